@@ -1,0 +1,102 @@
+"""Finds a class by its name: built-ins from a literal table, installed plug-ins by entry point, `module:Class` by import.
+
+Knows names only; nothing is imported before it is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from functools import lru_cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from moesim.errors import InputError, Mistake, did_you_mean
+
+__all__ = ["BUILT_IN", "find", "names"]
+
+BUILT_IN: dict[str, dict[str, str]] = {
+    "policies": {
+        "on_demand": "moesim.policies.on_demand:OnDemand",
+        "static_popularity": "moesim.policies.static_popularity:StaticPopularity",
+        "lru": "moesim.policies.lru:LRU",
+        "cxl_expert": "moesim.policies.cxl_expert:CxlExpert",
+        "cxl_expert_gpu_only": "moesim.policies.cxl_expert:CxlExpertGpuOnly",
+        "cxl_expert_near_data": "moesim.policies.cxl_expert:CxlExpertNearData",
+        "cox_moe": "moesim.policies.cox_moe:CoxMoe",
+        "moe_cxl": "moesim.policies.moe_cxl:MoeCxl",
+    },
+    "hardware": {
+        "gpu": "moesim.hardware.gpu:Gpu",
+        "cpu": "moesim.hardware.cpu:Cpu",
+        "ndp": "moesim.hardware.ndp:NearDataUnit",
+    },
+    "workload": {
+        "offline": "moesim.workload.jobs:Offline",
+        "layer_batch": "moesim.workload.jobs:LayerBatch",
+    },
+    "routing": {
+        "uniform": "moesim.workload.zipf:Uniform",
+        "zipf": "moesim.workload.zipf:Zipf",
+        "sticky": "moesim.workload.sticky:Sticky",
+        "trace": "moesim.workload.trace:Trace",
+        "popularity": "moesim.workload.popularity:PopularityTable",
+    },
+}
+"""Group -> kind -> `module:Class` of what ships with moesim."""
+
+_ENTRY_GROUPS = {"policies": "moesim.policies", "hardware": "moesim.hardware", "workload": "moesim.workload"}
+
+
+@lru_cache(maxsize=None)
+def _installed(group: str) -> dict[str, str]:
+    """Kind -> `module:Class` of installed plug-ins; a built-in name can't be taken over."""
+    found = entry_points(group=_ENTRY_GROUPS[group]) if group in _ENTRY_GROUPS else ()
+    return {entry.name: entry.value for entry in found if entry.name not in BUILT_IN[group]}
+
+
+def names(group: str) -> list[str]:
+    """Every name known in `group`, built-ins first."""
+    return [*BUILT_IN[group], *sorted(_installed(group))]
+
+
+def find(group: str, name: str, *, beside: Path | None = None) -> type[Any]:
+    """The class called `name` in `group`: a built-in, a plug-in or `module:Class`.
+
+    `beside` is a folder whose modules may be named too (that of the scenario file). Raises InputError when there is no
+    such class, with what is known and what was probably meant.
+    """
+    target = BUILT_IN[group].get(name) or _installed(group).get(name) or (name if ":" in name else None)
+    if target is None:
+        known = names(group)
+        raise InputError(Mistake(f"unknown {_singular(group)} '{name}'; known: {', '.join(known)}.{did_you_mean(name, known)}"))
+    return _load(target, beside)
+
+
+def _singular(group: str) -> str:
+    return {"policies": "policy"}.get(group, group)
+
+
+def _load(target: str, beside: Path | None) -> type[Any]:
+    module_name, _, attribute = target.partition(":")
+    added = str(beside.resolve()) if beside is not None and ":" in target else None
+    if added is not None and added not in sys.path:
+        sys.path.insert(0, added)
+    else:
+        added = None
+    try:
+        loaded = getattr(importlib.import_module(module_name), attribute)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module_name.startswith(error.name):
+            raise
+        where = f" (looked beside the scenario, in {beside}, and on the Python path)" if beside else ""
+        raise InputError(Mistake(f"cannot import '{target}': no module named '{error.name}'{where}")) from None
+    except AttributeError:
+        raise InputError(Mistake(f"cannot import '{target}': module '{module_name}' has no '{attribute}'")) from None
+    finally:
+        if added is not None:
+            sys.path.remove(added)
+    if not isinstance(loaded, type):
+        raise InputError(Mistake(f"'{target}' is not a class"))
+    return loaded

@@ -1,0 +1,173 @@
+"""Units at the edges: text with a unit in, SI floats inside, readable text out.
+
+`GB` is 1e9 bytes and `GiB` 2**30; bits are refused, and so are bare numbers where a file is read. Knows nothing of
+what the quantities are used for.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, ValidationInfo, WithJsonSchema
+
+__all__ = [
+    "Bandwidth",
+    "ComputeRate",
+    "Duration",
+    "EnergyPerByte",
+    "Money",
+    "MoneyPerByte",
+    "Power",
+    "Share",
+    "Size",
+    "format_bytes",
+    "format_rate",
+    "format_seconds",
+    "parse",
+]
+
+_DECIMAL = {"": 0, "k": 3, "K": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
+_BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50}
+_SMALL = {"": 0, "m": -3, "u": -6, "µ": -6, "μ": -6, "n": -9, "p": -12}
+_NUMBER = re.compile(r"\s*([-+]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(.*?)\s*\Z")
+
+# unit text -> power of ten, or a factor as a float; one table per kind of quantity
+Table = dict[str, "int | float"]
+
+
+def _bytes(suffix: str = "") -> Table:
+    table: Table = {f"{prefix}B{suffix}": power for prefix, power in _DECIMAL.items() if prefix != "K"}
+    table.update({f"{prefix}B{suffix}": float(2**power) for prefix, power in _BINARY.items()})
+    return table
+
+
+def _decimal(unit: str) -> Table:
+    return {f"{prefix}{unit}": power for prefix, power in _DECIMAL.items() if prefix != "K"}
+
+
+_TABLES: dict[str, tuple[Table, str]] = {
+    "size": (_bytes(), "48 GB"),
+    "bandwidth": (_bytes("/s"), "64 GB/s"),
+    "duration": ({**{f"{p}s": n for p, n in _SMALL.items()}, "min": 60.0, "h": 3600.0}, "100 ns"),
+    "compute rate": ({**_decimal("FLOPS"), **_decimal("FLOP/s"), **_decimal("OPS")}, "20 TFLOPS"),
+    "power": ({"W": 0, "mW": -3, "kW": 3}, "300 W"),
+    "energy per byte": ({"pJ/B": -12, "nJ/B": -9, "J/B": 0}, "48 pJ/B"),
+    "money": ({"USD": 0, "kUSD": 3}, "1600 USD"),
+    "money per byte": ({"USD/GB": -9, "USD/TB": -12, "USD/GiB": 1.0 / 2**30}, "5 USD/GB"),
+    "share": ({"%": -2, "": 0}, "75 %"),
+}
+_BITS = re.compile(r"(?:[kKMGTP]i?)?(?:b|bit|bits)(?:/s|ps)?\Z|[kKMGT]bps\Z")
+
+
+def parse(text: str, quantity: str) -> float:
+    """The SI value of `text` read as a `quantity` (`'size'`, `'bandwidth'`, `'duration'`, ...).
+
+    Raises ValueError saying what would be right. The float is built from the decimal text and the exponent, so that
+    `100 ns` is exactly `float("100e-9")`.
+    """
+    table, example = _TABLES[quantity]
+    match = _NUMBER.match(text)
+    if match is None:
+        raise ValueError(f"'{text}' is no {quantity}; write a number and a unit, such as '{example}'")
+    number, unit = match.group(1).replace("_", ""), match.group(2)
+    if unit not in table:
+        raise ValueError(_wrong_unit(text, unit, quantity, table, example))
+    factor = table[unit]
+    if isinstance(factor, float):
+        value = float(number) * factor
+    else:
+        mantissa, _, exponent = number.lower().partition("e")
+        value = float(f"{mantissa}e{int(exponent or 0) + factor}")
+    if not math.isfinite(value):
+        raise ValueError(f"'{text}' is too large for a {quantity}")
+    return value
+
+
+def _wrong_unit(text: str, unit: str, quantity: str, table: Table, example: str) -> str:
+    if not unit:
+        return f"'{text}' has no unit; a {quantity} is written like '{example}'"
+    if _BITS.match(unit):
+        return f"'{text}' is in bits; moesim takes bytes only: divide by 8 and write it like '{example}'"
+    right = next((known for known in table if known and known.lower() == unit.lower()), None)
+    hint = f" Did you mean '{right}'?" if right else f" Write it like '{example}'."
+    return f"'{unit}' is no unit of {quantity} (in '{text}').{hint}"
+
+
+def _validator(quantity: str, minimum: float, exclusive: bool) -> Callable[[Any, ValidationInfo], float]:
+    example = _TABLES[quantity][1]
+
+    def validate(value: Any, info: ValidationInfo) -> float:
+        if isinstance(value, str):
+            number = parse(value, quantity)
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            from_file = bool(info.context and info.context.get("units") == "required")
+            if from_file and quantity != "share":
+                raise ValueError(f"bare number {value}; a {quantity} needs its unit, such as '{example}'")
+            number = float(value)
+        else:
+            raise ValueError(f"{value!r} is no {quantity}; write it like '{example}'")
+        if number < minimum or (exclusive and number == minimum):
+            raise ValueError(f"{value!r} is out of range; a {quantity} must be {'above' if exclusive else 'at least'} {minimum:g}")
+        if quantity == "share" and number > 1:
+            raise ValueError(f"{value!r} is out of range; a share lies between 0 and 1 (or 0 % and 100 %)")
+        return number
+
+    return validate
+
+
+def _quantity(quantity: str, *, minimum: float = 0.0, exclusive: bool = False) -> tuple[BeforeValidator, WithJsonSchema]:
+    table, example = _TABLES[quantity]
+    units = "|".join(sorted((re.escape(unit) for unit in table if unit), key=len, reverse=True))
+    optional = "?" if "" in table else ""
+    text = {"type": "string", "pattern": rf"^\s*[-+]?[0-9._]+([eE][-+]?[0-9]+)?\s*({units}){optional}\s*$", "examples": [example]}
+    schema = {"anyOf": [text, {"type": "number"}]} if quantity == "share" else text
+    return BeforeValidator(_validator(quantity, minimum, exclusive)), WithJsonSchema(schema)
+
+
+Size = Annotated[float, *_quantity("size", exclusive=True)]
+"""Bytes, above zero."""
+Bandwidth = Annotated[float, *_quantity("bandwidth", exclusive=True)]
+"""Bytes per second, above zero."""
+Duration = Annotated[float, *_quantity("duration")]
+"""Seconds, zero allowed."""
+ComputeRate = Annotated[float, *_quantity("compute rate", exclusive=True)]
+"""Floating-point (or integer) operations per second."""
+Power = Annotated[float, *_quantity("power")]
+"""Watts."""
+EnergyPerByte = Annotated[float, *_quantity("energy per byte")]
+"""Joules per byte moved."""
+Money = Annotated[float, *_quantity("money")]
+"""US dollars."""
+MoneyPerByte = Annotated[float, *_quantity("money per byte")]
+"""US dollars per byte."""
+Share = Annotated[float, *_quantity("share")]
+"""A share between 0 and 1; `75 %` and `0.75` are the same."""
+
+
+def _scaled(value: float, unit: str, base: float = 1000.0) -> str:
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g} {unit}"
+    prefixes = ["", "k", "M", "G", "T", "P"]
+    index = min(max(int(math.log(abs(value), base) + 1e-9), 0), len(prefixes) - 1)
+    return f"{value / base**index:.3g} {prefixes[index]}{unit}"
+
+
+def format_bytes(value: float) -> str:
+    """`94.4 MB`: decimal prefixes, three digits."""
+    return _scaled(value, "B")
+
+
+def format_rate(value: float, unit: str = "B/s") -> str:
+    """`64 GB/s` or, with another unit, `21.5 TFLOP/s`."""
+    return _scaled(value, unit)
+
+
+def format_seconds(value: float) -> str:
+    """`812 ms`, `6.25 ms`, `100 ns`: three digits in the largest unit that leaves at least 1."""
+    for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns")):
+        if abs(value) >= factor * 0.9995:
+            return f"{value / factor:.3g} {unit}"
+    return "0 s" if value == 0 else f"{value / 1e-12:.3g} ps"
