@@ -1,0 +1,273 @@
+"""Owns what follows from the shape of a model: what it weighs, and what is computed and moved per token, layer and sequence.
+
+Knows nothing of hardware: everything here is bytes and FLOPs, never seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from moesim.model.attention import AnyAttention
+from moesim.model.precision import Precision
+from moesim.model.shape import Shape
+from moesim.model.windows import FloatArray, attended, causal_pairs, kept
+
+__all__ = ["Architecture"]
+
+
+class Architecture(Shape):
+    """The shape of a model; its properties are floats in bytes, FLOP or numbers of parameters.
+
+    A multiply-add counts 2 FLOP. Norms, attention biases and router biases (together below 0.1 % of any named model) are left
+    out of every sum, as are softmax, activation functions and rotary embedding. Where layers differ in attention
+    (`linear_layers`), a figure "of one layer" is the mean over the decoder layers, so that `layers` times it is the model's.
+    """
+
+    def with_precision(self, precision: Precision | None = None, **parts: str) -> Self:
+        """The same model in another precision: a whole one, or some parts of the present one (`experts="int4"`)."""
+        base = self.precision if precision is None else precision
+        changed = Precision(**{**base.model_dump(), **parts})
+        return self.model_copy(update={"precision": changed})
+
+    # Layers
+
+    @property
+    def n_moe(self) -> int:
+        """MoE layers (L)."""
+        return len(self.moe_layers)
+
+    @property
+    def n_dense(self) -> int:
+        """Decoder layers without experts."""
+        return self.layers - self.n_moe
+
+    @property
+    def kv_layers(self) -> int:
+        """Decoder layers with a cache."""
+        return self.layers - len(self.linear_layers)
+
+    def _mean(self, measure: Callable[[AnyAttention], float]) -> float:
+        """What `measure` says of the attention of one layer, on average over the decoder layers."""
+        full = measure(self.attention) * self.kv_layers
+        other = measure(self.linear) * len(self.linear_layers) if self.linear else 0.0
+        return (full + other) / self.layers
+
+    def _per_layer(self, full: ArrayLike, linear: ArrayLike = 0.0) -> FloatArray:
+        """[layers] `full` where a layer has a cache and `linear` where it has not."""
+        values = np.array(np.broadcast_to(np.asarray(full, dtype=np.float64), self.layers))
+        if self.linear_layers:
+            values[list(self.linear_layers)] = linear
+        return values
+
+    # Experts
+
+    @property
+    def expert_parameters(self) -> float:
+        """Parameters of one routed expert of one layer, biases included."""
+        return self._expert_matrices + self._expert_biases
+
+    @property
+    def _expert_matrices(self) -> float:
+        return float(self.matrices * self.hidden * self.expert_width)
+
+    @property
+    def _expert_biases(self) -> float:
+        return float((self.matrices - 1) * self.expert_width + self.hidden) if self.expert_bias else 0.0
+
+    def expert_bytes_in(self, precision: str) -> float:
+        """Bytes of one routed expert of one layer, its matrices in `precision` and its biases as other weights."""
+        return self._expert_matrices * Precision.bytes_of(precision) + self._expert_biases * self._weight
+
+    @property
+    def expert_bytes(self) -> float:
+        """Bytes of one routed expert of one layer: the unit that a placement moves."""
+        return self.expert_bytes_in(self.precision.experts)
+
+    @property
+    def expert_flops(self) -> float:
+        """FLOP of one token through one expert."""
+        return 2.0 * self._expert_matrices
+
+    @property
+    def all_expert_bytes(self) -> float:
+        """Bytes of all routed experts of all layers."""
+        return self.n_moe * self.experts * self.expert_bytes
+
+    # Everything else with weights
+
+    @property
+    def _weight(self) -> float:
+        return Precision.bytes_of(self.precision.weights)
+
+    @property
+    def qkv_bytes(self) -> float:
+        """Bytes of the QKV projection of one layer."""
+        return self._mean(lambda kind: kind.qkv_parameters(self.hidden)) * self._weight
+
+    @property
+    def qkv_flops(self) -> float:
+        """FLOP of the QKV projection of one token in one layer."""
+        return 2.0 * self._mean(lambda kind: kind.qkv_parameters(self.hidden))
+
+    @property
+    def output_bytes(self) -> float:
+        """Bytes of the output projection of one layer."""
+        return self._mean(lambda kind: kind.output_parameters(self.hidden)) * self._weight
+
+    @property
+    def output_flops(self) -> float:
+        """FLOP of the output projection of one token in one layer."""
+        return 2.0 * self._mean(lambda kind: kind.output_parameters(self.hidden))
+
+    @property
+    def router_bytes(self) -> float:
+        """Bytes of the router of one MoE layer."""
+        return self.hidden * self.experts * self._weight
+
+    @property
+    def router_flops(self) -> float:
+        """FLOP of the router for one token in one MoE layer."""
+        return 2.0 * self.hidden * self.experts
+
+    @property
+    def shared_bytes(self) -> float:
+        """Bytes of all shared experts of one MoE layer."""
+        return self.matrices * self.hidden * self.shared_width * self._weight
+
+    @property
+    def shared_flops(self) -> float:
+        """FLOP of all shared experts for one token in one MoE layer."""
+        return 2.0 * self.matrices * self.hidden * self.shared_width
+
+    @property
+    def dense_bytes(self) -> float:
+        """Bytes of the feed-forward block of one layer without experts."""
+        return self.matrices * self.hidden * self.dense_width * self._weight
+
+    @property
+    def dense_flops(self) -> float:
+        """FLOP of the feed-forward block for one token in one layer without experts."""
+        return 2.0 * self.matrices * self.hidden * self.dense_width
+
+    @property
+    def embedding_bytes(self) -> float:
+        """Bytes of the input embedding."""
+        return self.vocab * self.hidden * Precision.bytes_of(self.precision.embedding_name)
+
+    @property
+    def head_bytes(self) -> float:
+        """Bytes of the LM head that one pass reads; the very bytes of the input embedding when it is tied."""
+        return self.embedding_bytes
+
+    @property
+    def head_flops(self) -> float:
+        """FLOP of the LM head for one token."""
+        return 2.0 * self.vocab * self.hidden
+
+    @property
+    def non_expert_bytes(self) -> float:
+        """Bytes of everything but routed experts: attention, router, shared experts, dense layers, embeddings."""
+        per_moe_layer = self.router_bytes + self.shared_bytes
+        embeddings = self.embedding_bytes * (1 if self.tied_embedding else 2)
+        attention = self.layers * (self.qkv_bytes + self.output_bytes)
+        return attention + self.n_moe * per_moe_layer + self.n_dense * self.dense_bytes + embeddings
+
+    @property
+    def non_expert_parameters(self) -> float:
+        """Parameters of everything but routed experts."""
+        per_moe_layer = self.router_flops + self.shared_flops
+        embeddings = self.head_flops * (1 if self.tied_embedding else 2)
+        attention = self.layers * (self.qkv_flops + self.output_flops)
+        return (attention + self.n_moe * per_moe_layer + self.n_dense * self.dense_flops + embeddings) / 2.0
+
+    @property
+    def total_parameters(self) -> float:
+        """All parameters."""
+        return self.non_expert_parameters + self.n_moe * self.experts * self.expert_parameters
+
+    @property
+    def active_parameters(self) -> float:
+        """Parameters that take part in one token, both embeddings counted (vendors often leave one out)."""
+        return self.non_expert_parameters + self.n_moe * self.top_k * self.expert_parameters
+
+    # Activations
+
+    @property
+    def _activation(self) -> float:
+        return Precision.bytes_of(self.precision.activations)
+
+    @property
+    def token_bytes(self) -> float:
+        """Bytes of the hidden state of one token."""
+        return self.hidden * self._activation
+
+    @property
+    def qkv_activation_bytes(self) -> float:
+        """Bytes per token and layer from the device of the QKV projection to that of the attention core, in decode."""
+        return self._mean(lambda kind: kind.qkv_width) * self._activation
+
+    @property
+    def core_activation_bytes(self) -> float:
+        """Bytes per token and layer from the device of the attention core to that of the output projection, in decode."""
+        return self._mean(lambda kind: kind.core_width) * self._activation
+
+    # The cache
+
+    @property
+    def kv_bytes(self) -> float:
+        """Bytes that one token adds to the cache of one layer that has one."""
+        return self.attention.cached * Precision.bytes_of(self.precision.kv)
+
+    @property
+    def kv_bytes_per_layer(self) -> FloatArray:
+        """[layers] bytes that one token adds to the cache of each decoder layer, 0 where there is none."""
+        return self._per_layer(self.kv_bytes)
+
+    @property
+    def state_bytes(self) -> float:
+        """Bytes of the recurrent state of one sequence in one layer of linear attention."""
+        return self.linear.state * Precision.bytes_of(self.precision.state) if self.linear else 0.0
+
+    def kv_total(self, tokens: ArrayLike) -> float:
+        """Bytes kept for sequences of `tokens` [S] tokens: caches (no more than a window each) and recurrent states."""
+        states = np.count_nonzero(np.asarray(tokens)) * self.state_bytes
+        return float(self._per_layer(self.kv_bytes * kept(tokens, self.windows), states).sum())
+
+    # The attention core
+
+    def core_flops_decode(self, context: ArrayLike) -> FloatArray:
+        """[layers] FLOP of the attention core for one new token of each sequence.
+
+        `context`: [S] tokens attended to, the new one included. MLA in its absorbed form.
+        """
+        linear = self.linear.decode_flops * np.size(context) if self.linear else 0.0
+        return self._per_layer(self.attention.decode_flops * attended(context, self.windows, self.chunked), linear)
+
+    def core_bytes_decode(self, context: ArrayLike) -> FloatArray:
+        """[layers] bytes of cache that the attention core reads for one new token of each sequence.
+
+        `context`: [S] tokens attended to, the new one included. Linear attention reads and writes its state.
+        """
+        states = 2.0 * self.state_bytes * np.size(context)
+        return self._per_layer(self.kv_bytes * attended(context, self.windows, self.chunked), states)
+
+    def core_flops_prefill(self, prompt: ArrayLike) -> FloatArray:
+        """[layers] FLOP of the attention core for whole prompts of `prompt` [S] tokens, causal half only; MLA expanded."""
+        tokens = float(np.sum(np.asarray(prompt, dtype=np.float64)))
+        linear = self.linear.prefill_flops * tokens if self.linear else 0.0
+        return self._per_layer(self.attention.prefill_flops * causal_pairs(prompt, self.windows, self.chunked), linear)
+
+    def core_bytes_prefill(self, prompt: ArrayLike) -> FloatArray:
+        """[layers] bytes of keys and values that the attention core reads for whole prompts of `prompt` [S] tokens.
+
+        Each key and value once, fresh from the projection in the precision of activations; the write to the cache is not
+        counted. Source: FlashAttention, arXiv:2205.14135. Valid: key and value tiles are shared on chip by all queries.
+        """
+        tokens = float(np.sum(np.asarray(prompt, dtype=np.float64)))
+        states = self.state_bytes * np.count_nonzero(np.asarray(prompt))
+        linear = self.linear.fresh * tokens * self._activation + states if self.linear else 0.0
+        return self._per_layer(self.attention.fresh * tokens * self._activation, linear)

@@ -1,0 +1,45 @@
+"""Owns the models that ship with moesim: one Hugging Face style config.json each, in `configs`.
+
+Knows nothing of what is in them; they go through the same reader as a user's own file.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from moesim.errors import InputError, Mistake, did_you_mean
+
+if TYPE_CHECKING:
+    from moesim.model.architecture import Architecture
+
+__all__ = ["load_named", "named", "named_config"]
+
+
+def named() -> list[str]:
+    """The names of the models that ship with moesim, sorted."""
+    configs = files("moesim.model").joinpath("configs")
+    return sorted(entry.name.removesuffix(".json") for entry in configs.iterdir() if entry.name.endswith(".json"))
+
+
+def named_config(name: str) -> dict[str, Any]:
+    """The config of the named model as it stands in its file, with `_name`, `_source` and `_advertised_params_b`.
+
+    Raises InputError when there is no such model.
+    """
+    known = named()
+    if name not in known:
+        raise InputError(Mistake(f"unknown model '{name}'; known: {', '.join(known)}.{did_you_mean(name, known)}"))
+    text = files("moesim.model").joinpath("configs", f"{name}.json").read_text(encoding="utf-8")
+    config: dict[str, Any] = json.loads(text)
+    return config
+
+
+@cache
+def load_named(name: str) -> Architecture:
+    """The named model. Raises InputError when there is no such model, with what was probably meant."""
+    from moesim.model.huggingface import read_config
+
+    return read_config(named_config(name), name)

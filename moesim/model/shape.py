@@ -1,0 +1,113 @@
+"""Owns what must be told of a decoder-only Mixture-of-Experts model, and refuses shapes that cannot exist.
+
+Knows nothing of what follows from a shape (see architecture), nor of the files that shapes are read from.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from moesim.model.attention import Attention, Linear
+from moesim.model.precision import Precision
+from moesim.spec import Spec
+
+__all__ = ["Shape"]
+
+
+class Shape(Spec):
+    """The dimensions of a model. Multi-token-prediction layers and vision towers are not part of it."""
+
+    name: str
+    """Name in results."""
+    source: str = ""
+    """Where the shape was read."""
+    hidden: int = Field(gt=0)
+    """Width of the hidden state."""
+    layers: int = Field(gt=0)
+    """Decoder layers."""
+    moe_layers: tuple[int, ...] = Field((), validate_default=True)
+    """Indices of the decoder layers with experts, from 0; every layer when empty."""
+    experts: int = Field(gt=1)
+    """Routed experts of one MoE layer (E)."""
+    top_k: int = Field(gt=0)
+    """Routed experts that one token takes in one MoE layer."""
+    expert_width: int = Field(gt=0)
+    """Inner width of one expert."""
+    matrices: Literal[2, 3] = 3
+    """Matrices of one feed-forward block: 3 with a gate (SwiGLU), 2 without."""
+    expert_bias: bool = False
+    """Whether each matrix of a routed expert has a bias (gpt-oss)."""
+    shared_width: int = Field(0, ge=0)
+    """Inner width of all shared experts of one MoE layer together."""
+    dense_width: int = Field(0, ge=0)
+    """Inner width of the feed-forward block of the layers without experts."""
+    attention: Attention
+    """Attention of the layers with a cache."""
+    linear: Linear | None = None
+    """Attention of the layers in `linear_layers`."""
+    linear_layers: tuple[int, ...] = Field((), validate_default=True)
+    """Indices of the decoder layers with linear attention, hence without a cache."""
+    windows: tuple[int, ...] = Field((), validate_default=True)
+    """[layers] tokens that each decoder layer sees, 0 for all; no windows at all when empty."""
+    chunked: bool = False
+    """Whether windows are chunks counted from the first token (Llama-4) rather than sliding."""
+    vocab: int = Field(gt=0)
+    """Words of the vocabulary."""
+    tied_embedding: bool = False
+    """Whether the LM head is the input embedding."""
+    precision: Precision = Precision()
+    """Number format of each part."""
+
+    @field_validator("top_k")
+    @classmethod
+    def _top_k_exists(cls, value: int, info: ValidationInfo) -> int:
+        experts = info.data.get("experts")
+        if experts is not None and value > experts:
+            raise ValueError(f"a token cannot take {value} of {experts} experts; top_k must be at most {experts}")
+        return value
+
+    @field_validator("moe_layers", "linear_layers")
+    @classmethod
+    def _layers_exist(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        layers = info.data.get("layers")
+        if layers is None:
+            return value
+        if not value and info.field_name == "moe_layers":
+            return tuple(range(layers))
+        wrong = [index for index in value if not 0 <= index < layers]
+        if wrong:
+            raise ValueError(f"layer {wrong[0]} is out of range; the model has layers 0 to {layers - 1}")
+        if list(value) != sorted(set(value)):
+            raise ValueError("layers must be in rising order, each once")
+        return value
+
+    @field_validator("dense_width")
+    @classmethod
+    def _dense_has_width(cls, value: int, info: ValidationInfo) -> int:
+        layers, moe_layers = info.data.get("layers"), info.data.get("moe_layers")
+        if not value and layers is not None and moe_layers is not None and len(moe_layers) < layers:
+            raise ValueError(f"{layers - len(moe_layers)} layers have no experts; dense_width must say how wide they are")
+        return value
+
+    @field_validator("linear_layers")
+    @classmethod
+    def _linear_is_given(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        if "linear" in info.data and bool(value) != (info.data["linear"] is not None):
+            raise ValueError("`linear` and `linear_layers` belong together: give both or neither")
+        return value
+
+    @field_validator("windows")
+    @classmethod
+    def _window_per_layer(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        layers: int | None = info.data.get("layers")
+        if layers is None:
+            return value
+        if not value:
+            return (0,) * layers
+        if len(value) != layers:
+            raise ValueError(f"{len(value)} windows for {layers} layers; write one per layer, 0 for a layer that sees all")
+        if min(value) < 0:
+            raise ValueError(f"a window of {min(value)} tokens; a window is at least 1 token, or 0 for none")
+        return value

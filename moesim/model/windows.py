@@ -1,0 +1,52 @@
+"""Owns how many earlier tokens each layer sees: sliding windows and chunks, for many sequences at once.
+
+Knows nothing of bytes or FLOPs; a window of 0 tokens means no window.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["FloatArray", "attended", "causal_pairs", "kept"]
+
+FloatArray = NDArray[np.float64]
+
+_ENDLESS = 2.0**53  # stands for "no window": longer than any context, yet finite, so that 0 * _ENDLESS is 0
+
+
+@lru_cache(maxsize=256)
+def _reaches(windows: tuple[int, ...]) -> tuple[FloatArray, NDArray[np.intp]]:
+    """The few distinct windows as [W, 1], and for each layer which of them it has: costs are then computed W times only."""
+    distinct, place = np.unique(np.array(windows, dtype=np.float64), return_inverse=True)
+    return np.where(distinct == 0, _ENDLESS, distinct)[:, np.newaxis], place
+
+
+def attended(context: ArrayLike, windows: tuple[int, ...], chunked: bool = False) -> FloatArray:
+    """[layers] tokens that one new token of each sequence attends to, summed over sequences.
+
+    `context`: [S] tokens up to and including the new one. A sliding window shows the last `window` tokens, a chunk
+    (`chunked`, Llama-4) those since the last multiple of `window`.
+    """
+    reach, place = _reaches(windows)
+    tokens = np.asarray(context, dtype=np.float64)
+    last = np.fmod(np.maximum(tokens - 1, 0), reach) + 1 if chunked else reach
+    seen = np.minimum(tokens, last)
+    return np.asarray(seen.sum(axis=1)[place])
+
+
+def kept(tokens: ArrayLike, windows: tuple[int, ...]) -> FloatArray:
+    """[layers] tokens in the cache of sequences of `tokens` [S] tokens, summed: no more than a window each."""
+    return attended(tokens, windows)
+
+
+def causal_pairs(prompt: ArrayLike, windows: tuple[int, ...], chunked: bool = False) -> FloatArray:
+    """[layers] pairs of a query and a key not after it within the window, summed over prompts of `prompt` [S] tokens."""
+    reach, place = _reaches(windows)
+    tokens = np.asarray(prompt, dtype=np.float64)
+    rest = np.fmod(tokens, reach) if chunked else np.minimum(tokens, reach)
+    # a prompt is a triangle of `rest` tokens and, beyond it, either whole chunks or queries that each see a whole window
+    pairs = rest * (rest + 1) / 2 + (tokens - rest) * ((reach + 1) / 2 if chunked else rest)
+    return np.asarray(pairs.sum(axis=1)[place])
