@@ -1,0 +1,86 @@
+"""What every computing device has: a place, fixed costs, power and a price.
+
+Knows no kind of device, and nothing of the machine around it beyond the bandwidth that `System` binds to it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from numpy.typing import ArrayLike
+from pydantic import PrivateAttr
+
+from moesim.hardware.experts import FloatArray, PositiveShare
+from moesim.spec import Spec
+from moesim.units import Duration, Money, Power
+
+__all__ = ["Attention", "Device", "Phase"]
+
+Phase = Literal["prefill", "decode"]
+
+
+class Device(Spec):
+    """Base of GPUs, CPUs and near-data units. All times are seconds without launch costs and without queueing."""
+
+    kind: str
+    launch: Duration = 0.0
+    """Fixed seconds per kernel call."""
+    fused: bool = False
+    """One call per visit of a layer if true, one per active expert otherwise."""
+    sync: Duration = 0.0
+    """Fixed seconds per visit in which this device takes part beside the GPU (hand-over, wake-up, small kernels)."""
+    power_idle: Power = 0.0
+    """Watts while it waits; 0 where it is not known."""
+    power_active: Power = 0.0
+    """Watts while it works; 0 where it is not known."""
+    price: Money = 0.0
+    """USD; 0 where it is not known."""
+
+    _own: float | None = PrivateAttr(default=None)
+
+    @property
+    def own_bandwidth(self) -> float | None:
+        """B/s of the memory the device works from; None before it is part of a system."""
+        return self._own
+
+    def bound(self, bandwidth: float) -> Self:
+        """A copy that works from a memory of `bandwidth` B/s."""
+        copy = self.model_copy()
+        copy._own = bandwidth
+        return copy
+
+    def expert_time(
+        self, tokens: ArrayLike, weight_bytes: ArrayLike, flops_per_token: float, bandwidth: ArrayLike | None = None
+    ) -> FloatArray:
+        """Seconds [..] for `tokens` [..] through experts of `weight_bytes` [..] bytes; 0 where there are no tokens.
+
+        `bandwidth` (B/s, scalar or [..]) caps the weight stream where the weights lie in another tier; None means own memory.
+        """
+        raise NotImplementedError
+
+    def gemm_time(self, flops: ArrayLike, nbytes: ArrayLike) -> FloatArray:
+        """Seconds [..] of dense work: `flops` [..] over `nbytes` [..] of operands in own memory."""
+        raise NotImplementedError
+
+    def core_time(self, flops: ArrayLike, kv_bytes: ArrayLike, phase: Phase, bandwidth: ArrayLike | None = None) -> FloatArray:
+        """Seconds [..] of the attention core; `bandwidth` caps the reading of the KV cache where it lies in another tier."""
+        raise NotImplementedError
+
+    def _memory(self) -> float:
+        if self._own is None:
+            raise ValueError(f"this {self.kind} is not part of a system yet, so the bandwidth of its memory is unknown")
+        return self._own
+
+
+class Attention(Spec):
+    """Attention core on a GPU or near data: time = max(KV bytes / (bandwidth * streaming), FLOP / (peak * efficiency)).
+
+    Source: prefill efficiency from Mixtral-8x7B on an RTX PRO 6000 at 16 k context (236 of 468 TFLOPS); decode reads the KV
+    cache at the share of the bandwidth that other streaming kernels reach.
+    Valid: flash-style kernels, contexts of 1 k tokens and more.
+    """
+
+    streaming: PositiveShare = 0.8
+    """Share of the memory bandwidth reached while the KV cache streams."""
+    efficiency: PositiveShare = 0.5
+    """Share of the peak rate reached."""
