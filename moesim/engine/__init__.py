@@ -1,0 +1,5 @@
+"""When it happens: the clock, the lanes, the flows and the walk through passes and layers. The only importer of simpy."""
+
+from moesim.engine.run import simulate
+
+__all__ = ["simulate"]

@@ -1,0 +1,227 @@
+"""The non-expert part of a decoder layer: which lanes its micro-batches pass, one after another, and how long that takes.
+
+A chain is solved with lane recursions alone; where its transfers contend, or where the order of jobs on a lane depends
+on time, the event engine walks the same chain. Knows no routing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from moesim.engine.clock import to_ps
+from moesim.engine.lanes import serve
+from moesim.engine.tables import IntTimes, usage_of
+from moesim.hardware.device import Phase
+from moesim.policies.base import Deployment, IntArray, PhasePlan
+from moesim.policies.problem import Problem
+
+__all__ = ["Chain", "Solved", "Stage", "chains_of_pass", "solve"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One operation on one lane: `service` [n] ps for each micro-batch, `usage` [resource -> bytes] over all of them."""
+
+    lane: str
+    service: IntTimes
+    usage: Mapping[str, float] = field(default_factory=dict)
+    name: str = ""
+
+    @property
+    def total(self) -> int:
+        """ps of all micro-batches."""
+        return int(self.service.sum())
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Stages that every micro-batch passes in order, and the KV traffic beside them."""
+
+    stages: tuple[Stage, ...]
+    core: int
+    """Index of the stage that has to wait for `kv_read`."""
+    kv_read: Stage | None = None
+    """KV cache of another tier on its way to the GPU; starts with the layer."""
+    kv_store: Stage | None = None
+    """New KV entries on their way to another tier; each starts when stage 0 is done, and only the layer's end waits."""
+
+    def sides(self) -> tuple[Stage, ...]:
+        """All stages, those beside the chain included."""
+        return tuple(stage for stage in (*self.stages, self.kv_read, self.kv_store) if stage is not None)
+
+    def lanes_in_order(self) -> bool:
+        """A lane that is passed twice has all its first jobs at once: then first come, first served is stage by stage."""
+        lanes = [stage.lane for stage in self.stages]
+        return all(lanes.index(lane) == 0 for i, lane in enumerate(lanes) if lanes.index(lane) != i)
+
+    def contended(self, capacity: Mapping[str, float]) -> bool:
+        """Whether its transfers could ask any resource for more than it has, all lanes busy at once (conservative)."""
+        if len(self.stages[0].service) == 1 and self.kv_read is None and self.kv_store is None:
+            return False  # one micro-batch is in one place at a time
+        load: dict[str, float] = {}
+        for stage in self.sides():
+            for resource, nbytes in stage.usage.items():
+                load[resource] = load.get(resource, 0.0) + nbytes / max(stage.total, 1)
+        return any(amount * 1e12 > capacity[resource] for resource, amount in load.items())
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A chain timed from its start at 0. Times in ps."""
+
+    duration: int
+    """Until the last micro-batch has left the last stage."""
+    store_end: int
+    """Until the last new KV entry is stored; 0 without a store."""
+    busy: Mapping[str, int]
+    critical: Mapping[str, int]
+    """Lane -> its share of `duration` on the critical path."""
+
+
+def solve(chain: Chain) -> Solved:
+    """Times a chain with every lane free at 0 and first come, first served."""
+    free: dict[str, int] = {}
+    ready = np.zeros_like(chain.stages[0].service)
+    finishes: list[IntTimes] = []
+    read = serve(ready, chain.kv_read.service) if chain.kv_read else None
+    store_end = 0
+    for index, stage in enumerate(chain.stages):
+        if read is not None and index == chain.core:
+            ready = np.maximum(ready, read)
+        ready = serve(ready, stage.service, free.get(stage.lane, 0))
+        free[stage.lane] = int(ready[-1])
+        finishes.append(ready)
+        if index == 0 and chain.kv_store is not None:
+            store_end = int(serve(ready, chain.kv_store.service)[-1])
+    busy: dict[str, int] = {}
+    for stage in chain.sides():
+        busy[stage.lane] = busy.get(stage.lane, 0) + stage.total
+    return Solved(int(ready[-1]), store_end, busy, _critical(chain, finishes, read))
+
+
+def _critical(chain: Chain, finishes: list[IntTimes], read: IntTimes | None) -> dict[str, int]:
+    """Follows the last micro-batch back to the start, always to the job whose end let this one begin."""
+    critical: dict[str, int] = {}
+    index, item = len(chain.stages) - 1, len(chain.stages[0].service) - 1
+    while True:
+        stage = chain.stages[index]
+        start = int(finishes[index][item] - stage.service[item])
+        critical[stage.lane] = critical.get(stage.lane, 0) + int(stage.service[item])
+        if start <= 0:
+            return critical
+        if index > 0 and int(finishes[index - 1][item]) == start:
+            index -= 1
+        elif read is not None and index == chain.core and int(read[item]) == start:
+            assert chain.kv_read is not None
+            critical[chain.kv_read.lane] = critical.get(chain.kv_read.lane, 0) + start
+            return critical
+        elif item > 0:
+            item -= 1
+        else:  # the lane was still busy with an earlier stage's last micro-batch
+            index, item = _earlier_on_lane(chain, index), len(stage.service) - 1
+
+
+def _earlier_on_lane(chain: Chain, index: int) -> int:
+    return max(i for i in range(index) if chain.stages[i].lane == chain.stages[index].lane)
+
+
+def chains_of_pass(
+    problem: Problem, deployment: Deployment, phase: Phase, new_tokens: IntArray, context: IntArray
+) -> tuple[list[Chain], IntArray]:
+    """The distinct chains of one pass, and for every decoder layer [D] which of them it is.
+
+    `new_tokens` [S] and `context` [S] (tokens attended to, the new ones included) are those of the pass's sequences.
+    Layers differ only by their attention window, so there are one or two chains.
+    """
+    plan = deployment.prefill if phase == "prefill" else deployment.decode
+    groups = [slice(i, i + plan.micro_batch) for i in range(0, len(new_tokens), plan.micro_batch)]
+    model = problem.model
+    if phase == "prefill":
+        flops = np.stack([model.core_flops_prefill(context[g]) for g in groups])
+        kv = np.stack([model.core_bytes_prefill(context[g]) for g in groups])
+    else:
+        flops = np.stack([model.core_flops_decode(context[g]) for g in groups])
+        kv = np.stack([model.core_bytes_decode(context[g]) for g in groups])
+    tokens = np.array([int(new_tokens[g].sum()) for g in groups], dtype=np.int64)
+    has_kv = model.kv_bytes_per_layer > 0
+    rows = np.concatenate([flops, kv, has_kv[None, :]], axis=0)
+    _, first, kind = np.unique(rows, axis=1, return_index=True, return_inverse=True)
+    builder = _Builder(problem, deployment, plan, phase, tokens)
+    chains = [
+        builder.build(flops[:, layer], kv[:, layer], float(model.kv_bytes_per_layer[layer])) for layer in first.tolist()
+    ]
+    return chains, np.asarray(kind, dtype=np.int64).reshape(-1)
+
+
+class _Builder:
+    """Builds the chain of a layer from the plan: operations on their devices, transfers where the device changes."""
+
+    def __init__(self, problem: Problem, deployment: Deployment, plan: PhasePlan, phase: Phase, tokens: IntArray) -> None:
+        self.problem, self.deployment, self.plan, self.phase, self.tokens = problem, deployment, plan, phase, tokens
+        self.gpu = problem.system.gpu_name
+
+    def build(self, flops: np.ndarray, kv: np.ndarray, kv_bytes: float) -> Chain:
+        """Chain of a layer whose core does `flops` [n] FLOP over `kv` [n] bytes of cache, `kv_bytes` new ones per token."""
+        model, plan, tokens = self.problem.model, self.plan, self.tokens
+        costs = self.problem.costs
+        operations = [
+            (plan.projections, costs.projections(plan.projections, tokens), model.token_bytes, {}),
+            (plan.core, costs.core(plan.core, flops, kv, self.phase, self._kv_tier(plan.core)), model.qkv_activation_bytes, self._core_usage(kv)),
+            (plan.output, costs.output(plan.output, tokens), model.core_activation_bytes, {}),
+        ]
+        stages: list[Stage] = []
+        here = self.gpu
+        core = 0
+        read = self._kv_read(kv)
+        for number, (device, seconds, crossing, usage) in enumerate(operations):
+            if device != here:
+                stages.append(self._transfer(here, device, crossing))
+                here = device
+            service = to_ps(seconds + self.problem.system.devices[device].launch)
+            alone = number == 1 and read is not None  # what has to wait for the cache can't be merged with what need not
+            if stages and stages[-1].lane == device and not alone:
+                stages[-1] = Stage(device, stages[-1].service + service, _merged(stages[-1].usage, usage), "attention")
+            else:
+                stages.append(Stage(device, service, usage, "attention"))
+            if number == 1:
+                core = len(stages) - 1
+        if here != self.gpu:
+            stages.append(self._transfer(here, self.gpu, model.token_bytes))
+        return Chain(tuple(stages), core, read, self._kv_store(kv_bytes))
+
+    def _kv_tier(self, device: str) -> str:
+        return self.problem.gpu_tier if device == self.gpu else self.deployment.kv
+
+    def _core_usage(self, kv: np.ndarray) -> dict[str, float]:
+        """A core off the GPU reads its cache from a tier that others read too."""
+        if self.plan.core == self.gpu:
+            return {}
+        return usage_of(self.problem.costs.reach(self.plan.core, self.deployment.kv).usage, float(kv.sum()))
+
+    def _kv_read(self, kv: np.ndarray) -> Stage | None:
+        if self.phase == "prefill" or self.plan.core != self.gpu or self.deployment.kv == self.problem.gpu_tier:
+            return None
+        return self._copy(self.deployment.kv, self.problem.gpu_tier, kv, "read KV")
+
+    def _kv_store(self, kv_bytes: float) -> Stage | None:
+        """New entries made on the GPU; those made where the core runs are there already or came with the QKV transfer."""
+        if self.deployment.kv == self.problem.gpu_tier or self.plan.core != self.gpu or kv_bytes == 0:
+            return None
+        return self._copy(self.problem.gpu_tier, self.deployment.kv, kv_bytes * self.tokens, "store KV")
+
+    def _transfer(self, source: str, target: str, per_token: float) -> Stage:
+        """Activations on their way between the memories that two devices work from."""
+        memory_of = self.problem.memory_of
+        return self._copy(memory_of(source), memory_of(target), per_token * self.tokens, "activations")
+
+    def _copy(self, source: str, target: str, nbytes: np.ndarray, name: str) -> Stage:
+        path = self.problem.costs.path(source, target)
+        service = to_ps(self.problem.costs.copy(nbytes, source, target))
+        return Stage(path.queue or f"{source}>{target}", service, usage_of(path.usage, float(np.sum(nbytes))), name)
+
+
+def _merged(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:
+    return {key: a.get(key, 0.0) + b.get(key, 0.0) for key in {**a, **b}}

@@ -1,0 +1,65 @@
+"""Everything that one run works with, built once: machine, books, movers, checks and the policy's view of them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from moesim.engine.contention import ContentionCheck
+from moesim.engine.ledger import Ledger
+from moesim.engine.machine import Machine, up_queue
+from moesim.engine.movers import Movers
+from moesim.engine.residency import Residency
+from moesim.engine.tables import Placement
+from moesim.engine.visits import Workbench
+from moesim.policies.base import Policy, Step, View
+from moesim.policies.problem import Problem
+from moesim.results.recorder import LayerSums, Recorder
+
+__all__ = ["Context", "EngineKind"]
+
+EngineKind = Literal["auto", "events", "closed_form"]
+
+
+class Context:
+    """The parts of one run and what they share."""
+
+    def __init__(self, problem: Problem, policy: Policy, engine: EngineKind, timeline: bool) -> None:
+        self.problem, self.policy = problem, policy
+        self.deployment = policy.deploy(problem)
+        self.recorder = Recorder(LayerSums.zeros(problem.layers), problem.job.requests, keep_slices=timeline)
+        self.residency = Residency(problem, self.deployment)
+        self.machine = Machine(problem, self.recorder)
+        self.placement = Placement(problem, self.residency.home, self.deployment.expert_bytes)
+        self.movers = Movers(self.machine, self.residency, self.placement)
+        self.bench = Workbench(problem, self.deployment)
+        self.check = ContentionCheck(problem, self.deployment, self.bench)
+        self.ledger = Ledger(problem, self.placement, self.bench, self.recorder)
+        self.gpu, self.up = problem.system.gpu_name, up_queue(problem)
+        self.serial = self.deployment.pipeline == "serial"
+        self.by_events = engine == "events" or timeline
+        """Everything is walked by events, whether it contends or not."""
+        self.closed_only = engine == "closed_form"
+        self.whole_pass = policy.memoryless and not self.by_events
+        """Dispatches depend on counts alone, so all layers of a pass are timed at once."""
+        self.chunked = any(problem.costs.path(tier, problem.gpu_tier).chunk for tier in problem.system.host_tiers)
+        self.view = self._view()
+
+    def _view(self) -> View:
+        def shown(array: Any) -> Any:
+            view = array.view()
+            view.flags.writeable = False
+            return view
+
+        books = self.residency
+        return View(self.problem, shown(books.resident), shown(books.in_flight), shown(books.home), self.deployment.state)
+
+    def look(self) -> None:
+        """Brings the policy's view up to now."""
+        self.view.now = self.machine.now / 1e12
+        self.view.free_slots = self.residency.free_slots
+        self.view.backlog = {} if self.machine.quiet else self.machine.backlog()
+
+    def adapt(self, step: Step) -> None:
+        """Asks the policy for moves and sets them off."""
+        self.look()
+        self.movers.apply(self.policy.adapt(step, self.view), step.layer, step.uploaded)

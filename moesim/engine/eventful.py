@@ -1,0 +1,278 @@
+"""One layer walked event by event: where transfers contend, prefetches are under way, or a timeline is wanted.
+
+Equals `attention.solve` and `closed_form` to the picosecond where nothing contends. Decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from moesim.engine.attention import Chain, Stage
+from moesim.engine.machine import Machine, queue_of, up_queue
+from moesim.engine.movers import Movers
+from moesim.engine.queues import ACTIVATION, DEMAND, Job
+from moesim.engine.tables import IntTimes, Placement, usage_of
+from moesim.engine.visits import SideWork, VisitWork
+from moesim.policies.base import FloatArray
+
+__all__ = ["Arrivals", "AttentionWalk", "ExpertWalk"]
+
+
+class AttentionWalk:
+    """Sends the micro-batches of one layer through a chain; `done` fires when all have left it, `stored` tells the KV store's end."""
+
+    def __init__(self, machine: Machine, chain: Chain) -> None:
+        self._machine, self._chain = machine, chain
+        self._count = len(chain.stages[0].service)
+        self._left = self._count
+        self.done: Any = machine.event()
+        self.stored = machine.event()
+        self._stores_left = self._count if chain.kv_store else 0
+        self._cached = [chain.kv_read is None] * self._count
+        self._held: dict[int, Callable[[], None]] = {}
+
+    def start(self) -> None:
+        """Begins now: every micro-batch at the first stage, and the KV cache on its way."""
+        if self._stores_left == 0:
+            self.stored.succeed()
+        if self._chain.kv_read is not None:
+            for item in range(self._count):
+                self._run(self._chain.kv_read, item, partial(self._cache_here, item))
+        for item in range(self._count):
+            self._enter(0, item)
+
+    def _cache_here(self, item: int) -> None:
+        self._cached[item] = True
+        if item in self._held:
+            self._held.pop(item)()
+
+    def _enter(self, index: int, item: int) -> None:
+        if index == self._chain.core and not self._cached[item]:
+            self._held[item] = lambda: self._enter(index, item)
+            return
+        self._run(self._chain.stages[index], item, lambda: self._leave(index, item))
+
+    def _leave(self, index: int, item: int) -> None:
+        if index == 0 and self._chain.kv_store is not None:
+            self._run(self._chain.kv_store, item, self._store_done)
+        if index + 1 < len(self._chain.stages):
+            self._enter(index + 1, item)
+            return
+        self._left -= 1
+        if self._left == 0:
+            self.done.succeed()
+
+    def _store_done(self) -> None:
+        self._stores_left -= 1
+        if self._stores_left == 0:
+            self.stored.succeed()
+
+    def _run(self, stage: Stage, item: int, then: Callable[[], None]) -> None:
+        service = int(stage.service[item])
+        if stage.lane == self._machine.gpu.name:
+            self._machine.on_gpu(service, stage.name, then)
+            return
+        share = service / stage.total if stage.total else 0.0
+        usage = {resource: nbytes * share for resource, nbytes in stage.usage.items()}
+        job = Job(stage.name, np.array([service]), usage, lambda _job: then(), ACTIVATION, "activation")
+        self._machine.submit(stage.lane, job)
+
+
+class ExpertWalk:
+    """The expert part of one visit; `done` fires when every part has ended. Work arrays have V = 1."""
+
+    def __init__(self, machine: Machine, movers: Movers, placement: Placement, work: VisitWork, layer: int, staging: int) -> None:
+        self.machine, self.movers, self.placement = machine, movers, placement
+        self.work, self.layer, self.staging = work, layer, staging
+        self.begin = machine.now
+        self.done: Any = machine.event()
+        self.critical: dict[str, int] = {}
+        """Lane -> ps on the critical path, complete when `done` fires."""
+        self.up_queue = up_queue(machine.problem)
+        self._last = -1
+        self._left = 1 + len(work.sides)
+
+    def start_overlapped(self) -> None:
+        """All parts side by side; the visit's critical path is that of the part which ends last (the GPU's on a tie)."""
+        waits = np.flatnonzero(self.work.waits[0]) if self.work.waits.size > 1 else _NOTHING
+        arrivals = Arrivals(self, waits, self.staging, self._compute_arrivals)
+        arrivals.start()
+        for part in self.work.sides:
+            self._side(part, self._part_ended)
+
+    def start_serial(self) -> None:
+        """Uploads, the GPU, then one side after another; everything is on the critical path.
+
+        Each expert is dropped when it has been computed, so staging never holds more than one.
+        """
+        Arrivals(self, _NOTHING, 1 << 30, lambda _arrival, _service: self._serial_gpu()).start()
+
+    def _compute_arrivals(self, arrival: IntTimes, service: IntTimes) -> None:
+        """All weights are there: the GPU ran each expert as it landed, behind the resident ones."""
+        machine, first = self.machine, int(self.work.gpu_first[0])
+        end = machine.gpu.take_one(self.begin, first)
+        machine.recorder.slice(machine.gpu.name, "resident experts", end - first, end)
+        held = self.begin
+        if len(arrival):
+            before = end
+            finish = machine.gpu.take(arrival, service)
+            waited = arrival > np.concatenate([[before], finish[:-1]])
+            held = int(arrival[waited].max()) if waited.any() else self.begin
+            end = int(finish[-1])
+            if machine.recorder.keep_slices:
+                for stop, time in zip(finish.tolist(), service.tolist(), strict=True):
+                    machine.recorder.slice(machine.gpu.name, "uploaded expert", stop - time, stop)
+        critical = {machine.gpu.name: end - held}
+        critical[self.up_queue] = critical.get(self.up_queue, 0) + held - self.begin
+        machine.clock.at(end, lambda: self._part_ended(critical))
+
+    def _serial_gpu(self) -> None:
+        uploads = self.machine.now - self.begin
+        service = int(self.work.gpu_first[0] + self.work.gpu_after.sum())
+        self.critical = {self.machine.gpu.name: service, self.up_queue: uploads}
+        self.machine.on_gpu(service, "experts", lambda: self._serial_sides(list(self.work.sides)))
+
+    def _serial_sides(self, left: list[SideWork]) -> None:
+        if not left:
+            self.done.succeed()
+            return
+
+        def ended(critical: dict[str, int]) -> None:
+            for lane, time in critical.items():
+                self.critical[lane] = self.critical.get(lane, 0) + time
+            self._serial_sides(left[1:])
+
+        self._side(left[0], ended)
+
+    def _side(self, part: SideWork, then: Callable[[dict[str, int]], None]) -> None:
+        """Activations out, experts, results back."""
+        side, begin = part.side, self.machine.now
+        out, back = queue_of(side.out), queue_of(side.back)
+        critical: dict[str, int] = {}
+        mark = begin
+
+        def passed(lane: str) -> None:
+            nonlocal mark
+            critical[lane] = critical.get(lane, 0) + self.machine.now - mark
+            mark = self.machine.now
+
+        def arrived(_job: Job) -> None:
+            passed(out)
+            usage = self.placement.read_by(side.index, part.runs[0], self.layer)
+            self.machine.submit(side.name, Job("experts", part.work, usage, computed, DEMAND, "demand"))
+
+        def computed(_job: Job) -> None:
+            passed(side.name)
+            self._activations(back, side.back.usage, part.back, part.nbytes, returned)
+
+        def returned(_job: Job) -> None:
+            passed(back)
+            then(critical)
+
+        self._activations(out, side.out.usage, part.out, part.nbytes, arrived)
+
+    def _activations(
+        self, queue: str, usage: tuple[tuple[str, float], ...], service: IntTimes, nbytes: FloatArray, then: Callable[[Job], None]
+    ) -> None:
+        drawn = usage_of(usage, float(nbytes[0]))
+        self.machine.submit(queue, Job("activations", service, drawn, then, ACTIVATION, "activation"))
+
+    def _part_ended(self, critical: dict[str, int]) -> None:
+        now = self.machine.now
+        gpu_ties = now == self._last and self.machine.gpu.name in critical
+        if now > self._last or gpu_ties:
+            self._last, self.critical = now, critical
+        self._left -= 1
+        if self._left == 0:
+            self.done.succeed()
+
+
+class Arrivals:
+    """Weights of one visit on their way into GPU memory: uploads, and prefetches that have not landed yet.
+
+    At most `staging` uploads are in GPU memory and not yet computed. Calls `then(arrival [N], service [N])` with landing
+    and GPU times in landing order when all are there.
+    """
+
+    def __init__(self, walk: ExpertWalk, waits: IntTimes, staging: int, then: Callable[[IntTimes, IntTimes], None]) -> None:
+        self._walk, self._waits, self._staging, self._then = walk, waits, staging, then
+        work = walk.work
+        self._columns = np.flatnonzero(work.copy[0])
+        self._experts = self._columns if work.order is None else work.order[0, self._columns]
+        self._service = work.gpu_after[0, self._columns]
+        self._left = len(waits) + len(self._columns)
+        self._landed: list[tuple[int, int]] = []
+
+    def start(self) -> None:
+        """Sends the uploads off: in one job when staging holds them all, else each as a slot comes free."""
+        if self._left == 0:
+            self._then(_NOTHING, _NOTHING)
+            return
+        for expert in self._waits.tolist():
+            service = self._service_of(expert)
+            self._walk.movers.promote(self._walk.layer, expert, partial(self._land_one, service))
+        if len(self._columns) > self._staging:
+            self._trickle()
+        elif len(self._columns):
+            self._submit(slice(None), lambda finish: self._land(finish, self._service.tolist()))
+
+    def _service_of(self, expert: int) -> int:
+        order = self._walk.work.order
+        column = expert if order is None else int(np.flatnonzero(order[0] == expert)[0])
+        return int(self._walk.work.gpu_after[0, column])
+
+    def _submit(self, which: slice, then: Callable[[list[int]], None]) -> None:
+        walk, experts = self._walk, self._experts[which]
+        usage, pieces = walk.placement.upload(walk.layer, experts)
+        copy = walk.work.copy[0, self._columns[which]]
+        service, ends = _in_pieces(copy, pieces)
+        job = Job("upload experts", service, usage, lambda job: then(job.finish[ends].tolist()), DEMAND, "demand")
+        walk.machine.submit(walk.up_queue, job)
+
+    def _trickle(self) -> None:
+        """One copy at a time; the next one starts when a slot is free (its expert computed)."""
+        clock = self._walk.machine.clock
+        gpu_free = self._walk.begin + int(self._walk.work.gpu_first[0])
+        released: list[int] = []
+
+        def landed(index: int, time: int) -> None:
+            nonlocal gpu_free
+            service = int(self._service[index])
+            gpu_free = max(gpu_free, time) + service
+            released.append(gpu_free)
+            self._land([time], [service])
+            if index + 1 < len(self._columns):
+                slot = released[index + 1 - self._staging] if index + 1 >= self._staging else 0
+                clock.at(slot, lambda: send(index + 1))
+
+        def send(index: int) -> None:
+            self._submit(slice(index, index + 1), lambda finish: landed(index, finish[0]))
+
+        send(0)
+
+    def _land_one(self, service: int, time: int) -> None:
+        self._land([time], [service])
+
+    def _land(self, times: list[int], services: list[int]) -> None:
+        self._landed.extend(zip(times, services, strict=True))
+        self._left -= len(times)
+        if self._left == 0:
+            landed = sorted(self._landed, key=lambda pair: pair[0])
+            self._then(np.array([t for t, _ in landed], dtype=np.int64), np.array([s for _, s in landed], dtype=np.int64))
+
+
+def _in_pieces(copy: IntTimes, pieces: IntTimes | None) -> tuple[IntTimes, IntTimes]:
+    """Service times of the chunks of copies [N], and the index [N] of each copy's last chunk."""
+    if pieces is None:
+        return copy, np.arange(len(copy))
+    service = np.repeat(copy // pieces, pieces)
+    ends = np.cumsum(pieces) - 1
+    service[ends] += copy - (copy // pieces) * pieces
+    return service, ends
+
+
+_NOTHING: IntTimes = np.zeros(0, dtype=np.int64)

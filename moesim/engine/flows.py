@@ -1,0 +1,169 @@
+"""Bandwidth that is shared: flows with max-min fair rates over the resources on their paths.
+
+A flow is work that would take `duration` ps alone and draws bytes from named resources meanwhile. Contention slows it
+to a speed below 1; an event happens only when a flow starts or ends. Knows nothing of queues or experts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim.engine.clock import SECOND, Clock
+
+__all__ = ["Flow", "FlowNetwork", "max_min"]
+
+
+class _Draw(NamedTuple):
+    resource: str
+    rate: float  # bytes per ps at full speed
+
+
+class Flow:
+    """Work under way: how much of it is done, and how fast it goes. `curve` keeps the times at which its speed changed."""
+
+    __slots__ = ("curve", "done", "draws", "due", "on_done", "since", "speed", "total")
+
+    def __init__(self, total: int, draws: tuple[_Draw, ...], now: int, on_done: Callable[[], None]) -> None:
+        self.total = total
+        self.draws = draws
+        self.on_done = on_done
+        self.done: float = 0  # stays an int while the speed is 1, which keeps uncontended flows exact
+        self.speed = 1.0
+        self.since = now
+        self.due = now + total
+        self.curve: list[tuple[int, float]] = [(now, 0)]
+
+    def work_at(self, now: int) -> float:
+        """Alone-time [ps] already served at `now`."""
+        elapsed = now - self.since
+        return self.done + (elapsed if self.speed == 1.0 else elapsed * self.speed)
+
+    def times_of(self, work: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Times [N] at which the flow had served `work` [N] ps of its own; valid once it has ended."""
+        if len(self.curve) == 2 and self.curve[1][0] - self.curve[0][0] == self.total:
+            return work + self.curve[0][0]
+        times, served = zip(*self.curve, strict=True)
+        exact: NDArray[np.int64] = np.ceil(np.interp(work, served, times)).astype(np.int64)
+        return exact
+
+
+def max_min(demands: list[float], draws: list[tuple[tuple[str, float], ...]], capacity: Mapping[str, float]) -> list[float]:
+    """Speeds [n] in (0, 1] of flows that at full speed move `demands` [n] B/ps and draw `draws` per resource.
+
+    Progressive filling: all rates rise together; a flow stops at its own demand or when a resource on its path is full.
+    Source: Bertsekas and Gallager, Data Networks, section 6.5.2. Valid: fluid sharing, no packet effects.
+    """
+    speeds = [0.0] * len(demands)
+    left = dict(capacity)
+    open_flows = [i for i, demand in enumerate(demands) if demand > 0]
+    for i, demand in enumerate(demands):
+        if demand <= 0:
+            speeds[i] = 1.0
+    level = 0.0
+    while open_flows:
+        # Per unit of common rate, flow i draws (rate on r / its demand) from resource r.
+        weight: dict[str, float] = {}
+        for i in open_flows:
+            for resource, rate in draws[i]:
+                weight[resource] = weight.get(resource, 0.0) + rate / demands[i]
+        rise_resource = min((left[r] / w for r, w in weight.items()), default=math.inf)
+        rise_demand = min(demands[i] for i in open_flows) - level
+        rise = min(rise_resource, rise_demand)
+        level += rise
+        for r, w in weight.items():
+            left[r] -= rise * w
+        if rise_demand <= rise_resource:
+            closing = {i for i in open_flows if demands[i] <= level * (1 + 1e-12)}
+        else:
+            full = {r for r, w in weight.items() if left[r] <= 1e-9 * capacity[r]}
+            closing = {i for i in open_flows if any(r in full for r, _ in draws[i])}
+        for i in closing:
+            speeds[i] = min(level / demands[i], 1.0)
+        open_flows = [i for i in open_flows if i not in closing]
+    return speeds
+
+
+class FlowNetwork:
+    """All flows of a machine and the resources that they share; capacities in B/s."""
+
+    def __init__(self, clock: Clock, capacity: Mapping[str, float]) -> None:
+        self._clock = clock
+        self._capacity = {name: rate / SECOND for name, rate in capacity.items()}
+        self._flows: list[Flow] = []
+        self._timer_due = -1
+        self._contended = False
+
+    @property
+    def idle(self) -> bool:
+        """No flow is under way."""
+        return not self._flows
+
+    def start(self, duration: int, usage: Mapping[str, float], on_done: Callable[[], None]) -> Flow:
+        """Starts work of `duration` ps alone that draws `usage` [resource -> bytes] evenly; calls `on_done` at its end."""
+        draws = tuple(_Draw(r, b / duration) for r, b in usage.items() if b > 0) if duration else ()
+        flow = Flow(duration, draws, int(self._clock.now), on_done)
+        self._flows.append(flow)
+        self._reshare()
+        return flow
+
+    def shorten(self, flow: Flow, total: int) -> None:
+        """Ends the flow once it has served `total` ps of its own (not less than it has served)."""
+        flow.total = total
+        self._set_due(flow, int(self._clock.now))
+        self._arm()
+
+    def _reshare(self) -> None:
+        """Sets all speeds anew and arms the timer for the earliest end."""
+        load: dict[str, float] = {}
+        for flow in self._flows:
+            for resource, rate in flow.draws:
+                load[resource] = load.get(resource, 0.0) + rate
+        contended = any(amount > self._capacity[r] * (1 + 1e-9) for r, amount in load.items())
+        if contended or self._contended:
+            self._apply_speeds(contended)
+        self._contended = contended
+        self._arm()
+
+    def _apply_speeds(self, contended: bool) -> None:
+        now = int(self._clock.now)
+        if contended:
+            demands = [max((rate for _, rate in flow.draws), default=0.0) for flow in self._flows]
+            speeds = max_min(demands, [flow.draws for flow in self._flows], self._capacity)
+        else:
+            speeds = [1.0] * len(self._flows)
+        for flow, speed in zip(self._flows, speeds, strict=True):
+            if speed != flow.speed:
+                flow.done = flow.work_at(now)
+                flow.since = now
+                flow.speed = speed
+                flow.curve.append((now, flow.done))
+                self._set_due(flow, now)
+
+    def _set_due(self, flow: Flow, now: int) -> None:
+        left = flow.total - flow.work_at(now)
+        flow.due = now + max(math.ceil(left if flow.speed == 1.0 else left / flow.speed), 0)
+
+    def _arm(self) -> None:
+        if not self._flows:
+            return
+        due = min(flow.due for flow in self._flows)
+        if due != self._timer_due:
+            self._timer_due = due
+            self._clock.at(due, lambda: self._ring(due))
+
+    def _ring(self, due: int) -> None:
+        if due != self._timer_due:
+            return  # an earlier end was armed meanwhile
+        self._timer_due = -1
+        ended = [flow for flow in self._flows if flow.due <= due]
+        self._flows = [flow for flow in self._flows if flow.due > due]
+        for flow in ended:
+            flow.curve.append((due, flow.total))
+        self._reshare()
+        for flow in ended:
+            flow.on_done()

@@ -1,0 +1,126 @@
+"""Which experts are in GPU memory, on their way there, and where their master copies lie; never more bytes than a tier has.
+
+Keeps the books only: moving bytes is for `movers.py`, deciding for policies.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from moesim.errors import CapacityError, InputError, Mistake, PolicyError
+from moesim.policies.base import BoolArray, Deployment, IntArray
+from moesim.policies.problem import Problem
+from moesim.units import format_bytes
+
+__all__ = ["Residency"]
+
+
+class Residency:
+    """The state of all copies. `resident` and `in_flight` are [L, E]; both count against GPU memory."""
+
+    def __init__(self, problem: Problem, deployment: Deployment) -> None:
+        self.problem = problem
+        self.bytes = deployment.expert_bytes
+        self.home: IntArray = deployment.home.astype(np.int64, copy=True)
+        self.resident: BoolArray = deployment.resident.copy()
+        self.in_flight: BoolArray = np.zeros_like(self.resident)
+        self.pinned: BoolArray = self.home == problem.gpu_tier_index
+        """[L, E] experts whose only copy is in GPU memory."""
+        self._check_shapes(deployment)
+        self.fixed = problem.usable(problem.gpu_tier) - problem.gpu_free(
+            deployment.batch, deployment.prefill, deployment.decode, deployment.kv, deployment.staging
+        )
+        """GPU bytes that are not resident experts: other weights, KV cache, activations, staging slots."""
+        self.limit = problem.usable(problem.gpu_tier)
+        self.held = float(self.bytes[self.resident].sum())
+        """GPU bytes of resident experts and of those on their way."""
+        self.host = self._host_bytes(deployment)
+        self.peak = {problem.gpu_tier: self.fixed + self.held, **self.host}
+        self._check_start()
+
+    def _check_shapes(self, deployment: Deployment) -> None:
+        shape = (self.problem.layers, self.problem.experts)
+        for name in ("home", "resident", "expert_bytes"):
+            if getattr(deployment, name).shape != shape:
+                raise PolicyError(f"deploy returned {name} of shape {getattr(deployment, name).shape}, not [L, E] = {shape}")
+        if (self.home < 0).any() or (self.home >= len(self.problem.tiers)).any():
+            raise PolicyError("deploy gave an expert a home that is no tier of the machine")
+        if (self.pinned & ~self.resident).any():
+            raise PolicyError("deploy gave an expert its home in GPU memory but did not make it resident")
+
+    def _host_bytes(self, deployment: Deployment) -> dict[str, float]:
+        """Tier -> bytes of master copies, KV cache and, where it lies there, nothing else."""
+        host = {}
+        for index, tier in enumerate(self.problem.tiers):
+            if tier != self.problem.gpu_tier:
+                host[tier] = float(self.bytes[self.home == index].sum())
+        for tier, nbytes in self.problem.host_overhead(deployment.batch, deployment.kv).items():
+            host[tier] += nbytes
+        return host
+
+    def _check_start(self) -> None:
+        mistakes = []
+        if self.fixed + self.held > self.limit * (1 + 1e-12):
+            mistakes.append(self._too_much(self.problem.gpu_tier, self.fixed + self.held, self.limit))
+        for tier, used in self.host.items():
+            if used > self.problem.usable(tier) * (1 + 1e-12):
+                mistakes.append(self._too_much(tier, used, self.problem.usable(tier)))
+        if mistakes:
+            raise InputError(*mistakes)
+
+    def _too_much(self, tier: str, used: float, limit: float) -> Mistake:
+        return Mistake(f"the placement needs {format_bytes(used)} of tier '{tier}', which has {format_bytes(limit)} to give")
+
+    @property
+    def free_slots(self) -> int:
+        """Experts (of the model's size) that still fit into GPU memory."""
+        return int((self.limit - self.fixed - self.held) // self.problem.model.expert_bytes)
+
+    def hold(self, layer: int, experts: IntArray) -> None:
+        """Takes GPU memory for copies that are to stay."""
+        self.held += float(self.bytes[layer, experts].sum())
+        used = self.fixed + self.held
+        if used > self.limit * (1 + 1e-12):
+            raise CapacityError(str(self._too_much(self.problem.gpu_tier, used, self.limit)) + "; the policy must evict first")
+        self.peak[self.problem.gpu_tier] = max(self.peak[self.problem.gpu_tier], used)
+
+    def keep(self, layer: int, experts: IntArray) -> None:
+        """Makes experts resident that a visit has just uploaded."""
+        new = experts[~self.resident[layer, experts]]
+        self.hold(layer, new)
+        self.resident[layer, new] = True
+
+    def evict(self, layer: int, expert: int) -> None:
+        """Drops a copy from GPU memory; the master copy stays, so nothing moves."""
+        if self.pinned[layer, expert]:
+            raise PolicyError(f"expert {expert} of MoE layer {layer} has no copy outside GPU memory and can't be evicted")
+        if self.resident[layer, expert]:
+            self.resident[layer, expert] = False
+            self.held -= float(self.bytes[layer, expert])
+
+    def begin(self, layer: int, expert: int) -> None:
+        """A copy sets out for GPU memory."""
+        self.hold(layer, np.array([expert]))
+        self.in_flight[layer, expert] = True
+
+    def land(self, layer: int, expert: int) -> None:
+        """The copy has arrived."""
+        self.in_flight[layer, expert] = False
+        self.resident[layer, expert] = True
+
+    def cancel(self, layer: int, expert: int) -> None:
+        """The copy will not be made."""
+        self.in_flight[layer, expert] = False
+        self.held -= float(self.bytes[layer, expert])
+
+    def reserve(self, tier: int, nbytes: float) -> None:
+        """Takes host memory for a copy on its way there."""
+        name = self.problem.tiers[tier]
+        self.host[name] += nbytes
+        if self.host[name] > self.problem.usable(name) * (1 + 1e-12):
+            raise CapacityError(str(self._too_much(name, self.host[name], self.problem.usable(name))))
+        self.peak[name] = max(self.peak[name], self.host[name])
+
+    def release(self, tier: int, nbytes: float) -> None:
+        """Gives host memory back."""
+        self.host[self.problem.tiers[tier]] -= nbytes

@@ -1,0 +1,173 @@
+"""Durations of everything in a pass, for all layers and experts at once: [V, E] arrays computed before the layers are walked.
+
+Knows the cost models; knows neither policies nor events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim.engine.clock import to_ps
+from moesim.policies.base import FloatArray, IntArray
+from moesim.policies.problem import Problem
+
+__all__ = ["ExpertTimes", "IntTimes", "Placement", "usage_of"]
+
+IntTimes = NDArray[np.int64]
+_TABLE_LIMIT = 4096
+"""Token counts up to this are looked up; above it (prefill) the models are evaluated directly."""
+
+
+class ExpertTimes(NamedTuple):
+    """Times [V, E] of the experts of V visits, each alone: seconds for policies, ps for the engine."""
+
+    gpu: FloatArray
+    cpu: FloatArray
+    ndp: FloatArray
+    copy: FloatArray
+    gpu_ps: IntTimes
+    cpu_ps: IntTimes
+    ndp_ps: IntTimes
+    copy_ps: IntTimes
+
+    def rows(self, some: slice) -> ExpertTimes:
+        """The times of some of the visits."""
+        gpu, cpu, ndp, copy, gpu_ps, cpu_ps, ndp_ps, copy_ps = self
+        return ExpertTimes(
+            gpu[some], cpu[some], ndp[some], copy[some], gpu_ps[some], cpu_ps[some], ndp_ps[some], copy_ps[some]
+        )
+
+
+class _Kind(NamedTuple):
+    """Experts whose copies are equally large and lie in one tier share all costs."""
+
+    tier: str
+    nbytes: float
+
+
+class Placement:
+    """Where the master copies lie and what follows from it for costs; refreshed when a migration changes it."""
+
+    def __init__(self, problem: Problem, home: IntArray, expert_bytes: FloatArray) -> None:
+        self.problem = problem
+        self.home = home
+        self.expert_bytes = expert_bytes
+        self._tables: dict[_Kind, tuple[FloatArray, FloatArray]] = {}
+        self._gpu_table: FloatArray = np.zeros(0)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Sorts the experts into kinds and prices a copy of each; call after `home` has changed."""
+        pairs = np.stack([self.home.ravel().astype(np.float64), self.expert_bytes.ravel()])
+        unique, inverse = np.unique(pairs, axis=1, return_inverse=True)
+        self._kinds = [_Kind(self.problem.tiers[int(tier)], float(nbytes)) for tier, nbytes in unique.T]
+        self._kind_of: IntArray = inverse.reshape(self.home.shape)
+        costs, gpu_tier = self.problem.costs, self.problem.gpu_tier
+        by_kind = np.array([float(costs.copy(kind.nbytes, kind.tier, gpu_tier)) for kind in self._kinds])
+        self._copy: FloatArray = by_kind[self._kind_of]
+        self._copy_ps = to_ps(self._copy)
+
+    def times(self, counts: IntArray, layers: IntArray) -> ExpertTimes:
+        """Times of the visits with `counts` [V, E] of MoE layers `layers` [V]."""
+        largest = int(counts.max(initial=0))
+        gpu = self._gpu(counts, largest)
+        cpu, ndp = self._host(counts, self._kind_of[layers], largest)
+        return ExpertTimes(
+            gpu, cpu, ndp, self._copy[layers], to_ps(gpu), _finite_ps(cpu), _finite_ps(ndp), self._copy_ps[layers]
+        )
+
+    def upload(self, layer: int, experts: IntArray) -> tuple[dict[str, float], IntTimes | None]:
+        """What uploading `experts` [n] of a layer draws [resource -> bytes], and chunks per copy [n] (None: no chunks)."""
+        usage: dict[str, float] = {}
+        pieces = np.ones(len(experts), dtype=np.int64)
+        kinds = self._kind_of[layer, experts]
+        for index, number in enumerate(np.bincount(kinds, minlength=len(self._kinds)).tolist()):
+            if number:
+                path = self.problem.costs.path(self._kinds[index].tier, self.problem.gpu_tier)
+                nbytes = self._kinds[index].nbytes
+                for resource, factor in path.usage:
+                    usage[resource] = usage.get(resource, 0.0) + factor * nbytes * number
+                if path.chunk:
+                    pieces[kinds == index] = max(int(np.ceil(nbytes / path.chunk)), 1)
+        return usage, pieces if (pieces > 1).any() else None
+
+    def read_by(self, device: int, runs: NDArray[np.bool_], layer: int) -> dict[str, float]:
+        """What a side device draws [resource -> bytes] by reading the weights of the experts `runs` [E] in place."""
+        usage: dict[str, float] = {}
+        if device in self.problem.ndp_index.values():
+            return usage  # reads inside its own memory, which nobody else sees
+        name = self.problem.devices[device]
+        for index, number in enumerate(np.bincount(self._kind_of[layer][runs], minlength=len(self._kinds)).tolist()):
+            if number:
+                reach = self.problem.costs.reach(name, self._kinds[index].tier)
+                for resource, factor in reach.usage:
+                    usage[resource] = usage.get(resource, 0.0) + factor * self._kinds[index].nbytes * number
+        return usage
+
+    def bytes_by_tier(self, which: NDArray[np.bool_], layers: IntArray) -> dict[str, FloatArray]:
+        """Tier -> [V] stored bytes of the experts `which` [V, E] of MoE layers `layers` [V]."""
+        if len(self._kinds) == 1:
+            return {self._kinds[0].tier: which.sum(axis=1) * self._kinds[0].nbytes}
+        found: dict[str, FloatArray] = {}
+        kinds = self._kind_of[layers]
+        for index, kind in enumerate(self._kinds):
+            nbytes = (which & (kinds == index)).sum(axis=1) * kind.nbytes
+            found[kind.tier] = found[kind.tier] + nbytes if kind.tier in found else nbytes
+        return {tier: nbytes for tier, nbytes in found.items() if nbytes.any()}
+
+    def kinds(self) -> list[tuple[str, float]]:
+        """(tier, bytes) of each kind of copy."""
+        return [(kind.tier, kind.nbytes) for kind in self._kinds]
+
+    def kind_sums(self, values: NDArray[Any]) -> FloatArray:
+        """[kinds] sums of `values` [L, E] over the experts of each kind."""
+        weights = values.ravel().astype(np.float64)
+        return np.bincount(self._kind_of.ravel(), weights=weights, minlength=len(self._kinds)).astype(np.float64)
+
+    def _gpu(self, counts: IntArray, largest: int) -> FloatArray:
+        if largest >= _TABLE_LIMIT:
+            return self.problem.costs.gpu(counts)
+        if largest >= len(self._gpu_table):
+            self._gpu_table = self.problem.costs.gpu(np.arange(_table_size(largest)))
+        return np.asarray(self._gpu_table[counts])
+
+    def _host(self, counts: IntArray, kinds: IntArray, largest: int) -> tuple[FloatArray, FloatArray]:
+        cpu, ndp = np.empty(counts.shape), np.empty(counts.shape)
+        for index, kind in enumerate(self._kinds):
+            where: slice | NDArray[np.bool_] = slice(None) if len(self._kinds) == 1 else kinds == index
+            cpu[where], ndp[where] = self._host_of(kind, counts[where], largest)
+        return cpu, ndp
+
+    def _host_of(self, kind: _Kind, counts: IntArray, largest: int) -> tuple[FloatArray, FloatArray]:
+        costs = self.problem.costs
+        if largest >= _TABLE_LIMIT:
+            return costs.cpu(counts, kind.tier, kind.nbytes), costs.ndp(counts, kind.tier, kind.nbytes)
+        table = self._tables.get(kind)
+        if table is None or largest >= len(table[0]):
+            tokens = np.arange(_table_size(largest))
+            table = (costs.cpu(tokens, kind.tier, kind.nbytes), costs.ndp(tokens, kind.tier, kind.nbytes))
+            self._tables[kind] = table
+        return table[0][counts], table[1][counts]
+
+
+def _table_size(largest: int) -> int:
+    """The next power of two above `largest`, so that a growing batch rebuilds a table a few times only."""
+    return int(min(max(64, 2 ** int(np.ceil(np.log2(largest + 1)))), _TABLE_LIMIT))
+
+
+def _finite_ps(seconds: FloatArray) -> IntTimes:
+    """ps, with -1 where the device cannot run the expert at all."""
+    finite = np.isfinite(seconds)
+    if finite.all():
+        return to_ps(seconds)
+    return np.where(finite, to_ps(np.where(finite, seconds, 0.0)), -1)
+
+
+def usage_of(path_usage: Mapping[str, float] | tuple[tuple[str, float], ...], nbytes: float) -> dict[str, float]:
+    """Resource -> bytes drawn by moving `nbytes` along a path."""
+    pairs = path_usage.items() if isinstance(path_usage, Mapping) else path_usage
+    return {resource: factor * nbytes for resource, factor in pairs}

@@ -1,0 +1,182 @@
+"""What a visit's dispatch means in work: uploads, GPU experts, and the sides (CPU, near-data units) with their activations.
+
+Arrays over V visits and E experts in the order of dispatch; times in ps. Decides nothing and times nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from moesim.engine.clock import to_ps
+from moesim.engine.tables import ExpertTimes, IntTimes
+from moesim.errors import PolicyError
+from moesim.hardware import Path
+from moesim.policies.base import BoolArray, Deployment, IntArray
+from moesim.policies.problem import Problem
+
+__all__ = ["Side", "SideWork", "VisitWork", "Workbench"]
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """A device that computes experts beside the GPU, and the ways its activations take."""
+
+    index: int
+    name: str
+    out: Path
+    back: Path
+    sync: int
+    launch: int
+    fused: bool
+
+
+class SideWork(NamedTuple):
+    """What one side does in V visits; all [V]."""
+
+    side: Side
+    tokens: IntArray
+    """(token, expert) pairs computed there."""
+    nbytes: np.ndarray
+    """Activation bytes sent there; as many come back."""
+    out: IntTimes
+    work: IntTimes
+    back: IntTimes
+    runs: BoolArray
+    """[V, E] the experts that run there, by id."""
+
+    def row(self, row: int) -> SideWork:
+        """The work of one visit alone (V = 1)."""
+        some = slice(row, row + 1)
+        side, tokens, nbytes, out, work, back, runs = self
+        return SideWork(side, tokens[some], nbytes[some], out[some], work[some], back[some], runs[some])
+
+
+@dataclass(slots=True)
+class VisitWork:
+    """The work of V visits. Upload arrays are [V, E] in dispatch order and 0 where nothing is uploaded."""
+
+    up: BoolArray
+    """[V, E] by expert id: uploaded in this visit."""
+    waits: BoolArray
+    """[V, E] by expert id: on their way into GPU memory already."""
+    order: IntArray | None
+    """[V, E] expert ids in dispatch order; None for by id."""
+    copy: IntTimes
+    gpu_after: IntTimes
+    """GPU time of each uploaded expert once it is there."""
+    gpu_first: IntTimes
+    """[V] GPU time of shared and resident experts."""
+    uploads: IntArray
+    """[V] number of uploads."""
+    hits: IntArray
+    """[V] (token, expert) pairs whose weights were where they were computed."""
+    gpu_tokens: IntArray
+    """[V] pairs computed on the GPU."""
+    sides: list[SideWork]
+
+    def row(self, row: int) -> VisitWork:
+        """The work of one visit alone (V = 1)."""
+        some = slice(row, row + 1)
+        waits = self.waits[some] if self.waits.size > 1 else self.waits
+        order = None if self.order is None else self.order[some]
+        sides = [part.row(row) for part in self.sides if part.tokens[row]]
+        return VisitWork(
+            self.up[some],
+            waits,
+            order,
+            self.copy[some],
+            self.gpu_after[some],
+            self.gpu_first[some],
+            self.uploads[some],
+            self.hits[some],
+            self.gpu_tokens[some],
+            sides,
+        )
+
+
+class Workbench:
+    """Turns dispatches into work on one machine; built once a run."""
+
+    def __init__(self, problem: Problem, deployment: Deployment) -> None:
+        self.problem = problem
+        self.gpu_index = problem.gpu_index
+        self._gpu = problem.system.devices[problem.system.gpu_name]
+        self._launch = int(to_ps(self._gpu.launch))
+        self._token_bytes = problem.model.token_bytes / deployment.activation_compression
+        self.sides = [self._side(index, name) for index, name in enumerate(problem.devices) if index != problem.gpu_index]
+        self._side_tiers = {index: tier for tier, index in problem.ndp_index.items()}
+
+    def _side(self, index: int, name: str) -> Side:
+        problem, device = self.problem, self.problem.system.devices[name]
+        memory = problem.memory_of(name)
+        out, back = problem.costs.path(problem.gpu_tier, memory), problem.costs.path(memory, problem.gpu_tier)
+        return Side(index, name, out, back, int(to_ps(device.sync)), int(to_ps(device.launch)), device.fused)
+
+    def shared(self, tokens: IntArray) -> IntTimes:
+        """[V] ps of the shared experts of visits of `tokens` [V] tokens."""
+        if not self.problem.model.shared_bytes:
+            return np.zeros(len(tokens), dtype=np.int64)
+        return to_ps(self.problem.costs.shared(tokens)) + self._launch
+
+    def work(
+        self,
+        counts: IntArray,
+        device: IntArray,
+        times: ExpertTimes,
+        resident: BoolArray,
+        in_flight: BoolArray | None,
+        tokens: IntArray,
+        order: IntArray | None = None,
+        load: BoolArray | None = None,
+    ) -> VisitWork:
+        """The work of visits with `counts` [V, E], given to `device` [V, E], of `tokens` [V] tokens each."""
+        active = counts > 0
+        on_gpu = active & (device == self.gpu_index)
+        ready = on_gpu & resident
+        missing = (on_gpu if load is None else on_gpu | load) & ~resident
+        waits = missing & in_flight if in_flight is not None else _NONE
+        up = missing & ~waits if in_flight is not None else missing
+        gpu_first = np.where(ready, times.gpu_ps, 0).sum(axis=1) + self.shared(tokens)
+        if self._launch:
+            calls = ready.any(axis=1) if self._gpu.fused else ready.sum(axis=1)
+            gpu_first = gpu_first + self._launch * calls
+        copy = np.where(up, times.copy_ps, 0)
+        gpu_after = np.where((up if in_flight is None else missing) & active, times.gpu_ps + self._launch, 0)
+        if order is not None:
+            copy, gpu_after = np.take_along_axis(copy, order, 1), np.take_along_axis(gpu_after, order, 1)
+        gpu_tokens = np.where(on_gpu, counts, 0).sum(axis=1)
+        total = counts.sum(axis=1)
+        missed = np.where(missing, counts, 0).sum(axis=1)
+        sides = [] if on_gpu.sum() == active.sum() else self._sides(counts, device, active, times, tokens)
+        if gpu_tokens.sum() + sum(int(s.tokens.sum()) for s in sides) != total.sum():
+            raise PolicyError("dispatch gave active experts to a device that does not exist")
+        return VisitWork(up, waits, order, copy, gpu_after, gpu_first, up.sum(axis=1), total - missed, gpu_tokens, sides)
+
+    def _sides(
+        self, counts: IntArray, device: IntArray, active: BoolArray, times: ExpertTimes, tokens: IntArray
+    ) -> list[SideWork]:
+        found = []
+        for side in self.sides:
+            runs = active & (device == side.index)
+            if not runs.any():
+                continue
+            alone = times.ndp_ps if side.index in self._side_tiers else times.cpu_ps
+            if (alone[runs] < 0).any():
+                raise PolicyError(f"dispatch gave '{side.name}' an expert whose weights it cannot read")
+            pairs = np.where(runs, counts, 0).sum(axis=1)
+            calls = runs.any(axis=1) if side.fused else runs.sum(axis=1)
+            work = np.where(runs, alone, 0).sum(axis=1) + side.launch * calls + np.where(pairs > 0, side.sync, 0)
+            nbytes = np.minimum(pairs, tokens) * self._token_bytes
+            found.append(SideWork(side, pairs, nbytes, _crossing(side.out, nbytes), work, _crossing(side.back, nbytes), runs))
+        return found
+
+
+def _crossing(path: Path, nbytes: np.ndarray) -> IntTimes:
+    """ps of activation copies of `nbytes` [V]; 0 where there is nothing to send."""
+    return np.where(nbytes > 0, to_ps(path.setup + nbytes / path.rate), 0)
+
+
+_NONE: BoolArray = np.zeros((1, 1), dtype=np.bool_)

@@ -1,0 +1,244 @@
+"""The walk through the layers of one pass. For every visit it takes the closed form where nothing contends, else events.
+
+Both give the same picoseconds where both apply; which one was taken changes the number of events and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import numpy as np
+
+from moesim.engine import closed_form
+from moesim.engine.attention import Chain
+from moesim.engine.context import Context
+from moesim.engine.eventful import AttentionWalk, ExpertWalk
+from moesim.engine.prelude import Prelude
+from moesim.engine.queues import ACTIVATION, Job
+from moesim.engine.rounds import Pass
+from moesim.engine.visits import VisitWork
+from moesim.errors import PolicyError
+from moesim.policies.base import BoolArray, Dispatch, IntArray, Step, Visit
+
+__all__ = ["Events", "PassWalk", "walk_prelude"]
+
+Events = Generator[Any, Any, Any]
+
+
+def walk_prelude(context: Context, prelude: Prelude) -> Events:
+    """Attention and what follows it, up to the moment at which routing is known.
+
+    Returns the event of the layer's KV store if it was walked by events and has one, else None.
+    """
+    machine = context.machine
+    if not context.by_events and not prelude.needs_events and machine.quiet:
+        context.ledger.add(context.recorder.busy, prelude.busy)
+        context.ledger.add(context.recorder.critical, prelude.critical)
+        if prelude.duration:
+            yield machine.clock.timeout(prelude.duration)
+        return None
+    begin, stored = machine.now, None
+    for number, (chain, after) in enumerate(prelude.chains):
+        walk = AttentionWalk(machine, chain)
+        walk.start()
+        yield walk.done
+        yield from _on_gpu(context, after, "router or dense part")
+        if number == len(prelude.chains) - 1 and prelude.feeds_experts:
+            stored = walk.stored if chain.kv_store else None
+        else:
+            yield walk.stored
+    yield from _on_gpu(context, prelude.extra, "LM head")
+    context.ledger.add(context.recorder.critical, _stretched(prelude.critical, machine.now - begin))
+    return stored
+
+
+def _on_gpu(context: Context, service: int, name: str) -> Events:
+    if service > 0:
+        done = context.machine.event()
+        context.machine.on_gpu(service, name, done.succeed)
+        yield done
+
+
+def _stretched(critical: Any, total: int) -> dict[str, int]:
+    """Critical shares scaled to a total that contention made longer; the largest lane takes the rounding."""
+    alone = sum(critical.values())
+    if alone in (total, 0):
+        return dict(critical)
+    scaled = {lane: time * total // alone for lane, time in critical.items()}
+    largest = max(scaled, key=lambda lane: scaled[lane])
+    scaled[largest] += total - sum(scaled.values())
+    return scaled
+
+
+class PassWalk:
+    """The visits of one pass: V = L * G of them, layer by layer, group by group."""
+
+    def __init__(self, context: Context, one: Pass, preludes: list[Prelude]) -> None:
+        self.context, self.one, self.preludes = context, one, preludes
+        layers, self.groups, experts = one.counts.shape
+        self.layers: IntArray = np.repeat(np.arange(layers), self.groups)
+        self.counts = one.counts.reshape(-1, experts)
+        self.tokens = np.tile(one.group_tokens, layers)
+        self.times = context.placement.times(self.counts, self.layers)
+        self.first: BoolArray = np.arange(len(self.layers)) % self.groups == 0
+        self.store = np.array([preludes[layer].store_left for layer in self.layers.tolist()]) * self.first
+        """[V] ps for which KV entries are still being stored when the visit's experts begin."""
+
+    def visits(self) -> Events:
+        """Walks them all."""
+        return self._whole() if self.context.whole_pass else self._one_by_one()
+
+    def _whole(self) -> Events:
+        """All visits of a memoryless policy timed at once; events only for those that contend."""
+        context = self.context
+        dispatches = [self._dispatch(row) for row in range(len(self.layers))]
+        work = self._work(slice(None), _rows_of(dispatches), None)
+        context.ledger.visits(work, self.counts, self.layers)
+        needs_events = np.array([self.preludes[layer].needs_events for layer in self.layers.tolist()])
+        evented = (needs_events & self.first) | self._needs_events(work, slice(None))
+        before = np.array([self.preludes[layer].duration for layer in self.layers.tolist()]) * self.first
+        after = self._book_closed(work, np.flatnonzero(~evented))
+        np.add.at(context.recorder.layers.attention, self.layers[~evented], before[~evented])
+        np.add.at(context.recorder.layers.experts, self.layers[~evented], after[~evented])
+        for row in np.flatnonzero(~evented & self.first).tolist():
+            prelude = self.preludes[int(self.layers[row])]
+            context.ledger.add(context.recorder.busy, prelude.busy)
+            context.ledger.add(context.recorder.critical, prelude.critical)
+        yield from self._spans(before + after, evented, work)
+
+    def _spans(self, durations: IntArray, evented: BoolArray, work: VisitWork) -> Events:
+        """One timeout for each run of visits that need no events."""
+        clock = self.context.machine.clock
+        begin = 0
+        for row in [*np.flatnonzero(evented).tolist(), len(durations)]:
+            if row > begin:
+                yield clock.timeout(int(durations[begin:row].sum()))
+            if row < len(durations):
+                stored = yield from self._attention(row)
+                yield from self._experts_by_events(row, work.row(row), stored)
+            begin = row + 1
+
+    def _one_by_one(self) -> Events:
+        """One visit after another: dispatch at the time at which the routing is known."""
+        context = self.context
+        adapts = context.policy.adapts in ("layer", "both")
+        for row in range(len(self.layers)):
+            stored = yield from self._attention(row)
+            some = slice(row, row + 1)
+            in_flight = context.residency.in_flight[self.layers[some]]
+            context.look()
+            work = self._work(some, _rows_of([self._dispatch(row)]), in_flight if in_flight.any() else None)
+            context.ledger.visits(work, self.counts[some], self.layers[some])
+            quiet = stored is None and not context.by_events and context.machine.quiet
+            if quiet and not self._needs_events(work, some)[0]:
+                duration = int(self._book_closed(work, np.array([row]))[0])
+                context.recorder.layers.experts[self.layers[row]] += duration
+                yield context.machine.clock.timeout(duration)
+            else:
+                yield from self._experts_by_events(row, work, stored)
+            if adapts:
+                uploaded = np.flatnonzero(work.up[0])
+                context.adapt(Step(self.one.index, self.one.phase, int(self.layers[row]), self.counts[row], uploaded))
+
+    def _attention(self, row: int) -> Events:
+        """The prelude of a visit's layer, if it is the layer's first group; returns the event of a KV store by events."""
+        if not self.first[row]:
+            return None
+        layer, begin = int(self.layers[row]), self.context.machine.now
+        stored = yield from walk_prelude(self.context, self.preludes[layer])
+        self.context.recorder.layers.attention[layer] += self.context.machine.now - begin
+        return stored
+
+    def _work(self, some: slice, rows: _Rows, in_flight: BoolArray | None) -> VisitWork:
+        context = self.context
+        times = self.times if some == slice(None) else self.times.rows(some)
+        resident = context.residency.resident[self.layers[some]]
+        device, order, load = rows
+        return context.bench.work(self.counts[some], device, times, resident, in_flight, self.tokens[some], order, load)
+
+    def _dispatch(self, row: int) -> Dispatch:
+        times, one = self.times, self.one
+        visit = Visit(
+            one.index,
+            one.phase,
+            int(self.layers[row]),
+            int(self.tokens[row]),
+            self.counts[row],
+            times.gpu[row],
+            times.cpu[row],
+            times.ndp[row],
+            times.copy[row],
+        )
+        dispatch = self.context.policy.dispatch(visit, self.context.view)
+        if dispatch.device.shape != visit.counts.shape:
+            raise PolicyError(f"dispatch returned device of shape {dispatch.device.shape}, not [E] = {visit.counts.shape}")
+        return dispatch
+
+    def _needs_events(self, work: VisitWork, some: slice) -> BoolArray:
+        """[V] visits that the closed form can't time: contention, waiting for prefetches or staging slots, chunked copies."""
+        context = self.context
+        contended = context.check.visits(work, context.placement, self.layers[some], self.store[some], context.serial)
+        if work.waits.size > 1:
+            contended = contended | work.waits.any(axis=1)
+        if context.serial:
+            return contended
+        crowded = work.uploads > (0 if context.chunked else context.deployment.staging)
+        return contended | crowded
+
+    def _book_closed(self, work: VisitWork, rows: IntArray) -> IntArray:
+        """[V] durations of the expert parts; books lanes and critical path of the visits `rows`, which count as done."""
+        context = self.context
+        store = self.store if len(work.uploads) == len(self.store) else self.store[rows]
+        chosen = rows if len(work.uploads) == len(self.store) else np.array([0])
+        time = closed_form.serial if context.serial else closed_form.overlapped
+        timed = time(work, context.gpu, context.up, store)
+        context.ledger.closed(work, timed.critical, chosen, context.gpu, context.up)
+        late = np.maximum(store - timed.end, 0)
+        if late.any():
+            lane = next(prelude.store_lane for prelude in self.preludes if prelude.store_lane)
+            context.ledger.add(context.recorder.critical, {lane: int(late[chosen].sum())})
+        return np.asarray(timed.end + late)
+
+    def _experts_by_events(self, row: int, work: VisitWork, stored: Any) -> Events:
+        context, layer = self.context, int(self.layers[row])
+        if context.closed_only:
+            raise PolicyError(f"MoE layer {layer} can't be timed in closed form (contention, prefetches, staging): use engine auto")
+        begin = context.machine.now
+        if stored is None and self.store[row]:
+            stored = self._rest_of_store(layer)
+        walk = ExpertWalk(context.machine, context.movers, context.placement, work, layer, context.deployment.staging)
+        if context.serial:
+            walk.start_serial()
+        else:
+            walk.start_overlapped()
+        yield walk.done
+        context.ledger.add(context.recorder.critical, walk.critical)
+        if stored is not None:
+            before = context.machine.now
+            yield stored
+            context.ledger.add(context.recorder.critical, {self.preludes[layer].store_lane: context.machine.now - before})
+        context.recorder.layers.experts[layer] += context.machine.now - begin
+
+    def _rest_of_store(self, layer: int) -> Any:
+        """Queues what is left of a KV store whose attention was not walked by events; its end as an event."""
+        machine, prelude = self.context.machine, self.preludes[layer]
+        left, done = prelude.store_left, machine.event()
+        chain: Chain = prelude.chains[-1][0]
+        assert chain.kv_store is not None
+        usage = {r: b * left / chain.kv_store.total for r, b in chain.kv_store.usage.items()}
+        machine.submit(prelude.store_lane, Job("store KV", np.array([left]), usage, lambda _job: done.succeed(), ACTIVATION, "kv"))
+        return done
+
+
+_Rows = tuple[IntArray, "IntArray | None", "BoolArray | None"]
+
+
+def _rows_of(dispatches: list[Dispatch]) -> _Rows:
+    """device, order and load of the dispatches, stacked to [V, E]."""
+    device = np.stack([d.device for d in dispatches])
+    order = None if dispatches[0].order is None else np.stack([d.order for d in dispatches if d.order is not None])
+    if all(d.load is None for d in dispatches):
+        return device, order, None
+    nothing = np.zeros(device.shape[1], dtype=np.bool_)
+    return device, order, np.stack([nothing if d.load is None else d.load for d in dispatches])

@@ -1,0 +1,220 @@
+"""The three slots of a placement policy and what passes through them.
+
+    deploy(problem) -> Deployment      once, before the run
+    dispatch(visit, view) -> Dispatch  at every visit of an MoE layer, when its routing is known
+    adapt(step, view) -> Moves         after a layer or after a pass, when the policy asks for it
+
+Every slot works on arrays over experts; none knows the event engine. A policy object is frozen parameters; what it
+learns during a run lives in `Deployment.state`, which the view hands back, so one object serves many runs at once.
+
+Short names: L MoE layers, E experts per layer, k experts per token, R requests.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim.spec import Spec
+
+if TYPE_CHECKING:
+    from moesim.policies.costs import Costs
+    from moesim.policies.problem import Problem
+
+__all__ = [
+    "NO_MOVES",
+    "BoolArray",
+    "Deployment",
+    "Dispatch",
+    "FloatArray",
+    "IntArray",
+    "Moves",
+    "PhasePlan",
+    "Policy",
+    "Step",
+    "View",
+    "Visit",
+]
+
+BoolArray = NDArray[np.bool_]
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PhasePlan:
+    """Who runs the non-expert operations of one phase, and in which portions."""
+
+    micro_batch: int
+    """Sequences per attention micro-batch."""
+    projections: str = "gpu"
+    """Device of norm, QKV projection and router input (OP0)."""
+    core: str = "gpu"
+    """Device of the attention core, which reads and writes the KV cache (OP1)."""
+    output: str = "gpu"
+    """Device of the output projection (OP2)."""
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What lives where at the start, and how the batch is cut: the answer of `deploy`."""
+
+    home: IntArray
+    """[L, E] index into `problem.tiers` of the tier that holds the expert's master copy."""
+    resident: BoolArray
+    """[L, E] experts with a copy in GPU memory at the start; must hold wherever `home` is the GPU's tier."""
+    expert_bytes: FloatArray
+    """[L, E] bytes of one stored copy (smaller than the model's where the copy is quantised)."""
+    batch: int
+    """Sequences decoded together; the job runs in ceil(R / batch) rounds."""
+    prefill: PhasePlan
+    decode: PhasePlan
+    kv: str = "hbm"
+    """Tier of the KV cache."""
+    expert_batch: int = 0
+    """Sequences whose tokens pass the experts together; 0 means the whole batch (coalesced)."""
+    staging: int = 2
+    """Expert slots in GPU memory that uploads land in; they come on top of the residents."""
+    pipeline: Literal["overlap", "serial"] = "overlap"
+    """`overlap`: uploads, GPU, CPU and near-data work of a layer run side by side; `serial`: one after another."""
+    activation_compression: float = 1.0
+    """Activations sent to the CPU or to a near-data unit (and back) are this many times smaller."""
+    state: Any = None
+    """What the policy remembers during the run; handed back as `view.state`."""
+
+
+class Dispatch(NamedTuple):
+    """Who computes each expert of one visit.
+
+    An expert given to the GPU that is neither resident nor in flight is uploaded from its home first. An expert given
+    to a CPU is computed in place from its home tier; one given to a near-data unit must live in that unit's tier.
+    """
+
+    device: IntArray
+    """[E] index into `problem.devices`; ignored for experts without tokens."""
+    order: IntArray | None = None
+    """[E] permutation of the experts: the order of uploads and of every device's queue (default: by expert id)."""
+    load: BoolArray | None = None
+    """[E] experts to upload although they have no tokens (systems that stream whole layers)."""
+
+
+class Moves(NamedTuple):
+    """What changes residence, decided by `adapt`. Every move contends with the layers for its links."""
+
+    keep: IntArray | None = None
+    """[n] experts of the layer just run that stay in GPU memory (they were uploaded for it, so this moves nothing)."""
+    evict: IntArray | None = None
+    """[n, 2] (layer, expert) copies dropped from GPU memory; applied before `keep` and `load`."""
+    load: IntArray | None = None
+    """[n, 2] (layer, expert) copies to bring into GPU memory behind all demand loads (prefetch), first one first."""
+    migrate: IntArray | None = None
+    """[n, 3] (layer, expert, tier) changes of home between host tiers, on idle links only."""
+
+
+NO_MOVES = Moves()
+
+
+class Visit:
+    """One MoE layer met by one group of tokens, its routing known: what a real system's dispatcher sees.
+
+    All arrays are [E] and in seconds where they are times; they are computed for the whole pass at once, so reading
+    them is free. Times exclude queueing.
+    """
+
+    __slots__ = ("copy", "counts", "cpu", "gpu", "index", "layer", "ndp", "phase", "tokens")
+
+    def __init__(
+        self,
+        index: int,
+        phase: str,
+        layer: int,
+        tokens: int,
+        counts: IntArray,
+        gpu: FloatArray,
+        cpu: FloatArray,
+        ndp: FloatArray,
+        copy: FloatArray,
+    ) -> None:
+        self.index = index
+        """Number of the pass."""
+        self.phase = phase
+        """`prefill` or `decode`."""
+        self.layer = layer
+        """MoE layer, 0 to L-1."""
+        self.tokens = tokens
+        """Tokens in the visit."""
+        self.counts = counts
+        """[E] tokens routed to each expert; their sum is k * tokens."""
+        self.gpu = gpu
+        """[E] time on the GPU once the weights are there."""
+        self.cpu = cpu
+        """[E] time on the CPU, weights read from the expert's home tier (inf without a CPU or from GPU memory)."""
+        self.ndp = ndp
+        """[E] time on the near-data unit of the expert's home tier (inf where there is none)."""
+        self.copy = copy
+        """[E] time of a lone copy from the expert's home to GPU memory (0 where its home is GPU memory)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What has just been done, for `adapt`."""
+
+    index: int
+    """Number of the pass."""
+    phase: str
+    layer: int
+    """The MoE layer just run, or -1 after the last layer of a pass."""
+    counts: IntArray
+    """[E] counts of that layer, or [L, E] after a pass."""
+    uploaded: IntArray
+    """Experts of that layer that were uploaded for it and lie in staging (empty after a pass)."""
+
+
+@dataclass
+class View:
+    """The state of the machine as a real system could read it; the future is not in it. Arrays are read-only."""
+
+    problem: Problem
+    resident: BoolArray
+    """[L, E] copies in GPU memory now."""
+    in_flight: BoolArray
+    """[L, E] copies on their way into GPU memory (queued or moving)."""
+    home: IntArray
+    """[L, E] tier index of the master copies."""
+    state: Any = None
+    now: float = 0.0
+    """Simulated seconds."""
+    free_slots: int = 0
+    """Experts that still fit into GPU memory beside residents, copies in flight and staging."""
+    backlog: dict[str, float] = field(default_factory=dict)
+    """Copy queue -> seconds of work that waits in it."""
+
+
+class Policy(Spec):
+    """A placement policy: frozen parameters and the three slots. `deploy` has to be written, the others have defaults.
+
+    By default the GPU runs what is resident and uploads the rest, and nothing moves between layers.
+    """
+
+    memoryless: ClassVar[bool] = False
+    """True if `dispatch` looks at nothing but its visit and the first placement, and `adapt` is unused: such a policy is
+    timed in closed form, all layers of a pass at once, wherever nothing contends."""
+    adapts: ClassVar[Literal["never", "layer", "pass", "both"]] = "never"
+    """When `adapt` is called: after every layer, after every pass, or both."""
+    source: ClassVar[str] = ""
+    """Paper and section."""
+
+    def deploy(self, problem: Problem) -> Deployment:
+        """Called once. Raises InputError when the model cannot be placed."""
+        raise NotImplementedError
+
+    def dispatch(self, visit: Visit, view: View) -> Dispatch:
+        """Called at every visit of an MoE layer, after its routing is known."""
+        return Dispatch(np.full(visit.counts.shape, view.problem.gpu_index))
+
+    def adapt(self, step: Step, view: View) -> Moves:
+        """Called when `adapts` says so, after the layer (or the last layer of the pass) has ended."""
+        return NO_MOVES

@@ -1,0 +1,144 @@
+"""Seconds for an expert, a dense operation or a move of one model on one machine; what policies and the engine share.
+
+Pure and vectorised; knows no clock, no queue and no policy.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from moesim.hardware import NearDataUnit, Path, System
+from moesim.hardware.device import Phase
+from moesim.model import Architecture
+from moesim.policies.base import FloatArray
+
+__all__ = ["Costs"]
+
+
+class Costs:
+    """Every duration that a policy may ask for. Times are seconds without queueing; arrays broadcast."""
+
+    def __init__(self, model: Architecture, system: System) -> None:
+        self.model = model
+        self.system = system
+        self._gpu = system.devices[system.gpu_name]
+        self._reach: dict[tuple[str, str], Path] = {}
+
+    def path(self, source: str, target: str) -> Path:
+        """How a copy gets from one tier to another."""
+        return self.system.path(source, target)
+
+    def reach(self, device: str, tier: str) -> Path:
+        """How a device reads bytes in a tier while it computes on them; found once."""
+        key = (device, tier)
+        if key not in self._reach:
+            self._reach[key] = self.system.reach(device, tier)
+        return self._reach[key]
+
+    @cached_property
+    def cpu_name(self) -> str | None:
+        """The CPU that computes experts: the first of the machine, None without one."""
+        return self.system.cpu_names[0] if self.system.cpu_names else None
+
+    @cached_property
+    def ndp_of(self) -> dict[str, str]:
+        """Tier -> near-data unit inside it."""
+        units = {name: self.system.devices[name] for name in self.system.ndp_names}
+        return {unit.inside: name for name, unit in units.items() if isinstance(unit, NearDataUnit)}
+
+    def gpu(self, tokens: Any, weight_bytes: Any = None) -> FloatArray:
+        """Time of experts with `tokens` [...] tokens on the GPU, weights in its memory, without launches."""
+        return self._expert(self._gpu, tokens, weight_bytes, None)
+
+    def cpu(self, tokens: Any, tier: str, weight_bytes: Any = None) -> FloatArray:
+        """Time of experts on the CPU with their weights read from `tier`; inf without a CPU or from GPU memory."""
+        if self.cpu_name is None or tier == self.system.gpu_tier:
+            return np.full(np.shape(tokens), np.inf)
+        device = self.system.devices[self.cpu_name]
+        return self._expert(device, tokens, weight_bytes, self.reach(self.cpu_name, tier).rate)
+
+    def ndp(self, tokens: Any, tier: str, weight_bytes: Any = None) -> FloatArray:
+        """Time of experts on the near-data unit inside `tier`; inf where there is none."""
+        name = self.ndp_of.get(tier)
+        if name is None:
+            return np.full(np.shape(tokens), np.inf)
+        return self._expert(self.system.devices[name], tokens, weight_bytes, None)
+
+    def _expert(self, device: Any, tokens: Any, weight_bytes: Any, bandwidth: float | None) -> FloatArray:
+        weights = self.model.expert_bytes if weight_bytes is None else weight_bytes
+        return np.asarray(device.expert_time(np.asarray(tokens), weights, self.model.expert_flops, bandwidth), dtype=np.float64)
+
+    def copy(self, nbytes: Any, source: str, target: str) -> FloatArray:
+        """Time of one copy of `nbytes` [...] bytes alone on its path; 0 within one tier.
+
+        A path with a chunk size moves a copy in chunks, each of which pays the set-up.
+        """
+        size = np.asarray(nbytes, dtype=np.float64)
+        if source == target:
+            return np.zeros_like(size)
+        path = self.path(source, target)
+        pieces = np.maximum(np.ceil(size / path.chunk), 1.0) if path.chunk else 1.0
+        return np.where(size > 0, pieces * path.setup + size / path.rate, 0.0)
+
+    def break_even(self, tier: str, *, limit: int = 1 << 20) -> float:
+        """Tokens per expert from which uploading from `tier` beats the CPU: smallest c with copy + gpu(c) < cpu(c).
+
+        Found by bisection on the models of this machine (both sides grow with c); inf if it never happens below `limit`.
+        """
+        upload = float(self.copy(self.model.expert_bytes, tier, self.system.gpu_tier))
+
+        def better(c: int) -> bool:
+            return upload + float(self.gpu(c)) < float(self.cpu(c, tier))
+
+        if not better(limit):
+            return float("inf")
+        low, high = 0, limit
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if better(middle) else (middle, high)
+        return float(high)
+
+    def projections(self, device: str, tokens: Any) -> FloatArray:
+        """OP0: norm and QKV projection of one layer for `tokens` [...] tokens, weights in the device's own memory."""
+        crossing = self.model.token_bytes + self.model.qkv_activation_bytes
+        return self._gemm(device, tokens, self.model.qkv_flops, self.model.qkv_bytes, crossing)
+
+    def output(self, device: str, tokens: Any) -> FloatArray:
+        """OP2: output projection of one layer."""
+        crossing = self.model.core_activation_bytes + self.model.token_bytes
+        return self._gemm(device, tokens, self.model.output_flops, self.model.output_bytes, crossing)
+
+    def router(self, tokens: Any) -> FloatArray:
+        """Router of one MoE layer, on the GPU."""
+        return self._gemm(self.system.gpu_name, tokens, self.model.router_flops, self.model.router_bytes, self.model.token_bytes)
+
+    def shared(self, tokens: Any) -> FloatArray:
+        """Shared experts of one MoE layer, on the GPU; 0 without any."""
+        if not self.model.shared_bytes:
+            return np.zeros(np.shape(tokens))
+        return self._gemm(self.system.gpu_name, tokens, self.model.shared_flops, self.model.shared_bytes, 2 * self.model.token_bytes)
+
+    def dense(self, tokens: Any) -> FloatArray:
+        """Feed-forward part of one layer without experts, on the GPU."""
+        return self._gemm(self.system.gpu_name, tokens, self.model.dense_flops, self.model.dense_bytes, 2 * self.model.token_bytes)
+
+    def head(self, tokens: Any) -> FloatArray:
+        """LM head for `tokens` [...] sampled positions, on the GPU."""
+        return self._gemm(self.system.gpu_name, tokens, self.model.head_flops, self.model.head_bytes, self.model.token_bytes)
+
+    def core(self, device: str, flops: Any, kv_bytes: Any, phase: Phase, tier: str) -> FloatArray:
+        """OP1: attention core on `device` over a KV cache in `tier`.
+
+        The GPU always reads its own memory: a cache in another tier is copied there first, which is not in this time.
+        """
+        reach = None if device == self.system.gpu_name else self.reach(device, tier).rate
+        return np.asarray(self.system.devices[device].core_time(flops, kv_bytes, phase, reach), dtype=np.float64)
+
+    def _gemm(self, device: str, tokens: Any, flops: float, weight_bytes: float, activations: float) -> FloatArray:
+        """Dense work of `flops` and `activations` bytes (in and out) per token over `weight_bytes` of weights."""
+        t = np.asarray(tokens, dtype=np.float64)
+        time = self.system.devices[device].gemm_time(flops * t, np.where(t > 0, weight_bytes + activations * t, 0.0))
+        return np.asarray(time, dtype=np.float64)

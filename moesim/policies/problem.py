@@ -1,0 +1,148 @@
+"""What a policy knows when it places the model: the machine, the model, the job, a popularity profile, and what fits.
+
+The profile comes from other data than the run's own routing; the future is not here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from moesim.hardware import System
+from moesim.model import Architecture
+from moesim.policies.base import FloatArray, PhasePlan
+from moesim.policies.costs import Costs
+from moesim.workload.table import Job
+
+__all__ = ["Problem"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The placement problem. L MoE layers, E experts per layer, R requests."""
+
+    model: Architecture
+    system: System
+    job: Job
+    popularity: FloatArray
+    """[L, E] share of a layer's activations that each expert got in the profile."""
+    rng: np.random.Generator
+    """For policies that draw; the same at every run of a seed."""
+
+    @cached_property
+    def costs(self) -> Costs:
+        """Durations on this machine."""
+        return Costs(self.model, self.system)
+
+    @property
+    def layers(self) -> int:
+        """L, MoE layers simulated."""
+        return self.job.layers
+
+    @property
+    def experts(self) -> int:
+        """E, routed experts per layer."""
+        return self.model.experts
+
+    @property
+    def tiers(self) -> tuple[str, ...]:
+        """Tier names; arrays hold indices into this."""
+        return tuple(self.system.tier_names)
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Device names; arrays hold indices into this."""
+        return tuple(self.system.device_names)
+
+    @property
+    def gpu_tier(self) -> str:
+        """Name of the GPU's memory."""
+        return self.system.gpu_tier
+
+    @cached_property
+    def gpu_tier_index(self) -> int:
+        """Index of the GPU's memory in `tiers`."""
+        return self.tiers.index(self.gpu_tier)
+
+    @cached_property
+    def gpu_index(self) -> int:
+        """Index of the GPU in `devices`."""
+        return self.devices.index(self.system.gpu_name)
+
+    @cached_property
+    def cpu_index(self) -> int:
+        """Index of the CPU that computes experts, -1 without one."""
+        return self.devices.index(self.costs.cpu_name) if self.costs.cpu_name else -1
+
+    @cached_property
+    def ndp_index(self) -> dict[int, int]:
+        """Tier index -> device index of the near-data unit inside that tier."""
+        return {self.tiers.index(tier): self.devices.index(name) for tier, name in self.costs.ndp_of.items()}
+
+    @cached_property
+    def main_memory(self) -> str:
+        """The host tier that the CPU works from: where activations for it lie; the first DDR tier, else the first host tier."""
+        tiers = self.system.host_tiers
+        return next((name for name in tiers if self.system.tiers[name].kind == "ddr"), tiers[0] if tiers else self.gpu_tier)
+
+    def memory_of(self, device: str) -> str:
+        """The tier that `device` takes activations from and leaves them in."""
+        if device == self.system.gpu_name:
+            return self.gpu_tier
+        inside = {name: tier for tier, name in self.costs.ndp_of.items()}
+        return inside.get(device, self.main_memory)
+
+    def usable(self, tier: str) -> float:
+        """Bytes of `tier` that a program may fill."""
+        return self.system.capacity(tier)
+
+    def kv_bytes(self, batch: int) -> float:
+        """Bytes of the KV cache of the `batch` longest requests at their full length; 0 where attention is left out."""
+        if not self.job.attention:
+            return 0.0
+        lengths = np.sort(self.job.prompt + self.job.output)[::-1][:batch]
+        return float(self.model.kv_total(lengths))
+
+    def non_expert_bytes(self) -> float:
+        """Weights other than routed experts; for a lone MoE layer its router and shared experts."""
+        if self.job.attention:
+            return float(self.model.non_expert_bytes)
+        return float((self.model.router_bytes + self.model.shared_bytes) * self.layers)
+
+    def activation_bytes(self, batch: int, prefill: PhasePlan, decode: PhasePlan) -> float:
+        """GPU memory for intermediates of the larger phase.
+
+        Hidden states in and out of all tokens that pass the experts together (2 x token bytes each), one gathered expert
+        input (bounded by those tokens), and QKV and attention output of one attention micro-batch, times two for double buffering.
+        """
+        prompt = np.sort(self.job.prompt)[::-1]
+        tokens = float(prompt[:batch].sum())
+        micro_prefill = float(prompt[: prefill.micro_batch].sum())
+        micro_decode = float(min(decode.micro_batch, batch))
+        hidden = 3.0 * self.model.token_bytes * max(tokens, float(batch))
+        if not self.job.attention:
+            return hidden
+        per_token = self.model.qkv_activation_bytes + self.model.core_activation_bytes
+        return hidden + 2.0 * per_token * max(micro_prefill, micro_decode)
+
+    def gpu_free(self, batch: int, prefill: PhasePlan, decode: PhasePlan, kv: str, staging: int) -> float:
+        """Bytes of GPU memory left for resident experts; negative when even none fits.
+
+        Weights of operations that another device runs lie with that device and are not charged here.
+        """
+        free = self.usable(self.gpu_tier) - self.non_expert_bytes() - self.activation_bytes(batch, prefill, decode)
+        gpu = self.system.gpu_name
+        if self.job.attention:
+            if prefill.projections != gpu and decode.projections != gpu:
+                free += self.model.qkv_bytes * self.model.layers
+            if prefill.output != gpu and decode.output != gpu:
+                free += self.model.output_bytes * self.model.layers
+        if kv == self.gpu_tier:
+            free -= self.kv_bytes(batch)
+        return free - staging * self.model.expert_bytes
+
+    def host_overhead(self, batch: int, kv: str) -> dict[str, float]:
+        """Tier -> bytes that the KV cache takes of a host tier."""
+        return {} if kv == self.gpu_tier else {kv: self.kv_bytes(batch)}

@@ -1,0 +1,107 @@
+"""What the engine writes down while it runs: running sums per lane, link, layer and pass, and slices on request.
+
+Knows integer picoseconds and names only; what the numbers mean is for `result.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["SECOND", "LayerSums", "PassRow", "Recorder", "Slice"]
+
+SECOND = 10**12
+"""Picoseconds in a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class PassRow:
+    """One forward pass of a batch through all layers; times in ps, `hits` and `activations` in (token, expert) pairs."""
+
+    index: int
+    phase: str
+    start: int
+    end: int
+    sequences: int
+    tokens: int
+    activations: int
+    hits: int
+    uploads: int
+
+
+class Slice(NamedTuple):
+    """One stretch of work on one track of the timeline; `cause` is demand, prefetch, migration, activation or empty."""
+
+    track: str
+    name: str
+    start: int
+    end: int
+    amount: float = 0.0
+    cause: str = ""
+
+
+@dataclass
+class LayerSums:
+    """Sums over all visits of each MoE layer; every array is [L]. Times in ps."""
+
+    visits: NDArray[np.int64]
+    time: NDArray[np.int64]
+    attention: NDArray[np.int64]
+    experts: NDArray[np.int64]
+    activations: NDArray[np.int64]
+    hits: NDArray[np.int64]
+    distinct: NDArray[np.int64]
+    uploads: NDArray[np.int64]
+
+    @classmethod
+    def zeros(cls, layers: int) -> LayerSums:
+        return cls(*(np.zeros(layers, dtype=np.int64) for _ in range(8)))
+
+
+@dataclass
+class Recorder:
+    """Everything that one run leaves behind. Times are ps from the start of the run."""
+
+    layers: LayerSums
+    requests: int
+    first_token: NDArray[np.int64] = field(init=False)
+    """[R] end of the pass that yields the request's first token; -1 before."""
+    finish: NDArray[np.int64] = field(init=False)
+    """[R] end of the pass that yields its last token; -1 before."""
+    passes: list[PassRow] = field(default_factory=list)
+    busy: dict[str, int] = field(default_factory=dict)
+    """Lane (device or copy queue) -> ps at work."""
+    critical: dict[str, int] = field(default_factory=dict)
+    """Lane -> ps during which it alone held the run back; the sum over lanes is the makespan."""
+    moved: dict[str, float] = field(default_factory=dict)
+    """Link direction or tier side (`pcie:forward`, `ddr:read`) -> bytes."""
+    caused: dict[str, float] = field(default_factory=dict)
+    """Cause (demand, prefetch, migration, activation, kv) -> bytes moved over copy queues and links."""
+    expert_tokens: dict[str, int] = field(default_factory=dict)
+    """Device -> (token, expert) pairs computed there."""
+    peak: dict[str, float] = field(default_factory=dict)
+    """Tier -> largest number of bytes held at any time."""
+    slices: list[Slice] = field(default_factory=list)
+    keep_slices: bool = False
+    makespan: int = 0
+    events: int = 0
+    layer_visits: int = 0
+
+    def __post_init__(self) -> None:
+        self.first_token = np.full(self.requests, -1, dtype=np.int64)
+        self.finish = np.full(self.requests, -1, dtype=np.int64)
+
+    def count_move(self, usage: Mapping[str, float], nbytes: float, cause: str) -> None:
+        """Adds a move of `nbytes` that drew `usage` [resource -> bytes] on its way."""
+        for resource, drawn in usage.items():
+            self.moved[resource] = self.moved.get(resource, 0.0) + drawn
+        self.caused[cause] = self.caused.get(cause, 0.0) + nbytes
+
+    def slice(self, track: str, name: str, start: int, end: int, amount: float = 0.0, cause: str = "") -> None:
+        """Keeps one slice when the timeline is wanted; empty ones are left out."""
+        if self.keep_slices and end > start:
+            self.slices.append(Slice(track, name, start, end, amount, cause))
