@@ -1,0 +1,155 @@
+"""The tidy tables of a run as plain columns: requests, steps, lanes, layers; and their CSV form.
+
+Knows the recorder and arrays; pandas only reads what is here.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim.results.recorder import SECOND, Recorder
+
+__all__ = ["TABLES", "Columns", "from_csv", "lanes", "layers", "requests", "steps", "to_csv"]
+
+Columns = dict[str, NDArray[Any]]
+TABLES = ("requests", "steps", "lanes", "layers")
+"""Names of the tables of a run."""
+
+
+def _seconds(picoseconds: Any) -> NDArray[np.float64]:
+    seconds: NDArray[np.float64] = np.asarray(picoseconds, dtype=np.int64) / SECOND
+    return seconds
+
+
+def _known_seconds(picoseconds: NDArray[np.int64], known: NDArray[np.bool_]) -> NDArray[np.float64]:
+    seconds: NDArray[np.float64] = np.where(known, picoseconds / SECOND, np.nan)
+    return seconds
+
+
+def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
+    shares: NDArray[np.float64] = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+    return shares
+
+
+def requests(
+    recorder: Recorder, arrival: NDArray[np.float64], prompt: NDArray[np.int64], output: NDArray[np.int64], first: bool = True
+) -> Columns:
+    """One row per request: arrival, sizes, and its three latencies (NaN where the request never got so far).
+
+    `arrival: [R]` s; `prompt, output: [R]` tokens. ttft = first token - arrival; tpot = (finish - first token) /
+    (output - 1) for more than one output token; e2e = finish - arrival. With `first` False (a layer alone yields no
+    token) ttft and tpot are unknown.
+    """
+    arrived = np.rint(np.asarray(arrival, dtype=np.float64) * SECOND).astype(np.int64)
+    began, ended = (recorder.first_token >= 0) & first, recorder.finish >= 0
+    several = began & ended & (output > 1)
+    gaps = np.maximum(output - 1, 1)
+    return {
+        "request": np.arange(recorder.requests),
+        "arrival_s": _seconds(arrived),
+        "prompt_tokens": np.asarray(prompt, dtype=np.int64),
+        "output_tokens": np.asarray(output, dtype=np.int64),
+        "first_token_s": _known_seconds(recorder.first_token, began),
+        "finish_s": _known_seconds(recorder.finish, ended),
+        "ttft_s": _known_seconds(recorder.first_token - arrived, began),
+        "tpot_s": np.where(several, (recorder.finish - recorder.first_token) / gaps / SECOND, np.nan),
+        "e2e_s": _known_seconds(recorder.finish - arrived, ended),
+    }
+
+
+def steps(recorder: Recorder) -> Columns:
+    """One row per forward pass of a batch."""
+    rows = recorder.passes
+    whole = {name: np.array([getattr(row, name) for row in rows], dtype=np.int64) for name in
+             ("index", "start", "end", "sequences", "tokens", "activations", "hits", "uploads")}  # fmt: skip
+    return {
+        "step": whole["index"],
+        "phase": np.array([row.phase for row in rows], dtype=object),
+        "start_s": _seconds(whole["start"]),
+        "end_s": _seconds(whole["end"]),
+        "step_time_s": _seconds(whole["end"] - whole["start"]),
+        **{name: whole[name] for name in ("sequences", "tokens", "activations", "hits", "uploads")},
+        "hit_rate": _ratio(whole["hits"], whole["activations"]),
+    }
+
+
+def lanes(recorder: Recorder) -> Columns:
+    """One row per device, link direction and tier, in the order of their names; NaN where a column does not apply."""
+    sources: tuple[Mapping[str, float], ...] = (
+        recorder.busy, recorder.critical, recorder.moved, recorder.peak, recorder.expert_tokens)  # fmt: skip
+    names = sorted(set().union(*sources))
+    busy, critical, moved, peak, tokens = (
+        np.array([source.get(name, np.nan) for name in names], dtype=np.float64) for source in sources)  # fmt: skip
+    whole = recorder.makespan if recorder.makespan > 0 else np.nan
+    return {
+        "lane": np.array(names, dtype=object),
+        "busy_s": busy / SECOND,
+        "utilisation": busy / whole,
+        "critical_s": critical / SECOND,
+        "critical_share": critical / whole,
+        "moved_B": moved,
+        "peak_B": peak,
+        "expert_tokens": tokens,
+    }
+
+
+def layers(recorder: Recorder) -> Columns:
+    """One row per MoE layer: sums over all its visits."""
+    sums = recorder.layers
+    return {
+        "layer": np.arange(sums.visits.size),
+        "visits": sums.visits,
+        "time_s": _seconds(sums.time),
+        "attention_s": _seconds(sums.attention),
+        "experts_s": _seconds(sums.experts),
+        "activations": sums.activations,
+        "hits": sums.hits,
+        "distinct": sums.distinct,
+        "uploads": sums.uploads,
+        "hit_rate": _ratio(sums.hits, sums.activations),
+    }
+
+
+def to_csv(columns: Columns) -> str:
+    """RFC 4180 text with a header; floats with every digit they need, NaN as an empty field."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*(_texts(column) for column in columns.values()), strict=True))
+    return buffer.getvalue()
+
+
+def _texts(column: NDArray[Any]) -> list[str]:
+    return [_text(value) for value in column.tolist()]
+
+
+def _text(value: str | float) -> str:
+    if isinstance(value, str):
+        return value
+    return "" if math.isnan(value) else repr(value)
+
+
+def from_csv(text: str) -> Columns:
+    """What `to_csv` wrote, bit for bit."""
+    header, *rows = csv.reader(io.StringIO(text))
+    return {name: _column([row[index] for row in rows]) for index, name in enumerate(header)}
+
+
+def _column(texts: Iterable[str]) -> NDArray[Any]:
+    texts = list(texts)
+    if texts:
+        try:
+            return np.array([int(text) for text in texts], dtype=np.int64)
+        except ValueError:
+            pass
+    try:
+        return np.array([float(text) if text else np.nan for text in texts], dtype=np.float64)
+    except ValueError:
+        return np.array(texts, dtype=object)

@@ -1,0 +1,80 @@
+"""Several runs of one scenario, ranked: who is fastest, by how much, and whether that is more than chance.
+
+Knows summaries only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+from moesim.errors import InputError
+from moesim.results.result import Result
+from moesim.results.statistics import mean, paired_difference
+
+__all__ = ["by_policy", "compare"]
+
+Summary = Mapping[str, Any]
+
+
+def compare(results: Iterable[Result | Summary], *, level: float = 0.95) -> dict[str, Any]:
+    """`{"scenario", "results": [summaries, best first], "pairs": [...]}`.
+
+    Ranked by mean throughput over the replications of a policy; runs without one come last. A pair is `{"a", "b",
+    "ratio", "difference_tok_s", "verdict"}`: a is the higher-ranked policy, `ratio` its throughput over b's,
+    and `verdict` says what a is against b (`faster`, `slower` or `tie`, see `statistics.paired_difference`) over the
+    replications that both have, or null where there are none. Raises InputError for runs of several scenarios.
+    """
+    summaries = [result.summary if isinstance(result, Result) else dict(result) for result in results]
+    scenarios = sorted({str(summary["scenario"]) for summary in summaries})
+    if len(scenarios) > 1:
+        raise InputError(f"only runs of one scenario can be compared; these are of {', '.join(scenarios)}")
+    groups = by_policy(summaries)
+    return {
+        "scenario": scenarios[0] if scenarios else None,
+        "results": [summary for group in groups.values() for summary in group],
+        "pairs": [_pair(groups[a], groups[b], level) for a, b in combinations(groups, 2)],
+    }
+
+
+def by_policy(summaries: Iterable[Summary]) -> dict[str, list[Any]]:
+    """Policy -> its summaries in order of seed and replicate; policies in order of mean throughput, best first."""
+    groups: dict[str, list[Any]] = {}
+    for summary in summaries:
+        groups.setdefault(summary["policy"], []).append(summary)
+    for group in groups.values():
+        group.sort(key=_workload)
+    # the name breaks ties, so that the order never depends on the order of the input
+    ranked = sorted(groups, key=lambda name: (-(_throughput(groups[name]) or -1.0), name))
+    return {name: groups[name] for name in ranked}
+
+
+def _workload(summary: Summary) -> tuple[int, int]:
+    """What two policies share in a pair: the same requests, the same routing."""
+    return int(summary["seed"]), int(summary["replicate"])
+
+
+def _throughput(group: Sequence[Summary]) -> float | None:
+    values = [summary["throughput_tok_s"] for summary in group if summary["throughput_tok_s"] is not None]
+    return mean(values) if values else None
+
+
+def _pair(group_a: Sequence[Summary], group_b: Sequence[Summary], level: float) -> dict[str, Any]:
+    right = {_workload(summary): summary["throughput_tok_s"] for summary in group_b}
+    pairs = [
+        (summary["throughput_tok_s"], right[_workload(summary)])
+        for summary in group_a
+        if summary["throughput_tok_s"] is not None and right.get(_workload(summary)) is not None
+    ]
+    row: dict[str, Any] = {"a": group_a[0]["policy"], "b": group_b[0]["policy"]}
+    if not pairs:
+        return {**row, "ratio": None, "difference_tok_s": None, "verdict": None}
+    a, b = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    difference = paired_difference(a, b, level)
+    return {
+        **row,
+        "ratio": mean(a) / mean(b) if mean(b) > 0 else None,
+        "difference_tok_s": difference.interval.mean,
+        "verdict": difference.verdict,
+    }

@@ -1,0 +1,117 @@
+"""The search for the best dual of a programme that spreads classes of work over resources and memory.
+
+Knows matrices of seconds and bytes only; what the resources are is for `bound.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim.errors import MoesimError
+
+__all__ = ["Programme", "best_prices", "lagrangian", "reference"]
+
+FloatArray = NDArray[np.float64]
+
+_GAP = 1e-9
+"""Share of the bound that the search may leave on the table."""
+_MAX_PLANES = 500
+
+
+class Programme(NamedTuple):
+    """Options of all items side by side. Short names: V options, G items (classes and dense work), M time rows."""
+
+    time: FloatArray
+    """[M, V] seconds on each resource when the option takes the whole class."""
+    resident: FloatArray
+    """[P, V] bytes run as resident, one row per phase."""
+    capacity: FloatArray
+    """[P] bytes that may be run as resident."""
+    group: NDArray[np.int64]
+    """[V] class that the option belongs to, ascending."""
+
+
+def _group_min(values: FloatArray, group: NDArray[np.int64]) -> FloatArray:
+    if not group.size:
+        return np.zeros(0)
+    starts = np.flatnonzero(np.diff(group, prepend=-1))
+    least: FloatArray = np.minimum.reduceat(values, starts)
+    return least
+
+
+def reference(programme: Programme) -> float:
+    """A time of the size of the answer, s: each class alone on its quickest resource that is not held back by memory."""
+    alone = programme.time.max(axis=0, initial=0.0)
+    return float(_group_min(alone, programme.group).sum())
+
+
+def _choice(cost: FloatArray, group: NDArray[np.int64]) -> NDArray[np.int64]:
+    """[G] the cheapest option of each class, the first among equals."""
+    least = np.repeat(_group_min(cost, group), np.diff(np.flatnonzero(np.diff(group, prepend=-1, append=-1))))
+    cheapest = np.flatnonzero(cost == least)
+    return cheapest[np.diff(group[cheapest], prepend=-1) > 0]
+
+
+def lagrangian(programme: Programme, prices: FloatArray, rents: FloatArray) -> float:
+    """Value of the dual at `prices: [M]` (at least 0, sum 1) and `rents: [P]` (at least 0): never above the optimum."""
+    cost = prices @ programme.time + rents @ programme.resident
+    return float(_group_min(cost, programme.group).sum() - rents @ programme.capacity)
+
+
+def best_prices(programme: Programme) -> tuple[FloatArray, FloatArray]:
+    """Best prices of the time rows [M] and rents of the memory rows [P]: the dual of the linear programme.
+
+    The dual has a handful of unknowns, however many classes there are, and for given prices its value is the sum of
+    each class's cheapest option. So it is solved by cutting planes: each choice of options is a plane above the dual
+    value, the highest point under all planes gives the next prices, and it ends when the point lies on the dual.
+    Source: J. Kelley, The cutting-plane method for solving convex programs, J. SIAM 8 (1960).
+    """
+    # memory in shares of all bytes, so that every number the solver sees is near 1
+    whole = np.maximum(np.maximum(programme.resident.sum(axis=1), programme.capacity), 1.0)
+    scaled = programme._replace(resident=programme.resident / whole[:, None], capacity=programme.capacity / whole)
+    rows, phases = len(scaled.time), len(scaled.capacity)
+    best, value = (np.full(rows, 1.0 / rows), np.zeros(phases)), -np.inf
+    planes = [_plane(scaled, scaled.resident.sum(axis=0))]
+    if (planes[0][rows:] > _GAP).any():
+        raise MoesimError("the work cannot be done: what only the GPU can run does not fit and cannot be uploaded")
+    # the first choice needs the least memory and so keeps rents from growing without end
+    planes[0][rows:] = np.minimum(planes[0][rows:], 0.0)
+    tried = best
+    for _ in range(_MAX_PLANES):
+        reached = lagrangian(scaled, *tried)
+        if reached > value:
+            best, value = tried, reached
+        planes.append(_plane(scaled, tried[0] @ scaled.time + tried[1] @ scaled.resident))
+        top, tried = _highest(np.array(planes), rows)
+        if top - value <= _GAP * abs(top):
+            break
+    return best[0], best[1] / whole
+
+
+def _plane(programme: Programme, cost: FloatArray) -> FloatArray:
+    """[M + P] seconds on each resource and bytes beyond each capacity, when each class takes its option of least `cost`."""
+    choice = _choice(cost, programme.group)
+    return np.concatenate(
+        [programme.time[:, choice].sum(axis=1), programme.resident[:, choice].sum(axis=1) - programme.capacity]
+    )
+
+
+def _highest(planes: FloatArray, rows: int) -> tuple[float, tuple[FloatArray, FloatArray]]:
+    """The highest point under all planes, and the prices and rents at it."""
+    from scipy.optimize import linprog
+
+    unknowns = planes.shape[1]
+    aim = np.concatenate([[-1.0], np.zeros(unknowns)])
+    below = np.hstack([np.ones((len(planes), 1)), -planes])
+    total = np.concatenate([[0.0], np.ones(rows), np.zeros(unknowns - rows)])[None]
+    bounds = [(None, None), *[(0.0, None)] * unknowns]
+    exact: Any = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
+    solution = linprog(aim, below, np.zeros(len(planes)), total, [1.0], bounds=bounds, method="highs-ds", options=exact)
+    if solution.x is None:
+        raise MoesimError(f"the linear programme of the bound has no solution: {solution.message}")
+    prices, rents = np.maximum(solution.x[1 : rows + 1], 0.0), np.maximum(solution.x[rows + 1 :], 0.0)
+    # prices that add up to 1 exactly as well as floats can: any such prices give a valid bound
+    return float(solution.x[0]), (prices / prices.sum(), rents / prices.sum())

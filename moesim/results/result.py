@@ -1,0 +1,235 @@
+"""The result of one run: the summary that everything else reads, its tables, and where it came from.
+
+Must not know what was simulated: numbers come from the recorder, names from `RunFacts`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim.errors import MoesimError, did_you_mean
+from moesim.results import columns as tables
+from moesim.results.columns import TABLES, Columns
+from moesim.results.plain import canonical, plain
+from moesim.results.recorder import SECOND, Recorder, Slice
+from moesim.results.statistics import describe
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+__all__ = ["FIELDS", "Result", "RunFacts", "make_result"]
+
+FIELDS = (
+    "scenario", "policy", "hardware", "model", "seed", "replicate", "throughput_tok_s", "total_tok_s", "makespan_s",
+    "output_tokens", "prompt_tokens", "requests_completed", "requests_rejected", "ttft_s", "tpot_s", "e2e_s",
+    "utilisation", "bytes", "hit_rate", "expert_tokens", "bottleneck", "bound_tok_s", "share_of_bound", "energy_J",
+    "cost_usd_per_Mtok", "events", "layer_visits", "wall_s",
+)  # fmt: skip
+"""Fields of a summary, in their order; the set is a public contract."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """What a recorder cannot know of its run."""
+
+    scenario: str
+    policy: str
+    hardware: str
+    model: str
+    seed: int
+    replicate: int = 0
+    arrival: NDArray[np.float64]
+    """[R] s."""
+    prompt: NDArray[np.int64]
+    """[R] tokens."""
+    output: NDArray[np.int64]
+    """[R] tokens."""
+    rejected: int = 0
+    bound_s: float | None = None
+    """Least time in which any placement and schedule could have done this work, s."""
+    energy_J: float | None = None
+    cost_usd_per_Mtok: float | None = None
+    wall_s: float | None = None
+    single_layer_batch: bool = False
+    """One MoE layer and one batch of tokens: throughput counts the tokens of the batch, and there is no first token."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Result:
+    """One run: `summary` (fields of `FIELDS`, plain JSON types), tables, provenance, and slices if they were kept."""
+
+    summary: dict[str, Any]
+    columns: dict[str, Columns]
+    """Table name -> column name -> values: what `frame` shows."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    """`critical_s` {lane: s}, `caused_B` {cause: B}, `peak_B` {tier: B}, `notes` [text]."""
+    slices: list[Slice] = field(default_factory=list)
+    _frames: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False, compare=False)
+
+    def frame(self, name: str) -> pd.DataFrame:
+        """The table `requests`, `steps`, `lanes` or `layers`; units stand in the column names."""
+        if name not in self.columns:
+            raise MoesimError(f"no table '{name}'; there are {', '.join(TABLES)}.{did_you_mean(name, TABLES)}")
+        if name not in self._frames:
+            import pandas as pd
+
+            self._frames[name] = pd.DataFrame(self.columns[name])
+        return self._frames[name]
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the numbers should know."""
+        return list(self.details.get("notes", []))
+
+    def plot_timeline(self, *, start: float | None = None, end: float | None = None) -> Figure:
+        """Who worked when, between `start` and `end` (s); needs a run that kept its slices."""
+        from moesim.report.figures import timeline
+
+        return timeline(self, start=start, end=end)
+
+    def canonical_json(self) -> bytes:
+        """Bytes that equal runs share: all but `wall_s` and the place of the run (command, versions, platform).
+
+        Tables enter by their hash, so a difference names the table that differs.
+        """
+        hashes = {name: hashlib.sha256(tables.to_csv(table).encode()).hexdigest() for name, table in self.columns.items()}
+        summary = {key: value for key, value in self.summary.items() if key != "wall_s"}
+        origin = {key: self.provenance.get(key) for key in ("scenario", "content_hash", "seed", "replicate")}
+        return canonical({"summary": summary, "details": self.details, "provenance": origin, "tables": hashes})
+
+    def save(self, directory: str | Path, *, timeline: bool = False) -> Path:
+        """Writes `result.json`, the tables and, on request, `trace.json.gz` into `directory`, all of it or nothing.
+
+        A directory left by an earlier run is replaced; one that holds anything else is refused with InputError.
+        """
+        from moesim.results.store import save
+
+        return save(self, Path(directory), timeline=timeline)
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Result:
+        """A saved run, from its directory or its `result.json`; slices are not kept on disk."""
+        from moesim.results.store import load
+
+        return load(Path(directory))
+
+    def __str__(self) -> str:
+        from moesim.results.table import run_table
+
+        return run_table(self)
+
+
+def make_result(recorder: Recorder, facts: RunFacts) -> Result:
+    """The result of the run that left `recorder`; raises MoesimError when the record contradicts itself."""
+    _check(recorder, facts)
+    prompt, output = (np.asarray(values, dtype=np.int64) for values in (facts.prompt, facts.output))
+    columns = {
+        "requests": tables.requests(recorder, facts.arrival, prompt, output, first=not facts.single_layer_batch),
+        "steps": tables.steps(recorder),
+        "lanes": tables.lanes(recorder),
+        "layers": tables.layers(recorder),
+    }
+    _check_order(columns["requests"])
+    summary = plain(_summary(recorder, facts, columns["requests"]), "summary")
+    details = {
+        "critical_s": _sorted(recorder.critical, lambda value: value / SECOND),
+        "caused_B": _sorted(recorder.caused, float),
+        "peak_B": _sorted(recorder.peak, float),
+        "notes": [*facts.notes, *_beaten(summary)],
+    }
+    return Result(summary, columns, plain(facts.provenance, "provenance"), plain(details, "details"), list(recorder.slices))
+
+
+def _sorted(values: dict[str, Any], convert: Callable[[Any], Any]) -> dict[str, Any]:
+    return {key: convert(values[key]) for key in sorted(values)}
+
+
+def _summary(recorder: Recorder, facts: RunFacts, requests: Columns) -> dict[str, Any]:
+    done = recorder.finish >= 0
+    produced, read = int(requests["output_tokens"][done].sum()), int(requests["prompt_tokens"][done].sum())
+    batch = sum(row.tokens for row in recorder.passes)
+    # a layer alone turns the tokens of its batch into hidden states, not into output tokens
+    produced = 0 if facts.single_layer_batch else produced
+    counted, total = (batch, batch) if facts.single_layer_batch else (produced, produced + read)
+    makespan = recorder.makespan / SECOND
+    values = {
+        "scenario": facts.scenario,
+        "policy": facts.policy,
+        "hardware": facts.hardware,
+        "model": facts.model,
+        "seed": int(facts.seed),
+        "replicate": int(facts.replicate),
+        "throughput_tok_s": _per(counted, makespan),
+        "total_tok_s": _per(total, makespan),
+        "makespan_s": makespan,
+        "output_tokens": produced,
+        "prompt_tokens": read,
+        "requests_completed": int(done.sum()),
+        "requests_rejected": int(facts.rejected),
+        **{name: describe(requests[name].tolist()) for name in ("ttft_s", "tpot_s", "e2e_s")},
+        "utilisation": _sorted(recorder.busy, lambda busy: _per(busy, recorder.makespan)),
+        "bytes": _sorted(recorder.moved, float),
+        "hit_rate": _per(int(recorder.layers.hits.sum()), int(recorder.layers.activations.sum())),
+        "expert_tokens": _sorted(recorder.expert_tokens, int),
+        "bottleneck": _bottleneck(recorder),
+        "bound_tok_s": _per(counted, facts.bound_s or 0),
+        "share_of_bound": _per(facts.bound_s, makespan) if facts.bound_s else None,
+        "energy_J": facts.energy_J,
+        "cost_usd_per_Mtok": facts.cost_usd_per_Mtok,
+        "events": int(recorder.events),
+        "layer_visits": int(recorder.layer_visits),
+        "wall_s": facts.wall_s,
+    }
+    return {name: values[name] for name in FIELDS}
+
+
+def _per(amount: float, whole: float) -> float | None:
+    return amount / whole if whole > 0 else None
+
+
+def _bottleneck(recorder: Recorder) -> dict[str, Any] | None:
+    """The lane that held the run back longest, the first by name among equals."""
+    if recorder.makespan <= 0:
+        return None
+    lane = min(recorder.critical, key=lambda name: (-recorder.critical[name], name))
+    return {"lane": lane, "share": recorder.critical[lane] / recorder.makespan}
+
+
+def _check(recorder: Recorder, facts: RunFacts) -> None:
+    """What must hold in any record; a breach is a mistake of the engine, not of the user."""
+    for name in ("arrival", "prompt", "output"):
+        if len(getattr(facts, name)) != recorder.requests:
+            raise MoesimError(f"{name} has {len(getattr(facts, name))} entries for {recorder.requests} requests")
+    critical = sum(recorder.critical.values())
+    if critical != recorder.makespan:
+        raise MoesimError(f"critical times add up to {critical} ps, but the run took {recorder.makespan} ps")
+    late = {lane: busy for lane, busy in recorder.busy.items() if not 0 <= busy <= recorder.makespan}
+    if late:
+        raise MoesimError(f"I5: lanes at work for longer than the run of {recorder.makespan} ps: {late}")
+    hits, activations = recorder.layers.hits, recorder.layers.activations
+    if (hits < 0).any() or (hits > activations).any():
+        raise MoesimError(f"hit rate outside [0, 1]: {int(hits.sum())} hits in {int(activations.sum())} activations")
+
+
+def _check_order(requests: Columns) -> None:
+    latencies = np.concatenate([requests[name] for name in ("ttft_s", "tpot_s", "e2e_s")])
+    if (latencies < 0).any():
+        raise MoesimError("I4: a request was answered before it arrived, or ended before its first token")
+
+
+def _beaten(summary: dict[str, Any]) -> list[str]:
+    share = summary["share_of_bound"]
+    if share is None or share <= 1 + 1e-9:
+        return []
+    return [f"I11: this run beats its bound ({share:.6f} of it), so the bound or the run is wrong; please report it"]

@@ -1,0 +1,103 @@
+"""What can be said from several numbers: percentiles, the interval of a mean, the paired difference of two policies.
+
+Knows numbers only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
+
+__all__ = ["TIE", "Difference", "Interval", "Verdict", "describe", "mean", "paired_difference", "percentile", "t_interval"]
+
+Verdict = Literal["faster", "slower", "tie"]
+TIE = 1e-3
+"""Two single runs whose values differ by no more than this share of the larger count as a tie."""
+
+
+def mean(values: Sequence[float]) -> float:
+    """Arithmetic mean from an exactly rounded sum, so that it is the same on every processor."""
+    return math.fsum(values) / len(values)
+
+
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """The value below which `share` (0 to 1) of the *sorted* values lie, interpolated linearly.
+
+    The position is share * (n - 1), counted from 0, and between two neighbours the value runs straight from one to the
+    other: definition 7 of Hyndman and Fan (The American Statistician 50, 1996), numpy's default. One value is its own
+    percentile; p99 of fewer than about 100 values lies close to the largest.
+    """
+    position = share * (len(ordered) - 1)
+    below = math.floor(position)
+    above = min(below + 1, len(ordered) - 1)
+    # a + (b - a) * t can leave [a, b] by a last digit; the clamp keeps percentiles within what was seen
+    value = ordered[below] + (ordered[above] - ordered[below]) * (position - below)
+    return min(max(value, ordered[below]), ordered[above])
+
+
+def describe(values: Iterable[float]) -> dict[str, float | None]:
+    """`{mean, p50, p90, p99}` of the values that are numbers; each None when there are none."""
+    ordered = sorted(float(value) for value in values if not math.isnan(value))
+    if not ordered:
+        return {"mean": None, "p50": None, "p90": None, "p99": None}
+    shares = {"p50": 0.50, "p90": 0.90, "p99": 0.99}
+    return {"mean": mean(ordered), **{name: percentile(ordered, share) for name, share in shares.items()}}
+
+
+class Interval(NamedTuple):
+    """A mean with its confidence interval; `low` and `high` are None when one value tells nothing of the spread."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    samples: int
+
+    @property
+    def half_width(self) -> float | None:
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+
+
+def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
+    """Student's t interval of the mean of independent replications.
+
+    mean +- t(n - 1, (1 + level) / 2) * s / sqrt(n), with s^2 the sum of squared deviations over n - 1.
+    Source: A. Law, Simulation Modeling and Analysis, section 4.5. Valid: replications with their own random numbers,
+    roughly normal; not the steps of one run, which depend on each other.
+    """
+    if not values:
+        raise ValueError("the mean of no values has no interval")
+    if not 0 < level < 1:
+        raise ValueError(f"a confidence level lies between 0 and 1, not at {level}")
+    count, middle = len(values), mean(values)
+    if count == 1:
+        return Interval(middle, None, None, 1)
+    from scipy.special import stdtrit
+
+    deviation = math.sqrt(math.fsum((value - middle) ** 2 for value in values) / (count - 1))
+    half = float(stdtrit(count - 1, (1 + level) / 2)) * deviation / math.sqrt(count)
+    return Interval(middle, middle - half, middle + half, count)
+
+
+class Difference(NamedTuple):
+    """Mean of a - b over pairs, its interval, and what follows for a: faster, slower, or a tie."""
+
+    interval: Interval
+    verdict: Verdict
+
+
+def paired_difference(a: Sequence[float], b: Sequence[float], level: float = 0.95) -> Difference:
+    """Compares two policies over replications that share their random numbers: `a[i]` and `b[i]` saw the same workload.
+
+    The verdict is a tie when the interval of the mean difference holds zero. A single pair has no interval: there the
+    two tie when they differ by no more than `TIE` of the larger.
+    Source: A. Law, Simulation Modeling and Analysis, section 10.2.1 (paired-t). Valid: values where more is better.
+    """
+    if len(a) != len(b):
+        raise ValueError(f"pairs are needed: {len(a)} values against {len(b)}")
+    interval = t_interval([left - right for left, right in zip(a, b, strict=True)], level)
+    if interval.low is None or interval.high is None:
+        tie = abs(interval.mean) <= TIE * max(abs(a[0]), abs(b[0]))
+    else:
+        tie = interval.low <= 0 <= interval.high
+    return Difference(interval, "tie" if tie else "faster" if interval.mean > 0 else "slower")

@@ -1,0 +1,214 @@
+"""Results as text for the terminal: one run, or several ranked. At most 120 columns, plain ASCII.
+
+Knows summaries and alignment; computes nothing but shares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from textwrap import wrap
+from typing import Any
+
+from moesim.results.compare import by_policy
+from moesim.results.result import Result
+from moesim.results.statistics import mean, t_interval
+from moesim.units import format_bytes, format_seconds
+
+__all__ = ["WIDTH", "align", "comparison_table", "run_table"]
+
+WIDTH = 120
+"""Columns that a table may fill."""
+_NAME = 32
+_BAR = 24
+
+
+def align(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> list[str]:
+    """Lines of a table: the first `left` columns flush left, numbers flush right, two spaces between.
+
+    Names in the first columns are cut until the table fits `WIDTH`.
+    """
+    for limit in range(_NAME, 7, -1):
+        shown = [[_cut(cell, limit) if index < left else cell for index, cell in enumerate(row)] for row in (header, *rows)]
+        widths = [max(len(row[index]) for row in shown) for index in range(len(header))]
+        if sum(widths) + 2 * (len(widths) - 1) <= WIDTH:
+            break
+    return [
+        "  ".join(
+            cell.ljust(width) if index < left else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()[:WIDTH]
+        for row in shown
+    ]
+
+
+def _cut(text: str, width: int = _NAME) -> str:
+    return text if len(text) <= width else f"{text[: width - 2]}.."
+
+
+def _number(value: float | None) -> str:
+    """A count in full, another number with three digits: `1,024`, `9.70`, `12,300`."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 99.95 or value == 0 else f"{value:#.3g}".rstrip(".")
+
+
+def _time(value: float | None) -> str:
+    return "-" if value is None else format_seconds(value)
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def _bar(share: float) -> str:
+    filled = round(min(max(share, 0.0), 1.0) * _BAR)
+    return "#" * filled + "." * (_BAR - filled)
+
+
+def run_table(result: Result) -> str:
+    """All of one run on one screen: what was asked, what came out, who worked, what held it back."""
+    summary = result.summary
+    title = f"{summary['scenario']}: {summary['policy']} runs {summary['model']} on {summary['hardware']}"
+    blocks = [
+        [_cut(title, WIDTH), "=" * min(len(title), WIDTH), *_headline(summary)],
+        _latency(summary),
+        _lanes(result),
+        _experts(summary),
+        _bytes(result),
+        _notes(result),
+    ]
+    return "\n\n".join("\n".join(block) for block in blocks if block)
+
+
+def _fact(name: str, text: str) -> list[str]:
+    return wrap(text, WIDTH, initial_indent=f"{name:<12}", subsequent_indent=" " * 12)
+
+
+def _headline(summary: Mapping[str, Any]) -> list[str]:
+    completed, rejected = summary["requests_completed"], summary["requests_rejected"]
+    requests = completed + rejected
+    output = f" and {_number(summary['output_tokens'])} output" if summary["output_tokens"] else ""
+    lines = _fact("asked", f"{_number(requests)} request{'' if requests == 1 else 's'}: {_number(summary['prompt_tokens'])} "
+                  f"prompt{output} tokens (seed {summary['seed']}, replicate {summary['replicate']})")  # fmt: skip
+    if rejected:
+        lines += _fact("", f"{_number(completed)} completed, {_number(rejected)} rejected; tokens of the completed ones")
+    cost = "" if summary["wall_s"] is None else f", simulated in {_time(summary['wall_s'])}"
+    lines += _fact("took", f"{_time(summary['makespan_s'])} on the machine ({_number(summary['layer_visits'])} layer visits, "
+                   f"{_number(summary['events'])} events{cost})")  # fmt: skip
+    total = f" ({_number(summary['total_tok_s'])} tok/s with the prompts)" if summary["output_tokens"] else ""
+    lines += _fact("throughput", f"{_number(summary['throughput_tok_s'])} tok/s{total}")
+    if summary["bound_tok_s"] is not None:
+        lines += _fact("bound", f"{_number(summary['bound_tok_s'])} tok/s, which no placement or schedule can beat; "
+                       f"this run reaches {_share(summary['share_of_bound'])} of it")  # fmt: skip
+    if summary["bottleneck"] is not None:
+        lines += _fact("held by", f"{summary['bottleneck']['lane']}, for {_share(summary['bottleneck']['share'])} of the time")
+    if summary["hit_rate"] is not None:
+        lines += _fact("hit rate", f"{_share(summary['hit_rate'])} of expert activations found the weights where they ran")
+    return lines + _spending(summary)
+
+
+def _spending(summary: Mapping[str, Any]) -> list[str]:
+    lines = []
+    if summary["energy_J"] is not None:
+        tokens = summary["output_tokens"]
+        each = f", {_number(summary['energy_J'] / tokens)} J per output token" if tokens else ""
+        lines += _fact("energy", f"{_number(summary['energy_J'])} J{each}")
+    if summary["cost_usd_per_Mtok"] is not None:
+        lines += _fact("cost", f"{_number(summary['cost_usd_per_Mtok'])} USD per million output tokens")
+    return lines
+
+
+def _latency(summary: Mapping[str, Any]) -> list[str]:
+    names = {"ttft_s": "to the first token", "tpot_s": "per further token", "e2e_s": "whole request"}
+    rows = [
+        [text, *(_time(summary[name][key]) for key in ("mean", "p50", "p90", "p99"))]
+        for name, text in names.items()
+        if summary[name]["mean"] is not None
+    ]
+    return align(["latency", "mean", "p50", "p90", "p99"], rows) if rows else []
+
+
+def _lanes(result: Result) -> list[str]:
+    """Lanes that worked or held the run back, the worst first: `#` is the share of the time that the lane was busy."""
+    makespan = result.summary["makespan_s"]
+    busy, critical = result.summary["utilisation"], result.details.get("critical_s", {})
+    shares = {lane: critical.get(lane, 0.0) / makespan for lane in {*busy, *critical}} if makespan else {}
+    ranked = sorted(shares, key=lambda lane: (-shares[lane], -(busy.get(lane) or 0.0), lane))
+    rows = [
+        [lane, _bar(busy.get(lane) or 0.0), _share(busy.get(lane)), _share(shares[lane])]
+        for lane in ranked
+        if shares[lane] > 0 or busy.get(lane)
+    ]
+    return align(["lane", "", "busy", "held it back"], rows, left=2) if rows else []
+
+
+def _experts(summary: Mapping[str, Any]) -> list[str]:
+    counts = summary["expert_tokens"]
+    total = sum(counts.values())
+    if not total:
+        return []
+    ranked = sorted(counts, key=lambda device: (-counts[device], device))
+    rows = [[name, _bar(counts[name] / total), _share(counts[name] / total), _number(counts[name])] for name in ranked]
+    return align(["experts run on", "", "share", "(token, expert) pairs"], rows, left=2)
+
+
+def _bytes(result: Result) -> list[str]:
+    moved = result.summary["bytes"]
+    ranked = sorted((name for name in moved if moved[name] > 0), key=lambda name: (-moved[name], name))
+    makespan = result.summary["makespan_s"]
+    rows = [[name, format_bytes(moved[name]), f"{format_bytes(moved[name] / makespan)}/s"] for name in ranked if makespan]
+    lines = align(["moved over", "bytes", "on average"], rows) if rows else []
+    caused = result.details.get("caused_B", {})
+    reasons = ", ".join(f"{cause} {format_bytes(amount)}" for cause, amount in
+                        sorted(caused.items(), key=lambda item: (-item[1], item[0])) if amount > 0)  # fmt: skip
+    return [*lines, *(_fact("caused by", reasons) if reasons else [])]
+
+
+def _notes(result: Result) -> list[str]:
+    return [line for note in result.notes for line in wrap(note, WIDTH, initial_indent="note: ", subsequent_indent="      ")]
+
+
+def comparison_table(comparison: Mapping[str, Any]) -> str:
+    """A ranked table of what `compare` returned; replications of a policy share one line."""
+    groups = by_policy(comparison["results"])
+    if not groups:
+        return "nothing to compare"
+    best = _mean(next(iter(groups.values())), "throughput_tok_s")
+    several = any(len(group) > 1 for group in groups.values())
+    header = ["", "policy", "tok/s", *(["+-95 %"] if several else []), "of best", "of bound", "TTFT p50", "TPOT p50",
+              "hit rate", "USD/Mtok", "held back by"]  # fmt: skip
+    rows = [_rank(index, name, group, best, several) for index, (name, group) in enumerate(groups.items(), 1)]
+    lines = align(header, rows, left=2)
+    cut = lines[0].index("policy")
+    ruled = [lines[0], "-" * max(map(len, lines)), *lines[1:]]
+    first = next(iter(groups.values()))[0]
+    title = f"{comparison['scenario']}: {first['model']} on {first['hardware']}"
+    runs = f", {max(map(len, groups.values()))} replications, same requests and routing for each policy" if several else ""
+    ties = [f"{' ' * cut}{pair['a']} and {pair['b']} tie" for pair in comparison["pairs"] if pair["verdict"] == "tie"]
+    return "\n".join([_cut(title + runs, WIDTH), "", *ruled, *([""] if ties else []), *(_cut(tie, WIDTH) for tie in ties)])
+
+
+def _rank(index: int, name: str, group: Sequence[Mapping[str, Any]], best: float | None, several: bool) -> list[str]:
+    speed = _mean(group, "throughput_tok_s")
+    values = [summary["throughput_tok_s"] for summary in group if summary["throughput_tok_s"] is not None]
+    spread = [_number(t_interval(values).half_width) if values else "-"] if several else []
+    holder = group[0]["bottleneck"]
+    return [
+        str(index),
+        name,
+        _number(speed),
+        *spread,
+        _share(speed / best if speed is not None and best else None),
+        _share(_mean(group, "share_of_bound")),
+        _time(_mean(group, "ttft_s", "p50")),
+        _time(_mean(group, "tpot_s", "p50")),
+        _share(_mean(group, "hit_rate")),
+        _number(_mean(group, "cost_usd_per_Mtok")),
+        _cut(f"{holder['lane']} {100 * holder['share']:.0f} %", 24) if holder else "-",
+    ]
+
+
+def _mean(group: Sequence[Mapping[str, Any]], name: str, part: str | None = None) -> float | None:
+    values = [summary[name] if part is None else summary[name][part] for summary in group]
+    known = [value for value in values if value is not None]
+    return mean(known) if known else None

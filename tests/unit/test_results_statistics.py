@@ -1,0 +1,84 @@
+"""Percentiles, intervals and paired differences against hand-made and textbook numbers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moesim.results.statistics import describe, paired_difference, percentile, t_interval
+
+values = st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=40)
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0, 1), (0.25, 1.75), (0.5, 2.5), (0.9, 3.7), (1, 4)])
+def test_percentiles_lie_between_neighbours(share: float, expected: float) -> None:
+    assert percentile([1, 2, 3, 4], share) == pytest.approx(expected, rel=1e-15)
+
+
+@given(values, st.floats(0, 1))
+def test_percentiles_are_those_of_numpy_and_within_the_values(numbers: list[float], share: float) -> None:
+    ordered = sorted(numbers)
+    found = percentile(ordered, share)
+    assert ordered[0] <= found <= ordered[-1]
+    assert found == pytest.approx(float(np.percentile(ordered, 100 * share)), rel=1e-9, abs=1e-5)
+
+
+def test_describe_leaves_out_what_is_unknown() -> None:
+    assert describe([3.0, math.nan, 1.0]) == {"mean": 2.0, "p50": 2.0, "p90": pytest.approx(2.8), "p99": pytest.approx(2.98)}
+    assert set(describe([math.nan]).values()) == {None}
+
+
+@given(values, st.randoms())
+def test_describe_does_not_depend_on_the_order(numbers: list[float], random: object) -> None:
+    shuffled = list(numbers)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert describe(shuffled) == describe(numbers)
+
+
+def test_t_interval_of_a_worked_example() -> None:
+    # t(4, 0.975) = 2.776445 from tables; s of 1..5 is sqrt(2.5)
+    interval = t_interval([1, 2, 3, 4, 5])
+    half = 2.776445 * math.sqrt(2.5) / math.sqrt(5)
+    assert (interval.mean, interval.samples) == (3, 5)
+    assert (interval.low, interval.high) == (pytest.approx(3 - half, rel=1e-6), pytest.approx(3 + half, rel=1e-6))
+    assert interval.half_width == pytest.approx(half, rel=1e-6)
+
+
+def test_one_value_has_no_interval() -> None:
+    assert t_interval([4.0]) == (4.0, None, None, 1)
+    assert t_interval([4.0]).half_width is None
+
+
+@pytest.mark.parametrize(("numbers", "level"), [([], 0.95), ([1.0], 0.0), ([1.0], 1.0)])
+def test_intervals_of_nothing_are_refused(numbers: list[float], level: float) -> None:
+    with pytest.raises(ValueError, match="no values|confidence level"):
+        t_interval(numbers, level)
+
+
+def test_pairing_sees_a_small_difference_under_large_common_noise() -> None:
+    noise = [100.0, 40.0, 70.0, 10.0]
+    small = [1.0, 1.2, 0.9, 1.1]
+    faster = [base + extra for base, extra in zip(noise, small, strict=True)]
+    difference = paired_difference(faster, noise)
+    assert difference.verdict == "faster"
+    assert difference.interval.mean == pytest.approx(1.05)
+    assert paired_difference(noise, faster).verdict == "slower"
+
+
+def test_an_interval_around_zero_is_a_tie() -> None:
+    assert paired_difference([1.0, 3.0, 2.0], [2.0, 1.0, 3.0]).verdict == "tie"
+    assert paired_difference([1.0, 3.0], [1.0, 3.0]).verdict == "tie"
+
+
+@pytest.mark.parametrize(("a", "b", "verdict"), [(1000, 999.5, "tie"), (1000, 990, "faster"), (990, 1000, "slower"), (0, 0, "tie")])
+def test_single_runs_tie_within_a_thousandth(a: float, b: float, verdict: str) -> None:
+    assert paired_difference([a], [b]).verdict == verdict
+
+
+def test_pairs_must_be_pairs() -> None:
+    with pytest.raises(ValueError, match="2 values against 1"):
+        paired_difference([1, 2], [1])
