@@ -1,0 +1,192 @@
+"""Finds hardware profiles, scenarios, models and policies by name, and lists them.
+
+Knows nothing of what a profile or a scenario says beyond its `summary` and `source`. Order of the places: beside the
+scenario, the folders in `MOESIM_PATH`, the data inside the installed package, the checkout.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from moesim import plugins
+from moesim.errors import InputError, Mistake, did_you_mean
+from moesim.scenario import strict_yaml
+
+__all__ = ["FOLDERS", "Entry", "classes", "find", "is_path", "names", "shown"]
+
+FOLDERS = {"hardware": "hardware_profiles", "scenarios": "scenarios", "models": "models"}
+"""Group -> name of the folder that holds its files in each place."""
+
+_SUFFIXES = {"hardware": (".yaml", ".yml"), "scenarios": (".yaml", ".yml"), "models": (".json",)}
+_WORDS = {"hardware": "hardware profile", "scenarios": "scenario", "models": "model"}
+
+
+class Entry(NamedTuple):
+    """One thing that can be named."""
+
+    name: str
+    summary: str
+    source: str
+    path: Path | None = None
+
+
+def is_path(text: str) -> bool:
+    """True for what names a file rather than something in the catalogue."""
+    return text.endswith((".yaml", ".yml", ".json")) or text.startswith((".", "/", "~"))
+
+
+def shown(path: Path) -> str:
+    """The path as messages name it: relative where it lies below the current folder."""
+    try:
+        return path.resolve().relative_to(Path.cwd().resolve()).as_posix()
+    except ValueError:
+        return str(path)
+
+
+def _places(beside: Sequence[Path]) -> Iterator[Path]:
+    yield from beside
+    for folder in beside:
+        yield from _roots(folder)
+    for text in os.environ.get("MOESIM_PATH", "").split(os.pathsep):
+        if text:
+            yield Path(text).expanduser()
+    package = Path(__file__).resolve().parents[1]
+    yield package / "_data"
+    if not (package / "_data").is_dir():
+        yield package.parent
+
+
+def _roots(folder: Path) -> Iterator[Path]:
+    """The folder that holds the `scenarios` or `hardware_profiles` in which `folder` lies: a project of one's own."""
+    whole = folder.resolve()
+    for inside in (whole, *whole.parents):
+        if inside.name in FOLDERS.values():
+            yield inside.parent
+
+
+def _files(place: Path, group: str) -> list[Path]:
+    folder = place / FOLDERS[group]
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.rglob("*") if path.suffix in _SUFFIXES[group] and path.is_file())
+
+
+def _name(path: Path, place: Path, group: str) -> str:
+    """A profile or model is called by its file's name, a scenario by its path below `scenarios/`."""
+    if group != "scenarios":
+        return path.stem
+    return path.relative_to(place / FOLDERS[group]).with_suffix("").as_posix()
+
+
+def _by_name(place: Path, group: str) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for path in _files(place, group):
+        found.setdefault(_name(path, place, group), []).append(path)
+    return found
+
+
+def _direct(place: Path, name: str, group: str) -> Path | None:
+    """A file that lies beside the scenario itself, without a folder of its kind around it."""
+    candidates = (place / f"{name}{suffix}" for suffix in _SUFFIXES[group])
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def find(group: str, name: str, *, beside: Sequence[Path] = ()) -> Path:
+    """The file called `name` in `group`, from the first place that has one."""
+    known: list[str] = []
+    for place in _places(beside):
+        here = _by_name(place, group)
+        known += here
+        found = here.get(name, [])
+        if len(found) > 1:
+            files = " and ".join(shown(path) for path in found)
+            raise InputError(Mistake(f"two {_WORDS[group]}s are called '{name}': {files}; rename one"))
+        if found:
+            return found[0]
+        direct = _direct(place, name, group) if place in beside else None
+        if direct is not None:
+            return direct
+    raise InputError(Mistake(_unknown(group, name, known)))
+
+
+def _unknown(group: str, name: str, known: list[str]) -> str:
+    listed = list(dict.fromkeys(known))
+    hint = did_you_mean(name, listed)
+    if not hint:
+        hint = f" Known: {', '.join(listed)}." if 0 < len(listed) <= 12 else f" 'moesim list {group}' shows what there is."
+    return f"unknown {_WORDS[group]} '{name}'.{hint}"
+
+
+def names(group: str, *, beside: Sequence[Path] = ()) -> list[Entry]:
+    """Everything that can be named in `group` (`hardware`, `scenarios`, `models`, `policies`, `workload`, `routing`).
+
+    Where two places have the same name, the one that would be found is listed.
+    """
+    if group in plugins.BUILT_IN and group != "hardware":
+        return [_plugin(name, found) for name, found in classes(group).items()]
+    entries: dict[str, Entry] = {}
+    if group == "models":
+        entries = {entry.name: entry for entry in _named_models()}
+    for place in _places(beside):
+        for name, paths in _by_name(place, group).items():
+            entries.setdefault(name, _described(name, paths[0]))
+    return sorted(entries.values())
+
+
+def _described(name: str, path: Path) -> Entry:
+    """What a file says of itself: `summary` or `description`, else its first comment; `source`, else the first one inside."""
+    try:
+        data = json.loads(path.read_text("utf-8")) if path.suffix == ".json" else strict_yaml.read(path).data
+    except (InputError, ValueError, OSError):
+        return Entry(name, "(cannot be read; see 'moesim check')", "", path)
+    if not isinstance(data, dict):
+        return Entry(name, "", "", path)
+    summary = data.get("summary") or data.get("description") or _comment(path)
+    source = data.get("source") or data.get("_source") or next(_sources(data), "")
+    return Entry(name, " ".join(str(summary).split()), " ".join(str(source).split()), path)
+
+
+def _comment(path: Path) -> str:
+    lines = path.read_text("utf-8").splitlines()
+    return next((line.lstrip("# ") for line in lines if line.startswith("#") and "$schema" not in line), "")
+
+
+def _sources(data: Any) -> Iterator[str]:
+    if isinstance(data, dict):
+        if isinstance(data.get("source"), str):
+            yield data["source"]
+        for below in data.values():
+            yield from _sources(below)
+
+
+def classes(group: str) -> dict[str, type[Any] | Exception]:
+    """Name -> class of a group of plug-ins, or why it cannot be loaded: one bad plug-in must not hide the others."""
+    found: dict[str, type[Any] | Exception] = {}
+    for name in plugins.names(group):
+        try:
+            found[name] = plugins.find(group, name)
+        except Exception as error:  # somebody else's module may raise anything when it is imported
+            found[name] = error
+    return found
+
+
+def _plugin(name: str, found: type[Any] | Exception) -> Entry:
+    if isinstance(found, Exception):
+        return Entry(name, f"(cannot be loaded: {found})", "")
+    return Entry(name, (found.__doc__ or "").strip().split("\n")[0], str(getattr(found, "source", "") or ""))
+
+
+def _named_models() -> Iterator[Entry]:
+    from moesim import model
+
+    for name in model.named():
+        architecture = model.load_named(name)
+        summary = (
+            f"{architecture.total_parameters / 1e9:.1f} B parameters, {architecture.active_parameters / 1e9:.1f} B active; "
+            f"{architecture.n_moe} MoE layers of {architecture.experts} experts, {architecture.top_k} per token"
+        )
+        yield Entry(name, summary, architecture.source)

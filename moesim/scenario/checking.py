@@ -1,0 +1,101 @@
+"""Checks files without running anything: scenarios and hardware profiles, every mistake as file, line, column.
+
+Knows how to tell one kind of file from another; the judging is done where they are loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path as FilePath
+from typing import Any
+
+from pydantic import BaseModel
+
+from moesim import plugins
+from moesim.errors import InputError, Mistake
+from moesim.hardware.link import Link
+from moesim.hardware.memory import Interleaved, Memory
+from moesim.hardware.system import System
+from moesim.scenario import annotated, catalogue, schema
+from moesim.scenario.judge import judged
+from moesim.scenario.resolve import Resolver
+from moesim.scenario.scenario import load
+
+__all__ = ["check"]
+
+_MEMORIES = ("hbm", "ddr", "cxl", "nvme", "remote")
+_SYSTEM_KEYS = ("devices", "tiers", "links")
+
+
+def check(paths: Iterable[str | FilePath]) -> dict[str, Any]:
+    """`{"files": [{"file", "errors": [{"line", "column", "path", "message"}]}]}`, each file asked for and in order.
+
+    A mistake in a file that a scenario builds on (a profile, what it extends) stands under that file, after the others.
+    """
+    found: dict[str, dict[Mistake, None]] = {}
+    later: list[Mistake] = []
+    for path in paths:
+        shown = catalogue.shown(FilePath(path)) if catalogue.is_path(str(path)) or FilePath(path).exists() else str(path)
+        own = found.setdefault(shown, {})
+        for mistake in _mistakes(path):
+            if mistake.file in ("", shown):
+                own[mistake] = None
+            else:
+                later.append(mistake)
+    for mistake in later:
+        found.setdefault(mistake.file, {})[mistake] = None
+    return {"files": [{"file": file, "errors": [_plain(mistake) for mistake in mistakes]} for file, mistakes in found.items()]}
+
+
+def _plain(mistake: Mistake) -> dict[str, Any]:
+    return {"line": mistake.line, "column": mistake.column, "path": mistake.path, "message": mistake.message}
+
+
+def _mistakes(path: str | FilePath) -> tuple[Mistake, ...]:
+    try:
+        file = FilePath(path).expanduser()
+        if file.suffix in (".yaml", ".yml") and not _is_scenario(file):
+            return _profile(file)
+        load(path)
+    except InputError as error:
+        return error.mistakes
+    return ()
+
+
+def _is_scenario(file: FilePath) -> bool:
+    """False for a file that describes a machine or a part of one."""
+    top = Resolver(file.parent).file(file).value
+    if any(name in top for name in (*schema.PARTS, "extends")):
+        return True
+    return not any(name in top for name in (*_SYSTEM_KEYS, "profile", "kind"))
+
+
+def _profile(file: FilePath) -> tuple[Mistake, ...]:
+    """A whole machine is judged as one; a part by its `kind`. Fragments without a kind are judged where they are used."""
+    resolver = Resolver(file.parent)
+    node = annotated.push_down(resolver.file(file))
+    kind = node.child("kind")
+    whole = System if "devices" in node.value and "tiers" in node.value else None
+    spec = _spec(str(kind.value)) if kind is not None else whole
+    if kind is not None and spec is None:
+        known = ", ".join(["system", *plugins.names("hardware"), *_MEMORIES, "interleaved", "link"])
+        resolver.mistakes.append(Mistake(f"unknown kind '{kind.value}'; known: {known}", "kind", *kind.place))
+    node = resolver.hardware(node, (), (file.resolve(),))
+    if spec is None or resolver.broken:
+        return tuple(resolver.mistakes)
+    if "name" not in spec.model_fields:
+        node = replace(node, value={name: child for name, child in node.value.items() if name != "name"})
+    mistakes = judged(spec, node, ())[1]
+    if spec is not System:
+        # A part may leave to the system what only the system knows: where it sits, and what it is connected to.
+        mistakes = [mistake for mistake in mistakes if not mistake.message.startswith("missing;")]
+    return (*resolver.mistakes, *mistakes)
+
+
+def _spec(kind: str) -> type[BaseModel] | None:
+    fixed: dict[str, type[BaseModel]] = {"system": System, "interleaved": Interleaved, "link": Link}
+    fixed |= dict.fromkeys(_MEMORIES, Memory)
+    if kind in fixed:
+        return fixed[kind]
+    return plugins.find("hardware", kind) if kind in plugins.names("hardware") else None

@@ -1,0 +1,106 @@
+"""What must hold between the parts of a scenario: the model fits the machine, the trace is there and fits the model.
+
+Knows the parts' own measures; each check is skipped where one of its parts is itself wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path as FilePath
+from typing import Any
+
+from moesim.errors import InputError, Mistake
+from moesim.scenario import catalogue
+from moesim.scenario.schema import PARTS, Head
+from moesim.scenario.tree import Node, Path, Tree, dotted
+from moesim.streams import Streams
+from moesim.units import format_bytes
+
+__all__ = ["built", "capacity", "located"]
+
+
+def capacity(parts: Mapping[str, Any], tree: Tree) -> list[Mistake]:
+    """Weights against the sum of all tiers; what a policy then does with the room is its own affair.
+
+    A policy that stores experts smaller than the model says so by a field `weight_compression`.
+    """
+    hardware, model, workload = (parts.get(name) for name in ("hardware", "model", "workload"))
+    if hardware is None or model is None or workload is None or getattr(workload, "kind", "") == "layer_batch":
+        return []
+    tiers = {tier: hardware.capacity(tier) for tier in hardware.tier_names}
+    smaller = max(float(getattr(parts.get("policy"), "weight_compression", 1.0)), 1.0)
+    need, room = model.all_expert_bytes / smaller + model.non_expert_bytes, sum(tiers.values())
+    if need <= room:
+        return []
+    shown = ", ".join(f"{tier} {format_bytes(size)}" for tier, size in tiers.items())
+    message = (
+        f"{model.name} takes {format_bytes(need)} and all tiers together hold {format_bytes(room)} ({shown}); "
+        "enlarge a tier, or store the model in fewer bits (model.precision)"
+    )
+    return [tree.mistake(message, ("model",))]
+
+
+def built(parts: Mapping[str, Any], head: Head | None, tree: Tree, base: FilePath) -> tuple[Any, list[Mistake]]:
+    """The workload's (job, routing table) if it is made from files, which have to be read to be judged; else None.
+
+    Laws without files are drawn when the run starts: drawing can take long, and little can be wrong with it.
+    """
+    files = list(_files(tree.root))
+    missing = [(path, node) for path, node in files if not (base / str(node.value)).is_file()]
+    if missing:
+        return None, [tree.mistake(_missing(base / str(node.value)), path) for path, node in missing]
+    workload, model = parts.get("workload"), parts.get("model")
+    if workload is None or model is None or head is None:
+        return None, []
+    streams = Streams(head.seed, head.replicate)
+    try:
+        if files:
+            return workload.build(model, streams, base), []
+        _lengths(workload, model, streams, base)
+        return None, []
+    except InputError as error:
+        return None, located(error.mistakes, tree, base)
+    except MemoryError:
+        return None, [tree.mistake("too large: it does not fit into this computer's memory", ("workload",))]
+
+
+def _lengths(workload: Any, model: Any, streams: Streams, base: FilePath) -> None:
+    """Draws the lengths alone, which tells what of them is missing and costs next to nothing."""
+    draw = getattr(getattr(workload, "routing", None), "job", None)
+    if draw is not None and all(hasattr(workload, name) for name in ("requests", "prompt", "output", "profile")):
+        draw(workload.requests, workload.prompt, workload.output, model, streams, base, workload.profile)
+
+
+def _missing(path: FilePath) -> str:
+    return (
+        f"'{catalogue.shown(path)}' is a directory; name a file in it"
+        if path.is_dir()
+        else f"no such file: {catalogue.shown(path)}"
+    )
+
+
+def _files(root: Node) -> Iterator[tuple[Path, Node]]:
+    """The files that a workload names."""
+    for path, leaf in root.leaves():
+        if path[0] == "workload" and path[-1] == "path" and isinstance(leaf.value, str):
+            yield path, leaf
+
+
+def located(mistakes: Iterable[Mistake], tree: Tree, base: FilePath) -> list[Mistake]:
+    """Mistakes told by a part, put where the scenario says the thing; those with a line of their own stay there."""
+    return [_located(mistake, tree, base) for mistake in mistakes]
+
+
+def _located(mistake: Mistake, tree: Tree, base: FilePath) -> Mistake:
+    if mistake.line:
+        return mistake._replace(file=catalogue.shown(FilePath(mistake.file)))
+    if mistake.file:
+        shown = catalogue.shown(FilePath(mistake.file))
+        for path, leaf in _files(tree.root):
+            wanted = {(base / str(leaf.value)).resolve(), FilePath(str(leaf.value)).resolve()}
+            if FilePath(mistake.file).resolve() in wanted:
+                return tree.mistake(f"{shown}: {mistake.message}", path)
+        return mistake._replace(file=shown)
+    steps: Path = tuple(mistake.path.split(".")) if mistake.path else ("workload",)
+    place = tree.mark(steps) if steps[0] in PARTS else tree.mark(())
+    return Mistake(mistake.message, dotted(steps), *place)

@@ -1,0 +1,173 @@
+"""The JSON Schema of scenario files, for editors: draft 7, no tuples, one branch per `kind`.
+
+Made from the specs that read the files. Knows what the loader allows beyond them: names instead of parts, `profile`,
+`extends`, annotated values.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from moesim.hardware.system import System
+from moesim.model import Architecture
+from moesim.scenario.catalogue import classes
+from moesim.scenario.schema import Head
+
+__all__ = ["json_schema"]
+
+Schema = dict[str, Any]
+
+_GROUPS = {"workload": "workload", "policy": "policies", "routing": "routing"}
+_SINGLE = ("string", "number", "integer", "boolean")
+
+
+def json_schema() -> Schema:
+    """What a scenario file may say. A file that extends another may leave anything out, so no key is required."""
+    kinds = {part: _kinds(group) for part, group in _GROUPS.items()}
+    every: list[type[BaseModel]] = [System, Architecture, Head, *(spec for part in kinds.values() for spec in part.values())]
+    models, whole = models_json_schema([(spec, "validation") for spec in dict.fromkeys(every)])
+    definitions: Schema = {name: _draft7(definition) for name, definition in whole["$defs"].items()}
+    refs = {spec: _name(models[(spec, "validation")]) for spec in dict.fromkeys(every)}
+    for name in _reachable(definitions, refs[System]):
+        definitions[name] = _part(definitions[name])
+    _relax(definitions[refs[Architecture]], {"config": {"type": "string", "description": "Path of a config.json."}})
+    for part, specs in kinds.items():
+        for kind, spec in specs.items():
+            _branch(definitions[refs[spec]], kind, required=part == "routing")
+        definitions[part] = {"oneOf": [_ref(refs[spec]) for spec in specs.values()]}
+    head = definitions.pop(refs[Head])["properties"]
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "moesim scenario",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "extends": {"type": "string", "description": "Scenario that this one changes: a path from this file, or a name."},
+            **head,
+            "hardware": {"anyOf": [_word("Name of a hardware profile."), _ref(refs[System])]},
+            "model": {"anyOf": [_word("Name of a model, or path of a config.json."), _ref(refs[Architecture])]},
+            "workload": _ref("workload"),
+            "policy": {"anyOf": [_word("Name of a policy, or module:Class."), _ref("policy"), _PLUGIN]},
+        },
+        "definitions": definitions,
+    }
+
+
+_PLUGIN: Schema = {
+    "type": "object",
+    "required": ["kind"],
+    "properties": {"kind": {"type": "string", "pattern": ":", "description": "module:Class beside the scenario file."}},
+}
+
+
+def _kinds(group: str) -> dict[str, type[BaseModel]]:
+    """Kind -> spec of a group, without those that cannot be loaded."""
+    return {name: spec for name, spec in classes(group).items() if isinstance(spec, type) and issubclass(spec, BaseModel)}
+
+
+def _ref(name: str) -> Schema:
+    return {"$ref": f"#/definitions/{name}"}
+
+
+def _word(description: str) -> Schema:
+    return {"type": "string", "description": description}
+
+
+def _name(reference: Any) -> str:
+    return str(reference["$ref"]).rsplit("/", 1)[1]
+
+
+def _draft7(part: Any) -> Any:
+    """The same in the older words: definitions, tuples as lists, no keywords beside a reference."""
+    if isinstance(part, list):
+        return [_draft7(item) for item in part]
+    if isinstance(part, float) and not math.isfinite(part):
+        return f"{part:+}".replace("+inf", ".inf").replace("-inf", "-.inf")  # as YAML writes it; JSON has no word for it
+    if not isinstance(part, dict):
+        return part
+    if "prefixItems" in part:
+        items = part["prefixItems"]
+        part = {key: value for key, value in part.items() if key != "prefixItems"} | {"items": {"anyOf": items}}
+    changed = {key: _draft7(value) for key, value in part.items() if key != "discriminator"}
+    if "oneOf" in changed:  # a part that gets its kind from a profile fits several branches
+        changed["anyOf"] = changed.pop("oneOf")
+    if isinstance(changed.get("$ref"), str):
+        reference = {"$ref": changed.pop("$ref").replace("#/$defs/", "#/definitions/")}
+        changed = {"allOf": [reference], **changed} if changed else reference
+    return _annotated(changed) if _is_quantity(changed) else changed
+
+
+def _is_quantity(part: Schema) -> bool:
+    """Text with a unit, or number: what carries a source."""
+    return part.get("type") == "string" and "pattern" in part and "examples" in part
+
+
+def _annotated(quantity: Schema) -> Schema:
+    """The quantity alone, or with what it rests on."""
+    told: Schema = {key: quantity.pop(key) for key in ("description", "title", "default") if key in quantity}
+    return {"anyOf": [quantity, _wrapped(quantity)], **told}
+
+
+def _wrapped(value: Schema) -> Schema:
+    """`{value, basis, source}` around a value."""
+    origin = {name: {"type": "string"} for name in ("basis", "source", "note", "date")}
+    return {
+        "type": "object",
+        "required": ["value"],
+        "additionalProperties": False,
+        "properties": {"value": dict(value), **origin},
+    }
+
+
+def _is_scalar(part: Schema) -> bool:
+    return part.get("type") in _SINGLE or any(_is_scalar(branch) for branch in part.get("anyOf", ()))
+
+
+def _reachable(definitions: Schema, start: str) -> list[str]:
+    """Names of the definitions that `start` is made of, itself first."""
+    found, waiting = [start], [start]
+    while waiting:
+        for name in _references(definitions[waiting.pop()]):
+            if name not in found:
+                found.append(name)
+                waiting.append(name)
+    return found
+
+
+def _references(part: Any) -> list[str]:
+    if isinstance(part, list):
+        return [name for item in part for name in _references(item)]
+    if not isinstance(part, dict):
+        return []
+    own = [part["$ref"].rsplit("/", 1)[1]] if isinstance(part.get("$ref"), str) else []
+    return own + [name for value in part.values() for name in _references(value)]
+
+
+def _part(definition: Schema) -> Schema:
+    """A part of a machine may come from profiles and may say its source."""
+    name = {"type": "string"}
+    for key, field in definition.get("properties", {}).items():
+        if key != "kind" and _is_scalar(field) and not any("value" in b.get("properties", {}) for b in field.get("anyOf", ())):
+            definition["properties"][key] = {"anyOf": [field, _wrapped(field)]}
+    profile = {"anyOf": [name, {"type": "array", "items": name}], "description": "Hardware profile that this part starts from."}
+    return _relax(definition, {"profile": profile, **dict.fromkeys(("source", "basis", "note", "summary"), name)})
+
+
+def _relax(definition: Schema, extra: Schema) -> Schema:
+    """Nothing required but the kind, and more keys allowed."""
+    if "properties" in definition:
+        definition["properties"] = {**extra, **definition["properties"]}
+        definition.pop("required", None)
+    return definition
+
+
+def _branch(definition: Schema, kind: str, *, required: bool) -> None:
+    """One branch of a union: its `kind` is fixed, and needed."""
+    properties = definition.setdefault("properties", {})
+    properties["kind"] = {**properties.get("kind", {}), "const": kind, "type": "string"}
+    needed = definition.pop("required", []) if required else []
+    definition["required"] = ["kind", *(name for name in needed if name != "kind")]

@@ -1,0 +1,256 @@
+"""Puts a scenario together from its files: `extends`, hardware `profile`s, models by name or config.json.
+
+Knows the shape of a scenario's top level, not what the parts mean; every value keeps the place it was written at.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path as FilePath
+from typing import Any
+
+from moesim.errors import InputError, Mistake, did_you_mean
+from moesim.scenario import annotated, catalogue, strict_yaml
+from moesim.scenario.tree import Node, Path, Place, Tree, dotted, from_plain, merge
+
+__all__ = ["SHORTHAND", "Resolver"]
+
+SHORTHAND = {"hardware": "profile", "model": "name", "policy": "kind"}
+"""A part given as one word means this key of the part."""
+
+
+class Resolver:
+    """Reads and joins the files of one scenario; gathers mistakes instead of stopping at the first."""
+
+    def __init__(self, base: FilePath) -> None:
+        self.base = base
+        self.mistakes: list[Mistake] = []
+        self.broken: set[str] = set()
+        """Top-level parts that could not be put together; what they hold is not to be judged further."""
+        self._files: dict[FilePath, Node] = {}
+
+    def file(self, path: FilePath) -> Node:
+        """One file as written, annotations taken off; InputError if it cannot be read."""
+        key = path.resolve()
+        if key not in self._files:
+            self._files[key] = annotated.strip(_tree(path).root, self.mistakes)
+        return self._files[key]
+
+    def folder(self, place: Place) -> FilePath:
+        """The folder that a relative path written at `place` starts from."""
+        if place.line:
+            return FilePath(place.file).parent
+        return FilePath() if place.file.startswith("--") else self.base
+
+    def scenario(self, path: FilePath, chain: tuple[FilePath, ...] = ()) -> Node:
+        """The file laid over what it extends, over what that extends, and so on."""
+        node = self.file(path)
+        if "hardware" in node.value:
+            node = node.put(("hardware",), annotated.push_down(node.value["hardware"]))
+        node = self.rebased(node)
+        parent = node.child("extends")
+        if parent is None:
+            return node
+        node = replace(node, value={name: child for name, child in node.value.items() if name != "extends"})
+        below = self._extended(parent, (*chain, path.resolve()))
+        return node if below is None else merge_scenario(below, node)
+
+    def _extended(self, parent: Node, chain: tuple[FilePath, ...]) -> Node | None:
+        if not isinstance(parent.value, str):
+            return self._refuse("extends", parent, f"{_said(parent)} is no scenario; write the path of one file, or its name")
+        try:
+            path = self._named("scenarios", parent)
+        except InputError as error:
+            return self._refuse("extends", parent, error.mistakes[0].message)
+        if path.resolve() in chain:
+            loop = [*chain[chain.index(path.resolve()) :], path]
+            return self._refuse("extends", parent, f"extends itself: {' -> '.join(catalogue.shown(file) for file in loop)}")
+        if not path.is_file():
+            return self._refuse("extends", parent, f"no such file: {catalogue.shown(path)}")
+        try:
+            return self.scenario(path, chain)
+        except InputError as error:
+            self.mistakes += error.mistakes
+            self.broken.add("extends")
+            return None
+
+    def _named(self, group: str, node: Node) -> FilePath:
+        text = str(node.value)
+        if catalogue.is_path(text):
+            return self.folder(node.place) / FilePath(text).expanduser()
+        beside = self.folder(node.place) / f"{text}.yaml"
+        if group == "scenarios" and beside.is_file():
+            return beside
+        return catalogue.find(group, text, beside=self.beside(node.place))
+
+    def beside(self, place: Place) -> tuple[FilePath, ...]:
+        """Where names are looked up first: beside the scenario, then beside the file that says the name."""
+        return tuple(dict.fromkeys((self.base, self.folder(place))))
+
+    def _refuse(self, part: str, node: Node, message: str, path: Path | None = None) -> Node | None:
+        """Tells the mistake and gives nothing."""
+        self.mistakes.append(Mistake(message, dotted(path if path is not None else (part,)), *node.place))
+        self.broken.add(part)
+        return None
+
+    def rebased(self, node: Node, path: Path = ()) -> Node:
+        """Relative values of `path` keys, written in another folder, made relative to the scenario's."""
+        if isinstance(node.value, dict):
+            return replace(node, value={name: self.rebased(child, (*path, name)) for name, child in node.value.items()})
+        if path[-1:] != ("path",) or not isinstance(node.value, str) or FilePath(node.value).is_absolute():
+            return node
+        folder = self.folder(node.place).resolve()
+        if folder == self.base.resolve():
+            return node
+        return replace(node, value=FilePath(os.path.relpath(folder / node.value, self.base.resolve())).as_posix())
+
+    def expand(self, raw: Node) -> Node:
+        """`raw` with its hardware profiles and its model filled in."""
+        parts = dict(raw.value)
+        for name, key in SHORTHAND.items():
+            if name in parts:
+                parts[name] = in_full(parts[name], key)
+        if "hardware" in parts:
+            parts["hardware"] = self.hardware(parts["hardware"], ("hardware",), ())
+        if "model" in parts:
+            parts["model"] = self.model(parts["model"])
+        return replace(raw, value=parts)
+
+    def hardware(self, node: Node, path: Path, chain: tuple[FilePath, ...]) -> Node:
+        """`node` laid over the profiles it names, at every depth."""
+        if isinstance(node.value, list):
+            return replace(node, value=[self.hardware(item, (*path, i), chain) for i, item in enumerate(node.value)])
+        if not isinstance(node.value, dict):
+            return node
+        own = {name: self.hardware(child, (*path, name), chain) for name, child in node.value.items() if name != "profile"}
+        result = replace(node, value=own)
+        profile = node.child("profile")
+        if profile is None:
+            return result
+        below: Node | None = None
+        for name in profile.value if isinstance(profile.value, list) else [profile]:
+            found = self._profile(name, path, chain)
+            if found is not None:
+                below = found if below is None else merge(below, found)
+        return result if below is None else replace(merge(below, result), place=node.place, key=node.key)
+
+    def _profile(self, name: Node, path: Path, chain: tuple[FilePath, ...]) -> Node | None:
+        where = (*path, "profile")
+        if not isinstance(name.value, str):
+            message = f"{_said(name)} is no profile; write the name of one, or a list of names"
+            return self._refuse("hardware", name, message, where)
+        try:
+            file = self._named("hardware", name)
+        except InputError as error:
+            return self._refuse("hardware", name, error.mistakes[0].message, where)
+        if file.resolve() in chain:
+            loop = [*chain[chain.index(file.resolve()) :], file]
+            return self._refuse("hardware", name, f"is made of itself: {' -> '.join(f.stem for f in loop)}", where)
+        try:
+            node = annotated.push_down(self.file(file))
+        except InputError as error:
+            self.broken.add("hardware")
+            self.mistakes += error.mistakes
+            return None
+        whole = path == ("hardware",)
+        value = {key: child for key, child in node.value.items() if key != "name" or whole}
+        if whole:
+            value.setdefault("name", Node(file.stem, name.place, name.key))
+        return self.hardware(replace(node, value=value), path, (*chain, file.resolve()))
+
+    def model(self, node: Node) -> Node:
+        """A named model or a config.json as plain fields, under what the scenario says itself."""
+        if isinstance(node.value, dict) and "config" in node.value:
+            file = node.value["config"]
+            own = replace(node, value={name: child for name, child in node.value.items() if name != "config"})
+        elif isinstance(node.value, dict) and isinstance((name := node.child("name")) and name.value, str):
+            own, file = node, node.value["name"]
+            if catalogue.is_path(file.value):
+                own = replace(node, value={key: child for key, child in node.value.items() if key != "name"})
+        else:
+            return node
+        fields = self._model_fields(file, inline="hidden" in own.value)
+        return own if fields is None else merge(from_plain(fields, file.place), own)
+
+    def _model_fields(self, named: Node, *, inline: bool) -> Any:
+        from moesim import model
+
+        text = str(named.value)
+        try:
+            if not catalogue.is_path(text) and text in model.named():
+                return model.load_named(text).model_dump(mode="json")
+            if inline and not catalogue.is_path(text):
+                return None
+            return self._config(self._model_file(named)).model_dump(mode="json")
+        except InputError as error:
+            for mistake in error.mistakes:
+                self.mistakes.append(mistake if mistake.file else mistake._replace(path="model", **named.place._asdict()))
+            self.broken.add("model")
+            return None
+
+    def _model_file(self, named: Node) -> FilePath:
+        text = str(named.value)
+        if catalogue.is_path(text):
+            path = self.folder(named.place) / FilePath(text).expanduser()
+            return path / "config.json" if path.is_dir() else path
+        known = [entry.name for entry in catalogue.names("models", beside=self.beside(named.place))]
+        if text in known:
+            return catalogue.find("models", text, beside=self.beside(named.place))
+        hint = did_you_mean(text, known) or " 'moesim list models' shows what there is."
+        raise InputError(Mistake(f"unknown model '{text}'.{hint}"))
+
+    def _config(self, path: FilePath) -> Any:
+        from moesim import model
+
+        shown = catalogue.shown(path)
+        try:
+            config = json.loads(path.read_bytes().decode("utf-8-sig"))
+        except FileNotFoundError:
+            raise InputError(Mistake(f"no such file: {shown}")) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(Mistake(f"cannot be read: {shown} ({error})")) from None
+        except json.JSONDecodeError as error:
+            raise InputError(Mistake(f"not JSON: {error.msg}", "", shown, error.lineno, error.colno)) from None
+        if not isinstance(config, dict):
+            raise InputError(Mistake("not a model configuration: the file holds no JSON object", "", shown, 1, 1))
+        name = str(config.get("_name") or (path.parent.name if path.name == "config.json" else path.stem) or "model")
+        try:
+            return model.read_config(config, name, str(config.get("_source") or shown))
+        except InputError as error:
+            raise InputError(*(mistake._replace(file=mistake.file or shown) for mistake in error.mistakes)) from None
+
+
+def _tree(path: FilePath) -> Tree:
+    """The file, composed once as long as it does not change: a sweep loads the same profiles many times."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return strict_yaml.read(path, catalogue.shown(path))
+    return _composed(path.resolve(), catalogue.shown(path), stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=256)
+def _composed(path: FilePath, shown: str, changed: int, size: int) -> Tree:
+    return strict_yaml.read(path, shown)
+
+
+def _said(node: Node) -> str:
+    value = node.plain()
+    return f"'{value}'" if isinstance(value, str) else json.dumps(value)
+
+
+def in_full(node: Node, key: str) -> Node:
+    """A part given as one word, as the mapping that the word is short for."""
+    return Node({key: node}, node.place, node.key) if isinstance(node.value, str) else node
+
+
+def merge_scenario(below: Node, above: Node) -> Node:
+    """`above` over `below`, top level known: a mapping refines a part that was given below as one word."""
+    parts = dict(below.value)
+    for name, key in SHORTHAND.items():
+        if name in parts and name in above.value and isinstance(above.value[name].value, dict):
+            parts[name] = in_full(parts[name], key)
+    return merge(replace(below, value=parts), above)

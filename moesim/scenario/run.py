@@ -1,0 +1,189 @@
+"""From a scenario to a result: builds the job and the problem, runs the engine, adds bound, energy and provenance.
+
+The one place where a scenario meets the engine.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from moesim import plugins
+from moesim.engine import simulate
+from moesim.engine.account import bound_seconds, cost_per_million_tokens, energy
+from moesim.errors import InputError, Mistake
+from moesim.policies.base import Policy
+from moesim.policies.problem import Problem
+from moesim.results import provenance
+from moesim.results.result import Result, RunFacts, make_result
+from moesim.scenario.scenario import LoadedScenario, load, load_data
+from moesim.streams import Streams
+from moesim.workload.table import Job, RoutingTable
+
+__all__ = [
+    "Progress",
+    "compare_loaded",
+    "loaded",
+    "out_directory",
+    "policies_for",
+    "problem_of",
+    "run",
+    "run_loaded",
+    "save_comparison",
+]
+
+Progress = Callable[[int, int], None]
+
+
+def run(scenario: Any, *, policy: Any = None, seed: int | None = None, timeline: bool = False, **overrides: Any) -> Result:
+    """Runs a scenario (a file, a name, loaded or plain data) and returns its result.
+
+    `policy` is a name, a mapping with `kind`, or a Policy object; `overrides` are dotted paths to plain values
+    (`**{"workload.requests": 8}`). Raises InputError with every mistake.
+    """
+    return run_loaded(loaded(scenario, policy=policy, seed=seed, **overrides), timeline=timeline)
+
+
+def loaded(scenario: Any, *, policy: Any = None, seed: int | None = None, **overrides: Any) -> LoadedScenario:
+    """The scenario behind whatever a caller has in hand."""
+    if isinstance(scenario, LoadedScenario):
+        if policy is None and seed is None and not overrides:
+            return scenario
+        return load_data(scenario.data, base=scenario.base, policy=policy, seed=seed, sets=overrides)
+    if isinstance(scenario, dict):
+        return load_data(scenario, policy=policy, seed=seed, sets=overrides)
+    return load(scenario, policy=policy, seed=seed, sets=overrides)
+
+
+def problem_of(this: LoadedScenario, job: Job, routing: RoutingTable) -> Problem:
+    """The placement problem that a scenario poses."""
+    scenario = this.scenario
+    streams = Streams(scenario.seed, scenario.replicate)
+    return Problem(scenario.model, scenario.hardware, job, routing.profile, streams["policy"])
+
+
+def run_loaded(
+    this: LoadedScenario,
+    *,
+    timeline: bool = False,
+    progress: Progress | None = None,
+    command: Sequence[str] | None = None,
+    policy: Policy | None = None,
+    policy_name: str | None = None,
+) -> Result:
+    """Runs a loaded scenario; `policy` takes the place of its own (its data is then `{"kind": policy_name}`)."""
+    begin = time.perf_counter()
+    scenario = this.scenario
+    job, routing = this.build()
+    chosen = scenario.policy if policy is None else policy
+    problem = problem_of(this, job, routing)
+    keep = timeline or scenario.simulation.timeline
+    try:
+        outcome = simulate(problem, chosen, routing, engine=scenario.simulation.engine, timeline=keep, progress=progress)
+    except InputError as error:
+        raise this.located(InputError(*(_under_policy(mistake) for mistake in error.mistakes))) from None
+    joules = energy(problem, outcome.recorder)
+    name = policy_name or policy_label(chosen)
+    data = (
+        this.data
+        if policy is None
+        else {**this.data, "policy": {"kind": name, **chosen.model_dump(mode="json", exclude={"kind"})}}
+    )
+    facts = RunFacts(
+        scenario=scenario.name,
+        policy=name,
+        hardware=scenario.hardware.name,
+        model=scenario.model.name,
+        seed=scenario.seed,
+        replicate=scenario.replicate,
+        arrival=job.arrival,
+        prompt=job.prompt,
+        output=job.output,
+        bound_s=bound_seconds(problem, outcome),
+        energy_J=joules,
+        cost_usd_per_Mtok=cost_per_million_tokens(problem, outcome.recorder, joules, _counted_tokens(job)),
+        wall_s=time.perf_counter() - begin,
+        single_layer_batch=not job.attention,
+        provenance=provenance.collect(data, seed=scenario.seed, replicate=scenario.replicate, command=command),
+        notes=list(routing.notes),
+    )
+    return make_result(outcome.recorder, facts)
+
+
+def _counted_tokens(job: Job) -> int:
+    """Tokens that throughput counts: outputs, or the batch of a lone layer."""
+    return int(job.output.sum()) if job.attention else int(job.prompt.sum())
+
+
+def _under_policy(mistake: Mistake) -> Mistake:
+    return mistake if mistake.path else mistake._replace(path="policy")
+
+
+def policy_label(policy: Policy) -> str:
+    """What results call a policy: its kind, or the name of its class."""
+    return str(getattr(policy, "kind", type(policy).__name__))
+
+
+def policies_for(names: Iterable[str], this: LoadedScenario) -> list[tuple[str, Policy]]:
+    """The policies called `names` (`all`: every one known) with their defaults; the scenario's own with its parameters."""
+    wanted = plugins.names("policies") if list(names) == ["all"] else list(names)
+    own = policy_label(this.scenario.policy)
+    chosen: list[tuple[str, Policy]] = []
+    mistakes: list[Mistake] = []
+    for name in wanted:
+        try:
+            policy = this.scenario.policy if name == own else plugins.find("policies", name, beside=this.base)()
+            chosen.append((name, policy))
+        except InputError as error:
+            mistakes += [mistake._replace(path="--policies") for mistake in error.mistakes]
+    if mistakes:
+        raise InputError(*mistakes)
+    return chosen
+
+
+def compare_loaded(
+    this: LoadedScenario,
+    names: Iterable[str],
+    *,
+    started: Callable[[str, int, int], None] | None = None,
+    command: Sequence[str] | None = None,
+) -> tuple[list[Result], dict[str, str]]:
+    """Results of several policies on the same requests and routing, and why a policy could not run at all.
+
+    `started(name, number, total)` is called before each run.
+    """
+    policies = policies_for(names, this)
+    this = replace(this, made=this.build())  # every policy meets the same requests and the same routing
+    results: list[Result] = []
+    refused: dict[str, str] = {}
+    for number, (name, policy) in enumerate(policies):
+        if started is not None:
+            started(name, number, len(policies))
+        try:
+            results.append(run_loaded(this, policy=policy, policy_name=name, command=command))
+        except InputError as error:
+            refused[name] = str(error)
+    if not results:
+        raise InputError(*(Mistake(text, name) for name, text in refused.items()))
+    return results, refused
+
+
+def out_directory(this: LoadedScenario, name: str, out: str | Path | None) -> Path:
+    """Where a run's files go: `out`, or `runs/<scenario>-<name>` under the current folder."""
+    return Path(out) if out is not None else Path("runs") / f"{this.scenario.name}-{name}".replace("/", "-").replace(":", "-")
+
+
+def save_comparison(out: str | Path, ranked: dict[str, Any], results: Iterable[Result]) -> Path:
+    """Writes `comparison.json` and each run's results (`<policy>/`) under `out`."""
+    place = Path(out)
+    place.mkdir(parents=True, exist_ok=True)
+    for result in results:
+        result.save(place / str(result.summary["policy"]).replace(":", "-"))
+    partial = place / "comparison.json.part"
+    partial.write_text(json.dumps(ranked, indent=2) + "\n", encoding="utf-8")
+    partial.rename(place / "comparison.json")
+    return place

@@ -1,0 +1,245 @@
+"""Loads a scenario: its files, what is laid over them, and every mistake in them at once.
+
+Knows how the parts are put together and judged; nothing of how a run is made. Precedence, lowest first: defaults, the file
+that is extended, the scenario file, `--policy` and `--seed`, then each `--set` in the order given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path as FilePath
+from typing import Any
+
+from moesim.errors import InputError, Mistake
+from moesim.policies.base import Policy
+from moesim.scenario import annotated, catalogue, cross, overrides, schema
+from moesim.scenario.judge import judged, said, unknown_key
+from moesim.scenario.overrides import Override
+from moesim.scenario.resolve import SHORTHAND, Resolver
+from moesim.scenario.tree import Node, Origin, Place, Tree, from_plain
+from moesim.streams import Streams
+
+__all__ = ["LoadedScenario", "load", "load_data"]
+
+Sets = Iterable[str] | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class LoadedScenario:
+    """A scenario ready to run, and how it came about."""
+
+    scenario: schema.Scenario
+    data: dict[str, Any]
+    """The whole of it as plain data with units, nothing left to look up; `load_data` reads it again."""
+    base: FilePath
+    """Folder that relative paths in it start from."""
+    path: FilePath | None = None
+    """The file it was read from."""
+    overrides: tuple[Override, ...] = ()
+    """What was changed by `--policy`, `--seed` and `--set`, in order."""
+    provenance: dict[str, Origin] = field(default_factory=dict)
+    """Dotted path -> what an annotated value (`{value, basis, source}`) says of its origin."""
+    tree: Tree | None = field(default=None, repr=False, compare=False)
+    """Where everything was written."""
+    made: Any = field(default=None, repr=False, compare=False)
+    """(job, routing table) once it is built: at loading where files have to be read to judge the workload."""
+
+    def build(self) -> Any:
+        """(job, routing table) of the workload; InputError at the place in the file where something is wrong with it."""
+        if self.made is None:
+            scenario: Any = self.scenario
+            try:
+                made = scenario.workload.build(scenario.model, Streams(scenario.seed, scenario.replicate), self.base)
+            except InputError as error:
+                raise self.located(error) from None
+            object.__setattr__(self, "made", made)  # a cache: equal scenarios build equal tables
+        return self.made
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the table, which is large, and which a worker builds again."""
+        return {**self.__dict__, "made": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+    def located(self, error: InputError) -> InputError:
+        """The same mistakes, told by a part while a run is prepared, with file, line and column of what they are about."""
+        if self.tree is None:
+            return error
+        return InputError(*cross.located(error.mistakes, self.tree, self.base))
+
+
+def load(
+    source: str | FilePath, *, sets: Sets = (), policy: str | Mapping[str, Any] | Policy | None = None, seed: int | None = None
+) -> LoadedScenario:
+    """The scenario in a file, or of a name in the catalogue, or that a `result.json` was made from.
+
+    `sets` are texts `path=value`, or a mapping from path to plain value. Raises InputError with every mistake, in the
+    order of the file.
+    """
+    path = _file(source)
+    if path.suffix == ".json":
+        return load_data(_result(path), base=None, beside=path.parent, sets=sets, policy=policy, seed=seed)
+    resolver = Resolver(path.parent)
+    raw = resolver.scenario(path)
+    if raw.child("name") is None:
+        raw = raw.put(("name",), Node(path.stem, Place(catalogue.shown(path), 1, 1)))
+    return _loaded(raw, resolver, sets, policy, seed, path)
+
+
+def load_data(
+    data: Mapping[str, Any],
+    *,
+    base: FilePath | None = None,
+    beside: FilePath | None = None,
+    sets: Sets = (),
+    policy: str | Mapping[str, Any] | Policy | None = None,
+    seed: int | None = None,
+) -> LoadedScenario:
+    """The scenario in plain data, such as `LoadedScenario.data`; mistakes have a path but no line.
+
+    Relative paths start from `base`; without it from the first folder that has all the files: `beside`, the current one,
+    that of the catalogue's scenario of this name.
+    """
+    root = from_plain(data)
+    resolver = Resolver(base if base is not None else _base(root, beside))
+    node = annotated.strip(root, resolver.mistakes)
+    if not isinstance(node.value, dict):
+        raise InputError(Mistake("a scenario is a mapping of keys to values"))
+    return _loaded(node, resolver, sets, policy, seed, None)
+
+
+def _file(source: str | FilePath) -> FilePath:
+    path = FilePath(source).expanduser()
+    if isinstance(source, str) and not catalogue.is_path(source) and not path.is_file():
+        return catalogue.find("scenarios", source, beside=[FilePath()])
+    return path
+
+
+def _result(path: FilePath) -> Mapping[str, Any]:
+    """The scenario inside a result."""
+    shown = catalogue.shown(path)
+    try:
+        document = json.loads(path.read_bytes().decode("utf-8"))
+    except FileNotFoundError:
+        raise InputError(Mistake("no such file", file=shown)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(Mistake(f"cannot be read: {error}", file=shown)) from None
+    except json.JSONDecodeError as error:
+        raise InputError(Mistake(f"not JSON: {error.msg}", "", shown, error.lineno, error.colno)) from None
+    provenance = document.get("provenance") if isinstance(document, dict) else None
+    scenario = provenance.get("scenario") if isinstance(provenance, dict) else None
+    if not isinstance(scenario, dict):
+        raise InputError(Mistake("no result of a run: it has no 'provenance.scenario'; scenarios are YAML files", file=shown))
+    return scenario
+
+
+def _base(root: Node, beside: FilePath | None) -> FilePath:
+    wanted = [str(leaf.value) for path, leaf in root.leaves() if path[-1:] == ("path",) and isinstance(leaf.value, str)]
+    folders = [folder for folder in (beside, FilePath()) if folder is not None]
+    name = root.child("name")
+    if wanted and name is not None:
+        with contextlib.suppress(InputError):  # most are made from a file of their own
+            folders.append(catalogue.find("scenarios", str(name.value)).parent)
+    return next((folder for folder in folders if all((folder / text).is_file() for text in wanted)), folders[0])
+
+
+def _loaded(raw: Node, resolver: Resolver, sets: Sets, policy: Any, seed: int | None, path: FilePath | None) -> LoadedScenario:
+    given = policy if isinstance(policy, Policy) else None
+    if given is not None:
+        policy = {"kind": _class_name(type(given)), **given.model_dump(mode="json", exclude={"kind"})}
+    wanted, unread = overrides.changes(sets, policy, seed)
+    resolver.mistakes += unread
+    if raw.child("policy") is None:
+        raw = raw.put(("policy",), Node(schema.DEFAULT_POLICY, raw.place, raw.key))
+    raw, made = overrides.apply(raw, resolver, wanted)
+    node = resolver.expand(raw)
+    scenario, made_table, mistakes = _judge(node, resolver, given)
+    mistakes = [*resolver.mistakes, *mistakes]
+    if mistakes or scenario is None:
+        raise InputError(*_ordered(mistakes, catalogue.shown(path) if path is not None else ""))
+    origins = annotated.provenance(node)
+    return LoadedScenario(scenario, node.plain(), resolver.base, path, tuple(made), origins, Tree(node), made_table)
+
+
+def _class_name(policy: type[Policy]) -> str:
+    """How a policy that was handed over as an object is named in the data."""
+    from moesim import plugins
+
+    target = f"{policy.__module__}:{policy.__qualname__}"
+    return next((name for name, built_in in plugins.BUILT_IN["policies"].items() if built_in == target), target)
+
+
+def _ordered(mistakes: Iterable[Mistake], first: str) -> list[Mistake]:
+    """Without repetitions, in the order of the scenario file, then of the other files, then those of the command line."""
+    told = dict.fromkeys(_short(mistake) for mistake in mistakes)
+    return sorted(told, key=lambda m: (m.file.startswith("--"), m.file != first, m.file, m.line, m.column))
+
+
+def _short(mistake: Mistake) -> Mistake:
+    """A place `--set a.b` says the path already."""
+    return mistake._replace(path="") if mistake.file == f"--set {mistake.path}" else mistake
+
+
+def _judge(node: Node, resolver: Resolver, given: Policy | None) -> tuple[schema.Scenario | None, Any, list[Mistake]]:
+    """Every part against its spec, then against each other; the scenario (None if anything is wrong) and its built workload."""
+    mistakes: list[Mistake] = []
+    parts: dict[str, Any] = {}
+    head, wrong = judged(schema.Head, _head(node, mistakes), ())
+    mistakes += wrong
+    for part in schema.PARTS:
+        if part in resolver.broken or (part not in node.value and "extends" in resolver.broken):
+            continue
+        if part == "policy" and given is not None:
+            parts[part] = given
+            continue
+        parts[part], wrong = _part(part, node, resolver.base)
+        mistakes += wrong
+    tree = Tree(node)
+    mistakes += cross.capacity(parts, tree)
+    built, wrong = cross.built(parts, head, tree, resolver.base)
+    mistakes += wrong
+    if mistakes or resolver.mistakes or head is None:
+        return None, None, mistakes
+    fields = {name: getattr(head, name) for name in schema.Head.model_fields}
+    return schema.Scenario.model_validate({**fields, **parts}), built, mistakes
+
+
+def _head(node: Node, mistakes: list[Mistake]) -> Node:
+    """The plain fields alone; keys that are none, and parts that are missing, are told here."""
+    known = [*schema.Head.model_fields, *schema.PARTS, "extends"]
+    kept: dict[str, Node] = {}
+    for name, child in node.value.items():
+        if name not in known:
+            mistakes.append(Mistake(unknown_key(name, known), name, *child.key))
+        elif name not in schema.PARTS:
+            kept[name] = child
+    return replace(node, value=kept)
+
+
+def _part(part: str, node: Node, base: FilePath) -> tuple[Any, list[Mistake]]:
+    inside = node.child(part)
+    if inside is None:
+        return None, [Mistake("missing; it has to be given", part, *node.place)]
+    if not isinstance(inside.value, dict):
+        message = f"{said(inside.plain())} cannot stand here; write a mapping of keys to values"
+        return None, [Mistake(message + (", or a name" if part in SHORTHAND else ""), part, *inside.place)]
+    kind = inside.child("kind")
+    if part in ("workload", "policy") and (kind is None or not isinstance(kind.value, str)):
+        place = kind.place if kind is not None else inside.place
+        return None, [Mistake(f"missing; it says which {part} this is", f"{part}.kind", *place)]
+    try:
+        spec = schema.part_class(part, inside, base)
+    except InputError as error:
+        place = kind.place if kind is not None else inside.place
+        return None, [Mistake(mistake.message, f"{part}.kind", *place) for mistake in error.mistakes]
+    assert spec is not None
+    if part == "policy" and not issubclass(spec, Policy):
+        message = f"'{kind.value if kind else ''}' is no policy: it is not derived from moesim's Policy"
+        return None, [Mistake(message, "policy.kind", *inside.place)]
+    if "kind" not in spec.model_fields and kind is not None:
+        inside = replace(inside, value={name: child for name, child in inside.value.items() if name != "kind"})
+    return judged(spec, inside, (part,))

@@ -1,0 +1,210 @@
+"""Reads YAML strictly, with the line and column of everything: what looks like a number is one, nothing else is guessed.
+
+Knows nothing of scenarios. Against plain PyYAML: `no` is text, `1:30` is text, `010` is refused, `64e9` is a number, and
+a key may be written only once.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path as FilePath
+from typing import Any
+
+import yaml
+
+from moesim.errors import InputError, Mistake
+from moesim.scenario.tree import Node, Path, Place, Tree, dotted
+
+__all__ = ["parse", "read", "scalar"]
+
+_INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9_]*)\Z")
+_FLOAT = re.compile(r"[-+]?(?:[0-9][0-9_]*\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?\Z")
+_HEX = re.compile(r"0x[0-9a-fA-F]+\Z")
+_OCTAL = re.compile(r"[-+]?0[0-9_]+\Z")
+_INDENTATION = re.compile(r"[ \t]*")
+_WORDS: dict[str, Any] = {"": None, "~": None, "null": None, "true": True, "false": False}
+_WORDS |= {".inf": float("inf"), "-.inf": float("-inf"), ".nan": float("nan")}
+_LARGEST = 8 * 2**20
+_LARGEST_NUMBER = 1e18
+_LONGEST_NUMBER = 300
+_MOST_NODES = 500_000
+
+
+def read(path: FilePath, shown: str = "") -> Tree:
+    """The one mapping that the file holds; InputError with every mistake that the text itself shows.
+
+    `shown` is how messages name the file (default: the path as given).
+    """
+    shown = shown or str(path)
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(Mistake("no such file", file=shown)) from None
+    except IsADirectoryError:
+        raise InputError(Mistake("this is a directory; name a file in it", file=shown)) from None
+    except OSError as error:
+        raise InputError(Mistake(f"cannot be read: {error.strerror or error}", file=shown)) from None
+    if len(raw) > _LARGEST:
+        raise InputError(Mistake(f"{len(raw)} bytes are too many for a scenario; at most {_LARGEST}", file=shown))
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        column = error.start - raw.rfind(b"\n", 0, error.start)
+        message = f"not UTF-8 text (byte 0x{raw[error.start]:02x}); save the file as UTF-8"
+        raise InputError(Mistake(message, "", shown, line, column)) from None
+    return parse(text, shown)
+
+
+def parse(text: str, shown: str) -> Tree:
+    """The mapping that `text` holds."""
+    root = _compose(text, shown)
+    if root is None:
+        raise InputError(Mistake("the file is empty; a mapping of keys to values is needed", "", shown, 1, 1))
+    builder = _Builder(shown)
+    node = builder.node(root, (), None)
+    if not isinstance(root, yaml.MappingNode):
+        kind = "a list" if isinstance(root, yaml.SequenceNode) else "a single value"
+        builder.mistake(f"the file holds {kind}; a mapping of keys to values is needed", (), root)
+    if builder.mistakes:
+        raise InputError(*builder.mistakes)
+    return Tree(node)
+
+
+def scalar(text: str, shown: str) -> Node:
+    """What follows `path=` on the command line: a YAML scalar, `[list]` or `{mapping}`."""
+    try:
+        root = _compose(text, shown)
+    except InputError as error:
+        raise InputError(Mistake(f"'{text}' cannot be read: {error.mistakes[0].message}", file=shown)) from None
+    place = Place(shown)
+    if root is None:
+        return Node(None, place, place)
+    builder = _Builder(shown, lines=False)
+    node = builder.node(root, (), None)
+    if builder.mistakes:
+        raise InputError(*builder.mistakes)
+    return node
+
+
+def _compose(text: str, shown: str) -> yaml.Node | None:
+    try:
+        loader = yaml.SafeLoader(text)
+    except yaml.reader.ReaderError as error:
+        raise InputError(_unreadable(text, error, shown)) from None
+    try:
+        return loader.get_single_node()
+    except yaml.reader.ReaderError as error:
+        raise InputError(_unreadable(text, error, shown)) from None
+    except yaml.MarkedYAMLError as error:
+        raise InputError(_syntax(text, error, shown)) from None
+    except RecursionError:
+        raise InputError(Mistake("nested too deeply", file=shown)) from None
+    finally:
+        loader.dispose()
+
+
+def _unreadable(text: str, error: yaml.reader.ReaderError, shown: str) -> Mistake:
+    start = error.position
+    line, column = text.count("\n", 0, start) + 1, start - text.rfind("\n", 0, start)
+    return Mistake(f"the control character U+{ord(text[start]):04X} cannot stand in YAML", "", shown, line, column)
+
+
+def _syntax(text: str, error: yaml.MarkedYAMLError, shown: str) -> Mistake:
+    mark = error.problem_mark or error.context_mark
+    line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+    problem = error.problem or "unreadable"
+    lines = text.split("\n")
+    indentation = _INDENTATION.match(lines[line - 1] if line <= len(lines) else "")
+    if indentation and "\t" in indentation.group():
+        column = indentation.group().index("\t") + 1
+        problem = "a tab in the indentation; YAML is indented with spaces"
+    elif "but found another document" in problem:
+        problem = "a second document starts here; a file holds one"
+    elif "found undefined alias" in problem:
+        problem = problem.replace("found undefined alias", "no anchor is called")
+    else:
+        problem = f"not YAML: {problem}" + (f" ({error.context})" if error.context else "")
+    return Mistake(problem, "", shown, line, column)
+
+
+class _Builder:
+    """Turns composed YAML nodes into our own and gathers the mistakes on the way."""
+
+    def __init__(self, shown: str, *, lines: bool = True) -> None:
+        self.shown = shown
+        self.lines = lines
+        self.mistakes: list[Mistake] = []
+        self._open: list[yaml.Node] = []
+        self._seen = 0
+
+    def place(self, node: yaml.Node) -> Place:
+        mark = node.start_mark
+        return Place(self.shown, mark.line + 1, mark.column + 1) if self.lines else Place(self.shown)
+
+    def mistake(self, message: str, path: Path, node: yaml.Node) -> None:
+        self.mistakes.append(Mistake(message, dotted(path), *self.place(node)))
+
+    def node(self, node: yaml.Node, path: Path, key: Place | None) -> Node:
+        """Our node for a composed one; an alias gives the value of its anchor."""
+        place = self.place(node)
+        key = key or place
+        self._seen += 1
+        if any(node is outer for outer in self._open):
+            self.mistake("an alias inside its own anchor; such a value has no end", path, node)
+            return Node(None, place, key)
+        if self._seen > _MOST_NODES:
+            raise InputError(Mistake(f"more than {_MOST_NODES} values once its aliases are followed", file=self.shown))
+        if not node.tag.startswith("tag:yaml.org,2002:"):
+            self.mistake(f"the tag '{node.tag}' is not read; write a plain value", path, node)
+        if isinstance(node, yaml.ScalarNode):
+            return Node(self._scalar(node, path), place, key)
+        self._open.append(node)
+        value = self._mapping(node, path) if isinstance(node, yaml.MappingNode) else self._list(node, path)
+        self._open.pop()
+        return Node(value, place, key)
+
+    def _list(self, node: yaml.Node, path: Path) -> list[Node]:
+        return [self.node(item, (*path, index), None) for index, item in enumerate(node.value)]
+
+    def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Node]:
+        found: dict[str, Node] = {}
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                self.mistake("a key must be plain text", path, key)
+                continue
+            name = str(key.value)
+            if name == "<<" and key.style is None:
+                self.mistake("merge keys ('<<') are not read; use 'extends' or 'profile'", path, key)
+            elif name in found:
+                first = found[name].key
+                where = f" at {first.line}:{first.column}" if first.line else ""
+                self.mistake(f"the key '{name}' is written twice; first{where}", (*path, name), key)
+            else:
+                found[name] = self.node(value, (*path, name), self.place(key))
+        return found
+
+    def _scalar(self, node: yaml.ScalarNode, path: Path) -> Any:
+        text = str(node.value)
+        if node.style is not None:
+            return text
+        if text in _WORDS:
+            return _WORDS[text]
+        if _OCTAL.match(text):
+            plain = text.lstrip("+-").lstrip("0_") or "0"
+            self.mistake(f"'{text}' starts with a zero; write {plain}, or '{text}' in quotes for text", path, node)
+            return text
+        number = _number(text)
+        if isinstance(number, (int, float)) and abs(number) > _LARGEST_NUMBER:
+            self.mistake(f"{text} is too large; no number here is above {_LARGEST_NUMBER:g}", path, node)
+            return 0
+        return number
+
+
+def _number(text: str) -> int | float | str:
+    if _INTEGER.match(text):
+        return int(text.replace("_", "")) if len(text) < _LONGEST_NUMBER else math.inf
+    if _HEX.match(text):
+        return int(text, 16)
+    return float(text.replace("_", "")) if _FLOAT.match(text) else text
