@@ -13,7 +13,7 @@ import numpy as np
 
 from moesim.engine.clock import to_ps
 from moesim.engine.lanes import serve
-from moesim.engine.tables import IntTimes, usage_of
+from moesim.engine.tables import IntTimes, queue_of, usage_of
 from moesim.hardware.device import Phase
 from moesim.policies.base import Deployment, IntArray, PhasePlan
 from moesim.policies.problem import Problem
@@ -220,7 +220,7 @@ class _Builder:
     def _copy(self, source: str, target: str, nbytes: np.ndarray, name: str) -> Stage:
         path = self.problem.costs.path(source, target)
         service = to_ps(self.problem.costs.copy(nbytes, source, target))
-        return Stage(path.queue or f"{source}>{target}", service, usage_of(path.usage, float(np.sum(nbytes))), name)
+        return Stage(queue_of(path), service, usage_of(path.usage, float(np.sum(nbytes))), name)
 
 
 def _merged(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:

@@ -11,11 +11,10 @@ from typing import NamedTuple
 import numpy as np
 
 from moesim.engine.lanes import serve
-from moesim.engine.machine import queue_of
-from moesim.engine.tables import IntTimes
+from moesim.engine.tables import IntTimes, queue_of
 from moesim.engine.visits import SideWork, VisitWork
 
-__all__ = ["Timed", "overlapped", "serial"]
+__all__ = ["Timed", "overlapped", "serial", "stalls"]
 
 
 class Timed(NamedTuple):
@@ -32,12 +31,13 @@ def overlapped(work: VisitWork, gpu: str, up_queue: str, out_free: IntTimes | in
 
     The upload queue serves experts in order; results that come back go ahead of the next expert, never into a running copy.
     """
-    arrival = np.cumsum(work.copy, axis=1)
-    done = _computed(work.sides, out_free)
+    known = np.where(work.ids > 0, out_free + work.ids, 0)
+    arrival = np.cumsum(work.copy, axis=1) + np.where(work.uploads > 0, known, 0)[:, None]
+    done = _computed(work.sides, np.maximum(known, out_free))
     ends = _return_results(arrival, done, [part.back for part in work.sides])
     finish = serve(arrival, work.gpu_after, work.gpu_first[:, None])
     gpu_end = finish[:, -1]
-    critical = _gpu_critical(arrival, finish, work, gpu, up_queue)
+    critical = _gpu_critical(arrival, finish, work, gpu, up_queue, known)
     if not work.sides:
         return Timed(gpu_end, critical)
     return _joined(gpu_end, critical, work.sides, done, ends)
@@ -75,12 +75,18 @@ def _return_results(arrival: IntTimes, done: list[IntTimes], back: list[IntTimes
     return list(ends.T)
 
 
-def _gpu_critical(arrival: IntTimes, finish: IntTimes, work: VisitWork, gpu: str, up_queue: str) -> dict[str, IntTimes]:
-    """Splits the GPU's end into the time before the last expert it had to wait for (upload queue) and the rest (GPU)."""
+def _gpu_critical(
+    arrival: IntTimes, finish: IntTimes, work: VisitWork, gpu: str, up_queue: str, known: IntTimes
+) -> dict[str, IntTimes]:
+    """Splits the GPU's end into the time before the last expert it had to wait for (routing read back, uploads) and the rest."""
     before = np.concatenate([work.gpu_first[:, None], finish[:, :-1]], axis=1)
     waited = arrival > before
     held = np.where(waited, arrival, 0).max(axis=1)
-    return {gpu: finish[:, -1] - held, up_queue: held}
+    reading = np.minimum(known, held)
+    critical = {gpu: finish[:, -1] - held, up_queue: held - reading}
+    if work.down_queue and reading.any():
+        critical[work.down_queue] = critical.get(work.down_queue, 0) + reading
+    return critical
 
 
 def _joined(
@@ -104,12 +110,29 @@ def _joined(
     return Timed(end, critical)
 
 
+def stalls(work: VisitWork, row: int, staging: int) -> bool:
+    """Whether an upload of the visit `row` has to wait for one of `staging` slots, that is for an earlier expert's computation.
+
+    Copy i can start when copy i-1 has landed; it stalls if expert i - staging is still to be computed then. If nothing
+    stalls with copies at full speed, nothing does with slower ones: their distances only grow.
+    """
+    columns = np.flatnonzero(work.copy[row])
+    if len(columns) <= staging:
+        return False
+    arrival = work.ids[row] + np.cumsum(work.copy[row, columns])
+    computed = serve(arrival, work.gpu_after[row, columns], int(work.gpu_first[row]))
+    return bool((computed[:-staging] > arrival[staging - 1 : -1]).any())
+
+
 def serial(work: VisitWork, gpu: str, up_queue: str, out_free: IntTimes | int = 0) -> Timed:
     """Uploads, then the GPU, then each side with its activations: nothing overlaps, all is on the critical path."""
     up = work.copy.sum(axis=1)
     on_gpu = work.gpu_first + work.gpu_after.sum(axis=1)
+    known = np.where(work.ids > 0, out_free + work.ids, 0)
     critical = {up_queue: up, gpu: on_gpu}
-    end = up + on_gpu
+    if work.down_queue and known.any():
+        critical[work.down_queue] = critical.get(work.down_queue, 0) + known
+    end = known + up + on_gpu
     for part in work.sides:
         sent = np.where(part.tokens > 0, np.maximum(end, out_free) - end + part.out, 0)
         for lane, share in ((queue_of(part.side.out), sent), (part.side.name, part.work), (queue_of(part.side.back), part.back)):

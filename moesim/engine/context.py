@@ -10,6 +10,7 @@ from moesim.engine.machine import Machine, up_queue
 from moesim.engine.movers import Movers
 from moesim.engine.residency import Residency
 from moesim.engine.tables import Placement
+from moesim.engine.tally import WorkTally
 from moesim.engine.visits import Workbench
 from moesim.policies.base import Policy, Step, View
 from moesim.policies.problem import Problem
@@ -34,6 +35,7 @@ class Context:
         self.bench = Workbench(problem, self.deployment)
         self.check = ContentionCheck(problem, self.deployment, self.bench)
         self.ledger = Ledger(problem, self.placement, self.bench, self.recorder)
+        self.tally = WorkTally(problem)
         self.gpu, self.up = problem.system.gpu_name, up_queue(problem)
         self.serial = self.deployment.pipeline == "serial"
         self.by_events = engine == "events" or timeline

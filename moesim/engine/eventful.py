@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from moesim.engine.attention import Chain, Stage
-from moesim.engine.machine import Machine, queue_of, up_queue
+from moesim.engine.closed_form import stalls
+from moesim.engine.machine import Machine, up_queue
 from moesim.engine.movers import Movers
 from moesim.engine.queues import ACTIVATION, DEMAND, Job
-from moesim.engine.tables import IntTimes, Placement, usage_of
+from moesim.engine.tables import IntTimes, Placement, queue_of, usage_of
 from moesim.engine.visits import SideWork, VisitWork
 from moesim.policies.base import FloatArray
 
@@ -88,11 +89,13 @@ class ExpertWalk:
     def __init__(self, machine: Machine, movers: Movers, placement: Placement, work: VisitWork, layer: int, staging: int) -> None:
         self.machine, self.movers, self.placement = machine, movers, placement
         self.work, self.layer, self.staging = work, layer, staging
+        self.serial = False
         self.begin = machine.now
         self.done: Any = machine.event()
         self.critical: dict[str, int] = {}
         """Lane -> ps on the critical path, complete when `done` fires."""
         self.up_queue = up_queue(machine.problem)
+        self._known = machine.now
         self._last = -1
         self._left = 1 + len(work.sides)
 
@@ -100,16 +103,41 @@ class ExpertWalk:
         """All parts side by side; the visit's critical path is that of the part which ends last (the GPU's on a tie)."""
         waits = np.flatnonzero(self.work.waits[0]) if self.work.waits.size > 1 else _NOTHING
         arrivals = Arrivals(self, waits, self.staging, self._compute_arrivals)
-        arrivals.start()
-        for part in self.work.sides:
-            self._side(part, self._part_ended)
+        sends = bool(self.work.uploads[0])
+        if not sends:
+            arrivals.start()
+
+        def known() -> None:
+            with self.machine.network.together():
+                if sends:
+                    arrivals.start()
+                for part in self.work.sides:
+                    self._side(part, self._part_ended)
+
+        self._read_back(known)
 
     def start_serial(self) -> None:
         """Uploads, the GPU, then one side after another; everything is on the critical path.
 
         Each expert is dropped when it has been computed, so staging never holds more than one.
         """
-        Arrivals(self, _NOTHING, 1 << 30, lambda _arrival, _service: self._serial_gpu()).start()
+        self.serial = True
+        arrivals = Arrivals(self, _NOTHING, 1 << 30, lambda _arrival, _service: self._serial_gpu())
+        self._read_back(arrivals.start)
+
+    def _read_back(self, then: Callable[[], None]) -> None:
+        """The host learns the routing, if anything that it sends depends on it."""
+
+        def read(_job: Job) -> None:
+            self._known = self.machine.now
+            then()
+
+        if not self.work.ids[0]:
+            then()
+            return
+        down = self.machine.problem.costs.path(self.machine.problem.gpu_tier, self.machine.problem.main_memory)
+        usage = usage_of(down.usage, self.work.id_bytes)
+        self.machine.submit(self.work.down_queue, Job("expert ids", self.work.ids, usage, read, ACTIVATION, "routing"))
 
     def _compute_arrivals(self, arrival: IntTimes, service: IntTimes) -> None:
         """All weights are there: the GPU ran each expert as it landed, behind the resident ones."""
@@ -126,14 +154,18 @@ class ExpertWalk:
             if machine.recorder.keep_slices:
                 for stop, time in zip(finish.tolist(), service.tolist(), strict=True):
                     machine.recorder.slice(machine.gpu.name, "uploaded expert", stop - time, stop)
+        reading = min(self._known, held) - self.begin
         critical = {machine.gpu.name: end - held}
-        critical[self.up_queue] = critical.get(self.up_queue, 0) + held - self.begin
+        for lane, time in ((self.up_queue, held - self.begin - reading), (self.work.down_queue, reading)):
+            critical[lane] = critical.get(lane, 0) + time
         machine.clock.at(end, lambda: self._part_ended(critical))
 
     def _serial_gpu(self) -> None:
-        uploads = self.machine.now - self.begin
+        uploads = self.machine.now - self._known
         service = int(self.work.gpu_first[0] + self.work.gpu_after.sum())
-        self.critical = {self.machine.gpu.name: service, self.up_queue: uploads}
+        self.critical = {self.machine.gpu.name: service}
+        for lane, time in ((self.up_queue, uploads), (self.work.down_queue, self._known - self.begin)):
+            self.critical[lane] = self.critical.get(lane, 0) + time
         self.machine.on_gpu(service, "experts", lambda: self._serial_sides(list(self.work.sides)))
 
     def _serial_sides(self, left: list[SideWork]) -> None:
@@ -152,7 +184,7 @@ class ExpertWalk:
         """Activations out, experts, results back."""
         side, begin = part.side, self.machine.now
         out, back = queue_of(side.out), queue_of(side.back)
-        critical: dict[str, int] = {}
+        critical: dict[str, int] = {} if self.serial else {self.work.down_queue: begin - self.begin}
         mark = begin
 
         def passed(lane: str) -> None:
@@ -208,14 +240,14 @@ class Arrivals:
         self._landed: list[tuple[int, int]] = []
 
     def start(self) -> None:
-        """Sends the uploads off: in one job when staging holds them all, else each as a slot comes free."""
+        """Sends the uploads off: in one job when none has to wait for a staging slot, else each as a slot comes free."""
         if self._left == 0:
             self._then(_NOTHING, _NOTHING)
             return
         for expert in self._waits.tolist():
             service = self._service_of(expert)
             self._walk.movers.promote(self._walk.layer, expert, partial(self._land_one, service))
-        if len(self._columns) > self._staging:
+        if stalls(self._walk.work, 0, self._staging):
             self._trickle()
         elif len(self._columns):
             self._submit(slice(None), lambda finish: self._land(finish, self._service.tolist()))
@@ -247,7 +279,10 @@ class Arrivals:
             self._land([time], [service])
             if index + 1 < len(self._columns):
                 slot = released[index + 1 - self._staging] if index + 1 >= self._staging else 0
-                clock.at(slot, lambda: send(index + 1))
+                if slot > time:
+                    clock.at(slot, lambda: send(index + 1))
+                else:
+                    send(index + 1)
 
         def send(index: int) -> None:
             self._submit(slice(index, index + 1), lambda finish: landed(index, finish[0]))

@@ -7,7 +7,8 @@ to a speed below 1; an event happens only when a flow starts or ends. Knows noth
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -97,11 +98,21 @@ class FlowNetwork:
         self._flows: list[Flow] = []
         self._timer_due = -1
         self._contended = False
+        self._holding = 0
 
     @property
     def idle(self) -> bool:
         """No flow is under way."""
         return not self._flows
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Flows that start and end inside the block share anew once, at its end: one timer instead of one for each."""
+        self._holding += 1
+        yield
+        self._holding -= 1
+        if not self._holding:
+            self._reshare()
 
     def start(self, duration: int, usage: Mapping[str, float], on_done: Callable[[], None]) -> Flow:
         """Starts work of `duration` ps alone that draws `usage` [resource -> bytes] evenly; calls `on_done` at its end."""
@@ -115,10 +126,13 @@ class FlowNetwork:
         """Ends the flow once it has served `total` ps of its own (not less than it has served)."""
         flow.total = total
         self._set_due(flow, int(self._clock.now))
-        self._arm()
+        if not self._holding:
+            self._arm()
 
     def _reshare(self) -> None:
         """Sets all speeds anew and arms the timer for the earliest end."""
+        if self._holding:
+            return
         load: dict[str, float] = {}
         for flow in self._flows:
             for resource, rate in flow.draws:
@@ -164,6 +178,6 @@ class FlowNetwork:
         self._flows = [flow for flow in self._flows if flow.due > due]
         for flow in ended:
             flow.curve.append((due, flow.total))
-        self._reshare()
-        for flow in ended:
-            flow.on_done()
+        with self.together():
+            for flow in ended:
+                flow.on_done()

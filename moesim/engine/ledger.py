@@ -1,4 +1,4 @@
-"""Sums over visits: who computed what, what moved, what was hit, and the work that the bound is taken over.
+"""Sums over visits: who computed what, what moved, what was hit.
 
 Adds up while the engine runs and writes into the recorder; takes no decision.
 """
@@ -9,31 +9,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from moesim.engine.machine import queue_of
 from moesim.engine.prelude import Prelude
-from moesim.engine.tables import Placement, usage_of
+from moesim.engine.tables import Placement, queue_of, usage_of
 from moesim.engine.visits import VisitWork, Workbench
 from moesim.policies.base import IntArray
 from moesim.policies.problem import Problem
 from moesim.results.recorder import Recorder
 
-__all__ = ["Ledger", "WorkTally"]
-
-
-class WorkTally:
-    """How often each token count per expert was met, for each phase: all that the bound has to know about routing."""
-
-    def __init__(self) -> None:
-        self.counts: dict[str, dict[int, int]] = {}
-        self.passes: dict[str, int] = {}
-
-    def add(self, phase: str, counts: IntArray) -> None:
-        """Counts the (layer, expert) executions of one pass; `counts` has any shape."""
-        self.passes[phase] = self.passes.get(phase, 0) + 1
-        into = self.counts.setdefault(phase, {})
-        values, numbers = np.unique(counts[counts > 0], return_counts=True)
-        for value, number in zip(values.tolist(), numbers.tolist(), strict=True):
-            into[value] = into.get(value, 0) + number
+__all__ = ["Ledger"]
 
 
 class Ledger:
@@ -45,8 +28,9 @@ class Ledger:
         self._uploads: IntArray = np.zeros(shape, dtype=np.int64)
         self._runs = {side.index: np.zeros(shape, dtype=np.int64) for side in bench.sides}
         self._sides = {side.index: side for side in bench.sides}
+        self._down = bench.down
+        self._read_back = 0.0
         self._activation = dict.fromkeys(self._sides, 0.0)
-        self.tally = WorkTally()
 
     def visits(self, work: VisitWork, counts: IntArray, layers: IntArray) -> None:
         """Adds visits with `counts` [V, E] of MoE layers `layers` [V]."""
@@ -60,6 +44,7 @@ class Ledger:
         tokens = recorder.expert_tokens
         gpu = self._problem.system.gpu_name
         tokens[gpu] = tokens.get(gpu, 0) + int(work.gpu_tokens.sum())
+        self._read_back += work.id_bytes
         for part in work.sides:
             _scatter(self._runs[part.side.index], layers, part.runs)
             self._activation[part.side.index] += float(part.nbytes.sum())
@@ -73,6 +58,8 @@ class Ledger:
         for part in work.sides:
             self.add(self._recorder.busy, {queue_of(part.side.out): part.out[rows].sum(), part.side.name: part.work[rows].sum()})
             self.add(self._recorder.busy, {queue_of(part.side.back): part.back[rows].sum()})
+        if work.down_queue:
+            self.add(self._recorder.busy, {work.down_queue: work.ids[rows].sum()})
         self.add(self._recorder.critical, {lane: share[rows].sum() for lane, share in critical.items()})
 
     @staticmethod
@@ -98,6 +85,9 @@ class Ledger:
                 path = self._problem.costs.path(tier, self._problem.gpu_tier)
                 self._recorder.count_move(usage_of(path.usage, nbytes * number), nbytes * number, "demand")
         self._uploads[:] = 0
+        if self._read_back and self._down is not None:
+            self._recorder.count_move(usage_of(self._down.usage, self._read_back), self._read_back, "routing")
+            self._read_back = 0.0
         for index, runs in self._runs.items():
             self._flush_side(index, kinds, self._placement.kind_sums(runs))
             runs[:] = 0

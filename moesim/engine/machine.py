@@ -12,16 +12,11 @@ from moesim.engine.clock import Clock
 from moesim.engine.flows import FlowNetwork
 from moesim.engine.lanes import Lane
 from moesim.engine.queues import Job, Server
-from moesim.hardware import Path
+from moesim.engine.tables import queue_of
 from moesim.policies.problem import Problem
 from moesim.results.recorder import Recorder
 
-__all__ = ["Machine", "queue_of", "up_queue"]
-
-
-def queue_of(path: Path) -> str:
-    """The queue that copies on this path stand in: a link's copy engine, or one of its own where no link is serial."""
-    return path.queue or f"{path.source}>{path.target}"
+__all__ = ["Machine", "up_queue"]
 
 
 def up_queue(problem: Problem) -> str:

@@ -10,10 +10,10 @@ from collections.abc import Callable
 import numpy as np
 
 from moesim.engine.clock import to_ps
-from moesim.engine.machine import Machine, queue_of
+from moesim.engine.machine import Machine
 from moesim.engine.queues import DEMAND, MIGRATION, PREFETCH, Job
 from moesim.engine.residency import Residency
-from moesim.engine.tables import Placement, usage_of
+from moesim.engine.tables import Placement, queue_of, usage_of
 from moesim.errors import PolicyError
 from moesim.policies.base import IntArray, Moves
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from moesim.engine.context import Context, EngineKind
-from moesim.engine.ledger import WorkTally
 from moesim.engine.prelude import preludes_of_pass
 from moesim.engine.rounds import Pass, passes_of_job
+from moesim.engine.tally import WorkTally
 from moesim.engine.walk import Events, PassWalk, walk_prelude
 from moesim.policies.base import Deployment, Policy, Step
 from moesim.policies.problem import Problem
@@ -53,7 +53,7 @@ def simulate(
     recorder.events = clock.events
     context.ledger.add(recorder.busy, {context.gpu: context.machine.gpu.busy})
     recorder.peak = dict(context.residency.peak)
-    return Outcome(recorder, context.deployment, context.ledger.tally)
+    return Outcome(recorder, context.deployment, context.tally)
 
 
 def _job(context: Context, routing: RoutingTable, progress: Callable[[int, int], None] | None) -> Events:
@@ -70,7 +70,7 @@ def _job(context: Context, routing: RoutingTable, progress: Callable[[int, int],
 def _pass(context: Context, one: Pass) -> Events:
     start, before = context.machine.now, _Sums.of(context.recorder)
     preludes, trailer = preludes_of_pass(context.problem, context.deployment, one.phase, one.new_tokens, one.context)
-    context.ledger.tally.add(one.phase, one.counts)
+    context.tally.add(one)
     for prelude in (*preludes, trailer):
         context.ledger.prelude(prelude)
     yield from PassWalk(context, one, preludes).visits()

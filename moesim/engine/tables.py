@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.engine.clock import to_ps
+from moesim.hardware import Path
 from moesim.policies.base import FloatArray, IntArray
 from moesim.policies.problem import Problem
 
-__all__ = ["ExpertTimes", "IntTimes", "Placement", "usage_of"]
+__all__ = ["ExpertTimes", "IntTimes", "Placement", "queue_of", "usage_of"]
 
 IntTimes = NDArray[np.int64]
 _TABLE_LIMIT = 4096
@@ -165,6 +166,11 @@ def _finite_ps(seconds: FloatArray) -> IntTimes:
     if finite.all():
         return to_ps(seconds)
     return np.where(finite, to_ps(np.where(finite, seconds, 0.0)), -1)
+
+
+def queue_of(path: Path) -> str:
+    """The queue that copies on this path stand in: a link's copy engine, or one of its own where no link is serial."""
+    return path.queue or f"{path.source}>{path.target}"
 
 
 def usage_of(path_usage: Mapping[str, float] | tuple[tuple[str, float], ...], nbytes: float) -> dict[str, float]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from moesim.engine.clock import to_ps
-from moesim.engine.tables import ExpertTimes, IntTimes
+from moesim.engine.tables import ExpertTimes, IntTimes, queue_of
 from moesim.errors import PolicyError
 from moesim.hardware import Path
 from moesim.policies.base import BoolArray, Deployment, IntArray
@@ -76,6 +76,12 @@ class VisitWork:
     gpu_tokens: IntArray
     """[V] pairs computed on the GPU."""
     sides: list[SideWork]
+    ids: IntTimes
+    """[V] time in which the host reads the routing back: nothing that depends on it can leave the host before."""
+    down_queue: str
+    """The queue on which the host reads routing back; empty without a host."""
+    id_bytes: float
+    """Bytes of all expert ids read back in these visits."""
 
     def row(self, row: int) -> VisitWork:
         """The work of one visit alone (V = 1)."""
@@ -94,6 +100,9 @@ class VisitWork:
             self.hits[some],
             self.gpu_tokens[some],
             sides,
+            self.ids[some],
+            self.down_queue,
+            self.id_bytes * float(self.ids[row] > 0) / max(int((self.ids > 0).sum()), 1),
         )
 
 
@@ -106,6 +115,11 @@ class Workbench:
         self._gpu = problem.system.devices[problem.system.gpu_name]
         self._launch = int(to_ps(self._gpu.launch))
         self._token_bytes = problem.model.token_bytes / deployment.activation_compression
+        self.down = problem.costs.path(problem.gpu_tier, problem.main_memory) if problem.system.host_tiers else None
+        """The way on which the host reads routing back."""
+        self._down_queue = queue_of(self.down) if self.down else ""
+        self.id_bytes = 4.0 * problem.model.top_k
+        """Expert ids of one token, 32 bits each."""
         self.sides = [self._side(index, name) for index, name in enumerate(problem.devices) if index != problem.gpu_index]
         self._side_tiers = {index: tier for tier, index in problem.ndp_index.items()}
 
@@ -153,7 +167,22 @@ class Workbench:
         sides = [] if on_gpu.sum() == active.sum() else self._sides(counts, device, active, times, tokens)
         if gpu_tokens.sum() + sum(int(s.tokens.sum()) for s in sides) != total.sum():
             raise PolicyError("dispatch gave active experts to a device that does not exist")
-        return VisitWork(up, waits, order, copy, gpu_after, gpu_first, up.sum(axis=1), total - missed, gpu_tokens, sides)
+        uploads = up.sum(axis=1)
+        ids = self._read_back(tokens, uploads if load is None else np.zeros_like(uploads), sides)
+        id_bytes = float(tokens[ids > 0].sum()) * self.id_bytes
+        down = self._down_queue
+        return VisitWork(
+            up, waits, order, copy, gpu_after, gpu_first, uploads, total - missed, gpu_tokens, sides, ids, down, id_bytes
+        )
+
+    def _read_back(self, tokens: IntArray, uploads: IntArray, sides: list[SideWork]) -> IntTimes:
+        """[V] ps in which the host learns what to send; none where it sends nothing, or what it sends was fixed before."""
+        needed = uploads > 0
+        for part in sides:
+            needed = needed | (part.tokens > 0)
+        if self.down is None or not needed.any():
+            return np.zeros(len(tokens), dtype=np.int64)
+        return np.where(needed, to_ps(self.down.setup + tokens * self.id_bytes / self.down.rate), 0)
 
     def _sides(
         self, counts: IntArray, device: IntArray, active: BoolArray, times: ExpertTimes, tokens: IntArray

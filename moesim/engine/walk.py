@@ -183,8 +183,12 @@ class PassWalk:
             contended = contended | work.waits.any(axis=1)
         if context.serial:
             return contended
-        crowded = work.uploads > (0 if context.chunked else context.deployment.staging)
-        return contended | crowded
+        if context.chunked:
+            return contended | (work.uploads > 0)
+        staging = context.deployment.staging
+        for row in np.flatnonzero(work.uploads > staging).tolist():
+            contended[row] = contended[row] or closed_form.stalls(work, row, staging)
+        return contended
 
     def _book_closed(self, work: VisitWork, rows: IntArray) -> IntArray:
         """[V] durations of the expert parts; books lanes and critical path of the visits `rows`, which count as done."""

@@ -1,0 +1,66 @@
+"""All work of a run, as the bound has to know it: how often each token count per expert was met, and the dense work.
+
+Independent of placement and schedule: equal for all policies that batch alike.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from moesim.engine.rounds import Pass
+from moesim.policies.problem import Problem
+
+__all__ = ["WorkTally"]
+
+
+class WorkTally:
+    """Sums over passes, by phase."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self.counts: dict[str, dict[int, int]] = {}
+        """Phase -> tokens per (layer, expert) of a pass -> how often; groups of a pass count together."""
+        self.passes: dict[str, int] = {}
+        self.dense: dict[str, dict[str, tuple[float, float]]] = {}
+        """Phase -> operation -> seconds of all passes if the GPU does it, or the CPU (inf where it can't)."""
+
+    def add(self, one: Pass) -> None:
+        """Adds one pass."""
+        phase = one.phase
+        self.passes[phase] = self.passes.get(phase, 0) + 1
+        into = self.counts.setdefault(phase, {})
+        together = one.counts.sum(axis=1)
+        values, numbers = np.unique(together[together > 0], return_counts=True)
+        for value, number in zip(values.tolist(), numbers.tolist(), strict=True):
+            into[value] = into.get(value, 0) + number
+        dense = self.dense.setdefault(phase, {})
+        for name, (gpu, cpu) in self._dense(one).items():
+            before = dense.get(name, (0.0, 0.0))
+            dense[name] = (before[0] + gpu, before[1] + cpu)
+
+    def _dense(self, one: Pass) -> dict[str, tuple[float, float]]:
+        """Seconds of each operation outside the experts, the whole pass in one piece, on the GPU and on the CPU."""
+        problem, costs = self._problem, self._problem.costs
+        model, layers, tokens = problem.model, problem.model.layers, int(one.new_tokens.sum())
+        shared = float(costs.shared(tokens)) * problem.layers
+        work = {"shared experts": (shared, float("inf"))} if shared else {}
+        if not problem.job.attention:
+            return work
+        gpu, cpu = problem.system.gpu_name, costs.cpu_name
+        if one.phase == "prefill":
+            flops, nbytes = model.core_flops_prefill(one.context), model.core_bytes_prefill(one.context)
+        else:
+            flops, nbytes = model.core_flops_decode(one.context), model.core_bytes_decode(one.context)
+        core = [float(costs.core(gpu, flops, nbytes, one.phase, problem.gpu_tier).sum())]
+        parts = {name: [layers * float(cost(gpu, tokens))] for name, cost in (("QKV", costs.projections), ("output", costs.output))}
+        if cpu is not None:
+            core.append(min(float(costs.core(cpu, flops, nbytes, one.phase, t).sum()) for t in problem.system.host_tiers))
+            parts["QKV"].append(layers * float(costs.projections(cpu, tokens)))
+            parts["output"].append(layers * float(costs.output(cpu, tokens)))
+        only_gpu = float(costs.router(tokens)) * problem.layers + float(costs.head(len(one.requests)))
+        if model.n_dense:
+            only_gpu += float(costs.dense(tokens)) * model.n_dense
+        work["router, dense, head"] = (only_gpu, float("inf"))
+        for name, seconds in {"core": core, **parts}.items():
+            work[name] = (seconds[0], seconds[1] if len(seconds) > 1 else float("inf"))
+        return work
