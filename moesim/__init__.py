@@ -1,0 +1,38 @@
+"""moesim: a discrete-event simulator of Mixture-of-Experts inference on GPUs, AMX CPUs, CXL memory and near-data units.
+
+The public verbs load on first use, so that `import moesim` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from moesim.api import compare, explain, reproduce, run
+    from moesim.policies.base import Policy
+    from moesim.results.result import Result
+    from moesim.scenario import load
+
+__version__ = "0.1.0"
+__all__ = ["Policy", "Result", "__version__", "compare", "explain", "load", "reproduce", "run"]
+
+_HOMES = {
+    "Policy": "moesim.policies.base",
+    "Result": "moesim.results.result",
+    "compare": "moesim.api",
+    "explain": "moesim.api",
+    "load": "moesim.scenario",
+    "reproduce": "moesim.api",
+    "run": "moesim.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'moesim' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,26 @@
+"""Progress bars on standard error, on a terminal only; everywhere else silence."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+__all__ = ["bar"]
+
+
+@contextmanager
+def bar(name: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A function `progress(done, total)` that draws a bar while the block runs."""
+    if not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(desc=name, unit=unit, unit_scale=True, file=sys.stderr, leave=False) as drawn:
+
+        def progress(done: int, total: int) -> None:
+            drawn.total = total
+            drawn.update(done - drawn.n)
+
+        yield progress
