@@ -1,0 +1,89 @@
+"""When a copy should change places: the test of MoE-CXL, for GPU memory and for host tiers.
+
+Knows frequencies, times per use and room; knows no visit and no queue of a link.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from moesim.policies.base import BoolArray, FloatArray, IntArray
+
+__all__ = ["Terms", "exchanges", "relocations"]
+
+
+class Terms(NamedTuple):
+    """What a move has to earn."""
+
+    horizon: float
+    """Periods over which a gain counts."""
+    hysteresis: float
+    """How much more than its cost a move must gain, as a share."""
+    limit: int
+    """Moves per period."""
+
+
+def exchanges(
+    frequency: FloatArray, saved: FloatArray, held: BoolArray, evictable: BoolArray, slots: int, terms: Terms
+) -> tuple[IntArray, IntArray]:
+    """Copies to load into GPU memory and copies to drop, as flat indices of equal or smaller number; all arrays flat [N].
+
+    `held`: in GPU memory or on the way there; `evictable`: those of them that are there already.
+
+    The hottest experts outside the best `slots` displace the coldest inside, pairwise, where
+    (F_in t_in - (1 + h) F_out t_out) * horizon > (1 + h) t_in with t = `saved`, seconds per use that a copy in GPU memory
+    saves.
+    """
+    target = np.zeros(len(held), dtype=np.bool_)
+    target[np.argsort(-frequency, kind="stable")[:slots]] = True
+    incoming, outgoing = np.flatnonzero(target & ~held), np.flatnonzero(evictable & ~target)
+    incoming = incoming[np.argsort(-frequency[incoming], kind="stable")]
+    outgoing = outgoing[np.argsort(frequency[outgoing], kind="stable")]
+    free = max(slots - int(np.count_nonzero(held)), 0)
+    incoming = incoming[: min(free + len(outgoing), terms.limit)]
+    outgoing = outgoing[: max(len(incoming) - free, 0)]
+    lost = np.zeros(len(incoming))
+    lost[len(incoming) - len(outgoing) :] = (frequency * saved)[outgoing]
+    factor = 1.0 + terms.hysteresis
+    worth = ((frequency * saved)[incoming] - factor * lost) * terms.horizon > factor * saved[incoming]
+    return incoming[worth], outgoing[worth[len(incoming) - len(outgoing) :]]
+
+
+def relocations(
+    frequency: FloatArray,
+    home: IntArray,
+    access: FloatArray,
+    occupied: FloatArray,
+    move: FloatArray,
+    room: FloatArray,
+    sizes: FloatArray,
+    movable: BoolArray,
+    terms: Terms,
+) -> list[tuple[int, int]]:
+    """(flat index, tier) of experts that should live in another host tier.
+
+    `frequency`, `home`, `sizes`, `movable`: flat [N]; `access` [T] seconds of one use from a tier, `occupied` [T] seconds
+    that it keeps the tier busy, `move` [T, T] seconds of a copy from tier to tier, `room` [T] free bytes. The experts that
+    wait longest are looked at first; each goes to the tier with the least F t + queue that has room, if
+    F (t_i - t_j) * horizon > move * (1 + hysteresis).
+    """
+    queue = np.bincount(home[movable], (frequency * occupied[home])[movable], minlength=len(access))
+    candidates = np.flatnonzero(movable & (access[home] > access.min()))
+    waits = (frequency * access[home])[candidates]
+    candidates = candidates[np.argsort(-waits, kind="stable")[: terms.limit]]
+    room, chosen = room.copy(), []
+    for expert in candidates.tolist():
+        uses, here = float(frequency[expert]), int(home[expert])
+        cost = np.where(room >= sizes[expert], uses * access + queue, np.inf)
+        there = int(np.argmin(cost))
+        if cost[there] == np.inf:
+            continue
+        gain = uses * (access[here] - access[there]) * terms.horizon
+        if gain > move[here, there] * (1.0 + terms.hysteresis):
+            chosen.append((expert, there))
+            room[there] -= sizes[expert]
+            queue[there] += uses * occupied[there]
+            queue[here] -= uses * occupied[here]
+    return chosen
