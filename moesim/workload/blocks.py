@@ -1,0 +1,201 @@
+"""Owns the walk over the tokens of a block of requests: draws every token's experts and books them into the table.
+
+Knows processes (independent, or sticky in time and coupled between layers), nothing of models, files or presets.
+
+Randomness: requests come in blocks of BLOCK, each block with its own generator. Every slot of every token of a full block
+gets its own word of random bits, wanted or not, and redraws come from that word alone. So a request's routing
+depends on the seed and on its number, not on how many requests there are, nor on their lengths, nor on the batching.
+
+Short names: n requests of the block, L layers, E experts, k experts per token, G decode passes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim.workload.draw import AliasTable, Ids, Words, choose
+from moesim.workload.table import FloatArray, IntArray, Progress, id_type
+
+__all__ = ["BLOCK", "Ledger", "Process", "independent_block", "sticky_block"]
+
+BLOCK = 64
+"""Requests that share one generator."""
+
+_CHUNK = 1 << 17
+_STEPS = np.repeat(np.array([0, 1, -1, 2, -2], dtype=np.intp), [204, 20, 20, 6, 6])
+_REACH = 2
+_DEPTH = 17
+_SHARES = np.cumsum(1 / np.arange(2, _DEPTH)) / np.sum(1 / np.arange(2, _DEPTH))
+_LAGS = np.searchsorted(_SHARES, (np.arange(256) + 0.5) / 256) + 2
+"""Lag of what is remembered for each of 256 equally likely dice: 2 to 16, likely in proportion to 1/lag."""
+
+
+class Ledger:
+    """Books drawn experts: prompts as counts, decode passes as ids."""
+
+    def __init__(self, prompt: IntArray, output: IntArray, layers: int, experts: int, top_k: int, passes: int) -> None:
+        """`prompt`, `output`: [n] tokens, the longest request first; `passes`: G of the whole table."""
+        count = len(prompt)
+        self.prompt, self.decoded = prompt, output - 1
+        self.total = prompt + output - 1
+        self.row = np.arange(layers * count, dtype=np.intp).reshape(layers, count)
+        self.counts = np.zeros(layers * count * experts, dtype=np.uint32)
+        self.decode = np.zeros((count, passes, layers, top_k), dtype=id_type(experts))
+        self.tick: Progress | None = None
+        self._experts = experts
+
+    def active(self, first: int) -> int:
+        """How many requests (a prefix) have a token at or after position `first`."""
+        return int(np.searchsorted(-self.total, -first, side="left"))
+
+    def add(self, ids: Ids, time: IntArray, layers: slice) -> None:
+        """Book `ids` [k, ..., layers, a] of the first a requests at token positions `time` (broadcastable)."""
+        active = ids.shape[-1]
+        cells = self.row[layers, :active] * self._experts
+        prefill = time < self.prompt[:active]
+        if prefill.all():
+            np.add.at(self.counts, (ids + cells).reshape(-1), np.uint32(1))
+            return
+        shape = ids.shape[1:]
+        if prefill.any():
+            np.add.at(self.counts, (ids + cells)[:, np.broadcast_to(prefill, shape)].reshape(-1), np.uint32(1))
+        position = time - self.prompt[:active]
+        decode = np.broadcast_to((position >= 0) & (position < self.decoded[:active]), shape)
+        if decode.any():
+            where = np.nonzero(decode)
+            position = np.broadcast_to(position, shape)[where]
+            self.decode[where[-1], position, where[-2] + layers.start] = ids[:, decode].T
+
+
+def independent_block(table: AliasTable, bits: np.random.BitGenerator, order: IntArray, ledger: Ledger) -> None:
+    """Tokens that know nothing of each other: every token of layer l draws k distinct experts from row l of `table`.
+
+    `order`: [n] place of each request of the ledger within its block.
+    """
+    layers, top_k = table.rows, table.top_k
+    chunk = max(1, _CHUNK // (BLOCK * layers * top_k))
+    base = np.arange(layers, dtype=np.intp) * table.experts
+    every = slice(0, layers)
+    for first in range(0, int(ledger.total[0]), chunk):
+        active = ledger.active(first)
+        words = _words(bits, (top_k, chunk, layers, BLOCK))[..., order[:active]]
+        last = min(chunk, int(ledger.total[0]) - first)
+        words = np.ascontiguousarray(words[:, :last])
+        rows = np.broadcast_to(base[:, None], words.shape[1:]).reshape(-1)
+        ids = table.distinct(words.reshape(top_k, -1), rows).reshape(words.shape)
+        ledger.add(ids, first + np.arange(last)[:, None, None], every)
+        if ledger.tick is not None:
+            ledger.tick(first + last, int(ledger.total[0]))
+
+
+class Process(NamedTuple):
+    """How a token's experts depend on its neighbours, in popularity ranks (rank 0 the most popular of its layer)."""
+
+    curve: FloatArray
+    """[E] popularity by rank, before tilting."""
+    tilt: float
+    """Standard deviation of the logarithm by which a request's own popularity differs from the curve."""
+    thread: float
+    """Correlation of a request's tilt from one layer to the next, rank by rank."""
+    reuse: FloatArray
+    """[L] probability that a slot keeps the expert it had for the token before."""
+    memory: FloatArray
+    """[L] probability that a slot takes up an expert of 2 to 16 tokens before."""
+    coupling: FloatArray
+    """[L] probability that a slot that does neither takes the rank (or a close one) that the layer above took."""
+
+
+def sticky_block(process: Process, generator: np.random.Generator, order: IntArray, ledger: Ledger, top_k: int) -> None:
+    """Tokens that follow their predecessors and, between layers, themselves; ids are booked as ranks.
+
+    Token t of layer l needs token t - 1 of layer l and token t of layer l - 1. Walking along the diagonal, step n does
+    token n - l of every layer l at once, and both are what step n - 1 left behind.
+    """
+    layers, experts = len(process.reuse), len(process.curve)
+    total, count = int(ledger.total[0]), len(order)
+    popularity = process.curve * np.exp(process.tilt * _tilts(process, generator)[:, order])
+    table = AliasTable(popularity.reshape(layers * count, experts), top_k)
+    bounds = _bounds(process)
+    ring: Ids = np.zeros((_DEPTH, top_k, layers, count), dtype=table.dtype)
+    full = np.array_equal(order, np.arange(BLOCK))
+    for step in range(total + layers - 1):
+        low, high = max(0, step - total + 1), min(layers, step + 1)
+        active = ledger.active(step - layers + 1)
+        if active < ring.shape[-1]:
+            ring = np.ascontiguousarray(ring[..., :active])
+        words = _words(generator.bit_generator, (top_k, layers, BLOCK))[:, low:high]
+        words = np.ascontiguousarray(words if full and active == BLOCK else words[:, :, order[:active]])
+        time = step - np.arange(low, high)
+        base = ledger.row[low:high, :active] * experts
+        here = bounds[:, np.minimum(time, _DEPTH), np.arange(low, high)]
+        ids = _step(table, words, base, ring, step, low, here)
+        ring[step % _DEPTH, :, low:high] = ids
+        ledger.add(ids, time[:, None], slice(low, high))
+        if ledger.tick is not None and step % 64 == 0:
+            ledger.tick(step, total + layers - 1)
+
+
+def _tilts(process: Process, generator: np.random.Generator) -> FloatArray:
+    """[L, BLOCK, E] standard normal, each layer correlated with the one above."""
+    tilts = generator.standard_normal((len(process.reuse), BLOCK, len(process.curve)))
+    for layer in range(1, len(tilts)):
+        tilts[layer] = process.thread * tilts[layer - 1] + math.sqrt(1.0 - process.thread**2) * tilts[layer]
+    return tilts
+
+
+def _bounds(process: Process) -> NDArray[np.uint32]:
+    """[3, _DEPTH + 1, L] 24-bit coins below these keep, remember, follow; by token position (the last row: any later one).
+
+    A first token has nothing to keep, none of the first tokens a full memory: they follow or draw instead.
+    """
+    position = np.arange(_DEPTH + 1)[:, None]
+    keep = np.where(position >= 1, process.reuse, 0.0)
+    remember = np.where(position >= _DEPTH, process.memory, 0.0)
+    spent = np.minimum(keep + remember, 1.0)
+    follow = spent + (1.0 - spent) * process.coupling
+    return np.round(np.stack([keep, spent, follow]) * 2.0**24).astype(np.uint32)
+
+
+def _step(
+    table: AliasTable, words: Words, base: NDArray[np.intp], ring: Ids, step: int, low: int, bounds: NDArray[np.uint32]
+) -> Ids:
+    """[k, l, a] ranks of one diagonal, layers `low` to low + l - 1. `ring`: the diagonals before; `bounds`: [3, l].
+
+    A word's high 24 bits decide what the slot does, the next 8 are the dice of that, the low 32 draw.
+    """
+    high = low + words.shape[1]
+    coin = (words >> np.uint64(40)).astype(np.uint32)
+    dice = ((words >> np.uint64(32)) & np.uint64(0xFF)).astype(np.intp)
+    last = ring[(step - 1) % _DEPTH]
+    ids = table.draw(words, base)
+    if (bounds[2] > bounds[1]).any():
+        # layer 0 has none above: what it would take comes from itself and is never taken, its coupling being 0
+        above = last[:, np.maximum(np.arange(low, high) - 1, 0)]
+        ids = choose(coin < bounds[2][:, None], _neighbour(above, dice, table.experts), ids)
+    if (bounds[1] > bounds[0]).any():
+        entry = ((step - _LAGS) % _DEPTH * last.size).take(dice)
+        entry += np.arange(last.size, dtype=np.intp).reshape(last.shape)[:, low:high]
+        ids = choose(coin < bounds[1][:, None], ring.reshape(-1).take(entry), ids)
+    kept = coin < bounds[0][:, None]
+    ids = choose(kept, last[:, low:high], ids)
+    flat = (len(ids), -1)
+    table.resolve(ids.reshape(flat), words.reshape(flat), base.reshape(-1), kept.reshape(flat))
+    return ids
+
+
+def _neighbour(above: Ids, dice: NDArray[np.intp], experts: int) -> Ids:
+    """Ranks near those of the layer above: 0, 1 or 2 away, reflected at both ends; `dice` [k, l, a] from 0 to 255 decide."""
+    fold = np.abs(np.arange(-_REACH, experts + _REACH))
+    fold = np.clip(np.minimum(fold, 2 * (experts - 1) - fold), 0, None).astype(above.dtype)
+    near: Ids = fold.take(above + (_STEPS + _REACH).take(dice))
+    return near
+
+
+def _words(bits: np.random.BitGenerator, shape: tuple[int, ...]) -> Words:
+    raw: Any = bits.random_raw(int(np.prod(shape)))
+    words: Words = raw.reshape(shape)
+    return words

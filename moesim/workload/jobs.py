@@ -1,0 +1,85 @@
+"""Owns the workloads that a scenario can name: all requests at once, or one batch through a single MoE layer.
+
+Knows routing and lengths by their slots only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field, SerializeAsAny, ValidationInfo, ValidatorFunctionWrapHandler, WrapValidator
+
+from moesim.plugins import find
+from moesim.spec import Spec
+from moesim.streams import Streams
+from moesim.workload.lengths import Lengths
+from moesim.workload.popularity import PopularityTable
+from moesim.workload.profile import HeldOut, Profile
+from moesim.workload.routing import Routed, Routing
+from moesim.workload.sticky import Sticky
+from moesim.workload.table import Job, Progress, RoutingTable
+from moesim.workload.trace import Trace
+from moesim.workload.zipf import Uniform, Zipf
+
+__all__ = ["AnyRouting", "LayerBatch", "Offline"]
+
+
+def _own_or_foreign(value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+    """Built-in kinds as they are; `kind: module:Class` names anybody's subclass of Routing; objects pass."""
+    if isinstance(value, Routing):
+        return value
+    if isinstance(value, Mapping) and ":" in str(value.get("kind", "")):
+        rest = {key: item for key, item in value.items() if key != "kind"}
+        return find("routing", str(value["kind"])).model_validate(rest, context=info.context)
+    return handler(value)
+
+
+AnyRouting = Annotated[
+    SerializeAsAny[Uniform | Zipf | Sticky | Trace | PopularityTable],
+    Field(discriminator="kind"),
+    WrapValidator(_own_or_foreign),
+]
+"""Any routing law: a built-in kind, `module:Class`, or (from Python) an object."""
+
+
+class Offline(Spec):
+    """All requests are there from the start; what counts is the time until the last is done."""
+
+    kind: Literal["offline"] = "offline"
+    requests: int | None = Field(default=None, ge=1)
+    """Number of requests; may be left out with a trace, which has its own."""
+    prompt: Lengths | None = None
+    """Tokens of each prompt; may be left out with a trace."""
+    output: Lengths | None = None
+    """Tokens generated for each request, the prefill pass's first token included; may be left out with a trace."""
+    routing: AnyRouting
+    profile: Profile = HeldOut()
+    """What placements know beforehand about the popularity of experts."""
+
+    def build(
+        self, model: Routed, streams: Streams, base: Path, progress: Progress | None = None
+    ) -> tuple[Job, RoutingTable]:
+        """The job and the routing of its every token. `base`: folder that paths are relative to."""
+        job = self.routing.job(self.requests, self.prompt, self.output, model, streams, base, self.profile)
+        return job, self.routing.table(job, model, streams, base, self.profile, progress)
+
+
+class LayerBatch(Spec):
+    """One batch of tokens through a single MoE layer: no attention, no decode. The job is one prompt of that many tokens."""
+
+    kind: Literal["layer_batch"] = "layer_batch"
+    tokens: int = Field(ge=1)
+    routing: AnyRouting
+    profile: Profile = HeldOut()
+    """What placements know beforehand about the popularity of experts."""
+
+    def build(
+        self, model: Routed, streams: Streams, base: Path, progress: Progress | None = None
+    ) -> tuple[Job, RoutingTable]:
+        """The job and the routing of its every token. `base`: folder that paths are relative to."""
+        one = np.ones(1, dtype=np.int64)
+        job = Job(np.zeros(1), one * self.tokens, one, layers=1, attention=False)
+        return job, self.routing.table(job, model, streams, base, self.profile, progress)

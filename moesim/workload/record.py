@@ -1,0 +1,185 @@
+"""Owns the reading of recorded routing: npz files with the experts of every token, checked before anything uses them.
+
+Knows the file format only; what is replayed, and for whom, is up to `trace`.
+
+Arrays: `experts` [tokens, L, k] unsigned ids; `seq` [tokens] sequence number, each sequence in one piece; `pos` [tokens]
+position in the sequence, without gaps; `meta` the bytes of a JSON object with `num_experts` and `phase` (`prefill...` or
+`decode...`), and tasks either as `tasks_seq_range` {name: [first, last]} or as `seq_info` [[name, ...], ...].
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim.errors import InputError, Mistake
+from moesim.workload.table import IntArray, id_type
+
+__all__ = ["Record", "read_record"]
+
+_ARRAYS = {"experts": 3, "seq": 1, "pos": 1, "meta": 1}
+
+
+class Record(NamedTuple):
+    """Recorded routing of some sequences of one model."""
+
+    experts: NDArray[np.unsignedinteger[Any]]
+    """[tokens, L, k] expert ids."""
+    start: IntArray
+    """[S + 1] first token of each sequence, and the number of tokens."""
+    position: IntArray
+    """[S] position of each sequence's first recorded token: the length of its prompt in a decode record."""
+    decode: bool
+    """Only decode passes were recorded."""
+    tasks: dict[str, IntArray]
+    """Task -> sequences (0 to S-1); empty if the file names none."""
+
+    @property
+    def tokens(self) -> IntArray:
+        """[S] recorded tokens of each sequence."""
+        return np.diff(self.start)
+
+    def sequence(self, number: int) -> NDArray[np.unsignedinteger[Any]]:
+        """[T, L, k] expert ids of one sequence."""
+        return self.experts[self.start[number] : self.start[number + 1]]
+
+
+def read_record(path: Path, layers: int, experts: int, top_k: int) -> Record:
+    """The record at `path`, which must fit a model of `layers` MoE layers with `experts` experts, top-`top_k`.
+
+    Raises InputError with every defect found.
+    """
+    try:
+        stat = path.stat()
+    except OSError:
+        raise InputError(Mistake("no such routing trace", file=str(path))) from None
+    return _read(path, stat.st_mtime_ns, stat.st_size, layers, experts, top_k)
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path, changed: int, size: int, layers: int, experts: int, top_k: int) -> Record:
+    file = str(path)
+    arrays = _load(path)
+    mistakes = _shape_mistakes(arrays, file)
+    if mistakes:
+        raise InputError(*mistakes)
+    meta = _meta(arrays["meta"], file)
+    ids, seq, pos = arrays["experts"], arrays["seq"].astype(np.int64), arrays["pos"].astype(np.int64)
+    mistakes = [*_model_mistakes(ids, meta, layers, experts, top_k, file), *_order_mistakes(seq, pos, file)]
+    if mistakes:
+        raise InputError(*mistakes)
+    start = np.concatenate([[0], np.flatnonzero(np.diff(seq)) + 1, [len(seq)]])
+    position = pos[start[:-1]]
+    phase = str(meta.get("phase", "decode" if position.any() else "prefill"))
+    decode = phase.startswith("decode")
+    if not decode and position.any():
+        number = int(position.argmax())
+        told = f"sequence {seq[start[number]]} of a prefill trace starts at position {position[number]}, not 0"
+        raise InputError(Mistake(told, file=file))
+    if decode and (position < 1).any():
+        raise InputError(Mistake("a sequence of a decode trace starts at position 0: it has no prompt", file=file))
+    return Record(ids.astype(id_type(experts)), start, position, decode, _tasks(meta, seq[start[:-1]]))
+
+
+def _load(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        # opened here: numpy leaves a file that it cannot read open
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise TypeError("not an npz archive")
+            names = set(archive.files)
+            missing = [name for name in _ARRAYS if name not in names]
+            if missing:
+                has = ", ".join(sorted(names)) or "none"
+                texts = [f"array '{name}' is missing; the file has {has}" for name in missing]
+                raise InputError(*(Mistake(text, file=str(path)) for text in texts))
+            return {name: archive[name] for name in _ARRAYS}
+    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        told = f"is no readable npz file, perhaps truncated ({error})"
+        raise InputError(Mistake(told, file=str(path))) from None
+
+
+def _shape_mistakes(arrays: dict[str, NDArray[Any]], file: str) -> list[Mistake]:
+    mistakes = []
+    for name, dimensions in _ARRAYS.items():
+        array = arrays[name]
+        if array.ndim != dimensions:
+            shape = "[tokens, layers, k]" if dimensions == 3 else "[tokens]" if name != "meta" else "bytes"
+            mistakes.append(Mistake(f"array '{name}' has shape {array.shape}; {shape} is needed", file=file))
+        elif array.dtype.kind not in "ui":
+            mistakes.append(Mistake(f"array '{name}' has type {array.dtype}; whole numbers are needed", file=file))
+        elif name in ("seq", "pos") and len(array) != len(arrays["experts"]):
+            told = f"array '{name}' has {len(array)} entries for {len(arrays['experts'])} tokens"
+            mistakes.append(Mistake(told, file=file))
+    if not mistakes and not arrays["experts"].size:
+        mistakes.append(Mistake("array 'experts' is empty", file=file))
+    return mistakes
+
+
+def _meta(raw: NDArray[Any], file: str) -> dict[str, Any]:
+    try:
+        meta = json.loads(bytes(raw.astype(np.uint8)).decode())
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InputError(Mistake(f"array 'meta' is no JSON text ({error})", file=file)) from None
+    if not isinstance(meta, dict):
+        raise InputError(Mistake("array 'meta' is no JSON object", file=file))
+    return meta
+
+
+def _model_mistakes(ids: NDArray[Any], meta: dict[str, Any], layers: int, experts: int, top_k: int, file: str) -> list[Mistake]:
+    _, recorded_layers, recorded_k = ids.shape
+    recorded_experts = meta.get("num_experts", experts)
+    mistakes = [
+        Mistake(f"records {has} {what}; the model has {needs}", file=file)
+        for what, has, needs in (
+            ("MoE layers", recorded_layers, layers),
+            ("experts per token", recorded_k, top_k),
+            ("experts per layer", recorded_experts, experts),
+        )
+        if has != needs
+    ]
+    limit = recorded_experts if isinstance(recorded_experts, int) else experts
+    outside = (ids < 0) | (ids >= limit)
+    if outside.any():
+        token, layer, slot = np.unravel_index(int(outside.argmax()), ids.shape)
+        mistakes.append(Mistake(f"token {token}, layer {layer}: expert {ids[token, layer, slot]} of {limit}", file=file))
+    ordered = np.sort(ids, axis=-1)
+    twice = ordered[..., 1:] == ordered[..., :-1]
+    if twice.any():
+        token, layer, slot = np.unravel_index(int(twice.argmax()), twice.shape)
+        told = f"token {token}, layer {layer}: expert {ordered[token, layer, slot]} twice; a token's experts are distinct"
+        mistakes.append(Mistake(told, file=file))
+    return mistakes
+
+
+def _order_mistakes(seq: IntArray, pos: IntArray, file: str) -> list[Mistake]:
+    new = np.concatenate([[True], np.diff(seq) != 0])
+    mistakes = []
+    if np.count_nonzero(new) != len(np.unique(seq)):
+        mistakes.append(Mistake("a sequence comes in several pieces; its tokens must follow each other", file=file))
+    gap = ~new & (np.diff(pos, prepend=0) != 1)
+    if gap.any():
+        token = int(gap.argmax())
+        told = f"sequence {seq[token]}: position {pos[token]} follows {pos[token - 1]}; positions must be contiguous"
+        mistakes.append(Mistake(told, file=file))
+    return mistakes
+
+
+def _tasks(meta: dict[str, Any], names: IntArray) -> dict[str, IntArray]:
+    """Task -> places of its sequences; `names`: [S] sequence numbers of the file."""
+    ranges, info = meta.get("tasks_seq_range"), meta.get("seq_info")
+    if isinstance(ranges, dict):
+        ordered = sorted(ranges.items(), key=lambda item: int(item[1][0]))
+        return {str(task): np.flatnonzero((names >= first) & (names <= last)) for task, (first, last) in ordered}
+    if isinstance(info, list) and len(info) == len(names):
+        label = [str(entry[0]) for entry in info]
+        return {task: np.flatnonzero(np.array(label) == task) for task in dict.fromkeys(label)}
+    return {"all": np.arange(len(names))} if "task" not in meta else {str(meta["task"]): np.arange(len(names))}

@@ -1,0 +1,162 @@
+"""Owns what all routing laws share: the slot they fill, blocks of requests, the profile learnt beforehand.
+
+Knows no particular law, and of a model only how many layers, experts and choices it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim.errors import InputError, Mistake
+from moesim.spec import Spec
+from moesim.streams import Streams
+from moesim.workload import profile as profiles
+from moesim.workload.blocks import BLOCK, Ledger
+from moesim.workload.csvfile import read_popularity
+from moesim.workload.lengths import Lengths, draw_lengths
+from moesim.workload.table import FloatArray, IntArray, Job, Progress, RoutingTable, id_type
+
+__all__ = ["DrawBlock", "Routed", "Routing", "draw_job", "normalised", "own_counts"]
+
+DrawBlock = Callable[[np.random.Generator, IntArray, Ledger], None]
+"""Draws one block: (its generator, [n] place of each request within the block, the ledger to book in)."""
+
+
+class Routed(Protocol):
+    """What routing needs to know of a model."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def experts(self) -> int: ...
+    @property
+    def top_k(self) -> int: ...
+    @property
+    def n_moe(self) -> int: ...
+
+
+class Routing(Spec):
+    """A law or a record of which experts tokens ask for. Subclasses fill `table`; most also `prototype`."""
+
+    def table(
+        self, job: Job, model: Routed, streams: Streams, base: Path, profile: profiles.Profile, progress: Progress | None = None
+    ) -> RoutingTable:
+        """The routing of every token of `job`. `base`: folder that paths of the scenario are relative to."""
+        raise NotImplementedError
+
+    def job(
+        self,
+        requests: int | None,
+        prompt: Lengths | None,
+        output: Lengths | None,
+        model: Routed,
+        streams: Streams,
+        base: Path,
+        profile: profiles.Profile,
+    ) -> Job:
+        """R requests, all there at time 0, with their lengths; a record may know them itself, a law must be told."""
+        if requests is None or prompt is None or output is None:
+            given = {"requests": requests, "prompt": prompt, "output": output}
+            what = "needs a value; only a trace has its own"
+            raise InputError(*(Mistake(what, path=f"workload.{name}") for name, value in given.items() if value is None))
+        prompts = draw_lengths(prompt, requests, streams, "prompt", base)
+        return Job(np.zeros(requests), prompts, draw_lengths(output, requests, streams, "output", base), model.n_moe)
+
+    def prototype(self, job: Job, model: Routed, streams: Streams, base: Path) -> IntArray:
+        """[L, E] tokens per expert of `job` drawn with the stream `profile`: other draws of the same law."""
+        raise InputError(Mistake(f"a profile of kind 'held_out' cannot be drawn for routing '{type(self).__name__}'"))
+
+    def learn(
+        self, profile: profiles.Profile, own: IntArray, model: Routed, streams: Streams, base: Path
+    ) -> FloatArray:
+        """[L, E] popularity that `profile` asks for, each layer's sum 1. `own`: [L, E] tokens per expert of the run itself."""
+        layers, experts = own.shape
+        match profile:
+            case profiles.Same():
+                return normalised(own)
+            case profiles.Uniform():
+                return np.full((layers, experts), 1.0 / experts)
+            case profiles.Table():
+                return normalised(read_popularity(base / profile.path, layers, experts))
+            case profiles.HeldOut():
+                count = profile.requests
+                lengths = np.full(count, profile.tokens, dtype=np.int64)
+                job = Job(np.zeros(count), lengths, np.ones(count, dtype=np.int64), layers)
+                return normalised(self.prototype(job, model, streams, base))
+            case profiles.OtherTasks():
+                raise InputError(Mistake("a profile of kind 'tasks' needs routing of kind 'trace'", path="workload.profile"))
+
+
+def normalised(counts: IntArray | FloatArray) -> FloatArray:
+    """[L, E] shares of each layer; a layer without any count becomes uniform."""
+    values = np.asarray(counts, dtype=np.float64)
+    total = values.sum(axis=1, keepdims=True)
+    return np.where(total > 0, values / np.where(total > 0, total, 1.0), 1.0 / values.shape[1])
+
+
+def own_counts(prefill: NDArray[np.uint32], decode: NDArray[np.unsignedinteger[Any]], output: IntArray) -> IntArray:
+    """[L, E] tokens per expert of a whole table: all prompts and all decode passes in use."""
+    layers, experts = prefill.shape[1:]
+    counts: IntArray = prefill.sum(axis=0, dtype=np.int64)
+    used = np.arange(decode.shape[1]) < (output - 1)[:, None]
+    offsets = np.arange(layers, dtype=np.intp)[:, None] * experts
+    for request in range(len(output)):
+        flat = np.add(decode[request, used[request]], offsets, dtype=np.intp).ravel()
+        counts += np.bincount(flat, minlength=layers * experts).reshape(layers, experts)
+    return counts
+
+
+def draw_job(
+    job: Job,
+    model: Routed,
+    streams: Streams,
+    stream: str,
+    draw: DrawBlock,
+    progress: Progress | None = None,
+    experts_by_rank: IntArray | None = None,
+) -> tuple[NDArray[np.uint32], NDArray[np.unsignedinteger[Any]]]:
+    """[R, L, E] prefill counts and [R, G, L, k] decode ids of `job`, block by block.
+
+    `stream`: name whose part b is the generator of requests 64 b to 64 b + 63. `experts_by_rank`: [L, E] the expert that
+    stands at each popularity rank, when `draw` books ranks.
+    """
+    requests, layers, experts = job.requests, job.layers, model.experts
+    prefill = np.zeros((requests, layers, experts), dtype=np.uint32)
+    decode = np.zeros((requests, job.passes, layers, model.top_k), dtype=id_type(experts))
+    total = job.prompt + job.output - 1
+    done, everything = 0, int(total.sum())
+    for block, first in enumerate(range(0, requests, BLOCK)):
+        part = slice(first, min(first + BLOCK, requests))
+        order = np.argsort(-total[part], kind="stable")
+        ledger = Ledger(job.prompt[part][order], job.output[part][order], layers, experts, model.top_k, job.passes)
+        if progress is not None:
+            ledger.tick = _tick(progress, done, int(total[part].sum()), everything)
+        draw(streams.spawn(stream, block), order, ledger)
+        counts, ids = ledger.counts.reshape(layers, len(order), experts), ledger.decode
+        if experts_by_rank is not None:
+            counts, ids = _named(counts, ids, experts_by_rank)
+        prefill[first + order] = counts.transpose(1, 0, 2)
+        decode[first + order] = ids
+        done += int(total[part].sum())
+        if progress is not None:
+            progress(done, everything)
+    return prefill, decode
+
+
+def _tick(progress: Progress, done: int, block: int, everything: int) -> Progress:
+    return lambda step, steps: progress(done + block * step // steps, everything)
+
+
+def _named(
+    counts: NDArray[np.uint32], ids: NDArray[np.unsignedinteger[Any]], experts_by_rank: IntArray
+) -> tuple[NDArray[np.uint32], NDArray[np.unsignedinteger[Any]]]:
+    """Ranks become experts: [L, n, E] counts and [n, G, L, k] ids."""
+    layers = np.arange(len(experts_by_rank))
+    named = np.empty_like(counts)
+    named[layers[:, None, None], np.arange(counts.shape[1])[None, :, None], experts_by_rank[:, None, :]] = counts
+    return named, experts_by_rank.astype(ids.dtype)[layers[:, None], ids]

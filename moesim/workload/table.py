@@ -1,0 +1,120 @@
+"""Owns what a run is asked to do: the job (who arrives when, how long) and its routing table (each token's experts).
+
+Knows nothing of where routing comes from, of machines or of policies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["FloatArray", "IntArray", "Job", "Progress", "RoutingTable", "distinct", "id_type"]
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+Progress = Callable[[int, int], None]
+"""Called with (done, total) while a table is made; any unit, `done` never falls."""
+
+
+def id_type(experts: int) -> type[np.unsignedinteger[Any]]:
+    """The smallest unsigned type that holds expert ids below `experts`."""
+    return np.uint8 if experts <= 256 else np.uint16
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What is to be served. The prefill pass of a request yields its first output token, each decode pass one more."""
+
+    arrival: FloatArray
+    """[R] seconds."""
+    prompt: IntArray
+    """[R] tokens, at least 1."""
+    output: IntArray
+    """[R] tokens, at least 1."""
+    layers: int
+    """MoE layers simulated: the model's, or 1."""
+    attention: bool = True
+    """False: the MoE part alone, without attention, KV cache and LM head."""
+
+    source: IntArray | None = None
+    """[R] the recorded sequence that each request replays, when its routing is a trace."""
+
+    @property
+    def requests(self) -> int:
+        """R."""
+        return len(self.prompt)
+
+    @property
+    def passes(self) -> int:
+        """G: decode passes of the longest request, max(output) - 1."""
+        return int(self.output.max()) - 1
+
+
+@dataclass(frozen=True, eq=False)
+class RoutingTable:
+    """Which experts every token of every request asks for: the same table whatever the batching and the policy.
+
+    Short names: R requests, G decode passes, L MoE layers, E experts per layer, k experts per token.
+    """
+
+    prefill: NDArray[np.uint32]
+    """[R, L, E] tokens of each prompt routed to each expert."""
+    decode: NDArray[np.unsignedinteger[Any]]
+    """[R, G, L, k] expert ids of each decode pass (uint8 or uint16); rows from output - 1 on are unused."""
+    experts: int
+    """E."""
+    profile: FloatArray
+    """[L, E] popularity learnt beforehand, each layer's sum 1 (not from this run's draws, unless asked for)."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the results should know about this table: gaps filled, presets borrowed."""
+    _offsets: NDArray[np.unsignedinteger[Any]] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        layers, top_k = self.decode.shape[2:]
+        # small keys: half the time of a count is widening them
+        kind = np.uint16 if layers * self.experts <= 2**16 else np.uint32
+        first = (np.arange(layers) * self.experts).astype(kind)
+        object.__setattr__(self, "_offsets", np.repeat(first, top_k).reshape(layers, top_k))
+
+    @property
+    def layers(self) -> int:
+        """L."""
+        return int(self.prefill.shape[1])
+
+    @property
+    def top_k(self) -> int:
+        """k."""
+        return int(self.decode.shape[3])
+
+    def prefill_counts(self, requests: IntArray) -> IntArray:
+        """[L, E] tokens per expert when the prompts of `requests` [S] pass together."""
+        counts: IntArray = self.prefill[requests].sum(axis=0, dtype=np.int64)
+        return counts
+
+    def decode_counts(self, requests: IntArray, position: int) -> IntArray:
+        """[L, E] tokens per expert when `requests` [S] make their decode pass `position` (from 0) together.
+
+        The caller leaves out requests that have finished: those with `position >= output - 1`.
+        """
+        return self.count(self.decode[requests, position])
+
+    def mixed_counts(self, requests: IntArray, positions: IntArray) -> IntArray:
+        """[L, E] like `decode_counts`, each request of [S] at its own decode pass of `positions` [S]."""
+        return self.count(self.decode[requests, positions])
+
+    def count(self, ids: NDArray[np.unsignedinteger[Any]]) -> IntArray:
+        """[L, E] tokens per expert of the expert ids [S, L, k]."""
+        keys = ids.astype(self._offsets.dtype)
+        keys += self._offsets
+        cells = self.layers * self.experts
+        return np.bincount(keys.ravel().astype(np.intp), minlength=cells).reshape(self.layers, self.experts)
+
+
+def distinct(counts: IntArray) -> IntArray:
+    """[...] how many experts have tokens; `counts`: [..., E] tokens per expert."""
+    active: IntArray = np.count_nonzero(counts, axis=-1)
+    return active

@@ -1,0 +1,133 @@
+"""Owns routing of independent tokens by a law: every expert alike, or Zipf popularity.
+
+Knows nothing of time or of neighbouring tokens; for those see `sticky`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from moesim.errors import InputError, Mistake
+from moesim.streams import Streams
+from moesim.workload.blocks import Ledger, independent_block
+from moesim.workload.draw import AliasTable
+from moesim.workload.profile import Profile
+from moesim.workload.routing import DrawBlock, Routed, Routing, draw_job, normalised, own_counts
+from moesim.workload.table import FloatArray, IntArray, Job, Progress, RoutingTable, id_type
+
+__all__ = ["Independent", "Uniform", "Zipf", "largest_remainder", "rank_order", "zipf_curve"]
+
+
+def zipf_curve(experts: int, exponent: float, tail: float = 0.0) -> FloatArray:
+    """[E] popularity by rank: rank**-exponent * exp(-tail * rank / E), ranks from 1; sum 1.
+
+    `tail` thins the cold end: no pure power law fits real counts, whose tails are thinner.
+    """
+    rank = np.arange(1, experts + 1, dtype=np.float64)
+    curve: FloatArray = rank**-exponent * np.exp(-tail * rank / experts)
+    return curve / float(curve.sum())
+
+
+def rank_order(layers: int, experts: int, streams: Streams, *, permute: bool) -> IntArray:
+    """[L, E] the expert at each popularity rank: an order of its own per layer, or by expert number.
+
+    From the stream `popularity`, so that a profile drawn beforehand sees the same popular experts as the run.
+    """
+    order = np.broadcast_to(np.arange(experts), (layers, experts))
+    permuted: IntArray = streams["popularity"].permuted(order, axis=1) if permute else order.copy()
+    return permuted
+
+
+def largest_remainder(shares: FloatArray, total: int) -> IntArray:
+    """[E] whole numbers of sum `total` closest to `shares` * total; what rounding leaves goes to the largest remainders."""
+    exact = shares / shares.sum() * total
+    counts: IntArray = np.floor(exact).astype(np.int64)
+    first = np.argsort(counts - exact, kind="stable")[: total - int(counts.sum())]
+    counts[first] += 1
+    return counts
+
+
+class Independent(Routing):
+    """Every token draws its experts without regard to any other, from a popularity [L, E] that subclasses say."""
+
+    def popularity(self, layers: int, model: Routed, streams: Streams, base: Path) -> FloatArray:
+        """[L, E], any positive scale."""
+        raise NotImplementedError
+
+    def _drawer(self, layers: int, model: Routed, streams: Streams, base: Path) -> DrawBlock:
+        table = AliasTable(self.popularity(layers, model, streams, base), model.top_k)
+
+        def draw(generator: np.random.Generator, order: IntArray, ledger: Ledger) -> None:
+            independent_block(table, generator.bit_generator, order, ledger)
+
+        return draw
+
+    def table(
+        self, job: Job, model: Routed, streams: Streams, base: Path, profile: Profile, progress: Progress | None = None
+    ) -> RoutingTable:
+        drawer = self._drawer(job.layers, model, streams, base)
+        prefill, decode = draw_job(job, model, streams, "routing", drawer, progress)
+        learnt = self.learn(profile, own_counts(prefill, decode, job.output), model, streams, base)
+        return RoutingTable(prefill, decode, model.experts, learnt)
+
+    def prototype(self, job: Job, model: Routed, streams: Streams, base: Path) -> IntArray:
+        drawer = self._drawer(job.layers, model, streams, base)
+        counts: IntArray = draw_job(job, model, streams, "profile", drawer)[0].sum(axis=0, dtype=np.int64)
+        return counts
+
+
+class Uniform(Independent):
+    """Every expert is as likely as the next.
+
+    T tokens touch E (1 - (1 - k/E)**T) experts on average, more than real routing does at equal T.
+    """
+
+    kind: Literal["uniform"] = "uniform"
+
+    def popularity(self, layers: int, model: Routed, streams: Streams, base: Path) -> FloatArray:
+        return np.ones((layers, model.experts))
+
+
+class Zipf(Independent):
+    """Expert popularity falls as a power of its rank within the layer.
+
+    Valid: exponents of real models are 0.2 to 0.6 over mixed traffic and up to 0.9 in one domain; 1 and more overstates all
+    but top-1 models. The exponent is that of the draw's weights; without replacement the counts come out flatter.
+    """
+
+    kind: Literal["zipf"] = "zipf"
+    exponent: float = Field(ge=0, le=10)
+    """s in popularity ~ rank**-s."""
+    draw: Literal["sampled", "expected"] = "sampled"
+    """`expected`: the counts of each prompt are its expected shares, rounded by largest remainder (top-1 models, no decode)."""
+    permute: bool = True
+    """Ranks fall on experts at random, layer by layer; otherwise expert 0 is the most popular everywhere."""
+
+    def popularity(self, layers: int, model: Routed, streams: Streams, base: Path) -> FloatArray:
+        order = rank_order(layers, model.experts, streams, permute=self.permute)
+        shares = np.empty(order.shape)
+        np.put_along_axis(shares, order, np.broadcast_to(zipf_curve(model.experts, self.exponent), order.shape), axis=1)
+        return shares
+
+    def table(
+        self, job: Job, model: Routed, streams: Streams, base: Path, profile: Profile, progress: Progress | None = None
+    ) -> RoutingTable:
+        if self.draw == "sampled":
+            return super().table(job, model, streams, base, profile, progress)
+        path = "workload.routing.draw"
+        if model.top_k != 1:
+            told = f"'expected' is for top-1 models; this one is top-{model.top_k}. Use 'sampled'"
+            raise InputError(Mistake(told, path=path))
+        if job.passes:
+            told = "'expected' has no decode passes; use output: 1 or a layer_batch, or 'sampled'"
+            raise InputError(Mistake(told, path=path))
+        shares = self.popularity(job.layers, model, streams, base)
+        counts = [[largest_remainder(layer, int(tokens)) for layer in shares] for tokens in job.prompt]
+        prefill = np.array(counts).astype(np.uint32)
+        decode = np.zeros((job.requests, 0, job.layers, 1), dtype=id_type(model.experts))
+        learnt = self.learn(profile, prefill.sum(axis=0, dtype=np.int64), model, streams, base)
+        return RoutingTable(prefill, decode, model.experts, normalised(learnt))
