@@ -21,6 +21,7 @@ from moesim.policies.problem import Problem
 from moesim.results import provenance
 from moesim.results.result import Result, RunFacts, make_result
 from moesim.scenario.scenario import LoadedScenario, load, load_data
+from moesim.scenario.tree import to_plain
 from moesim.streams import Streams
 from moesim.workload.table import Job, RoutingTable
 
@@ -74,8 +75,12 @@ def run_loaded(
     command: Sequence[str] | None = None,
     policy: Policy | None = None,
     policy_name: str | None = None,
+    bound: bool = True,
 ) -> Result:
-    """Runs a loaded scenario; `policy` takes the place of its own (its data is then `{"kind": policy_name}`)."""
+    """Runs a loaded scenario; `policy` takes the place of its own, under the name `policy_name`.
+
+    Without `bound` the programme that bounds the run is not solved, and the fields that need it are null.
+    """
     begin = time.perf_counter()
     scenario = this.scenario
     job, routing = this.build()
@@ -103,12 +108,12 @@ def run_loaded(
         arrival=job.arrival,
         prompt=job.prompt,
         output=job.output,
-        bound_s=bound_seconds(problem, outcome),
+        bound_s=bound_seconds(problem, outcome) if bound else None,
         energy_J=joules,
         cost_usd_per_Mtok=cost_per_million_tokens(problem, outcome.recorder, joules, _counted_tokens(job)),
         wall_s=time.perf_counter() - begin,
         single_layer_batch=not job.attention,
-        provenance=provenance.collect(data, seed=scenario.seed, replicate=scenario.replicate, command=command),
+        provenance=provenance.collect(to_plain(data), seed=scenario.seed, replicate=scenario.replicate, command=command),
         notes=list(routing.notes),
     )
     return make_result(outcome.recorder, facts)
@@ -125,21 +130,28 @@ def _under_policy(mistake: Mistake) -> Mistake:
 
 def policy_label(policy: Policy) -> str:
     """What results call a policy: its kind, or the name of its class."""
-    return str(getattr(policy, "kind", type(policy).__name__))
+    return str(getattr(policy, "kind", f"{type(policy).__module__}:{type(policy).__qualname__}"))
 
 
-def policies_for(names: Iterable[str], this: LoadedScenario) -> list[tuple[str, Policy]]:
-    """The policies called `names` (`all`: every one known) with their defaults; the scenario's own with its parameters."""
-    wanted = plugins.names("policies") if list(names) == ["all"] else list(names)
+def policies_for(names: Iterable[str | Policy], this: LoadedScenario) -> list[tuple[str, Policy]]:
+    """The policies called `names` (`all`: every one known) with their defaults; the scenario's own with its parameters.
+
+    Policy objects stand for themselves.
+    """
+    given = list(names)
+    wanted = [*plugins.names("policies")] if given == ["all"] else given
     own = policy_label(this.scenario.policy)
     chosen: list[tuple[str, Policy]] = []
     mistakes: list[Mistake] = []
     for name in wanted:
+        if isinstance(name, Policy):
+            chosen.append((policy_label(name), name))
+            continue
         try:
             policy = this.scenario.policy if name == own else plugins.find("policies", name, beside=this.base)()
             chosen.append((name, policy))
         except InputError as error:
-            mistakes += [mistake._replace(path="--policies") for mistake in error.mistakes]
+            mistakes += [mistake._replace(file="--policies") for mistake in error.mistakes]
     if mistakes:
         raise InputError(*mistakes)
     return chosen
@@ -147,7 +159,7 @@ def policies_for(names: Iterable[str], this: LoadedScenario) -> list[tuple[str, 
 
 def compare_loaded(
     this: LoadedScenario,
-    names: Iterable[str],
+    names: Iterable[str | Policy],
     *,
     started: Callable[[str, int, int], None] | None = None,
     command: Sequence[str] | None = None,

@@ -5,13 +5,17 @@ Knows nothing of YAML, of scenarios or of what the values mean.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from moesim.errors import Mistake
 
-__all__ = ["NOWHERE", "Node", "Origin", "Path", "Place", "Tree", "dotted", "from_plain", "merge"]
+__all__ = ["NOWHERE", "Node", "Origin", "Path", "Place", "Tree", "dotted", "from_plain", "merge", "to_plain"]
+
+INFINITE = ".inf"
+"""How YAML spells infinity; JSON has no such number, so plain data carries the text."""
 
 Path = tuple[str | int, ...]
 """Keys and list indices from the top."""
@@ -139,7 +143,16 @@ def from_plain(data: Any, place: Place = NOWHERE) -> Node:
         return Node({str(name): from_plain(below, place) for name, below in data.items()}, place, place)
     if isinstance(data, (list, tuple)):
         return Node([from_plain(below, place) for below in data], place, place)
-    return Node(data, place, place)
+    return Node(math.inf if data == INFINITE else data, place, place)
+
+
+def to_plain(data: Any) -> Any:
+    """Plain data that JSON can hold; `from_plain` reads it back."""
+    if isinstance(data, Mapping):
+        return {str(name): to_plain(below) for name, below in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [to_plain(below) for below in data]
+    return INFINITE if isinstance(data, float) and math.isinf(data) and data > 0 else data
 
 
 def merge(below: Node, above: Node) -> Node:
