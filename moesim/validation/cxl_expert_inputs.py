@@ -11,8 +11,8 @@ from typing import Final
 import numpy as np
 
 from moesim.spec import Spec
-from moesim.validation.expected import expected_counts
 from moesim.workload.table import IntArray
+from moesim.workload.zipf import expected_counts
 
 __all__ = ["INPUTS", "Inputs"]
 
