@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from functools import lru_cache
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
 _ENTRY_GROUPS = {"policies": "moesim.policies", "hardware": "moesim.hardware", "workload": "moesim.workload"}
 
 
-@lru_cache(maxsize=None)
+@cache
 def _installed(group: str) -> dict[str, str]:
     """Kind -> `module:Class` of installed plug-ins; a built-in name can't be taken over."""
     found = entry_points(group=_ENTRY_GROUPS[group]) if group in _ENTRY_GROUPS else ()

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from moesim.spec import Spec
 
 if TYPE_CHECKING:
-    from moesim.policies.costs import Costs
     from moesim.policies.problem import Problem
 
 __all__ = [
@@ -199,13 +198,18 @@ class Policy(Spec):
     By default the GPU runs what is resident and uploads the rest, and nothing moves between layers.
     """
 
-    memoryless: ClassVar[bool] = False
-    """True if `dispatch` looks at nothing but its visit and the first placement, and `adapt` is unused: such a policy is
-    timed in closed form, all layers of a pass at once, wherever nothing contends."""
     adapts: ClassVar[Literal["never", "layer", "pass", "both"]] = "never"
     """When `adapt` is called: after every layer, after every pass, or both."""
     source: ClassVar[str] = ""
     """Paper and section."""
+
+    @property
+    def memoryless(self) -> bool:
+        """True if `dispatch` looks at nothing but its visit and the first placement, and `adapt` is unused.
+
+        Such a policy is timed in closed form, all layers of a pass at once, wherever nothing contends.
+        """
+        return False
 
     def deploy(self, problem: Problem) -> Deployment:
         """Called once. Raises InputError when the model cannot be placed."""

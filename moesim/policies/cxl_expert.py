@@ -68,17 +68,24 @@ class CxlExpert(SizedPolicy):
 
     source: ClassVar[str] = _SOURCE
 
+    @property
+    def memoryless(self) -> bool:
+        """A fixed percentile depends on counts alone."""
+        return not self.adaptive
+
     def deploy(self, problem: Problem) -> Deployment:
         """Hot residents; hot and warm homes in the best host tiers, cold ones compressed in CXL memory."""
         if problem.cpu_index < 0 and not problem.ndp_index:
             raise InputError(Mistake("this policy computes beside the GPU; the machine has neither a CPU nor a near-data unit"))
         cold, order = ~hot_by_rank(problem.popularity, min(self.warm, self.hot)), host_order(problem)
-        far = [tier for tier in order if problem.system.tiers[tier].kind == "cxl"]
-        near = [tier for tier in order if tier not in far]
+        kinds = {tier: problem.system.tiers[tier].kind for tier in order}
+        far = [tier for tier in order if kinds[tier] == "cxl"]
+        last = [tier for tier in order if kinds[tier] in ("nvme", "remote")]  # storage is nobody's first choice
+        near = [tier for tier in order if tier not in far and tier not in last]
         sizes = np.where(cold & bool(far), problem.model.expert_bytes / self.weight_compression, problem.model.expert_bytes)
         cut = self.cut(problem, nbytes=float(sizes.mean()))
         hot = round(problem.experts * (1.0 - self.hot)) if self.resident else 0
-        classes = [(cold, [[tier] for tier in (*far, *near)]), (~cold, [[tier] for tier in (*near, *far)])]
+        classes = [(cold, [[tier] for tier in (*far, *near, *last)]), (~cold, [[tier] for tier in (*near, *far, *last)])]
         deployment = place(
             problem,
             resident=quota(problem.popularity, hot),

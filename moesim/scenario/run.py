@@ -140,7 +140,7 @@ def policies_for(names: Iterable[str | Policy], this: LoadedScenario) -> list[tu
     """
     given = list(names)
     wanted = [*plugins.names("policies")] if given == ["all"] else given
-    own = policy_label(this.scenario.policy)
+    own = (policy_label(this.scenario.policy), this.data["policy"].get("kind"))
     chosen: list[tuple[str, Policy]] = []
     mistakes: list[Mistake] = []
     for name in wanted:
@@ -148,7 +148,7 @@ def policies_for(names: Iterable[str | Policy], this: LoadedScenario) -> list[tu
             chosen.append((policy_label(name), name))
             continue
         try:
-            policy = this.scenario.policy if name == own else plugins.find("policies", name, beside=this.base)()
+            policy = this.scenario.policy if name in own else plugins.find("policies", name, beside=this.base)()
             chosen.append((name, policy))
         except InputError as error:
             mistakes += [mistake._replace(file="--policies") for mistake in error.mistakes]

@@ -240,6 +240,7 @@ def _part(part: str, node: Node, base: FilePath) -> tuple[Any, list[Mistake]]:
     if part == "policy" and not issubclass(spec, Policy):
         message = f"'{kind.value if kind else ''}' is no policy: it is not derived from moesim's Policy"
         return None, [Mistake(message, "policy.kind", *inside.place)]
-    if "kind" not in spec.model_fields and kind is not None:
+    by_module = kind is not None and ":" in str(kind.value)  # names the class itself, which may have a kind of its own
+    if kind is not None and (by_module or "kind" not in spec.model_fields):
         inside = replace(inside, value={name: child for name, child in inside.value.items() if name != "kind"})
     return judged(spec, inside, (part,))

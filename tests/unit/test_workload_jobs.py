@@ -180,7 +180,7 @@ class TestZipf:
         _, permuted = build(Zipf(exponent=1.5), prompt=300, model=Model("x", 16, 3, 12))
         assert len(set(permuted.prefill.sum(axis=0).argmax(axis=1))) > 3
 
-    @pytest.mark.parametrize("tokens", [1, 7, 100, 5000])
+    @pytest.mark.parametrize("tokens", [1, 100, 5000])
     def test_expected_counts_follow_the_law_at_every_rank(self, tokens):
         counts = expected_counts(16, 1.0, tokens)
         assert counts.sum() == tokens

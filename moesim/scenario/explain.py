@@ -1,0 +1,67 @@
+"""Explains a scenario before anything runs: what fits where, rooflines, break-even points, ceilings, where values come from.
+
+Asks the cost models and the scenario's policy; the engine and the routing of the run are not needed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from moesim.errors import InputError
+from moesim.policies.problem import Problem
+from moesim.scenario import explain_machine, explain_work
+from moesim.scenario.explain_rows import Explanation, Quantity, Row, Section, to_json, to_text
+from moesim.scenario.explain_work import Plan
+from moesim.scenario.scenario import LoadedScenario
+from moesim.streams import Streams
+from moesim.workload.jobs import Offline
+from moesim.workload.profile import Same
+from moesim.workload.table import FloatArray, Job
+
+__all__ = ["Explanation", "Quantity", "Row", "Section", "explain", "to_json", "to_text"]
+
+
+def explain(loaded: LoadedScenario) -> Explanation:
+    """Everything that follows from the machine, the model, the lengths and the profile, each with its formula.
+
+    A policy that cannot place the model does not end it: the section `What fits where` then says why. Raises InputError only
+    for what keeps the job itself from being made.
+    """
+    scenario = loaded.scenario
+    job, popularity = _job_and_profile(loaded)
+    problem = Problem(scenario.model, scenario.hardware, job, popularity, Streams(scenario.seed, scenario.replicate)["policy"])
+    try:
+        plan = Plan.of(problem, scenario.policy.deploy(problem))
+    except InputError as error:
+        plan = Plan.of(problem, None, "; ".join(mistake.message for mistake in error.mistakes))
+    sections = (
+        explain_work.model(plan),
+        explain_work.placement(plan),
+        explain_work.batch(plan),
+        explain_machine.rooflines(problem.costs),
+        explain_machine.times(problem.costs),
+        explain_machine.uploads(problem.costs),
+        explain_machine.break_even(problem.costs),
+        explain_work.ceilings(plan),
+        explain_machine.cxl(problem.costs),
+        explain_machine.origins(loaded.data["hardware"], loaded.provenance),
+    )
+    kind = str(getattr(scenario.policy, "kind", type(scenario.policy).__name__))
+    kept = tuple(section for section in sections if section.rows or section.note)
+    return Explanation(scenario.name, scenario.hardware.name or "this machine", scenario.model.name, kind, kept)
+
+
+def _job_and_profile(loaded: LoadedScenario) -> tuple[Job, FloatArray]:
+    """The job and the [L, E] profile, without the run's own routing wherever the profile can be had alone."""
+    scenario, workload = loaded.scenario, loaded.scenario.workload
+    if loaded.made is not None or not isinstance(workload, Offline) or isinstance(workload.profile, Same):
+        job, table = loaded.build()
+        return job, table.profile
+    streams, routing = Streams(scenario.seed, scenario.replicate), workload.routing
+    lengths = (workload.requests, workload.prompt, workload.output)
+    try:
+        job = routing.job(*lengths, scenario.model, streams, loaded.base, workload.profile)
+        nothing = np.zeros((job.layers, scenario.model.experts), dtype=np.int64)
+        return job, routing.learn(workload.profile, nothing, scenario.model, streams, loaded.base)
+    except InputError as error:
+        raise loaded.located(error) from None
