@@ -53,8 +53,13 @@ class Chain:
         return tuple(stage for stage in (*self.stages, self.kv_read, self.kv_store) if stage is not None)
 
     def lanes_in_order(self) -> bool:
-        """A lane that is passed twice has all its first jobs at once: then first come, first served is stage by stage."""
+        """A lane that is passed twice has all its first jobs at once: then first come, first served is stage by stage.
+
+        Lanes of the KV traffic must be passed by nothing else.
+        """
         lanes = [stage.lane for stage in self.stages]
+        if any(beside is not None and beside.lane in lanes for beside in (self.kv_read, self.kv_store)):
+            return False
         return all(lanes.index(lane) == 0 for i, lane in enumerate(lanes) if lanes.index(lane) != i)
 
     def contended(self, capacity: Mapping[str, float]) -> bool:

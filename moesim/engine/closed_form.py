@@ -26,21 +26,70 @@ class Timed(NamedTuple):
     """Lane -> [V] ps on the critical path; the lanes sum to `end`."""
 
 
-def overlapped(work: VisitWork, gpu: str, up_queue: str, out_free: IntTimes | int = 0) -> Timed:
+def overlapped(work: VisitWork, gpu: str, up_queue: str, out_free: IntTimes | int = 0, staging: int = 1 << 30) -> Timed:
     """Uploads, GPU and sides side by side; `out_free` [V] is when the queue away from the GPU has stored its KV entries.
 
     The upload queue serves experts in order; results that come back go ahead of the next expert, never into a running copy.
+    At most `staging` uploads are in GPU memory and not yet computed.
     """
+    copy, after = _packed(work)
     known = np.where(work.ids > 0, out_free + work.ids, 0)
-    arrival = np.cumsum(work.copy, axis=1) + np.where(work.uploads > 0, known, 0)[:, None]
     done = _computed(work.sides, np.maximum(known, out_free))
-    ends = _return_results(arrival, done, [part.back for part in work.sides])
-    finish = serve(arrival, work.gpu_after, work.gpu_first[:, None])
+    if copy.shape[1] <= max(staging, 1):  # without uploads there is one empty column, which needs no slot
+        arrival = np.cumsum(copy, axis=1) + np.where(work.uploads > 0, known, 0)[:, None]
+        ends = _return_results(arrival, done, [part.back for part in work.sides])
+    else:
+        arrival, ends = _staged(work, copy, after, known, staging, done)
+    finish = serve(arrival, after, work.gpu_first[:, None])
     gpu_end = finish[:, -1]
     critical = _gpu_critical(arrival, finish, work, gpu, up_queue, known)
     if not work.sides:
         return Timed(gpu_end, critical)
     return _joined(gpu_end, critical, work.sides, done, ends)
+
+
+def _packed(work: VisitWork) -> tuple[IntTimes, IntTimes]:
+    """[V, n] copies and GPU times of the uploads alone, in order, 0 behind the last; n is the most of a visit, at least 1."""
+    row, column = np.nonzero(work.copy)
+    number = np.bincount(row, minlength=len(work.copy))
+    place = np.arange(len(row)) - np.repeat(np.cumsum(number) - number, number)
+    shape = (len(number), max(int(number.max()), 1))
+    copy, after = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+    copy[row, place], after[row, place] = work.copy[row, column], work.gpu_after[row, column]
+    return copy, after
+
+
+def _staged(
+    work: VisitWork, copy: IntTimes, after: IntTimes, known: IntTimes, staging: int, done: list[IntTimes]
+) -> tuple[IntTimes, list[IntTimes]]:
+    """Landing times [V, n] of uploads that wait for one of `staging` slots, and ends [V] of the results' copies.
+
+    Results that are there when an upload could start go ahead of it. One step per upload, not per expert.
+    """
+    ready = np.stack(done, axis=1) if done else np.zeros((len(copy), 0), dtype=np.int64)
+    turn = np.argsort(ready, axis=1, kind="stable")
+    ready = np.take_along_axis(ready, turn, 1)
+    service = np.take_along_axis(np.stack([part.back for part in work.sides], axis=1), turn, 1) if done else ready
+    ends, waiting = np.zeros_like(ready), service > 0
+    free, gpu = np.where(work.uploads > 0, known, 0), work.gpu_first
+    landed, finish = np.zeros_like(copy), np.zeros_like(copy)
+    last = free
+    for column in range(copy.shape[1] + 1):
+        uploads = column < work.uploads
+        start = free if column < staging else np.maximum(free, finish[:, column - staging])
+        for k in range(ready.shape[1]):
+            goes = waiting[:, k] & ((ready[:, k] <= start) | ~uploads)
+            ends[:, k] = np.where(goes, np.maximum(free, ready[:, k]) + service[:, k], ends[:, k])
+            free = np.maximum(free, ends[:, k])
+            start = np.maximum(start, free)
+            waiting[:, k] &= ~goes
+        if column < copy.shape[1]:
+            last = free = np.where(uploads, start + copy[:, column], last)
+            gpu = np.maximum(gpu, last) + after[:, column]
+            landed[:, column], finish[:, column] = last, gpu
+    by_side = np.empty_like(ends)
+    np.put_along_axis(by_side, turn, ends, 1)
+    return landed, list(by_side.T)
 
 
 def _computed(sides: list[SideWork], out_free: IntTimes | int) -> list[IntTimes]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from moesim.engine.attention import Chain, Stage
 from moesim.engine.closed_form import stalls
+from moesim.engine.lanes import serve
 from moesim.engine.machine import Machine, up_queue
 from moesim.engine.movers import Movers
 from moesim.engine.queues import ACTIVATION, DEMAND, Job
@@ -24,7 +25,7 @@ __all__ = ["Arrivals", "AttentionWalk", "ExpertWalk"]
 
 
 class AttentionWalk:
-    """Sends the micro-batches of one layer through a chain; `done` fires when all have left it, `stored` tells the KV store's end."""
+    """Sends the micro-batches of one layer through a chain; `done` fires when all have left it, `stored` when a KV store has ended."""
 
     def __init__(self, machine: Machine, chain: Chain) -> None:
         self._machine, self._chain = machine, chain
@@ -38,8 +39,6 @@ class AttentionWalk:
 
     def start(self) -> None:
         """Begins now: every micro-batch at the first stage, and the KV cache on its way."""
-        if self._stores_left == 0:
-            self.stored.succeed()
         if self._chain.kv_read is not None:
             for item in range(self._count):
                 self._run(self._chain.kv_read, item, partial(self._cache_here, item))
@@ -96,13 +95,12 @@ class ExpertWalk:
         """Lane -> ps on the critical path, complete when `done` fires."""
         self.up_queue = up_queue(machine.problem)
         self._known = machine.now
-        self._last = -1
+        self._last = self._gpu_end = -1
         self._left = 1 + len(work.sides)
 
     def start_overlapped(self) -> None:
         """All parts side by side; the visit's critical path is that of the part which ends last (the GPU's on a tie)."""
-        waits = np.flatnonzero(self.work.waits[0]) if self.work.waits.size > 1 else _NOTHING
-        arrivals = Arrivals(self, waits, self.staging, self._compute_arrivals)
+        arrivals = Arrivals(self, self.staging, self._compute_arrivals)
         sends = bool(self.work.uploads[0])
         if not sends:
             arrivals.start()
@@ -122,7 +120,7 @@ class ExpertWalk:
         Each expert is dropped when it has been computed, so staging never holds more than one.
         """
         self.serial = True
-        arrivals = Arrivals(self, _NOTHING, 1 << 30, lambda _arrival, _service: self._serial_gpu())
+        arrivals = Arrivals(self, 1 << 30, lambda _arrival, _service: self._serial_gpu())
         self._read_back(arrivals.start)
 
     def _read_back(self, then: Callable[[], None]) -> None:
@@ -146,19 +144,24 @@ class ExpertWalk:
         machine.recorder.slice(machine.gpu.name, "resident experts", end - first, end)
         held = self.begin
         if len(arrival):
-            before = end
-            finish = machine.gpu.take(arrival, service)
-            waited = arrival > np.concatenate([[before], finish[:-1]])
+            free = np.concatenate([[end], (finish := machine.gpu.take(arrival, service))[:-1]])
+            waited = arrival > free
             held = int(arrival[waited].max()) if waited.any() else self.begin
             end = int(finish[-1])
             if machine.recorder.keep_slices:
-                for stop, time in zip(finish.tolist(), service.tolist(), strict=True):
-                    machine.recorder.slice(machine.gpu.name, "uploaded expert", stop - time, stop)
+                self._show(free, arrival, finish, service)
         reading = min(self._known, held) - self.begin
         critical = {machine.gpu.name: end - held}
         for lane, time in ((self.up_queue, held - self.begin - reading), (self.work.down_queue, reading)):
             critical[lane] = critical.get(lane, 0) + time
         machine.clock.at(end, lambda: self._part_ended(critical))
+
+    def _show(self, free: IntTimes, arrival: IntTimes, finish: IntTimes, service: IntTimes) -> None:
+        """Slices of the uploaded experts on the GPU, and of its waiting for them."""
+        recorder, gpu = self.machine.recorder, self.machine.gpu.name
+        for since, landed, stop, time in zip(free.tolist(), arrival.tolist(), finish.tolist(), service.tolist(), strict=True):
+            recorder.slice(gpu, "uploaded expert", stop - time, stop)
+            recorder.slice(STALLS, f"{gpu} waits for weights", since, landed, cause="stall")
 
     def _serial_gpu(self) -> None:
         uploads = self.machine.now - self._known
@@ -214,12 +217,15 @@ class ExpertWalk:
         self.machine.submit(queue, Job("activations", service, drawn, then, ACTIVATION, "activation"))
 
     def _part_ended(self, critical: dict[str, int]) -> None:
-        now = self.machine.now
-        gpu_ties = now == self._last and self.machine.gpu.name in critical
+        now, gpu = self.machine.now, self.machine.gpu.name
+        if gpu in critical:
+            self._gpu_end = now
+        gpu_ties = now == self._last and gpu in critical
         if now > self._last or gpu_ties:
             self._last, self.critical = now, critical
         self._left -= 1
         if self._left == 0:
+            self.machine.recorder.slice(STALLS, f"{gpu} waits for the other side", self._gpu_end, now, cause="stall")
             self.done.succeed()
 
 
@@ -230,23 +236,27 @@ class Arrivals:
     and GPU times in landing order when all are there.
     """
 
-    def __init__(self, walk: ExpertWalk, waits: IntTimes, staging: int, then: Callable[[IntTimes, IntTimes], None]) -> None:
-        self._walk, self._waits, self._staging, self._then = walk, waits, staging, then
+    def __init__(self, walk: ExpertWalk, staging: int, then: Callable[[IntTimes, IntTimes], None]) -> None:
+        self._walk, self._staging, self._then = walk, staging, then
         work = walk.work
+        self._waits = np.flatnonzero(work.waits[0]) if work.waits.size > 1 else _NOTHING
         self._columns = np.flatnonzero(work.copy[0])
         self._experts = self._columns if work.order is None else work.order[0, self._columns]
         self._service = work.gpu_after[0, self._columns]
-        self._left = len(waits) + len(self._columns)
+        self._left = len(self._waits) + len(self._columns)
         self._landed: list[tuple[int, int]] = []
+        self._started = False
+        for expert in self._waits.tolist():  # they may land before the host knows the routing
+            walk.movers.await_landing(walk.layer, expert, partial(self._land_one, self._service_of(expert)))
 
     def start(self) -> None:
         """Sends the uploads off: in one job when none has to wait for a staging slot, else each as a slot comes free."""
+        self._started = True
         if self._left == 0:
-            self._then(_NOTHING, _NOTHING)
+            self._finish()
             return
         for expert in self._waits.tolist():
-            service = self._service_of(expert)
-            self._walk.movers.promote(self._walk.layer, expert, partial(self._land_one, service))
+            self._walk.movers.promote(self._walk.layer, expert)
         if stalls(self._walk.work, 0, self._staging):
             self._trickle()
         elif len(self._columns):
@@ -266,28 +276,36 @@ class Arrivals:
         walk.machine.submit(walk.up_queue, job)
 
     def _trickle(self) -> None:
-        """One copy at a time; the next one starts when a slot is free (its expert computed)."""
-        clock = self._walk.machine.clock
-        gpu_free = self._walk.begin + int(self._walk.work.gpu_first[0])
-        released: list[int] = []
+        """In runs of copies that find a free slot each; the next run queues when a slot is free (its expert computed)."""
+        walk = self._walk
+        computed = np.zeros(len(self._columns), dtype=np.int64)
+        gpu_free = walk.begin + int(walk.work.gpu_first[0])
 
-        def landed(index: int, time: int) -> None:
+        def send(begin: int) -> None:
+            end = self._stall(begin, computed, gpu_free)
+            self._submit(slice(begin, end), lambda finish: landed(begin, end, finish))
+
+        def landed(begin: int, end: int, finish: list[int]) -> None:
             nonlocal gpu_free
-            service = int(self._service[index])
-            gpu_free = max(gpu_free, time) + service
-            released.append(gpu_free)
-            self._land([time], [service])
-            if index + 1 < len(self._columns):
-                slot = released[index + 1 - self._staging] if index + 1 >= self._staging else 0
-                if slot > time:
-                    clock.at(slot, lambda: send(index + 1))
-                else:
-                    send(index + 1)
-
-        def send(index: int) -> None:
-            self._submit(slice(index, index + 1), lambda finish: landed(index, finish[0]))
+            service = self._service[begin:end]
+            computed[begin:end] = serve(np.array(finish), service, gpu_free)
+            gpu_free = int(computed[end - 1])
+            self._land(finish, service.tolist())
+            if end < len(computed):
+                walk.machine.clock.at(int(computed[end - self._staging]), lambda: send(end))
 
         send(0)
+
+    def _stall(self, begin: int, computed: IntTimes, gpu_free: int) -> int:
+        """First upload after `begin` that finds no slot free when the one before it has landed, copies from now at full speed.
+
+        Slower copies find their slots free all the more. `computed` [N]: when the uploads before `begin` leave their slots.
+        """
+        arrival = self._walk.machine.now + np.cumsum(self._walk.work.copy[0, self._columns[begin:]])
+        leaves = np.concatenate([computed[:begin], serve(arrival, self._service[begin:], gpu_free)])
+        later = np.arange(max(begin + 1, self._staging), len(computed))
+        stalled = later[leaves[later - self._staging] > arrival[later - begin - 1]]
+        return int(stalled[0]) if len(stalled) else len(computed)
 
     def _land_one(self, service: int, time: int) -> None:
         self._land([time], [service])
@@ -295,9 +313,12 @@ class Arrivals:
     def _land(self, times: list[int], services: list[int]) -> None:
         self._landed.extend(zip(times, services, strict=True))
         self._left -= len(times)
-        if self._left == 0:
-            landed = sorted(self._landed, key=lambda pair: pair[0])
-            self._then(np.array([t for t, _ in landed], dtype=np.int64), np.array([s for _, s in landed], dtype=np.int64))
+        if self._left == 0 and self._started:
+            self._finish()
+
+    def _finish(self) -> None:
+        landed = sorted(self._landed, key=lambda pair: pair[0])
+        self._then(np.array([t for t, _ in landed], dtype=np.int64), np.array([s for _, s in landed], dtype=np.int64))
 
 
 def _in_pieces(copy: IntTimes, pieces: IntTimes | None) -> tuple[IntTimes, IntTimes]:
@@ -310,4 +331,6 @@ def _in_pieces(copy: IntTimes, pieces: IntTimes | None) -> tuple[IntTimes, IntTi
     return service, ends
 
 
+STALLS = "stalls"
+"""Track of the timeline that shows what the GPU waits for."""
 _NOTHING: IntTimes = np.zeros(0, dtype=np.int64)

@@ -19,6 +19,10 @@ from moesim.engine.clock import SECOND, Clock
 __all__ = ["Flow", "FlowNetwork", "max_min"]
 
 
+_ROUNDING = 1e-6
+"""Share by which the rates of flows may exceed a resource before it counts as contended: a microsecond's worth of whole ps."""
+
+
 class _Draw(NamedTuple):
     resource: str
     rate: float  # bytes per ps at full speed
@@ -97,6 +101,7 @@ class FlowNetwork:
         self._capacity = {name: rate / SECOND for name, rate in capacity.items()}
         self._flows: list[Flow] = []
         self._timer_due = -1
+        self._armed: set[int] = set()  # times with a timer in the heap, to be used again when their turn comes back
         self._contended = False
         self._holding = 0
 
@@ -115,8 +120,11 @@ class FlowNetwork:
             self._reshare()
 
     def start(self, duration: int, usage: Mapping[str, float], on_done: Callable[[], None]) -> Flow:
-        """Starts work of `duration` ps alone that draws `usage` [resource -> bytes] evenly; calls `on_done` at its end."""
-        draws = tuple(_Draw(r, b / duration) for r, b in usage.items() if b > 0) if duration else ()
+        """Starts work of `duration` ps alone that draws `usage` [resource -> bytes] evenly; calls `on_done` at its end.
+
+        Work that would draw more than a resource has is taken to draw all of it: only rounding to whole ps asks for that.
+        """
+        draws = tuple(_Draw(r, min(b / duration, self._capacity[r])) for r, b in usage.items() if b > 0) if duration else ()
         flow = Flow(duration, draws, int(self._clock.now), on_done)
         self._flows.append(flow)
         self._reshare()
@@ -137,7 +145,7 @@ class FlowNetwork:
         for flow in self._flows:
             for resource, rate in flow.draws:
                 load[resource] = load.get(resource, 0.0) + rate
-        contended = any(amount > self._capacity[r] * (1 + 1e-9) for r, amount in load.items())
+        contended = any(amount > self._capacity[r] * (1 + _ROUNDING) for r, amount in load.items())
         if contended or self._contended:
             self._apply_speeds(contended)
         self._contended = contended
@@ -168,11 +176,14 @@ class FlowNetwork:
         due = min(flow.due for flow in self._flows)
         if due != self._timer_due:
             self._timer_due = due
-            self._clock.at(due, lambda: self._ring(due))
+            if due not in self._armed:
+                self._armed.add(due)
+                self._clock.at(due, lambda: self._ring(due))
 
     def _ring(self, due: int) -> None:
+        self._armed.discard(due)
         if due != self._timer_due:
-            return  # an earlier end was armed meanwhile
+            return  # another end was armed meanwhile
         self._timer_due = -1
         ended = [flow for flow in self._flows if flow.due <= due]
         self._flows = [flow for flow in self._flows if flow.due > due]

@@ -60,11 +60,11 @@ class Machine:
         """Queue -> seconds of work in it, for queues that have any."""
         return {name: server.backlog() / 1e12 for name, server in self._servers.items() if not server.idle}
 
-    def on_gpu(self, service: int, name: str, then: Callable[[], None], amount: float = 0.0) -> None:
-        """Runs `service` ps on the GPU behind what it has, then calls `then`."""
+    def on_gpu(self, service: int, name: str, then: Callable[[], None], amount: float = 0.0) -> Any:
+        """Runs `service` ps on the GPU behind what it has, then calls `then`; the event of its end."""
         end = self.gpu.take_one(self.now, service)
         self.recorder.slice(self.gpu.name, name, end - service, end, amount)
-        self.clock.at(end, then)
+        return self.clock.at(end, then)
 
     def event(self) -> Any:
         """A fresh event to wait for."""

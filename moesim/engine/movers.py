@@ -41,7 +41,7 @@ class Movers:
             for pair in moves.evict.tolist():
                 self._evict((pair[0], pair[1]))
         if moves.keep is not None and len(moves.keep):
-            if not np.isin(moves.keep, uploaded).all():
+            if not set(moves.keep.tolist()).issubset(uploaded.tolist()):
                 raise PolicyError("adapt asked to keep an expert that was not uploaded for the layer just run")
             self._residency.keep(layer, moves.keep)
         if moves.load is not None:
@@ -51,12 +51,14 @@ class Movers:
             for layer_, expert, tier in moves.migrate.tolist():
                 self._migrate((layer_, expert), tier)
 
-    def promote(self, layer: int, expert: int, then: Callable[[int], None]) -> None:
-        """A layer needs a copy that is on its way: it goes ahead of other prefetches, and `then` gets its landing time."""
-        pair = (layer, expert)
-        self._waiting.setdefault(pair, []).append(then)
-        queue, job = self._jobs[pair]
-        if job.priority > DEMAND and self._machine.server(queue).withdraw(job):
+    def await_landing(self, layer: int, expert: int, then: Callable[[int], None]) -> None:
+        """Calls `then` with the landing time of a copy that is on its way."""
+        self._waiting.setdefault((layer, expert), []).append(then)
+
+    def promote(self, layer: int, expert: int) -> None:
+        """A layer needs a copy that was on its way: if it has not landed yet, it goes ahead of other prefetches."""
+        queue, job = self._jobs.get((layer, expert), ("", None))
+        if job is not None and job.priority > DEMAND and self._machine.server(queue).withdraw(job):
             job.priority, job.cause = DEMAND, "demand"
             self._machine.submit(queue, job)
 
@@ -116,8 +118,12 @@ class Movers:
         pieces = max(int(np.ceil(nbytes / path.chunk)), 1) if path.chunk else 1
         service = np.full(pieces, int(to_ps(float(self._problem.costs.copy(nbytes, source, target)) / pieces)))
         usage = usage_of(path.usage, nbytes)
-        self._machine.recorder.count_move(usage, nbytes, cause)
-        return Job(f"expert {pair[0]}.{pair[1]}", service, usage, done, priority, cause)
+
+        def arrived(job: Job) -> None:
+            self._machine.recorder.count_move(usage, nbytes, job.cause)  # not before: a copy in the queue can be called off
+            done(job)
+
+        return Job(f"expert {pair[0]}.{pair[1]}", service, usage, arrived, priority, cause)
 
     def _submit(self, source: str, target: str, job: Job) -> str:
         queue = queue_of(self._problem.costs.path(source, target))

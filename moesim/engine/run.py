@@ -51,6 +51,7 @@ def simulate(
     recorder = context.recorder
     recorder.makespan = recorder.passes[-1].end
     recorder.events = clock.events
+    recorder.layers.time += recorder.layers.attention + recorder.layers.experts
     context.ledger.add(recorder.busy, {context.gpu: context.machine.gpu.busy})
     recorder.peak = dict(context.residency.peak)
     return Outcome(recorder, context.deployment, context.tally)

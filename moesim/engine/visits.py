@@ -114,6 +114,7 @@ class Workbench:
         self.gpu_index = problem.gpu_index
         self._gpu = problem.system.devices[problem.system.gpu_name]
         self._launch = int(to_ps(self._gpu.launch))
+        self._slots = deployment.staging
         self._token_bytes = problem.model.token_bytes / deployment.activation_compression
         self.down = problem.costs.path(problem.gpu_tier, problem.main_memory) if problem.system.host_tiers else None
         """The way on which the host reads routing back."""
@@ -168,6 +169,8 @@ class Workbench:
         if gpu_tokens.sum() + sum(int(s.tokens.sum()) for s in sides) != total.sum():
             raise PolicyError("dispatch gave active experts to a device that does not exist")
         uploads = up.sum(axis=1)
+        if self._slots < 1 and uploads.any():
+            raise PolicyError("dispatch asked for uploads, but deploy set no staging slot aside for them to land in")
         ids = self._read_back(tokens, uploads if load is None else np.zeros_like(uploads), sides)
         id_bytes = float(tokens[ids > 0].sum()) * self.id_bytes
         down = self._down_queue

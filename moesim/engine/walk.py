@@ -38,6 +38,8 @@ def walk_prelude(context: Context, prelude: Prelude) -> Events:
         if prelude.duration:
             yield machine.clock.timeout(prelude.duration)
         return None
+    if context.closed_only:
+        raise PolicyError("attention can't be timed in closed form (transfers contend or share a lane): use engine auto")
     begin, stored = machine.now, None
     for number, (chain, after) in enumerate(prelude.chains):
         walk = AttentionWalk(machine, chain)
@@ -46,7 +48,7 @@ def walk_prelude(context: Context, prelude: Prelude) -> Events:
         yield from _on_gpu(context, after, "router or dense part")
         if number == len(prelude.chains) - 1 and prelude.feeds_experts:
             stored = walk.stored if chain.kv_store else None
-        else:
+        elif chain.kv_store:
             yield walk.stored
     yield from _on_gpu(context, prelude.extra, "LM head")
     context.ledger.add(context.recorder.critical, _stretched(prelude.critical, machine.now - begin))
@@ -55,9 +57,7 @@ def walk_prelude(context: Context, prelude: Prelude) -> Events:
 
 def _on_gpu(context: Context, service: int, name: str) -> Events:
     if service > 0:
-        done = context.machine.event()
-        context.machine.on_gpu(service, name, done.succeed)
-        yield done
+        yield context.machine.on_gpu(service, name, lambda: None)
 
 
 def _stretched(critical: Any, total: int) -> dict[str, int]:
@@ -176,27 +176,22 @@ class PassWalk:
         return dispatch
 
     def _needs_events(self, work: VisitWork, some: slice) -> BoolArray:
-        """[V] visits that the closed form can't time: contention, waiting for prefetches or staging slots, chunked copies."""
+        """[V] visits that the closed form can't time: contention, waiting for prefetches, chunked copies."""
         context = self.context
         contended = context.check.visits(work, context.placement, self.layers[some], self.store[some], context.serial)
         if work.waits.size > 1:
             contended = contended | work.waits.any(axis=1)
-        if context.serial:
-            return contended
-        if context.chunked:
-            return contended | (work.uploads > 0)
-        staging = context.deployment.staging
-        for row in np.flatnonzero(work.uploads > staging).tolist():
-            contended[row] = contended[row] or closed_form.stalls(work, row, staging)
-        return contended
+        return contended | (work.uploads > 0) if context.chunked and not context.serial else contended
 
     def _book_closed(self, work: VisitWork, rows: IntArray) -> IntArray:
         """[V] durations of the expert parts; books lanes and critical path of the visits `rows`, which count as done."""
         context = self.context
         store = self.store if len(work.uploads) == len(self.store) else self.store[rows]
         chosen = rows if len(work.uploads) == len(self.store) else np.array([0])
-        time = closed_form.serial if context.serial else closed_form.overlapped
-        timed = time(work, context.gpu, context.up, store)
+        if context.serial:
+            timed = closed_form.serial(work, context.gpu, context.up, store)
+        else:
+            timed = closed_form.overlapped(work, context.gpu, context.up, store, context.deployment.staging)
         context.ledger.closed(work, timed.critical, chosen, context.gpu, context.up)
         late = np.maximum(store - timed.end, 0)
         if late.any():
@@ -207,7 +202,7 @@ class PassWalk:
     def _experts_by_events(self, row: int, work: VisitWork, stored: Any) -> Events:
         context, layer = self.context, int(self.layers[row])
         if context.closed_only:
-            raise PolicyError(f"MoE layer {layer} can't be timed in closed form (contention, prefetches, staging): use engine auto")
+            raise PolicyError(f"MoE layer {layer} can't be timed in closed form (contention, prefetches, chunks): use engine auto")
         begin = context.machine.now
         if stored is None and self.store[row]:
             stored = self._rest_of_store(layer)
@@ -231,6 +226,7 @@ class PassWalk:
         chain: Chain = prelude.chains[-1][0]
         assert chain.kv_store is not None
         usage = {r: b * left / chain.kv_store.total for r, b in chain.kv_store.usage.items()}
+        self.context.ledger.add(self.context.recorder.busy, {prelude.store_lane: -left})  # the queue books it now
         machine.submit(prelude.store_lane, Job("store KV", np.array([left]), usage, lambda _job: done.succeed(), ACTIVATION, "kv"))
         return done
 

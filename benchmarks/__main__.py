@@ -1,0 +1,100 @@
+"""Times moesim beside naive SimPy in one process and prints one JSON document: `python -m benchmarks [--quick]`.
+
+CPU seconds of this process, medians over interleaved repetitions: neighbours on the machine disturb both sides alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+from statistics import median
+from typing import Any
+
+import numpy as np
+import simpy
+
+from benchmarks.cases import POLICIES, call_costs, make_case, make_ready, time_moesim, time_naive
+
+TOLERANCE = 1e-9
+"""Largest relative difference between the makespans of moesim and naive SimPy; none is seen, both count whole ps."""
+
+
+def main() -> None:
+    """Prints the document; exit status 1 if the two models disagree about the simulated time."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one batch size, few passes and repetitions (about 20 s)")
+    quick: bool = parser.parse_args().quick
+    batches, passes, repeats = ((64,), 8, 3) if quick else ((64, 512), 32, 5)
+    rows = [_measure(policy, batch, passes, repeats) for policy in POLICIES for batch in batches]
+    document = {
+        "what": "decode of Qwen3-30B-A3B on rtx6000ada-xeon8452y; naive: one SimPy process per active expert",
+        "clock": "CPU seconds of one process, median of interleaved repetitions, decode passes only",
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "simpy": simpy.__version__,
+        "machine": platform.machine(),
+        "cases": rows,
+        "least_speedup": min(row["speedup"] for row in rows),
+        "calls": _calls(passes),
+        "import_s": _import_seconds(),
+    }
+    print(json.dumps(document, indent=2))
+    sys.exit(any(row["makespan_difference"] > TOLERANCE for row in rows))
+
+
+def _measure(policy: str, batch: int, passes: int, repeats: int) -> dict[str, Any]:
+    """One case, all three simulators in turn, `repeats` times."""
+    case = make_case(policy, batch, passes)
+    ready = make_ready(case)
+    visits = len(ready.visits)
+    naive, auto, events = [], [], []
+    for _ in range(repeats):
+        naive.append(time_naive(ready))
+        auto.append(time_moesim(case, "auto"))
+        events.append(time_moesim(case, "events"))
+    cpu = {name: median(run.cpu for run in runs) for name, runs in (("naive", naive), ("auto", auto), ("events", events))}
+    simulated = naive[0].decode
+    others = [run.decode for run in (*auto, *events)]
+    return {
+        "policy": policy,
+        "batch": batch,
+        "layer_visits": visits,
+        "expert_executions": ready.executions,
+        "layer_visits_per_s": {name: round(visits / seconds) for name, seconds in cpu.items()},
+        "expert_executions_per_s": {name: round(ready.executions / seconds) for name, seconds in cpu.items()},
+        "speedup": round(cpu["naive"] / cpu["auto"], 1),
+        "speedup_events": round(cpu["naive"] / cpu["events"], 1),
+        "events_per_layer_visit": {
+            "auto": round(auto[0].events / auto[0].visits, 3),
+            "events": round(events[0].events / events[0].visits, 3),
+            "naive": round(naive[0].events / naive[0].visits, 1),
+        },
+        "decode_ps": simulated,
+        "makespan_difference": max(abs(other - simulated) / simulated for other in others),
+    }
+
+
+def _calls(passes: int) -> dict[str, dict[str, float | None]]:
+    """Microseconds per call of the two slots that run while the clock does."""
+    found = {}
+    for policy in (*POLICIES, "cxl_expert_adaptive", "lru"):
+        parameters = {"kind": policy} if policy != "cxl_expert_adaptive" else {"kind": "cxl_expert", "adaptive": True}
+        costs = call_costs(make_case(parameters, 64, min(passes, 4)))
+        found[policy] = {f"{name}_us": None if seconds is None else round(seconds * 1e6, 1) for name, seconds in costs.items()}
+    return found
+
+
+def _import_seconds() -> dict[str, float]:
+    """Seconds to import moesim and what a run needs, each in a fresh interpreter, beside numpy alone."""
+    program = "import time; begin = time.process_time(); import {}; print(time.process_time() - begin)"
+    return {
+        name: round(median(float(subprocess.check_output([sys.executable, "-c", program.format(name)])) for _ in range(3)), 3)
+        for name in ("moesim", "moesim.scenario.run", "numpy")
+    }
+
+
+if __name__ == "__main__":
+    main()

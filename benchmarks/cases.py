@@ -1,0 +1,190 @@
+"""The decodes that are timed: one machine, one model, two placements; what moesim gets, and the same made ready for SimPy.
+
+Everything that both need is made here, before any clock runs.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks import naive
+from moesim.engine import simulate
+from moesim.engine.clock import to_ps
+from moesim.engine.context import Context, EngineKind
+from moesim.engine.prelude import Prelude, preludes_of_pass
+from moesim.engine.rounds import Pass, passes_of_job
+from moesim.policies.base import IntArray, Policy, Visit
+from moesim.policies.problem import Problem
+from moesim.scenario import load_data
+from moesim.streams import Streams
+from moesim.workload.table import RoutingTable
+
+__all__ = ["POLICIES", "Case", "Ready", "Timing", "call_costs", "make_case", "make_ready", "time_moesim", "time_naive"]
+
+POLICIES = ("cox_moe", "cxl_expert")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One decode, its routing drawn."""
+
+    problem: Problem
+    policy: Policy
+    routing: RoutingTable
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The decode passes of a case as plain lists of durations."""
+
+    visits: list[naive.NaiveVisit]
+    trailers: list[int]
+    """GPU time at the end of each pass."""
+    staging: int
+    executions: int
+    """Active experts over all visits."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One repetition."""
+
+    cpu: float
+    """CPU seconds spent in the decode passes."""
+    decode: int
+    """Simulated ps of the decode passes."""
+    events: int
+    """SimPy events of the whole run."""
+    visits: int
+    """Layer visits of the whole run (moesim's includes the prefill pass)."""
+
+
+def make_case(policy: str | dict[str, Any], batch: int, passes: int) -> Case:
+    """Qwen3-30B-A3B on a workstation with an AMX CPU, `passes` decode passes of `batch` sequences.
+
+    `policy` is its kind, or its data. Prompts are short, because decode is what is timed.
+    """
+    data = {
+        "name": "benchmark",
+        "hardware": "rtx6000ada-xeon8452y",
+        "model": "qwen3-30b-a3b",
+        "workload": {
+            "kind": "offline",
+            "requests": batch,
+            "prompt": 16,
+            "output": passes + 1,
+            "routing": {"kind": "zipf", "exponent": 0.6},
+        },
+        "policy": {"kind": policy} if isinstance(policy, str) else policy,
+    }
+    loaded = load_data(data)
+    job, routing = loaded.build()
+    this = loaded.scenario
+    return Case(Problem(this.model, this.hardware, job, routing.profile, Streams(this.seed)["policy"]), this.policy, routing)
+
+
+def time_moesim(case: Case, engine: EngineKind) -> Timing:
+    """Runs the whole job; the clock starts when prefill is over. Counting, dispatch, costs and books are all inside."""
+    marks: list[float] = []
+
+    def mark(_done: int, _total: int) -> None:
+        marks.append(time.process_time())
+
+    recorder = simulate(case.problem, case.policy, case.routing, engine=engine, progress=mark).recorder
+    decode = recorder.makespan - recorder.passes[0].end
+    return Timing(marks[-1] - marks[0], decode, recorder.events, recorder.layer_visits)
+
+
+def time_naive(ready: Ready) -> Timing:
+    """Runs the decode passes in SimPy; nothing but waiting is inside."""
+    begin = time.process_time()
+    decode, events = naive.simulate(ready.visits, ready.trailers, ready.staging)
+    return Timing(time.process_time() - begin, decode, events, len(ready.visits))
+
+
+def make_ready(case: Case) -> Ready:
+    """Dispatches every visit of the decode and writes its durations down, from the same cost tables."""
+    context = Context(case.problem, case.policy, "auto", False)
+    visits: list[naive.NaiveVisit] = []
+    trailers: list[int] = []
+    for one in passes_of_job(case.problem.job, case.routing, context.deployment):
+        if one.phase == "decode":
+            preludes, trailer = preludes_of_pass(case.problem, context.deployment, one.phase, one.new_tokens, one.context)
+            trailers.append(trailer.duration)
+            visits += [_plain(context, visit, prelude) for visit, prelude in zip(_visits(context, one), preludes, strict=True)]
+    executions = sum(len(visit.residents) + len(visit.uploads) + len(visit.on_cpu) for visit in visits)
+    return Ready(visits, trailers, context.deployment.staging, executions)
+
+
+def _visits(context: Context, one: Pass) -> list[Visit]:
+    counts = one.counts[:, 0]
+    times = context.placement.times(counts, np.arange(len(counts)))
+    tokens = int(one.group_tokens[0])
+    seconds = (times.gpu, times.cpu, times.ndp, times.copy)
+    return [
+        Visit(one.index, one.phase, layer, tokens, counts[layer], *(values[layer] for values in seconds))
+        for layer in range(len(counts))
+    ]
+
+
+def _plain(context: Context, visit: Visit, prelude: Prelude) -> naive.NaiveVisit:
+    """A visit as lists, in the order of its dispatch."""
+    problem, costs = context.problem, context.problem.costs
+    if prelude.needs_events or prelude.store_left or problem.model.shared_bytes:
+        raise NotImplementedError("the naive model has attention on the GPU alone, and no shared experts")
+    dispatch = context.policy.dispatch(visit, context.view)
+    order = np.arange(len(visit.counts)) if dispatch.order is None else dispatch.order
+    order = order[visit.counts[order] > 0]
+    gpu = dispatch.device[order] == problem.gpu_index
+    here = context.residency.resident[visit.layer, order]
+    residents, uploads, beside = order[gpu & here], order[gpu & ~here], order[~gpu]
+    device, host = problem.system.devices[problem.system.gpu_name], problem.system.devices[str(costs.cpu_name)]
+    launch = int(to_ps(device.launch))
+    out, back = (
+        costs.path(*pair) for pair in ((problem.gpu_tier, problem.main_memory), (problem.main_memory, problem.gpu_tier))
+    )
+    pairs = int(visit.counts[beside].sum())
+    nbytes = min(pairs, visit.tokens) * problem.model.token_bytes / context.deployment.activation_compression
+    asks = len(uploads) + len(beside) > 0
+    return naive.NaiveVisit(
+        prelude.duration,
+        int(to_ps(out.setup + visit.tokens * 4.0 * problem.model.top_k / out.rate)) if asks else 0,
+        _launched(to_ps(visit.gpu[residents]), launch, device.fused, 0),
+        list(zip(to_ps(visit.copy[uploads]).tolist(), (to_ps(visit.gpu[uploads]) + launch).tolist(), strict=True)),
+        _launched(to_ps(visit.cpu[beside]), int(to_ps(host.launch)), host.fused, int(to_ps(host.sync))),
+        int(to_ps(out.setup + nbytes / out.rate)),
+        int(to_ps(back.setup + nbytes / back.rate)),
+    )
+
+
+def _launched(services: IntArray, launch: int, fused: bool, once: int) -> list[int]:
+    """Service times with their launches (one for all if fused, on the first) and what is paid once."""
+    times = [int(time) + (0 if fused else launch) for time in services.tolist()]
+    if times:
+        times[0] += once + (launch if fused else 0)
+    return times
+
+
+def call_costs(case: Case) -> dict[str, float | None]:
+    """CPU seconds per call of `dispatch` and `adapt` over one run (None: never called), their bodies alone."""
+    spent: dict[str, list[float]] = {"dispatch": [], "adapt": []}
+
+    def timed(name: str) -> Any:
+        method = getattr(case.policy, name)
+
+        def call(*arguments: Any) -> Any:
+            begin = time.perf_counter()
+            answer = method(*arguments)
+            spent[name].append(time.perf_counter() - begin)
+            return answer
+
+        return call
+
+    slots = {name: staticmethod(timed(name)) for name in spent}
+    watched = type("Watched", (type(case.policy),), slots)(**case.policy.model_dump())
+    simulate(case.problem, watched, case.routing)
+    return {name: float(np.median(times)) if times else None for name, times in spent.items()}

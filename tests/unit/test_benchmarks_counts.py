@@ -1,0 +1,76 @@
+"""The benchmark compares like with like, and events do not grow with experts; nothing here looks at a clock on the wall."""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # benchmarks lie beside the package, not in it
+
+from benchmarks import cases, naive
+
+BATCHES = (8, 64)
+MOST_EVENTS = 10
+"""Per layer visit, whatever the number of experts."""
+
+
+@cache
+def prepared(policy: str, batch: int) -> tuple[cases.Case, cases.Ready]:
+    case = cases.make_case(policy, batch, 3)
+    return case, cases.make_ready(case)
+
+
+@pytest.fixture(params=[(policy, batch) for policy in cases.POLICIES for batch in BATCHES], ids="{0[0]}-{0[1]}".format)
+def pair(request: Any) -> tuple[cases.Case, cases.Ready]:
+    return prepared(*request.param)
+
+
+def test_a_layer_visit_takes_few_events(pair: tuple[cases.Case, cases.Ready]) -> None:
+    timing = cases.time_moesim(pair[0], "auto")
+    assert timing.visits == 4 * 48
+    assert timing.events <= MOST_EVENTS * timing.visits
+
+
+def test_events_of_a_visit_do_not_follow_its_active_experts() -> None:
+    few, many = (cases.time_moesim(prepared("cxl_expert", batch)[0], "events") for batch in BATCHES)
+    active = [prepared("cxl_expert", batch)[1].executions for batch in BATCHES]
+    assert active[1] > 2 * active[0]
+    assert many.events <= few.events * 1.1
+
+
+@pytest.mark.parametrize("engine", ["auto", "events"])
+def test_both_models_simulate_the_same_time(pair: tuple[cases.Case, cases.Ready], engine: Any) -> None:
+    case, ready = pair
+    assert cases.time_moesim(case, engine).decode == cases.time_naive(ready).decode
+
+
+def test_the_naive_model_runs_every_active_expert_once(pair: tuple[cases.Case, cases.Ready]) -> None:
+    case, ready = pair
+    requests = np.arange(case.problem.job.requests)
+    active = sum(np.count_nonzero(case.routing.decode_counts(requests, position)) for position in range(3))
+    assert ready.executions == active
+    assert cases.time_naive(ready).events > 4 * active
+
+
+def test_naive_visit_by_hand() -> None:
+    visit = naive.NaiveVisit(100, 10, [50], [(200, 30), (200, 30), (200, 30)], [400, 150], 5, 60)
+    # attention 100, routing 110; the CPU has its activations at 115 and is done at 665; copies land at 310, 510 and,
+    # because one slot is free again at 340, at 710; only then is the way free for the results, which end at 770
+    assert naive.simulate([visit], [7], staging=2)[0] == 770 + 7
+
+
+def test_a_slot_is_free_when_its_expert_is_computed() -> None:
+    visit = naive.NaiveVisit(0, 0, [1000], [(200, 30), (200, 30)], [], 0, 0)
+    # landed at 200, computed at 1030 behind the residents; the second copy starts then
+    assert naive.simulate([visit], [0], staging=1)[0] == 1030 + 200 + 30
+
+
+def test_adapt_is_called_only_if_the_policy_asks_for_it() -> None:
+    costs = cases.call_costs(prepared("cxl_expert", 8)[0])
+    assert costs["adapt"] is None
+    assert costs["dispatch"] is not None
