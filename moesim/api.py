@@ -16,7 +16,9 @@ from moesim.validation import reproduce as reproduce_cases
 __all__ = ["compare", "explain", "reproduce", "run"]
 
 
-def compare(scenario: Any, policies: Iterable[str | Policy] = ("all",), *, seed: int | None = None, **overrides: Any) -> dict[str, Any]:
+def compare(
+    scenario: Any, policies: Iterable[str | Policy] = ("all",), *, seed: int | None = None, **overrides: Any
+) -> dict[str, Any]:
     """Runs several policies on the same requests and routing: `{"scenario", "results": [summaries, best first], "pairs"}`.
 
     `policies` are names (`all` for every one known) or Policy objects; one that cannot run on this scenario stands under
@@ -36,5 +38,3 @@ def explain(scenario: Any, *, policy: Any = None, **overrides: Any) -> Explanati
 def reproduce(ids: Iterable[str] = ()) -> list[CaseResult]:
     """Published numbers beside simulated ones, for the cases named or all of them."""
     return reproduce_cases(list(ids))
-
-

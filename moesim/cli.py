@@ -58,7 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--trace", metavar="FILE", help="write a timeline that Perfetto opens (.json.gz)")
     compare = _verb(verbs, "compare", _compare, "run several policies on the same requests and rank them")
     _scenario_options(compare)
-    compare.add_argument("--policies", help="names with commas between them, or 'all' (default: the scenario's `compare`, else all)")
+    compare.add_argument(
+        "--policies", help="names with commas between them, or 'all' (default: the scenario's `compare`, else all)"
+    )
     compare.add_argument("--out", metavar="DIR", help="directory for the comparison and each run's results (default: none)")
     explain = _verb(verbs, "explain", _explain, "what fits where, rooflines and break-even points, before anything runs")
     _scenario_options(explain)
@@ -112,7 +114,10 @@ def _run(options: argparse.Namespace) -> int:
         _print_json(result.summary)
         return 0
     print(run_table(result))
-    print(f"\nresults in {place}" + (f", timeline in {options.trace} (open it at https://ui.perfetto.dev)" if options.trace else ""))
+    print(
+        f"\nresults in {place}"
+        + (f", timeline in {options.trace} (open it at https://ui.perfetto.dev)" if options.trace else "")
+    )
     return 0
 
 
@@ -174,7 +179,9 @@ def _check(options: argparse.Namespace) -> int:
             for error in file["errors"]:
                 place = f"{file['file']}:{error['line']}:{error['column']}" if error["line"] else file["file"]
                 print(f"{place}: {error['path'] + ': ' if error['path'] else ''}{error['message']}")
-        print(f"{len(report['files'])} file(s), {wrong} mistake(s)" if wrong else f"{len(report['files'])} file(s), no mistakes")
+        print(
+            f"{len(report['files'])} file(s), {wrong} mistake(s)" if wrong else f"{len(report['files'])} file(s), no mistakes"
+        )
     return 1 if wrong else 0
 
 

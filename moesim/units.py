@@ -110,7 +110,9 @@ def _validator(quantity: str, minimum: float, exclusive: bool) -> Callable[[Any,
         else:
             raise ValueError(f"{value!r} is no {quantity}; write it like '{example}'")
         if number < minimum or (exclusive and number == minimum):
-            raise ValueError(f"{value!r} is out of range; a {quantity} must be {'above' if exclusive else 'at least'} {minimum:g}")
+            raise ValueError(
+                f"{value!r} is out of range; a {quantity} must be {'above' if exclusive else 'at least'} {minimum:g}"
+            )
         if quantity == "share" and number > 1:
             raise ValueError(f"{value!r} is out of range; a share lies between 0 and 1 (or 0 % and 100 %)")
         return number
@@ -122,7 +124,11 @@ def _quantity(quantity: str, *, minimum: float = 0.0, exclusive: bool = False) -
     table, example = _TABLES[quantity]
     units = "|".join(sorted((re.escape(unit) for unit in table if unit), key=len, reverse=True))
     optional = "?" if "" in table else ""
-    text = {"type": "string", "pattern": rf"^\s*[-+]?[0-9._]+([eE][-+]?[0-9]+)?\s*({units}){optional}\s*$", "examples": [example]}
+    text = {
+        "type": "string",
+        "pattern": rf"^\s*[-+]?[0-9._]+([eE][-+]?[0-9]+)?\s*({units}){optional}\s*$",
+        "examples": [example],
+    }
     schema = {"anyOf": [text, {"type": "number"}]} if quantity == "share" else text
     return BeforeValidator(_validator(quantity, minimum, exclusive)), WithJsonSchema(schema)
 

@@ -54,7 +54,9 @@ def _limits(problem: Problem) -> Limits:
     system, costs = problem.system, problem.costs
     tiers = [tier for tier in system.host_tiers if problem.usable(tier) > 0]
     resources = system.resources()
-    shared = set.intersection(*(({name for name, _ in costs.path(t, problem.gpu_tier).usage}) for t in tiers)) if tiers else set()
+    shared = (
+        set.intersection(*(({name for name, _ in costs.path(t, problem.gpu_tier).usage}) for t in tiers)) if tiers else set()
+    )
     upload = min((resources[name] for name in shared), default=math.inf)
     sources = tuple(resources.get(f"{tier}:read", costs.path(tier, problem.gpu_tier).rate) for tier in tiers)
     if not math.isfinite(upload):
@@ -89,4 +91,3 @@ def cost_per_million_tokens(problem: Problem, recorder: Recorder, joules: float 
         return None
     capital = price * (recorder.makespan / SECOND) / (YEARS * 365 * 86400)
     return (capital + (joules or 0.0) * PRICE_OF_ENERGY) / tokens * 1e6
-

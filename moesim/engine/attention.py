@@ -155,9 +155,7 @@ def chains_of_pass(
     rows = np.concatenate([flops, kv, has_kv[None, :]], axis=0)
     _, first, kind = np.unique(rows, axis=1, return_index=True, return_inverse=True)
     builder = _Builder(problem, deployment, plan, phase, tokens)
-    chains = [
-        builder.build(flops[:, layer], kv[:, layer], float(model.kv_bytes_per_layer[layer])) for layer in first.tolist()
-    ]
+    chains = [builder.build(flops[:, layer], kv[:, layer], float(model.kv_bytes_per_layer[layer])) for layer in first.tolist()]
     return chains, np.asarray(kind, dtype=np.int64).reshape(-1)
 
 
@@ -174,7 +172,12 @@ class _Builder:
         costs = self.problem.costs
         operations = [
             (plan.projections, costs.projections(plan.projections, tokens), model.token_bytes, {}),
-            (plan.core, costs.core(plan.core, flops, kv, self.phase, self._kv_tier(plan.core)), model.qkv_activation_bytes, self._core_usage(kv)),
+            (
+                plan.core,
+                costs.core(plan.core, flops, kv, self.phase, self._kv_tier(plan.core)),
+                model.qkv_activation_bytes,
+                self._core_usage(kv),
+            ),
             (plan.output, costs.output(plan.output, tokens), model.core_activation_bytes, {}),
         ]
         stages: list[Stage] = []

@@ -127,7 +127,7 @@ def _return_results(arrival: IntTimes, done: list[IntTimes], back: list[IntTimes
 def _gpu_critical(
     arrival: IntTimes, finish: IntTimes, work: VisitWork, gpu: str, up_queue: str, known: IntTimes
 ) -> dict[str, IntTimes]:
-    """Splits the GPU's end into the time before the last expert it had to wait for (routing read back, uploads) and the rest."""
+    """Splits the GPU's end at the last expert that it had to wait for: routing read back and uploads before, GPU after."""
     before = np.concatenate([work.gpu_first[:, None], finish[:, :-1]], axis=1)
     waited = arrival > before
     held = np.where(waited, arrival, 0).max(axis=1)
@@ -153,7 +153,11 @@ def _joined(
             continue
         end = np.where(wins, back, end)
         critical = {lane: np.where(wins, 0, share) for lane, share in critical.items()}
-        shares = ((queue_of(part.side.out), done - part.work), (part.side.name, part.work), (queue_of(part.side.back), back - done))
+        shares = (
+            (queue_of(part.side.out), done - part.work),
+            (part.side.name, part.work),
+            (queue_of(part.side.back), back - done),
+        )
         for lane, share in shares:
             critical[lane] = np.where(wins, critical.get(lane, 0) + share, critical.get(lane, 0))
     return Timed(end, critical)
@@ -184,7 +188,11 @@ def serial(work: VisitWork, gpu: str, up_queue: str, out_free: IntTimes | int = 
     end = known + up + on_gpu
     for part in work.sides:
         sent = np.where(part.tokens > 0, np.maximum(end, out_free) - end + part.out, 0)
-        for lane, share in ((queue_of(part.side.out), sent), (part.side.name, part.work), (queue_of(part.side.back), part.back)):
+        for lane, share in (
+            (queue_of(part.side.out), sent),
+            (part.side.name, part.work),
+            (queue_of(part.side.back), part.back),
+        ):
             critical[lane] = critical.get(lane, 0) + share
         end = end + sent + part.work + part.back
     return Timed(end, critical)

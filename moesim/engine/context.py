@@ -12,6 +12,7 @@ from moesim.engine.residency import Residency
 from moesim.engine.tables import Placement
 from moesim.engine.tally import WorkTally
 from moesim.engine.visits import Workbench
+from moesim.errors import InputError, Mistake
 from moesim.policies.base import Policy, Step, View
 from moesim.policies.problem import Problem
 from moesim.results.recorder import LayerSums, Recorder
@@ -21,11 +22,22 @@ __all__ = ["Context", "EngineKind"]
 EngineKind = Literal["auto", "events", "closed_form"]
 
 
+def _check_links(problem: Problem) -> None:
+    """One copy engine feeds the GPU: InputError for a machine with several."""
+    paths = {tier: problem.costs.path(tier, problem.gpu_tier) for tier in problem.system.host_tiers}
+    queues = {path.queue: tier for tier, path in paths.items() if path.queue is not None}
+    if len(queues) > 1:
+        ways = ", ".join(f"'{tier}' over {queue}" for queue, tier in sorted(queues.items()))
+        told = f"tiers reach the GPU through different copy engines ({ways}); one engine for all uploads is simulated"
+        raise InputError(Mistake(told, path="hardware.links"))
+
+
 class Context:
     """The parts of one run and what they share."""
 
     def __init__(self, problem: Problem, policy: Policy, engine: EngineKind, timeline: bool) -> None:
         self.problem, self.policy = problem, policy
+        _check_links(problem)
         self.deployment = policy.deploy(problem)
         self.recorder = Recorder(LayerSums.zeros(problem.layers), problem.job.requests, keep_slices=timeline)
         self.residency = Residency(problem, self.deployment)

@@ -25,7 +25,10 @@ __all__ = ["Arrivals", "AttentionWalk", "ExpertWalk"]
 
 
 class AttentionWalk:
-    """Sends the micro-batches of one layer through a chain; `done` fires when all have left it, `stored` when a KV store has ended."""
+    """Sends the micro-batches of one layer through a chain.
+
+    `done` fires when all have left it, `stored` when a KV store has ended.
+    """
 
     def __init__(self, machine: Machine, chain: Chain) -> None:
         self._machine, self._chain = machine, chain
@@ -85,7 +88,9 @@ class AttentionWalk:
 class ExpertWalk:
     """The expert part of one visit; `done` fires when every part has ended. Work arrays have V = 1."""
 
-    def __init__(self, machine: Machine, movers: Movers, placement: Placement, work: VisitWork, layer: int, staging: int) -> None:
+    def __init__(
+        self, machine: Machine, movers: Movers, placement: Placement, work: VisitWork, layer: int, staging: int
+    ) -> None:
         self.machine, self.movers, self.placement = machine, movers, placement
         self.work, self.layer, self.staging = work, layer, staging
         self.serial = False
@@ -211,7 +216,12 @@ class ExpertWalk:
         self._activations(out, side.out.usage, part.out, part.nbytes, arrived)
 
     def _activations(
-        self, queue: str, usage: tuple[tuple[str, float], ...], service: IntTimes, nbytes: FloatArray, then: Callable[[Job], None]
+        self,
+        queue: str,
+        usage: tuple[tuple[str, float], ...],
+        service: IntTimes,
+        nbytes: FloatArray,
+        then: Callable[[Job], None],
     ) -> None:
         drawn = usage_of(usage, float(nbytes[0]))
         self.machine.submit(queue, Job("activations", service, drawn, then, ACTIVATION, "activation"))

@@ -56,7 +56,9 @@ class Ledger:
         on_gpu = work.gpu_first[rows].sum() + work.gpu_after[rows].sum()
         self.add(self._recorder.busy, {gpu: on_gpu, up_queue: work.copy[rows].sum()})
         for part in work.sides:
-            self.add(self._recorder.busy, {queue_of(part.side.out): part.out[rows].sum(), part.side.name: part.work[rows].sum()})
+            self.add(
+                self._recorder.busy, {queue_of(part.side.out): part.out[rows].sum(), part.side.name: part.work[rows].sum()}
+            )
             self.add(self._recorder.busy, {queue_of(part.side.back): part.back[rows].sum()})
         if work.down_queue:
             self.add(self._recorder.busy, {work.down_queue: work.ids[rows].sum()})

@@ -40,7 +40,7 @@ class Prelude:
 def preludes_of_pass(
     problem: Problem, deployment: Deployment, phase: Phase, new_tokens: IntArray, context: IntArray
 ) -> tuple[list[Prelude], Prelude]:
-    """The prelude of every MoE layer [L] of a pass over sequences [S], and what follows the last one (dense layers, LM head)."""
+    """The prelude of every MoE layer [L] of a pass over sequences [S], and what follows the last: dense layers, LM head."""
     if not problem.job.attention:
         return [Prelude()] * problem.layers, Prelude(feeds_experts=False)
     model, costs = problem.model, problem.costs

@@ -108,7 +108,8 @@ class Server:
 
     def _cut_short(self) -> None:
         """Ends the running stretch at the boundary of the item in service."""
-        assert self._job is not None and self._flow is not None
+        assert self._job is not None
+        assert self._flow is not None
         ends = np.cumsum(self._job.service[self._job.next : self._stop])
         current = int(np.searchsorted(ends, self._flow.work_at(int(self._clock.now)), side="left"))
         if current + 1 < len(ends):
@@ -117,7 +118,8 @@ class Server:
 
     def _ended(self) -> None:
         job, flow = self._job, self._flow
-        assert job is not None and flow is not None
+        assert job is not None
+        assert flow is not None
         begin = flow.curve[0][0]
         work = np.cumsum(job.service[job.next : self._stop])
         job.finish[job.next : self._stop] = flow.times_of(work)

@@ -45,6 +45,9 @@ class Residency:
                 raise PolicyError(f"deploy returned {name} of shape {getattr(deployment, name).shape}, not [L, E] = {shape}")
         if (self.home < 0).any() or (self.home >= len(self.problem.tiers)).any():
             raise PolicyError("deploy gave an expert a home that is no tier of the machine")
+        for plan in (deployment.prefill, deployment.decode):
+            if deployment.kv == self.problem.gpu_tier and plan.core != self.problem.system.gpu_name:
+                raise PolicyError(f"deploy put the KV cache into GPU memory and the attention core on '{plan.core}'")
         if (self.pinned & ~self.resident).any():
             raise PolicyError("deploy gave an expert its home in GPU memory but did not make it resident")
 

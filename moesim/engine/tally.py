@@ -52,7 +52,9 @@ class WorkTally:
         else:
             flops, nbytes = model.core_flops_decode(one.context), model.core_bytes_decode(one.context)
         core = [float(costs.core(gpu, flops, nbytes, one.phase, problem.gpu_tier).sum())]
-        parts = {name: [layers * float(cost(gpu, tokens))] for name, cost in (("QKV", costs.projections), ("output", costs.output))}
+        parts = {
+            name: [layers * float(cost(gpu, tokens))] for name, cost in (("QKV", costs.projections), ("output", costs.output))
+        }
         if cpu is not None:
             core.append(min(float(costs.core(cpu, flops, nbytes, one.phase, t).sum()) for t in problem.system.host_tiers))
             parts["QKV"].append(layers * float(costs.projections(cpu, tokens)))

@@ -202,7 +202,9 @@ class PassWalk:
     def _experts_by_events(self, row: int, work: VisitWork, stored: Any) -> Events:
         context, layer = self.context, int(self.layers[row])
         if context.closed_only:
-            raise PolicyError(f"MoE layer {layer} can't be timed in closed form (contention, prefetches, chunks): use engine auto")
+            raise PolicyError(
+                f"MoE layer {layer} can't be timed in closed form (contention, prefetches, chunks): use engine auto"
+            )
         begin = context.machine.now
         if stored is None and self.store[row]:
             stored = self._rest_of_store(layer)
@@ -227,7 +229,9 @@ class PassWalk:
         assert chain.kv_store is not None
         usage = {r: b * left / chain.kv_store.total for r, b in chain.kv_store.usage.items()}
         self.context.ledger.add(self.context.recorder.busy, {prelude.store_lane: -left})  # the queue books it now
-        machine.submit(prelude.store_lane, Job("store KV", np.array([left]), usage, lambda _job: done.succeed(), ACTIVATION, "kv"))
+        machine.submit(
+            prelude.store_lane, Job("store KV", np.array([left]), usage, lambda _job: done.succeed(), ACTIVATION, "kv")
+        )
         return done
 
 

@@ -96,7 +96,7 @@ class Sweep:
         return threshold_curve(self._curve(), second=other, labels=labels or (self.scenario, second.scenario if second else ""))
 
     def _curve(self) -> dict[str, list[float]]:
-        return {name: [row[name] for row in self.rows] for name in COLUMNS[:2]}
+        return {name: [row[name] for row in self.rows] for name in COLUMNS[:4]}
 
     def __str__(self) -> str:
         lines = [f"{self.path} of {self.scenario}, {self.policy}"]

@@ -113,17 +113,23 @@ class Costs:
 
     def router(self, tokens: Any) -> FloatArray:
         """Router of one MoE layer, on the GPU."""
-        return self._gemm(self.system.gpu_name, tokens, self.model.router_flops, self.model.router_bytes, self.model.token_bytes)
+        return self._gemm(
+            self.system.gpu_name, tokens, self.model.router_flops, self.model.router_bytes, self.model.token_bytes
+        )
 
     def shared(self, tokens: Any) -> FloatArray:
         """Shared experts of one MoE layer, on the GPU; 0 without any."""
         if not self.model.shared_bytes:
             return np.zeros(np.shape(tokens))
-        return self._gemm(self.system.gpu_name, tokens, self.model.shared_flops, self.model.shared_bytes, 2 * self.model.token_bytes)
+        return self._gemm(
+            self.system.gpu_name, tokens, self.model.shared_flops, self.model.shared_bytes, 2 * self.model.token_bytes
+        )
 
     def dense(self, tokens: Any) -> FloatArray:
         """Feed-forward part of one layer without experts, on the GPU."""
-        return self._gemm(self.system.gpu_name, tokens, self.model.dense_flops, self.model.dense_bytes, 2 * self.model.token_bytes)
+        return self._gemm(
+            self.system.gpu_name, tokens, self.model.dense_flops, self.model.dense_bytes, 2 * self.model.token_bytes
+        )
 
     def head(self, tokens: Any) -> FloatArray:
         """LM head for `tokens` [...] sampled positions, on the GPU."""

@@ -115,7 +115,7 @@ class Problem:
         """GPU memory for intermediates of the larger phase.
 
         Hidden states in and out of all tokens that pass the experts together (2 x token bytes each), one gathered expert
-        input (bounded by those tokens), and QKV and attention output of one attention micro-batch, times two for double buffering.
+        input (bounded by those tokens), and QKV and attention output of one attention micro-batch, twice for double buffering.
         """
         prompt = np.sort(self.job.prompt)[::-1]
         tokens = float(prompt[:batch].sum())

@@ -183,7 +183,8 @@ def threshold_curve(
 ) -> Figure:
     """Throughput over a policy's threshold, the peak marked; `second` (same columns) is drawn beside it.
 
-    `table`: a DataFrame or any mapping of columns; rows without a throughput are left out.
+    `table`: a DataFrame or any mapping of columns; rows without a throughput are left out. Columns `throughput_low_tok_s`
+    and `throughput_high_tok_s` are drawn as a band where they are given.
     """
     figure, axes = _figure(6.4, 3.8)
     curves = [(table, labels[0], "blue", "o", "-")]
@@ -193,10 +194,13 @@ def threshold_curve(
     for columns, label, colour, marker, line in curves:
         xs, ys = _finite(columns, x, y)
         peak_x, peak_y = float(xs[ys.argmax()]), float(ys.max())
-        highest = max(highest, peak_y)
         tint = OKABE_ITO[colour]
+        band = _band(columns, x)
+        highest = max(highest, peak_y, float(band[2].max()) if band is not None else 0.0)
+        if band is not None:
+            axes.fill_between(*band, color=tint, alpha=0.18, linewidth=0)
         # the values stand in the legend: beside the peaks they would cover the curves
-        text = f"{label}: peak {peak_y:,.4g} at {peak_x:g}"
+        text = f"{label}: peak {_with_commas(peak_y)} at {peak_x:.4g}" + (", band: 95 % interval" if band is not None else "")
         axes.plot(xs, ys, color=tint, marker=marker, linestyle=line, label=text, markersize=4.5)
         axes.plot([peak_x], [peak_y], marker="o", markersize=11, markerfacecolor="none", markeredgecolor=tint,
                   markeredgewidth=1.5)  # fmt: skip
@@ -204,9 +208,26 @@ def threshold_curve(
     axes.margins(x=0.04)
     axes.set_xlabel("threshold (percentile)" if x == "threshold_percentile" else x.replace("_", " "))
     axes.set_ylabel("throughput (tokens/s)" if y == "throughput_tok_s" else y.replace("_", " "))
+    axes.yaxis.set_major_formatter(lambda value, _position: _with_commas(value))
     axes.grid(alpha=0.3)
-    _below(axes, axes.get_legend_handles_labels()[0], 2)
+    _below(axes, axes.get_legend_handles_labels()[0], 1)
     return figure
+
+
+def _with_commas(value: float) -> str:
+    """`478,089`, `12.5`, `0.031`: whole numbers from 100 on, three digits below."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _band(columns: Mapping[str, Any], x: str) -> tuple[Any, Any, Any] | None:
+    """(x, low, high) of the rows that have an interval; None without any."""
+    names = ("throughput_low_tok_s", "throughput_high_tok_s")
+    if any(name not in columns for name in names):
+        return None
+    xs, low, high = (np.asarray(columns[name], dtype=np.float64) for name in (x, *names))
+    known = np.isfinite(xs) & np.isfinite(low) & np.isfinite(high)
+    order = np.argsort(xs[known], kind="stable")
+    return (xs[known][order], low[known][order], high[known][order]) if known.any() else None
 
 
 def _finite(columns: Mapping[str, Any], x: str, y: str) -> tuple[Any, Any]:
@@ -293,8 +314,11 @@ def _bound_legend() -> list[Any]:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    return [Patch(color=OKABE_ITO["blue"], label="simulated"),
-            Line2D([], [], color=OKABE_ITO["vermilion"], linewidth=2.5, label="bound: no placement or schedule is faster")]  # fmt: skip
+    bound = "bound: no placement or schedule is faster"
+    return [
+        Patch(color=OKABE_ITO["blue"], label="simulated"),
+        Line2D([], [], color=OKABE_ITO["vermilion"], linewidth=2.5, label=bound),
+    ]
 
 
 def _mean(group: Sequence[Mapping[str, Any]], name: str) -> float | None:

@@ -74,7 +74,13 @@ class PhaseWork:
         rows = np.stack([np.ravel(column) for column in flat]).astype(np.float64)
         classes, count = np.unique(rows, axis=1, return_counts=True)
         return cls(
-            count.astype(np.float64), classes[0], classes[1], classes[3:], classes[2], passes, tuple(Dense(*pair) for pair in fixed)
+            count.astype(np.float64),
+            classes[0],
+            classes[1],
+            classes[3:],
+            classes[2],
+            passes,
+            tuple(Dense(*pair) for pair in fixed),
         )
 
 

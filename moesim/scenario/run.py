@@ -178,7 +178,7 @@ def compare_loaded(
         try:
             results.append(run_loaded(this, policy=policy, policy_name=name, command=command))
         except InputError as error:
-            refused[name] = str(error)
+            refused[name] = "; ".join(mistake.message for mistake in error.mistakes)
     if not results:
         raise InputError(*(Mistake(text, name) for name, text in refused.items()))
     return results, refused

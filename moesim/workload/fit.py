@@ -45,7 +45,13 @@ TARGETS: dict[str, Case] = {
     "mixtral-8x7b": Case(
         32,
         {
-            "top_25": 0.307, "max_within": 1.5, "overlap": 0.36, "lru_2": 0.39, "lru_3": 0.505, "lru_4": 0.61, "lru_6": 0.825,
+            "top_25": 0.307,
+            "max_within": 1.5,
+            "overlap": 0.36,
+            "lru_2": 0.39,
+            "lru_3": 0.505,
+            "lru_4": 0.61,
+            "lru_6": 0.825,
             "recall": 0.42,
         },
     ),
@@ -53,24 +59,45 @@ TARGETS: dict[str, Case] = {
     "deepseek-v2-lite": Case(
         26,
         {
-            "top_25": 0.327, "top_50": 0.585, "within_25": 0.50, "overlap": 0.265, "lru_16": 0.451, "lru_32": 0.707,
-            "random_32": 60.42 / 64, "consecutive_32": 50.97 / 64, "recall": 0.35,
+            "top_25": 0.327,
+            "top_50": 0.585,
+            "within_25": 0.50,
+            "overlap": 0.265,
+            "lru_16": 0.451,
+            "lru_32": 0.707,
+            "random_32": 60.42 / 64,
+            "consecutive_32": 50.97 / 64,
+            "recall": 0.35,
         },
     ),
     # ESFT, four tasks together: 33,279 tokens
     "deepseek-v2-lite-tasks": Case(
         26,
         {
-            "top_25": 0.426, "top_50": 0.691, "within_25": 0.555, "overlap": 0.278, "lru_16": 0.499, "lru_32": 0.754,
-            "random_32": 57.64 / 64, "consecutive_32": 48.40 / 64, "recall": 0.354,
+            "top_25": 0.426,
+            "top_50": 0.691,
+            "within_25": 0.555,
+            "overlap": 0.278,
+            "lru_16": 0.499,
+            "lru_32": 0.754,
+            "random_32": 57.64 / 64,
+            "consecutive_32": 48.40 / 64,
+            "recall": 0.354,
         },
     ),
     # ExpertFingerprinting, decode, 11 data sets
     "gpt-oss-20b": Case(
         24,
         {
-            "top_25": 0.495, "top_50": 0.793, "within_25": 0.687, "overlap": 0.446, "lru_8": 0.633, "lru_16": 0.893,
-            "random_32": 26.94 / 32, "consecutive_32": 20.31 / 32, "recall": 0.556,
+            "top_25": 0.495,
+            "top_50": 0.793,
+            "within_25": 0.687,
+            "overlap": 0.446,
+            "lru_8": 0.633,
+            "lru_16": 0.893,
+            "random_32": 26.94 / 32,
+            "consecutive_32": 20.31 / 32,
+            "recall": 0.556,
         },
     ),
     # MMLU counts of qwen-hebrew-finetuning; decode traces of gajsanders/moe-trace

@@ -59,9 +59,7 @@ class Offline(Spec):
     profile: Profile = HeldOut()
     """What placements know beforehand about the popularity of experts."""
 
-    def build(
-        self, model: Routed, streams: Streams, base: Path, progress: Progress | None = None
-    ) -> tuple[Job, RoutingTable]:
+    def build(self, model: Routed, streams: Streams, base: Path, progress: Progress | None = None) -> tuple[Job, RoutingTable]:
         """The job and the routing of its every token. `base`: folder that paths are relative to."""
         job = self.routing.job(self.requests, self.prompt, self.output, model, streams, base, self.profile)
         return job, self.routing.table(job, model, streams, base, self.profile, progress)
@@ -76,9 +74,7 @@ class LayerBatch(Spec):
     profile: Profile = HeldOut()
     """What placements know beforehand about the popularity of experts."""
 
-    def build(
-        self, model: Routed, streams: Streams, base: Path, progress: Progress | None = None
-    ) -> tuple[Job, RoutingTable]:
+    def build(self, model: Routed, streams: Streams, base: Path, progress: Progress | None = None) -> tuple[Job, RoutingTable]:
         """The job and the routing of its every token. `base`: folder that paths are relative to."""
         one = np.ones(1, dtype=np.int64)
         job = Job(np.zeros(1), one * self.tokens, one, layers=1, attention=False)

@@ -71,9 +71,7 @@ class Routing(Spec):
         """[L, E] tokens per expert of `job` drawn with the stream `profile`: other draws of the same law."""
         raise InputError(Mistake(f"a profile of kind 'held_out' cannot be drawn for routing '{type(self).__name__}'"))
 
-    def learn(
-        self, profile: profiles.Profile, own: IntArray, model: Routed, streams: Streams, base: Path
-    ) -> FloatArray:
+    def learn(self, profile: profiles.Profile, own: IntArray, model: Routed, streams: Streams, base: Path) -> FloatArray:
         """[L, E] popularity that `profile` asks for, each layer's sum 1. `own`: [L, E] tokens per expert of the run itself."""
         layers, experts = own.shape
         match profile:

@@ -29,7 +29,9 @@ def works(draw: st.DrawFn, passes: st.SearchStrategy[int] | None = None) -> Phas
     near = np.array([numbers(0.01, 100) for _ in range(units)]).reshape(units, classes)
     count = np.array(draw(st.lists(st.integers(1, 50), min_size=classes, max_size=classes)), dtype=float)
     fixed = tuple(Dense(draw(seconds), draw(st.one_of(seconds, st.just(np.inf)))) for _ in range(draw(st.integers(0, 2))))
-    return PhaseWork(count, numbers(0.01, 10), numbers(0.01, 100), near, numbers(1, 50), draw(passes or st.integers(1, 9)), fixed)
+    return PhaseWork(
+        count, numbers(0.01, 10), numbers(0.01, 100), near, numbers(1, 50), draw(passes or st.integers(1, 9)), fixed
+    )
 
 
 limits = st.builds(
@@ -193,7 +195,9 @@ def primal(work: PhaseWork, machine: Limits) -> float:
     for piece in part:
         whole[:classes, piece] = np.eye(classes)
     whole[classes:, offset : offset + dense] = whole[classes:, offset + dense : -1] = np.eye(dense)
-    solution = linprog(np.eye(unknowns)[-1], rows, limit, whole, np.concatenate([work.count, np.ones(dense)]))
+    exact = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}  # the default is 1e-7 of a row
+    demand = np.concatenate([work.count, np.ones(dense)])
+    solution = linprog(np.eye(unknowns)[-1], rows, limit, whole, demand, options=exact)
     return float(solution.fun)
 
 

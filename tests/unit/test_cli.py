@@ -47,7 +47,9 @@ def test_run_gives_every_field_of_a_result(capsys: pytest.CaptureFixture[str], t
     assert summary["output_tokens"] == 6
     assert summary["requests_completed"] == 2
     assert 0 < summary["share_of_bound"] <= 1
-    assert {"result.json", "requests.csv", "steps.csv", "lanes.csv", "layers.csv"} <= {p.name for p in (tmp_path / "run").iterdir()}
+    assert {"result.json", "requests.csv", "steps.csv", "lanes.csv", "layers.csv"} <= {
+        p.name for p in (tmp_path / "run").iterdir()
+    }
 
 
 def test_the_same_seed_gives_the_same_bytes_in_another_process_and_under_another_hash_seed(tmp_path: Path) -> None:
@@ -87,13 +89,18 @@ def test_compare_ranks_policies(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_wrong_input_exits_with_2_tells_the_place_and_writes_nothing(tmp_path: Path) -> None:
     bad = tmp_path / "bad.yaml"
-    bad.write_text("hardware: rtx4090-desktop\nmodel: qwen3-30b-a3c\nworkload: {kind: offline, request: 4}\n", "utf-8")
+    bad.write_text(
+        "hardware: rtx4090-desktop\n"
+        "model: qwen3-30b-a3c\n"
+        "workload: {kind: offline, requests: 4, request: 4, routing: uniform}\n",
+        "utf-8",
+    )
     done = _run("run", str(bad), "--json", cwd=str(tmp_path))
     assert done.returncode == 2
     assert done.stdout == ""
     assert "bad.yaml:2:8: model: " in done.stderr
     assert "Did you mean 'qwen3-30b-a3b'?" in done.stderr
-    assert "bad.yaml:3:29: workload.request: " in done.stderr
+    assert "bad.yaml:3:40: workload.request: unknown key 'request'" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["bad.yaml"]
 
 
@@ -102,7 +109,8 @@ def test_check_reports_every_mistake_and_fails(capsys: pytest.CaptureFixture[str
     bad.write_text("hardware: nothing\nmodel: nothing\n", "utf-8")
     assert cli.main(["check", "--json", str(bad)]) == 1
     report = json.loads(capsys.readouterr().out)
-    assert [(error["line"], error["path"]) for error in report["files"][0]["errors"]][:2] == [(1, "hardware"), (2, "model")]
+    places = {(error["line"], error["path"]) for error in report["files"][0]["errors"]}
+    assert places == {(1, "workload"), (1, "hardware.profile"), (2, "model")}
     assert cli.main(["check", "--json", str(ROOT / "scenarios" / "quickstart.yaml")]) == 0
     assert json.loads(capsys.readouterr().out)["files"][0]["errors"] == []
 
@@ -124,7 +132,7 @@ def test_schema_describes_scenarios(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_explain_speaks_before_anything_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["explain", "quickstart"]) == 0
-    assert "break-even" in capsys.readouterr().out
+    assert "Break-even: upload or compute in place" in capsys.readouterr().out
 
 
 def test_trace_is_written_for_perfetto(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

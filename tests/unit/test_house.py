@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "moesim"
 BASE = {"errors", "units", "spec", "streams", "plugins", "progress"}
 MAY_IMPORT = {
-    **{module: BASE for module in BASE},
+    **dict.fromkeys(BASE, BASE),
     "model": BASE,
     "hardware": BASE,
     "results": BASE,

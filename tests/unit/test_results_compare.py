@@ -68,7 +68,7 @@ def test_without_a_common_workload_there_is_no_verdict() -> None:
 
 
 def test_runs_of_two_scenarios_are_not_compared() -> None:
-    with pytest.raises(InputError, match="one scenario.*other, s"):
+    with pytest.raises(InputError, match=r"one scenario.*other, s"):
         compare([summary("a", 1.0), summary("b", 1.0, scenario="other")])
 
 

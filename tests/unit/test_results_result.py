@@ -28,7 +28,10 @@ def recorder() -> Recorder:
     made = Recorder(sums, 3)
     made.first_token[:] = [2 * SECOND, 3 * SECOND, -1]
     made.finish[:] = [5 * SECOND, 3 * SECOND, -1]
-    made.passes = [PassRow(0, "prefill", 0, 3 * SECOND, 2, 30, 60, 20, 4), PassRow(1, "decode", 3 * SECOND, 10 * SECOND, 1, 1, 40, 30, 2)]
+    made.passes = [
+        PassRow(0, "prefill", 0, 3 * SECOND, 2, 30, 60, 20, 4),
+        PassRow(1, "decode", 3 * SECOND, 10 * SECOND, 1, 1, 40, 30, 2),
+    ]
     made.busy = {"pcie:forward": 6 * SECOND, "gpu": 4 * SECOND}
     made.critical = {"pcie:forward": 7 * SECOND, "gpu": 3 * SECOND}
     made.moved = {"pcie:forward": 6e9, "ddr:read": 7e9}
@@ -144,7 +147,7 @@ def test_a_hit_rate_above_one_is_refused() -> None:
 def test_i5_a_lane_cannot_work_longer_than_the_run() -> None:
     record = recorder()
     record.busy["gpu"] = record.makespan + 1
-    with pytest.raises(MoesimError, match="I5.*gpu"):
+    with pytest.raises(MoesimError, match=r"I5.*gpu"):
         make_result(record, facts())
 
 
@@ -188,7 +191,8 @@ def test_only_wall_time_and_place_may_differ_between_equal_runs() -> None:
 
 def test_making_a_result_loads_nothing_heavy() -> None:
     heavy = ["pandas", "scipy", "matplotlib", "simpy", "yaml"]
-    code = f"import sys, moesim.results.result, moesim.results.bound, moesim.results.table; print([m for m in {heavy} if m in sys.modules])"
+    imports = "import sys, moesim.results.result, moesim.results.bound, moesim.results.table"
+    code = f"{imports}; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 

@@ -55,7 +55,7 @@ def test_one_value_has_no_interval() -> None:
 
 @pytest.mark.parametrize(("numbers", "level"), [([], 0.95), ([1.0], 0.0), ([1.0], 1.0)])
 def test_intervals_of_nothing_are_refused(numbers: list[float], level: float) -> None:
-    with pytest.raises(ValueError, match="no values|confidence level"):
+    with pytest.raises(ValueError, match=r"no values|confidence level"):
         t_interval(numbers, level)
 
 
@@ -74,7 +74,9 @@ def test_an_interval_around_zero_is_a_tie() -> None:
     assert paired_difference([1.0, 3.0], [1.0, 3.0]).verdict == "tie"
 
 
-@pytest.mark.parametrize(("a", "b", "verdict"), [(1000, 999.5, "tie"), (1000, 990, "faster"), (990, 1000, "slower"), (0, 0, "tie")])
+@pytest.mark.parametrize(
+    ("a", "b", "verdict"), [(1000, 999.5, "tie"), (1000, 990, "faster"), (990, 1000, "slower"), (0, 0, "tie")]
+)
 def test_single_runs_tie_within_a_thousandth(a: float, b: float, verdict: str) -> None:
     assert paired_difference([a], [b]).verdict == verdict
 

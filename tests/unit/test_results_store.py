@@ -127,7 +127,7 @@ def test_what_is_no_result_is_refused(text: str | None, message: str, tmp_path: 
 
 def test_csv_keeps_every_digit_and_every_kind() -> None:
     columns = {
-        "n": np.array([1, -2**62]),
+        "n": np.array([1, -(2**62)]),
         "x": np.array([0.1, np.nan]),
         "y": np.array([1.0, 2.0]),
         "text": np.array(['a,"b"', ""], dtype=object),

@@ -285,8 +285,14 @@ class TestLengths:
 class TestSpecs:
     def test_from_a_mapping(self):
         workload = Offline.model_validate(
-            {"kind": "offline", "requests": 2, "prompt": {"kind": "uniform", "minimum": 1, "maximum": 4}, "output": 2,
-             "routing": {"kind": "zipf", "exponent": 1.0}, "profile": {"kind": "uniform"}}
+            {
+                "kind": "offline",
+                "requests": 2,
+                "prompt": {"kind": "uniform", "minimum": 1, "maximum": 4},
+                "output": 2,
+                "routing": {"kind": "zipf", "exponent": 1.0},
+                "profile": {"kind": "uniform"},
+            }
         )
         assert isinstance(workload.routing, Zipf)
         assert isinstance(workload.prompt, UniformLengths)

@@ -1,0 +1,329 @@
+"""Small machines, models, jobs and policies for the tests of the engine."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+
+from moesim.engine import simulate
+from moesim.engine.run import Outcome
+from moesim.hardware import System
+from moesim.model import Architecture
+from moesim.policies.base import NO_MOVES, Deployment, Dispatch, Moves, PhasePlan, Policy, Step, View, Visit
+from moesim.policies.problem import Problem
+from moesim.workload.table import Job, RoutingTable
+
+TB = 1e12
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """Everything that makes one world; the defaults are the plainest machine, model, job and placement."""
+
+    seed: int = 0
+    # model
+    layers: int = 2
+    dense: int = 0
+    experts: int = 4
+    top_k: int = 1
+    shared: bool = False
+    window: int = 0
+    # machine
+    cpu: bool = False
+    cxl: int = 0
+    ndp: int = 0
+    serial_link: bool = True
+    setup: float = 1e-6
+    latency: float = 0.0
+    chunk: float | None = None
+    pcie: float = 20e9
+    total: float | None = None
+    both: float | None = None
+    launch: float = 5e-6
+    fused: bool = True
+    sync: float = 0.0
+    # job
+    requests: int = 2
+    prompt: int = 5
+    output: int = 3
+    attention: bool = True
+    # placement
+    batch: int = 2
+    micro: int = 2
+    expert_batch: int = 0
+    staging: int = 8
+    serial: bool = False
+    kv: str = "hbm"
+    places: str = "ggg"
+    compression: float = 1.0
+    residents: float = 0.3
+    off_gpu: float = 0.5
+    ordered: bool = False
+    streamed: bool = False
+    # moves
+    prefetch: float = 0.0
+    evict: float = 0.0
+    keep: float = 0.0
+    migrate: float = 0.0
+
+
+def model(k: Knobs) -> Architecture:
+    layers = k.layers + k.dense
+    return Architecture(
+        name="tiny",
+        hidden=64,
+        layers=layers,
+        moe_layers=tuple(range(k.dense, layers)),
+        experts=k.experts,
+        top_k=min(k.top_k, k.experts),
+        expert_width=96,
+        shared_width=32 if k.shared else 0,
+        dense_width=128 if k.dense else 0,
+        windows=tuple(k.window if i % 2 else 0 for i in range(layers)) if k.window else (),
+        attention={"kind": "gqa", "heads": 4, "kv_heads": 2, "head_dim": 16},
+        vocab=500,
+    )
+
+
+def system(k: Knobs, hbm: float = TB, ddr: float = TB) -> System:
+    """GPU, DRAM and up to two CXL tiers with or without near-data units; rates are such that lanes take similar times."""
+    devices: dict[str, Any] = {
+        "gpu": {"kind": "gpu", "at": "gpu", "memory": "hbm", "compute": 5e12, "launch": k.launch, "fused": k.fused}
+    }
+    if k.cpu:
+        kernels = {"amx": {"rate": 2e11, "bandwidth": 8e9}}
+        core = {"bandwidth": 5e9, "rate": 1e11}
+        devices["cpu"] = {"kind": "cpu", "at": "host", "memory": "ddr", "kernels": kernels, "sync": k.sync, "attention": core}
+    tiers: dict[str, Any] = {
+        "hbm": {"kind": "hbm", "at": "gpu", "capacity": hbm, "read": 100e9},
+        "ddr": {"kind": "ddr", "at": "host", "capacity": ddr, "read": 40e9, "latency": k.latency, "total": k.total},
+    }
+    links: dict[str, Any] = {
+        "pcie": {
+            "ends": ["host", "gpu"],
+            "rate": k.pcie,
+            "reverse": k.pcie * 0.9,
+            "both": k.both,
+            "setup": k.setup,
+            "serial": k.serial_link,
+            "chunk": k.chunk,
+        }
+    }
+    for i in range(k.cxl):
+        tiers[f"cxl{i}"] = {"kind": "cxl", "at": f"x{i}", "capacity": TB, "read": 7e9 + 5e9 * i, "latency": 2 * k.latency}
+        links[f"to_cxl{i}"] = {"ends": ["host", f"x{i}"], "rate": 15e9}
+        if i < k.ndp:
+            unit = {"kind": "ndp", "inside": f"cxl{i}", "bandwidth": 30e9, "compute": 1e12, "sync": k.sync}
+            devices[f"ndp{i}"] = unit
+    return System(name="bench", devices=devices, tiers=tiers, links=links)
+
+
+def job(k: Knobs) -> Job:
+    rng = np.random.default_rng([k.seed, 1])
+    return Job(
+        arrival=np.zeros(k.requests),
+        prompt=rng.integers(1, k.prompt + 1, k.requests),
+        output=rng.integers(1, k.output + 1, k.requests) if k.attention else np.ones(k.requests, dtype=np.int64),
+        attention=k.attention,
+        layers=k.layers,
+    )
+
+
+def routing(k: Knobs, work: Job, shape: Architecture) -> RoutingTable:
+    rng = np.random.default_rng([k.seed, 2])
+    experts, top_k = shape.experts, shape.top_k
+    prefill = np.zeros((work.requests, work.layers, experts), dtype=np.uint32)
+    for r, layer in np.ndindex(work.requests, work.layers):
+        for _ in range(int(work.prompt[r])):
+            prefill[r, layer, rng.choice(experts, top_k, replace=False)] += 1
+    keys = rng.random((work.requests, max(work.passes, 0), work.layers, experts))
+    decode = np.argsort(keys, axis=-1)[..., :top_k].astype(np.uint8)
+    return RoutingTable(prefill, decode, experts, np.full((work.layers, experts), 1.0 / experts))
+
+
+def problem(k: Knobs, **capacity: float) -> tuple[Problem, RoutingTable]:
+    shape, work = model(k), job(k)
+    table = routing(k, work, shape)
+    return Problem(shape, system(k, **capacity), work, table.profile, np.random.default_rng(k.seed)), table
+
+
+class Scripted(Policy):
+    """Places and dispatches at random, but the same way for the same (seed, phase, layer): memoryless."""
+
+    kind: Literal["scripted"] = "scripted"
+    knobs: Any = None
+    memoryless: ClassVar[bool] = True
+
+    def deploy(self, problem: Problem) -> Deployment:
+        k: Knobs = self.knobs
+        rng = np.random.default_rng([k.seed, 3])
+        shape = (problem.layers, problem.experts)
+        hosts = np.array([problem.tiers.index(name) for name in problem.system.host_tiers])
+        plan = PhasePlan(k.micro, *({"g": "gpu", "c": "cpu"}[letter] for letter in k.places))
+        sizes = np.full(shape, problem.model.expert_bytes)
+        if k.cxl:
+            sizes[:, ::2] = problem.model.expert_bytes / 2
+        return Deployment(
+            home=rng.choice(hosts, shape),
+            resident=rng.random(shape) < k.residents,
+            expert_bytes=sizes,
+            batch=k.batch,
+            prefill=plan,
+            decode=plan,
+            kv=k.kv,
+            expert_batch=k.expert_batch,
+            staging=k.staging,
+            pipeline="serial" if k.serial else "overlap",
+            activation_compression=k.compression,
+            state=[],
+        )
+
+    def dispatch(self, visit: Visit, view: View) -> Dispatch:
+        k: Knobs = self.knobs
+        rng = np.random.default_rng([k.seed, 4, visit.layer, len(visit.phase)])
+        return random_dispatch(k, rng, visit, view)
+
+
+class Stepwise(Scripted):
+    """The same dispatches, asked for visit by visit."""
+
+    kind: Literal["stepwise"] = "stepwise"  # type: ignore[assignment]
+    memoryless: ClassVar[bool] = False
+
+
+class Seen(NamedTuple):
+    """One visit as a policy met it; arrays are [E]."""
+
+    tokens: int
+    counts: Any
+    device: Any
+    here: Any
+    home: Any
+    layer: int
+
+
+class Restless(Scripted):
+    """Random legal dispatches and moves: prefetches, evictions, keeps and migrations after every layer and pass."""
+
+    kind: Literal["restless"] = "restless"  # type: ignore[assignment]
+    memoryless: ClassVar[bool] = False
+    adapts: ClassVar[Literal["never", "layer", "pass", "both"]] = "both"
+
+    def dispatch(self, visit: Visit, view: View) -> Dispatch:
+        k: Knobs = self.knobs
+        rng = np.random.default_rng([k.seed, 5, visit.layer, visit.index])
+        found = random_dispatch(k, rng, visit, view)
+        here = view.resident[visit.layer] | view.in_flight[visit.layer]
+        shown = (visit.counts, found.device, here, view.home[visit.layer])
+        view.state.append(Seen(visit.tokens, *(array.copy() for array in shown), visit.layer))
+        return found
+
+    def adapt(self, step: Step, view: View) -> Moves:
+        k: Knobs = self.knobs
+        rng = np.random.default_rng([k.seed, 6, step.layer + 1, step.index])
+        shape = view.resident.shape
+        keep = step.uploaded[rng.random(len(step.uploaded)) < k.keep] if step.layer >= 0 else None
+        evict = np.argwhere((view.resident | view.in_flight) & (rng.random(shape) < k.evict))
+        load = rng.permutation(np.argwhere(rng.random(shape) < k.prefetch))
+        hosts = [view.problem.tiers.index(name) for name in view.problem.system.host_tiers]
+        pairs = np.argwhere(rng.random(shape) < k.migrate)
+        migrate = np.column_stack((pairs, rng.choice(hosts, len(pairs)))) if len(pairs) else None
+        if keep is None and not len(evict) and not len(load) and migrate is None:
+            return NO_MOVES
+        return Moves(keep, evict, load, migrate)
+
+
+def random_dispatch(k: Knobs, rng: np.random.Generator, visit: Visit, view: View) -> Dispatch:
+    """Every expert on the GPU or on a device that can read it where it lies."""
+    p = view.problem
+    experts = len(visit.counts)
+    device = np.full(experts, p.gpu_index)
+    for expert in range(experts):
+        legal = [p.gpu_index]
+        if p.cpu_index >= 0:
+            legal.append(p.cpu_index)
+        unit = p.ndp_index.get(int(view.home[visit.layer, expert]))
+        if unit is not None:
+            legal.append(unit)
+        if rng.random() < k.off_gpu:
+            device[expert] = legal[int(rng.integers(len(legal)))]
+    order = rng.permutation(experts) if k.ordered else None
+    away = ~view.resident[visit.layer] & ~view.in_flight[visit.layer]
+    load = away & (rng.random(experts) < 0.5) if k.streamed else None
+    return Dispatch(device, order, load)
+
+
+def run(
+    k: Knobs, policy: type[Scripted] = Scripted, engine: Any = "auto", timeline: bool = False, **capacity: float
+) -> Outcome:
+    p, table = problem(k, **capacity)
+    return simulate(p, policy(knobs=k), table, engine=engine, timeline=timeline)
+
+
+def record(outcome: Outcome) -> dict[str, Any]:
+    """What two engines must agree on; lanes that did nothing are left out."""
+    r = outcome.recorder
+    sums = {f.name: getattr(r.layers, f.name).tolist() for f in fields(r.layers)}
+    return {
+        "makespan": r.makespan,
+        "passes": r.passes,
+        "first_token": r.first_token.tolist(),
+        "finish": r.finish.tolist(),
+        "busy": {lane: t for lane, t in sorted(r.busy.items()) if t},
+        "critical": {lane: t for lane, t in sorted(r.critical.items()) if t},
+        "moved": {name: b for name, b in sorted(r.moved.items()) if b},
+        "caused": dict(sorted(r.caused.items())),
+        "expert_tokens": {name: n for name, n in sorted(r.expert_tokens.items()) if n},
+        "peak": r.peak,
+        "visits": r.layer_visits,
+        "layers": sums,
+    }
+
+
+def differences(a: dict[str, Any], b: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What differs, for a readable failure; byte sums may differ in the last digits of their float sums."""
+    found = {}
+    for key in a:
+        if key in ("moved", "caused"):
+            same = a[key].keys() == b[key].keys() and all(abs(v - b[key][n]) <= 1e-9 * v for n, v in a[key].items())
+        else:
+            same = a[key] == b[key]
+        if not same:
+            found[key] = (a[key], b[key])
+    return found
+
+
+RICH = Knobs(
+    seed=7, layers=3, dense=1, experts=7, top_k=2, shared=True, cpu=True, cxl=2, ndp=1, total=8e9, both=5e9, requests=4,
+    output=4, batch=3, micro=2, staging=2, kv="ddr", places="gcg", prefetch=0.4, evict=0.3, keep=0.5, migrate=0.3, ordered=True,
+)  # fmt: skip
+
+
+def digest(k: Knobs) -> str:
+    """Hash of everything that a run with a timeline leaves."""
+    outcome = run(k, Restless, timeline=True)
+    return hashlib.sha256(repr((record(outcome), outcome.recorder.slices, outcome.recorder.events)).encode()).hexdigest()
+
+
+__all__ = [
+    "RICH",
+    "Knobs",
+    "Restless",
+    "Scripted",
+    "Seen",
+    "Stepwise",
+    "differences",
+    "digest",
+    "job",
+    "model",
+    "problem",
+    "record",
+    "replace",
+    "routing",
+    "run",
+    "simulate",
+    "system",
+]
