@@ -5,6 +5,7 @@ Pure and vectorised; knows no clock, no queue and no policy.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +16,18 @@ from moesim.hardware.device import Phase
 from moesim.model import Architecture
 from moesim.policies.base import FloatArray
 
-__all__ = ["Costs"]
+__all__ = ["Costs", "first_count"]
+
+
+def first_count(better: Callable[[int], bool], limit: int = 1 << 20) -> float:
+    """The least c in 1 .. limit with `better(c)`, which must not turn false again; inf if there is none. By bisection."""
+    if not better(limit):
+        return float("inf")
+    low, high = 0, limit
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if better(middle) else (middle, high)
+    return float(high)
 
 
 class Costs:
@@ -86,20 +98,10 @@ class Costs:
     def break_even(self, tier: str, *, limit: int = 1 << 20) -> float:
         """Tokens per expert from which uploading from `tier` beats the CPU: smallest c with copy + gpu(c) < cpu(c).
 
-        Found by bisection on the models of this machine (both sides grow with c); inf if it never happens below `limit`.
+        inf if it never happens up to `limit`.
         """
         upload = float(self.copy(self.model.expert_bytes, tier, self.system.gpu_tier))
-
-        def better(c: int) -> bool:
-            return upload + float(self.gpu(c)) < float(self.cpu(c, tier))
-
-        if not better(limit):
-            return float("inf")
-        low, high = 0, limit
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if better(middle) else (middle, high)
-        return float(high)
+        return first_count(lambda c: upload + float(self.gpu(c)) < float(self.cpu(c, tier)), limit)
 
     def projections(self, device: str, tokens: Any) -> FloatArray:
         """OP0: norm and QKV projection of one layer for `tokens` [...] tokens, weights in the device's own memory."""

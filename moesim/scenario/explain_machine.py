@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from moesim.hardware import Cpu, Memory, Path, PerToken
-from moesim.policies.costs import Costs
+from moesim.policies.costs import Costs, first_count
 from moesim.scenario.explain_rows import Quantity, Row, Section
 from moesim.scenario.tree import Origin
 
@@ -167,7 +167,7 @@ def _break_even(costs: Costs, engine: Engine) -> Iterator[Row]:
     model, gpu_tier = costs.model, costs.system.gpu_tier
     path = costs.path(engine.tier, gpu_tier)
     upload = float(costs.copy(model.expert_bytes, engine.tier, gpu_tier))
-    exact = _first(lambda c: upload + float(costs.gpu(c)) < float(engine.time(c)))
+    exact = first_count(lambda c: upload + float(costs.gpu(c)) < float(engine.time(c)))
     law = f"least c with copy + gpu(c) < {engine.device}(c), by the cost models"
     name = f"{engine.device} from {engine.tier}"
     yield Row(f"{name}: exact", exact, "tokens", law, {"copy": Quantity(upload, "s")})
@@ -184,17 +184,6 @@ def _break_even(costs: Costs, engine: Engine) -> Iterator[Row]:
     }
     law = "P (W / F) (1 / B_up - 1 / B_mem): bytes and FLOP of the device add up, GPU and set-up cost nothing"
     yield Row(f"{name}: closed form", max(closed, 0.0), "tokens", law, inputs)
-
-
-def _first(better: Callable[[int], bool], limit: int = 1 << 20) -> float:
-    """The least c in 1 .. limit with `better(c)`, which must not turn false again; inf if there is none."""
-    if not better(limit):
-        return float("inf")
-    low, high = 0, limit
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if better(middle) else (middle, high)
-    return float(high)
 
 
 def cxl(costs: Costs) -> Section:
