@@ -241,7 +241,10 @@ _Rows = tuple[IntArray, "IntArray | None", "BoolArray | None"]
 def _rows_of(dispatches: list[Dispatch]) -> _Rows:
     """device, order and load of the dispatches, stacked to [V, E]."""
     device = np.stack([d.device for d in dispatches])
-    order = None if dispatches[0].order is None else np.stack([d.order for d in dispatches if d.order is not None])
+    order = None
+    if any(d.order is not None for d in dispatches):
+        by_id = np.arange(device.shape[1])
+        order = np.stack([by_id if d.order is None else d.order for d in dispatches])
     if all(d.load is None for d in dispatches):
         return device, order, None
     nothing = np.zeros(device.shape[1], dtype=np.bool_)
