@@ -16,7 +16,7 @@ from moesim.policies.problem import Problem
 from moesim.results.bound import Dense, Limits, PhaseWork, lower_bound
 from moesim.results.recorder import SECOND, Recorder
 
-__all__ = ["bound_seconds", "cost_per_million_tokens", "energy"]
+__all__ = ["bound_seconds", "cost_per_million_tokens", "energy", "range_notes"]
 
 YEARS = 3.0
 """Years over which a machine is paid off. Source: common practice of total-cost studies; assumed."""
@@ -91,3 +91,17 @@ def cost_per_million_tokens(problem: Problem, recorder: Recorder, joules: float 
         return None
     capital = price * (recorder.makespan / SECOND) / (YEARS * 365 * 86400)
     return (capital + (joules or 0.0) * PRICE_OF_ENERGY) / tokens * 1e6
+
+
+def range_notes(problem: Problem, outcome: Outcome) -> list[str]:
+    """A sentence for each device that computed experts with fewer or more tokens than its cost was measured at."""
+    found = []
+    for name, (low, high) in outcome.met.items():
+        valid = problem.system.devices[name].valid_tokens(problem.model.expert_bytes, problem.model.expert_flops)
+        if valid is not None and (low < valid[0] or high > valid[1]):
+            ran = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+            found.append(
+                f"{name} ran experts with {ran} tokens; its cost was measured at {valid[0]:,.6g} to {valid[1]:,.6g} tokens "
+                "per expert, times outside are extrapolated"
+            )
+    return found

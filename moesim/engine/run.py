@@ -23,11 +23,13 @@ __all__ = ["Outcome", "simulate"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run leaves: the record, the placement that was used, and the work that the bound is taken over."""
+    """What a run leaves: the record, the placement used, the work that the bound is taken over, the token counts met."""
 
     recorder: Recorder
     deployment: Deployment
     tally: WorkTally
+    met: dict[str, tuple[int, int]]
+    """Device -> fewest and most tokens per expert that it computed, for devices whose cost says where it holds."""
 
 
 def simulate(
@@ -54,7 +56,7 @@ def simulate(
     recorder.layers.time += recorder.layers.attention + recorder.layers.experts
     context.ledger.add(recorder.busy, {context.gpu: context.machine.gpu.busy})
     recorder.peak = dict(context.residency.peak)
-    return Outcome(recorder, context.deployment, context.tally)
+    return Outcome(recorder, context.deployment, context.tally, context.bench.met)
 
 
 def _job(context: Context, routing: RoutingTable, progress: Callable[[int, int], None] | None) -> Events:

@@ -123,6 +123,11 @@ class Workbench:
         """Expert ids of one token, 32 bits each."""
         self.sides = [self._side(index, name) for index, name in enumerate(problem.devices) if index != problem.gpu_index]
         self._side_tiers = {index: tier for tier, index in problem.ndp_index.items()}
+        self.met: dict[str, tuple[int, int]] = {}
+        """Device -> fewest and most tokens per expert that it computed, for devices whose cost says where it holds."""
+        weights, flops = problem.model.expert_bytes, problem.model.expert_flops
+        devices = [(index, name, problem.system.devices[name]) for index, name in enumerate(problem.devices)]
+        self._ranged = [(index, name) for index, name, device in devices if device.valid_tokens(weights, flops) is not None]
 
     def _side(self, index: int, name: str) -> Side:
         problem, device = self.problem, self.problem.system.devices[name]
@@ -150,6 +155,7 @@ class Workbench:
         """The work of visits with `counts` [V, E], given to `device` [V, E], of `tokens` [V] tokens each."""
         active = counts > 0
         on_gpu = active & (device == self.gpu_index)
+        self._meet(counts, device, active)
         ready = on_gpu & resident
         missing = (on_gpu if load is None else on_gpu | load) & ~resident
         waits = missing & in_flight if in_flight is not None else _NONE
@@ -178,6 +184,14 @@ class Workbench:
             up, waits, order, copy, gpu_after, gpu_first, uploads, total - missed, gpu_tokens, sides, ids, down, id_bytes
         )
 
+    def _meet(self, counts: IntArray, device: IntArray, active: BoolArray) -> None:
+        """Notes the tokens per expert that devices with a range of validity meet."""
+        for index, name in self._ranged:
+            here = counts[active & (device == index)]
+            if here.size:
+                low, high = self.met.get(name, (int(here[0]), int(here[0])))
+                self.met[name] = min(low, int(here.min())), max(high, int(here.max()))
+
     def _read_back(self, tokens: IntArray, uploads: IntArray, sides: list[SideWork]) -> IntTimes:
         """[V] ps in which the host learns what to send; none where it sends nothing, or what it sends was fixed before."""
         needed = uploads > 0
@@ -185,7 +199,7 @@ class Workbench:
             needed = needed | (part.tokens > 0)
         if self.down is None or not needed.any():
             return np.zeros(len(tokens), dtype=np.int64)
-        return np.where(needed, to_ps(self.down.setup + tokens * self.id_bytes / self.down.rate), 0)
+        return np.where(needed, to_ps(self.down.seconds(tokens * self.id_bytes)), 0)
 
     def _sides(
         self, counts: IntArray, device: IntArray, active: BoolArray, times: ExpertTimes, tokens: IntArray
@@ -208,7 +222,7 @@ class Workbench:
 
 def _crossing(path: Path, nbytes: np.ndarray) -> IntTimes:
     """ps of activation copies of `nbytes` [V]; 0 where there is nothing to send."""
-    return np.where(nbytes > 0, to_ps(path.setup + nbytes / path.rate), 0)
+    return to_ps(path.seconds(nbytes))
 
 
 _NONE: BoolArray = np.zeros((1, 1), dtype=np.bool_)

@@ -5,8 +5,8 @@ Knows nothing of models, workloads or policies; every cost is a pure function of
 
 from moesim.hardware.cpu import Cpu, CpuAttention
 from moesim.hardware.device import Attention, Device
-from moesim.hardware.experts import CpuKernels, Kernel, PerToken, Roofline, p_norm
-from moesim.hardware.gpu import Gpu
+from moesim.hardware.experts import CpuKernels, Kernel, PerToken, Roofline, Table, p_norm
+from moesim.hardware.gpu import ExpertFormat, Gpu
 from moesim.hardware.link import Link
 from moesim.hardware.memory import Interleaved, Memory, Tier
 from moesim.hardware.ndp import NearDataUnit
@@ -19,6 +19,7 @@ __all__ = [
     "CpuAttention",
     "CpuKernels",
     "Device",
+    "ExpertFormat",
     "Gpu",
     "Interleaved",
     "Kernel",
@@ -29,6 +30,7 @@ __all__ = [
     "PerToken",
     "Roofline",
     "System",
+    "Table",
     "Tier",
     "p_norm",
 ]

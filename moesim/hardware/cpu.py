@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from moesim.errors import did_you_mean
 from moesim.hardware.device import Device, Phase
-from moesim.hardware.experts import CpuKernels, FloatArray, Kernel, PerToken
+from moesim.hardware.experts import CpuKernels, FloatArray, Kernel, PerToken, TokenRange
 from moesim.spec import Spec
 from moesim.units import Bandwidth, ComputeRate
 
@@ -78,6 +78,14 @@ class Cpu(Device):
         if phase == "decode" or stream is None:
             stream = np.minimum(self.attention.bandwidth, np.inf if stream is None else stream)
         return np.maximum(np.asarray(kv_bytes) / stream, np.asarray(flops) / self.attention.rate)
+
+    def valid_tokens(self, weight_bytes: float, flops_per_token: float) -> TokenRange | None:
+        """As `Device.valid_tokens`: from the first to the last token count that any allowed kernel was measured at."""
+        ranges = [kernel.valid_tokens for kernel in self._allowed()]
+        known = [one for one in ranges if one is not None]
+        if isinstance(self.experts, PerToken) or len(known) < len(ranges):
+            return None
+        return min(low for low, _ in known), max(high for _, high in known)
 
     def _allowed(self) -> list[Kernel]:
         use = self.experts.use if isinstance(self.experts, CpuKernels) else ()

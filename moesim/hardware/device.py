@@ -10,7 +10,7 @@ from typing import Literal, Self
 from numpy.typing import ArrayLike
 from pydantic import PrivateAttr
 
-from moesim.hardware.experts import FloatArray, PositiveShare
+from moesim.hardware.experts import FloatArray, PositiveShare, TokenRange
 from moesim.spec import Spec
 from moesim.units import Duration, Money, Power
 
@@ -65,6 +65,10 @@ class Device(Spec):
     def core_time(self, flops: ArrayLike, kv_bytes: ArrayLike, phase: Phase, bandwidth: ArrayLike | None = None) -> FloatArray:
         """Seconds [..] of the attention core; `bandwidth` caps the reading of the KV cache where it lies in another tier."""
         raise NotImplementedError
+
+    def valid_tokens(self, weight_bytes: float, flops_per_token: float) -> TokenRange | None:
+        """Fewest and most tokens per expert at which the cost of such experts was measured; None where nothing is said."""
+        return None
 
     def _memory(self) -> float:
         if self._own is None:

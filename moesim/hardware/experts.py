@@ -6,24 +6,41 @@ Knows bytes, operations and rates; not which device it serves, nor where the wei
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Len
 from numpy.typing import ArrayLike, NDArray
+from pydantic import model_validator
 
 from moesim.spec import Spec
-from moesim.units import Bandwidth, ComputeRate, Duration, Share
+from moesim.units import Bandwidth, ComputeRate, Duration, Share, Size
 
-__all__ = ["CpuKernels", "FloatArray", "Kernel", "PerToken", "PositiveShare", "Roofline", "Sharpness", "p_norm", "where_tokens"]
+__all__ = [
+    "CpuKernels",
+    "FloatArray",
+    "Kernel",
+    "PerToken",
+    "PositiveShare",
+    "Roofline",
+    "Sharpness",
+    "Table",
+    "TokenRange",
+    "p_norm",
+    "where_tokens",
+]
 
 FloatArray = NDArray[np.float64]
 PositiveShare = Annotated[Share, Gt(0)]
 """A share above 0, up to 1."""
 Sharpness = Annotated[float, Gt(0)]
 """Exponent of a p-norm; `inf` gives the maximum, 1 the sum."""
+TokenRange = Annotated[tuple[float, ...], Len(2, 2)]
+"""Fewest and most tokens per expert at which a cost was held against measurements; outside it is an extrapolation."""
 
 _PACKED_BITS = 16.0
+_MATRICES, _ACTIVATION_BYTES = 3.0, 2.0
+"""An expert is gate, up and down projection; its activations are 16-bit numbers."""
 
 
 def p_norm(first: ArrayLike, second: ArrayLike, q: float) -> FloatArray:
@@ -47,6 +64,8 @@ def where_tokens(tokens: ArrayLike, seconds: ArrayLike) -> FloatArray:
 class Roofline(Spec):
     """Time = ((bytes / (bandwidth * streaming))^q + (FLOP / (peak * efficiency))^q)^(1/q), a roofline with a rounded corner.
 
+    FLOP stand for what is done per token: with `activations` each token also moves that many times sqrt(hidden * width)
+    16-bit numbers through the device's own memory, which is why narrow experts reach a smaller share of the peak.
     The defaults are the middle of what fused BF16 MoE kernels reach on five NVIDIA GPUs.
     Source: fused_moe_* rows of the measured kernel tables (aiconfigurator-core 0.12.0: A100, H100, H200, L40S, RTX PRO 6000).
     Valid: BF16, experts larger than the last-level cache in sum; A100 with Mixtral shapes streams at 0.55 only.
@@ -61,6 +80,10 @@ class Roofline(Spec):
     """Tokens per expert at which half of `efficiency` is reached (tiles that are not filled); 0 for a constant efficiency."""
     q: Sharpness = 1.5
     """Roundness of the corner: 1 adds the two terms, `.inf` takes the larger one."""
+    activations: Annotated[float, Ge(0)] = 0.0
+    """Numbers moved per token and expert in units of sqrt(hidden * width); about 8 for gather, gate, up, down and sum."""
+    valid_tokens: TokenRange | None = None
+    """Range of tokens per expert that the constants were fitted and tested on; a run that leaves it says so."""
 
     def stream(self, own: float, bandwidth: ArrayLike | None = None) -> FloatArray:
         """B/s of the weight stream: own memory at its `streaming` share, capped by the tier the weights lie in."""
@@ -68,16 +91,66 @@ class Roofline(Spec):
         return np.asarray(reached if bandwidth is None else np.minimum(reached, bandwidth))
 
     def seconds(
-        self, tokens: ArrayLike, weight_bytes: ArrayLike, flops_per_token: float, stream: ArrayLike, peak: float
+        self,
+        tokens: ArrayLike,
+        weight_bytes: ArrayLike,
+        flops_per_token: ArrayLike,
+        stream: ArrayLike,
+        peak: float,
+        own: float = math.inf,
     ) -> FloatArray:
-        """Seconds [..] for `tokens` [..] through experts of `weight_bytes` [..]; `stream` in B/s, `peak` in FLOP/s."""
-        tokens = np.asarray(tokens, dtype=np.float64)
-        compute = (tokens + self.half) * flops_per_token / (peak * self.efficiency)
+        """Seconds [..] for `tokens` [..] through experts of `weight_bytes` [..]; `stream` and `own` in B/s, `peak` in FLOP/s.
+
+        `own` is the bandwidth of the device's memory, through which activations go.
+        """
+        tokens, flops = np.asarray(tokens, dtype=np.float64), np.asarray(flops_per_token, dtype=np.float64)
+        compute = (tokens + self.half) * flops / (peak * self.efficiency)
+        if self.activations:
+            moved = self.activations * _ACTIVATION_BYTES * np.sqrt(flops / (2.0 * _MATRICES))
+            compute = compute + tokens * moved / own
         return where_tokens(tokens, p_norm(np.asarray(weight_bytes) / stream, compute, self.q))
 
     def bulk(self, flops: ArrayLike, nbytes: ArrayLike, stream: ArrayLike, peak: float) -> FloatArray:
         """Seconds [..] of dense work: `flops` [..] over `nbytes` [..] of operands."""
         return p_norm(np.asarray(nbytes) / stream, np.asarray(flops) / (peak * self.efficiency), self.q)
+
+
+class Table(Spec):
+    """Time of one expert interpolated between measured points, straight in log tokens against log time.
+
+    Below the first point the time stays (the weights set it), above the last it grows with the tokens. An expert of another
+    size takes proportionally longer, which is an assumption.
+    Source: the table that the points come from. Valid: `valid_tokens` and experts of the measured shape.
+    """
+
+    kind: Literal["table"] = "table"
+    weights: Size
+    """Stored bytes of the expert that was measured."""
+    tokens: Annotated[tuple[Annotated[float, Gt(0)], ...], Len(min_length=2)]
+    """Tokens per expert of each point, rising."""
+    time: tuple[Annotated[Duration, Gt(0)], ...]
+    """Seconds of one expert at each point, launches left out."""
+
+    @model_validator(mode="after")
+    def _points_fit(self) -> Self:
+        if len(self.time) != len(self.tokens):
+            raise ValueError(f"time: {len(self.time)} times for {len(self.tokens)} points; give one for each")
+        if any(right <= left for left, right in zip(self.tokens, self.tokens[1:], strict=False)):
+            raise ValueError("tokens: the points must rise")
+        return self
+
+    @property
+    def valid_tokens(self) -> TokenRange:
+        """First and last measured point."""
+        return self.tokens[0], self.tokens[-1]
+
+    def seconds(self, tokens: ArrayLike, weight_bytes: ArrayLike, bandwidth: ArrayLike | None = None) -> FloatArray:
+        """Seconds [..] for `tokens` [..]; `bandwidth` (B/s) is that of another tier the weights come from."""
+        c = np.asarray(tokens, dtype=np.float64)
+        inside = np.clip(c, self.tokens[0], self.tokens[-1])
+        found = np.exp(np.interp(np.log(inside), np.log(self.tokens), np.log(self.time)))
+        scaled = found * np.maximum(c / self.tokens[-1], 1.0) * (np.asarray(weight_bytes) / self.weights)
+        return where_tokens(c, scaled if bandwidth is None else np.maximum(scaled, np.asarray(weight_bytes) / bandwidth))
 
 
 class PerToken(Spec):
@@ -112,6 +185,8 @@ class Kernel(Spec):
     """Roundness of the corner, as in `Roofline`."""
     unpack: ComputeRate | None = None
     """Weights per second turned from a packed format (fewer than 16 bits) into operands; without it unpacking is free."""
+    valid_tokens: TokenRange | None = None
+    """Range of tokens per expert that the constants were fitted and tested on; a run that leaves it says so."""
 
     def seconds(
         self, tokens: ArrayLike, weight_bytes: ArrayLike, flops_per_token: float, stream: ArrayLike | None

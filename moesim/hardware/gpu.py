@@ -8,14 +8,30 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import numpy as np
+from annotated_types import Gt
 from numpy.typing import ArrayLike
 from pydantic import Field
 
 from moesim.hardware.device import Attention, Device, Phase
-from moesim.hardware.experts import FloatArray, PerToken, Roofline
+from moesim.hardware.experts import FloatArray, PerToken, Roofline, Table, TokenRange
+from moesim.spec import Spec
 from moesim.units import ComputeRate, Duration
 
-__all__ = ["Gpu"]
+__all__ = ["ExpertFormat", "Gpu"]
+
+
+class ExpertFormat(Spec):
+    """How experts of a packed format run: kernels of their own, on operands with a peak of their own.
+
+    Source: measured fused layers of that format. Valid: experts stored in at most `bits` bits per weight, scales included,
+    and more than the next smaller format of the GPU.
+    """
+
+    bits: Annotated[float, Gt(0)]
+    """The most stored bits per weight."""
+    compute: ComputeRate | None = None
+    """Dense peak of the operands, FLOP/s; that of BF16 if not given (weights are unpacked, the product is in BF16)."""
+    experts: Annotated[Roofline | Table, Field(discriminator="kind")]
 
 
 class Gpu(Device):
@@ -33,7 +49,9 @@ class Gpu(Device):
     """Tier that is this GPU's memory."""
     compute: ComputeRate
     """Dense BF16 peak, FLOP/s."""
-    experts: Annotated[Roofline | PerToken, Field(discriminator="kind")] = Roofline()
+    experts: Annotated[Roofline | Table | PerToken, Field(discriminator="kind")] = Roofline()
+    formats: dict[str, ExpertFormat] = Field(default_factory=dict)
+    """Costs of experts in packed formats by name; those in more bits, and all without any, cost `experts`."""
     gemm: Roofline = Roofline(streaming=0.83, efficiency=0.8, q=3.0)
     """Projections, shared experts and dense layers."""
     attention: Attention = Attention()
@@ -46,8 +64,36 @@ class Gpu(Device):
         """As `Device.expert_time`: own memory means the GPU's memory tier at the `streaming` share."""
         if isinstance(self.experts, PerToken):
             return self.experts.seconds(tokens)
-        stream = self.experts.stream(self._memory(), bandwidth)
-        return self.experts.seconds(tokens, weight_bytes, flops_per_token, stream, self.compute)
+        seconds = self._cost(self.experts, self.compute, tokens, weight_bytes, flops_per_token, bandwidth)
+        if not self.formats:
+            return seconds
+        bits = stored_bits(weight_bytes, flops_per_token)
+        for packed in sorted(self.formats.values(), key=lambda one: -one.bits):
+            peak = packed.compute or self.compute
+            other = self._cost(packed.experts, peak, tokens, weight_bytes, flops_per_token, bandwidth)
+            seconds = np.where(bits <= packed.bits, other, seconds)
+        return seconds
+
+    def valid_tokens(self, weight_bytes: float, flops_per_token: float) -> TokenRange | None:
+        """As `Device.valid_tokens`, of the format that such experts are stored in."""
+        bits = float(stored_bits(weight_bytes, flops_per_token))
+        fitting = [packed for packed in self.formats.values() if bits <= packed.bits]
+        experts = min(fitting, key=lambda one: one.bits).experts if fitting else self.experts
+        return None if isinstance(experts, PerToken) else experts.valid_tokens
+
+    def _cost(
+        self,
+        experts: Roofline | Table,
+        peak: float,
+        tokens: ArrayLike,
+        weight_bytes: ArrayLike,
+        flops_per_token: float,
+        bandwidth: ArrayLike | None,
+    ) -> FloatArray:
+        if isinstance(experts, Table):
+            return experts.seconds(tokens, weight_bytes, bandwidth)
+        own = self._memory()
+        return experts.seconds(tokens, weight_bytes, flops_per_token, experts.stream(own, bandwidth), peak, own)
 
     def gemm_time(self, flops: ArrayLike, nbytes: ArrayLike) -> FloatArray:
         """As `Device.gemm_time`."""
@@ -58,3 +104,8 @@ class Gpu(Device):
         stream = np.minimum(self._memory() * self.attention.streaming, np.inf if bandwidth is None else bandwidth)
         compute = np.asarray(flops) / (self.compute * self.attention.efficiency)
         return np.maximum(np.asarray(kv_bytes) / stream, compute)
+
+
+def stored_bits(weight_bytes: ArrayLike, flops_per_token: float) -> FloatArray:
+    """Bits [..] per weight of experts of `weight_bytes` [..]; each weight is a multiplication and an addition per token."""
+    return np.asarray(16.0 * np.asarray(weight_bytes, dtype=np.float64) / flops_per_token)

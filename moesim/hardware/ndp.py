@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from pydantic import Field
 
 from moesim.hardware.device import Attention, Device, Phase
-from moesim.hardware.experts import FloatArray, PerToken, Roofline
+from moesim.hardware.experts import FloatArray, PerToken, Roofline, TokenRange
 from moesim.units import Bandwidth, ComputeRate
 
 __all__ = ["NearDataUnit"]
@@ -52,6 +52,10 @@ class NearDataUnit(Device):
         """As `Device.core_time`; both phases are the larger of KV stream and FLOP."""
         stream = np.minimum(self._inner() * self.attention.streaming, np.inf if bandwidth is None else bandwidth)
         return np.maximum(np.asarray(kv_bytes) / stream, np.asarray(flops) / (self.compute * self.attention.efficiency))
+
+    def valid_tokens(self, weight_bytes: float, flops_per_token: float) -> TokenRange | None:
+        """As `Device.valid_tokens`."""
+        return None if isinstance(self.experts, PerToken) else self.experts.valid_tokens
 
     def _inner(self) -> float:
         return self.bandwidth if self.bandwidth is not None else self._memory()

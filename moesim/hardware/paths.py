@@ -10,6 +10,9 @@ from collections import deque
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 from moesim.hardware.link import Link
 from moesim.hardware.memory import Interleaved, Memory
 
@@ -45,6 +48,14 @@ class Path(NamedTuple):
     """Names of the links, in the order of the way."""
     chunk: float | None
     """Bytes after which a queued copy gives way; None for never."""
+    floor: float = 0.0
+    """The least seconds of a copy, however small."""
+
+    def seconds(self, nbytes: ArrayLike, pieces: ArrayLike = 1.0) -> NDArray[np.float64]:
+        """Seconds [..] of one copy of `nbytes` [..] alone on this path, each of its `pieces` [..] paying the set-up."""
+        size = np.asarray(nbytes, dtype=np.float64)
+        whole = np.maximum(np.asarray(pieces) * self.setup + size / self.rate, self.floor)
+        return np.where(size > 0, whole, 0.0)
 
 
 def nodes_of(links: Mapping[str, Link]) -> list[str]:
@@ -126,7 +137,8 @@ def trace(
     chunks = [chunk for hop in hops if (chunk := links[hop.link].chunk) is not None]
     rate = min(rates[name] / used for name, used in tally.usage.items())
     names = tuple(dict.fromkeys(hop.link for hop in hops))
-    return Path(source, target, rate, tally.setup, queue, tuple(tally.usage.items()), names, min(chunks, default=None))
+    floor = max((links[hop.link].floor for hop in hops), default=0.0) if engine_node is not None else 0.0
+    return Path(source, target, rate, tally.setup, queue, tuple(tally.usage.items()), names, min(chunks, default=None), floor)
 
 
 def _parts(tiers: Mapping[str, Memory | Interleaved], name: str) -> list[tuple[str | None, float]]:

@@ -93,7 +93,7 @@ class Costs:
             return np.zeros_like(size)
         path = self.path(source, target)
         pieces = np.maximum(np.ceil(size / path.chunk), 1.0) if path.chunk else 1.0
-        return np.where(size > 0, pieces * path.setup + size / path.rate, 0.0)
+        return path.seconds(size, pieces)
 
     def break_even(self, tier: str, *, limit: int = 1 << 20) -> float:
         """Tokens per expert from which uploading from `tier` beats the CPU: smallest c with copy + gpu(c) < cpu(c).
