@@ -56,6 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--policy", help="take this policy instead of the scenario's (a name, or module:Class)")
     run.add_argument("--out", metavar="DIR", help="directory of the results (default: runs/SCENARIO-POLICY)")
     run.add_argument("--trace", metavar="FILE", help="write a timeline that Perfetto opens (.json.gz)")
+    spread = "also run N machines drawn from the spreads of the values: 5-95 %% of every metric, and what drives them"
+    run.add_argument("--uncertainty", type=int, metavar="N", help=spread)
     compare = _verb(verbs, "compare", _compare, "run several policies on the same requests and rank them")
     _scenario_options(compare)
     compare.add_argument(
@@ -69,6 +71,10 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("ids", nargs="*", metavar="ID", help="cases (default: all)")
     reproduce.add_argument("--out", metavar="DIR", help="directory for tables and figures")
     reproduce.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    calibrate = _verb(verbs, "calibrate", _calibrate, "measure this machine and write its hardware profile")
+    calibrate.add_argument("--out", metavar="FILE", default="calibrated.yaml", help="the profile (default: calibrated.yaml)")
+    calibrate.add_argument("--minutes", type=float, default=2.0, metavar="N", help="how long it may measure (default: 2)")
+    calibrate.add_argument("--gpu", default="rtx-4090", metavar="NAME", help="profile of the GPU to write where none is found")
     check = _verb(verbs, "check", _check, "every mistake in scenario and profile files at once")
     check.add_argument("files", nargs="+", metavar="FILE")
     check.add_argument("--json", action="store_true", help="one JSON document on standard output")
@@ -103,22 +109,34 @@ def _run(options: argparse.Namespace) -> int:
     from moesim.scenario.run import out_directory, run_loaded
 
     this = _load(options)
+    spread = None if options.uncertainty is None else _uncertainty(options, this)
     with bar("simulating", "tok") as progress:
         result = run_loaded(this, timeline=options.trace is not None, progress=progress, command=options.command)
+    if spread is not None:
+        spread.enter(result)
     place = result.save(out_directory(this, result.summary["policy"], options.out), timeline=this.scenario.simulation.timeline)
     if options.trace is not None:
         from moesim.report.timeline import write_trace
 
         write_trace(result, options.trace)
     if options.json:
-        _print_json(result.summary)
+        _print_json(result.summary if spread is None else {**result.summary, "uncertainty": spread.summary()})
         return 0
     print(run_table(result))
+    if spread is not None:
+        print(f"\n{spread.table(result.summary)}")
     print(
         f"\nresults in {place}"
         + (f", timeline in {options.trace} (open it at https://ui.perfetto.dev)" if options.trace else "")
     )
     return 0
+
+
+def _uncertainty(options: argparse.Namespace, this: Any) -> Any:
+    from moesim.experiment.uncertainty import study
+
+    with bar("drawing", "machine") as progress:
+        return study(this, options.uncertainty, progress=progress)
 
 
 def _compare(options: argparse.Namespace) -> int:
@@ -165,6 +183,15 @@ def _reproduce(options: argparse.Namespace) -> int:
     else:
         print(validation.to_text(results))
     return int(validation.exit_status(results))
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    from moesim.calibrate import calibrate
+
+    with bar("measuring", "s") as progress:
+        outcome = calibrate(options.out, minutes=options.minutes, gpu=options.gpu, progress=progress)
+    print(f"{outcome.report}\n\nprofile in {outcome.path}, after {outcome.seconds:.0f} s; name it as `hardware:` of a scenario")
+    return 0
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -27,6 +27,7 @@ __all__ = [
     "format_rate",
     "format_seconds",
     "parse",
+    "split",
 ]
 
 _DECIMAL = {"": 0, "k": 3, "K": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
@@ -60,6 +61,14 @@ _TABLES: dict[str, tuple[Table, str]] = {
     "share": ({"%": -2, "": 0}, "75 %"),
 }
 _BITS = re.compile(r"(?:[kKMGTP]i?)?(?:b|bit|bits)(?:/s|ps)?\Z|[kKMGT]bps\Z")
+
+
+def split(value: Any) -> tuple[float, str] | None:
+    """Number and unit of a quantity as it was written (`"24.8 GB/s"`, `0.84`); None for what is none."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return (float(value), "") if math.isfinite(value) else None
+    match = _NUMBER.match(value) if isinstance(value, str) else None
+    return None if match is None else (float(match.group(1).replace("_", "")), match.group(2))
 
 
 def parse(text: str, quantity: str) -> float:

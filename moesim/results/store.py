@@ -22,7 +22,8 @@ __all__ = ["FILES", "load", "save"]
 
 FORMAT = "moesim result 1"
 FILES = frozenset(
-    {"result.json", "trace.json.gz", "report.html", *(f"{name}.{end}" for name in TABLES for end in ("csv", "parquet"))}
+    {"result.json", "trace.json.gz", "report.html"}
+    | {f"{name}.{end}" for name in (*TABLES, "uncertainty") for end in ("csv", "parquet")}
 )
 """Names that a run directory may hold; a directory with any other file is not overwritten."""
 

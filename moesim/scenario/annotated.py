@@ -1,19 +1,21 @@
 """Values that say where they come from: `{value: 960 GB/s, basis: measured, source: "..."}` becomes the value alone.
 
-Knows nothing of files or of what the values mean. What was said stays in `Node.origin` and survives merging with its
-value, so a value that replaces an annotated one does not inherit the other one's source.
+Knows nothing of files or of what the values mean. What was said stays in `Node.origin` and `Node.spread` and survives
+merging with its value, so a value that replaces an annotated one does not inherit the other one's source.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from moesim.errors import Mistake, did_you_mean
-from moesim.scenario.tree import Node, Origin, Path, dotted
+from moesim.scenario.tree import Node, Origin, Path, Spread, dotted
+from moesim.units import split
 
-__all__ = ["KEYS", "provenance", "push_down", "strip"]
+__all__ = ["KEYS", "provenance", "push_down", "spreads", "strip"]
 
-KEYS = ("value", "basis", "source", "note", "date")
+KEYS = ("value", "basis", "source", "note", "date", "spread")
 """The keys of an annotated value; only `value` is needed."""
 
 _SAID = ("basis", "source", "note", "date")
@@ -26,8 +28,9 @@ def strip(node: Node, mistakes: list[Mistake], path: Path = ()) -> Node:
     if not isinstance(node.value, dict):
         return node
     if "value" in node.value and all(name in KEYS for name in node.value):
-        return replace(strip(node.value["value"], mistakes, path), key=node.key, origin=_origin(node))
-    if "value" in node.value and any(name in node.value for name in _SAID):
+        spread = _spread(node, mistakes, path)
+        return replace(strip(node.value["value"], mistakes, path), key=node.key, origin=_origin(node), spread=spread)
+    if "value" in node.value and any(name in node.value for name in (*_SAID, "spread")):
         for name, child in node.value.items():
             if name not in KEYS:
                 message = f"unknown key in an annotated value; known: {', '.join(KEYS)}.{did_you_mean(name, KEYS)}"
@@ -43,14 +46,57 @@ def _origin(node: Node) -> Origin:
     return Origin(said.get("basis", ""), said.get("source", ""), note)
 
 
+def _spread(node: Node, mistakes: list[Mistake], path: Path) -> Spread | None:
+    """`spread: [low, high]`, in the unit of the value and around it; None where there is none or it is wrong."""
+    said, value = node.value.get("spread"), node.value["value"]
+    if said is None:
+        return None
+    found: list[tuple[float, str]] = []
+    wrong = ""
+    place: Node = said
+    if not isinstance(said.value, list) or len(said.value) != 2:
+        wrong = "a spread is the lowest and the highest value that may be true, in the unit of the value: [low, high]"
+    elif (middle := split(value.value)) is None:
+        wrong = f"'{_shown(value)}' is no finite number with a unit, so it can have no spread"
+    else:
+        for place in said.value:
+            wrong = _bound(place, middle, found, _shown(value))
+            if wrong:
+                break
+        else:
+            (low, _), (high, _) = found
+            if low <= middle[0] <= high:
+                return Spread(low, middle[0], high, middle[1])
+            place, wrong = said, f"the value {_shown(value)} lies outside its own spread; low <= value <= high has to hold"
+    mistakes.append(Mistake(wrong, dotted((*path, "spread")), *place.place))
+    return None
+
+
+def _bound(bound: Node, middle: tuple[float, str], found: list[tuple[float, str]], value: str) -> str:
+    """Adds number and unit of one end to `found`; what is wrong with it, if anything."""
+    read = split(bound.value)
+    if read is None:
+        return f"'{_shown(bound)}' is no finite number with a unit; write it like the value, '{value}'"
+    if read[1] != middle[1] and not read[1]:
+        return f"'{_shown(bound)}' has no unit; write it in that of the value, '{value}'"
+    if read[1] != middle[1]:
+        return f"'{_shown(bound)}' is not in the unit of the value, '{value}'; write all three in one unit"
+    found.append(read)
+    return ""
+
+
+def _shown(node: Node) -> Any:
+    return node.plain()
+
+
 def push_down(node: Node, inherited: Origin | None = None) -> Node:
     """A `source:` (with `basis:`, `note:`, `date:`) written inside a mapping holds for every value in it without one.
 
     These keys and `summary` are taken out: specs have no such fields.
     """
     if isinstance(node.value, list):
-        items = [push_down(item, inherited) for item in node.value]
-        return replace(node, value=items, origin=node.origin or inherited)
+        here = node.origin or inherited
+        return replace(node, value=[push_down(item, here) for item in node.value], origin=here)
     if not isinstance(node.value, dict):
         return replace(node, origin=node.origin or inherited)
     texts = {name: child for name, child in node.value.items() if name in _SAID and isinstance(child.value, str)}
@@ -62,3 +108,8 @@ def push_down(node: Node, inherited: Origin | None = None) -> Node:
 def provenance(node: Node) -> dict[str, Origin]:
     """Dotted path -> origin, for every value that has one."""
     return {dotted(path): leaf.origin for path, leaf in node.leaves() if leaf.origin is not None and path[-1:] != ("kind",)}
+
+
+def spreads(node: Node) -> dict[str, Spread]:
+    """Dotted path -> spread, for every value that has one."""
+    return {dotted(path): leaf.spread for path, leaf in node.leaves() if leaf.spread is not None}

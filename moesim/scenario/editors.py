@@ -114,13 +114,21 @@ def _annotated(quantity: Schema) -> Schema:
 
 def _wrapped(value: Schema) -> Schema:
     """`{value, basis, source}` around a value."""
-    origin = {name: {"type": "string"} for name in ("basis", "source", "note", "date")}
+    origin: Schema = {name: {"type": "string"} for name in ("basis", "source", "note", "date")}
+    if _is_amount(value):
+        about = "The lowest and the highest value that may be true, in the unit of the value."
+        origin["spread"] = {"type": "array", "items": dict(value), "minItems": 2, "maxItems": 2, "description": about}
     return {
         "type": "object",
         "required": ["value"],
         "additionalProperties": False,
         "properties": {"value": dict(value), **origin},
     }
+
+
+def _is_amount(part: Schema) -> bool:
+    """A quantity or a number: what may lie off."""
+    return part.get("type") in ("number", "integer") or _is_quantity(part) or any(map(_is_amount, part.get("anyOf", ())))
 
 
 def _is_scalar(part: Schema) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 
 from moesim.errors import InputError
 from moesim.policies.problem import Problem
-from moesim.scenario import explain_machine, explain_work
+from moesim.scenario import explain_closed_forms, explain_machine, explain_work
 from moesim.scenario.explain_rows import Explanation, Quantity, Row, Section, to_json, to_text
 from moesim.scenario.explain_work import Plan
 from moesim.scenario.scenario import LoadedScenario
@@ -43,6 +43,7 @@ def explain(loaded: LoadedScenario) -> Explanation:
         explain_machine.uploads(problem.costs),
         explain_machine.break_even(problem.costs),
         explain_work.ceilings(plan),
+        explain_closed_forms.section(plan),
         explain_machine.cxl(problem.costs),
         explain_machine.origins(loaded.data["hardware"], loaded.provenance),
     )

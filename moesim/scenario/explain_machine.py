@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from moesim.hardware import Cpu, Memory, Path, PerToken
+from moesim.policies.closed_forms import break_even_tokens, transparent
 from moesim.policies.costs import Costs, first_count
 from moesim.scenario.explain_rows import Quantity, Row, Section
 from moesim.scenario.tree import Origin
@@ -174,7 +175,7 @@ def _break_even(costs: Costs, engine: Engine) -> Iterator[Row]:
     if not engine.weights or not engine.slope:
         return
     stream, rate = model.expert_bytes / engine.weights, model.expert_flops / engine.slope
-    closed = rate * model.expert_bytes / model.expert_flops * (1.0 / path.rate - 1.0 / stream)
+    closed = break_even_tokens(rate, path.rate, stream, model.expert_bytes / model.expert_flops)
     inputs = {
         "P": Quantity(rate, "FLOP/s"),
         "W": Quantity(model.expert_bytes, "B"),
@@ -183,7 +184,7 @@ def _break_even(costs: Costs, engine: Engine) -> Iterator[Row]:
         "B_mem": Quantity(stream, "B/s"),
     }
     law = "P (W / F) (1 / B_up - 1 / B_mem): bytes and FLOP of the device add up, GPU and set-up cost nothing"
-    yield Row(f"{name}: closed form", max(closed, 0.0), "tokens", law, inputs)
+    yield Row(f"{name}: closed form", closed, "tokens", law, inputs)
 
 
 def cxl(costs: Costs) -> Section:
@@ -206,7 +207,7 @@ def cxl(costs: Costs) -> Section:
     rows = [Row(f"{name} alone", rate, "B/s", law) for name, rate in alone.items()]
     inputs = {"sum": Quantity(together, "B/s"), "PCIe": Quantity(pcie, "B/s")}
     rows.append(Row("all devices together", together, "B/s", "sum of the devices, less where they share a link"))
-    rows.append(Row("transparent to GPU streaming", "yes" if together >= pcie else "no", "", "sum >= PCIe", inputs))
+    rows.append(Row("transparent to GPU streaming", "yes" if transparent(pcie, together) else "no", "", "sum >= PCIe", inputs))
     slow = [name for name, rate in alone.items() if rate < pcie]
     note = f"Alone, {', '.join(slow)} cannot fill the GPU's link: interleave, or keep what is streamed elsewhere."
     return Section("CXL memory behind PCIe", tuple(rows), note if slow else "")

@@ -12,6 +12,7 @@ from typing import Self
 import numpy as np
 
 from moesim.policies.base import BoolArray, Deployment, FloatArray, PhasePlan
+from moesim.policies.closed_forms import distinct_experts
 from moesim.policies.problem import Problem
 from moesim.scenario.explain_rows import Quantity, Row, Section
 
@@ -153,7 +154,7 @@ def batch(plan: Plan) -> Section:
 def _distinct(problem: Problem, phase: str, tokens: float) -> Iterator[Row]:
     experts, top_k = problem.experts, problem.model.top_k
     symbols = {"E": Quantity(experts), "k": Quantity(top_k), "T": Quantity(tokens, "tokens")}
-    alike = experts * (1.0 - (1.0 - top_k / experts) ** tokens)
+    alike = float(distinct_experts(experts, top_k, tokens))
     yield Row(f"{phase}: tokens of a pass", tokens, "tokens")
     yield Row(f"{phase}: distinct experts, all alike", alike, "per layer", "E (1 - (1 - k / E)^T)", symbols)
     profiled = float(used(problem.popularity, top_k, tokens).sum(axis=1).mean())

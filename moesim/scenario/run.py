@@ -14,7 +14,7 @@ from typing import Any
 
 from moesim import plugins
 from moesim.engine import simulate
-from moesim.engine.account import bound_seconds, cost_per_million_tokens, energy
+from moesim.engine.account import bound_seconds, cost_per_million_tokens, energy, range_notes
 from moesim.errors import InputError, Mistake
 from moesim.policies.base import Policy
 from moesim.policies.problem import Problem
@@ -114,7 +114,7 @@ def run_loaded(
         wall_s=time.perf_counter() - begin,
         single_layer_batch=not job.attention,
         provenance=provenance.collect(to_plain(data), seed=scenario.seed, replicate=scenario.replicate, command=command),
-        notes=list(routing.notes),
+        notes=[*routing.notes, *range_notes(problem, outcome)],
     )
     return make_result(outcome.recorder, facts)
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from moesim.errors import Mistake
 
-__all__ = ["NOWHERE", "Node", "Origin", "Path", "Place", "Tree", "dotted", "from_plain", "merge", "to_plain"]
+__all__ = ["NOWHERE", "Node", "Origin", "Path", "Place", "Spread", "Tree", "dotted", "from_plain", "merge", "to_plain"]
 
 INFINITE = ".inf"
 """How YAML spells infinity; JSON has no such number, so plain data carries the text."""
@@ -40,6 +40,19 @@ class Origin(NamedTuple):
     note: str = ""
 
 
+class Spread(NamedTuple):
+    """How far an annotated value may lie off: numbers in `unit`, the one unit in which all three were written."""
+
+    low: float
+    value: float
+    high: float
+    unit: str = ""
+
+    def said(self, number: float) -> Any:
+        """`number` as a file would say it: text with the unit, or a bare number where there is none."""
+        return f"{number!r} {self.unit}" if self.unit else number
+
+
 @dataclass(frozen=True)
 class Node:
     """One value with its place, the place of its key, and its origin if it was annotated."""
@@ -51,6 +64,8 @@ class Node:
     origin: Origin | None = None
     whole: bool = False
     """Replaces what it is merged over, even where both are mappings."""
+    spread: Spread | None = None
+    """How far it may lie off, where its annotation says so."""
 
     def plain(self) -> Any:
         """The data alone, as fresh dictionaries and lists."""

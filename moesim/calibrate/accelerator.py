@@ -1,0 +1,151 @@
+"""Owns what becomes of a GPU's measured points: fitted rooflines, copy costs, and the values of a profile.
+
+Knows the hardware models; not how anything was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from moesim.calibrate.cuda import TOKENS, Copy, GpuPoints, Work
+from moesim.calibrate.document import Value, quantity
+from moesim.hardware.experts import FloatArray, Roofline
+from moesim.hardware.fit.solve import BoolArray, Parameter, Residuals, Values, least_squares
+
+__all__ = ["SPLIT", "Fitted", "fit", "parts"]
+
+SPLIT = "every second size of copy and every second token count, from the first, is fitted on; the others are the test"
+_KERNELS = 4
+"""Kernels of an expert that is computed alone: two products, gate times up, and a slice."""
+_SHARES = (
+    Parameter("streaming", "", (0.8,), 0.02, 1.0),
+    Parameter("efficiency", "", (0.6,), 0.01, 1.0),
+    Parameter("q", "", (1.5, 4.0), 0.6, 20.0),
+)
+
+
+class Fitted(NamedTuple):
+    """One component of the GPU: its parameters in SI units and how well they hold."""
+
+    name: str
+    values: dict[str, float]
+    fitted: Residuals
+    tested: Residuals
+
+
+def fit(points: GpuPoints) -> dict[str, Fitted]:
+    """`copies`, `experts` and `gemm`."""
+    return {"copies": _copies(points.copies), "experts": _experts(points), "gemm": _gemm(points)}
+
+
+def _fitted(
+    name: str, predict: Callable[[Values], FloatArray], seconds: FloatArray, chosen: BoolArray, search: Sequence[Parameter]
+) -> Fitted:
+    found = least_squares(predict, seconds, chosen, search)
+    predicted = predict(found)
+    held = [Residuals.of(predicted[half], seconds[half]) for half in (chosen, ~chosen)]
+    return Fitted(name, found, *held)
+
+
+def _copies(copies: Sequence[Copy]) -> Fitted:
+    """Pinned copies: max(setup + bytes / rate, floor), one set-up and floor for both directions."""
+    pinned = [copy for copy in copies if copy.pinned]
+    sizes, seconds = (np.array([float(getattr(copy, key)) for copy in pinned]) for key in ("nbytes", "seconds"))
+    to_gpu = np.array([copy.to_gpu for copy in pinned])
+    order, least = sorted({copy.nbytes for copy in pinned}), float(seconds.min())
+    chosen = np.array([order.index(copy.nbytes) % 2 == 0 for copy in pinned])
+    search = (
+        Parameter("rate", "B/s", (2e10,), 1e8, 1e12),
+        Parameter("reverse", "B/s", (2e10,), 1e8, 1e12),
+        Parameter("setup", "s", (0.5 * least,), 1e-8, 1e-2),
+        Parameter("floor", "s", (least,), 1e-8, 1e-2),
+    )
+
+    def predict(values: Values) -> FloatArray:
+        rate = np.where(to_gpu, values["rate"], values["reverse"])
+        return np.asarray(np.maximum(values["setup"] + sizes / rate, values["floor"]))
+
+    return _fitted("pinned copies", predict, seconds, chosen, search)
+
+
+def _arrays(work: Sequence[Work]) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, BoolArray]:
+    """Experts, tokens, bytes and FLOP per token of each expert, seconds, and which are fitted on."""
+    weights = np.array([3.0 * one.hidden * one.width for one in work])
+    number, tokens, seconds = (np.array([float(getattr(one, key)) for one in work]) for key in ("experts", "tokens", "seconds"))
+    chosen = np.array([TOKENS.index(one.tokens) % 2 == 0 for one in work])
+    return number, tokens, 2.0 * weights, 2.0 * weights, seconds, chosen
+
+
+def _experts(points: GpuPoints) -> Fitted:
+    """A layer of grouped experts: launch plus the sum over its experts, as the engine adds them up."""
+    number, tokens, nbytes, flops, seconds, chosen = _arrays(points.grouped)
+    search = (*_SHARES, Parameter("half", "", (1.0, 30.0), 0.01, 300.0), Parameter("launch", "s", (2e-5,), 1e-6, 1e-3))
+
+    def predict(values: Values) -> FloatArray:
+        line = Roofline(streaming=values["streaming"], efficiency=values["efficiency"], q=values["q"])
+        each = line.bulk((tokens + values["half"]) * flops, nbytes, line.stream(points.read), points.peak)
+        return np.asarray(values["launch"] + number * each)
+
+    return _fitted("grouped experts", predict, seconds, chosen, search)
+
+
+def _gemm(points: GpuPoints) -> Fitted:
+    """Experts alone are dense products; below the time of their launches nothing is seen of them."""
+    _, tokens, nbytes, flops, seconds, chosen = _arrays(points.alone)
+
+    def predict(values: Values) -> FloatArray:
+        line = Roofline(streaming=values["streaming"], efficiency=values["efficiency"], q=values["q"])
+        busy = line.bulk(tokens * flops, nbytes, line.stream(points.read), points.peak)
+        return np.asarray(np.maximum(busy, _KERNELS * points.launch))
+
+    return _fitted("products of one expert", predict, seconds, chosen, _SHARES)
+
+
+def parts(points: GpuPoints, found: dict[str, Fitted], source: str) -> dict[str, dict[str, Any]]:
+    """`{"gpu": ..., "memory": ..., "link": ...}` with annotated values; `source` says which machine, when and with what."""
+
+    def said(what: str) -> str:
+        return f"{source}: {points.name}, {points.library}; {what}"
+
+    def of(name: str, keys: Sequence[str]) -> dict[str, Any]:
+        one = found[name]
+        text = f"fit of {one.name}, test points {one.tested.median:.1%} median, {one.tested.p90:.1%} p90"
+        return {key: Value(one.values[key], "measured", said(text)) for key in keys}
+
+    experts, copies = found["experts"].values, found["copies"].values
+    together = min(points.both, copies["rate"] + copies["reverse"])
+    gpu = {
+        "kind": "gpu",
+        "compute": Value(quantity(points.peak, "FLOP/s"), "measured", said("largest bfloat16 product, no data sheet")),
+        "experts": {
+            "kind": "roofline",
+            **of("experts", ("streaming", "efficiency", "half", "q")),
+            "valid_tokens": Value([TOKENS[0], TOKENS[-1]], "measured", said("range of the points")),
+        },
+        "gemm": {"kind": "roofline", **of("gemm", ("streaming", "efficiency", "q"))},
+        "attention": {
+            "streaming": Value(round(min(1.0, points.kv_rate / points.read), 4), "measured", said("decode attention"))
+        },
+        "launch": Value(quantity(experts["launch"], "s"), "measured", said("fixed time of a layer of grouped experts")),
+        "fused": True,
+    }
+    memory = {
+        "kind": "hbm",
+        "capacity": Value(quantity(points.capacity, "B"), "measured", said("as the driver tells it")),
+        "usable": Value(0.94, "assumed", "context and allocator keep about 6 %, range 3-10 %"),
+        "read": Value(quantity(points.read, "B/s"), "measured", said("the better of a sum and a copy")),
+    }
+    text = f"fit of pinned copies, test points {found['copies'].tested.median:.1%} median"
+    link = {
+        "kind": "link",
+        "rate": Value(quantity(copies["rate"], "B/s"), "measured", said(f"to the GPU, {text}")),
+        "reverse": Value(quantity(copies["reverse"], "B/s"), "measured", said(f"to the host, {text}")),
+        "both": Value(quantity(together, "B/s"), "measured", said("both directions at once, in sum")),
+        "setup": Value(quantity(copies["setup"], "s"), "measured", said(text)),
+        "floor": Value(quantity(copies["floor"], "s"), "measured", said(text)),
+        "serial": True,
+    }
+    return {"gpu": gpu, "memory": memory, "link": link}

@@ -1,0 +1,105 @@
+"""Owns how a profile is written: values with unit, basis and source as YAML text, all of it or nothing.
+
+Knows the form only, not what a value means.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from moesim.errors import InputError, Mistake, MoesimError
+
+__all__ = ["MARK", "Value", "quantity", "text", "writable", "write"]
+
+MARK = "# Written by moesim calibrate"
+"""First words of every file of ours; only such a file is replaced."""
+
+_PLAIN = re.compile(r"[A-Za-z_][\w-]*\Z")
+_WORDS = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
+_SCALES = {
+    "B": (1e9, "GB"), "B/s": (1e9, "GB/s"), "FLOP/s": (1e9, "GFLOPS"), "s": (1e-6, "us"), "ns": (1e-9, "ns"),
+}  # fmt: skip
+
+
+class Value(NamedTuple):
+    """An annotated value."""
+
+    value: Any
+    """Text with a unit, a number, or a list of them."""
+    basis: str
+    source: str
+
+
+def quantity(number: float, unit: str) -> str:
+    """`12.3 GB/s` for 1.23e10 in B/s: four digits."""
+    scale, name = _SCALES[unit]
+    return f"{float(f'{number / scale:.4g}'):g} {name}"
+
+
+def text(profile: Mapping[str, Any], comments: Sequence[str]) -> str:
+    """The file: the mark, the profile, and comments behind it."""
+    lines = [f"{MARK}: values of one machine; measure again rather than edit.", *_lines(profile, 0), ""]
+    return "\n".join([*lines, *(f"# {comment}".rstrip() for comment in comments)]) + "\n"
+
+
+def _lines(part: Mapping[str, Any], depth: int) -> list[str]:
+    lines = []
+    for key, item in part.items():
+        begin = f"{'  ' * depth}{key}:"
+        if isinstance(item, Mapping):
+            lines += [begin, *_lines(item, depth + 1)]
+        elif isinstance(item, Value):
+            inside = f"value: {_scalar(item.value)}, basis: {item.basis}, source: {json.dumps(item.source, ensure_ascii=False)}"
+            lines.append(f"{begin} {{{inside}}}")
+        else:
+            lines.append(f"{begin} {_scalar(item)}")
+    return lines
+
+
+def _scalar(item: Any) -> str:
+    if isinstance(item, bool):
+        return "true" if item else "false"
+    if isinstance(item, float) and item == float("inf"):
+        return ".inf"
+    if isinstance(item, (int, float)):
+        return f"{item:g}" if isinstance(item, float) else str(item)
+    if isinstance(item, (list, tuple)):
+        return f"[{', '.join(map(_scalar, item))}]"
+    word = str(item)
+    return word if _PLAIN.match(word) and word.lower() not in _WORDS else json.dumps(word, ensure_ascii=False)
+
+
+def writable(path: Path) -> Path:
+    """`path`, made absolute; InputError where a file of somebody else's stands there, or nothing can be written."""
+    path = path.expanduser().absolute()
+    if path.suffix not in (".yaml", ".yml"):
+        raise InputError(Mistake("a profile is a YAML file; write a name that ends in .yaml", file=str(path)))
+    if path.is_dir() or (path.exists() and not path.read_text("utf-8", errors="replace").startswith(MARK)):
+        raise InputError(Mistake("is there already, and no calibration wrote it; name another file", file=str(path)))
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise InputError(Mistake("no folder that can be written to", file=str(path.parent)))
+    return path
+
+
+def write(path: Path, content: str) -> None:
+    """Puts `content` in place of `path` once it is known to load; an error leaves what was there."""
+    from moesim.scenario.checking import check
+
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".yaml", dir=path.parent)
+    part = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(content)
+        wrong = [error["message"] for told in check([part])["files"] for error in told["errors"]]
+        if wrong:
+            raise MoesimError(f"the measured profile would not load: {'; '.join(wrong)}")
+        part.chmod(0o644)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
