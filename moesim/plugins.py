@@ -42,6 +42,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "sticky": "moesim.workload.sticky:Sticky",
         "trace": "moesim.workload.trace:Trace",
         "popularity": "moesim.workload.popularity:PopularityTable",
+        "shared": "moesim.workload.shared:Shared",
     },
 }
 """Group -> kind -> `module:Class` of what ships with moesim."""

@@ -18,7 +18,7 @@ __all__ = ["AGREES", "Case", "CaseResult", "Exhibit", "Explanation", "Findings",
 Kind = Literal["component", "system", "ratio", "simulated"]
 """`component`: one resource alone; `system`: measured end to end; `ratio`: only a ratio is trustworthy; `simulated`: the source
 is itself a simulation or a closed form."""
-Verdict = Literal["pass", "fail", "explained"]
+Verdict = Literal["pass", "fail", "explained", "skipped"]
 
 AGREES = 0.01
 """A derivation explains a simulated number when it arrives at it within this relative difference."""
@@ -91,6 +91,8 @@ class Findings:
     arithmetic: tuple[str, ...] = ()
     """Lines computed from the inputs, to be read beside the rows."""
     exhibits: tuple[Exhibit, ...] = ()
+    skipped: str = ""
+    """Why nothing was simulated: data that are not here. Then there are no rows, and the case neither passes nor fails."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,8 @@ class Case:
     summary: str
     source: str
     runner: Callable[[], Findings]
+    fitted: str = "nothing"
+    """Which constants were fitted, on which of the published points."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +118,9 @@ class CaseResult:
 
     @property
     def note(self) -> str:
-        """The derivations and the arithmetic, a line each."""
-        return "\n".join([*(item.text for item in self.findings.explanations), *self.findings.arithmetic])
+        """Why it was skipped, the derivations and the arithmetic, a line each."""
+        skipped = [f"Skipped: {self.findings.skipped}."] if self.findings.skipped else []
+        return "\n".join([*skipped, *(item.text for item in self.findings.explanations), *self.findings.arithmetic])
 
     def to_json(self) -> dict[str, Any]:
         """One entry of the public list of cases."""
@@ -126,8 +131,11 @@ class CaseResult:
 def judge(findings: Findings) -> Verdict:
     """`pass` if every row is within its tolerance, `explained` if a derivation covers each that is not, else `fail`.
 
-    A text alone excuses nothing: see `Explanation.covers`. A case without rows fails, for it shows nothing.
+    A text alone excuses nothing: see `Explanation.covers`. A case without rows fails, for it shows nothing, unless it says that
+    what it needs is not here: `skipped`.
     """
+    if findings.skipped and not findings.rows:
+        return "skipped"
     missing = [row for row in findings.rows if not row.within]
     if not findings.rows or not all(any(item.covers(row) for item in findings.explanations) for row in missing):
         return "fail"

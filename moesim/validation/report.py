@@ -19,8 +19,12 @@ _HEAD = ("", "published", "simulated", "error", "tolerance", "")
 
 
 def to_json(results: Sequence[CaseResult]) -> dict[str, Any]:
-    """The public form: `{"cases": [...]}`."""
-    return {"cases": [result.to_json() for result in results]}
+    """The public form: `{"cases": [...]}`, and beside it `skipped`: `[{"id", "reason"}]` for cases whose data are not here."""
+    skipped = [result for result in results if result.verdict == "skipped"]
+    document: dict[str, Any] = {"cases": [result.to_json() for result in results if result.verdict != "skipped"]}
+    if skipped:
+        document["skipped"] = [{"id": result.case.id, "reason": result.findings.skipped} for result in skipped]
+    return document
 
 
 def exit_status(results: Sequence[CaseResult]) -> int:

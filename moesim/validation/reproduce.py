@@ -8,10 +8,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from moesim.validation import registry
 from moesim.validation.case import Case, CaseResult, Exhibit, judge
+from moesim.validation.document import page
 from moesim.validation.report import to_json, to_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["reproduce", "run_case"]
 
@@ -41,13 +46,31 @@ def run_case(case: Case) -> CaseResult:
 
 
 def _write(results: list[CaseResult], out: Path) -> None:
-    """`cases.json` and `cases.txt`, and per exhibit `<case>-<exhibit>.csv`, `.svg` and `.png`."""
+    """`cases.json`, `cases.txt` and `validation.md`, and per exhibit `<case>-<exhibit>.csv`, `.svg` and `.png`.
+
+    Every case that has rows gets a picture.
+    """
     out.mkdir(parents=True, exist_ok=True)
     (out / "cases.json").write_text(json.dumps(to_json(results), indent=2, allow_nan=False) + "\n", "utf-8")
     (out / "cases.txt").write_text(to_text(results) + "\n", "utf-8")
+    (out / "validation.md").write_text(page(results), "utf-8")
     for result in results:
-        for exhibit in result.findings.exhibits:
+        for exhibit in (*result.findings.exhibits, *_errors(result)):
             _write_exhibit(exhibit, out / f"{result.case.id}-{exhibit.name}")
+
+
+def _errors(result: CaseResult) -> tuple[Exhibit, ...]:
+    """The picture of a case that brings none of its own."""
+    rows = [(row.name, row.error, row.tolerance, row.fitted) for row in result.findings.rows]
+    if not rows or any(exhibit.figure is not None for exhibit in result.findings.exhibits):
+        return ()
+
+    def draw() -> Figure:
+        from moesim.report.curves import errors
+
+        return errors(rows, title=f"{result.case.id}: {result.verdict}")
+
+    return (Exhibit("errors", figure=draw),)
 
 
 def _write_exhibit(exhibit: Exhibit, stem: Path) -> None:

@@ -19,6 +19,7 @@ from moesim.workload.lengths import Lengths
 from moesim.workload.popularity import PopularityTable
 from moesim.workload.profile import HeldOut, Profile
 from moesim.workload.routing import Routed, Routing
+from moesim.workload.shared import Shared
 from moesim.workload.sticky import Sticky
 from moesim.workload.table import Job, Progress, RoutingTable
 from moesim.workload.trace import Trace
@@ -38,7 +39,7 @@ def _own_or_foreign(value: Any, handler: ValidatorFunctionWrapHandler, info: Val
 
 
 AnyRouting = Annotated[
-    SerializeAsAny[Uniform | Zipf | Sticky | Trace | PopularityTable],
+    SerializeAsAny[Uniform | Zipf | Sticky | Trace | PopularityTable | Shared],
     Field(discriminator="kind"),
     WrapValidator(_own_or_foreign),
 ]

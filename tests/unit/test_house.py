@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "engine": BASE | {"model", "hardware", "workload", "policies", "results"},
     "scenario": BASE | {"model", "hardware", "workload", "policies", "engine", "results"},
     "experiment": BASE | {"model", "hardware", "workload", "policies", "engine", "results", "scenario"},
+    "calibrate": BASE | {"model", "hardware", "results", "scenario"},
     "validation": BASE | {"model", "hardware", "workload", "policies", "engine", "results", "scenario", "experiment"},
 }
 SINGLE_IMPORTER = {"simpy": "engine", "yaml": "scenario", "matplotlib": "report"}

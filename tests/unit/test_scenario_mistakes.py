@@ -306,7 +306,7 @@ BROKEN: dict[str, tuple[str, str]] = {
         swap("256 GB", "{value: 256 GB, bassis: measured, source: x}", WIDE),
         (
             "s.yaml:5:33: hardware.tiers.ddr.capacity.bassis: unknown key in an annotated value; known: value, "
-            "basis, source, note, date. Did you mean 'basis'?"
+            "basis, source, note, date, spread. Did you mean 'basis'?"
         ),
     ),
     "annotated list where a mapping is expected": (

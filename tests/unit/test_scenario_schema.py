@@ -76,7 +76,7 @@ def test_quantities_may_be_annotated() -> None:
     assert not re.match(plain["pattern"], "48 Gb")
     assert annotated["required"] == ["value"]
     assert annotated["properties"]["value"] == plain
-    assert set(annotated["properties"]) == {"value", "basis", "source", "note", "date"}
+    assert set(annotated["properties"]) == {"value", "basis", "source", "note", "date", "spread"}
 
 
 def test_parts_of_a_machine_may_come_from_profiles() -> None:

@@ -102,4 +102,6 @@ def test_files_go_where_they_are_wanted(tmp_path: Path, monkeypatch: pytest.Monk
     results = reproduce_cases(["a-case"], out=tmp_path / "new")
     assert json.loads((tmp_path / "new/cases.json").read_text("utf-8")) == to_json(results)
     assert (tmp_path / "new/a-case-numbers.csv").read_text("utf-8") == "a,b\n1,2\n"
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a-case-numbers.csv", "cases.json", "cases.txt"]
+    pictures = ["a-case-errors.png", "a-case-errors.svg"]
+    names = sorted(path.name for path in (tmp_path / "new").iterdir())
+    assert names == [*pictures, "a-case-numbers.csv", "cases.json", "cases.txt", "validation.md"]

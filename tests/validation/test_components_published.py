@@ -1,0 +1,176 @@
+"""Every component case: within its tolerances or explained, and no constant tested on the point it was fitted on."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moesim.hardware.fit import published
+from moesim.validation import CaseResult, registry, reproduce
+from moesim.validation.components import cpu, cxl, gpu, links, paging
+from moesim.validation.parts import data_folder, machine, profile
+
+DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+PASS = [
+    "amx-vs-avx512-crossover",
+    "cpu-bandwidth-by-format-6454s",
+    "pcie-gen4-copies",
+    "pcie-effective-by-host",
+    "cxl-to-gpu-a10",
+]
+PASS += ["cxl-type3-lia", "mixtral-layer-rtxpro6000"]
+EXPLAINED = {"amx-expert-gemm-8452y": 2, "moe-lightning-fig9": 3}
+"""Case -> rows that are outside and explained."""
+
+
+@cache
+def result(name: str) -> CaseResult:
+    (found,) = reproduce([name])
+    return found
+
+
+def fitted(name: str) -> list[str]:
+    return [row.name for row in result(name).findings.rows if row.fitted]
+
+
+@pytest.mark.parametrize("name", PASS)
+def test_components_hold_against_measurements(name: str) -> None:
+    assert [row.name for row in result(name).findings.rows if not row.within] == []
+    assert result(name).verdict == "pass"
+
+
+@pytest.mark.parametrize("name", EXPLAINED)
+def test_what_misses_is_derived_from_the_source(name: str) -> None:
+    missing = [row for row in result(name).findings.rows if not row.within]
+    assert result(name).verdict == "explained"
+    assert len(missing) == EXPLAINED[name]
+    assert {item.row for item in result(name).findings.explanations} == {row.name for row in missing}
+
+
+@pytest.mark.parametrize("name", [*PASS, *EXPLAINED])
+def test_each_case_says_what_was_fitted_and_tests_something_else(name: str) -> None:
+    rows = result(name).findings.rows
+    assert any(not row.fitted for row in rows)
+    assert (result(name).case.fitted == "nothing") == (not any(row.fitted for row in rows))
+
+
+def test_amx_rates_are_fitted_on_the_ends_alone() -> None:
+    names = fitted("amx-expert-gemm-8452y")
+    assert len(names) == 3 * len(cpu.ENDS)
+    assert all(any(f", {tokens:,} tokens" in name for tokens in cpu.ENDS) for name in names)
+
+
+def test_a_fit_on_the_ends_never_saw_the_corner(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = cpu.ends("amx_tuned")
+    pairs = zip(published.CPU_TOKENS, published.CPU_CURVES["amx_tuned"], strict=True)
+    bent = tuple(9.9 if 4 <= tokens <= 256 else rate for tokens, rate in pairs)
+    monkeypatch.setitem(published.CPU_CURVES, "amx_tuned", bent)
+    assert cpu.ends("amx_tuned") == before
+
+
+def test_the_tuned_kernel_is_the_published_one() -> None:
+    kernel = cpu.ends("amx_tuned")
+    assert kernel.bandwidth == pytest.approx(194e9, rel=0.01)
+    assert kernel.rate == pytest.approx(22.3e12, rel=0.02)
+
+
+def test_avx512_wins_up_to_four_tokens() -> None:
+    row = next(row for row in result("amx-vs-avx512-crossover").findings.rows if row.name.startswith("crossover"))
+    assert 4 < row.published < 5
+    assert 4 < row.simulated < 5
+
+
+def test_formats_are_fitted_on_two_of_eight() -> None:
+    assert {name.split(",")[0] for name in fitted("cpu-bandwidth-by-format-6454s")} == {"fp16", "q2_k"}
+
+
+def test_copies_are_fitted_on_the_named_sizes() -> None:
+    names = fitted("pcie-gen4-copies")
+    assert len([name for name in names if name.startswith("pinned")]) == len(links.PINNED_FIT) == 4
+    assert len([name for name in names if name.startswith("pageable")]) == len(links.PAGEABLE_FIT) == 3
+    assert "after 2.000 times one alone" in result("pcie-gen4-copies").note
+
+
+def test_both_directions_share_what_the_link_has() -> None:
+    link = {"kind": "link", "rate": "20 GB/s", "both": "30 GB/s"}
+    assert links._both_ways(link) == pytest.approx(15e9)
+    assert links._both_ways({"kind": "link", "rate": "20 GB/s"}) == pytest.approx(20e9)
+
+
+def test_two_expanders_are_as_good_as_dram_for_the_gpu_and_one_is_not() -> None:
+    pcie = links.host(profile("pcie4-x16-a100")).resources()["pcie:forward"]
+    assert cxl._lia(2).path("cxl", "hbm").rate == pcie
+    assert cxl._lia(1).path("cxl0", "hbm").rate == 17e9
+
+
+def test_cpu_compute_from_cxl_loses_less_with_more_tokens() -> None:
+    system = cxl._lia(2)
+    losses = [cxl._loss(system, tokens) for tokens in (1, 64, 1024, 8192)]
+    assert losses == sorted(losses, reverse=True)
+    assert 0.8 < losses[0] < 0.88  # 34 GB/s of two devices against 194 to 267 of DRAM
+
+
+def test_the_eager_layer_is_fitted_on_three_points_of_each_curve() -> None:
+    names = fitted("mixtral-layer-rtxpro6000")
+    assert [len([n for n in names if n.startswith(kind)]) for kind in ("products", "whole loop", "attention")] == [3, 2, 3]
+    assert set(gpu.LOOP) == set(published.MIXTRAL_MATMUL)
+
+
+def test_figure_9_is_fitted_on_micro_batch_64_alone() -> None:
+    names = fitted("moe-lightning-fig9")
+    assert len(names) == 11
+    assert all(f"micro-batch {paging.FIT_ON}" in name for name in names)
+
+
+def test_equal_bytes_take_unequal_time_in_the_source() -> None:
+    least, most = paging._equal_bytes(32 * 512)
+    assert (least, most) == (1.48, 1.73)
+    assert "1.19, 0.91, 1.17, 1.01, 1.01 times" in result("moe-lightning-fig9").note
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"measured tables are not there: {DATA}")
+@pytest.mark.parametrize("name", ["gpu-moe-kernels", "lru-hits-real-traces"])
+def test_recorded_data_are_met(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOESIM_DATA", str(DATA))
+    (found,) = reproduce([name])
+    assert found.verdict == "pass"
+    assert not any(row.fitted for row in found.findings.rows)
+
+
+@pytest.mark.parametrize("name", ["gpu-moe-kernels", "lru-hits-real-traces"])
+def test_without_data_a_case_is_skipped_and_nothing_fails(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from moesim.validation import exit_status, to_json, to_text
+
+    monkeypatch.setenv("MOESIM_DATA", str(tmp_path))
+    found = reproduce([name])
+    assert [item.verdict for item in found] == ["skipped"]
+    assert exit_status(found) == 0
+    assert to_json(found)["cases"] == []
+    assert [item["id"] for item in to_json(found)["skipped"]] == [name]
+    assert "Skipped: data not found" in to_text(found)
+
+
+def test_data_are_looked_for_where_they_are_said_to_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "kernels").mkdir()
+    monkeypatch.setenv("MOESIM_DATA", str(tmp_path))
+    assert data_folder("kernels") == tmp_path
+    assert data_folder("routing") is None
+
+
+def test_a_machine_of_parts_takes_its_profiles() -> None:
+    system = machine(
+        {"gpu": {"profile": "l4", "at": "gpu", "memory": "hbm"}},
+        {"hbm": {"profile": "gddr6-l4", "at": "gpu", "capacity": "1 GB"}},
+        {},
+    )
+    assert system.gpu.compute == 121e12
+    assert system.capacity("hbm") < 1e9
+
+
+def test_every_component_of_the_list_is_a_case() -> None:
+    wanted = {*PASS, *EXPLAINED, "gpu-moe-kernels", "lru-hits-real-traces"}
+    assert wanted <= set(registry.ids())
+    assert np.isin([case.kind for case in registry.find(sorted(wanted))], "component").all()
