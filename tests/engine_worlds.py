@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from moesim.hardware import System
 from moesim.model import Architecture
 from moesim.policies.base import NO_MOVES, Deployment, Dispatch, Moves, PhasePlan, Policy, Step, View, Visit
 from moesim.policies.problem import Problem
+from moesim.testing.compare import differences, record
 from moesim.workload.table import Job, RoutingTable
 
 TB = 1e12
@@ -261,39 +262,6 @@ def run(
 ) -> Outcome:
     p, table = problem(k, **capacity)
     return simulate(p, policy(knobs=k), table, engine=engine, timeline=timeline)
-
-
-def record(outcome: Outcome) -> dict[str, Any]:
-    """What two engines must agree on; lanes that did nothing are left out."""
-    r = outcome.recorder
-    sums = {f.name: getattr(r.layers, f.name).tolist() for f in fields(r.layers)}
-    return {
-        "makespan": r.makespan,
-        "passes": r.passes,
-        "first_token": r.first_token.tolist(),
-        "finish": r.finish.tolist(),
-        "busy": {lane: t for lane, t in sorted(r.busy.items()) if t},
-        "critical": {lane: t for lane, t in sorted(r.critical.items()) if t},
-        "moved": {name: b for name, b in sorted(r.moved.items()) if b},
-        "caused": dict(sorted(r.caused.items())),
-        "expert_tokens": {name: n for name, n in sorted(r.expert_tokens.items()) if n},
-        "peak": r.peak,
-        "visits": r.layer_visits,
-        "layers": sums,
-    }
-
-
-def differences(a: dict[str, Any], b: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """What differs, for a readable failure; byte sums may differ in the last digits of their float sums."""
-    found = {}
-    for key in a:
-        if key in ("moved", "caused"):
-            same = a[key].keys() == b[key].keys() and all(abs(v - b[key][n]) <= 1e-9 * v for n, v in a[key].items())
-        else:
-            same = a[key] == b[key]
-        if not same:
-            found[key] = (a[key], b[key])
-    return found
 
 
 RICH = Knobs(

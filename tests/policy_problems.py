@@ -8,60 +8,12 @@ from moesim.hardware import System
 from moesim.model import Architecture
 from moesim.policies.base import Step, View, Visit
 from moesim.policies.problem import Problem
+from moesim.testing.worlds import machine as system
+from moesim.testing.worlds import popularity
+from moesim.testing.worlds import small_model as model
 from moesim.workload.table import Job
 
 GB, MB = 1e9, 1e6
-
-
-def model(experts: int = 8, layers: int = 3, top_k: int = 2, hidden: int = 1024, width: int = 1024) -> Architecture:
-    """An expert weighs 3 * hidden * width * 2 bytes: 6.3 MB by default."""
-    return Architecture(
-        name="tiny",
-        hidden=hidden,
-        layers=layers,
-        experts=experts,
-        top_k=top_k,
-        expert_width=width,
-        attention={"kind": "gqa", "heads": 8, "kv_heads": 2, "head_dim": 128},
-        vocab=1000,
-    )
-
-
-def system(
-    hbm: float = 1 * GB,
-    ddr: float = 8 * GB,
-    cxl: dict[str, tuple[float, float]] | None = None,
-    ndp: bool = False,
-    cpu: bool = True,
-    nvme: float = 0.0,
-    pcie: float = 25e9,
-) -> System:
-    """GPU and DRAM, and CXL devices name -> (capacity, B/s), each behind a link of its own."""
-    devices: dict[str, object] = {"gpu": {"kind": "gpu", "at": "gpu", "memory": "hbm", "compute": 200e12}}
-    if cpu:
-        kernels = {"amx": {"rate": 20e12, "bandwidth": 200e9}}
-        devices["cpu"] = {"kind": "cpu", "at": "host", "memory": "ddr", "kernels": kernels, "sync": 10e-6}
-    tiers: dict[str, object] = {
-        "hbm": {"kind": "hbm", "at": "gpu", "capacity": hbm, "read": 2e12},
-        "ddr": {"kind": "ddr", "at": "host", "capacity": ddr, "read": 250e9, "latency": 1e-7},
-    }
-    links: dict[str, object] = {"pcie": {"ends": ["host", "gpu"], "rate": pcie, "setup": 1e-5, "serial": True}}
-    for name, (capacity, rate) in (cxl or {}).items():
-        tiers[name] = {"kind": "cxl", "at": name, "capacity": capacity, "read": rate, "latency": 2e-7}
-        links[f"to_{name}"] = {"ends": ["host", name], "rate": 64e9}
-        if ndp:
-            devices[f"ndp_{name}"] = {"kind": "ndp", "inside": name, "bandwidth": 512e9, "compute": 2e12}
-    if nvme:
-        tiers["ssd"] = {"kind": "nvme", "at": "ssd", "capacity": nvme, "read": 3e9, "latency": 1e-4}
-        links["to_ssd"] = {"ends": ["host", "ssd"], "rate": 7e9}
-    return System(name="bench", devices=devices, tiers=tiers, links=links)
-
-
-def popularity(experts: int, layers: int, exponent: float = 1.0, seed: int = 0) -> np.ndarray:
-    """[L, E] Zipf shares, permuted per layer."""
-    ranked = np.arange(1, experts + 1, dtype=np.float64) ** -exponent
-    rng = np.random.default_rng(seed)
-    return np.stack([rng.permutation(ranked) for _ in range(layers)]) / ranked.sum()
 
 
 def job(requests: int = 4, prompt: int = 64, output: int = 16, layers: int = 3, attention: bool = True) -> Job:

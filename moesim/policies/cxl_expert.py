@@ -14,6 +14,7 @@ from pydantic import Field
 from moesim.errors import InputError, Mistake
 from moesim.policies.base import BoolArray, Deployment, Dispatch, FloatArray, IntArray, View, Visit
 from moesim.policies.dispatch import by_tokens, hot_by_rank, in_gpu_memory, in_order, upload_missing
+from moesim.policies.near_data import in_place, near_data_tiers, place_near_data
 from moesim.policies.placement import SizedPolicy, host_order, place, quota
 from moesim.policies.problem import Problem
 from moesim.units import Share
@@ -95,8 +96,8 @@ class CxlExpert(SizedPolicy):
             pipeline=self.pipeline,
             activation_compression=self.activation_compression,
         )
-        in_place = _in_place(problem, deployment.home, near_data=self.near_data)
-        return replace(deployment, state=_Plan(in_place, np.full(problem.layers, self.hot)))
+        devices = in_place(problem, deployment.home, near_data=self.near_data)
+        return replace(deployment, state=_Plan(devices, np.full(problem.layers, self.hot)))
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """Classes by rank of the counts, devices by class."""
@@ -120,16 +121,6 @@ class CxlExpert(SizedPolicy):
         other = float(np.minimum(visit.cpu, visit.ndp)[~on_gpu].sum())
         percentile = plan.percentile[visit.layer] + self.step * np.sign(gpu - other)
         plan.percentile[visit.layer] = min(max(percentile, 0.0), 1.0)
-
-
-def _in_place(problem: Problem, home: IntArray, *, near_data: bool) -> IntArray:
-    """[L, E] device index: the near-data unit of the expert's home, else the CPU, else (or from GPU memory) the GPU."""
-    table = np.full(len(problem.tiers), problem.cpu_index if problem.cpu_index >= 0 else problem.gpu_index, dtype=np.int64)
-    table[problem.gpu_tier_index] = problem.gpu_index
-    for tier, device in problem.ndp_index.items() if near_data else ():
-        table[tier] = device
-    devices: IntArray = table[home]
-    return devices
 
 
 class CxlExpertGpuOnly(SizedPolicy):
@@ -177,26 +168,17 @@ class CxlExpertNearData(SizedPolicy):
 
     def deploy(self, problem: Problem) -> Deployment:
         """Hot experts in GPU memory, the rest where near-data units are."""
-        units = [problem.tiers[index] for index in problem.ndp_index]
-        if not units:
-            raise InputError(Mistake("this policy needs a near-data unit; the machine has none"))
-        others = [tier for tier in host_order(problem) if tier not in units]
+        near_data_tiers(problem)
         hot = round(problem.experts * (1.0 - self.hot))
-        groups = [[tier] for tier in (*units, *others)]
-        deployment = place(
+        deployment = place_near_data(
             problem,
             resident=quota(problem.popularity, hot),
-            groups=groups,
             cut=self.cut(problem),
             pipeline=self.pipeline,
             activation_compression=self.activation_compression,
         )
-        away = ~deployment.resident & ~np.isin(deployment.home, list(problem.ndp_index))
-        if away.any():
-            text = f"{int(away.sum())} experts find no room where a near-data unit is ({', '.join(units)}) nor in GPU memory"
-            raise InputError(Mistake(text))
-        in_place = _in_place(problem, deployment.home, near_data=True)
-        return replace(deployment, state=np.where(deployment.resident, problem.gpu_index, in_place))
+        devices = in_place(problem, deployment.home)
+        return replace(deployment, state=np.where(deployment.resident, problem.gpu_index, devices))
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """Residents on the GPU, the rest where they live."""

@@ -7,12 +7,15 @@ GPU, and orders the rest so that no job waits behind one that is not needed soon
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 
 from moesim.policies.base import BoolArray, Dispatch, FloatArray, IntArray, View, Visit
 
 __all__ = [
+    "Misses",
+    "by_misses",
     "by_tokens",
     "cpu_missing",
     "hot_by_rank",
@@ -22,6 +25,9 @@ __all__ = [
     "to_cpu_where",
     "upload_missing",
 ]
+
+Misses = Literal["upload", "cpu", "threshold"]
+"""Who computes an expert that is not in GPU memory: the GPU, the CPU, or whichever is sooner."""
 
 _MANY = 1 << 40
 """More tokens than any visit has."""
@@ -73,10 +79,18 @@ def cpu_missing(visit: Visit, view: View) -> Dispatch:
 def threshold(visit: Visit, view: View) -> Dispatch:
     """A missing expert runs on the CPU where that takes no longer than to upload and compute it: cpu(c) <= copy + gpu(c).
 
-    Each expert is judged alone, queues are not looked at. Source: Fiddler, arXiv:2402.07033, algorithm 1.
+    Each expert is judged alone, queues are not looked at. Of all subsets that the CPU could take, this one has the least sum of
+    times. Source: Fiddler, arXiv:2402.07033, algorithm 1.
     """
     on_cpu = ~in_gpu_memory(visit, view) & (visit.cpu <= visit.copy + visit.gpu)
     return to_cpu_where(on_cpu, visit, view)
+
+
+def by_misses(misses: Misses, visit: Visit, view: View) -> Dispatch:
+    """The rule called `misses`."""
+    if misses == "upload":
+        return upload_missing(visit, view)
+    return cpu_missing(visit, view) if misses == "cpu" else threshold(visit, view)
 
 
 def to_cpu_where(on_cpu: BoolArray, visit: Visit, view: View) -> Dispatch:

@@ -11,7 +11,7 @@ import numpy as np
 
 from moesim.policies.base import BoolArray, FloatArray, IntArray
 
-__all__ = ["Terms", "exchanges", "relocations"]
+__all__ = ["Terms", "exchanges", "pairs_of", "relocations"]
 
 
 class Terms(NamedTuple):
@@ -87,3 +87,10 @@ def relocations(
             queue[there] += uses * occupied[there]
             queue[here] -= uses * occupied[here]
     return chosen
+
+
+def pairs_of(layer: int, experts: IntArray) -> IntArray:
+    """[n, 2] (layer, expert)."""
+    pairs = np.empty((len(experts), 2), dtype=np.int64)
+    pairs[:, 0], pairs[:, 1] = layer, experts
+    return pairs

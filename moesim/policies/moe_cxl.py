@@ -14,7 +14,7 @@ from pydantic import Field
 from moesim.policies.base import NO_MOVES, BoolArray, Deployment, Dispatch, FloatArray, IntArray, Moves, Step, View, Visit
 from moesim.policies.dispatch import upload_missing
 from moesim.policies.history import CoOccurrence, hashed
-from moesim.policies.migration import Terms, exchanges, relocations
+from moesim.policies.migration import Terms, exchanges, pairs_of, relocations
 from moesim.policies.placement import Groups, SizedPolicy, device_cost, host_order, overall, place
 from moesim.policies.problem import Problem
 from moesim.units import Share
@@ -167,11 +167,11 @@ class MoeCxl(SizedPolicy):
         spent = np.flatnonzero(memory.borrowed[layer] & view.resident[layer])
         memory.borrowed[layer, spent] = False
         chosen = self._predicted(step, view, memory, target, len(spent)) if target < len(memory.seen) else None
-        evict = _pairs(layer, spent) if len(spent) else None
+        evict = pairs_of(layer, spent) if len(spent) else None
         if chosen is None or not len(chosen):
             return Moves(evict=evict) if evict is not None else NO_MOVES
         memory.borrowed[target, chosen] = True
-        return Moves(evict=evict, load=_pairs(target, chosen))
+        return Moves(evict=evict, load=pairs_of(target, chosen))
 
     def _predicted(self, step: Step, view: View, memory: _Memory, target: int, freed: int) -> IntArray:
         """Experts of layer `target` worth loading, best first."""
@@ -233,13 +233,6 @@ def _waiting(view: View, memory: _Memory, layer: int) -> FloatArray | float:
         return 0.0
     waiting: FloatArray = np.array(backlog)[view.home[layer]]
     return waiting
-
-
-def _pairs(layer: int, experts: IntArray) -> IntArray:
-    """[n, 2] (layer, expert)."""
-    pairs = np.empty((len(experts), 2), dtype=np.int64)
-    pairs[:, 0], pairs[:, 1] = layer, experts
-    return pairs
 
 
 def _tier_groups(problem: Problem) -> Groups:

@@ -33,6 +33,7 @@ __all__ = [
     "quota",
     "ranking",
     "ranks",
+    "require_cpu",
 ]
 
 Choice = Callable[[float, FloatArray], BoolArray]
@@ -91,6 +92,12 @@ def overall(scores: FloatArray, limit: int | None = None) -> Choice:
 def nothing(budget: float, sizes: FloatArray) -> BoolArray:
     """No residents."""
     return np.zeros(sizes.shape, dtype=np.bool_)
+
+
+def require_cpu(problem: Problem) -> None:
+    """InputError on a machine without a CPU that computes."""
+    if problem.cpu_index < 0:
+        raise InputError(Mistake("this policy computes experts on the CPU; the machine has no CPU that computes"))
 
 
 def everywhere(problem: Problem) -> list[list[str]]:
@@ -266,16 +273,25 @@ class SizedPolicy(Policy):
     spare: Share = 0.2
     """Share of GPU memory that must remain for experts, else the KV cache goes to a host tier."""
 
-    def cut(self, problem: Problem, *, movable: bool = False, nbytes: float | None = None) -> Portions:
-        """The job cut by this policy's parameters; `nbytes` is the size of a host copy of an expert."""
+    def cut(
+        self,
+        problem: Problem,
+        *,
+        movable: bool = False,
+        nbytes: float | None = None,
+        needed: float = 0.0,
+        staging: int | None = None,
+    ) -> Portions:
+        """The job cut by this policy's parameters; `nbytes` and `needed` as in `portions`, `staging` if none is given."""
         return portions(
             problem,
             batch=self.batch,
             micro_batch=self.micro_batch,
             kv=self.kv,
             core=self.core,
-            staging=self.staging,
+            staging=staging if self.staging is None else self.staging,
             spare=self.spare,
             movable=movable,
             nbytes=nbytes,
+            needed=needed,
         )

@@ -103,12 +103,14 @@ def portions(
     spare: float = 0.2,
     movable: bool = False,
     nbytes: float | None = None,
+    needed: float = 0.0,
 ) -> Portions:
     """The largest batch whose KV cache fits: in GPU memory if a share `spare` of it remains for experts, else in a host tier.
 
     Everything given is kept. Of the host tiers the one with the most room takes the cache; decode attention then runs where it
     is done first, on the CPU or on a GPU that the cache is copied to. `movable` asks for a host copy of every expert,
-    `nbytes` (default: the model's) is the size of a host copy. Raises InputError if not even one sequence fits.
+    `nbytes` (default: the model's) is the size of a host copy, `needed` bytes of GPU memory must remain for experts wherever
+    the cache goes. Raises InputError if not even one sequence fits.
     """
     _check_names(problem, kv, core)
     wanted = min(batch or len(problem.job.prompt), len(problem.job.prompt))
@@ -127,24 +129,25 @@ def portions(
         return held and free >= floor and all(room >= 0 for room in trial.room(problem).values())
 
     best, chosen = 0, problem.gpu_tier
-    for tier, floor in _candidates(problem, kv, spare * problem.usable(problem.gpu_tier)):
+    for tier, floor in _candidates(problem, kv, spare, needed):
         count = largest(lambda n, t=tier, f=floor: fits(n, t, f), wanted)  # type: ignore[misc]
         if count > best:
             best, chosen = count, tier
         if best == wanted:
             break
     if best == 0 or (batch is not None and best < wanted):
-        raise too_large(problem, cut(wanted if batch else 1, chosen), size)
+        raise too_large(problem, cut(wanted if batch else 1, chosen), size, needed)
     return cut(best, chosen)
 
 
-def _candidates(problem: Problem, kv: str | None, floor: float) -> list[tuple[str, float]]:
+def _candidates(problem: Problem, kv: str | None, spare: float, needed: float) -> list[tuple[str, float]]:
     """(tier of the cache, bytes that must remain in GPU memory), best first."""
     if kv is not None:
-        return [(kv, 0.0)]
+        return [(kv, needed)]
+    floor = max(spare * problem.usable(problem.gpu_tier), needed)
     hosts = problem.system.host_tiers if problem.job.attention else ()
     by_room = sorted(hosts, key=lambda tier: (_is_storage(problem, tier), -problem.usable(tier)))
-    return [(problem.gpu_tier, floor), *((tier, 0.0) for tier in by_room), (problem.gpu_tier, 0.0)]
+    return [(problem.gpu_tier, floor), *((tier, needed) for tier in by_room), (problem.gpu_tier, needed)]
 
 
 def _is_storage(problem: Problem, tier: str) -> bool:
@@ -181,8 +184,8 @@ def _check_names(problem: Problem, kv: str | None, core: str | None) -> None:
         raise InputError(Mistake(f"'{core}' cannot attend to a KV cache in GPU memory; choose a host tier", path="policy.kv"))
 
 
-def too_large(problem: Problem, cut: Portions, nbytes: float) -> InputError:
-    """What is needed and what there is, as an error."""
+def too_large(problem: Problem, cut: Portions, nbytes: float, needed: float = 0.0) -> InputError:
+    """What is needed and what there is, as an error; `needed` bytes of GPU memory are for experts."""
     model, gpu_tier = problem.model, problem.gpu_tier
     kv = problem.kv_bytes(cut.batch)
     parts = {
@@ -190,6 +193,7 @@ def too_large(problem: Problem, cut: Portions, nbytes: float) -> InputError:
         f"intermediates of {cut.batch} sequences": problem.activation_bytes(cut.batch, cut.prefill, cut.decode),
         f"{cut.staging} staging slots": cut.staging * model.expert_bytes,
         "KV cache": kv if cut.kv == gpu_tier else 0.0,
+        "experts that have to be there": needed,
     }
     needs = ", ".join(f"{name} {format_bytes(value)}" for name, value in parts.items() if value)
     here = f"'{gpu_tier}' has {format_bytes(problem.usable(gpu_tier))} and must hold {needs}"

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from moesim.errors import InputError, Mistake
 from moesim.policies.base import Deployment, Dispatch, View, Visit
-from moesim.policies.dispatch import cpu_missing, threshold, upload_missing
+from moesim.policies.dispatch import Misses, by_misses
 from moesim.policies.placement import SizedPolicy, overall, place, quota
 from moesim.policies.problem import Problem
 
@@ -31,7 +31,7 @@ class StaticPopularity(SizedPolicy):
     kind: Literal["static_popularity"] = "static_popularity"
     rule: Literal["quota", "global"] = "quota"
     """How residents are shared among layers."""
-    misses: Literal["upload", "cpu", "threshold"] = "upload"
+    misses: Misses = "upload"
     """Who computes an expert that is not in GPU memory."""
     limit: int | None = Field(None, ge=0)
     """Most residents per layer (`quota`) or in all (`global`); as many as fit if not given."""
@@ -50,6 +50,4 @@ class StaticPopularity(SizedPolicy):
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """Residents on the GPU, the rest by `misses`."""
-        if self.misses == "upload":
-            return upload_missing(visit, view)
-        return cpu_missing(visit, view) if self.misses == "cpu" else threshold(visit, view)
+        return by_misses(self.misses, visit, view)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ tiny = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(tiny)
 
 POLICIES = sorted(BUILT_IN["policies"])
+BY_LABEL = {"mixtral_offloading", "ktransformers", "random"}
+"""Place by expert id, as published, or by lot over ids."""
 
 
 @st.composite
@@ -67,7 +70,8 @@ def test_every_expert_has_a_home_and_a_device_that_can_reach_it(name, p, seed):
         return
     assert d.resident[d.home == p.gpu_tier_index].all()
     assert 1 <= d.batch <= p.job.requests
-    assert min(d.prefill.micro_batch, d.decode.micro_batch, d.staging) >= 1
+    assert min(d.prefill.micro_batch, d.decode.micro_batch) >= 1
+    assert d.staging >= 1 or d.resident.all()
     counts = np.random.default_rng(seed).integers(0, 5, p.experts)
     for phase in ("prefill", "decode"):
         visit, view = tiny.visit_of(p, d, 0, counts, phase), tiny.view_of(p, d)
@@ -76,10 +80,10 @@ def test_every_expert_has_a_home_and_a_device_that_can_reach_it(name, p, seed):
         assert np.isfinite(visit.cpu[on_cpu & (counts > 0)]).all()
         near = ~on_cpu & ~on_gpu
         assert all(p.ndp_index[int(tier)] == device for tier, device in zip(d.home[0][near], chosen.device[near], strict=True))
-        assert sorted(chosen.order.tolist()) == list(range(p.experts))
+        assert chosen.order is None or sorted(chosen.order.tolist()) == list(range(p.experts))
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", sorted(set(POLICIES) - BY_LABEL))
 @settings(max_examples=15, deadline=None)
 @given(p=scenes(), seed=st.integers(0, 9))
 def test_labels_of_experts_mean_nothing(name, p, seed):
@@ -98,7 +102,7 @@ def test_labels_of_experts_mean_nothing(name, p, seed):
 @settings(max_examples=8, deadline=None)
 @given(p=scenes())
 def test_the_same_problem_gives_the_same_deployment(name, p):
-    first, second = deployed(name, p), deployed(name, p)
+    first, second = (deployed(name, replace(p, rng=np.random.default_rng(1))) for _ in range(2))
     if first is not None:
         for key in ("home", "resident", "expert_bytes"):
             assert (getattr(first, key) == getattr(second, key)).all()

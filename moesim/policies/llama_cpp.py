@@ -1,0 +1,57 @@
+"""llama.cpp with experts in host memory: a fixed cut by layers, and a fixed rule by the number of tokens.
+
+Knows capacities and one visit; nothing of popularity.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from moesim.policies.base import Deployment, Dispatch, View, Visit
+from moesim.policies.dispatch import cpu_missing, upload_missing
+from moesim.policies.placement import SizedPolicy, place, require_cpu
+from moesim.policies.problem import Problem
+
+__all__ = ["LlamaCpp"]
+
+
+class LlamaCpp(SizedPolicy):
+    """The experts of the first N layers live in the host and run on the CPU; passes of 32 tokens and more upload them instead.
+
+    Other layers are resident as a whole. Upload or CPU goes by the tokens of the pass alone: decode of fewer than 32 sequences
+    never uploads. Only experts with tokens are copied. GPU and CPU never work at the same time.
+    Source: ggml-org/llama.cpp (`--n-cpu-moe`, `--cpu-moe`, op off-load from a batch of 32; active experts only since pull
+    request 15346); the fork ik_llama.cpp copies from 32 E / k tokens (`scaled`).
+    Inferred: none of the rules. Left out: the cut of prompts into 512-token pieces, each of which repeats the uploads; pageable
+    copies from a memory-mapped file; 2-8 bit weights, unless the model is stored so.
+    """
+
+    kind: Literal["llama_cpp"] = "llama_cpp"
+    cpu_layers: int | None = Field(None, ge=0)
+    """N: MoE layers whose experts stay in the host (as many as there are: `--cpu-moe`); as few as fit if not given."""
+    upload_from: int = Field(32, ge=1)
+    """Tokens in a pass from which missing experts are uploaded (published: 32)."""
+    scaled: bool = False
+    """Whether that number is per expert: upload_from * E / k tokens, as in the fork."""
+
+    memoryless: ClassVar[bool] = True
+    source: ClassVar[str] = "ggml-org/llama.cpp (--n-cpu-moe, --cpu-moe)"
+
+    def deploy(self, problem: Problem) -> Deployment:
+        """The last layers resident."""
+        require_cpu(problem)
+        cut = self.cut(problem)
+        fit = int(max(cut.gpu_free(problem), 0.0) // (problem.experts * problem.model.expert_bytes))
+        first = max(problem.layers - fit, 0) if self.cpu_layers is None else min(self.cpu_layers, problem.layers)
+        resident = np.zeros((problem.layers, problem.experts), dtype=np.bool_)
+        resident[first:] = True
+        return place(problem, resident=resident, cut=cut, pipeline="serial")
+
+    def dispatch(self, visit: Visit, view: View) -> Dispatch:
+        """All missing experts the same way."""
+        model = view.problem.model
+        limit = self.upload_from * (model.experts / model.top_k if self.scaled else 1.0)
+        return upload_missing(visit, view) if visit.tokens >= limit else cpu_missing(visit, view)

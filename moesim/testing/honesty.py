@@ -1,0 +1,132 @@
+"""Owns the cases on what a policy may know: not the future, not another run, and nothing but its visit if it says so.
+
+Knows recorded runs; compares decisions, never times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim.policies.base import Deployment, Policy, View, Visit
+from moesim.testing.bench import Bench, NotApplicable, Violation
+from moesim.testing.compare import digest, first_difference, same_answer, trace
+from moesim.testing.watched import Run, copied, run_world
+from moesim.testing.worlds import World
+from moesim.workload.table import RoutingTable
+
+__all__ = ["memoryless_is_honest", "no_peeking", "no_state_leaks"]
+
+
+def no_peeking(bench: Bench) -> None:
+    """No decision changes when the routing of later layers and passes does; `deploy` knows no routing but the profile."""
+    found = []
+    for run in bench.ended(few=True):
+        for told, table in _other_futures(run.world):
+            other = run_world(run.world.rerouted(table), bench.policy)
+            text = _foreseen(run, other)
+            if text is not None:
+                found.append(f"{run.world.name}: {text} depends on routing that comes later ({told})")
+                break
+    if found:
+        raise Violation("\n".join(found))
+
+
+def _other_futures(world: World) -> Iterator[tuple[str, RoutingTable]]:
+    """Routing tables that agree with the world's up to some layer of some pass and with other draws from there on."""
+    table, rng = world.routing, np.random.default_rng(0)
+    passes, layers = table.decode.shape[1:3]
+    prefill = rng.permuted(table.prefill, axis=2)
+    drawn = np.argsort(rng.random((*table.decode.shape[:3], table.experts)), axis=-1)[..., : table.top_k]
+    decode: NDArray[np.unsignedinteger[Any]] = drawn.astype(table.decode.dtype)
+
+    def made(prompts: int, position: int, known: int) -> RoutingTable:
+        """The first `prompts` layers of prefill, `position` decode passes and `known` layers of the next are kept."""
+        first, later = prefill.copy(), decode.copy()
+        first[:, :prompts], later[:, :position] = table.prefill[:, :prompts], table.decode[:, :position]
+        if position < passes:
+            later[:, position, :known] = table.decode[:, position, :known]
+        return RoutingTable(first, later, table.experts, table.profile)
+
+    yield ("from the second layer on", made(1, 0, 0)) if layers > 1 else ("all of it", made(0, 0, 0))
+    if passes:
+        yield "from the first decode pass on", made(layers, 0, 0)
+        yield "from the middle of a later pass on", made(layers, passes // 2, max(layers // 2, 1))
+
+
+def _foreseen(run: Run, other: Run) -> str | None:
+    """The first decision that differs although all that had happened was the same."""
+    if run.deployment is None or other.deployment is None:
+        return "deploy"
+    starts = [trace(Run(one.world, one.problem, [], one.deployment)) for one in (run, other)]
+    if (label := first_difference(*starts)) is not None:
+        return label
+    for first, second in zip(run.calls, other.calls, strict=False):
+        if first.where != second.where or digest(first.seen.counts) != digest(second.seen.counts):
+            return None
+        if (part := same_answer(first, second)) is not None:
+            return f"{first.where}: {part}"
+    return None
+
+
+def no_state_leaks(bench: Bench) -> None:
+    """One object serves many runs at once: another run in the middle of a run, and one after it, change nothing."""
+    runs = bench.ended(few=True)
+    found = []
+    for number, run in enumerate(runs):
+        other = runs[(number + 1) % len(runs)].world
+
+        def between(calls: int, other: World = other, middle: int = len(run.calls) // 2) -> None:
+            if calls == middle:
+                run_world(other, bench.policy)
+
+        disturbed = run_world(run.world, bench.policy, between=between)
+        if (label := first_difference(trace(run), trace(disturbed))) is not None:
+            found.append(f"{run.world.name}: a run of '{other.name}' beside it changes {label}; keep state in Deployment.state")
+    if found:
+        raise Violation("\n".join(found))
+
+
+def memoryless_is_honest(bench: Bench) -> None:
+    """A policy that says `memoryless` answers alike in any order, at any time, whatever the queues hold, and never adapts."""
+    if not bench.policy.memoryless:
+        raise NotApplicable("it does not say that it is memoryless")
+    if bench.policy.adapts != "never":
+        raise Violation(f"it says that it is memoryless and adapts = '{bench.policy.adapts}'")
+    found = []
+    for run in bench.ended(few=True):
+        text = _remembers(run, bench.policy)
+        if text is not None:
+            found.append(f"{run.world.name}: {text}")
+    if found:
+        raise Violation("\n".join(found))
+
+
+def _remembers(run: Run, policy: Policy) -> str | None:
+    """Asks everything again in another order, at another time, with full queues and no room left."""
+    problem = run.world.problem()
+    start = policy.deploy(problem)
+    view = _view(run, start)
+    calls = [call for call in run.calls if isinstance(call.seen, Visit)]
+    order = np.random.default_rng(0).permutation(len(calls)).tolist()
+    for when, number in enumerate(order):
+        call = calls[number]
+        assert isinstance(call.seen, Visit)
+        view.now, view.free_slots, view.backlog = 1000.0 - when, when % 3, {"pcie:forward": 0.1 * when}
+        again = policy.dispatch(copied(call.seen), view)
+        asked = replace(call, answer=again)
+        if (part := same_answer(call, asked)) is not None:
+            return f"asked again out of turn, {call.where} answers with another {part}"
+    return None
+
+
+def _view(run: Run, start: Deployment) -> View:
+    resident, home = start.resident.copy(), start.home.copy()
+    in_flight = np.zeros_like(resident)
+    for array in (resident, in_flight, home):
+        array.flags.writeable = False
+    return View(run.problem, resident, in_flight, home, start.state)

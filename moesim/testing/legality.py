@@ -1,0 +1,146 @@
+"""Owns what the contract of the slots asks of an answer by itself: shapes, types, devices that can do it, bytes that fit.
+
+Knows one recorded run; each check gives a text for every violation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from moesim.policies.base import Deployment, Dispatch, Moves, PhasePlan, Step, Visit
+from moesim.policies.problem import Problem
+from moesim.testing.watched import Call, Run
+
+__all__ = ["capacity", "deployment_shapes", "devices", "dispatch_shapes", "moves_shapes"]
+
+_SLACK = 1.0 + 1e-12
+
+
+def _is(array: Any, shape: tuple[int | None, ...], kind: Any) -> bool:
+    """Whether it is an array of that kind and shape (None: any length)."""
+    if not isinstance(array, np.ndarray) or array.ndim != len(shape) or not np.issubdtype(array.dtype, kind):
+        return False
+    return all(wanted in (None, found) for wanted, found in zip(shape, array.shape, strict=True))
+
+
+def _what(array: Any) -> str:
+    return f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else repr(array)
+
+
+def deployment_shapes(found: Deployment, problem: Problem) -> Iterator[str]:
+    """[L, E] arrays of the right types, indices within range, names that exist, counts of at least 1."""
+    shape = (problem.layers, problem.experts)
+    wanted = {"home": np.integer, "resident": np.bool_, "expert_bytes": np.floating}
+    wrong = [name for name, kind in wanted.items() if not _is(getattr(found, name), shape, kind)]
+    for name in wrong:
+        kinds = {"home": "int", "resident": "bool", "expert_bytes": "float"}
+        yield f"deploy: {name} is {_what(getattr(found, name))}, not {kinds[name]} [L, E] = {list(shape)}"
+    if wrong:
+        return
+    if found.home.min() < 0 or found.home.max() >= len(problem.tiers):
+        yield f"deploy: home holds indices outside the {len(problem.tiers)} tiers"
+    elif not found.resident[found.home == problem.gpu_tier_index].all():
+        yield "deploy: an expert whose home is GPU memory is not resident"
+    if not (np.isfinite(found.expert_bytes).all() and (found.expert_bytes > 0).all()):
+        yield "deploy: expert_bytes has values that are not positive numbers"
+    if not 1 <= found.batch <= problem.job.requests:
+        yield f"deploy: batch is {found.batch}, not 1 to {problem.job.requests}"
+    if found.staging < 0 or found.expert_batch < 0:
+        yield f"deploy: staging {found.staging} and expert_batch {found.expert_batch} must not be negative"
+    if found.kv not in problem.tiers:
+        yield f"deploy: kv names '{found.kv}', which is no tier ({', '.join(problem.tiers)})"
+    for phase, plan in (("prefill", found.prefill), ("decode", found.decode)):
+        yield from _plan(phase, plan, problem)
+
+
+def _plan(phase: str, plan: PhasePlan, problem: Problem) -> Iterator[str]:
+    if plan.micro_batch < 1:
+        yield f"deploy: the micro-batch of {phase} is {plan.micro_batch}"
+    for name in (plan.projections, plan.core, plan.output):
+        if name not in problem.devices:
+            yield f"deploy: {phase} names '{name}', which is no device ({', '.join(problem.devices)})"
+
+
+def dispatch_shapes(call: Call, problem: Problem) -> Iterator[str]:
+    """`device` [E] int, `order` [E] a permutation, `load` [E] bool."""
+    answer, shape = call.answer, (problem.experts,)
+    if not isinstance(answer, Dispatch):
+        yield f"{call.where}: returned {_what(answer)}, not a Dispatch"
+        return
+    if not _is(answer.device, shape, np.integer):
+        yield f"{call.where}: device is {_what(answer.device)}, not int [E] = {list(shape)}"
+    if answer.order is not None and not _is(answer.order, shape, np.integer):
+        yield f"{call.where}: order is {_what(answer.order)}, not int [E] = {list(shape)}"
+    elif answer.order is not None and (np.sort(answer.order) != np.arange(problem.experts)).any():
+        yield f"{call.where}: order is no permutation of the experts: {answer.order.tolist()}"
+    if answer.load is not None and not _is(answer.load, shape, np.bool_):
+        yield f"{call.where}: load is {_what(answer.load)}, not bool [E] = {list(shape)}"
+
+
+def moves_shapes(call: Call, problem: Problem) -> Iterator[str]:
+    """`keep` [n], `evict` and `load` [n, 2], `migrate` [n, 3], all int and within range."""
+    answer, seen = call.answer, call.seen
+    if not isinstance(answer, Moves) or not isinstance(seen, Step):
+        yield f"{call.where}: returned {_what(answer)}, not Moves"
+        return
+    limits = np.array([problem.layers, problem.experts, len(problem.tiers)])
+    columns = {"evict": 2, "load": 2, "migrate": 3}
+    for name, width in columns.items():
+        array = getattr(answer, name)
+        if array is None:
+            continue
+        if not _is(array, (None, width), np.integer):
+            yield f"{call.where}: {name} is {_what(array)}, not int [n, {width}]"
+        elif (array < 0).any() or (array >= limits[:width]).any():
+            yield f"{call.where}: {name} names a layer, an expert or a tier that does not exist"
+        elif name == "migrate" and (array[:, 2] == problem.gpu_tier_index).any():
+            yield f"{call.where}: migrate leads into GPU memory; that is what load is for"
+    if answer.keep is not None and not _is(answer.keep, (None,), np.integer):
+        yield f"{call.where}: keep is {_what(answer.keep)}, not int [n]"
+    elif answer.keep is not None and not set(answer.keep.tolist()) <= set(seen.uploaded.tolist()):
+        yield f"{call.where}: keep names experts that were not uploaded for the layer"
+
+
+def devices(call: Call, problem: Problem) -> Iterator[str]:
+    """Active experts go to the GPU, to a CPU that reads their home in the host, or to the near-data unit of their home."""
+    if call.slot != "dispatch" or not isinstance(call.answer, Dispatch) or not isinstance(call.seen, Visit):
+        return
+    if np.shape(call.answer.device) != call.seen.counts.shape:
+        return  # told by the check of shapes
+    home, active = call.home[call.layer], call.seen.counts > 0
+    units = np.array([problem.ndp_index.get(tier, -1) for tier in range(len(problem.tiers))])
+    legal = call.answer.device == problem.gpu_index
+    legal |= (call.answer.device == units[home]) & (units[home] >= 0)
+    if problem.cpu_index >= 0:
+        legal |= (call.answer.device == problem.cpu_index) & np.isfinite(call.seen.cpu)
+    for expert in np.flatnonzero(active & ~legal).tolist():
+        chosen = int(call.answer.device[expert])
+        name = f"'{problem.devices[chosen]}'" if 0 <= chosen < len(problem.devices) else f"{chosen}, which is no device"
+        yield f"{call.where}: expert {expert} with its weights in '{problem.tiers[int(home[expert])]}' was given to {name}"
+        return
+
+
+def capacity(run: Run) -> Iterator[str]:
+    """No tier ever holds more than it has: at the start, at each call of a slot, and at the peak of the run."""
+    problem, start = run.problem, run.deployment
+    if start is None or list(deployment_shapes(start, problem)):
+        return  # told by the check of shapes
+    free = problem.gpu_free(start.batch, start.prefill, start.decode, start.kv, start.staging)
+    taken = problem.host_overhead(start.batch, start.kv)
+    if (held := float(start.expert_bytes[start.resident].sum())) > max(free, 0.0) * _SLACK or free < 0:
+        yield f"deploy: residents take {held:.0f} bytes of GPU memory, which has {free:.0f} left for them"
+    for index, tier in enumerate(problem.tiers):
+        used = float(start.expert_bytes[start.home == index].sum()) + taken.get(tier, 0.0)
+        if tier != problem.gpu_tier and used > problem.usable(tier) * _SLACK:
+            yield f"deploy: '{tier}' would hold {used:.0f} bytes and has {problem.usable(tier):.0f}"
+    for call in run.calls:
+        held = float(start.expert_bytes[call.resident | call.in_flight].sum())
+        if held > free * _SLACK:
+            yield f"{call.where}: copies take {held:.0f} bytes of GPU memory, which has {free:.0f} for them"
+            break
+    for tier, used in run.outcome.recorder.peak.items() if run.outcome else ():
+        if used > problem.usable(tier) * _SLACK:
+            yield f"'{tier}' held {used:.0f} bytes at its peak and has {problem.usable(tier):.0f}"

@@ -1,0 +1,173 @@
+"""Owns the record of one run under watch: every call of a slot with what was handed in, what came back and how long it took.
+
+Knows the slots; judges nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, is_dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+
+from moesim.engine import simulate
+from moesim.engine.context import EngineKind
+from moesim.engine.run import Outcome
+from moesim.errors import InputError
+from moesim.policies.base import BoolArray, Deployment, Dispatch, IntArray, Moves, Policy, Step, View, Visit
+from moesim.policies.problem import Problem
+from moesim.testing.worlds import World
+
+__all__ = ["Call", "Run", "Watched", "run_world"]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of `dispatch` or `adapt`; all arrays are copies made at that moment."""
+
+    slot: str
+    index: int
+    """Number of the pass."""
+    phase: str
+    layer: int
+    """MoE layer; -1 for an `adapt` after a pass."""
+    seen: Visit | Step
+    """What the slot was asked about."""
+    answer: Any
+    """The Dispatch or Moves that came back."""
+    resident: BoolArray
+    """[L, E]"""
+    in_flight: BoolArray
+    """[L, E]"""
+    home: IntArray
+    """[L, E]"""
+    seconds: float
+    """Wall-clock time of the call."""
+
+    @property
+    def where(self) -> str:
+        """What a reader calls this call."""
+        place = f"layer {self.layer}" if self.layer >= 0 else "at its end"
+        return f"{self.slot} of pass {self.index} ({self.phase}), {place}"
+
+
+@dataclass
+class Run:
+    """A policy's run in a world: as much of it as there was."""
+
+    world: World
+    problem: Problem
+    calls: list[Call] = field(default_factory=list)
+    deployment: Deployment | None = None
+    """A copy of what `deploy` answered (without `state`); None where it raised."""
+    outcome: Outcome | None = None
+    error: Exception | None = None
+
+    @property
+    def refused(self) -> bool:
+        """Whether `deploy` said that the model or the machine does not suit the policy."""
+        return self.deployment is None and isinstance(self.error, InputError)
+
+
+class Watched:
+    """A policy that behaves as another one and writes down its calls; everything else that is asked of it goes through.
+
+    `frozen` hands in read-only copies of all arrays. `between(number of calls so far)` is called before each call. `ids`
+    [L, E] stands in for the order by expert id that the engine takes when a dispatch gives none.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        run: Run,
+        *,
+        frozen: bool = False,
+        between: Callable[[int], None] | None = None,
+        ids: IntArray | None = None,
+    ) -> None:
+        self._policy, self._run, self._frozen, self._between, self._ids = policy, run, frozen, between, ids
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._policy, name)
+
+    def deploy(self, problem: Problem) -> Deployment:
+        """As the policy does."""
+        found = self._policy.deploy(problem)
+        self._run.deployment = copied(replace(found, state=None))
+        return found
+
+    def dispatch(self, visit: Visit, view: View) -> Dispatch:
+        """As the policy does."""
+        answer: Dispatch = self._call("dispatch", visit, view)
+        return answer if self._ids is None or answer.order is not None else answer._replace(order=self._ids[visit.layer])
+
+    def adapt(self, step: Step, view: View) -> Moves:
+        """As the policy does."""
+        answer: Moves = self._call("adapt", step, view)
+        return answer
+
+    def _call(self, slot: str, seen: Visit | Step, view: View) -> Any:
+        run = self._run
+        if self._between is not None:
+            self._between(len(run.calls))
+        kept = copied(seen)
+        state = view.resident.copy(), view.in_flight.copy(), view.home.copy()
+        handed = copied(seen, writeable=False) if self._frozen else seen
+        begin = time.perf_counter()
+        answer = getattr(self._policy, slot)(handed, view)
+        seconds = time.perf_counter() - begin
+        run.calls.append(Call(slot, seen.index, seen.phase, seen.layer, kept, copied(answer), *state, seconds))
+        return answer
+
+
+def copied(thing: Any, *, writeable: bool = True) -> Any:
+    """A visit, step, deployment, dispatch or moves with copies of its arrays."""
+    if isinstance(thing, np.ndarray):
+        array = thing.copy()
+        array.flags.writeable = writeable
+        return array
+    if isinstance(thing, tuple) and hasattr(thing, "_fields"):
+        return type(thing)(*(copied(part, writeable=writeable) for part in thing))
+    if isinstance(thing, Visit):
+        twin = copy.copy(thing)
+        for name in Visit.__slots__:
+            setattr(twin, name, copied(getattr(thing, name), writeable=writeable))
+        return twin
+    if is_dataclass(thing) and not isinstance(thing, type):
+        arrays = {name: value for name, value in _fields(thing).items() if isinstance(value, np.ndarray)}
+        return replace(thing, **{name: copied(value, writeable=writeable) for name, value in arrays.items()})
+    return thing
+
+
+def _fields(thing: Any) -> dict[str, Any]:
+    return {name: getattr(thing, name) for name in thing.__dataclass_fields__}
+
+
+def run_world(
+    world: World,
+    policy: Policy,
+    *,
+    engine: EngineKind = "auto",
+    frozen: bool = False,
+    between: Callable[[int], None] | None = None,
+    ids: IntArray | None = None,
+) -> Run:
+    """Runs a policy in a world under watch; what it raises is kept, not raised."""
+    problem = world.problem()
+    if frozen:
+        _freeze(problem)
+    run = Run(world, problem)
+    watched = cast("Policy", Watched(policy, run, frozen=frozen, between=between, ids=ids))
+    try:
+        run.outcome = simulate(problem, watched, world.routing, engine=engine)
+    except Exception as error:  # whatever it is belongs to the report
+        run.error = error
+    return run
+
+
+def _freeze(problem: Problem) -> None:
+    for array in (problem.popularity, problem.job.prompt, problem.job.output, problem.job.arrival):
+        array.flags.writeable = False

@@ -1,0 +1,134 @@
+"""What docs/extending.md shows is what happens: every block is run, in the order of the page."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moesim import cli, plugins
+from moesim.testing.cases import CASES
+
+ROOT = Path(__file__).resolve().parents[2]
+PLUGIN = ROOT / "scenarios" / "plugin"
+PAGE = (ROOT / "docs" / "extending.md").read_text("utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+TEST_FILE = '"""test_my_policy.py"""'
+
+
+def _blocks(language: str) -> list[str]:
+    return [text for kind, text in BLOCKS if kind == language]
+
+
+@pytest.fixture
+def beside_the_plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """`my_policy` can be imported; afterwards it is forgotten."""
+    monkeypatch.syspath_prepend(str(PLUGIN))
+    importlib.invalidate_caches()
+    yield
+    sys.modules.pop("my_policy", None)
+
+
+def _timeless(text: str) -> list[str]:
+    return [re.sub(r"\d+ us per", "... us per", line) for line in text.splitlines()]
+
+
+def test_every_block_is_of_a_kind_that_is_run() -> None:
+    assert {kind for kind, _ in BLOCKS} == {"python", "sh", "text", "toml"}
+    assert [len(_blocks(kind)) for kind in ("sh", "text", "toml")] == [2, 1, 1]
+
+
+def test_the_policy_shown_is_the_one_shipped_and_fits_thirty_lines() -> None:
+    shown = _blocks("python")[0]
+    assert shown == (PLUGIN / "my_policy.py").read_text("utf-8")
+    assert len([line for line in shown.splitlines() if line.strip()]) <= 30
+
+
+@pytest.mark.usefixtures("beside_the_plugin")
+def test_the_python_blocks_run_one_after_another(capsys: pytest.CaptureFixture[str]) -> None:
+    """In one namespace, as in a notebook; the policy comes from its file, so that another process finds it too."""
+    from my_policy import MyPolicy
+
+    names: dict[str, Any] = {"__name__": "extending"}
+    said = []
+    for number, block in enumerate(text for text in _blocks("python") if TEST_FILE not in text):
+        exec(compile(block.replace("from __future__ import annotations\n", ""), f"extending.md block {number}", "exec"), names)
+        names["MyPolicy"] = MyPolicy
+        said.append(capsys.readouterr().out)
+    assert _timeless(_blocks("text")[0]) in [_timeless(text) for text in said]
+
+
+@pytest.mark.usefixtures("beside_the_plugin")
+def test_the_policy_that_remembers_is_sound() -> None:
+    from my_policy import MyPolicy  # noqa: F401 - its module has to be there
+
+    from moesim.testing import check_policy
+
+    names: dict[str, Any] = {"__name__": "extending"}
+    exec(_blocks("python")[0].replace("from __future__ import annotations\n", ""), names)
+    exec(next(text for text in _blocks("python") if "class Counting" in text), names)
+    report = check_policy(names["Counting"], quiet=True, cases=[name for name in CASES if name != "deterministic_elsewhere"])
+    assert report.ok, str(report)
+
+
+def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command in _blocks("sh")[0].splitlines():
+        program, verb, scenario, *rest = command.split()
+        assert program == "moesim"
+        short = ["--set", "workload.requests=1", "--set", "workload.output=2", "--set", "workload.prompt=8"]
+        assert cli.main([verb, str(ROOT / scenario), *rest, *short, "--out", "out"]) == 0
+        assert "my_policy:MyPolicy" in capsys.readouterr().out
+    sys.modules.pop("my_policy", None)
+
+
+def test_the_test_file_passes(tmp_path: Path) -> None:
+    """With the shipped policy beside it, in a folder that knows nothing of this project's settings."""
+    (tmp_path / "my_policy.py").write_text(_blocks("python")[0], "utf-8")
+    (tmp_path / "test_my_policy.py").write_text(next(text for text in _blocks("python") if TEST_FILE in text), "utf-8")
+    command = _blocks("sh")[1].split()
+    assert command[0] == "python"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, *command[1:], "-q", "-p", "no:cacheprovider"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(CASES)} passed" in done.stdout
+
+
+def test_the_entry_point_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table of the page, as an installer writes it down."""
+    ((group, entries),) = tomllib.loads(_blocks("toml")[0])["project"]["entry-points"].items()
+    about = tmp_path / "my_policies-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: my-policies\nVersion: 1.0\n", "utf-8")
+    lines = [f"[{group}]", *(f"{name} = {target}" for name, target in entries.items())]
+    (about / "entry_points.txt").write_text("\n".join(lines) + "\n", "utf-8")
+    (tmp_path / "my_policy.py").write_text(_blocks("python")[0], "utf-8")
+    sys.modules.pop("my_policy", None)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    plugins._installed.cache_clear()
+    try:
+        assert "my_policy" in plugins.names("policies")
+        assert plugins.find("policies", "my_policy").__name__ == "MyPolicy"
+    finally:
+        plugins._installed.cache_clear()
+        sys.modules.pop("my_policy", None)
+
+
+def test_every_case_is_explained() -> None:
+    explained = re.findall(r"^\| `(\w+)` \|", PAGE.split("| case | promise |")[1].split("\n\n")[0], re.MULTILINE)
+    assert explained == list(CASES)

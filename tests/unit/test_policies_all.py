@@ -1,0 +1,89 @@
+"""Every registered policy on two small machines: tokens are conserved, tiers hold what they can, both engines agree."""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache
+from pathlib import Path
+
+import engine_worlds as worlds
+import numpy as np
+import pytest
+
+from moesim import plugins
+from moesim.engine import simulate
+from moesim.errors import InputError
+from moesim.policies.problem import Problem
+
+_spec = importlib.util.spec_from_file_location("policy_problems", Path(__file__).parents[1] / "policy_problems.py")
+tiny = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(tiny)
+
+POLICIES = plugins.names("policies")
+MACHINES = {
+    "cpu": {"hbm": 0.14e9},
+    "near_data": {"hbm": 0.14e9, "cxl": {"cxl0": (8e9, 30e9)}, "ndp": True},
+    "plain": {"hbm": 0.14e9, "cpu": False},
+    "roomy": {"hbm": 2e9},
+}
+NEED_UNITS = {"cxl_expert_near_data", "monde", "dynande", "trimoe"}
+NEED_CPU = {"fiddler", "hybrimoe", "ktransformers", "llama_cpp", "trimoe", "cxl_expert"}
+REFUSED = {
+    "cpu": {"gpu_only"} | NEED_UNITS,
+    "near_data": {"gpu_only"},
+    "plain": {"gpu_only"} | NEED_UNITS | NEED_CPU,
+    "roomy": NEED_UNITS,
+}
+
+
+@cache
+def world(machine: str):
+    shape, work = tiny.model(), tiny.job(requests=3, prompt=40, output=6)
+    table = worlds.routing(worlds.Knobs(seed=3), work, shape)
+    return tiny.system(**MACHINES[machine]), shape, work, table
+
+
+def run(name: str, machine: str, engine: str = "auto"):
+    system, shape, work, table = world(machine)
+    p = Problem(shape, system, work, tiny.popularity(8, 3), np.random.default_rng(0))
+    return p, simulate(p, plugins.find("policies", name)(), table, engine=engine)
+
+
+@pytest.mark.parametrize("machine", ["cpu", "near_data"])
+@pytest.mark.parametrize("name", POLICIES)
+def test_it_runs_or_says_why_not(name, machine):
+    if name in REFUSED[machine]:
+        with pytest.raises(InputError):
+            run(name, machine)
+        return
+    p, outcome = run(name, machine)
+    recorder = outcome.recorder
+    tokens = int(p.job.prompt.sum() + p.job.output.sum()) - p.job.requests
+    assert sum(recorder.expert_tokens.values()) == p.model.top_k * tokens * p.layers
+    assert recorder.layers.activations.tolist() == [p.model.top_k * tokens] * p.layers
+    assert all(held <= p.usable(tier) * (1 + 1e-12) for tier, held in recorder.peak.items())
+    by_events = run(name, machine, "events")[1]
+    assert not worlds.differences(worlds.record(outcome), worlds.record(by_events))
+
+
+@pytest.mark.parametrize("machine", ["plain", "roomy"])
+@pytest.mark.parametrize("name", POLICIES)
+def test_it_refuses_exactly_where_it_must(name, machine):
+    if name in REFUSED[machine]:
+        with pytest.raises(InputError):
+            run(name, machine)
+    else:
+        assert run(name, machine)[1].recorder.makespan > 0
+
+
+@pytest.mark.parametrize("name", [name for name in POLICIES if name not in NEED_UNITS])
+def test_nothing_beats_a_gpu_that_holds_everything(name):
+    assert run(name, "roomy")[1].recorder.makespan >= run("gpu_only", "roomy")[1].recorder.makespan
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_it_says_where_it_comes_from(name):
+    found = plugins.find("policies", name)
+    assert found.source
+    assert found.model_fields["kind"].default == name
+    assert "Source:" in found.__doc__ or "Algorithm" in found.__doc__
