@@ -32,8 +32,6 @@ TRIED: dict[str, list[dict[str, object]]] = {
     "ktransformers": [{}],
     "llama_cpp": [{}],
     "deepspeed_moe": [{}],
-    "zero_inference": [{}],
-    "moesys": [{}],
     "monde": [{}],
     "dynande": [{}],
     "trimoe": [{}],
@@ -47,8 +45,6 @@ KNOWN = {
     ("huang_buffering", LABELS): "last in, first out, and experts of one visit come in by id, as published",
     ("mixtral_offloading", LABELS): "starts with the highest expert ids, as published",
     ("ktransformers", LABELS): "strategy: uniform takes the lowest expert ids, as published",
-    ("zero_inference", LABELS): "layers are streamed in the order of ids, so the expert that lands last goes by its label",
-    ("moesys", LABELS): "layers are streamed in the order of ids, so the expert that lands last goes by its label",
 }
 """(parameters, test) -> why the promise is not kept; strict, so that a mended policy takes its line away."""
 
