@@ -116,11 +116,6 @@ class ExpertFit:
     roofline_tested: Residuals
     """Test rows by the roofline alone, the shapes with a table among them."""
 
-    def layer_seconds(self, system: str, dtype: str, row: Layer, *, interpolated: bool = True) -> float:
-        """Predicted seconds of one fused layer."""
-        rows = _Rows([row], points.BITS[dtype])
-        return float(self._seconds(rows, peak(system, dtype), GPUS[system].bandwidth, interpolated)[0])
-
     def _seconds(self, rows: _Rows, rate: float, own: float, interpolated: bool) -> FloatArray:
         stream = self.roofline.stream(own)
         found = self.launch + rows.sums(self.roofline.seconds(rows.tokens, rows.weights, rows.flops, stream, rate, own))
