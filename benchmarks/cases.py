@@ -152,12 +152,12 @@ def _plain(context: Context, visit: Visit, prelude: Prelude) -> naive.NaiveVisit
     asks = len(uploads) + len(beside) > 0
     return naive.NaiveVisit(
         prelude.duration,
-        int(to_ps(out.setup + visit.tokens * 4.0 * problem.model.top_k / out.rate)) if asks else 0,
+        int(to_ps(out.seconds(visit.tokens * 4.0 * problem.model.top_k))) if asks else 0,
         _launched(to_ps(visit.gpu[residents]), launch, device.fused, 0),
         list(zip(to_ps(visit.copy[uploads]).tolist(), (to_ps(visit.gpu[uploads]) + launch).tolist(), strict=True)),
         _launched(to_ps(visit.cpu[beside]), int(to_ps(host.launch)), host.fused, int(to_ps(host.sync))),
-        int(to_ps(out.setup + nbytes / out.rate)),
-        int(to_ps(back.setup + nbytes / back.rate)),
+        int(to_ps(out.seconds(nbytes))),
+        int(to_ps(back.seconds(nbytes))),
     )
 
 

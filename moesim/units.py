@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ValidationInfo, WithJsonSchema
+from pydantic import BeforeValidator, PlainSerializer, ValidationInfo, WithJsonSchema
 
 __all__ = [
     "Bandwidth",
@@ -129,7 +129,15 @@ def _validator(quantity: str, minimum: float, exclusive: bool) -> Callable[[Any,
     return validate
 
 
-def _quantity(quantity: str, *, minimum: float = 0.0, exclusive: bool = False) -> tuple[BeforeValidator, WithJsonSchema]:
+def _written(quantity: str) -> PlainSerializer:
+    """How JSON gets a value that a file may hold as well: with its unit, exactly, wherever a unit of 1 is known."""
+    unit = next((known for known, power in _TABLES[quantity][0].items() if known and power == 0), None)
+    return PlainSerializer(lambda value: value if unit is None else f"{value!r} {unit}", when_used="json-unless-none")
+
+
+def _quantity(
+    quantity: str, *, minimum: float = 0.0, exclusive: bool = False
+) -> tuple[BeforeValidator, PlainSerializer, WithJsonSchema]:
     table, example = _TABLES[quantity]
     units = "|".join(sorted((re.escape(unit) for unit in table if unit), key=len, reverse=True))
     optional = "?" if "" in table else ""
@@ -139,7 +147,7 @@ def _quantity(quantity: str, *, minimum: float = 0.0, exclusive: bool = False) -
         "examples": [example],
     }
     schema = {"anyOf": [text, {"type": "number"}]} if quantity == "share" else text
-    return BeforeValidator(_validator(quantity, minimum, exclusive)), WithJsonSchema(schema)
+    return BeforeValidator(_validator(quantity, minimum, exclusive)), _written(quantity), WithJsonSchema(schema)
 
 
 Size = Annotated[float, *_quantity("size", exclusive=True)]

@@ -44,14 +44,14 @@ def capacity(tiers: Tiers, name: str) -> float:
     tier = tiers[name]
     if isinstance(tier, Interleaved):
         return tier.capacity if tier.capacity is not None else min(room / share for _, room, share in _parts(tiers, tier))
-    return max(tier.capacity * tier.usable - _taken(tiers, name), 0.0)
+    return max(tier.room - _taken(tiers, name), 0.0)
 
 
 def _parts(tiers: Tiers, tier: Interleaved) -> list[tuple[str, float, float]]:
     """(name, usable bytes, share of the set's bytes) of the members of a set."""
     members = tuple(member for part in tier.of if isinstance(member := tiers[part], Memory))
     shares = tier.weights(members).tolist()
-    return [(n, m.capacity * m.usable, s) for n, m, s in zip(tier.of, members, shares, strict=True)]
+    return [(n, m.room, s) for n, m, s in zip(tier.of, members, shares, strict=True)]
 
 
 def _taken(tiers: Tiers, name: str) -> float:

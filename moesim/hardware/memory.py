@@ -16,7 +16,21 @@ from moesim.hardware.experts import FloatArray, PositiveShare
 from moesim.spec import Spec
 from moesim.units import Bandwidth, Duration, EnergyPerByte, MoneyPerByte, Size
 
-__all__ = ["Interleaved", "Memory", "Tier"]
+__all__ = ["Compression", "Interleaved", "Memory", "Tier"]
+
+
+class Compression(Spec):
+    """Lossless compression inside a memory device: less is stored and read there, links carry plain data.
+
+    Source: CXL-NDP, arXiv:2509.03377 (bit-planes and a codec: footprint of weights 0.748, of the KV cache 0.531, at 16 bits).
+    Inferred: reads and writes inside shrink by the larger of the two ratios, whatever they are of. Valid: a codec as fast as
+    the device (published: up to 2 TB/s), its latency (tens of nanoseconds) left out.
+    """
+
+    weights: PositiveShare
+    """Stored bytes of a byte of weights."""
+    kv: PositiveShare
+    """Stored bytes of a byte of KV cache."""
 
 
 class Memory(Spec):
@@ -47,10 +61,27 @@ class Memory(Spec):
     """Keeps the loaded latency finite at full load."""
     stage: str | None = None
     """Tier through which bytes pass on their way to or from another node (a bounce buffer: an SSD read into DRAM)."""
+    compression: Compression | None = None
+    """What the device gains by compressing what it holds; None for one that stores bytes as they come."""
     energy: EnergyPerByte = 0.0
     """J per byte read or written."""
     price: MoneyPerByte = 0.0
     """USD per byte of capacity."""
+
+    @property
+    def room(self) -> float:
+        """Bytes of weights that a program may put here."""
+        return self.capacity * self.usable / (self.compression.weights if self.compression else 1.0)
+
+    @property
+    def kv_share(self) -> float:
+        """Bytes of weights whose room a byte of KV cache takes."""
+        return self.compression.kv / self.compression.weights if self.compression else 1.0
+
+    @property
+    def inside(self) -> float:
+        """Bytes read or written inside for each byte that comes or goes."""
+        return max(self.compression.weights, self.compression.kv) if self.compression else 1.0
 
     @property
     def write_rate(self) -> float:

@@ -207,9 +207,10 @@ class _Tally:
         return setup
 
     def _use(self, tier: str, verb: str, share: float) -> None:
-        self._add(f"{tier}:{verb}", share)
-        if self._memory(tier).total is not None:
-            self._add(f"{tier}:total", share)
+        memory = self._memory(tier)
+        self._add(f"{tier}:{verb}", share * memory.inside)
+        if memory.total is not None:
+            self._add(f"{tier}:total", share * memory.inside)
 
     def _add(self, resource: str, share: float) -> None:
         self.usage[resource] = self.usage.get(resource, 0.0) + share

@@ -128,8 +128,14 @@ class System(Spec):
         return tuple(name for name in self.tier_names if name != self.gpu_tier)
 
     def capacity(self, tier: str) -> float:
-        """Bytes that a program may put into `tier`; 0 for a tier that an interleaved set takes whole."""
+        """Bytes of weights that a program may put into `tier`; 0 for a tier that an interleaved set takes whole."""
         return checks.capacity(self.tiers, tier)
+
+    def kv_share(self, tier: str) -> float:
+        """Bytes of weights whose room in `tier` a byte of KV cache takes: 1 but where a device compresses."""
+        spec = self.tiers[tier]
+        members = [self.tiers[part] for part in spec.of] if isinstance(spec, Interleaved) else [spec]
+        return max(member.kv_share for member in members if isinstance(member, Memory))
 
     def resources(self) -> dict[str, float]:
         """Resource -> B/s: `<tier>:read|write|total`, `<link>:forward|reverse|both`."""

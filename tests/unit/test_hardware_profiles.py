@@ -135,9 +135,9 @@ CURVES = {
 }
 
 
-@pytest.mark.parametrize(("kernel", "within"), [("amx_tuned", 0.06), ("amx_stock", 0.11), ("avx512", 0.04)])
+@pytest.mark.parametrize(("kernel", "within"), [("amx_tuned", 0.06), ("amx_stock", 0.10), ("avx512", 0.05)])
 def test_kernel_curves_of_the_8452y_follow_the_published_ones(kernel, within):
-    # Fit: KTransformers (SOSP 2025), figure onednn_1; the three constants of each curve were fitted on these points.
+    # Fit: KTransformers (SOSP 2025), figure onednn_1; every second of these points was fitted.
     tokens = 2 ** np.arange(11)
     device = cpu("xeon-8452y", experts={"kind": "kernels", "use": [kernel]})
     rate = tokens * EXPERT / device.expert_time(tokens, EXPERT, EXPERT) / 1e12
@@ -202,12 +202,13 @@ def test_cpu_attention_of_mixtral(requests, context, seconds):
 
 
 @pytest.mark.parametrize(
-    ("nbytes", "microseconds", "within"), [(1 << 24, 643.6, 0.06), (352321536, 12510, 0.01), (1.41e9, 49930, 0.01)]
+    ("nbytes", "microseconds"),
+    [(4096, 28.9), (1 << 16, 27.5), (1 << 20, 50.7), (1 << 22, 174.5), (1 << 24, 643.6), (352321536, 12510)],
 )
-def test_pinned_copies_over_gen4(nbytes, microseconds, within):
-    # Fit: set-up and rate were read off these copies (jimmy01081122/platform).
+def test_pinned_copies_over_gen4(nbytes, microseconds):
+    # Fit on 64 KiB, 1 MiB, 16 MiB and 1.41 GB (jimmy01081122/platform); the tolerance is that of the published case.
     path = system("rtx6000ada-xeon8452y").path("ddr", "hbm")
-    assert (path.setup + nbytes / path.rate) * 1e6 == pytest.approx(microseconds, rel=within)
+    assert float(path.seconds(nbytes)) * 1e6 == pytest.approx(microseconds, rel=0.05)
 
 
 MIXTRAL = 3 * 4096 * 14336 * 2.0
