@@ -7,6 +7,7 @@ import numpy as np
 from moesim.hardware import System
 from moesim.model import Architecture
 from moesim.policies.base import Step, View, Visit
+from moesim.policies.foresight import Future
 from moesim.policies.problem import Problem
 from moesim.testing.worlds import machine as system
 from moesim.testing.worlds import popularity
@@ -41,6 +42,8 @@ def view_of(p: Problem, deployment) -> View:
         in_flight=np.zeros_like(deployment.resident),
         home=deployment.home.copy(),
         state=deployment.state,
+        copy_bytes=deployment.expert_bytes.copy(),
+        future=Future([np.ones(deployment.resident.shape, dtype=np.int64)]),
     )
 
 
@@ -55,7 +58,8 @@ def visit_of(p: Problem, deployment, layer: int, counts, phase: str = "decode") 
         ndp[there] = p.costs.ndp(counts[there], tier, sizes[there])
         copy[there] = p.costs.copy(sizes[there], tier, p.gpu_tier)
     gpu = p.costs.gpu(counts, sizes)
-    return Visit(0, phase, layer, int(counts.sum()) // p.model.top_k, counts, gpu, cpu, ndp, copy)
+    tokens = int(counts.sum()) // p.model.top_k
+    return Visit(0, phase, layer, tokens, counts, gpu, cpu, ndp, copy, lambda _depth: None)  # predicts nothing
 
 
 def step_of(layer: int, counts, uploaded=(), phase: str = "decode") -> Step:

@@ -39,7 +39,7 @@ def bound_seconds(problem: Problem, outcome: Outcome) -> float:
 def _phase(problem: Problem, outcome: Outcome, tally: WorkTally, phase: str) -> PhaseWork:
     counts = np.array(sorted(tally.counts[phase]), dtype=np.int64)
     number = np.array([tally.counts[phase][c] for c in counts.tolist()], dtype=np.float64)
-    weight = float(outcome.deployment.expert_bytes.min())
+    weight = outcome.smallest
     costs = problem.costs
     tiers = problem.system.host_tiers
     cpu = np.min([costs.cpu(counts, tier, weight) for tier in tiers], axis=0) if tiers else np.full(counts.shape, np.inf)

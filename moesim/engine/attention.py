@@ -14,6 +14,7 @@ import numpy as np
 from moesim.engine.clock import to_ps
 from moesim.engine.lanes import serve
 from moesim.engine.tables import IntTimes, queue_of, usage_of
+from moesim.errors import PolicyError
 from moesim.hardware.device import Phase
 from moesim.policies.base import Deployment, IntArray, PhasePlan
 from moesim.policies.problem import Problem
@@ -29,6 +30,11 @@ class Stage:
     service: IntTimes
     usage: Mapping[str, float] = field(default_factory=dict)
     name: str = ""
+
+    @property
+    def cause(self) -> str:
+        """Why its bytes move: `kv`, `activation`; empty for a computation."""
+        return "" if self.name == "attention" else "kv" if "KV" in self.name else "activation"
 
     @property
     def total(self) -> int:
@@ -47,10 +53,12 @@ class Chain:
     """KV cache of another tier on its way to the GPU; starts with the layer."""
     kv_store: Stage | None = None
     """New KV entries on their way to another tier; each starts when stage 0 is done, and only the layer's end waits."""
+    aside: tuple[Stage, ...] = ()
+    """Stages of the share of the sequences that attends elsewhere: behind stage 0, before the stage behind the core."""
 
     def sides(self) -> tuple[Stage, ...]:
         """All stages, those beside the chain included."""
-        return tuple(stage for stage in (*self.stages, self.kv_read, self.kv_store) if stage is not None)
+        return tuple(stage for stage in (*self.stages, self.kv_read, self.kv_store, *self.aside) if stage is not None)
 
     def lanes_in_order(self) -> bool:
         """A lane that is passed twice has all its first jobs at once: then first come, first served is stage by stage.
@@ -170,6 +178,10 @@ class _Builder:
         """Chain of a layer whose core does `flops` [n] FLOP over `kv` [n] bytes of cache, `kv_bytes` new ones per token."""
         model, plan, tokens = self.problem.model, self.plan, self.tokens
         costs = self.problem.costs
+        aside = self._aside(flops, kv)
+        if aside:
+            left = 1.0 - plan.cpu_share
+            flops, kv, kv_bytes = left * flops, left * kv, left * kv_bytes
         operations = [
             (plan.projections, costs.projections(plan.projections, tokens), model.token_bytes, {}),
             (
@@ -189,7 +201,8 @@ class _Builder:
                 stages.append(self._transfer(here, device, crossing))
                 here = device
             service = to_ps(seconds + self.problem.system.devices[device].launch)
-            alone = number == 1 and read is not None  # what has to wait for the cache can't be merged with what need not
+            # what has to wait for the cache, or for what runs aside, can't be merged with what need not
+            alone = (number == 1 and read is not None) or (number > 0 and bool(aside))
             if stages and stages[-1].lane == device and not alone:
                 stages[-1] = Stage(device, stages[-1].service + service, _merged(stages[-1].usage, usage), "attention")
             else:
@@ -198,7 +211,22 @@ class _Builder:
                 core = len(stages) - 1
         if here != self.gpu:
             stages.append(self._transfer(here, self.gpu, model.token_bytes))
-        return Chain(tuple(stages), core, read, self._kv_store(kv_bytes))
+        return Chain(tuple(stages), core, read, self._kv_store(kv_bytes), aside)
+
+    def _aside(self, flops: np.ndarray, kv: np.ndarray) -> tuple[Stage, ...]:
+        """The CPU's share of decode attention: queries and new entries out, core over the cache where it lies, results back."""
+        share, problem, cpu = self.plan.cpu_share, self.problem, self.problem.costs.cpu_name
+        if not share or self.phase == "prefill":
+            return ()
+        if cpu is None or self.plan.core != self.gpu or self.deployment.kv == problem.gpu_tier:
+            raise PolicyError("a share of attention goes to the CPU only if there is one, and the KV cache is in host memory")
+        model, tokens = problem.model, share * self.tokens
+        here, there = problem.gpu_tier, problem.memory_of(cpu)
+        seconds = problem.costs.core(cpu, share * flops, share * kv, self.phase, self.deployment.kv)
+        usage = usage_of(problem.costs.reach(cpu, self.deployment.kv).usage, share * float(kv.sum()))
+        core = Stage(cpu, to_ps(seconds + problem.system.devices[cpu].launch), usage, "attention")
+        out = self._copy(here, there, model.qkv_activation_bytes * tokens, "activations")
+        return out, core, self._copy(there, here, model.core_activation_bytes * tokens, "activations")
 
     def _kv_tier(self, device: str) -> str:
         return self.problem.gpu_tier if device == self.gpu else self.deployment.kv

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from moesim.engine.clock import SECOND
 from moesim.engine.tables import Placement, queue_of
-from moesim.engine.visits import VisitWork, Workbench
+from moesim.engine.visits import SideWork, VisitWork, Workbench
 from moesim.hardware import Path
 from moesim.policies.base import BoolArray, Deployment, FloatArray, IntArray
 from moesim.policies.problem import Problem
@@ -79,18 +79,16 @@ class ContentionCheck:
             out, back = self._ways[part.side.index]
             away = np.maximum(away, _rate(part.nbytes, part.out) * out)
             into_gpu = np.maximum(into_gpu, _rate(part.nbytes, part.back) * back)
-            load += self._side_load(part.side.index, part.runs, part.work, placement, layers)
+            load += self._side_load(part, placement, layers, work.kinds)
         return (at_once > 1) & (load + into_gpu + away > self._limit).any(axis=1)
 
-    def _side_load(
-        self, device: int, runs: BoolArray, time: NDArray[np.int64], placement: Placement, layers: IntArray
-    ) -> FloatArray:
+    def _side_load(self, part: SideWork, placement: Placement, layers: IntArray, kinds: IntArray | None) -> FloatArray:
         """[V, resources] mean draw of a side that reads its weights in place."""
         load = np.zeros((len(layers), len(self._names)))
-        if device in self._problem.ndp_index.values():
+        if part.side.index in self._problem.ndp_index.values():
             return load
-        for tier, nbytes in placement.bytes_by_tier(runs, layers).items():
-            load += _rate(nbytes, time) * self._factors(self._problem.costs.reach(self._problem.devices[device], tier))
+        for tier, nbytes in placement.bytes_by_tier(part.runs, layers, kinds).items():
+            load += _rate(nbytes, part.work) * self._factors(self._problem.costs.reach(part.side.name, tier))
         return load
 
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from moesim.engine.contention import ContentionCheck
+from moesim.engine.faults import Faults, fallback_of
 from moesim.engine.ledger import Ledger
 from moesim.engine.machine import Machine, up_queue
 from moesim.engine.movers import Movers
+from moesim.engine.operations import Operations
+from moesim.engine.quality import QualityBook
 from moesim.engine.residency import Residency
+from moesim.engine.seer import Oracle, Seer
 from moesim.engine.tables import Placement
 from moesim.engine.tally import WorkTally
 from moesim.engine.visits import Workbench
 from moesim.errors import InputError, Mistake
-from moesim.policies.base import Policy, Step, View
+from moesim.hardware.fault import Fault
+from moesim.policies.base import FloatArray, Policy, Step, View
 from moesim.policies.problem import Problem
 from moesim.results.recorder import LayerSums, Recorder
 
@@ -35,18 +41,33 @@ def _check_links(problem: Problem) -> None:
 class Context:
     """The parts of one run and what they share."""
 
-    def __init__(self, problem: Problem, policy: Policy, engine: EngineKind, timeline: bool) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        policy: Policy,
+        engine: EngineKind,
+        timeline: bool,
+        window: tuple[int, int] | None = None,
+        faults: Sequence[Fault] = (),
+    ) -> None:
         self.problem, self.policy = problem, policy
         _check_links(problem)
         self.deployment = policy.deploy(problem)
-        self.recorder = Recorder(LayerSums.zeros(problem.layers), problem.job.requests, keep_slices=timeline)
-        self.residency = Residency(problem, self.deployment)
+        self.recorder = Recorder(LayerSums.zeros(problem.layers), problem.job.requests, problem.experts, keep_slices=timeline)
+        self.recorder.window = window
+        self.residency = Residency(problem, self.deployment, fallback_of(problem, self.deployment, faults))
         self.machine = Machine(problem, self.recorder)
         self.placement = Placement(problem, self.residency.home, self.deployment.expert_bytes)
+        self.faults = Faults(problem, faults, self.residency, self.placement)
         self.movers = Movers(self.machine, self.residency, self.placement)
-        self.bench = Workbench(problem, self.deployment)
+        self.bench = Workbench(problem, self.deployment, policy.foresight)
+        self.quality = QualityBook(problem, self.residency, self.recorder)
+        self.seer = Seer(problem, policy.foresight) if policy.foresight is not None else None
+        self.oracle: Oracle | None = None
+        """The run to come, for a clairvoyant policy; set before the first pass."""
         self.check = ContentionCheck(problem, self.deployment, self.bench)
-        self.ledger = Ledger(problem, self.placement, self.bench, self.recorder)
+        self.operations = Operations(problem, self.deployment, self.recorder.breakdown)
+        self.ledger = Ledger(problem, self.placement, self.bench, self.recorder, self.operations)
         self.tally = WorkTally(problem)
         self.gpu, self.up = problem.system.gpu_name, up_queue(problem)
         self.serial = self.deployment.pipeline == "serial"
@@ -65,15 +86,20 @@ class Context:
             return view
 
         books = self.residency
-        return View(self.problem, shown(books.resident), shown(books.in_flight), shown(books.home), self.deployment.state)
+        state = self.deployment.state
+        view = View(self.problem, shown(books.resident), shown(books.in_flight), shown(books.home), state)
+        view.copy_bytes = shown(books.copy_bytes)
+        view.down = shown(books.down)
+        return view
 
     def look(self) -> None:
-        """Brings the policy's view up to now."""
+        """Brings the books of copies under way and the policy's view up to now."""
+        self.movers.look()
         self.view.now = self.machine.now / 1e12
-        self.view.free_slots = self.residency.free_slots
+        self.view.free_slots, self.view.free_bytes = self.residency.free_slots, self.residency.free_bytes
         self.view.backlog = {} if self.machine.quiet else self.machine.backlog()
 
-    def adapt(self, step: Step) -> None:
-        """Asks the policy for moves and sets them off."""
+    def adapt(self, step: Step, nbytes: FloatArray | None = None) -> None:
+        """Asks the policy for moves and sets them off; `nbytes` [E] as in `Movers.apply`."""
         self.look()
-        self.movers.apply(self.policy.adapt(step, self.view), step.layer, step.uploaded)
+        self.movers.apply(self.policy.adapt(step, self.view), step.layer, step.uploaded, nbytes)

@@ -19,7 +19,7 @@ from moesim.engine.movers import Movers
 from moesim.engine.queues import ACTIVATION, DEMAND, Job
 from moesim.engine.tables import IntTimes, Placement, queue_of, usage_of
 from moesim.engine.visits import SideWork, VisitWork
-from moesim.policies.base import FloatArray
+from moesim.policies.base import FloatArray, Moves
 
 __all__ = ["Arrivals", "AttentionWalk", "ExpertWalk"]
 
@@ -81,7 +81,7 @@ class AttentionWalk:
             return
         share = service / stage.total if stage.total else 0.0
         usage = {resource: nbytes * share for resource, nbytes in stage.usage.items()}
-        job = Job(stage.name, np.array([service]), usage, lambda _job: then(), ACTIVATION, "activation")
+        job = Job(stage.name, np.array([service]), usage, lambda _job: then(), ACTIVATION, stage.cause)
         self._machine.submit(stage.lane, job)
 
 
@@ -89,10 +89,21 @@ class ExpertWalk:
     """The expert part of one visit; `done` fires when every part has ended. Work arrays have V = 1."""
 
     def __init__(
-        self, machine: Machine, movers: Movers, placement: Placement, work: VisitWork, layer: int, staging: int
+        self,
+        machine: Machine,
+        movers: Movers,
+        placement: Placement,
+        work: VisitWork,
+        layer: int,
+        staging: int,
+        moves: Moves | None = None,
     ) -> None:
         self.machine, self.movers, self.placement = machine, movers, placement
         self.work, self.layer, self.staging = work, layer, staging
+        self.kinds = None if work.kinds is None else work.kinds[0]
+        """[E] kinds of the copies asked for, where they are not the stored ones."""
+        self.moves = moves
+        """What sets out in the background once the host knows the routing."""
         self.serial = False
         self.begin = machine.now
         self.done: Any = machine.event()
@@ -116,6 +127,7 @@ class ExpertWalk:
                     arrivals.start()
                 for part in self.work.sides:
                     self._side(part, self._part_ended)
+                self._set_off()
 
         self._read_back(known)
 
@@ -126,7 +138,16 @@ class ExpertWalk:
         """
         self.serial = True
         arrivals = Arrivals(self, 1 << 30, lambda _arrival, _service: self._serial_gpu())
-        self._read_back(arrivals.start)
+
+        def known() -> None:
+            arrivals.start()
+            self._set_off()
+
+        self._read_back(known)
+
+    def _set_off(self) -> None:
+        if self.moves is not None:
+            self.movers.apply(self.moves, self.layer, _NOTHING)
 
     def _read_back(self, then: Callable[[], None]) -> None:
         """The host learns the routing, if anything that it sends depends on it."""
@@ -202,8 +223,8 @@ class ExpertWalk:
 
         def arrived(_job: Job) -> None:
             passed(out)
-            usage = self.placement.read_by(side.index, part.runs[0], self.layer)
-            self.machine.submit(side.name, Job("experts", part.work, usage, computed, DEMAND, "demand"))
+            usage = self.placement.read_by(side.index, part.runs[0], self.layer, self.kinds)
+            self.machine.submit(side.name, Job("experts", part.work, usage, computed, DEMAND, ""))
 
         def computed(_job: Job) -> None:
             passed(side.name)
@@ -249,7 +270,7 @@ class Arrivals:
     def __init__(self, walk: ExpertWalk, staging: int, then: Callable[[IntTimes, IntTimes], None]) -> None:
         self._walk, self._staging, self._then = walk, staging, then
         work = walk.work
-        self._waits = np.flatnonzero(work.waits[0]) if work.waits.size > 1 else _NOTHING
+        self._waits = _in_order(work) if work.waits.size > 1 else _NOTHING
         self._columns = np.flatnonzero(work.copy[0])
         self._experts = self._columns if work.order is None else work.order[0, self._columns]
         self._service = work.gpu_after[0, self._columns]
@@ -279,7 +300,7 @@ class Arrivals:
 
     def _submit(self, which: slice, then: Callable[[list[int]], None]) -> None:
         walk, experts = self._walk, self._experts[which]
-        usage, pieces = walk.placement.upload(walk.layer, experts)
+        usage, pieces = walk.placement.upload(walk.layer, experts, walk.kinds)
         copy = walk.work.copy[0, self._columns[which]]
         service, ends = _in_pieces(copy, pieces)
         job = Job("upload experts", service, usage, lambda job: then(job.finish[ends].tolist()), DEMAND, "demand")
@@ -329,6 +350,13 @@ class Arrivals:
     def _finish(self) -> None:
         landed = sorted(self._landed, key=lambda pair: pair[0])
         self._then(np.array([t for t, _ in landed], dtype=np.int64), np.array([s for _, s in landed], dtype=np.int64))
+
+
+def _in_order(work: VisitWork) -> IntTimes:
+    """Experts of one visit that are on their way already, in the order in which dispatch wants them."""
+    if work.order is None:
+        return np.flatnonzero(work.waits[0])
+    return np.asarray(work.order[0, work.waits[0, work.order[0]]])
 
 
 def _in_pieces(copy: IntTimes, pieces: IntTimes | None) -> tuple[IntTimes, IntTimes]:

@@ -48,11 +48,12 @@ class Flow:
         elapsed = now - self.since
         return self.done + (elapsed if self.speed == 1.0 else elapsed * self.speed)
 
-    def times_of(self, work: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Times [N] at which the flow had served `work` [N] ps of its own; valid once it has ended."""
-        if len(self.curve) == 2 and self.curve[1][0] - self.curve[0][0] == self.total:
-            return work + self.curve[0][0]
-        times, served = zip(*self.curve, strict=True)
+    def times_of(self, work: NDArray[np.int64], now: int | None = None) -> NDArray[np.int64]:
+        """Times [N] at which the flow had served `work` [N] ps of its own: once it has ended, or up to `now`."""
+        curve = self.curve if now is None else [*self.curve, (now, self.work_at(now))]
+        if len(curve) == 2 and curve[1][0] - curve[0][0] == curve[1][1]:
+            return work + curve[0][0]
+        times, served = zip(*curve, strict=True)
         exact: NDArray[np.int64] = np.ceil(np.interp(work, served, times)).astype(np.int64)
         return exact
 

@@ -52,6 +52,14 @@ class Machine:
             self._servers[name] = Server(name, self.clock, self.network, self.recorder)
         return self._servers[name]
 
+    def busy(self) -> dict[str, int]:
+        """Lane -> ps at work so far, what runs now counted up to now."""
+        sums = {**self.recorder.busy, self.gpu.name: self.gpu.busy + self.recorder.busy.get(self.gpu.name, 0)}
+        for name, server in self._servers.items():
+            if server.since is not None:
+                sums[name] = sums.get(name, 0) + self.now - server.since
+        return sums
+
     def submit(self, queue: str, job: Job) -> None:
         """Queues a job."""
         self.server(queue).submit(job)

@@ -1,11 +1,13 @@
 """Moves beside the layers: prefetches into GPU memory and migrations between host tiers, behind every demand load.
 
-Carries out what `adapt` decided; decides nothing itself.
+Carries out what `dispatch` and `adapt` decided; decides nothing itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
 
 import numpy as np
 
@@ -15,117 +17,232 @@ from moesim.engine.queues import DEMAND, MIGRATION, PREFETCH, Job
 from moesim.engine.residency import Residency
 from moesim.engine.tables import Placement, queue_of, usage_of
 from moesim.errors import PolicyError
-from moesim.policies.base import IntArray, Moves
+from moesim.policies.base import BoolArray, FloatArray, IntArray, Moves
 
 __all__ = ["Movers"]
 
 Pair = tuple[int, int]
 
 
+@dataclass(eq=False)
+class _Batch:
+    """Copies of equal size from one tier to another in one job, one after another."""
+
+    pairs: list[Pair]
+    """(layer, expert) of each copy that is still to be made or has been."""
+    source: str
+    target: str
+    nbytes: float
+    pieces: int
+    """Chunks per copy: items of the job."""
+    queue: str = ""
+    job: Job = field(init=False)
+    landed: int = 0
+    """Copies that have landed: the first of `pairs`."""
+
+    def place(self, pair: Pair) -> int:
+        """Number of a copy in the job."""
+        return self.pairs.index(pair, self.landed)
+
+
 class Movers:
-    """Copies in the background, one job per expert; each contends with the layers on its way."""
+    """Copies in the background, one job for each run of like copies; each contends with the layers on its way."""
 
     def __init__(self, machine: Machine, residency: Residency, placement: Placement) -> None:
         self._machine = machine
         self._residency = residency
         self._placement = placement
         self._problem = machine.problem
-        self._jobs: dict[Pair, tuple[str, Job]] = {}
-        self._waiting: dict[Pair, list[Callable[[int], None]]] = {}
+        self._coming: dict[Pair, _Batch] = {}
+        """Copies on their way into GPU memory."""
+        self._awaited: dict[Pair, list[Callable[[int], None]]] = {}
         self._moved_homes: list[tuple[int, int, int]] = []
         self._migrating: set[Pair] = set()
+        self._unused: BoolArray = np.zeros_like(residency.resident)
+        """[L, E] copies brought ahead of need and not used yet."""
+        self.prefetched = False
+        """Anything was ever brought ahead of need."""
+        self._note()
 
-    def apply(self, moves: Moves, layer: int, uploaded: IntArray) -> None:
-        """Carries out the answer of `adapt` after MoE layer `layer`, for which `uploaded` [n] lie in staging."""
+    def apply(self, moves: Moves, layer: int, uploaded: IntArray, nbytes: FloatArray | None = None) -> None:
+        """Carries out the answer of `adapt` after MoE layer `layer`, for which `uploaded` [n] lie in staging.
+
+        `nbytes` [E]: of the copies asked for in that layer, where they are not the stored ones.
+        """
         if moves.evict is not None:
             for pair in moves.evict.tolist():
                 self._evict((pair[0], pair[1]))
         if moves.keep is not None and len(moves.keep):
             if not set(moves.keep.tolist()).issubset(uploaded.tolist()):
                 raise PolicyError("adapt asked to keep an expert that was not uploaded for the layer just run")
-            self._residency.keep(layer, moves.keep)
+            self._residency.keep(layer, moves.keep, None if nbytes is None else nbytes[moves.keep])
         if moves.load is not None:
-            for pair in moves.load.tolist():
-                self._load((pair[0], pair[1]))
+            self._load(moves.load, moves.load_bytes)
         if moves.migrate is not None:
             for layer_, expert, tier in moves.migrate.tolist():
                 self._migrate((layer_, expert), tier)
+        self._note()
+
+    def _note(self) -> None:
+        """How much every tier holds now, for the timeline."""
+        if self._machine.recorder.keep_slices:
+            for tier, held in self._residency.levels().items():
+                self._machine.recorder.level(f"bytes in {tier}", self._machine.now, held)
+
+    def look(self) -> None:
+        """Brings the books up to now: copies of a running job that have landed are in GPU memory."""
+        for batch in dict.fromkeys(self._coming.values()):
+            self._land(batch, self._machine.server(batch.queue).ended(batch.job))
+
+    def met(self, layer: int, needed: BoolArray) -> None:
+        """A visit of `layer` needs the copies `needed` [E] in GPU memory: which of the prefetched ones does it meet there?"""
+        if not self.prefetched:
+            return
+        used = self._unused[layer] & needed
+        landed = used & self._residency.resident[layer]
+        kept = self._machine.recorder.prefetches
+        kept.used += int(used.sum())
+        kept.in_time += int(landed.sum())
+        kept.copies += int((used & ~landed).sum())
+        self._unused[layer] &= ~used
 
     def await_landing(self, layer: int, expert: int, then: Callable[[int], None]) -> None:
         """Calls `then` with the landing time of a copy that is on its way."""
-        self._waiting.setdefault((layer, expert), []).append(then)
+        pair = (layer, expert)
+        self._awaited.setdefault(pair, []).append(then)
+        batch = self._coming[pair]
+        self._machine.server(batch.queue).stop_after(batch.job, (batch.place(pair) + 1) * batch.pieces)
 
     def promote(self, layer: int, expert: int) -> None:
-        """A layer needs a copy that was on its way: if it has not landed yet, it goes ahead of other prefetches."""
-        queue, job = self._jobs.get((layer, expert), ("", None))
-        if job is not None and job.priority > DEMAND and self._machine.server(queue).withdraw(job):
-            job.priority, job.cause = DEMAND, "demand"
-            self._machine.submit(queue, job)
+        """A layer needs a copy that was on its way: if it has not begun yet, it goes ahead of other prefetches."""
+        pair = (layer, expert)
+        batch = self._coming.get(pair)
+        if batch is None or batch.job.priority == DEMAND or not self._drop(batch, pair):
+            return
+        sooner = _Batch([pair], batch.source, batch.target, batch.nbytes, batch.pieces)
+        self._send(sooner, DEMAND, "demand", self._stretch_ended)
 
     def settle(self) -> None:
         """Between passes: finished migrations become the new homes."""
         if not self._moved_homes:
             return
         for layer, expert, tier in self._moved_homes:
+            if self._residency.down[tier]:  # it failed meanwhile
+                self._residency.release(tier, float(self._residency.bytes[layer, expert]))
+                self._migrating.discard((layer, expert))
+                continue
             self._residency.release(int(self._residency.home[layer, expert]), float(self._residency.bytes[layer, expert]))
             self._residency.home[layer, expert] = tier
             self._migrating.discard((layer, expert))
         self._moved_homes.clear()
+        self._note()
         self._placement.refresh()
 
     def _evict(self, pair: Pair) -> None:
         if self._residency.in_flight[pair]:
-            queue, job = self._jobs[pair]
-            if self._machine.server(queue).withdraw(job):
+            if self._drop(self._coming[pair], pair):
                 self._residency.cancel(*pair)
-                self._jobs.pop(pair)
+                self._coming.pop(pair)
+                self._unused[pair] = False
             return
         self._residency.evict(*pair)
+        self._unused[pair] = False
 
-    def _load(self, pair: Pair) -> None:
-        if self._residency.resident[pair] or self._residency.in_flight[pair]:
-            return
-        self._residency.begin(*pair)
-        source = self._problem.tiers[int(self._residency.home[pair])]
-        job = self._job(pair, source, self._problem.gpu_tier, PREFETCH, "prefetch", lambda _job: self._landed(pair))
-        self._jobs[pair] = (self._submit(source, self._problem.gpu_tier, job), job)
+    def _drop(self, batch: _Batch, pair: Pair) -> bool:
+        """Takes a copy out of its batch, unless it has begun."""
+        number = batch.place(pair)
+        if not self._machine.server(batch.queue).drop(batch.job, number * batch.pieces, (number + 1) * batch.pieces):
+            return False
+        batch.pairs.pop(number)
+        return True
 
-    def _landed(self, pair: Pair) -> None:
-        self._residency.land(*pair)
-        self._jobs.pop(pair)
-        for then in self._waiting.pop(pair, []):
-            then(self._machine.now)
+    def _load(self, pairs: IntArray, sizes: FloatArray | None) -> None:
+        for (layer, home, nbytes), wanted in groupby(self._wanted(pairs, sizes), key=lambda one: one[1:]):
+            del layer
+            source = self._problem.tiers[home]
+            batch = self._batch([pair for pair, *_ in wanted], nbytes, source, self._problem.gpu_tier)
+            self._send(batch, PREFETCH, "prefetch", self._stretch_ended)
+
+    def _wanted(self, pairs: IntArray, sizes: FloatArray | None) -> Iterator[tuple[Pair, int, int, float]]:
+        """(pair, layer, tier of its home, bytes) of each copy that is neither there nor on its way; makes room for it."""
+        if sizes is not None and len(sizes) != len(pairs):
+            raise PolicyError(f"load_bytes has {len(sizes)} entries for {len(pairs)} copies to load")
+        books = self._residency
+        for row, (layer, expert) in enumerate(pairs.tolist()):
+            pair = (layer, expert)
+            if books.resident[pair] or books.in_flight[pair]:
+                continue
+            stored = float(books.bytes[pair])
+            nbytes = stored if sizes is None else float(sizes[row])
+            if not 0 < nbytes <= stored * (1 + 1e-12):
+                raise PolicyError("load_bytes lies outside (0, bytes of the stored copy]")
+            books.begin(layer, expert, None if sizes is None else nbytes)
+            self._unused[pair] = self.prefetched = True
+            yield pair, layer, int(books.home[pair]), nbytes
+
+    def _stretch_ended(self, batch: _Batch) -> None:
+        self._land(batch, batch.job.next)
+
+    def _land(self, batch: _Batch, items: int) -> None:
+        """The copies whose chunks are among the first `items` have landed."""
+        while (batch.landed + 1) * batch.pieces <= items:
+            pair = batch.pairs[batch.landed]
+            batch.landed += 1
+            self._residency.land(*pair)
+            self._coming.pop(pair)
+            self._count(batch)
+            self._machine.recorder.prefetches.copies += int(self._unused[pair])  # else counted when it was needed on its way
+            time = int(batch.job.finish[batch.landed * batch.pieces - 1])
+            for then in self._awaited.pop(pair, []):
+                then(time)
 
     def _migrate(self, pair: Pair, tier: int) -> None:
-        """Only when its queue is idle; a move that finds it busy is dropped, and the policy may ask again."""
+        """Only when its queue is idle; a move that finds it busy is dropped, and the policy may ask again.
+
+        Nothing moves into the backup, where the bytes are already.
+        """
         home = int(self._residency.home[pair])
-        if home == tier or pair in self._migrating or self._residency.pinned[pair]:
+        if home == tier or pair in self._migrating or self._residency.pinned[pair] or self._residency.down[tier]:
+            return
+        if tier == self._residency.backup:
+            self._residency.reserve(tier, float(self._residency.bytes[pair]))
+            self._migrating.add(pair)
+            self._moved_homes.append((*pair, tier))
             return
         if tier == self._problem.gpu_tier_index:
             raise PolicyError("a migration goes to a host tier; use load to bring a copy into GPU memory")
         source, target = self._problem.tiers[home], self._problem.tiers[tier]
         if not self._machine.server(queue_of(self._problem.costs.path(source, target))).idle:
             return
-        self._residency.reserve(tier, float(self._residency.bytes[pair]))
-        self._migrating.add(pair)
-        moved = (*pair, tier)
-        job = self._job(pair, source, target, MIGRATION, "migration", lambda _job: self._moved_homes.append(moved))
-        self._submit(source, target, job)
-
-    def _job(self, pair: Pair, source: str, target: str, priority: int, cause: str, done: Callable[[Job], None]) -> Job:
         nbytes = float(self._residency.bytes[pair])
-        path = self._problem.costs.path(source, target)
-        pieces = max(int(np.ceil(nbytes / path.chunk)), 1) if path.chunk else 1
-        service = np.full(pieces, int(to_ps(float(self._problem.costs.copy(nbytes, source, target)) / pieces)))
-        usage = usage_of(path.usage, nbytes)
+        self._residency.reserve(tier, nbytes)
+        self._migrating.add(pair)
 
-        def arrived(job: Job) -> None:
-            self._machine.recorder.count_move(usage, nbytes, job.cause)  # not before: a copy in the queue can be called off
-            done(job)
+        def ended(batch: _Batch) -> None:
+            if batch.job.next == len(batch.job.service):
+                self._count(batch)
+                self._moved_homes.append((*pair, tier))
 
-        return Job(f"expert {pair[0]}.{pair[1]}", service, usage, arrived, priority, cause)
+        self._send(self._batch([pair], nbytes, source, target), MIGRATION, "migration", ended)
 
-    def _submit(self, source: str, target: str, job: Job) -> str:
-        queue = queue_of(self._problem.costs.path(source, target))
-        self._machine.submit(queue, job)
-        return queue
+    def _batch(self, pairs: list[Pair], nbytes: float, source: str, target: str) -> _Batch:
+        chunk = self._problem.costs.path(source, target).chunk
+        return _Batch(pairs, source, target, nbytes, max(int(np.ceil(nbytes / chunk)), 1) if chunk else 1)
+
+    def _send(self, batch: _Batch, priority: int, cause: str, ended: Callable[[_Batch], None]) -> None:
+        """Queues the copies of a batch; `ended` hears of every stretch of them."""
+        path = self._problem.costs.path(batch.source, batch.target)
+        alone = int(to_ps(float(self._problem.costs.copy(batch.nbytes, batch.source, batch.target)) / batch.pieces))
+        service = np.full(batch.pieces * len(batch.pairs), alone)
+        usage = usage_of(path.usage, batch.nbytes * len(batch.pairs))
+        label = ", ".join(f"{layer}.{expert}" for layer, expert in batch.pairs[:3]) + (", ..." if len(batch.pairs) > 3 else "")
+        batch.queue = queue_of(path)
+        batch.job = Job(f"expert {label}", service, usage, lambda _job: None, priority, cause, lambda _job: ended(batch))
+        if batch.target == self._problem.gpu_tier:
+            self._coming.update(dict.fromkeys(batch.pairs, batch))
+        self._machine.submit(batch.queue, batch.job)
+
+    def _count(self, batch: _Batch) -> None:
+        """Books the bytes of one copy: not before it has landed, for a copy in the queue can be called off."""
+        usage = usage_of(self._problem.costs.path(batch.source, batch.target).usage, batch.nbytes)
+        self._machine.recorder.count_move(usage, batch.nbytes, batch.job.cause)

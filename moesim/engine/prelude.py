@@ -14,7 +14,7 @@ from moesim.hardware.device import Phase
 from moesim.policies.base import Deployment, IntArray
 from moesim.policies.problem import Problem
 
-__all__ = ["Prelude", "preludes_of_pass"]
+__all__ = ["Prelude", "Structure", "preludes_of_pass", "structure_of_pass"]
 
 
 @dataclass(frozen=True)
@@ -37,32 +37,57 @@ class Prelude:
     """Its transfers contend, or its lanes serve in an order that depends on time."""
 
 
+@dataclass(frozen=True)
+class Structure:
+    """What a pass consists of beside its experts; GPU times in ps."""
+
+    chains: list[Chain]
+    """The distinct attention chains."""
+    layers: list[tuple[tuple[int, int], ...]]
+    """For each MoE layer its decoder layer and the dense ones before it: (number of the chain, GPU time of what follows it)."""
+    trailing: tuple[tuple[int, int], ...]
+    """Decoder layers behind the last MoE layer."""
+    head: int
+    """LM head."""
+
+
+def structure_of_pass(
+    problem: Problem, deployment: Deployment, phase: Phase, new_tokens: IntArray, context: IntArray
+) -> Structure:
+    """Of a pass over sequences [S] with `new_tokens` that attend to `context` tokens each."""
+    if not problem.job.attention:
+        return Structure([], [()] * problem.layers, (), 0)
+    model, costs = problem.model, problem.costs
+    launch = int(to_ps(problem.system.devices[problem.system.gpu_name].launch))
+    chains, kind = chains_of_pass(problem, deployment, phase, new_tokens, context)
+    tokens = int(new_tokens.sum())
+    router = int(to_ps(float(costs.router(tokens)))) + launch
+    dense = int(to_ps(float(costs.dense(tokens)))) + launch if len(model.moe_layers) < model.layers else 0
+    moe = set(model.moe_layers)
+    layers: list[tuple[tuple[int, int], ...]] = []
+    group: list[tuple[int, int]] = []
+    for layer, k in enumerate(kind.tolist()):
+        group.append((k, router if layer in moe else dense))
+        if layer in moe:
+            layers.append(tuple(group))
+            group = []
+    head = int(to_ps(float(costs.head(len(new_tokens))))) + launch
+    return Structure(chains, layers, tuple(group), head)
+
+
 def preludes_of_pass(
     problem: Problem, deployment: Deployment, phase: Phase, new_tokens: IntArray, context: IntArray
 ) -> tuple[list[Prelude], Prelude]:
     """The prelude of every MoE layer [L] of a pass over sequences [S], and what follows the last: dense layers, LM head."""
     if not problem.job.attention:
         return [Prelude()] * problem.layers, Prelude(feeds_experts=False)
-    model, costs = problem.model, problem.costs
-    launch = int(to_ps(problem.system.devices[problem.system.gpu_name].launch))
-    chains, kind = chains_of_pass(problem, deployment, phase, new_tokens, context)
-    solved = [solve(chain) for chain in chains]
-    tokens = int(new_tokens.sum())
-    router = int(to_ps(float(costs.router(tokens)))) + launch
-    dense = int(to_ps(float(costs.dense(tokens)))) + launch if len(model.moe_layers) < model.layers else 0
-    moe = set(model.moe_layers)
+    found = structure_of_pass(problem, deployment, phase, new_tokens, context)
     capacity = problem.system.resources()
-    evented = [chain.contended(capacity) or not chain.lanes_in_order() for chain in chains]
-    builder = _Builder(problem.system.gpu_name, chains, solved, evented)
-    preludes: list[Prelude] = []
-    group: list[tuple[int, int]] = []
-    for layer, k in enumerate(kind.tolist()):
-        group.append((k, router if layer in moe else dense))
-        if layer in moe:
-            preludes.append(builder.build(tuple(group), last_is_moe=True))
-            group = []
-    head = int(to_ps(float(costs.head(len(new_tokens))))) + launch
-    return preludes, builder.build(tuple(group), last_is_moe=False, extra=head)
+    solved = [solve(chain) for chain in found.chains]
+    evented = [chain.contended(capacity) or not chain.lanes_in_order() for chain in found.chains]
+    builder = _Builder(problem.system.gpu_name, found.chains, solved, evented)
+    preludes = [builder.build(group, last_is_moe=True) for group in found.layers]
+    return preludes, builder.build(found.trailing, last_is_moe=False, extra=found.head)
 
 
 class _Builder:

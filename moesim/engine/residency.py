@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from moesim.errors import CapacityError, InputError, Mistake, PolicyError
-from moesim.policies.base import BoolArray, Deployment, IntArray
+from moesim.policies.base import BoolArray, Deployment, FloatArray, IntArray
 from moesim.policies.problem import Problem
 from moesim.units import format_bytes
 
@@ -18,15 +18,23 @@ __all__ = ["Residency"]
 class Residency:
     """The state of all copies. `resident` and `in_flight` are [L, E]; both count against GPU memory."""
 
-    def __init__(self, problem: Problem, deployment: Deployment) -> None:
+    def __init__(self, problem: Problem, deployment: Deployment, backup: str | None = None) -> None:
         self.problem = problem
         self.bytes = deployment.expert_bytes
+        self.copy_bytes: FloatArray = deployment.expert_bytes.copy()
+        """[L, E] bytes of the copy in GPU memory or on its way there; the stored copy's for others."""
+        self.mixed = False
+        """Copies smaller than the stored ones are or were in GPU memory."""
         self.home: IntArray = deployment.home.astype(np.int64, copy=True)
         self.resident: BoolArray = deployment.resident.copy()
         self.in_flight: BoolArray = np.zeros_like(self.resident)
         self.pinned: BoolArray = self.home == problem.gpu_tier_index
         """[L, E] experts whose only copy is in GPU memory."""
         self._check_shapes(deployment)
+        self.backup = -1 if backup is None else problem.tiers.index(backup)
+        """Tier that keeps a copy of every expert, -1 for none."""
+        self.down: BoolArray = np.zeros(len(problem.tiers), dtype=np.bool_)
+        """[T] tiers that have failed."""
         self.fixed = problem.usable(problem.gpu_tier) - problem.gpu_free(
             deployment.batch, deployment.prefill, deployment.decode, deployment.kv, deployment.staging
         )
@@ -48,6 +56,9 @@ class Residency:
         for plan in (deployment.prefill, deployment.decode):
             if deployment.kv == self.problem.gpu_tier and plan.core != self.problem.system.gpu_name:
                 raise PolicyError(f"deploy put the KV cache into GPU memory and the attention core on '{plan.core}'")
+        requests, order = self.problem.job.requests, deployment.order
+        if order is not None and not np.array_equal(np.sort(order), np.arange(requests)):
+            raise PolicyError(f"deploy returned an order that is no permutation of the {requests} requests")
         if (self.pinned & ~self.resident).any():
             raise PolicyError("deploy gave an expert its home in GPU memory but did not make it resident")
 
@@ -56,7 +67,8 @@ class Residency:
         host = {}
         for index, tier in enumerate(self.problem.tiers):
             if tier != self.problem.gpu_tier:
-                host[tier] = float(self.bytes[self.home == index].sum())
+                here = self.bytes if index == self.backup else self.bytes[self.home == index]
+                host[tier] = float(here.sum())
         for tier, nbytes in self.problem.host_overhead(deployment.batch, deployment.kv).items():
             host[tier] += nbytes
         return host
@@ -74,24 +86,51 @@ class Residency:
     def _too_much(self, tier: str, used: float, limit: float) -> Mistake:
         return Mistake(f"the placement needs {format_bytes(used)} of tier '{tier}', which has {format_bytes(limit)} to give")
 
+    def levels(self) -> dict[str, float]:
+        """Tier -> bytes in it now."""
+        return {self.problem.gpu_tier: self.fixed + self.held, **self.host}
+
+    @property
+    def free_bytes(self) -> float:
+        """Bytes of GPU memory that nothing holds."""
+        return self.limit - self.fixed - self.held
+
     @property
     def free_slots(self) -> int:
         """Experts (of the model's size) that still fit into GPU memory."""
-        return int((self.limit - self.fixed - self.held) // self.problem.model.expert_bytes)
+        return int(self.free_bytes // self.problem.model.expert_bytes)
+
+    def serving(self, layers: IntArray | slice, nbytes: FloatArray | None) -> BoolArray:
+        """[V, E] copies in GPU memory that serve visits of `layers` [V] which ask for `nbytes` [V, E] (None: any copy)."""
+        held = self.resident[layers]
+        return held if nbytes is None else held & ~(nbytes > self.copy_bytes[layers])
+
+    def _size(self, layer: int, experts: IntArray, nbytes: FloatArray | None) -> None:
+        """Notes how large the copies are that GPU memory gets."""
+        if nbytes is not None:
+            self.copy_bytes[layer, experts] = nbytes
+            self.mixed = self.mixed or bool((nbytes != self.bytes[layer, experts]).any())
+        elif self.mixed:
+            self.copy_bytes[layer, experts] = self.bytes[layer, experts]
 
     def hold(self, layer: int, experts: IntArray) -> None:
         """Takes GPU memory for copies that are to stay."""
-        self.held += float(self.bytes[layer, experts].sum())
+        self.held += float(self.copy_bytes[layer, experts].sum())
         used = self.fixed + self.held
         if used > self.limit * (1 + 1e-12):
             raise CapacityError(str(self._too_much(self.problem.gpu_tier, used, self.limit)) + "; the policy must evict first")
         self.peak[self.problem.gpu_tier] = max(self.peak[self.problem.gpu_tier], used)
 
-    def keep(self, layer: int, experts: IntArray) -> None:
-        """Makes experts resident that a visit has just uploaded."""
-        new = experts[~self.resident[layer, experts]]
-        self.hold(layer, new)
-        self.resident[layer, new] = True
+    def keep(self, layer: int, experts: IntArray, nbytes: FloatArray | None = None) -> None:
+        """Makes experts [n] resident that a visit has just uploaded, in copies of `nbytes` [n]; smaller ones are replaced."""
+        old = self.resident[layer, experts]
+        if nbytes is None:
+            experts = experts[~old]
+        else:
+            self.held -= float(self.copy_bytes[layer, experts[old]].sum())
+        self._size(layer, experts, nbytes)
+        self.hold(layer, experts)
+        self.resident[layer, experts] = True
 
     def evict(self, layer: int, expert: int) -> None:
         """Drops a copy from GPU memory; the master copy stays, so nothing moves."""
@@ -99,11 +138,13 @@ class Residency:
             raise PolicyError(f"expert {expert} of MoE layer {layer} has no copy outside GPU memory and can't be evicted")
         if self.resident[layer, expert]:
             self.resident[layer, expert] = False
-            self.held -= float(self.bytes[layer, expert])
+            self.held -= float(self.copy_bytes[layer, expert])
 
-    def begin(self, layer: int, expert: int) -> None:
-        """A copy sets out for GPU memory."""
-        self.hold(layer, np.array([expert]))
+    def begin(self, layer: int, expert: int, nbytes: float | None = None) -> None:
+        """A copy sets out for GPU memory, of `nbytes` where that is less than the stored copy has."""
+        one = np.array([expert])
+        self._size(layer, one, None if nbytes is None else np.array([nbytes]))
+        self.hold(layer, one)
         self.in_flight[layer, expert] = True
 
     def land(self, layer: int, expert: int) -> None:
@@ -114,10 +155,12 @@ class Residency:
     def cancel(self, layer: int, expert: int) -> None:
         """The copy will not be made."""
         self.in_flight[layer, expert] = False
-        self.held -= float(self.bytes[layer, expert])
+        self.held -= float(self.copy_bytes[layer, expert])
 
     def reserve(self, tier: int, nbytes: float) -> None:
         """Takes host memory for a copy on its way there."""
+        if tier == self.backup:
+            return
         name = self.problem.tiers[tier]
         self.host[name] += nbytes
         if self.host[name] > self.problem.usable(name) * (1 + 1e-12):
@@ -126,4 +169,14 @@ class Residency:
 
     def release(self, tier: int, nbytes: float) -> None:
         """Gives host memory back."""
+        if tier == self.backup:
+            return
         self.host[self.problem.tiers[tier]] -= nbytes
+
+    def fail(self, tier: int) -> int:
+        """A tier is lost: its experts have their homes where the backup is. Returns how many they are."""
+        lost = self.home == tier
+        self.release(tier, float(self.bytes[lost].sum()))
+        self.home[lost] = self.backup
+        self.down[tier] = True
+        return int(lost.sum())

@@ -38,13 +38,21 @@ class Pass:
 
 
 def passes_of_job(job: Job, routing: RoutingTable, deployment: Deployment) -> Iterator[Pass]:
-    """All passes in order. A round's sequences start together; those that finish leave, and the round goes on without them."""
+    """All passes in order. A round's sequences start together; those that finish leave, and the round goes on without them.
+
+    Prefill goes in portions of `deployment.prefill.sequences`.
+    """
     index = 0
+    order = np.arange(job.requests, dtype=np.int64) if deployment.order is None else deployment.order
     for begin in range(0, job.requests, deployment.batch):
-        members = np.arange(begin, min(begin + deployment.batch, job.requests), dtype=np.int64)
-        prompt, output = job.prompt[members], job.output[members]
-        yield _make(index, "prefill", members, prompt, prompt, routing, deployment, members[output == 1])
-        index += 1
+        members = order[begin : begin + deployment.batch]
+        output = job.output[members]
+        portion = deployment.prefill.sequences or len(members)
+        for first in range(0, len(members), portion):
+            some = members[first : first + portion]
+            prompt = job.prompt[some]
+            yield _make(index, "prefill", some, prompt, prompt, routing, deployment, some[job.output[some] == 1])
+            index += 1
         for position in range(int(output.max()) - 1):
             active = members[output > position + 1]
             context = job.prompt[active] + position + 1

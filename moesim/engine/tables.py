@@ -66,24 +66,42 @@ class Placement:
         self._kinds = [_Kind(self.problem.tiers[int(tier)], float(nbytes)) for tier, nbytes in unique.T]
         self._kind_of: IntArray = inverse.reshape(self.home.shape)
         costs, gpu_tier = self.problem.costs, self.problem.gpu_tier
-        by_kind = np.array([float(costs.copy(kind.nbytes, kind.tier, gpu_tier)) for kind in self._kinds])
-        self._copy: FloatArray = by_kind[self._kind_of]
+        self._price = [float(costs.copy(kind.nbytes, kind.tier, gpu_tier)) for kind in self._kinds]
+        self._copy: FloatArray = np.array(self._price)[self._kind_of]
         self._copy_ps = to_ps(self._copy)
 
-    def times(self, counts: IntArray, layers: IntArray) -> ExpertTimes:
-        """Times of the visits with `counts` [V, E] of MoE layers `layers` [V]."""
+    def kinds_of(self, layers: IntArray, nbytes: FloatArray) -> IntArray:
+        """[V, E] kinds of the copies that visits of MoE layers `layers` [V] ask for, of `nbytes` [V, E] bytes each."""
+        home = self.home[layers]
+        pairs = np.stack([home.ravel().astype(np.float64), nbytes.ravel()])
+        unique, inverse = np.unique(pairs, axis=1, return_inverse=True)
+        known = np.array([self._known(_Kind(self.problem.tiers[int(tier)], float(size))) for tier, size in unique.T])
+        return np.asarray(known[inverse.reshape(nbytes.shape)])
+
+    def _known(self, kind: _Kind) -> int:
+        """Number of a kind, which need not be one of the stored copies."""
+        if kind not in self._kinds:
+            self._kinds.append(kind)
+            self._price.append(float(self.problem.costs.copy(kind.nbytes, kind.tier, self.problem.gpu_tier)))
+        return self._kinds.index(kind)
+
+    def times(self, counts: IntArray, layers: IntArray, kinds: IntArray | None = None) -> ExpertTimes:
+        """Times of visits with `counts` [V, E] of MoE layers `layers` [V], from copies of `kinds` [V, E] (None: the stored)."""
         largest = int(counts.max(initial=0))
         gpu = self._gpu(counts, largest)
-        cpu, ndp = self._host(counts, self._kind_of[layers], largest)
-        return ExpertTimes(
-            gpu, cpu, ndp, self._copy[layers], to_ps(gpu), _finite_ps(cpu), _finite_ps(ndp), self._copy_ps[layers]
-        )
+        cpu, ndp = self._host(counts, self._kind_of[layers] if kinds is None else kinds, largest)
+        copy = self._copy[layers] if kinds is None else np.array(self._price)[kinds]
+        copy_ps = self._copy_ps[layers] if kinds is None else to_ps(copy)
+        return ExpertTimes(gpu, cpu, ndp, copy, to_ps(gpu), _finite_ps(cpu), _finite_ps(ndp), copy_ps)
 
-    def upload(self, layer: int, experts: IntArray) -> tuple[dict[str, float], IntTimes | None]:
-        """What uploading `experts` [n] of a layer draws [resource -> bytes], and chunks per copy [n] (None: no chunks)."""
+    def upload(self, layer: int, experts: IntArray, kinds: IntArray | None = None) -> tuple[dict[str, float], IntTimes | None]:
+        """What uploading `experts` [n] of a layer draws [resource -> bytes], and chunks per copy [n] (None: no chunks).
+
+        `kinds` [E]: of the copies asked for, where they are not the stored ones; so in what follows, [V, E] for V visits.
+        """
         usage: dict[str, float] = {}
         pieces = np.ones(len(experts), dtype=np.int64)
-        kinds = self._kind_of[layer, experts]
+        kinds = self._kind_of[layer, experts] if kinds is None else kinds[experts]
         for index, number in enumerate(np.bincount(kinds, minlength=len(self._kinds)).tolist()):
             if number:
                 path = self.problem.costs.path(self._kinds[index].tier, self.problem.gpu_tier)
@@ -94,25 +112,26 @@ class Placement:
                     pieces[kinds == index] = max(int(np.ceil(nbytes / path.chunk)), 1)
         return usage, pieces if (pieces > 1).any() else None
 
-    def read_by(self, device: int, runs: NDArray[np.bool_], layer: int) -> dict[str, float]:
+    def read_by(self, device: int, runs: NDArray[np.bool_], layer: int, kinds: IntArray | None = None) -> dict[str, float]:
         """What a side device draws [resource -> bytes] by reading the weights of the experts `runs` [E] in place."""
         usage: dict[str, float] = {}
         if device in self.problem.ndp_index.values():
             return usage  # reads inside its own memory, which nobody else sees
         name = self.problem.devices[device]
-        for index, number in enumerate(np.bincount(self._kind_of[layer][runs], minlength=len(self._kinds)).tolist()):
+        kinds = self._kind_of[layer] if kinds is None else kinds
+        for index, number in enumerate(np.bincount(kinds[runs], minlength=len(self._kinds)).tolist()):
             if number:
                 reach = self.problem.costs.reach(name, self._kinds[index].tier)
                 for resource, factor in reach.usage:
                     usage[resource] = usage.get(resource, 0.0) + factor * self._kinds[index].nbytes * number
         return usage
 
-    def bytes_by_tier(self, which: NDArray[np.bool_], layers: IntArray) -> dict[str, FloatArray]:
+    def bytes_by_tier(self, which: NDArray[np.bool_], layers: IntArray, kinds: IntArray | None = None) -> dict[str, FloatArray]:
         """Tier -> [V] stored bytes of the experts `which` [V, E] of MoE layers `layers` [V]."""
         if len(self._kinds) == 1:
             return {self._kinds[0].tier: which.sum(axis=1) * self._kinds[0].nbytes}
         found: dict[str, FloatArray] = {}
-        kinds = self._kind_of[layers]
+        kinds = self._kind_of[layers] if kinds is None else kinds
         for index, kind in enumerate(self._kinds):
             nbytes = (which & (kinds == index)).sum(axis=1) * kind.nbytes
             found[kind.tier] = found[kind.tier] + nbytes if kind.tier in found else nbytes
@@ -122,10 +141,11 @@ class Placement:
         """(tier, bytes) of each kind of copy."""
         return [(kind.tier, kind.nbytes) for kind in self._kinds]
 
-    def kind_sums(self, values: NDArray[Any]) -> FloatArray:
+    def kind_sums(self, values: NDArray[Any], kinds: IntArray | None = None) -> FloatArray:
         """[kinds] sums of `values` [L, E] over the experts of each kind."""
         weights = values.ravel().astype(np.float64)
-        return np.bincount(self._kind_of.ravel(), weights=weights, minlength=len(self._kinds)).astype(np.float64)
+        kinds = self._kind_of if kinds is None else kinds
+        return np.bincount(kinds.ravel(), weights=weights, minlength=len(self._kinds)).astype(np.float64)
 
     def _gpu(self, counts: IntArray, largest: int) -> FloatArray:
         if largest >= _TABLE_LIMIT:

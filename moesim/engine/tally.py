@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from moesim.engine.rounds import Pass
+from moesim.policies.base import IntArray
 from moesim.policies.problem import Problem
 
 __all__ = ["WorkTally"]
@@ -24,12 +25,12 @@ class WorkTally:
         self.dense: dict[str, dict[str, tuple[float, float]]] = {}
         """Phase -> operation -> seconds of all passes if the GPU does it, or the CPU (inf where it can't)."""
 
-    def add(self, one: Pass) -> None:
-        """Adds one pass."""
+    def add(self, one: Pass, computed: IntArray) -> None:
+        """Adds one pass, in which experts computed `computed` [L, G, E] tokens."""
         phase = one.phase
         self.passes[phase] = self.passes.get(phase, 0) + 1
         into = self.counts.setdefault(phase, {})
-        together = one.counts.sum(axis=1)
+        together = computed.sum(axis=1)
         values, numbers = np.unique(together[together > 0], return_counts=True)
         for value, number in zip(values.tolist(), numbers.tolist(), strict=True):
             into[value] = into.get(value, 0) + number

@@ -15,6 +15,7 @@ from moesim.engine.tables import ExpertTimes, IntTimes, queue_of
 from moesim.errors import PolicyError
 from moesim.hardware import Path
 from moesim.policies.base import BoolArray, Deployment, IntArray
+from moesim.policies.foresight import Foresight
 from moesim.policies.problem import Problem
 
 __all__ = ["Side", "SideWork", "VisitWork", "Workbench"]
@@ -82,6 +83,8 @@ class VisitWork:
     """The queue on which the host reads routing back; empty without a host."""
     id_bytes: float
     """Bytes of all expert ids read back in these visits."""
+    kinds: IntArray | None = None
+    """[V, E] by expert id: kinds of the copies asked for, where they are not the stored ones."""
 
     def row(self, row: int) -> VisitWork:
         """The work of one visit alone (V = 1)."""
@@ -103,15 +106,17 @@ class VisitWork:
             self.ids[some],
             self.down_queue,
             self.id_bytes * float(self.ids[row] > 0) / max(int((self.ids > 0).sum()), 1),
+            None if self.kinds is None else self.kinds[some],
         )
 
 
 class Workbench:
     """Turns dispatches into work on one machine; built once a run."""
 
-    def __init__(self, problem: Problem, deployment: Deployment) -> None:
+    def __init__(self, problem: Problem, deployment: Deployment, foresight: Foresight | None = None) -> None:
         self.problem = problem
         self.gpu_index = problem.gpu_index
+        self._prediction = int(to_ps(foresight.seconds)) if foresight else 0
         self._gpu = problem.system.devices[problem.system.gpu_name]
         self._launch = int(to_ps(self._gpu.launch))
         self._slots = deployment.staging
@@ -151,8 +156,13 @@ class Workbench:
         tokens: IntArray,
         order: IntArray | None = None,
         load: BoolArray | None = None,
+        kinds: IntArray | None = None,
+        moves: BoolArray | None = None,
     ) -> VisitWork:
-        """The work of visits with `counts` [V, E], given to `device` [V, E], of `tokens` [V] tokens each."""
+        """The work of visits with `counts` [V, E], given to `device` [V, E], of `tokens` [V] tokens each.
+
+        `kinds` [V, E]: of the copies asked for; `moves` [V]: visits that set off background moves, which depend on routing.
+        """
         active = counts > 0
         on_gpu = active & (device == self.gpu_index)
         self._meet(counts, device, active)
@@ -160,7 +170,7 @@ class Workbench:
         missing = (on_gpu if load is None else on_gpu | load) & ~resident
         waits = missing & in_flight if in_flight is not None else _NONE
         up = missing & ~waits if in_flight is not None else missing
-        gpu_first = np.where(ready, times.gpu_ps, 0).sum(axis=1) + self.shared(tokens)
+        gpu_first = np.where(ready, times.gpu_ps, 0).sum(axis=1) + self.shared(tokens) + self._prediction
         if self._launch:
             calls = ready.any(axis=1) if self._gpu.fused else ready.sum(axis=1)
             gpu_first = gpu_first + self._launch * calls
@@ -177,11 +187,12 @@ class Workbench:
         uploads = up.sum(axis=1)
         if self._slots < 1 and uploads.any():
             raise PolicyError("dispatch asked for uploads, but deploy set no staging slot aside for them to land in")
-        ids = self._read_back(tokens, uploads if load is None else np.zeros_like(uploads), sides)
+        asks = uploads > 0 if load is None else np.zeros(len(uploads), dtype=np.bool_)
+        ids = self._read_back(tokens, asks if moves is None else asks | moves, sides)
         id_bytes = float(tokens[ids > 0].sum()) * self.id_bytes
         down = self._down_queue
         return VisitWork(
-            up, waits, order, copy, gpu_after, gpu_first, uploads, total - missed, gpu_tokens, sides, ids, down, id_bytes
+            up, waits, order, copy, gpu_after, gpu_first, uploads, total - missed, gpu_tokens, sides, ids, down, id_bytes, kinds
         )
 
     def _meet(self, counts: IntArray, device: IntArray, active: BoolArray) -> None:
@@ -192,9 +203,9 @@ class Workbench:
                 low, high = self.met.get(name, (int(here[0]), int(here[0])))
                 self.met[name] = min(low, int(here.min())), max(high, int(here.max()))
 
-    def _read_back(self, tokens: IntArray, uploads: IntArray, sides: list[SideWork]) -> IntTimes:
+    def _read_back(self, tokens: IntArray, asks: BoolArray, sides: list[SideWork]) -> IntTimes:
         """[V] ps in which the host learns what to send; none where it sends nothing, or what it sends was fixed before."""
-        needed = uploads > 0
+        needed = asks
         for part in sides:
             needed = needed | (part.tokens > 0)
         if self.down is None or not needed.any():

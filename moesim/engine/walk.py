@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from moesim.engine import closed_form
+from moesim.engine.answers import Answers, stacked
 from moesim.engine.attention import Chain
 from moesim.engine.context import Context
 from moesim.engine.eventful import AttentionWalk, ExpertWalk
@@ -19,22 +20,23 @@ from moesim.engine.queues import ACTIVATION, Job
 from moesim.engine.rounds import Pass
 from moesim.engine.visits import VisitWork
 from moesim.errors import PolicyError
-from moesim.policies.base import BoolArray, Dispatch, IntArray, Step, Visit
+from moesim.policies.base import BoolArray, Dispatch, IntArray, Moves, Step, Visit
+from moesim.policies.foresight import Foreseen
 
 __all__ = ["Events", "PassWalk", "walk_prelude"]
 
 Events = Generator[Any, Any, Any]
 
 
-def walk_prelude(context: Context, prelude: Prelude) -> Events:
-    """Attention and what follows it, up to the moment at which routing is known.
+def walk_prelude(context: Context, prelude: Prelude, layer: int | None = None) -> Events:
+    """Attention and what follows it, up to the moment at which the routing of MoE layer `layer` is known.
 
     Returns the event of the layer's KV store if it was walked by events and has one, else None.
     """
     machine = context.machine
     if not context.by_events and not prelude.needs_events and machine.quiet:
         context.ledger.add(context.recorder.busy, prelude.busy)
-        context.ledger.add(context.recorder.critical, prelude.critical)
+        context.ledger.critical(prelude.critical, "attention", layer)
         if prelude.duration:
             yield machine.clock.timeout(prelude.duration)
         return None
@@ -51,7 +53,7 @@ def walk_prelude(context: Context, prelude: Prelude) -> Events:
         elif chain.kv_store:
             yield walk.stored
     yield from _on_gpu(context, prelude.extra, "LM head")
-    context.ledger.add(context.recorder.critical, _stretched(prelude.critical, machine.now - begin))
+    context.ledger.critical(_stretched(prelude.critical, machine.now - begin), "attention", layer)
     return stored
 
 
@@ -79,11 +81,17 @@ class PassWalk:
         layers, self.groups, experts = one.counts.shape
         self.layers: IntArray = np.repeat(np.arange(layers), self.groups)
         self.counts = one.counts.reshape(-1, experts)
+        self._computed = self.counts
         self.tokens = np.tile(one.group_tokens, layers)
         self.times = context.placement.times(self.counts, self.layers)
         self.first: BoolArray = np.arange(len(self.layers)) % self.groups == 0
         self.store = np.array([preludes[layer].store_left for layer in self.layers.tolist()]) * self.first
         """[V] ps for which KV entries are still being stored when the visit's experts begin."""
+
+    @property
+    def computed(self) -> IntArray:
+        """[L, G, E] tokens that the experts computed: what was routed to them, unless the policy skipped or replaced some."""
+        return self._computed.reshape(self.one.counts.shape)
 
     def visits(self) -> Events:
         """Walks them all."""
@@ -92,9 +100,10 @@ class PassWalk:
     def _whole(self) -> Events:
         """All visits of a memoryless policy timed at once; events only for those that contend."""
         context = self.context
-        dispatches = [self._dispatch(row) for row in range(len(self.layers))]
-        work = self._work(slice(None), _rows_of(dispatches), None)
-        context.ledger.visits(work, self.counts, self.layers)
+        dispatches = [self.dispatch(row) for row in range(len(self.layers))]
+        if any(one.moves is not None for one in dispatches):
+            raise PolicyError("a policy that says it is memoryless set off moves")
+        work = self._work(slice(None), self.answers(slice(None), dispatches), None)
         needs_events = np.array([self.preludes[layer].needs_events for layer in self.layers.tolist()])
         evented = (needs_events & self.first) | self._needs_events(work, slice(None))
         before = np.array([self.preludes[layer].duration for layer in self.layers.tolist()]) * self.first
@@ -104,7 +113,7 @@ class PassWalk:
         for row in np.flatnonzero(~evented & self.first).tolist():
             prelude = self.preludes[int(self.layers[row])]
             context.ledger.add(context.recorder.busy, prelude.busy)
-            context.ledger.add(context.recorder.critical, prelude.critical)
+            context.ledger.critical(prelude.critical, "attention", int(self.layers[row]))
         yield from self._spans(before + after, evented, work)
 
     def _spans(self, durations: IntArray, evented: BoolArray, work: VisitWork) -> Events:
@@ -124,56 +133,96 @@ class PassWalk:
         context = self.context
         adapts = context.policy.adapts in ("layer", "both")
         for row in range(len(self.layers)):
+            begin = context.machine.now
             stored = yield from self._attention(row)
             some = slice(row, row + 1)
-            in_flight = context.residency.in_flight[self.layers[some]]
             context.look()
-            work = self._work(some, _rows_of([self._dispatch(row)]), in_flight if in_flight.any() else None)
-            context.ledger.visits(work, self.counts[some], self.layers[some])
+            in_flight = context.residency.in_flight[self.layers[some]]
+            dispatch = self.dispatch(row)
+            answers = self.answers(some, [dispatch])
+            context.movers.met(int(self.layers[row]), (self._computed[row] > 0) & (dispatch.device == context.bench.gpu_index))
+            work = self._work(some, answers, in_flight if in_flight.any() else None)
             quiet = stored is None and not context.by_events and context.machine.quiet
-            if quiet and not self._needs_events(work, some)[0]:
+            if quiet and dispatch.moves is None and not self._needs_events(work, some)[0]:
                 duration = int(self._book_closed(work, np.array([row]))[0])
                 context.recorder.layers.experts[self.layers[row]] += duration
                 yield context.machine.clock.timeout(duration)
             else:
-                yield from self._experts_by_events(row, work, stored)
+                yield from self._experts_by_events(row, work, stored, self._moves(row, dispatch))
+            context.recorder.slice("layer", f"layer {self.layers[row]}", begin, context.machine.now)
             if adapts:
-                uploaded = np.flatnonzero(work.up[0])
-                context.adapt(Step(self.one.index, self.one.phase, int(self.layers[row]), self.counts[row], uploaded))
+                layer, counts, uploaded = int(self.layers[row]), self.counts[row].copy(), np.flatnonzero(work.up[0])
+                step = Step(self.one.index, self.one.phase, layer, counts, uploaded, self._foreseen(row))
+                context.adapt(step, None if answers.nbytes is None else answers.nbytes[0])
 
     def _attention(self, row: int) -> Events:
         """The prelude of a visit's layer, if it is the layer's first group; returns the event of a KV store by events."""
         if not self.first[row]:
             return None
         layer, begin = int(self.layers[row]), self.context.machine.now
-        stored = yield from walk_prelude(self.context, self.preludes[layer])
+        stored = yield from walk_prelude(self.context, self.preludes[layer], layer)
         self.context.recorder.layers.attention[layer] += self.context.machine.now - begin
         return stored
 
-    def _work(self, some: slice, rows: _Rows, in_flight: BoolArray | None) -> VisitWork:
-        context = self.context
-        times = self.times if some == slice(None) else self.times.rows(some)
-        resident = context.residency.resident[self.layers[some]]
-        device, order, load = rows
-        return context.bench.work(self.counts[some], device, times, resident, in_flight, self.tokens[some], order, load)
+    def answers(self, some: slice, dispatches: list[Dispatch]) -> Answers:
+        """The answers for some of the visits, checked, and what they do to the counts."""
+        answers = stacked(dispatches, self.counts[some], self.context.residency.bytes[self.layers[some]])
+        if answers.counts is not None:
+            if self._computed is self.counts:
+                self._computed = self.counts.copy()
+            self._computed[some] = answers.counts
+        return answers
 
-    def _dispatch(self, row: int) -> Dispatch:
-        times, one = self.times, self.one
+    def _work(self, some: slice, answers: Answers, in_flight: BoolArray | None) -> VisitWork:
+        """The work of some of the visits, entered into the books."""
+        context, layers, counts = self.context, self.layers[some], self._computed[some]
+        kinds = None if answers.nbytes is None else context.placement.kinds_of(layers, answers.nbytes)
+        if kinds is not None or answers.counts is not None:
+            times = context.placement.times(counts, layers, kinds)
+        else:
+            times = self.times if some == slice(None) else self.times.rows(some)
+        resident = context.residency.serving(layers, answers.nbytes)
+        device, order, load, *_, moves = answers
+        work = context.bench.work(counts, device, times, resident, in_flight, self.tokens[some], order, load, kinds, moves)
+        context.ledger.visits(work, counts, layers)
+        context.quality.visits(answers, self.counts[some], counts, layers)
+        return work
+
+    def dispatch(self, row: int) -> Dispatch:
+        """Asks the policy about one visit; it gets copies, for the arrays hold later layers too."""
+        times, one, layer = self.times, self.one, int(self.layers[row])
+        if self.context.oracle is not None:
+            self.context.oracle.move(one, layer, row % self.groups)
         visit = Visit(
             one.index,
             one.phase,
-            int(self.layers[row]),
+            layer,
             int(self.tokens[row]),
-            self.counts[row],
-            times.gpu[row],
-            times.cpu[row],
-            times.ndp[row],
-            times.copy[row],
+            self.counts[row].copy(),
+            times.gpu[row].copy(),
+            times.cpu[row].copy(),
+            times.ndp[row].copy(),
+            times.copy[row].copy(),
+            self._foreseen(row),
         )
-        dispatch = self.context.policy.dispatch(visit, self.context.view)
-        if dispatch.device.shape != visit.counts.shape:
-            raise PolicyError(f"dispatch returned device of shape {dispatch.device.shape}, not [E] = {visit.counts.shape}")
-        return dispatch
+        return self.context.policy.dispatch(visit, self.context.view)
+
+    def _foreseen(self, row: int) -> Foreseen | None:
+        seer = self.context.seer
+        return None if seer is None else seer.of(self.one, int(self.layers[row]), row % self.groups)
+
+    def _moves(self, row: int, dispatch: Dispatch) -> Moves | None:
+        """The background moves of a visit; they leave alone what the visit itself needs."""
+        moves, layer = dispatch.moves, int(self.layers[row])
+        if moves is None:
+            return None
+        if moves.keep is not None:
+            raise PolicyError("dispatch.moves keeps nothing: what a visit uploads is there only when it has run")
+        if moves.evict is not None and len(moves.evict):
+            here = moves.evict[moves.evict[:, 0] == layer, 1]
+            if (self._computed[row][here] > 0).any():
+                raise PolicyError(f"dispatch.moves evicts an expert of MoE layer {layer}, which runs")
+        return moves
 
     def _needs_events(self, work: VisitWork, some: slice) -> BoolArray:
         """[V] visits that the closed form can't time: contention, waiting for prefetches, chunked copies."""
@@ -192,14 +241,15 @@ class PassWalk:
             timed = closed_form.serial(work, context.gpu, context.up, store)
         else:
             timed = closed_form.overlapped(work, context.gpu, context.up, store, context.deployment.staging)
-        context.ledger.closed(work, timed.critical, chosen, context.gpu, context.up)
+        context.ledger.closed(work, timed.critical, chosen, self.layers[rows], context.gpu, context.up)
         late = np.maximum(store - timed.end, 0)
         if late.any():
             lane = next(prelude.store_lane for prelude in self.preludes if prelude.store_lane)
-            context.ledger.add(context.recorder.critical, {lane: int(late[chosen].sum())})
+            for row, time in zip(rows.tolist(), late[chosen].tolist(), strict=True):
+                context.ledger.critical({lane: time}, "experts", int(self.layers[row]))
         return np.asarray(timed.end + late)
 
-    def _experts_by_events(self, row: int, work: VisitWork, stored: Any) -> Events:
+    def _experts_by_events(self, row: int, work: VisitWork, stored: Any, moves: Moves | None = None) -> Events:
         context, layer = self.context, int(self.layers[row])
         if context.closed_only:
             raise PolicyError(
@@ -208,17 +258,18 @@ class PassWalk:
         begin = context.machine.now
         if stored is None and self.store[row]:
             stored = self._rest_of_store(layer)
-        walk = ExpertWalk(context.machine, context.movers, context.placement, work, layer, context.deployment.staging)
+        staging = context.deployment.staging
+        walk = ExpertWalk(context.machine, context.movers, context.placement, work, layer, staging, moves)
         if context.serial:
             walk.start_serial()
         else:
             walk.start_overlapped()
         yield walk.done
-        context.ledger.add(context.recorder.critical, walk.critical)
+        context.ledger.critical(walk.critical, "experts", layer)
         if stored is not None:
             before = context.machine.now
             yield stored
-            context.ledger.add(context.recorder.critical, {self.preludes[layer].store_lane: context.machine.now - before})
+            context.ledger.critical({self.preludes[layer].store_lane: context.machine.now - before}, "experts", layer)
         context.recorder.layers.experts[layer] += context.machine.now - begin
 
     def _rest_of_store(self, layer: int) -> Any:
@@ -233,19 +284,3 @@ class PassWalk:
             prelude.store_lane, Job("store KV", np.array([left]), usage, lambda _job: done.succeed(), ACTIVATION, "kv")
         )
         return done
-
-
-_Rows = tuple[IntArray, "IntArray | None", "BoolArray | None"]
-
-
-def _rows_of(dispatches: list[Dispatch]) -> _Rows:
-    """device, order and load of the dispatches, stacked to [V, E]."""
-    device = np.stack([d.device for d in dispatches])
-    order = None
-    if any(d.order is not None for d in dispatches):
-        by_id = np.arange(device.shape[1])
-        order = np.stack([by_id if d.order is None else d.order for d in dispatches])
-    if all(d.load is None for d in dispatches):
-        return device, order, None
-    nothing = np.zeros(device.shape[1], dtype=np.bool_)
-    return device, order, np.stack([nothing if d.load is None else d.load for d in dispatches])

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from moesim.errors import PolicyError
+from moesim.policies.foresight import Foreseen, Foresight, Future
 from moesim.spec import Spec
 
 if TYPE_CHECKING:
@@ -41,6 +43,8 @@ __all__ = [
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+Pipeline = Literal["overlap", "serial", "paged", "module", "deferred", "alternating"]
+"""Which lanes run side by side."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,15 @@ class PhasePlan:
     """Device of the attention core, which reads and writes the KV cache (OP1)."""
     output: str = "gpu"
     """Device of the output projection (OP2)."""
+    pipeline: Pipeline | None = None
+    """How the layers of this phase overlap; None goes by `Deployment.pipeline`."""
+    cpu_share: float = 0.0
+    """Share of the sequences whose attention core runs on the CPU (pipeline `module`)."""
+    ahead: int | None = None
+    """Layers streamed ahead in this phase; None goes by `Deployment.ahead`."""
+    sequences: int = 0
+    """Prefill only: sequences that pass all layers together, 0 for the whole batch; a large batch in several passes needs less
+    room for hidden states, and meets the weights once per pass."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +90,19 @@ class Deployment:
     """Sequences whose tokens pass the experts together; 0 means the whole batch (coalesced)."""
     staging: int = 2
     """Expert slots in GPU memory that uploads land in; they come on top of the residents."""
-    pipeline: Literal["overlap", "serial"] = "overlap"
+    pipeline: Pipeline = "overlap"
     """`overlap`: uploads, GPU, CPU and near-data work of a layer run side by side; `serial`: one after another."""
     activation_compression: float = 1.0
     """Activations sent to the CPU or to a near-data unit (and back) are this many times smaller."""
+    backup: str | None = None
+    """Host tier that keeps a copy of every expert for good, wherever its home is: an expert goes home there without a move."""
     state: Any = None
     """What the policy remembers during the run; handed back as `view.state`."""
+    ahead: int = 0
+    """Layers whose experts that are not resident are streamed ahead of the layer that runs, used or not; 0: uploads wait for
+    the routing. Buffers of `ahead` + 1 layers are `staging` slots."""
+    order: IntArray | None = None
+    """[R] requests in the order in which they join rounds and micro-batches; None goes by number."""
 
 
 class Dispatch(NamedTuple):
@@ -98,6 +118,18 @@ class Dispatch(NamedTuple):
     """[E] permutation of the experts: the order of uploads and of every device's queue (default: by expert id)."""
     load: BoolArray | None = None
     """[E] experts to upload although they have no tokens (systems that stream whole layers)."""
+    counts: IntArray | None = None
+    """[E] tokens that each expert really computes, where that differs from what the router asked for: skipped or replaced
+    experts. Their sum is at most that of `visit.counts`; the difference is reported as `quality`."""
+    nbytes: FloatArray | None = None
+    """[E] bytes of the copy that is uploaded or read in place, where a smaller one than the stored copy serves (lower
+    precision). A copy in GPU memory serves if it has no fewer bytes, one on its way there in any case. GPU time is that of
+    the model's precision."""
+    stale: IntArray | None = None
+    """[E] tokens whose result joins a later layer, or is computed from an earlier layer's input; reported as `quality`."""
+    moves: Moves | None = None
+    """Background moves that set out behind this visit's own uploads, when the host knows the routing: where the prefetches
+    of a predictor go that looks ahead while the layer runs. `keep` has no place in it."""
 
 
 class Moves(NamedTuple):
@@ -110,7 +142,9 @@ class Moves(NamedTuple):
     load: IntArray | None = None
     """[n, 2] (layer, expert) copies to bring into GPU memory behind all demand loads (prefetch), first one first."""
     migrate: IntArray | None = None
-    """[n, 3] (layer, expert, tier) changes of home between host tiers, on idle links only."""
+    """[n, 3] (layer, expert, tier) changes of home between host tiers, on idle links only; nothing moves to the backup."""
+    load_bytes: FloatArray | None = None
+    """[n] bytes of each copy of `load`, where a smaller one than the stored copy is brought (lower precision)."""
 
 
 NO_MOVES = Moves()
@@ -123,7 +157,7 @@ class Visit:
     them is free. Times exclude queueing.
     """
 
-    __slots__ = ("copy", "counts", "cpu", "gpu", "index", "layer", "ndp", "phase", "tokens")
+    __slots__ = ("copy", "counts", "cpu", "foreseen", "gpu", "index", "layer", "ndp", "phase", "tokens")
 
     def __init__(
         self,
@@ -136,6 +170,7 @@ class Visit:
         cpu: FloatArray,
         ndp: FloatArray,
         copy: FloatArray,
+        foreseen: Foreseen | None = None,
     ) -> None:
         self.index = index
         """Number of the pass."""
@@ -155,6 +190,12 @@ class Visit:
         """[E] time on the near-data unit of the expert's home tier (inf where there is none)."""
         self.copy = copy
         """[E] time of a lone copy from the expert's home to GPU memory (0 where its home is GPU memory)."""
+        self.foreseen = foreseen
+        """What the policy's `foresight` says of later layers; read it through `ahead`."""
+
+    def ahead(self, depth: int) -> IntArray | None:
+        """[E] tokens that the policy's `foresight` predicts for MoE layer `layer + depth` of the pass; None past the last."""
+        return _asked(self.foreseen, depth)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +211,18 @@ class Step:
     """[E] counts of that layer, or [L, E] after a pass."""
     uploaded: IntArray
     """Experts of that layer that were uploaded for it and lie in staging (empty after a pass)."""
+    foreseen: Foreseen | None = None
+    """What the policy's `foresight` says of later layers; read it through `ahead`."""
+
+    def ahead(self, depth: int) -> IntArray | None:
+        """[E] as `Visit.ahead`: of MoE layer `layer + depth` of the pass that the layer just run belongs to."""
+        return _asked(self.foreseen, depth)
+
+
+def _asked(foreseen: Foreseen | None, depth: int) -> IntArray | None:
+    if foreseen is None:
+        raise PolicyError("a policy looks ahead only with a `foresight` that says how well it sees")
+    return foreseen(depth)
 
 
 @dataclass
@@ -188,8 +241,16 @@ class View:
     """Simulated seconds."""
     free_slots: int = 0
     """Experts that still fit into GPU memory beside residents, copies in flight and staging."""
+    free_bytes: float = 0.0
+    """Bytes that still fit there, for copies smaller than the model's experts."""
     backlog: dict[str, float] = field(default_factory=dict)
     """Copy queue -> seconds of work that waits in it."""
+    copy_bytes: FloatArray | None = None
+    """[L, E] bytes of the copy in GPU memory or on its way there; meaningless for others."""
+    future: Future | None = None
+    """The run to come, for policies that are `clairvoyant` and for nobody else."""
+    down: BoolArray | None = None
+    """[T] tiers that have failed and not come back; None where nothing fails."""
 
 
 class Policy(Spec):
@@ -202,6 +263,12 @@ class Policy(Spec):
     """When `adapt` is called: after every layer, after every pass, or both."""
     source: ClassVar[str] = ""
     """Paper and section."""
+    symmetric: ClassVar[bool] = True
+    """False for a policy that places experts by their number, so that renaming them changes its result."""
+    symmetric_reason: ClassVar[str] = ""
+    """Why it is not symmetric."""
+    clairvoyant: ClassVar[bool] = False
+    """True for bounds that know the whole run beforehand (`view.future`); no system can."""
 
     @property
     def memoryless(self) -> bool:
@@ -210,6 +277,11 @@ class Policy(Spec):
         Such a policy is timed in closed form, all layers of a pass at once, wherever nothing contends.
         """
         return False
+
+    @property
+    def foresight(self) -> Foresight | None:
+        """How well the policy's predictor sees the routing of later layers (`visit.ahead`); None for no such predictor."""
+        return None
 
     def deploy(self, problem: Problem) -> Deployment:
         """Called once. Raises InputError when the model cannot be placed."""

@@ -5,7 +5,7 @@ The profile comes from other data than the run's own routing; the future is not 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -30,6 +30,10 @@ class Problem:
     """[L, E] share of a layer's activations that each expert got in the profile."""
     rng: np.random.Generator
     """For policies that draw; the same at every run of a seed."""
+    foresight: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+    """For the engine: how predictions go wrong."""
+    hindsight: FloatArray | None = None
+    """[L, E] share of a layer's activations that each expert gets in the run itself: for clairvoyant policies, else None."""
 
     @cached_property
     def costs(self) -> Costs:
@@ -95,7 +99,7 @@ class Problem:
         return inside.get(device, self.main_memory)
 
     def usable(self, tier: str) -> float:
-        """Bytes of `tier` that a program may fill."""
+        """Bytes of weights that a program may put into `tier`."""
         return self.system.capacity(tier)
 
     def kv_bytes(self, batch: int) -> float:
@@ -114,11 +118,11 @@ class Problem:
     def activation_bytes(self, batch: int, prefill: PhasePlan, decode: PhasePlan) -> float:
         """GPU memory for intermediates of the larger phase.
 
-        Hidden states in and out of all tokens that pass the experts together (2 x token bytes each), one gathered expert
+        Hidden states in and out of all tokens that pass the layers together (2 x token bytes each), one gathered expert
         input (bounded by those tokens), and QKV and attention output of one attention micro-batch, twice for double buffering.
         """
         prompt = np.sort(self.job.prompt)[::-1]
-        tokens = float(prompt[:batch].sum())
+        tokens = float(prompt[: min(prefill.sequences or batch, batch)].sum())
         micro_prefill = float(prompt[: prefill.micro_batch].sum())
         micro_decode = float(min(decode.micro_batch, batch))
         hidden = 3.0 * self.model.token_bytes * max(tokens, float(batch))
@@ -144,5 +148,5 @@ class Problem:
         return free - staging * self.model.expert_bytes
 
     def host_overhead(self, batch: int, kv: str) -> dict[str, float]:
-        """Tier -> bytes that the KV cache takes of a host tier."""
-        return {} if kv == self.gpu_tier else {kv: self.kv_bytes(batch)}
+        """Tier -> bytes that the KV cache takes of the room of a host tier."""
+        return {} if kv == self.gpu_tier else {kv: self.kv_bytes(batch) * self.system.kv_share(kv)}

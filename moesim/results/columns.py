@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moesim.results.breakdown import BREAKDOWNS
 from moesim.results.recorder import SECOND, Recorder
 
 __all__ = ["TABLES", "Columns", "from_csv", "lanes", "layers", "requests", "steps", "to_csv"]
 
 Columns = dict[str, NDArray[Any]]
-TABLES = ("requests", "steps", "lanes", "layers")
+TABLES = ("requests", "steps", "lanes", "layers", *BREAKDOWNS)
 """Names of the tables of a run."""
 
 

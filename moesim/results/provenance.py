@@ -66,9 +66,17 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 
 def collect(
-    scenario: Mapping[str, Any], *, seed: int, replicate: int = 0, command: Sequence[str] | None = None
+    scenario: Mapping[str, Any],
+    *,
+    seed: int,
+    replicate: int = 0,
+    command: Sequence[str] | None = None,
+    origins: Mapping[str, tuple[str, str, str]] | None = None,
 ) -> dict[str, Any]:
-    """Everything needed to repeat a run; `scenario` is the resolved data, `command` the words typed, if any."""
+    """Everything needed to repeat a run; `scenario` is the resolved data, `command` the words typed, if any.
+
+    `origins`: dotted path -> (basis, source, note) of the values that say where they come from.
+    """
     return {
         "scenario": plain(scenario, "scenario"),
         "content_hash": content_hash(scenario),
@@ -78,4 +86,13 @@ def collect(
         "platform": f"{platform.system()} {platform.machine()}",
         "git_commit": git_commit(),
         "command": None if command is None else list(command),
+        "origins": _grouped(origins or {}),
     }
+
+
+def _grouped(origins: Mapping[str, tuple[str, str, str]]) -> list[dict[str, Any]]:
+    """One entry per distinct origin, with the paths of all values that it holds for; in order of appearance."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for path, origin in origins.items():
+        groups.setdefault(tuple(origin), []).append(path)
+    return [{"basis": basis, "source": source, "note": note, "paths": paths} for (basis, source, note), paths in groups.items()]

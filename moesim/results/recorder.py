@@ -12,10 +12,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SECOND", "LayerSums", "PassRow", "Recorder", "Slice"]
+from moesim.results.breakdown import Breakdown
+
+__all__ = ["COUNTER", "SECOND", "LayerSums", "PassRow", "Prefetches", "Quality", "Recorder", "Slice"]
 
 SECOND = 10**12
 """Picoseconds in a second."""
+COUNTER = "counter:"
+"""Tracks whose name starts so hold levels over time, such as the bytes in GPU memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +67,42 @@ class LayerSums:
 
 
 @dataclass
+class Quality:
+    """What was done to the model's output, in (token, expert) pairs."""
+
+    native: float = 0.0
+    """Bits per weight of the model's own experts."""
+    routed: int = 0
+    """What the router asked for."""
+    skipped: int = 0
+    replaced: int = 0
+    """Computed by another expert than the router asked for."""
+    stale: int = 0
+    """Result joined a later layer, or came from an earlier layer's input."""
+    precision: dict[float, int] = field(default_factory=dict)
+    """Bits per weight -> pairs computed from copies of that precision."""
+
+
+@dataclass
+class Prefetches:
+    """What became of copies that were brought ahead of need."""
+
+    copies: int = 0
+    """Copies that landed, or were on their way when needed."""
+    used: int = 0
+    """Of these, used before they were evicted."""
+    in_time: int = 0
+    """Of the used ones, landed before they were needed."""
+
+
+@dataclass
 class Recorder:
     """Everything that one run leaves behind. Times are ps from the start of the run."""
 
     layers: LayerSums
     requests: int
+    experts: int = 0
+    """E, experts of a layer."""
     first_token: NDArray[np.int64] = field(init=False)
     """[R] end of the pass that yields the request's first token; -1 before."""
     finish: NDArray[np.int64] = field(init=False)
@@ -83,17 +118,24 @@ class Recorder:
     """Cause (demand, prefetch, migration, activation, kv) -> bytes moved over copy queues and links."""
     expert_tokens: dict[str, int] = field(default_factory=dict)
     """Device -> (token, expert) pairs computed there."""
+    quality: Quality = field(default_factory=Quality)
+    prefetches: Prefetches = field(default_factory=Prefetches)
     peak: dict[str, float] = field(default_factory=dict)
     """Tier -> largest number of bytes held at any time."""
+    breakdown: Breakdown = field(init=False)
     slices: list[Slice] = field(default_factory=list)
     keep_slices: bool = False
+    window: tuple[int, int] | None = None
+    """Only slices that touch this stretch (ps) are kept; all without it."""
     makespan: int = 0
     events: int = 0
     layer_visits: int = 0
+    _levels: dict[str, tuple[int, float | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.first_token = np.full(self.requests, -1, dtype=np.int64)
         self.finish = np.full(self.requests, -1, dtype=np.int64)
+        self.breakdown = Breakdown(self.layers.visits.size, self.experts)
 
     def count_move(self, usage: Mapping[str, float], nbytes: float, cause: str) -> None:
         """Adds a move of `nbytes` that drew `usage` [resource -> bytes] on its way."""
@@ -101,7 +143,21 @@ class Recorder:
             self.moved[resource] = self.moved.get(resource, 0.0) + drawn
         self.caused[cause] = self.caused.get(cause, 0.0) + nbytes
 
+    def level(self, what: str, time: int, amount: float) -> None:
+        """Notes for the timeline that `what` stands at `amount` from `time` on; before the window only the last counts."""
+        first, last = self.window or (0, time + 1)
+        place, before = self._levels.get(what, (-1, None))
+        if not self.keep_slices or time >= last or amount == before:
+            return
+        item = Slice(f"{COUNTER}{what}", "", max(time, first), max(time, first), amount)
+        if place >= 0 and self.slices[place].start == item.start:
+            self.slices[place] = item
+        else:
+            place = len(self.slices)
+            self.slices.append(item)
+        self._levels[what] = (place, amount)
+
     def slice(self, track: str, name: str, start: int, end: int, amount: float = 0.0, cause: str = "") -> None:
         """Keeps one slice when the timeline is wanted; empty ones are left out."""
-        if self.keep_slices and end > start:
+        if self.keep_slices and end > start and (self.window is None or (start < self.window[1] and end > self.window[0])):
             self.slices.append(Slice(track, name, start, end, amount, cause))

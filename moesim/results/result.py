@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from moesim.errors import MoesimError, did_you_mean
 from moesim.results import columns as tables
+from moesim.results.breakdown import breakdown_tables
 from moesim.results.columns import TABLES, Columns
 from moesim.results.plain import canonical, plain
 from moesim.results.recorder import SECOND, Recorder, Slice
@@ -31,7 +32,7 @@ FIELDS = (
     "scenario", "policy", "hardware", "model", "seed", "replicate", "throughput_tok_s", "total_tok_s", "makespan_s",
     "output_tokens", "prompt_tokens", "requests_completed", "requests_rejected", "ttft_s", "tpot_s", "e2e_s",
     "utilisation", "bytes", "hit_rate", "expert_tokens", "bottleneck", "bound_tok_s", "share_of_bound", "energy_J",
-    "cost_usd_per_Mtok", "events", "layer_visits", "wall_s",
+    "cost_usd_per_Mtok", "events", "layer_visits", "wall_s", "quality", "prefetch",
 )  # fmt: skip
 """Fields of a summary, in their order; the set is a public contract."""
 
@@ -78,7 +79,7 @@ class Result:
     _frames: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False, compare=False)
 
     def frame(self, name: str) -> pd.DataFrame:
-        """The table `requests`, `steps`, `lanes` or `layers`; units stand in the column names."""
+        """The table of a name in `TABLES` (`requests`, `steps`, `lanes`, ...); units stand in the column names."""
         if name not in self.columns:
             raise MoesimError(f"no table '{name}'; there are {', '.join(TABLES)}.{did_you_mean(name, TABLES)}")
         if name not in self._frames:
@@ -139,6 +140,7 @@ def make_result(recorder: Recorder, facts: RunFacts) -> Result:
         "steps": tables.steps(recorder),
         "lanes": tables.lanes(recorder),
         "layers": tables.layers(recorder),
+        **breakdown_tables(recorder.breakdown),
     }
     _check_order(columns["requests"])
     summary = plain(_summary(recorder, facts, columns["requests"]), "summary")
@@ -190,12 +192,36 @@ def _summary(recorder: Recorder, facts: RunFacts, requests: Columns) -> dict[str
         "events": int(recorder.events),
         "layer_visits": int(recorder.layer_visits),
         "wall_s": facts.wall_s,
+        "quality": _quality(recorder),
+        "prefetch": _prefetch(recorder),
     }
     return {name: values[name] for name in FIELDS}
 
 
 def _per(amount: float, whole: float) -> float | None:
     return amount / whole if whole > 0 else None
+
+
+def _quality(recorder: Recorder) -> dict[str, Any]:
+    """Shares of the routed activations that were skipped, replaced or stale; of the computed ones at each precision.
+
+    `native`: bits per weight of the model's own experts; `precision`: bits per weight -> share.
+    """
+    kept = recorder.quality
+    computed = sum(kept.precision.values())
+    precision = {f"{bits:.4g}": kept.precision[bits] / computed for bits in sorted(kept.precision, reverse=True)}
+    lossy = {name: getattr(kept, name) / max(kept.routed, 1) for name in ("skipped", "replaced", "stale")}
+    return {"native": f"{kept.native:.4g}", "precision": precision, **lossy}
+
+
+def _prefetch(recorder: Recorder) -> dict[str, Any] | None:
+    """How good the prefetches were; None without any."""
+    kept = recorder.prefetches
+    if not kept.copies:
+        return None
+    needed = kept.used + int(recorder.layers.uploads.sum())
+    shares = {"used": _per(kept.used, kept.copies), "in_time": _per(kept.in_time, kept.used)}
+    return {"copies": kept.copies, **shares, "coverage": _per(kept.used, needed)}
 
 
 def _bottleneck(recorder: Recorder) -> dict[str, Any] | None:

@@ -92,7 +92,7 @@ def load(place: Path) -> Result:
     path = place / "result.json" if place.is_dir() else place
     document = _read(path)
     columns = {}
-    for name in TABLES:
+    for name in (*TABLES, "uncertainty"):
         table = path.parent / f"{name}.csv"
         if table.exists():
             columns[name] = from_csv(table.read_text(encoding="utf-8"))

@@ -104,7 +104,31 @@ def _headline(summary: Mapping[str, Any]) -> list[str]:
         lines += _fact("held by", f"{summary['bottleneck']['lane']}, for {_share(summary['bottleneck']['share'])} of the time")
     if summary["hit_rate"] is not None:
         lines += _fact("hit rate", f"{_share(summary['hit_rate'])} of expert activations found the weights where they ran")
-    return lines + _spending(summary)
+    return lines + _prefetch(summary) + _quality(summary) + _spending(summary)
+
+
+def _prefetch(summary: Mapping[str, Any]) -> list[str]:
+    kept = summary["prefetch"]
+    if kept is None:
+        return []
+    used, in_time, brought = (_share(kept[name]) for name in ("used", "in_time", "coverage"))
+    text = f"{_number(kept['copies'])} copies, {used} of them used, {in_time} of those in time; they brought {brought}"
+    return _fact("prefetch", f"{text} of what was missing")
+
+
+def losses(summary: Mapping[str, Any]) -> list[str]:
+    """What a run did to the model's output, largest share first; empty for a run that computes what the model asks for."""
+    quality = summary["quality"]
+    if quality is None:  # a summary that was put together elsewhere need not know
+        return []
+    shares = {name: quality[name] for name in ("skipped", "replaced", "stale")}
+    shares |= {f"at {bits} bits": share for bits, share in quality["precision"].items() if bits != quality["native"]}
+    return [f"{_share(shares[name])} {name}" for name in sorted(shares, key=lambda name: -shares[name]) if shares[name] > 0]
+
+
+def _quality(summary: Mapping[str, Any]) -> list[str]:
+    told = losses(summary)
+    return _fact("output", f"not the model's own: of its expert activations {', '.join(told)}") if told else []
 
 
 def _spending(summary: Mapping[str, Any]) -> list[str]:
@@ -185,7 +209,10 @@ def comparison_table(comparison: Mapping[str, Any]) -> str:
     title = f"{comparison['scenario']}: {first['model']} on {first['hardware']}"
     runs = f", {max(map(len, groups.values()))} replications, same requests and routing for each policy" if several else ""
     ties = [f"{' ' * cut}{pair['a']} and {pair['b']} tie" for pair in comparison["pairs"] if pair["verdict"] == "tie"]
-    return "\n".join([_cut(title + runs, WIDTH), "", *ruled, *([""] if ties else []), *(_cut(tie, WIDTH) for tie in ties)])
+    lossy = {name: losses(group[0]) for name, group in groups.items()}
+    marks = [f"{' ' * cut}* {name} changes the model's output: {', '.join(told)}" for name, told in lossy.items() if told]
+    below = [*([""] if ties or marks else []), *(_cut(line, WIDTH) for line in (*ties, *marks))]
+    return "\n".join([_cut(title + runs, WIDTH), "", *ruled, *below])
 
 
 def _rank(index: int, name: str, group: Sequence[Mapping[str, Any]], best: float | None, several: bool) -> list[str]:
@@ -195,7 +222,7 @@ def _rank(index: int, name: str, group: Sequence[Mapping[str, Any]], best: float
     holder = group[0]["bottleneck"]
     return [
         str(index),
-        name,
+        f"{name} *" if losses(group[0]) else name,
         _number(speed),
         *spread,
         _share(speed / best if speed is not None and best else None),

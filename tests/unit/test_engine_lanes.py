@@ -204,8 +204,11 @@ def rate_between(flow, begin: int, end: int) -> float:
 # Queues
 
 
-def server_run(jobs, withdraw=()):
-    """Submits (time, priority, services) to one server; returns finish times per job and the recorder."""
+def server_run(jobs, drop=(), stop=()):
+    """Submits (time, priority, services) to one server; returns finish times per job, the recorder and what was dropped.
+
+    `drop`: (time, job, begin, end) items to take out; `stop`: (time, job, items) after which a stretch is to end.
+    """
     clock, recorder = Clock(), Recorder(LayerSums.zeros(1), 1, keep_slices=True)
     server = Server("pcie", clock, FlowNetwork(clock, {"r": 1.0}), recorder)
     made, gone = [], []
@@ -213,8 +216,10 @@ def server_run(jobs, withdraw=()):
         job = Job(str(index), np.array(services), {}, lambda _job: None, priority)
         made.append(job)
         clock.at(begin, lambda j=job: server.submit(j))
-    for time, index in withdraw:
-        clock.at(time, lambda j=made[index]: gone.append(server.withdraw(j)))
+    for time, index, begin, end in drop:
+        clock.at(time, lambda j=made[index], b=begin, e=end: gone.append(server.drop(j, b, e)))
+    for time, index, items in stop:
+        clock.at(time, lambda j=made[index], n=items: server.stop_after(j, n))
     clock.run()
     assert server.idle
     assert server.backlog() == 0
@@ -266,11 +271,58 @@ def test_equals_are_served_in_order_of_arrival_and_an_interrupted_job_keeps_its_
     assert finish == [[10, 23], [27], [13], [28]]
 
 
-def test_only_a_job_that_has_not_begun_can_be_withdrawn():
-    finish, recorder, gone = server_run([(0, 1, [10, 10]), (1, 1, [10]), (2, 0, [5])], withdraw=[(3, 1), (12, 0), (40, 0)])
-    assert gone == [True, False, False]
-    assert finish == [[10, 25], [0], [15]]
+def test_only_items_that_have_not_begun_can_be_dropped():
+    jobs = [(0, 1, [10, 10]), (1, 1, [10]), (2, 0, [5])]
+    finish, recorder, gone = server_run(jobs, drop=[(3, 1, 0, 1), (12, 0, 0, 1), (17, 0, 1, 2), (40, 0, 0, 1)])
+    assert gone == [True, False, False, False]
+    assert finish == [[10, 25], [], [15]]
     assert recorder.busy["pcie"] == 25
+
+
+def test_items_of_a_running_job_can_be_dropped_before_their_turn():
+    finish, recorder, gone = server_run([(0, 1, [10, 20, 30, 40])], drop=[(5, 0, 1, 2), (12, 0, 2, 3)])
+    assert gone == [True, True]
+    assert finish == [[10, 40]]
+    assert recorder.busy["pcie"] == 40
+
+
+@SOME
+@given(st.integers(0, 9999))
+def test_stretches_that_end_early_change_no_time(seed):
+    rng = np.random.default_rng(seed)
+    jobs = [
+        (int(b), int(rng.integers(0, 3)), (rng.integers(1, 9, 4) * 3).tolist()) for b in np.sort(rng.integers(1, 60, 4)) * 3 + 1
+    ]
+    stops = [(int(rng.integers(0, 120)), int(rng.integers(0, 4)), int(rng.integers(1, 5))) for _ in range(5)]
+    assert server_run(jobs, stop=stops)[0] == server_run(jobs)[0]
+
+
+@SOME
+@given(st.integers(0, 9999))
+def test_a_job_with_items_dropped_is_the_job_without_them(seed):
+    """Dropped before the server gets to them; a job in between makes the first one give way."""
+    rng = np.random.default_rng(seed)
+    services = (rng.integers(1, 9, 6) * 3).tolist()
+    begin = int(rng.integers(2, 6))
+    end = int(rng.integers(begin + 1, 7))
+    other = (2, int(rng.integers(0, 3)), [6, 3])
+    dropped, recorder, gone = server_run([(0, 1, services), other], drop=[(1, 0, begin, end)])
+    assert gone == [True]
+    plain, _, _ = server_run([(0, 1, services[:begin] + services[end:]), other])
+    assert dropped == plain
+    assert recorder.busy["pcie"] == sum(services) - sum(services[begin:end]) + 9
+
+
+def test_a_running_job_tells_what_has_ended():
+    clock, seen = Clock(), []
+    server = Server("pcie", clock, FlowNetwork(clock, {}), Recorder(LayerSums.zeros(1), 1))
+    job = Job("", np.array([10, 20, 30]), {}, lambda _job: None)
+    server.submit(job)
+    for time in (0, 9, 10, 31, 60, 70):
+        clock.at(time, lambda: seen.append((server.ended(job), job.finish.tolist())))
+    clock.run()
+    assert [number for number, _ in seen] == [0, 0, 1, 2, 3, 3]
+    assert seen[3][1][:2] == [10, 30]
 
 
 def test_backlog_is_what_runs_and_waits():

@@ -1,0 +1,73 @@
+"""What `dispatch` answered for some visits, stacked and checked: [V, E] arrays, None where no visit says anything.
+
+Reads answers; knows no machine.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from moesim.errors import PolicyError
+from moesim.policies.base import BoolArray, Dispatch, FloatArray, IntArray
+
+__all__ = ["Answers", "stacked"]
+
+
+class Answers(NamedTuple):
+    """The dispatches of V visits; fields as in `Dispatch`."""
+
+    device: IntArray
+    order: IntArray | None = None
+    load: BoolArray | None = None
+    counts: IntArray | None = None
+    nbytes: FloatArray | None = None
+    stale: IntArray | None = None
+    moves: BoolArray | None = None
+    """[V] visits that set off background moves."""
+
+
+def stacked(dispatches: list[Dispatch], routed: IntArray, stored: FloatArray) -> Answers:
+    """The answers to visits with `routed` [V, E] tokens, of experts whose stored copies have `stored` [V, E] bytes.
+
+    Raises PolicyError where an answer breaks the contract of `Dispatch`.
+    """
+    for one in dispatches:
+        if one.device.shape != routed.shape[1:]:
+            raise PolicyError(f"dispatch returned device of shape {one.device.shape}, not [E] = {routed.shape[1:]}")
+    device = np.stack([one.device for one in dispatches])
+    order = load = counts = nbytes = stale = moves = None
+    if any(one.order is not None for one in dispatches):
+        by_id = np.arange(routed.shape[1])
+        order = np.stack([by_id if one.order is None else one.order for one in dispatches])
+    if any(one.load is not None for one in dispatches):
+        nothing = np.zeros(routed.shape[1], dtype=np.bool_)
+        load = np.stack([nothing if one.load is None else one.load for one in dispatches])
+    if any(one.counts is not None for one in dispatches):
+        counts = _counts(dispatches, routed)
+    if any(one.nbytes is not None for one in dispatches):
+        nbytes = _nbytes(dispatches, stored)
+    if any(one.stale is not None for one in dispatches):
+        stale = np.stack([np.zeros_like(routed[0]) if one.stale is None else one.stale for one in dispatches])
+        if (stale < 0).any() or (stale > (routed if counts is None else counts)).any():
+            raise PolicyError("dispatch calls more tokens of an expert stale than it computes")
+    if any(one.moves is not None for one in dispatches):
+        moves = np.array([one.moves is not None for one in dispatches])
+    return Answers(device, order, load, counts, nbytes, stale, moves)
+
+
+def _counts(dispatches: list[Dispatch], routed: IntArray) -> IntArray:
+    counts = np.stack([row if one.counts is None else one.counts for one, row in zip(dispatches, routed, strict=True)])
+    if counts.dtype.kind != "i" or (counts < 0).any():
+        raise PolicyError("dispatch.counts are token counts: integers of 0 or more")
+    if (counts.sum(axis=1) > routed.sum(axis=1)).any():
+        raise PolicyError("dispatch.counts holds more tokens than the router gave out")
+    return counts
+
+
+def _nbytes(dispatches: list[Dispatch], stored: FloatArray) -> FloatArray:
+    nbytes = np.stack([row if one.nbytes is None else one.nbytes for one, row in zip(dispatches, stored, strict=True)])
+    if not ((nbytes > 0) & (nbytes <= stored * (1 + 1e-12))).all():
+        raise PolicyError("dispatch.nbytes lies outside (0, bytes of the stored copy]")
+    return nbytes

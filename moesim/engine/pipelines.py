@@ -1,0 +1,317 @@
+"""Pipelines in which layers overlap: a pass becomes a program of uploads, attention, experts and what they wait for.
+
+Layers stream ahead of their turn (`overlap` and `serial` with `ahead`, `paged`, `alternating`, `module`), or experts join late
+(`deferred`). Knows costs and plans; times nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from moesim.engine.attention import Chain, Stage
+from moesim.engine.clock import to_ps
+from moesim.engine.context import Context
+from moesim.engine.prelude import Structure
+from moesim.engine.program import BULK, FIRST, Program
+from moesim.engine.rounds import Pass
+from moesim.engine.tables import ExpertTimes, queue_of, usage_of
+from moesim.engine.visits import SideWork, VisitWork
+from moesim.errors import PolicyError
+from moesim.policies.base import BoolArray, IntArray
+
+__all__ = ["Carried", "LayerMarks", "PassBuilder", "Style", "style_of"]
+
+_SHARED_PIECES = 8
+"""Least portions in which a layer is uploaded where other copies use the link too: one of them waits for a portion at most."""
+
+Ops = tuple[int, ...]
+_NONE: Ops = ()
+
+
+@dataclass(frozen=True)
+class Style:
+    """How the layers of a pass overlap."""
+
+    ahead: int
+    """Layers whose weights are on their way while one runs; 0 with one buffer for the layer that runs."""
+    streamed: bool
+    """Weights come whether the router asks for them or not."""
+    barrier: bool
+    """A layer begins when the one before has ended for all sequences, not micro-batch by micro-batch."""
+    serial: bool = False
+    """Nothing runs while weights are uploaded, and no experts before all micro-batches have attended."""
+    deferred: bool = False
+    """Stale experts join the next layer."""
+
+
+def style_of(context: Context, phase: str) -> Style | None:
+    """How the passes of `phase` overlap; None if each layer is walked by itself."""
+    deployment = context.deployment
+    plan = deployment.prefill if phase == "prefill" else deployment.decode
+    ahead = deployment.ahead if plan.ahead is None else plan.ahead
+    name = plan.pipeline or deployment.pipeline
+    if phase == "prefill" and name not in ("overlap", "serial"):
+        name = "overlap"
+    if name == "deferred":
+        return Style(0, streamed=False, barrier=True, deferred=True)
+    if name == "module":
+        return Style(ahead, streamed=True, barrier=True)
+    if name in ("paged", "alternating"):
+        return Style(max(ahead, 1), streamed=True, barrier=False)
+    return Style(ahead, streamed=True, barrier=True, serial=name == "serial") if ahead else None
+
+
+@dataclass
+class LayerMarks:
+    """Operations that end a layer's parts: [L] each."""
+
+    attention: list[Ops] = field(default_factory=list)
+    experts: list[Ops] = field(default_factory=list)
+
+
+@dataclass
+class Carried:
+    """What one pass leaves to the next; numbers of operations."""
+
+    uploads: dict[int, Ops] = field(default_factory=dict)
+    """MoE layer -> its portions that are on their way or there."""
+    wanted: dict[int, BoolArray] = field(default_factory=dict)
+    """MoE layer -> [E] experts in them."""
+    released: Ops = ()
+    """What the last layer's buffer waits for, portion by portion."""
+    cores: Ops = ()
+    """The last attention cores: a window of two micro-batches of KV cache in GPU memory."""
+    last: Ops = ()
+    """The end of the pass."""
+
+
+class PassBuilder:
+    """Adds one pass to the program."""
+
+    def __init__(self, context: Context, program: Program, carried: Carried, one: Pass, style: Style) -> None:
+        self.context, self.program, self.carried, self.one, self.style = context, program, carried, one, style
+        self.layers, self.groups, _ = one.counts.shape
+        self.gpu, self.up = context.gpu, context.up
+        self.marks = LayerMarks()
+        self._before: Ops = ()
+        """Late results of the layer before, which this one waits for."""
+        self._coming: list[int] = []
+        """Those of this layer, so far."""
+        self._stores: list[int] = []
+        """New KV entries on their way to another tier: only the end of the layer waits for them, or of the pass."""
+
+    def build(self, structure: Structure, work: VisitWork, times: ExpertTimes, stale: IntArray | None, wraps: bool) -> int:
+        """Adds the operations of the pass, of V = L * G visits; the one that ends it.
+
+        `wraps`: another streamed pass follows, whose first layers are uploaded during the last ones of this.
+        """
+        self._structure, self._work, self._times, self._stale = structure, work, times, stale
+        ends: list[Ops] = [self.carried.last]
+        reach = min(self.style.ahead, self.layers)
+        for layer in range(reach) if not self.style.serial else ():
+            if layer not in self.carried.uploads:  # a pass that follows no streamed one
+                self._upload(layer, ())
+            elif (self.carried.wanted[layer] != self._streamed(layer)).any():
+                raise PolicyError(f"the experts streamed for MoE layer {layer} change from one pass to the next")
+        for layer in range(self.layers):
+            ends = self._layer(layer, ends, reach, wraps)
+        after = _all(ends)
+        for kind, service in structure.trailing:
+            after = self._gpu(service, _all(self._attention(structure.chains[kind], [after])), "dense part")
+        after = (*after, *self._stores)
+        self.carried.last = (self.program.add(self.gpu, structure.head, after, "LM head"),)
+        return self.carried.last[0]
+
+    def _layer(self, layer: int, ends: list[Ops], reach: int, wraps: bool) -> list[Ops]:
+        """Attention, router and experts of one MoE layer, and uploads for the layer `reach` further on; its ends by group."""
+        if self.style.serial and self.style.streamed:
+            self._upload(layer, _all(ends))
+            ends = [(*_all(ends), *self.carried.uploads[layer])]
+        elif self.style.streamed:
+            if reach == 0:
+                self._upload(layer, self.carried.released)
+            elif layer + reach < self.layers or wraps:
+                self._upload((layer + reach) % self.layers, self.carried.released)
+        ready = self._before_experts(layer, ends)
+        self.marks.attention.append(_all(ready))
+        ends = self._experts(layer, ready)
+        self.marks.experts.append(_all(ends))
+        return ends
+
+    def _before_experts(self, layer: int, ends: list[Ops]) -> list[Ops]:
+        """Dense layers before the MoE layer, its attention and router; ends by group of sequences."""
+        group, chains = self._structure.layers[layer], self._structure.chains
+        for kind, service in group[:-1]:
+            ends = [self._gpu(service, _all(self._attention(chains[kind], ends)), "dense part")]
+        if not group:
+            return ends * self.groups if len(ends) == 1 else ends
+        kind, router = group[-1]
+        parts = self._attention(chains[kind], ends)
+        if len(parts) == self.groups > 1 and not self.style.serial:
+            costs, launch = self.context.problem.costs, self.context.problem.system.devices[self.gpu].launch
+            services = to_ps(costs.router(self.one.group_tokens) + launch).tolist()
+            return [self._gpu(s, part, "router") for s, part in zip(services, parts, strict=True)]
+        return [self._gpu(router, _all(parts), "router")] * self.groups
+
+    def _attention(self, chain: Chain, ends: list[Ops]) -> list[Ops]:
+        """Every micro-batch through a chain; `ends` of the layer before are by micro-batch if the style has no barrier."""
+        count = len(chain.stages[0].service)
+        own = not self.style.barrier and len(ends) == count
+        starts = ends if own else [_all(ends)] * count
+        return [self._micro_batch(chain, item, starts[item]) for item in range(count)]
+
+    def _micro_batch(self, chain: Chain, item: int, start: Ops) -> Ops:
+        read: Ops = ()
+        if chain.kv_read is not None:
+            window = self.carried.cores[:1]
+            read = self._stage(chain.kv_read, item, window if window and not self.style.serial else (*window, *start))
+        after, aside = start, _NONE
+        for index, stage in enumerate(chain.stages):
+            if index == chain.core:
+                after = (*after, *read)
+            if index == chain.core + 1:
+                after = (*after, *aside)
+            after = self._stage(stage, item, after)
+            if index == 0:
+                aside = after
+                for one in chain.aside:
+                    aside = self._stage(one, item, aside)
+                aside = aside if chain.aside else _NONE
+                if chain.kv_store is not None:
+                    self._stores += self._stage(chain.kv_store, item, after)
+            if index == chain.core:
+                self.carried.cores = (*self.carried.cores, *after)[-2:]
+        if chain.core + 1 == len(chain.stages):
+            after = (*after, *aside)
+        return after
+
+    def _stage(self, stage: Stage, item: int, after: Ops) -> Ops:
+        service = int(stage.service[item])
+        share = service / stage.total if stage.total else 0.0
+        usage = {resource: nbytes * share for resource, nbytes in stage.usage.items()}
+        cause = "kv" if "KV" in stage.name else "activation" if stage.name == "activations" else ""
+        return (self.program.add(stage.lane, service, after, stage.name, usage, FIRST, cause),)
+
+    def _gpu(self, service: int, after: Ops, name: str) -> Ops:
+        return (self.program.add(self.gpu, service, after, name),) if service else after
+
+    def _upload(self, layer: int, released: Ops) -> None:
+        """The layer's experts that are not resident, in portions; portion p waits for place in the buffer."""
+        row = layer * self.groups
+        columns = np.flatnonzero(self._work.copy[row])
+        experts = columns if self._work.order is None else self._work.order[row, columns]
+        self.carried.wanted[layer] = self._streamed(layer)
+        usage, _ = self.context.placement.upload(layer, experts)
+        found: list[int] = []
+        parts = np.array_split(columns, self._portions(len(columns))) if len(columns) else []
+        for number, part in enumerate(parts):
+            share = len(part) / max(len(columns), 1)
+            drawn = {resource: nbytes * share for resource, nbytes in usage.items()}
+            service = int(self._work.copy[row, part].sum())
+            waits = released if self.style.serial or len(released) <= 1 else (released[min(number, len(released) - 1)],)
+            rank = FIRST if self.style.serial else BULK
+            found.append(self.program.add(self.up, service, waits, "upload experts", drawn, rank, "demand"))
+        self.carried.uploads[layer] = tuple(found)
+
+    def _streamed(self, layer: int) -> BoolArray:
+        """[E] experts uploaded for the layer."""
+        streamed: BoolArray = self._work.up[layer * self.groups]
+        return streamed
+
+    def _portions(self, experts: int) -> int:
+        """In one where the link carries nothing else; else so many that what goes ahead of them waits for one only."""
+        chains = self._structure.chains
+        alone = all(stage.lane != self.up for chain in chains for stage in chain.sides()) and not self._work.sides
+        if alone and self.groups == 1 and self.style.ahead:
+            return 1
+        micro = len(chains[0].stages[0].service) if chains else 1
+        return min(experts, max(_SHARED_PIECES, micro))
+
+    def _experts(self, layer: int, ready: list[Ops]) -> list[Ops]:
+        """Experts of every group, first the resident ones; the buffer is free when the last group has used it."""
+        uploads = self.carried.uploads.pop(layer, ())
+        ends: list[Ops] = []
+        if self.groups == 1 and uploads:
+            ends.append(self._as_they_land(layer, ready[0], uploads))
+        else:
+            used: list[Ops] = []
+            for group in range(self.groups):
+                row = layer * self.groups + group
+                service = int(self._work.gpu_first[row] + self._work.gpu_after[row].sum())
+                used.append(self._gpu(service, (*ready[group], *uploads), "experts"))
+                ends.append((*used[-1], *self._sides(row, ready[group])))
+            self.carried.released = _all(used)[-1:]
+        before, self._before = self._before, tuple(self._coming)
+        self._coming.clear()
+        ends[-1] = (*ends[-1], *before, *(self._before if layer + 1 == self.layers else ()))
+        if not self.style.barrier:
+            return ends
+        stores, self._stores = self._stores, []
+        return [(*_all(ends), *stores)]
+
+    def _as_they_land(self, layer: int, ready: Ops, uploads: Ops) -> Ops:
+        """Resident experts, then each portion when it has landed."""
+        after = self._gpu(int(self._work.gpu_first[layer]), ready, "resident experts")
+        columns = np.flatnonzero(self._work.copy[layer])
+        released: list[int] = []
+        for number, part in zip(uploads, np.array_split(columns, len(uploads)), strict=True):
+            after = (self.program.add(self.gpu, int(self._work.gpu_after[layer, part].sum()), (*after, number), "experts"),)
+            released += after
+        self.carried.released = tuple(released)
+        return (*after, *self._sides(layer, ready))
+
+    def _sides(self, row: int, ready: Ops) -> Ops:
+        """What other devices compute in a visit, with reading back the routing and activations out and back; its ends."""
+        known = ready
+        ends: Ops = ()
+        for part in self._work.sides:
+            if not part.tokens[row]:
+                continue
+            if known == ready and self._work.ids[row]:
+                usage = self._ids_usage(row)
+                known = (self.program.add(self._work.down_queue, int(self._work.ids[row]), ready, "expert ids", usage),)
+            late = self._late(part, row)
+            waits = self._seconds_of(part, row, late)
+            layer, read_by = row // self.groups, self.context.placement.read_by
+            out = self._crossing(part, row, known, out=True)
+            drawn = read_by(part.side.index, part.runs[row] & ~late, layer)
+            now = self.program.add(part.side.name, int(part.work[row]) - waits, out, "experts", drawn)
+            ends += self._crossing(part, row, (now,), out=False)
+            if waits:  # their results leave with those of the next layer
+                drawn = read_by(part.side.index, part.runs[row] & late, layer)
+                self._coming.append(self.program.add(part.side.name, waits, (now,), "deferred experts", drawn))
+        return ends
+
+    def _late(self, part: SideWork, row: int) -> BoolArray:
+        """[E] a side's experts whose results may join the next layer."""
+        if not self.style.deferred or self._stale is None:
+            return np.zeros_like(part.runs[row])
+        late: BoolArray = part.runs[row] & (self._stale[row] > 0)
+        return late
+
+    def _seconds_of(self, part: SideWork, row: int, late: BoolArray) -> int:
+        """ps of the experts `late` [E] on a side."""
+        near_data = part.side.index in self.context.problem.ndp_index.values()
+        alone = (self._times.ndp_ps if near_data else self._times.cpu_ps)[row]
+        calls = 0 if part.side.fused else int(late.sum())
+        return int(alone[late].sum()) + calls * part.side.launch
+
+    def _crossing(self, part: SideWork, row: int, after: Ops, *, out: bool) -> Ops:
+        path, service = (part.side.out, part.out) if out else (part.side.back, part.back)
+        if not service[row]:
+            return after
+        drawn = usage_of(path.usage, float(part.nbytes[row]))
+        return (self.program.add(queue_of(path), int(service[row]), after, "activations", drawn, FIRST, "activation"),)
+
+    def _ids_usage(self, row: int) -> dict[str, float]:
+        down = self.context.bench.down
+        tokens = float(self.one.group_tokens[row % self.groups])
+        return usage_of(down.usage, tokens * self.context.bench.id_bytes) if down is not None else {}
+
+
+def _all(ends: Sequence[Ops]) -> Ops:
+    """All of them, each once."""
+    return tuple(dict.fromkeys(number for part in ends for number in part))

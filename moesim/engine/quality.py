@@ -1,0 +1,62 @@
+"""What a policy did to the output of the model: activations by precision, skipped, replaced, stale.
+
+Counts only; what it means for accuracy is not for a simulator to say.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from moesim.engine.answers import Answers
+from moesim.engine.residency import Residency
+from moesim.policies.base import FloatArray, IntArray
+from moesim.policies.problem import Problem
+from moesim.results.recorder import Recorder
+
+__all__ = ["QualityBook"]
+
+
+class QualityBook:
+    """Running sums of one run; `close` writes the last of them into the recorder."""
+
+    def __init__(self, problem: Problem, residency: Residency, recorder: Recorder) -> None:
+        self._gpu = problem.gpu_index
+        self._residency, self._recorder = residency, recorder
+        self._stored: FloatArray = residency.bytes
+        self._weights = problem.model.expert_flops / 2.0  # one multiplication and one addition for each weight and token
+        recorder.quality.native = problem.model.expert_bytes * 8.0 / self._weights
+        self._plain: IntArray = np.zeros((problem.layers, problem.experts), dtype=np.int64)
+        self.smallest = float(residency.bytes.min())
+        """Bytes of the smallest copy that any expert was computed from."""
+
+    def visits(self, answers: Answers, routed: IntArray, computed: IntArray, layers: IntArray) -> None:
+        """Adds visits with `routed` and `computed` [V, E] tokens of MoE layers `layers` [V], before their moves."""
+        quality = self._recorder.quality
+        quality.routed += int(routed.sum())
+        if answers.counts is not None:
+            quality.skipped += int(routed.sum() - computed.sum())
+            quality.replaced += int(np.maximum(computed - routed, 0).sum())
+        if answers.stale is not None:
+            quality.stale += int(answers.stale.sum())
+        if answers.nbytes is None and not self._residency.mixed:
+            np.add.at(self._plain, layers, computed)
+            return
+        used = self._stored[layers] if answers.nbytes is None else answers.nbytes
+        held = self._residency.serving(layers, answers.nbytes) | self._residency.in_flight[layers]
+        here = held & (answers.device == self._gpu)
+        self._book(np.where(here, self._residency.copy_bytes[layers], used), computed)
+
+    def close(self) -> None:
+        """Books what was computed from stored copies."""
+        self._book(self._stored, self._plain)
+        self._plain[:] = 0
+
+    def _book(self, nbytes: FloatArray, tokens: IntArray) -> None:
+        active = tokens > 0
+        bits = nbytes[active] * 8.0 / self._weights
+        into = self._recorder.quality.precision
+        values, inverse = np.unique(bits, return_inverse=True)
+        for value, number in zip(values.tolist(), np.bincount(inverse, tokens[active]).tolist(), strict=True):
+            into[value] = into.get(value, 0) + int(number)
+        if active.any():
+            self.smallest = min(self.smallest, float(nbytes[active].min()))

@@ -1,0 +1,76 @@
+"""Fills in what policies with a declared foresight may know: predictions blurred by their recall, or the whole run for bounds.
+
+The only place where the routing of later layers meets a policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+
+from moesim.engine.rounds import Pass
+from moesim.policies.base import FloatArray, IntArray
+from moesim.policies.foresight import Foreseen, Foresight, Future, blurred
+from moesim.policies.problem import Problem
+from moesim.workload.table import Job, RoutingTable
+
+__all__ = ["Oracle", "Seer", "hindsight"]
+
+
+class Seer:
+    """Predictions of later layers of the pass that runs; the same question always gets the same answer."""
+
+    def __init__(self, problem: Problem, foresight: Foresight) -> None:
+        self.foresight = foresight
+        self._popularity = problem.popularity
+        self._seed = int(problem.foresight.integers(2**62))
+        self._pass: Pass | None = None
+        self._known: dict[tuple[int, int, int], IntArray] = {}
+
+    def of(self, one: Pass, layer: int, group: int) -> Foreseen:
+        """What is seen from MoE layer `layer` by the sequences of `group`; -1 for all of them together."""
+        if one is not self._pass:
+            self._pass = one
+            self._known.clear()
+        return partial(self._ahead, one, layer, group)
+
+    def _ahead(self, one: Pass, layer: int, group: int, depth: int) -> IntArray | None:
+        target = layer + depth
+        if target >= len(one.counts) or depth < 1 or layer < 0:
+            return None
+        if target < self.foresight.blind_layers:
+            return np.zeros(one.counts.shape[2], dtype=np.int64)
+        key = (target, depth, group)
+        if key not in self._known:
+            counts = one.counts[target].sum(axis=0) if group < 0 else one.counts[target, group]
+            draw = np.random.SeedSequence(self._seed, spawn_key=(one.index, target, depth, group + 1))
+            rng = np.random.Generator(np.random.PCG64(draw))
+            self._known[key] = blurred(counts, self.foresight.at(depth), self._popularity[target], rng)
+        return self._known[key].copy()
+
+
+def hindsight(job: Job, routing: RoutingTable) -> FloatArray:
+    """[L, E] share of a layer's activations that each expert gets over the whole job."""
+    decodes = np.maximum(job.output - 1, 0)
+    requests = np.repeat(np.arange(job.requests), decodes)
+    positions = np.arange(len(requests)) - np.repeat(np.cumsum(decodes) - decodes, decodes)
+    total = routing.prefill_counts(np.arange(job.requests)) + routing.mixed_counts(requests, positions)
+    return np.asarray(total / total.sum(axis=1, keepdims=True), dtype=np.float64)
+
+
+class Oracle:
+    """The whole run as a `Future`, and where in it the run is."""
+
+    def __init__(self, passes: Sequence[Pass]) -> None:
+        self._first: dict[int, int] = {}
+        rounds: list[IntArray] = []
+        for one in passes:
+            self._first[one.index] = len(rounds)
+            rounds += [one.counts[:, group] for group in range(one.counts.shape[1])]
+        self.future = Future(rounds)
+
+    def move(self, one: Pass, layer: int, group: int) -> None:
+        """The visit of MoE layer `layer` by `group` of this pass begins."""
+        self.future.move(self._first[one.index], one.counts.shape[1], group, layer)

@@ -1,0 +1,159 @@
+"""The walk through passes whose layers overlap: builds the program pass by pass, has it timed, and keeps the books.
+
+Knows passes and lanes; what overlaps what is for `pipelines`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import numpy as np
+
+from moesim.engine.context import Context
+from moesim.engine.pipelines import Carried, LayerMarks, Ops, PassBuilder, Style, style_of
+from moesim.engine.prelude import Prelude, structure_of_pass
+from moesim.engine.program import Program, Timing
+from moesim.engine.program_events import EventTiming
+from moesim.engine.rounds import Pass
+from moesim.engine.visits import VisitWork
+from moesim.engine.walk import PassWalk
+from moesim.errors import PolicyError
+from moesim.policies.base import BoolArray, IntArray
+from moesim.units import format_bytes
+
+__all__ = ["StreamWalk"]
+
+
+class StreamWalk:
+    """All passes of one run that overlap their layers; the program goes on from one to the next."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self._program = Program()
+        self._timing = Timing(self._program)
+        self._events: EventTiming | None = None
+        self._carried = Carried()
+        self._first = 0
+
+    def takes(self, phase: str) -> bool:
+        """Whether the passes of `phase` are for it."""
+        if style_of(self.context, phase) is None:
+            return False
+        if not self.context.policy.memoryless:
+            raise PolicyError("layers overlap only under a policy that is memoryless: its dispatches are known before the pass")
+        return True
+
+    def _check_room(self, style: Style, streamed: BoolArray) -> None:
+        """I3: the buffer that `Deployment.staging` stands for holds the experts `streamed` [L, E] of layers in a row."""
+        sizes = np.where(streamed, self.context.residency.bytes, 0.0).sum(axis=1)
+        layers = 1 if style.serial else min(style.ahead + 1, len(sizes))
+        most = max(float(np.take(sizes, range(first, first + layers), mode="wrap").sum()) for first in range(len(sizes)))
+        held = self.context.deployment.staging * self.context.problem.model.expert_bytes
+        if most > held * (1 + 1e-9):
+            told = f"up to {format_bytes(most)} are streamed at a time, and deploy set {format_bytes(held)} of staging aside"
+            raise PolicyError(f"{told} for {layers} layers in a row")
+
+    def one_pass(self, one: Pass, following: Pass | None) -> Generator[Any, Any, IntArray]:
+        """Walks a pass; [L, G, E] tokens that the experts computed."""
+        context = self.context
+        style = style_of(context, one.phase)
+        assert style is not None
+        context.operations.dense(one)
+        structure = structure_of_pass(context.problem, context.deployment, one.phase, one.new_tokens, one.context)
+        chains = structure.chains
+        context.ledger.prelude(Prelude(chains=tuple((chains[k], after) for group in structure.layers for k, after in group)))
+        context.ledger.prelude(Prelude(chains=tuple((chains[k], after) for k, after in structure.trailing)))
+        walk = PassWalk(context, one, [Prelude()] * len(one.counts))
+        work, stale = self._work(walk, style)
+        begin, first = context.machine.now, len(self._program)
+        builder = PassBuilder(context, self._program, self._carried, one, style)
+        wraps = following is not None and style.streamed and not style.serial and self._same(style, following)
+        last = builder.build(structure, work, walk.times, stale, wraps)
+        self._timing.enlist()
+        yield from self._run(last)
+        self._close(builder.marks, begin, last)
+        if not wraps:
+            self._carried = Carried()
+        self._timing.forget(self._first)
+        self._first = first
+        return walk.computed
+
+    def _same(self, style: Style, following: Pass) -> bool:
+        later = style_of(self.context, following.phase)
+        return later is not None and later.streamed and not later.serial and later.ahead == style.ahead > 0
+
+    def _work(self, walk: PassWalk, style: Style) -> tuple[VisitWork, IntArray | None]:
+        """The work of all visits of the pass, entered into the books; a layer is uploaded once for all its groups."""
+        context, layers, groups = self.context, walk.layers, walk.groups
+        dispatches = [walk.dispatch(row) for row in range(len(layers))]
+        answers = walk.answers(slice(None), dispatches)
+        if answers.nbytes is not None or answers.moves is not None:
+            raise PolicyError("where layers overlap, dispatch chooses neither precision nor moves")
+        counts = walk.computed.reshape(walk.counts.shape)
+        times = walk.times if answers.counts is None else context.placement.times(counts, layers)
+        walk.times = times
+        on_gpu = answers.device == context.bench.gpu_index
+        resident = context.residency.resident[layers]
+        load = answers.load
+        held = resident.copy()
+        if style.streamed:
+            streamed = (~resident & on_gpu).reshape(-1, groups, resident.shape[1]).any(axis=1)
+            self._check_room(style, streamed)
+            load = np.zeros_like(resident)
+            load[::groups] = streamed
+            for group in range(1, groups):
+                held[group::groups] |= streamed
+        bench = context.bench
+        work = bench.work(counts, answers.device, times, held, None, walk.tokens, answers.order, load)
+        if style.deferred and work.uploads.any():
+            raise PolicyError("the pipeline 'deferred' uploads nothing: what is not in GPU memory runs where it lies")
+        missed = np.where(on_gpu & ~resident, counts, 0).sum(axis=1)
+        work.hits = counts.sum(axis=1) - missed
+        context.ledger.visits(work, counts, layers)
+        context.quality.visits(answers, walk.counts, counts, layers)
+        return work, answers.stale
+
+    def _run(self, last: int) -> Generator[Any, Any, None]:
+        """Until the operation `last` has ended: without events while no lanes contend, and by events from then on."""
+        context, machine = self.context, self.context.machine
+        if self._events is None:
+            contended = self._program.contended(machine.capacity, self._first)
+            if contended and context.closed_only:
+                raise PolicyError("transfers of overlapping layers contend: use engine auto")
+            if context.by_events or contended:
+                self._events = EventTiming(machine, self._timing)
+        if self._events is not None:
+            yield from self._events.run(last)
+        else:
+            end = self._timing.run(machine.now, last)
+            if end > machine.now:
+                yield machine.clock.timeout(end - machine.now)
+        context.ledger.add(context.recorder.busy, self._timing.take_busy())
+
+    def _close(self, marks: LayerMarks, begin: int, last: int) -> None:
+        """Books the time of each layer, until its router and from there to its end, and what held it back meanwhile."""
+        sums, ledger = self.context.recorder.layers, self.context.ledger
+        path = self._timing.critical(last, begin)[::-1]
+        before = begin
+        for layer, ends in enumerate(zip(marks.attention, marks.experts, strict=True)):
+            for part, spent, numbers in zip(("attention", "experts"), (sums.attention, sums.experts), ends, strict=True):
+                until = self._latest(numbers, before)
+                spent[layer] += until - before
+                ledger.critical(_shares(path, until), part, layer)
+                before = until
+        ledger.critical(_shares(path, self._timing.end[last]), "", None)
+
+    def _latest(self, numbers: Ops, least: int) -> int:
+        return max([least, *(self._timing.end[number] for number in numbers)])
+
+
+def _shares(path: list[tuple[str, int, int]], end: int) -> dict[str, int]:
+    """Lane -> ps of the path up to `end`, which is cut off it; `path` is in reverse order."""
+    shares: dict[str, int] = {}
+    while path and path[-1][1] < end:
+        lane, start, stop = path.pop()
+        shares[lane] = shares.get(lane, 0) + min(stop, end) - start
+        if stop > end:
+            path.append((lane, end, stop))
+    return shares

@@ -1,0 +1,335 @@
+"""Pipelines whose layers overlap: timed alike with and without events, true to the invariants and to closed forms."""
+
+from __future__ import annotations
+
+from dataclasses import replace as changed
+from itertools import pairwise
+from typing import Any, Literal
+
+import engine_worlds as worlds
+import numpy as np
+import pytest
+import strategies
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moesim.engine.account import bound_seconds
+from moesim.engine.clock import SECOND
+from moesim.engine.machine import Machine
+from moesim.engine.program import Program, Timing
+from moesim.engine.program_events import EventTiming
+from moesim.errors import PolicyError
+from moesim.policies.base import Deployment, Dispatch
+from moesim.results.recorder import LayerSums, Recorder
+
+SOME = settings(max_examples=40, deadline=None, derandomize=True, database=None)
+LANES = ("gpu", "pcie:forward", "pcie:reverse", "cpu")
+
+
+def random_program(seed: int, number: int, *, usage: float = 0.0) -> Program:
+    """Operations on four lanes that wait for up to three earlier ones; some take no time, some come in ranks."""
+    rng = np.random.default_rng(seed)
+    program = Program()
+    for index in range(number):
+        after = tuple(set(rng.integers(0, index, rng.integers(0, min(index, 3) + 1)).tolist())) if index else ()
+        lane, service = LANES[int(rng.integers(4))], int(rng.choice([0, 1, 3, 3, 6, 10])) * 10**6
+        drawn = {"ddr:read": usage * service * 40e9 / 1e12} if usage and lane != "gpu" else {}
+        program.add(lane, service, after, str(index), drawn, int(rng.integers(2)))
+    return program
+
+
+def timed(program: Program, last: int) -> Timing:
+    timing = Timing(program)
+    timing.enlist()
+    timing.run(0, last)
+    return timing
+
+
+def by_events(program: Program, last: int, until: int = 0) -> Timing:
+    """The same by events; the first operations up to the end of number `until` without."""
+    p, _ = worlds.problem(worlds.Knobs(cpu=True))
+    machine = Machine(p, Recorder(LayerSums.zeros(1), 1))
+    timing = Timing(program)
+    timing.enlist()
+
+    def walk():
+        if until:
+            yield machine.clock.timeout(timing.run(0, until))
+        yield from EventTiming(machine, timing).run(last)
+
+    machine.clock.run(until=machine.clock.process(walk()))
+    return timing
+
+
+def joined(program: Program) -> int:
+    """The number of a last operation that waits for all."""
+    return program.add("gpu", 0, tuple(range(len(program))), "end")
+
+
+@SOME
+@given(st.integers(0, 10**6), st.integers(1, 40))
+def test_a_program_takes_as_long_by_events_as_without(seed, number):
+    program = random_program(seed, number)
+    last = joined(program)
+    plain, events = timed(program, last), by_events(program, last)
+    assert plain.end == events.end
+    assert plain.start == events.start
+    assert plain.critical(last, 0) == events.critical(last, 0)
+
+
+@SOME
+@given(st.integers(0, 10**6), st.integers(3, 40))
+def test_events_can_take_over_in_the_middle(seed, number):
+    program = random_program(seed, number)
+    middle, last = number // 2, joined(program)
+    plain, mixed = timed(program, last), by_events(program, last, middle)
+    assert plain.end == mixed.end
+
+
+@SOME
+@given(st.integers(0, 10**6), st.integers(1, 40))
+def test_lanes_do_one_thing_at_a_time_in_rank_and_never_idle(seed, number):
+    """I4 to I6, and the critical path is as long as the whole."""
+    program = random_program(seed, number)
+    last = joined(program)
+    timing = timed(program, last)
+    for index, one in enumerate(program.operations):
+        ready = max((timing.end[other] for other in one.after), default=0)
+        assert ready <= timing.start[index] == timing.end[index] - one.service
+        before = timing.before[index]
+        assert timing.start[index] == max(ready, timing.end[before] if before >= 0 else 0) or any(
+            program.operations[other].lane == one.lane and timing.start[other] < timing.start[index]
+            for other in range(len(program))
+        )
+    for lane in LANES:
+        here = sorted((timing.start[i], timing.end[i]) for i, one in enumerate(program.operations) if one.lane == lane)
+        assert all(a[1] <= b[0] for a, b in pairwise(here))
+        for i, one in enumerate(program.operations):
+            if one.lane != lane or not one.service:
+                continue
+            ready = max((timing.end[other] for other in one.after), default=0)
+            waited = [(s, e) for s, e in here if s < timing.start[i] and e > ready]
+            assert sum(min(e, timing.start[i]) - max(s, ready) for s, e in waited) == timing.start[i] - ready
+    path = timing.critical(last, 0)
+    assert sum(stop - start for _, start, stop in path) == timing.end[last]
+    assert all(a[2] == b[1] for a, b in pairwise(path))
+
+
+@SOME
+@given(st.integers(0, 10**6), st.floats(0.3, 1.0))
+def test_lanes_that_share_a_tier_slow_each_other_and_never_gain(seed, usage):
+    program = random_program(seed, 25, usage=usage)
+    last = joined(program)
+    capacity = worlds.system(worlds.Knobs(cpu=True)).resources()
+    slowed, alone = by_events(program, last), timed(program, last)
+    if not program.contended(capacity, 0):
+        assert slowed.end == alone.end
+    assert all(slowed.end[i] - slowed.start[i] >= one.service for i, one in enumerate(program.operations))
+
+
+# Whole runs
+
+
+class Streamed(worlds.Scripted):
+    """Everything on the GPU, layers streamed; `how` goes to the deployment or to both plans."""
+
+    kind: Literal["streamed"] = "streamed"
+    how: Any = None
+
+    def deploy(self, problem) -> Deployment:
+        made = super().deploy(problem)
+        plans = {name: self.how[name] for name in ("pipeline", "cpu_share") if name in self.how}
+        decode = changed(made.decode, **plans)
+        return changed(made, ahead=self.how.get("ahead", 0), decode=decode)
+
+    def dispatch(self, visit, view) -> Dispatch:
+        return Dispatch(np.full(len(visit.counts), view.problem.gpu_index))
+
+
+WAYS = [
+    {"ahead": 1},
+    {"ahead": 2},
+    {"ahead": 1, "pipeline": "serial"},
+    {"ahead": 1, "pipeline": "paged"},
+    {"ahead": 1, "pipeline": "alternating"},
+    {"ahead": 1, "pipeline": "module"},
+    {"ahead": 0, "pipeline": "module"},
+]
+
+
+def streamed(k: worlds.Knobs, how: dict[str, Any], engine: Any = "auto", timeline: bool = False):
+    p, table = worlds.problem(k)
+    return p, worlds.simulate(p, Streamed(knobs=k, how=how), table, engine=engine, timeline=timeline)
+
+
+KNOBS = {"off_gpu": 0.0, "streamed": False, "staging": 40, "serial": False, "ordered": False}
+
+
+@SOME
+@given(strategies.knobs(**KNOBS), st.sampled_from(WAYS))
+def test_i1_i2_i11_of_streamed_runs(k, how):
+    p, outcome = streamed(k, how)
+    recorder = outcome.recorder
+    tokens = int(p.job.prompt.sum()) + (int(p.job.output.sum()) - p.job.requests if k.attention else 0)
+    assert sum(recorder.expert_tokens.values()) == p.model.top_k * tokens * p.layers
+    away = ~outcome.deployment.resident
+    per_pass = float((outcome.deployment.expert_bytes * away).sum())
+    passes = len(recorder.passes)
+    if how["ahead"] or how.get("pipeline") != "module":
+        assert recorder.caused.get("demand", 0.0) == pytest.approx(per_pass * passes)
+    assert sum(recorder.critical.values()) == recorder.makespan
+    assert max(recorder.busy.values()) <= recorder.makespan
+    assert recorder.layers.time.sum() <= recorder.makespan
+    assert bound_seconds(p, outcome) <= recorder.makespan / SECOND * (1 + 1e-9)
+
+
+@SOME
+@given(strategies.knobs(**KNOBS, total=None, both=None, cxl=0, kv="ddr", serial_link=True), st.sampled_from(WAYS))
+def test_i9_streamed_runs_are_alike_with_and_without_events(k, how):
+    (_, plain), (_, events) = streamed(k, how), streamed(k, how, "events")
+    assert worlds.differences(worlds.record(plain), worlds.record(events)) == {}
+
+
+@pytest.mark.parametrize("ahead", [1, 2])
+def test_in_a_steady_state_a_layer_takes_the_longer_of_upload_and_compute(ahead):
+    """Upload-bound decode: passes follow each other at the pace of the link, whatever the GPU does beside it."""
+    k = worlds.Knobs(
+        layers=4, top_k=4, residents=0.0, requests=1, batch=1, output=12, staging=40, pcie=0.5e9, setup=0.0, seed=5
+    )
+    p, outcome = streamed(k, {"ahead": ahead})
+    passes = outcome.recorder.passes[2:-1]
+    weights = p.layers * p.experts * p.model.expert_bytes
+    for row in passes:
+        assert (row.end - row.start) / SECOND == pytest.approx(weights / k.pcie, rel=1e-6)
+
+
+def test_serial_adds_upload_and_the_rest():
+    k = worlds.Knobs(layers=3, experts=4, residents=0.0, requests=1, batch=1, output=4, staging=40, seed=2)
+    (_, overlapped), (_, serial) = streamed(k, {"ahead": 1}), streamed(k, {"ahead": 1, "pipeline": "serial"})
+    decode = [row for row in serial.recorder.passes if row.phase == "decode"]
+    link = serial.recorder.busy["pcie:forward"] - overlapped.recorder.busy["pcie:forward"]
+    assert link == 0
+    gpu, up = serial.recorder.busy["gpu"], serial.recorder.busy["pcie:forward"]
+    prefill = serial.recorder.passes[0]
+    assert sum(row.end - row.start for row in decode) <= gpu + up <= serial.recorder.makespan + min(gpu, prefill.end)
+
+
+def test_weights_cross_once_for_all_groups_and_are_read_by_each():
+    k = worlds.Knobs(layers=3, experts=4, residents=0.0, requests=4, batch=4, micro=1, output=3, staging=40, seed=4)
+    (_, together), (_, groups) = streamed(k, {"ahead": 1}), streamed(worlds.replace(k, expert_batch=1), {"ahead": 1})
+    assert groups.recorder.caused["demand"] == together.recorder.caused["demand"]
+    assert groups.recorder.busy["gpu"] > together.recorder.busy["gpu"]
+
+
+def test_pages_overlap_what_a_barrier_holds_up():
+    """Attention of one micro-batch on the CPU runs beside the experts of another."""
+    base = worlds.Knobs(layers=4, residents=1.0, requests=4, prompt=3000, batch=4, micro=1, expert_batch=1, output=6, seed=6)
+    base = worlds.replace(base, cpu=True, kv="ddr", places="gcg", staging=40, launch=1e-5)
+    (_, paged), (_, barrier) = streamed(base, {"ahead": 1, "pipeline": "paged"}), streamed(base, {"ahead": 1})
+    assert paged.recorder.busy["cpu"] == barrier.recorder.busy["cpu"]
+    assert paged.recorder.makespan < barrier.recorder.makespan
+
+
+def test_a_share_of_attention_on_the_cpu_moves_that_share_of_the_cache_less():
+    base = worlds.Knobs(
+        layers=3, experts=4, residents=1.0, requests=2, batch=2, micro=1, output=6, prompt=40, cpu=True, kv="ddr", staging=40
+    )
+    (_, none), (_, half) = (streamed(base, {"ahead": 1, "pipeline": "module", "cpu_share": share}) for share in (0.0, 0.5))
+    prefill = 0.0
+    p, _ = worlds.problem(base)
+    per_token = float(p.model.kv_bytes_per_layer.sum())
+    prefill = per_token * float(p.job.prompt.sum())
+    decode = none.recorder.caused["kv"] - prefill
+    crossing = half.recorder.caused["kv"] - prefill
+    on_cpu = 0.5 * (none.recorder.moved["pcie:forward"])
+    assert crossing <= decode
+    assert half.recorder.moved["pcie:forward"] == pytest.approx(on_cpu, rel=0.2)
+    assert half.recorder.busy["cpu"] > 0
+
+
+class Late(Streamed):
+    """All experts on the CPU, all of them late where another layer follows."""
+
+    kind: Literal["late"] = "late"
+    share: float = 1.0
+
+    def dispatch(self, visit, view) -> Dispatch:
+        stale = (
+            visit.counts if visit.phase == "decode" and visit.layer + 1 < view.problem.layers else np.zeros_like(visit.counts)
+        )
+        stale = np.where(np.arange(len(stale)) < self.share * len(stale), stale, 0)
+        return Dispatch(np.full(len(visit.counts), view.problem.cpu_index), stale=stale)
+
+
+def late(k: worlds.Knobs, share: float, engine: Any = "auto"):
+    p, table = worlds.problem(k)
+    return worlds.simulate(p, Late(knobs=k, how={"pipeline": "deferred"}, share=share), table, engine=engine)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_late_experts_run_beside_the_next_layer(share):
+    k = worlds.Knobs(layers=5, experts=4, top_k=2, residents=0.0, requests=1, batch=1, output=4, cpu=True, seed=9)
+    now, then = late(k, 0.0), late(k, share)
+    assert then.recorder.busy["cpu"] == now.recorder.busy["cpu"]
+    assert (then.recorder.makespan < now.recorder.makespan) == (share > 0)
+    assert worlds.differences(worlds.record(then), worlds.record(late(k, share, "events"))) == {}
+    assert sum(then.recorder.critical.values()) == then.recorder.makespan
+
+
+@pytest.mark.parametrize("how", [how for how in WAYS if how.get("pipeline") != "serial"])
+def test_i3_streams_need_room_for_what_they_stream(how):
+    """Seven experts in each of three layers, none resident: (ahead + 1) layers of slots are just enough."""
+    slots = 7 * (max(how["ahead"], 0 if how.get("pipeline") == "module" else 1) + 1)
+    k = worlds.Knobs(layers=3, experts=7, residents=0.0, staging=slots)
+    streamed(k, how)
+    with pytest.raises(PolicyError, match="staging"):
+        streamed(worlds.replace(k, staging=slots - 1), how)
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_i2_late_results_cross_once_and_late_experts_draw_their_own_weights(share):
+    k = worlds.Knobs(layers=5, experts=4, top_k=2, residents=0.0, requests=1, batch=1, output=4, cpu=True, seed=9)
+    p, table = worlds.problem(k)
+    now, then = late(k, 0.0), late(k, share)
+    assert then.recorder.moved == pytest.approx(now.recorder.moved)
+    policy = Late(knobs=k, how={"pipeline": "deferred"}, share=share)
+    shown = worlds.simulate(p, policy, table, timeline=True).recorder
+    drawn = sum(s.amount for s in shown.slices if s.track == "cpu" and "experts" in s.name)
+    decode = 2 * p.layers * (len(shown.passes) - 1)
+    assert drawn == pytest.approx((decode + _active(p, table)) * p.model.expert_bytes)
+    for track in ("pcie:forward", "pcie:reverse"):
+        assert shown.moved.get(track, 0.0) == pytest.approx(sum(s.amount for s in shown.slices if s.track == track))
+
+
+def _active(p, table) -> int:
+    """Experts that the prompts ask for."""
+    return int(np.count_nonzero(table.prefill_counts(np.arange(p.job.requests))))
+
+
+def test_kv_stores_hold_up_nothing_but_the_end_of_a_layer():
+    """With everything resident, streaming nothing is as fast as walking layer by layer."""
+    k = worlds.Knobs(
+        layers=4, residents=1.0, requests=2, batch=2, micro=1, output=4, prompt=400, kv="ddr", staging=40, launch=0.0
+    )
+    p, table = worlds.problem(k)
+    plain = worlds.simulate(p, worlds.Scripted(knobs=worlds.replace(k, off_gpu=0.0)), table)
+    (_, ahead) = streamed(k, {"ahead": 1})
+    assert ahead.recorder.makespan <= plain.recorder.makespan
+
+
+def test_overlapping_layers_need_a_memoryless_policy_and_plain_dispatches():
+    class Learning(Streamed):
+        kind: Literal["learning"] = "learning"
+        memoryless = False
+
+    class Choosy(Streamed):
+        kind: Literal["choosy"] = "choosy"
+
+        def dispatch(self, visit, view):
+            return super().dispatch(visit, view)._replace(nbytes=view.copy_bytes[visit.layer] / 2)
+
+    for policy, told in ((Learning, "memoryless"), (Choosy, "precision")):
+        k = worlds.Knobs(staging=40)
+        p, table = worlds.problem(k)
+        with pytest.raises(PolicyError, match=told):
+            worlds.simulate(p, policy(knobs=k, how={"ahead": 1}), table)
