@@ -176,16 +176,17 @@ def deploy_cached(
     scores: FloatArray | None = None,
     empty: bool = False,
     deployment: Deployment | None = None,
+    reserve: float = 0.0,
 ) -> Deployment:
     """A deployment with one cache per layer of at most `limit` experts, filled by `scores` [L, E] (default: the profile).
 
     `make` builds the cache from its capacities [L]; `empty` starts with nothing in it. `deployment` (default: homes by the
-    profile) is one without residents.
+    profile) is one without residents. `reserve` bytes of GPU memory stay free.
     """
     first = problem.popularity if scores is None else scores
     # masters by popularity whatever is cached at first: cached experts are evicted, and read again, like others
     deployment = deployment or place(problem, cut=cut, movable=True)
-    full = quota(first, limit)(cut.gpu_free(problem), deployment.expert_bytes)
+    full = quota(first, limit)(cut.gpu_free(problem) - reserve, deployment.expert_bytes)
     cache = make(full.sum(axis=1))
     cache.warm(first if cache.keys.dtype.kind == "f" else problem.experts - ranks(first))
     return replace(deployment, resident=full & (not empty), state=cache)

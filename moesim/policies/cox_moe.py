@@ -127,15 +127,17 @@ class CoxMoe(SizedPolicy):
             given = value or self.micro_batch
             return micro if given is None else (min(given, cut.batch),)
 
+        kv = kv if problem.cpu_index >= 0 else (problem.gpu_tier,)
         return Candidates(
             batch=cut.batch,
             host=host,
-            kv=kv if problem.cpu_index >= 0 else (problem.gpu_tier,),
+            kv=kv,
             prefill=_kept(problem, options, self.prefill_devices, None),
             decode=_kept(problem, options, self.decode_devices, self.core),
             micro_prefill=pinned(self.micro_batch_prefill),
             micro_decode=pinned(self.micro_batch_decode),
             staging=cut.staging,
+            least=tuple(_homeless(problem, Portions(cut.batch, cut.prefill, cut.decode, tier, cut.staging)) for tier in kv),
         )
 
     def _devices(self, problem: Problem) -> list[Devices]:
@@ -152,6 +154,12 @@ class CoxMoe(SizedPolicy):
             return InputError(Mistake(text, path="policy"))
         smallest = portions(problem, batch=found.batch, micro_batch=1, staging=found.staging, spare=0.0)
         return too_large(problem, smallest, problem.model.expert_bytes)
+
+
+def _homeless(problem: Problem, cut: Portions) -> int:
+    """Experts per layer that find no room in the host beside this cut's KV cache, so that they have to be resident."""
+    slots = slots_in_host(problem, cut, float(problem.model.expert_bytes))
+    return max(-((slots - problem.layers * problem.experts) // problem.layers), 0)
 
 
 def _halvings(batch: int) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from moesim.policies.base import BoolArray, FloatArray, IntArray
 
-__all__ = ["Terms", "exchanges", "pairs_of", "relocations"]
+__all__ = ["Terms", "exchanges", "pairs_of", "relocations", "under_way"]
 
 
 class Terms(NamedTuple):
@@ -94,3 +94,21 @@ def pairs_of(layer: int, experts: IntArray) -> IntArray:
     pairs = np.empty((len(experts), 2), dtype=np.int64)
     pairs[:, 0], pairs[:, 1] = layer, experts
     return pairs
+
+
+def under_way(moving: IntArray, home: IntArray, heat: FloatArray) -> IntArray | None:
+    """[n, 3] (layer, expert, tier) of the changes of home to ask for now: the hottest on each way from tier to tier, or None.
+
+    `moving` [L, E]: tier an expert is to move to, -1 for none; what has arrived is struck out of it. A way takes one migration
+    at a time, when it is idle; asking again for one that is under way changes nothing.
+    """
+    moving[moving == home] = -1
+    due = np.argwhere(moving >= 0)
+    if not len(due):
+        return None
+    layer, expert = due.T
+    target = moving[layer, expert]
+    hottest = np.argsort(-heat[layer, expert], kind="stable")
+    way = (home[layer, expert] * (1 + int(target.max())) + target)[hottest]
+    first = hottest[np.sort(np.unique(way, return_index=True)[1])]
+    return np.column_stack([due[first], target[first]])

@@ -13,9 +13,20 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from moesim.policies.base import FloatArray, PhasePlan
+from moesim.policies.layer_costs import expected_counts
 from moesim.policies.problem import Problem
 
-__all__ = ["Candidates", "Devices", "Orchestration", "Pins", "attention_time", "capacity", "expert_table", "search"]
+__all__ = [
+    "Candidates",
+    "Devices",
+    "Orchestration",
+    "Pins",
+    "attention_time",
+    "capacity",
+    "expert_table",
+    "search",
+    "sequences",
+]
 
 Phase = Literal["prefill", "decode"]
 Devices = tuple[str, str, str]
@@ -42,6 +53,8 @@ class Candidates(NamedTuple):
     micro_prefill: tuple[int, ...]
     micro_decode: tuple[int, ...]
     staging: int
+    least: tuple[int, ...]
+    """Residents per layer that the host has no room for, by tier of the KV cache."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +116,7 @@ def expert_table(problem: Problem, tokens: float, shares: FloatArray, tier: str)
     its costs count with the probability that it gets one (inferred; 1 in the batches of the paper).
     """
     costs, system, experts = problem.costs, problem.system, problem.experts
-    chance = -np.expm1(tokens * np.log1p(-np.minimum(problem.model.top_k * shares, 1.0 - 1e-12)))
-    counts = np.maximum(tokens * problem.model.top_k * shares / np.maximum(chance, 1e-300), 1.0)
+    chance, counts = expected_counts(tokens, problem.model.top_k * shares)
     gpu_device = system.devices[system.gpu_name]
     per_call = 0.0 if gpu_device.fused else gpu_device.launch
     gpu = _sums(chance * (costs.gpu(counts) + per_call)) + float(costs.shared(tokens)) + gpu_device.launch * gpu_device.fused
@@ -162,16 +174,16 @@ def search(problem: Problem, found: Candidates, shares: FloatArray, pins: Pins, 
         tokens = sequences(problem, phase, found.batch)[0]
         tables[phase] = _pinned(expert_table(problem, tokens, shares, tier), pins)
         by_resident = by_resident + (max(weight, 1e-12) * problem.layers) * tables[phase].min(axis=1)
-    best_under = np.minimum.accumulate(by_resident)
     best: tuple[float, str, PhasePlan, PhasePlan, int] | None = None
-    for kv in found.kv:
+    for kv, least in zip(found.kv, found.least, strict=True):
+        enough = np.where(np.arange(len(by_resident)) < least, np.inf, by_resident)
+        best_under = np.minimum.accumulate(enough)
         for total, pre, dec, room in _plans(problem, found, kv, passes):
             if room >= 0 and (best is None or total + best_under[room] < best[0]):
-                best = (total + float(best_under[room]), kv, pre, dec, room)
+                best = (total + float(best_under[room]), kv, pre, dec, int(np.argmin(enough[: room + 1])))
     if best is None or not np.isfinite(best[0]):
         return None
-    seconds, kv, pre, dec, room = best
-    resident = int(np.argmin(by_resident[: room + 1]))
+    seconds, kv, pre, dec, resident = best
     on_gpu: dict[str, int] = {phase: int(np.argmin(table[resident])) for phase, table in tables.items()}
     return Orchestration(pre, dec, kv, resident, on_gpu, seconds)
 

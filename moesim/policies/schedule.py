@@ -10,7 +10,7 @@ import numpy as np
 from moesim.policies.base import BoolArray, Dispatch, FloatArray, IntArray, View, Visit
 from moesim.policies.dispatch import by_tokens, in_gpu_memory, in_order, to_cpu_where
 
-__all__ = ["best_prefix", "makespan", "on_devices", "prefix_share", "two_ended", "two_ended_dispatch"]
+__all__ = ["best_prefix", "makespan", "on_devices", "prefix_share", "two_ended", "two_ended_dispatch", "two_ended_end"]
 
 _ROUNDS = 4
 """Moves off the busiest device that `makespan` tries at most."""
@@ -23,6 +23,21 @@ def two_ended(here: BoolArray, counts: IntArray, gpu: FloatArray, cpu: FloatArra
     device would be done with its own end first; copies follow each other beside GPU work. `start`: seconds before the CPU's
     first expert. Source: HybriMoE, arXiv:2504.05897 (decode schedule of its code).
     """
+    order, head, _ = _eaten(here, counts, gpu, cpu, copy, start)
+    chosen = np.zeros(len(counts), dtype=np.bool_)
+    chosen[order[head:]] = True
+    return chosen
+
+
+def two_ended_end(here: BoolArray, counts: IntArray, gpu: FloatArray, cpu: FloatArray, copy: FloatArray, start: float) -> float:
+    """Seconds until both devices are done under `two_ended`; the same arguments."""
+    return _eaten(here, counts, gpu, cpu, copy, start)[2]
+
+
+def _eaten(
+    here: BoolArray, counts: IntArray, gpu: FloatArray, cpu: FloatArray, copy: FloatArray, start: float
+) -> tuple[IntArray, int, float]:
+    """([n] the queue, how many of it the GPU takes, seconds until both are done)."""
     order = in_order(counts, here & (counts > 0))[: int(np.count_nonzero(counts))]
     there, on_gpu = here[order].tolist(), gpu[order].tolist()
     on_cpu, copies = cpu[order].tolist(), copy[order].tolist()
@@ -38,9 +53,7 @@ def two_ended(here: BoolArray, counts: IntArray, gpu: FloatArray, cpu: FloatArra
         else:
             cpu_end = cpu_next
             tail -= 1
-    chosen = np.zeros(len(counts), dtype=np.bool_)
-    chosen[order[head:]] = True
-    return chosen
+    return order, head, max(gpu_end, cpu_end if head < len(order) else 0.0)
 
 
 def two_ended_dispatch(visit: Visit, view: View, start: float) -> Dispatch:

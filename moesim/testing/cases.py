@@ -71,8 +71,9 @@ def shapes(bench: Bench) -> None:
     def check(run: Run) -> Iterable[str]:
         if run.deployment is not None:
             yield from legality.deployment_shapes(run.deployment, run.problem)
-        for call in run.calls:
-            yield from (legality.dispatch_shapes if call.slot == "dispatch" else legality.moves_shapes)(call, run.problem)
+            for call in run.calls:
+                check_of = legality.dispatch_shapes if call.slot == "dispatch" else legality.moves_shapes
+                yield from check_of(call, run.problem, run.deployment.expert_bytes)
 
     _judge(bench.begun(), check)
 
@@ -83,23 +84,35 @@ def legal_devices(bench: Bench) -> None:
 
 
 def conservation(bench: Bench) -> None:
-    """Every routed (token, expert) pair is computed exactly once, on the device that `dispatch` named (I1)."""
+    """Every routed (token, expert) pair is computed exactly once, on the device that `dispatch` named, or told (I1).
+
+    What a dispatch skips, replaces or calls stale stands in the run's `quality`, pair by pair.
+    """
 
     def check(run: Run) -> Iterable[str]:
         assert run.outcome is not None
         job, table, names = run.world.job, run.world.routing, run.problem.devices
-        given = dict.fromkeys(names, 0)
+        given, told = dict.fromkeys(names, 0), dict.fromkeys(("skipped", "replaced", "stale"), 0)
         for call in run.calls:
             if isinstance(call.answer, Dispatch) and isinstance(call.seen, Visit):
-                some = np.flatnonzero(call.seen.counts)
-                per_device = np.bincount(call.answer.device[some], call.seen.counts[some], len(names))
+                counts, routed_here = legality.computed(call), call.seen.counts
+                per_device = np.bincount(call.answer.device[counts > 0], counts[counts > 0], len(names))
                 given = {name: given[name] + int(n) for name, n in zip(names, per_device, strict=True)}
+                told["skipped"] += int(routed_here.sum() - counts.sum())
+                told["replaced"] += int(np.maximum(counts - routed_here, 0).sum())
+                told["stale"] += 0 if call.answer.stale is None else int(call.answer.stale.sum())
         computed = {name: run.outcome.recorder.expert_tokens.get(name, 0) for name in names}
+        quality = run.outcome.recorder.quality
         if computed != given:
             yield f"devices computed {computed} pairs and were given {given}"
         routed = int((job.prompt + job.output - 1).sum()) * table.top_k * job.layers
-        if sum(computed.values()) != routed:
-            yield f"{sum(computed.values())} pairs were computed, {routed} were routed"
+        if sum(computed.values()) + quality.skipped != routed:
+            yield f"{sum(computed.values())} pairs were computed and {quality.skipped} skipped, {routed} were routed"
+        for name, number in told.items():
+            if getattr(quality, name) != number:
+                yield f"quality tells of {getattr(quality, name)} pairs {name}, the dispatches of {number}"
+        if sum(quality.precision.values()) != sum(computed.values()):
+            yield f"quality tells the precision of {sum(quality.precision.values())} of {sum(computed.values())} pairs"
 
     _judge(bench.ended(), check)
 

@@ -6,7 +6,7 @@ Knows recorded runs only.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,8 @@ def _plain(thing: Any) -> str:
 def decided(call: Call) -> dict[str, Any]:
     """The parts of an answer that mean something: the device of an expert without tokens does not."""
     if isinstance(call.answer, Dispatch) and isinstance(call.seen, Visit):
-        device: IntArray = np.where(call.seen.counts > 0, call.answer.device, -1)
+        counts = call.seen.counts if call.answer.counts is None else call.answer.counts
+        device: IntArray = np.where(counts > 0, call.answer.device, -1)
         return {**call.answer._asdict(), "device": device}
     return call.answer._asdict() if isinstance(call.answer, Moves) else {"answer": repr(call.answer)}
 
@@ -82,6 +83,8 @@ def record(outcome: Outcome) -> dict[str, Any]:
         "moved": {name: b for name, b in sorted(r.moved.items()) if b},
         "caused": dict(sorted(r.caused.items())),
         "expert_tokens": {name: n for name, n in sorted(r.expert_tokens.items()) if n},
+        "quality": {**asdict(r.quality), "precision": dict(sorted(r.quality.precision.items()))},
+        "prefetches": asdict(r.prefetches),
         "peak": r.peak,
         "visits": r.layer_visits,
         "layers": {f.name: getattr(r.layers, f.name).tolist() for f in fields(r.layers)},

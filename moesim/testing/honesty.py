@@ -23,11 +23,16 @@ __all__ = ["memoryless_is_honest", "no_peeking", "no_state_leaks"]
 
 
 def no_peeking(bench: Bench) -> None:
-    """No decision changes when the routing of later layers and passes does; `deploy` knows no routing but the profile."""
+    """No decision changes when the routing of later layers and passes does; `deploy` knows no routing but the profile.
+
+    A declared `foresight` says again what it said, whatever the routing: decisions may rest on that, on nothing else to come.
+    """
+    if bench.policy.clairvoyant:
+        raise NotApplicable("by its own word clairvoyant: a bound that is shown the whole run")
     found = []
     for run in bench.ended(few=True):
         for told, table in _other_futures(run.world):
-            other = run_world(run.world.rerouted(table), bench.policy)
+            other = run_world(run.world.rerouted(table), bench.policy, told=run.told)
             text = _foreseen(run, other)
             if text is not None:
                 found.append(f"{run.world.name}: {text} depends on routing that comes later ({told})")
@@ -108,7 +113,7 @@ def memoryless_is_honest(bench: Bench) -> None:
 
 def _remembers(run: Run, policy: Policy) -> str | None:
     """Asks everything again in another order, at another time, with full queues and no room left."""
-    problem = run.world.problem()
+    problem = replace(run.world.problem(), hindsight=run.problem.hindsight)
     start = policy.deploy(problem)
     view = _view(run, start)
     calls = [call for call in run.calls if isinstance(call.seen, Visit)]

@@ -6,15 +6,16 @@ Knows one recorded run; each check gives a text for every violation.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from moesim.policies.base import Deployment, Dispatch, Moves, PhasePlan, Step, Visit
+from moesim.policies.base import Deployment, Dispatch, FloatArray, IntArray, Moves, PhasePlan, Step, Visit
 from moesim.policies.problem import Problem
 from moesim.testing.watched import Call, Run
 
-__all__ = ["capacity", "deployment_shapes", "devices", "dispatch_shapes", "moves_shapes"]
+__all__ = ["capacity", "computed", "deployment_shapes", "devices", "dispatch_shapes", "moves_shapes"]
 
 _SLACK = 1.0 + 1e-12
 
@@ -64,8 +65,8 @@ def _plan(phase: str, plan: PhasePlan, problem: Problem) -> Iterator[str]:
             yield f"deploy: {phase} names '{name}', which is no device ({', '.join(problem.devices)})"
 
 
-def dispatch_shapes(call: Call, problem: Problem) -> Iterator[str]:
-    """`device` [E] int, `order` [E] a permutation, `load` [E] bool."""
+def dispatch_shapes(call: Call, problem: Problem, stored: FloatArray) -> Iterator[str]:
+    """`device` [E] int, `order` [E] a permutation, `load` [E] bool; the other fields as `_lossy` and `_behind` say."""
     answer, shape = call.answer, (problem.experts,)
     if not isinstance(answer, Dispatch):
         yield f"{call.where}: returned {_what(answer)}, not a Dispatch"
@@ -78,12 +79,60 @@ def dispatch_shapes(call: Call, problem: Problem) -> Iterator[str]:
         yield f"{call.where}: order is no permutation of the experts: {answer.order.tolist()}"
     if answer.load is not None and not _is(answer.load, shape, np.bool_):
         yield f"{call.where}: load is {_what(answer.load)}, not bool [E] = {list(shape)}"
+    yield from _lossy(answer, call, stored)
+    yield from _behind(answer, call, problem, stored)
 
 
-def moves_shapes(call: Call, problem: Problem) -> Iterator[str]:
-    """`keep` [n], `evict` and `load` [n, 2], `migrate` [n, 3], all int and within range."""
+def _lossy(answer: Dispatch, call: Call, stored: FloatArray) -> Iterator[str]:
+    """`counts` and `stale` [E] int of 0 or more, no more than was routed and than is computed; `nbytes` [E] in (0, stored]."""
+    shape = call.seen.counts.shape
+    wanted: tuple[tuple[str, Any, str], ...] = (
+        ("counts", np.integer, "int"),
+        ("stale", np.integer, "int"),
+        ("nbytes", np.floating, "float"),
+    )
+    given = [(name, getattr(answer, name), kind, text) for name, kind, text in wanted]
+    wrong = [(name, array, text) for name, array, kind, text in given if array is not None and not _is(array, shape, kind)]
+    for name, array, text in wrong:
+        yield f"{call.where}: {name} is {_what(array)}, not {text} [E] = {list(shape)}"
+    if wrong:
+        return
+    counts = computed(call)
+    if (counts < 0).any():
+        yield f"{call.where}: counts has less than no tokens: {counts.tolist()}"
+    if counts.sum() > call.seen.counts.sum():
+        yield f"{call.where}: counts holds {counts.sum()} tokens, the router gave out {call.seen.counts.sum()}"
+    if answer.stale is not None and ((answer.stale < 0) | (answer.stale > counts)).any():
+        yield f"{call.where}: stale holds more tokens of an expert than it computes, or less than none"
+    if answer.nbytes is not None and not ((answer.nbytes > 0) & (answer.nbytes <= stored[call.layer] * _SLACK)).all():
+        yield f"{call.where}: nbytes lies outside (0, bytes of the stored copy]"
+
+
+def _behind(answer: Dispatch, call: Call, problem: Problem, stored: FloatArray) -> Iterator[str]:
+    """`moves` of a dispatch keeps nothing and evicts no expert that the layer runs."""
+    if answer.moves is None:
+        return
+    if answer.moves.keep is not None:
+        yield f"{call.where}: moves.keep is for adapt; what a visit uploads is there only when it has run"
+        return
+    told = list(moves_shapes(replace(call, answer=answer.moves), problem, stored))
+    yield from told
+    if not told and answer.moves.evict is not None:
+        mine = answer.moves.evict[answer.moves.evict[:, 0] == call.layer, 1]
+        if (computed(call)[mine] > 0).any():
+            yield f"{call.where}: moves.evict drops an expert that the layer runs"
+
+
+def computed(call: Call) -> IntArray:
+    """[E] tokens that the experts of a dispatch compute."""
+    counts: IntArray = call.seen.counts if call.answer.counts is None else call.answer.counts
+    return counts
+
+
+def moves_shapes(call: Call, problem: Problem, stored: FloatArray) -> Iterator[str]:
+    """`keep` [n], `evict` and `load` [n, 2], `migrate` [n, 3], all int and within range; `load_bytes` [n] in (0, stored]."""
     answer, seen = call.answer, call.seen
-    if not isinstance(answer, Moves) or not isinstance(seen, Step):
+    if not isinstance(answer, Moves):
         yield f"{call.where}: returned {_what(answer)}, not Moves"
         return
     limits = np.array([problem.layers, problem.experts, len(problem.tiers)])
@@ -98,10 +147,22 @@ def moves_shapes(call: Call, problem: Problem) -> Iterator[str]:
             yield f"{call.where}: {name} names a layer, an expert or a tier that does not exist"
         elif name == "migrate" and (array[:, 2] == problem.gpu_tier_index).any():
             yield f"{call.where}: migrate leads into GPU memory; that is what load is for"
+    if answer.load_bytes is not None:
+        yield from _load_bytes(answer, call, stored)
+    if not isinstance(seen, Step):
+        return
     if answer.keep is not None and not _is(answer.keep, (None,), np.integer):
         yield f"{call.where}: keep is {_what(answer.keep)}, not int [n]"
     elif answer.keep is not None and not set(answer.keep.tolist()) <= set(seen.uploaded.tolist()):
         yield f"{call.where}: keep names experts that were not uploaded for the layer"
+
+
+def _load_bytes(answer: Moves, call: Call, stored: FloatArray) -> Iterator[str]:
+    load, nbytes = answer.load, answer.load_bytes
+    if load is None or not _is(load, (None, 2), np.integer) or not _is(nbytes, (len(load),), np.floating):
+        yield f"{call.where}: load_bytes is {_what(nbytes)}, not float [n] with one entry for each copy of load"
+    elif nbytes is not None and not ((nbytes > 0) & (nbytes <= stored[load[:, 0], load[:, 1]] * _SLACK)).all():
+        yield f"{call.where}: load_bytes lies outside (0, bytes of the stored copy]"
 
 
 def devices(call: Call, problem: Problem) -> Iterator[str]:
@@ -110,7 +171,7 @@ def devices(call: Call, problem: Problem) -> Iterator[str]:
         return
     if np.shape(call.answer.device) != call.seen.counts.shape:
         return  # told by the check of shapes
-    home, active = call.home[call.layer], call.seen.counts > 0
+    home, active = call.home[call.layer], computed(call) > 0
     units = np.array([problem.ndp_index.get(tier, -1) for tier in range(len(problem.tiers))])
     legal = call.answer.device == problem.gpu_index
     legal |= (call.answer.device == units[home]) & (units[home] >= 0)
@@ -137,7 +198,7 @@ def capacity(run: Run) -> Iterator[str]:
         if tier != problem.gpu_tier and used > problem.usable(tier) * _SLACK:
             yield f"deploy: '{tier}' would hold {used:.0f} bytes and has {problem.usable(tier):.0f}"
     for call in run.calls:
-        held = float(start.expert_bytes[call.resident | call.in_flight].sum())
+        held = float(call.copy_bytes[call.resident | call.in_flight].sum())
         if held > free * _SLACK:
             yield f"{call.where}: copies take {held:.0f} bytes of GPU memory, which has {free:.0f} for them"
             break

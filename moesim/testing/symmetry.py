@@ -19,11 +19,14 @@ _ALIKE = ("batch", "expert_batch", "kv", "staging", "prefill", "decode", "pipeli
 def labels_mean_nothing(bench: Bench) -> None:
     """Permuting the labels of each layer's experts permutes the placement and leaves the makespan as it is.
 
-    Asked for in worlds without ties. A policy that places by id on purpose says `symmetric: ClassVar[bool] = False` and
+    Asked for in worlds without ties, and of a policy with foresight under a perfect one: which experts a predictor confuses is
+    drawn by label. A policy that places by id on purpose says `symmetric: ClassVar[bool] = False` and
     why in `symmetric_reason`.
     """
     _declared(bench.policy)
     runs = [run for run in bench.ended() if run.world.distinct]
+    if bench.policy.foresight is not None:
+        runs = [run_world(run.world, bench.policy, all_seeing=True) for run in runs]
     if not runs:
         raise NotApplicable("it runs in no world without ties")
     found = [f"{run.world.name}: {text}" for run in runs if (text := _asymmetry(run, bench.policy))]
@@ -32,9 +35,9 @@ def labels_mean_nothing(bench: Bench) -> None:
 
 
 def _declared(policy: Policy) -> None:
-    if getattr(policy, "symmetric", True):
+    if policy.symmetric:
         return
-    reason = str(getattr(policy, "symmetric_reason", "")).strip()
+    reason = policy.symmetric_reason.strip()
     if not reason:
         raise Violation("it says symmetric = False and not why: give symmetric_reason")
     raise NotApplicable(f"by its own word not symmetric: {reason}")
@@ -45,7 +48,7 @@ def _asymmetry(run: Run, policy: Policy) -> str | None:
     labels = np.tile(np.arange(run.problem.experts), (run.problem.layers, 1))
     old = rng.permuted(labels, axis=1)
     # where a dispatch leaves the order to the engine, which goes by id, it goes by the old ids: that is not the policy's doing
-    other = run_world(run.world.relabelled(old), policy, ids=np.argsort(old, axis=1))
+    other = run_world(run.world.relabelled(old), policy, ids=np.argsort(old, axis=1), all_seeing=True)
     if other.outcome is None or run.outcome is None or other.deployment is None or run.deployment is None:
         return f"under other labels it raised {type(other.error).__name__}: {other.error}"
     text = _other_placement(run.deployment, other.deployment, old)

@@ -17,11 +17,12 @@ from moesim.engine import simulate
 from moesim.engine.context import EngineKind
 from moesim.engine.run import Outcome
 from moesim.errors import InputError
-from moesim.policies.base import BoolArray, Deployment, Dispatch, IntArray, Moves, Policy, Step, View, Visit
+from moesim.policies.base import BoolArray, Deployment, Dispatch, FloatArray, IntArray, Moves, Policy, Step, View, Visit
+from moesim.policies.foresight import Foresight
 from moesim.policies.problem import Problem
 from moesim.testing.worlds import World
 
-__all__ = ["Call", "Run", "Watched", "run_world"]
+__all__ = ["Call", "Run", "Told", "Watched", "copied", "run_world"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Call:
     """[L, E]"""
     home: IntArray
     """[L, E]"""
+    copy_bytes: FloatArray
+    """[L, E] bytes of the copies in GPU memory or on their way there; meaningless for others."""
     seconds: float
     """Wall-clock time of the call."""
 
@@ -52,6 +55,10 @@ class Call:
         """What a reader calls this call."""
         place = f"layer {self.layer}" if self.layer >= 0 else "at its end"
         return f"{self.slot} of pass {self.index} ({self.phase}), {place}"
+
+
+Told = dict[tuple[int, int], IntArray | None]
+"""(number of the call, depth) -> tokens [E] that the policy's foresight predicted."""
 
 
 @dataclass
@@ -65,6 +72,8 @@ class Run:
     """A copy of what `deploy` answered (without `state`); None where it raised."""
     outcome: Outcome | None = None
     error: Exception | None = None
+    told: Told = field(default_factory=dict)
+    """What the policy's foresight said."""
 
     @property
     def refused(self) -> bool:
@@ -76,7 +85,8 @@ class Watched:
     """A policy that behaves as another one and writes down its calls; everything else that is asked of it goes through.
 
     `frozen` hands in read-only copies of all arrays. `between(number of calls so far)` is called before each call. `ids`
-    [L, E] stands in for the order by expert id that the engine takes when a dispatch gives none.
+    [L, E] stands in for the order by expert id that the engine takes when a dispatch gives none. `told` holds what the
+    foresight said in another run, which it says again wherever it is asked again. `all_seeing`: it is never wrong.
     """
 
     def __init__(
@@ -87,14 +97,26 @@ class Watched:
         frozen: bool = False,
         between: Callable[[int], None] | None = None,
         ids: IntArray | None = None,
+        told: Told | None = None,
+        all_seeing: bool = False,
     ) -> None:
         self._policy, self._run, self._frozen, self._between, self._ids = policy, run, frozen, between, ids
+        self._told, self._all_seeing = told or {}, all_seeing
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._policy, name)
 
+    @property
+    def foresight(self) -> Foresight | None:
+        """The policy's, made perfect if it is to be all-seeing."""
+        declared = self._policy.foresight
+        if declared is None or not self._all_seeing:
+            return declared
+        return declared.model_copy(update={"recall": (1.0,) * self._run.problem.layers})
+
     def deploy(self, problem: Problem) -> Deployment:
         """As the policy does."""
+        self._run.problem = problem
         found = self._policy.deploy(problem)
         self._run.deployment = copied(replace(found, state=None))
         return found
@@ -113,14 +135,33 @@ class Watched:
         run = self._run
         if self._between is not None:
             self._between(len(run.calls))
+        seen = self._heard(seen)
         kept = copied(seen)
-        state = view.resident.copy(), view.in_flight.copy(), view.home.copy()
+        assert view.copy_bytes is not None
+        state = view.resident.copy(), view.in_flight.copy(), view.home.copy(), view.copy_bytes.copy()
         handed = copied(seen, writeable=False) if self._frozen else seen
         begin = time.perf_counter()
         answer = getattr(self._policy, slot)(handed, view)
         seconds = time.perf_counter() - begin
         run.calls.append(Call(slot, seen.index, seen.phase, seen.layer, kept, copied(answer), *state, seconds))
         return answer
+
+    def _heard(self, seen: Visit | Step) -> Visit | Step:
+        """The same visit or step, with what its foresight says written down."""
+        foreseen, call, run, told = seen.foreseen, len(self._run.calls), self._run, self._told
+        if foreseen is None:
+            return seen
+
+        def ahead(depth: int) -> IntArray | None:
+            key = call, depth
+            answer = told[key] if key in told else foreseen(depth)
+            run.told[key] = None if answer is None else answer.copy()
+            return answer
+
+        if isinstance(seen, Step):
+            return replace(seen, foreseen=ahead)
+        seen.foreseen = ahead
+        return seen
 
 
 def copied(thing: Any, *, writeable: bool = True) -> Any:
@@ -154,13 +195,15 @@ def run_world(
     frozen: bool = False,
     between: Callable[[int], None] | None = None,
     ids: IntArray | None = None,
+    told: Told | None = None,
+    all_seeing: bool = False,
 ) -> Run:
-    """Runs a policy in a world under watch; what it raises is kept, not raised."""
+    """Runs a policy in a world under watch; what it raises is kept, not raised. Parameters as in `Watched`."""
     problem = world.problem()
     if frozen:
         _freeze(problem)
     run = Run(world, problem)
-    watched = cast("Policy", Watched(policy, run, frozen=frozen, between=between, ids=ids))
+    watched = cast("Policy", Watched(policy, run, frozen=frozen, between=between, ids=ids, told=told, all_seeing=all_seeing))
     try:
         run.outcome = simulate(problem, watched, world.routing, engine=engine)
     except Exception as error:  # whatever it is belongs to the report

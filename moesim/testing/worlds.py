@@ -76,8 +76,10 @@ def machine(
     cpu: bool = True,
     nvme: float = 0.0,
     pcie: float = 25e9,
+    peer: float = 0.0,
 ) -> System:
-    """A GPU, `ddr` bytes of DRAM (0: none), CXL devices name -> (bytes, B/s) behind a link each, an SSD of `nvme` bytes.
+    """A GPU, `ddr` bytes of DRAM (0: none), CXL devices name -> (bytes, B/s) behind a link each, an SSD of `nvme` bytes, `peer`
+    bytes of DRAM behind a network.
 
     `ndp` puts a near-data unit into every CXL device; without `cpu` nothing but the GPU and those units computes.
     """
@@ -98,6 +100,9 @@ def machine(
     if nvme:
         tiers["ssd"] = {"kind": "nvme", "at": "ssd", "capacity": nvme, "read": 3e9, "latency": 1e-4}
         links["to_ssd"] = {"ends": ["host", "ssd"], "rate": 7e9}
+    if peer:
+        tiers["peer"] = {"kind": "remote", "at": "peer", "capacity": peer, "read": 250e9, "latency": 1e-7, "stage": "ddr"}
+        links["to_peer"] = {"ends": ["peer", "host"], "rate": 12e9, "setup": 2.5e-6}
     return System(name="bench", devices=devices, tiers=tiers, links=links)
 
 
@@ -150,6 +155,7 @@ def small_worlds() -> list[World]:
         _world("cxl", "DRAM too small, two unequal CXL devices", machine(110 * MB, 40 * MB, pair), wide, even),
         _world("near_data", "CXL devices that compute", machine(120 * MB, 60 * MB, pair, ndp=True), wide, ragged),
         _world("storage", "DRAM too small, the rest on an SSD", machine(90 * MB, 80 * MB, nvme=GB), plain, ragged),
+        _world("network", "DRAM too small, the rest with a peer", machine(90 * MB, 80 * MB, peer=GB), plain, ragged),
         _world("lone_layer", "one MoE layer, every kind of device", machine(40 * MB, GB, pair, ndp=True), single, lone),
         _world(
             "gpu_host",

@@ -2,51 +2,97 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
 
+from moesim.hardware import System
 from moesim.plugins import BUILT_IN, find
 from moesim.policies.base import Policy
 from moesim.testing import PolicyCases
 from moesim.testing.cases import CASES
+from moesim.testing.worlds import World, small_worlds
 
 TRIED: dict[str, list[dict[str, object]]] = {
     "on_demand": [{}],
     "static_popularity": [{}, {"rule": "global", "misses": "threshold"}],
     "lru": [{}],
-    "cxl_expert": [{}, {"adaptive": True, "step": 0.1}],
+    "cxl_expert": [{}, {"adaptive": True, "step": 0.1}, {"migrate": 4, "hysteresis": 0.0}],
     "cxl_expert_gpu_only": [{}],
     "cxl_expert_near_data": [{}],
     "cox_moe": [{}],
-    "moe_cxl": [{}, {"period": 2, "hysteresis": 0.0}],
+    "moe_cxl": [{}, {"period": 2, "hysteresis": 0.0}, {"spread": "hash", "order": "tokens"}],
     "gpu_only": [{}],
     "random": [{}],
     "lfu": [{}],
     "fifo": [{}],
     "cache": [{}],
-    "mixtral_offloading": [{}],
+    "mixtral_offloading": [{}, {"speculate": 2}],
     "huang_buffering": [{}],
     "fiddler": [{}],
-    "hybrimoe": [{}],
-    "ktransformers": [{}],
+    "hybrimoe": [{}, {"choose": "impact"}],
+    "ktransformers": [{}, {"strategy": "dynamic", "repick": 10}, {"strategy": "frequency", "defer": 1}],
     "llama_cpp": [{}],
     "deepspeed_moe": [{}],
     "monde": [{}],
     "dynande": [{}],
     "trimoe": [{}],
+    "hobbit": [{}, {"batch": 1, "depth": 1}],
+    "edgemoe": [{}, {"buffer": None}],
+    "daop": [{}, {"first": 1}],
+    "context_cxl_ndp": [{}],
+    "belady": [{}],
+    "belady_global": [{}],
+    "best_static": [{}],
+    "oracle_prefetch": [{}],
+    "oracle_dispatch": [{}],
+    "optimum": [{"gap": 0.05, "limit": 450}],
+    "flexgen": [{}, {"decode": "max", "gpu_batch": 2, "kv_cpu": True}],
+    "moe_lightning": [{}, {"micro_batch": 4, "gpu_share": 1.0}],
+    "zero_inference": [{}, {"kv_offload": True, "prefill_batch": 3}],
+    "zero_infinity": [{}],
+    "moesys": [{}],
+    "lia": [{}],
+    "moe_gen": [{}, {"attention_batch": 2, "cpu_share": 0.5}],
+    "moe_lens": [{}],
+    "prefetch": [{}, {"predictor": {"kind": "history", "order": 2}, "depth": 2}],
+    "promoe": [{}],
+    "adapmoe": [{}],
+    "pre_gated": [{}, {"cached": 0.5}],
+    "moe_infinity": [{}, {"prefetch": True, "eviction": "activation"}],
+    "finemoe": [{}],
+    "cxl_ndp": [{}, {"bits": 4, "misses": "cpu"}],
+    "rmai": [{}, {"start": "empty", "cache": 0.01}],
 }
 """Policy -> parameters that it is tried with: add a line for a new policy, `[{}]` for its defaults."""
 
 LABELS = "test_labels_mean_nothing"
 KNOWN = {
+    ("moe_cxl-hash-tokens", LABELS): "hash sharding spreads experts by their ids, as published",
     ("random", LABELS): "residents and homes are drawn by lot, one draw per label",
     ("cache", LABELS): "eviction: random draws its victims by lot, one draw per label",
     ("huang_buffering", LABELS): "last in, first out, and experts of one visit come in by id, as published",
-    ("mixtral_offloading", LABELS): "starts with the highest expert ids, as published",
     ("ktransformers", LABELS): "strategy: uniform takes the lowest expert ids, as published",
 }
 """(parameters, test) -> why the promise is not kept; strict, so that a mended policy takes its line away."""
+
+
+def peers() -> World:
+    """A world with the memory of a peer behind RDMA, received into a DRAM that is too small."""
+    base = next(world for world in small_worlds() if world.name == "storage")
+    tiers = {**base.system.model_dump(exclude_unset=True)["tiers"]}
+    tiers["peer"] = {"kind": "remote", "at": "peer", "capacity": 1e9, "read": 100e9, "latency": 1e-7, "stage": "ddr"}
+    del tiers["ssd"]
+    whole = base.system.model_dump(exclude_unset=True)
+    links = {name: link for name, link in whole["links"].items() if name != "to_ssd"}
+    links["rdma"] = {"ends": ["peer", "host"], "rate": 12e9, "setup": 2.5e-6}
+    system = System.model_validate({**whole, "tiers": tiers, "links": links})
+    return replace(base, name="peers", summary="DRAM too small, the memory of a peer", system=system)
+
+
+OWN_WORLDS = {"rmai": [*small_worlds(), peers()]}
+"""Policy -> worlds, where the shipped ones have no machine for it."""
 
 
 class Tried(NamedTuple):
@@ -77,6 +123,7 @@ class TestRegistered(PolicyCases):
     @pytest.fixture
     def policy(self, registered: Policy) -> Policy:
         """Each in turn."""
+        self.worlds = OWN_WORLDS.get(str(getattr(registered, "kind", "")))
         return registered
 
     @pytest.fixture(autouse=True)

@@ -106,14 +106,14 @@ class LowIdsAndSaysNothing(LowIds):
 
 
 class Seer(Plain):
-    """Orders uploads by the counts of the visit that comes next, which lie behind the ones it is shown."""
+    """Orders uploads by the counts of the visit that comes next, which it finds in its caller."""
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
-        counts: Any = visit.counts
-        while counts.base is not None:
-            counts = counts.base
-        rows = counts.reshape(-1, len(visit.counts))
-        after = rows[min(visit.layer + 1, len(rows) - 1)]
+        frame: Any = sys._getframe()
+        while "row" not in frame.f_locals:
+            frame = frame.f_back
+        rows = frame.f_locals["self"].counts
+        after = rows[min(frame.f_locals["row"] + 1, len(rows) - 1)]
         return Dispatch(np.full(len(visit.counts), view.problem.gpu_index), np.argsort(-after, kind="stable"))
 
 

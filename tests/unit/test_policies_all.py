@@ -26,13 +26,17 @@ MACHINES = {
     "plain": {"hbm": 0.14e9, "cpu": False},
     "roomy": {"hbm": 2e9},
 }
-NEED_UNITS = {"cxl_expert_near_data", "monde", "dynande", "trimoe"}
-NEED_CPU = {"fiddler", "hybrimoe", "ktransformers", "llama_cpp", "trimoe", "cxl_expert"}
+NEED_UNITS = {"cxl_expert_near_data", "monde", "dynande", "trimoe", "context_cxl_ndp"}
+NEED_CPU = {"fiddler", "hybrimoe", "ktransformers", "llama_cpp", "trimoe", "cxl_expert", "moe_lens", "daop"}
+NEED_DRIVE = {"zero_infinity"}
+NEED_CXL = {"cxl_ndp"}
+NEED_NETWORK = {"rmai"}
+NEED_ROOM = {"moe_lightning"}  # fills 86 % of GPU memory, in which a buffer of two layers does not fit
 REFUSED = {
-    "cpu": {"gpu_only"} | NEED_UNITS,
-    "near_data": {"gpu_only"},
-    "plain": {"gpu_only"} | NEED_UNITS | NEED_CPU,
-    "roomy": NEED_UNITS,
+    "cpu": {"gpu_only"} | NEED_UNITS | NEED_DRIVE | NEED_ROOM | NEED_CXL | NEED_NETWORK,
+    "near_data": {"gpu_only"} | NEED_DRIVE | NEED_ROOM | NEED_NETWORK,
+    "plain": {"gpu_only"} | NEED_UNITS | NEED_CPU | NEED_DRIVE | NEED_ROOM | NEED_CXL | NEED_NETWORK,
+    "roomy": NEED_UNITS | NEED_DRIVE | NEED_CXL | NEED_NETWORK,
 }
 
 
@@ -59,8 +63,9 @@ def test_it_runs_or_says_why_not(name, machine):
     p, outcome = run(name, machine)
     recorder = outcome.recorder
     tokens = int(p.job.prompt.sum() + p.job.output.sum()) - p.job.requests
-    assert sum(recorder.expert_tokens.values()) == p.model.top_k * tokens * p.layers
-    assert recorder.layers.activations.tolist() == [p.model.top_k * tokens] * p.layers
+    assert sum(recorder.expert_tokens.values()) + recorder.quality.skipped == p.model.top_k * tokens * p.layers
+    if not recorder.quality.skipped:
+        assert recorder.layers.activations.tolist() == [p.model.top_k * tokens] * p.layers
     assert all(held <= p.usable(tier) * (1 + 1e-12) for tier, held in recorder.peak.items())
     by_events = run(name, machine, "events")[1]
     assert not worlds.differences(worlds.record(outcome), worlds.record(by_events))
@@ -76,7 +81,7 @@ def test_it_refuses_exactly_where_it_must(name, machine):
         assert run(name, machine)[1].recorder.makespan > 0
 
 
-@pytest.mark.parametrize("name", [name for name in POLICIES if name not in NEED_UNITS])
+@pytest.mark.parametrize("name", [name for name in POLICIES if name not in REFUSED["roomy"]])
 def test_nothing_beats_a_gpu_that_holds_everything(name):
     assert run(name, "roomy")[1].recorder.makespan >= run("gpu_only", "roomy")[1].recorder.makespan
 

@@ -26,7 +26,7 @@ def scene(hbm: float = 0.09e9, experts: int = 4, **work):
 
 def space(p, batch: int = 8) -> Candidates:
     devices = tuple(product(("gpu", "cpu"), repeat=3))
-    return Candidates(batch, "ddr", ("hbm", "ddr"), devices, devices, (8, 2), (8, 4), 2)
+    return Candidates(batch, "ddr", ("hbm", "ddr"), devices, devices, (8, 2), (8, 4), 2, (0, 0))
 
 
 def op3(p, tokens: float, shares, resident: int, upload: int) -> float:
@@ -153,3 +153,17 @@ def test_a_layer_batch_has_expert_groups_only():
 def test_uncoalesced_experts_take_one_micro_batch_at_a_time():
     deployment = CoxMoe(coalesced=False, micro_batch=2).deploy(scene())
     assert deployment.expert_batch == 2
+
+
+def test_a_machine_without_a_host_is_taken_when_everything_fits():
+    p = tiny.problem(tiny.system(hbm=1e9, ddr=0.0, cpu=False), tiny.model(experts=4, layers=2), tiny.job(layers=2))
+    deployment = CoxMoe().deploy(p)
+    assert deployment.resident.all()
+    assert (deployment.home == p.gpu_tier_index).all()
+
+
+def test_experts_that_the_host_has_no_room_for_become_residents():
+    p = tiny.problem(tiny.system(hbm=1e9, ddr=3 * 6.3e6), tiny.model(experts=4, layers=2), tiny.job(layers=2))
+    deployment = CoxMoe().deploy(p)
+    assert deployment.resident.sum() >= 5
+    assert (deployment.resident | (deployment.home != p.gpu_tier_index)).all()

@@ -10,6 +10,7 @@ import pytest
 
 from moesim.errors import InputError
 from moesim.policies.cxl_expert import CxlExpert, CxlExpertGpuOnly, CxlExpertNearData
+from moesim.policies.cxl_expert_load import busier_side
 
 _spec = importlib.util.spec_from_file_location("policy_problems", Path(__file__).parents[1] / "policy_problems.py")
 tiny = importlib.util.module_from_spec(_spec)
@@ -136,3 +137,54 @@ def test_ideal_says_what_it_lacks():
         CxlExpertNearData().deploy(scene(ndp=False))
     with pytest.raises(InputError, match="find no room where a near-data unit is"):
         CxlExpertNearData().deploy(scene(cxl={"a": (0.5e9, 32e9)}))
+
+
+def side(p, policy, counts, backlog: float = 0.0) -> int:
+    deployment = policy.deploy(p)
+    visit, view = tiny.visit_of(p, deployment, 0, counts), tiny.view_of(p, deployment)
+    view.backlog = {p.costs.path("ddr", p.gpu_tier).queue: backlog} if backlog else {}
+    device = policy.dispatch(visit, view).device
+    return busier_side(visit, view, device, view.resident[0], deployment.expert_bytes[0])
+
+
+def test_the_busier_side_sees_uploads_that_wait_and_the_device_that_both_read() -> None:
+    p = scene(ndp=False)
+    few = np.where(CxlExpert().deploy(p).home[0] == p.tiers.index("ddr"), 1, 0)
+    assert side(p, CxlExpert(hot=1.0, resident=False), zipf_counts()) == -1
+    assert side(p, CxlExpert(hot=0.0, resident=False), zipf_counts()) == 1
+    assert side(p, CxlExpert(hot=127 / 128, resident=False), few) == -1
+    assert side(p, CxlExpert(hot=127 / 128, resident=False), few, backlog=1.0) == 1
+    elsewhere = 1 - few  # all in one device, which neither side can do without
+    assert side(p, CxlExpert(resident=False), elsewhere) == 0
+
+
+def test_compressing_all_shrinks_uploads_too() -> None:
+    p = scene()
+    deployment = CxlExpert(compressed="all", weight_compression=2.0).deploy(p)
+    assert (deployment.expert_bytes == p.model.expert_bytes / 2).all()
+
+
+def test_classes_migrate_until_they_follow_the_counts_and_then_rest() -> None:
+    p = scene(ndp=False)
+    policy = CxlExpert(migrate=200, alpha=0.5)
+    assert policy.adapts == "pass"
+    assert not policy.memoryless
+    deployment = policy.deploy(p)
+    view = tiny.view_of(p, deployment)
+    counts = np.tile(np.arange(EXPERTS)[::-1] ** 3, (2, 1))  # other experts are hot than those of the profile
+    changed = []
+    for _ in range(200):
+        moves = policy.adapt(tiny.step_of(-1, counts), view)
+        view.resident[tuple(moves.evict.T)] = False
+        view.resident[tuple(moves.load.T)] = True
+        if moves.migrate is not None:
+            view.home[moves.migrate[:, 0], moves.migrate[:, 1]] = moves.migrate[:, 2]
+        changed.append(len(moves.load) + (0 if moves.migrate is None else len(moves.migrate)))
+    assert changed[0] > 0
+    assert changed[-10:] == [0] * 10
+    assert view.resident[:, :28].all()  # 32 are hot; those at the border differ by less than the hysteresis
+    assert view.resident.sum() == deployment.resident.sum()
+    cxl = p.tiers.index("a")
+    assert (view.home[:, -40:][~view.resident[:, -40:]] == cxl).all()
+    away = ~view.resident[:, 32:58]
+    assert (view.home[:, 32:58][away] != cxl).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 from moesim.policies.history import CoOccurrence, hashed
 from moesim.policies.migration import Terms, exchanges, relocations
 from moesim.policies.moe_cxl import MoeCxl
+from moesim.policies.moe_cxl_devices import Devices, johnson, spread_over, steal
+from moesim.policies.moe_cxl_history import SequenceHistory
 
 _spec = importlib.util.spec_from_file_location("policy_problems", Path(__file__).parents[1] / "policy_problems.py")
 tiny = importlib.util.module_from_spec(_spec)
@@ -183,7 +186,9 @@ def test_prefetch_loads_what_is_likely_and_drops_it_after_its_layer():
     view.free_slots = 4
     deployment.state.window["decode"] = 1.0
     for _ in range(40):
-        deployment.state.history.learn(0, np.array([2] + [0] * 6 + [2]), np.array([0, 2, 0, 0, 0, 0, 2, 0]))
+        deployment.state.history.learn(0, np.array([2] + [0] * 6 + [2]), "decode")
+        deployment.state.history.chance(0, np.array([2] + [0] * 6 + [2]), "decode")
+        deployment.state.history.learn(1, np.array([0, 2, 0, 0, 0, 0, 2, 0]), "decode")
     moves = policy.adapt(tiny.step_of(0, [2] + [0] * 6 + [2]), view)
     assert sorted(moves.load[:, 1].tolist()) == [1, 6]
     assert (moves.load[:, 0] == 1).all()
@@ -235,3 +240,138 @@ def test_without_moves_the_placement_is_frozen():
     deployment = policy.deploy(p)
     made, _ = periods(policy, p, deployment, np.where(deployment.resident, 0, 3), 10)
     assert made == [0] * 10
+
+
+def test_an_ngram_tells_what_one_layer_cannot() -> None:
+    """Layer 2 repeats what layer 0 chose, whatever layer 1 did between them."""
+    rng, even = np.random.default_rng(2), np.full((3, 4), 0.25)
+    short, long = SequenceHistory(even, 1, 1, 1), SequenceHistory(even, 1, 1, 2)
+    correct = {1: 0, 2: 0}
+    for number in range(600):
+        first, between = rng.integers(4, size=2)
+        for layer, expert in enumerate((first, between, first)):
+            counts = np.eye(4, dtype=np.int64)[expert]
+            for history, order in ((short, 1), (long, 2)):
+                if layer == 1:
+                    history.learn(layer, counts, "prefill")
+                    correct[order] += number >= 300 and history.chance(layer, counts, "prefill").argmax() == first
+                else:
+                    history.learn(layer, counts, "prefill")
+    assert correct[2] == 300
+    assert correct[1] < 130  # a quarter by chance
+    assert long.weights[1] > 0.99
+
+
+def test_repetition_from_pass_to_pass_is_learnt_in_decode_only() -> None:
+    history = {phase: SequenceHistory(np.full((2, 8), 0.125), 1, 1, 1) for phase in ("decode", "prefill")}
+    last = np.eye(8, dtype=np.int64)[5]
+    for phase, one in history.items():
+        for turn in range(200):
+            one.learn(0, np.eye(8, dtype=np.int64)[turn % 3], phase)
+            one.chance(0, np.eye(8, dtype=np.int64)[turn % 3], phase)
+            one.learn(1, last, phase)
+    assert history["decode"].chance(0, np.eye(8, dtype=np.int64)[0], "decode").argmax() == 5
+    assert history["decode"]._stay[1] > 0.8
+    assert history["prefill"]._stay[1] == 0
+
+
+def test_trust_falls_with_every_expert_that_was_fetched_in_vain() -> None:
+    history = SequenceHistory(np.full((2, 4), 0.25), 1, 1, 1)
+    for _ in range(30):
+        history.fetch(1, np.array([0, 1]), np.full(2, 0.9 * history.trust))
+        history.learn(1, np.array([1, 0, 0, 0]), "decode")
+    assert (history.fetched, history.used) == (60, 30)
+    assert history.trust == pytest.approx(1 / 1.8, rel=0.03)
+
+
+def test_confidence_keeps_guesses_back() -> None:
+    p = scene()
+    for confidence, some in ((0.0, True), (0.999, False)):
+        policy = MoeCxl(confidence=confidence)
+        deployment = policy.deploy(p)
+        view = tiny.view_of(p, deployment)
+        view.resident[1] = False
+        view.free_slots = 4
+        deployment.state.window["decode"] = 1.0
+        assert (policy.adapt(tiny.step_of(0, [1] * 8), view).load is not None) == some
+
+
+def test_hash_sharding_follows_bandwidth_and_a_lost_device_moves_its_own_experts_only() -> None:
+    sizes = {"a": (9e9, 10e9), "b": (9e9, 20e9), "c": (9e9, 5e9)}
+    shape = tiny.model(experts=64, layers=6)
+    p = tiny.problem(tiny.system(cxl=sizes), shape, tiny.job(layers=6))
+    room = dict.fromkeys(sizes, 9e9)
+    order = np.arange(6 * 64)
+    three = spread_over(p, ["a", "b", "c"], order, room, "hash")
+    shares = np.bincount(three.ravel(), minlength=3) / three.size
+    assert shares == pytest.approx([10 / 35, 20 / 35, 5 / 35], abs=0.07)
+    two = spread_over(p, ["a", "b"], order, room, "hash")
+    assert (two == three)[three < 2].all()
+    turns = spread_over(p, ["a", "b", "c"], order, room, "round_robin").ravel()
+    assert np.bincount(turns).tolist() == [128, 128, 128]
+
+
+@pytest.mark.parametrize("spread", ["hash", "round_robin"])
+def test_other_ways_of_spreading_keep_tiers_in_order(spread: str) -> None:
+    p = scene()
+    plain, other = MoeCxl().deploy(p), MoeCxl(spread=spread).deploy(p)
+    assert (plain.resident == other.resident).all()
+    cxl = [p.tiers.index("slow"), p.tiers.index("fast")]
+    assert (np.isin(plain.home, cxl) == np.isin(other.home, cxl)).all()
+    assert (plain.home != other.home).any()
+
+
+def test_the_idlest_device_takes_one_expert_from_the_busiest() -> None:
+    access = np.array([9.0, 1.0, 1.0])
+    devices = Devices(access, access, np.ones((3, 3)), np.full(3, 10.0), np.array([False, True, True]), ("",) * 3)
+    frequency, home, every = np.array([5.0, 3.0, 1.0]), np.array([1, 1, 1]), np.ones(3, bool)
+    assert steal(frequency, home, devices, np.full(3, 9.0), 1.0, every, 0.2) == (0, 2)
+    assert steal(frequency, np.array([1, 1, 2]), devices, np.full(3, 9.0), 1.0, every, 0.2) == (0, 2)
+    assert steal(np.array([5.0, 0.0, 5.0]), np.array([1, 1, 2]), devices, np.full(3, 9.0), 1.0, every, 0.2) is None
+    assert steal(frequency, home, devices, np.array([9.0, 9.0, 0.0]), 1.0, every, 0.2) is None  # no room
+    devices.access[2] = 1.3  # idle, but a third slower
+    assert steal(frequency, home, devices, np.full(3, 9.0), 1.0, every, 0.2) is None
+
+
+def flow_shop(order, copy, gpu) -> float:
+    copied = done = 0.0
+    for expert in order:
+        copied += copy[expert]
+        done = max(done, copied) + gpu[expert]
+    return done
+
+
+def test_uploads_go_in_the_order_that_ends_soonest() -> None:
+    rng = np.random.default_rng(11)
+    for _ in range(30):
+        copy, gpu = rng.uniform(1, 9, 5), rng.uniform(1, 9, 5)
+        best = min(flow_shop(order, copy, gpu) for order in permutations(range(5)))
+        made = johnson(copy, gpu, np.ones(5, bool), np.arange(5))
+        assert flow_shop(made, copy, gpu) == pytest.approx(best, rel=1e-12)
+
+
+def test_residents_keep_their_places_in_the_order_of_uploads() -> None:
+    copy, gpu = np.array([0.0, 3.0, 0.0, 1.0]), np.ones(4)
+    made = johnson(copy, gpu, np.array([False, True, False, True]), np.array([0, 2, 1, 3]))
+    assert made.tolist() == [0, 2, 1, 3]
+    gpu[1] = 9.0
+    made = johnson(copy, gpu, np.array([False, True, False, True]), np.array([0, 2, 3, 1]))
+    assert made.tolist() == [0, 2, 1, 3]
+
+
+def test_a_way_between_tiers_takes_one_migration_at_a_time_until_all_are_done() -> None:
+    p = scene(ddr=2e9)
+    policy = MoeCxl(period=1, prefetch=0, steal=False)
+    deployment = policy.deploy(p)
+    view = tiny.view_of(p, deployment)
+    fast, ddr = p.tiers.index("fast"), p.tiers.index("ddr")
+    away = np.argwhere((view.home == fast) & ~view.resident)[:3]
+    deployment.state.moving[tuple(away.T)] = ddr
+    policy = policy.model_copy(update={"period": 1000})
+    done = []
+    for _ in range(4):
+        moves = policy.adapt(tiny.step_of(-1, np.ones((3, 8), dtype=np.int64)), view)
+        done.append(0 if moves.migrate is None else len(moves.migrate))
+        apply(view, moves)
+    assert done == [1, 1, 1, 0]
+    assert (view.home[tuple(away.T)] == ddr).all()

@@ -1,0 +1,140 @@
+"""FlexGen: shares of every tensor in GPU memory, host memory and on disk, a block of GPU batches, layers streamed in turn.
+
+Knows the machine's costs and no experts: every layer's weights are streamed whether the router wants them or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from moesim.errors import InputError, Mistake
+from moesim.policies.base import BoolArray, Deployment
+from moesim.policies.flexgen_search import Block, Bounds, Plan, search
+from moesim.policies.layer_costs import LayerCosts
+from moesim.policies.placement import Groups, everywhere
+from moesim.policies.problem import Problem
+from moesim.policies.sizing import Portions, too_large
+from moesim.policies.streaming import (
+    StreamedPolicy,
+    buffer_slots,
+    deploy_streamed,
+    host_for_cache,
+    lowest_ids,
+    most_residents,
+    spread,
+)
+from moesim.units import Share
+
+__all__ = ["FlexGen"]
+
+
+class FlexGen(StreamedPolicy):
+    """Shares of every tensor by a linear programme, the block by enumeration; the next layer is streamed beside this one.
+
+    A block of `num_batches` GPU batches passes a layer before the next one does (zig-zag); each GPU batch reads the layer's
+    experts from GPU memory anew. Weights of the next layer arrive meanwhile: prefill takes as long as the slowest of upload,
+    download and compute, decode as upload plus the slowest of the rest (the repository's fitted model, `decode: sum`; the
+    paper's is `max`). The CPU attends where the cache is in host memory and `cpu_attention` is on.
+    Source: FlexGen, ICML 2023, arXiv:2303.06865; its port to Mixtral in the MoE-Lightning artifact streams all experts.
+    Inferred: a share of every tensor becomes a share of each layer's experts (lowest ids), because experts move whole; weights
+    outside the experts stay on the GPU and count first, so that as many bytes are streamed; candidates are powers of two with
+    at most 20 GPU batches; times are those of this machine, not the T4 constants, which are in `flexgen_model`. Valid: the
+    cache in one tier as a whole, hidden states on the GPU, 16-bit cache.
+    """
+
+    kind: Literal["flexgen"] = "flexgen"
+    wg: Share | None = None
+    """Share of all weights in GPU memory; by the linear programme if not given."""
+    wc: Share | None = None
+    """Share of all weights in host memory; what neither has is on disk."""
+    kv_cpu: bool | None = None
+    """Whether the KV cache lies in host memory; searched for if not given."""
+    cpu_attention: bool | None = None
+    """Whether the CPU attends to a cache in host memory; searched for if not given."""
+    gpu_batch: int | None = Field(None, ge=1)
+    """gbs, sequences per GPU batch; searched for if not given."""
+    num_batches: int | None = Field(None, ge=1)
+    """n_b, GPU batches per block; searched for if not given."""
+    most_batches: int = Field(20, ge=1)
+    """Most GPU batches that the search tries."""
+    host_share: Share = 0.8
+    """Share of host memory and disk that the search fills (published: 0.8)."""
+    decode: Literal["sum", "max"] = "sum"
+    """How a decode layer adds up: upload plus the slowest of the rest, or the slowest of all."""
+
+    source: ClassVar[str] = "FlexGen (ICML 2023, arXiv:2303.06865)"
+
+    def deploy(self, problem: Problem) -> Deployment:
+        """Searches for what is not given, then places the shares found."""
+        costs = LayerCosts(problem)
+        cache = host_for_cache(problem)
+
+        def made(block: Block) -> Portions:
+            gpu, cpu = problem.system.gpu_name, problem.costs.cpu_name
+            core = str(cpu) if block.cpu_attention else gpu
+            kv = cache if block.cache_on_host else problem.gpu_tier
+            batch = min(block.sequences, problem.job.requests)
+            pipeline = "serial" if self.decode == "sum" else "overlap"
+            return self.cut_into(problem, batch, kv=kv, core=core, micro=block.gpu_batch, pipeline=pipeline)
+
+        plan = self._plan(problem, costs, made)
+        cut = made(plan.block)
+        wg, _, wd = plan.fractions[:3]
+        count = int(wg * problem.layers * problem.experts * (1 + 1e-9))
+        if self.wg is None:  # the buffer is of whole experts, which the programme does not know
+            count = min(count, max(most_residents(problem, cut.gpu_free(problem), 1), 0))
+        held = lowest_ids(problem, spread(problem, count))
+        return deploy_streamed(
+            problem,
+            cut,
+            ahead=1,
+            held=held,
+            classes=_homes(problem, wd),
+            expert_batch=min(plan.block.gpu_batch, cut.batch),
+            state=plan,
+        )
+
+    def _plan(self, problem: Problem, costs: LayerCosts, made: Callable[[Block], Portions]) -> Plan:
+        given = Bounds(self._weights(problem), self.kv_cpu, self.cpu_attention, self.gpu_batch, self.num_batches)
+        found = search(
+            costs,
+            given,
+            made,
+            most=self.most_batches,
+            serial=self.decode == "sum",
+            host=self.host_share,
+        )
+        if found is None:
+            raise self._refusal(problem)
+        return found
+
+    def _weights(self, problem: Problem) -> tuple[float | None, float | None]:
+        """Shares of the experts alone in GPU memory and in host memory that make up `wg` and `wc` of all weights."""
+        experts = problem.layers * problem.experts * problem.model.expert_bytes
+        other = problem.non_expert_bytes() / experts
+        here = None if self.wg is None else max(self.wg * (1.0 + other) - other, 0.0)
+        if self.wc is None:
+            return here, None
+        return here, min(self.wc * (1.0 + other), 1.0 - (here or 0.0))
+
+    def _refusal(self, problem: Problem) -> InputError:
+        pins = [name for name in ("wg", "wc", "kv_cpu", "gpu_batch", "num_batches") if getattr(self, name) is not None]
+        if pins:
+            return InputError(Mistake(f"no plan fits with {', '.join(pins)} as given; leave one to the search", path="policy"))
+        cut = self.cut_into(problem, 1, kv=problem.gpu_tier)
+        slots = int(buffer_slots(problem, 0, 1))
+        return too_large(problem, Portions(1, cut.prefill, cut.decode, cut.kv, slots), problem.model.expert_bytes)
+
+
+def _homes(problem: Problem, on_disk: float) -> Sequence[tuple[BoolArray, Groups]] | None:
+    """A share `on_disk` of each layer's experts, the highest ids, on disk; None where nothing goes there."""
+    disks = [[tier] for tier in problem.system.host_tiers if problem.system.tiers[tier].kind == "nvme"]
+    count = int(on_disk * problem.experts * (1 + 1e-9))
+    if not count or not disks:
+        return None
+    there = np.tile(np.arange(problem.experts) >= problem.experts - count, (problem.layers, 1))
+    return [(~there, everywhere(problem)), (there, disks)]

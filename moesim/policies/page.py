@@ -1,0 +1,121 @@
+"""`python -m moesim.policies.page [FILE | --check]`: writes docs/policies.md from the docstrings of the registered policies.
+
+Knows classes and their fields; adds no word of its own about any of them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from moesim.plugins import BUILT_IN, find
+from moesim.policies.base import Policy
+
+__all__ = ["main", "page"]
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "policies.md"
+_WHEN = {
+    "never": "at every visit",
+    "layer": "after every layer",
+    "pass": "after every pass",
+    "both": "after every layer and every pass",
+}
+_INTRO = """# Policies
+
+Every policy that ships, from its own docstring: what it decides when, its parameters with their defaults, its source, and
+what is inferred. Written by `python -m moesim.policies.page`. `moesim list policies` shows the first lines;
+[extending.md](extending.md) says how to write one.
+
+*Learns* says when a policy looks at what has happened: a memoryless one decides by the visit alone and is timed all layers
+at once. *Looks ahead* names predictors with a declared recall, and bounds that know the whole run. Parameters that most
+policies share stand once, under [Shared parameters](#shared-parameters).
+
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    classes = {name: find("policies", name) for name in BUILT_IN["policies"]}
+    shared = _shared(classes)
+    rows = [
+        f"| [`{name}`](#{name}) | {_first(made)} | {_learns(made)} | {_cell(made.source)} |" for name, made in classes.items()
+    ]
+    table = "\n".join(["| policy | what it does | learns | source |", "|---|---|---|---|", *rows])
+    common = "\n".join(_parameter(field, shared[field]) for field in shared)
+    sections = "\n".join(_section(name, made, set(shared)) for name, made in classes.items())
+    return f"{_INTRO}{table}\n\n## Shared parameters\n\n{common}\n\n{sections}".rstrip() + "\n"
+
+
+def _shared(classes: dict[str, type[Policy]]) -> dict[str, Any]:
+    """Fields that most policies have with the same default and the same words."""
+    seen: dict[tuple[str, str, str], list[Any]] = {}
+    for made in classes.values():
+        for name, field in made.model_fields.items():
+            seen.setdefault((name, repr(field.default), str(field.description)), []).append(field)
+    return {name: fields[0] for (name, *_), fields in seen.items() if len(fields) > len(classes) / 2}
+
+
+def _section(name: str, made: type[Policy], shared: set[str]) -> str:
+    text = inspect.cleandoc(made.__doc__ or "")
+    body = "\n\n".join(_paragraphs(text))
+    own = [field for field in made.model_fields if field != "kind" and not (field in shared and _inherited(made, field))]
+    parameters = "\n".join(_parameter(field, made.model_fields[field]) for field in own) or "No parameters of its own."
+    facts = f"*Learns*: {_learns(made)}. *Looks ahead*: {_ahead(made)}."
+    labels = "" if made.symmetric else f" *Goes by expert number*: {made.symmetric_reason}."
+    return f"## {name}\n\n{body}\n\n{facts}{labels}\n\n{parameters}\n"
+
+
+def _inherited(made: type[Policy], field: str) -> bool:
+    """Whether the class says nothing of its own about a field."""
+    return field not in inspect.get_annotations(made)
+
+
+def _paragraphs(text: str) -> list[str]:
+    """The docstring's paragraphs, those about source, inference and validity each on their own."""
+    joined = [" ".join(part.split()) for part in text.split("\n\n")]
+    parts = [piece for part in joined for piece in re.split(r" (?=(?:Source|Inferred|Valid|Left out|Published):)", part)]
+    return [re.sub(r"^(Source|Inferred|Valid|Left out|Published):", r"**\1**:", part) for part in parts]
+
+
+def _first(made: type[Policy]) -> str:
+    return _cell(inspect.cleandoc(made.__doc__ or "").split("\n\n")[0])
+
+
+def _learns(made: type[Policy]) -> str:
+    """As the policy is by default."""
+    policy = made()
+    return "memoryless" if policy.memoryless else _WHEN[policy.adapts]
+
+
+def _ahead(made: type[Policy]) -> str:
+    if made.clairvoyant:
+        return "a bound that knows the whole run"
+    return "no" if made().foresight is None else "a predictor with a stated recall"
+
+
+def _parameter(name: str, field: Any) -> str:
+    default = field.default if field.default_factory is None else field.default_factory()
+    told = " ".join(str(field.description or "").split())
+    return f"* `{name}` (`{default!r}`): {told}"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def main(arguments: list[str]) -> int:
+    """Writes the page; with `--check` changes nothing and returns 1 if it is not what would be written."""
+    if arguments == ["--check"]:
+        stale = PAGE.read_text("utf-8") != page()
+        sys.stderr.write(f"{'stale' if stale else 'up to date'}: docs/policies.md\n")
+        return int(stale)
+    target = Path(arguments[0]) if arguments else PAGE
+    target.write_text(page(), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
