@@ -9,13 +9,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moesim.api import compare, explain, reproduce, run
+    from moesim.api import compare, explain, reproduce, run, sweep
     from moesim.policies.base import Policy
     from moesim.results.result import Result
     from moesim.scenario import load
 
 __version__ = "0.1.0"
-__all__ = ["Policy", "Result", "__version__", "compare", "explain", "load", "reproduce", "run"]
+__all__ = ["Policy", "Result", "__version__", "compare", "explain", "load", "reproduce", "run", "sweep"]
 
 _HOMES = {
     "Policy": "moesim.policies.base",
@@ -25,6 +25,7 @@ _HOMES = {
     "load": "moesim.scenario",
     "reproduce": "moesim.api",
     "run": "moesim.api",
+    "sweep": "moesim.api",
 }
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from moesim.policies.base import Policy
+from moesim.progress import bar
 from moesim.results.compare import compare as rank
 from moesim.scenario.explain import Explanation
 from moesim.scenario.explain import explain as explain_loaded
@@ -13,7 +15,10 @@ from moesim.scenario.run import compare_loaded, loaded, run
 from moesim.validation import CaseResult
 from moesim.validation import reproduce as reproduce_cases
 
-__all__ = ["compare", "explain", "reproduce", "run"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["compare", "explain", "reproduce", "run", "sweep"]
 
 
 def compare(
@@ -28,6 +33,34 @@ def compare(
     this = loaded(scenario, seed=seed, **overrides)
     results, refused = compare_loaded(this, given)
     return {**rank(results), "refused": refused}
+
+
+def sweep(
+    experiment: str | Path | Mapping[str, Any],
+    *,
+    policies: Sequence[str | Mapping[str, Any] | Policy] | None = None,
+    replications: int | None = None,
+    jobs: int | None = None,
+    dask: str | None = None,
+    out: str | Path | None = None,
+) -> pd.DataFrame:
+    """Runs an experiment (a file, the name of a shipped one, or a mapping of the same form): one row per point.
+
+    `policies` and `replications` take the place of the experiment's own; Policy objects are welcome, from a notebook too.
+    `jobs` processes run the points (default: one for each core), or the Dask cluster at `dask`. With `out` each point is kept
+    there as soon as it is done, and what lies there is not run again. The table's `attrs` hold `experiment` and `answer`;
+    `moesim.results.sweeps.SweepResult.load(out)` gives the means with their intervals, too. InputError with every mistake.
+    """
+    from moesim.experiment.sweep import run_sweep
+
+    with bar("sweeping", "point") as progress:
+        result = run_sweep(
+            experiment, policies=policies, replications=replications, jobs=jobs, dask=dask, out=out, progress=progress
+        )
+    assert result is not None, "all points of a sweep without parts are run"
+    frame = result.frame()
+    frame.attrs.update(experiment=result.experiment, answer=result.answer)
+    return frame
 
 
 def explain(scenario: Any, *, policy: Any = None, **overrides: Any) -> Explanation:

@@ -18,7 +18,7 @@ from moesim.progress import bar
 
 __all__ = ["main"]
 
-LISTS = ("policies", "hardware", "models", "scenarios", "cases")
+LISTS = ("policies", "hardware", "models", "scenarios", "experiments", "cases")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,11 +51,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"moesim {moesim.__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="say what is overridden and read")
     verbs = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
+    _single_runs(verbs)
+    _many_runs(verbs)
+    _about_runs(verbs)
+    _about_files(verbs)
+    return parser
+
+
+def _single_runs(verbs: Any) -> None:
     run = _verb(verbs, "run", _run, "run a scenario; a result.json repeats its run")
     _scenario_options(run)
     run.add_argument("--policy", help="take this policy instead of the scenario's (a name, or module:Class)")
     run.add_argument("--out", metavar="DIR", help="directory of the results (default: runs/SCENARIO-POLICY)")
     run.add_argument("--trace", metavar="FILE", help="write a timeline that Perfetto opens (.json.gz)")
+    stretch = "keep only this stretch of simulated time of the timeline, such as '1 s..1.2 s'"
+    run.add_argument("--trace-window", metavar="START..END", help=stretch)
     spread = "also run N machines drawn from the spreads of the values: 5-95 %% of every metric, and what drives them"
     run.add_argument("--uncertainty", type=int, metavar="N", help=spread)
     compare = _verb(verbs, "compare", _compare, "run several policies on the same requests and rank them")
@@ -64,6 +74,30 @@ def _parser() -> argparse.ArgumentParser:
         "--policies", help="names with commas between them, or 'all' (default: the scenario's `compare`, else all)"
     )
     compare.add_argument("--out", metavar="DIR", help="directory for the comparison and each run's results (default: none)")
+    compare.add_argument("--jobs", type=int, metavar="N", help="run policies in N processes (default: one for each core)")
+
+
+def _many_runs(verbs: Any) -> None:
+    sweep = _verb(verbs, "sweep", _sweep, "run an experiment, in parallel; goes on where it was stopped")
+    sweep.add_argument("experiment", metavar="EXPERIMENT", help="a YAML file, or the name of a shipped experiment")
+    sweep.add_argument(
+        "--out", metavar="DIR", help="directory of points and table, kept and added to (default: runs/sweep-NAME)"
+    )
+    _where_options(sweep)
+    sweep.add_argument("--shard", metavar="I/N", help="run one of N parts; without it, all that is left, and the table")
+    sweep.add_argument("--json", action="store_true", help="one JSON document on standard output: the answer")
+    optimize = _verb(verbs, "optimize", _optimize, "search the best values of an experiment's axes; Pareto front")
+    optimize.add_argument("experiment", metavar="EXPERIMENT", help="a YAML file, or the name of a shipped experiment")
+    optimize.add_argument("--out", metavar="DIR", help="directory of points and table, kept and added to (default: none)")
+    _where_options(optimize)
+    optimize.add_argument("--rounds", type=int, default=4, metavar="N", help="how often the search looks closer (default: 4)")
+    optimize.add_argument("--json", action="store_true", help="one JSON document on standard output: the answer")
+
+
+def _about_runs(verbs: Any) -> None:
+    report = _verb(verbs, "report", _report, "one HTML page for the directory of a run, a comparison or a sweep")
+    report.add_argument("directory", metavar="DIR", help="what run, compare --out or sweep has written")
+    report.add_argument("--out", metavar="FILE", help="the page (default: DIR/report.html)")
     explain = _verb(verbs, "explain", _explain, "what fits where, rooflines and break-even points, before anything runs")
     _scenario_options(explain)
     explain.add_argument("--policy", help="take this policy instead of the scenario's")
@@ -71,18 +105,25 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("ids", nargs="*", metavar="ID", help="cases (default: all)")
     reproduce.add_argument("--out", metavar="DIR", help="directory for tables and figures")
     reproduce.add_argument("--json", action="store_true", help="one JSON document on standard output")
+
+
+def _about_files(verbs: Any) -> None:
     calibrate = _verb(verbs, "calibrate", _calibrate, "measure this machine and write its hardware profile")
     calibrate.add_argument("--out", metavar="FILE", default="calibrated.yaml", help="the profile (default: calibrated.yaml)")
     calibrate.add_argument("--minutes", type=float, default=2.0, metavar="N", help="how long it may measure (default: 2)")
     calibrate.add_argument("--gpu", default="rtx-4090", metavar="NAME", help="profile of the GPU to write where none is found")
-    check = _verb(verbs, "check", _check, "every mistake in scenario and profile files at once")
+    imports = _verb(verbs, "import", _import, "turn a trace of another tool into a file that workloads read")
+    imports.add_argument("format", metavar="FORMAT", help="azure, mooncake (requests); vllm, sglang, sglang-counts (routing)")
+    imports.add_argument("file", metavar="FILE", help="what the other tool wrote; may end in .gz")
+    imports.add_argument("--out", metavar="FILE", required=True, help="a .csv for requests and counts, an .npz for routing")
+    imports.add_argument("--model", metavar="NAME", help="the model whose routing it is, or its config.json")
+    check = _verb(verbs, "check", _check, "every mistake in scenario, experiment and profile files at once")
     check.add_argument("files", nargs="+", metavar="FILE")
     check.add_argument("--json", action="store_true", help="one JSON document on standard output")
-    listing = _verb(verbs, "list", _list, "what there is: policies, hardware, models, scenarios, cases")
+    listing = _verb(verbs, "list", _list, "what there is: policies, hardware, models, scenarios, experiments, cases")
     listing.add_argument("what", choices=LISTS)
     listing.add_argument("--json", action="store_true", help="one JSON document on standard output")
     _verb(verbs, "schema", _schema, "JSON Schema of scenario files, for editors")
-    return parser
 
 
 def _verb(verbs: Any, name: str, action: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
@@ -98,6 +139,11 @@ def _scenario_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
 
 
+def _where_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--jobs", type=int, metavar="N", help="run points in N processes (default: one for each core)")
+    parser.add_argument("--dask", metavar="ADDRESS", help="run points on the Dask cluster at ADDRESS, such as tcp://host:8786")
+
+
 def _load(options: argparse.Namespace) -> Any:
     from moesim.scenario import load
 
@@ -111,7 +157,13 @@ def _run(options: argparse.Namespace) -> int:
     this = _load(options)
     spread = None if options.uncertainty is None else _uncertainty(options, this)
     with bar("simulating", "tok") as progress:
-        result = run_loaded(this, timeline=options.trace is not None, progress=progress, command=options.command)
+        result = run_loaded(
+            this,
+            timeline=options.trace is not None,
+            window=options.trace_window,
+            progress=progress,
+            command=options.command,
+        )
     if spread is not None:
         spread.enter(result)
     place = result.save(out_directory(this, result.summary["policy"], options.out), timeline=this.scenario.simulation.timeline)
@@ -140,25 +192,71 @@ def _uncertainty(options: argparse.Namespace, this: Any) -> Any:
 
 
 def _compare(options: argparse.Namespace) -> int:
+    from moesim.experiment.compared import compare_in
     from moesim.results.compare import compare
     from moesim.results.table import comparison_table
-    from moesim.scenario.run import compare_loaded, save_comparison
+    from moesim.scenario.run import save_comparison
 
     this = _load(options)
     names = options.policies.split(",") if options.policies else list(this.scenario.compare) or ["all"]
     with bar("comparing", "policy") as progress:
-        results, refused = compare_loaded(
-            this, names, started=lambda _name, number, total: progress(number, total), command=options.command
+        results, refused = compare_in(
+            this, names, jobs=options.jobs, command=options.command, started=lambda _name, done, total: progress(done, total)
         )
     ranked = compare(results)
     if options.out is not None:
-        save_comparison(options.out, ranked, results)
+        save_comparison(options.out, {**ranked, "refused": refused}, results)
     if options.json:
         _print_json(ranked)
         return 0
     print(comparison_table(ranked))
     for name, reason in refused.items():
         print(f"{name} cannot run here: {reason}")
+    return 0
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from moesim.experiment.plan import plan
+    from moesim.experiment.sweep import run_plan, shard
+
+    part = None if options.shard is None else shard(options.shard)
+    this = plan(options.experiment)
+    out = options.out or f"runs/sweep-{this.experiment.name}"
+    try:
+        with bar("sweeping", "point") as progress:
+            result = run_plan(this, out=out, jobs=options.jobs, dask=options.dask, part=part, progress=progress)
+    except KeyboardInterrupt:
+        print(f"interrupted; the points that are done are in {out}, and the same command goes on from there", file=sys.stderr)
+        return 130
+    if result is None:
+        text = f"part {options.shard} is done; the same command without --shard runs what is left and writes the table"
+        return _said(options, {"experiment": this.experiment.name, "shard": options.shard}, text)
+    text = f"{result}\n\n{len(this.rows)} points in {out}"
+    return _said(options, result.answer, text) or int(result.answer["points"]["failed"] > 0)
+
+
+def _said(options: argparse.Namespace, document: Any, text: str) -> int:
+    if options.json:
+        _print_json(document)
+    else:
+        print(text)
+    return 0
+
+
+def _optimize(options: argparse.Namespace) -> int:
+    from moesim.experiment.optimum import optimize
+
+    with bar("searching", "point") as progress:
+        found = optimize(
+            options.experiment, out=options.out, rounds=options.rounds, jobs=options.jobs, dask=options.dask, progress=progress
+        )
+    return _said(options, found.answer, str(found)) or int(found.answer["points"]["failed"] > 0)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from moesim.report.page import write_page
+
+    print(f"page in {write_page(options.directory, options.out)}")
     return 0
 
 
@@ -194,10 +292,26 @@ def _calibrate(options: argparse.Namespace) -> int:
     return 0
 
 
+def _import(options: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from moesim.workload.foreign import import_trace
+
+    model = None
+    if options.model is not None:
+        from moesim.scenario.resolve import named_model
+
+        model = named_model(options.model)
+    imported = import_trace(options.format, Path(options.file), Path(options.out), model)
+    print(f"{imported.rows:,} {imported.what} in {options.out}")
+    return 0
+
+
 def _check(options: argparse.Namespace) -> int:
+    from moesim.experiment.plan import judge
     from moesim.scenario import check
 
-    report = check(options.files)
+    report = check(options.files, experiment=judge)
     wrong = sum(len(file["errors"]) for file in report["files"])
     if options.json:
         _print_json(report)

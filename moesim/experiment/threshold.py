@@ -9,10 +9,11 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from moesim.errors import InputError, Mistake
-from moesim.results.statistics import Interval, mean, paired_difference, t_interval
+from moesim.results.search import Peak, find_peak
+from moesim.results.statistics import mean, t_interval
 from moesim.scenario.run import loaded, run_loaded
 from moesim.scenario.scenario import LoadedScenario
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-__all__ = ["COLUMNS", "PERCENT", "Peak", "Sweep", "find_peak", "sweep_threshold"]
+__all__ = ["COLUMNS", "PERCENT", "Sweep", "sweep_threshold"]
 
 PERCENT: tuple[float, ...] = tuple(step / 20 for step in range(21))
 """0 % to 100 % in steps of 5 %."""
@@ -31,30 +32,17 @@ COLUMNS = (
 """Columns of a sweep's table; `low` and `high` are null for a single seed."""
 
 
-class Peak(NamedTuple):
-    """Where a sweep is highest."""
-
-    value: float
-    """The threshold with the highest mean throughput; the lowest of equals."""
-    throughput: Interval
-    """Over the seeds, tok/s."""
-    kind: Literal["interior", "edge", "plateau"]
-    """`plateau`: other thresholds cannot be told from the best one; else whether it lies at an end of the range."""
-    tied: tuple[float, ...]
-    """The thresholds that cannot be told from the best one, itself included, rising."""
-    at_edge: bool
-    """Whether one of `tied` is the first or the last of the sweep."""
-
-    def __str__(self) -> str:
-        middle, low, high, seeds = self.throughput
-        speed = f"{middle:,.0f} tok/s"
-        if low is not None and high is not None:
-            speed += f" (95 % interval {low:,.0f} to {high:,.0f}, {seeds} seeds)"
-        where = "at an end of the range" if self.at_edge else "inside the range"
-        if self.kind != "plateau":
-            return f"peak at {100 * self.value:.4g} %, {speed}, {where}"
-        others = ", ".join(f"{100 * value:.4g}" for value in self.tied if value != self.value)
-        return f"peak at {100 * self.value:.4g} %, {speed}, not told apart from {others} %; the plateau {_reach(self.at_edge)}"
+def _told(peak: Peak) -> str:
+    """The peak of shares as a sentence in percent."""
+    middle, low, high, seeds = peak.best
+    speed = f"{middle:,.0f} tok/s"
+    if low is not None and high is not None:
+        speed += f" (95 % interval {low:,.0f} to {high:,.0f}, {seeds} seeds)"
+    where = "at an end of the range" if peak.at_edge else "inside the range"
+    if len(peak.tied) == 1:
+        return f"peak at {100 * peak.value:.4g} %, {speed}, {where}"
+    others = ", ".join(f"{100 * value:.4g}" for value in peak.tied if value != peak.value)
+    return f"peak at {100 * peak.value:.4g} %, {speed}, not told apart from {others} %; the plateau {_reach(peak.at_edge)}"
 
 
 def _reach(at_edge: bool) -> str:
@@ -95,6 +83,11 @@ class Sweep:
         other = None if second is None else second._curve()
         return threshold_curve(self._curve(), second=other, labels=labels or (self.scenario, second.scenario if second else ""))
 
+    @property
+    def told(self) -> str:
+        """Where the peak is, in a sentence."""
+        return _told(self.peak)
+
     def _curve(self) -> dict[str, list[float]]:
         return {name: [row[name] for row in self.rows] for name in COLUMNS[:4]}
 
@@ -107,7 +100,7 @@ class Sweep:
             lines.append(
                 f"{row['threshold_percentile']:>10.4g}  {row['throughput_tok_s']:>12,.0f}  {spread:>23}  {row['bottleneck']}"
             )
-        return "\n".join([*lines, str(self.peak)])
+        return "\n".join([*lines, self.told])
 
 
 def sweep_threshold(
@@ -155,17 +148,3 @@ def _row(value: float, group: list[dict[str, Any]]) -> dict[str, Any]:
     most = max(sorted(set(lanes)), key=lanes.count)
     time = mean([float(summary["makespan_s"]) for summary in group])
     return dict(zip(COLUMNS, (100 * value, speed.mean, speed.low, speed.high, time, len(group), most), strict=True))
-
-
-def find_peak(samples: dict[float, list[float]]) -> Peak:
-    """The peak of threshold -> throughputs per seed (equally many each, paired by position).
-
-    Thresholds tie when their paired difference to the best is no more than chance (see `statistics.paired_difference`).
-    """
-    levels = sorted(samples)
-    means = {value: mean(samples[value]) for value in levels}
-    best = max(levels, key=lambda value: (means[value], -value))
-    ties = [v for v in levels if v == best or paired_difference(samples[best], samples[v], 0.95).verdict == "tie"]
-    at_edge = ties[0] == levels[0] or ties[-1] == levels[-1]
-    kind: Literal["interior", "edge", "plateau"] = "plateau" if len(ties) > 1 else "edge" if at_edge else "interior"
-    return Peak(best, t_interval(samples[best]), kind, tuple(ties), at_edge)

@@ -11,19 +11,21 @@ from typing import Any
 
 from moesim.errors import InputError
 from moesim.results.result import Result
-from moesim.results.statistics import mean, paired_difference
+from moesim.results.statistics import mean, paired_difference, relative_difference
 
 __all__ = ["by_policy", "compare"]
 
 Summary = Mapping[str, Any]
+_PERCENT = ("percent", "percent_low", "percent_high")
 
 
 def compare(results: Iterable[Result | Summary], *, level: float = 0.95) -> dict[str, Any]:
     """`{"scenario", "results": [summaries, best first], "pairs": [...]}`.
 
     Ranked by mean throughput over the replications of a policy; runs without one come last. A pair is `{"a", "b",
-    "ratio", "difference_tok_s", "verdict"}`: a is the higher-ranked policy, `ratio` its throughput over b's,
-    and `verdict` says what a is against b (`faster`, `slower` or `tie`, see `statistics.paired_difference`) over the
+    "ratio", "percent", "percent_low", "percent_high", "difference_tok_s", "verdict"}`: a is the higher-ranked policy, `ratio`
+    its throughput over b's, `percent` the mean over pairs of what it has more than b with the interval, null for a single
+    pair, and `verdict` says what a is against b (`faster`, `slower` or `tie`, see `statistics.paired_difference`) over the
     replications that both have, or null where there are none. Raises InputError for runs of several scenarios.
     """
     summaries = [result.summary if isinstance(result, Result) else dict(result) for result in results]
@@ -69,12 +71,14 @@ def _pair(group_a: Sequence[Summary], group_b: Sequence[Summary], level: float) 
     ]
     row: dict[str, Any] = {"a": group_a[0]["policy"], "b": group_b[0]["policy"]}
     if not pairs:
-        return {**row, "ratio": None, "difference_tok_s": None, "verdict": None}
+        return {**row, **dict.fromkeys(("ratio", *_PERCENT, "difference_tok_s", "verdict"))}
     a, b = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    difference = paired_difference(a, b, level)
+    difference, share = paired_difference(a, b, level), relative_difference(a, b, level)
+    ends = (None, None, None) if share is None else share[:3]
     return {
         **row,
         "ratio": mean(a) / mean(b) if mean(b) > 0 else None,
+        **{name: None if end is None else 100 * end for name, end in zip(_PERCENT, ends, strict=True)},
         "difference_tok_s": difference.interval.mean,
         "verdict": difference.verdict,
     }

@@ -9,7 +9,18 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
-__all__ = ["TIE", "Difference", "Interval", "Verdict", "describe", "mean", "paired_difference", "percentile", "t_interval"]
+__all__ = [
+    "TIE",
+    "Difference",
+    "Interval",
+    "Verdict",
+    "describe",
+    "mean",
+    "paired_difference",
+    "percentile",
+    "relative_difference",
+    "t_interval",
+]
 
 Verdict = Literal["faster", "slower", "tie"]
 TIE = 1e-3
@@ -101,3 +112,12 @@ def paired_difference(a: Sequence[float], b: Sequence[float], level: float = 0.9
     else:
         tie = interval.low <= 0 <= interval.high
     return Difference(interval, "tie" if tie else "faster" if interval.mean > 0 else "slower")
+
+
+def relative_difference(a: Sequence[float], b: Sequence[float], level: float = 0.95) -> Interval | None:
+    """By which share of b is a larger: interval of the mean of a / b - 1 over pairs; None where some b is not above zero."""
+    if len(a) != len(b):
+        raise ValueError(f"pairs are needed: {len(a)} values against {len(b)}")
+    if not b or min(b) <= 0:
+        return None
+    return t_interval([left / right - 1 for left, right in zip(a, b, strict=True)], level)

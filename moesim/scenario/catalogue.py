@@ -18,11 +18,17 @@ from moesim.scenario import strict_yaml
 
 __all__ = ["FOLDERS", "Entry", "classes", "find", "is_path", "names", "shown"]
 
-FOLDERS = {"hardware": "hardware_profiles", "scenarios": "scenarios", "models": "models"}
+FOLDERS = {
+    "hardware": "hardware_profiles",
+    "scenarios": "scenarios",
+    "experiments": "scenarios/experiments",
+    "models": "models",
+}
 """Group -> name of the folder that holds its files in each place."""
 
-_SUFFIXES = {"hardware": (".yaml", ".yml"), "scenarios": (".yaml", ".yml"), "models": (".json",)}
-_WORDS = {"hardware": "hardware profile", "scenarios": "scenario", "models": "model"}
+_YAML = (".yaml", ".yml")
+_SUFFIXES = {"hardware": _YAML, "scenarios": _YAML, "experiments": _YAML, "models": (".json",)}
+_WORDS = {"hardware": "hardware profile", "scenarios": "scenario", "experiments": "experiment", "models": "model"}
 
 
 class Entry(NamedTuple):
@@ -72,12 +78,15 @@ def _files(place: Path, group: str) -> list[Path]:
     folder = place / FOLDERS[group]
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.rglob("*") if path.suffix in _SUFFIXES[group] and path.is_file())
+    files = sorted(path for path in folder.rglob("*") if path.suffix in _SUFFIXES[group] and path.is_file())
+    if group == "scenarios":  # experiments lie in a folder of theirs beside the scenarios that they vary
+        files = [path for path in files if path.relative_to(folder).parts[0] != "experiments"]
+    return files
 
 
 def _name(path: Path, place: Path, group: str) -> str:
-    """A profile or model is called by its file's name, a scenario by its path below `scenarios/`."""
-    if group != "scenarios":
+    """A profile or model is called by its file's name, a scenario or an experiment by its path below its folder."""
+    if group not in ("scenarios", "experiments"):
         return path.stem
     return path.relative_to(place / FOLDERS[group]).with_suffix("").as_posix()
 

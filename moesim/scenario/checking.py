@@ -5,7 +5,7 @@ Knows how to tell one kind of file from another; the judging is done where they 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any
@@ -28,8 +28,13 @@ _MEMORIES = ("hbm", "ddr", "cxl", "nvme", "remote")
 _SYSTEM_KEYS = ("devices", "tiers", "links")
 
 
-def check(paths: Iterable[str | FilePath]) -> dict[str, Any]:
+Judge = Callable[[FilePath], tuple[Mistake, ...]]
+
+
+def check(paths: Iterable[str | FilePath], *, experiment: Judge | None = None) -> dict[str, Any]:
     """`{"files": [{"file", "errors": [{"line", "column", "path", "message"}]}]}`, each file asked for and in order.
+
+    `experiment` judges the files that vary a scenario, which this package knows nothing of.
 
     A mistake in a file that a scenario builds on (a profile, what it extends) stands under that file, after the others.
     """
@@ -38,7 +43,7 @@ def check(paths: Iterable[str | FilePath]) -> dict[str, Any]:
     for path in paths:
         shown = catalogue.shown(FilePath(path)) if catalogue.is_path(str(path)) or FilePath(path).exists() else str(path)
         own = found.setdefault(shown, {})
-        for mistake in _mistakes(path):
+        for mistake in _mistakes(path, experiment):
             if mistake.file in ("", shown):
                 own[mistake] = None
             else:
@@ -52,9 +57,11 @@ def _plain(mistake: Mistake) -> dict[str, Any]:
     return {"line": mistake.line, "column": mistake.column, "path": mistake.path, "message": mistake.message}
 
 
-def _mistakes(path: str | FilePath) -> tuple[Mistake, ...]:
+def _mistakes(path: str | FilePath, experiment: Judge | None) -> tuple[Mistake, ...]:
     try:
         file = FilePath(path).expanduser()
+        if experiment is not None and file.suffix in (".yaml", ".yml") and "scenario" in _top(file):
+            return experiment(file)
         if file.suffix in (".yaml", ".yml") and not _is_scenario(file):
             return _profile(file)
         load(path)
@@ -63,9 +70,14 @@ def _mistakes(path: str | FilePath) -> tuple[Mistake, ...]:
     return ()
 
 
+def _top(file: FilePath) -> Any:
+    """The keys at the top of a file, with what they hold."""
+    return Resolver(file.parent).file(file).value
+
+
 def _is_scenario(file: FilePath) -> bool:
     """False for a file that describes a machine or a part of one."""
-    top = Resolver(file.parent).file(file).value
+    top = _top(file)
     if any(name in top for name in (*schema.PARTS, "extends")):
         return True
     return not any(name in top for name in (*_SYSTEM_KEYS, "profile", "kind"))

@@ -17,7 +17,7 @@ from moesim.scenario.judge import unknown_key
 from moesim.scenario.resolve import SHORTHAND, Resolver, in_full
 from moesim.scenario.tree import Node, Path, Place, dotted, from_plain
 
-__all__ = ["Change", "Override", "apply", "changes"]
+__all__ = ["Change", "Override", "apply", "changes", "is_path"]
 
 logger = logging.getLogger("moesim.scenario")
 
@@ -41,13 +41,16 @@ class Change(NamedTuple):
     path: tuple[str, ...]
     value: Node
     by: str
+    """`--set`, `--policy`, `--seed`, or `experiment`."""
 
 
 def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def changes(sets: Iterable[str] | Mapping[str, Any], policy: Any, seed: int | None) -> tuple[list[Change], list[Mistake]]:
+def changes(
+    sets: Iterable[str | Change] | Mapping[str, Any], policy: Any, seed: int | None
+) -> tuple[list[Change], list[Mistake]]:
     """What was asked for, in order of precedence, and what of it cannot be read."""
     wanted: list[Change] = []
     mistakes: list[Mistake] = []
@@ -64,6 +67,8 @@ def changes(sets: Iterable[str] | Mapping[str, Any], policy: Any, seed: int | No
 
 
 def _change(item: Any) -> Change:
+    if isinstance(item, Change):
+        return item
     if not isinstance(item, str):
         path, value = item
         return Change(_steps(path), from_plain(value, Place(f"--set {path}")), "--set")
@@ -76,10 +81,15 @@ def _change(item: Any) -> Change:
 
 def _steps(path: str) -> tuple[str, ...]:
     steps = tuple(path.split("."))
-    if not all(step and step == step.strip() for step in steps):
+    if not is_path(path):
         message = f"'{path}' is no path; write keys with dots between them, such as workload.requests=16"
         raise InputError(Mistake(message, file=f"--set {path}"))
     return steps
+
+
+def is_path(text: str) -> bool:
+    """Whether `text` is keys with dots between them."""
+    return all(step and step == step.strip() for step in text.split("."))
 
 
 def apply(raw: Node, resolver: Resolver, wanted: list[Change]) -> tuple[Node, list[Override]]:
@@ -131,11 +141,11 @@ def _located(root: Node, change: Change, base: FilePath) -> Path:
             step = _index(text, node, path, change)
         elif node is not None and node.value is not None and not isinstance(node.value, dict):
             message = f"'{dotted(path)}' is a single value ({_shown(node.plain())}); it has no key '{text}'"
-            raise InputError(Mistake(message, file=_place(change)))
+            raise InputError(_wrong(message, change))
         elif node is not None and node.child(text) is None:
             known = _keys(root, path, base)
             if known is not None and text not in known:
-                raise InputError(Mistake(unknown_key(text, known, dotted(path)), file=_place(change)))
+                raise InputError(_wrong(unknown_key(text, known, dotted(path)), change))
         path = (*path, step)
         node = _given(root, path, base)
     return path
@@ -157,7 +167,7 @@ def _index(text: str, node: Node, path: Path, change: Change) -> int:
     size = len(node.value)
     if not text.isdecimal() or int(text) >= size:
         message = f"'{text}' is no entry of the list '{dotted(path)}', which has {size}; the first one is 0"
-        raise InputError(Mistake(message, file=_place(change)))
+        raise InputError(_wrong(message, change))
     return int(text)
 
 
@@ -168,8 +178,11 @@ def _keys(root: Node, path: Path, base: FilePath) -> list[str] | None:
         return None
 
 
-def _place(change: Change) -> str:
-    return f"--set {'.'.join(change.path)}" if change.by == "--set" else change.by
+def _wrong(message: str, change: Change) -> Mistake:
+    """The mistake at the place in the file where the change is asked for, or under the option that asks for it."""
+    if change.value.key.line:
+        return Mistake(message, ".".join(change.path), *change.value.key)
+    return Mistake(message, file=f"--set {'.'.join(change.path)}" if change.by == "--set" else change.by)
 
 
 def _put(raw: Node, before: Node, path: Path, value: Node, base: FilePath) -> Node:

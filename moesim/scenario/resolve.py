@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path as FilePath
@@ -16,21 +17,31 @@ from moesim.errors import InputError, Mistake, did_you_mean
 from moesim.scenario import annotated, catalogue, strict_yaml
 from moesim.scenario.tree import Node, Path, Place, Tree, dotted, from_plain, merge
 
-__all__ = ["SHORTHAND", "Resolver"]
+__all__ = ["SHORTHAND", "Resolver", "in_full", "named_model"]
 
 SHORTHAND = {"hardware": "profile", "model": "name", "policy": "kind"}
 """A part given as one word means this key of the part."""
+_FILLED = 64
+"""Parts that are kept as they come out of their profiles: scenarios of a family share most."""
 
 
 class Resolver:
     """Reads and joins the files of one scenario; gathers mistakes instead of stopping at the first."""
 
-    def __init__(self, base: FilePath) -> None:
+    def __init__(self, base: FilePath, memory: dict[Any, Any] | None = None) -> None:
         self.base = base
+        self.memory = memory
+        """What was found and judged before, shared by scenarios that differ in little; None for one scenario alone."""
         self.mistakes: list[Mistake] = []
         self.broken: set[str] = set()
         """Top-level parts that could not be put together; what they hold is not to be judged further."""
         self._files: dict[FilePath, Node] = {}
+
+    def again(self) -> Resolver:
+        """Another one for the next scenario of the same files: what was read is kept, mistakes of reading too."""
+        fresh = Resolver(self.base, self.memory)
+        fresh.mistakes, fresh.broken, fresh._files = list(self.mistakes), set(self.broken), self._files
+        return fresh
 
     def file(self, path: FilePath) -> Node:
         """One file as written, annotations taken off; InputError if it cannot be read."""
@@ -47,7 +58,10 @@ class Resolver:
 
     def scenario(self, path: FilePath, chain: tuple[FilePath, ...] = ()) -> Node:
         """The file laid over what it extends, over what that extends, and so on."""
-        node = self.file(path)
+        return self.joined(self.file(path), (*chain, path.resolve()))
+
+    def joined(self, node: Node, chain: tuple[FilePath, ...] = ()) -> Node:
+        """A scenario as written laid over what it extends; `chain`: the files that led here."""
         if "hardware" in node.value:
             node = node.put(("hardware",), annotated.push_down(node.value["hardware"]))
         node = self.rebased(node)
@@ -55,7 +69,7 @@ class Resolver:
         if parent is None:
             return node
         node = replace(node, value={name: child for name, child in node.value.items() if name != "extends"})
-        below = self._extended(parent, (*chain, path.resolve()))
+        below = self._extended(parent, chain)
         return node if below is None else merge_scenario(below, node)
 
     def _extended(self, parent: Node, chain: tuple[FilePath, ...]) -> Node | None:
@@ -84,7 +98,13 @@ class Resolver:
         beside = self.folder(node.place) / f"{text}.yaml"
         if group == "scenarios" and beside.is_file():
             return beside
-        return catalogue.find(group, text, beside=self.beside(node.place))
+        key = ("file", group, text, *self.beside(node.place))
+        if self.memory is None or key not in self.memory:
+            found = catalogue.find(group, text, beside=self.beside(node.place))
+            if self.memory is None:
+                return found
+            self.memory[key] = found
+        return FilePath(self.memory[key])
 
     def beside(self, place: Place) -> tuple[FilePath, ...]:
         """Where names are looked up first: beside the scenario, then beside the file that says the name."""
@@ -114,10 +134,26 @@ class Resolver:
             if name in parts:
                 parts[name] = in_full(parts[name], key)
         if "hardware" in parts:
-            parts["hardware"] = self.hardware(parts["hardware"], ("hardware",), ())
+            parts["hardware"] = self._once(raw.value["hardware"], lambda: self.hardware(parts["hardware"], ("hardware",), ()))
         if "model" in parts:
-            parts["model"] = self.model(parts["model"])
+            parts["model"] = self._once(raw.value["model"], lambda: self.model(parts["model"]))
         return replace(raw, value=parts)
+
+    def _once(self, raw: Node, fill: Callable[[], Node]) -> Node:
+        """What `fill` makes of `raw`, made once for each node that many scenarios share."""
+        if self.memory is None:
+            return fill()
+        filled: dict[int, tuple[Node, Node]] = self.memory.setdefault("filled", {})
+        known = filled.pop(id(raw), None)  # put back as the latest
+        if known is None:
+            before = len(self.mistakes)
+            known = (raw, fill())  # with the node itself, so that its id stays its own
+            if len(self.mistakes) > before:
+                return known[1]
+        filled[id(raw)] = known
+        if len(filled) > _FILLED:
+            del filled[next(iter(filled))]
+        return known[1]
 
     def hardware(self, node: Node, path: Path, chain: tuple[FilePath, ...]) -> Node:
         """`node` laid over the profiles it names, at every depth."""
@@ -221,6 +257,21 @@ class Resolver:
             return model.read_config(config, name, str(config.get("_source") or shown))
         except InputError as error:
             raise InputError(*(mistake._replace(file=mistake.file or shown) for mistake in error.mistakes)) from None
+
+
+def named_model(name: str) -> Any:
+    """The model of a name or of a config.json, as a scenario's `model:` would have it. Raises InputError when there is none."""
+    from moesim.model import Architecture
+    from moesim.scenario.judge import judged
+
+    resolver = Resolver(FilePath())
+    node = resolver.model(in_full(Node(name), SHORTHAND["model"]))
+    if resolver.mistakes:
+        raise InputError(*(mistake._replace(path="", file=mistake.file or "--model") for mistake in resolver.mistakes))
+    found, mistakes = judged(Architecture, node, ("model",))
+    if mistakes:
+        raise InputError(*mistakes)
+    return found
 
 
 def _tree(path: FilePath) -> Tree:

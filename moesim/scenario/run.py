@@ -19,10 +19,12 @@ from moesim.errors import InputError, Mistake
 from moesim.policies.base import Policy
 from moesim.policies.problem import Problem
 from moesim.results import provenance
+from moesim.results.recorder import SECOND
 from moesim.results.result import Result, RunFacts, make_result
 from moesim.scenario.scenario import LoadedScenario, load, load_data
 from moesim.scenario.tree import to_plain
 from moesim.streams import Streams
+from moesim.units import parse
 from moesim.workload.table import Job, RoutingTable
 
 __all__ = [
@@ -64,7 +66,7 @@ def problem_of(this: LoadedScenario, job: Job, routing: RoutingTable) -> Problem
     """The placement problem that a scenario poses."""
     scenario = this.scenario
     streams = Streams(scenario.seed, scenario.replicate)
-    return Problem(scenario.model, scenario.hardware, job, routing.profile, streams["policy"])
+    return Problem(scenario.model, scenario.hardware, job, routing.profile, streams["policy"], streams["foresight"])
 
 
 def run_loaded(
@@ -76,19 +78,27 @@ def run_loaded(
     policy: Policy | None = None,
     policy_name: str | None = None,
     bound: bool = True,
+    window: str | None = None,
 ) -> Result:
     """Runs a loaded scenario; `policy` takes the place of its own, under the name `policy_name`.
 
-    Without `bound` the programme that bounds the run is not solved, and the fields that need it are null.
+    Without `bound` the programme that bounds the run is not solved, and the fields that need it are null. `window`
+    (`1 s..1.2 s`) keeps only that stretch of a timeline.
     """
     begin = time.perf_counter()
+    stretch = None if window is None else _stretch(window)
+    if stretch is not None and not (timeline or this.scenario.simulation.timeline):
+        raise InputError(Mistake("a window is part of a timeline; ask for one (--trace)", path="window"))
     scenario = this.scenario
     job, routing = this.build()
     chosen = scenario.policy if policy is None else policy
     problem = problem_of(this, job, routing)
     keep = timeline or scenario.simulation.timeline
     try:
-        outcome = simulate(problem, chosen, routing, engine=scenario.simulation.engine, timeline=keep, progress=progress)
+        kind, faults = scenario.simulation.engine, scenario.faults
+        outcome = simulate(
+            problem, chosen, routing, engine=kind, timeline=keep, window=stretch, faults=faults, progress=progress
+        )
     except InputError as error:
         raise this.located(InputError(*(_under_policy(mistake) for mistake in error.mistakes))) from None
     joules = energy(problem, outcome.recorder)
@@ -113,10 +123,25 @@ def run_loaded(
         cost_usd_per_Mtok=cost_per_million_tokens(problem, outcome.recorder, joules, _counted_tokens(job)),
         wall_s=time.perf_counter() - begin,
         single_layer_batch=not job.attention,
-        provenance=provenance.collect(to_plain(data), seed=scenario.seed, replicate=scenario.replicate, command=command),
-        notes=[*routing.notes, *range_notes(problem, outcome)],
+        provenance=provenance.collect(
+            to_plain(data), seed=scenario.seed, replicate=scenario.replicate, command=command, origins=this.provenance
+        ),
+        notes=[*routing.notes, *range_notes(problem, outcome), *outcome.faults],
     )
     return make_result(outcome.recorder, facts)
+
+
+def _stretch(window: str) -> tuple[int, int]:
+    """`START..END`, each a duration, as ps."""
+    start, between, end = window.partition("..")
+    try:
+        low, high = (round(parse(text.strip(), "duration") * SECOND) for text in (start, end))
+    except ValueError as error:
+        told = str(error) if between else f"'{window}' is no stretch of time; write it like '1 s..1.2 s'"
+        raise InputError(Mistake(told, path="window")) from None
+    if not 0 <= low < high:
+        raise InputError(Mistake(f"'{window}' does not end after it starts; write it like '1 s..1.2 s'", path="window"))
+    return low, high
 
 
 def _counted_tokens(job: Job) -> int:

@@ -22,9 +22,9 @@ from moesim.scenario.resolve import SHORTHAND, Resolver
 from moesim.scenario.tree import Node, Origin, Place, Tree, from_plain
 from moesim.streams import Streams
 
-__all__ = ["LoadedScenario", "load", "load_data"]
+__all__ = ["LoadedScenario", "assemble", "load", "load_data"]
 
-Sets = Iterable[str] | Mapping[str, Any]
+Sets = Iterable[str | overrides.Change] | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def load(
     raw = resolver.scenario(path)
     if raw.child("name") is None:
         raw = raw.put(("name",), Node(path.stem, Place(catalogue.shown(path), 1, 1)))
-    return _loaded(raw, resolver, sets, policy, seed, path)
+    return assemble(raw, resolver, sets, policy, seed, path)
 
 
 def load_data(
@@ -109,7 +109,7 @@ def load_data(
     node = annotated.strip(root, resolver.mistakes)
     if not isinstance(node.value, dict):
         raise InputError(Mistake("a scenario is a mapping of keys to values"))
-    return _loaded(node, resolver, sets, policy, seed, None)
+    return assemble(node, resolver, sets, policy, seed, None)
 
 
 def _file(source: str | FilePath) -> FilePath:
@@ -147,7 +147,8 @@ def _base(root: Node, beside: FilePath | None) -> FilePath:
     return next((folder for folder in folders if all((folder / text).is_file() for text in wanted)), folders[0])
 
 
-def _loaded(raw: Node, resolver: Resolver, sets: Sets, policy: Any, seed: int | None, path: FilePath | None) -> LoadedScenario:
+def assemble(raw: Node, resolver: Resolver, sets: Sets, policy: Any, seed: int | None, path: FilePath | None) -> LoadedScenario:
+    """The scenario of joined files with changes laid over them, judged as a whole. InputError with every mistake."""
     given = policy if isinstance(policy, Policy) else None
     if given is not None:
         policy = {"kind": _class_name(type(given)), **given.model_dump(mode="json", exclude={"kind"})}
@@ -196,16 +197,50 @@ def _judge(node: Node, resolver: Resolver, given: Policy | None) -> tuple[schema
         if part == "policy" and given is not None:
             parts[part] = given
             continue
-        parts[part], wrong = _part(part, node, resolver.base)
+        parts[part], wrong = _known_part(part, node, resolver)
         mistakes += wrong
     tree = Tree(node)
     mistakes += cross.capacity(parts, tree)
-    built, wrong = cross.built(parts, head, tree, resolver.base)
+    built, wrong = _known_build(parts, head, tree, resolver)
     mistakes += wrong
     if mistakes or resolver.mistakes or head is None:
         return None, None, mistakes
     fields = {name: getattr(head, name) for name in schema.Head.model_fields}
     return schema.Scenario.model_validate({**fields, **parts}), built, mistakes
+
+
+def _known_part(part: str, node: Node, resolver: Resolver) -> tuple[Any, list[Mistake]]:
+    """`_part`, looked up where an equal part was right before."""
+    inside = node.child(part)
+    if resolver.memory is None or inside is None:
+        return _part(part, node, resolver.base)
+    key = ("part", part, _text(inside))
+    if key not in resolver.memory:
+        spec, wrong = _part(part, node, resolver.base)
+        if wrong:
+            return spec, wrong
+        resolver.memory[key] = spec
+    return resolver.memory[key], []
+
+
+def _known_build(
+    parts: Mapping[str, Any], head: schema.Head | None, tree: Tree, resolver: Resolver
+) -> tuple[Any, list[Mistake]]:
+    """`cross.built`, not done again for a workload that was right before; what it built then is not kept."""
+    nodes = [tree.root.child(part) for part in ("workload", "model")]
+    if resolver.memory is None or head is None or None in nodes:
+        return cross.built(parts, head, tree, resolver.base)
+    key = ("built", head.seed, head.replicate, *(_text(node) for node in nodes if node is not None))
+    if key in resolver.memory:
+        return None, []
+    wrong = cross.built(parts, head, tree, resolver.base)[1]
+    if not wrong and all(parts.get(part) is not None for part in ("workload", "model")):
+        resolver.memory[key] = True
+    return None, wrong
+
+
+def _text(node: Node) -> str:
+    return json.dumps(node.plain(), sort_keys=True, default=repr)
 
 
 def _head(node: Node, mistakes: list[Mistake]) -> Node:

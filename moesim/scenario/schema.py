@@ -12,6 +12,7 @@ from annotated_types import Ge
 from pydantic import BaseModel, SerializeAsAny
 
 from moesim import plugins
+from moesim.hardware.fault import Fault
 from moesim.hardware.system import System
 from moesim.model import Architecture
 from moesim.policies.base import Policy
@@ -55,6 +56,8 @@ class Head(Spec):
     replicate: Count = 0
     """Number of the replicate: other draws under the same seed."""
     simulation: Simulation = Simulation()
+    faults: tuple[Fault, ...] = ()
+    """Tiers that fail while the job runs, and come back."""
     compare: tuple[str, ...] = ()
     """Policies that `moesim compare` takes when none are named."""
 

@@ -47,6 +47,12 @@ def test_the_fastest_comes_first_whatever_the_order_given() -> None:
 def test_pairs_say_what_the_better_is_against_the_other() -> None:
     found = compare([summary("b", 1.0), summary("a", 4.0), summary("c", 1.0005)])
     assert list(found) == ["scenario", "results", "pairs"]
+    shares = [[pair.pop(name) for name in ("percent", "percent_low", "percent_high")] for pair in found["pairs"]]
+    assert shares == [
+        [pytest.approx(100 * (4.0 / 1.0005 - 1)), None, None],
+        [300.0, None, None],
+        [pytest.approx(0.05), None, None],
+    ]
     assert found["pairs"] == [
         {"a": "a", "b": "c", "ratio": 4.0 / 1.0005, "difference_tok_s": 4.0 - 1.0005, "verdict": "faster"},
         {"a": "a", "b": "b", "ratio": 4.0, "difference_tok_s": 3.0, "verdict": "faster"},

@@ -56,7 +56,7 @@ def test_top_level() -> None:
     assert SCHEMA["additionalProperties"] is False
     assert "required" not in SCHEMA
     assert set(SCHEMA["properties"]) == {
-        "extends", "name", "summary", "source", "expect", "seed", "replicate", "simulation", "compare",
+        "extends", "name", "summary", "source", "expect", "seed", "replicate", "simulation", "faults", "compare",
         "hardware", "model", "workload", "policy",
     }  # fmt: skip
 

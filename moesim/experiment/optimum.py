@@ -1,0 +1,165 @@
+"""Searches the best values of an experiment's numeric axes: looks closer around the best, policy by policy.
+
+Knows points and means; the model behind a value is none of its business.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from moesim.errors import InputError, Mistake
+from moesim.experiment.axes import Column, Dimension, Setting
+from moesim.experiment.plan import Plan, plan
+from moesim.experiment.sweep import Effort, Progress
+from moesim.results.answers import Cell, cells, paired
+from moesim.results.search import find_peak
+from moesim.results.statistics import paired_difference, t_interval
+from moesim.results.sweeps import SweepResult
+from moesim.results.words import optimum_sentences
+from moesim.scenario.tree import Node
+
+__all__ = ["ROUNDS", "optimize"]
+
+ROUNDS = 4
+"""Each halves the distance to the neighbours of the best: four make it a sixteenth."""
+
+
+def optimize(
+    source: str | Path | Mapping[str, Any],
+    *,
+    out: str | Path | None = None,
+    rounds: int = ROUNDS,
+    jobs: int | None = None,
+    dask: str | None = None,
+    progress: Progress | None = None,
+) -> SweepResult:
+    """The experiment, and then `rounds` looks between the best setting of each policy and its neighbours, axis by axis.
+
+    An axis is left alone as soon as neither neighbour can be told from the best (`statistics.paired_difference`). The answer
+    gains `optimum`: for each policy the best values, and between which tested ones they lie. It is the best of the design and
+    of its surroundings: a higher peak between two values that were both far from the best is not found. InputError for
+    mistakes, and where no axis has numbers.
+    """
+    this = plan(source)
+    searched = [axis for axis in this.axes if len(axis.columns) == 1 and _scale(axis) != "categories"]
+    if not searched:
+        raise InputError(Mistake("no axis has numbers to search between; write a range or a list of numbers", "axes"))
+    if rounds < 0:
+        raise InputError(Mistake(f"{rounds} rounds are no search; write 0 or more", file="--rounds"))
+    document = {**this.document, "design": {"kind": "search", "rounds": rounds, "start": this.document["design"]}}
+    effort = Effort(out, document, jobs=jobs, dask=dask)
+    effort.complete(this.tasks, progress=progress)
+    for _ in range(rounds):
+        before = len(this.planner.rows)
+        known = cells(document, effort.rows(this.planner.rows))
+        for choice in this.planner.policies:
+            own = [cell for cell in known if cell.policy == (choice.label or this.rows[0].policy)]
+            this.planner.add(_closer(this, searched, own), [choice])
+        if this.planner.mistakes(""):
+            raise InputError(*this.planner.mistakes(""))
+        if len(this.planner.rows) == before:
+            break
+        effort.complete(this.planner.tasks, progress=progress)
+    document["points"] = len(this.planner.rows)
+    rows = effort.rows(this.planner.rows)
+    result = SweepResult.of(document, rows)
+    optima = [_optimum(searched, group, document) for group in _by_policy(cells(document, rows))]
+    result.answer["optimum"] = sorted(optima, key=lambda one: -_sign(document) * one["mean"])
+    result.answer["sentences"] = [*optimum_sentences(document, result.answer), *result.answer["sentences"][1:]]
+    return effort.keep(result)
+
+
+def _scale(axis: Dimension) -> str:
+    return axis.columns[0].scale
+
+
+def _sign(document: Mapping[str, Any]) -> float:
+    return 1.0 if document["goal"] == "highest" else -1.0
+
+
+def _by_policy(known: Sequence[Cell]) -> list[list[Cell]]:
+    groups: dict[str, list[Cell]] = {}
+    for cell in known:
+        groups.setdefault(cell.policy, []).append(cell)
+    return list(groups.values())
+
+
+def _line(axis: Dimension, best: Cell, known: Sequence[Cell]) -> dict[float, Cell]:
+    """Value -> cell, of the cells that differ from the best in this axis alone."""
+    column = axis.columns[0].name
+    here = dict(best.settings)
+    line = {}
+    for cell in known:
+        settings = dict(cell.settings)
+        if all(settings[name] == value for name, value in here.items() if name != column):
+            line[settings[column]] = cell
+    return line
+
+
+def _beside(axis: Dimension, best: Cell, known: Sequence[Cell]) -> list[Cell]:
+    """The nearest cells of the line on either side of the best."""
+    line, here = _line(axis, best, known), dict(best.settings)[axis.columns[0].name]
+    below, above = [v for v in line if v < here], [v for v in line if v > here]
+    return [*(line[v] for v in below if v == max(below)), *(line[v] for v in above if v == min(above))]
+
+
+def _closer(this: Plan, axes: Sequence[Dimension], known: Sequence[Cell]) -> list[tuple[Setting, dict[str, Any]]]:
+    """Settings half-way between the best one and its neighbours, one axis changed in each."""
+    if not known:
+        return []
+    best = max(known, key=lambda cell: cell.mean)
+    level = float(this.document["level"])
+    found = []
+    for axis in axes:
+        column = axis.columns[0]
+        neighbours = _beside(axis, best, known)
+        if all(_tied(best, cell, level) for cell in neighbours):
+            continue
+        here = dict(best.settings)
+        for cell in neighbours:
+            value = _middle(column, here[column.name], dict(cell.settings)[column.name])
+            if value is not None:
+                shown = {**here, column.name: value}
+                values = {**this.planner.settings[best.settings], column.path: _node(column, value)}
+                found.append((values, shown))
+    return found
+
+
+def _tied(a: Cell, b: Cell, level: float) -> bool:
+    left, right = a.beside(b)
+    return bool(left) and paired_difference(left, right, level).verdict == "tie"
+
+
+def _middle(column: Column, a: float, b: float) -> float | int | None:
+    """Half-way between two values, in equal steps or ratios; None where there is no other whole number."""
+    middle = math.sqrt(a * b) if column.scale == "log" else (a + b) / 2
+    if all(isinstance(value, int) for value in column.shown):
+        return None if round(middle) in (a, b) else round(middle)
+    return float(f"{middle:.6g}")
+
+
+def _node(column: Column, value: float | int) -> Node:
+    return replace(column.values[0], value=f"{value!r} {column.unit}" if column.unit else value)
+
+
+def _optimum(axes: Sequence[Dimension], known: Sequence[Cell], document: Mapping[str, Any]) -> dict[str, Any]:
+    """The best of a policy, and for each axis the tested values between which it lies (`search.find_peak`)."""
+    best = max(known, key=lambda cell: cell.mean)
+    sign, here = _sign(document), dict(best.settings)
+    middle, low, high, samples = t_interval(list(best.samples.values()), float(document["level"]))
+    between = {}
+    for axis in axes:
+        curve = paired(_line(axis, best, known))
+        if curve:
+            peak = find_peak(curve, float(document["level"]))
+            between[axis.columns[0].name] = {"low": peak.low, "high": peak.high}
+    known_ends = sorted(sign * end for end in (low, high) if end is not None)
+    return {
+        "policy": best.policy, "settings": here, "between": between, "mean": sign * middle,
+        "low": known_ends[0] if known_ends else None, "high": known_ends[1] if known_ends else None,
+        "samples": samples, "runs": len(known),
+    }  # fmt: skip

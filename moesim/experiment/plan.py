@@ -1,0 +1,257 @@
+"""Reads an experiment and lays out all its points, with every mistake at once before anything runs.
+
+Knows files and forms; nothing of how points are run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import moesim
+from moesim.errors import InputError, Mistake, did_you_mean
+from moesim.experiment.axes import Dimension, dimension
+from moesim.experiment.fingerprint import physics
+from moesim.experiment.points import Planner, Row, choices
+from moesim.experiment.spec import KINDS, Axis, Experiment, Grid
+from moesim.experiment.task import Task
+from moesim.results.result import FIELDS
+from moesim.results.steady import Steady
+from moesim.results.sweeps import FORMAT
+from moesim.scenario import catalogue, strict_yaml
+from moesim.scenario.family import Family
+from moesim.scenario.judge import judged
+from moesim.scenario.resolve import in_full
+from moesim.scenario.tree import Node, from_plain, to_plain
+
+__all__ = ["Plan", "judge", "plan", "read"]
+
+_RESERVED = ("point", "policy", "seed", "replicate", "status", "error", "samples")
+_NO_AXIS = {
+    "policy": "write `policies: [...]` beside the axes",
+    "seed": "repetitions are asked for by `replications`",
+    "replicate": "repetitions are asked for by `replications`",
+    "name": "it changes no result",
+    "summary": "it changes no result",
+    "source": "it changes no result",
+    "expect": "it changes no result",
+    "compare": "write `policies: [...]` beside the axes",
+    "extends": "write an experiment for each scenario",
+}
+_HIGHEST = ("throughput_tok_s", "total_tok_s", "steady_tok_s", "hit_rate", "share_of_bound", "requests_completed")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An experiment with all its points."""
+
+    experiment: Experiment
+    axes: tuple[Dimension, ...]
+    rows: tuple[Row, ...]
+    """In the order of the table."""
+    tasks: dict[str, Task]
+    """Name -> run; several rows may share one, where a policy has no use for an axis."""
+    document: dict[str, Any]
+    """What `experiment.json` says."""
+    planner: Planner
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the settings."""
+        return [name for axis in self.document["axes"] for name in axis["columns"]]
+
+
+def read(source: str | Path | Mapping[str, Any], changes: Mapping[str, Any] | None = None) -> tuple[Node, Path, str]:
+    """The experiment as written, the folder that its paths start from, and its name if it says none.
+
+    `source` is a file, the name of a shipped experiment, or plain data; `changes` replace keys at its top.
+    """
+    if isinstance(source, Mapping):
+        root, folder, name = from_plain(source), Path(), "experiment"
+    else:
+        path = Path(source).expanduser()
+        if isinstance(source, str) and not catalogue.is_path(source) and not path.is_file():
+            path = catalogue.find("experiments", source, beside=[Path()])
+        root, folder, name = strict_yaml.read(path, catalogue.shown(path)).root, path.parent, path.stem
+    for key, value in (changes or {}).items():
+        if value is not None:
+            root = root.put((key,), from_plain(value))
+    return root, folder, name
+
+
+def plan(source: str | Path | Mapping[str, Any], **changes: Any) -> Plan:
+    """The experiment with every point resolved and judged; InputError with all mistakes, of all points."""
+    root, folder, name = read(source, changes)
+    root = _in_full(root)
+    experiment, mistakes = _head(root)
+    said = root.child("scenario")
+    if experiment is None or said is None:
+        raise InputError(*mistakes)
+    experiment = experiment if experiment.name else experiment.model_copy(update={"name": name})
+    drawn = not isinstance(experiment.design, Grid) or any(mistake.path.startswith("design") for mistake in mistakes)
+    axes, wrong = _axes(root, drawn)
+    mistakes += [*wrong, *_metric(experiment, root)]
+    try:
+        family = Family(said, folder)
+    except InputError as error:
+        raise InputError(*dict.fromkeys([*mistakes, *error.mistakes])) from None
+    given = root.child("policies")
+    policies, wrong = choices(given.value if given is not None else None, family)
+    planner = Planner(family, experiment, policies)
+    used, idle = _used(axes, planner)
+    planner.grid(used)
+    mistakes += [*wrong, *idle, *planner.mistakes(root.place.file)]
+    if mistakes or planner.first is None:
+        here = root.place.file
+        raise InputError(*sorted(dict.fromkeys(mistakes), key=lambda m: (m.file != here, m.file, m.line, m.column)))
+    return Plan(experiment, tuple(axes), tuple(planner.rows), planner.tasks, _document(planner, axes), planner)
+
+
+def _head(root: Node) -> tuple[Experiment | None, list[Mistake]]:
+    """All but the axes; where a key is wrong, its default stands in, so that the rest can be looked at as well."""
+    known = {key: below for key, below in root.value.items() if key != "axes"}
+    experiment, mistakes = judged(Experiment, replace(root, value=known), ())
+    if mistakes:
+        wrong = {mistake.path.partition(".")[0] for mistake in mistakes}
+        rest = {key: below for key, below in known.items() if key not in wrong}
+        experiment = judged(Experiment, replace(root, value=rest), ())[0]
+    return experiment, mistakes
+
+
+def judge(path: Path) -> tuple[Mistake, ...]:
+    """What is wrong with an experiment file, all its points looked at."""
+    try:
+        plan(path)
+    except InputError as error:
+        return error.mistakes
+    return ()
+
+
+def _in_full(root: Node) -> Node:
+    """Short forms written out: a list as an axis, a word as a design, one policy as a list."""
+    axes = root.child("axes")
+    if axes is not None and isinstance(axes.value, dict):
+        root = root.put(("axes",), replace(axes, value={name: _axis(below) for name, below in axes.value.items()}))
+    design, policies = root.child("design"), root.child("policies")
+    if design is not None:
+        root = root.put(("design",), in_full(design, "kind"))
+    if policies is not None and policies.value == "all":
+        root = root.put(("policies",), replace(policies, value=[policies]))
+    return root
+
+
+def _axis(node: Node) -> Node:
+    if isinstance(node.value, list):
+        return replace(node, value={"kind": Node("list", node.place, node.key), "values": node})
+    inside = node.child("paths")
+    if inside is not None and isinstance(inside.value, dict):
+        return node.put(("paths",), replace(inside, value={path: _axis(below) for path, below in inside.value.items()}))
+    return node
+
+
+def _axes(root: Node, drawn: bool) -> tuple[list[Dimension], list[Mistake]]:
+    """The axes that are right, and what is wrong with the others; a design that has `drawn` needs no steps."""
+    inside = root.child("axes")
+    if inside is None or not isinstance(inside.value, dict) or not inside.value:
+        told = []
+        if inside is not None and inside.value != {}:
+            told.append(Mistake("axes are a mapping from dotted paths to values", "axes", *inside.place))
+        elif drawn and root.child("design") is not None:
+            told.append(Mistake("a design needs axes to draw from", "design", *root.value["design"].place))
+        return [], told
+    found: list[Dimension] = []
+    mistakes: list[Mistake] = []
+    paths: dict[str, str] = {}
+    for name, node in inside.value.items():
+        axis, wrong = _judged(name, node)
+        one = None
+        if axis is not None:
+            one, wrong = dimension(name, axis, node, drawn=drawn)
+        mistakes += wrong
+        inner = node.child("paths")
+        keys = dict(inner.value) if inner is not None and isinstance(inner.value, dict) else {name: node}
+        for path, below in keys.items():
+            mistakes += [Mistake(text, f"axes.{name}", *below.key) for text in _forbidden(path, paths)]
+            paths[path] = name
+        if one is not None and one.label is not None and name in (*_RESERVED, *keys):
+            mistakes.append(Mistake(f"an axis cannot be called '{name}'; tables have that column", f"axes.{name}", *node.key))
+        if one is not None and not any(_forbidden(path, ()) for path in keys):
+            found.append(one)
+    return found, mistakes
+
+
+def _judged(name: str, node: Node) -> tuple[Axis | None, list[Mistake]]:
+    """One axis against the spec of its kind."""
+    kind = node.child("kind")
+    if kind is None or kind.value not in KINDS:
+        known = ", ".join(KINDS)
+        message = f"write a list of values, or a mapping whose 'kind' is one of {known}"
+        return None, [Mistake(message, f"axes.{name}", *(kind.place if kind is not None else node.place))]
+    return judged(KINDS[kind.value], node, ("axes", name))
+
+
+def _forbidden(path: str, before: Iterable[str]) -> list[str]:
+    """What speaks against varying a path."""
+    told = [f"'{path}' is no axis: {_NO_AXIS[path]}"] if path in _NO_AXIS else []
+    for other in before:
+        if path == other:
+            told.append(f"'{path}' is varied by two axes")
+        elif path.startswith(f"{other}.") or other.startswith(f"{path}."):
+            told.append(f"'{path}' and '{other}' are varied, and one lies inside the other; vary the outer one as a whole")
+    return told
+
+
+def _metric(experiment: Experiment, root: Node) -> list[Mistake]:
+    """A metric whose first word no result has; the rest (`ttft_s.p99`) depends on the run."""
+    known = [*FIELDS, *Steady._fields]
+    name = experiment.metric
+    if name.partition(".")[0] in known:
+        return []
+    message = f"no run has a number '{name}'; there are {', '.join(_HIGHEST)} and more.{did_you_mean(name, known)}"
+    return [Mistake(message, "metric", *(root.child("metric") or root).place)]
+
+
+def _used(axes: Iterable[Dimension], planner: Planner) -> tuple[list[Dimension], list[Mistake]]:
+    """The axes, without those of policy parameters that none of the policies has."""
+    known = [planner.family.policy_keys(choice.given or choice.node) for choice in planner.policies]
+    every = sorted({name for keys in known for name in keys or ()})
+    used, mistakes = [], []
+    for axis in axes:
+        own = {column: column.path.split(".")[1] for column in axis.columns if column.path.startswith("policy.")}
+        idle = {column: name for column, name in own.items() if name not in every}
+        for column, name in idle.items():
+            message = f"no policy here has a parameter '{name}'; there are: {', '.join(every) or 'none'}"
+            mistakes.append(Mistake(message, column.path, *column.values[0].key))
+        used += [] if idle else [axis]
+    return used, mistakes
+
+
+def _document(planner: Planner, axes: Iterable[Dimension]) -> dict[str, Any]:
+    experiment, first = planner.experiment, planner.first
+    assert first is not None
+    goal = experiment.goal or ("highest" if experiment.metric in _HIGHEST else "lowest")
+    return {
+        "format": FORMAT,
+        **{key: getattr(experiment, key) for key in ("name", "summary", "source", "expect")},
+        "scenario": first.scenario.name,
+        "metric": experiment.metric,
+        "goal": goal,
+        "level": experiment.level,
+        "axes": [_described(axis) for axis in axes],
+        "design": experiment.design.model_dump(mode="json"),
+        "policies": list(dict.fromkeys(row.policy for row in planner.rows)),
+        "replications": experiment.replications,
+        "warm_up": experiment.warm_up,
+        "points": len(planner.rows),
+        "data": to_plain(first.data),
+        "version": moesim.__version__,
+        "physics": physics(),
+    }
+
+
+def _described(axis: Dimension) -> dict[str, Any]:
+    first = axis.tables[0]
+    return {"name": axis.name, "columns": [one.name for one in axis.tables], "column": first.name, "unit": first.unit,
+            "scale": first.scale, "values": list(first.shown)}  # fmt: skip

@@ -1,0 +1,167 @@
+"""The directory of a sweep: what lies there, each point written whole or not at all, and nothing of anybody else's touched.
+
+Knows files, names and checksums; not what the numbers mean.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import socket
+from pathlib import Path
+from typing import Any
+
+from moesim.errors import InputError, Mistake
+from moesim.results.plain import canonical
+from moesim.results.sweeps import OUTPUTS, write_whole
+
+__all__ = ["Store"]
+
+FORMAT = "moesim point 1"
+_POINT = re.compile(r"([0-9a-f]{32})\.json\Z")
+_PARTIAL = re.compile(r"\.[\w.\-]+\.part\Z")
+_PICTURE = re.compile(r"[^.].*\.(html|svg|png)\Z")
+_SHOWN = 20
+
+
+class Store:
+    """A directory for the points of one experiment. InputError, with nothing written, where it holds what is not ours.
+
+    Several sweeps may write to it at once (the shards of a job array on a shared disk): a point's file is made under a name of
+    its own and renamed, so whoever looks sees all of it or nothing.
+    """
+
+    def __init__(self, directory: Path, document: dict[str, Any]) -> None:
+        self.directory = directory
+        self.points = directory / "points"
+        self._document = document
+        self.records: dict[str, dict[str, Any]] = {}
+        """Name -> record of every point that lies there, of older forms of the experiment too."""
+        mistakes = self._strangers()
+        if not mistakes:
+            mistakes = self._other() + self._read()
+        if mistakes:
+            shown, left = mistakes[:_SHOWN], len(mistakes) - _SHOWN
+            more = [Mistake(f"and {left} more such files", file=str(directory))] if left > 0 else []
+            raise InputError(*shown, *more)
+
+    def open(self) -> None:
+        """Makes the directory, takes away what a killed sweep left half-written, and says what the directory is for."""
+        self.points.mkdir(parents=True, exist_ok=True)
+        for folder in (self.directory, self.points):
+            for path in folder.iterdir():
+                if _PARTIAL.match(path.name) and not _at_work(path.name):
+                    path.unlink(missing_ok=True)
+        write_whole(self.directory / "experiment.json", _text(self._document))
+
+    def forget_outputs(self) -> None:
+        """Takes away the table and the answer of an earlier state: they are written anew when all points are there."""
+        for name in OUTPUTS:
+            (self.directory / name).unlink(missing_ok=True)
+
+    def add(self, name: str, record: dict[str, Any]) -> None:
+        """Keeps the record of a point: on disk when this returns."""
+        body = {"format": FORMAT, "point": name, **record}
+        write_whole(self.points / f"{name}.json", canonical({**body, "check": _check(body)}) + b"\n")
+        self.records[name] = record
+
+    def _strangers(self) -> list[Mistake]:
+        """Files that no sweep wrote."""
+        if not self.directory.exists():
+            return []
+        if not self.directory.is_dir():
+            return [Mistake("is a file; name a directory for the points", file=str(self.directory))]
+        message = "no sweep of moesim wrote this; name a new or empty directory, or take it away"
+        found = []
+        for path in sorted(self.directory.iterdir()):
+            known = path.is_dir() if path.name == "points" else path.is_file() and _is_ours(path.name)
+            if not known:
+                found.append(Mistake(message, file=str(path)))
+        for path in sorted(self.points.iterdir()) if self.points.is_dir() else ():
+            if not path.is_file() or not (_POINT.match(path.name) or _PARTIAL.match(path.name)):
+                found.append(Mistake(message, file=str(path)))
+        return found
+
+    def _other(self) -> list[Mistake]:
+        """Whether the directory belongs to another experiment."""
+        path = self.directory / "experiment.json"
+        if not path.exists():
+            if self.points.is_dir() and any(_POINT.match(entry.name) for entry in self.points.iterdir()):
+                return [Mistake("is missing, though there are points; name a new or empty directory", file=str(path))]
+            return []
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return [Mistake("cannot be read as JSON; take the file away and run again", file=str(path))]
+        if not isinstance(document, dict) or document.get("format") != self._document["format"]:
+            return [Mistake(f"is no '{self._document['format']}'; name a new or empty directory", file=str(path))]
+        if document.get("name") != self._document["name"]:
+            names = f"'{document.get('name')}', not to '{self._document['name']}'"
+            message = f"belongs to the experiment {names}; name another directory"
+            return [Mistake(message, file=str(path))]
+        return []
+
+    def _read(self) -> list[Mistake]:
+        mistakes = []
+        for path in sorted(self.points.iterdir()) if self.points.is_dir() else ():
+            match = _POINT.match(path.name)
+            if match is None:
+                continue
+            record, wrong = _record(path, match.group(1))
+            if record is None:
+                told = f"{wrong}; take the file away and run again: its point is then computed anew"
+                mistakes.append(Mistake(told, file=str(path)))
+            else:
+                self.records[match.group(1)] = record
+        return mistakes
+
+
+def _is_ours(name: str) -> bool:
+    return name in ("experiment.json", *OUTPUTS) or bool(_PICTURE.match(name) or _PARTIAL.match(name))
+
+
+def _at_work(name: str) -> bool:
+    """Whether a half-written file belongs to a sweep that is still running on this machine."""
+    *_, host, pid, _ = name.split(".")
+    if host != _host() or not pid.isdecimal():
+        return host != _host()
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _host() -> str:
+    return socket.gethostname().partition(".")[0]
+
+
+def _record(path: Path, name: str) -> tuple[dict[str, Any] | None, str]:
+    """What a point's file holds, or what is wrong with it."""
+    try:
+        raw = path.read_bytes()
+        body = json.loads(raw.decode("utf-8"))
+    except OSError as error:
+        return None, f"cannot be read ({error.strerror or error})"
+    except ValueError:
+        return None, "is empty" if not raw.strip() else "is damaged or cut short: no JSON"
+    if not isinstance(body, dict) or body.get("format") != FORMAT:
+        return None, f"is no '{FORMAT}'"
+    check = body.pop("check", None)
+    if check != _check(body):
+        return None, "is damaged: its contents do not match its checksum"
+    if body.get("point") != name:
+        return None, f"is the point {body.get('point')} under another name"
+    return {key: value for key, value in body.items() if key not in ("format", "point")}, ""
+
+
+def _check(body: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical(body)).hexdigest()
+
+
+def _text(document: dict[str, Any]) -> bytes:
+    return (json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()

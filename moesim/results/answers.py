@@ -1,0 +1,277 @@
+"""What a sweep says: the best setting, peaks and crossovers along each axis, differences of policies; in numbers and sentences.
+
+Knows a table of points and its axes; not what the axes mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from moesim.results.search import find_crossovers, find_peak
+from moesim.results.statistics import Interval, mean, paired_difference, relative_difference, t_interval
+from moesim.results.words import sentences
+
+__all__ = ["FORMAT", "Cell", "answered", "cells", "paired", "pareto"]
+
+FORMAT = "moesim answer 1"
+ALL_PAIRS = 6
+"""Up to so many policies are compared each with each; of more, the best of a setting with every other."""
+MOST_ROWS = 2000
+PARETO = ("throughput_tok_s", "cost_usd_per_Mtok", "energy_J")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """All replications of one setting with one policy."""
+
+    settings: tuple[tuple[str, Any], ...]
+    """(column, value), in the order of the columns."""
+    policy: str
+    samples: Mapping[tuple[int, int], float]
+    """(seed, replicate) -> the metric, signed so that more is better."""
+
+    @property
+    def mean(self) -> float:
+        """Over the replications."""
+        return mean(list(self.samples.values()))
+
+    def beside(self, other: Cell) -> tuple[list[float], list[float]]:
+        """Own values and the other's, where both saw the same requests and routing."""
+        common = [key for key in self.samples if key in other.samples]
+        return [self.samples[key] for key in common], [other.samples[key] for key in common]
+
+
+def cells(experiment: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[Cell]:
+    """The points with a value of the metric, by setting and policy, in the order of the design."""
+    names = [name for axis in experiment["axes"] for name in axis["columns"]]
+    sign = 1.0 if experiment["goal"] == "highest" else -1.0
+    found: dict[tuple[Any, ...], dict[tuple[int, int], float]] = {}
+    for row in rows:
+        value = row.get(experiment["metric"])
+        if row["status"] == "done" and isinstance(value, (int, float)):
+            key = (tuple((name, row[name]) for name in names), row["policy"])
+            found.setdefault(key, {})[row["seed"], row["replicate"]] = sign * float(value)
+    return [Cell(settings, policy, samples) for (settings, policy), samples in found.items()]
+
+
+def answered(experiment: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The whole answer, as `answer.json` holds it; its sentences come first to whoever reads it."""
+    known = cells(experiment, rows)
+    level = float(experiment["level"])
+    sign = 1.0 if experiment["goal"] == "highest" else -1.0
+    grid = experiment["design"]["kind"] == "grid"
+    contenders, rivals = _rivals(experiment, known)
+    answer: dict[str, Any] = {
+        "format": FORMAT,
+        **{key: experiment[key] for key in ("metric", "goal", "level")},
+        "experiment": experiment["name"],
+        "points": {"asked": len(rows), **{kind: _count(rows, kind) for kind in ("done", "refused", "failed")}},
+        "sentences": [],
+        "best": _best(known, level, sign),
+        "peaks": list(_peaks(experiment, known, level, sign)) if grid else [],
+        "contenders": contenders,
+        "crossovers": list(_crossovers(experiment, rivals, level)) if grid else [],
+        "pairs": list(_pairs(rivals, level, sign))[:MOST_ROWS],
+        "pareto": pareto(experiment, rows),
+        "warm_up": _warm_up(experiment, rows),
+        "failures": [_failure(experiment, row) for row in rows if row["status"] != "done"],
+    }
+    answer["sentences"] = sentences(experiment, answer)
+    return answer
+
+
+def _count(rows: Sequence[Mapping[str, Any]], status: str) -> int:
+    return sum(row["status"] == status for row in rows)
+
+
+def _failure(experiment: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    settings = {name: row[name] for axis in experiment["axes"] for name in axis["columns"]}
+    return {
+        "point": row["point"],
+        "settings": settings,
+        **{key: row[key] for key in ("policy", "replicate", "status", "error")},
+    }
+
+
+def _rivals(experiment: Mapping[str, Any], known: Sequence[Cell]) -> tuple[str, list[Cell]]:
+    """What is compared: the policies, or with one policy alone the values of the only axis without numbers, in their place."""
+    words = [axis["column"] for axis in experiment["axes"] if axis["scale"] == "categories"]
+    if len(experiment["policies"]) > 1 or len(words) != 1:
+        return "policy", list(known)
+    return words[0], [
+        Cell(tuple(pair for pair in cell.settings if pair[0] != words[0]), str(dict(cell.settings)[words[0]]), cell.samples)
+        for cell in known
+    ]
+
+
+def _ends(interval: Interval, sign: float) -> tuple[float, float | None, float | None]:
+    """Mean, low and high of an interval of the signed metric, with the metric's own sign."""
+    middle, low, high, _ = interval
+    if low is None or high is None:
+        return sign * middle, None, None
+    return sign * middle, min(sign * low, sign * high), max(sign * low, sign * high)
+
+
+def _best(known: Sequence[Cell], level: float, sign: float) -> dict[str, Any] | None:
+    if not known:
+        return None
+    best = max(known, key=lambda cell: cell.mean)  # the first of equals
+    middle, low, high = _ends(t_interval(list(best.samples.values()), level), sign)
+    tied = [cell for cell in known if cell is not best and _verdict(best, cell, level) == "tie"]
+    return {
+        "settings": dict(best.settings), "policy": best.policy, "mean": middle, "low": low, "high": high,
+        "samples": len(best.samples), "tied": [{"settings": dict(cell.settings), "policy": cell.policy} for cell in tied],
+    }  # fmt: skip
+
+
+def _verdict(a: Cell, b: Cell, level: float) -> str:
+    """What is said of a against b; null pairs tell nothing and count as no tie."""
+    left, right = a.beside(b)
+    return paired_difference(left, right, level).verdict if left else "unknown"
+
+
+Slice = tuple[Mapping[str, Any], dict[str, dict[float, Cell]]]
+
+
+def _slices(known: Sequence[Cell], axis: Mapping[str, Any]) -> Iterator[Slice]:
+    """For each setting of the other axes: policy -> value of this axis -> cell."""
+    groups: dict[tuple[tuple[str, Any], ...], dict[str, dict[float, Cell]]] = {}
+    for cell in known:
+        others = tuple((name, value) for name, value in cell.settings if name not in axis["columns"])
+        value = dict(cell.settings)[axis["column"]]
+        groups.setdefault(others, {}).setdefault(cell.policy, {})[value] = cell
+    for others, policies in groups.items():
+        yield dict(others), policies
+
+
+def _numeric(experiment: Mapping[str, Any], fewest: int) -> list[Mapping[str, Any]]:
+    return [axis for axis in experiment["axes"] if axis["scale"] != "categories" and len(axis["values"]) >= fewest]
+
+
+def paired(curve: Mapping[float, Cell]) -> dict[float, list[float]]:
+    """Value -> outcomes of the replications that all values have, paired by position."""
+    common = [key for key in next(iter(curve.values())).samples if all(key in cell.samples for cell in curve.values())]
+    return {value: [cell.samples[key] for key in common] for value, cell in curve.items()} if common else {}
+
+
+def _peaks(experiment: Mapping[str, Any], known: Sequence[Cell], level: float, sign: float) -> Iterator[dict[str, Any]]:
+    for axis in _numeric(experiment, 3):
+        for others, policies in _slices(known, axis):
+            for policy, curve in policies.items():
+                samples = paired(curve)
+                if len(samples) < 3:
+                    continue
+                peak = find_peak(samples, level)
+                middle, low, high = _ends(peak.best, sign)
+                yield {
+                    "axis": axis["name"], "column": axis["column"], "policy": policy, "at": others, "value": peak.value,
+                    "low": peak.low, "high": peak.high, "kind": peak.kind, "tied": list(peak.tied), "at_edge": peak.at_edge,
+                    "mean": middle,
+                    "mean_low": low, "mean_high": high, "samples": peak.best.samples,
+                    "worst": sign * min(mean(values) for values in samples.values()),
+                }  # fmt: skip
+
+
+def _crossovers(experiment: Mapping[str, Any], known: Sequence[Cell], level: float) -> Iterator[dict[str, Any]]:
+    """Among the policies that lead somewhere along an axis: where one passes another."""
+    for axis in _numeric(experiment, 2):
+        for others, policies in _slices(known, axis):
+            values = sorted({value for curve in policies.values() for value in curve})
+            for a, b in combinations(dict.fromkeys(_leader(policies, value) for value in values), 2):
+                common = [value for value in policies[a] if value in policies[b]]
+                left, right = (paired({value: policies[p][value] for value in common}) for p in (a, b))
+                for one in find_crossovers(left, right, level):
+                    before, behind = (a, b) if one.before == "a" else (b, a)
+                    yield {
+                        "axis": axis["name"], "column": axis["column"], "a": a, "b": b, "at": others, "value": one.value,
+                        "low": one.low, "high": one.high, "below": before, "above": behind,
+                    }  # fmt: skip
+
+
+def _leader(policies: Mapping[str, Mapping[float, Cell]], value: float) -> str:
+    """The policy with the best mean at a value of the axis; the first of equals."""
+    there = {policy: curve[value].mean for policy, curve in policies.items() if value in curve}
+    return max(there, key=lambda policy: there[policy])
+
+
+def _pairs(known: Sequence[Cell], level: float, sign: float) -> Iterator[dict[str, Any]]:
+    groups: dict[tuple[tuple[str, Any], ...], list[Cell]] = {}
+    for cell in known:
+        groups.setdefault(cell.settings, []).append(cell)
+    for settings, group in groups.items():
+        ranked = sorted(group, key=lambda cell: -cell.mean)  # stable: equals stay in the order of the policies
+        pairs = list(combinations(ranked, 2)) if len(ranked) <= ALL_PAIRS else [(ranked[0], other) for other in ranked[1:]]
+        for a, b in pairs:
+            left, right = a.beside(b)
+            if left:
+                yield {"at": dict(settings), "a": a.policy, "b": b.policy, **_pair(left, right, level, sign)}
+
+
+def _pair(left: Sequence[float], right: Sequence[float], level: float, sign: float) -> dict[str, Any]:
+    """`a` against `b`, of which a has the better mean; shares are of b's own metric."""
+    difference = paired_difference(left, right, level)
+    middle, low, high = _ends(difference.interval, sign)
+    own = [sign * value for value in left], [sign * value for value in right]
+    share = relative_difference(*own, level)
+    percent = [None if share is None or end is None else 100 * end for end in (share or (None, None, None))[:3]]
+    return {
+        "ratio": mean(own[0]) / mean(own[1]) if mean(own[1]) > 0 else None,
+        "percent": percent[0], "percent_low": percent[1], "percent_high": percent[2],
+        "difference": middle, "difference_low": low, "difference_high": high,
+        "verdict": "tie" if difference.verdict == "tie" else "better", "samples": len(left),
+    }  # fmt: skip
+
+
+def pareto(experiment: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Settings that no other one beats in throughput, cost and energy per token at once; the fastest first.
+
+    Means over the replications; measures that no run has are left out, and so are settings that lack one.
+    """
+    names = [name for axis in experiment["axes"] for name in axis["columns"]]
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["status"] == "done":
+            groups.setdefault((tuple((name, row[name]) for name in names), row["policy"]), []).append(row)
+    used = [name for name in PARETO if any(row.get(name) is not None for group in groups.values() for row in group)]
+    found = []
+    for (settings, policy), group in groups.items():
+        measured = {_named(name): _measured(name, group) for name in used}
+        if None not in measured.values():
+            found.append({"settings": dict(settings), "policy": policy, **measured})
+    front = [one for one in found if not any(_beats(other, one, used) for other in found)]
+    return sorted(front, key=lambda one: -float(one[PARETO[0]])) if PARETO[0] in used else front
+
+
+def _named(name: str) -> str:
+    return "energy_J_per_tok" if name == "energy_J" else name
+
+
+def _measured(name: str, group: Sequence[Mapping[str, Any]]) -> float | None:
+    values = []
+    for row in group:
+        value = row.get(name)
+        if value is not None and name == "energy_J":
+            tokens = float(row["throughput_tok_s"]) * float(row["makespan_s"])
+            value = float(value) / tokens if tokens > 0 else None
+        values.append(value)
+    return None if None in values else mean([float(value) for value in values if value is not None])
+
+
+def _beats(a: Mapping[str, Any], b: Mapping[str, Any], used: Sequence[str]) -> bool:
+    """Whether a is at least as good everywhere and better somewhere."""
+    signed = [(1.0 if name == PARETO[0] else -1.0, _named(name)) for name in used]
+    gains = [sign * (float(a[name]) - float(b[name])) for sign, name in signed]
+    return min(gains) >= 0 and max(gains) > 0
+
+
+def _warm_up(experiment: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    cuts = [float(row["warm_up_steps"]) for row in rows if row.get("warm_up_steps") is not None]
+    return {
+        "cut": experiment["warm_up"],
+        "runs": len(cuts),
+        "steps_mean": mean(cuts) if cuts else None,
+        "unsettled": sum(row.get("settled") == "no" for row in rows),
+    }

@@ -1,0 +1,192 @@
+"""The outcome of an experiment: one table of points, one of means with intervals, and the answer; and their files.
+
+Knows columns and summaries; not how a point was run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moesim.errors import InputError, Mistake
+from moesim.results.columns import Columns, from_csv, to_csv
+from moesim.results.result import FIELDS
+from moesim.results.statistics import t_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["FORMAT", "HEAD", "OUTPUTS", "SweepResult", "flat", "write_whole"]
+
+FORMAT = "moesim sweep 1"
+OUTPUTS = ("table.csv", "summary.csv", "answer.json")
+"""Files that are written when all points are there."""
+HEAD = ("policy", "seed", "replicate", "status", "error")
+"""Columns of the table between the settings and the numbers."""
+_FIRST = ("throughput_tok_s", "steady_tok_s", "warm_up_steps", "settled")
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """An experiment that has been run."""
+
+    experiment: dict[str, Any]
+    """What `experiment.json` says: name, axes with their columns, policies, metric, goal, level."""
+    columns: Columns
+    """The table: one row per point, in the order of the design."""
+    answer: dict[str, Any]
+    """What `answer.json` says."""
+    mean_columns: Columns = field(default_factory=dict)
+    """One row per setting and policy: `M`, `M.low` and `M.high` for each number M of the table."""
+
+    def frame(self) -> pd.DataFrame:
+        """The table of points."""
+        import pandas as pd
+
+        return pd.DataFrame(self.columns)
+
+    def means(self) -> pd.DataFrame:
+        """The table of means, with their intervals."""
+        import pandas as pd
+
+        return pd.DataFrame(self.mean_columns)
+
+    def save(self, directory: str | Path) -> Path:
+        """Writes table, means and answer into the directory of the sweep."""
+        place = Path(directory)
+        place.mkdir(parents=True, exist_ok=True)
+        document = json.dumps(self.experiment, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        answer = json.dumps(self.answer, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        for name, text in (
+            ("experiment.json", document),
+            ("table.csv", to_csv(self.columns)),
+            ("summary.csv", to_csv(self.mean_columns)),
+            ("answer.json", answer),
+        ):
+            write_whole(place / name, text.encode())
+        return place
+
+    @classmethod
+    def of(cls, experiment: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> SweepResult:
+        """Tables and answer from one mapping per point: its settings, `HEAD`, then its numbers and texts.
+
+        InputError where the metric is none of the numbers.
+        """
+        from moesim.results.answers import answered
+
+        metric = experiment["metric"]
+        known = [name for name in dict.fromkeys(name for row in rows for name in row) if _numeric(rows, name)]
+        if any(row["status"] == "done" for row in rows) and metric not in known:
+            raise InputError(Mistake(f"no run has a number '{metric}'; there are: {', '.join(known)}", "metric"))
+        settings = [name for axis in experiment["axes"] for name in axis["columns"]]
+        table, means = _gathered(rows, settings, float(experiment["level"]))
+        return cls(dict(experiment), table, answered(experiment, rows), means)
+
+    @classmethod
+    def load(cls, directory: str | Path) -> SweepResult:
+        """The sweep in a directory that `moesim sweep` has finished; InputError where it is none, or not finished."""
+        place = Path(directory)
+        experiment = _json(place / "experiment.json")
+        if experiment.get("format") != FORMAT:
+            raise InputError(Mistake(f"is no '{FORMAT}'", file=str(place / "experiment.json")))
+        missing = [name for name in OUTPUTS if not (place / name).is_file()]
+        if missing:
+            message = f"the sweep is not finished ({', '.join(missing)} missing); run 'moesim sweep' with this directory again"
+            raise InputError(Mistake(message, file=str(place)))
+        tables = [from_csv((place / name).read_text(encoding="utf-8")) for name in OUTPUTS[:2]]
+        return cls(experiment, tables[0], _json(place / "answer.json"), tables[1])
+
+    def __str__(self) -> str:
+        from moesim.results.words import sweep_text
+
+        return sweep_text(self)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(Mistake("no such file; name the directory of a sweep", file=str(path))) from None
+    except (OSError, ValueError) as error:
+        raise InputError(Mistake(f"cannot be read: {error}", file=str(path))) from None
+    return document if isinstance(document, dict) else {}
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a file that is there with all its bytes, on disk, or not at all; made beside its place under a passing name."""
+    host = socket.gethostname().partition(".")[0]
+    partial = path.with_name(f".{path.name}.{host}.{os.getpid()}.part")
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested numbers and texts by dotted name: `ttft_s.p50`, `bytes.pcie:forward`; lists are left out."""
+    found: dict[str, Any] = {}
+    for key, value in record.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{name}.")
+        elif isinstance(value, bool):
+            found[name] = "yes" if value else "no"
+        elif value is None or isinstance(value, (int, float, str)):
+            found[name] = value
+    return found
+
+
+def _gathered(rows: Sequence[Mapping[str, Any]], settings: Sequence[str], level: float) -> tuple[Columns, Columns]:
+    """The table of points and that of means."""
+    known = {name for row in rows for name in row} - {*settings, *HEAD, "point"}
+    roots = {root: number for number, root in enumerate(dict.fromkeys((*_FIRST, *FIELDS)))}
+    names = sorted(known, key=lambda name: (roots.get(name.partition(".")[0], len(roots)), name))
+    order = ["point", *settings, *HEAD, *names]
+    table = {name: _column([row.get(name) for row in rows]) for name in order}
+    return table, _means(rows, settings, [name for name in names if _numeric(rows, name)], level)
+
+
+def _numeric(rows: Iterable[Mapping[str, Any]], name: str) -> bool:
+    values = [row[name] for row in rows if row.get(name) is not None]
+    return bool(values) and not any(isinstance(value, str) for value in values)
+
+
+def _column(values: Sequence[Any]) -> Any:
+    known = [value for value in values if value is not None]
+    if any(isinstance(value, str) for value in known):
+        return np.array(["" if value is None else str(value) for value in values], dtype=object)
+    if known and len(known) == len(values) and all(isinstance(value, int) for value in known):
+        return np.array(values, dtype=np.int64)
+    return np.array([math.nan if value is None else float(value) for value in values], dtype=np.float64)
+
+
+def _means(rows: Sequence[Mapping[str, Any]], settings: Sequence[str], names: Sequence[str], level: float) -> Columns:
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((*(row.get(name) for name in settings), row["policy"]), []).append(row)
+    made = [_mean(key, group, settings, names, level) for key, group in groups.items()]
+    order = list(dict.fromkeys(name for row in made for name in row))
+    return {name: _column([row.get(name) for row in made]) for name in order}
+
+
+def _mean(
+    key: tuple[Any, ...], group: Sequence[Mapping[str, Any]], settings: Sequence[str], names: Sequence[str], level: float
+) -> dict[str, Any]:
+    done = [row for row in group if row["status"] == "done"]
+    made: dict[str, Any] = {**dict(zip([*settings, "policy"], key, strict=True)), "samples": len(done)}
+    lanes = [str(row["bottleneck.lane"]) for row in done if row.get("bottleneck.lane")]
+    made["bottleneck.lane"] = max(sorted(set(lanes)), key=lanes.count) if lanes else ""
+    for name in names:
+        values = [float(row[name]) for row in done if row.get(name) is not None]
+        mean, low, high, _ = t_interval(values, level) if values else (None, None, None, 0)
+        made |= {name: mean, f"{name}.low": low, f"{name}.high": high}
+    return made

@@ -1,0 +1,241 @@
+"""A sweep in words: its answer as sentences, and on one screen.
+
+Knows the numbers of an answer; finds none of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from moesim.results.table import align
+
+if TYPE_CHECKING:
+    from moesim.results.sweeps import SweepResult
+
+__all__ = ["metric_words", "number", "optimum_sentences", "sentences", "sweep_text"]
+
+_METRICS = {
+    "throughput_tok_s": ("throughput", "tok/s"),
+    "steady_tok_s": ("steady throughput", "tok/s"),
+    "total_tok_s": ("throughput with the prompts", "tok/s"),
+    "bound_tok_s": ("bound", "tok/s"),
+    "makespan_s": ("makespan", "s"),
+    "energy_J": ("energy", "J"),
+    "cost_usd_per_Mtok": ("cost", "USD per million tokens"),
+    "hit_rate": ("hit rate", ""),
+    "share_of_bound": ("share of the bound", ""),
+}
+_MOST = 12
+"""Lines of each kind that a screen shows; the files hold all."""
+_ROWS = 30
+
+
+def metric_words(name: str) -> tuple[str, str]:
+    """What a metric is called in a sentence, and its unit."""
+    if name in _METRICS:
+        return _METRICS[name]
+    return name, "s" if name.partition(".")[0].endswith("_s") else ""
+
+
+def number(value: Any) -> str:
+    """A value as sentences say it: `12,300`, `0.84`, `98.4`, or the text itself."""
+    if isinstance(value, str):
+        return value
+    if value is None or math.isnan(value):
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 9999.5 or float(value).is_integer() else f"{value:.4g}"
+
+
+def _interval(middle: Any, low: Any, high: Any, unit: str = "") -> str:
+    tail = f" {unit}" if unit else ""
+    return f"{number(middle)}{tail}" if low is None else f"{number(middle)} [{number(low)}, {number(high)}]{tail}"
+
+
+def _at(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} = {number(value)}" for name, value in settings.items())
+
+
+def _plural(count: int, one: str, more: str) -> str:
+    return f"{count:,} {one if count == 1 else more}"
+
+
+def sentences(experiment: Mapping[str, Any], answer: Mapping[str, Any]) -> list[str]:
+    """The answer, the most wanted first: best setting, peaks and crossovers around it, policies against each other."""
+    best = answer["best"]
+    if best is None:
+        return ["No point has a value of the metric, so there is no answer.", *_troubles(answer)]
+    told = [_best(experiment, answer)]
+    for peak in answer["peaks"]:
+        if peak["policy"] == best["policy"] and _around(peak["at"], best["settings"]):
+            told.append(_peak(experiment, peak))
+    for cross in answer["crossovers"]:
+        if _around(cross["at"], best["settings"]):
+            told.append(_crossover(experiment, cross))
+    pairs = [pair for pair in answer["pairs"] if _around(pair["at"], best["settings"])]
+    pairs = [pair for pair in pairs if pair["a"] in (best["policy"], best["settings"].get(answer["contenders"]))]
+    told += [_pair(experiment, pair) for pair in pairs[:_MOST]]
+    return [*told, *_troubles(answer)]
+
+
+def optimum_sentences(experiment: Mapping[str, Any], answer: Mapping[str, Any]) -> list[str]:
+    """The best values of each policy, and between which tested ones they lie."""
+    name, unit = metric_words(experiment["metric"])
+    told = []
+    for one in answer["optimum"]:
+        free = {key: value for key, value in one["settings"].items() if key not in one["between"]}
+        places = [f"{key} = {number(one['settings'][key])} [{number(ends['low'])}, {number(ends['high'])}]"
+                  for key, ends in one["between"].items()]  # fmt: skip
+        where = ", ".join([*places, *([_at(free)] if free else [])])
+        value = _interval(one["mean"], one["low"], one["high"], unit)
+        told.append(f"{one['policy']}: the {answer['goal']} {name}, {value}, at {where}; {one['runs']} settings tried.")
+    return told
+
+
+def _around(at: Mapping[str, Any], best: Mapping[str, Any]) -> bool:
+    return all(best.get(name) == value for name, value in at.items())
+
+
+def _best(experiment: Mapping[str, Any], answer: Mapping[str, Any]) -> str:
+    best, (name, unit) = answer["best"], metric_words(experiment["metric"])
+    value = _interval(best["mean"], best["low"], best["high"], unit)
+    who = f" with {best['policy']}" if len(experiment["policies"]) > 1 or not best["settings"] else ""
+    where = f" at {_at(best['settings'])}" if best["settings"] else ""
+    tied = len(best["tied"])
+    others = f"; {_plural(tied, 'other setting', 'other settings')} cannot be told from it" if tied else ""
+    return f"The {answer['goal']} {name}, {value}, comes{who}{where}{others}."
+
+
+def _peak(experiment: Mapping[str, Any], peak: Mapping[str, Any]) -> str:
+    name, _ = metric_words(experiment["metric"])
+    highest = experiment["goal"] == "highest"
+    word, place = "Peak" if highest else "Least", f"{number(peak['value'])} [{number(peak['low'])}, {number(peak['high'])}]"
+    who = f" ({peak['policy']})" if len(experiment["policies"]) > 1 else ""
+    if peak["kind"] == "flat":
+        return f"{peak['column']} makes no difference to {name} that can be told{who}."
+    if peak["kind"] == "edge":
+        gain = _factor(peak, highest)
+        end = "last" if peak["value"] == max(peak["tied"]) and peak["low"] != peak["value"] else "first"
+        return f"Along {peak['column']}, {name} is {experiment['goal']} at the {end} value, {number(peak['value'])}{gain}{who}."
+    if peak["kind"] == "plateau":
+        span = f"{number(peak['tied'][0])} to {number(peak['tied'][-1])}"
+        if peak["at_edge"]:
+            return f"Along {peak['column']}, {name} is {experiment['goal']} from {span}, which cannot be told apart{who}."
+        return f"{word} of {name} along {peak['column']} at {place}: a plateau, {span} cannot be told apart{who}."
+    return f"{word} of {name} along {peak['column']} at {place}{who}."
+
+
+def _crossover(experiment: Mapping[str, Any], cross: Mapping[str, Any]) -> str:
+    """Who passes whom, and where; between whole numbers there is no place to name."""
+    who, column = f"{cross['above']} passes {cross['below']}", cross["column"]
+    low, high = number(cross["low"]), number(cross["high"])
+    values = next(axis["values"] for axis in experiment["axes"] if axis["column"] == column)
+    if all(isinstance(value, int) for value in values):
+        return f"{who} between {column} = {low} and {high}."
+    return f"{who} at {column} = {number(cross['value'])} [{low}, {high}]."
+
+
+def _factor(peak: Mapping[str, Any], highest: bool) -> str:
+    """How much better the best is than the worst along an axis."""
+    high, low = (peak["mean"], peak["worst"]) if highest else (peak["worst"], peak["mean"])
+    return f", {high / low:.3g} times {'the lowest' if highest else 'less than the highest'}" if low > 0 else ""
+
+
+def _pair(experiment: Mapping[str, Any], pair: Mapping[str, Any]) -> str:
+    """`A beats B by 7 +- 1 %`, or that the two tie."""
+    if pair["verdict"] == "tie":
+        return f"{pair['a']} and {pair['b']} tie."
+    if pair["percent"] is None:
+        _, unit = metric_words(experiment["metric"])
+        return f"{pair['a']} beats {pair['b']} by {number(abs(pair['difference']))} {unit}".rstrip() + "."
+    return f"{pair['a']} beats {pair['b']} by {share_words(pair['percent'], pair['percent_low'], pair['percent_high'])}."
+
+
+def share_words(percent: float, low: float | None, high: float | None) -> str:
+    """`7.1 +- 0.9 %`; the last digit shown is one that the interval leaves standing."""
+    if low is None or high is None:
+        return f"{abs(percent):.3g} %"
+    half = (high - low) / 2
+    digits = min(max(0, 1 - math.floor(math.log10(half))), 4) if half > 0 else 2
+    digits = 0 if half >= 10 else digits
+    return f"{abs(percent):.{digits}f} +- {half:.{digits}f} %"
+
+
+def _warm_up(answer: Mapping[str, Any]) -> list[str]:
+    """What was left out of `steady_tok_s`, and whether that did."""
+    warm = answer["warm_up"]
+    if not warm["runs"]:
+        return []
+    how = {"auto": "MSER-5", "none": "nothing cut"}.get(warm["cut"], "as asked")
+    text = f"warm-up ({how}): {number(warm['steps_mean'])} decode passes a run are left out of steady_tok_s, on average"
+    rest = f"; {warm['unsettled']} of {_plural(warm['runs'], 'run', 'runs')} too short to settle" if warm["unsettled"] else ""
+    return [text + rest]
+
+
+def _troubles(answer: Mapping[str, Any]) -> list[str]:
+    points, told = answer["points"], []
+    if points["refused"]:
+        told.append(f"{_plural(points['refused'], 'point', 'points')} of {points['asked']} cannot be run; the table says why.")
+    if points["failed"]:
+        told.append(f"{_plural(points['failed'], 'point', 'points')} of {points['asked']} failed; the table says how.")
+    return told
+
+
+def sweep_text(result: SweepResult) -> str:
+    """A sweep on one screen: the answer, the means, and what went wrong."""
+    experiment, answer = result.experiment, result.answer
+    title = f"{experiment['name']}: {experiment['summary'] or experiment['scenario']}"
+    lines = [title, "=" * min(len(title), 100), *answer["sentences"], ""]
+    if len(answer["pareto"]) > 1 and "optimum" in answer:
+        lines += _front(answer["pareto"])
+    header, rows = _means(result)
+    lines += align(header, rows[:_ROWS], left=len(header) - 4)
+    if len(rows) > _ROWS:
+        lines.append(f"... and {len(rows) - _ROWS} more rows; summary.csv has all")
+    lines += _warm_up(answer)
+    return "\n".join([*lines, *_failures(answer["failures"])])
+
+
+def _failures(failures: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Each reason once, with the first point that it stopped."""
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for one in failures:
+        groups.setdefault((one["status"], one["error"]), []).append(one)
+    lines = []
+    for (status, error), group in groups.items():
+        first = group[0]
+        where = ", ".join(part for part in (_at(first["settings"]), first["policy"], f"replicate {first['replicate']}") if part)
+        more = f" and {_plural(len(group) - 1, 'more point', 'more points')}" if len(group) > 1 else ""
+        lines.append(f"{status} at {where}{more}: {error}")
+    return [*lines[:_MOST], *([f"... and {len(lines) - _MOST} more reasons; table.csv has all"] if len(lines) > _MOST else [])]
+
+
+def _front(front: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Settings that none beats in throughput, cost and energy at once."""
+    measures = [name for name in front[0] if name not in ("settings", "policy")]
+    rows = [[_at(one["settings"]), one["policy"], *(number(one[name]) for name in measures)] for one in front]
+    return [
+        "no setting beats these in all of throughput, cost and energy:",
+        *align(["at", "policy", *measures], rows, left=2),
+        "",
+    ]
+
+
+def _means(result: SweepResult) -> tuple[list[str], list[list[str]]]:
+    experiment, means = result.experiment, result.mean_columns
+    metric = experiment["metric"]
+    names = [name for axis in experiment["axes"] for name in axis["columns"]]
+    policies = ["policy"] if len(experiment["policies"]) > 1 or not names else []
+    header = [*names, *policies, metric, f"{100 * experiment['level']:g} % interval", "samples", "held by"]
+    rows = []
+    for index in range(len(means["samples"])):
+        at = {name: means[name][index] for name in means}
+        low, high = at.get(f"{metric}.low"), at.get(f"{metric}.high")
+        known = low is not None and not math.isnan(low)
+        spread = f"{number(low)} to {number(high)}" if known else ""
+        rows.append(
+            [*(number(at[name]) for name in [*names, *policies]), number(at.get(metric)), spread, str(at["samples"]),
+             str(at["bottleneck.lane"])]
+        )  # fmt: skip
+    return header, rows

@@ -1,0 +1,114 @@
+"""Scenarios that differ in a few values: their files are found and read once, and equal parts are judged once.
+
+Knows what a base may be and what a change is; not why somebody wants many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path as FilePath
+from typing import Any
+
+from moesim import plugins
+from moesim.errors import InputError, Mistake
+from moesim.policies.base import Policy
+from moesim.scenario import annotated, catalogue, schema
+from moesim.scenario.judge import said
+from moesim.scenario.overrides import Change, is_path
+from moesim.scenario.resolve import SHORTHAND, Resolver, in_full
+from moesim.scenario.scenario import LoadedScenario, assemble
+from moesim.scenario.tree import Node, Place, from_plain
+
+__all__ = ["Family", "change", "number_change", "policy_change"]
+
+
+class Family:
+    """All variations of one scenario.
+
+    `base` is the node that says which: a name, a path, or a mapping that may extend one; from Python also a path object or
+    a LoadedScenario. `folder` is that of the file in which it was written. InputError when it cannot be read; what else is
+    wrong is told by `member`.
+    """
+
+    def __init__(self, base: Node, folder: FilePath) -> None:
+        memory: dict[Any, Any] = {}
+        self.path: FilePath | None = None
+        if isinstance(base.value, LoadedScenario):
+            self._resolver = Resolver(base.value.base, memory)
+            self._raw = annotated.strip(from_plain(base.value.data), self._resolver.mistakes)
+        elif isinstance(base.value, (str, FilePath)):
+            self.path = _file(base, folder)
+            self._resolver = Resolver(self.path.parent, memory)
+            self._raw = self._resolver.scenario(self.path)
+        elif isinstance(base.value, dict):
+            self._resolver = Resolver(folder, memory)
+            self._raw = self._resolver.joined(annotated.strip(base, self._resolver.mistakes))
+        else:
+            message = f"{said(base.plain())} is no scenario; write the name or path of one, or a mapping that extends one"
+            raise InputError(Mistake(message, "scenario", *base.place))
+        if self._raw.child("name") is None:
+            name = self.path.stem if self.path is not None else "scenario"
+            self._raw = self._raw.put(("name",), Node(name, self._raw.place))
+
+    @property
+    def base(self) -> FilePath:
+        """Folder that relative paths of the scenario start from."""
+        return self._resolver.base
+
+    @property
+    def replicate(self) -> int:
+        """Number of the base's own replicate: the first of several."""
+        said = self._raw.child("replicate")
+        return said.value if said is not None and isinstance(said.value, int) else 0
+
+    def member(self, changes: Sequence[Change], given: Policy | None = None) -> LoadedScenario:
+        """The scenario with `changes`, in their order; `given` is its policy as an object. InputError with every mistake."""
+        return assemble(self._raw, self._resolver.again(), changes, given, None, self.path)
+
+    def policy_keys(self, policy: Node | Policy | None) -> list[str] | None:
+        """Parameters of a policy (None: of the scenario's own); None where its class is unknown, which `member` tells."""
+        if isinstance(policy, Policy):
+            return [name for name in type(policy).model_fields if name != "kind"]
+        own = policy or self._raw.child("policy") or Node(schema.DEFAULT_POLICY)
+        kind = in_full(own, SHORTHAND["policy"]).child("kind")
+        if kind is None:
+            return None
+        try:
+            found = plugins.find("policies", str(kind.value), beside=self.base)
+        except InputError:
+            return None
+        return [name for name in getattr(found, "model_fields", {}) if name != "kind"]
+
+
+def _file(base: Node, folder: FilePath) -> FilePath:
+    """The scenario file that a name or a path means, looked for beside the file that says it."""
+    text = str(base.value)
+    if isinstance(base.value, FilePath) or catalogue.is_path(text):
+        path = folder / FilePath(text).expanduser()
+    else:
+        beside = folder / f"{text}.yaml"
+        try:
+            path = beside if beside.is_file() else catalogue.find("scenarios", text, beside=[folder])
+        except InputError as error:
+            raise InputError(*(wrong._replace(path="scenario", **base.place._asdict()) for wrong in error.mistakes)) from None
+    if not path.is_file():
+        raise InputError(Mistake(f"no such file: {catalogue.shown(path)}", "scenario", *base.place))
+    return path
+
+
+def change(path: str, value: Node) -> Change:
+    """What an experiment wants at a dotted path; a mistake in it is told at the place of `value`."""
+    if not is_path(path):
+        message = f"'{path}' is no path; write keys with dots between them, such as workload.requests"
+        raise InputError(Mistake(message, path, *value.key))
+    return Change(tuple(path.split(".")), value, "experiment")
+
+
+def policy_change(policy: Node) -> Change:
+    """A policy by name or as a mapping; the name of the scenario's own policy keeps the scenario's parameters."""
+    return Change(("policy",), policy, "--policy")
+
+
+def number_change(path: str, value: int) -> Change:
+    """A whole number that no file says, such as the replicate."""
+    return Change((path,), from_plain(value, Place("experiment")), "experiment")

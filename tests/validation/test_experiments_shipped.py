@@ -1,0 +1,36 @@
+"""Every shipped experiment says what it is for, and all its points can be run; the threshold's answer is what it expects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from moesim.experiment.plan import plan
+from moesim.experiment.sweep import run_sweep
+from moesim.scenario import catalogue
+
+FOLDER = Path(__file__).resolve().parents[2] / "scenarios" / "experiments"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def test_the_folder_is_listed_as_experiments_and_not_as_scenarios() -> None:
+    assert [entry.name for entry in catalogue.names("experiments")] == NAMES
+    assert not [entry.name for entry in catalogue.names("scenarios") if entry.name.startswith("experiments")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shipped_experiment_is_described_and_all_its_points_are_in_order(name: str) -> None:
+    this = plan(name)
+    assert (this.experiment.name, this.experiment.replications >= 3) == (name, True)
+    assert all((this.experiment.summary, this.experiment.source, this.experiment.expect))
+    assert len(this.rows) >= 21
+
+
+def test_the_threshold_sweep_peaks_where_a_quarter_of_the_experts_is_hot() -> None:
+    result = run_sweep("cxl-expert-threshold", jobs=1, bound=False)
+    assert result is not None
+    (peak,) = result.answer["peaks"]
+    assert len(result.columns["point"]) == 21 * 5
+    assert (peak["value"], peak["samples"]) == (0.75, 5)
+    assert 0.6 <= peak["low"] < 0.75 < peak["high"] <= 0.85
