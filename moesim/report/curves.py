@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moesim.errors import InputError
-from moesim.report.figures import OKABE_ITO, _below, _figure, _styled
+from moesim.report.canvas import MARKERS, OKABE_ITO, below, blank, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,19 +21,19 @@ __all__ = ["Series", "curves", "errors"]
 Series = tuple[str, Sequence[float], Sequence[float], Sequence[bool], Sequence[float], Sequence[float]]
 """(label, x and y of the published points, which of them were fitted on, x and y of the simulated line)."""
 _COLOURS = ("blue", "vermilion", "green", "orange", "purple", "sky", "black", "yellow")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
-@_styled
+@styled
 def curves(series: Sequence[Series], *, x: str = "", y: str = "", title: str = "") -> Figure:
     """A line per series with its published points: hollow where a constant was fitted on them, filled where they are a test."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     if not series:
         raise InputError("there is no curve to draw")
-    figure, axes = _figure(6.4, 4.2)
+    figure = blank(6.4, 4.2)
+    axes = figure.add_subplot()
     for number, (label, points, values, fitted, line, heights) in enumerate(series):
-        tint, marker = OKABE_ITO[_COLOURS[number % len(_COLOURS)]], _MARKERS[number % len(_MARKERS)]
+        tint, marker = OKABE_ITO[_COLOURS[number % len(_COLOURS)]], MARKERS[number % len(MARKERS)]
         axes.plot(line, heights, color=tint, label=label)
         known = np.asarray(fitted, dtype=np.bool_)
         for some, face in ((known, "none"), (~known, tint)):
@@ -48,11 +48,11 @@ def curves(series: Sequence[Series], *, x: str = "", y: str = "", title: str = "
     axes.set_ylabel(y)
     axes.grid(alpha=0.3, which="both")
     axes.set_title(title or "lines simulated, points published (hollow: fitted on)", loc="left")
-    _below(axes, axes.get_legend_handles_labels()[0], 2)
+    below(axes, axes.get_legend_handles_labels()[0], 2)
     return figure
 
 
-@_styled
+@styled
 def errors(rows: Sequence[tuple[str, float, float, bool]], *, title: str = "") -> Figure:
     """A mark per number at its error, on the band of its tolerance; hollow where a constant was fitted on it.
 
@@ -60,7 +60,8 @@ def errors(rows: Sequence[tuple[str, float, float, bool]], *, title: str = "") -
     """
     if not rows:
         raise InputError("there is no error to draw")
-    figure, axes = _figure(8.0, 1.4 + 0.22 * len(rows))
+    figure = blank(8.0, 1.4 + 0.22 * len(rows))
+    axes = figure.add_subplot()
     for position, (_, error, tolerance, fitted) in enumerate(rows):
         axes.barh(position, 200 * tolerance, left=-100 * tolerance, height=0.7, color=OKABE_ITO["sky"], alpha=0.35)
         tint = OKABE_ITO["blue" if abs(error) <= tolerance else "vermilion"]

@@ -1,6 +1,7 @@
 """The timeline of a run as a Chrome trace that Perfetto (ui.perfetto.dev) and chrome://tracing open.
 
-Knows slices only: tracks, names, integer picoseconds, bytes.
+Knows slices only: tracks, names, integer picoseconds, bytes. Beside the lanes it writes counters: what every tier holds, the
+hit rate of each pass, and the bytes that every link has moved, by cause.
 
 Source: Trace Event Format (Google document "Trace Event Format", sections "Complete Events", "Counter Events" and
 "Metadata Events"). Valid: `ts` and `dur` are microseconds; a viewer shows whole nanoseconds.
@@ -13,20 +14,18 @@ import heapq
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moesim.errors import InputError
-from moesim.results.recorder import Slice
+from moesim.results.recorder import COUNTER, Slice
 
 if TYPE_CHECKING:
     from moesim.results.result import Result
 
-__all__ = ["COUNTER", "rank", "subtracks", "trace", "write_trace"]
+__all__ = ["rank", "subtracks", "trace", "write_trace"]
 
-COUNTER = "counter:"
-"""Tracks whose name starts so hold amounts over time, such as the bytes in GPU memory (`counter:hbm`)."""
 _MICROSECOND = 10**6
 
 
@@ -104,12 +103,10 @@ def _events(slices: Sequence[Slice], name: str) -> Iterator[str]:
                 f'{{"ph":"X","name":{json.dumps(item.name)},"ts":{_microseconds(item.start)},'
                 f'"dur":{_microseconds(item.end - item.start)},{end}{_arguments(item)}}}'
             )
-    counters: dict[str, list[Slice]] = {}
-    for item in slices:
-        if item.track.startswith(COUNTER):
-            counters.setdefault(item.track.removeprefix(COUNTER), []).append(item)
-    for track in sorted(counters):
-        yield from _counter(track, counters[track])
+    for track in sorted({item.track for item in slices if item.track.startswith(COUNTER)}):
+        yield from _level(track.removeprefix(COUNTER), [item for item in slices if item.track == track])
+    for track in sorted({item.track for item in slices if ":" in item.track and not item.track.startswith(COUNTER)}, key=rank):
+        yield from _moved(track, [item for item in slices if item.track == track])
 
 
 def _metadata(kind: str, thread: int, arguments: dict[str, str | int]) -> str:
@@ -131,11 +128,24 @@ def _arguments(item: Slice) -> str:
     return f',"args":{{{",".join(parts)}}}' if parts else ""
 
 
-def _counter(track: str, slices: list[Slice]) -> Iterator[str]:
-    """Steps of an amount: it holds from the start of a slice to the start of the next, and to the end of the last."""
-    ordered = sorted(slices, key=lambda item: (item.start, item.end))
-    points = [(item.start, item.amount) for item in ordered]
-    points.append((max(item.end for item in ordered), ordered[-1].amount))
-    for time, amount in points:
-        yield (f'{{"ph":"C","name":{json.dumps(f"bytes in {track}")},"ts":{_microseconds(time)},"pid":1,'
-               f'"args":{{"bytes":{float(amount)!r}}}}}')  # fmt: skip
+def _level(name: str, slices: list[Slice]) -> Iterator[str]:
+    """Steps of an amount: it holds from the start of a slice to the start of the next."""
+    key = "bytes" if name.startswith("bytes") else "share"
+    for item in sorted(slices, key=lambda item: item.start):
+        yield _counter(name, item.start, {key: item.amount})
+
+
+def _moved(track: str, slices: list[Slice]) -> Iterator[str]:
+    """Bytes that a link has moved so far, by cause: they count when their transfer ends, and start from nothing."""
+    moves = sorted((item for item in slices if item.amount and item.cause), key=lambda item: item.end)
+    sums = dict.fromkeys(sorted({item.cause for item in moves}), 0.0)
+    if moves:
+        yield _counter(f"bytes over {track}", min(item.start for item in moves), sums)
+    for item in moves:
+        sums[item.cause] += item.amount
+        yield _counter(f"bytes over {track}", item.end, sums)
+
+
+def _counter(name: str, time: int, values: Mapping[str, float]) -> str:
+    amounts = ",".join(f"{json.dumps(key)}:{float(value)!r}" for key, value in values.items())
+    return f'{{"ph":"C","name":{json.dumps(name)},"ts":{_microseconds(time)},"pid":1,"args":{{{amounts}}}}}'

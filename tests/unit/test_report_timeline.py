@@ -84,12 +84,29 @@ def test_times_are_exact_to_the_picosecond_after_days() -> None:
     assert "args" not in event
 
 
-def test_counters_step_and_end() -> None:
-    made = [Slice("counter:hbm", "", 2 * 10**6, 5 * 10**6, 7.0), Slice("counter:hbm", "", 0, 2 * 10**6, 4.0)]
-    events = read(trace(made, "p"))
-    points = [(event["name"], event["ts"], event["args"]["bytes"]) for event in events if event["ph"] == "C"]
-    assert points == [("bytes in hbm", 0, 4), ("bytes in hbm", 2, 7), ("bytes in hbm", 5, 7)]
+def counters(events: list[dict[str, Any]]) -> list[tuple[str, Any, dict[str, Any]]]:
+    return [(event["name"], event["ts"], event["args"]) for event in events if event["ph"] == "C"]
+
+
+def test_levels_hold_until_the_next() -> None:
+    made = [Slice("counter:bytes in hbm", "", 2 * 10**6, 2 * 10**6, 7.0), Slice("counter:bytes in hbm", "", 0, 0, 4.0)]
+    events = read(trace([*made, Slice("counter:hit rate", "", 3 * 10**6, 3 * 10**6, 0.5)], "p"))
+    half = ("hit rate", 3, {"share": Decimal("0.5")})
+    assert counters(events) == [("bytes in hbm", 0, {"bytes": 4}), ("bytes in hbm", 2, {"bytes": 7}), half]
     assert not names(events)
+
+
+def test_links_count_their_bytes_by_cause_as_transfers_end() -> None:
+    made = [
+        Slice("pcie:forward", "b", 5 * 10**6, 9 * 10**6, 2.0, "prefetch"),
+        Slice("pcie:forward", "a", 10**6, 5 * 10**6, 3.0, "demand"),
+        Slice("cpu", "reads", 0, 10**6, 8.0),
+    ]
+    assert counters(read(trace(made, "p"))) == [
+        ("bytes over pcie:forward", 1, {"demand": 0, "prefetch": 0}),
+        ("bytes over pcie:forward", 5, {"demand": 3, "prefetch": 0}),
+        ("bytes over pcie:forward", 9, {"demand": 3, "prefetch": 2}),
+    ]
 
 
 def test_equal_slices_give_equal_bytes_without_a_date() -> None:

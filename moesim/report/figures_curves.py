@@ -1,0 +1,301 @@
+"""Draws a metric over an axis of a sweep: thresholds with their peak, any axis by policy, hit rate over what fits.
+
+Knows columns of numbers, and the table of experts of a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moesim.errors import InputError
+from moesim.report.canvas import (
+    GREY,
+    MARKERS,
+    OKABE_ITO,
+    PALETTE,
+    below,
+    blank,
+    cut,
+    dots,
+    folded,
+    log_axis,
+    number,
+    percent_axis,
+    styled,
+)
+from moesim.report.figures_time import needed
+from moesim.results.result import Result
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["hit_curve", "sweep_curve", "threshold_curve"]
+
+_NAMES = {"threshold_percentile": "threshold (percentile)", "throughput_tok_s": "throughput (tokens/s)",
+          "hit_rate": "hit rate (share of activations)", "makespan_s": "makespan (s)", "energy_J": "energy (J)",
+          "cost_usd_per_Mtok": "cost (USD per million tokens)", "ttft_s.mean": "time to first token (s)",
+          "tpot_s.mean": "time per output token (s)", "share_of_bound": "share of bound"}  # fmt: skip
+_LINES = 8
+"""Series with a colour, marker and line of their own; further ones are grey."""
+_STYLES = ("-", "--", "-.", ":")
+
+
+def axis_name(column: str) -> str:
+    """What a column is called on an axis: with its unit, without underscores."""
+    return _NAMES.get(column) or column.removeprefix("hardware.").removeprefix("workload.").replace("_", " ")
+
+
+@styled
+def threshold_curve(
+    table: Mapping[str, Any],
+    *,
+    x: str = "threshold_percentile",
+    y: str = "throughput_tok_s",
+    second: Mapping[str, Any] | None = None,
+    labels: tuple[str, str] = ("simulated", "published"),
+    goal: str = "highest",
+) -> Figure:
+    """A metric over a policy's threshold, its peak (its least value for the goal `lowest`) marked; `second` is drawn beside it.
+
+    `table` and `second`: DataFrames or any mappings of columns; rows without a value are left out. Columns `<y>.low` and
+    `<y>.high` (or `throughput_low_tok_s`, `throughput_high_tok_s`) are drawn as a band where they are given.
+    """
+    figure = blank(7.2, 4.1)
+    axes = figure.add_subplot()
+    curves = [(table, labels[0], "blue", "o", "-")]
+    if second is not None:
+        curves.append((second, labels[1], "vermilion", "s", "--"))
+    highest = 0.0
+    for columns, label, colour, marker, line in curves:
+        xs, ys = _finite(columns, x, y)
+        best = int(ys.argmax() if goal == "highest" else ys.argmin())
+        peak_x, peak_y = float(xs[best]), float(ys[best])
+        tint = OKABE_ITO[colour]
+        band = _band(columns, x, y)
+        highest = max(highest, float(ys.max()), float(band[2].max()) if band is not None else 0.0)
+        if band is not None:
+            axes.fill_between(*band, color=tint, alpha=0.18, linewidth=0)
+        # the values stand in the legend: beside the peaks they would cover the curves
+        word = "peak" if goal == "highest" else "least"
+        text = f"{label}: {word} {number(peak_y)} at {peak_x:.4g}" + (", band: 95 % interval" if band is not None else "")
+        axes.plot(xs, ys, color=tint, marker=marker, linestyle=line, label=folded(text, 80), markersize=4.5)
+        ring: dict[str, Any] = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "markeredgewidth": 1.5}
+        axes.plot([peak_x], [peak_y], linestyle="", color=tint, **ring)
+    axes.set_ylim(0, 1.1 * highest if highest > 0 else 1.0)
+    axes.margins(x=0.04)
+    axes.set_xlabel(folded(axis_name(x), 70))
+    axes.set_ylabel(folded(axis_name(y), 40))
+    dots(axes.yaxis)
+    axes.grid(alpha=0.3)
+    below(axes, axes.get_legend_handles_labels()[0], 1)
+    return figure
+
+
+@styled
+def sweep_curve(
+    table: Mapping[str, Any],
+    *,
+    x: str,
+    y: str = "throughput_tok_s",
+    by: str = "policy",
+    log: bool = False,
+    points: bool = False,
+    title: str = "",
+) -> Figure:
+    """A metric over one axis of a sweep, a line for each value of the column `by`, 95 % intervals as bars.
+
+    `table`: the means of a sweep (`<y>.low`, `<y>.high` where there are replications). The eight highest lines have a colour,
+    a marker and a name in the legend; the others are grey. An axis whose values are texts is drawn in their order. With
+    `points` the rows are settings of their own (a random design), which no line joins.
+    """
+    for name in (x, y):
+        if name not in table:
+            raise InputError(f"the table has no column {name}")
+    spots, ticks = _places(table[x])
+    ys = np.asarray(table[y], dtype=np.float64)
+    band = [np.asarray(table[f"{y}.{end}"], dtype=np.float64) if f"{y}.{end}" in table else None for end in ("low", "high")]
+    names = [_said(value) for value in table[by]] if by in table else [""] * len(ys)
+    which = {name: np.array([other == name for other in names]) & np.isfinite(ys) for name in dict.fromkeys(names)}
+    which = {name: rows for name, rows in which.items() if rows.any()}
+    if not which:
+        raise InputError(f"the table has no row with both {x} and {y}")
+    numbers = by in table and all(isinstance(value, (int, float, np.number)) for value in table[by])
+    ranked = list(which) if numbers and len(which) <= _LINES else sorted(which, key=lambda name: -float(ys[which[name]].max()))
+    figure = blank(8.0, 4.6)
+    axes = figure.add_subplot()
+    if log and not ticks:
+        known = spots[spots > 0]
+        log_axis(axes, many=bool(len(known)) and float(known.max() / known.min()) > 1e3)
+    if not ticks and _roomy(np.unique(spots), log):
+        axes.set_xticks(np.unique(spots).tolist())
+    for name in [*ranked[_LINES:], *reversed(ranked[:_LINES])]:
+        rows = np.flatnonzero(which[name])
+        rows = rows[np.argsort(spots[rows], kind="stable")]
+        place = ranked.index(name)
+        _line(
+            axes,
+            spots[rows],
+            ys[rows],
+            [None if side is None else side[rows] for side in band],
+            place,
+            name,
+            not (ticks or points),
+        )
+    _finish(axes, ticks, x, y, title)
+    handles, labels = axes.get_legend_handles_labels()
+    places = {cut(name): place for place, name in enumerate(ranked)}
+    order = sorted(range(len(labels)), key=lambda i: places.get(labels[i], len(ranked)))
+    bars = any(side is not None and np.isfinite(side).any() for side in band)
+    if ranked != [""] or bars:
+        shown = [handles[i] for i in order if labels[i]]
+        below(axes, [*shown, *_others(len(ranked) - _LINES), *_intervals(bars)], 3)
+    return figure
+
+
+def _roomy(values: Any, log: bool) -> bool:
+    """Whether every value can have its own tick."""
+    spots = np.log(values) if log and (values > 0).all() else values
+    gaps = np.diff(spots)
+    return 1 < len(values) <= 12 and float(gaps.min()) >= 0.06 * float(gaps.sum())
+
+
+def _line(axes: Axes, xs: Any, ys: Any, band: list[Any], place: int, name: str, joined: bool) -> None:
+    """One series with its intervals; `joined` unless its axis holds texts, between which nothing lies."""
+    look: dict[str, Any] = {"color": GREY, "linewidth": 0.8, "alpha": 0.7, "zorder": 1}
+    if place < _LINES:
+        look = {"color": PALETTE[place], "marker": MARKERS[place], "linestyle": _STYLES[place % 4]}
+        look |= {"label": cut(name), "markersize": 5, "zorder": 3}
+    axes.plot(xs, ys, **(look if joined else {**look, "linestyle": "", "marker": look.get("marker", ".")}))
+    if place < _LINES and band[0] is not None and np.isfinite(band[0]).any():
+        axes.errorbar(
+            xs, ys, yerr=[ys - band[0], band[1] - ys], color=PALETTE[place], capsize=2.5, linestyle="", linewidth=1, zorder=2
+        )
+
+
+def _others(number_of: int) -> list[Any]:
+    from matplotlib.lines import Line2D
+
+    return [Line2D([], [], color=GREY, linewidth=0.8, label=f"{number_of} others")] if number_of > 0 else []
+
+
+def _intervals(shown: bool) -> list[Any]:
+    from matplotlib.lines import Line2D
+
+    return [Line2D([], [], color="black", marker="|", linewidth=1, label="bars: 95 % interval")] if shown else []
+
+
+def _finish(axes: Axes, ticks: list[str], x: str, y: str, title: str) -> None:
+    low, high = axes.get_ylim()
+    axes.set_ylim(0 if low >= 0 or low > -0.1 * high else low, high + 0.02 * abs(high) or 1.0)
+    if ticks:
+        axes.set_xticks(range(len(ticks)), [folded(tick, 12) for tick in ticks], rotation=0 if len(ticks) <= 8 else 90)
+    else:
+        dots(axes.xaxis)
+        axes.xaxis.set_minor_formatter(lambda _value, _position: "")
+    axes.set_xlabel(folded(axis_name(x), 70))
+    axes.set_ylabel(folded(axis_name(y), 40))
+    if y in ("hit_rate", "share_of_bound"):
+        percent_axis(axes.yaxis)
+    else:
+        dots(axes.yaxis)
+    axes.grid(alpha=0.3)
+    axes.set_title(folded(title, 80), loc="left")
+
+
+def _places(values: Any) -> tuple[Any, list[str]]:
+    """Where values stand on an axis; for texts their order of appearance, and the texts as ticks."""
+    try:
+        return np.asarray(values, dtype=np.float64), []
+    except (TypeError, ValueError):
+        texts = [str(value) for value in values]
+        ticks = list(dict.fromkeys(texts))
+        return np.array([ticks.index(text) for text in texts], dtype=np.float64), ticks
+
+
+def _said(value: Any) -> str:
+    return (
+        value if isinstance(value, str) else number(float(value)) if isinstance(value, (int, float, np.number)) else str(value)
+    )
+
+
+def _band(columns: Mapping[str, Any], x: str, y: str) -> tuple[Any, Any, Any] | None:
+    """(x, low, high) of the rows that have an interval; None without any."""
+    pairs = ((f"{y}.low", f"{y}.high"), ("throughput_low_tok_s", "throughput_high_tok_s"))
+    names = next((pair for pair in pairs if all(name in columns for name in pair)), None)
+    if names is None:
+        return None
+    xs, low, high = (np.asarray(columns[name], dtype=np.float64) for name in (x, *names))
+    known = np.isfinite(xs) & np.isfinite(low) & np.isfinite(high)
+    order = np.argsort(xs[known], kind="stable")
+    return (xs[known][order], low[known][order], high[known][order]) if known.any() else None
+
+
+def _finite(columns: Mapping[str, Any], x: str, y: str) -> tuple[Any, Any]:
+    missing = [name for name in (x, y) if name not in columns]
+    if missing:
+        raise InputError(f"the table has no column {' and no column '.join(missing)}")
+    xs, ys = (np.asarray(columns[name], dtype=np.float64) for name in (x, y))
+    known = np.isfinite(xs) & np.isfinite(ys)
+    if not known.any():
+        raise InputError(f"the table has no row with both {x} and {y}")
+    order = np.argsort(xs[known], kind="stable")
+    return xs[known][order], ys[known][order]
+
+
+def hit_curve(
+    source: Result | Mapping[str, Any], *, x: str | None = None, by: str = "policy", log: bool = False, points: bool = False
+) -> Figure:
+    """Hit rate over what GPU memory holds.
+
+    From a sweep's table: over its column `x`, a line for each policy. From a run: the share of its activations that the best
+    fixed choice of experts would have served, as many of every layer, over the share kept; beside it experts kept by lot, and
+    the run itself. The best fixed choice knows the run's own counts; a cache that follows the conversation can lie above it.
+    """
+    if isinstance(source, Result):
+        return _hits_of_run(source)
+    if x is None:
+        raise InputError("name the column of the table over which the hit rate is drawn (x)")
+    return sweep_curve(source, x=x, y="hit_rate", by=by, log=log, points=points)
+
+
+@styled
+def _hits_of_run(result: Result) -> Figure:
+    table = needed(result, "experts")
+    layers = int(np.max(table["layer"])) + 1
+    asked = np.asarray(table["activations"], dtype=np.float64).reshape(layers, -1)
+    if not asked.any():
+        raise InputError("the run asked for no expert")
+    ranked = -np.sort(-asked, axis=1)
+    shares = np.append(0.0, np.cumsum(ranked.sum(axis=0)) / asked.sum())
+    kept = np.linspace(0, 1, len(shares))
+    figure = blank(7.2, 4.3)
+    axes = figure.add_subplot()
+    axes.plot(kept, shares, color=OKABE_ITO["blue"], label="most popular experts of each layer, known in hindsight")
+    axes.plot([0, 1], [0, 1], color=OKABE_ITO["orange"], linestyle="--", label="experts drawn by lot")
+    held, rate = float(np.mean(table["resident"])), result.summary["hit_rate"]
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.02)
+    percent_axis(axes.xaxis)
+    percent_axis(axes.yaxis)
+    axes.set_xlabel("share of experts in GPU memory (%)")
+    axes.set_ylabel("activations served (%)")
+    axes.grid(alpha=0.3)
+    axes.set_title("what a share of the experts in GPU memory serves, and what the run found where it ran", loc="left")
+    if rate is not None:
+        label = f"this run: {result.summary['policy']}, {100 * rate:.1f} % with {100 * held:.1f} % in GPU memory at its end"
+        axes.plot(
+            [held],
+            [rate],
+            marker="o",
+            markersize=9,
+            color=OKABE_ITO["vermilion"],
+            linestyle="",
+            label=folded(label, 76),
+            clip_on=False,
+        )
+    below(axes, axes.get_legend_handles_labels()[0], 1)
+    return figure

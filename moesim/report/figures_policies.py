@@ -1,0 +1,259 @@
+"""Draws policies beside each other: throughput with intervals and bounds, and what it costs in money and energy.
+
+Knows summaries of runs and tables of sweeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from moesim.errors import InputError
+from moesim.report.canvas import GREY, OKABE_ITO, below, blank, cut, dots, folded, label_points, log_axis, number, styled
+from moesim.results.compare import by_policy
+from moesim.results.result import Result
+from moesim.results.statistics import mean, t_interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["Row", "comparison", "front", "pareto", "rows_of"]
+
+_FAR = 4.0
+"""A bound so many times beyond the fastest policy would squeeze the bars; it is left to the text beside them."""
+
+
+_MANY = 60
+"""Of more policies or settings than that, only those on the front show their intervals."""
+
+
+class Row(NamedTuple):
+    """One policy (or one setting of a sweep): means, and the interval of its throughput where there are replications."""
+
+    name: str
+    speed: float | None
+    low: float | None
+    high: float | None
+    bound: float | None
+    cost: float | None
+    """USD per million tokens that the throughput counts."""
+    energy: float | None
+    """J per token that the throughput counts."""
+
+
+def rows_of(runs: Any) -> tuple[str, list[Row]]:
+    """The scenario's name and a row per policy, best first; InputError when none has a throughput.
+
+    `runs`: results, summaries, what `compare` returned, or the table of a sweep with a column `policy`.
+    """
+    if isinstance(runs, Mapping) and "results" in runs:
+        runs = runs["results"]
+    if "policy" in getattr(runs, "columns", ()) or (isinstance(runs, Mapping) and "policy" in runs):
+        title, rows = "", _of_table(runs)
+    else:
+        groups = by_policy(result.summary if isinstance(result, Result) else result for result in runs)
+        title = str(next(iter(groups.values()))[0]["scenario"]) if groups else ""
+        rows = [_of_group(name, group) for name, group in groups.items()]
+    rows.sort(key=lambda row: (-(row.speed if row.speed is not None else -1.0), row.name))
+    if not any(row.speed for row in rows):
+        raise InputError("none of the results has a throughput to show")
+    return title, rows
+
+
+def _of_group(name: str, group: Sequence[Mapping[str, Any]]) -> Row:
+    speeds = [float(summary["throughput_tok_s"]) for summary in group if summary.get("throughput_tok_s") is not None]
+    if not speeds:
+        return Row(name, None, None, None, _mean(group, "bound_tok_s"), None, None)
+    interval = t_interval(speeds)
+    energies = [
+        _per_token(summary.get("energy_J"), summary["throughput_tok_s"], summary.get("makespan_s")) for summary in group
+    ]
+    joules = [energy for energy in energies if energy is not None]
+    return Row(name, interval.mean, interval.low, interval.high, _mean(group, "bound_tok_s"),
+               _mean(group, "cost_usd_per_Mtok"), mean(joules) if joules else None)  # fmt: skip
+
+
+def _per_token(joules: float | None, speed: float | None, makespan: float | None) -> float | None:
+    """J per token that the throughput counts."""
+    return joules / (speed * makespan) if joules is not None and speed and makespan else None
+
+
+def _mean(group: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    known = [summary[name] for summary in group if summary.get(name) is not None]
+    return mean(known) if known else None
+
+
+def _of_table(table: Mapping[str, Any]) -> list[Row]:
+    """Rows of a sweep's table of means; where a policy has several settings, the fastest stands for it."""
+    count = len(table["policy"])
+
+    def column(name: str) -> list[float | None]:
+        values = np.asarray(table[name], dtype=np.float64) if name in table else np.full(count, np.nan)
+        return [None if np.isnan(value) else value for value in values.tolist()]
+
+    names = [str(name) for name in table["policy"]]
+    spent = zip(column("energy_J"), column("throughput_tok_s"), column("makespan_s"), strict=True)
+    per_token = [_per_token(*row) for row in spent]
+    parts = [column(f"throughput_tok_s{end}") for end in ("", ".low", ".high")]
+    best: dict[str, Row] = {}
+    for values in zip(names, *parts, column("bound_tok_s"), column("cost_usd_per_Mtok"), per_token, strict=True):
+        row = Row(*values)
+        if row.name not in best or (row.speed or 0.0) > (best[row.name].speed or 0.0):
+            best[row.name] = row
+    return list(best.values())
+
+
+@styled
+def comparison(results: Any) -> Figure:
+    """Throughput of each policy as a bar, best on top, with its 95 % interval and a mark where its bound lies.
+
+    `results`: results, summaries, what `compare` returned, or a sweep's table; replications of a policy become their mean.
+    """
+    title, rows = rows_of(results)
+    figure = blank(8.0, 1.5 + (0.42 if len(rows) <= 12 else 0.26) * len(rows))
+    axes = figure.add_subplot()
+    fastest = max(row.speed or 0.0 for row in rows)
+    shown = [row.bound for row in rows if row.bound and row.bound <= _FAR * fastest]
+    reach = max([fastest, *(row.high or 0.0 for row in rows), *shown])
+    for position, row in enumerate(rows):
+        axes.barh(position, row.speed or 0.0, height=0.62, color=OKABE_ITO["blue"])
+        if row.low is not None and row.high is not None:
+            axes.errorbar(row.speed or 0.0, position, xerr=[[(row.speed or 0.0) - row.low], [row.high - (row.speed or 0.0)]],
+                          color=OKABE_ITO["black"], capsize=2.5, linewidth=1.1)  # fmt: skip
+        # in a column of their own, where neither bars nor bounds run into them
+        axes.annotate(_speed(row), (1.01, position), xycoords=axes.get_yaxis_transform(), va="center", annotation_clip=False)
+        if row.bound in shown:
+            axes.plot([row.bound] * 2, [position - 0.4, position + 0.4], color=OKABE_ITO["vermilion"], linewidth=2.5)
+    axes.set_yticks(range(len(rows)), [folded(row.name) if len(rows) <= 12 else cut(row.name) for row in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlim(0, 1.05 * reach)
+    axes.set_xlabel("throughput (tokens/s)")
+    dots(axes.xaxis)
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_title(folded(title, 80), loc="left")
+    handles = _comparison_legend(bool(shown), any(row.low is not None for row in rows))
+    if len(handles) > 1:
+        below(axes, handles, 3)
+    return figure
+
+
+def _speed(row: Row) -> str:
+    if row.speed is None:
+        return "no throughput"
+    if not row.bound:
+        return f"{number(row.speed)} tok/s"
+    share = 100 * row.speed / row.bound
+    return f"{number(row.speed)} tok/s ({f'{share:.0f}' if share >= 10 else f'{share:.2g}'} % of bound)"
+
+
+def _comparison_legend(bounds: bool, intervals: bool) -> list[Any]:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles: list[Any] = [Patch(color=OKABE_ITO["blue"], label="simulated")]
+    if intervals:
+        handles.append(Line2D([], [], color=OKABE_ITO["black"], marker="|", linewidth=1.1, label="95 % interval"))
+    if bounds:
+        handles.append(
+            Line2D([], [], color=OKABE_ITO["vermilion"], linewidth=2.5, label="bound: no placement or schedule is faster")
+        )
+    return handles
+
+
+@styled
+def pareto(results: Any) -> Figure:
+    """Throughput against cost and against energy per output token; policies that none beats in both stand on the front.
+
+    The front is drawn and its policies are named; the others are grey. A panel without any figure is left out.
+    """
+    title, rows = rows_of(results)
+    panels = [
+        (name, text)
+        for name, text in (("cost", "cost (USD per million tokens)"), ("energy", "energy (J per token)"))
+        if any(getattr(row, name) is not None and row.speed for row in rows)
+    ]
+    if not panels:
+        raise InputError("none of the results has a cost or an energy to set against its throughput")
+    figure = blank(8.0, 4.0 * len(panels) + 0.7)
+    plots: Any = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
+    for axes, (name, text) in zip(plots, panels, strict=True):
+        _panel(
+            axes, [(getattr(row, name), row.speed, row) for row in rows if getattr(row, name) is not None and row.speed], text
+        )
+    plots[0].set_title(folded(f"{title}: up and left is better" if title else "up and left is better", 80), loc="left")
+    below(figure, _pareto_legend(), 3)
+    for axes, (name, _) in zip(plots, panels, strict=True):
+        known = [
+            (getattr(row, name), row.speed or 0.0, row.name) for row in rows if getattr(row, name) is not None and row.speed
+        ]
+        best = front([(x, y) for x, y, _ in known])
+        spots = [(x, y) for x, y, _ in known]
+        obstacles = [*spots, *_along([spots[i] for i in best])]
+        best.reverse()  # the highest gets its place first
+        label_points(axes, [spots[i] for i in best], [cut(known[i][2]) for i in best], obstacles)
+    return figure
+
+
+def _along(corners: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Points along the drawn front, so close that no label fits between them."""
+    steps = np.linspace(0, 1, 60)[:, None]
+    found: list[tuple[float, float]] = []
+    for (x, y), (right, up) in pairwise(corners):
+        across, rise = np.array([[x, y]]) * (1 - steps) + np.array([[right, y]]) * steps, np.array([[right, y]]) * (1 - steps)
+        found += [(a, b) for a, b in np.concatenate([across, rise + np.array([[right, up]]) * steps]).tolist()]
+    return found
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the points (less, more) that none beats: no other has as little of the first and more of the second."""
+    order = sorted(range(len(points)), key=lambda index: (points[index][0], -points[index][1]))
+    best, kept = -float("inf"), []
+    for index in order:
+        if points[index][1] > best:
+            best = points[index][1]
+            kept.append(index)
+    return kept
+
+
+def _panel(axes: Axes, known: list[tuple[float, float, Row]], text: str) -> None:
+    best = set(front([(x, y) for x, y, _ in known]))
+    if min(x for x, *_ in known) > 0 and max(x for x, *_ in known) > 20 * min(x for x, *_ in known):
+        decades = max(x for x, *_ in known) / min(x for x, *_ in known)
+        log_axis(axes, many=decades > 1e3)
+    line = sorted((known[i][0], known[i][1]) for i in best)
+    axes.plot(
+        [x for x, _ in line], [y for _, y in line], drawstyle="steps-post", color=OKABE_ITO["blue"], linewidth=1.2, zorder=2
+    )
+    for index, (x, y, row) in enumerate(known):
+        if row.low is not None and row.high is not None and (index in best or len(known) <= _MANY):
+            tint = OKABE_ITO["blue"] if index in best else GREY
+            axes.errorbar([x], [y], yerr=[[y - row.low], [row.high - y]], color=tint, capsize=2, linewidth=0.9, zorder=1)
+    behind = [(x, y) for index, (x, y, _) in enumerate(known) if index not in best]
+    for spots, mark, tint, size in ((behind, "s", GREY, 4), (line, "o", OKABE_ITO["blue"], 6)):
+        look: dict[str, Any] = {"color": tint, "markersize": size, "linestyle": "", "zorder": 3, "clip_on": False}
+        if spots:
+            axes.plot([x for x, _ in spots], [y for _, y in spots], mark, **look)
+    axes.margins(x=0.16, y=0.14)
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, 0.0) if low < 0.3 * high else low, high)
+    if axes.get_xscale() == "linear":
+        axes.set_xlim(left=max(axes.get_xlim()[0], 0.0))
+    axes.set_xlabel(text)
+    axes.set_ylabel("throughput (tokens/s)")
+    dots(axes.xaxis)
+    dots(axes.yaxis)
+    axes.xaxis.set_minor_formatter(lambda _value, _position: "")
+    axes.grid(alpha=0.3)
+
+
+def _pareto_legend() -> list[Any]:
+    from matplotlib.lines import Line2D
+
+    return [
+        Line2D([], [], color=OKABE_ITO["blue"], marker="o", linewidth=1.2, label="on the front: nothing is faster for less"),
+        Line2D([], [], color=GREY, marker="s", markersize=4, linestyle="", label="behind it"),
+    ]

@@ -1,0 +1,108 @@
+"""HTML in pieces: elements, sortable tables, figures as inline SVG. Whatever is not known to be HTML is escaped.
+
+Knows tags and numbers; nothing of runs.
+"""
+
+from __future__ import annotations
+
+import html as escaping
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from moesim.report.canvas import number, render
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Cell", "Html", "element", "figure", "joined", "shown", "table", "unbroken"]
+
+
+class Html(str):
+    """Text that is HTML already; plain `str` is escaped wherever it goes in."""
+
+    __slots__ = ()
+
+
+class Cell(NamedTuple):
+    """What a table shows, and what it sorts by (None: sorts behind everything)."""
+
+    text: str
+    key: float | str | None
+
+
+def element(tag: str, *children: str, **attributes: str) -> Html:
+    """`<tag ...>children</tag>`; a trailing underscore of an attribute's name is dropped, others become hyphens."""
+    named = "".join(f' {name.rstrip("_").replace("_", "-")}="{escaping.escape(value)}"' for name, value in attributes.items())
+    return Html(f"<{tag}{named}>{joined(children)}</{tag}>")
+
+
+def joined(parts: Iterable[str]) -> Html:
+    """The parts one after another, escaped where they are not HTML."""
+    return Html("".join(part if isinstance(part, Html) else escaping.escape(part) for part in parts))
+
+
+def unbroken(text: str) -> str:
+    """The text with its numbers and percent signs kept on one line."""
+    return text.replace(" %", "\N{NO-BREAK SPACE}%")
+
+
+def shown(value: Any) -> Cell:
+    """Any value of a summary or a table as a cell."""
+    if value is None or (isinstance(value, float) and math.isnan(value)) or value == "":
+        return Cell("\N{EN DASH}", None)
+    if isinstance(value, Cell):
+        return value
+    if isinstance(value, bool):
+        return Cell("yes" if value else "no", float(value))
+    if isinstance(value, int):
+        return Cell(f"{value:,}", float(value))
+    if isinstance(value, float):
+        return Cell(number(value), value)
+    return Cell(str(value), str(value))
+
+
+def table(caption: str, header: Sequence[str], rows: Sequence[Sequence[Any]], *, most: int = 1500) -> Html:
+    """A table that its reader can sort by any column; numbers flush right. Rows beyond `most` are left out, and it says so."""
+    cells = [[shown(value) for value in row] for row in rows[:most]]
+    numeric = [all(isinstance(row[i].key, (float, type(None))) for row in cells) and bool(cells) for i in range(len(header))]
+    heads = [
+        element("th", element("button", name, type="button"), scope="col", **({"class_": "n"} if right else {}))
+        for name, right in zip(header, numeric, strict=True)
+    ]
+    body = [element("tr", *(_cell(cell, right) for cell, right in zip(row, numeric, strict=True))) for row in cells]
+    if len(rows) > most:
+        caption += f" (the first {most:,} of {len(rows):,} rows; the file has them all)"
+    inner = element("table", element("caption", caption), element("thead", element("tr", *heads)), element("tbody", *body))
+    return element("div", inner, class_="wide", tabindex="0", role="region", aria_label=caption)
+
+
+def _cell(cell: Cell, right: bool) -> Html:
+    attributes = {"class_": "n"} if right else {}
+    if cell.key is None:
+        attributes["data_k"] = ""
+    elif isinstance(cell.key, float):
+        attributes["data_k"] = repr(cell.key)
+    return element("td", cell.text, **attributes)
+
+
+def figure(drawn: Figure, title: str, says: str, *, name: str) -> Html:
+    """A picture as inline SVG with a caption; `says` tells who cannot see it what it shows, `name` sets its ids apart."""
+    text = render(drawn).decode("utf-8")
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)  # it would hold for the whole page
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r"url\(#", f"url(#{name}-", text)
+    text = re.sub(r'href="#', f'href="#{name}-', text)
+    text = text.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
+    box = re.search(r'viewBox="[^"]*"', text)
+    opening = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {box.group() if box else ""} '
+        f'role="img" aria-labelledby="{name}-title {name}-desc"><title id="{name}-title">{escaping.escape(title)}</title>'
+        f'<desc id="{name}-desc">{escaping.escape(says)}</desc>'
+    )
+    picture = Html(re.sub(r"<svg[^>]*>", lambda _match: opening, text, count=1).strip())
+    scroll = element("div", picture, class_="wide", tabindex="0", role="region", aria_label=title)
+    return element("figure", scroll, element("figcaption", element("strong", title), " ", unbroken(says)), id=name)

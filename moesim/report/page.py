@@ -1,0 +1,99 @@
+"""One self-contained HTML page for a directory that a run, a comparison or a sweep left: what came out, why, and from what.
+
+Finds out which of them it is and puts the page together; the parts are written by the modules beside this one. The page loads
+nothing: style, script and figures stand in it, and its content policy forbids everything else.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import moesim
+from moesim.errors import InputError, Mistake
+from moesim.report.html import Html, element, joined, unbroken
+
+__all__ = ["Page", "Part", "write_page"]
+
+
+class Part(NamedTuple):
+    """One section: its name in links, its heading, what stands in it."""
+
+    name: str
+    heading: str
+    content: Html
+
+
+class Page(NamedTuple):
+    """What a page says: heading, the answer in a sentence or some, what follows it, and sections."""
+
+    title: str
+    answer: Sequence[str]
+    lead: Html
+    parts: Sequence[Part]
+
+
+def write_page(directory: str | Path, out: str | Path | None = None) -> Path:
+    """Writes the page for `directory` to `out` (by default `report.html` in it), all of it or nothing; returns its path.
+
+    Raises InputError for a directory that no run, comparison or sweep has left.
+    """
+    place = Path(directory)
+    target = place / "report.html" if out is None else Path(out)
+    if target.is_dir():
+        raise InputError(Mistake("is a directory; name a file for the page", file=str(target)))
+    text = html(_page(place))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.part")
+    try:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return target
+
+
+def _page(place: Path) -> Page:
+    """The page of whatever `place` holds."""
+    if (place / "experiment.json").is_file():
+        from moesim.report.page_sweep import sweep_page
+
+        return sweep_page(place)
+    if (place / "comparison.json").is_file():
+        from moesim.report.page_comparison import comparison_page
+
+        return comparison_page(place)
+    if (place / "result.json").is_file():
+        from moesim.report.page_run import run_page
+
+        return run_page(place)
+    if not place.exists():
+        raise InputError(Mistake("no such directory; name what a run, a comparison or a sweep has written", file=str(place)))
+    message = "holds no result.json, comparison.json or experiment.json; name what a run, a comparison or a sweep has written"
+    raise InputError(Mistake(message, file=str(place)))
+
+
+def html(page: Page) -> str:
+    """The whole document."""
+    here = Path(__file__).parent
+    style, script = ((here / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    parts = [part for part in page.parts if part.content]
+    links = element("nav", *(element("a", part.heading, href=f"#{part.name}") for part in parts), aria_label="sections")
+    sections = [element("section", element("h2", part.heading), part.content, id=part.name) for part in parts]
+    answer = [
+        element("p", unbroken(sentence), class_="answer" if number == 0 else "") for number, sentence in enumerate(page.answer)
+    ]
+    foot = element("p", f"Written by moesim {moesim.__version__}. This page needs no network.", class_="soft")
+    body = element("main", element("h1", page.title), *answer, page.lead, links, *sections, foot)
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<link rel="icon" href="data:,">\n<title>{joined([page.title])}</title>\n<style>\n{style}</style>\n</head>\n'
+        f"<body>\n{body}\n<script>{script}</script>\n</body>\n</html>\n"
+    )

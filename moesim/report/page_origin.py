@@ -1,0 +1,111 @@
+"""The end of every page: where the machine's values come from, the scenario in full, and how to repeat it.
+
+Knows resolved scenarios and provenance as plain data.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from moesim.report.html import Html, element, joined, table
+from moesim.report.page import Part
+from moesim.units import split
+
+__all__ = ["origin_parts"]
+
+_ORDER = ("measured", "datasheet", "derived", "assumed")
+_SAID = {"measured": "measured", "datasheet": "from a data sheet", "derived": "derived", "assumed": "assumed"}
+_NAMES = frozenset({"kind", "name", "description", "at", "memory", "ends", "inside", "of", "stage", "use", "profile", "source"})
+"""Keys of a machine that name things rather than measure them."""
+
+
+def origin_parts(provenance: Mapping[str, Any], repeat: str) -> list[Part]:
+    """Sections on origins, scenario and provenance; `repeat` is the command that does it again."""
+    scenario = provenance.get("scenario")
+    data: Mapping[str, Any] = scenario if isinstance(scenario, Mapping) else {}
+    return [
+        Part("origins", "Measured and assumed", _origins(data, provenance.get("origins"))),
+        Part("scenario", "Scenario", _scenario(data)),
+        Part("provenance", "Provenance", _provenance(provenance, repeat)),
+    ]
+
+
+def _origins(scenario: Mapping[str, Any], origins: Any) -> Html:
+    """How many values of the machine were measured or assumed, and each of them with its source."""
+    values = dict(_values(scenario.get("hardware"), "hardware"))
+    said: dict[str, Mapping[str, str]] = {path: group for group in origins or () for path in group["paths"]}
+    known = {path: value for path, value in values.items() if path in said}
+    if not known:
+        lost = "have origins that were not kept here" if origins is None else "do not say where they come from"
+        return element("p", f"The values of this machine {lost}.") if values else Html()
+    counts: dict[str, int] = {}
+    for path in values:
+        basis = said[path]["basis"] if path in said else ""
+        counts[basis] = counts.get(basis, 0) + 1
+    rank = {basis: place for place, basis in enumerate(_ORDER)}
+    told = [f"{counts[basis]} {_SAID.get(basis, basis or 'without a word on it')}" for basis in
+            sorted(counts, key=lambda basis: (rank.get(basis, len(rank)), basis))]  # fmt: skip
+    rows = [
+        [path.removeprefix("hardware."), str(value), _SAID.get(said[path]["basis"], said[path]["basis"]),
+         "; ".join(text for text in (said[path]["source"], said[path]["note"]) if text)]
+        for path, value in known.items()
+    ]  # fmt: skip
+    sentence = f"Of the {len(values)} values of the machine: {', '.join(told)}. What the run says holds as far as they do."
+    full = element(
+        "div", table("Values of the machine and their origin", ["value of", "is", "basis", "source"], rows), class_="scroll"
+    )
+    return joined([element("p", sentence), element("details", element("summary", "Every value with its source"), full)])
+
+
+def _values(data: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Dotted path and value of everything that is a figure, not a name."""
+    if isinstance(data, Mapping):
+        for key, item in data.items():
+            if key not in _NAMES:
+                yield from _values(item, f"{path}.{key}")
+    elif isinstance(data, list):
+        for index, item in enumerate(data):
+            yield from _values(item, f"{path}.{index}")
+    elif data is not None and not isinstance(data, bool) and split(data) is not None:
+        yield path, data
+
+
+def _scenario(scenario: Mapping[str, Any]) -> Html:
+    """What was asked for, each part of the resolved scenario on its own."""
+    if not scenario:
+        return Html()
+    texts = [(key, str(scenario[key])) for key in ("summary", "source", "expect") if scenario.get(key)]
+    said = [element("p", element("strong", f"{key}: "), text) for key, text in texts]
+    parts = []
+    for key, value in scenario.items():
+        if key in ("summary", "source", "expect"):
+            continue
+        if isinstance(value, (Mapping, list)):
+            name = str(value.get("name") or value.get("kind") or "") if isinstance(value, Mapping) else ""
+            heading = f"{key}: {name}" if name else key
+            text = json.dumps(value, indent=2, ensure_ascii=False)
+            parts.append(element("details", element("summary", heading), element("pre", text)))
+        else:
+            parts.append(element("p", element("strong", f"{key}: "), str(value)))
+    return joined([*said, *parts])
+
+
+def _provenance(provenance: Mapping[str, Any], repeat: str) -> Html:
+    if "content_hash" not in provenance:
+        return element("p", "To do it again: ", element("code", repeat))
+    command = provenance.get("command")
+    versions = provenance.get("versions") or {}
+    rows = [
+        ["scenario", str(provenance.get("content_hash", ""))],
+        ["seed, replicate", f"{provenance.get('seed', '')}, {provenance.get('replicate', '')}"],
+        ["command", shlex.join(command) if command else "none: called from Python"],
+        ["versions", ", ".join(f"{name} {version}" for name, version in versions.items() if version)],
+        ["platform", str(provenance.get("platform", ""))],
+        ["commit", str(provenance.get("git_commit") or "not run from a checkout")],
+    ]
+    return joined(
+        [table("Where this comes from", ["what", "is"], rows), element("p", "To do it again: ", element("code", repeat))]
+    )

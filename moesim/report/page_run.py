@@ -1,0 +1,229 @@
+"""The page of one run.
+
+Knows a saved result; draws with the figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moesim.errors import InputError
+from moesim.report import figures
+from moesim.report.canvas import number, percent
+from moesim.report.html import Cell, Html, element, figure, joined, table
+from moesim.report.page import Page, Part
+from moesim.report.page_origin import origin_parts
+from moesim.results.result import Result
+from moesim.units import format_bytes, format_rate, format_seconds
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["drawn", "run_figures", "run_page", "sentence", "tiles"]
+
+
+def run_page(place: Path) -> Page:
+    """The page of the run in the directory `place`."""
+    result = Result.load(place)
+    summary = result.summary
+    title = f"{summary['policy']} runs {summary['model']} on {summary['hardware']}"
+    notes = element("ul", *(element("li", note) for note in result.notes), class_="notes") if result.notes else Html()
+    trace = place / "trace.json.gz"
+    seen = f"The timeline is in {trace.name}; https://ui.perfetto.dev opens it." if trace.is_file() else ""
+    lead = joined([_asked(summary), tiles(summary), notes, element("p", seen, class_="soft") if seen else Html()])
+    parts = [
+        Part("figures", "Figures", run_figures(result)),
+        Part("uncertainty", "How far it may be off", _uncertainty(result)),
+        Part("tables", "Tables", _tables(result)),
+        *origin_parts(result.provenance, f"moesim run {place / 'result.json'}"),
+    ]
+    return Page(title, [sentence(summary)], lead, parts)
+
+
+def sentence(summary: Mapping[str, Any]) -> str:
+    """What came out and what held it back, in words."""
+    speed, bound, holder = (summary.get(name) for name in ("throughput_tok_s", "bound_tok_s", "bottleneck"))
+    if speed is None:
+        return "The run produced no token."
+    said = [f"{number(speed)} tokens per second"]
+    if bound:
+        said[0] += (
+            f", {percent(speed / bound)} of the {number(bound)} that no placement and no schedule could exceed on this machine"
+        )
+    if holder:
+        said.append(f"{holder['lane']} held the run back for {percent(holder['share'])} of its time")
+    if summary.get("hit_rate") is not None:
+        said.append(f"{percent(summary['hit_rate'])} of the expert activations found the weights where they ran")
+    return "; ".join(said) + "."
+
+
+def _asked(summary: Mapping[str, Any]) -> Html:
+    done, rejected = int(summary["requests_completed"]), int(summary["requests_rejected"])
+    text = (
+        f"Scenario {summary['scenario']}: {done:,} requests done{f', {rejected:,} rejected' if rejected else ''}, "
+        f"{int(summary['prompt_tokens']):,} prompt and {int(summary['output_tokens']):,} output tokens in "
+        f"{format_seconds(summary['makespan_s'])} of simulated time (seed {summary['seed']}, replicate {summary['replicate']})."
+    )
+    return element("p", text, class_="soft")
+
+
+def tiles(summary: Mapping[str, Any]) -> Html:
+    """The figures that a reader looks for first; those that the run does not have are left out."""
+    tokens = summary.get("output_tokens")
+    joules = summary.get("energy_J")
+    holder = summary.get("bottleneck")
+    found = [
+        ("throughput", _with(summary.get("throughput_tok_s"), number, " tok/s"), ""),
+        ("of the bound", _with(summary.get("share_of_bound"), percent), ""),
+        (
+            "to the first token",
+            _with(summary["ttft_s"]["p50"], format_seconds),
+            _with(summary["ttft_s"]["p99"], format_seconds, " p99"),
+        ),
+        (
+            "per further token",
+            _with(summary["tpot_s"]["p50"], format_seconds),
+            _with(summary["tpot_s"]["p99"], format_seconds, " p99"),
+        ),
+        ("hit rate", _with(summary.get("hit_rate"), percent), ""),
+        ("held back by", holder["lane"] if holder else "", percent(holder["share"]) if holder else ""),
+        ("energy", _with(joules / tokens if joules is not None and tokens else None, number, " J"), "per output token"),
+        ("cost", _with(summary.get("cost_usd_per_Mtok"), number, " USD"), "per million output tokens"),
+    ]
+    boxes = [element("div", element("dt", name), element("dd", value, element("small", more) if more else Html()))
+             for name, value, more in found if value]  # fmt: skip
+    return element("dl", *boxes, class_="tiles")
+
+
+def _with(value: Any, write: Callable[[Any], str], unit: str = "") -> str:
+    return "" if value is None else write(value) + unit
+
+
+def drawn(name: str, title: str, says: str, draw: Callable[[], Figure]) -> Html:
+    """A figure, or nothing where the run has not what it is drawn from."""
+    try:
+        picture = draw()
+    except InputError:
+        return Html()
+    return figure(picture, title, says, name=name)
+
+
+def run_figures(result: Result, prefix: str = "") -> Html:
+    """Everything that can be drawn of one run; `prefix` keeps ids apart where a page shows several runs."""
+    summary = result.summary
+    busy = sorted(((share or 0.0, lane) for lane, share in summary["utilisation"].items()), reverse=True)[:4]
+    lanes = ", ".join(f"{lane} {percent(share)}" for share, lane in busy)
+    critical = sorted(result.details.get("critical_s", {}).items(), key=lambda item: -item[1])[:3]
+    held = ", ".join(f"{lane} {percent(time / summary['makespan_s'])}" for lane, time in critical if summary["makespan_s"])
+    moved = sorted(result.details.get("caused_B", {}).items(), key=lambda item: -item[1])[:3]
+    causes = ", ".join(f"{cause} {format_bytes(amount)}" for cause, amount in moved if amount) or "nothing"
+    lying = result.columns.get("experts", {}).get("resident", ())
+    resident = float(np.mean(lying)) if len(lying) else 0.0
+    found: list[tuple[str, str, Callable[[Result], Figure], str]] = [
+        ("lane-use", "Lanes over time.", figures.lane_use,
+         f"Share of each pass during which each lane was at work; over the whole run: {lanes}."),
+        ("layer-time", "Where a layer's time goes.", figures.layer_time,
+         f"Time of each MoE layer by the lane that held it up; of the whole run: {held}."),
+        ("roofline", "Roofline.", figures.roofline,
+         "Each kind of operation by its FLOP per byte and its rate, under the most that its device reaches. Points on the "
+         "slope wait for bytes, points under the flat part for FLOP."),
+        ("expert-map", "Experts.", figures.expert_map,
+         f"Popularity, place and hits of every expert of every layer; at the end {percent(resident)} lay in GPU memory."),
+        ("hit-curve", "What a cache can serve.", figures.hit_curve,
+         "The share of activations that the most popular experts of each layer would serve from GPU memory, against the share "
+         "of experts kept there; the mark is this run, which also counts experts computed where they lie."),
+        ("traffic", "Traffic.", figures.traffic, f"Bytes over every link and memory tier, and why they moved: {causes}."),
+    ]  # fmt: skip
+    return joined(drawn(prefix + name, title, says, partial(draw, result)) for name, title, draw, says in found)
+
+
+def _tables(result: Result) -> Html:
+    summary = result.summary
+    names = {"ttft_s": "to the first token", "tpot_s": "per further token", "e2e_s": "whole request"}
+    latency = [
+        [text, *(_seconds(summary[name][key]) for key in ("mean", "p50", "p90", "p99"))]
+        for name, text in names.items()
+        if summary[name]["mean"] is not None
+    ]
+    parts = [table("Latency", ["latency", "mean", "p50", "p90", "p99"], latency)] if latency else []
+    lanes = result.columns["lanes"]
+    names_of = [str(name) for name in lanes["lane"]]
+    rows = [
+        [name, _share(lanes["utilisation"][i]), _share(lanes["critical_share"][i]), _amount(lanes["moved_B"][i]),
+         _amount(lanes["peak_B"][i]), _count(lanes["expert_tokens"][i])]
+        for i, name in enumerate(names_of)
+    ]  # fmt: skip
+    header = ["lane, link or tier", "at work", "held the run back", "moved", "most held", "(token, expert) pairs computed"]
+    parts.append(table("Lanes, links and tiers", header, rows))
+    parts.append(_operations(result))
+    parts.append(_columns(result, "layers", "MoE layers: sums over all visits"))
+    parts.append(_columns(result, "steps", "Passes"))
+    parts.append(_columns(result, "requests", "Requests"))
+    return joined(parts)
+
+
+def _operations(result: Result) -> Html:
+    columns = result.columns.get("operations")
+    if not columns or not len(columns["device"]):
+        return Html()
+    names = ("phase", "device", "operation", "work_FLOP", "read_B", "time_s")
+    rows = [
+        [phase, device, operation, Cell(format_rate(flop, "FLOP"), flop), _amount(nbytes), _seconds(time),
+         Cell(format_rate(flop / time, "FLOP/s"), flop / time) if time else None,
+         Cell(format_rate(nbytes / time), nbytes / time) if time else None]
+        for phase, device, operation, flop, nbytes, time in zip(*(columns[name].tolist() for name in names), strict=True)
+    ]  # fmt: skip
+    header = ["phase", "device", "operation", "work", "read", "time", "rate", "stream"]
+    return table("Operations, each alone on its device", header, rows)
+
+
+def _columns(result: Result, name: str, caption: str) -> Html:
+    """A table of the run as it is, folded away; its first 400 rows."""
+    columns = result.columns.get(name)
+    if not columns or not len(next(iter(columns.values()))):
+        return Html()
+    rows = list(zip(*(column.tolist() for column in columns.values()), strict=True))
+    inner = element(
+        "div", table(f"{caption} ({name}.csv)", [key.replace("_", " ") for key in columns], rows, most=400), class_="scroll"
+    )
+    return element("details", element("summary", caption), inner)
+
+
+def _uncertainty(result: Result) -> Html:
+    """Quantiles of every metric over the machines that were drawn."""
+    columns = result.columns.get("uncertainty")
+    if not columns:
+        return Html()
+    rows = []
+    for name, column in columns.items():
+        values = np.asarray(column, dtype=np.float64)
+        values = values[np.isfinite(values)]
+        if name == "draw" or not len(values) or values.min() == values.max():
+            continue
+        rows.append([name, *(float(value) for value in np.quantile(values, (0.05, 0.5, 0.95)))])
+    count = len(next(iter(columns.values())))
+    says = element(
+        "p", f"{count} machines were drawn from the spreads of the profile's values; nine of ten lie between the outer two."
+    )
+    return joined([says, table("Over the machines drawn", ["value or metric", "5 %", "median", "95 %"], rows)])
+
+
+def _seconds(value: float | None) -> Cell | None:
+    return None if value is None else Cell(format_seconds(value), float(value))
+
+
+def _share(value: float) -> Cell | None:
+    return None if np.isnan(value) else Cell(percent(value), float(value))
+
+
+def _amount(value: float) -> Cell | None:
+    return None if np.isnan(value) else Cell(format_bytes(value), float(value))
+
+
+def _count(value: float) -> Cell | None:
+    return None if np.isnan(value) else Cell(f"{value:,.0f}", float(value))

@@ -1,0 +1,228 @@
+"""The page of a sweep: its answer, the metric along every axis with intervals, what it costs, and every setting in a table.
+
+Knows the files of a finished sweep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moesim.report import figures
+from moesim.report.canvas import number, percent
+from moesim.report.figures_curves import axis_name
+from moesim.report.html import Cell, Html, element, joined, table
+from moesim.report.page import Page, Part
+from moesim.report.page_origin import origin_parts
+from moesim.report.page_run import drawn
+from moesim.results.sweeps import SweepResult
+from moesim.results.words import metric_words
+
+__all__ = ["sweep_page"]
+
+Columns = dict[str, Any]
+_SHARES = ("hit_rate", "share_of_bound")
+_SHOWN = (
+    "share_of_bound",
+    "hit_rate",
+    "steady_tok_s",
+    "ttft_s.p50",
+    "tpot_s.p50",
+    "makespan_s",
+    "energy_J",
+    "cost_usd_per_Mtok",
+)
+"""Metrics in the table of settings beside the one that the sweep is about, where the sweep has them."""
+
+
+def sweep_page(place: Path) -> Page:
+    """The page of the sweep in the directory `place`."""
+    sweep = SweepResult.load(place)
+    asked, answer = sweep.experiment, sweep.answer
+    title = f"{asked['name']}: {asked['summary']}" if asked.get("summary") else str(asked["name"])
+    first, *rest = answer["sentences"] or ["No point was run."]
+    more = element("ul", *(element("li", sentence) for sentence in rest), class_="notes") if rest else Html()
+    provenance = {"scenario": asked.get("data"), **(asked.get("provenance") or {})}
+    parts = [
+        Part("figures", "Figures", _figures(sweep)),
+        Part("settings", "Settings", _settings(sweep)),
+        Part("findings", "Findings", _findings(answer)),
+        Part("failures", "Points that did not run", _failures(answer)),
+        *origin_parts(provenance, f"moesim sweep EXPERIMENT --out {place}"),
+    ]
+    return Page(title, [str(first)], joined([more, _design(asked, answer)]), parts)
+
+
+def _design(asked: Mapping[str, Any], answer: Mapping[str, Any]) -> Html:
+    axes = "; ".join(f"{axis['name']}: {_span(axis['values'])}" for axis in asked["axes"])
+    points, policies = answer["points"], asked["policies"]
+    text = (
+        f"Scenario {asked['scenario']}, {points['done']:,} of {points['asked']:,} points done, {asked['replications']} "
+        f"replication{'s' if asked['replications'] != 1 else ''} each, {', '.join(map(str, policies[:6]))}"
+        f"{f' and {len(policies) - 6} further policies' if len(policies) > 6 else ''}. {axes}"
+    )
+    return element("p", text, class_="soft")
+
+
+def _span(values: Sequence[Any]) -> str:
+    texts = [value if isinstance(value, str) else number(float(value)) for value in values]
+    return ", ".join(texts) if len(texts) <= 6 else f"{texts[0]} to {texts[-1]} in {len(texts)} values"
+
+
+def _figures(sweep: SweepResult) -> Html:
+    asked, answer, means = sweep.experiment, sweep.answer, sweep.mean_columns
+    best = answer.get("best")
+    if not best or not len(means.get("policy", ())):
+        return Html()
+    found = [_along(sweep, axis, best) for axis in asked["axes"]]
+    here = _where(means, best["settings"])
+    at = _at(best["settings"])
+    if len(set(here["policy"])) > 1:
+        spread = ", with its 95 % interval" if _varies(here.get("throughput_tok_s.low")) else ""
+        says = f"Mean throughput of each policy{f' at {at}' if at else ''}{spread}."
+        found.append(drawn("throughput", "Throughput by policy.", says, lambda: figures.comparison(here)))
+    numeric = [axis for axis in asked["axes"] if axis["scale"] != "categories"]
+    if numeric and _varies(means.get("hit_rate")):
+        column, log = numeric[0]["column"], numeric[0]["scale"] == "log"
+        scattered = asked["design"]["kind"] != "grid"
+        others = {name: value for name, value in best["settings"].items() if name not in numeric[0]["columns"]}
+        rows = means if scattered else _where(means, others)
+        says = f"Share of activations that found their weights where they ran, along {axis_name(column)}."
+        found.append(
+            drawn("hit-curve", "Hit rate.", says, lambda: figures.hit_curve(rows, x=column, log=log, points=scattered))
+        )
+    named = _named(means, [axis["column"] for axis in asked["axes"]])
+    says = "Throughput of every setting against its cost and its energy; those on the front are named."
+    found.append(drawn("pareto", "What speed costs.", says, lambda: figures.pareto(named)))
+    return joined(found)
+
+
+def _along(sweep: SweepResult, axis: Mapping[str, Any], best: Mapping[str, Any]) -> Html:
+    """The metric along one axis: a line for each policy, or for each value of the next axis where there is one policy only."""
+    asked, means, metric = sweep.experiment, sweep.mean_columns, str(sweep.experiment["metric"])
+    column, name = str(axis["column"]), metric_words(str(sweep.experiment["metric"]))[0]
+    log, scattered = axis["scale"] == "log", asked["design"]["kind"] != "grid"
+    others = [other for other in asked["axes"] if other is not axis]
+    by = "policy" if len(set(means["policy"])) > 1 or not others or scattered else str(others[0]["column"])
+    free = {*axis["columns"], *(others[0]["columns"] if by != "policy" else ())}
+    fixed = {} if scattered else {key: value for key, value in best["settings"].items() if key not in free}
+    rows = _where(means, fixed)
+    peaks = [peak["value"] for peak in sweep.answer["peaks"] if peak["column"] == column and peak["policy"] == best["policy"]
+             and all(fixed.get(key, value) == value for key, value in peak["at"].items())]  # fmt: skip
+    says = name.capitalize() + (f" at {_at(fixed)}" if fixed else "")
+    says += f", by {axis_name(by)}" if by != "policy" or len(set(rows["policy"])) > 1 else ""
+    says += "; bars or bands are 95 % intervals" if f"{metric}.low" in rows and _varies(rows[f"{metric}.low"]) else ""
+    says += f". Best at {_span(peaks[:1])}." if len(peaks) == 1 else "."
+    single = len(set(rows["policy"])) == 1 and by == "policy" and axis["scale"] == "linear" and not scattered
+    label = str(rows["policy"][0])
+    return drawn(
+        f"along-{asked['axes'].index(axis)}",
+        f"Along {axis_name(column)}.",
+        says,
+        lambda: (
+            figures.threshold_curve(rows, x=column, y=metric, labels=(label, ""), goal=asked["goal"])
+            if single
+            else figures.sweep_curve(rows, x=column, y=metric, by=by, log=log, points=scattered)
+        ),
+    )
+
+
+def _where(columns: Mapping[str, Any], fixed: Mapping[str, Any]) -> Columns:
+    """The rows whose columns have the `fixed` values."""
+    keep = np.ones(len(columns["policy"]), dtype=np.bool_)
+    for name, value in fixed.items():
+        if name in columns:
+            keep &= np.array([other == value for other in np.asarray(columns[name]).tolist()], dtype=np.bool_)
+    return {name: np.asarray(column)[keep] for name, column in columns.items()}
+
+
+def _named(columns: Mapping[str, Any], settings: Sequence[str]) -> Columns:
+    """The table with a name for every row: its policy where there are several, and its settings."""
+    several = len(set(columns["policy"])) > 1
+    lists = [np.asarray(columns[name]).tolist() for name in settings]
+    names = []
+    for index, policy in enumerate(columns["policy"]):
+        said = ", ".join(_span([values[index]]) for values in lists)
+        names.append(f"{policy} {said}".strip() if several or not said else said)
+    return {**columns, "policy": np.array(names, dtype=object)}
+
+
+def _at(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{axis_name(name)} = {_span([value])}" for name, value in settings.items())
+
+
+def _varies(column: Any) -> bool:
+    if column is None:
+        return False
+    values = np.asarray(column, dtype=np.float64)
+    values = values[np.isfinite(values)]
+    return bool(len(values)) and float(values.max()) > float(values.min())
+
+
+def _settings(sweep: SweepResult) -> Html:
+    """Every setting and policy with its means."""
+    means, metric = sweep.mean_columns, str(sweep.experiment["metric"])
+    columns = [name for axis in sweep.experiment["axes"] for name in axis["columns"]]
+    shown = [metric, *(name for name in _SHOWN if name in means and name != metric)]
+    spread = f"{metric}.low" in means and _varies(means[f"{metric}.low"])
+    between = ["95 % interval"] if spread else []
+    named = [*(axis_name(name) for name in columns), "policy", "samples", axis_name(metric)]
+    header = [*named, *between, *(axis_name(name) for name in shown[1:]), "held back by"]
+    rows = []
+    for index in range(len(means.get("policy", ()))):
+        values = {name: _plain(means[name][index]) for name in (*columns, "policy", "samples", *shown)}
+        low, high = (_plain(means[f"{metric}.{end}"][index]) for end in ("low", "high")) if spread else (None, None)
+        interval = None if low is None or high is None else Cell(f"{number(low)} to {number(high)}", float(high) - float(low))
+        cells = [_share(values[name]) if name in _SHARES else values[name] for name in shown]
+        lane = _plain(means["bottleneck.lane"][index]) if "bottleneck.lane" in means else None
+        known = [values[name] for name in (*columns, "policy", "samples")]
+        rows.append([*known, cells[0], *([interval] if spread else []), *cells[1:], lane])
+    if not rows:
+        return Html()
+    return element("div", table("Means of every setting (summary.csv)", header, rows, most=1000), class_="scroll")
+
+
+def _plain(value: Any) -> Any:
+    item = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(item, float) and np.isnan(item) else item
+
+
+def _share(value: Any) -> Cell | None:
+    return None if value is None else Cell(percent(float(value)), float(value))
+
+
+def _findings(answer: Mapping[str, Any]) -> Html:
+    """Peaks, crossovers, pairs and drivers, each with how sure it is."""
+    peaks = _rows(answer, "peaks", "column", "policy", "at", "value", "low", "high", "kind", "mean")
+    crossings = _rows(answer, "crossovers", "column", "below", "above", "at", "value", "low", "high")
+    pairs = _rows(answer, "pairs", "at", "a", "b", "percent", "percent_low", "percent_high", "verdict")
+    drivers = [[driver["column"], _share(driver["share"])] for driver in answer.get("drivers", ())]
+    tables = (
+        ("Peaks along each axis", ["axis", "policy", "at", "peak at", "not below", "not above", "kind", "mean there"], peaks),
+        ("Crossovers", ["axis", "ahead before", "ahead behind", "at", "crosses at", "not below", "not above"], crossings),
+        ("Policies against each other", ["at", "better", "than", "by (%)", "at least (%)", "at most (%)", "verdict"], pairs),
+        ("What drives the spread", ["axis", "share of the variance"], drivers),
+    )
+    return joined(element("div", table(*one, most=400), class_="scroll") for one in tables if one[2])
+
+
+def _rows(answer: Mapping[str, Any], kind: str, *names: str) -> list[list[Any]]:
+    return [[_at(one[name]) if name == "at" else one[name] for name in names] for one in answer.get(kind, ())]
+
+
+def _failures(answer: Mapping[str, Any]) -> Html:
+    rows = [
+        [one["point"], _at(one["settings"]), one["policy"], one["status"], one["error"]] for one in answer.get("failures", ())
+    ]
+    return (
+        element(
+            "div",
+            table("Points without a result", ["point", "at", "policy", "status", "because"], rows, most=400),
+            class_="scroll",
+        )
+        if rows
+        else Html()
+    )
