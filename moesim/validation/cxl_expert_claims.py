@@ -5,6 +5,7 @@ Knows scenarios by name.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from moesim.experiment.threshold import PERCENT, Sweep, sweep_threshold
@@ -31,6 +32,13 @@ _LABELS = {
 }
 _PEAK = "percentile of the peak"
 _GAIN = "throughput, 2x compressed over uncompressed"
+_MORE = "throughput, 4x compressed over 2x"
+_LITTLE = 0.15
+"""What `little more` may mean: no number is given."""
+_BALANCED = 23
+"""Hot experts of 128 at which 2x compression gains 1.5 on the parts of `cxl_expert/honest`: fitted to that number."""
+_SIDE_BY_SIDE: dict[str, Any] = {"kind": "cxl_expert", "warm": 1.0, "near_data": False, "resident": False}
+"""Cold experts run on the CPU out of CXL memory while hot ones are uploaded."""
 _TOKEN_BYTES = 5000 * 2.0
 """One hidden state in `cxl_expert/table`, whose 1 : 2 shape is scaled up to experts of 200 MB."""
 
@@ -44,7 +52,7 @@ def _threshold() -> Findings:
         "honest-room": sweep_threshold("cxl_expert/honest", values=_ROOMY, seeds=_SEEDS),
     }
     row = Row(_PEAK, 100 * INPUTS.percentile, 100 * curves["printed"].peak.value, 0.05)
-    lines = [f"{_LABELS[name][0].upper()}{_LABELS[name][1:]}: {curve.peak}." for name, curve in curves.items()]
+    lines = [f"{_LABELS[name][0].upper()}{_LABELS[name][1:]}: {curve.told}." for name, curve in curves.items()]
     honest = {_LABELS[name].split(", ")[1]: curve.peak.value for name, curve in curves.items() if name != "printed"}
     fits = ", ".join(f"{100 * value:g} % ({what})" for what, value in honest.items())
     lines.append(
@@ -82,14 +90,38 @@ THRESHOLD = Case(
 )
 
 
+def _speeds(scenario: str, policy: Mapping[str, Any]) -> tuple[float, float]:
+    """(2x over uncompressed, 4x over 2x): throughput ratios of a scenario as weights and activations are compressed."""
+    made = [
+        run(scenario, policy={**policy, "weight_compression": times, "activation_compression": times})
+        for times in (1.0, 2.0, 4.0)
+    ]
+    none, double, fourfold = (float(result.summary["throughput_tok_s"]) for result in made)
+    return double / none, fourfold / double
+
+
 def _quantisation() -> Findings:
-    speed: dict[float, float] = {}
-    for times in (1.0, 2.0, 4.0):
-        policy = {**PRINTED[SCHEME], "weight_compression": times, "activation_compression": times}
-        speed[times] = run("cxl_expert/table", policy=policy).summary["throughput_tok_s"]
-    row = Row(_GAIN, 1.5, speed[2.0] / speed[1.0], 0.05)
-    line = f"4x over 2x, simulated: {speed[4.0] / speed[2.0]:.5f}x (published: little more)."
-    return Findings((row,), (_compressed(row.published),), (line,))
+    cold = _speeds("cxl_expert/table", PRINTED[SCHEME])
+    both = _speeds("cxl_expert/table", {**PRINTED[SCHEME], "compressed": "all"})
+    hot = 1 - _BALANCED / INPUTS.experts
+    real = _speeds("cxl_expert/honest", {**_SIDE_BY_SIDE, "hot": hot})
+    where = f"real parts side by side, {_BALANCED} hot"
+    rows = (
+        Row(_GAIN, 1.5, cold[0], 0.05),
+        Row(_MORE, 1.0, cold[1], _LITTLE),
+        Row(f"{_GAIN}, hot ones too", 1.5, both[0], 0.05),
+        Row(f"{_MORE}, hot ones too", 1.0, both[1], _LITTLE),
+        Row(f"{_GAIN}, {where}", 1.5, real[0], 0.05, fitted=True),
+        Row(f"{_MORE}, {where}", 1.0, real[1], _LITTLE),
+    )
+    text = (
+        "Both halves of the claim hold together where GPU and CPU work side by side, the CPU reads cold experts out of CXL "
+        "memory and takes 1.5 times as long as the uploads of hot ones: 2x then brings the CPU below the uploads, and 4x finds "
+        "nothing left but the hot experts that happen to live in CXL memory. On the parts of cxl_expert/honest that is so with "
+        f"{_BALANCED} of {INPUTS.experts} experts hot ({real[0]:.2f}x, then {real[1]:.2f}x), a number fitted to the 1.5; the "
+        "published accounting adds all times up, and there a gain that stops at 2x cannot come about."
+    )
+    return Findings(rows, (_compressed(1.5), *_all_compressed()), (text,))
 
 
 def _compressed(claimed: float) -> Explanation:
@@ -107,10 +139,27 @@ def _compressed(claimed: float) -> Explanation:
     return Explanation(_GAIN, gain, text)
 
 
+def _all_compressed() -> tuple[Explanation, Explanation]:
+    """What the serial sum gains when uploads shrink as well."""
+    i = INPUTS
+    loads, rest = i.hot * i.load, i.scheme(i.hot) - i.hot * i.load
+    sums = [loads / times + rest for times in (1.0, 2.0, 4.0)]
+    text = (
+        f"If hot experts were compressed too, {1e3 * loads:g} ms of loads would shrink beside {1e3 * rest:.3g} ms of tokens: "
+        f"{', '.join(f'{1e3 * total:.4g}' for total in sums)} ms at 1x, 2x and 4x"
+    )
+    first, second = sums[0] / sums[1], sums[1] / sums[2]
+    return (
+        Explanation(f"{_GAIN}, hot ones too", first, f"{text}, so 2x gives {first:.3g}x, more than is claimed."),
+        Explanation(f"{_MORE}, hot ones too", second, f"By the same sums 4x gives {second:.3g}x over 2x, which is not little."),
+    )
+
+
 QUANTISATION = Case(
     id="cxl-expert-quantisation",
     kind="simulated",
     summary="What compressing cold experts and their activations gains.",
     source="CXL-Expert, section 4.4",
     runner=_quantisation,
+    fitted="the number of hot experts on real parts, on the 1.5 of one row",
 )

@@ -40,6 +40,12 @@ CASES: dict[str, str] = {
     "oracle-shared-link": "moesim.validation.oracles.queues:LINK",
     "mixtral-rtxpro6000-end-to-end": "moesim.validation.resident_serving:CASE",
     "ktransformers-dsv3-q4": "moesim.validation.ktransformers:CASE",
+    "moe-cxl-claims": "moesim.validation.moe_cxl_claims:CLAIMS",
+    "moe-lightning-s1": "moesim.validation.moe_lightning:CASE",
+    "moe-gen-mixtral-8x7b": "moesim.validation.moe_gen:CASE",
+    "flexgen-opt30b": "moesim.validation.flexgen:CASE",
+    "lia-cxl-weights": "moesim.validation.lia:CASE",
+    "fiddler-env1": "moesim.validation.fiddler:CASE",
 }
 """Id -> `module:attribute` of a `Case`."""
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from moesim.hardware import Cpu
+from moesim.hardware.fit import cpu as fit_cpu
 from moesim.hardware.fit import published
 from moesim.validation import CaseResult, registry, reproduce
 from moesim.validation.components import cpu, cxl, gpu, links, paging
@@ -22,7 +24,7 @@ PASS = [
     "cxl-to-gpu-a10",
 ]
 PASS += ["cxl-type3-lia", "mixtral-layer-rtxpro6000"]
-EXPLAINED = {"amx-expert-gemm-8452y": 2, "moe-lightning-fig9": 3}
+EXPLAINED = {"amx-expert-gemm-8452y": 3, "moe-lightning-fig9": 3}
 """Case -> rows that are outside and explained."""
 
 
@@ -57,24 +59,27 @@ def test_each_case_says_what_was_fitted_and_tests_something_else(name: str) -> N
     assert (result(name).case.fitted == "nothing") == (not any(row.fitted for row in rows))
 
 
-def test_amx_rates_are_fitted_on_the_ends_alone() -> None:
+def test_amx_curves_are_fitted_on_every_second_point() -> None:
     names = fitted("amx-expert-gemm-8452y")
-    assert len(names) == 3 * len(cpu.ENDS)
-    assert all(any(f", {tokens:,} tokens" in name for tokens in cpu.ENDS) for name in names)
+    assert len(names) == 3 * len(cpu.FITTED) == 18
+    assert all(any(f", {tokens:,} tokens" in name for tokens in (1, 4, 16, 64, 256, 1024)) for name in names)
 
 
-def test_a_fit_on_the_ends_never_saw_the_corner(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = cpu.ends("amx_tuned")
+def test_a_fit_never_saw_the_points_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = fit_cpu.curve("amx_tuned").parameters
     pairs = zip(published.CPU_TOKENS, published.CPU_CURVES["amx_tuned"], strict=True)
-    bent = tuple(9.9 if 4 <= tokens <= 256 else rate for tokens, rate in pairs)
+    bent = tuple(rate if tokens in cpu.FITTED else 9.9 for tokens, rate in pairs)
     monkeypatch.setitem(published.CPU_CURVES, "amx_tuned", bent)
-    assert cpu.ends("amx_tuned") == before
+    assert fit_cpu.curve("amx_tuned").parameters == before
 
 
-def test_the_tuned_kernel_is_the_published_one() -> None:
-    kernel = cpu.ends("amx_tuned")
-    assert kernel.bandwidth == pytest.approx(194e9, rel=0.01)
-    assert kernel.rate == pytest.approx(22.3e12, rel=0.02)
+def test_profile_and_case_share_the_fit() -> None:
+    kernels = Cpu.model_validate({**profile("xeon-8452y"), "at": "host"}).kernels
+    for name in cpu.LABELS:
+        fit = fit_cpu.curve(name)
+        assert kernels[name].bandwidth == pytest.approx(fit["bandwidth"], rel=1e-3)
+        assert kernels[name].rate == pytest.approx(fit["rate"], rel=1e-3)
+        assert kernels[name].q == pytest.approx(fit["q"], rel=1e-3)
 
 
 def test_avx512_wins_up_to_four_tokens() -> None:

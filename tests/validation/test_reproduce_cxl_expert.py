@@ -90,17 +90,22 @@ def test_serial_accounting_peaks_where_two_experts_are_hot() -> None:
     sweep = sweep_threshold("cxl_expert/table", values=values, policy=paper.PRINTED[paper.SCHEME])
     assert (sweep.peak.value, sweep.peak.kind, sweep.peak.at_edge) == (1 - 2 / 128, "interior", False)
     best = 2 * 6.25e-3 + (420 + 149) * 5e-6 + (1024 - 569) * 50e-6
-    assert sweep.peak.throughput.mean == pytest.approx(1024 / best, rel=0.01)
+    assert sweep.peak.best.mean == pytest.approx(1024 / best, rel=0.01)
 
 
 def test_compression_is_explained_not_reproduced() -> None:
     (result,) = reproduce(["cxl-expert-quantisation"])
-    (row,) = result.findings.rows
+    row, more, both, both_more, real, real_more = result.findings.rows
     cold = 73 * 10_000 / 32e9
     assert result.verdict == "explained"
     assert row.published == 1.5
     assert row.simulated == pytest.approx((0.2084082 + 2 * cold) / (0.2084082 + cold), rel=1e-6)
     assert "69 % of the bytes" in result.note  # 208.4 ms / 3 is to be saved by halving part of 200 ms
+    assert more.within
+    assert [both.simulated, both_more.simulated] == pytest.approx([208.405 / 108.405, 108.405 / 58.405], rel=2e-3)
+    assert real.fitted
+    assert 1.0 < real_more.simulated < 1.15 < real.simulated
+    assert [item.row for item in result.findings.explanations] == [row.name, both.name, both_more.name]
 
 
 def test_a_waterfall_runs_every_step_for_every_scheme() -> None:

@@ -13,9 +13,16 @@ from moesim.scenario.explain import explain
 from moesim.scenario.run import compare_loaded, run
 
 SCENARIOS = Path(__file__).resolve().parents[2] / "scenarios"
-ALL = sorted(SCENARIOS.rglob("*.yaml"))
+ALL = sorted(file for file in SCENARIOS.rglob("*.yaml") if "experiments" not in file.parts)
 OWN = ["quickstart", "cox_moe/qwen3-30b", "cox_moe/mixtral-8x7b", "cox_moe/deepseek-v2-lite", "moe_cxl/mixtral-8x7b"]
-OWN += ["moe_cxl/qwen3-235b", "plugin/my-policy"]
+OWN += [
+    "moe_cxl/qwen3-235b",
+    "plugin/my-policy",
+    "moe_lightning/mixtral-8x7b-t4",
+    "moe_gen/mixtral-8x7b-a5000",
+    "lia/opt-30b-cxl",
+]
+OWN += [f"moe_cxl/{name}" for name in ("switch-base-128", "custom-32-top-4", "long-context", "device-failure")]
 BLIND: dict[str, Any] = {"workload.profile": {"kind": "uniform"}}
 """Spares the draws of a profile where only sizes matter."""
 

@@ -1,0 +1,106 @@
+"""Owns the sums that MoE-CXL's claims come down to: seconds of a prefill and of decode steps added up layer by layer.
+
+Knows what a placement is, what a router asked for and what parts take alone; nothing of events, lanes or contention.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from moesim.hardware.device import Phase
+from moesim.policies.base import Deployment, FloatArray, IntArray
+from moesim.policies.problem import Problem
+from moesim.workload.table import RoutingTable
+
+__all__ = ["Account", "account"]
+
+_CALLS = 3
+"""Kernel calls of attention: projections, core, output."""
+
+
+class Account(NamedTuple):
+    """Seconds of a job whose requests run together."""
+
+    prefill: float
+    decode: float
+    """Mean of a decode step; 0 without any."""
+    steps: int
+    copy: float
+    """Mean of a copy of a missing expert; 0 without any."""
+
+    @property
+    def whole(self) -> float:
+        """Prefill and all decode steps."""
+        return self.prefill + self.steps * self.decode
+
+
+def account(problem: Problem, routing: RoutingTable, deployment: Deployment) -> Account:
+    """The job of `problem` in one round, placed as `deployment` says and left so; everything runs on the GPU.
+
+    A layer takes attention and router, and then, where nothing overlaps (`serial`), the reading back of the routing, the copies
+    of missing experts and all GPU work; else the longer of GPU work alone and of copies that feed it, most work first.
+    """
+    members = np.arange(problem.job.requests)
+    asked = [routing.prefill_counts(members), *(routing.decode_counts(members, step) for step in range(_steps(problem)))]
+    prompt = problem.job.prompt.astype(np.float64)
+    first = _pass(problem, deployment, asked[0], "prefill", prompt, prompt)
+    later = [
+        _pass(problem, deployment, counts, "decode", np.ones_like(prompt), prompt + step + 1)
+        for step, counts in enumerate(asked[1:])
+    ]
+    missing = sum(((counts > 0) & ~deployment.resident).astype(np.int64) for counts in asked)
+    copies = float((missing * _copies(problem, deployment)).sum()) / max(int(np.sum(missing)), 1)
+    return Account(first, float(np.mean(later)) if later else 0.0, len(later), copies)
+
+
+def _steps(problem: Problem) -> int:
+    """Decode steps of the longest request."""
+    return int(problem.job.output.max()) - 1
+
+
+def _copies(problem: Problem, deployment: Deployment) -> FloatArray:
+    """[L, E] seconds of a copy from each expert's home."""
+    times = [float(problem.costs.copy(problem.model.expert_bytes, tier, problem.gpu_tier)) for tier in problem.tiers]
+    copies: FloatArray = np.array(times)[deployment.home]
+    return copies
+
+
+def _pass(
+    problem: Problem, deployment: Deployment, counts: IntArray, phase: Phase, new: FloatArray, context: FloatArray
+) -> float:
+    """Seconds of a pass with `counts` [L, E] in which sequence s adds `new` [S] tokens to a context of `context` [S]."""
+    costs, gpu, launch = problem.costs, problem.system.gpu_name, problem.system.gpu.launch
+    missing = (counts > 0) & ~deployment.resident
+    copy = _copies(problem, deployment)
+    time = costs.gpu(counts) + launch * missing
+    uploads = np.where(missing, copy, 0.0).sum(axis=1)
+    known = float(costs.copy(new.sum() * 4 * problem.model.top_k, problem.gpu_tier, problem.main_memory))
+    held = np.where(deployment.resident, time, 0.0).sum(axis=1) + launch * (deployment.resident & (counts > 0)).any(axis=1)
+    if deployment.pipeline == "serial":
+        experts = np.where(uploads > 0, known + uploads, 0.0) + held + np.where(missing, time, 0.0).sum(axis=1)
+    else:
+        experts = np.maximum(
+            held, np.where(uploads > 0, known, 0.0) + _in_a_row(np.where(missing, copy, 0.0), np.where(missing, time, 0.0))
+        )
+        experts = np.maximum(experts, held + np.where(missing, time, 0.0).sum(axis=1))
+    tokens = float(new.sum())
+    if phase == "prefill":
+        flops, nbytes = problem.model.core_flops_prefill(new), problem.model.core_bytes_prefill(new)
+    else:
+        flops, nbytes = problem.model.core_flops_decode(context), problem.model.core_bytes_decode(context)
+    model = problem.model
+    attention = model.layers * (float(costs.projections(gpu, tokens) + costs.output(gpu, tokens)) + _CALLS * launch)
+    attention += float(np.sum(costs.core(gpu, flops, nbytes, phase, problem.gpu_tier)))
+    rest = model.n_moe * float(costs.router(tokens)) + model.n_dense * float(costs.dense(tokens)) + model.layers * launch
+    return float(experts.sum()) + attention + rest + float(costs.head(len(new))) + launch
+
+
+def _in_a_row(copy: FloatArray, work: FloatArray) -> FloatArray:
+    """[L] seconds until copies [L, E] that follow each other have been worked on by the GPU one by one, most work first."""
+    order = np.argsort(-work, axis=1, kind="stable")
+    copied = np.cumsum(np.take_along_axis(copy, order, 1), axis=1)
+    left = np.cumsum(np.take_along_axis(work, order, 1)[:, ::-1], axis=1)[:, ::-1]
+    ends: FloatArray = (copied + left).max(axis=1)
+    return ends

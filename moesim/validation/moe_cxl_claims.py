@@ -1,0 +1,263 @@
+"""Owns MoE-CXL's claims: each tried where it can hold and where it cannot, with the sum that says why.
+
+Knows set-ups and runs; nothing of how they are simulated.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from moesim.policies.moe_cxl import MoeCxl
+from moesim.scenario.run import loaded, problem_of, run
+from moesim.validation.case import Case, Exhibit, Explanation, Findings, Row
+from moesim.validation.moe_cxl_ablations import ablations
+from moesim.validation.moe_cxl_guesses import Guesses, break_even, guesses, without_history
+from moesim.validation.moe_cxl_setups import (
+    CXL,
+    DRAM,
+    FASTEST,
+    GPUS,
+    LONG,
+    MANY,
+    NVME,
+    ONE,
+    PAGEABLE,
+    PUBLISHED_SLICE,
+    Sets,
+    Tried,
+    tried,
+)
+
+__all__ = ["CLAIMS", "Finding"]
+
+_TOLERANCE = 0.1
+_SPEED: dict[str, tuple[float, Sets, str]] = {
+    "TTFT": (2.3, ONE, "ttft"),
+    "TPOT": (1.8, ONE, "tpot"),
+    "throughput at batch 32": (3.1, MANY, "whole"),
+    "16 K tokens of context": (4.2, LONG, "whole"),
+}
+"""Claim -> published gain, the job that it is tried on, what is compared."""
+_BASELINES: dict[str, tuple[str, Sets, str]] = {
+    "page-locked DRAM": ("baseline", DRAM, "15 % of experts kept and overlap, which need no CXL"),
+    "pageable DRAM": ("baseline", PAGEABLE, "kept experts, overlap, and copies that are page-locked"),
+    "NVMe": ("baseline", NVME, "kept experts, overlap, and PCIe instead of the SSD"),
+    "same policy on DRAM": ("moe_cxl", DRAM, "CXL alone: a GPU reads it at min(PCIe, device)"),
+}
+"""What MoE-CXL is compared with -> policy, machine, what the gain comes from."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One claim under one set of conditions."""
+
+    name: str
+    published: float
+    simulated: float
+    derived: float
+    """By hand."""
+    none: float
+    """What the number would be if MoE-CXL changed nothing."""
+    mechanism: str
+    level: bool = False
+    """Whether a level is claimed, not a change."""
+    fitted: bool = False
+
+    @property
+    def sign(self) -> str:
+        """Whether the effect goes the way of the claim (`none` within 2 points of no effect), or the level is reached."""
+        if self.level:
+            return "reached" if self.row.within or self.simulated > self.published else "missed"
+        effect = (self.simulated - self.none) * np.sign(self.published - self.none)
+        return "as claimed" if effect > 0.02 else "none" if effect > -0.02 else "opposite"
+
+    @property
+    def row(self) -> Row:
+        """For the table of the case."""
+        return Row(self.name, self.published, self.simulated, _TOLERANCE, self.fitted)
+
+    @property
+    def explanation(self) -> Explanation:
+        """For a row that misses."""
+        return Explanation(self.name, self.derived, f"{self.name}: {self.derived:.4g} by hand; {self.mechanism}.")
+
+
+def _speeds() -> Iterator[Finding]:
+    for claim, (published, job, what) in _SPEED.items():
+        ours = tried("moe_cxl", CXL, job)
+        for against, (policy, machine, mechanism) in _BASELINES.items():
+            theirs = tried(policy, machine, job)
+            ratios = theirs.simulated(what) / ours.simulated(what), theirs.derived(what) / ours.derived(what)
+            yield Finding(f"{claim}, gain over {against}", published, *ratios, 1.0, mechanism)
+    one, dram = tried("moe_cxl", FASTEST, ONE), tried("moe_cxl", DRAM, ONE)
+    ratios = dram.simulated("ttft") / one.simulated("ttft"), dram.derived("ttft") / one.derived("ttft")
+    yield Finding("TTFT, gain over same policy on DRAM, CXL-D only", 2.3, *ratios, 1.0, "its 52 GB/s outrun the 24.8 of PCIe")
+
+
+def _penalties() -> Iterator[Finding]:
+    ours = tried("moe_cxl", CXL, ONE)
+    for against in ("page-locked DRAM", "pageable DRAM", "NVMe"):
+        theirs = tried("baseline", _BASELINES[against][1], ONE)
+        cuts = 1 - _stall(ours) / _stall(theirs), 1 - ours.by_hand.copy / theirs.by_hand.copy
+        told = f"a miss waits {1e3 * ours.by_hand.copy:.3g} ms instead of {1e3 * theirs.by_hand.copy:.3g}"
+        yield Finding(f"miss penalty, cut against {against}", 0.67, *cuts, 0.0, told)
+
+
+def _stall(this: Tried) -> float:
+    """Seconds that an upload holds the run up, on average."""
+    held = float(this.result.details["critical_s"]["pcie:forward"])
+    return held / float(np.sum(this.result.columns["layers"]["uploads"]))
+
+
+def _accuracy() -> Iterator[tuple[Finding, Guesses]]:
+    even: dict[str, Any] = {"routing": {"kind": "uniform"}, "profile": {"kind": "uniform"}}
+    many, one = guesses(requests=7, **even), guesses(requests=1)
+    text = "with 7 tokens nearly every expert is used, and a blind guess is right in 1 - (1 - 2/8)^7 of all cases"
+    yield Finding("prefetch accuracy, batch 7", 0.85, many.accuracy, without_history(8, 2, 7), 0.0, text, level=True), many
+    text = (
+        "what history says of the routing of one sequence, with neither machine nor queue in it (blind: "
+        f"{without_history(8, 2, 1):.2f}; tables of real traces recall 0.41 to 0.43)"
+    )
+    yield Finding("prefetch accuracy, batch 1", 0.85, one.accuracy, one.alone, 0.0, text, level=True), one
+
+
+def _shares_of_speed() -> Iterator[Finding]:
+    for name, job, what in (
+        ("decode of 1", ONE, "tpot"),
+        ("decode of 32", MANY, "tpot"),
+        ("prompt of 16 K tokens", LONG, "ttft"),
+    ):
+        ours, alone = tried("moe_cxl", CXL, job), tried("gpu_only", GPUS, job)
+        ratios = alone.simulated(what) / ours.simulated(what), alone.derived(what) / ours.derived(what)
+        took = f"{1e3 * alone.derived(what):.4g} ms without uploads, {1e3 * ours.derived(what):.4g} with them"
+        yield Finding(f"share of GPU-only speed, {name}", 0.95, *ratios, 0.0, took, level=True)
+    whole: dict[str, Any] = {"hardware.tiers.hbm.capacity": "80 GB", "workload.output": 8}
+    times = [run("moe_cxl/switch-base-128", policy=policy, **whole).summary["makespan_s"] for policy in ("gpu_only", "moe_cxl")]
+    text = "all 14.5 GB of experts are resident: there is nothing to place"
+    yield Finding("share of GPU-only speed, Switch-Base-128 in 80 GB", 0.95, times[0] / times[1], 1.0, 0.0, text, level=True)
+
+
+def _costs() -> Iterator[Finding]:
+    card, host, disk = 15000.0, 3995.0 + 16 * 6.0, 2000 * 0.2
+    alone = _price(GPUS)
+    for name, sets, gigabytes, per in (
+        ("four devices of 528 GB", {}, 528.0, 7.5),
+        ("96 GB, as much as Mixtral needs", _one_device("7.5 USD/GB"), 96.0, 7.5),
+        ("96 GB at 30 USD/GB", _one_device("30 USD/GB"), 96.0, 30.0),
+    ):
+        cut = 1 - (card + host + disk + gigabytes * per) / (2 * card + host + disk)
+        text = f"a second card of {card:,.0f} USD against {gigabytes:g} GB of CXL at {per:g} USD/GB"
+        yield Finding(f"cost, cut of the machine's price, {name}", 0.40, 1 - _price(sets) / alone, cut, 0.0, text)
+    ours, theirs = tried("moe_cxl", CXL, ONE), tried("gpu_only", GPUS, ONE)
+    cuts = 1 - ours.simulated("capital") / theirs.simulated("capital"), 1 - ours.derived("capital") / theirs.derived("capital")
+    prices, times = [one.problem.system.price for one in (ours, theirs)], [one.by_hand.whole for one in (ours, theirs)]
+    text = f"the machine costs {prices[0] / prices[1]:.2f} times as much and takes {times[0] / times[1]:.0f} times as long"
+    yield Finding("cost, cut of capital per token, batch 1", 0.40, *cuts, 0.0, text)
+
+
+def _one_device(price: str) -> dict[str, Any]:
+    """96 GB in the fastest device, none in the others."""
+    sizes = {f"hardware.tiers.cxl_{letter}.capacity": "1 MB" for letter in "abc"}
+    return {**sizes, "hardware.tiers.cxl_d.capacity": "96 GB", "hardware.tiers.cxl_d.price": price}
+
+
+def _price(sets: Sets) -> float:
+    """USD of the machine."""
+    return float(loaded("moe_cxl/mixtral-8x7b", **{**PUBLISHED_SLICE, **sets}).scenario.hardware.price)
+
+
+def _placement() -> Iterator[Finding]:
+    tight: dict[str, Any] = {f"hardware.tiers.cxl_{letter}.capacity": "1 MB" for letter in "abc"}
+    tight |= {"hardware.tiers.cxl_d.capacity": "63.1 GB", "hardware.tiers.ddr.capacity": "32 GB"}
+    published = {"GPU memory": 0.15, "CXL": 0.70, "CPU": 0.15}
+    for name, sets in (("devices as listed", {}), ("CXL of 63 GB in all", tight)):
+        shares, derived = _served_from({**PUBLISHED_SLICE, **sets})
+        for place, share in published.items():
+            text = "tiers are filled in turn: what capacities leave, not a choice"
+            found = (shares[place], derived[place])
+            yield Finding(
+                f"experts served from {place}, {name}", share, *found, 0.0, text, level=True, fitted=place == "GPU memory"
+            )
+
+
+def _served_from(sets: Sets) -> tuple[dict[str, float], dict[str, float]]:
+    """Share of Mixtral's experts served from each tier by Algorithm 1, and what the capacities say by hand."""
+    policy = MoeCxl.model_validate({"prefetch": 0})
+    this = loaded("moe_cxl/mixtral-8x7b", policy=policy, **{**sets, **ONE})
+    problem = problem_of(this, *this.build())
+    deployment = policy.deploy(problem)
+    cxl = np.isin(deployment.home, [i for i, tier in enumerate(problem.tiers) if tier.startswith("cxl")])
+    gpu = deployment.resident
+    found = {"GPU memory": gpu.mean(), "CXL": (cxl & ~gpu).mean(), "CPU": (~cxl & ~gpu).mean()}
+    size, pairs = problem.model.expert_bytes, deployment.home.size
+    cut = policy.cut(problem, movable=True)
+    held = int(cut.gpu_free(problem) // size)
+    slots = sum(int(problem.usable(tier) // size) for tier in problem.tiers if tier.startswith("cxl"))
+    warm = min(slots, pairs - held)
+    by_hand = {"GPU memory": held / pairs, "CXL": warm / pairs, "CPU": (pairs - held - warm) / pairs}
+    return {place: float(share) for place, share in found.items()}, by_hand
+
+
+def _claims() -> Findings:
+    predicted = list(_accuracy())
+    speeds = list(_speeds())
+    found = [*speeds, *(finding for finding, _ in predicted), *_penalties(), *_shares_of_speed(), *_costs(), *_placement()]
+    table, changes = _table(found), ablations()
+    return Findings(
+        tuple(finding.row for finding in found),
+        tuple(finding.explanation for finding in found if not finding.row.within),
+        (*_remarks(speeds, predicted[-1][1]), *changes.remarks),
+        (table, changes.exhibit),
+    )
+
+
+def _remarks(speeds: list[Finding], one: Guesses) -> Iterator[str]:
+    locked, alone = speeds[0], speeds[3]
+    slow = tried("baseline", NVME, ONE)
+    share = (2.3 * tried("moe_cxl", CXL, ONE).by_hand.prefill / tried("baseline", DRAM, ONE).by_hand.prefill - 1) / (
+        slow.by_hand.prefill / tried("baseline", DRAM, ONE).by_hand.prefill - 1
+    )
+    yield (
+        "A GPU reads host-attached CXL at min(PCIe, device): 24.8 GB/s from three of the devices as from page-locked DRAM, "
+        f"18 from the fourth. So CXL in the place of DRAM gains {alone.simulated:.2f}x, whatever is claimed, and CXL-D alone "
+        f"changes nothing; {locked.simulated:.2f}x over DeepSpeed-MoE come from what is kept and overlapped, which any policy "
+        "may do with DRAM. CXL gains against NVMe, against copies that are not page-locked, or by holding what DRAM does not."
+    )
+    yield (
+        f"A TTFT gain of 2.3 is what a baseline has that keeps {100 * share:.0f} % of the experts on NVMe and the rest in "
+        "page-locked DRAM: the claim tells how much DRAM the baseline had."
+    )
+    yield (
+        f"A fetched expert pays at batch 1 if it is right in more than {100 * break_even(one.copy, one.window):.0f} % of all "
+        f"cases: a layer of attention hides {1e3 * one.window:.2g} ms of a copy of {1e3 * one.copy:.3g} ms, and a wrong copy "
+        f"holds demand up by half of one on average. At batch 8 {100 * without_history(8, 2, 8):.0f} % of blind guesses are "
+        "right, but there the copies themselves fill the time, and begun sooner they end no sooner."
+    )
+
+
+def _table(found: list[Finding]) -> Exhibit:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["claim and conditions", "published", "simulated", "by hand", "sign", "mechanism"])
+    lines = [f"{'claim and conditions':<62}{'published':>10}{'simulated':>10}{'by hand':>10}  sign"]
+    for one in found:
+        numbers = one.published, one.simulated, one.derived
+        writer.writerow([one.name, *(f"{number:.6g}" for number in numbers), one.sign, one.mechanism])
+        lines.append(f"{one.name:<62}" + "".join(f"{number:>10.3g}" for number in numbers) + f"  {one.sign}")
+    return Exhibit("claims", "\n".join(lines), text.getvalue())
+
+
+CLAIMS = Case(
+    id="moe-cxl-claims",
+    kind="simulated",
+    summary="Each claim of MoE-CXL where it can hold and where it cannot: sign, size and mechanism, the sum beside the run.",
+    source="MoE-CXL, section 6; no absolute times, no equations",
+    runner=_claims,
+    fitted="the slice of GPU memory, on the published share of experts in it",
+)

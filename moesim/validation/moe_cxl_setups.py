@@ -1,0 +1,112 @@
+"""Owns the machines and jobs that MoE-CXL's claims are tried on, and runs them beside the sums done by hand.
+
+Knows scenarios by name; judges nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any
+
+from moesim.policies.base import Deployment
+from moesim.policies.problem import Problem
+from moesim.results.result import Result
+from moesim.scenario.run import loaded, problem_of, run_loaded
+from moesim.validation.moe_cxl_account import Account, account
+from moesim.validation.parts import profile
+
+__all__ = [
+    "CXL",
+    "DRAM",
+    "FASTEST",
+    "GPUS",
+    "LONG",
+    "MANY",
+    "NVME",
+    "ONE",
+    "PAGEABLE",
+    "PUBLISHED_SLICE",
+    "Sets",
+    "Tried",
+    "tried",
+]
+
+Sets = Mapping[str, Any]
+
+PUBLISHED_SLICE: Sets = {"hardware.tiers.hbm.capacity": "20 GB"}
+"""GPU memory that holds 15 % of Mixtral's experts beside everything else, as published."""
+_NO_CXL: Sets = {f"hardware.tiers.cxl_{letter}.capacity": "1 MB" for letter in "abcd"}
+CXL: Sets = PUBLISHED_SLICE
+"""The machine of `moe_cxl/mixtral-8x7b`: four CXL devices, and DRAM of 16 GB that nothing spills into."""
+FASTEST: Sets = {**PUBLISHED_SLICE, **{f"hardware.tiers.cxl_{letter}.capacity": "1 MB" for letter in "abc"}}
+"""CXL-D alone, whose 52 GB/s outrun PCIe."""
+DRAM: Sets = {**PUBLISHED_SLICE, **_NO_CXL, "hardware.tiers.ddr.capacity": "512 GB"}
+"""All experts in page-locked DRAM."""
+PAGEABLE: Sets = {**DRAM, "hardware.links.pcie.rate": profile("pcie4-x16-pageable")["rate"]}
+"""All experts in DRAM that is not page-locked."""
+NVME: Sets = {**PUBLISHED_SLICE, **_NO_CXL, "hardware.tiers.ddr.capacity": "1 MB"}
+"""All experts on the SSD."""
+GPUS: Sets = {"hardware.tiers.hbm.capacity": "160 GB", "hardware.devices.gpu.price": "30000 USD", **_NO_CXL}
+"""The memory and the price of two cards with the speed of one, and no CXL: what GPU-only serving of Mixtral takes."""
+ONE: Sets = {"workload.requests": 1, "workload.output": 16}
+MANY: Sets = {"workload.requests": 32, "workload.output": 8}
+LONG: Sets = {
+    **{"workload.requests": 1, "workload.prompt": 16384, "workload.output": 16},
+    **{"workload.routing": {"kind": "uniform"}, "workload.profile": {"kind": "uniform"}},
+}
+"""Each of the experts gets tokens of so long a prompt, whatever the law."""
+
+_STILL = {"prefetch": 0, "moves": 0, "steal": False}
+POLICIES: dict[str, dict[str, Any]] = {
+    "baseline": {"kind": "deepspeed_moe"},
+    "moe_cxl": {"kind": "moe_cxl", **_STILL},
+    "gpu_only": {"kind": "gpu_only"},
+}
+"""MoE-CXL without what changes during a run: those parts have rows of their own."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One run, and what its layers add up to by hand."""
+
+    result: Result
+    by_hand: Account
+    deployment: Deployment
+    problem: Problem = field(repr=False)
+
+    def simulated(self, what: str) -> float:
+        """`ttft`, `tpot` or `whole`, seconds; `capital`, USD times seconds per token."""
+        summary = self.result.summary
+        if what == "capital":
+            return self.problem.system.price * float(summary["makespan_s"] / summary["output_tokens"])
+        return float(summary["makespan_s"] if what == "whole" else summary[f"{what}_s"]["mean"])
+
+    def derived(self, what: str) -> float:
+        """The same by hand."""
+        if what == "capital":
+            return self.problem.system.price * self.by_hand.whole / float(self.problem.job.output.sum())
+        return {"ttft": self.by_hand.prefill, "tpot": self.by_hand.decode, "whole": self.by_hand.whole}[what]
+
+
+def tried(policy: str, machine: Sets, job: Sets) -> Tried:
+    """Mixtral under one of `POLICIES` on a machine; each is run once."""
+    return _tried(policy, json.dumps(machine), json.dumps(job))
+
+
+@cache
+def _tried(policy: str, machine: str, job: str) -> Tried:
+    """By text, which can be looked up."""
+    this = loaded("moe_cxl/mixtral-8x7b", policy=POLICIES[policy], **json.loads(machine), **json.loads(job))
+    this = replace(this, made=_made(job))
+    problem = problem_of(this, *this.build())
+    deployment = this.scenario.policy.deploy(problem)
+    return Tried(run_loaded(this, bound=False), account(problem, this.build()[1], deployment), deployment, problem)
+
+
+@cache
+def _made(job: str) -> Any:
+    """Requests and routing of a job: the same for every machine and policy."""
+    return loaded("moe_cxl/mixtral-8x7b", **json.loads(job)).build()

@@ -1,0 +1,165 @@
+"""Owns Mixtral-8x7B on one T4: MoE-Lightning, FlexGen with and without CPU attention, and DeepSpeed, by tokens generated.
+
+Knows its scenario by name; policies are set as published. Three constants that no source gives are fitted on one number each.
+"""
+
+from __future__ import annotations
+
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+from moesim.scenario.run import loaded, problem_of
+from moesim.validation.case import Case, Findings, Row
+from moesim.validation.pace import BLIND, Pace, decode_step, pace, prefill, through_point
+from moesim.validation.parts import worst
+
+__all__ = ["CASE", "FIT_ON", "PUBLISHED", "Constants", "fitted"]
+
+SCENARIO = "moe_lightning/mixtral-8x7b-t4"
+PUBLISHED = {
+    "flexgen": {32: 12.1, 64: 12.3, 128: 9.5, 256: 9.6},
+    "flexgen with CPU attention": {32: 9.8, 64: 9.4, 128: 7.2, 256: 6.8},
+    "deepspeed": {32: 7.1, 64: 7.6, 128: 7.8, 256: 6.7},
+    "moe_lightning, padded": {32: 15.6, 64: 24.0, 128: 30.1, 256: 33.9},
+}
+"""System -> tokens generated -> tok/s."""
+BLOCKS = {32: (0.07, 32, 40), 64: (0.08, 16, 78), 128: (0.08, 8, 139), 256: (0.08, 8, 113)}
+"""FlexGen's published policies: tokens generated -> share of the weights on the GPU, sequences per GPU batch, GPU batches."""
+SEQUENCES, MICRO_BATCH, PROMPT = 504, 36, 418
+FIT_ON = {
+    "experts.streaming": ("flexgen", 128),
+    "experts.efficiency": ("moe_lightning, padded", 32),
+    "attention.bandwidth": ("flexgen with CPU attention", 128),
+}
+"""Constant -> the one number that it is fitted on."""
+_TOLERANCE = 0.20
+_LESS, _MORE = 4, 8
+"""GPU batches that are simulated; a pass is linear in their number, so the published number is extrapolated to."""
+
+
+class Constants(NamedTuple):
+    """What is fitted."""
+
+    streaming: float
+    """Share of the GPU's memory bandwidth at which it reads experts."""
+    efficiency: float
+    """Share of the GPU's peak that experts reach with many tokens."""
+    attention: float
+    """B/s of KV cache at which FlexGen's kernel attends on the CPU."""
+
+
+def _sets(made: Constants, *, own_attention: bool = False) -> dict[str, Any]:
+    changed: dict[str, Any] = {
+        "hardware.devices.gpu.experts.streaming": made.streaming,
+        "hardware.devices.gpu.experts.efficiency": made.efficiency,
+    }
+    if own_attention:
+        changed["hardware.devices.cpu.attention.bandwidth"] = f"{made.attention / 1e9:.6g} GB/s"
+    return changed
+
+
+def _flexgen(output: int, batches: int, *, cpu: bool) -> dict[str, Any]:
+    share, size, _ = BLOCKS[output]
+    policy = {"kind": "flexgen", "wg": share, "gpu_batch": size, "num_batches": batches, "host_share": 1.0}
+    return {**policy, "kv_cpu": True, "cpu_attention": cpu, "prefill_batch": 64}
+
+
+@cache
+def _flexgen_pace(made: Constants, output: int, cpu: bool) -> Pace:
+    _, size, batches = BLOCKS[output]
+    sets, context = _sets(made, own_attention=cpu), PROMPT + output // 2
+    first = prefill(SCENARIO, _flexgen(output, batches, cpu=cpu), 64, PROMPT, sets) * size * batches / 64
+    less, more = (
+        decode_step(SCENARIO, _flexgen(output, count, cpu=cpu), size * count, context, sets, passes=1)
+        for count in (_LESS, _MORE)
+    )
+    return Pace(first, more + (batches - _MORE) * (more - less) / (_MORE - _LESS))
+
+
+@cache
+def _lightning_pace(made: Constants, output: int) -> Pace:
+    policy = {"kind": "moe_lightning", "micro_batch": MICRO_BATCH, "resident_share": 0, "balance": False}
+    return pace(SCENARIO, policy, sequences=SEQUENCES, prompt=PROMPT, output=output, portion=72, sets=_sets(made))
+
+
+@cache
+def _deepspeed(made: Constants, output: int) -> tuple[int, Pace]:
+    """The largest batch whose cache GPU memory holds beside two layers, and its pace."""
+    policy: dict[str, Any] = {"kind": "zero_inference"}
+    this = loaded(SCENARIO, policy=policy, **{**BLIND, "workload.output": output})
+    batch = this.scenario.policy.deploy(problem_of(this, *this.build())).batch
+    return batch, pace(SCENARIO, policy, sequences=batch, prompt=PROMPT, output=output, sets=_sets(made))
+
+
+def _rate(system: str, made: Constants, output: int) -> float:
+    """tok/s."""
+    if system == "deepspeed":
+        batch, speed = _deepspeed(made, output)
+    elif system.startswith("moe_lightning"):
+        batch, speed = SEQUENCES, _lightning_pace(made, output)
+    else:
+        batch, speed = BLOCKS[output][1] * BLOCKS[output][2], _flexgen_pace(made, output, system != "flexgen")
+    return batch * output / speed.total(output)
+
+
+def _seconds_per_token(made: Constants, field: str, system: str, output: int, value: float) -> float:
+    """With `value` in place of one of the constants."""
+    return 1.0 / _rate(system, made._replace(**{field: value}), output)
+
+
+@cache
+def fitted() -> Constants:
+    """The constants at which the three published numbers come out; each depends little on the others, so two rounds do."""
+    found = Constants(0.4, 0.126, 1.6e9)  # where the search starts
+    names = {"experts.efficiency": "efficiency", "experts.streaming": "streaming", "attention.bandwidth": "attention"}
+    for name in ("experts.efficiency", "experts.streaming", "experts.efficiency", "experts.streaming", "attention.bandwidth"):
+        system, output = FIT_ON[name]
+        old, field = float(getattr(found, names[name])), names[name]
+
+        seconds = partial(_seconds_per_token, found, field, system, output)
+        wanted = 1.0 / PUBLISHED[system][output]
+        found = found._replace(**{field: through_point(seconds, wanted, old, 1.1 * old)})
+    return Constants(*(float(f"{value:.4g}") for value in found))
+
+
+def _findings() -> Findings:
+    made = fitted()
+    rows = [
+        Row(
+            f"{system}, {output} tokens: tok/s",
+            published,
+            _rate(system, made, output),
+            _TOLERANCE,
+            (system, output) in FIT_ON.values(),
+        )
+        for system, speeds in PUBLISHED.items()
+        for output, published in speeds.items()
+    ]
+    return Findings(tuple(rows), arithmetic=(worst(rows), *_notes(made)))
+
+
+def _notes(made: Constants) -> tuple[str, ...]:
+    """What was fitted and why, and where the time of a pass goes."""
+    scenario = loaded(SCENARIO).scenario
+    system, model = scenario.hardware, scenario.model
+    path = system.path("ddr", "hbm")
+    bound = model.all_expert_bytes / path.rate
+    read = scenario.hardware.tiers["hbm"].read * made.streaming  # type: ignore[union-attr]
+    return (
+        f"PCIe bound of a pass: {model.all_expert_bytes / 1e9:.1f} GB of experts at {path.rate / 1e9:.2f} GB/s, {bound:.1f} s.",
+        f"Fitted: the GPU reads experts at {read / 1e9:.0f} GB/s ({made.streaming:.0%} of its memory's peak), computes "
+        f"{made.efficiency * system.gpu.compute / 1e12:.1f} TFLOPS of experts in prefill, and FlexGen's CPU attention reads "
+        f"{made.attention / 1e9:.2f} GB/s of cache. FlexGen's own constants for a T4 say the like: 4.3 TFLOPS of products in "
+        f"decode at 48 sequences are {4.3e12 / 48 / 1e9:.0f} GB/s of 16-bit weights.",
+    )
+
+
+CASE = Case(
+    id="moe-lightning-s1",
+    kind="system",
+    summary="Mixtral-8x7B on one T4 with a 24-core host, prompts padded to 418: four systems, 32 to 256 tokens generated.",
+    source="MoE-Lightning artifact (ASPLOS 2025, caoshiyi/artifacts), setting S1, MTBench",
+    runner=_findings,
+    fitted="rate at which the GPU reads experts on FlexGen at 128 tokens; its rate of experts in prefill on MoE-Lightning at "
+    "32; FlexGen's CPU attention on its 128 tokens",
+)

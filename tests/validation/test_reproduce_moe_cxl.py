@@ -1,0 +1,89 @@
+"""MoE-CXL's claims: where each holds and where it cannot, against arithmetic done here by hand."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+
+from moesim.validation import CaseResult, reproduce
+from moesim.validation.moe_cxl_guesses import break_even, without_history
+from moesim.validation.moe_cxl_setups import CXL, DRAM, NVME, ONE, tried
+
+W = 3 * 4096 * 14336 * 2.0
+"""Bytes of an expert of Mixtral-8x7B."""
+
+
+@pytest.fixture(scope="module")
+def claims() -> CaseResult:
+    """The case, run once."""
+    return reproduce(["moe-cxl-claims"])[0]
+
+
+def simulated(claims: CaseResult, name: str) -> float:
+    return next(row.simulated for row in claims.findings.rows if row.name == name)
+
+
+def test_every_row_is_met_or_derived(claims: CaseResult) -> None:
+    assert claims.verdict == "explained"
+    missing = {row.name for row in claims.findings.rows if not row.within}
+    assert missing == {item.row for item in claims.findings.explanations}
+    assert len(claims.findings.rows) - len(missing) >= 8
+
+
+def test_cxl_cannot_speed_up_what_page_locked_dram_feeds(claims: CaseResult) -> None:
+    assert simulated(claims, "TTFT, gain over same policy on DRAM, CXL-D only") == pytest.approx(1.0, abs=1e-3)
+    for claim in ("TTFT", "TPOT", "throughput at batch 32", "16 K tokens of context"):
+        assert 18 / 24.8 < simulated(claims, f"{claim}, gain over same policy on DRAM") < 1.0
+
+
+def test_against_nvme_a_miss_is_seven_times_cheaper(claims: CaseResult) -> None:
+    """Read at 3.5 GB/s behind 70 us, or 24.8 (18 from CXL-C, which holds an eighth or so) behind 17 us."""
+    cut = simulated(claims, "miss penalty, cut against NVMe")
+    fast, slow, disk = W / 24.8e9 + 17e-6, W / 18e9 + 17e-6, W / 3.5e9 + 87e-6
+    assert 1 - slow / disk < cut < 1 - fast / disk
+    assert simulated(claims, "TPOT, gain over NVMe") > disk / slow
+
+
+def test_baselines_are_loads_one_after_another() -> None:
+    """DeepSpeed-MoE at batch 1: two copies per layer and token, and what the GPU does between them."""
+    for machine, copy in ((DRAM, W / 24.8e9 + 17e-6), (NVME, W / 3.5e9 + 87e-6)):
+        step = tried("baseline", machine, ONE).simulated("tpot")
+        assert 64 * copy < step < 64 * copy + 0.03
+
+
+def test_the_account_and_the_run_agree_on_every_pass() -> None:
+    this = tried("moe_cxl", CXL, ONE)
+    for what in ("ttft", "tpot", "whole"):
+        assert this.derived(what) == pytest.approx(this.simulated(what), rel=1e-3)
+    assert 0.14 < this.deployment.resident.mean() < 0.16
+
+
+def test_accuracy_follows_from_batch_and_routing(claims: CaseResult) -> None:
+    assert simulated(claims, "prefetch accuracy, batch 7") == pytest.approx(1 - 0.75**7, rel=0.03)
+    assert simulated(claims, "prefetch accuracy, batch 1") < 0.5
+    assert without_history(128, 1, 242) == pytest.approx(0.85, abs=0.003)
+    assert break_even(copy=1.0, window=1.0) == pytest.approx(1 / 3)
+    assert break_even(copy=1.0, window=0.0) == 1.0
+
+
+def test_speed_near_gpu_only_needs_long_prompts_or_nothing_to_place(claims: CaseResult) -> None:
+    assert simulated(claims, "share of GPU-only speed, prompt of 16 K tokens") > 0.9
+    assert simulated(claims, "share of GPU-only speed, Switch-Base-128 in 80 GB") == 1.0
+    assert simulated(claims, "share of GPU-only speed, decode of 1") < 0.05
+
+
+def test_shares_follow_from_capacities(claims: CaseResult) -> None:
+    listed, tight = ([simulated(claims, f"experts served from {place}, {name}") for place in ("GPU memory", "CXL", "CPU")]
+                     for name in ("devices as listed", "CXL of 63 GB in all"))  # fmt: skip
+    assert sum(listed) == sum(tight) == 1.0
+    assert listed[2] == 0
+    assert tight[1] == int(63.1e9 // W) / 256
+
+
+def test_parts_of_the_policy_are_ablated(claims: CaseResult) -> None:
+    table = next(exhibit for exhibit in claims.findings.exhibits if exhibit.name == "ablations").csv
+    slower = {row["change"]: float(row["over_all_parts"]) for row in csv.DictReader(io.StringIO(table))}
+    assert slower["placement: by lot, never mended"] > slower["placement: by lot, mended by the average"] > 1
+    assert slower["devices: in turn"] > slower["placement: profile, never mended"] > slower["devices: hottest on the fastest"]
