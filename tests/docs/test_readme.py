@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from moesim import cli, plugins
+from moesim import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -46,11 +46,6 @@ def test_there_are_exactly_two_commands_and_each_is_one_line() -> None:
     commands = re.findall(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
     assert len(commands) == 2
     assert all(command.count("\n") == 1 for command in commands)
-
-
-def test_every_policy_is_listed() -> None:
-    for name in plugins.names("policies"):
-        assert f"`{name}`" in README
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\((?!https?:)([^)#]+)\)", README))

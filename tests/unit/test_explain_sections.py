@@ -14,6 +14,7 @@ W = 3 * 2048 * 768 * 2.0
 LAYERS, EXPERTS, TOP_K, BATCH = 48, 128, 8, 4
 PCIE, DDR, HBM = 26.5e9, 70e9, 1008e9
 CPU, GPU = 0.92e12, 165.2e12 * 0.815
+Q = 0.931
 ACTIVATIONS = 2.8 * 2 * (2048 * 768) ** 0.5 / HBM
 """Seconds to move the activations of a token through an expert."""
 DISTINCT = EXPERTS * (1 - (1 - TOP_K / EXPERTS) ** BATCH)
@@ -50,7 +51,7 @@ def number(of: Explanation, section: str, row: str) -> float:
 
 def cpu(tokens: float) -> float:
     """Seconds on the desktop's CPU, weights in DDR."""
-    return float(((W / DDR) ** 0.95 + (tokens * W / CPU) ** 0.95) ** (1 / 0.95))
+    return float(((W / DDR) ** Q + (tokens * W / CPU) ** Q) ** (1 / Q))
 
 
 def gpu(tokens: float) -> float:
