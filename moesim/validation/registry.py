@@ -46,6 +46,7 @@ CASES: dict[str, str] = {
     "flexgen-opt30b": "moesim.validation.flexgen:CASE",
     "lia-cxl-weights": "moesim.validation.lia:CASE",
     "fiddler-env1": "moesim.validation.fiddler:CASE",
+    "dynande-order": "moesim.validation.dynande:CASE",
 }
 """Id -> `module:attribute` of a `Case`."""
 

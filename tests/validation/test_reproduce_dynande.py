@@ -1,0 +1,22 @@
+"""DynaNDE's order of four schemes, and what does not follow from its own rates."""
+
+from __future__ import annotations
+
+import pytest
+
+from moesim.validation import reproduce
+from moesim.validation.dynande import relative
+
+
+def test_order_is_the_published_one() -> None:
+    assert relative("DynaNDE") < 1.0 < relative("MoNDE, fixed split") < relative("streaming to the GPU")
+
+
+def test_streaming_takes_longer_by_the_ratio_of_the_rates_and_not_by_fifty() -> None:
+    assert relative("streaming to the GPU") == pytest.approx(512 / 32, rel=0.03)
+
+
+def test_what_misses_is_derived_from_the_inputs() -> None:
+    (result,) = reproduce(["dynande-order"])
+    assert result.verdict == "explained"
+    assert [row.name for row in result.findings.rows if not row.within] == ["streaming to the GPU: time / near-data only"]
