@@ -46,6 +46,7 @@ class Knobs:
     launch: float = 5e-6
     fused: bool = True
     sync: float = 0.0
+    launches_gpu: bool = False
     # job
     requests: int = 2
     prompt: int = 5
@@ -97,7 +98,8 @@ def system(k: Knobs, hbm: float = TB, ddr: float = TB) -> System:
     if k.cpu:
         kernels = {"amx": {"rate": 2e11, "bandwidth": 8e9}}
         core = {"bandwidth": 5e9, "rate": 1e11}
-        devices["cpu"] = {"kind": "cpu", "at": "host", "memory": "ddr", "kernels": kernels, "sync": k.sync, "attention": core}
+        fixed = {"sync": k.sync, "launches_gpu": k.launches_gpu}
+        devices["cpu"] = {"kind": "cpu", "at": "host", "memory": "ddr", "kernels": kernels, "attention": core, **fixed}
     tiers: dict[str, Any] = {
         "hbm": {"kind": "hbm", "at": "gpu", "capacity": hbm, "read": 100e9},
         "ddr": {"kind": "ddr", "at": "host", "capacity": ddr, "read": 40e9, "latency": k.latency, "total": k.total},

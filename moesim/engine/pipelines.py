@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from moesim.engine.attention import Chain, Stage
 from moesim.engine.clock import to_ps
 from moesim.engine.context import Context
 from moesim.engine.prelude import Structure
-from moesim.engine.program import BULK, FIRST, Program
+from moesim.engine.program import BULK, EARLY, FIRST, Program
 from moesim.engine.rounds import Pass
 from moesim.engine.tables import ExpertTimes, queue_of, usage_of
 from moesim.engine.visits import SideWork, VisitWork
@@ -174,7 +175,8 @@ class PassBuilder:
                 after = (*after, *read)
             if index == chain.core + 1:
                 after = (*after, *aside)
-            after = self._stage(stage, item, after)
+            feeds = not self.style.barrier and index < chain.core and stage.lane == self.gpu != chain.stages[chain.core].lane
+            after = self._stage(stage, item, after, EARLY if feeds else FIRST)
             if index == 0:
                 aside = after
                 for one in chain.aside:
@@ -188,12 +190,12 @@ class PassBuilder:
             after = (*after, *aside)
         return after
 
-    def _stage(self, stage: Stage, item: int, after: Ops) -> Ops:
+    def _stage(self, stage: Stage, item: int, after: Ops, rank: int = FIRST) -> Ops:
         service = int(stage.service[item])
         share = service / stage.total if stage.total else 0.0
         usage = {resource: nbytes * share for resource, nbytes in stage.usage.items()}
         cause = "kv" if "KV" in stage.name else "activation" if stage.name == "activations" else ""
-        return (self.program.add(stage.lane, service, after, stage.name, usage, FIRST, cause),)
+        return (self.program.add(stage.lane, service, after, stage.name, usage, rank, cause),)
 
     def _gpu(self, service: int, after: Ops, name: str) -> Ops:
         return (self.program.add(self.gpu, service, after, name),) if service else after
@@ -206,13 +208,10 @@ class PassBuilder:
         self.carried.wanted[layer] = self._streamed(layer)
         usage, _ = self.context.placement.upload(layer, experts)
         found: list[int] = []
-        parts = np.array_split(columns, self._portions(len(columns))) if len(columns) else []
-        for number, part in enumerate(parts):
-            share = len(part) / max(len(columns), 1)
+        rank = FIRST if self.style.serial else BULK
+        for number, (service, share) in enumerate(self._pieces(self._work.copy[row, columns])):
             drawn = {resource: nbytes * share for resource, nbytes in usage.items()}
-            service = int(self._work.copy[row, part].sum())
             waits = released if self.style.serial or len(released) <= 1 else (released[min(number, len(released) - 1)],)
-            rank = FIRST if self.style.serial else BULK
             found.append(self.program.add(self.up, service, waits, "upload experts", drawn, rank, "demand"))
         self.carried.uploads[layer] = tuple(found)
 
@@ -221,14 +220,24 @@ class PassBuilder:
         streamed: BoolArray = self._work.up[layer * self.groups]
         return streamed
 
-    def _portions(self, experts: int) -> int:
-        """In one where the link carries nothing else; else so many that what goes ahead of them waits for one only."""
-        chains = self._structure.chains
+    def _pieces(self, copies: IntArray) -> list[tuple[int, float]]:
+        """(ps, share) of each portion of a layer whose experts take `copies` [n] ps.
+
+        One portion where the link carries nothing else; else so many that what goes ahead of them waits for one only. They are
+        whole experts where each is computed as it lands, pages of equal size where all have to be there first.
+        """
+        if not len(copies):
+            return []
+        chains, whole = self._structure.chains, int(copies.sum())
         alone = all(stage.lane != self.up for chain in chains for stage in chain.sides()) and not self._work.sides
         if alone and self.groups == 1 and self.style.ahead:
-            return 1
-        micro = len(chains[0].stages[0].service) if chains else 1
-        return min(experts, max(_SHARED_PIECES, micro))
+            return [(whole, 1.0)]
+        count = max(_SHARED_PIECES, len(chains[0].stages[0].service) if chains else 1)
+        if self.groups == 1:
+            parts = np.array_split(copies, min(len(copies), count))
+            return [(int(part.sum()), len(part) / len(copies)) for part in parts]
+        edges = [whole * number // count for number in range(count + 1)]
+        return [(end - begin, 1.0 / count) for begin, end in pairwise(edges)]
 
     def _experts(self, layer: int, ready: list[Ops]) -> list[Ops]:
         """Experts of every group, first the resident ones; the buffer is free when the last group has used it."""

@@ -10,10 +10,11 @@ import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["BULK", "FIRST", "Operation", "Program", "Timing"]
+__all__ = ["BULK", "EARLY", "FIRST", "Operation", "Program", "Timing"]
 
-FIRST, BULK = range(2)
-"""Ranks: activations and computation go ahead of weights that nobody waits for yet."""
+EARLY, FIRST, BULK = range(3)
+"""Ranks: what another device waits for goes ahead of activations and computation, those ahead of weights that nobody waits for
+yet."""
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ import numpy as np
 from moesim.engine.clock import to_ps
 from moesim.engine.tables import ExpertTimes, IntTimes, queue_of
 from moesim.errors import PolicyError
-from moesim.hardware import Path
+from moesim.hardware import Cpu, Path
 from moesim.policies.base import BoolArray, Deployment, IntArray
 from moesim.policies.foresight import Foresight
 from moesim.policies.problem import Problem
@@ -32,6 +32,8 @@ class Side:
     sync: int
     launch: int
     fused: bool
+    before: int = 0
+    """ps by which each call to the GPU holds this side up: its thread launches those first."""
 
 
 class SideWork(NamedTuple):
@@ -138,7 +140,8 @@ class Workbench:
         problem, device = self.problem, self.problem.system.devices[name]
         memory = problem.memory_of(name)
         out, back = problem.costs.path(problem.gpu_tier, memory), problem.costs.path(memory, problem.gpu_tier)
-        return Side(index, name, out, back, int(to_ps(device.sync)), int(to_ps(device.launch)), device.fused)
+        before = self._launch if isinstance(device, Cpu) and device.launches_gpu else 0
+        return Side(index, name, out, back, int(to_ps(device.sync)), int(to_ps(device.launch)), device.fused, before)
 
     def shared(self, tokens: IntArray) -> IntTimes:
         """[V] ps of the shared experts of visits of `tokens` [V] tokens."""
@@ -170,10 +173,8 @@ class Workbench:
         missing = (on_gpu if load is None else on_gpu | load) & ~resident
         waits = missing & in_flight if in_flight is not None else _NONE
         up = missing & ~waits if in_flight is not None else missing
-        gpu_first = np.where(ready, times.gpu_ps, 0).sum(axis=1) + self.shared(tokens) + self._prediction
-        if self._launch:
-            calls = ready.any(axis=1) if self._gpu.fused else ready.sum(axis=1)
-            gpu_first = gpu_first + self._launch * calls
+        calls = ready.any(axis=1) if self._gpu.fused else ready.sum(axis=1)
+        gpu_first = np.where(ready, times.gpu_ps, 0).sum(axis=1) + self.shared(tokens) + self._prediction + self._launch * calls
         copy = np.where(up, times.copy_ps, 0)
         gpu_after = np.where((up if in_flight is None else missing) & active, times.gpu_ps + self._launch, 0)
         if order is not None:
@@ -181,7 +182,8 @@ class Workbench:
         gpu_tokens = np.where(on_gpu, counts, 0).sum(axis=1)
         total = counts.sum(axis=1)
         missed = np.where(missing, counts, 0).sum(axis=1)
-        sides = [] if on_gpu.sum() == active.sum() else self._sides(counts, device, active, times, tokens)
+        calls = calls + (missing & active).sum(axis=1)
+        sides = [] if on_gpu.sum() == active.sum() else self._sides(counts, device, active, times, tokens, calls)
         if gpu_tokens.sum() + sum(int(s.tokens.sum()) for s in sides) != total.sum():
             raise PolicyError("dispatch gave active experts to a device that does not exist")
         uploads = up.sum(axis=1)
@@ -213,8 +215,15 @@ class Workbench:
         return np.where(needed, to_ps(self.down.seconds(tokens * self.id_bytes)), 0)
 
     def _sides(
-        self, counts: IntArray, device: IntArray, active: BoolArray, times: ExpertTimes, tokens: IntArray
+        self,
+        counts: IntArray,
+        device: IntArray,
+        active: BoolArray,
+        times: ExpertTimes,
+        tokens: IntArray,
+        gpu_calls: IntArray,
     ) -> list[SideWork]:
+        """The work of each side that has any; `gpu_calls` [V]: to the GPU, in the same visits."""
         found = []
         for side in self.sides:
             runs = active & (device == side.index)
@@ -225,7 +234,8 @@ class Workbench:
                 raise PolicyError(f"dispatch gave '{side.name}' an expert whose weights it cannot read")
             pairs = np.where(runs, counts, 0).sum(axis=1)
             calls = runs.any(axis=1) if side.fused else runs.sum(axis=1)
-            work = np.where(runs, alone, 0).sum(axis=1) + side.launch * calls + np.where(pairs > 0, side.sync, 0)
+            fixed = side.launch * calls + np.where(pairs > 0, side.sync + side.before * gpu_calls, 0)
+            work = np.where(runs, alone, 0).sum(axis=1) + fixed
             nbytes = np.minimum(pairs, tokens) * self._token_bytes
             found.append(SideWork(side, pairs, nbytes, _crossing(side.out, nbytes), work, _crossing(side.back, nbytes), runs))
         return found

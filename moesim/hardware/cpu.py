@@ -49,7 +49,12 @@ class Cpu(Device):
     kernels: Annotated[dict[str, Kernel], Len(min_length=1)]
     """Kernel curves by name."""
     experts: Annotated[CpuKernels | PerToken, Field(discriminator="kind")] = CpuKernels()
+    """Cost of an expert: by these kernels, or a price per token."""
     attention: CpuAttention = CpuAttention()
+    """Cost of the attention core where a policy gives it to this CPU."""
+    launches_gpu: bool = False
+    """Whether the thread that computes experts here launches those of the GPU first, as in frameworks that run eagerly: each
+    call to the GPU in a visit then holds this CPU up by the GPU's `launch`."""
 
     @model_validator(mode="after")
     def _known_kernels(self) -> Self:

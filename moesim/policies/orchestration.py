@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from moesim.hardware import Cpu
 from moesim.policies.base import FloatArray, PhasePlan
 from moesim.policies.layer_costs import expected_counts
 from moesim.policies.problem import Problem
@@ -125,7 +126,9 @@ def expert_table(problem: Problem, tokens: float, shares: FloatArray, tier: str)
     if costs.cpu_name is not None:
         device = system.devices[costs.cpu_name]
         each = _sums(chance * (costs.cpu(counts, tier) + (0.0 if device.fused else device.launch)))
-        fixed = device.sync + (device.launch if device.fused else 0.0)
+        fixed = np.full(each.shape, device.sync + (device.launch if device.fused else 0.0))
+        if isinstance(device, Cpu) and device.launches_gpu:
+            fixed += gpu_device.launch if gpu_device.fused else _sums(chance * gpu_device.launch)
         side = np.maximum(gpu, each[:, -1:] - each + np.where(np.arange(experts + 1) < experts, fixed, 0.0))
     table = np.zeros((experts + 1, experts + 1))
     for layer in range(len(shares)):  # [E + 1, E + 1] at a time: all layers at once would take hundreds of megabytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace as changed
 from itertools import pairwise
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moesim.engine.account import bound_seconds
-from moesim.engine.clock import SECOND
+from moesim.engine.clock import SECOND, to_ps
 from moesim.engine.machine import Machine
 from moesim.engine.program import Program, Timing
 from moesim.engine.program_events import EventTiming
@@ -228,6 +229,32 @@ def test_pages_overlap_what_a_barrier_holds_up():
     (_, paged), (_, barrier) = streamed(base, {"ahead": 1, "pipeline": "paged"}), streamed(base, {"ahead": 1})
     assert paged.recorder.busy["cpu"] == barrier.recorder.busy["cpu"]
     assert paged.recorder.makespan < barrier.recorder.makespan
+
+
+def paged_slices(k: worlds.Knobs, lane: str) -> list[Any]:
+    _, outcome = streamed(k, {"ahead": 1, "pipeline": "paged"}, timeline=True)
+    return sorted((one for one in outcome.recorder.slices if one.track == lane), key=lambda one: one.start)
+
+
+def test_a_micro_batch_goes_on_to_the_next_layer_before_another_one_meets_its_experts():
+    """The CPU waits for the projections, so they go ahead of experts that are ready too."""
+    k = worlds.Knobs(layers=3, residents=1.0, requests=2, prompt=3000, batch=2, micro=1, expert_batch=1, output=3, seed=6)
+    k = worlds.replace(k, cpu=True, kv="ddr", places="gcg", staging=40, launch=1e-4)
+    names = [one.name for one in paged_slices(k, "gpu")]
+    passes = "|".join(names).split("|LM head")
+    (both,) = (one for one in passes if "router|router" in one)  # the decode pass with both micro-batches
+    assert both.count("experts|attention|experts") == 2
+    assert both.endswith("router|router|experts|experts")
+
+
+def test_pages_are_of_equal_size_however_few_experts_they_hold():
+    k = worlds.Knobs(layers=3, experts=3, residents=0.0, requests=2, batch=2, micro=1, expert_batch=1, output=3, seed=6)
+    k = worlds.replace(k, cpu=True, kv="ddr", places="gcg", staging=40)
+    pages = [one for one in paged_slices(k, "pcie:forward") if one.name == "upload experts"]
+    size, number = Counter(one.end - one.start for one in pages).most_common(1)[0]
+    assert number % 8 == 0
+    p, _ = worlds.problem(k)
+    assert 8 * size == 3 * int(to_ps(p.costs.copy(p.model.expert_bytes, "ddr", "hbm")))
 
 
 def test_a_share_of_attention_on_the_cpu_moves_that_share_of_the_cache_less():

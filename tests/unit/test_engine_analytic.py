@@ -62,6 +62,27 @@ def test_a_cpu_alone_takes_its_work_and_the_crossings(serial):
     assert recorder.busy["cpu"] == work
 
 
+@pytest.mark.parametrize("engine", ["auto", "events"])
+@pytest.mark.parametrize(("fused", "residents"), [(False, 0.0), (False, 1.0), (True, 1.0)])
+def test_a_thread_that_launches_for_the_gpu_first_begins_later_by_every_call(engine, fused, residents):
+    """Half of the experts on each device; the CPU is held up by one launch for each call to the GPU."""
+    k = replace(LAYER, cpu=True, launch=7e-6, fused=fused, residents=residents)
+
+    class Halves(Everywhere):
+        def dispatch(self, visit, view):
+            return Dispatch(np.arange(len(visit.counts)) % 2 * view.problem.cpu_index)
+
+    def busy(k):
+        p, table = worlds.problem(k)
+        (counts,) = table.prefill_counts(np.array([0]))
+        outcome = simulate(p, Halves(knobs=k), table, engine=engine)
+        assert p.gpu_index == 0
+        return outcome.recorder.busy["cpu"], int(np.count_nonzero(counts[::2]))
+
+    (alone, active), (first, _) = busy(k), busy(replace(k, launches_gpu=True))
+    assert first - alone == 7_000_000 * (1 if fused else active)
+
+
 def test_a_serial_pipeline_is_the_sum_of_its_lanes():
     k = Knobs(serial=True, cpu=True, layers=3, experts=7, output=4, prompt=40, seed=5)
     recorder = worlds.run(k, Scripted).recorder
