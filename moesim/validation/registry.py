@@ -47,6 +47,8 @@ CASES: dict[str, str] = {
     "lia-cxl-weights": "moesim.validation.lia:CASE",
     "fiddler-env1": "moesim.validation.fiddler:CASE",
     "dynande-order": "moesim.validation.dynande:CASE",
+    "cox-moe-table3": "moesim.validation.cox_moe.ablation:CASE",
+    "cox-moe-ranges": "moesim.validation.cox_moe.grid:CASE",
 }
 """Id -> `module:attribute` of a `Case`."""
 
