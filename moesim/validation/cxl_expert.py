@@ -14,7 +14,7 @@ from moesim.validation.case import Case, Exhibit, Findings, Row
 from moesim.validation.cxl_expert_inputs import INPUTS
 from moesim.validation.waterfall import Step, Waterfall, fall
 
-__all__ = ["GPU_ONLY", "NEAR_DATA", "PRINTED", "SCHEME", "TABLE", "steps"]
+__all__ = ["GPU_ONLY", "NEAR_DATA", "PRINTED", "SCHEME", "TABLE", "conditions", "steps"]
 
 GPU_ONLY, SCHEME, NEAR_DATA = "GPU only", "CXL-Expert", "near data"
 LATENCY = {GPU_ONLY: (0.805, 0.001), SCHEME: (0.213, 0.03), NEAR_DATA: (0.048, 0.15)}
@@ -59,7 +59,7 @@ def _table() -> Findings:
     by_flop = run("cxl_expert/table", policy=PRINTED[NEAR_DATA], **other)
     made = fall("cxl_expert/table", steps())
     rows = [*(_latency(scheme, results[scheme]) for scheme in LATENCY), *(_throughput(s, results[s]) for s in THROUGHPUT)]
-    lines = (_gpu_only(), *_scheme(results[SCHEME]), _near_data(by_flop), _shapes())
+    lines = (_gpu_only(), *_scheme(results[SCHEME]), _near_data(by_flop), _shapes(), *conditions(made))
     return Findings(tuple(rows), arithmetic=lines, exhibits=_exhibits(made))
 
 
@@ -128,6 +128,28 @@ def _shapes() -> str:
         f"{i.experts} of a layer take {layer / 1e9:.3g} GB, and {i.gpu_memory / 1e9:g} GB of GPU memory hold "
         f"{i.gpu_memory // layer:.0f} such layers."
     )
+
+
+def conditions(made: Waterfall) -> tuple[str, str]:
+    """Sign, mechanism and conditions of the two gains over GPU only, from the steps of the waterfall."""
+    why = {
+        SCHEME: "faster, because cold experts are not loaded but computed where they lie; large where a load is dear beside a "
+        "token on the CPU, small for experts of the true size",
+        NEAR_DATA: "faster, because nothing is loaded, as long as a cold token near data costs less than its share of a load: "
+        f"not at a fixed {_us(INPUTS.ndp_token)} us a token and a true size, but again with a unit priced by bytes and FLOP",
+    }
+    base = [item.mean for item in made.latency[GPU_ONLY]]
+    told = []
+    for scheme, mechanism in why.items():
+        gains = [whole / item.mean for whole, item in zip(base, made.latency[scheme], strict=True)]
+        most, least = (pick(range(len(gains)), key=gains.__getitem__) for pick in (max, min))
+        never = [f"'{made.labels[i]}'" for i in range(len(gains)) if gains[i] <= 1]
+        where = f"Lost at {', '.join(never)}." if never else "It holds at every step."
+        told.append(
+            f"{scheme} against GPU only: {mechanism}. {gains[0]:.3g}x as printed, most ({gains[most]:.3g}x) at "
+            f"'{made.labels[most]}', least ({gains[least]:.3g}x) at '{made.labels[least]}'. {where}"
+        )
+    return told[0], told[1]
 
 
 def _exhibits(made: Waterfall) -> tuple[Exhibit, ...]:

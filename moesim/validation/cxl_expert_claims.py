@@ -121,7 +121,19 @@ def _quantisation() -> Findings:
         f"{_BALANCED} of {INPUTS.experts} experts hot ({real[0]:.2f}x, then {real[1]:.2f}x), a number fitted to the 1.5; the "
         "published accounting adds all times up, and there a gain that stops at 2x cannot come about."
     )
-    return Findings(rows, (_compressed(1.5), *_all_compressed()), (text,))
+    return Findings(rows, (_compressed(1.5), *_all_compressed()), (text, _either_side()))
+
+
+def _either_side() -> str:
+    """Where the CPU holds the layer whatever is compressed, and where uploads do."""
+    kept = _speeds("cxl_expert/threshold", {**_SIDE_BY_SIDE, "resident": True, "hot": INPUTS.percentile})
+    loaded_up = _speeds("cxl_expert/threshold", {**_SIDE_BY_SIDE, "hot": 0.5})
+    return (
+        "On either side of that balance one half of the claim is lost. With hot experts resident the CPU holds the layer, and "
+        f"it reads what compression leaves: {kept[0]:.2f}x at 2x and another {kept[1]:.2f}x at 4x. With half of the experts "
+        "hot and uploaded PCIe holds it, and only hot experts that live in CXL memory shrink: "
+        f"{loaded_up[0]:.2f}x, then {loaded_up[1]:.2f}x."
+    )
 
 
 def _compressed(claimed: float) -> Explanation:

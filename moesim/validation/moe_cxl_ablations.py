@@ -24,7 +24,7 @@ CHANGES: dict[str, Mapping[str, Any]] = {
     "devices: hottest on the fastest": {"spread": "fastest", "moves": 0},
     "devices: by hash and bandwidth": {"spread": "hash", "moves": 0},
     "devices: in turn": {"spread": "round_robin", "moves": 0},
-    "prefetch: none, its slots kept empty": {"confidence": 1.0},
+    "prefetch: only what is certain": {"confidence": 1.0},
     "prefetch: none, its slots for residents": {"prefetch": 0},
     "balancing: no stealing": {"steal": False},
     "order of uploads: most tokens first": {"order": "tokens"},

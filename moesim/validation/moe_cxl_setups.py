@@ -19,6 +19,7 @@ from moesim.validation.moe_cxl_account import Account, account
 from moesim.validation.parts import profile
 
 __all__ = [
+    "BUSY",
     "CXL",
     "DRAM",
     "FASTEST",
@@ -28,9 +29,12 @@ __all__ = [
     "NVME",
     "ONE",
     "PAGEABLE",
+    "PROMPT",
     "PUBLISHED_SLICE",
+    "SLOW",
     "Sets",
     "Tried",
+    "only",
     "tried",
 ]
 
@@ -41,12 +45,23 @@ PUBLISHED_SLICE: Sets = {"hardware.tiers.hbm.capacity": "20 GB"}
 _NO_CXL: Sets = {f"hardware.tiers.cxl_{letter}.capacity": "1 MB" for letter in "abcd"}
 CXL: Sets = PUBLISHED_SLICE
 """The machine of `moe_cxl/mixtral-8x7b`: four CXL devices, and DRAM of 16 GB that nothing spills into."""
-FASTEST: Sets = {**PUBLISHED_SLICE, **{f"hardware.tiers.cxl_{letter}.capacity": "1 MB" for letter in "abc"}}
+
+
+def only(letter: str, capacity: str = "128 GB") -> Sets:
+    """One CXL device that holds all experts, none in the others."""
+    return {**PUBLISHED_SLICE, **_NO_CXL, f"hardware.tiers.cxl_{letter}.capacity": capacity}
+
+
+FASTEST: Sets = only("d")
 """CXL-D alone, whose 52 GB/s outrun PCIe."""
 DRAM: Sets = {**PUBLISHED_SLICE, **_NO_CXL, "hardware.tiers.ddr.capacity": "512 GB"}
 """All experts in page-locked DRAM."""
 PAGEABLE: Sets = {**DRAM, "hardware.links.pcie.rate": profile("pcie4-x16-pageable")["rate"]}
 """All experts in DRAM that is not page-locked."""
+SLOW: Sets = {**DRAM, "hardware.links.pcie.rate": "7 GB/s"}
+"""The same at the lower end of what pageable copies reach."""
+BUSY: Sets = {**DRAM, "hardware.tiers.ddr.read": "12 GB/s", "hardware.tiers.ddr.total": "12 GB/s"}
+"""All experts in page-locked DRAM of which other users leave 12 GB/s (assumed: half of PCIe)."""
 NVME: Sets = {**PUBLISHED_SLICE, **_NO_CXL, "hardware.tiers.ddr.capacity": "1 MB"}
 """All experts on the SSD."""
 GPUS: Sets = {"hardware.tiers.hbm.capacity": "160 GB", "hardware.devices.gpu.price": "30000 USD", **_NO_CXL}
@@ -58,6 +73,8 @@ LONG: Sets = {
     **{"workload.routing": {"kind": "uniform"}, "workload.profile": {"kind": "uniform"}},
 }
 """Each of the experts gets tokens of so long a prompt, whatever the law."""
+PROMPT: Sets = {**LONG, "workload.prompt": 32768, "workload.output": 1}
+"""A prompt alone, without any decode step."""
 
 _STILL = {"prefetch": 0, "moves": 0, "steal": False}
 POLICIES: dict[str, dict[str, Any]] = {

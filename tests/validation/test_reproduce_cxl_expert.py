@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,9 @@ def test_compression_is_explained_not_reproduced() -> None:
     assert real.fitted
     assert 1.0 < real_more.simulated < 1.15 < real.simulated
     assert [item.row for item in result.findings.explanations] == [row.name, both.name, both_more.name]
+    sides = [float(number) for number in re.findall(r"([0-9.]+)x(?: at 2x|, then| at 4x|\.$)", result.note.splitlines()[-1])]
+    kept, kept_more, uploaded, uploaded_more = sides
+    assert min(kept, kept_more) > 1.7 > 1.3 > uploaded >= uploaded_more > 1.0
 
 
 def test_a_waterfall_runs_every_step_for_every_scheme() -> None:
@@ -137,6 +141,19 @@ def test_overlap_and_residency_never_cost_time() -> None:
     for scheme, items in made.latency.items():
         times = [item.mean for item in items]
         assert times[1] >= times[2] > times[3], scheme
+
+
+def test_gains_are_told_with_the_steps_at_which_they_hold_and_at_which_they_are_lost() -> None:
+    true_size = fall("cxl_expert/table", paper.steps()[:5], replicates=1)
+    scheme, near = paper.conditions(true_size)
+    assert scheme.endswith("It holds at every step.")
+    assert near.endswith("Lost at 'experts of 8.4 MB, as the stated shapes make them'.")
+    gains = [
+        whole.mean / item.mean
+        for whole, item in zip(*(true_size.latency[name] for name in paper.PRINTED if name != paper.SCHEME), strict=True)
+    ]
+    assert gains[0] == pytest.approx(805.12 / 41.255, rel=2e-3)
+    assert f"least ({gains[-1]:.3g}x) at 'experts of 8.4 MB" in near
 
 
 @pytest.fixture(scope="module")

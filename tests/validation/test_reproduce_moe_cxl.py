@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+from typing import Any
 
 import pytest
 
 from moesim.validation import CaseResult, reproduce
+from moesim.validation.moe_cxl_finding import Finding
 from moesim.validation.moe_cxl_guesses import break_even, without_history
 from moesim.validation.moe_cxl_setups import CXL, DRAM, NVME, ONE, tried
 
@@ -72,6 +74,50 @@ def test_speed_near_gpu_only_needs_long_prompts_or_nothing_to_place(claims: Case
     assert simulated(claims, "share of GPU-only speed, prompt of 16 K tokens") > 0.9
     assert simulated(claims, "share of GPU-only speed, Switch-Base-128 in 80 GB") == 1.0
     assert simulated(claims, "share of GPU-only speed, decode of 1") < 0.05
+
+
+def test_cost_and_speed_meet_the_claim_together_for_long_prompts_alone(claims: CaseResult) -> None:
+    """One card of 15,000 USD less and 96 GB of CXL at 7.5 more: 41 % off the machine, times the time it takes."""
+    speed = simulated(claims, "share of GPU-only speed, prompt of 32 K tokens")
+    machine = simulated(claims, "cost, cut of the machine's price, 96 GB, as much as Mixtral needs")
+    token = simulated(claims, "cost, cut of capital per token, prompt of 32 K tokens alone, 96 GB")
+    assert speed > 0.95 > simulated(claims, "share of GPU-only speed, prompt of 16 K tokens")
+    assert 1 - token == pytest.approx((1 - machine) / speed, rel=0.01)
+    assert simulated(claims, "cost, cut of capital per token, batch 1") < -10
+
+
+def test_a_device_counts_if_it_is_slower_than_pcie(claims: CaseResult) -> None:
+    longer = [simulated(claims, f"device choice, step with CXL-{letter} over CXL-D") for letter in "ABC"]
+    assert longer == pytest.approx([1, 1, 24.8 / 18], rel=0.01)
+
+
+def test_busy_dram_and_slow_copies_are_what_cxl_gains_against(claims: CaseResult) -> None:
+    gain = simulated(claims, "TPOT, gain over busy DRAM") / simulated(claims, "TPOT, gain over page-locked DRAM")
+    assert gain == pytest.approx(24.8 / 12, rel=0.03)
+    ours = W / 24.8e9 + 17e-6  # less than with CXL-C among the devices
+    assert simulated(claims, "miss penalty, cut against pageable DRAM at 7 GB/s") == pytest.approx(1 - ours * 7e9 / W, abs=0.03)
+
+
+def test_each_claim_is_told_with_sign_mechanism_and_conditions(claims: CaseResult) -> None:
+    told = {line.split(",")[0]: line for line in claims.note.splitlines() if "claimed" in line and "Mechanism:" in line}
+    assert list(told) == [
+        *("TTFT", "TPOT", "throughput at batch 32", "16 K tokens of context"),
+        *("Prefetch accuracy", "Miss penalty", "Device choice", "Cost"),
+    ]
+    for line in told.values():
+        assert all(part in line for part in ("Sign:", "Mechanism:", "Holds", "annot"))
+    assert "Holds against busy DRAM (2.36), NVMe (7.96); falls short against page-locked DRAM (1.17)" in told["TTFT"]
+    assert "Holds against NVMe (0.851), pageable DRAM at 7 GB/s (0.703)" in told["Miss penalty"]
+
+
+def test_a_level_is_reached_at_least_or_exactly_and_an_effect_has_a_sign() -> None:
+    def sign(published: float, simulated: float, **how: Any) -> str:
+        return Finding("x", published, simulated, simulated, 1.0, "", **how).sign
+
+    assert [sign(2.0, value) for value in (1.5, 1.01, 0.9)] == ["as claimed", "none", "opposite"]
+    assert [sign(0.5, value) for value in (0.9, 1.1)] == ["as claimed", "opposite"]
+    assert [sign(0.7, value, level="least") for value in (0.9, 0.69, 0.6)] == ["reached", "reached", "missed"]
+    assert [sign(0.7, value, level="exact") for value in (0.9, 0.69)] == ["missed", "reached"]
 
 
 def test_shares_follow_from_capacities(claims: CaseResult) -> None:

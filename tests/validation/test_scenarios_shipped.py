@@ -22,7 +22,9 @@ OWN += [
     "moe_gen/mixtral-8x7b-a5000",
     "lia/opt-30b-cxl",
 ]
-OWN += [f"moe_cxl/{name}" for name in ("switch-base-128", "custom-32-top-4", "long-context", "device-failure")]
+OWN += [
+    f"moe_cxl/{name}" for name in ("switch-base-128", "custom-32-top-4", "long-context", "device-failure", "placement-shares")
+]
 BLIND: dict[str, Any] = {"workload.profile": {"kind": "uniform"}}
 """Spares the draws of a profile where only sizes matter."""
 

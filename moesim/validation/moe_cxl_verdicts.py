@@ -1,0 +1,104 @@
+"""Owns what is to be said of MoE-CXL's claims as a whole: the sign of each, its mechanism, where it holds and where it cannot.
+
+Knows findings by name; runs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from moesim.validation.moe_cxl_finding import Finding
+
+__all__ = ["verdicts"]
+
+_GAINS = {
+    "TTFT": "",
+    "TPOT": "",
+    "throughput at batch 32": " The batch adds little: from 8 on nearly every expert is used in each step.",
+    "16 K tokens of context": (
+        " The length adds little: a gain grows to where GPU work is as long as copies (some 16 K tokens) and falls beyond it, "
+        "for that work hides the copies."
+    ),
+}
+"""Claim -> what else is to be said of it."""
+
+
+def verdicts(found: Mapping[str, Finding]) -> Iterator[str]:
+    """A line for each claim; `found`: name of a finding -> finding."""
+    yield from (_gain(claim, more, found) for claim, more in _GAINS.items())
+    yield _accuracy(found)
+    yield _penalty(found)
+    yield _device(found)
+    yield _cost(found)
+
+
+def _gain(claim: str, more: str, found: Mapping[str, Finding]) -> str:
+    """Of a claim that is a gain over baselines."""
+    over = _after(f"{claim}, gain over ", found)
+    same = over["same policy on DRAM"]
+    others = {name: one for name, one in over.items() if not name.startswith("same policy")}
+    reached, short = _split(others, same.published)
+    sign = "as claimed" if {one.sign for one in others.values()} == {"as claimed"} else "not always as claimed"
+    return (
+        f"{claim}, {same.published:g} claimed over DeepSpeed-MoE. Sign: {sign}. "
+        "Mechanism: fewer bytes over PCIe (experts kept in GPU memory), copies beside compute, a faster source than the "
+        f"baseline's. Holds against {reached}; falls short against {short}. Cannot come from CXL in the place of page-locked "
+        f"DRAM ({same.simulated:.3g}): a GPU reads both at min(PCIe, device).{more}"
+    )
+
+
+def _accuracy(found: Mapping[str, Finding]) -> str:
+    many, one = found["prefetch accuracy, batch 7"], found["prefetch accuracy, batch 1"]
+    return (
+        f"Prefetch accuracy, {many.published:g} claimed. Sign: a level, not a gain. Mechanism: the more tokens, the more "
+        "experts are used, whoever guesses. Holds from about 7 tokens of a batch on "
+        f"({many.simulated:.2f}; {many.derived:.2f} blindly), where PCIe is busy already and prefetch gains nothing; cannot "
+        f"hold at batch 1 ({one.simulated:.2f})."
+    )
+
+
+def _penalty(found: Mapping[str, Finding]) -> str:
+    cuts = _after("miss penalty, cut against ", found)
+    locked = cuts.pop("page-locked DRAM")
+    reached, short = _split(cuts, locked.published)
+    return (
+        f"Miss penalty, a cut of {locked.published:g} claimed. Sign: as claimed where the baseline copies more slowly than "
+        "PCIe. Mechanism: a copy takes W / min(rates on its way), so what is cut is a ratio of rates, and the claim needs a "
+        f"baseline at a third of PCIe. Holds against {reached}; smaller against {short}; cannot hold against page-locked DRAM "
+        f"({locked.simulated:.3g})."
+    )
+
+
+def _device(found: Mapping[str, Finding]) -> str:
+    a, c = (found[f"device choice, step with CXL-{letter} over CXL-D"] for letter in "AC")
+    return (
+        f"Device choice, up to {100 * (c.published - 1):.0f} % claimed. Sign: as claimed or none. Mechanism: PCIe caps every "
+        f"device that is faster. Holds for the one that is slower ({c.simulated:.3g} times as long with CXL-C); cannot hold "
+        f"among the others ({a.simulated:.3g}). Latencies of some hundred ns do not count beside copies of milliseconds; only "
+        "what computes on the CPU sees the full spread of the devices."
+    )
+
+
+def _cost(found: Mapping[str, Finding]) -> str:
+    alone = found["cost, cut of capital per token, prompt of 32 K tokens alone, 96 GB"]
+    batch = found["cost, cut of capital per token, batch 1"]
+    fast, slow = (found[f"share of GPU-only speed, {job}"].simulated for job in ("prompt of 32 K tokens", "decode of 1"))
+    return (
+        f"Cost, a cut of {alone.published:g} at 0.95 of GPU-only speed claimed. Sign: as claimed for prompts, opposite for "
+        "decode. Mechanism: CXL memory is cheaper than a second card, but who waits for uploads pays for the machine longer. "
+        f"Holds for long prompts alone ({alone.simulated:.2f} at {fast:.3g} of the speed: 32 K tokens, 96 GB at 7.5 USD/GB); "
+        f"cannot hold in decode ({slow:.2g} of the speed at batch 1, a token {1 - batch.simulated:.0f} times as dear)."
+    )
+
+
+def _after(head: str, found: Mapping[str, Finding]) -> dict[str, Finding]:
+    """Those whose name begins with `head`, by the rest of it."""
+    return {name.removeprefix(head): one for name, one in found.items() if name.startswith(head)}
+
+
+def _split(found: Mapping[str, Finding], published: float) -> tuple[str, str]:
+    """Conditions with their numbers: those that reach what is published, and those that do not."""
+    told = {name: f"{name} ({one.simulated:.3g})" for name, one in found.items()}
+    reached = [text for name, text in told.items() if found[name].simulated >= published]
+    short = [text for name, text in told.items() if found[name].simulated < published]
+    return ", ".join(reached) or "none", ", ".join(short) or "none"
