@@ -13,9 +13,9 @@ import pytest
 from moesim.experiment.threshold import sweep_threshold
 from moesim.scenario.run import loaded, run
 from moesim.validation import CaseResult, reproduce
-from moesim.validation import cxl_expert as paper
-from moesim.validation import cxl_expert_claims as claims
-from moesim.validation.cxl_expert_inputs import INPUTS
+from moesim.validation.cxl_expert import claims
+from moesim.validation.cxl_expert import table as paper
+from moesim.validation.cxl_expert.inputs import INPUTS
 from moesim.validation.waterfall import Step, fall
 from moesim.workload.zipf import expected_counts
 

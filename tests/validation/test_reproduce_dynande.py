@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from moesim.validation import reproduce
-from moesim.validation.dynande import relative
+from moesim.validation.systems.dynande import relative
 
 
 def test_order_is_the_published_one() -> None:

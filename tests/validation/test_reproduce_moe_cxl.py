@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from moesim.validation import CaseResult, reproduce
-from moesim.validation.moe_cxl_finding import Finding
-from moesim.validation.moe_cxl_guesses import break_even, without_history
-from moesim.validation.moe_cxl_setups import CXL, DRAM, NVME, ONE, tried
+from moesim.validation.moe_cxl.finding import Finding
+from moesim.validation.moe_cxl.guesses import break_even, without_history
+from moesim.validation.moe_cxl.setups import CXL, DRAM, NVME, ONE, tried
 
 W = 3 * 4096 * 14336 * 2.0
 """Bytes of an expert of Mixtral-8x7B."""

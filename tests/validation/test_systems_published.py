@@ -6,8 +6,8 @@ import pytest
 
 from moesim.scenario.run import loaded, run
 from moesim.validation import CaseResult, Row, reproduce
-from moesim.validation import ktransformers as hybrid
-from moesim.validation import resident_serving as resident
+from moesim.validation.systems import ktransformers as hybrid
+from moesim.validation.systems import resident_serving as resident
 
 
 @pytest.fixture(scope="module")

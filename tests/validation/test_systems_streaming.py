@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from moesim.validation import moe_gen, moe_lightning, reproduce
-from moesim.validation.lia import by_equations
+from moesim.validation import reproduce
 from moesim.validation.pace import Pace, through_point
+from moesim.validation.systems import moe_gen, moe_lightning
+from moesim.validation.systems.lia import by_equations
 
 NEAR = moe_lightning.Constants(streaming=0.402, efficiency=0.125, attention=1.62e9)
 """About what is fitted, which takes too long here."""

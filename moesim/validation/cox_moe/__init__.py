@@ -1,3 +1,1 @@
-"""Published results of CoX-MoE: its ablation, its gains across a grid, and what its profile says of memory and placement."""
-
-from __future__ import annotations
+"""Published results of CoX-MoE: its ablation, and its gains over two systems on three machines with three models."""

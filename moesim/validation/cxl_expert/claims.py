@@ -11,8 +11,8 @@ from typing import Any
 from moesim.experiment.threshold import PERCENT, Sweep, sweep_threshold
 from moesim.scenario.run import loaded, run
 from moesim.validation.case import Case, Exhibit, Explanation, Findings, Row
-from moesim.validation.cxl_expert import PRINTED, SCHEME
-from moesim.validation.cxl_expert_inputs import INPUTS
+from moesim.validation.cxl_expert.inputs import INPUTS
+from moesim.validation.cxl_expert.table import PRINTED, SCHEME
 
 __all__ = ["QUANTISATION", "THRESHOLD", "VALUES"]
 

@@ -11,7 +11,7 @@ from typing import Any
 from moesim.results.result import Result
 from moesim.scenario.run import loaded, run
 from moesim.validation.case import Case, Exhibit, Findings, Row
-from moesim.validation.cxl_expert_inputs import INPUTS
+from moesim.validation.cxl_expert.inputs import INPUTS
 from moesim.validation.waterfall import Step, Waterfall, fall
 
 __all__ = ["GPU_ONLY", "NEAR_DATA", "PRINTED", "SCHEME", "TABLE", "conditions", "steps"]

@@ -15,7 +15,7 @@ from moesim.policies.base import Deployment
 from moesim.policies.problem import Problem
 from moesim.results.result import Result
 from moesim.scenario.run import loaded, problem_of, run_loaded
-from moesim.validation.moe_cxl_account import Account, account
+from moesim.validation.moe_cxl.account import Account, account
 from moesim.validation.parts import profile
 
 __all__ = [

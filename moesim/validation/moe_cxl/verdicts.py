@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from moesim.validation.moe_cxl_finding import Finding
+from moesim.validation.moe_cxl.finding import Finding
 
 __all__ = ["verdicts"]
 

@@ -13,10 +13,10 @@ import numpy as np
 from moesim.policies.moe_cxl import MoeCxl
 from moesim.scenario.run import loaded, problem_of, run
 from moesim.validation.case import Case, Findings
-from moesim.validation.moe_cxl_ablations import ablations
-from moesim.validation.moe_cxl_finding import Finding, table
-from moesim.validation.moe_cxl_guesses import Guesses, break_even, guesses, without_history
-from moesim.validation.moe_cxl_setups import (
+from moesim.validation.moe_cxl.ablations import ablations
+from moesim.validation.moe_cxl.finding import Finding, table
+from moesim.validation.moe_cxl.guesses import Guesses, break_even, guesses, without_history
+from moesim.validation.moe_cxl.setups import (
     BUSY,
     CXL,
     DRAM,
@@ -35,7 +35,7 @@ from moesim.validation.moe_cxl_setups import (
     only,
     tried,
 )
-from moesim.validation.moe_cxl_verdicts import verdicts
+from moesim.validation.moe_cxl.verdicts import verdicts
 
 __all__ = ["CLAIMS"]
 

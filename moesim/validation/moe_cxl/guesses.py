@@ -16,7 +16,7 @@ from moesim.policies.moe_cxl import MoeCxl
 from moesim.policies.moe_cxl_history import SequenceHistory
 from moesim.policies.problem import Problem
 from moesim.scenario.run import loaded, problem_of
-from moesim.validation.moe_cxl_setups import DRAM
+from moesim.validation.moe_cxl.setups import DRAM
 from moesim.workload.table import RoutingTable
 
 __all__ = ["Guesses", "break_even", "guesses", "replayed", "without_history"]
