@@ -171,7 +171,9 @@ class Resolver:
             found = self._profile(name, path, chain)
             if found is not None:
                 below = found if below is None else merge(below, found)
-        return result if below is None else replace(merge(below, result), place=node.place, key=node.key)
+        if below is None:
+            return result
+        return replace(merge(below, replace(result, whole=False)), place=node.place, key=node.key)
 
     def _profile(self, name: Node, path: Path, chain: tuple[FilePath, ...]) -> Node | None:
         where = (*path, "profile")
@@ -209,7 +211,7 @@ class Resolver:
         else:
             return node
         fields = self._model_fields(file, inline="hidden" in own.value)
-        return own if fields is None else merge(from_plain(fields, file.place), own)
+        return own if fields is None else merge(from_plain(fields, file.place), replace(own, whole=False))
 
     def _model_fields(self, named: Node, *, inline: bool) -> Any:
         from moesim import model

@@ -218,6 +218,14 @@ def test_set_inside_a_union_default_keeps_its_kind() -> None:
     )
 
 
+def test_set_a_whole_part_by_name_with_changes() -> None:
+    """What stands in a file may stand in an override: a profile or a named model, and what differs from it."""
+    machine = {"profile": "a100-xeon8452y", "devices": {"gpu": {"launch": "2 ms"}}}
+    found = load("good.yaml", sets={"hardware": machine, "model": {"name": "qwen3-30b-a3b", "top_k": 4}}).scenario
+    assert (found.hardware.name, found.hardware.gpu.launch) == ("a100-xeon8452y", 2e-3)
+    assert (found.model.name, found.model.top_k, found.model.experts) == ("qwen3-30b-a3b", 4, 128)
+
+
 def test_set_list_entry_of_a_profile() -> None:
     loaded = with_set(
         "hardware.tiers.cxl={kind: cxl, at: far, capacity: 64 GB, read: 20 GB/s}",
