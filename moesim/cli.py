@@ -123,7 +123,8 @@ def _about_files(verbs: Any) -> None:
     listing = _verb(verbs, "list", _list, "what there is: policies, hardware, models, scenarios, experiments, cases")
     listing.add_argument("what", choices=LISTS)
     listing.add_argument("--json", action="store_true", help="one JSON document on standard output")
-    _verb(verbs, "schema", _schema, "JSON Schema of scenario files, for editors")
+    schema = _verb(verbs, "schema", _schema, "JSON Schema of scenario or experiment files, for editors")
+    schema.add_argument("what", nargs="?", choices=("scenario", "experiment"), default="scenario", help="(default: scenario)")
 
 
 def _verb(verbs: Any, name: str, action: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
@@ -152,6 +153,7 @@ def _load(options: argparse.Namespace) -> Any:
 
 def _run(options: argparse.Namespace) -> int:
     from moesim.results.table import run_table
+    from moesim.scenario.catalogue import shown
     from moesim.scenario.run import out_directory, run_loaded
 
     this = _load(options)
@@ -178,7 +180,7 @@ def _run(options: argparse.Namespace) -> int:
     if spread is not None:
         print(f"\n{spread.table(result.summary)}")
     print(
-        f"\nresults in {place}"
+        f"\nresults in {shown(place)}"
         + (f", timeline in {options.trace} (open it at https://ui.perfetto.dev)" if options.trace else "")
     )
     return 0
@@ -348,7 +350,10 @@ def _entries(what: str) -> list[dict[str, str]]:
 
 
 def _schema(options: argparse.Namespace) -> int:
-    from moesim.scenario import json_schema
+    if options.what == "experiment":
+        from moesim.experiment.editors import json_schema
+    else:
+        from moesim.scenario import json_schema
 
     _print_json(json_schema())
     return 0

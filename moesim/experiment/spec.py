@@ -23,6 +23,7 @@ class List(Spec):
 
     kind: Literal["list"] = "list"
     values: tuple[Any, ...] = Field(min_length=1)
+    """What the path is set to, one after another: whatever may stand there in a scenario."""
     labels: tuple[int | float | str, ...] | None = None
     """What tables and figures call the values, where they are not numbers that speak for themselves."""
 
@@ -32,7 +33,9 @@ class Range(Spec):
 
     kind: Literal["range"] = "range"
     low: Edge
+    """The first value."""
     high: Edge
+    """The last value, in the unit of `low`."""
     points: int | None = Field(None, ge=2)
     """How many values; this or `step`."""
     step: Edge | None = None
@@ -52,8 +55,11 @@ class LogRange(Spec):
 
     kind: Literal["log"] = "log"
     low: Edge
+    """The first value, above zero."""
     high: Edge
+    """The last value, in the unit of `low`."""
     points: int | None = Field(None, ge=2)
+    """How many values; a design that draws between the ends needs none."""
     whole: bool = False
     """Rounds each value to a whole number."""
 
@@ -87,7 +93,9 @@ class LatinHypercube(Spec):
 
     kind: Literal["latin_hypercube"] = "latin_hypercube"
     points: int = Field(ge=1)
+    """How many settings."""
     seed: int = Field(0, ge=0)
+    """Of the draw of the settings; the runs' own randomness is the scenario's `seed`."""
 
 
 class Sobol(Spec):
@@ -95,8 +103,9 @@ class Sobol(Spec):
 
     kind: Literal["sobol"] = "sobol"
     points: int = Field(ge=1)
-    """A power of two keeps the balance of the sequence."""
+    """How many settings: a power of two, which keeps the balance of the sequence."""
     seed: int = Field(0, ge=0)
+    """Of the scrambling."""
 
     @model_validator(mode="after")
     def _power_of_two(self) -> Sobol:

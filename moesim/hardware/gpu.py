@@ -32,6 +32,7 @@ class ExpertFormat(Spec):
     compute: ComputeRate | None = None
     """Dense peak of the operands, FLOP/s; that of BF16 if not given (weights are unpacked, the product is in BF16)."""
     experts: Annotated[Roofline | Table, Field(discriminator="kind")]
+    """Cost of an expert of this format."""
 
 
 class Gpu(Device):
@@ -50,13 +51,17 @@ class Gpu(Device):
     compute: ComputeRate
     """Dense BF16 peak, FLOP/s."""
     experts: Annotated[Roofline | Table | PerToken, Field(discriminator="kind")] = Roofline()
+    """Cost of an expert: a roofline, an interpolated table, or a price per token."""
     formats: dict[str, ExpertFormat] = Field(default_factory=dict)
     """Costs of experts in packed formats by name; those in more bits, and all without any, cost `experts`."""
     gemm: Roofline = Roofline(streaming=0.83, efficiency=0.8, q=3.0)
     """Projections, shared experts and dense layers."""
     attention: Attention = Attention()
+    """Cost of the attention core."""
     launch: Duration = 5e-6
+    """Fixed seconds per kernel call: one for each fused group of resident experts, one for each uploaded expert."""
     fused: bool = True
+    """One call for all resident experts of a visit if true, one per active expert otherwise."""
 
     def expert_time(
         self, tokens: ArrayLike, weight_bytes: ArrayLike, flops_per_token: float, bandwidth: ArrayLike | None = None

@@ -31,9 +31,11 @@ class NearDataUnit(Device):
     bandwidth: Bandwidth | None = None
     """Internal bandwidth, B/s; without it the read bandwidth of the tier."""
     compute: ComputeRate
-    """FLOP/s."""
+    """FLOP/s that its arithmetic reaches."""
     experts: Annotated[Roofline | PerToken, Field(discriminator="kind")] = Roofline(streaming=1.0, efficiency=1.0, q=math.inf)
+    """Cost of an expert: a roofline (by default one that reaches both rates), or a price per token."""
     attention: Attention = Attention(streaming=1.0, efficiency=1.0)
+    """Cost of the attention core where a policy gives it to this unit."""
 
     def expert_time(
         self, tokens: ArrayLike, weight_bytes: ArrayLike, flops_per_token: float, bandwidth: ArrayLike | None = None

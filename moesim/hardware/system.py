@@ -62,7 +62,9 @@ class System(Spec):
 
     kind: Literal["system"] = "system"
     name: str = ""
+    """How results call the machine; the profile's file name if not given."""
     description: str = ""
+    """One sentence about it, which lists show."""
     devices: dict[str, AnyDevice]
     """Name -> what computes; exactly one GPU."""
     tiers: dict[str, Tier]

@@ -17,7 +17,7 @@ from moesim.model import Architecture
 from moesim.scenario.catalogue import classes
 from moesim.scenario.schema import Head
 
-__all__ = ["json_schema"]
+__all__ = ["draft7", "json_schema"]
 
 Schema = dict[str, Any]
 
@@ -30,7 +30,7 @@ def json_schema() -> Schema:
     kinds = {part: _kinds(group) for part, group in _GROUPS.items()}
     every: list[type[BaseModel]] = [System, Architecture, Head, *(spec for part in kinds.values() for spec in part.values())]
     models, whole = models_json_schema([(spec, "validation") for spec in dict.fromkeys(every)])
-    definitions: Schema = {name: _draft7(definition) for name, definition in whole["$defs"].items()}
+    definitions: Schema = {name: draft7(definition) for name, definition in whole["$defs"].items()}
     refs = {spec: _name(models[(spec, "validation")]) for spec in dict.fromkeys(every)}
     for name in _reachable(definitions, refs[System]):
         definitions[name] = _part(definitions[name])
@@ -50,8 +50,8 @@ def json_schema() -> Schema:
             **head,
             "hardware": {"anyOf": [_word("Name of a hardware profile."), _ref(refs[System])]},
             "model": {"anyOf": [_word("Name of a model, or path of a config.json."), _ref(refs[Architecture])]},
-            "workload": _ref("workload"),
-            "policy": {"anyOf": [_word("Name of a policy, or module:Class."), _ref("policy"), _PLUGIN]},
+            "workload": {"anyOf": [_ref("workload"), _PARTIAL]},
+            "policy": {"anyOf": [_word("Name of a policy, or module:Class."), _ref("policy"), _PLUGIN, _PARTIAL]},
         },
         "definitions": definitions,
     }
@@ -61,6 +61,12 @@ _PLUGIN: Schema = {
     "type": "object",
     "required": ["kind"],
     "properties": {"kind": {"type": "string", "pattern": ":", "description": "module:Class beside the scenario file."}},
+}
+
+_PARTIAL: Schema = {
+    "type": "object",
+    "not": {"required": ["kind"]},
+    "description": "Changes to the part of the scenario that is extended, whose kind stays.",
 }
 
 
@@ -81,10 +87,10 @@ def _name(reference: Any) -> str:
     return str(reference["$ref"]).rsplit("/", 1)[1]
 
 
-def _draft7(part: Any) -> Any:
+def draft7(part: Any) -> Any:
     """The same in the older words: definitions, tuples as lists, no keywords beside a reference."""
     if isinstance(part, list):
-        return [_draft7(item) for item in part]
+        return [draft7(item) for item in part]
     if isinstance(part, float) and not math.isfinite(part):
         return f"{part:+}".replace("+inf", ".inf").replace("-inf", "-.inf")  # as YAML writes it; JSON has no word for it
     if not isinstance(part, dict):
@@ -92,7 +98,7 @@ def _draft7(part: Any) -> Any:
     if "prefixItems" in part:
         items = part["prefixItems"]
         part = {key: value for key, value in part.items() if key != "prefixItems"} | {"items": {"anyOf": items}}
-    changed = {key: _draft7(value) for key, value in part.items() if key != "discriminator"}
+    changed = {key: draft7(value) for key, value in part.items() if key != "discriminator"}
     if "oneOf" in changed:  # a part that gets its kind from a profile fits several branches
         changed["anyOf"] = changed.pop("oneOf")
     if isinstance(changed.get("$ref"), str):

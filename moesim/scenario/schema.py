@@ -56,6 +56,7 @@ class Head(Spec):
     replicate: Count = 0
     """Number of the replicate: other draws under the same seed."""
     simulation: Simulation = Simulation()
+    """How the run is made, not what is run."""
     faults: tuple[Fault, ...] = ()
     """Tiers that fail while the job runs, and come back."""
     compare: tuple[str, ...] = ()

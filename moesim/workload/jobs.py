@@ -57,6 +57,7 @@ class Offline(Spec):
     output: Lengths | None = None
     """Tokens generated for each request, the prefill pass's first token included; may be left out with a trace."""
     routing: AnyRouting
+    """Which experts tokens ask for."""
     profile: Profile = HeldOut()
     """What placements know beforehand about the popularity of experts."""
 
@@ -71,7 +72,9 @@ class LayerBatch(Spec):
 
     kind: Literal["layer_batch"] = "layer_batch"
     tokens: int = Field(ge=1)
+    """Tokens of the batch."""
     routing: AnyRouting
+    """Which experts tokens ask for."""
     profile: Profile = HeldOut()
     """What placements know beforehand about the popularity of experts."""
 

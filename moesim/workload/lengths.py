@@ -28,10 +28,13 @@ class LogNormal(Spec):
 
     kind: Literal["lognormal"] = "lognormal"
     median: float = Field(gt=0)
+    """Tokens that half of the requests stay below."""
     sigma: float = Field(ge=0)
     """Standard deviation of the natural logarithm."""
     minimum: int = Field(default=1, ge=1)
+    """Shorter ones are drawn out to this many tokens."""
     maximum: int = Field(default=1_000_000, ge=1)
+    """Longer ones are cut to this many tokens."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -45,7 +48,9 @@ class UniformLengths(Spec):
 
     kind: Literal["uniform"] = "uniform"
     minimum: int = Field(ge=1)
+    """The fewest tokens."""
     maximum: int = Field(ge=1)
+    """The most tokens."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

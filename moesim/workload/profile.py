@@ -35,6 +35,7 @@ class OtherTasks(Spec):
 
     kind: Literal["tasks"] = "tasks"
     tasks: tuple[str, ...] = Field(min_length=1)
+    """Names of tasks in the trace."""
 
 
 class Uniform(Spec):

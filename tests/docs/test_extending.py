@@ -13,19 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from doc_pages import ROOT, blocks, commands, read, texts
 
 from moesim import cli, plugins
 from moesim.testing.cases import CASES
 
-ROOT = Path(__file__).resolve().parents[2]
 PLUGIN = ROOT / "scenarios" / "plugin"
-PAGE = (ROOT / "docs" / "extending.md").read_text("utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+PAGE = read("docs/extending.md")
 TEST_FILE = '"""test_my_policy.py"""'
 
 
 def _blocks(language: str) -> list[str]:
-    return [text for kind, text in BLOCKS if kind == language]
+    return texts(PAGE, language)
 
 
 @pytest.fixture
@@ -42,7 +41,7 @@ def _timeless(text: str) -> list[str]:
 
 
 def test_every_block_is_of_a_kind_that_is_run() -> None:
-    assert {kind for kind, _ in BLOCKS} == {"python", "sh", "text", "toml"}
+    assert {block.language for block in blocks(PAGE)} == {"python", "sh", "text", "toml"}
     assert [len(_blocks(kind)) for kind in ("sh", "text", "toml")] == [2, 1, 1]
 
 
@@ -81,8 +80,7 @@ def test_the_policy_that_remembers_is_sound() -> None:
 
 def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
-    for command in _blocks("sh")[0].splitlines():
-        program, verb, scenario, *rest = command.split()
+    for program, verb, scenario, *rest in commands(_blocks("sh")[0]):
         assert program == "moesim"
         short = ["--set", "workload.requests=1", "--set", "workload.output=2", "--set", "workload.prompt=8"]
         assert cli.main([verb, str(ROOT / scenario), *rest, *short, "--out", "out"]) == 0
@@ -94,7 +92,7 @@ def test_the_test_file_passes(tmp_path: Path) -> None:
     """With the shipped policy beside it, in a folder that knows nothing of this project's settings."""
     (tmp_path / "my_policy.py").write_text(_blocks("python")[0], "utf-8")
     (tmp_path / "test_my_policy.py").write_text(next(text for text in _blocks("python") if TEST_FILE in text), "utf-8")
-    command = _blocks("sh")[1].split()
+    (command,) = commands(_blocks("sh")[1])
     assert command[0] == "python"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(

@@ -2,32 +2,51 @@
 
 from __future__ import annotations
 
-import re
+import tomllib
 from pathlib import Path
 
 import pytest
+from doc_pages import ROOT, Session, blocks, commands, read, texts
 
 from moesim import cli
 
-ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text("utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+README = read("README.md")
 
 
 def _blocks(language: str) -> list[str]:
-    return [text for kind, text in BLOCKS if kind == language]
+    return texts(README, language)
 
 
-def _timeless(text: str) -> list[str]:
-    """Lines without the wall-clock time and the place of the results."""
-    lines = [re.sub(r"simulated in [^)]*", "simulated in ...", line.rstrip()) for line in text.strip().splitlines()]
-    return [line for line in lines if not line.startswith(("$ ", "results in"))]
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that looks like a clone of the repository to somebody who runs scenarios in it."""
+    (tmp_path / "scenarios").symlink_to(ROOT / "scenarios")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
-def test_the_output_shown_is_the_output_of_quickstart(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    shown = next(text for text in _blocks("text") if "quickstart:" in text)
-    assert cli.main(["run", str(ROOT / "scenarios" / "quickstart.yaml"), "--out", str(tmp_path / "run")]) == 0
-    assert _timeless(shown) == _timeless(capsys.readouterr().out)
+def test_the_output_shown_is_the_output_of_quickstart(capsys: pytest.CaptureFixture[str], clone: Path) -> None:
+    (shown,) = blocks(README, "text")
+    assert shown.text.startswith("$ moesim run scenarios/quickstart.yaml\n")
+    Session(lambda: capsys.readouterr().out).play(shown)
+    assert (clone / "runs" / "quickstart-lru" / "result.json").is_file()
+
+
+def test_the_shipped_pair_is_compared(capsys: pytest.CaptureFixture[str], clone: Path) -> None:
+    (words,) = commands(_blocks("sh")[-1])
+    assert words[0] == ".venv/bin/moesim"
+    short = ["--set", "workload.requests=1", "--set", "workload.output=2", "--set", "workload.prompt=8"]
+    assert cli.main([*words[1:], *short, "--jobs", "1"]) == 0
+    assert "my_policy:MyPolicy" in capsys.readouterr().out
+
+
+def test_what_the_two_commands_run_is_there() -> None:
+    first, second = (commands(text) for text in _blocks("sh")[:2])
+    assert [words[0] for words in first] == ["python3", ".venv/bin/pip", ".venv/bin/moesim"]
+    assert [words[0] for words in second] == ["python3", ".venv/bin/pip", ".venv/bin/python"]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    assert second[1][-1] == ".[test]"
+    assert any(needed.startswith("pytest-xdist") for needed in extras["test"])  # which `-n 2` is an option of
 
 
 def test_the_scenario_shown_is_the_one_shipped() -> None:
@@ -43,11 +62,6 @@ def test_the_policy_shown_is_the_one_shipped_and_fits_thirty_lines() -> None:
 
 def test_there_are_exactly_two_commands_and_each_is_one_line() -> None:
     section = README.split("## Two commands")[1].split("\n## ")[0]
-    commands = re.findall(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
-    assert len(commands) == 2
-    assert all(command.count("\n") == 1 for command in commands)
-
-
-@pytest.mark.parametrize("path", re.findall(r"\]\((?!https?:)([^)#]+)\)", README))
-def test_links_lead_somewhere(path: str) -> None:
-    assert (ROOT / path).exists()
+    lines = texts(section, "sh")
+    assert len(lines) == 2
+    assert all(line.count("\n") == 1 for line in lines)

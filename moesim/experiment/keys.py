@@ -1,0 +1,291 @@
+"""`python -m moesim.experiment.keys [FILE | --check]`: writes docs/scenario-keys.md from the specs that read the files.
+
+Knows specs by their JSON Schema; adds no word of its own about any key, only how files are put together.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from moesim.experiment.key_words import default_words, mark, type_words
+from moesim.experiment.spec import Experiment
+from moesim.hardware.system import System
+from moesim.model import Architecture
+from moesim.plugins import BUILT_IN, find
+from moesim.scenario.schema import Head
+
+__all__ = ["Place", "Section", "main", "page", "sections"]
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "scenario-keys.md"
+Schema = dict[str, Any]
+
+
+class Place(NamedTuple):
+    """Where a spec may stand."""
+
+    path: str
+    """Dotted; `*` for a name or a number."""
+    within: str
+    """Kind of the part that it lies in, empty where there is but one."""
+
+
+class Chapter(NamedTuple):
+    """Some specs that belong together, and what has to be said of them as a whole."""
+
+    title: str
+    intro: str
+    roots: tuple[tuple[str, type[BaseModel]], ...]
+    """(dotted path at which it stands, spec)."""
+    own: bool = True
+    """Whether the roots themselves get a section, or only what lies in them."""
+
+
+class Section(NamedTuple):
+    """One spec: where it may stand, and its keys."""
+
+    places: tuple[Place, ...]
+    kinds: tuple[str, ...]
+    schema: Schema
+    chapter: str
+
+    @property
+    def title(self) -> str:
+        """Its heading; a part of several kinds that is another one in each of them says in which."""
+        path, within = self.places[0]
+        if not self.kinds and path in ("", self.chapter.lower()):
+            return f"{self.chapter}, top level"
+        kinds = " or ".join(f"`{kind}`" for kind in self.kinds)
+        return f"`{path}`, kind {kinds}" if kinds else f"`{path}` in `{within}`" if within else f"`{path}`"
+
+    @property
+    def anchor(self) -> str:
+        """What a link to its heading says: the rule of GitHub and most others."""
+        return re.sub(r"[^\w\- ]", "", self.title.lower()).replace(" ", "-")
+
+    @property
+    def keys(self) -> dict[str, Schema]:
+        """Key -> its schema, those that have to be given first; the `kind` stands in the heading."""
+        fields = self.schema.get("properties", {})
+        return {name: fields[name] for name in sorted(fields, key=lambda name: name not in self.needed) if name != "kind"}
+
+    @property
+    def needed(self) -> list[str]:
+        """The keys that have no default."""
+        return list(self.schema.get("required", []))
+
+
+_INTRO = """# Every key
+
+What a scenario, an experiment and a hardware profile may say, from the classes that read them. Written by
+`python -m moesim.experiment.keys`; do not edit. `moesim schema` and `moesim schema experiment` print the same as JSON Schema:
+`moesim schema > scenario.schema.json`, and `# yaml-language-server: $schema=scenario.schema.json` as the first line of a
+file, and an editor completes and checks while you type. `moesim check FILE` says everything that is wrong with a file.
+
+How to read it:
+
+* A heading is the place in the file, written as `--set` takes it; `*` is a name of your own, or the number of an entry of a
+  list. Where a part has several kinds, the key `kind` chooses one, and the heading names it.
+* *required* keys have to be given, by the file, by what it extends, or by a profile. A default of `-` is nothing at all, one of
+  *its own* is what the keys of that mapping are by default.
+* Quantities carry their unit, as in the example of the type: `64 GB/s`, `100 ns`, `48 GiB`. Bits and bare numbers are refused.
+* Relative paths start from the folder of the file that says them.
+
+Any scalar of a scenario or a profile may also say what it rests on; `spread` is what `moesim run --uncertainty` draws from:
+
+```yaml
+hardware:
+  tiers:
+    hbm: {capacity: {value: 24 GB, basis: assumed, source: "half of the card", spread: [20 GB, 28 GB]}}
+```
+"""
+
+_SCENARIO = """A scenario is a YAML file. `extends: NAME or PATH` lays it over another one: mappings are joined key by key,
+anything else is replaced. Beside the keys below it has four parts, each with a chapter of its own:
+
+| key | type | default | meaning |
+|---|---|---|---|
+| `extends` | text | - | Scenario that this one changes: a path from this file, or a name. |
+| `hardware` | text or mapping | *required* | The machine, or its name (`moesim list hardware`). |
+| `model` | text or mapping | *required* | The model's shape, its name (`moesim list models`) or the path of a `config.json`. |
+| `workload` | mapping | *required* | What is asked for. |
+| `policy` | text or mapping | `on_demand` | A policy with parameters, its name (`moesim list policies`), or `module:Class`. |
+"""
+
+_HARDWARE = """A machine is a graph: devices and tiers sit at nodes, links join nodes. In every mapping of a machine,
+`profile: NAME` (or a list of names, later ones over earlier ones) starts from hardware profiles, and the keys beside it
+change what they say.
+"""
+
+_PROFILES = """A hardware profile is a YAML file, found by its name beside the scenario, in `hardware_profiles/` there or above,
+in `hardware_profiles/` of the folders that `MOESIM_PATH` names, or among those that ship. It holds one machine, device, tier or
+link: the keys of its `kind` in the chapter above, without those that place it (`at`, `ends`), which the machine says that uses
+it. A file may start from others by `profile`. Beside the keys of its kind it may have, at any depth:
+
+| key | type | default | meaning |
+|---|---|---|---|
+| `profile` | text or list of text | - | Profiles that this part starts from. |
+| `summary` | text | - | One sentence, which `moesim list hardware` shows. |
+| `source` | text | - | Where the values inside come from, unless a value says so itself. |
+| `basis` | text | - | `measured`, `datasheet`, `derived` or `assumed`: how the values inside were come by. |
+| `note` | text | - | What else a reader of the values should know. |
+| `date` | text | - | When the values held, such as prices. |
+
+[hardware.md](hardware.md) says where the values that ship come from.
+"""
+
+_MODEL = """By name, by the path of a Hugging Face `config.json`, or key by key. Keys beside a name or a path change what it
+says: `model: {name: mixtral-8x7b, precision: {experts: int4}}`, `model: {config: PATH, top_k: 4}`.
+"""
+
+_WORKLOAD = """What is asked for: how many requests, how long they are, and which experts their tokens take. `routing` may
+also be a class of your own, `kind: module:Class` of a module on the Python path.
+"""
+
+_POLICY = """The parameters of every policy stand in [policies.md](policies.md), which is written from the same classes. A
+parameter is a key beside `kind`: `policy: {kind: cox_moe, residents: 16}`. Some parameters are mappings themselves:
+"""
+
+_EXPERIMENT = """A YAML file for `moesim sweep` and `moesim optimize`. Short forms: a plain list is an axis of kind `list`, also
+inside `paths`; a word is a design of that `kind`; `policies: all` takes every policy. `scenario` may be a mapping:
+`{extends: quickstart, workload: {requests: 2}}`.
+"""
+
+
+def _chapters() -> list[Chapter]:
+    def kinds(group: str, path: str) -> tuple[tuple[str, type[BaseModel]], ...]:
+        return tuple((path, find(group, name)) for name in BUILT_IN[group])
+
+    return [
+        Chapter("Scenario", _SCENARIO, (("", Head),)),
+        Chapter("Hardware", _HARDWARE, (("hardware", System),)),
+        Chapter("Hardware profiles", _PROFILES, ()),
+        Chapter("Model", _MODEL, (("model", Architecture),)),
+        Chapter("Workload", _WORKLOAD, kinds("workload", "workload")),
+        Chapter("Policy", _POLICY, kinds("policies", "policy"), own=False),
+        Chapter("Experiment", _EXPERIMENT, (("", Experiment),)),
+    ]
+
+
+def sections() -> dict[str, list[Section]]:
+    """Chapter -> its sections, in the order of the page."""
+    return {chapter.title: list(made) for chapter, made in _laid_out()[0]}
+
+
+def _laid_out() -> tuple[list[tuple[Chapter, list[Section]]], dict[str, Section]]:
+    """Every chapter with its sections, and the section of each definition."""
+    chapters = _chapters()
+    specs = dict.fromkeys(spec for chapter in chapters for _, spec in chapter.roots)
+    names, whole = models_json_schema([(spec, "validation") for spec in specs])
+    definitions: Schema = whole["$defs"]
+    laid: list[tuple[Chapter, list[Section]]] = []
+    every: dict[str, Section] = {}
+    for chapter in chapters:
+        roots = [(path, _target(names[(spec, "validation")])) for path, spec in chapter.roots]
+        found = _reached(definitions, roots)
+        left_out = set(every) if chapter.own else {*every, *(name for _, name in roots)}
+        wanted = [name for name in found if name not in left_out]
+        made = {
+            name: Section(tuple(found[name]), _kinds(definitions[name]), definitions[name], chapter.title) for name in wanted
+        }
+        every.update(made)
+        laid.append((chapter, list(made.values())))
+    return laid, every
+
+
+def _target(reference: Any) -> str:
+    return str(reference["$ref"]).rsplit("/", 1)[1]
+
+
+def _kinds(definition: Schema) -> tuple[str, ...]:
+    kind = definition.get("properties", {}).get("kind", {})
+    return tuple(map(str, kind.get("enum", [kind["const"]] if "const" in kind else [])))
+
+
+def _reached(definitions: Schema, roots: Sequence[tuple[str, str]]) -> dict[str, list[Place]]:
+    """Definition -> the places at which it may stand, the nearest first."""
+    found: dict[str, list[Place]] = {}
+    waiting = [(Place(path, ""), name) for path, name in roots]
+    while waiting:
+        place, name = waiting.pop(0)
+        if place in found.setdefault(name, []):
+            continue
+        found[name].append(place)
+        kinds = _kinds(definitions[name])
+        within = kinds[0] if len(kinds) == 1 and kinds != ("system",) else ""
+        below = [
+            (Place(path, within), inner)
+            for key, field in definitions[name].get("properties", {}).items()
+            for path, inner in _references(field, f"{place.path}.{key}" if place.path else key)
+        ]
+        waiting = [*below, *waiting]  # what a part is made of stands right after it
+    return found
+
+
+def _references(field: Any, path: str) -> Iterator[tuple[str, str]]:
+    """(path, definition) of everything that a field refers to; a step into a mapping of any names is a `*`."""
+    if "$ref" in field:
+        yield path, _target(field)
+    for word in ("anyOf", "oneOf", "allOf"):
+        for branch in field.get(word, ()):
+            yield from _references(branch, path)
+    for word in ("additionalProperties", "items"):
+        if isinstance(field.get(word), dict):
+            yield from _references(field[word], f"{path}.*")
+
+
+def page() -> str:
+    """The whole page."""
+    laid, every = _laid_out()
+    links = {name: section.anchor for name, section in every.items()}
+    kinds = {name: " or ".join(section.kinds) for name, section in every.items()}
+    definitions = {name: section.schema for name, section in every.items()}
+    parts = [_INTRO, _contents(laid)]
+    for chapter, made in laid:
+        parts.append(f"## {chapter.title}\n")
+        parts += [chapter.intro] if chapter.intro else []
+        parts += [_section(section, links, kinds, definitions) for section in made]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _contents(laid: Iterable[tuple[Chapter, list[Section]]]) -> str:
+    titles = (chapter.title for chapter, _ in laid)
+    return "Chapters: " + ", ".join(f"[{title}](#{title.lower().replace(' ', '-')})" for title in titles) + ".\n"
+
+
+def _section(section: Section, links: dict[str, str], kinds: dict[str, str], definitions: Schema) -> str:
+    about = re.sub(r" (Source|Inferred|Valid): ", r" **\1**: ", " ".join(str(section.schema.get("description", "")).split()))
+    lines = [f"### {section.title}", "", mark(about), ""]
+    others = dict.fromkeys(place.path for place in section.places if place.path != section.places[0].path)
+    if others:
+        lines += [f"Also at {', '.join(f'`{path}`' for path in others)}.", ""]
+    if section.chapter == "Policy":
+        lines += [f"In {', '.join(f'`{name}`' for name in dict.fromkeys(place.within for place in section.places))}.", ""]
+    if section.keys:
+        lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
+    for key, field in section.keys.items():
+        default = "*required*" if key in section.needed else default_words(field, definitions)
+        told = mark(" ".join(str(field.get("description", "")).split()))
+        lines.append(f"| `{key}` | {type_words(field, links, kinds)} | {default} | {told} |")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def main(arguments: list[str]) -> int:
+    """Writes the page; with `--check` changes nothing and returns 1 if it is not what would be written."""
+    if arguments == ["--check"]:
+        stale = PAGE.read_text("utf-8") != page()
+        sys.stderr.write(f"{'stale' if stale else 'up to date'}: docs/scenario-keys.md\n")
+        return int(stale)
+    target = Path(arguments[0]) if arguments else PAGE
+    target.write_text(page(), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
