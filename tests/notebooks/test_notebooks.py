@@ -1,0 +1,82 @@
+"""Every notebook is clean on disk and runs from its first cell to its last, with the small sizes that it names itself."""
+
+from __future__ import annotations
+
+import ast
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).resolve().parents[2]
+BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PATIENCE = 600
+"""Seconds after which a cell counts as stuck: far more than any needs."""
+MAY_IMPORT = ("json", "numpy", "pandas", "pathlib", "pydantic", "tempfile", "typing")
+MOESIM = ("moesim", "moesim.model", "moesim.policies", "moesim.report", "moesim.results", "moesim.testing", "moesim.workload")
+
+
+def _read(path: Path) -> Any:
+    return nbformat.read(path, as_version=4)
+
+
+def _code(book: Any) -> list[Any]:
+    return [cell for cell in book.cells if cell.cell_type == "code"]
+
+
+def _parameters(book: Any) -> Any:
+    (cell,) = (cell for cell in _code(book) if "parameters" in cell.metadata.get("tags", ()))
+    return cell
+
+
+def _assigned(source: str) -> set[str]:
+    return {target.id for node in ast.parse(source).body if isinstance(node, ast.Assign) for target in node.targets}  # type: ignore[attr-defined]
+
+
+def test_there_are_six() -> None:
+    assert [path.stem[:2] for path in BOOKS] == ["01", "02", "03", "04", "05", "06"]
+
+
+@pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.stem)
+def test_nothing_of_a_run_is_kept(path: Path) -> None:
+    book = _read(path)
+    nbformat.validate(book)
+    assert all(not cell.outputs and cell.execution_count is None for cell in _code(book))
+    assert book.cells[0].cell_type == "markdown"
+    assert book.cells[0].source.startswith("# ")
+
+
+@pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.stem)
+def test_small_sizes_are_of_names_that_the_notebook_has(path: Path) -> None:
+    cell = _parameters(_read(path))
+    assert set(cell.metadata["moesim"]["small"]) <= _assigned(cell.source)
+
+
+@pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.stem)
+def test_public_names_only(path: Path) -> None:
+    for cell in _code(_read(path)):
+        for node in ast.walk(ast.parse(cell.source)):
+            names = [node.module] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in names:
+                assert name in MAY_IMPORT or any(name == home or name.startswith(f"{home}.") for home in MOESIM), name
+            assert not (isinstance(node, ast.Attribute) and node.attr.startswith("_"))
+
+
+@pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.stem)
+def test_runs_from_first_to_last(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    book = _read(path)
+    cell = _parameters(book)
+    small = nbformat.v4.new_code_cell("\n".join(f"{name} = {value!r}" for name, value in cell.metadata["moesim"]["small"].items()))
+    book.cells.insert(book.cells.index(cell) + 1, small)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
+    book.metadata["kernelspec"] = {"name": "python3", "display_name": sys.executable}
+    NotebookClient(book, timeout=PATIENCE, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    said = [output.text for cell in _code(book) for output in cell.outputs if output.get("name") == "stderr"]
+    assert not [text for text in said if "Warning" in text]
