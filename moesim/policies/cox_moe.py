@@ -41,11 +41,12 @@ class CoxMoe(SizedPolicy):
     attention micro-batch, and group sizes N_R + N_M + N_C = E (in GPU memory, uploaded every pass, run on the CPU); N_R and the
     tier of the KV cache are common to both phases. Cost of a layer: sum of T_load + T_comp + T_store over the micro-batches
     plus OP3 = max(uploads, GPU experts, CPU experts), see `orchestration`. Experts fill the groups by popularity, most used
-    first.
+    first. Popularity is the workload's profile: expert-aware stratification is `profile: {kind: stratified}`, prompts of
+    prototypes of the run's own requests; the default, other requests of the kind, is the fairer guess.
     Source: CoX-MoE, DAC 2026, arXiv:2605.17889. Published: BF16, groups static, whole batch coalesced, two upload buffers.
-    Inferred: the profile stands for the paper's stratified prototypes; members of N_M and N_C (by popularity) ; micro-batch
-    candidates (powers of two and the batch); the planner uses the costs of the simulated machine, not the paper's constants
-    (144 and 18 TFLOPS, twice the CPU's peaks), and takes all host experts to lie in the best host tier.
+    Inferred: members of N_M and N_C (by popularity); micro-batch candidates (powers of two and the batch); the planner uses the
+    costs of the simulated machine, not the paper's constants (144 and 18 TFLOPS, twice the CPU's peaks), and takes all host
+    experts to lie in the best host tier.
     Valid: one residency for both phases; a cache outside GPU memory means decode attention on the CPU.
     """
 

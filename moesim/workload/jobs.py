@@ -6,6 +6,7 @@ Knows routing and lengths by their slots only.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,10 +18,12 @@ from moesim.spec import Spec
 from moesim.streams import Streams
 from moesim.workload.lengths import Lengths
 from moesim.workload.popularity import PopularityTable
-from moesim.workload.profile import HeldOut, Profile
-from moesim.workload.routing import Routed, Routing
+from moesim.workload.profile import HeldOut, Profile, Stratified
+from moesim.workload.profile import Uniform as Unknown
+from moesim.workload.routing import Routed, Routing, normalised
 from moesim.workload.shared import Shared
 from moesim.workload.sticky import Sticky
+from moesim.workload.strata import popularity
 from moesim.workload.table import Job, Progress, RoutingTable
 from moesim.workload.trace import Trace
 from moesim.workload.zipf import Uniform, Zipf
@@ -64,7 +67,7 @@ class Offline(Spec):
     def build(self, model: Routed, streams: Streams, base: Path, progress: Progress | None = None) -> tuple[Job, RoutingTable]:
         """The job and the routing of its every token. `base`: folder that paths are relative to."""
         job = self.routing.job(self.requests, self.prompt, self.output, model, streams, base, self.profile)
-        return job, self.routing.table(job, model, streams, base, self.profile, progress)
+        return job, _table(self.routing, self.profile, job, model, streams, base, progress)
 
 
 class LayerBatch(Spec):
@@ -82,4 +85,15 @@ class LayerBatch(Spec):
         """The job and the routing of its every token. `base`: folder that paths are relative to."""
         one = np.ones(1, dtype=np.int64)
         job = Job(np.zeros(1), one * self.tokens, one, layers=1, attention=False)
-        return job, self.routing.table(job, model, streams, base, self.profile, progress)
+        return job, _table(self.routing, self.profile, job, model, streams, base, progress)
+
+
+def _table(
+    routing: Routing, profile: Profile, job: Job, model: Routed, streams: Streams, base: Path, progress: Progress | None
+) -> RoutingTable:
+    """The routing with its profile; one of prototypes is learnt from the requests once they are known."""
+    if not isinstance(profile, Stratified):
+        return routing.table(job, model, streams, base, profile, progress)
+    table = routing.table(job, model, streams, base, Unknown(), progress)
+    counts = popularity(table.prefill, profile.prototypes, profile.strata, streams["profile"])
+    return replace(table, profile=normalised(counts))

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from moesim.spec import Spec
 
-__all__ = ["HeldOut", "OtherTasks", "Profile", "Same", "Table", "Uniform"]
+__all__ = ["HeldOut", "OtherTasks", "Profile", "Same", "Stratified", "Table", "Uniform"]
 
 
 class Same(Spec):
@@ -38,6 +38,21 @@ class OtherTasks(Spec):
     """Names of tasks in the trace."""
 
 
+class Stratified(Spec):
+    """Prompts of a few of the run's own requests, drawn from each stratum of similar ones in proportion to its size.
+
+    What they use is counted while they are prefilled, before the run. Source: CoX-MoE, expert-aware stratification.
+    Inferred: the strata are of the requests' use of experts, which sorts them as well as an embedding of their texts could.
+    Valid: a batch that is known beforehand; a benefit that it shows does not carry over to other requests.
+    """
+
+    kind: Literal["stratified"] = "stratified"
+    prototypes: int = Field(default=32, ge=1)
+    """Requests that are prefilled to count."""
+    strata: int = Field(default=8, ge=1)
+    """Clusters of similar requests."""
+
+
 class Uniform(Spec):
     """Nothing is known: every expert as popular as the next."""
 
@@ -52,4 +67,4 @@ class Table(Spec):
     """Relative to the scenario's folder."""
 
 
-Profile = Annotated[Same | HeldOut | OtherTasks | Uniform | Table, Field(discriminator="kind")]
+Profile = Annotated[Same | HeldOut | OtherTasks | Stratified | Uniform | Table, Field(discriminator="kind")]

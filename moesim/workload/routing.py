@@ -86,6 +86,10 @@ class Routing(Spec):
                 lengths = np.full(count, profile.tokens, dtype=np.int64)
                 job = Job(np.zeros(count), lengths, np.ones(count, dtype=np.int64), layers)
                 return normalised(self.prototype(job, model, streams, base))
+            case profiles.Stratified():
+                raise InputError(
+                    Mistake("a profile of kind 'stratified' is learnt from a whole table", path="workload.profile")
+                )
             case profiles.OtherTasks():
                 raise InputError(Mistake("a profile of kind 'tasks' needs routing of kind 'trace'", path="workload.profile"))
 
