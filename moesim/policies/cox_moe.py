@@ -17,6 +17,7 @@ from moesim.policies.base import Deployment, Dispatch, FloatArray, IntArray, Vie
 from moesim.policies.dispatch import in_order
 from moesim.policies.orchestration import Candidates, Devices, Orchestration, Pins, search
 from moesim.policies.placement import SizedPolicy, host_order, place, portions
+from moesim.policies.planner_constants import believed
 from moesim.policies.problem import Problem
 from moesim.policies.sizing import Portions, slots_in_host, too_large
 
@@ -45,8 +46,7 @@ class CoxMoe(SizedPolicy):
     prototypes of the run's own requests; the default, other requests of the kind, is the fairer guess.
     Source: CoX-MoE, DAC 2026, arXiv:2605.17889. Published: BF16, groups static, whole batch coalesced, two upload buffers.
     Inferred: members of N_M and N_C (by popularity); micro-batch candidates (powers of two and the batch); the planner uses the
-    costs of the simulated machine, not the paper's constants (144 and 18 TFLOPS, twice the CPU's peaks), and takes all host
-    experts to lie in the best host tier.
+    costs of the simulated machine unless `planner: published`, and takes all host experts to lie in the best host tier.
     Valid: one residency for both phases; a cache outside GPU memory means decode attention on the CPU.
     """
 
@@ -69,6 +69,9 @@ class CoxMoe(SizedPolicy):
     """How experts are put in order before they fill the groups; only `profile` is CoX-MoE, the others show what it gains."""
     coalesced: bool = True
     """Whether all tokens pass the experts together; otherwise one decode micro-batch at a time."""
+    planner: Literal["machine", "published"] = "machine"
+    """What the search takes the machine for: what is simulated, or the constants that the authors quote (see
+    `planner_constants`), by which the CPU gets more than it can do."""
     staging: int | None = Field(2, ge=1)
     """Expert slots that uploads land in (published: 2)."""
 
@@ -81,7 +84,8 @@ class CoxMoe(SizedPolicy):
         found = self._candidates(problem)
         shares = np.take_along_axis(problem.popularity, order, axis=1)
         pins = Pins(self.residents, self.uploads, self.on_cpu)
-        plan = search(problem, found, shares, pins, (host_order(problem) or [problem.gpu_tier])[0])
+        machine = believed(problem) if self.planner == "published" else problem
+        plan = search(machine, found, shares, pins, (host_order(problem) or [problem.gpu_tier])[0])
         if plan is None:
             raise self._infeasible(problem, found)
         place_in_order = np.argsort(order, axis=1)  # [L, E] rank of each expert

@@ -13,6 +13,7 @@ from moesim.errors import InputError
 from moesim.policies.base import PhasePlan
 from moesim.policies.cox_moe import CoxMoe
 from moesim.policies.orchestration import Candidates, Pins, attention_time, expert_table, search, sequences
+from moesim.policies.planner_constants import AMX, believed
 
 _spec = importlib.util.spec_from_file_location("policy_problems", Path(__file__).parents[1] / "policy_problems.py")
 tiny = importlib.util.module_from_spec(_spec)
@@ -167,3 +168,20 @@ def test_experts_that_the_host_has_no_room_for_become_residents():
     deployment = CoxMoe().deploy(p)
     assert deployment.resident.sum() >= 5
     assert (deployment.resident | (deployment.home != p.gpu_tier_index)).all()
+
+
+def test_a_planner_that_believes_in_its_constants_gives_the_cpu_too_much():
+    p = scene(hbm=0.05e9, experts=8, requests=8, prompt=400)
+    honest, published = (CoxMoe(planner=planner).deploy(p).state.plan for planner in ("machine", "published"))
+    assert published.on_gpu["prefill"] < honest.on_gpu["prefill"]
+    assert published.seconds < honest.seconds
+
+
+def test_what_a_planner_believes_leaves_the_machine_as_it_is():
+    p = scene()
+    taken = believed(p)
+    assert taken.system.capacity("hbm") == p.system.capacity("hbm")
+    assert float(taken.costs.copy(32e9, "ddr", "hbm")) == pytest.approx(1.0)
+    token = float(taken.costs.cpu(np.float64(1e9), "ddr"))
+    assert token == pytest.approx(1e9 * p.model.expert_flops / AMX)
+    assert float(p.costs.cpu(np.float64(1e9), "ddr")) > 2 * token
