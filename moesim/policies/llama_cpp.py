@@ -5,6 +5,7 @@ Knows capacities and one visit; nothing of popularity.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -22,11 +23,12 @@ class LlamaCpp(SizedPolicy):
     """The experts of the first N layers live in the host and run on the CPU; passes of 32 tokens and more upload them instead.
 
     Other layers are resident as a whole. Upload or CPU goes by the tokens of the pass alone: decode of fewer than 32 sequences
-    never uploads. Only experts with tokens are copied. GPU and CPU never work at the same time.
+    never uploads. Only experts with tokens are copied. GPU and CPU never work at the same time. Prompts are read in pieces of
+    `ubatch` tokens, each of which uploads anew.
     Source: ggml-org/llama.cpp (`--n-cpu-moe`, `--cpu-moe`, op off-load from a batch of 32; active experts only since pull
     request 15346); the fork ik_llama.cpp copies from 32 E / k tokens (`scaled`).
-    Inferred: none of the rules. Left out: the cut of prompts into 512-token pieces, each of which repeats the uploads; pageable
-    copies from a memory-mapped file; 2-8 bit weights, unless the model is stored so.
+    Inferred: none of the rules. Left out: a cut within a prompt (one that is longer than `ubatch` is a piece of its own);
+    pageable copies from a memory-mapped file; 2-8 bit weights, unless the model is stored so.
     """
 
     kind: Literal["llama_cpp"] = "llama_cpp"
@@ -34,6 +36,8 @@ class LlamaCpp(SizedPolicy):
     """N: MoE layers whose experts stay in the host (as many as there are: `--cpu-moe`); as few as fit if not given."""
     upload_from: int = Field(32, ge=1)
     """Tokens in a pass from which missing experts are uploaded (published: 32)."""
+    ubatch: int = Field(512, ge=1)
+    """Tokens of a piece of the prompts (published: 512), in whole prompts."""
     scaled: bool = False
     """Whether that number is per expert: upload_from * E / k tokens, as in the fork."""
 
@@ -43,7 +47,9 @@ class LlamaCpp(SizedPolicy):
     def deploy(self, problem: Problem) -> Deployment:
         """The last layers resident."""
         require_cpu(problem)
-        cut = self.cut(problem)
+        cut, together = self.cut(problem), max(self.ubatch // int(problem.job.prompt.max()), 1)
+        if problem.job.attention and together < cut.batch:
+            cut = replace(cut, prefill=replace(cut.prefill, sequences=together))
         fit = int(max(cut.gpu_free(problem), 0.0) // (problem.experts * problem.model.expert_bytes))
         first = max(problem.layers - fit, 0) if self.cpu_layers is None else min(self.cpu_layers, problem.layers)
         resident = np.zeros((problem.layers, problem.experts), dtype=np.bool_)

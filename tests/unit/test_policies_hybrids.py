@@ -19,6 +19,7 @@ from moesim.policies.llama_cpp import LlamaCpp
 from moesim.policies.placement import place
 from moesim.policies.random import Random
 from moesim.policies.schedule import two_ended
+from moesim.scenario.run import loaded, run_loaded
 
 _spec = importlib.util.spec_from_file_location("policy_problems", Path(__file__).parents[1] / "policy_problems.py")
 tiny = importlib.util.module_from_spec(_spec)
@@ -97,6 +98,20 @@ def test_llama_cpp_goes_by_the_tokens_of_the_pass(tokens, uploads):
     chosen = LlamaCpp().dispatch(visit, view)
     assert (chosen.device[:2] == (p.gpu_index if uploads else p.cpu_index)).all()
     assert chosen.load is None
+
+
+def test_every_piece_of_the_prompts_uploads_anew():
+    sets = {"workload.requests": 8, "workload.prompt": 64, "workload.output": 1}
+
+    def ran(ubatch):
+        policy = {"kind": "llama_cpp", "cpu_layers": 99, "ubatch": ubatch}
+        return run_loaded(loaded("quickstart", policy=policy, **sets), bound=False)
+
+    whole, halves, lone = ran(512), ran(256), ran(1)
+    assert [len(result.frame("steps")) for result in (whole, halves, lone)] == [1, 2, 8]
+    uploaded = [result.summary["bytes"]["pcie:forward"] for result in (whole, halves, lone)]
+    assert uploaded[0] < uploaded[1] < uploaded[2]
+    assert whole.summary["makespan_s"] < halves.summary["makespan_s"] < lone.summary["makespan_s"]
 
 
 def test_the_fork_waits_for_32_tokens_per_expert():
