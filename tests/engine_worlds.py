@@ -61,6 +61,8 @@ class Knobs:
     kv: str = "hbm"
     places: str = "ggg"
     compression: float = 1.0
+    swap: int = 0
+    pieces: int = 1
     residents: float = 0.3
     off_gpu: float = 0.5
     ordered: bool = False
@@ -181,6 +183,8 @@ class Scripted(Policy):
             staging=k.staging,
             pipeline="serial" if k.serial else "overlap",
             activation_compression=k.compression,
+            swap=k.swap,
+            pieces=k.pieces,
             state=[],
         )
 

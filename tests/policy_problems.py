@@ -56,7 +56,7 @@ def visit_of(p: Problem, deployment, layer: int, counts, phase: str = "decode") 
         there = home == index
         cpu[there] = p.costs.cpu(counts[there], tier, sizes[there])
         ndp[there] = p.costs.ndp(counts[there], tier, sizes[there])
-        copy[there] = p.costs.copy(sizes[there], tier, p.gpu_tier)
+        copy[there] = p.costs.copy(sizes[there], tier, p.gpu_tier, deployment.pieces)
     gpu = p.costs.gpu(counts, sizes)
     tokens = int(counts.sum()) // p.model.top_k
     return Visit(0, phase, layer, tokens, counts, gpu, cpu, ndp, copy, lambda _depth: None)  # predicts nothing

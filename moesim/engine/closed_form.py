@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from moesim.engine.lanes import serve
+from moesim.engine.pieces import computed, parted
 from moesim.engine.tables import IntTimes, queue_of
 from moesim.engine.visits import SideWork, VisitWork
 
@@ -163,7 +164,7 @@ def _joined(
     return Timed(end, critical)
 
 
-def stalls(work: VisitWork, row: int, staging: int) -> bool:
+def stalls(work: VisitWork, row: int, staging: int, pieces: int = 1) -> bool:
     """Whether an upload of the visit `row` has to wait for one of `staging` slots, that is for an earlier expert's computation.
 
     Copy i can start when copy i-1 has landed; it stalls if expert i - staging is still to be computed then. If nothing
@@ -172,9 +173,9 @@ def stalls(work: VisitWork, row: int, staging: int) -> bool:
     columns = np.flatnonzero(work.copy[row])
     if len(columns) <= staging:
         return False
-    arrival = work.ids[row] + np.cumsum(work.copy[row, columns])
-    computed = serve(arrival, work.gpu_after[row, columns], int(work.gpu_first[row]))
-    return bool((computed[:-staging] > arrival[staging - 1 : -1]).any())
+    arrival = work.ids[row] + np.cumsum(parted(work.copy[row, columns], pieces))
+    left = computed(arrival, parted(work.gpu_after[row, columns], pieces), int(work.gpu_first[row]), pieces)
+    return bool((left[:-staging] > arrival[pieces - 1 :: pieces][staging - 1 : -1]).any())
 
 
 def serial(work: VisitWork, gpu: str, up_queue: str, out_free: IntTimes | int = 0) -> Timed:

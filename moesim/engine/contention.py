@@ -31,7 +31,7 @@ class ContentionCheck:
         tiers = [tier for tier in problem.tiers if tier != problem.gpu_tier and problem.usable(tier) > 0]
         self._upload = np.zeros(len(self._names))  # uploads stand in one queue: the one that draws most counts
         for tier, nbytes in product(tiers, np.unique(deployment.expert_bytes).tolist()):
-            rate = nbytes / float(problem.costs.copy(nbytes, tier, problem.gpu_tier))
+            rate = nbytes / float(problem.costs.copy(nbytes, tier, problem.gpu_tier, deployment.pieces))
             self._upload = np.maximum(self._upload, rate * self._factors(problem.costs.path(tier, problem.gpu_tier)))
         back, out = [side.back for side in bench.sides], [side.out for side in bench.sides]
         self._ways = {side.index: (self._factors(side.out), self._factors(side.back)) for side in bench.sides}

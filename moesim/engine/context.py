@@ -57,9 +57,9 @@ class Context:
         self.recorder.window = window
         self.residency = Residency(problem, self.deployment, fallback_of(problem, self.deployment, faults))
         self.machine = Machine(problem, self.recorder)
-        self.placement = Placement(problem, self.residency.home, self.deployment.expert_bytes)
+        self.placement = Placement(problem, self.residency.home, self.deployment.expert_bytes, self.deployment.pieces)
         self.faults = Faults(problem, faults, self.residency, self.placement)
-        self.movers = Movers(self.machine, self.residency, self.placement)
+        self.movers = Movers(self.machine, self.residency, self.placement, self.deployment)
         self.bench = Workbench(problem, self.deployment, policy.foresight)
         self.quality = QualityBook(problem, self.residency, self.recorder)
         self.seer = Seer(problem, policy.foresight) if policy.foresight is not None else None
@@ -76,7 +76,9 @@ class Context:
         self.closed_only = engine == "closed_form"
         self.whole_pass = policy.memoryless and not self.by_events
         """Dispatches depend on counts alone, so all layers of a pass are timed at once."""
-        self.chunked = any(problem.costs.path(tier, problem.gpu_tier).chunk for tier in problem.system.host_tiers)
+        in_chunks = any(problem.costs.path(tier, problem.gpu_tier).chunk for tier in problem.system.host_tiers)
+        self.chunked = in_chunks or self.deployment.pieces > 1
+        """Others may go ahead between two parts of a copy."""
         self.view = self._view()
 
     def _view(self) -> View:

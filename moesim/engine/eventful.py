@@ -13,9 +13,9 @@ import numpy as np
 
 from moesim.engine.attention import Chain, Stage
 from moesim.engine.closed_form import stalls
-from moesim.engine.lanes import serve
 from moesim.engine.machine import Machine, up_queue
 from moesim.engine.movers import Movers
+from moesim.engine.pieces import computed, ends_of, parted
 from moesim.engine.queues import ACTIVATION, DEMAND, Job
 from moesim.engine.tables import IntTimes, Placement, queue_of, usage_of
 from moesim.engine.visits import SideWork, VisitWork
@@ -112,7 +112,7 @@ class ExpertWalk:
         self.up_queue = up_queue(machine.problem)
         self._known = machine.now
         self._last = self._gpu_end = -1
-        self._left = 1 + len(work.sides)
+        self._left = 1 + len(work.sides) + (moves is not None)
 
     def start_overlapped(self) -> None:
         """All parts side by side; the visit's critical path is that of the part which ends last (the GPU's on a tie)."""
@@ -128,6 +128,8 @@ class ExpertWalk:
                 for part in self.work.sides:
                     self._side(part, self._part_ended)
                 self._set_off()
+            if self.moves is not None:  # what they are for must not have passed before the host knows of them
+                self._part_ended({self.work.down_queue: self.machine.now - self.begin})
 
         self._read_back(known)
 
@@ -264,7 +266,7 @@ class Arrivals:
     """Weights of one visit on their way into GPU memory: uploads, and prefetches that have not landed yet.
 
     At most `staging` uploads are in GPU memory and not yet computed. Calls `then(arrival [N], service [N])` with landing
-    and GPU times in landing order when all are there.
+    and GPU times in landing order when all are there: of experts, or of each of their pieces where they cross in several.
     """
 
     def __init__(self, walk: ExpertWalk, staging: int, then: Callable[[IntTimes, IntTimes], None]) -> None:
@@ -273,12 +275,14 @@ class Arrivals:
         self._waits = _in_order(work) if work.waits.size > 1 else _NOTHING
         self._columns = np.flatnonzero(work.copy[0])
         self._experts = self._columns if work.order is None else work.order[0, self._columns]
-        self._service = work.gpu_after[0, self._columns]
-        self._left = len(self._waits) + len(self._columns)
+        self._pieces = walk.placement.pieces
+        self._service = parted(work.gpu_after[0, self._columns], self._pieces)
+        """[N * pieces] GPU time of each part of the uploads."""
+        self._left = (len(self._waits) + len(self._columns)) * self._pieces
         self._landed: list[tuple[int, int]] = []
         self._started = False
         for expert in self._waits.tolist():  # they may land before the host knows the routing
-            walk.movers.await_landing(walk.layer, expert, partial(self._land_one, self._service_of(expert)))
+            walk.movers.await_landing(walk.layer, expert, partial(self._land, services=self._service_of(expert)))
 
     def start(self) -> None:
         """Sends the uploads off: in one job when none has to wait for a staging slot, else each as a slot comes free."""
@@ -288,58 +292,59 @@ class Arrivals:
             return
         for expert in self._waits.tolist():
             self._walk.movers.promote(self._walk.layer, expert)
-        if stalls(self._walk.work, 0, self._staging):
+        if stalls(self._walk.work, 0, self._staging, self._pieces):
             self._trickle()
         elif len(self._columns):
             self._submit(slice(None), lambda finish: self._land(finish, self._service.tolist()))
 
-    def _service_of(self, expert: int) -> int:
+    def _service_of(self, expert: int) -> list[int]:
+        """GPU time of each part of a copy that is on its way."""
         order = self._walk.work.order
         column = expert if order is None else int(np.flatnonzero(order[0] == expert)[0])
-        return int(self._walk.work.gpu_after[0, column])
+        parts: list[int] = parted(self._walk.work.gpu_after[0, column : column + 1], self._pieces).tolist()
+        return parts
 
     def _submit(self, which: slice, then: Callable[[list[int]], None]) -> None:
         walk, experts = self._walk, self._experts[which]
-        usage, pieces = walk.placement.upload(walk.layer, experts, walk.kinds)
+        usage, chunks = walk.placement.upload(walk.layer, experts, walk.kinds)
         copy = walk.work.copy[0, self._columns[which]]
-        service, ends = _in_pieces(copy, pieces)
+        service = copy if chunks is None else parted(copy, chunks)
+        ends = slice(None) if chunks is None else ends_of(chunks, self._pieces)
         job = Job("upload experts", service, usage, lambda job: then(job.finish[ends].tolist()), DEMAND, "demand")
         walk.machine.submit(walk.up_queue, job)
 
     def _trickle(self) -> None:
         """In runs of copies that find a free slot each; the next run queues when a slot is free (its expert computed)."""
         walk = self._walk
-        computed = np.zeros(len(self._columns), dtype=np.int64)
+        left = np.zeros(len(self._columns), dtype=np.int64)
         gpu_free = walk.begin + int(walk.work.gpu_first[0])
 
         def send(begin: int) -> None:
-            end = self._stall(begin, computed, gpu_free)
+            end = self._stall(begin, left, gpu_free)
             self._submit(slice(begin, end), lambda finish: landed(begin, end, finish))
 
         def landed(begin: int, end: int, finish: list[int]) -> None:
             nonlocal gpu_free
-            service = self._service[begin:end]
-            computed[begin:end] = serve(np.array(finish), service, gpu_free)
-            gpu_free = int(computed[end - 1])
+            service = self._service[begin * self._pieces : end * self._pieces]
+            left[begin:end] = computed(np.array(finish), service, gpu_free, self._pieces)
+            gpu_free = int(left[end - 1])
             self._land(finish, service.tolist())
-            if end < len(computed):
-                walk.machine.clock.at(int(computed[end - self._staging]), lambda: send(end))
+            if end < len(left):
+                walk.machine.clock.at(int(left[end - self._staging]), lambda: send(end))
 
         send(0)
 
-    def _stall(self, begin: int, computed: IntTimes, gpu_free: int) -> int:
+    def _stall(self, begin: int, left: IntTimes, gpu_free: int) -> int:
         """First upload after `begin` that finds no slot free when the one before it has landed, copies from now at full speed.
 
-        Slower copies find their slots free all the more. `computed` [N]: when the uploads before `begin` leave their slots.
+        Slower copies find their slots free all the more. `left` [N]: when the uploads before `begin` leave their slots.
         """
-        arrival = self._walk.machine.now + np.cumsum(self._walk.work.copy[0, self._columns[begin:]])
-        leaves = np.concatenate([computed[:begin], serve(arrival, self._service[begin:], gpu_free)])
-        later = np.arange(max(begin + 1, self._staging), len(computed))
-        stalled = later[leaves[later - self._staging] > arrival[later - begin - 1]]
-        return int(stalled[0]) if len(stalled) else len(computed)
-
-    def _land_one(self, service: int, time: int) -> None:
-        self._land([time], [service])
+        pieces = self._pieces
+        arrival = self._walk.machine.now + np.cumsum(parted(self._walk.work.copy[0, self._columns[begin:]], pieces))
+        leaves = np.concatenate([left[:begin], computed(arrival, self._service[begin * pieces :], gpu_free, pieces)])
+        later = np.arange(max(begin + 1, self._staging), len(left))
+        stalled = later[leaves[later - self._staging] > arrival[pieces - 1 :: pieces][later - begin - 1]]
+        return int(stalled[0]) if len(stalled) else len(left)
 
     def _land(self, times: list[int], services: list[int]) -> None:
         self._landed.extend(zip(times, services, strict=True))
@@ -357,16 +362,6 @@ def _in_order(work: VisitWork) -> IntTimes:
     if work.order is None:
         return np.flatnonzero(work.waits[0])
     return np.asarray(work.order[0, work.waits[0, work.order[0]]])
-
-
-def _in_pieces(copy: IntTimes, pieces: IntTimes | None) -> tuple[IntTimes, IntTimes]:
-    """Service times of the chunks of copies [N], and the index [N] of each copy's last chunk."""
-    if pieces is None:
-        return copy, np.arange(len(copy))
-    service = np.repeat(copy // pieces, pieces)
-    ends = np.cumsum(pieces) - 1
-    service[ends] += copy - (copy // pieces) * pieces
-    return service, ends
 
 
 STALLS = "stalls"

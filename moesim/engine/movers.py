@@ -1,13 +1,14 @@
-"""Moves beside the layers: prefetches into GPU memory and migrations between host tiers, behind every demand load.
+"""Moves beside the layers: prefetches into GPU memory, evictions on their way home, migrations between host tiers.
 
 Carries out what `dispatch` and `adapt` decided; decides nothing itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from moesim.engine.queues import DEMAND, MIGRATION, PREFETCH, Job
 from moesim.engine.residency import Residency
 from moesim.engine.tables import Placement, queue_of, usage_of
 from moesim.errors import PolicyError
-from moesim.policies.base import BoolArray, FloatArray, IntArray, Moves
+from moesim.policies.base import BoolArray, Deployment, FloatArray, IntArray, Moves
 
 __all__ = ["Movers"]
 
@@ -33,8 +34,8 @@ class _Batch:
     source: str
     target: str
     nbytes: float
-    pieces: int
-    """Chunks per copy: items of the job."""
+    chunks: int
+    """Items of the job per copy."""
     queue: str = ""
     job: Job = field(init=False)
     landed: int = 0
@@ -48,14 +49,18 @@ class _Batch:
 class Movers:
     """Copies in the background, one job for each run of like copies; each contends with the layers on its way."""
 
-    def __init__(self, machine: Machine, residency: Residency, placement: Placement) -> None:
+    def __init__(self, machine: Machine, residency: Residency, placement: Placement, deployment: Deployment) -> None:
         self._machine = machine
         self._residency = residency
         self._placement = placement
         self._problem = machine.problem
         self._coming: dict[Pair, _Batch] = {}
         """Copies on their way into GPU memory."""
-        self._awaited: dict[Pair, list[Callable[[int], None]]] = {}
+        self._awaited: dict[Pair, list[Callable[[list[int]], None]]] = {}
+        self._swap = deployment.swap
+        self._leaving: dict[_Batch, None] = {}
+        """Copies on their way home, in the order in which they left."""
+        self._slot_freed: Any = machine.event()
         self._moved_homes: list[tuple[int, int, int]] = []
         self._migrating: set[Pair] = set()
         self._unused: BoolArray = np.zeros_like(residency.resident)
@@ -93,6 +98,8 @@ class Movers:
         """Brings the books up to now: copies of a running job that have landed are in GPU memory."""
         for batch in dict.fromkeys(self._coming.values()):
             self._land(batch, self._machine.server(batch.queue).ended(batch.job))
+        for batch in tuple(self._leaving):
+            self._came_home(batch, self._machine.server(batch.queue).ended(batch.job))
 
     def met(self, layer: int, needed: BoolArray) -> None:
         """A visit of `layer` needs the copies `needed` [E] in GPU memory: which of the prefetched ones does it meet there?"""
@@ -106,12 +113,12 @@ class Movers:
         kept.copies += int((used & ~landed).sum())
         self._unused[layer] &= ~used
 
-    def await_landing(self, layer: int, expert: int, then: Callable[[int], None]) -> None:
-        """Calls `then` with the landing time of a copy that is on its way."""
+    def await_landing(self, layer: int, expert: int, then: Callable[[list[int]], None]) -> None:
+        """Calls `then` with the landing times of the pieces of a copy that is on its way, when all have landed."""
         pair = (layer, expert)
         self._awaited.setdefault(pair, []).append(then)
         batch = self._coming[pair]
-        self._machine.server(batch.queue).stop_after(batch.job, (batch.place(pair) + 1) * batch.pieces)
+        self._machine.server(batch.queue).stop_after(batch.job, (batch.place(pair) + 1) * batch.chunks)
 
     def promote(self, layer: int, expert: int) -> None:
         """A layer needs a copy that was on its way: if it has not begun yet, it goes ahead of other prefetches."""
@@ -119,8 +126,17 @@ class Movers:
         batch = self._coming.get(pair)
         if batch is None or batch.job.priority == DEMAND or not self._drop(batch, pair):
             return
-        sooner = _Batch([pair], batch.source, batch.target, batch.nbytes, batch.pieces)
+        sooner = _Batch([pair], batch.source, batch.target, batch.nbytes, batch.chunks)
         self._send(sooner, DEMAND, "demand", self._stretch_ended)
+
+    def wait_for_slots(self) -> Generator[Any, Any, str]:
+        """Ends when every copy that leaves GPU memory has a slot of its own; the queue that it waited for, if any."""
+        lane = ""
+        while len(self._leaving) > self._swap:
+            lane = next(iter(self._leaving)).queue
+            self._slot_freed = self._machine.event()
+            yield self._slot_freed
+        return lane
 
     def settle(self) -> None:
         """Between passes: finished migrations become the new homes."""
@@ -145,13 +161,31 @@ class Movers:
                 self._coming.pop(pair)
                 self._unused[pair] = False
             return
+        leaves = self._swap > 0 and bool(self._residency.resident[pair]) and not self._unused[pair]
         self._residency.evict(*pair)
         self._unused[pair] = False
+        if leaves:
+            self._write_home(pair)
+
+    def _write_home(self, pair: Pair) -> None:
+        nbytes, home = float(self._residency.copy_bytes[pair]), self._problem.tiers[int(self._residency.home[pair])]
+        batch = self._batch([pair], nbytes, self._problem.gpu_tier, home)
+        self._leaving[batch] = None
+        self._send(batch, MIGRATION, "eviction", lambda leaving: self._came_home(leaving, leaving.job.next))
+
+    def _came_home(self, batch: _Batch, items: int) -> None:
+        """A copy that left is home when all of its chunks are."""
+        if items < len(batch.job.service) or batch not in self._leaving:
+            return
+        self._leaving.pop(batch)
+        self._count(batch)
+        if not self._slot_freed.triggered:
+            self._slot_freed.succeed()
 
     def _drop(self, batch: _Batch, pair: Pair) -> bool:
         """Takes a copy out of its batch, unless it has begun."""
         number = batch.place(pair)
-        if not self._machine.server(batch.queue).drop(batch.job, number * batch.pieces, (number + 1) * batch.pieces):
+        if not self._machine.server(batch.queue).drop(batch.job, number * batch.chunks, (number + 1) * batch.chunks):
             return False
         batch.pairs.pop(number)
         return True
@@ -185,16 +219,17 @@ class Movers:
 
     def _land(self, batch: _Batch, items: int) -> None:
         """The copies whose chunks are among the first `items` have landed."""
-        while (batch.landed + 1) * batch.pieces <= items:
+        while (batch.landed + 1) * batch.chunks <= items:
             pair = batch.pairs[batch.landed]
             batch.landed += 1
             self._residency.land(*pair)
             self._coming.pop(pair)
             self._count(batch)
             self._machine.recorder.prefetches.copies += int(self._unused[pair])  # else counted when it was needed on its way
-            time = int(batch.job.finish[batch.landed * batch.pieces - 1])
+            finish = batch.job.finish[(batch.landed - 1) * batch.chunks : batch.landed * batch.chunks]
+            each = batch.chunks // self._placement.pieces
             for then in self._awaited.pop(pair, []):
-                then(time)
+                then(finish[each - 1 :: each].tolist())
 
     def _migrate(self, pair: Pair, tier: int) -> None:
         """Only when its queue is idle; a move that finds it busy is dropped, and the policy may ask again.
@@ -226,14 +261,18 @@ class Movers:
         self._send(self._batch([pair], nbytes, source, target), MIGRATION, "migration", ended)
 
     def _batch(self, pairs: list[Pair], nbytes: float, source: str, target: str) -> _Batch:
-        chunk = self._problem.costs.path(source, target).chunk
-        return _Batch(pairs, source, target, nbytes, max(int(np.ceil(nbytes / chunk)), 1) if chunk else 1)
+        chunks = self._problem.costs.chunks(nbytes, source, target, self._pieces(target))
+        return _Batch(pairs, source, target, nbytes, int(chunks))
+
+    def _pieces(self, target: str) -> int:
+        return self._placement.pieces if target == self._problem.gpu_tier else 1
 
     def _send(self, batch: _Batch, priority: int, cause: str, ended: Callable[[_Batch], None]) -> None:
         """Queues the copies of a batch; `ended` hears of every stretch of them."""
         path = self._problem.costs.path(batch.source, batch.target)
-        alone = int(to_ps(float(self._problem.costs.copy(batch.nbytes, batch.source, batch.target)) / batch.pieces))
-        service = np.full(batch.pieces * len(batch.pairs), alone)
+        seconds = self._problem.costs.copy(batch.nbytes, batch.source, batch.target, self._pieces(batch.target))
+        alone = int(to_ps(float(seconds) / batch.chunks))
+        service = np.full(batch.chunks * len(batch.pairs), alone)
         usage = usage_of(path.usage, batch.nbytes * len(batch.pairs))
         label = ", ".join(f"{layer}.{expert}" for layer, expert in batch.pairs[:3]) + (", ..." if len(batch.pairs) > 3 else "")
         batch.queue = queue_of(path)

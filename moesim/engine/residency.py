@@ -36,9 +36,9 @@ class Residency:
         self.down: BoolArray = np.zeros(len(problem.tiers), dtype=np.bool_)
         """[T] tiers that have failed."""
         self.fixed = problem.usable(problem.gpu_tier) - problem.gpu_free(
-            deployment.batch, deployment.prefill, deployment.decode, deployment.kv, deployment.staging
+            deployment.batch, deployment.prefill, deployment.decode, deployment.kv, deployment.slots
         )
-        """GPU bytes that are not resident experts: other weights, KV cache, activations, staging slots."""
+        """GPU bytes that are not resident experts: other weights, KV cache, activations, slots for copies that come and go."""
         self.limit = problem.usable(problem.gpu_tier)
         self.held = float(self.bytes[self.resident].sum())
         """GPU bytes of resident experts and of those on their way."""
@@ -133,7 +133,7 @@ class Residency:
         self.resident[layer, experts] = True
 
     def evict(self, layer: int, expert: int) -> None:
-        """Drops a copy from GPU memory; the master copy stays, so nothing moves."""
+        """Drops a copy from GPU memory: the master copy stays, or what leaves is in a slot set aside for it."""
         if self.pinned[layer, expert]:
             raise PolicyError(f"expert {expert} of MoE layer {layer} has no copy outside GPU memory and can't be evicted")
         if self.resident[layer, expert]:

@@ -42,6 +42,8 @@ class StreamWalk:
             return False
         if not self.context.policy.memoryless:
             raise PolicyError("layers overlap only under a policy that is memoryless: its dispatches are known before the pass")
+        if self.context.deployment.pieces > 1:
+            raise PolicyError("where layers overlap, the pipeline says in which portions weights cross: leave pieces at 1")
         return True
 
     def _check_room(self, style: Style, streamed: BoolArray) -> None:

@@ -51,8 +51,10 @@ class _Kind(NamedTuple):
 class Placement:
     """Where the master copies lie and what follows from it for costs; refreshed when a migration changes it."""
 
-    def __init__(self, problem: Problem, home: IntArray, expert_bytes: FloatArray) -> None:
+    def __init__(self, problem: Problem, home: IntArray, expert_bytes: FloatArray, pieces: int = 1) -> None:
         self.problem = problem
+        self.pieces = pieces
+        """Pieces in which each expert crosses into GPU memory."""
         self.home = home
         self.expert_bytes = expert_bytes
         self._tables: dict[_Kind, tuple[FloatArray, FloatArray]] = {}
@@ -65,8 +67,7 @@ class Placement:
         unique, inverse = np.unique(pairs, axis=1, return_inverse=True)
         self._kinds = [_Kind(self.problem.tiers[int(tier)], float(nbytes)) for tier, nbytes in unique.T]
         self._kind_of: IntArray = inverse.reshape(self.home.shape)
-        costs, gpu_tier = self.problem.costs, self.problem.gpu_tier
-        self._price = [float(costs.copy(kind.nbytes, kind.tier, gpu_tier)) for kind in self._kinds]
+        self._price = [self._priced(kind) for kind in self._kinds]
         self._copy: FloatArray = np.array(self._price)[self._kind_of]
         self._copy_ps = to_ps(self._copy)
 
@@ -82,8 +83,12 @@ class Placement:
         """Number of a kind, which need not be one of the stored copies."""
         if kind not in self._kinds:
             self._kinds.append(kind)
-            self._price.append(float(self.problem.costs.copy(kind.nbytes, kind.tier, self.problem.gpu_tier)))
+            self._price.append(self._priced(kind))
         return self._kinds.index(kind)
+
+    def _priced(self, kind: _Kind) -> float:
+        """Seconds of a copy into GPU memory."""
+        return float(self.problem.costs.copy(kind.nbytes, kind.tier, self.problem.gpu_tier, self.pieces))
 
     def times(self, counts: IntArray, layers: IntArray, kinds: IntArray | None = None) -> ExpertTimes:
         """Times of visits with `counts` [V, E] of MoE layers `layers` [V], from copies of `kinds` [V, E] (None: the stored)."""
@@ -95,12 +100,12 @@ class Placement:
         return ExpertTimes(gpu, cpu, ndp, copy, to_ps(gpu), _finite_ps(cpu), _finite_ps(ndp), copy_ps)
 
     def upload(self, layer: int, experts: IntArray, kinds: IntArray | None = None) -> tuple[dict[str, float], IntTimes | None]:
-        """What uploading `experts` [n] of a layer draws [resource -> bytes], and chunks per copy [n] (None: no chunks).
+        """What uploading `experts` [n] of a layer draws [resource -> bytes], and chunks per copy [n] (None: one each).
 
         `kinds` [E]: of the copies asked for, where they are not the stored ones; so in what follows, [V, E] for V visits.
         """
         usage: dict[str, float] = {}
-        pieces = np.ones(len(experts), dtype=np.int64)
+        chunks = np.ones(len(experts), dtype=np.int64)
         kinds = self._kind_of[layer, experts] if kinds is None else kinds[experts]
         for index, number in enumerate(np.bincount(kinds, minlength=len(self._kinds)).tolist()):
             if number:
@@ -108,9 +113,8 @@ class Placement:
                 nbytes = self._kinds[index].nbytes
                 for resource, factor in path.usage:
                     usage[resource] = usage.get(resource, 0.0) + factor * nbytes * number
-                if path.chunk:
-                    pieces[kinds == index] = max(int(np.ceil(nbytes / path.chunk)), 1)
-        return usage, pieces if (pieces > 1).any() else None
+                chunks[kinds == index] = self.problem.costs.chunks(nbytes, path.source, path.target, self.pieces)
+        return usage, chunks if (chunks > 1).any() else None
 
     def read_by(self, device: int, runs: NDArray[np.bool_], layer: int, kinds: IntArray | None = None) -> dict[str, float]:
         """What a side device draws [resource -> bytes] by reading the weights of the experts `runs` [E] in place."""

@@ -134,6 +134,7 @@ class PassWalk:
         adapts = context.policy.adapts in ("layer", "both")
         for row in range(len(self.layers)):
             begin = context.machine.now
+            yield from self._swapped(row)
             stored = yield from self._attention(row)
             some = slice(row, row + 1)
             context.look()
@@ -154,6 +155,14 @@ class PassWalk:
                 layer, counts, uploaded = int(self.layers[row]), self.counts[row].copy(), np.flatnonzero(work.up[0])
                 step = Step(self.one.index, self.one.phase, layer, counts, uploaded, self._foreseen(row))
                 context.adapt(step, None if answers.nbytes is None else answers.nbytes[0])
+
+    def _swapped(self, row: int) -> Events:
+        """A layer begins when every copy that the layers before sent home has a slot of its own; others hold their places."""
+        context, begin, layer = self.context, self.context.machine.now, int(self.layers[row])
+        lane = yield from context.movers.wait_for_slots()
+        if lane:
+            context.ledger.critical({lane: context.machine.now - begin}, "experts", layer)
+            context.recorder.layers.experts[layer] += context.machine.now - begin
 
     def _attention(self, row: int) -> Events:
         """The prelude of a visit's layer, if it is the layer's first group; returns the event of a KV store by events."""

@@ -45,12 +45,12 @@ class AdapMoe(SizedPolicy):
     one expert. Gating: at one token per visit the last of its k experts is left out with the layer's probability (published
     mean over layers: 0.248, most in the last layers). Prefetch: the first missing one of the experts that the next layer's gate
     names sets out behind this layer's uploads into a spare buffer; unused, it is dropped and the cache never knows. With more
-    than one token per visit gating is off, everything is loaded and nothing prefetched, as in its code.
+    than one token per visit gating is off, everything is loaded and nothing prefetched, as in its code. Copies: an expert
+    crosses as its three matrices, and the GPU starts on it when the first has landed; resident experts run first.
     Source: AdapMoE, ICCAD 2024, arXiv:2408.10284, and PKU-SEC-Lab/AdapMoE (accuracies, shares, programme, slots for 64 and
     128). Inferred: routing tables hold no gate weights, so the expert left out is drawn, and its probability is the layer's;
     layers of other models take both values at the same relative depth, and k other than 2 as in `expected_loads`; the recall of
-    all layers is the mean of the published ones. Left out: an expert's run starts when its first matrix has landed (an expert
-    here starts when it has landed as a whole; at most two thirds of its GPU time later).
+    all layers is the mean of the published ones; each matrix takes a third of the expert's GPU time, its launch included.
     Valid: changes outputs (`quality`: skipped); made for one sequence (`batch: 1`); the programme takes routing as uniform.
     """
 
@@ -67,6 +67,8 @@ class AdapMoe(SizedPolicy):
     """Experts of the next layer fetched per visit (published: 1)."""
     slots: Literal["programme", "equal"] = "programme"
     """Whether layers get slots by the programme or equally many."""
+    pieces: int = Field(3, ge=1)
+    """Pieces in which an expert crosses, each run as it lands (published: 3); 1 waits for the whole expert."""
     total: int | None = Field(None, ge=1)
     """Expert slots in GPU memory of all layers together (published: 64 and 128); as many as fit if not given."""
 
@@ -89,7 +91,7 @@ class AdapMoe(SizedPolicy):
         buffers = Buffers(self.predictor.start(problem), cache, spare, aim, problem.popularity)
         single = by_depth(self.single, problem.layers)
         deployment = place(problem, cut=cut, movable=True)
-        return replace(deployment, resident=resident, state=_Memory(buffers, single, problem.rng))
+        return replace(deployment, resident=resident, pieces=self.pieces, state=_Memory(buffers, single, problem.rng))
 
     def _cached(self, problem: Problem, free: float) -> BoolArray:
         """[L, E] what the caches hold at first, and so their sizes."""

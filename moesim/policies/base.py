@@ -103,6 +103,17 @@ class Deployment:
     the routing. Buffers of `ahead` + 1 layers are `staging` slots."""
     order: IntArray | None = None
     """[R] requests in the order in which they join rounds and micro-batches; None goes by number."""
+    swap: int = 0
+    """Expert slots in GPU memory through which evicted copies are written home, because weights swap places; the next layer
+    waits for what finds none free. 0: the host keeps a master of every expert, and an eviction moves nothing."""
+    pieces: int = 1
+    """Equal pieces, one matrix each, say, in which an expert crosses into GPU memory: each pays the set-up, a more urgent copy
+    goes ahead between two of them, and the GPU runs each part of the expert when its piece has landed."""
+
+    @property
+    def slots(self) -> int:
+        """Expert slots in GPU memory beside the residents, for copies that come and go."""
+        return self.staging + self.swap
 
 
 class Dispatch(NamedTuple):
@@ -138,7 +149,8 @@ class Moves(NamedTuple):
     keep: IntArray | None = None
     """[n] experts of the layer just run that stay in GPU memory (they were uploaded for it, so this moves nothing)."""
     evict: IntArray | None = None
-    """[n, 2] (layer, expert) copies dropped from GPU memory; applied before `keep` and `load`."""
+    """[n, 2] (layer, expert) copies dropped from GPU memory; applied before `keep` and `load`. Under `Deployment.swap` they are
+    written home, but for those that were brought ahead of need in vain: the host has them still."""
     load: IntArray | None = None
     """[n, 2] (layer, expert) copies to bring into GPU memory behind all demand loads (prefetch), first one first."""
     migrate: IntArray | None = None

@@ -83,17 +83,21 @@ class Costs:
         weights = self.model.expert_bytes if weight_bytes is None else weight_bytes
         return np.asarray(device.expert_time(np.asarray(tokens), weights, self.model.expert_flops, bandwidth), dtype=np.float64)
 
-    def copy(self, nbytes: Any, source: str, target: str) -> FloatArray:
-        """Time of one copy of `nbytes` [...] bytes alone on its path; 0 within one tier.
+    def copy(self, nbytes: Any, source: str, target: str, pieces: int = 1) -> FloatArray:
+        """Time of one copy of `nbytes` [...] bytes alone on its path, in `pieces` equal pieces; 0 within one tier.
 
-        A path with a chunk size moves a copy in chunks, each of which pays the set-up.
+        Each piece is a copy of its own, and each chunk of one pays the set-up.
         """
         size = np.asarray(nbytes, dtype=np.float64)
         if source == target:
             return np.zeros_like(size)
-        path = self.path(source, target)
-        pieces = np.maximum(np.ceil(size / path.chunk), 1.0) if path.chunk else 1.0
-        return path.seconds(size, pieces)
+        chunks = self.chunks(size, source, target, pieces) / pieces
+        return np.asarray(pieces * self.path(source, target).seconds(size / pieces, chunks))
+
+    def chunks(self, nbytes: Any, source: str, target: str, pieces: int = 1) -> FloatArray:
+        """Chunks [...] in which a copy of `nbytes` [...] bytes crosses: one for each piece where the path has no chunk size."""
+        size, chunk = np.asarray(nbytes, dtype=np.float64) / pieces, self.path(source, target).chunk
+        return pieces * (np.maximum(np.ceil(size / chunk), 1.0) if chunk else np.ones_like(size))
 
     def break_even(self, tier: str, *, limit: int = 1 << 20) -> float:
         """Tokens per expert from which uploading from `tier` beats the CPU: smallest c with copy + gpu(c) < cpu(c).

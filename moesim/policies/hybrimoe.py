@@ -15,15 +15,20 @@ from moesim.policies.base import BoolArray, Deployment, Dispatch, FloatArray, In
 from moesim.policies.cache import LayerScore, deploy_cached
 from moesim.policies.dispatch import by_tokens, upload_missing
 from moesim.policies.foresight import Foresight
+from moesim.policies.layer_ahead import LayerAhead
 from moesim.policies.migration import pairs_of
-from moesim.policies.placement import SizedPolicy, require_cpu
+from moesim.policies.placement import SizedPolicy, quota, require_cpu
 from moesim.policies.predictors import Gate
+from moesim.policies.prefetch_buffers import with_evicted
 from moesim.policies.problem import Problem
 from moesim.policies.schedule import two_ended_dispatch, two_ended_end
+from moesim.policies.sizing import Portions
 from moesim.units import Share
 
 __all__ = ["HybriMoe", "Impact"]
 
+_MODEST = 8
+"""Buffers take at most one of so many expert slots, if nobody says how many there are."""
 _TRIED = 4
 """Missing experts of a layer whose impact is simulated, those with most tokens."""
 
@@ -36,12 +41,15 @@ class _Memory:
     start: float
     """Seconds before the CPU's first expert of a layer."""
     impact: Impact
+    ahead: LayerAhead
+    """What prefills fetch."""
 
 
 class HybriMoe(SizedPolicy):
     """GPU and CPU take experts from two ends of one queue; an upload enters the cache, the lowest moving score leaves.
 
-    Decode: the schedule `two_ended` with this machine's times. Prefill: everything on the GPU (`prefill: schedule` uses both).
+    Decode: the schedule `two_ended` with this machine's times. Prefill: everything on the GPU, and while a layer runs all
+    missing experts of the next one are fetched, used or not (`prefill: schedule` uses both devices and fetches none).
     Cache: S <- a s + (1 - a) S after every visit, the lowest S of the layer makes room. Prefetch: after a layer, the experts of
     the next one with the highest S that are missing take the place of residents with a lower S (`choose: score`, the released
     code). The paper's `impact`: while a layer runs, gates tell the experts of the next `horizon` layers; each layer's schedule
@@ -50,7 +58,9 @@ class HybriMoe(SizedPolicy):
     score; p is 12 in the code, about 2 k in the paper).
     Inferred: shares of tokens stand for gate scores; two experts are prefetched; an expert is fetched by score only against a
     lower one; by impact the four with most tokens of each layer are tried, the lowest score among those not expected makes
-    room, and the gates' recall. Left out: that a prefill fetches the whole next layer, and the time to simulate.
+    room, and the gates' recall; buffers of a prefill for two layers, whose room the cache has during decode; what a prefill
+    fetched and used enters the cache as uploads do. Left out: the time to simulate.
+    Valid: where prompts are short, the buffers' room costs a prefill more hits than the overlap saves.
     """
 
     kind: Literal["hybrimoe"] = "hybrimoe"
@@ -68,6 +78,9 @@ class HybriMoe(SizedPolicy):
     """The gates of later layers, for `impact`."""
     prefill: Literal["gpu", "schedule"] = "gpu"
     """Whether prompts run on the GPU alone or on both devices."""
+    buffers: int | None = Field(None, ge=0)
+    """Expert slots in GPU memory for what a prefill fetches ahead; for None, enough for the missing experts of two layers, at
+    most an eighth of the room for experts. 0: a prefill fetches nothing ahead."""
     capacity: int | None = Field(None, ge=0)
     """Experts per layer that stay in GPU memory (published: 25, 50 or 75 % of them); as many as fit if not given."""
 
@@ -83,19 +96,34 @@ class HybriMoe(SizedPolicy):
         """A cache per layer, filled by the profile."""
         require_cpu(problem)
         cut = self.cut(problem, movable=True)
-        top = self.top or 2 * problem.model.top_k * cut.batch
+        top, slots = self.top or 2 * problem.model.top_k * cut.batch, self._slots(problem, cut)
         shape = problem.layers, problem.experts
         deployment = deploy_cached(
-            problem, cut, self.capacity, lambda capacity: LayerScore(capacity, *shape, alpha=self.alpha, top=top)
+            problem,
+            cut,
+            self.capacity,
+            lambda capacity: LayerScore(capacity, *shape, alpha=self.alpha, top=top),
+            reserve=slots * problem.model.expert_bytes,
         )
         start = float(problem.system.devices[problem.devices[problem.cpu_index]].sync)
-        return replace(deployment, state=_Memory(deployment.state, start, Impact(problem, cut.batch, start)))
+        cache, impact = deployment.state, Impact(problem, cut.batch, start)
+        full = quota(problem.popularity, self.capacity)(cut.gpu_free(problem), deployment.expert_bytes)
+        ahead = LayerAhead(problem, cache, slots, full.sum(axis=1))
+        return replace(deployment, state=_Memory(cache, start, impact, ahead))
+
+    def _slots(self, problem: Problem, cut: Portions) -> int:
+        """Buffers for what prefills fetch."""
+        room = int(max(cut.gpu_free(problem), 0.0) // problem.model.expert_bytes)
+        missing = problem.experts - min(room // problem.layers, problem.experts if self.capacity is None else self.capacity)
+        if self.prefill == "schedule" or missing <= 0:
+            return 0
+        return min(2 * missing, max(room // _MODEST, 1), room) if self.buffers is None else min(self.buffers, room)
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """Both ends of the queue."""
-        if visit.phase == "prefill" and self.prefill == "gpu":
-            return upload_missing(visit, view)
         memory: _Memory = view.state
+        if visit.phase == "prefill" and self.prefill == "gpu":
+            return upload_missing(visit, view)._replace(moves=memory.ahead.before(visit, view))
         plain = two_ended_dispatch(visit, view, memory.start)
         if self.foresight is None or visit.phase != "decode":
             return plain
@@ -104,16 +132,18 @@ class HybriMoe(SizedPolicy):
     def adapt(self, step: Step, view: View) -> Moves:
         """Keeps what was uploaded, and fetches what the next layer's scores ask for."""
         memory: _Memory = view.state
+        if step.phase == "prefill" and memory.ahead.buffers.slots:
+            return memory.ahead.after(step, view)
         coming = int(np.count_nonzero(view.in_flight[step.layer]))
-        moves = memory.cache.after_layer(step, view.resident[step.layer], coming)
+        dropped = memory.ahead.decoding(view)
+        moves = with_evicted(memory.cache.after_layer(step, view.resident[step.layer], coming), dropped)
         target = step.layer + 1
         if not self.prefetch or self.choose != "score" or step.phase != "decode" or target == len(view.resident):
             return moves
         load, drop = self._fetched(target, view, memory.cache)
         if not len(load):
             return moves
-        evict = drop if moves.evict is None else np.concatenate((moves.evict, drop))
-        return Moves(moves.keep, evict, load)
+        return with_evicted(moves, drop)._replace(load=load)
 
     def _fetched(self, layer: int, view: View, cache: LayerScore) -> tuple[IntArray, IntArray]:
         """(layer, expert) pairs to load, highest score first, and to drop for them."""

@@ -19,7 +19,7 @@ from moesim.policies.predictors import Mind, best
 from moesim.policies.problem import Problem
 from moesim.policies.sizing import Portions
 
-__all__ = ["Aim", "Buffers", "buffer_slots"]
+__all__ = ["Aim", "Buffers", "buffer_slots", "with_evicted"]
 
 _MODEST = 8
 """Modest buffers take at most one of so many expert slots, unless that is less than one."""
@@ -40,6 +40,13 @@ class Aim:
     """Whether passes over prompts prefetch too."""
     lone: bool = False
     """Whether only visits of a single token prefetch."""
+
+
+def with_evicted(moves: Moves, pairs: IntArray) -> Moves:
+    """The same moves, and `pairs` [n, 2] are evicted too."""
+    if not len(pairs):
+        return moves
+    return moves._replace(evict=pairs if moves.evict is None else np.concatenate([moves.evict, pairs]))
 
 
 def buffer_slots(problem: Problem, cut: Portions, wanted: int, *, modest: bool = False) -> int:
@@ -81,7 +88,7 @@ class Buffers:
         vain = np.flatnonzero(self.borrowed[layer] & view.in_flight[layer] & (visit.counts == 0))
         if self.slots and (self.aim.prompts or visit.phase == "decode") and (visit.tokens == 1 or not self.aim.lone):
             self._waiting.append((view.now + self.mind.seconds, self._foreseen(visit)))
-        evict = np.concatenate([pairs_of(layer, vain), self._dropped(view)])
+        evict = np.concatenate([pairs_of(layer, vain), self.dropped(view)])
         load = self._leave(view, layer)
         return Moves(evict=evict, load=load) if len(evict) or len(load) else None
 
@@ -101,14 +108,13 @@ class Buffers:
             mine[:] = False
         else:
             moves = self.cache.after_layer(step, resident)
-        dropped = self._dropped(view)
+        dropped = self.dropped(view)
         load = self._leave(view, layer)
         if not len(dropped) and not len(load):
             return moves
-        evict = dropped if moves.evict is None else np.concatenate([moves.evict, dropped])
-        return Moves(keep=moves.keep, evict=evict, load=load)
+        return with_evicted(moves, dropped)._replace(load=load)
 
-    def _dropped(self, view: View) -> IntArray:
+    def dropped(self, view: View) -> IntArray:
         """[n, 2] late copies that have landed; those that were called off in time are forgotten."""
         if not self.late:
             return _NONE

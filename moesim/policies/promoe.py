@@ -5,13 +5,16 @@ Knows the past of the run, and what its predictors see.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from moesim.policies.base import Deployment
 from moesim.policies.predictors import Learned, Predictor
 from moesim.policies.prefetch import PrefetchPolicy
 from moesim.policies.prefetch_buffers import Aim
+from moesim.policies.problem import Problem
 
 __all__ = ["ProMoe"]
 
@@ -19,12 +22,12 @@ __all__ = ["ProMoe"]
 class ProMoe(PrefetchPolicy):
     """An LRU cache per layer; while layer l runs, a small network on the CPU predicts layer l + stride, which is fetched.
 
-    Experts of the layer that runs go ahead of all prefetches; what is queued for a layer whose router has spoken, and not used,
-    is called off; cached experts run first.
+    Experts cross in three pieces (gate, up, down matrix), each with a set-up. Experts of the layer that runs go ahead of all
+    prefetches, of one under way when its present piece has crossed; what is queued for a layer whose router has spoken, and not
+    used, is called off. Cached experts run first, then pieces as they land.
     Source: ProMoE, arXiv:2410.22134 (stride, two-level queue, order; stride 2).
     Inferred: recall (of the class of gate predictors), the predictor's 200 us, the number of buffers; a copy leaves at the
-    first decision after its prediction is known. Left out: copies in three chunks (gate, up, down), between which a demand load
-    goes ahead of a running prefetch: give the link a `chunk` of a third of an expert to have them.
+    first decision after its prediction is known.
     """
 
     kind: Literal["promoe"] = "promoe"
@@ -32,8 +35,14 @@ class ProMoe(PrefetchPolicy):
     """Layers from the one whose hidden state is read to the one predicted (published: 2)."""
     predictor: Learned = Learned()
     """Recall by depth, and the predictor's CPU time."""
+    pieces: int = Field(3, ge=1)
+    """Pieces in which an expert crosses (published: 3)."""
 
     source: ClassVar[str] = "ProMoE (arXiv:2410.22134)"
+
+    def deploy(self, problem: Problem) -> Deployment:
+        """As all that prefetch, in pieces."""
+        return replace(super().deploy(problem), pieces=self.pieces)
 
     def sight(self) -> Predictor:
         """The networks."""

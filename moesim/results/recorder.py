@@ -38,7 +38,7 @@ class PassRow:
 
 
 class Slice(NamedTuple):
-    """One stretch of work on one track of the timeline; `cause` is demand, prefetch, migration, activation or empty."""
+    """One stretch of work on one track of the timeline; `cause` is demand, prefetch, eviction, and so on, or empty."""
 
     track: str
     name: str
@@ -115,7 +115,7 @@ class Recorder:
     moved: dict[str, float] = field(default_factory=dict)
     """Link direction or tier side (`pcie:forward`, `ddr:read`) -> bytes."""
     caused: dict[str, float] = field(default_factory=dict)
-    """Cause (demand, prefetch, migration, activation, kv) -> bytes moved over copy queues and links."""
+    """Cause (demand, prefetch, eviction, migration, activation, kv) -> bytes moved over copy queues and links."""
     expert_tokens: dict[str, int] = field(default_factory=dict)
     """Device -> (token, expert) pairs computed there."""
     quality: Quality = field(default_factory=Quality)

@@ -96,13 +96,14 @@ def placement(plan: Plan) -> Section:
 def _gpu_rows(problem: Problem, made: Deployment) -> Iterator[Row]:
     tier, size = problem.gpu_tier, problem.model.expert_bytes
     room = problem.usable(tier)
-    free = problem.gpu_free(made.batch, made.prefill, made.decode, made.kv, made.staging)
+    free = problem.gpu_free(made.batch, made.prefill, made.decode, made.kv, made.slots)
     cache = problem.kv_bytes(made.batch) if made.kv == tier else 0.0
     activations = problem.activation_bytes(made.batch, made.prefill, made.decode)
     staging = made.staging * size
     held, number = float(made.expert_bytes[made.resident].sum()), int(made.resident.sum())
     yield Row(f"{tier}: capacity", room, "B")
-    weights = room - free - cache - activations - staging
+    swap = made.swap * size
+    weights = room - free - cache - activations - staging - swap
     yield Row(f"{tier}: other weights", weights, "B", "those of operations that the GPU runs")
     if cache:
         yield Row(f"{tier}: KV cache", cache, "B", _CACHE, {"batch": Quantity(made.batch)})
@@ -110,6 +111,9 @@ def _gpu_rows(problem: Problem, made: Deployment) -> Iterator[Row]:
     yield Row(f"{tier}: activations", activations, "B", "of the larger phase, double-buffered", micro)
     slots = {"slots": Quantity(made.staging), "W": Quantity(size, "B")}
     yield Row(f"{tier}: staging for uploads", staging, "B", "slots x W", slots)
+    if swap:
+        leaving = {**slots, "slots": Quantity(made.swap)}
+        yield Row(f"{tier}: copies on their way home", swap, "B", "slots x W", leaving)
     share = {"experts": Quantity(number), "of": Quantity(made.resident.size), "room for": Quantity(float(max(free // size, 0)))}
     yield Row(f"{tier}: experts", held, "B", "what the policy keeps there", share)
     yield Row(f"{tier}: left over", free - held, "B", "capacity less all of these")

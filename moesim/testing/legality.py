@@ -49,8 +49,11 @@ def deployment_shapes(found: Deployment, problem: Problem) -> Iterator[str]:
         yield "deploy: expert_bytes has values that are not positive numbers"
     if not 1 <= found.batch <= problem.job.requests:
         yield f"deploy: batch is {found.batch}, not 1 to {problem.job.requests}"
-    if found.staging < 0 or found.expert_batch < 0:
-        yield f"deploy: staging {found.staging} and expert_batch {found.expert_batch} must not be negative"
+    if min(found.staging, found.expert_batch, found.swap) < 0:
+        counts = f"staging {found.staging}, expert_batch {found.expert_batch} and swap {found.swap}"
+        yield f"deploy: {counts} must not be negative"
+    if found.pieces < 1:
+        yield f"deploy: pieces is {found.pieces}; a whole expert is one"
     if found.kv not in problem.tiers:
         yield f"deploy: kv names '{found.kv}', which is no tier ({', '.join(problem.tiers)})"
     for phase, plan in (("prefill", found.prefill), ("decode", found.decode)):
@@ -189,7 +192,7 @@ def capacity(run: Run) -> Iterator[str]:
     problem, start = run.problem, run.deployment
     if start is None or list(deployment_shapes(start, problem)):
         return  # told by the check of shapes
-    free = problem.gpu_free(start.batch, start.prefill, start.decode, start.kv, start.staging)
+    free = problem.gpu_free(start.batch, start.prefill, start.decode, start.kv, start.slots)
     taken = problem.host_overhead(start.batch, start.kv)
     if (held := float(start.expert_bytes[start.resident].sum())) > max(free, 0.0) * _SLACK or free < 0:
         yield f"deploy: residents take {held:.0f} bytes of GPU memory, which has {free:.0f} left for them"

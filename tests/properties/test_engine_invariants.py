@@ -104,7 +104,7 @@ def test_i2_bytes_of_experts_and_activations_are_those_of_the_dispatches(k, engi
 
 
 @SOME
-@given(strategies.moving(chunk=None))
+@given(strategies.moving(chunk=None, pieces=1))
 def test_i2_bytes_on_a_link_are_those_of_the_copies_on_its_timeline(k):
     k = replace(k, serial_link=True, kv="ddr" if k.places[1] == "c" else k.kv)  # else a CPU reads GPU memory as it computes
     recorder = worlds.run(k, Restless, "events", timeline=True).recorder
@@ -239,7 +239,7 @@ def test_i4_results_follow_work_and_work_follows_activations(k):
 
 
 @SOME
-@given(strategies.moving(**PLAIN, prefetch=0.0, serial=False, chunk=None))
+@given(strategies.moving(**PLAIN, prefetch=0.0, serial=False, chunk=None, pieces=1))
 def test_i4_no_expert_is_computed_before_its_weights_are_there(k):
     recorder = worlds.run(k, Restless, timeline=True).recorder
     copies = sorted((s.start, s.end, s.amount) for s in recorder.slices if s.name == "upload experts")

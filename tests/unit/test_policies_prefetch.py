@@ -370,7 +370,7 @@ def test_hybrimoe_fetches_what_shortens_a_later_schedule_most():
 
 
 def test_hybrimoe_by_impact_fetches_only_in_decode_and_within_its_horizon():
-    run = ran("hybrimoe", world(requests=2), choose="impact", horizon=2)
+    run = ran("hybrimoe", world(requests=2), choose="impact", horizon=2, buffers=0)
     assert any(loads(call) for call in run.calls)
     for call in run.calls:
         assert call.phase == "decode" or not loads(call)

@@ -319,7 +319,8 @@ BROKEN: dict[str, tuple[str, str]] = {
     ),
     "profile kind": (
         swap("  output: 4\n", "  output: 4\n  profile: {kind: oracle}\n"),
-        "s.yaml:8:19: workload.profile.kind: kind 'oracle' is not known; one of: same, held_out, tasks, stratified, uniform, table.",
+        "s.yaml:8:19: workload.profile.kind: kind 'oracle' is not known; one of: same, held_out, tasks, stratified, uniform, "
+        "table.",
     ),
     "layer out of range": (
         swap("model: mixtral-8x7b", INLINE.replace("layers: 2", "layers: 2, moe_layers: [0, 5]")),
