@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 __all__ = ["lane_use", "layer_time", "needed", "timeline"]
 
-_CAUSES = {"demand": "vermilion", "prefetch": "sky", "migration": "purple", "activation": "yellow", "kv": "green",
-           "routing": "black", "stall": "grey"}  # fmt: skip
+_CAUSES = {"demand": "vermilion", "prefetch": "sky", "migration": "purple", "eviction": "orange",
+           "activation": "yellow", "kv": "green", "routing": "black", "stall": "grey"}  # fmt: skip
 _COMPUTE = ("blue", "orange", "green", "purple", "sky", "yellow")
-_HATCHES = {"prefetch": "////", "migration": "xxxx", "activation": "....", "kv": "----"}
+_HATCHES = {"prefetch": "////", "migration": "xxxx", "eviction": "\\\\\\\\", "activation": "....", "kv": "----"}
 _MAX_SLICES = 20_000
 _FEW_SLICES = 150
 """Up to so many slices have a white rim; of more, narrow ones would be nothing but rim."""
