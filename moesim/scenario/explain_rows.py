@@ -58,6 +58,9 @@ class Section:
         names = [row.name for row in self.rows]
         raise MoesimError(f"no row '{name}' in '{self.title}'; it has {', '.join(names)}.{did_you_mean(name, names)}")
 
+    def __str__(self) -> str:
+        return "\n".join(_lines(self, WIDTH)) + "\n"
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -125,13 +128,12 @@ def to_text(explanation: Explanation, width: int = WIDTH) -> str:
     head = f"{explanation.scenario}: {explanation.model} on {explanation.hardware}, placed by {explanation.policy}"
     lines = [*textwrap.wrap(head, width), ""]
     for section in explanation.sections:
-        lines += [section.title, "-" * len(section.title), *textwrap.wrap(section.note, width)]
-        lines += list(_lines(section, width))
-        lines.append("")
+        lines += [*_lines(section, width), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _lines(section: Section, width: int) -> Iterator[str]:
+    yield from (section.title, "-" * len(section.title), *textwrap.wrap(section.note, width))
     for number, row in enumerate(section.rows):
         name, value = row.name, shown(row.value, row.unit)
         yield f"{name:<{_NAME}} {value:>{_VALUE}}" if len(name) <= _NAME else f"{name} {value}"

@@ -34,7 +34,14 @@ def _parameters(book: Any) -> Any:
 
 
 def _assigned(source: str) -> set[str]:
-    return {target.id for node in ast.parse(source).body if isinstance(node, ast.Assign) for target in node.targets}  # type: ignore[attr-defined]
+    targets = [target for node in ast.parse(source).body if isinstance(node, ast.Assign) for target in node.targets]
+    return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+def _draws(cell: Any) -> bool:
+    """Whether the last line of a cell is a figure."""
+    last = cell.source.splitlines()[-1]
+    return last.startswith("figures.") or "plot_" in last
 
 
 def test_there_are_six() -> None:
@@ -71,12 +78,16 @@ def test_public_names_only(path: Path) -> None:
 def test_runs_from_first_to_last(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     book = _read(path)
     cell = _parameters(book)
-    small = nbformat.v4.new_code_cell("\n".join(f"{name} = {value!r}" for name, value in cell.metadata["moesim"]["small"].items()))
+    sizes = cell.metadata["moesim"]["small"]
+    small = nbformat.v4.new_code_cell("\n".join(f"{name} = {value!r}" for name, value in sizes.items()))
     book.cells.insert(book.cells.index(cell) + 1, small)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
     book.metadata["kernelspec"] = {"name": "python3", "display_name": sys.executable}
     NotebookClient(book, timeout=PATIENCE, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    drawn = [cell for cell in _code(book) if any("image/png" in output.get("data", {}) for output in cell.outputs)]
+    assert drawn
+    assert [cell.source for cell in _code(book) if _draws(cell) and cell not in drawn] == []
     said = [output.text for cell in _code(book) for output in cell.outputs if output.get("name") == "stderr"]
     assert not [text for text in said if "Warning" in text]
