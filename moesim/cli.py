@@ -79,7 +79,8 @@ def _single_runs(verbs: Any) -> None:
 
 def _many_runs(verbs: Any) -> None:
     sweep = _verb(verbs, "sweep", _sweep, "run an experiment, in parallel; goes on where it was stopped")
-    sweep.add_argument("experiment", metavar="EXPERIMENT", help="a YAML file, or the name of a shipped experiment")
+    told = "a YAML file, the name of a shipped experiment, or the experiment.json of a sweep, which repeats it"
+    sweep.add_argument("experiment", metavar="EXPERIMENT", help=told)
     sweep.add_argument(
         "--out", metavar="DIR", help="directory of points and table, kept and added to (default: runs/sweep-NAME)"
     )

@@ -15,8 +15,10 @@ from moesim.errors import InputError, Mistake, did_you_mean
 from moesim.experiment.axes import Dimension, dimension
 from moesim.experiment.fingerprint import physics
 from moesim.experiment.points import Planner, Row, choices
+from moesim.experiment.repeat import resolved, written
 from moesim.experiment.spec import KINDS, Axis, Experiment, Grid
 from moesim.experiment.task import Task
+from moesim.results.provenance import collect_many
 from moesim.results.result import FIELDS
 from moesim.results.steady import Steady
 from moesim.results.sweeps import FORMAT
@@ -66,10 +68,14 @@ class Plan:
 def read(source: str | Path | Mapping[str, Any], changes: Mapping[str, Any] | None = None) -> tuple[Node, Path, str]:
     """The experiment as written, the folder that its paths start from, and its name if it says none.
 
-    `source` is a file, the name of a shipped experiment, or plain data; `changes` replace keys at its top.
+    `source` is a file, the name of a shipped experiment, the `experiment.json` of a sweep, or plain data; `changes` replace
+    keys at its top.
     """
     if isinstance(source, Mapping):
         root, folder, name = from_plain(source), Path(), "experiment"
+    elif Path(source).suffix == ".json":
+        root, folder = written(Path(source).expanduser())
+        name = "experiment"
     else:
         path = Path(source).expanduser()
         if isinstance(source, str) and not catalogue.is_path(source) and not path.is_file():
@@ -106,7 +112,7 @@ def plan(source: str | Path | Mapping[str, Any], **changes: Any) -> Plan:
     if mistakes or planner.first is None:
         here = root.place.file
         raise InputError(*sorted(dict.fromkeys(mistakes), key=lambda m: (m.file != here, m.file, m.line, m.column)))
-    return Plan(experiment, tuple(axes), tuple(planner.rows), planner.tasks, _document(planner, axes), planner)
+    return Plan(experiment, tuple(axes), tuple(planner.rows), planner.tasks, _document(planner, axes, root), planner)
 
 
 def _head(root: Node) -> tuple[Experiment | None, list[Mistake]]:
@@ -228,9 +234,10 @@ def _used(axes: Iterable[Dimension], planner: Planner) -> tuple[list[Dimension],
     return used, mistakes
 
 
-def _document(planner: Planner, axes: Iterable[Dimension]) -> dict[str, Any]:
+def _document(planner: Planner, axes: Iterable[Dimension], root: Node) -> dict[str, Any]:
     experiment, first = planner.experiment, planner.first
     assert first is not None
+    data = to_plain(first.data)
     goal = experiment.goal or ("highest" if experiment.metric in _HIGHEST else "lowest")
     return {
         "format": FORMAT,
@@ -245,9 +252,10 @@ def _document(planner: Planner, axes: Iterable[Dimension]) -> dict[str, Any]:
         "replications": experiment.replications,
         "warm_up": experiment.warm_up,
         "points": len(planner.rows),
-        "data": to_plain(first.data),
+        "data": data,
         "version": moesim.__version__,
         "physics": physics(),
+        "provenance": collect_many(resolved(root, planner), data, origins=first.provenance),
     }
 
 

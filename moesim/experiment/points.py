@@ -23,7 +23,7 @@ from moesim.experiment.task import Task
 from moesim.policies.base import Policy
 from moesim.results.plain import canonical
 from moesim.scenario.family import Family, change, number_change, policy_change
-from moesim.scenario.run import policy_label
+from moesim.scenario.run import policy_label, told_apart
 from moesim.scenario.scenario import LoadedScenario
 from moesim.scenario.tree import NOWHERE, Node, Place, to_plain
 from moesim.spec import Spec
@@ -62,12 +62,16 @@ def choices(nodes: Sequence[Node] | None, family: Family) -> tuple[list[Choice],
     """The policies that an experiment names (None: the scenario's own), and what is wrong with their names."""
     if nodes is None:
         return [Choice("")], []
-    if [node.value for node in nodes] == ["all"]:
-        return [Choice(name, Node(name, nodes[0].place, nodes[0].key)) for name in plugins.names("policies")], []
+    labels = iter(told_apart([node.value for node in nodes if isinstance(node.value, Policy)]))
     found: list[Choice] = []
     mistakes: list[Mistake] = []
     for index, node in enumerate(nodes):
-        one = _choice(node)
+        if node.value == "all":
+            known = {one.label for one in found}
+            every = [name for name in plugins.names("policies") if name not in known]
+            found += [Choice(name, Node(name, node.place, node.key)) for name in every]
+            continue
+        one = Choice(next(labels), None, node.value) if isinstance(node.value, Policy) else _choice(node)
         if isinstance(one, str):
             mistakes.append(Mistake(one, f"policies.{index}", *node.place))
         elif any(one.label == other.label for other in found):
@@ -80,8 +84,6 @@ def choices(nodes: Sequence[Node] | None, family: Family) -> tuple[list[Choice],
 
 def _choice(node: Node) -> Choice | str:
     """The policy that an entry of the list means, or what is wrong with it."""
-    if isinstance(node.value, Policy):
-        return Choice(policy_label(node.value).removeprefix("__main__:"), None, node.value)
     if isinstance(node.value, str):
         return Choice(node.value, node)
     kind, label = node.child("kind"), node.child("label")

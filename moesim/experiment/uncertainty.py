@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from moesim.errors import InputError, Mistake
 from moesim.hardware import System
 from moesim.results.columns import Columns
+from moesim.results.drivers import drivers, enough, together
 from moesim.results.result import Result
 from moesim.results.statistics import percentile
 from moesim.results.table import align
@@ -29,7 +30,7 @@ from moesim.scenario.scenario import LoadedScenario
 from moesim.scenario.tree import NOWHERE, Node, Path, Place, Spread
 from moesim.streams import Streams
 
-__all__ = ["Parameter", "Study", "drivers", "enough", "flat", "parameters", "sample", "study"]
+__all__ = ["Parameter", "Study", "flat", "parameters", "sample", "study"]
 
 FloatArray = NDArray[np.float64]
 SHARES = {"p5": 0.05, "p50": 0.50, "p95": 0.95}
@@ -37,8 +38,6 @@ SHARES = {"p5": 0.05, "p50": 0.50, "p95": 0.95}
 OUTCOME = "throughput_tok_s"
 """The metric whose variance is shared out over the parameters."""
 NO_METRICS = frozenset({"scenario", "policy", "hardware", "model", "seed", "replicate", "wall_s"})
-LINEAR = 0.7
-"""Share of the variance below which sums of single effects do not describe the outcome."""
 
 
 @dataclass(frozen=True)
@@ -191,39 +190,8 @@ def _judged(chosen: tuple[Parameter, ...], samples: FloatArray, metrics: dict[st
         return Study(chosen, samples, metrics, 0.0, note=note)
     each, explained = drivers(samples, np.array(outcome, dtype=np.float64))
     ranked = sorted(zip(each.tolist(), (one.path for one in chosen), strict=True), key=lambda pair: (-pair[0], pair[1]))
-    note = ""
-    if not each.any():
-        note = "the throughput does not depend on any of these values"
-    elif explained < LINEAR:
-        note = f"single parameters explain {100 * explained:.0f} % only: they act together, or not along a line"
+    note = together(explained) if each.any() else "the throughput does not depend on any of these values"
     return Study(chosen, samples, metrics, explained, {path: share for share, path in ranked}, note)
-
-
-def enough(count: int) -> int:
-    """Draws below which the shares of `count` parameters are not told: ten, and two more for each parameter.
-
-    With n draws a parameter without any effect still gets a share of about (1 - explained) / (n - count - 1).
-    """
-    return 10 + 2 * count
-
-
-def drivers(samples: FloatArray, outcome: FloatArray) -> tuple[FloatArray, float]:
-    """[P] share of the variance of `outcome` [N] due to each column of `samples` [N, P], and the share of all together.
-
-    Squared standardised regression coefficients, scaled to add up to what they explain together (columns drawn independently
-    are still somewhat correlated in few draws): for an outcome that is a weighted sum of independent inputs, the share of the
-    variance that would vanish if one were known. Source: Saltelli et al., Global Sensitivity Analysis (2008), section 1.2.5.
-    Valid: where the share of all together is near 1.
-    """
-    spread, deviation = samples.std(axis=0), outcome - outcome.mean()
-    scale = float(outcome.std())
-    if samples.shape[1] == 0 or scale <= 1e-12 * abs(float(outcome.mean())):
-        return np.zeros(samples.shape[1]), 0.0
-    standard = (samples - samples.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
-    coefficients = np.linalg.lstsq(standard, deviation / scale, rcond=None)[0]
-    left = deviation / scale - standard @ coefficients
-    squares, explained = coefficients**2, float(1.0 - np.mean(left**2))
-    return np.asarray(squares * explained / max(float(squares.sum()), 1e-300)), explained
 
 
 def flat(summary: Mapping[str, Any]) -> dict[str, float | None]:

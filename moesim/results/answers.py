@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+from moesim.results.drivers import driven
 from moesim.results.search import find_crossovers, find_peak
 from moesim.results.statistics import Interval, mean, paired_difference, relative_difference, t_interval
 from moesim.results.words import sentences
@@ -75,6 +76,7 @@ def answered(experiment: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -
         "contenders": contenders,
         "crossovers": list(_crossovers(experiment, rivals, level)) if grid else [],
         "pairs": list(_pairs(rivals, level, sign))[:MOST_ROWS],
+        "drivers": _drivers(experiment, known, sign),
         "pareto": pareto(experiment, rows),
         "warm_up": _warm_up(experiment, rows),
         "failures": [_failure(experiment, row) for row in rows if row["status"] != "done"],
@@ -189,6 +191,13 @@ def _crossovers(experiment: Mapping[str, Any], known: Sequence[Cell], level: flo
                         "axis": axis["name"], "column": axis["column"], "a": a, "b": b, "at": others, "value": one.value,
                         "low": one.low, "high": one.high, "below": before, "above": behind,
                     }  # fmt: skip
+
+
+def _drivers(experiment: Mapping[str, Any], known: Sequence[Cell], sign: float) -> list[dict[str, Any]]:
+    """What the metric varies with, where settings were drawn from all axes at once; a grid has its peaks instead."""
+    if experiment["design"]["kind"] not in ("latin_hypercube", "sobol") or not experiment["axes"]:
+        return []
+    return driven(experiment["axes"], ((cell.policy, dict(cell.settings), sign * cell.mean) for cell in known))
 
 
 def _leader(policies: Mapping[str, Mapping[float, Cell]], value: float) -> str:

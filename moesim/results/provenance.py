@@ -1,4 +1,4 @@
-"""How a result came about: the resolved scenario and its hash, the versions, the platform and the command.
+"""How a result came about: the resolved scenario or experiment and its hash, the versions, the platform and the command.
 
 Knows nothing of what was simulated, and holds no date or host name: equal runs leave equal provenance.
 """
@@ -16,7 +16,10 @@ from typing import Any
 
 from moesim.results.plain import canonical, plain
 
-__all__ = ["collect", "content_hash", "git_commit", "versions"]
+__all__ = ["collect", "collect_many", "content_hash", "git_commit", "of_comparison", "versions"]
+
+Origins = Mapping[str, tuple[str, str, str]]
+"""Dotted path -> (basis, source, note) of a value that says where it comes from."""
 
 _PACKAGES = ("moesim", "numpy", "simpy", "scipy")
 
@@ -71,26 +74,56 @@ def collect(
     seed: int,
     replicate: int = 0,
     command: Sequence[str] | None = None,
-    origins: Mapping[str, tuple[str, str, str]] | None = None,
+    origins: Origins | None = None,
 ) -> dict[str, Any]:
-    """Everything needed to repeat a run; `scenario` is the resolved data, `command` the words typed, if any.
-
-    `origins`: dotted path -> (basis, source, note) of the values that say where they come from.
-    """
+    """Everything needed to repeat a run; `scenario` is the resolved data, `command` the words typed, if any."""
     return {
         "scenario": plain(scenario, "scenario"),
         "content_hash": content_hash(scenario),
         "seed": int(seed),
         "replicate": int(replicate),
-        "versions": versions(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "git_commit": git_commit(),
+        **_here(),
         "command": None if command is None else list(command),
         "origins": _grouped(origins or {}),
     }
 
 
-def _grouped(origins: Mapping[str, tuple[str, str, str]]) -> list[dict[str, Any]]:
+def collect_many(
+    experiment: Mapping[str, Any], scenario: Mapping[str, Any], *, origins: Origins | None = None
+) -> dict[str, Any]:
+    """Everything needed to repeat many runs: the `experiment` in one piece; its hash covers the resolved `scenario`, too.
+
+    Without a command: how many workers ran it, and in how many goes, changes nothing.
+    """
+    return {
+        "experiment": plain(experiment, "experiment"),
+        "content_hash": content_hash({"experiment": experiment, "scenario": scenario}),
+        **_here(),
+        "origins": _grouped(origins or {}),
+    }
+
+
+def of_comparison(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
+    """What (policy, provenance) of several runs of one scenario have in common; the hash covers the policies, too."""
+    if not runs:
+        return {}
+    first = runs[0][1]
+    scenario = {name: value for name, value in first["scenario"].items() if name != "policy"}
+    policies = {name: one["scenario"].get("policy") for name, one in runs}
+    shared = {name: value for name, value in first.items() if name not in ("scenario", "content_hash")}
+    whole = {"scenario": scenario, "policies": policies}
+    return {**whole, "content_hash": content_hash(whole), **shared}
+
+
+def _here() -> dict[str, Any]:
+    return {
+        "versions": versions(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "git_commit": git_commit(),
+    }
+
+
+def _grouped(origins: Origins) -> list[dict[str, Any]]:
     """One entry per distinct origin, with the paths of all values that it holds for; in order of appearance."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for path, origin in origins.items():

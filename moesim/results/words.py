@@ -30,6 +30,8 @@ _METRICS = {
 _MOST = 12
 """Lines of each kind that a screen shows; the files hold all."""
 _ROWS = 30
+_NAMED = 0.05
+"""Share of the variance from which on a sentence names an axis."""
 
 
 def metric_words(name: str) -> tuple[str, str]:
@@ -73,6 +75,7 @@ def sentences(experiment: Mapping[str, Any], answer: Mapping[str, Any]) -> list[
     for cross in answer["crossovers"]:
         if _around(cross["at"], best["settings"]):
             told.append(_crossover(experiment, cross))
+    told += [_driver(experiment, one) for one in answer["drivers"] if one["policy"] == best["policy"]]
     pairs = [pair for pair in answer["pairs"] if _around(pair["at"], best["settings"])]
     pairs = [pair for pair in pairs if pair["a"] in (best["policy"], best["settings"].get(answer["contenders"]))]
     told += [_pair(experiment, pair) for pair in pairs[:_MOST]]
@@ -142,6 +145,25 @@ def _factor(peak: Mapping[str, Any], highest: bool) -> str:
     return f", {high / low:.3g} times {'the lowest' if highest else 'less than the highest'}" if low > 0 else ""
 
 
+def _driver(experiment: Mapping[str, Any], one: Mapping[str, Any]) -> str:
+    """Which axes a sampled design found to matter, and which way."""
+    name, _ = metric_words(experiment["metric"])
+    who = f" ({one['policy']})" if len(experiment["policies"]) > 1 else ""
+    if not one["axes"]:
+        return f"What drives {name}{who} is not told: {one['note']}."
+    said = [
+        f"{axis['column']} {100 * axis['share']:.0f} %{_way(axis['direction'])}"
+        for axis in one["axes"]
+        if axis["share"] >= _NAMED
+    ]
+    note = f"; {one['note']}" if one["note"] else ""
+    return f"What drives {name}{who}, as shares of the variance of its ranks: {', '.join(said) or 'no axis'}{note}."
+
+
+def _way(direction: float | None) -> str:
+    return "" if direction is None else " (rising)" if direction > 0 else " (falling)"
+
+
 def _pair(experiment: Mapping[str, Any], pair: Mapping[str, Any]) -> str:
     """`A beats B by 7 +- 1 %`, or that the two tie."""
     if pair["verdict"] == "tie":
@@ -193,8 +215,28 @@ def sweep_text(result: SweepResult) -> str:
     lines += align(header, rows[:_ROWS], left=len(header) - 4)
     if len(rows) > _ROWS:
         lines.append(f"... and {len(rows) - _ROWS} more rows; summary.csv has all")
+    lines += _drivers_table(experiment, answer)
     lines += _warm_up(answer)
     return "\n".join([*lines, *_failures(answer["failures"])])
+
+
+def _drivers_table(experiment: Mapping[str, Any], answer: Mapping[str, Any]) -> list[str]:
+    """What the metric of each policy varies with, for a sampled design."""
+    lines = []
+    for one in answer.get("drivers", ()):
+        who = f" ({one['policy']})" if len(answer["drivers"]) > 1 else ""
+        if one["axes"]:
+            ways = ["" if axis["direction"] is None else f"{axis['direction']:+.2f}" for axis in one["axes"]]
+            rows = [[axis["column"], f"{100 * axis['share']:.1f} %", way] for axis, way in zip(one["axes"], ways, strict=True)]
+            rows.append(["not explained by any one of them", f"{100 * max(0.0, 1 - one['explained']):.1f} %", ""])
+            head = [
+                f"{metric_words(experiment['metric'])[0]}{who} varies with",
+                "share of variance (by rank)",
+                "rank correlation",
+            ]
+            lines += ["", *align(head, rows)]
+        lines += [f"note{who}: {one['note']}"] if one["note"] else []
+    return [*lines, ""] if lines else []
 
 
 def _failures(failures: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -56,6 +56,12 @@ class Family:
         return self._resolver.base
 
     @property
+    def written(self) -> dict[str, Any]:
+        """The base as plain data, what it extends joined in; profiles and models stand by name, so that they can be varied."""
+        plain: dict[str, Any] = self._raw.plain()
+        return plain
+
+    @property
     def replicate(self) -> int:
         """Number of the base's own replicate: the first of several."""
         said = self._raw.child("replicate")

@@ -12,7 +12,7 @@ from pathlib import Path as FilePath
 from typing import Any, NamedTuple
 
 from moesim.errors import InputError, Mistake
-from moesim.scenario import schema, strict_yaml
+from moesim.scenario import annotated, schema, strict_yaml
 from moesim.scenario.judge import unknown_key
 from moesim.scenario.resolve import SHORTHAND, Resolver, in_full
 from moesim.scenario.tree import Node, Path, Place, dotted, from_plain
@@ -106,7 +106,8 @@ def apply(raw: Node, resolver: Resolver, wanted: list[Change]) -> tuple[Node, li
         old = found.plain() if found is not None else None
         if change.by == "--policy":
             old, change = _policy(before, old, change)
-        raw = _put(raw, before, path, resolver.rebased(change.value, path), resolver.base)
+        value = annotated.strip(resolver.rebased(change.value, path), resolver.mistakes, path)
+        raw = _put(raw, before, path, value, resolver.base)
         made.append(Override(dotted(path), old, change.value.plain(), change.by))
         logger.info("%s", made[-1])
     return raw, made
@@ -197,4 +198,4 @@ def _put(raw: Node, before: Node, path: Path, value: Node, base: FilePath) -> No
         if raw.at(inside) is None and there is not None and (isinstance(there.value, list) or before.at(inside) is None):
             own = before.at(inside)
             raw = raw.put(inside, own if own is not None else from_plain(schema.seed(before, inside, base), value.place))
-    return raw.put(path, Node(value.value, value.place, value.key, value.origin, whole=True))
+    return raw.put(path, Node(value.value, value.place, value.key, value.origin, whole=True, spread=value.spread))

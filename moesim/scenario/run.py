@@ -37,6 +37,7 @@ __all__ = [
     "run",
     "run_loaded",
     "save_comparison",
+    "told_apart",
 ]
 
 Progress = Callable[[int, int], None]
@@ -154,23 +155,40 @@ def _under_policy(mistake: Mistake) -> Mistake:
 
 
 def policy_label(policy: Policy) -> str:
-    """What results call a policy: its kind, or the name of its class."""
-    return str(getattr(policy, "kind", f"{type(policy).__module__}:{type(policy).__qualname__}"))
+    """What results call a policy: the kind that its class gives itself, else its class, without a module if of a session."""
+    kind, own = getattr(policy, "kind", None), vars(type(policy)).get("__annotations__", {})
+    name = f"{type(policy).__module__}:{type(policy).__qualname__}".removeprefix("__main__:")
+    return str(kind) if kind is not None and "kind" in own else name
+
+
+def told_apart(policies: Sequence[Policy]) -> list[str]:
+    """The labels of policies that were handed over as objects; of one kind, they say what each has other than its class."""
+    names = [policy_label(policy) for policy in policies]
+    return [f"{name}{_own(policy)}" if names.count(name) > 1 else name for name, policy in zip(names, policies, strict=True)]
+
+
+def _own(policy: Policy) -> str:
+    """`(margin=2.0)`; nothing for a policy that has the defaults of its class."""
+    values = policy.model_dump(mode="json", exclude={"kind"}, exclude_defaults=True)
+    return f"({', '.join(f'{name}={value}' for name, value in values.items())})" if values else ""
 
 
 def policies_for(names: Iterable[str | Policy], this: LoadedScenario) -> list[tuple[str, Policy]]:
-    """The policies called `names` (`all`: every one known) with their defaults; the scenario's own with its parameters.
+    """The policies called `names` (`all`: every one known), once each, with their defaults; the scenario's own with its values.
 
     Policy objects stand for themselves.
     """
     given = list(names)
-    wanted = [*plugins.names("policies")] if given == ["all"] else given
+    wanted = [one for name in given for one in (plugins.names("policies") if name == "all" else [name])]
     own = (policy_label(this.scenario.policy), this.data["policy"].get("kind"))
+    labels = iter(told_apart([name for name in given if isinstance(name, Policy)]))
     chosen: list[tuple[str, Policy]] = []
     mistakes: list[Mistake] = []
     for name in wanted:
         if isinstance(name, Policy):
-            chosen.append((policy_label(name), name))
+            chosen.append((next(labels), name))
+            continue
+        if name in dict(chosen):
             continue
         try:
             policy = this.scenario.policy if name in own else plugins.find("policies", name, beside=this.base)()
@@ -215,12 +233,13 @@ def out_directory(this: LoadedScenario, name: str, out: str | Path | None) -> Pa
 
 
 def save_comparison(out: str | Path, ranked: dict[str, Any], results: Iterable[Result]) -> Path:
-    """Writes `comparison.json` and each run's results (`<policy>/`) under `out`."""
-    place = Path(out)
+    """Writes `comparison.json`, with its provenance, and each run's results (`<policy>/`) under `out`."""
+    place, runs = Path(out), list(results)
     place.mkdir(parents=True, exist_ok=True)
-    for result in results:
+    for result in runs:
         result.save(place / str(result.summary["policy"]).replace(":", "-"))
+    document = {**ranked, "provenance": provenance.of_comparison([(r.summary["policy"], r.provenance) for r in runs])}
     partial = place / "comparison.json.part"
-    partial.write_text(json.dumps(ranked, indent=2) + "\n", encoding="utf-8")
+    partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     partial.rename(place / "comparison.json")
     return place

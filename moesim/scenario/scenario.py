@@ -22,7 +22,7 @@ from moesim.scenario.resolve import SHORTHAND, Resolver
 from moesim.scenario.tree import Node, Origin, Place, Tree, from_plain
 from moesim.streams import Streams
 
-__all__ = ["LoadedScenario", "assemble", "load", "load_data"]
+__all__ = ["LoadedScenario", "assemble", "folder_of", "load", "load_data"]
 
 Sets = Iterable[str | overrides.Change] | Mapping[str, Any]
 
@@ -105,7 +105,7 @@ def load_data(
     that of the catalogue's scenario of this name.
     """
     root = from_plain(data)
-    resolver = Resolver(base if base is not None else _base(root, beside))
+    resolver = Resolver(base if base is not None else folder_of(root, beside))
     node = annotated.strip(root, resolver.mistakes)
     if not isinstance(node.value, dict):
         raise InputError(Mistake("a scenario is a mapping of keys to values"))
@@ -137,7 +137,8 @@ def _result(path: FilePath) -> Mapping[str, Any]:
     return scenario
 
 
-def _base(root: Node, beside: FilePath | None) -> FilePath:
+def folder_of(root: Node, beside: FilePath | None) -> FilePath:
+    """The first folder that has all the files a scenario names: `beside`, the current one, that of the catalogue's."""
     wanted = [str(leaf.value) for path, leaf in root.leaves() if path[-1:] == ("path",) and isinstance(leaf.value, str)]
     folders = [folder for folder in (beside, FilePath()) if folder is not None]
     name = root.child("name")

@@ -222,6 +222,95 @@ def test_designs_without_a_grid_have_a_best_but_no_peaks() -> None:
     assert result.answer["peaks"] == []
 
 
+def test_a_sampled_design_says_what_drives_the_metric(tmp_path: Path) -> None:
+    axes = {"policy.hot": {"kind": "range", "low": 0.2, "high": 0.9},
+            "hardware.links.pcie.rate": {"kind": "log", "low": "1 GB/s", "high": "64 GB/s"}}  # fmt: skip
+    design = {"kind": "latin_hypercube", "points": 16}
+    result = run_sweep({**SMALL, "axes": axes, "design": design}, out=tmp_path / "drawn", jobs=1)
+    assert result is not None
+    told = {one["policy"]: one for one in result.answer["drivers"]}
+    assert list(told) == SMALL["policies"]
+    for one in told.values():
+        assert one["settings"] == 16
+        assert one["axes"][0]["axis"] == "hardware.links.pcie.rate"
+        assert one["axes"][0]["direction"] > 0
+    assert told["cxl_expert_gpu_only"]["axes"][0]["share"] > 0.95  # it has no such parameter, and loads whatever has tokens
+    assert any(sentence.startswith("What drives throughput (") for sentence in result.answer["sentences"])
+    assert "throughput (cxl_expert) varies" in str(result)
+    assert SweepResult.load(tmp_path / "drawn").answer == result.answer
+    run_sweep({**SMALL, "axes": axes, "design": design}, out=tmp_path / "two", jobs=2)
+    assert outputs(tmp_path / "two") == outputs(tmp_path / "drawn")
+
+
+def test_few_drawn_settings_and_grids_have_no_drivers(done: Path) -> None:
+    assert json.loads((done / "answer.json").read_text())["drivers"] == []
+    axes = {"policy.hot": {"kind": "range", "low": 0.2, "high": 0.9}}
+    result = run_sweep({**SMALL, "axes": axes, "design": {"kind": "sobol", "points": 4}}, jobs=1)
+    assert result is not None
+    assert all("too few" in one["note"] and not one["axes"] for one in result.answer["drivers"])
+    assert "too few" in str(result)
+
+
+def test_a_sweep_keeps_where_it_comes_from_however_it_is_run(done: Path, tmp_path: Path) -> None:
+    run_sweep(SMALL, out=tmp_path / "two", jobs=2)
+    one, two = (json.loads((place / "experiment.json").read_text()) for place in (done, tmp_path / "two"))
+    assert one == two
+    kept = one["provenance"]
+    assert set(kept["versions"]) >= {"python", "moesim", "numpy"}
+    assert kept["platform"]
+    assert kept["content_hash"].startswith("sha256:")
+    assert kept["experiment"]["axes"]["policy.hot"]["values"] == [0.5, 0.75, 0.9]
+    assert kept["experiment"]["policies"] == SMALL["policies"]
+    assert kept["experiment"]["scenario"]["workload"]["tokens"] == 64
+    other = plan({**SMALL, "replications": 3}).document["provenance"]
+    assert other["content_hash"] != kept["content_hash"]
+
+
+def test_what_a_sweep_keeps_runs_again(done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_sweep(done / "experiment.json", out=tmp_path / "again", jobs=1)
+    assert outputs(tmp_path / "again") == outputs(done)
+    assert (tmp_path / "again" / "experiment.json").read_bytes() == (done / "experiment.json").read_bytes()
+    run: list[str] = []
+    real = pools.outcomes
+    monkeypatch.setattr(
+        "moesim.experiment.sweep.outcomes", lambda work, **more: (run.extend(job.name for job in work), real(work, **more))[1]
+    )
+    run_sweep(str(done / "experiment.json"), out=done, jobs=1)
+    assert run == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "cannot be read as JSON"), ("[]", "no 'provenance.experiment'"), ('{"provenance": {"scenario": {}}}', "YAML files")],
+)
+def test_other_json_is_no_experiment(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "experiment.json"
+    with pytest.raises(InputError, match="no such file"):
+        plan(path)
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        plan(path)
+
+
+def test_an_axis_whose_values_are_names_of_profiles_comes_back_the_same(tmp_path: Path) -> None:
+    first = plan("pcie-generation")
+    (tmp_path / "kept.json").write_text(json.dumps(first.document))
+    again = plan(tmp_path / "kept.json")
+    assert list(again.tasks) == list(first.tasks)
+    assert again.document["provenance"]["content_hash"] == first.document["provenance"]["content_hash"]
+
+
+def test_objects_of_one_class_run_side_by_side_under_names_of_their_own() -> None:
+    axes = {"hardware.links.pcie.rate": ["16 GB/s", "32 GB/s"]}
+    result = run_sweep({**SMALL, "axes": axes, "policies": [Moody(), Moody(mood="bright"), "cxl_expert"]}, jobs=1)
+    assert result is not None
+    name = f"{Moody.__module__}:Moody"
+    assert result.experiment["policies"] == [name, f"{name}(mood=bright)", "cxl_expert"]
+    kept = result.experiment["provenance"]["experiment"]["policies"]
+    assert {key: kept[1][key] for key in ("kind", "mood", "label")} == {
+        "kind": name, "mood": "bright", "label": f"{name}(mood=bright)"}  # fmt: skip
+
+
 def test_a_metric_that_no_run_has_is_named() -> None:
     with pytest.raises(InputError, match=r"no run has a number 'ttft_s.p42'; there are: .*makespan_s"):
         run_sweep({**SMALL, "metric": "ttft_s.p42"}, jobs=1)

@@ -38,6 +38,23 @@ def test_collected_provenance_is_complete_and_plain() -> None:
     assert collected == provenance.collect({"model": "m"}, seed=3, replicate=2, command=["moesim", "run", "x.yaml"])
 
 
+def test_many_runs_have_one_experiment_and_no_command() -> None:
+    collected = provenance.collect_many({"axes": {"a": [1, 2]}}, {"model": "m"}, origins={"a": ("measured", "me", "")})
+    assert json.loads(json.dumps(collected)) == collected
+    assert set(collected) == {"experiment", "content_hash", "versions", "platform", "git_commit", "origins"}
+    assert collected["content_hash"] != provenance.collect_many({"axes": {"a": [1, 2]}}, {"model": "n"})["content_hash"]
+
+
+def test_runs_of_a_comparison_share_all_but_their_policies() -> None:
+    runs = [(name, provenance.collect({"model": "m", "policy": {"kind": name}}, seed=3)) for name in ("a", "b")]
+    shared = provenance.of_comparison(runs)
+    assert shared["scenario"] == {"model": "m"}
+    assert shared["policies"] == {"a": {"kind": "a"}, "b": {"kind": "b"}}
+    assert (shared["seed"], shared["platform"]) == (3, runs[0][1]["platform"])
+    assert shared["content_hash"] not in {one["content_hash"] for _, one in runs}
+    assert provenance.of_comparison([]) == {}
+
+
 def test_outside_a_checkout_there_is_no_commit(tmp_path: Path) -> None:
     assert provenance.git_commit(tmp_path) is None
 

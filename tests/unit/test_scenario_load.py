@@ -292,6 +292,17 @@ def test_provenance_of_annotated_values() -> None:
     assert found["hardware.tiers.ddr.capacity"] == ("", "made up for tests", "")
 
 
+def test_an_override_may_say_where_its_value_comes_from() -> None:
+    said = {"value": "30 GB/s", "basis": "measured", "source": "this machine"}
+    tier = {"kind": "ddr", "at": "host", "capacity": {"value": "999 GB"}, "read": "240 GB/s"}
+    loaded = load("good.yaml", sets={"hardware.links.pcie.rate": said, "hardware.tiers.ddr": tier})
+    assert loaded.data["hardware"]["links"]["pcie"]["rate"] == "30 GB/s"
+    assert loaded.data["hardware"]["tiers"]["ddr"]["capacity"] == "999 GB"
+    assert loaded.provenance["hardware.links.pcie.rate"].source == "this machine"
+    with pytest.raises(InputError, match=r"unknown key in an annotated value.*Did you mean 'basis'"):
+        load("good.yaml", sets={"hardware.links.pcie.rate": {"value": "30 GB/s", "bassis": "measured", "source": "x"}})
+
+
 def test_overridden_value_loses_its_provenance() -> None:
     assert "hardware.tiers.ddr.capacity" not in with_set("hardware.tiers.ddr.capacity=1 TB").provenance
 

@@ -11,7 +11,8 @@ import pytest
 
 from moesim import cli
 from moesim.errors import InputError
-from moesim.experiment.uncertainty import Parameter, drivers, enough, flat, parameters, sample, study
+from moesim.experiment.uncertainty import Parameter, flat, parameters, sample, study
+from moesim.results.drivers import drivers, enough
 from moesim.scenario import load, load_data
 from moesim.scenario.tree import Spread
 from moesim.streams import Streams
