@@ -127,14 +127,15 @@ def cut(name: str) -> str:
     return name if len(name) <= 34 else f"{name[:32]}.."
 
 
-def below(axes: Axes | Figure, handles: Sequence[Any], columns: int) -> None:
+def below(axes: Axes | Figure, handles: Sequence[Any], columns: int, title: str = "") -> None:
     """A legend under the picture, where it covers nothing, in as many columns as its longest label leaves room for."""
     figure: Any = getattr(axes, "figure", axes)
     longest = max(len(line) for handle in handles for line in str(handle.get_label()).split("\n"))
     room = int(figure.get_figwidth() * 72 // (5.6 * longest + 45))  # points of a letter and of the mark beside it
     figure.legend(
-        handles=list(handles), loc="outside lower center", ncols=max(min(len(handles), columns, room), 1), frameon=False
-    )
+        handles=list(handles), loc="outside lower center", ncols=max(min(len(handles), columns, room), 1), frameon=False,
+        title=title or None,
+    )  # fmt: skip
 
 
 def percent_axis(axis: Any) -> None:

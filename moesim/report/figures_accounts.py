@@ -6,10 +6,11 @@ Knows labels and seconds.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from moesim.errors import InputError
-from moesim.report.canvas import GREY, OKABE_ITO, blank, folded, styled, time_scale
+from moesim.report.canvas import GREY, OKABE_ITO, below, blank, folded, styled, time_scale
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,11 +24,13 @@ def waterfall(steps: Sequence[tuple[str, float]], *, title: str = "") -> Figure:
 
     The first and the last step stand as whole bars; each one between shows what its account adds or takes away.
     """
+    from matplotlib.patches import Patch
+
     if len(steps) < 2:
         raise InputError("a waterfall has at least two steps")
     values = [value for _, value in steps]
     factor, unit = time_scale(max(abs(value) for value in values))
-    figure = blank(8.0, 1.2 + 0.42 * len(steps))
+    figure = blank(8.0, 1.5 + 0.42 * len(steps))
     axes = figure.add_subplot()
     for position, (_, value) in enumerate(steps):
         whole = position in (0, len(steps) - 1)
@@ -47,8 +50,15 @@ def waterfall(steps: Sequence[tuple[str, float]], *, title: str = "") -> Figure:
     axes.set_xlabel(f"latency ({unit})")
     axes.grid(axis="x", alpha=0.3)
     axes.set_title(title, loc="left")
+    kinds = {"blue": "in all", "vermilion": "makes it longer", "green": "makes it shorter"}
+    used = {"blue", *("vermilion" if b > a else "green" for a, b in pairwise(values[:-1]) if a != b)}
+    below(axes, [Patch(color=OKABE_ITO[name], label=label) for name, label in kinds.items() if name in used], 3)
     return figure
 
 
 def _change(before: float, after: float, tail: str) -> str:
-    return f" ({100 * (after / before - 1):+.0f} %{tail})" if before > 0 else ""
+    """By how much it changed, in whole percent; what would round to none is said in words."""
+    if before <= 0:
+        return ""
+    percent = 100 * (after / before - 1)
+    return f" ({f'{percent:+.0f} %' if abs(percent) >= 0.5 else '< 1 %' if percent else 'no change'}{tail})"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moesim.errors import InputError
+from moesim.errors import InputError, did_you_mean
 from moesim.report.canvas import (
     GREY,
     MARKERS,
@@ -38,9 +38,12 @@ __all__ = ["hit_curve", "sweep_curve", "threshold_curve"]
 _NAMES = {"threshold_percentile": "threshold (percentile)", "throughput_tok_s": "throughput (tokens/s)",
           "hit_rate": "hit rate (share of activations)", "makespan_s": "makespan (s)", "energy_J": "energy (J)",
           "cost_usd_per_Mtok": "cost (USD per million tokens)", "ttft_s.mean": "time to first token (s)",
-          "tpot_s.mean": "time per output token (s)", "share_of_bound": "share of bound"}  # fmt: skip
+          "tpot_s.mean": "time per output token (s)", "share_of_bound": "share of bound", "workload.prompt": "prompt (tokens)",
+          "workload.output": "output (tokens)", "workload.tokens": "batch (tokens)",
+          "workload.requests": "requests (number)"}  # fmt: skip
 _LINES = 8
 """Series with a colour, marker and line of their own; further ones are grey."""
+_SHARES = ("hit_rate", "share_of_bound")
 _STYLES = ("-", "--", "-.", ":")
 
 
@@ -64,19 +67,21 @@ def threshold_curve(
     `table` and `second`: DataFrames or any mappings of columns; rows without a value are left out. Columns `<y>.low` and
     `<y>.high` (or `throughput_low_tok_s`, `throughput_high_tok_s`) are drawn as a band where they are given.
     """
+    x, y = _column(table, x), _column(table, y)
     figure = blank(7.2, 4.1)
     axes = figure.add_subplot()
     curves = [(table, labels[0], "blue", "o", "-")]
     if second is not None:
         curves.append((second, labels[1], "vermilion", "s", "--"))
-    highest = 0.0
+    highest = lowest = 0.0
     for columns, label, colour, marker, line in curves:
         xs, ys = _finite(columns, x, y)
         best = int(ys.argmax() if goal == "highest" else ys.argmin())
         peak_x, peak_y = float(xs[best]), float(ys[best])
         tint = OKABE_ITO[colour]
         band = _band(columns, x, y)
-        highest = max(highest, float(ys.max()), float(band[2].max()) if band is not None else 0.0)
+        ends = [ys] if band is None else [ys, *band[1:]]
+        highest, lowest = max(highest, *(float(one.max()) for one in ends)), min(lowest, *(float(one.min()) for one in ends))
         if band is not None:
             axes.fill_between(*band, color=tint, alpha=0.18, linewidth=0)
         # the values stand in the legend: beside the peaks they would cover the curves
@@ -85,7 +90,8 @@ def threshold_curve(
         axes.plot(xs, ys, color=tint, marker=marker, linestyle=line, label=folded(text, 80), markersize=4.5)
         ring: dict[str, Any] = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "markeredgewidth": 1.5}
         axes.plot([peak_x], [peak_y], linestyle="", color=tint, **ring)
-    axes.set_ylim(0, 1.1 * highest if highest > 0 else 1.0)
+    margin = 0.1 * (highest - lowest) or 1.0
+    axes.set_ylim(lowest - margin if lowest < 0 else 0, highest + margin)
     axes.margins(x=0.04)
     axes.set_xlabel(folded(axis_name(x), 70))
     axes.set_ylabel(folded(axis_name(y), 40))
@@ -108,23 +114,24 @@ def sweep_curve(
 ) -> Figure:
     """A metric over one axis of a sweep, a line for each value of the column `by`, 95 % intervals as bars.
 
-    `table`: the means of a sweep (`<y>.low`, `<y>.high` where there are replications). The eight highest lines have a colour,
-    a marker and a name in the legend; the others are grey. An axis whose values are texts is drawn in their order. With
-    `points` the rows are settings of their own (a random design), which no line joins.
+    `table`: the means of a sweep (`<y>.low`, `<y>.high` where there are replications); its columns may be named without their
+    units. Up to eight lines have a colour, a marker and a name in the legend; of more, the eight highest. An axis whose values
+    are texts is drawn in their order. With `points` the rows are settings of their own (a random design), which no line joins.
     """
-    for name in (x, y):
-        if name not in table:
-            raise InputError(f"the table has no column {name}")
+    x, y = _column(table, x), _column(table, y)
+    by = by if by == "policy" else _column(table, by)
     spots, ticks = _places(table[x])
     ys = np.asarray(table[y], dtype=np.float64)
     band = [np.asarray(table[f"{y}.{end}"], dtype=np.float64) if f"{y}.{end}" in table else None for end in ("low", "high")]
+    if y in _SHARES:  # Student's interval knows nothing of where a share ends
+        band = [None if side is None else np.clip(side, 0, 1) for side in band]
     names = [_said(value) for value in table[by]] if by in table else [""] * len(ys)
     which = {name: np.array([other == name for other in names]) & np.isfinite(ys) for name in dict.fromkeys(names)}
     which = {name: rows for name, rows in which.items() if rows.any()}
     if not which:
         raise InputError(f"the table has no row with both {x} and {y}")
-    numbers = by in table and all(isinstance(value, (int, float, np.number)) for value in table[by])
-    ranked = list(which) if numbers and len(which) <= _LINES else sorted(which, key=lambda name: -float(ys[which[name]].max()))
+    # few lines in the order of the table, so that each has the same colour in every picture of it
+    ranked = list(which) if len(which) <= _LINES else sorted(which, key=lambda name: -float(ys[which[name]].max()))
     figure = blank(8.0, 4.6)
     axes = figure.add_subplot()
     if log and not ticks:
@@ -138,7 +145,7 @@ def sweep_curve(
         place = ranked.index(name)
         _line(
             axes,
-            spots[rows],
+            spots[rows] + (_beside(place, min(len(ranked), _LINES)) if ticks else 0.0),
             ys[rows],
             [None if side is None else side[rows] for side in band],
             place,
@@ -152,7 +159,8 @@ def sweep_curve(
     bars = any(side is not None and np.isfinite(side).any() for side in band)
     if ranked != [""] or bars:
         shown = [handles[i] for i in order if labels[i]]
-        below(axes, [*shown, *_others(len(ranked) - _LINES), *_intervals(bars)], 3)
+        handles = [*shown, *_others(len(ranked) - _LINES), *_intervals(bars)]
+        below(axes, handles, 3, "" if by == "policy" or by not in table else folded(axis_name(by), 70))
     return figure
 
 
@@ -161,6 +169,11 @@ def _roomy(values: Any, log: bool) -> bool:
     spots = np.log(values) if log and (values > 0).all() else values
     gaps = np.diff(spots)
     return 1 < len(values) <= 12 and float(gaps.min()) >= 0.06 * float(gaps.sum())
+
+
+def _beside(place: int, count: int) -> float:
+    """Where a series stands beside a text on the axis, so that equal values of several can be seen."""
+    return 0.0 if place >= count else 0.5 * (place - (count - 1) / 2) / max(count, 4)
 
 
 def _line(axes: Axes, xs: Any, ys: Any, band: list[Any], place: int, name: str, joined: bool) -> None:
@@ -198,7 +211,7 @@ def _finish(axes: Axes, ticks: list[str], x: str, y: str, title: str) -> None:
         axes.xaxis.set_minor_formatter(lambda _value, _position: "")
     axes.set_xlabel(folded(axis_name(x), 70))
     axes.set_ylabel(folded(axis_name(y), 40))
-    if y in ("hit_rate", "share_of_bound"):
+    if y in _SHARES:
         percent_axis(axes.yaxis)
     else:
         dots(axes.yaxis)
@@ -223,22 +236,30 @@ def _said(value: Any) -> str:
 
 
 def _band(columns: Mapping[str, Any], x: str, y: str) -> tuple[Any, Any, Any] | None:
-    """(x, low, high) of the rows that have an interval; None without any."""
+    """(x, low, high) of the rows that have an interval; None where none has one of any width."""
     pairs = ((f"{y}.low", f"{y}.high"), ("throughput_low_tok_s", "throughput_high_tok_s"))
     names = next((pair for pair in pairs if all(name in columns for name in pair)), None)
     if names is None:
         return None
     xs, low, high = (np.asarray(columns[name], dtype=np.float64) for name in (x, *names))
     known = np.isfinite(xs) & np.isfinite(low) & np.isfinite(high)
+    if not (high[known] - low[known] > 1e-6 * np.abs(high[known])).any():  # draws that agree have nothing to shade
+        return None
     order = np.argsort(xs[known], kind="stable")
-    return (xs[known][order], low[known][order], high[known][order]) if known.any() else None
+    return xs[known][order], low[known][order], high[known][order]
+
+
+def _column(table: Mapping[str, Any], name: str) -> str:
+    """The column called `name`, with or without the unit behind it; InputError where there is none."""
+    known = [str(column) for column in table]
+    found = [name] if name in known else [column for column in known if column.partition(" (")[0] == name]
+    if len(found) != 1:
+        raise InputError(f"the table has no column {name}.{did_you_mean(name, known)}")
+    return found[0]
 
 
 def _finite(columns: Mapping[str, Any], x: str, y: str) -> tuple[Any, Any]:
-    missing = [name for name in (x, y) if name not in columns]
-    if missing:
-        raise InputError(f"the table has no column {' and no column '.join(missing)}")
-    xs, ys = (np.asarray(columns[name], dtype=np.float64) for name in (x, y))
+    xs, ys = (np.asarray(columns[_column(columns, name)], dtype=np.float64) for name in (x, y))
     known = np.isfinite(xs) & np.isfinite(ys)
     if not known.any():
         raise InputError(f"the table has no row with both {x} and {y}")

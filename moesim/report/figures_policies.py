@@ -15,7 +15,7 @@ from moesim.errors import InputError
 from moesim.report.canvas import GREY, OKABE_ITO, below, blank, cut, dots, folded, label_points, log_axis, number, styled
 from moesim.results.compare import by_policy
 from moesim.results.result import Result
-from moesim.results.statistics import mean, t_interval
+from moesim.results.statistics import TIE, mean, t_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -209,14 +209,18 @@ def _along(corners: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the points (less, more) that none beats: no other has as little of the first and more of the second."""
+    """Indices of the points (less, more) that none beats: no other has as little of the first and more of the second.
+
+    A thousandth more of the first counts as as little: what differs by less is the same setting to whoever pays for it.
+    """
     order = sorted(range(len(points)), key=lambda index: (points[index][0], -points[index][1]))
     best, kept = -float("inf"), []
     for index in order:
         if points[index][1] > best:
             best = points[index][1]
             kept.append(index)
-    return kept
+    beaten = {index for index, after in pairwise(kept) if points[after][0] <= points[index][0] * (1 + TIE)}
+    return [index for index in kept if index not in beaten]
 
 
 def _panel(axes: Axes, known: list[tuple[float, float, Row]], text: str) -> None:

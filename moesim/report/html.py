@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 __all__ = ["Cell", "Html", "element", "figure", "joined", "shown", "table", "unbroken"]
 
 
+_SHORT = 24
+"""Letters of a text that a table keeps on one line."""
+
+
 class Html(str):
     """Text that is HTML already; plain `str` is escaped wherever it goes in."""
 
@@ -79,7 +83,8 @@ def table(caption: str, header: Sequence[str], rows: Sequence[Sequence[Any]], *,
 
 
 def _cell(cell: Cell, right: bool) -> Html:
-    attributes = {"class_": "n"} if right else {}
+    """Numbers flush right; short names on one line, however narrow their column."""
+    attributes = {"class_": "n"} if right else {"class_": "s"} if len(cell.text) <= _SHORT else {}
     if cell.key is None:
         attributes["data_k"] = ""
     elif isinstance(cell.key, float):

@@ -50,9 +50,14 @@ def comparison_page(place: Path) -> Page:
              if refused else Html()),
         Part("differences", "Differences", _pairs(pairs)),
         Part("fastest", f"The fastest: {best['policy']}", run_figures(detail) if detail else Html()),
-        *origin_parts(detail.provenance if detail else {}, f"moesim compare {place / fastest.name / 'result.json'}"),
     ]  # fmt: skip
-    return Page(title, [_sentence(rows, pairs, best), f"{met}."], Html(), parts if detail else parts[:3])
+    provenance = dict(document.get("provenance") or (detail.provenance if detail else {}))
+    if provenance:
+        policies = {"policies": provenance["policies"]} if "policies" in provenance else {}
+        provenance["scenario"] = {**provenance.get("scenario", {}), **policies}
+        scenario = fastest / "result.json" if detail else "SCENARIO"
+        parts += origin_parts(provenance, f"moesim compare {scenario} --policies {','.join(groups)}")
+    return Page(title, [_sentence(rows, pairs, best), f"{met}."], Html(), parts)
 
 
 def _sentence(rows: Sequence[Row], pairs: Sequence[Mapping[str, Any]], best: Mapping[str, Any]) -> str:

@@ -22,13 +22,13 @@ _NAMES = frozenset({"kind", "name", "description", "at", "memory", "ends", "insi
 """Keys of a machine that name things rather than measure them."""
 
 
-def origin_parts(provenance: Mapping[str, Any], repeat: str) -> list[Part]:
-    """Sections on origins, scenario and provenance; `repeat` is the command that does it again."""
+def origin_parts(provenance: Mapping[str, Any], repeat: str, heading: str = "Scenario") -> list[Part]:
+    """Sections on origins, scenario (under its `heading`) and provenance; `repeat` is the command that does it again."""
     scenario = provenance.get("scenario")
     data: Mapping[str, Any] = scenario if isinstance(scenario, Mapping) else {}
     return [
         Part("origins", "Measured and assumed", _origins(data, provenance.get("origins"))),
-        Part("scenario", "Scenario", _scenario(data)),
+        Part("scenario", heading, _scenario(data)),
         Part("provenance", "Provenance", _provenance(provenance, repeat)),
     ]
 
@@ -98,13 +98,15 @@ def _provenance(provenance: Mapping[str, Any], repeat: str) -> Html:
         return element("p", "To do it again: ", element("code", repeat))
     command = provenance.get("command")
     versions = provenance.get("versions") or {}
-    rows = [
-        ["scenario", str(provenance.get("content_hash", ""))],
-        ["seed, replicate", f"{provenance.get('seed', '')}, {provenance.get('replicate', '')}"],
-        ["command", shlex.join(command) if command else "none: called from Python"],
+    rows = [["experiment" if "experiment" in provenance else "scenario", str(provenance["content_hash"])]]
+    if "seed" in provenance:
+        rows.append(["seed, replicate", f"{provenance['seed']}, {provenance.get('replicate', '')}"])
+    if "command" in provenance:
+        rows.append(["command", shlex.join(command) if command else "none: called from Python"])
+    rows += [
         ["versions", ", ".join(f"{name} {version}" for name, version in versions.items() if version)],
         ["platform", str(provenance.get("platform", ""))],
-        ["commit", str(provenance.get("git_commit") or "not run from a checkout")],
+        ["commit", str(provenance.get("git_commit") or "not run from a checkout").replace("+changes", ", with changes")],
     ]
     return joined(
         [table("Where this comes from", ["what", "is"], rows), element("p", "To do it again: ", element("code", repeat))]

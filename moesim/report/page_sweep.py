@@ -51,13 +51,20 @@ def sweep_page(place: Path) -> Page:
         Part("settings", "Settings", _settings(sweep)),
         Part("findings", "Findings", _findings(answer)),
         Part("failures", "Points that did not run", _failures(answer)),
-        *origin_parts(provenance, f"moesim sweep EXPERIMENT --out {place}"),
+        *origin_parts(provenance, _repeat(asked, place), "Scenario of the first point"),
     ]
     return Page(title, [str(first)], joined([more, _design(asked, answer)]), parts)
 
 
+def _repeat(asked: Mapping[str, Any], place: Path) -> str:
+    """The command that runs what is missing, or all of it in another directory."""
+    verb = "optimize" if asked["design"]["kind"] == "search" else "sweep"
+    known = "experiment" in (asked.get("provenance") or {})
+    return f"moesim {verb} {place / 'experiment.json' if known else 'EXPERIMENT'} --out {place}"
+
+
 def _design(asked: Mapping[str, Any], answer: Mapping[str, Any]) -> Html:
-    axes = "; ".join(f"{axis['name']}: {_span(axis['values'])}" for axis in asked["axes"])
+    axes = "; ".join(f"{axis_name(axis['column'])}: {_reach(axis, asked['design'])}" for axis in asked["axes"])
     points, policies = answer["points"], asked["policies"]
     text = (
         f"Scenario {asked['scenario']}, {points['done']:,} of {points['asked']:,} points done, {asked['replications']} "
@@ -65,6 +72,12 @@ def _design(asked: Mapping[str, Any], answer: Mapping[str, Any]) -> Html:
         f"{f' and {len(policies) - 6} further policies' if len(policies) > 6 else ''}. {axes}"
     )
     return element("p", text, class_="soft")
+
+
+def _reach(axis: Mapping[str, Any], design: Mapping[str, Any]) -> str:
+    """The values of an axis; of one that was drawn from, its ends."""
+    drawn = design["kind"] in ("latin_hypercube", "sobol") and axis["scale"] != "categories" and len(axis["values"]) == 2
+    return f"{_span(axis['values'][:1])} to {_span(axis['values'][1:])}" if drawn else _span(axis["values"])
 
 
 def _span(values: Sequence[Any]) -> str:
@@ -199,14 +212,27 @@ def _findings(answer: Mapping[str, Any]) -> Html:
     peaks = _rows(answer, "peaks", "column", "policy", "at", "value", "low", "high", "kind", "mean")
     crossings = _rows(answer, "crossovers", "column", "below", "above", "at", "value", "low", "high")
     pairs = _rows(answer, "pairs", "at", "a", "b", "percent", "percent_low", "percent_high", "verdict")
-    drivers = [[driver["column"], _share(driver["share"])] for driver in answer.get("drivers", ())]
+    drivers = [
+        [axis["column"], one["policy"], _share(axis["share"]), axis["direction"]]
+        for one in answer.get("drivers", ())
+        for axis in one["axes"]
+    ]
     tables = (
+        ("What the metric varies with", ["axis", "policy", "share of the variance of ranks", "rank correlation"], drivers),
         ("Peaks along each axis", ["axis", "policy", "at", "peak at", "not below", "not above", "kind", "mean there"], peaks),
         ("Crossovers", ["axis", "ahead before", "ahead behind", "at", "crosses at", "not below", "not above"], crossings),
         ("Policies against each other", ["at", "better", "than", "by (%)", "at least (%)", "at most (%)", "verdict"], pairs),
-        ("What drives the spread", ["axis", "share of the variance"], drivers),
     )
-    return joined(element("div", table(*one, most=400), class_="scroll") for one in tables if one[2])
+    shown = [element("div", table(*one, most=400), class_="scroll") for one in tables if one[2]]
+    return joined([*map(_told, answer.get("drivers", ())), *shown])
+
+
+def _told(one: Mapping[str, Any]) -> Html:
+    """How far single axes explain what a sampled design found, and where that is too little."""
+    known = one["explained"]
+    explained = "" if known is None else f"together they explain {percent(known)} of the variance of ranks"
+    said = "; ".join(text for text in (explained, one["note"]) if text)
+    return element("p", f"{one['policy']}, {one['settings']:,} settings: {said}.", class_="soft")
 
 
 def _rows(answer: Mapping[str, Any], kind: str, *names: str) -> list[list[Any]]:

@@ -72,6 +72,13 @@ def threshold(**changes: Any) -> dict[str, list[float]]:
             "throughput_tok_s.high": [v + 9 for v in y], **changes}  # fmt: skip
 
 
+def numbered() -> dict[str, Any]:
+    """Two axes of numbers."""
+    rows = [(x / 10, memory, 10.0 + memory / 100 - x) for memory in (150.0, 300.0, 600.0) for x in range(11)]
+    names = ("policy.hot", "hardware.tiers.hbm.capacity (MB)", "throughput_tok_s")
+    return dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+
+
 SMALL = {"workload.requests": 2, "workload.prompt": 24, "workload.output": 5}
 
 
@@ -110,6 +117,17 @@ PICTURES: dict[str, Callable[[], Figure]] = {
     "threshold": lambda: figures.threshold_curve(threshold(), x="policy.hot"),
     "threshold of one": lambda: figures.threshold_curve({"x": [5.0], "y": [0.0]}, x="x", y="y"),
     "waterfall": lambda: figures.waterfall([("as printed, with all experts loaded one after another", 0.8), ("end", 0.6)]),
+    "waterfall of six": lambda: figures.waterfall(
+        [
+            ("all", 0.8),
+            ("less", 0.5),
+            ("the same", 0.5),
+            ("hardly less", 0.4999),
+            ("more, for a reason that takes long to say", 0.9),
+            ("end", 0.001),
+        ]
+    ),
+    "sweep by a number": lambda: figures.sweep_curve(numbered(), x="policy.hot", by="hardware.tiers.hbm.capacity"),
 }
 
 
@@ -166,7 +184,7 @@ def test_axes_say_their_units(name: str) -> None:
     assert all(any(word in label for word in known) for label in labels), labels
 
 
-@pytest.mark.parametrize("name", [name for name in PICTURES if name not in ("waterfall", "one policy")])
+@pytest.mark.parametrize("name", [name for name in PICTURES if name != "one policy"])
 def test_every_colour_has_a_key(name: str) -> None:
     """Colours of bars, lines and points appear in the legend; one series alone needs none."""
     from matplotlib.colors import to_hex
@@ -185,6 +203,69 @@ def _colours(artist: Any) -> Iterator[Any]:
         yield colour if isinstance(colour, (str, tuple)) else tuple(colour)
     elif artist.get_linestyle() not in ("None", "") or artist.get_marker() not in ("None", ""):
         yield artist.get_color()
+
+
+def test_columns_go_without_their_unit_and_lines_with_it() -> None:
+    figure = picture("sweep by a number")
+    (legend,) = figure.legends
+    assert legend.get_title().get_text() == "tiers.hbm.capacity (MB)"
+    assert [text.get_text() for text in legend.get_texts()] == ["150", "300", "600"]
+    with pytest.raises(InputError, match=r"no column hardware\.tiers\.hbm\.capacty\. Did you mean"):
+        figures.sweep_curve(numbered(), x="policy.hot", by="hardware.tiers.hbm.capacty")
+    with pytest.raises(InputError, match="no column throughput_tok_s"):
+        figures.threshold_curve(threshold(), x="policy.hot", second={"policy.hot": [0.5]})
+
+
+def test_a_line_has_the_same_colour_in_every_picture_of_a_table() -> None:
+    rows = {RATE: [1, 1, 1], "policy": ["a", "b", "c"], "throughput_tok_s": [1.0, 3.0, 2.0], "hit_rate": [0.3, 0.1, 0.2]}
+    colours = [
+        {line.get_label(): line.get_color() for line in figure.axes[0].lines}
+        for figure in (figures.sweep_curve(rows, x=RATE), figures.hit_curve(rows, x=RATE))
+    ]
+    assert colours[0] == colours[1]
+
+
+def test_nothing_of_a_curve_is_cut_off() -> None:
+    table = {"policy.hot": [0.1, 0.5, 0.9], "y": [-3.0, 2.0, 1.0], "y.low": [-5.0, 1.0, 0.5], "y.high": [-1.0, 4.0, 2.0]}
+    low, high = figures.threshold_curve(table, x="policy.hot", y="y").axes[0].get_ylim()
+    assert low < -5.0
+    assert high > 4.0
+
+
+def test_the_interval_of_a_share_ends_where_shares_do() -> None:
+    rows = {
+        RATE: [1, 2],
+        "policy": ["a", "a"],
+        "hit_rate": [0.9, 0.1],
+        "hit_rate.low": [0.7, -0.1],
+        "hit_rate.high": [1.1, 0.3],
+    }
+    figure = figures.hit_curve(rows, x=RATE)
+    (bars,) = [bar for bar in figure.axes[0].containers if bar.has_yerr]
+    ends = [point[1] for segment in bars.lines[2][0].get_segments() for point in segment]
+    assert (min(ends), max(ends)) == (0.0, 1.0)
+
+
+def test_equal_values_stand_beside_each_other_over_names() -> None:
+    figure = figures.sweep_curve({"model": ["m"] * 3, "policy": ["a", "b", "c"], "throughput_tok_s": [1.0] * 3}, x="model")
+    assert len({float(line.get_xdata()[0]) for line in figure.axes[0].lines}) == 3
+
+
+def test_hardly_dearer_is_as_cheap() -> None:
+    assert front([(1.0, 5.0), (1.0001, 7.0), (1.01, 8.0)]) == [1, 2]
+
+
+def test_draws_that_agree_have_no_band() -> None:
+    same = threshold()
+    for end, off in (("low", -1e-12), ("high", 1e-12)):
+        same[f"throughput_tok_s.{end}"] = [value + off for value in same["throughput_tok_s"]]
+    (legend,) = figures.threshold_curve(same, x="policy.hot").legends
+    assert "band" not in legend.get_texts()[0].get_text()
+
+
+def test_a_change_that_rounds_to_none_is_said_in_words() -> None:
+    texts = [text.get_text() for text in picture("waterfall of six").axes[0].texts]
+    assert [text.partition("(")[2] for text in texts] == ["", "-38 %)", "no change)", "< 1 %)", "+80 %)", "-100 % in all)"]
 
 
 def test_the_front_is_what_nothing_beats() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import moesim
 from moesim.errors import InputError
 from moesim.report.html import Cell, Html, element, shown, table
 from moesim.report.page import write_page
@@ -180,6 +181,26 @@ def test_the_page_of_a_sweep_says_what_the_sweep_says(of_sweep: Path, pages: dic
         assert sentence in text
     assert "Peaks along each axis" in text
     assert "95 % interval" in text
+
+
+@pytest.mark.parametrize("kind", ["of_run", "of_comparison", "of_sweep"])
+def test_every_page_ends_with_where_it_comes_from(kind: str, pages: dict[str, Path]) -> None:
+    text = said(pages[kind])
+    for word in ("Where this comes from", "sha256:", "python ", "numpy ", "platform", "To do it again:"):
+        assert word in text
+    assert "not kept here" not in text
+    assert "EXPERIMENT" not in text
+
+
+def test_the_page_of_a_sampled_design_says_what_drives_the_metric(tmp_path: Path) -> None:
+    axes = {"policy.hot": {"kind": "range", "low": 0.4, "high": 0.9}, "workload.tokens": [64, 128, 256]}
+    asked = {"name": "drawn", "scenario": "cxl_expert/threshold", "axes": axes, "bound": False}
+    moesim.sweep({**asked, "design": {"kind": "latin_hypercube", "points": 16}}, jobs=1, out=tmp_path / "drawn")
+    text = said(write_page(tmp_path / "drawn"))
+    assert "What the metric varies with" in text
+    assert "16 settings: together they explain" in text
+    assert "policy.hot: 0.4 to 0.9" in text
+    assert "Scenario of the first point" in text
 
 
 def test_by_default_it_lies_beside_the_results(of_run: Path) -> None:
