@@ -173,8 +173,9 @@ class Workbench:
         missing = (on_gpu if load is None else on_gpu | load) & ~resident
         waits = missing & in_flight if in_flight is not None else _NONE
         up = missing & ~waits if in_flight is not None else missing
-        calls = ready.any(axis=1) if self._gpu.fused else ready.sum(axis=1)
-        gpu_first = np.where(ready, times.gpu_ps, 0).sum(axis=1) + self.shared(tokens) + self._prediction + self._launch * calls
+        gpu_first = np.where(ready, times.gpu_ps, 0).sum(axis=1) + self.shared(tokens) + self._prediction
+        if self._launch:
+            gpu_first = gpu_first + self._launch * self._ready_calls(ready)
         copy = np.where(up, times.copy_ps, 0)
         gpu_after = np.where((up if in_flight is None else missing) & active, times.gpu_ps + self._launch, 0)
         if order is not None:
@@ -182,8 +183,7 @@ class Workbench:
         gpu_tokens = np.where(on_gpu, counts, 0).sum(axis=1)
         total = counts.sum(axis=1)
         missed = np.where(missing, counts, 0).sum(axis=1)
-        calls = calls + (missing & active).sum(axis=1)
-        sides = [] if on_gpu.sum() == active.sum() else self._sides(counts, device, active, times, tokens, calls)
+        sides = [] if on_gpu.sum() == active.sum() else self._sides(counts, device, active, times, tokens, ready)
         if gpu_tokens.sum() + sum(int(s.tokens.sum()) for s in sides) != total.sum():
             raise PolicyError("dispatch gave active experts to a device that does not exist")
         uploads = up.sum(axis=1)
@@ -196,6 +196,11 @@ class Workbench:
         return VisitWork(
             up, waits, order, copy, gpu_after, gpu_first, uploads, total - missed, gpu_tokens, sides, ids, down, id_bytes, kinds
         )
+
+    def _ready_calls(self, ready: BoolArray) -> IntArray:
+        """[V] calls to the GPU for the experts `ready` [V, E] that are there already; each other one is a call of its own."""
+        calls: IntArray = ready.any(axis=1).astype(np.int64) if self._gpu.fused else ready.sum(axis=1)
+        return calls
 
     def _meet(self, counts: IntArray, device: IntArray, active: BoolArray) -> None:
         """Notes the tokens per expert that devices with a range of validity meet."""
@@ -221,9 +226,9 @@ class Workbench:
         active: BoolArray,
         times: ExpertTimes,
         tokens: IntArray,
-        gpu_calls: IntArray,
+        ready: BoolArray,
     ) -> list[SideWork]:
-        """The work of each side that has any; `gpu_calls` [V]: to the GPU, in the same visits."""
+        """The work of each side that has any; `ready` [V, E]: the GPU's experts that are there already."""
         found = []
         for side in self.sides:
             runs = active & (device == side.index)
@@ -234,8 +239,10 @@ class Workbench:
                 raise PolicyError(f"dispatch gave '{side.name}' an expert whose weights it cannot read")
             pairs = np.where(runs, counts, 0).sum(axis=1)
             calls = runs.any(axis=1) if side.fused else runs.sum(axis=1)
-            fixed = side.launch * calls + np.where(pairs > 0, side.sync + side.before * gpu_calls, 0)
-            work = np.where(runs, alone, 0).sum(axis=1) + fixed
+            work = np.where(runs, alone, 0).sum(axis=1) + side.launch * calls + np.where(pairs > 0, side.sync, 0)
+            if side.before:
+                uploaded = active & (device == self.gpu_index) & ~ready
+                work = work + np.where(pairs > 0, side.before * (self._ready_calls(ready) + uploaded.sum(axis=1)), 0)
             nbytes = np.minimum(pairs, tokens) * self._token_bytes
             found.append(SideWork(side, pairs, nbytes, _crossing(side.out, nbytes), work, _crossing(side.back, nbytes), runs))
         return found
