@@ -19,6 +19,7 @@ from moesim.experiment.spec import Experiment
 from moesim.hardware.system import System
 from moesim.model import Architecture
 from moesim.plugins import BUILT_IN, find
+from moesim.policies.page import written
 from moesim.scenario.schema import Head
 
 __all__ = ["Place", "Section", "main", "page", "sections"]
@@ -278,13 +279,7 @@ def _section(section: Section, links: dict[str, str], kinds: dict[str, str], def
 
 def main(arguments: list[str]) -> int:
     """Writes the page; with `--check` changes nothing and returns 1 if it is not what would be written."""
-    if arguments == ["--check"]:
-        stale = PAGE.read_text("utf-8") != page()
-        sys.stderr.write(f"{'stale' if stale else 'up to date'}: docs/scenario-keys.md\n")
-        return int(stale)
-    target = Path(arguments[0]) if arguments else PAGE
-    target.write_text(page(), encoding="utf-8")
-    return 0
+    return written(PAGE, page, arguments)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,14 @@ from __future__ import annotations
 import inspect
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from moesim.plugins import BUILT_IN, find
 from moesim.policies.base import Policy
 
-__all__ = ["main", "page"]
+__all__ = ["main", "page", "written"]
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "policies.md"
 _WHEN = {
@@ -106,15 +107,20 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
+def written(place: Path, make: Callable[[], str], arguments: list[str]) -> int:
+    """Writes what `make` gives to `place`, or to the file named; with `--check` writes nothing, and 1 if `place` is stale."""
+    if arguments == ["--check"]:
+        stale = place.read_text("utf-8") != make()
+        sys.stderr.write(f"{'stale' if stale else 'up to date'}: docs/{place.name}\n")
+        return int(stale)
+    target = Path(arguments[0]) if arguments else place
+    target.write_text(make(), encoding="utf-8")
+    return 0
+
+
 def main(arguments: list[str]) -> int:
     """Writes the page; with `--check` changes nothing and returns 1 if it is not what would be written."""
-    if arguments == ["--check"]:
-        stale = PAGE.read_text("utf-8") != page()
-        sys.stderr.write(f"{'stale' if stale else 'up to date'}: docs/policies.md\n")
-        return int(stale)
-    target = Path(arguments[0]) if arguments else PAGE
-    target.write_text(page(), encoding="utf-8")
-    return 0
+    return written(PAGE, page, arguments)
 
 
 if __name__ == "__main__":
