@@ -103,10 +103,11 @@ def _as_believed(call: float) -> str:
     policy = STEPS["popular experts resident"][1]
     plans = [planned(SETTING, each, decode=False).plan.state.plan for each in (policy, (*policy, _PUBLISHED))]
     ours, theirs = (simulated(SETTING, each, call) for each in (policy, (*policy, _PUBLISHED)))
-    on_cpu = [128 - plan.on_gpu["prefill"] for plan in plans]
+    experts = planned(SETTING, policy, decode=False).plan.resident.shape[1]
+    on_cpu = [experts - plan.on_gpu["prefill"] for plan in plans]
     return (
         f"Planned with the constants that the authors quote (144 TFLOPS of AMX, 26 times what the stock kernel reaches), "
-        f"{on_cpu[1]} of 128 experts are computed on the CPU in prefill instead of {on_cpu[0]}, and prefill takes "
+        f"{on_cpu[1]} of {experts} experts are computed on the CPU in prefill instead of {on_cpu[0]}, and prefill takes "
         f"{theirs.prefill:.0f} s instead of {ours.prefill:.0f} s: there, and only there, it matters how popular they are."
     )
 

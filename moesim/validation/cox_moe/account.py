@@ -72,9 +72,7 @@ def _pass(problem: Problem, plan: Deployment, routing: RoutingTable, members: In
     elif name == "serial":
         layers = loads.up + attention.whole + loads.gpu
     elif name == "paged":
-        layers = np.maximum.reduce(
-            [attention.dense + loads.gpu, loads.up + attention.back, np.full_like(loads.up, attention.core)]
-        )
+        layers = np.maximum(np.maximum(attention.dense + loads.gpu, loads.up + attention.back), attention.core)
     else:
         layers = np.maximum(attention.whole + loads.gpu, loads.up)
     return float(layers.sum()) + loads.head

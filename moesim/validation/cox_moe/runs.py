@@ -5,9 +5,9 @@ Knows its scenario by name; knows no published result.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, SerializeAsAny
@@ -111,27 +111,40 @@ def planned(setting: Setting, policy: Parameters, *, decode: bool) -> Planned:
     return Planned(inner=this.scenario.policy, plan=this.scenario.policy.deploy(problem_of(this, *this.build())))
 
 
+@cache
 def simulated(setting: Setting, policy: Parameters, call: float, *, one_thread: bool = True) -> Pace:
     """Seconds of all sequences: prefill, and one decode pass of each round in the middle of the output; calls as in `calls`."""
-    found = []
-    for decode in (False, True):
-        this = _scenario(setting, policy, calls(call, one_thread=one_thread), decode=decode)
-        held = planned(setting, policy, decode=decode)
+
+    def seconds(this: LoadedScenario, held: Planned, decode: bool) -> float:
         steps = run_loaded(this, bound=False, policy=held, policy_name="planned").frame("steps")
         times = steps.loc[steps["phase"] == ("decode" if decode else "prefill"), "step_time_s"]
-        found.append(float(times.iloc[_STEPS - 1 :: _STEPS].sum() if decode else times.sum()))
-    return Pace(*found)
+        return float(times.iloc[_STEPS - 1 :: _STEPS].sum() if decode else times.sum())
+
+    return _pace(setting, policy, calls(call, one_thread=one_thread), seconds)
 
 
 def added(setting: Setting, policy: Parameters, call: float) -> Pace:
     """The same by sums over layers, without lanes, queues and events."""
-    found = []
-    for decode in (False, True):
-        plan = planned(setting, policy, decode=decode).plan
-        this = _scenario(setting, policy, calls(call), decode=decode)
+
+    def seconds(this: LoadedScenario, held: Planned, decode: bool) -> float:
         job, routing = this.build()
-        found.append(pass_seconds(problem_of(this, job, routing), plan, routing, decode=decode))
-    return Pace(*found)
+        return pass_seconds(problem_of(this, job, routing), held.plan, routing, decode=decode)
+
+    return _pace(setting, policy, calls(call), seconds)
+
+
+def _pace(
+    setting: Setting,
+    policy: Parameters,
+    sets: Mapping[str, Any],
+    seconds: Callable[[LoadedScenario, Planned, bool], float],
+) -> Pace:
+    """Prefill and decode by `seconds`, each with the plan for it."""
+    prefill, step = (
+        seconds(_scenario(setting, policy, sets, decode=decode), planned(setting, policy, decode=decode), decode)
+        for decode in (False, True)
+    )
+    return Pace(prefill, step)
 
 
 def tokens_per_second(setting: Setting, pace: Pace) -> float:
