@@ -199,8 +199,7 @@ class Workbench:
 
     def _ready_calls(self, ready: BoolArray) -> IntArray:
         """[V] calls to the GPU for the experts `ready` [V, E] that are there already; each other one is a call of its own."""
-        calls: IntArray = ready.any(axis=1).astype(np.int64) if self._gpu.fused else ready.sum(axis=1)
-        return calls
+        return np.asarray(ready.any(axis=1) if self._gpu.fused else ready.sum(axis=1), dtype=np.int64)
 
     def _meet(self, counts: IntArray, device: IntArray, active: BoolArray) -> None:
         """Notes the tokens per expert that devices with a range of validity meet."""
