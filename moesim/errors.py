@@ -14,7 +14,7 @@ import difflib
 from collections.abc import Iterable
 from typing import NamedTuple
 
-__all__ = ["CapacityError", "InputError", "Mistake", "MoesimError", "PolicyError", "did_you_mean"]
+__all__ = ["CapacityError", "InputError", "Mistake", "MoesimError", "PolicyError", "did_you_mean", "excerpt"]
 
 
 class MoesimError(Exception):
@@ -62,3 +62,9 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?` when something known is close to `wrong`, else an empty text."""
     close = difflib.get_close_matches(wrong, list(known), n=1, cutoff=0.6)
     return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def excerpt(text: str, most: int = 60) -> str:
+    """`text` as a message may quote it: on one line, cut after `most` characters, nothing in it that a terminal obeys."""
+    kept = text if len(text) <= most else f"{text[: most - 3]}..."
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in kept)

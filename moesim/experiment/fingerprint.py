@@ -17,7 +17,7 @@ __all__ = ["file_digest", "foreign_code", "physics"]
 
 ROOMS = ("model", "hardware", "workload", "policies", "engine", "results", "scenario")
 """Folders of moesim whose code a run goes through, beside the modules at the top."""
-TOP = ("units", "spec", "streams", "plugins")
+TOP = ("files", "strict_json", "units", "spec", "streams", "plugins")
 
 
 @lru_cache(maxsize=1)

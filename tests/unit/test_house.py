@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "moesim"
-BASE = {"errors", "units", "spec", "streams", "plugins", "progress"}
+BASE = {"errors", "files", "strict_json", "units", "spec", "streams", "plugins", "progress"}
 MAY_IMPORT = {
     **dict.fromkeys(BASE, BASE),
     "model": BASE,
