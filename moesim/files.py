@@ -18,7 +18,18 @@ from typing import BinaryIO, NoReturn
 
 from moesim.errors import InputError, Mistake
 
-__all__ = ["LARGEST_DOCUMENT", "LARGEST_TRACE", "decoded", "is_file", "opened", "read_bytes", "read_lines", "read_text"]
+__all__ = [
+    "LARGEST_DOCUMENT",
+    "LARGEST_TRACE",
+    "decoded",
+    "expanded",
+    "is_directory",
+    "is_file",
+    "opened",
+    "read_bytes",
+    "read_lines",
+    "read_text",
+]
 
 LARGEST_DOCUMENT = 128 * 2**20
 """Bytes of a document that is read as a whole, unpacked."""
@@ -45,6 +56,22 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):  # a name of 300 letters, or one with a NUL
         return False
+
+
+def is_directory(path: Path) -> bool:
+    """Whether `path` names a directory; False, not an exception, for names that none can have."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with `~` for the home directory in it filled in; as written where there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import moesim
+from moesim import files
 from moesim.errors import InputError, Mistake, did_you_mean
 from moesim.experiment.axes import Dimension, dimension
 from moesim.experiment.fingerprint import physics
@@ -74,11 +75,11 @@ def read(source: str | Path | Mapping[str, Any], changes: Mapping[str, Any] | No
     if isinstance(source, Mapping):
         root, folder, name = from_plain(source), Path(), "experiment"
     elif Path(source).suffix == ".json":
-        root, folder = written(Path(source).expanduser())
+        root, folder = written(files.expanded(source))
         name = "experiment"
     else:
-        path = Path(source).expanduser()
-        if isinstance(source, str) and not catalogue.is_path(source) and not path.is_file():
+        path = files.expanded(source)
+        if isinstance(source, str) and not catalogue.is_path(source) and not files.is_file(path):
             path = catalogue.find("experiments", source, beside=[Path()])
         root, folder, name = strict_yaml.read(path, catalogue.shown(path)).root, path.parent, path.stem
     for key, value in (changes or {}).items():

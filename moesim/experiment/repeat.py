@@ -5,10 +5,10 @@ Knows files and forms; nothing of how points are run.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from moesim import strict_json
 from moesim.errors import InputError, Mistake
 from moesim.experiment.points import Choice, Planner
 from moesim.scenario import catalogue
@@ -42,12 +42,7 @@ def _policy(choice: Choice, planner: Planner) -> Any:
 def written(path: Path) -> tuple[Node, Path]:
     """The experiment inside the `experiment.json` of a sweep, and the folder that its paths start from."""
     shown = catalogue.shown(path)
-    try:
-        document = json.loads(path.read_bytes().decode("utf-8"))
-    except FileNotFoundError:
-        raise InputError(Mistake("no such file", file=shown)) from None
-    except (OSError, ValueError) as error:
-        raise InputError(Mistake(f"cannot be read as JSON: {error}", file=shown)) from None
+    document = strict_json.read(path, shown=shown)
     provenance = document.get("provenance") if isinstance(document, dict) else None
     experiment = provenance.get("experiment") if isinstance(provenance, dict) else None
     if not isinstance(experiment, dict) or not isinstance(experiment.get("scenario"), dict):

@@ -13,6 +13,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from moesim import files, strict_json
 from moesim.errors import InputError, Mistake
 from moesim.results.plain import canonical
 from moesim.results.sweeps import OUTPUTS, write_whole
@@ -92,8 +93,8 @@ class Store:
                 return [Mistake("is missing, though there are points; name a new or empty directory", file=str(path))]
             return []
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            document = strict_json.read(path)
+        except InputError:
             return [Mistake("cannot be read as JSON; take the file away and run again", file=str(path))]
         if not isinstance(document, dict) or document.get("format") != self._document["format"]:
             return [Mistake(f"is no '{self._document['format']}'; name a new or empty directory", file=str(path))]
@@ -143,11 +144,12 @@ def _host() -> str:
 def _record(path: Path, name: str) -> tuple[dict[str, Any] | None, str]:
     """What a point's file holds, or what is wrong with it."""
     try:
-        raw = path.read_bytes()
-        body = json.loads(raw.decode("utf-8"))
-    except OSError as error:
-        return None, f"cannot be read ({error.strerror or error})"
-    except ValueError:
+        raw = files.read_bytes(path)
+    except InputError as error:
+        return None, error.mistakes[0].message
+    try:
+        body = strict_json.parse(files.decoded(raw, str(path)), str(path))
+    except InputError:
         return None, "is empty" if not raw.strip() else "is damaged or cut short: no JSON"
     if not isinstance(body, dict) or body.get("format") != FORMAT:
         return None, f"is no '{FORMAT}'"

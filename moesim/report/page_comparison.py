@@ -5,11 +5,11 @@ Knows `comparison.json` and the results beside it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from moesim import strict_json
 from moesim.errors import InputError, Mistake
 from moesim.report import figures
 from moesim.report.canvas import number, percent
@@ -28,9 +28,9 @@ __all__ = ["comparison_page", "ranked_figures"]
 def comparison_page(place: Path) -> Page:
     """The page of the comparison in the directory `place`."""
     try:
-        document = json.loads((place / "comparison.json").read_text(encoding="utf-8"))
+        document = strict_json.read_object(place / "comparison.json")
         groups, pairs = by_policy(document["results"]), document["pairs"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(Mistake(f"is no comparison: {error}", file=str(place / "comparison.json"))) from None
     if not groups:
         raise InputError(Mistake("compares nothing", file=str(place / "comparison.json")))

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moesim.errors import InputError, Mistake
 from moesim.results.breakdown import BREAKDOWNS
 from moesim.results.recorder import SECOND, Recorder
 
@@ -137,9 +138,16 @@ def _text(value: str | float) -> str:
     return "" if math.isnan(value) else repr(value)
 
 
-def from_csv(text: str) -> Columns:
-    """What `to_csv` wrote, bit for bit."""
-    header, *rows = csv.reader(io.StringIO(text))
+def from_csv(text: str, file: str = "") -> Columns:
+    """What `to_csv` wrote, bit for bit; InputError, naming `file`, for a table that it did not write."""
+    try:
+        header, *rows = list(csv.reader(io.StringIO(text))) or [[]]
+    except csv.Error as error:
+        raise InputError(Mistake(f"is not a table: {error}", file=file)) from None
+    ragged = next((line for line, row in enumerate(rows, 2) if len(row) != len(header)), None)
+    if ragged is not None:
+        message = f"this line has {len(rows[ragged - 2])} fields, its header {len(header)}"
+        raise InputError(Mistake(message, "", file, ragged, 1))
     return {name: _column([row[index] for row in rows]) for index, name in enumerate(header)}
 
 
@@ -148,7 +156,7 @@ def _column(texts: Iterable[str]) -> NDArray[Any]:
     if texts:
         try:
             return np.array([int(text) for text in texts], dtype=np.int64)
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
     try:
         return np.array([float(text) if text else np.nan for text in texts], dtype=np.float64)

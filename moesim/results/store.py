@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moesim import files, strict_json
 from moesim.errors import InputError, Mistake
 from moesim.results.columns import TABLES, from_csv, to_csv
 
@@ -95,19 +96,12 @@ def load(place: Path) -> Result:
     for name in (*TABLES, "uncertainty"):
         table = path.parent / f"{name}.csv"
         if table.exists():
-            columns[name] = from_csv(table.read_text(encoding="utf-8"))
+            columns[name] = from_csv(files.read_text(table), str(table))
     return Result(document["summary"], columns, document.get("provenance", {}), document.get("details", {}))
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(Mistake("no such result; name a run directory or its result.json", file=str(path))) from None
-    except json.JSONDecodeError as error:
-        raise InputError(Mistake(f"is no JSON: {error.msg}", file=str(path), line=error.lineno, column=error.colno)) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(Mistake(f"cannot be read: {error}", file=str(path))) from None
+    document = strict_json.read(path, missing="no such result; name a run directory or its result.json")
     if not isinstance(document, dict) or document.get("format") != FORMAT or not isinstance(document.get("summary"), dict):
         raise InputError(Mistake(f"is no result of a run (no format '{FORMAT}')", file=str(path)))
     return document

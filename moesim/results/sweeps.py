@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moesim import files, strict_json
 from moesim.errors import InputError, Mistake
 from moesim.results.columns import Columns, from_csv, to_csv
 from moesim.results.result import FIELDS
@@ -101,7 +102,7 @@ class SweepResult:
         if missing:
             message = f"the sweep is not finished ({', '.join(missing)} missing); run 'moesim sweep' with this directory again"
             raise InputError(Mistake(message, file=str(place)))
-        tables = [from_csv((place / name).read_text(encoding="utf-8")) for name in OUTPUTS[:2]]
+        tables = [from_csv(files.read_text(place / name), str(place / name)) for name in OUTPUTS[:2]]
         return cls(experiment, tables[0], _json(place / "answer.json"), tables[1])
 
     def __str__(self) -> str:
@@ -111,13 +112,7 @@ class SweepResult:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(Mistake("no such file; name the directory of a sweep", file=str(path))) from None
-    except (OSError, ValueError) as error:
-        raise InputError(Mistake(f"cannot be read: {error}", file=str(path))) from None
-    return document if isinstance(document, dict) else {}
+    return strict_json.read_object(path, missing="no such file; name the directory of a sweep")
 
 
 def write_whole(path: Path, data: bytes) -> None:

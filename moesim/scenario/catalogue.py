@@ -6,13 +6,12 @@ scenario, the folders in `MOESIM_PATH`, the data inside the installed package, t
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from moesim import plugins
+from moesim import files, plugins, strict_json
 from moesim.errors import InputError, Mistake, did_you_mean
 from moesim.scenario import strict_yaml
 
@@ -101,7 +100,7 @@ def _by_name(place: Path, group: str) -> dict[str, list[Path]]:
 def _direct(place: Path, name: str, group: str) -> Path | None:
     """A file that lies beside the scenario itself, without a folder of its kind around it."""
     candidates = (place / f"{name}{suffix}" for suffix in _SUFFIXES[group])
-    return next((path for path in candidates if path.is_file()), None)
+    return next((path for path in candidates if files.is_file(path)), None)
 
 
 def find(group: str, name: str, *, beside: Sequence[Path] = ()) -> Path:
@@ -149,8 +148,8 @@ def names(group: str, *, beside: Sequence[Path] = ()) -> list[Entry]:
 def _described(name: str, path: Path) -> Entry:
     """What a file says of itself: `summary` or `description`, else its first comment; `source`, else the first one inside."""
     try:
-        data = json.loads(path.read_text("utf-8")) if path.suffix == ".json" else strict_yaml.read(path).data
-    except (InputError, ValueError, OSError):
+        data = strict_json.read(path) if path.suffix == ".json" else strict_yaml.read(path).data
+    except InputError:
         return Entry(name, "(cannot be read; see 'moesim check')", "", path)
     if not isinstance(data, dict):
         return Entry(name, "", "", path)
@@ -160,7 +159,7 @@ def _described(name: str, path: Path) -> Entry:
 
 
 def _comment(path: Path) -> str:
-    lines = path.read_text("utf-8").splitlines()
+    lines = files.read_text(path).splitlines()
     return next((line.lstrip("# ") for line in lines if line.startswith("#") and "$schema" not in line), "")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from moesim import plugins
+from moesim import files, plugins
 from moesim.errors import InputError, Mistake
 from moesim.hardware.link import Link
 from moesim.hardware.memory import Interleaved, Memory
@@ -41,7 +41,7 @@ def check(paths: Iterable[str | FilePath], *, experiment: Judge | None = None) -
     found: dict[str, dict[Mistake, None]] = {}
     later: list[Mistake] = []
     for path in paths:
-        shown = catalogue.shown(FilePath(path)) if catalogue.is_path(str(path)) or FilePath(path).exists() else str(path)
+        shown = catalogue.shown(FilePath(path)) if catalogue.is_path(str(path)) or files.is_file(FilePath(path)) else str(path)
         own = found.setdefault(shown, {})
         for mistake in _mistakes(path, experiment):
             if mistake.file in ("", shown):
@@ -59,7 +59,7 @@ def _plain(mistake: Mistake) -> dict[str, Any]:
 
 def _mistakes(path: str | FilePath, experiment: Judge | None) -> tuple[Mistake, ...]:
     try:
-        file = FilePath(path).expanduser()
+        file = files.expanded(path)
         if experiment is not None and file.suffix in (".yaml", ".yml") and "scenario" in _top(file):
             return experiment(file)
         if file.suffix in (".yaml", ".yml") and not _is_scenario(file):

@@ -10,6 +10,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from moesim.errors import InputError, Mistake
+from moesim.files import is_directory, is_file
 from moesim.scenario import catalogue
 from moesim.scenario.schema import PARTS, Head
 from moesim.scenario.tree import Node, Path, Tree, dotted
@@ -46,7 +47,7 @@ def built(parts: Mapping[str, Any], head: Head | None, tree: Tree, base: FilePat
     Laws without files are drawn when the run starts: drawing can take long, and little can be wrong with it.
     """
     files = list(_files(tree.root))
-    missing = [(path, node) for path, node in files if not (base / str(node.value)).is_file()]
+    missing = [(path, node) for path, node in files if not is_file(base / str(node.value))]
     if missing:
         return None, [tree.mistake(_missing(base / str(node.value)), path) for path, node in missing]
     workload, model = parts.get("workload"), parts.get("model")
@@ -74,7 +75,7 @@ def _lengths(workload: Any, model: Any, streams: Streams, base: FilePath) -> Non
 def _missing(path: FilePath) -> str:
     return (
         f"'{catalogue.shown(path)}' is a directory; name a file in it"
-        if path.is_dir()
+        if is_directory(path)
         else f"no such file: {catalogue.shown(path)}"
     )
 

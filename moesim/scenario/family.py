@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
-from moesim import plugins
+from moesim import files, plugins
 from moesim.errors import InputError, Mistake
 from moesim.policies.base import Policy
 from moesim.scenario import annotated, catalogue, schema
@@ -90,14 +90,14 @@ def _file(base: Node, folder: FilePath) -> FilePath:
     """The scenario file that a name or a path means, looked for beside the file that says it."""
     text = str(base.value)
     if isinstance(base.value, FilePath) or catalogue.is_path(text):
-        path = folder / FilePath(text).expanduser()
+        path = folder / files.expanded(text)
     else:
         beside = folder / f"{text}.yaml"
         try:
-            path = beside if beside.is_file() else catalogue.find("scenarios", text, beside=[folder])
+            path = beside if files.is_file(beside) else catalogue.find("scenarios", text, beside=[folder])
         except InputError as error:
             raise InputError(*(wrong._replace(path="scenario", **base.place._asdict()) for wrong in error.mistakes)) from None
-    if not path.is_file():
+    if not files.is_file(path):
         raise InputError(Mistake(f"no such file: {catalogue.shown(path)}", "scenario", *base.place))
     return path
 

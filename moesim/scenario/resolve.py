@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path as FilePath
 from typing import Any
 
+from moesim import files, strict_json
 from moesim.errors import InputError, Mistake, did_you_mean
 from moesim.scenario import annotated, catalogue, strict_yaml
 from moesim.scenario.tree import Node, Path, Place, Tree, dotted, from_plain, merge
@@ -82,7 +83,7 @@ class Resolver:
         if path.resolve() in chain:
             loop = [*chain[chain.index(path.resolve()) :], path]
             return self._refuse("extends", parent, f"extends itself: {' -> '.join(catalogue.shown(file) for file in loop)}")
-        if not path.is_file():
+        if not files.is_file(path):
             return self._refuse("extends", parent, f"no such file: {catalogue.shown(path)}")
         try:
             return self.scenario(path, chain)
@@ -94,9 +95,9 @@ class Resolver:
     def _named(self, group: str, node: Node) -> FilePath:
         text = str(node.value)
         if catalogue.is_path(text):
-            return self.folder(node.place) / FilePath(text).expanduser()
+            return self.folder(node.place) / files.expanded(text)
         beside = self.folder(node.place) / f"{text}.yaml"
-        if group == "scenarios" and beside.is_file():
+        if group == "scenarios" and files.is_file(beside):
             return beside
         key = ("file", group, text, *self.beside(node.place))
         if self.memory is None or key not in self.memory:
@@ -232,8 +233,8 @@ class Resolver:
     def _model_file(self, named: Node) -> FilePath:
         text = str(named.value)
         if catalogue.is_path(text):
-            path = self.folder(named.place) / FilePath(text).expanduser()
-            return path / "config.json" if path.is_dir() else path
+            path = self.folder(named.place) / files.expanded(text)
+            return path / "config.json" if files.is_directory(path) else path
         known = [entry.name for entry in catalogue.names("models", beside=self.beside(named.place))]
         if text in known:
             return catalogue.find("models", text, beside=self.beside(named.place))
@@ -245,15 +246,9 @@ class Resolver:
 
         shown = catalogue.shown(path)
         try:
-            config = json.loads(path.read_bytes().decode("utf-8-sig"))
-        except FileNotFoundError:
-            raise InputError(Mistake(f"no such file: {shown}")) from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(Mistake(f"cannot be read: {shown} ({error})")) from None
-        except json.JSONDecodeError as error:
-            raise InputError(Mistake(f"not JSON: {error.msg}", "", shown, error.lineno, error.colno)) from None
-        if not isinstance(config, dict):
-            raise InputError(Mistake("not a model configuration: the file holds no JSON object", "", shown, 1, 1))
+            config = strict_json.read_object(path, shown=shown)
+        except InputError as error:  # a file that cannot be read at all is a mistake of the line that names it
+            raise InputError(*(m if m.line else Mistake(f"{m.file}: {m.message}") for m in error.mistakes)) from None
         name = str(config.get("_name") or (path.parent.name if path.name == "config.json" else path.stem) or "model")
         try:
             return model.read_config(config, name, str(config.get("_source") or shown))

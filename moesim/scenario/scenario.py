@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path as FilePath
 from typing import Any
 
+from moesim import files, strict_json
 from moesim.errors import InputError, Mistake
 from moesim.policies.base import Policy
 from moesim.scenario import annotated, catalogue, cross, overrides, schema
@@ -113,8 +114,8 @@ def load_data(
 
 
 def _file(source: str | FilePath) -> FilePath:
-    path = FilePath(source).expanduser()
-    if isinstance(source, str) and not catalogue.is_path(source) and not path.is_file():
+    path = files.expanded(source)
+    if isinstance(source, str) and not catalogue.is_path(source) and not files.is_file(path):
         return catalogue.find("scenarios", source, beside=[FilePath()])
     return path
 
@@ -122,14 +123,7 @@ def _file(source: str | FilePath) -> FilePath:
 def _result(path: FilePath) -> Mapping[str, Any]:
     """The scenario inside a result."""
     shown = catalogue.shown(path)
-    try:
-        document = json.loads(path.read_bytes().decode("utf-8"))
-    except FileNotFoundError:
-        raise InputError(Mistake("no such file", file=shown)) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(Mistake(f"cannot be read: {error}", file=shown)) from None
-    except json.JSONDecodeError as error:
-        raise InputError(Mistake(f"not JSON: {error.msg}", "", shown, error.lineno, error.colno)) from None
+    document = strict_json.read(path, shown=shown)
     provenance = document.get("provenance") if isinstance(document, dict) else None
     scenario = provenance.get("scenario") if isinstance(provenance, dict) else None
     if not isinstance(scenario, dict):
@@ -145,7 +139,7 @@ def folder_of(root: Node, beside: FilePath | None) -> FilePath:
     if wanted and name is not None:
         with contextlib.suppress(InputError):  # most are made from a file of their own
             folders.append(catalogue.find("scenarios", str(name.value)).parent)
-    return next((folder for folder in folders if all((folder / text).is_file() for text in wanted)), folders[0])
+    return next((folder for folder in folders if all(files.is_file(folder / text) for text in wanted)), folders[0])
 
 
 def assemble(raw: Node, resolver: Resolver, sets: Sets, policy: Any, seed: int | None, path: FilePath | None) -> LoadedScenario:

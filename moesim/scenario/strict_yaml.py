@@ -13,8 +13,9 @@ from typing import Any
 
 import yaml
 
-from moesim.errors import InputError, Mistake
-from moesim.scenario.tree import Node, Path, Place, Tree, dotted
+from moesim import files
+from moesim.errors import InputError, Mistake, excerpt
+from moesim.scenario.tree import DEEPEST, Node, Path, Place, Tree, dotted
 
 __all__ = ["parse", "read", "scalar"]
 
@@ -25,7 +26,8 @@ _OCTAL = re.compile(r"[-+]?0[0-9_]+\Z")
 _INDENTATION = re.compile(r"[ \t]*")
 _WORDS: dict[str, Any] = {"": None, "~": None, "null": None, "true": True, "false": False}
 _WORDS |= {".inf": float("inf"), "-.inf": float("-inf"), ".nan": float("nan")}
-_LARGEST = 8 * 2**20
+_TOO_DEEP = f"nested more than {DEEPEST} levels deep"
+_LARGEST = 2 * 2**20
 _LARGEST_NUMBER = 1e18
 _LONGEST_NUMBER = 300
 _MOST_NODES = 500_000
@@ -37,24 +39,7 @@ def read(path: FilePath, shown: str = "") -> Tree:
     `shown` is how messages name the file (default: the path as given).
     """
     shown = shown or str(path)
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(Mistake("no such file", file=shown)) from None
-    except IsADirectoryError:
-        raise InputError(Mistake("this is a directory; name a file in it", file=shown)) from None
-    except OSError as error:
-        raise InputError(Mistake(f"cannot be read: {error.strerror or error}", file=shown)) from None
-    if len(raw) > _LARGEST:
-        raise InputError(Mistake(f"{len(raw)} bytes are too many for a scenario; at most {_LARGEST}", file=shown))
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        column = error.start - raw.rfind(b"\n", 0, error.start)
-        message = f"not UTF-8 text (byte 0x{raw[error.start]:02x}); save the file as UTF-8"
-        raise InputError(Mistake(message, "", shown, line, column)) from None
-    return parse(text, shown)
+    return parse(files.read_text(path, shown=shown, limit=_LARGEST), shown)
 
 
 def parse(text: str, shown: str) -> Tree:
@@ -77,7 +62,7 @@ def scalar(text: str, shown: str) -> Node:
     try:
         root = _compose(text, shown)
     except InputError as error:
-        raise InputError(Mistake(f"'{text}' cannot be read: {error.mistakes[0].message}", file=shown)) from None
+        raise InputError(Mistake(f"'{excerpt(text)}' cannot be read: {error.mistakes[0].message}", file=shown)) from None
     place = Place(shown)
     if root is None:
         return Node(None, place, place)
@@ -88,9 +73,26 @@ def scalar(text: str, shown: str) -> Node:
     return node
 
 
+class _Loader(yaml.SafeLoader):
+    """Composes nodes to a limited depth; a tag that is written stays on its node, others are taken off."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        if self.depth == DEEPEST:
+            raise yaml.MarkedYAMLError(problem=_TOO_DEEP, problem_mark=event.start_mark)
+        self.depth += 1
+        node: Any = super().compose_node(parent, index)
+        self.depth -= 1
+        if not isinstance(event, yaml.AliasEvent):
+            node.tag = event.tag or ""
+        return node  # type: ignore[no-any-return]
+
+
 def _compose(text: str, shown: str) -> yaml.Node | None:
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text)
     except yaml.reader.ReaderError as error:
         raise InputError(_unreadable(text, error, shown)) from None
     try:
@@ -99,8 +101,10 @@ def _compose(text: str, shown: str) -> yaml.Node | None:
         raise InputError(_unreadable(text, error, shown)) from None
     except yaml.MarkedYAMLError as error:
         raise InputError(_syntax(text, error, shown)) from None
-    except RecursionError:
-        raise InputError(Mistake("nested too deeply", file=shown)) from None
+    except (ValueError, OverflowError):  # \UFFFFFFFF, or the number of a %YAML directive
+        mark = loader.get_mark()
+        message = "not YAML: a number or the code of a character is out of range"
+        raise InputError(Mistake(message, "", shown, mark.line + 1, mark.column + 1)) from None
     finally:
         loader.dispose()
 
@@ -116,6 +120,8 @@ def _syntax(text: str, error: yaml.MarkedYAMLError, shown: str) -> Mistake:
     line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
     problem = error.problem or "unreadable"
     lines = text.split("\n")
+    if problem == _TOO_DEEP:
+        return Mistake(problem, "", shown, line, column)
     indentation = _INDENTATION.match(lines[line - 1] if line <= len(lines) else "")
     if indentation and "\t" in indentation.group():
         column = indentation.group().index("\t") + 1
@@ -156,8 +162,12 @@ class _Builder:
             return Node(None, place, key)
         if self._seen > _MOST_NODES:
             raise InputError(Mistake(f"more than {_MOST_NODES} values once its aliases are followed", file=self.shown))
-        if not node.tag.startswith("tag:yaml.org,2002:"):
-            self.mistake(f"the tag '{node.tag}' is not read; write a plain value", path, node)
+        if len(self._open) == DEEPEST:
+            self.mistake(_TOO_DEEP, path, node)
+            return Node(None, place, key)
+        if node.tag:
+            tag = excerpt(node.tag.replace("tag:yaml.org,2002:", "!!"))
+            self.mistake(f"the tag '{tag}' is not read; write a plain value", path, node)
         if isinstance(node, yaml.ScalarNode):
             return Node(self._scalar(node, path), place, key)
         self._open.append(node)
@@ -174,30 +184,41 @@ class _Builder:
             if not isinstance(key, yaml.ScalarNode):
                 self.mistake("a key must be plain text", path, key)
                 continue
-            name = str(key.value)
+            name = self._text(key, path)
             if name == "<<" and key.style is None:
                 self.mistake("merge keys ('<<') are not read; use 'extends' or 'profile'", path, key)
             elif name in found:
                 first = found[name].key
                 where = f" at {first.line}:{first.column}" if first.line else ""
-                self.mistake(f"the key '{name}' is written twice; first{where}", (*path, name), key)
+                self.mistake(f"the key '{excerpt(name)}' is written twice; first{where}", (*path, name), key)
             else:
                 found[name] = self.node(value, (*path, name), self.place(key))
         return found
 
-    def _scalar(self, node: yaml.ScalarNode, path: Path) -> Any:
+    def _text(self, node: yaml.ScalarNode, path: Path) -> str:
+        """The text of a scalar; escapes may not bring in what YAML itself does not allow."""
         text = str(node.value)
+        wrong = yaml.reader.Reader.NON_PRINTABLE.search(text)
+        if wrong:
+            self.mistake(f"the control character U+{ord(wrong.group()):04X} cannot stand in text", path, node)
+            return ""
+        return text
+
+    def _scalar(self, node: yaml.ScalarNode, path: Path) -> Any:
+        text = self._text(node, path)
         if node.style is not None:
             return text
         if text in _WORDS:
             return _WORDS[text]
         if _OCTAL.match(text):
-            plain = text.lstrip("+-").lstrip("0_") or "0"
-            self.mistake(f"'{text}' starts with a zero; write {plain}, or '{text}' in quotes for text", path, node)
+            plain = excerpt(text.lstrip("+-").lstrip("0_") or "0")
+            self.mistake(
+                f"'{excerpt(text)}' starts with a zero; write {plain}, or '{excerpt(text)}' in quotes for text", path, node
+            )
             return text
         number = _number(text)
         if isinstance(number, (int, float)) and abs(number) > _LARGEST_NUMBER:
-            self.mistake(f"{text} is too large; no number here is above {_LARGEST_NUMBER:g}", path, node)
+            self.mistake(f"{excerpt(text)} is too large; no number here is above {_LARGEST_NUMBER:g}", path, node)
             return 0
         return number
 
@@ -206,5 +227,5 @@ def _number(text: str) -> int | float | str:
     if _INTEGER.match(text):
         return int(text.replace("_", "")) if len(text) < _LONGEST_NUMBER else math.inf
     if _HEX.match(text):
-        return int(text, 16)
+        return int(text, 16) if len(text) < _LONGEST_NUMBER else math.inf
     return float(text.replace("_", "")) if _FLOAT.match(text) else text

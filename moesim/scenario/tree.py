@@ -10,10 +10,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from moesim import strict_json
 from moesim.errors import Mistake
 
-__all__ = ["NOWHERE", "Node", "Origin", "Path", "Place", "Spread", "Tree", "dotted", "from_plain", "merge", "to_plain"]
+__all__ = [
+    "DEEPEST",
+    "NOWHERE",
+    "Node",
+    "Origin",
+    "Path",
+    "Place",
+    "Spread",
+    "Tree",
+    "dotted",
+    "from_plain",
+    "merge",
+    "to_plain",
+]
 
+DEEPEST = strict_json.DEEPEST
+"""Levels of lists and mappings inside each other, in YAML as in JSON."""
 INFINITE = ".inf"
 """How YAML spells infinity; JSON has no such number, so plain data carries the text."""
 

@@ -421,7 +421,7 @@ def test_broken_configs() -> None:
     write("s.yaml", GOOD.replace("mixtral-8x7b", "./tiny"))
     assert mistakes().startswith("tiny/config.json:1:2: not JSON: ")
     write("s.yaml", GOOD.replace("mixtral-8x7b", "./bare"))
-    assert mistakes() == "bare/config.json:1:1: not a model configuration: the file holds no JSON object"
+    assert mistakes() == "bare/config.json:1:1: the file holds a list; a JSON object is needed"
 
 
 def test_files_are_relative_to_the_file_that_names_them(tmp_path: Path) -> None:

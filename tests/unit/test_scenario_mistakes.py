@@ -247,7 +247,7 @@ BROKEN: dict[str, tuple[str, str]] = {
     ),
     "missing config.json": (
         swap("mixtral-8x7b", "./config.json"),
-        "s.yaml:2:8: model: no such file: config.json",
+        "s.yaml:2:8: model: config.json: no such file",
     ),
     "unknown workload": (
         swap("kind: offline", "kind: ofline"),

@@ -79,6 +79,20 @@ BROKEN = {
         "f.yaml:1:4: a: the tag '!python/name:os.system' is not read; write a plain value",
     ),
     "key that is a list": ("? [a]\n: b\n", "f.yaml:1:3: a key must be plain text"),
+    "tag of YAML itself": ("a: !!int x\n", "f.yaml:1:4: a: the tag '!!int' is not read; write a plain value"),
+    "code beyond Unicode": (
+        'a: 1\nb: "\\UFFFFFFFF"\n',
+        "f.yaml:2:7: not YAML: a number or the code of a character is out of range",
+    ),
+    "half a character": ('a: "\\ud800"\n', "f.yaml:1:4: a: the control character U+D800 cannot stand in text"),
+    "escaped NUL in a key": ('"a\\0": 1\n', "f.yaml:1:1: the control character U+0000 cannot stand in text"),
+    "deep list": (f"a: {'[' * 400}{']' * 400}\n", "f.yaml:1:67: nested more than 64 levels deep"),
+    "deep block": ("- " * 5000 + "a\n", "f.yaml:1:129: nested more than 64 levels deep"),
+    "many digits": (f"a: 0x{'f' * 5000}\n", f"f.yaml:1:4: a: 0x{'f' * 55}... is too large; no number here is above 1e+18"),
+    "version": (
+        f"%YAML {'1' * 5000}.1\n---\na: 1\n",
+        "f.yaml:1:7: not YAML: a number or the code of a character is out of range",
+    ),
     "control character": ("a: \x01\n", "f.yaml:1:4: the control character U+0001 cannot stand in YAML"),
 }
 
@@ -108,6 +122,12 @@ def test_aliases_cannot_blow_up() -> None:
         strict_yaml.parse("\n".join(lines), "f.yaml")
 
 
+def test_aliases_cannot_nest_without_end() -> None:
+    lines = ["a0: &a0 [1]", *(f"a{n}: &a{n} [*a{n - 1}]" for n in range(1, 1000))]
+    with pytest.raises(InputError, match="nested more than 64 levels deep"):
+        strict_yaml.parse("\n".join(lines), "f.yaml")
+
+
 def test_marks_of_values_and_keys() -> None:
     tree = strict_yaml.parse("a:\n  b: [1, 22]\n  c: 3\n", "f.yaml")
     assert tree.mark(("a", "b", 1)) == ("f.yaml", 2, 10)
@@ -126,7 +146,7 @@ def test_not_utf8(tmp_path: Path) -> None:
     path.write_bytes(b"a: 1\nb: \xff\n")
     with pytest.raises(InputError) as error:
         strict_yaml.read(path, "f.yaml")
-    assert str(error.value) == "f.yaml:2:4: not UTF-8 text (byte 0xff); save the file as UTF-8"
+    assert str(error.value) == "f.yaml:2:4: not UTF-8 text (byte 0xff at offset 8); save the file as UTF-8"
 
 
 def test_missing_file_and_directory(tmp_path: Path) -> None:
