@@ -61,11 +61,13 @@ def threshold_curve(
     second: Mapping[str, Any] | None = None,
     labels: tuple[str, str] = ("simulated", "published"),
     goal: str = "highest",
+    level: float = 0.95,
 ) -> Figure:
     """A metric over a policy's threshold, its peak (its least value for the goal `lowest`) marked; `second` is drawn beside it.
 
     `table` and `second`: DataFrames or any mappings of columns; rows without a value are left out. Columns `<y>.low` and
-    `<y>.high` (or `throughput_low_tok_s`, `throughput_high_tok_s`) are drawn as a band where they are given.
+    `<y>.high` (or `throughput_low_tok_s`, `throughput_high_tok_s`) are drawn as a band where they are given: intervals at the
+    confidence `level`.
     """
     x, y = _column(table, x), _column(table, y)
     figure = blank(7.2, 4.1)
@@ -86,7 +88,9 @@ def threshold_curve(
             axes.fill_between(*band, color=tint, alpha=0.18, linewidth=0)
         # the values stand in the legend: beside the peaks they would cover the curves
         word = "peak" if goal == "highest" else "least"
-        text = f"{label}: {word} {number(peak_y)} at {peak_x:.4g}" + (", band: 95 % interval" if band is not None else "")
+        text = f"{label}: {word} {number(peak_y)} at {peak_x:.4g}" + (
+            f", band: {100 * level:g} % interval" if band is not None else ""
+        )
         axes.plot(xs, ys, color=tint, marker=marker, linestyle=line, label=folded(text, 80), markersize=4.5)
         ring: dict[str, Any] = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "markeredgewidth": 1.5}
         axes.plot([peak_x], [peak_y], linestyle="", color=tint, **ring)
@@ -111,8 +115,9 @@ def sweep_curve(
     log: bool = False,
     points: bool = False,
     title: str = "",
+    level: float = 0.95,
 ) -> Figure:
-    """A metric over one axis of a sweep, a line for each value of the column `by`, 95 % intervals as bars.
+    """A metric over one axis of a sweep, a line for each value of the column `by`, intervals (at `level`) as bars.
 
     `table`: the means of a sweep (`<y>.low`, `<y>.high` where there are replications); its columns may be named without their
     units. Up to eight lines have a colour, a marker and a name in the legend; of more, the eight highest. An axis whose values
@@ -143,15 +148,9 @@ def sweep_curve(
         rows = np.flatnonzero(which[name])
         rows = rows[np.argsort(spots[rows], kind="stable")]
         place = ranked.index(name)
-        _line(
-            axes,
-            spots[rows] + (_beside(place, min(len(ranked), _LINES)) if ticks else 0.0),
-            ys[rows],
-            [None if side is None else side[rows] for side in band],
-            place,
-            name,
-            not (ticks or points),
-        )
+        xs = spots[rows] + (_beside(place, min(len(ranked), _LINES)) if ticks else 0.0)
+        own = [None if side is None else side[rows] for side in band]
+        _line(axes, xs, ys[rows], own, place, name, not (ticks or points))
     _finish(axes, ticks, x, y, title)
     handles, labels = axes.get_legend_handles_labels()
     places = {cut(name): place for place, name in enumerate(ranked)}
@@ -159,7 +158,7 @@ def sweep_curve(
     bars = any(side is not None and np.isfinite(side).any() for side in band)
     if ranked != [""] or bars:
         shown = [handles[i] for i in order if labels[i]]
-        handles = [*shown, *_others(len(ranked) - _LINES), *_intervals(bars)]
+        handles = [*shown, *_others(len(ranked) - _LINES), *_intervals(bars, level)]
         below(axes, handles, 3, "" if by == "policy" or by not in table else folded(axis_name(by), 70))
     return figure
 
@@ -195,15 +194,15 @@ def _others(number_of: int) -> list[Any]:
     return [Line2D([], [], color=GREY, linewidth=0.8, label=f"{number_of} others")] if number_of > 0 else []
 
 
-def _intervals(shown: bool) -> list[Any]:
+def _intervals(shown: bool, level: float) -> list[Any]:
     from matplotlib.lines import Line2D
 
-    return [Line2D([], [], color="black", marker="|", linewidth=1, label="bars: 95 % interval")] if shown else []
+    return [Line2D([], [], color="black", marker="|", linewidth=1, label=f"bars: {100 * level:g} % interval")] if shown else []
 
 
 def _finish(axes: Axes, ticks: list[str], x: str, y: str, title: str) -> None:
     low, high = axes.get_ylim()
-    axes.set_ylim(0 if low >= 0 or low > -0.1 * high else low, high + 0.02 * abs(high) or 1.0)
+    axes.set_ylim(0 if axes.dataLim.y0 >= 0 else low, high + 0.02 * abs(high) or 1.0)
     if ticks:
         axes.set_xticks(range(len(ticks)), [folded(tick, 12) for tick in ticks], rotation=0 if len(ticks) <= 8 else 90)
     else:
@@ -268,7 +267,13 @@ def _finite(columns: Mapping[str, Any], x: str, y: str) -> tuple[Any, Any]:
 
 
 def hit_curve(
-    source: Result | Mapping[str, Any], *, x: str | None = None, by: str = "policy", log: bool = False, points: bool = False
+    source: Result | Mapping[str, Any],
+    *,
+    x: str | None = None,
+    by: str = "policy",
+    log: bool = False,
+    points: bool = False,
+    level: float = 0.95,
 ) -> Figure:
     """Hit rate over what GPU memory holds.
 
@@ -280,7 +285,7 @@ def hit_curve(
         return _hits_of_run(source)
     if x is None:
         raise InputError("name the column of the table over which the hit rate is drawn (x)")
-    return sweep_curve(source, x=x, y="hit_rate", by=by, log=log, points=points)
+    return sweep_curve(source, x=x, y="hit_rate", by=by, log=log, points=points, level=level)
 
 
 @styled

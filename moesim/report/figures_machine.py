@@ -127,6 +127,7 @@ def traffic(result: Result) -> Figure:
     labels = [
         f"{format_bytes(moved[name])}" + (f", {format_rate(moved[name] / makespan)}" if makespan else "") for name in ranked
     ]
+    panels[-1].set_xlim(0, 1.02 * max([*moved.values(), *caused.values()]))  # the panels share the axis
     _bars(panels[0], ranked, [moved[name] for name in ranked], colours, labels)
     panels[0].set_title("bytes over links and tiers, and their mean rate over the run", loc="left")
     if causes:
@@ -142,7 +143,6 @@ def _bars(axes: Axes, names: list[str], values: list[float], colours: list[str],
     axes.barh(range(len(names)), values, height=0.66, color=colours)
     axes.set_yticks(range(len(names)), [folded(name) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.set_xlim(0, 1.02 * max(values))
     axes.xaxis.set_major_formatter(lambda value, _position: format_bytes(value))
     axes.grid(axis="x", alpha=0.3)
     for position, label in enumerate(labels):

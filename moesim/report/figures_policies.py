@@ -108,8 +108,8 @@ def _of_table(table: Mapping[str, Any]) -> list[Row]:
 
 
 @styled
-def comparison(results: Any) -> Figure:
-    """Throughput of each policy as a bar, best on top, with its 95 % interval and a mark where its bound lies.
+def comparison(results: Any, *, level: float = 0.95) -> Figure:
+    """Throughput of each policy as a bar, best on top, with its interval (at `level`) and a mark where its bound lies.
 
     `results`: results, summaries, what `compare` returned, or a sweep's table; replications of a policy become their mean.
     """
@@ -130,12 +130,12 @@ def comparison(results: Any) -> Figure:
             axes.plot([row.bound] * 2, [position - 0.4, position + 0.4], color=OKABE_ITO["vermilion"], linewidth=2.5)
     axes.set_yticks(range(len(rows)), [folded(row.name) if len(rows) <= 12 else cut(row.name) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlim(0, 1.05 * reach)
+    axes.set_xlim(1.05 * min(0.0, *(row.low or 0.0 for row in rows)), 1.05 * reach)
     axes.set_xlabel("throughput (tokens/s)")
     dots(axes.xaxis)
     axes.grid(axis="x", alpha=0.3)
     axes.set_title(folded(title, 80), loc="left")
-    handles = _comparison_legend(bool(shown), any(row.low is not None for row in rows))
+    handles = _comparison_legend(bool(shown), any(row.low is not None for row in rows), level)
     if len(handles) > 1:
         below(axes, handles, 3)
     return figure
@@ -150,13 +150,13 @@ def _speed(row: Row) -> str:
     return f"{number(row.speed)} tok/s ({f'{share:.0f}' if share >= 10 else f'{share:.2g}'} % of bound)"
 
 
-def _comparison_legend(bounds: bool, intervals: bool) -> list[Any]:
+def _comparison_legend(bounds: bool, intervals: bool, level: float) -> list[Any]:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     handles: list[Any] = [Patch(color=OKABE_ITO["blue"], label="simulated")]
     if intervals:
-        handles.append(Line2D([], [], color=OKABE_ITO["black"], marker="|", linewidth=1.1, label="95 % interval"))
+        handles.append(Line2D([], [], color=OKABE_ITO["black"], marker="|", linewidth=1.1, label=f"{100 * level:g} % interval"))
     if bounds:
         handles.append(
             Line2D([], [], color=OKABE_ITO["vermilion"], linewidth=2.5, label="bound: no placement or schedule is faster")
@@ -243,7 +243,7 @@ def _panel(axes: Axes, known: list[tuple[float, float, Row]], text: str) -> None
             axes.plot([x for x, _ in spots], [y for _, y in spots], mark, **look)
     axes.margins(x=0.16, y=0.14)
     low, high = axes.get_ylim()
-    axes.set_ylim(max(low, 0.0) if low < 0.3 * high else low, high)
+    axes.set_ylim(0.0 if low < 0.3 * high and axes.dataLim.y0 >= 0 else low, high)
     if axes.get_xscale() == "linear":
         axes.set_xlim(left=max(axes.get_xlim()[0], 0.0))
     axes.set_xlabel(text)

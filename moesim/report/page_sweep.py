@@ -94,9 +94,9 @@ def _figures(sweep: SweepResult) -> Html:
     here = _where(means, best["settings"])
     at = _at(best["settings"])
     if len(set(here["policy"])) > 1:
-        spread = ", with its 95 % interval" if _varies(here.get("throughput_tok_s.low")) else ""
+        spread = f", with its {_level(asked)}" if _varies(here.get("throughput_tok_s.low")) else ""
         says = f"Mean throughput of each policy{f' at {at}' if at else ''}{spread}."
-        found.append(drawn("throughput", "Throughput by policy.", says, lambda: figures.comparison(here)))
+        found.append(drawn("throughput", "Throughput by policy.", says, lambda: figures.comparison(here, level=asked["level"])))
     numeric = [axis for axis in asked["axes"] if axis["scale"] != "categories"]
     if numeric and _varies(means.get("hit_rate")):
         column, log = numeric[0]["column"], numeric[0]["scale"] == "log"
@@ -105,7 +105,12 @@ def _figures(sweep: SweepResult) -> Html:
         rows = means if scattered else _where(means, others)
         says = f"Share of activations that found their weights where they ran, along {axis_name(column)}."
         found.append(
-            drawn("hit-curve", "Hit rate.", says, lambda: figures.hit_curve(rows, x=column, log=log, points=scattered))
+            drawn(
+                "hit-curve",
+                "Hit rate.",
+                says,
+                lambda: figures.hit_curve(rows, x=column, log=log, points=scattered, level=asked["level"]),
+            )
         )
     named = _named(means, [axis["column"] for axis in asked["axes"]])
     says = "Throughput of every setting against its cost and its energy; those on the front are named."
@@ -127,7 +132,7 @@ def _along(sweep: SweepResult, axis: Mapping[str, Any], best: Mapping[str, Any])
              and all(fixed.get(key, value) == value for key, value in peak["at"].items())]  # fmt: skip
     says = name.capitalize() + (f" at {_at(fixed)}" if fixed else "")
     says += f", by {axis_name(by)}" if by != "policy" or len(set(rows["policy"])) > 1 else ""
-    says += "; bars or bands are 95 % intervals" if f"{metric}.low" in rows and _varies(rows[f"{metric}.low"]) else ""
+    says += f"; bars or bands: {_level(asked)}" if f"{metric}.low" in rows and _varies(rows[f"{metric}.low"]) else ""
     says += f". Best at {_span(peaks[:1])}." if len(peaks) == 1 else "."
     single = len(set(rows["policy"])) == 1 and by == "policy" and axis["scale"] == "linear" and not scattered
     label = str(rows["policy"][0])
@@ -136,11 +141,15 @@ def _along(sweep: SweepResult, axis: Mapping[str, Any], best: Mapping[str, Any])
         f"Along {axis_name(column)}.",
         says,
         lambda: (
-            figures.threshold_curve(rows, x=column, y=metric, labels=(label, ""), goal=asked["goal"])
+            figures.threshold_curve(rows, x=column, y=metric, labels=(label, ""), goal=asked["goal"], level=asked["level"])
             if single
-            else figures.sweep_curve(rows, x=column, y=metric, by=by, log=log, points=scattered)
+            else figures.sweep_curve(rows, x=column, y=metric, by=by, log=log, points=scattered, level=asked["level"])
         ),
     )
+
+
+def _level(asked: Mapping[str, Any]) -> str:
+    return f"{100 * float(asked['level']):g} % interval"
 
 
 def _where(columns: Mapping[str, Any], fixed: Mapping[str, Any]) -> Columns:
@@ -181,7 +190,7 @@ def _settings(sweep: SweepResult) -> Html:
     columns = [name for axis in sweep.experiment["axes"] for name in axis["columns"]]
     shown = [metric, *(name for name in _SHOWN if name in means and name != metric)]
     spread = f"{metric}.low" in means and _varies(means[f"{metric}.low"])
-    between = ["95 % interval"] if spread else []
+    between = [_level(sweep.experiment)] if spread else []
     named = [*(axis_name(name) for name in columns), "policy", "samples", axis_name(metric)]
     header = [*named, *between, *(axis_name(name) for name in shown[1:]), "held back by"]
     rows = []

@@ -12,7 +12,7 @@ from typing import Any
 
 from moesim.results.drivers import driven
 from moesim.results.search import find_crossovers, find_peak
-from moesim.results.statistics import Interval, mean, paired_difference, relative_difference, t_interval
+from moesim.results.statistics import Interval, as_share, mean, paired_difference, t_interval
 from moesim.results.words import sentences
 
 __all__ = ["FORMAT", "Cell", "answered", "cells", "paired", "pareto"]
@@ -220,14 +220,14 @@ def _pairs(known: Sequence[Cell], level: float, sign: float) -> Iterator[dict[st
 
 
 def _pair(left: Sequence[float], right: Sequence[float], level: float, sign: float) -> dict[str, Any]:
-    """`a` against `b`, of which a has the better mean; shares are of b's own metric."""
+    """`a` against `b`, of which a has the better mean; shares are of the mean of b, with the verdict's interval."""
     difference = paired_difference(left, right, level)
     middle, low, high = _ends(difference.interval, sign)
-    own = [sign * value for value in left], [sign * value for value in right]
-    share = relative_difference(*own, level)
-    percent = [None if share is None or end is None else 100 * end for end in (share or (None, None, None))[:3]]
+    own, other = sign * mean(left), sign * mean(right)
+    shares = (as_share(Interval(middle, low, high, len(left)), other) or (None, None, None))[:3]
+    percent = [None if end is None else 100 * end for end in shares]
     return {
-        "ratio": mean(own[0]) / mean(own[1]) if mean(own[1]) > 0 else None,
+        "ratio": own / other if other > 0 else None,
         "percent": percent[0], "percent_low": percent[1], "percent_high": percent[2],
         "difference": middle, "difference_low": low, "difference_high": high,
         "verdict": "tie" if difference.verdict == "tie" else "better", "samples": len(left),

@@ -11,7 +11,7 @@ from typing import Any
 
 from moesim.errors import InputError
 from moesim.results.result import Result
-from moesim.results.statistics import mean, paired_difference, relative_difference
+from moesim.results.statistics import as_share, mean, paired_difference
 
 __all__ = ["by_policy", "compare"]
 
@@ -71,14 +71,15 @@ def _pair(group_a: Sequence[Summary], group_b: Sequence[Summary], level: float) 
     ]
     row: dict[str, Any] = {"a": group_a[0]["policy"], "b": group_b[0]["policy"]}
     if not pairs:
-        return {**row, **dict.fromkeys(("ratio", *_PERCENT, "difference_tok_s", "verdict"))}
+        return {**row, **dict.fromkeys(("ratio", *_PERCENT, "difference_tok_s", "verdict")), "samples": 0}
     a, b = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    difference, share = paired_difference(a, b, level), relative_difference(a, b, level)
-    ends = (None, None, None) if share is None else share[:3]
+    difference = paired_difference(a, b, level)
+    ends = (as_share(difference.interval, mean(b)) or (None, None, None))[:3]
     return {
         **row,
         "ratio": mean(a) / mean(b) if mean(b) > 0 else None,
         **{name: None if end is None else 100 * end for name, end in zip(_PERCENT, ends, strict=True)},
         "difference_tok_s": difference.interval.mean,
         "verdict": difference.verdict,
+        "samples": len(pairs),
     }

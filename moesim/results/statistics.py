@@ -14,11 +14,11 @@ __all__ = [
     "Difference",
     "Interval",
     "Verdict",
+    "as_share",
     "describe",
     "mean",
     "paired_difference",
     "percentile",
-    "relative_difference",
     "t_interval",
 ]
 
@@ -114,10 +114,12 @@ def paired_difference(a: Sequence[float], b: Sequence[float], level: float = 0.9
     return Difference(interval, "tie" if tie else "faster" if interval.mean > 0 else "slower")
 
 
-def relative_difference(a: Sequence[float], b: Sequence[float], level: float = 0.95) -> Interval | None:
-    """By which share of b is a larger: interval of the mean of a / b - 1 over pairs; None where some b is not above zero."""
-    if len(a) != len(b):
-        raise ValueError(f"pairs are needed: {len(a)} values against {len(b)}")
-    if not b or min(b) <= 0:
+def as_share(interval: Interval, whole: float) -> Interval | None:
+    """A difference and its interval as shares of `whole`, the mean of what it differs from; None where that is not above zero.
+
+    The same interval in another unit: it holds zero where the difference does, so a share can never say other than the verdict.
+    """
+    if whole <= 0:
         return None
-    return t_interval([left / right - 1 for left, right in zip(a, b, strict=True)], level)
+    low, high = (None if end is None else end / whole for end in (interval.low, interval.high))
+    return Interval(interval.mean / whole, low, high, interval.samples)

@@ -78,7 +78,7 @@ def sentences(experiment: Mapping[str, Any], answer: Mapping[str, Any]) -> list[
     told += [_driver(experiment, one) for one in answer["drivers"] if one["policy"] == best["policy"]]
     pairs = [pair for pair in answer["pairs"] if _around(pair["at"], best["settings"])]
     pairs = [pair for pair in pairs if pair["a"] in (best["policy"], best["settings"].get(answer["contenders"]))]
-    told += [_pair(experiment, pair) for pair in pairs[:_MOST]]
+    told += [_pair(experiment, answer, pair) for pair in pairs[:_MOST]]
     return [*told, *_troubles(answer)]
 
 
@@ -164,23 +164,49 @@ def _way(direction: float | None) -> str:
     return "" if direction is None else " (rising)" if direction > 0 else " (falling)"
 
 
-def _pair(experiment: Mapping[str, Any], pair: Mapping[str, Any]) -> str:
-    """`A beats B by 7 +- 1 %`, or that the two tie."""
+def _pair(experiment: Mapping[str, Any], answer: Mapping[str, Any], pair: Mapping[str, Any]) -> str:
+    """`At pcie = 16, A beats B by 7 +- 1 % (95 % interval, 5 replications)`, or that the two tie; and at how many settings."""
+    where, basis = _at(pair["at"]), _basis(experiment, pair)
+    place = f"At {where}, " if where else ""
     if pair["verdict"] == "tie":
-        return f"{pair['a']} and {pair['b']} tie."
+        return f"{place}{pair['a']} and {pair['b']} tie ({basis}){_elsewhere(answer, pair)}."
     if pair["percent"] is None:
-        _, unit = metric_words(experiment["metric"])
-        return f"{pair['a']} beats {pair['b']} by {number(abs(pair['difference']))} {unit}".rstrip() + "."
-    return f"{pair['a']} beats {pair['b']} by {share_words(pair['percent'], pair['percent_low'], pair['percent_high'])}."
+        amount = f"{number(abs(pair['difference']))} {metric_words(experiment['metric'])[1]}".rstrip()
+    else:
+        amount = share_words(pair["percent"], pair["percent_low"], pair["percent_high"])
+    return f"{place}{pair['a']} beats {pair['b']} by {amount} ({basis}){_elsewhere(answer, pair)}."
+
+
+def _basis(experiment: Mapping[str, Any], pair: Mapping[str, Any]) -> str:
+    """What a verdict rests on."""
+    if pair["samples"] == 1:
+        return "one run each, so no interval"
+    return f"{100 * experiment['level']:g} % interval, {pair['samples']} replications"
+
+
+def _elsewhere(answer: Mapping[str, Any], pair: Mapping[str, Any]) -> str:
+    """At how many of the settings where the two were compared the verdict is the same; nothing where there is one setting."""
+    both = [other for other in answer["pairs"] if {other["a"], other["b"]} == {pair["a"], pair["b"]}]
+    if len(both) < 2:
+        return ""
+    ties = sum(other["verdict"] == "tie" for other in both)
+    better = sum(other["verdict"] != "tie" and other["a"] == pair["a"] for other in both)
+    counts = {"better at": better, "tied at": ties, "worse at": len(both) - better - ties}
+    told = ", ".join(f"{word} {count}" for word, count in counts.items() if count)
+    return f"; of {len(both)} settings, {pair['a']} is {told}"
 
 
 def share_words(percent: float, low: float | None, high: float | None) -> str:
-    """`7.1 +- 0.9 %`; the last digit shown is one that the interval leaves standing."""
+    """`7.1 +- 0.9 %`; the last digit shown is one that the interval leaves standing, and rounding never makes it reach zero."""
     if low is None or high is None:
         return f"{abs(percent):.3g} %"
     half = (high - low) / 2
-    digits = min(max(0, 1 - math.floor(math.log10(half))), 4) if half > 0 else 2
+    if half <= 1e-6 * abs(percent):
+        return f"{abs(percent):.4g} +- 0 %"
+    digits = min(max(0, 1 - math.floor(math.log10(half))), 4)
     digits = 0 if half >= 10 else digits
+    while half < abs(percent) and f"{half:.{digits}f}" == f"{abs(percent):.{digits}f}" and digits < 6:
+        digits += 1
     return f"{abs(percent):.{digits}f} +- {half:.{digits}f} %"
 
 

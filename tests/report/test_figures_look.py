@@ -54,6 +54,12 @@ def replicated() -> list[dict[str, Any]]:
     return [summary(name, speed, replicate=number) for name, three in speeds.items() for number, speed in enumerate(three)]
 
 
+def scattered() -> list[dict[str, Any]]:
+    """Intervals of three replications that reach below zero."""
+    speeds = {"lru": (1.0, 41.5, 20.2), "cox_moe": (0.5, 1.0, 9.0)}
+    return [summary(name, speed, replicate=number) for name, three in speeds.items() for number, speed in enumerate(three)]
+
+
 def table(policies: int, values: tuple[Any, ...] = (8, 16, 32, 64, 128)) -> dict[str, list[Any]]:
     rows = [(value, f"policy_{number}" if number else LONG, 3.0 + number * (place + 1))
             for number in range(policies) for place, value in enumerate(values)]  # fmt: skip
@@ -98,6 +104,19 @@ PICTURES: dict[str, Callable[[], Figure]] = {
     },
     "35 policies": lambda: figures.comparison(field(35)),
     "replications": lambda: figures.comparison(replicated()),
+    "replications that scatter": lambda: figures.comparison(scattered()),
+    "front of replications that scatter": lambda: figures.pareto(scattered()),
+    "sweep that scatters": lambda: figures.sweep_curve(
+        {
+            "x (GB)": [1, 2],
+            "policy": ["a", "a"],
+            "makespan_s": [5.0, 6.0],
+            "makespan_s.low": [-0.4, 2.0],
+            "makespan_s.high": [11.0, 9.0],
+        },
+        x="x",
+        y="makespan_s",
+    ),
     "one policy": lambda: figures.comparison([summary("lru", 22.5)]),
     "huge": lambda: figures.comparison([summary("a", 4.2e9, bound_tok_s=None), summary("b", 3e9, bound_tok_s=5e9)]),
     "tiny": lambda: figures.comparison([summary("a", 4.2e-7), summary("b", 1e-9)]),
@@ -230,6 +249,26 @@ def test_nothing_of_a_curve_is_cut_off() -> None:
     low, high = figures.threshold_curve(table, x="policy.hot", y="y").axes[0].get_ylim()
     assert low < -5.0
     assert high > 4.0
+
+
+@pytest.mark.parametrize("name", [name for name in PICTURES if not name.startswith("timeline")])  # a timeline is a window
+def test_no_bar_line_or_interval_leaves_its_axes(name: str) -> None:
+    for axes in picture(name).axes:
+        (left, right), (bottom, top) = sorted(axes.get_xlim()), sorted(axes.get_ylim())
+        corners = [bar.get_bbox().corners() for group in axes.containers for bar in getattr(group, "patches", ())]
+        lines = [line.get_xydata() for line in axes.lines if line.get_transform().contains_branch(axes.transData)]
+        segments = [np.asarray(part) for one in axes.collections if hasattr(one, "get_segments") for part in one.get_segments()]
+        for x, y in np.concatenate([*corners, *lines, *segments, np.empty((0, 2))]):
+            slack = 1e-9 * max(abs(right), abs(top))
+            assert left - slack <= x <= right + slack, f"{x} is outside {left} to {right}"
+            assert bottom - slack <= y <= top + slack, f"{y} is outside {bottom} to {top}"
+
+
+def test_both_panels_of_the_traffic_share_one_axis() -> None:
+    figure = picture("traffic of cxl_expert/honest")
+    widths = [max(bar.get_width() for bar in axes.patches) for axes in figure.axes]
+    assert widths[0] > 3 * widths[1]  # a link and two tiers carry what one cause moves
+    assert {axes.get_xlim() for axes in figure.axes} == {(0.0, 1.02 * widths[0])}
 
 
 def test_the_interval_of_a_share_ends_where_shares_do() -> None:

@@ -208,10 +208,13 @@ def test_an_answer_says_who_beats_whom_and_by_how_much(done: Path) -> None:
     here = (frame["policy.hot"] == 0.5) & (frame["hardware.links.pcie.rate (GB/s)"] == 16)
     at = frame[here].set_index(["policy", "replicate"])
     a, b = (at["throughput_tok_s"][name] for name in (pair["a"], pair["b"]))
-    assert pair["percent"] == pytest.approx(100 * (a / b - 1).mean(), rel=1e-9)
+    assert pair["percent"] == pytest.approx(100 * (a.mean() / b.mean() - 1), rel=1e-9)
+    assert pair["percent_low"] * pair["difference"] == pytest.approx(pair["difference_low"] * pair["percent"], rel=1e-9)
     assert pair["difference"] == pytest.approx((a - b).mean(), rel=1e-9)
     assert pair["verdict"] == "better"
-    assert any("beats" in sentence for sentence in answer["sentences"])
+    (sentence,) = [text for text in answer["sentences"] if "beats" in text]
+    assert sentence.startswith("At policy.hot = ")
+    assert "% (95 % interval, 2 replications); of 6 settings, " in sentence
 
 
 def test_designs_without_a_grid_have_a_best_but_no_peaks() -> None:

@@ -54,9 +54,9 @@ def test_pairs_say_what_the_better_is_against_the_other() -> None:
         [pytest.approx(0.05), None, None],
     ]
     assert found["pairs"] == [
-        {"a": "a", "b": "c", "ratio": 4.0 / 1.0005, "difference_tok_s": 4.0 - 1.0005, "verdict": "faster"},
-        {"a": "a", "b": "b", "ratio": 4.0, "difference_tok_s": 3.0, "verdict": "faster"},
-        {"a": "c", "b": "b", "ratio": 1.0005, "difference_tok_s": pytest.approx(0.0005), "verdict": "tie"},
+        {"a": "a", "b": "c", "ratio": 4.0 / 1.0005, "difference_tok_s": 4.0 - 1.0005, "verdict": "faster", "samples": 1},
+        {"a": "a", "b": "b", "ratio": 4.0, "difference_tok_s": 3.0, "verdict": "faster", "samples": 1},
+        {"a": "c", "b": "b", "ratio": 1.0005, "difference_tok_s": pytest.approx(0.0005), "verdict": "tie", "samples": 1},
     ]
 
 

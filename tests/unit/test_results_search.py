@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moesim.results.search import find_crossovers, find_peak
-from moesim.results.statistics import relative_difference
+from moesim.results.statistics import as_share, paired_difference
 from moesim.results.steady import Cut, mser, steady
 from moesim.results.words import share_words
 
@@ -73,17 +73,32 @@ def test_steady_throughput_leaves_the_warm_up_out() -> None:
     assert steady(np.array([]), np.array([])).steady_tok_s is None
 
 
-def test_differences_are_shares_of_the_other() -> None:
-    interval = relative_difference([107.0, 216.0], [100.0, 200.0])
+def test_differences_are_shares_of_the_mean_of_the_other() -> None:
+    interval = as_share(paired_difference([107.0, 216.0], [100.0, 200.0]).interval, 150.0)
     assert interval is not None
-    assert interval.mean == pytest.approx(0.075)
-    assert relative_difference([1.0], [0.0]) is None
+    assert interval.mean == pytest.approx(11.5 / 150)
+    assert interval.half_width == pytest.approx(12.706204736 * np.std([7.0, 16.0], ddof=1) / np.sqrt(2) / 150)
+    assert as_share(interval, 0.0) is None
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_share_holds_zero_where_the_verdict_is_a_tie_and_nowhere_else(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    b = np.exp(draw.normal(0, 1.2, 3))  # replications that differ much: ratios and differences tell different tales
+    a = b * np.exp(draw.normal(0.3, 0.4, 3))
+    difference = paired_difference(a.tolist(), b.tolist())
+    share = as_share(difference.interval, float(b.mean()))
+    assert share is not None
+    assert share.low is not None
+    assert share.high is not None
+    assert (share.low <= 0 <= share.high) == (difference.verdict == "tie")
 
 
 @pytest.mark.parametrize(
     ("percent", "low", "high", "text"),
     [(7.12, 6.0, 8.2, "7.1 +- 1.1 %"), (7.0, None, None, "7 %"), (-12.34, -12.36, -12.32, "12.340 +- 0.020 %"),
-     (671.4, 650.0, 690.0, "671 +- 20 %")],
+     (671.4, 650.0, 690.0, "671 +- 20 %"), (12.9, 0.1, 25.7, "12.9 +- 12.8 %"), (3.0, -0.02, 6.02, "3.0 +- 3.0 %"),
+     (876.8, 876.8, 876.8, "876.8 +- 0 %"), (0.0, -0.5, 0.5, "0.00 +- 0.50 %")],
 )  # fmt: skip
 def test_shares_are_said_with_the_digits_that_stand(percent: float, low: float | None, high: float | None, text: str) -> None:
     assert share_words(percent, low, high) == text
