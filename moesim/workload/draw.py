@@ -29,7 +29,8 @@ Ids = NDArray[np.unsignedinteger[Any]]
 
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
-_ROUNDS = 24
+_ROUNDS = 25
+"""Rounds of redraws after which a token that still conflicts is finished without repetition; counted for each token alone."""
 
 
 def successor(words: Words) -> Words:
@@ -102,29 +103,26 @@ class AliasTable:
         return self.resolve(self.draw(words, base), words, base)
 
     def resolve(self, ids: Ids, words: Words, base: NDArray[np.intp], fixed: NDArray[np.bool_] | None = None) -> Ids:
-        """[k, m] `ids` after every slot in conflict has drawn again (in place); shapes as in `conflicts`, `distinct`."""
-        words = words.copy()
-        size = ids.shape[1]
-        # many tokens are settled by a few rounds over all of them, the rest is too few to touch all for
+        """[k, m] `ids` after every slot in conflict has drawn again (in place); shapes as in `conflicts`, `distinct`.
+
+        What a token gets depends on its own words and its row alone.
+        """
+        words, token, part = words.copy(), None, ids
         for _ in range(_ROUNDS):
-            bad = conflicts(ids, fixed)
+            bad = conflicts(part, fixed)
+            if token is None and np.count_nonzero(bad) * 16 < bad.size:
+                # a few rounds over all tokens settle most, the rest is too few to touch all for
+                token = np.flatnonzero(bad.any(axis=0))
+                part, words, base, bad = ids.take(token, axis=1), words.take(token, axis=1), base.take(token), bad[:, token]
+                fixed = None if fixed is None else fixed.take(token, axis=1)
             again = np.flatnonzero(bad)
             if not again.size:
-                return ids
-            if again.size * 16 < ids.size:
                 break
-            self._again(ids, words, base, again, size)
-        token = np.flatnonzero(bad.any(axis=0))
-        part, left, base = ids.take(token, axis=1), words.take(token, axis=1), base.take(token)
-        stuck = None if fixed is None else fixed.take(token, axis=1)
-        for _ in range(_ROUNDS):
-            again = np.flatnonzero(conflicts(part, stuck))
-            if not again.size:
-                break
-            self._again(part, left, base, again, len(token))
+            self._again(part, words, base, again, part.shape[1])
         else:
-            part = self._finish(part, left, base, stuck)
-        ids[:, token] = part
+            self._finish(part, words, base, fixed)
+        if token is not None:
+            ids[:, token] = part
         return ids
 
     def _again(self, ids: Ids, words: Words, base: NDArray[np.intp], cell: NDArray[np.intp], size: int) -> None:
@@ -133,24 +131,24 @@ class AliasTable:
         words.reshape(-1)[cell] = following
         ids.reshape(-1)[cell] = self.draw(following, base.take(cell % size))
 
-    def _finish(self, ids: Ids, words: Words, base: NDArray[np.intp], fixed: NDArray[np.bool_] | None) -> Ids:
+    def _finish(self, ids: Ids, words: Words, base: NDArray[np.intp], fixed: NDArray[np.bool_] | None) -> None:
         """The same law without repetition, for rows whose mass lies on so few experts that drawing again takes for ever."""
-        weight = self.popularity[base // self.experts]
-        tokens = np.arange(len(weight))
-        uniform = (successor(words) >> np.uint64(11)).astype(np.float64) * 2.0**-53
-        if fixed is not None:
-            held, column = np.nonzero(fixed)
-            weight[column, ids[held, column]] = 0.0
-        for slot in range(len(ids)):
-            taken = weight[tokens, ids[slot]] == 0.0
-            if fixed is not None:
-                taken &= ~fixed[slot]
+        stuck = np.flatnonzero(conflicts(ids, fixed).any(axis=0))
+        weight = self.popularity[base[stuck] // self.experts]
+        token = np.arange(len(stuck))
+        uniform = (successor(words[:, stuck]) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        part = ids[:, stuck]
+        held = np.zeros(part.shape, dtype=np.bool_) if fixed is None else fixed[:, stuck]
+        row, column = np.nonzero(held)
+        weight[column, part[row, column]] = 0.0
+        for slot, drawn in enumerate(part):
+            taken = (weight[token, drawn] == 0.0) & ~held[slot]
             if taken.any():
                 total = np.cumsum(weight[taken], axis=1)
                 target = uniform[slot, taken] * total[:, -1]
-                ids[slot, taken] = (total > target[:, None]).argmax(axis=1)
-            weight[tokens, ids[slot]] = 0.0
-        return ids
+                drawn[taken] = (total > target[:, None]).argmax(axis=1)
+            weight[token, drawn] = 0.0
+        ids[:, stuck] = part
 
 
 def _check(popularity: FloatArray, top_k: int, name: str) -> None:

@@ -112,6 +112,16 @@ def test_redraws_of_one_token_leave_others_alone():
     assert np.array_equal(table.distinct(bits, base)[:, 50:60], table.distinct(bits[:, 50:60].copy(), base[:10]))
 
 
+def test_rounds_of_redraws_are_counted_for_each_token_alone():
+    """A token that draws again some thirty times takes the same experts beside many that do not as alone."""
+    table, bits = AliasTable(np.array([[1.0, 0.02, 0.02, 0.02], [1.0, 1.0, 1.0, 1.0]]), 2), words(7, 2, 4_000)
+    base = np.where(np.arange(4_000) < 200, 0, 4)
+    beside = table.distinct(bits, base)
+    for token in range(200):
+        alone = slice(token, token + 1)
+        assert np.array_equal(beside[:, alone], table.distinct(bits[:, alone].copy(), base[alone]))
+
+
 @pytest.mark.parametrize(
     ("popularity", "message"),
     [

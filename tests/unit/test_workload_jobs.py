@@ -33,7 +33,8 @@ class Model(NamedTuple):
 
 SMALL = Model("small", 16, 3, 4)
 LAW = {"exponent": 0.6, "tail": 0.5, "tilt": 0.8, "thread": 0.8, "reuse": 0.2, "memory": 0.1, "coupling": 0.3}
-ROUTINGS = [UniformRouting(), Zipf(exponent=1.0), Sticky(**LAW)]
+CONCENTRATED = Sticky(**{**LAW, "exponent": 2.0, "tilt": 3.0})
+ROUTINGS = [UniformRouting(), Zipf(exponent=1.0), Zipf(exponent=4.0), Sticky(**LAW), CONCENTRATED]
 
 
 def build(routing, *, model=SMALL, seed=1, requests=3, prompt=20, output=5, profile=None, progress=None):
