@@ -122,7 +122,7 @@ class Workbench:
         self._gpu = problem.system.devices[problem.system.gpu_name]
         self._launch = int(to_ps(self._gpu.launch))
         self._slots = deployment.staging
-        self._token_bytes = problem.model.token_bytes / deployment.activation_compression
+        self._token_bytes = problem.model.expert_token_bytes / deployment.activation_compression
         self.down = problem.costs.path(problem.gpu_tier, problem.main_memory) if problem.system.host_tiers else None
         """The way on which the host reads routing back."""
         self._down_queue = queue_of(self.down) if self.down else ""

@@ -42,19 +42,33 @@ class Architecture(Shape):
 
     @property
     def n_dense(self) -> int:
-        """Decoder layers without experts."""
-        return self.layers - self.n_moe
+        """Decoder layers with a feed-forward block that is not made of experts."""
+        return self.layers - self.n_moe - len(self.bare_layers)
 
     @property
     def kv_layers(self) -> int:
         """Decoder layers with a cache."""
         return self.layers - len(self.linear_layers)
 
+    @property
+    def _windowed_layers(self) -> tuple[int, ...]:
+        """Decoder layers with the attention of windows, where that differs from the others'."""
+        return tuple(k for k, window in enumerate(self.windows) if window) if self.windowed else ()
+
     def _mean(self, measure: Callable[[AnyAttention], float]) -> float:
         """What `measure` says of the attention of one layer, on average over the decoder layers."""
-        full = measure(self.attention) * self.kv_layers
+        windowed = len(self._windowed_layers)
+        full = measure(self.attention) * (self.kv_layers - windowed)
         other = measure(self.linear) * len(self.linear_layers) if self.linear else 0.0
-        return (full + other) / self.layers
+        return (full + other + (measure(self.windowed) * windowed if self.windowed else 0.0)) / self.layers
+
+    def _cached(self, measure: Callable[[AnyAttention], float]) -> float | FloatArray:
+        """What `measure` says of the attention of each layer with a cache: a number, or [layers] where windowed ones differ."""
+        if self.windowed is None:
+            return measure(self.attention)
+        values = np.full(self.layers, measure(self.attention), dtype=np.float64)
+        values[list(self._windowed_layers)] = measure(self.windowed)
+        return values
 
     def _per_layer(self, full: ArrayLike, linear: ArrayLike = 0.0) -> FloatArray:
         """[layers] `full` where a layer has a cache and `linear` where it has not."""
@@ -71,12 +85,17 @@ class Architecture(Shape):
         return self._expert_matrices + self._expert_biases
 
     @property
+    def expert_state(self) -> int:
+        """Width of the state that routed experts work on."""
+        return self.expert_hidden or self.hidden
+
+    @property
     def _expert_matrices(self) -> float:
-        return float(self.matrices * self.hidden * self.expert_width)
+        return float(self.matrices * self.expert_state * self.expert_width)
 
     @property
     def _expert_biases(self) -> float:
-        return float((self.matrices - 1) * self.expert_width + self.hidden) if self.expert_bias else 0.0
+        return float((self.matrices - 1) * self.expert_width + self.expert_state) if self.expert_bias else 0.0
 
     def expert_bytes_in(self, precision: str) -> float:
         """Bytes of one routed expert of one layer, its matrices in `precision` and its biases as other weights."""
@@ -104,9 +123,13 @@ class Architecture(Shape):
         return Precision.bytes_of(self.precision.weights)
 
     @property
+    def _attention_weight(self) -> float:
+        return Precision.bytes_of(self.precision.attention_name)
+
+    @property
     def qkv_bytes(self) -> float:
         """Bytes of the QKV projection of one layer."""
-        return self._mean(lambda kind: kind.qkv_parameters(self.hidden)) * self._weight
+        return self._mean(lambda kind: kind.qkv_parameters(self.hidden)) * self._attention_weight
 
     @property
     def qkv_flops(self) -> float:
@@ -116,7 +139,7 @@ class Architecture(Shape):
     @property
     def output_bytes(self) -> float:
         """Bytes of the output projection of one layer."""
-        return self._mean(lambda kind: kind.output_parameters(self.hidden)) * self._weight
+        return self._mean(lambda kind: kind.output_parameters(self.hidden)) * self._attention_weight
 
     @property
     def output_flops(self) -> float:
@@ -124,14 +147,19 @@ class Architecture(Shape):
         return 2.0 * self._mean(lambda kind: kind.output_parameters(self.hidden))
 
     @property
+    def _latent(self) -> float:
+        """Weights of the projections down to the state of the experts and up from it, in one MoE layer."""
+        return 2.0 * self.hidden * self.expert_hidden
+
+    @property
     def router_bytes(self) -> float:
-        """Bytes of the router of one MoE layer."""
-        return self.hidden * self.experts * self._weight
+        """Bytes of the router of one MoE layer, and of the projections to a narrower state of the experts where there are any."""
+        return self.hidden * self.experts * Precision.bytes_of(self.precision.router_name) + self._latent * self._weight
 
     @property
     def router_flops(self) -> float:
-        """FLOP of the router for one token in one MoE layer."""
-        return 2.0 * self.hidden * self.experts
+        """FLOP of the router (and of these projections) for one token in one MoE layer."""
+        return 2.0 * (self.hidden * self.experts + self._latent)
 
     @property
     def shared_bytes(self) -> float:
@@ -206,6 +234,11 @@ class Architecture(Shape):
         return self.hidden * self._activation
 
     @property
+    def expert_token_bytes(self) -> float:
+        """Bytes of what one routed expert takes in for one token, and of what it gives back."""
+        return self.expert_state * self._activation
+
+    @property
     def qkv_activation_bytes(self) -> float:
         """Bytes per token and layer from the device of the QKV projection to that of the attention core, in decode."""
         return self._mean(lambda kind: kind.qkv_width) * self._activation
@@ -218,9 +251,9 @@ class Architecture(Shape):
     # The cache
 
     @property
-    def kv_bytes(self) -> float:
-        """Bytes that one token adds to the cache of one layer that has one."""
-        return self.attention.cached * Precision.bytes_of(self.precision.kv)
+    def kv_bytes(self) -> float | FloatArray:
+        """Bytes that one token adds to the cache of one layer that has one; [layers] where windowed layers differ."""
+        return self._cached(lambda kind: kind.cached) * Precision.bytes_of(self.precision.kv)
 
     @property
     def kv_bytes_per_layer(self) -> FloatArray:
@@ -245,7 +278,7 @@ class Architecture(Shape):
         `context`: [S] tokens attended to, the new one included. MLA in its absorbed form.
         """
         linear = self.linear.decode_flops * np.size(context) if self.linear else 0.0
-        return self._per_layer(self.attention.decode_flops * attended(context, self.windows, self.chunked), linear)
+        return self._per_layer(self._cached(lambda kind: kind.decode_flops) * attended(context, self.windows, self.chunked), linear)
 
     def core_bytes_decode(self, context: ArrayLike) -> FloatArray:
         """[layers] bytes of cache that the attention core reads for one new token of each sequence.
@@ -259,7 +292,8 @@ class Architecture(Shape):
         """[layers] FLOP of the attention core for whole prompts of `prompt` [S] tokens, causal half only; MLA expanded."""
         tokens = float(np.sum(np.asarray(prompt, dtype=np.float64)))
         linear = self.linear.prefill_flops * tokens if self.linear else 0.0
-        return self._per_layer(self.attention.prefill_flops * causal_pairs(prompt, self.windows, self.chunked), linear)
+        pairs = causal_pairs(prompt, self.windows, self.chunked)
+        return self._per_layer(self._cached(lambda kind: kind.prefill_flops) * pairs, linear)
 
     def core_bytes_prefill(self, prompt: ArrayLike) -> FloatArray:
         """[layers] bytes of keys and values that the attention core reads for whole prompts of `prompt` [S] tokens.
@@ -270,4 +304,4 @@ class Architecture(Shape):
         tokens = float(np.sum(np.asarray(prompt, dtype=np.float64)))
         states = self.state_bytes * np.count_nonzero(np.asarray(prompt))
         linear = self.linear.fresh * tokens * self._activation + states if self.linear else 0.0
-        return self._per_layer(self.attention.fresh * tokens * self._activation, linear)
+        return self._per_layer(self._cached(lambda kind: kind.fresh) * tokens * self._activation, linear)

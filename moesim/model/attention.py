@@ -29,8 +29,14 @@ class GroupedQuery(Spec):
     """Key-value heads."""
     head_dim: Count
     """Width of one head."""
+    v_dim: int = Field(0, ge=0)
+    """Width of a head's value; 0 when as wide as the head (MiMo-V2 has narrower ones)."""
+    q_rank: int = Field(0, ge=0)
+    """Rank of the compressed queries; 0 when queries are not compressed (Step-3 has compressed ones)."""
     gated: bool = False
-    """Whether the output is multiplied by a learnt gate as wide as the queries (Qwen3-Next)."""
+    """Whether the output is multiplied by a learnt gate as wide as it (Qwen3-Next)."""
+    values_are_keys: bool = False
+    """Whether one projection makes keys and values (Gemma-4); the cache keeps both, since only keys are rotated."""
 
     @field_validator("kv_heads")
     @classmethod
@@ -40,18 +46,27 @@ class GroupedQuery(Spec):
             raise ValueError(f"{value} key-value heads cannot be shared evenly by {heads} query heads; it must divide {heads}")
         return value
 
+    @property
+    def value_width(self) -> int:
+        """Width of a head's value, resolved."""
+        return self.v_dim or self.head_dim
+
     def qkv_parameters(self, hidden: int) -> int:
         """Weights of the projections to queries, keys and values (and to the gate)."""
-        return hidden * self.head_dim * (self.heads * (2 if self.gated else 1) + 2 * self.kv_heads)
+        queries = self.heads * self.head_dim
+        to_queries = self.q_rank * (hidden + queries) if self.q_rank else hidden * queries
+        to_gate = hidden * self.heads * self.value_width if self.gated else 0
+        to_values = 0 if self.values_are_keys else self.value_width
+        return to_queries + to_gate + hidden * self.kv_heads * (self.head_dim + to_values)
 
     def output_parameters(self, hidden: int) -> int:
         """Weights of the projection back to the hidden state."""
-        return self.heads * self.head_dim * hidden
+        return self.heads * self.value_width * hidden
 
     @property
     def cached(self) -> int:
         """Numbers kept per token: a key and a value per key-value head."""
-        return 2 * self.kv_heads * self.head_dim
+        return self.kv_heads * (self.head_dim + self.value_width)
 
     @property
     def fresh(self) -> int:
@@ -66,17 +81,17 @@ class GroupedQuery(Spec):
     @property
     def qkv_width(self) -> int:
         """Numbers per token that go into the core: queries, keys, values."""
-        return (self.heads + 2 * self.kv_heads) * self.head_dim
+        return self.heads * self.head_dim + self.cached
 
     @property
     def core_width(self) -> int:
         """Numbers per token that come out of the core."""
-        return self.heads * self.head_dim
+        return self.heads * self.value_width
 
     @property
     def decode_flops(self) -> int:
         """FLOP per token attended to: a multiply-add per number of the key, and of the value, in each head."""
-        return 4 * self.heads * self.head_dim
+        return 2 * self.heads * (self.head_dim + self.value_width)
 
     @property
     def prefill_flops(self) -> int:
@@ -108,12 +123,15 @@ class Latent(Spec):
     """Width of the rotary part of a head; the rotary key is shared by all heads."""
     v_dim: Count
     """Width of a head's value."""
+    gated: bool = False
+    """Whether the output is multiplied by a learnt gate as wide as the values of all heads (Kimi-K3)."""
 
     def qkv_parameters(self, hidden: int) -> int:
-        """Weights of the projections to queries and latent, and of the expansion to keys."""
+        """Weights of the projections to queries and latent (and to the gate), and of the expansion to keys."""
         queries = self.heads * (self.nope_dim + self.rope_dim)
         to_queries = self.q_rank * (hidden + queries) if self.q_rank else hidden * queries
-        return to_queries + hidden * (self.kv_rank + self.rope_dim) + self.kv_rank * self.heads * self.nope_dim
+        to_gate = hidden * self.heads * self.v_dim if self.gated else 0
+        return to_queries + to_gate + hidden * (self.kv_rank + self.rope_dim) + self.kv_rank * self.heads * self.nope_dim
 
     def output_parameters(self, hidden: int) -> int:
         """Weights of the expansion to values and of the projection back to the hidden state."""
@@ -156,11 +174,16 @@ class Latent(Spec):
 
 
 class Linear(Spec):
-    """Linear attention: a state of `key_dim x value_dim` per head instead of a cache (lightning attention, gated delta rule).
+    """Linear attention: a state of `key_dim x value_dim` per head instead of a cache.
 
-    Source: Lightning Attention-2, arXiv:2401.04658; MiniMax-01, arXiv:2501.08313; gated delta networks, arXiv:2412.06464.
-    Valid: one update and one read of the state per token; the delta rule's extra correction (a further read), short
-    convolutions, decay vectors and norms are left out.
+    Lightning attention, the gated delta rule, Kimi's delta attention, and state-space layers: Mamba-2 is linear attention whose
+    keys and queries (B and C) are shared by the heads of a group, and a Mamba-1 layer has a single head as wide as its inner state.
+    A short convolution (LFM2) has a head per channel with a state of one number.
+
+    Source: Lightning Attention-2, arXiv:2401.04658; MiniMax-01, arXiv:2501.08313; gated delta networks, arXiv:2412.06464; Kimi
+    Linear, arXiv:2510.26692; Mamba-2, arXiv:2405.21060; Mamba, arXiv:2312.00752.
+    Valid: one update and one read of the state per token; the delta rule's extra correction (a further read), the few tokens
+    that short convolutions keep, and norms are left out.
     """
 
     kind: Literal["linear"] = "linear"
@@ -176,6 +199,8 @@ class Linear(Spec):
     """Whether the output is multiplied by a learnt gate as wide as the values."""
     block: Count = 256
     """Tokens that prefill treats as one block: causal pairs inside it, the state between blocks."""
+    extra: int = Field(0, ge=0)
+    """Further weights of one layer: low-rank gates, decay, step sizes, short convolutions."""
 
     @field_validator("key_heads")
     @classmethod
@@ -187,7 +212,8 @@ class Linear(Spec):
 
     def qkv_parameters(self, hidden: int) -> int:
         """Weights of the projections to queries, keys and values (and to the gate)."""
-        return hidden * (2 * self.key_heads * self.key_dim + self.heads * self.value_dim * (2 if self.gated else 1))
+        values = self.heads * self.value_dim * (2 if self.gated else 1)
+        return hidden * (2 * self.key_heads * self.key_dim + values) + self.extra
 
     def output_parameters(self, hidden: int) -> int:
         """Weights of the projection back to the hidden state."""

@@ -6,31 +6,43 @@ Knows nothing of what the values are for.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
-from typing import Any
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from moesim.errors import Mistake
 
 __all__ = ["Fields"]
 
-_SECTIONS = ("text_config", "language_config", "llm_config", "thinker_config")
+_SECTIONS = ("text_config", "language_config", "llm_config", "thinker_config", "language_model", "llm", "text_model")
+_DECODER = ({"hidden_size", "d_model", "n_embd"}, {"num_hidden_layers", "n_layers", "num_layers", "n_layer"})
+_NO_DECODER = re.compile(r"vision|visual|audio|speech|talker|code2wav|image|video|draft|mtp|encoder|projector|quant")
+
+
+class _Guess(NamedTuple):
+    """A default that was taken because no known key is there, and which unread key may be another spelling of it."""
+
+    what: str
+    keys: Sequence[str]
+    like: re.Pattern[str]
+    default: object
 
 
 class Fields:
-    """A config.json with aliases. Multimodal configs nest the decoder in a section, which is then read first.
+    """A config.json with aliases. Multimodal configs nest the decoder in sections, the innermost of which is read first.
 
     `mistakes` grows with every value that is missing or wrong; what is returned in its place (0, an empty list) lets the
-    reading go on, so that all mistakes are told at once. `origins` says which key each wanted value came from.
+    reading go on, so that all mistakes are reported at once. `origins` says which key each wanted value came from.
     """
 
     def __init__(self, mapping: Mapping[str, Any]) -> None:
-        self.root = mapping
-        self.nested = next((key for key in _SECTIONS if isinstance(mapping.get(key), Mapping)), "")
-        self.section: Mapping[str, Any] = mapping[self.nested] if self.nested else mapping
+        self._places = _sections(mapping)
+        self.section, self.nested = self._places[0]
         self.mistakes: list[Mistake] = []
         self.origins: dict[str, str] = {}
         self._asked: set[str] = set()
         self._absent: dict[int, Sequence[str]] = {}
+        self._guesses: list[_Guess] = []
 
     def path(self, key: str) -> str:
         """Where a key that should be there belongs."""
@@ -42,8 +54,7 @@ class Fields:
         A dot in a key descends into a mapping (`ffn_config.moe_top_k`).
         """
         self._asked.update(keys)
-        places = ((self.section, self.nested), (self.root, "")) if self.nested else ((self.root, ""),)
-        for place, prefix in places:
+        for place, prefix in self._places:
             for key in keys:
                 value: Any = place
                 for part in key.split("."):
@@ -51,6 +62,10 @@ class Fields:
                 if value is not None:
                     return (f"{prefix}.{key}" if prefix else key), value
         return "", None
+
+    def has(self, *keys: str) -> bool:
+        """Whether one of `keys` is there with a value other than null, false, 0 or nothing."""
+        return bool(self.find(*keys)[1])
 
     def wrong(self, path: str, message: str) -> None:
         """Notes a mistake at `path`."""
@@ -73,29 +88,68 @@ class Fields:
                 return f" Is '{close[0]}' a misspelling of '{key}'?"
         return ""
 
-    def told(self) -> list[Mistake]:
+    def all_mistakes(self) -> list[Mistake]:
         """The mistakes, with a guess at misspellings now that every key that means something has been asked for."""
         return [
             mistake._replace(message=mistake.message + self.misspelt(self._absent.get(number, ())))
             for number, mistake in enumerate(self.mistakes)
         ]
 
-    def integer(self, field: str, what: str, keys: Sequence[str], default: int | None = None, minimum: int = 1) -> int:
+    def unread(self, counts: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
+        """(path, key) of every key with a value that nobody asked for and whose name `counts`, sections of the decoder aside."""
+        path_of = {id(place) for place, _ in self._places}
+        parents = {key.split(".")[0] for key in self._asked if "." in key}
+        for place, prefix in self._places:
+            for key, value in place.items():
+                here = f"{prefix}.{key}" if prefix else key
+                if key in self._asked or id(value) in path_of or not value or key.startswith("_"):
+                    continue
+                if key in parents and isinstance(value, Mapping):
+                    inner = ((f"{key}.{name}", name) for name, entry in value.items() if entry)
+                    asked = self._asked
+                    yield from ((f"{here}.{name}", name) for full, name in inner if full not in asked and counts(name))
+                elif counts(key):
+                    yield here, key
+
+    def refuse_guesses(self, unread: Sequence[tuple[str, str]]) -> set[str]:
+        """Notes a mistake for each default that hangs on an unread key; the paths of such keys."""
+        blamed: set[str] = set()
+        for guess in self._guesses:
+            suspects = [path for path, key in unread if guess.like.search(key) and path not in blamed]
+            if suspects:
+                blamed.update(suspects)
+                named = ", ".join(f"'{path.rsplit('.', 1)[-1]}'" for path in suspects)
+                self.wrong(
+                    suspects[0],
+                    f"{named} may say {guess.what}, and moesim does not read it; write '{guess.keys[0]}' "
+                    f"(without it, {guess.default} would be taken)",
+                )
+        return blamed
+
+    def guess(self, what: str, keys: Sequence[str], like: str, default: object) -> None:
+        """Notes that none of `keys` is there and `default` was taken, which an unread key whose name matches `like` may deny."""
+        self._guesses.append(_Guess(what, keys, re.compile(like), default))
+
+    def integer(
+        self, field: str, what: str, keys: Sequence[str], default: int | None = None, minimum: int = 1, like: str = ""
+    ) -> int:
         """The whole number under the first of `keys` that is there, else `default`; a mistake and 0 when that is None.
 
-        A list with one value per layer is taken when all its values are equal.
+        A list with one value per layer is taken when all its values are equal. `like`: see `guess`.
         """
         path, value = self.find(*keys)
         if not path:
             if default is None:
                 self.missing(what, keys)
+            elif like:
+                self.guess(what, keys, like, default)
             self.origins[field] = self.path(keys[0])
             return default or 0
         self.origins[field] = path
         if isinstance(value, list) and value:
             other = next((item for item in value if item != value[0]), value[0])
             if other != value[0]:
-                self.wrong(path, f"{what} differs between layers ({value[0]!r}, {other!r}); moesim takes one value for all")
+                self.wrong(path, f"{what} has several values ({value[0]!r}, {other!r}); moesim takes one value for all layers")
                 return 0
             value = value[0]
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
@@ -104,7 +158,9 @@ class Fields:
         return value
 
     def integers(self, path: str, value: Any, what: str) -> list[int]:
-        """`value` as a list of whole numbers of at least 0; a mistake and an empty list when it is none."""
+        """`value` as a list of whole numbers of at least 0, which may be text with commas; else a mistake and an empty list."""
+        if isinstance(value, str) and re.fullmatch(r"\s*\d{1,9}(\s*,\s*\d{1,9})*\s*", value):
+            return [int(item) for item in value.split(",")]
         if isinstance(value, list) and all(
             isinstance(item, int) and not isinstance(item, bool) and item >= 0 for item in value
         ):
@@ -126,3 +182,27 @@ class Fields:
         """The text under the first of `keys` that is there, else an empty one."""
         value = self.find(*keys)[1]
         return value if isinstance(value, str) else ""
+
+
+def _sections(mapping: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], str]]:
+    """The decoder's section and all that it is nested in, innermost first, each with its path."""
+    places = [(mapping, "")]
+    for _ in range(8):  # deeper than any family nests; ends what refers to itself
+        place, prefix = places[0]
+        inner = next((key for key in _SECTIONS if isinstance(place.get(key), Mapping) and place[key]), "")
+        if not inner and not _is_decoder(place):
+            inner = next((key for key, value in place.items() if _leads_to_decoder(key, value)), "")
+        if not inner:
+            break
+        places.insert(0, (place[inner], f"{prefix}.{inner}" if prefix else inner))
+    return places
+
+
+def _is_decoder(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(keys & value.keys() for keys in _DECODER)
+
+
+def _leads_to_decoder(key: object, value: Any, depth: int = 6) -> bool:
+    if not isinstance(value, Mapping) or not isinstance(key, str) or _NO_DECODER.search(key) or not depth:
+        return False
+    return _is_decoder(value) or any(_leads_to_decoder(name, inner, depth - 1) for name, inner in value.items())

@@ -1,42 +1,65 @@
-"""Owns how a config.json says which number format its weights have.
+"""Owns the precision of each part of a model by its config.json: what is stored in which number format.
 
-Knows the quantisation methods that checkpoints name; nothing of sizes.
+Knows how a checkpoint's formats add up over layers and modules; nothing of the methods that name them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+from moesim.model.architecture import Architecture
 from moesim.model.hf_fields import Fields
-from moesim.model.precision import Precision, canonical
+from moesim.model.hf_modules import PARTS, modules
+from moesim.model.hf_quantization import Quantization, read_quantization
+from moesim.model.precision import Precision, bytes_of, canonical
 
-__all__ = ["read_precision"]
+__all__ = ["Stored", "read_stored"]
 
-_METHODS = "fp8, fbgemm_fp8, mxfp4, gptq, awq, compressed-tensors, bitsandbytes, modelopt"
+_EXPERT_FORMATS = {"fp4": "mxfp4", "mxfp4": "mxfp4", "nvfp4": "nvfp4", "fp8": "fp8", "bf16": "bf16", "bfloat16": "bf16"}
 
 
-def read_precision(fields: Fields) -> Precision:
-    """The precision that the checkpoint is stored in: `torch_dtype` (or `dtype`), changed by `quantization_config`.
+class Stored(NamedTuple):
+    """The unquantised format, and what is quantised."""
 
-    Caches and activations stay in the unquantised format, as do embeddings and LM head. A method that leaves attention
-    alone (mxfp4, or `modules_to_not_convert` with attention in it) changes the experts only.
-    """
+    base: str
+    quantization: Quantization | None = None
+
+    def precision(self, model: Architecture) -> Precision:
+        """The precision of `model` stored so; parts whose modules or layers differ get their mean bits per weight.
+
+        Caches and activations stay in the unquantised format unless the checkpoint says otherwise.
+        """
+        base, quantized = self.base, self.quantization
+        if quantized is None:
+            return Precision(weights=base, experts=base, kv=base, activations=base)
+        parts = _formats(model, base, quantized)
+        attention = _mixed({"qkv": model.qkv_flops, "output": model.output_flops}, parts)
+        blocks = {"shared": model.n_moe * model.shared_flops, "dense": model.n_dense * model.dense_flops}
+        weights = _mixed(blocks, parts) if any(blocks.values()) else attention
+        embeddings = _mixed({"embedding": 1.0, "head": 0.0 if model.tied_embedding else 1.0}, parts)
+        return Precision(
+            weights=weights,
+            experts=parts["experts"],
+            attention=None if attention == weights else attention,
+            router=None if parts["router"] == weights else parts["router"],
+            embeddings=None if embeddings == weights else embeddings,
+            kv=quantized.kv or base,
+            activations=base,
+        )
+
+
+def read_stored(fields: Fields, sidecar: Mapping[str, Any] | None) -> Stored:
+    """What a checkpoint is stored in: `torch_dtype` (or `dtype`), changed by its quantisation and by `expert_dtype`."""
     base = _base(fields)
-    path, config = fields.find("quantization_config")
-    stored = base
-    if path and not isinstance(config, Mapping):
-        fields.wrong(path, f"{config!r} is wrong for a quantisation; it must be an object with 'quant_method'")
+    quantized = read_quantization(fields, sidecar)
+    path, experts = fields.find("expert_dtype")
+    if path and str(experts) not in _EXPERT_FORMATS:
+        fields.wrong(path, f"{experts!r} is not a known format of experts; known: {', '.join(_EXPERT_FORMATS)}")
     elif path:
-        stored = _stored(fields, path, config) or base
-    spared = path and _spares_attention(config)
-    return Precision(
-        weights=base if spared else stored,
-        experts=stored,
-        kv=base,
-        activations=base,
-        embeddings=None if stored == base or spared else base,
-    )
+        before = quantized or Quantization()
+        quantized = before._replace(named=(("experts", _EXPERT_FORMATS[str(experts)]), *before.named))
+    return Stored(base, quantized)
 
 
 def _base(fields: Fields) -> str:
@@ -50,64 +73,59 @@ def _base(fields: Fields) -> str:
         return "bf16"
 
 
-def _stored(fields: Fields, path: str, config: Mapping[str, Any]) -> str:
-    """The precision of quantised weights; an empty text after a mistake."""
-    method = str(config.get("quant_method", ""))
-    if method in ("fp8", "fbgemm_fp8"):
-        return "fp8"
-    if method == "mxfp4":
-        return "mxfp4"
-    if method in ("gptq", "awq", "gptq_marlin", "awq_marlin"):
-        # a 16-bit scale and a zero point as wide as a weight for each group
-        return _grouped(fields, f"{path}.bits", config.get("bits"), config.get("group_size", 128), zero_point=True)
-    if method == "compressed-tensors":
-        return _compressed(fields, path, config)
-    if method == "bitsandbytes":
-        if config.get("load_in_8bit"):
-            return "int8"
-        # 4 bits and, per 64 weights, a 32-bit scale; or an 8-bit one and, per 256 of those, a 32-bit one
-        return f"{4 + 8 / 64 + 32 / (64 * 256)} bits" if config.get("bnb_4bit_use_double_quant") else "4.5 bits"
-    if method.startswith("modelopt"):
-        algorithm = str(config.get("quant_algo", "")).upper()
-        return {"FP8": "fp8", "NVFP4": "nvfp4"}.get(algorithm, "") or _unknown(fields, f"{path}.quant_algo", algorithm)
-    return _unknown(fields, f"{path}.quant_method", method)
+def _formats(model: Architecture, base: str, quantized: Quantization) -> dict[str, str]:
+    """The format of each part, averaged over the layers that have it."""
+    linear = quantized.default or base
+    usual = {**dict.fromkeys(PARTS, linear), "embedding": quantized.embedding or base, "head": base}
+    own: dict[str, dict[int, str]] = {part: {} for part in PARTS}
+    for pattern, name in (*quantized.named, *((pattern, base) for pattern in quantized.spared)):
+        for part, layer in _places(model, pattern):
+            if layer is None:
+                usual[part], own[part] = name, {}
+            else:
+                own[part][layer] = name
+    moe = model.n_moe
+    layers = {"experts": moe, "shared": moe, "router": moe, "dense": model.n_dense, "qkv": model.layers, "output": model.layers}
+    return {part: _mean(own[part], usual[part], layers.get(part, 1)) for part in PARTS}
 
 
-def _unknown(fields: Fields, path: str, method: str) -> str:
-    fields.wrong(
-        path,
-        f"quantisation '{method}' is not known; known: {_METHODS}. Leave quantization_config out and give the precision itself",
-    )
-    return ""
+def _places(model: Architecture, pattern: str) -> list[tuple[str, int | None]]:
+    """(part, layer) that `pattern` names; the layer is None for all. Blocks of Nemotron-H are counted apart from layers."""
+    named = modules(pattern)
+    if named.layers is None:
+        return [(part, None) for part in named.parts]
+    moe = set(model.moe_layers)
+    of_experts = ("experts", "shared", "router")
+    return [
+        (part, layer)
+        for part in named.parts
+        for layer in named.layers
+        if model.bare_layers or part in ("qkv", "output") or (layer in moe) == (part in of_experts)
+    ]
 
 
-def _grouped(fields: Fields, path: str, bits: Any, group: Any, *, zero_point: bool) -> str:
-    """`4.15625 bits` for 4 bits in groups of 128 with scale and zero point; bare bits without groups."""
-    if isinstance(bits, bool) or not isinstance(bits, int) or not 0 < bits <= 16:
-        fields.wrong(path, f"{bits!r} is wrong for the bits of a weight; it must be a whole number from 1 to 16")
-        return ""
-    extra = (16 + (bits if zero_point else 0)) / group if isinstance(group, int) and group > 0 else 0.0
-    return canonical(f"{bits + extra} bits")
+def _mean(own: Mapping[int, str], usual: str, layers: int) -> str:
+    """The format of a part in `layers` layers, of which some have their own."""
+    counts: dict[str, float] = {}
+    for name in own.values():
+        counts[name] = counts.get(name, 0.0) + 1.0
+    counts[usual] = counts.get(usual, 0.0) + max(layers - len(own), 0)
+    return _average(counts)
 
 
-def _compressed(fields: Fields, path: str, config: Mapping[str, Any]) -> str:
-    groups = config.get("config_groups")
-    first = next(iter(groups.values()), None) if isinstance(groups, Mapping) else None
-    weights = first.get("weights") if isinstance(first, Mapping) else None
-    if not isinstance(weights, Mapping):
-        fields.wrong(f"{path}.config_groups", "missing: one group with the 'weights' that it quantises")
-        return ""
-    if weights.get("type") == "float" and weights.get("num_bits") == 8:
-        return "fp8"
-    zero_point = not weights.get("symmetric", True)
-    place = f"{path}.config_groups.weights.num_bits"
-    return _grouped(fields, place, weights.get("num_bits"), weights.get("group_size"), zero_point=zero_point)
+def _mixed(weights: Mapping[str, float], parts: Mapping[str, str]) -> str:
+    counts: dict[str, float] = {}
+    for part, weight in weights.items():
+        counts[parts[part]] = counts.get(parts[part], 0.0) + weight
+    return _average(counts)
 
 
-def _spares_attention(config: Any) -> bool:
-    if not isinstance(config, Mapping):
-        return False
-    if config.get("quant_method") == "mxfp4":
-        return True
-    spared = config.get("modules_to_not_convert") or config.get("ignore")
-    return isinstance(spared, list) and any("self_attn" in str(module) for module in spared)
+def _average(counts: Mapping[str, float]) -> str:
+    """The only format with a count, else the mean bits."""
+    present = {name: count for name, count in counts.items() if count}
+    if len(present) == 1:
+        return next(iter(present))
+    if not present:
+        return next(iter(counts))
+    bits = 8.0 * sum(bytes_of(name) * count for name, count in present.items()) / sum(present.values())
+    return canonical(f"{bits:.6g} bits")

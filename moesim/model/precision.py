@@ -25,6 +25,7 @@ BITS: dict[str, float] = {
     "int4": 4.0,
     "nvfp4": 4.5,
     "mxfp4": 4.25,
+    "mxfp8": 8.25,
     "q8_0": 8.5,
     "q6_k": 6.5625,
     "q5_k_m": 5.68,
@@ -37,7 +38,7 @@ BITS: dict[str, float] = {
 `int8`, `int4` and `fp8` are bare: scales per channel or per 128 x 128 block add less than 0.3 %, but scales per group
 of a GPTQ or AWQ checkpoint add 4 %, so write those as `4.16 bits`.
 
-Source: mxfp4: OCP Microscaling Formats v1.0 (32 numbers share an 8-bit scale); nvfp4: 16 share an 8-bit scale; q8_0, q6_k: ggml
+Source: mxfp4, mxfp8: OCP Microscaling Formats v1.0 (32 numbers share an 8-bit scale); nvfp4: 16 share an 8-bit scale; q8_0, q6_k: ggml
 blocks (34 bytes for 32 numbers, 210 for 256); the mixtures q*_k_m and q2_k: averages over Llama-2-7B in the README of
 llama.cpp's quantize tool (2024). Valid: the mixtures give attention and down projections more bits than the rest, so
 another model's average differs by a few per cent (q4_k_m is 4.89 on Llama-3.1-8B).
@@ -93,6 +94,10 @@ class Precision(Spec):
 
     weights: PrecisionName = "bf16"
     """All weights but those of routed experts: attention, router, shared experts, dense layers."""
+    attention: PrecisionName | None = None
+    """Projections of attention, which mixed checkpoints store otherwise than feed-forward blocks; as `weights` when not given."""
+    router: PrecisionName | None = None
+    """Routers, which quantised checkpoints often leave alone; as `weights` when not given."""
     experts: PrecisionName = "bf16"
     """The matrices of routed experts (their biases, where there are any, have the precision of `weights`)."""
     kv: PrecisionName = "bf16"
@@ -108,6 +113,16 @@ class Precision(Spec):
     def bytes_of(name: str) -> float:
         """Bytes per number of any precision by name, such as one that a policy chose for a single expert."""
         return bytes_of(name)
+
+    @property
+    def attention_name(self) -> str:
+        """The precision of the projections of attention, resolved."""
+        return self.weights if self.attention is None else self.attention
+
+    @property
+    def router_name(self) -> str:
+        """The precision of routers, resolved."""
+        return self.weights if self.router is None else self.router
 
     @property
     def embedding_name(self) -> str:

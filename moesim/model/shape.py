@@ -35,16 +35,22 @@ class Shape(Spec):
     """Routed experts that one token takes in one MoE layer."""
     expert_width: int = Field(gt=0)
     """Inner width of one expert."""
+    expert_hidden: int = Field(0, ge=0)
+    """Width of the state that routed experts work on, projected down before and up after them; `hidden` when 0 (Nemotron-3)."""
     matrices: Literal[2, 3] = 3
     """Matrices of one feed-forward block: 3 with a gate (SwiGLU), 2 without."""
     expert_bias: bool = False
     """Whether each matrix of a routed expert has a bias (gpt-oss)."""
     shared_width: int = Field(0, ge=0)
     """Inner width of all shared experts of one MoE layer together."""
+    bare_layers: tuple[int, ...] = Field((), validate_default=True)
+    """Indices of the decoder layers without any feed-forward block (Nemotron-H)."""
     dense_width: int = Field(0, ge=0)
     """Inner width of the feed-forward block of the layers without experts."""
     attention: Attention
     """Attention of the layers with a cache."""
+    windowed: Attention | None = None
+    """Attention of the layers with a window, where it differs from that of the others (Gemma-4)."""
     linear: Linear | None = None
     """Attention of the layers in `linear_layers`."""
     linear_layers: tuple[int, ...] = Field((), validate_default=True)
@@ -68,7 +74,7 @@ class Shape(Spec):
             raise ValueError(f"a token cannot take {value} of {experts} experts; top_k must be at most {experts}")
         return value
 
-    @field_validator("moe_layers", "linear_layers")
+    @field_validator("moe_layers", "linear_layers", "bare_layers")
     @classmethod
     def _layers_exist(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
         layers = info.data.get("layers")
@@ -83,12 +89,21 @@ class Shape(Spec):
             raise ValueError("layers must be in rising order, each once")
         return value
 
+    @field_validator("bare_layers")
+    @classmethod
+    def _bare_layers_have_no_experts(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        both = sorted(set(value) & set(info.data.get("moe_layers", ())))
+        if both:
+            raise ValueError(f"layer {both[0]} has experts; it cannot be without a feed-forward block")
+        return value
+
     @field_validator("dense_width")
     @classmethod
     def _dense_has_width(cls, value: int, info: ValidationInfo) -> int:
-        layers, moe_layers = info.data.get("layers"), info.data.get("moe_layers")
-        if not value and layers is not None and moe_layers is not None and len(moe_layers) < layers:
-            raise ValueError(f"{layers - len(moe_layers)} layers have no experts; dense_width must say how wide they are")
+        if {"layers", "moe_layers", "bare_layers"} <= set(info.data):
+            dense = info.data["layers"] - len(info.data["moe_layers"]) - len(info.data["bare_layers"])
+            if dense and not value:
+                raise ValueError(f"{dense} layers have no experts; dense_width must say how wide they are")
         return value
 
     @field_validator("linear_layers")

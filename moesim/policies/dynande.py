@@ -63,7 +63,7 @@ class DynaNde(SizedPolicy):
         memory = _Memory(
             deployment.state,
             in_place(problem, deployment.home),
-            problem.model.token_bytes * sum(1.0 / way.rate for way in ways),
+            problem.model.expert_token_bytes * sum(1.0 / way.rate for way in ways),
             sum(way.setup for way in ways),
         )
         return replace(deployment, state=memory)

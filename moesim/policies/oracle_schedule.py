@@ -44,7 +44,7 @@ class Machine:
         self.launch, self.fused = float(device.launch), bool(device.fused)
         self.shared = problem.costs.shared if problem.model.shared_bytes else None
         self.staging = max(deployment.staging, 1)
-        self.token_bytes = problem.model.token_bytes / deployment.activation_compression
+        self.token_bytes = problem.model.expert_token_bytes / deployment.activation_compression
         self.id_bytes = 4.0 * problem.model.top_k
         costs = problem.costs
         self.down = costs.path(problem.gpu_tier, problem.main_memory) if problem.system.host_tiers else None

@@ -69,7 +69,7 @@ class Plan:
 def model(plan: Plan) -> Section:
     """Bytes and FLOP of the parts of the model."""
     this, layers = plan.problem.model, plan.problem.layers
-    shape = {"matrices": Quantity(this.matrices), "h": Quantity(this.hidden), "f": Quantity(this.expert_width)}
+    shape = {"matrices": Quantity(this.matrices), "h": Quantity(this.expert_state), "f": Quantity(this.expert_width)}
     weight = this.expert_bytes / this.expert_parameters
     everything = {"L": Quantity(layers), "E": Quantity(this.experts), "W": Quantity(this.expert_bytes, "B")}
     cache = float(this.kv_bytes_per_layer.sum())

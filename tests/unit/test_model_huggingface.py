@@ -53,9 +53,37 @@ def test_a_plain_config() -> None:
     )
 
 
-@given(st.dictionaries(st.text(min_size=1).map("x_".__add__), st.none() | st.integers() | st.text() | st.lists(st.booleans())))
-def test_unknown_keys_are_ignored(extra: dict[str, Any]) -> None:
+@given(st.dictionaries(st.text("rstx_").map("x_".__add__), st.none() | st.integers() | st.text() | st.lists(st.booleans())))
+def test_unknown_keys_that_do_not_sound_like_sizes_are_ignored(extra: dict[str, Any]) -> None:
     assert read_config({**extra, **BASE}, "m", "s") == read()
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["expert_slices", "moe_flavour", "layer_sauce", "my_attn_k", "num_heads2", "kv_slots", "a_dim", "inner_size", "x_group_x",
+     "block_kinds", "an_index", "ngram_k", "deep_residual_k", "quant_hint"],
+)  # fmt: skip
+def test_unknown_keys_that_sound_like_sizes_are_named_in_one_warning(key: str) -> None:
+    changes = {key: 3, f"{key}_too": [1], "absent_size": None, "off_dim": 0, "false_group": False}
+    with pytest.warns(UserWarning, match="not read, although they sound like sizes") as warned:
+        read_config(config(**changes), "m", "file.json")
+    assert [str(w.message) for w in warned] == [f"file.json: not read, although they sound like sizes: {key}, {key}_too"]
+
+
+@pytest.mark.parametrize(
+    ("without", "unread", "what", "instead"),
+    [
+        ("num_key_value_heads", "num_qkv_groups", "the number of key-value heads", "num_key_value_heads"),
+        ("head_dim", "size_per_head", "the width of a head", "head_dim"),
+        ("x", "n_always_shared_expert", "the number of shared experts", "n_shared_experts"),
+        ("x", "moe_every_k_layers", "which layers have experts", "mlp_layer_types"),
+        ("x", "attn_kind_pattern", "which attention each layer has", "layer_types"),
+    ],
+)
+def test_a_default_that_an_unread_key_may_deny_is_refused(without: str, unread: str, what: str, instead: str) -> None:
+    [(path, message)] = mistakes(config(without, **{unread: 2}))
+    assert path == unread
+    assert message.startswith(f"'{unread}' may say {what}, and moesim does not read it; write '{instead}'")
 
 
 def test_name_and_source_may_stand_in_the_file() -> None:
@@ -107,10 +135,10 @@ def test_some_families_call_the_width_of_an_expert_intermediate_size(kind: dict[
     assert read("moe_intermediate_size", **kind).expert_width == 96
 
 
-def test_other_families_must_give_the_width_of_an_expert() -> None:
-    also = "expert_ffn_hidden_size, expert_intermediate_size, ffn_config.ffn_hidden_size"
-    told = [("moe_intermediate_size", f"missing: the inner width of one expert (also read: {also}).")]
-    assert mistakes(config("moe_intermediate_size")) == told
+def test_families_whose_experts_have_a_width_of_their_own_must_give_it() -> None:
+    [(path, message)] = mistakes(config("moe_intermediate_size"))
+    assert path == "moe_intermediate_size"
+    assert message.startswith("missing: the inner width of one expert; intermediate_size 96 is that of dense layers in this family")
 
 
 @pytest.mark.parametrize(
@@ -244,7 +272,7 @@ def test_qwen3_next_agrees_with_its_published_parameters() -> None:
                     "ignore": ["lm_head", "re:.*self_attn.*"],
                 }
             },
-            Precision(experts="4.5 bits"),
+            Precision(experts="4.5 bits", router="4.5 bits"),
         ),
         (
             {"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}},
@@ -266,15 +294,16 @@ def test_gpt_oss_experts_have_biases() -> None:
 
 NOT_MOE = (
     "not a Mixture-of-Experts model: none of num_experts, n_routed_experts, num_local_experts, moe_num_experts, "
-    "ffn_config.moe_num_experts is there."
+    "num_routed_experts, n_experts, ffn_config.moe_num_experts, moe.num_experts is there."
 )
 UNKNOWN_LAYER = (
-    "layers of type mamba are not modelled; known: full_attention, attention, global, sliding_attention, chunked_attention, "
-    "linear_attention (or 0 linear, 1 full)"
+    "layers of type retnet are not modelled; known: full_attention, attention, global, global_attention, indexed_attention, "
+    "deepseek_sparse_attention, sliding_attention, chunked_attention, linear_attention, mamba, conv (or 0 linear, 1 full)"
 )
 UNKNOWN_METHOD = (
-    "quantisation 'magic' is not known; known: fp8, fbgemm_fp8, mxfp4, gptq, awq, compressed-tensors, bitsandbytes, modelopt. "
-    "Leave quantization_config out and give the precision itself"
+    "quantisation 'magic' is not known; known: fp8, fbgemm-fp8, ptpc-fp8, finegrained-fp8, mxfp4, mxfp8, gptq, gptqmodel, awq, "
+    "auto-round, autoround, compressed-tensors, bitsandbytes, modelopt, modelopt-fp4, modelopt-mixed, exl2, exl3, quark, torchao, "
+    "hqq, quanto, eetq, fp-quant. Leave quantization_config out and give the precision itself"
 )
 
 
@@ -332,12 +361,13 @@ HEADS = "(also read: n_heads, n_head)"
         (
             config(moe_intermediate_size=[48, 48, 64, 64]),
             "moe_intermediate_size",
-            "the inner width of one expert differs between layers (48, 64); moesim takes one value for all",
+            "the inner width of one expert has several values (48, 64); moesim takes one value for all layers",
         ),
         (
             config("intermediate_size", first_k_dense_replace=1),
-            "intermediate_size_mlp",
-            "missing: the inner width of the layers without experts (also read: intermediate_size, ffn_hidden_size).",
+            "dense_intermediate_size",
+            "missing: the inner width of the layers without experts (also read: prefix_dense_intermediate_size, "
+            "intermediate_size_mlp, intermediate_size, ffn_hidden_size, hidden_dim).",
         ),
         (
             config(first_k_dense_replace=4),
@@ -364,13 +394,14 @@ HEADS = "(also read: n_heads, n_head)"
         (
             config(layer_types=["full_attention"]),
             "layer_types",
-            "1 entries for 4 layers; write a list with one entry per layer",
+            "1 entry for 4 layers; write one per layer",
         ),
-        (config(layer_types=["mamba"] * 4), "layer_types", UNKNOWN_LAYER),
+        (config(layer_types=["retnet"] * 4), "layer_types", UNKNOWN_LAYER),
         (
             config(layer_types=["sliding_attention"] * 4),
             "sliding_window",
-            "missing: tokens of the attention window of some layers (also read: sliding_window_size).",
+            "missing: tokens of the attention window of some layers (also read: sliding_window_size, "
+            "attention_other_setting.sliding_window).",
         ),
         (
             config(tie_word_embeddings="no"),
@@ -387,7 +418,7 @@ HEADS = "(also read: n_heads, n_head)"
         (
             config(index_topk=2048),
             "index_topk",
-            "sparse attention with an indexer cannot be modelled yet; remove this key to have the model read as if it had none",
+            "sparse attention with an indexer cannot be modelled yet. Give the model key by key instead",
         ),
         (
             {"text_config": config("vocab_size")},

@@ -18,6 +18,7 @@ from moesim.model.precision import BITS, bytes_of, canonical
         ("int4", 0.5),
         ("mxfp4", 0.53125),  # 32 numbers of 4 bits and a scale of 8: 17 bytes
         ("nvfp4", 0.5625),  # 16 numbers of 4 bits and a scale of 8: 9 bytes
+        ("mxfp8", 1.03125),  # 32 numbers of 8 bits and a scale of 8: 33 bytes
         ("q8_0", 34 / 32),
         ("q6_k", 210 / 256),
         ("q4_k_m", 0.605),
@@ -55,8 +56,8 @@ def test_unknown_precision_says_what_is_known() -> None:
     with pytest.raises(ValueError, match="is no precision") as caught:
         canonical("bf61")
     assert str(caught.value) == (
-        "'bf61' is no precision; known: fp32, bf16, fp16, fp8, int8, int4, nvfp4, mxfp4, q8_0, q6_k, q5_k_m, q4_k_m, q3_k_m, "
-        "q2_k, or a number of bits such as '4.85 bits'. Did you mean 'bf16'?"
+        "'bf61' is no precision; known: fp32, bf16, fp16, fp8, int8, int4, nvfp4, mxfp4, mxfp8, q8_0, q6_k, q5_k_m, q4_k_m, "
+        "q3_k_m, q2_k, or a number of bits such as '4.85 bits'. Did you mean 'bf16'?"
     )
 
 

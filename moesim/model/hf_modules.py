@@ -1,0 +1,73 @@
+"""Owns which parts of a model a module's name, or a pattern of names, in a quantised checkpoint's config stands for.
+
+Knows the names that families give their modules; nothing of number formats.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+__all__ = ["PARTS", "Modules", "modules"]
+
+PARTS = ("experts", "shared", "dense", "router", "qkv", "output", "embedding", "head")
+_FEED_FORWARD = ("experts", "shared", "dense", "router")
+_ATTENTION = ("qkv", "output")
+
+_OUTSIDE = re.compile(r"vision|visual|audio|speech|talker|projector|mm_|mtp|nextn|eagle|draft|vit\b|patch|code2wav|aligner")
+_SMALL = re.compile(r"norm|conv1d|indexer|rotary|in_proj_(a|b)\b|dt_proj|a_log|sinks?\b|bias")
+_LAYER = re.compile(r"(?:layers?|blocks?|h)\.(?:\(?((?:\d+\|)*\d+)\)?(?!\d)|\[(\d)-(\d)\])")
+_OUTPUT = re.compile(r"\b(o_proj|out_proj|wo|o_b_proj|o_a_proj|dense|proj_out|c_proj)\b|\bo\b")
+_QKV = re.compile(r"\b(q|k|v|kv|qkv|wq|wk|wv|in|in_proj|c_attn)(_[a-z]+)*\b")
+_PROJECTION = re.compile(r"(gate|up|down|gate_up|gate_up_down)\b.*proj|(gate|up|down|gate_up)_proj|\bw[123]\b|\bfc[12]\b|gate\|up")
+
+
+class Modules(NamedTuple):
+    """Parts of a model, in the layers of `layers` or in all when that is None."""
+
+    parts: tuple[str, ...]
+    layers: tuple[int, ...] | None = None
+
+
+def modules(pattern: str) -> Modules:
+    """What `pattern` stands for: a name, one with `*`, a regular expression (`re:...`), or the end of a name."""
+    text = re.sub(r"^re:|^[-+]:|[\^$]", "", pattern.lower()).replace("\\.", ".").replace("\\d+", "*")
+    if _OUTSIDE.search(text):
+        return Modules(())
+    match = _LAYER.search(text)
+    if match is None:
+        return Modules(_parts(text))
+    listed = match.group(1)
+    layers = [int(n) for n in listed.split("|")] if listed else range(int(match.group(2)), int(match.group(3)) + 1)
+    rest = text[match.end() :].strip(".*")
+    return Modules(_parts(rest) if rest else (*_FEED_FORWARD, *_ATTENTION), tuple(layers))
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    if re.search(r"lm_head|(^|[.*])(head|output)$", text):
+        return ("head",)
+    if "embed" in text or "wte" in text:
+        return ("embedding",)
+    if re.search(r"shared_expert_gate|router|(^|[.*])gate($|[.*])", text):
+        return ("router",)
+    if "shared_expert" in text or "shared_mlp" in text:
+        return ("shared",)
+    if "expert" in text or "fusedmoe" in text:
+        return ("experts",)
+    if re.search(r"attn|attention|mixer|mamba", text):
+        return _of_attention(re.sub(r".*?(attn|attention|mixer|mamba)", "", text))
+    if _SMALL.search(text):
+        return ()
+    if _PROJECTION.search(text):
+        return ("dense",)
+    if re.search(r"mlp|ffn|feed_forward|moe", text):
+        return _FEED_FORWARD
+    return _of_attention(text) if _OUTPUT.search(text) or _QKV.search(text) else ()
+
+
+def _of_attention(module: str) -> tuple[str, ...]:
+    if _SMALL.search(module):
+        return ()
+    if _OUTPUT.search(module):
+        return ("output",)
+    return ("qkv",) if _QKV.search(module) else _ATTENTION
