@@ -39,37 +39,54 @@ class _RefusedError(Exception):
     """The document holds something that `_scanned` names."""
 
 
-def read(path: Path, *, shown: str = "", limit: int = files.LARGEST_DOCUMENT, missing: str = "no such file") -> Any:
-    """The document in the file at `path`, which messages call `shown`. InputError with every mistake."""
-    return parse(files.read_text(path, shown=shown, limit=limit, missing=missing), shown or str(path))
+def read(
+    path: Path,
+    *,
+    shown: str = "",
+    limit: int = files.LARGEST_DOCUMENT,
+    missing: str = "no such file",
+    infinite: bool = False,
+) -> Any:
+    """The document in the file at `path`, called `shown` in messages; `infinite`: see `parse`. Raises InputError."""
+    text = files.read_text(path, shown=shown, limit=limit, missing=missing)
+    return parse(text, shown or str(path), infinite=infinite)
 
 
 def read_object(
-    path: Path, *, shown: str = "", limit: int = files.LARGEST_DOCUMENT, missing: str = "no such file"
+    path: Path,
+    *,
+    shown: str = "",
+    limit: int = files.LARGEST_DOCUMENT,
+    missing: str = "no such file",
+    infinite: bool = False,
 ) -> dict[str, Any]:
-    """The JSON object in the file at `path`. InputError where it holds something else."""
-    document = read(path, shown=shown, limit=limit, missing=missing)
+    """The JSON object in the file at `path`. `infinite`: see `parse`. InputError where it holds something else."""
+    document = read(path, shown=shown, limit=limit, missing=missing, infinite=infinite)
     if not isinstance(document, dict):
         message = f"the file holds {_kind(document)}; a JSON object is needed"
         raise InputError(Mistake(message, "", shown or str(path), 1, 1))
     return document
 
 
-def parse(text: str, shown: str, line: int = 1) -> Any:
-    """The document that `text` is, whose first line is number `line` of the file `shown`. InputError with every mistake."""
+def parse(text: str, shown: str, line: int = 1, *, infinite: bool = False) -> Any:
+    """The document that `text` is, whose first line is number `line` of the file `shown`. InputError with every mistake.
+
+    `infinite` lets Infinity and -Infinity pass, which published configurations hold (Nemotron-3's `time_step_limit`).
+    """
     if text.count(",") > _MOST_VALUES:
         raise InputError(Mistake(f"more than {_MOST_VALUES:,} values in one document are not read", "", shown, line, 1))
     if _SUSPICIOUS.search(text) or _is_deep(text):
-        _refuse_scanned(text, shown, line)
+        _refuse_scanned(text, shown, line, infinite)
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_refused, parse_float=_finite)
+        constant = _infinite if infinite else _refused
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=constant, parse_float=_finite)
     except json.JSONDecodeError as error:
         if not text.strip():
             raise InputError(Mistake("is empty; a JSON document is needed", "", shown, line, 1)) from None
         message = f"not JSON: {error.msg[:1].lower()}{error.msg[1:]}"
         raise InputError(Mistake(message, "", shown, line - 1 + error.lineno, error.colno)) from None
     except _RefusedError:
-        _refuse_scanned(text, shown, line)
+        _refuse_scanned(text, shown, line, infinite)
         raise
 
 
@@ -82,6 +99,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refused(_constant: str) -> None:
     raise _RefusedError
+
+
+def _infinite(constant: str) -> float:
+    if constant == "NaN":
+        raise _RefusedError
+    return float(constant)
 
 
 def _finite(text: str) -> float:
@@ -102,9 +125,9 @@ def _is_deep(text: str) -> bool:
     return False
 
 
-def _refuse_scanned(text: str, shown: str, line: int) -> None:
+def _refuse_scanned(text: str, shown: str, line: int, infinite: bool) -> None:
     mistakes = []
-    for message, position in _scanned(text):
+    for message, position in _scanned(text, infinite):
         before = text.rfind("\n", 0, position)
         mistakes.append(Mistake(message, "", shown, line + text.count("\n", 0, position), position - before))
         if len(mistakes) == _MOST_MISTAKES:
@@ -113,7 +136,7 @@ def _refuse_scanned(text: str, shown: str, line: int) -> None:
         raise InputError(*mistakes)
 
 
-def _scanned(text: str) -> Iterator[tuple[str, int]]:
+def _scanned(text: str, infinite: bool) -> Iterator[tuple[str, int]]:
     """(message, position) of everything in well-formed JSON that is refused; stops at the depth that is."""
     keys: list[set[str]] = [set()]
     for token in _TOKEN.finditer(text):
@@ -125,6 +148,8 @@ def _scanned(text: str) -> Iterator[tuple[str, int]]:
                 return
         elif kind == "close":
             keys = keys[:-1] or [set()]
+        elif kind == "constant" and infinite and token.group() != "NaN":
+            continue
         elif kind == "constant":
             yield f"{token.group()} is not a number of JSON", position
         elif kind == "number":

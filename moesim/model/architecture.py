@@ -153,7 +153,7 @@ class Architecture(Shape):
 
     @property
     def router_bytes(self) -> float:
-        """Bytes of the router of one MoE layer, and of the projections to a narrower state of the experts where there are any."""
+        """Bytes of the router of one MoE layer, and of the projections to a narrower state of the experts."""
         return self.hidden * self.experts * Precision.bytes_of(self.precision.router_name) + self._latent * self._weight
 
     @property
@@ -278,7 +278,9 @@ class Architecture(Shape):
         `context`: [S] tokens attended to, the new one included. MLA in its absorbed form.
         """
         linear = self.linear.decode_flops * np.size(context) if self.linear else 0.0
-        return self._per_layer(self._cached(lambda kind: kind.decode_flops) * attended(context, self.windows, self.chunked), linear)
+        return self._per_layer(
+            self._cached(lambda kind: kind.decode_flops) * attended(context, self.windows, self.chunked), linear
+        )
 
     def core_bytes_decode(self, context: ArrayLike) -> FloatArray:
         """[layers] bytes of cache that the attention core reads for one new token of each sequence.

@@ -177,8 +177,8 @@ class Linear(Spec):
     """Linear attention: a state of `key_dim x value_dim` per head instead of a cache.
 
     Lightning attention, the gated delta rule, Kimi's delta attention, and state-space layers: Mamba-2 is linear attention whose
-    keys and queries (B and C) are shared by the heads of a group, and a Mamba-1 layer has a single head as wide as its inner state.
-    A short convolution (LFM2) has a head per channel with a state of one number.
+    keys and queries (B and C) are shared by the heads of a group, and a Mamba-1 layer has a single head as wide as its inner
+    state. A short convolution (LFM2) has a head per channel with a state of one number.
 
     Source: Lightning Attention-2, arXiv:2401.04658; MiniMax-01, arXiv:2501.08313; gated delta networks, arXiv:2412.06464; Kimi
     Linear, arXiv:2510.26692; Mamba-2, arXiv:2405.21060; Mamba, arXiv:2312.00752.

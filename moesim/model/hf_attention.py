@@ -109,7 +109,9 @@ def _of_windows(fields: Fields, main: GroupedQuery, kinds: Kinds) -> dict[str, A
     if main == windowed or not any(kinds.windows):
         return {"attention": main}
     if not all((windowed.heads, windowed.kv_heads, windowed.head_dim)) or windowed.heads % windowed.kv_heads:
-        fields.wrong(fields.path(own["kv_heads"][0]), f"{windowed.kv_heads} must divide {windowed.heads} heads of windowed layers")
+        fields.wrong(
+            fields.path(own["kv_heads"][0]), f"{windowed.kv_heads} must divide {windowed.heads} heads of windowed layers"
+        )
     return {"attention": main, "windowed": windowed}
 
 
@@ -142,7 +144,9 @@ def _linear(fields: Fields, hidden: int, heads: int, head_dim: int) -> Linear | 
         return _made(fields, heads=hidden, key_heads=hidden, key_dim=1, value_dim=1, gated=False, extra=kernel * hidden)
     if not heads or not head_dim:
         return None
-    key_heads = fields.integer("", "key heads of linear attention", ("num_kv_heads_for_linear_attn", "num_linear_key_value_heads"), heads)
+    key_heads = fields.integer(
+        "", "key heads of linear attention", ("num_kv_heads_for_linear_attn", "num_linear_key_value_heads"), heads
+    )
     if fields.find("short_conv_kernel_size")[0]:  # Ling-2.6 has Kimi's delta attention in its groups
         return _kda(fields, hidden, heads, head_dim, full_gate=False)
     return _made(fields, heads=heads, key_heads=key_heads, key_dim=head_dim, value_dim=head_dim)
@@ -153,7 +157,9 @@ def _made(fields: Fields, **values: Any) -> Linear | None:
     if not all(values[name] for name in ("heads", "key_heads", "key_dim", "value_dim")):
         return None
     if values["heads"] % values["key_heads"]:
-        path = next((fields.find(key)[0] for key in ("linear_num_key_heads", "n_groups", "mamba_n_groups") if fields.find(key)[0]), "")
+        path = next(
+            (fields.find(key)[0] for key in ("linear_num_key_heads", "n_groups", "mamba_n_groups") if fields.find(key)[0]), ""
+        )
         fields.wrong(path, f"{values['key_heads']} must divide {values['heads']} value heads")
         return None
     return Linear.model_validate(values)
@@ -186,17 +192,15 @@ def _kda(fields: Fields, hidden: int, heads: int, width: int, *, full_gate: bool
     kernel = fields.integer("", "the tokens of a short convolution", keys, 4)
     waist = width * (hidden + heads * width)
     extra = waist * (1 if full_gate else 2) + hidden * heads + 3 * heads * width * kernel
-    return _made(
-        fields, heads=heads, key_heads=heads, key_dim=width, value_dim=width, gated=full_gate, block=64, extra=extra
-    )
+    return _made(fields, heads=heads, key_heads=heads, key_dim=width, value_dim=width, gated=full_gate, block=64, extra=extra)
 
 
 def _mamba2(fields: Fields, hidden: int) -> Linear | None:
     """Mamba-2: values and gate as wide as the inner state, keys and queries by group, a step size per head."""
     heads = fields.integer("", "the heads of a Mamba layer", ("mamba_num_heads", "mamba_n_heads"))
     expand = fields.integer("", "how much wider the inner state is", ("mamba_expand", "expand"), 2)
-    path, value = fields.find("mamba_head_dim", "mamba_d_head")
-    width = expand * hidden // heads if value == "auto" and heads else 0
+    auto = fields.find("mamba_head_dim", "mamba_d_head")[1] == "auto"
+    width = expand * hidden // heads if auto and heads else 0
     width = width or fields.integer("", "the width of a head of a Mamba layer", ("mamba_head_dim", "mamba_d_head"))
     groups = fields.integer("", "the groups of a Mamba layer", ("n_groups", "mamba_n_groups", "mamba_num_groups"), 1)
     state = fields.integer("", "the state of a Mamba layer", ("ssm_state_size", "mamba_d_state", "mamba_state_dim"))

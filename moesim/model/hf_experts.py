@@ -44,7 +44,20 @@ _EXPERT_WIDTH = (
     "moe.expert_hidden_dim",
 )
 _PLAIN_WIDTH = ("intermediate_size", "ffn_hidden_size", "hidden_dim")
-_OWN_WIDTH = ("qwen", "deepseek", "glm4_moe", "kimi", "bailing", "ernie4", "dots", "nemotron_h", "step", "afmoe", "mimo", "longcat")
+_OWN_WIDTH = (
+    "qwen",
+    "deepseek",
+    "glm4_moe",
+    "kimi",
+    "bailing",
+    "ernie4",
+    "dots",
+    "nemotron_h",
+    "step",
+    "afmoe",
+    "mimo",
+    "longcat",
+)
 """Families whose experts always have a width of their own: a file without it is broken."""
 _DENSE_WIDTH = ("dense_intermediate_size", "prefix_dense_intermediate_size", "intermediate_size_mlp", *_PLAIN_WIDTH)
 _SHARED_WIDTH = ("shared_expert_intermediate_size", "shared_intermediate_size", "share_expert_dim", "share_expert_dims")
@@ -99,10 +112,9 @@ def _expert_width(fields: Fields) -> int:
 def _shared_width(fields: Fields, width: int) -> int:
     """The inner width of all shared experts of one layer: a width in all, else their number times that of one."""
     llama = fields.text("model_type").startswith("llama4")
-    path, value = fields.find(*_SHARED_COUNT)
-    path_all, _ = fields.find(*_SHARED_WIDTH)
+    path = fields.find(*_SHARED_COUNT)[0]
     per_expert = fields.find(*_ONE_SHARED_WIDTH)[0]
-    if path_all:
+    if fields.find(*_SHARED_WIDTH)[0]:
         return fields.integer("shared_width", "the inner width of shared experts", _SHARED_WIDTH, 0, 0)
     default = 1 if llama or (per_expert and not path) else 0
     count = fields.integer("", "the number of shared experts", _SHARED_COUNT, default, 0, like="share.*expert|expert.*share")
@@ -110,14 +122,16 @@ def _shared_width(fields: Fields, width: int) -> int:
 
 
 def _residual_width(fields: Fields) -> int:
-    """The inner width of a dense block beside the experts of each layer, which every token passes as it does a shared expert."""
+    """The inner width of a dense block beside the experts of each layer, which every token passes like a shared expert."""
     present = [key for key in _RESIDUAL if fields.boolean(f"'{key}'", (key,), False)]
     if not present:
         return 0
     if "parallel_attn_mlp_res" in present or fields.text("model_type") == "arctic":  # as wide as the hidden state (Arctic)
         return fields.integer("", "the width of the hidden state", ("hidden_size",))
     if "use_residual" in present and len(present) == 1:
-        fields.wrong(fields.find("use_residual")[0], "a residual block beside the experts, whose width moesim does not know here")
+        fields.wrong(
+            fields.find("use_residual")[0], "a residual block beside the experts, whose width moesim does not know here"
+        )
         return 0
     return fields.integer("", "the inner width of the block beside the experts", _PLAIN_WIDTH)
 

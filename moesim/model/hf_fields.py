@@ -96,7 +96,7 @@ class Fields:
         ]
 
     def unread(self, counts: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
-        """(path, key) of every key with a value that nobody asked for and whose name `counts`, sections of the decoder aside."""
+        """(path, key) of every key with a value that nobody asked for and whose name `counts`; sections on the way aside."""
         path_of = {id(place) for place, _ in self._places}
         parents = {key.split(".")[0] for key in self._asked if "." in key}
         for place, prefix in self._places:
@@ -127,7 +127,7 @@ class Fields:
         return blamed
 
     def guess(self, what: str, keys: Sequence[str], like: str, default: object) -> None:
-        """Notes that none of `keys` is there and `default` was taken, which an unread key whose name matches `like` may deny."""
+        """Notes that `default` was taken as none of `keys` is there, which an unread key whose name matches `like` may deny."""
         self._guesses.append(_Guess(what, keys, re.compile(like), default))
 
     def integer(

@@ -58,9 +58,15 @@ _HARMLESS = {
     "files, classes and versions": (
         r"architectures|auto_map|.*version|model_type|.*_class(es)?|name_or_path|.*config_file|problem_type|torchscript|.*_dtype|dtype",
     ),
-    "what a gate of a state-space layer starts from": (r"time_step.*|mamba_(proj_)?bias|mamba_(proj|conv)_bias|use_.*bias|mamba_rms.*",),
-    "kernels of layers that are of another kind here": (r"(short_)?conv_(kernel|dim|bias).*|linear_conv_kernel.*|conv_L_cache|conv_use.*",),
-    "the share of experts or layers that a tool watches": (r"output_(attentions|hidden.*|router.*)|attn_(pdrop|logging)|log_.*|.*verbose.*",),
+    "what a gate of a state-space layer starts from": (
+        r"time_step.*|mamba_(proj_)?bias|mamba_(proj|conv)_bias|use_.*bias|mamba_rms.*",
+    ),
+    "kernels of layers that are of another kind here": (
+        r"(short_)?conv_(kernel|dim|bias).*|linear_conv_kernel.*|conv_L_cache|conv_use.*",
+    ),
+    "the share of experts or layers that a tool watches": (
+        r"output_(attentions|hidden.*|router.*)|attn_(pdrop|logging)|log_.*|.*verbose.*",
+    ),
 }
 """Reason -> patterns of whole names of keys."""
 

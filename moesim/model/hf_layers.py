@@ -99,7 +99,7 @@ def _names_feed_forward(blocks: Any) -> bool:
 
 
 def _from_blocks(fields: Fields, path: str, blocks: Sequence[Any]) -> Kinds:
-    """Blocks of one kind each, joined to decoder layers: attention or a state-space block, and the feed-forward block after it."""
+    """Blocks of one kind each, joined to decoder layers: attention or a state-space block, and the feed-forward block after."""
     unknown = sorted({str(entry) for entry in blocks if str(entry) not in _BLOCKS})
     if unknown:
         fields.wrong(path, f"blocks of type {', '.join(unknown)} are not modelled; known: {', '.join(_BLOCKS)}")
@@ -164,7 +164,13 @@ def _ruled_moe_layers(fields: Fields, layers: int) -> list[int]:
     every = fields.integer("", "'moe_layer_freq'", ("moe_layer_freq", "moe.route_every_n"), 1) or 1
     steps = [
         number(key, 1, 1) or 1
-        for key in ("decoder_sparse_step", "interleave_moe_layer_step", "moe_layer_interval", "moe_layer_frequency", "moe_every_n")
+        for key in (
+            "decoder_sparse_step",
+            "interleave_moe_layer_step",
+            "moe_layer_interval",
+            "moe_layer_frequency",
+            "moe_every_n",
+        )
     ]
     period, offset = number("expert_layer_period", 1, 1) or 1, number("expert_layer_offset", 0, 0)
     path, listed = fields.find("mlp_only_layers", "dense_layers", "dense_list")
@@ -281,7 +287,9 @@ def _chunked_kinds(fields: Fields, layers: int) -> list[str]:
     """Llama-4: layers with rotary embedding see their chunk, the others (every fourth) everything."""
     path, rotary = fields.find("no_rope_layers")
     if path and rotary:
-        flags = per_layer(fields, path, fields.integers(path, rotary, "the layers with rotary embedding (1) or without"), layers)
+        flags = per_layer(
+            fields, path, fields.integers(path, rotary, "the layers with rotary embedding (1) or without"), layers
+        )
         return ["chunked" if flag else "full" for flag in flags]
     interval = fields.integer("", "'no_rope_layer_interval'", ("no_rope_layer_interval",), 4)
     return ["full" if interval and (index + 1) % interval == 0 else "chunked" for index in range(layers)]
@@ -297,7 +305,7 @@ def _mtp(fields: Fields) -> int:
 
 
 def per_layer(fields: Fields, path: str, rows: list[Any], layers: int) -> list[Any]:
-    """The rows of the decoder's layers, those of multi-token prediction cut off; a mistake and nothing when the count is wrong."""
+    """The rows of the decoder, without those of multi-token prediction; a mistake and nothing when the count is wrong."""
     if layers and rows and len(rows) != layers and not layers < len(rows) <= layers + _mtp(fields):
         entries = "1 entry" if len(rows) == 1 else f"{len(rows)} entries"
         fields.wrong(path, f"{entries} for {layers} layers; write one per layer")

@@ -19,7 +19,9 @@ _SMALL = re.compile(r"norm|conv1d|indexer|rotary|in_proj_(a|b)\b|dt_proj|a_log|s
 _LAYER = re.compile(r"(?:layers?|blocks?|h)\.(?:\(?((?:\d+\|)*\d+)\)?(?!\d)|\[(\d)-(\d)\])")
 _OUTPUT = re.compile(r"\b(o_proj|out_proj|wo|o_b_proj|o_a_proj|dense|proj_out|c_proj)\b|\bo\b")
 _QKV = re.compile(r"\b(q|k|v|kv|qkv|wq|wk|wv|in|in_proj|c_attn)(_[a-z]+)*\b")
-_PROJECTION = re.compile(r"(gate|up|down|gate_up|gate_up_down)\b.*proj|(gate|up|down|gate_up)_proj|\bw[123]\b|\bfc[12]\b|gate\|up")
+_PROJECTION = re.compile(
+    r"(gate|up|down|gate_up|gate_up_down)\b.*proj|(gate|up|down|gate_up)_proj|\bw[123]\b|\bfc[12]\b|gate\|up"
+)
 
 
 class Modules(NamedTuple):

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 from moesim.model.architecture import Architecture
 from moesim.model.hf_fields import Fields
+from moesim.model.hf_methods import Quantization
 from moesim.model.hf_modules import PARTS, modules
-from moesim.model.hf_quantization import Quantization, read_quantization
+from moesim.model.hf_quantization import read_quantization
 from moesim.model.precision import Precision, bytes_of, canonical
 
 __all__ = ["Stored", "read_stored"]

@@ -38,10 +38,10 @@ BITS: dict[str, float] = {
 `int8`, `int4` and `fp8` are bare: scales per channel or per 128 x 128 block add less than 0.3 %, but scales per group
 of a GPTQ or AWQ checkpoint add 4 %, so write those as `4.16 bits`.
 
-Source: mxfp4, mxfp8: OCP Microscaling Formats v1.0 (32 numbers share an 8-bit scale); nvfp4: 16 share an 8-bit scale; q8_0, q6_k: ggml
-blocks (34 bytes for 32 numbers, 210 for 256); the mixtures q*_k_m and q2_k: averages over Llama-2-7B in the README of
-llama.cpp's quantize tool (2024). Valid: the mixtures give attention and down projections more bits than the rest, so
-another model's average differs by a few per cent (q4_k_m is 4.89 on Llama-3.1-8B).
+Source: mxfp4, mxfp8: OCP Microscaling Formats v1.0 (32 numbers share an 8-bit scale); nvfp4: 16 share an 8-bit scale; q8_0,
+q6_k: ggml blocks (34 bytes for 32 numbers, 210 for 256); the mixtures q*_k_m and q2_k: averages over Llama-2-7B in the
+README of llama.cpp's quantize tool (2024). Valid: the mixtures give attention and down projections more bits than the rest,
+so another model's average differs by a few per cent (q4_k_m is 4.89 on Llama-3.1-8B).
 """
 
 _ALIASES = {
@@ -95,7 +95,7 @@ class Precision(Spec):
     weights: PrecisionName = "bf16"
     """All weights but those of routed experts: attention, router, shared experts, dense layers."""
     attention: PrecisionName | None = None
-    """Projections of attention, which mixed checkpoints store otherwise than feed-forward blocks; as `weights` when not given."""
+    """Projections of attention, which mixed checkpoints store in a format of their own; as `weights` when not given."""
     router: PrecisionName | None = None
     """Routers, which quantised checkpoints often leave alone; as `weights` when not given."""
     experts: PrecisionName = "bf16"

@@ -25,6 +25,11 @@ SHORTHAND = {"hardware": "profile", "model": "name", "policy": "kind"}
 _FILLED = 64
 """Parts that are kept as they come out of their profiles: scenarios of a family share most."""
 
+_CONFIGS = ("config.json", "params.json")
+"""What a folder of a model may hold its shape in, Hugging Face's form before Mistral's."""
+_SIDECAR = "hf_quant_config.json"
+"""What NVIDIA's ModelOpt writes beside a config.json: the number formats of the checkpoint."""
+
 
 class Resolver:
     """Reads and joins the files of one scenario; gathers mistakes instead of stopping at the first."""
@@ -234,7 +239,9 @@ class Resolver:
         text = str(named.value)
         if catalogue.is_path(text):
             path = self.folder(named.place) / files.expanded(text)
-            return path / "config.json" if files.is_directory(path) else path
+            if not files.is_directory(path):
+                return path
+            return next((path / name for name in _CONFIGS if files.is_file(path / name)), path / _CONFIGS[0])
         known = [entry.name for entry in catalogue.names("models", beside=self.beside(named.place))]
         if text in known:
             return catalogue.find("models", text, beside=self.beside(named.place))
@@ -246,12 +253,14 @@ class Resolver:
 
         shown = catalogue.shown(path)
         try:
-            config = strict_json.read_object(path, shown=shown)
+            config = strict_json.read_object(path, shown=shown, infinite=True)
+            beside = path.with_name(_SIDECAR)
+            quantization = strict_json.read_object(beside, shown=catalogue.shown(beside)) if files.is_file(beside) else None
         except InputError as error:  # a file that cannot be read at all is a mistake of the line that names it
             raise InputError(*(m if m.line else Mistake(f"{m.file}: {m.message}") for m in error.mistakes)) from None
-        name = str(config.get("_name") or (path.parent.name if path.name == "config.json" else path.stem) or "model")
+        name = str(config.get("_name") or (path.parent.name if path.name in _CONFIGS else path.stem) or "model")
         try:
-            return model.read_config(config, name, str(config.get("_source") or shown))
+            return model.read_config(config, name, str(config.get("_source") or shown), quantization)
         except InputError as error:
             raise InputError(*(mistake._replace(file=mistake.file or shown) for mistake in error.mistakes)) from None
 

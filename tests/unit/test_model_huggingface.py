@@ -138,7 +138,9 @@ def test_some_families_call_the_width_of_an_expert_intermediate_size(kind: dict[
 def test_families_whose_experts_have_a_width_of_their_own_must_give_it() -> None:
     [(path, message)] = mistakes(config("moe_intermediate_size"))
     assert path == "moe_intermediate_size"
-    assert message.startswith("missing: the inner width of one expert; intermediate_size 96 is that of dense layers in this family")
+    assert message.startswith(
+        "missing: the inner width of one expert; intermediate_size 96 is that of dense layers in this family"
+    )
 
 
 @pytest.mark.parametrize(
@@ -302,8 +304,8 @@ UNKNOWN_LAYER = (
 )
 UNKNOWN_METHOD = (
     "quantisation 'magic' is not known; known: fp8, fbgemm-fp8, ptpc-fp8, finegrained-fp8, mxfp4, mxfp8, gptq, gptqmodel, awq, "
-    "auto-round, autoround, compressed-tensors, bitsandbytes, modelopt, modelopt-fp4, modelopt-mixed, exl2, exl3, quark, torchao, "
-    "hqq, quanto, eetq, fp-quant. Leave quantization_config out and give the precision itself"
+    "auto-round, autoround, compressed-tensors, bitsandbytes, modelopt, modelopt-fp4, modelopt-mixed, exl2, exl3, quark, "
+    "torchao, hqq, quanto, eetq, fp-quant. Leave quantization_config out and give the precision itself"
 )
 
 

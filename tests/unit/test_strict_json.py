@@ -66,3 +66,12 @@ def test_a_file_that_holds_something_else_than_an_object(tmp_path: Path) -> None
         assert strict_json.read(path) == json.loads(text)
         with pytest.raises(InputError, match=f":1:1: the file holds {kind}; a JSON object is needed"):
             strict_json.read_object(path)
+
+
+def test_infinities_pass_where_published_files_hold_them() -> None:
+    assert strict_json.parse('{"a": [0.0, Infinity, -Infinity]}', "f", infinite=True) == {
+        "a": [0.0, float("inf"), float("-inf")]
+    }
+    with pytest.raises(InputError) as caught:
+        strict_json.parse('[Infinity, NaN, {"a": 1, "a": 1}]', "f", infinite=True)
+    assert [(mistake.line, mistake.column) for mistake in caught.value.mistakes] == [(1, 12), (1, 26)]

@@ -1,0 +1,103 @@
+"""Configurations from the field: each with its right value, derived in the `expected.txt` beside it."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moesim import cli
+from moesim.errors import InputError
+from moesim.model import Architecture, read_config
+
+
+def config(field: Path, case: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((field / f"config-{case}" / "config.json").read_text("utf-8"))
+    return loaded
+
+
+def read(field: Path, case: str) -> Architecture:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return read_config(config(field, case), "x")
+
+
+def kv(model: Architecture) -> float:
+    return float(model.kv_bytes_per_layer.sum())
+
+
+def test_dense_width(field: Path) -> None:
+    assert read(field, "dense-width").dense_width == 4096
+
+
+def test_hybrid_blocks(field: Path) -> None:
+    model = read(field, "hybrid-blocks")
+    assert (model.n_moe, model.matrices, len(model.linear_layers), model.kv_layers) == (3, 2, 4, 1)
+    assert model.expert_parameters * model.experts * model.n_moe == 100_663_296
+    assert kv(model) == 512
+
+
+def test_kv_cache_scheme(field: Path) -> None:
+    model = read(field, "kv-cache-scheme")
+    assert model.precision.kv == "fp8"
+    assert kv(model) == 2048
+
+
+def test_kv_groups(field: Path) -> None:
+    assert kv(read(field, "kv-groups")) == 2048
+
+
+def test_layer_groups(field: Path) -> None:
+    model = read(field, "layer-groups-linear")
+    assert model.linear_layers == (0, 1, 2, 4, 5, 6)
+    assert kv(model) == 640
+
+
+def test_moe_layer_enum(field: Path) -> None:
+    model = read(field, "moe-layer-enum")
+    assert (model.moe_layers, model.dense_width, model.shared_width) == ((2, 3, 4, 5), 2048, 256)
+    assert model.total_parameters == 147_390_464
+
+
+def test_nested_twice(field: Path) -> None:
+    assert read(field, "nested-twice").total_parameters == 126_418_944
+
+
+def test_plain_width(field: Path) -> None:
+    model = read(field, "plain-width")
+    assert (model.expert_width, model.dense_width, model.n_moe) == (256, 2048, 3)
+    assert model.total_parameters == 87_343_104
+
+
+def test_residual_dense(field: Path) -> None:
+    model = read(field, "residual-dense")
+    assert (model.total_parameters, model.active_parameters) == (201_883_648, 126_386_176)
+
+
+@pytest.mark.parametrize("case", ["scale-width", "unread-quantization"])
+def test_weights_of_four_and_a_half_bits(field: Path, case: str) -> None:
+    assert read(field, case).all_expert_bytes == 56_623_104
+
+
+def test_sidecar(field: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["explain", str(field / "config-sidecar-quantization" / "scenario.yaml")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any("routed experts" in line and "56.6 MB" in line for line in lines)
+    assert any("KV cache per token" in line and "2.05 kB" in line for line in lines)
+
+
+def test_advice_is_given_only_where_it_is_true(field: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        read(field, "advice-that-misleads")
+    refused = {mistake.path: mistake.message for mistake in caught.value.mistakes}
+    assert {"compress_ratios", "o_lora_rank"} <= set(refused)
+    assert not any("remove" in message or "Leave out" in message for message in refused.values())
+
+
+def test_experts_have_the_precision_that_the_config_gives_them(field: Path) -> None:
+    known = {"compress_ratios", "o_lora_rank", "o_groups", "index_topk", "index_n_heads", "index_head_dim"}
+    rest = {key: value for key, value in config(field, "advice-that-misleads").items() if key not in known}
+    assert read_config(rest, "x").all_expert_bytes == 26_738_688
