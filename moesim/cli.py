@@ -115,7 +115,7 @@ def _about_files(verbs: Any) -> None:
     calibrate.add_argument("--gpu", default="rtx-4090", metavar="NAME", help="profile of the GPU to write where none is found")
     imports = _verb(verbs, "import", _import, "turn a trace of another tool into a file that workloads read")
     imports.add_argument("format", metavar="FORMAT", help="azure, mooncake (requests); vllm, sglang, sglang-counts (routing)")
-    imports.add_argument("file", metavar="FILE", help="what the other tool wrote; may end in .gz")
+    imports.add_argument("file", metavar="FILE", help="what the other tool wrote, as it is or packed by gzip")
     imports.add_argument("--out", metavar="FILE", required=True, help="a .csv for requests and counts, an .npz for routing")
     imports.add_argument("--model", metavar="NAME", help="the model whose routing it is, or its config.json")
     check = _verb(verbs, "check", _check, "every mistake in scenario, experiment and profile files at once")
@@ -307,6 +307,8 @@ def _import(options: argparse.Namespace) -> int:
         model = named_model(options.model)
     imported = import_trace(options.format, Path(options.file), Path(options.out), model)
     print(f"{imported.rows:,} {imported.what} in {options.out}")
+    for note in imported.notes:
+        print(f"note: {note}")
     return 0
 
 

@@ -12,7 +12,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from moesim.errors import InputError, Mistake, did_you_mean
+from moesim.errors import InputError, Mistake, did_you_mean, excerpt
 
 __all__ = ["BUILT_IN", "find", "names"]
 
@@ -88,6 +88,9 @@ BUILT_IN: dict[str, dict[str, str]] = {
 }
 """Group -> kind -> `module:Class` of what ships with moesim."""
 
+_ABSENT = {("workload", "online"): " Arrivals over time are not simulated yet: all requests of 'offline' arrive at time 0."}
+"""What is asked for and is not there, where a name that looks alike would mislead."""
+
 _ENTRY_GROUPS = {"policies": "moesim.policies", "hardware": "moesim.hardware", "workload": "moesim.workload"}
 
 
@@ -112,7 +115,8 @@ def find(group: str, name: str, *, beside: Path | None = None) -> type[Any]:
     target = BUILT_IN[group].get(name) or _installed(group).get(name) or (name if ":" in name else None)
     if target is None:
         known = names(group)
-        raise InputError(Mistake(f"unknown {_singular(group)} '{name}'; known: {', '.join(known)}.{did_you_mean(name, known)}"))
+        hint = _ABSENT.get((group, name)) or did_you_mean(name, known)
+        raise InputError(Mistake(f"unknown {_singular(group)} '{excerpt(name)}'; known: {', '.join(known)}.{hint}"))
     return _load(target, beside)
 
 

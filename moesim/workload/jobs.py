@@ -16,7 +16,7 @@ from pydantic import Field, SerializeAsAny, ValidationInfo, ValidatorFunctionWra
 from moesim.plugins import find
 from moesim.spec import Spec
 from moesim.streams import Streams
-from moesim.workload.lengths import Lengths
+from moesim.workload.lengths import Lengths, unread
 from moesim.workload.popularity import PopularityTable
 from moesim.workload.profile import HeldOut, Profile, Stratified
 from moesim.workload.profile import Uniform as Unknown
@@ -50,7 +50,7 @@ AnyRouting = Annotated[
 
 
 class Offline(Spec):
-    """All requests are there from the start; what counts is the time until the last is done."""
+    """All requests arrive at time 0; what counts is the time until the last is done."""
 
     kind: Literal["offline"] = "offline"
     requests: int | None = Field(default=None, ge=1)
@@ -67,7 +67,8 @@ class Offline(Spec):
     def build(self, model: Routed, streams: Streams, base: Path, progress: Progress | None = None) -> tuple[Job, RoutingTable]:
         """The job and the routing of its every token. `base`: folder that paths are relative to."""
         job = self.routing.job(self.requests, self.prompt, self.output, model, streams, base, self.profile)
-        return job, _table(self.routing, self.profile, job, model, streams, base, progress)
+        table = _table(self.routing, self.profile, job, model, streams, base, progress)
+        return job, replace(table, notes=(*table.notes, *unread((self.prompt, self.output), base)))
 
 
 class LayerBatch(Spec):

@@ -6,6 +6,7 @@ Knows nothing of routing; draws come from the stream `lengths` alone.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -15,10 +16,13 @@ from pydantic import Field, model_validator
 from moesim.errors import InputError, Mistake
 from moesim.spec import Spec
 from moesim.streams import Streams
-from moesim.workload.csvfile import read_columns
+from moesim.workload.csvfile import column_names, read_columns
 from moesim.workload.table import IntArray
 
-__all__ = ["FromTable", "Lengths", "LogNormal", "UniformLengths", "draw_lengths"]
+__all__ = ["UNREAD", "FromTable", "Lengths", "LogNormal", "UniformLengths", "draw_lengths", "unread"]
+
+UNREAD = ("arrival_s", "cached_prefix_tokens_infinite_cache")
+"""Columns that `moesim import` writes and that no workload reads."""
 
 _PART = {"prompt": 0, "output": 1, "rows": 2}
 
@@ -60,7 +64,10 @@ class UniformLengths(Spec):
 
 
 class FromTable(Spec):
-    """Lengths of real requests: one column of a CSV file. Prompt and output from the same file use the same rows."""
+    """Lengths of real requests: one column of a CSV file. Prompt and output from the same file use the same rows.
+
+    Lengths only: arrival times that the file may hold are not read, which the result says in a note.
+    """
 
     kind: Literal["table"] = "table"
     path: str
@@ -93,12 +100,11 @@ def draw_lengths(lengths: Lengths, requests: int, streams: Streams, what: Litera
 def _from_table(lengths: FromTable, requests: int, streams: Streams, what: str, base: Path) -> IntArray:
     path = base / lengths.path
     column = lengths.column or f"{what}_tokens"
-    values = read_columns(path, (column,))[column]
-    wrong = (values < 1) | (values != np.rint(values))
-    if wrong.any():
-        line = int(wrong.argmax())
-        told = f"{values[line]:g} is no number of tokens (1, 2, ...)"
-        raise InputError(Mistake(told, file=str(path), line=line + 2, column=1))
+    table = read_columns(path, (column,))
+    values = table.columns[column]
+    mistakes = table.refuse((values < 1) | (values != np.rint(values)), column, "is not a number of tokens (1, 2, ...)")
+    if mistakes:
+        raise InputError(*mistakes)
     if lengths.pick == "file":
         if requests > len(values):
             raise InputError(Mistake(f"{requests} requests asked for; the file has {len(values)}", file=str(path)))
@@ -107,3 +113,15 @@ def _from_table(lengths: FromTable, requests: int, streams: Streams, what: str, 
         row = streams.spawn("lengths", _PART["rows"]).integers(0, len(values), size=requests)
     tokens = values[row].astype(np.int64)
     return tokens if lengths.maximum is None else np.minimum(tokens, lengths.maximum)
+
+
+def unread(lengths: Iterable[Lengths | None], base: Path) -> tuple[str, ...]:
+    """What the files of lengths hold beside lengths that no workload reads, one note for each file."""
+    paths = dict.fromkeys(base / part.path for part in lengths if isinstance(part, FromTable))
+    held = {path: [name for name in UNREAD if name in column_names(path)] for path in paths}
+    return tuple(
+        f"{path.name} has {' and '.join(names)}, which no workload reads yet: its lengths are taken, and all requests arrive "
+        "at time 0"
+        for path, names in held.items()
+        if names
+    )

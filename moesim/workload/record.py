@@ -9,9 +9,6 @@ position in the sequence, without gaps; `meta` the bytes of a JSON object with `
 
 from __future__ import annotations
 
-import json
-import zipfile
-import zlib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,11 +16,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.errors import InputError, Mistake
+from moesim import files, strict_json
+from moesim.errors import InputError, Mistake, excerpt
+from moesim.workload.npzfile import read_arrays
 from moesim.workload.table import IntArray, id_type
 
 __all__ = ["Record", "read_record"]
 
+_FURTHEST = 10**9
+"""No sequence is longer."""
 _ARRAYS = {"experts": 3, "seq": 1, "pos": 1, "meta": 1}
 
 
@@ -66,7 +67,7 @@ def read_record(path: Path, layers: int, experts: int, top_k: int) -> Record:
 @lru_cache(maxsize=4)
 def _read(path: Path, changed: int, size: int, layers: int, experts: int, top_k: int) -> Record:
     file = str(path)
-    arrays = _load(path)
+    arrays = read_arrays(path, _ARRAYS)
     mistakes = _shape_mistakes(arrays, file)
     if mistakes:
         raise InputError(*mistakes)
@@ -85,26 +86,7 @@ def _read(path: Path, changed: int, size: int, layers: int, experts: int, top_k:
         raise InputError(Mistake(told, file=file))
     if decode and (position < 1).any():
         raise InputError(Mistake("a sequence of a decode trace starts at position 0: it has no prompt", file=file))
-    return Record(ids.astype(id_type(experts)), start, position, decode, _tasks(meta, seq[start[:-1]]))
-
-
-def _load(path: Path) -> dict[str, NDArray[Any]]:
-    try:
-        # opened here: numpy leaves a file that it cannot read open
-        with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise TypeError("not an npz archive")
-            names = set(archive.files)
-            missing = [name for name in _ARRAYS if name not in names]
-            if missing:
-                has = ", ".join(sorted(names)) or "none"
-                texts = [f"array '{name}' is missing; the file has {has}" for name in missing]
-                raise InputError(*(Mistake(text, file=str(path)) for text in texts))
-            return {name: archive[name] for name in _ARRAYS}
-    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        told = f"is no readable npz file, perhaps truncated ({error})"
-        raise InputError(Mistake(told, file=str(path))) from None
+    return Record(ids.astype(id_type(experts)), start, position, decode, _tasks(meta, seq[start[:-1]], file))
 
 
 def _shape_mistakes(arrays: dict[str, NDArray[Any]], file: str) -> list[Mistake]:
@@ -126,11 +108,11 @@ def _shape_mistakes(arrays: dict[str, NDArray[Any]], file: str) -> list[Mistake]
 
 def _meta(raw: NDArray[Any], file: str) -> dict[str, Any]:
     try:
-        meta = json.loads(bytes(raw.astype(np.uint8)).decode())
-    except (ValueError, UnicodeDecodeError) as error:
-        raise InputError(Mistake(f"array 'meta' is no JSON text ({error})", file=file)) from None
+        meta = strict_json.parse(files.decoded(raw.astype(np.uint8).tobytes(), file), file)
+    except InputError as error:
+        raise InputError(Mistake(f"array 'meta' is not JSON text ({error.mistakes[0].message})", file=file)) from None
     if not isinstance(meta, dict):
-        raise InputError(Mistake("array 'meta' is no JSON object", file=file))
+        raise InputError(Mistake("array 'meta' is not a JSON object", file=file))
     return meta
 
 
@@ -138,7 +120,7 @@ def _model_mistakes(ids: NDArray[Any], meta: dict[str, Any], layers: int, expert
     _, recorded_layers, recorded_k = ids.shape
     recorded_experts = meta.get("num_experts", experts)
     mistakes = [
-        Mistake(f"records {has} {what}; the model has {needs}", file=file)
+        Mistake(f"records {excerpt(str(has))} {what}; the model has {needs}", file=file)
         for what, has, needs in (
             ("MoE layers", recorded_layers, layers),
             ("experts per token", recorded_k, top_k),
@@ -163,6 +145,8 @@ def _model_mistakes(ids: NDArray[Any], meta: dict[str, Any], layers: int, expert
 def _order_mistakes(seq: IntArray, pos: IntArray, file: str) -> list[Mistake]:
     new = np.concatenate([[True], np.diff(seq) != 0])
     mistakes = []
+    if (np.abs(pos) > _FURTHEST).any():
+        mistakes.append(Mistake(f"a position is beyond {_FURTHEST:,} tokens", file=file))
     if np.count_nonzero(new) != len(np.unique(seq)):
         mistakes.append(Mistake("a sequence comes in several pieces; its tokens must follow each other", file=file))
     gap = ~new & (np.diff(pos, prepend=0) != 1)
@@ -173,13 +157,21 @@ def _order_mistakes(seq: IntArray, pos: IntArray, file: str) -> list[Mistake]:
     return mistakes
 
 
-def _tasks(meta: dict[str, Any], names: IntArray) -> dict[str, IntArray]:
+def _tasks(meta: dict[str, Any], names: IntArray, file: str) -> dict[str, IntArray]:
     """Task -> places of its sequences; `names`: [S] sequence numbers of the file."""
     ranges, info = meta.get("tasks_seq_range"), meta.get("seq_info")
-    if isinstance(ranges, dict):
+    if ranges is not None:
+        if not isinstance(ranges, dict) or not all(_is_range(entry) for entry in ranges.values()):
+            raise InputError(Mistake("'tasks_seq_range' in array 'meta' is not {task: [first, last]}", file=file))
         ordered = sorted(ranges.items(), key=lambda item: int(item[1][0]))
-        return {str(task): np.flatnonzero((names >= first) & (names <= last)) for task, (first, last) in ordered}
+        return {task: np.flatnonzero((names >= first) & (names <= last)) for task, (first, last) in ordered}
     if isinstance(info, list) and len(info) == len(names):
-        label = [str(entry[0]) for entry in info]
-        return {task: np.flatnonzero(np.array(label) == task) for task in dict.fromkeys(label)}
+        if not all(isinstance(entry, list) and entry and isinstance(entry[0], str) for entry in info):
+            raise InputError(Mistake("'seq_info' in array 'meta' is not a list of [task, ...]", file=file))
+        label = np.array([entry[0] for entry in info])
+        return {str(task): np.flatnonzero(label == task) for task in dict.fromkeys(label.tolist())}
     return {"all": np.arange(len(names))} if "task" not in meta else {str(meta["task"]): np.arange(len(names))}
+
+
+def _is_range(entry: Any) -> bool:
+    return isinstance(entry, list) and len(entry) == 2 and all(type(number) is int for number in entry)

@@ -261,8 +261,8 @@ class TestLengths:
         ("text", "message"),
         [
             ("prompt,output_tokens\n1,2\n", "no column 'prompt_tokens'"),
-            ("prompt_tokens\nten\n", "'ten' is no number"),
-            ("prompt_tokens\n1\n0\n", r":3:1: 0 is no number of tokens"),
+            ("prompt_tokens\nten\n", "'ten' is not a number"),
+            ("prompt_tokens\n1\n0\n", r":3:1: prompt_tokens 0 is not a number of tokens"),
             ("prompt_tokens\n", "has no rows"),
         ],
     )
@@ -345,7 +345,7 @@ class TestPopularityTable:
         ("rows", "message"),
         [
             (["0,0,1", "0,1,1"], "has 1 layers; the model has 2"),
-            (["0,0,1", "1,9,1"], "expert 9 is none of the model's 4"),
+            (["0,0,1", "1,9,1"], "expert 9 is not one of the model's 4"),
             (["0,0,1", "1,0,-2"], "below zero"),
             (["0,0,1", "1,0,1"], "layer 0 .from 0. has 1 experts above zero; top-2 needs 2 or more"),
         ],

@@ -168,7 +168,7 @@ DEFECTS = {
     "pieces": (edit("seq", put(30, 0)), "a sequence comes in several pieces"),
     "late start": (edit("pos", lambda a: a + 1), "sequence 0 of a prefill trace starts at position 1"),
     "no prompt": (meta(phase="decode"), "has no prompt"),
-    "no json": (edit("meta", lambda a: a[:-3]), "no JSON text"),
+    "no json": (edit("meta", lambda a: a[:-3]), "not JSON text"),
     "experts of the model": (meta(num_experts=9), "records 9 experts per layer; the model has 8"),
     "empty": (lambda c: c | {"experts": c["experts"][:0], "seq": c["seq"][:0], "pos": c["pos"][:0]}, "'experts' is empty"),
 }
@@ -207,7 +207,7 @@ def test_missing_truncated_and_foreign_files(tmp_path):
     whole = (tmp_path / "t.npz").read_bytes()
     for broken in (whole[:-40], whole[: len(whole) // 2], b"", b"not a zip", whole[:200] + b"\0" * 60 + whole[260:]):
         (tmp_path / "t.npz").write_bytes(broken)
-        with pytest.raises(InputError, match="no readable npz file"):
+        with pytest.raises(InputError, match="not a readable npz file"):
             Offline(routing=Trace(path="t.npz")).build(Model(), Streams(0), tmp_path)
     np.save(tmp_path / "x.npy", np.zeros(3))
     with pytest.raises(InputError, match="not an npz archive"):

@@ -1,0 +1,99 @@
+"""A text file of another tool, line by line: JSON objects or CSV rows, and one message for each kind of mistake in them.
+
+Knows nothing of what the lines mean.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from moesim import files, strict_json
+from moesim.errors import InputError, Mistake, excerpt
+
+__all__ = ["Lines"]
+
+_WHOLE = re.compile(r"-?[0-9]{1,18}\Z")
+_LISTED = 4
+"""Further lines that are named by number."""
+
+
+class Lines:
+    """The lines of one file, and what is wrong with them: each kind of mistake once, with the numbers of its lines."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._wrong: dict[str, tuple[Mistake, list[int], int]] = {}
+        """Kind -> the first mistake, the first lines after it, number of lines."""
+
+    def wrong(self, message: str, line: int, kind: str = "", column: int = 1) -> None:
+        """Adds a mistake of `kind`, by default the message itself; the first message of a kind is the one that is told."""
+        new: tuple[Mistake, list[int], int] = (Mistake(message, "", str(self.path), line, column), [], 0)
+        first, lines, count = self._wrong.get(kind or message, new)
+        later = lines if not count or len(lines) == _LISTED else [*lines, line]
+        self._wrong[kind or message] = (first, later, count + 1)
+
+    def lines(self) -> Iterator[tuple[int, str]]:
+        """(number, text) of every line that says something."""
+        return ((number, line) for number, line in files.read_lines(self.path) if line.strip())
+
+    def objects(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The JSON object of every line."""
+        for number, line in self.lines():
+            try:
+                document = strict_json.parse(line, str(self.path), number)
+            except InputError as error:
+                first = error.mistakes[0]
+                self.wrong(first.message, number, first.message.partition(":")[0], first.column)
+                continue
+            if isinstance(document, dict):
+                yield number, document
+            else:
+                self.wrong("not a JSON object; one for each line is needed", number)
+
+    def table(self, columns: Iterable[str]) -> Iterator[tuple[int, dict[str, str]]]:
+        """The rows of a CSV file that has at least `columns`, by name."""
+        lines = self.lines()
+        header = [name.strip() for name in self._fields(*next(lines, (1, "")))]
+        missing = [name for name in columns if name not in header]
+        if missing:
+            has = excerpt(", ".join(header) or "nothing", 200)
+            raise InputError(Mistake(f"no column {', '.join(missing)}; it has {has}", file=str(self.path)))
+        for number, line in lines:
+            yield number, dict(zip(header, self._fields(number, line), strict=False))
+
+    def _fields(self, number: int, line: str) -> list[str]:
+        try:
+            return next(csv.reader([line]), [])
+        except csv.Error as error:
+            self.wrong(f"not CSV: {error}", number)
+            return []
+
+    def count(self, value: Any, name: str, line: int, least: int = 0) -> int:
+        """`value` as a whole number of at least `least`; `least` and a mistake for what is none."""
+        text = str(value).strip() if isinstance(value, (str, int)) else type(value).__name__
+        number = int(text) if _WHOLE.match(text) else None
+        if number is None or number < least:
+            shown = excerpt(text) or "missing"
+            self.wrong(f"{name} is {shown}; a whole number of at least {least} is needed", line, name)
+            return least
+        return number
+
+    def checked(self, found: int, what: str) -> None:
+        """InputError for all mistakes, or when nothing was found."""
+        if not self._wrong and not found:
+            raise InputError(Mistake(f"holds no {what}", file=str(self.path)))
+        if self._wrong:
+            raise InputError(*sorted((_told(*wrong) for wrong in self._wrong.values()), key=lambda mistake: mistake.line))
+
+
+def _told(first: Mistake, later: list[int], count: int) -> Mistake:
+    """The first mistake of a kind, with the numbers of some further lines that have it."""
+    if count == 1:
+        return first
+    numbers = ", ".join(map(str, later)) + (", ..." if count - 1 > len(later) else "")
+    more = f"likewise on line {numbers}" if count == 2 else f"likewise on {count - 1:,} more lines ({numbers})"
+    return first._replace(message=f"{first.message}; {more}")
