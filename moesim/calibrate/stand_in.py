@@ -23,8 +23,8 @@ _PLACES = ("at", "memory", "ends")
 def stand_in(name: str) -> dict[str, dict[str, Any]]:
     """`{"gpu": ..., "memory": ..., "link": ...}` with annotated values, from a GPU's or a whole system's profile.
 
-    A GPU comes with the memory and the link of the first shipped system that has it; failing that with the memory profile that
-    is named after it, over PCIe 4 x16. InputError for a name that is no GPU's.
+    A GPU comes with the memory and the link of the first shipped system that has it; failing that with the memory that it
+    brings, over PCIe 4 x16. InputError for a name that is no GPU's.
     """
     entries = {entry.name: entry.path for entry in catalogue.names("hardware") if entry.path is not None}
     catalogue.find("hardware", name)  # an unknown name is told with what is near it
@@ -33,12 +33,12 @@ def stand_in(name: str) -> dict[str, dict[str, Any]]:
         if parts is None and _system(path) is not None:
             parts = _of_system(path, name)
     if parts is None:
-        memory = [other for other in entries if other.partition("-")[2] and name.startswith(other.partition("-")[2])]
-        if _top(entries[name]).get("kind") != "gpu" or not memory:
-            raise InputError(Mistake(f"'{name}' is no GPU with a memory profile; 'moesim list hardware' shows what there is",
-                                     file="--gpu"))  # fmt: skip
-        chosen = max(memory, key=len)
-        parts = {"gpu": _profile(name), "memory": _profile(chosen), "link": _profile(_LINK)}
+        gpu = _profile(name)
+        memory = gpu.child("memory")
+        if _top(entries[name]).get("kind") != "gpu" or memory is None or not isinstance(memory.value, dict):
+            message = f"'{name}' is not a GPU that says its memory; 'moesim list hardware' shows which there are"
+            raise InputError(Mistake(message, file="--gpu"))
+        parts = {"gpu": gpu, "memory": memory, "link": _profile(_LINK)}
     return {part: _annotated(node, name, part) for part, node in parts.items()}
 
 

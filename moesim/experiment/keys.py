@@ -120,14 +120,40 @@ anything else is replaced. Beside the keys below it has four parts, each with a 
 """
 
 _HARDWARE = """A machine is a graph: devices and tiers sit at nodes, links join nodes. In every mapping of a machine,
-`profile: NAME` (or a list of names, later ones over earlier ones) starts from hardware profiles, and the keys beside it
-change what they say.
+`profile: NAME` starts from a hardware profile, and the keys beside it change what it says. A list of names lays later ones over
+the first; they change values only and have no `kind`.
+
+The parts of a machine are its devices, tiers and links, each under its name, and the machine itself. What is laid over a
+machine (a scenario over its profile or over the scenario that it extends, `--set`, an axis, a parameter of `moesim optimize`)
+either changes a part or replaces it:
+
+* A mapping that names a `profile` or says its `kind` replaces the part. Nothing of the old part stays but its place: `at`,
+  `memory`, `inside`, `ends`, `stage`.
+* A GPU brings its memory: the tier that is its `memory` becomes the one that the GPU's profile names, unless the same layer
+  says otherwise. Price, power and kernels are those of the new part; what its profile does not say is not known.
+* Any other mapping changes single values, and the rest of the part stays.
+
+`hardware` in a result names the machine and every part that replaced one of its own: `h100-xeon8452y (gpu: rtx-5090)`, or
+`inline` for a part written out. A change is refused that a later one undoes, such as `--set hardware.devices.gpu.launch=9us`
+before `--set hardware.devices.gpu.profile=rtx-5090`; axes and parameters name parts first, whatever their order in the file.
+
+```text
+hardware:
+  profile: h100-xeon8452y
+  devices:
+    gpu: {profile: rtx-5090}              # another GPU, with its 32 GB and its price
+    cpu: {launch: 5 us}                   # the same CPU, one value changed
+  tiers:
+    hbm: {capacity: 24 GB}                # the memory of the new GPU, one value changed
+```
 """
 
 _PROFILES = """A hardware profile is a YAML file, found by its name beside the scenario, in `hardware_profiles/` there or above,
 in `hardware_profiles/` of the folders that `MOESIM_PATH` names, or among those that ship. It holds one machine, device, tier or
 link: the keys of its `kind` in the chapter above, without those that place it (`at`, `ends`), which the machine says that uses
-it. A file may start from others by `profile`. Beside the keys of its kind it may have, at any depth:
+it. A GPU says under `memory` which memory it brings (`memory: {profile: gddr7-rtx-5090}`, or the keys of a tier); in a machine,
+`memory` is the name of the tier. A file may start from others by `profile`. Beside the keys of its kind it may have, at any
+depth:
 
 | key | type | default | meaning |
 |---|---|---|---|

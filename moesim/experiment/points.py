@@ -23,6 +23,7 @@ from moesim.experiment.task import Task
 from moesim.policies.base import Policy
 from moesim.results.plain import canonical
 from moesim.scenario.family import Family, change, number_change, policy_change
+from moesim.scenario.overrides import Change, parts_first
 from moesim.scenario.run import policy_label, told_apart
 from moesim.scenario.scenario import LoadedScenario
 from moesim.scenario.tree import NOWHERE, Node, Place, to_plain
@@ -144,6 +145,7 @@ class Planner:
         keys = self.family.policy_keys(given or choice.node)
         changes = [policy_change(choice.node)] if choice.node is not None else []
         own: dict[str, Node] = {}
+        varied: list[Change] = []
         for path, node in values.items():
             head, _, name = path.partition(".")
             if head == "policy" and keys is not None and name.partition(".")[0] not in keys:
@@ -151,7 +153,8 @@ class Planner:
             if head == "policy" and given is not None:
                 own[name] = node
             else:
-                changes.append(change(path, node))
+                varied.append(change(path, node))
+        changes += parts_first(varied)
         if given is not None and own:
             given = _changed(given, own)
         changes.append(number_change("replicate", self.family.replicate + number))

@@ -47,7 +47,7 @@ class Gpu(Device):
     at: str
     """Node of the machine's graph."""
     memory: str
-    """Tier that is this GPU's memory."""
+    """Tier that is this GPU's memory; in a profile of a GPU, the memory that it brings, as a mapping."""
     compute: ComputeRate
     """Dense BF16 peak, FLOP/s."""
     experts: Annotated[Roofline | Table | PerToken, Field(discriminator="kind")] = Roofline()

@@ -19,13 +19,12 @@ from moesim.hardware.memory import Interleaved, Memory
 from moesim.hardware.system import System
 from moesim.scenario import annotated, catalogue, schema
 from moesim.scenario.judge import judged
+from moesim.scenario.parts import GROUPS, MEMORY_KINDS, OWN_MEMORY
 from moesim.scenario.resolve import Resolver
 from moesim.scenario.scenario import load
+from moesim.scenario.tree import Path, dotted
 
 __all__ = ["check"]
-
-_MEMORIES = ("hbm", "ddr", "cxl", "nvme", "remote")
-_SYSTEM_KEYS = ("devices", "tiers", "links")
 
 
 Judge = Callable[[FilePath], tuple[Mistake, ...]]
@@ -80,7 +79,7 @@ def _is_scenario(file: FilePath) -> bool:
     top = _top(file)
     if any(name in top for name in (*schema.PARTS, "extends")):
         return True
-    return not any(name in top for name in (*_SYSTEM_KEYS, "profile", "kind"))
+    return not any(name in top for name in (*GROUPS, "profile", "kind"))
 
 
 def _profile(file: FilePath) -> tuple[Mistake, ...]:
@@ -91,23 +90,35 @@ def _profile(file: FilePath) -> tuple[Mistake, ...]:
     whole = System if "devices" in node.value and "tiers" in node.value else None
     spec = _spec(str(kind.value)) if kind is not None else whole
     if kind is not None and spec is None:
-        known = ", ".join(["system", *plugins.names("hardware"), *_MEMORIES, "interleaved", "link"])
+        known = ", ".join(["system", *plugins.names("hardware"), *MEMORY_KINDS, "interleaved", "link"])
         resolver.mistakes.append(Mistake(f"unknown kind '{kind.value}'; known: {known}", "kind", *kind.place))
-    node = resolver.hardware(node, (), (file.resolve(),))
+    place = _place(spec, file.stem)
+    node = resolver.hardware(node, place, (file.resolve(),))
+    mistakes = [mistake._replace(path=mistake.path.removeprefix(dotted(place)).lstrip(".")) for mistake in resolver.mistakes]
     if spec is None or resolver.broken:
-        return tuple(resolver.mistakes)
-    if "name" not in spec.model_fields:
-        node = replace(node, value={name: child for name, child in node.value.items() if name != "name"})
-    mistakes = judged(spec, node, ())[1]
-    if spec is not System:
-        # A part may leave to the system what only the system knows: where it sits, and what it is connected to.
-        mistakes = [mistake for mistake in mistakes if not mistake.message.startswith("missing;")]
-    return (*resolver.mistakes, *mistakes)
+        return tuple(mistakes)
+    if spec is System:
+        return (*mistakes, *judged(spec, node, ())[1])
+    memory = node.child(OWN_MEMORY)
+    own = {name: child for name, child in node.value.items() if name not in ("name", OWN_MEMORY)}
+    wrong = judged(spec, replace(node, value=own), ())[1]
+    if memory is not None:
+        wrong += judged(Memory, memory, ("memory",))[1]
+    # A part may leave to the system what only the system knows: where it sits, and what it is connected to.
+    return (*mistakes, *(mistake for mistake in wrong if not mistake.message.startswith("missing;")))
+
+
+def _place(spec: type[BaseModel] | None, name: str) -> Path:
+    """Where a part of that spec would stand in a machine."""
+    if spec is None or spec is System:
+        return ()
+    group = "links" if spec is Link else "tiers" if issubclass(spec, Memory | Interleaved) else "devices"
+    return (group, name)
 
 
 def _spec(kind: str) -> type[BaseModel] | None:
     fixed: dict[str, type[BaseModel]] = {"system": System, "interleaved": Interleaved, "link": Link}
-    fixed |= dict.fromkeys(_MEMORIES, Memory)
+    fixed |= dict.fromkeys(MEMORY_KINDS, Memory)
     if kind in fixed:
         return fixed[kind]
     return plugins.find("hardware", kind) if kind in plugins.names("hardware") else None

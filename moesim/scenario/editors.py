@@ -12,6 +12,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from moesim.hardware.gpu import Gpu
+from moesim.hardware.memory import Memory
 from moesim.hardware.system import System
 from moesim.model import Architecture
 from moesim.scenario.catalogue import classes
@@ -34,6 +36,8 @@ def json_schema() -> Schema:
     refs = {spec: _name(models[(spec, "validation")]) for spec in dict.fromkeys(every)}
     for name in _reachable(definitions, refs[System]):
         definitions[name] = _part(definitions[name])
+    own_memory = {"anyOf": [definitions[Gpu.__name__]["properties"]["memory"], _ref(Memory.__name__)]}
+    definitions[Gpu.__name__]["properties"]["memory"] = own_memory
     _relax(definitions[refs[Architecture]], {"config": {"type": "string", "description": "Path of a config.json."}})
     for part, specs in kinds.items():
         for kind, spec in specs.items():

@@ -8,16 +8,19 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path as FilePath
 from typing import Any, NamedTuple
 
 from moesim.errors import InputError, Mistake
 from moesim.scenario import annotated, schema, strict_yaml
 from moesim.scenario.judge import unknown_key
+from moesim.scenario.parts import anew, is_part
 from moesim.scenario.resolve import SHORTHAND, Resolver, in_full
 from moesim.scenario.tree import Node, Path, Place, dotted, from_plain
 
-__all__ = ["Change", "Override", "apply", "changes", "is_path"]
+__all__ = ["Change", "Override", "apply", "changes", "is_path", "parts_first"]
 
 logger = logging.getLogger("moesim.scenario")
 
@@ -95,8 +98,9 @@ def is_path(text: str) -> bool:
 def apply(raw: Node, resolver: Resolver, wanted: list[Change]) -> tuple[Node, list[Override]]:
     """`raw` with the changes, those that cannot be made left out and told to `resolver`; and what was changed."""
     made: list[Override] = []
+    earlier: list[tuple[Path, Change]] = []
     for change in wanted:
-        before = _quietly(raw, resolver)
+        before = resolver.quietly(partial(resolver.expand, raw))
         try:
             path = _located(before, change, resolver.base)
         except InputError as error:
@@ -107,18 +111,35 @@ def apply(raw: Node, resolver: Resolver, wanted: list[Change]) -> tuple[Node, li
         if change.by == "--policy":
             old, change = _policy(before, old, change)
         value = annotated.strip(resolver.rebased(change.value, path), resolver.mistakes, path)
-        raw = _put(raw, before, path, value, resolver.base)
+        after = _put(raw, before, path, value, resolver)
+        resolver.mistakes += _undone(raw, after, earlier, path, change)
+        earlier.append((path, change))
+        raw = after
         made.append(Override(dotted(path), old, change.value.plain(), change.by))
         logger.info("%s", made[-1])
     return raw, made
 
 
-def _quietly(raw: Node, resolver: Resolver) -> Node:
-    """The scenario as it stands; what is wrong with it is told when all changes are made."""
-    mistakes, broken = list(resolver.mistakes), set(resolver.broken)
-    before = resolver.expand(raw)
-    resolver.mistakes[:], resolver.broken = mistakes, broken
-    return before
+def parts_first(wanted: Iterable[Change]) -> list[Change]:
+    """Changes that are made at once, in an order in which none undoes another: what names a part before what changes it."""
+    return sorted(wanted, key=lambda change: 0 if _names_part(change.path, change.value) else 1)
+
+
+def _names_part(path: Path, value: Node) -> bool:
+    return path[:1] == ("hardware",) and (
+        (is_part(path) and anew(value)) or (is_part(path[:-1]) and path[-1] in ("profile", "kind"))
+    )
+
+
+def _undone(raw: Node, after: Node, earlier: Iterable[tuple[Path, Change]], path: Path, by: Change) -> list[Mistake]:
+    """The earlier changes that `raw` still had and `after` does not: a part at `path` took the place of what they change."""
+    mistakes: list[Mistake] = []
+    for before, change in earlier:
+        old, new = raw.at(before), after.at(before)
+        if path[: len(before)] != before and old is not None and (new is None or new.plain() != old.plain()):
+            message = f"this change is undone by the later one of '{dotted(path)}' ({by.by}); write it after that one"
+            mistakes.append(_wrong(message, change))
+    return mistakes
 
 
 def _policy(before: Node, old: Any, change: Change) -> tuple[Any, Change]:
@@ -186,7 +207,7 @@ def _wrong(message: str, change: Change) -> Mistake:
     return Mistake(message, file=f"--set {'.'.join(change.path)}" if change.by == "--set" else change.by)
 
 
-def _put(raw: Node, before: Node, path: Path, value: Node, base: FilePath) -> Node:
+def _put(raw: Node, before: Node, path: Path, value: Node, resolver: Resolver) -> Node:
     """`raw` with the value at `path`; lists and defaults that lie on the way but not in the files are copied in first."""
     head = str(path[0])
     part = raw.child(head)
@@ -194,8 +215,16 @@ def _put(raw: Node, before: Node, path: Path, value: Node, base: FilePath) -> No
         raw = raw.put((head,), in_full(part, SHORTHAND[head]))
     for depth in range(1, len(path)):
         inside = path[:depth]
-        there = _given(before, inside, base)
+        there = _given(before, inside, resolver.base)
         if raw.at(inside) is None and there is not None and (isinstance(there.value, list) or before.at(inside) is None):
             own = before.at(inside)
-            raw = raw.put(inside, own if own is not None else from_plain(schema.seed(before, inside, base), value.place))
+            raw = raw.put(
+                inside, own if own is not None else from_plain(schema.seed(before, inside, resolver.base), value.place)
+            )
+    if head == "hardware" and len(path) > 1 and (machine := raw.child(head)) is not None:
+        change = Node({}, value.place, value.key).put(path[1:], value)
+        raw = raw.put((head,), resolver.over(machine, change))
+        places = raw.at(path)
+        if is_part(path) and anew(value) and places is not None and isinstance(places.value, dict):
+            value = replace(value, value={**places.value, **value.value})
     return raw.put(path, Node(value.value, value.place, value.key, value.origin, whole=True, spread=value.spread))

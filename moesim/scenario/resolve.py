@@ -16,6 +16,8 @@ from typing import Any
 from moesim import files, strict_json
 from moesim.errors import InputError, Mistake, did_you_mean
 from moesim.scenario import annotated, catalogue, strict_yaml
+from moesim.scenario.machine import Assembly
+from moesim.scenario.parts import cleared
 from moesim.scenario.tree import Node, Path, Place, Tree, dotted, from_plain, merge
 
 __all__ = ["SHORTHAND", "Resolver", "in_full", "named_model"]
@@ -76,7 +78,17 @@ class Resolver:
             return node
         node = replace(node, value={name: child for name, child in node.value.items() if name != "extends"})
         below = self._extended(parent, chain)
-        return node if below is None else merge_scenario(below, node)
+        return node if below is None else self._merged(below, node)
+
+    def _merged(self, below: Node, above: Node) -> Node:
+        """`above` over `below`: a mapping refines a part that was given below as one word; a part of a machine replaces one."""
+        parts = dict(below.value)
+        for name, key in SHORTHAND.items():
+            if name in parts and name in above.value and isinstance(above.value[name].value, dict):
+                parts[name] = in_full(parts[name], key)
+        if "hardware" in parts and isinstance(parts["hardware"].value, dict) and "hardware" in above.value:
+            parts["hardware"] = self.over(parts["hardware"], in_full(above.value["hardware"], SHORTHAND["hardware"]))
+        return merge(replace(below, value=parts), above)
 
     def _extended(self, parent: Node, chain: tuple[FilePath, ...]) -> Node | None:
         if not isinstance(parent.value, str):
@@ -140,7 +152,7 @@ class Resolver:
             if name in parts:
                 parts[name] = in_full(parts[name], key)
         if "hardware" in parts:
-            parts["hardware"] = self._once(raw.value["hardware"], lambda: self.hardware(parts["hardware"], ("hardware",), ()))
+            parts["hardware"] = self._machine(raw.value["hardware"])
         if "model" in parts:
             parts["model"] = self._once(raw.value["model"], lambda: self.model(parts["model"]))
         return replace(raw, value=parts)
@@ -161,49 +173,47 @@ class Resolver:
             del filled[next(iter(filled))]
         return known[1]
 
-    def hardware(self, node: Node, path: Path, chain: tuple[FilePath, ...]) -> Node:
-        """`node` laid over the profiles it names, at every depth."""
-        if isinstance(node.value, list):
-            return replace(node, value=[self.hardware(item, (*path, i), chain) for i, item in enumerate(node.value)])
-        if not isinstance(node.value, dict):
-            return node
-        own = {name: self.hardware(child, (*path, name), chain) for name, child in node.value.items() if name != "profile"}
-        result = replace(node, value=own)
-        profile = node.child("profile")
-        if profile is None:
-            return result
-        below: Node | None = None
-        for name in profile.value if isinstance(profile.value, list) else [profile]:
-            found = self._profile(name, path, chain)
-            if found is not None:
-                below = found if below is None else merge(below, found)
-        if below is None:
-            return result
-        return replace(merge(below, replace(result, whole=False)), place=node.place, key=node.key)
+    def hardware(
+        self, node: Node, path: Path = ("hardware",), chain: tuple[FilePath, ...] = (), below: Node | None = None
+    ) -> Node:
+        """`node` laid over the profiles it names, at every depth, and over `below`, whose profiles are filled in."""
+        return Assembly(self._profile_file, self._profile_text, self._refuse_hardware).laid(node, path, chain, below)
 
-    def _profile(self, name: Node, path: Path, chain: tuple[FilePath, ...]) -> Node | None:
-        where = (*path, "profile")
-        if not isinstance(name.value, str):
-            message = f"{_said(name)} is no profile; write the name of one, or a list of names"
-            return self._refuse("hardware", name, message, where)
+    def over(self, below: Node, above: Node) -> Node:
+        """The machine `below`, as written, without what `above` puts other parts in the place of."""
+        old = self.quietly(lambda: self._machine(below))
+        return cleared(below, above, old, self.quietly(lambda: self.hardware(above, below=old)))
+
+    def quietly(self, fill: Callable[[], Node]) -> Node:
+        """What `fill` makes; what is wrong with it is told when all changes are made."""
+        mistakes, broken = list(self.mistakes), set(self.broken)
+        node = fill()
+        self.mistakes[:], self.broken = mistakes, broken
+        return node
+
+    def _machine(self, raw: Node) -> Node:
+        return self._once(raw, lambda: self.hardware(in_full(raw, SHORTHAND["hardware"])))
+
+    def _profile_file(self, name: Node, path: Path) -> FilePath | None:
+        message = f"{_said(name)} is not a profile; write the name of one, or a list of names"
+        if isinstance(name.value, str):
+            try:
+                return self._named("hardware", name)
+            except InputError as error:
+                message = error.mistakes[0].message
+        self._refuse_hardware(name, message, path)
+        return None
+
+    def _profile_text(self, file: FilePath) -> Node | None:
         try:
-            file = self._named("hardware", name)
-        except InputError as error:
-            return self._refuse("hardware", name, error.mistakes[0].message, where)
-        if file.resolve() in chain:
-            loop = [*chain[chain.index(file.resolve()) :], file]
-            return self._refuse("hardware", name, f"is made of itself: {' -> '.join(f.stem for f in loop)}", where)
-        try:
-            node = annotated.push_down(self.file(file))
+            return self.file(file)
         except InputError as error:
             self.broken.add("hardware")
             self.mistakes += error.mistakes
             return None
-        whole = path == ("hardware",)
-        value = {key: child for key, child in node.value.items() if key != "name" or whole}
-        if whole:
-            value.setdefault("name", Node(file.stem, name.place, name.key))
-        return self.hardware(replace(node, value=value), path, (*chain, file.resolve()))
+
+    def _refuse_hardware(self, node: Node, message: str, path: Path) -> None:
+        self._refuse("hardware", node, message, path)
 
     def model(self, node: Node) -> Node:
         """A named model or a config.json as plain fields, under what the scenario says itself."""
@@ -302,12 +312,3 @@ def _said(node: Node) -> str:
 def in_full(node: Node, key: str) -> Node:
     """A part given as one word, as the mapping that the word is short for."""
     return Node({key: node}, node.place, node.key) if isinstance(node.value, str) else node
-
-
-def merge_scenario(below: Node, above: Node) -> Node:
-    """`above` over `below`, top level known: a mapping refines a part that was given below as one word."""
-    parts = dict(below.value)
-    for name, key in SHORTHAND.items():
-        if name in parts and name in above.value and isinstance(above.value[name].value, dict):
-            parts[name] = in_full(parts[name], key)
-    return merge(replace(below, value=parts), above)

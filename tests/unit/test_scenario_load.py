@@ -335,8 +335,8 @@ def test_cyclic_profile() -> None:
     write("hardware_profiles/gpu/small-gpu.yaml", "profile: other\n")
     write("hardware_profiles/other.yaml", "profile: small-gpu\n")
     assert (
-        mistakes("good.yaml")
-        == "hardware_profiles/other.yaml:1:10: hardware.devices.gpu.profile: is made of itself: small-gpu -> other -> small-gpu"
+        mistakes("good.yaml") == "hardware_profiles/other.yaml:1:10: hardware.devices.gpu.profile: "
+        "circular profile reference: small-gpu -> other -> small-gpu"
     )
 
 

@@ -239,7 +239,7 @@ BROKEN: dict[str, tuple[str, str]] = {
     ),
     "profile that is no name": (
         swap("profile: box", "profile: 3", WIDE),
-        "s.yaml:2:12: hardware.profile: 3 is no profile; write the name of one, or a list of names",
+        "s.yaml:2:12: hardware.profile: 3 is not a profile; write the name of one, or a list of names",
     ),
     "unknown model": (
         swap("mixtral-8x7b", "mixtral-8x7"),

@@ -1,0 +1,212 @@
+"""Puts a machine together from what is written and from the hardware profiles that it names, at every depth.
+
+Knows the rule of `parts`, and what a profile may be used for; where profiles are found it is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path as FilePath
+
+from moesim import plugins
+from moesim.scenario import annotated, parts
+from moesim.scenario.tree import Node, Path
+
+__all__ = ["Assembly"]
+
+Chain = tuple[FilePath, ...]
+
+
+class Assembly:
+    """`find` gives the file of a profile's name, `read` what a file says; both None once they have told what is wrong.
+
+    `refuse(node, message, path)` tells a mistake at a node.
+    """
+
+    def __init__(
+        self,
+        find: Callable[[Node, Path], FilePath | None],
+        read: Callable[[FilePath], Node | None],
+        refuse: Callable[[Node, str, Path], None],
+    ) -> None:
+        self._find, self._read, self._refuse = find, read, refuse
+
+    def laid(self, node: Node, path: Path, chain: Chain = (), below: Node | None = None) -> Node:
+        """`node`, which stands at `path`, over the profiles that it names, and those over `below`.
+
+        `below` has its profiles filled in. Where `node` describes a part anew, only the part's place is taken from `below`.
+        """
+        if isinstance(node.value, list):
+            return replace(node, value=[self.laid(item, (*path, index), chain) for index, item in enumerate(node.value)])
+        if not isinstance(node.value, dict):
+            return node
+        fresh = node.whole or (parts.anew(node) if parts.is_part(path) else _of_another_kind(node, below))
+        base = None if fresh else below
+        if "profile" in node.value:
+            base = self._profiles(node.value["profile"], path, chain, base)
+        own = {name: child for name, child in node.value.items() if name != "profile"}
+        steps = parts.inside(path)
+        if not steps:
+            return self._machine(replace(node, value=own), path, chain, base)
+        if len(steps) == 2 and steps[0] == "devices":  # a GPU's `memory` is a tier's name, or the memory that the GPU brings
+            own = {parts.OWN_MEMORY if name == "memory" and _is_mapping(child) else name: child for name, child in own.items()}
+        result = replace(node, value=self._over(own, path, chain, base), whole=False)
+        if fresh and below is not None and parts.is_part(path):
+            places = parts.place_keys(str(steps[0]), below, result)
+            result = replace(result, value={**places, **result.value})
+        return result
+
+    def _over(self, own: Mapping[str, Node], path: Path, chain: Chain, base: Node | None) -> dict[str, Node]:
+        """The keys of `base` and `own`, those of `own` laid over."""
+        result = dict(base.value) if base is not None and isinstance(base.value, dict) else {}
+        for name, child in own.items():
+            shown = "memory" if name == parts.OWN_MEMORY else name
+            result[name] = self.laid(child, (*path, shown), chain, result.get(name))
+        return result
+
+    def _machine(self, node: Node, path: Path, chain: Chain, base: Node | None) -> Node:
+        """A whole machine: devices first, for a GPU brings the tier that is its memory."""
+        devices = {name: child for name, child in node.value.items() if name == "devices"}
+        result = self._over(devices, path, chain, base)
+        here = parts.members(Node(result), "devices")
+        new = [name for name, child in parts.members(node, "devices").items() if parts.anew(child)]
+        below = parts.members(base, "tiers")
+        tiers = parts.with_own_memory(below, here, new)
+        if tiers:
+            result["tiers"] = replace(result.get("tiers", node), value=tiers, whole=False)
+        if here:
+            bare = {name: _without(device, parts.OWN_MEMORY) for name, device in here.items()}
+            result["devices"] = replace(result["devices"], value=bare)
+        rest = {name: child for name, child in node.value.items() if name != "devices"}
+        result = self._over(rest, path, chain, replace(node, value=result))
+        order = [*below, *parts.members(node, "tiers")]
+        if tiers and _is_mapping(result["tiers"]):
+            result["tiers"] = replace(result["tiers"], value=_ordered(result["tiers"].value, order))
+        after = replace(node, value=result, whole=False)
+        self._say_memory(after, new, path)
+        return after if chain else _named(after, parts.replaced(base, node, after))
+
+    def _say_memory(self, machine: Node, new: Sequence[str], path: Path) -> None:
+        """Refuses a new GPU whose memory nobody describes: that of the GPU before it is not its own."""
+        devices = parts.members(machine, "devices")
+        for name in new:
+            memory = parts.memory_of(devices[name], ())
+            tier = machine.at(("tiers", memory)) if memory is not None else None
+            if tier is not None and _is_mapping(tier) and not parts.anew(tier):
+                message = (
+                    f"nothing says which memory the GPU '{name}' has; write it in its profile (memory: {{profile: NAME}}), "
+                    f"or in the machine (tiers: {{{memory}: {{profile: NAME}}}})"
+                )
+                self._refuse(devices[name], message, (*path, "tiers", str(memory)))
+
+    def _profiles(self, names: Node, path: Path, chain: Chain, base: Node | None) -> Node | None:
+        """`base` under the profiles of a name, or of several, later ones over earlier ones."""
+        several = isinstance(names.value, list)
+        before: Node | None = None
+        for name in names.value if several else [names]:
+            profile = self._profile(name, path, chain)
+            if profile is None:
+                continue
+            file, node = profile
+            if before is not None and parts.is_part(path) and parts.anew(node):
+                message = (
+                    f"'{name.value}' describes a whole part, as '{before.value}' does before it; name one of them: "
+                    "what follows in a list of profiles only changes values, and has no 'kind' of its own"
+                )
+                self._refuse(name, message, (*path, "profile"))
+                continue
+            base = self.laid(_titled(node, file, path, base), path, (*chain, file.resolve()), base)
+            before = name
+            self._fits(name, base, path)
+        return base
+
+    def _profile(self, name: Node, path: Path, chain: Chain) -> tuple[FilePath, Node] | None:
+        where = (*path, "profile")
+        file = self._find(name, where)
+        if file is None:
+            return None
+        if file.resolve() in chain:
+            loop = [*chain[chain.index(file.resolve()) :], file]
+            self._refuse(name, f"circular profile reference: {' -> '.join(step.stem for step in loop)}", where)
+            return None
+        node = self._read(file)
+        return None if node is None else (file, annotated.push_down(node))
+
+    def _fits(self, name: Node, part: Node, path: Path) -> None:
+        """Refuses a profile of something else than what stands at `path`."""
+        kind = part.child("kind")
+        wanted = _wanted(parts.inside(path))
+        if wanted is None or kind is None or kind.value in wanted[1]:
+            return
+        group = next((group for group, (_, kinds) in _EXPECTED.items() if kind.value in kinds), None)
+        if group is None:
+            return  # an unknown kind is told where the part is judged
+        there = f"hardware: {{profile: MACHINE, {group}: {{NAME: {{profile: {name.value}}}}}}}"
+        message = (
+            f"'{name.value}' is {_EXPECTED[group][0]} (kind {kind.value}), and {wanted[0]} is needed here; "
+            f"'moesim list hardware' shows which there are"
+        )
+        if not parts.inside(path) and group:
+            message += f", and this part goes into one: {there}"
+        self._refuse(name, message, (*path, "profile"))
+
+
+_EXPECTED = {
+    "": ("a machine", ("system",)),
+    "devices": ("a device", tuple(plugins.BUILT_IN["hardware"])),
+    "tiers": ("a memory", (*parts.MEMORY_KINDS, "interleaved")),
+    "links": ("a link", ("link",)),
+}
+"""Group -> what stands in it, in words and by kind."""
+
+
+def _wanted(steps: Path) -> tuple[str, tuple[str, ...]] | None:
+    """What a profile has to be in order to stand at a place of a machine; None where it may be anything."""
+    if steps[:1] == ("devices",) and steps[2:] == ("memory",):
+        return _EXPECTED["tiers"]
+    if steps and (len(steps) != 2 or steps[0] not in parts.GROUPS):
+        return None
+    word, kinds = _EXPECTED[str(steps[0]) if steps else ""]
+    return word, (*kinds, *plugins.names("hardware")) if steps[:1] == ("devices",) else kinds
+
+
+def _of_another_kind(node: Node, below: Node | None) -> bool:
+    """Whether a mapping inside a part says another `kind` than the one below: another thing, which replaces it."""
+    kinds = [part.child("kind") if part is not None else None for part in (node, below)]
+    return kinds[0] is not None and kinds[1] is not None and kinds[0].value != kinds[1].value
+
+
+def _titled(node: Node, file: FilePath, path: Path, base: Node | None) -> Node:
+    """A machine's profile with its name, which is that of its file if it says none; parts have no names of their own."""
+    value = {key: child for key, child in node.value.items() if key != "name" or path == ("hardware",)}
+    if path == ("hardware",) and "name" not in value:
+        before = base.child("name") if base is not None else None
+        value["name"] = Node(f"{before.value} and {file.stem}" if before is not None else file.stem, node.place, node.key)
+    return replace(node, value=value)
+
+
+def _named(machine: Node, others: Mapping[str, str]) -> Node:
+    name = machine.child("name")
+    if name is None or not others:
+        return machine
+    return machine.put(("name",), replace(name, value=parts.renamed(str(name.value), others)))
+
+
+def _is_mapping(node: Node) -> bool:
+    return isinstance(node.value, dict)
+
+
+def _without(node: Node, key: str) -> Node:
+    if not _is_mapping(node) or key not in node.value:
+        return node
+    return replace(node, value={name: child for name, child in node.value.items() if name != key})
+
+
+def _ordered(tiers: Mapping[str, Node], order: list[str]) -> dict[str, Node]:
+    """Tiers in the order of the machine below, then as the machine itself says them, then what its GPU brings."""
+    return {name: tiers[name] for name in _once([*order, *tiers]) if name in tiers}
+
+
+def _once(names: list[str]) -> Iterator[str]:
+    yield from dict.fromkeys(names)
