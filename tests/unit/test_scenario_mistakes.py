@@ -448,7 +448,7 @@ def test_trace_with_experts_out_of_range() -> None:
 def test_truncated_trace() -> None:
     trace("t.npz")
     Path("t.npz").write_bytes(Path("t.npz").read_bytes()[:200])
-    assert told(REPLAY).startswith("s.yaml:6:32: workload.routing.path: t.npz: is no readable npz file, perhaps truncated (")
+    assert told(REPLAY).startswith("s.yaml:6:32: workload.routing.path: t.npz: is not a readable npz file, perhaps truncated (")
 
 
 def test_trace_is_judged_beside_other_mistakes() -> None:
