@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from moesim.engine.clock import to_ps
+from moesim.engine.clock import added, to_ps, total
 from moesim.engine.lanes import serve
 from moesim.engine.tables import IntTimes, queue_of, usage_of
 from moesim.errors import PolicyError
@@ -39,7 +39,7 @@ class Stage:
     @property
     def total(self) -> int:
         """ps of all micro-batches."""
-        return int(self.service.sum())
+        return int(total(f"{self.name} on {self.lane}", self.service))
 
 
 @dataclass(frozen=True)
@@ -200,11 +200,13 @@ class _Builder:
             if device != here:
                 stages.append(self._transfer(here, device, crossing))
                 here = device
-            service = to_ps(seconds + self.problem.system.devices[device].launch)
+            service = to_ps(seconds + self.problem.system.devices[device].launch, f"attention on {device}")
             # what has to wait for the cache, or for what runs aside, can't be merged with what need not
             alone = (number == 1 and read is not None) or (number > 0 and bool(aside))
             if stages and stages[-1].lane == device and not alone:
-                stages[-1] = Stage(device, stages[-1].service + service, _merged(stages[-1].usage, usage), "attention")
+                stages[-1] = Stage(
+                    device, added("attention", stages[-1].service, service), _merged(stages[-1].usage, usage), "attention"
+                )
             else:
                 stages.append(Stage(device, service, usage, "attention"))
             if number == 1:
@@ -224,7 +226,7 @@ class _Builder:
         here, there = problem.gpu_tier, problem.memory_of(cpu)
         seconds = problem.costs.core(cpu, share * flops, share * kv, self.phase, self.deployment.kv)
         usage = usage_of(problem.costs.reach(cpu, self.deployment.kv).usage, share * float(kv.sum()))
-        core = Stage(cpu, to_ps(seconds + problem.system.devices[cpu].launch), usage, "attention")
+        core = Stage(cpu, to_ps(seconds + problem.system.devices[cpu].launch, f"attention on {cpu}"), usage, "attention")
         out = self._copy(here, there, model.qkv_activation_bytes * tokens, "activations")
         return out, core, self._copy(there, here, model.core_activation_bytes * tokens, "activations")
 
@@ -255,7 +257,7 @@ class _Builder:
 
     def _copy(self, source: str, target: str, nbytes: np.ndarray, name: str) -> Stage:
         path = self.problem.costs.path(source, target)
-        service = to_ps(self.problem.costs.copy(nbytes, source, target))
+        service = to_ps(self.problem.costs.copy(nbytes, source, target), f"a copy ({name}) from {source} to {target}")
         return Stage(queue_of(path), service, usage_of(path.usage, float(np.sum(nbytes))), name)
 
 

@@ -1,10 +1,12 @@
 """The clock: simulated time as a whole number of picoseconds, on SimPy's event heap.
 
-Integers make equal paths end at equal times, so two formulations of one schedule agree exactly.
+Integers make equal paths end at equal times, so two formulations of one schedule agree exactly. An int64 holds 106 days of
+picoseconds: `to_ps` refuses a longer operation, `added` and `total` refuse longer sums, and the clock does not go beyond.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,15 +14,63 @@ import numpy as np
 import simpy
 from numpy.typing import NDArray
 
-__all__ = ["SECOND", "Clock", "to_ps"]
+from moesim.errors import InputError, Mistake
+
+__all__ = ["LIMIT", "SECOND", "Clock", "added", "multiplied", "to_ps", "total", "within"]
 
 SECOND = 10**12
-"""Picoseconds in a second; an int64 holds 106 days."""
+"""Picoseconds in a second."""
+LIMIT = 2**63
+"""Picoseconds that the clock cannot reach: 106 days."""
+_DAY = 86_400 * SECOND
 
 
-def to_ps(seconds: Any) -> NDArray[np.int64]:
-    """Seconds [...] to whole picoseconds [...]: the one place where float time becomes clock time."""
-    return np.rint(np.asarray(seconds, dtype=np.float64) * SECOND).astype(np.int64)
+def to_ps(seconds: Any, operation: str = "an operation") -> NDArray[np.int64]:
+    """Seconds [...] to whole picoseconds [...]: the one place where float time becomes clock time.
+
+    Raises InputError where a time is negative, not a number, or `LIMIT` and more; `operation` says what takes it.
+    """
+    with np.errstate(over="ignore"):  # what overflows is refused
+        time = np.asarray(seconds, dtype=np.float64) * SECOND
+    fits = (time >= 0) & (time < LIMIT)
+    if not fits.all():
+        raise _too_long(float(time[~fits].flat[0]), operation)
+    return np.rint(time).astype(np.int64)
+
+
+def within(time: float, operation: str) -> None:
+    """Raises InputError if `time` ps, which `operation` takes, is more than the clock holds."""
+    if not 0 <= time < LIMIT:
+        raise _too_long(time, operation)
+
+
+def added(operation: str, *terms: Any) -> NDArray[np.int64]:
+    """The sum of arrays of ps that broadcast; InputError where it is more than the clock holds."""
+    rough = sum(np.asarray(term, dtype=np.float64) for term in terms)
+    within(float(np.max(rough, initial=0.0)), operation)
+    within(min(int(np.min(term, initial=0)) for term in terms), operation)
+    return np.asarray(sum(terms), dtype=np.int64)
+
+
+def multiplied(operation: str, each: int, number: NDArray[np.int64]) -> NDArray[np.int64]:
+    """`each` ps times `number` [...]; InputError where it is more than the clock holds."""
+    within(each * int(number.max(initial=0)), operation)
+    return each * number
+
+
+def total(operation: str, times: NDArray[np.int64], axis: int | None = None) -> Any:
+    """The sum of `times` ps along `axis`; InputError where it is more than the clock holds."""
+    within(float(times.sum(axis=axis, dtype=np.float64).max(initial=0.0)), operation)
+    within(int(times.min(initial=0)), operation)
+    return times.sum(axis=axis)
+
+
+def _too_long(time: float, operation: str) -> InputError:
+    if math.isnan(time):
+        return InputError(Mistake(f"the time of {operation} is not a number; a rate or a size is out of range", "hardware"))
+    length = "without end" if math.isinf(time) else f"{time / _DAY:,.4g} days" if time > 0 else "a sum of times"
+    text = f"{operation}: {length}, more than the 106 days (2^63 ps) that the simulated clock holds"
+    return InputError(Mistake(text, "hardware"))
 
 
 class Clock(simpy.Environment):
@@ -35,8 +85,13 @@ class Clock(simpy.Environment):
         self.events += 1
         super().step()
 
-    def at(self, time: int, action: Callable[[], None]) -> simpy.Timeout:
-        """Calls `action` at `time` (not before now): one event."""
-        timer = self.timeout(max(time - int(self.now), 0))
+    def after(self, delay: int, operation: str) -> simpy.Timeout:
+        """An event `delay` ps from now; InputError where the clock cannot reach it, which names `operation`."""
+        within(int(self.now) + delay, f"the run up to the end of {operation}")
+        return self.timeout(delay)
+
+    def at(self, time: int, action: Callable[[], None], operation: str = "an operation") -> simpy.Timeout:
+        """Calls `action` at `time` (not before now): one event. `operation` is what ends then."""
+        timer = self.after(max(time - int(self.now), 0), operation)
         timer.callbacks.append(lambda _event: action())  # a callback, not a process: a process would cost two more events
         return timer

@@ -66,7 +66,7 @@ class Context:
         self.oracle: Oracle | None = None
         """The run to come, for a clairvoyant policy; set before the first pass."""
         self.check = ContentionCheck(problem, self.deployment, self.bench)
-        self.operations = Operations(problem, self.deployment, self.recorder.breakdown)
+        self.operations = Operations(problem, self.deployment, self.recorder)
         self.ledger = Ledger(problem, self.placement, self.bench, self.recorder, self.operations)
         self.tally = WorkTally(problem)
         self.gpu, self.up = problem.system.gpu_name, up_queue(problem)

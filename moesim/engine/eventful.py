@@ -182,7 +182,7 @@ class ExpertWalk:
         critical = {machine.gpu.name: end - held}
         for lane, time in ((self.up_queue, held - self.begin - reading), (self.work.down_queue, reading)):
             critical[lane] = critical.get(lane, 0) + time
-        machine.clock.at(end, lambda: self._part_ended(critical))
+        machine.clock.at(end, lambda: self._part_ended(critical), f"the experts of MoE layer {self.layer}")
 
     def _show(self, free: IntTimes, arrival: IntTimes, finish: IntTimes, service: IntTimes) -> None:
         """Slices of the uploaded experts on the GPU, and of its waiting for them."""
@@ -330,7 +330,9 @@ class Arrivals:
             gpu_free = int(left[end - 1])
             self._land(finish, service.tolist())
             if end < len(left):
-                walk.machine.clock.at(int(left[end - self._staging]), lambda: send(end))
+                walk.machine.clock.at(
+                    int(left[end - self._staging]), lambda: send(end), f"the experts of MoE layer {walk.layer}"
+                )
 
         send(0)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from moesim.engine.clock import to_ps
+from moesim.engine.clock import LIMIT, SECOND
 from moesim.engine.residency import Residency
 from moesim.engine.tables import Placement
 from moesim.errors import InputError, Mistake, did_you_mean
@@ -62,8 +62,8 @@ class Faults:
         self._tiers, self._residency, self._placement = problem.tiers, residency, placement
         self.notes: list[str] = []
         """What happened, for the result."""
-        changes = [(int(to_ps(fault.at)), True, fault) for fault in faults]
-        changes += [(int(to_ps(fault.until)), False, fault) for fault in faults if fault.until is not None]
+        changes = [(_reached(fault.at), True, fault) for fault in faults]
+        changes += [(_reached(fault.until), False, fault) for fault in faults if fault.until is not None]
         self._left = sorted(changes, key=lambda change: (change[0], change[1]))
 
     def meet(self, now: int) -> None:
@@ -79,3 +79,8 @@ class Faults:
                 self._residency.down[tier] = False
                 text = "is back, empty"
             self.notes.append(f"tier '{fault.tier}' {text} (met at {now / 1e12:.6g} s)")
+
+
+def _reached(seconds: float) -> int:
+    """ps at which a moment is met; one that no run lives to see lies at the end of the clock."""
+    return round(min(seconds * SECOND, float(LIMIT)))

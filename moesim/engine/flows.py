@@ -179,7 +179,7 @@ class FlowNetwork:
             self._timer_due = due
             if due not in self._armed:
                 self._armed.add(due)
-                self._clock.at(due, lambda: self._ring(due))
+                self._clock.at(due, lambda: self._ring(due), "the transfers under way")
 
     def _ring(self, due: int) -> None:
         self._armed.discard(due)

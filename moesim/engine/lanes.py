@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moesim.engine.clock import within
+
 __all__ = ["Lane", "serve"]
 
 
@@ -21,7 +23,11 @@ def serve(ready: NDArray[np.int64], service: NDArray[np.int64], free_at: Any = 0
     not be sorted; a job that is ready early waits for those before it.
     """
     done = np.cumsum(service, axis=-1)
-    return np.asarray(done + np.maximum.accumulate(np.maximum(ready, free_at) - (done - service), axis=-1))
+    finish = np.asarray(done + np.maximum.accumulate(np.maximum(ready, free_at) - (done - service), axis=-1))
+    within(
+        min(int(done.min(initial=0)), int(finish.min(initial=0))), "a queue of operations"
+    )  # a sum that wraps turns negative
+    return finish
 
 
 class Lane:

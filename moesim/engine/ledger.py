@@ -42,8 +42,8 @@ class Ledger:
         """Adds visits with `counts` [V, E] of MoE layers `layers` [V]."""
         sums, recorder = self._recorder.layers, self._recorder
         _scatter(recorder.breakdown.tokens, layers, counts)
-        if work.uploads.any() or work.waits.any():
-            _scatter(recorder.breakdown.missed, layers, np.where(work.up | work.waits, counts, 0))
+        if work.missed.any():
+            _scatter(recorder.breakdown.missed, layers, work.missed)
         asked = None if work.kinds is None else np.array([nbytes for _, nbytes in self._placement.kinds()])[work.kinds]
         self._operations.experts(work, counts, layers, asked)
         if work.kinds is None:

@@ -60,6 +60,12 @@ class Machine:
                 sums[name] = sums.get(name, 0) + self.now - server.since
         return sums
 
+    def close(self) -> None:
+        """At the end of the run: the record holds all work, that which is still under way up to now."""
+        for server in self._servers.values():
+            server.close()
+        self.recorder.busy[self.gpu.name] = self.gpu.busy + self.recorder.busy.get(self.gpu.name, 0)
+
     def submit(self, queue: str, job: Job) -> None:
         """Queues a job."""
         self.server(queue).submit(job)
@@ -72,7 +78,7 @@ class Machine:
         """Runs `service` ps on the GPU behind what it has, then calls `then`; the event of its end."""
         end = self.gpu.take_one(self.now, service)
         self.recorder.slice(self.gpu.name, name, end - service, end, amount)
-        return self.clock.at(end, then)
+        return self.clock.at(end, then, name)
 
     def event(self) -> Any:
         """A fresh event to wait for."""

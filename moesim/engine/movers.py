@@ -271,8 +271,9 @@ class Movers:
         """Queues the copies of a batch; `ended` hears of every stretch of them."""
         path = self._problem.costs.path(batch.source, batch.target)
         seconds = self._problem.costs.copy(batch.nbytes, batch.source, batch.target, self._pieces(batch.target))
-        alone = int(to_ps(float(seconds) / batch.chunks))
+        alone = int(to_ps(float(seconds) / batch.chunks, f"a copy of an expert from {batch.source} to {batch.target}"))
         service = np.full(batch.chunks * len(batch.pairs), alone)
+        self._machine.recorder.rounded += len(service)
         usage = usage_of(path.usage, batch.nbytes * len(batch.pairs))
         label = ", ".join(f"{layer}.{expert}" for layer, expert in batch.pairs[:3]) + (", ..." if len(batch.pairs) > 3 else "")
         batch.queue = queue_of(path)

@@ -15,8 +15,7 @@ from moesim.engine.rounds import Pass
 from moesim.engine.visits import VisitWork
 from moesim.policies.base import BoolArray, Deployment, FloatArray, IntArray
 from moesim.policies.problem import Problem
-from moesim.results.breakdown import Breakdown
-from moesim.results.recorder import SECOND
+from moesim.results.recorder import SECOND, Recorder
 
 __all__ = ["Operations", "roofs"]
 
@@ -27,8 +26,9 @@ _MANY = 2.0**50
 class Operations:
     """Enters the work of a run into its breakdown."""
 
-    def __init__(self, problem: Problem, deployment: Deployment, kept: Breakdown) -> None:
-        self._problem, self._deployment, self._kept = problem, deployment, kept
+    def __init__(self, problem: Problem, deployment: Deployment, recorder: Recorder) -> None:
+        self._problem, self._deployment, self._recorder = problem, deployment, recorder
+        self._kept = kept = recorder.breakdown
         self._phase = ""
         self._bytes = deployment.expert_bytes
         first = float(self._bytes.flat[0])
@@ -74,6 +74,7 @@ class Operations:
         number = float(tokens.sum())
         nbytes = len(tokens) * weights + number * crossing
         taken = float(seconds(device, tokens).sum())
+        self._recorder.rounded += layers * len(tokens)
         self._kept.operate(self._phase, device, name, layers * number * flops, layers * nbytes, layers * taken)
 
     def _core(self, one: Pass, device: str) -> None:
@@ -84,6 +85,7 @@ class Operations:
             flops, nbytes = model.core_flops_decode(one.context), model.core_bytes_decode(one.context)
         tier = problem.gpu_tier if device == problem.system.gpu_name else self._deployment.kv
         taken = costs.core(device, flops, nbytes, one.phase, tier)
+        self._recorder.rounded += taken.size * (2 if self._deployment.decode.cpu_share else 1)
         self._kept.operate(one.phase, device, "attention core", *(float(part.sum()) for part in (flops, nbytes, taken)))
 
     def experts(self, work: VisitWork, counts: IntArray, layers: IntArray, asked: FloatArray | None = None) -> None:
@@ -93,6 +95,7 @@ class Operations:
         time.
         """
         model, on_gpu = self._problem.model, counts > 0
+        self._recorder.rounded += int(np.count_nonzero(on_gpu)) + int(work.uploads.sum()) + len(counts)
         for part in work.sides:
             on_gpu = on_gpu & ~part.runs
             self._experts(part.side.name, int(part.tokens.sum()), self._read(part.runs, layers, asked), int(part.work.sum()))

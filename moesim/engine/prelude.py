@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from moesim.engine.attention import Chain, Solved, chains_of_pass, solve
-from moesim.engine.clock import to_ps
+from moesim.engine.clock import to_ps, within
 from moesim.hardware.device import Phase
 from moesim.policies.base import Deployment, IntArray
 from moesim.policies.problem import Problem
@@ -58,11 +58,11 @@ def structure_of_pass(
     if not problem.job.attention:
         return Structure([], [()] * problem.layers, (), 0)
     model, costs = problem.model, problem.costs
-    launch = int(to_ps(problem.system.devices[problem.system.gpu_name].launch))
+    launch = int(to_ps(problem.system.devices[problem.system.gpu_name].launch, "a launch of the GPU"))
     chains, kind = chains_of_pass(problem, deployment, phase, new_tokens, context)
     tokens = int(new_tokens.sum())
-    router = int(to_ps(float(costs.router(tokens)))) + launch
-    dense = int(to_ps(float(costs.dense(tokens)))) + launch if len(model.moe_layers) < model.layers else 0
+    router = int(to_ps(float(costs.router(tokens)), "the router")) + launch
+    dense = int(to_ps(float(costs.dense(tokens)), "a dense layer")) + launch if len(model.moe_layers) < model.layers else 0
     moe = set(model.moe_layers)
     layers: list[tuple[tuple[int, int], ...]] = []
     group: list[tuple[int, int]] = []
@@ -71,7 +71,7 @@ def structure_of_pass(
         if layer in moe:
             layers.append(tuple(group))
             group = []
-    head = int(to_ps(float(costs.head(len(new_tokens))))) + launch
+    head = int(to_ps(float(costs.head(len(new_tokens))), "the LM head")) + launch
     return Structure(chains, layers, tuple(group), head)
 
 
@@ -120,6 +120,7 @@ class _Builder:
                 assert chain.kv_store is not None
                 duration += late
                 _add(critical, {chain.kv_store.lane: late})
+        within(duration + extra + store_left, "attention and dense layers")
         chains = tuple((self._chains[kind], after) for kind, after in group)
         needs_events = any(self._evented[kind] for kind, _ in group)
         return Prelude(duration + extra, store_left, chains, busy, critical, lane, extra, last_is_moe, needs_events)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.engine.clock import Clock
+from moesim.engine.clock import Clock, total
 from moesim.engine.flows import Flow, FlowNetwork
 from moesim.results.recorder import Recorder
 
@@ -90,11 +90,18 @@ class Server:
 
     def submit(self, job: Job) -> None:
         """Queues a job; it may start now, or stop a less urgent one at its next item boundary."""
+        total(f"a job ({job.name}) on {self.name}", job.service)
         self._push(job)
         if self._job is None:
             self._start()
         elif job.priority < self._job.priority:
             self._cut_short()
+
+    def close(self) -> None:
+        """At the end of the run: books what is still under way, up to now."""
+        if self._job is not None and self._flow is not None:
+            begin, now = self._flow.curve[0][0], int(self._clock.now)
+            self._book(self._job, begin, now, self._flow.work_at(now))
 
     def stop_after(self, job: Job, items: int) -> None:
         """Ends a stretch of the job when `items` of its items have ended, so that somebody can be told."""
@@ -174,8 +181,7 @@ class Server:
         work = np.cumsum(job.service[job.next : self._stop])
         job.finish[job.next : self._stop] = flow.times_of(work)
         end = int(self._clock.now)
-        self._recorder.busy[self.name] = self._recorder.busy.get(self.name, 0) + end - begin
-        self._recorder.slice(self.name, job.name, begin, end, self._moved(job, flow.total), job.cause)
+        self._book(job, begin, end, flow.total)
         job.next = self._stop
         self._job = self._flow = None
         complete = job.next == len(job.service)
@@ -187,7 +193,12 @@ class Server:
         if complete:
             job.on_done(job)
 
-    def _moved(self, job: Job, served: int) -> float:
+    def _book(self, job: Job, begin: int, end: int, served: float) -> None:
+        """Enters a stretch in which `served` ps of the job's own time were served."""
+        self._recorder.busy[self.name] = self._recorder.busy.get(self.name, 0) + end - begin
+        self._recorder.slice(self.name, job.name, begin, end, self._moved(job, served), job.cause)
+
+    def _moved(self, job: Job, served: float) -> float:
         """Bytes of a stretch, for the timeline."""
         total = int(job.service.sum())
         return max(job.usage.values(), default=0.0) * (served / total if total else 1.0)

@@ -66,7 +66,8 @@ def simulate(
     recorder.makespan = recorder.passes[-1].end
     recorder.events = clock.events
     recorder.layers.time += recorder.layers.attention + recorder.layers.experts
-    context.ledger.add(recorder.busy, {context.gpu: context.machine.gpu.busy})
+    context.machine.close()
+    recorder.drop_idle_lanes()
     recorder.peak = dict(context.residency.peak)
     recorder.breakdown.resident[:] = context.residency.resident
     recorder.breakdown.home[:] = np.array(problem.tiers, dtype=object)[context.residency.home]

@@ -110,8 +110,8 @@ class StreamWalk:
         work = bench.work(counts, answers.device, times, held, None, walk.tokens, answers.order, load)
         if style.deferred and work.uploads.any():
             raise PolicyError("the pipeline 'deferred' uploads nothing: what is not in GPU memory runs where it lies")
-        missed = np.where(on_gpu & ~resident, counts, 0).sum(axis=1)
-        work.hits = counts.sum(axis=1) - missed
+        work.missed = np.where(on_gpu & ~resident, counts, 0)
+        work.check()
         context.ledger.visits(work, counts, layers)
         context.quality.visits(answers, walk.counts, counts, layers)
         return work, answers.stale
@@ -130,7 +130,7 @@ class StreamWalk:
         else:
             end = self._timing.run(machine.now, last)
             if end > machine.now:
-                yield machine.clock.timeout(end - machine.now)
+                yield machine.clock.after(end - machine.now, "a pass")
         context.ledger.add(context.recorder.busy, self._timing.take_busy())
 
     def _close(self, marks: LayerMarks, begin: int, last: int) -> None:

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.engine.clock import to_ps
+from moesim.engine.clock import LIMIT, SECOND, to_ps
 from moesim.hardware import Path
 from moesim.policies.base import FloatArray, IntArray
 from moesim.policies.problem import Problem
+from moesim.units import format_bytes
 
 __all__ = ["ExpertTimes", "IntTimes", "Placement", "queue_of", "usage_of"]
 
@@ -87,8 +88,11 @@ class Placement:
         return self._kinds.index(kind)
 
     def _priced(self, kind: _Kind) -> float:
-        """Seconds of a copy into GPU memory."""
-        return float(self.problem.costs.copy(kind.nbytes, kind.tier, self.problem.gpu_tier, self.pieces))
+        """Seconds of a copy into GPU memory; InputError where the clock does not hold them."""
+        target = self.problem.gpu_tier
+        seconds = float(self.problem.costs.copy(kind.nbytes, kind.tier, target, self.pieces))
+        to_ps(seconds, f"a copy of an expert ({format_bytes(kind.nbytes)}) from {kind.tier} to {target}")
+        return seconds
 
     def times(self, counts: IntArray, layers: IntArray, kinds: IntArray | None = None) -> ExpertTimes:
         """Times of visits with `counts` [V, E] of MoE layers `layers` [V], from copies of `kinds` [V, E] (None: the stored)."""
@@ -97,7 +101,8 @@ class Placement:
         cpu, ndp = self._host(counts, self._kind_of[layers] if kinds is None else kinds, largest)
         copy = self._copy[layers] if kinds is None else np.array(self._price)[kinds]
         copy_ps = self._copy_ps[layers] if kinds is None else to_ps(copy)
-        return ExpertTimes(gpu, cpu, ndp, copy, to_ps(gpu), _finite_ps(cpu), _finite_ps(ndp), copy_ps)
+        gpu_ps = to_ps(gpu, f"an expert with up to {largest:,} tokens on the GPU")
+        return ExpertTimes(gpu, cpu, ndp, copy, gpu_ps, _possible_ps(cpu), _possible_ps(ndp), copy_ps)
 
     def upload(self, layer: int, experts: IntArray, kinds: IntArray | None = None) -> tuple[dict[str, float], IntTimes | None]:
         """What uploading `experts` [n] of a layer draws [resource -> bytes], and chunks per copy [n] (None: one each).
@@ -182,12 +187,12 @@ def _table_size(largest: int) -> int:
     return int(min(max(64, 2 ** int(np.ceil(np.log2(largest + 1)))), _TABLE_LIMIT))
 
 
-def _finite_ps(seconds: FloatArray) -> IntTimes:
-    """ps, with -1 where the device cannot run the expert at all."""
-    finite = np.isfinite(seconds)
-    if finite.all():
-        return to_ps(seconds)
-    return np.where(finite, to_ps(np.where(finite, seconds, 0.0)), -1)
+def _possible_ps(seconds: FloatArray) -> IntTimes:
+    """ps, with -1 where the device cannot run the expert at all, or not before the clock ends."""
+    possible = seconds * SECOND < LIMIT
+    if possible.all():
+        return to_ps(seconds, "an expert")
+    return np.where(possible, to_ps(np.where(possible, seconds, 0.0), "an expert"), -1)
 
 
 def queue_of(path: Path) -> str:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moesim.engine.clock import to_ps
+from moesim.engine.clock import added, multiplied, to_ps, total
 from moesim.engine.tables import ExpertTimes, IntTimes, queue_of
 from moesim.errors import PolicyError
 from moesim.hardware import Cpu, Path
@@ -74,8 +74,8 @@ class VisitWork:
     """[V] GPU time of shared and resident experts."""
     uploads: IntArray
     """[V] number of uploads."""
-    hits: IntArray
-    """[V] (token, expert) pairs whose weights were where they were computed."""
+    missed: IntArray
+    """[V, E] by expert id: (token, expert) pairs whose weights were not where they were computed."""
     gpu_tokens: IntArray
     """[V] pairs computed on the GPU."""
     sides: list[SideWork]
@@ -87,6 +87,19 @@ class VisitWork:
     """Bytes of all expert ids read back in these visits."""
     kinds: IntArray | None = None
     """[V, E] by expert id: kinds of the copies asked for, where they are not the stored ones."""
+
+    @property
+    def hits(self) -> IntArray:
+        """[V] (token, expert) pairs whose weights were where they were computed."""
+        pairs = self.gpu_tokens + sum((part.tokens for part in self.sides), np.zeros_like(self.gpu_tokens))
+        return np.asarray(pairs - self.missed.sum(axis=1))
+
+    def check(self, before: IntTimes | int = 0) -> None:
+        """Refuses visits whose operations, and `before` [V] ps that they may wait for, add up to more than the clock holds."""
+        name = "the experts of a layer"
+        on_gpu = (self.gpu_first, total(name, self.gpu_after, axis=1))
+        beside = [time for part in self.sides for time in (part.out, part.work, part.back)]
+        added(name, before, self.ids, total(name, self.copy, axis=1), *on_gpu, *beside)
 
     def row(self, row: int) -> VisitWork:
         """The work of one visit alone (V = 1)."""
@@ -102,7 +115,7 @@ class VisitWork:
             self.gpu_after[some],
             self.gpu_first[some],
             self.uploads[some],
-            self.hits[some],
+            self.missed[some],
             self.gpu_tokens[some],
             sides,
             self.ids[some],
@@ -118,9 +131,9 @@ class Workbench:
     def __init__(self, problem: Problem, deployment: Deployment, foresight: Foresight | None = None) -> None:
         self.problem = problem
         self.gpu_index = problem.gpu_index
-        self._prediction = int(to_ps(foresight.seconds)) if foresight else 0
+        self._prediction = int(to_ps(foresight.seconds, "a prediction")) if foresight else 0
         self._gpu = problem.system.devices[problem.system.gpu_name]
-        self._launch = int(to_ps(self._gpu.launch))
+        self._launch = int(to_ps(self._gpu.launch, f"a launch of {problem.system.gpu_name}"))
         self._slots = deployment.staging
         self._token_bytes = problem.model.expert_token_bytes / deployment.activation_compression
         self.down = problem.costs.path(problem.gpu_tier, problem.main_memory) if problem.system.host_tiers else None
@@ -141,13 +154,14 @@ class Workbench:
         memory = problem.memory_of(name)
         out, back = problem.costs.path(problem.gpu_tier, memory), problem.costs.path(memory, problem.gpu_tier)
         before = self._launch if isinstance(device, Cpu) and device.launches_gpu else 0
-        return Side(index, name, out, back, int(to_ps(device.sync)), int(to_ps(device.launch)), device.fused, before)
+        sync, launch = to_ps(device.sync, f"a hand-over to {name}"), to_ps(device.launch, f"a launch of {name}")
+        return Side(index, name, out, back, int(sync), int(launch), device.fused, before)
 
     def shared(self, tokens: IntArray) -> IntTimes:
         """[V] ps of the shared experts of visits of `tokens` [V] tokens."""
         if not self.problem.model.shared_bytes:
             return np.zeros(len(tokens), dtype=np.int64)
-        return to_ps(self.problem.costs.shared(tokens)) + self._launch
+        return added("the shared experts", to_ps(self.problem.costs.shared(tokens), "the shared experts"), self._launch)
 
     def work(
         self,
@@ -173,18 +187,17 @@ class Workbench:
         missing = (on_gpu if load is None else on_gpu | load) & ~resident
         waits = missing & in_flight if in_flight is not None else _NONE
         up = missing & ~waits if in_flight is not None else missing
-        gpu_first = np.where(ready, times.gpu_ps, 0).sum(axis=1) + self.shared(tokens) + self._prediction
-        if self._launch:
-            gpu_first = gpu_first + self._launch * self._ready_calls(ready)
+        at_once = total(_RESIDENT, np.where(ready, times.gpu_ps, 0), axis=1)
+        calls = multiplied(_RESIDENT, self._launch, self._ready_calls(ready))
+        gpu_first = added(_RESIDENT, at_once, self.shared(tokens), self._prediction, calls)
         copy = np.where(up, times.copy_ps, 0)
         gpu_after = np.where((up if in_flight is None else missing) & active, times.gpu_ps + self._launch, 0)
         if order is not None:
             copy, gpu_after = np.take_along_axis(copy, order, 1), np.take_along_axis(gpu_after, order, 1)
         gpu_tokens = np.where(on_gpu, counts, 0).sum(axis=1)
-        total = counts.sum(axis=1)
-        missed = np.where(missing, counts, 0).sum(axis=1)
+        missed = np.where(missing, counts, 0)
         sides = [] if on_gpu.sum() == active.sum() else self._sides(counts, device, active, times, tokens, ready)
-        if gpu_tokens.sum() + sum(int(s.tokens.sum()) for s in sides) != total.sum():
+        if gpu_tokens.sum() + sum(int(s.tokens.sum()) for s in sides) != counts.sum():
             raise PolicyError("dispatch gave active experts to a device that does not exist")
         uploads = up.sum(axis=1)
         if self._slots < 1 and uploads.any():
@@ -194,7 +207,7 @@ class Workbench:
         id_bytes = float(tokens[ids > 0].sum()) * self.id_bytes
         down = self._down_queue
         return VisitWork(
-            up, waits, order, copy, gpu_after, gpu_first, uploads, total - missed, gpu_tokens, sides, ids, down, id_bytes, kinds
+            up, waits, order, copy, gpu_after, gpu_first, uploads, missed, gpu_tokens, sides, ids, down, id_bytes, kinds
         )
 
     def _ready_calls(self, ready: BoolArray) -> IntArray:
@@ -216,7 +229,7 @@ class Workbench:
             needed = needed | (part.tokens > 0)
         if self.down is None or not needed.any():
             return np.zeros(len(tokens), dtype=np.int64)
-        return np.where(needed, to_ps(self.down.seconds(tokens * self.id_bytes)), 0)
+        return np.where(needed, to_ps(self.down.seconds(tokens * self.id_bytes), "reading the routing back"), 0)
 
     def _sides(
         self,
@@ -235,13 +248,18 @@ class Workbench:
                 continue
             alone = times.ndp_ps if side.index in self._side_tiers else times.cpu_ps
             if (alone[runs] < 0).any():
+                seconds = times.ndp if side.index in self._side_tiers else times.cpu
+                to_ps(np.where(runs & np.isfinite(seconds), seconds, 0.0), f"an expert on {side.name}")
                 raise PolicyError(f"dispatch gave '{side.name}' an expert whose weights it cannot read")
             pairs = np.where(runs, counts, 0).sum(axis=1)
             calls = runs.any(axis=1) if side.fused else runs.sum(axis=1)
-            work = np.where(runs, alone, 0).sum(axis=1) + side.launch * calls + np.where(pairs > 0, side.sync, 0)
+            name = f"the experts of a layer on {side.name}"
+            computed, launched = total(name, np.where(runs, alone, 0), axis=1), multiplied(name, side.launch, calls)
+            work = added(name, computed, launched, np.where(pairs > 0, side.sync, 0))
             if side.before:
                 uploaded = active & (device == self.gpu_index) & ~ready
-                work = work + np.where(pairs > 0, side.before * (self._ready_calls(ready) + uploaded.sum(axis=1)), 0)
+                others = multiplied(name, side.before, self._ready_calls(ready) + uploaded.sum(axis=1))
+                work = added(name, work, np.where(pairs > 0, others, 0))
             nbytes = np.minimum(pairs, tokens) * self._token_bytes
             found.append(SideWork(side, pairs, nbytes, _crossing(side.out, nbytes), work, _crossing(side.back, nbytes), runs))
         return found
@@ -249,7 +267,8 @@ class Workbench:
 
 def _crossing(path: Path, nbytes: np.ndarray) -> IntTimes:
     """ps of activation copies of `nbytes` [V]; 0 where there is nothing to send."""
-    return to_ps(path.seconds(nbytes))
+    return to_ps(path.seconds(nbytes), f"a copy of activations from {path.source} to {path.target}")
 
 
+_RESIDENT = "the shared and resident experts of a layer"
 _NONE: BoolArray = np.zeros((1, 1), dtype=np.bool_)

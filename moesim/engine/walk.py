@@ -13,6 +13,7 @@ import numpy as np
 from moesim.engine import closed_form
 from moesim.engine.answers import Answers, stacked
 from moesim.engine.attention import Chain
+from moesim.engine.clock import added, total
 from moesim.engine.context import Context
 from moesim.engine.eventful import AttentionWalk, ExpertWalk
 from moesim.engine.prelude import Prelude
@@ -38,7 +39,7 @@ def walk_prelude(context: Context, prelude: Prelude, layer: int | None = None) -
         context.ledger.add(context.recorder.busy, prelude.busy)
         context.ledger.critical(prelude.critical, "attention", layer)
         if prelude.duration:
-            yield machine.clock.timeout(prelude.duration)
+            yield machine.clock.after(prelude.duration, "attention")
         return None
     if context.closed_only:
         raise PolicyError("attention can't be timed in closed form (transfers contend or share a lane): use engine auto")
@@ -114,7 +115,7 @@ class PassWalk:
             prelude = self.preludes[int(self.layers[row])]
             context.ledger.add(context.recorder.busy, prelude.busy)
             context.ledger.critical(prelude.critical, "attention", int(self.layers[row]))
-        yield from self._spans(before + after, evented, work)
+        yield from self._spans(added("a layer", before, after), evented, work)
 
     def _spans(self, durations: IntArray, evented: BoolArray, work: VisitWork) -> Events:
         """One timeout for each run of visits that need no events."""
@@ -122,7 +123,7 @@ class PassWalk:
         begin = 0
         for row in [*np.flatnonzero(evented).tolist(), len(durations)]:
             if row > begin:
-                yield clock.timeout(int(durations[begin:row].sum()))
+                yield clock.after(int(total("the layers of a pass", durations[begin:row])), "the layers of a pass")
             if row < len(durations):
                 stored = yield from self._attention(row)
                 yield from self._experts_by_events(row, work.row(row), stored)
@@ -147,7 +148,7 @@ class PassWalk:
             if quiet and dispatch.moves is None and not self._needs_events(work, some)[0]:
                 duration = int(self._book_closed(work, np.array([row]))[0])
                 context.recorder.layers.experts[self.layers[row]] += duration
-                yield context.machine.clock.timeout(duration)
+                yield context.machine.clock.after(duration, f"MoE layer {self.layers[row]}")
             else:
                 yield from self._experts_by_events(row, work, stored, self._moves(row, dispatch))
             context.recorder.slice("layer", f"layer {self.layers[row]}", begin, context.machine.now)
@@ -193,6 +194,7 @@ class PassWalk:
         resident = context.residency.serving(layers, answers.nbytes)
         device, order, load, *_, moves = answers
         work = context.bench.work(counts, device, times, resident, in_flight, self.tokens[some], order, load, kinds, moves)
+        work.check(self.store[some])
         context.ledger.visits(work, counts, layers)
         context.quality.visits(answers, self.counts[some], counts, layers)
         return work

@@ -43,7 +43,10 @@ _NO_AXIS = {
     "compare": "write `policies: [...]` beside the axes",
     "extends": "write an experiment for each scenario",
 }
-_HIGHEST = ("throughput_tok_s", "total_tok_s", "steady_tok_s", "hit_rate", "share_of_bound", "requests_completed")
+_HIGHEST = (
+    "throughput_tok_s", "total_tok_s", "steady_tok_s", "prefill_tok_s", "decode_tok_s", "hit_rate", "decode_hit_rate",
+    "share_of_bound", "requests_completed",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -46,15 +46,17 @@ class Portions:
 def host_order(problem: Problem) -> list[str]:
     """Host tiers, best home for an expert first: fastest copy to the GPU, then fastest read by the CPU, then least latency.
 
-    Decided by what the paths give, never by names or kinds.
+    Decided by what the paths give, never by names or kinds. Copies count as equally fast within a thousandth of the fastest, so
+    that the order does not depend on how fast the machine is as a whole.
     """
     costs, system = problem.costs, problem.system
+    size, gpu = problem.model.expert_bytes, problem.gpu_tier
+    copies = {tier: float(costs.copy(size, tier, gpu)) for tier in system.host_tiers}
 
     def key(tier: str) -> tuple[float, float, float]:
-        copy = float(costs.copy(problem.model.expert_bytes, tier, problem.gpu_tier))
-        path = costs.path(tier, problem.gpu_tier)
+        path = costs.path(tier, gpu)
         read = system.reach(costs.cpu_name, tier).rate if costs.cpu_name else path.rate
-        return round(copy, 6), -read, path.setup
+        return round(copies[tier] / min(copies.values()), 3), -read, path.setup
 
     return sorted(system.host_tiers, key=key)
 

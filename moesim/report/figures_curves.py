@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["hit_curve", "sweep_curve", "threshold_curve"]
 
 _NAMES = {"threshold_percentile": "threshold (percentile)", "throughput_tok_s": "throughput (tokens/s)",
+          "prefill_tok_s": "prefill (prompt tokens/s)", "decode_tok_s": "decode (tokens/s)",
+          "decode_hit_rate": "hit rate while decoding (share of activations)",
           "hit_rate": "hit rate (share of activations)", "makespan_s": "makespan (s)", "energy_J": "energy (J)",
           "cost_usd_per_Mtok": "cost (USD per million tokens)", "ttft_s.mean": "time to first token (s)",
           "tpot_s.mean": "time per output token (s)", "share_of_bound": "share of bound", "workload.prompt": "prompt (tokens)",
@@ -43,7 +45,7 @@ _NAMES = {"threshold_percentile": "threshold (percentile)", "throughput_tok_s": 
           "workload.requests": "requests (number)"}  # fmt: skip
 _LINES = 8
 """Series with a colour, marker and line of their own; further ones are grey."""
-_SHARES = ("hit_rate", "share_of_bound")
+_SHARES = ("hit_rate", "decode_hit_rate", "share_of_bound")
 _STYLES = ("-", "--", "-.", ":")
 
 

@@ -79,6 +79,7 @@ def tiles(summary: Mapping[str, Any]) -> Html:
     holder = summary.get("bottleneck")
     found = [
         ("throughput", _with(summary.get("throughput_tok_s"), number, " tok/s"), ""),
+        ("while decoding", _with(summary.get("decode_tok_s"), number, " tok/s"), ""),
         ("of the bound", _with(summary.get("share_of_bound"), percent), ""),
         (
             "to the first token",
@@ -90,7 +91,11 @@ def tiles(summary: Mapping[str, Any]) -> Html:
             _with(summary["tpot_s"]["p50"], format_seconds),
             _with(summary["tpot_s"]["p99"], format_seconds, " p99"),
         ),
-        ("hit rate", _with(summary.get("hit_rate"), percent), ""),
+        (
+            "hit rate",
+            _with(summary.get("hit_rate"), percent),
+            _with(summary.get("decode_hit_rate"), percent, " while decoding"),
+        ),
         ("held back by", holder["lane"] if holder else "", percent(holder["share"]) if holder else ""),
         ("energy", _with(joules / tokens if joules is not None and tokens else None, number, " J"), "per output token"),
         ("cost", _with(summary.get("cost_usd_per_Mtok"), number, " USD"), "per million output tokens"),

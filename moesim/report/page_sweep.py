@@ -24,7 +24,7 @@ from moesim.results.words import metric_words
 __all__ = ["sweep_page"]
 
 Columns = dict[str, Any]
-_SHARES = ("hit_rate", "share_of_bound")
+_SHARES = ("hit_rate", "decode_hit_rate", "share_of_bound")
 _SHOWN = (
     "share_of_bound",
     "hit_rate",

@@ -162,6 +162,8 @@ def _solve(phases: Sequence[PhaseWork], limits: Limits) -> tuple[float, dict[str
     names = _rows(units)
     programme = _programme(phases, limits, units)
     scale = reference(programme)
+    if not np.isfinite(scale):
+        raise MoesimError("the times of its work are too long to add up")
     if scale == 0:
         return 0.0, dict.fromkeys(names, 0.0)
     scaled = programme._replace(time=programme.time / scale)

@@ -89,7 +89,7 @@ def _operations(kept: Breakdown) -> dict[str, NDArray[Any]]:
 
 
 def _step_lanes(laps: list[dict[str, int]]) -> dict[str, NDArray[Any]]:
-    lanes = sorted({lane for lap in laps for lane in lap})
+    lanes = sorted({lane for lap in laps for lane, time in lap.items() if time})
     sums = np.array([[lap.get(lane, 0) for lane in lanes] for lap in laps], dtype=np.int64).reshape(len(laps), len(lanes))
     return {
         "step": np.repeat(np.arange(len(laps)), len(lanes)),

@@ -19,6 +19,8 @@ FloatArray = NDArray[np.float64]
 _GAP = 1e-9
 """Share of the bound that the search may leave on the table."""
 _MAX_PLANES = 500
+_SLOWEST = 1e6
+"""Times the answer's size beyond which the search takes options as equally slow: they can carry no share worth having."""
 
 
 class Programme(NamedTuple):
@@ -64,6 +66,10 @@ def lagrangian(programme: Programme, prices: FloatArray, rents: FloatArray) -> f
 def best_prices(programme: Programme) -> tuple[FloatArray, FloatArray]:
     """Best prices of the time rows [M] and rents of the memory rows [P]: the dual of the linear programme.
 
+    Times are in units of `reference`; options of more than `_SLOWEST` enter the search with that time, which keeps the solver's
+    numbers in range. Any prices are valid, so those found are so for the programme as it stands. Raises MoesimError where there
+    is no answer.
+
     The dual has a handful of unknowns, however many classes there are, and for given prices its value is the sum of
     each class's cheapest option. So it is solved by cutting planes: each choice of options is a plane above the dual
     value, the highest point under all planes gives the next prices, and it ends when the point lies on the dual.
@@ -71,7 +77,11 @@ def best_prices(programme: Programme) -> tuple[FloatArray, FloatArray]:
     """
     # memory in shares of all bytes, so that every number the solver sees is near 1
     whole = np.maximum(np.maximum(programme.resident.sum(axis=1), programme.capacity), 1.0)
-    scaled = programme._replace(resident=programme.resident / whole[:, None], capacity=programme.capacity / whole)
+    scaled = programme._replace(
+        time=np.minimum(programme.time, _SLOWEST),
+        resident=programme.resident / whole[:, None],
+        capacity=programme.capacity / whole,
+    )
     rows, phases = len(scaled.time), len(scaled.capacity)
     best, value = (np.full(rows, 1.0 / rows), np.zeros(phases)), -np.inf
     planes = [_plane(scaled, scaled.resident.sum(axis=0))]

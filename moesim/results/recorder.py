@@ -128,6 +128,8 @@ class Recorder:
     window: tuple[int, int] | None = None
     """Only slices that touch this stretch (ps) are kept; all without it."""
     makespan: int = 0
+    rounded: int = 0
+    """Times of operations that were rounded to whole ps."""
     events: int = 0
     layer_visits: int = 0
     _levels: dict[str, tuple[int, float | None]] = field(default_factory=dict)
@@ -142,6 +144,11 @@ class Recorder:
         for resource, drawn in usage.items():
             self.moved[resource] = self.moved.get(resource, 0.0) + drawn
         self.caused[cause] = self.caused.get(cause, 0.0) + nbytes
+
+    def drop_idle_lanes(self) -> None:
+        """Leaves out lanes that never worked: whether one was asked for an empty job depends on how a visit was timed."""
+        self.busy = {lane: time for lane, time in self.busy.items() if time}
+        self.critical = {lane: time for lane, time in self.critical.items() if time}
 
     def level(self, what: str, time: int, amount: float) -> None:
         """Notes for the timeline that `what` stands at `amount` from `time` on; before the window only the last counts."""

@@ -97,13 +97,19 @@ def _headline(summary: Mapping[str, Any]) -> list[str]:
                    f"{_number(summary['events'])} events{cost})")  # fmt: skip
     total = f" ({_number(summary['total_tok_s'])} tok/s with the prompts)" if summary["output_tokens"] else ""
     lines += _fact("throughput", f"{_number(summary['throughput_tok_s'])} tok/s{total}")
+    phases = [f"{phase} {_number(speed)} tok/s" for phase in ("prefill", "decode") if (speed := summary.get(f"{phase}_tok_s"))]
+    if phases:
+        lines += _fact("", ", ".join(phases))
     if summary["bound_tok_s"] is not None:
         lines += _fact("bound", f"{_number(summary['bound_tok_s'])} tok/s, which no placement or schedule can beat; "
                        f"this run reaches {_share(summary['share_of_bound'])} of it")  # fmt: skip
     if summary["bottleneck"] is not None:
         lines += _fact("held by", f"{summary['bottleneck']['lane']}, for {_share(summary['bottleneck']['share'])} of the time")
     if summary["hit_rate"] is not None:
-        lines += _fact("hit rate", f"{_share(summary['hit_rate'])} of expert activations found the weights where they ran")
+        decode = summary.get("decode_hit_rate")
+        of_decode = "" if decode is None else f", {_share(decode)} while decoding"
+        text = f"{_share(summary['hit_rate'])} of expert activations found the weights where they ran{of_decode}"
+        lines += _fact("hit rate", text)
     return lines + _prefetch(summary) + _quality(summary) + _spending(summary)
 
 

@@ -20,11 +20,14 @@ _METRICS = {
     "throughput_tok_s": ("throughput", "tok/s"),
     "steady_tok_s": ("steady throughput", "tok/s"),
     "total_tok_s": ("throughput with the prompts", "tok/s"),
+    "prefill_tok_s": ("prefill throughput", "tok/s"),
+    "decode_tok_s": ("decode throughput", "tok/s"),
     "bound_tok_s": ("bound", "tok/s"),
     "makespan_s": ("makespan", "s"),
     "energy_J": ("energy", "J"),
     "cost_usd_per_Mtok": ("cost", "USD per million tokens"),
     "hit_rate": ("hit rate", ""),
+    "decode_hit_rate": ("hit rate while decoding", ""),
     "share_of_bound": ("share of the bound", ""),
 }
 _MOST = 12

@@ -15,7 +15,8 @@ from typing import Any
 from moesim import plugins
 from moesim.engine import simulate
 from moesim.engine.account import bound_seconds, cost_per_million_tokens, energy, range_notes
-from moesim.errors import InputError, Mistake
+from moesim.engine.run import Outcome
+from moesim.errors import InputError, Mistake, MoesimError
 from moesim.policies.base import Policy
 from moesim.policies.problem import Problem
 from moesim.results import provenance
@@ -103,12 +104,8 @@ def run_loaded(
     except InputError as error:
         raise this.located(InputError(*(_under_policy(mistake) for mistake in error.mistakes))) from None
     joules = energy(problem, outcome.recorder)
+    bound_s, unbounded = _bound(problem, outcome) if bound else (None, [])
     name = policy_name or policy_label(chosen)
-    data = (
-        this.data
-        if policy is None
-        else {**this.data, "policy": {"kind": name, **chosen.model_dump(mode="json", exclude={"kind"})}}
-    )
     facts = RunFacts(
         scenario=scenario.name,
         policy=name,
@@ -119,17 +116,36 @@ def run_loaded(
         arrival=job.arrival,
         prompt=job.prompt,
         output=job.output,
-        bound_s=bound_seconds(problem, outcome) if bound else None,
+        bound_s=bound_s,
         energy_J=joules,
         cost_usd_per_Mtok=cost_per_million_tokens(problem, outcome.recorder, joules, _counted_tokens(job)),
         wall_s=time.perf_counter() - begin,
         single_layer_batch=not job.attention,
         provenance=provenance.collect(
-            to_plain(data), seed=scenario.seed, replicate=scenario.replicate, command=command, origins=this.provenance
+            to_plain(_repeatable(this, policy, name)),
+            seed=scenario.seed,
+            replicate=scenario.replicate,
+            command=command,
+            origins=this.provenance,
         ),
-        notes=[*routing.notes, *range_notes(problem, outcome), *outcome.faults],
+        notes=[*routing.notes, *range_notes(problem, outcome), *outcome.faults, *unbounded],
     )
     return make_result(outcome.recorder, facts)
+
+
+def _repeatable(this: LoadedScenario, policy: Policy | None, name: str) -> dict[str, Any]:
+    """The scenario's data, with the policy that took the place of its own."""
+    if policy is None:
+        return this.data
+    return {**this.data, "policy": {"kind": name, **policy.model_dump(mode="json", exclude={"kind"})}}
+
+
+def _bound(problem: Problem, outcome: Outcome) -> tuple[float | None, list[str]]:
+    """The run's bound in s; None, and a sentence that says why, where the programme behind it has no answer."""
+    try:
+        return bound_seconds(problem, outcome), []
+    except MoesimError as error:
+        return None, [f"this run has no bound: {error}"]
 
 
 def _stretch(window: str) -> tuple[int, int]:

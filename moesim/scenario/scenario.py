@@ -16,7 +16,7 @@ from typing import Any
 from moesim import files, strict_json
 from moesim.errors import InputError, Mistake
 from moesim.policies.base import Policy
-from moesim.scenario import annotated, catalogue, cross, overrides, schema
+from moesim.scenario import annotated, catalogue, cross, durations, overrides, schema
 from moesim.scenario.judge import judged, said, unknown_key
 from moesim.scenario.overrides import Override
 from moesim.scenario.resolve import SHORTHAND, Resolver
@@ -196,6 +196,7 @@ def _judge(node: Node, resolver: Resolver, given: Policy | None) -> tuple[schema
         mistakes += wrong
     tree = Tree(node)
     mistakes += cross.capacity(parts, tree)
+    mistakes += durations.mistakes(parts, tree)
     built, wrong = _known_build(parts, head, tree, resolver)
     mistakes += wrong
     if mistakes or resolver.mistakes or head is None:

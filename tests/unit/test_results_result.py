@@ -18,7 +18,7 @@ CONTRACT = (
     "scenario policy hardware model seed replicate throughput_tok_s total_tok_s makespan_s output_tokens prompt_tokens "
     "requests_completed requests_rejected ttft_s tpot_s e2e_s utilisation bytes hit_rate expert_tokens bottleneck "
     "bound_tok_s share_of_bound energy_J cost_usd_per_Mtok events layer_visits wall_s "
-    "quality prefetch"
+    "quality prefetch prefill_tok_s decode_tok_s decode_hit_rate"
 )
 
 
@@ -52,6 +52,29 @@ def facts(**changes: object) -> RunFacts:
 def test_fields_are_those_of_the_contract_in_its_order() -> None:
     assert " ".join(make_result(recorder(), facts()).summary) == CONTRACT
     assert " ".join(FIELDS) == CONTRACT
+
+
+def test_prefill_and_decode_have_rates_of_their_own() -> None:
+    summary = make_result(recorder(), facts()).summary
+    assert (summary["prefill_tok_s"], summary["decode_tok_s"]) == (30 / 3, 1 / 7)
+    assert summary["decode_hit_rate"] == 30 / 40
+
+
+def test_without_decoding_there_is_no_rate_of_it() -> None:
+    record = recorder()
+    record.passes.pop()
+    summary = make_result(record, facts()).summary
+    assert (summary["decode_tok_s"], summary["decode_hit_rate"]) == (None, None)
+    alone = make_result(recorder(), facts(single_layer_batch=True)).summary
+    assert {alone[name] for name in ("prefill_tok_s", "decode_tok_s", "decode_hit_rate")} == {None}
+
+
+def test_a_run_beats_its_bound_by_more_than_half_a_picosecond_for_each_operation() -> None:
+    record = recorder()
+    for operations, beaten in ((200, False), (10, True)):
+        record.rounded = operations
+        result = make_result(record, facts(bound_s=10 * (1 + 5e-9) if operations == 10 else 10 + 0.5e-10))
+        assert bool([note for note in result.notes if note.startswith("I11")]) == beaten
 
 
 def test_tokens_and_rates_count_completed_requests_only() -> None:
