@@ -169,6 +169,7 @@ depth:
 
 _MODEL = """By name, by the path of a Hugging Face `config.json`, or key by key. Keys beside a name or a path change what it
 says: `model: {name: mixtral-8x7b, precision: {experts: int4}}`, `model: {config: PATH, top_k: 4}`.
+Beside a path, a key of the file with `null` leaves it out: `model: {config: PATH, index_topk: null}`.
 """
 
 _WORKLOAD = """What is asked for: how many requests, how long they are, and which experts their tokens take. `routing` may

@@ -119,8 +119,8 @@ class Latent(Spec):
     """Rank of the compressed keys and values."""
     nope_dim: Count
     """Width of the part of a head without position."""
-    rope_dim: Count
-    """Width of the rotary part of a head; the rotary key is shared by all heads."""
+    rope_dim: int = Field(ge=0)
+    """Width of the rotary part of a head; the rotary key is shared by all heads. 0 without positions."""
     v_dim: Count
     """Width of a head's value."""
     gated: bool = False

@@ -5,6 +5,7 @@ Knows spellings and the defaults of families; nothing of which layer has which.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from moesim.model.attention import GroupedQuery, Latent, Linear
@@ -38,7 +39,7 @@ def read_attention(fields: Fields, hidden: int, kinds: Kinds) -> dict[str, Any]:
     values: dict[str, Any] = {"windows": kinds.windows, "linear_layers": kinds.linear, "chunked": kinds.chunked}
     gated = fields.boolean("whether attention has an output gate", _GATE, fields.text("model_type").startswith(_GATED_FAMILIES))
     if fields.find("kv_lora_rank")[0]:
-        fields.find(*_KV_HEADS, *_HEAD_DIM, "qk_head_dim")  # what they say follows from the ranks
+        fields.heed(*_KV_HEADS, *_HEAD_DIM, "qk_head_dim")  # what they say follows from the ranks
         values["attention"] = _latent(fields, heads, gated)
         head_dim = _head_dim(fields, hidden, heads) if kinds.linear and fields.find(*_HEAD_DIM)[0] else 0
     else:
@@ -59,7 +60,7 @@ def _latent(fields: Fields, heads: int, gated: bool) -> Latent | None:
         "q_rank": fields.integer("", "the rank of the compressed queries", ("q_lora_rank",), 0, 0),
         "kv_rank": fields.integer("", "the rank of the compressed keys and values", ("kv_lora_rank",)),
         "nope_dim": fields.integer("", "the width of a head without position", ("qk_nope_head_dim",)),
-        "rope_dim": fields.integer("", "the width of the rotary part of a head", ("qk_rope_head_dim",)),
+        "rope_dim": fields.integer("", "the width of the rotary part of a head", ("qk_rope_head_dim",), None, 0),
         "v_dim": fields.integer("", "the width of a value", ("v_head_dim",)),
         "gated": gated,
     }
@@ -88,7 +89,7 @@ def _grouped(fields: Fields, heads: int, head_dim: int, gated: bool) -> GroupedQ
 def _of_windows(fields: Fields, main: GroupedQuery, kinds: Kinds) -> dict[str, Any]:
     """Attention of the layers with a window, where it differs from the others' (MiMo-V2, Step-3.5, Gemma-4)."""
     own = {
-        "heads": ("swa_num_attention_heads", f"{_OTHERS}.num_attention_heads"),
+        "heads": ("swa_num_attention_heads", "num_sliding_attention_heads", f"{_OTHERS}.num_attention_heads"),
         "kv_heads": ("swa_num_key_value_heads", f"{_OTHERS}.num_attention_groups"),
         "head_dim": ("swa_head_dim", f"{_OTHERS}.head_dim"),
         "v_dim": ("swa_v_head_dim",),
@@ -106,6 +107,7 @@ def _of_windows(fields: Fields, main: GroupedQuery, kinds: Kinds) -> dict[str, A
             "values_are_keys": shared,
         }
         main = main.model_copy(update=update)
+    main, windowed = _by_layer(fields, main, windowed, kinds)
     if main == windowed or not any(kinds.windows):
         return {"attention": main}
     if not all((windowed.heads, windowed.kv_heads, windowed.head_dim)) or windowed.heads % windowed.kv_heads:
@@ -113,6 +115,30 @@ def _of_windows(fields: Fields, main: GroupedQuery, kinds: Kinds) -> dict[str, A
             fields.path(own["kv_heads"][0]), f"{windowed.kv_heads} must divide {windowed.heads} heads of windowed layers"
         )
     return {"attention": main, "windowed": windowed}
+
+
+def _by_layer(fields: Fields, main: GroupedQuery, windowed: GroupedQuery, kinds: Kinds) -> tuple[GroupedQuery, GroupedQuery]:
+    """`main` and `windowed` as the sizes given for single layers change them; a mistake where layers of one kind differ."""
+    path, sizes = fields.find("per_layer_config")
+    path_heads, heads = fields.find("num_attention_heads_per_layer")
+    if not sizes and not heads:
+        return main, windowed
+    names = {"num_attention_heads": "heads", "num_key_value_heads": "kv_heads", "head_dim": "head_dim"}
+    variants: dict[bool, set[GroupedQuery]] = {False: set(), True: set()}
+    for layer, window in enumerate(kinds.windows):
+        change = {"heads": heads[layer]} if isinstance(heads, list) and layer < len(heads) else {}
+        own = sizes.get(str(layer)) if isinstance(sizes, Mapping) else None
+        for key, value in own.items() if isinstance(own, Mapping) else ():
+            if key not in names or not isinstance(value, int) or value < 1:
+                fields.wrong(path, f"layer {layer}: {key}: {value!r} cannot be modelled; known: {', '.join(names)}")
+                return main, windowed
+            change[names[key]] = value
+        if layer not in kinds.linear:
+            variants[bool(window)].add((windowed if window else main).model_copy(update=change))
+    if max(len(kind) for kind in variants.values()) > 1:
+        fields.wrong(path or path_heads, "layers of the same kind of attention differ in heads, which cannot be modelled yet")
+        return main, windowed
+    return next(iter(variants[False]), main), next(iter(variants[True]), windowed)
 
 
 def _head_dim(fields: Fields, hidden: int, heads: int) -> int:
@@ -167,7 +193,7 @@ def _made(fields: Fields, **values: Any) -> Linear | None:
 
 def _delta(fields: Fields) -> Linear | None:
     """Qwen's gated delta rule; `block` is the chunk of the published kernels."""
-    fields.find("linear_conv_kernel_dim")
+    fields.heed("linear_conv_kernel_dim")
     return _made(
         fields,
         heads=fields.integer("", "the number of value heads of linear attention", ("linear_num_value_heads",)),

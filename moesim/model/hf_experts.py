@@ -77,11 +77,11 @@ def read_experts(fields: Fields, kinds: Kinds) -> dict[str, Any]:
     """The shape's fields of routed experts, of what runs beside them, and of dense layers."""
     chosen, layers = kinds.moe, kinds.layers
     width = _expert_width(fields)
-    fields.find(*_DENSE_WIDTH)
+    fields.heed(*_DENSE_WIDTH, "ffn_config.hidden_size")
     dense = 0
     if chosen and len(chosen) + len(kinds.bare) < layers:
         dense = fields.integer("dense_width", "the inner width of the layers without experts", _DENSE_WIDTH)
-    latent = ("moe_latent_size", "routed_expert_hidden_size", "moe_latent_dim")
+    latent = ("moe_latent_size", "routed_expert_hidden_size", "moe_hidden_size", "moe_latent_dim")
     return {
         "moe_layers": chosen,
         "bare_layers": kinds.bare,

@@ -63,9 +63,9 @@ class Fields:
                     return (f"{prefix}.{key}" if prefix else key), value
         return "", None
 
-    def has(self, *keys: str) -> bool:
-        """Whether one of `keys` is there with a value other than null, false, 0 or nothing."""
-        return bool(self.find(*keys)[1])
+    def heed(self, *keys: str) -> None:
+        """Marks `keys` as understood where what they say is known from others."""
+        self._asked.update(keys)
 
     def wrong(self, path: str, message: str) -> None:
         """Notes a mistake at `path`."""

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["may_be_a_size"]
+__all__ = ["decides_a_size", "may_be_a_size"]
 
 _WORDS = re.compile(
     r"expert|moe|layer|attn|attention|head|kv|dim|size|group|block|index|ngram|residual|quant|rank|width|window|mamba|ssm|shared|latent|"
     r"conv|mlp|ffn"
 )
 
+_DECISIVE = re.compile(
+    r"(moe|expert).*(hidden|size|dim|width|inner|rank|latent)|(hidden|size|dim|width).*(moe|expert)|ngram|residual.*(moe|mlp|dense|dim)"
+    r"|dense.*residual|(embed|embedding).*(dim|size)|(attn|attention|head|kv|query|key|value|qkv?).*(dim|rank|width)|latent.*(dim|size)"
+)
 _HARMLESS = {
     "training: losses, initial values, dropout": (
         r".*(dropout|drop_rate|_drop|aux_loss|z_loss|_loss_|loss_coef|loss_weight|initializer|init_std|init_method).*",
@@ -43,7 +47,7 @@ _HARMLESS = {
     "norms, biases, gates by head, scales and caps: below 0.1 % of the weights": (
         r".*(norm|eps|epsilon|bias|softcap|soft_cap|logit_cap|sink|multiplier|temperature|scaling|_scale|scale_).*|.*_alpha.*|.*_beta.*",
         r"use_qk.*|qk_.*norm.*|use_head_wise_attn_gate|head_wise.*|attention_(value_scale|gate_type)|residual_in_fp32|(mlp|group)_norm.*",
-        r"group_norm_size|layer_?scale.*|.*_act(ivation)?(_fn|_func|_function|_type)?|activation_(fn|func).*|hidden_act.*|swiglu.*",
+        r"group_norm_size|query_pre_attn_scalar|enable_moe_fp32.*|use_bidirectional.*|layer_?scale.*|.*_act(ivation)?(_fn|_func|_function|_type)?|activation_(fn|func).*|hidden_act.*|swiglu.*",
         r"latent_moe_use_norm|mup_.*|scale_.*|attn_res_block_size|.*_limit|gate_lower_bound|kda_.*|linear_silu|attn_qk.*|moe_act.*",
     ),
     "further heads and towers, left out of a text decoder": (
@@ -62,7 +66,7 @@ _HARMLESS = {
         r"time_step.*|mamba_(proj_)?bias|mamba_(proj|conv)_bias|use_.*bias|mamba_rms.*",
     ),
     "kernels of layers that are of another kind here": (
-        r"(short_)?conv_(kernel|dim|bias).*|linear_conv_kernel.*|conv_L_cache|conv_use.*",
+        r"(short_)?conv_(kernel|dim|bias).*|linear_conv_kernel.*|conv_l_cache|conv_use.*",
     ),
     "the share of experts or layers that a tool watches": (
         r"output_(attentions|hidden.*|router.*)|attn_(pdrop|logging)|log_.*|.*verbose.*",
@@ -71,6 +75,11 @@ _HARMLESS = {
 """Reason -> patterns of whole names of keys."""
 
 _KNOWN = re.compile("|".join(f"(?:{pattern})" for patterns in _HARMLESS.values() for pattern in patterns))
+
+
+def decides_a_size(key: str) -> bool:
+    """Whether a key that `may_be_a_size` names a width, so that the model cannot be right without it."""
+    return bool(_DECISIVE.search(key.lower()))
 
 
 def may_be_a_size(key: str) -> bool:

@@ -47,14 +47,48 @@ _LEADING = (
     "num_dense_layers",
     "n_dense_first_layers",
     "n_dense_layers",
+    "first_k_dense_layers",
     "moe_layer_num_skipped",
     "moe.first_k_dense_replace",
 )
-_LISTED = ("moe_layers", "moe_layers_enum", "moe_layer_indices")
+_LISTED = ("moe_layers", "moe_layers_enum", "moe_layer_list", "moe_layer_indices")
 _PER_LAYER = ("mlp_layer_types", "ffn_layer_types", "moe_layer_freq", "moe_layer_pattern", "is_moe_layer")
 _MTP = ("num_nextn_predict_layers", "num_mtp_layers", "num_mtp_modules", "mtp_num_hidden_layers", "mtp_num_layers", "num_mtp")
+_RULES = (
+    *_LEADING,
+    "moe_layer_start_index",
+    "moe_layer_end_index",
+    "moe.route_every_n",
+    "decoder_sparse_step",
+    "interleave_moe_layer_step",
+    "moe_layer_interval",
+    "moe_layer_frequency",
+    "moe_every_n",
+    "moe_every_n_layer",
+    "moe_layer_offset",
+    "expert_layer_period",
+    "expert_layer_offset",
+    "mlp_only_layers",
+)
+"""What says by rule which layers have experts."""
+_PERIODS = (
+    "full_attention_interval",
+    "sliding_window_pattern",
+    "global_attn_every_n_layers",
+    "layer_group_size",
+    "attn_layer_period",
+    "attn_layer_offset",
+    "prefix_dense_sliding_window_pattern",
+    "no_rope_layers",
+    "no_rope_layer_interval",
+    "attention_chunk_size",
+    "use_sliding_window",
+    "max_window_layers",
+    "hybrid_layer_pattern",
+)
+"""What says by rule which layers have which attention."""
 _LIKE_MOE = (
-    r"(moe|expert|dense|sparse|mlp|ffn).*(layer|freq|step|interval|every|period|start|end|skip|enum|pattern|type)"
+    r"(moe|expert|dense|sparse|mlp|ffn).*(layer|freq|step|interval|every|period|start|end|skip|enum|pattern|type|idx|indices|list)"
     r"|layer.*(moe|expert|dense|mlp|ffn|sparse)"
 )
 _LIKE_ATTENTION = (
@@ -142,12 +176,14 @@ def _moe_layers(fields: Fields, layers: int) -> tuple[int, ...]:
 def _listed_moe_layers(fields: Fields, layers: int) -> list[int] | None:
     path, value = fields.find(*_LISTED)
     if path:
+        fields.heed(*_RULES)
         fields.origins["moe_layers"] = path
         chosen = sorted(set(fields.integers(path, value, "the layers with experts")))
         return [layer for layer in chosen if not layers <= layer < layers + _mtp(fields)]
     path, value = fields.find(*_PER_LAYER)
     if not isinstance(value, list):
         return None
+    fields.heed(*_RULES)
     rows = per_layer(fields, path, value, layers)
     return [index for index, entry in enumerate(rows) if entry in (1, "sparse", "moe", "hash_moe")]
 
@@ -203,10 +239,10 @@ def _windows(fields: Fields, mixers: list[str]) -> tuple[tuple[int, ...], tuple[
 
 def _mixers(fields: Fields, layers: int) -> list[str]:
     """[layers] `full`, `sliding`, `chunked` or `linear`; empty after a mistake."""
-    fields.find(*WINDOW, "attention_chunk_size", "use_sliding_window", "max_window_layers")
+    fields.heed(*WINDOW, "attention_chunk_size", "use_sliding_window", "max_window_layers")
     path, listed = fields.find("layer_types", "attn_type_list", "layers_block_type", "hybrid_override_pattern")
     if path:
-        _heed(fields, "full_attention_interval", "sliding_window_pattern", "global_attn_every_n_layers", "layer_group_size")
+        fields.heed(*_PERIODS)  # a list that names every layer says what they would say
         return _listed_kinds(fields, path, listed, layers)
     path, listed = fields.find("hybrid_layer_pattern")
     if path:
@@ -218,12 +254,6 @@ def _mixers(fields: Fields, layers: int) -> list[str]:
         fields.find("linear_attn_config.kda_layers")
         return ["full" if index + 1 in full else "linear" for index in range(layers)]
     return _ruled_kinds(fields, layers)
-
-
-def _heed(fields: Fields, *keys: str) -> None:
-    """Marks `keys` as understood: a list that names every layer says what they would say."""
-    for key in keys:
-        fields.find(key)
 
 
 def _ruled_kinds(fields: Fields, layers: int) -> list[str]:

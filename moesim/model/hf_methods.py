@@ -47,6 +47,8 @@ class Quantization(NamedTuple):
     """Format of the cache, where the checkpoint says so."""
     embedding: str = ""
     """Format of the input embedding, where it is quantised too."""
+    experts_apart: bool = False
+    """Whether routed experts lie outside the module named `mlp`, which is then the block beside them (Gemma-4)."""
 
 
 def unknown(fields: Fields, path: str, method: str) -> Quantization | None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-__all__ = ["PARTS", "Modules", "modules"]
+__all__ = ["FEED_FORWARD", "PARTS", "Modules", "modules"]
 
 PARTS = ("experts", "shared", "dense", "router", "qkv", "output", "embedding", "head")
-_FEED_FORWARD = ("experts", "shared", "dense", "router")
+FEED_FORWARD = ("experts", "shared", "dense", "router")
 _ATTENTION = ("qkv", "output")
 
 _OUTSIDE = re.compile(r"vision|visual|audio|speech|talker|projector|mm_|mtp|nextn|eagle|draft|vit\b|patch|code2wav|aligner")
@@ -42,7 +42,7 @@ def modules(pattern: str) -> Modules:
     listed = match.group(1)
     layers = [int(n) for n in listed.split("|")] if listed else range(int(match.group(2)), int(match.group(3)) + 1)
     rest = text[match.end() :].strip(".*")
-    return Modules(_parts(rest) if rest else (*_FEED_FORWARD, *_ATTENTION), tuple(layers))
+    return Modules(_parts(rest) if rest else (*FEED_FORWARD, *_ATTENTION), tuple(layers))
 
 
 def _parts(text: str) -> tuple[str, ...]:
@@ -63,7 +63,7 @@ def _parts(text: str) -> tuple[str, ...]:
     if _PROJECTION.search(text):
         return ("dense",)
     if re.search(r"mlp|ffn|feed_forward|moe", text):
-        return _FEED_FORWARD
+        return FEED_FORWARD
     return _of_attention(text) if _OUTPUT.search(text) or _QKV.search(text) else ()
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from moesim.model.architecture import Architecture
 from moesim.model.hf_fields import Fields
 from moesim.model.hf_methods import Quantization
-from moesim.model.hf_modules import PARTS, modules
+from moesim.model.hf_modules import FEED_FORWARD, PARTS, modules
 from moesim.model.hf_quantization import read_quantization
 from moesim.model.precision import Precision, bytes_of, canonical
 
@@ -80,7 +80,7 @@ def _formats(model: Architecture, base: str, quantized: Quantization) -> dict[st
     usual = {**dict.fromkeys(PARTS, linear), "embedding": quantized.embedding or base, "head": base}
     own: dict[str, dict[int, str]] = {part: {} for part in PARTS}
     for pattern, name in (*quantized.named, *((pattern, base) for pattern in quantized.spared)):
-        for part, layer in _places(model, pattern):
+        for part, layer in _places(model, pattern, quantized.experts_apart):
             if layer is None:
                 usual[part], own[part] = name, {}
             else:
@@ -90,9 +90,11 @@ def _formats(model: Architecture, base: str, quantized: Quantization) -> dict[st
     return {part: _mean(own[part], usual[part], layers.get(part, 1)) for part in PARTS}
 
 
-def _places(model: Architecture, pattern: str) -> list[tuple[str, int | None]]:
+def _places(model: Architecture, pattern: str, experts_apart: bool) -> list[tuple[str, int | None]]:
     """(part, layer) that `pattern` names; the layer is None for all. Blocks of Nemotron-H are counted apart from layers."""
     named = modules(pattern)
+    if experts_apart and named.parts == FEED_FORWARD:
+        named = named._replace(parts=("shared", "dense"))
     if named.layers is None:
         return [(part, None) for part in named.parts]
     moe = set(model.moe_layers)

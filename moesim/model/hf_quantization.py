@@ -44,7 +44,10 @@ def read_quantization(fields: Fields, sidecar: Mapping[str, Any] | None) -> Quan
     spared = tuple(str(item) for key in _SPARED if isinstance(config.get(key), list) for item in config[key])
     kv = _kv(config) or (_kv(beside) if isinstance(beside, Mapping) else "")
     return result._replace(
-        named=(*result.named, *listed(fields, path, config)), spared=(*result.spared, *spared), kv=kv or result.kv
+        experts_apart=fields.text("model_type").startswith("gemma"),
+        named=(*result.named, *listed(fields, path, config)),
+        spared=(*result.spared, *spared),
+        kv=kv or result.kv,
     )
 
 

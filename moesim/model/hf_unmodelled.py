@@ -16,6 +16,17 @@ __all__ = ["refuse"]
 
 _ENCODER_DECODER = ("switch_transformers", "nllb-moe", "nllb_moe", "t5", "umt5")
 _DENSE_READS_RIGHT = ("deepseek_v32", "glm_moe_dsa", "minimax_m3", "mistral_large4")
+_INDEXER = (
+    "index_n_heads",
+    "index_head_dim",
+    "indexer_types",
+    "index_topk_freq",
+    "index_topk_pattern",
+    "index_skip_topk_offset",
+    "index_block_size",
+    "index_local_blocks",
+)
+"""What goes with an indexer, which a model that attends to all tokens does without."""
 _BY_KEY = "Give the model key by key instead"
 
 
@@ -33,7 +44,7 @@ class _Feature(NamedTuple):
 
 
 _SPARSE = _Feature(
-    "sparse attention with an indexer", _DENSE_READS_RIGHT, "Leave out '{key}' to have it read as attention to all tokens"
+    "sparse attention with an indexer", _DENSE_READS_RIGHT, "Without '{key}' the model is read as attending to all tokens"
 )
 _UNMODELLED = {
     "index_topk": _SPARSE,
@@ -53,8 +64,6 @@ _UNMODELLED = {
     "oe_vocab_sizes": _Feature("embeddings of n-grams"),
     "engram_layer_ids": _Feature("embeddings of n-grams"),
     "block_configs": _Feature("blocks of sizes of their own"),
-    "per_layer_config": _Feature("layers of sizes of their own"),
-    "num_attention_heads_per_layer": _Feature("layers with heads of their own"),
     "moe_num_heads": _Feature("attention made of experts"),
     "mamba_d_ssm": _Feature("layers with attention and a state-space part side by side"),
     "layers_attn_type": _Feature("attention kinds that are named elsewhere"),
@@ -77,6 +86,8 @@ def refuse(fields: Fields) -> None:
         reason = f"{path} is {experts}" if path else f"none of {', '.join(EXPERTS)} is there"
         hint = "" if path else fields.misspelt(EXPERTS)
         raise InputError(Mistake(f"not a Mixture-of-Experts model: {reason}.{hint}", path))
+    if kind.startswith(_DENSE_READS_RIGHT):
+        fields.heed(*_INDEXER)  # weigh 0.2 % at most
     for key, feature in _UNMODELLED.items():
         place, value = fields.find(key)
         if place and not feature.harmless(value):

@@ -16,7 +16,7 @@ from moesim.model.architecture import Architecture
 from moesim.model.hf_attention import read_attention
 from moesim.model.hf_experts import read_experts
 from moesim.model.hf_fields import Fields
-from moesim.model.hf_keys import may_be_a_size
+from moesim.model.hf_keys import decides_a_size, may_be_a_size
 from moesim.model.hf_layers import read_layers
 from moesim.model.hf_precision import read_stored
 from moesim.model.hf_unmodelled import refuse
@@ -58,6 +58,9 @@ def read_config(
     stored = read_stored(fields, quantization)
     unread = list(fields.unread(may_be_a_size))
     blamed = fields.refuse_guesses(unread)
+    for path, key in unread:
+        if path not in blamed and decides_a_size(key):
+            fields.wrong(path, "names a size that moesim does not read; give the model key by key, or set this key to null")
     if fields.mistakes:
         raise InputError(*fields.all_mistakes())
     model = _build(fields, values)

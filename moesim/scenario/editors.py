@@ -39,6 +39,10 @@ def json_schema() -> Schema:
     own_memory = {"anyOf": [definitions[Gpu.__name__]["properties"]["memory"], _ref(Memory.__name__)]}
     definitions[Gpu.__name__]["properties"]["memory"] = own_memory
     _relax(definitions[refs[Architecture]], {"config": {"type": "string", "description": "Path of a config.json."}})
+    definitions[refs[Architecture]]["additionalProperties"] = {
+        "type": "null",
+        "description": "A key of the config.json to leave out.",
+    }
     for part, specs in kinds.items():
         for kind, spec in specs.items():
             _branch(definitions[refs[spec]], kind, required=part == "routing")

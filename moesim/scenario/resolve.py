@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path as FilePath
@@ -216,20 +216,26 @@ class Resolver:
         self._refuse("hardware", node, message, path)
 
     def model(self, node: Node) -> Node:
-        """A named model or a config.json as plain fields, under what the scenario says itself."""
+        """A named model or a config.json as plain fields, under what the scenario says itself.
+
+        A key with null beside `config` that is not a field of a model is left out of the config.json.
+        """
+        without: dict[str, Node] = {}
         if isinstance(node.value, dict) and "config" in node.value:
             file = node.value["config"]
-            own = replace(node, value={name: child for name, child in node.value.items() if name != "config"})
+            without = _left_out(node.value)
+            rest = {name: child for name, child in node.value.items() if name != "config" and name not in without}
+            own = replace(node, value=rest)
         elif isinstance(node.value, dict) and isinstance((name := node.child("name")) and name.value, str):
             own, file = node, node.value["name"]
             if catalogue.is_path(file.value):
                 own = replace(node, value={key: child for key, child in node.value.items() if key != "name"})
         else:
             return node
-        fields = self._model_fields(file, inline="hidden" in own.value)
+        fields = self._model_fields(file, inline="hidden" in own.value, without=without)
         return own if fields is None else merge(from_plain(fields, file.place), replace(own, whole=False))
 
-    def _model_fields(self, named: Node, *, inline: bool) -> Any:
+    def _model_fields(self, named: Node, *, inline: bool, without: Mapping[str, Node]) -> Any:
         from moesim import model
 
         text = str(named.value)
@@ -238,7 +244,7 @@ class Resolver:
                 return model.load_named(text).model_dump(mode="json")
             if inline and not catalogue.is_path(text):
                 return None
-            return self._config(self._model_file(named)).model_dump(mode="json")
+            return self._config(self._model_file(named), without).model_dump(mode="json")
         except InputError as error:
             for mistake in error.mistakes:
                 self.mistakes.append(mistake if mistake.file else mistake._replace(path="model", **named.place._asdict()))
@@ -258,7 +264,7 @@ class Resolver:
         hint = did_you_mean(text, known) or " 'moesim list models' shows what there is."
         raise InputError(Mistake(f"unknown model '{text}'.{hint}"))
 
-    def _config(self, path: FilePath) -> Any:
+    def _config(self, path: FilePath, without: Mapping[str, Node]) -> Any:
         from moesim import model
 
         shown = catalogue.shown(path)
@@ -268,11 +274,29 @@ class Resolver:
             quantization = strict_json.read_object(beside, shown=catalogue.shown(beside)) if files.is_file(beside) else None
         except InputError as error:  # a file that cannot be read at all is a mistake of the line that names it
             raise InputError(*(m if m.line else Mistake(f"{m.file}: {m.message}") for m in error.mistakes)) from None
+        for key, child in without.items():
+            if not _removed(config, key):
+                message = f"{shown} has no key '{key}' that could be left out"
+                raise InputError(Mistake(message, f"model.{key}", *child.place._asdict().values()))
         name = str(config.get("_name") or (path.parent.name if path.name in _CONFIGS else path.stem) or "model")
         try:
             return model.read_config(config, name, str(config.get("_source") or shown), quantization)
         except InputError as error:
             raise InputError(*(mistake._replace(file=mistake.file or shown) for mistake in error.mistakes)) from None
+
+
+def _left_out(keys: Mapping[str, Node]) -> dict[str, Node]:
+    """The keys with null that are not fields of a model."""
+    from moesim.model import Architecture
+
+    return {key: child for key, child in keys.items() if child.value is None and key not in Architecture.model_fields}
+
+
+def _removed(config: dict[str, Any], key: str) -> bool:
+    """Takes `key` out of a configuration and of the sections nested in it; False when it is nowhere there."""
+    there = config.pop(key, None) is not None
+    sections = [_removed(value, key) for value in config.values() if isinstance(value, dict)]
+    return there or any(sections)
 
 
 def named_model(name: str) -> Any:

@@ -6,37 +6,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from model_configs import BASE, config, mistakes, read
 
 from moesim.errors import InputError, Mistake
 from moesim.model import Architecture, GroupedQuery, Latent, Linear, Precision, read_config
-
-BASE: dict[str, Any] = {
-    "model_type": "qwen3_moe",
-    "hidden_size": 64,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-    "num_experts": 8,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 48,
-    "intermediate_size": 96,
-    "vocab_size": 1000,
-}
-
-
-def config(*without: str, **changes: Any) -> dict[str, Any]:
-    return {key: value for key, value in {**BASE, **changes}.items() if key not in without}
-
-
-def read(*without: str, **changes: Any) -> Architecture:
-    return read_config(config(*without, **changes), "m", "s")
-
-
-def mistakes(mapping: dict[str, Any]) -> list[tuple[str, str]]:
-    with pytest.raises(InputError) as caught:
-        read_config(mapping, "m", "s")
-    return [(mistake.path, mistake.message) for mistake in caught.value.mistakes]
 
 
 def test_a_plain_config() -> None:
@@ -61,13 +34,21 @@ def test_unknown_keys_that_do_not_sound_like_sizes_are_ignored(extra: dict[str, 
 @pytest.mark.parametrize(
     "key",
     ["expert_slices", "moe_flavour", "layer_sauce", "my_attn_k", "num_heads2", "kv_slots", "a_dim", "inner_size", "x_group_x",
-     "block_kinds", "an_index", "ngram_k", "deep_residual_k", "quant_hint"],
+     "block_kinds", "an_index", "deep_residual_k", "quant_hint"],
 )  # fmt: skip
 def test_unknown_keys_that_sound_like_sizes_are_named_in_one_warning(key: str) -> None:
     changes = {key: 3, f"{key}_too": [1], "absent_size": None, "off_dim": 0, "false_group": False}
     with pytest.warns(UserWarning, match="not read, although they sound like sizes") as warned:
         read_config(config(**changes), "m", "file.json")
     assert [str(w.message) for w in warned] == [f"file.json: not read, although they sound like sizes: {key}, {key}_too"]
+
+
+@pytest.mark.parametrize(
+    "key", ["expert_inner_size", "moe_state_dim", "ngram_k", "residual_mlp_size", "query_head_width", "kv_rank"]
+)
+def test_unknown_keys_that_name_a_width_are_refused(key: str) -> None:
+    refusal = "names a size that moesim does not read; give the model key by key, or set this key to null"
+    assert mistakes(config(**{key: 3})) == [(key, refusal)]
 
 
 @pytest.mark.parametrize(

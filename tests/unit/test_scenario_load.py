@@ -415,6 +415,17 @@ def test_model_from_its_config(text: str) -> None:
     assert (model.name, model.hidden, model.experts) == ("tiny", 64, 4)
 
 
+def test_a_key_of_a_config_is_left_out_by_null() -> None:
+    section = {**CONFIG, "model_type": "deepseek_v32", "index_topk": 64, "index_head_dim": 8}
+    write("tiny/config.json", json.dumps({"text_config": section}))
+    write("s.yaml", GOOD.replace("mixtral-8x7b", "{config: ./tiny}"))
+    assert "Without 'index_topk' the model is read as attending to all tokens" in mistakes()
+    write("s.yaml", GOOD.replace("mixtral-8x7b", "{config: ./tiny, index_topk: null, top_k: 1}"))
+    assert load("s.yaml").scenario.model.top_k == 1
+    write("s.yaml", GOOD.replace("mixtral-8x7b", "{config: ./tiny, index_topk: null, index_top: null}"))
+    assert mistakes().endswith("model.index_top: tiny/config.json has no key 'index_top' that could be left out")
+
+
 def test_broken_configs() -> None:
     write("tiny/config.json", "{]")
     write("bare/config.json", "[]")
