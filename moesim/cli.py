@@ -1,20 +1,24 @@
 """The command line: parses, calls the verb, prints. Nothing heavy is imported until a command needs it.
 
-Exit status: 0 done, 1 a check or tolerance failed, 2 wrong input (nothing written).
+Exit status: 0 done, 1 a check or tolerance failed, 2 wrong input (nothing written) or no place for the output, 130 interrupted
+(what is finished is kept), 141 nobody reads standard output any more.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import moesim
-from moesim.errors import InputError, MoesimError
+from moesim.errors import Mistake
+from moesim.neutral import line
 from moesim.progress import bar
+from moesim.terminal import Formatter, Parser, finished, say, say_json
 
 __all__ = ["main"]
 
@@ -24,28 +28,30 @@ LISTS = ("policies", "hardware", "models", "scenarios", "experiments", "cases")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    return finished(lambda: _command(words))
+
+
+def _command(words: list[str]) -> int:
     options = _parser().parse_args(words)
     options.command = ["moesim", *words]
-    logging.basicConfig(format="%(message)s", level=logging.INFO if options.verbose else logging.WARNING, stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Formatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, handlers=[handler])
+    return int(options.verb(options))
+
+
+@contextmanager
+def _keeping(what: str, place: Any) -> Iterator[None]:
+    """Where the block is interrupted, says what of it is kept at `place`, if that is there by then."""
     try:
-        return int(options.verb(options))
-    except InputError as error:
-        for mistake in error.mistakes:
-            print(mistake, file=sys.stderr)
-        return 2
-    except MoesimError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
+        yield
     except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
-        return 130
+        kept = (f"{what} in {place}",) if Path(place).exists() else ()
+        raise KeyboardInterrupt(*kept) from None
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="moesim", description="Simulates Mixture-of-Experts inference on GPUs, AMX CPUs, CXL memory and near-data units."
     )
     parser.add_argument("--version", action="version", version=f"moesim {moesim.__version__}")
@@ -153,11 +159,16 @@ def _load(options: argparse.Namespace) -> Any:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from moesim.results.store import refuse_foreign
     from moesim.results.table import run_table
     from moesim.scenario.catalogue import shown
     from moesim.scenario.run import out_directory, run_loaded
+    from moesim.writing import file_target
 
     this = _load(options)
+    refuse_foreign(out_directory(this, options.out))
+    if options.trace is not None:
+        file_target(options.trace)
     spread = None if options.uncertainty is None else _uncertainty(options, this)
     with bar("simulating", "tok") as progress:
         result = run_loaded(
@@ -169,21 +180,17 @@ def _run(options: argparse.Namespace) -> int:
         )
     if spread is not None:
         spread.enter(result)
-    place = result.save(out_directory(this, result.summary["policy"], options.out), timeline=this.scenario.simulation.timeline)
+    place = result.save(out_directory(this, options.out), timeline=this.scenario.simulation.timeline)
     if options.trace is not None:
         from moesim.report.timeline import write_trace
 
         write_trace(result, options.trace)
     if options.json:
-        _print_json(result.summary if spread is None else {**result.summary, "uncertainty": spread.summary()})
+        say_json(result.summary if spread is None else {**result.summary, "uncertainty": spread.summary()})
         return 0
-    print(run_table(result))
-    if spread is not None:
-        print(f"\n{spread.table(result.summary)}")
-    print(
-        f"\nresults in {shown(place)}"
-        + (f", timeline in {options.trace} (open it at https://ui.perfetto.dev)" if options.trace else "")
-    )
+    intervals = f"\n\n{spread.table(result.summary)}" if spread is not None else ""
+    timeline = f", timeline in {options.trace} (open it at https://ui.perfetto.dev)" if options.trace else ""
+    say(f"{run_table(result)}{intervals}\n\nresults in {shown(place)}{timeline}")
     return 0
 
 
@@ -198,23 +205,33 @@ def _compare(options: argparse.Namespace) -> int:
     from moesim.experiment.compared import compare_in
     from moesim.results.compare import compare
     from moesim.results.table import comparison_table
-    from moesim.scenario.run import save_comparison
+    from moesim.scenario.run import compared_directory, comparison_target, save_comparison
 
-    this = _load(options)
+    this, out = _load(options), options.out
     names = options.policies.split(",") if options.policies else list(this.scenario.compare) or ["all"]
-    with bar("comparing", "policy") as progress:
+    if out is not None:
+        comparison_target(out, this, names)
+
+    def keep(result: Any) -> None:
+        if out is not None:
+            result.save(compared_directory(out, result.summary["policy"]))
+
+    with bar("comparing", "policy") as progress, _keeping("the runs that are done are", out) if out else nullcontext():
         results, refused = compare_in(
-            this, names, jobs=options.jobs, command=options.command, started=lambda _name, done, total: progress(done, total)
+            this,
+            names,
+            jobs=options.jobs,
+            command=options.command,
+            started=lambda _name, done, total: progress(done, total),
+            finished=keep,
         )
     ranked = compare(results)
-    if options.out is not None:
-        save_comparison(options.out, {**ranked, "refused": refused}, results)
+    if out is not None:
+        save_comparison(out, {**ranked, "refused": refused}, results, kept=True)
     if options.json:
-        _print_json(ranked)
+        say_json(ranked)
         return 0
-    print(comparison_table(ranked))
-    for name, reason in refused.items():
-        print(f"{name} cannot run here: {reason}")
+    say("\n".join([comparison_table(ranked), *(f"{name} cannot run here: {line(reason)}" for name, reason in refused.items())]))
     return 0
 
 
@@ -225,12 +242,9 @@ def _sweep(options: argparse.Namespace) -> int:
     part = None if options.shard is None else shard(options.shard)
     this = plan(options.experiment)
     out = options.out or f"runs/sweep-{this.experiment.name}"
-    try:
-        with bar("sweeping", "point") as progress:
-            result = run_plan(this, out=out, jobs=options.jobs, dask=options.dask, part=part, progress=progress)
-    except KeyboardInterrupt:
-        print(f"interrupted; the points that are done are in {out}, and the same command goes on from there", file=sys.stderr)
-        return 130
+    kept = "the same command resumes; the points that are done are"
+    with bar("sweeping", "point") as progress, _keeping(kept, out):
+        result = run_plan(this, out=out, jobs=options.jobs, dask=options.dask, part=part, progress=progress)
     if result is None:
         text = f"part {options.shard} is done; the same command without --shard runs what is left and writes the table"
         return _said(options, {"experiment": this.experiment.name, "shard": options.shard}, text)
@@ -240,16 +254,17 @@ def _sweep(options: argparse.Namespace) -> int:
 
 def _said(options: argparse.Namespace, document: Any, text: str) -> int:
     if options.json:
-        _print_json(document)
+        say_json(document)
     else:
-        print(text)
+        say(text)
     return 0
 
 
 def _optimize(options: argparse.Namespace) -> int:
     from moesim.experiment.optimum import optimize
 
-    with bar("searching", "point") as progress:
+    kept = _keeping("the same command resumes; the points that are done are", options.out) if options.out else nullcontext()
+    with bar("searching", "point") as progress, kept:
         found = optimize(
             options.experiment, out=options.out, rounds=options.rounds, jobs=options.jobs, dask=options.dask, progress=progress
         )
@@ -259,7 +274,7 @@ def _optimize(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace) -> int:
     from moesim.report.page import write_page
 
-    print(f"page in {write_page(options.directory, options.out)}")
+    say(f"page in {write_page(options.directory, options.out)}")
     return 0
 
 
@@ -268,21 +283,22 @@ def _explain(options: argparse.Namespace) -> int:
 
     explanation = explain(_load(options))
     if options.json:
-        _print_json(to_json(explanation))
+        say_json(to_json(explanation))
     else:
-        print(to_text(explanation))
+        say(to_text(explanation))
     return 0
 
 
 def _reproduce(options: argparse.Namespace) -> int:
     from moesim import validation
 
-    with bar("reproducing", "case") as progress:
+    kept = _keeping("the cases that are done are", options.out) if options.out else nullcontext()
+    with bar("reproducing", "case") as progress, kept:
         results = validation.reproduce(options.ids, progress=progress, out=options.out)
     if options.json:
-        _print_json(validation.to_json(results))
+        say_json(validation.to_json(results))
     else:
-        print(validation.to_text(results))
+        say(validation.to_text(results))
     return int(validation.exit_status(results))
 
 
@@ -291,13 +307,11 @@ def _calibrate(options: argparse.Namespace) -> int:
 
     with bar("measuring", "s") as progress:
         outcome = calibrate(options.out, minutes=options.minutes, gpu=options.gpu, progress=progress)
-    print(f"{outcome.report}\n\nprofile in {outcome.path}, after {outcome.seconds:.0f} s; name it as `hardware:` of a scenario")
+    say(f"{outcome.report}\n\nprofile in {outcome.path}, after {outcome.seconds:.0f} s; name it as `hardware:` of a scenario")
     return 0
 
 
 def _import(options: argparse.Namespace) -> int:
-    from pathlib import Path
-
     from moesim.workload.foreign import import_trace
 
     model = None
@@ -306,9 +320,7 @@ def _import(options: argparse.Namespace) -> int:
 
         model = named_model(options.model)
     imported = import_trace(options.format, Path(options.file), Path(options.out), model)
-    print(f"{imported.rows:,} {imported.what} in {options.out}")
-    for note in imported.notes:
-        print(f"note: {note}")
+    say("\n".join([f"{imported.rows:,} {imported.what} in {options.out}", *(f"note: {note}" for note in imported.notes)]))
     return 0
 
 
@@ -319,26 +331,23 @@ def _check(options: argparse.Namespace) -> int:
     report = check(options.files, experiment=judge)
     wrong = sum(len(file["errors"]) for file in report["files"])
     if options.json:
-        _print_json(report)
-    else:
-        for file in report["files"]:
-            for error in file["errors"]:
-                place = f"{file['file']}:{error['line']}:{error['column']}" if error["line"] else file["file"]
-                print(f"{place}: {error['path'] + ': ' if error['path'] else ''}{error['message']}")
-        print(
-            f"{len(report['files'])} file(s), {wrong} mistake(s)" if wrong else f"{len(report['files'])} file(s), no mistakes"
-        )
+        say_json(report)
+        return 1 if wrong else 0
+    lines = [line(str(Mistake(**error, file=file["file"]))) for file in report["files"] for error in file["errors"]]
+    lines.append(
+        f"{len(report['files'])} file(s), {wrong} mistake(s)" if wrong else f"{len(report['files'])} file(s), no mistakes"
+    )
+    say("\n".join(lines))
     return 1 if wrong else 0
 
 
 def _list(options: argparse.Namespace) -> int:
     entries = _entries(options.what)
     if options.json:
-        _print_json([{"name": e["name"], "summary": e["summary"], "source": e["source"]} for e in entries])
+        say_json([{"name": e["name"], "summary": e["summary"], "source": e["source"]} for e in entries])
         return 0
     width = max((len(entry["name"]) for entry in entries), default=0)
-    for entry in entries:
-        print(f"{entry['name']:{width}}  {entry['summary']}".rstrip())
+    say("\n".join(f"{entry['name']:{width}}  {entry['summary']}".rstrip() for entry in entries))
     return 0
 
 
@@ -358,9 +367,5 @@ def _schema(options: argparse.Namespace) -> int:
     else:
         from moesim.scenario import json_schema
 
-    _print_json(json_schema())
+    say_json(json_schema())
     return 0
-
-
-def _print_json(document: Any) -> None:
-    print(json.dumps(document, indent=2, ensure_ascii=False))

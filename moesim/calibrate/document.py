@@ -6,14 +6,15 @@ Knows the form only, not what a value means.
 from __future__ import annotations
 
 import json
-import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from moesim import writing
 from moesim.errors import InputError, Mistake, MoesimError
+from moesim.writing import file_target
 
 __all__ = ["MARK", "Value", "quantity", "text", "writable", "write"]
 
@@ -77,13 +78,11 @@ def _scalar(item: Any) -> str:
 
 def writable(path: Path) -> Path:
     """`path`, made absolute; InputError where a file of somebody else's stands there, or nothing can be written."""
-    path = path.expanduser().absolute()
+    path = file_target(path.expanduser().absolute())
     if path.suffix not in (".yaml", ".yml"):
         raise InputError(Mistake("a profile is a YAML file; write a name that ends in .yaml", file=str(path)))
-    if path.is_dir() or (path.exists() and not path.read_text("utf-8", errors="replace").startswith(MARK)):
+    if path.exists() and not path.read_text("utf-8", errors="replace").startswith(MARK):
         raise InputError(Mistake("is there already, and no calibration wrote it; name another file", file=str(path)))
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise InputError(Mistake("no folder that can be written to", file=str(path.parent)))
     return path
 
 
@@ -91,15 +90,9 @@ def write(path: Path, content: str) -> None:
     """Puts `content` in place of `path` once it is known to load; an error leaves what was there."""
     from moesim.scenario.checking import check
 
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".yaml", dir=path.parent)
-    part = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(content)
-        wrong = [error["message"] for told in check([part])["files"] for error in told["errors"]]
-        if wrong:
-            raise MoesimError(f"the measured profile would not load: {'; '.join(wrong)}")
-        part.chmod(0o644)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        trial = writing.write(Path(folder) / path.name, content)
+        wrong = [error["message"] for told in check([trial])["files"] for error in told["errors"]]
+    if wrong:
+        raise MoesimError(f"the measured profile would not load: {'; '.join(wrong)}")
+    writing.write(path, content)

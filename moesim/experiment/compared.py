@@ -6,6 +6,7 @@ Knows what `compare_loaded` does; adds nothing to it but the processes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ def compare_in(
     *,
     jobs: int | None = None,
     started: Callable[[str, int, int], None] | None = None,
+    finished: Callable[[Result], object] | None = None,
     command: Sequence[str] | None = None,
 ) -> tuple[list[Result], dict[str, str]]:
     """`compare_loaded` in `jobs` processes (default: one for each core)."""
@@ -69,14 +71,17 @@ def compare_in(
     policies = policies_for(given, this)
     wanted = min(jobs if jobs is not None else cores(), len(policies))
     if wanted <= 1:
-        return compare_loaded(this, given, started=started, command=command)
+        return compare_loaded(this, given, started=started, finished=finished, command=command)
     words = None if command is None else tuple(command)
     entrants = [Entrant(number, name, this, policy, words) for number, (name, policy) in enumerate(policies)]
     found: dict[int, Result | str] = {}
-    for entrant, outcome in outcomes(entrants, jobs=wanted):
-        found[entrant.number] = outcome
-        if started is not None:
-            started(entrant.label, len(found), len(entrants))
+    with closing(outcomes(entrants, jobs=wanted)) as done:
+        for entrant, outcome in done:
+            found[entrant.number] = outcome
+            if finished is not None and isinstance(outcome, Result):
+                finished(outcome)
+            if started is not None:
+                started(entrant.label, len(found), len(entrants))
     told = [(one.label, found[one.number]) for one in entrants]
     results = [outcome for _, outcome in told if isinstance(outcome, Result)]
     refused = {label: outcome for label, outcome in told if isinstance(outcome, str)}

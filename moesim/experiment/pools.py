@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 import sysconfig
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,7 +69,7 @@ def cores() -> int:
 
 def outcomes(
     work: Sequence[J], *, jobs: int | None = None, dask: str | None = None, failed: Failed | None = None
-) -> Iterator[tuple[J, Any]]:
+) -> Generator[tuple[J, Any], None, None]:
     """Each job with its answer, as they get done. `jobs` processes of this machine (default: its cores), or the Dask cluster.
 
     A worker that dies takes no job with it: another one does it again. Where workers keep dying, and where an answer cannot
@@ -121,7 +122,15 @@ def _drained(executor: Executor, waiting: deque[J], lost: list[J], most: int, fa
 
 
 def _submitted(executor: Executor, job: Job) -> Future[Any]:
-    return executor.submit(run_packed, _packed(job), str(job.base.resolve()), physics())
+    """Hands out a job. Processes that this starts do not hear Ctrl-C, which a terminal sends to all: their sweep ends them."""
+    words = (_packed(job), str(job.base.resolve()), physics())
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        return executor.submit(run_packed, *words)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        return executor.submit(run_packed, *words)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _alone(job: Job, failed: Failed | None) -> Any:

@@ -7,22 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import socket
 from pathlib import Path
 from typing import Any
 
 from moesim import files, strict_json
 from moesim.errors import InputError, Mistake
 from moesim.results.plain import canonical
-from moesim.results.sweeps import OUTPUTS, write_whole
+from moesim.results.sweeps import OUTPUTS
+from moesim.writing import clear_leftovers, folder_target, is_leftover, remove, write
 
 __all__ = ["Store"]
 
 FORMAT = "moesim point 1"
 _POINT = re.compile(r"([0-9a-f]{32})\.json\Z")
-_PARTIAL = re.compile(r"\.[\w.\-]+\.part\Z")
 _PICTURE = re.compile(r"[^.].*\.(html|svg|png)\Z")
 _SHOWN = 20
 
@@ -35,7 +33,7 @@ class Store:
     """
 
     def __init__(self, directory: Path, document: dict[str, Any]) -> None:
-        self.directory = directory
+        self.directory = folder_target(directory)
         self.points = directory / "points"
         self._document = document
         self.records: dict[str, dict[str, Any]] = {}
@@ -50,30 +48,25 @@ class Store:
 
     def open(self) -> None:
         """Makes the directory, takes away what a killed sweep left half-written, and says what the directory is for."""
-        self.points.mkdir(parents=True, exist_ok=True)
         for folder in (self.directory, self.points):
-            for path in folder.iterdir():
-                if _PARTIAL.match(path.name) and not _at_work(path.name):
-                    path.unlink(missing_ok=True)
-        write_whole(self.directory / "experiment.json", _text(self._document))
+            clear_leftovers(folder)
+        write(self.directory / "experiment.json", _text(self._document))
 
     def forget_outputs(self) -> None:
         """Takes away the table and the answer of an earlier state: they are written anew when all points are there."""
         for name in OUTPUTS:
-            (self.directory / name).unlink(missing_ok=True)
+            remove(self.directory / name)
 
     def add(self, name: str, record: dict[str, Any]) -> None:
         """Keeps the record of a point: on disk when this returns."""
         body = {"format": FORMAT, "point": name, **record}
-        write_whole(self.points / f"{name}.json", canonical({**body, "check": _check(body)}) + b"\n")
+        write(self.points / f"{name}.json", canonical({**body, "check": _check(body)}) + b"\n")
         self.records[name] = record
 
     def _strangers(self) -> list[Mistake]:
         """Files that no sweep wrote."""
         if not self.directory.exists():
             return []
-        if not self.directory.is_dir():
-            return [Mistake("is a file; name a directory for the points", file=str(self.directory))]
         message = "no sweep of moesim wrote this; name a new or empty directory, or take it away"
         found = []
         for path in sorted(self.directory.iterdir()):
@@ -81,7 +74,7 @@ class Store:
             if not known:
                 found.append(Mistake(message, file=str(path)))
         for path in sorted(self.points.iterdir()) if self.points.is_dir() else ():
-            if not path.is_file() or not (_POINT.match(path.name) or _PARTIAL.match(path.name)):
+            if not path.is_file() or not (_POINT.match(path.name) or is_leftover(path.name)):
                 found.append(Mistake(message, file=str(path)))
         return found
 
@@ -120,25 +113,7 @@ class Store:
 
 
 def _is_ours(name: str) -> bool:
-    return name in ("experiment.json", *OUTPUTS) or bool(_PICTURE.match(name) or _PARTIAL.match(name))
-
-
-def _at_work(name: str) -> bool:
-    """Whether a half-written file belongs to a sweep that is still running on this machine."""
-    *_, host, pid, _ = name.split(".")
-    if host != _host() or not pid.isdecimal():
-        return host != _host()
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
-def _host() -> str:
-    return socket.gethostname().partition(".")[0]
+    return name in ("experiment.json", *OUTPUTS) or bool(_PICTURE.match(name)) or is_leftover(name)
 
 
 def _record(path: Path, name: str) -> tuple[dict[str, Any] | None, str]:
@@ -165,5 +140,5 @@ def _check(body: dict[str, Any]) -> str:
     return hashlib.sha256(canonical(body)).hexdigest()
 
 
-def _text(document: dict[str, Any]) -> bytes:
-    return (json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+def _text(document: dict[str, Any]) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +82,14 @@ class Effort:
         """Runs what is missing of `tasks`, or of a part of them. Points that failed before are run again."""
         missing = [task for name, task in tasks.items() if self.found.get(name, {"status": "failed"})["status"] == "failed"]
         todo = mine(missing, in_turn(tasks.values()), part)
-        for number, (task, record) in enumerate(outcomes(todo, jobs=self.jobs, dask=self.dask, failed=failed)):
-            self.found[task.name] = json.loads(canonical(record))  # as it would come back from disk
-            self._open(bool(missing))
-            if self.store is not None:
-                self.store.add(task.name, self.found[task.name])
-            if progress is not None:
-                progress(number + 1, len(todo))
+        with closing(outcomes(todo, jobs=self.jobs, dask=self.dask, failed=failed)) as done:
+            for number, (task, record) in enumerate(done):
+                self.found[task.name] = json.loads(canonical(record))  # as it would come back from disk
+                self._open(bool(missing))
+                if self.store is not None:
+                    self.store.add(task.name, self.found[task.name])
+                if progress is not None:
+                    progress(number + 1, len(todo))
         self._open(bool(missing))
 
     def _open(self, missing: bool) -> None:

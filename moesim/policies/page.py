@@ -14,6 +14,7 @@ from typing import Any
 
 from moesim.plugins import BUILT_IN, find
 from moesim.policies.base import Policy
+from moesim.writing import write
 
 __all__ = ["main", "page", "written"]
 
@@ -114,7 +115,7 @@ def written(place: Path, make: Callable[[], str], arguments: list[str]) -> int:
         sys.stderr.write(f"{'stale' if stale else 'up to date'}: docs/{place.name}\n")
         return int(stale)
     target = Path(arguments[0]) if arguments else place
-    target.write_text(make(), encoding="utf-8")
+    write(target, make())
     return 0
 
 

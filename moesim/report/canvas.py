@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 import numpy as np
 
 from moesim.errors import InputError
+from moesim.writing import write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,8 +97,7 @@ def save(figure: Figure, path: str | Path) -> Path:
     kind = path.suffix.lower().removeprefix(".")
     if kind not in ("svg", "png"):
         raise InputError(f"a picture is saved as .svg or .png, not as '{path.name}'")
-    path.write_bytes(render(figure, kind))
-    return path
+    return write(path, render(figure, kind))
 
 
 def time_scale(longest: float) -> tuple[float, str]:

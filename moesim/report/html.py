@@ -1,4 +1,4 @@
-"""HTML in pieces: elements, sortable tables, figures as inline SVG. Whatever is not known to be HTML is escaped.
+"""HTML in pieces: elements, sortable tables, figures as inline SVG. What is not known to be HTML is escaped, control codes too.
 
 Knows tags and numbers; nothing of runs.
 """
@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from moesim.neutral import printable
 from moesim.report.canvas import number, render
 
 if TYPE_CHECKING:
@@ -38,13 +39,15 @@ class Cell(NamedTuple):
 
 def element(tag: str, *children: str, **attributes: str) -> Html:
     """`<tag ...>children</tag>`; a trailing underscore of an attribute's name is dropped, others become hyphens."""
-    named = "".join(f' {name.rstrip("_").replace("_", "-")}="{escaping.escape(value)}"' for name, value in attributes.items())
+    named = "".join(
+        f' {name.rstrip("_").replace("_", "-")}="{escaping.escape(printable(value))}"' for name, value in attributes.items()
+    )
     return Html(f"<{tag}{named}>{joined(children)}</{tag}>")
 
 
 def joined(parts: Iterable[str]) -> Html:
     """The parts one after another, escaped where they are not HTML."""
-    return Html("".join(part if isinstance(part, Html) else escaping.escape(part) for part in parts))
+    return Html("".join(part if isinstance(part, Html) else escaping.escape(printable(part)) for part in parts))
 
 
 def unbroken(text: str) -> str:
@@ -94,7 +97,7 @@ def _cell(cell: Cell, right: bool) -> Html:
 
 def figure(drawn: Figure, title: str, says: str, *, name: str) -> Html:
     """A picture as inline SVG with a caption; `says` tells who cannot see it what it shows, `name` sets its ids apart."""
-    text = render(drawn).decode("utf-8")
+    text = printable(render(drawn).decode("utf-8"))
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)  # it would hold for the whole page
@@ -105,8 +108,8 @@ def figure(drawn: Figure, title: str, says: str, *, name: str) -> Html:
     box = re.search(r'viewBox="[^"]*"', text)
     opening = (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {box.group() if box else ""} '
-        f'role="img" aria-labelledby="{name}-title {name}-desc"><title id="{name}-title">{escaping.escape(title)}</title>'
-        f'<desc id="{name}-desc">{escaping.escape(says)}</desc>'
+        f'role="img" aria-labelledby="{name}-title {name}-desc"><title id="{name}-title">{joined([title])}</title>'
+        f'<desc id="{name}-desc">{joined([says])}</desc>'
     )
     picture = Html(re.sub(r"<svg[^>]*>", lambda _match: opening, text, count=1).strip())
     scroll = element("div", picture, class_="wide", tabindex="0", role="region", aria_label=title)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import moesim
 from moesim.errors import InputError, Mistake
 from moesim.report.html import Html, element, joined, unbroken
+from moesim.writing import file_target, write
 
 __all__ = ["Page", "Part", "write_page"]
 
@@ -43,17 +44,9 @@ def write_page(directory: str | Path, out: str | Path | None = None) -> Path:
     """
     place = Path(directory)
     target = place / "report.html" if out is None else Path(out)
-    if target.is_dir():
-        raise InputError(Mistake("is a directory; name a file for the page", file=str(target)))
-    text = html(_page(place))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.part")
-    try:
-        partial.write_text(text, encoding="utf-8", newline="\n")
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
-    return target
+    if out is not None or place.is_dir():
+        file_target(target)
+    return write(target, html(_page(place)))
 
 
 def _page(place: Path) -> Page:

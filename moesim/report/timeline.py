@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from moesim.errors import InputError
 from moesim.results.recorder import COUNTER, Slice
+from moesim.writing import write
 
 if TYPE_CHECKING:
     from moesim.results.result import Result
@@ -85,9 +86,7 @@ def write_trace(result: Result, path: str | Path) -> Path:
     """Writes the timeline of `result` to `path` (a `.json.gz`); the run must have kept its slices."""
     if not result.slices:
         raise InputError("the run kept no timeline; run it with a trace to see who worked when")
-    path = Path(path)
-    path.write_bytes(trace(result.slices, f"moesim {result.summary['policy']}"))
-    return path
+    return write(path, trace(result.slices, f"moesim {result.summary['policy']}"))
 
 
 def _events(slices: Sequence[Slice], name: str) -> Iterator[str]:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.errors import InputError, Mistake
+from moesim.neutral import cell, cell_text
 from moesim.results.breakdown import BREAKDOWNS
 from moesim.results.recorder import SECOND, Recorder
 
@@ -120,10 +121,10 @@ def layers(recorder: Recorder) -> Columns:
 
 
 def to_csv(columns: Columns) -> str:
-    """RFC 4180 text with a header; floats with every digit they need, NaN as an empty field."""
+    """RFC 4180 text with a header; floats with every digit they need, NaN as an empty field, text without formulas."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(columns)
+    writer.writerow(map(cell, columns))
     writer.writerows(zip(*(_texts(column) for column in columns.values()), strict=True))
     return buffer.getvalue()
 
@@ -134,7 +135,7 @@ def _texts(column: NDArray[Any]) -> list[str]:
 
 def _text(value: str | float) -> str:
     if isinstance(value, str):
-        return value
+        return cell(value)
     return "" if math.isnan(value) else repr(value)
 
 
@@ -148,7 +149,7 @@ def from_csv(text: str, file: str = "") -> Columns:
     if ragged is not None:
         message = f"this line has {len(rows[ragged - 2])} fields, its header {len(header)}"
         raise InputError(Mistake(message, "", file, ragged, 1))
-    return {name: _column([row[index] for row in rows]) for index, name in enumerate(header)}
+    return {cell_text(name): _column([row[index] for row in rows]) for index, name in enumerate(header)}
 
 
 def _column(texts: Iterable[str]) -> NDArray[Any]:
@@ -161,4 +162,4 @@ def _column(texts: Iterable[str]) -> NDArray[Any]:
     try:
         return np.array([float(text) if text else np.nan for text in texts], dtype=np.float64)
     except ValueError:
-        return np.array(texts, dtype=object)
+        return np.array([cell_text(text) for text in texts], dtype=object)

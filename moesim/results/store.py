@@ -6,8 +6,6 @@ Knows files; not what the numbers mean.
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from moesim import files, strict_json
 from moesim.errors import InputError, Mistake
 from moesim.results.columns import TABLES, from_csv, to_csv
+from moesim.writing import folder_target, new_folder, write
 
 if TYPE_CHECKING:
     from moesim.results.result import Result
 
-__all__ = ["FILES", "load", "save"]
+__all__ = ["FILES", "content_of", "load", "refuse_foreign", "save"]
 
 FORMAT = "moesim result 1"
 FILES = frozenset(
@@ -35,31 +34,17 @@ def save(result: Result, directory: Path, *, timeline: bool = False) -> Path:
     The rename is the last act: whoever looks sees the old run, for an instant none, or the new one, never a part.
     """
     directory = directory.resolve()
-    _refuse_foreign(directory)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
-    try:
-        fresh = work / "new"
-        fresh.mkdir()
+    refuse_foreign(directory)
+    with new_folder(directory) as fresh:
         _write(result, fresh, timeline)
-        if directory.exists():
-            directory.rename(work / "old")
-        try:
-            fresh.rename(directory)
-        except OSError:
-            if (work / "old").exists():
-                (work / "old").rename(directory)
-            raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return directory
 
 
-def _refuse_foreign(directory: Path) -> None:
+def refuse_foreign(directory: Path) -> None:
+    """InputError where the files of a run cannot take the place of what stands at `directory`. Told before it is run."""
+    folder_target(directory, replaced=True)
     if not directory.exists():
         return
-    if not directory.is_dir():
-        raise InputError(Mistake("is a file; name a directory for the results", file=str(directory)))
     foreign = sorted(entry.name for entry in directory.iterdir() if entry.name not in FILES or not entry.is_file())
     if foreign:
         shown = ", ".join(foreign[:5]) + (f" and {len(foreign) - 5} more" if len(foreign) > 5 else "")
@@ -75,11 +60,11 @@ def _write(result: Result, folder: Path, timeline: bool) -> None:
         "provenance": result.provenance,
     }
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-    (folder / "result.json").write_text(text + "\n", encoding="utf-8")
+    write(folder / "result.json", text + "\n")
     for name, columns in result.columns.items():
-        (folder / f"{name}.csv").write_text(to_csv(columns), encoding="utf-8", newline="\n")
+        write(folder / f"{name}.csv", to_csv(columns))
         if find_spec("pyarrow") is not None:
-            result.frame(name).to_parquet(folder / f"{name}.parquet", index=False)
+            write(folder / f"{name}.parquet", result.frame(name).to_parquet(None, index=False))
     if timeline:
         from moesim.report.timeline import write_trace
 
@@ -98,6 +83,16 @@ def load(place: Path) -> Result:
         if table.exists():
             columns[name] = from_csv(files.read_text(table), str(table))
     return Result(document["summary"], columns, document.get("provenance", {}), document.get("details", {}))
+
+
+def content_of(directory: Path) -> str | None:
+    """The content hash of the scenario whose run is in `directory`; None where no run can be read there."""
+    try:
+        provenance = _read(directory / "result.json").get("provenance")
+    except InputError:
+        return None
+    known = provenance.get("content_hash") if isinstance(provenance, dict) else None
+    return known if isinstance(known, str) else None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import socket
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,11 +19,12 @@ from moesim.errors import InputError, Mistake
 from moesim.results.columns import Columns, from_csv, to_csv
 from moesim.results.result import FIELDS
 from moesim.results.statistics import t_interval
+from moesim.writing import write
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FORMAT", "HEAD", "OUTPUTS", "SweepResult", "flat", "write_whole"]
+__all__ = ["FORMAT", "HEAD", "OUTPUTS", "SweepResult", "flat"]
 
 FORMAT = "moesim sweep 1"
 OUTPUTS = ("table.csv", "summary.csv", "answer.json")
@@ -63,7 +62,6 @@ class SweepResult:
     def save(self, directory: str | Path) -> Path:
         """Writes table, means and answer into the directory of the sweep."""
         place = Path(directory)
-        place.mkdir(parents=True, exist_ok=True)
         document = json.dumps(self.experiment, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         answer = json.dumps(self.answer, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         for name, text in (
@@ -72,7 +70,7 @@ class SweepResult:
             ("summary.csv", to_csv(self.mean_columns)),
             ("answer.json", answer),
         ):
-            write_whole(place / name, text.encode())
+            write(place / name, text)
         return place
 
     @classmethod
@@ -113,17 +111,6 @@ class SweepResult:
 
 def _json(path: Path) -> dict[str, Any]:
     return strict_json.read_object(path, missing="no such file; name the directory of a sweep")
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file that is there with all its bytes, on disk, or not at all; made beside its place under a passing name."""
-    host = socket.gethostname().partition(".")[0]
-    partial = path.with_name(f".{path.name}.{host}.{os.getpid()}.part")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

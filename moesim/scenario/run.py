@@ -22,15 +22,19 @@ from moesim.policies.problem import Problem
 from moesim.results import provenance
 from moesim.results.recorder import SECOND
 from moesim.results.result import Result, RunFacts, make_result
+from moesim.results.store import content_of, refuse_foreign
 from moesim.scenario.scenario import LoadedScenario, load, load_data
 from moesim.scenario.tree import to_plain
 from moesim.streams import Streams
 from moesim.units import parse
 from moesim.workload.table import Job, RoutingTable
+from moesim.writing import file_target, folder_target, remove, write
 
 __all__ = [
     "Progress",
     "compare_loaded",
+    "compared_directory",
+    "comparison_target",
     "loaded",
     "out_directory",
     "policies_for",
@@ -221,11 +225,12 @@ def compare_loaded(
     names: Iterable[str | Policy],
     *,
     started: Callable[[str, int, int], None] | None = None,
+    finished: Callable[[Result], object] | None = None,
     command: Sequence[str] | None = None,
 ) -> tuple[list[Result], dict[str, str]]:
     """Results of several policies on the same requests and routing, and why a policy could not run at all.
 
-    `started(name, number, total)` is called before each run.
+    `started(name, number, total)` is called before each run, `finished(result)` after each that was possible.
     """
     policies = policies_for(names, this)
     this = replace(this, made=this.build())  # every policy meets the same requests and the same routing
@@ -238,24 +243,52 @@ def compare_loaded(
             results.append(run_loaded(this, policy=policy, policy_name=name, command=command))
         except InputError as error:
             refused[name] = "; ".join(mistake.message for mistake in error.mistakes)
+            continue
+        if finished is not None:
+            finished(results[-1])
     if not results:
         raise InputError(*(Mistake(text, name) for name, text in refused.items()))
     return results, refused
 
 
-def out_directory(this: LoadedScenario, name: str, out: str | Path | None) -> Path:
-    """Where a run's files go: `out`, or `runs/<scenario>-<name>` under the current folder."""
-    return Path(out) if out is not None else Path("runs") / f"{this.scenario.name}-{name}".replace("/", "-").replace(":", "-")
+def out_directory(this: LoadedScenario, out: str | Path | None) -> Path:
+    """Where a run's files go: `out`, or `runs/<scenario>-<policy>` under the current folder.
+
+    Where another scenario has that name already, the first digits of this one's content hash follow: equal scenarios have
+    equal directories, and none takes the place of another.
+    """
+    if out is not None:
+        return Path(out)
+    name = _folder_name(f"{this.scenario.name}-{policy_label(this.scenario.policy)}")
+    content = provenance.content_hash(to_plain(this.data))
+    plain, own = Path("runs", name), Path("runs", f"{name}-{content.partition(':')[2][:8]}")
+    folder_target(plain)
+    return own if own.exists() or content_of(plain) not in (None, content) else plain
 
 
-def save_comparison(out: str | Path, ranked: dict[str, Any], results: Iterable[Result]) -> Path:
-    """Writes `comparison.json`, with its provenance, and each run's results (`<policy>/`) under `out`."""
+def compared_directory(out: str | Path, policy: str) -> Path:
+    """Where a comparison keeps the run of one policy."""
+    return Path(out) / _folder_name(policy)
+
+
+def _folder_name(text: str) -> str:
+    """A name as one of a folder."""
+    return "".join(letter if letter.isprintable() and letter not in "/\\:" else "-" for letter in text)
+
+
+def comparison_target(out: str | Path, this: LoadedScenario, names: Iterable[str | Policy]) -> None:
+    """InputError where the files of a comparison cannot be written under `out`. An older `comparison.json` is taken away."""
+    old = file_target(Path(out) / "comparison.json")
+    for name, _policy in policies_for(names, this):
+        refuse_foreign(compared_directory(out, name))
+    remove(old)
+
+
+def save_comparison(out: str | Path, ranked: dict[str, Any], results: Iterable[Result], *, kept: bool = False) -> Path:
+    """Writes `comparison.json`, with its provenance, under `out`, and each run's results unless `kept` there already."""
     place, runs = Path(out), list(results)
-    place.mkdir(parents=True, exist_ok=True)
-    for result in runs:
-        result.save(place / str(result.summary["policy"]).replace(":", "-"))
+    for result in runs if not kept else ():
+        result.save(compared_directory(out, result.summary["policy"]))
     document = {**ranked, "provenance": provenance.of_comparison([(r.summary["policy"], r.provenance) for r in runs])}
-    partial = place / "comparison.json.part"
-    partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    partial.rename(place / "comparison.json")
+    write(place / "comparison.json", json.dumps(document, indent=2) + "\n")
     return place

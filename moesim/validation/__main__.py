@@ -11,13 +11,14 @@ from pathlib import Path
 from moesim.validation.document import page
 from moesim.validation.report import exit_status
 from moesim.validation.reproduce import reproduce
+from moesim.writing import write
 
 
 def main(arguments: list[str]) -> int:
     """Writes the page; 1 if a case fails."""
     target = Path(arguments[0]) if arguments else Path(__file__).resolve().parents[2] / "docs" / "validation.md"
     results = reproduce()
-    target.write_text(page(results), encoding="utf-8")
+    write(target, page(results))
     return exit_status(results)
 
 

@@ -14,6 +14,7 @@ from moesim.validation import registry
 from moesim.validation.case import Case, CaseResult, Exhibit, judge
 from moesim.validation.document import page
 from moesim.validation.report import to_json, to_text
+from moesim.writing import folder_target, write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,13 +30,16 @@ def reproduce(
     `progress(done, total)` counts cases. Raises InputError for unknown ids before anything runs.
     """
     cases = registry.find(ids)
+    place = folder_target(out) if out is not None else None
     results: list[CaseResult] = []
-    for case in cases:
-        results.append(run_case(case))
-        if progress is not None:
-            progress(len(results), len(cases))
-    if out is not None:
-        _write(results, Path(out))
+    try:
+        for case in cases:
+            results.append(run_case(case))
+            if progress is not None:
+                progress(len(results), len(cases))
+    finally:  # interrupted, it keeps what is done
+        if place is not None and results:
+            _write(results, place)
     return results
 
 
@@ -50,10 +54,9 @@ def _write(results: list[CaseResult], out: Path) -> None:
 
     Every case that has rows gets a picture.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "cases.json").write_text(json.dumps(to_json(results), indent=2, allow_nan=False) + "\n", "utf-8")
-    (out / "cases.txt").write_text(to_text(results) + "\n", "utf-8")
-    (out / "validation.md").write_text(page(results), "utf-8")
+    write(out / "cases.json", json.dumps(to_json(results), indent=2, allow_nan=False) + "\n")
+    write(out / "cases.txt", to_text(results) + "\n")
+    write(out / "validation.md", page(results))
     for result in results:
         for exhibit in (*result.findings.exhibits, *_errors(result)):
             _write_exhibit(exhibit, out / f"{result.case.id}-{exhibit.name}")
@@ -75,7 +78,7 @@ def _errors(result: CaseResult) -> tuple[Exhibit, ...]:
 
 def _write_exhibit(exhibit: Exhibit, stem: Path) -> None:
     if exhibit.csv:
-        stem.with_name(stem.name + ".csv").write_text(exhibit.csv, "utf-8")
+        write(stem.with_name(stem.name + ".csv"), exhibit.csv)
     if exhibit.figure is not None:
         from moesim.report.figures import save
 

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "moesim"
-BASE = {"errors", "files", "strict_json", "units", "spec", "streams", "plugins", "progress"}
+BASE = {"errors", "files", "strict_json", "units", "spec", "streams", "plugins", "progress", "neutral", "terminal", "writing"}
 MAY_IMPORT = {
     **dict.fromkeys(BASE, BASE),
     "model": BASE,
@@ -87,6 +87,30 @@ def test_heavy_packages_have_one_importer(package: str, room: str) -> None:
         if name.split(".")[0] == package and where != "typing"
     }
     assert importers == {room}
+
+
+WRITES = {
+    "write_text",
+    "write_bytes",
+    "mkdir",
+    "makedirs",
+    "rename",
+    "unlink",
+    "rmtree",
+    "mkdtemp",
+    "mkstemp",
+    "savetxt",
+    "savez",
+}
+
+
+@pytest.mark.parametrize("path", _modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_have_one_writer(path: Path) -> None:
+    if path.name == "writing.py":
+        return
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            assert node.func.attr not in WRITES, f"{path.relative_to(ROOT)}:{node.lineno} writes past moesim.writing"
 
 
 @pytest.mark.parametrize("path", _modules(), ids=lambda path: str(path.relative_to(ROOT)))

@@ -14,6 +14,7 @@ from moesim.workload.foreign.counts import sglang_counts
 from moesim.workload.foreign.imported import Imported, Shape
 from moesim.workload.foreign.requests import azure, mooncake
 from moesim.workload.foreign.routing import sglang, vllm
+from moesim.writing import file_target, write
 
 __all__ = ["REQUESTS", "ROUTING", "Imported", "import_trace"]
 
@@ -28,14 +29,9 @@ ROUTING: dict[str, Callable[[Path, Shape | None], tuple[bytes, Imported]]] = {
 
 def import_trace(format: str, path: Path, out: Path, model: Shape | None = None) -> Imported:
     """Reads `path` in one of the formats and writes `out`, whole or not at all. InputError with every kind of mistake."""
+    file_target(out)
     data, imported = _read(format, path, model)
-    partial = out.with_name(f".{out.name}.part")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
-        partial.replace(out)
-    except OSError as error:
-        raise InputError(Mistake(f"cannot be written: {error.strerror or error}", file=str(out))) from None
+    write(out, data)
     return imported
 
 

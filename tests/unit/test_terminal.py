@@ -1,0 +1,250 @@
+"""What a command says when nobody listens, where the terminal cannot show it, and when it is stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = [sys.executable, "-m", "moesim"]
+SMALL = ["--set", "workload.requests=1", "--set", "workload.prompt=8", "--set", "workload.output=2"]
+LONG = ["--set", "workload.requests=4", "--set", "workload.output=20000"]
+WAIT = 120.0
+"""Seconds after which a process that does not do what it should counts as stuck: far more than any needs."""
+posix = pytest.mark.skipif(sys.platform != "linux", reason="/dev/full, /proc and POSIX signals")
+
+
+def environment(**changes: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), **changes}
+
+
+def moesim(*words: str, cwd: Path, stdout: int | None = subprocess.PIPE, **changes: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*PROGRAM, *words], stdout=stdout, stderr=subprocess.PIPE, text=True, cwd=cwd, env=environment(**changes), check=False
+    )
+
+
+@posix
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["list", "--help"],
+        ["--version"],
+        ["list", "models"],
+        ["list", "models", "--json"],
+        ["explain", "quickstart"],
+    ],
+)
+def test_a_full_standard_output_is_one_line(words: list[str], tmp_path: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = moesim(*words, cwd=tmp_path, stdout=full.fileno())
+    assert done.returncode == 2
+    assert done.stderr == "standard output: cannot be written: No space left on device\n"
+
+
+@posix
+@pytest.mark.parametrize("words", [["--help"], ["list", "models"], ["schema"]])
+def test_a_reader_that_leaves_ends_a_command_quietly(words: list[str], tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = moesim(*words, cwd=tmp_path, stdout=write)
+    os.close(write)
+    assert done.returncode == 128 + signal.SIGPIPE
+    assert done.stderr == ""
+
+
+@posix
+def test_a_closed_standard_output_is_told(tmp_path: Path) -> None:
+    words = "exec >&-; exec " + " ".join([sys.executable, "-m", "moesim", "list", "models"])
+    done = subprocess.run(["sh", "-c", words], capture_output=True, text=True, cwd=tmp_path, env=environment(), check=False)
+    assert (done.returncode, done.stderr) == (2, "standard output: is closed\n")
+
+
+def test_a_terminal_that_lacks_letters_shows_their_codes_and_says_so(tmp_path: Path) -> None:
+    done = moesim("run", "quickstart", *SMALL, "--set", "name=a–字", cwd=tmp_path, PYTHONIOENCODING="latin-1")
+    assert done.returncode == 2
+    assert "a\\u2013\\u5b57: lru runs" in done.stdout
+    assert done.stderr.splitlines() == [
+        "standard output: is iso8859-1 and lacks '\\u2013' and maybe more, shown as \\uXXXX; set PYTHONIOENCODING=utf-8"
+    ]
+    assert (tmp_path / "runs" / "a–字-lru" / "result.json").is_file()
+    done = moesim("run", "quickstart", *SMALL, "--set", "name=a–字", "--json", cwd=tmp_path, PYTHONIOENCODING="latin-1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["scenario"] == "a–字"
+
+
+def test_control_codes_of_a_scenario_reach_no_terminal(tmp_path: Path) -> None:
+    name = '"evil\\e[31m\\x9b2J\\r\\u202e"'
+    done = moesim("-v", "run", "quickstart", *SMALL, "--set", f"name={name}", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "evil\\u001b[31m\\u009b2J\\u000d\\u202e: lru runs" in done.stdout
+    (tmp_path / "bad.yaml").write_text(f"hardware: {name}\nmodel: {name}\nworkload: {{kind: {name}}}\n{name}: 1\n", "utf-8")
+    for command in ("run", "check"):
+        told = moesim(command, "bad.yaml", cwd=tmp_path)
+        done.stderr += told.stdout + told.stderr
+    assert not {letter for letter in done.stdout + done.stderr if not letter.isprintable()} - {"\n"}
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["run", "quickstart", *LONG, "--out", "a\udcff"], "is not UTF-8"),
+        (["run", "quickstart", *LONG, "--out", "x" * 300], "more than 255 bytes"),
+        (["run", "quickstart", *LONG, "--out", "file"], "is a file; name a directory"),
+        (["run", "quickstart", *LONG, "--out", "file/below"], "file' is not a directory"),
+        (["run", "quickstart", *LONG, "--trace", "folder"], "is a directory; name a file"),
+        (["run", "quickstart", *LONG, "--trace", "file/below"], "file' is not a directory"),
+        (["compare", "quickstart", *LONG, "--out", "file"], "file' is not a directory"),
+        (["compare", "quickstart", *LONG, "--out", "foreign", "--policies", "lru"], "holds files that no run of moesim wrote"),
+        (["sweep", "cxl_expert_threshold", "--out", "file"], "is a file; name a directory"),
+        (["optimize", "cxl_expert_threshold", "--out", "file"], "is a file; name a directory"),
+        (["reproduce", "--out", "file"], "is a file; name a directory"),
+        (["calibrate", "--out", "folder/x/../../file/x.yaml"], "is not a directory"),
+        (["import", "mooncake", "trace.jsonl", "--out", "folder"], "is a directory; name a file"),
+        (["report", "folder", "--out", "file/x.html"], "file' is not a directory"),
+    ],
+    ids=lambda value: " ".join(value[:1] + value[-1:])[:40] if isinstance(value, list) else "",
+)
+def test_every_target_is_tried_before_anything_is_computed(words: list[str], reason: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "foreign" / "lru").mkdir(parents=True)
+    (tmp_path / "foreign" / "lru" / "thesis.tex").write_text("mine")
+    (tmp_path / "trace.jsonl").write_text("{}\n")
+    before = sorted(tmp_path.rglob("*"))
+    words = [_an_experiment() if word == "cxl_expert_threshold" else word for word in words]
+    done = moesim(*words, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert reason in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def _an_experiment() -> str:
+    folder = ROOT / "scenarios" / "experiments"
+    return str(sorted(folder.rglob("*threshold*.yaml"))[0])
+
+
+@posix
+@pytest.mark.parametrize(
+    "words", [["run", "quickstart", *SMALL, "--out", "full/run"], ["report", "run", "--out", "full/page.html"]]
+)
+def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing(words: list[str], tmp_path: Path) -> None:
+    assert moesim("run", "quickstart", *SMALL, "--out", "run", cwd=tmp_path).returncode == 0
+    (tmp_path / "full").mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=8k", "none", str(tmp_path / "full")]
+    if subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting a small file system is not allowed here")
+    try:
+        done = moesim(*words, cwd=tmp_path)
+        left = list((tmp_path / "full").iterdir())
+    finally:
+        subprocess.run(["umount", str(tmp_path / "full")], check=True)
+    assert done.returncode == 2
+    assert "No space left on device" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert left == []
+
+
+def children(parent: int) -> list[int]:
+    """Processes below one, whatever they are."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            status = (entry / "stat").read_text()
+        except OSError:
+            continue
+        if int(status.rpartition(")")[2].split()[1]) == parent:
+            found += [int(entry.name), *children(int(entry.name))]
+    return found
+
+
+def _at_work(process: int) -> bool:
+    """Whether a command has begun to import what it computes with."""
+    return "numpy" in Path(f"/proc/{process}/maps").read_text()
+
+
+def stopped(words: Sequence[str], cwd: Path, begun: Path | None, number: int, *, whole_group: bool) -> tuple[int, str]:
+    """Exit status and standard error of a command that is stopped as soon as `begun` is there (None: as it begins to compute).
+
+    Waits until its children are gone.
+    """
+    running = subprocess.Popen(
+        [*PROGRAM, *words],
+        cwd=cwd,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    last = time.monotonic() + WAIT
+    while not (begun.exists() if begun is not None else _at_work(running.pid)) and running.poll() is None:
+        assert time.monotonic() < last, "nothing is done for too long"
+        time.sleep(0.01)
+    family = children(running.pid)
+    (os.killpg if whole_group else os.kill)(running.pid, number)
+    _out, told = running.communicate(timeout=WAIT)
+    while any(Path(f"/proc/{child}").exists() for child in family):
+        assert time.monotonic() < last, "a child outlives its command"
+        time.sleep(0.01)
+    return running.returncode, told
+
+
+EXPERIMENT = """\
+name: stopped
+scenario: {extends: quickstart, workload: {requests: 2, prompt: 64, output: 16}}
+replications: 400
+bound: false
+"""
+
+
+@posix
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_stopped_sweep_keeps_its_points_and_leaves_no_children(number: int, jobs: str, tmp_path: Path) -> None:
+    (tmp_path / "stopped.yaml").write_text(EXPERIMENT)
+    out = tmp_path / "out"
+    words = ["sweep", "stopped.yaml", "--out", "out", "--jobs", jobs]
+    status, told = stopped(words, tmp_path, out / "points", number, whole_group=number == signal.SIGINT)
+    assert status == 130, told
+    assert told == "interrupted; the same command resumes; the points that are done are in out\n"
+    assert [path for path in out.rglob("*") if path.is_file() and path.suffix != ".json"] == []
+
+
+@posix
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_stopped_comparison_keeps_the_runs_that_are_done(jobs: str, tmp_path: Path) -> None:
+    words = [
+        "compare",
+        "quickstart",
+        "--policies",
+        "lru,on_demand,fiddler,cox_moe,lfu,fifo,random",
+        "--out",
+        "out",
+        "--jobs",
+        jobs,
+    ]
+    words += ["--set", "workload.output=64"]
+    first = tmp_path / "out" / "lru" / "result.json"
+    status, told = stopped(words, tmp_path, first, signal.SIGTERM, whole_group=False)
+    assert status == 130, told
+    assert told == "interrupted; the runs that are done are in out\n"
+    assert not (tmp_path / "out" / "comparison.json").exists()
+    assert all((folder / "result.json").is_file() for folder in (tmp_path / "out").iterdir())
+
+
+@posix
+def test_a_stopped_run_writes_nothing(tmp_path: Path) -> None:
+    words = ["run", "quickstart", *LONG, "--out", "x/out"]
+    assert stopped(words, tmp_path, None, signal.SIGINT, whole_group=True) == (130, "interrupted; nothing was written\n")
+    assert list(tmp_path.iterdir()) == []
