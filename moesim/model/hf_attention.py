@@ -94,6 +94,7 @@ def _of_windows(fields: Fields, main: GroupedQuery, kinds: Kinds) -> dict[str, A
         "head_dim": ("swa_head_dim", f"{_OTHERS}.head_dim"),
         "v_dim": ("swa_v_head_dim",),
     }
+    fields.heed(f"{_OTHERS}.attention_type")
     apart = {name: fields.integer("", f"'{keys[0]}'", keys, getattr(main, name), 0) for name, keys in own.items()}
     apart["v_dim"] = 0 if apart["v_dim"] == apart["head_dim"] else apart["v_dim"]
     windowed = main.model_copy(update=apart)
