@@ -24,10 +24,10 @@ __all__ = ["compare", "explain", "reproduce", "run", "sweep"]
 def compare(
     scenario: Any, policies: Iterable[str | Policy] = ("all",), *, seed: int | None = None, **overrides: Any
 ) -> dict[str, Any]:
-    """Runs several policies on the same requests and routing: `{"scenario", "results": [summaries, best first], "pairs"}`.
+    """Runs several policies on the same requests and routing: `{"scenario", "results": [best first], "bounds", "pairs"}`.
 
     `policies` are names (`all` for every one known) or Policy objects; one that cannot run on this scenario stands under
-    `refused` with the reason. Raises InputError when none can.
+    `refused` with the reason. Bounds that no system can reach are ranked under `bounds`. Raises InputError when none can.
     """
     given = list(policies)
     this = loaded(scenario, seed=seed, **overrides)

@@ -344,21 +344,29 @@ def _check(options: argparse.Namespace) -> int:
 def _list(options: argparse.Namespace) -> int:
     entries = _entries(options.what)
     if options.json:
-        say_json([{"name": e["name"], "summary": e["summary"], "source": e["source"]} for e in entries])
+        say_json([{"name": entry.name, "summary": entry.summary, "source": entry.source} for entry in entries])
         return 0
-    width = max((len(entry["name"]) for entry in entries), default=0)
-    say("\n".join(f"{entry['name']:{width}}  {entry['summary']}".rstrip() for entry in entries))
+    from moesim.results.marks import LOSSY, marked
+
+    names = {entry: marked(entry.name, lossy=entry.lossy) for entry in entries}
+    width = max(map(len, names.values()), default=0)
+    known, bounds = (
+        [f"{names[entry]:{width}}  {entry.summary}".rstrip() for entry in entries if entry.bound is bound]
+        for bound in (False, True)
+    )
+    apart = ["", "bounds, which no system can reach", *bounds] if bounds else []
+    say("\n".join([*known, *apart, *(["", LOSSY] if any(entry.lossy for entry in entries) else [])]))
     return 0
 
 
-def _entries(what: str) -> list[dict[str, str]]:
+def _entries(what: str) -> list[Any]:
+    from moesim.scenario import catalogue
+
     if what == "cases":
         from moesim import validation
 
-        return [dict(entry) for entry in validation.entries()]
-    from moesim.scenario import catalogue
-
-    return [{"name": e.name, "summary": e.summary, "source": e.source} for e in catalogue.names(what)]
+        return [catalogue.Entry(entry["name"], entry["summary"], entry["source"]) for entry in validation.entries()]
+    return catalogue.names(what)
 
 
 def _schema(options: argparse.Namespace) -> int:

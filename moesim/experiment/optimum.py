@@ -67,7 +67,8 @@ def optimize(
     document["points"] = len(this.planner.rows)
     rows = effort.rows(this.planner.rows)
     result = SweepResult.of(document, rows)
-    optima = [_optimum(searched, group, document) for group in _by_policy(cells(document, rows))]
+    found = [cell for cell in cells(document, rows) if not cell.bound]
+    optima = [_optimum(searched, group, document) for group in _by_policy(found)]
     result.answer["optimum"] = sorted(optima, key=lambda one: -_sign(document) * one["mean"])
     result.answer["sentences"] = [*optimum_sentences(document, result.answer), *result.answer["sentences"][1:]]
     return effort.keep(result)

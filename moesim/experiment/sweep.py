@@ -17,6 +17,7 @@ from moesim.experiment.points import Row
 from moesim.experiment.pools import outcomes
 from moesim.experiment.store import Store
 from moesim.experiment.task import Record, Task, failed
+from moesim.results.marks import losses
 from moesim.results.plain import canonical
 from moesim.results.sweeps import SweepResult, flat
 
@@ -139,4 +140,6 @@ def _row(row: Row, record: Mapping[str, Any]) -> dict[str, Any]:
     head |= {"status": record["status"], "error": record["error"]}
     steady = {name: value for name, value in flat(record.get("steady", {})).items() if name != "steps"}
     numbers = {**steady, **flat(record.get("summary", {}))}
+    if record["status"] == "done":
+        numbers["lossy"] = "yes" if losses(record["summary"]) else "no"
     return {**head, **{name: value for name, value in numbers.items() if name not in head}}

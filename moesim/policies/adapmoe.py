@@ -73,6 +73,7 @@ class AdapMoe(SizedPolicy):
     """Expert slots in GPU memory of all layers together (published: 64 and 128); as many as fit if not given."""
 
     adapts: ClassVar[Literal["never", "layer", "pass", "both"]] = "layer"
+    lossy: ClassVar[bool] = True
     source: ClassVar[str] = "AdapMoE (ICCAD 2024, arXiv:2408.10284)"
 
     @property

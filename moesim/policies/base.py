@@ -38,6 +38,7 @@ __all__ = [
     "Step",
     "View",
     "Visit",
+    "is_bound",
 ]
 
 BoolArray = NDArray[np.bool_]
@@ -281,6 +282,10 @@ class Policy(Spec):
     """Why it is not symmetric."""
     clairvoyant: ClassVar[bool] = False
     """True for bounds that know the whole run beforehand (`view.future`); no system can."""
+    unreachable: ClassVar[bool] = False
+    """True for bounds that no system can reach although the future is hidden from them: rankings leave them out, too."""
+    lossy: ClassVar[bool] = False
+    """True for a policy that with its defaults may change what the model computes; lists star its name."""
 
     @property
     def memoryless(self) -> bool:
@@ -306,3 +311,16 @@ class Policy(Spec):
     def adapt(self, step: Step, view: View) -> Moves:
         """Called when `adapts` says so, after the layer (or the last layer of the pass) has ended."""
         return NO_MOVES
+
+    def proven_gap(self, state: Any) -> float | None:
+        """Called once after the run, with `Deployment.state`, for policies that search a best plan.
+
+        Share of its plan's objective by which the best plan may be below it, as far as the search has proven; 0 for a proven
+        optimum, None for a policy that proves nothing.
+        """
+        return None
+
+
+def is_bound(policy: Policy | type[Policy]) -> bool:
+    """Whether rankings keep a policy apart, as a bound that no system can reach."""
+    return policy.clairvoyant or policy.unreachable

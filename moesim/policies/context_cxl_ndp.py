@@ -58,6 +58,7 @@ class ContextCxlNdp(SizedPolicy):
     """Loss at 1, 2, 3 and 4 bits, relative: the error of a uniform quantiser falls by four with each bit."""
 
     adapts: ClassVar[Literal["never", "layer", "pass", "both"]] = "layer"
+    lossy: ClassVar[bool] = True
     source: ClassVar[str] = "context-aware mixed precision (arXiv:2512.04476)"
 
     def deploy(self, problem: Problem) -> Deployment:

@@ -56,8 +56,8 @@ class CxlExpert(SizedPolicy):
     Inferred: the warm/cold split, homes (hot and warm by profile rank in the best host tier, cold in CXL memory; an expert
     that is hot in a batch may so live in CXL memory, and is then uploaded in its stored precision), how thresholds adapt and
     classes migrate, and that GPU, CPU and near-data work overlap (the paper adds them up: `pipeline: serial`).
-    Valid: cold experts lose precision, so compare with lossless systems only beside a note on accuracy; an expert keeps the
-    precision that it was first stored in, wherever it migrates.
+    Valid: cold experts lose precision (`quality`), so compare with lossless systems only beside a note on accuracy; an expert
+    keeps the precision that it was first stored in, wherever it migrates.
     """
 
     kind: Literal["cxl_expert"] = "cxl_expert"
@@ -90,6 +90,7 @@ class CxlExpert(SizedPolicy):
     pipeline: Literal["overlap", "serial"] = "overlap"
     """`serial` adds uploads, GPU, CPU and near-data times as the published evaluation does."""
 
+    lossy: ClassVar[bool] = True
     source: ClassVar[str] = _SOURCE
 
     @property

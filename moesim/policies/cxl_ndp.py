@@ -40,6 +40,7 @@ class CxlNdp(SizedPolicy):
     """Who computes an expert that is not in GPU memory."""
 
     memoryless: ClassVar[bool] = True
+    lossy: ClassVar[bool] = True
     source: ClassVar[str] = "CXL-NDP (arXiv:2509.03377)"
 
     def deploy(self, problem: Problem) -> Deployment:

@@ -61,6 +61,7 @@ class Daop(SizedPolicy):
     """Share of (token, expert) pairs that are predicted right (published: 84 %)."""
 
     adapts: ClassVar[Literal["never", "layer", "pass", "both"]] = "layer"
+    lossy: ClassVar[bool] = True
     source: ClassVar[str] = "DAOP (DATE 2025, arXiv:2501.10375)"
 
     @property

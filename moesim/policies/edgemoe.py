@@ -62,6 +62,7 @@ class EdgeMoe(SizedPolicy):
     """Most experts of the next layer that are loaded before its router has spoken (published: 1 to 3)."""
 
     adapts: ClassVar[Literal["never", "layer", "pass", "both"]] = "layer"
+    lossy: ClassVar[bool] = True
     source: ClassVar[str] = "EdgeMoE (arXiv:2308.14352)"
 
     def deploy(self, problem: Problem) -> Deployment:

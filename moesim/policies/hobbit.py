@@ -93,6 +93,7 @@ class Hobbit(SizedPolicy):
     """w1 to w4: recency, frequency, use in high precision, nearness of the layer; published as fitted, without values."""
 
     adapts: ClassVar[Literal["never", "layer", "pass", "both"]] = "layer"
+    lossy: ClassVar[bool] = True
     source: ClassVar[str] = "HOBBIT (arXiv:2411.01433)"
 
     @property

@@ -22,7 +22,11 @@ from moesim.policies.problem import Problem
 from moesim.policies.sizing import Portions, too_large
 from moesim.units import Share
 
-__all__ = ["Optimum", "Option", "Programme", "formulate", "solve"]
+__all__ = ["Optimum", "Option", "Programme", "Solution", "formulate", "solve"]
+
+
+_INFEASIBLE = 2
+"""Status of `scipy.optimize.milp`."""
 
 
 class Option(NamedTuple):
@@ -126,8 +130,17 @@ class _Rows:
         return coo_array((value, (row, column)), shape=(len(self.low), self.total)).tocsr()
 
 
-def solve(programme: Programme, gap: float = 0.0, nodes: int = 1_000_000) -> IntArray | None:
-    """[P, N] options of the optimum (to a relative `gap`, or the best of `nodes` nodes), None if nothing fits or was found.
+class Solution(NamedTuple):
+    """What the solver found, and what it proved."""
+
+    options: IntArray
+    """[P, N] option of each expert in each phase."""
+    gap: float
+    """Share of the objective by which the optimum may be below it: (found - proven lower bound) / found."""
+
+
+def solve(programme: Programme, gap: float = 0.0, nodes: int = 1_000_000) -> Solution | None:
+    """The optimum (to a relative `gap`, or the best of `nodes` nodes), None if nothing fits; InputError if none was found.
 
     Binary h[n, t]: expert n lives in tier t; y[p, n, j]: its option in phase p; continuous m[p, l] >= every lane's seconds.
     Sum over t of h = 1; sum of y over the options of a tier = h; bytes within the room of each tier.
@@ -150,7 +163,14 @@ def solve(programme: Programme, gap: float = 0.0, nodes: int = 1_000_000) -> Int
         bounds=Bounds(0.0, upper),
         options={"mip_rel_gap": gap, "node_limit": nodes},
     )
-    return None if found.x is None else np.asarray(found.x[rows.y].argmax(axis=2), dtype=np.int64)
+    if found.x is not None:
+        bound = max(float(found.mip_dual_bound or 0.0), 0.0)
+        apart = max(1.0 - bound / float(found.fun), 0.0) if found.fun > 0 else 0.0
+        return Solution(np.asarray(found.x[rows.y].argmax(axis=2), dtype=np.int64), apart)
+    if found.status == _INFEASIBLE:
+        return None
+    text = f"no plan was found in {nodes} nodes of the search tree ({found.message}); raise the number of nodes"
+    raise InputError(Mistake(text, path="policy.nodes"))
 
 
 @dataclass(frozen=True)
@@ -159,6 +179,8 @@ class _Choice:
 
     device: dict[str, IntArray]
     """Phase -> [L, E] device of each expert."""
+    gap: float
+    """As `Solution.gap`."""
 
 
 class Optimum(SizedPolicy):
@@ -182,6 +204,7 @@ class Optimum(SizedPolicy):
     """Most binary variables that are taken on; what is larger is refused."""
 
     memoryless: ClassVar[bool] = True
+    unreachable: ClassVar[bool] = True
     source: ClassVar[str] = "bound; mixed-integer programme (HiGHS)"
 
     def deploy(self, problem: Problem) -> Deployment:
@@ -198,19 +221,23 @@ class Optimum(SizedPolicy):
         if found is None:
             raise too_large(problem, cut, float(problem.model.expert_bytes))
         shape, place_of = (problem.layers, problem.experts), np.argsort(order, axis=1)
-        tier = np.take_along_axis(programme.tier[found[0]].reshape(shape), place_of, axis=1)
+        tier = np.take_along_axis(programme.tier[found.options[0]].reshape(shape), place_of, axis=1)
         devices = np.array([option.device for option in options])
         device: dict[str, IntArray] = {
             phase: np.take_along_axis(devices[chosen].reshape(shape), place_of, axis=1)
-            for (phase, _), chosen in zip(phases, found, strict=True)
+            for (phase, _), chosen in zip(phases, found.options, strict=True)
         }
         hosts = [(tier == number, [[name]]) for number, name in enumerate(host_order(problem))]
-        return place(problem, resident=tier < 0, classes=[(tier < 0, []), *hosts], cut=cut, state=_Choice(device))
+        return place(problem, resident=tier < 0, classes=[(tier < 0, []), *hosts], cut=cut, state=_Choice(device, found.gap))
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """Every expert where the plan has it."""
         choice: _Choice = view.state
         return Dispatch(choice.device[visit.phase][visit.layer], in_order(visit.counts, view.resident[visit.layer]))
+
+    def proven_gap(self, state: _Choice) -> float:
+        """As the solver proved it."""
+        return state.gap
 
 
 def _phases(problem: Problem, cut: Portions) -> list[tuple[Phase, float]]:

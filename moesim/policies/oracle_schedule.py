@@ -48,6 +48,8 @@ class Machine:
         self.id_bytes = 4.0 * problem.model.top_k
         costs = problem.costs
         self.down = costs.path(problem.gpu_tier, problem.main_memory) if problem.system.host_tiers else None
+        self.ends, self.floors = 0.0, 0.0
+        """Seconds of all visits as chosen, and the seconds that no choice goes below as far as the searches have proven."""
         tier_of = {device: tier for tier, device in problem.ndp_index.items()}
         self.sides = [
             self._side(problem, index, tier_of.get(index, -1))
@@ -148,16 +150,16 @@ class Layer:
         return end
 
 
-def least(layer: Layer, starts: Sequence[Sequence[int]], nodes: int) -> tuple[list[int], bool]:
-    """(columns [n] with the earliest end, whether that is proven), by branch and bound from the best of `starts`.
+def least(layer: Layer, starts: Sequence[Sequence[int]], nodes: int) -> tuple[list[int], float]:
+    """(columns [n] with the earliest end, seconds below which no choice ends), by branch and bound from the best of `starts`.
 
     Experts that are alike (same times, same copy) take columns in falling order, which spares permutations of them. At most
-    `nodes` partial choices are looked at.
+    `nodes` partial choices are looked at; where that was enough, the second number is the end of the first.
     """
     best = min(starts, key=layer.end)
     search = _Search(layer, list(best), layer.end(best), nodes)
     search.branch(0, 0.0, 0.0, [0.0] * (layer.times.shape[1] - 1))
-    return search.best, search.left > 0
+    return search.best, min(search.end, search.open)
 
 
 class _Search:
@@ -171,6 +173,10 @@ class _Search:
             for i in range(len(self._rows))
         ]
         self._chosen = [0] * len(self._rows)
+        self._rest = np.append(np.cumsum(layer.times.min(axis=1)[::-1])[::-1], 0.0).tolist()
+        """[n + 1] least seconds of work, on whatever device, of expert i and those after it."""
+        self.open = np.inf
+        """No choice that was left unseen ends sooner than this."""
 
     def branch(self, i: int, gpu: float, copies: float, sides: list[float]) -> None:
         """Tries every column for expert `i` and those after it."""
@@ -185,6 +191,8 @@ class _Search:
             if row[column] == np.inf:
                 continue
             if self.left <= 0:
+                even = (gpu + sum(sides) + self._rest[i]) / len(row)  # all lanes busy to the end
+                self.open = min(self.open, max(self.layer.floor(gpu, copies, sides), even))
                 return
             self.left -= 1
             more = sides.copy()

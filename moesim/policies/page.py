@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from moesim.plugins import BUILT_IN, find
-from moesim.policies.base import Policy
+from moesim.policies.base import Policy, is_bound
 from moesim.writing import write
 
 __all__ = ["main", "page", "written"]
@@ -32,23 +32,30 @@ what is inferred. Written by `python -m moesim.policies.page`. `moesim list poli
 [extending.md](extending.md) says how to write one.
 
 *Learns* says when a policy looks at what has happened: a memoryless one decides by the visit alone and is timed all layers
-at once. *Looks ahead* names predictors with a declared recall, and bounds that know the whole run. Parameters that most
-policies share stand once, under [Shared parameters](#shared-parameters).
+at once. *Looks ahead* names predictors with a declared recall, and bounds that know the whole run. A star marks policies that
+with their defaults may change what the model computes. Bounds, which no system can reach, stand last, apart from the others as
+in every ranking. Parameters that most policies share stand once, under [Shared parameters](#shared-parameters).
 
 """
 
 
 def page() -> str:
     """The whole page."""
-    classes = {name: find("policies", name) for name in BUILT_IN["policies"]}
+    every = {name: find("policies", name) for name in BUILT_IN["policies"]}
+    classes = {name: made for bounds in (False, True) for name, made in every.items() if is_bound(made) is bounds}
     shared = _shared(classes)
     rows = [
-        f"| [`{name}`](#{name}) | {_first(made)} | {_learns(made)} | {_cell(made.source)} |" for name, made in classes.items()
+        f"| [`{name}`](#{name}){_mark(made)} | {_first(made)} | {_learns(made)} | {_cell(made.source)} |"
+        for name, made in classes.items()
     ]
     table = "\n".join(["| policy | what it does | learns | source |", "|---|---|---|---|", *rows])
     common = "\n".join(_parameter(field, shared[field]) for field in shared)
     sections = "\n".join(_section(name, made, set(shared)) for name, made in classes.items())
     return f"{_INTRO}{table}\n\n## Shared parameters\n\n{common}\n\n{sections}".rstrip() + "\n"
+
+
+def _mark(made: type[Policy]) -> str:
+    return f"{' *' if made.lossy else ''}{' (bound)' if is_bound(made) else ''}"
 
 
 def _shared(classes: dict[str, type[Policy]]) -> dict[str, Any]:
@@ -66,6 +73,8 @@ def _section(name: str, made: type[Policy], shared: set[str]) -> str:
     own = [field for field in made.model_fields if field != "kind" and not (field in shared and _inherited(made, field))]
     parameters = "\n".join(_parameter(field, made.model_fields[field]) for field in own) or "No parameters of its own."
     facts = f"*Learns*: {_learns(made)}. *Looks ahead*: {_ahead(made)}."
+    facts += " *Changes the model's output*: yes." if made.lossy else ""
+    facts += " *A bound*: no system can reach it." if is_bound(made) else ""
     labels = "" if made.symmetric else f" *Goes by expert number*: {made.symmetric_reason}."
     return f"## {name}\n\n{body}\n\n{facts}{labels}\n\n{parameters}\n"
 

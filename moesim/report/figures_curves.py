@@ -27,6 +27,7 @@ from moesim.report.canvas import (
     styled,
 )
 from moesim.report.figures_time import needed
+from moesim.results.marks import LOSSY, MARKS, STAR, marked
 from moesim.results.result import Result
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def sweep_curve(
     band = [np.asarray(table[f"{y}.{end}"], dtype=np.float64) if f"{y}.{end}" in table else None for end in ("low", "high")]
     if y in _SHARES:  # Student's interval knows nothing of where a share ends
         band = [None if side is None else np.clip(side, 0, 1) for side in band]
-    names = [_said(value) for value in table[by]] if by in table else [""] * len(ys)
+    names = _series(table, by, len(ys))
     which = {name: np.array([other == name for other in names]) & np.isfinite(ys) for name in dict.fromkeys(names)}
     which = {name: rows for name, rows in which.items() if rows.any()}
     if not which:
@@ -160,9 +161,21 @@ def sweep_curve(
     bars = any(side is not None and np.isfinite(side).any() for side in band)
     if ranked != [""] or bars:
         shown = [handles[i] for i in order if labels[i]]
-        handles = [*shown, *_others(len(ranked) - _LINES), *_intervals(bars, level)]
+        star = [name for name in ranked if name.endswith(STAR)]
+        handles = [*shown, *_others(len(ranked) - _LINES), *_intervals(bars, level), *_footnote(bool(star))]
         below(axes, handles, 3, "" if by == "policy" or by not in table else folded(axis_name(by), 70))
     return figure
+
+
+def _series(table: Mapping[str, Any], by: str, count: int) -> list[str]:
+    """The series that each row belongs to; policies with the mark of a bound and the star of one that changes the output."""
+    if by not in table:
+        return [""] * count
+    marks = [
+        [value == "yes" for value in table[name]] if by == "policy" and name in table else [False] * count for name in MARKS
+    ]
+    starred = {name for name, lossy in zip(table[by], marks[1], strict=True) if lossy} if by == "policy" else set()
+    return [marked(_said(name), bound=bound, lossy=name in starred) for name, bound in zip(table[by], marks[0], strict=True)]
 
 
 def _roomy(values: Any, log: bool) -> bool:
@@ -194,6 +207,12 @@ def _others(number_of: int) -> list[Any]:
     from matplotlib.lines import Line2D
 
     return [Line2D([], [], color=GREY, linewidth=0.8, label=f"{number_of} others")] if number_of > 0 else []
+
+
+def _footnote(shown: bool) -> list[Any]:
+    from matplotlib.lines import Line2D
+
+    return [Line2D([], [], linestyle="", label=LOSSY)] if shown else []
 
 
 def _intervals(shown: bool, level: float) -> list[Any]:

@@ -14,6 +14,7 @@ import numpy as np
 from moesim.errors import InputError
 from moesim.report.canvas import GREY, OKABE_ITO, below, blank, cut, dots, folded, label_points, log_axis, number, styled
 from moesim.results.compare import by_policy
+from moesim.results.marks import LOSSY, MARKS, is_bound, losses, marked
 from moesim.results.result import Result
 from moesim.results.statistics import TIE, mean, t_interval
 
@@ -43,38 +44,48 @@ class Row(NamedTuple):
     """USD per million tokens that the throughput counts."""
     energy: float | None
     """J per token that the throughput counts."""
+    is_bound: bool = False
+    """No system can follow it."""
+    lossy: bool = False
+    """It changes the model's output."""
+
+    @property
+    def label(self) -> str:
+        """The name with its star."""
+        return marked(self.name, lossy=self.lossy)
 
 
 def rows_of(runs: Any) -> tuple[str, list[Row]]:
-    """The scenario's name and a row per policy, best first; InputError when none has a throughput.
+    """The scenario's name and a row per policy, best first, bounds behind all others; InputError when none has a throughput.
 
     `runs`: results, summaries, what `compare` returned, or the table of a sweep with a column `policy`.
     """
     if isinstance(runs, Mapping) and "results" in runs:
-        runs = runs["results"]
+        runs = [*runs["results"], *runs.get("bounds", ())]
     if "policy" in getattr(runs, "columns", ()) or (isinstance(runs, Mapping) and "policy" in runs):
         title, rows = "", _of_table(runs)
     else:
         groups = by_policy(result.summary if isinstance(result, Result) else result for result in runs)
         title = str(next(iter(groups.values()))[0]["scenario"]) if groups else ""
         rows = [_of_group(name, group) for name, group in groups.items()]
-    rows.sort(key=lambda row: (-(row.speed if row.speed is not None else -1.0), row.name))
+    rows.sort(key=lambda row: (row.is_bound, -(row.speed if row.speed is not None else -1.0), row.name))
     if not any(row.speed for row in rows):
         raise InputError("none of the results has a throughput to show")
     return title, rows
 
 
 def _of_group(name: str, group: Sequence[Mapping[str, Any]]) -> Row:
+    marks = is_bound(group[0]), any(losses(summary) for summary in group)
     speeds = [float(summary["throughput_tok_s"]) for summary in group if summary.get("throughput_tok_s") is not None]
     if not speeds:
-        return Row(name, None, None, None, _mean(group, "bound_tok_s"), None, None)
+        return Row(name, None, None, None, _mean(group, "bound_tok_s"), None, None, *marks)
     interval = t_interval(speeds)
     energies = [
         _per_token(summary.get("energy_J"), summary["throughput_tok_s"], summary.get("makespan_s")) for summary in group
     ]
     joules = [energy for energy in energies if energy is not None]
     return Row(name, interval.mean, interval.low, interval.high, _mean(group, "bound_tok_s"),
-               _mean(group, "cost_usd_per_Mtok"), mean(joules) if joules else None)  # fmt: skip
+               _mean(group, "cost_usd_per_Mtok"), mean(joules) if joules else None, *marks)  # fmt: skip
 
 
 def _per_token(joules: float | None, speed: float | None, makespan: float | None) -> float | None:
@@ -99,8 +110,10 @@ def _of_table(table: Mapping[str, Any]) -> list[Row]:
     spent = zip(column("energy_J"), column("throughput_tok_s"), column("makespan_s"), strict=True)
     per_token = [_per_token(*row) for row in spent]
     parts = [column(f"throughput_tok_s{end}") for end in ("", ".low", ".high")]
+    marks = [[value == "yes" for value in table[name]] if name in table else [False] * count for name in MARKS]
     best: dict[str, Row] = {}
-    for values in zip(names, *parts, column("bound_tok_s"), column("cost_usd_per_Mtok"), per_token, strict=True):
+    known = column("bound_tok_s"), column("cost_usd_per_Mtok")
+    for values in zip(names, *parts, *known, per_token, *marks, strict=True):
         row = Row(*values)
         if row.name not in best or (row.speed or 0.0) > (best[row.name].speed or 0.0):
             best[row.name] = row
@@ -111,6 +124,8 @@ def _of_table(table: Mapping[str, Any]) -> list[Row]:
 def comparison(results: Any, *, level: float = 0.95) -> Figure:
     """Throughput of each policy as a bar, best on top, with its interval (at `level`) and a mark where its bound lies.
 
+    Policies that no system can follow stand below the others, hatched; a star marks those that change the model's output.
+
     `results`: results, summaries, what `compare` returned, or a sweep's table; replications of a policy become their mean.
     """
     title, rows = rows_of(results)
@@ -119,8 +134,11 @@ def comparison(results: Any, *, level: float = 0.95) -> Figure:
     fastest = max(row.speed or 0.0 for row in rows)
     shown = [row.bound for row in rows if row.bound and row.bound <= _FAR * fastest]
     reach = max([fastest, *(row.high or 0.0 for row in rows), *shown])
-    for position, row in enumerate(rows):
-        axes.barh(position, row.speed or 0.0, height=0.62, color=OKABE_ITO["blue"])
+    gap = 0.6 if any(row.is_bound for row in rows) and not all(row.is_bound for row in rows) else 0.0
+    places = [number + gap * row.is_bound for number, row in enumerate(rows)]
+    for position, row in zip(places, rows, strict=True):
+        look: dict[str, Any] = {"hatch": "////", "edgecolor": "white", "linewidth": 0.0} if row.is_bound else {}
+        axes.barh(position, row.speed or 0.0, height=0.62, color=OKABE_ITO["sky" if row.is_bound else "blue"], **look)
         if row.low is not None and row.high is not None:
             axes.errorbar(row.speed or 0.0, position, xerr=[[(row.speed or 0.0) - row.low], [row.high - (row.speed or 0.0)]],
                           color=OKABE_ITO["black"], capsize=2.5, linewidth=1.1)  # fmt: skip
@@ -128,14 +146,14 @@ def comparison(results: Any, *, level: float = 0.95) -> Figure:
         axes.annotate(_speed(row), (1.01, position), xycoords=axes.get_yaxis_transform(), va="center", annotation_clip=False)
         if row.bound in shown:
             axes.plot([row.bound] * 2, [position - 0.4, position + 0.4], color=OKABE_ITO["vermilion"], linewidth=2.5)
-    axes.set_yticks(range(len(rows)), [folded(row.name) if len(rows) <= 12 else cut(row.name) for row in rows])
-    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_yticks(places, [folded(row.label) if len(rows) <= 12 else cut(row.label) for row in rows])
+    axes.set_ylim(places[-1] + 0.6, -0.6)
     axes.set_xlim(1.05 * min(0.0, *(row.low or 0.0 for row in rows)), 1.05 * reach)
     axes.set_xlabel("throughput (tokens/s)")
     dots(axes.xaxis)
     axes.grid(axis="x", alpha=0.3)
     axes.set_title(folded(title, 80), loc="left")
-    handles = _comparison_legend(bool(shown), any(row.low is not None for row in rows), level)
+    handles = _comparison_legend(rows, bool(shown), level)
     if len(handles) > 1:
         below(axes, handles, 3)
     return figure
@@ -150,17 +168,24 @@ def _speed(row: Row) -> str:
     return f"{number(row.speed)} tok/s ({f'{share:.0f}' if share >= 10 else f'{share:.2g}'} % of bound)"
 
 
-def _comparison_legend(bounds: bool, intervals: bool, level: float) -> list[Any]:
+def _comparison_legend(rows: Sequence[Row], bounds: bool, level: float) -> list[Any]:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    handles: list[Any] = [Patch(color=OKABE_ITO["blue"], label="simulated")]
-    if intervals:
+    handles: list[Any] = []
+    if not all(row.is_bound for row in rows):
+        handles.append(Patch(color=OKABE_ITO["blue"], label="simulated"))
+    if any(row.is_bound for row in rows):
+        hatched: dict[str, Any] = {"facecolor": OKABE_ITO["sky"], "hatch": "////", "edgecolor": "white"}
+        handles.append(Patch(label="simulated, with what no system can know", **hatched))
+    if any(row.low is not None for row in rows):
         handles.append(Line2D([], [], color=OKABE_ITO["black"], marker="|", linewidth=1.1, label=f"{100 * level:g} % interval"))
     if bounds:
         handles.append(
             Line2D([], [], color=OKABE_ITO["vermilion"], linewidth=2.5, label="bound: no placement or schedule is faster")
         )
+    if any(row.lossy for row in rows):
+        handles.append(Line2D([], [], linestyle="", label=LOSSY))
     return handles
 
 
@@ -168,34 +193,53 @@ def _comparison_legend(bounds: bool, intervals: bool, level: float) -> list[Any]
 def pareto(results: Any) -> Figure:
     """Throughput against cost and against energy per output token; policies that none beats in both stand on the front.
 
-    The front is drawn and its policies are named; the others are grey. A panel without any figure is left out.
+    The front is drawn and its policies are named; the others are grey. Policies that no system can follow are left out. A panel
+    without any figure is left out too, and one that lacks some says how many.
     """
     title, rows = rows_of(results)
-    panels = [
-        (name, text)
-        for name, text in (("cost", "cost (USD per million tokens)"), ("energy", "energy (J per token)"))
-        if any(getattr(row, name) is not None and row.speed for row in rows)
-    ]
+    rows = [row for row in rows if row.speed and not row.is_bound] or [row for row in rows if row.speed]
+    panels = [_Panel.of(rows, name, text) for name, text in _MEASURES.items()]
+    panels = [panel for panel in panels if panel.points]
     if not panels:
         raise InputError("none of the results has a cost or an energy to set against its throughput")
     figure = blank(8.0, 4.0 * len(panels) + 0.7)
     plots: Any = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
-    for axes, (name, text) in zip(plots, panels, strict=True):
-        _panel(
-            axes, [(getattr(row, name), row.speed, row) for row in rows if getattr(row, name) is not None and row.speed], text
-        )
+    for axes, panel in zip(plots, panels, strict=True):
+        _panel(axes, panel)
     plots[0].set_title(folded(f"{title}: up and left is better" if title else "up and left is better", 80), loc="left")
-    below(figure, _pareto_legend(), 3)
-    for axes, (name, _) in zip(plots, panels, strict=True):
-        known = [
-            (getattr(row, name), row.speed or 0.0, row.name) for row in rows if getattr(row, name) is not None and row.speed
-        ]
-        best = front([(x, y) for x, y, _ in known])
-        spots = [(x, y) for x, y, _ in known]
-        obstacles = [*spots, *_along([spots[i] for i in best])]
+    below(figure, _pareto_legend(any(row.lossy for row in rows)), 3)
+    for axes, panel in zip(plots, panels, strict=True):
+        best = panel.front
         best.reverse()  # the highest gets its place first
-        label_points(axes, [spots[i] for i in best], [cut(known[i][2]) for i in best], obstacles)
+        obstacles = [*panel.points, *_along([panel.points[i] for i in reversed(best)])]
+        label_points(axes, [panel.points[i] for i in best], [cut(panel.rows[i].label) for i in best], obstacles)
     return figure
+
+
+_MEASURES = {"cost": "cost (USD per million tokens)", "energy": "energy (J per token)"}
+
+
+class _Panel(NamedTuple):
+    """One measure against throughput."""
+
+    points: list[tuple[float, float]]
+    """(measure, throughput) of each row."""
+    rows: list[Row]
+    """Those that have the measure."""
+    text: str
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], name: str, text: str) -> _Panel:
+        """The panel of the measure `name`, which its axis calls `text`."""
+        known = [row for row in rows if getattr(row, name) is not None]
+        points = [(float(getattr(row, name)), row.speed or 0.0) for row in known]
+        lacking = len(rows) - len(known)
+        return cls(points, known, f"{text}; unknown for {lacking} of {len(rows)}" if lacking else text)
+
+    @property
+    def front(self) -> list[int]:
+        """Indices of the points that none beats."""
+        return front(self.points)
 
 
 def _along(corners: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -223,20 +267,19 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
     return [index for index in kept if index not in beaten]
 
 
-def _panel(axes: Axes, known: list[tuple[float, float, Row]], text: str) -> None:
-    best = set(front([(x, y) for x, y, _ in known]))
-    if min(x for x, *_ in known) > 0 and max(x for x, *_ in known) > 20 * min(x for x, *_ in known):
-        decades = max(x for x, *_ in known) / min(x for x, *_ in known)
-        log_axis(axes, many=decades > 1e3)
-    line = sorted((known[i][0], known[i][1]) for i in best)
+def _panel(axes: Axes, panel: _Panel) -> None:
+    best, xs = set(panel.front), [x for x, _ in panel.points]
+    if min(xs) > 0 and max(xs) > 20 * min(xs):
+        log_axis(axes, many=max(xs) / min(xs) > 1e3)
+    line = sorted(panel.points[i] for i in best)
     axes.plot(
         [x for x, _ in line], [y for _, y in line], drawstyle="steps-post", color=OKABE_ITO["blue"], linewidth=1.2, zorder=2
     )
-    for index, (x, y, row) in enumerate(known):
-        if row.low is not None and row.high is not None and (index in best or len(known) <= _MANY):
+    for index, ((x, y), row) in enumerate(zip(panel.points, panel.rows, strict=True)):
+        if row.low is not None and row.high is not None and (index in best or len(panel.rows) <= _MANY):
             tint = OKABE_ITO["blue"] if index in best else GREY
             axes.errorbar([x], [y], yerr=[[y - row.low], [row.high - y]], color=tint, capsize=2, linewidth=0.9, zorder=1)
-    behind = [(x, y) for index, (x, y, _) in enumerate(known) if index not in best]
+    behind = [point for index, point in enumerate(panel.points) if index not in best]
     for spots, mark, tint, size in ((behind, "s", GREY, 4), (line, "o", OKABE_ITO["blue"], 6)):
         look: dict[str, Any] = {"color": tint, "markersize": size, "linestyle": "", "zorder": 3, "clip_on": False}
         if spots:
@@ -246,7 +289,7 @@ def _panel(axes: Axes, known: list[tuple[float, float, Row]], text: str) -> None
     axes.set_ylim(0.0 if low < 0.3 * high and axes.dataLim.y0 >= 0 else low, high)
     if axes.get_xscale() == "linear":
         axes.set_xlim(left=max(axes.get_xlim()[0], 0.0))
-    axes.set_xlabel(text)
+    axes.set_xlabel(panel.text)
     axes.set_ylabel("throughput (tokens/s)")
     dots(axes.xaxis)
     dots(axes.yaxis)
@@ -254,10 +297,11 @@ def _panel(axes: Axes, known: list[tuple[float, float, Row]], text: str) -> None
     axes.grid(alpha=0.3)
 
 
-def _pareto_legend() -> list[Any]:
+def _pareto_legend(lossy: bool) -> list[Any]:
     from matplotlib.lines import Line2D
 
     return [
         Line2D([], [], color=OKABE_ITO["blue"], marker="o", linewidth=1.2, label="on the front: nothing is faster for less"),
         Line2D([], [], color=GREY, marker="s", markersize=4, linestyle="", label="behind it"),
+        *([Line2D([], [], linestyle="", label=LOSSY)] if lossy else []),
     ]

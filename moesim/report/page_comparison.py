@@ -19,7 +19,9 @@ from moesim.report.page import Page, Part
 from moesim.report.page_origin import origin_parts
 from moesim.report.page_run import drawn, run_figures
 from moesim.results.compare import by_policy
+from moesim.results.marks import gap_note, losses, note
 from moesim.results.result import Result
+from moesim.results.words import share_words
 from moesim.units import format_seconds
 
 __all__ = ["comparison_page", "ranked_figures"]
@@ -29,46 +31,53 @@ def comparison_page(place: Path) -> Page:
     """The page of the comparison in the directory `place`."""
     try:
         document = strict_json.read_object(place / "comparison.json")
-        groups, pairs = by_policy(document["results"]), document["pairs"]
+        groups, bounds, pairs = by_policy(document["results"]), by_policy(document.get("bounds", ())), document["pairs"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(Mistake(f"is no comparison: {error}", file=str(place / "comparison.json"))) from None
-    if not groups:
+    everyone = {**groups, **bounds}
+    if not everyone:
         raise InputError(Mistake("compares nothing", file=str(place / "comparison.json")))
     _, rows = rows_of(document)
-    best = next(iter(groups.values()))[0]
+    best = next(iter(everyone.values()))[0]
     title = f"{document['scenario']}: {best['model']} on {best['hardware']}"
-    runs = max(map(len, groups.values()))
-    met = f"{len(groups)} policies met the same requests and the same routing" + (
+    runs = max(map(len, everyone.values()))
+    met = f"{len(everyone)} policies met the same requests and the same routing" + (
         f", {runs} replications each" if runs > 1 else ""
     )
     fastest = place / str(best["policy"]).replace(":", "-")
     detail = Result.load(fastest) if (fastest / "result.json").is_file() else None
     refused = document.get("refused") or {}
+    lead = "The fastest" if groups else "The best bound"
     parts = [
-        Part("ranking", "Ranking", joined([ranked_figures(document, rows), _ranking(groups)])),
+        Part("ranking", "Ranking", joined([ranked_figures(document, rows), _ranking(everyone, rows)])),
         Part("refused", "Could not run", table("Policies that cannot run here", ["policy", "because"], list(refused.items()))
              if refused else Html()),
         Part("differences", "Differences", _pairs(pairs)),
-        Part("fastest", f"The fastest: {best['policy']}", run_figures(detail) if detail else Html()),
+        Part("fastest", f"{lead}: {rows[0].label}", run_figures(detail) if detail else Html()),
     ]  # fmt: skip
     provenance = dict(document.get("provenance") or (detail.provenance if detail else {}))
     if provenance:
         policies = {"policies": provenance["policies"]} if "policies" in provenance else {}
         provenance["scenario"] = {**provenance.get("scenario", {}), **policies}
         scenario = fastest / "result.json" if detail else "SCENARIO"
-        parts += origin_parts(provenance, f"moesim compare {scenario} --policies {','.join(groups)}")
+        parts += origin_parts(provenance, f"moesim compare {scenario} --policies {','.join(everyone)}")
     return Page(title, [_sentence(rows, pairs, best), f"{met}."], Html(), parts)
 
 
 def _sentence(rows: Sequence[Row], pairs: Sequence[Mapping[str, Any]], best: Mapping[str, Any]) -> str:
-    first, rest = rows[0], [row for row in rows[1:] if row.speed]
-    said = f"{first.name} is fastest with {number(first.speed or 0.0)} tokens per second"
+    first, rest = rows[0], [row for row in rows[1:] if row.speed and not row.is_bound]
+    if first.is_bound:
+        speed = number(first.speed or 0.0)
+        return f"Only bounds were run, which no system can reach; {first.name} is at {speed} tokens per second."
+    said = f"{first.label} is fastest with {number(first.speed or 0.0)} tokens per second"
     ties = [pair["b"] for pair in pairs if pair["a"] == first.name and pair["verdict"] == "tie"]
     if ties:
-        said = f"{first.name} and {', '.join(ties)} cannot be told apart, at {number(first.speed or 0.0)} tokens per second"
+        said = f"{first.label} and {', '.join(ties)} cannot be told apart, at {number(first.speed or 0.0)} tokens per second"
     elif rest:
-        more = 100 * ((first.speed or 0.0) / (rest[0].speed or 1.0) - 1)
-        said += f", {number(more)} % more than {rest[0].name} ({number(rest[0].speed or 0.0)})"
+        pair = next((pair for pair in pairs if (pair["a"], pair["b"]) == (first.name, rest[0].name)), None)
+        if pair is not None and pair["percent"] is not None:
+            more = share_words(pair["percent"], pair["percent_low"], pair["percent_high"])
+            said += f", {more} more than {rest[0].label} ({number(rest[0].speed or 0.0)})"
     if first.bound:
         said += f"; it reaches {percent((first.speed or 0.0) / first.bound)} of what any placement and schedule could"
     holder = best.get("bottleneck")
@@ -77,12 +86,14 @@ def _sentence(rows: Sequence[Row], pairs: Sequence[Mapping[str, Any]], best: Map
 
 def ranked_figures(runs: Any, rows: Sequence[Row]) -> Html:
     """Throughput by policy, and what it costs."""
-    top = ", ".join(f"{row.name} {number(row.speed)}" for row in rows[:3] if row.speed)
+    real = [row for row in rows if not row.is_bound] or list(rows)
+    top = ", ".join(f"{row.label} {number(row.speed)}" for row in real[:3] if row.speed)
     says = f"Mean throughput of each policy in tokens per second, the best first: {top}" + (
-        " and further ones." if len(rows) > 3 else "."
+        " and further ones." if len(real) > 3 else "."
     )
-    priced = [row for row in rows if row.cost is not None and row.speed]
-    best = [priced[i].name for i in front([(row.cost or 0.0, row.speed or 0.0) for row in priced])]
+    says += " Hatched: bounds, which no system can reach." if len(real) < len(rows) else ""
+    priced = [row for row in real if row.cost is not None and row.speed]
+    best = [priced[i].label for i in front([(row.cost or 0.0, row.speed or 0.0) for row in priced])]
     told = f"On the front by cost: {', '.join(best)}." if best else "Throughput against energy."
     return joined([
         drawn("throughput", "Throughput by policy.", says, lambda: figures.comparison(runs)),
@@ -90,23 +101,31 @@ def ranked_figures(runs: Any, rows: Sequence[Row]) -> Html:
     ])  # fmt: skip
 
 
-def _ranking(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> Html:
-    fastest = rows_of([summary for group in groups.values() for summary in group])[1]
-    rows = [_row(place, row, groups[row.name], fastest[0].speed) for place, row in enumerate(fastest, 1)]
+def _ranking(groups: Mapping[str, Sequence[Mapping[str, Any]]], ranked: Sequence[Row]) -> Html:
+    """A table of the policies, one of the bounds, and what the stars and the bounds' proofs say."""
+    real, bounds = ([row for row in ranked if row.is_bound is bound] for bound in (False, True))
+    best = real[0].speed if real else None
     header = ["rank", "policy", "tok/s", "95 % interval", "of best", "of bound", "first token p50", "per token p50", "hit rate",
               "J/token", "USD/Mtok", "held back by", "for"]  # fmt: skip
-    filled = [i for i in range(len(header)) if any(row[i] is not None for row in rows)]
-    return table("Policies, the fastest first", [header[i] for i in filled], [[row[i] for i in filled] for row in rows])
+    tables = []
+    for title, block in (("Policies, the fastest first", real), ("Bounds, which no system can reach", bounds)):
+        rows = [_row(None if row.is_bound else place, row, groups[row.name], best) for place, row in enumerate(block, 1)]
+        filled = [i for i in range(len(header)) if any(row[i] is not None for row in rows)]
+        if rows:
+            tables.append(table(title, [header[i] for i in filled], [[row[i] for i in filled] for row in rows]))
+    notes = [note(name, losses(group[0])) for name, group in groups.items() if losses(group[0])]
+    notes += filter(None, (gap_note(name, group[0].get("proven_gap")) for name, group in groups.items()))
+    return joined([*tables, *(element("p", text, class_="soft") for text in notes)])
 
 
-def _row(place: int, row: Row, group: Sequence[Mapping[str, Any]], best: float | None) -> list[Any]:
+def _row(place: int | None, row: Row, group: Sequence[Mapping[str, Any]], best: float | None) -> list[Any]:
     first = group[0]
     holder = first["bottleneck"] or {"lane": None, "share": None}
     spread = (
         None if row.low is None or row.high is None else Cell(f"{number(row.low)} to {number(row.high)}", row.high - row.low)
     )
     return [
-        place, row.name, row.speed, spread, _share(row.speed / best if row.speed and best else None),
+        place, row.label, row.speed, spread, _share(row.speed / best if row.speed and best else None),
         _share(row.speed / row.bound if row.speed and row.bound else None),
         *(_time(first[name]["p50"]) for name in ("ttft_s", "tpot_s")),
         _share(first["hit_rate"]), row.energy, row.cost, holder["lane"], _share(holder["share"]),
@@ -122,10 +141,10 @@ def _time(value: float | None) -> Cell | None:
 
 
 def _pairs(pairs: Sequence[Mapping[str, Any]]) -> Html:
-    rows = [
-        [pair["a"], pair["b"], pair["ratio"], pair["difference_tok_s"], pair["verdict"]] for pair in pairs if pair["verdict"]
-    ]
+    names = ("a", "b", "ratio", "percent", "percent_low", "percent_high", "difference_tok_s", "samples", "verdict")
+    rows = [[pair.get(name) for name in names] for pair in pairs if pair["verdict"]]
     if not rows:
         return Html()
-    inner = table("Each policy against each slower one", ["policy", "against", "times as fast", "tok/s more", "verdict"], rows)
+    header = ["policy", "against", "times as fast", "% more", "at least", "at most", "tok/s more", "replications", "verdict"]
+    inner = table("Each policy against each slower one", header, rows)
     return element("details", element("summary", f"All {len(rows):,} pairs"), element("div", inner, class_="scroll"))

@@ -18,6 +18,7 @@ from moesim.report.canvas import number, percent
 from moesim.report.html import Cell, Html, element, figure, joined, table
 from moesim.report.page import Page, Part
 from moesim.report.page_origin import origin_parts
+from moesim.results.marks import gap_note, is_bound, losses, marked, note
 from moesim.results.result import Result
 from moesim.units import format_bytes, format_rate, format_seconds
 
@@ -31,8 +32,12 @@ def run_page(place: Path) -> Page:
     """The page of the run in the directory `place`."""
     result = Result.load(place)
     summary = result.summary
-    title = f"{summary['policy']} runs {summary['model']} on {summary['hardware']}"
-    notes = element("ul", *(element("li", note) for note in result.notes), class_="notes") if result.notes else Html()
+    told = losses(summary)
+    title = f"{marked(summary['policy'], lossy=bool(told))} runs {summary['model']} on {summary['hardware']}"
+    said = [note(summary["policy"], told)] if told else []
+    said += [f"{summary['policy']} is a bound, which no system can reach"] if is_bound(summary) else []
+    said += [*filter(None, [gap_note(summary["policy"], summary.get("proven_gap"))]), *result.notes]
+    notes = element("ul", *(element("li", text) for text in said), class_="notes") if said else Html()
     trace = place / "trace.json.gz"
     seen = f"The timeline is in {trace.name}; https://ui.perfetto.dev opens it." if trace.is_file() else ""
     lead = joined([_asked(summary), tiles(summary), notes, element("p", seen, class_="soft") if seen else Html()])

@@ -18,6 +18,7 @@ from moesim.report.html import Cell, Html, element, joined, table
 from moesim.report.page import Page, Part
 from moesim.report.page_origin import origin_parts
 from moesim.report.page_run import drawn
+from moesim.results.marks import marked, note
 from moesim.results.sweeps import SweepResult
 from moesim.results.words import metric_words
 
@@ -200,11 +201,15 @@ def _settings(sweep: SweepResult) -> Html:
         interval = None if low is None or high is None else Cell(f"{number(low)} to {number(high)}", float(high) - float(low))
         cells = [_share(values[name]) if name in _SHARES else values[name] for name in shown]
         lane = _plain(means["bottleneck.lane"][index]) if "bottleneck.lane" in means else None
-        known = [values[name] for name in (*columns, "policy", "samples")]
+        lossy, bound = (means[mark][index] == "yes" if mark in means else False for mark in ("lossy", "is_bound"))
+        who = marked(str(values["policy"]), lossy=lossy, bound=bound)
+        known = [*(values[name] for name in columns), who, values["samples"]]
         rows.append([*known, cells[0], *([interval] if spread else []), *cells[1:], lane])
     if not rows:
         return Html()
-    return element("div", table("Means of every setting (summary.csv)", header, rows, most=1000), class_="scroll")
+    stars = [note(policy, ["at most " + words[0], *words[1:]]) for policy, words in sweep.answer.get("lossy", {}).items()]
+    whole = element("div", table("Means of every setting (summary.csv)", header, rows, most=1000), class_="scroll")
+    return joined([whole, *(element("p", text, class_="soft") for text in stars)])
 
 
 def _plain(value: Any) -> Any:
@@ -226,7 +231,9 @@ def _findings(answer: Mapping[str, Any]) -> Html:
         for one in answer.get("drivers", ())
         for axis in one["axes"]
     ]
+    bounds = _rows(answer, "bounds", "policy", "settings", "mean", "low", "high")
     tables = (
+        ("Bounds, which no system can reach", ["policy", "at", "mean", "not below", "not above"], bounds),
         ("What the metric varies with", ["axis", "policy", "share of the variance of ranks", "rank correlation"], drivers),
         ("Peaks along each axis", ["axis", "policy", "at", "peak at", "not below", "not above", "kind", "mean there"], peaks),
         ("Crossovers", ["axis", "ahead before", "ahead behind", "at", "crosses at", "not below", "not above"], crossings),
@@ -245,7 +252,7 @@ def _told(one: Mapping[str, Any]) -> Html:
 
 
 def _rows(answer: Mapping[str, Any], kind: str, *names: str) -> list[list[Any]]:
-    return [[_at(one[name]) if name == "at" else one[name] for name in names] for one in answer.get(kind, ())]
+    return [[_at(one[name]) if name in ("at", "settings") else one[name] for name in names] for one in answer.get(kind, ())]
 
 
 def _failures(answer: Mapping[str, Any]) -> Html:

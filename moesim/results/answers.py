@@ -11,11 +11,12 @@ from itertools import combinations
 from typing import Any
 
 from moesim.results.drivers import driven
+from moesim.results.marks import is_bound, losses_of_rows
 from moesim.results.search import find_crossovers, find_peak
 from moesim.results.statistics import Interval, as_share, mean, paired_difference, t_interval
 from moesim.results.words import sentences
 
-__all__ = ["FORMAT", "Cell", "answered", "cells", "paired", "pareto"]
+__all__ = ["FORMAT", "Cell", "answered", "bound_policies", "cells", "paired", "pareto"]
 
 FORMAT = "moesim answer 1"
 ALL_PAIRS = 6
@@ -33,6 +34,8 @@ class Cell:
     policy: str
     samples: Mapping[tuple[int, int], float]
     """(seed, replicate) -> the metric, signed so that more is better."""
+    bound: bool = False
+    """Of a policy that no system can follow."""
 
     @property
     def mean(self) -> float:
@@ -50,17 +53,25 @@ def cells(experiment: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> l
     names = [name for axis in experiment["axes"] for name in axis["columns"]]
     sign = 1.0 if experiment["goal"] == "highest" else -1.0
     found: dict[tuple[Any, ...], dict[tuple[int, int], float]] = {}
+    bounds = bound_policies(rows)
     for row in rows:
         value = row.get(experiment["metric"])
         if row["status"] == "done" and isinstance(value, (int, float)):
             key = (tuple((name, row[name]) for name in names), row["policy"])
             found.setdefault(key, {})[row["seed"], row["replicate"]] = sign * float(value)
-    return [Cell(settings, policy, samples) for (settings, policy), samples in found.items()]
+    return [Cell(settings, policy, samples, policy in bounds) for (settings, policy), samples in found.items()]
+
+
+def bound_policies(rows: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Policies that no system can follow, which stand apart; none of them where there are no others to stand apart from."""
+    bounds = {str(row["policy"]) for row in rows if is_bound(row)}
+    return bounds if any(row["status"] == "done" and row["policy"] not in bounds for row in rows) else set()
 
 
 def answered(experiment: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The whole answer, as `answer.json` holds it; its sentences come first to whoever reads it."""
-    known = cells(experiment, rows)
+    every = cells(experiment, rows)
+    known = [cell for cell in every if not cell.bound]
     level = float(experiment["level"])
     sign = 1.0 if experiment["goal"] == "highest" else -1.0
     grid = experiment["design"]["kind"] == "grid"
@@ -72,12 +83,15 @@ def answered(experiment: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -
         "points": {"asked": len(rows), **{kind: _count(rows, kind) for kind in ("done", "refused", "failed")}},
         "sentences": [],
         "best": _best(known, level, sign),
+        "bounds": _bounds(every, level, sign),
+        "lossy": _lossy(rows),
         "peaks": list(_peaks(experiment, known, level, sign)) if grid else [],
         "contenders": contenders,
         "crossovers": list(_crossovers(experiment, rivals, level)) if grid else [],
         "pairs": list(_pairs(rivals, level, sign))[:MOST_ROWS],
         "drivers": _drivers(experiment, known, sign),
         "pareto": pareto(experiment, rows),
+        "not_weighed": not_weighed(rows),
         "warm_up": _warm_up(experiment, rows),
         "failures": [_failure(experiment, row) for row in rows if row["status"] != "done"],
     }
@@ -127,6 +141,30 @@ def _best(known: Sequence[Cell], level: float, sign: float) -> dict[str, Any] | 
         "settings": dict(best.settings), "policy": best.policy, "mean": middle, "low": low, "high": high,
         "samples": len(best.samples), "tied": [{"settings": dict(cell.settings), "policy": cell.policy} for cell in tied],
     }  # fmt: skip
+
+
+def _bounds(every: Sequence[Cell], level: float, sign: float) -> list[dict[str, Any]]:
+    """The best setting of each bound that no system can reach, the best of them first."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in every:
+        if cell.bound:
+            groups.setdefault(cell.policy, []).append(cell)
+    best = [max(group, key=lambda cell: cell.mean) for group in groups.values()]
+    rows = []
+    for cell in sorted(best, key=lambda cell: -cell.mean):
+        middle, low, high = _ends(t_interval(list(cell.samples.values()), level), sign)
+        rows.append({"settings": dict(cell.settings), "policy": cell.policy, "mean": middle, "low": low, "high": high,
+                     "samples": len(cell.samples)})  # fmt: skip
+    return rows
+
+
+def _lossy(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Policy -> what it does to the model's output at most, for those that do anything."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(str(row["policy"]), []).append(row)
+    told = {policy: losses_of_rows(group) for policy, group in groups.items()}
+    return {policy: words for policy, words in told.items() if words}
 
 
 def _verdict(a: Cell, b: Cell, level: float) -> str:
@@ -237,36 +275,41 @@ def _pair(left: Sequence[float], right: Sequence[float], level: float, sign: flo
 def pareto(experiment: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Settings that no other one beats in throughput, cost and energy per token at once; the fastest first.
 
-    Means over the replications; measures that no run has are left out, and so are settings that lack one.
+    Means over the replications, bounds left out. A measure that is unknown for any setting is not weighed: what is not known
+    cannot put a setting on the front or keep it off.
     """
     names = [name for axis in experiment["axes"] for name in axis["columns"]]
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        if row["status"] == "done":
-            groups.setdefault((tuple((name, row[name]) for name in names), row["policy"]), []).append(row)
-    used = [name for name in PARETO if any(row.get(name) is not None for group in groups.values() for row in group)]
-    found = []
-    for (settings, policy), group in groups.items():
-        measured = {_named(name): _measured(name, group) for name in used}
-        if None not in measured.values():
-            found.append({"settings": dict(settings), "policy": policy, **measured})
-    front = [one for one in found if not any(_beats(other, one, used) for other in found)]
-    return sorted(front, key=lambda one: -float(one[PARETO[0]])) if PARETO[0] in used else front
+    for row in _weighable(rows):
+        groups.setdefault((tuple((name, row[name]) for name in names), row["policy"]), []).append(row)
+    used = [name for name in PARETO if name not in not_weighed(rows)]
+    settings = [
+        {"settings": dict(setting), "policy": policy, **{_named(name): _measured(name, group) for name in used}}
+        for (setting, policy), group in groups.items()
+    ]
+    front = [one for one in settings if not any(_beats(other, one, used) for other in settings)]
+    return sorted(front, key=lambda one: -float(one[PARETO[0]]))
+
+
+def not_weighed(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Measures of the front that some setting lacks."""
+    return [name for name in PARETO if any(row.get(name) is None for row in _weighable(rows))]
+
+
+def _weighable(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Rows that may stand on a front: done, with a throughput, of a policy that systems can follow."""
+    bounds = bound_policies(rows)
+    return [row for row in rows if row["status"] == "done" and row["policy"] not in bounds and row.get(PARETO[0])]
 
 
 def _named(name: str) -> str:
     return "energy_J_per_tok" if name == "energy_J" else name
 
 
-def _measured(name: str, group: Sequence[Mapping[str, Any]]) -> float | None:
-    values = []
-    for row in group:
-        value = row.get(name)
-        if value is not None and name == "energy_J":
-            tokens = float(row["throughput_tok_s"]) * float(row["makespan_s"])
-            value = float(value) / tokens if tokens > 0 else None
-        values.append(value)
-    return None if None in values else mean([float(value) for value in values if value is not None])
+def _measured(name: str, group: Sequence[Mapping[str, Any]]) -> float:
+    if name == "energy_J":
+        return mean([float(row[name]) / (float(row["throughput_tok_s"]) * float(row["makespan_s"])) for row in group])
+    return mean([float(row[name]) for row in group])
 
 
 def _beats(a: Mapping[str, Any], b: Mapping[str, Any], used: Sequence[str]) -> bool:

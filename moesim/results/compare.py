@@ -10,6 +10,7 @@ from itertools import combinations
 from typing import Any
 
 from moesim.errors import InputError
+from moesim.results.marks import bounds_apart
 from moesim.results.result import Result
 from moesim.results.statistics import as_share, mean, paired_difference
 
@@ -20,22 +21,25 @@ _PERCENT = ("percent", "percent_low", "percent_high")
 
 
 def compare(results: Iterable[Result | Summary], *, level: float = 0.95) -> dict[str, Any]:
-    """`{"scenario", "results": [summaries, best first], "pairs": [...]}`.
+    """`{"scenario", "results": [summaries, best first], "bounds": [...], "pairs": [...]}`.
 
-    Ranked by mean throughput over the replications of a policy; runs without one come last. A pair is `{"a", "b",
-    "ratio", "percent", "percent_low", "percent_high", "difference_tok_s", "verdict"}`: a is the higher-ranked policy, `ratio`
-    its throughput over b's, `percent` the mean over pairs of what it has more than b with the interval, null for a single
-    pair, and `verdict` says what a is against b (`faster`, `slower` or `tie`, see `statistics.paired_difference`) over the
-    replications that both have, or null where there are none. Raises InputError for runs of several scenarios.
+    Ranked by mean throughput over the replications of a policy; runs without one come last. Policies that no system can follow
+    (`is_bound` of a summary) stand under `bounds`, ranked as well, and in no pair. A pair is `{"a", "b", "ratio", "percent",
+    "percent_low", "percent_high", "difference_tok_s", "verdict", "samples"}`: a is the higher-ranked policy, `ratio` its
+    throughput over b's, `percent` the mean difference over pairs as a share of b's mean with its interval (null for a single
+    pair), `samples` the number of pairs, and `verdict` says what a is against b (`faster`, `slower` or `tie`, see
+    `statistics.paired_difference`) over the replications that both have, or null where there are none. Raises InputError for
+    runs of several scenarios.
     """
     summaries = [result.summary if isinstance(result, Result) else dict(result) for result in results]
     scenarios = sorted({str(summary["scenario"]) for summary in summaries})
     if len(scenarios) > 1:
         raise InputError(f"only runs of one scenario can be compared; these are of {', '.join(scenarios)}")
-    groups = by_policy(summaries)
+    groups, bounds = bounds_apart(by_policy(summaries))
     return {
         "scenario": scenarios[0] if scenarios else None,
         "results": [summary for group in groups.values() for summary in group],
+        "bounds": [summary for group in bounds.values() for summary in group],
         "pairs": [_pair(groups[a], groups[b], level) for a, b in combinations(groups, 2)],
     }
 

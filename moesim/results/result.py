@@ -33,7 +33,7 @@ FIELDS = (
     "output_tokens", "prompt_tokens", "requests_completed", "requests_rejected", "ttft_s", "tpot_s", "e2e_s",
     "utilisation", "bytes", "hit_rate", "expert_tokens", "bottleneck", "bound_tok_s", "share_of_bound", "energy_J",
     "cost_usd_per_Mtok", "events", "layer_visits", "wall_s", "quality", "prefetch", "prefill_tok_s", "decode_tok_s",
-    "decode_hit_rate",
+    "decode_hit_rate", "is_bound", "proven_gap",
 )  # fmt: skip
 """Fields of a summary, in their order; the set is a public contract."""
 
@@ -60,6 +60,10 @@ class RunFacts:
     energy_J: float | None = None
     cost_usd_per_Mtok: float | None = None
     wall_s: float | None = None
+    is_bound: bool = False
+    """The policy is a bound that no system can reach."""
+    proven_gap: float | None = None
+    """Where the policy solves a programme: by which share of its plan's objective the best plan may be below it."""
     single_layer_batch: bool = False
     """One MoE layer and one batch of tokens: throughput counts the tokens of the batch, and there is no first token."""
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -196,6 +200,8 @@ def _summary(recorder: Recorder, facts: RunFacts, requests: Columns) -> dict[str
         "quality": _quality(recorder),
         "prefetch": _prefetch(recorder),
         **_by_phase(recorder, facts),
+        "is_bound": facts.is_bound,
+        "proven_gap": facts.proven_gap,
     }
     return {name: values[name] for name in FIELDS}
 

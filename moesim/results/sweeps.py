@@ -17,6 +17,7 @@ import numpy as np
 from moesim import files, strict_json
 from moesim.errors import InputError, Mistake
 from moesim.results.columns import Columns, from_csv, to_csv
+from moesim.results.marks import MARKS
 from moesim.results.result import FIELDS
 from moesim.results.statistics import t_interval
 from moesim.writing import write
@@ -167,6 +168,8 @@ def _mean(
     made: dict[str, Any] = {**dict(zip([*settings, "policy"], key, strict=True)), "samples": len(done)}
     lanes = [str(row["bottleneck.lane"]) for row in done if row.get("bottleneck.lane")]
     made["bottleneck.lane"] = max(sorted(set(lanes)), key=lanes.count) if lanes else ""
+    for mark in MARKS:
+        made[mark] = "yes" if any(row.get(mark) == "yes" for row in done) else "no"
     for name in names:
         values = [float(row[name]) for row in done if row.get(name) is not None]
         mean, low, high, _ = t_interval(values, level) if values else (None, None, None, 0)

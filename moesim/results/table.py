@@ -10,6 +10,7 @@ from textwrap import wrap
 from typing import Any
 
 from moesim.results.compare import by_policy
+from moesim.results.marks import gap_note, is_bound, losses, marked, note
 from moesim.results.result import Result
 from moesim.results.statistics import mean, t_interval
 from moesim.units import format_bytes, format_seconds
@@ -68,13 +69,15 @@ def _bar(share: float) -> str:
 def run_table(result: Result) -> str:
     """All of one run on one screen: what was asked, what came out, who worked, what held it back."""
     summary = result.summary
-    title = f"{summary['scenario']}: {summary['policy']} runs {summary['model']} on {summary['hardware']}"
+    name = marked(summary["policy"], lossy=bool(losses(summary)))
+    title = f"{summary['scenario']}: {name} runs {summary['model']} on {summary['hardware']}"
     blocks = [
         [_cut(title, WIDTH), "=" * min(len(title), WIDTH), *_headline(summary)],
         _latency(summary),
         _lanes(result),
         _experts(summary),
         _bytes(result),
+        _footnotes(summary),
         _notes(result),
     ]
     return "\n\n".join("\n".join(block) for block in blocks if block)
@@ -110,7 +113,7 @@ def _headline(summary: Mapping[str, Any]) -> list[str]:
         of_decode = "" if decode is None else f", {_share(decode)} while decoding"
         text = f"{_share(summary['hit_rate'])} of expert activations found the weights where they ran{of_decode}"
         lines += _fact("hit rate", text)
-    return lines + _prefetch(summary) + _quality(summary) + _spending(summary)
+    return lines + _prefetch(summary) + _spending(summary)
 
 
 def _prefetch(summary: Mapping[str, Any]) -> list[str]:
@@ -122,19 +125,12 @@ def _prefetch(summary: Mapping[str, Any]) -> list[str]:
     return _fact("prefetch", f"{text} of what was missing")
 
 
-def losses(summary: Mapping[str, Any]) -> list[str]:
-    """What a run did to the model's output, largest share first; empty for a run that computes what the model asks for."""
-    quality = summary["quality"]
-    if quality is None:  # a summary that was put together elsewhere need not know
-        return []
-    shares = {name: quality[name] for name in ("skipped", "replaced", "stale")}
-    shares |= {f"at {bits} bits": share for bits, share in quality["precision"].items() if bits != quality["native"]}
-    return [f"{_share(shares[name])} {name}" for name in sorted(shares, key=lambda name: -shares[name]) if shares[name] > 0]
-
-
-def _quality(summary: Mapping[str, Any]) -> list[str]:
-    told = losses(summary)
-    return _fact("output", f"not the model's own: of its expert activations {', '.join(told)}") if told else []
+def _footnotes(summary: Mapping[str, Any]) -> list[str]:
+    """What the star behind the policy's name stands for, and how good a plan is proven to be."""
+    told, name = losses(summary), summary["policy"]
+    gap = gap_note(name, summary.get("proven_gap"))
+    apart = f"{name} is a bound, which no system can reach" if is_bound(summary) else ""
+    return [line for text in (note(name, told) if told else "", apart, gap) for line in wrap(text, WIDTH)]
 
 
 def _spending(summary: Mapping[str, Any]) -> list[str]:
@@ -200,35 +196,42 @@ def _notes(result: Result) -> list[str]:
 
 def comparison_table(comparison: Mapping[str, Any]) -> str:
     """A ranked table of what `compare` returned; replications of a policy share one line."""
-    groups = by_policy(comparison["results"])
-    if not groups:
+    groups, bounds = by_policy(comparison["results"]), by_policy(comparison.get("bounds", ()))
+    if not groups and not bounds:
         return "nothing to compare"
-    best = _mean(next(iter(groups.values())), "throughput_tok_s")
-    several = any(len(group) > 1 for group in groups.values())
+    everyone = {**groups, **bounds}
+    best = _mean(next(iter(groups.values())), "throughput_tok_s") if groups else None
+    several = any(len(group) > 1 for group in everyone.values())
     header = ["", "policy", "tok/s", *(["+-95 %"] if several else []), "of best", "of bound", "TTFT p50", "TPOT p50",
               "hit rate", "USD/Mtok", "held back by"]  # fmt: skip
-    rows = [_rank(index, name, group, best, several) for index, (name, group) in enumerate(groups.items(), 1)]
+    rows = [_rank(str(index), name, group, best, several) for index, (name, group) in enumerate(groups.items(), 1)]
+    rows += [_rank("", name, group, best, several) for name, group in bounds.items()]
     lines = align(header, rows, left=2)
-    cut = lines[0].index("policy")
-    ruled = [lines[0], "-" * max(map(len, lines)), *lines[1:]]
-    first = next(iter(groups.values()))[0]
+    rule, ranked = "-" * max(map(len, lines)), len(groups) + 1
+    apart = ["", "bounds, which no system can reach", rule, *lines[ranked:]] if bounds else []
+    first = next(iter(everyone.values()))[0]
     title = f"{comparison['scenario']}: {first['model']} on {first['hardware']}"
-    runs = f", {max(map(len, groups.values()))} replications, same requests and routing for each policy" if several else ""
-    ties = [f"{' ' * cut}{pair['a']} and {pair['b']} tie" for pair in comparison["pairs"] if pair["verdict"] == "tie"]
-    lossy = {name: losses(group[0]) for name, group in groups.items()}
-    marks = [f"{' ' * cut}* {name} changes the model's output: {', '.join(told)}" for name, told in lossy.items() if told]
-    below = [*([""] if ties or marks else []), *(_cut(line, WIDTH) for line in (*ties, *marks))]
-    return "\n".join([_cut(title + runs, WIDTH), "", *ruled, *below])
+    runs = f", {max(map(len, everyone.values()))} replications, same requests and routing for each policy" if several else ""
+    below = _below(everyone, comparison["pairs"], " " * lines[0].index("policy"))
+    return "\n".join([_cut(title + runs, WIDTH), "", lines[0], rule, *lines[1:ranked], *apart, *below])
 
 
-def _rank(index: int, name: str, group: Sequence[Mapping[str, Any]], best: float | None, several: bool) -> list[str]:
+def _below(groups: Mapping[str, Sequence[Mapping[str, Any]]], pairs: Sequence[Mapping[str, Any]], indent: str) -> list[str]:
+    """Ties, stars and proven gaps under a comparison."""
+    told = [f"{pair['a']} and {pair['b']} tie" for pair in pairs if pair["verdict"] == "tie"]
+    told += [note(name, losses(group[0])) for name, group in groups.items() if losses(group[0])]
+    told += filter(None, (gap_note(name, group[0].get("proven_gap")) for name, group in groups.items()))
+    return [*([""] if told else []), *(_cut(f"{indent}{line}", WIDTH) for line in told)]
+
+
+def _rank(index: str, name: str, group: Sequence[Mapping[str, Any]], best: float | None, several: bool) -> list[str]:
     speed = _mean(group, "throughput_tok_s")
     values = [summary["throughput_tok_s"] for summary in group if summary["throughput_tok_s"] is not None]
     spread = [_number(t_interval(values).half_width) if values else "-"] if several else []
     holder = group[0]["bottleneck"]
     return [
-        str(index),
-        f"{name} *" if losses(group[0]) else name,
+        index,
+        marked(name, lossy=bool(losses(group[0]))),
         _number(speed),
         *spread,
         _share(speed / best if speed is not None and best else None),

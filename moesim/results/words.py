@@ -9,12 +9,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from moesim.results.marks import marked, note
 from moesim.results.table import align
 
 if TYPE_CHECKING:
     from moesim.results.sweeps import SweepResult
 
-__all__ = ["metric_words", "number", "optimum_sentences", "sentences", "sweep_text"]
+__all__ = ["metric_words", "number", "optimum_sentences", "sentences", "share_words", "sweep_text"]
 
 _METRICS = {
     "throughput_tok_s": ("throughput", "tok/s"),
@@ -33,6 +34,7 @@ _METRICS = {
 _MOST = 12
 """Lines of each kind that a screen shows; the files hold all."""
 _ROWS = 30
+_WEIGHED = {"throughput_tok_s": "throughput", "cost_usd_per_Mtok": "cost", "energy_J": "energy"}
 _NAMED = 0.05
 """Share of the variance from which on a sentence names an axis."""
 
@@ -82,7 +84,20 @@ def sentences(experiment: Mapping[str, Any], answer: Mapping[str, Any]) -> list[
     pairs = [pair for pair in answer["pairs"] if _around(pair["at"], best["settings"])]
     pairs = [pair for pair in pairs if pair["a"] in (best["policy"], best["settings"].get(answer["contenders"]))]
     told += [_pair(experiment, answer, pair) for pair in pairs[:_MOST]]
-    return [*told, *_troubles(answer)]
+    return [*told, *_bounds(experiment, answer), *_troubles(answer)]
+
+
+def _bounds(experiment: Mapping[str, Any], answer: Mapping[str, Any]) -> list[str]:
+    """What policies that no system can follow reach, beside the best that one can."""
+    _, unit = metric_words(experiment["metric"])
+    best = answer["best"]["mean"]
+    told = []
+    for bound in answer["bounds"]:
+        times = f", {bound['mean'] / best:.3g} times the best" if best > 0 else ""
+        where = f" at {_at(bound['settings'])}" if bound["settings"] else ""
+        value = _interval(bound["mean"], bound["low"], bound["high"], unit)
+        told.append(f"{bound['policy']}, a bound that no system can reach: {value}{times}{where}.")
+    return told
 
 
 def optimum_sentences(experiment: Mapping[str, Any], answer: Mapping[str, Any]) -> list[str]:
@@ -95,8 +110,15 @@ def optimum_sentences(experiment: Mapping[str, Any], answer: Mapping[str, Any]) 
                   for key, ends in one["between"].items()]  # fmt: skip
         where = ", ".join([*places, *([_at(free)] if free else [])])
         value = _interval(one["mean"], one["low"], one["high"], unit)
-        told.append(f"{one['policy']}: the {answer['goal']} {name}, {value}, at {where}; {one['runs']} settings tried.")
+        told.append(
+            f"{_who(answer, one['policy'])}: the {answer['goal']} {name}, {value}, at {where}; {one['runs']} settings tried."
+        )
     return told
+
+
+def _who(answer: Mapping[str, Any], policy: str) -> str:
+    """The name with the star of a policy that changes the model's output."""
+    return marked(policy, lossy=policy in answer.get("lossy", ()))
 
 
 def _around(at: Mapping[str, Any], best: Mapping[str, Any]) -> bool:
@@ -106,7 +128,7 @@ def _around(at: Mapping[str, Any], best: Mapping[str, Any]) -> bool:
 def _best(experiment: Mapping[str, Any], answer: Mapping[str, Any]) -> str:
     best, (name, unit) = answer["best"], metric_words(experiment["metric"])
     value = _interval(best["mean"], best["low"], best["high"], unit)
-    who = f" with {best['policy']}" if len(experiment["policies"]) > 1 or not best["settings"] else ""
+    who = f" with {_who(answer, best['policy'])}" if len(experiment["policies"]) > 1 or not best["settings"] else ""
     where = f" at {_at(best['settings'])}" if best["settings"] else ""
     tied = len(best["tied"])
     others = f"; {_plural(tied, 'other setting', 'other settings')} cannot be told from it" if tied else ""
@@ -171,13 +193,14 @@ def _pair(experiment: Mapping[str, Any], answer: Mapping[str, Any], pair: Mappin
     """`At pcie = 16, A beats B by 7 +- 1 % (95 % interval, 5 replications)`, or that the two tie; and at how many settings."""
     where, basis = _at(pair["at"]), _basis(experiment, pair)
     place = f"At {where}, " if where else ""
+    a, b = _who(answer, pair["a"]), _who(answer, pair["b"])
     if pair["verdict"] == "tie":
-        return f"{place}{pair['a']} and {pair['b']} tie ({basis}){_elsewhere(answer, pair)}."
+        return f"{place}{a} and {b} tie ({basis}){_elsewhere(answer, pair)}."
     if pair["percent"] is None:
         amount = f"{number(abs(pair['difference']))} {metric_words(experiment['metric'])[1]}".rstrip()
     else:
         amount = share_words(pair["percent"], pair["percent_low"], pair["percent_high"])
-    return f"{place}{pair['a']} beats {pair['b']} by {amount} ({basis}){_elsewhere(answer, pair)}."
+    return f"{place}{a} beats {b} by {amount} ({basis}){_elsewhere(answer, pair)}."
 
 
 def _basis(experiment: Mapping[str, Any], pair: Mapping[str, Any]) -> str:
@@ -239,11 +262,12 @@ def sweep_text(result: SweepResult) -> str:
     title = f"{experiment['name']}: {experiment['summary'] or experiment['scenario']}"
     lines = [title, "=" * min(len(title), 100), *answer["sentences"], ""]
     if len(answer["pareto"]) > 1 and "optimum" in answer:
-        lines += _front(answer["pareto"])
+        lines += _front(answer)
     header, rows = _means(result)
     lines += align(header, rows[:_ROWS], left=len(header) - 4)
     if len(rows) > _ROWS:
         lines.append(f"... and {len(rows) - _ROWS} more rows; summary.csv has all")
+    lines += [note(policy, ["at most " + words[0], *words[1:]]) for policy, words in answer.get("lossy", {}).items()]
     lines += _drivers_table(experiment, answer)
     lines += _warm_up(answer)
     return "\n".join([*lines, *_failures(answer["failures"])])
@@ -282,12 +306,16 @@ def _failures(failures: Sequence[Mapping[str, Any]]) -> list[str]:
     return [*lines[:_MOST], *([f"... and {len(lines) - _MOST} more reasons; table.csv has all"] if len(lines) > _MOST else [])]
 
 
-def _front(front: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Settings that none beats in throughput, cost and energy at once."""
+def _front(answer: Mapping[str, Any]) -> list[str]:
+    """Settings that none beats in throughput, cost and energy at once, as far as these are known."""
+    front = answer["pareto"]
+    weighed = [name for text, name in _WEIGHED.items() if text not in answer.get("not_weighed", ())]
+    left = [name for text, name in _WEIGHED.items() if text in answer.get("not_weighed", ())]
+    unknown = f" ({' and '.join(left)} not weighed: unknown for some of the settings)" if left else ""
     measures = [name for name in front[0] if name not in ("settings", "policy")]
-    rows = [[_at(one["settings"]), one["policy"], *(number(one[name]) for name in measures)] for one in front]
+    rows = [[_at(one["settings"]), _who(answer, one["policy"]), *(number(one[name]) for name in measures)] for one in front]
     return [
-        "no setting beats these in all of throughput, cost and energy:",
+        f"no setting beats these in all of {', '.join(weighed)}{unknown}:",
         *align(["at", "policy", *measures], rows, left=2),
         "",
     ]
@@ -305,8 +333,8 @@ def _means(result: SweepResult) -> tuple[list[str], list[list[str]]]:
         low, high = at.get(f"{metric}.low"), at.get(f"{metric}.high")
         known = low is not None and not math.isnan(low)
         spread = f"{number(low)} to {number(high)}" if known else ""
-        rows.append(
-            [*(number(at[name]) for name in [*names, *policies]), number(at.get(metric)), spread, str(at["samples"]),
-             str(at["bottleneck.lane"])]
-        )  # fmt: skip
+        name = marked(str(at["policy"]), lossy=at.get("lossy") == "yes", bound=at.get("is_bound") == "yes")
+        own = [name] if policies else []
+        last = [number(at.get(metric)), spread, str(at["samples"]), str(at["bottleneck.lane"])]
+        rows.append([*(number(at[column]) for column in names), *own, *last])
     return header, rows

@@ -37,6 +37,10 @@ class Entry(NamedTuple):
     summary: str
     source: str
     path: Path | None = None
+    lossy: bool = False
+    """A policy that may change the model's output, which lists star."""
+    bound: bool = False
+    """A policy that no system can follow, which lists keep apart."""
 
 
 def is_path(text: str) -> bool:
@@ -185,7 +189,9 @@ def classes(group: str) -> dict[str, type[Any] | Exception]:
 def _plugin(name: str, found: type[Any] | Exception) -> Entry:
     if isinstance(found, Exception):
         return Entry(name, f"(cannot be loaded: {found})", "")
-    return Entry(name, (found.__doc__ or "").strip().split("\n")[0], str(getattr(found, "source", "") or ""))
+    summary, source = (found.__doc__ or "").strip().split("\n")[0], str(getattr(found, "source", "") or "")
+    bound = bool(getattr(found, "clairvoyant", False) or getattr(found, "unreachable", False))
+    return Entry(name, summary, source, lossy=bool(getattr(found, "lossy", False)), bound=bound)
 
 
 def _named_models() -> Iterator[Entry]:

@@ -17,7 +17,7 @@ from moesim.engine import simulate
 from moesim.engine.account import bound_seconds, cost_per_million_tokens, energy, range_notes
 from moesim.engine.run import Outcome
 from moesim.errors import InputError, Mistake, MoesimError
-from moesim.policies.base import Policy
+from moesim.policies.base import Policy, is_bound
 from moesim.policies.problem import Problem
 from moesim.results import provenance
 from moesim.results.recorder import SECOND
@@ -92,14 +92,12 @@ def run_loaded(
     (`1 s..1.2 s`) keeps only that stretch of a timeline.
     """
     begin = time.perf_counter()
-    stretch = None if window is None else _stretch(window)
-    if stretch is not None and not (timeline or this.scenario.simulation.timeline):
-        raise InputError(Mistake("a window is part of a timeline; ask for one (--trace)", path="window"))
     scenario = this.scenario
+    keep = timeline or scenario.simulation.timeline
+    stretch = None if window is None else _stretch(window, keep)
     job, routing = this.build()
     chosen = scenario.policy if policy is None else policy
     problem = problem_of(this, job, routing)
-    keep = timeline or scenario.simulation.timeline
     try:
         kind, faults = scenario.simulation.engine, scenario.faults
         outcome = simulate(
@@ -107,7 +105,7 @@ def run_loaded(
         )
     except InputError as error:
         raise this.located(InputError(*(_under_policy(mistake) for mistake in error.mistakes))) from None
-    joules = energy(problem, outcome.recorder)
+    joules, cost = _spending(problem, outcome, _counted_tokens(job))
     bound_s, unbounded = _bound(problem, outcome) if bound else (None, [])
     name = policy_name or policy_label(chosen)
     facts = RunFacts(
@@ -122,8 +120,10 @@ def run_loaded(
         output=job.output,
         bound_s=bound_s,
         energy_J=joules,
-        cost_usd_per_Mtok=cost_per_million_tokens(problem, outcome.recorder, joules, _counted_tokens(job)),
+        cost_usd_per_Mtok=cost,
         wall_s=time.perf_counter() - begin,
+        is_bound=is_bound(chosen),
+        proven_gap=chosen.proven_gap(outcome.deployment.state),
         single_layer_batch=not job.attention,
         provenance=provenance.collect(
             to_plain(_repeatable(this, policy, name)),
@@ -135,6 +135,12 @@ def run_loaded(
         notes=[*routing.notes, *range_notes(problem, outcome), *outcome.faults, *unbounded],
     )
     return make_result(outcome.recorder, facts)
+
+
+def _spending(problem: Problem, outcome: Outcome, tokens: int) -> tuple[float | None, float | None]:
+    """Joules, and USD per million of `tokens`."""
+    joules = energy(problem, outcome.recorder)
+    return joules, cost_per_million_tokens(problem, outcome.recorder, joules, tokens)
 
 
 def _repeatable(this: LoadedScenario, policy: Policy | None, name: str) -> dict[str, Any]:
@@ -152,8 +158,10 @@ def _bound(problem: Problem, outcome: Outcome) -> tuple[float | None, list[str]]
         return None, [f"this run has no bound: {error}"]
 
 
-def _stretch(window: str) -> tuple[int, int]:
-    """`START..END`, each a duration, as ps."""
+def _stretch(window: str, timeline: bool) -> tuple[int, int]:
+    """`START..END`, each a duration, as ps; InputError without a timeline to keep it of."""
+    if not timeline:
+        raise InputError(Mistake("a window is part of a timeline; ask for one (--trace)", path="window"))
     start, between, end = window.partition("..")
     try:
         low, high = (round(parse(text.strip(), "duration") * SECOND) for text in (start, end))

@@ -19,7 +19,8 @@ FIELDS = [
     "scenario", "policy", "hardware", "model", "seed", "replicate", "throughput_tok_s", "total_tok_s", "makespan_s",
     "output_tokens", "prompt_tokens", "requests_completed", "requests_rejected", "ttft_s", "tpot_s", "e2e_s", "utilisation",
     "bytes", "hit_rate", "expert_tokens", "bottleneck", "bound_tok_s", "share_of_bound", "energy_J", "cost_usd_per_Mtok",
-    "events", "layer_visits", "wall_s", "quality", "prefetch",
+    "events", "layer_visits", "wall_s", "quality", "prefetch", "prefill_tok_s", "decode_tok_s",
+    "decode_hit_rate", "is_bound", "proven_gap",
 ]  # fmt: skip
 
 
@@ -81,7 +82,7 @@ def test_a_result_repeats_its_run(capsys: pytest.CaptureFixture[str], tmp_path: 
 
 def test_compare_ranks_policies(capsys: pytest.CaptureFixture[str]) -> None:
     document = _json(capsys, "compare", "quickstart", *SMALL, "--policies", "on_demand,static_popularity,cox_moe", "--json")
-    assert set(document) == {"scenario", "results", "pairs"}
+    assert set(document) == {"scenario", "results", "bounds", "pairs"}
     speeds = [result["throughput_tok_s"] for result in document["results"]]
     assert speeds == sorted(speeds, reverse=True)
     assert {result["policy"] for result in document["results"]} == {"on_demand", "static_popularity", "cox_moe"}

@@ -102,7 +102,7 @@ def test_wrong_words_are_told_and_nothing_is_written(tmp_path: Path, capsys: pyt
 
 def test_optimize_prints_where_the_best_lies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["optimize", write(tmp_path / "one.yaml"), "--rounds", "1", "--jobs", "1"]) == 0
-    assert "cxl_expert: the highest throughput" in capsys.readouterr().out
+    assert "cxl_expert *: the highest throughput" in capsys.readouterr().out
 
 
 def test_check_looks_at_all_points_of_an_experiment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -60,7 +61,28 @@ def test_the_programme_finds_what_exhaustive_search_finds(seed):
         programme = replace(programme, cost=programme.cost[:, :4], layer=np.array([0, 0, 1, 1]), sizes=programme.sizes[:4])
     found = solve(programme)
     assert found is not None
-    assert programme.seconds(found) == pytest.approx(cheapest(programme), rel=1e-7)
+    assert programme.seconds(found.options) == pytest.approx(cheapest(programme), rel=1e-7)
+    assert found.gap == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_plan_says_how_far_from_the_optimum_it_may_be(seed):
+    programme = random_programme(seed)
+    least_seconds = cheapest(programme)
+    found = solve(programme, gap=0.5)
+    assert found is not None
+    seconds = programme.seconds(found.options)
+    assert 0 <= found.gap <= 0.5 + 1e-9
+    assert seconds * (1 - found.gap) <= least_seconds * (1 + 1e-7)
+
+
+def test_a_search_that_found_no_plan_does_not_say_that_nothing_fits(monkeypatch):
+    import scipy.optimize
+
+    stopped = SimpleNamespace(x=None, status=1, message="node limit reached")
+    monkeypatch.setattr(scipy.optimize, "milp", lambda *_args, **_keys: stopped)
+    with pytest.raises(InputError, match="no plan was found in 7 nodes"):
+        solve(random_programme(0), nodes=7)
 
 
 def test_what_fits_nowhere_has_no_plan():
@@ -105,7 +127,7 @@ def test_a_plan_of_the_profile_is_no_worse_than_static_popularity_by_its_own_mea
     found = solve(programme)
     assert found is not None
     for missing in (1, 2):  # all uploaded, all on the CPU
-        assert programme.seconds(found) <= programme.seconds(np.where(resident.ravel(), 0, missing)[None, :]) + 1e-12
+        assert programme.seconds(found.options) <= programme.seconds(np.where(resident.ravel(), 0, missing)[None, :]) + 1e-12
 
 
 # The best dispatch of a visit
@@ -140,17 +162,19 @@ def scene(world: World, seed: int, active: int) -> Layer:
 @pytest.mark.parametrize("seed", range(3))
 def test_no_dispatch_of_a_visit_ends_sooner(name, active, seed):
     layer = scene(WORLDS[name], seed, active)
-    chosen, proven = least(layer, _starts(layer), nodes=100_000)
+    chosen, floor = least(layer, _starts(layer), nodes=100_000)
     columns = [[c for c, time in enumerate(row) if np.isfinite(time)] for row in layer.times.tolist()]
-    assert proven
+    assert floor == layer.end(chosen)
     assert layer.end(chosen) == pytest.approx(min(layer.end(where) for where in product(*columns)), abs=2e-12)
 
 
 def test_a_search_that_is_cut_short_says_so_and_is_no_worse_than_its_start():
     layer = scene(WORLDS["near_data"], 1, 8)
     starts = _starts(layer)
-    chosen, proven = least(layer, starts, nodes=3)
-    assert not proven
+    chosen, floor = least(layer, starts, nodes=3)
+    optimum, proven = least(layer, starts, nodes=10_000_000)
+    assert 0 < floor < layer.end(chosen)
+    assert floor <= proven == layer.end(optimum)
     assert layer.end(chosen) <= min(layer.end(where) for where in starts)
 
 

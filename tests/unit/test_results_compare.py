@@ -46,7 +46,7 @@ def test_the_fastest_comes_first_whatever_the_order_given() -> None:
 
 def test_pairs_say_what_the_better_is_against_the_other() -> None:
     found = compare([summary("b", 1.0), summary("a", 4.0), summary("c", 1.0005)])
-    assert list(found) == ["scenario", "results", "pairs"]
+    assert list(found) == ["scenario", "results", "bounds", "pairs"]
     shares = [[pair.pop(name) for name in ("percent", "percent_low", "percent_high")] for pair in found["pairs"]]
     assert shares == [
         [pytest.approx(100 * (4.0 / 1.0005 - 1)), None, None],
@@ -79,7 +79,7 @@ def test_runs_of_two_scenarios_are_not_compared() -> None:
 
 
 def test_a_comparison_of_nothing_is_empty() -> None:
-    assert compare([]) == {"scenario": None, "results": [], "pairs": []}
+    assert compare([]) == {"scenario": None, "results": [], "bounds": [], "pairs": []}
     assert comparison_table(compare([])) == "nothing to compare"
 
 

@@ -1,0 +1,76 @@
+"""What is said beside the name of a policy: a star where it changes the model's output, and which policies are bounds only.
+
+Knows summaries and the flat rows of a sweep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+__all__ = ["LOSSY", "MARKS", "STAR", "bounds_apart", "gap_note", "is_bound", "losses", "losses_of_rows", "marked", "note"]
+
+STAR = " *"
+LOSSY = "* changes the model's output"
+BOUND = " (bound)"
+MARKS = ("is_bound", "lossy")
+"""Columns of a sweep's tables that say `yes` or `no`."""
+_SHARES = ("skipped", "replaced", "stale")
+
+
+def is_bound(entry: Mapping[str, Any]) -> bool:
+    """Whether a summary, or a row of a sweep (where truth is `yes`), is of a policy that no system can follow."""
+    return entry.get("is_bound") in (True, "yes")
+
+
+def bounds_apart(groups: Mapping[str, list[Any]]) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
+    """(policies that systems can follow, bounds) of summaries by policy, each in the order given."""
+    split: tuple[dict[str, list[Any]], dict[str, list[Any]]] = ({}, {})
+    for name, group in groups.items():
+        split[is_bound(group[0])][name] = group
+    return split
+
+
+def losses(summary: Mapping[str, Any]) -> list[str]:
+    """What a run did to the model's output, largest share first; empty for a run that computes what the model asks for."""
+    quality = summary.get("quality")
+    return [] if quality is None else _told(quality)  # a summary that was put together elsewhere need not know
+
+
+def _told(quality: Mapping[str, Any]) -> list[str]:
+    shares = {name: quality.get(name) or 0.0 for name in _SHARES}
+    shares |= {f"at {bits} bits": share for bits, share in quality.get("precision", {}).items() if bits != quality["native"]}
+    return [f"{100 * shares[name]:.1f} % {name}" for name in sorted(shares, key=lambda name: -shares[name]) if shares[name] > 0]
+
+
+def losses_of_rows(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """As `losses`, the most of each kind that any row of a sweep shows; rows have `quality.skipped` and the like."""
+    most: dict[str, float] = {}
+    precision: dict[str, float] = {}
+    for row in rows:
+        for name in _SHARES:
+            most[name] = max(most.get(name, 0.0), row.get(f"quality.{name}") or 0.0)
+        for column, share in row.items():
+            bits = column.removeprefix("quality.precision.")
+            if bits != column and bits != str(row.get("quality.native")) and share:
+                precision[bits] = max(precision.get(bits, 0.0), share)
+    return _told({**most, "precision": precision, "native": ""})
+
+
+def marked(policy: str, *, lossy: bool = False, bound: bool = False) -> str:
+    """The name as tables and figures show it."""
+    return f"{policy}{BOUND if bound else ''}{STAR if lossy else ''}"
+
+
+def note(policy: str, told: Iterable[str]) -> str:
+    """The footnote of a star."""
+    return f"* {policy} changes the model's output: {', '.join(told)}"
+
+
+def gap_note(policy: str, gap: float | None) -> str:
+    """How far from the best of its kind a searched plan may be; nothing for a policy that proves nothing."""
+    if gap is None:
+        return ""
+    if gap < 5e-6:
+        return f"{policy}: its plan is proven to be the best of its kind"
+    return f"{policy}: its plan is proven to be within {100 * gap:.2g} % of the best of its kind"
