@@ -62,12 +62,13 @@ def structure_of_pass(
     chains, kind = chains_of_pass(problem, deployment, phase, new_tokens, context)
     tokens = int(new_tokens.sum())
     router = int(to_ps(float(costs.router(tokens)), "the router")) + launch
-    dense = int(to_ps(float(costs.dense(tokens)), "a dense layer")) + launch if len(model.moe_layers) < model.layers else 0
+    dense = int(to_ps(float(costs.dense(tokens)), "a dense layer")) + launch if model.n_dense else 0
+    after = dict.fromkeys(model.moe_layers, router) | dict.fromkeys(model.bare_layers, 0)
     moe = set(model.moe_layers)
     layers: list[tuple[tuple[int, int], ...]] = []
     group: list[tuple[int, int]] = []
     for layer, k in enumerate(kind.tolist()):
-        group.append((k, router if layer in moe else dense))
+        group.append((k, after.get(layer, dense)))
         if layer in moe:
             layers.append(tuple(group))
             group = []

@@ -21,6 +21,7 @@ EXPERTS = (
     "n_experts",
     "ffn_config.moe_num_experts",
     "moe.num_experts",
+    "moe_config.moe_num_experts",
 )
 _TOP_K = (
     "num_experts_per_tok",
@@ -28,12 +29,14 @@ _TOP_K = (
     "moe_top_k",
     "moe_k",
     "num_experts_per_token",
+    "experts_per_token",
     "experts_top_k",
     "top_k_experts",
     "num_selected_experts",
     "num_activated_experts",
     "ffn_config.moe_top_k",
     "moe.num_experts_per_tok",
+    "moe_config.moe_top_k",
 )
 _EXPERT_WIDTH = (
     "moe_intermediate_size",
@@ -42,6 +45,7 @@ _EXPERT_WIDTH = (
     "moe_ffn_hidden_size",
     "ffn_config.ffn_hidden_size",
     "moe.expert_hidden_dim",
+    "moe_config.ffn_hidden_size",
 )
 _PLAIN_WIDTH = ("intermediate_size", "ffn_hidden_size", "hidden_dim")
 _OWN_WIDTH = (

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from moesim.model.hf_fields import Fields
 
-__all__ = ["Kinds", "read_layers"]
+__all__ = ["LAYERS", "Kinds", "read_layers"]
 
 LAYERS = ("num_hidden_layers", "n_layers", "num_layers", "n_layer")
 WINDOW = ("sliding_window", "sliding_window_size", "attention_other_setting.sliding_window")
@@ -54,16 +54,21 @@ _LEADING = (
 _LISTED = ("moe_layers", "moe_layers_enum", "moe_layer_list", "moe_layer_indices")
 _PER_LAYER = ("mlp_layer_types", "ffn_layer_types", "moe_layer_freq", "moe_layer_pattern", "is_moe_layer")
 _MTP = ("num_nextn_predict_layers", "num_mtp_layers", "num_mtp_modules", "mtp_num_hidden_layers", "mtp_num_layers", "num_mtp")
+_STEPS = (
+    "decoder_sparse_step",
+    "interleave_moe_layer_step",
+    "moe_layer_interval",
+    "moe_expert_interval",
+    "moe_layer_frequency",
+    "moe_every_n",
+)
+"""Every how many layers the last one has experts."""
 _RULES = (
     *_LEADING,
     "moe_layer_start_index",
     "moe_layer_end_index",
     "moe.route_every_n",
-    "decoder_sparse_step",
-    "interleave_moe_layer_step",
-    "moe_layer_interval",
-    "moe_layer_frequency",
-    "moe_every_n",
+    *_STEPS,
     "moe_every_n_layer",
     "moe_layer_offset",
     "expert_layer_period",
@@ -71,10 +76,11 @@ _RULES = (
     "mlp_only_layers",
 )
 """What says by rule which layers have experts."""
+_PATTERNS = ("sliding_window_pattern", "_sliding_window_pattern", "global_attn_every_n_layers", "global_attn_every_n")
+"""Every how many layers one sees all tokens."""
 _PERIODS = (
+    *_PATTERNS,
     "full_attention_interval",
-    "sliding_window_pattern",
-    "global_attn_every_n_layers",
     "layer_group_size",
     "attn_layer_period",
     "attn_layer_offset",
@@ -198,18 +204,9 @@ def _ruled_moe_layers(fields: Fields, layers: int) -> list[int]:
     first = max(leading, number("moe_layer_start_index", 0, 0))
     last = number("moe_layer_end_index", -1, -1)
     every = fields.integer("", "'moe_layer_freq'", ("moe_layer_freq", "moe.route_every_n"), 1) or 1
-    steps = [
-        number(key, 1, 1) or 1
-        for key in (
-            "decoder_sparse_step",
-            "interleave_moe_layer_step",
-            "moe_layer_interval",
-            "moe_layer_frequency",
-            "moe_every_n",
-        )
-    ]
+    steps = [number(key, 1, 1) or 1 for key in _STEPS]
     period, offset = number("expert_layer_period", 1, 1) or 1, number("expert_layer_offset", 0, 0)
-    path, listed = fields.find("mlp_only_layers", "dense_layers", "dense_list")
+    path, listed = fields.find("mlp_only_layers")
     dense = fields.integers(path, listed, "the layers without experts") if path else []
     fields.guess("which layers have experts", ("mlp_layer_types",), _LIKE_MOE, "what the other keys say")
     return [
@@ -276,10 +273,12 @@ def _ruled_kinds(fields: Fields, layers: int) -> list[str]:
 def _sliding_kinds(fields: Fields, layers: int) -> list[str]:
     """Windows by a period, or from some layer on."""
     sliding = fields.boolean("whether windows are used", ("use_sliding_window",), True)
-    if not sliding or not fields.find(*WINDOW)[0]:
+    window = fields.find(*WINDOW)[1]
+    if not sliding or window is None or window == -1:
+        fields.heed(*_PATTERNS)  # say nothing without a window
         fields.guess("which attention each layer has", ("layer_types",), _LIKE_ATTENTION, "full attention in every layer")
         return ["full"] * layers
-    path, pattern = fields.find("sliding_window_pattern", "_sliding_window_pattern", "global_attn_every_n_layers")
+    path, pattern = fields.find(*_PATTERNS)
     if isinstance(pattern, str):  # Exaone: LLLG
         return ["full" if pattern and pattern[index % len(pattern)] in "Gg" else "sliding" for index in range(layers)]
     if path:

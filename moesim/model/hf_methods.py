@@ -127,7 +127,7 @@ def _eetq(fields: Fields, path: str, config: Mapping[str, Any]) -> Quantization 
 
 def _gptq(fields: Fields, path: str, config: Mapping[str, Any]) -> Quantization | None:
     """A 16-bit scale and a zero point as wide as a weight for each group; `dynamic` patterns have other bits or none."""
-    bits, group = config.get("bits"), config.get("group_size", 128)
+    bits, group = config.get("bits", config.get("w_bit")), config.get("group_size", config.get("q_group_size", 128))
     default = _grouped(fields, f"{path}.bits", bits, group, _scale_and_zero)
     if not default:
         return None
@@ -277,6 +277,8 @@ def _torchao(fields: Fields, path: str, config: Mapping[str, Any]) -> Quantizati
         kind = kind.get("_type") if isinstance(kind, Mapping) else kind
     name = str(kind).lower().replace("_", "")
     group = arguments.get("group_size", 128) if isinstance(arguments, Mapping) else 128
+    if "nvfp4" in name:
+        return Quantization("nvfp4")
     if "int4" in name.partition("activation")[2] or "int4weight" in name:
         return Quantization(_grouped(fields, path, 4, group, _two_scales))
     if "int8" in name:
@@ -327,6 +329,7 @@ METHODS: dict[str, Callable[[Fields, str, Mapping[str, Any]], Quantization | Non
     "awq": _gptq,
     "auto-round": _auto_round,
     "autoround": _auto_round,
+    "intel/auto-round": _auto_round,
     "compressed-tensors": _compressed,
     "bitsandbytes": _bitsandbytes,
     "modelopt": _modelopt,

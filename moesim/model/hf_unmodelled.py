@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from moesim.errors import InputError, Mistake
 from moesim.model.hf_experts import EXPERTS
 from moesim.model.hf_fields import Fields
+from moesim.model.hf_layers import LAYERS
 
 __all__ = ["refuse"]
 
@@ -88,6 +89,9 @@ def refuse(fields: Fields) -> None:
         raise InputError(Mistake(f"not a Mixture-of-Experts model: {reason}.{hint}", path))
     if kind.startswith(_DENSE_READS_RIGHT):
         fields.heed(*_INDEXER)  # weigh 0.2 % at most
+    if isinstance(experts, list) and len(experts) == 2 and fields.find(*LAYERS)[1] != 2:
+        message = f"experts in 2 groups, one for text and one for images, cannot be modelled yet. {_BY_KEY}"
+        raise InputError(Mistake(message, path))
     for key, feature in _UNMODELLED.items():
         place, value = fields.find(key)
         if place and not feature.harmless(value):

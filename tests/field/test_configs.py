@@ -101,3 +101,16 @@ def test_experts_have_the_precision_that_the_config_gives_them(field: Path) -> N
     known = {"compress_ratios", "o_lora_rank", "o_groups", "index_topk", "index_n_heads", "index_head_dim"}
     rest = {key: value for key, value in config(field, "advice-that-misleads").items() if key not in known}
     assert read_config(rest, "x").all_expert_bytes == 26_738_688
+
+
+@pytest.mark.parametrize("case", ["hybrid-blocks", "layer-groups-linear", "residual-dense", "kv-groups"])
+def test_what_is_read_runs_alike_by_both_engines(field: Path, tmp_path: Path, case: str) -> None:
+    scenario = field / "config-sidecar-quantization" / "scenario.yaml"
+    model = f"model={field / f'config-{case}' / 'config.json'}"
+    results = []
+    for engine in ("auto", "events"):
+        out = tmp_path / engine
+        words = ["run", str(scenario), "--set", model, "--set", f"simulation.engine={engine}", "--out", str(out)]
+        assert cli.main(words) == 0
+        results.append(json.loads((out / "result.json").read_text("utf-8"))["summary"]["makespan_s"])
+    assert results[0] == results[1] > 0

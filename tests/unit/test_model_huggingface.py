@@ -277,7 +277,7 @@ def test_gpt_oss_experts_have_biases() -> None:
 
 NOT_MOE = (
     "not a Mixture-of-Experts model: none of num_experts, n_routed_experts, num_local_experts, moe_num_experts, "
-    "num_routed_experts, n_experts, ffn_config.moe_num_experts, moe.num_experts is there."
+    "num_routed_experts, n_experts, ffn_config.moe_num_experts, moe.num_experts, moe_config.moe_num_experts is there."
 )
 UNKNOWN_LAYER = (
     "layers of type retnet are not modelled; known: full_attention, attention, global, global_attention, indexed_attention, "
@@ -285,8 +285,8 @@ UNKNOWN_LAYER = (
 )
 UNKNOWN_METHOD = (
     "quantisation 'magic' is not known; known: fp8, fbgemm-fp8, ptpc-fp8, finegrained-fp8, mxfp4, mxfp8, gptq, gptqmodel, awq, "
-    "auto-round, autoround, compressed-tensors, bitsandbytes, modelopt, modelopt-fp4, modelopt-mixed, exl2, exl3, quark, "
-    "torchao, hqq, quanto, eetq, fp-quant. Leave quantization_config out and give the precision itself"
+    "auto-round, autoround, intel/auto-round, compressed-tensors, bitsandbytes, modelopt, modelopt-fp4, modelopt-mixed, exl2, exl3, "
+    "quark, torchao, hqq, quanto, eetq, fp-quant. Leave quantization_config out and give the precision itself"
 )
 
 
