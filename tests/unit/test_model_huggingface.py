@@ -285,8 +285,8 @@ UNKNOWN_LAYER = (
 )
 UNKNOWN_METHOD = (
     "quantisation 'magic' is not known; known: fp8, fbgemm-fp8, ptpc-fp8, finegrained-fp8, mxfp4, mxfp8, gptq, gptqmodel, awq, "
-    "auto-round, autoround, intel/auto-round, compressed-tensors, bitsandbytes, modelopt, modelopt-fp4, modelopt-mixed, exl2, exl3, "
-    "quark, torchao, hqq, quanto, eetq, fp-quant. Leave quantization_config out and give the precision itself"
+    "auto-round, autoround, intel/auto-round, compressed-tensors, bitsandbytes, modelopt, modelopt-fp4, modelopt-mixed, exl2, "
+    "exl3, quark, torchao, hqq, quanto, eetq, fp-quant. Leave quantization_config out and give the precision itself"
 )
 
 
