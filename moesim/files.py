@@ -116,8 +116,13 @@ def read_bytes(path: Path, *, shown: str = "", limit: int = LARGEST_DOCUMENT, mi
 
 
 def read_text(path: Path, *, shown: str = "", limit: int = LARGEST_DOCUMENT, missing: str = "no such file") -> str:
-    """The whole file as text, without a byte order mark."""
-    return decoded(read_bytes(path, shown=shown, limit=limit, missing=missing), shown or str(path))
+    """The whole file as text, without a byte order mark; a page saved from a browser in place of the file is refused."""
+    text = decoded(read_bytes(path, shown=shown, limit=limit, missing=missing), shown or str(path))
+    if text[:200].lstrip().lower().startswith(("<!doctype html", "<html")):
+        _refuse(
+            "this is an HTML page; save the file itself (on GitHub and Hugging Face: 'Raw' or 'Download')", shown or str(path)
+        )
+    return text
 
 
 def read_lines(path: Path, *, shown: str = "", limit: int = LARGEST_TRACE) -> Iterator[tuple[int, str]]:

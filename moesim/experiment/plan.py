@@ -25,6 +25,7 @@ from moesim.results.steady import Steady
 from moesim.results.sweeps import FORMAT
 from moesim.scenario import catalogue, strict_yaml
 from moesim.scenario.family import Family
+from moesim.scenario.file_kinds import refuse_other
 from moesim.scenario.judge import judged
 from moesim.scenario.resolve import in_full
 from moesim.scenario.tree import Node, from_plain, to_plain
@@ -85,6 +86,7 @@ def read(source: str | Path | Mapping[str, Any], changes: Mapping[str, Any] | No
         if isinstance(source, str) and not catalogue.is_path(source) and not files.is_file(path):
             path = catalogue.find("experiments", source, beside=[Path()])
         root, folder, name = strict_yaml.read(path, catalogue.shown(path)).root, path.parent, path.stem
+        refuse_other(root.top, ("experiment",), catalogue.shown(path))
     for key, value in (changes or {}).items():
         if value is not None:
             root = root.put((key,), from_plain(value))

@@ -12,6 +12,7 @@ from moesim import strict_json
 from moesim.errors import InputError, Mistake
 from moesim.experiment.points import Choice, Planner
 from moesim.scenario import catalogue
+from moesim.scenario.file_kinds import refuse_other
 from moesim.scenario.scenario import folder_of
 from moesim.scenario.tree import Node, from_plain, to_plain
 
@@ -45,7 +46,8 @@ def written(path: Path) -> tuple[Node, Path]:
     document = strict_json.read(path, shown=shown)
     provenance = document.get("provenance") if isinstance(document, dict) else None
     experiment = provenance.get("experiment") if isinstance(provenance, dict) else None
+    refuse_other(document, ("sweep",), shown)
     if not isinstance(experiment, dict) or not isinstance(experiment.get("scenario"), dict):
-        message = "no sweep's experiment.json: it has no 'provenance.experiment'; experiments are YAML files"
+        message = "this is not the experiment.json of a sweep: it has no 'provenance.experiment'; experiments are YAML files"
         raise InputError(Mistake(message, file=shown))
     return from_plain(experiment), folder_of(from_plain(experiment["scenario"]), path.parent)

@@ -7,7 +7,7 @@ scenario, the folders in `MOESIM_PATH`, the data inside the installed package, t
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from moesim import files, plugins, strict_json
 from moesim.errors import InputError, Mistake, did_you_mean
 from moesim.scenario import strict_yaml
 
-__all__ = ["FOLDERS", "Entry", "classes", "find", "is_path", "names", "shown"]
+__all__ = ["FOLDERS", "Entry", "classes", "find", "is_path", "names", "shown", "unknown"]
 
 FOLDERS = {
     "hardware": "hardware_profiles",
@@ -101,14 +101,17 @@ def _by_name(place: Path, group: str) -> dict[str, list[Path]]:
     return found
 
 
-def _direct(place: Path, name: str, group: str) -> Path | None:
+def _direct(place: Path, name: str, group: str, passed: Callable[[Path], bool]) -> Path | None:
     """A file that lies beside the scenario itself, without a folder of its kind around it."""
     candidates = (place / f"{name}{suffix}" for suffix in _SUFFIXES[group])
-    return next((path for path in candidates if files.is_file(path)), None)
+    return next((path for path in candidates if files.is_file(path) and not passed(path)), None)
 
 
-def find(group: str, name: str, *, beside: Sequence[Path] = ()) -> Path:
-    """The file called `name` in `group`, from the first place that has one."""
+def find(group: str, name: str, *, beside: Sequence[Path] = (), passed: Callable[[Path], bool] = lambda _path: False) -> Path:
+    """The file called `name` in `group`, from the first place that has one.
+
+    Files that lie directly `beside` are taken too, but those that are `passed` over.
+    """
     known: list[str] = []
     for place in _places(beside):
         here = _by_name(place, group)
@@ -119,18 +122,52 @@ def find(group: str, name: str, *, beside: Sequence[Path] = ()) -> Path:
             raise InputError(Mistake(f"two {_WORDS[group]}s are called '{name}': {files}; rename one"))
         if found:
             return found[0]
-        direct = _direct(place, name, group) if place in beside else None
+        direct = _direct(place, name, group, passed) if place in beside else None
         if direct is not None:
             return direct
-    raise InputError(Mistake(_unknown(group, name, known)))
+    raise InputError(Mistake(unknown(group, name, known)))
 
 
-def _unknown(group: str, name: str, known: list[str]) -> str:
+def unknown(group: str, name: str, known: Iterable[str]) -> str:
+    """The message for a name that `group` does not have, though it has those `known`."""
     listed = list(dict.fromkeys(known))
+    other = _of_another_group(group, name)
+    if other:
+        return f"unknown {_WORDS[group]} '{name}': {other}"
     hint = did_you_mean(name, listed)
     if not hint:
         hint = f" Known: {', '.join(listed)}." if 0 < len(listed) <= 12 else f" 'moesim list {group}' shows what there is."
     return f"unknown {_WORDS[group]} '{name}'.{hint}"
+
+
+_USES = {
+    "scenarios": "a scenario is called that; 'moesim run {name}' runs it, and 'scenario: {name}' or 'extends: {name}' names it",
+    "experiments": "an experiment is called that; 'moesim sweep {name}' runs it",
+    "hardware": "a hardware profile is called that; a scenario names it by 'hardware: {name}', a part by 'profile: {name}'",
+    "models": "a model is called that; a scenario names it by 'model: {name}', or '--set model={name}'",
+    "policies": "a policy is called that; '--policy {name}' takes it",
+}
+"""Group -> what to do with a name of it that was given for something else."""
+
+
+def _of_another_group(group: str, name: str) -> str:
+    """What a name means that `group` does not have, or that it is a directory; empty where it means nothing."""
+    if files.is_directory(Path(name)):
+        held = next((file for file in ("result.json", "experiment.json") if files.is_file(Path(name) / file)), None)
+        return f"this is a directory; name a file in it{f', such as {Path(name) / held}' if held is not None else ''}"
+    for other, use in _USES.items():
+        if other != group and name in _all_names(other):
+            return use.format(name=name)
+    return ""
+
+
+def _all_names(group: str) -> Iterable[str]:
+    from moesim import model
+
+    if group == "policies":
+        return plugins.names("policies")
+    named = model.named() if group == "models" else ()
+    return {*named, *(name for place in _places(()) for name in _by_name(place, group))}
 
 
 def names(group: str, *, beside: Sequence[Path] = ()) -> list[Entry]:

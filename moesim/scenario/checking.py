@@ -12,17 +12,19 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from moesim import files, plugins
+from moesim import files, plugins, strict_json
 from moesim.errors import InputError, Mistake
 from moesim.hardware.link import Link
 from moesim.hardware.memory import Interleaved, Memory
 from moesim.hardware.system import System
-from moesim.scenario import annotated, catalogue, schema
+from moesim.model import Architecture
+from moesim.scenario import annotated, catalogue
+from moesim.scenario.file_kinds import kind_of
 from moesim.scenario.judge import judged
 from moesim.scenario.parts import GROUPS, MEMORY_KINDS, OWN_MEMORY
 from moesim.scenario.resolve import Resolver
 from moesim.scenario.scenario import load
-from moesim.scenario.tree import Path, dotted
+from moesim.scenario.tree import Node, Path, dotted
 
 __all__ = ["check"]
 
@@ -59,27 +61,39 @@ def _plain(mistake: Mistake) -> dict[str, Any]:
 def _mistakes(path: str | FilePath, experiment: Judge | None) -> tuple[Mistake, ...]:
     try:
         file = files.expanded(path)
-        if experiment is not None and file.suffix in (".yaml", ".yml") and "scenario" in _top(file):
+        kind = _kind(file)
+        if experiment is not None and kind in ("experiment", "sweep"):
             return experiment(file)
-        if file.suffix in (".yaml", ".yml") and not _is_scenario(file):
+        if kind == "profile":
             return _profile(file)
+        if kind == "model":
+            return _model(file)
         load(path)
     except InputError as error:
         return error.mistakes
     return ()
 
 
-def _top(file: FilePath) -> Any:
-    """The keys at the top of a file, with what they hold."""
-    return Resolver(file.parent).file(file).value
+def _kind(file: FilePath) -> str | None:
+    """The kind of a file, `profile` for a machine, a part of one, or some values of one; None where it is not known."""
+    if file.suffix == ".json":
+        return kind_of(strict_json.read(file, shown=catalogue.shown(file), infinite=True))
+    if file.suffix not in (".yaml", ".yml"):
+        return None
+    top = Resolver(file.parent).file(file).top or {}
+    kind = kind_of(top)
+    fragment = kind is None and any(name in top for name in (*GROUPS, "profile", "kind"))
+    return "profile" if fragment or kind in ("machine", "part") else kind
 
 
-def _is_scenario(file: FilePath) -> bool:
-    """False for a file that describes a machine or a part of one."""
-    top = _top(file)
-    if any(name in top for name in (*schema.PARTS, "extends")):
-        return True
-    return not any(name in top for name in (*GROUPS, "profile", "kind"))
+def _model(file: FilePath) -> tuple[Mistake, ...]:
+    """A model's config.json is judged as a scenario that names it would."""
+    resolver = Resolver(file.parent)
+    shown = catalogue.shown(file)
+    node = resolver.model(Node({"config": Node(str(file.resolve()))}))
+    if "model" not in resolver.broken:
+        resolver.mistakes += judged(Architecture, node, ("model",))[1]
+    return tuple(mistake if mistake.file else mistake._replace(file=shown, path="") for mistake in resolver.mistakes)
 
 
 def _profile(file: FilePath) -> tuple[Mistake, ...]:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path as FilePath
 
 from moesim import plugins
+from moesim.errors import did_you_mean
 from moesim.scenario import annotated, parts
 from moesim.scenario.tree import Node, Path
 
@@ -21,16 +22,17 @@ Chain = tuple[FilePath, ...]
 class Assembly:
     """`find` gives the file of a profile's name, `read` what a file says; both None once they have told what is wrong.
 
-    `refuse(node, message, path)` tells a mistake at a node.
+    `tell(node, message, path)` tells a mistake at a node; `refuse` also says that the machine cannot be judged further.
     """
 
     def __init__(
         self,
         find: Callable[[Node, Path], FilePath | None],
         read: Callable[[FilePath], Node | None],
+        tell: Callable[[Node, str, Path], None],
         refuse: Callable[[Node, str, Path], None],
     ) -> None:
-        self._find, self._read, self._refuse = find, read, refuse
+        self._find, self._read, self._tell, self._refuse = find, read, tell, refuse
 
     def laid(self, node: Node, path: Path, chain: Chain = (), below: Node | None = None) -> Node:
         """`node`, which stands at `path`, over the profiles that it names, and those over `below`.
@@ -48,7 +50,7 @@ class Assembly:
         own = {name: child for name, child in node.value.items() if name != "profile"}
         steps = parts.inside(path)
         if not steps:
-            return self._machine(replace(node, value=own), path, chain, base)
+            return self._machine(replace(node, value=own), path, chain, base, named=parts.anew(node))
         if len(steps) == 2 and steps[0] == "devices":  # a GPU's `memory` is a tier's name, or the memory that the GPU brings
             own = {parts.OWN_MEMORY if name == "memory" and _is_mapping(child) else name: child for name, child in own.items()}
         result = replace(node, value=self._over(own, path, chain, base), whole=False)
@@ -65,8 +67,10 @@ class Assembly:
             result[name] = self.laid(child, (*path, shown), chain, result.get(name))
         return result
 
-    def _machine(self, node: Node, path: Path, chain: Chain, base: Node | None) -> Node:
-        """A whole machine: devices first, for a GPU brings the tier that is its memory."""
+    def _machine(self, node: Node, path: Path, chain: Chain, base: Node | None, *, named: bool) -> Node:
+        """A whole machine: devices first, for a GPU brings the tier that is its memory. `named`: it says what it is."""
+        if base is not None or not named:
+            node = self._changes(base, node, path)
         devices = {name: child for name, child in node.value.items() if name == "devices"}
         result = self._over(devices, path, chain, base)
         here = parts.members(Node(result), "devices")
@@ -99,6 +103,27 @@ class Assembly:
                     f"or in the machine (tiers: {{{memory}: {{profile: NAME}}}})"
                 )
                 self._refuse(devices[name], message, (*path, "tiers", str(memory)))
+
+    def _changes(self, base: Node | None, node: Node, path: Path) -> Node:
+        """`node` without changes of parts that are not there, which are refused; so are parts without a machine around them."""
+        if base is None and not {"devices", "tiers"} <= set(node.value):
+            message = (
+                "this changes parts of a machine and names none; write 'profile: NAME' beside them ('moesim list hardware'), "
+                "or all of 'devices', 'tiers' and 'links'"
+            )
+            self._refuse(node, message, path)
+            return node
+        for group in parts.GROUPS:
+            known = parts.members(base, group)
+            for name, child in parts.members(node, group).items():
+                if name in known or parts.anew(child) or not _is_mapping(child) or "ends" in child.value:
+                    continue
+                there = f"; there are: {', '.join(known)}.{did_you_mean(name, known)}" if known else "."
+                message = f"no part '{name}' to change in '{group}'{there} A new one says its 'kind' or a 'profile'"
+                self._tell(replace(child, place=child.key), message, (*path, group, name))
+                rest = {other: part for other, part in parts.members(node, group).items() if other != name}
+                node = node.put((group,), replace(node.value[group], value=rest))
+        return node
 
     def _profiles(self, names: Node, path: Path, chain: Chain, base: Node | None) -> Node | None:
         """`base` under the profiles of a name, or of several, later ones over earlier ones."""

@@ -9,13 +9,14 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path as FilePath
 from typing import Any
 
 from moesim import files, strict_json
-from moesim.errors import InputError, Mistake, did_you_mean
+from moesim.errors import InputError, Mistake
 from moesim.scenario import annotated, catalogue, strict_yaml
+from moesim.scenario.file_kinds import mismatch, refuse_other
 from moesim.scenario.machine import Assembly
 from moesim.scenario.parts import cleared
 from moesim.scenario.tree import Node, Path, Place, Tree, dotted, from_plain, merge
@@ -31,6 +32,8 @@ _CONFIGS = ("config.json", "params.json")
 """What a folder of a model may hold its shape in, Hugging Face's form before Mistral's."""
 _SIDECAR = "hf_quant_config.json"
 """What NVIDIA's ModelOpt writes beside a config.json: the number formats of the checkpoint."""
+
+_PROFILES = ("machine", "part")
 
 
 class Resolver:
@@ -66,7 +69,9 @@ class Resolver:
 
     def scenario(self, path: FilePath, chain: tuple[FilePath, ...] = ()) -> Node:
         """The file laid over what it extends, over what that extends, and so on."""
-        return self.joined(self.file(path), (*chain, path.resolve()))
+        node = self.file(path)
+        refuse_other(node.top, ("scenario",), catalogue.shown(path))
+        return self.joined(node, (*chain, path.resolve()))
 
     def joined(self, node: Node, chain: tuple[FilePath, ...] = ()) -> Node:
         """A scenario as written laid over what it extends; `chain`: the files that led here."""
@@ -115,14 +120,32 @@ class Resolver:
             return self.folder(node.place) / files.expanded(text)
         beside = self.folder(node.place) / f"{text}.yaml"
         if group == "scenarios" and files.is_file(beside):
-            return beside
-        key = ("file", group, text, *self.beside(node.place))
+            try:
+                return catalogue.find(group, text) if self._passed_over(group, beside, node.place) else beside
+            except InputError:  # nothing else is called that: it extends itself
+                return beside
+        key = ("file", group, text, node.place.file, *self.beside(node.place))
         if self.memory is None or key not in self.memory:
-            found = catalogue.find(group, text, beside=self.beside(node.place))
+            passed = partial(self._passed_over, group, place=node.place)
+            found = catalogue.find(group, text, beside=self.beside(node.place), passed=passed)
             if self.memory is None:
                 return found
             self.memory[key] = found
         return FilePath(self.memory[key])
+
+    def _passed_over(self, group: str, file: FilePath, place: Place) -> bool:
+        """Whether a file beside the scenario is not what its name means there: the file that says the name, or of another kind.
+
+        So a scenario may be called like the machine that it names, or like the shipped scenario that it changes.
+        """
+        if file.resolve() == FilePath(place.file).resolve():
+            return True
+        if group != "hardware":
+            return False
+        try:
+            return mismatch(self.file(file).top, _PROFILES, "") is not None
+        except InputError:  # told when it is read
+            return False
 
     def beside(self, place: Place) -> tuple[FilePath, ...]:
         """Where names are looked up first: beside the scenario, then beside the file that says the name."""
@@ -130,7 +153,7 @@ class Resolver:
 
     def _refuse(self, part: str, node: Node, message: str, path: Path | None = None) -> Node | None:
         """Tells the mistake and gives nothing."""
-        self.mistakes.append(Mistake(message, dotted(path if path is not None else (part,)), *node.place))
+        self._tell(node, message, path if path is not None else (part,))
         self.broken.add(part)
         return None
 
@@ -177,7 +200,9 @@ class Resolver:
         self, node: Node, path: Path = ("hardware",), chain: tuple[FilePath, ...] = (), below: Node | None = None
     ) -> Node:
         """`node` laid over the profiles it names, at every depth, and over `below`, whose profiles are filled in."""
-        return Assembly(self._profile_file, self._profile_text, self._refuse_hardware).laid(node, path, chain, below)
+        return Assembly(self._profile_file, self._profile_text, self._tell, self._refuse_hardware).laid(
+            node, path, chain, below
+        )
 
     def over(self, below: Node, above: Node) -> Node:
         """The machine `below`, as written, without what `above` puts other parts in the place of."""
@@ -206,11 +231,16 @@ class Resolver:
 
     def _profile_text(self, file: FilePath) -> Node | None:
         try:
-            return self.file(file)
+            node = self.file(file)
+            refuse_other(node.top, _PROFILES, catalogue.shown(file))
         except InputError as error:
             self.broken.add("hardware")
             self.mistakes += error.mistakes
             return None
+        return node
+
+    def _tell(self, node: Node, message: str, path: Path) -> None:
+        self.mistakes.append(Mistake(message, dotted(path), *node.place))
 
     def _refuse_hardware(self, node: Node, message: str, path: Path) -> None:
         self._refuse("hardware", node, message, path)
@@ -261,19 +291,22 @@ class Resolver:
         known = [entry.name for entry in catalogue.names("models", beside=self.beside(named.place))]
         if text in known:
             return catalogue.find("models", text, beside=self.beside(named.place))
-        hint = did_you_mean(text, known) or " 'moesim list models' shows what there is."
-        raise InputError(Mistake(f"unknown model '{text}'.{hint}"))
+        raise InputError(Mistake(catalogue.unknown("models", text, known)))
 
     def _config(self, path: FilePath, without: Mapping[str, Node]) -> Any:
         from moesim import model
 
         shown = catalogue.shown(path)
+        if path.suffix in (".yaml", ".yml"):
+            other = mismatch(self.file(path).top, ("model",), shown) or "this is YAML, and a model's configuration is JSON"
+            raise InputError(Mistake(f"{other}; write the name of a model, or the path of its config.json", file=shown))
         try:
             config = strict_json.read_object(path, shown=shown, infinite=True)
             beside = path.with_name(_SIDECAR)
             quantization = strict_json.read_object(beside, shown=catalogue.shown(beside)) if files.is_file(beside) else None
         except InputError as error:  # a file that cannot be read at all is a mistake of the line that names it
             raise InputError(*(m if m.line else Mistake(f"{m.file}: {m.message}") for m in error.mistakes)) from None
+        refuse_other(config, ("model",), shown)
         for key, child in without.items():
             if not _removed(config, key):
                 message = f"{shown} has no key '{key}' that could be left out"

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path as FilePath
 from typing import Any
 
-from moesim import files, strict_json
+from moesim import files, plugins, strict_json
 from moesim.errors import InputError, Mistake
 from moesim.policies.base import Policy
 from moesim.scenario import annotated, catalogue, cross, durations, overrides, schema
+from moesim.scenario.file_kinds import refuse_other
 from moesim.scenario.judge import judged, said, unknown_key
 from moesim.scenario.overrides import Override
 from moesim.scenario.resolve import SHORTHAND, Resolver
@@ -25,6 +26,8 @@ from moesim.streams import Streams
 
 __all__ = ["LoadedScenario", "assemble", "folder_of", "load", "load_data"]
 
+_PLUGINS = {"workload": "workload", "policy": "policies"}
+"""Part whose `kind` names a class -> the group of such classes."""
 Sets = Iterable[str | overrides.Change] | Mapping[str, Any]
 
 
@@ -126,8 +129,10 @@ def _result(path: FilePath) -> Mapping[str, Any]:
     document = strict_json.read(path, shown=shown)
     provenance = document.get("provenance") if isinstance(document, dict) else None
     scenario = provenance.get("scenario") if isinstance(provenance, dict) else None
+    refuse_other(document, ("result",), shown)
     if not isinstance(scenario, dict):
-        raise InputError(Mistake("no result of a run: it has no 'provenance.scenario'; scenarios are YAML files", file=shown))
+        message = "this is not the result of a run: it has no 'provenance.scenario'; scenarios are YAML files"
+        raise InputError(Mistake(message, file=shown))
     return scenario
 
 
@@ -163,7 +168,6 @@ def assemble(raw: Node, resolver: Resolver, sets: Sets, policy: Any, seed: int |
 
 def _class_name(policy: type[Policy]) -> str:
     """How a policy that was handed over as an object is named in the data."""
-    from moesim import plugins
 
     target = f"{policy.__module__}:{policy.__qualname__}"
     return next((name for name, built_in in plugins.BUILT_IN["policies"].items() if built_in == target), target)
@@ -259,9 +263,11 @@ def _part(part: str, node: Node, base: FilePath) -> tuple[Any, list[Mistake]]:
         message = f"{said(inside.plain())} cannot stand here; write a mapping of keys to values"
         return None, [Mistake(message + (", or a name" if part in SHORTHAND else ""), part, *inside.place)]
     kind = inside.child("kind")
-    if part in ("workload", "policy") and (kind is None or not isinstance(kind.value, str)):
+    if part in _PLUGINS and (kind is None or not isinstance(kind.value, str)):
         place = kind.place if kind is not None else inside.place
-        return None, [Mistake(f"missing; it says which {part} this is", f"{part}.kind", *place)]
+        given = next((name for name in inside.value if name in plugins.names(_PLUGINS[part])), None)
+        hint = f"; write 'kind: {given}'" if given is not None else ""
+        return None, [Mistake(f"missing; it says which {part} this is{hint}", f"{part}.kind", *place)]
     try:
         spec = schema.part_class(part, inside, base)
     except InputError as error:

@@ -91,6 +91,13 @@ class Node:
             return [child.plain() for child in self.value]
         return self.value
 
+    @property
+    def top(self) -> Any:
+        """The keys at the top with what they hold as plain data where that is a single value or a mapping; else None."""
+        if not isinstance(self.value, dict):
+            return None
+        return {name: child.value for name, child in self.value.items()}
+
     def child(self, name: str | int) -> Node | None:
         """The value under a key or index, or None."""
         if isinstance(self.value, dict):
