@@ -79,20 +79,20 @@ WRONG = {
     "run lru": "unknown scenario 'lru': a policy is called that; '--policy lru' takes it",
     "sweep quickstart": "unknown experiment 'quickstart': a scenario is called that; 'moesim run quickstart' runs it, and "
     "'scenario: quickstart' or 'extends: quickstart' names it",
-    "run mine.yaml --set hardware=rtx-4090": "--set hardware: hardware.profile: 'rtx-4090' is a device (kind gpu), and a machine "
-    f"is {MACHINE}devices: {{NAME: {{profile: rtx-4090}}}}}}",
-    "run mine.yaml --set hardware=pcie5-x16": "--set hardware: hardware.profile: 'pcie5-x16' is a link (kind link), and a machine "
-    f"is {MACHINE}links: {{NAME: {{profile: pcie5-x16}}}}}}",
+    "run mine.yaml --set hardware=rtx-4090": "--set hardware: hardware.profile: 'rtx-4090' is a device (kind gpu), and a "
+    f"machine is {MACHINE}devices: {{NAME: {{profile: rtx-4090}}}}}}",
+    "run mine.yaml --set hardware=pcie5-x16": "--set hardware: hardware.profile: 'pcie5-x16' is a link (kind link), and a "
+    f"machine is {MACHINE}links: {{NAME: {{profile: pcie5-x16}}}}}}",
     "run mine.yaml --set hardware=./mine.yaml": f"mine.yaml: this is a scenario, not the profile of a machine; {RUNS}",
     "run mine.yaml --set hardware=config.json": "config.json: this is a model's configuration, not the profile of a machine; "
     "a scenario names it by 'model: config.json'",
     "run mine.yaml --set hardware=mixtral-8x7b": "--set hardware: hardware.profile: unknown hardware profile 'mixtral-8x7b': "
     f"{MODEL}",
     "run mine.yaml --set model=rtx-4090": f"--set model: unknown model 'rtx-4090': {NAMED}",
-    "run mine.yaml --set model=./card.yaml": "card.yaml: this is the profile of a part of a machine, not a model's configuration; "
-    f"{CARD}; write the name of a model, or the path of its config.json",
-    "run mine.yaml --set hardware.devices.gpuu.launch=5us": "--set hardware.devices.gpuu.launch: hardware.devices.gpuu: no part "
-    "'gpuu' to change in 'devices'; there are: gpu, cpu. Did you mean 'gpu'? A new one says its 'kind' or a 'profile'",
+    "run mine.yaml --set model=./card.yaml": "card.yaml: this is the profile of a part of a machine, not a model's "
+    f"configuration; {CARD}; write the name of a model, or the path of its config.json",
+    "run mine.yaml --set hardware.devices.gpuu.launch=5us": "--set hardware.devices.gpuu.launch: hardware.devices.gpuu: no "
+    "part 'gpuu' to change in 'devices'; there are: gpu, cpu. Did you mean 'gpu'? A new one says its 'kind' or a 'profile'",
     "run mine.yaml --set hardware.devices.gpu.profile=rtx-409": "--set hardware.devices.gpu.profile: unknown hardware profile "
     "'rtx-409'. Did you mean 'rtx-4090'?",
 }  # fmt: skip

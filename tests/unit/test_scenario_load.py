@@ -112,7 +112,9 @@ def test_result_can_be_loaded() -> None:
 
 def test_json_that_is_no_result() -> None:
     write("x.json", "{}")
-    assert mistakes("x.json") == "x.json: this is not the result of a run: it has no 'provenance.scenario'; scenarios are YAML files"
+    assert mistakes("x.json") == (
+        "x.json: this is not the result of a run: it has no 'provenance.scenario'; scenarios are YAML files"
+    )
 
 
 # Precedence
