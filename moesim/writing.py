@@ -12,7 +12,7 @@ import shutil
 import socket
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -62,19 +62,22 @@ def folder_target(path: str | Path, *, replaced: bool = False) -> Path:
     return Path(path)
 
 
-def write(path: str | Path, data: bytes | str) -> Path:
+def write(path: str | Path, data: bytes | str | Sequence[bytes | memoryview], *, durable: bool = True) -> Path:
     """Writes a file that is there with all its bytes, on disk, or not at all; returns `path`.
 
+    Several pieces of data follow each other. A file that is not `durable` may be cut off where the machine loses power.
     Text becomes UTF-8; lone surrogates, which UTF-8 lacks, become `\\uXXXX`. Missing folders are made. A link is followed.
     OSError, with the old file still there, where the system refuses.
     """
-    raw = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
+    text = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
+    pieces = [text] if isinstance(text, bytes) else text
     place = _place(path)
     with _about(path), _folders(place.parent), _passing(place.parent) as part:
         with part.open("wb") as file:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
+            file.writelines(pieces)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         if place.exists():
             shutil.copymode(place, part)
         part.replace(place)
@@ -104,9 +107,12 @@ def new_folder(path: str | Path) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Takes away a file of ours, if it is there; OSError where the system refuses."""
+    """Takes away a file or a folder of ours, if it is there; OSError where the system refuses."""
     with _about(path):
-        path.unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def clear_leftovers(folder: Path) -> None:

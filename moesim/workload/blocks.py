@@ -18,19 +18,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.workload.draw import AliasTable, Ids, Words, choose
+from moesim.workload.kernel import DEPTH
+from moesim.workload.portable import exponential
 from moesim.workload.table import FloatArray, IntArray, Progress, id_type
 
-__all__ = ["BLOCK", "Ledger", "Process", "independent_block", "sticky_block"]
+__all__ = ["BLOCK", "LAGS", "REACH", "STEPS", "Ledger", "Process", "chunk_of", "independent_block", "reflected", "sticky_block"]
 
 BLOCK = 64
 """Requests that share one generator."""
 
 _CHUNK = 1 << 17
-_STEPS = np.repeat(np.array([0, 1, -1, 2, -2], dtype=np.intp), [204, 20, 20, 6, 6])
-_REACH = 2
-_DEPTH = 17
-_SHARES = np.cumsum(1 / np.arange(2, _DEPTH)) / np.sum(1 / np.arange(2, _DEPTH))
-_LAGS = np.searchsorted(_SHARES, (np.arange(256) + 0.5) / 256) + 2
+REACH = 2
+"""Ranks that a slot may lie from the one it follows."""
+STEPS = np.repeat(np.array([0, 1, -1, 2, -2], dtype=np.intp), [204, 20, 20, 6, 6])
+"""Ranks that each of 256 equally likely dice moves a slot that follows the layer above."""
+_SHARES = np.cumsum(1 / np.arange(2, DEPTH)) / np.sum(1 / np.arange(2, DEPTH))
+LAGS = np.searchsorted(_SHARES, (np.arange(256) + 0.5) / 256) + 2
 """Lag of what is remembered for each of 256 equally likely dice: 2 to 16, likely in proportion to 1/lag."""
 
 
@@ -47,6 +50,11 @@ class Ledger:
         self.decode = np.zeros((count, passes, layers, top_k), dtype=id_type(experts))
         self.tick: Progress | None = None
         self._experts = experts
+
+    def by_request(self) -> tuple[NDArray[np.uint32], Ids]:
+        """[n, L, E] counts of the prompts and [n, G, L, k] ids of the decode passes."""
+        layers, count = self.row.shape
+        return self.counts.reshape(layers, count, self._experts).transpose(1, 0, 2), self.decode
 
     def active(self, first: int) -> int:
         """How many requests (a prefix) have a token at or after position `first`."""
@@ -71,13 +79,18 @@ class Ledger:
             self.decode[where[-1], position, where[-2] + layers.start] = ids[:, decode].T
 
 
+def chunk_of(layers: int, top_k: int) -> int:
+    """Tokens of each request for which independent draws take their words together."""
+    return max(1, _CHUNK // (BLOCK * layers * top_k))
+
+
 def independent_block(table: AliasTable, bits: np.random.BitGenerator, order: IntArray, ledger: Ledger) -> None:
     """Tokens that know nothing of each other: every token of layer l draws k distinct experts from row l of `table`.
 
     `order`: [n] place of each request of the ledger within its block.
     """
     layers, top_k = table.rows, table.top_k
-    chunk = max(1, _CHUNK // (BLOCK * layers * top_k))
+    chunk = chunk_of(layers, top_k)
     base = np.arange(layers, dtype=np.intp) * table.experts
     every = slice(0, layers)
     for first in range(0, int(ledger.total[0]), chunk):
@@ -108,6 +121,29 @@ class Process(NamedTuple):
     coupling: FloatArray
     """[L] probability that a slot that does neither takes the rank (or a close one) that the layer above took."""
 
+    def tilts(self, generator: np.random.Generator) -> FloatArray:
+        """[L, BLOCK, E] standard normal, each layer correlated with the one above; the first that a block draws."""
+        tilts = generator.standard_normal((len(self.reuse), BLOCK, len(self.curve)))
+        for layer in range(1, len(tilts)):
+            tilts[layer] = self.thread * tilts[layer - 1] + math.sqrt(1.0 - self.thread**2) * tilts[layer]
+        return tilts
+
+    def popularity(self, tilts: FloatArray) -> FloatArray:
+        """[L, ..., E] popularity by rank of the requests whose `tilts` [L, ..., E] these are, any scale."""
+        return np.stack([self.curve * exponential(self.tilt * layer) for layer in tilts])
+
+    def bounds(self) -> NDArray[np.uint32]:
+        """[3, DEPTH + 1, L] 24-bit coins below these keep, remember, follow; by token position (the last row: any later one).
+
+        A first token has nothing to keep, none of the first tokens a full memory: they follow or draw instead.
+        """
+        position = np.arange(DEPTH + 1)[:, None]
+        keep = np.where(position >= 1, self.reuse, 0.0)
+        remember = np.where(position >= DEPTH, self.memory, 0.0)
+        spent = np.minimum(keep + remember, 1.0)
+        follow = spent + (1.0 - spent) * self.coupling
+        return np.round(np.stack([keep, spent, follow]) * 2.0**24).astype(np.uint32)
+
 
 def sticky_block(process: Process, generator: np.random.Generator, order: IntArray, ledger: Ledger, top_k: int) -> None:
     """Tokens that follow their predecessors and, between layers, themselves; ids are booked as ranks.
@@ -117,10 +153,10 @@ def sticky_block(process: Process, generator: np.random.Generator, order: IntArr
     """
     layers, experts = len(process.reuse), len(process.curve)
     total, count = int(ledger.total[0]), len(order)
-    popularity = process.curve * np.exp(process.tilt * _tilts(process, generator)[:, order])
+    popularity = process.popularity(process.tilts(generator)[:, order])
     table = AliasTable(popularity.reshape(layers * count, experts), top_k)
-    bounds = _bounds(process)
-    ring: Ids = np.zeros((_DEPTH, top_k, layers, count), dtype=table.dtype)
+    bounds = process.bounds()
+    ring: Ids = np.zeros((DEPTH, top_k, layers, count), dtype=table.dtype)
     full = np.array_equal(order, np.arange(BLOCK))
     for step in range(total + layers - 1):
         low, high = max(0, step - total + 1), min(layers, step + 1)
@@ -131,33 +167,12 @@ def sticky_block(process: Process, generator: np.random.Generator, order: IntArr
         words = np.ascontiguousarray(words if full and active == BLOCK else words[:, :, order[:active]])
         time = step - np.arange(low, high)
         base = ledger.row[low:high, :active] * experts
-        here = bounds[:, np.minimum(time, _DEPTH), np.arange(low, high)]
+        here = bounds[:, np.minimum(time, DEPTH), np.arange(low, high)]
         ids = _step(table, words, base, ring, step, low, here)
-        ring[step % _DEPTH, :, low:high] = ids
+        ring[step % DEPTH, :, low:high] = ids
         ledger.add(ids, time[:, None], slice(low, high))
         if ledger.tick is not None and step % 64 == 0:
             ledger.tick(step, total + layers - 1)
-
-
-def _tilts(process: Process, generator: np.random.Generator) -> FloatArray:
-    """[L, BLOCK, E] standard normal, each layer correlated with the one above."""
-    tilts = generator.standard_normal((len(process.reuse), BLOCK, len(process.curve)))
-    for layer in range(1, len(tilts)):
-        tilts[layer] = process.thread * tilts[layer - 1] + math.sqrt(1.0 - process.thread**2) * tilts[layer]
-    return tilts
-
-
-def _bounds(process: Process) -> NDArray[np.uint32]:
-    """[3, _DEPTH + 1, L] 24-bit coins below these keep, remember, follow; by token position (the last row: any later one).
-
-    A first token has nothing to keep, none of the first tokens a full memory: they follow or draw instead.
-    """
-    position = np.arange(_DEPTH + 1)[:, None]
-    keep = np.where(position >= 1, process.reuse, 0.0)
-    remember = np.where(position >= _DEPTH, process.memory, 0.0)
-    spent = np.minimum(keep + remember, 1.0)
-    follow = spent + (1.0 - spent) * process.coupling
-    return np.round(np.stack([keep, spent, follow]) * 2.0**24).astype(np.uint32)
 
 
 def _step(
@@ -170,14 +185,14 @@ def _step(
     high = low + words.shape[1]
     coin = (words >> np.uint64(40)).astype(np.uint32)
     dice = ((words >> np.uint64(32)) & np.uint64(0xFF)).astype(np.intp)
-    last = ring[(step - 1) % _DEPTH]
+    last = ring[(step - 1) % DEPTH]
     ids = table.draw(words, base)
     if (bounds[2] > bounds[1]).any():
         # layer 0 has none above: what it would take comes from itself and is never taken, its coupling being 0
         above = last[:, np.maximum(np.arange(low, high) - 1, 0)]
         ids = choose(coin < bounds[2][:, None], _neighbour(above, dice, table.experts), ids)
     if (bounds[1] > bounds[0]).any():
-        entry = ((step - _LAGS) % _DEPTH * last.size).take(dice)
+        entry = ((step - LAGS) % DEPTH * last.size).take(dice)
         entry += np.arange(last.size, dtype=np.intp).reshape(last.shape)[:, low:high]
         ids = choose(coin < bounds[1][:, None], ring.reshape(-1).take(entry), ids)
     kept = coin < bounds[0][:, None]
@@ -187,11 +202,16 @@ def _step(
     return ids
 
 
+def reflected(experts: int) -> NDArray[np.intp]:
+    """[E + 2 REACH] the rank that each of the ranks -REACH to E + REACH - 1 stands for: both ends reflect."""
+    fold = np.abs(np.arange(-REACH, experts + REACH))
+    inside: NDArray[np.intp] = np.clip(np.minimum(fold, 2 * (experts - 1) - fold), 0, None)
+    return inside
+
+
 def _neighbour(above: Ids, dice: NDArray[np.intp], experts: int) -> Ids:
-    """Ranks near those of the layer above: 0, 1 or 2 away, reflected at both ends; `dice` [k, l, a] from 0 to 255 decide."""
-    fold = np.abs(np.arange(-_REACH, experts + _REACH))
-    fold = np.clip(np.minimum(fold, 2 * (experts - 1) - fold), 0, None).astype(above.dtype)
-    near: Ids = fold.take(above + (_STEPS + _REACH).take(dice))
+    """Ranks near those of the layer above; `dice` [k, l, a] from 0 to 255 decide how near."""
+    near: Ids = reflected(experts).astype(above.dtype).take(above + (STEPS + REACH).take(dice))
     return near
 
 

@@ -20,17 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.errors import InputError
+from moesim.workload.kernel import ROUNDS
 from moesim.workload.table import FloatArray, id_type
 
-__all__ = ["AliasTable", "Ids", "Words", "choose", "conflicts", "successor"]
+__all__ = ["AliasTable", "Ids", "Words", "choose", "conflicts", "mean_one", "successor"]
 
 Words = NDArray[np.uint64]
 Ids = NDArray[np.unsignedinteger[Any]]
 
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
-_ROUNDS = 25
-"""Rounds of redraws after which a token that still conflicts is finished without repetition; counted for each token alone."""
 
 
 def successor(words: Words) -> Words:
@@ -82,9 +81,14 @@ class AliasTable:
         self.rows, self.experts = popularity.shape
         self.top_k = top_k
         self.dtype = id_type(self.experts)
-        threshold, alias = _sweep(popularity)
+        threshold, alias = _sweep(mean_one(popularity))
         self._threshold = np.minimum(threshold * 2.0**32, 2.0**32 - 1).astype(np.uint32).ravel()
         self._alias = alias.astype(self.dtype).ravel()
+
+    def cells(self) -> tuple[NDArray[np.uint32], NDArray[np.uint16]]:
+        """[rows, E] thresholds and aliases, as the kernel takes them."""
+        shape = (self.rows, self.experts)
+        return self._threshold.reshape(shape), self._alias.reshape(shape).astype(np.uint16)
 
     def draw(self, words: Words, base: NDArray[np.intp]) -> Ids:
         """One expert per word, with replacement; the low 32 bits of each word are used.
@@ -108,7 +112,7 @@ class AliasTable:
         What a token gets depends on its own words and its row alone.
         """
         words, token, part = words.copy(), None, ids
-        for _ in range(_ROUNDS):
+        for _ in range(ROUNDS):
             bad = conflicts(part, fixed)
             if token is None and np.count_nonzero(bad) * 16 < bad.size:
                 # a few rounds over all tokens settle most, the rest is too few to touch all for
@@ -151,6 +155,12 @@ class AliasTable:
         ids[:, stuck] = part
 
 
+def mean_one(popularity: FloatArray) -> FloatArray:
+    """[rows, E] popularity in units of each row's mean."""
+    scaled: FloatArray = popularity * (popularity.shape[1] / popularity.sum(axis=1, keepdims=True))
+    return scaled
+
+
 def _check(popularity: FloatArray, top_k: int, name: str) -> None:
     if not np.isfinite(popularity).all() or (popularity < 0).any():
         raise InputError(f"{name} has negative or non-finite values; shares and counts are zero or above")
@@ -163,14 +173,13 @@ def _check(popularity: FloatArray, top_k: int, name: str) -> None:
         )
 
 
-def _sweep(popularity: FloatArray) -> tuple[FloatArray, NDArray[np.intp]]:
-    """Thresholds and aliases [rows, E]: E steps, each filling one cell of every row.
+def _sweep(scaled: FloatArray) -> tuple[FloatArray, NDArray[np.intp]]:
+    """Thresholds and aliases [rows, E] of `mean_one` popularity: E steps, each filling one cell of every row.
 
     A cell holds 1/E of the mass. Light experts fill up with what the current heavy one has above 1/E; once that
     falls to 1/E or below, its own cell is filled up by the next heavy one.
     """
-    rows, experts = popularity.shape
-    scaled = popularity * (experts / popularity.sum(axis=1, keepdims=True))
+    rows, experts = scaled.shape
     light_count = experts - np.count_nonzero(scaled > 1.0, axis=1)
     order = np.argsort(scaled > 1.0, axis=1, kind="stable")
     own = np.broadcast_to(np.arange(experts), (rows, experts))

@@ -5,7 +5,6 @@ Knows nothing of routing; draws come from the stream `lengths` alone.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -17,6 +16,7 @@ from moesim.errors import InputError, Mistake
 from moesim.spec import Spec
 from moesim.streams import Streams
 from moesim.workload.csvfile import column_names, read_columns
+from moesim.workload.portable import exponential, logarithm
 from moesim.workload.table import IntArray
 
 __all__ = ["UNREAD", "FromTable", "Lengths", "LogNormal", "UniformLengths", "draw_lengths", "unread"]
@@ -92,7 +92,7 @@ def draw_lengths(lengths: Lengths, requests: int, streams: Streams, what: Litera
         return _from_table(lengths, requests, streams, what, base)
     if isinstance(lengths, UniformLengths):
         return generator.integers(lengths.minimum, lengths.maximum, size=requests, endpoint=True, dtype=np.int64)
-    drawn = np.exp(math.log(lengths.median) + lengths.sigma * generator.standard_normal(requests))
+    drawn = exponential(logarithm(lengths.median) + lengths.sigma * generator.standard_normal(requests))
     # clipped as floats: an extreme draw must not overflow the integer
     return np.clip(np.rint(drawn), lengths.minimum, lengths.maximum).astype(np.int64)
 

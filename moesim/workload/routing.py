@@ -1,11 +1,10 @@
-"""Owns what all routing laws share: the slot they fill, blocks of requests, the profile learnt beforehand.
+"""Owns what all routing laws share: the slot they fill, the profile learnt beforehand.
 
 Knows no particular law, and of a model only how many layers, experts and choices it has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,15 +15,11 @@ from moesim.errors import InputError, Mistake
 from moesim.spec import Spec
 from moesim.streams import Streams
 from moesim.workload import profile as profiles
-from moesim.workload.blocks import BLOCK, Ledger
 from moesim.workload.csvfile import read_popularity
 from moesim.workload.lengths import Lengths, draw_lengths
-from moesim.workload.table import FloatArray, IntArray, Job, Progress, RoutingTable, id_type
+from moesim.workload.table import FloatArray, IntArray, Job, Progress, RoutingTable
 
-__all__ = ["DrawBlock", "Routed", "Routing", "draw_job", "normalised", "own_counts"]
-
-DrawBlock = Callable[[np.random.Generator, IntArray, Ledger], None]
-"""Draws one block: (its generator, [n] place of each request within the block, the ledger to book in)."""
+__all__ = ["Routed", "Routing", "normalised", "own_counts"]
 
 
 class Routed(Protocol):
@@ -72,7 +67,10 @@ class Routing(Spec):
         raise InputError(Mistake(f"a profile of kind 'held_out' cannot be drawn for routing '{type(self).__name__}'"))
 
     def learn(self, profile: profiles.Profile, own: IntArray, model: Routed, streams: Streams, base: Path) -> FloatArray:
-        """[L, E] popularity that `profile` asks for, each layer's sum 1. `own`: [L, E] tokens per expert of the run itself."""
+        """[L, E] popularity that `profile` asks for, each layer's sum 1.
+
+        `own`: [L, E] tokens per expert of the run itself, which only the profile `same` looks at.
+        """
         layers, experts = own.shape
         match profile:
             case profiles.Same():
@@ -101,9 +99,16 @@ def normalised(counts: IntArray | FloatArray) -> FloatArray:
     return np.where(total > 0, values / np.where(total > 0, total, 1.0), 1.0 / values.shape[1])
 
 
-def own_counts(prefill: NDArray[np.uint32], decode: NDArray[np.unsignedinteger[Any]], output: IntArray) -> IntArray:
-    """[L, E] tokens per expert of a whole table: all prompts and all decode passes in use."""
+def own_counts(
+    profile: profiles.Profile, prefill: NDArray[np.uint32], decode: NDArray[np.unsignedinteger[Any]], output: IntArray
+) -> IntArray:
+    """[L, E] tokens per expert of a whole table: all prompts and all decode passes in use.
+
+    Zeros unless `profile` is the run's own: no other looks at them, and they take a while to count.
+    """
     layers, experts = prefill.shape[1:]
+    if not isinstance(profile, profiles.Same):
+        return np.zeros((layers, experts), dtype=np.int64)
     counts: IntArray = prefill.sum(axis=0, dtype=np.int64)
     used = np.arange(decode.shape[1]) < (output - 1)[:, None]
     offsets = np.arange(layers, dtype=np.intp)[:, None] * experts
@@ -111,54 +116,3 @@ def own_counts(prefill: NDArray[np.uint32], decode: NDArray[np.unsignedinteger[A
         flat = np.add(decode[request, used[request]], offsets, dtype=np.intp).ravel()
         counts += np.bincount(flat, minlength=layers * experts).reshape(layers, experts)
     return counts
-
-
-def draw_job(
-    job: Job,
-    model: Routed,
-    streams: Streams,
-    stream: str,
-    draw: DrawBlock,
-    progress: Progress | None = None,
-    experts_by_rank: IntArray | None = None,
-) -> tuple[NDArray[np.uint32], NDArray[np.unsignedinteger[Any]]]:
-    """[R, L, E] prefill counts and [R, G, L, k] decode ids of `job`, block by block.
-
-    `stream`: name whose part b is the generator of requests 64 b to 64 b + 63. `experts_by_rank`: [L, E] the expert that
-    stands at each popularity rank, when `draw` books ranks.
-    """
-    requests, layers, experts = job.requests, job.layers, model.experts
-    prefill = np.zeros((requests, layers, experts), dtype=np.uint32)
-    decode = np.zeros((requests, job.passes, layers, model.top_k), dtype=id_type(experts))
-    total = job.prompt + job.output - 1
-    done, everything = 0, int(total.sum())
-    for block, first in enumerate(range(0, requests, BLOCK)):
-        part = slice(first, min(first + BLOCK, requests))
-        order = np.argsort(-total[part], kind="stable")
-        ledger = Ledger(job.prompt[part][order], job.output[part][order], layers, experts, model.top_k, job.passes)
-        if progress is not None:
-            ledger.tick = _tick(progress, done, int(total[part].sum()), everything)
-        draw(streams.spawn(stream, block), order, ledger)
-        counts, ids = ledger.counts.reshape(layers, len(order), experts), ledger.decode
-        if experts_by_rank is not None:
-            counts, ids = _named(counts, ids, experts_by_rank)
-        prefill[first + order] = counts.transpose(1, 0, 2)
-        decode[first + order] = ids
-        done += int(total[part].sum())
-        if progress is not None:
-            progress(done, everything)
-    return prefill, decode
-
-
-def _tick(progress: Progress, done: int, block: int, everything: int) -> Progress:
-    return lambda step, steps: progress(done + block * step // steps, everything)
-
-
-def _named(
-    counts: NDArray[np.uint32], ids: NDArray[np.unsignedinteger[Any]], experts_by_rank: IntArray
-) -> tuple[NDArray[np.uint32], NDArray[np.unsignedinteger[Any]]]:
-    """Ranks become experts: [L, n, E] counts and [n, G, L, k] ids."""
-    layers = np.arange(len(experts_by_rank))
-    named = np.empty_like(counts)
-    named[layers[:, None, None], np.arange(counts.shape[1])[None, :, None], experts_by_rank[:, None, :]] = counts
-    return named, experts_by_rank.astype(ids.dtype)[layers[:, None], ids]

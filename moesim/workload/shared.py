@@ -57,7 +57,7 @@ class Shared(Routing):
             decode[0] = table.decode[0, self.ahead : self.ahead + job.passes]
         learnt = table.profile
         if isinstance(profile, Same):
-            learnt = self.learn(profile, own_counts(prefill, decode, job.output), model, streams, base)
+            learnt = self.learn(profile, own_counts(profile, prefill, decode, job.output), model, streams, base)
         notes = (*table.notes, f"{job.requests} requests share one routing")
         return RoutingTable(prefill, decode, model.experts, learnt, notes)
 

@@ -27,10 +27,12 @@ from pydantic import Field
 from moesim.errors import InputError, Mistake, did_you_mean
 from moesim.streams import Streams
 from moesim.units import Share
-from moesim.workload.blocks import Ledger, Process, sticky_block
+from moesim.workload.blocks import Process
+from moesim.workload.draws import draw_job
+from moesim.workload.laws import StickyLaw
 from moesim.workload.presets import PRESETS, Preset, nearest
 from moesim.workload.profile import Profile
-from moesim.workload.routing import Routed, Routing, draw_job, own_counts
+from moesim.workload.routing import Routed, Routing, own_counts
 from moesim.workload.table import FloatArray, IntArray, Job, Progress, RoutingTable
 from moesim.workload.zipf import rank_order, zipf_curve
 
@@ -103,27 +105,20 @@ class Sticky(Routing):
         reuse, memory = reuse_by_layer(layers, preset.reuse), reuse_by_layer(layers, preset.memory)
         return Process(curve, preset.tilt, preset.thread, reuse, memory, coupling)
 
-    def _draw(
-        self, job: Job, model: Routed, streams: Streams, stream: str, process: Process, progress: Progress | None
-    ) -> RoutingTable:
-        def draw(generator: np.random.Generator, order: IntArray, ledger: Ledger) -> None:
-            sticky_block(process, generator, order, ledger, model.top_k)
-
-        order = rank_order(job.layers, model.experts, streams, permute=True)
-        prefill, decode = draw_job(job, model, streams, stream, draw, progress, order)
-        return RoutingTable(prefill, decode, model.experts, np.empty((0, 0)))
+    def _law(self, layers: int, model: Routed, streams: Streams) -> StickyLaw:
+        named = rank_order(layers, model.experts, streams, permute=True)
+        return StickyLaw(self.process(layers, model), named, model.top_k)
 
     def table(
         self, job: Job, model: Routed, streams: Streams, base: Path, profile: Profile, progress: Progress | None = None
     ) -> RoutingTable:
         _, notes = self.resolve(model)
-        drawn = self._draw(job, model, streams, "routing", self.process(job.layers, model), progress)
-        own = own_counts(drawn.prefill, drawn.decode, job.output)
-        learnt = self.learn(profile, own, model, streams, base)
-        return RoutingTable(drawn.prefill, drawn.decode, model.experts, learnt, notes)
+        drawn = draw_job(job, self._law(job.layers, model, streams), streams, "routing", progress)
+        learnt = self.learn(profile, own_counts(profile, *drawn, job.output), model, streams, base)
+        return RoutingTable(*drawn, model.experts, learnt, notes)
 
     def prototype(self, job: Job, model: Routed, streams: Streams, base: Path) -> IntArray:
-        drawn = self._draw(job, model, streams, "profile", self.process(job.layers, model), None)
+        drawn = draw_job(job, self._law(job.layers, model, streams), streams, "profile")
         counts: IntArray = drawn.prefill.sum(axis=0, dtype=np.int64)
         return counts
 

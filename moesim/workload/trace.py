@@ -101,7 +101,7 @@ class Trace(Routing):
             decode[request, :passes] = sequence[first : first + passes]
             if progress is not None:
                 progress(request + 1, job.requests)
-        own = own_counts(prefill, decode, job.output)
+        own = own_counts(profile, prefill, decode, job.output)
         learnt = self._learn(profile, own, record, chosen, model, streams, base)
         return RoutingTable(prefill, decode, experts, learnt, _notes(record, chosen))
 

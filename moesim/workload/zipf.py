@@ -13,10 +13,11 @@ from pydantic import Field
 
 from moesim.errors import InputError, Mistake
 from moesim.streams import Streams
-from moesim.workload.blocks import Ledger, independent_block
-from moesim.workload.draw import AliasTable
+from moesim.workload.draws import draw_job
+from moesim.workload.laws import IndependentLaw
+from moesim.workload.portable import power_law
 from moesim.workload.profile import Profile
-from moesim.workload.routing import DrawBlock, Routed, Routing, draw_job, normalised, own_counts
+from moesim.workload.routing import Routed, Routing, normalised, own_counts
 from moesim.workload.table import FloatArray, IntArray, Job, Progress, RoutingTable, id_type
 
 __all__ = ["Independent", "Uniform", "Zipf", "expected_counts", "rank_order", "zipf_curve"]
@@ -27,8 +28,7 @@ def zipf_curve(experts: int, exponent: float, tail: float = 0.0) -> FloatArray:
 
     `tail` thins the cold end: no pure power law fits real counts, whose tails are thinner.
     """
-    rank = np.arange(1, experts + 1, dtype=np.float64)
-    curve: FloatArray = rank**-exponent * np.exp(-tail * rank / experts)
+    curve = power_law(experts, exponent, tail)
     return curve / float(curve.sum())
 
 
@@ -60,25 +60,19 @@ class Independent(Routing):
         """[L, E], any positive scale."""
         raise NotImplementedError
 
-    def _drawer(self, layers: int, model: Routed, streams: Streams, base: Path) -> DrawBlock:
-        table = AliasTable(self.popularity(layers, model, streams, base), model.top_k)
-
-        def draw(generator: np.random.Generator, order: IntArray, ledger: Ledger) -> None:
-            independent_block(table, generator.bit_generator, order, ledger)
-
-        return draw
+    def _law(self, layers: int, model: Routed, streams: Streams, base: Path) -> IndependentLaw:
+        return IndependentLaw(self.popularity(layers, model, streams, base), model.top_k)
 
     def table(
         self, job: Job, model: Routed, streams: Streams, base: Path, profile: Profile, progress: Progress | None = None
     ) -> RoutingTable:
-        drawer = self._drawer(job.layers, model, streams, base)
-        prefill, decode = draw_job(job, model, streams, "routing", drawer, progress)
-        learnt = self.learn(profile, own_counts(prefill, decode, job.output), model, streams, base)
-        return RoutingTable(prefill, decode, model.experts, learnt)
+        drawn = draw_job(job, self._law(job.layers, model, streams, base), streams, "routing", progress)
+        learnt = self.learn(profile, own_counts(profile, *drawn, job.output), model, streams, base)
+        return RoutingTable(*drawn, model.experts, learnt)
 
     def prototype(self, job: Job, model: Routed, streams: Streams, base: Path) -> IntArray:
-        drawer = self._drawer(job.layers, model, streams, base)
-        counts: IntArray = draw_job(job, model, streams, "profile", drawer)[0].sum(axis=0, dtype=np.int64)
+        drawn = draw_job(job, self._law(job.layers, model, streams, base), streams, "profile")
+        counts: IntArray = drawn.prefill.sum(axis=0, dtype=np.int64)
         return counts
 
 

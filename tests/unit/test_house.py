@@ -12,7 +12,21 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "moesim"
-BASE = {"errors", "files", "strict_json", "units", "spec", "streams", "plugins", "progress", "neutral", "terminal", "writing"}
+BASE = {
+    "errors",
+    "files",
+    "strict_json",
+    "units",
+    "spec",
+    "streams",
+    "plugins",
+    "progress",
+    "neutral",
+    "terminal",
+    "writing",
+    "cache",
+    "jit",
+}
 MAY_IMPORT = {
     **dict.fromkeys(BASE, BASE),
     "model": BASE,
@@ -27,7 +41,7 @@ MAY_IMPORT = {
     "calibrate": BASE | {"model", "hardware", "results", "scenario"},
     "validation": BASE | {"model", "hardware", "workload", "policies", "engine", "results", "scenario", "experiment"},
 }
-SINGLE_IMPORTER = {"simpy": "engine", "yaml": "scenario", "matplotlib": "report"}
+SINGLE_IMPORTER = {"simpy": "engine", "yaml": "scenario", "matplotlib": "report", "numba": "jit"}
 LATE = {  # imports inside functions that go against the grain, on purpose
     ("results", "report"),  # `Result.plot_timeline` and `save(timeline=True)` draw through the report
     ("experiment", "report"),  # sweeps and cases save their figures
@@ -129,7 +143,7 @@ def test_commands_start_without_heavy_imports(arguments: list[str]) -> None:
     program = (
         "import sys; from moesim import cli\n"
         "try: cli.main(sys.argv[1:])\nexcept SystemExit: pass\n"
-        "heavy = {'simpy', 'numpy', 'scipy', 'pandas', 'matplotlib', 'yaml', 'pydantic'} & set(sys.modules)\n"
+        "heavy = {'simpy', 'numba', 'numpy', 'scipy', 'pandas', 'matplotlib', 'yaml', 'pydantic'} & set(sys.modules)\n"
         "sys.exit(f'imported {sorted(heavy)}' if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, cwd=ROOT, check=False)

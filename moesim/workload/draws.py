@@ -1,0 +1,114 @@
+"""Owns the draw of a whole job by a law: from what an earlier run has kept, compiled on all cores, or with numpy.
+
+Knows laws by their slot; nothing of models, profiles or files of users. All three ways give the same ids.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim import jit
+from moesim.streams import Streams
+from moesim.workload import kept, kernel
+from moesim.workload.blocks import BLOCK, Ledger
+from moesim.workload.laws import Law
+from moesim.workload.table import Job, Progress, id_type
+
+__all__ = ["Drawn", "draw_job", "draw_with", "walk"]
+
+_KEEP = 200_000
+"""Draws from which on it is sooner read than drawn again."""
+_LOADED, _READY, _COLD = 1_000_000, 10_000_000, 50_000_000
+"""Draws from which on the compiled walk repays itself: where numba is loaded, its code is ready, or both are still to come."""
+
+
+class Drawn(NamedTuple):
+    """What a law has drawn for a job."""
+
+    prefill: NDArray[np.uint32]
+    """[R, L, E] tokens of each prompt by expert."""
+    decode: NDArray[np.unsignedinteger[Any]]
+    """[R, G, L, k] ids; rows from output - 1 on are zero."""
+
+
+def draw_job(job: Job, law: Law, streams: Streams, stream: str, progress: Progress | None = None) -> Drawn:
+    """What `law` draws for `job`; `stream` names the generators, whose part b is that of requests 64 b to 64 b + 63."""
+    draws = int((job.prompt + job.output - 1).sum()) * law.layers * law.top_k
+    path = kept.place(law.parts(), (streams.seed, streams.replicate, stream), job) if draws >= _KEEP else None
+    arrays = None if path is None else kept.read(path)
+    if arrays is not None:
+        return Drawn(*arrays)
+    functions = jit.compiled(kernel) if _repaid(draws) else None
+    if functions is None:
+        drawn = walk(job, law, streams, stream, progress)
+    else:
+        drawn = draw_with(functions, job, law, streams, stream, progress)
+    if path is not None:
+        kept.write(path, drawn)
+    return drawn
+
+
+def _repaid(draws: int) -> bool:
+    if jit.loaded():
+        return draws >= _LOADED
+    return draws >= _COLD or (draws >= _READY and jit.ready(kernel))
+
+
+def walk(job: Job, law: Law, streams: Streams, stream: str, progress: Progress | None = None) -> Drawn:
+    """`draw_job` block by block, with numpy."""
+    drawn, total = _empty(job, law), job.prompt + job.output - 1
+    done, everything = 0, int(total.sum())
+    for block, first in enumerate(range(0, job.requests, BLOCK)):
+        part = slice(first, min(first + BLOCK, job.requests))
+        order = np.argsort(-total[part], kind="stable")
+        ledger = Ledger(job.prompt[part][order], job.output[part][order], law.layers, law.experts, law.top_k, job.passes)
+        if progress is not None:
+            ledger.tick = _tick(progress, done, int(total[part].sum()), everything)
+        drawn.prefill[first + order], drawn.decode[first + order] = law.walk(streams.spawn(stream, block), order, ledger)
+        done += int(total[part].sum())
+        if progress is not None:
+            progress(done, everything)
+    return drawn
+
+
+def draw_with(functions: Any, job: Job, law: Law, streams: Streams, stream: str, progress: Progress | None = None) -> Drawn:
+    """`draw_job` request by request, by the `functions` of `kernel`, in as many threads as there are cores."""
+    drawn, total = _empty(job, law), job.prompt + job.output - 1
+    done, everything = 0, int(total.sum())
+    with ThreadPoolExecutor(_threads()) as pool:
+        for block, first in enumerate(range(0, job.requests, BLOCK)):
+            draw = law.compiled(functions, streams.spawn(stream, block))
+
+            def request(number: int, draw: Callable[..., None] = draw, first: int = first) -> int:
+                passes = int(job.output[number]) - 1
+                draw(number - first, int(job.prompt[number]), drawn.prefill[number], drawn.decode[number, :passes])
+                return number
+
+            for number in pool.map(request, range(first, min(first + BLOCK, job.requests))):
+                done += int(total[number])
+                if progress is not None:
+                    progress(done, everything)
+    return drawn
+
+
+def _empty(job: Job, law: Law) -> Drawn:
+    prefill = np.zeros((job.requests, law.layers, law.experts), dtype=np.uint32)
+    return Drawn(prefill, np.zeros((job.requests, job.passes, law.layers, law.top_k), dtype=id_type(law.experts)))
+
+
+def _tick(progress: Progress, done: int, block: int, everything: int) -> Progress:
+    return lambda step, steps: progress(done + block * step // steps, everything)
+
+
+def _threads() -> int:
+    """Cores that this process may use; those of `OMP_NUM_THREADS` where it says, as it does in workers of a sweep."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    if wanted.isdecimal() and int(wanted):
+        return int(wanted)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

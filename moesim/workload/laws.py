@@ -1,0 +1,169 @@
+"""Owns the laws by which tokens are drawn, in the two forms they can be walked: block by block with numpy, or compiled.
+
+Knows `blocks`, the specification, and `kernel`, which does the same to the bit; nothing of models, files, presets or names.
+
+Short names: L layers, E experts, k experts per token, G decode passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim.workload import kernel
+from moesim.workload.blocks import (
+    BLOCK,
+    LAGS,
+    REACH,
+    STEPS,
+    Ledger,
+    Process,
+    chunk_of,
+    independent_block,
+    reflected,
+    sticky_block,
+)
+from moesim.workload.draw import AliasTable, mean_one
+from moesim.workload.table import FloatArray, IntArray, id_type
+
+__all__ = ["DrawRequest", "IndependentLaw", "Law", "StickyLaw", "strides"]
+
+Ids = NDArray[np.unsignedinteger[Any]]
+DrawRequest = Callable[[int, int, NDArray[np.uint32], Ids], None]
+"""Draws one request: (its place in the block, tokens of its prompt, [L, E] counts of these, [G, L, k] ids of the others)."""
+
+
+class Law(Protocol):
+    """How the tokens of a block of requests are drawn; both ways give the same ids."""
+
+    @property
+    def layers(self) -> int:
+        """L."""
+
+    @property
+    def experts(self) -> int:
+        """E."""
+
+    @property
+    def top_k(self) -> int:
+        """k."""
+
+    def walk(self, generator: np.random.Generator, order: IntArray, ledger: Ledger) -> tuple[NDArray[np.uint32], Ids]:
+        """[n, L, E] counts of the prompts and [n, G, L, k] ids of the block's requests `order` [n], which the ledger knows."""
+
+    def compiled(self, functions: Any, generator: np.random.Generator) -> DrawRequest:
+        """What draws each request of the block by the compiled `functions` of `kernel`; may be called from several threads."""
+
+    def parts(self) -> Iterator[Any]:
+        """Everything that determines the draws but for the generator and the lengths: numbers, texts and arrays."""
+
+
+@dataclass(frozen=True, eq=False)
+class IndependentLaw:
+    """Every token of layer l draws k distinct experts from row l, whatever the others do."""
+
+    popularity: FloatArray
+    """[L, E], any positive scale."""
+    top_k: int
+
+    @property
+    def layers(self) -> int:
+        """L."""
+        return len(self.popularity)
+
+    @property
+    def experts(self) -> int:
+        """E."""
+        return int(self.popularity.shape[1])
+
+    @cached_property
+    def table(self) -> AliasTable:
+        """A row for each layer. InputError for a popularity from which k cannot be drawn."""
+        return AliasTable(self.popularity, self.top_k)
+
+    def walk(self, generator: np.random.Generator, order: IntArray, ledger: Ledger) -> tuple[NDArray[np.uint32], Ids]:
+        """See `Law.walk`."""
+        independent_block(self.table, generator.bit_generator, order, ledger)
+        return ledger.by_request()
+
+    def compiled(self, functions: Any, generator: np.random.Generator) -> DrawRequest:
+        """See `Law.compiled`."""
+        streams, chunk = strides(generator.bit_generator), chunk_of(self.layers, self.top_k)
+        threshold, alias = self.table.cells()
+
+        def draw(place: int, prompt: int, prefill: NDArray[np.uint32], decode: Ids) -> None:
+            functions.independent(streams[place], chunk, threshold, alias, self.popularity, prompt, prefill, decode)
+
+        return draw
+
+    def parts(self) -> Iterator[Any]:
+        """See `Law.parts`."""
+        yield from ("independent", self.top_k, self.popularity)
+
+
+@dataclass(frozen=True, eq=False)
+class StickyLaw:
+    """Tokens follow their predecessors and, between layers, themselves."""
+
+    process: Process
+    named: IntArray
+    """[L, E] the expert at each popularity rank."""
+    top_k: int
+
+    @property
+    def layers(self) -> int:
+        """L."""
+        return len(self.named)
+
+    @property
+    def experts(self) -> int:
+        """E."""
+        return int(self.named.shape[1])
+
+    def walk(self, generator: np.random.Generator, order: IntArray, ledger: Ledger) -> tuple[NDArray[np.uint32], Ids]:
+        """See `Law.walk`."""
+        sticky_block(self.process, generator, order, ledger, self.top_k)
+        by_rank, ranks = ledger.by_request()
+        counts = np.empty_like(by_rank)
+        np.put_along_axis(counts, np.broadcast_to(self.named, counts.shape), by_rank, axis=2)
+        return counts, self.named.astype(id_type(self.experts))[np.arange(self.layers)[:, None], ranks]
+
+    def compiled(self, functions: Any, generator: np.random.Generator) -> DrawRequest:
+        """See `Law.compiled`."""
+        tilts = self.process.tilts(generator)
+        streams, bounds = strides(generator.bit_generator), self.process.bounds()
+        meanings = (bounds, (STEPS + REACH).astype(np.int64), LAGS.astype(np.int64), reflected(self.experts).astype(np.int64))
+
+        def draw(place: int, prompt: int, prefill: NDArray[np.uint32], decode: Ids) -> None:
+            popularity = self.process.popularity(tilts[:, place])
+            threshold, alias = np.empty(popularity.shape, dtype=np.uint32), np.empty(popularity.shape, dtype=np.uint16)
+            functions.sweep(mean_one(popularity), threshold, alias)
+            functions.sticky(streams[place], *meanings, self.named, threshold, alias, popularity, prompt, prefill, decode)
+
+        return draw
+
+    def parts(self) -> Iterator[Any]:
+        """See `Law.parts`."""
+        yield from ("sticky", self.top_k, self.named, *self.process)
+
+
+def strides(bits: np.random.BitGenerator) -> NDArray[np.uint64]:
+    """[BLOCK, 6] for `kernel.fill`: where the words of each place of a block begin, and the step from one to its next.
+
+    PCG64's state goes s -> factor * s + increment modulo 2**128, and so does the state of every BLOCK-th word, with the
+    constants of BLOCK steps.
+    """
+    state: Any = bits.state
+    current, increment = int(state["state"]["state"]), int(state["state"]["inc"])
+    factor, addend, starts = 1, 0, []
+    for _ in range(BLOCK):
+        current = (current * kernel.FACTOR + increment) % 2**128
+        starts.append(current)
+        factor, addend = factor * kernel.FACTOR % 2**128, (addend * kernel.FACTOR + increment) % 2**128
+    halves = [[half for value in (start, factor, addend) for half in divmod(value, 2**64)] for start in starts]
+    return np.array(halves, dtype=np.uint64)
