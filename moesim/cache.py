@@ -7,32 +7,34 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from moesim import writing
 from moesim.errors import InputError, Mistake
-from moesim.units import parse
+from moesim.units import format_bytes, parse
 
 __all__ = [
     "CODE",
     "ROUTING",
     "Entry",
-    "clear",
     "code_entries",
+    "contents",
     "folder",
     "keeps_routing",
     "limit",
     "routing_entries",
+    "to_text",
     "touch",
+    "without_routing",
     "write",
 ]
 
 ROUTING, CODE = "routing", "code"
 """Folders for drawn tables and for compiled functions."""
-_LIMIT = "4 GiB"
+_LIMIT = "4 GB"
 
 
 class Entry(NamedTuple):
@@ -63,8 +65,21 @@ def keeps_routing() -> bool:
     return not os.environ.get("MOESIM_NO_CACHE")
 
 
+@contextmanager
+def without_routing() -> Iterator[None]:
+    """No routing is read or kept while the block runs, in this process and in those that it starts."""
+    before = os.environ.get("MOESIM_NO_CACHE")
+    os.environ["MOESIM_NO_CACHE"] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop("MOESIM_NO_CACHE")
+        if before is not None:
+            os.environ["MOESIM_NO_CACHE"] = before
+
+
 def limit() -> int:
-    """Bytes that routing may take: `MOESIM_CACHE_LIMIT`, else 4 GiB. InputError if that is not a size."""
+    """Bytes that routing may take: `MOESIM_CACHE_LIMIT`, else 4 GB. InputError if that is not a size."""
     text = os.environ.get("MOESIM_CACHE_LIMIT") or _LIMIT
     try:
         return int(parse(text, "size"))
@@ -107,12 +122,29 @@ def write(path: Path, pieces: Sequence[bytes | memoryview]) -> bool:
     return True
 
 
-def clear() -> tuple[int, int]:
-    """Removes everything that is kept: number of entries and bytes. OSError where the system refuses."""
-    entries = [*routing_entries(), *code_entries()]
-    for name in (ROUTING, CODE):
-        writing.remove(folder() / name)
-    return len(entries), sum(entry.nbytes for entry in entries)
+def contents(*, clear: bool = False) -> dict[str, Any]:
+    """What is kept: the folder, entries and bytes of routing and of code, and the limit of routing in bytes.
+
+    With `clear` all of it is removed, too: OSError where the system refuses.
+    """
+    kinds = {ROUTING: routing_entries(), CODE: code_entries()}
+    counts = {kind: {"entries": len(e), "bytes": sum(entry.nbytes for entry in e)} for kind, e in kinds.items()}
+    most = limit()
+    if clear:
+        for name in kinds:
+            writing.remove(folder() / name)
+    return {"folder": str(folder()), "limit_bytes": most, **counts, "cleared": clear}
+
+
+def to_text(contents: dict[str, Any]) -> str:
+    """`contents` as lines."""
+    lines = [f"cache in {contents['folder']}{', cleared; it held' if contents['cleared'] else ''}"]
+    for kind, thing in ((ROUTING, "table"), (CODE, "module")):
+        entries = contents[kind]["entries"]
+        things = f"{entries:,} {thing}{'' if entries == 1 else 's'}"
+        lines.append(f"{kind:9} {things:16} {format_bytes(contents[kind]['bytes'])}")
+    lines[1] += "" if contents["cleared"] else f" of at most {format_bytes(contents['limit_bytes'])}"
+    return "\n".join(lines)
 
 
 def _files(place: Path) -> list[Entry]:

@@ -37,6 +37,10 @@ def _command(words: list[str]) -> int:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Formatter("%(message)s"))
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, handlers=[handler])
+    if getattr(options, "no_cache", False):
+        from moesim.cache import without_routing
+
+        options.verb = without_routing()(options.verb)
     return int(options.verb(options))
 
 
@@ -112,6 +116,10 @@ def _about_runs(verbs: Any) -> None:
     reproduce.add_argument("ids", nargs="*", metavar="ID", help="cases (default: all)")
     reproduce.add_argument("--out", metavar="DIR", help="directory for tables and figures")
     reproduce.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    _cache_option(reproduce)
+    cache = _verb(verbs, "cache", _cache, "what is kept between runs: drawn routing and compiled code")
+    cache.add_argument("--clear", action="store_true", help="remove all of it; it is made again when it is needed")
+    cache.add_argument("--json", action="store_true", help="one JSON document on standard output")
 
 
 def _about_files(verbs: Any) -> None:
@@ -145,11 +153,17 @@ def _scenario_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override one value; later ones win")
     parser.add_argument("--seed", type=int, help="seed of every random stream")
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    _cache_option(parser)
 
 
 def _where_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=int, metavar="N", help="run points in N processes (default: one for each core)")
     parser.add_argument("--dask", metavar="ADDRESS", help="run points on the Dask cluster at ADDRESS, such as tcp://host:8786")
+    _cache_option(parser)
+
+
+def _cache_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--no-cache", action="store_true", help="draw all routing anew and keep none (see `moesim cache`)")
 
 
 def _load(options: argparse.Namespace) -> Any:
@@ -300,6 +314,13 @@ def _reproduce(options: argparse.Namespace) -> int:
     else:
         say(validation.to_text(results))
     return int(validation.exit_status(results))
+
+
+def _cache(options: argparse.Namespace) -> int:
+    from moesim.cache import contents, to_text
+
+    kept = contents(clear=options.clear)
+    return _said(options, kept, to_text(kept))
 
 
 def _calibrate(options: argparse.Namespace) -> int:

@@ -1,5 +1,6 @@
 """Kept routing: found again by what determines it, never when it is not whole, safe with many processes, bounded."""
 
+import json
 import os
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from moesim import cache
+from moesim.cli import main
 from moesim.errors import InputError
 from moesim.streams import Streams
 from moesim.workload import draws, kept
@@ -154,7 +156,7 @@ def test_a_folder_that_cannot_be_made_is_gone_without(walks, monkeypatch, tmp_pa
 def test_a_table_that_is_in_use_survives_its_removal():
     first = drawn()
     second = drawn()
-    cache.clear()
+    cache.contents(clear=True)
     assert files() == []
     assert np.array_equal(first.prefill, second.prefill)
 
@@ -176,3 +178,32 @@ def test_processes_that_draw_the_same_at_once_all_get_it_whole():
     assert [process.returncode for process in running] == [0] * 4
     assert len(set(answers)) == 1
     assert not [path for path in files() if path.suffix == ".part"]
+
+
+def test_the_command_shows_and_clears(capsys):
+    drawn()
+    assert main(["cache", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["routing"] == {"entries": 1, "bytes": files()[0].stat().st_size}
+    assert told["folder"] == os.environ["MOESIM_CACHE"]
+    assert main(["cache", "--clear"]) == 0
+    assert "1 table " in capsys.readouterr().out
+    assert files() == []
+    assert main(["cache"]) == 0
+    assert "0 tables" in capsys.readouterr().out
+
+
+def test_no_cache_holds_for_one_command_and_its_processes(capsys):
+    arguments = ["compare", "quickstart", "--policies", "on_demand,static_popularity", "--set", "workload.output=2", "--json"]
+    assert main([*arguments, "--jobs", "2", "--no-cache"]) == 0
+    alone = capsys.readouterr().out
+    assert files() == []
+    assert cache.keeps_routing()
+    assert main([*arguments, "--jobs", "1"]) == 0
+    assert len(files()) == 2
+    kept_now = capsys.readouterr().out
+    assert main([*arguments, "--jobs", "2"]) == 0
+    throughputs = [
+        [r["throughput_tok_s"] for r in json.loads(text)["results"]] for text in (alone, kept_now, capsys.readouterr().out)
+    ]
+    assert throughputs[0] == throughputs[1] == throughputs[2]
