@@ -9,20 +9,18 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import moesim
+from moesim.arguments import LISTS, parser_of
 from moesim.errors import Mistake
 from moesim.neutral import line
 from moesim.progress import bar
-from moesim.terminal import Formatter, Parser, finished, say, say_json
+from moesim.terminal import Formatter, finished, say, say_json
 
-__all__ = ["main"]
-
-LISTS = ("policies", "hardware", "models", "scenarios", "experiments", "cases")
+__all__ = ["LISTS", "main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,7 +39,10 @@ def _command(words: list[str]) -> int:
         from moesim.cache import without_routing
 
         options.verb = without_routing()(options.verb)
-    return int(options.verb(options))
+    from moesim import plugins
+
+    with plugins.closed(not getattr(options, "plugins", True)):
+        return int(options.verb(options))
 
 
 @contextmanager
@@ -55,115 +56,23 @@ def _keeping(what: str, place: Any) -> Iterator[None]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="moesim", description="Simulates Mixture-of-Experts inference on GPUs, AMX CPUs, CXL memory and near-data units."
+    return parser_of(
+        {
+            "run": _run,
+            "compare": _compare,
+            "sweep": _sweep,
+            "optimize": _optimize,
+            "report": _report,
+            "explain": _explain,
+            "reproduce": _reproduce,
+            "cache": _cache,
+            "calibrate": _calibrate,
+            "import": _import,
+            "check": _check,
+            "list": _list,
+            "schema": _schema,
+        }
     )
-    parser.add_argument("--version", action="version", version=f"moesim {moesim.__version__}")
-    parser.add_argument("-v", "--verbose", action="store_true", help="say what is overridden and read")
-    verbs = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
-    _single_runs(verbs)
-    _many_runs(verbs)
-    _about_runs(verbs)
-    _about_files(verbs)
-    return parser
-
-
-def _single_runs(verbs: Any) -> None:
-    run = _verb(verbs, "run", _run, "run a scenario; a result.json repeats its run")
-    _scenario_options(run)
-    run.add_argument("--policy", help="take this policy instead of the scenario's (a name, or module:Class)")
-    run.add_argument("--out", metavar="DIR", help="directory of the results (default: runs/SCENARIO-POLICY)")
-    run.add_argument("--trace", metavar="FILE", help="write a timeline that Perfetto opens (.json.gz)")
-    stretch = "keep only this stretch of simulated time of the timeline, such as '1 s..1.2 s'"
-    run.add_argument("--trace-window", metavar="START..END", help=stretch)
-    spread = "also run N machines drawn from the spreads of the values: 5-95 %% of every metric, and what drives them"
-    run.add_argument("--uncertainty", type=int, metavar="N", help=spread)
-    compare = _verb(verbs, "compare", _compare, "run several policies on the same requests and rank them")
-    _scenario_options(compare)
-    compare.add_argument(
-        "--policies", help="names with commas between them, or 'all' (default: the scenario's `compare`, else all)"
-    )
-    compare.add_argument("--out", metavar="DIR", help="directory for the comparison and each run's results (default: none)")
-    compare.add_argument("--jobs", type=int, metavar="N", help="run policies in N processes (default: one for each core)")
-
-
-def _many_runs(verbs: Any) -> None:
-    sweep = _verb(verbs, "sweep", _sweep, "run an experiment, in parallel; goes on where it was stopped")
-    told = "a YAML file, the name of a shipped experiment, or the experiment.json of a sweep, which repeats it"
-    sweep.add_argument("experiment", metavar="EXPERIMENT", help=told)
-    sweep.add_argument(
-        "--out", metavar="DIR", help="directory of points and table, kept and added to (default: runs/sweep-NAME)"
-    )
-    _where_options(sweep)
-    sweep.add_argument("--shard", metavar="I/N", help="run one of N parts; without it, all that is left, and the table")
-    sweep.add_argument("--json", action="store_true", help="one JSON document on standard output: the answer")
-    optimize = _verb(verbs, "optimize", _optimize, "search the best values of an experiment's axes; Pareto front")
-    optimize.add_argument("experiment", metavar="EXPERIMENT", help="a YAML file, or the name of a shipped experiment")
-    optimize.add_argument("--out", metavar="DIR", help="directory of points and table, kept and added to (default: none)")
-    _where_options(optimize)
-    optimize.add_argument("--rounds", type=int, default=4, metavar="N", help="how often the search looks closer (default: 4)")
-    optimize.add_argument("--json", action="store_true", help="one JSON document on standard output: the answer")
-
-
-def _about_runs(verbs: Any) -> None:
-    report = _verb(verbs, "report", _report, "one HTML page for the directory of a run, a comparison or a sweep")
-    report.add_argument("directory", metavar="DIR", help="what run, compare --out or sweep has written")
-    report.add_argument("--out", metavar="FILE", help="the page (default: DIR/report.html)")
-    explain = _verb(verbs, "explain", _explain, "what fits where, rooflines and break-even points, before anything runs")
-    _scenario_options(explain)
-    explain.add_argument("--policy", help="take this policy instead of the scenario's")
-    reproduce = _verb(verbs, "reproduce", _reproduce, "published numbers beside simulated ones; exit 1 outside a tolerance")
-    reproduce.add_argument("ids", nargs="*", metavar="ID", help="cases (default: all)")
-    reproduce.add_argument("--out", metavar="DIR", help="directory for tables and figures")
-    reproduce.add_argument("--json", action="store_true", help="one JSON document on standard output")
-    _cache_option(reproduce)
-    cache = _verb(verbs, "cache", _cache, "what is kept between runs: drawn routing and compiled code")
-    cache.add_argument("--clear", action="store_true", help="remove all of it; it is made again when it is needed")
-    cache.add_argument("--json", action="store_true", help="one JSON document on standard output")
-
-
-def _about_files(verbs: Any) -> None:
-    calibrate = _verb(verbs, "calibrate", _calibrate, "measure this machine and write its hardware profile")
-    calibrate.add_argument("--out", metavar="FILE", default="calibrated.yaml", help="the profile (default: calibrated.yaml)")
-    calibrate.add_argument("--minutes", type=float, default=2.0, metavar="N", help="how long it may measure (default: 2)")
-    calibrate.add_argument("--gpu", default="rtx-4090", metavar="NAME", help="profile of the GPU to write where none is found")
-    imports = _verb(verbs, "import", _import, "turn a trace of another tool into a file that workloads read")
-    imports.add_argument("format", metavar="FORMAT", help="azure, mooncake (requests); vllm, sglang, sglang-counts (routing)")
-    imports.add_argument("file", metavar="FILE", help="what the other tool wrote, as it is or packed by gzip")
-    imports.add_argument("--out", metavar="FILE", required=True, help="a .csv for requests and counts, an .npz for routing")
-    imports.add_argument("--model", metavar="NAME", help="the model whose routing it is, or its config.json")
-    check = _verb(verbs, "check", _check, "every mistake in scenario, experiment and profile files at once")
-    check.add_argument("files", nargs="+", metavar="FILE")
-    check.add_argument("--json", action="store_true", help="one JSON document on standard output")
-    listing = _verb(verbs, "list", _list, "what there is: policies, hardware, models, scenarios, experiments, cases")
-    listing.add_argument("what", choices=LISTS)
-    listing.add_argument("--json", action="store_true", help="one JSON document on standard output")
-    schema = _verb(verbs, "schema", _schema, "JSON Schema of scenario or experiment files, for editors")
-    schema.add_argument("what", nargs="?", choices=("scenario", "experiment"), default="scenario", help="(default: scenario)")
-
-
-def _verb(verbs: Any, name: str, action: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-    parser.set_defaults(verb=action)
-    return parser
-
-
-def _scenario_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("scenario", metavar="SCENARIO", help="a YAML file, the name of a shipped scenario, or a result.json")
-    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override one value; later ones win")
-    parser.add_argument("--seed", type=int, help="seed of every random stream")
-    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
-    _cache_option(parser)
-
-
-def _where_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--jobs", type=int, metavar="N", help="run points in N processes (default: one for each core)")
-    parser.add_argument("--dask", metavar="ADDRESS", help="run points on the Dask cluster at ADDRESS, such as tcp://host:8786")
-    _cache_option(parser)
-
-
-def _cache_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--no-cache", action="store_true", help="draw all routing anew and keep none (see `moesim cache`)")
 
 
 def _load(options: argparse.Namespace) -> Any:
@@ -293,9 +202,10 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    from moesim.scenario.explain import explain, to_json, to_text
+    from moesim.scenario.explain import explain, load_known, to_json, to_text
 
-    explanation = explain(_load(options))
+    this, unasked = load_known(options.scenario, sets=options.set, policy=options.policy, seed=options.seed)
+    explanation = explain(this, unasked=unasked)
     if options.json:
         say_json(to_json(explanation))
     else:
@@ -354,7 +264,11 @@ def _check(options: argparse.Namespace) -> int:
     if options.json:
         say_json(report)
         return 1 if wrong else 0
-    lines = [line(str(Mistake(**error, file=file["file"]))) for file in report["files"] for error in file["errors"]]
+    lines = [
+        line(str(Mistake(**entry, file=file["file"])))
+        for file in report["files"]
+        for entry in (*file["errors"], *file.get("not_judged", ()))
+    ]
     lines.append(
         f"{len(report['files'])} file(s), {wrong} mistake(s)" if wrong else f"{len(report['files'])} file(s), no mistakes"
     )

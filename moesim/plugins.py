@@ -1,12 +1,17 @@
 """Finds a class by its name: built-ins from a literal table, installed plug-ins by entry point, `module:Class` by import.
 
-Knows names only; nothing is imported before it is asked for.
+Knows names only; nothing is imported before it is asked for, and no plug-in while the door is `closed`.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
+import traceback
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -14,7 +19,11 @@ from typing import Any
 
 from moesim.errors import InputError, Mistake, did_you_mean, excerpt
 
-__all__ = ["BUILT_IN", "find", "names"]
+__all__ = ["BUILT_IN", "UNJUDGED", "closed", "find", "is_foreign", "names"]
+
+UNJUDGED = "whose code is imported only with --plugins"
+"""Words of the refusals of `find` while plug-ins are not imported: what they are about is not wrong, but not judged."""
+_closed: ContextVar[bool] = ContextVar("closed", default=False)
 
 BUILT_IN: dict[str, dict[str, str]] = {
     "policies": {
@@ -106,17 +115,37 @@ def names(group: str) -> list[str]:
     return [*BUILT_IN[group], *sorted(_installed(group))]
 
 
+def is_foreign(group: str, name: str) -> bool:
+    """Whether a name means somebody else's class: an installed plug-in or `module:Class`."""
+    return name not in BUILT_IN[group] and (":" in name or name in _installed(group))
+
+
+@contextmanager
+def closed(shut: bool = True) -> Iterator[None]:
+    """While the block runs, `find` imports moesim's own modules only, and refuses plug-ins in words that hold `UNJUDGED`."""
+    before = _closed.set(shut)
+    try:
+        yield
+    finally:
+        _closed.reset(before)
+
+
 def find(group: str, name: str, *, beside: Path | None = None) -> type[Any]:
-    """The class called `name` in `group`: a built-in, a plug-in or `module:Class`.
+    """The class called `name` in `group`: a built-in, a plug-in or `module:Class`, whose module is imported.
 
     `beside` is a folder whose modules may be named too (that of the scenario file). Raises InputError when there is no
-    such class, with what is known and what was probably meant.
+    such class, with what is known and what was probably meant, and when its module cannot be imported, with file and line.
     """
-    target = BUILT_IN[group].get(name) or _installed(group).get(name) or (name if ":" in name else None)
+    own = BUILT_IN[group].get(name)
+    if own is not None:
+        return _load(own, None)
+    target = _installed(group).get(name) or (name if ":" in name else None)
     if target is None:
         known = names(group)
         hint = _ABSENT.get((group, name)) or did_you_mean(name, known)
         raise InputError(Mistake(f"unknown {_singular(group)} '{excerpt(name)}'; known: {', '.join(known)}.{hint}"))
+    if _closed.get():
+        raise InputError(Mistake(f"'{excerpt(name)}' is a plug-in, {UNJUDGED}; it is not judged"))
     return _load(target, beside)
 
 
@@ -126,23 +155,46 @@ def _singular(group: str) -> str:
 
 def _load(target: str, beside: Path | None) -> type[Any]:
     module_name, _, attribute = target.partition(":")
-    added = str(beside.resolve()) if beside is not None and ":" in target else None
+    module = _imported(target, module_name, beside)
+    try:
+        loaded = getattr(module, attribute)
+    except AttributeError:
+        raise InputError(Mistake(f"cannot import '{target}': module '{module_name}' has no '{attribute}'")) from None
+    if not isinstance(loaded, type):
+        raise InputError(Mistake(f"'{target}' is not a class"))
+    return loaded
+
+
+def _imported(target: str, name: str, beside: Path | None) -> types.ModuleType:
+    added = str(beside.resolve()) if beside is not None else None
     if added is not None and added not in sys.path:
         sys.path.insert(0, added)
     else:
         added = None
     try:
-        loaded = getattr(importlib.import_module(module_name), attribute)
-    except ModuleNotFoundError as error:
-        if error.name is None or not module_name.startswith(error.name):
-            raise
-        where = f" (looked beside the scenario, in {beside}, and on the Python path)" if beside else ""
-        raise InputError(Mistake(f"cannot import '{target}': no module named '{error.name}'{where}")) from None
-    except AttributeError:
-        raise InputError(Mistake(f"cannot import '{target}': module '{module_name}' has no '{attribute}'")) from None
+        return importlib.import_module(name)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # somebody else's module may raise anything, SystemExit too
+        if isinstance(error, ModuleNotFoundError) and error.name is not None and name.startswith(error.name):
+            where = f" (looked beside the scenario, in {beside}, and on the Python path)" if beside else ""
+            raise InputError(Mistake(f"cannot import '{target}': no module named '{error.name}'{where}")) from None
+        reason = " ".join(f"{type(error).__name__}: {error.msg if isinstance(error, SyntaxError) else error}".split())
+        raise InputError(Mistake(f"cannot import '{target}': {_place(error, beside)}{reason}")) from None
     finally:
         if added is not None:
             sys.path.remove(added)
-    if not isinstance(loaded, type):
-        raise InputError(Mistake(f"'{target}' is not a class"))
-    return loaded
+
+
+def _place(error: BaseException, beside: Path | None) -> str:
+    """`FILE:LINE: ` of the code that raised: the last line of a file in `beside`, else the last of any."""
+    places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        places.append((error.filename, error.lineno))
+    known = [place for place in places if not place[0].startswith("<") and place[0] != __file__]
+    near = [place for place in known if beside is not None and Path(place[0]).is_relative_to(beside.resolve())]
+    if not known:
+        return ""
+    file, line = (near or known)[-1]
+    here = Path.cwd()
+    return f"{Path(file).relative_to(here) if Path(file).is_relative_to(here) else file}:{line}: "

@@ -13,6 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from moesim.experiment.imports import sources
+
 __all__ = ["file_digest", "foreign_code", "physics"]
 
 ROOMS = ("model", "hardware", "workload", "policies", "engine", "results", "scenario")
@@ -49,8 +51,8 @@ def _file_digest(path: Path, changed: int, size: int) -> str:
 def foreign_code(spec: type[Any]) -> str | None:
     """A digest of the code behind a class that is not moesim's own, None for moesim's.
 
-    A module in a file counts with all its text; what was typed into a session, with the code objects of its classes and of the
-    functions of that session which they call.
+    A module in a file counts with all its text and that of every module that it imports from its own folder, directly or not;
+    what was typed into a session, with the code objects of its classes and of the functions of that session which they call.
     """
     parts: list[str] = []
     for base in spec.__mro__:
@@ -59,7 +61,7 @@ def foreign_code(spec: type[Any]) -> str | None:
             continue
         file = getattr(module, "__file__", None)
         if file and base.__module__ != "__main__" and Path(file).is_file():
-            parts.append(file_digest(Path(file)))
+            parts += [f"{name} {file_digest(path)}" for name, path in sorted(sources(base.__module__, Path(file)).items())]
         else:
             parts += sorted(_session_code(base, set()))
     return f"sha256:{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()}" if parts else None

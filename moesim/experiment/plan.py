@@ -228,6 +228,9 @@ def _metric(experiment: Experiment, root: Node) -> list[Mistake]:
 def _used(axes: Iterable[Dimension], planner: Planner) -> tuple[list[Dimension], list[Mistake]]:
     """The axes, without those of policy parameters that none of the policies has."""
     known = [planner.family.policy_keys(choice.given or choice.node) for choice in planner.policies]
+    asked = zip(planner.policies, known, strict=True)
+    if any(keys is None and planner.family.is_plugin(choice.node) for choice, keys in asked):
+        return list(axes), []  # the points say why this policy cannot be asked
     every = sorted({name for keys in known for name in keys or ()})
     used, mistakes = [], []
     for axis in axes:

@@ -5,7 +5,7 @@ Knows how to tell one kind of file from another; the judging is done where they 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any
@@ -23,8 +23,9 @@ from moesim.scenario.file_kinds import kind_of
 from moesim.scenario.judge import judged
 from moesim.scenario.parts import GROUPS, MEMORY_KINDS, OWN_MEMORY
 from moesim.scenario.resolve import Resolver
-from moesim.scenario.scenario import load
-from moesim.scenario.tree import Node, Path, dotted
+from moesim.scenario.scenario import LoadedScenario, load
+from moesim.scenario.schema import policy_class
+from moesim.scenario.tree import NOWHERE, Node, Path, dotted
 
 __all__ = ["check"]
 
@@ -37,7 +38,8 @@ def check(paths: Iterable[str | FilePath], *, experiment: Judge | None = None) -
 
     `experiment` judges the files that vary a scenario, which this package knows nothing of.
 
-    A mistake in a file that a scenario builds on (a profile, what it extends) stands under that file, after the others.
+    A mistake in a file that a scenario builds on (a profile, what it extends) stands under that file, after the others. What
+    could not be judged, because plug-ins are not imported (`plugins.closed`), stands under `not_judged` of a file, if anything.
     """
     found: dict[str, dict[Mistake, None]] = {}
     later: list[Mistake] = []
@@ -51,7 +53,13 @@ def check(paths: Iterable[str | FilePath], *, experiment: Judge | None = None) -
                 later.append(mistake)
     for mistake in later:
         found.setdefault(mistake.file, {})[mistake] = None
-    return {"files": [{"file": file, "errors": [_plain(mistake) for mistake in mistakes]} for file, mistakes in found.items()]}
+    return {"files": [_reported(file, mistakes) for file, mistakes in found.items()]}
+
+
+def _reported(file: str, mistakes: Iterable[Mistake]) -> dict[str, Any]:
+    wrong = [_plain(mistake) for mistake in mistakes if plugins.UNJUDGED not in mistake.message]
+    open_questions = [_plain(mistake) for mistake in mistakes if plugins.UNJUDGED in mistake.message]
+    return {"file": file, "errors": wrong, **({"not_judged": open_questions} if open_questions else {})}
 
 
 def _plain(mistake: Mistake) -> dict[str, Any]:
@@ -68,10 +76,20 @@ def _mistakes(path: str | FilePath, experiment: Judge | None) -> tuple[Mistake, 
             return _profile(file)
         if kind == "model":
             return _model(file)
-        load(path)
+        return tuple(_compared(load(path)))
     except InputError as error:
         return error.mistakes
-    return ()
+
+
+def _compared(this: LoadedScenario) -> Iterator[Mistake]:
+    """What is wrong with the plug-ins among the policies to compare; other names are judged at loading."""
+    for index, name in enumerate(this.scenario.compare):
+        if ":" in name:
+            try:
+                policy_class(name, this.base)
+            except InputError as error:
+                place = this.tree.mark(("compare", index)) if this.tree is not None else NOWHERE
+                yield from (Mistake(mistake.message, f"compare.{index}", *place) for mistake in error.mistakes)
 
 
 def _kind(file: FilePath) -> str | None:

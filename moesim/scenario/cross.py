@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path as FilePath
 from typing import Any
 
-from moesim.errors import InputError, Mistake
+from moesim import plugins
+from moesim.errors import InputError, Mistake, did_you_mean, excerpt
 from moesim.files import is_directory, is_file
 from moesim.scenario import catalogue
 from moesim.scenario.schema import PARTS, Head
@@ -17,7 +18,22 @@ from moesim.scenario.tree import Node, Path, Tree, dotted
 from moesim.streams import Streams
 from moesim.units import format_bytes
 
-__all__ = ["built", "capacity", "located"]
+__all__ = ["built", "capacity", "compared", "located"]
+
+_LIST = " 'moesim list policies' shows what there is."
+
+
+def compared(head: Head | None, parts: Mapping[str, Any], tree: Tree) -> list[Mistake]:
+    """Policies to compare that nobody knows. `module:Class` is looked up where policies are compared, and by `moesim check`."""
+    written = tree.root.at(("policy", "kind"))
+    own = [written.value if written is not None else "", getattr(parts.get("policy"), "kind", "")]
+    known = [*plugins.names("policies"), "all"]
+    mistakes = []
+    for index, name in enumerate(head.compare if head is not None else ()):
+        if ":" not in name and name not in known and name not in own:
+            message = f"unknown policy '{excerpt(name)}'.{did_you_mean(name, known) or _LIST}"
+            mistakes.append(tree.mistake(message, ("compare", index)))
+    return mistakes
 
 
 def capacity(parts: Mapping[str, Any], tree: Tree) -> list[Mistake]:

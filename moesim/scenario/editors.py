@@ -59,17 +59,20 @@ def json_schema() -> Schema:
             "hardware": {"anyOf": [_word("Name of a hardware profile."), _ref(refs[System])]},
             "model": {"anyOf": [_word("Name of a model, or path of a config.json."), _ref(refs[Architecture])]},
             "workload": {"anyOf": [_ref("workload"), _PARTIAL]},
-            "policy": {"anyOf": [_word("Name of a policy, or module:Class."), _ref("policy"), _PLUGIN, _PARTIAL]},
+            "policy": {"anyOf": [_word("Name of a policy, or module:Class."), _ref("policy"), *_plugins(), _PARTIAL]},
         },
         "definitions": definitions,
     }
 
 
-_PLUGIN: Schema = {
-    "type": "object",
-    "required": ["kind"],
-    "properties": {"kind": {"type": "string", "pattern": ":", "description": "module:Class beside the scenario file."}},
-}
+def _plugins() -> list[Schema]:
+    """Policies whose keys are not known: classes beside the file, and installed ones that are not imported or cannot be."""
+    kinds: list[Schema] = [{"type": "string", "pattern": ":", "description": "module:Class beside the scenario file."}]
+    unknown = [name for name, spec in classes("policies").items() if not isinstance(spec, type)]
+    if unknown:
+        kinds.append({"enum": unknown, "description": "An installed plug-in; 'moesim schema --plugins' knows its keys."})
+    return [{"type": "object", "required": ["kind"], "properties": {"kind": kind}} for kind in kinds]
+
 
 _PARTIAL: Schema = {
     "type": "object",

@@ -5,35 +5,62 @@ Asks the cost models and the scenario's policy; the engine and the routing of th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 
+from moesim import plugins
 from moesim.errors import InputError
 from moesim.policies.problem import Problem
 from moesim.scenario import explain_closed_forms, explain_machine, explain_work
 from moesim.scenario.explain_rows import Explanation, Quantity, Row, Section, to_json, to_text
 from moesim.scenario.explain_work import Plan
-from moesim.scenario.scenario import LoadedScenario
+from moesim.scenario.scenario import LoadedScenario, load
 from moesim.streams import Streams
 from moesim.workload.jobs import Offline
 from moesim.workload.profile import Same
 from moesim.workload.table import FloatArray, Job
 
-__all__ = ["Explanation", "Quantity", "Row", "Section", "explain", "to_json", "to_text"]
+__all__ = ["Explanation", "Quantity", "Row", "Section", "explain", "load_known", "to_json", "to_text"]
 
 
-def explain(loaded: LoadedScenario) -> Explanation:
+STAND_IN = "on_demand"
+
+
+def load_known(
+    source: str | Path, *, sets: Sequence[str] = (), policy: str | None = None, seed: int | None = None
+) -> tuple[LoadedScenario, str]:
+    """The scenario, and why its policy is not asked: empty, unless it is a plug-in and these are not imported.
+
+    Another policy stands in then, so that everything else can be explained. InputError with every mistake.
+    """
+    try:
+        return load(source, sets=sets, policy=policy, seed=seed), ""
+    except InputError as error:
+        if any(mistake.path != "policy.kind" or plugins.UNJUDGED not in mistake.message for mistake in error.mistakes):
+            raise
+        unasked = error.mistakes[0].message
+    others = [text for text in sets if not text.strip().startswith("policy")]
+    return load(source, sets=others, policy=STAND_IN, seed=seed), unasked
+
+
+def explain(loaded: LoadedScenario, *, unasked: str = "") -> Explanation:
     """Everything that follows from the machine, the model, the lengths and the profile, each with its formula.
 
-    A policy that cannot place the model does not end it: the section `What fits where` then says why. Raises InputError only
-    for what keeps the job itself from being made.
+    A policy that cannot place the model does not end it: the section `What fits where` then says why; so it does where the
+    policy is not to be asked, for the reason `unasked`. Raises InputError only for what keeps the job itself from being made.
     """
     scenario = loaded.scenario
     job, popularity = _job_and_profile(loaded)
     problem = Problem(scenario.model, scenario.hardware, job, popularity, Streams(scenario.seed, scenario.replicate)["policy"])
-    try:
-        plan = Plan.of(problem, scenario.policy.deploy(problem))
-    except InputError as error:
-        plan = Plan.of(problem, None, "; ".join(mistake.message for mistake in error.mistakes))
+    deployment, refusal = None, unasked
+    if not unasked:
+        try:
+            deployment = scenario.policy.deploy(problem)
+        except InputError as error:
+            refusal = f"The policy cannot place the model: {'; '.join(mistake.message for mistake in error.mistakes)}"
+    plan = Plan.of(problem, deployment, refusal)
     sections = (
         explain_work.model(plan),
         explain_work.placement(plan),
@@ -47,7 +74,7 @@ def explain(loaded: LoadedScenario) -> Explanation:
         explain_machine.cxl(problem.costs),
         explain_machine.origins(loaded.data["hardware"], loaded.provenance),
     )
-    kind = str(getattr(scenario.policy, "kind", type(scenario.policy).__name__))
+    kind = "nobody" if unasked else str(getattr(scenario.policy, "kind", type(scenario.policy).__name__))
     kept = tuple(section for section in sections if section.rows or section.note)
     return Explanation(scenario.name, scenario.hardware.name or "this machine", scenario.model.name, kind, kept)
 

@@ -88,7 +88,7 @@ def placement(plan: Plan) -> Section:
     if plan.deployment is None:
         tiers = plan.problem.tiers
         rows = tuple(Row(f"{tier}: capacity", plan.problem.usable(tier), "B") for tier in tiers)
-        return Section("What fits where", rows, f"The policy cannot place the model: {plan.refusal}")
+        return Section("What fits where", rows, plan.refusal)
     rows = (*_gpu_rows(plan.problem, plan.deployment), *_host_rows(plan.problem, plan.deployment))
     return Section("What fits where", rows, "At the start of the run; experts are counted over all layers.")
 

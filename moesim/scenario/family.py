@@ -75,15 +75,20 @@ class Family:
         """Parameters of a policy (None: of the scenario's own); None where its class is unknown, which `member` tells."""
         if isinstance(policy, Policy):
             return [name for name in type(policy).model_fields if name != "kind"]
-        own = policy or self._raw.child("policy") or Node(schema.DEFAULT_POLICY)
-        kind = in_full(own, SHORTHAND["policy"]).child("kind")
-        if kind is None:
-            return None
         try:
-            found = plugins.find("policies", str(kind.value), beside=self.base)
+            found = plugins.find("policies", self._kind(policy), beside=self.base)
         except InputError:
             return None
         return [name for name in getattr(found, "model_fields", {}) if name != "kind"]
+
+    def is_plugin(self, policy: Node | None) -> bool:
+        """Whether the class of a policy (None: of the scenario's own) is somebody else's."""
+        return plugins.is_foreign("policies", self._kind(policy))
+
+    def _kind(self, policy: Node | None) -> str:
+        own = policy or self._raw.child("policy") or Node(schema.DEFAULT_POLICY)
+        kind = in_full(own, SHORTHAND["policy"]).child("kind")
+        return str(kind.value) if kind is not None else ""
 
 
 def _file(base: Node, folder: FilePath) -> FilePath:

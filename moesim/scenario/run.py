@@ -12,11 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from moesim import plugins
 from moesim.engine import simulate
 from moesim.engine.account import bound_seconds, cost_per_million_tokens, energy, range_notes
 from moesim.engine.run import Outcome
-from moesim.errors import InputError, Mistake, MoesimError
+from moesim.errors import InputError, Mistake, MoesimError, excerpt
 from moesim.policies.base import Policy, is_bound
 from moesim.policies.problem import Problem
 from moesim.results import provenance
@@ -24,6 +26,7 @@ from moesim.results.recorder import SECOND
 from moesim.results.result import Result, RunFacts, make_result
 from moesim.results.store import content_of, refuse_foreign
 from moesim.scenario.scenario import LoadedScenario, load, load_data
+from moesim.scenario.schema import policy_class
 from moesim.scenario.tree import to_plain
 from moesim.streams import Streams
 from moesim.units import parse
@@ -219,10 +222,13 @@ def policies_for(names: Iterable[str | Policy], this: LoadedScenario) -> list[tu
         if name in dict(chosen):
             continue
         try:
-            policy = this.scenario.policy if name in own else plugins.find("policies", name, beside=this.base)()
-            chosen.append((name, policy))
+            chosen.append((name, this.scenario.policy if name in own else policy_class(name, this.base)()))
         except InputError as error:
             mistakes += [mistake._replace(file="--policies") for mistake in error.mistakes]
+        except ValidationError as error:
+            needed = ", ".join(".".join(map(str, wrong["loc"])) for wrong in error.errors())
+            message = f"'{excerpt(name)}' cannot be made without parameters ({needed}); make it the policy of the scenario"
+            mistakes.append(Mistake(message, file="--policies"))
     if mistakes:
         raise InputError(*mistakes)
     return chosen

@@ -168,7 +168,6 @@ def assemble(raw: Node, resolver: Resolver, sets: Sets, policy: Any, seed: int |
 
 def _class_name(policy: type[Policy]) -> str:
     """How a policy that was handed over as an object is named in the data."""
-
     target = f"{policy.__module__}:{policy.__qualname__}"
     return next((name for name, built_in in plugins.BUILT_IN["policies"].items() if built_in == target), target)
 
@@ -199,6 +198,7 @@ def _judge(node: Node, resolver: Resolver, given: Policy | None) -> tuple[schema
         parts[part], wrong = _known_part(part, node, resolver)
         mistakes += wrong
     tree = Tree(node)
+    mistakes += cross.compared(head, parts, tree)
     mistakes += cross.capacity(parts, tree)
     mistakes += durations.mistakes(parts, tree)
     built, wrong = _known_build(parts, head, tree, resolver)
@@ -274,10 +274,8 @@ def _part(part: str, node: Node, base: FilePath) -> tuple[Any, list[Mistake]]:
         place = kind.place if kind is not None else inside.place
         return None, [Mistake(mistake.message, f"{part}.kind", *place) for mistake in error.mistakes]
     assert spec is not None
-    if part == "policy" and not issubclass(spec, Policy):
-        message = f"'{kind.value if kind else ''}' is no policy: it is not derived from moesim's Policy"
-        return None, [Mistake(message, "policy.kind", *inside.place)]
-    by_module = kind is not None and ":" in str(kind.value)  # names the class itself, which may have a kind of its own
-    if kind is not None and (by_module or "kind" not in spec.model_fields):
+    group = {"policy": "policies", "workload": "workload"}.get(part)
+    foreign = group is not None and kind is not None and plugins.is_foreign(group, kind.value)
+    if kind is not None and (foreign or "kind" not in spec.model_fields):  # a plug-in may inherit the kind of another class
         inside = replace(inside, value={name: child for name, child in inside.value.items() if name != "kind"})
     return judged(spec, inside, (part,))

@@ -12,6 +12,7 @@ from annotated_types import Ge
 from pydantic import BaseModel, SerializeAsAny
 
 from moesim import plugins
+from moesim.errors import InputError, Mistake, excerpt
 from moesim.hardware.fault import Fault
 from moesim.hardware.system import System
 from moesim.model import Architecture
@@ -20,7 +21,18 @@ from moesim.scenario.shape import shape_of
 from moesim.scenario.tree import Node, Path, from_plain
 from moesim.spec import Spec
 
-__all__ = ["DEFAULT_POLICY", "PARTS", "Head", "Scenario", "Simulation", "known_keys", "missing_default", "part_class", "seed"]
+__all__ = [
+    "DEFAULT_POLICY",
+    "PARTS",
+    "Head",
+    "Scenario",
+    "Simulation",
+    "known_keys",
+    "missing_default",
+    "part_class",
+    "policy_class",
+    "seed",
+]
 
 PARTS = ("hardware", "model", "workload", "policy")
 """The parts of a scenario that have a spec of their own."""
@@ -83,7 +95,20 @@ def part_class(part: str, node: Node | None, base: FilePath | None) -> type[Base
     kind = node.child("kind") if node is not None else None
     if part not in PARTS or kind is None or not isinstance(kind.value, str):
         return None
-    return plugins.find("policies" if part == "policy" else part, kind.value, beside=base)
+    if part == "policy":
+        return policy_class(kind.value, base)
+    spec = plugins.find(part, kind.value, beside=base)
+    if not issubclass(spec, BaseModel):
+        raise InputError(Mistake(f"'{excerpt(kind.value)}' is not a {part}: it is not derived from moesim's Spec"))
+    return spec
+
+
+def policy_class(name: str, base: FilePath | None) -> type[Policy]:
+    """The policy called `name`; `module:Class` is looked for in `base`, too. InputError when there is none."""
+    spec = plugins.find("policies", name, beside=base)
+    if not issubclass(spec, Policy):
+        raise InputError(Mistake(f"'{excerpt(name)}' is no policy: it is not derived from moesim's Policy"))
+    return spec
 
 
 def known_keys(root: Node, path: Path, base: FilePath | None) -> list[str] | None:

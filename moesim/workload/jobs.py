@@ -12,7 +12,9 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, SerializeAsAny, ValidationInfo, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic_core import PydanticCustomError
 
+from moesim.errors import InputError, excerpt
 from moesim.plugins import find
 from moesim.spec import Spec
 from moesim.streams import Streams
@@ -37,8 +39,19 @@ def _own_or_foreign(value: Any, handler: ValidatorFunctionWrapHandler, info: Val
         return value
     if isinstance(value, Mapping) and ":" in str(value.get("kind", "")):
         rest = {key: item for key, item in value.items() if key != "kind"}
-        return find("routing", str(value["kind"])).model_validate(rest, context=info.context)
+        return _foreign(str(value["kind"])).model_validate(rest, context=info.context)
     return handler(value)
+
+
+def _foreign(name: str) -> type[Routing]:
+    try:
+        spec = find("routing", name)
+    except InputError as error:
+        raise PydanticCustomError("routing_kind", "{text}", {"text": str(error)}) from None
+    if not issubclass(spec, Routing):
+        text = f"'{excerpt(name)}' is not a routing law: it is not derived from moesim's Routing"
+        raise PydanticCustomError("routing_kind", "{text}", {"text": text})
+    return spec
 
 
 AnyRouting = Annotated[
