@@ -11,7 +11,7 @@ import numpy as np
 
 from moesim.engine.run import Outcome
 from moesim.engine.tally import WorkTally
-from moesim.hardware import Memory
+from moesim.hardware import Link, Memory
 from moesim.policies.problem import Problem
 from moesim.results.bound import Dense, Limits, PhaseWork, lower_bound
 from moesim.results.recorder import SECOND, Recorder
@@ -65,31 +65,34 @@ def _limits(problem: Problem) -> Limits:
 
 
 def energy(problem: Problem, recorder: Recorder) -> float | None:
-    """Joules: idle and active power of the devices, energy per byte of links and tiers; None where no figure is known."""
+    """Joules: idle and active power of the devices, energy per byte of links and tiers; None where any of them is not known."""
     system = problem.system
-    known = any(d.power_idle or d.power_active for d in system.devices.values())
+    if system.power_unknown:
+        return None
     total = 0.0
     for name, device in system.devices.items():
-        busy = recorder.busy.get(name, 0) / SECOND
-        total += device.power_idle * recorder.makespan / SECOND + max(device.power_active - device.power_idle, 0.0) * busy
+        busy, idle = recorder.busy.get(name, 0) / SECOND, device.power_idle or 0.0
+        total += idle * recorder.makespan / SECOND + max((device.power_active or 0.0) - idle, 0.0) * busy
     for resource, nbytes in recorder.moved.items():
         owner, _, side = resource.partition(":")
+        part: Link | Memory | None = None
         if owner in system.links and side in ("forward", "reverse"):
-            rate = system.links[owner].energy
-        else:
-            tier = system.tiers.get(owner)
-            rate = tier.energy if isinstance(tier, Memory) and side in ("read", "write") else 0.0
-        known = known or rate > 0
-        total += rate * nbytes
-    return total if known else None
+            part = system.links[owner]
+        elif isinstance(tier := system.tiers.get(owner), Memory) and side in ("read", "write"):
+            part = tier
+        total += (part.energy or 0.0) * nbytes if part is not None else 0.0
+    return total
 
 
 def cost_per_million_tokens(problem: Problem, recorder: Recorder, joules: float | None, tokens: int) -> float | None:
-    """USD per million output tokens: the machine's price over three years of use, and energy; None without prices."""
-    price = problem.system.price
-    if price <= 0 or tokens <= 0:
+    """USD per million output tokens: the machine's price over three years of use, and energy where it is known.
+
+    None where a part of the machine has no price.
+    """
+    system = problem.system
+    if system.price_unknown or system.price <= 0 or tokens <= 0:
         return None
-    capital = price * (recorder.makespan / SECOND) / (YEARS * 365 * 86400)
+    capital = system.price * (recorder.makespan / SECOND) / (YEARS * 365 * 86400)
     return (capital + (joules or 0.0) * PRICE_OF_ENERGY) / tokens * 1e6
 
 

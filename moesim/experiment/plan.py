@@ -111,7 +111,7 @@ def plan(source: str | Path | Mapping[str, Any], **changes: Any) -> Plan:
         raise InputError(*dict.fromkeys([*mistakes, *error.mistakes])) from None
     given = root.child("policies")
     policies, wrong = choices(given.value if given is not None else None, family)
-    planner = Planner(family, experiment, policies)
+    planner = Planner(family, experiment, policies, metric=(root.child("metric") or root).place)
     used, idle = _used(axes, planner)
     planner.grid(used)
     mistakes += [*wrong, *idle, *planner.mistakes(root.place.file)]

@@ -20,6 +20,7 @@ from moesim.experiment.design import combinations
 from moesim.experiment.fingerprint import file_digest, foreign_code, physics
 from moesim.experiment.spec import Experiment
 from moesim.experiment.task import Task
+from moesim.hardware import System
 from moesim.policies.base import Policy
 from moesim.results.plain import canonical
 from moesim.scenario.family import Family, change, number_change, policy_change
@@ -107,6 +108,8 @@ class Planner:
     tasks: dict[str, Task] = field(default_factory=dict)
     settings: dict[tuple[Any, ...], Setting] = field(default_factory=dict)
     """A setting as tables show it -> its values by path."""
+    metric: Place = NOWHERE
+    """Where the experiment names its metric."""
     first: LoadedScenario | None = None
     """The scenario of the first point, for its name and its data."""
     _wrong: dict[Mistake, list[str]] = field(default_factory=dict)
@@ -127,6 +130,7 @@ class Planner:
         self._members += 1
         try:
             this = self._member(values, choice, number)
+            self._measurable(this.scenario.hardware)
         except InputError as error:
             where = ", ".join(f"{column} = {value}" for column, value in shown.items())
             for mistake in error.mistakes:
@@ -139,6 +143,17 @@ class Planner:
         self.rows.append(Row(shown, label, scenario.seed, scenario.replicate, task.name))
         if self.first is None:
             self.first = this
+
+    def _measurable(self, machine: System) -> None:
+        """InputError where the metric needs what the machine does not say."""
+        lacking: list[str] = []
+        if self.experiment.metric == "energy_J":
+            lacking = list(machine.power_unknown)
+        elif self.experiment.metric == "cost_usd_per_Mtok":
+            lacking = list(machine.price_unknown)
+        if lacking:
+            text = f"'{self.experiment.metric}' of {machine.name or 'this machine'} is not known without {', '.join(lacking)}"
+            raise InputError(Mistake(f"{text}; write these under hardware, or take another metric", "metric", *self.metric))
 
     def _member(self, values: Setting, choice: Choice, number: int) -> LoadedScenario:
         given = choice.given

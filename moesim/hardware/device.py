@@ -29,12 +29,12 @@ class Device(Spec):
     """One call per visit of a layer if true, one per active expert otherwise."""
     sync: Duration = 0.0
     """Fixed seconds per visit in which this device takes part beside the GPU (hand-over, wake-up, small kernels)."""
-    power_idle: Power = 0.0
-    """Watts while it waits; 0 where it is not known."""
-    power_active: Power = 0.0
-    """Watts while it works; 0 where it is not known."""
-    price: Money = 0.0
-    """USD; 0 where it is not known."""
+    power_idle: Power | None = None
+    """Watts while it waits; without it the machine's energy is not known."""
+    power_active: Power | None = None
+    """Watts while it works; without it the machine's energy is not known."""
+    price: Money | None = None
+    """USD, of a GPU with its memory; without it the cost of a token is not known."""
 
     _own: float | None = PrivateAttr(default=None)
 

@@ -39,8 +39,8 @@ class Link(Spec):
     """A copy engine: one copy at a time in each direction, queued first come, first served."""
     chunk: Size | None = None
     """Bytes after which a running copy lets another one go ahead; never if not given."""
-    energy: EnergyPerByte = 0.0
-    """J per byte carried."""
+    energy: EnergyPerByte | None = None
+    """J per byte carried; without it the machine's energy is not known."""
     price: Money = 0.0
     """USD of cards and cables."""
 

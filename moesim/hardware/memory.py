@@ -63,10 +63,10 @@ class Memory(Spec):
     """Tier through which bytes pass on their way to or from another node (a bounce buffer: an SSD read into DRAM)."""
     compression: Compression | None = None
     """What the device gains by compressing what it holds; None for one that stores bytes as they come."""
-    energy: EnergyPerByte = 0.0
-    """J per byte read or written."""
-    price: MoneyPerByte = 0.0
-    """USD per byte of capacity."""
+    energy: EnergyPerByte | None = None
+    """J per byte read or written; without it the machine's energy is not known."""
+    price: MoneyPerByte | None = None
+    """USD per byte of capacity; without it the cost of a token is not known, save for GPU memory, which comes with the GPU."""
 
     @property
     def room(self) -> float:

@@ -168,9 +168,41 @@ class System(Spec):
 
     @cached_property
     def price(self) -> float:
-        """USD: devices, links, and capacity times price per byte of every tier."""
-        memory = sum(tier.capacity * tier.price for tier in self.tiers.values() if isinstance(tier, Memory))
-        return memory + sum(device.price for device in self.devices.values()) + sum(link.price for link in self.links.values())
+        """USD: devices, links, and capacity times price per byte of every tier, as far as known (`price_unknown`)."""
+        memory = sum(tier.capacity * (tier.price or 0.0) for tier in self.tiers.values() if isinstance(tier, Memory))
+        devices = sum(device.price or 0.0 for device in self.devices.values())
+        return memory + devices + sum(link.price for link in self.links.values())
+
+    @cached_property
+    def price_unknown(self) -> tuple[str, ...]:
+        """Paths of the prices that are not known; a GPU's memory comes with the GPU."""
+        devices = [f"devices.{name}.price" for name, device in self.devices.items() if device.price is None]
+        tiers = [f"tiers.{name}.price" for name, tier in self.tiers.items()
+                 if isinstance(tier, Memory) and tier.price is None and name != self.gpu_tier]  # fmt: skip
+        return (*devices, *tiers)
+
+    @cached_property
+    def power_unknown(self) -> tuple[str, ...]:
+        """Paths of the keys (`devices.gpu.power_idle`) that the machine's energy lacks."""
+        return tuple(f"{part}.{key}" for part, keys in self._powerless.items() for key in keys)
+
+    @property
+    def energy_known(self) -> float:
+        """Share of the parts (devices, tiers, links) whose power is known; below 1 no energy can be told."""
+        return 1.0 - len(self._powerless) / (len(self.devices) + len(self._memories()) + len(self.links))
+
+    @cached_property
+    def _powerless(self) -> dict[str, tuple[str, ...]]:
+        """Part (`devices.gpu`) -> the keys about power that it lacks."""
+        wanted: dict[str, tuple[Spec, tuple[str, ...]]]
+        wanted = {f"devices.{name}": (part, ("power_idle", "power_active")) for name, part in self.devices.items()}
+        wanted |= {f"tiers.{name}": (part, ("energy",)) for name, part in self._memories().items()}
+        wanted |= {f"links.{name}": (part, ("energy",)) for name, part in self.links.items()}
+        lacking = {path: tuple(key for key in keys if getattr(part, key) is None) for path, (part, keys) in wanted.items()}
+        return {path: keys for path, keys in lacking.items() if keys}
+
+    def _memories(self) -> dict[str, Memory]:
+        return {name: tier for name, tier in self.tiers.items() if isinstance(tier, Memory)}
 
     def without(self, tier: str) -> System:
         """The machine after `tier` has failed: its near-data units go with it, interleaved sets shrink.

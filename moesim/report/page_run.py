@@ -36,6 +36,9 @@ def run_page(place: Path) -> Page:
     title = f"{marked(summary['policy'], lossy=bool(told))} runs {summary['model']} on {summary['hardware']}"
     said = [note(summary["policy"], told)] if told else []
     said += [f"{summary['policy']} is a bound, which no system can reach"] if is_bound(summary) else []
+    lacking = result.details.get("power_unknown"), result.details.get("price_unknown")
+    said += [f"Energy is not known without {', '.join(lacking[0])}"] if lacking[0] else []
+    said += [f"Cost is not known without {', '.join(lacking[1])}"] if lacking[1] else []
     said += [*filter(None, [gap_note(summary["policy"], summary.get("proven_gap"))]), *result.notes]
     notes = element("ul", *(element("li", text) for text in said), class_="notes") if said else Html()
     trace = place / "trace.json.gz"
@@ -81,6 +84,7 @@ def tiles(summary: Mapping[str, Any]) -> Html:
     """The figures that a reader looks for first; those that the run does not have are left out."""
     tokens = summary.get("output_tokens")
     joules = summary.get("energy_J")
+    without = ", without electricity" if joules is None else ""
     holder = summary.get("bottleneck")
     found = [
         ("throughput", _with(summary.get("throughput_tok_s"), number, " tok/s"), ""),
@@ -103,7 +107,7 @@ def tiles(summary: Mapping[str, Any]) -> Html:
         ),
         ("held back by", holder["lane"] if holder else "", percent(holder["share"]) if holder else ""),
         ("energy", _with(joules / tokens if joules is not None and tokens else None, number, " J"), "per output token"),
-        ("cost", _with(summary.get("cost_usd_per_Mtok"), number, " USD"), "per million output tokens"),
+        ("cost", _with(summary.get("cost_usd_per_Mtok"), number, " USD"), "per million output tokens" + without),
     ]
     boxes = [element("div", element("dt", name), element("dd", value, element("small", more) if more else Html()))
              for name, value, more in found if value]  # fmt: skip

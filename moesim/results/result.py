@@ -32,8 +32,8 @@ FIELDS = (
     "scenario", "policy", "hardware", "model", "seed", "replicate", "throughput_tok_s", "total_tok_s", "makespan_s",
     "output_tokens", "prompt_tokens", "requests_completed", "requests_rejected", "ttft_s", "tpot_s", "e2e_s",
     "utilisation", "bytes", "hit_rate", "expert_tokens", "bottleneck", "bound_tok_s", "share_of_bound", "energy_J",
-    "cost_usd_per_Mtok", "events", "layer_visits", "wall_s", "quality", "prefetch", "prefill_tok_s", "decode_tok_s",
-    "decode_hit_rate", "is_bound", "proven_gap",
+    "energy_known", "cost_usd_per_Mtok", "events", "layer_visits", "wall_s", "quality", "prefetch", "prefill_tok_s",
+    "decode_tok_s", "decode_hit_rate", "is_bound", "proven_gap",
 )  # fmt: skip
 """Fields of a summary, in their order; the set is a public contract."""
 
@@ -58,6 +58,12 @@ class RunFacts:
     bound_s: float | None = None
     """Least time in which any placement and schedule could have done this work, s."""
     energy_J: float | None = None
+    energy_known: float | None = None
+    """Share of the machine's parts whose power is known."""
+    power_unknown: list[str] = field(default_factory=list)
+    """Keys of the machine that it lacks for that."""
+    price_unknown: list[str] = field(default_factory=list)
+    """Keys of the machine that its cost lacks."""
     cost_usd_per_Mtok: float | None = None
     wall_s: float | None = None
     is_bound: bool = False
@@ -79,7 +85,7 @@ class Result:
     """Table name -> column name -> values: what `frame` shows."""
     provenance: dict[str, Any] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
-    """`critical_s` {lane: s}, `caused_B` {cause: B}, `peak_B` {tier: B}, `notes` [text]."""
+    """`critical_s` {lane: s}, `caused_B` {cause: B}, `peak_B` {tier: B}, `power_unknown`, `price_unknown`, `notes` [text]."""
     slices: list[Slice] = field(default_factory=list)
     _frames: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False, compare=False)
 
@@ -153,6 +159,8 @@ def make_result(recorder: Recorder, facts: RunFacts) -> Result:
         "critical_s": _sorted(recorder.critical, lambda value: value / SECOND),
         "caused_B": _sorted(recorder.caused, float),
         "peak_B": _sorted(recorder.peak, float),
+        "power_unknown": facts.power_unknown,
+        "price_unknown": facts.price_unknown,
         "notes": [*facts.notes, *_beaten(summary, recorder)],
     }
     return Result(summary, columns, plain(facts.provenance, "provenance"), plain(details, "details"), list(recorder.slices))
@@ -193,6 +201,7 @@ def _summary(recorder: Recorder, facts: RunFacts, requests: Columns) -> dict[str
         "bound_tok_s": _per(counted, facts.bound_s or 0),
         "share_of_bound": _per(facts.bound_s, makespan) if facts.bound_s else None,
         "energy_J": facts.energy_J,
+        "energy_known": facts.energy_known,
         "cost_usd_per_Mtok": facts.cost_usd_per_Mtok,
         "events": int(recorder.events),
         "layer_visits": int(recorder.layer_visits),

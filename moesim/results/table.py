@@ -72,7 +72,7 @@ def run_table(result: Result) -> str:
     name = marked(summary["policy"], lossy=bool(losses(summary)))
     title = f"{summary['scenario']}: {name} runs {summary['model']} on {summary['hardware']}"
     blocks = [
-        [_cut(title, WIDTH), "=" * min(len(title), WIDTH), *_headline(summary)],
+        [_cut(title, WIDTH), "=" * min(len(title), WIDTH), *_headline(summary), *_spending(result)],
         _latency(summary),
         _lanes(result),
         _experts(summary),
@@ -113,7 +113,7 @@ def _headline(summary: Mapping[str, Any]) -> list[str]:
         of_decode = "" if decode is None else f", {_share(decode)} while decoding"
         text = f"{_share(summary['hit_rate'])} of expert activations found the weights where they ran{of_decode}"
         lines += _fact("hit rate", text)
-    return lines + _prefetch(summary) + _spending(summary)
+    return lines + _prefetch(summary)
 
 
 def _prefetch(summary: Mapping[str, Any]) -> list[str]:
@@ -133,14 +133,20 @@ def _footnotes(summary: Mapping[str, Any]) -> list[str]:
     return [line for text in (note(name, told) if told else "", apart, gap) for line in wrap(text, WIDTH)]
 
 
-def _spending(summary: Mapping[str, Any]) -> list[str]:
-    lines = []
+def _spending(result: Result) -> list[str]:
+    """Energy and cost, or which parts of the machine do not say what they need for it."""
+    summary, lines = result.summary, []
     if summary["energy_J"] is not None:
         tokens = summary["output_tokens"]
         each = f", {_number(summary['energy_J'] / tokens)} J per output token" if tokens else ""
         lines += _fact("energy", f"{_number(summary['energy_J'])} J{each}")
+    elif result.details.get("power_unknown"):
+        lines += _fact("energy", f"not known without {', '.join(result.details['power_unknown'])}")
     if summary["cost_usd_per_Mtok"] is not None:
-        lines += _fact("cost", f"{_number(summary['cost_usd_per_Mtok'])} USD per million output tokens")
+        without = "" if summary["energy_J"] is not None else ", without electricity"
+        lines += _fact("cost", f"{_number(summary['cost_usd_per_Mtok'])} USD per million output tokens{without}")
+    elif result.details.get("price_unknown"):
+        lines += _fact("cost", f"not known without {', '.join(result.details['price_unknown'])}")
     return lines
 
 

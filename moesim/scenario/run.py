@@ -108,7 +108,6 @@ def run_loaded(
         )
     except InputError as error:
         raise this.located(InputError(*(_under_policy(mistake) for mistake in error.mistakes))) from None
-    joules, cost = _spending(problem, outcome, _counted_tokens(job))
     bound_s, unbounded = _bound(problem, outcome) if bound else (None, [])
     name = policy_name or policy_label(chosen)
     facts = RunFacts(
@@ -122,8 +121,7 @@ def run_loaded(
         prompt=job.prompt,
         output=job.output,
         bound_s=bound_s,
-        energy_J=joules,
-        cost_usd_per_Mtok=cost,
+        **_spending(problem, outcome, _counted_tokens(job)),
         wall_s=time.perf_counter() - begin,
         is_bound=is_bound(chosen),
         proven_gap=chosen.proven_gap(outcome.deployment.state),
@@ -140,10 +138,16 @@ def run_loaded(
     return make_result(outcome.recorder, facts)
 
 
-def _spending(problem: Problem, outcome: Outcome, tokens: int) -> tuple[float | None, float | None]:
-    """Joules, and USD per million of `tokens`."""
-    joules = energy(problem, outcome.recorder)
-    return joules, cost_per_million_tokens(problem, outcome.recorder, joules, tokens)
+def _spending(problem: Problem, outcome: Outcome, tokens: int) -> dict[str, Any]:
+    """The fields of `RunFacts` about energy and cost."""
+    machine, joules = problem.system, energy(problem, outcome.recorder)
+    return {
+        "energy_J": joules,
+        "energy_known": machine.energy_known,
+        "power_unknown": list(machine.power_unknown),
+        "price_unknown": list(machine.price_unknown),
+        "cost_usd_per_Mtok": cost_per_million_tokens(problem, outcome.recorder, joules, tokens),
+    }
 
 
 def _repeatable(this: LoadedScenario, policy: Policy | None, name: str) -> dict[str, Any]:

@@ -37,7 +37,9 @@ def _rows(head: str) -> dict[str, list[str]]:
 def lossy() -> dict[str, Any]:
     """A run that has something to say in every field."""
     small = {"workload.requests": 2, "workload.prompt": 8, "workload.output": 4}
-    summary: dict[str, Any] = moesim.run("quickstart", policy="promoe", **small).summary
+    idle = {f"hardware.devices.{name}.power_idle": "20 W" for name in ("gpu", "cpu")}
+    ssd = {"hardware.tiers.nvme.energy": "1 nJ/B", "hardware.links.nvme_link.energy": "48 pJ/B"}
+    summary: dict[str, Any] = moesim.run("quickstart", policy="promoe", **small, **idle, **ssd).summary
     return summary
 
 

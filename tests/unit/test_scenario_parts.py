@@ -148,7 +148,7 @@ def test_a_cpu_written_out_keeps_no_kernel_either() -> None:
     mine = {"kind": "cpu", "kernels": {"mine": {"rate": "1 TFLOPS"}}}
     found = machine({"profile": "rtx4090-desktop", "devices": {"cpu": mine}})
     assert list(kernels(found)) == ["mine"]
-    assert found.devices["cpu"].price == 0.0
+    assert found.devices["cpu"].price is None
     assert found.name == "rtx4090-desktop (cpu: inline)"
 
 
@@ -231,7 +231,7 @@ def test_a_gpu_that_says_no_memory_is_refused_and_not_given_the_old_one() -> Non
     )
     own = {"kind": "hbm", "capacity": "10 GB", "read": "500 GB/s"}
     found = machine({"profile": MACHINE, "devices": {"gpu": {"kind": "gpu", "compute": "100 TFLOPS", "memory": own}}})
-    assert (found.tiers["hbm"].capacity, found.tiers["hbm"].at, found.gpu.price) == (10e9, "gpu", 0.0)
+    assert (found.tiers["hbm"].capacity, found.tiers["hbm"].at, found.gpu.price) == (10e9, "gpu", None)
 
 
 @pytest.mark.parametrize(
