@@ -10,7 +10,7 @@ from typing import Any
 
 from moesim.model.attention import GroupedQuery, Latent, Linear
 from moesim.model.hf_fields import Fields
-from moesim.model.hf_layers import Kinds
+from moesim.model.hf_layers import Kinds, per_layer
 
 __all__ = ["read_attention"]
 
@@ -109,25 +109,30 @@ def _of_windows(fields: Fields, main: GroupedQuery, kinds: Kinds) -> dict[str, A
         }
         main = main.model_copy(update=update)
     main, windowed = _by_layer(fields, main, windowed, kinds)
+    for kind, name in ((main, "full"), (windowed, "windowed")):
+        if not all((kind.heads, kind.kv_heads, kind.head_dim)) or kind.heads % kind.kv_heads:
+            path = fields.origins["kv_heads"]
+            fields.wrong(
+                path, f"{kind.kv_heads} key-value heads cannot be shared by {kind.heads} heads of layers with {name} attention"
+            )
+            return {}
     if main == windowed or not any(kinds.windows):
         return {"attention": main}
-    if not all((windowed.heads, windowed.kv_heads, windowed.head_dim)) or windowed.heads % windowed.kv_heads:
-        fields.wrong(
-            fields.path(own["kv_heads"][0]), f"{windowed.kv_heads} must divide {windowed.heads} heads of windowed layers"
-        )
     return {"attention": main, "windowed": windowed}
 
 
 def _by_layer(fields: Fields, main: GroupedQuery, windowed: GroupedQuery, kinds: Kinds) -> tuple[GroupedQuery, GroupedQuery]:
     """`main` and `windowed` as the sizes given for single layers change them; a mistake where layers of one kind differ."""
     path, sizes = fields.find("per_layer_config")
-    path_heads, heads = fields.find("num_attention_heads_per_layer")
+    path_heads, rows = fields.find("num_attention_heads_per_layer")
+    heads = fields.integers(path_heads, rows, "the heads of each layer") if path_heads else []
+    heads = per_layer(fields, path_heads, heads, kinds.layers)
     if not sizes and not heads:
         return main, windowed
     names = {"num_attention_heads": "heads", "num_key_value_heads": "kv_heads", "head_dim": "head_dim"}
     variants: dict[bool, set[GroupedQuery]] = {False: set(), True: set()}
     for layer, window in enumerate(kinds.windows):
-        change = {"heads": heads[layer]} if isinstance(heads, list) and layer < len(heads) else {}
+        change = {"heads": heads[layer]} if heads else {}
         own = sizes.get(str(layer)) if isinstance(sizes, Mapping) else None
         for key, value in own.items() if isinstance(own, Mapping) else ():
             if key not in names or not isinstance(value, int) or value < 1:
@@ -181,7 +186,7 @@ def _linear(fields: Fields, hidden: int, heads: int, head_dim: int) -> Linear | 
 
 def _made(fields: Fields, **values: Any) -> Linear | None:
     """The layer of `values`, or a mistake when heads cannot be shared."""
-    if not all(values[name] for name in ("heads", "key_heads", "key_dim", "value_dim")):
+    if not all(values.get(name, 1) for name in ("heads", "key_heads", "key_dim", "value_dim", "block")):
         return None
     if values["heads"] % values["key_heads"]:
         path = next(

@@ -131,7 +131,14 @@ class Fields:
         self._guesses.append(_Guess(what, keys, re.compile(like), default))
 
     def integer(
-        self, field: str, what: str, keys: Sequence[str], default: int | None = None, minimum: int = 1, like: str = ""
+        self,
+        field: str,
+        what: str,
+        keys: Sequence[str],
+        default: int | None = None,
+        minimum: int = 1,
+        maximum: int = 10**12,
+        like: str = "",
     ) -> int:
         """The whole number under the first of `keys` that is there, else `default`; a mistake and 0 when that is None.
 
@@ -154,6 +161,9 @@ class Fields:
             value = value[0]
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
             self.wrong(path, f"{value!r} is wrong for {what}; it must be a whole number of at least {minimum}")
+            return 0
+        if value > maximum:
+            self.wrong(path, f"{value} is wrong for {what}; it must be at most {maximum}")
             return 0
         return value
 

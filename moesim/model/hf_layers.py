@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 from moesim.model.hf_fields import Fields
 
-__all__ = ["LAYERS", "Kinds", "read_layers"]
+__all__ = ["LAYERS", "Kinds", "per_layer", "read_layers"]
 
 LAYERS = ("num_hidden_layers", "n_layers", "num_layers", "n_layer")
+_MOST_LAYERS = 10_000
 WINDOW = ("sliding_window", "sliding_window_size", "attention_other_setting.sliding_window")
 _NAMES = {
     "full_attention": "full",
@@ -123,7 +124,7 @@ def read_layers(fields: Fields) -> Kinds:
     path, blocks = fields.find(*_BLOCK_KEYS)
     if _names_feed_forward(blocks):
         return _from_blocks(fields, path, blocks)
-    layers = fields.integer("layers", "the number of decoder layers", LAYERS)
+    layers = fields.integer("layers", "the number of decoder layers", LAYERS, maximum=_MOST_LAYERS)
     mixers = _mixers(fields, layers)
     moe = _moe_layers(fields, layers)
     if not layers or len(mixers) != layers:
@@ -144,7 +145,7 @@ def _from_blocks(fields: Fields, path: str, blocks: Sequence[Any]) -> Kinds:
     if unknown:
         fields.wrong(path, f"blocks of type {', '.join(unknown)} are not modelled; known: {', '.join(_BLOCKS)}")
         return Kinds(0)
-    count = fields.integer("layers", "the number of blocks", LAYERS, len(blocks))
+    count = fields.integer("layers", "the number of blocks", LAYERS, len(blocks), maximum=_MOST_LAYERS)
     kinds = [_BLOCKS[str(entry)] for entry in blocks][: count or None]
     if len(kinds) < count:
         fields.wrong(path, f"{len(blocks)} entries for {count} layers; write one per layer")
