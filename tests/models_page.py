@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from moesim.model import Architecture, load_named, named_config, read_config
+from moesim.model.hf_keys import HARMLESS, READ
 from moesim.policies.page import written
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -99,7 +100,8 @@ def page() -> str:
     """The text of docs/models.md."""
     body = "\n".join(map(_line, rows()))
     sources = "\n".join(f"* {row.name}: {_plain(row.source)}{f'; {row.note}' if row.note else ''}" for row in rows())
-    return _TEXT.format(count=len(rows()), table=body, sources=sources)
+    keys = "\n".join(f"| {what} | {', '.join(f'`{key}`' for key in spellings)} |" for what, spellings in READ.items())
+    return _TEXT.format(count=len(rows()), table=body, keys=keys, harmless="; ".join(HARMLESS), sources=sources)
 
 
 def _line(row: Row) -> str:
@@ -161,6 +163,14 @@ path/to/config.json`.
   experts that compute nothing (LongCat-Flash); hyper-connections; n-gram embeddings; attention made of experts (JetMoE);
   experts of several widths (ERNIE-4.5-VL). Sparse attention with an indexer (DeepSeek-V3.2, GLM-5, MiniMax-M3) is refused
   too, and reads as attention to all tokens without its key: `model: {{config: PATH, index_topk: null}}`.
+
+## Every key that is read
+
+| for | keys, in the order of precedence where they are spellings of one value |
+| --- | --- |
+{keys}
+
+Keys that sound like sizes and are known to change none say: {harmless}.
 
 ## Sources
 

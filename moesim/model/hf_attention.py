@@ -26,7 +26,7 @@ _KV_HEADS = (
     "num_query_groups",
 )
 _HEAD_DIM = ("head_dim", "attention_head_dim", "kv_channels")
-_GATE = ("attn_output_gate", "attention_output_gate", "use_attn_gate", "mla_use_output_gate")
+_GATE = ("attn_output_gate", "attention_output_gate", "mla_use_output_gate")
 _GATED_FAMILIES = ("qwen3_next", "qwen3_5", "afmoe")
 _LIKE_KV = r"kv|key_value|group|multi_query"
 _LIKE_HEAD_DIM = r"head.*(dim|size|width)|(dim|size|width).*head|qk_dim|d_kv|d_head"
@@ -176,9 +176,7 @@ def _linear(fields: Fields, hidden: int, heads: int, head_dim: int) -> Linear | 
         return _made(fields, heads=hidden, key_heads=hidden, key_dim=1, value_dim=1, gated=False, extra=kernel * hidden)
     if not heads or not head_dim:
         return None
-    key_heads = fields.integer(
-        "", "key heads of linear attention", ("num_kv_heads_for_linear_attn", "num_linear_key_value_heads"), heads
-    )
+    key_heads = fields.integer("", "key heads of linear attention", ("num_kv_heads_for_linear_attn",), heads)
     if fields.find("short_conv_kernel_size")[0]:  # Ling-2.6 has Kimi's delta attention in its groups
         return _kda(fields, hidden, heads, head_dim, full_gate=False)
     return _made(fields, heads=heads, key_heads=key_heads, key_dim=head_dim, value_dim=head_dim)
@@ -234,8 +232,8 @@ def _mamba2(fields: Fields, hidden: int) -> Linear | None:
     auto = fields.find("mamba_head_dim", "mamba_d_head")[1] == "auto"
     width = expand * hidden // heads if auto and heads else 0
     width = width or fields.integer("", "the width of a head of a Mamba layer", ("mamba_head_dim", "mamba_d_head"))
-    groups = fields.integer("", "the groups of a Mamba layer", ("n_groups", "mamba_n_groups", "mamba_num_groups"), 1)
-    state = fields.integer("", "the state of a Mamba layer", ("ssm_state_size", "mamba_d_state", "mamba_state_dim"))
+    groups = fields.integer("", "the groups of a Mamba layer", ("n_groups", "mamba_n_groups"), 1)
+    state = fields.integer("", "the state of a Mamba layer", ("ssm_state_size", "mamba_d_state"))
     kernel = fields.integer("", "the tokens of a short convolution", ("conv_kernel", "mamba_d_conv"), 4)
     block = fields.integer("", "the tokens of a chunk", ("chunk_size", "mamba_chunk_size"), 256)
     extra = hidden * heads + kernel * (heads * width + 2 * groups * state)

@@ -33,7 +33,6 @@ _TOP_K = (
     "experts_top_k",
     "top_k_experts",
     "num_selected_experts",
-    "num_activated_experts",
     "ffn_config.moe_top_k",
     "moe.num_experts_per_tok",
     "moe_config.moe_top_k",
@@ -85,7 +84,7 @@ def read_experts(fields: Fields, kinds: Kinds) -> dict[str, Any]:
     dense = 0
     if chosen and len(chosen) + len(kinds.bare) < layers:
         dense = fields.integer("dense_width", "the inner width of the layers without experts", _DENSE_WIDTH)
-    latent = ("moe_latent_size", "routed_expert_hidden_size", "moe_hidden_size", "moe_latent_dim")
+    latent = ("moe_latent_size", "routed_expert_hidden_size", "moe_hidden_size")
     return {
         "moe_layers": chosen,
         "bare_layers": kinds.bare,

@@ -1,13 +1,13 @@
-"""Owns which keys of a config.json may change a size, and which of those are known not to, with the reason.
+"""Owns the table of keys of a config.json: those that are read, and those that are known to change no size, with the reason.
 
-Knows names only. A key that sounds like a size, is not read and does not stand here is named in a warning.
+Knows names only. A key that sounds like a size and stands in neither part is named in a warning, or refused.
 """
 
 from __future__ import annotations
 
 import re
 
-__all__ = ["decides_a_size", "may_be_a_size"]
+__all__ = ["HARMLESS", "READ", "decides_a_size", "may_be_a_size"]
 
 _WORDS = re.compile(
     r"expert|moe|layer|attn|attention|head|kv|dim|size|group|block|index|ngram|residual|quant|rank|width|window|mamba|ssm|shared|latent|"
@@ -18,7 +18,86 @@ _DECISIVE = re.compile(
     r"(moe|expert).*(hidden|size|dim|width|inner|rank|latent)|(hidden|size|dim|width).*(moe|expert)|ngram|residual.*(moe|mlp|dense|dim)"
     r"|dense.*residual|(embed|embedding).*(dim|size)|(attn|attention|head|kv|query|key|value|qkv?).*(dim|rank|width)|latent.*(dim|size)"
 )
-_HARMLESS = {
+_READ = {
+    "width of the hidden state": "hidden_size d_model n_embd dim ffn_config.hidden_size",
+    "vocabulary, tied embeddings": "vocab_size tie_word_embeddings tie_embedding tied_embeddings",
+    "decoder layers": "num_hidden_layers n_layers num_layers n_layer",
+    "layers of multi-token prediction, whose rows are cut from lists": (
+        "num_nextn_predict_layers num_mtp_layers num_mtp_modules num_mtp mtp_num_hidden_layers mtp_num_layers"
+    ),
+    "blocks one by one": "hybrid_override_pattern layers_block_type layer_types",
+    "layers with experts, one by one": (
+        "moe_layers moe_layers_enum moe_layer_list mlp_layer_types moe_layer_freq mlp_only_layers"
+    ),
+    "layers with experts, by rule": (
+        "first_k_dense_replace first_k_dense_layers num_dense_layers n_dense_first_layers moe_layer_num_skipped "
+        "moe.first_k_dense_replace moe.route_every_n moe_layer_start_index moe_layer_end_index decoder_sparse_step "
+        "interleave_moe_layer_step moe_layer_interval moe_expert_interval moe_layer_frequency moe_every_n_layer "
+        "moe_layer_offset expert_layer_period expert_layer_offset"
+    ),
+    "attention of layers, one by one": (
+        "attn_type_list hybrid_layer_pattern linear_attn_config.full_attn_layers linear_attn_config.kda_layers "
+        "no_rope_layers per_layer_config num_attention_heads_per_layer"
+    ),
+    "attention of layers, by rule": (
+        "full_attention_interval layer_group_size attn_layer_period attn_layer_offset sliding_window_pattern "
+        "_sliding_window_pattern global_attn_every_n_layers global_attn_every_n prefix_dense_sliding_window_pattern "
+        "no_rope_layer_interval use_sliding_window max_window_layers"
+    ),
+    "windows": "sliding_window sliding_window_size attention_other_setting.sliding_window attention_chunk_size",
+    "routed experts": (
+        "num_experts n_routed_experts num_local_experts moe_num_experts num_routed_experts n_experts "
+        "ffn_config.moe_num_experts moe.num_experts moe_config.moe_num_experts"
+    ),
+    "experts of a token": (
+        "num_experts_per_tok moe_topk moe_top_k moe_k num_experts_per_token experts_per_token experts_top_k top_k_experts "
+        "num_selected_experts ffn_config.moe_top_k moe.num_experts_per_tok moe_config.moe_top_k"
+    ),
+    "width of an expert": (
+        "moe_intermediate_size expert_ffn_hidden_size expert_intermediate_size moe_ffn_hidden_size "
+        "ffn_config.ffn_hidden_size moe.expert_hidden_dim moe_config.ffn_hidden_size"
+    ),
+    "state of experts": "moe_latent_size routed_expert_hidden_size moe_hidden_size",
+    "width of shared experts, in all or of one": (
+        "shared_expert_intermediate_size shared_intermediate_size share_expert_dim share_expert_dims "
+        "moe_shared_expert_intermediate_size"
+    ),
+    "shared experts": ("n_shared_experts num_shared_experts num_shared_expert moe_num_shared_experts moe.num_shared_experts"),
+    "blocks beside the experts": "residual_moe parallel_attn_mlp_res use_residual enable_moe_block",
+    "width of dense layers": "dense_intermediate_size prefix_dense_intermediate_size intermediate_size_mlp",
+    "plain width, of dense layers or experts": "intermediate_size ffn_hidden_size hidden_dim",
+    "matrices of a block": "mlp_hidden_act hidden_act activation_function hidden_activation",
+    "attention heads": "num_attention_heads n_heads n_head",
+    "key-value heads": (
+        "num_key_value_heads num_attention_groups attn_config.kv_n_heads num_kv_heads n_kv_heads n_head_kv "
+        "multi_query_group_num num_query_groups"
+    ),
+    "width of a head": "head_dim attention_head_dim kv_channels v_head_dim qk_head_dim",
+    "ranks": "kv_lora_rank q_lora_rank share_q_dim qk_nope_head_dim qk_rope_head_dim",
+    "gates of attention": "attn_output_gate attention_output_gate mla_use_output_gate",
+    "attention of windowed layers": (
+        "swa_num_attention_heads swa_num_key_value_heads swa_head_dim swa_v_head_dim num_sliding_attention_heads "
+        "attention_other_setting.num_attention_heads attention_other_setting.num_attention_groups "
+        "attention_other_setting.head_dim attention_other_setting.attention_type global_head_dim "
+        "num_global_key_value_heads attention_k_eq_v"
+    ),
+    "linear attention": (
+        "linear_num_value_heads linear_num_key_heads linear_key_head_dim linear_value_head_dim "
+        "linear_attn_config.num_heads linear_num_heads linear_attn_config.head_dim linear_head_dim "
+        "linear_attn_config.use_full_rank_gate linear_attn_config.short_conv_kernel_size short_conv_kernel_size "
+        "linear_conv_kernel_dim num_kv_heads_for_linear_attn"
+    ),
+    "state-space and convolution layers": (
+        "mamba_num_heads mamba_n_heads mamba_head_dim mamba_d_head mamba_expand expand n_groups mamba_n_groups "
+        "ssm_state_size mamba_d_state conv_kernel mamba_d_conv chunk_size mamba_chunk_size mamba_dt_rank conv_L_cache"
+    ),
+    "number formats": "torch_dtype dtype expert_dtype quantization_config compression_config quantization",
+    "family": "model_type is_encoder_decoder _name _source",
+}
+READ = {what: tuple(keys.split()) for what, keys in _READ.items()}
+"""What a value is -> every key that is read for it, in the order of precedence where they are spellings of one value."""
+
+HARMLESS = {
     "training: losses, initial values, dropout": (
         r".*(dropout|drop_rate|_drop|aux_loss|z_loss|_loss_|loss_coef|loss_weight|initializer|init_std|init_method).*",
         r"(moe|expert)_(warmup|capacity|dropping|jitter|token_drop|expert_balance).*|.*(capacity_factor|token_dropping|jitter_noise)",
@@ -74,7 +153,7 @@ _HARMLESS = {
 }
 """Reason -> patterns of whole names of keys."""
 
-_KNOWN = re.compile("|".join(f"(?:{pattern})" for patterns in _HARMLESS.values() for pattern in patterns))
+_KNOWN = re.compile("|".join(f"(?:{pattern})" for patterns in HARMLESS.values() for pattern in patterns))
 
 
 def decides_a_size(key: str) -> bool:

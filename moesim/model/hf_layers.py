@@ -47,13 +47,12 @@ _LEADING = (
     "first_k_dense_replace",
     "num_dense_layers",
     "n_dense_first_layers",
-    "n_dense_layers",
     "first_k_dense_layers",
     "moe_layer_num_skipped",
     "moe.first_k_dense_replace",
 )
-_LISTED = ("moe_layers", "moe_layers_enum", "moe_layer_list", "moe_layer_indices")
-_PER_LAYER = ("mlp_layer_types", "ffn_layer_types", "moe_layer_freq", "moe_layer_pattern", "is_moe_layer")
+_LISTED = ("moe_layers", "moe_layers_enum", "moe_layer_list")
+_PER_LAYER = ("mlp_layer_types", "moe_layer_freq")
 _MTP = ("num_nextn_predict_layers", "num_mtp_layers", "num_mtp_modules", "mtp_num_hidden_layers", "mtp_num_layers", "num_mtp")
 _STEPS = (
     "decoder_sparse_step",
@@ -61,7 +60,6 @@ _STEPS = (
     "moe_layer_interval",
     "moe_expert_interval",
     "moe_layer_frequency",
-    "moe_every_n",
 )
 """Every how many layers the last one has experts."""
 _RULES = (

@@ -13,11 +13,11 @@ from moesim.model.hf_experts import EXPERTS
 from moesim.model.hf_fields import Fields
 from moesim.model.hf_layers import LAYERS
 
-__all__ = ["refuse"]
+__all__ = ["INDEXER", "UNMODELLED", "refuse"]
 
 _ENCODER_DECODER = ("switch_transformers", "nllb-moe", "nllb_moe", "t5", "umt5")
 _DENSE_READS_RIGHT = ("deepseek_v32", "glm_moe_dsa", "minimax_m3", "mistral_large4")
-_INDEXER = (
+INDEXER = (
     "index_n_heads",
     "index_head_dim",
     "indexer_types",
@@ -47,7 +47,7 @@ class _Feature(NamedTuple):
 _SPARSE = _Feature(
     "sparse attention with an indexer", _DENSE_READS_RIGHT, "Without '{key}' the model is read as attending to all tokens"
 )
-_UNMODELLED = {
+UNMODELLED = {
     "index_topk": _SPARSE,
     "sparse_attention_config": _SPARSE,
     "index_topk_blocks": _SPARSE,
@@ -62,12 +62,10 @@ _UNMODELLED = {
     "hidden_size_per_layer_input": _Feature("embeddings of each layer"),
     "use_double_wide_mlp": _Feature("feed-forward blocks of two widths"),
     "ngram_vocab_size_ratio": _Feature("embeddings of n-grams"),
-    "oe_vocab_sizes": _Feature("embeddings of n-grams"),
     "engram_layer_ids": _Feature("embeddings of n-grams"),
     "block_configs": _Feature("blocks of sizes of their own"),
     "moe_num_heads": _Feature("attention made of experts"),
     "mamba_d_ssm": _Feature("layers with attention and a state-space part side by side"),
-    "layers_attn_type": _Feature("attention kinds that are named elsewhere"),
 }
 _FAMILIES = {
     "jetmoe": "attention made of experts",
@@ -88,11 +86,11 @@ def refuse(fields: Fields) -> None:
         hint = "" if path else fields.misspelt(EXPERTS)
         raise InputError(Mistake(f"not a Mixture-of-Experts model: {reason}.{hint}", path))
     if kind.startswith(_DENSE_READS_RIGHT):
-        fields.heed(*_INDEXER)  # weigh 0.2 % at most
+        fields.heed(*INDEXER)  # weigh 0.2 % at most
     if isinstance(experts, list) and len(experts) == 2 and fields.find(*LAYERS)[1] != 2:
         message = f"experts in 2 groups, one for text and one for images, cannot be modelled yet. {_BY_KEY}"
         raise InputError(Mistake(message, path))
-    for key, feature in _UNMODELLED.items():
+    for key, feature in UNMODELLED.items():
         place, value = fields.find(key)
         if place and not feature.harmless(value):
             advice = feature.advice.format(key=key) if kind.startswith(feature.families or ("\0",)) else _BY_KEY

@@ -1,9 +1,16 @@
 """Which keys of public configurations are known to change no size, and which names raise an eyebrow."""
 
-import pytest
-from model_configs import config, read
+from pathlib import Path
 
-from moesim.model.hf_keys import decides_a_size, may_be_a_size
+import pytest
+import yaml
+from model_configs import config, read
+from models_page import FACTS, spelt_out
+
+from moesim.model import hf_fields, read_config
+from moesim.model.hf_fields import Fields
+from moesim.model.hf_keys import READ, decides_a_size, may_be_a_size
+from moesim.model.hf_unmodelled import INDEXER, UNMODELLED
 
 HARMLESS = """
 add_cross_attention add_full_attention_sink_bias add_swa_attention_sink_bias anyres_pooling_size
@@ -31,6 +38,27 @@ topk_method use_bidirectional_attention use_conv_bias use_expert_bias use_groupe
 use_mixed_mlp_moe use_moe_router_bias vision_feature_layer vocab_size_per_layer_input zero_expert_type
 """
 """Keys that stand in configurations of public models, sound like sizes and are none."""
+
+
+KEYS = {key for keys in READ.values() for key in keys}
+FOLDER = Path(hf_fields.__file__).parent
+SOURCE = "".join(path.read_text("utf-8") for path in FOLDER.glob("h*.py") if path.name != "hf_keys.py")
+
+
+def test_no_other_key_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: set[str] = set()
+    find, heed = Fields.find, Fields.heed
+    monkeypatch.setattr(Fields, "find", lambda self, *keys: (asked.update(keys), find(self, *keys))[1])
+    monkeypatch.setattr(Fields, "heed", lambda self, *keys: (asked.update(keys), heed(self, *keys))[1])
+    for row in yaml.safe_load(FACTS.read_text("utf-8"))["models"]:
+        read_config(spelt_out(row["config"]))
+    assert len(asked) > 150
+    assert asked <= KEYS | set(UNMODELLED) | set(INDEXER)
+
+
+@pytest.mark.parametrize("key", sorted(KEYS))
+def test_every_key_of_the_table_is_read_somewhere(key: str) -> None:
+    assert f'"{key}"' in SOURCE or f'{{_OTHERS}}.{key.rsplit(".", 1)[-1]}"' in SOURCE
 
 
 @pytest.mark.filterwarnings("error")

@@ -10,6 +10,8 @@ from model_configs import BASE, config, mistakes, read
 
 from moesim.errors import InputError, Mistake
 from moesim.model import Architecture, GroupedQuery, Latent, Linear, Precision, read_config
+from moesim.model.hf_keys import READ
+from moesim.model.hf_unmodelled import UNMODELLED
 
 
 def test_a_plain_config() -> None:
@@ -441,14 +443,10 @@ ANYTHING = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["quant_method", "bits", "weights"]), inner),
     max_leaves=4,
 )
-OPTIONAL = (
-    "moe_layers moe_layer_freq mlp_only_layers layer_types attn_type_list full_attention_interval sliding_window "
-    "attention_chunk_size no_rope_layers kv_lora_rank n_shared_experts text_config first_k_dense_replace quantization_config "
-    "torch_dtype tie_word_embeddings linear_num_value_heads moe_layer_end_index use_sliding_window"
-)
+KEYS = sorted({key for keys in READ.values() for key in keys if "." not in key} | set(UNMODELLED) | {"text_config", "moe"})
 
 
-@given(st.dictionaries(st.sampled_from([*BASE, *OPTIONAL.split()]), ANYTHING, min_size=1, max_size=4))
+@given(st.dictionaries(st.sampled_from(KEYS), ANYTHING, min_size=1, max_size=4))
 def test_whatever_a_value_is_it_is_read_or_refused_cleanly(changes: dict[str, Any]) -> None:
     with contextlib.suppress(InputError):
         assert read(**changes).total_parameters > 0
