@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import moesim
-from moesim.errors import InputError, Mistake
+from moesim.errors import InputError, Mistake, MoesimError, excerpt
 from moesim.report.html import Html, element, joined, unbroken
 from moesim.writing import file_target, write
 
@@ -46,7 +46,20 @@ def write_page(directory: str | Path, out: str | Path | None = None) -> Path:
     target = place / "report.html" if out is None else Path(out)
     if out is not None or place.is_dir():
         file_target(target)
-    return write(target, html(_page(place)))
+    return write(target, html(_whole_page(place)))
+
+
+def _whole_page(place: Path) -> Page:
+    """The page of `place`; InputError where a file in it holds something else than this version writes there."""
+    try:
+        return _page(place)
+    except (MoesimError, OSError):
+        raise
+    except Exception as error:  # files may hold anything: a key that is missing, text for a number
+        told = f"holds something else than moesim {moesim.__version__} writes ({type(error).__name__}: {excerpt(str(error))})"
+        raise InputError(
+            Mistake(f"{told}; run it again, or report this if it was written by this version", file=str(place))
+        ) from error
 
 
 def _page(place: Path) -> Page:
