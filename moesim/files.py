@@ -13,8 +13,9 @@ import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import NoReturn
 
 from moesim.errors import InputError, Mistake
 
@@ -75,7 +76,7 @@ def expanded(path: str | Path) -> Path:
 
 
 @contextmanager
-def opened(path: Path, *, shown: str = "", missing: str = "no such file") -> Iterator[BinaryIO]:
+def opened(path: Path, *, shown: str = "", missing: str = "no such file") -> Iterator[BufferedReader]:
     """The regular file at `path`, opened for reading; never waits for a pipe. InputError where it cannot be read.
 
     `shown` is how messages name the file (default: the path as given), `missing` the message where there is none. What fails
@@ -164,7 +165,7 @@ def decoded(raw: bytes, shown: str, line: int = 1, offset: int = 0) -> str:
         raise InputError(Mistake(f"not UTF-8 text ({where}); save the file as UTF-8", "", shown, line, column)) from None
 
 
-def _unpacked(file: BinaryIO, shown: str, limit: int) -> Iterator[bytes]:
+def _unpacked(file: BufferedReader, shown: str, limit: int) -> Iterator[bytes]:
     """The file's bytes in parts, unpacked where it is packed."""
     begin = file.read(len(_ZSTD))
     file.seek(0)
@@ -184,7 +185,7 @@ def _unpacked(file: BinaryIO, shown: str, limit: int) -> Iterator[bytes]:
         yield part
 
 
-def _gunzipped(file: BinaryIO, shown: str) -> Iterator[bytes]:
+def _gunzipped(file: BufferedReader, shown: str) -> Iterator[bytes]:
     try:
         with gzip.GzipFile(fileobj=file) as stream:
             yield from iter(lambda: stream.read(_CHUNK), b"")
@@ -194,7 +195,7 @@ def _gunzipped(file: BinaryIO, shown: str) -> Iterator[bytes]:
         _refuse(f"is damaged: not gzip data ({error})", shown)
 
 
-def _zstd(file: BinaryIO, shown: str) -> Iterator[bytes]:
+def _zstd(file: BufferedReader, shown: str) -> Iterator[bytes]:
     try:
         library = importlib.import_module("compression.zstd")  # Python 3.14
         stream, wrong = library.ZstdFile(file), library.ZstdError

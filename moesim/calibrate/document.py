@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from moesim import writing
+from moesim import files, writing
 from moesim.errors import InputError, Mistake, MoesimError
 from moesim.writing import file_target
 
@@ -76,12 +76,17 @@ def _scalar(item: Any) -> str:
     return word if _PLAIN.match(word) and word.lower() not in _WORDS else json.dumps(word, ensure_ascii=False)
 
 
+def _is_ours(path: Path) -> bool:
+    with files.opened(path) as file:
+        return file.read(len(MARK)) == MARK.encode()
+
+
 def writable(path: Path) -> Path:
     """`path`, made absolute; InputError where a file of somebody else's stands there, or nothing can be written."""
     path = file_target(path.expanduser().absolute())
     if path.suffix not in (".yaml", ".yml"):
         raise InputError(Mistake("a profile is a YAML file; write a name that ends in .yaml", file=str(path)))
-    if path.exists() and not path.read_text("utf-8", errors="replace").startswith(MARK):
+    if path.exists() and not _is_ours(path):
         raise InputError(Mistake("is there already, and no calibration wrote it; name another file", file=str(path)))
     return path
 

@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from moesim import files
 from moesim.experiment.imports import sources
 
 __all__ = ["file_digest", "foreign_code", "physics"]
@@ -44,7 +45,7 @@ def file_digest(path: Path) -> str:
 
 @lru_cache(maxsize=256)
 def _file_digest(path: Path, changed: int, size: int) -> str:
-    with path.open("rb") as file:
+    with files.opened(path) as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 

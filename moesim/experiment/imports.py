@@ -13,6 +13,8 @@ from functools import lru_cache
 from importlib.machinery import all_suffixes
 from pathlib import Path
 
+from moesim import files
+
 __all__ = ["sources"]
 
 _CALLS = ("import_module", "__import__")
@@ -58,7 +60,7 @@ def _located(root: Path, name: str) -> Path | None:
 def _imported(path: Path, package: str, _changed: int, _size: int) -> tuple[str, ...]:
     """Dotted names of all modules that a file may import, wherever in it, with the packages that they lie in."""
     try:
-        tree = ast.parse(path.read_bytes())
+        tree = ast.parse(files.read_bytes(path))
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # no source, such as an extension module
         return ()
     names: dict[str, None] = {}

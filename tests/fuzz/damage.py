@@ -197,11 +197,11 @@ def _array(array: np.ndarray[Any, Any], random: Random) -> np.ndarray[Any, Any]:
         return np.repeat(array, 3, axis=0)
     if kind == 4:
         return np.zeros(random.choice(((), (0,), (0, 0, 0), (10**6,), (3, 2, 2))), random.choice(("u1", "i8", "f8")))
-    changed = array.astype(random.choice(("i8", "f8", "u8")))
-    if changed.size:
-        value = random.choice((-1, 0, 255, 2**31, 2**62, 2**63 - 1, 10**15))
-        with np.errstate(all="ignore"):
-            changed.reshape(-1)[random.randrange(changed.size)] = np.array(value).astype(changed.dtype)
+    with np.errstate(all="ignore"):
+        changed = array.astype(random.choice(("i8", "f8", "u8")))
+        if changed.size:
+            value = np.array(random.choice((-1, 0, 255, 2**31, 2**62, 2**63 - 1, 10**15)))
+            changed.reshape(-1)[random.randrange(changed.size)] = value.astype(changed.dtype)
     return changed
 
 

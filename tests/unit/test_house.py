@@ -138,6 +138,37 @@ def test_modules_say_what_they_own_and_stay_small(path: Path) -> None:
             assert (node.end_lineno or 0) - node.lineno < 60, f"{node.name} does not fit a screen"
 
 
+READERS = {
+    "files.py": "the one way in",
+    "writing.py": "the one way out",
+    "strict_json.py": "the one reader of JSON",
+    "workload/npzfile.py": "the one reader of arrays",
+    "model/catalogue.py": "configurations inside the package",
+    "report/page.py": "style and script inside the package",
+    "policies/page.py": "a page of the checkout",
+    "calibrate/machine.py": "the files of the kernel",
+    "experiment/fingerprint.py": "moesim's own code",
+    "experiment/sweep.py": "JSON that was written a line before",
+    "jit.py": "moesim's own code",
+    "workload/kept.py": "its own cache, whose files are checked by their seal",
+}
+"""Modules that may open files or parse documents themselves, and which."""
+
+
+@pytest.mark.parametrize("path", _modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_of_others_come_in_one_way(path: Path) -> None:
+    name = path.relative_to(PACKAGE).as_posix()
+    if name in READERS or name.startswith("validation/"):  # its own inputs, beside the checkout
+        return
+    functions = {"json.load", "json.loads", "np.load", "gzip.open", "open", "yaml.safe_load"}
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Call):
+            owner, _, called = ast.unparse(node.func).rpartition(".")
+            reads = called in ("read_text", "read_bytes") and owner != "files"
+            assert not reads, f"{name}:{node.lineno} reads a file; moesim.files does"
+            assert ast.unparse(node.func) not in functions, f"{name}:{node.lineno} calls {called}; moesim.files reads"
+
+
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["run", "--help"]])
 def test_commands_start_without_heavy_imports(arguments: list[str]) -> None:
     program = (

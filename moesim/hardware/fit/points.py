@@ -6,7 +6,6 @@ Knows their columns, nothing of models; the files are not part of this package.
 from __future__ import annotations
 
 import csv
-import gzip
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from moesim import files
 from moesim.hardware.experts import FloatArray
 
 __all__ = ["BITS", "MOE_SOURCE", "Gemms", "Layer", "distinct_experts", "formats", "frameworks", "gemm_formats", "gemms",
@@ -49,11 +49,7 @@ class Gemms(NamedTuple):
 
 @cache
 def _rows(path: Path) -> tuple[_Row, ...]:
-    if path.suffix == ".gz":
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            return tuple(csv.DictReader(file))
-    with path.open(encoding="utf-8") as file:
-        return tuple(csv.DictReader(file))
+    return tuple(csv.DictReader(line for _, line in files.read_lines(path)))
 
 
 def _moe(data: Path, system: str) -> list[_Row]:
