@@ -6,7 +6,9 @@ Adds up; decides and times nothing. Seconds are those of the cost models, each o
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,19 @@ _MANY = 2.0**50
 """FLOP or bytes beside which fixed costs of a kernel do not count."""
 
 
+@dataclass
+class _ExpertSums:
+    """Experts of a phase on a device, in whole numbers: no sum depends on how many visits were taken together."""
+
+    pairs: int = 0
+    shared: int = 0
+    """(token, expert) pairs that went past the shared experts."""
+    time: int = 0
+    """ps."""
+    reads: Counter[float] = field(default_factory=Counter)
+    """Bytes -> how often weights of that size were read."""
+
+
 class Operations:
     """Enters the work of a run into its breakdown."""
 
@@ -31,6 +46,8 @@ class Operations:
         self._kept = kept = recorder.breakdown
         self._phase = ""
         self._bytes = deployment.expert_bytes
+        self._experts: dict[tuple[str, str], _ExpertSums] = {}
+        """(phase, device) -> what its experts did."""
         first = float(self._bytes.flat[0])
         self._alike = first if (self._bytes == first).all() else None
         """Bytes of every expert, where all are stored alike."""
@@ -98,24 +115,36 @@ class Operations:
         self._recorder.rounded += int(np.count_nonzero(on_gpu)) + int(work.uploads.sum()) + len(counts)
         for part in work.sides:
             on_gpu = on_gpu & ~part.runs
-            self._experts(part.side.name, int(part.tokens.sum()), self._read(part.runs, layers, asked), int(part.work.sum()))
-        shared = float(counts.sum()) / model.top_k * model.shared_flops
-        nbytes = self._read(on_gpu, layers, asked) + len(counts) * model.shared_bytes
-        time = int(work.gpu_first.sum() + work.gpu_after.sum())
-        self._experts(self._problem.system.gpu_name, int(work.gpu_tokens.sum()), nbytes, time, shared)
+            here = self._experts_on(part.side.name)
+            here.pairs += int(part.tokens.sum())
+            here.time += int(part.work.sum())
+            here.reads.update(self._read(part.runs, layers, asked))
+        here = self._experts_on(self._problem.system.gpu_name)
+        here.pairs += int(work.gpu_tokens.sum())
+        here.shared += int(counts.sum())
+        here.time += int(work.gpu_first.sum() + work.gpu_after.sum())
+        here.reads.update(self._read(on_gpu, layers, asked))
+        here.reads.update({model.shared_bytes: len(counts)})
 
-    def _read(self, runs: BoolArray, layers: IntArray, asked: FloatArray | None) -> float:
-        """Bytes of the experts `runs` [V, E]."""
-        if asked is not None:
-            return float(asked[runs].sum())
-        if self._alike is not None:
-            return self._alike * int(np.count_nonzero(runs))
-        return float(self._bytes[layers][runs].sum())
+    def _experts_on(self, device: str) -> _ExpertSums:
+        return self._experts.setdefault((self._phase, device), _ExpertSums())
 
-    def _experts(self, device: str, pairs: int, nbytes: float, time: int, flops: float = 0.0) -> None:
-        if time:
-            flops += pairs * self._problem.model.expert_flops
-            self._kept.operate(self._phase, device, "experts", flops, nbytes, time / SECOND)
+    def _read(self, runs: BoolArray, layers: IntArray, asked: FloatArray | None) -> dict[float, int]:
+        """Bytes -> how many of the experts `runs` [V, E] are so large."""
+        if asked is None and self._alike is not None:
+            return {self._alike: int(np.count_nonzero(runs))}
+        sizes, numbers = np.unique((self._bytes[layers] if asked is None else asked)[runs], return_counts=True)
+        return dict(zip(sizes.tolist(), numbers.tolist(), strict=True))
+
+    def close(self) -> None:
+        """Enters the experts at the end of the run."""
+        model = self._problem.model
+        for (phase, device), sums in self._experts.items():
+            flops = sums.pairs * model.expert_flops + sums.shared / model.top_k * model.shared_flops
+            nbytes = sum(size * sums.reads[size] for size in sorted(sums.reads))
+            if sums.time:
+                self._kept.operate(phase, device, "experts", flops, nbytes, sums.time / SECOND)
+        self._experts.clear()
 
 
 def roofs(problem: Problem) -> dict[str, tuple[float, float]]:

@@ -89,6 +89,8 @@ class Timing:
         self._last: dict[str, int] = {}
         self._running: dict[str, int] = {}
         self._ends: list[tuple[int, int]] = []
+        self._booked: dict[int, int] = {}
+        """Running operation -> ps of it that are in `busy` already, or were."""
         self._forgotten = 0
 
     def enlist(self) -> list[int]:
@@ -147,15 +149,20 @@ class Timing:
             while self._ends and self._ends[0][0] == now:
                 number = heapq.heappop(self._ends)[1]
                 self._book(number, operations[number].service)
+                self._booked.pop(number, None)
                 self.finish(number, now)
         return self.end[until]
 
     def _book(self, number: int, spent: int) -> None:
+        """`spent` ps of the operation are done by now."""
         lane = self.program.operations[number].lane
-        self.busy[lane] = self.busy.get(lane, 0) + spent
+        self.busy[lane] = self.busy.get(lane, 0) + spent - self._booked.get(number, 0)
+        self._booked[number] = spent
 
-    def take_busy(self) -> dict[str, int]:
-        """Lane -> ps at work since the last call."""
+    def take_busy(self, now: int) -> dict[str, int]:
+        """Lane -> ps at work since the last call, up to `now`."""
+        for _, number in self._ends:
+            self._book(number, now - self.start[number])
         taken, self.busy = self.busy, {}
         return taken
 
@@ -164,6 +171,7 @@ class Timing:
         left = {number: end - now for end, number in self._ends}
         for number, rest in left.items():
             self._book(number, self.program.operations[number].service - rest)
+        self._booked.clear()
         self._ends.clear()
         return left
 

@@ -67,6 +67,7 @@ def simulate(
     recorder.events = clock.events
     recorder.layers.time += recorder.layers.attention + recorder.layers.experts
     context.machine.close()
+    context.operations.close()
     recorder.drop_idle_lanes()
     recorder.peak = dict(context.residency.peak)
     recorder.breakdown.resident[:] = context.residency.resident

@@ -131,7 +131,7 @@ class StreamWalk:
             end = self._timing.run(machine.now, last)
             if end > machine.now:
                 yield machine.clock.after(end - machine.now, "a pass")
-        context.ledger.add(context.recorder.busy, self._timing.take_busy())
+        context.ledger.add(context.recorder.busy, self._timing.take_busy(machine.now))
 
     def _close(self, marks: LayerMarks, begin: int, last: int) -> None:
         """Books the time of each layer, until its router and from there to its end, and what held it back meanwhile."""

@@ -60,10 +60,15 @@ def _computed(costs: Costs) -> Iterator[Operation]:
     system, gpu = costs.system, costs.system.gpu_name
     where: Path = ("hardware", "devices", gpu)
     yield where, float(costs.gpu(1)), f"one token of an expert on {gpu}"
-    for work in ("router", "shared", "dense", "head"):
-        yield where, float(getattr(costs, work)(1)), f"one token of the {work} on {gpu}"
-    for work in ("projections", "output"):
-        yield where, float(getattr(costs, work)(gpu, 1)), f"one token of the attention {work} on {gpu}"
+    for name, seconds in (
+        ("the router", costs.router(1)),
+        ("the shared experts", costs.shared(1)),
+        ("a dense layer", costs.dense(1)),
+        ("the LM head", costs.head(1)),
+        ("the QKV projection", costs.projections(gpu, 1)),
+        ("the output projection", costs.output(gpu, 1)),
+    ):
+        yield where, float(seconds), f"one token of {name} on {gpu}"
     for tier in system.host_tiers:
         if costs.cpu_name is not None:
             reach, where = costs.reach(costs.cpu_name, tier), ("hardware", "devices", costs.cpu_name)
