@@ -50,5 +50,6 @@ class Lane:
     def take_one(self, ready: int, service: int) -> int:
         """The same for one job."""
         self.free_at = max(self.free_at, ready) + service
+        within(self.free_at, f"the work of {self.name}")
         self.busy += service
         return self.free_at

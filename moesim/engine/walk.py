@@ -13,7 +13,7 @@ import numpy as np
 from moesim.engine import closed_form
 from moesim.engine.answers import Answers, stacked
 from moesim.engine.attention import Chain
-from moesim.engine.clock import added, total
+from moesim.engine.clock import added, total, within
 from moesim.engine.context import Context
 from moesim.engine.eventful import AttentionWalk, ExpertWalk
 from moesim.engine.prelude import Prelude
@@ -36,10 +36,11 @@ def walk_prelude(context: Context, prelude: Prelude, layer: int | None = None) -
     """
     machine = context.machine
     if not context.by_events and not prelude.needs_events and machine.quiet:
+        end = machine.clock.after(prelude.duration, "attention") if prelude.duration else None
         context.ledger.add(context.recorder.busy, prelude.busy)
         context.ledger.critical(prelude.critical, "attention", layer)
-        if prelude.duration:
-            yield machine.clock.after(prelude.duration, "attention")
+        if end is not None:
+            yield end
         return None
     if context.closed_only:
         raise PolicyError("attention can't be timed in closed form (transfers contend or share a lane): use engine auto")
@@ -108,6 +109,7 @@ class PassWalk:
         needs_events = np.array([self.preludes[layer].needs_events for layer in self.layers.tolist()])
         evented = (needs_events & self.first) | self._needs_events(work, slice(None))
         before = np.array([self.preludes[layer].duration for layer in self.layers.tolist()]) * self.first
+        self._reached(before)
         after = self._book_closed(work, np.flatnonzero(~evented))
         np.add.at(context.recorder.layers.attention, self.layers[~evented], before[~evented])
         np.add.at(context.recorder.layers.experts, self.layers[~evented], after[~evented])
@@ -252,13 +254,19 @@ class PassWalk:
             timed = closed_form.serial(work, context.gpu, context.up, store)
         else:
             timed = closed_form.overlapped(work, context.gpu, context.up, store, context.deployment.staging)
-        context.ledger.closed(work, timed.critical, chosen, self.layers[rows], context.gpu, context.up)
         late = np.maximum(store - timed.end, 0)
+        self._reached(added("the experts of a layer", timed.end, late))
+        context.ledger.closed(work, timed.critical, chosen, self.layers[rows], context.gpu, context.up)
         if late.any():
             lane = next(prelude.store_lane for prelude in self.preludes if prelude.store_lane)
             for row, time in zip(rows.tolist(), late[chosen].tolist(), strict=True):
                 context.ledger.critical({lane: time}, "experts", int(self.layers[row]))
         return np.asarray(timed.end + late)
+
+    def _reached(self, durations: IntArray) -> None:
+        """Refuses visits of `durations` [V] that end beyond the clock, before they are booked."""
+        time = int(total("the layers of a pass", durations))
+        within(self.context.machine.now + time, f"the run up to the end of pass {self.one.index}")
 
     def _experts_by_events(self, row: int, work: VisitWork, stored: Any, moves: Moves | None = None) -> Events:
         context, layer = self.context, int(self.layers[row])
