@@ -19,8 +19,9 @@ FloatArray = NDArray[np.float64]
 _GAP = 1e-9
 """Share of the bound that the search may leave on the table."""
 _MAX_PLANES = 500
-_SLOWEST = 1e6
-"""Times the answer's size beyond which the search takes options as equally slow: they can carry no share worth having."""
+_SLOWEST = (1e9, 1e6, 1e3)
+"""Times the answer's size beyond which the search takes options as equally slow, as they carry next to no share of the work;
+the lower ones, which keep the solver's numbers closer together, where it fails with the higher."""
 
 
 class Programme(NamedTuple):
@@ -66,9 +67,8 @@ def lagrangian(programme: Programme, prices: FloatArray, rents: FloatArray) -> f
 def best_prices(programme: Programme) -> tuple[FloatArray, FloatArray]:
     """Best prices of the time rows [M] and rents of the memory rows [P]: the dual of the linear programme.
 
-    Times are in units of `reference`; options of more than `_SLOWEST` enter the search with that time, which keeps the solver's
-    numbers in range. Any prices are valid, so those found are so for the programme as it stands. Raises MoesimError where there
-    is no answer.
+    Times are in units of `reference`; longer ones than `_SLOWEST` enter the search cut to that. Any prices are valid, so those
+    found are valid for the programme as it stands. Raises MoesimError where there is no answer.
 
     The dual has a handful of unknowns, however many classes there are, and for given prices its value is the sum of
     each class's cheapest option. So it is solved by cutting planes: each choice of options is a plane above the dual
@@ -77,16 +77,25 @@ def best_prices(programme: Programme) -> tuple[FloatArray, FloatArray]:
     """
     # memory in shares of all bytes, so that every number the solver sees is near 1
     whole = np.maximum(np.maximum(programme.resident.sum(axis=1), programme.capacity), 1.0)
-    scaled = programme._replace(
-        time=np.minimum(programme.time, _SLOWEST),
-        resident=programme.resident / whole[:, None],
-        capacity=programme.capacity / whole,
-    )
+    scaled = programme._replace(resident=programme.resident / whole[:, None], capacity=programme.capacity / whole)
+    if (scaled.resident[:, _choice(scaled.resident.sum(axis=0), scaled.group)].sum(axis=1) > scaled.capacity + _GAP).any():
+        raise MoesimError("the work cannot be done: what only the GPU can run does not fit and cannot be uploaded")
+    failure = MoesimError()
+    for slowest in _SLOWEST:
+        try:
+            prices, rents = _search(scaled._replace(time=np.minimum(scaled.time, slowest)))
+        except MoesimError as error:
+            failure = error
+        else:
+            return prices, rents / whole
+    raise failure
+
+
+def _search(scaled: Programme) -> tuple[FloatArray, FloatArray]:
+    """Cutting planes over a programme whose numbers are near 1."""
     rows, phases = len(scaled.time), len(scaled.capacity)
     best, value = (np.full(rows, 1.0 / rows), np.zeros(phases)), -np.inf
     planes = [_plane(scaled, scaled.resident.sum(axis=0))]
-    if (planes[0][rows:] > _GAP).any():
-        raise MoesimError("the work cannot be done: what only the GPU can run does not fit and cannot be uploaded")
     # the first choice needs the least memory and so keeps rents from growing without end
     planes[0][rows:] = np.minimum(planes[0][rows:], 0.0)
     tried = best
@@ -98,7 +107,7 @@ def best_prices(programme: Programme) -> tuple[FloatArray, FloatArray]:
         top, tried = _highest(np.array(planes), rows)
         if top - value <= _GAP * abs(top):
             break
-    return best[0], best[1] / whole
+    return best
 
 
 def _plane(programme: Programme, cost: FloatArray) -> FloatArray:

@@ -276,3 +276,25 @@ def test_i11_no_schedule_with_a_dynamic_cache_beats_the_bound(
     work = PhaseWork.of(gpu[items], 1.0, cpu=cpu[items], passes=len(passed))
     best = best_schedule(gpu, cpu, len(passed), slots, upload, passed)
     assert lower_bound([work], Limits(slots, upload)).seconds <= best * (1 + 1e-12)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(st.integers(0, 2**32 - 1))
+def test_times_and_bytes_of_any_size_have_a_bound(seed):
+    rng = np.random.default_rng(seed)
+    classes = int(rng.integers(1, 5))
+
+    def numbers(low: float, high: float) -> np.ndarray:
+        return 10.0 ** rng.uniform(low, high, classes)
+
+    dense = Dense(*10.0 ** rng.uniform(-9, 9, 2))
+    work = PhaseWork(numbers(0, 2), numbers(-12, 6), numbers(-20, 25), numbers(-12, 25)[None], numbers(0, 12), 3, (dense,))
+    machine = Limits(10.0 ** rng.uniform(-3, 15), 10.0 ** rng.uniform(-9, 14))
+    uploaded = np.maximum(work.gpu, work.weight / machine.upload)
+    alone = float((work.count * np.minimum(work.cpu, uploaded)).sum()) + min(dense)
+    assert 0 <= lower_bound([work], machine).seconds <= alone * (1 + 1e-9)
+
+
+def test_an_option_that_is_slow_beyond_reason_changes_nothing() -> None:
+    machine = Limits(gpu_memory=24, upload=1)
+    assert lower_bound([one(cpu=1e20)], machine).seconds == pytest.approx(lower_bound([one()], machine).seconds, rel=CLOSE)
