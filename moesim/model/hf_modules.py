@@ -24,11 +24,18 @@ _PROJECTION = re.compile(
 )
 
 
+_DIRECT = re.compile(r"(mlp|ffn|feed_forward)\.\(?(gate|up|down|gate_up|w[123])")
+_FEED_FORWARD_NAME = re.compile(r"(?<![a-z])(gate_up|gate|up|down|w[123]|fc[12])(?![a-z])")
+_ATTENTION_NAME = re.compile(r"(?<![a-z])(q_a|q_b|kv_a|kv_b|qkv|kv|q|k|v)(?![a-z])")
+_MATRICES = {"gate_up": ("gate", "up"), "w1": ("gate",), "w3": ("up",), "w2": ("down",), "fc1": ("up",), "fc2": ("down",)}
+
+
 class Modules(NamedTuple):
-    """Parts of a model, in the layers of `layers` or in all when that is None."""
+    """Parts of a model, in the layers of `layers` or in all when that is None; of each the matrices named, all when none is."""
 
     parts: tuple[str, ...]
     layers: tuple[int, ...] | None = None
+    matrices: tuple[str, ...] = ()
 
 
 def modules(pattern: str) -> Modules:
@@ -38,11 +45,22 @@ def modules(pattern: str) -> Modules:
         return Modules(())
     match = _LAYER.search(text)
     if match is None:
-        return Modules(_parts(text))
+        return _named(text, None)
     listed = match.group(1)
     layers = [int(n) for n in listed.split("|")] if listed else range(int(match.group(2)), int(match.group(3)) + 1)
     rest = text[match.end() :].strip(".*")
-    return Modules(_parts(rest) if rest else (*FEED_FORWARD, *_ATTENTION), tuple(layers))
+    return _named(rest, tuple(layers)) if rest else Modules((*FEED_FORWARD, *_ATTENTION), tuple(layers))
+
+
+def _named(text: str, layers: tuple[int, ...] | None) -> Modules:
+    parts = _parts(text)
+    if parts == ("qkv",):
+        names = _ATTENTION_NAME.findall(text)
+        return Modules(parts, layers, () if {"qkv", "kv"} & set(names) else tuple(dict.fromkeys(names)))
+    if set(parts) <= {"experts", "shared", "dense"}:
+        names = [matrix for name in _FEED_FORWARD_NAME.findall(text) for matrix in _MATRICES.get(name, (name,))]
+        return Modules(parts, layers, tuple(dict.fromkeys(names)))
+    return Modules(parts, layers)
 
 
 def _parts(text: str) -> tuple[str, ...]:
@@ -54,14 +72,14 @@ def _parts(text: str) -> tuple[str, ...]:
         return ("router",)
     if "shared_expert" in text or "shared_mlp" in text:
         return ("shared",)
-    if "expert" in text or "fusedmoe" in text:
+    if re.search(r"expert|fusedmoe|switch_mlp", text):
         return ("experts",)
     if re.search(r"attn|attention|mixer|mamba", text):
         return _of_attention(re.sub(r".*?(attn|attention|mixer|mamba)", "", text))
     if _SMALL.search(text):
         return ()
     if _PROJECTION.search(text):
-        return ("dense",)
+        return ("dense",) if _DIRECT.search(text) else ("experts", "shared", "dense")
     if re.search(r"mlp|ffn|feed_forward|moe", text):
         return FEED_FORWARD
     return _of_attention(text) if _OUTPUT.search(text) or _QKV.search(text) else ()

@@ -9,15 +9,20 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from moesim.model.architecture import Architecture
+from moesim.model.attention import GroupedQuery
 from moesim.model.hf_fields import Fields
 from moesim.model.hf_methods import Quantization
-from moesim.model.hf_modules import FEED_FORWARD, PARTS, modules
+from moesim.model.hf_modules import FEED_FORWARD, PARTS, Modules, modules
 from moesim.model.hf_quantization import read_quantization
 from moesim.model.precision import Precision, bytes_of, canonical
 
 __all__ = ["Stored", "read_stored"]
 
 _EXPERT_FORMATS = {"fp4": "mxfp4", "mxfp4": "mxfp4", "nvfp4": "nvfp4", "fp8": "fp8", "bf16": "bf16", "bfloat16": "bf16"}
+
+
+Rules = dict[tuple[int | None, str], tuple[int, str]]
+"""(layer or None for all, matrix or nothing for all) -> (number of the rule, format)."""
 
 
 class Stored(NamedTuple):
@@ -75,44 +80,60 @@ def _base(fields: Fields) -> str:
 
 
 def _formats(model: Architecture, base: str, quantized: Quantization) -> dict[str, str]:
-    """The format of each part, averaged over the layers that have it."""
+    """The format of each part, averaged over the layers that have it and over its matrices."""
     linear = quantized.default or base
     usual = {**dict.fromkeys(PARTS, linear), "embedding": quantized.embedding or base, "head": base}
-    own: dict[str, dict[int, str]] = {part: {} for part in PARTS}
-    for pattern, name in (*quantized.named, *((pattern, base) for pattern in quantized.spared)):
-        for part, layer in _places(model, pattern, quantized.experts_apart):
-            if layer is None:
-                usual[part], own[part] = name, {}
-            else:
-                own[part][layer] = name
+    rules: dict[str, Rules] = {part: {(None, ""): (-1, usual[part])} for part in PARTS}
+    for order, (pattern, name) in enumerate((*quantized.named, *((pattern, base) for pattern in quantized.spared))):
+        named = modules(pattern)
+        for part, layer in _places(model, named, quantized.experts_apart):
+            for matrix in named.matrices or ("",):
+                rules[part][layer, matrix] = order, name
     moe = model.n_moe
     layers = {"experts": moe, "shared": moe, "router": moe, "dense": model.n_dense, "qkv": model.layers, "output": model.layers}
-    return {part: _mean(own[part], usual[part], layers.get(part, 1)) for part in PARTS}
+    return {part: _mean(rules[part], _matrices(model, part), layers.get(part, 1)) for part in PARTS}
 
 
-def _places(model: Architecture, pattern: str, experts_apart: bool) -> list[tuple[str, int | None]]:
-    """(part, layer) that `pattern` names; the layer is None for all. Blocks of Nemotron-H are counted apart from layers."""
-    named = modules(pattern)
-    if experts_apart and named.parts == FEED_FORWARD:
-        named = named._replace(parts=("shared", "dense"))
+def _places(model: Architecture, named: Modules, experts_apart: bool) -> list[tuple[str, int | None]]:
+    """(part, layer) that is named; the layer is None for all. Blocks of Nemotron-H are counted apart from layers."""
+    parts = ("shared", "dense") if experts_apart and named.parts in (FEED_FORWARD, ("dense",)) else named.parts
     if named.layers is None:
-        return [(part, None) for part in named.parts]
+        return [(part, None) for part in parts]
     moe = set(model.moe_layers)
     of_experts = ("experts", "shared", "router")
     return [
         (part, layer)
-        for part in named.parts
+        for part in parts
         for layer in named.layers
         if model.bare_layers or part in ("qkv", "output") or (layer in moe) == (part in of_experts)
     ]
 
 
-def _mean(own: Mapping[int, str], usual: str, layers: int) -> str:
-    """The format of a part in `layers` layers, of which some have their own."""
+def _matrices(model: Architecture, part: str) -> dict[str, float]:
+    """The matrices of a part by the names that checkpoints give them, each with its weights."""
+    kind, hidden = model.attention, model.hidden
+    if part in ("experts", "shared", "dense"):
+        return dict.fromkeys(("gate", "up", "down")[3 - model.matrices :], 1.0)
+    if part != "qkv":
+        return {"": 1.0}
+    if isinstance(kind, GroupedQuery):
+        keys, values = kind.kv_heads * kind.head_dim, kind.kv_heads * kind.value_width
+        return {"q": kind.qkv_parameters(hidden) / hidden - keys - values, "k": float(keys), "v": float(values)}
+    queries = kind.heads * (kind.nope_dim + kind.rope_dim)
+    of_queries = {"q_a": hidden * kind.q_rank, "q_b": kind.q_rank * queries} if kind.q_rank else {"q": hidden * queries}
+    latent = {"kv_a": hidden * (kind.kv_rank + kind.rope_dim), "kv_b": kind.kv_rank * kind.heads * kind.nope_dim}
+    return {name: float(weights) for name, weights in (of_queries | latent).items()}
+
+
+def _mean(rules: Rules, matrices: Mapping[str, float], layers: int) -> str:
+    """The format of a part in `layers` layers, of which some may have rules of their own; the last rule for a matrix holds."""
+    own = {layer for layer, _ in rules if layer is not None}
     counts: dict[str, float] = {}
-    for name in own.values():
-        counts[name] = counts.get(name, 0.0) + 1.0
-    counts[usual] = counts.get(usual, 0.0) + max(layers - len(own), 0)
+    for layer, times in (*((layer, 1) for layer in sorted(own)), (None, max(layers - len(own), 0))):
+        for matrix, weight in matrices.items():
+            places = ((layer, matrix), (layer, ""), (None, matrix), (None, ""))
+            name = max(rules[place] for place in places if place in rules)[1]
+            counts[name] = counts.get(name, 0.0) + weight * times
     return _average(counts)
 
 

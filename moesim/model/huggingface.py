@@ -42,6 +42,7 @@ def read_config(
         raise InputError(Mistake(f"a config.json is an object of keys and values, not {type(mapping).__name__}"))
     fields = Fields(mapping)
     refuse(fields)
+    modelled = not fields.mistakes
     kinds = read_layers(fields)
     hidden = fields.integer("hidden", "the width of the hidden state", _HIDDEN)
     tied = fields.text("model_type").startswith(_TIED_FAMILIES)
@@ -56,7 +57,7 @@ def read_config(
         **read_attention(fields, hidden, kinds),
     }
     stored = read_stored(fields, quantization)
-    unread = list(fields.unread(may_be_a_size))
+    unread = list(fields.unread(may_be_a_size)) if modelled else []  # what goes with an unknown feature is not read either
     blamed = fields.refuse_guesses(unread)
     for path, key in unread:
         if path not in blamed and decides_a_size(key):

@@ -112,6 +112,19 @@ def test_ignored_modules_keep_their_format() -> None:
     assert precision.attention not in (None, "fp8", "bf16")
 
 
+def test_matrices_named_on_their_own() -> None:
+    groups = (
+        group(["re:.*(gate|up)_proj"], type="int", num_bits=4, strategy="channel"),
+        group(["re:.*down_proj"], type="int", num_bits=8, strategy="channel"),
+        group(["re:.*self_attn.*"], type="int", num_bits=8, strategy="channel"),
+    )
+    precision = read(n_shared_experts=1, quantization_config=compressed(*groups)).precision
+    assert (precision.experts, precision.weights) == ("5.33333 bits", "5.33333 bits")
+    assert (precision.attention_name, precision.router_name) == ("8 bits", "bf16")
+    mixed = {"group_size": 64, "bits": 4, "model.layers.0.mlp.switch_mlp.down_proj": {"bits": 8, "group_size": 64}}
+    assert read(quantization=mixed).precision.experts == f"{4.5 + 4 / 3 / 4:.6g} bits"
+
+
 def test_whole_layers_that_are_spared() -> None:
     precision = read(
         quantization_config={"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": ["model.layers.0*"]}
@@ -175,6 +188,8 @@ def test_experts_in_a_format_of_their_own() -> None:
         ("model.embed_tokens", ("embedding",), None),
         ("model.layers.3.mlp.gate", ("router",), (3,)),
         ("model.layers.3.mlp.gate_proj", ("dense",), (3,)),
+        ("re:.*down_proj", ("experts", "shared", "dense"), None),
+        ("model.layers.3.mlp.switch_mlp.up_proj", ("experts",), (3,)),
         ("re:.*mlp\\.(gate|up|gate_up|down)_proj.*", ("dense",), None),
         ("model.layers.12.mlp.experts.7.up_proj", ("experts",), (12,)),
         ("re:.*shared_experts.*", ("shared",), None),
