@@ -44,10 +44,11 @@ def compiled(module: ModuleType) -> SimpleNamespace | None:
         import numba
     except ImportError:
         return None
-    if not ready(module):
-        logger.warning("compiling %s, once on this machine; takes some seconds", module.__name__)
     place = _place(module)
     kept = _writable(place)
+    if not ready(module):
+        often = "once on this machine" if kept else f"for this process alone, as {folder()} cannot be written to"
+        logger.warning("compiling %s, %s; takes some seconds", module.__name__, often)
     scope = dict(vars(module))
     config: Any = numba.config
     before, config.CACHE_DIR = config.CACHE_DIR, str(place)

@@ -21,7 +21,7 @@ __all__ = ["decoded", "recall"]
 def decoded(table: RoutingTable, requests: Iterable[int], passes: int | None = None) -> list[list[IntArray]]:
     """The decode passes of each of `requests` alone: one list of [L, E] counts for each (at most `passes` of them)."""
     number = table.decode.shape[1] if passes is None else min(passes, table.decode.shape[1])
-    return [[table.decode_counts(np.array([one]), position) for position in range(number)] for one in requests]
+    return [list(table.pass_counts(np.array([request]), 0, number)) for request in requests]
 
 
 def recall(

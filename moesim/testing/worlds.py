@@ -62,8 +62,7 @@ class World:
         requests = np.arange(self.job.requests)
         if self.job.passes and (self.job.output != self.job.output[0]).any():
             return False
-        counts = [self.routing.prefill_counts(requests)]
-        counts += [self.routing.decode_counts(requests, position) for position in range(self.job.passes)]
+        counts = [self.routing.prefill_counts(requests), *self.routing.pass_counts(requests, 0, self.job.passes)]
         ordered = np.sort(np.stack(counts), axis=-1)
         return bool((ordered[..., 1:] > ordered[..., :-1]).all())
 

@@ -130,7 +130,7 @@ class Process(NamedTuple):
 
     def popularity(self, tilts: FloatArray) -> FloatArray:
         """[L, ..., E] popularity by rank of the requests whose `tilts` [L, ..., E] these are, any scale."""
-        return np.stack([self.curve * exponential(self.tilt * layer) for layer in tilts])
+        return self.curve * exponential(self.tilt * tilts)
 
     def bounds(self) -> NDArray[np.uint32]:
         """[3, DEPTH + 1, L] 24-bit coins below these keep, remember, follow; by token position (the last row: any later one).

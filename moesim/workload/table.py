@@ -102,6 +102,17 @@ class RoutingTable:
         """
         return self.count(self.decode[requests, position])
 
+    def pass_counts(self, requests: IntArray, first: int, last: int) -> IntArray:
+        """[P, L, E] `decode_counts` of the decode passes `first` to `last` - 1 that `requests` [S] make together, in one call.
+
+        The caller leaves out requests that finish before: those with `last > output - 1`.
+        """
+        ids = self.decode[requests, first:last].astype(np.intp)
+        passes, cells = ids.shape[1], self.layers * self.experts
+        ids += self._offsets
+        ids += (np.arange(passes) * cells)[:, None, None]
+        return np.bincount(ids.ravel(), minlength=passes * cells).reshape(passes, self.layers, self.experts)
+
     def mixed_counts(self, requests: IntArray, positions: IntArray) -> IntArray:
         """[L, E] like `decode_counts`, each request of [S] at its own decode pass of `positions` [S]."""
         return self.count(self.decode[requests, positions])

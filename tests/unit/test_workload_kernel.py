@@ -12,10 +12,10 @@ import pytest
 
 from moesim import jit
 from moesim.streams import Streams
-from moesim.workload import kernel
+from moesim.workload import draws, kernel
 from moesim.workload.blocks import BLOCK, Process
 from moesim.workload.draw import AliasTable, mean_one
-from moesim.workload.draws import draw_with, walk
+from moesim.workload.draws import draw_job, draw_with, walk
 from moesim.workload.laws import IndependentLaw, StickyLaw, strides
 from moesim.workload.portable import exponential, logarithm, power_law
 from moesim.workload.table import Job
@@ -109,6 +109,46 @@ def test_threads_do_not_change_what_is_drawn(compiled, monkeypatch):
         drawn.append(draw_with(compiled, job, law, Streams(0), "routing"))
     assert np.array_equal(drawn[0].prefill, drawn[1].prefill)
     assert np.array_equal(drawn[0].decode, drawn[1].decode)
+
+
+def test_without_numba_numpy_draws(monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba", None)
+    jit.compiled.cache_clear()
+    try:
+        assert jit.compiled(kernel) is None
+        assert not jit.ready(kernel)
+    finally:
+        jit.compiled.cache_clear()
+    law, job = case(2)
+    monkeypatch.setattr(draws, "_LOADED", 0)
+    monkeypatch.setattr(jit, "compiled", lambda module: None)
+    assert np.array_equal(draw_job(job, law, Streams(2), "routing").prefill, walk(job, law, Streams(2), "routing").prefill)
+
+
+WITHOUT_A_HOME = """
+import numpy as np
+from test_workload_kernel import *
+job, law = Job(np.zeros(2), np.full(2, 9), np.full(2, 3), 2), IndependentLaw(np.ones((2, 8)), 2)
+functions = jit.compiled(kernel)
+assert functions is not None
+drawn = draw_with(functions, job, law, Streams(0), "routing")
+assert np.array_equal(drawn.prefill, walk(job, law, Streams(0), "routing").prefill)
+"""
+
+
+def test_where_nothing_can_be_kept_the_walk_is_compiled_all_the_same(compiled, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    environment = {**os.environ, "MOESIM_CACHE": str(tmp_path / "file" / "cache"), "HOME": str(tmp_path / "file")}
+    environment["PYTHONPATH"] = os.pathsep.join((str(ROOT), str(Path(__file__).parent)))
+    done = subprocess.run([sys.executable, "-c", WITHOUT_A_HOME], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("compiling moesim.workload.kernel, for this process alone") == 1
+
+
+def test_code_is_kept_for_later_processes(compiled):
+    law, job = case(1)
+    draw_with(compiled, job, law, Streams(0), "routing")
+    assert jit.ready(kernel)
 
 
 def ulps(value, exact):

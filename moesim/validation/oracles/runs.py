@@ -87,8 +87,7 @@ def _table(shape: _Shape, batch: int, routing: Any, passes: int = 40) -> Routing
 
 
 def _mean(table: RoutingTable, batch: int) -> float:
-    passes = table.decode.shape[1]
-    return float(np.mean([distinct(table.decode_counts(np.arange(batch), position)) for position in range(passes)]))
+    return float(distinct(table.pass_counts(np.arange(batch), 0, table.decode.shape[1])).mean())
 
 
 def _uniform(shape: _Shape, tokens: int, passes: int = 40) -> Row:

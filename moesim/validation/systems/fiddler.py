@@ -104,7 +104,7 @@ def _by_hand_once(prompt: int, kernel: tuple[float, float], replicate: int) -> F
     resident, costs = this.scenario.policy.deploy(problem).resident, problem.costs
     gpu, cpu = problem.system.devices[problem.system.gpu_name], problem.system.devices[str(costs.cpu_name)]
     everybody = np.arange(1)
-    counts = [routing.prefill_counts(everybody), *(routing.decode_counts(everybody, n) for n in range(OUTPUTS[-1] - 1))]
+    counts = [routing.prefill_counts(everybody), *routing.pass_counts(everybody, 0, OUTPUTS[-1] - 1)]
     upload = float(costs.copy(problem.model.expert_bytes, "ddr", problem.gpu_tier))
     seconds = []
     for number, one in enumerate(counts):
