@@ -12,12 +12,14 @@ import numpy as np
 
 from moesim.calibrate.cuda import TOKENS, Copy, GpuPoints, Work
 from moesim.calibrate.document import Value, quantity
+from moesim.calibrate.trust import Trust
 from moesim.hardware.experts import FloatArray, Roofline
 from moesim.hardware.fit.solve import BoolArray, Parameter, Residuals, Values, least_squares
 
 __all__ = ["SPLIT", "Fitted", "fit", "parts"]
 
 SPLIT = "every second size of copy and every second token count, from the first, is fitted on; the others are the test"
+_OF_PEAK = ("streaming", "efficiency")
 _KERNELS = 4
 """Kernels of an expert that is computed alone: two products, gate times up, and a slice."""
 _SHARES = (
@@ -34,6 +36,7 @@ class Fitted(NamedTuple):
     values: dict[str, float]
     fitted: Residuals
     tested: Residuals
+    trust: Trust
 
 
 def fit(points: GpuPoints) -> dict[str, Fitted]:
@@ -46,8 +49,8 @@ def _fitted(
 ) -> Fitted:
     found = least_squares(predict, seconds, chosen, search)
     predicted = predict(found)
-    held = [Residuals.of(predicted[half], seconds[half]) for half in (chosen, ~chosen)]
-    return Fitted(name, found, *held)
+    fitted, tested = (Residuals.of(predicted[half], seconds[half]) for half in (chosen, ~chosen))
+    return Fitted(name, found, fitted, tested, Trust.of(predicted, seconds))
 
 
 def _copies(copies: Sequence[Copy]) -> Fitted:
@@ -113,7 +116,7 @@ def parts(points: GpuPoints, found: dict[str, Fitted], source: str) -> dict[str,
     def of(name: str, keys: Sequence[str]) -> dict[str, Any]:
         one = found[name]
         text = f"fit of {one.name}, test points {one.tested.median:.1%} median, {one.tested.p90:.1%} p90"
-        return {key: Value(one.values[key], "measured", said(text)) for key in keys}
+        return {key: (one.trust.share if key in _OF_PEAK else one.trust.shape)(one.values[key], said(text)) for key in keys}
 
     experts, copies = found["experts"].values, found["copies"].values
     together = min(points.both, copies["rate"] + copies["reverse"])
@@ -129,7 +132,9 @@ def parts(points: GpuPoints, found: dict[str, Fitted], source: str) -> dict[str,
         "attention": {
             "streaming": Value(round(min(1.0, points.kv_rate / points.read), 4), "measured", said("decode attention"))
         },
-        "launch": Value(quantity(experts["launch"], "s"), "measured", said("fixed time of a layer of grouped experts")),
+        "launch": found["experts"].trust.shape(
+            quantity(experts["launch"], "s"), said("fixed time of a layer of grouped experts")
+        ),
         "fused": True,
     }
     memory = {
@@ -138,14 +143,15 @@ def parts(points: GpuPoints, found: dict[str, Fitted], source: str) -> dict[str,
         "usable": Value(0.94, "assumed", "context and allocator keep about 6 %, range 3-10 %"),
         "read": Value(quantity(points.read, "B/s"), "measured", said("the better of a sum and a copy")),
     }
+    trust = found["copies"].trust
     text = f"fit of pinned copies, test points {found['copies'].tested.median:.1%} median"
     link = {
         "kind": "link",
-        "rate": Value(quantity(copies["rate"], "B/s"), "measured", said(f"to the GPU, {text}")),
-        "reverse": Value(quantity(copies["reverse"], "B/s"), "measured", said(f"to the host, {text}")),
+        "rate": trust.rate(copies["rate"], "B/s", said(f"to the GPU, {text}")),
+        "reverse": trust.rate(copies["reverse"], "B/s", said(f"to the host, {text}")),
         "both": Value(quantity(together, "B/s"), "measured", said("both directions at once, in sum")),
-        "setup": Value(quantity(copies["setup"], "s"), "measured", said(text)),
-        "floor": Value(quantity(copies["floor"], "s"), "measured", said(text)),
+        "setup": trust.shape(quantity(copies["setup"], "s"), said(text)),
+        "floor": trust.shape(quantity(copies["floor"], "s"), said(text)),
         "serial": True,
     }
     return {"gpu": gpu, "memory": memory, "link": link}

@@ -35,6 +35,8 @@ class Value(NamedTuple):
     """Text with a unit, a number, or a list of them."""
     basis: str
     source: str
+    spread: tuple[Any, ...] | None = None
+    """The lowest and the highest value that may be true, where that is known to be wide."""
 
 
 def quantity(number: float, unit: str) -> str:
@@ -57,7 +59,8 @@ def _lines(part: Mapping[str, Any], depth: int) -> list[str]:
             lines += [begin, *_lines(item, depth + 1)]
         elif isinstance(item, Value):
             inside = f"value: {_scalar(item.value)}, basis: {item.basis}, source: {json.dumps(item.source, ensure_ascii=False)}"
-            lines.append(f"{begin} {{{inside}}}")
+            spread = f", spread: {_scalar(item.spread)}" if item.spread is not None else ""
+            lines.append(f"{begin} {{{inside}{spread}}}")
         else:
             lines.append(f"{begin} {_scalar(item)}")
     return lines

@@ -13,6 +13,7 @@ import numpy as np
 
 from moesim.calibrate.budget import Budget, fastest
 from moesim.calibrate.libraries import Library
+from moesim.calibrate.trust import Trust
 from moesim.hardware.experts import FloatArray, Kernel
 from moesim.hardware.fit.solve import Parameter, Residuals, Values, least_squares
 from moesim.model import load_named
@@ -77,6 +78,11 @@ class Curve(NamedTuple):
     tested: Residuals
     tokens: tuple[int, int]
     """Fewest and most tokens that were measured."""
+
+    @property
+    def trust(self) -> Trust:
+        """How far it misses its points."""
+        return Trust.of(self.predicted(self.points), [point.seconds for point in self.points])
 
     def predicted(self, points: Sequence[Point]) -> FloatArray:
         """[points] seconds by the curve."""

@@ -15,6 +15,7 @@ from moesim.calibrate.document import Value, quantity
 from moesim.calibrate.experts import Curve
 from moesim.calibrate.latency import Latency
 from moesim.calibrate.machine import Machine, Node
+from moesim.calibrate.trust import Trust
 from moesim.hardware.experts import FloatArray
 from moesim.hardware.fit.solve import Residuals, alternate
 
@@ -52,6 +53,7 @@ class LoadFit(NamedTuple):
     """The largest share of the read bandwidth that was in use."""
     fitted: Residuals
     tested: Residuals
+    trust: Trust
 
 
 def load_fit(idle: float, shares: Sequence[float], latencies: Sequence[float]) -> LoadFit | None:
@@ -64,8 +66,8 @@ def load_fit(idle: float, shares: Sequence[float], latencies: Sequence[float]) -
     rise = seconds / idle - 1.0
     k = max(0.0, float((form * rise)[chosen].sum() / max(float((form**2)[chosen].sum()), 1e-12)))
     predicted: FloatArray = idle * (1.0 + k * form)
-    held = [Residuals.of(predicted[half], seconds[half]) for half in (chosen, ~chosen)]
-    return LoadFit(round(k, 3), float(u.max()), *held)
+    fitted, tested = (Residuals.of(predicted[half], seconds[half]) for half in (chosen, ~chosen))
+    return LoadFit(round(k, 3), float(u.max()), fitted, tested, Trust.of(predicted, seconds))
 
 
 def machine_profile(
@@ -132,15 +134,16 @@ def _tier(memory: Memory, machine: Machine, source: str) -> dict[str, Any]:
     found = load_fit(memory.latency.idle, [load.bandwidth / sweep.read for load in loads], [load.latency for load in loads])
     if found is not None:
         text = f"{source}: such loads beside streams of up to {found.reach:.0%} of the bandwidth, eps kept at {_EPS}"
-        tier["k"] = Value(found.k, "measured", text)
+        tier["k"] = found.trust.shape(found.k, text)
         tier["eps"] = Value(_EPS, "assumed", "server DDR5 0.12-0.16")
     return tier
 
 
 def _cpu(processor: Processor, machine: Machine, hand_over: Value, source: str) -> dict[str, Any]:
     kernels = {curve.library.name: _kernel(curve, source) for curve in processor.curves}
-    narrow = [curve for curve in processor.curves if curve.library.weight == _SIXTEEN]
-    used = narrow or [curve for curve in processor.curves if curve.library.weight > _SIXTEEN] or list(processor.curves)
+    curves = [curve for curve in processor.curves if curve.trust.holds] or list(processor.curves)
+    narrow = [curve for curve in curves if curve.library.weight == _SIXTEEN]
+    used = narrow or [curve for curve in curves if curve.library.weight > _SIXTEEN] or curves
     rate = max(curve.kernel.rate for curve in used)
     call = f"{source}: an expert so small that only its calls are left"
     return {
@@ -166,11 +169,11 @@ def _kernel(curve: Curve, source: str) -> dict[str, Any]:
         f"{source}: {own.says}, expert without its activation function; fit, test points {curve.tested.median:.1%} median, "
         f"{curve.tested.p90:.1%} p90{wide}"
     )
-    kernel = curve.kernel
+    kernel, trust = curve.kernel, curve.trust
     assert kernel.bandwidth is not None
     return {
-        "bandwidth": Value(quantity(kernel.bandwidth, "B/s"), "measured", text),
-        "rate": Value(quantity(kernel.rate, "FLOP/s"), "measured", text),
-        "q": Value(kernel.q, "measured", text),
+        "bandwidth": trust.rate(kernel.bandwidth, "B/s", text),
+        "rate": trust.rate(kernel.rate, "FLOP/s", text),
+        "q": trust.shape(kernel.q, text),
         "valid_tokens": Value(list(curve.tokens), "measured", "range of the points"),
     }

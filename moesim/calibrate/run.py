@@ -87,6 +87,7 @@ def _measured(machine: machines.Machine, name: str, gpu: str, budget: Budget) ->
     processor, few = _processor(machine, memories, rest)
     lines = [*summary.machine_lines(machine, versions), *busy, "", *summary.memory_lines(memories), ""]
     lines += [*summary.curve_lines(processor.curves), *few, f"split: {experts.SPLIT}"]
+    warnings = summary.warning_lines(memories, processor.curves, {})
     hand_over = document.Value(
         profile.HAND_OVER, "assumed", "no GPU to hand over to: 0.2-0.35 ms per MoE layer in published hybrids (KTransformers)"
     )
@@ -97,10 +98,12 @@ def _measured(machine: machines.Machine, name: str, gpu: str, budget: Budget) ->
         trip = document.quantity(points.round_trip, "s")
         hand_over = document.Value(trip, "measured", f"{source}: a copy each way and a launch")
         lines += ["", *summary.gpu_lines(points, fits), f"split: {accelerator.SPLIT}"]
+        warnings = summary.warning_lines(memories, processor.curves, fits)
     else:
         lines += ["", f"no GPU that torch can use: its part is that of profile {gpu}, and marked so"]
     built = profile.machine_profile(name, machine, memories, processor, replacement, hand_over, source)
-    comments = [*busy, "Split of the points: " + experts.SPLIT + ".", "", *summary.point_lines(processor.curves)]
+    lines += ["", *warnings] if warnings else []
+    comments = [*busy, *warnings, "Split of the points: " + experts.SPLIT + ".", "", *summary.point_lines(processor.curves)]
     return document.text(built, comments), "\n".join(lines)
 
 

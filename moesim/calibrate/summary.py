@@ -5,7 +5,7 @@ Knows measurements and alignment; computes nothing but errors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from moesim.hardware.fit.solve import Residuals
 from moesim.results.table import align
 from moesim.units import format_bytes, format_rate, format_seconds
 
-__all__ = ["curve_lines", "gpu_lines", "machine_lines", "memory_lines", "point_lines"]
+__all__ = ["curve_lines", "gpu_lines", "machine_lines", "memory_lines", "point_lines", "warning_lines"]
 
 
 def machine_lines(machine: Machine, versions: str) -> list[str]:
@@ -84,6 +84,23 @@ def _held(residuals: Residuals) -> str:
     if not residuals.points:
         return "-"
     return f"{residuals.median:.0%}, {residuals.worst:.0%} (n = {residuals.points})"
+
+
+def warning_lines(memories: Sequence[Memory], curves: Sequence[Curve], gpu: Mapping[str, Fitted]) -> list[str]:
+    """A line for each fit that does not count as measured; kernels of such a fit are not used where there are others."""
+    lines = []
+    for memory in memories:
+        if memory.latency is not None and memory.sweep is not None:
+            shares = [load.bandwidth / memory.sweep.read for load in memory.latency.loads]
+            found = load_fit(memory.latency.idle, shares, [load.latency for load in memory.latency.loads])
+            lines += found.trust.warning(f"the loaded latency of node {memory.node.number}") if found else []
+    for curve in curves:
+        lines += curve.trust.warning(f"experts on the CPU by {curve.library.name}")
+    if curves and not any(curve.trust.holds for curve in curves):
+        lines.append("warning: no kernel of the CPU counts as measured, so the CPU runs experts by assumed ones")
+    for one in gpu.values():
+        lines += one.trust.warning(f"{one.name} on the GPU")
+    return lines
 
 
 def point_lines(curves: Sequence[Curve]) -> list[str]:

@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moesim.calibrate import document, experts, profile
+from moesim.calibrate import document, experts, profile, summary
 from moesim.calibrate.bandwidth import Rates, Sweep, counts, size_for
 from moesim.calibrate.budget import Budget, fastest
 from moesim.calibrate.document import Value
-from moesim.calibrate.experts import HELD_OUT, Point, curve, shapes
+from moesim.calibrate.experts import HELD_OUT, Curve, Point, curve, shapes
 from moesim.calibrate.latency import Latency, Load
 from moesim.calibrate.libraries import numpy_products, numpy_rows
 from moesim.calibrate.machine import cpu_list, read_machine
+from moesim.calibrate.trust import Trust
 from moesim.errors import InputError, MoesimError
 from moesim.hardware import Cpu, Kernel, Memory
 
@@ -195,7 +196,7 @@ GPU = {
 }
 
 
-def built(root: Path) -> dict:
+def built(root: Path, *curves: Curve) -> dict:
     found = read_machine(machine(root))
     sweep = Sweep(0, (Rates(1, 1e10, 5e9, 1.2e10), Rates(2, 2e10, 9e9, 2.4e10)), 1 << 20, False)
     chased = Latency(0, 1e-7, (Load(5e9, 1.1e-7), Load(1e10, 1.3e-7)))
@@ -206,7 +207,7 @@ def built(root: Path) -> dict:
     ]
     made = curve(numpy_products(), points(Kernel(bandwidth=2e10, rate=3e11, q=1.4)), 3e10)
     assert made is not None
-    processor = profile.Processor([made], 5e-6, 3e9)
+    processor = profile.Processor(curves or [made], 5e-6, 3e9)
     return profile.machine_profile("m", found, memories, processor, GPU, Value("250 us", "assumed", "x"), "a source, 'quoted'")
 
 
@@ -232,6 +233,62 @@ def test_every_node_becomes_a_tier_and_the_file_loads(tmp_path: Path) -> None:
     assert origins["hardware.tiers.remote1.latency"].basis == "assumed"
     assert "nothing to chase with" in origins["hardware.tiers.remote1.latency"].source
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["m.yaml", "root", "s.yaml"]
+
+
+def disturbed(some: list[Point], name: str = "numpy_fp32", times: float = 20.0) -> list[Point]:
+    """The points of a library; one of those that are fitted on took `times` as long, for another program ran beside it."""
+    own = [point._replace(kernel=name) for point in some]
+    slow = next(number for number, point in enumerate(own) if point.fitted)
+    own[slow] = own[slow]._replace(seconds=times * own[slow].seconds)
+    return own
+
+
+def test_a_fit_that_misses_a_point_by_more_than_half_is_marked_and_told(tmp_path: Path) -> None:
+    from moesim.scenario import load
+
+    bad = curve(numpy_products(), disturbed(points(Kernel(bandwidth=2e10, rate=3e11, q=1.4))), 3e10)
+    assert bad is not None
+    assert not bad.trust.holds
+    (warning,) = summary.warning_lines([], [bad], {})[:1]
+    assert warning.startswith("warning: the fit of experts on the CPU by numpy_fp32 misses a point by ")
+    assert "where 50 % is the most that counts as measured" in warning
+    built_one = built(tmp_path / "root", bad)
+    document.write(tmp_path / "m.yaml", document.text(built_one, [warning]))
+    (tmp_path / "s.yaml").write_text("extends: quickstart\nhardware: ./m.yaml\n", "utf-8")
+    origin = load(tmp_path / "s.yaml").provenance["hardware.devices.cpu.kernels.numpy_fp32.bandwidth"]
+    assert origin.basis == "assumed"
+    assert "misses a point by" in origin.source
+    value = built_one["devices"]["cpu"]["kernels"]["numpy_fp32"]["bandwidth"]
+    low, high = (float(end.split()[0]) for end in value.spread)
+    middle = float(value.value.split()[0])
+    assert low == pytest.approx(middle * bad.trust.least, rel=1e-3)
+    assert high >= middle >= low
+    assert f"# {warning}" in (tmp_path / "m.yaml").read_text("utf-8")
+
+
+def test_a_kernel_of_a_bad_fit_is_not_used_beside_a_good_one(tmp_path: Path) -> None:
+    plain = points(Kernel(bandwidth=2e10, rate=3e11, q=1.4))
+    good, rows = curve(numpy_products(), plain, 3e10), numpy_rows()
+    bad = curve(rows, disturbed(plain, rows.name), 3e10)
+    assert good is not None
+    assert bad is not None
+    cpu = built(tmp_path / "root", bad, good)["devices"]["cpu"]
+    assert cpu["experts"]["use"] == ["numpy_fp32"]
+    assert cpu["kernels"]["numpy_fp32"]["rate"].basis == "measured"
+    assert cpu["kernels"]["numpy_fp32"]["rate"].spread is None
+    assert cpu["kernels"][rows.name]["rate"].basis == "assumed"
+    assert len(summary.warning_lines([], [good, bad], {})) == 1
+
+
+@pytest.mark.parametrize(
+    ("ratio", "holds"), [(1.0, True), (0.51, True), (0.49, False), (1.49, True), (1.51, False), (22.76, False)]
+)
+def test_half_is_the_most_that_counts_as_measured(ratio: float, holds: bool) -> None:
+    trust = Trust.of([1.0, ratio], [1.0, 1.0])
+    assert trust.holds is holds
+    value = trust.rate(1e9, "B/s", "x")
+    assert (value.basis, value.spread is None) == (("measured", True) if holds else ("assumed", False))
+    assert bool(trust.warning("x")) is not holds
 
 
 def test_a_profile_that_does_not_load_is_not_left_behind(tmp_path: Path) -> None:
