@@ -167,8 +167,6 @@ def _bound(problem: Problem, outcome: Outcome) -> tuple[float | None, list[str]]
 
 def _stretch(window: str, timeline: bool) -> tuple[int, int]:
     """`START..END`, each a duration, as ps; InputError without a timeline to keep it of."""
-    if not timeline:
-        raise InputError(Mistake("a window is part of a timeline; ask for one (--trace)", path="window"))
     start, between, end = window.partition("..")
     try:
         low, high = (round(parse(text.strip(), "duration") * SECOND) for text in (start, end))
@@ -177,6 +175,8 @@ def _stretch(window: str, timeline: bool) -> tuple[int, int]:
         raise InputError(Mistake(told, path="window")) from None
     if not 0 <= low < high:
         raise InputError(Mistake(f"'{window}' does not end after it starts; write it like '1 s..1.2 s'", path="window"))
+    if not timeline:
+        raise InputError(Mistake("a window is part of a timeline; ask for one (--trace)", path="window"))
     return low, high
 
 
