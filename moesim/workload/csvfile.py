@@ -67,9 +67,9 @@ def read_columns(path: Path, columns: tuple[str, ...], *, optional: tuple[str, .
     header = [name.strip() for name in next(rows, (1, []))[1]]
     missing = [name for name in columns if name not in header]
     if missing:
-        known = excerpt(", ".join(header) or "nothing", 200)
+        known = f"among the {len(header)} that its first line names"  # not what they are: it may be another file altogether
         raise InputError(
-            *(Mistake(f"no column '{name}'; it has {known}.{did_you_mean(name, header)}", file=str(path)) for name in missing)
+            *(Mistake(f"no column '{name}' {known}.{did_you_mean(name, header)}", file=str(path)) for name in missing)
         )
     wanted = [name for name in (*columns, *optional) if name in header]
     places = [header.index(name) for name in wanted]

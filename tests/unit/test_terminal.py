@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -82,16 +83,29 @@ def test_a_terminal_that_lacks_letters_shows_their_codes_and_says_so(tmp_path: P
     assert json.loads(done.stdout)["scenario"] == "a–字"
 
 
-def test_control_codes_of_a_scenario_reach_no_terminal(tmp_path: Path) -> None:
+EVIL = "evil\x1b[31m\x9b2J\r\u202e<b>"
+SHOWN = "evil\\u001b[31m\\u009b2J\\u000d\\u202e<b>"
+
+
+def test_control_codes_of_a_file_reach_no_terminal_and_no_page(tmp_path: Path) -> None:
+    assert moesim("run", "quickstart", *SMALL, "--out", "run", cwd=tmp_path).returncode == 0
+    document = json.loads((tmp_path / "run" / "result.json").read_text("utf-8"))
+    document["summary"]["scenario"] = document["provenance"]["scenario"]["name"] = EVIL
+    (tmp_path / "run" / "result.json").write_text(json.dumps(document), "utf-8")
+    done = moesim("-v", "run", "run/result.json", "--set", "summary=x", cwd=tmp_path)
+    assert (done.returncode, done.stdout.partition(":")[0]) == (0, SHOWN)
+    assert moesim("report", "run", cwd=tmp_path).returncode == 0
+    page = (tmp_path / "run" / "report.html").read_text("utf-8")
+    assert SHOWN.replace("<b>", "&lt;b&gt;") in page
     name = '"evil\\e[31m\\x9b2J\\r\\u202e"'
-    done = moesim("-v", "run", "quickstart", *SMALL, "--set", f"name={name}", cwd=tmp_path)
-    assert done.returncode == 0
-    assert "evil\\u001b[31m\\u009b2J\\u000d\\u202e: lru runs" in done.stdout
     (tmp_path / "bad.yaml").write_text(f"hardware: {name}\nmodel: {name}\nworkload: {{kind: {name}}}\n{name}: 1\n", "utf-8")
+    said = [done.stdout, done.stderr, page]
     for command in ("run", "check"):
         told = moesim(command, "bad.yaml", cwd=tmp_path)
-        done.stderr += told.stdout + told.stderr
-    assert not {letter for letter in done.stdout + done.stderr if not letter.isprintable()} - {"\n"}
+        assert told.returncode == (2 if command == "run" else 1)
+        said += [told.stdout, told.stderr]
+    assert not {letter for letter in "".join(said) if unicodedata.category(letter) in ("Cc", "Cs")} - {"\n", "\t"}
+    assert "\u202e" not in "".join(said)
 
 
 @pytest.mark.parametrize(

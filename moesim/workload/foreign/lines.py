@@ -60,8 +60,8 @@ class Lines:
         header = [name.strip() for name in self._fields(*next(lines, (1, "")))]
         missing = [name for name in columns if name not in header]
         if missing:
-            has = excerpt(", ".join(header) or "nothing", 200)
-            raise InputError(Mistake(f"no column {', '.join(missing)}; it has {has}", file=str(self.path)))
+            among = f"among the {len(header)} that its first line names"  # not what they are: it may be another file
+            raise InputError(Mistake(f"no column {', '.join(missing)} {among}", file=str(self.path)))
         for number, line in lines:
             yield number, dict(zip(header, self._fields(number, line), strict=False))
 
