@@ -91,7 +91,7 @@ def _of_windows(fields: Fields, main: GroupedQuery, kinds: Kinds) -> dict[str, A
     own = {
         "heads": ("swa_num_attention_heads", "num_sliding_attention_heads", f"{_OTHERS}.num_attention_heads"),
         "kv_heads": ("swa_num_key_value_heads", f"{_OTHERS}.num_attention_groups"),
-        "head_dim": ("swa_head_dim", f"{_OTHERS}.head_dim"),
+        "head_dim": ("swa_head_dim", f"{_OTHERS}.head_dim", f"{_OTHERS}.true_head_dim"),
         "v_dim": ("swa_v_head_dim",),
     }
     fields.heed(f"{_OTHERS}.attention_type")

@@ -78,7 +78,8 @@ _READ = {
     "attention of windowed layers": (
         "swa_num_attention_heads swa_num_key_value_heads swa_head_dim swa_v_head_dim num_sliding_attention_heads "
         "attention_other_setting.num_attention_heads attention_other_setting.num_attention_groups "
-        "attention_other_setting.head_dim attention_other_setting.attention_type global_head_dim "
+        "attention_other_setting.head_dim attention_other_setting.true_head_dim attention_other_setting.attention_type "
+        "global_head_dim "
         "num_global_key_value_heads attention_k_eq_v"
     ),
     "linear attention": (
@@ -110,7 +111,7 @@ HARMLESS = {
         r"(moe_|use_)?(expert|correction|grouped|group).*(bias|topk|selection|func|fn|strategy)|moe_use_aux_free|use_moe_.*",
         r"moe_(route|score|weight|scale|scaling|apply|softmax|sigmoid|select|use|gate|logit|correction|normalize|primary).*",
         r"shared_expert_(combination|gate|scal).*|.*expert_(overlap|gate|bias)|moe_shared_expert_overlap|use_shared_expert_gate",
-        r"moe_2layer_gate|use_mixed_mlp_moe|shared_moe_mode|zero_expert_type|num_hash_layers|expert_model_parallel|moe\.(routed_scale|num_expert_groups.*|expert_model_parallel|expert_parallel)",
+        r"use_moe|moe_2layer_gate|use_mixed_mlp_moe|shared_moe_mode|zero_expert_type|num_hash_layers|expert_model_parallel|moe\.(routed_scale|num_expert_groups.*|expert_model_parallel|expert_parallel)",
         r"group_limited_greedy|moe_feature_no_mul_topk|need_fp32_gate|moe_implementation|moe_impl|moe_backend|routed_scale|num_expert_groups_per_tok",
     ),
     "how a run is spread over devices or how kernels do it": (
@@ -127,13 +128,13 @@ HARMLESS = {
         r".*(norm|eps|epsilon|bias|softcap|soft_cap|logit_cap|sink|multiplier|temperature|scaling|_scale|scale_).*|.*_alpha.*|.*_beta.*",
         r"use_qk.*|qk_.*norm.*|use_head_wise_attn_gate|head_wise.*|attention_(value_scale|gate_type)|residual_in_fp32|(mlp|group)_norm.*",
         r"group_norm_size|query_pre_attn_scalar|enable_moe_fp32.*|use_bidirectional.*|layer_?scale.*|.*_act(ivation)?(_fn|_func|_function|_type)?|activation_(fn|func).*|hidden_act.*|swiglu.*",
-        r"block_(auto_adjust|dim|ff_dim|ffn_dim|multiple|use|norm|mlp_init|out_init).*|dim_model_base|latent_moe_use_norm|mup_.*|scale_.*|attn_res_block_size|.*_limit|gate_lower_bound|kda_.*|linear_silu|attn_qk.*|moe_act.*",
+        r"block_(auto_adjust|dim|ff_dim|ffn_dim|multiple|use|norm|mlp_init|out_init).*|dim_model_base|latent_moe_use_norm|max_attn_val.*|mup_.*|scale_.*|attn_res_block_size|.*_limit|gate_lower_bound|kda_.*|linear_silu|attn_qk.*|moe_act.*",
     ),
     "further heads and towers, left out of a text decoder": (
         r".*(mtp|nextn|eagle|medusa|draft|speculat|multi_token).*|.*(vision|visual|image|video|audio|speech|mm_|vit|talker|code2wav).*",
         r".*encoder.*|add_cross_attention|cross_attention.*|id2label|label2id|num_labels|decoder_.*|.*pruned_heads|.*projector.*|pixel.*",
         r"num_logits_to_keep|lm_head_(bias|type|dtype)|(classifier|score|value)_head.*|pooler.*|untie.*|head_dtype|index_share_for.*",
-        r"enc_index|anyres.*|org_vocab_size|vocab_size_per_layer_input|vocab_size_.*pad.*|text_vocab_size|pad(ded)?_vocab_size.*|.*spatial.*|.*temporal.*|patch.*|num_beam.*",
+        r"enc_index|select_layer|(lm|rm)_head|anyres.*|org_vocab_size|vocab_size_per_layer_input|vocab_size_.*pad.*|text_vocab_size|pad(ded)?_vocab_size.*|.*spatial.*|.*temporal.*|patch.*|num_beam.*",
     ),
     "text generation and tokens": (
         r"(encoder_)?no_repeat_ngram_size|.*_token(_id|_ids|_index)?s?|ignore_index|.*token_index|.*diversity.*|tokenizer.*",
