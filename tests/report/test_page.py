@@ -213,8 +213,8 @@ def test_by_default_it_lies_beside_the_results(of_run: Path) -> None:
     [
         (None, "no such directory"),
         ({}, "holds no result.json"),
-        ({"result.json": "{"}, "is no JSON"),
-        ({"comparison.json": "[]"}, "is no comparison"),
+        ({"result.json": "{"}, "not JSON"),
+        ({"comparison.json": "[]"}, "a JSON object is needed"),
         ({"comparison.json": '{"results": [], "pairs": []}'}, "compares nothing"),
         ({"experiment.json": '{"format": "moesim sweep 1"}'}, "not finished"),
     ],
