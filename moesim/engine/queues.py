@@ -98,10 +98,9 @@ class Server:
             self._cut_short()
 
     def close(self) -> None:
-        """At the end of the run: books what is still under way, up to now."""
+        """At the end of the run: books the time of what is still under way; its bytes would count when it had landed."""
         if self._job is not None and self._flow is not None:
-            begin, now = self._flow.curve[0][0], int(self._clock.now)
-            self._book(self._job, begin, now, self._flow.work_at(now))
+            self._book(self._job, self._flow.curve[0][0], int(self._clock.now), 0)
 
     def stop_after(self, job: Job, items: int) -> None:
         """Ends a stretch of the job when `items` of its items have ended, so that somebody can be told."""
@@ -193,12 +192,12 @@ class Server:
         if complete:
             job.on_done(job)
 
-    def _book(self, job: Job, begin: int, end: int, served: float) -> None:
+    def _book(self, job: Job, begin: int, end: int, served: int) -> None:
         """Enters a stretch in which `served` ps of the job's own time were served."""
         self._recorder.busy[self.name] = self._recorder.busy.get(self.name, 0) + end - begin
         self._recorder.slice(self.name, job.name, begin, end, self._moved(job, served), job.cause)
 
-    def _moved(self, job: Job, served: float) -> float:
+    def _moved(self, job: Job, served: int) -> float:
         """Bytes of a stretch, for the timeline."""
         total = int(job.service.sum())
         return max(job.usage.values(), default=0.0) * (served / total if total else 1.0)
