@@ -281,3 +281,10 @@ def test_experts_that_the_model_lacks_are_told(tmp_path: Path, capsys: pytest.Ca
     assert "the model has 48 layers" in capsys.readouterr().err
     assert cli.main([*words, "mixtral"]) == 2
     assert "--model: unknown model 'mixtral'" in capsys.readouterr().err
+
+
+def test_a_file_of_another_kind_is_not_read_to_its_end(tmp_path: Path) -> None:
+    source = tmp_path / "trace.jsonl"
+    source.write_text("{}\n" * 20_000)
+    with pytest.raises(InputError, match="line 3,334 is the last that was read, after 10,000 mistakes"):
+        import_trace("mooncake", source, tmp_path / "out.csv")

@@ -17,6 +17,8 @@ from moesim.errors import InputError, Mistake, excerpt
 __all__ = ["Lines"]
 
 _WHOLE = re.compile(r"-?[0-9]{1,18}\Z")
+_MOST = 10_000
+"""Mistakes after which a file is not read further: it is of another kind."""
 _LISTED = 4
 """Further lines that are named by number."""
 
@@ -35,6 +37,11 @@ class Lines:
         first, lines, count = self._wrong.get(kind or message, new)
         later = lines if not count or len(lines) == _LISTED else [*lines, line]
         self._wrong[kind or message] = (first, later, count + 1)
+        if sum(count for _, _, count in self._wrong.values()) >= _MOST:
+            raise InputError(
+                *self._told(),
+                Mistake(f"line {line:,} is the last that was read, after {_MOST:,} mistakes", file=str(self.path)),
+            )
 
     def lines(self) -> Iterator[tuple[int, str]]:
         """(number, text) of every line that says something."""
@@ -87,7 +94,10 @@ class Lines:
         if not self._wrong and not found:
             raise InputError(Mistake(f"holds no {what}", file=str(self.path)))
         if self._wrong:
-            raise InputError(*sorted((_told(*wrong) for wrong in self._wrong.values()), key=lambda mistake: mistake.line))
+            raise InputError(*self._told())
+
+    def _told(self) -> list[Mistake]:
+        return sorted((_told(*wrong) for wrong in self._wrong.values()), key=lambda mistake: mistake.line)
 
 
 def _told(first: Mistake, later: list[int], count: int) -> Mistake:
