@@ -131,7 +131,9 @@ class StickyLaw:
         by_rank, ranks = ledger.by_request()
         counts = np.empty_like(by_rank)
         np.put_along_axis(counts, np.broadcast_to(self.named, counts.shape), by_rank, axis=2)
-        return counts, self.named.astype(id_type(self.experts))[np.arange(self.layers)[:, None], ranks]
+        ids = self.named.astype(id_type(self.experts))[np.arange(self.layers)[:, None], ranks]
+        ids[np.arange(ids.shape[1]) >= ledger.decoded[:, None]] = 0  # no rank was drawn there
+        return counts, ids
 
     def compiled(self, functions: Any, generator: np.random.Generator) -> DrawRequest:
         """See `Law.compiled`."""
