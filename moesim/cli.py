@@ -18,7 +18,7 @@ from moesim.arguments import LISTS, parser_of
 from moesim.errors import Mistake
 from moesim.neutral import line
 from moesim.progress import bar
-from moesim.terminal import Formatter, finished, say, say_json
+from moesim.terminal import Formatter, finished, plain_warnings, say, say_json
 
 __all__ = ["LISTS", "main"]
 
@@ -41,7 +41,7 @@ def _command(words: list[str]) -> int:
         options.verb = without_routing()(options.verb)
     from moesim import plugins
 
-    with plugins.closed(not getattr(options, "plugins", True)):
+    with plugins.closed(not getattr(options, "plugins", True)), plain_warnings():
         return int(options.verb(options))
 
 

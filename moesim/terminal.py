@@ -13,13 +13,14 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from moesim.errors import InputError, Mistake, MoesimError
 from moesim.neutral import line, printable
 
-__all__ = ["Formatter", "Parser", "complain", "finished", "say", "say_json"]
+__all__ = ["Formatter", "Parser", "complain", "finished", "plain_warnings", "say", "say_json"]
 
 INPUT, STOPPED, UNREAD = 2, 130, 141
 """Exit statuses: wrong input; interrupted; nobody reads on (128 + SIGPIPE, as a shell reports of other programs)."""
@@ -83,6 +84,22 @@ def complain(text: str) -> None:
         with contextlib.suppress(OSError):
             sys.stderr.write(f"{line(text)}\n")
             sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def plain_warnings() -> Iterator[None]:
+    """While the block runs, a warning is one line on standard error, once, without the line of our code that raised it."""
+    said: set[str] = set()
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        text = str(message)
+        if text not in said:
+            said.add(text)
+            complain(f"note: {text}")
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def finished(command: Callable[[], int]) -> int:

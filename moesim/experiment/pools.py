@@ -12,6 +12,7 @@ import sys
 import sysconfig
 import threading
 import time
+import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
@@ -21,7 +22,7 @@ from typing import Any, Protocol, TypeVar
 
 from moesim.errors import InputError, Mistake, MoesimError
 from moesim.experiment.fingerprint import physics
-from moesim.experiment.worker import run_packed
+from moesim.experiment.worker import Told, run_packed
 
 __all__ = ["Job", "cores", "outcomes"]
 
@@ -109,7 +110,7 @@ def _drained(executor: Executor, waiting: deque[J], lost: list[J], most: int, fa
             job = running.pop(future)
             error = future.exception()
             if error is None:
-                yield job, future.result()
+                yield job, _heard(future.result())
             elif isinstance(error, BrokenExecutor):
                 broken = True
                 lost.append(job)
@@ -133,11 +134,18 @@ def _submitted(executor: Executor, job: Job) -> Future[Any]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _heard(told: Told) -> Any:
+    """The answer; what the job warns of is passed on."""
+    for text in told.warnings:
+        warnings.warn(text, stacklevel=1)
+    return told.answer
+
+
 def _alone(job: Job, failed: Failed | None) -> Any:
     """The answer of a job in whose company workers died, from a worker of its own: dead once more, it has failed."""
     with _processes(1) as executor:
         try:
-            return _submitted(executor, job).result()
+            return _heard(_submitted(executor, job).result())
         except BrokenExecutor as error:
             if failed is None:
                 raise MoesimError(f"the worker of {job.name} died; the system may have run out of memory") from None

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import sys
 import threading
+import warnings
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from moesim.errors import MoesimError
 from moesim.experiment.fingerprint import physics
 from moesim.scenario.scenario import LoadedScenario
 
-__all__ = ["built", "run_packed"]
+__all__ = ["Told", "built", "run_packed"]
 
 _KEPT = 2
 _built: OrderedDict[str, Any] = OrderedDict()
@@ -36,8 +37,15 @@ def built(this: LoadedScenario, key: str) -> LoadedScenario:
     return this
 
 
-def run_packed(packed: bytes, folder: str, code: str) -> Any:
-    """What a job that travelled answers; modules in the scenario's `folder` can be imported where there is such a folder.
+class Told(NamedTuple):
+    """What a job that travelled answers, and what it warns of, which its own process has nobody to tell."""
+
+    answer: Any
+    warnings: tuple[str, ...] = ()
+
+
+def run_packed(packed: bytes, folder: str, code: str) -> Told:
+    """Runs a job that travelled; modules in the scenario's `folder` can be imported where there is such a folder.
 
     Raises MoesimError where the moesim of this worker is another one than the sender's.
     """
@@ -47,4 +55,9 @@ def run_packed(packed: bytes, folder: str, code: str) -> Any:
 
     if folder not in sys.path and Path(folder).is_dir():
         sys.path.append(folder)
-    return cloudpickle.loads(packed).run()
+    job = cloudpickle.loads(packed)
+    if threading.current_thread() is not threading.main_thread():  # several jobs of a Dask worker share its warnings
+        return Told(job.run())
+    with warnings.catch_warnings(record=True) as caught:
+        answer = job.run()
+    return Told(answer, tuple(dict.fromkeys(str(warning.message) for warning in caught)))

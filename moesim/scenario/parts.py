@@ -26,6 +26,7 @@ __all__ = [
     "is_part",
     "members",
     "memory_of",
+    "names_parts",
     "place_keys",
     "renamed",
     "replaced",
@@ -59,6 +60,11 @@ def is_part(path: Path) -> bool:
 def anew(node: Node | None) -> bool:
     """Whether a mapping describes its part anew, in place of changing the one that is there."""
     return node is not None and isinstance(node.value, dict) and ("profile" in node.value or "kind" in node.value)
+
+
+def names_parts(machine: Node) -> bool:
+    """Whether the machine, or any part written in it, is described anew."""
+    return anew(machine) or any(anew(part) for group in GROUPS for part in members(machine, group).values())
 
 
 def place_keys(group: str, old: Node | None, new: Node) -> dict[str, Node]:

@@ -18,7 +18,7 @@ from moesim.errors import InputError, Mistake
 from moesim.scenario import annotated, catalogue, strict_yaml
 from moesim.scenario.file_kinds import mismatch, refuse_other
 from moesim.scenario.machine import Assembly
-from moesim.scenario.parts import cleared
+from moesim.scenario.parts import cleared, names_parts
 from moesim.scenario.tree import Node, Path, Place, Tree, dotted, from_plain, merge
 
 __all__ = ["SHORTHAND", "Resolver", "in_full", "named_model"]
@@ -206,6 +206,8 @@ class Resolver:
 
     def over(self, below: Node, above: Node) -> Node:
         """The machine `below`, as written, without what `above` puts other parts in the place of."""
+        if not names_parts(above):
+            return below
         old = self.quietly(lambda: self._machine(below))
         return cleared(below, above, old, self.quietly(lambda: self.hardware(above, below=old)))
 

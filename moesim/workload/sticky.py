@@ -93,7 +93,7 @@ class Sticky(Routing):
             chosen = nearest(model.experts, model.top_k)
             if len(given) < len(_PARAMETERS):
                 notes = (_borrowed(model, chosen),)
-                warnings.warn(notes[0], stacklevel=2)
+                warnings.warn(notes[0], stacklevel=1)  # one place, so that Python tells it once
         return chosen._replace(**given), notes
 
     def process(self, layers: int, model: Routed) -> Process:
