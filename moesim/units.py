@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer, ValidationInfo, WithJsonSchema
@@ -24,8 +24,11 @@ __all__ = [
     "Share",
     "Size",
     "format_bytes",
+    "format_count",
+    "format_exact",
     "format_rate",
     "format_seconds",
+    "format_sum",
     "parse",
     "split",
 ]
@@ -181,6 +184,25 @@ def _scaled(value: float, unit: str, base: float = 1000.0) -> str:
 def format_bytes(value: float) -> str:
     """`94.4 MB`: decimal prefixes, three digits."""
     return _scaled(value, "B")
+
+
+def format_count(count: int, noun: str) -> str:
+    """`1 expert`, `1,536 experts`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def format_exact(value: float) -> str:
+    """`94,371,840 B`: to the byte."""
+    return f"{round(value):,} B"
+
+
+def format_sum(shares: Mapping[str, float]) -> str:
+    """`1,500 B (weights 1,000 B + KV cache 700 B - moved 200 B)`: shares to the byte, which add up to the sum before."""
+    parts = [(name, round(value)) for name, value in shares.items() if round(value)]
+    signs = [" - " if nbytes < 0 else " + " for _, nbytes in parts]
+    text = "".join(f"{sign}{name} {abs(nbytes):,} B" for sign, (name, nbytes) in zip(signs, parts, strict=True))
+    total = f"{sum(nbytes for _, nbytes in parts):,} B"
+    return f"{total} ({text[3:] if text.startswith(' + ') else text[1:]})" if parts else total
 
 
 def format_rate(value: float, unit: str = "B/s") -> str:

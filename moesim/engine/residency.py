@@ -5,12 +5,14 @@ Keeps the books only: moving bytes is for `movers.py`, deciding for policies.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from moesim.errors import CapacityError, InputError, Mistake, PolicyError
 from moesim.policies.base import BoolArray, Deployment, FloatArray, IntArray
 from moesim.policies.problem import Problem
-from moesim.units import format_bytes
+from moesim.units import format_count, format_exact, format_sum
 
 __all__ = ["Residency"]
 
@@ -35,14 +37,17 @@ class Residency:
         """Tier that keeps a copy of every expert, -1 for none."""
         self.down: BoolArray = np.zeros(len(problem.tiers), dtype=np.bool_)
         """[T] tiers that have failed."""
-        self.fixed = problem.usable(problem.gpu_tier) - problem.gpu_free(
-            deployment.batch, deployment.prefill, deployment.decode, deployment.kv, deployment.slots
-        )
+        cut = (deployment.batch, deployment.prefill, deployment.decode, deployment.kv, deployment.slots)
+        self.beside = problem.gpu_shares(*cut)
+        """What GPU memory holds beside resident experts, in words -> bytes."""
+        self.cache = problem.host_overhead(deployment.batch, deployment.kv)
+        """Host tier -> bytes of its room that the KV cache takes."""
+        self.fixed = problem.usable(problem.gpu_tier) - problem.gpu_free(*cut)
         """GPU bytes that are not resident experts: other weights, KV cache, activations, slots for copies that come and go."""
         self.limit = problem.usable(problem.gpu_tier)
         self.held = float(self.bytes[self.resident].sum())
         """GPU bytes of resident experts and of those on their way."""
-        self.host = self._host_bytes(deployment)
+        self.host = self._host_bytes()
         self.peak = {problem.gpu_tier: self.fixed + self.held, **self.host}
         self._check_start()
 
@@ -62,29 +67,36 @@ class Residency:
         if (self.pinned & ~self.resident).any():
             raise PolicyError("deploy gave an expert its home in GPU memory but did not make it resident")
 
-    def _host_bytes(self, deployment: Deployment) -> dict[str, float]:
+    def _host_bytes(self) -> dict[str, float]:
         """Tier -> bytes of master copies, KV cache and, where it lies there, nothing else."""
         host = {}
         for index, tier in enumerate(self.problem.tiers):
             if tier != self.problem.gpu_tier:
                 here = self.bytes if index == self.backup else self.bytes[self.home == index]
                 host[tier] = float(here.sum())
-        for tier, nbytes in self.problem.host_overhead(deployment.batch, deployment.kv).items():
+        for tier, nbytes in self.cache.items():
             host[tier] += nbytes
         return host
 
     def _check_start(self) -> None:
         mistakes = []
         if self.fixed + self.held > self.limit * (1 + 1e-12):
-            mistakes.append(self._too_much(self.problem.gpu_tier, self.fixed + self.held, self.limit))
+            shares = {**self.beside, format_count(int(self.resident.sum()), "resident expert"): self.held}
+            mistakes.append(self._too_much(self.problem.gpu_tier, shares))
         for tier, used in self.host.items():
             if used > self.problem.usable(tier) * (1 + 1e-12):
-                mistakes.append(self._too_much(tier, used, self.problem.usable(tier)))
+                mistakes.append(self._too_much(tier, self._host_shares(tier)))
         if mistakes:
             raise InputError(*mistakes)
 
-    def _too_much(self, tier: str, used: float, limit: float) -> Mistake:
-        return Mistake(f"the placement needs {format_bytes(used)} of tier '{tier}', which has {format_bytes(limit)} to give")
+    def _host_shares(self, tier: str) -> dict[str, float]:
+        index, cache = self.problem.tiers.index(tier), self.cache.get(tier, 0.0)
+        count = self.home.size if index == self.backup else int((self.home == index).sum())
+        return {format_count(count, "expert"): self.host[tier] - cache, "KV cache": cache}
+
+    def _too_much(self, tier: str, shares: Mapping[str, float]) -> Mistake:
+        there = format_exact(self.problem.usable(tier))
+        return Mistake(f"the placement needs {format_sum(shares)} of tier '{tier}', which has {there} to give")
 
     def levels(self) -> dict[str, float]:
         """Tier -> bytes in it now."""
@@ -118,7 +130,8 @@ class Residency:
         self.held += float(self.copy_bytes[layer, experts].sum())
         used = self.fixed + self.held
         if used > self.limit * (1 + 1e-12):
-            raise CapacityError(str(self._too_much(self.problem.gpu_tier, used, self.limit)) + "; the policy must evict first")
+            shares = {**self.beside, "resident experts and those on their way": self.held}
+            raise CapacityError(f"{self._too_much(self.problem.gpu_tier, shares)}; the policy must evict first")
         self.peak[self.problem.gpu_tier] = max(self.peak[self.problem.gpu_tier], used)
 
     def keep(self, layer: int, experts: IntArray, nbytes: FloatArray | None = None) -> None:
@@ -164,7 +177,9 @@ class Residency:
         name = self.problem.tiers[tier]
         self.host[name] += nbytes
         if self.host[name] > self.problem.usable(name) * (1 + 1e-12):
-            raise CapacityError(str(self._too_much(name, self.host[name], self.problem.usable(name))))
+            cache = self.cache.get(name, 0.0)
+            shares = {"experts, those on their way too": self.host[name] - cache, "KV cache": cache}
+            raise CapacityError(str(self._too_much(name, shares)))
         self.peak[name] = max(self.peak[name], self.host[name])
 
     def release(self, tier: int, nbytes: float) -> None:

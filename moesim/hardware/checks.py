@@ -15,7 +15,7 @@ from moesim.hardware.link import Link
 from moesim.hardware.memory import Interleaved, Memory
 from moesim.hardware.ndp import NearDataUnit
 from moesim.hardware.paths import distances, nodes_of
-from moesim.units import format_bytes
+from moesim.units import format_exact, format_sum
 
 __all__ = ["Problem", "capacity", "node_of", "problems"]
 
@@ -56,12 +56,17 @@ def _parts(tiers: Tiers, tier: Interleaved) -> list[tuple[str, float, float]]:
 
 def _taken(tiers: Tiers, name: str) -> float:
     """Bytes of `name` that interleaved sets take; infinite for one taken whole."""
-    total = 0.0
-    for tier in tiers.values():
+    return sum(_shares(tiers, name).values())
+
+
+def _shares(tiers: Tiers, name: str) -> dict[str, float]:
+    """Interleaved set -> bytes of `name` that it takes."""
+    shares: dict[str, float] = {}
+    for key, tier in tiers.items():
         if isinstance(tier, Interleaved) and name in tier.of:
             share = {part: share for part, _, share in _parts(tiers, tier)}[name]
-            total += float("inf") if tier.capacity is None else share * tier.capacity
-    return total
+            shares[f"'{key}'"] = float("inf") if tier.capacity is None else share * tier.capacity
+    return shares
 
 
 def _unknown(what: str, name: str, known: Iterable[str]) -> str:
@@ -145,7 +150,7 @@ def _set_capacities(tiers: Tiers) -> Iterator[Problem]:
         for part, room, _ in _parts(tiers, tier):
             taken = _taken(tiers, part)
             if taken > room * (1 + 1e-9):
-                text = f"interleaved sets take {format_bytes(taken)} of '{part}', which has {format_bytes(room)}"
+                text = f"interleaved sets take {format_sum(_shares(tiers, part))} of '{part}', which has {format_exact(room)}"
                 yield ("tiers", name, "capacity"), text
 
 

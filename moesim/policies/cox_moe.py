@@ -19,7 +19,7 @@ from moesim.policies.orchestration import Candidates, Devices, Orchestration, Pi
 from moesim.policies.placement import SizedPolicy, host_order, place, portions
 from moesim.policies.planner_constants import believed
 from moesim.policies.problem import Problem
-from moesim.policies.sizing import Portions, slots_in_host, too_large
+from moesim.policies.sizing import Portions, gpu_account, no_plan, slots_in_host, too_large
 
 __all__ = ["CoxMoe"]
 
@@ -153,11 +153,17 @@ class CoxMoe(SizedPolicy):
 
     def _infeasible(self, problem: Problem, found: Candidates) -> InputError:
         pinnable = ("residents", "uploads", "on_cpu", "prefill_devices", "decode_devices")
-        pins = [name for name in pinnable if getattr(self, name) is not None]
-        if pins:
-            text = f"no plan fits with {', '.join(pins)} as given; leave one of them to the search"
-            return InputError(Mistake(text, path="policy"))
+        pins = {name: getattr(self, name) for name in pinnable if getattr(self, name) is not None}
         smallest = portions(problem, batch=found.batch, micro_batch=1, staging=found.staging, spare=0.0)
+        if pins:
+            layer = problem.layers * problem.model.expert_bytes
+            most = max(int(smallest.gpu_free(problem) // layer), 0)
+            account = gpu_account(problem, smallest, {"residents as given": (self.residents or 0) * layer})
+            why = (
+                f"of the {problem.experts} experts of a layer that residents, uploads and on_cpu share, GPU memory takes "
+                f"{most} as residents, and the host all but {min(found.least)}; {account}"
+            )
+            return no_plan(pins, why)
         return too_large(problem, smallest, problem.model.expert_bytes)
 
 

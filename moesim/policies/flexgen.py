@@ -6,18 +6,19 @@ Knows the machine's costs and no experts: every layer's weights are streamed whe
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from moesim.errors import InputError, Mistake
+from moesim.errors import InputError
 from moesim.policies.base import BoolArray, Deployment
 from moesim.policies.flexgen_search import Block, Bounds, Plan, search
 from moesim.policies.layer_costs import LayerCosts
 from moesim.policies.placement import Groups, everywhere
 from moesim.policies.problem import Problem
-from moesim.policies.sizing import Portions, too_large
+from moesim.policies.sizing import Portions, gpu_account, no_plan, too_large
 from moesim.policies.streaming import (
     StreamedPolicy,
     buffer_slots,
@@ -27,7 +28,7 @@ from moesim.policies.streaming import (
     most_residents,
     spread,
 )
-from moesim.units import Share
+from moesim.units import Share, format_exact
 
 __all__ = ["FlexGen"]
 
@@ -122,12 +123,26 @@ class FlexGen(StreamedPolicy):
         return here, min(self.wc * (1.0 + other), 1.0 - (here or 0.0))
 
     def _refusal(self, problem: Problem) -> InputError:
-        pins = [name for name in ("wg", "wc", "kv_cpu", "gpu_batch", "num_batches") if getattr(self, name) is not None]
+        names = ("wg", "wc", "kv_cpu", "gpu_batch", "num_batches")
+        pins = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        batch = (self.gpu_batch or 1) * (self.num_batches or 1) if pins else 1
+        hosts = problem.system.host_tiers
+        kv = host_for_cache(problem) if pins and self.kv_cpu != 0 and hosts else problem.gpu_tier
+        cut = self.cut_into(problem, min(batch, problem.job.requests), kv=kv)
+        cut = replace(cut, staging=int(buffer_slots(problem, 0, 1)))
         if pins:
-            return InputError(Mistake(f"no plan fits with {', '.join(pins)} as given; leave one to the search", path="policy"))
-        cut = self.cut_into(problem, 1, kv=problem.gpu_tier)
-        slots = int(buffer_slots(problem, 0, 1))
-        return too_large(problem, Portions(1, cut.prefill, cut.decode, cut.kv, slots), problem.model.expert_bytes)
+            here, there = (share or 0.0 for share in self._weights(problem))
+            experts = problem.layers * problem.experts * problem.model.expert_bytes
+            tiers, room = problem.system.tiers, dict.fromkeys(("host memory", "disk"), 0.0)
+            for tier in hosts:
+                room["disk" if tiers[tier].kind == "nvme" else "host memory"] += problem.usable(tier)
+            why = (
+                f"{gpu_account(problem, cut, {'experts as given': here * experts})}; of {format_exact(experts)} of experts, "
+                f"{format_exact(there * experts)} are for host memory, which has {format_exact(room['host memory'])}, and the "
+                f"disk has {format_exact(room['disk'])}"
+            )
+            return no_plan(pins, why)
+        return too_large(problem, cut, problem.model.expert_bytes)
 
 
 def _homes(problem: Problem, on_disk: float) -> Sequence[tuple[BoolArray, Groups]] | None:

@@ -5,23 +5,24 @@ Knows the machine's costs and no routing; nothing changes during a run.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
 
-from moesim.errors import InputError, Mistake
+from moesim.errors import InputError
 from moesim.policies.base import Deployment, Dispatch, PhasePlan, View, Visit
 from moesim.policies.dispatch import cpu_missing
 from moesim.policies.layer_costs import LayerCosts
 from moesim.policies.lia_vector import VECTORS, best, expressible, price
 from moesim.policies.placement import Groups
 from moesim.policies.problem import Problem
-from moesim.policies.sizing import Portions, host_order
+from moesim.policies.sizing import Portions, host_order, no_plan, too_large
 from moesim.policies.streaming import (
     StreamedPolicy,
+    buffer_slots,
     cache_window,
     deploy_streamed,
     host_for_cache,
@@ -94,11 +95,7 @@ class Lia(StreamedPolicy):
         cases = [_Case(core, experts) for core in sides for experts in sides]
         plans = [plan for case in cases if (plan := self._plan(problem, kv, case)) is not None]
         if not plans:
-            pins = [name for name in ("prefill_vector", "decode_vector") if getattr(self, name) is not None]
-            if pins:
-                raise InputError(Mistake(f"no plan fits with {' and '.join(pins)} as given", path="policy"))
-            self.fitted(problem, lambda n: self._cut(problem, n, kv, _GPU, _GPU), 1, masters=True)
-            raise InputError(Mistake("no assignment of sub-layers fits this machine"))
+            raise self._refusal(problem, kv, cases)
         plan = min(plans, key=lambda one: one.seconds)
         cut = self._cut(problem, plan.batch, kv, plan.prefill, plan.decode)
         ahead = max(cut.prefill.ahead or 0, cut.decode.ahead or 0)
@@ -111,6 +108,19 @@ class Lia(StreamedPolicy):
         """Experts of layers that are not pinned go where the phase's vector says."""
         plan: LiaPlan = view.state
         return cpu_missing(visit, view) if plan.of(visit.phase)[4] else stream_in_order(visit, view)
+
+    def _refusal(self, problem: Problem, kv: str, cases: Sequence[_Case]) -> InputError:
+        """Why there is no plan: no batch fits, or no assignment that can be run is the one given."""
+        batch = max(self._batch(problem, kv, case) for case in cases)
+        names = ("prefill_vector", "decode_vector")
+        pins = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        if batch and pins:
+            most = int((expressible() & (VECTORS[:, 4] <= max(case.experts for case in cases))).sum())
+            return no_plan(pins, f"{most} assignments of sub-layers can be run here, and none of them is that one")
+        count = self.batch or 1
+        cut = replace(self._cut(problem, count, kv, _GPU, _GPU), staging=int(buffer_slots(problem, 0, 1)))
+        window = 0.0 if any(case.core for case in cases) else cache_window(problem, count)
+        return too_large(problem, cut, problem.model.expert_bytes, reserve=window, masters=True)
 
     def _plan(self, problem: Problem, kv: str, case: _Case) -> LiaPlan | None:
         """The best plan of a case; None if there is none or none fits."""

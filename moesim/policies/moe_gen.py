@@ -167,7 +167,8 @@ class MoeGen(StreamedPolicy):
                     best = float(times[chosen]), knobs._replace(cpu_share=float(shares[chosen]))
         if best is None:  # the buffer fits, the cache of one chunk beside it does not
             slots = int(buffer_slots(problem, 0, ahead))
-            raise too_large(problem, replace(smallest(batch), staging=slots), problem.model.expert_bytes)
+            window = cache_window(problem, self.attention_batch or 1)
+            raise too_large(problem, replace(smallest(batch), staging=slots), problem.model.expert_bytes, reserve=window)
         return ModulePlan(batch, best[1], balanced, best[0])
 
     def _residents(self, problem: Problem, batch: int, knobs: Knobs, kv: str) -> int:

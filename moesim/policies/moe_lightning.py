@@ -139,7 +139,9 @@ class MoeLightning(StreamedPolicy):
         if best is None:
             cut = self._cut(problem, self.batch or 1, self.micro_batch or 1, kv, problem.system.gpu_name)
             slots = int(buffer_slots(problem, 0, 1))
-            raise too_large(problem, replace(cut, staging=slots), problem.model.expert_bytes)
+            reserve = (1.0 - self.gpu_share) * problem.usable(problem.gpu_tier)
+            size = problem.model.expert_bytes
+            raise too_large(problem, replace(cut, staging=slots), size, reserve=reserve, host=self.host_share)
         return best
 
     def _with(self, problem: Problem, costs: LayerCosts, kv: str, device: str, mu: int, limit: int) -> PagedPlan | None:

@@ -15,7 +15,7 @@ from moesim.errors import InputError, Mistake
 from moesim.policies.base import BoolArray, Deployment, FloatArray, IntArray, Policy
 from moesim.policies.problem import Problem
 from moesim.policies.sizing import Portions, host_order, portions, too_large
-from moesim.units import Share, format_bytes
+from moesim.units import Share, format_bytes, format_exact, format_sum
 
 __all__ = [
     "Choice",
@@ -209,19 +209,17 @@ def place(
     sizes = np.full((problem.layers, problem.experts), problem.model.expert_bytes) if expert_bytes is None else expert_bytes
     free = cut.gpu_free(problem) - reserve
     if free < 0:
-        raise too_large(problem, cut, float(sizes.mean()))
+        raise too_large(problem, cut, float(sizes.mean()), reserve=reserve, masters=movable)
     held = np.asarray(resident) if isinstance(resident, np.ndarray) else (resident or nothing)(free, sizes)
     if float(sizes[held].sum()) > free:
-        needed = format_bytes(float(sizes[held].sum()))
-        text = f"{int(held.sum())} resident experts need {needed}, GPU memory has {format_bytes(free)} left for them"
-        raise InputError(Mistake(text))
+        raise _too_many(problem, cut, int(held.sum()), float(sizes[held].sum()), reserve)
     uses = problem.popularity if scores is None else scores
     if classes is None:
         classes = [(np.ones(held.shape, dtype=np.bool_), everywhere(problem) if groups is None else groups)]
     home = _homes(problem, cut, held, uses, sizes, classes)
     homeless = home < 0
     if homeless.any() and (movable or bool((homeless & ~held).any())):
-        raise too_large(problem, cut, float(sizes.mean()))
+        raise too_large(problem, cut, float(sizes.mean()), reserve=reserve, masters=movable)
     home[homeless] = problem.gpu_tier_index
     return Deployment(
         home=home,
@@ -237,6 +235,15 @@ def place(
         activation_compression=activation_compression,
         state=state,
     )
+
+
+def _too_many(problem: Problem, cut: Portions, count: int, needed: float, reserve: float) -> InputError:
+    """`count` residents of `needed` bytes, and what GPU memory has left for them, every share to the byte."""
+    taken = {**cut.gpu_shares(problem), "kept free by the policy": reserve}
+    room = {f"'{problem.gpu_tier}'": problem.usable(problem.gpu_tier), **{name: -nbytes for name, nbytes in taken.items()}}
+    free = format_bytes(cut.gpu_free(problem) - reserve)
+    text = f"{count} resident experts need {format_bytes(needed)}, GPU memory has {free} left for them"
+    return InputError(Mistake(f"{text}: {format_exact(needed)} of {format_sum(room)}"))
 
 
 def _homes(

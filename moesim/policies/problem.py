@@ -14,6 +14,7 @@ from moesim.hardware import System
 from moesim.model import Architecture
 from moesim.policies.base import FloatArray, PhasePlan
 from moesim.policies.costs import Costs
+from moesim.units import format_count
 from moesim.workload.table import Job
 
 __all__ = ["Problem"]
@@ -132,20 +133,31 @@ class Problem:
         return hidden + 2.0 * per_token * max(micro_prefill, micro_decode)
 
     def gpu_free(self, batch: int, prefill: PhasePlan, decode: PhasePlan, kv: str, staging: int) -> float:
-        """Bytes of GPU memory left for resident experts; negative when even none fits.
+        """Bytes of GPU memory left for resident experts; negative when even none fits."""
+        free = self.usable(self.gpu_tier)
+        for nbytes in self.gpu_shares(batch, prefill, decode, kv, staging).values():
+            free -= nbytes
+        return free
 
-        Weights of operations that another device runs lie with that device and are not charged here.
+    def gpu_shares(self, batch: int, prefill: PhasePlan, decode: PhasePlan, kv: str, staging: int) -> dict[str, float]:
+        """What GPU memory holds beside resident experts, in words -> bytes.
+
+        Weights of operations that another device runs lie with that device and are taken off.
         """
-        free = self.usable(self.gpu_tier) - self.non_expert_bytes() - self.activation_bytes(batch, prefill, decode)
+        shares = {
+            "weights other than routed experts": self.non_expert_bytes(),
+            f"intermediates of {format_count(batch, 'sequence')}": self.activation_bytes(batch, prefill, decode),
+        }
         gpu = self.system.gpu_name
         if self.job.attention:
             if prefill.projections != gpu and decode.projections != gpu:
-                free += self.model.qkv_bytes * self.model.layers
+                shares["projections that another device runs"] = -self.model.qkv_bytes * self.model.layers
             if prefill.output != gpu and decode.output != gpu:
-                free += self.model.output_bytes * self.model.layers
+                shares["output projections that another device runs"] = -self.model.output_bytes * self.model.layers
         if kv == self.gpu_tier:
-            free -= self.kv_bytes(batch)
-        return free - staging * self.model.expert_bytes
+            shares["KV cache"] = self.kv_bytes(batch)
+        shares[format_count(staging, "staging slot")] = staging * self.model.expert_bytes
+        return shares
 
     def host_overhead(self, batch: int, kv: str) -> dict[str, float]:
         """Tier -> bytes that the KV cache takes of the room of a host tier."""

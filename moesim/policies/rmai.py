@@ -16,7 +16,7 @@ from moesim.policies.base import NO_MOVES, BoolArray, Deployment, Dispatch, IntA
 from moesim.policies.dispatch import upload_missing
 from moesim.policies.placement import SizedPolicy, host_order, place, ranking
 from moesim.policies.problem import Problem
-from moesim.units import Share, format_bytes
+from moesim.units import Share, format_bytes, format_exact, format_sum
 
 __all__ = ["Rmai"]
 
@@ -77,7 +77,11 @@ class Rmai(SizedPolicy):
         room, pairs = cut.room(problem), problem.layers * problem.experts
         if room[peer] < size * pairs:
             needed = f"{format_bytes(size * pairs)}, '{peer}' has {format_bytes(max(room[peer], 0.0))} to give"
-            raise InputError(Mistake(f"the peers hold all {pairs} experts, which need {needed}"))
+            shares = {f"'{peer}'": problem.usable(peer), "KV cache": room[peer] - problem.usable(peer)}
+            text = (
+                f"the peers hold all {pairs} experts, which need {needed}: {format_exact(size * pairs)} of {format_sum(shares)}"
+            )
+            raise InputError(Mistake(text))
         slots = int(self.cache * max(room[local], 0.0) // size)
         order = ranking(problem.popularity)
         first = max(slots - self.turnover, 0) if self.start == "profile" else 0

@@ -5,7 +5,7 @@ Knows capacities, not which expert is popular; every policy that does not search
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +13,20 @@ import numpy as np
 from moesim.errors import InputError, Mistake, did_you_mean
 from moesim.policies.base import PhasePlan
 from moesim.policies.problem import Problem
-from moesim.units import format_bytes
+from moesim.units import format_count, format_exact, format_sum
 
-__all__ = ["Portions", "default_staging", "host_order", "largest", "micro_batches", "portions", "slots_in_host", "too_large"]
+__all__ = [
+    "Portions",
+    "default_staging",
+    "gpu_account",
+    "host_order",
+    "largest",
+    "micro_batches",
+    "no_plan",
+    "portions",
+    "slots_in_host",
+    "too_large",
+]
 
 STAGING_SHARE = 0.06
 """Share of GPU memory that a layer's worth of staging slots may take before it is cut down."""
@@ -36,6 +47,10 @@ class Portions:
     def gpu_free(self, problem: Problem) -> float:
         """Bytes of GPU memory left for resident experts."""
         return problem.gpu_free(self.batch, self.prefill, self.decode, self.kv, self.staging)
+
+    def gpu_shares(self, problem: Problem) -> dict[str, float]:
+        """What GPU memory holds beside resident experts, in words -> bytes."""
+        return problem.gpu_shares(self.batch, self.prefill, self.decode, self.kv, self.staging)
 
     def room(self, problem: Problem) -> dict[str, float]:
         """Host tier -> bytes left for experts beside the KV cache, in the order of `host_order`."""
@@ -138,7 +153,7 @@ def portions(
         if best == wanted:
             break
     if best == 0 or (batch is not None and best < wanted):
-        raise too_large(problem, cut(wanted if batch else 1, chosen), size, needed)
+        raise too_large(problem, cut(wanted if batch else 1, chosen), size, needed=needed, masters=movable)
     return cut(best, chosen)
 
 
@@ -186,22 +201,52 @@ def _check_names(problem: Problem, kv: str | None, core: str | None) -> None:
         raise InputError(Mistake(f"'{core}' cannot attend to a KV cache in GPU memory; choose a host tier", path="policy.kv"))
 
 
-def too_large(problem: Problem, cut: Portions, nbytes: float, needed: float = 0.0) -> InputError:
-    """What is needed and what there is, as an error; `needed` bytes of GPU memory are for experts."""
-    model, gpu_tier = problem.model, problem.gpu_tier
-    kv = problem.kv_bytes(cut.batch)
-    parts = {
-        "weights other than routed experts": problem.non_expert_bytes(),
-        f"intermediates of {cut.batch} sequences": problem.activation_bytes(cut.batch, cut.prefill, cut.decode),
-        f"{cut.staging} staging slots": cut.staging * model.expert_bytes,
-        "KV cache": kv if cut.kv == gpu_tier else 0.0,
-        "experts that have to be there": needed,
-    }
-    needs = ", ".join(f"{name} {format_bytes(value)}" for name, value in parts.items() if value)
-    here = f"'{gpu_tier}' has {format_bytes(problem.usable(gpu_tier))} and must hold {needs}"
-    pairs = problem.layers * problem.experts
-    hosts = ", ".join(f"'{tier}' {format_bytes(problem.usable(tier))}" for tier in problem.system.host_tiers) or "none"
-    there = f"{pairs} experts of {format_bytes(nbytes)} ({format_bytes(pairs * nbytes)}) need room in the host tiers: {hosts}"
-    also = f", which also hold the KV cache ({format_bytes(kv)} in '{cut.kv}')" if cut.kv != gpu_tier else ""
+def too_large(
+    problem: Problem,
+    cut: Portions,
+    nbytes: float,
+    *,
+    needed: float = 0.0,
+    reserve: float = 0.0,
+    host: float = 1.0,
+    masters: bool = False,
+) -> InputError:
+    """What is needed and what there is, as an error that names every share to the byte.
+
+    `nbytes` is the size of a host copy; `needed` bytes of GPU memory are for experts, `reserve` stay free. Of a host tier a
+    share `host` is filled at most; with `masters` every expert has a copy there, else those that GPU memory has no room for.
+    """
+    gpu_tier, pairs = problem.gpu_tier, problem.layers * problem.experts
+    held = {**cut.gpu_shares(problem), "experts that have to be there": needed, "kept free by the policy": reserve}
+    here = f"'{gpu_tier}' has {format_exact(problem.usable(gpu_tier))} and must hold {format_sum(held)}"
+    room: dict[str, float] = {}
+    for tier, left in cut.room(problem).items():
+        room[f"'{tier}'"] = problem.usable(tier)
+        room[f"KV cache in '{tier}'"] = left - problem.usable(tier)
+        room[f"what the policy leaves of '{tier}'"] = (host - 1.0) * problem.usable(tier)
+    free = 0.0 if masters else max(cut.gpu_free(problem) - reserve, 0.0)
+    room[f"'{gpu_tier}' beside what else is there"] = free
+    copies = f"{format_count(pairs, 'expert')} of {format_exact(nbytes)} are {format_exact(pairs * nbytes)}"
+    there = f"{copies}, and there is room for {format_sum(room)}"
+    if _sum(held) <= problem.usable(gpu_tier) and _sum(room) >= pairs * nbytes:
+        there += ", which is not enough in whole experts"
     name = problem.system.name or "this machine"
-    return InputError(Mistake(f"{model.name} with a batch of {cut.batch} does not fit into {name}: {here}; {there}{also}"))
+    text = f"{problem.model.name} with a batch of {cut.batch} does not fit into {name}: {here}; {there}"
+    return InputError(Mistake(text))
+
+
+def no_plan(pins: Mapping[str, object], why: str) -> InputError:
+    """That no plan fits with the parameters `pins` as given, and `why`."""
+    values = ", ".join(str(list(value) if isinstance(value, tuple) else value) for value in pins.values())
+    advice = "leave one of them to the search" if len(pins) > 1 else "leave it to the search"
+    return InputError(Mistake(f"no plan fits with {', '.join(pins)} as given ({values}): {why}; {advice}", path="policy"))
+
+
+def gpu_account(problem: Problem, cut: Portions, more: Mapping[str, float]) -> str:
+    """What GPU memory has and would hold with `cut` and `more` (words -> bytes)."""
+    there = format_exact(problem.usable(problem.gpu_tier))
+    return f"'{problem.gpu_tier}' has {there} and would hold {format_sum({**cut.gpu_shares(problem), **more})}"
+
+
+def _sum(shares: Mapping[str, float]) -> float:
+    return sum(shares.values())

@@ -148,7 +148,7 @@ def deploy_streamed(
     most = most_residents(problem, free, ahead)
     if most < 0:
         slots = int(buffer_slots(problem, 0, ahead))
-        raise too_large(problem, replace(cut, staging=slots), size)
+        raise too_large(problem, replace(cut, staging=slots), size, reserve=reserve)
     count = most if residents is None else residents
     if held is None:
         held = lowest_ids(problem, spread(problem, count))
@@ -211,5 +211,13 @@ class StreamedPolicy(Policy):
         if count == 0 or (self.batch is not None and count < min(self.batch, requests)):
             cut = made(min(self.batch or 1, requests))
             slots = int(buffer_slots(problem, 0, ahead))
-            raise too_large(problem, replace(cut, staging=slots), problem.model.expert_bytes)
+            spare = more.get("reserve", 0.0)
+            raise too_large(
+                problem,
+                replace(cut, staging=slots),
+                problem.model.expert_bytes,
+                reserve=spare(cut.batch) if callable(spare) else spare,
+                host=more.get("host", 1.0),
+                masters=more.get("masters", False),
+            )
         return made(count)

@@ -16,7 +16,7 @@ from moesim.scenario import catalogue
 from moesim.scenario.schema import PARTS, Head
 from moesim.scenario.tree import Node, Path, Tree, dotted
 from moesim.streams import Streams
-from moesim.units import format_bytes
+from moesim.units import format_sum
 
 __all__ = ["built", "capacity", "compared", "located"]
 
@@ -49,9 +49,12 @@ def capacity(parts: Mapping[str, Any], tree: Tree) -> list[Mistake]:
     need, room = model.all_expert_bytes / smaller + model.non_expert_bytes, sum(tiers.values())
     if need <= room:
         return []
-    shown = ", ".join(f"{tier} {format_bytes(size)}" for tier, size in tiers.items())
+    experts = {
+        f"routed experts, {smaller:g} times smaller" if smaller > 1 else "routed experts": model.all_expert_bytes / smaller
+    }
+    taken = format_sum({**experts, "other weights": model.non_expert_bytes})
     message = (
-        f"{model.name} takes {format_bytes(need)} and all tiers together hold {format_bytes(room)} ({shown}); "
+        f"{model.name} takes {taken} and all tiers together hold {format_sum(tiers)}; "
         "enlarge a tier, or store the model in fewer bits (model.precision)"
     )
     return [tree.mistake(message, ("model",))]

@@ -128,7 +128,7 @@ def test_a_set_with_a_capacity_leaves_the_rest():
         (
             {"tiers__s": SET | {"capacity": "1 TB"}},
             "tiers.s.capacity",
-            "interleaved sets take 800 GB of 'ddr', which has 384 GB",
+            "interleaved sets take 800,000,000,000 B ('s' 800,000,000,000 B) of 'ddr', which has 384,000,000,000 B",
         ),
         (
             {"devices__cpu__experts": {"kind": "kernels", "use": ["amc"]}},

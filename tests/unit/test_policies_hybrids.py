@@ -197,7 +197,7 @@ def test_gpu_only_holds_everything_or_refuses():
     deployment = GpuOnly().deploy(p)
     assert deployment.resident.all()
     assert (deployment.staging, deployment.kv) == (0, "hbm")
-    with pytest.raises(InputError, match="experts that have to be there 151 MB"):
+    with pytest.raises(InputError, match="experts that have to be there 150,994,944 B"):
         GpuOnly().deploy(tiny.problem(tiny.system(hbm=0.14e9)))
 
 

@@ -132,7 +132,7 @@ def test_too_large_a_model_is_refused_with_what_is_needed_and_what_there_is():
     with pytest.raises(InputError) as error:
         place(tiny.problem(tiny.system(ddr=0.05 * GB, hbm=0.06 * GB)))
     text = str(error.value)
-    for part in ("tiny", "bench", "24 experts of 6.29 MB (151 MB)", "'ddr' 50 MB", "'hbm' has 60 MB", "staging slots"):
+    for part in ("tiny", "bench", "24 experts of 6,291,456 B", "'ddr' 50,000,000 B", "'hbm' has 60,000,000 B", "staging slots"):
         assert part in text
 
 

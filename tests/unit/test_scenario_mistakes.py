@@ -277,8 +277,9 @@ BROKEN: dict[str, tuple[str, str]] = {
     "model too large": (
         swap("256 GB", "32 GB", WIDE).replace(WIDE[WIDE.index("workload") :], GOOD[GOOD.index("workload") :]),
         (
-            "s.yaml:6:8: model: mixtral-8x7b takes 93.4 GB and all tiers together hold 80 GB (hbm 48 GB, ddr 32 "
-            "GB); enlarge a tier, or store the model in fewer bits (model.precision)"
+            "s.yaml:6:8: model: mixtral-8x7b takes 93,405,052,928 B (routed experts 90,194,313,216 B + other weights "
+            "3,210,739,712 B) and all tiers together hold 80,000,000,000 B (hbm 48,000,000,000 B + ddr 32,000,000,000 B); "
+            "enlarge a tier, or store the model in fewer bits (model.precision)"
         ),
     ),
     "unknown tier of a device": (
