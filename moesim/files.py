@@ -75,6 +75,14 @@ def expanded(path: str | Path) -> Path:
         return Path(path)
 
 
+def resolved(path: Path) -> Path:
+    """The absolute path without links; as written where links run in a circle or no file can have the name."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError):
+        return path
+
+
 @contextmanager
 def opened(path: Path, *, shown: str = "", missing: str = "no such file") -> Iterator[BufferedReader]:
     """The regular file at `path`, opened for reading; never waits for a pipe. InputError where it cannot be read.

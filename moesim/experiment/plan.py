@@ -110,7 +110,7 @@ def plan(source: str | Path | Mapping[str, Any], **changes: Any) -> Plan:
     except InputError as error:
         raise InputError(*dict.fromkeys([*mistakes, *error.mistakes])) from None
     given = root.child("policies")
-    policies, wrong = choices(given.value if given is not None else None, family)
+    policies, wrong = choices(given.value if given is not None and isinstance(given.value, list) else None, family)
     planner = Planner(family, experiment, policies, metric=(root.child("metric") or root).place)
     used, idle = _used(axes, planner)
     planner.grid(used)

@@ -51,7 +51,7 @@ def is_path(text: str) -> bool:
 def shown(path: Path) -> str:
     """The path as messages name it: relative where it lies below the current folder."""
     try:
-        return path.resolve().relative_to(Path.cwd().resolve()).as_posix()
+        return files.resolved(path).relative_to(files.resolved(Path.cwd())).as_posix()
     except ValueError:
         return str(path)
 
@@ -71,7 +71,7 @@ def _places(beside: Sequence[Path]) -> Iterator[Path]:
 
 def _roots(folder: Path) -> Iterator[Path]:
     """The folder that holds the `scenarios` or `hardware_profiles` in which `folder` lies: a project of one's own."""
-    whole = folder.resolve()
+    whole = files.resolved(folder)
     for inside in (whole, *whole.parents):
         if inside.name in FOLDERS.values():
             yield inside.parent

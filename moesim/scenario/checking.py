@@ -108,7 +108,7 @@ def _model(file: FilePath) -> tuple[Mistake, ...]:
     """A model's config.json is judged as a scenario that names it would."""
     resolver = Resolver(file.parent)
     shown = catalogue.shown(file)
-    node = resolver.model(Node({"config": Node(str(file.resolve()))}))
+    node = resolver.model(Node({"config": Node(str(files.resolved(file)))}))
     if "model" not in resolver.broken:
         resolver.mistakes += judged(Architecture, node, ("model",))[1]
     return tuple(mistake if mistake.file else mistake._replace(file=shown, path="") for mistake in resolver.mistakes)
@@ -125,7 +125,7 @@ def _profile(file: FilePath) -> tuple[Mistake, ...]:
         known = ", ".join(["system", *plugins.names("hardware"), *MEMORY_KINDS, "interleaved", "link"])
         resolver.mistakes.append(Mistake(f"unknown kind '{kind.value}'; known: {known}", "kind", *kind.place))
     place = _place(spec, file.stem)
-    node = resolver.hardware(node, place, (file.resolve(),))
+    node = resolver.hardware(node, place, (files.resolved(file),))
     mistakes = [mistake._replace(path=mistake.path.removeprefix(dotted(place)).lstrip(".")) for mistake in resolver.mistakes]
     if spec is None or resolver.broken:
         return tuple(mistakes)

@@ -11,7 +11,7 @@ from typing import Any
 
 from moesim import plugins
 from moesim.errors import InputError, Mistake, did_you_mean, excerpt
-from moesim.files import is_directory, is_file
+from moesim.files import is_directory, is_file, resolved
 from moesim.scenario import catalogue
 from moesim.scenario.schema import PARTS, Head
 from moesim.scenario.tree import Node, Path, Tree, dotted
@@ -117,8 +117,8 @@ def _located(mistake: Mistake, tree: Tree, base: FilePath) -> Mistake:
     if mistake.file:
         shown = catalogue.shown(FilePath(mistake.file))
         for path, leaf in _files(tree.root):
-            wanted = {(base / str(leaf.value)).resolve(), FilePath(str(leaf.value)).resolve()}
-            if FilePath(mistake.file).resolve() in wanted:
+            wanted = {resolved(base / str(leaf.value)), resolved(FilePath(str(leaf.value)))}
+            if resolved(FilePath(mistake.file)) in wanted:
                 return tree.mistake(f"{shown}: {mistake.message}", path)
         return mistake._replace(file=shown)
     steps: Path = tuple(mistake.path.split(".")) if mistake.path else ("workload",)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path as FilePath
 
-from moesim import plugins
+from moesim import files, plugins
 from moesim.errors import did_you_mean
 from moesim.scenario import annotated, parts
 from moesim.scenario.tree import Node, Path
@@ -141,7 +141,7 @@ class Assembly:
                 )
                 self._refuse(name, message, (*path, "profile"))
                 continue
-            base = self.laid(_titled(node, file, path, base), path, (*chain, file.resolve()), base)
+            base = self.laid(_titled(node, file, path, base), path, (*chain, files.resolved(file)), base)
             before = name
             self._fits(name, base, path)
         return base
@@ -151,8 +151,8 @@ class Assembly:
         file = self._find(name, where)
         if file is None:
             return None
-        if file.resolve() in chain:
-            loop = [*chain[chain.index(file.resolve()) :], file]
+        if files.resolved(file) in chain:
+            loop = [*chain[chain.index(files.resolved(file)) :], file]
             self._refuse(name, f"circular profile reference: {' -> '.join(step.stem for step in loop)}", where)
             return None
         node = self._read(file)

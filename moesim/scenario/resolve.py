@@ -56,7 +56,7 @@ class Resolver:
 
     def file(self, path: FilePath) -> Node:
         """One file as written, annotations taken off; InputError if it cannot be read."""
-        key = path.resolve()
+        key = files.resolved(path)
         if key not in self._files:
             self._files[key] = annotated.strip(_tree(path).root, self.mistakes)
         return self._files[key]
@@ -71,7 +71,7 @@ class Resolver:
         """The file laid over what it extends, over what that extends, and so on."""
         node = self.file(path)
         refuse_other(node.top, ("scenario",), catalogue.shown(path))
-        return self.joined(node, (*chain, path.resolve()))
+        return self.joined(node, (*chain, files.resolved(path)))
 
     def joined(self, node: Node, chain: tuple[FilePath, ...] = ()) -> Node:
         """A scenario as written laid over what it extends; `chain`: the files that led here."""
@@ -102,8 +102,8 @@ class Resolver:
             path = self._named("scenarios", parent)
         except InputError as error:
             return self._refuse("extends", parent, error.mistakes[0].message)
-        if path.resolve() in chain:
-            loop = [*chain[chain.index(path.resolve()) :], path]
+        if files.resolved(path) in chain:
+            loop = [*chain[chain.index(files.resolved(path)) :], path]
             return self._refuse("extends", parent, f"extends itself: {' -> '.join(catalogue.shown(file) for file in loop)}")
         if not files.is_file(path):
             return self._refuse("extends", parent, f"no such file: {catalogue.shown(path)}")
@@ -138,7 +138,7 @@ class Resolver:
 
         So a scenario may be called like the machine that it names, or like the shipped scenario that it changes.
         """
-        if file.resolve() == FilePath(place.file).resolve():
+        if files.resolved(file) == files.resolved(FilePath(place.file)):
             return True
         if group != "hardware":
             return False
@@ -163,10 +163,10 @@ class Resolver:
             return replace(node, value={name: self.rebased(child, (*path, name)) for name, child in node.value.items()})
         if path[-1:] != ("path",) or not isinstance(node.value, str) or FilePath(node.value).is_absolute():
             return node
-        folder = self.folder(node.place).resolve()
-        if folder == self.base.resolve():
+        folder = files.resolved(self.folder(node.place))
+        if folder == files.resolved(self.base):
             return node
-        return replace(node, value=FilePath(os.path.relpath(folder / node.value, self.base.resolve())).as_posix())
+        return replace(node, value=FilePath(os.path.relpath(folder / node.value, files.resolved(self.base))).as_posix())
 
     def expand(self, raw: Node) -> Node:
         """`raw` with its hardware profiles and its model filled in."""
@@ -355,7 +355,7 @@ def _tree(path: FilePath) -> Tree:
         stat = path.stat()
     except OSError:
         return strict_yaml.read(path, catalogue.shown(path))
-    return _composed(path.resolve(), catalogue.shown(path), stat.st_mtime_ns, stat.st_size)
+    return _composed(files.resolved(path), catalogue.shown(path), stat.st_mtime_ns, stat.st_size)
 
 
 @lru_cache(maxsize=256)

@@ -99,7 +99,9 @@ def _one(work: tuple[int, int]) -> Ended:
         else:
             wrong = complaint(trial.command, status, told)
         if wrong and _KEEP is not None:
-            shutil.copytree(folder, _KEEP / str(number), dirs_exist_ok=True)
+            shutil.rmtree(_KEEP / str(number), ignore_errors=True)
+            _KEEP.mkdir(parents=True, exist_ok=True)
+            prepare(_SEEDS, number, base, _KEEP / str(number))  # as it was before the command
             (_KEEP / str(number) / "command.txt").write_text(f"moesim {' '.join(trial.command)!r}\n{wrong}\n", errors="replace")
         return Ended(number, trial.seed, " ".join(trial.command)[:80], status, time.monotonic() - begin, megabytes, wrong)
 

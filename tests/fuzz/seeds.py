@@ -156,7 +156,10 @@ def _scenarios(root: Path) -> list[Seed]:
     experiment = {
         "scenario": {"extends": "base.yaml"},
         "policies": ["lru", {"kind": "lru", "label": "again"}],
-        "axes": {"workload.requests": [1, 2], "hardware.links.pcie.rate": {"from": "10 GB/s", "to": "20 GB/s", "steps": 2}},
+        "axes": {
+            "workload.requests": [1, 2],
+            "hardware.links.pcie.rate": {"kind": "range", "low": "10 GB/s", "high": "20 GB/s", "points": 2},
+        },
         "replications": 2,
         "metric": "throughput_tok_s",
         "bound": False,
@@ -209,7 +212,12 @@ def _tables(root: Path) -> list[Seed]:
         meta=np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8),
     )
     drawn = {"kind": "offline", "requests": 2, "prompt": 8, "output": 3, "routing": {"kind": "popularity", "path": "p.csv"}}
-    replayed = {"kind": "offline", "output": 3, "routing": {"kind": "trace", "path": "t.npz", "tasks": ["a", "b"]}}
+    replayed = {
+        "kind": "offline",
+        "requests": 1,
+        "output": 3,
+        "routing": {"kind": "trace", "path": "t.npz", "tasks": ["a", "b"]},
+    }
     seeds = []
     for name, target, raw, workload in (
         ("lengths", "lengths.csv", table, whole),

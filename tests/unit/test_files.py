@@ -59,6 +59,8 @@ def test_names_that_no_file_has_are_no_exceptions(tmp_path: Path) -> None:
     assert "holds a NUL character" in refused(tmp_path / "a\0b")
     assert [files.is_file(tmp_path / name) for name in ("none", "x" * 300, "a\0b")] == [False] * 3
     (tmp_path / "loop").symlink_to("loop")
+    assert files.resolved(tmp_path / "loop") == tmp_path / "loop"
+    assert files.expanded("~nosuchuser/x") == Path("~nosuchuser/x")
     assert refused(tmp_path / "loop").startswith("f: cannot be read: Too many levels")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import shutil
 import warnings
 from pathlib import Path
 
@@ -40,6 +41,15 @@ def test_damaged_files_end_in_a_message(part: int, seeds: list[Seed], tmp_path: 
         assert not complaint(trial.command, status, told.getvalue()), f"input {number}: {trial.command}\n{told.getvalue()}"
         if status == 2:
             assert told.getvalue().strip(), f"input {number} is refused without a word"
+
+
+def test_the_seeds_themselves_are_sound(seeds: list[Seed], tmp_path: Path) -> None:
+    for seed in seeds:
+        folder = tmp_path / seed.name
+        shutil.copytree(seed.folder, folder)
+        with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
+            for command in seed.commands:
+                assert cli.main(command) == 0, f"{seed.name}: {command}"
 
 
 def test_a_traceback_is_found_with_its_place() -> None:
