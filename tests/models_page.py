@@ -24,20 +24,51 @@ PAGE = ROOT / "docs" / "models.md"
 FACTS = ROOT / "tests" / "data" / "public_models.yaml"
 
 
+class Stated(NamedTuple):
+    """What a vendor states, in 10^9 parameters and in the vendor's own digits."""
+
+    total: float | None
+    unit: float
+    """What the last digit of `total` stands for."""
+    active: float | None
+    source: str
+    because: str
+    """Why `total` is further from the reading than its digits allow; empty where it is not."""
+
+
+class Checkpoint(NamedTuple):
+    """Parameters of a checkpoint as counted from its files, and those of them beside the decoder, worked out by hand."""
+
+    parameters: int
+    beside: float
+    to: float
+    """How far `beside` may be off, where it rests on a rounded figure."""
+    holds: str
+    at: str
+
+
+class Files(NamedTuple):
+    """Bytes of a checkpoint's files as a source states them, and those of them beside the decoder."""
+
+    bytes: float
+    to: float
+    beside: float
+    source: str
+
+
 class Row(NamedTuple):
-    """A public model, read and published: billions of parameters, GB of weights, bytes of cache."""
+    """A public model as it is read, and what is published of it."""
 
     name: str
     model: Architecture
     source: str
-    total: float
-    unit: float
-    """What the last published digit of `total` stands for."""
-    beside: float
-    """Billions of parameters that `total` may hold and that are not part of a text decoder."""
-    active: float | None
-    weights: float | None
+    recalled: str
+    """Keys of the shape that were written down from memory; empty where all were read at `source`."""
+    stated: Stated | None
+    checkpoint: Checkpoint | None
+    files: Files | None
     cache: float
+    """Bytes of cache per token, derived by hand from the shape."""
     note: str
 
 
@@ -70,24 +101,43 @@ def rows() -> tuple[Row, ...]:
 
 def _row(entry: dict[str, Any], facts: dict[str, Any]) -> Row:
     name = entry["name"]
-    if "config" in entry:
-        model, published = _read(entry), entry["published"]
-    else:
-        config, model = named_config(name), load_named(name)
-        published = {"total": config["_advertised_params_b"], "active": config["_advertised_active_params_b"]}
-    total = published["total"]
+    model = _read(entry) if "config" in entry else load_named(name)
+    checkpoint = _checkpoint(facts["checkpoints"].get(name), entry.get("of") or named_config(name)["_hf_id"])
     return Row(
         name,
         model,
         entry.get("source", model.source),
-        total,
-        published.get("to", 10.0 ** -len(str(total).partition(".")[2])),
-        facts["beside"].get(name, {"of": 0.0})["of"],
-        published.get("active"),
-        facts["weights"].get(name, {"of": None})["of"],
+        entry.get("recalled", facts["recalled"].get(name, "")),
+        _stated(facts["stated"].get(name)),
+        checkpoint,
+        _files(facts["files"].get(name), checkpoint),
         by_hand(entry["cache"]),
         entry.get("note", ""),
     )
+
+
+def _stated(fact: dict[str, Any] | None) -> Stated | None:
+    if fact is None:
+        return None
+    total = fact.get("total")
+    unit = fact.get("to", 10.0 ** -len(str(total).partition(".")[2]))
+    return Stated(total, unit, fact.get("active"), fact["in"], fact.get("because", ""))
+
+
+def _checkpoint(fact: dict[str, Any] | None, at: str) -> Checkpoint | None:
+    if fact is None:
+        return None
+    parts = fact.get("holds", [])
+    beside = sum(by_hand(part["of"]) for part in parts)
+    holds = " and ".join(part["what"] for part in parts)
+    return Checkpoint(fact["parameters"], beside, sum(part.get("to", 0.0) for part in parts), holds, fact.get("at", at))
+
+
+def _files(fact: dict[str, Any] | None, checkpoint: Checkpoint | None) -> Files | None:
+    if fact is None:
+        return None
+    beside = by_hand(fact["holds"]) if "holds" in fact else 2.0 * (checkpoint.beside if checkpoint else 0.0)
+    return Files(fact["bytes"], fact.get("to", 0.0), beside, fact["in"])
 
 
 def _read(entry: dict[str, Any]) -> Architecture:
@@ -98,57 +148,113 @@ def _read(entry: dict[str, Any]) -> Architecture:
 
 def page() -> str:
     """The text of docs/models.md."""
-    body = "\n".join(map(_line, rows()))
-    sources = "\n".join(f"* {row.name}: {_plain(row.source)}{f'; {row.note}' if row.note else ''}" for row in rows())
+    read, recalled = ([row for row in rows() if bool(row.recalled) is wanted] for wanted in (False, True))
     keys = "\n".join(f"| {what} | {', '.join(f'`{key}`' for key in spellings)} |" for what, spellings in READ.items())
-    return _TEXT.format(count=len(rows()), table=body, keys=keys, harmless="; ".join(HARMLESS), sources=sources)
+    return _TEXT.format(
+        count=len(read),
+        more=len(recalled),
+        totals=sum(row.stated is not None and row.stated.total is not None for row in read),
+        actives=sum(row.stated is not None and row.stated.active is not None for row in read),
+        checkpoints=sum(row.checkpoint is not None for row in read),
+        files=sum(row.files is not None for row in read),
+        head=_HEAD,
+        table="\n".join(map(_line, read)),
+        recalled="\n".join(map(_line, recalled)),
+        keys=keys,
+        harmless="; ".join(HARMLESS),
+        sources="\n".join(map(_source, rows())),
+    )
 
 
 def _line(row: Row) -> str:
-    model = row.model
-    read_weights = (model.non_expert_bytes + model.all_expert_bytes) / 1e9
+    model, checkpoint = row.model, row.checkpoint
     cells = (
         row.name,
-        f"{model.total_parameters / 1e9:,.1f}",
-        f"{row.total:,}",
+        f"{model.total_parameters / 1e9:,.2f}",
+        _or_blank(row.stated and row.stated.total, ","),
+        _or_blank(checkpoint and checkpoint.parameters / 1e9, ",.2f"),
+        _or_blank((checkpoint and checkpoint.beside / 1e9) or None, ",.2f"),
         f"{model.active_parameters / 1e9:,.1f}",
-        "" if row.active is None else f"{row.active:,}",
-        f"{read_weights:,.1f}",
-        "" if published_weights(row) is None else f"{published_weights(row):,.1f}",
+        _or_blank(row.stated and row.stated.active, ","),
+        f"{(model.non_expert_bytes + model.all_expert_bytes) / 1e9:,.1f}",
+        _or_blank(row.files and row.files.bytes / 1e9, ",.1f"),
         f"{float(model.kv_bytes_per_layer.sum()):,.0f}",
         f"{row.cache:,.0f}",
     )
     return "| " + " | ".join(cells) + " |"
 
 
-def published_weights(row: Row) -> float | None:
-    """GB of weights as published: of the checkpoint, or of the published count at 2 bytes where all is in bfloat16."""
-    precision = row.model.precision
-    plain = {precision.weights, precision.experts, precision.attention_name, precision.embedding_name} == {"bf16"}
-    return row.weights or (2.0 * row.total if plain else None)
+def _or_blank(figure: float | None, digits: str) -> str:
+    return "" if figure is None else format(round(figure, 2), digits)
+
+
+def _source(row: Row) -> str:
+    stated, checkpoint, files = row.stated, row.checkpoint, row.files
+    parts = (
+        f"shape: {_plain(row.source)}",
+        row.recalled and f"from memory: {row.recalled}",
+        stated and f"stated: {stated.source}",
+        stated and stated.because and f"stated total: {_plain(stated.because)}",
+        checkpoint and f"checkpoint: {checkpoint.at}",
+        checkpoint and checkpoint.holds and f"beside the decoder: {_plain(checkpoint.holds)}",
+        files and f"files: {files.source}",
+        row.note,
+    )
+    return f"* {row.name}: {'; '.join(filter(None, parts))}"
 
 
 def _plain(text: str) -> str:
     return " ".join(text.split())
 
 
+_COLUMNS = (
+    "model",
+    "total, 10^9",
+    "stated",
+    "checkpoint",
+    "of it beside the decoder",
+    "active, 10^9",
+    "stated",
+    "weights, GB",
+    "files",
+    "cache, bytes per token",
+    "derived",
+)
+_HEAD = f"| {' | '.join(_COLUMNS)} |\n| --- |{' ---: |' * (len(_COLUMNS) - 1)}"
+
 _TEXT = """# Models: public configurations as moesim reads them
 
 {count} public Mixture-of-Experts models, each read from the keys of its own `config.json` (or `params.json`), beside what is
 published. `moesim list models` names those that ship (the small letters below); any other is read from its file: `model:
-path/to/config.json`.
+path/to/config.json`. No published figure below comes from what moesim reads; a figure that no source states is left blank.
 
-| model | total, 10^9 | published | active, 10^9 | published | weights, GB | published | cache, bytes per token | by hand |
-| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+Figures that were read at a source: {totals} totals and {actives} active counts stated by vendors, {checkpoints} counts of
+parameters in checkpoints, {files} sizes of files. No source that was read states bytes of cache: that column is derived.
+Model cards were read as public repositories and pages quote them.
+
+{head}
 {table}
 
 * **Total and active** leave out towers for images and sound, layers of multi-token prediction, norms and biases; both
-  embeddings count as active, of which vendors often leave out one or both. Published figures have the digits that vendors
-  give.
-* **Weights** are those of the format that the configuration names, bfloat16 where it names none. Published: the size of the
-  checkpoint, or the published count at 2 bytes.
-* **Cache** is what one more token adds over all layers before any window is full, in the precision of the configuration. By
-  hand: layers with a cache x numbers kept x bytes of one.
+  embeddings count as active, of which vendors often leave out one or both.
+* **Stated** is what the vendor states, in the vendor's digits, rounded or cut: the test allows one unit of the last digit, or
+  0.3 %. Where a statement is further off, its cause stands under the sources. Active: one unit of the last digit or 3 %, with
+  or without one or both embeddings.
+* **Checkpoint** is the count of parameters that the Hugging Face Hub takes from the headers of the files, as the table in
+  llmfit 1.1.17 (PyPI, MIT) gives it. **Of it beside the decoder** are other layers and towers, worked out by hand from their
+  shapes (or as stated, where the sources say so). The test allows 0.02 % for norms, biases, scales and gates.
+* **Weights** are those of the format that the configuration names, bfloat16 where it names none. **Files** are bytes that a
+  source states; the test adds what stands beside the decoder and allows 0.3 %.
+* **Cache** is what one more token adds over all layers before any window is full, in the precision of the configuration.
+  **Derived**: arithmetic from the published shape, by hand: layers with a cache x numbers kept x bytes of one.
+
+## Shapes that were not read whole
+
+{more} more models, not counted above: keys of their shapes, named under the sources, were written down from memory. Their
+published figures were read like the others.
+
+{head}
+{recalled}
 
 ## What is read, what is warned of, what is refused
 
@@ -173,8 +279,6 @@ path/to/config.json`.
 Keys that sound like sizes and are known to change none say: {harmless}.
 
 ## Sources
-
-(recalled) means: written down from memory of the file and not read again.
 
 {sources}
 
