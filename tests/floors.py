@@ -22,7 +22,7 @@ def floors() -> dict[str, str]:
     extras = project["optional-dependencies"]
     found: dict[str, str] = {}
     for text in [*project["dependencies"], *(text for name in ("parquet", "dask", "test") for text in extras[name])]:
-        match = re.fullmatch(r"([\w.-]+)(?:\[[\w,]+\])?>=([\d.]+)", text)
+        match = re.fullmatch(r"([\w.-]+)(?:\[[\w,]+\])?>=([\d.]+)(?:;.*)?", text)
         if match is not None:
             found[match.group(1)] = match.group(2)
     return found

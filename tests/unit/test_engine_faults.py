@@ -86,7 +86,7 @@ def test_a_fault_costs_no_memory_that_is_not_there() -> None:
     assert outcome.recorder.peak["ssd"] == 24 * tiny.model().expert_bytes
     sizes = {"near": 60e6, "far": 120e6, "ddr": 30e6, "ssd": 1e9, "hbm": 0.1e9}
     assert all(outcome.recorder.peak[tier] <= size for tier, size in sizes.items())
-    with pytest.raises(InputError, match="the placement needs 151 MB of tier 'ssd'"):
+    with pytest.raises(InputError, match=r"the placement needs 150,994,944 B \(24 experts 150,994,944 B\) of tier 'ssd'"):
         scene(nvme=100e6)(MoeCxl(), faults=[Fault(tier="near", at=1e-3, fallback="ssd")])
 
 
