@@ -197,7 +197,7 @@ def _axes(root: Node, drawn: bool) -> tuple[list[Dimension], list[Mistake]]:
 def _judged(name: str, node: Node) -> tuple[Axis | None, list[Mistake]]:
     """One axis against the spec of its kind."""
     kind = node.child("kind")
-    if kind is None or kind.value not in KINDS:
+    if kind is None or not isinstance(kind.value, str) or kind.value not in KINDS:
         known = ", ".join(KINDS)
         message = f"write a list of values, or a mapping whose 'kind' is one of {known}"
         return None, [Mistake(message, f"axes.{name}", *(kind.place if kind is not None else node.place))]

@@ -212,3 +212,16 @@ def test_the_code_of_a_session_counts_with_what_it_calls() -> None:
     assert foreign_code(LRU) is None
     assert foreign_code(typed("x * 2")) == foreign_code(typed("x * 2"))
     assert foreign_code(typed("x * 2")) != foreign_code(typed("x * 3"))
+
+
+@pytest.mark.parametrize("kind", [{"a": "range"}, ["range"], 3, None])
+def test_the_kind_of_an_axis_is_a_word(kind: object) -> None:
+    axes = {"workload.requests": {"kind": kind, "low": 1, "high": 2}}
+    with pytest.raises(InputError, match="whose 'kind' is one of list, range, log, zip"):
+        plan({"scenario": "quickstart", "axes": axes})
+
+
+@pytest.mark.parametrize("policies", ["lru", 3, {"a": 1}])
+def test_policies_are_a_list(policies: object) -> None:
+    with pytest.raises(InputError, match=r"policies: .* is not a list"):
+        plan({"scenario": "quickstart", "axes": {"workload.requests": [1, 2]}, "policies": policies})
