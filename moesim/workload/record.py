@@ -91,6 +91,7 @@ def _read(path: Path, changed: int, size: int, layers: int, experts: int, top_k:
 
 def _shape_mistakes(arrays: dict[str, NDArray[Any]], file: str) -> list[Mistake]:
     mistakes = []
+    tokens = arrays["experts"].shape[0] if arrays["experts"].ndim else 0
     for name, dimensions in _ARRAYS.items():
         array = arrays[name]
         if array.ndim != dimensions:
@@ -98,8 +99,8 @@ def _shape_mistakes(arrays: dict[str, NDArray[Any]], file: str) -> list[Mistake]
             mistakes.append(Mistake(f"array '{name}' has shape {array.shape}; {shape} is needed", file=file))
         elif array.dtype.kind not in "ui":
             mistakes.append(Mistake(f"array '{name}' has type {array.dtype}; whole numbers are needed", file=file))
-        elif name in ("seq", "pos") and len(array) != len(arrays["experts"]):
-            told = f"array '{name}' has {len(array)} entries for {len(arrays['experts'])} tokens"
+        elif name in ("seq", "pos") and len(array) != tokens:
+            told = f"array '{name}' has {len(array)} entries for {tokens} tokens"
             mistakes.append(Mistake(told, file=file))
     if not mistakes and not arrays["experts"].size:
         mistakes.append(Mistake("array 'experts' is empty", file=file))

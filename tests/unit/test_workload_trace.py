@@ -160,6 +160,9 @@ def meta(**changes):
 DEFECTS = {
     "missing array": (lambda c: {k: v for k, v in c.items() if k != "pos"}, "'pos' is missing; the file has experts, meta"),
     "two dimensions": (edit("experts", lambda a: a[:, 0]), r"array 'experts' has shape \(33, 2\)"),
+    "no dimension": (edit("experts", lambda a: a[0, 0, 0]), r"array 'experts' has shape \(\)"),
+    "far": (edit("pos", lambda a: a.astype(np.int64) + 2**40), "a position is beyond 1,000,000,000 tokens"),
+    "ranges": (meta(tasks_seq_range={"a": 3}), r"is not \{task: \[first, last\]\}"),
     "floats": (edit("experts", lambda a: a.astype(float)), "array 'experts' has type float64; whole numbers"),
     "short seq": (edit("seq", lambda a: a[:-1]), "array 'seq' has 32 entries for 33 tokens"),
     "out of range": (edit("experts", put((5, 1, 0), 8)), "token 5, layer 1: expert 8 of 8"),
