@@ -125,9 +125,9 @@ def test_zero_fetches_nothing_ahead_where_one_layer_is_all_that_fits():
     assert (deployment.ahead, deployment.staging) == (0, 8)
     visit = tiny.visit_of(p, deployment, 0, [1, 1] + [0] * 6)
     assert ZeroInference().dispatch(visit, tiny.view_of(p, deployment)).load.all()
-    with pytest.raises(InputError, match="16 staging slots 101 MB"):
+    with pytest.raises(InputError, match="16 staging slots 100,663,296 B"):
         ZeroInference(depth=1).deploy(p)
-    with pytest.raises(InputError, match=r"8 staging slots 50\.3 MB"):
+    with pytest.raises(InputError, match="8 staging slots 50,331,648 B"):
         ZeroInference().deploy(tiny.problem(tiny.system(hbm=0.06e9)))
 
 
