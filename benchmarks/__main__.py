@@ -55,14 +55,16 @@ def _measure(policy: str, batch: int, passes: int, repeats: int) -> dict[str, An
     case = make_case(policy, batch, passes)
     ready = make_ready(case)
     visits = len(ready.visits)
-    naive, auto, events = [], [], []
+    naive, kernel, reference = [], [], []
     for _ in range(repeats):
         naive.append(time_naive(ready))
-        auto.append(time_moesim(case, "auto"))
-        events.append(time_moesim(case, "events"))
-    cpu = {name: median(run.cpu for run in runs) for name, runs in (("naive", naive), ("auto", auto), ("events", events))}
+        kernel.append(time_moesim(case, "kernel"))
+        reference.append(time_moesim(case, "reference"))
+    cpu = {
+        name: median(run.cpu for run in runs) for name, runs in (("naive", naive), ("kernel", kernel), ("reference", reference))
+    }
     simulated = naive[0].decode
-    others = [run.decode for run in (*auto, *events)]
+    others = [run.decode for run in (*kernel, *reference)]
     return {
         "policy": policy,
         "batch": batch,
@@ -70,11 +72,10 @@ def _measure(policy: str, batch: int, passes: int, repeats: int) -> dict[str, An
         "expert_executions": ready.executions,
         "layer_visits_per_s": {name: round(visits / seconds) for name, seconds in cpu.items()},
         "expert_executions_per_s": {name: round(ready.executions / seconds) for name, seconds in cpu.items()},
-        "speedup": round(cpu["naive"] / cpu["auto"], 1),
-        "speedup_events": round(cpu["naive"] / cpu["events"], 1),
+        "speedup": round(cpu["naive"] / cpu["kernel"], 1),
+        "speedup_reference": round(cpu["naive"] / cpu["reference"], 2),
         "events_per_layer_visit": {
-            "auto": round(auto[0].events / auto[0].visits, 3),
-            "events": round(events[0].events / events[0].visits, 3),
+            "kernel": round(kernel[0].events / kernel[0].visits, 3),
             "naive": round(naive[0].events / naive[0].visits, 1),
         },
         "decode_ps": simulated,

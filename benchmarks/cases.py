@@ -14,8 +14,9 @@ import numpy as np
 from benchmarks import naive
 from moesim.engine import simulate
 from moesim.engine.clock import to_ps
-from moesim.engine.context import Context, EngineKind
-from moesim.engine.prelude import Prelude, preludes_of_pass
+from moesim.engine.context import Context
+from moesim.engine.machine import EngineKind
+from moesim.engine.prelude import Group, Structure, structure_of_pass
 from moesim.engine.rounds import Pass, passes_of_job
 from moesim.policies.base import IntArray, Policy, Visit
 from moesim.policies.problem import Problem
@@ -58,7 +59,7 @@ class Timing:
     decode: int
     """Simulated ps of the decode passes."""
     events: int
-    """SimPy events of the whole run."""
+    """Moments of the whole run at which anything ends; SimPy events of the naive model."""
     visits: int
     """Layer visits of the whole run (moesim's includes the prefill pass)."""
 
@@ -113,9 +114,11 @@ def make_ready(case: Case) -> Ready:
     trailers: list[int] = []
     for one in passes_of_job(case.problem.job, case.routing, context.deployment):
         if one.phase == "decode":
-            preludes, trailer = preludes_of_pass(case.problem, context.deployment, one.phase, one.new_tokens, one.context)
-            trailers.append(trailer.duration)
-            visits += [_plain(context, visit, prelude) for visit, prelude in zip(_visits(context, one), preludes, strict=True)]
+            structure = structure_of_pass(case.problem, context.deployment, one.phase, one.new_tokens, one.context)
+            gpu = case.problem.system.gpu_name
+            trailers.append(_on_gpu(structure, structure.trailing, gpu) + structure.head)
+            before = [_on_gpu(structure, group, gpu) for group in structure.layers]
+            visits += [_plain(context, visit, time) for visit, time in zip(_visits(context, one), before, strict=True)]
     executions = sum(len(visit.residents) + len(visit.uploads) + len(visit.on_cpu) for visit in visits)
     return Ready(visits, trailers, context.deployment.staging, executions)
 
@@ -131,11 +134,22 @@ def _visits(context: Context, one: Pass) -> list[Visit]:
     ]
 
 
-def _plain(context: Context, visit: Visit, prelude: Prelude) -> naive.NaiveVisit:
+def _on_gpu(structure: Structure, group: Group, gpu: str) -> int:
+    """ps of decoder layers whose attention is on the GPU alone."""
+    time = 0
+    for kind, after in group:
+        chain = structure.chains[kind]
+        if any(stage.lane != gpu for stage in chain.sides()):
+            raise NotImplementedError("the naive model has attention on the GPU alone")
+        time += sum(stage.total for stage in chain.stages) + after
+    return time
+
+
+def _plain(context: Context, visit: Visit, before: int) -> naive.NaiveVisit:
     """A visit as lists, in the order of its dispatch."""
     problem, costs = context.problem, context.problem.costs
-    if prelude.needs_events or prelude.store_left or problem.model.shared_bytes:
-        raise NotImplementedError("the naive model has attention on the GPU alone, and no shared experts")
+    if problem.model.shared_bytes:
+        raise NotImplementedError("the naive model has no shared experts")
     dispatch = context.policy.dispatch(visit, context.view)
     order = np.arange(len(visit.counts)) if dispatch.order is None else dispatch.order
     order = order[visit.counts[order] > 0]
@@ -151,7 +165,7 @@ def _plain(context: Context, visit: Visit, prelude: Prelude) -> naive.NaiveVisit
     nbytes = min(pairs, visit.tokens) * problem.model.token_bytes / context.deployment.activation_compression
     asks = len(uploads) + len(beside) > 0
     return naive.NaiveVisit(
-        prelude.duration,
+        before,
         int(to_ps(out.seconds(visit.tokens * 4.0 * problem.model.top_k))) if asks else 0,
         _launched(to_ps(visit.gpu[residents]), launch, device.fused, 0),
         list(zip(to_ps(visit.copy[uploads]).tolist(), (to_ps(visit.gpu[uploads]) + launch).tolist(), strict=True)),

@@ -33,6 +33,9 @@ def stacked(dispatches: list[Dispatch], routed: IntArray, stored: FloatArray) ->
 
     Raises PolicyError where an answer breaks the contract of `Dispatch`.
     """
+    if len(dispatches) == 1 and _plain(dispatches[0]) and dispatches[0].device.shape == routed.shape[1:]:
+        one = dispatches[0]
+        return Answers(one.device[None], None if one.order is None else one.order[None])
     for one in dispatches:
         if one.device.shape != routed.shape[1:]:
             raise PolicyError(f"dispatch returned device of shape {one.device.shape}, not [E] = {routed.shape[1:]}")
@@ -71,3 +74,8 @@ def _nbytes(dispatches: list[Dispatch], stored: FloatArray) -> FloatArray:
     if not ((nbytes > 0) & (nbytes <= stored * (1 + 1e-12))).all():
         raise PolicyError("dispatch.nbytes lies outside (0, bytes of the stored copy]")
     return nbytes
+
+
+def _plain(dispatch: Dispatch) -> bool:
+    """Whether it says no more than devices and an order."""
+    return all(part is None for part in dispatch[2:])

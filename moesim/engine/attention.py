@@ -1,25 +1,24 @@
 """The non-expert part of a decoder layer: which lanes its micro-batches pass, one after another, and how long that takes.
 
-A chain is solved with lane recursions alone; where its transfers contend, or where the order of jobs on a lane depends
-on time, the event engine walks the same chain. Knows no routing.
+A chain becomes operations of a program. Knows no routing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from moesim.engine.clock import added, to_ps, total
-from moesim.engine.lanes import serve
+from moesim.engine.program import ACTIVATION, DEMAND, Operation, label_of
 from moesim.engine.tables import IntTimes, queue_of, usage_of
 from moesim.errors import PolicyError
 from moesim.hardware.device import Phase
 from moesim.policies.base import Deployment, IntArray, PhasePlan
 from moesim.policies.problem import Problem
 
-__all__ = ["Chain", "Solved", "Stage", "chains_of_pass", "solve"]
+__all__ = ["Chain", "Stage", "chain_operations", "chains_of_pass", "stage_operation"]
 
 
 @dataclass(frozen=True)
@@ -30,11 +29,8 @@ class Stage:
     service: IntTimes
     usage: Mapping[str, float] = field(default_factory=dict)
     name: str = ""
-
-    @property
-    def cause(self) -> str:
-        """Why its bytes move: `kv`, `activation`; empty for a computation."""
-        return "" if self.name == "attention" else "kv" if "KV" in self.name else "activation"
+    cause: str = ""
+    """Why its bytes move: `kv` or `activation`."""
 
     @property
     def total(self) -> int:
@@ -60,85 +56,41 @@ class Chain:
         """All stages, those beside the chain included."""
         return tuple(stage for stage in (*self.stages, self.kv_read, self.kv_store, *self.aside) if stage is not None)
 
-    def lanes_in_order(self) -> bool:
-        """A lane that is passed twice has all its first jobs at once: then first come, first served is stage by stage.
 
-        Lanes of the KV traffic must be passed by nothing else.
-        """
-        lanes = [stage.lane for stage in self.stages]
-        if any(beside is not None and beside.lane in lanes for beside in (self.kv_read, self.kv_store)):
-            return False
-        return all(lanes.index(lane) == 0 for i, lane in enumerate(lanes) if lanes.index(lane) != i)
+def chain_operations(
+    chain: Chain, lane: Callable[[str], int], gpu: str, first: int, start: Sequence[int]
+) -> tuple[list[Operation], list[int], list[int]]:
+    """A chain as operations numbered from `first` on, after `start`: (operations, last one of each micro-batch, KV stores).
 
-    def contended(self, capacity: Mapping[str, float]) -> bool:
-        """Whether its transfers could ask any resource for more than it has, all lanes busy at once (conservative)."""
-        if len(self.stages[0].service) == 1 and self.kv_read is None and self.kv_store is None:
-            return False  # one micro-batch is in one place at a time
-        load: dict[str, float] = {}
-        for stage in self.sides():
-            for resource, nbytes in stage.usage.items():
-                load[resource] = load.get(resource, 0.0) + nbytes / max(stage.total, 1)
-        return any(amount * 1e12 > capacity[resource] for resource, amount in load.items())
+    Stage by stage: a lane that serves first come, first served passes all micro-batches through one stage before the next.
+    """
+    count = len(chain.stages[0].service)
+    operations: list[Operation] = []
 
+    def add(stage: Stage, item: int, after: Sequence[int]) -> int:
+        operations.append(stage_operation(stage, item, lane(stage.lane), after, DEMAND if stage.lane == gpu else ACTIVATION))
+        return first + len(operations) - 1
 
-@dataclass(frozen=True)
-class Solved:
-    """A chain timed from its start at 0. Times in ps."""
-
-    duration: int
-    """Until the last micro-batch has left the last stage."""
-    store_end: int
-    """Until the last new KV entry is stored; 0 without a store."""
-    busy: Mapping[str, int]
-    critical: Mapping[str, int]
-    """Lane -> its share of `duration` on the critical path."""
-
-
-def solve(chain: Chain) -> Solved:
-    """Times a chain with every lane free at 0 and first come, first served."""
-    free: dict[str, int] = {}
-    ready = np.zeros_like(chain.stages[0].service)
-    finishes: list[IntTimes] = []
-    read = serve(ready, chain.kv_read.service) if chain.kv_read else None
-    store_end = 0
+    reads = [add(chain.kv_read, item, start) for item in range(count)] if chain.kv_read is not None else []
+    ends: list[int] = []
+    stores: list[int] = []
     for index, stage in enumerate(chain.stages):
-        if read is not None and index == chain.core:
-            ready = np.maximum(ready, read)
-        ready = serve(ready, stage.service, free.get(stage.lane, 0))
-        free[stage.lane] = int(ready[-1])
-        finishes.append(ready)
+        waits = [
+            [*([ends[item]] if index else start), *(reads[item : item + 1] if index == chain.core else ())]
+            for item in range(count)
+        ]
+        ends = [add(stage, item, waits[item]) for item in range(count)]
         if index == 0 and chain.kv_store is not None:
-            store_end = int(serve(ready, chain.kv_store.service)[-1])
-    busy: dict[str, int] = {}
-    for stage in chain.sides():
-        busy[stage.lane] = busy.get(stage.lane, 0) + stage.total
-    return Solved(int(ready[-1]), store_end, busy, _critical(chain, finishes, read))
+            stores = [add(chain.kv_store, item, [ends[item]]) for item in range(count)]
+    return operations, ends, stores
 
 
-def _critical(chain: Chain, finishes: list[IntTimes], read: IntTimes | None) -> dict[str, int]:
-    """Follows the last micro-batch back to the start, always to the job whose end let this one begin."""
-    critical: dict[str, int] = {}
-    index, item = len(chain.stages) - 1, len(chain.stages[0].service) - 1
-    while True:
-        stage = chain.stages[index]
-        start = int(finishes[index][item] - stage.service[item])
-        critical[stage.lane] = critical.get(stage.lane, 0) + int(stage.service[item])
-        if start <= 0:
-            return critical
-        if index > 0 and int(finishes[index - 1][item]) == start:
-            index -= 1
-        elif read is not None and index == chain.core and int(read[item]) == start:
-            assert chain.kv_read is not None
-            critical[chain.kv_read.lane] = critical.get(chain.kv_read.lane, 0) + start
-            return critical
-        elif item > 0:
-            item -= 1
-        else:  # the lane was still busy with an earlier stage's last micro-batch
-            index, item = _earlier_on_lane(chain, index), len(stage.service) - 1
-
-
-def _earlier_on_lane(chain: Chain, index: int) -> int:
-    return max(i for i in range(index) if chain.stages[i].lane == chain.stages[index].lane)
+def stage_operation(stage: Stage, item: int, lane: int, after: Sequence[int], priority: int) -> Operation:
+    """A stage for one micro-batch."""
+    service = int(stage.service[item])
+    share = service / stage.total if stage.total else 0.0
+    draws = {resource: nbytes * share for resource, nbytes in stage.usage.items()}
+    return Operation(lane, service, after, priority, draws=draws, label=label_of(stage.name))
 
 
 def chains_of_pass(
@@ -204,11 +156,10 @@ class _Builder:
             # what has to wait for the cache, or for what runs aside, can't be merged with what need not
             alone = (number == 1 and read is not None) or (number > 0 and bool(aside))
             if stages and stages[-1].lane == device and not alone:
-                stages[-1] = Stage(
-                    device, added("attention", stages[-1].service, service), _merged(stages[-1].usage, usage), "attention"
-                )
+                service = added("attention", stages[-1].service, service)
+                stages[-1] = Stage(device, service, _merged(stages[-1].usage, usage), "attention", "kv")
             else:
-                stages.append(Stage(device, service, usage, "attention"))
+                stages.append(Stage(device, service, usage, "attention", "kv"))
             if number == 1:
                 core = len(stages) - 1
         if here != self.gpu:
@@ -226,9 +177,9 @@ class _Builder:
         here, there = problem.gpu_tier, problem.memory_of(cpu)
         seconds = problem.costs.core(cpu, share * flops, share * kv, self.phase, self.deployment.kv)
         usage = usage_of(problem.costs.reach(cpu, self.deployment.kv).usage, share * float(kv.sum()))
-        core = Stage(cpu, to_ps(seconds + problem.system.devices[cpu].launch, f"attention on {cpu}"), usage, "attention")
-        out = self._copy(here, there, model.qkv_activation_bytes * tokens, "activations")
-        return out, core, self._copy(there, here, model.core_activation_bytes * tokens, "activations")
+        core = Stage(cpu, to_ps(seconds + problem.system.devices[cpu].launch, f"attention on {cpu}"), usage, "attention", "kv")
+        out = self._copy(here, there, model.qkv_activation_bytes * tokens, "activations", "activation")
+        return out, core, self._copy(there, here, model.core_activation_bytes * tokens, "activations", "activation")
 
     def _kv_tier(self, device: str) -> str:
         return self.problem.gpu_tier if device == self.gpu else self.deployment.kv
@@ -242,23 +193,23 @@ class _Builder:
     def _kv_read(self, kv: np.ndarray) -> Stage | None:
         if self.phase == "prefill" or self.plan.core != self.gpu or self.deployment.kv == self.problem.gpu_tier:
             return None
-        return self._copy(self.deployment.kv, self.problem.gpu_tier, kv, "read KV")
+        return self._copy(self.deployment.kv, self.problem.gpu_tier, kv, "read KV", "kv")
 
     def _kv_store(self, kv_bytes: float) -> Stage | None:
         """New entries made on the GPU; those made where the core runs are there already or came with the QKV transfer."""
         if self.deployment.kv == self.problem.gpu_tier or self.plan.core != self.gpu or kv_bytes == 0:
             return None
-        return self._copy(self.problem.gpu_tier, self.deployment.kv, kv_bytes * self.tokens, "store KV")
+        return self._copy(self.problem.gpu_tier, self.deployment.kv, kv_bytes * self.tokens, "store KV", "kv")
 
     def _transfer(self, source: str, target: str, per_token: float) -> Stage:
         """Activations on their way between the memories that two devices work from."""
         memory_of = self.problem.memory_of
-        return self._copy(memory_of(source), memory_of(target), per_token * self.tokens, "activations")
+        return self._copy(memory_of(source), memory_of(target), per_token * self.tokens, "activations", "activation")
 
-    def _copy(self, source: str, target: str, nbytes: np.ndarray, name: str) -> Stage:
+    def _copy(self, source: str, target: str, nbytes: np.ndarray, name: str, cause: str) -> Stage:
         path = self.problem.costs.path(source, target)
         service = to_ps(self.problem.costs.copy(nbytes, source, target), f"a copy ({name}) from {source} to {target}")
-        return Stage(queue_of(path), service, usage_of(path.usage, float(np.sum(nbytes))), name)
+        return Stage(queue_of(path), service, usage_of(path.usage, float(np.sum(nbytes))), name, cause)
 
 
 def _merged(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:

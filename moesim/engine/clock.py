@@ -1,22 +1,20 @@
-"""The clock: simulated time as a whole number of picoseconds, on SimPy's event heap.
+"""The clock: simulated time as a whole number of picoseconds.
 
 Integers make equal paths end at equal times, so two formulations of one schedule agree exactly. An int64 holds 106 days of
-picoseconds: `to_ps` refuses a longer operation, `added` and `total` refuse longer sums, and the clock does not go beyond.
+picoseconds: `to_ps` refuses a longer operation, `added` and `total` refuse longer sums, and no engine goes beyond.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import simpy
 from numpy.typing import NDArray
 
 from moesim.errors import InputError, Mistake
 
-__all__ = ["LIMIT", "SECOND", "Clock", "added", "multiplied", "to_ps", "total", "within"]
+__all__ = ["LIMIT", "SECOND", "added", "beyond", "multiplied", "to_ps", "total", "within"]
 
 SECOND = 10**12
 """Picoseconds in a second."""
@@ -65,33 +63,15 @@ def total(operation: str, times: NDArray[np.int64], axis: int | None = None) -> 
     return times.sum(axis=axis)
 
 
+def beyond(operation: str) -> InputError:
+    """For a run that would last longer than the clock holds, up to the end of `operation`."""
+    text = f"the run up to the end of {operation} is longer than the 106 days (2^63 ps) that the simulated clock holds"
+    return InputError(Mistake(text, "hardware"))
+
+
 def _too_long(time: float, operation: str) -> InputError:
     if math.isnan(time):
         return InputError(Mistake(f"the time of {operation} is not a number; a rate or a size is out of range", "hardware"))
     length = "without end" if math.isinf(time) else f"{time / _DAY:,.4g} days" if time > 0 else "a sum of times"
     text = f"{operation}: {length}, more than the 106 days (2^63 ps) that the simulated clock holds"
     return InputError(Mistake(text, "hardware"))
-
-
-class Clock(simpy.Environment):
-    """A SimPy environment whose `now` is an int of picoseconds and which counts the events that it processes."""
-
-    def __init__(self) -> None:
-        super().__init__(initial_time=0)
-        self.events = 0
-
-    def step(self) -> None:
-        """Processes one event."""
-        self.events += 1
-        super().step()
-
-    def after(self, delay: int, operation: str) -> simpy.Timeout:
-        """An event `delay` ps from now; InputError where the clock cannot reach it, which names `operation`."""
-        within(int(self.now) + delay, f"the run up to the end of {operation}")
-        return self.timeout(delay)
-
-    def at(self, time: int, action: Callable[[], None], operation: str = "an operation") -> simpy.Timeout:
-        """Calls `action` at `time` (not before now): one event. `operation` is what ends then."""
-        timer = self.after(max(time - int(self.now), 0), operation)
-        timer.callbacks.append(lambda _event: action())  # a callback, not a process: a process would cost two more events
-        return timer

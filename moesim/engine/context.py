@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
-from moesim.engine.contention import ContentionCheck
+from moesim.engine.books import VisitBooks
 from moesim.engine.faults import Faults, fallback_of
 from moesim.engine.ledger import Ledger
-from moesim.engine.machine import Machine, up_queue
+from moesim.engine.machine import EngineKind, Machine, repaid, up_queue
 from moesim.engine.movers import Movers
 from moesim.engine.operations import Operations
+from moesim.engine.plan_visit import Workbench
 from moesim.engine.quality import QualityBook
 from moesim.engine.residency import Residency
 from moesim.engine.seer import Oracle, Seer
 from moesim.engine.tables import Placement
 from moesim.engine.tally import WorkTally
-from moesim.engine.visits import Workbench
+from moesim.engine.visit_tables import VisitTables
 from moesim.errors import InputError, Mistake
 from moesim.hardware.fault import Fault
-from moesim.policies.base import FloatArray, Policy, Step, View
+from moesim.policies.base import FloatArray, IntArray, Policy, Step, View
 from moesim.policies.problem import Problem
 from moesim.results.recorder import LayerSums, Recorder
 
 __all__ = ["Context", "EngineKind"]
-
-EngineKind = Literal["auto", "events", "closed_form"]
 
 
 def _check_links(problem: Problem) -> None:
@@ -56,29 +55,25 @@ class Context:
         self.recorder = Recorder(LayerSums.zeros(problem.layers), problem.job.requests, problem.experts, keep_slices=timeline)
         self.recorder.window = window
         self.residency = Residency(problem, self.deployment, fallback_of(problem, self.deployment, faults))
-        self.machine = Machine(problem, self.recorder)
+        self.machine = Machine(problem, self.recorder, engine, compiled=repaid(problem))
         self.placement = Placement(problem, self.residency.home, self.deployment.expert_bytes, self.deployment.pieces)
         self.faults = Faults(problem, faults, self.residency, self.placement)
         self.movers = Movers(self.machine, self.residency, self.placement, self.deployment)
+        arrays, lane = self.machine.arrays, self.machine.lane
+        self.tables = VisitTables(problem, self.deployment, self.placement, policy.foresight, lane, arrays)
+        self.books = VisitBooks(problem.layers, problem.experts, len(self.tables.helpers), len(problem.devices), arrays)
+        self._version = -1
         self.bench = Workbench(problem, self.deployment, policy.foresight)
         self.quality = QualityBook(problem, self.residency, self.recorder)
         self.seer = Seer(problem, policy.foresight) if policy.foresight is not None else None
         self.oracle: Oracle | None = None
         """The run to come, for a clairvoyant policy; set before the first pass."""
-        self.check = ContentionCheck(problem, self.deployment, self.bench)
         self.operations = Operations(problem, self.deployment, self.recorder)
-        self.ledger = Ledger(problem, self.placement, self.bench, self.recorder, self.operations)
+        self.ledger = Ledger(problem, self.placement, self.tables, self.books, self.recorder, self.operations)
         self.tally = WorkTally(problem)
         self.gpu, self.up = problem.system.gpu_name, up_queue(problem)
-        self.serial = self.deployment.pipeline == "serial"
-        self.by_events = engine == "events" or timeline
-        """Everything is walked by events, whether it contends or not."""
-        self.closed_only = engine == "closed_form"
-        self.whole_pass = policy.memoryless and not self.by_events
-        """Dispatches depend on counts alone, so all layers of a pass are timed at once."""
-        in_chunks = any(problem.costs.path(tier, problem.gpu_tier).chunk for tier in problem.system.host_tiers)
-        self.chunked = in_chunks or self.deployment.pieces > 1
-        """Others may go ahead between two parts of a copy."""
+        self.whole_pass = policy.memoryless and not self.machine.plain
+        """Dispatches depend on counts alone, so all layers of a pass run in one call; the reference asks at every visit."""
         self.view = self._view()
 
     def _view(self) -> View:
@@ -99,7 +94,29 @@ class Context:
         self.movers.look()
         self.view.now = self.machine.now / 1e12
         self.view.free_slots, self.view.free_bytes = self.residency.free_slots, self.residency.free_bytes
-        self.view.backlog = {} if self.machine.quiet else self.machine.backlog()
+        self.view.backlog = self.machine.backlog()
+
+    def kinds_of(self, layers: IntArray, nbytes: FloatArray) -> IntArray:
+        """[V, E] kinds of the copies of `nbytes` [V, E] bytes that visits of MoE layers `layers` [V] ask for."""
+        kinds = self.placement.kinds_of(layers, nbytes)
+        self.refresh()
+        return kinds
+
+    def refresh(self) -> None:
+        """The engine's tables and books hold all kinds of copies that there are by now."""
+        if self._version != self.placement.version:
+            self._version = self.placement.version
+            self.tables.refresh()
+            self.books.for_kinds(len(self.placement.kinds()))
+
+    def met(self) -> dict[str, tuple[int, int]]:
+        """Device -> fewest and most tokens per expert that it computed, for devices whose cost says where it holds."""
+        problem = self.problem
+        weights, flops = problem.model.expert_bytes, problem.model.expert_flops
+        found = {problem.devices[index]: pair for index, pair in self.books.met().items()}
+        return {
+            name: pair for name, pair in found.items() if problem.system.devices[name].valid_tokens(weights, flops) is not None
+        }
 
     def adapt(self, step: Step, nbytes: FloatArray | None = None) -> None:
         """Asks the policy for moves and sets them off; `nbytes` [E] as in `Movers.apply`."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from moesim.engine.clock import within
 
-__all__ = ["Lane", "serve"]
+__all__ = ["serve"]
 
 
 def serve(ready: NDArray[np.int64], service: NDArray[np.int64], free_at: Any = 0) -> NDArray[np.int64]:
@@ -28,28 +28,3 @@ def serve(ready: NDArray[np.int64], service: NDArray[np.int64], free_at: Any = 0
         min(int(done.min(initial=0)), int(finish.min(initial=0))), "a queue of operations"
     )  # a sum that wraps turns negative
     return finish
-
-
-class Lane:
-    """A serial device with a memory of when it is free. Times in ps."""
-
-    __slots__ = ("busy", "free_at", "name")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.free_at = 0
-        self.busy = 0
-
-    def take(self, ready: NDArray[np.int64], service: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Queues the jobs behind all earlier ones and returns their finish times [N]."""
-        finish = serve(ready, service, self.free_at)
-        self.free_at = int(finish[-1])
-        self.busy += int(service.sum())
-        return finish
-
-    def take_one(self, ready: int, service: int) -> int:
-        """The same for one job."""
-        self.free_at = max(self.free_at, ready) + service
-        within(self.free_at, f"the work of {self.name}")
-        self.busy += service
-        return self.free_at

@@ -1,22 +1,30 @@
-"""The machine at run time: clock, GPU lane, one server per copy queue and side device, and the bandwidth they share.
+"""The machine at run time: its lanes, the program that runs on them, the engine that times it, and its timeline.
 
-Owns what contends; knows nothing of layers, passes or policies.
+Knows nothing of layers, passes or policies.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Literal
 
-from moesim.engine.clock import Clock
-from moesim.engine.flows import FlowNetwork
-from moesim.engine.lanes import Lane
-from moesim.engine.queues import Job, Server
+from moesim import jit
+from moesim.engine import kernel
+from moesim.engine.kernel_engine import KernelEngine
+from moesim.engine.program import LABELS, Label, Operation, Program
+from moesim.engine.reference_walk import ReferenceWalk
 from moesim.engine.tables import queue_of
 from moesim.policies.problem import Problem
 from moesim.results.recorder import Recorder
 
-__all__ = ["Machine", "up_queue"]
+__all__ = ["STALLS", "EngineKind", "Machine", "repaid", "up_queue"]
+
+EngineKind = Literal["auto", "kernel", "reference", "events"]
+_PLAIN = ("reference", "events")
+STALLS = "stalls"
+"""Track of the timeline that shows what the GPU waits for."""
 
 
 def up_queue(problem: Problem) -> str:
@@ -24,62 +32,122 @@ def up_queue(problem: Problem) -> str:
     return queue_of(problem.costs.path(problem.main_memory, problem.gpu_tier))
 
 
+def repaid(problem: Problem) -> bool:
+    """Whether compiling the kernel, or loading what an earlier run compiled, costs less than it saves this run."""
+    if importlib.util.find_spec("numba") is None:
+        return False
+    passes = 1 + int(problem.job.output.max(initial=1))
+    _work.append(passes * problem.layers * (problem.experts + _FIXED))
+    if jit.ready(kernel):
+        return jit.loaded() or sum(_work) >= _READY
+    return sum(_work) >= _COLD
+
+
+_FIXED = 60
+"""Experts whose look-up costs plain Python as much as all else of a visit."""
+_work: list[int] = []
+"""Experts met in each run of this process: many short runs repay what one does not."""
+_READY, _COLD = 50_000, 2_000_000
+"""Experts met from which loading compiled code (0.4 s) and compiling it (20 s) are repaid: plain Python takes some
+5 us for each."""
+
+
 class Machine:
     """Everything of the hardware that has a state while the clock runs."""
 
-    def __init__(self, problem: Problem, recorder: Recorder) -> None:
-        self.problem = problem
-        self.recorder = recorder
-        self.clock = Clock()
+    def __init__(self, problem: Problem, recorder: Recorder, kind: EngineKind, compiled: bool) -> None:
+        self.problem, self.recorder = problem, recorder
         self.capacity: Mapping[str, float] = problem.system.resources()
-        self.network = FlowNetwork(self.clock, self.capacity)
-        self.gpu = Lane(problem.system.gpu_name)
-        self._servers: dict[str, Server] = {}
+        self.program = Program()
+        self.gpu = self.program.lane(problem.system.gpu_name)
+        self.plain = kind in _PLAIN
+        """The engine is the reference."""
+        self.arrays = compiled and not self.plain
+        """The engine reads arrays, not lists."""
+        self.engine: KernelEngine | ReferenceWalk = (
+            ReferenceWalk(self.program, self.capacity)
+            if self.plain
+            else KernelEngine(self.program, self.capacity, compiled=self.arrays, item_rows=recorder.keep_slices)
+        )
+        self._labels = list(LABELS)
+        self._gpu_free = 0
+        """When the GPU ended what the timeline shows of it."""
 
     @property
     def now(self) -> int:
         """ps since the start."""
-        return int(self.clock.now)
+        return self.engine.now
 
-    @property
-    def quiet(self) -> bool:
-        """Nothing runs or waits beside the GPU."""
-        return self.network.idle and all(server.idle for server in self._servers.values())
+    def lane(self, name: str) -> int:
+        """The number of a device or copy queue."""
+        return self.program.lane(name)
 
-    def server(self, name: str) -> Server:
-        """The server of a copy queue or side device, made on first use."""
-        if name not in self._servers:
-            self._servers[name] = Server(name, self.clock, self.network, self.recorder)
-        return self._servers[name]
+    def label(self, name: str, cause: str) -> int:
+        """A label for the timeline; all alike where no timeline is kept."""
+        if self.recorder.keep_slices:
+            self._labels.append(Label(name, cause))
+        return len(self._labels) - 1 if self.recorder.keep_slices else 0
+
+    def add(self, operations: Sequence[Operation]) -> list[int]:
+        """Adds operations, which wait for each other by their place in the list, to the program; their numbers."""
+        first = len(self.program)
+        return [self.program.add(replace(op, after=[first + other for other in op.after])) for op in operations]
+
+    def run(self, operations: Sequence[Operation]) -> dict[str, int]:
+        """Runs operations, which wait for each other by their place in the list, until the last has ended.
+
+        Returns lane -> ps of the critical path meanwhile.
+        """
+        self.mark()
+        begin, numbers = self.now, self.add(operations)
+        self.engine.submit()
+        self.engine.run(numbers[-1])
+        shares = self.shares(self.engine.critical(numbers[-1], begin))
+        self.forget(numbers)
+        return shares
+
+    def shares(self, path: Sequence[tuple[int, int, int]]) -> dict[str, int]:
+        """Lane -> ps of a path."""
+        names = list(self.program.lanes)
+        sums: dict[str, int] = {}
+        for lane, start, end in path:
+            sums[names[lane]] = sums.get(names[lane], 0) + end - start
+        return sums
+
+    def forget(self, numbers: Sequence[int]) -> None:
+        """These operations have ended and are not asked for any more."""
+        self.engine.forget(numbers)
+        self.program.forget(numbers)
+
+    def mark(self) -> None:
+        """Paths are asked for from now on only; what was done goes to the timeline."""
+        self.show()
+        self.engine.mark()
+
+    def show(self, *, last: bool = False) -> None:
+        """Puts what lanes have done since the mark on the timeline: right before the next mark, or at the end (`last`)."""
+        if not self.recorder.keep_slices:
+            return
+        names = list(self.program.lanes)
+        for stretch in sorted(self.engine.stretches(last=last), key=lambda stretch: (stretch.lane, stretch.start)):
+            label = self._labels[stretch.label]
+            self.recorder.slice(names[stretch.lane], label.name, stretch.start, stretch.end, stretch.nbytes, label.cause)
+            if stretch.lane == self.gpu:
+                if stretch.lane_before not in (-1, self.gpu):
+                    waits = f"{names[self.gpu]} waits for {names[stretch.lane_before]}"
+                    self.recorder.slice(STALLS, waits, self._gpu_free, stretch.start, cause="stall")
+                self._gpu_free = stretch.end
 
     def busy(self) -> dict[str, int]:
         """Lane -> ps at work so far, what runs now counted up to now."""
-        sums = {**self.recorder.busy, self.gpu.name: self.gpu.busy + self.recorder.busy.get(self.gpu.name, 0)}
-        for name, server in self._servers.items():
-            if server.since is not None:
-                sums[name] = sums.get(name, 0) + self.now - server.since
-        return sums
+        return dict(zip(self.program.lanes, self.engine.busy(), strict=False))
 
-    def close(self) -> None:
-        """At the end of the run: the record holds all work, that which is still under way up to now."""
-        for server in self._servers.values():
-            server.close()
-        self.recorder.busy[self.gpu.name] = self.gpu.busy + self.recorder.busy.get(self.gpu.name, 0)
-
-    def submit(self, queue: str, job: Job) -> None:
-        """Queues a job."""
-        self.server(queue).submit(job)
+    def idle(self, queue: str) -> bool:
+        """Nothing runs or waits in a queue."""
+        return self.engine.idle(self.lane(queue))
 
     def backlog(self) -> dict[str, float]:
         """Queue -> seconds of work in it, for queues that have any."""
-        return {name: server.backlog() / 1e12 for name, server in self._servers.items() if not server.idle}
-
-    def on_gpu(self, service: int, name: str, then: Callable[[], None], amount: float = 0.0) -> Any:
-        """Runs `service` ps on the GPU behind what it has, then calls `then`; the event of its end."""
-        end = self.gpu.take_one(self.now, service)
-        self.recorder.slice(self.gpu.name, name, end - service, end, amount)
-        return self.clock.at(end, then, name)
-
-    def event(self) -> Any:
-        """A fresh event to wait for."""
-        return self.clock.event()
+        names = list(self.program.lanes)
+        sums = enumerate(self.engine.backlogs())
+        return {names[lane]: time / 1e12 for lane, time in sums if time and lane != self.gpu}

@@ -5,16 +5,15 @@ Carries out what `dispatch` and `adapt` decided; decides nothing itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, field
-from itertools import groupby
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 from moesim.engine.clock import to_ps
+from moesim.engine.kernel import COMING
 from moesim.engine.machine import Machine
-from moesim.engine.queues import DEMAND, MIGRATION, PREFETCH, Job
+from moesim.engine.program import DEMAND, MIGRATION, PREFETCH, Operation
 from moesim.engine.residency import Residency
 from moesim.engine.tables import Placement, queue_of, usage_of
 from moesim.errors import PolicyError
@@ -26,41 +25,35 @@ Pair = tuple[int, int]
 
 
 @dataclass(eq=False)
-class _Batch:
-    """Copies of equal size from one tier to another in one job, one after another."""
+class _Copy:
+    """One copy from one tier to another, an operation of the program."""
 
-    pairs: list[Pair]
-    """(layer, expert) of each copy that is still to be made or has been."""
+    pair: Pair
     source: str
     target: str
     nbytes: float
     chunks: int
-    """Items of the job per copy."""
-    queue: str = ""
-    job: Job = field(init=False)
-    landed: int = 0
-    """Copies that have landed: the first of `pairs`."""
-
-    def place(self, pair: Pair) -> int:
-        """Number of a copy in the job."""
-        return self.pairs.index(pair, self.landed)
+    """Items of the operation."""
+    cause: str
+    number: int = -1
+    """Of the operation."""
 
 
 class Movers:
-    """Copies in the background, one job for each run of like copies; each contends with the layers on its way."""
+    """Copies in the background, an operation each; they contend with the layers on their way."""
 
     def __init__(self, machine: Machine, residency: Residency, placement: Placement, deployment: Deployment) -> None:
         self._machine = machine
         self._residency = residency
         self._placement = placement
         self._problem = machine.problem
-        self._coming: dict[Pair, _Batch] = {}
+        self._coming: dict[Pair, _Copy] = {}
         """Copies on their way into GPU memory."""
-        self._awaited: dict[Pair, list[Callable[[list[int]], None]]] = {}
         self._swap = deployment.swap
-        self._leaving: dict[_Batch, None] = {}
+        self._leaving: dict[_Copy, None] = {}
         """Copies on their way home, in the order in which they left."""
-        self._slot_freed: Any = machine.event()
+        self._migrations: dict[Pair, tuple[_Copy, int]] = {}
+        """Copies on their way to another host tier, and that tier."""
         self._moved_homes: list[tuple[int, int, int]] = []
         self._migrating: set[Pair] = set()
         self._unused: BoolArray = np.zeros_like(residency.resident)
@@ -95,11 +88,17 @@ class Movers:
                 self._machine.recorder.level(f"bytes in {tier}", self._machine.now, held)
 
     def look(self) -> None:
-        """Brings the books up to now: copies of a running job that have landed are in GPU memory."""
-        for batch in dict.fromkeys(self._coming.values()):
-            self._land(batch, self._machine.server(batch.queue).ended(batch.job))
-        for batch in tuple(self._leaving):
-            self._came_home(batch, self._machine.server(batch.queue).ended(batch.job))
+        """Brings the books up to now: copies that have landed are in GPU memory."""
+        ended = self._machine.engine.ended
+        for copy in [copy for copy in self._coming.values() if ended(copy.number)]:
+            self._land(copy)
+        for copy in [copy for copy in self._leaving if ended(copy.number)]:
+            self._leaving.pop(copy)
+            self._done(copy)
+        for pair, (copy, tier) in [item for item in self._migrations.items() if ended(item[1][0].number)]:
+            self._migrations.pop(pair)
+            self._moved_homes.append((*pair, tier))
+            self._done(copy)
 
     def met(self, layer: int, needed: BoolArray) -> None:
         """A visit of `layer` needs the copies `needed` [E] in GPU memory: which of the prefetched ones does it meet there?"""
@@ -113,33 +112,38 @@ class Movers:
         kept.copies += int((used & ~landed).sum())
         self._unused[layer] &= ~used
 
-    def await_landing(self, layer: int, expert: int, then: Callable[[list[int]], None]) -> None:
-        """Calls `then` with the landing times of the pieces of a copy that is on its way, when all have landed."""
-        pair = (layer, expert)
-        self._awaited.setdefault(pair, []).append(then)
-        batch = self._coming[pair]
-        self._machine.server(batch.queue).stop_after(batch.job, (batch.place(pair) + 1) * batch.chunks)
+    def flying(self, layer: int) -> IntArray:
+        """[E] how a visit refers to the copies of a layer that are on their way (see `kernel.COMING`); 0 for the others."""
+        references = np.zeros(self._problem.experts, dtype=np.int64)
+        for (at, expert), copy in self._coming.items():
+            if at == layer:
+                each = copy.chunks // self._placement.pieces
+                references[expert] = 1 + self._machine.engine.place_of(copy.number) + each * COMING
+        return references
 
-    def promote(self, layer: int, expert: int) -> None:
-        """A layer needs a copy that was on its way: if it has not begun yet, it goes ahead of other prefetches."""
-        pair = (layer, expert)
-        batch = self._coming.get(pair)
-        if batch is None or batch.job.priority == DEMAND or not self._drop(batch, pair):
-            return
-        sooner = _Batch([pair], batch.source, batch.target, batch.nbytes, batch.chunks)
-        self._send(sooner, DEMAND, "demand", self._stretch_ended)
+    def promote(self, layer: int, experts: IntArray) -> None:
+        """A layer needs copies that are on their way: those that have not begun go ahead of other prefetches."""
+        for expert in experts.tolist():
+            copy = self._coming.get((layer, expert))
+            if copy is None or copy.cause == "demand":
+                continue
+            label = self._machine.label(_name(copy.pair), "demand")
+            if self._machine.engine.hasten(copy.number, DEMAND, label):
+                copy.cause = "demand"
 
-    def wait_for_slots(self) -> Generator[Any, Any, str]:
-        """Ends when every copy that leaves GPU memory has a slot of its own; the queue that it waited for, if any."""
+    def wait_for_slots(self) -> str:
+        """Runs until every copy that leaves GPU memory has a slot of its own; the queue that it waited for, if any."""
         lane = ""
         while len(self._leaving) > self._swap:
-            lane = next(iter(self._leaving)).queue
-            self._slot_freed = self._machine.event()
-            yield self._slot_freed
+            copy = next(iter(self._leaving))
+            lane = self._queue(copy)
+            self._machine.engine.run(copy.number)
+            self.look()
         return lane
 
     def settle(self) -> None:
         """Between passes: finished migrations become the new homes."""
+        self.look()
         if not self._moved_homes:
             return
         for layer, expert, tier in self._moved_homes:
@@ -156,9 +160,9 @@ class Movers:
 
     def _evict(self, pair: Pair) -> None:
         if self._residency.in_flight[pair]:
-            if self._drop(self._coming[pair], pair):
+            if self._machine.engine.withdraw(self._coming[pair].number):
+                self._machine.forget([self._coming.pop(pair).number])
                 self._residency.cancel(*pair)
-                self._coming.pop(pair)
                 self._unused[pair] = False
             return
         leaves = self._swap > 0 and bool(self._residency.resident[pair]) and not self._unused[pair]
@@ -169,36 +173,15 @@ class Movers:
 
     def _write_home(self, pair: Pair) -> None:
         nbytes, home = float(self._residency.copy_bytes[pair]), self._problem.tiers[int(self._residency.home[pair])]
-        batch = self._batch([pair], nbytes, self._problem.gpu_tier, home)
-        self._leaving[batch] = None
-        self._send(batch, MIGRATION, "eviction", lambda leaving: self._came_home(leaving, leaving.job.next))
-
-    def _came_home(self, batch: _Batch, items: int) -> None:
-        """A copy that left is home when all of its chunks are."""
-        if items < len(batch.job.service) or batch not in self._leaving:
-            return
-        self._leaving.pop(batch)
-        self._count(batch)
-        if not self._slot_freed.triggered:
-            self._slot_freed.succeed()
-
-    def _drop(self, batch: _Batch, pair: Pair) -> bool:
-        """Takes a copy out of its batch, unless it has begun."""
-        number = batch.place(pair)
-        if not self._machine.server(batch.queue).drop(batch.job, number * batch.chunks, (number + 1) * batch.chunks):
-            return False
-        batch.pairs.pop(number)
-        return True
+        self._leaving[self._send(pair, nbytes, self._problem.gpu_tier, home, MIGRATION, "eviction")] = None
 
     def _load(self, pairs: IntArray, sizes: FloatArray | None) -> None:
-        for (layer, home, nbytes), wanted in groupby(self._wanted(pairs, sizes), key=lambda one: one[1:]):
-            del layer
+        for pair, home, nbytes in self._wanted(pairs, sizes):
             source = self._problem.tiers[home]
-            batch = self._batch([pair for pair, *_ in wanted], nbytes, source, self._problem.gpu_tier)
-            self._send(batch, PREFETCH, "prefetch", self._stretch_ended)
+            self._coming[pair] = self._send(pair, nbytes, source, self._problem.gpu_tier, PREFETCH, "prefetch")
 
-    def _wanted(self, pairs: IntArray, sizes: FloatArray | None) -> Iterator[tuple[Pair, int, int, float]]:
-        """(pair, layer, tier of its home, bytes) of each copy that is neither there nor on its way; makes room for it."""
+    def _wanted(self, pairs: IntArray, sizes: FloatArray | None) -> Iterator[tuple[Pair, int, float]]:
+        """(pair, tier of its home, bytes) of each copy that is neither there nor on its way; makes room for it."""
         if sizes is not None and len(sizes) != len(pairs):
             raise PolicyError(f"load_bytes has {len(sizes)} entries for {len(pairs)} copies to load")
         books = self._residency
@@ -212,24 +195,19 @@ class Movers:
                 raise PolicyError("load_bytes lies outside (0, bytes of the stored copy]")
             books.begin(layer, expert, None if sizes is None else nbytes)
             self._unused[pair] = self.prefetched = True
-            yield pair, layer, int(books.home[pair]), nbytes
+            yield pair, int(books.home[pair]), nbytes
 
-    def _stretch_ended(self, batch: _Batch) -> None:
-        self._land(batch, batch.job.next)
+    def _land(self, copy: _Copy) -> None:
+        self._coming.pop(copy.pair)
+        self._residency.land(*copy.pair)
+        self._machine.recorder.prefetches.copies += int(self._unused[copy.pair])  # else counted when it was needed on its way
+        self._done(copy)
 
-    def _land(self, batch: _Batch, items: int) -> None:
-        """The copies whose chunks are among the first `items` have landed."""
-        while (batch.landed + 1) * batch.chunks <= items:
-            pair = batch.pairs[batch.landed]
-            batch.landed += 1
-            self._residency.land(*pair)
-            self._coming.pop(pair)
-            self._count(batch)
-            self._machine.recorder.prefetches.copies += int(self._unused[pair])  # else counted when it was needed on its way
-            finish = batch.job.finish[(batch.landed - 1) * batch.chunks : batch.landed * batch.chunks]
-            each = batch.chunks // self._placement.pieces
-            for then in self._awaited.pop(pair, []):
-                then(finish[each - 1 :: each].tolist())
+    def _done(self, copy: _Copy) -> None:
+        """Books the bytes of a copy: not before it has ended, for a copy in the queue can be called off."""
+        usage = usage_of(self._problem.costs.path(copy.source, copy.target).usage, copy.nbytes)
+        self._machine.recorder.count_move(usage, copy.nbytes, copy.cause)
+        self._machine.forget([copy.number])
 
     def _migrate(self, pair: Pair, tier: int) -> None:
         """Only when its queue is idle; a move that finds it busy is dropped, and the policy may ask again.
@@ -247,42 +225,32 @@ class Movers:
         if tier == self._problem.gpu_tier_index:
             raise PolicyError("a migration goes to a host tier; use load to bring a copy into GPU memory")
         source, target = self._problem.tiers[home], self._problem.tiers[tier]
-        if not self._machine.server(queue_of(self._problem.costs.path(source, target))).idle:
+        if not self._machine.idle(queue_of(self._problem.costs.path(source, target))):
             return
         nbytes = float(self._residency.bytes[pair])
         self._residency.reserve(tier, nbytes)
         self._migrating.add(pair)
+        self._migrations[pair] = self._send(pair, nbytes, source, target, MIGRATION, "migration"), tier
 
-        def ended(batch: _Batch) -> None:
-            if batch.job.next == len(batch.job.service):
-                self._count(batch)
-                self._moved_homes.append((*pair, tier))
+    def _send(self, pair: Pair, nbytes: float, source: str, target: str, priority: int, cause: str) -> _Copy:
+        """Queues a copy."""
+        costs, pieces = self._problem.costs, self._placement.pieces if target == self._problem.gpu_tier else 1
+        copy = _Copy(pair, source, target, nbytes, int(costs.chunks(nbytes, source, target, pieces)), cause)
+        path = costs.path(source, target)
+        seconds = float(costs.copy(nbytes, source, target, pieces))
+        alone = int(to_ps(seconds / copy.chunks, f"a copy of an expert from {source} to {target}"))
+        self._machine.recorder.rounded += copy.chunks
+        draws, label = usage_of(path.usage, nbytes), self._machine.label(_name(pair), cause)
+        lane = self._machine.lane(queue_of(path))
+        operation = Operation(lane, alone, (), priority, count=copy.chunks, draws=draws, label=label)
+        copy.number = self._machine.program.add(operation)
+        self._machine.engine.submit()
+        return copy
 
-        self._send(self._batch([pair], nbytes, source, target), MIGRATION, "migration", ended)
+    def _queue(self, copy: _Copy) -> str:
+        return queue_of(self._problem.costs.path(copy.source, copy.target))
 
-    def _batch(self, pairs: list[Pair], nbytes: float, source: str, target: str) -> _Batch:
-        chunks = self._problem.costs.chunks(nbytes, source, target, self._pieces(target))
-        return _Batch(pairs, source, target, nbytes, int(chunks))
 
-    def _pieces(self, target: str) -> int:
-        return self._placement.pieces if target == self._problem.gpu_tier else 1
-
-    def _send(self, batch: _Batch, priority: int, cause: str, ended: Callable[[_Batch], None]) -> None:
-        """Queues the copies of a batch; `ended` hears of every stretch of them."""
-        path = self._problem.costs.path(batch.source, batch.target)
-        seconds = self._problem.costs.copy(batch.nbytes, batch.source, batch.target, self._pieces(batch.target))
-        alone = int(to_ps(float(seconds) / batch.chunks, f"a copy of an expert from {batch.source} to {batch.target}"))
-        service = np.full(batch.chunks * len(batch.pairs), alone)
-        self._machine.recorder.rounded += len(service)
-        usage = usage_of(path.usage, batch.nbytes * len(batch.pairs))
-        label = ", ".join(f"{layer}.{expert}" for layer, expert in batch.pairs[:3]) + (", ..." if len(batch.pairs) > 3 else "")
-        batch.queue = queue_of(path)
-        batch.job = Job(f"expert {label}", service, usage, lambda _job: None, priority, cause, lambda _job: ended(batch))
-        if batch.target == self._problem.gpu_tier:
-            self._coming.update(dict.fromkeys(batch.pairs, batch))
-        self._machine.submit(batch.queue, batch.job)
-
-    def _count(self, batch: _Batch) -> None:
-        """Books the bytes of one copy: not before it has landed, for a copy in the queue can be called off."""
-        usage = usage_of(self._problem.costs.path(batch.source, batch.target).usage, batch.nbytes)
-        self._machine.recorder.count_move(usage, batch.nbytes, batch.job.cause)
+def _name(pair: Pair) -> str:
+    """What the timeline calls a copy of an expert."""
+    return f"expert {pair[0]}.{pair[1]}"

@@ -6,36 +6,20 @@ Adds up; decides and times nothing. Seconds are those of the cost models, each o
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from moesim.engine.rounds import Pass
-from moesim.engine.visits import VisitWork
-from moesim.policies.base import BoolArray, Deployment, FloatArray, IntArray
+from moesim.policies.base import Deployment, FloatArray, IntArray
 from moesim.policies.problem import Problem
 from moesim.results.recorder import SECOND, Recorder
 
-__all__ = ["Operations", "roofs"]
+__all__ = ["ExpertWork", "Operations", "roofs"]
 
 _MANY = 2.0**50
 """FLOP or bytes beside which fixed costs of a kernel do not count."""
-
-
-@dataclass
-class _ExpertSums:
-    """Experts of a phase on a device, in whole numbers: no sum depends on how many visits were taken together."""
-
-    pairs: int = 0
-    shared: int = 0
-    """(token, expert) pairs that went past the shared experts."""
-    time: int = 0
-    """ps."""
-    reads: Counter[float] = field(default_factory=Counter)
-    """Bytes -> how often weights of that size were read."""
 
 
 class Operations:
@@ -45,12 +29,6 @@ class Operations:
         self._problem, self._deployment, self._recorder = problem, deployment, recorder
         self._kept = kept = recorder.breakdown
         self._phase = ""
-        self._bytes = deployment.expert_bytes
-        self._experts: dict[tuple[str, str], _ExpertSums] = {}
-        """(phase, device) -> what its experts did."""
-        first = float(self._bytes.flat[0])
-        self._alike = first if (self._bytes == first).all() else None
-        """Bytes of every expert, where all are stored alike."""
         kept.roofs.update(roofs(problem))
 
     def dense(self, one: Pass) -> None:
@@ -105,46 +83,21 @@ class Operations:
         self._recorder.rounded += taken.size * (2 if self._deployment.decode.cpu_share else 1)
         self._kept.operate(one.phase, device, "attention core", *(float(part.sum()) for part in (flops, nbytes, taken)))
 
-    def experts(self, work: VisitWork, counts: IntArray, layers: IntArray, asked: FloatArray | None = None) -> None:
-        """Adds visits with `counts` [V, E] of MoE layers `layers` [V].
+    def experts(self, phase: str, work: ExpertWork) -> None:
+        """Adds the experts that a device computed in a pass. Launches and hand-overs are in the time."""
+        if work.time:
+            flops = work.flops + work.pairs * self._problem.model.expert_flops
+            self._kept.operate(phase, work.device, "experts", flops, work.nbytes, work.time / SECOND)
 
-        Each expert reads its weights once: the stored copy, or one of `asked` [V, E] bytes. Launches and hand-overs are in the
-        time.
-        """
-        model, on_gpu = self._problem.model, counts > 0
-        self._recorder.rounded += int(np.count_nonzero(on_gpu)) + int(work.uploads.sum()) + len(counts)
-        for part in work.sides:
-            on_gpu = on_gpu & ~part.runs
-            here = self._experts_on(part.side.name)
-            here.pairs += int(part.tokens.sum())
-            here.time += int(part.work.sum())
-            here.reads.update(self._read(part.runs, layers, asked))
-        here = self._experts_on(self._problem.system.gpu_name)
-        here.pairs += int(work.gpu_tokens.sum())
-        here.shared += int(counts.sum())
-        here.time += int(work.gpu_first.sum() + work.gpu_after.sum())
-        here.reads.update(self._read(on_gpu, layers, asked))
-        here.reads.update({model.shared_bytes: len(counts)})
 
-    def _experts_on(self, device: str) -> _ExpertSums:
-        return self._experts.setdefault((self._phase, device), _ExpertSums())
+class ExpertWork(NamedTuple):
+    """Experts that a device computed: (token, expert) pairs, bytes of weights read, ps, and FLOP of shared experts."""
 
-    def _read(self, runs: BoolArray, layers: IntArray, asked: FloatArray | None) -> dict[float, int]:
-        """Bytes -> how many of the experts `runs` [V, E] are so large."""
-        if asked is None and self._alike is not None:
-            return {self._alike: int(np.count_nonzero(runs))}
-        sizes, numbers = np.unique((self._bytes[layers] if asked is None else asked)[runs], return_counts=True)
-        return dict(zip(sizes.tolist(), numbers.tolist(), strict=True))
-
-    def close(self) -> None:
-        """Enters the experts at the end of the run."""
-        model = self._problem.model
-        for (phase, device), sums in self._experts.items():
-            flops = sums.pairs * model.expert_flops + sums.shared / model.top_k * model.shared_flops
-            nbytes = sum(size * sums.reads[size] for size in sorted(sums.reads))
-            if sums.time:
-                self._kept.operate(phase, device, "experts", flops, nbytes, sums.time / SECOND)
-        self._experts.clear()
+    device: str
+    pairs: int
+    nbytes: float
+    time: int
+    flops: float = 0.0
 
 
 def roofs(problem: Problem) -> dict[str, tuple[float, float]]:

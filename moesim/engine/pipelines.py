@@ -6,7 +6,7 @@ Layers stream ahead of their turn (`overlap` and `serial` with `ahead`, `paged`,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -15,11 +15,11 @@ import numpy as np
 from moesim.engine.attention import Chain, Stage
 from moesim.engine.clock import to_ps
 from moesim.engine.context import Context
+from moesim.engine.plan_visit import SideWork, VisitWork
 from moesim.engine.prelude import Structure
-from moesim.engine.program import BULK, EARLY, FIRST, Program
+from moesim.engine.program import BULK, EARLY, FIRST, Operation, label_of
 from moesim.engine.rounds import Pass
 from moesim.engine.tables import ExpertTimes, queue_of, usage_of
-from moesim.engine.visits import SideWork, VisitWork
 from moesim.errors import PolicyError
 from moesim.policies.base import BoolArray, IntArray
 
@@ -92,8 +92,8 @@ class Carried:
 class PassBuilder:
     """Adds one pass to the program."""
 
-    def __init__(self, context: Context, program: Program, carried: Carried, one: Pass, style: Style) -> None:
-        self.context, self.program, self.carried, self.one, self.style = context, program, carried, one, style
+    def __init__(self, context: Context, carried: Carried, one: Pass, style: Style) -> None:
+        self.context, self.carried, self.one, self.style = context, carried, one, style
         self.layers, self.groups, _ = one.counts.shape
         self.gpu, self.up = context.gpu, context.up
         self.marks = LayerMarks()
@@ -123,7 +123,7 @@ class PassBuilder:
         for kind, service in structure.trailing:
             after = self._gpu(service, _all(self._attention(structure.chains[kind], [after])), "dense part")
         after = (*after, *self._stores)
-        self.carried.last = (self.program.add(self.gpu, structure.head, after, "LM head"),)
+        self.carried.last = (self._add(self.gpu, structure.head, after, "LM head"),)
         return self.carried.last[0]
 
     def _layer(self, layer: int, ends: list[Ops], reach: int, wraps: bool) -> list[Ops]:
@@ -194,11 +194,23 @@ class PassBuilder:
         service = int(stage.service[item])
         share = service / stage.total if stage.total else 0.0
         usage = {resource: nbytes * share for resource, nbytes in stage.usage.items()}
-        cause = "kv" if "KV" in stage.name else "activation" if stage.name == "activations" else ""
-        return (self.program.add(stage.lane, service, after, stage.name, usage, rank, cause),)
+        return (self._add(stage.lane, service, after, stage.name, usage, rank),)
+
+    def _add(
+        self,
+        lane: str,
+        service: int,
+        after: Sequence[int],
+        name: str,
+        usage: Mapping[str, float] | None = None,
+        priority: int = FIRST,
+    ) -> int:
+        machine, label = self.context.machine, label_of(name)
+        operation = Operation(machine.lane(lane), service, after, priority, in_order=True, draws=usage or {}, label=label)
+        return machine.program.add(operation)
 
     def _gpu(self, service: int, after: Ops, name: str) -> Ops:
-        return (self.program.add(self.gpu, service, after, name),) if service else after
+        return (self._add(self.gpu, service, after, name),) if service else after
 
     def _upload(self, layer: int, released: Ops) -> None:
         """The layer's experts that are not resident, in portions; portion p waits for place in the buffer."""
@@ -212,7 +224,7 @@ class PassBuilder:
         for number, (service, share) in enumerate(self._pieces(self._work.copy[row, columns])):
             drawn = {resource: nbytes * share for resource, nbytes in usage.items()}
             waits = released if self.style.serial or len(released) <= 1 else (released[min(number, len(released) - 1)],)
-            found.append(self.program.add(self.up, service, waits, "upload experts", drawn, rank, "demand"))
+            found.append(self._add(self.up, service, waits, "upload experts", drawn, rank))
         self.carried.uploads[layer] = tuple(found)
 
     def _streamed(self, layer: int) -> BoolArray:
@@ -267,7 +279,7 @@ class PassBuilder:
         columns = np.flatnonzero(self._work.copy[layer])
         released: list[int] = []
         for number, part in zip(uploads, np.array_split(columns, len(uploads)), strict=True):
-            after = (self.program.add(self.gpu, int(self._work.gpu_after[layer, part].sum()), (*after, number), "experts"),)
+            after = (self._add(self.gpu, int(self._work.gpu_after[layer, part].sum()), (*after, number), "experts"),)
             released += after
         self.carried.released = tuple(released)
         return (*after, *self._sides(layer, ready))
@@ -281,17 +293,17 @@ class PassBuilder:
                 continue
             if known == ready and self._work.ids[row]:
                 usage = self._ids_usage(row)
-                known = (self.program.add(self._work.down_queue, int(self._work.ids[row]), ready, "expert ids", usage),)
+                known = (self._add(self._work.down_queue, int(self._work.ids[row]), ready, "expert ids", usage),)
             late = self._late(part, row)
             waits = self._seconds_of(part, row, late)
             layer, read_by = row // self.groups, self.context.placement.read_by
             out = self._crossing(part, row, known, out=True)
             drawn = read_by(part.side.index, part.runs[row] & ~late, layer)
-            now = self.program.add(part.side.name, int(part.work[row]) - waits, out, "experts", drawn)
+            now = self._add(part.side.name, int(part.work[row]) - waits, out, "experts", drawn)
             ends += self._crossing(part, row, (now,), out=False)
             if waits:  # their results leave with those of the next layer
                 drawn = read_by(part.side.index, part.runs[row] & late, layer)
-                self._coming.append(self.program.add(part.side.name, waits, (now,), "deferred experts", drawn))
+                self._coming.append(self._add(part.side.name, waits, (now,), "deferred experts", drawn))
         return ends
 
     def _late(self, part: SideWork, row: int) -> BoolArray:
@@ -313,7 +325,7 @@ class PassBuilder:
         if not service[row]:
             return after
         drawn = usage_of(path.usage, float(part.nbytes[row]))
-        return (self.program.add(queue_of(path), int(service[row]), after, "activations", drawn, FIRST, "activation"),)
+        return (self._add(queue_of(path), int(service[row]), after, "activations", drawn),)
 
     def _ids_usage(self, row: int) -> dict[str, float]:
         down = self.context.bench.down

@@ -1,198 +1,201 @@
-"""A pass as a program: operations on lanes, each with what it waits for, served by rank; timed without events.
+"""The one notation of everything that takes time: operations on lanes, and which waits for which.
 
-A lane that is free takes the ready operation of lowest rank: no lane idles while it could work (I6). Exact where lanes share
-no bandwidth; `program_events` walks the same program through the machine where they do. Knows no layers and no policies.
+A program is built once and timed by either engine: `reference.py` reads the operations, the kernel their packed form.
+Knows no layers, no policies and no clock.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-__all__ = ["BULK", "EARLY", "FIRST", "Operation", "Program", "Timing"]
+__all__ = [
+    "ACTIVATION",
+    "BULK",
+    "DEMAND",
+    "EARLY",
+    "FIRST",
+    "JOIN",
+    "LABELS",
+    "MIGRATION",
+    "PREFETCH",
+    "Label",
+    "Operation",
+    "Packed",
+    "Program",
+    "label_of",
+    "packed",
+    "unpacked",
+]
 
+ACTIVATION, DEMAND, PREFETCH, MIGRATION = range(4)
+"""Priorities where a lane serves first come, first served: activations hold a layer up in microseconds, weights in
+milliseconds, the rest not at all."""
 EARLY, FIRST, BULK = range(3)
-"""Ranks: what another device waits for goes ahead of activations and computation, those ahead of weights that nobody waits for
-yet."""
+"""Priorities in programs of overlapping layers: what another device waits for goes ahead of activations and computation, and
+those of weights that nothing waits for yet."""
+JOIN = -1
+"""The lane of an operation that takes no time and ends when all that it waits for has ended."""
 
 
 @dataclass(slots=True)
 class Operation:
-    """`service` ps on `lane`, drawing `usage` [resource -> bytes], once all of `after` (numbers of operations) have ended."""
+    """Items on one lane, one after another, once all of `after` (numbers of operations) have ended."""
 
-    lane: str
+    lane: int
+    """Number of the lane; `JOIN` for none."""
     service: int
-    after: Sequence[int]
-    name: str
-    usage: Mapping[str, float] = field(default_factory=dict)
-    rank: int = FIRST
-    cause: str = ""
+    """ps of each item."""
+    after: Sequence[int] = ()
+    priority: int = DEMAND
+    in_order: bool = False
+    """Among ready operations of a priority the lowest number goes first; else the one that was ready first."""
+    count: int = 1
+    services: Sequence[int] = ()
+    """ps of every item, where they differ."""
+    feed: int = -1
+    """Operation whose items this one consumes: item j starts once `ratio` * (j + 1) items of it have ended."""
+    ratio: int = 1
+    takes: int = -1
+    """Pool of which the first of every `group` items takes a slot before it starts."""
+    gives: int = -1
+    """Pool to which the last of every `group` items gives a slot back when it ends."""
+    group: int = 1
+    draws: Mapping[str, float] = field(default_factory=dict)
+    """Resource -> bytes that all items together draw from it, evenly over their service."""
+    label: int = 0
+    """What it is called on the timeline: number of a `Label`."""
 
+    @property
+    def items(self) -> Sequence[int]:
+        """ps of every item."""
+        return self.services or [self.service] * self.count
 
-_GONE = Operation("", 0, (), "")
-_NOBODY: list[int] = []
+    @property
+    def total(self) -> int:
+        """ps of all items."""
+        return sum(self.services) if self.services else self.service * self.count
 
 
 class Program:
-    """Operations in the order in which they are numbered; among ready ones of a rank the lowest number goes first."""
+    """Operations in the order in which they are numbered. An operation waits for earlier ones only."""
 
     def __init__(self) -> None:
-        self.operations: list[Operation] = []
+        self.lanes: dict[str, int] = {}
+        """Name of a lane -> its number, in the order in which lanes take and end what they do at one moment."""
+        self.operations: dict[int, Operation] = {}
+        """Those that may still be asked for."""
+        self._next = 0
 
-    def add(
-        self,
-        lane: str,
-        service: int,
-        after: Sequence[int],
-        name: str,
-        usage: Mapping[str, float] | None = None,
-        rank: int = FIRST,
-        cause: str = "",
-    ) -> int:
+    def lane(self, name: str) -> int:
+        """The number of a lane; a new name gets a new one."""
+        return self.lanes.setdefault(name, len(self.lanes))
+
+    def add(self, operation: Operation) -> int:
         """Adds an operation; its number."""
-        self.operations.append(Operation(lane, service, after, name, usage or {}, rank, cause))
-        return len(self.operations) - 1
-
-    def __len__(self) -> int:
-        return len(self.operations)
-
-    def contended(self, capacity: Mapping[str, float], since: int) -> bool:
-        """Whether operations from `since` on could ask a resource for more than it has, all lanes busy (conservative)."""
-        most: dict[tuple[str, str], float] = {}
-        for one in self.operations[since:]:
-            for resource, nbytes in one.usage.items():
-                rate, key = nbytes / max(one.service, 1), (one.lane, resource)
-                if rate > most.get(key, 0.0):
-                    most[key] = rate
-        load: dict[str, float] = {}
-        for (_, resource), rate in most.items():
-            load[resource] = load.get(resource, 0.0) + rate
-        return any(rate * 1e12 > capacity[resource] * (1 + 1e-6) for resource, rate in load.items())
-
-
-class Timing:
-    """When each operation starts and ends. Grows with its program; `run` advances it until an operation has ended."""
-
-    def __init__(self, program: Program) -> None:
-        self.program = program
-        self.start: list[int] = []
-        """[N] ps; -1 before."""
-        self.end: list[int] = []
-        self.before: list[int] = []
-        """[N] the operation that the lane served before, -1 for none."""
-        self.busy: dict[str, int] = {}
-        """Lane -> ps at work under `run`, until it was last asked for."""
-        self._waits: list[int] = []
-        self._heirs: list[list[int]] = []
-        self._ready: dict[str, list[tuple[int, int]]] = {}
-        self._last: dict[str, int] = {}
-        self._running: dict[str, int] = {}
-        self._ends: list[tuple[int, int]] = []
-        self._booked: dict[int, int] = {}
-        """Running operation -> ps of it that are in `busy` already, or were."""
-        self._forgotten = 0
-
-    def enlist(self) -> list[int]:
-        """Takes in the operations added since the last call; those that wait for nothing become ready. Their numbers."""
-        operations, first = self.program.operations, len(self.start)
-        for number in range(first, len(operations)):
-            self.start.append(-1)
-            self.end.append(-1)
-            self.before.append(-1)
-            self._heirs.append([])
-            waits = 0
-            for other in operations[number].after:
-                if self.end[other] < 0:
-                    self._heirs[other].append(number)
-                    waits += 1
-            self._waits.append(waits)
-            if not waits:
-                self.offer(number)
-        return list(range(first, len(operations)))
-
-    def offer(self, number: int) -> None:
-        """The operation is ready."""
-        one = self.program.operations[number]
-        heapq.heappush(self._ready.setdefault(one.lane, []), (one.rank, number))
-
-    def free_lanes(self) -> list[str]:
-        """Lanes that are free and have something ready."""
-        return [lane for lane, ready in self._ready.items() if ready and lane not in self._running]
-
-    def begin(self, lane: str, now: int) -> int:
-        """The free lane starts its next operation; its number."""
-        number = heapq.heappop(self._ready[lane])[1]
-        self.start[number] = now
-        self.before[number] = self._last.get(lane, -1)
-        self._last[lane] = self._running[lane] = number
+        number = self._next
+        self.operations[number] = operation
+        self._next = number + 1
         return number
 
-    def finish(self, number: int, now: int) -> None:
-        """The operation ends; what waited for it alone becomes ready."""
-        self.end[number] = now
-        del self._running[self.program.operations[number].lane]
-        for heir in self._heirs[number]:
-            self._waits[heir] -= 1
-            if not self._waits[heir]:
-                self.offer(heir)
-        self._heirs[number] = _NOBODY
+    def __len__(self) -> int:
+        """Operations ever added."""
+        return self._next
 
-    def run(self, now: int, until: int) -> int:
-        """Advances from `now` until the operation `until` has ended, with every lane at full speed; when that is."""
-        operations = self.program.operations
-        while self.end[until] < 0:
-            for lane in self.free_lanes():
-                number = self.begin(lane, now)
-                heapq.heappush(self._ends, (now + operations[number].service, number))
-            now = self._ends[0][0]
-            while self._ends and self._ends[0][0] == now:
-                number = heapq.heappop(self._ends)[1]
-                self._book(number, operations[number].service)
-                self._booked.pop(number, None)
-                self.finish(number, now)
-        return self.end[until]
+    def forget(self, numbers: Sequence[int]) -> None:
+        """These operations have ended and are not asked for any more."""
+        for number in numbers:
+            del self.operations[number]
 
-    def _book(self, number: int, spent: int) -> None:
-        """`spent` ps of the operation are done by now."""
-        lane = self.program.operations[number].lane
-        self.busy[lane] = self.busy.get(lane, 0) + spent - self._booked.get(number, 0)
-        self._booked[number] = spent
 
-    def take_busy(self, now: int) -> dict[str, int]:
-        """Lane -> ps at work since the last call, up to `now`."""
-        for _, number in self._ends:
-            self._book(number, now - self.start[number])
-        taken, self.busy = self.busy, {}
-        return taken
+class Label(NamedTuple):
+    """What an operation is called on the timeline, and why its bytes move."""
 
-    def left(self, now: int) -> dict[int, int]:
-        """Running operations and the ps that each still needs at full speed; the event form goes on with them."""
-        left = {number: end - now for end, number in self._ends}
-        for number, rest in left.items():
-            self._book(number, self.program.operations[number].service - rest)
-        self._booked.clear()
-        self._ends.clear()
-        return left
+    name: str
+    cause: str = ""
 
-    def forget(self, before: int) -> None:
-        """Operations before number `before` are not asked for any more."""
-        for number in range(self._forgotten, before):
-            self.program.operations[number] = _GONE
-        self._forgotten = max(self._forgotten, before)
 
-    def critical(self, last: int, begin: int) -> list[tuple[str, int, int]]:
-        """(lane, from, to) of the path from `begin` to the end of operation `last`, in order: always to what let one start."""
-        path: list[tuple[str, int, int]] = []
-        number = last
-        while True:
-            one, start = self.program.operations[number], self.start[number]
-            if self.end[number] > max(start, begin):
-                path.append((one.lane, max(start, begin), self.end[number]))
-            if start <= begin:
-                return path[::-1]
-            before = self.before[number]
-            if before >= 0 and self.end[before] == start:
-                number = before
-            else:
-                number = next(other for other in one.after if self.end[other] == start)
+LABELS = (
+    Label(""),
+    Label("expert ids", "routing"),
+    Label("upload experts", "demand"),
+    Label("resident experts"),
+    Label("uploaded expert"),
+    Label("activations", "activation"),
+    Label("experts"),
+    Label("activations", "activation"),
+    Label("attention"),
+    Label("read KV", "kv"),
+    Label("store KV", "kv"),
+    Label("router"),
+    Label("dense part"),
+    Label("LM head"),
+    Label("deferred experts"),
+)
+"""The first ones as the kernel's visit builder numbers them."""
+_NUMBERS = {label.name: number for number, label in enumerate(LABELS)}
+
+
+def label_of(name: str) -> int:
+    """The number of a label that every run has."""
+    return _NUMBERS[name]
+
+
+class Packed(NamedTuple):
+    """A program as the kernel reads it."""
+
+    numbers: list[int]
+    floats: list[float]
+    items: int
+    """Services of items that stand one by one."""
+    heirs: int
+    """References from operations to what they wait for."""
+
+
+def packed(operations: Sequence[Operation], resources: Mapping[str, int], places: Mapping[int, int], first: int = 0) -> Packed:
+    """Operations numbered from `first` on as the kernel reads them; `places`: where it has earlier ones that have not ended."""
+    numbers: list[int] = [len(operations)]
+    floats: list[float] = []
+    items = heirs = 0
+    for number, op in enumerate(operations, first):
+        after = [
+            other - first if other >= first else -2 - places[other] for other in op.after if other >= first or other in places
+        ]
+        feed = op.feed if op.feed < 0 else op.feed - first if op.feed >= first else -2 - places[op.feed]
+        numbers += (
+            op.lane, op.priority, number if op.in_order else -1, len(op.services) or op.count, op.service, feed,
+            op.ratio, op.takes, op.gives, op.group, len(op.services), len(after), len(op.draws), op.label,
+        )  # fmt: skip
+        numbers += op.services
+        numbers += after
+        numbers += [resources[resource] for resource in op.draws]
+        floats += op.draws.values()
+        items += len(op.services)
+        heirs += len(after)
+    return Packed(numbers, floats, items, heirs)
+
+
+def unpacked(numbers: Sequence[int], floats: Sequence[float], resources: Sequence[str], first: int) -> list[Operation]:
+    """The operations of a packed program, numbered from `first` on."""
+    operations = []
+    p, f = 1, 0
+    for number in range(first, first + numbers[0]):
+        lane, priority, rank, count, service, feed, ratio, takes, gives, group, items, waits, draws, label = numbers[p : p + 14]
+        p += 14
+        services, p = list(numbers[p : p + items]), p + items
+        after, p = [_known(other, first) for other in numbers[p : p + waits]], p + waits
+        drawn = {resources[r]: b for r, b in zip(numbers[p : p + draws], floats[f : f + draws], strict=True)}
+        p, f = p + draws, f + draws
+        operations.append(
+            Operation(
+                lane, service, after, priority, in_order=rank >= 0, count=count, services=services, feed=_known(feed, first),
+                ratio=ratio, takes=takes, gives=gives, group=group, draws=drawn, label=label,
+            )
+        )  # fmt: skip
+        assert rank < 0 or rank == number
+    return operations
+
+
+def _known(reference: int, first: int) -> int:
+    return reference + first if reference >= 0 else -1 if reference == -1 else -2 - reference

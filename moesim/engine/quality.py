@@ -25,31 +25,32 @@ class QualityBook:
         self._stored: FloatArray = residency.bytes
         self._weights = problem.model.expert_flops / 2.0  # one multiplication and one addition for each weight and token
         recorder.quality.native = problem.model.expert_bytes * 8.0 / self._weights
-        self._plain: IntArray = np.zeros((problem.layers, problem.experts), dtype=np.int64)
+        self._booked: IntArray = np.zeros((problem.layers, problem.experts), dtype=np.int64)
+        """[L, E] tokens whose precision is in the books already."""
         self.smallest = float(residency.bytes.min())
         """Bytes of the smallest copy that any expert was computed from."""
 
     def visits(self, answers: Answers, routed: IntArray, computed: IntArray, layers: IntArray) -> None:
         """Adds visits with `routed` and `computed` [V, E] tokens of MoE layers `layers` [V], before their moves."""
         quality = self._recorder.quality
-        quality.routed += int(routed.sum())
         if answers.counts is not None:
             quality.skipped += int(routed.sum() - computed.sum())
             quality.replaced += int(np.maximum(computed - routed, 0).sum())
         if answers.stale is not None:
             quality.stale += int(answers.stale.sum())
         if answers.nbytes is None and not self._residency.mixed:
-            np.add.at(self._plain, layers, computed)
             return
+        np.add.at(self._booked, layers, computed)
         used = self._stored[layers] if answers.nbytes is None else answers.nbytes
         held = self._residency.serving(layers, answers.nbytes) | self._residency.in_flight[layers]
         here = held & (answers.device == self._gpu)
         self._book(np.where(here, self._residency.copy_bytes[layers], used), computed)
 
     def close(self) -> None:
-        """Books what was computed from stored copies."""
-        self._book(self._stored, self._plain)
-        self._plain[:] = 0
+        """Books what was computed from stored copies: all the rest."""
+        computed = self._recorder.breakdown.tokens
+        self._book(self._stored, computed - self._booked)
+        self._recorder.quality.routed = int(computed.sum()) + self._recorder.quality.skipped
 
     def _book(self, nbytes: FloatArray, tokens: IntArray) -> None:
         active = tokens > 0

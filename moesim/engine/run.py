@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
 
 import numpy as np
 
-from moesim.engine.context import Context, EngineKind
-from moesim.engine.prelude import preludes_of_pass
+from moesim.engine.context import Context
+from moesim.engine.machine import EngineKind
+from moesim.engine.prelude import structure_of_pass
 from moesim.engine.rounds import Pass, passes_of_job
 from moesim.engine.seer import Oracle, hindsight
 from moesim.engine.stream import StreamWalk
 from moesim.engine.tally import WorkTally
-from moesim.engine.walk import Events, PassWalk, walk_prelude
+from moesim.engine.walk import PassWalk
 from moesim.hardware.fault import Fault
-from moesim.policies.base import Deployment, IntArray, Policy, Step
+from moesim.policies.base import Deployment, Policy, Step
 from moesim.policies.problem import Problem
 from moesim.results.recorder import PassRow, Recorder
 from moesim.workload.table import RoutingTable
@@ -52,33 +52,30 @@ def simulate(
 ) -> Outcome:
     """Runs the job of `problem` under `policy`; `routing` holds what the router will say and is shown to nobody beforehand.
 
-    `engine`: `events` walks everything by events, `closed_form` refuses what needs them, `auto` takes the closed form where
-    it is exact. `window` (ps) keeps only that stretch of the timeline. `faults`: tiers that fail and come back.
+    `engine`: `kernel`, or the slow and plain `reference`, which gives the same; `auto` takes the kernel. `window` (ps) keeps
+    only that stretch of the timeline. `faults`: tiers that fail and come back.
     `progress(done, total)` counts tokens of prompts and outputs. Raises InputError when the placement does not fit,
     PolicyError when a slot breaks its contract.
     """
     if policy.clairvoyant:
         problem = replace(problem, hindsight=hindsight(problem.job, routing))
     context = Context(problem, policy, engine, timeline, window, faults)
-    clock = context.machine.clock
-    clock.run(until=clock.process(_job(context, routing, progress)))
+    _job(context, routing, progress)
     recorder = context.recorder
+    context.machine.show(last=True)
     recorder.makespan = recorder.passes[-1].end
-    recorder.events = clock.events
+    recorder.events = context.machine.engine.moments
     recorder.layers.time += recorder.layers.attention + recorder.layers.experts
-    context.machine.close()
-    context.operations.close()
+    recorder.busy = context.machine.busy()
     recorder.drop_idle_lanes()
     recorder.peak = dict(context.residency.peak)
     recorder.breakdown.resident[:] = context.residency.resident
     recorder.breakdown.home[:] = np.array(problem.tiers, dtype=object)[context.residency.home]
     context.quality.close()
-    return Outcome(
-        recorder, context.deployment, context.tally, context.quality.smallest, context.bench.met, context.faults.notes
-    )
+    return Outcome(recorder, context.deployment, context.tally, context.quality.smallest, context.met(), context.faults.notes)
 
 
-def _job(context: Context, routing: RoutingTable, progress: Callable[[int, int], None] | None) -> Events:
+def _job(context: Context, routing: RoutingTable, progress: Callable[[int, int], None] | None) -> None:
     job = context.problem.job
     total = int(job.prompt.sum() + job.output.sum()) - job.requests
     done = 0
@@ -88,10 +85,10 @@ def _job(context: Context, routing: RoutingTable, progress: Callable[[int, int],
         context.oracle = Oracle(passes)
         context.view.future = context.oracle.future
     stream = StreamWalk(context)
-    for one, following in _with_next(passes):
+    for step, following in _with_next(passes):
         context.faults.meet(context.machine.now)
-        yield from _pass(context, one, following, stream)
-        done += int(one.new_tokens.sum())
+        _pass(context, step, following, stream)
+        done += int(step.new_tokens.sum())
         if progress is not None:
             progress(done, total)
 
@@ -99,59 +96,40 @@ def _job(context: Context, routing: RoutingTable, progress: Callable[[int, int],
 def _with_next(passes: Iterable[Pass]) -> Iterator[tuple[Pass, Pass | None]]:
     """Each pass with the one that follows it; None behind the last."""
     ahead = iter(passes)
-    one = next(ahead, None)
-    while one is not None:
+    step = next(ahead, None)
+    while step is not None:
         following = next(ahead, None)
-        yield one, following
-        one = following
+        yield step, following
+        step = following
 
 
-def _pass(context: Context, one: Pass, following: Pass | None, stream: StreamWalk) -> Events:
-    start, before = context.machine.now, _Sums.of(context.recorder)
-    if stream.takes(one.phase):
-        computed = yield from stream.one_pass(one, following)
+def _pass(context: Context, step: Pass, following: Pass | None, stream: StreamWalk) -> None:
+    start, problem = context.machine.now, context.problem
+    structure = structure_of_pass(problem, context.deployment, step.phase, step.new_tokens, step.context)
+    context.operations.dense(step)
+    context.ledger.attention(structure)
+    if stream.takes(step.phase):
+        computed = stream.walk_pass(step, following, structure)
     else:
-        computed = yield from _by_layers(context, one)
-    context.tally.add(one, computed)
-    _close(context, one, start, before)
+        walk = PassWalk(context, step)
+        walk.run(structure)
+        computed = walk.computed
+    context.tally.add(step, computed)
+    _close(context, step, start)
 
 
-def _by_layers(context: Context, one: Pass) -> Generator[Any, Any, IntArray]:
-    """Layer by layer, each for itself; [L, G, E] tokens that the experts computed."""
-    preludes, trailer = preludes_of_pass(context.problem, context.deployment, one.phase, one.new_tokens, one.context)
-    context.operations.dense(one)
-    for prelude in (*preludes, trailer):
-        context.ledger.prelude(prelude)
-    walk = PassWalk(context, one, preludes)
-    yield from walk.visits()
-    yield from walk_prelude(context, trailer)
-    return walk.computed
-
-
-class _Sums(NamedTuple):
-    activations: int
-    hits: int
-    uploads: int
-
-    @classmethod
-    def of(cls, recorder: Recorder) -> _Sums:
-        sums = recorder.layers
-        return cls(int(sums.activations.sum()), int(sums.hits.sum()), int(sums.uploads.sum()))
-
-
-def _close(context: Context, one: Pass, start: int, before: _Sums) -> None:
+def _close(context: Context, step: Pass, start: int) -> None:
     """Books a pass that has just ended and lets the policy adapt to it."""
     end, recorder = context.machine.now, context.recorder
-    change = [b - a for a, b in zip(before, _Sums.of(recorder), strict=True)]
-    recorder.passes.append(PassRow(one.index, one.phase, start, end, len(one.requests), int(one.new_tokens.sum()), *change))
+    sums = context.ledger.close_pass(step.phase, context.machine.program.lanes)
+    recorder.passes.append(PassRow(step.index, step.phase, start, end, len(step.requests), int(step.new_tokens.sum()), *sums))
     recorder.breakdown.laps.append(context.machine.busy())
-    recorder.slice("pass", f"{one.phase} {one.index}", start, end)
-    if change[0]:
-        recorder.level("hit rate", start, change[1] / change[0])
-    if one.phase == "prefill":
-        recorder.first_token[one.requests] = end
-    recorder.finish[one.ending] = end
+    recorder.slice("pass", f"{step.phase} {step.index}", start, end)
+    if sums.activations:
+        recorder.level("hit rate", start, sums.hits / sums.activations)
+    if step.phase == "prefill":
+        recorder.first_token[step.requests] = end
+    recorder.finish[step.ending] = end
     if context.policy.adapts in ("pass", "both"):
-        context.adapt(Step(one.index, one.phase, -1, one.counts.sum(axis=1), np.zeros(0, dtype=np.int64)))
-    context.ledger.flush()
+        context.adapt(Step(step.index, step.phase, -1, step.counts.sum(axis=1), np.zeros(0, dtype=np.int64)))
     context.movers.settle()

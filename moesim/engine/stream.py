@@ -5,18 +5,15 @@ Knows passes and lanes; what overlaps what is for `pipelines`.
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from moesim.engine.context import Context
 from moesim.engine.pipelines import Carried, LayerMarks, Ops, PassBuilder, Style, style_of
-from moesim.engine.prelude import Prelude, structure_of_pass
-from moesim.engine.program import Program, Timing
-from moesim.engine.program_events import EventTiming
+from moesim.engine.plan_visit import VisitWork
+from moesim.engine.prelude import Structure
 from moesim.engine.rounds import Pass
-from moesim.engine.visits import VisitWork
 from moesim.engine.walk import PassWalk
 from moesim.errors import PolicyError
 from moesim.policies.base import BoolArray, IntArray
@@ -30,11 +27,9 @@ class StreamWalk:
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        self._program = Program()
-        self._timing = Timing(self._program)
-        self._events: EventTiming | None = None
         self._carried = Carried()
-        self._first = 0
+        self._before: list[int] = []
+        """Operations of the pass before, which the next one may wait for."""
 
     def takes(self, phase: str) -> bool:
         """Whether the passes of `phase` are for it."""
@@ -56,30 +51,31 @@ class StreamWalk:
             told = f"up to {format_bytes(most)} are streamed at a time, and deploy set {format_bytes(held)} of staging aside"
             raise PolicyError(f"{told} for {layers} layers in a row")
 
-    def one_pass(self, one: Pass, following: Pass | None) -> Generator[Any, Any, IntArray]:
+    def walk_pass(self, one: Pass, following: Pass | None, structure: Structure) -> IntArray:
         """Walks a pass; [L, G, E] tokens that the experts computed."""
-        context = self.context
+        context, machine = self.context, self.context.machine
         style = style_of(context, one.phase)
         assert style is not None
-        context.operations.dense(one)
-        structure = structure_of_pass(context.problem, context.deployment, one.phase, one.new_tokens, one.context)
-        chains = structure.chains
-        context.ledger.prelude(Prelude(chains=tuple((chains[k], after) for group in structure.layers for k, after in group)))
-        context.ledger.prelude(Prelude(chains=tuple((chains[k], after) for k, after in structure.trailing)))
-        walk = PassWalk(context, one, [Prelude()] * len(one.counts))
+        walk = PassWalk(context, one)
         work, stale = self._work(walk, style)
-        begin, first = context.machine.now, len(self._program)
-        builder = PassBuilder(context, self._program, self._carried, one, style)
+        machine.mark()
+        begin, first = machine.now, len(machine.program)
+        builder = PassBuilder(context, self._carried, one, style)
         wraps = following is not None and style.streamed and not style.serial and self._same(style, following)
         last = builder.build(structure, work, walk.times, stale, wraps)
-        self._timing.enlist()
-        yield from self._run(last)
+        machine.engine.submit()
+        machine.engine.run(last)
         self._close(builder.marks, begin, last)
         if not wraps:
             self._carried = Carried()
-        self._timing.forget(self._first)
-        self._first = first
+        self._forget(range(first, len(machine.program)))
         return walk.computed
+
+    def _forget(self, added: Sequence[int]) -> None:
+        """Operations of the pass before last, and of this one all that the next one cannot wait for, leave the program."""
+        machine = self.context.machine
+        machine.forget([number for number in self._before if machine.engine.ended(number)])
+        self._before = [number for number in self._before if number in machine.program.operations] + list(added)
 
     def _same(self, style: Style, following: Pass) -> bool:
         later = style_of(self.context, following.phase)
@@ -107,7 +103,7 @@ class StreamWalk:
             for group in range(1, groups):
                 held[group::groups] |= streamed
         bench = context.bench
-        work = bench.work(counts, answers.device, times, held, None, walk.tokens, answers.order, load)
+        work = bench.work(counts, answers.device, times, held, walk.tokens, answers.order, load)
         if style.deferred and work.uploads.any():
             raise PolicyError("the pipeline 'deferred' uploads nothing: what is not in GPU memory runs where it lies")
         work.missed = np.where(on_gpu & ~resident, counts, 0)
@@ -116,27 +112,11 @@ class StreamWalk:
         context.quality.visits(answers, walk.counts, counts, layers)
         return work, answers.stale
 
-    def _run(self, last: int) -> Generator[Any, Any, None]:
-        """Until the operation `last` has ended: without events while no lanes contend, and by events from then on."""
-        context, machine = self.context, self.context.machine
-        if self._events is None:
-            contended = self._program.contended(machine.capacity, self._first)
-            if contended and context.closed_only:
-                raise PolicyError("transfers of overlapping layers contend: use engine auto")
-            if context.by_events or contended:
-                self._events = EventTiming(machine, self._timing)
-        if self._events is not None:
-            yield from self._events.run(last)
-        else:
-            end = self._timing.run(machine.now, last)
-            if end > machine.now:
-                yield machine.clock.after(end - machine.now, "a pass")
-        context.ledger.add(context.recorder.busy, self._timing.take_busy(machine.now))
-
     def _close(self, marks: LayerMarks, begin: int, last: int) -> None:
         """Books the time of each layer, until its router and from there to its end, and what held it back meanwhile."""
         sums, ledger = self.context.recorder.layers, self.context.ledger
-        path = self._timing.critical(last, begin)[::-1]
+        names = list(self.context.machine.program.lanes)
+        path = [(names[lane], start, end) for lane, start, end in self.context.machine.engine.critical(last, begin)][::-1]
         before = begin
         for layer, ends in enumerate(zip(marks.attention, marks.experts, strict=True)):
             for part, spent, numbers in zip(("attention", "experts"), (sums.attention, sums.experts), ends, strict=True):
@@ -144,10 +124,10 @@ class StreamWalk:
                 spent[layer] += until - before
                 ledger.critical(_shares(path, until), part, layer)
                 before = until
-        ledger.critical(_shares(path, self._timing.end[last]), "", None)
+        ledger.critical(_shares(path, self.context.machine.engine.end(last)), "", None)
 
     def _latest(self, numbers: Ops, least: int) -> int:
-        return max([least, *(self._timing.end[number] for number in numbers)])
+        return max([least, *(self.context.machine.engine.end(number) for number in numbers)])
 
 
 def _shares(path: list[tuple[str, int, int]], end: int) -> dict[str, int]:

@@ -60,10 +60,17 @@ class Placement:
         self.expert_bytes = expert_bytes
         self._tables: dict[_Kind, tuple[FloatArray, FloatArray]] = {}
         self._gpu_table: FloatArray = np.zeros(0)
+        self.version = 0
+        """Changes whenever kinds do."""
         self.refresh()
+
+    def kind_of(self, layers: IntArray) -> IntArray:
+        """[V, E] kinds of the stored copies of MoE layers `layers` [V]."""
+        return np.asarray(self._kind_of[layers])
 
     def refresh(self) -> None:
         """Sorts the experts into kinds and prices a copy of each; call after `home` has changed."""
+        self.version += 1
         pairs = np.stack([self.home.ravel().astype(np.float64), self.expert_bytes.ravel()])
         unique, inverse = np.unique(pairs, axis=1, return_inverse=True)
         self._kinds = [_Kind(self.problem.tiers[int(tier)], float(nbytes)) for tier, nbytes in unique.T]
@@ -85,6 +92,7 @@ class Placement:
         if kind not in self._kinds:
             self._kinds.append(kind)
             self._price.append(self._priced(kind))
+            self.version += 1
         return self._kinds.index(kind)
 
     def _priced(self, kind: _Kind) -> float:

@@ -46,8 +46,9 @@ Count = Annotated[int, Ge(0)]
 class Simulation(Spec):
     """How the run is made, not what is run: no choice here may change a result beyond the last digit."""
 
-    engine: Literal["auto", "events", "closed_form"] = "auto"
-    """`auto` takes the closed form where the policy allows it, which gives the same answer as the events."""
+    engine: Literal["auto", "kernel", "reference", "events"] = "auto"
+    """What times the run: `kernel`, or the slow and plain `reference`, which gives the same picoseconds; `auto` is the kernel.
+    `events` is an old name of `reference`."""
     timeline: bool = False
     """Keeps every slice of every lane, for `--trace`."""
 

@@ -112,9 +112,9 @@ class PolicyCases:
         """`memoryless` means it."""
         _case("memoryless_is_honest", bench)
 
-    def test_events_agree(self, bench: Bench) -> None:
+    def test_engines_agree(self, bench: Bench) -> None:
         """The event engine gives the same."""
-        _case("events_agree", bench)
+        _case("engines_agree", bench)
 
     def test_decision_cost(self, bench: Bench, record_property: Any) -> None:
         """Reports the cost of a decision as the property `decision_s`."""

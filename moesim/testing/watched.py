@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 
 from moesim.engine import simulate
-from moesim.engine.context import EngineKind
+from moesim.engine.machine import EngineKind
 from moesim.engine.run import Outcome
 from moesim.errors import InputError
 from moesim.policies.base import BoolArray, Deployment, Dispatch, FloatArray, IntArray, Moves, Policy, Step, View, Visit

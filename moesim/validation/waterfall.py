@@ -18,7 +18,7 @@ from moesim.scenario.run import loaded, run_loaded
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Step", "Waterfall", "fall"]
+__all__ = ["Step", "Waterfall", "beside", "fall"]
 
 _LABEL = 46
 
@@ -74,6 +74,11 @@ class Waterfall:
         return "\n".join(lines)
 
 
+def beside(sets: Mapping[str, Any], step: Step) -> dict[str, Any]:
+    """The changes that a step leaves as they are: it takes the place of what earlier ones changed inside its own workload."""
+    return {path: value for path, value in sets.items() if "workload" not in step.sets or not path.startswith("workload.")}
+
+
 def _told(item: Interval) -> str:
     half = item.half_width or 0.0
     spread = f" +- {1e3 * half:.2g}" if half > 1e-6 * item.mean else ""
@@ -94,7 +99,7 @@ def fall(
     made: dict[int, Any] = {}
     done = 0
     for number, step in enumerate(steps):
-        sets, policies = {**sets, **step.sets}, {**policies, **step.policies}
+        sets, policies = {**beside(sets, step), **step.sets}, {**policies, **step.policies}
         if any(path.split(".")[0] not in ("hardware", "policy") for path in step.sets):
             made.clear()  # other requests or another routing from here on
         for replicate in range(replicates):

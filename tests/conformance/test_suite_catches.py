@@ -194,7 +194,7 @@ BROKEN: list[tuple[type[Plain], str, str]] = [
     (Scribbler, "read_only", "raised ValueError when all arrays were read-only"),
     (Leaky, "no_state_leaks", "a run of '.*' beside it changes dispatch"),
     (Pretender, "memoryless_is_honest", "asked again out of turn, .* answers with another order"),
-    (Pretender, "events_agree", "by events it answers differently"),
+    (Pretender, "engines_agree", "by the reference engine it answers differently"),
     (Crash, "runs_or_refuses", "gpu_cpu: deploy raised KeyError"),
     (Anywhere, "runs_or_refuses", "tiny_gpu: deploy placed a model that has no room there"),
 ]

@@ -108,7 +108,7 @@ def test_what_is_read_runs_alike_by_both_engines(field: Path, tmp_path: Path, ca
     scenario = field / "config-sidecar-quantization" / "scenario.yaml"
     model = f"model={field / f'config-{case}' / 'config.json'}"
     results = []
-    for engine in ("auto", "events"):
+    for engine in ("kernel", "reference"):
         out = tmp_path / engine
         words = ["run", str(scenario), "--set", model, "--set", f"simulation.engine={engine}", "--out", str(out)]
         assert cli.main(words) == 0

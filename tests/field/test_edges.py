@@ -84,15 +84,15 @@ def test_rounding_to_whole_picoseconds_is_not_a_run_that_beats_its_bound(field: 
 
 
 def test_both_engines_leave_the_same_lanes(field: Path) -> None:
-    auto, events = (
-        moesim.run(field / "edges" / "events-lanes.yaml", **{"simulation.engine": kind}) for kind in ("auto", "events")
+    kernel, reference = (
+        moesim.run(field / "edges" / "events-lanes.yaml", **{"simulation.engine": kind}) for kind in ("kernel", "reference")
     )
-    assert same(auto, events)
+    assert same(kernel, reference)
 
 
 def same(a: Result, b: Result) -> bool:
     """Equal in all but how they were simulated."""
-    left, right = ({**result.summary, "events": 0, "wall_s": 0} for result in (a, b))
+    left, right = ({**result.summary, "wall_s": 0} for result in (a, b))
     return left == right and a.details == b.details and all(equal(a.columns[name], b.columns[name]) for name in a.columns)
 
 
@@ -124,3 +124,9 @@ def faster(part: Any, factor: float) -> Any:
             value = f"{float(number) * (factor if key in RATES else 1 / factor)!r} {unit}"
         made[key] = faster(value, factor)
     return made
+
+
+def test_experts_of_each_tier_cross_at_a_rate_of_their_own(field: Path) -> None:
+    """As one flow at their mean rate they took 211.96 us, 6.9 % too little."""
+    summary = moesim.run(field / "edges" / "smeared-upload.yaml").summary
+    assert summary["makespan_s"] == pytest.approx(1.069 * 211.961465e-6, rel=1e-3)

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import engine_worlds as worlds
 import numpy as np
+import program_worlds
 import pytest
 import strategies
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moesim.engine.clock import SECOND
-from moesim.engine.queues import Server
+from moesim.engine.program import Program
+from moesim.engine.reference import ReferenceEngine
 from moesim.engine.tables import queue_of
 from moesim.errors import CapacityError, InputError, PolicyError
 from moesim.policies.base import Deployment
@@ -39,7 +41,7 @@ def seen(outcome):
 
 
 @SOME
-@given(strategies.moving(), st.sampled_from(["auto", "events"]))
+@given(strategies.moving(), st.sampled_from(["kernel", "reference"]))
 def test_i1_every_routed_pair_is_computed_once(k, engine):
     p, _ = worlds.problem(k)
     recorder = worlds.run(k, Restless, engine).recorder
@@ -92,7 +94,7 @@ def moves_of_visits(p, outcome, compression: float) -> dict[str, float]:
 
 
 @SOME
-@given(strategies.knobs(attention=False, streamed=False), st.sampled_from(["auto", "events"]))
+@given(strategies.knobs(attention=False, streamed=False), st.sampled_from(["kernel", "reference"]))
 def test_i2_bytes_of_experts_and_activations_are_those_of_the_dispatches(k, engine):
     p, _ = worlds.problem(k)
     outcome = worlds.run(k, Restless, engine)
@@ -107,7 +109,7 @@ def test_i2_bytes_of_experts_and_activations_are_those_of_the_dispatches(k, engi
 @given(strategies.moving(chunk=None, pieces=1))
 def test_i2_bytes_on_a_link_are_those_of_the_copies_on_its_timeline(k):
     k = replace(k, serial_link=True, kv="ddr" if k.places[1] == "c" else k.kv)  # else a CPU reads GPU memory as it computes
-    recorder = worlds.run(k, Restless, "events", timeline=True).recorder
+    recorder = worlds.run(k, Restless, timeline=True).recorder
     for track in ("pcie:forward", "pcie:reverse"):
         drawn = sum(s.amount for s in recorder.slices if s.track == track)
         assert recorder.moved.get(track, 0.0) == pytest.approx(drawn, rel=1e-6, abs=1e-3)
@@ -115,7 +117,7 @@ def test_i2_bytes_on_a_link_are_those_of_the_copies_on_its_timeline(k):
 
 def test_i2_a_prefetch_that_is_called_off_moves_nothing():
     k = Knobs(layers=3, experts=7, output=5, prefetch=0.6, evict=0.6, off_gpu=0.0, residents=0.0, pcie=3e9)
-    recorder = worlds.run(k, Restless, "events", timeline=True).recorder
+    recorder = worlds.run(k, Restless, timeline=True).recorder
     landed = sum(s.amount for s in recorder.slices if s.name.startswith("expert ") and s.name != "expert ids")
     assert landed + recorder.layers.uploads.sum() * 3 * 64 * 96 * 2 == recorder.moved["pcie:forward"]
 
@@ -180,7 +182,7 @@ def test_i3_a_placement_that_does_not_fit_is_refused_to_the_byte(tier, short):
 @pytest.mark.parametrize("pcie", [1e9, 20e9, 200e9])
 def test_i3_no_more_uploads_than_staging_slots_wait_to_be_computed(staging, pcie):
     k = Knobs(experts=7, layers=1, attention=False, prompt=40, residents=0.3, off_gpu=0.0, staging=staging, pcie=pcie, seed=2)
-    recorder = worlds.run(k, Stepwise, "events", timeline=True).recorder
+    recorder = worlds.run(k, Stepwise, timeline=True).recorder
     copies = [s for s in recorder.slices if s.name == "upload experts"]
     size = 3 * 64 * 96 * 2
     begins = [s.start + (s.end - s.start) * i // n for s in copies for n in [round(s.amount / size)] for i in range(n)]
@@ -255,7 +257,7 @@ def test_i4_no_expert_is_computed_before_its_weights_are_there(k):
 def test_i4_experts_wait_for_prefetches_that_are_under_way(serial, seed):
     k = Knobs(layers=3, experts=4, output=5, residents=0.0, off_gpu=0.0, prefetch=1.0, evict=1.0, pcie=1e8)
     k = replace(k, serial=serial, seed=seed)
-    outcome = worlds.run(k, Restless, "events", timeline=True)
+    outcome = worlds.run(k, Restless, timeline=True)
     copies = defaultdict(list)
     for s in outcome.recorder.slices:
         if s.name.startswith("expert ") and s.cause == "demand":
@@ -265,7 +267,7 @@ def test_i4_experts_wait_for_prefetches_that_are_under_way(serial, seed):
     assert all(any(start >= end for start in computing) for ends in copies.values() for end in ends)
     steps = [(row.start, row.end) for row in outcome.recorder.passes]
     assert all(any(a <= end <= b for a, b in steps) for ends in copies.values() for end in ends)
-    slow = worlds.run(replace(k, pcie=2e8), Restless, "events").recorder.makespan
+    slow = worlds.run(replace(k, pcie=2e8), Restless).recorder.makespan
     assert outcome.recorder.makespan > slow
 
 
@@ -284,28 +286,25 @@ def test_i4_passes_follow_each_other_and_tokens_come_in_order(k):
 
 
 @SOME
-@given(strategies.moving())
-def test_i6_a_queue_with_a_waiting_job_is_never_idle(k):
-    log = []
-    patch = pytest.MonkeyPatch()
-    submit = Server.submit
-
-    def noted(self, job):
-        log.append((self.name, int(self._clock.now), job))
-        submit(self, job)
-
-    patch.setattr(Server, "submit", noted)
-    try:
-        recorder = worlds.run(k, Restless, timeline=True).recorder
-    finally:
-        patch.undo()
-    spans = defaultdict(list)
-    for s in recorder.slices:
-        spans[s.track].append((s.start, s.end))
-    for name, begin, job in log:
-        if job.next == len(job.service) and len(job.service):
-            end = int(job.finish[-1])
-            assert sum(max(min(b, end) - max(a, begin), 0) for a, b in spans[name]) == end - begin
+@given(st.integers(0, 9999))
+def test_i6_a_lane_with_something_ready_is_never_idle(seed):
+    rng = np.random.default_rng(seed)
+    program = Program()
+    lanes = [program.lane(f"lane {number}") for number in range(3)]
+    engine = ReferenceEngine(program, {"r": 3e12})
+    engine.set_pool(0, 2)
+    for _ in range(4):
+        begin = engine.now
+        first, last = program_worlds.visit(rng, program, len(lanes), ["r"])
+        engine.submit()
+        engine.run(last)
+        spans = {lane: [(s.start, s.end) for s in engine.stretches_begun if s.lane == lane] for lane in lanes}
+        for number in range(first, last):
+            operation, run = program.operations[number], engine.operations[number]
+            if operation.lane >= 0 and operation.feed < 0 and operation.takes < 0:
+                ready = max((engine.end(other) for other in operation.after), default=begin)
+                busy = sum(max(min(b, run.start) - max(a, ready), 0) for a, b in spans[operation.lane])
+                assert busy == run.start - ready
 
 
 # I7

@@ -1,4 +1,4 @@
-"""Pipelines whose layers overlap: timed alike with and without events, true to the invariants and to closed forms."""
+"""Pipelines whose layers overlap: timed alike by both engines, true to the invariants and to closed forms."""
 
 from __future__ import annotations
 
@@ -16,12 +16,10 @@ from hypothesis import strategies as st
 
 from moesim.engine.account import bound_seconds
 from moesim.engine.clock import SECOND, to_ps
-from moesim.engine.machine import Machine
-from moesim.engine.program import Program, Timing
-from moesim.engine.program_events import EventTiming
+from moesim.engine.program import JOIN, Operation, Program
+from moesim.engine.reference import ReferenceEngine
 from moesim.errors import PolicyError
 from moesim.policies.base import Deployment, Dispatch
-from moesim.results.recorder import LayerSums, Recorder
 
 SOME = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 LANES = ("gpu", "pcie:forward", "pcie:reverse", "cpu")
@@ -34,57 +32,17 @@ def random_program(seed: int, number: int, *, usage: float = 0.0) -> Program:
     for index in range(number):
         after = tuple(set(rng.integers(0, index, rng.integers(0, min(index, 3) + 1)).tolist())) if index else ()
         lane, service = LANES[int(rng.integers(4))], int(rng.choice([0, 1, 3, 3, 6, 10])) * 10**6
-        drawn = {"ddr:read": usage * service * 40e9 / 1e12} if usage and lane != "gpu" else {}
-        program.add(lane, service, after, str(index), drawn, int(rng.integers(2)))
+        draws = {"ddr:read": usage * service * 40e9 / 1e12} if usage and lane != "gpu" else {}
+        program.add(Operation(program.lane(lane), service, after, int(rng.integers(2)), in_order=True, draws=draws))
+    program.add(Operation(JOIN, 0, tuple(range(number))))
     return program
 
 
-def timed(program: Program, last: int) -> Timing:
-    timing = Timing(program)
-    timing.enlist()
-    timing.run(0, last)
-    return timing
-
-
-def by_events(program: Program, last: int, until: int = 0) -> Timing:
-    """The same by events; the first operations up to the end of number `until` without."""
-    p, _ = worlds.problem(worlds.Knobs(cpu=True))
-    machine = Machine(p, Recorder(LayerSums.zeros(1), 1))
-    timing = Timing(program)
-    timing.enlist()
-
-    def walk():
-        if until:
-            yield machine.clock.timeout(timing.run(0, until))
-        yield from EventTiming(machine, timing).run(last)
-
-    machine.clock.run(until=machine.clock.process(walk()))
-    return timing
-
-
-def joined(program: Program) -> int:
-    """The number of a last operation that waits for all."""
-    return program.add("gpu", 0, tuple(range(len(program))), "end")
-
-
-@SOME
-@given(st.integers(0, 10**6), st.integers(1, 40))
-def test_a_program_takes_as_long_by_events_as_without(seed, number):
-    program = random_program(seed, number)
-    last = joined(program)
-    plain, events = timed(program, last), by_events(program, last)
-    assert plain.end == events.end
-    assert plain.start == events.start
-    assert plain.critical(last, 0) == events.critical(last, 0)
-
-
-@SOME
-@given(st.integers(0, 10**6), st.integers(3, 40))
-def test_events_can_take_over_in_the_middle(seed, number):
-    program = random_program(seed, number)
-    middle, last = number // 2, joined(program)
-    plain, mixed = timed(program, last), by_events(program, last, middle)
-    assert plain.end == mixed.end
+def timed(program: Program, capacity: dict[str, float] | None = None) -> ReferenceEngine:
+    engine = ReferenceEngine(program, capacity or {"ddr:read": 1e15})
+    engine.submit()
+    engine.run(len(program) - 1)
+    return engine
 
 
 @SOME
@@ -92,27 +50,23 @@ def test_events_can_take_over_in_the_middle(seed, number):
 def test_lanes_do_one_thing_at_a_time_in_rank_and_never_idle(seed, number):
     """I4 to I6, and the critical path is as long as the whole."""
     program = random_program(seed, number)
-    last = joined(program)
-    timing = timed(program, last)
-    for index, one in enumerate(program.operations):
-        ready = max((timing.end[other] for other in one.after), default=0)
-        assert ready <= timing.start[index] == timing.end[index] - one.service
-        before = timing.before[index]
-        assert timing.start[index] == max(ready, timing.end[before] if before >= 0 else 0) or any(
-            program.operations[other].lane == one.lane and timing.start[other] < timing.start[index]
-            for other in range(len(program))
-        )
-    for lane in LANES:
-        here = sorted((timing.start[i], timing.end[i]) for i, one in enumerate(program.operations) if one.lane == lane)
-        assert all(a[1] <= b[0] for a, b in pairwise(here))
-        for i, one in enumerate(program.operations):
-            if one.lane != lane or not one.service:
-                continue
-            ready = max((timing.end[other] for other in one.after), default=0)
-            waited = [(s, e) for s, e in here if s < timing.start[i] and e > ready]
-            assert sum(min(e, timing.start[i]) - max(s, ready) for s, e in waited) == timing.start[i] - ready
-    path = timing.critical(last, 0)
-    assert sum(stop - start for _, start, stop in path) == timing.end[last]
+    engine = timed(program)
+    work = {n: op for n, op in program.operations.items() if op.lane >= 0}
+    start, end = ({n: getattr(engine.operations[n], what) for n in program.operations} for what in ("start", "end"))
+    ready = {n: max((end[other] for other in op.after), default=0) for n, op in work.items()}
+    for lane in program.lanes.values():
+        here = {n: op for n, op in work.items() if op.lane == lane}
+        spans = sorted((start[n], end[n]) for n in here)
+        assert all(a[1] <= b[0] for a, b in pairwise(spans))
+        for n, op in here.items():
+            assert ready[n] <= start[n] == end[n] - op.service
+            busy = sum(min(e, start[n]) - max(s, ready[n]) for s, e in spans if s < start[n] and e > ready[n])
+            assert busy == start[n] - ready[n]
+            for other, its in here.items():  # nothing that was ready and went first by rank and number starts later
+                if ready[other] < start[n] < start[other]:
+                    assert (op.priority, n) < (its.priority, other)
+    path = engine.critical(len(program) - 1, 0)
+    assert sum(stop - begin for _, begin, stop in path) == engine.now
     assert all(a[2] == b[1] for a, b in pairwise(path))
 
 
@@ -120,12 +74,10 @@ def test_lanes_do_one_thing_at_a_time_in_rank_and_never_idle(seed, number):
 @given(st.integers(0, 10**6), st.floats(0.3, 1.0))
 def test_lanes_that_share_a_tier_slow_each_other_and_never_gain(seed, usage):
     program = random_program(seed, 25, usage=usage)
-    last = joined(program)
     capacity = worlds.system(worlds.Knobs(cpu=True)).resources()
-    slowed, alone = by_events(program, last), timed(program, last)
-    if not program.contended(capacity, 0):
-        assert slowed.end == alone.end
-    assert all(slowed.end[i] - slowed.start[i] >= one.service for i, one in enumerate(program.operations))
+    slowed = timed(program, capacity)
+    for number, operation in program.operations.items():
+        assert slowed.operations[number].end - slowed.operations[number].start >= operation.service
 
 
 # Whole runs
@@ -185,10 +137,10 @@ def test_i1_i2_i11_of_streamed_runs(k, how):
 
 
 @SOME
-@given(strategies.knobs(**KNOBS, total=None, both=None, cxl=0, kv="ddr", serial_link=True), st.sampled_from(WAYS))
-def test_i9_streamed_runs_are_alike_with_and_without_events(k, how):
-    (_, plain), (_, events) = streamed(k, how), streamed(k, how, "events")
-    assert worlds.differences(worlds.record(plain), worlds.record(events)) == {}
+@given(strategies.knobs(**KNOBS), st.sampled_from(WAYS))
+def test_i9_streamed_runs_are_alike_on_both_engines(k, how):
+    (_, kernel), (_, reference) = streamed(k, how), streamed(k, how, "reference")
+    assert worlds.differences(worlds.record(kernel), worlds.record(reference)) == {}
 
 
 @pytest.mark.parametrize("ahead", [1, 2])
@@ -299,7 +251,7 @@ def test_late_experts_run_beside_the_next_layer(share):
     now, then = late(k, 0.0), late(k, share)
     assert then.recorder.busy["cpu"] == now.recorder.busy["cpu"]
     assert (then.recorder.makespan < now.recorder.makespan) == (share > 0)
-    assert worlds.differences(worlds.record(then), worlds.record(late(k, share, "events"))) == {}
+    assert worlds.differences(worlds.record(then), worlds.record(late(k, share, "reference"))) == {}
     assert sum(then.recorder.critical.values()) == then.recorder.makespan
 
 

@@ -136,12 +136,12 @@ def test_prefill_and_decode_share_the_makespan(data):
 @SOME
 @given(scenarios())
 def test_both_engines_leave_the_same_result(data):
-    auto, events = (run(data, **{"simulation.engine": kind}) for kind in ("auto", "events"))
-    assert {**auto.summary, "events": 0, "wall_s": 0} == {**events.summary, "events": 0, "wall_s": 0}
-    assert auto.details == events.details
-    for name, columns in auto.columns.items():
+    kernel, reference = (run(data, **{"simulation.engine": kind}) for kind in ("kernel", "reference"))
+    assert {**kernel.summary, "wall_s": 0} == {**reference.summary, "wall_s": 0}
+    assert kernel.details == reference.details
+    for name, columns in kernel.columns.items():
         for column, values in columns.items():
-            np.testing.assert_array_equal(values, events.columns[name][column], err_msg=f"{name}.{column}")
+            np.testing.assert_array_equal(values, reference.columns[name][column], err_msg=f"{name}.{column}")
 
 
 @SOME
@@ -160,7 +160,7 @@ def test_a_run_of_days_is_right_or_refused(data, exponent):
     wanted = 10**exponent * DAY
     slow = {**data, "hardware": faster(data["hardware"], once["makespan_s"] / wanted)}
     rounding = 20e-12 * once["layer_visits"] / once["makespan_s"]
-    for engine in ("auto", "events"):
+    for engine in ("kernel", "reference"):
         try:
             days = moesim.run(slow, **{"simulation.engine": engine}).summary["makespan_s"] / DAY
         except InputError as error:

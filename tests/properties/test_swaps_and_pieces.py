@@ -103,16 +103,11 @@ def test_swaps_take_their_time_and_share_the_link():
 
 @SOME
 @given(strategies.knobs(), st.integers(2, 4))
-def test_i9_pieces_by_events_take_the_same_time_as_the_automatic_choice(k, pieces):
+def test_i9_pieces_take_the_same_time_on_both_engines(k, pieces):
     k = replace(k, pieces=pieces)
     for policy in (Scripted, Stepwise):
-        by_events, auto = worlds.run(k, policy, "events"), worlds.run(k, policy)
-        assert worlds.differences(worlds.record(by_events), worlds.record(auto)) == {}
-
-
-def test_i9_the_closed_form_refuses_pieces():
-    with pytest.raises(PolicyError, match="closed form"):
-        worlds.run(Knobs(pieces=3, off_gpu=0.0, residents=0.0), Scripted, "closed_form")
+        reference, kernel = worlds.run(k, policy, "reference"), worlds.run(k, policy)
+        assert worlds.differences(worlds.record(reference), worlds.record(kernel)) == {}
 
 
 @pytest.mark.parametrize("pieces", [1, 2, 3])

@@ -80,7 +80,7 @@ def test_operations_of_a_device_fill_its_lane(scenario: str, policy: str) -> Non
 
 @pytest.mark.parametrize(("scenario", "policy"), CASES)
 def test_both_engines_write_the_same_tables(scenario: str, policy: str) -> None:
-    one, other = run(scenario, policy), run(scenario, policy, "events")
+    one, other = run(scenario, policy), run(scenario, policy, "reference")
     for name in ("experts", "step_lanes", "layer_lanes"):
         assert to_csv(one.columns[name]) == to_csv(other.columns[name]), name
     for name, column in one.columns["operations"].items():

@@ -305,7 +305,7 @@ def test_only_our_own_files_are_replaced(tmp_path: Path) -> None:
     ours.write_text(document.text({"kind": "system"}, []), "utf-8")
     theirs.write_text("kind: system\n", "utf-8")
     assert document.writable(ours) == ours
-    for path in (theirs, tmp_path / "no" / "such.yaml", tmp_path / "words.txt", tmp_path):
+    for path in (theirs, ours / "below-a-file.yaml", tmp_path / "words.txt", tmp_path):
         with pytest.raises(InputError):
             document.writable(path)
 

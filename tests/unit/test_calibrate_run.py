@@ -33,7 +33,10 @@ def test_a_calibrated_machine_runs_in_a_scenario(tmp_path: Path) -> None:
     assert result.summary["hardware"] == "here"
     assert result.summary["throughput_tok_s"] > 0
     says = this.provenance["hardware.devices.cpu.kernels.numpy_rows_fp32.rate"]
-    assert says.basis == "measured"
+    doubted = "marked as assumed, measure again on an idle machine" in outcome.report
+    assert says.basis == "measured" or (
+        says.basis == "assumed" and doubted
+    )  # a busy machine may be measured badly, and says so
     assert "numpy" in says.source
     unsourced = [path for path in this.provenance if path.startswith("hardware.") and not this.provenance[path].source]
     assert unsourced == []

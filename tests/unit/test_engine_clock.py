@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import program_worlds
 import pytest
 
-from moesim.engine.clock import LIMIT, SECOND, Clock, added, multiplied, to_ps, total
+from moesim.engine.clock import LIMIT, SECOND, added, multiplied, to_ps, total
 from moesim.engine.lanes import serve
+from moesim.engine.program import Operation, Program
 from moesim.errors import InputError
 
 DAYS = r"106 days \(2\^63 ps\)"
@@ -50,8 +52,15 @@ def test_jobs_that_are_ready_late_end_within_the_clock() -> None:
         serve(np.array([LIMIT - 10]), np.array([20]))
 
 
-def test_the_clock_does_not_go_beyond_its_end() -> None:
-    clock = Clock()
-    clock.at(LIMIT - 1, lambda: None, "the first")
-    with pytest.raises(InputError, match=f"the run up to the end of the second.*{DAYS}"):
-        clock.at(LIMIT, lambda: None, "the second")
+@pytest.mark.parametrize("name", ["reference", "plain", "compiled"])
+def test_no_engine_goes_beyond_the_end_of_the_clock(name: str) -> None:
+    program = Program()
+    lane = program.lane("pcie")
+    first = program.add(Operation(lane, LIMIT - 1))
+    second = program.add(Operation(lane, 1))
+    engine = program_worlds.ENGINES[name](program, {})
+    engine.submit()
+    engine.run(first)
+    assert engine.now == LIMIT - 1
+    with pytest.raises(InputError, match=f"the run up to the end of an operation on pcie.*{DAYS}"):
+        engine.run(second)

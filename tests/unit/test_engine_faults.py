@@ -58,14 +58,14 @@ def test_what_lived_in_a_lost_device_is_read_from_the_fallback(policy) -> None:
 
 
 @pytest.mark.parametrize("policy", [StaticPopularity(), MoeCxl(period=2)])
-def test_events_and_closed_form_meet_a_fault_alike(policy) -> None:
+def test_both_engines_meet_a_fault_alike(policy) -> None:
     play = scene()
     fault = Fault(tier="near", at=at(play(policy), 3) + 1e-6, until=at(play(policy), 8), fallback="ssd")
-    auto, events = play(policy, faults=[fault]), play(policy, faults=[fault], engine="events")
-    assert auto.recorder.makespan == events.recorder.makespan
-    assert auto.recorder.moved == events.recorder.moved
-    assert auto.faults == events.faults
-    assert len(auto.faults) == 2
+    kernel, reference = play(policy, faults=[fault]), play(policy, faults=[fault], engine="reference")
+    assert kernel.recorder.makespan == reference.recorder.makespan
+    assert kernel.recorder.moved == reference.recorder.moved
+    assert kernel.faults == reference.faults
+    assert len(kernel.faults) == 2
 
 
 def test_a_policy_that_re_places_recovers_and_returns_to_a_device_that_is_back() -> None:

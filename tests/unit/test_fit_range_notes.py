@@ -21,4 +21,4 @@ def test_a_run_that_leaves_the_range_names_device_and_tokens():
 
 
 def test_the_same_is_said_by_events():
-    assert notes(**{VALID: [2, 3], "simulation.engine": "events"}) == notes(**{VALID: [2, 3]})
+    assert notes(**{VALID: [2, 3], "simulation.engine": "reference"}) == notes(**{VALID: [2, 3]})

@@ -67,8 +67,8 @@ def test_it_runs_or_says_why_not(name, machine):
     if not recorder.quality.skipped:
         assert recorder.layers.activations.tolist() == [p.model.top_k * tokens] * p.layers
     assert all(held <= p.usable(tier) * (1 + 1e-12) for tier, held in recorder.peak.items())
-    by_events = run(name, machine, "events")[1]
-    assert not worlds.differences(worlds.record(outcome), worlds.record(by_events))
+    by_reference = run(name, machine, "reference")[1]
+    assert not worlds.differences(worlds.record(outcome), worlds.record(by_reference))
 
 
 @pytest.mark.parametrize("machine", ["plain", "roomy"])

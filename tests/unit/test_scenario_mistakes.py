@@ -185,7 +185,8 @@ BROKEN: dict[str, tuple[str, str]] = {
     ),
     "unknown choice": (
         GOOD + "simulation: {engine: event}\n",
-        "s.yaml:10:22: simulation.engine: 'event' is not known; one of: auto, events, closed_form. Did you mean 'events'?",
+        "s.yaml:10:22: simulation.engine: 'event' is not known; one of: auto, kernel, reference, events. "
+        "Did you mean 'events'?",
     ),
     "negative seed": (
         GOOD + "seed: -1\n",

@@ -208,7 +208,7 @@ def test_cost_and_speed_hold_together_for_long_prompts_alone() -> None:
         return float(one / two)
 
     assert ratio(32768, 1, "throughput") > 0.99
-    assert ratio(32768, 1, "cost") == pytest.approx(0.6, abs=0.02)
+    assert ratio(32768, 1, "cost") == pytest.approx(0.58, abs=0.02)  # of the machines: their idle power is not known
     assert 0.8 < ratio(4096, 1, "throughput") < 0.95
     assert ratio(4096, 8, "throughput") < 0.5
     assert ratio(4096, 8, "cost") > 1.2
@@ -270,7 +270,7 @@ def test_compression_gains_while_the_cpu_reads_and_stops_where_uploads_bind() ->
     assert min(steps(0.75, "cold ones, hot resident")) > 1.7
     assert max(steps(0.5, "cold ones, hot uploaded")) < 1.25
     first, second = steps(0.82, "cold ones, hot uploaded")
-    assert first == pytest.approx(1.45, abs=0.05)
+    assert first == pytest.approx(1.55, abs=0.05)
     assert second == pytest.approx(1.12, abs=0.05)
     held = [made[0.82, weights, 1, "cold ones, hot uploaded"].held_by for weights in (1, 2)]
     assert held == ["cpu", "pcie:forward"]

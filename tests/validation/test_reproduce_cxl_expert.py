@@ -16,7 +16,7 @@ from moesim.validation import CaseResult, reproduce
 from moesim.validation.cxl_expert import claims
 from moesim.validation.cxl_expert import table as paper
 from moesim.validation.cxl_expert.inputs import INPUTS
-from moesim.validation.waterfall import Step, fall
+from moesim.validation.waterfall import Step, beside, fall
 from moesim.workload.zipf import expected_counts
 
 LOAD = 200e6 / 32e9 + 100e-9
@@ -73,9 +73,9 @@ def test_near_data_prices_a_cold_token_at_500_us() -> None:
 
 
 @pytest.mark.parametrize("scheme", paper.PRINTED)
-def test_events_give_the_same_table(scheme: str) -> None:
-    events = simulated(scheme, **{"simulation.engine": "events"})
-    assert events["makespan_s"] == simulated(scheme)["makespan_s"]
+def test_the_reference_engine_gives_the_same_table(scheme: str) -> None:
+    reference = simulated(scheme, **{"simulation.engine": "reference"})
+    assert reference["makespan_s"] == simulated(scheme)["makespan_s"]
 
 
 def test_the_hand_sums_are_the_papers() -> None:
@@ -130,7 +130,7 @@ def test_a_waterfall_runs_every_step_for_every_scheme() -> None:
 def test_the_last_step_is_the_honest_scenario() -> None:
     sets: dict[str, Any] = {}
     for step in paper.steps():
-        sets.update(step.sets)
+        sets = {**beside(sets, step), **step.sets}
     policy = {**next(s.policies[paper.SCHEME] for s in reversed(paper.steps()) if paper.SCHEME in s.policies)}
     last = run("cxl_expert/table", policy=policy, **sets).summary
     assert last["makespan_s"] == run("cxl_expert/honest").summary["makespan_s"]

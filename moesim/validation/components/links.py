@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from moesim.engine.clock import Clock, to_ps
-from moesim.engine.flows import FlowNetwork
+from moesim.engine.clock import to_ps
 from moesim.hardware import Link, System
 from moesim.hardware.fit import copies, published
 from moesim.scenario.run import run
 from moesim.validation.case import Case, Findings, Row
 from moesim.validation.oracles import toy
+from moesim.validation.oracles.queues import side_by_side
 from moesim.validation.parts import Curve, machine, picture, profile, worst
 
 __all__ = ["HOSTS", "SIZES", "host"]
@@ -69,13 +69,10 @@ def _both_ways(link: dict[str, Any]) -> float:
     spec = Link.model_validate({**link, "ends": ["host", "gpu"]})
     rates: dict[str, float] = {"forward": spec.rate, "reverse": spec.backward, **({"both": spec.both} if spec.both else {})}
     nbytes = 10e9
-    clock, ends = Clock(), list[int]()
-    network = FlowNetwork(clock, rates)
-    with network.together():
-        for way in ("forward", "reverse"):
-            usage: dict[str, float] = {name: nbytes for name in (way, "both") if name in rates}
-            network.start(int(to_ps(nbytes / rates[way])), usage, lambda: ends.append(int(clock.now)))
-    clock.run()
+    copies = [
+        (int(to_ps(nbytes / rates[way])), [name for name in (way, "both") if name in rates]) for way in ("forward", "reverse")
+    ]
+    ends = side_by_side(rates, [(service, dict.fromkeys(names, nbytes)) for service, names in copies])
     return nbytes / (max(ends) / 1e12)
 
 

@@ -1,21 +1,21 @@
 """Owns the oracles of queues and links: M/M/1 and M/D/1 waiting times of a lane, equal flows on one link.
 
-Knows lanes, servers and flows of the engine; no machine.
+Knows lanes and the engine; no machine.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.engine.clock import Clock, to_ps
-from moesim.engine.flows import FlowNetwork
+from moesim.engine.clock import to_ps
+from moesim.engine.kernel_engine import KernelEngine
 from moesim.engine.lanes import serve
-from moesim.engine.queues import Job, Server
+from moesim.engine.program import Operation, Program
 from moesim.policies import closed_forms
-from moesim.results.recorder import LayerSums, Recorder
 from moesim.results.statistics import Interval, t_interval
 from moesim.streams import Streams
 from moesim.validation.case import Case, Findings, Row
@@ -55,21 +55,19 @@ def waits(law: Law, load: float) -> Waits:
 
 
 def server_waits(law: Law, load: float, customers: int = 2_000) -> NDArray[np.int64]:
-    """[N] waiting times in ps of the event engine's server, a job for each of the same arrivals."""
+    """[N] waiting times in ps of the engine's server, an operation for each of the same arrivals."""
     arrival, service = _arrivals(law, load, customers, 0)
-    clock, recorder = Clock(), Recorder(LayerSums.zeros(1), customers)
-    server = Server("server", clock, FlowNetwork(clock, {}), recorder)
-    finish = np.zeros(customers, dtype=np.int64)
-
-    def arrive(number: int) -> None:
-        def done(job: Job) -> None:
-            finish[number] = job.finish[0]
-
-        server.submit(Job(str(number), service[number : number + 1], {}, done))
-
-    for number, time in enumerate(arrival.tolist()):
-        clock.at(time, lambda number=number: arrive(number))  # type: ignore[misc]
-    clock.run()
+    program = Program()
+    street, server = program.lane("street"), program.lane("server")
+    before: tuple[int, ...] = ()
+    jobs = []
+    for gap, time in zip(np.diff(arrival, prepend=0).tolist(), service.tolist(), strict=True):
+        before = (program.add(Operation(street, gap, before)),)
+        jobs.append(program.add(Operation(server, time, before)))
+    engine = KernelEngine(program, {}, compiled=False)
+    engine.submit()
+    engine.run(jobs[-1])
+    finish = np.array([engine.end(job) for job in jobs])
     return np.asarray(finish - service - arrival)
 
 
@@ -111,13 +109,18 @@ def _link() -> Findings:
 
 def _ends(flows: int, rate: float, nbytes: float) -> list[int]:
     """[flows] ps at which flows of `nbytes` that begin at once on a link of `rate` B/s end."""
-    clock, ends = Clock(), list[int]()
-    network = FlowNetwork(clock, {"pcie:forward": rate})
-    with network.together():
-        for _ in range(flows):
-            network.start(int(to_ps(nbytes / rate)), {"pcie:forward": nbytes}, lambda: ends.append(int(clock.now)))
-    clock.run()
-    return ends
+    return side_by_side({"pcie:forward": rate}, [(int(to_ps(nbytes / rate)), {"pcie:forward": nbytes})] * flows)
+
+
+def side_by_side(capacity: Mapping[str, float], copies: Sequence[tuple[int, Mapping[str, float]]]) -> list[int]:
+    """[n] ps at which copies end that begin at once, each on a lane of its own: (ps alone, resource -> bytes) each."""
+    program = Program()
+    numbers = [program.add(Operation(program.lane(f"copy {n}"), time, draws=draws)) for n, (time, draws) in enumerate(copies)]
+    engine = KernelEngine(program, capacity, compiled=False)
+    engine.submit()
+    for number in numbers:
+        engine.run(number)
+    return [engine.end(number) for number in numbers]
 
 
 LINK = Case(
