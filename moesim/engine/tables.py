@@ -143,17 +143,6 @@ class Placement:
                     usage[resource] = usage.get(resource, 0.0) + factor * self._kinds[index].nbytes * number
         return usage
 
-    def bytes_by_tier(self, which: NDArray[np.bool_], layers: IntArray, kinds: IntArray | None = None) -> dict[str, FloatArray]:
-        """Tier -> [V] stored bytes of the experts `which` [V, E] of MoE layers `layers` [V]."""
-        if len(self._kinds) == 1:
-            return {self._kinds[0].tier: which.sum(axis=1) * self._kinds[0].nbytes}
-        found: dict[str, FloatArray] = {}
-        kinds = self._kind_of[layers] if kinds is None else kinds
-        for index, kind in enumerate(self._kinds):
-            nbytes = (which & (kinds == index)).sum(axis=1) * kind.nbytes
-            found[kind.tier] = found[kind.tier] + nbytes if kind.tier in found else nbytes
-        return {tier: nbytes for tier, nbytes in found.items() if nbytes.any()}
-
     def kinds(self) -> list[tuple[str, float]]:
         """(tier, bytes) of each kind of copy."""
         return [(kind.tier, kind.nbytes) for kind in self._kinds]
