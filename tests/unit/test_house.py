@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "results": BASE,
     "report": BASE | {"results"},
     "workload": BASE | {"model"},
+    "scheduling": BASE,
     "policies": BASE | {"model", "hardware", "workload"},
     "engine": BASE | {"model", "hardware", "workload", "policies", "results"},
     "scenario": BASE | {"model", "hardware", "workload", "policies", "engine", "results"},

@@ -1,0 +1,1 @@
+"""Who is in the step: schedulers that compose the steps of a run."""

@@ -1,0 +1,125 @@
+"""The slot of a scheduler: its parameters (`Batching`), and the session that composes one step after another.
+
+Knows sequences and blocks; no clock. Plug-ins subclass both (group `schedulers`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+from pydantic import Field
+
+from moesim.scheduling.blocks import BlockPool
+from moesim.scheduling.sequence import Batch, Sequence
+from moesim.spec import Spec
+
+__all__ = ["Batching", "Chosen", "Room", "Session", "batch_of", "urgency"]
+
+Chosen = list[tuple[Sequence, int]]
+"""(sequence, new tokens) of a step, in order."""
+
+
+class Room(NamedTuple):
+    """What the machine leaves for sequences."""
+
+    tokens: int
+    """Tokens whose keys and values fit beside everything else."""
+    longest: int
+    """Tokens of the longest sequence of the job, prompt and output."""
+
+
+class Batching(Spec):
+    """Parameters of a scheduler. `session` starts it on a machine."""
+
+    source: ClassVar[str] = ""
+    """Program and version whose rules these are."""
+    depth: ClassVar[int] = 1
+    """Steps that may be scheduled before the results of the first are known: 2 where scheduling overlaps with computing."""
+
+    @property
+    def steps_ahead(self) -> int:
+        """As `depth`, where a parameter decides."""
+        return self.depth
+
+    max_waiting: int | None = Field(default=None, ge=0)
+    """Requests that may wait; one that arrives when so many do is refused. None: all are taken in."""
+
+    def session(self, room: Room) -> Session:
+        """A fresh session with `room` for keys and values."""
+        raise NotImplementedError
+
+
+class Session:
+    """A scheduler at work: `refuses` and `add` when a request arrives, `schedule` for the next step, `finish` after it."""
+
+    def __init__(self, pool: BlockPool, max_waiting: int | None = None, *, by_priority: bool = False) -> None:
+        self.pool = pool
+        self.max_waiting = max_waiting
+        self.by_priority = by_priority
+        self.waiting: deque[Sequence] = deque()
+        """In the order in which they are admitted."""
+        self.running: list[Sequence] = []
+        """In the order in which they were admitted."""
+
+    def add(self, sequence: Sequence) -> None:
+        """A request joins the queue: one that has arrived, or lost its blocks and is no longer the first to be admitted."""
+        self.waiting.append(sequence)
+        if self.by_priority:
+            self.waiting = deque(sorted(self.waiting, key=urgency))
+
+    def refuses(self, sequence: Sequence) -> str | None:
+        """Why `sequence`, which has just arrived, is not taken in; None if it is."""
+        if self.max_waiting is not None and len(self.waiting) >= self.max_waiting:
+            return f"{self.max_waiting} requests wait already"
+        needed = self.pool.needed(sequence.prompt + sequence.output)
+        if needed <= self.pool.total:
+            return None
+        return f"it needs {needed:,} KV blocks of {self.pool.size} tokens, and there are {self.pool.total:,}"
+
+    def schedule(self) -> Batch | None:
+        """The next step; None while nothing can run."""
+        raise NotImplementedError
+
+    def finish(self, batch: Batch) -> list[Sequence]:
+        """What `batch` yielded has come out: the sequences that end with it, which give their blocks back."""
+        ended: list[Sequence] = []
+        for sequence in batch.yields:
+            sequence.sampled += 1
+            sequence.pending -= 1
+            if sequence.sampled >= sequence.output:
+                ended.append(sequence)
+        for sequence in ended:
+            self.pool.release(sequence)
+            # one that was preempted while its last token was under way ends in the queue
+            (self.running if sequence in self.running else self.waiting).remove(sequence)
+        return ended
+
+
+def urgency(sequence: Sequence) -> tuple[int, int]:
+    """Lowest first: priority, then arrival."""
+    return sequence.priority, sequence.number
+
+
+def batch_of(chosen: Chosen, preempted: Iterable[Sequence] = ()) -> Batch:
+    """The step of `chosen`; its tokens count as computed, and outputs that it will yield as pending, from here on."""
+    new, attended, samples, yields = [], [], [], []
+    for sequence, count in chosen:
+        sequence.computed += count
+        complete = sequence.computed >= sequence.tokens + sequence.pending
+        if complete:
+            sequence.pending += 1
+            yields.append(sequence)
+        new.append(count)
+        attended.append(sequence.computed)
+        samples.append(complete)
+    return Batch(
+        [sequence for sequence, _ in chosen],
+        np.array(new, dtype=np.int64),
+        np.array(attended, dtype=np.int64),
+        np.array(samples, dtype=np.bool_),
+        yields,
+        tuple(preempted),
+    )

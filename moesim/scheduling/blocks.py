@@ -1,0 +1,116 @@
+"""Owns the KV blocks: which are free, which are held, and whose tokens a block still remembers (the prefix cache).
+
+Knows counts and keys; nothing of bytes.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from moesim.scheduling.sequence import Sequence
+
+__all__ = ["BlockPool"]
+
+_NOBODY: tuple[int, int] = (0, -1)
+"""Key of a block that the prefix cache does not know; no tokens have it."""
+
+
+class BlockPool:
+    """`total` blocks of `size` tokens. Freed blocks keep their tokens until they are taken again, longest free first.
+
+    A sequence that ends or is preempted gives its blocks back tail first, so the tail of a prefix is lost before its head.
+    Source: vLLM 0.19.0, v1/core/block_pool.py and kv_cache_manager.py; there block 0 is a placeholder, which `total` leaves
+    out. Where two blocks hold equal tokens, only the first is known to the cache.
+    """
+
+    def __init__(self, total: int, size: int = 16, *, prefix_cache: bool = True) -> None:
+        self.total = total
+        """Blocks in all."""
+        self.size = size
+        """Tokens of a block."""
+        self.prefix_cache = prefix_cache
+        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(total))
+        self._users = [0] * total
+        self._key = [_NOBODY] * total
+        self._cached: dict[tuple[int, int], int] = {}
+
+    @property
+    def free(self) -> int:
+        """Blocks that nobody holds."""
+        return len(self._free)
+
+    @property
+    def used(self) -> int:
+        """Blocks that sequences hold."""
+        return self.total - len(self._free)
+
+    def needed(self, tokens: int) -> int:
+        """Blocks for `tokens` tokens."""
+        return -(-tokens // self.size)
+
+    def match(self, sequence: Sequence) -> list[int]:
+        """Cached blocks with the first tokens of `sequence`; at least its last token is left to compute."""
+        hits: list[int] = []
+        if not self.prefix_cache or not self._cached:
+            return hits
+        for block in range((sequence.tokens - 1) // self.size):
+            place = self._cached.get(sequence.key(block, self.size))
+            if place is None:
+                break
+            hits.append(place)
+        return hits
+
+    def fits(self, tokens: int, hits: list[int]) -> bool:
+        """Whether the blocks of `tokens` tokens are free, `hits` of them being cached."""
+        idle = sum(1 for block in hits if not self._users[block])
+        return self.needed(tokens) - len(hits) + idle <= len(self._free)
+
+    def admit(self, sequence: Sequence, hits: list[int]) -> None:
+        """Lets `sequence`, which holds nothing, hold its cached blocks; `computed` is what they cover."""
+        for block in hits:
+            if not self._users[block]:
+                del self._free[block]
+            self._users[block] += 1
+        sequence.blocks = list(hits)
+        sequence.indexed = len(hits)
+        sequence.computed = len(hits) * self.size
+
+    def extend(self, sequence: Sequence, tokens: int) -> bool:
+        """Blocks so that `sequence` can hold `tokens` tokens; False, and nothing changes, if too few are free."""
+        missing = -(-tokens // self.size) - len(sequence.blocks)
+        if missing > 0:
+            if missing > len(self._free):
+                return False
+            for _ in range(missing):
+                sequence.blocks.append(self._take())
+        if self.prefix_cache:
+            self._index(sequence, min(tokens, sequence.tokens) // self.size)
+        return True
+
+    def release(self, sequence: Sequence) -> None:
+        """Takes all blocks of `sequence` back."""
+        for block in reversed(sequence.blocks):
+            self._users[block] -= 1
+            if not self._users[block]:
+                self._free[block] = None
+        sequence.blocks = []
+        sequence.indexed = 0
+
+    def _take(self) -> int:
+        block, _ = self._free.popitem(last=False)
+        key = self._key[block]
+        if key is not _NOBODY:
+            if self._cached.get(key) == block:
+                del self._cached[key]
+            self._key[block] = _NOBODY
+        self._users[block] = 1
+        return block
+
+    def _index(self, sequence: Sequence, full: int) -> None:
+        """Lets the cache know the first `full` blocks of `sequence`."""
+        while sequence.indexed < full:
+            block = sequence.blocks[sequence.indexed]
+            key = sequence.key(sequence.indexed, self.size)
+            if self._cached.setdefault(key, block) == block:
+                self._key[block] = key
+            sequence.indexed += 1

@@ -1,0 +1,162 @@
+"""Continuous batching as vLLM 0.19 does it: one token of every running sequence or its next chunk, then new ones.
+
+Knows tokens and blocks only.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from moesim.scheduling.base import Batching, Chosen, Room, Session, batch_of, urgency
+from moesim.scheduling.blocks import BlockPool
+from moesim.scheduling.sequence import Batch, Sequence
+
+__all__ = ["Continuous", "ContinuousSession"]
+
+
+class Continuous(Batching):
+    """Each request catches up with its prompt and its outputs; running ones first, in the order of their admission.
+
+    Without a free block the last admitted sequence is preempted: it loses its blocks and goes to the front of the queue, to be
+    computed again. A step that preempts admits nobody. With `asynchronous` the next step is scheduled while the present one
+    runs, so an arrival waits for up to two steps, and a sequence that ends holds its place for one more.
+    Source: vLLM 0.19.0, v1/core/sched/{scheduler,async_scheduler}.py, v1/engine/core.py; defaults of its API server on GPUs of
+    70 GiB and more. Valid: no speculation, no structured output, requests that end at a length known beforehand.
+    """
+
+    kind: Literal["continuous"] = "continuous"
+    max_num_batched_tokens: int = Field(default=8192, ge=1)
+    """Most tokens of a step."""
+    max_num_seqs: int = Field(default=1024, ge=1)
+    """Most sequences that run at a time."""
+    chunked_prefill: bool = True
+    """Whether prompts are cut to what is left of a step; else one waits until it fits whole."""
+    long_prefill_token_threshold: int = Field(default=0, ge=0)
+    """Longest chunk of a prompt, 0 for no limit."""
+    asynchronous: bool = True
+    """Whether a step is scheduled before the results of the one before are known."""
+    block_size: int = Field(default=16, ge=1)
+    """Tokens of a KV block."""
+    num_gpu_blocks_override: int | None = Field(default=None, ge=1)
+    """KV blocks, instead of what memory leaves."""
+    prefix_caching: bool = True
+    """Whether blocks with equal first tokens are shared."""
+    order: Literal["fcfs", "priority"] = "fcfs"
+    """Who waits and who is preempted: by arrival, or by `priority` and then arrival."""
+
+    source: ClassVar[str] = "vLLM 0.19.0"
+
+    @model_validator(mode="after")
+    def _budget_holds_all(self) -> Self:
+        if self.max_num_seqs > self.max_num_batched_tokens:
+            text = f"max_num_seqs {self.max_num_seqs} exceeds max_num_batched_tokens {self.max_num_batched_tokens}"
+            raise ValueError(f"{text}: each running sequence needs one token of a step")
+        return self
+
+    @property
+    def steps_ahead(self) -> int:
+        return 2 if self.asynchronous else 1
+
+    def session(self, room: Room) -> ContinuousSession:
+        blocks = self.num_gpu_blocks_override or room.tokens // self.block_size
+        return ContinuousSession(self, BlockPool(blocks, self.block_size, prefix_cache=self.prefix_caching))
+
+
+class ContinuousSession(Session):
+    """The queue and the running list of `Continuous`."""
+
+    def __init__(self, rules: Continuous, pool: BlockPool) -> None:
+        super().__init__(pool, rules.max_waiting, by_priority=rules.order == "priority")
+        self.rules = rules
+
+    def refuses(self, sequence: Sequence) -> str | None:
+        limit = self.rules.max_num_batched_tokens
+        if not self.rules.chunked_prefill and sequence.prompt > limit:
+            return f"its prompt of {sequence.prompt:,} tokens exceeds max_num_batched_tokens {limit:,} without chunked_prefill"
+        return super().refuses(sequence)
+
+    def schedule(self) -> Batch | None:
+        chosen, preempted, budget = self._running()
+        if not preempted:
+            budget = self._admit(chosen, budget)
+        return batch_of(chosen, preempted) if chosen else None
+
+    def _cut(self, tokens: int, budget: int) -> int:
+        """How many of `tokens` a step takes that has `budget` left."""
+        threshold = self.rules.long_prefill_token_threshold
+        return min(min(tokens, threshold) if threshold else tokens, budget)
+
+    def _running(self) -> tuple[Chosen, list[Sequence], int]:
+        """Who of the running goes on, who is preempted, and what is left of the budget."""
+        chosen: Chosen = []
+        preempted: list[Sequence] = []
+        budget, place = self.rules.max_num_batched_tokens, 0
+        running, pool = self.running, self.pool
+        while place < len(running) and budget > 0:
+            sequence = running[place]
+            place += 1
+            if sequence.pending and sequence.sampled + sequence.pending >= sequence.output:
+                continue  # its last token is under way
+            new = self._cut(sequence.tokens + sequence.pending - sequence.computed, budget)
+            while not pool.extend(sequence, sequence.computed + new):
+                victim = self._victim()
+                budget += self._withdraw(victim, chosen)
+                place -= self._preempt(victim) < place
+                preempted.append(victim)
+                if victim is sequence:
+                    break
+            else:
+                chosen.append((sequence, new))
+                budget -= new
+                continue
+            break
+        return chosen, preempted, budget
+
+    def _victim(self) -> Sequence:
+        return max(self.running, key=urgency) if self.by_priority else self.running[-1]
+
+    @staticmethod
+    def _withdraw(victim: Sequence, chosen: Chosen) -> int:
+        """Takes `victim` out of the step; how many tokens that gives back."""
+        for place, (sequence, new) in enumerate(chosen):
+            if sequence is victim:
+                del chosen[place]
+                return new
+        return 0
+
+    def _preempt(self, victim: Sequence) -> int:
+        """Sends `victim` back to the queue; where it stood among the running."""
+        place = self.running.index(victim)
+        del self.running[place]
+        self.pool.release(victim)
+        victim.computed = 0
+        victim.preemptions += 1
+        if self.by_priority:
+            self.add(victim)
+        else:
+            self.waiting.appendleft(victim)
+        return place
+
+    def _admit(self, chosen: Chosen, budget: int) -> int:
+        """Lets waiting sequences join while budget, places and blocks last; what is left of the budget."""
+        rules, pool = self.rules, self.pool
+        while self.waiting and budget > 0 and len(self.running) < rules.max_num_seqs:
+            sequence = self.waiting[0]
+            hits = pool.match(sequence)
+            missing = sequence.tokens - len(hits) * pool.size
+            if not rules.chunked_prefill and missing > budget:
+                break
+            if not pool.fits(sequence.tokens, hits):
+                break
+            new = self._cut(missing, budget)
+            pool.admit(sequence, hits)
+            pool.extend(sequence, sequence.computed + new)
+            if not sequence.preemptions:
+                sequence.hits = sequence.computed
+            self.waiting.popleft()
+            self.running.append(sequence)
+            chosen.append((sequence, new))
+            budget -= new
+        return budget

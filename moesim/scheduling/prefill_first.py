@@ -1,0 +1,166 @@
+"""Prefill first, as SGLang 0.5.9 does it: while requests can join, prompts run and no decode does.
+
+Knows tokens and blocks only.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from moesim.scheduling.base import Batching, Chosen, Room, Session, batch_of
+from moesim.scheduling.blocks import BlockPool
+from moesim.scheduling.sequence import Batch, Sequence
+
+__all__ = ["PrefillFirst", "PrefillFirstSession"]
+
+_LONGEST_GUESS = 4096
+"""Most output tokens that admission reckons with (CLIP_MAX_NEW_TOKENS)."""
+_RATIO, _SMALLEST, _DECAY_STEPS = 0.7, 0.14, 600
+"""Share of its output that a running request is expected to need at first; the least share of that, and steps until then."""
+_RETRACT_STEPS = 20
+"""Decode steps that must fit after a retraction."""
+
+
+class PrefillFirst(Batching):
+    """A step is a batch of prompts if any can join, else one token of every running sequence.
+
+    A request joins if its prompt and its whole output fit beside what the running ones are expected to need still. That
+    expectation starts at a share of their outputs and falls with every decode step; when memory runs out after all, the
+    sequences with the fewest output tokens are retracted, to be computed again. One prompt at a time is cut into chunks.
+    Source: SGLang 0.5.9, srt/managers/scheduler.py, schedule_policy.py, schedule_batch.py. Valid: first come first served; a
+    sequence that ends leaves a hole in the step that is under way, where SGLang computes one more token of it.
+    """
+
+    kind: Literal["prefill_first"] = "prefill_first"
+    max_prefill_tokens: int = Field(default=16384, ge=1)
+    """Most new tokens of a prefill step; its first request may exceed it."""
+    chunked_prefill_size: int = Field(default=8192, ge=1)
+    """Tokens of a prefill step beyond which a prompt is cut."""
+    max_running_requests: int = Field(default=2048, ge=1)
+    """Most sequences that run at a time."""
+    conservativeness: float = Field(default=1.0, gt=0)
+    """Factor on the share of their outputs that running sequences are expected to need."""
+    mixed_chunk: bool = False
+    """Whether running sequences decode in prefill steps, too."""
+    overlap: bool = True
+    """Whether a step is scheduled before the results of the one before are known."""
+    page_size: int = Field(default=16, ge=1)
+    """Tokens of a KV page; SGLang's default is 1, many attention kernels force 16 to 128."""
+    prefix_caching: bool = True
+    """Whether pages with equal first tokens are shared."""
+
+    source: ClassVar[str] = "SGLang 0.5.9"
+
+    @property
+    def steps_ahead(self) -> int:
+        return 2 if self.overlap else 1
+
+    def session(self, room: Room) -> PrefillFirstSession:
+        return PrefillFirstSession(
+            self, BlockPool(room.tokens // self.page_size, self.page_size, prefix_cache=self.prefix_caching)
+        )
+
+
+class PrefillFirstSession(Session):
+    """The queue, the running list and the expectation of `PrefillFirst`."""
+
+    def __init__(self, rules: PrefillFirst, pool: BlockPool) -> None:
+        super().__init__(pool, rules.max_waiting)
+        self.rules = rules
+        self.chunked: Sequence | None = None
+        """The running sequence whose prompt is cut and not complete."""
+        self._first = min(_RATIO * rules.conservativeness, 1.0)
+        self.ratio = self._first
+        """Share of their remaining outputs that running sequences are expected to need."""
+
+    def refuses(self, sequence: Sequence) -> str | None:
+        room = self.pool.total * self.pool.size
+        needed = sequence.prompt + min(sequence.output, _LONGEST_GUESS)
+        if needed >= room:
+            return f"it is admitted only where more than {needed:,} tokens fit, and there is room for {room:,}"
+        return super().refuses(sequence)
+
+    def schedule(self) -> Batch | None:
+        chosen = self._prefill()
+        if chosen and not self.rules.mixed_chunk:
+            return batch_of(chosen)
+        prompts = {id(sequence) for sequence, _ in chosen}
+        decoding = [sequence for sequence in self.running if id(sequence) not in prompts and self._decodes(sequence)]
+        retracted = self._make_room(decoding)
+        chosen += [(sequence, 1) for sequence in decoding if self.pool.extend(sequence, sequence.computed + 1)]
+        return batch_of(chosen, retracted) if chosen else None
+
+    def _decodes(self, sequence: Sequence) -> bool:
+        """Whether its prompt is computed and its last token is not under way."""
+        complete = sequence.computed >= sequence.tokens + sequence.pending - 1
+        return complete and sequence is not self.chunked and sequence.sampled + sequence.pending < sequence.output
+
+    def _reserved(self) -> float:
+        """Tokens that running sequences are expected to need still."""
+        left = sum(min(sequence.output - sequence.sampled - sequence.pending, _LONGEST_GUESS) for sequence in self.running)
+        return left * self.ratio
+
+    def _prefill(self) -> Chosen:
+        rules, pool = self.rules, self.pool
+        chosen: Chosen = []
+        tokens, chunk = rules.max_prefill_tokens, rules.chunked_prefill_size
+        if rules.mixed_chunk:
+            decoding = sum(self._decodes(sequence) for sequence in self.running)
+            tokens, chunk = tokens - decoding, chunk - decoding
+        room = pool.free * pool.size - self._reserved()
+        if self.chunked is not None:
+            sequence = self.chunked
+            new = min(sequence.tokens - sequence.computed, max(chunk, 1))
+            if not pool.extend(sequence, sequence.computed + new):
+                return chosen
+            self.chunked = None if sequence.computed + new == sequence.tokens else sequence
+            chosen.append((sequence, new))
+            tokens, chunk, room = tokens - new, chunk - new, room - new
+        while self.waiting and self.chunked is None and len(self.running) < rules.max_running_requests and chunk > 0:
+            sequence = self.waiting[0]
+            hits = pool.match(sequence)
+            missing = sequence.tokens - len(hits) * pool.size
+            needed = missing + min(sequence.output - sequence.sampled, _LONGEST_GUESS)
+            if needed >= room or (chosen and missing > tokens) or not pool.fits(sequence.tokens, hits):
+                break
+            new = min(missing, chunk)
+            pool.admit(sequence, hits)
+            pool.extend(sequence, sequence.computed + new)
+            if not sequence.preemptions:
+                sequence.hits = sequence.computed
+            self.waiting.popleft()
+            self.running.append(sequence)
+            chosen.append((sequence, new))
+            self.chunked = sequence if new < missing else None
+            tokens, chunk, room = tokens - new, chunk - new, room - needed
+        return chosen
+
+    def _make_room(self, decoding: list[Sequence]) -> list[Sequence]:
+        """Retracts of `decoding` until a token of each of the others fits; the expectation follows."""
+        size, pool = self.pool.size, self.pool
+        missing = sum(pool.needed(sequence.computed + 1) - len(sequence.blocks) for sequence in decoding)
+        if missing <= pool.free:
+            if decoding:
+                step = self._first * (1.0 - _SMALLEST) / _DECAY_STEPS
+                self.ratio = max(self.ratio - step, self._first * _SMALLEST)
+            return []
+        retracted: list[Sequence] = []
+        decoding.sort(key=lambda sequence: (-sequence.sampled, sequence.prompt))
+        while len(decoding) > 1 and (not retracted or pool.free * size < len(decoding) * _RETRACT_STEPS):
+            victim = decoding.pop()
+            self._retract(victim)
+            retracted.append(victim)
+        decoded = sum(sequence.sampled for sequence in decoding)
+        wanted = sum(sequence.output for sequence in decoding)
+        self.ratio = min((decoded + _RETRACT_STEPS * len(decoding)) / (wanted + 1), 1.0)
+        decoding.sort(key=self.running.index)
+        return retracted
+
+    def _retract(self, victim: Sequence) -> None:
+        self.running.remove(victim)
+        self.pool.release(victim)
+        victim.computed = 0
+        victim.preemptions += 1
+        self.waiting.append(victim)

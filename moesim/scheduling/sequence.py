@@ -1,0 +1,113 @@
+"""Owns a request while it is served (`Sequence`) and what passes the layers together (`Batch`).
+
+Knows numbers of tokens; no clock and no machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Batch", "Sequence"]
+
+IntArray = NDArray[np.int64]
+
+
+class Sequence:
+    """One request: how far its prompt and its output have come, and the KV blocks that it holds."""
+
+    __slots__ = (
+        "blocks",
+        "computed",
+        "content",
+        "hits",
+        "indexed",
+        "number",
+        "output",
+        "pending",
+        "preemptions",
+        "priority",
+        "prompt",
+        "sampled",
+        "unit",
+    )
+
+    def __init__(
+        self, number: int, prompt: int, output: int, *, priority: int = 0, content: Any = None, unit: int = 512
+    ) -> None:
+        self.number = number
+        """Number of the request, in order of arrival."""
+        self.prompt = prompt
+        """Prompt tokens."""
+        self.output = output
+        """Tokens to generate; the scheduler stops the request at this length."""
+        self.priority = priority
+        """Lower goes first, where the scheduler looks at it."""
+        self.content = content
+        """Hashes of the prompt's prefix, one per `unit` tokens: equal hash, equal tokens up to there. None: like no other."""
+        self.unit = unit
+        """Tokens that one hash of `content` stands for."""
+        self.computed = 0
+        """Tokens whose keys and values a scheduled step has computed, or will have."""
+        self.sampled = 0
+        """Output tokens that have come out."""
+        self.pending = 0
+        """Output tokens that steps under way will yield."""
+        self.blocks: list[int] = []
+        """KV blocks that it holds, first token first."""
+        self.indexed = 0
+        """Of these, those that the prefix cache knows."""
+        self.preemptions = 0
+        """How often it lost its blocks."""
+        self.hits = 0
+        """Prompt tokens that the prefix cache saved at its first admission."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are known: prompt and outputs so far."""
+        return self.prompt + self.sampled
+
+    @property
+    def done(self) -> bool:
+        """Whether its last token has come out."""
+        return self.sampled >= self.output
+
+    def key(self, block: int, size: int) -> tuple[int, int]:
+        """What identifies the tokens up to the end of block number `block` of `size` tokens each."""
+        content = self.content
+        if content is not None:
+            place, end = block * size, (block + 1) * size
+            if end <= self.prompt and place // self.unit < len(content):
+                return int(content[place // self.unit]), place % self.unit
+        return -1 - self.number, block
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What passes the layers together: S sequences, each with its next tokens."""
+
+    sequences: list[Sequence]
+    """[S] in the order in which they were scheduled."""
+    new_tokens: IntArray
+    """[S] tokens that each contributes: 1 while decoding, else a chunk of its prompt (or of what it has to compute again)."""
+    attended: IntArray
+    """[S] tokens that each attends to, the new ones included."""
+    samples: NDArray[np.bool_]
+    """[S] whether the step computes an output token of it: not while a prompt is incomplete."""
+    yields: list[Sequence]
+    """Sequences whose output token comes out when the step ends."""
+    preempted: tuple[Sequence, ...] = ()
+    """Sequences that lost their blocks when this step was scheduled."""
+
+    @property
+    def tokens(self) -> int:
+        """All new tokens."""
+        return int(self.new_tokens.sum())
+
+    @property
+    def numbers(self) -> IntArray:
+        """[S] numbers of the requests."""
+        return np.array([sequence.number for sequence in self.sequences], dtype=np.int64)

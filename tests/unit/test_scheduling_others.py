@@ -1,0 +1,66 @@
+"""Steps of prefill-first, slots and static batching, composed by hand."""
+
+from __future__ import annotations
+
+from moesim.scheduling.prefill_first import PrefillFirst
+from moesim.scheduling.sequence import Batch
+from moesim.scheduling.server import Server
+from moesim.scheduling.slots import Slots
+from moesim.scheduling.static import Static
+from tests.serving import serve, steps_of
+
+
+def test_prompts_go_before_decodes() -> None:
+    rules = PrefillFirst(chunked_prefill_size=4, overlap=False)
+    # the second prompt fills the chunk and is cut; its rest goes first in the next step; then both decode
+    assert steps_of(rules, [(3, 2), (3, 2)]) == [{0: 3, 1: 1}, {1: 2}, {0: 1, 1: 1}]
+
+
+def test_mixed_chunks_let_running_sequences_decode() -> None:
+    rules = PrefillFirst(chunked_prefill_size=4, mixed_chunk=True, overlap=False)
+    assert steps_of(rules, [(3, 3), (4, 1)]) == [{0: 3, 1: 1}, {1: 3, 0: 1}, {0: 1}]
+
+
+def test_a_request_joins_only_beside_what_running_ones_are_expected_to_need() -> None:
+    # pages of 1 token, 20 in all. Request 0 holds 5 and is expected to need 0.7 * 9 more: 8.7 are left, and 4 + 5 are not below
+    rules = PrefillFirst(page_size=1, overlap=False)
+    steps = steps_of(rules, [(5, 10), (4, 5)], room=20, arrival=[0, 1])
+    assert steps[:2] == [{0: 5}, {0: 1}]
+    # after the first decode 14 are free and 8 outputs expected at a share just below 0.7: 8.4 are left, and so on
+    assert steps[2] == {0: 1}
+    assert next(number for number, step in enumerate(steps) if 1 in step) > 2
+
+
+def test_when_memory_runs_out_the_sequence_with_the_fewest_outputs_is_retracted() -> None:
+    rules = PrefillFirst(page_size=1, overlap=False, conservativeness=0.01)
+    preempted: list[int] = []
+
+    def seen(server: Server, batch: Batch, now: int) -> None:
+        preempted.extend(sequence.number for sequence in batch.preempted)
+
+    # 16 + 16 + 10 tokens in the end, and room for 30; the third has decoded least when it runs out
+    server = serve(rules, [(4, 12), (4, 12), (2, 8)], room=30, arrival=[0, 3, 6], seen=seen)
+    assert server.ledger.finish.min() > 0
+    assert preempted[0] == 2
+
+
+def test_slots_read_prompts_behind_one_token_of_each_that_generates() -> None:
+    rules = Slots(slots=2, n_batch=4, n_ubatch=3)
+    # batch 1: 3 tokens of request 0 and 1 of request 1, in passes of 3 and 1; batch 2: 1 token of 0, 3 of 1; then 1 each
+    steps = steps_of(rules, [(3, 3), (4, 2), (1, 1)])
+    assert steps == [{0: 3}, {1: 1}, {0: 1, 1: 2}, {1: 1}, {0: 1, 1: 1}, {2: 1}]
+
+
+def test_what_a_batch_yields_comes_out_with_its_last_pass() -> None:
+    server = serve(Slots(slots=2, n_batch=4, n_ubatch=3), [(3, 3), (4, 2)])
+    assert server.ledger.tokens == [[2, 4, 5], [4, 5]]
+
+
+def test_a_request_longer_than_a_slot_is_refused() -> None:
+    server = serve(Slots(slots=2, n_ctx=10), [(5, 1), (3, 2)])
+    assert server.ledger.refused == {0: "it needs 6 tokens of context, and a slot has 5"}
+
+
+def test_a_static_round_ends_before_the_next_begins() -> None:
+    rules = Static(batch=2, max_num_batched_tokens=4)
+    assert steps_of(rules, [(3, 1), (3, 3), (1, 1)]) == [{0: 3}, {1: 3}, {1: 1}, {1: 1}, {2: 1}]
