@@ -16,8 +16,8 @@ from moesim.engine import simulate
 from moesim.engine.clock import to_ps
 from moesim.engine.context import Context
 from moesim.engine.machine import EngineKind
+from moesim.engine.passes import Pass, passes_of_job
 from moesim.engine.prelude import Group, Structure, structure_of_pass
-from moesim.engine.rounds import Pass, passes_of_job
 from moesim.policies.base import IntArray, Policy, Visit
 from moesim.policies.problem import Problem
 from moesim.scenario import load_data
@@ -114,7 +114,7 @@ def make_ready(case: Case) -> Ready:
     trailers: list[int] = []
     for one in passes_of_job(case.problem.job, case.routing, context.deployment):
         if one.phase == "decode":
-            structure = structure_of_pass(case.problem, context.deployment, one.phase, one.new_tokens, one.context)
+            structure = structure_of_pass(case.problem, context.deployment, one)
             gpu = case.problem.system.gpu_name
             trailers.append(_on_gpu(structure, structure.trailing, gpu) + structure.head)
             before = [_on_gpu(structure, group, gpu) for group in structure.layers]

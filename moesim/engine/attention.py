@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from moesim.engine.clock import added, to_ps, total
+from moesim.engine.passes import Part, Pass
 from moesim.engine.program import ACTIVATION, DEMAND, Operation, label_of
 from moesim.engine.tables import IntTimes, queue_of, usage_of
 from moesim.errors import PolicyError
 from moesim.hardware.device import Phase
-from moesim.policies.base import Deployment, IntArray, PhasePlan
+from moesim.policies.base import Deployment, FloatArray, IntArray, PhasePlan
 from moesim.policies.problem import Problem
 
-__all__ = ["Chain", "Stage", "chain_operations", "chains_of_pass", "stage_operation"]
+__all__ = ["Chain", "Chains", "Core", "Stage", "chain_operations", "chains_of_pass", "cores_of_step", "stage_operation"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,10 @@ class Chain:
         return tuple(stage for stage in (*self.stages, self.kv_read, self.kv_store, *self.aside) if stage is not None)
 
 
+Chains = tuple[Chain, ...]
+"""What the sequences of a step pass in one decoder layer: one chain, or two side by side."""
+
+
 def chain_operations(
     chain: Chain, lane: Callable[[str], int], gpu: str, first: int, start: Sequence[int]
 ) -> tuple[list[Operation], list[int], list[int]]:
@@ -93,61 +99,96 @@ def stage_operation(stage: Stage, item: int, lane: int, after: Sequence[int], pr
     return Operation(lane, service, after, priority, draws=draws, label=label_of(stage.name))
 
 
-def chains_of_pass(
-    problem: Problem, deployment: Deployment, phase: Phase, new_tokens: IntArray, context: IntArray
-) -> tuple[list[Chain], IntArray]:
-    """The distinct chains of one pass, and for every decoder layer [D] which of them it is.
+def chains_of_pass(problem: Problem, deployment: Deployment, step: Pass) -> tuple[list[Chains], IntArray]:
+    """The distinct chains of a step, and for every decoder layer [D] which of them it passes.
 
-    `new_tokens` [S] and `context` [S] (tokens attended to, the new ones included) are those of the pass's sequences.
-    Layers differ only by their attention window, so there are one or two chains.
+    Layers differ only by their attention window, so there are one or two kinds. Where a step holds prompts and decodes, both
+    pass one chain whose core takes the sum of both; or each its own, side by side, if their plans name different devices.
     """
-    plan = deployment.prefill if phase == "prefill" else deployment.decode
-    groups = [slice(i, i + plan.micro_batch) for i in range(0, len(new_tokens), plan.micro_batch)]
-    model = problem.model
-    if phase == "prefill":
-        flops = np.stack([model.core_flops_prefill(context[g]) for g in groups])
-        kv = np.stack([model.core_bytes_prefill(context[g]) for g in groups])
-    else:
-        flops = np.stack([model.core_flops_decode(context[g]) for g in groups])
-        kv = np.stack([model.core_bytes_decode(context[g]) for g in groups])
-    tokens = np.array([int(new_tokens[g].sum()) for g in groups], dtype=np.int64)
-    has_kv = model.kv_bytes_per_layer > 0
-    rows = np.concatenate([flops, kv, has_kv[None, :]], axis=0)
+    sets = cores_of_step(problem, deployment, step)
+    kv_bytes = problem.model.kv_bytes_per_layer
+    sizes = [size for cores in sets for core in cores for size in (core.flops, core.kv, core.cached)]
+    rows = np.concatenate([*sizes, (kv_bytes > 0)[None, :]], axis=0)
     _, first, kind = np.unique(rows, axis=1, return_index=True, return_inverse=True)
-    builder = _Builder(problem, deployment, plan, phase, tokens)
-    chains = [builder.build(flops[:, layer], kv[:, layer], float(model.kv_bytes_per_layer[layer])) for layer in first.tolist()]
+    builders = [_Builder(problem, deployment, cores) for cores in sets]
+    chains = [tuple(builder.build(layer, float(kv_bytes[layer])) for builder in builders) for layer in first.tolist()]
     return chains, np.asarray(kind, dtype=np.int64).reshape(-1)
+
+
+class Core(NamedTuple):
+    """The attention core of the sequences of a step that attend alike: [n, D] by micro-batch and decoder layer."""
+
+    phase: Phase
+    plan: PhasePlan
+    tokens: IntArray
+    """[n] new tokens."""
+    flops: FloatArray
+    kv: FloatArray
+    """Bytes of keys and values that the core reads."""
+    cached: FloatArray
+    """Those of them that lie in the cache, wherever that is: the earlier parts of prompts, or all that a decode attends to."""
+
+
+def cores_of_step(problem: Problem, deployment: Deployment, step: Pass) -> list[list[Core]]:
+    """The cores of a step, those together that pass the same chain, cut into the same number of micro-batches."""
+    cores = [_core_of(problem, deployment, part) for part in step.parts]
+    if not _alike(cores):
+        return [[core] for core in cores]
+    most = max(len(core.tokens) for core in cores)
+    return [[Core(core.phase, core.plan, *(_padded(sizes, most) for sizes in core[2:])) for core in cores]]
+
+
+def _core_of(problem: Problem, deployment: Deployment, part: Part) -> Core:
+    model, plan = problem.model, deployment.prefill if part.phase == "prefill" else deployment.decode
+    groups = [slice(i, i + plan.micro_batch) for i in range(0, len(part.new_tokens), plan.micro_batch)]
+    if part.phase == "prefill":
+        flops = [model.core_flops_prefill(part.new_tokens[g], part.before[g]) for g in groups]
+        kv = [model.core_bytes_prefill(part.new_tokens[g], part.before[g]) for g in groups]
+        cached = [model.cached_bytes(part.before[g]) for g in groups]
+    else:
+        flops = [model.core_flops_decode(part.context[g]) for g in groups]
+        cached = kv = [model.core_bytes_decode(part.context[g]) for g in groups]
+    tokens = np.array([int(part.new_tokens[g].sum()) for g in groups], dtype=np.int64)
+    return Core(part.phase, plan, tokens, np.stack(flops), np.stack(kv), np.stack(cached))
+
+
+def _alike(cores: Sequence[Core]) -> bool:
+    """Whether all of them pass the same devices, so that one chain serves."""
+    devices = {(core.plan.projections, core.plan.core, core.plan.output) for core in cores}
+    return len(devices) == 1 and not (len(cores) > 1 and any(core.plan.cpu_share for core in cores))
 
 
 class _Builder:
     """Builds the chain of a layer from the plan: operations on their devices, transfers where the device changes."""
 
-    def __init__(self, problem: Problem, deployment: Deployment, plan: PhasePlan, phase: Phase, tokens: IntArray) -> None:
-        self.problem, self.deployment, self.plan, self.phase, self.tokens = problem, deployment, plan, phase, tokens
+    def __init__(self, problem: Problem, deployment: Deployment, cores: Sequence[Core]) -> None:
+        self.problem, self.deployment, self.plan, self.cores = problem, deployment, cores[0].plan, cores
+        self.tokens = np.sum([core.tokens for core in self.cores], axis=0)
         self.gpu = problem.system.gpu_name
 
-    def build(self, flops: np.ndarray, kv: np.ndarray, kv_bytes: float) -> Chain:
-        """Chain of a layer whose core does `flops` [n] FLOP over `kv` [n] bytes of cache, `kv_bytes` new ones per token."""
+    def build(self, layer: int, kv_bytes: float) -> Chain:
+        """Chain of a decoder layer in whose cache a token takes `kv_bytes`."""
         model, plan, tokens = self.problem.model, self.plan, self.tokens
         costs = self.problem.costs
-        aside = self._aside(flops, kv)
+        aside, left = self._aside(layer), 1.0
         if aside:
             left = 1.0 - plan.cpu_share
-            flops, kv, kv_bytes = left * flops, left * kv, left * kv_bytes
+            kv_bytes = left * kv_bytes
+        cached = left * np.sum([core.cached[:, layer] for core in self.cores], axis=0)
         operations = [
             (plan.projections, costs.projections(plan.projections, tokens), model.token_bytes, {}),
             (
                 plan.core,
-                costs.core(plan.core, flops, kv, self.phase, self._kv_tier(plan.core)),
+                self._core_seconds(layer, left),
                 model.qkv_activation_bytes,
-                self._core_usage(kv),
+                self._core_usage(left * np.sum([core.kv[:, layer] for core in self.cores], axis=0)),
             ),
             (plan.output, costs.output(plan.output, tokens), model.core_activation_bytes, {}),
         ]
         stages: list[Stage] = []
         here = self.gpu
         core = 0
-        read = self._kv_read(kv)
+        read = self._kv_read(cached)
         for number, (device, seconds, crossing, usage) in enumerate(operations):
             if device != here:
                 stages.append(self._transfer(here, device, crossing))
@@ -166,16 +207,28 @@ class _Builder:
             stages.append(self._transfer(here, self.gpu, model.token_bytes))
         return Chain(tuple(stages), core, read, self._kv_store(kv_bytes), aside)
 
-    def _aside(self, flops: np.ndarray, kv: np.ndarray) -> tuple[Stage, ...]:
+    def _core_seconds(self, layer: int, left: float) -> FloatArray:
+        """[n] time of the core of a layer, prompts and decodes one after another; `left`: the share that is not done aside."""
+        costs, device = self.problem.costs, self.plan.core
+        seconds = np.zeros(len(self.tokens))
+        for core in self.cores:
+            flops, kv = left * core.flops[:, layer], left * core.kv[:, layer]
+            alone = costs.core(device, flops, kv, core.phase, self._kv_tier(device))
+            seconds += np.where(core.tokens > 0, alone, 0.0)
+        return seconds
+
+    def _aside(self, layer: int) -> tuple[Stage, ...]:
         """The CPU's share of decode attention: queries and new entries out, core over the cache where it lies, results back."""
         share, problem, cpu = self.plan.cpu_share, self.problem, self.problem.costs.cpu_name
-        if not share or self.phase == "prefill":
+        only = self.cores[0]
+        if not share or only.phase == "prefill":
             return ()
+        flops, kv = only.flops[:, layer], only.kv[:, layer]
         if cpu is None or self.plan.core != self.gpu or self.deployment.kv == problem.gpu_tier:
             raise PolicyError("a share of attention goes to the CPU only if there is one, and the KV cache is in host memory")
         model, tokens = problem.model, share * self.tokens
         here, there = problem.gpu_tier, problem.memory_of(cpu)
-        seconds = problem.costs.core(cpu, share * flops, share * kv, self.phase, self.deployment.kv)
+        seconds = problem.costs.core(cpu, share * flops, share * kv, only.phase, self.deployment.kv)
         usage = usage_of(problem.costs.reach(cpu, self.deployment.kv).usage, share * float(kv.sum()))
         core = Stage(cpu, to_ps(seconds + problem.system.devices[cpu].launch, f"attention on {cpu}"), usage, "attention", "kv")
         out = self._copy(here, there, model.qkv_activation_bytes * tokens, "activations", "activation")
@@ -190,10 +243,12 @@ class _Builder:
             return {}
         return usage_of(self.problem.costs.reach(self.plan.core, self.deployment.kv).usage, float(kv.sum()))
 
-    def _kv_read(self, kv: np.ndarray) -> Stage | None:
-        if self.phase == "prefill" or self.plan.core != self.gpu or self.deployment.kv == self.problem.gpu_tier:
+    def _kv_read(self, cached: np.ndarray) -> Stage | None:
+        """What the core needs of a cache elsewhere; whole prompts need nothing."""
+        prompts_alone = all(core.phase == "prefill" for core in self.cores) and not cached.any()
+        if prompts_alone or self.plan.core != self.gpu or self.deployment.kv == self.problem.gpu_tier:
             return None
-        return self._copy(self.deployment.kv, self.problem.gpu_tier, kv, "read KV", "kv")
+        return self._copy(self.deployment.kv, self.problem.gpu_tier, cached, "read KV", "kv")
 
     def _kv_store(self, kv_bytes: float) -> Stage | None:
         """New entries made on the GPU; those made where the core runs are there already or came with the QKV transfer."""
@@ -214,3 +269,10 @@ class _Builder:
 
 def _merged(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:
     return {key: a.get(key, 0.0) + b.get(key, 0.0) for key in {**a, **b}}
+
+
+def _padded(values: Any, count: int) -> Any:
+    """`values` [n, ...] and zeros up to `count` micro-batches."""
+    if len(values) == count:
+        return values
+    return np.concatenate([values, np.zeros((count - len(values), *values.shape[1:]), dtype=values.dtype)])

@@ -8,17 +8,19 @@ from typing import Any
 from moesim.engine.books import VisitBooks
 from moesim.engine.faults import Faults, fallback_of
 from moesim.engine.ledger import Ledger
-from moesim.engine.machine import EngineKind, Machine, repaid, up_queue
+from moesim.engine.machine import ARRIVALS, EngineKind, Machine, repaid, up_queue
 from moesim.engine.movers import Movers
 from moesim.engine.operations import Operations
+from moesim.engine.passes import Pass
 from moesim.engine.plan_visit import Workbench
+from moesim.engine.program import Operation, label_of
 from moesim.engine.quality import QualityBook
 from moesim.engine.residency import Residency
 from moesim.engine.seer import Oracle, Seer
 from moesim.engine.tables import Placement
 from moesim.engine.tally import WorkTally
 from moesim.engine.visit_tables import VisitTables
-from moesim.errors import InputError, Mistake
+from moesim.errors import InputError, Mistake, MoesimError
 from moesim.hardware.fault import Fault
 from moesim.policies.base import FloatArray, IntArray, Policy, Step, View
 from moesim.policies.problem import Problem
@@ -88,6 +90,19 @@ class Context:
         view.copy_bytes = shown(books.copy_bytes)
         view.down = shown(books.down)
         return view
+
+    def foresee(self, passes: Sequence[Pass]) -> None:
+        """Shows the whole run to a clairvoyant policy."""
+        self.oracle = Oracle(passes)
+        self.view.future = self.oracle.future
+
+    def wait(self, until: int) -> None:
+        """Nobody has work before `until` (ps); copies under way go on."""
+        if until <= self.machine.now:
+            raise MoesimError("a scheduler waits for a moment that has passed")
+        idle = Operation(self.machine.lane(ARRIVALS), until - self.machine.now, label=label_of("waits for requests"))
+        shares = self.machine.run([idle])
+        self.ledger.critical(shares, "attention", None)
 
     def look(self) -> None:
         """Brings the books of copies under way and the policy's view up to now."""

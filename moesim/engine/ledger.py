@@ -58,7 +58,8 @@ class Ledger:
     def attention(self, structure: Structure) -> None:
         """Adds the bytes of the transfers around attention in one pass."""
         for kind, _ in [*(pair for group in structure.layers for pair in group), *structure.trailing]:
-            self._chain(structure.chains[kind])
+            for chain in structure.chains[kind]:
+                self._chain(chain)
 
     def _chain(self, chain: Chain) -> None:
         for stage in chain.sides():

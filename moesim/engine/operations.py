@@ -6,13 +6,14 @@ Adds up; decides and times nothing. Seconds are those of the cost models, each o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from moesim.engine.rounds import Pass
-from moesim.policies.base import Deployment, FloatArray, IntArray
+from moesim.engine.attention import Core, cores_of_step
+from moesim.engine.passes import Part, Pass, core_work
+from moesim.policies.base import Deployment, FloatArray, IntArray, PhasePlan
 from moesim.policies.problem import Problem
 from moesim.results.recorder import SECOND, Recorder
 
@@ -36,24 +37,30 @@ class Operations:
         problem, self._phase = self._problem, one.phase
         if not problem.job.attention:
             return
-        model, costs, gpu, layers = problem.model, problem.costs, problem.system.gpu_name, problem.model.layers
-        plan = self._deployment.prefill if one.phase == "prefill" else self._deployment.decode
-        cuts = np.arange(0, len(one.new_tokens), plan.micro_batch)
-        pieces, whole = np.add.reduceat(one.new_tokens, cuts), one.new_tokens.sum(keepdims=True)
-        qkv, core_out, hidden = model.qkv_activation_bytes, model.core_activation_bytes, model.token_bytes
-        sizes = (model.qkv_flops, model.qkv_bytes, hidden + qkv)
-        self._gemm("QKV projection", plan.projections, pieces, layers, sizes, costs.projections)
-        sizes = (model.output_flops, model.output_bytes, core_out + hidden)
-        self._gemm("output projection", plan.output, pieces, layers, sizes, costs.output)
-        self._core(one, plan.core)
+        model, costs, gpu = problem.model, problem.costs, problem.system.gpu_name
+        whole, hidden = one.new_tokens.sum(keepdims=True), model.token_bytes
+        for cores in cores_of_step(problem, self._deployment, one):
+            self._projections(cores)
+        for part in one.parts:
+            self._core(part, self._deployment.prefill if part.phase == "prefill" else self._deployment.decode)
         sizes = (model.router_flops, model.router_bytes, hidden)
         self._gemm("router", gpu, whole, problem.layers, sizes, lambda _, tokens: costs.router(tokens))
         if model.n_dense:
             sizes = (model.dense_flops, model.dense_bytes, 2 * hidden)
             self._gemm("dense layers", gpu, whole, model.n_dense, sizes, lambda _, tokens: costs.dense(tokens))
-        heads = np.array([len(one.requests)])
-        sizes = (model.head_flops, model.head_bytes, hidden)
-        self._gemm("LM head", gpu, heads, 1, sizes, lambda _, tokens: costs.head(tokens))
+        if one.sampled:
+            sizes = (model.head_flops, model.head_bytes, hidden)
+            self._gemm("LM head", gpu, np.array([one.sampled]), 1, sizes, lambda _, tokens: costs.head(tokens))
+
+    def _projections(self, cores: Sequence[Core]) -> None:
+        """Projections around cores that share a chain."""
+        model, costs, layers, plan = self._problem.model, self._problem.costs, self._problem.model.layers, cores[0].plan
+        pieces = np.sum([core.tokens for core in cores], axis=0)
+        qkv, core_out, hidden = model.qkv_activation_bytes, model.core_activation_bytes, model.token_bytes
+        sizes = (model.qkv_flops, model.qkv_bytes, hidden + qkv)
+        self._gemm("QKV projection", plan.projections, pieces, layers, sizes, costs.projections)
+        sizes = (model.output_flops, model.output_bytes, core_out + hidden)
+        self._gemm("output projection", plan.output, pieces, layers, sizes, costs.output)
 
     def _gemm(
         self,
@@ -72,16 +79,14 @@ class Operations:
         self._recorder.rounded += layers * len(tokens)
         self._kept.operate(self._phase, device, name, layers * number * flops, layers * nbytes, layers * taken)
 
-    def _core(self, one: Pass, device: str) -> None:
-        model, costs, problem = self._problem.model, self._problem.costs, self._problem
-        if one.phase == "prefill":
-            flops, nbytes = model.core_flops_prefill(one.context), model.core_bytes_prefill(one.context)
-        else:
-            flops, nbytes = model.core_flops_decode(one.context), model.core_bytes_decode(one.context)
+    def _core(self, part: Part, plan: PhasePlan) -> None:
+        costs, problem, device = self._problem.costs, self._problem, plan.core
+        flops, nbytes = core_work(problem.model, part)
         tier = problem.gpu_tier if device == problem.system.gpu_name else self._deployment.kv
-        taken = costs.core(device, flops, nbytes, one.phase, tier)
+        taken = costs.core(device, flops, nbytes, part.phase, tier)
         self._recorder.rounded += taken.size * (2 if self._deployment.decode.cpu_share else 1)
-        self._kept.operate(one.phase, device, "attention core", *(float(part.sum()) for part in (flops, nbytes, taken)))
+        sums = (float(values.sum()) for values in (flops, nbytes, taken))
+        self._kept.operate(self._phase, device, "attention core", *sums)
 
     def experts(self, phase: str, work: ExpertWork) -> None:
         """Adds the experts that a device computed in a pass. Launches and hand-overs are in the time."""

@@ -12,13 +12,13 @@ from itertools import pairwise
 
 import numpy as np
 
-from moesim.engine.attention import Chain, Stage
+from moesim.engine.attention import Chain, Chains, Stage
 from moesim.engine.clock import to_ps
 from moesim.engine.context import Context
+from moesim.engine.passes import Pass
 from moesim.engine.plan_visit import SideWork, VisitWork
 from moesim.engine.prelude import Structure
-from moesim.engine.program import BULK, EARLY, FIRST, Operation, label_of
-from moesim.engine.rounds import Pass
+from moesim.engine.program import BULK, EARLY, FIRST, JOIN, Operation, label_of
 from moesim.engine.tables import ExpertTimes, queue_of, usage_of
 from moesim.errors import PolicyError
 from moesim.policies.base import BoolArray, IntArray
@@ -123,7 +123,8 @@ class PassBuilder:
         for kind, service in structure.trailing:
             after = self._gpu(service, _all(self._attention(structure.chains[kind], [after])), "dense part")
         after = (*after, *self._stores)
-        self.carried.last = (self._add(self.gpu, structure.head, after, "LM head"),)
+        last = self._gpu(structure.head, after, "LM head")
+        self.carried.last = last if len(last) == 1 else (self._join(last),)
         return self.carried.last[0]
 
     def _layer(self, layer: int, ends: list[Ops], reach: int, wraps: bool) -> list[Ops]:
@@ -157,12 +158,12 @@ class PassBuilder:
             return [self._gpu(s, part, "router") for s, part in zip(services, parts, strict=True)]
         return [self._gpu(router, _all(parts), "router")] * self.groups
 
-    def _attention(self, chain: Chain, ends: list[Ops]) -> list[Ops]:
-        """Every micro-batch through a chain; `ends` of the layer before are by micro-batch if the style has no barrier."""
-        count = len(chain.stages[0].service)
-        own = not self.style.barrier and len(ends) == count
-        starts = ends if own else [_all(ends)] * count
-        return [self._micro_batch(chain, item, starts[item]) for item in range(count)]
+    def _attention(self, chains: Chains, ends: list[Ops]) -> list[Ops]:
+        """Every micro-batch through its chain; `ends` of the layer before are by micro-batch if the style has no barrier."""
+        batches = [(chain, item) for chain in chains for item in range(len(chain.stages[0].service))]
+        own = not self.style.barrier and len(ends) == len(batches)
+        starts = ends if own else [_all(ends)] * len(batches)
+        return [self._micro_batch(chain, item, start) for (chain, item), start in zip(batches, starts, strict=True)]
 
     def _micro_batch(self, chain: Chain, item: int, start: Ops) -> Ops:
         read: Ops = ()
@@ -209,6 +210,9 @@ class PassBuilder:
         operation = Operation(machine.lane(lane), service, after, priority, in_order=True, draws=usage or {}, label=label)
         return machine.program.add(operation)
 
+    def _join(self, after: Ops) -> int:
+        return self.context.machine.program.add(Operation(JOIN, 0, after))
+
     def _gpu(self, service: int, after: Ops, name: str) -> Ops:
         return (self._add(self.gpu, service, after, name),) if service else after
 
@@ -241,10 +245,11 @@ class PassBuilder:
         if not len(copies):
             return []
         chains, whole = self._structure.chains, int(copies.sum())
-        alone = all(stage.lane != self.up for chain in chains for stage in chain.sides()) and not self._work.sides
+        stages = [stage for kind in chains for chain in kind for stage in chain.sides()]
+        alone = all(stage.lane != self.up for stage in stages) and not self._work.sides
         if alone and self.groups == 1 and self.style.ahead:
             return [(whole, 1.0)]
-        count = max(_SHARED_PIECES, len(chains[0].stages[0].service) if chains else 1)
+        count = max(_SHARED_PIECES, sum(len(chain.stages[0].service) for chain in chains[0]) if chains else 1)
         if self.groups == 1:
             parts = np.array_split(copies, min(len(copies), count))
             return [(int(part.sum()), len(part) / len(copies)) for part in parts]

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moesim.engine.attention import Chain, chain_operations, chains_of_pass
+from moesim.engine.attention import Chains, chain_operations, chains_of_pass
 from moesim.engine.clock import to_ps
+from moesim.engine.passes import Pass
 from moesim.engine.program import JOIN, Operation, label_of
 from moesim.engine.visits import Template
-from moesim.hardware.device import Phase
 from moesim.policies.base import Deployment, IntArray
 from moesim.policies.problem import Problem
 
@@ -28,26 +28,24 @@ Group = tuple[tuple[int, int], ...]
 class Structure:
     """What a pass consists of beside its experts; GPU times in ps."""
 
-    chains: list[Chain]
+    chains: list[Chains]
     """The distinct attention chains."""
     layers: list[Group]
     """For each MoE layer its decoder layer and the dense ones before it: (number of the chain, GPU time of what follows it)."""
     trailing: Group
     """Decoder layers behind the last MoE layer."""
     head: int
-    """LM head."""
+    """LM head; 0 where the step yields no output token."""
 
 
-def structure_of_pass(
-    problem: Problem, deployment: Deployment, phase: Phase, new_tokens: IntArray, context: IntArray
-) -> Structure:
-    """Of a pass over sequences [S] with `new_tokens` that attend to `context` tokens each."""
+def structure_of_pass(problem: Problem, deployment: Deployment, step: Pass) -> Structure:
+    """Of a step; attention by its parts, all else for all its tokens together."""
     if not problem.job.attention:
         return Structure([], [()] * problem.layers, (), 0)
     model, costs = problem.model, problem.costs
     launch = int(to_ps(problem.system.devices[problem.system.gpu_name].launch, "a launch of the GPU"))
-    chains, kind = chains_of_pass(problem, deployment, phase, new_tokens, context)
-    tokens = int(new_tokens.sum())
+    chains, kind = chains_of_pass(problem, deployment, step)
+    tokens = int(step.new_tokens.sum())
     router = int(to_ps(float(costs.router(tokens)), "the router")) + launch
     dense = int(to_ps(float(costs.dense(tokens)), "a dense layer")) + launch if model.n_dense else 0
     after = dict.fromkeys(model.moe_layers, router) | dict.fromkeys(model.bare_layers, 0)
@@ -59,7 +57,7 @@ def structure_of_pass(
         if layer in moe:
             layers.append(tuple(group))
             group = []
-    head = int(to_ps(float(costs.head(len(new_tokens))), "the LM head")) + launch
+    head = int(to_ps(float(costs.head(step.sampled)), "the LM head")) + launch if step.sampled else 0
     return Structure(chains, layers, tuple(group), head)
 
 
@@ -76,7 +74,10 @@ def trailer_of(structure: Structure, lane: Callable[[str], int], gpu: str) -> li
     if not structure.chains:
         return []
     operations, after, _ = _layers(structure, structure.trailing, lane, gpu, last_is_moe=False)
-    operations.append(Operation(lane(gpu), structure.head, after, label=label_of("LM head")))
+    if structure.head:
+        operations.append(Operation(lane(gpu), structure.head, after, label=label_of("LM head")))
+    elif operations:
+        operations.append(Operation(JOIN, 0, after))
     return operations
 
 
@@ -96,8 +97,11 @@ def _layers(
     after: list[int] = []
     stores: list[int] = []
     for number, (kind, service) in enumerate(group):
-        more, ends, stores = chain_operations(structure.chains[kind], lane, gpu, len(operations), after)
-        operations += more
+        ends: list[int] = []
+        stores = []
+        for chain in structure.chains[kind]:
+            more, last, stored = chain_operations(chain, lane, gpu, len(operations), after)
+            operations, ends, stores = operations + more, ends + last, stores + stored
         feeds = last_is_moe and number == len(group) - 1
         operations.append(Operation(lane(gpu), service, ends, label=label_of("router" if feeds else "dense part")))
         after = [len(operations) - 1] if feeds else [len(operations) - 1, *stores]

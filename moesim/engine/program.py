@@ -132,6 +132,7 @@ LABELS = (
     Label("dense part"),
     Label("LM head"),
     Label("deferred experts"),
+    Label("waits for requests"),
 )
 """The first ones as the kernel's visit builder numbers them."""
 _NUMBERS = {label.name: number for number, label in enumerate(LABELS)}

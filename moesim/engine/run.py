@@ -1,24 +1,29 @@
-"""One run: the policy places the model, then the passes are walked until the job is done."""
+"""One run: the policy places the model, then a scheduler composes step after step until the job is done."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from moesim.contract.steps import Scheduler, StepPlan
 from moesim.engine.context import Context
+from moesim.engine.kv import KvBook
 from moesim.engine.machine import EngineKind
+from moesim.engine.passes import Pass, pass_of
 from moesim.engine.prelude import structure_of_pass
-from moesim.engine.rounds import Pass, passes_of_job
-from moesim.engine.seer import Oracle, hindsight
+from moesim.engine.seer import hindsight
 from moesim.engine.stream import StreamWalk
 from moesim.engine.tally import WorkTally
 from moesim.engine.walk import PassWalk
+from moesim.errors import InputError, Mistake
+from moesim.hardware.device import Phase
 from moesim.hardware.fault import Fault
 from moesim.policies.base import Deployment, Policy, Step
 from moesim.policies.problem import Problem
 from moesim.results.recorder import PassRow, Recorder
+from moesim.scheduling.rounds import Rounds
 from moesim.workload.table import RoutingTable
 
 __all__ = ["Outcome", "simulate"]
@@ -48,19 +53,21 @@ def simulate(
     timeline: bool = False,
     window: tuple[int, int] | None = None,
     faults: Sequence[Fault] = (),
+    schedule: Callable[[Problem, Deployment], Scheduler] = Rounds,
     progress: Callable[[int, int], None] | None = None,
 ) -> Outcome:
     """Runs the job of `problem` under `policy`; `routing` holds what the router will say and is shown to nobody beforehand.
 
     `engine`: `kernel`, or the slow and plain `reference`, which gives the same; `auto` takes the kernel. `window` (ps) keeps
-    only that stretch of the timeline. `faults`: tiers that fail and come back.
+    only that stretch of the timeline. `faults`: tiers that fail and come back. `schedule` makes the scheduler that composes the
+    steps, once the policy has placed the model.
     `progress(done, total)` counts tokens of prompts and outputs. Raises InputError when the placement does not fit,
     PolicyError when a slot breaks its contract.
     """
     if policy.clairvoyant:
         problem = replace(problem, hindsight=hindsight(problem.job, routing))
     context = Context(problem, policy, engine, timeline, window, faults)
-    _job(context, routing, progress)
+    _job(context, routing, schedule(problem, context.deployment), progress)
     recorder = context.recorder
     context.machine.show(last=True)
     recorder.makespan = recorder.passes[-1].end
@@ -75,37 +82,44 @@ def simulate(
     return Outcome(recorder, context.deployment, context.tally, context.quality.smallest, context.met(), context.faults.notes)
 
 
-def _job(context: Context, routing: RoutingTable, progress: Callable[[int, int], None] | None) -> None:
+def _job(context: Context, routing: RoutingTable, scheduler: Scheduler, progress: Callable[[int, int], None] | None) -> None:
     job = context.problem.job
     total = int(job.prompt.sum() + job.output.sum()) - job.requests
-    done = 0
-    passes: Iterable[Pass] = passes_of_job(job, routing, context.deployment)
+    index, done = 0, 0
+    expert_batch = context.deployment.expert_batch
     if context.policy.clairvoyant:
-        passes = list(passes)
-        context.oracle = Oracle(passes)
-        context.view.future = context.oracle.future
-    stream = StreamWalk(context)
-    for step, following in _with_next(passes):
+        context.foresee([pass_of(number, plan, job, routing, expert_batch) for number, plan in enumerate(_all(scheduler))])
+    stream, cache = StreamWalk(context), KvBook(context.problem, scheduler.kv_room())
+    while (plan := scheduler.compose(context.machine.now)) is not None:
+        if isinstance(plan, int):
+            context.wait(plan)
+            continue
+        step = pass_of(index, plan, job, routing, expert_batch)
+        cache.enter(plan)
         context.faults.meet(context.machine.now)
-        _pass(context, step, following, stream)
-        done += int(step.new_tokens.sum())
+        _pass(context, step, scheduler.follows(), stream)
+        cache.leave(step.ending)
+        scheduler.ended(plan, context.machine.now)
+        index, done = index + 1, done + int(step.new_tokens.sum())
         if progress is not None:
-            progress(done, total)
+            progress(min(done, total), total)
+    context.recorder.kv_peak = cache.peak
 
 
-def _with_next(passes: Iterable[Pass]) -> Iterator[tuple[Pass, Pass | None]]:
-    """Each pass with the one that follows it; None behind the last."""
-    ahead = iter(passes)
-    step = next(ahead, None)
-    while step is not None:
-        following = next(ahead, None)
-        yield step, following
-        step = following
+def _all(scheduler: Scheduler) -> list[StepPlan]:
+    """The steps of the run, for a bound."""
+    plans = scheduler.foreseen()
+    if plans is None:
+        told = (
+            "this policy is a bound that knows the run beforehand, and here its steps depend on the clock; take an offline job"
+        )
+        raise InputError(Mistake(told, path="policy"))
+    return plans
 
 
-def _pass(context: Context, step: Pass, following: Pass | None, stream: StreamWalk) -> None:
+def _pass(context: Context, step: Pass, following: Phase | None, stream: StreamWalk) -> None:
     start, problem = context.machine.now, context.problem
-    structure = structure_of_pass(problem, context.deployment, step.phase, step.new_tokens, step.context)
+    structure = structure_of_pass(problem, context.deployment, step)
     context.operations.dense(step)
     context.ledger.attention(structure)
     if stream.takes(step.phase):
@@ -127,8 +141,7 @@ def _close(context: Context, step: Pass, start: int) -> None:
     recorder.slice("pass", f"{step.phase} {step.index}", start, end)
     if sums.activations:
         recorder.level("hit rate", start, sums.hits / sums.activations)
-    if step.phase == "prefill":
-        recorder.first_token[step.requests] = end
+    recorder.first_token[step.first] = end
     recorder.finish[step.ending] = end
     if context.policy.adapts in ("pass", "both"):
         context.adapt(Step(step.index, step.phase, -1, step.counts.sum(axis=1), np.zeros(0, dtype=np.int64)))

@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from moesim.engine.rounds import Pass
+from moesim.engine.passes import Pass
 from moesim.policies.base import FloatArray, IntArray
 from moesim.policies.foresight import Foreseen, Foresight, Future, blurred
 from moesim.policies.problem import Problem

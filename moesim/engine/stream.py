@@ -10,12 +10,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from moesim.engine.context import Context
+from moesim.engine.passes import Pass
 from moesim.engine.pipelines import Carried, LayerMarks, Ops, PassBuilder, Style, style_of
 from moesim.engine.plan_visit import VisitWork
 from moesim.engine.prelude import Structure
-from moesim.engine.rounds import Pass
 from moesim.engine.walk import PassWalk
 from moesim.errors import PolicyError
+from moesim.hardware.device import Phase
 from moesim.policies.base import BoolArray, IntArray
 from moesim.units import format_bytes
 
@@ -51,8 +52,8 @@ class StreamWalk:
             told = f"up to {format_bytes(most)} are streamed at a time, and deploy set {format_bytes(held)} of staging aside"
             raise PolicyError(f"{told} for {layers} layers in a row")
 
-    def walk_pass(self, one: Pass, following: Pass | None, structure: Structure) -> IntArray:
-        """Walks a pass; [L, G, E] tokens that the experts computed."""
+    def walk_pass(self, one: Pass, following: Phase | None, structure: Structure) -> IntArray:
+        """Walks a pass that one of phase `following` follows; [L, G, E] tokens that the experts computed."""
         context, machine = self.context, self.context.machine
         style = style_of(context, one.phase)
         assert style is not None
@@ -77,8 +78,8 @@ class StreamWalk:
         machine.forget([number for number in self._before if machine.engine.ended(number)])
         self._before = [number for number in self._before if number in machine.program.operations] + list(added)
 
-    def _same(self, style: Style, following: Pass) -> bool:
-        later = style_of(self.context, following.phase)
+    def _same(self, style: Style, following: Phase) -> bool:
+        later = style_of(self.context, following)
         return later is not None and later.streamed and not later.serial and later.ahead == style.ahead > 0
 
     def _work(self, walk: PassWalk, style: Style) -> tuple[VisitWork, IntArray | None]:

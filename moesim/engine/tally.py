@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moesim.engine.rounds import Pass
+from moesim.engine.passes import Pass, core_work
 from moesim.policies.base import IntArray
 from moesim.policies.problem import Problem
 
@@ -48,19 +48,17 @@ class WorkTally:
         if not problem.job.attention:
             return work
         gpu, cpu = problem.system.gpu_name, costs.cpu_name
-        if one.phase == "prefill":
-            flops, nbytes = model.core_flops_prefill(one.context), model.core_bytes_prefill(one.context)
-        else:
-            flops, nbytes = model.core_flops_decode(one.context), model.core_bytes_decode(one.context)
-        core = [float(costs.core(gpu, flops, nbytes, one.phase, problem.gpu_tier).sum())]
+        cores = [(part.phase, core_work(model, part)) for part in one.parts]
+        core = [sum(float(costs.core(gpu, *work, phase, problem.gpu_tier).sum()) for phase, work in cores)]
         parts = {
             name: [layers * float(cost(gpu, tokens))] for name, cost in (("QKV", costs.projections), ("output", costs.output))
         }
         if cpu is not None:
-            core.append(min(float(costs.core(cpu, flops, nbytes, one.phase, t).sum()) for t in problem.system.host_tiers))
+            tiers = problem.system.host_tiers
+            core.append(sum(min(float(costs.core(cpu, *work, phase, t).sum()) for t in tiers) for phase, work in cores))
             parts["QKV"].append(layers * float(costs.projections(cpu, tokens)))
             parts["output"].append(layers * float(costs.output(cpu, tokens)))
-        only_gpu = float(costs.router(tokens)) * problem.layers + float(costs.head(len(one.requests)))
+        only_gpu = float(costs.router(tokens)) * problem.layers + float(costs.head(one.sampled))
         if model.n_dense:
             only_gpu += float(costs.dense(tokens)) * model.n_dense
         work["router, dense, head"] = (only_gpu, float("inf"))

@@ -10,8 +10,8 @@ import numpy as np
 from moesim.engine import kernel as k
 from moesim.engine.answers import Answers, stacked
 from moesim.engine.context import Context
+from moesim.engine.passes import Pass
 from moesim.engine.prelude import Structure, templates_of, trailer_of
-from moesim.engine.rounds import Pass
 from moesim.engine.visits import visit_rows, visits_of_pass
 from moesim.errors import PolicyError
 from moesim.policies.base import BoolArray, Dispatch, IntArray, Moves, Step, Visit

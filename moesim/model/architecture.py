@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from moesim.model.attention import AnyAttention
 from moesim.model.precision import Precision
 from moesim.model.shape import Shape
-from moesim.model.windows import FloatArray, attended, causal_pairs, kept
+from moesim.model.windows import FloatArray, attended, causal_pairs, kept, visible_before
 
 __all__ = ["Architecture"]
 
@@ -290,20 +290,43 @@ class Architecture(Shape):
         states = 2.0 * self.state_bytes * np.size(context)
         return self._per_layer(self.kv_bytes * attended(context, self.windows, self.chunked), states)
 
-    def core_flops_prefill(self, prompt: ArrayLike) -> FloatArray:
-        """[layers] FLOP of the attention core for whole prompts of `prompt` [S] tokens, causal half only; MLA expanded."""
-        tokens = float(np.sum(np.asarray(prompt, dtype=np.float64)))
-        linear = self.linear.prefill_flops * tokens if self.linear else 0.0
-        pairs = causal_pairs(prompt, self.windows, self.chunked)
-        return self._per_layer(self._cached(lambda kind: kind.prefill_flops) * pairs, linear)
+    def core_flops_prefill(self, prompt: ArrayLike, before: ArrayLike = 0) -> FloatArray:
+        """[layers] FLOP of the attention core for `prompt` [S] tokens of prompts, causal half only; MLA expanded.
 
-    def core_bytes_prefill(self, prompt: ArrayLike) -> FloatArray:
-        """[layers] bytes of keys and values that the attention core reads for whole prompts of `prompt` [S] tokens.
+        `before` [S]: tokens of the same prompts that earlier passes have put into the cache; MLA expands their latents again.
+        """
+        new, there = np.asarray(prompt, dtype=np.float64), np.asarray(before, dtype=np.float64)
+        linear = self.linear.prefill_flops * float(np.sum(new)) if self.linear else 0.0
+        pairs = self._pairs(new + there) - self._pairs(there)
+        again = self._cached(lambda kind: kind.expansion_flops) * self._visible(there)
+        return self._per_layer(self._cached(lambda kind: kind.prefill_flops) * pairs + again, linear)
+
+    def core_bytes_prefill(self, prompt: ArrayLike, before: ArrayLike = 0) -> FloatArray:
+        """[layers] bytes of keys and values that the attention core reads for `prompt` [S] tokens of prompts.
 
         Each key and value once, fresh from the projection in the precision of activations; the write to the cache is not
-        counted. Source: FlashAttention, arXiv:2205.14135. Valid: key and value tiles are shared on chip by all queries.
+        counted. Those of the `before` [S] tokens of earlier passes come from the cache; where they have to be expanded (MLA),
+        they are read twice, as latents and expanded.
+        Source: FlashAttention, arXiv:2205.14135. Valid: key and value tiles are shared on chip by all queries.
         """
-        tokens = float(np.sum(np.asarray(prompt, dtype=np.float64)))
-        states = self.state_bytes * np.count_nonzero(np.asarray(prompt))
+        new, there = np.asarray(prompt, dtype=np.float64), np.asarray(before, dtype=np.float64)
+        tokens = float(np.sum(new))
+        states = self.state_bytes * (np.count_nonzero(new) + np.count_nonzero(there))
         linear = self.linear.fresh * tokens * self._activation + states if self.linear else 0.0
-        return self._per_layer(self._cached(lambda kind: kind.fresh) * tokens * self._activation, linear)
+        fresh, expands = self._cached(lambda kind: kind.fresh), self._cached(lambda kind: float(kind.expansion_flops > 0))
+        seen = self._visible(there)
+        again = self.kv_bytes * seen + expands * fresh * seen * self._activation
+        return self._per_layer(fresh * tokens * self._activation + again, linear)
+
+    def cached_bytes(self, before: ArrayLike) -> FloatArray:
+        """[layers] bytes of cache that a further part of a prompt attends to; `before` [S] tokens are there already.
+
+        Recurrent states are not in it.
+        """
+        return self._per_layer(self.kv_bytes * self._visible(np.asarray(before, dtype=np.float64)))
+
+    def _pairs(self, tokens: FloatArray) -> FloatArray:
+        return causal_pairs(tokens, self.windows, self.chunked)
+
+    def _visible(self, before: FloatArray) -> FloatArray:
+        return visible_before(before, self.windows, self.chunked)

@@ -98,6 +98,11 @@ class GroupedQuery(Spec):
         """FLOP per pair of a query and a key that it may see."""
         return self.decode_flops
 
+    @property
+    def expansion_flops(self) -> int:
+        """FLOP per cached token that a later part of its prompt attends to, before its keys and values can be used: none."""
+        return 0
+
 
 class Latent(Spec):
     """Multi-head latent attention (MLA): the cache keeps one compressed latent and one rotary key per token.
@@ -171,6 +176,11 @@ class Latent(Spec):
     def prefill_flops(self) -> int:
         """FLOP per pair of a query and a key that it may see, expanded."""
         return 2 * self.heads * (self.nope_dim + self.rope_dim + self.v_dim)
+
+    @property
+    def expansion_flops(self) -> int:
+        """FLOP per cached token that a later part of its prompt attends to: its latent becomes keys and values once more."""
+        return 2 * self.kv_rank * self.heads * (self.nope_dim + self.v_dim)
 
 
 class Linear(Spec):
@@ -253,6 +263,11 @@ class Linear(Spec):
     def prefill_flops(self) -> int:
         """FLOP per prompt token: the state as in decode, and on average half a block of pairs in each head."""
         return self.decode_flops + self.heads * self.block * (self.key_dim + self.value_dim)
+
+    @property
+    def expansion_flops(self) -> int:
+        """FLOP per cached token that a later part of its prompt attends to: nothing is cached."""
+        return 0
 
 
 Attention = Annotated[GroupedQuery | Latent, Field(discriminator="kind")]

@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["FloatArray", "attended", "causal_pairs", "kept"]
+__all__ = ["FloatArray", "attended", "causal_pairs", "kept", "visible_before"]
 
 FloatArray = NDArray[np.float64]
 
@@ -50,3 +50,15 @@ def causal_pairs(prompt: ArrayLike, windows: tuple[int, ...], chunked: bool = Fa
     # a prompt is a triangle of `rest` tokens and, beyond it, either whole chunks or queries that each see a whole window
     pairs = rest * (rest + 1) / 2 + (tokens - rest) * ((reach + 1) / 2 if chunked else rest)
     return np.asarray(pairs.sum(axis=1)[place])
+
+
+def visible_before(before: ArrayLike, windows: tuple[int, ...], chunked: bool = False) -> FloatArray:
+    """[layers] earlier tokens that some token of a part of a prompt attends to, summed over sequences.
+
+    `before`: [S] tokens that were there before the part. Its first token sees most of them: a sliding window less itself, or
+    in a layer of chunks those since the last multiple of `window`.
+    """
+    reach, place = _reaches(windows)
+    tokens = np.asarray(before, dtype=np.float64)
+    seen = np.fmod(tokens, reach) if chunked else np.minimum(tokens, reach - 1)
+    return np.asarray(seen.sum(axis=1)[place])

@@ -122,6 +122,8 @@ class Recorder:
     prefetches: Prefetches = field(default_factory=Prefetches)
     peak: dict[str, float] = field(default_factory=dict)
     """Tier -> largest number of bytes held at any time."""
+    kv_peak: float = 0.0
+    """Most bytes that the KV cache really held during a step; what is set aside for it is in `peak`."""
     breakdown: Breakdown = field(init=False)
     slices: list[Slice] = field(default_factory=list)
     keep_slices: bool = False

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from moesim.workload.blocks import BLOCK, Ledger
 from moesim.workload.laws import Law
 from moesim.workload.table import Job, Progress, id_type
 
-__all__ = ["Drawn", "draw_job", "draw_with", "walk"]
+__all__ = ["Drawn", "draw_job", "draw_prompts", "draw_with", "walk"]
 
 _KEEP = 200_000
 """Draws from which on it is sooner read than drawn again."""
@@ -52,6 +53,16 @@ def draw_job(job: Job, law: Law, streams: Streams, stream: str, progress: Progre
     if path is not None:
         kept.write(path, drawn)
     return drawn
+
+
+def draw_prompts(job: Job, law: Law, streams: Streams, stream: str) -> NDArray[np.unsignedinteger[Any]]:
+    """[R, P, L, k] the experts of every prompt token that `draw_job` counts; rows past a prompt are zero.
+
+    A token's experts depend on its place in the sequence and not on where the prompt ends: so these are the first tokens of
+    the same sequences, drawn as if all were decoded.
+    """
+    decoded = replace(job, prompt=np.zeros_like(job.prompt), output=job.prompt + 1)
+    return draw_job(decoded, law, streams, stream).decode
 
 
 def _repaid(draws: int) -> bool:

@@ -5,11 +5,14 @@ Knows the law or the record that says which; nothing of when requests run.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from moesim.errors import InputError, Mistake
@@ -59,7 +62,14 @@ class Shared(Routing):
         if isinstance(profile, Same):
             learnt = self.learn(profile, own_counts(profile, prefill, decode, job.output), model, streams, base)
         notes = (*table.notes, f"{job.requests} requests share one routing")
-        return RoutingTable(prefill, decode, model.experts, learnt, notes)
+        prompts = None if table.prompts is None else partial(_repeated, table.prompts, job.requests)
+        return RoutingTable(prefill, decode, model.experts, learnt, notes, prompts)
 
     def prototype(self, job: Job, model: Routed, streams: Streams, base: Path) -> IntArray:
         return self.of.prototype(job, model, streams, base)
+
+
+def _repeated(prompts: Callable[[], NDArray[np.unsignedinteger[Any]]], requests: int) -> NDArray[np.unsignedinteger[Any]]:
+    """[R, P, L, k] the one prompt for each of R requests."""
+    ids = prompts()
+    return np.broadcast_to(ids, (requests, *ids.shape[1:]))

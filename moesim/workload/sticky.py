@@ -18,6 +18,7 @@ Valid: drift of popularity within a run is not modelled; tokens of a request are
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -28,7 +29,7 @@ from moesim.errors import InputError, Mistake, did_you_mean
 from moesim.streams import Streams
 from moesim.units import Share
 from moesim.workload.blocks import Process
-from moesim.workload.draws import draw_job
+from moesim.workload.draws import draw_job, draw_prompts
 from moesim.workload.laws import StickyLaw
 from moesim.workload.presets import PRESETS, Preset, nearest
 from moesim.workload.profile import Profile
@@ -113,9 +114,10 @@ class Sticky(Routing):
         self, job: Job, model: Routed, streams: Streams, base: Path, profile: Profile, progress: Progress | None = None
     ) -> RoutingTable:
         _, notes = self.resolve(model)
-        drawn = draw_job(job, self._law(job.layers, model, streams), streams, "routing", progress)
+        law = self._law(job.layers, model, streams)
+        drawn = draw_job(job, law, streams, "routing", progress)
         learnt = self.learn(profile, own_counts(profile, *drawn, job.output), model, streams, base)
-        return RoutingTable(*drawn, model.experts, learnt, notes)
+        return RoutingTable(*drawn, model.experts, learnt, notes, partial(draw_prompts, job, law, streams, "routing"))
 
     def prototype(self, job: Job, model: Routed, streams: Streams, base: Path) -> IntArray:
         drawn = draw_job(job, self._law(job.layers, model, streams), streams, "profile")

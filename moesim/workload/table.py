@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from moesim.errors import InputError, Mistake
 
 __all__ = ["FloatArray", "IntArray", "Job", "Progress", "RoutingTable", "distinct", "id_type"]
 
@@ -42,6 +45,8 @@ class Job:
 
     source: IntArray | None = None
     """[R] the recorded sequence that each request replays, when its routing is a trace."""
+    chunk: int = 0
+    """Tokens of prompts that pass the layers together: longer ones are cut. 0 for whole prompts."""
 
     @property
     def requests(self) -> int:
@@ -71,6 +76,9 @@ class RoutingTable:
     """[L, E] popularity learnt beforehand, each layer's sum 1 (not from this run's draws, unless asked for)."""
     notes: tuple[str, ...] = ()
     """What a reader of the results should know about this table: gaps filled, presets borrowed."""
+    prompts: Callable[[], NDArray[np.unsignedinteger[Any]]] | None = None
+    """Gives [R, P, L, k] expert ids of every prompt token, P tokens of the longest prompt and rows past a prompt unused: called
+    once, when a prompt is cut for the first time. Their counts are `prefill`. None where only the counts are known."""
     _offsets: NDArray[np.unsignedinteger[Any]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -93,6 +101,29 @@ class RoutingTable:
     def prefill_counts(self, requests: IntArray) -> IntArray:
         """[L, E] tokens per expert when the prompts of `requests` [S] pass together."""
         counts: IntArray = self.prefill[requests].sum(axis=0, dtype=np.int64)
+        return counts
+
+    @cached_property
+    def _prompt_ids(self) -> NDArray[np.unsignedinteger[Any]]:
+        if self.prompts is None:
+            told = "this routing knows how many tokens of a whole prompt each expert gets, not which; prompts cannot be cut"
+            raise InputError(Mistake(told, path="workload.routing"))
+        return self.prompts()
+
+    def chunk_counts(self, requests: IntArray, first: IntArray, last: IntArray, prompt: IntArray) -> IntArray:
+        """[L, E] tokens per expert when tokens `first` to `last` - 1 of each request of [S] pass together.
+
+        `prompt` [S] are their prompt lengths: tokens from there on are generated ones (a sequence that is computed again).
+        All arrays are [S]; parts of a prompt sum to `prefill_counts` of the whole. InputError where prompts cannot be cut.
+        """
+        whole = (first == 0) & (last >= prompt)
+        counts = self.prefill_counts(requests[whole])
+        parts = zip(requests, first, last, prompt, whole, strict=True)
+        for request, begin, end, length, is_whole in parts:
+            if not is_whole and begin < length:
+                counts += self.count(self._prompt_ids[request, begin : min(end, length)])
+            if end > length:
+                counts += self.count(self.decode[request, max(begin - length, 0) : end - length])
         return counts
 
     def decode_counts(self, requests: IntArray, position: int) -> IntArray:

@@ -5,6 +5,8 @@ Knows the record through `record`; draws nothing but the order of the sequences.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -103,7 +105,8 @@ class Trace(Routing):
                 progress(request + 1, job.requests)
         own = own_counts(profile, prefill, decode, job.output)
         learnt = self._learn(profile, own, record, chosen, model, streams, base)
-        return RoutingTable(prefill, decode, experts, learnt, _notes(record, chosen))
+        prompts = partial(_prompt_ids, lambda request: record.sequence(int(chosen[request])), job.prompt)
+        return RoutingTable(prefill, decode, experts, learnt, _notes(record, chosen), prompts)
 
     def _layer_batch(
         self, job: Job, record: Record, model: Routed, streams: Streams, base: Path, profile: profiles.Profile
@@ -118,13 +121,18 @@ class Trace(Routing):
         middle = model.n_moe // 2
         tokens = np.concatenate([record.sequence(int(number)) for number in sequences[:used]])[:, middle : middle + 1]
         prefill = np.zeros((job.requests, 1, model.experts), dtype=np.uint32)
-        for request, first in enumerate(np.cumsum(job.prompt) - job.prompt):
-            prefill[request] = _counts(np.roll(tokens, -int(first), axis=0), int(job.prompt[request]), model.experts)
+        first = np.cumsum(job.prompt) - job.prompt
+
+        def own_tokens(request: int) -> NDArray[np.unsignedinteger[Any]]:
+            return np.roll(tokens, -int(first[request]), axis=0)
+
+        for request in range(job.requests):
+            prefill[request] = _counts(own_tokens(request), int(job.prompt[request]), model.experts)
         decode = np.zeros((job.requests, 0, 1, model.top_k), dtype=id_type(model.experts))
         own = np.zeros((model.n_moe, model.experts), dtype=np.int64)
         own[middle] = prefill.sum(axis=(0, 1), dtype=np.int64)
         learnt = self._learn(profile, own, record, sequences[:used], model, streams, base)[middle : middle + 1]
-        return RoutingTable(prefill, decode, model.experts, learnt)
+        return RoutingTable(prefill, decode, model.experts, learnt, prompts=partial(_prompt_ids, own_tokens, job.prompt))
 
     def _record(self, model: Routed, base: Path) -> Record:
         return read_record(base / self.path, model.n_moe, model.experts, model.top_k)
@@ -220,6 +228,17 @@ def _counts(sequence: NDArray[np.unsignedinteger[Any]], tokens: int, experts: in
 
     counts = count(flat[:rest])
     return counts + whole * count(flat) if whole else counts
+
+
+def _prompt_ids(
+    sequence_of: Callable[[int], NDArray[np.unsignedinteger[Any]]], prompt: IntArray
+) -> NDArray[np.unsignedinteger[Any]]:
+    """[R, P, L, k] the first `prompt` [R] tokens of each request's sequence [T, L, k], which begins anew when it ends."""
+    example = sequence_of(0)
+    ids = np.zeros((len(prompt), int(prompt.max()), *example.shape[1:]), dtype=example.dtype)
+    for request, length in enumerate(prompt.tolist()):
+        ids[request, :length] = np.resize(sequence_of(request), (length, *example.shape[1:]))
+    return ids
 
 
 def _notes(record: Record, chosen: IntArray) -> tuple[str, ...]:

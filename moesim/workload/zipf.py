@@ -5,15 +5,17 @@ Knows nothing of time or of neighbouring tokens; for those see `sticky`.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from moesim.errors import InputError, Mistake
 from moesim.streams import Streams
-from moesim.workload.draws import draw_job
+from moesim.workload.draws import draw_job, draw_prompts
 from moesim.workload.laws import IndependentLaw
 from moesim.workload.portable import power_law
 from moesim.workload.profile import Profile
@@ -66,9 +68,11 @@ class Independent(Routing):
     def table(
         self, job: Job, model: Routed, streams: Streams, base: Path, profile: Profile, progress: Progress | None = None
     ) -> RoutingTable:
-        drawn = draw_job(job, self._law(job.layers, model, streams, base), streams, "routing", progress)
+        law = self._law(job.layers, model, streams, base)
+        drawn = draw_job(job, law, streams, "routing", progress)
         learnt = self.learn(profile, own_counts(profile, *drawn, job.output), model, streams, base)
-        return RoutingTable(*drawn, model.experts, learnt)
+        prompts = partial(draw_prompts, job, law, streams, "routing")
+        return RoutingTable(*drawn, model.experts, learnt, prompts=prompts)
 
     def prototype(self, job: Job, model: Routed, streams: Streams, base: Path) -> IntArray:
         drawn = draw_job(job, self._law(job.layers, model, streams, base), streams, "profile")
@@ -128,4 +132,15 @@ class Zipf(Independent):
         np.put_along_axis(prefill, np.broadcast_to(order, prefill.shape), ranked, axis=2)
         decode = np.zeros((job.requests, 0, job.layers, 1), dtype=id_type(model.experts))
         learnt = self.learn(profile, prefill.sum(axis=0, dtype=np.int64), model, streams, base)
-        return RoutingTable(prefill, decode, model.experts, normalised(learnt))
+        return RoutingTable(prefill, decode, model.experts, normalised(learnt), prompts=partial(_shuffled, prefill, streams))
+
+
+def _shuffled(prefill: NDArray[np.uint32], streams: Streams) -> NDArray[np.unsignedinteger[Any]]:
+    """[R, P, L, 1] expert of every prompt token of top-1 `prefill` [R, L, E] counts, in an order that is drawn."""
+    requests, layers, experts = prefill.shape
+    tokens, rng = prefill.sum(axis=2), streams["routing"]
+    ids = np.zeros((requests, int(tokens.max()), layers, 1), dtype=id_type(experts))
+    for request, layer in np.ndindex(requests, layers):
+        row = np.repeat(np.arange(experts), prefill[request, layer])
+        ids[request, : len(row), layer, 0] = rng.permutation(row)
+    return ids

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moesim.engine.rounds import passes_of_job
+from moesim.engine.passes import passes_of_job
 from moesim.errors import PolicyError
 from moesim.policies.foresight import NEVER, Foresight, Future, blurred
 

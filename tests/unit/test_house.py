@@ -34,14 +34,15 @@ MAY_IMPORT = {
     "results": BASE,
     "report": BASE | {"results"},
     "workload": BASE | {"model"},
-    "scheduling": BASE,
-    "policies": BASE | {"model", "hardware", "workload"},
-    "engine": BASE | {"model", "hardware", "workload", "policies", "results"},
-    "scenario": BASE | {"model", "hardware", "workload", "policies", "engine", "results"},
-    "experiment": BASE | {"model", "hardware", "workload", "policies", "engine", "results", "scenario"},
+    "contract": BASE | {"model", "hardware", "workload"},
+    "policies": BASE | {"model", "hardware", "workload", "contract"},
+    "scheduling": BASE | {"model", "hardware", "workload", "contract", "policies"},
+    "engine": BASE | {"model", "hardware", "workload", "contract", "policies", "scheduling", "results"},
+    "scenario": BASE | {"model", "hardware", "workload", "contract", "policies", "scheduling", "engine", "results"},
     "calibrate": BASE | {"model", "hardware", "results", "scenario"},
-    "validation": BASE | {"model", "hardware", "workload", "policies", "engine", "results", "scenario", "experiment"},
 }
+MAY_IMPORT["experiment"] = MAY_IMPORT["scenario"] | {"scenario"}
+MAY_IMPORT["validation"] = MAY_IMPORT["experiment"] | {"experiment"}
 SINGLE_IMPORTER = {"simpy": "engine", "yaml": "scenario", "matplotlib": "report", "numba": "jit"}
 LATE = {  # imports inside functions that go against the grain, on purpose
     ("results", "report"),  # `Result.plot_timeline` and `save(timeline=True)` draw through the report

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from moesim.engine.passes import passes_of_job
 from moesim.engine.residency import Residency
-from moesim.engine.rounds import passes_of_job
 from moesim.errors import InputError, PolicyError
 from moesim.policies.layer_costs import LayerCosts, expected_counts, powers
 from moesim.policies.moesys import MoeSys

@@ -1,0 +1,76 @@
+"""Who is in the next step: what a scheduler answers, and when the engine asks it.
+
+A step is what passes all layers together: one token each of sequences that decode, and parts of prompts. The engine owns the
+clock, a scheduler owns the queue:
+
+    scheduler = make(problem, deployment)
+    while True:
+        step = scheduler.compose(now)       # ps since the start
+        if step is None: break              # all is done
+        if isinstance(step, int):           # nobody waits: idle until that moment, ps, and ask again
+            ...
+        else:
+            ...                             # the engine times the step
+            scheduler.ended(step, end)      # each output token of the step is there at `end`
+
+A scheduler sees nothing of the future but what it is told by the job. `moesim.scheduling.rounds` is the simplest: an offline
+job in rounds of a batch.
+
+Short names: S sequences of a step, R requests of the job.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim.hardware.device import Phase
+
+__all__ = ["Scheduler", "StepPlan"]
+
+BoolArray = NDArray[np.bool_]
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class StepPlan:
+    """The sequences of one step. All arrays are [S]; a request is in a step once at most."""
+
+    requests: IntArray
+    """Numbers of the requests."""
+    new_tokens: IntArray
+    """Tokens that each computes, at least 1."""
+    before: IntArray
+    """Tokens of each that are in the KV cache already: the new ones come behind them and attend to them.
+
+    New tokens from the length of the prompt on are generated ones: one of them is a decode, more are a sequence that lost its
+    cache and is computed again."""
+    yields: BoolArray
+    """Whether an output token of it comes out of the step: its last token known so far is among the new ones."""
+    dropped: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """[n] requests whose cache was given up since the step before, though they are not done."""
+
+
+class Scheduler(Protocol):
+    """Composes steps; asked at the start of each."""
+
+    def compose(self, now: int) -> StepPlan | int | None:
+        """The step that starts at `now` (ps); a later moment (ps) until which nobody has work; None when all is done."""
+
+    def ended(self, step: StepPlan, end: int) -> None:
+        """The step that `compose` returned last has ended at `end` (ps)."""
+
+    def follows(self) -> Phase | None:
+        """Of the step that is sure to follow the one composed last: `prefill` if it holds tokens of prompts, else `decode`.
+
+        None where none is sure. A pipeline that streams weights starts with those of the next step only if one is sure.
+        """
+
+    def foreseen(self) -> list[StepPlan] | None:
+        """All steps of the run, for bounds that know it beforehand; None where they depend on the clock."""
+
+    def kv_room(self) -> float:
+        """Bytes set aside for the KV cache, of which no step may hold more; inf where nothing is set aside."""

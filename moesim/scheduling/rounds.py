@@ -1,0 +1,81 @@
+"""Rounds of an offline job: a batch of requests starts together, each round a prefill and then decode steps to its end.
+
+Knows requests and lengths; knows nothing of time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from moesim.contract.steps import StepPlan
+from moesim.hardware.device import Phase
+from moesim.policies.base import Deployment, IntArray
+from moesim.policies.problem import Problem
+from moesim.workload.table import Job
+
+__all__ = ["Rounds", "steps_of_job"]
+
+
+class Rounds:
+    """A `Scheduler` that knows all steps beforehand; the clock does not matter to it."""
+
+    def __init__(self, problem: Problem, deployment: Deployment) -> None:
+        self._job, self._deployment = problem.job, deployment
+        self._room = problem.kv_bytes(deployment.batch)
+        self._steps = steps_of_job(problem.job, deployment)
+        self._next = next(self._steps, None)
+
+    def compose(self, now: int) -> StepPlan | int | None:
+        """The next step."""
+        step, self._next = self._next, next(self._steps, None)
+        return step
+
+    def ended(self, step: StepPlan, end: int) -> None:
+        """Nothing follows from when a step ends."""
+
+    def follows(self) -> Phase | None:
+        """The phase of the next step."""
+        if self._next is None:
+            return None
+        return "prefill" if (self._next.before < self._job.prompt[self._next.requests]).any() else "decode"
+
+    def foreseen(self) -> list[StepPlan] | None:
+        """All of them."""
+        return list(steps_of_job(self._job, self._deployment))
+
+    def kv_room(self) -> float:
+        """Room for the longest requests of a batch at their full length."""
+        return self._room
+
+
+def steps_of_job(job: Job, deployment: Deployment) -> Iterator[StepPlan]:
+    """All steps in order. A round's sequences start together; those that finish leave, and the round goes on without them.
+
+    Prefill goes in portions of `deployment.prefill.sequences` sequences and `job.chunk` tokens.
+    """
+    order = np.arange(job.requests, dtype=np.int64) if deployment.order is None else deployment.order
+    for begin in range(0, job.requests, deployment.batch):
+        members = order[begin : begin + deployment.batch]
+        output = job.output[members]
+        portion = deployment.prefill.sequences or len(members)
+        for first in range(0, len(members), portion):
+            yield from _prefill(job, members[first : first + portion])
+        for position in range(int(output.max()) - 1):
+            active = members[output > position + 1]
+            ones = np.ones(len(active), dtype=np.int64)
+            yield StepPlan(active, ones, job.prompt[active] + position, ones.astype(np.bool_))
+
+
+def _prefill(job: Job, members: IntArray) -> Iterator[StepPlan]:
+    """The prompts of `members` [S], one after another in steps of `job.chunk` tokens, the rest of one before the next one."""
+    prompt = job.prompt[members]
+    ends = np.cumsum(prompt)
+    total = int(ends[-1])
+    for first in range(0, total, job.chunk or total):
+        last = min(first + (job.chunk or total), total)
+        before = np.clip(first - (ends - prompt), 0, prompt)
+        new = np.clip(last - (ends - prompt), 0, prompt) - before
+        some = new > 0
+        yield StepPlan(members[some], new[some], before[some], (before + new == prompt)[some])
