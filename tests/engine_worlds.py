@@ -8,12 +8,14 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
+from moesim.contract.steps import StepPlan
 from moesim.engine import simulate
 from moesim.engine.run import Outcome
 from moesim.hardware import System
 from moesim.model import Architecture
 from moesim.policies.base import NO_MOVES, Deployment, Dispatch, Moves, PhasePlan, Policy, Step, View, Visit
 from moesim.policies.problem import Problem
+from moesim.scheduling.rounds import Rounds
 from moesim.testing.compare import differences, record
 from moesim.workload.table import Job, RoutingTable
 
@@ -52,6 +54,7 @@ class Knobs:
     prompt: int = 5
     output: int = 3
     attention: bool = True
+    cut: int = 0
     # placement
     batch: int = 2
     micro: int = 2
@@ -134,6 +137,7 @@ def job(k: Knobs) -> Job:
         output=rng.integers(1, k.output + 1, k.requests) if k.attention else np.ones(k.requests, dtype=np.int64),
         attention=k.attention,
         layers=k.layers,
+        chunk=k.cut,
     )
 
 
@@ -141,12 +145,14 @@ def routing(k: Knobs, work: Job, shape: Architecture) -> RoutingTable:
     rng = np.random.default_rng([k.seed, 2])
     experts, top_k = shape.experts, shape.top_k
     prefill = np.zeros((work.requests, work.layers, experts), dtype=np.uint32)
+    prompts = np.zeros((work.requests, int(work.prompt.max()), work.layers, top_k), dtype=np.uint8)
     for r, layer in np.ndindex(work.requests, work.layers):
-        for _ in range(int(work.prompt[r])):
-            prefill[r, layer, rng.choice(experts, top_k, replace=False)] += 1
+        for t in range(int(work.prompt[r])):
+            prompts[r, t, layer] = rng.choice(experts, top_k, replace=False)
+            prefill[r, layer, prompts[r, t, layer]] += 1
     keys = rng.random((work.requests, max(work.passes, 0), work.layers, experts))
     decode = np.argsort(keys, axis=-1)[..., :top_k].astype(np.uint8)
-    return RoutingTable(prefill, decode, experts, np.full((work.layers, experts), 1.0 / experts))
+    return RoutingTable(prefill, decode, experts, np.full((work.layers, experts), 1.0 / experts), prompts=lambda: prompts)
 
 
 def problem(k: Knobs, **capacity: float) -> tuple[Problem, RoutingTable]:
@@ -263,11 +269,65 @@ def random_dispatch(k: Knobs, rng: np.random.Generator, visit: Visit, view: View
     return Dispatch(device, order, load)
 
 
+class Mixing:
+    """A scheduler that mixes decodes and parts of prompts at random, lets requests arrive by the clock and takes some back."""
+
+    def __init__(self, problem: Problem, deployment: Deployment, seed: int = 0, takes_back: float = 0.1) -> None:
+        self.job, self.seats, self.takes_back = problem.job, deployment.batch, takes_back
+        self.rng = np.random.default_rng([seed, 7])
+        self.room = problem.kv_bytes(deployment.batch)
+        self.arrival = np.cumsum(self.rng.integers(0, 400_000_000, self.job.requests))
+        self.queue = list(range(self.job.requests))
+        self.running: list[int] = []
+        self.there = np.zeros(self.job.requests, dtype=np.int64)
+        """Tokens of each request in the cache."""
+        self.known = self.job.prompt.copy()
+        """Tokens of each request that there are: its prompt, and what has been generated."""
+        self.ends: list[int] = []
+
+    def compose(self, now: int) -> StepPlan | int | None:
+        dropped = []
+        while len(self.running) > 1 and self.rng.random() < self.takes_back:
+            dropped.append(self.running.pop())
+            self.there[dropped[-1]] = 0
+            self.queue.insert(0, dropped[-1])
+        while self.queue and len(self.running) < self.seats and self.arrival[self.queue[0]] <= now and not dropped:
+            self.running.append(self.queue.pop(0))
+        if not self.running:
+            return int(self.arrival[self.queue[0]]) if self.queue else None
+        some = np.array([r for r in self.running if self.rng.random() < 0.8] or self.running[:1])
+        new = np.minimum(self.rng.integers(1, 5, len(some)), self.known[some] - self.there[some])
+        before = self.there[some].copy()
+        yields = before + new == self.known[some]
+        return StepPlan(some, new, before, yields, np.array(dropped, dtype=np.int64))
+
+    def ended(self, step: StepPlan, end: int) -> None:
+        self.ends.append(end)
+        self.there[step.requests] += step.new_tokens
+        self.known[step.requests[step.yields]] += 1
+        done = self.known == self.job.prompt + self.job.output
+        self.running = [r for r in self.running if not done[r]]
+
+    def follows(self) -> None:
+        return None
+
+    def foreseen(self) -> None:
+        return None
+
+    def kv_room(self) -> float:
+        return self.room
+
+
 def run(
-    k: Knobs, policy: type[Scripted] = Scripted, engine: Any = "auto", timeline: bool = False, **capacity: float
+    k: Knobs,
+    policy: type[Scripted] = Scripted,
+    engine: Any = "auto",
+    timeline: bool = False,
+    schedule: Any = Rounds,
+    **capacity: float,
 ) -> Outcome:
     p, table = problem(k, **capacity)
-    return simulate(p, policy(knobs=k), table, engine=engine, timeline=timeline)
+    return simulate(p, policy(knobs=k), table, engine=engine, timeline=timeline, schedule=schedule)
 
 
 RICH = Knobs(
@@ -285,6 +345,7 @@ def digest(k: Knobs) -> str:
 __all__ = [
     "RICH",
     "Knobs",
+    "Mixing",
     "Restless",
     "Scripted",
     "Seen",

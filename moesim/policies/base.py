@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from moesim.errors import PolicyError
 from moesim.policies.foresight import Foreseen, Foresight, Future
 from moesim.spec import Spec
+from moesim.workload.table import Job
 
 if TYPE_CHECKING:
     from moesim.policies.problem import Problem
@@ -38,6 +39,7 @@ __all__ = [
     "Step",
     "View",
     "Visit",
+    "chunk_of",
     "is_bound",
 ]
 
@@ -69,6 +71,14 @@ class PhasePlan:
     sequences: int = 0
     """Prefill only: sequences that pass all layers together, 0 for the whole batch; a large batch in several passes needs less
     room for hidden states, and meets the weights once per pass."""
+    chunk: int = 0
+    """Prefill only: tokens of prompts that pass all layers together; longer prompts are cut. 0 leaves it to the workload, whose
+    `chunk` holds where it is smaller."""
+
+
+def chunk_of(job: Job, prefill: PhasePlan) -> int:
+    """Tokens of prompts that pass the layers together: the fewest that job and plan ask for; 0 for whole prompts."""
+    return min(filter(None, (job.chunk, prefill.chunk)), default=0)
 
 
 @dataclass(frozen=True)

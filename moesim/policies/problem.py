@@ -12,7 +12,7 @@ import numpy as np
 
 from moesim.hardware import System
 from moesim.model import Architecture
-from moesim.policies.base import FloatArray, PhasePlan
+from moesim.policies.base import FloatArray, PhasePlan, chunk_of
 from moesim.policies.costs import Costs
 from moesim.units import format_count
 from moesim.workload.table import Job
@@ -122,9 +122,9 @@ class Problem:
         Hidden states in and out of all tokens that pass the layers together (2 x token bytes each), one gathered expert
         input (bounded by those tokens), and QKV and attention output of one attention micro-batch, twice for double buffering.
         """
-        prompt = np.sort(self.job.prompt)[::-1]
-        tokens = float(prompt[: min(prefill.sequences or batch, batch)].sum())
-        micro_prefill = float(prompt[: prefill.micro_batch].sum())
+        prompt, chunk = np.sort(self.job.prompt)[::-1], float(chunk_of(self.job, prefill) or np.inf)
+        tokens = min(float(prompt[: min(prefill.sequences or batch, batch)].sum()), chunk)
+        micro_prefill = min(float(prompt[: prefill.micro_batch].sum()), chunk)
         micro_decode = float(min(decode.micro_batch, batch))
         hidden = 3.0 * self.model.token_bytes * max(tokens, float(batch))
         if not self.job.attention:

@@ -11,7 +11,7 @@ import numpy as np
 
 from moesim.contract.steps import StepPlan
 from moesim.hardware.device import Phase
-from moesim.policies.base import Deployment, IntArray
+from moesim.policies.base import Deployment, IntArray, chunk_of
 from moesim.policies.problem import Problem
 from moesim.workload.table import Job
 
@@ -53,28 +53,29 @@ class Rounds:
 def steps_of_job(job: Job, deployment: Deployment) -> Iterator[StepPlan]:
     """All steps in order. A round's sequences start together; those that finish leave, and the round goes on without them.
 
-    Prefill goes in portions of `deployment.prefill.sequences` sequences and `job.chunk` tokens.
+    Prefill goes in portions of `deployment.prefill.sequences` sequences and `chunk_of` tokens.
     """
+    chunk = chunk_of(job, deployment.prefill)
     order = np.arange(job.requests, dtype=np.int64) if deployment.order is None else deployment.order
     for begin in range(0, job.requests, deployment.batch):
         members = order[begin : begin + deployment.batch]
         output = job.output[members]
         portion = deployment.prefill.sequences or len(members)
         for first in range(0, len(members), portion):
-            yield from _prefill(job, members[first : first + portion])
+            yield from _prefill(job, members[first : first + portion], chunk)
         for position in range(int(output.max()) - 1):
             active = members[output > position + 1]
             ones = np.ones(len(active), dtype=np.int64)
             yield StepPlan(active, ones, job.prompt[active] + position, ones.astype(np.bool_))
 
 
-def _prefill(job: Job, members: IntArray) -> Iterator[StepPlan]:
-    """The prompts of `members` [S], one after another in steps of `job.chunk` tokens, the rest of one before the next one."""
+def _prefill(job: Job, members: IntArray, chunk: int) -> Iterator[StepPlan]:
+    """The prompts of `members` [S], one after another in steps of `chunk` tokens, the rest of one before the next one."""
     prompt = job.prompt[members]
     ends = np.cumsum(prompt)
     total = int(ends[-1])
-    for first in range(0, total, job.chunk or total):
-        last = min(first + (job.chunk or total), total)
+    for first in range(0, total, chunk or total):
+        last = min(first + (chunk or total), total)
         before = np.clip(first - (ends - prompt), 0, prompt)
         new = np.clip(last - (ends - prompt), 0, prompt) - before
         some = new > 0

@@ -76,10 +76,14 @@ class Offline(Spec):
     """Which experts tokens ask for."""
     profile: Profile = HeldOut()
     """What placements know beforehand about the popularity of experts."""
+    chunk: int = Field(default=0, ge=0)
+    """Tokens of prompts that pass the layers together: longer prompts are cut, and the rest of one passes with the beginning of
+    the next. Every chunk meets the weights again and attends to the chunks before it. 0 for whole prompts."""
 
     def build(self, model: Routed, streams: Streams, base: Path, progress: Progress | None = None) -> tuple[Job, RoutingTable]:
         """The job and the routing of its every token. `base`: folder that paths are relative to."""
         job = self.routing.job(self.requests, self.prompt, self.output, model, streams, base, self.profile)
+        job = replace(job, chunk=self.chunk)
         table = _table(self.routing, self.profile, job, model, streams, base, progress)
         return job, replace(table, notes=(*table.notes, *unread((self.prompt, self.output), base)))
 
