@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks import naive
+from moesim.arrays import IntArray
+from moesim.contract import Policy, Problem, Visit
 from moesim.engine import simulate
 from moesim.engine.clock import to_ps
 from moesim.engine.context import Context
 from moesim.engine.machine import EngineKind
 from moesim.engine.passes import Pass, passes_of_job
 from moesim.engine.prelude import Group, Structure, structure_of_pass
-from moesim.policies.base import IntArray, Policy, Visit
-from moesim.policies.problem import Problem
 from moesim.scenario import load_data
 from moesim.streams import Streams
 from moesim.workload.table import RoutingTable

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from moesim.api import compare, explain, reproduce, run, sweep
-    from moesim.policies.base import Policy
+    from moesim.contract import Policy
     from moesim.results.result import Result
     from moesim.scenario import load
 
@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 __all__ = ["Policy", "Result", "__version__", "compare", "explain", "load", "reproduce", "run", "sweep"]
 
 _HOMES = {
-    "Policy": "moesim.policies.base",
+    "Policy": "moesim.contract",
     "Result": "moesim.results.result",
     "compare": "moesim.api",
     "explain": "moesim.api",

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moesim.policies.base import Policy
+from moesim.contract import Policy
 from moesim.progress import bar
 from moesim.results.compare import compare as rank
 from moesim.scenario.explain import Explanation

@@ -8,13 +8,12 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
+from moesim.contract import NO_MOVES, Deployment, Dispatch, Moves, PhasePlan, Policy, Problem, Step, View, Visit
 from moesim.contract.steps import StepPlan
 from moesim.engine import simulate
 from moesim.engine.run import Outcome
 from moesim.hardware import System
 from moesim.model import Architecture
-from moesim.policies.base import NO_MOVES, Deployment, Dispatch, Moves, PhasePlan, Policy, Step, View, Visit
-from moesim.policies.problem import Problem
 from moesim.scheduling.rounds import Rounds
 from moesim.testing.compare import differences, record
 from moesim.workload.table import Job, RoutingTable

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from moesim.contract import Future, Problem, Step, View, Visit
 from moesim.hardware import System
 from moesim.model import Architecture
-from moesim.policies.base import Step, View, Visit
-from moesim.policies.foresight import Future
-from moesim.policies.problem import Problem
 from moesim.testing.worlds import machine as system
 from moesim.testing.worlds import popularity
 from moesim.testing.worlds import small_model as model

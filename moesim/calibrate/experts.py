@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moesim.arrays import FloatArray
 from moesim.calibrate.budget import Budget, fastest
 from moesim.calibrate.libraries import Library
 from moesim.calibrate.trust import Trust
-from moesim.hardware.experts import FloatArray, Kernel
+from moesim.hardware.experts import Kernel
 from moesim.hardware.fit.solve import Parameter, Residuals, Values, least_squares
 from moesim.model import load_named
 

@@ -24,10 +24,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from moesim.arrays import FloatArray
 from moesim.calibrate.bandwidth import size_for
 from moesim.calibrate.budget import Budget
 from moesim.calibrate.pages import Bytes, address, array, library
-from moesim.hardware.experts import FloatArray
 
 __all__ = ["Chain", "Latency", "Load", "idle", "loaded", "possible"]
 

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moesim.arrays import FloatArray
 from moesim.calibrate.bandwidth import Sweep
 from moesim.calibrate.document import Value, quantity
 from moesim.calibrate.experts import Curve
 from moesim.calibrate.latency import Latency
 from moesim.calibrate.machine import Machine, Node
 from moesim.calibrate.trust import Trust
-from moesim.hardware.experts import FloatArray
 from moesim.hardware.fit.solve import Residuals, alternate
 
 __all__ = ["LoadFit", "Memory", "Processor", "load_fit", "machine_profile"]

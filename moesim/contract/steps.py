@@ -25,14 +25,11 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from moesim.arrays import BoolArray, IntArray
 from moesim.hardware.device import Phase
 
 __all__ = ["Scheduler", "StepPlan"]
-
-BoolArray = NDArray[np.bool_]
-IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,10 +9,10 @@ import math
 
 import numpy as np
 
+from moesim.contract import Problem
 from moesim.engine.run import Outcome
 from moesim.engine.tally import WorkTally
 from moesim.hardware import Link, Memory
-from moesim.policies.problem import Problem
 from moesim.results.bound import Dense, Limits, PhaseWork, lower_bound
 from moesim.results.recorder import SECOND, Recorder
 

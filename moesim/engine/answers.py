@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from moesim.arrays import BoolArray, FloatArray, IntArray
+from moesim.contract import Dispatch
 from moesim.errors import PolicyError
-from moesim.policies.base import BoolArray, Dispatch, FloatArray, IntArray
 
 __all__ = ["Answers", "stacked"]
 

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moesim.arrays import FloatArray, IntArray
+from moesim.contract import Deployment, PhasePlan, Problem
 from moesim.engine.clock import added, to_ps, total
 from moesim.engine.passes import Part, Pass
 from moesim.engine.program import ACTIVATION, DEMAND, Operation, label_of
 from moesim.engine.tables import IntTimes, queue_of, usage_of
 from moesim.errors import PolicyError
 from moesim.hardware.device import Phase
-from moesim.policies.base import Deployment, FloatArray, IntArray, PhasePlan
-from moesim.policies.problem import Problem
 
 __all__ = ["Chain", "Chains", "Core", "Stage", "chain_operations", "chains_of_pass", "cores_of_step", "stage_operation"]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from moesim.arrays import IntArray
 from moesim.engine import kernel as k
-from moesim.policies.base import IntArray
 
 __all__ = ["VisitBooks"]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from moesim.arrays import FloatArray, IntArray
+from moesim.contract import Policy, Problem, Step, View
 from moesim.engine.books import VisitBooks
 from moesim.engine.faults import Faults, fallback_of
 from moesim.engine.ledger import Ledger
@@ -22,8 +24,6 @@ from moesim.engine.tally import WorkTally
 from moesim.engine.visit_tables import VisitTables
 from moesim.errors import InputError, Mistake, MoesimError
 from moesim.hardware.fault import Fault
-from moesim.policies.base import FloatArray, IntArray, Policy, Step, View
-from moesim.policies.problem import Problem
 from moesim.results.recorder import LayerSums, Recorder
 
 __all__ = ["Context", "EngineKind"]

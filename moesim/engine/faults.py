@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from moesim.contract import Deployment, Problem
 from moesim.engine.clock import LIMIT, SECOND
 from moesim.engine.residency import Residency
 from moesim.engine.tables import Placement
 from moesim.errors import InputError, Mistake, did_you_mean
 from moesim.hardware import Memory
 from moesim.hardware.fault import Fault
-from moesim.policies.base import Deployment
-from moesim.policies.problem import Problem
 
 __all__ = ["Faults", "fallback_of"]
 

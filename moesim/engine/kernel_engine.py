@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from moesim import jit
+from moesim.arrays import IntArray
 from moesim.engine import kernel as k
 from moesim.engine.books import VisitBooks
 from moesim.engine.buffers import Buffers
@@ -19,7 +20,6 @@ from moesim.engine.program import Program, packed
 from moesim.engine.visit_tables import VisitTables
 from moesim.engine.visits import Stretch, Template
 from moesim.errors import MoesimError
-from moesim.policies.base import IntArray
 
 __all__ = ["KernelEngine"]
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from moesim.arrays import IntArray
+from moesim.contract import Problem
 from moesim.contract.steps import StepPlan
 from moesim.errors import MoesimError
-from moesim.policies.base import IntArray
-from moesim.policies.problem import Problem
 from moesim.units import format_exact
 
 __all__ = ["KvBook"]

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from moesim.arrays import FloatArray, IntArray
+from moesim.contract import Problem
 from moesim.engine import kernel as k
 from moesim.engine.attention import Chain
 from moesim.engine.books import VisitBooks
@@ -18,8 +20,6 @@ from moesim.engine.plan_visit import VisitWork
 from moesim.engine.prelude import Structure
 from moesim.engine.tables import Placement, usage_of
 from moesim.engine.visit_tables import Helper, VisitTables
-from moesim.policies.base import FloatArray, IntArray
-from moesim.policies.problem import Problem
 from moesim.results.recorder import Recorder
 
 __all__ = ["Ledger", "PassSums"]

@@ -11,12 +11,12 @@ from dataclasses import replace
 from typing import Literal
 
 from moesim import jit
+from moesim.contract import Problem
 from moesim.engine import kernel
 from moesim.engine.kernel_engine import KernelEngine
 from moesim.engine.program import LABELS, Label, Operation, Program
 from moesim.engine.reference_walk import ReferenceWalk
 from moesim.engine.tables import queue_of
-from moesim.policies.problem import Problem
 from moesim.results.recorder import Recorder
 
 __all__ = ["STALLS", "EngineKind", "Machine", "repaid", "up_queue"]

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from moesim.arrays import BoolArray, FloatArray, IntArray
+from moesim.contract import Deployment, Moves
 from moesim.engine.clock import to_ps
 from moesim.engine.kernel import COMING
 from moesim.engine.machine import Machine
@@ -17,7 +19,6 @@ from moesim.engine.program import DEMAND, MIGRATION, PREFETCH, Operation
 from moesim.engine.residency import Residency
 from moesim.engine.tables import Placement, queue_of, usage_of
 from moesim.errors import PolicyError
-from moesim.policies.base import BoolArray, Deployment, FloatArray, IntArray, Moves
 
 __all__ = ["Movers"]
 

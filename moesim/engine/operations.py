@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moesim.arrays import FloatArray, IntArray
+from moesim.contract import Deployment, PhasePlan, Problem
 from moesim.engine.attention import Core, cores_of_step
 from moesim.engine.passes import Part, Pass, core_work
-from moesim.policies.base import Deployment, FloatArray, IntArray, PhasePlan
-from moesim.policies.problem import Problem
 from moesim.results.recorder import SECOND, Recorder
 
 __all__ = ["ExpertWork", "Operations", "roofs"]

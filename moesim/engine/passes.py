@@ -11,11 +11,12 @@ from functools import cached_property
 
 import numpy as np
 
+from moesim.arrays import BoolArray, FloatArray, IntArray
+from moesim.contract import Deployment
 from moesim.contract.steps import StepPlan
 from moesim.errors import MoesimError
 from moesim.hardware.device import Phase
 from moesim.model import Architecture
-from moesim.policies.base import BoolArray, Deployment, FloatArray, IntArray
 from moesim.scheduling.rounds import steps_of_job
 from moesim.workload.table import Job, RoutingTable
 

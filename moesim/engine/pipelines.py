@@ -12,6 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from moesim.arrays import BoolArray, IntArray
 from moesim.engine.attention import Chain, Chains, Stage
 from moesim.engine.clock import to_ps
 from moesim.engine.context import Context
@@ -21,7 +22,6 @@ from moesim.engine.prelude import Structure
 from moesim.engine.program import BULK, EARLY, FIRST, JOIN, Operation, label_of
 from moesim.engine.tables import ExpertTimes, queue_of, usage_of
 from moesim.errors import PolicyError
-from moesim.policies.base import BoolArray, IntArray
 
 __all__ = ["Carried", "LayerMarks", "PassBuilder", "Style", "style_of"]
 

@@ -10,13 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from moesim.arrays import BoolArray, IntArray
+from moesim.contract import Deployment, Foresight, Problem
 from moesim.engine.clock import added, multiplied, to_ps, total
 from moesim.engine.tables import ExpertTimes, IntTimes, queue_of
 from moesim.errors import PolicyError
 from moesim.hardware import Cpu, Path
-from moesim.policies.base import BoolArray, Deployment, IntArray
-from moesim.policies.foresight import Foresight
-from moesim.policies.problem import Problem
 
 __all__ = ["Side", "SideWork", "VisitWork", "Workbench"]
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from moesim.arrays import IntArray
+from moesim.contract import Deployment, Problem
 from moesim.engine.attention import Chains, chain_operations, chains_of_pass
 from moesim.engine.clock import to_ps
 from moesim.engine.passes import Pass
 from moesim.engine.program import JOIN, Operation, label_of
 from moesim.engine.visits import Template
-from moesim.policies.base import Deployment, IntArray
-from moesim.policies.problem import Problem
 
 __all__ = ["Structure", "structure_of_pass", "templates_of", "trailer_of"]
 

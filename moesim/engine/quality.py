@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from moesim.arrays import FloatArray, IntArray
+from moesim.contract import Problem
 from moesim.engine.answers import Answers
 from moesim.engine.residency import Residency
-from moesim.policies.base import FloatArray, IntArray
-from moesim.policies.problem import Problem
 from moesim.results.recorder import Recorder
 
 __all__ = ["QualityBook"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from moesim.arrays import IntArray
 from moesim.engine import kernel as k
 from moesim.engine import reference_state
 from moesim.engine.books import VisitBooks
@@ -15,7 +16,6 @@ from moesim.engine.program import unpacked
 from moesim.engine.reference import ReferenceEngine
 from moesim.engine.visit_tables import VisitTables
 from moesim.engine.visits import Stretch, Template
-from moesim.policies.base import IntArray
 
 __all__ = ["ReferenceWalk"]
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from moesim.arrays import BoolArray, FloatArray, IntArray
+from moesim.contract import Deployment, Problem
 from moesim.errors import CapacityError, InputError, Mistake, PolicyError
-from moesim.policies.base import BoolArray, Deployment, FloatArray, IntArray
-from moesim.policies.problem import Problem
 from moesim.units import format_count, format_exact, format_sum
 
 __all__ = ["Residency"]

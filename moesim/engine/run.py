@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from moesim.contract import Deployment, Policy, Problem, Step
 from moesim.contract.steps import Scheduler, StepPlan
 from moesim.engine.context import Context
 from moesim.engine.kv import KvBook
@@ -20,8 +21,6 @@ from moesim.engine.walk import PassWalk
 from moesim.errors import InputError, Mistake
 from moesim.hardware.device import Phase
 from moesim.hardware.fault import Fault
-from moesim.policies.base import Deployment, Policy, Step
-from moesim.policies.problem import Problem
 from moesim.results.recorder import PassRow, Recorder
 from moesim.scheduling.rounds import Rounds
 from moesim.workload.table import RoutingTable

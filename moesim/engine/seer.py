@@ -10,10 +10,9 @@ from functools import partial
 
 import numpy as np
 
+from moesim.arrays import FloatArray, IntArray
+from moesim.contract import Foreseen, Foresight, Future, Problem, blurred
 from moesim.engine.passes import Pass
-from moesim.policies.base import FloatArray, IntArray
-from moesim.policies.foresight import Foreseen, Foresight, Future, blurred
-from moesim.policies.problem import Problem
 from moesim.workload.table import Job, RoutingTable
 
 __all__ = ["Oracle", "Seer", "hindsight"]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from moesim.arrays import BoolArray, IntArray
 from moesim.engine.context import Context
 from moesim.engine.passes import Pass
 from moesim.engine.pipelines import Carried, LayerMarks, Ops, PassBuilder, Style, style_of
@@ -17,7 +18,6 @@ from moesim.engine.prelude import Structure
 from moesim.engine.walk import PassWalk
 from moesim.errors import PolicyError
 from moesim.hardware.device import Phase
-from moesim.policies.base import BoolArray, IntArray
 from moesim.units import format_bytes
 
 __all__ = ["StreamWalk"]

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from moesim.arrays import FloatArray, IntArray
+from moesim.contract import Problem
 from moesim.engine.clock import LIMIT, SECOND, to_ps
 from moesim.hardware import Path
-from moesim.policies.base import FloatArray, IntArray
-from moesim.policies.problem import Problem
 from moesim.units import format_bytes
 
 __all__ = ["ExpertTimes", "IntTimes", "Placement", "queue_of", "usage_of"]

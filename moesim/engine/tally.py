@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from moesim.arrays import IntArray
+from moesim.contract import Problem
 from moesim.engine.passes import Pass, core_work
-from moesim.policies.base import IntArray
-from moesim.policies.problem import Problem
 
 __all__ = ["WorkTally"]
 

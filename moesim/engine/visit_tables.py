@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moesim.arrays import IntArray
+from moesim.contract import Deployment, Foresight, Problem
 from moesim.engine import kernel as k
 from moesim.engine.clock import added, to_ps
 from moesim.engine.tables import Placement, queue_of
 from moesim.hardware import Cpu, Path
-from moesim.policies.base import Deployment, IntArray
-from moesim.policies.foresight import Foresight
-from moesim.policies.problem import Problem
 
 __all__ = ["Helper", "VisitTables"]
 

@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from moesim.arrays import BoolArray, IntArray
 from moesim.engine import kernel as k
 from moesim.engine.answers import Answers
 from moesim.engine.program import Operation
 from moesim.engine.tables import ExpertTimes
-from moesim.policies.base import BoolArray, IntArray
 
 __all__ = ["Stretch", "Template", "visit_rows", "visits_of_pass"]
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from moesim.arrays import BoolArray, IntArray
+from moesim.contract import Dispatch, Foreseen, Moves, Step, Visit
 from moesim.engine import kernel as k
 from moesim.engine.answers import Answers, stacked
 from moesim.engine.context import Context
@@ -14,8 +16,6 @@ from moesim.engine.passes import Pass
 from moesim.engine.prelude import Structure, templates_of, trailer_of
 from moesim.engine.visits import visit_rows, visits_of_pass
 from moesim.errors import PolicyError
-from moesim.policies.base import BoolArray, Dispatch, IntArray, Moves, Step, Visit
-from moesim.policies.foresight import Foreseen
 
 __all__ = ["PassWalk"]
 

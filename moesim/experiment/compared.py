@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moesim.contract import Policy
 from moesim.errors import InputError, Mistake
 from moesim.experiment.pools import cores, outcomes
 from moesim.experiment.worker import built
-from moesim.policies.base import Policy
 from moesim.results.result import Result
 from moesim.scenario.run import compare_loaded, policies_for, run_loaded
 from moesim.scenario.scenario import LoadedScenario

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 import moesim
 from moesim import plugins
+from moesim.contract import Policy
 from moesim.errors import InputError, Mistake
 from moesim.experiment.axes import Dimension, Setting
 from moesim.experiment.design import combinations
@@ -21,7 +22,6 @@ from moesim.experiment.fingerprint import file_digest, foreign_code, physics
 from moesim.experiment.spec import Experiment
 from moesim.experiment.task import Task
 from moesim.hardware import System
-from moesim.policies.base import Policy
 from moesim.results.plain import canonical
 from moesim.scenario.family import Family, change, number_change, policy_change
 from moesim.scenario.overrides import Change, parts_first

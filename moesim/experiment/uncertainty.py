@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from moesim.arrays import FloatArray
 from moesim.errors import InputError, Mistake
 from moesim.hardware import System
 from moesim.results.columns import Columns
@@ -32,7 +32,6 @@ from moesim.streams import Streams
 
 __all__ = ["Parameter", "Study", "flat", "parameters", "sample", "study"]
 
-FloatArray = NDArray[np.float64]
 SHARES = {"p5": 0.05, "p50": 0.50, "p95": 0.95}
 """The interval of every metric: nine draws of ten lie between the outer two."""
 OUTCOME = "throughput_tok_s"

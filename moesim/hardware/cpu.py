@@ -13,9 +13,10 @@ from annotated_types import Len
 from numpy.typing import ArrayLike
 from pydantic import Field, model_validator
 
+from moesim.arrays import FloatArray
 from moesim.errors import did_you_mean
 from moesim.hardware.device import Device, Phase
-from moesim.hardware.experts import CpuKernels, FloatArray, Kernel, PerToken, TokenRange
+from moesim.hardware.experts import CpuKernels, Kernel, PerToken, TokenRange
 from moesim.spec import Spec
 from moesim.units import Bandwidth, ComputeRate
 

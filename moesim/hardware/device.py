@@ -10,7 +10,8 @@ from typing import Literal, Self
 from numpy.typing import ArrayLike
 from pydantic import PrivateAttr
 
-from moesim.hardware.experts import FloatArray, PositiveShare, TokenRange
+from moesim.arrays import FloatArray
+from moesim.hardware.experts import PositiveShare, TokenRange
 from moesim.spec import Spec
 from moesim.units import Duration, Money, Power
 

@@ -10,15 +10,15 @@ from typing import Annotated, Literal, Self
 
 import numpy as np
 from annotated_types import Ge, Gt, Len
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from pydantic import model_validator
 
+from moesim.arrays import FloatArray
 from moesim.spec import Spec
 from moesim.units import Bandwidth, ComputeRate, Duration, Share, Size
 
 __all__ = [
     "CpuKernels",
-    "FloatArray",
     "Kernel",
     "PerToken",
     "PositiveShare",
@@ -30,7 +30,6 @@ __all__ = [
     "where_tokens",
 ]
 
-FloatArray = NDArray[np.float64]
 PositiveShare = Annotated[Share, Gt(0)]
 """A share above 0, up to 1."""
 Sharpness = Annotated[float, Gt(0)]

@@ -12,8 +12,9 @@ from annotated_types import Gt
 from numpy.typing import ArrayLike
 from pydantic import Field
 
+from moesim.arrays import FloatArray
 from moesim.hardware.device import Attention, Device, Phase
-from moesim.hardware.experts import FloatArray, PerToken, Roofline, Table, TokenRange
+from moesim.hardware.experts import PerToken, Roofline, Table, TokenRange
 from moesim.spec import Spec
 from moesim.units import ComputeRate, Duration
 

@@ -12,7 +12,8 @@ from annotated_types import Ge, Gt, Len
 from numpy.typing import ArrayLike
 from pydantic import Field, model_validator
 
-from moesim.hardware.experts import FloatArray, PositiveShare
+from moesim.arrays import FloatArray
+from moesim.hardware.experts import PositiveShare
 from moesim.spec import Spec
 from moesim.units import Bandwidth, Duration, EnergyPerByte, MoneyPerByte, Size
 

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import Field
 
+from moesim.arrays import FloatArray
 from moesim.hardware.device import Attention, Device, Phase
-from moesim.hardware.experts import FloatArray, PerToken, Roofline, TokenRange
+from moesim.hardware.experts import PerToken, Roofline, TokenRange
 from moesim.units import Bandwidth, ComputeRate
 
 __all__ = ["NearDataUnit"]

@@ -11,10 +11,11 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike
 
+from moesim.arrays import FloatArray
 from moesim.model.attention import AnyAttention
 from moesim.model.precision import Precision
 from moesim.model.shape import Shape
-from moesim.model.windows import FloatArray, attended, causal_pairs, kept, visible_before
+from moesim.model.windows import attended, causal_pairs, kept, visible_before
 
 __all__ = ["Architecture"]
 

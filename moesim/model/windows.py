@@ -10,9 +10,10 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["FloatArray", "attended", "causal_pairs", "kept", "visible_before"]
+from moesim.arrays import FloatArray
 
-FloatArray = NDArray[np.float64]
+__all__ = ["attended", "causal_pairs", "kept", "visible_before"]
+
 
 _ENDLESS = 2.0**53  # stands for "no window": longer than any context, yet finite, so that 0 * _ENDLESS is 0
 

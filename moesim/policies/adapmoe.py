@@ -12,14 +12,13 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from moesim.policies.base import BoolArray, Deployment, Dispatch, FloatArray, IntArray, Moves, Step, View, Visit
+from moesim.arrays import BoolArray, FloatArray, IntArray
+from moesim.contract import Deployment, Dispatch, Foresight, Moves, Problem, Step, View, Visit
 from moesim.policies.cache import LayerLru
 from moesim.policies.dispatch import upload_missing
-from moesim.policies.foresight import Foresight
 from moesim.policies.placement import SizedPolicy, place, quota, ranks
 from moesim.policies.predictors import Gate
 from moesim.policies.prefetch_buffers import Aim, Buffers, buffer_slots
-from moesim.policies.problem import Problem
 from moesim.policies.slots import ACCURACY, SINGLE, best_slots, by_depth, expected_loads
 from moesim.units import Share
 

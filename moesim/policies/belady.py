@@ -10,11 +10,11 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from moesim.policies.base import NO_MOVES, BoolArray, Deployment, FloatArray, IntArray, Moves, Step, View
+from moesim.arrays import BoolArray, FloatArray, IntArray
+from moesim.contract import NO_MOVES, Deployment, Moves, Problem, Step, View
 from moesim.policies.cache import LayerCache, deploy_cached
 from moesim.policies.cached import CachePolicy
 from moesim.policies.migration import pairs_of
-from moesim.policies.problem import Problem
 from moesim.policies.static_popularity import StaticPopularity
 
 __all__ = ["Belady", "BeladyGlobal", "BestStatic", "LayerBelady", "soonest"]

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from moesim.policies.base import NO_MOVES, BoolArray, Deployment, FloatArray, IntArray, Moves, Step
+from moesim.arrays import BoolArray, FloatArray, IntArray
+from moesim.contract import NO_MOVES, Deployment, Moves, Problem, Step
 from moesim.policies.migration import pairs_of
 from moesim.policies.placement import place, quota, ranks
-from moesim.policies.problem import Problem
 from moesim.policies.sizing import Portions
 
 __all__ = ["LayerCache", "LayerFifo", "LayerLfu", "LayerLifo", "LayerLru", "LayerRandom", "LayerScore", "deploy_cached"]

@@ -9,7 +9,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from moesim.policies.base import Deployment, Dispatch, IntArray, Moves, Step, View, Visit
+from moesim.arrays import IntArray
+from moesim.contract import Deployment, Dispatch, Moves, Problem, Step, View, Visit
 from moesim.policies.cache import (
     LayerCache,
     LayerFifo,
@@ -22,7 +23,6 @@ from moesim.policies.cache import (
 )
 from moesim.policies.dispatch import upload_missing
 from moesim.policies.placement import SizedPolicy
-from moesim.policies.problem import Problem
 
 __all__ = ["Cache", "CachePolicy", "Eviction", "layer_cache"]
 

@@ -11,13 +11,13 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from moesim.policies.base import NO_MOVES, BoolArray, Deployment, Dispatch, FloatArray, IntArray, Moves, Step, View, Visit
+from moesim.arrays import BoolArray, FloatArray, IntArray
+from moesim.contract import NO_MOVES, Deployment, Dispatch, Moves, Problem, Step, View, Visit
 from moesim.policies.dispatch import in_gpu_memory, upload_missing
 from moesim.policies.migration import pairs_of
 from moesim.policies.near_data import in_place, near_data_first, near_data_tiers
 from moesim.policies.placement import SizedPolicy, place, quota
 from moesim.policies.precision import bit_budget, native_bits, with_copies
-from moesim.policies.problem import Problem
 from moesim.policies.schedule import on_devices
 
 __all__ = ["ContextCxlNdp"]

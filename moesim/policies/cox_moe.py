@@ -12,13 +12,13 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from moesim.arrays import FloatArray, IntArray
+from moesim.contract import Deployment, Dispatch, Problem, View, Visit
 from moesim.errors import InputError, Mistake
-from moesim.policies.base import Deployment, Dispatch, FloatArray, IntArray, View, Visit
 from moesim.policies.dispatch import in_order
 from moesim.policies.orchestration import Candidates, Devices, Orchestration, Pins, search
 from moesim.policies.placement import SizedPolicy, host_order, place, portions
 from moesim.policies.planner_constants import believed
-from moesim.policies.problem import Problem
 from moesim.policies.sizing import Portions, gpu_account, no_plan, slots_in_host, too_large
 
 __all__ = ["CoxMoe"]

@@ -11,14 +11,14 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from moesim.arrays import FloatArray, IntArray
+from moesim.contract import Deployment, Dispatch, Moves, Problem, Step, View, Visit
 from moesim.errors import InputError, Mistake
-from moesim.policies.base import Deployment, Dispatch, FloatArray, IntArray, Moves, Step, View, Visit
 from moesim.policies.cxl_expert_load import busier_side, class_changes, resident_changes
 from moesim.policies.dispatch import by_tokens, hot_by_rank, in_gpu_memory, in_order, upload_missing
 from moesim.policies.migration import Terms, under_way
 from moesim.policies.near_data import in_place, near_data_tiers, place_near_data
 from moesim.policies.placement import SizedPolicy, host_order, place, quota
-from moesim.policies.problem import Problem
 from moesim.units import Share
 
 __all__ = ["CxlExpert", "CxlExpertGpuOnly", "CxlExpertNearData"]

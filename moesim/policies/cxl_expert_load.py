@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from moesim.policies.base import BoolArray, FloatArray, IntArray, View, Visit
+from moesim.arrays import BoolArray, FloatArray, IntArray
+from moesim.contract import Problem, View, Visit
 from moesim.policies.migration import Terms, exchanges
 from moesim.policies.placement import host_order, ranks
-from moesim.policies.problem import Problem
 
 __all__ = ["busier_side", "class_changes", "resident_changes"]
 

@@ -10,12 +10,12 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from moesim.arrays import FloatArray
+from moesim.contract import Deployment, Dispatch, Problem, View, Visit
 from moesim.errors import InputError, Mistake
-from moesim.policies.base import Deployment, Dispatch, FloatArray, View, Visit
 from moesim.policies.dispatch import cpu_missing, upload_missing
 from moesim.policies.placement import SizedPolicy, host_order, place, quota, require_cpu
 from moesim.policies.precision import native_bits
-from moesim.policies.problem import Problem
 
 __all__ = ["CxlNdp"]
 

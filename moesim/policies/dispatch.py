@@ -11,7 +11,8 @@ from typing import Literal
 
 import numpy as np
 
-from moesim.policies.base import BoolArray, Dispatch, FloatArray, IntArray, View, Visit
+from moesim.arrays import BoolArray, FloatArray, IntArray
+from moesim.contract import Dispatch, View, Visit
 
 __all__ = [
     "Misses",

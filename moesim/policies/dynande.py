@@ -10,12 +10,12 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from moesim.policies.base import Deployment, Dispatch, FloatArray, IntArray, Moves, Step, View, Visit
+from moesim.arrays import FloatArray, IntArray
+from moesim.contract import Deployment, Dispatch, Moves, Problem, Step, View, Visit
 from moesim.policies.cache import LayerCache, LayerLfu, deploy_cached
 from moesim.policies.dispatch import in_gpu_memory
 from moesim.policies.near_data import in_place, place_near_data
 from moesim.policies.placement import SizedPolicy
-from moesim.policies.problem import Problem
 from moesim.policies.schedule import best_prefix, on_devices
 from moesim.units import Share
 

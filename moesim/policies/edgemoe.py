@@ -11,13 +11,13 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from moesim.policies.base import NO_MOVES, BoolArray, Deployment, Dispatch, FloatArray, IntArray, Moves, Step, View, Visit
+from moesim.arrays import BoolArray, FloatArray, IntArray
+from moesim.contract import NO_MOVES, Deployment, Dispatch, Moves, Problem, Step, View, Visit
 from moesim.policies.dispatch import by_tokens, upload_missing
 from moesim.policies.history import CoOccurrence
 from moesim.policies.migration import pairs_of
 from moesim.policies.placement import Groups, SizedPolicy, fitting, host_order, place, ranking
 from moesim.policies.precision import native_bits
-from moesim.policies.problem import Problem
 from moesim.units import Share
 
 __all__ = ["EdgeMoe"]

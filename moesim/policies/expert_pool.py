@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from moesim.policies.base import NO_MOVES, BoolArray, FloatArray, IntArray, Moves, Step, View, Visit
+from moesim.arrays import BoolArray, FloatArray, IntArray
+from moesim.contract import NO_MOVES, Moves, Step, View, Visit
 from moesim.policies.dispatch import by_tokens
 from moesim.policies.history import hashed
 from moesim.policies.placement import ranks

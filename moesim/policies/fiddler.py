@@ -11,10 +11,9 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from moesim.policies.base import Deployment, Dispatch, View, Visit
+from moesim.contract import Deployment, Dispatch, Problem, View, Visit
 from moesim.policies.dispatch import in_gpu_memory, threshold, to_cpu_where
 from moesim.policies.placement import SizedPolicy, overall, place, require_cpu
-from moesim.policies.problem import Problem
 from moesim.units import Share
 
 __all__ = ["Fiddler"]

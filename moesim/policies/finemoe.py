@@ -11,13 +11,13 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from moesim.policies.base import Deployment, Dispatch, FloatArray, Moves, Step, View, Visit
+from moesim.arrays import FloatArray
+from moesim.contract import Deployment, Dispatch, Moves, Problem, Step, View, Visit
 from moesim.policies.dispatch import upload_missing
 from moesim.policies.expert_pool import Pool, Wanted
 from moesim.policies.migration import pairs_of
 from moesim.policies.placement import SizedPolicy, overall, place
 from moesim.policies.predictors_sequence import ExpertMap, MapMind
-from moesim.policies.problem import Problem
 from moesim.units import Share
 
 __all__ = ["FineMoe"]

@@ -12,12 +12,12 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from moesim.arrays import BoolArray
+from moesim.contract import Deployment, Problem
 from moesim.errors import InputError
-from moesim.policies.base import BoolArray, Deployment
 from moesim.policies.flexgen_search import Block, Bounds, Plan, search
 from moesim.policies.layer_costs import LayerCosts
 from moesim.policies.placement import Groups, everywhere
-from moesim.policies.problem import Problem
 from moesim.policies.sizing import Portions, gpu_account, no_plan, too_large
 from moesim.policies.streaming import (
     StreamedPolicy,

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from moesim.policies.base import FloatArray
+from moesim.arrays import FloatArray
 from moesim.policies.layer_costs import LayerCosts, powers
 from moesim.policies.sizing import Portions
 from moesim.policies.streaming import cache_window

@@ -9,9 +9,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from moesim.policies.base import Deployment
+from moesim.contract import Deployment, Problem
 from moesim.policies.placement import SizedPolicy, place
-from moesim.policies.problem import Problem
 
 __all__ = ["GpuOnly"]
 

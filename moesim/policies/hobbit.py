@@ -11,13 +11,12 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from moesim.policies.base import NO_MOVES, BoolArray, Deployment, Dispatch, FloatArray, IntArray, Moves, Step, View, Visit
+from moesim.arrays import BoolArray, FloatArray, IntArray
+from moesim.contract import NO_MOVES, Deployment, Dispatch, Foresight, Moves, Problem, Step, View, Visit
 from moesim.policies.dispatch import by_tokens, in_gpu_memory, in_order
-from moesim.policies.foresight import Foresight
 from moesim.policies.migration import pairs_of
 from moesim.policies.placement import SizedPolicy, place, quota, ranks
 from moesim.policies.precision import GateWeights, Pairs, Ranking, with_copies
-from moesim.policies.problem import Problem
 from moesim.units import Share
 
 __all__ = ["Hobbit"]

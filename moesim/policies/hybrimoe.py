@@ -11,16 +11,15 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from moesim.policies.base import BoolArray, Deployment, Dispatch, FloatArray, IntArray, Moves, Step, View, Visit
+from moesim.arrays import BoolArray, FloatArray, IntArray
+from moesim.contract import Deployment, Dispatch, Foresight, Moves, Problem, Step, View, Visit
 from moesim.policies.cache import LayerScore, deploy_cached
 from moesim.policies.dispatch import by_tokens, upload_missing
-from moesim.policies.foresight import Foresight
 from moesim.policies.layer_ahead import LayerAhead
 from moesim.policies.migration import pairs_of
 from moesim.policies.placement import SizedPolicy, quota, require_cpu
 from moesim.policies.predictors import Gate
 from moesim.policies.prefetch_buffers import with_evicted
-from moesim.policies.problem import Problem
 from moesim.policies.schedule import two_ended_dispatch, two_ended_end
 from moesim.policies.sizing import Portions
 from moesim.units import Share

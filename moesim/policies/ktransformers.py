@@ -11,10 +11,10 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from moesim.policies.base import NO_MOVES, BoolArray, Deployment, Dispatch, FloatArray, IntArray, Moves, Step, View, Visit
+from moesim.arrays import BoolArray, FloatArray, IntArray
+from moesim.contract import NO_MOVES, Deployment, Dispatch, Moves, Problem, Step, View, Visit
 from moesim.policies.dispatch import cpu_missing, in_gpu_memory, upload_missing
 from moesim.policies.placement import SizedPolicy, overall, place, quota, require_cpu
-from moesim.policies.problem import Problem
 
 __all__ = ["KTransformers", "deferred"]
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from moesim.policies.base import NO_MOVES, FloatArray, IntArray, Moves, Step, View, Visit
+from moesim.arrays import FloatArray, IntArray
+from moesim.contract import NO_MOVES, Moves, Problem, Step, View, Visit
 from moesim.policies.cache import LayerCache
 from moesim.policies.migration import pairs_of
 from moesim.policies.predictors import Mind
 from moesim.policies.prefetch_buffers import Aim, Buffers, with_evicted
-from moesim.policies.problem import Problem
 
 __all__ = ["LayerAhead"]
 

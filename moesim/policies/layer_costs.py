@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from moesim.policies.base import FloatArray
-from moesim.policies.problem import Problem
+from moesim.arrays import FloatArray
+from moesim.contract import Problem
 from moesim.policies.sizing import host_order
 
 __all__ = ["LayerCosts", "expected_counts", "powers"]

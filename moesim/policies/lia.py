@@ -12,13 +12,12 @@ from typing import ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
+from moesim.contract import Deployment, Dispatch, PhasePlan, Problem, View, Visit
 from moesim.errors import InputError
-from moesim.policies.base import Deployment, Dispatch, PhasePlan, View, Visit
 from moesim.policies.dispatch import cpu_missing
 from moesim.policies.layer_costs import LayerCosts
 from moesim.policies.lia_vector import VECTORS, best, expressible, price
 from moesim.policies.placement import Groups
-from moesim.policies.problem import Problem
 from moesim.policies.sizing import Portions, host_order, no_plan, too_large
 from moesim.policies.streaming import (
     StreamedPolicy,

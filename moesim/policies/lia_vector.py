@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from moesim.policies.base import BoolArray, FloatArray, IntArray
+from moesim.arrays import BoolArray, FloatArray, IntArray
 from moesim.policies.layer_costs import LayerCosts
 
 __all__ = ["SUB_LAYERS", "VECTORS", "SubLayers", "best", "expressible", "price", "seconds"]

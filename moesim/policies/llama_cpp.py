@@ -11,10 +11,9 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from moesim.policies.base import Deployment, Dispatch, View, Visit
+from moesim.contract import Deployment, Dispatch, Problem, View, Visit
 from moesim.policies.dispatch import cpu_missing, upload_missing
 from moesim.policies.placement import SizedPolicy, place, require_cpu
-from moesim.policies.problem import Problem
 
 __all__ = ["LlamaCpp"]
 

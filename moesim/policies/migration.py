@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moesim.policies.base import BoolArray, FloatArray, IntArray
+from moesim.arrays import BoolArray, FloatArray, IntArray
 
 __all__ = ["Terms", "exchanges", "pairs_of", "relocations", "under_way"]
 

@@ -11,14 +11,12 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from moesim.policies.base import Deployment, Dispatch, Moves, Step, View, Visit
+from moesim.contract import Deployment, Dispatch, Foresight, Moves, Problem, Step, View, Visit
 from moesim.policies.cache import LayerLru, deploy_cached
 from moesim.policies.dispatch import upload_missing
-from moesim.policies.foresight import Foresight
 from moesim.policies.placement import SizedPolicy
 from moesim.policies.predictors import Gate
 from moesim.policies.prefetch_buffers import Aim, Buffers, buffer_slots
-from moesim.policies.problem import Problem
 
 __all__ = ["MixtralOffloading"]
 

@@ -11,14 +11,14 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from moesim.policies.base import NO_MOVES, BoolArray, Deployment, Dispatch, FloatArray, IntArray, Moves, Step, View, Visit
+from moesim.arrays import BoolArray, FloatArray, IntArray
+from moesim.contract import NO_MOVES, Deployment, Dispatch, Moves, Problem, Step, View, Visit
 from moesim.policies.dispatch import in_gpu_memory, upload_missing
 from moesim.policies.history import hashed
 from moesim.policies.migration import Terms, exchanges, pairs_of, relocations, under_way
 from moesim.policies.moe_cxl_devices import Devices, Spread, johnson, spread_over, steal, tier_groups
 from moesim.policies.moe_cxl_history import SequenceHistory
 from moesim.policies.placement import Groups, SizedPolicy, overall, place, ranking
-from moesim.policies.problem import Problem
 from moesim.policies.sizing import Portions
 from moesim.units import Share
 

@@ -10,10 +10,10 @@ from typing import Literal
 
 import numpy as np
 
-from moesim.policies.base import BoolArray, FloatArray, IntArray
+from moesim.arrays import BoolArray, FloatArray, IntArray
+from moesim.contract import Problem
 from moesim.policies.history import hashed
 from moesim.policies.placement import Groups, device_cost, host_order
-from moesim.policies.problem import Problem
 
 __all__ = ["Devices", "Spread", "johnson", "shares_of", "spread_over", "steal", "tier_groups"]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moesim.policies.base import FloatArray, IntArray
+from moesim.arrays import FloatArray, IntArray
 from moesim.policies.history import CoOccurrence
 
 __all__ = ["SequenceHistory"]

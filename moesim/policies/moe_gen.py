@@ -11,10 +11,10 @@ from typing import ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from moesim.policies.base import Deployment, FloatArray
+from moesim.arrays import FloatArray
+from moesim.contract import Deployment, Problem
 from moesim.policies.closed_forms import attention_share
 from moesim.policies.layer_costs import LayerCosts, powers
-from moesim.policies.problem import Problem
 from moesim.policies.sizing import Portions, too_large
 from moesim.policies.streaming import (
     StreamedPolicy,

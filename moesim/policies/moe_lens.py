@@ -11,11 +11,9 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from moesim.policies.base import Deployment
-from moesim.policies.costs import first_count
+from moesim.contract import Deployment, Problem, first_count
 from moesim.policies.layer_costs import LayerCosts
 from moesim.policies.placement import require_cpu
-from moesim.policies.problem import Problem
 from moesim.policies.sizing import Portions
 from moesim.policies.streaming import StreamedPolicy, deploy_streamed, host_for_cache, prefill_batch
 from moesim.units import Share

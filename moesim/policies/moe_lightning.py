@@ -12,11 +12,11 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from moesim.arrays import IntArray
+from moesim.contract import Deployment, Problem
 from moesim.errors import InputError, Mistake
-from moesim.policies.base import Deployment, IntArray
 from moesim.policies.hrm import Level, leave_below
 from moesim.policies.layer_costs import LayerCosts
-from moesim.policies.problem import Problem
 from moesim.policies.sizing import Portions, too_large
 from moesim.policies.streaming import (
     StreamedPolicy,

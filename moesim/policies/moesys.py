@@ -9,8 +9,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from moesim.policies.base import Deployment
-from moesim.policies.problem import Problem
+from moesim.contract import Deployment, Problem
 from moesim.policies.sizing import Portions
 from moesim.policies.streaming import StreamedPolicy, deploy_streamed
 

@@ -11,10 +11,10 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from moesim.policies.base import Deployment, Dispatch, FloatArray, IntArray, View, Visit
+from moesim.arrays import FloatArray, IntArray
+from moesim.contract import Deployment, Dispatch, Problem, View, Visit
 from moesim.policies.near_data import in_place, place_near_data
 from moesim.policies.placement import SizedPolicy
-from moesim.policies.problem import Problem
 from moesim.policies.schedule import on_devices, prefix_share
 
 __all__ = ["Monde"]

@@ -9,10 +9,10 @@ from typing import Literal
 
 import numpy as np
 
+from moesim.arrays import BoolArray, IntArray
+from moesim.contract import Deployment, Problem
 from moesim.errors import InputError, Mistake
-from moesim.policies.base import BoolArray, Deployment, IntArray
 from moesim.policies.placement import Choice, Groups, host_order, place
-from moesim.policies.problem import Problem
 from moesim.policies.sizing import Portions
 
 __all__ = ["in_place", "near_data_first", "near_data_tiers", "place_near_data"]

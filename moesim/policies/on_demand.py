@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from moesim.policies.base import Deployment, Dispatch, View, Visit
+from moesim.contract import Deployment, Dispatch, Problem, View, Visit
 from moesim.policies.dispatch import upload_missing
 from moesim.policies.placement import SizedPolicy, place
-from moesim.policies.problem import Problem
 
 __all__ = ["OnDemand"]
 

@@ -12,13 +12,13 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
+from moesim.arrays import FloatArray, IntArray
+from moesim.contract import Deployment, Dispatch, Problem, View, Visit
 from moesim.errors import InputError, Mistake
-from moesim.policies.base import Deployment, Dispatch, FloatArray, IntArray, View, Visit
 from moesim.policies.dispatch import in_order
 from moesim.policies.layer_costs import expected_counts
 from moesim.policies.orchestration import Phase, sequences
 from moesim.policies.placement import SizedPolicy, host_order, place
-from moesim.policies.problem import Problem
 from moesim.policies.sizing import Portions, too_large
 from moesim.units import Share
 

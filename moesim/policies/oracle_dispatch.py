@@ -11,10 +11,9 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from moesim.policies.base import Deployment, Dispatch, View, Visit
+from moesim.contract import Deployment, Dispatch, Problem, View, Visit
 from moesim.policies.oracle_schedule import Layer, Machine, least
 from moesim.policies.placement import SizedPolicy, overall, place, quota
-from moesim.policies.problem import Problem
 from moesim.policies.schedule import makespan
 
 __all__ = ["OracleDispatch"]

@@ -12,12 +12,11 @@ from typing import ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from moesim.policies.base import BoolArray, Deployment, Dispatch, FloatArray, IntArray, Moves, Step, View, Visit
+from moesim.arrays import BoolArray, FloatArray, IntArray
+from moesim.contract import Deployment, Dispatch, Future, Moves, Problem, Step, View, Visit
 from moesim.policies.belady import soonest
 from moesim.policies.dispatch import by_tokens, upload_missing
-from moesim.policies.foresight import Future
 from moesim.policies.placement import SizedPolicy, place, quota, ranks
-from moesim.policies.problem import Problem
 from moesim.policies.sizing import default_staging
 
 __all__ = ["OraclePrefetch"]

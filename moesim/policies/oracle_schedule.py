@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from moesim.arrays import FloatArray
+from moesim.contract import Deployment, Problem, View, Visit
 from moesim.hardware import Path
-from moesim.policies.base import Deployment, FloatArray, View, Visit
-from moesim.policies.problem import Problem
 
 __all__ = ["Layer", "Machine", "least"]
 

@@ -12,10 +12,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from moesim.arrays import FloatArray
+from moesim.contract import PhasePlan, Problem
 from moesim.hardware import Cpu
-from moesim.policies.base import FloatArray, PhasePlan
 from moesim.policies.layer_costs import expected_counts
-from moesim.policies.problem import Problem
 
 __all__ = [
     "Candidates",

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from moesim.contract import Policy, is_bound
 from moesim.plugins import BUILT_IN, find
-from moesim.policies.base import Policy, is_bound
 from moesim.writing import write
 
 __all__ = ["main", "page", "written"]

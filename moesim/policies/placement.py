@@ -11,9 +11,9 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
+from moesim.arrays import BoolArray, FloatArray, IntArray
+from moesim.contract import Deployment, Policy, Problem
 from moesim.errors import InputError, Mistake
-from moesim.policies.base import BoolArray, Deployment, FloatArray, IntArray, Policy
-from moesim.policies.problem import Problem
 from moesim.policies.sizing import Portions, host_order, portions, too_large
 from moesim.units import Share, format_bytes, format_exact, format_sum
 

@@ -12,11 +12,11 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from moesim.contract import Problem
 from moesim.hardware import Cpu, Gpu, Memory, System
 from moesim.hardware.cpu import CpuAttention
 from moesim.hardware.device import Attention, Device
 from moesim.hardware.experts import CpuKernels, Kernel, Roofline
-from moesim.policies.problem import Problem
 
 __all__ = ["AMX", "AVX512", "DRAM", "PCIE", "believed"]
 

@@ -8,14 +8,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar, Literal
 
-from moesim.policies.base import Deployment, Dispatch, Moves, Step, View, Visit
+from moesim.contract import Deployment, Dispatch, Foresight, Moves, Problem, Step, View, Visit
 from moesim.policies.cache import LayerLfu, deploy_cached
 from moesim.policies.dispatch import upload_missing
-from moesim.policies.foresight import Foresight
 from moesim.policies.placement import SizedPolicy
 from moesim.policies.predictors import Gate
 from moesim.policies.prefetch_buffers import Aim, Buffers
-from moesim.policies.problem import Problem
 from moesim.units import Duration, Share
 
 __all__ = ["PreGated"]

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import Field
 
-from moesim.policies.base import Deployment, FloatArray, IntArray
+from moesim.arrays import FloatArray, IntArray
+from moesim.contract import Deployment
 from moesim.spec import Spec
 from moesim.units import Share
 

@@ -17,10 +17,9 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from moesim.policies.base import FloatArray, IntArray, Visit
-from moesim.policies.foresight import Foresight
+from moesim.arrays import FloatArray, IntArray
+from moesim.contract import Foresight, Problem, Visit
 from moesim.policies.history import CoOccurrence
-from moesim.policies.problem import Problem
 from moesim.spec import Spec
 from moesim.units import Duration, Share
 

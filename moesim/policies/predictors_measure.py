@@ -9,10 +9,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from moesim.policies.base import FloatArray, IntArray, Visit
-from moesim.policies.foresight import Foreseen, blurred
+from moesim.arrays import FloatArray, IntArray
+from moesim.contract import Foreseen, Problem, Visit, blurred
 from moesim.policies.predictors import Predictor, best
-from moesim.policies.problem import Problem
 from moesim.workload.table import RoutingTable
 
 __all__ = ["decoded", "recall"]

@@ -12,9 +12,9 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from moesim.policies.base import BoolArray, FloatArray, Visit
+from moesim.arrays import BoolArray, FloatArray
+from moesim.contract import Problem, Visit
 from moesim.policies.predictors import Mind, Predictor
-from moesim.policies.problem import Problem
 from moesim.units import Duration
 
 __all__ = ["ExpertMap", "MapMind", "Sequence", "SequenceMind", "Store"]

@@ -10,16 +10,14 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from moesim.policies.base import Deployment, Dispatch, Moves, Step, View, Visit
+from moesim.contract import Deployment, Dispatch, Foresight, Moves, Problem, Step, View, Visit
 from moesim.policies.cache import deploy_cached
 from moesim.policies.cached import Eviction, layer_cache
 from moesim.policies.dispatch import upload_missing
-from moesim.policies.foresight import Foresight
 from moesim.policies.placement import SizedPolicy
 from moesim.policies.predictors import Gate, History, Learned, Perfect, Popularity, Predictor
 from moesim.policies.predictors_sequence import ExpertMap, Sequence
 from moesim.policies.prefetch_buffers import Aim, Buffers, buffer_slots
-from moesim.policies.problem import Problem
 
 __all__ = ["AnyPredictor", "Prefetch", "PrefetchPolicy"]
 

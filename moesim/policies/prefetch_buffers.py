@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from moesim.policies.base import BoolArray, FloatArray, IntArray, Moves, Step, View, Visit
+from moesim.arrays import BoolArray, FloatArray, IntArray
+from moesim.contract import Moves, Problem, Step, View, Visit
 from moesim.policies.cache import LayerCache
 from moesim.policies.migration import pairs_of
 from moesim.policies.predictors import Mind, best
-from moesim.policies.problem import Problem
 from moesim.policies.sizing import Portions
 
 __all__ = ["Aim", "Buffers", "buffer_slots", "with_evicted"]

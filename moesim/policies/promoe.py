@@ -10,11 +10,10 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from moesim.policies.base import Deployment
+from moesim.contract import Deployment, Problem
 from moesim.policies.predictors import Learned, Predictor
 from moesim.policies.prefetch import PrefetchPolicy
 from moesim.policies.prefetch_buffers import Aim
-from moesim.policies.problem import Problem
 
 __all__ = ["ProMoe"]
 

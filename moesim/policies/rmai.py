@@ -11,11 +11,11 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from moesim.arrays import BoolArray, IntArray
+from moesim.contract import NO_MOVES, Deployment, Dispatch, Moves, Problem, Step, View, Visit
 from moesim.errors import InputError, Mistake
-from moesim.policies.base import NO_MOVES, BoolArray, Deployment, Dispatch, IntArray, Moves, Step, View, Visit
 from moesim.policies.dispatch import upload_missing
 from moesim.policies.placement import SizedPolicy, host_order, place, ranking
-from moesim.policies.problem import Problem
 from moesim.units import Share, format_bytes, format_exact, format_sum
 
 __all__ = ["Rmai"]

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from moesim.policies.base import BoolArray, Dispatch, FloatArray, IntArray, View, Visit
+from moesim.arrays import BoolArray, FloatArray, IntArray
+from moesim.contract import Dispatch, View, Visit
 from moesim.policies.dispatch import by_tokens, in_gpu_memory, in_order, to_cpu_where
 
 __all__ = ["best_prefix", "makespan", "on_devices", "prefix_share", "two_ended", "two_ended_dispatch", "two_ended_end"]

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from moesim.contract import PhasePlan, Problem
 from moesim.errors import InputError, Mistake, did_you_mean
-from moesim.policies.base import PhasePlan
-from moesim.policies.problem import Problem
 from moesim.units import format_count, format_exact, format_sum
 
 __all__ = [

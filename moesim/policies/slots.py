@@ -11,7 +11,7 @@ from math import comb
 
 import numpy as np
 
-from moesim.policies.base import FloatArray, IntArray
+from moesim.arrays import FloatArray, IntArray
 
 __all__ = ["ACCURACY", "SINGLE", "best_slots", "by_depth", "expected_loads"]
 

@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
+from moesim.arrays import BoolArray, IntArray
+from moesim.contract import Deployment, Dispatch, PhasePlan, Policy, Problem, View, Visit
 from moesim.errors import InputError, Mistake
-from moesim.policies.base import BoolArray, Deployment, Dispatch, IntArray, PhasePlan, Policy, View, Visit
 from moesim.policies.placement import Groups, place
-from moesim.policies.problem import Problem
 from moesim.policies.sizing import Portions, largest, micro_batches, too_large
 
 __all__ = [

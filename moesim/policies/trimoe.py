@@ -11,12 +11,12 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from moesim.policies.base import NO_MOVES, Deployment, Dispatch, FloatArray, IntArray, Moves, Step, View, Visit
+from moesim.arrays import FloatArray, IntArray
+from moesim.contract import NO_MOVES, Deployment, Dispatch, Moves, Problem, Step, View, Visit
 from moesim.policies.dispatch import by_tokens, in_gpu_memory, upload_missing
 from moesim.policies.migration import Terms, exchanges, pairs_of
 from moesim.policies.near_data import in_place, near_data_tiers, place_near_data
 from moesim.policies.placement import SizedPolicy, quota, require_cpu
-from moesim.policies.problem import Problem
 from moesim.policies.schedule import makespan, on_devices
 from moesim.units import Share
 

@@ -9,11 +9,10 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from moesim.contract import Deployment, Dispatch, Problem, View, Visit
 from moesim.errors import InputError, Mistake
-from moesim.policies.base import Deployment, Dispatch, View, Visit
 from moesim.policies.dispatch import upload_missing
 from moesim.policies.placement import Groups
-from moesim.policies.problem import Problem
 from moesim.policies.sizing import Portions
 from moesim.policies.streaming import (
     StreamedPolicy,

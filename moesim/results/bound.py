@@ -12,12 +12,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from moesim.arrays import FloatArray
 from moesim.errors import MoesimError
 from moesim.results.dual import Programme, best_prices, lagrangian, reference
 
 __all__ = ["Bound", "Dense", "Limits", "PhaseWork", "lower_bound"]
-
-FloatArray = NDArray[np.float64]
 
 
 class Dense(NamedTuple):

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from moesim.arrays import FloatArray
 
 __all__ = ["LINEAR", "driven", "drivers", "enough", "ranks", "together"]
 
-FloatArray = NDArray[np.float64]
 Outcomes = Iterable[tuple[str, Mapping[str, Any], float]]
 LINEAR = 0.7
 """Share of the variance below which sums of single effects do not describe the outcome."""

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from moesim.arrays import FloatArray
 from moesim.errors import MoesimError
 
 __all__ = ["Programme", "best_prices", "lagrangian", "reference"]
 
-FloatArray = NDArray[np.float64]
 
 _GAP = 1e-9
 """Share of the bound that the search may leave on the table."""

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from moesim.contract import Costs
 from moesim.engine.clock import LIMIT, SECOND, to_ps
 from moesim.errors import InputError, Mistake
 from moesim.hardware import NearDataUnit, System
 from moesim.hardware import Path as Way
-from moesim.policies.costs import Costs
 from moesim.scenario.tree import Path, Tree
 from moesim.units import format_bytes
 

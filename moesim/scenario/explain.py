@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from moesim import plugins
+from moesim.arrays import FloatArray
+from moesim.contract import Problem
 from moesim.errors import InputError
-from moesim.policies.problem import Problem
 from moesim.scenario import explain_closed_forms, explain_machine, explain_work
 from moesim.scenario.explain_rows import Explanation, Quantity, Row, Section, to_json, to_text
 from moesim.scenario.explain_work import Plan
@@ -20,7 +21,7 @@ from moesim.scenario.scenario import LoadedScenario, load
 from moesim.streams import Streams
 from moesim.workload.jobs import Offline
 from moesim.workload.profile import Same
-from moesim.workload.table import FloatArray, Job
+from moesim.workload.table import Job
 
 __all__ = ["Explanation", "Quantity", "Row", "Section", "explain", "load_known", "to_json", "to_text"]
 

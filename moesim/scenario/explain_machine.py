@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moesim.contract import Costs, first_count
 from moesim.hardware import Cpu, Memory, Path, PerToken
 from moesim.policies.closed_forms import break_even_tokens, transparent
-from moesim.policies.costs import Costs, first_count
 from moesim.scenario.explain_rows import Quantity, Row, Section
 from moesim.scenario.tree import Origin
 

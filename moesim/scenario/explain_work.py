@@ -11,9 +11,9 @@ from typing import Self
 
 import numpy as np
 
-from moesim.policies.base import BoolArray, Deployment, FloatArray, PhasePlan
+from moesim.arrays import BoolArray, FloatArray
+from moesim.contract import Deployment, PhasePlan, Problem
 from moesim.policies.closed_forms import distinct_experts
-from moesim.policies.problem import Problem
 from moesim.scenario.explain_rows import Quantity, Row, Section
 
 __all__ = ["Plan", "batch", "ceilings", "model", "placement", "used"]

@@ -10,8 +10,8 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from moesim import files, plugins
+from moesim.contract import Policy
 from moesim.errors import InputError, Mistake
-from moesim.policies.base import Policy
 from moesim.scenario import annotated, catalogue, schema
 from moesim.scenario.judge import said
 from moesim.scenario.overrides import Change, is_path

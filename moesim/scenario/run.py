@@ -15,12 +15,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from moesim import plugins
+from moesim.contract import Policy, Problem, is_bound
 from moesim.engine import simulate
 from moesim.engine.account import bound_seconds, cost_per_million_tokens, energy, range_notes
 from moesim.engine.run import Outcome
 from moesim.errors import InputError, Mistake, MoesimError, excerpt
-from moesim.policies.base import Policy, is_bound
-from moesim.policies.problem import Problem
 from moesim.results import provenance
 from moesim.results.recorder import SECOND
 from moesim.results.result import Result, RunFacts, make_result

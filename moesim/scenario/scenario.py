@@ -14,8 +14,8 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from moesim import files, plugins, strict_json
+from moesim.contract import Policy
 from moesim.errors import InputError, Mistake
-from moesim.policies.base import Policy
 from moesim.scenario import annotated, catalogue, cross, durations, overrides, schema
 from moesim.scenario.file_kinds import refuse_other
 from moesim.scenario.judge import judged, said, unknown_key

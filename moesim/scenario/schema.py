@@ -12,11 +12,11 @@ from annotated_types import Ge
 from pydantic import BaseModel, SerializeAsAny
 
 from moesim import plugins
+from moesim.contract import Policy
 from moesim.errors import InputError, Mistake, excerpt
 from moesim.hardware.fault import Fault
 from moesim.hardware.system import System
 from moesim.model import Architecture
-from moesim.policies.base import Policy
 from moesim.scenario.shape import shape_of
 from moesim.scenario.tree import Node, Path, from_plain
 from moesim.spec import Spec

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from moesim.arrays import IntArray
+from moesim.contract import Deployment, Problem, chunk_of
 from moesim.contract.steps import StepPlan
 from moesim.hardware.device import Phase
-from moesim.policies.base import Deployment, IntArray, chunk_of
-from moesim.policies.problem import Problem
 from moesim.workload.table import Job
 
 __all__ = ["Rounds", "steps_of_job"]

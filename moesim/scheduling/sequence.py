@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Batch", "Sequence"]
+from moesim.arrays import IntArray
 
-IntArray = NDArray[np.int64]
+__all__ = ["Batch", "Sequence"]
 
 
 class Sequence:

@@ -10,15 +10,13 @@ from collections.abc import Sequence as Sized
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
+from moesim.arrays import IntArray
 from moesim.errors import MoesimError
 from moesim.scheduling.base import Session
 from moesim.scheduling.sequence import Batch, Sequence
 
 __all__ = ["Ledger", "Server"]
-
-IntArray = NDArray[np.int64]
 
 
 @dataclass

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
-from moesim.policies.base import Policy
+from moesim.contract import Policy
 from moesim.testing.watched import Run, run_world
 from moesim.testing.worlds import World, small_worlds
 

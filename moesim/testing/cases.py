@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from moesim.contract import Dispatch, Visit
 from moesim.errors import InputError
-from moesim.policies.base import Dispatch, Visit
 from moesim.testing import legality
 from moesim.testing.bench import Bench, NotApplicable, Violation
 from moesim.testing.compare import differences, first_difference, record, same_answer, trace

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from moesim.policies.base import Policy
+from moesim.contract import Policy
 from moesim.testing.bench import Bench, NotApplicable, Violation
 from moesim.testing.cases import CASES
 from moesim.testing.worlds import World

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from moesim.arrays import IntArray
+from moesim.contract import Deployment, Dispatch, Moves, Visit
 from moesim.engine.run import Outcome
-from moesim.policies.base import Deployment, Dispatch, IntArray, Moves, Visit
 from moesim.testing.watched import Call, Run
 
 __all__ = ["decided", "differences", "digest", "first_difference", "record", "same_answer", "trace"]

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from moesim.policies.base import Policy
+from moesim.contract import Policy
 from moesim.testing.bench import NotApplicable
 from moesim.testing.compare import Trace, trace
 from moesim.testing.watched import run_world

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.policies.base import Deployment, Policy, View, Visit
+from moesim.contract import Deployment, Policy, View, Visit
 from moesim.testing.bench import Bench, NotApplicable, Violation
 from moesim.testing.compare import digest, first_difference, same_answer, trace
 from moesim.testing.watched import Run, copied, run_world

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from moesim.policies.base import Deployment, Dispatch, FloatArray, IntArray, Moves, PhasePlan, Step, Visit
-from moesim.policies.problem import Problem
+from moesim.arrays import FloatArray, IntArray
+from moesim.contract import Deployment, Dispatch, Moves, PhasePlan, Problem, Step, Visit
 from moesim.testing.watched import Call, Run
 
 __all__ = ["capacity", "computed", "deployment_shapes", "devices", "dispatch_shapes", "moves_shapes"]

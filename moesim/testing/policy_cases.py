@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, ClassVar
 
-from moesim.policies.base import Policy
+from moesim.contract import Policy
 from moesim.testing.bench import Bench, NotApplicable
 from moesim.testing.cases import CASES, deterministic_in_another_process
 from moesim.testing.elsewhere import OtherProcess

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from moesim.policies.base import Deployment, IntArray, Policy, Visit
+from moesim.arrays import IntArray
+from moesim.contract import Deployment, Policy, Visit
 from moesim.testing.bench import Bench, NotApplicable, Violation
 from moesim.testing.watched import Run, run_world
 

@@ -13,13 +13,12 @@ from typing import Any, cast
 
 import numpy as np
 
+from moesim.arrays import BoolArray, FloatArray, IntArray
+from moesim.contract import Deployment, Dispatch, Foresight, Moves, Policy, Problem, Step, View, Visit
 from moesim.engine import simulate
 from moesim.engine.machine import EngineKind
 from moesim.engine.run import Outcome
 from moesim.errors import InputError
-from moesim.policies.base import BoolArray, Deployment, Dispatch, FloatArray, IntArray, Moves, Policy, Step, View, Visit
-from moesim.policies.foresight import Foresight
-from moesim.policies.problem import Problem
 from moesim.testing.worlds import World
 
 __all__ = ["Call", "Run", "Told", "Watched", "copied", "run_world"]

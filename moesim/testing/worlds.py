@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from moesim.arrays import FloatArray, IntArray
+from moesim.contract import Problem
 from moesim.hardware import System
 from moesim.model import Architecture
-from moesim.policies.base import FloatArray, IntArray
-from moesim.policies.problem import Problem
 from moesim.streams import Streams
 from moesim.workload.table import Job, RoutingTable
 

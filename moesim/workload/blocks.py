@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from moesim.arrays import FloatArray, IntArray
 from moesim.workload.draw import AliasTable, Ids, Words, choose
 from moesim.workload.kernel import DEPTH
 from moesim.workload.portable import exponential
-from moesim.workload.table import FloatArray, IntArray, Progress, id_type
+from moesim.workload.table import Progress, id_type
 
 __all__ = ["BLOCK", "LAGS", "REACH", "STEPS", "Ledger", "Process", "chunk_of", "independent_block", "reflected", "sticky_block"]
 

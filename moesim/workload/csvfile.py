@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from moesim import files
+from moesim.arrays import FloatArray, IntArray
 from moesim.errors import InputError, Mistake, did_you_mean, excerpt
-from moesim.workload.table import FloatArray, IntArray
 
 __all__ = ["LARGEST", "Table", "column_names", "read_columns", "read_popularity"]
 

@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moesim.arrays import FloatArray
 from moesim.errors import InputError
 from moesim.workload.kernel import ROUNDS
-from moesim.workload.table import FloatArray, id_type
+from moesim.workload.table import id_type
 
 __all__ = ["AliasTable", "Ids", "Words", "choose", "conflicts", "mean_one", "successor"]
 

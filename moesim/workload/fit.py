@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moesim.arrays import FloatArray
 from moesim.streams import Streams
 from moesim.workload import measures
 from moesim.workload.presets import PRESETS, Preset
 from moesim.workload.profile import Uniform
 from moesim.workload.sticky import Sticky
-from moesim.workload.table import FloatArray, Job
+from moesim.workload.table import Job
 
 __all__ = ["TARGETS", "Case", "fit", "main", "measure", "residuals"]
 

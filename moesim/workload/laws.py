@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from moesim.arrays import FloatArray, IntArray
 from moesim.workload import kernel
 from moesim.workload.blocks import (
     BLOCK,
@@ -29,7 +30,7 @@ from moesim.workload.blocks import (
     sticky_block,
 )
 from moesim.workload.draw import AliasTable, mean_one
-from moesim.workload.table import FloatArray, IntArray, id_type
+from moesim.workload.table import id_type
 
 __all__ = ["DrawRequest", "IndependentLaw", "Law", "StickyLaw", "strides"]
 

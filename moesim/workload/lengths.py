@@ -12,12 +12,12 @@ from typing import Annotated, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
+from moesim.arrays import IntArray
 from moesim.errors import InputError, Mistake
 from moesim.spec import Spec
 from moesim.streams import Streams
 from moesim.workload.csvfile import column_names, read_columns
 from moesim.workload.portable import exponential, logarithm
-from moesim.workload.table import IntArray
 
 __all__ = ["UNREAD", "FromTable", "Lengths", "LogNormal", "UniformLengths", "draw_lengths", "unread"]
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.workload.table import FloatArray, IntArray
+from moesim.arrays import FloatArray, IntArray
 
 __all__ = ["coverage", "lru_hits", "next_layer_recall", "overlap", "popularity", "top_share", "within_request_share"]
 

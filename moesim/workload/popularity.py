@@ -11,11 +11,11 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
+from moesim.arrays import FloatArray
 from moesim.errors import InputError, Mistake
 from moesim.streams import Streams
 from moesim.workload.csvfile import read_popularity
 from moesim.workload.routing import Routed
-from moesim.workload.table import FloatArray
 from moesim.workload.zipf import Independent
 
 __all__ = ["PopularityTable"]

@@ -12,7 +12,7 @@ from functools import cache
 
 import numpy as np
 
-from moesim.workload.table import FloatArray
+from moesim.arrays import FloatArray
 
 __all__ = ["exponential", "logarithm", "power_law"]
 

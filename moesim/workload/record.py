@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim import files, strict_json
+from moesim.arrays import IntArray
 from moesim.errors import InputError, Mistake, excerpt
 from moesim.workload.npzfile import read_arrays
-from moesim.workload.table import IntArray, id_type
+from moesim.workload.table import id_type
 
 __all__ = ["Record", "read_record"]
 

@@ -11,13 +11,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from moesim.arrays import FloatArray, IntArray
 from moesim.errors import InputError, Mistake
 from moesim.spec import Spec
 from moesim.streams import Streams
 from moesim.workload import profile as profiles
 from moesim.workload.csvfile import read_popularity
 from moesim.workload.lengths import Lengths, draw_lengths
-from moesim.workload.table import FloatArray, IntArray, Job, Progress, RoutingTable
+from moesim.workload.table import Job, Progress, RoutingTable
 
 __all__ = ["Routed", "Routing", "normalised", "own_counts"]
 

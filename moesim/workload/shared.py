@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from moesim.arrays import IntArray
 from moesim.errors import InputError, Mistake
 from moesim.streams import Streams
 from moesim.workload.popularity import PopularityTable
 from moesim.workload.profile import Profile, Same
 from moesim.workload.routing import Routed, Routing, own_counts
 from moesim.workload.sticky import Sticky
-from moesim.workload.table import IntArray, Job, Progress, RoutingTable
+from moesim.workload.table import Job, Progress, RoutingTable
 from moesim.workload.trace import Trace
 from moesim.workload.zipf import Uniform, Zipf
 

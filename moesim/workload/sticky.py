@@ -25,6 +25,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
+from moesim.arrays import FloatArray, IntArray
 from moesim.errors import InputError, Mistake, did_you_mean
 from moesim.streams import Streams
 from moesim.units import Share
@@ -34,7 +35,7 @@ from moesim.workload.laws import StickyLaw
 from moesim.workload.presets import PRESETS, Preset, nearest
 from moesim.workload.profile import Profile
 from moesim.workload.routing import Routed, Routing, own_counts
-from moesim.workload.table import FloatArray, IntArray, Job, Progress, RoutingTable
+from moesim.workload.table import Job, Progress, RoutingTable
 from moesim.workload.zipf import rank_order, zipf_curve
 
 __all__ = ["Sticky", "reuse_by_layer"]

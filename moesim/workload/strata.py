@@ -12,7 +12,7 @@ import warnings
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.workload.table import FloatArray, IntArray
+from moesim.arrays import FloatArray, IntArray
 
 __all__ = ["allotted", "popularity", "prototypes", "strata"]
 

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moesim.arrays import FloatArray, IntArray
 from moesim.errors import InputError, Mistake
 
-__all__ = ["FloatArray", "IntArray", "Job", "Progress", "RoutingTable", "distinct", "id_type"]
+__all__ = ["Job", "Progress", "RoutingTable", "distinct", "id_type"]
 
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 Progress = Callable[[int, int], None]
 """Called with (done, total) while a table is made; any unit, `done` never falls."""
 

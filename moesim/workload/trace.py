@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from moesim.arrays import FloatArray, IntArray
 from moesim.errors import InputError, Mistake, did_you_mean
 from moesim.streams import Streams
 from moesim.workload import profile as profiles
 from moesim.workload.lengths import Lengths
 from moesim.workload.record import Record, read_record
 from moesim.workload.routing import Routed, Routing, normalised, own_counts
-from moesim.workload.table import FloatArray, IntArray, Job, Progress, RoutingTable, id_type
+from moesim.workload.table import Job, Progress, RoutingTable, id_type
 
 __all__ = ["Trace"]
 

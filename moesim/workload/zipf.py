@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from moesim.arrays import FloatArray, IntArray
 from moesim.errors import InputError, Mistake
 from moesim.streams import Streams
 from moesim.workload.draws import draw_job, draw_prompts
@@ -20,7 +21,7 @@ from moesim.workload.laws import IndependentLaw
 from moesim.workload.portable import power_law
 from moesim.workload.profile import Profile
 from moesim.workload.routing import Routed, Routing, normalised, own_counts
-from moesim.workload.table import FloatArray, IntArray, Job, Progress, RoutingTable, id_type
+from moesim.workload.table import Job, Progress, RoutingTable, id_type
 
 __all__ = ["Independent", "Uniform", "Zipf", "expected_counts", "rank_order", "zipf_curve"]
 

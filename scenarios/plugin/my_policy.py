@@ -7,9 +7,8 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from moesim.policies.base import Deployment, Dispatch, View, Visit
+from moesim.contract import Deployment, Dispatch, Problem, View, Visit
 from moesim.policies.placement import SizedPolicy, place, quota
-from moesim.policies.problem import Problem
 
 
 class MyPolicy(SizedPolicy):

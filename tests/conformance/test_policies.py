@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import pytest
 
+from moesim.contract import Policy
 from moesim.hardware import System
 from moesim.plugins import BUILT_IN, find
-from moesim.policies.base import Policy
 from moesim.testing import PolicyCases
 from moesim.testing.cases import CASES
 from moesim.testing.worlds import World, small_worlds

@@ -13,9 +13,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pytest
 
-from moesim.policies.base import Deployment, Dispatch, Moves, Step, View, Visit
+from moesim.contract import Deployment, Dispatch, Moves, Problem, Step, View, Visit
 from moesim.policies.placement import SizedPolicy, place, quota
-from moesim.policies.problem import Problem
 from moesim.testing import CaseResult, PolicyCases, World, check_policy, small_worlds
 from moesim.testing.worlds import impossible_worlds
 

@@ -10,10 +10,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pytest
 
-from moesim.policies.base import Deployment, Dispatch, Moves, Step, View, Visit
-from moesim.policies.foresight import Foresight
+from moesim.contract import Deployment, Dispatch, Foresight, Moves, Problem, Step, View, Visit
 from moesim.policies.placement import SizedPolicy, place, quota
-from moesim.policies.problem import Problem
 from moesim.testing import check_policy, small_worlds
 from moesim.testing.worlds import World
 

@@ -17,12 +17,12 @@ import strategies
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moesim.contract import Deployment
 from moesim.engine.clock import SECOND
 from moesim.engine.program import Program
 from moesim.engine.reference import ReferenceEngine
 from moesim.engine.tables import queue_of
 from moesim.errors import CapacityError, InputError, PolicyError
-from moesim.policies.base import Deployment
 
 TESTS = Path(__file__).parents[1]
 Knobs, Scripted, Stepwise, Restless, replace = worlds.Knobs, worlds.Scripted, worlds.Stepwise, worlds.Restless, worlds.replace

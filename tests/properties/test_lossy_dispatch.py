@@ -10,10 +10,10 @@ import pytest
 import strategies
 from hypothesis import given, settings
 
+from moesim.contract import Dispatch, Moves, Visit
 from moesim.engine.account import bound_seconds
 from moesim.engine.clock import SECOND
 from moesim.errors import CapacityError, PolicyError
-from moesim.policies.base import Dispatch, Moves, Visit
 
 SOME = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 

@@ -14,12 +14,12 @@ import strategies
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moesim.contract import Deployment, Dispatch
 from moesim.engine.account import bound_seconds
 from moesim.engine.clock import SECOND, to_ps
 from moesim.engine.program import JOIN, Operation, Program
 from moesim.engine.reference import ReferenceEngine
 from moesim.errors import PolicyError
-from moesim.policies.base import Deployment, Dispatch
 
 SOME = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 LANES = ("gpu", "pcie:forward", "pcie:reverse", "cpu")

@@ -13,11 +13,11 @@ import strategies
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moesim.contract import Deployment, Dispatch
 from moesim.contract.steps import StepPlan
 from moesim.engine.passes import pass_of
 from moesim.engine.prelude import structure_of_pass
 from moesim.errors import InputError, MoesimError
-from moesim.policies.base import Deployment, Dispatch
 from moesim.scheduling.rounds import steps_of_job
 from moesim.workload.table import Job, RoutingTable
 

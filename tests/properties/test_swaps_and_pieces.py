@@ -11,9 +11,9 @@ import strategies
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moesim.contract import Dispatch
 from moesim.engine.clock import SECOND, to_ps
 from moesim.errors import PolicyError
-from moesim.policies.base import Dispatch
 
 Knobs, Scripted, Stepwise, Restless, replace = worlds.Knobs, worlds.Scripted, worlds.Stepwise, worlds.Restless, worlds.replace
 

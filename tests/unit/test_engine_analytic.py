@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import moesim.engine.run as engine_run
+from moesim.contract import Dispatch
 from moesim.engine import simulate
 from moesim.engine.clock import SECOND, to_ps
 from moesim.errors import PolicyError
-from moesim.policies.base import Dispatch
 from moesim.scenario.run import problem_of
 from moesim.scenario.scenario import load_data
 

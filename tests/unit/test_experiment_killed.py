@@ -134,7 +134,7 @@ from typing import ClassVar
 import numpy as np
 
 import moesim
-from moesim.policies.base import Dispatch
+from moesim.contract import Dispatch
 from moesim.policies.placement import SizedPolicy, place, quota
 
 

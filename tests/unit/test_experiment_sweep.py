@@ -10,13 +10,12 @@ import pandas as pd
 import pytest
 
 import moesim
+from moesim.contract import Deployment, Problem
 from moesim.errors import InputError
 from moesim.experiment import pools
 from moesim.experiment.plan import plan
 from moesim.experiment.sweep import run_plan, run_sweep
-from moesim.policies.base import Deployment
 from moesim.policies.on_demand import OnDemand
-from moesim.policies.problem import Problem
 from moesim.results.statistics import t_interval
 from moesim.results.sweeps import OUTPUTS, SweepResult
 

@@ -19,6 +19,7 @@ BASE = {
     "units",
     "spec",
     "streams",
+    "arrays",
     "plugins",
     "progress",
     "neutral",

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from moesim import plugins
+from moesim.contract import Problem
 from moesim.engine import simulate
 from moesim.errors import InputError
-from moesim.policies.problem import Problem
 
 _spec = importlib.util.spec_from_file_location("policy_problems", Path(__file__).parents[1] / "policy_problems.py")
 tiny = importlib.util.module_from_spec(_spec)

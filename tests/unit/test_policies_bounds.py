@@ -11,14 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moesim.contract import Future, Step
 from moesim.engine.account import bound_seconds
 from moesim.engine.seer import hindsight
 from moesim.plugins import BUILT_IN, find
-from moesim.policies.base import Step
 from moesim.policies.belady import Belady, BeladyGlobal, BestStatic, LayerBelady, soonest
 from moesim.policies.cache import LayerCache
 from moesim.policies.cached import Cache, Eviction, layer_cache
-from moesim.policies.foresight import Future
 from moesim.policies.oracle_prefetch import OraclePrefetch
 from moesim.policies.static_popularity import StaticPopularity
 from moesim.testing import small_worlds

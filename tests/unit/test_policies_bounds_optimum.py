@@ -9,13 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from moesim.contract import Deployment, Dispatch, Problem, View, Visit
 from moesim.errors import InputError
-from moesim.policies.base import Deployment, Dispatch, View, Visit
 from moesim.policies.optimum import Optimum, Programme, formulate, solve
 from moesim.policies.oracle_dispatch import OracleDispatch, _starts
 from moesim.policies.oracle_schedule import Layer, Machine, least
 from moesim.policies.placement import quota
-from moesim.policies.problem import Problem
 from moesim.policies.static_popularity import StaticPopularity
 from moesim.testing import machine, small_job, small_model, small_worlds
 from moesim.testing.watched import run_world

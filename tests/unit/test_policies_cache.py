@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moesim.policies.base import NO_MOVES
+from moesim.contract import NO_MOVES
 from moesim.policies.cache import LayerLru
 from moesim.policies.lru import LRU
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from moesim.contract import PhasePlan
 from moesim.errors import InputError
-from moesim.policies.base import PhasePlan
 from moesim.policies.cox_moe import CoxMoe
 from moesim.policies.orchestration import Candidates, Pins, attention_time, expert_table, search, sequences
 from moesim.policies.planner_constants import AMX, believed

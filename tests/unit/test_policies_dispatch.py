@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from moesim.contract import View
 from moesim.errors import InputError
-from moesim.policies.base import View
 from moesim.policies.dispatch import cpu_missing, hot_by_rank, in_order, threshold, upload_missing
 from moesim.policies.on_demand import OnDemand
 from moesim.policies.placement import place, quota

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moesim.policies.base import NO_MOVES
+from moesim.contract import NO_MOVES
 from moesim.policies.cache import LayerFifo, LayerLfu, LayerLifo, LayerLru, LayerRandom, LayerScore
 from moesim.policies.cached import Cache
 from moesim.policies.fifo import FIFO

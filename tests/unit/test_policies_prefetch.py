@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 import moesim
+from moesim.contract import Problem, Visit
 from moesim.plugins import find
-from moesim.policies.base import Visit
-from moesim.policies.problem import Problem
 from moesim.testing.watched import run_world
 from moesim.testing.worlds import World, machine, popularity, small_job, small_model
 from moesim.workload.table import RoutingTable

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from moesim.policies.base import Step
+from moesim.contract import Step
 from moesim.policies.ktransformers import KTransformers, deferred
 
 _spec = importlib.util.spec_from_file_location("policy_problems", Path(__file__).parents[1] / "policy_problems.py")

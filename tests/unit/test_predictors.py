@@ -9,11 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from moesim.policies.base import Visit
+from moesim.contract import Problem, Visit
 from moesim.policies.predictors import Gate, History, Learned, Perfect, Popularity, best
 from moesim.policies.predictors_measure import decoded, recall
 from moesim.policies.predictors_sequence import ExpertMap, Sequence
-from moesim.policies.problem import Problem
 from moesim.streams import Streams
 from moesim.workload.jobs import Offline
 from moesim.workload.profile import OtherTasks

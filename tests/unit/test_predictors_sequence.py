@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moesim.policies.base import Visit
+from moesim.contract import Visit
 from moesim.policies.predictors_sequence import ExpertMap, Sequence, Store
 
 _spec = importlib.util.spec_from_file_location("policy_problems", Path(__file__).parents[1] / "policy_problems.py")

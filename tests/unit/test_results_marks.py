@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 
 import moesim
 from moesim import cli
+from moesim.contract import is_bound
 from moesim.experiment.optimum import optimize
 from moesim.experiment.sweep import run_sweep
 from moesim.plugins import BUILT_IN, find
-from moesim.policies.base import is_bound
 from moesim.report import figures
 from moesim.report.page import write_page
 from moesim.results.marks import losses_of_rows

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from moesim.contract import Policy
 from moesim.errors import InputError
 from moesim.hardware.gpu import Gpu
-from moesim.policies.base import Policy
 from moesim.scenario import LoadedScenario, load, load_data
 from moesim.scenario.catalogue import names
 
@@ -178,7 +178,7 @@ def test_policy_as_an_object() -> None:
 def test_policy_class_beside_the_scenario() -> None:
     write(
         "own_policy_for_scenarios.py",
-        "from moesim.policies.base import Policy\n\n\nclass Mine(Policy):\n    share: float = 0.5\n",
+        "from moesim.contract import Policy\n\n\nclass Mine(Policy):\n    share: float = 0.5\n",
     )
     write("s.yaml", GOOD.replace("{kind: static_popularity, spare: 0.1}", "{kind: 'own_policy_for_scenarios:Mine', share: 1}"))
     assert load("s.yaml").scenario.policy.share == 1.0  # type: ignore[attr-defined]

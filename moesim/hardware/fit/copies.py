@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike
 
-from moesim.hardware.experts import FloatArray
+from moesim.arrays import FloatArray
 from moesim.hardware.fit import published
 from moesim.hardware.fit.solve import Fit, Parameter, Residuals, Values, least_squares, named
 

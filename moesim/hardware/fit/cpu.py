@@ -9,9 +9,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from moesim.hardware.experts import FloatArray, Kernel
+from moesim.arrays import BoolArray, FloatArray
+from moesim.hardware.experts import Kernel
 from moesim.hardware.fit import published
-from moesim.hardware.fit.solve import ALTERNATE, BoolArray, Fit, Parameter, Residuals, Values, alternate, least_squares, named
+from moesim.hardware.fit.solve import ALTERNATE, Fit, Parameter, Residuals, Values, alternate, least_squares, named
 
 __all__ = ["curve", "kernel", "layer", "packed", "predicted_packed", "stored_bytes"]
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from moesim.hardware.experts import FloatArray, Roofline
+from moesim.arrays import FloatArray
+from moesim.hardware.experts import Roofline
 from moesim.hardware.fit import points, published
 from moesim.hardware.fit.gpu import CACHED, GPUS, PARAMETERS, peak, roofline
 from moesim.hardware.fit.solve import ALTERNATE, Fit, Parameter, Residuals, Values, alternate, least_squares, named

@@ -13,11 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moesim.hardware.experts import FloatArray, Roofline, Table
+from moesim.arrays import BoolArray, FloatArray
+from moesim.hardware.experts import Roofline, Table
 from moesim.hardware.fit import points, published
 from moesim.hardware.fit.loads import loads
 from moesim.hardware.fit.points import Layer
-from moesim.hardware.fit.solve import ALTERNATE, BoolArray, Fit, Parameter, Residuals, Values, alternate, least_squares
+from moesim.hardware.fit.solve import ALTERNATE, Fit, Parameter, Residuals, Values, alternate, least_squares
 
 __all__ = [
     "CACHED",

@@ -9,13 +9,11 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from moesim.hardware.experts import FloatArray
+from moesim.arrays import FloatArray, IntArray
 
 __all__ = ["Loads", "loads"]
 
-IntArray = NDArray[np.int64]
 _DRAWS = 5
 """Routings that the benchmark averages over for a power law."""
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from moesim.hardware.experts import FloatArray
+from moesim.arrays import BoolArray, FloatArray
 from moesim.hardware.fit import points, published
-from moesim.hardware.fit.solve import ALTERNATE, BoolArray, Fit, Parameter, Residuals, Values, alternate, least_squares, named
+from moesim.hardware.fit.solve import ALTERNATE, Fit, Parameter, Residuals, Values, alternate, least_squares, named
 from moesim.hardware.memory import Memory
 
 __all__ = ["cxl_loaded", "cxl_rates", "interleaved_rate", "loaded", "mixed_rate", "shared_rate"]

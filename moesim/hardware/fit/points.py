@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from moesim import files
-from moesim.hardware.experts import FloatArray
+from moesim.arrays import FloatArray
 
 __all__ = ["BITS", "MOE_SOURCE", "Gemms", "Layer", "distinct_experts", "formats", "frameworks", "gemm_formats", "gemms",
            "layers", "memory_curves"]  # fmt: skip

@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from moesim.hardware.experts import FloatArray
+from moesim.arrays import BoolArray, FloatArray
 
-__all__ = ["ALTERNATE", "BoolArray", "Fit", "Parameter", "Residuals", "Values", "alternate", "least_squares", "named", "shown"]
+__all__ = ["ALTERNATE", "Fit", "Parameter", "Residuals", "Values", "alternate", "least_squares", "named", "shown"]
 
-BoolArray = NDArray[np.bool_]
 Values = Mapping[str, float]
 """Parameters by name, SI units."""
 ALTERNATE = "every second row, from the first, is fitted on; the others are the test"

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from moesim.arrays import FloatArray
 from moesim.hardware import Kernel
-from moesim.hardware.experts import FloatArray
 from moesim.hardware.fit import cpu, published
 from moesim.validation.case import Case, Explanation, Findings, Row
 from moesim.validation.parts import Curve, picture, worst

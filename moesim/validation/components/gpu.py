@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from moesim.arrays import FloatArray
 from moesim.hardware import Gpu
-from moesim.hardware.experts import FloatArray
 from moesim.hardware.fit import gpu as fits
 from moesim.hardware.fit import points, published
 from moesim.hardware.fit.solve import Parameter, least_squares, named

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from moesim.arrays import FloatArray
+from moesim.contract import Costs
 from moesim.hardware import Cpu
-from moesim.hardware.experts import FloatArray
 from moesim.hardware.fit.solve import Parameter, least_squares
 from moesim.model import load_named
-from moesim.policies.costs import Costs
 from moesim.validation.case import Case, Explanation, Findings, Row
 from moesim.validation.parts import Curve, machine, picture, worst
 

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from moesim.arrays import BoolArray, FloatArray, IntArray
+from moesim.contract import Deployment, Problem
 from moesim.hardware import Cpu
 from moesim.hardware.device import Phase
-from moesim.policies.base import BoolArray, Deployment, FloatArray, IntArray
-from moesim.policies.problem import Problem
 from moesim.workload.table import RoutingTable
 
 __all__ = ["pass_seconds"]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moesim.policies.base import Deployment
+from moesim.contract import Deployment
 from moesim.validation.case import Case, Exhibit, Explanation, Findings, Row
 from moesim.validation.cox_moe.ablation import EXPONENT, call_seconds
 from moesim.validation.cox_moe.runs import Parameters, Setting, added, planned, simulated

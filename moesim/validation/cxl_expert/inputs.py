@@ -10,8 +10,8 @@ from typing import Final
 
 import numpy as np
 
+from moesim.arrays import IntArray
 from moesim.spec import Spec
-from moesim.workload.table import IntArray
 from moesim.workload.zipf import expected_counts
 
 __all__ = ["INPUTS", "Inputs"]

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from moesim.arrays import FloatArray, IntArray
+from moesim.contract import Deployment, Problem
 from moesim.hardware.device import Phase
-from moesim.policies.base import Deployment, FloatArray, IntArray
-from moesim.policies.problem import Problem
 from moesim.workload.table import RoutingTable
 
 __all__ = ["Account", "account"]

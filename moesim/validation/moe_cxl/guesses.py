@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from moesim.arrays import BoolArray
+from moesim.contract import Problem
 from moesim.engine import simulate
-from moesim.policies.base import BoolArray
 from moesim.policies.moe_cxl import MoeCxl
 from moesim.policies.moe_cxl_history import SequenceHistory
-from moesim.policies.problem import Problem
 from moesim.scenario.run import loaded, problem_of
 from moesim.validation.moe_cxl.setups import DRAM
 from moesim.workload.table import RoutingTable

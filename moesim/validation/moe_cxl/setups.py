@@ -11,8 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
-from moesim.policies.base import Deployment
-from moesim.policies.problem import Problem
+from moesim.contract import Deployment, Problem
 from moesim.results.result import Result
 from moesim.scenario.run import loaded, problem_of, run_loaded
 from moesim.validation.moe_cxl.account import Account, account

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from moesim.contract import Costs
 from moesim.hardware import Interleaved, System
 from moesim.model import load_named
 from moesim.policies import closed_forms
-from moesim.policies.costs import Costs
 from moesim.scenario.run import run
 from moesim.validation.case import Case, Findings, Row
 from moesim.validation.oracles import toy

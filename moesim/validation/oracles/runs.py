@@ -11,10 +11,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from moesim.contract import Deployment, Problem
 from moesim.policies import closed_forms
-from moesim.policies.base import Deployment
 from moesim.policies.on_demand import OnDemand
-from moesim.policies.problem import Problem
 from moesim.scenario.run import loaded, run, run_loaded
 from moesim.streams import Streams
 from moesim.validation.case import Case, Findings, Row

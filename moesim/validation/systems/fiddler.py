@@ -10,17 +10,16 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from moesim.arrays import FloatArray
+from moesim.contract import Problem
 from moesim.model import Architecture
-from moesim.policies.problem import Problem
 from moesim.scenario.run import loaded, problem_of, run_loaded
 from moesim.scenario.scenario import LoadedScenario
 from moesim.validation.case import Case, Explanation, Findings, Row
 
 __all__ = ["CASE", "PUBLISHED", "fitted_kernel"]
 
-FloatArray = NDArray[np.float64]
 
 SCENARIO = "fiddler/env1"
 OUTPUTS = (16, 32, 64, 128, 256, 512)

@@ -9,8 +9,8 @@ import math
 from functools import cache
 from typing import Any
 
+from moesim.contract import Costs
 from moesim.hardware import Cpu
-from moesim.policies.costs import Costs
 from moesim.results.result import Result
 from moesim.scenario.run import loaded, run_loaded
 from moesim.validation.case import Case, Findings, Row

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from moesim.contract import Problem
 from moesim.policies.layer_costs import LayerCosts
 from moesim.policies.lia_vector import price, seconds
-from moesim.policies.problem import Problem
 from moesim.scenario.run import loaded, problem_of, run_loaded
 from moesim.validation.case import Case, Findings, Row
 

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from moesim.policies.base import FloatArray
+from moesim.arrays import FloatArray
+from moesim.contract import Costs
 from moesim.policies.closed_forms import distinct_experts
-from moesim.policies.costs import Costs
 from moesim.results.result import Result
 from moesim.scenario.run import loaded, run_loaded
 from moesim.validation.case import Case, Explanation, Findings, Row

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from moesim import files, strict_json
+from moesim.arrays import IntArray
 from moesim.errors import InputError, Mistake
 from moesim.workload.foreign.imported import Imported, Shape
 from moesim.workload.foreign.lines import Lines
 from moesim.workload.npzfile import NPY, from_npy
-from moesim.workload.table import IntArray
 
 __all__ = ["sglang_counts"]
 

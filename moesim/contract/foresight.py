@@ -10,15 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
+from moesim.arrays import FloatArray, IntArray
 from moesim.spec import Spec
 
 __all__ = ["NEVER", "Foreseen", "Foresight", "Future", "blurred"]
 
-IntArray = NDArray[np.int64]
-FloatArray = NDArray[np.float64]
 
 Foreseen = Callable[[int], "IntArray | None"]
 """Depth -> [E] predicted tokens of the layer that many ahead; None beyond the last layer."""

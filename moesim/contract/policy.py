@@ -16,23 +16,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from moesim.arrays import BoolArray, FloatArray, IntArray
+from moesim.contract.foresight import Foreseen, Foresight, Future
 from moesim.errors import PolicyError
-from moesim.policies.foresight import Foreseen, Foresight, Future
 from moesim.spec import Spec
 from moesim.workload.table import Job
 
 if TYPE_CHECKING:
-    from moesim.policies.problem import Problem
+    from moesim.contract.problem import Problem
 
 __all__ = [
     "NO_MOVES",
-    "BoolArray",
     "Deployment",
     "Dispatch",
-    "FloatArray",
-    "IntArray",
     "Moves",
     "PhasePlan",
     "Policy",
@@ -43,9 +40,6 @@ __all__ = [
     "is_bound",
 ]
 
-BoolArray = NDArray[np.bool_]
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 Pipeline = Literal["overlap", "serial", "paged", "module", "deferred", "alternating"]
 """Which lanes run side by side."""
 

@@ -10,10 +10,11 @@ from functools import cached_property
 
 import numpy as np
 
+from moesim.arrays import FloatArray
+from moesim.contract.costs import Costs
+from moesim.contract.policy import PhasePlan, chunk_of
 from moesim.hardware import System
 from moesim.model import Architecture
-from moesim.policies.base import FloatArray, PhasePlan, chunk_of
-from moesim.policies.costs import Costs
 from moesim.units import format_count
 from moesim.workload.table import Job
 

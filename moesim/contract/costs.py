@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from moesim.arrays import FloatArray
 from moesim.hardware import NearDataUnit, Path, System
 from moesim.hardware.device import Phase
 from moesim.model import Architecture
-from moesim.policies.base import FloatArray
 
 __all__ = ["Costs", "first_count"]
 
