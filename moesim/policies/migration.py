@@ -26,15 +26,21 @@ class Terms(NamedTuple):
 
 
 def exchanges(
-    frequency: FloatArray, saved: FloatArray, held: BoolArray, evictable: BoolArray, slots: int, terms: Terms
+    frequency: FloatArray,
+    saved: FloatArray,
+    held: BoolArray,
+    evictable: BoolArray,
+    slots: int,
+    terms: Terms,
+    cost: FloatArray | None = None,
 ) -> tuple[IntArray, IntArray]:
     """Copies to load into GPU memory and copies to drop, as flat indices of equal or smaller number; all arrays flat [N].
 
     `held`: in GPU memory or on the way there; `evictable`: those of them that are there already.
 
     The hottest experts outside the best `slots` displace the coldest inside, pairwise, where
-    (F_in t_in - (1 + h) F_out t_out) * horizon > (1 + h) t_in with t = `saved`, seconds per use that a copy in GPU memory
-    saves.
+    (F_in t_in - (1 + h) F_out t_out) * horizon > (1 + h) cost_in with t = `saved`, seconds per use that a copy in GPU memory
+    saves; `cost` [N] are the seconds of the copy, by default what one use saves.
     """
     target = np.zeros(len(held), dtype=np.bool_)
     target[np.argsort(-frequency, kind="stable")[:slots]] = True
@@ -47,7 +53,9 @@ def exchanges(
     lost = np.zeros(len(incoming))
     lost[len(incoming) - len(outgoing) :] = (frequency * saved)[outgoing]
     factor = 1.0 + terms.hysteresis
-    worth = ((frequency * saved)[incoming] - factor * lost) * terms.horizon > factor * saved[incoming]
+    worth = ((frequency * saved)[incoming] - factor * lost) * terms.horizon > factor * (saved if cost is None else cost)[
+        incoming
+    ]
     return incoming[worth], outgoing[worth[len(incoming) - len(outgoing) :]]
 
 

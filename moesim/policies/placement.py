@@ -33,6 +33,7 @@ __all__ = [
     "quota",
     "ranking",
     "ranks",
+    "read_rate",
     "require_cpu",
 ]
 
@@ -115,11 +116,12 @@ def device_cost(problem: Problem, group: Sequence[str]) -> tuple[Cost, FloatArra
     size, costs = problem.model.expert_bytes, problem.costs
     access = [float(costs.copy(size, tier, problem.gpu_tier)) for tier in group]
     latency = [costs.path(tier, problem.gpu_tier).setup for tier in group]
-    occupied = np.array([t + size / _read_rate(problem, tier) for t, tier in zip(latency, group, strict=True)])
+    occupied = np.array([t + size / read_rate(problem, tier) for t, tier in zip(latency, group, strict=True)])
     return lambda uses, device, queue: uses * access[device] + queue, occupied
 
 
-def _read_rate(problem: Problem, tier: str) -> float:
+def read_rate(problem: Problem, tier: str) -> float:
+    """B/s that a host tier reads at; of a set of tiers, what its path to the GPU carries."""
     resources = problem.system.resources()
     return resources.get(f"{tier}:read") or problem.costs.path(tier, problem.gpu_tier).rate
 

@@ -18,7 +18,7 @@ TRIED: dict[str, list[dict[str, object]]] = {
     "on_demand": [{}],
     "static_popularity": [{}, {"rule": "global", "misses": "threshold"}],
     "lru": [{}],
-    "cxl_expert": [{}, {"adaptive": True, "step": 0.1}, {"migrate": 4, "hysteresis": 0.0}],
+    "cxl_expert": [{}, {"mode": "printed"}, {"migrate": 8, "hysteresis": 0.0, "link_share": 1.0}],
     "cxl_expert_gpu_only": [{}],
     "cxl_expert_near_data": [{}],
     "cox_moe": [{}],

@@ -43,7 +43,7 @@ def at(outcome, number: int) -> float:
     return outcome.recorder.passes[number].start / 1e12
 
 
-@pytest.mark.parametrize("policy", [StaticPopularity(), CxlExpert(migrate=2), MoeCxl(period=2)])
+@pytest.mark.parametrize("policy", [StaticPopularity(), CxlExpert(mode="printed"), MoeCxl(period=2)])
 def test_what_lived_in_a_lost_device_is_read_from_the_fallback(policy) -> None:
     play = scene()
     whole = play(policy)

@@ -15,7 +15,7 @@ from moesim.experiment.optimum import optimize
 from moesim.scenario import load
 from moesim.scenario.run import compare_loaded
 
-SERIAL = {"kind": "cxl_expert", "warm": 1.0, "resident": False, "near_data": False, "pipeline": "serial"}
+SERIAL = {"kind": "cxl_expert", "mode": "printed", "warm": 1.0, "resident": False, "near_data": False, "pipeline": "serial"}
 COARSE: dict[str, Any] = {
     "scenario": {"extends": "cxl_expert/table", "policy": SERIAL},
     "axes": {"policy.hot": {"kind": "range", "low": 0.5, "high": 1, "points": 5}},

@@ -19,7 +19,7 @@ from moesim.policies.on_demand import OnDemand
 from moesim.results.statistics import t_interval
 from moesim.results.sweeps import OUTPUTS, SweepResult
 
-SERIAL = {"kind": "cxl_expert", "warm": 1.0, "resident": False, "near_data": False, "pipeline": "serial"}
+SERIAL = {"kind": "cxl_expert", "mode": "printed", "warm": 1.0, "resident": False, "near_data": False, "pipeline": "serial"}
 ROUTING = {"kind": "zipf", "exponent": 1.5}
 BASE = {"extends": "cxl_expert/table", "policy": SERIAL, "workload": {"routing": ROUTING, "tokens": 64}}
 SMALL: dict[str, Any] = {

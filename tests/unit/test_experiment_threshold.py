@@ -13,7 +13,7 @@ from moesim.experiment.threshold import COLUMNS, sweep_threshold
 from moesim.results.search import find_peak
 from moesim.scenario.run import run
 
-SERIAL = {"kind": "cxl_expert", "warm": 1.0, "resident": False, "near_data": False, "pipeline": "serial"}
+SERIAL = {"kind": "cxl_expert", "mode": "printed", "warm": 1.0, "resident": False, "near_data": False, "pipeline": "serial"}
 
 
 def test_a_peak_inside_the_range() -> None:

@@ -27,9 +27,9 @@ MACHINES = {
     "roomy": {"hbm": 2e9},
 }
 NEED_UNITS = {"cxl_expert_near_data", "monde", "dynande", "trimoe", "context_cxl_ndp"}
-NEED_CPU = {"fiddler", "hybrimoe", "ktransformers", "llama_cpp", "trimoe", "cxl_expert", "moe_lens", "daop"}
+NEED_CPU = {"fiddler", "hybrimoe", "ktransformers", "llama_cpp", "trimoe", "moe_lens", "daop"}
 NEED_DRIVE = {"zero_infinity"}
-NEED_CXL = {"cxl_ndp"}
+NEED_CXL = {"cxl_ndp", "cxl_expert"}
 NEED_NETWORK = {"rmai"}
 NEED_ROOM = {"moe_lightning"}  # fills 86 % of GPU memory, in which a buffer of two layers does not fit
 REFUSED = {

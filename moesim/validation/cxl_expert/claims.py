@@ -37,7 +37,7 @@ _LITTLE = 0.15
 """What `little more` may mean: no number is given."""
 _BALANCED = 23
 """Hot experts of 128 at which 2x compression gains 1.5 on the parts of `cxl_expert/honest`: fitted to that number."""
-_SIDE_BY_SIDE: dict[str, Any] = {"kind": "cxl_expert", "warm": 1.0, "near_data": False, "resident": False}
+_SIDE_BY_SIDE: dict[str, Any] = {"kind": "cxl_expert", "mode": "printed", "warm": 1.0, "near_data": False, "resident": False}
 """Cold experts run on the CPU out of CXL memory while hot ones are uploaded."""
 _TOKEN_BYTES = 5000 * 2.0
 """One hidden state in `cxl_expert/table`, whose 1 : 2 shape is scaled up to experts of 200 MB."""
