@@ -120,7 +120,7 @@ def make_ready(case: Case) -> Ready:
             before = [_on_gpu(structure, group, gpu) for group in structure.layers]
             visits += [_plain(context, visit, time) for visit, time in zip(_visits(context, one), before, strict=True)]
     executions = sum(len(visit.residents) + len(visit.uploads) + len(visit.on_cpu) for visit in visits)
-    return Ready(visits, trailers, context.deployment.staging, executions)
+    return Ready(visits, trailers, context.deployment.plan.staging, executions)
 
 
 def _visits(context: Context, one: Pass) -> list[Visit]:
@@ -138,7 +138,7 @@ def _on_gpu(structure: Structure, group: Group, gpu: str) -> int:
     """ps of decoder layers whose attention is on the GPU alone."""
     time = 0
     for kind, after in group:
-        chain = structure.chains[kind]
+        (chain,) = structure.chains[kind]
         if any(stage.lane != gpu for stage in chain.sides()):
             raise NotImplementedError("the naive model has attention on the GPU alone")
         time += sum(stage.total for stage in chain.stages) + after

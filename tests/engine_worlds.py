@@ -8,7 +8,26 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
-from moesim.contract import NO_MOVES, Deployment, Dispatch, Moves, PhasePlan, Policy, Problem, Step, View, Visit
+from moesim.contract import (
+    NO_MOVES,
+    Alternating,
+    BatchPlan,
+    Deferred,
+    Deployment,
+    Dispatch,
+    Module,
+    Moves,
+    Overlap,
+    Paged,
+    PhasePlan,
+    Pipeline,
+    Policy,
+    Problem,
+    Serial,
+    Step,
+    View,
+    Visit,
+)
 from moesim.contract.steps import StepPlan
 from moesim.engine import simulate
 from moesim.engine.run import Outcome
@@ -172,7 +191,8 @@ class Scripted(Policy):
         rng = np.random.default_rng([k.seed, 3])
         shape = (problem.layers, problem.experts)
         hosts = np.array([problem.tiers.index(name) for name in problem.system.host_tiers])
-        plan = PhasePlan(k.micro, *({"g": "gpu", "c": "cpu"}[letter] for letter in k.places))
+        devices = [{"g": "gpu", "c": "cpu"}[letter] for letter in k.places]
+        plan = PhasePlan(k.micro, *devices, Serial() if k.serial else Overlap())
         sizes = np.full(shape, problem.model.expert_bytes)
         if k.cxl:
             sizes[:, ::2] = problem.model.expert_bytes / 2
@@ -180,15 +200,8 @@ class Scripted(Policy):
             home=rng.choice(hosts, shape),
             resident=rng.random(shape) < k.residents,
             expert_bytes=sizes,
-            batch=k.batch,
-            prefill=plan,
-            decode=plan,
-            kv=k.kv,
-            expert_batch=k.expert_batch,
-            staging=k.staging,
-            pipeline="serial" if k.serial else "overlap",
+            plan=BatchPlan(k.batch, plan, plan, k.kv, k.staging, k.swap, k.expert_batch),
             activation_compression=k.compression,
-            swap=k.swap,
             pieces=k.pieces,
             state=[],
         )
@@ -204,6 +217,18 @@ class Stepwise(Scripted):
 
     kind: Literal["stepwise"] = "stepwise"  # type: ignore[assignment]
     memoryless: ClassVar[bool] = False
+
+
+def streaming(made: Deployment, how: dict[str, Any]) -> Deployment:
+    """`made`, whose layers overlap as `how` says: a pipeline of decode by name, `ahead` layers streamed in both phases."""
+    ahead, share = how.get("ahead", 0), how.get("cpu_share", 0.0)
+    known: dict[str, Pipeline] = {
+        "overlap": Overlap(ahead), "serial": Serial(ahead), "paged": Paged(max(ahead, 1)), "deferred": Deferred(),
+        "alternating": Alternating(max(ahead, 1)), "module": Module(ahead, share),
+    }  # fmt: skip
+    prefill = replace(made.plan.prefill, pipeline=Overlap(ahead))
+    decode = replace(made.plan.decode, pipeline=known[how.get("pipeline", "overlap")])
+    return replace(made, plan=replace(made.plan, prefill=prefill, decode=decode))
 
 
 class Seen(NamedTuple):
@@ -272,9 +297,9 @@ class Mixing:
     """A scheduler that mixes decodes and parts of prompts at random, lets requests arrive by the clock and takes some back."""
 
     def __init__(self, problem: Problem, deployment: Deployment, seed: int = 0, takes_back: float = 0.1) -> None:
-        self.job, self.seats, self.takes_back = problem.job, deployment.batch, takes_back
+        self.job, self.seats, self.takes_back = problem.job, deployment.plan.batch, takes_back
         self.rng = np.random.default_rng([seed, 7])
-        self.room = problem.kv_bytes(deployment.batch)
+        self.room = problem.kv_bytes(deployment.plan.batch)
         self.arrival = np.cumsum(self.rng.integers(0, 400_000_000, self.job.requests))
         self.queue = list(range(self.job.requests))
         self.running: list[int] = []
@@ -359,5 +384,6 @@ __all__ = [
     "routing",
     "run",
     "simulate",
+    "streaming",
     "system",
 ]

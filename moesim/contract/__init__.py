@@ -2,34 +2,51 @@
 
     from moesim.contract import Deployment, Dispatch, Policy, Problem, View, Visit
 
-`policy` holds the three slots of a policy and what passes through them, `problem` and `costs` what a placement is made from,
-`foresight` what may be known of routing to come, `steps` who is in the next step. None of them knows the engine.
+`policy` holds the three slots of a policy and what passes through them, `plan` how a job is cut and its layers overlap,
+`problem` and `costs` what a placement is made from, `foresight` what may be known of routing to come, `steps` who is in the
+next step. None of them knows the engine.
 """
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
 from moesim.contract.costs import Costs, first_count
 from moesim.contract.foresight import NEVER, Foreseen, Foresight, Future, blurred
+from moesim.contract.plan import (
+    BY_NAME,
+    Alternating,
+    BatchPlan,
+    Deferred,
+    Module,
+    Overlap,
+    Paged,
+    PhasePlan,
+    Pipeline,
+    Serial,
+    ahead_of,
+    chunk_of,
+)
 from moesim.contract.policy import (
     NO_MOVES,
     Deployment,
     Dispatch,
     Moves,
-    PhasePlan,
     Policy,
     Step,
     View,
     Visit,
-    chunk_of,
     is_bound,
 )
 from moesim.contract.problem import Problem
 from moesim.contract.steps import Scheduler, StepPlan
 
 __all__ = [
+    "BY_NAME",
     "NEVER",
     "NO_MOVES",
+    "Alternating",
+    "BatchPlan",
     "BoolArray",
     "Costs",
+    "Deferred",
     "Deployment",
     "Dispatch",
     "FloatArray",
@@ -37,15 +54,21 @@ __all__ = [
     "Foresight",
     "Future",
     "IntArray",
+    "Module",
     "Moves",
+    "Overlap",
+    "Paged",
     "PhasePlan",
+    "Pipeline",
     "Policy",
     "Problem",
     "Scheduler",
+    "Serial",
     "Step",
     "StepPlan",
     "View",
     "Visit",
+    "ahead_of",
     "blurred",
     "chunk_of",
     "first_count",

@@ -19,9 +19,9 @@ import numpy as np
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
 from moesim.contract.foresight import Foreseen, Foresight, Future
+from moesim.contract.plan import BatchPlan
 from moesim.errors import PolicyError
 from moesim.spec import Spec
-from moesim.workload.table import Job
 
 if TYPE_CHECKING:
     from moesim.contract.problem import Problem
@@ -31,53 +31,17 @@ __all__ = [
     "Deployment",
     "Dispatch",
     "Moves",
-    "PhasePlan",
     "Policy",
     "Step",
     "View",
     "Visit",
-    "chunk_of",
     "is_bound",
 ]
-
-Pipeline = Literal["overlap", "serial", "paged", "module", "deferred", "alternating"]
-"""Which lanes run side by side."""
-
-
-@dataclass(frozen=True)
-class PhasePlan:
-    """Who runs the non-expert operations of one phase, and in which portions."""
-
-    micro_batch: int
-    """Sequences per attention micro-batch."""
-    projections: str = "gpu"
-    """Device of norm, QKV projection and router input (OP0)."""
-    core: str = "gpu"
-    """Device of the attention core, which reads and writes the KV cache (OP1)."""
-    output: str = "gpu"
-    """Device of the output projection (OP2)."""
-    pipeline: Pipeline | None = None
-    """How the layers of this phase overlap; None goes by `Deployment.pipeline`."""
-    cpu_share: float = 0.0
-    """Share of the sequences whose attention core runs on the CPU (pipeline `module`)."""
-    ahead: int | None = None
-    """Layers streamed ahead in this phase; None goes by `Deployment.ahead`."""
-    sequences: int = 0
-    """Prefill only: sequences that pass all layers together, 0 for the whole batch; a large batch in several passes needs less
-    room for hidden states, and meets the weights once per pass."""
-    chunk: int = 0
-    """Prefill only: tokens of prompts that pass all layers together; longer prompts are cut. 0 leaves it to the workload, whose
-    `chunk` holds where it is smaller."""
-
-
-def chunk_of(job: Job, prefill: PhasePlan) -> int:
-    """Tokens of prompts that pass the layers together: the fewest that job and plan ask for; 0 for whole prompts."""
-    return min(filter(None, (job.chunk, prefill.chunk)), default=0)
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """What lives where at the start, and how the batch is cut: the answer of `deploy`."""
+    """What lives where at the start, and how the job is cut: the answer of `deploy`."""
 
     home: IntArray
     """[L, E] index into `problem.tiers` of the tier that holds the expert's master copy."""
@@ -85,40 +49,19 @@ class Deployment:
     """[L, E] experts with a copy in GPU memory at the start; must hold wherever `home` is the GPU's tier."""
     expert_bytes: FloatArray
     """[L, E] bytes of one stored copy (smaller than the model's where the copy is quantised)."""
-    batch: int
-    """Sequences decoded together; the job runs in ceil(R / batch) rounds."""
-    prefill: PhasePlan
-    decode: PhasePlan
-    kv: str = "hbm"
-    """Tier of the KV cache."""
-    expert_batch: int = 0
-    """Sequences whose tokens pass the experts together; 0 means the whole batch (coalesced)."""
-    staging: int = 2
-    """Expert slots in GPU memory that uploads land in; they come on top of the residents."""
-    pipeline: Pipeline = "overlap"
-    """`overlap`: uploads, GPU, CPU and near-data work of a layer run side by side; `serial`: one after another."""
+    plan: BatchPlan
+    """Batch, phases, tier of the KV cache, slots for copies that come and go."""
     activation_compression: float = 1.0
     """Activations sent to the CPU or to a near-data unit (and back) are this many times smaller."""
     backup: str | None = None
     """Host tier that keeps a copy of every expert for good, wherever its home is: an expert goes home there without a move."""
     state: Any = None
     """What the policy remembers during the run; handed back as `view.state`."""
-    ahead: int = 0
-    """Layers whose experts that are not resident are streamed ahead of the layer that runs, used or not; 0: uploads wait for
-    the routing. Buffers of `ahead` + 1 layers are `staging` slots."""
     order: IntArray | None = None
     """[R] requests in the order in which they join rounds and micro-batches; None goes by number."""
-    swap: int = 0
-    """Expert slots in GPU memory through which evicted copies are written home, because weights swap places; the next layer
-    waits for what finds none free. 0: the host keeps a master of every expert, and an eviction moves nothing."""
     pieces: int = 1
     """Equal pieces, one matrix each, say, in which an expert crosses into GPU memory: each pays the set-up, a more urgent copy
     goes ahead between two of them, and the GPU runs each part of the expert when its piece has landed."""
-
-    @property
-    def slots(self) -> int:
-        """Expert slots in GPU memory beside the residents, for copies that come and go."""
-        return self.staging + self.swap
 
 
 class Dispatch(NamedTuple):
@@ -154,7 +97,7 @@ class Moves(NamedTuple):
     keep: IntArray | None = None
     """[n] experts of the layer just run that stay in GPU memory (they were uploaded for it, so this moves nothing)."""
     evict: IntArray | None = None
-    """[n, 2] (layer, expert) copies dropped from GPU memory; applied before `keep` and `load`. Under `Deployment.swap` they are
+    """[n, 2] (layer, expert) copies dropped from GPU memory; applied before `keep` and `load`. Under `BatchPlan.swap` they are
     written home, but for those that were brought ahead of need in vain: the host has them still."""
     load: IntArray | None = None
     """[n, 2] (layer, expert) copies to bring into GPU memory behind all demand loads (prefetch), first one first."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from moesim.arrays import FloatArray
 from moesim.contract.costs import Costs
-from moesim.contract.policy import PhasePlan, chunk_of
+from moesim.contract.plan import BatchPlan, chunk_of
 from moesim.hardware import System
 from moesim.model import Architecture
 from moesim.units import format_count
@@ -117,12 +117,13 @@ class Problem:
             return float(self.model.non_expert_bytes)
         return float((self.model.router_bytes + self.model.shared_bytes) * self.layers)
 
-    def activation_bytes(self, batch: int, prefill: PhasePlan, decode: PhasePlan) -> float:
+    def activation_bytes(self, plan: BatchPlan) -> float:
         """GPU memory for intermediates of the larger phase.
 
         Hidden states in and out of all tokens that pass the layers together (2 x token bytes each), one gathered expert
         input (bounded by those tokens), and QKV and attention output of one attention micro-batch, twice for double buffering.
         """
+        batch, prefill, decode = plan.batch, plan.prefill, plan.decode
         prompt, chunk = np.sort(self.job.prompt)[::-1], float(chunk_of(self.job, prefill) or np.inf)
         tokens = min(float(prompt[: min(prefill.sequences or batch, batch)].sum()), chunk)
         micro_prefill = min(float(prompt[: prefill.micro_batch].sum()), chunk)
@@ -133,33 +134,34 @@ class Problem:
         per_token = self.model.qkv_activation_bytes + self.model.core_activation_bytes
         return hidden + 2.0 * per_token * max(micro_prefill, micro_decode)
 
-    def gpu_free(self, batch: int, prefill: PhasePlan, decode: PhasePlan, kv: str, staging: int) -> float:
+    def gpu_free(self, plan: BatchPlan) -> float:
         """Bytes of GPU memory left for resident experts; negative when even none fits."""
         free = self.usable(self.gpu_tier)
-        for nbytes in self.gpu_shares(batch, prefill, decode, kv, staging).values():
+        for nbytes in self.gpu_shares(plan).values():
             free -= nbytes
         return free
 
-    def gpu_shares(self, batch: int, prefill: PhasePlan, decode: PhasePlan, kv: str, staging: int) -> dict[str, float]:
+    def gpu_shares(self, plan: BatchPlan) -> dict[str, float]:
         """What GPU memory holds beside resident experts, in words -> bytes.
 
         Weights of operations that another device runs lie with that device and are taken off.
         """
         shares = {
             "weights other than routed experts": self.non_expert_bytes(),
-            f"intermediates of {format_count(batch, 'sequence')}": self.activation_bytes(batch, prefill, decode),
+            f"intermediates of {format_count(plan.batch, 'sequence')}": self.activation_bytes(plan),
         }
         gpu = self.system.gpu_name
         if self.job.attention:
+            prefill, decode = plan.prefill, plan.decode
             if prefill.projections != gpu and decode.projections != gpu:
                 shares["projections that another device runs"] = -self.model.qkv_bytes * self.model.layers
             if prefill.output != gpu and decode.output != gpu:
                 shares["output projections that another device runs"] = -self.model.output_bytes * self.model.layers
-        if kv == self.gpu_tier:
-            shares["KV cache"] = self.kv_bytes(batch)
-        shares[format_count(staging, "staging slot")] = staging * self.model.expert_bytes
+        if plan.kv == self.gpu_tier:
+            shares["KV cache"] = self.kv_bytes(plan.batch)
+        shares[format_count(plan.slots, "staging slot")] = plan.slots * self.model.expert_bytes
         return shares
 
-    def host_overhead(self, batch: int, kv: str) -> dict[str, float]:
+    def host_overhead(self, plan: BatchPlan) -> dict[str, float]:
         """Tier -> bytes that the KV cache takes of the room of a host tier."""
-        return {} if kv == self.gpu_tier else {kv: self.kv_bytes(batch) * self.system.kv_share(kv)}
+        return {} if plan.kv == self.gpu_tier else {plan.kv: self.kv_bytes(plan.batch) * self.system.kv_share(plan.kv)}

@@ -32,7 +32,7 @@ def bound_seconds(problem: Problem, outcome: Outcome) -> float:
     """
     tally = outcome.tally
     phases = [_phase(problem, outcome, tally, phase) for phase in tally.counts]
-    rounds = math.ceil(problem.job.requests / outcome.deployment.batch)
+    rounds = math.ceil(problem.job.requests / outcome.deployment.plan.batch)
     return lower_bound(phases, _limits(problem), joint=rounds > 1).seconds
 
 

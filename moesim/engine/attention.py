@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from moesim.arrays import FloatArray, IntArray
-from moesim.contract import Deployment, PhasePlan, Problem
+from moesim.contract import Deployment, Module, PhasePlan, Problem
 from moesim.engine.clock import added, to_ps, total
 from moesim.engine.passes import Part, Pass
 from moesim.engine.program import ACTIVATION, DEMAND, Operation, label_of
@@ -20,7 +20,17 @@ from moesim.engine.tables import IntTimes, queue_of, usage_of
 from moesim.errors import PolicyError
 from moesim.hardware.device import Phase
 
-__all__ = ["Chain", "Chains", "Core", "Stage", "chain_operations", "chains_of_pass", "cores_of_step", "stage_operation"]
+__all__ = [
+    "Chain",
+    "Chains",
+    "Core",
+    "Stage",
+    "chain_operations",
+    "chains_of_pass",
+    "cores_of_step",
+    "cpu_share",
+    "stage_operation",
+]
 
 
 @dataclass(frozen=True)
@@ -139,7 +149,7 @@ def cores_of_step(problem: Problem, deployment: Deployment, step: Pass) -> list[
 
 
 def _core_of(problem: Problem, deployment: Deployment, part: Part) -> Core:
-    model, plan = problem.model, deployment.prefill if part.phase == "prefill" else deployment.decode
+    model, plan = problem.model, deployment.plan.of(part.phase)
     groups = [slice(i, i + plan.micro_batch) for i in range(0, len(part.new_tokens), plan.micro_batch)]
     if part.phase == "prefill":
         flops = [model.core_flops_prefill(part.new_tokens[g], part.before[g]) for g in groups]
@@ -155,7 +165,12 @@ def _core_of(problem: Problem, deployment: Deployment, part: Part) -> Core:
 def _alike(cores: Sequence[Core]) -> bool:
     """Whether all of them pass the same devices, so that one chain serves."""
     devices = {(core.plan.projections, core.plan.core, core.plan.output) for core in cores}
-    return len(devices) == 1 and not (len(cores) > 1 and any(core.plan.cpu_share for core in cores))
+    return len(devices) == 1 and not (len(cores) > 1 and any(cpu_share(core.plan) for core in cores))
+
+
+def cpu_share(plan: PhasePlan) -> float:
+    """Share of the sequences whose core runs on the CPU while the others' runs on the GPU."""
+    return plan.pipeline.cpu_share if isinstance(plan.pipeline, Module) else 0.0
 
 
 class _Builder:
@@ -172,7 +187,7 @@ class _Builder:
         costs = self.problem.costs
         aside, left = self._aside(layer), 1.0
         if aside:
-            left = 1.0 - plan.cpu_share
+            left = 1.0 - cpu_share(plan)
             kv_bytes = left * kv_bytes
         cached = left * np.sum([core.cached[:, layer] for core in self.cores], axis=0)
         operations = [
@@ -219,42 +234,42 @@ class _Builder:
 
     def _aside(self, layer: int) -> tuple[Stage, ...]:
         """The CPU's share of decode attention: queries and new entries out, core over the cache where it lies, results back."""
-        share, problem, cpu = self.plan.cpu_share, self.problem, self.problem.costs.cpu_name
+        share, problem, cpu = cpu_share(self.plan), self.problem, self.problem.costs.cpu_name
         only = self.cores[0]
         if not share or only.phase == "prefill":
             return ()
         flops, kv = only.flops[:, layer], only.kv[:, layer]
-        if cpu is None or self.plan.core != self.gpu or self.deployment.kv == problem.gpu_tier:
+        if cpu is None or self.plan.core != self.gpu or self.deployment.plan.kv == problem.gpu_tier:
             raise PolicyError("a share of attention goes to the CPU only if there is one, and the KV cache is in host memory")
         model, tokens = problem.model, share * self.tokens
         here, there = problem.gpu_tier, problem.memory_of(cpu)
-        seconds = problem.costs.core(cpu, share * flops, share * kv, only.phase, self.deployment.kv)
-        usage = usage_of(problem.costs.reach(cpu, self.deployment.kv).usage, share * float(kv.sum()))
+        seconds = problem.costs.core(cpu, share * flops, share * kv, only.phase, self.deployment.plan.kv)
+        usage = usage_of(problem.costs.reach(cpu, self.deployment.plan.kv).usage, share * float(kv.sum()))
         core = Stage(cpu, to_ps(seconds + problem.system.devices[cpu].launch, f"attention on {cpu}"), usage, "attention", "kv")
         out = self._copy(here, there, model.qkv_activation_bytes * tokens, "activations", "activation")
         return out, core, self._copy(there, here, model.core_activation_bytes * tokens, "activations", "activation")
 
     def _kv_tier(self, device: str) -> str:
-        return self.problem.gpu_tier if device == self.gpu else self.deployment.kv
+        return self.problem.gpu_tier if device == self.gpu else self.deployment.plan.kv
 
     def _core_usage(self, kv: np.ndarray) -> dict[str, float]:
         """A core off the GPU reads its cache from a tier that others read too."""
         if self.plan.core == self.gpu:
             return {}
-        return usage_of(self.problem.costs.reach(self.plan.core, self.deployment.kv).usage, float(kv.sum()))
+        return usage_of(self.problem.costs.reach(self.plan.core, self.deployment.plan.kv).usage, float(kv.sum()))
 
     def _kv_read(self, cached: np.ndarray) -> Stage | None:
         """What the core needs of a cache elsewhere; whole prompts need nothing."""
         prompts_alone = all(core.phase == "prefill" for core in self.cores) and not cached.any()
-        if prompts_alone or self.plan.core != self.gpu or self.deployment.kv == self.problem.gpu_tier:
+        if prompts_alone or self.plan.core != self.gpu or self.deployment.plan.kv == self.problem.gpu_tier:
             return None
-        return self._copy(self.deployment.kv, self.problem.gpu_tier, cached, "read KV", "kv")
+        return self._copy(self.deployment.plan.kv, self.problem.gpu_tier, cached, "read KV", "kv")
 
     def _kv_store(self, kv_bytes: float) -> Stage | None:
         """New entries made on the GPU; those made where the core runs are there already or came with the QKV transfer."""
-        if self.deployment.kv == self.problem.gpu_tier or self.plan.core != self.gpu or kv_bytes == 0:
+        if self.deployment.plan.kv == self.problem.gpu_tier or self.plan.core != self.gpu or kv_bytes == 0:
             return None
-        return self._copy(self.problem.gpu_tier, self.deployment.kv, kv_bytes * self.tokens, "store KV", "kv")
+        return self._copy(self.problem.gpu_tier, self.deployment.plan.kv, kv_bytes * self.tokens, "store KV", "kv")
 
     def _transfer(self, source: str, target: str, per_token: float) -> Stage:
         """Activations on their way between the memories that two devices work from."""

@@ -36,7 +36,7 @@ def _mistakes(problem: Problem, deployment: Deployment, fault: Fault, number: in
     if fault.tier == fault.fallback:
         yield Mistake(f"'{fault.tier}' cannot stand in for itself", f"{where}.fallback")
     busy = {
-        "the KV cache": deployment.kv,
+        "the KV cache": deployment.plan.kv,
         "activations on their way to and from the host": problem.main_memory,
         **{f"the near-data unit '{name}'": tier for tier, name in problem.costs.ndp_of.items()},
         **{f"what passes through on its way from '{n}'": t.stage for n, t in _memories(problem) if t.stage},

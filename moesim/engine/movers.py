@@ -50,7 +50,7 @@ class Movers:
         self._problem = machine.problem
         self._coming: dict[Pair, _Copy] = {}
         """Copies on their way into GPU memory."""
-        self._swap = deployment.swap
+        self._swap = deployment.plan.swap
         self._leaving: dict[_Copy, None] = {}
         """Copies on their way home, in the order in which they left."""
         self._migrations: dict[Pair, tuple[_Copy, int]] = {}

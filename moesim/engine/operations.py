@@ -13,7 +13,7 @@ import numpy as np
 
 from moesim.arrays import FloatArray, IntArray
 from moesim.contract import Deployment, PhasePlan, Problem
-from moesim.engine.attention import Core, cores_of_step
+from moesim.engine.attention import Core, cores_of_step, cpu_share
 from moesim.engine.passes import Part, Pass, core_work
 from moesim.results.recorder import SECOND, Recorder
 
@@ -42,7 +42,7 @@ class Operations:
         for cores in cores_of_step(problem, self._deployment, one):
             self._projections(cores)
         for part in one.parts:
-            self._core(part, self._deployment.prefill if part.phase == "prefill" else self._deployment.decode)
+            self._core(part, self._deployment.plan.of(part.phase))
         sizes = (model.router_flops, model.router_bytes, hidden)
         self._gemm("router", gpu, whole, problem.layers, sizes, lambda _, tokens: costs.router(tokens))
         if model.n_dense:
@@ -82,9 +82,9 @@ class Operations:
     def _core(self, part: Part, plan: PhasePlan) -> None:
         costs, problem, device = self._problem.costs, self._problem, plan.core
         flops, nbytes = core_work(problem.model, part)
-        tier = problem.gpu_tier if device == problem.system.gpu_name else self._deployment.kv
+        tier = problem.gpu_tier if device == problem.system.gpu_name else self._deployment.plan.kv
         taken = costs.core(device, flops, nbytes, part.phase, tier)
-        self._recorder.rounded += taken.size * (2 if self._deployment.decode.cpu_share else 1)
+        self._recorder.rounded += taken.size * (2 if cpu_share(self._deployment.plan.decode) else 1)
         sums = (float(values.sum()) for values in (flops, nbytes, taken))
         self._kept.operate(self._phase, device, "attention core", *sums)
 

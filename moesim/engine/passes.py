@@ -138,4 +138,4 @@ def _check(plan: StepPlan, job: Job) -> None:
 def passes_of_job(job: Job, routing: RoutingTable, deployment: Deployment) -> Iterator[Pass]:
     """All steps of an offline job in rounds, in order."""
     for index, plan in enumerate(steps_of_job(job, deployment)):
-        yield pass_of(index, plan, job, routing, deployment.expert_batch)
+        yield pass_of(index, plan, job, routing, deployment.plan.expert_batch)

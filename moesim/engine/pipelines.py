@@ -13,6 +13,7 @@ from itertools import pairwise
 import numpy as np
 
 from moesim.arrays import BoolArray, IntArray
+from moesim.contract import Alternating, Deferred, Module, Overlap, Paged, Serial
 from moesim.engine.attention import Chain, Chains, Stage
 from moesim.engine.clock import to_ps
 from moesim.engine.context import Context
@@ -50,19 +51,17 @@ class Style:
 
 def style_of(context: Context, phase: str) -> Style | None:
     """How the passes of `phase` overlap; None if each layer is walked by itself."""
-    deployment = context.deployment
-    plan = deployment.prefill if phase == "prefill" else deployment.decode
-    ahead = deployment.ahead if plan.ahead is None else plan.ahead
-    name = plan.pipeline or deployment.pipeline
-    if phase == "prefill" and name not in ("overlap", "serial"):
-        name = "overlap"
-    if name == "deferred":
-        return Style(0, streamed=False, barrier=True, deferred=True)
-    if name == "module":
-        return Style(ahead, streamed=True, barrier=True)
-    if name in ("paged", "alternating"):
-        return Style(max(ahead, 1), streamed=True, barrier=False)
-    return Style(ahead, streamed=True, barrier=True, serial=name == "serial") if ahead else None
+    match context.deployment.plan.of(phase).pipeline:
+        case Deferred():
+            return Style(0, streamed=False, barrier=True, deferred=True)
+        case Module(ahead):
+            return Style(ahead, streamed=True, barrier=True)
+        case Paged(ahead) | Alternating(ahead):
+            return Style(max(ahead, 1), streamed=True, barrier=False)
+        case Overlap(ahead):
+            return Style(ahead, streamed=True, barrier=True) if ahead else None
+        case Serial(ahead):
+            return Style(ahead, streamed=True, barrier=True, serial=True) if ahead else None
 
 
 @dataclass

@@ -100,7 +100,7 @@ class Workbench:
         self._prediction = int(to_ps(foresight.seconds, "a prediction")) if foresight else 0
         self._gpu = problem.system.devices[problem.system.gpu_name]
         self._launch = int(to_ps(self._gpu.launch, f"a launch of {problem.system.gpu_name}"))
-        self._slots = deployment.staging
+        self._slots = deployment.plan.staging
         self._token_bytes = problem.model.expert_token_bytes / deployment.activation_compression
         self.down = problem.costs.path(problem.gpu_tier, problem.main_memory) if problem.system.host_tiers else None
         """The way on which the host reads routing back."""

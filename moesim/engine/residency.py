@@ -37,12 +37,11 @@ class Residency:
         """Tier that keeps a copy of every expert, -1 for none."""
         self.down: BoolArray = np.zeros(len(problem.tiers), dtype=np.bool_)
         """[T] tiers that have failed."""
-        cut = (deployment.batch, deployment.prefill, deployment.decode, deployment.kv, deployment.slots)
-        self.beside = problem.gpu_shares(*cut)
+        self.beside = problem.gpu_shares(deployment.plan)
         """What GPU memory holds beside resident experts, in words -> bytes."""
-        self.cache = problem.host_overhead(deployment.batch, deployment.kv)
+        self.cache = problem.host_overhead(deployment.plan)
         """Host tier -> bytes of its room that the KV cache takes."""
-        self.fixed = problem.usable(problem.gpu_tier) - problem.gpu_free(*cut)
+        self.fixed = problem.usable(problem.gpu_tier) - problem.gpu_free(deployment.plan)
         """GPU bytes that are not resident experts: other weights, KV cache, activations, slots for copies that come and go."""
         self.limit = problem.usable(problem.gpu_tier)
         self.held = float(self.bytes[self.resident].sum())
@@ -58,8 +57,8 @@ class Residency:
                 raise PolicyError(f"deploy returned {name} of shape {getattr(deployment, name).shape}, not [L, E] = {shape}")
         if (self.home < 0).any() or (self.home >= len(self.problem.tiers)).any():
             raise PolicyError("deploy gave an expert a home that is no tier of the machine")
-        for plan in (deployment.prefill, deployment.decode):
-            if deployment.kv == self.problem.gpu_tier and plan.core != self.problem.system.gpu_name:
+        for plan in (deployment.plan.prefill, deployment.plan.decode):
+            if deployment.plan.kv == self.problem.gpu_tier and plan.core != self.problem.system.gpu_name:
                 raise PolicyError(f"deploy put the KV cache into GPU memory and the attention core on '{plan.core}'")
         requests, order = self.problem.job.requests, deployment.order
         if order is not None and not np.array_equal(np.sort(order), np.arange(requests)):

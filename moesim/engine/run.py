@@ -85,7 +85,7 @@ def _job(context: Context, routing: RoutingTable, scheduler: Scheduler, progress
     job = context.problem.job
     total = int(job.prompt.sum() + job.output.sum()) - job.requests
     index, done = 0, 0
-    expert_batch = context.deployment.expert_batch
+    expert_batch = context.deployment.plan.expert_batch
     if context.policy.clairvoyant:
         context.foresee([pass_of(number, plan, job, routing, expert_batch) for number, plan in enumerate(_all(scheduler))])
     stream, cache = StreamWalk(context), KvBook(context.problem, scheduler.kv_room())

@@ -47,7 +47,7 @@ class StreamWalk:
         sizes = np.where(streamed, self.context.residency.bytes, 0.0).sum(axis=1)
         layers = 1 if style.serial else min(style.ahead + 1, len(sizes))
         most = max(float(np.take(sizes, range(first, first + layers), mode="wrap").sum()) for first in range(len(sizes)))
-        held = self.context.deployment.staging * self.context.problem.model.expert_bytes
+        held = self.context.deployment.plan.staging * self.context.problem.model.expert_bytes
         if most > held * (1 + 1e-9):
             told = f"up to {format_bytes(most)} are streamed at a time, and deploy set {format_bytes(held)} of staging aside"
             raise PolicyError(f"{told} for {layers} layers in a row")

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.arrays import IntArray
-from moesim.contract import Deployment, Foresight, Problem
+from moesim.contract import Deployment, Foresight, Problem, Serial
 from moesim.engine import kernel as k
 from moesim.engine.clock import added, to_ps
 from moesim.engine.tables import Placement, queue_of
@@ -50,6 +50,7 @@ class VisitTables:
         lane: Callable[[str], int],
         arrays: bool,
     ) -> None:
+        self._serial = 0
         self._problem, self._deployment, self._placement, self._lane, self._arrays = (
             problem,
             deployment,
@@ -112,13 +113,18 @@ class VisitTables:
             k.T_GPU: problem.gpu_index, k.T_GPU_LANE: self._lane(problem.system.gpu_name), k.T_UP: self._lane(up),
             k.T_DOWN: -1 if self.down is None else self._lane(queue_of(self.down)), k.T_LAUNCH: self._launch,
             k.T_FUSED: int(self._gpu.fused), k.T_PREDICTION: self._prediction,
-            k.T_SERIAL: int(self._deployment.pipeline == "serial"), k.T_STAGING: self._deployment.staging,
+            k.T_SERIAL: self._serial, k.T_STAGING: self._deployment.plan.staging,
             k.T_PIECES: self._placement.pieces, k.T_SIDES: len(self.helpers), k.T_KINDS: len(kinds), k.T_AT_SIDES: at_sides,
             k.T_AT_KINDS: at_kinds, k.T_EXPERTS: problem.experts, k.T_LAYERS: problem.layers, k.T_DEVICES: len(problem.devices),
         }  # fmt: skip
         for field, value in header.items():
             ints[field] = value
         self.T, self.TF = self._fixed(ints), np.array(floats) if self._arrays else floats
+
+    def for_phase(self, phase: str) -> None:
+        """How the layers of the next pass go, by the plan of its phase."""
+        self._serial = int(isinstance(self._deployment.plan.of(phase).pipeline, Serial))
+        self.T[k.T_SERIAL] = self._serial
 
     def for_tokens(self, most: int) -> None:
         """Times for visits of up to `most` tokens."""

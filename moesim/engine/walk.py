@@ -49,6 +49,7 @@ class PassWalk:
         visits = visits_of_pass(self.layers, self.tokens, np.where(first, of_layer[self.layers], -1))
         context.refresh()
         context.tables.for_tokens(int(self.tokens.max()))
+        context.tables.for_phase(self.step.phase)
         machine.engine.begin_pass(context.tables, context.books, templates, visits)
         if context.whole_pass:
             self._whole()

@@ -84,7 +84,7 @@ class AdapMoe(SizedPolicy):
         """Slots by layer, filled by the profile."""
         cut = self.cut(problem, movable=True)
         spare = buffer_slots(problem, cut, 2 * self.prefetch)  # those of the layer that runs, and of the next one
-        resident = self._cached(problem, cut.gpu_free(problem) - spare * problem.model.expert_bytes)
+        resident = self._cached(problem, problem.gpu_free(cut) - spare * problem.model.expert_bytes)
         cache = LayerLru(resident.sum(axis=1), problem.layers, problem.experts)
         cache.warm(problem.experts - ranks(problem.popularity))
         aim = Aim(most=self.prefetch, lone=True)

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
-from moesim.contract import NO_MOVES, Deployment, Moves, Problem, Step
+from moesim.contract import NO_MOVES, BatchPlan, Deployment, Moves, Problem, Step
 from moesim.policies.migration import pairs_of
 from moesim.policies.placement import place, quota, ranks
-from moesim.policies.sizing import Portions
 
 __all__ = ["LayerCache", "LayerFifo", "LayerLfu", "LayerLifo", "LayerLru", "LayerRandom", "LayerScore", "deploy_cached"]
 
@@ -169,7 +168,7 @@ class LayerScore(LayerCache):
 
 def deploy_cached(
     problem: Problem,
-    cut: Portions,
+    cut: BatchPlan,
     limit: int | None,
     make: Callable[[IntArray], LayerCache],
     *,
@@ -186,7 +185,7 @@ def deploy_cached(
     first = problem.popularity if scores is None else scores
     # masters by popularity whatever is cached at first: cached experts are evicted, and read again, like others
     deployment = deployment or place(problem, cut=cut, movable=True)
-    full = quota(first, limit)(cut.gpu_free(problem) - reserve, deployment.expert_bytes)
+    full = quota(first, limit)(problem.gpu_free(cut) - reserve, deployment.expert_bytes)
     cache = make(full.sum(axis=1))
     cache.warm(first if cache.keys.dtype.kind == "f" else problem.experts - ranks(first))
     return replace(deployment, resident=full & (not empty), state=cache)

@@ -73,7 +73,7 @@ class ContextCxlNdp(SizedPolicy):
             np.full(shape, size),
             further,
         )
-        resident = quota(problem.popularity, self.pinned)(cut.gpu_free(problem), deployment.expert_bytes)
+        resident = quota(problem.popularity, self.pinned)(problem.gpu_free(cut), deployment.expert_bytes)
         memory = _Memory(resident.sum(axis=1), in_place(problem, deployment.home), np.empty(shape))
         for layer, shares in enumerate(problem.popularity):
             memory.nbytes[layer] = self._bytes(problem, shares, resident[layer])

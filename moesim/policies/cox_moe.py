@@ -13,13 +13,13 @@ import numpy as np
 from pydantic import Field
 
 from moesim.arrays import FloatArray, IntArray
-from moesim.contract import Deployment, Dispatch, Problem, View, Visit
+from moesim.contract import BatchPlan, Deployment, Dispatch, Problem, View, Visit
 from moesim.errors import InputError, Mistake
 from moesim.policies.dispatch import in_order
 from moesim.policies.orchestration import Candidates, Devices, Orchestration, Pins, search
 from moesim.policies.placement import SizedPolicy, host_order, place, portions
 from moesim.policies.planner_constants import believed
-from moesim.policies.sizing import Portions, gpu_account, no_plan, slots_in_host, too_large
+from moesim.policies.sizing import gpu_account, no_plan, slots_in_host, too_large
 
 __all__ = ["CoxMoe"]
 
@@ -93,13 +93,13 @@ class CoxMoe(SizedPolicy):
             phase: np.where(place_in_order < count, problem.gpu_index, problem.cpu_index)
             for phase, count in plan.on_gpu.items()
         }
-        cut = Portions(found.batch, plan.prefill, plan.decode, plan.kv, found.staging)
+        together = 0 if self.coalesced else plan.decode.micro_batch
+        cut = BatchPlan(found.batch, plan.prefill, plan.decode, plan.kv, found.staging, expert_batch=together)
         return place(
             problem,
             resident=place_in_order < plan.resident,
             scores=-place_in_order.astype(np.float64),
             cut=cut,
-            expert_batch=0 if self.coalesced else plan.decode.micro_batch,
             state=_Groups(device, plan),
         )
 
@@ -122,7 +122,7 @@ class CoxMoe(SizedPolicy):
         cut = portions(problem, batch=self.batch, kv=self.kv, staging=self.staging, spare=0.0)
         hosts = sorted(problem.system.host_tiers, key=lambda tier: -problem.usable(tier))
         host = cut.kv if cut.kv != problem.gpu_tier else (hosts or [problem.gpu_tier])[0]
-        trial = Portions(cut.batch, cut.prefill, cut.decode, host, cut.staging)
+        trial = BatchPlan(cut.batch, cut.prefill, cut.decode, host, cut.staging)
         holds = cut.kv == host or slots_in_host(problem, trial, problem.model.expert_bytes) >= problem.layers * problem.experts
         kv = (self.kv,) if self.kv else (problem.gpu_tier, host) if holds and host != problem.gpu_tier else (problem.gpu_tier,)
         micro = _halvings(cut.batch) if problem.job.attention else (cut.batch,)
@@ -142,7 +142,7 @@ class CoxMoe(SizedPolicy):
             micro_prefill=pinned(self.micro_batch_prefill),
             micro_decode=pinned(self.micro_batch_decode),
             staging=cut.staging,
-            least=tuple(_homeless(problem, Portions(cut.batch, cut.prefill, cut.decode, tier, cut.staging)) for tier in kv),
+            least=tuple(_homeless(problem, BatchPlan(cut.batch, cut.prefill, cut.decode, tier, cut.staging)) for tier in kv),
         )
 
     def _devices(self, problem: Problem) -> list[Devices]:
@@ -157,7 +157,7 @@ class CoxMoe(SizedPolicy):
         smallest = portions(problem, batch=found.batch, micro_batch=1, staging=found.staging, spare=0.0)
         if pins:
             layer = problem.layers * problem.model.expert_bytes
-            most = max(int(smallest.gpu_free(problem) // layer), 0)
+            most = max(int(problem.gpu_free(smallest) // layer), 0)
             account = gpu_account(problem, smallest, {"residents as given": (self.residents or 0) * layer})
             why = (
                 f"of the {problem.experts} experts of a layer that residents, uploads and on_cpu share, GPU memory takes "
@@ -167,7 +167,7 @@ class CoxMoe(SizedPolicy):
         return too_large(problem, smallest, problem.model.expert_bytes)
 
 
-def _homeless(problem: Problem, cut: Portions) -> int:
+def _homeless(problem: Problem, cut: BatchPlan) -> int:
     """Experts per layer that find no room in the host beside this cut's KV cache, so that they have to be resident."""
     slots = slots_in_host(problem, cut, float(problem.model.expert_bytes))
     return max(-((slots - problem.layers * problem.experts) // problem.layers), 0)

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from moesim.arrays import BoolArray, IntArray
-from moesim.contract import Deployment, Dispatch, Moves, Problem, Step, View, Visit
+from moesim.contract import BY_NAME, BatchPlan, Deployment, Dispatch, Moves, Problem, Step, View, Visit
 from moesim.errors import InputError, Mistake
 from moesim.policies.cxl_expert_classes import Memory, Thresholds, migrations, very_cold
 from moesim.policies.cxl_expert_lanes import HelperCosts, Lanes
@@ -21,7 +21,7 @@ from moesim.policies.dispatch import by_tokens, hot_by_rank, in_gpu_memory, in_o
 from moesim.policies.migration import Terms
 from moesim.policies.near_data import in_place
 from moesim.policies.placement import Groups, SizedPolicy, host_order, place, quota
-from moesim.policies.sizing import Portions
+from moesim.policies.sizing import host_room
 from moesim.units import Share
 
 __all__ = ["CxlExpert"]
@@ -117,25 +117,25 @@ class CxlExpert(SizedPolicy):
             classes=_classes(problem, cold),
             expert_bytes=sizes,
             cut=cut,
-            pipeline=self.pipeline,
+            pipeline=BY_NAME[self.pipeline],
             activation_compression=self.activation_compression,
         )
         thresholds = Thresholds.of(problem.popularity, self.hot, min(self.warm, self.hot), self.step if self.adaptive else 0.0)
-        return replace(deployment, state=Memory.of(problem, deployment, cold, thresholds, cut.room(problem), helpers))
+        return replace(deployment, state=Memory.of(problem, deployment, cold, thresholds, host_room(problem, cut), helpers))
 
     def _helpers(self, problem: Problem) -> dict[int, HelperCosts]:
         devices = [problem.cpu_index] if problem.cpu_index >= 0 else []
         devices += list(problem.ndp_index.values()) if self.near_data else []
         return {device: HelperCosts.of(problem, problem.devices[device], self.activation_compression) for device in devices}
 
-    def _cold(self, problem: Problem, cut: Portions, helpers: dict[int, HelperCosts]) -> BoolArray:
+    def _cold(self, problem: Problem, cut: BatchPlan, helpers: dict[int, HelperCosts]) -> BoolArray:
         """[L, E] experts that live in CXL memory, compressed."""
         by_percentile = ~hot_by_rank(problem.popularity, min(self.warm, self.hot))
         if not cxl_tiers(problem):
             return np.zeros_like(by_percentile)
         if self.mode == "printed":
             return by_percentile
-        held = int(cut.gpu_free(problem) // problem.model.expert_bytes) if self.resident else 0
+        held = int(problem.gpu_free(cut) // problem.model.expert_bytes) if self.resident else 0
         terms = (self.weight_compression, self.cold_cost, helpers)
         return very_cold(problem, cut, min(max(held, 0), by_percentile.size), by_percentile, *terms)
 

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from moesim.contract import Deployment, Dispatch, Problem, View, Visit
+from moesim.contract import BY_NAME, Deployment, Dispatch, Problem, View, Visit
 from moesim.policies.dispatch import in_order, upload_missing
 from moesim.policies.near_data import in_place, near_data_tiers, place_near_data
 from moesim.policies.placement import SizedPolicy, place, quota
@@ -40,7 +40,7 @@ class CxlExpertGpuOnly(SizedPolicy):
 
     def deploy(self, problem: Problem) -> Deployment:
         """Nothing in GPU memory."""
-        return place(problem, cut=self.cut(problem), pipeline=self.pipeline)
+        return place(problem, cut=self.cut(problem), pipeline=BY_NAME[self.pipeline])
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """Uploads the layer."""
@@ -73,7 +73,7 @@ class CxlExpertNearData(SizedPolicy):
             problem,
             resident=quota(problem.popularity, hot),
             cut=self.cut(problem),
-            pipeline=self.pipeline,
+            pipeline=BY_NAME[self.pipeline],
             activation_compression=self.activation_compression,
         )
         devices = in_place(problem, deployment.home)

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
-from moesim.contract import Deployment, Moves, Problem, View, Visit
+from moesim.contract import BatchPlan, Deployment, Moves, Problem, View, Visit
 from moesim.policies.cxl_expert_lanes import HelperCosts, Lanes
 from moesim.policies.cxl_tiers import cxl_tiers
 from moesim.policies.layer_costs import expected_counts
 from moesim.policies.migration import Terms, exchanges, under_way
 from moesim.policies.placement import host_order, ranking, ranks
-from moesim.policies.sizing import Portions
+from moesim.policies.sizing import host_room
 
 __all__ = ["Memory", "Thresholds", "migrations", "very_cold"]
 
@@ -112,7 +112,7 @@ class Memory:
     ) -> Memory:
         """As deployed, before the first pass."""
         size, gpu, costs = problem.model.expert_bytes, problem.gpu_tier, problem.costs
-        chance, tokens = expected_counts(deployment.batch, problem.model.top_k * problem.popularity)
+        chance, tokens = expected_counts(deployment.plan.batch, problem.model.top_k * problem.popularity)
         usual = float((chance * tokens).sum() / chance.sum())
         upload = np.array([float(costs.copy(size, tier, gpu)) for tier in problem.tiers])
         return cls(
@@ -146,7 +146,7 @@ class Memory:
 
 def very_cold(
     problem: Problem,
-    cut: Portions,
+    cut: BatchPlan,
     held: int,
     candidates: BoolArray,
     times: float,
@@ -160,7 +160,7 @@ def very_cold(
     """
     far, order = cxl_tiers(problem), host_order(problem)
     near = [tier for tier in order if tier not in far and problem.system.tiers[tier].kind not in ("nvme", "remote")]
-    size, room = problem.model.expert_bytes, cut.room(problem)
+    size, room = problem.model.expert_bytes, host_room(problem, cut)
     coldest = ranking(problem.popularity)[::-1]
     overflow = max(coldest.size - sum(max(int(room[tier] // size), 0) for tier in near), 0)
     chance, counts = expected_counts(cut.batch, problem.model.top_k * problem.popularity.ravel())

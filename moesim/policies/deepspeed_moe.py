@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from moesim.contract import Deployment, Dispatch, Problem, View, Visit
+from moesim.contract import Deployment, Dispatch, Problem, Serial, View, Visit
 from moesim.policies.dispatch import upload_missing
 from moesim.policies.placement import SizedPolicy, place
 
@@ -32,7 +32,7 @@ class DeepSpeedMoe(SizedPolicy):
 
     def deploy(self, problem: Problem) -> Deployment:
         """Everything in host memory, nothing side by side."""
-        return place(problem, cut=self.cut(problem), pipeline="serial")
+        return place(problem, cut=self.cut(problem), pipeline=Serial())
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """Uploads everything to the GPU."""

@@ -70,7 +70,7 @@ class EdgeMoe(SizedPolicy):
         shares, model = problem.popularity, problem.model
         sizes = model.expert_bytes * np.minimum(self.widths(shares) / native_bits(model.expert_bytes, model.expert_flops), 1.0)
         cut = self.cut(problem, movable=True, nbytes=float(sizes.mean()))
-        fits = max(int(cut.gpu_free(problem) // sizes.max()), 0)
+        fits = max(int(problem.gpu_free(cut) // sizes.max()), 0)
         slots = min(fits if self.buffer is None else self.buffer, fits, sizes.size)
         first = fitting(ranking(shares)[:slots], sizes, np.inf)
         paths = CoOccurrence(shares, model.top_k), CoOccurrence(shares, model.top_k, 2)

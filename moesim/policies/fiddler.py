@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from moesim.contract import Deployment, Dispatch, Problem, View, Visit
+from moesim.contract import BY_NAME, Deployment, Dispatch, Problem, View, Visit
 from moesim.policies.dispatch import in_gpu_memory, threshold, to_cpu_where
 from moesim.policies.placement import SizedPolicy, overall, place, require_cpu
 from moesim.units import Share
@@ -52,7 +52,7 @@ class Fiddler(SizedPolicy):
             problem,
             resident=lambda budget, sizes: fill(self.share * budget, sizes),
             cut=self.cut(problem),
-            pipeline=self.pipeline,
+            pipeline=BY_NAME[self.pipeline],
         )
         one = np.array([float(costs.cpu(1, tier)) for tier in problem.tiers])
         return replace(deployment, state=one[deployment.home])

@@ -60,7 +60,7 @@ class FineMoe(SizedPolicy):
     def deploy(self, problem: Problem) -> Deployment:
         """The pool, filled by the profile."""
         cut, fill = self.cut(problem, movable=True), overall(problem.popularity)
-        slots = int(self.share * max(cut.gpu_free(problem), 0.0) // problem.model.expert_bytes)
+        slots = int(self.share * max(problem.gpu_free(cut), 0.0) // problem.model.expert_bytes)
         budget = slots * problem.model.expert_bytes
         memory = _Memory(Pool(slots, problem.popularity, self.flight), MapMind(self.maps, problem))
         return place(problem, resident=lambda _, sizes: fill(budget, sizes), cut=cut, movable=True, state=memory)

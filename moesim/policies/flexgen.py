@@ -13,12 +13,12 @@ import numpy as np
 from pydantic import Field
 
 from moesim.arrays import BoolArray
-from moesim.contract import Deployment, Problem
+from moesim.contract import BatchPlan, Deployment, Overlap, Problem, Serial
 from moesim.errors import InputError
 from moesim.policies.flexgen_search import Block, Bounds, Plan, search
 from moesim.policies.layer_costs import LayerCosts
 from moesim.policies.placement import Groups, everywhere
-from moesim.policies.sizing import Portions, gpu_account, no_plan, too_large
+from moesim.policies.sizing import gpu_account, no_plan, too_large
 from moesim.policies.streaming import (
     StreamedPolicy,
     buffer_slots,
@@ -74,12 +74,12 @@ class FlexGen(StreamedPolicy):
         costs = LayerCosts(problem)
         cache = host_for_cache(problem)
 
-        def made(block: Block) -> Portions:
+        def made(block: Block) -> BatchPlan:
             gpu, cpu = problem.system.gpu_name, problem.costs.cpu_name
             core = str(cpu) if block.cpu_attention else gpu
             kv = cache if block.cache_on_host else problem.gpu_tier
             batch = min(block.sequences, problem.job.requests)
-            pipeline = "serial" if self.decode == "sum" else "overlap"
+            pipeline = Serial(1) if self.decode == "sum" else Overlap(1)
             return self.cut_into(problem, batch, kv=kv, core=core, micro=block.gpu_batch, pipeline=pipeline)
 
         plan = self._plan(problem, costs, made)
@@ -87,19 +87,17 @@ class FlexGen(StreamedPolicy):
         wg, _, wd = plan.fractions[:3]
         count = int(wg * problem.layers * problem.experts * (1 + 1e-9))
         if self.wg is None:  # the buffer is of whole experts, which the programme does not know
-            count = min(count, max(most_residents(problem, cut.gpu_free(problem), 1), 0))
+            count = min(count, max(most_residents(problem, problem.gpu_free(cut), 1), 0))
         held = lowest_ids(problem, spread(problem, count))
         return deploy_streamed(
             problem,
-            cut,
-            ahead=1,
+            replace(cut, expert_batch=min(plan.block.gpu_batch, cut.batch)),
             held=held,
             classes=_homes(problem, wd),
-            expert_batch=min(plan.block.gpu_batch, cut.batch),
             state=plan,
         )
 
-    def _plan(self, problem: Problem, costs: LayerCosts, made: Callable[[Block], Portions]) -> Plan:
+    def _plan(self, problem: Problem, costs: LayerCosts, made: Callable[[Block], BatchPlan]) -> Plan:
         given = Bounds(self._weights(problem), self.kv_cpu, self.cpu_attention, self.gpu_batch, self.num_batches)
         found = search(
             costs,

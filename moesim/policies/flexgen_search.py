@@ -7,14 +7,14 @@ Source: FlexGen, ICML 2023, arXiv:2303.06865, section 4.3 and its repository's c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from moesim.arrays import FloatArray
+from moesim.contract import BatchPlan
 from moesim.policies.layer_costs import LayerCosts, powers
-from moesim.policies.sizing import Portions
 from moesim.policies.streaming import cache_window
 
 __all__ = ["Block", "Bounds", "Plan", "Programme", "blocks", "programme", "search"]
@@ -78,7 +78,7 @@ class Programme:
         return (found.x[:9], float(found.fun)) if found.success else None
 
 
-def programme(costs: LayerCosts, block: Block, cut: Portions, *, serial: bool, host: float = 1.0) -> Programme:
+def programme(costs: LayerCosts, block: Block, cut: BatchPlan, *, serial: bool, host: float = 1.0) -> Programme:
     """The linear programme of `block`, cut as `cut`; `serial`: decode is upload plus the slowest of the rest, else a maximum.
 
     Rows: the streams of prefill (up, down, compute) below T_pre, those of decode below T_gen, then room in GPU memory, in
@@ -125,7 +125,7 @@ def programme(costs: LayerCosts, block: Block, cut: Portions, *, serial: bool, h
 
 
 def _room(
-    costs: LayerCosts, block: Block, cut: Portions, rows: FloatArray, limits: FloatArray, host: float, disk: str | None
+    costs: LayerCosts, block: Block, cut: BatchPlan, rows: FloatArray, limits: FloatArray, host: float, disk: str | None
 ) -> None:
     """Fills the last three rows: bytes in GPU memory (with two layers of what is streamed), in host memory and on disk."""
     problem, layer = costs.problem, costs.layer_bytes
@@ -133,7 +133,7 @@ def _room(
     prompts = np.sort(problem.job.prompt)[::-1][: cut.prefill.sequences or block.sequences]
     hidden = 3.0 * problem.model.token_bytes * float(prompts.sum())
     rows[6, 0], rows[6, 3], rows[6, 6] = whole - 2 * layer, cache, hidden
-    limits[6] = problem.gpu_free(block.sequences, cut.prefill, cut.decode, costs.host, 0) + hidden - 2 * layer
+    limits[6] = problem.gpu_free(replace(cut, batch=block.sequences, kv=costs.host, staging=0)) + hidden - 2 * layer
     if block.cache_on_host and not block.cpu_attention:  # the cache of this GPU batch and of the next
         limits[6] -= cache_window(problem, block.gpu_batch, 2)
     if costs.host == problem.gpu_tier:
@@ -174,7 +174,7 @@ def blocks(costs: LayerCosts, given: Bounds, most: int) -> Iterator[Block]:
 def search(
     costs: LayerCosts,
     given: Bounds,
-    made: Callable[[Block], Portions],
+    made: Callable[[Block], BatchPlan],
     *,
     most: int,
     serial: bool,

@@ -108,7 +108,7 @@ class Hobbit(SizedPolicy):
         deployment = with_copies(
             lambda sizes: place(problem, expert_bytes=sizes, cut=cut, movable=True), stored, further=self.low
         )
-        free, small = cut.gpu_free(problem), size * self.low
+        free, small = problem.gpu_free(cut), size * self.low
         low = min(int(self.low_cache * free // small), stored.size) if self.low else 0
         high = min(int((free - low * small) // size), stored.size)
         memory = _Memory(

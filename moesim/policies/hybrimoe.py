@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
-from moesim.contract import Deployment, Dispatch, Foresight, Moves, Problem, Step, View, Visit
+from moesim.contract import BatchPlan, Deployment, Dispatch, Foresight, Moves, Problem, Step, View, Visit
 from moesim.policies.cache import LayerScore, deploy_cached
 from moesim.policies.dispatch import by_tokens, upload_missing
 from moesim.policies.layer_ahead import LayerAhead
@@ -21,7 +21,6 @@ from moesim.policies.placement import SizedPolicy, quota, require_cpu
 from moesim.policies.predictors import Gate
 from moesim.policies.prefetch_buffers import with_evicted
 from moesim.policies.schedule import two_ended_dispatch, two_ended_end
-from moesim.policies.sizing import Portions
 from moesim.units import Share
 
 __all__ = ["HybriMoe", "Impact"]
@@ -106,13 +105,13 @@ class HybriMoe(SizedPolicy):
         )
         start = float(problem.system.devices[problem.devices[problem.cpu_index]].sync)
         cache, impact = deployment.state, Impact(problem, cut.batch, start)
-        full = quota(problem.popularity, self.capacity)(cut.gpu_free(problem), deployment.expert_bytes)
+        full = quota(problem.popularity, self.capacity)(problem.gpu_free(cut), deployment.expert_bytes)
         ahead = LayerAhead(problem, cache, slots, full.sum(axis=1))
         return replace(deployment, state=_Memory(cache, start, impact, ahead))
 
-    def _slots(self, problem: Problem, cut: Portions) -> int:
+    def _slots(self, problem: Problem, cut: BatchPlan) -> int:
         """Buffers for what prefills fetch."""
-        room = int(max(cut.gpu_free(problem), 0.0) // problem.model.expert_bytes)
+        room = int(max(problem.gpu_free(cut), 0.0) // problem.model.expert_bytes)
         missing = problem.experts - min(room // problem.layers, problem.experts if self.capacity is None else self.capacity)
         if self.prefill == "schedule" or missing <= 0:
             return 0

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
-from moesim.contract import NO_MOVES, Deployment, Dispatch, Moves, Problem, Step, View, Visit
+from moesim.contract import NO_MOVES, Deferred, Deployment, Dispatch, Moves, Problem, Step, View, Visit
 from moesim.policies.dispatch import cpu_missing, in_gpu_memory, upload_missing
 from moesim.policies.placement import SizedPolicy, overall, place, quota, require_cpu
 
@@ -86,7 +86,9 @@ class KTransformers(SizedPolicy):
         scores, changes = self._scores(problem), self.strategy == "dynamic"
         choose = quota(scores, self.limit) if self.strategy == "uniform" else overall(scores, self.limit)
         made = place(problem, resident=choose, cut=self.cut(problem, movable=changes), movable=changes)
-        return replace(made, decode=replace(made.decode, pipeline="deferred")) if self.defer else made
+        if not self.defer:
+            return made
+        return replace(made, plan=replace(made.plan, decode=replace(made.plan.decode, pipeline=Deferred())))
 
     def _scores(self, problem: Problem) -> FloatArray:
         """[L, E] who is on the GPU first; ties go to the lower layer, then to the lower id."""

@@ -12,13 +12,13 @@ from typing import ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from moesim.contract import Deployment, Dispatch, PhasePlan, Problem, View, Visit
+from moesim.contract import BatchPlan, Deployment, Dispatch, Overlap, PhasePlan, Problem, View, Visit
 from moesim.errors import InputError
 from moesim.policies.dispatch import cpu_missing
 from moesim.policies.layer_costs import LayerCosts
 from moesim.policies.lia_vector import VECTORS, best, expressible, price
 from moesim.policies.placement import Groups
-from moesim.policies.sizing import Portions, host_order, no_plan, too_large
+from moesim.policies.sizing import host_order, no_plan, too_large
 from moesim.policies.streaming import (
     StreamedPolicy,
     buffer_slots,
@@ -26,6 +26,7 @@ from moesim.policies.streaming import (
     deploy_streamed,
     host_for_cache,
     largest_batch,
+    most_ahead,
     stream_in_order,
 )
 
@@ -97,11 +98,11 @@ class Lia(StreamedPolicy):
             raise self._refusal(problem, kv, cases)
         plan = min(plans, key=lambda one: one.seconds)
         cut = self._cut(problem, plan.batch, kv, plan.prefill, plan.decode)
-        ahead = max(cut.prefill.ahead or 0, cut.decode.ahead or 0)
+        ahead = most_ahead(cut)
         held = np.zeros((problem.layers, problem.experts), dtype=np.bool_)
-        held[: self._pinned(problem, cut.gpu_free(problem), ahead)] = True
+        held[: self._pinned(problem, problem.gpu_free(cut), ahead)] = True
         on_cpu = bool(plan.prefill[4] or plan.decode[4])
-        return deploy_streamed(problem, cut, ahead=ahead, held=held, groups=self._groups(problem, on_cpu), state=plan)
+        return deploy_streamed(problem, cut, held=held, groups=self._groups(problem, on_cpu), state=plan)
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """Experts of layers that are not pinned go where the phase's vector says."""
@@ -153,7 +154,7 @@ class Lia(StreamedPolicy):
         """The largest batch: beside experts in DRAM if the CPU runs them, beside a layer's cache if the GPU attends to it."""
         limit = min(self.batch or problem.job.requests, problem.job.requests)
 
-        def made(n: int) -> Portions:
+        def made(n: int) -> BatchPlan:
             return self._cut(problem, n, kv, _GPU, _GPU)
 
         def window(n: int) -> float:
@@ -164,7 +165,7 @@ class Lia(StreamedPolicy):
         batch = next((count for count in found if count), 0)
         return 0 if self.batch is not None and batch < limit else batch
 
-    def _cut(self, problem: Problem, batch: int, kv: str, prefill: Vector, decode: Vector) -> Portions:
+    def _cut(self, problem: Problem, batch: int, kv: str, prefill: Vector, decode: Vector) -> BatchPlan:
         cut = self.cut_into(problem, batch, kv=kv)
         return replace(cut, prefill=_on(problem, cut.prefill, prefill), decode=_on(problem, cut.decode, decode))
 
@@ -199,7 +200,8 @@ def _is_cxl(problem: Problem, tier: str) -> bool:
 def _on(problem: Problem, plan: PhasePlan, vector: Vector) -> PhasePlan:
     """`plan` with the devices of `vector`; weights are streamed ahead where the GPU runs the experts."""
     names = (problem.system.gpu_name, str(problem.costs.cpu_name))
-    return replace(plan, projections=names[vector[0]], core=names[vector[1]], output=names[vector[3]], ahead=1 - vector[4])
+    plan = replace(plan, pipeline=Overlap(1 - vector[4]))
+    return replace(plan, projections=names[vector[0]], core=names[vector[1]], output=names[vector[3]])
 
 
 def _vector(array: np.ndarray) -> Vector:

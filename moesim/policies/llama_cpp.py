@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from moesim.contract import Deployment, Dispatch, Problem, View, Visit
+from moesim.contract import Deployment, Dispatch, Problem, Serial, View, Visit
 from moesim.policies.dispatch import cpu_missing, upload_missing
 from moesim.policies.placement import SizedPolicy, place, require_cpu
 
@@ -49,11 +49,11 @@ class LlamaCpp(SizedPolicy):
         cut, together = self.cut(problem), max(self.ubatch // int(problem.job.prompt.max()), 1)
         if problem.job.attention and together < cut.batch:
             cut = replace(cut, prefill=replace(cut.prefill, sequences=together))
-        fit = int(max(cut.gpu_free(problem), 0.0) // (problem.experts * problem.model.expert_bytes))
+        fit = int(max(problem.gpu_free(cut), 0.0) // (problem.experts * problem.model.expert_bytes))
         first = max(problem.layers - fit, 0) if self.cpu_layers is None else min(self.cpu_layers, problem.layers)
         resident = np.zeros((problem.layers, problem.experts), dtype=np.bool_)
         resident[first:] = True
-        return place(problem, resident=resident, cut=cut, pipeline="serial")
+        return place(problem, resident=resident, cut=cut, pipeline=Serial())
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """All missing experts the same way."""

@@ -79,7 +79,7 @@ class MixtralOffloading(SizedPolicy):
         )
         aim = Aim(most=self.speculate, prompts=False)
         buffers = Buffers(self.predictor.start(problem), deployment.state, spare, aim, problem.popularity)
-        return replace(deployment, staging=cut.staging - home, swap=home, state=buffers)
+        return replace(deployment, plan=replace(cut, staging=cut.staging - home, swap=home), state=buffers)
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """Uploads what is missing, and behind it what the next layer may need."""

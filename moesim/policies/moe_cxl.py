@@ -12,14 +12,14 @@ import numpy as np
 from pydantic import Field
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
-from moesim.contract import NO_MOVES, Deployment, Dispatch, Moves, Problem, Step, View, Visit
+from moesim.contract import NO_MOVES, BatchPlan, Deployment, Dispatch, Moves, Problem, Step, View, Visit
 from moesim.policies.dispatch import in_gpu_memory, upload_missing
 from moesim.policies.history import hashed
 from moesim.policies.migration import Terms, exchanges, pairs_of, relocations, under_way
 from moesim.policies.moe_cxl_devices import Devices, Spread, johnson, spread_over, steal, tier_groups
 from moesim.policies.moe_cxl_history import SequenceHistory
 from moesim.policies.placement import Groups, SizedPolicy, overall, place, ranking
-from moesim.policies.sizing import Portions
+from moesim.policies.sizing import host_room
 from moesim.units import Share
 
 __all__ = ["MoeCxl"]
@@ -121,8 +121,8 @@ class MoeCxl(SizedPolicy):
         chance = -np.expm1(cut.batch * np.log1p(-np.minimum(problem.model.top_k * popularity, 1.0 - 1e-12)))
         frequency = self.period * chance + popularity
         size = problem.model.expert_bytes
-        reserve = size * min(self.prefetch, int(max(cut.gpu_free(problem), 0.0) * _PREFETCH_SHARE // size))
-        free = max(cut.gpu_free(problem) - reserve, 0.0)
+        reserve = size * min(self.prefetch, int(max(problem.gpu_free(cut), 0.0) * _PREFETCH_SHARE // size))
+        free = max(problem.gpu_free(cut) - reserve, 0.0)
         resident = overall(frequency + tie)(free, np.full(popularity.shape, size))
         deployment = place(
             problem,
@@ -134,7 +134,7 @@ class MoeCxl(SizedPolicy):
             reserve=reserve,
         )
         memory = _Memory(
-            devices=Devices.of(problem, cut.room(problem)),
+            devices=Devices.of(problem, host_room(problem, cut)),
             frequency=frequency,
             tie=tie,
             slots=int(deployment.resident.sum()),
@@ -147,7 +147,7 @@ class MoeCxl(SizedPolicy):
         return replace(deployment, state=memory)
 
     def _classes(
-        self, problem: Problem, cut: Portions, scores: FloatArray, resident: BoolArray
+        self, problem: Problem, cut: BatchPlan, scores: FloatArray, resident: BoolArray
     ) -> list[tuple[BoolArray, Groups]]:
         """Which experts may go where: all CXL devices side by side, or each expert to the device that `spread` names."""
         groups = tier_groups(problem)
@@ -158,7 +158,7 @@ class MoeCxl(SizedPolicy):
             return [(everything, [*([device] for device in groups[0]), *groups[1:]])]
         devices, hottest = list(groups[0]), ranking(scores)
         order = np.concatenate([hottest[~resident.ravel()[hottest]], hottest[resident.ravel()[hottest]]])
-        chosen = spread_over(problem, devices, order, cut.room(problem), self.spread)
+        chosen = spread_over(problem, devices, order, host_room(problem, cut), self.spread)
         classes: list[tuple[BoolArray, Groups]] = [
             (chosen == number, [[device], *groups[1:]]) for number, device in enumerate(devices)
         ]

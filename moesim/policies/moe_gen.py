@@ -12,10 +12,10 @@ import numpy as np
 from pydantic import Field
 
 from moesim.arrays import FloatArray
-from moesim.contract import Deployment, Problem
+from moesim.contract import BatchPlan, Deployment, Module, Problem
 from moesim.policies.closed_forms import attention_share
 from moesim.policies.layer_costs import LayerCosts, powers
-from moesim.policies.sizing import Portions, too_large
+from moesim.policies.sizing import too_large
 from moesim.policies.streaming import (
     StreamedPolicy,
     buffer_slots,
@@ -138,17 +138,18 @@ class MoeGen(StreamedPolicy):
         plan = self._plan(problem, costs, kv)
         cut = self._cut(problem, plan.batch, plan.knobs, kv)
         count = plan.knobs.residents * problem.layers
-        return deploy_streamed(problem, cut, ahead=plan.knobs.ahead, residents=count, state=plan)
+        return deploy_streamed(problem, cut, residents=count, state=plan)
 
-    def _cut(self, problem: Problem, batch: int, knobs: Knobs, kv: str) -> Portions:
-        cut = self.cut_into(problem, batch, kv=kv, micro=knobs.attention_batch, pipeline="module", cpu_share=knobs.cpu_share)
+    def _cut(self, problem: Problem, batch: int, knobs: Knobs, kv: str) -> BatchPlan:
+        module = Module(knobs.ahead, knobs.cpu_share)
+        cut = self.cut_into(problem, batch, kv=kv, micro=knobs.attention_batch, ahead=knobs.ahead, pipeline=module)
         return replace(cut, decode=replace(cut.decode, micro_batch=min(knobs.attention_batch, batch)))
 
     def _plan(self, problem: Problem, costs: LayerCosts, kv: str) -> ModulePlan:
         """The best knobs for the largest batch."""
         ahead = 0 if self.buffer is None else self.buffer - 1
 
-        def smallest(n: int) -> Portions:
+        def smallest(n: int) -> BatchPlan:
             return self._cut(problem, n, Knobs(self.attention_batch or 1, 0.0, ahead, 0), kv)
 
         batch = self.fitted(problem, smallest, ahead, host=self.host_share, masters=True).batch
@@ -173,7 +174,7 @@ class MoeGen(StreamedPolicy):
 
     def _residents(self, problem: Problem, batch: int, knobs: Knobs, kv: str) -> int:
         """Experts per layer that stay beside the buffer and a window of the cache for one chunk; -1 if those do not fit."""
-        free = self._cut(problem, batch, knobs, kv).gpu_free(problem) - cache_window(problem, knobs.attention_batch)
+        free = problem.gpu_free(self._cut(problem, batch, knobs, kv)) - cache_window(problem, knobs.attention_batch)
         most = most_residents(problem, free, knobs.ahead)
         fitting = most // problem.layers if most >= 0 else -1
         if self.residents is None:

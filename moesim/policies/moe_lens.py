@@ -5,16 +5,15 @@ Knows the machine's costs and no routing; nothing changes during a run.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from moesim.contract import Deployment, Problem, first_count
+from moesim.contract import Alternating, BatchPlan, Deployment, Problem, first_count
 from moesim.policies.layer_costs import LayerCosts
 from moesim.policies.placement import require_cpu
-from moesim.policies.sizing import Portions
 from moesim.policies.streaming import StreamedPolicy, deploy_streamed, host_for_cache, prefill_batch
 from moesim.units import Share
 
@@ -85,22 +84,20 @@ class MoeLens(StreamedPolicy):
         portion = max(-(-tokens // max(int(costs.prompt), 1)), 1)
         policy = self.model_copy(update={"prefill_batch": self.prefill_batch or min(portion, prefill_batch(problem))})
 
-        def made(batch: int) -> Portions:
+        def made(batch: int) -> BatchPlan:
             core = str(problem.costs.cpu_name) if problem.job.attention else problem.system.gpu_name
-            return policy.cut_into(problem, batch, kv=kv, core=core, micro=-(-batch // 2), pipeline="alternating")
+            return policy.cut_into(problem, batch, kv=kv, core=core, micro=-(-batch // 2), pipeline=Alternating())
 
         cut = policy.fitted(problem, made, 1, host=self.host_share, masters=self.residents is not None)
         count = None if self.residents is None else min(self.residents, problem.experts) * problem.layers
         return deploy_streamed(
             problem,
-            cut,
-            ahead=1,
+            replace(cut, expert_batch=-(-cut.batch // 2)),
             residents=count,
-            expert_batch=-(-cut.batch // 2),
             state=LensPlan(tokens, self._ceiling(problem, costs, cut)),
         )
 
-    def _ceiling(self, problem: Problem, costs: LayerCosts, cut: Portions) -> float:
+    def _ceiling(self, problem: Problem, costs: LayerCosts, cut: BatchPlan) -> float:
         """The analytic model with this machine's rates."""
         job = problem.job
         per_token = float(problem.model.kv_bytes_per_layer.sum()) if job.attention else 0.0

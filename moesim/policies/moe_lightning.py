@@ -13,11 +13,11 @@ import numpy as np
 from pydantic import Field
 
 from moesim.arrays import IntArray
-from moesim.contract import Deployment, Problem
+from moesim.contract import BatchPlan, Deployment, Overlap, Paged, Problem
 from moesim.errors import InputError, Mistake
 from moesim.policies.hrm import Level, leave_below
 from moesim.policies.layer_costs import LayerCosts
-from moesim.policies.sizing import Portions, too_large
+from moesim.policies.sizing import too_large
 from moesim.policies.streaming import (
     StreamedPolicy,
     buffer_slots,
@@ -112,16 +112,14 @@ class MoeLightning(StreamedPolicy):
         cut = self._cut(problem, plan.batch, plan.micro_batch, kv, plan.attention, paged)
         return deploy_streamed(
             problem,
-            cut,
-            ahead=1,
+            replace(cut, expert_batch=min(plan.micro_batch, plan.batch)),
             held=lowest_ids(problem, np.full(problem.layers, plan.residents)),
-            expert_batch=min(plan.micro_batch, plan.batch),
             state=plan,
             order=balanced(problem.job.prompt, plan.batch, plan.micro_batch) if self.balance else None,
         )
 
-    def _cut(self, problem: Problem, batch: int, micro: int, kv: str, core: str, paged: bool = True) -> Portions:
-        pipeline = "paged" if paged else "overlap"
+    def _cut(self, problem: Problem, batch: int, micro: int, kv: str, core: str, paged: bool = True) -> BatchPlan:
+        pipeline = Paged() if paged else Overlap(1)
         return self.cut_into(problem, batch, kv=kv, core=core, micro=micro, pipeline=pipeline)
 
     def _plan(self, problem: Problem, costs: LayerCosts, kv: str) -> PagedPlan:
@@ -148,14 +146,14 @@ class MoeLightning(StreamedPolicy):
         """The plan with micro-batches of `mu`, None if it does not fit or not as many sequences as given do."""
         reserve = (1.0 - self.gpu_share) * problem.usable(problem.gpu_tier)
 
-        def made(batch: int) -> Portions:
+        def made(batch: int) -> BatchPlan:
             return self._cut(problem, batch, mu, kv, device)
 
         most = largest_batch(problem, made, limit, 1, self.host_share, reserve=reserve)
         if most == 0 or (self.batch is not None and most < limit):
             return None
         batch = limit if most == limit else -(-problem.job.requests // -(-problem.job.requests // most))
-        fitting = most_residents(problem, made(batch).gpu_free(problem) - reserve, 1) // problem.layers
+        fitting = most_residents(problem, problem.gpu_free(made(batch)) - reserve, 1) // problem.layers
         wanted = fitting if self.resident_share is None else int(self.resident_share * problem.experts * (1 + 1e-9))
         residents = min(wanted, problem.experts)
         return PagedPlan(batch, mu, device, residents, self._seconds(costs, batch, mu, residents, device, kv))

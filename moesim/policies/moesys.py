@@ -9,8 +9,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from moesim.contract import Deployment, Problem
-from moesim.policies.sizing import Portions
+from moesim.contract import BatchPlan, Deployment, Problem
 from moesim.policies.streaming import StreamedPolicy, deploy_streamed
 
 __all__ = ["MoeSys"]
@@ -35,8 +34,8 @@ class MoeSys(StreamedPolicy):
     def deploy(self, problem: Problem) -> Deployment:
         """The largest batch beside the ring, no residents."""
 
-        def made(batch: int) -> Portions:
-            return self.cut_into(problem, batch, kv=self.kv or problem.gpu_tier)
+        def made(batch: int) -> BatchPlan:
+            return self.cut_into(problem, batch, kv=self.kv or problem.gpu_tier, ahead=self.sections - 1)
 
         cut = self.fitted(problem, made, self.sections - 1, masters=True)
-        return deploy_streamed(problem, cut, ahead=self.sections - 1, residents=0)
+        return deploy_streamed(problem, cut, residents=0)

@@ -5,15 +5,12 @@ Knows homes and units; knows no visit.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 
 from moesim.arrays import BoolArray, IntArray
-from moesim.contract import Deployment, Problem
+from moesim.contract import BatchPlan, Deployment, Overlap, Problem, Serial
 from moesim.errors import InputError, Mistake
 from moesim.policies.placement import Choice, Groups, host_order, place
-from moesim.policies.sizing import Portions
 
 __all__ = ["in_place", "near_data_first", "near_data_tiers", "place_near_data"]
 
@@ -45,10 +42,10 @@ def near_data_first(problem: Problem) -> Groups:
 def place_near_data(
     problem: Problem,
     *,
-    cut: Portions,
+    cut: BatchPlan,
     resident: Choice | BoolArray | None = None,
     movable: bool = False,
-    pipeline: Literal["overlap", "serial"] = "overlap",
+    pipeline: Overlap | Serial | None = None,
     activation_compression: float = 1.0,
 ) -> Deployment:
     """`place` with every expert that the GPU does not hold for good where a near-data unit is; InputError without the room."""

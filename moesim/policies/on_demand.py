@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from moesim.contract import Deployment, Dispatch, Problem, View, Visit
+from moesim.contract import BY_NAME, Deployment, Dispatch, Problem, View, Visit
 from moesim.policies.dispatch import upload_missing
 from moesim.policies.placement import SizedPolicy, place
 
@@ -33,7 +33,7 @@ class OnDemand(SizedPolicy):
 
     def deploy(self, problem: Problem) -> Deployment:
         """Everything in host memory."""
-        return place(problem, cut=self.cut(problem), pipeline=self.pipeline)
+        return place(problem, cut=self.cut(problem), pipeline=BY_NAME[self.pipeline])
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """Uploads everything to the GPU."""

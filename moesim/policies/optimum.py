@@ -13,13 +13,13 @@ import numpy as np
 from pydantic import Field
 
 from moesim.arrays import FloatArray, IntArray
-from moesim.contract import Deployment, Dispatch, Problem, View, Visit
+from moesim.contract import BatchPlan, Deployment, Dispatch, Problem, View, Visit
 from moesim.errors import InputError, Mistake
 from moesim.policies.dispatch import in_order
 from moesim.policies.layer_costs import expected_counts
 from moesim.policies.orchestration import Phase, sequences
 from moesim.policies.placement import SizedPolicy, host_order, place
-from moesim.policies.sizing import Portions, too_large
+from moesim.policies.sizing import host_room, too_large
 from moesim.units import Share
 
 __all__ = ["Optimum", "Option", "Programme", "Solution", "formulate", "solve"]
@@ -240,14 +240,14 @@ class Optimum(SizedPolicy):
         return state.gap
 
 
-def _phases(problem: Problem, cut: Portions) -> list[tuple[Phase, float]]:
+def _phases(problem: Problem, cut: BatchPlan) -> list[tuple[Phase, float]]:
     """Phases of the job and their passes."""
     passes = float(problem.job.output.max() - 1)
     return [("prefill", 1.0), ("decode", passes)] if passes else [("prefill", 1.0)]
 
 
 def formulate(
-    problem: Problem, cut: Portions, shares: FloatArray, phases: Sequence[tuple[Phase, float]]
+    problem: Problem, cut: BatchPlan, shares: FloatArray, phases: Sequence[tuple[Phase, float]]
 ) -> tuple[Programme, list[Option]]:
     """The programme of a problem with popularity `shares` [L, E], and what its options mean; room is counted in experts.
 
@@ -260,14 +260,14 @@ def formulate(
         options.append(Option(number, problem.gpu_index))
         options += [Option(number, problem.cpu_index)] if problem.cpu_index >= 0 else []
         options += [Option(number, units[tier])] if tier in units else []
-    room = [max(bytes_left, 0.0) // size for bytes_left in cut.room(problem).values()]
+    room = [max(bytes_left, 0.0) // size for bytes_left in host_room(problem, cut).values()]
     costs, base = zip(*(_lanes(problem, cut, shares, phase, hosts, options) for phase, _ in phases), strict=True)
     pairs = shares.size
     programme = Programme(
         np.repeat(np.arange(problem.layers), problem.experts),
         np.ones(pairs),
         np.array([option.tier for option in options]),
-        np.array([*room, max(cut.gpu_free(problem), 0.0) // size]),
+        np.array([*room, max(problem.gpu_free(cut), 0.0) // size]),
         np.stack(costs),
         np.stack(base),
         np.array([weight for _, weight in phases]),
@@ -276,7 +276,7 @@ def formulate(
 
 
 def _lanes(
-    problem: Problem, cut: Portions, shares: FloatArray, phase: Phase, hosts: Sequence[str], options: Sequence[Option]
+    problem: Problem, cut: BatchPlan, shares: FloatArray, phase: Phase, hosts: Sequence[str], options: Sequence[Option]
 ) -> tuple[FloatArray, FloatArray]:
     """[N, J, D] expected seconds of each lane by each option, and [D] seconds of each lane in any case."""
     costs, devices = problem.costs, problem.system.devices

@@ -136,7 +136,7 @@ class OraclePrefetch(SizedPolicy):
         deployment = place(problem, resident=quota(seen), scores=seen, cut=cut, movable=True)
         size, gpu = problem.model.expert_bytes, problem.gpu_tier
         copies = np.array([float(problem.costs.copy(size, tier, gpu)) for tier in problem.tiers])[deployment.home]
-        slots = int(cut.gpu_free(problem) // problem.model.expert_bytes)
+        slots = int(problem.gpu_free(cut) // problem.model.expert_bytes)
         buffer = min(usual - cut.staging if self.buffer is None else self.buffer, slots)
         shape = (problem.layers, problem.experts)
         plan = _Plan(

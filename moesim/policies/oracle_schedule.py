@@ -43,7 +43,7 @@ class Machine:
         device = problem.system.devices[problem.system.gpu_name]
         self.launch, self.fused = float(device.launch), bool(device.fused)
         self.shared = problem.costs.shared if problem.model.shared_bytes else None
-        self.staging = max(deployment.staging, 1)
+        self.staging = max(deployment.plan.staging, 1)
         self.token_bytes = problem.model.expert_token_bytes / deployment.activation_compression
         self.id_bytes = 4.0 * problem.model.top_k
         costs = problem.costs

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from moesim.arrays import FloatArray
-from moesim.contract import PhasePlan, Problem
+from moesim.contract import BatchPlan, PhasePlan, Problem
 from moesim.hardware import Cpu
 from moesim.policies.layer_costs import expected_counts
 
@@ -161,7 +161,7 @@ def _pinned(table: FloatArray, pins: Pins) -> FloatArray:
 
 def capacity(problem: Problem, found: Candidates, kv: str, pre: PhasePlan, dec: PhasePlan) -> int:
     """The most residents per layer that GPU memory takes; -1 if the plan does not fit at all."""
-    free = problem.gpu_free(found.batch, pre, dec, kv, found.staging)
+    free = problem.gpu_free(BatchPlan(found.batch, pre, dec, kv, found.staging))
     return min(int(free // (problem.layers * problem.model.expert_bytes)), problem.experts) if free >= 0 else -1
 
 

@@ -6,15 +6,15 @@ Knows capacities and scores; knows neither visits nor time.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from pydantic import Field
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
-from moesim.contract import Deployment, Policy, Problem
+from moesim.contract import BatchPlan, Deployment, Overlap, Policy, Problem, Serial
 from moesim.errors import InputError, Mistake
-from moesim.policies.sizing import Portions, host_order, portions, too_large
+from moesim.policies.sizing import host_order, host_room, portions, too_large
 from moesim.units import Share, format_bytes, format_exact, format_sum
 
 __all__ = [
@@ -190,15 +190,14 @@ def place(
     groups: Groups | None = None,
     classes: Sequence[tuple[BoolArray, Groups]] | None = None,
     expert_bytes: FloatArray | None = None,
-    cut: Portions | None = None,
+    cut: BatchPlan | None = None,
     movable: bool = False,
     reserve: float = 0.0,
-    pipeline: Literal["overlap", "serial"] = "overlap",
+    pipeline: Overlap | Serial | None = None,
     activation_compression: float = 1.0,
-    expert_batch: int = 0,
     state: Any = None,
 ) -> Deployment:
-    """A whole deployment from what a policy cares about; the rest is filled in.
+    """A whole deployment from what a policy cares about; the rest is filled in. `pipeline`: of both phases, else that of `cut`.
 
     `resident`: a [L, E] array or one of `quota(scores)`, `overall(scores)`, `nothing` (default); `reserve` bytes of GPU memory
     stay free. Every expert gets a home in `groups` of host tiers (default `everywhere`), highest `scores` (default:
@@ -209,7 +208,7 @@ def place(
     """
     cut = cut or portions(problem, movable=movable)
     sizes = np.full((problem.layers, problem.experts), problem.model.expert_bytes) if expert_bytes is None else expert_bytes
-    free = cut.gpu_free(problem) - reserve
+    free = problem.gpu_free(cut) - reserve
     if free < 0:
         raise too_large(problem, cut, float(sizes.mean()), reserve=reserve, masters=movable)
     held = np.asarray(resident) if isinstance(resident, np.ndarray) else (resident or nothing)(free, sizes)
@@ -227,37 +226,31 @@ def place(
         home=home,
         resident=held,
         expert_bytes=sizes,
-        batch=cut.batch,
-        prefill=cut.prefill,
-        decode=cut.decode,
-        kv=cut.kv,
-        expert_batch=expert_batch,
-        staging=cut.staging,
-        pipeline=pipeline,
+        plan=cut if pipeline is None else cut.piped(pipeline),
         activation_compression=activation_compression,
         state=state,
     )
 
 
-def _too_many(problem: Problem, cut: Portions, count: int, needed: float, reserve: float) -> InputError:
+def _too_many(problem: Problem, cut: BatchPlan, count: int, needed: float, reserve: float) -> InputError:
     """`count` residents of `needed` bytes, and what GPU memory has left for them, every share to the byte."""
-    taken = {**cut.gpu_shares(problem), "kept free by the policy": reserve}
+    taken = {**problem.gpu_shares(cut), "kept free by the policy": reserve}
     room = {f"'{problem.gpu_tier}'": problem.usable(problem.gpu_tier), **{name: -nbytes for name, nbytes in taken.items()}}
-    free = format_bytes(cut.gpu_free(problem) - reserve)
+    free = format_bytes(problem.gpu_free(cut) - reserve)
     text = f"{count} resident experts need {format_bytes(needed)}, GPU memory has {free} left for them"
     return InputError(Mistake(f"{text}: {format_exact(needed)} of {format_sum(room)}"))
 
 
 def _homes(
     problem: Problem,
-    cut: Portions,
+    cut: BatchPlan,
     held: BoolArray,
     uses: FloatArray,
     sizes: FloatArray,
     classes: Sequence[tuple[BoolArray, Groups]],
 ) -> IntArray:
     """[L, E] tier indices, -1 where nothing had room; master copies of residents come last, they are read least."""
-    room = {tier: max(bytes_left, 0.0) for tier, bytes_left in cut.room(problem).items()}
+    room = {tier: max(bytes_left, 0.0) for tier, bytes_left in host_room(problem, cut).items()}
     order, home = ranking(uses), np.full(held.shape, -1, dtype=np.int64)
     for some in (~held, held):
         for members, groups in classes:
@@ -290,7 +283,7 @@ class SizedPolicy(Policy):
         nbytes: float | None = None,
         needed: float = 0.0,
         staging: int | None = None,
-    ) -> Portions:
+    ) -> BatchPlan:
         """The job cut by this policy's parameters; `nbytes` and `needed` as in `portions`, `staging` if none is given."""
         return portions(
             problem,

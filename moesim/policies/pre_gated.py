@@ -51,7 +51,7 @@ class PreGated(SizedPolicy):
     def deploy(self, problem: Problem) -> Deployment:
         """Two buffers, then the cache."""
         cut, size = self.cut(problem, movable=True), problem.model.expert_bytes
-        fit = int(max(cut.gpu_free(problem), 0.0) // size)
+        fit = int(max(problem.gpu_free(cut), 0.0) // size)
         buffers = min(2 * min(problem.model.top_k * cut.batch, problem.experts), fit)
         shape = problem.layers, problem.experts
         deployment = deploy_cached(

@@ -13,11 +13,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
-from moesim.contract import Moves, Problem, Step, View, Visit
+from moesim.contract import BatchPlan, Moves, Problem, Step, View, Visit
 from moesim.policies.cache import LayerCache
 from moesim.policies.migration import pairs_of
 from moesim.policies.predictors import Mind, best
-from moesim.policies.sizing import Portions
 
 __all__ = ["Aim", "Buffers", "buffer_slots", "with_evicted"]
 
@@ -49,9 +48,9 @@ def with_evicted(moves: Moves, pairs: IntArray) -> Moves:
     return moves._replace(evict=pairs if moves.evict is None else np.concatenate([moves.evict, pairs]))
 
 
-def buffer_slots(problem: Problem, cut: Portions, wanted: int, *, modest: bool = False) -> int:
+def buffer_slots(problem: Problem, cut: BatchPlan, wanted: int, *, modest: bool = False) -> int:
     """Experts that buffers may hold: `wanted` if they fit, none if all experts do; `modest`: at most an eighth of the room."""
-    slots = int(max(cut.gpu_free(problem), 0.0) // problem.model.expert_bytes)
+    slots = int(max(problem.gpu_free(cut), 0.0) // problem.model.expert_bytes)
     if slots >= problem.layers * problem.experts:
         return 0
     return min(wanted, max(slots // _MODEST, 1) if modest else slots, slots)

@@ -16,6 +16,7 @@ from moesim.contract import NO_MOVES, Deployment, Dispatch, Moves, Problem, Step
 from moesim.errors import InputError, Mistake
 from moesim.policies.dispatch import upload_missing
 from moesim.policies.placement import SizedPolicy, host_order, place, ranking
+from moesim.policies.sizing import host_room
 from moesim.units import Share, format_bytes, format_exact, format_sum
 
 __all__ = ["Rmai"]
@@ -74,7 +75,7 @@ class Rmai(SizedPolicy):
         peer = max(remote, key=problem.usable)
         size, shape = float(problem.model.expert_bytes), (problem.layers, problem.experts)
         cut = self.cut(problem, movable=True)
-        room, pairs = cut.room(problem), problem.layers * problem.experts
+        room, pairs = host_room(problem, cut), problem.layers * problem.experts
         if room[peer] < size * pairs:
             needed = f"{format_bytes(size * pairs)}, '{peer}' has {format_bytes(max(room[peer], 0.0))} to give"
             shares = {f"'{peer}'": problem.usable(peer), "KV cache": room[peer] - problem.usable(peer)}

@@ -6,19 +6,18 @@ Knows capacities, not which expert is popular; every policy that does not search
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
-from moesim.contract import PhasePlan, Problem
+from moesim.contract import BatchPlan, PhasePlan, Problem
 from moesim.errors import InputError, Mistake, did_you_mean
 from moesim.units import format_count, format_exact, format_sum
 
 __all__ = [
-    "Portions",
     "default_staging",
     "gpu_account",
     "host_order",
+    "host_room",
     "largest",
     "micro_batches",
     "no_plan",
@@ -33,28 +32,10 @@ ACTIVATION_SHARE = 0.05
 """Share of GPU memory that the attention intermediates of one micro-batch may take."""
 
 
-@dataclass(frozen=True)
-class Portions:
-    """The batch and how each phase is cut."""
-
-    batch: int
-    prefill: PhasePlan
-    decode: PhasePlan
-    kv: str
-    staging: int
-
-    def gpu_free(self, problem: Problem) -> float:
-        """Bytes of GPU memory left for resident experts."""
-        return problem.gpu_free(self.batch, self.prefill, self.decode, self.kv, self.staging)
-
-    def gpu_shares(self, problem: Problem) -> dict[str, float]:
-        """What GPU memory holds beside resident experts, in words -> bytes."""
-        return problem.gpu_shares(self.batch, self.prefill, self.decode, self.kv, self.staging)
-
-    def room(self, problem: Problem) -> dict[str, float]:
-        """Host tier -> bytes left for experts beside the KV cache, in the order of `host_order`."""
-        taken = problem.host_overhead(self.batch, self.kv)
-        return {tier: problem.usable(tier) - taken.get(tier, 0.0) for tier in host_order(problem)}
+def host_room(problem: Problem, cut: BatchPlan) -> dict[str, float]:
+    """Host tier -> bytes left for experts beside the KV cache, in the order of `host_order`."""
+    taken = problem.host_overhead(cut)
+    return {tier: problem.usable(tier) - taken.get(tier, 0.0) for tier in host_order(problem)}
 
 
 def host_order(problem: Problem) -> list[str]:
@@ -103,9 +84,9 @@ def largest(fits: Callable[[int], bool], limit: int) -> int:
     return low
 
 
-def slots_in_host(problem: Problem, cut: Portions, nbytes: float) -> int:
+def slots_in_host(problem: Problem, cut: BatchPlan, nbytes: float) -> int:
     """Experts of `nbytes` bytes that the host tiers hold beside the KV cache."""
-    return sum(max(int(room // nbytes), 0) for room in cut.room(problem).values())
+    return sum(max(int(room // nbytes), 0) for room in host_room(problem, cut).values())
 
 
 def portions(
@@ -120,7 +101,7 @@ def portions(
     movable: bool = False,
     nbytes: float | None = None,
     needed: float = 0.0,
-) -> Portions:
+) -> BatchPlan:
     """The largest batch whose KV cache fits: in GPU memory if a share `spare` of it remains for experts, else in a host tier.
 
     Everything given is kept. Of the host tiers the one with the most room takes the cache; decode attention then runs where it
@@ -134,15 +115,15 @@ def portions(
     size = problem.model.expert_bytes if nbytes is None else nbytes
     pairs = problem.layers * problem.experts
 
-    def cut(count: int, tier: str) -> Portions:
+    def cut(count: int, tier: str) -> BatchPlan:
         return _portions(problem, count, tier, stage, micro_batch, core)
 
     def fits(count: int, tier: str, floor: float) -> bool:
         trial = cut(count, tier)
-        free = trial.gpu_free(problem)
+        free = problem.gpu_free(trial)
         resident = 0 if movable else max(int(free // problem.model.expert_bytes), 0)
         held = slots_in_host(problem, trial, size) + resident >= pairs
-        return held and free >= floor and all(room >= 0 for room in trial.room(problem).values())
+        return held and free >= floor and all(room >= 0 for room in host_room(problem, trial).values())
 
     best, chosen = 0, problem.gpu_tier
     for tier, floor in _candidates(problem, kv, spare, needed):
@@ -170,11 +151,11 @@ def _is_storage(problem: Problem, tier: str) -> bool:
     return problem.system.tiers[tier].kind == "nvme"
 
 
-def _portions(problem: Problem, batch: int, kv: str, staging: int, micro_batch: int | None, core: str | None) -> Portions:
+def _portions(problem: Problem, batch: int, kv: str, staging: int, micro_batch: int | None, core: str | None) -> BatchPlan:
     gpu = problem.system.gpu_name
     first, later = micro_batches(problem, batch) if micro_batch is None else (min(micro_batch, batch),) * 2
     device = core or _decode_core(problem, batch, kv)
-    return Portions(batch, PhasePlan(first, gpu, gpu, gpu), PhasePlan(later, gpu, device, gpu), kv, staging)
+    return BatchPlan(batch, PhasePlan(first, gpu, gpu, gpu), PhasePlan(later, gpu, device, gpu), kv, staging)
 
 
 def _decode_core(problem: Problem, batch: int, kv: str) -> str:
@@ -202,7 +183,7 @@ def _check_names(problem: Problem, kv: str | None, core: str | None) -> None:
 
 def too_large(
     problem: Problem,
-    cut: Portions,
+    cut: BatchPlan,
     nbytes: float,
     *,
     needed: float = 0.0,
@@ -216,14 +197,14 @@ def too_large(
     share `host` is filled at most; with `masters` every expert has a copy there, else those that GPU memory has no room for.
     """
     gpu_tier, pairs = problem.gpu_tier, problem.layers * problem.experts
-    held = {**cut.gpu_shares(problem), "experts that have to be there": needed, "kept free by the policy": reserve}
+    held = {**problem.gpu_shares(cut), "experts that have to be there": needed, "kept free by the policy": reserve}
     here = f"'{gpu_tier}' has {format_exact(problem.usable(gpu_tier))} and must hold {format_sum(held)}"
     room: dict[str, float] = {}
-    for tier, left in cut.room(problem).items():
+    for tier, left in host_room(problem, cut).items():
         room[f"'{tier}'"] = problem.usable(tier)
         room[f"KV cache in '{tier}'"] = left - problem.usable(tier)
         room[f"what the policy leaves of '{tier}'"] = (host - 1.0) * problem.usable(tier)
-    free = 0.0 if masters else max(cut.gpu_free(problem) - reserve, 0.0)
+    free = 0.0 if masters else max(problem.gpu_free(cut) - reserve, 0.0)
     room[f"'{gpu_tier}' beside what else is there"] = free
     copies = f"{format_count(pairs, 'expert')} of {format_exact(nbytes)} are {format_exact(pairs * nbytes)}"
     there = f"{copies}, and there is room for {format_sum(room)}"
@@ -241,10 +222,10 @@ def no_plan(pins: Mapping[str, object], why: str) -> InputError:
     return InputError(Mistake(f"no plan fits with {', '.join(pins)} as given ({values}): {why}; {advice}", path="policy"))
 
 
-def gpu_account(problem: Problem, cut: Portions, more: Mapping[str, float]) -> str:
+def gpu_account(problem: Problem, cut: BatchPlan, more: Mapping[str, float]) -> str:
     """What GPU memory has and would hold with `cut` and `more` (words -> bytes)."""
     there = format_exact(problem.usable(problem.gpu_tier))
-    return f"'{problem.gpu_tier}' has {there} and would hold {format_sum({**cut.gpu_shares(problem), **more})}"
+    return f"'{problem.gpu_tier}' has {there} and would hold {format_sum({**problem.gpu_shares(cut), **more})}"
 
 
 def _sum(shares: Mapping[str, float]) -> float:

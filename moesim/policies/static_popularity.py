@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from moesim.contract import Deployment, Dispatch, Problem, View, Visit
+from moesim.contract import BY_NAME, Deployment, Dispatch, Problem, View, Visit
 from moesim.errors import InputError, Mistake
 from moesim.policies.dispatch import Misses, by_misses
 from moesim.policies.placement import SizedPolicy, overall, place, quota
@@ -45,7 +45,8 @@ class StaticPopularity(SizedPolicy):
         if self.misses == "cpu" and problem.cpu_index < 0:
             raise InputError(Mistake("'cpu' needs a machine with a CPU that computes; choose 'upload'", path="policy.misses"))
         rule = quota if self.rule == "quota" else overall
-        return place(problem, resident=rule(problem.popularity, self.limit), cut=self.cut(problem), pipeline=self.pipeline)
+        pipeline, resident = BY_NAME[self.pipeline], rule(problem.popularity, self.limit)
+        return place(problem, resident=resident, cut=self.cut(problem), pipeline=pipeline)
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """Residents on the GPU, the rest by `misses`."""

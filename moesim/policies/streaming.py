@@ -13,10 +13,22 @@ import numpy as np
 from pydantic import Field
 
 from moesim.arrays import BoolArray, IntArray
-from moesim.contract import Deployment, Dispatch, PhasePlan, Policy, Problem, View, Visit
+from moesim.contract import (
+    BatchPlan,
+    Deployment,
+    Dispatch,
+    Overlap,
+    PhasePlan,
+    Pipeline,
+    Policy,
+    Problem,
+    View,
+    Visit,
+    ahead_of,
+)
 from moesim.errors import InputError, Mistake
 from moesim.policies.placement import Groups, place
-from moesim.policies.sizing import Portions, largest, micro_batches, too_large
+from moesim.policies.sizing import host_room, largest, micro_batches, too_large
 
 __all__ = [
     "StreamedPolicy",
@@ -96,7 +108,7 @@ def host_for_cache(problem: Problem) -> str:
 
 def largest_batch(
     problem: Problem,
-    made: Callable[[int], Portions],
+    made: Callable[[int], BatchPlan],
     limit: int,
     ahead: int,
     host: float = 1.0,
@@ -114,10 +126,10 @@ def largest_batch(
     def fits(count: int) -> bool:
         cut = made(count)
         spare = reserve(count) if callable(reserve) else reserve
-        kept = most_residents(problem, cut.gpu_free(problem) + cut.staging * size - spare, ahead)
+        kept = most_residents(problem, problem.gpu_free(cut) + cut.staging * size - spare, ahead)
         if kept < 0:
             return False
-        room = cut.room(problem)
+        room = host_room(problem, cut)
         if min(room.values(), default=0.0) < 0:
             return False
         left = [room[tier] - (1.0 - host) * problem.usable(tier) for tier in room if tiers is None or tier in tiers]
@@ -128,9 +140,8 @@ def largest_batch(
 
 def deploy_streamed(
     problem: Problem,
-    cut: Portions,
+    cut: BatchPlan,
     *,
-    ahead: int,
     residents: int | None = None,
     held: BoolArray | None = None,
     groups: Groups | None = None,
@@ -138,13 +149,13 @@ def deploy_streamed(
     reserve: float = 0.0,
     **more: Any,
 ) -> Deployment:
-    """Residents by lowest id (or `held` [L, E]), a buffer for `ahead` + 1 layers, homes in the host; `more` goes to Deployment.
+    """Residents by lowest id (or `held` [L, E]), a buffer for the layers on their way, homes in the host.
 
     `residents` in all, as many as fit if not given; `groups` and `classes` of homes as in `place`; `reserve` bytes of GPU
-    memory stay free. Raises InputError where it has no place.
+    memory stay free; `more` goes to the deployment. Raises InputError where it has no place.
     """
-    size = problem.model.expert_bytes
-    free = cut.gpu_free(problem) + cut.staging * size - reserve
+    size, ahead = problem.model.expert_bytes, most_ahead(cut)
+    free = problem.gpu_free(cut) + cut.staging * size - reserve
     most = most_residents(problem, free, ahead)
     if most < 0:
         slots = int(buffer_slots(problem, 0, ahead))
@@ -157,7 +168,12 @@ def deploy_streamed(
     cut = replace(cut, staging=slots)
     scores = np.broadcast_to(-np.arange(problem.experts, dtype=np.float64), held.shape)
     made = place(problem, resident=held, scores=scores, groups=groups, classes=classes, cut=cut, reserve=reserve)
-    return replace(made, ahead=ahead, **more)
+    return replace(made, **more)
+
+
+def most_ahead(cut: BatchPlan) -> int:
+    """Layers streamed ahead in the phase that streams more."""
+    return max(ahead_of(cut.prefill.pipeline), ahead_of(cut.decode.pipeline))
 
 
 def stream_in_order(visit: Visit, view: View) -> Dispatch:
@@ -191,20 +207,23 @@ class StreamedPolicy(Policy):
         kv: str,
         core: str | None = None,
         micro: int | None = None,
-        **decode: Any,
-    ) -> Portions:
+        ahead: int = 1,
+        pipeline: Pipeline | None = None,
+    ) -> BatchPlan:
         """`batch` sequences, prefilled on the GPU in portions, decoded in micro-batches of `micro` with the core on `core`.
 
-        `decode` goes to the plan of decode. The buffer is not in it: `deploy_streamed` adds it.
+        Layers stream `ahead`; `pipeline` says how those of decode overlap. The buffer is not in it: `deploy_streamed` adds it.
         """
         gpu = problem.system.gpu_name
         first, later = micro_batches(problem, batch)
         pre = min(self.prefill_batch or prefill_batch(problem), batch)
         small = micro or later
-        prefill = PhasePlan(min(first, pre), gpu, gpu, gpu, sequences=0 if pre == batch else pre)
-        return Portions(batch, prefill, PhasePlan(min(small, batch), gpu, core or gpu, gpu, **decode), kv, 0)
+        portion = 0 if pre == batch else pre
+        prefill = PhasePlan(min(first, pre), gpu, gpu, gpu, pipeline=Overlap(ahead), sequences=portion)
+        decode = PhasePlan(min(small, batch), gpu, core or gpu, gpu, pipeline=pipeline or Overlap(ahead))
+        return BatchPlan(batch, prefill, decode, kv, 0)
 
-    def fitted(self, problem: Problem, made: Callable[[int], Portions], ahead: int, **more: Any) -> Portions:
+    def fitted(self, problem: Problem, made: Callable[[int], BatchPlan], ahead: int, **more: Any) -> BatchPlan:
         """`made(batch)` for the batch given or the largest that fits (`more` as in `largest_batch`); InputError if none."""
         requests = problem.job.requests
         count = largest_batch(problem, made, min(self.batch or requests, requests), ahead, **more)

@@ -5,15 +5,15 @@ Knows capacities; knows neither popularity nor routing.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from moesim.contract import Deployment, Dispatch, Problem, View, Visit
+from moesim.contract import BatchPlan, Deployment, Dispatch, Problem, View, Visit
 from moesim.errors import InputError, Mistake
 from moesim.policies.dispatch import upload_missing
 from moesim.policies.placement import Groups
-from moesim.policies.sizing import Portions
 from moesim.policies.streaming import (
     StreamedPolicy,
     cache_window,
@@ -52,8 +52,8 @@ class ZeroInference(StreamedPolicy):
         groups = self._groups(problem)
         kv = host_for_cache(problem) if self.kv_offload else problem.gpu_tier
 
-        def made(batch: int) -> Portions:
-            return self.cut_into(problem, batch, kv=kv)
+        def made(batch: int, ahead: int = 1) -> BatchPlan:
+            return self.cut_into(problem, batch, kv=kv, ahead=ahead)
 
         def window(batch: int) -> float:
             return cache_window(problem, batch) if self.kv_offload else 0.0
@@ -61,8 +61,8 @@ class ZeroInference(StreamedPolicy):
         depth = self.depth
         if depth is None:
             depth = 1 if largest_batch(problem, made, self.batch or 1, 1, masters=True, reserve=window) else 0
-        cut = self.fitted(problem, made, depth, masters=True, reserve=window)
-        return deploy_streamed(problem, cut, ahead=depth, residents=0, groups=groups, state=depth)
+        cut = self.fitted(problem, partial(made, ahead=depth), depth, masters=True, reserve=window)
+        return deploy_streamed(problem, cut, residents=0, groups=groups, state=depth)
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """Everything on the GPU; without a layer fetched ahead, whole layers when their turn has come."""

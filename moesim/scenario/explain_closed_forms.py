@@ -63,9 +63,9 @@ def _coalescing(plan: Plan) -> Iterator[Row]:
     made, problem = plan.deployment, plan.problem
     if made is None:
         return
-    phases = [("prefill", made.prefill.micro_batch, plan.prompts)]
+    phases = [("prefill", made.plan.prefill.micro_batch, plan.prompts)]
     if plan.decodes:
-        phases.append(("decode", made.decode.micro_batch, float(plan.batch)))
+        phases.append(("decode", made.plan.decode.micro_batch, float(plan.batch)))
     for phase, micro, tokens in phases:
         count = float(np.ceil(plan.batch / micro))
         alone, together = (

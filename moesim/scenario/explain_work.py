@@ -49,7 +49,7 @@ class Plan:
     def of(cls, problem: Problem, deployment: Deployment | None, refusal: str = "") -> Self:
         """Lengths of the longest requests, as sizing takes them."""
         job = problem.job
-        size = deployment.batch if deployment is not None else job.requests
+        size = deployment.plan.batch if deployment is not None else job.requests
         prompts = float(np.sort(job.prompt)[::-1][:size].sum())
         return cls(problem, deployment, refusal, size, prompts, float((job.prompt + job.output / 2.0).mean()))
 
@@ -96,23 +96,23 @@ def placement(plan: Plan) -> Section:
 def _gpu_rows(problem: Problem, made: Deployment) -> Iterator[Row]:
     tier, size = problem.gpu_tier, problem.model.expert_bytes
     room = problem.usable(tier)
-    free = problem.gpu_free(made.batch, made.prefill, made.decode, made.kv, made.slots)
-    cache = problem.kv_bytes(made.batch) if made.kv == tier else 0.0
-    activations = problem.activation_bytes(made.batch, made.prefill, made.decode)
-    staging = made.staging * size
+    free = problem.gpu_free(made.plan)
+    cache = problem.kv_bytes(made.plan.batch) if made.plan.kv == tier else 0.0
+    activations = problem.activation_bytes(made.plan)
+    staging = made.plan.staging * size
     held, number = float(made.expert_bytes[made.resident].sum()), int(made.resident.sum())
     yield Row(f"{tier}: capacity", room, "B")
-    swap = made.swap * size
+    swap = made.plan.swap * size
     weights = room - free - cache - activations - staging - swap
     yield Row(f"{tier}: other weights", weights, "B", "those of operations that the GPU runs")
     if cache:
-        yield Row(f"{tier}: KV cache", cache, "B", _CACHE, {"batch": Quantity(made.batch)})
-    micro = _micro(made.prefill, made.decode)
+        yield Row(f"{tier}: KV cache", cache, "B", _CACHE, {"batch": Quantity(made.plan.batch)})
+    micro = _micro(made.plan.prefill, made.plan.decode)
     yield Row(f"{tier}: activations", activations, "B", "of the larger phase, double-buffered", micro)
-    slots = {"slots": Quantity(made.staging), "W": Quantity(size, "B")}
+    slots = {"slots": Quantity(made.plan.staging), "W": Quantity(size, "B")}
     yield Row(f"{tier}: staging for uploads", staging, "B", "slots x W", slots)
     if swap:
-        leaving = {**slots, "slots": Quantity(made.swap)}
+        leaving = {**slots, "slots": Quantity(made.plan.swap)}
         yield Row(f"{tier}: copies on their way home", swap, "B", "slots x W", leaving)
     share = {"experts": Quantity(number), "of": Quantity(made.resident.size), "room for": Quantity(float(max(free // size, 0)))}
     yield Row(f"{tier}: experts", held, "B", "what the policy keeps there", share)
@@ -129,13 +129,13 @@ def _host_rows(problem: Problem, made: Deployment) -> Iterator[Row]:
         if tier == problem.gpu_tier:
             continue
         room, lives = problem.usable(tier), made.home == index
-        cache = problem.host_overhead(made.batch, made.kv).get(tier, 0.0)
+        cache = problem.host_overhead(made.plan).get(tier, 0.0)
         held = float(made.expert_bytes[lives].sum())
         both = int((lives & made.resident).sum())
         copies = {"experts": Quantity(int(lives.sum())), "of": Quantity(lives.size), "also on the GPU": Quantity(both)}
         yield Row(f"{tier}: capacity", room, "B")
         if cache:
-            yield Row(f"{tier}: KV cache", cache, "B", _CACHE, {"batch": Quantity(made.batch)})
+            yield Row(f"{tier}: KV cache", cache, "B", _CACHE, {"batch": Quantity(made.plan.batch)})
         yield Row(f"{tier}: master copies", held, "B", "experts that live there", copies)
         yield Row(f"{tier}: left over", room - cache - held, "B", "capacity less these")
 
@@ -216,7 +216,7 @@ def _memory_row(plan: Plan, expected: FloatArray) -> Row:
     weights = problem.non_expert_bytes() - (0.0 if this.tied_embedding else this.embedding_bytes)
     context = np.full(plan.batch, plan.context)
     cache = float(this.core_bytes_decode(context).sum())
-    on_gpu = plan.deployment is None or plan.deployment.kv == problem.gpu_tier
+    on_gpu = plan.deployment is None or plan.deployment.plan.kv == problem.gpu_tier
     nbytes = weights + float(expected.sum()) + cache * on_gpu
     rate = problem.system.reach(problem.system.gpu_name, problem.gpu_tier).rate
     inputs = {
@@ -254,9 +254,9 @@ def _attention_row(plan: Plan) -> Iterator[Row]:
         return
     context = np.full(plan.batch, plan.context)
     flops, nbytes = problem.model.core_flops_decode(context), problem.model.core_bytes_decode(context)
-    core = problem.costs.core(made.decode.core, flops, nbytes, "decode", made.kv)
+    core = problem.costs.core(made.plan.decode.core, flops, nbytes, "decode", made.plan.kv)
     seconds = float(core.sum())
     read = Quantity(float(nbytes.sum()), "B")
     inputs = {"batch": Quantity(plan.batch), "context": Quantity(plan.context, "tokens"), "KV read": read}
-    law = f"batch / time of the attention core of all layers, cache in {made.kv}"
-    yield Row(f"attention core on {made.decode.core}", plan.batch / seconds, "tok/s", law, inputs)
+    law = f"batch / time of the attention core of all layers, cache in {made.plan.kv}"
+    yield Row(f"attention core on {made.plan.decode.core}", plan.batch / seconds, "tok/s", law, inputs)

@@ -23,7 +23,7 @@ class Rounds:
 
     def __init__(self, problem: Problem, deployment: Deployment) -> None:
         self._job, self._deployment = problem.job, deployment
-        self._room = problem.kv_bytes(deployment.batch)
+        self._room = problem.kv_bytes(deployment.plan.batch)
         self._steps = steps_of_job(problem.job, deployment)
         self._next = next(self._steps, None)
 
@@ -53,14 +53,14 @@ class Rounds:
 def steps_of_job(job: Job, deployment: Deployment) -> Iterator[StepPlan]:
     """All steps in order. A round's sequences start together; those that finish leave, and the round goes on without them.
 
-    Prefill goes in portions of `deployment.prefill.sequences` sequences and `chunk_of` tokens.
+    Prefill goes in portions of `deployment.plan.prefill.sequences` sequences and `chunk_of` tokens.
     """
-    chunk = chunk_of(job, deployment.prefill)
+    chunk = chunk_of(job, deployment.plan.prefill)
     order = np.arange(job.requests, dtype=np.int64) if deployment.order is None else deployment.order
-    for begin in range(0, job.requests, deployment.batch):
-        members = order[begin : begin + deployment.batch]
+    for begin in range(0, job.requests, deployment.plan.batch):
+        members = order[begin : begin + deployment.plan.batch]
         output = job.output[members]
-        portion = deployment.prefill.sequences or len(members)
+        portion = deployment.plan.prefill.sequences or len(members)
         for first in range(0, len(members), portion):
             yield from _prefill(job, members[first : first + portion], chunk)
         for position in range(int(output.max()) - 1):

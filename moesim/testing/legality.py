@@ -47,16 +47,16 @@ def deployment_shapes(found: Deployment, problem: Problem) -> Iterator[str]:
         yield "deploy: an expert whose home is GPU memory is not resident"
     if not (np.isfinite(found.expert_bytes).all() and (found.expert_bytes > 0).all()):
         yield "deploy: expert_bytes has values that are not positive numbers"
-    if not 1 <= found.batch <= problem.job.requests:
-        yield f"deploy: batch is {found.batch}, not 1 to {problem.job.requests}"
-    if min(found.staging, found.expert_batch, found.swap) < 0:
-        counts = f"staging {found.staging}, expert_batch {found.expert_batch} and swap {found.swap}"
+    if not 1 <= found.plan.batch <= problem.job.requests:
+        yield f"deploy: batch is {found.plan.batch}, not 1 to {problem.job.requests}"
+    if min(found.plan.staging, found.plan.expert_batch, found.plan.swap) < 0:
+        counts = f"staging {found.plan.staging}, expert_batch {found.plan.expert_batch} and swap {found.plan.swap}"
         yield f"deploy: {counts} must not be negative"
     if found.pieces < 1:
         yield f"deploy: pieces is {found.pieces}; a whole expert is one"
-    if found.kv not in problem.tiers:
-        yield f"deploy: kv names '{found.kv}', which is no tier ({', '.join(problem.tiers)})"
-    for phase, plan in (("prefill", found.prefill), ("decode", found.decode)):
+    if found.plan.kv not in problem.tiers:
+        yield f"deploy: kv names '{found.plan.kv}', which is no tier ({', '.join(problem.tiers)})"
+    for phase, plan in (("prefill", found.plan.prefill), ("decode", found.plan.decode)):
         yield from _plan(phase, plan, problem)
 
 
@@ -192,8 +192,8 @@ def capacity(run: Run) -> Iterator[str]:
     problem, start = run.problem, run.deployment
     if start is None or list(deployment_shapes(start, problem)):
         return  # told by the check of shapes
-    free = problem.gpu_free(start.batch, start.prefill, start.decode, start.kv, start.slots)
-    taken = problem.host_overhead(start.batch, start.kv)
+    free = problem.gpu_free(start.plan)
+    taken = problem.host_overhead(start.plan)
     if (held := float(start.expert_bytes[start.resident].sum())) > max(free, 0.0) * _SLACK or free < 0:
         yield f"deploy: residents take {held:.0f} bytes of GPU memory, which has {free:.0f} left for them"
     for index, tier in enumerate(problem.tiers):

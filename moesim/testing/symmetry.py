@@ -14,7 +14,7 @@ from moesim.testing.watched import Run, run_world
 
 __all__ = ["labels_mean_nothing"]
 
-_ALIKE = ("batch", "expert_batch", "kv", "staging", "swap", "pieces", "prefill", "decode", "pipeline", "activation_compression")
+_ALIKE = ("plan", "pieces", "activation_compression")
 
 
 def labels_mean_nothing(bench: Bench) -> None:

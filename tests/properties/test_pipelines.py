@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace as changed
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -90,10 +89,7 @@ class Streamed(worlds.Scripted):
     how: Any = None
 
     def deploy(self, problem) -> Deployment:
-        made = super().deploy(problem)
-        plans = {name: self.how[name] for name in ("pipeline", "cpu_share") if name in self.how}
-        decode = changed(made.decode, **plans)
-        return changed(made, ahead=self.how.get("ahead", 0), decode=decode)
+        return worlds.streaming(super().deploy(problem), self.how)
 
     def dispatch(self, visit, view) -> Dispatch:
         return Dispatch(np.full(len(visit.counts), view.problem.gpu_index))

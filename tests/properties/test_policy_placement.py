@@ -54,9 +54,9 @@ def test_capacity_is_respected_in_every_tier(name, p):
     d = deployed(name, p)
     if d is None:
         return
-    free = p.gpu_free(d.batch, d.prefill, d.decode, d.kv, d.staging)
+    free = p.gpu_free(d.plan)
     assert d.expert_bytes[d.resident].sum() <= free
-    kv = p.host_overhead(d.batch, d.kv)
+    kv = p.host_overhead(d.plan)
     for index, tier in enumerate(p.tiers):
         if tier != p.gpu_tier:
             assert d.expert_bytes[d.home == index].sum() + kv.get(tier, 0.0) <= p.usable(tier)
@@ -70,9 +70,9 @@ def test_every_expert_has_a_home_and_a_device_that_can_reach_it(name, p, seed):
     if d is None:
         return
     assert d.resident[d.home == p.gpu_tier_index].all()
-    assert 1 <= d.batch <= p.job.requests
-    assert min(d.prefill.micro_batch, d.decode.micro_batch) >= 1
-    assert d.staging >= 1 or d.resident.all()
+    assert 1 <= d.plan.batch <= p.job.requests
+    assert min(d.plan.prefill.micro_batch, d.plan.decode.micro_batch) >= 1
+    assert d.plan.staging >= 1 or d.resident.all()
     counts = np.random.default_rng(seed).integers(0, 5, p.experts)
     for phase in ("prefill", "decode") if p.job.passes else ("prefill",):
         visit, view = tiny.visit_of(p, d, 0, counts, phase), tiny.view_of(p, d)
@@ -107,4 +107,4 @@ def test_the_same_problem_gives_the_same_deployment(name, p):
     if first is not None:
         for key in ("home", "resident", "expert_bytes"):
             assert (getattr(first, key) == getattr(second, key)).all()
-        assert (first.batch, first.kv, first.prefill, first.decode) == (second.batch, second.kv, second.prefill, second.decode)
+        assert first.plan == second.plan

@@ -38,7 +38,8 @@ class Parted(Scripted):
 
     def deploy(self, problem) -> Deployment:
         made = super().deploy(problem)
-        return replace(made, kv="ddr", prefill=replace(made.prefill, core="gpu"), decode=replace(made.decode, core="cpu"))
+        plan = replace(made.plan, kv="ddr", prefill=replace(made.plan.prefill, core="gpu"))
+        return replace(made, plan=replace(plan, decode=replace(plan.decode, core="cpu")))
 
 
 class Ahead(Scripted):
@@ -48,9 +49,7 @@ class Ahead(Scripted):
     how: Any = None
 
     def deploy(self, problem) -> Deployment:
-        made = super().deploy(problem)
-        plan = replace(made.decode, pipeline=self.how.get("pipeline"))
-        return replace(made, ahead=self.how["ahead"], decode=plan)
+        return worlds.streaming(super().deploy(problem), self.how)
 
     def dispatch(self, visit, view) -> Dispatch:
         return Dispatch(np.full(len(visit.counts), view.problem.gpu_index))

@@ -171,7 +171,7 @@ def test_pieces_of_an_expert_are_for_layers_that_do_not_overlap():
         kind: str = "paged"  # type: ignore[assignment]
 
         def deploy(self, problem):
-            return worlds.replace(super().deploy(problem), pipeline="paged", pieces=3)
+            return worlds.replace(worlds.streaming(super().deploy(problem), {"pipeline": "paged"}), pieces=3)
 
     with pytest.raises(PolicyError, match="pieces"):
         worlds.run(Knobs(off_gpu=0.0), Paged)

@@ -122,7 +122,7 @@ def test_a_plan_of_the_profile_is_no_worse_than_static_popularity_by_its_own_mea
     policy = Optimum(gap=0.0)
     cut = policy.cut(problem)
     programme, _ = formulate(problem, cut, problem.popularity, [("decode", 1.0)])
-    resident = quota(problem.popularity)(cut.gpu_free(problem), np.full(problem.popularity.shape, problem.model.expert_bytes))
+    resident = quota(problem.popularity)(problem.gpu_free(cut), np.full(problem.popularity.shape, problem.model.expert_bytes))
     found = solve(programme)
     assert found is not None
     for missing in (1, 2):  # all uploaded, all on the CPU

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moesim.contract import PhasePlan
+from moesim.contract import BatchPlan, PhasePlan
 from moesim.errors import InputError
 from moesim.policies.cox_moe import CoxMoe
 from moesim.policies.orchestration import Candidates, Pins, attention_time, expert_table, search, sequences
@@ -62,7 +62,7 @@ def brute_force(p, found: Candidates, shares):
     for kv, a, b, m, n in product(found.kv, found.prefill, found.decode, found.micro_prefill, found.micro_decode):
         if (kv == "hbm") != (b[1] == "gpu") or (kv == "hbm" and a[1] != "gpu"):
             continue
-        free = p.gpu_free(found.batch, PhasePlan(m, *a), PhasePlan(n, *b), kv, found.staging)
+        free = p.gpu_free(BatchPlan(found.batch, PhasePlan(m, *a), PhasePlan(n, *b), kv, found.staging))
         attention = attention_time(p, "prefill", a, m, kv, found.batch, found.host)
         attention += passes["decode"] * attention_time(p, "decode", b, n, kv, found.batch, found.host)
         for resident in range(size + 1):
@@ -113,16 +113,16 @@ def test_pins_are_kept():
     policy = CoxMoe(residents=1, on_cpu=1, micro_batch_prefill=2, **devices)
     deployment = policy.deploy(scene())
     assert deployment.state.plan.on_gpu == {"prefill": 3, "decode": 3}
-    assert deployment.prefill == PhasePlan(2, "gpu", "gpu", "cpu")
-    assert deployment.decode.core == "cpu"
-    assert deployment.kv == "ddr"
+    assert deployment.plan.prefill == PhasePlan(2, "gpu", "gpu", "cpu")
+    assert deployment.plan.decode.core == "cpu"
+    assert deployment.plan.kv == "ddr"
 
 
 def test_attention_on_the_cpu_means_a_cache_in_the_host_and_the_other_way_round():
     for policy in (CoxMoe(decode_devices=("gpu", "cpu", "gpu")), CoxMoe(kv="ddr")):
         deployment = policy.deploy(scene(0.3e9))
-        assert (deployment.kv, deployment.decode.core) == ("ddr", "cpu")
-    assert CoxMoe(kv="hbm").deploy(scene(0.3e9)).decode.core == "gpu"
+        assert (deployment.plan.kv, deployment.plan.decode.core) == ("ddr", "cpu")
+    assert CoxMoe(kv="hbm").deploy(scene(0.3e9)).plan.decode.core == "gpu"
 
 
 def test_without_a_cpu_nothing_runs_there():
@@ -147,13 +147,13 @@ def test_a_layer_batch_has_expert_groups_only():
     work = tiny.job(requests=1, prompt=512, output=1, layers=1, attention=False)
     p = tiny.problem(tiny.system(hbm=0.03e9), work=work)
     deployment = CoxMoe().deploy(p)
-    assert deployment.prefill.core == "gpu"
+    assert deployment.plan.prefill.core == "gpu"
     assert 0 < deployment.state.plan.on_gpu["prefill"] < 8
 
 
 def test_uncoalesced_experts_take_one_micro_batch_at_a_time():
     deployment = CoxMoe(coalesced=False, micro_batch=2).deploy(scene())
-    assert deployment.expert_batch == 2
+    assert deployment.plan.expert_batch == 2
 
 
 def test_a_machine_without_a_host_is_taken_when_everything_fits():

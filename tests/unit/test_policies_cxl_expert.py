@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from moesim.contract import Serial
 from moesim.errors import InputError
 from moesim.policies.cxl_expert import CxlExpert
 from moesim.policies.cxl_expert_baselines import CxlExpertGpuOnly, CxlExpertNearData
@@ -208,7 +209,7 @@ def test_baseline_loads_every_expert_or_those_with_tokens(load, count):
     p = scene()
     deployment, _, chosen = dispatched(CxlExpertGpuOnly(load=load), p, zipf_counts())
     assert not deployment.resident.any()
-    assert deployment.pipeline == "serial"
+    assert deployment.plan.decode.pipeline == Serial()
     assert (0 if chosen.load is None else chosen.load.sum()) == count
     assert (chosen.device == p.gpu_index).all()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from moesim.contract import BatchPlan, PhasePlan
 from moesim.errors import InputError
 from moesim.hardware import System
 from moesim.policies.cxl_ndp import CxlNdp
@@ -80,7 +81,9 @@ def test_a_compressing_device_holds_more_of_both():
     assert packed.capacity("dev") / packed.kv_share("dev") == pytest.approx(plain.capacity("dev") / 0.531)
     assert plain.kv_share("dev") == packed.kv_share("ddr") == 1.0
     p = tiny.problem(packed)
-    assert p.host_overhead(2, "dev") == {"dev": pytest.approx(p.kv_bytes(2) * 0.531 / 0.748)}
+    assert p.host_overhead(BatchPlan(2, PhasePlan(2), PhasePlan(2), "dev")) == {
+        "dev": pytest.approx(p.kv_bytes(2) * 0.531 / 0.748)
+    }
 
 
 def test_a_device_slower_than_its_link_gains_inside_and_the_link_carries_plain_bytes():

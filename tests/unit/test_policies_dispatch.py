@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moesim.contract import View
+from moesim.contract import Serial, View
 from moesim.errors import InputError
 from moesim.policies.dispatch import cpu_missing, hot_by_rank, in_order, threshold, upload_missing
 from moesim.policies.on_demand import OnDemand
@@ -102,7 +102,7 @@ def test_on_demand_keeps_nothing():
     p = tiny.problem()
     deployment = OnDemand(pipeline="serial").deploy(p)
     assert not deployment.resident.any()
-    assert deployment.pipeline == "serial"
+    assert deployment.plan.decode.pipeline == Serial()
     view, visit = tiny.view_of(p, deployment), tiny.visit_of(p, deployment, 1, COUNTS)
     assert OnDemand().dispatch(visit, view).load is None
     assert OnDemand(granularity="layer").dispatch(visit, view).load.all()
@@ -114,7 +114,7 @@ def test_static_popularity_fills_gpu_memory_with_the_most_popular():
     count = int(deployment.resident.sum())
     assert 0 < count < 24
     assert p.popularity[deployment.resident].min() >= np.sort(p.popularity.ravel())[-count]
-    free = p.gpu_free(deployment.batch, deployment.prefill, deployment.decode, deployment.kv, deployment.staging)
+    free = p.gpu_free(deployment.plan)
     assert 0 <= free - count * p.model.expert_bytes < p.model.expert_bytes
 
 

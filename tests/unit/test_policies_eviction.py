@@ -160,7 +160,7 @@ def test_mixtral_offloading_starts_with_the_highest_ids():
     p = tiny.problem()
     deployment = MixtralOffloading(offloaded=5).deploy(p)
     assert deployment.resident.tolist() == [[False] * 5 + [True] * 3] * 3
-    assert (deployment.staging, deployment.swap) == (2, 2)  # four buffers, half of them for copies home
+    assert (deployment.plan.staging, deployment.plan.swap) == (2, 2)  # four buffers, half of them for copies home
     hit = MixtralOffloading().adapt(tiny.step_of(0, [0, 0, 0, 0, 0, 1, 1, 0]), tiny.view_of(p, deployment))
     assert hit is NO_MOVES
     view = tiny.view_of(p, deployment)

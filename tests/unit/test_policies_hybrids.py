@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from moesim.contract import Serial
 from moesim.errors import InputError
 from moesim.policies.dispatch import threshold
 from moesim.policies.fiddler import Fiddler
@@ -35,7 +36,7 @@ def scene(policy, counts=COUNTS, phase="decode", hbm=0.14e9, layer=0, **machine)
 
 
 def free_of(p, d) -> float:
-    return p.gpu_free(d.batch, d.prefill, d.decode, d.kv, d.staging)
+    return p.gpu_free(d.plan)
 
 
 # Fiddler
@@ -46,7 +47,7 @@ def test_fiddler_fills_95_percent_with_the_most_popular_pairs():
     count = int(deployment.resident.sum())
     assert count == int(0.95 * free_of(p, deployment) // p.model.expert_bytes)
     assert p.popularity[deployment.resident].min() >= np.sort(p.popularity.ravel())[-count]
-    assert (deployment.pipeline, deployment.staging) == ("serial", 1)
+    assert (deployment.plan.decode.pipeline, deployment.plan.staging) == (Serial(), 1)
     assert scene(Fiddler(share=0.5))[1].resident.sum() < count
 
 
@@ -88,7 +89,7 @@ def test_llama_cpp_moves_as_few_layers_as_it_must():
     layers = int(deployment.resident.all(axis=1).sum())
     layer = 8 * p.model.expert_bytes
     assert layers * layer <= free_of(p, deployment) < (layers + 1) * layer
-    assert deployment.pipeline == "serial"
+    assert deployment.plan.decode.pipeline == Serial()
 
 
 @pytest.mark.parametrize(("tokens", "uploads"), [(1, False), (31, False), (32, True), (500, True)])
@@ -196,7 +197,7 @@ def test_gpu_only_holds_everything_or_refuses():
     p = tiny.problem()
     deployment = GpuOnly().deploy(p)
     assert deployment.resident.all()
-    assert (deployment.staging, deployment.kv) == (0, "hbm")
+    assert (deployment.plan.staging, deployment.plan.kv) == (0, "hbm")
     with pytest.raises(InputError, match="experts that have to be there 150,994,944 B"):
         GpuOnly().deploy(tiny.problem(tiny.system(hbm=0.14e9)))
 
@@ -210,7 +211,7 @@ def test_gpu_only_needs_no_host_memory_for_experts():
 def test_gpu_only_shrinks_the_batch_to_make_room():
     work = tiny.job(requests=64, prompt=2000, output=100)
     room = tiny.system(hbm=0.4e9)
-    assert 0 < GpuOnly().deploy(tiny.problem(room, work=work)).batch < 64
+    assert 0 < GpuOnly().deploy(tiny.problem(room, work=work)).plan.batch < 64
 
 
 def test_random_residents_come_from_the_runs_seed():

@@ -67,7 +67,7 @@ def test_decode_lends_the_room_of_the_buffers_to_the_cache():
     run = ran(world(requests=3), batch=1, prefetch=4)
     held = run.deployment.resident.sum()
     p, d = run.problem, run.deployment
-    room = p.gpu_free(1, d.prefill, d.decode, d.kv, d.staging) // p.model.expert_bytes
+    room = p.gpu_free(d.plan) // p.model.expert_bytes
     assert held < room
     most = {"prefill": 0, "decode": 0}
     for call in run.calls:

@@ -109,7 +109,7 @@ def test_batch_shrinks_to_what_fits():
     work = tiny.job(requests=4000, prompt=2000, output=16)
     cut = portions(tiny.problem(work=work))
     assert 0 < cut.batch < 4000
-    assert cut.gpu_free(tiny.problem(work=work)) >= 0
+    assert tiny.problem(work=work).gpu_free(cut) >= 0
     with pytest.raises(InputError, match=f"batch of {cut.batch * 2}"):
         portions(tiny.problem(work=work), batch=cut.batch * 2)
 
@@ -175,7 +175,7 @@ def test_a_layer_batch_has_neither_cache_nor_attention():
     work = tiny.job(requests=1, prompt=1024, output=1, layers=1, attention=False)
     p = tiny.problem(work=work)
     deployment = place(p, resident=quota(p.popularity))
-    assert (deployment.kv, deployment.batch, deployment.resident.shape) == ("hbm", 1, (1, 8))
+    assert (deployment.plan.kv, deployment.plan.batch, deployment.resident.shape) == ("hbm", 1, (1, 8))
 
 
 def test_a_policy_of_few_lines():
@@ -186,6 +186,6 @@ def test_a_policy_of_few_lines():
     p = tiny.problem()
     deployment = Mine(batch=2).deploy(p)
     assert deployment.resident.sum(axis=1).tolist() == [1, 1, 1]
-    assert deployment.batch == 2
+    assert deployment.plan.batch == 2
     visit = tiny.visit_of(p, deployment, 0, [1] * 8)
     assert (Mine().dispatch(visit, tiny.view_of(p, deployment)).device == p.gpu_index).all()

@@ -69,9 +69,9 @@ def test_a_swap_holds_up_the_routing_of_the_next_layer_by_a_copy_at_most():
 def test_four_buffers_are_shared_between_the_ways():
     for staging, into, home in ((4, 2, 2), (3, 2, 1), (1, 1, 1)):
         d = ran("mixtral_offloading", world(), staging=staging).deployment
-        assert (d.staging, d.swap) == (into, home)
+        assert (d.plan.staging, d.plan.swap) == (into, home)
     d = ran("mixtral_offloading", world(), swap=False).deployment
-    assert (d.staging, d.swap) == (4, 0)
+    assert (d.plan.staging, d.plan.swap) == (4, 0)
 
 
 def test_speculated_experts_that_nobody_used_are_in_the_host_still():

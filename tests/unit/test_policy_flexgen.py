@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from moesim.contract import Overlap, Serial
 from moesim.errors import InputError
 from moesim.policies.flexgen import FlexGen
 from moesim.policies.flexgen_model import OPT_30B, T4_HOST, Dense, Shares, Split, cpu_rate, layer_seconds, throughput
@@ -163,12 +164,12 @@ def test_published_shares_are_placed_and_not_searched():
     p = tiny.problem(tiny.system(hbm=0.3e9), work=work)
     policy = FlexGen(wg=share_of_all(p, 0.25), kv_cpu=True, cpu_attention=True, gpu_batch=8, num_batches=3)
     deployment = policy.deploy(p)
-    assert (deployment.batch, deployment.expert_batch, deployment.ahead) == (24, 8, 1)
-    assert (deployment.kv, deployment.decode.core, deployment.decode.micro_batch) == ("ddr", "cpu", 8)
-    assert deployment.decode.pipeline == "serial"
+    assert (deployment.plan.batch, deployment.plan.expert_batch) == (24, 8)
+    assert (deployment.plan.kv, deployment.plan.decode.core, deployment.plan.decode.micro_batch) == ("ddr", "cpu", 8)
+    assert deployment.plan.decode.pipeline == Serial(1)
     assert deployment.resident.tolist() == [[True] * 2 + [False] * 6] * 3
-    assert deployment.staging == 12
-    assert FlexGen(decode="max", gpu_batch=8).deploy(p).decode.pipeline == "overlap"
+    assert deployment.plan.staging == 12
+    assert FlexGen(decode="max", gpu_batch=8).deploy(p).plan.decode.pipeline == Overlap(1)
 
 
 def test_a_share_that_is_no_whole_expert_is_spread_over_layers():
@@ -197,5 +198,5 @@ def test_it_says_when_a_model_has_no_place():
 def test_its_search_takes_what_fits_into_gpu_memory():
     p = tiny.problem(tiny.system(hbm=0.2e9), work=tiny.job(requests=100))
     deployment = FlexGen().deploy(p)
-    left = p.gpu_free(deployment.batch, deployment.prefill, deployment.decode, deployment.kv, deployment.staging)
+    left = p.gpu_free(deployment.plan)
     assert 0 <= left - deployment.expert_bytes[deployment.resident].sum() < 3 * p.model.expert_bytes

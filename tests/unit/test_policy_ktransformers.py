@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from moesim.contract import Step
+from moesim.contract import Deferred, Overlap, Step
 from moesim.policies.ktransformers import KTransformers, deferred
 
 _spec = importlib.util.spec_from_file_location("policy_problems", Path(__file__).parents[1] / "policy_problems.py")
@@ -55,8 +55,8 @@ def test_only_experts_of_the_cpu_are_deferred_and_only_in_decode_before_the_last
     policy = KTransformers(limit=3, defer=2)
     counts = [1, 0, 1, 1, 1, 0, 0, 0]
     p, deployment, visit, view = scene(policy, counts)
-    assert deployment.decode.pipeline == "deferred"
-    assert deployment.prefill.pipeline is None
+    assert deployment.plan.decode.pipeline == Deferred()
+    assert deployment.plan.prefill.pipeline == Overlap()
     chosen = policy.dispatch(visit, view)
     assert chosen.stale is not None
     on_cpu = (chosen.device == p.cpu_index) & (np.array(counts) > 0)
@@ -71,7 +71,7 @@ def test_only_experts_of_the_cpu_are_deferred_and_only_in_decode_before_the_last
 def test_without_deferral_nothing_is_late():
     policy = KTransformers(limit=3)
     _, deployment, visit, view = scene(policy, [1] * 8)
-    assert deployment.decode.pipeline is None
+    assert deployment.plan.decode.pipeline == Overlap()
     assert policy.dispatch(visit, view).stale is None
 
 

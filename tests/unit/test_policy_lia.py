@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from moesim.contract import Overlap
 from moesim.errors import InputError
 from moesim.hardware import System
 from moesim.policies.closed_forms import break_even_tokens
@@ -120,9 +121,9 @@ def test_vectors_become_devices_and_dispatch():
     p = tiny.problem(tiny.system(hbm=0.2e9))
     policy = Lia(prefill_vector=(0, 0, 0, 0, 0, 0), decode_vector=(0, 1, 1, 0, 1, 1), pinned_layers=1)
     deployment = policy.deploy(p)
-    prefill, decode = deployment.prefill, deployment.decode
-    assert (prefill.projections, prefill.core, prefill.output, prefill.ahead) == ("gpu", "gpu", "gpu", 1)
-    assert (decode.projections, decode.core, decode.output, decode.ahead) == ("gpu", "cpu", "gpu", 0)
+    prefill, decode = deployment.plan.prefill, deployment.plan.decode
+    assert (prefill.projections, prefill.core, prefill.output, prefill.pipeline) == ("gpu", "gpu", "gpu", Overlap(1))
+    assert (decode.projections, decode.core, decode.output, decode.pipeline) == ("gpu", "cpu", "gpu", Overlap())
     assert deployment.resident.tolist() == [[True] * 8, [False] * 8, [False] * 8]
     view = tiny.view_of(p, deployment)
     for layer, phase, device in ((0, "decode", "gpu"), (1, "decode", "cpu"), (1, "prefill", "gpu")):
@@ -154,14 +155,14 @@ def test_what_only_the_gpu_reads_lies_in_cxl_memory_and_the_cache_in_dram():
     for name, more in (("gpu", on_gpu), ("off", {**on_gpu, "cxl": False}), ("cpu", {"decode_vector": (0, 1, 1, 0, 1, 1)})):
         deployment = Lia(**more).deploy(p)
         homes[name] = {p.tiers[t] for t in np.unique(deployment.home)}
-        assert deployment.kv == "ddr"
+        assert deployment.plan.kv == "ddr"
     assert homes == {"gpu": {"a"}, "off": {"ddr"}, "cpu": {"ddr"}}
 
 
 def test_freed_dram_buys_a_larger_batch():
     work = tiny.job(requests=200, prompt=400, output=20)
     batches = [
-        Lia(decode_vector=(0, 1, 1, 0, 0, 0)).deploy(tiny.problem(tiny.system(0.15e9, 0.3e9, cxl), work=work)).batch
+        Lia(decode_vector=(0, 1, 1, 0, 0, 0)).deploy(tiny.problem(tiny.system(0.15e9, 0.3e9, cxl), work=work)).plan.batch
         for cxl in (None, PAIR)
     ]
     assert batches[0] < batches[1]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from moesim.contract import Module
 from moesim.errors import InputError
 from moesim.policies.layer_costs import LayerCosts, powers
 from moesim.policies.moe_gen import Knobs, MoeGen, critical_path, layer_seconds
@@ -96,19 +97,19 @@ def test_the_batch_is_what_the_host_holds():
     p = setting(requests=300, prompt=2000, ddr=0.4e9)
     deployment = MoeGen().deploy(p)
     experts = 24 * p.model.expert_bytes
-    assert experts + p.kv_bytes(deployment.batch) <= 0.4e9 < experts + p.kv_bytes(deployment.batch + 1)
-    assert MoeGen(host_share=0.9).deploy(p).batch < deployment.batch
+    assert experts + p.kv_bytes(deployment.plan.batch) <= 0.4e9 < experts + p.kv_bytes(deployment.plan.batch + 1)
+    assert MoeGen(host_share=0.9).deploy(p).plan.batch < deployment.plan.batch
 
 
 def test_published_knobs_can_be_given():
     p = setting()
     policy = MoeGen(batch=50, attention_batch=10, cpu_share=0.6, residents=2, buffer=2)
     deployment = policy.deploy(p)
-    assert (deployment.batch, deployment.expert_batch, deployment.ahead, deployment.staging) == (50, 0, 1, 12)
-    plan = deployment.decode
-    assert (plan.pipeline, plan.micro_batch, plan.cpu_share, plan.core) == ("module", 10, 0.6, "gpu")
+    assert (deployment.plan.batch, deployment.plan.expert_batch, deployment.plan.staging) == (50, 0, 12)
+    plan = deployment.plan.decode
+    assert (plan.pipeline, plan.micro_batch, plan.core) == (Module(1, 0.6), 10, "gpu")
     assert deployment.resident.sum(axis=1).tolist() == [2, 2, 2]
-    assert deployment.kv == "ddr"
+    assert deployment.plan.kv == "ddr"
 
 
 def test_memory_left_over_keeps_experts():
@@ -122,7 +123,7 @@ def test_memory_left_over_keeps_experts():
 
 
 def test_without_a_cpu_all_caches_come_to_the_gpu():
-    assert MoeGen().deploy(setting(cpu=False)).decode.cpu_share == 0
+    assert MoeGen().deploy(setting(cpu=False)).plan.decode.pipeline.cpu_share == 0
 
 
 def test_it_says_when_the_host_is_too_small():

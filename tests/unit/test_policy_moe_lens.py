@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from moesim.contract import Alternating
 from moesim.errors import InputError
 from moesim.policies.layer_costs import LayerCosts
 from moesim.policies.moe_lens import MoeLens, ceiling, memory_efficiency, saturating_tokens
@@ -47,18 +48,18 @@ def test_two_groups_of_what_the_host_holds():
     p = tiny.problem(tiny.system(hbm=0.3e9, ddr=0.5e9), work=work)
     deployment = MoeLens(residents=0).deploy(p)
     experts = 24 * p.model.expert_bytes
-    assert experts + p.kv_bytes(deployment.batch) <= 0.5e9 < experts + p.kv_bytes(deployment.batch + 1)
-    half = -(-deployment.batch // 2)
-    assert (deployment.expert_batch, deployment.decode.micro_batch) == (half, half)
-    assert (deployment.decode.pipeline, deployment.decode.core, deployment.kv) == ("alternating", "cpu", "ddr")
+    assert experts + p.kv_bytes(deployment.plan.batch) <= 0.5e9 < experts + p.kv_bytes(deployment.plan.batch + 1)
+    half = -(-deployment.plan.batch // 2)
+    assert (deployment.plan.expert_batch, deployment.plan.decode.micro_batch) == (half, half)
+    assert (deployment.plan.decode.pipeline, deployment.plan.decode.core, deployment.plan.kv) == (Alternating(), "cpu", "ddr")
 
 
 def test_prefill_goes_in_portions_of_what_saturates():
     work = tiny.job(requests=60, prompt=100, output=4)
     p = tiny.problem(tiny.system(hbm=1e9), work=work)
-    assert MoeLens(n_real=950).deploy(p).prefill.sequences == 10
-    assert MoeLens(n_real=950, prefill_batch=3).deploy(p).prefill.sequences == 3
-    assert MoeLens(n_real=9500).deploy(p).prefill.sequences == 0
+    assert MoeLens(n_real=950).deploy(p).plan.prefill.sequences == 10
+    assert MoeLens(n_real=950, prefill_batch=3).deploy(p).plan.prefill.sequences == 3
+    assert MoeLens(n_real=9500).deploy(p).plan.prefill.sequences == 0
 
 
 def test_residents_fill_gpu_memory_unless_told_otherwise():

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from moesim.contract import Overlap, Paged
 from moesim.errors import InputError
 from moesim.policies.hrm import Level, attainable, leave_below, link_free_above
 from moesim.policies.layer_costs import LayerCosts
@@ -90,24 +91,25 @@ def test_residents_have_the_lowest_ids_and_fill_their_share_of_gpu_memory():
     n = deployment.state.residents
     assert deployment.resident.tolist() == [[True] * n + [False] * (8 - n)] * 3
     layer = p.layers * p.model.expert_bytes
-    free = p.gpu_free(deployment.batch, deployment.prefill, deployment.decode, "ddr", 0) - 0.14 * p.usable("hbm")
+    free = p.gpu_free(replace(deployment.plan, kv="ddr", staging=0)) - 0.14 * p.usable("hbm")
     needed = n * layer + 2 * (8 - n) * p.model.expert_bytes
     assert needed <= free < needed + layer - 2 * p.model.expert_bytes
-    assert deployment.staging == 2 * (8 - n)
+    assert deployment.plan.staging == 2 * (8 - n)
 
 
 def test_published_values_can_be_given():
     p = setting()
     deployment = MoeLightning(batch=100, micro_batch=25, resident_share=0.25).deploy(p)
-    assert (deployment.batch, deployment.expert_batch, deployment.decode.micro_batch) == (100, 25, 25)
+    assert (deployment.plan.batch, deployment.plan.expert_batch, deployment.plan.decode.micro_batch) == (100, 25, 25)
     assert deployment.resident.sum(axis=1).tolist() == [2, 2, 2]
-    assert (deployment.decode.pipeline, deployment.decode.core, deployment.kv, deployment.ahead) == ("paged", "cpu", "ddr", 1)
-    assert MoeLightning(attention="gpu").deploy(p).decode.pipeline == "overlap"
+    decode = deployment.plan.decode
+    assert (decode.pipeline, decode.core, deployment.plan.kv) == (Paged(1), "cpu", "ddr")
+    assert MoeLightning(attention="gpu").deploy(p).plan.decode.pipeline == Overlap(1)
 
 
 def test_host_memory_bounds_the_batch_and_rounds_are_even():
     p = setting(requests=100, prompt=2000, ddr=0.35e9)
-    most = [MoeLightning(host_share=share).deploy(p).batch for share in (0.8, 1.0)]
+    most = [MoeLightning(host_share=share).deploy(p).plan.batch for share in (0.8, 1.0)]
     assert most[0] < most[1] < 100
     for batch in most:
         assert batch == -(-100 // -(-100 // batch))
@@ -115,7 +117,7 @@ def test_host_memory_bounds_the_batch_and_rounds_are_even():
 
 def test_a_machine_without_a_cpu_attends_on_the_gpu():
     p = setting(cpu=False)
-    assert MoeLightning().deploy(p).decode.core == "gpu"
+    assert MoeLightning().deploy(p).plan.decode.core == "gpu"
     with pytest.raises(InputError, match="needs a machine with a CPU"):
         MoeLightning(attention="cpu").deploy(p)
 
@@ -153,5 +155,5 @@ def test_the_order_goes_into_the_deployment():
     p = setting()
     p = replace(p, job=replace(p.job, prompt=np.arange(1, 151)))
     deployment = MoeLightning(micro_batch=36).deploy(p)
-    assert (deployment.order == balanced(p.job.prompt, deployment.batch, 36)).all()
+    assert (deployment.order == balanced(p.job.prompt, deployment.plan.batch, 36)).all()
     assert MoeLightning(balance=False).deploy(p).order is None

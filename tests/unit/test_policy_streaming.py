@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from moesim.contract import ahead_of
 from moesim.engine.passes import passes_of_job
 from moesim.engine.residency import Residency
 from moesim.errors import InputError, PolicyError
 from moesim.policies.layer_costs import LayerCosts, expected_counts, powers
 from moesim.policies.moesys import MoeSys
+from moesim.policies.sizing import host_room
 from moesim.policies.streaming import buffer_slots, largest_batch, lowest_ids, most_residents, prefill_batch, spread
 from moesim.policies.zero_inference import ZeroInference, ZeroInfinity
 from moesim.workload.table import RoutingTable
@@ -24,7 +26,7 @@ _spec.loader.exec_module(tiny)
 
 
 def free_of(p, d) -> float:
-    return p.gpu_free(d.batch, d.prefill, d.decode, d.kv, d.staging)
+    return p.gpu_free(d.plan)
 
 
 # residents and buffers
@@ -68,9 +70,9 @@ def test_the_largest_batch_fits_and_one_more_does_not():
 
     def fits(n: int, share: float) -> bool:
         cut = made(n)
-        kept = most_residents(p, cut.gpu_free(p), 1)
+        kept = most_residents(p, p.gpu_free(cut), 1)
         needed = (24 - max(kept, 0)) * p.model.expert_bytes + (1 - share) * 0.3e9
-        return kept >= 0 and needed <= cut.room(p)["ddr"]
+        return kept >= 0 and needed <= host_room(p, cut)["ddr"]
 
     for share in (1.0, 0.8):
         found = largest_batch(p, made, 400, 1, share)
@@ -114,15 +116,15 @@ def test_zero_keeps_nothing_and_streams_whole_layers():
     p = tiny.problem(tiny.system(hbm=0.16e9))
     deployment = ZeroInference().deploy(p)
     assert not deployment.resident.any()
-    assert (deployment.ahead, deployment.staging, deployment.kv) == (1, 16, "hbm")
+    assert (ahead_of(deployment.plan.decode.pipeline), deployment.plan.staging, deployment.plan.kv) == (1, 16, "hbm")
     assert free_of(p, deployment) >= 0
-    assert ZeroInference(depth=2).deploy(tiny.problem(tiny.system(hbm=0.2e9))).staging == 24
+    assert ZeroInference(depth=2).deploy(tiny.problem(tiny.system(hbm=0.2e9))).plan.staging == 24
 
 
 def test_zero_fetches_nothing_ahead_where_one_layer_is_all_that_fits():
     p = tiny.problem(tiny.system(hbm=0.1e9))
     deployment = ZeroInference().deploy(p)
-    assert (deployment.ahead, deployment.staging) == (0, 8)
+    assert (ahead_of(deployment.plan.decode.pipeline), deployment.plan.staging) == (0, 8)
     visit = tiny.visit_of(p, deployment, 0, [1, 1] + [0] * 6)
     assert ZeroInference().dispatch(visit, tiny.view_of(p, deployment)).load.all()
     with pytest.raises(InputError, match="16 staging slots 100,663,296 B"):
@@ -135,8 +137,8 @@ def test_kv_offload_buys_a_larger_batch():
     work = tiny.job(requests=300, prompt=900, output=20)
     here = ZeroInference().deploy(tiny.problem(tiny.system(hbm=0.3e9), work=work))
     there = ZeroInference(kv_offload=True).deploy(tiny.problem(tiny.system(hbm=0.3e9), work=work))
-    assert there.batch > here.batch
-    assert (there.kv, there.decode.core) == ("ddr", "gpu")
+    assert there.plan.batch > here.plan.batch
+    assert (there.plan.kv, there.plan.decode.core) == ("ddr", "gpu")
 
 
 def test_zero_infinity_keeps_experts_on_the_drive():
@@ -154,7 +156,7 @@ def test_a_ring_of_k_sections_is_a_buffer_of_k_layers():
     p = tiny.problem(tiny.system(hbm=0.2e9))
     for sections in (2, 3):
         deployment = MoeSys(sections=sections).deploy(p)
-        assert (deployment.ahead, deployment.staging) == (sections - 1, 8 * sections)
+        assert (ahead_of(deployment.plan.decode.pipeline), deployment.plan.staging) == (sections - 1, 8 * sections)
         assert not deployment.resident.any()
 
 
@@ -165,11 +167,11 @@ def test_a_prefill_too_large_for_gpu_memory_goes_in_portions():
     work = tiny.job(requests=60, prompt=1000, output=3)
     p = tiny.problem(tiny.system(hbm=0.25e9), work=work)
     deployment = ZeroInference(kv_offload=True).deploy(p)
-    portion = deployment.prefill.sequences
-    assert 0 < portion < deployment.batch == 60
+    portion = deployment.plan.prefill.sequences
+    assert 0 < portion < deployment.plan.batch == 60
     assert portion == prefill_batch(p)
     assert 3 * portion * 1000 * p.model.token_bytes <= 0.1 * p.usable("hbm") < 3 * (portion + 1) * 1000 * p.model.token_bytes
-    assert ZeroInference(kv_offload=True, prefill_batch=5).deploy(p).prefill.sequences == 5
+    assert ZeroInference(kv_offload=True, prefill_batch=5).deploy(p).plan.prefill.sequences == 5
 
 
 @pytest.mark.parametrize(("portion", "order"), [(0, None), (2, None), (3, [4, 2, 0, 1, 3]), (7, [4, 3, 2, 1, 0])])
@@ -182,7 +184,7 @@ def test_every_request_is_prefilled_once_and_decoded_to_its_end(portion, order):
         rng.integers(1, 9, (5, 3, 8)).astype(np.uint32), rng.integers(0, 8, (5, 3, 3, 2)).astype(np.uint8), 8, p.popularity
     )
     deployment = replace(ZeroInference(batch=4).deploy(p), order=None if order is None else np.array(order))
-    deployment = replace(deployment, prefill=replace(deployment.prefill, sequences=portion))
+    deployment = replace(deployment, plan=replace(deployment.plan, prefill=replace(deployment.plan.prefill, sequences=portion)))
     passes = list(passes_of_job(work, table, deployment))
     first = [one for one in passes if one.phase == "prefill"]
     assert np.concatenate([one.requests for one in first]).tolist() == (order or [0, 1, 2, 3, 4])

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
-from moesim.contract import Deployment, Problem
+from moesim.contract import Deployment, Paged, Problem, Serial, ahead_of
 from moesim.hardware import Cpu
 from moesim.hardware.device import Phase
 from moesim.workload.table import RoutingTable
@@ -48,30 +48,30 @@ class _Loads(NamedTuple):
     head: float
 
 
-def pass_seconds(problem: Problem, plan: Deployment, routing: RoutingTable, *, decode: bool) -> float:
+def pass_seconds(problem: Problem, made: Deployment, routing: RoutingTable, *, decode: bool) -> float:
     """Prefill of all requests, or the second decode pass of every round."""
     total = 0.0
-    for begin in range(0, problem.job.requests, plan.batch):
-        members = np.arange(begin, min(begin + plan.batch, problem.job.requests))
-        portion = len(members) if decode else plan.prefill.sequences or len(members)
+    for begin in range(0, problem.job.requests, made.plan.batch):
+        members = np.arange(begin, min(begin + made.plan.batch, problem.job.requests))
+        portion = len(members) if decode else made.plan.prefill.sequences or len(members)
         for first in range(0, len(members), portion):
-            total += _pass(problem, plan, routing, members[first : first + portion], "decode" if decode else "prefill")
+            total += _pass(problem, made, routing, members[first : first + portion], "decode" if decode else "prefill")
     return total
 
 
-def _pass(problem: Problem, plan: Deployment, routing: RoutingTable, members: IntArray, phase: Phase) -> float:
-    size = plan.expert_batch or len(members)
+def _pass(problem: Problem, made: Deployment, routing: RoutingTable, members: IntArray, phase: Phase) -> float:
+    size = made.plan.expert_batch or len(members)
     groups = [members[i : i + size] for i in range(0, len(members), size)]
     asked = [routing.prefill_counts(g) if phase == "prefill" else routing.decode_counts(g, 1) for g in groups]
     tokens = [float(problem.job.prompt[g].sum()) if phase == "prefill" else float(len(g)) for g in groups]
-    loads = _loads(problem, plan, members, phase, asked, tokens)
-    name = (plan.decode if phase == "decode" else plan.prefill).pipeline or plan.pipeline
+    loads = _loads(problem, made, members, phase, asked, tokens)
+    pipeline = made.plan.of(phase).pipeline
     attention = loads.attention
-    if not plan.ahead:  # attention of the whole batch, then all that experts need side by side
+    if not ahead_of(pipeline):  # attention of the whole batch, then all that experts need side by side
         layers = attention.whole + np.maximum.reduce([loads.gpu, loads.up, loads.side])
-    elif name == "serial":
+    elif isinstance(pipeline, Serial):
         layers = loads.up + attention.whole + loads.gpu
-    elif name == "paged":
+    elif isinstance(pipeline, Paged):
         layers = np.maximum(np.maximum(attention.dense + loads.gpu, loads.up + attention.back), attention.core)
     else:
         layers = np.maximum(attention.whole + loads.gpu, loads.up)
@@ -79,25 +79,25 @@ def _pass(problem: Problem, plan: Deployment, routing: RoutingTable, members: In
 
 
 def _loads(
-    problem: Problem, plan: Deployment, members: IntArray, phase: Phase, asked: list[IntArray], tokens: list[float]
+    problem: Problem, made: Deployment, members: IntArray, phase: Phase, asked: list[IntArray], tokens: list[float]
 ) -> _Loads:
     costs, gpu, size = problem.costs, problem.system.gpu, problem.model.expert_bytes
-    there, attention = _on_gpu(problem, plan, phase), _attention(problem, plan, members, phase)
+    there, attention = _on_gpu(problem, made, phase), _attention(problem, made, members, phase)
     on_gpu, on_cpu = np.zeros(problem.layers), np.zeros(problem.layers)
     for counts, t in zip(asked, tokens, strict=True):
         here, away = (counts > 0) & there, (counts > 0) & ~there
         called = here.sum(axis=1)
         if gpu.fused:  # residents in one call, each upload in one of its own
-            called = (here & plan.resident).any(axis=1) + (here & ~plan.resident).sum(axis=1)
+            called = (here & made.resident).any(axis=1) + (here & ~made.resident).sum(axis=1)
         shared = float(costs.shared(t)) + gpu.launch if problem.model.shared_bytes else 0.0
         on_gpu += np.where(here, costs.gpu(counts), 0.0).sum(axis=1) + gpu.launch * called + shared
         if away.any():
             on_cpu += _on_cpu(problem, np.where(away, counts, 0), t, called)
     router = float(sum(costs.router(t) + gpu.launch for t in tokens))
     attention = attention._replace(whole=attention.whole + router, dense=attention.dense + router)
-    needed = np.ones_like(there) if plan.ahead else (np.sum(asked, axis=0) > 0) & there
+    needed = np.ones_like(there) if ahead_of(made.plan.of(phase).pipeline) else (np.sum(asked, axis=0) > 0) & there
     copy = float(costs.copy(size, problem.main_memory, problem.gpu_tier))
-    up = copy * (needed & ~plan.resident).sum(axis=1)
+    up = copy * (needed & ~made.resident).sum(axis=1)
     side = np.where(on_cpu > 0, on_cpu + attention.store, 0.0)
     return _Loads(attention, on_gpu, up, side, float(costs.head(len(members))) + gpu.launch)
 
@@ -113,33 +113,33 @@ def _on_cpu(problem: Problem, counts: IntArray, tokens: float, gpu_calls: IntArr
     return np.where(counts.any(axis=1), work + cpu.sync + before + crossing, 0.0)
 
 
-def _on_gpu(problem: Problem, plan: Deployment, phase: Phase) -> BoolArray:
+def _on_gpu(problem: Problem, made: Deployment, phase: Phase) -> BoolArray:
     """[L, E] experts that the GPU runs: all, unless the plan has groups."""
-    groups = getattr(plan.state, "device", None)
-    return np.ones_like(plan.resident) if groups is None else groups[phase] == problem.gpu_index
+    groups = getattr(made.state, "device", None)
+    return np.ones_like(made.resident) if groups is None else groups[phase] == problem.gpu_index
 
 
-def _attention(problem: Problem, plan: Deployment, members: IntArray, phase: Phase) -> _Attention:
+def _attention(problem: Problem, made: Deployment, members: IntArray, phase: Phase) -> _Attention:
     costs, model, gpu = problem.costs, problem.model, problem.system.gpu_name
-    cut = plan.decode if phase == "decode" else plan.prefill
+    cut = made.plan.of(phase)
     devices = (cut.projections, cut.core, cut.output)
-    away = devices[1] == gpu and plan.kv != problem.gpu_tier
+    away = devices[1] == gpu and made.plan.kv != problem.gpu_tier
     free = dict.fromkeys(devices, 0.0)
     begun: list[tuple[float, float, float, float]] = []
     dense = core = store = read = returned = 0.0
     for begin in range(0, len(members), cut.micro_batch):
         prompt = problem.job.prompt[members[begin : begin + cut.micro_batch]]
         t = float(prompt.sum()) if phase == "prefill" else float(len(prompt))
-        work = _operations(problem, plan, phase, devices, prompt, t)
+        work = _operations(problem, made, phase, devices, prompt, t)
         there, back = _crossing(problem, devices, t)
         nbytes = float(np.mean(_core_work(problem, phase, prompt)[1]))
-        read += float(costs.copy(nbytes, plan.kv, problem.gpu_tier)) if away and phase == "decode" else 0.0
+        read += float(costs.copy(nbytes, made.plan.kv, problem.gpu_tier)) if away and phase == "decode" else 0.0
         free[devices[0]] += work[0]
         begun.append((max(free[devices[0]] + there, read), work[1], back, work[2]))
         dense += sum(seconds for seconds, device in zip(work, devices, strict=True) if device == gpu)
         core += work[1] + there + back
         returned += back
-        store += float(costs.copy(float(model.kv_bytes_per_layer.mean()) * t, problem.gpu_tier, plan.kv)) if away else 0.0
+        store += float(costs.copy(float(model.kv_bytes_per_layer.mean()) * t, problem.gpu_tier, made.plan.kv)) if away else 0.0
     end = 0.0
     for ready, attends, back, output in begun:
         done = free[devices[1]] = max(free[devices[1]], ready) + attends
@@ -148,13 +148,13 @@ def _attention(problem: Problem, plan: Deployment, members: IntArray, phase: Pha
 
 
 def _operations(
-    problem: Problem, plan: Deployment, phase: Phase, devices: Sequence[str], prompt: IntArray, tokens: float
+    problem: Problem, made: Deployment, phase: Phase, devices: Sequence[str], prompt: IntArray, tokens: float
 ) -> tuple[float, float, float]:
     """Seconds of QKV projection, attention core and output projection of one micro-batch, launches included."""
     costs = problem.costs
     one, two, three = (problem.system.devices[device].launch for device in devices)
     flops, nbytes = _core_work(problem, phase, prompt)
-    tier = problem.gpu_tier if devices[1] == problem.system.gpu_name else plan.kv
+    tier = problem.gpu_tier if devices[1] == problem.system.gpu_name else made.plan.kv
     attends = float(np.mean(costs.core(devices[1], flops, nbytes, phase, tier)))
     return float(costs.projections(devices[0], tokens)) + one, attends + two, float(costs.output(devices[2], tokens)) + three
 

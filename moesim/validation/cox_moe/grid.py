@@ -84,8 +84,8 @@ def cells(name: str, setting: Setting, call: float) -> list[Cell]:
 
 def _parts(setting: Setting, policy: Parameters) -> int:
     """Calls of an expert in one decode pass over all sequences."""
-    plan: Deployment = planned(setting, policy, decode=True).plan
-    return -(-setting.sequences // min(plan.expert_batch or plan.batch, plan.batch))
+    made: Deployment = planned(setting, policy, decode=True).plan
+    return -(-setting.sequences // min(made.plan.expert_batch or made.plan.batch, made.plan.batch))
 
 
 def _findings() -> Findings:

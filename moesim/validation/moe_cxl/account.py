@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from moesim.arrays import FloatArray, IntArray
-from moesim.contract import Deployment, Problem
+from moesim.contract import Deployment, Problem, Serial
 from moesim.hardware.device import Phase
 from moesim.workload.table import RoutingTable
 
@@ -78,7 +78,7 @@ def _pass(
     uploads = np.where(missing, copy, 0.0).sum(axis=1)
     known = float(costs.copy(new.sum() * 4 * problem.model.top_k, problem.gpu_tier, problem.main_memory))
     held = np.where(deployment.resident, time, 0.0).sum(axis=1) + launch * (deployment.resident & (counts > 0)).any(axis=1)
-    if deployment.pipeline == "serial":
+    if isinstance(deployment.plan.of(phase).pipeline, Serial):
         experts = np.where(uploads > 0, known + uploads, 0.0) + held + np.where(missing, time, 0.0).sum(axis=1)
     else:
         experts = np.maximum(

@@ -182,7 +182,7 @@ def _served_from(sets: Sets) -> tuple[dict[str, float], dict[str, float]]:
     found = {"GPU memory": gpu.mean(), "CXL": (cxl & ~gpu).mean(), "CPU": (~cxl & ~gpu).mean()}
     size, pairs = problem.model.expert_bytes, deployment.home.size
     cut = policy.cut(problem, movable=True)
-    held = int(cut.gpu_free(problem) // size)
+    held = int(problem.gpu_free(cut) // size)
     slots = sum(int(problem.usable(tier) // size) for tier in problem.tiers if tier.startswith("cxl"))
     warm = min(slots, pairs - held)
     by_hand = {"GPU memory": held / pairs, "CXL": warm / pairs, "CPU": (pairs - held - warm) / pairs}

@@ -119,7 +119,8 @@ class Portioned(OnDemand):
 
     def deploy(self, problem: Problem) -> Deployment:
         """Everything in host memory."""
-        return replace(super().deploy(problem), expert_batch=self.portion)
+        made = super().deploy(problem)
+        return replace(made, plan=replace(made.plan, expert_batch=self.portion))
 
 
 def _coalescing() -> Findings:

@@ -87,7 +87,7 @@ def _deepspeed(made: Constants, output: int) -> tuple[int, Pace]:
     """The largest batch whose cache GPU memory holds beside two layers, and its pace."""
     policy: dict[str, Any] = {"kind": "zero_inference"}
     this = loaded(SCENARIO, policy=policy, **{**BLIND, "workload.output": output})
-    batch = this.scenario.policy.deploy(problem_of(this, *this.build())).batch
+    batch = this.scenario.policy.deploy(problem_of(this, *this.build())).plan.batch
     return batch, pace(SCENARIO, policy, sequences=batch, prompt=PROMPT, output=output, sets=_sets(made))
 
 
