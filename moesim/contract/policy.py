@@ -13,7 +13,7 @@ Short names: L MoE layers, E experts per layer, k experts per token, R requests.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -28,11 +28,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NO_MOVES",
+    "CacheRule",
     "Deployment",
     "Dispatch",
     "Moves",
     "Policy",
     "Step",
+    "Uses",
     "View",
     "Visit",
     "is_bound",
@@ -57,11 +59,42 @@ class Deployment:
     """Host tier that keeps a copy of every expert for good, wherever its home is: an expert goes home there without a move."""
     state: Any = None
     """What the policy remembers during the run; handed back as `view.state`."""
+    cache: CacheRule | None = None
+    """Keeps what each visit uploads and lets other experts of its layer go; the engine asks it after every visit."""
     order: IntArray | None = None
     """[R] requests in the order in which they join rounds and micro-batches; None goes by number."""
     pieces: int = 1
     """Equal pieces, one matrix each, say, in which an expert crosses into GPU memory: each pays the set-up, a more urgent copy
     goes ahead between two of them, and the GPU runs each part of the expert when its piece has landed."""
+
+
+class Uses(NamedTuple):
+    """What visits of n different MoE layers did, for a cache that keeps each layer apart; arrays are [n, E] but for two."""
+
+    layers: IntArray
+    """[n] MoE layer of each visit."""
+    clock: IntArray
+    """[n] number of each visit, counted from 1 over the whole run."""
+    counts: IntArray
+    """Tokens routed to each expert."""
+    uploaded: BoolArray
+    """Experts that were uploaded for the visit and lie in staging."""
+    resident: BoolArray
+    """Experts that were in GPU memory before."""
+    coming: int = 0
+    """Copies for each of these layers that are on their way into GPU memory."""
+
+
+class CacheRule(Protocol):
+    """Who stays in GPU memory and who leaves, by the past alone."""
+
+    clock: int
+    """Visits so far."""
+    ordered: bool
+    """Visits must be told one by one in the order of the run; else those of different layers may be told together."""
+
+    def after(self, uses: Uses) -> tuple[BoolArray, BoolArray]:
+        """([n, E] uploaded experts that stay, [n, E] residents that leave) after visits of different layers."""
 
 
 class Dispatch(NamedTuple):
@@ -114,22 +147,24 @@ class Visit:
     """One MoE layer met by one group of tokens, its routing known: what a real system's dispatcher sees.
 
     All arrays are [E] and in seconds where they are times; they are computed for the whole pass at once, so reading
-    them is free. Times exclude queueing.
+    them is free. Times exclude queueing. A policy that is `batched` gets all V visits of a pass in one: `layer` and `tokens`
+    are [V] then, and the others [V, E].
     """
 
-    __slots__ = ("copy", "counts", "cpu", "foreseen", "gpu", "index", "layer", "ndp", "phase", "tokens")
+    __slots__ = ("copy", "counts", "cpu", "foreseen", "gpu", "index", "layer", "ndp", "phase", "resident", "tokens")
 
     def __init__(
         self,
         index: int,
         phase: str,
-        layer: int,
-        tokens: int,
+        layer: Any,
+        tokens: Any,
         counts: IntArray,
         gpu: FloatArray,
         cpu: FloatArray,
         ndp: FloatArray,
         copy: FloatArray,
+        resident: BoolArray,
         foreseen: Foreseen | None = None,
     ) -> None:
         self.index = index
@@ -150,6 +185,8 @@ class Visit:
         """[E] time on the near-data unit of the expert's home tier (inf where there is none)."""
         self.copy = copy
         """[E] time of a lone copy from the expert's home to GPU memory (0 where its home is GPU memory)."""
+        self.resident = resident
+        """[E] copies in GPU memory."""
         self.foreseen = foreseen
         """What the policy's `foresight` says of later layers; read it through `ahead`."""
 
@@ -231,6 +268,9 @@ class Policy(Spec):
     """True for bounds that know the whole run beforehand (`view.future`); no system can."""
     unreachable: ClassVar[bool] = False
     """True for bounds that no system can reach although the future is hidden from them: rankings leave them out, too."""
+    batched: ClassVar[bool] = False
+    """True if `dispatch` treats the last axis of its visit's arrays as the experts, whatever stands before it, and looks at
+    nothing else that may change: the engine asks about whole passes then, where nothing else moves experts."""
     lossy: ClassVar[bool] = False
     """True for a policy that with its defaults may change what the model computes; lists star its name."""
 

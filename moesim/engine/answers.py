@@ -13,7 +13,7 @@ from moesim.arrays import BoolArray, FloatArray, IntArray
 from moesim.contract import Dispatch
 from moesim.errors import PolicyError
 
-__all__ = ["Answers", "stacked"]
+__all__ = ["Answers", "batched", "stacked"]
 
 
 class Answers(NamedTuple):
@@ -59,6 +59,15 @@ def stacked(dispatches: list[Dispatch], routed: IntArray, stored: FloatArray) ->
     if any(one.moves is not None for one in dispatches):
         moves = np.array([one.moves is not None for one in dispatches])
     return Answers(device, order, load, counts, nbytes, stale, moves)
+
+
+def batched(dispatch: Dispatch, routed: IntArray) -> Answers:
+    """The answers to visits with `routed` [V, E] tokens that a policy gave in one; PolicyError as `stacked`."""
+    if dispatch.device.shape != routed.shape:
+        raise PolicyError(f"dispatch returned device of shape {dispatch.device.shape}, not [V, E] = {routed.shape}")
+    if any(part is not None for part in dispatch[3:]):
+        raise PolicyError("a batched policy gives devices, an order and experts to load, and nothing else")
+    return Answers(dispatch.device, dispatch.order, dispatch.load)
 
 
 def _counts(dispatches: list[Dispatch], routed: IntArray) -> IntArray:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moesim.arrays import FloatArray, IntArray
+from moesim.arrays import BoolArray, FloatArray, IntArray
 from moesim.contract import Problem
 from moesim.engine.answers import Answers
 from moesim.engine.residency import Residency
@@ -30,8 +30,9 @@ class QualityBook:
         self.smallest = float(residency.bytes.min())
         """Bytes of the smallest copy that any expert was computed from."""
 
-    def visits(self, answers: Answers, routed: IntArray, computed: IntArray, layers: IntArray) -> None:
-        """Adds visits with `routed` and `computed` [V, E] tokens of MoE layers `layers` [V], before their moves."""
+    def visits(self, answers: Answers, routed: IntArray, computed: IntArray, layers: IntArray, serving: BoolArray) -> None:
+        """Adds visits with `routed` and `computed` [V, E] tokens of MoE layers `layers` [V], before their moves; `serving`
+        [V, E]: copies in GPU memory that are used."""
         quality = self._recorder.quality
         if answers.counts is not None:
             quality.skipped += int(routed.sum() - computed.sum())
@@ -42,7 +43,7 @@ class QualityBook:
             return
         np.add.at(self._booked, layers, computed)
         used = self._stored[layers] if answers.nbytes is None else answers.nbytes
-        held = self._residency.serving(layers, answers.nbytes) | self._residency.in_flight[layers]
+        held = serving | self._residency.in_flight[layers]
         here = held & (answers.device == self._gpu)
         self._book(np.where(here, self._residency.copy_bytes[layers], used), computed)
 

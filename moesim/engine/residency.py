@@ -111,9 +111,8 @@ class Residency:
         """Experts (of the model's size) that still fit into GPU memory."""
         return int(self.free_bytes // self.problem.model.expert_bytes)
 
-    def serving(self, layers: IntArray | slice, nbytes: FloatArray | None) -> BoolArray:
-        """[V, E] copies in GPU memory that serve visits of `layers` [V] which ask for `nbytes` [V, E] (None: any copy)."""
-        held = self.resident[layers]
+    def serving(self, held: BoolArray, layers: IntArray | slice, nbytes: FloatArray | None) -> BoolArray:
+        """[V, E] which copies of `held` [V, E] in GPU memory serve visits that ask for `nbytes` [V, E] (None: any)."""
         return held if nbytes is None else held & ~(nbytes > self.copy_bytes[layers])
 
     def _size(self, layer: int, experts: IntArray, nbytes: FloatArray | None) -> None:
@@ -127,9 +126,13 @@ class Residency:
     def hold(self, layer: int, experts: IntArray) -> None:
         """Takes GPU memory for copies that are to stay."""
         self.held += float(self.copy_bytes[layer, experts].sum())
-        used = self.fixed + self.held
+        self._within(self.held)
+
+    def _within(self, held: float) -> None:
+        """CapacityError where GPU memory has no room for `held` bytes of experts."""
+        used = self.fixed + held
         if used > self.limit * (1 + 1e-12):
-            shares = {**self.beside, "resident experts and those on their way": self.held}
+            shares = {**self.beside, "resident experts and those on their way": held}
             raise CapacityError(f"{self._too_much(self.problem.gpu_tier, shares)}; the policy must evict first")
         self.peak[self.problem.gpu_tier] = max(self.peak[self.problem.gpu_tier], used)
 
@@ -143,6 +146,13 @@ class Residency:
         self._size(layer, experts, nbytes)
         self.hold(layer, experts)
         self.resident[layer, experts] = True
+
+    def follow(self, resident: BoolArray, gained: FloatArray) -> None:
+        """The copies `resident` [L, E] are there after visits that each made GPU memory hold `gained` [V] more bytes."""
+        held = self.held + np.cumsum(gained)
+        self._within(float(held.max(initial=self.held)))
+        self.held = float(held[-1])
+        self.resident[:] = resident
 
     def evict(self, layer: int, expert: int) -> None:
         """Drops a copy from GPU memory: the master copy stays, or what leaves is in a slot set aside for it."""

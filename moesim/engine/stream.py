@@ -110,7 +110,7 @@ class StreamWalk:
         work.missed = np.where(on_gpu & ~resident, counts, 0)
         work.check()
         context.ledger.visits(work, counts, layers)
-        context.quality.visits(answers, walk.counts, counts, layers)
+        context.quality.visits(answers, walk.counts, counts, layers, resident)
         return work, answers.stale
 
     def _close(self, marks: LayerMarks, begin: int, last: int) -> None:

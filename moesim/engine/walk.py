@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 
 from moesim.arrays import BoolArray, IntArray
-from moesim.contract import Dispatch, Foreseen, Moves, Step, Visit
+from moesim.contract import CacheRule, Dispatch, Foreseen, Moves, Step, Uses, Visit
 from moesim.engine import kernel as k
-from moesim.engine.answers import Answers, stacked
+from moesim.engine.answers import Answers, batched, stacked
 from moesim.engine.context import Context
 from moesim.engine.passes import Pass
 from moesim.engine.prelude import Structure, templates_of, trailer_of
@@ -60,12 +60,11 @@ class PassWalk:
             context.ledger.critical(machine.run(trailer), "attention", None)
 
     def _whole(self) -> None:
-        """All visits of a memoryless policy in one call of the engine."""
+        """All visits of a policy whose decisions wait for no clock, in one call of the engine."""
         context = self.context
-        dispatches = [self.dispatch(row) for row in range(len(self.layers))]
-        if any(dispatch.moves is not None for dispatch in dispatches):
-            raise PolicyError("a policy that says it is memoryless set off moves")
-        rows = self._rows(slice(None), self.answers(slice(None), dispatches), None)
+        resident = self._cached() if context.deployment.cache is not None else context.residency.resident[self.layers]
+        answers = self._answers_of_pass(resident)
+        rows = self._rows(slice(None), answers, None, resident=resident)
         if not context.recorder.keep_slices:
             self._check(context.machine.engine.walk(rows, k.BEFORE, len(self.layers)))
             return
@@ -75,10 +74,48 @@ class PassWalk:
             self._check(context.machine.engine.walk(rows, k.DONE_VISIT, len(self.layers)))
             context.recorder.slice("layer", f"layer {self.layers[row]}", begin, context.machine.now)
 
+    def _answers_of_pass(self, resident: BoolArray) -> Answers:
+        """The answers to all visits, with the copies `resident` [V, E] in GPU memory."""
+        context, times = self.context, self.times
+        if not context.policy.batched:
+            dispatches = [self.dispatch(row) for row in range(len(self.layers))]
+            if any(dispatch.moves is not None for dispatch in dispatches):
+                raise PolicyError("a policy that says it is memoryless set off moves")
+            return self.answers(slice(None), dispatches)
+        visits = Visit(
+            self.step.index, self.step.phase, self.layers, self.tokens, self.counts.copy(), times.gpu.copy(), times.cpu.copy(),
+            times.ndp.copy(), times.copy.copy(), resident.copy(),
+        )  # fmt: skip
+        answers = batched(context.policy.dispatch(visits, context.view), self.counts)
+        if context.deployment.cache is not None:
+            uploads = (answers.device == context.problem.gpu_index) | (self.counts == 0)
+            if not uploads.all() or answers.load is not None:
+                raise PolicyError("a batched policy with a cache gives all experts with tokens, and no others, to the GPU")
+        return answers
+
+    def _cached(self) -> BoolArray:
+        """[V, E] copies in GPU memory at each visit, as the rule of the cache leaves them."""
+        cache, books, counts = self.context.deployment.cache, self.context.residency, self.counts
+        assert cache is not None
+        before, resident = np.empty(counts.shape, dtype=np.bool_), books.resident.copy()
+        gained = np.empty(len(counts))
+        alone = [slice(row, row + 1) for row in range(len(counts))]
+        for some in alone if cache.ordered else [slice(group, None, self.groups) for group in range(self.groups)]:
+            layers = self.layers[some]
+            here = before[some] = resident[layers]
+            clock = cache.clock + 1 + np.arange(len(counts))[some]
+            stay, leave = cache.after(Uses(layers, clock, counts[some], (counts[some] > 0) & ~here, here))
+            resident[layers] = here & ~leave | stay
+            nbytes = books.bytes[layers]
+            gained[some] = np.where(stay, nbytes, 0.0).sum(axis=1) - np.where(leave, nbytes, 0.0).sum(axis=1)
+        cache.clock += len(counts)
+        books.follow(resident, gained)
+        return before
+
     def _one_by_one(self) -> None:
         """One visit after another: dispatch at the time at which the routing is known."""
         context, machine, engine = self.context, self.context.machine, self.context.machine.engine
-        adapts = context.policy.adapts in ("layer", "both")
+        adapts, cache = context.policy.adapts in ("layer", "both"), context.deployment.cache
         for row in range(len(self.layers)):
             begin, layer = machine.now, int(self.layers[row])
             self._swapped(layer)
@@ -98,8 +135,12 @@ class PassWalk:
                 self._while_computing(row, answers, moves, flying)
             self._check(engine.walk(rows, k.DONE_VISIT, row + 1))
             context.recorder.slice("layer", f"layer {layer}", begin, machine.now)
-            if adapts:
-                self._adapt(row, layer, answers, flying)
+            if adapts or cache is not None:
+                uploaded = self._uploaded(row, answers, flying)
+                if cache is not None:
+                    self._keep(row, cache, uploaded)
+                if adapts:
+                    self._adapt(row, answers, uploaded)
 
     def _while_computing(self, row: int, answers: Answers, moves: Moves | None, flying: IntArray | None) -> None:
         """What the host sets off once it knows the routing: it hastens copies on their way, and starts moves."""
@@ -112,14 +153,25 @@ class PassWalk:
         if moves is not None:
             context.movers.apply(moves, layer, _EMPTY)
 
-    def _adapt(self, row: int, layer: int, answers: Answers, flying: IntArray | None) -> None:
+    def _uploaded(self, row: int, answers: Answers, flying: IntArray | None) -> BoolArray:
+        """[E] experts that were uploaded for a visit and lie in staging."""
         uploaded = self._needed(row, answers) & ~self._serving[0]
-        if flying is not None:
-            uploaded &= flying == 0
-        step = Step(
-            self.step.index, self.step.phase, layer, self.counts[row].copy(), np.flatnonzero(uploaded), self._foreseen(row)
-        )
-        self.context.adapt(step, None if answers.nbytes is None else answers.nbytes[0])
+        return uploaded if flying is None else uploaded & (flying == 0)
+
+    def _keep(self, row: int, cache: CacheRule, uploaded: BoolArray) -> None:
+        """What the rule of the cache does after a visit."""
+        layer = int(self.layers[row])
+        cache.clock += 1
+        here = self.context.residency.resident[layer][None]
+        clock = np.array([cache.clock])
+        stay, leave = cache.after(Uses(self.layers[row : row + 1], clock, self.counts[row][None], uploaded[None], here))
+        evict = np.column_stack([np.full(np.count_nonzero(leave), layer), np.flatnonzero(leave[0])])
+        self.context.movers.apply(Moves(np.flatnonzero(stay[0]), evict), layer, np.flatnonzero(uploaded))
+
+    def _adapt(self, row: int, answers: Answers, uploaded: BoolArray) -> None:
+        step, layer, counts = self.step, int(self.layers[row]), self.counts[row].copy()
+        seen = Step(step.index, step.phase, layer, counts, np.flatnonzero(uploaded), self._foreseen(row))
+        self.context.adapt(seen, None if answers.nbytes is None else answers.nbytes[0])
 
     def _needed(self, row: int, answers: Answers) -> BoolArray:
         """[E] copies that a visit which was asked for alone needs in GPU memory."""
@@ -144,16 +196,19 @@ class PassWalk:
             self._computed[some] = answers.counts
         return answers
 
-    def _rows(self, some: slice, answers: Answers, flying: IntArray | None, data: int = 0) -> IntArray:
-        """What the engine has to know of some of the visits."""
+    def _rows(
+        self, some: slice, answers: Answers, flying: IntArray | None, data: int = 0, resident: BoolArray | None = None
+    ) -> IntArray:
+        """What the engine has to know of some of the visits; `resident` [V, E] if that is not as the books have it now."""
         context, layers, counts = self.context, self.layers[some], self._computed[some]
         kinds = None if answers.nbytes is None else context.kinds_of(layers, answers.nbytes)
         if kinds is not None or answers.counts is not None:
             times = context.placement.times(counts, layers, kinds)
         else:
             times = self.times if some == slice(None) else self.times.rows(some)
-        self._serving = context.residency.serving(layers, answers.nbytes)
-        context.quality.visits(answers, self.counts[some], counts, layers)
+        here = context.residency.resident[layers] if resident is None else resident
+        self._serving = context.residency.serving(here, layers, answers.nbytes)
+        context.quality.visits(answers, self.counts[some], counts, layers, self._serving)
         stored = context.placement.kind_of(layers) if kinds is None else kinds
         return visit_rows(counts, answers.device, times, stored, self._serving, flying, answers, data, kinds is not None)
 
@@ -183,6 +238,7 @@ class PassWalk:
             times.cpu[row].copy(),
             times.ndp[row].copy(),
             times.copy[row].copy(),
+            self.context.residency.resident[layer].copy(),
             self._foreseen(row),
         )
         return self.context.policy.dispatch(visit, self.context.view)

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
-from moesim.contract import NO_MOVES, Deployment, Moves, Problem, Step, View
+from moesim.contract import NO_MOVES, Deployment, Moves, Problem, Step, Uses, View
 from moesim.policies.cache import LayerCache, deploy_cached
 from moesim.policies.cached import CachePolicy
 from moesim.policies.migration import pairs_of
@@ -54,7 +54,7 @@ class LayerBelady(LayerCache):
         """`next_use` [E]: when each expert of a layer is used next, in visits of any unit."""
         self.keys[layer] = next_use * self.keys.shape[1] + self._rank[layer]
 
-    def touch(self, keys: IntArray, step: Step, used: BoolArray, resident: BoolArray) -> None:
+    def touch(self, keys: IntArray, uses: Uses) -> None:
         """The past does not count."""
 
     def after_layer(self, step: Step, resident: BoolArray, coming: int = 0) -> Moves:
@@ -75,6 +75,8 @@ class Belady(CachePolicy):
 
     kind: Literal["belady"] = "belady"
 
+    adapts: ClassVar[Literal["never", "layer", "pass", "both"]] = "layer"
+    batched: ClassVar[bool] = False
     clairvoyant: ClassVar[bool] = True
     source: ClassVar[str] = "bound; Belady 1966 (MIN)"
 
@@ -115,6 +117,8 @@ class BeladyGlobal(CachePolicy):
 
     kind: Literal["belady_global"] = "belady_global"
 
+    adapts: ClassVar[Literal["never", "layer", "pass", "both"]] = "layer"
+    batched: ClassVar[bool] = False
     clairvoyant: ClassVar[bool] = True
     source: ClassVar[str] = "bound; Belady 1966 (MIN)"
 

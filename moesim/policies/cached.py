@@ -5,12 +5,13 @@ Knows the past of the run only.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from moesim.arrays import IntArray
-from moesim.contract import Deployment, Dispatch, Moves, Problem, Step, View, Visit
+from moesim.contract import Deployment, Dispatch, Problem, View, Visit
 from moesim.policies.cache import (
     LayerCache,
     LayerFifo,
@@ -49,7 +50,7 @@ class CachePolicy(SizedPolicy):
     start: Literal["profile", "empty"] = "profile"
     """What the cache holds at first: the most popular experts of the profile, or nothing."""
 
-    adapts: ClassVar[Literal["never", "layer", "pass", "both"]] = "layer"
+    batched: ClassVar[bool] = True
 
     def rule(self) -> Eviction:
         """Who leaves."""
@@ -58,22 +59,18 @@ class CachePolicy(SizedPolicy):
     def deploy(self, problem: Problem) -> Deployment:
         """Sizes the caches and fills them by the profile."""
         cut = self.cut(problem, movable=True)
-        return deploy_cached(
+        deployment = deploy_cached(
             problem,
             cut,
             self.capacity,
             lambda capacity: layer_cache(self.rule(), problem, capacity),
             empty=self.start == "empty",
         )
+        return replace(deployment, state=None, cache=deployment.state)
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """Uploads what is missing."""
         return upload_missing(visit, view)
-
-    def adapt(self, step: Step, view: View) -> Moves:
-        """Keeps what was uploaded."""
-        cache: LayerCache = view.state
-        return cache.after_layer(step, view.resident[step.layer])
 
 
 class Cache(CachePolicy):

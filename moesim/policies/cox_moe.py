@@ -106,7 +106,7 @@ class CoxMoe(SizedPolicy):
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """Every expert where its group runs."""
         groups: _Groups = view.state
-        return Dispatch(groups.device[visit.phase][visit.layer], in_order(visit.counts, view.resident[visit.layer]))
+        return Dispatch(groups.device[visit.phase][visit.layer], in_order(visit.counts, visit.resident))
 
     def _order(self, problem: Problem) -> IntArray:
         """[L, E] expert ids in the order in which they fill the groups."""

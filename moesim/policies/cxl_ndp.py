@@ -63,7 +63,7 @@ class CxlNdp(SizedPolicy):
         """Residents on the GPU, the rest by `misses`, from CXL memory in the precision asked for."""
         answer = upload_missing(visit, view) if self.misses == "upload" else cpu_missing(visit, view)
         sizes: FloatArray = view.state
-        return answer._replace(nbytes=np.where(view.resident[visit.layer], view.state.max(), sizes[view.home[visit.layer]]))
+        return answer._replace(nbytes=np.where(visit.resident, view.state.max(), sizes[view.home[visit.layer]]))
 
     def _table(self, problem: Problem, devices: list[str]) -> FloatArray:
         """[T] bytes that a read of an expert in each tier takes."""

@@ -1,7 +1,8 @@
 """Who computes the experts of a visit: shared rules, each a handful of array operations.
 
-Knows one visit and where copies are; keeps nothing. Every rule gives experts in GPU memory (or on their way there) to the
-GPU, and orders the rest so that no job waits behind one that is not needed sooner: residents first, then most tokens.
+Knows one visit, or several at once ([..., E]), and where copies are; keeps nothing. Every rule gives experts in GPU memory (or
+on their way there) to the GPU, and orders the rest so that no job waits behind one that is not needed sooner: residents first,
+then most tokens.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ _MANY = 1 << 40
 
 
 def in_gpu_memory(visit: Visit, view: View) -> BoolArray:
-    """[E] experts of this layer that need no upload: resident, or already on their way."""
-    here: BoolArray = view.resident[visit.layer] | view.in_flight[visit.layer]
+    """[..., E] experts of this layer that need no upload: resident, or already on their way."""
+    here: BoolArray = visit.resident | view.in_flight[visit.layer]
     return here
 
 
@@ -49,14 +50,15 @@ def _ids(experts: int) -> IntArray:
 
 
 def by_tokens(counts: IntArray) -> IntArray:
-    """[E] most tokens first, ties by expert id."""
+    """[..., E] most tokens first, ties by expert id."""
     # distinct keys give one order under any sort, and the plain one is twice as fast as a stable one
-    order: IntArray = (_ids(len(counts)) - counts * len(counts)).argsort()
+    experts = counts.shape[-1]
+    order: IntArray = (_ids(experts) - counts * experts).argsort()
     return order
 
 
 def in_order(counts: IntArray, resident: BoolArray) -> IntArray:
-    """[E] residents first, then most tokens first, ties by expert id.
+    """[..., E] residents first, then most tokens first, ties by expert id.
 
     A device's queue is first come, first served, so an expert that waits for its weights must not stand before one that is
     there.
@@ -67,8 +69,8 @@ def in_order(counts: IntArray, resident: BoolArray) -> IntArray:
 def upload_missing(visit: Visit, view: View, *, whole_layer: bool = False) -> Dispatch:
     """Everything runs on the GPU; what is missing is uploaded (`whole_layer`: with or without tokens)."""
     here = in_gpu_memory(visit, view)
-    device = np.full(len(here), view.problem.gpu_index)
-    return Dispatch(device, in_order(visit.counts, view.resident[visit.layer]), ~here if whole_layer else None)
+    device = np.full(here.shape, view.problem.gpu_index)
+    return Dispatch(device, in_order(visit.counts, visit.resident), ~here if whole_layer else None)
 
 
 def cpu_missing(visit: Visit, view: View) -> Dispatch:
@@ -95,10 +97,10 @@ def by_misses(misses: Misses, visit: Visit, view: View) -> Dispatch:
 
 
 def to_cpu_where(on_cpu: BoolArray, visit: Visit, view: View) -> Dispatch:
-    """The CPU for experts `on_cpu` [E], the GPU for the rest."""
+    """The CPU for experts `on_cpu` [..., E], the GPU for the rest."""
     problem = view.problem
     device = np.where(on_cpu, problem.cpu_index, problem.gpu_index)
-    return Dispatch(device, in_order(visit.counts, view.resident[visit.layer]))
+    return Dispatch(device, in_order(visit.counts, visit.resident))
 
 
 def hot_by_rank(scores: FloatArray | IntArray, percentile: float) -> BoolArray:

@@ -42,6 +42,7 @@ class Fiddler(SizedPolicy):
     """`overlap` shows what overlapping the parts would bring."""
 
     memoryless: ClassVar[bool] = True
+    batched: ClassVar[bool] = True
     source: ClassVar[str] = "Fiddler (ICLR 2025, arXiv:2402.07033)"
 
     def deploy(self, problem: Problem) -> Deployment:

@@ -25,6 +25,7 @@ class GpuOnly(SizedPolicy):
     kind: Literal["gpu_only"] = "gpu_only"
 
     memoryless: ClassVar[bool] = True
+    batched: ClassVar[bool] = True
     source: ClassVar[str] = "reference of MoE-CXL and others: the model fits"
 
     def deploy(self, problem: Problem) -> Deployment:

@@ -29,6 +29,7 @@ class OnDemand(SizedPolicy):
     """Whether an expert computes while the next one is copied."""
 
     memoryless: ClassVar[bool] = True
+    batched: ClassVar[bool] = True
     source: ClassVar[str] = "DeepSpeed-MoE (ICML 2022, arXiv:2201.05596) with CPU off-load; ZeRO-Inference (arXiv:2207.00032)"
 
     def deploy(self, problem: Problem) -> Deployment:

@@ -233,7 +233,7 @@ class Optimum(SizedPolicy):
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """Every expert where the plan has it."""
         choice: _Choice = view.state
-        return Dispatch(choice.device[visit.phase][visit.layer], in_order(visit.counts, view.resident[visit.layer]))
+        return Dispatch(choice.device[visit.phase][visit.layer], in_order(visit.counts, visit.resident))
 
     def proven_gap(self, state: _Choice) -> float:
         """As the solver proved it."""

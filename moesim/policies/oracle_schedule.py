@@ -76,7 +76,7 @@ class Layer:
     def __init__(self, machine: Machine, visit: Visit, view: View) -> None:
         self._machine, self._tokens = machine, visit.tokens
         active = np.flatnonzero(visit.counts)
-        copy = np.where(view.resident[visit.layer], 0.0, visit.copy)[active]
+        copy = np.where(visit.resident, 0.0, visit.copy)[active]
         home = view.home[visit.layer, active]
         columns = [visit.gpu[active]]
         for side in machine.sides:

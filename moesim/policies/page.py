@@ -98,7 +98,9 @@ def _first(made: type[Policy]) -> str:
 def _learns(made: type[Policy]) -> str:
     """As the policy is by default."""
     policy = made()
-    return "memoryless" if policy.memoryless else _WHEN[policy.adapts]
+    if policy.memoryless:
+        return "memoryless"
+    return _WHEN["layer" if policy.batched else policy.adapts]  # a cache learns after every layer
 
 
 def _ahead(made: type[Policy]) -> str:

@@ -65,4 +65,4 @@ def recall(
 def _visit(index: int, phase: str, layer: int, counts: IntArray, ahead: Foreseen) -> Visit:
     none = np.zeros(len(counts))
     tokens = int(counts.max())
-    return Visit(index, phase, layer, tokens, counts, none, none, none, none, ahead)
+    return Visit(index, phase, layer, tokens, counts, none, none, none, none, none > 0, ahead)

@@ -26,6 +26,7 @@ class Random(SizedPolicy):
     """Who computes an expert that is not in GPU memory: the GPU after an upload, the CPU, or whichever is sooner."""
 
     memoryless: ClassVar[bool] = True
+    batched: ClassVar[bool] = True
     source: ClassVar[str] = "yardstick; KTransformers (SOSP 2025), strategy random"
 
     def deploy(self, problem: Problem) -> Deployment:

@@ -131,4 +131,4 @@ def best_prefix(copy: FloatArray, gpu: FloatArray, ndp: FloatArray, crossing: Fl
 
 def on_devices(device: IntArray, visit: Visit, view: View) -> Dispatch:
     """Experts on `device` [E]; the GPU's queue has those that are there first, then most tokens."""
-    return Dispatch(device, in_order(visit.counts, view.resident[visit.layer]))
+    return Dispatch(device, in_order(visit.counts, visit.resident))

@@ -38,6 +38,7 @@ class StaticPopularity(SizedPolicy):
     """Whether uploads, GPU and CPU of a layer work side by side."""
 
     memoryless: ClassVar[bool] = True
+    batched: ClassVar[bool] = True
     source: ClassVar[str] = "Fiddler (ICLR 2025, arXiv:2402.07033); KTransformers (SOSP 2025)"
 
     def deploy(self, problem: Problem) -> Deployment:

@@ -102,6 +102,9 @@ class Watched:
         self._policy, self._run, self._frozen, self._between, self._ids = policy, run, frozen, between, ids
         self._told, self._all_seeing = told or {}, all_seeing
 
+    batched = False
+    """Every visit is asked about alone."""
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._policy, name)
 

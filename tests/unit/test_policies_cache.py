@@ -104,7 +104,8 @@ def test_policy_starts_with_the_profile_and_evicts_its_least_popular_first():
     assert deployment.resident.sum(axis=1).tolist() == [3, 3, 3]
     order = np.argsort(-p.popularity[1])
     missing = int(order[-1])
-    moves = LRU().adapt(tiny.step_of(1, np.eye(8, dtype=int)[missing], [missing]), tiny.view_of(p, deployment))
+    step = tiny.step_of(1, np.eye(8, dtype=int)[missing], [missing])
+    moves = deployment.cache.after_layer(step, deployment.resident[1])
     assert moves.keep.tolist() == [missing]
     assert moves.evict.tolist() == [[1, int(order[2])]]
 
@@ -113,12 +114,12 @@ def test_policy_may_start_empty_with_the_same_room():
     p = tiny.problem(tiny.system(hbm=0.12e9))
     empty, full = LRU(start="empty").deploy(p), LRU().deploy(p)
     assert not empty.resident.any()
-    assert (empty.state.capacity == full.resident.sum(axis=1)).all()
+    assert (empty.cache.capacity == full.resident.sum(axis=1)).all()
     assert (full.home != p.gpu_tier_index).all()
 
 
 def test_two_runs_of_one_policy_share_nothing():
     p, policy = tiny.problem(), LRU()
     first, second = policy.deploy(p), policy.deploy(p)
-    policy.adapt(tiny.step_of(0, [1] + [0] * 7), tiny.view_of(p, first))
-    assert first.state.last_use[0, 0] != second.state.last_use[0, 0]
+    first.cache.after_layer(tiny.step_of(0, [1] + [0] * 7), first.resident[0])
+    assert first.cache.last_use[0, 0] != second.cache.last_use[0, 0]

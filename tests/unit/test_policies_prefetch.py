@@ -362,7 +362,7 @@ def test_hybrimoe_fetches_what_shortens_a_later_schedule_most():
     counts = np.zeros(8, dtype=np.int64)
     counts[there[0][:2]] = 1
     one = tiny.visit_of(p, deployment, 0, counts)
-    visit = Visit(0, "decode", 0, 1, counts, one.gpu, one.cpu, one.ndp, one.copy, Seen({1: near, 2: far}))
+    visit = Visit(0, "decode", 0, 1, counts, one.gpu, one.cpu, one.ndp, one.copy, one.resident, Seen({1: near, 2: far}))
     moves = policy.dispatch(visit, view).moves
     assert moves.load.tolist() == [list(max(best)[1:])]
     assert max(best)[0] > 0

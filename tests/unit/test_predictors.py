@@ -124,7 +124,7 @@ def test_recall_on_recorded_routing(file, model, low, high):
 def visit(layer, counts, phase="decode", index=0, ahead=None):
     counts = np.asarray(counts, dtype=np.int64)
     none = np.zeros(len(counts))
-    return Visit(index, phase, layer, int(counts.max()), counts, none, none, none, none, ahead)
+    return Visit(index, phase, layer, int(counts.max()), counts, none, none, none, none, none > 0, ahead)
 
 
 def small(popularity, top_k=1) -> Problem:

@@ -20,7 +20,7 @@ LAYERS, EXPERTS = 5, 6
 
 def visit(layer, counts, phase="decode", index=0):
     counts, none = np.asarray(counts, dtype=np.int64), np.zeros(len(counts))
-    return Visit(index, phase, layer, int(counts.max()), counts, none, none, none, none)
+    return Visit(index, phase, layer, int(counts.max()), counts, none, none, none, none, none > 0)
 
 
 def problem(top_k=2):
