@@ -57,7 +57,8 @@ def visit_of(p: Problem, deployment, layer: int, counts, phase: str = "decode") 
         copy[there] = p.costs.copy(sizes[there], tier, p.gpu_tier, deployment.pieces)
     gpu = p.costs.gpu(counts, sizes)
     tokens = int(counts.sum()) // p.model.top_k
-    return Visit(0, phase, layer, tokens, counts, gpu, cpu, ndp, copy, lambda _depth: None)  # predicts nothing
+    here = deployment.resident[layer].copy()
+    return Visit(0, phase, layer, tokens, counts, gpu, cpu, ndp, copy, here, lambda _depth: None)  # predicts nothing
 
 
 def step_of(layer: int, counts, uploaded=(), phase: str = "decode") -> Step:

@@ -155,7 +155,7 @@ class PassWalk:
 
     def _uploaded(self, row: int, answers: Answers, flying: IntArray | None) -> BoolArray:
         """[E] experts that were uploaded for a visit and lie in staging."""
-        uploaded = self._needed(row, answers) & ~self._serving[0]
+        uploaded: BoolArray = self._needed(row, answers) & ~self._serving[0]
         return uploaded if flying is None else uploaded & (flying == 0)
 
     def _keep(self, row: int, cache: CacheRule, uploaded: BoolArray) -> None:

@@ -139,10 +139,11 @@ def test_copies_on_their_way_take_room():
 def test_policies_keep_what_they_upload(policy, kind):
     p = tiny.problem(tiny.system(hbm=0.12e9))
     deployment = policy.model_copy(update={"capacity": 3}).deploy(p)
-    assert isinstance(deployment.state, kind)
+    assert isinstance(deployment.cache, kind)
     assert deployment.resident.sum(axis=1).tolist() == [3, 3, 3]
     missing = int(np.argmin(p.popularity[1]))
-    moves = policy.adapt(tiny.step_of(1, np.eye(8, dtype=int)[missing], [missing]), tiny.view_of(p, deployment))
+    step = tiny.step_of(1, np.eye(8, dtype=int)[missing], [missing])
+    moves = deployment.cache.after_layer(step, deployment.resident[1])
     assert moves.keep.tolist() == [missing]
     assert len(moves.evict) == 1
 
@@ -151,7 +152,7 @@ def test_huang_starts_empty_and_runs_everything_on_the_gpu():
     p = tiny.problem()
     deployment = HuangBuffering(capacity=4).deploy(p)
     assert not deployment.resident.any()
-    assert deployment.state.capacity.tolist() == [4, 4, 4]
+    assert deployment.cache.capacity.tolist() == [4, 4, 4]
     visit = tiny.visit_of(p, deployment, 0, [1] * 8)
     assert (HuangBuffering().dispatch(visit, tiny.view_of(p, deployment)).device == p.gpu_index).all()
 
