@@ -127,9 +127,9 @@ def _visits(context: Context, one: Pass) -> list[Visit]:
     counts = one.counts[:, 0]
     times = context.placement.times(counts, np.arange(len(counts)))
     tokens = int(one.group_tokens[0])
-    seconds = (times.gpu, times.cpu, times.ndp, times.copy)
+    seconds, resident = (times.gpu, times.cpu, times.ndp, times.copy), context.residency.resident
     return [
-        Visit(one.index, one.phase, layer, tokens, counts[layer], *(values[layer] for values in seconds))
+        Visit(one.index, one.phase, layer, tokens, counts[layer], *(values[layer] for values in seconds), resident[layer])
         for layer in range(len(counts))
     ]
 

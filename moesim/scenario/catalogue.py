@@ -77,28 +77,24 @@ def _roots(folder: Path) -> Iterator[Path]:
             yield inside.parent
 
 
-def _files(place: Path, group: str) -> list[Path]:
+def _by_name(place: Path, group: str) -> dict[str, list[str]]:
+    """Name -> the files in `place` that have it, in order: one, unless they clash.
+
+    A profile or model is called by its file's name, a scenario or an experiment by its path below its folder. Names stay text:
+    a run looks some ninety times, and objects for all paths would take longer than a short run.
+    """
     folder = place / FOLDERS[group]
-    if not folder.is_dir():
-        return []
-    files = sorted(path for path in folder.rglob("*") if path.suffix in _SUFFIXES[group] and path.is_file())
-    if group == "scenarios":  # experiments lie in a folder of theirs beside the scenarios that they vary
-        files = [path for path in files if path.relative_to(folder).parts[0] != "experiments"]
-    return files
-
-
-def _name(path: Path, place: Path, group: str) -> str:
-    """A profile or model is called by its file's name, a scenario or an experiment by its path below its folder."""
-    if group not in ("scenarios", "experiments"):
-        return path.stem
-    return path.relative_to(place / FOLDERS[group]).with_suffix("").as_posix()
-
-
-def _by_name(place: Path, group: str) -> dict[str, list[Path]]:
-    found: dict[str, list[Path]] = {}
-    for path in _files(place, group):
-        found.setdefault(_name(path, place, group), []).append(path)
-    return found
+    known: dict[str, list[str]] = {}
+    by_path = group in ("scenarios", "experiments")
+    for at, inside, names in os.walk(folder):
+        if group == "scenarios" and at == str(folder) and "experiments" in inside:
+            inside.remove("experiments")  # they lie in a folder of theirs beside the scenarios that they vary
+        below = Path(at).relative_to(folder).as_posix() + "/" if by_path and at != str(folder) else ""
+        for file in names:
+            stem, dot, suffix = file.rpartition(".")
+            if stem and dot + suffix in _SUFFIXES[group]:
+                known.setdefault(below + stem, []).append(f"{at}/{file}")
+    return {name: paths for name in sorted(known) if (paths := sorted(filter(os.path.isfile, known[name])))}
 
 
 def _direct(place: Path, name: str, group: str, passed: Callable[[Path], bool]) -> Path | None:
@@ -116,7 +112,7 @@ def find(group: str, name: str, *, beside: Sequence[Path] = (), passed: Callable
     for place in _places(beside):
         here = _by_name(place, group)
         known += here
-        found = here.get(name, [])
+        found = [Path(path) for path in here.get(name, [])]
         if len(found) > 1:
             files = " and ".join(shown(path) for path in found)
             raise InputError(Mistake(f"two {_WORDS[group]}s are called '{name}': {files}; rename one"))
@@ -182,7 +178,7 @@ def names(group: str, *, beside: Sequence[Path] = ()) -> list[Entry]:
         entries = {entry.name: entry for entry in _named_models()}
     for place in _places(beside):
         for name, paths in _by_name(place, group).items():
-            entries.setdefault(name, _described(name, paths[0]))
+            entries.setdefault(name, _described(name, Path(paths[0])))
     return sorted(entries.values())
 
 

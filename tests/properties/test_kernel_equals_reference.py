@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
+from typing import get_args
 
 import engine_worlds as worlds
 import program_worlds
 import pytest
 import strategies
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from moesim.contract import Deployment, Problem
+from moesim.engine import simulate
+from moesim.policies.cached import Cache, Eviction
 
 Knobs, Scripted, Stepwise, Restless = worlds.Knobs, worlds.Scripted, worlds.Stepwise, worlds.Restless
 
@@ -105,6 +112,29 @@ def test_worlds_that_once_differed(k, policy):
 
 
 # Timelines
+
+
+class InParts(Cache):
+    """A cache whose layers meet several groups of sequences."""
+
+    def deploy(self, problem: Problem) -> Deployment:
+        return replace(super().deploy(problem), expert_batch=2)
+
+
+@pytest.mark.parametrize("rule", get_args(Eviction))
+@settings(max_examples=8, deadline=None, derandomize=True, database=None)
+@given(k=strategies.knobs(), capacity=st.integers(0, 6))
+def test_caches_that_are_asked_about_whole_passes(rule, k, capacity):
+    def records(policy: Cache) -> list[dict]:
+        found = []
+        for engine in ("reference", "kernel"):
+            problem, table = worlds.problem(k)
+            found.append(worlds.record(simulate(problem, policy, table, engine=engine)))
+        return found
+
+    for policy in (Cache, InParts):
+        by_reference, by_kernel = records(policy(eviction=rule, capacity=capacity))
+        assert worlds.differences(by_reference, by_kernel) == {}
 
 
 def timeline(k: Knobs, engine: str) -> list[tuple[str, str, int, int]]:
