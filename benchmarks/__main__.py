@@ -21,8 +21,6 @@ from benchmarks.cases import POLICIES, call_costs, make_case, make_ready, time_m
 from moesim.errors import InputError
 from moesim.plugins import BUILT_IN
 
-ADAPTIVE = "cxl_expert_adaptive"
-"""CXL-Expert with thresholds that follow the load."""
 TOLERANCE = 1e-9
 """Largest relative difference between the makespans of moesim and naive SimPy; none is seen, both count whole ps."""
 
@@ -43,7 +41,7 @@ def main() -> None:
         "machine": platform.machine(),
         "cases": rows,
         "least_speedup": min(row["speedup"] for row in rows),
-        "calls": _calls(passes, (*POLICIES, ADAPTIVE, "lru") if quick else (*BUILT_IN["policies"], ADAPTIVE)),
+        "calls": _calls(passes, (*POLICIES, "lru") if quick else BUILT_IN["policies"]),
         "import_s": _import_seconds(),
     }
     print(json.dumps(document, indent=2))
@@ -52,7 +50,7 @@ def main() -> None:
 
 def _measure(policy: str, batch: int, passes: int, repeats: int) -> dict[str, Any]:
     """One case, all three simulators in turn, `repeats` times."""
-    case = make_case(policy, batch, passes)
+    case = make_case(POLICIES[policy], batch, passes)
     ready = make_ready(case)
     visits = len(ready.visits)
     naive, kernel, reference = [], [], []
@@ -87,9 +85,8 @@ def _calls(passes: int, wanted: Iterable[str]) -> dict[str, dict[str, float | No
     """Microseconds per call of the two slots that run while the clock does; a policy that cannot run here is left out."""
     found = {}
     for policy in wanted:
-        parameters = {"kind": policy} if policy != ADAPTIVE else {"kind": "cxl_expert", "adaptive": True}
         try:
-            costs = call_costs(make_case(parameters, 64, min(passes, 4)))
+            costs = call_costs(make_case(POLICIES.get(policy, {"kind": policy}), 64, min(passes, 4)))
         except InputError:
             continue
         found[policy] = {f"{name}_us": None if seconds is None else round(seconds * 1e6, 1) for name, seconds in costs.items()}

@@ -26,7 +26,12 @@ from moesim.workload.table import RoutingTable
 
 __all__ = ["POLICIES", "Case", "Ready", "Timing", "call_costs", "make_case", "make_ready", "time_moesim", "time_naive"]
 
-POLICIES = ("cox_moe", "cxl_expert")
+POLICIES: dict[str, dict[str, Any]] = {
+    "cox_moe": {"kind": "cox_moe"},
+    "cxl_expert": {"kind": "cxl_expert", "mode": "printed", "cxl": "none"},
+    "static_popularity": {"kind": "static_popularity", "misses": "threshold"},
+}
+"""Memoryless policies that the naive model can follow, with their parameters."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +69,10 @@ class Timing:
     """Layer visits of the whole run (moesim's includes the prefill pass)."""
 
 
-def make_case(policy: str | dict[str, Any], batch: int, passes: int) -> Case:
+def make_case(policy: dict[str, Any], batch: int, passes: int) -> Case:
     """Qwen3-30B-A3B on a workstation with an AMX CPU, `passes` decode passes of `batch` sequences.
 
-    `policy` is its kind, or its data. Prompts are short, because decode is what is timed.
+    `policy` is what a scenario would say of it. Prompts are short, because decode is what is timed.
     """
     data = {
         "name": "benchmark",
@@ -80,7 +85,7 @@ def make_case(policy: str | dict[str, Any], batch: int, passes: int) -> Case:
             "output": passes + 1,
             "routing": {"kind": "zipf", "exponent": 0.6},
         },
-        "policy": {"kind": policy} if isinstance(policy, str) else policy,
+        "policy": policy,
     }
     loaded = load_data(data)
     job, routing = loaded.build()

@@ -118,7 +118,8 @@ class InParts(Cache):
     """A cache whose layers meet several groups of sequences."""
 
     def deploy(self, problem: Problem) -> Deployment:
-        return replace(super().deploy(problem), expert_batch=2)
+        deployment = super().deploy(problem)
+        return replace(deployment, plan=replace(deployment.plan, expert_batch=2))
 
 
 @pytest.mark.parametrize("rule", get_args(Eviction))

@@ -19,7 +19,7 @@ BATCHES = (8, 64)
 
 @cache
 def prepared(policy: str, batch: int) -> tuple[cases.Case, cases.Ready]:
-    case = cases.make_case(policy, batch, 3)
+    case = cases.make_case(cases.POLICIES[policy], batch, 3)
     return case, cases.make_ready(case)
 
 
