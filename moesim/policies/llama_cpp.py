@@ -26,8 +26,8 @@ class LlamaCpp(SizedPolicy):
     `ubatch` tokens, each of which uploads anew.
     Source: ggml-org/llama.cpp (`--n-cpu-moe`, `--cpu-moe`, op off-load from a batch of 32; active experts only since pull
     request 15346); the fork ik_llama.cpp copies from 32 E / k tokens (`scaled`).
-    Inferred: none of the rules. Left out: a cut within a prompt (one that is longer than `ubatch` is a piece of its own);
-    pageable copies from a memory-mapped file; 2-8 bit weights, unless the model is stored so.
+    Inferred: none of the rules. Left out: pageable copies from a memory-mapped file; 2-8 bit weights, unless the model is
+    stored so.
     """
 
     kind: Literal["llama_cpp"] = "llama_cpp"
@@ -36,7 +36,7 @@ class LlamaCpp(SizedPolicy):
     upload_from: int = Field(32, ge=1)
     """Tokens in a pass from which missing experts are uploaded (published: 32)."""
     ubatch: int = Field(512, ge=1)
-    """Tokens of a piece of the prompts (published: 512), in whole prompts."""
+    """Tokens of a piece of the prompts (published: 512)."""
     scaled: bool = False
     """Whether that number is per expert: upload_from * E / k tokens, as in the fork."""
 
@@ -46,9 +46,9 @@ class LlamaCpp(SizedPolicy):
     def deploy(self, problem: Problem) -> Deployment:
         """The last layers resident."""
         require_cpu(problem)
-        cut, together = self.cut(problem), max(self.ubatch // int(problem.job.prompt.max()), 1)
-        if problem.job.attention and together < cut.batch:
-            cut = replace(cut, prefill=replace(cut.prefill, sequences=together))
+        cut = self.cut(problem)
+        if problem.job.attention:
+            cut = replace(cut, prefill=replace(cut.prefill, chunk=self.ubatch))
         fit = int(max(problem.gpu_free(cut), 0.0) // (problem.experts * problem.model.expert_bytes))
         first = max(problem.layers - fit, 0) if self.cpu_layers is None else min(self.cpu_layers, problem.layers)
         resident = np.zeros((problem.layers, problem.experts), dtype=np.bool_)

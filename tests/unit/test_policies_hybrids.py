@@ -108,7 +108,7 @@ def test_every_piece_of_the_prompts_uploads_anew():
         policy = {"kind": "llama_cpp", "cpu_layers": 99, "ubatch": ubatch}
         return run_loaded(loaded("quickstart", policy=policy, **sets), bound=False)
 
-    whole, halves, lone = ran(512), ran(256), ran(1)
+    whole, halves, lone = ran(512), ran(256), ran(64)
     assert [len(result.frame("steps")) for result in (whole, halves, lone)] == [1, 2, 8]
     uploaded = [result.summary["bytes"]["pcie:forward"] for result in (whole, halves, lone)]
     assert uploaded[0] < uploaded[1] < uploaded[2]

@@ -1,6 +1,6 @@
 """Owns Mixtral-8x7B in the memory of one GPU, end to end: seconds by prompt and output, identical and staggered requests.
 
-Knows its scenario by name; chunked prefill, which the engine does not do, is put together from runs here.
+Knows its scenario by name.
 """
 
 from __future__ import annotations
@@ -67,29 +67,9 @@ def _costs(constants: Constants) -> Costs:
 
 @cache
 def prefill(constants: Constants, prompt: int) -> float:
-    """Seconds until the first token: a pass for each chunk, and what their attention sees of earlier chunks.
-
-    A chunk is a request of its own whose only output token ends its pass, so its experts are drawn and counted as any
-    pass's; the LM head of all but the last is taken off again. More than 16 chunks are the mean of 16, as many times.
-    """
-    whole, rest = divmod(prompt, CHUNK)
-    time = 0.0
-    for count, size in ((whole, CHUNK), (min(rest, 1), rest)):
-        if count:
-            some = min(count, 16)
-            made = _run(constants, {**_ALONE, "policy.batch": 1}, requests=some, prompt=size, output=1)
-            time += count / some * float(made.summary["makespan_s"])
-    sizes = np.array([CHUNK] * whole + [rest] * min(rest, 1), dtype=np.float64)
-    return time + _earlier(constants, prompt, sizes) - (len(sizes) - 1) * float(_costs(constants).head(1))
-
-
-def _earlier(constants: Constants, prompt: int, sizes: FloatArray) -> float:
-    """Seconds of attention of chunks to the chunks before them, in all layers, by the same cost model."""
-    costs = _costs(constants)
-    model, gpu = costs.model, costs.system.gpu_name
-    flops = model.core_flops_prefill([prompt]) - model.core_flops_prefill(sizes)
-    read = model.kv_bytes_per_layer * float((np.cumsum(sizes) - sizes).sum())
-    return float(costs.core(gpu, flops, read, "prefill", costs.system.gpu_tier).sum())
+    """Seconds until the first token of a prompt in chunks of `CHUNK` tokens."""
+    made = _run(constants, _ALONE, requests=1, prompt=prompt, output=1, chunk=CHUNK)
+    return float(made.summary["makespan_s"])
 
 
 @cache
@@ -214,9 +194,7 @@ def _about_fit(made: Constants) -> tuple[str, ...]:
         f"{100 * plain.share:.0f} % that the source's matrix products reach alone, output 32 takes {before}: its fused "
         "kernels lose more than "
         "half of that rate at 32 to 64 tokens per expert.",
-        f"Chunks of {CHUNK} tokens are passes of their own; attention to earlier chunks is added from the same cost model: "
-        f"{1e3 * _earlier(made, 16384, np.full(64, 256.0)):.0f} ms for a prompt of 16,384. The engine itself has no chunked "
-        "prefill.",
+        f"Prompts are read in chunks of {CHUNK} tokens, each of which attends to the chunks before it.",
     )
 
 
