@@ -84,7 +84,14 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "workload": {
         "offline": "moesim.workload.jobs:Offline",
+        "online": "moesim.scheduling.online:Online",
         "layer_batch": "moesim.workload.jobs:LayerBatch",
+    },
+    "schedulers": {
+        "continuous": "moesim.scheduling.continuous:Continuous",
+        "prefill_first": "moesim.scheduling.prefill_first:PrefillFirst",
+        "slots": "moesim.scheduling.slots:Slots",
+        "static": "moesim.scheduling.static:Static",
     },
     "routing": {
         "uniform": "moesim.workload.zipf:Uniform",
@@ -97,10 +104,18 @@ BUILT_IN: dict[str, dict[str, str]] = {
 }
 """Group -> kind -> `module:Class` of what ships with moesim."""
 
-_ABSENT = {("workload", "online"): " Arrivals over time are not simulated yet: all requests of 'offline' arrive at time 0."}
-"""What is asked for and is not there, where a name that looks alike would mislead."""
+_MEANT = {
+    ("workload", name): f" '{name}' is a law of arrivals: write 'kind: online' with 'arrivals: {{kind: {name}, ...}}'."
+    for name in ("poisson", "constant", "gamma", "weibull", "bursts", "ramp", "closed")
+} | {("workload", name): " Did you mean 'online', whose requests arrive over time?" for name in ("serving", "arrivals")}
+"""What a name that is not known probably means, where one that looks alike would mislead."""
 
-_ENTRY_GROUPS = {"policies": "moesim.policies", "hardware": "moesim.hardware", "workload": "moesim.workload"}
+_ENTRY_GROUPS = {
+    "policies": "moesim.policies",
+    "hardware": "moesim.hardware",
+    "workload": "moesim.workload",
+    "schedulers": "moesim.schedulers",
+}
 
 
 @cache
@@ -142,7 +157,7 @@ def find(group: str, name: str, *, beside: Path | None = None) -> type[Any]:
     target = _installed(group).get(name) or (name if ":" in name else None)
     if target is None:
         known = names(group)
-        hint = _ABSENT.get((group, name)) or did_you_mean(name, known)
+        hint = _MEANT.get((group, name)) or did_you_mean(name, known)
         raise InputError(Mistake(f"unknown {_singular(group)} '{excerpt(name)}'; known: {', '.join(known)}.{hint}"))
     if _closed.get():
         raise InputError(Mistake(f"'{excerpt(name)}' is a plug-in, {UNJUDGED}; it is not judged"))
@@ -150,7 +165,7 @@ def find(group: str, name: str, *, beside: Path | None = None) -> type[Any]:
 
 
 def _singular(group: str) -> str:
-    return {"policies": "policy"}.get(group, group)
+    return {"policies": "policy", "schedulers": "scheduler"}.get(group, group)
 
 
 def _load(target: str, beside: Path | None) -> type[Any]:

@@ -21,6 +21,7 @@ __all__ = [
     "Money",
     "MoneyPerByte",
     "Power",
+    "Rate",
     "Share",
     "Size",
     "format_bytes",
@@ -62,6 +63,7 @@ _TABLES: dict[str, tuple[Table, str]] = {
     "money": ({"USD": 0, "kUSD": 3}, "1600 USD"),
     "money per byte": ({"USD/GB": -9, "USD/TB": -12, "USD/GiB": 1.0 / 2**30}, "5 USD/GB"),
     "share": ({"%": -2, "": 0}, "75 %"),
+    "rate": ({"/s": 0, "/min": 1.0 / 60, "/h": 1.0 / 3600}, "2/s"),
 }
 _BITS = re.compile(r"(?:[kKMGTP]i?)?(?:b|bit|bits)(?:/s|ps)?\Z|[kKMGT]bps\Z")
 
@@ -169,6 +171,8 @@ Money = Annotated[float, *_quantity("money")]
 """US dollars."""
 MoneyPerByte = Annotated[float, *_quantity("money per byte")]
 """US dollars per byte."""
+Rate = Annotated[float, *_quantity("rate", exclusive=True)]
+"""Events per second, above zero."""
 Share = Annotated[float, *_quantity("share")]
 """A share between 0 and 1; `75 %` and `0.75` are the same."""
 

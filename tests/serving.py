@@ -9,7 +9,7 @@ import numpy as np
 
 from moesim.scheduling.base import Batching, Room
 from moesim.scheduling.sequence import Batch, Sequence
-from moesim.scheduling.server import Server
+from moesim.scheduling.server import Server, Traffic
 
 __all__ = ["serve", "steps_of"]
 
@@ -26,7 +26,7 @@ def serve(
     """Serves (prompt, output) requests to the end; times are whole numbers, all requests arrive at 0 by default."""
     sequences = [Sequence(number, *lengths) for number, lengths in enumerate(requests)]
     arrivals = np.asarray(arrival if arrival is not None else [0] * len(requests), dtype=np.int64)
-    server = Server(rules.session(Room(room, 0)), sequences, arrivals, rules.steps_ahead)
+    server = Server(rules.session(Room(room, 0)), Traffic(sequences, arrivals), rules.steps_ahead)
     now = 0
     while (step := server.compose(now)) is not None:
         if isinstance(step, int):

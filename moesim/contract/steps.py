@@ -49,6 +49,8 @@ class StepPlan:
     """Whether an output token of it comes out of the step: its last token known so far is among the new ones."""
     dropped: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     """[n] requests whose cache was given up since the step before, though they are not done."""
+    found: IntArray | None = None
+    """Tokens of each, of those before the new ones, that it has just been given from a cache of prefixes; None for no such."""
 
 
 class Scheduler(Protocol):

@@ -29,6 +29,8 @@ class KvBook:
     def enter(self, plan: StepPlan) -> None:
         """A step begins: its new tokens take their places. MoesimError if there are none, or if the plan counts otherwise."""
         self._tokens[plan.dropped] = 0
+        if plan.found is not None:
+            self._tokens[plan.requests] += plan.found
         if (self._tokens[plan.requests] != plan.before).any():
             raise MoesimError("a scheduler counts other tokens in the KV cache than the steps before have left there")
         self._tokens[plan.requests] += plan.new_tokens

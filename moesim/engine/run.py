@@ -41,6 +41,8 @@ class Outcome:
     """Device -> fewest and most tokens per expert that it computed, for devices whose cost says where it holds."""
     faults: list[str]
     """What failed and came back, in the order of time."""
+    scheduler: Scheduler
+    """Who composed the steps."""
 
 
 def simulate(
@@ -66,7 +68,8 @@ def simulate(
     if policy.clairvoyant:
         problem = replace(problem, hindsight=hindsight(problem.job, routing))
     context = Context(problem, policy, engine, timeline, window, faults)
-    _job(context, routing, schedule(problem, context.deployment), progress)
+    scheduler = schedule(problem, context.deployment)
+    _job(context, routing, scheduler, progress)
     recorder = context.recorder
     context.machine.show(last=True)
     recorder.makespan = recorder.passes[-1].end
@@ -78,7 +81,8 @@ def simulate(
     recorder.breakdown.resident[:] = context.residency.resident
     recorder.breakdown.home[:] = np.array(problem.tiers, dtype=object)[context.residency.home]
     context.quality.close()
-    return Outcome(recorder, context.deployment, context.tally, context.quality.smallest, context.met(), context.faults.notes)
+    smallest, notes = context.quality.smallest, context.faults.notes
+    return Outcome(recorder, context.deployment, context.tally, smallest, context.met(), notes, scheduler)
 
 
 def _job(context: Context, routing: RoutingTable, scheduler: Scheduler, progress: Callable[[int, int], None] | None) -> None:

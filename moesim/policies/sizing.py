@@ -110,7 +110,7 @@ def portions(
     the cache goes. Raises InputError if not even one sequence fits.
     """
     _check_names(problem, kv, core)
-    wanted = min(batch or len(problem.job.prompt), len(problem.job.prompt))
+    wanted = min(batch or problem.job.together, problem.job.together)
     stage = default_staging(problem) if staging is None else staging
     size = problem.model.expert_bytes if nbytes is None else nbytes
     pairs = problem.layers * problem.experts

@@ -11,9 +11,10 @@ from moesim.report.figures_curves import hit_curve, sweep_curve, threshold_curve
 from moesim.report.figures_experts import expert_map
 from moesim.report.figures_machine import roofline, traffic
 from moesim.report.figures_policies import comparison, pareto
+from moesim.report.figures_serving import queue
 from moesim.report.figures_time import lane_use, layer_time, timeline
 
 __all__ = [
-    "OKABE_ITO", "comparison", "expert_map", "hit_curve", "lane_use", "layer_time", "pareto", "render", "roofline", "save",
-    "sweep_curve", "threshold_curve", "timeline", "traffic", "waterfall",
+    "OKABE_ITO", "comparison", "expert_map", "hit_curve", "lane_use", "layer_time", "pareto", "queue", "render", "roofline",
+    "save", "sweep_curve", "threshold_curve", "timeline", "traffic", "waterfall",
 ]  # fmt: skip

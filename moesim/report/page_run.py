@@ -20,6 +20,7 @@ from moesim.report.page import Page, Part
 from moesim.report.page_origin import origin_parts
 from moesim.results.marks import gap_note, is_bound, losses, marked, note
 from moesim.results.result import Result
+from moesim.results.serving import LATENCIES
 from moesim.units import format_bytes, format_rate, format_seconds
 
 if TYPE_CHECKING:
@@ -139,6 +140,8 @@ def run_figures(result: Result, prefix: str = "") -> Html:
     lying = result.columns.get("experts", {}).get("resident", ())
     resident = float(np.mean(lying)) if len(lying) else 0.0
     found: list[tuple[str, str, Callable[[Result], Figure], str]] = [
+        ("queue", "Requests over time.", figures.queue,
+         "Sequences that run, requests that wait for a place, and the share of the KV blocks that is in use."),
         ("lane-use", "Lanes over time.", figures.lane_use,
          f"Share of each pass during which each lane was at work; over the whole run: {lanes}."),
         ("layer-time", "Where a layer's time goes.", figures.layer_time,
@@ -158,11 +161,10 @@ def run_figures(result: Result, prefix: str = "") -> Html:
 
 def _tables(result: Result) -> Html:
     summary = result.summary
-    names = {"ttft_s": "to the first token", "tpot_s": "per further token", "e2e_s": "whole request"}
     latency = [
         [text, *(_seconds(summary[name][key]) for key in ("mean", "p50", "p90", "p99"))]
-        for name, text in names.items()
-        if summary[name]["mean"] is not None
+        for name, text in LATENCIES.items()
+        if summary.get(name) is not None and summary[name]["mean"] is not None
     ]
     parts = [table("Latency", ["latency", "mean", "p50", "p90", "p99"], latency)] if latency else []
     lanes = result.columns["lanes"]

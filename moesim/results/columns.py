@@ -22,7 +22,7 @@ from moesim.results.recorder import SECOND, Recorder
 __all__ = ["TABLES", "Columns", "from_csv", "lanes", "layers", "requests", "steps", "to_csv"]
 
 Columns = dict[str, NDArray[Any]]
-TABLES = ("requests", "steps", "lanes", "layers", *BREAKDOWNS)
+TABLES = ("requests", "steps", "queue", "lanes", "layers", *BREAKDOWNS)
 """Names of the tables of a run."""
 
 

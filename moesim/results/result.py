@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 
 from moesim.errors import MoesimError, did_you_mean
 from moesim.results import columns as tables
+from moesim.results import serving
 from moesim.results.breakdown import breakdown_tables
 from moesim.results.columns import TABLES, Columns
 from moesim.results.plain import canonical, plain
 from moesim.results.recorder import SECOND, Recorder, Slice
+from moesim.results.serving import Served
 from moesim.results.statistics import describe
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ FIELDS = (
     "output_tokens", "prompt_tokens", "requests_completed", "requests_rejected", "ttft_s", "tpot_s", "e2e_s",
     "utilisation", "bytes", "hit_rate", "expert_tokens", "bottleneck", "bound_tok_s", "share_of_bound", "energy_J",
     "energy_known", "cost_usd_per_Mtok", "events", "layer_visits", "wall_s", "quality", "prefetch", "prefill_tok_s",
-    "decode_tok_s", "decode_hit_rate", "is_bound", "proven_gap",
+    "decode_tok_s", "decode_hit_rate", "queue_s", "itl_s", "slo", "preemptions", "is_bound", "proven_gap",
 )  # fmt: skip
 """Fields of a summary, in their order; the set is a public contract."""
 
@@ -55,6 +57,8 @@ class RunFacts:
     output: NDArray[np.int64]
     """[R] tokens."""
     rejected: int = 0
+    served: Served | None = None
+    """Of a run whose requests arrive over time."""
     bound_s: float | None = None
     """Least time in which any placement and schedule could have done this work, s."""
     energy_J: float | None = None
@@ -146,9 +150,15 @@ def make_result(recorder: Recorder, facts: RunFacts) -> Result:
     """The result of the run that left `recorder`; raises MoesimError when the record contradicts itself."""
     _check(recorder, facts)
     prompt, output = (np.asarray(values, dtype=np.int64) for values in (facts.prompt, facts.output))
+    served = facts.served
+    requests = tables.requests(recorder, facts.arrival, prompt, output, first=not facts.single_layer_batch)
+    if served is not None:
+        serving.check(served, recorder.finish)
+        requests.update(serving.request_columns(served))
     columns = {
-        "requests": tables.requests(recorder, facts.arrival, prompt, output, first=not facts.single_layer_batch),
+        "requests": requests,
         "steps": tables.steps(recorder),
+        "queue": serving.queue_table(served),
         "lanes": tables.lanes(recorder),
         "layers": tables.layers(recorder),
         **breakdown_tables(recorder.breakdown),
@@ -161,6 +171,7 @@ def make_result(recorder: Recorder, facts: RunFacts) -> Result:
         "peak_B": _sorted(recorder.peak, float),
         "power_unknown": facts.power_unknown,
         "price_unknown": facts.price_unknown,
+        "serving": serving.serving_details(served) if served is not None else None,
         "notes": [*facts.notes, *_beaten(summary, recorder)],
     }
     return Result(summary, columns, plain(facts.provenance, "provenance"), plain(details, "details"), list(recorder.slices))
@@ -178,6 +189,7 @@ def _summary(recorder: Recorder, facts: RunFacts, requests: Columns) -> dict[str
     produced = 0 if facts.single_layer_batch else produced
     counted, total = (batch, batch) if facts.single_layer_batch else (produced, produced + read)
     makespan = recorder.makespan / SECOND
+    warm_up = facts.served.warm_up if facts.served else 0
     values = {
         "scenario": facts.scenario,
         "policy": facts.policy,
@@ -192,7 +204,8 @@ def _summary(recorder: Recorder, facts: RunFacts, requests: Columns) -> dict[str
         "prompt_tokens": read,
         "requests_completed": int(done.sum()),
         "requests_rejected": int(facts.rejected),
-        **{name: describe(requests[name].tolist()) for name in ("ttft_s", "tpot_s", "e2e_s")},
+        **{name: describe(requests[name][warm_up:].tolist()) for name in ("ttft_s", "tpot_s", "e2e_s")},
+        **serving.summary_fields(facts.served, requests, makespan),
         "utilisation": _sorted(recorder.busy, lambda busy: _per(busy, recorder.makespan)),
         "bytes": _sorted(recorder.moved, float),
         "hit_rate": _per(int(recorder.layers.hits.sum()), int(recorder.layers.activations.sum())),

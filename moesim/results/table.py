@@ -12,6 +12,7 @@ from typing import Any
 from moesim.results.compare import by_policy
 from moesim.results.marks import gap_note, is_bound, losses, marked, note
 from moesim.results.result import Result
+from moesim.results.serving import LATENCIES, LIMITS
 from moesim.results.statistics import mean, t_interval
 from moesim.units import format_bytes, format_seconds
 
@@ -113,7 +114,7 @@ def _headline(summary: Mapping[str, Any]) -> list[str]:
         of_decode = "" if decode is None else f", {_share(decode)} while decoding"
         text = f"{_share(summary['hit_rate'])} of expert activations found the weights where they ran{of_decode}"
         lines += _fact("hit rate", text)
-    return lines + _prefetch(summary)
+    return lines + _prefetch(summary) + _slo(summary)
 
 
 def _prefetch(summary: Mapping[str, Any]) -> list[str]:
@@ -123,6 +124,22 @@ def _prefetch(summary: Mapping[str, Any]) -> list[str]:
     used, in_time, brought = (_share(kept[name]) for name in ("used", "in_time", "coverage"))
     text = f"{_number(kept['copies'])} copies, {used} of them used, {in_time} of those in time; they brought {brought}"
     return _fact("prefetch", f"{text} of what was missing")
+
+
+def _slo(summary: Mapping[str, Any]) -> list[str]:
+    """Service levels and preemptions of a run whose requests arrive over time."""
+    lines, kept = [], summary.get("slo")
+    if kept is not None:
+        limits = [
+            f"{name.upper()} {_time(kept[f'{name}_s'])} ({_share(kept[f'{name}_attainment'])})"
+            for name in LIMITS
+            if f"{name}_s" in kept
+        ]
+        text = f"{_share(kept['attainment'])} of the requests keep {', '.join(limits)}"
+        lines += _fact("SLO", f"{text}; goodput {_number(kept['goodput_req_s'])} requests/s")
+    if summary.get("preemptions"):
+        lines += _fact("preempted", f"{_number(summary['preemptions'])} times a sequence lost its KV blocks")
+    return lines
 
 
 def _footnotes(summary: Mapping[str, Any]) -> list[str]:
@@ -151,11 +168,10 @@ def _spending(result: Result) -> list[str]:
 
 
 def _latency(summary: Mapping[str, Any]) -> list[str]:
-    names = {"ttft_s": "to the first token", "tpot_s": "per further token", "e2e_s": "whole request"}
     rows = [
         [text, *(_time(summary[name][key]) for key in ("mean", "p50", "p90", "p99"))]
-        for name, text in names.items()
-        if summary[name]["mean"] is not None
+        for name, text in LATENCIES.items()
+        if summary.get(name) is not None and summary[name]["mean"] is not None
     ]
     return align(["latency", "mean", "p50", "p90", "p99"], rows) if rows else []
 

@@ -26,7 +26,9 @@ from moesim.results.result import Result, RunFacts, make_result
 from moesim.results.store import content_of, refuse_foreign
 from moesim.scenario.scenario import LoadedScenario, load, load_data
 from moesim.scenario.schema import policy_class
+from moesim.scenario.served import served_by, stamp
 from moesim.scenario.tree import to_plain
+from moesim.scheduling.rounds import Rounds
 from moesim.streams import Streams
 from moesim.units import parse
 from moesim.workload.table import Job, RoutingTable
@@ -101,9 +103,16 @@ def run_loaded(
     chosen = scenario.policy if policy is None else policy
     problem = problem_of(this, job, routing)
     try:
-        kind, faults = scenario.simulation.engine, scenario.faults
         outcome = simulate(
-            problem, chosen, routing, engine=kind, timeline=keep, window=stretch, faults=faults, progress=progress
+            problem,
+            chosen,
+            routing,
+            engine=scenario.simulation.engine,
+            timeline=keep,
+            window=stretch,
+            faults=scenario.faults,
+            schedule=getattr(scenario.workload, "schedule", Rounds),
+            progress=progress,
         )
     except InputError as error:
         raise this.located(InputError(*(_under_policy(mistake) for mistake in error.mistakes))) from None
@@ -116,25 +125,32 @@ def run_loaded(
         model=scenario.model.name,
         seed=scenario.seed,
         replicate=scenario.replicate,
-        arrival=job.arrival,
-        prompt=job.prompt,
-        output=job.output,
+        **_requests(this, job, outcome),
         bound_s=bound_s,
         **_spending(problem, outcome, _counted_tokens(job)),
         wall_s=time.perf_counter() - begin,
         is_bound=is_bound(chosen),
         proven_gap=chosen.proven_gap(outcome.deployment.state),
         single_layer_batch=not job.attention,
-        provenance=provenance.collect(
-            to_plain(_repeatable(this, policy, name)),
-            seed=scenario.seed,
-            replicate=scenario.replicate,
-            command=command,
-            origins=this.provenance,
-        ),
+        provenance=_provenance(this, to_plain(_repeatable(this, policy, name)), command),
         notes=[*routing.notes, *range_notes(problem, outcome), *outcome.faults, *unbounded],
     )
     return make_result(outcome.recorder, facts)
+
+
+def _requests(this: LoadedScenario, job: Job, outcome: Outcome) -> dict[str, Any]:
+    """The fields of `RunFacts` about requests; those of a server stamp the record, for it says when tokens come out."""
+    served = served_by(outcome.scheduler, this.scenario.workload)
+    lengths = {"prompt": job.prompt, "output": job.output}
+    if served is None:
+        return {"arrival": job.arrival, **lengths}
+    stamp(outcome.recorder, outcome.scheduler)
+    return {"arrival": served.arrival / SECOND, **lengths, "served": served, "rejected": len(served.refused)}
+
+
+def _provenance(this: LoadedScenario, data: Any, command: Sequence[str] | None) -> dict[str, Any]:
+    seed, replicate = this.scenario.seed, this.scenario.replicate
+    return provenance.collect(data, seed=seed, replicate=replicate, command=command, origins=this.provenance)
 
 
 def _spending(problem: Problem, outcome: Outcome, tokens: int) -> dict[str, Any]:

@@ -6,7 +6,6 @@ Knows sequences and blocks; no clock. Plug-ins subclass both (group `schedulers`
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -16,7 +15,7 @@ from moesim.scheduling.blocks import BlockPool
 from moesim.scheduling.sequence import Batch, Sequence
 from moesim.spec import Spec
 
-__all__ = ["Batching", "Chosen", "Room", "Session", "batch_of", "urgency"]
+__all__ = ["Batching", "Chosen", "Room", "Session", "urgency"]
 
 Chosen = list[tuple[Sequence, int]]
 """(sequence, new tokens) of a step, in order."""
@@ -44,6 +43,16 @@ class Batching(Spec):
         """As `depth`, where a parameter decides."""
         return self.depth
 
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of the largest step."""
+        raise NotImplementedError
+
+    @property
+    def most_sequences(self) -> int:
+        """Sequences that run at a time at most."""
+        raise NotImplementedError
+
     max_waiting: int | None = Field(default=None, ge=0)
     """Requests that may wait; one that arrives when so many do is refused. None: all are taken in."""
 
@@ -63,6 +72,8 @@ class Session:
         """In the order in which they are admitted."""
         self.running: list[Sequence] = []
         """In the order in which they were admitted."""
+        self._entered: list[Sequence] = []
+        self._preempted: list[Sequence] = []
 
     def add(self, sequence: Sequence) -> None:
         """A request joins the queue: one that has arrived, or lost its blocks and is no longer the first to be admitted."""
@@ -83,6 +94,51 @@ class Session:
         """The next step; None while nothing can run."""
         raise NotImplementedError
 
+    def _admit(self, sequence: Sequence, hits: list[int]) -> None:
+        """The first of those that wait runs; `hits` are its blocks in the prefix cache."""
+        self.pool.admit(sequence, hits)
+        sequence.found = sequence.computed
+        if not sequence.preemptions:
+            sequence.hits = sequence.computed
+        self.waiting.popleft()
+        self.running.append(sequence)
+        self._entered.append(sequence)
+
+    def _preempt(self, victim: Sequence) -> None:
+        """A running sequence loses its blocks; where it waits is for the caller to say."""
+        self.running.remove(victim)
+        self.pool.release(victim)
+        victim.computed = 0
+        victim.preemptions += 1
+        self._preempted.append(victim)
+
+    def _batch(self, chosen: Chosen) -> Batch:
+        """The step of `chosen`; its tokens count as computed, and outputs that it will yield as pending, from here on."""
+        new, attended, samples, yields, found = [], [], [], [], []
+        for sequence, count in chosen:
+            sequence.computed += count
+            complete = sequence.computed >= sequence.tokens + sequence.pending
+            if complete:
+                sequence.pending += 1
+                yields.append(sequence)
+            new.append(count)
+            attended.append(sequence.computed)
+            samples.append(complete)
+            found.append(sequence.found)
+            sequence.found = 0
+        entered, preempted = tuple(self._entered), tuple(self._preempted)
+        self._entered, self._preempted = [], []
+        return Batch(
+            [sequence for sequence, _ in chosen],
+            np.array(new, dtype=np.int64),
+            np.array(attended, dtype=np.int64),
+            np.array(samples, dtype=np.bool_),
+            yields,
+            np.array(found, dtype=np.int64),
+            entered,
+            preempted,
+        )
+
     def finish(self, batch: Batch) -> list[Sequence]:
         """What `batch` yielded has come out: the sequences that end with it, which give their blocks back."""
         ended: list[Sequence] = []
@@ -101,25 +157,3 @@ class Session:
 def urgency(sequence: Sequence) -> tuple[int, int]:
     """Lowest first: priority, then arrival."""
     return sequence.priority, sequence.number
-
-
-def batch_of(chosen: Chosen, preempted: Iterable[Sequence] = ()) -> Batch:
-    """The step of `chosen`; its tokens count as computed, and outputs that it will yield as pending, from here on."""
-    new, attended, samples, yields = [], [], [], []
-    for sequence, count in chosen:
-        sequence.computed += count
-        complete = sequence.computed >= sequence.tokens + sequence.pending
-        if complete:
-            sequence.pending += 1
-            yields.append(sequence)
-        new.append(count)
-        attended.append(sequence.computed)
-        samples.append(complete)
-    return Batch(
-        [sequence for sequence, _ in chosen],
-        np.array(new, dtype=np.int64),
-        np.array(attended, dtype=np.int64),
-        np.array(samples, dtype=np.bool_),
-        yields,
-        tuple(preempted),
-    )

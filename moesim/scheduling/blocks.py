@@ -11,7 +11,7 @@ from moesim.scheduling.sequence import Sequence
 
 __all__ = ["BlockPool"]
 
-_NOBODY: tuple[int, int] = (0, -1)
+_NOBODY: tuple[int, int] = (-1, -1)
 """Key of a block that the prefix cache does not know; no tokens have it."""
 
 

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from moesim.scheduling.base import Batching, Chosen, Room, Session, batch_of, urgency
+from moesim.scheduling.base import Batching, Chosen, Room, Session, urgency
 from moesim.scheduling.blocks import BlockPool
 from moesim.scheduling.sequence import Batch, Sequence
 
@@ -59,6 +59,14 @@ class Continuous(Batching):
     def steps_ahead(self) -> int:
         return 2 if self.asynchronous else 1
 
+    @property
+    def most_tokens(self) -> int:
+        return self.max_num_batched_tokens
+
+    @property
+    def most_sequences(self) -> int:
+        return self.max_num_seqs
+
     def session(self, room: Room) -> ContinuousSession:
         blocks = self.num_gpu_blocks_override or room.tokens // self.block_size
         return ContinuousSession(self, BlockPool(blocks, self.block_size, prefix_cache=self.prefix_caching))
@@ -78,21 +86,20 @@ class ContinuousSession(Session):
         return super().refuses(sequence)
 
     def schedule(self) -> Batch | None:
-        chosen, preempted, budget = self._running()
-        if not preempted:
-            budget = self._admit(chosen, budget)
-        return batch_of(chosen, preempted) if chosen else None
+        chosen, budget, preempts = self._running()
+        if not preempts:
+            self._admit_waiting(chosen, budget)
+        return self._batch(chosen) if chosen else None
 
     def _cut(self, tokens: int, budget: int) -> int:
         """How many of `tokens` a step takes that has `budget` left."""
         threshold = self.rules.long_prefill_token_threshold
         return min(min(tokens, threshold) if threshold else tokens, budget)
 
-    def _running(self) -> tuple[Chosen, list[Sequence], int]:
-        """Who of the running goes on, who is preempted, and what is left of the budget."""
+    def _running(self) -> tuple[Chosen, int, bool]:
+        """Who of the running goes on, what is left of the budget, and whether somebody was preempted."""
         chosen: Chosen = []
-        preempted: list[Sequence] = []
-        budget, place = self.rules.max_num_batched_tokens, 0
+        budget, place, preempts = self.rules.max_num_batched_tokens, 0, False
         running, pool = self.running, self.pool
         while place < len(running) and budget > 0:
             sequence = running[place]
@@ -101,18 +108,15 @@ class ContinuousSession(Session):
                 continue  # its last token is under way
             new = self._cut(sequence.tokens + sequence.pending - sequence.computed, budget)
             while not pool.extend(sequence, sequence.computed + new):
-                victim = self._victim()
+                preempts, victim = True, self._victim()
+                place -= running.index(victim) < place
                 budget += self._withdraw(victim, chosen)
-                place -= self._preempt(victim) < place
-                preempted.append(victim)
+                self._give_way(victim)
                 if victim is sequence:
-                    break
-            else:
-                chosen.append((sequence, new))
-                budget -= new
-                continue
-            break
-        return chosen, preempted, budget
+                    return chosen, budget, preempts
+            chosen.append((sequence, new))
+            budget -= new
+        return chosen, budget, preempts
 
     def _victim(self) -> Sequence:
         return max(self.running, key=urgency) if self.by_priority else self.running[-1]
@@ -126,21 +130,15 @@ class ContinuousSession(Session):
                 return new
         return 0
 
-    def _preempt(self, victim: Sequence) -> int:
-        """Sends `victim` back to the queue; where it stood among the running."""
-        place = self.running.index(victim)
-        del self.running[place]
-        self.pool.release(victim)
-        victim.computed = 0
-        victim.preemptions += 1
+    def _give_way(self, victim: Sequence) -> None:
+        self._preempt(victim)
         if self.by_priority:
             self.add(victim)
         else:
             self.waiting.appendleft(victim)
-        return place
 
-    def _admit(self, chosen: Chosen, budget: int) -> int:
-        """Lets waiting sequences join while budget, places and blocks last; what is left of the budget."""
+    def _admit_waiting(self, chosen: Chosen, budget: int) -> None:
+        """Lets waiting sequences join while budget, places and blocks last."""
         rules, pool = self.rules, self.pool
         while self.waiting and budget > 0 and len(self.running) < rules.max_num_seqs:
             sequence = self.waiting[0]
@@ -151,12 +149,7 @@ class ContinuousSession(Session):
             if not pool.fits(sequence.tokens, hits):
                 break
             new = self._cut(missing, budget)
-            pool.admit(sequence, hits)
+            self._admit(sequence, hits)
             pool.extend(sequence, sequence.computed + new)
-            if not sequence.preemptions:
-                sequence.hits = sequence.computed
-            self.waiting.popleft()
-            self.running.append(sequence)
             chosen.append((sequence, new))
             budget -= new
-        return budget

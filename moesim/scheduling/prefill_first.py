@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from moesim.scheduling.base import Batching, Chosen, Room, Session, batch_of
+from moesim.scheduling.base import Batching, Chosen, Room, Session
 from moesim.scheduling.blocks import BlockPool
 from moesim.scheduling.sequence import Batch, Sequence
 
@@ -57,6 +57,14 @@ class PrefillFirst(Batching):
     def steps_ahead(self) -> int:
         return 2 if self.overlap else 1
 
+    @property
+    def most_tokens(self) -> int:
+        return max(self.chunked_prefill_size, self.max_running_requests)
+
+    @property
+    def most_sequences(self) -> int:
+        return self.max_running_requests
+
     def session(self, room: Room) -> PrefillFirstSession:
         return PrefillFirstSession(
             self, BlockPool(room.tokens // self.page_size, self.page_size, prefix_cache=self.prefix_caching)
@@ -85,12 +93,12 @@ class PrefillFirstSession(Session):
     def schedule(self) -> Batch | None:
         chosen = self._prefill()
         if chosen and not self.rules.mixed_chunk:
-            return batch_of(chosen)
+            return self._batch(chosen)
         prompts = {id(sequence) for sequence, _ in chosen}
         decoding = [sequence for sequence in self.running if id(sequence) not in prompts and self._decodes(sequence)]
-        retracted = self._make_room(decoding)
+        self._make_room(decoding)
         chosen += [(sequence, 1) for sequence in decoding if self.pool.extend(sequence, sequence.computed + 1)]
-        return batch_of(chosen, retracted) if chosen else None
+        return self._batch(chosen) if chosen else None
 
     def _decodes(self, sequence: Sequence) -> bool:
         """Whether its prompt is computed and its last token is not under way."""
@@ -126,18 +134,14 @@ class PrefillFirstSession(Session):
             if needed >= room or (chosen and missing > tokens) or not pool.fits(sequence.tokens, hits):
                 break
             new = min(missing, chunk)
-            pool.admit(sequence, hits)
+            self._admit(sequence, hits)
             pool.extend(sequence, sequence.computed + new)
-            if not sequence.preemptions:
-                sequence.hits = sequence.computed
-            self.waiting.popleft()
-            self.running.append(sequence)
             chosen.append((sequence, new))
             self.chunked = sequence if new < missing else None
             tokens, chunk, room = tokens - new, chunk - new, room - needed
         return chosen
 
-    def _make_room(self, decoding: list[Sequence]) -> list[Sequence]:
+    def _make_room(self, decoding: list[Sequence]) -> None:
         """Retracts of `decoding` until a token of each of the others fits; the expectation follows."""
         size, pool = self.pool.size, self.pool
         missing = sum(pool.needed(sequence.computed + 1) - len(sequence.blocks) for sequence in decoding)
@@ -145,22 +149,15 @@ class PrefillFirstSession(Session):
             if decoding:
                 step = self._first * (1.0 - _SMALLEST) / _DECAY_STEPS
                 self.ratio = max(self.ratio - step, self._first * _SMALLEST)
-            return []
-        retracted: list[Sequence] = []
+            return
+        retracts = False
         decoding.sort(key=lambda sequence: (-sequence.sampled, sequence.prompt))
-        while len(decoding) > 1 and (not retracted or pool.free * size < len(decoding) * _RETRACT_STEPS):
+        while len(decoding) > 1 and (not retracts or pool.free * size < len(decoding) * _RETRACT_STEPS):
             victim = decoding.pop()
-            self._retract(victim)
-            retracted.append(victim)
+            self._preempt(victim)
+            self.waiting.append(victim)
+            retracts = True
         decoded = sum(sequence.sampled for sequence in decoding)
         wanted = sum(sequence.output for sequence in decoding)
         self.ratio = min((decoded + _RETRACT_STEPS * len(decoding)) / (wanted + 1), 1.0)
         decoding.sort(key=self.running.index)
-        return retracted
-
-    def _retract(self, victim: Sequence) -> None:
-        self.running.remove(victim)
-        self.pool.release(victim)
-        victim.computed = 0
-        victim.preemptions += 1
-        self.waiting.append(victim)

@@ -6,7 +6,6 @@ Knows numbers of tokens; no clock and no machine.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,7 @@ class Sequence:
     __slots__ = (
         "blocks",
         "computed",
-        "content",
+        "found",
         "hits",
         "indexed",
         "number",
@@ -32,11 +31,11 @@ class Sequence:
         "priority",
         "prompt",
         "sampled",
-        "unit",
+        "shared",
     )
 
     def __init__(
-        self, number: int, prompt: int, output: int, *, priority: int = 0, content: Any = None, unit: int = 512
+        self, number: int, prompt: int, output: int, *, priority: int = 0, shared: tuple[tuple[int, int], ...] = ()
     ) -> None:
         self.number = number
         """Number of the request, in order of arrival."""
@@ -46,10 +45,8 @@ class Sequence:
         """Tokens to generate; the scheduler stops the request at this length."""
         self.priority = priority
         """Lower goes first, where the scheduler looks at it."""
-        self.content = content
-        """Hashes of the prompt's prefix, one per `unit` tokens: equal hash, equal tokens up to there. None: like no other."""
-        self.unit = unit
-        """Tokens that one hash of `content` stands for."""
+        self.shared = shared
+        """(tokens, number) of prompts that begin with the same tokens, as many of them; falling, the last is the oldest."""
         self.computed = 0
         """Tokens whose keys and values a scheduled step has computed, or will have."""
         self.sampled = 0
@@ -62,6 +59,8 @@ class Sequence:
         """Of these, those that the prefix cache knows."""
         self.preemptions = 0
         """How often it lost its blocks."""
+        self.found = 0
+        """Tokens that the prefix cache saved at its latest admission, until the next step tells of them."""
         self.hits = 0
         """Prompt tokens that the prefix cache saved at its first admission."""
 
@@ -77,12 +76,12 @@ class Sequence:
 
     def key(self, block: int, size: int) -> tuple[int, int]:
         """What identifies the tokens up to the end of block number `block` of `size` tokens each."""
-        content = self.content
-        if content is not None:
-            place, end = block * size, (block + 1) * size
-            if end <= self.prompt and place // self.unit < len(content):
-                return int(content[place // self.unit]), place % self.unit
-        return -1 - self.number, block
+        end, owner = (block + 1) * size, self.number
+        for tokens, number in self.shared:
+            if end > tokens:
+                break
+            owner = number
+        return owner, block
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +98,12 @@ class Batch:
     """[S] whether the step computes an output token of it: not while a prompt is incomplete."""
     yields: list[Sequence]
     """Sequences whose output token comes out when the step ends."""
+    found: IntArray
+    """[S] tokens of each, of those before its new ones, that the prefix cache has just given to it."""
+    entered: tuple[Sequence, ...] = ()
+    """Sequences that were admitted since the step before."""
     preempted: tuple[Sequence, ...] = ()
-    """Sequences that lost their blocks when this step was scheduled."""
+    """Sequences that lost their blocks since the step before."""
 
     @property
     def tokens(self) -> int:

@@ -5,6 +5,7 @@ The clock is the caller's: an integer number of picoseconds that never falls.
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Sequence as Sized
 from dataclasses import dataclass, field
@@ -16,16 +17,31 @@ from moesim.errors import MoesimError
 from moesim.scheduling.base import Session
 from moesim.scheduling.sequence import Batch, Sequence
 
-__all__ = ["Ledger", "Server"]
+__all__ = ["Ledger", "Server", "Traffic"]
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """R requests and when they are sent."""
+
+    sequences: Sized[Sequence]
+    """[R] by number."""
+    arrival: IntArray
+    """[R] ps; below 0 where a request waits for another one of its user."""
+    users: int = 0
+    """Users of a closed loop: request i + `users` is sent `think` after request i has ended or was refused; 0 for none."""
+    think: IntArray | None = None
+    """[R] ps."""
 
 
 @dataclass
 class Ledger:
     """When what happened to each request, [R] ps and -1 before; and the levels of the server over time."""
 
-    requests: int
+    arrival: IntArray
+    """When it was sent."""
     queued: IntArray = field(init=False)
-    """When the server took the request in: between two steps."""
+    """When the server took it in: between two steps."""
     scheduled: IntArray = field(init=False)
     """When a step with its first tokens was composed."""
     first_token: IntArray = field(init=False)
@@ -34,15 +50,14 @@ class Ledger:
     """When its last output token came out."""
     refused: dict[int, str] = field(default_factory=dict)
     """Number of a request that was not taken in -> why."""
-    tokens: list[list[int]] = field(init=False)
-    """Of each request, when each output token came out."""
+    gaps: list[int] = field(default_factory=list)
+    """Times between two tokens of a request, in the order in which the second came out."""
     levels: list[tuple[int, int, int, int]] = field(default_factory=list)
-    """(time, running, waiting, KV blocks in use) after each step was composed."""
+    """(time, running, waiting, KV blocks in use) whenever a step was or could have been composed; each until the next."""
 
     def __post_init__(self) -> None:
         for name in ("queued", "scheduled", "first_token", "finish"):
-            setattr(self, name, np.full(self.requests, -1, dtype=np.int64))
-        self.tokens = [[] for _ in range(self.requests)]
+            setattr(self, name, np.full(len(self.arrival), -1, dtype=np.int64))
 
 
 class Server:
@@ -52,59 +67,70 @@ class Server:
     first and can be in the third. Source: vLLM 0.19.0, v1/engine/core.py (step_with_batch_queue).
     """
 
-    def __init__(self, session: Session, sequences: Sized[Sequence], arrival: IntArray, ahead: int = 1) -> None:
-        self.session = session
-        self.arrival = arrival
-        """[R] ps, rising."""
-        self.ahead = ahead
-        self.ledger = Ledger(len(sequences))
-        self._sequences = sequences
-        self._taken = 0
+    def __init__(self, session: Session, traffic: Traffic, ahead: int = 1) -> None:
+        self.session, self.traffic, self.ahead = session, traffic, ahead
+        self.ledger = Ledger(traffic.arrival.copy())
+        self._coming = [(time, number) for number, time in enumerate(traffic.arrival.tolist()) if time >= 0]
+        heapq.heapify(self._coming)
         self._composed: deque[Batch] = deque()
+        self._latest = [-1] * len(traffic.sequences)
 
     def compose(self, now: int) -> Batch | int | None:
         """The step that starts at `now` (ps); when the next request arrives (ps) if nobody has work; None when all is done."""
+        session, scheduled = self.session, self.ledger.scheduled
         self._take(now)
         while len(self._composed) < self.ahead:
-            batch = self.session.schedule()
+            batch = session.schedule()
             if batch is None:
                 break
-            self._note(batch, now)
+            for sequence in batch.entered:
+                if scheduled[sequence.number] < 0:
+                    scheduled[sequence.number] = now
             self._composed.append(batch)
+        self.ledger.levels.append((now, len(session.running), len(session.waiting), session.pool.used))
         if self._composed:
             return self._composed[0]
-        if self._taken < len(self._sequences):
-            return int(self.arrival[self._taken])
-        if self.session.waiting or self.session.running:
+        if self._coming:
+            return int(self._coming[0][0])
+        if session.waiting or session.running:
             raise MoesimError("a scheduler left requests without a step though nothing else is to come")
         return None
 
+    @property
+    def next(self) -> Batch | None:
+        """The step that is composed already behind the one that `compose` returned last."""
+        return self._composed[1] if len(self._composed) > 1 else None
+
     def ended(self, end: int) -> None:
         """The step that `compose` returned last has ended at `end` (ps)."""
-        batch, ledger = self._composed.popleft(), self.ledger
+        batch, ledger, latest = self._composed.popleft(), self.ledger, self._latest
         for sequence in batch.yields:
-            ledger.tokens[sequence.number].append(end)
-            if not sequence.sampled:
-                ledger.first_token[sequence.number] = end
+            number = sequence.number
+            if sequence.sampled:
+                ledger.gaps.append(end - latest[number])
+            else:
+                ledger.first_token[number] = end
+            latest[number] = end
         for sequence in self.session.finish(batch):
             ledger.finish[sequence.number] = end
+            self._answered(sequence.number, end)
+
+    def _answered(self, number: int, now: int) -> None:
+        """The user of a closed loop thinks, and sends the next request."""
+        follower, traffic = number + self.traffic.users, self.traffic
+        if traffic.users and traffic.think is not None and follower < len(traffic.sequences):
+            self.ledger.arrival[follower] = now + int(traffic.think[follower])
+            heapq.heappush(self._coming, (int(self.ledger.arrival[follower]), follower))
 
     def _take(self, now: int) -> None:
         """Takes in what has arrived by `now`, or refuses it."""
-        last = int(np.searchsorted(self.arrival, now, side="right"))
-        if last > self._taken:
-            for sequence in self._sequences[self._taken : last]:
-                self.ledger.queued[sequence.number] = now
-                reason = self.session.refuses(sequence)
-                if reason is None:
-                    self.session.add(sequence)
-                else:
-                    self.ledger.refused[sequence.number] = reason
-            self._taken = last
-
-    def _note(self, batch: Batch, now: int) -> None:
-        session, scheduled = self.session, self.ledger.scheduled
-        for sequence in batch.sequences:
-            if scheduled[sequence.number] < 0:
-                scheduled[sequence.number] = now
-        self.ledger.levels.append((now, len(session.running), len(session.waiting), session.pool.used))
+        while self._coming and self._coming[0][0] <= now:
+            _, number = heapq.heappop(self._coming)
+            sequence = self.traffic.sequences[number]
+            self.ledger.queued[number] = now
+            reason = self.session.refuses(sequence)
+            if reason is None:
+                self.session.add(sequence)
+            else:
+                self.ledger.refused[number] = reason
+                self._answered(number, now)

@@ -10,19 +10,23 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from moesim.scheduling.base import Batching, Chosen, Room, Session, batch_of
+from moesim.scheduling.base import Batching, Chosen, Room, Session
 from moesim.scheduling.blocks import BlockPool
 from moesim.scheduling.sequence import Batch, Sequence
 
 __all__ = ["Slots", "SlotsSession"]
 
 
+_CELLS = 16
+"""Cells that the pool counts together where slots share them."""
+
+
 class Slots(Batching):
     """One token of every slot that generates, then prompt tokens of the others up to `n_batch`, in passes of `n_ubatch` tokens.
 
-    What a batch yields comes out when its last pass has ended. Each slot has an equal share of the context; nothing is ever
-    preempted. Source: llama.cpp, tools/server/README-dev.md, tools/llama-bench/README.md (2026). Valid: `kv_unified` off, no
-    prompt cache, first come first served.
+    What a batch yields comes out when its last pass has ended; nothing is ever preempted.
+    Source: llama.cpp, tools/server/README-dev.md, tools/llama-bench/README.md (2026). Valid: no prompt cache, first come first
+    served.
     """
 
     kind: Literal["slots"] = "slots"
@@ -33,7 +37,8 @@ class Slots(Batching):
     n_ubatch: int = Field(default=512, ge=1)
     """Most tokens that pass the layers together (`-ub`)."""
     n_ctx: int | None = Field(default=None, ge=1)
-    """Tokens of all slots together (`-c`); what memory leaves if not given."""
+    """Tokens of all slots together (`-c`), of which each has an equal share. If not given, slots share what memory leaves, and
+    a request waits until its whole length fits (`-kvu`)."""
 
     source: ClassVar[str] = "llama.cpp"
 
@@ -43,15 +48,25 @@ class Slots(Batching):
             raise ValueError(f"slots {self.slots} exceeds n_batch {self.n_batch}: each slot needs one token of a batch")
         return self
 
+    @property
+    def most_tokens(self) -> int:
+        return self.n_ubatch
+
+    @property
+    def most_sequences(self) -> int:
+        return self.slots
+
     def session(self, room: Room) -> SlotsSession:
-        return SlotsSession(self, (self.n_ctx or room.tokens) // self.slots)
+        if self.n_ctx is None:
+            return SlotsSession(self, BlockPool(room.tokens // _CELLS, _CELLS, prefix_cache=False))
+        return SlotsSession(self, BlockPool(self.slots, max(self.n_ctx // self.slots, 1), prefix_cache=False))
 
 
 class SlotsSession(Session):
-    """The slots: a pool with one block for each, as long as its share of the context."""
+    """The slots, and a pool for their cells: with `n_ctx` one block for each slot, as long as its share of the context."""
 
-    def __init__(self, rules: Slots, share: int) -> None:
-        super().__init__(BlockPool(rules.slots if share else 0, max(share, 1), prefix_cache=False), rules.max_waiting)
+    def __init__(self, rules: Slots, pool: BlockPool) -> None:
+        super().__init__(pool, rules.max_waiting)
         self.rules = rules
         self._passes: deque[Chosen] = deque()
         """What is left of the batch under way."""
@@ -60,16 +75,16 @@ class SlotsSession(Session):
 
     def refuses(self, sequence: Sequence) -> str | None:
         needed = sequence.prompt + sequence.output
-        if needed > self.pool.size or not self.pool.total:
-            return f"it needs {needed:,} tokens of context, and a slot has {self.pool.size if self.pool.total else 0:,}"
+        if self.rules.n_ctx is not None and needed > self.pool.size:
+            return f"it needs {needed:,} tokens of context, and a slot has {self.pool.size:,}"
         return super().refuses(sequence)
 
     def schedule(self) -> Batch | None:
         if not self._passes:
-            self._passes.extend(self._cut(self._batch()))
+            self._passes.extend(self._cut(self._compose()))
         if not self._passes:
             return None
-        batch = batch_of(self._passes.popleft())
+        batch = self._batch(self._passes.popleft())
         self._yields += batch.yields
         batch.yields[:] = []
         if not self._passes:
@@ -82,13 +97,15 @@ class SlotsSession(Session):
             del self._slot[sequence.number]
         return ended
 
-    def _batch(self) -> Chosen:
+    def _compose(self) -> Chosen:
         free = deque(slot for slot in range(self.rules.slots) if slot not in self._slot.values())
         while self.waiting and free:
-            sequence = self.waiting.popleft()
+            sequence = self.waiting[0]
+            if self.pool.needed(sequence.prompt + sequence.output) > self.pool.free:
+                break
+            self._admit(sequence, [])
             self.pool.extend(sequence, sequence.prompt + sequence.output)
             self._slot[sequence.number] = free.popleft()
-            self.running.append(sequence)
         chosen = [(sequence, 1) for sequence in self.running if sequence.computed >= sequence.prompt]
         left = self.rules.n_batch - len(chosen)
         reading = [sequence for sequence in self.running if sequence.computed < sequence.prompt]

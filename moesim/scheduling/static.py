@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from moesim.scheduling.base import Batching, Chosen, Room, Session, batch_of
+from moesim.scheduling.base import Batching, Chosen, Room, Session
 from moesim.scheduling.blocks import BlockPool
 from moesim.scheduling.sequence import Batch
 
@@ -34,6 +34,14 @@ class Static(Batching):
 
     source: ClassVar[str] = "Orca (OSDI 2022), section 2"
 
+    @property
+    def most_tokens(self) -> int:
+        return max(self.max_num_batched_tokens, self.batch)
+
+    @property
+    def most_sequences(self) -> int:
+        return self.batch
+
     def session(self, room: Room) -> StaticSession:
         return StaticSession(self, BlockPool(room.tokens // self.block_size, self.block_size, prefix_cache=False))
 
@@ -49,9 +57,10 @@ class StaticSession(Session):
         if not self.running:
             while self.waiting and len(self.running) < self.rules.batch:
                 sequence = self.waiting[0]
-                if not self.pool.extend(sequence, sequence.prompt + sequence.output):
+                if self.pool.needed(sequence.prompt + sequence.output) > self.pool.free:
                     break
-                self.running.append(self.waiting.popleft())
+                self._admit(sequence, [])
+                self.pool.extend(sequence, sequence.prompt + sequence.output)
         chosen: Chosen = []
         budget = self.rules.max_num_batched_tokens
         for sequence in self.running:
@@ -61,4 +70,4 @@ class StaticSession(Session):
                 break
             chosen.append((sequence, sequence.prompt))
             budget -= sequence.prompt
-        return batch_of(chosen or [(sequence, 1) for sequence in self.running]) if self.running else None
+        return self._batch(chosen or [(sequence, 1) for sequence in self.running]) if self.running else None

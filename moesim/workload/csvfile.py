@@ -58,10 +58,11 @@ def column_names(path: Path) -> list[str]:
     return [name.strip() for name in next(_rows(path), (1, []))[1]]
 
 
-def read_columns(path: Path, columns: tuple[str, ...], *, optional: tuple[str, ...] = ()) -> Table:
+def read_columns(path: Path, columns: tuple[str, ...], *, optional: tuple[str, ...] = (), tolerant: bool = False) -> Table:
     """Named columns of a CSV file with a header line as floats; `optional` ones only where the file has them.
 
-    Raises InputError with every missing column, or for each column with its first cell that is not a number up to `LARGEST`.
+    Raises InputError with every missing column, or for each column with its first cell that is not a number up to `LARGEST`;
+    if `tolerant`, such cells are NaN.
     """
     rows = _rows(path)
     header = [name.strip() for name in next(rows, (1, []))[1]]
@@ -82,7 +83,7 @@ def read_columns(path: Path, columns: tuple[str, ...], *, optional: tuple[str, .
             values.append(_number(text))
             if math.isnan(values[-1]):
                 wrong[place] = (*wrong.get(place, (line, text))[:2], wrong.get(place, (0, "", 0))[2] + 1)
-    if wrong:
+    if wrong and not tolerant:
         raise InputError(*(_cell_mistake(path, place, header[place], *wrong[place]) for place in sorted(wrong)))
     if not lines:
         raise InputError(Mistake("has no rows below its header", file=str(path)))

@@ -30,7 +30,7 @@ from moesim.workload.table import Job, Progress, RoutingTable
 from moesim.workload.trace import Trace
 from moesim.workload.zipf import Uniform, Zipf
 
-__all__ = ["AnyRouting", "LayerBatch", "Offline"]
+__all__ = ["AnyRouting", "LayerBatch", "Offline", "routed"]
 
 
 def _own_or_foreign(value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
@@ -84,7 +84,7 @@ class Offline(Spec):
         """The job and the routing of its every token. `base`: folder that paths are relative to."""
         job = self.routing.job(self.requests, self.prompt, self.output, model, streams, base, self.profile)
         job = replace(job, chunk=self.chunk)
-        table = _table(self.routing, self.profile, job, model, streams, base, progress)
+        table = routed(self.routing, self.profile, job, model, streams, base, progress)
         return job, replace(table, notes=(*table.notes, *unread((self.prompt, self.output), base)))
 
 
@@ -103,10 +103,10 @@ class LayerBatch(Spec):
         """The job and the routing of its every token. `base`: folder that paths are relative to."""
         one = np.ones(1, dtype=np.int64)
         job = Job(np.zeros(1), one * self.tokens, one, layers=1, attention=False)
-        return job, _table(self.routing, self.profile, job, model, streams, base, progress)
+        return job, routed(self.routing, self.profile, job, model, streams, base, progress)
 
 
-def _table(
+def routed(
     routing: Routing, profile: Profile, job: Job, model: Routed, streams: Streams, base: Path, progress: Progress | None
 ) -> RoutingTable:
     """The routing with its profile; one of prototypes is learnt from the requests once they are known."""

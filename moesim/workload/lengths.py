@@ -21,8 +21,8 @@ from moesim.workload.portable import exponential, logarithm
 
 __all__ = ["UNREAD", "FromTable", "Lengths", "LogNormal", "UniformLengths", "draw_lengths", "unread"]
 
-UNREAD = ("arrival_s", "cached_prefix_tokens_infinite_cache")
-"""Columns that `moesim import` writes and that no workload reads."""
+UNREAD = ("arrival_s", "cached_prefix_tokens_infinite_cache", "prefix_row")
+"""Columns that `moesim import` writes and that lengths do not read."""
 
 _PART = {"prompt": 0, "output": 1, "rows": 2}
 
@@ -66,7 +66,8 @@ class UniformLengths(Spec):
 class FromTable(Spec):
     """Lengths of real requests: one column of a CSV file. Prompt and output from the same file use the same rows.
 
-    Lengths only: arrival times that the file may hold are not read, which the result says in a note.
+    Lengths only: arrival times that the file may hold are read by `arrivals` of an online workload (`kind: trace`); the result
+    says in a note what is not read.
     """
 
     kind: Literal["table"] = "table"
@@ -120,8 +121,8 @@ def unread(lengths: Iterable[Lengths | None], base: Path) -> tuple[str, ...]:
     paths = dict.fromkeys(base / part.path for part in lengths if isinstance(part, FromTable))
     held = {path: [name for name in UNREAD if name in column_names(path)] for path in paths}
     return tuple(
-        f"{path.name} has {' and '.join(names)}, which no workload reads yet: its lengths are taken, and all requests arrive "
-        "at time 0"
+        f"{path.name} has {' and '.join(names)}, of which its lengths take nothing; 'arrivals: {{kind: trace}}' of an online "
+        "workload does"
         for path, names in held.items()
         if names
     )

@@ -46,11 +46,26 @@ class Job:
     """[R] the recorded sequence that each request replays, when its routing is a trace."""
     chunk: int = 0
     """Tokens of prompts that pass the layers together: longer ones are cut. 0 for whole prompts."""
+    users: int = 0
+    """Users of a closed loop: request i + `users` is sent after request i has ended, and has no arrival (NaN) before."""
+    think: FloatArray | None = None
+    """[R] seconds between the end of a user's request before and this one, in a closed loop."""
+    shared: list[tuple[tuple[int, int], ...]] | None = None
+    """[R] (tokens, number) of older prompts that begin with the same tokens, falling; numbers below 0 are not in the job."""
+    priority: IntArray | None = None
+    """[R] lower goes first, where the scheduler looks at it."""
+    most: int | None = None
+    """Sequences that a scheduler lets run at a time; None where the policy cuts the job into rounds."""
 
     @property
     def requests(self) -> int:
         """R."""
         return len(self.prompt)
+
+    @property
+    def together(self) -> int:
+        """Sequences that may be there at a time."""
+        return self.requests if self.most is None else min(self.requests, self.most)
 
     @property
     def passes(self) -> int:

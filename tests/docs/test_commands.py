@@ -29,6 +29,7 @@ RUN = {
     "extending.md": "test_extending.py",
     "tutorial.md": "test_tutorial.py",
     "scenario-keys.md": "test_scenario_keys_page.py",
+    "serving.md": "test_serving_page.py",
 }
 """Page with blocks -> the test that runs them."""
 

@@ -64,7 +64,7 @@ def test_answers_of_vllm(field: Path, tmp_path: Path) -> None:
 
 def test_arrivals_are_said_to_be_unread(field: Path) -> None:
     result = moesim.run(field / "workload-arrivals-unused" / "scenario.yaml")
-    assert any("arrival_s, which no workload reads yet" in note for note in result.notes)
+    assert any("arrival_s, of which its lengths take nothing" in note for note in result.notes)
 
 
 @pytest.mark.parametrize(

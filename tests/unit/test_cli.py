@@ -21,7 +21,7 @@ FIELDS = [
     "bytes", "hit_rate", "expert_tokens", "bottleneck", "bound_tok_s", "share_of_bound", "energy_J", "energy_known",
     "cost_usd_per_Mtok",
     "events", "layer_visits", "wall_s", "quality", "prefetch", "prefill_tok_s", "decode_tok_s",
-    "decode_hit_rate", "is_bound", "proven_gap",
+    "decode_hit_rate", "queue_s", "itl_s", "slo", "preemptions", "is_bound", "proven_gap",
 ]  # fmt: skip
 
 

@@ -18,7 +18,7 @@ CONTRACT = (
     "scenario policy hardware model seed replicate throughput_tok_s total_tok_s makespan_s output_tokens prompt_tokens "
     "requests_completed requests_rejected ttft_s tpot_s e2e_s utilisation bytes hit_rate expert_tokens bottleneck "
     "bound_tok_s share_of_bound energy_J energy_known cost_usd_per_Mtok events layer_visits wall_s "
-    "quality prefetch prefill_tok_s decode_tok_s decode_hit_rate is_bound proven_gap"
+    "quality prefetch prefill_tok_s decode_tok_s decode_hit_rate queue_s itl_s slo preemptions is_bound proven_gap"
 )
 
 
@@ -124,7 +124,7 @@ def test_what_is_unknown_is_null() -> None:
     summary = make_result(recorder(), facts(wall_s=None)).summary
     assert {name for name, value in summary.items() if value is None} == {
         "bound_tok_s", "share_of_bound", "energy_J", "energy_known", "cost_usd_per_Mtok", "wall_s", "prefetch",
-        "proven_gap"}  # fmt: skip
+        "queue_s", "itl_s", "slo", "preemptions", "proven_gap"}  # fmt: skip
 
 
 def test_a_single_layer_counts_the_tokens_of_its_batch() -> None:

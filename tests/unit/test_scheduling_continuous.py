@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -87,8 +86,7 @@ def test_what_is_computed_again_is_found_in_the_prefix_cache_while_its_blocks_la
 
 def test_a_prompt_in_the_cache_still_computes_its_last_block() -> None:
     pool = BlockPool(8, 2)
-    content = np.array([7, 8])
-    first, second = (Sequence(number, 4, 1, content=content, unit=2) for number in (0, 1))
+    first, second = Sequence(0, 4, 1), Sequence(1, 4, 1, shared=((4, 0),))
     assert pool.extend(first, 4)
     hits = pool.match(second)
     assert len(hits) == 1  # (4 - 1) // 2: at least one token is left, hence its whole block
@@ -99,11 +97,23 @@ def test_a_prompt_in_the_cache_still_computes_its_last_block() -> None:
     assert pool.used == 1  # the shared block has another user
 
 
-def test_different_prefixes_share_nothing() -> None:
+def test_a_prompt_shares_no_more_than_its_first_tokens() -> None:
     pool = BlockPool(8, 2)
-    first, second = (Sequence(number, 5, 1, content=np.array(ids), unit=2) for number, ids in enumerate(([7, 8, 9], [7, 6, 9])))
+    first, second = Sequence(0, 5, 1), Sequence(1, 5, 1, shared=((3, 0),))
     assert pool.extend(first, 5)
     assert len(pool.match(second)) == 1
+
+
+def test_a_prompt_shares_more_with_a_younger_one_than_with_the_oldest() -> None:
+    pool = BlockPool(16, 2)
+    turns = [Sequence(0, 3, 1), Sequence(1, 7, 1, shared=((2, 0),)), Sequence(2, 9, 1, shared=((6, 1), (2, 0)))]
+    pool.extend(turns[0], 3)
+    pool.admit(turns[1], pool.match(turns[1]))
+    assert turns[1].computed == 2
+    pool.extend(turns[1], 7)
+    assert len(pool.match(turns[2])) == 3
+    pool.release(turns[0])
+    assert len(pool.match(turns[2])) == 3
 
 
 def test_priority_preempts_the_least_urgent_and_gives_its_tokens_back() -> None:

@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from moesim.errors import excerpt
+from moesim.workload.arrival_trace import PREFIX_ROW, PREFIX_TOKENS
 from moesim.workload.foreign.imported import Imported
 from moesim.workload.foreign.lines import Lines
-from moesim.workload.lengths import UNREAD
 
 __all__ = ["azure", "mooncake"]
 
 MOONCAKE_BLOCK = 512
 """Tokens of a block of Mooncake's traces. Source: R. Qin et al., Mooncake, FAST 2025, description of the open traces."""
+_USE = "times and lengths are read by a workload of `kind: online` with `arrivals: {kind: trace, path: ...}`"
 _EPOCH = datetime(2020, 1, 1)
 _LATEST_MS = 1e15
 """Beyond it lies no time of a server: 31,700 years, in milliseconds."""
@@ -71,10 +72,12 @@ def mooncake(path: Path) -> tuple[bytes, Imported]:
     """Mooncake's open traces: JSON lines with `timestamp` (ms), `input_length`, `output_length` and `hash_ids` of blocks.
 
     The fourth column counts prompt tokens in blocks that came before, from the first block on: what a cache without limit
-    would save; 0 where there are no `hash_ids`. Source: R. Qin et al., Mooncake, FAST 2025; kvcache-ai/Mooncake.
+    would save; 0 where there are no `hash_ids`. The fifth is the row, from 0, whose prompt begins with these tokens. Source:
+    R. Qin et al., Mooncake, FAST 2025; kvcache-ai/Mooncake.
     """
-    lines, rows = Lines(path), []
-    seen: set[Hashable] = set()
+    lines = Lines(path)
+    rows: list[tuple[Any, ...]] = []
+    seen: dict[Hashable, int] = {}
     for number, request in lines.objects():
         time = _milliseconds(lines, request.get("timestamp"), number)
         prompt, output = (lines.count(request.get(name, ""), name, number, 1) for name in ("input_length", "output_length"))
@@ -83,9 +86,13 @@ def mooncake(path: Path) -> tuple[bytes, Imported]:
             lines.wrong("'hash_ids' is not a list of numbers or texts", number)
             continue
         known = next((place for place, block in enumerate(blocks) if block not in seen), len(blocks))
-        seen.update(blocks)
-        rows.append((time / 1000, prompt, output, min(known * MOONCAKE_BLOCK, prompt)))
-    return _requests(lines, rows, "cached_prefix_tokens_infinite_cache")
+        alike = seen[blocks[known - 1]] if known else -1
+        for block in blocks[known:]:
+            seen.setdefault(block, len(rows))
+        rows.append((time / 1000, prompt, output, min(known * MOONCAKE_BLOCK, prompt), alike))
+    place = {row: number for number, row in enumerate(sorted(range(len(rows)), key=lambda row: float(rows[row][0])))}
+    rows = [(*row[:-1], place.get(row[-1], -1)) for row in rows]
+    return _requests(lines, rows, PREFIX_TOKENS, PREFIX_ROW)
 
 
 def _milliseconds(lines: Lines, value: Any, number: int) -> float:
@@ -109,6 +116,4 @@ def _requests(lines: Lines, rows: list[tuple[Any, ...]], *more: str) -> tuple[by
     header = ("arrival_s", "prompt_tokens", "output_tokens", *more)
     writer.writerow(header)
     writer.writerows(rows)
-    unread = " and ".join(name for name in header if name in UNREAD)
-    notes = (f"no workload reads {unread} yet: `kind: table` takes the lengths, and all requests arrive at time 0",)
-    return text.getvalue().encode(), Imported(len(rows), "requests", notes)
+    return text.getvalue().encode(), Imported(len(rows), "requests", (_USE,))

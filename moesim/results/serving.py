@@ -1,0 +1,161 @@
+"""What serving leaves: waits, gaps between tokens, limits kept, the queue over time; and the laws that these must obey.
+
+Knows arrays of picoseconds; neither schedulers nor machines.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim.errors import MoesimError
+from moesim.results.recorder import SECOND
+from moesim.results.statistics import describe
+
+__all__ = ["LATENCIES", "LIMITS", "Served", "check", "queue_table", "request_columns", "serving_details", "summary_fields"]
+
+IntArray = NDArray[np.int64]
+Columns = dict[str, NDArray[Any]]
+LATENCIES = {
+    "queue_s": "waiting for a step",
+    "ttft_s": "to the first token",
+    "tpot_s": "per further token",
+    "itl_s": "between two tokens",
+    "e2e_s": "whole request",
+}
+"""Latency of the summary -> its words."""
+LIMITS = {"ttft": "ttft_s", "tpot": "tpot_s", "e2e": "e2e_s"}
+"""Limit of a service level -> column of the requests that it holds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """How R requests that arrive over time were served; times in ps, -1 for what never came."""
+
+    arrival: IntArray
+    """[R] when each was sent."""
+    queued: IntArray
+    """[R] when the server took it in, between two steps."""
+    scheduled: IntArray
+    """[R] when a step with its first tokens was composed."""
+    preemptions: IntArray
+    """[R] how often it lost its KV blocks."""
+    cached: IntArray
+    """[R] prompt tokens that the prefix cache saved."""
+    refused: dict[int, str]
+    """Number of a request that was not taken in -> why."""
+    gaps: list[int]
+    """Times between two tokens of a request."""
+    levels: list[tuple[int, int, int, int]]
+    """(time, running, waiting, KV blocks in use), each until the next."""
+    blocks: int
+    """KV blocks in all."""
+    block_size: int
+    """Tokens of a block."""
+    slo: dict[str, float] | None = None
+    """`ttft`, `tpot`, `e2e` in s, those that are asked for."""
+    warm_up: int = 0
+    """Requests at the beginning that statistics leave out."""
+
+
+def request_columns(served: Served) -> Columns:
+    """Columns of the requests that only serving has."""
+    taken = served.scheduled >= 0
+    wait = (served.scheduled - served.arrival) / SECOND
+    return {
+        "queued_s": np.where(served.queued >= 0, served.queued / SECOND, np.nan),
+        "scheduled_s": np.where(taken, served.scheduled / SECOND, np.nan),
+        "queue_s": np.where(taken, wait, np.nan),
+        "preemptions": served.preemptions,
+        "cached_tokens": served.cached,
+    }
+
+
+def queue_table(served: Served | None) -> Columns:
+    """One row per step that was composed, and per pause: who runs, who waits, KV blocks in use from then on."""
+    rows = np.array(served.levels if served else [], dtype=np.int64).reshape(-1, 4)
+    share = rows[:, 3] / max(served.blocks, 1) if served else np.zeros(0)
+    return {
+        "time_s": rows[:, 0] / SECOND,
+        "running": rows[:, 1],
+        "waiting": rows[:, 2],
+        "kv_blocks": rows[:, 3],
+        "kv_share": share,
+    }
+
+
+def summary_fields(served: Served | None, requests: Columns, makespan: float) -> dict[str, Any]:
+    """`queue_s`, `itl_s`, `slo`, `preemptions` of a run; each None where requests do not arrive over time."""
+    if served is None:
+        return dict.fromkeys(("queue_s", "itl_s", "slo", "preemptions"))
+    counted = slice(served.warm_up, None)
+    return {
+        "queue_s": describe(requests["queue_s"][counted].tolist()),
+        "itl_s": describe((np.array(served.gaps, dtype=np.int64) / SECOND).tolist()),
+        "slo": _kept(served, requests, makespan),
+        "preemptions": int(served.preemptions.sum()),
+    }
+
+
+def _kept(served: Served, requests: Columns, makespan: float) -> dict[str, Any] | None:
+    """Limits, the share of the requests that kept each and all of them, and how many of these there were per second.
+
+    A request that was refused or never ended keeps none; one of a single token keeps any limit per further token.
+    Source: vLLM 0.19.0, benchmarks/serve.py. The seconds are those from the first request that counts to the last token.
+    """
+    if served.slo is None:
+        return None
+    counted = slice(served.warm_up, None)
+    done = ~np.isnan(requests["e2e_s"])
+    good = {name: done & ~(np.nan_to_num(requests[LIMITS[name]]) > limit) for name, limit in served.slo.items()}
+    every = np.logical_and.reduce(list(good.values()))[counted]
+    span = makespan - float(requests["arrival_s"][counted][0])
+    return {
+        **{f"{name}_s": limit for name, limit in served.slo.items()},
+        **{f"{name}_attainment": float(kept[counted].mean()) for name, kept in good.items()},
+        "attainment": float(every.mean()),
+        "goodput_req_s": float(every.sum()) / span if span > 0 else None,
+        "goodput_tok_s": float(requests["output_tokens"][counted][every].sum()) / span if span > 0 else None,
+    }
+
+
+def serving_details(served: Served) -> dict[str, Any]:
+    """Means over time, KV blocks and why requests were refused."""
+    rows = np.array(served.levels, dtype=np.float64).reshape(-1, 4)
+    time = np.diff(rows[:, 0])
+    whole = float(time.sum())
+    mean = {
+        name: float((rows[:-1, column] * time).sum() / whole) if whole else 0.0
+        for column, name in ((1, "running"), (2, "waiting"), (3, "kv_blocks"))
+    }
+    return {
+        "mean": mean,
+        "most": {name: int(rows[:, column].max()) for column, name in ((1, "running"), (2, "waiting"), (3, "kv_blocks"))},
+        "kv_blocks": served.blocks,
+        "block_tokens": served.block_size,
+        "cached_tokens": int(served.cached.sum()),
+        "refused": {str(number): reason for number, reason in sorted(served.refused.items())},
+        "warm_up": served.warm_up,
+    }
+
+
+def check(served: Served, finish: IntArray) -> None:
+    """I12: arrived = completed + refused, and Little's law between what the server counted and what requests waited.
+
+    Requests in the server, summed over time, are the times that requests spent in it, to the picosecond.
+    """
+    done = finish >= 0
+    refused = np.isin(np.arange(len(finish)), list(served.refused))
+    if not (done ^ refused).all():
+        lost = int(np.flatnonzero(~(done ^ refused))[0])
+        raise MoesimError(f"I12: request {lost} was neither completed nor refused, or both")
+    levels = np.array(served.levels, dtype=np.int64).reshape(-1, 4)
+    present = int(((levels[:-1, 1] + levels[:-1, 2]) * np.diff(levels[:, 0])).sum())
+    spent = int((finish - served.queued)[done].sum())
+    if present != spent:
+        raise MoesimError(
+            f"I12: Little's law fails: {present} ps of requests in the server, {spent} ps spent there by requests"
+        )

@@ -1,0 +1,46 @@
+"""Turns what a server wrote down into what results know of serving.
+
+Knows the ledger of `scheduling` and the dataclass of `results`, which do not know each other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from moesim.results.recorder import Recorder
+from moesim.results.serving import LIMITS, Served
+from moesim.scheduling.serve import Serving
+
+__all__ = ["served_by", "stamp"]
+
+
+def served_by(scheduler: Any, workload: Any) -> Served | None:
+    """What the server of a run wrote down; None where all requests were there from the start."""
+    if not isinstance(scheduler, Serving):
+        return None
+    server, ledger = scheduler.server, scheduler.ledger
+    sequences, slo = server.traffic.sequences, getattr(workload, "slo", None)
+    pool = server.session.pool
+    return Served(
+        arrival=ledger.arrival,
+        queued=ledger.queued,
+        scheduled=ledger.scheduled,
+        preemptions=np.array([sequence.preemptions for sequence in sequences], dtype=np.int64),
+        cached=np.array([sequence.hits for sequence in sequences], dtype=np.int64),
+        refused=ledger.refused,
+        gaps=ledger.gaps,
+        levels=ledger.levels,
+        blocks=pool.total,
+        block_size=pool.size,
+        slo=None if slo is None else {name: limit for name in LIMITS if (limit := getattr(slo, name)) is not None},
+        warm_up=getattr(workload, "warm_up", 0),
+    )
+
+
+def stamp(recorder: Recorder, scheduler: Any) -> None:
+    """Tokens come out when the server says so, which may be after the step that computed them."""
+    if isinstance(scheduler, Serving):
+        recorder.first_token[:] = scheduler.ledger.first_token
+        recorder.finish[:] = scheduler.ledger.finish

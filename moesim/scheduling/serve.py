@@ -1,0 +1,117 @@
+"""Owns serving as the engine sees it: a scheduler whose steps follow from arrivals, KV room and the clock.
+
+Knows the job, the deployment and the server; times nothing.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from moesim.arrays import FloatArray, IntArray
+from moesim.contract import Deployment, Problem, StepPlan
+from moesim.errors import InputError, Mistake
+from moesim.hardware.device import Phase
+from moesim.scheduling.base import Batching, Room
+from moesim.scheduling.sequence import Batch, Sequence
+from moesim.scheduling.server import Ledger, Server, Traffic
+from moesim.units import format_exact
+from moesim.workload.table import Job
+
+__all__ = ["Serving", "kv_room"]
+
+_SECOND = 10**12
+_UNLIMITED = 1 << 50
+"""Tokens of a model without a cache that grows."""
+
+
+class Serving:
+    """A `Scheduler` of the engine: the server of a job under the rules of `batching`."""
+
+    def __init__(self, batching: Batching, problem: Problem, deployment: Deployment) -> None:
+        job, self._room = problem.job, kv_room(problem, deployment)
+        tokens = _tokens(problem, self._room, batching.most_sequences)
+        session = batching.session(Room(tokens, int((job.prompt + job.output).max())))
+        self.server = Server(session, _traffic(job), batching.steps_ahead)
+        self._decodes = job.prompt
+        if session.pool.total < 1:
+            text = f"{format_exact(self._room)} for the KV cache are less than one block of {session.pool.size} tokens"
+            raise InputError(Mistake(text, path="policy"))
+
+    @property
+    def ledger(self) -> Ledger:
+        """What happened to the requests."""
+        return self.server.ledger
+
+    def compose(self, now: int) -> StepPlan | int | None:
+        """As the server composes it."""
+        step = self.server.compose(now)
+        return _plan(step) if isinstance(step, Batch) else step
+
+    def ended(self, step: StepPlan, end: int) -> None:
+        """Its tokens come out."""
+        self.server.ended(end)
+
+    def follows(self) -> Phase | None:
+        """The phase of a step that is composed ahead."""
+        step = self.server.next
+        if step is None:
+            return None
+        decoding = (step.new_tokens == 1) & (step.attended > self._decodes[step.numbers])
+        return "decode" if decoding.all() else "prefill"
+
+    def foreseen(self) -> None:
+        """Arrivals meet a clock that nobody knows beforehand."""
+
+    def kv_room(self) -> float:
+        """No limit in bytes: the pool counts blocks."""
+        return math.inf
+
+
+def _plan(batch: Batch) -> StepPlan:
+    dropped = np.array([sequence.number for sequence in batch.preempted], dtype=np.int64)
+    before = batch.attended - batch.new_tokens
+    return StepPlan(batch.numbers, batch.new_tokens, before, batch.samples, dropped, batch.found)
+
+
+def _traffic(job: Job) -> Traffic:
+    shared = job.shared or [()] * job.requests
+    priority = job.priority if job.priority is not None else np.zeros(job.requests, dtype=np.int64)
+    rows = zip(job.prompt.tolist(), job.output.tolist(), priority.tolist(), shared, strict=True)
+    sequences = [
+        Sequence(number, prompt, output, priority=urgency, shared=alike)
+        for number, (prompt, output, urgency, alike) in enumerate(rows)
+    ]
+    think = None if job.think is None else _ps(job.think)
+    return Traffic(sequences, np.where(np.isnan(job.arrival), -1, _ps(np.nan_to_num(job.arrival))), job.users, think)
+
+
+def _ps(seconds: FloatArray) -> IntArray:
+    times: IntArray = np.rint(seconds * _SECOND).astype(np.int64)
+    return times
+
+
+def kv_room(problem: Problem, deployment: Deployment) -> float:
+    """Bytes that sequences may fill: what the policy set aside for its batch, and in GPU memory what else is left for good.
+
+    Something is left for good where every expert is resident, so that no copy will ever ask for the room.
+    """
+    plan = deployment.plan
+    room = problem.kv_bytes(plan.batch)
+    if plan.kv == problem.gpu_tier and deployment.resident.all():
+        room += max(problem.gpu_free(plan) - float(deployment.expert_bytes.sum()), 0.0)
+    return room
+
+
+def _tokens(problem: Problem, room: float, sequences: int) -> int:
+    """Tokens that fit into `room` bytes beside the recurrent states of `sequences` sequences.
+
+    Every token counts with a cache of every layer, also of those that forget what is behind a window.
+    """
+    first, second = (float(problem.model.kv_total([tokens])) for tokens in (1, 2))
+    grows = second - first
+    if grows <= 0:
+        return _UNLIMITED
+    states = min(sequences, problem.job.requests) * (first - grows)
+    return max(int((room - states) // grows), 0)

@@ -1,0 +1,36 @@
+"""docs/serving.md: its workload runs, and it names every law of arrivals and every scheduler."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+from doc_pages import blocks, read
+from pydantic import TypeAdapter, ValidationError
+
+import moesim
+from moesim.plugins import BUILT_IN
+from moesim.workload.arrivals import AnyArrivals
+
+PAGE = read("docs/serving.md")
+
+
+def test_the_workload_of_the_page_is_served() -> None:
+    (block,) = blocks(PAGE, "yaml")
+    workload: dict[str, Any] = yaml.safe_load(block.text)["workload"]
+    scenario = {"name": "page", "hardware": "rtx4090-desktop", "model": "deepseek-v2-lite", "policy": "lru"}
+    few = {**workload, "requests": 2, "prompt": 32, "output": 3}
+    result = moesim.run({**scenario, "workload": few})
+    assert result.summary["requests_completed"] == 2
+    assert result.summary["slo"]["ttft_s"] == 0.5
+
+
+def test_laws_and_schedulers_are_all_named() -> None:
+    words = set(re.findall(r"`([\w]+)`", PAGE))
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(AnyArrivals).validate_python({"kind": "?"})
+    laws = re.findall(r"'(\w+)'", caught.value.errors()[0]["ctx"]["expected_tags"])
+    assert len(laws) == 8
+    assert words >= {*laws, *BUILT_IN["schedulers"]}
