@@ -42,12 +42,12 @@ RULE = {
     "mi300x": ("h100-80gb-sxm", "assumed"),
 }
 """GPU without kernel measurements -> the measured one its shares come from, and the basis they get."""
-OWN = ("kind", "compute", "fused", "power_idle", "power_active", "price", "memory")
+OWN = ("kind", "compute", "power_idle", "power_active", "price", "memory")
 """What a GPU never takes from another one."""
 MARK = "carry-over rule (docs/hardware.md): "
 BASES = ("measured", "datasheet", "derived", "assumed")
 RECALLED = re.compile(r"(?<!not )\brecalled\b")
-FOLDERS = ("gpus", "cpus", "memory", "links", "ndp", "systems")
+FOLDERS = ("gpus", "cpus", "memory", "links", "ndp", "systems", "runtimes")
 
 Tree = dict[str, Any]
 
@@ -189,6 +189,14 @@ def system_table() -> str:
     return "\n".join(lines)
 
 
+def runtime_table() -> str:
+    """The serving programs, in their own words."""
+    lines = ["| runtime | what it is |", "| --- | --- |"]
+    for path in sorted((FOLDER / "runtimes").glob("*.yaml")):
+        lines.append(f"| `{path.stem}` | {read(path)['summary']} |")
+    return "\n".join(lines)
+
+
 def counts() -> str:
     """How many values of each basis the files hold, and how many say that they are recalled."""
     lines = [f"| folder | files | {' | '.join(BASES)} | of these recalled |", f"| --- |{' ---: |' * 6}"]
@@ -218,6 +226,7 @@ def page() -> str:
         "memory": plain_table("memory", ("capacity", "read", "latency")),
         "links": plain_table("links", ("rate", "reverse", "setup")),
         "systems": system_table(),
+        "runtimes": runtime_table(),
     }
     text = PAGE.read_text("utf-8")
     for name, table in tables.items():

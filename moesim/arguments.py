@@ -14,7 +14,7 @@ from moesim.terminal import Parser
 
 __all__ = ["LISTS", "parser_of"]
 
-LISTS = ("policies", "hardware", "models", "scenarios", "experiments", "cases")
+LISTS = ("policies", "hardware", "runtimes", "models", "scenarios", "experiments", "cases")
 """What `moesim list` lists."""
 Verb = Callable[[argparse.Namespace], int]
 
@@ -104,7 +104,7 @@ def _about_files(commands: Any) -> None:
     check.add_argument("files", nargs="+", metavar="FILE")
     check.add_argument("--json", action="store_true", help="one JSON document on standard output")
     _plugin_option(check)
-    listing = _command(commands, "list", "what there is: policies, hardware, models, scenarios, experiments, cases")
+    listing = _command(commands, "list", "what there is: policies, hardware, runtimes, models, scenarios, experiments, cases")
     listing.add_argument("what", choices=LISTS)
     listing.add_argument("--json", action="store_true", help="one JSON document on standard output")
     _plugin_option(listing)

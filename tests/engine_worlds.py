@@ -33,6 +33,7 @@ from moesim.engine import simulate
 from moesim.engine.run import Outcome
 from moesim.hardware import System
 from moesim.model import Architecture
+from moesim.runtime import Runtime
 from moesim.scheduling.rounds import Rounds
 from moesim.testing.compare import differences, record
 from moesim.workload.table import Job, RoutingTable
@@ -115,14 +116,11 @@ def model(k: Knobs) -> Architecture:
 
 def system(k: Knobs, hbm: float = TB, ddr: float = TB) -> System:
     """GPU, DRAM and up to two CXL tiers with or without near-data units; rates are such that lanes take similar times."""
-    devices: dict[str, Any] = {
-        "gpu": {"kind": "gpu", "at": "gpu", "memory": "hbm", "compute": 5e12, "launch": k.launch, "fused": k.fused}
-    }
+    devices: dict[str, Any] = {"gpu": {"kind": "gpu", "at": "gpu", "memory": "hbm", "compute": 5e12}}
     if k.cpu:
         kernels = {"amx": {"rate": 2e11, "bandwidth": 8e9}}
         core = {"bandwidth": 5e9, "rate": 1e11}
-        fixed = {"sync": k.sync, "launches_gpu": k.launches_gpu}
-        devices["cpu"] = {"kind": "cpu", "at": "host", "memory": "ddr", "kernels": kernels, "attention": core, **fixed}
+        devices["cpu"] = {"kind": "cpu", "at": "host", "memory": "ddr", "kernels": kernels, "attention": core}
     tiers: dict[str, Any] = {
         "hbm": {"kind": "hbm", "at": "gpu", "capacity": hbm, "read": 100e9},
         "ddr": {"kind": "ddr", "at": "host", "capacity": ddr, "read": 40e9, "latency": k.latency, "total": k.total},
@@ -145,6 +143,13 @@ def system(k: Knobs, hbm: float = TB, ddr: float = TB) -> System:
             unit = {"kind": "ndp", "inside": f"cxl{i}", "bandwidth": 30e9, "compute": 1e12, "sync": k.sync}
             devices[f"ndp{i}"] = unit
     return System(name="bench", devices=devices, tiers=tiers, links=links)
+
+
+def runtime(k: Knobs) -> Runtime:
+    """Every call to the GPU costs a launch, whatever it is for; those to the CPU cost nothing."""
+    launches = {"graph": k.launch, "direct": k.launch}
+    cpu = {"hand_over": k.sync, "one_thread": k.launches_gpu}
+    return Runtime.model_validate({"gpu": {"launches": launches, "fused": k.fused}, "cpu": cpu})
 
 
 def job(k: Knobs) -> Job:
@@ -176,7 +181,8 @@ def routing(k: Knobs, work: Job, shape: Architecture) -> RoutingTable:
 def problem(k: Knobs, **capacity: float) -> tuple[Problem, RoutingTable]:
     shape, work = model(k), job(k)
     table = routing(k, work, shape)
-    return Problem(shape, system(k, **capacity), work, table.profile, np.random.default_rng(k.seed)), table
+    rng = np.random.default_rng(k.seed)
+    return Problem(shape, system(k, **capacity), work, table.profile, rng, runtime=runtime(k)), table
 
 
 class Scripted(Policy):

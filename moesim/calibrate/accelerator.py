@@ -119,6 +119,7 @@ def parts(points: GpuPoints, found: dict[str, Fitted], source: str) -> dict[str,
         text = f"fit of {one.name}, test points {one.tested.median:.1%} median, {one.tested.p90:.1%} p90"
         return {key: (one.trust.share if key in _OF_PEAK else one.trust.shape)(one.values[key], said(text)) for key in keys}
 
+    tiny = Value(quantity(points.launch, "s"), "measured", said("kernels over one number, launched in a row"))
     experts, copies = found["experts"].values, found["copies"].values
     together = min(points.both, copies["rate"] + copies["reverse"])
     gpu = {
@@ -133,10 +134,12 @@ def parts(points: GpuPoints, found: dict[str, Fitted], source: str) -> dict[str,
         "attention": {
             "streaming": Value(round(min(1.0, points.kv_rate / points.read), 4), "measured", said("decode attention"))
         },
-        "launch": found["experts"].trust.shape(
-            quantity(experts["launch"], "s"), said("fixed time of a layer of grouped experts")
-        ),
-        "fused": True,
+        "fixed": {
+            "layer": found["experts"].trust.shape(
+                quantity(experts["launch"], "s"), said("fixed time of a layer of grouped experts")
+            ),
+            **dict.fromkeys(("gemm", "attention", "small"), tiny),
+        },
     }
     memory = {
         "kind": "hbm",

@@ -23,7 +23,6 @@ __all__ = ["LoadFit", "Memory", "Processor", "load_fit", "machine_profile"]
 
 _EPS = 0.15
 _SIXTEEN = 2.0
-HAND_OVER = "250 us"
 
 
 class Memory(NamedTuple):
@@ -76,7 +75,6 @@ def machine_profile(
     memories: Sequence[Memory],
     processor: Processor,
     gpu: Mapping[str, Mapping[str, Any]],
-    hand_over: Value,
     source: str,
 ) -> dict[str, Any]:
     """The whole file: one CPU of the home node, a tier for each memory node, one GPU behind one link."""
@@ -90,7 +88,7 @@ def machine_profile(
         "description": f"{machine.cpu}, {len(machine.home.cpus)} cores of node {machine.home.number}; measured by calibrate.",
         "devices": {
             "gpu": {**_kind_first(gpu["gpu"]), "at": "gpu", "memory": "hbm"},
-            "cpu": _cpu(processor, machine, hand_over, source),
+            "cpu": _cpu(processor, source),
         },
         "tiers": tiers,
         "links": {"pcie": {**_kind_first(gpu["link"]), "ends": ["host", "gpu"]}},
@@ -139,13 +137,12 @@ def _tier(memory: Memory, machine: Machine, source: str) -> dict[str, Any]:
     return tier
 
 
-def _cpu(processor: Processor, machine: Machine, hand_over: Value, source: str) -> dict[str, Any]:
+def _cpu(processor: Processor, source: str) -> dict[str, Any]:
     kernels = {curve.library.name: _kernel(curve, source) for curve in processor.curves}
     curves = [curve for curve in processor.curves if curve.trust.holds] or list(processor.curves)
     narrow = [curve for curve in curves if curve.library.weight == _SIXTEEN]
     used = narrow or [curve for curve in curves if curve.library.weight > _SIXTEEN] or curves
     rate = max(curve.kernel.rate for curve in used)
-    call = f"{source}: an expert so small that only its calls are left"
     return {
         "kind": "cpu",
         "at": "host",
@@ -156,9 +153,6 @@ def _cpu(processor: Processor, machine: Machine, hand_over: Value, source: str) 
             "bandwidth": Value(quantity(processor.kv_rate, "B/s"), "measured", f"{source}: decode attention, float32 cache"),
             "rate": Value(quantity(rate, "FLOP/s"), "derived", "rate of experts with many tokens, taken to be reached"),
         },
-        "launch": Value(quantity(processor.call, "s"), "measured", call),
-        "fused": False,
-        "sync": hand_over,
     }
 
 

@@ -86,22 +86,17 @@ def _measured(machine: machines.Machine, name: str, gpu: str, budget: Budget) ->
     memories = _memories(machine, rest.part(_MEMORY))
     processor, few = _processor(machine, memories, rest)
     lines = [*summary.machine_lines(machine, versions), *busy, "", *summary.memory_lines(memories), ""]
-    lines += [*summary.curve_lines(processor.curves), *few, f"split: {experts.SPLIT}"]
+    lines += [*summary.curve_lines(processor.curves), summary.call_line(processor.call), *few, f"split: {experts.SPLIT}"]
     warnings = summary.warning_lines(memories, processor.curves, {})
-    hand_over = document.Value(
-        profile.HAND_OVER, "assumed", "no GPU to hand over to: 0.2-0.35 ms per MoE layer in published hybrids (KTransformers)"
-    )
     if found is not None:
         points = cuda.measure(found, budget)
         fits = accelerator.fit(points)
         replacement = accelerator.parts(points, fits, source)
-        trip = document.quantity(points.round_trip, "s")
-        hand_over = document.Value(trip, "measured", f"{source}: a copy each way and a launch")
         lines += ["", *summary.gpu_lines(points, fits), f"split: {accelerator.SPLIT}"]
         warnings = summary.warning_lines(memories, processor.curves, fits)
     else:
         lines += ["", f"no GPU that torch can use: its part is that of profile {gpu}, and marked so"]
-    built = profile.machine_profile(name, machine, memories, processor, replacement, hand_over, source)
+    built = profile.machine_profile(name, machine, memories, processor, replacement, source)
     lines += ["", *warnings] if warnings else []
     comments = [*busy, *warnings, "Split of the points: " + experts.SPLIT + ".", "", *summary.point_lines(processor.curves)]
     return document.text(built, comments), "\n".join(lines)

@@ -114,6 +114,11 @@ def point_lines(curves: Sequence[Curve]) -> list[str]:
     return align(["kernel", "expert", "tokens", "measured", "fitted", "error", "used for"], rows, left=2)
 
 
+def call_line(seconds: float) -> str:
+    """What a call to the CPU costs, which is the runtime's and not in the profile."""
+    return f"a call of an expert too small to matter takes {format_seconds(seconds)} (runtime.cpu.launch)"
+
+
 def gpu_lines(points: GpuPoints, found: dict[str, Fitted]) -> list[str]:
     """The GPU's rates and its fits."""
     pageable = [copy for copy in points.copies if not copy.pinned]

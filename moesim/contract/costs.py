@@ -15,6 +15,8 @@ from moesim.arrays import FloatArray
 from moesim.hardware import NearDataUnit, Path, System
 from moesim.hardware.device import Phase
 from moesim.model import Architecture
+from moesim.runtime import FREE, Calls, Runtime
+from moesim.runtime.gpu import Operation
 
 __all__ = ["Costs", "first_count"]
 
@@ -31,13 +33,33 @@ def first_count(better: Callable[[int], bool], limit: int = 1 << 20) -> float:
 
 
 class Costs:
-    """Every duration that a policy may ask for. Times are seconds without queueing; arrays broadcast."""
+    """Every duration that a policy may ask for. Times are seconds without queueing; arrays broadcast.
 
-    def __init__(self, model: Architecture, system: System) -> None:
+    Dense operations include the fixed costs of a call; those of experts depend on how many share a call (`calls`).
+    """
+
+    def __init__(self, model: Architecture, system: System, runtime: Runtime = FREE) -> None:
         self.model = model
-        self.system = system
-        self._gpu = system.devices[system.gpu_name]
+        self.runtime = runtime
+        self.system = self.runtime.over(system)
+        self._gpu = self.system.devices[system.gpu_name]
         self._reach: dict[tuple[str, str], Path] = {}
+        self._bare = False
+        """Whether calls cost nothing, even on devices that price them themselves."""
+
+    @cached_property
+    def bare(self) -> Costs:
+        """The same durations without the fixed costs of calls."""
+        costs = Costs(self.model, self.system)
+        costs._bare = True
+        return costs
+
+    def calls(self, device: str) -> Calls:
+        """What calls to experts on a device cost, and handing over to it."""
+        calls = self.runtime.calls(self.system.devices[device])
+        if not self.runtime.one_thread(self.system.devices[device]):
+            return calls
+        return calls._replace(before=self.runtime.calls(self._gpu).apart)
 
     def path(self, source: str, target: str) -> Path:
         """How a copy gets from one tier to another."""
@@ -110,36 +132,32 @@ class Costs:
     def projections(self, device: str, tokens: Any) -> FloatArray:
         """OP0: norm and QKV projection of one layer for `tokens` [...] tokens, weights in the device's own memory."""
         crossing = self.model.token_bytes + self.model.qkv_activation_bytes
-        return self._gemm(device, tokens, self.model.qkv_flops, self.model.qkv_bytes, crossing)
+        return self._gemm("projections", device, tokens, self.model.qkv_flops, self.model.qkv_bytes, crossing)
 
     def output(self, device: str, tokens: Any) -> FloatArray:
         """OP2: output projection of one layer."""
         crossing = self.model.core_activation_bytes + self.model.token_bytes
-        return self._gemm(device, tokens, self.model.output_flops, self.model.output_bytes, crossing)
+        return self._gemm("output", device, tokens, self.model.output_flops, self.model.output_bytes, crossing)
 
     def router(self, tokens: Any) -> FloatArray:
-        """Router of one MoE layer, on the GPU."""
-        return self._gemm(
-            self.system.gpu_name, tokens, self.model.router_flops, self.model.router_bytes, self.model.token_bytes
-        )
+        """Norm and router of one MoE layer, on the GPU."""
+        return self._on_gpu("router", tokens, self.model.router_flops, self.model.router_bytes, self.model.token_bytes)
 
     def shared(self, tokens: Any) -> FloatArray:
         """Shared experts of one MoE layer, on the GPU; 0 without any."""
         if not self.model.shared_bytes:
             return np.zeros(np.shape(tokens))
-        return self._gemm(
-            self.system.gpu_name, tokens, self.model.shared_flops, self.model.shared_bytes, 2 * self.model.token_bytes
-        )
+        return self._on_gpu("shared", tokens, self.model.shared_flops, self.model.shared_bytes, 2 * self.model.token_bytes)
 
     def dense(self, tokens: Any) -> FloatArray:
         """Feed-forward part of one layer without experts, on the GPU."""
-        return self._gemm(
-            self.system.gpu_name, tokens, self.model.dense_flops, self.model.dense_bytes, 2 * self.model.token_bytes
-        )
+        return self._on_gpu("dense", tokens, self.model.dense_flops, self.model.dense_bytes, 2 * self.model.token_bytes)
 
     def head(self, tokens: Any) -> FloatArray:
-        """LM head for `tokens` [...] sampled positions, on the GPU."""
-        return self._gemm(self.system.gpu_name, tokens, self.model.head_flops, self.model.head_bytes, self.model.token_bytes)
+        """LM head and sampler for `tokens` [...] sampled positions, on the GPU, and what the host does between two steps."""
+        time = self._on_gpu("head", tokens, self.model.head_flops, self.model.head_bytes, self.model.token_bytes)
+        programs = self.runtime.gpu
+        return np.asarray(time + programs.step + programs.request * np.asarray(tokens, dtype=np.float64))
 
     def core(self, device: str, flops: Any, kv_bytes: Any, phase: Phase, tier: str) -> FloatArray:
         """OP1: attention core on `device` over a KV cache in `tier`.
@@ -147,10 +165,22 @@ class Costs:
         The GPU always reads its own memory: a cache in another tier is copied there first, which is not in this time.
         """
         reach = None if device == self.system.gpu_name else self.reach(device, tier).rate
-        return np.asarray(self.system.devices[device].core_time(flops, kv_bytes, phase, reach), dtype=np.float64)
+        time = np.asarray(self.system.devices[device].core_time(flops, kv_bytes, phase, reach), dtype=np.float64)
+        return self._fixed("core", device, time, time > 0)
 
-    def _gemm(self, device: str, tokens: Any, flops: float, weight_bytes: float, activations: float) -> FloatArray:
+    def _on_gpu(self, operation: Operation, tokens: Any, flops: float, weight_bytes: float, activations: float) -> FloatArray:
+        return self._gemm(operation, self.system.gpu_name, tokens, flops, weight_bytes, activations)
+
+    def _gemm(
+        self, operation: Operation, device: str, tokens: Any, flops: float, weight_bytes: float, activations: float
+    ) -> FloatArray:
         """Dense work of `flops` and `activations` bytes (in and out) per token over `weight_bytes` of weights."""
         t = np.asarray(tokens, dtype=np.float64)
         time = self.system.devices[device].gemm_time(flops * t, np.where(t > 0, weight_bytes + activations * t, 0.0))
-        return np.asarray(time, dtype=np.float64)
+        return self._fixed(operation, device, np.asarray(time, dtype=np.float64), t > 0)
+
+    def _fixed(self, operation: Operation, device: str, time: FloatArray, called: Any) -> FloatArray:
+        """`time` [..] and the fixed cost of a call where there is one."""
+        if self._bare:
+            return time
+        return np.asarray(time + np.where(called, self.runtime.fixed(self.system.devices[device], operation), 0.0))

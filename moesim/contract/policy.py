@@ -271,6 +271,8 @@ class Policy(Spec):
     batched: ClassVar[bool] = False
     """True if `dispatch` treats the last axis of its visit's arrays as the experts, whatever stands before it, and looks at
     nothing else that may change: the engine asks about whole passes then, where nothing else moves experts."""
+    runtime: ClassVar[str] = "reference"
+    """The runtime profile of the system's own program, which a scenario's `runtime: own` takes."""
     lossy: ClassVar[bool] = False
     """True for a policy that with its defaults may change what the model computes; lists star its name."""
 

@@ -15,6 +15,7 @@ from moesim.contract.costs import Costs
 from moesim.contract.plan import BatchPlan, chunk_of
 from moesim.hardware import System
 from moesim.model import Architecture
+from moesim.runtime import FREE, Runtime
 from moesim.units import format_count
 from moesim.workload.table import Job
 
@@ -27,6 +28,7 @@ class Problem:
 
     model: Architecture
     system: System
+    """The machine, as the runtime uses it."""
     job: Job
     popularity: FloatArray
     """[L, E] share of a layer's activations that each expert got in the profile."""
@@ -36,11 +38,16 @@ class Problem:
     """For the engine: how predictions go wrong."""
     hindsight: FloatArray | None = None
     """[L, E] share of a layer's activations that each expert gets in the run itself: for clairvoyant policies, else None."""
+    runtime: Runtime = FREE
+    """The program that serves the model; by default one whose calls cost nothing."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "system", self.runtime.over(self.system))
 
     @cached_property
     def costs(self) -> Costs:
         """Durations on this machine."""
-        return Costs(self.model, self.system)
+        return Costs(self.model, self.system, self.runtime)
 
     @property
     def layers(self) -> int:
@@ -101,8 +108,9 @@ class Problem:
         return inside.get(device, self.main_memory)
 
     def usable(self, tier: str) -> float:
-        """Bytes of weights that a program may put into `tier`."""
-        return self.system.capacity(tier)
+        """Bytes of weights that a program may put into `tier`; in GPU memory beside what the runtime keeps for itself."""
+        capacity = self.system.capacity(tier)
+        return max(capacity - self.runtime.reserve, 0.0) if tier == self.gpu_tier else capacity
 
     def kv_bytes(self, batch: int) -> float:
         """Bytes of the KV cache of the `batch` longest requests at their full length; 0 where attention is left out."""

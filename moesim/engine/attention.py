@@ -208,7 +208,7 @@ class _Builder:
             if device != here:
                 stages.append(self._transfer(here, device, crossing))
                 here = device
-            service = to_ps(seconds + self.problem.system.devices[device].launch, f"attention on {device}")
+            service = to_ps(seconds, f"attention on {device}")
             # what has to wait for the cache, or for what runs aside, can't be merged with what need not
             alone = (number == 1 and read is not None) or (number > 0 and bool(aside))
             if stages and stages[-1].lane == device and not alone:
@@ -245,7 +245,7 @@ class _Builder:
         here, there = problem.gpu_tier, problem.memory_of(cpu)
         seconds = problem.costs.core(cpu, share * flops, share * kv, only.phase, self.deployment.plan.kv)
         usage = usage_of(problem.costs.reach(cpu, self.deployment.plan.kv).usage, share * float(kv.sum()))
-        core = Stage(cpu, to_ps(seconds + problem.system.devices[cpu].launch, f"attention on {cpu}"), usage, "attention", "kv")
+        core = Stage(cpu, to_ps(seconds, f"attention on {cpu}"), usage, "attention", "kv")
         out = self._copy(here, there, model.qkv_activation_bytes * tokens, "activations", "activation")
         return out, core, self._copy(there, here, model.core_activation_bytes * tokens, "activations", "activation")
 

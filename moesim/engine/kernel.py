@@ -652,7 +652,7 @@ def served_of(M, F, lane):
 # The expert part of a visit
 
 # The machine in T (int64); lists of draws are (place in T, length, place in TF)
-T_GPU, T_GPU_LANE, T_UP, T_DOWN, T_LAUNCH, T_FUSED, T_PREDICTION, T_SERIAL, T_STAGING, T_PIECES, T_SIDES, T_KINDS = range(12)
+T_GPU, T_GPU_LANE, T_UP, T_DOWN, T_APART, T_TOGETHER, T_PREDICTION, T_SERIAL, T_STAGING, T_PIECES, T_SIDES, T_KINDS = range(12)
 T_AT_SIDES, T_AT_KINDS, T_EXPERTS, T_IDS, T_IDS_LENGTH, T_IDS_FLOATS, T_LAYERS, T_DEVICES = range(12, 20)
 T_HEADER = 20
 S_DEVICE, S_LANE, S_OUT, S_BACK, S_SYNC, S_LAUNCH, S_FUSED, S_BEFORE, S_NEAR = range(9)
@@ -766,7 +766,7 @@ def build_visit(T, TF, X, B, P, PF, C, R, row, layer, tokens):
 
 def work_on_gpu(T, X, B, C, R):
     """What the GPU and its link have to do in a visit, and the books of the layer."""
-    E, layer, launch = T[T_EXPERTS], C[C_LAYER], T[T_LAUNCH]
+    E, layer, launch = T[T_EXPERTS], C[C_LAYER], T[T_APART]
     counts, device, gpu = field(R, COUNTS), field(R, DEVICE), field(R, GPU)
     resident, flying = field(R, RESIDENT), field(R, FLYING)
     first, after = plus(X[X[X_SHARED] + C[C_SENT]], T[T_PREDICTION]), 0
@@ -802,8 +802,8 @@ def work_on_gpu(T, X, B, C, R):
                     B[B[B_COPIES] + layer * E + e] += 1
     if uploads > 0 and T[T_STAGING] < 1:
         return NO_SLOT
-    if T[T_FUSED] and calls > 0:
-        calls = 1
+    if T[T_TOGETHER] >= 0 and calls > 0:
+        calls, launch = 1, T[T_TOGETHER]
     C[C_FIRST], C[C_UPLOADS], C[C_WAITS] = plus(first, times(launch, calls)), uploads, waits
     B[B[B_VISITS] + layer] += 1
     B[B[B_ACTIVATIONS] + layer] += total
@@ -949,7 +949,7 @@ def put_consumer(T, P, C, R, feed, ratio, pool, position, stop):
         i = C[C_AT] + R[field(R, ORDER) + C[C_AT] + q]
         if wanted(T, R, i) and (feed < 0 or R[field(R, FLYING) + i] == 0):
             used = R[field(R, COUNTS) + i] > 0
-            put_parts(P, C, plus(R[field(R, GPU) + i], T[T_LAUNCH]) if used else 0, pieces)
+            put_parts(P, C, plus(R[field(R, GPU) + i], T[T_APART]) if used else 0, pieces)
             n += pieces
     P[at + 3] = P[at + 10] = n
 
@@ -990,7 +990,7 @@ def emit_serial(T, TF, X, P, PF, C, R, last):
     for e in range(T[T_EXPERTS]):
         i = C[C_AT] + e
         if R[field(R, COUNTS) + i] > 0 and wanted(T, R, i):
-            service = plus(service, plus(R[field(R, GPU) + i], T[T_LAUNCH]))
+            service = plus(service, plus(R[field(R, GPU) + i], T[T_APART]))
     if service > 0:
         at = put(P, C, T[T_GPU_LANE], 1, service, LABEL_EXPERTS)
         put_after(P, C, at, last)

@@ -37,7 +37,7 @@ class Operations:
         problem, self._phase = self._problem, one.phase
         if not problem.job.attention:
             return
-        model, costs, gpu = problem.model, problem.costs, problem.system.gpu_name
+        model, costs, gpu = problem.model, problem.costs.bare, problem.system.gpu_name
         whole, hidden = one.new_tokens.sum(keepdims=True), model.token_bytes
         for cores in cores_of_step(problem, self._deployment, one):
             self._projections(cores)
@@ -54,7 +54,7 @@ class Operations:
 
     def _projections(self, cores: Sequence[Core]) -> None:
         """Projections around cores that share a chain."""
-        model, costs, layers, plan = self._problem.model, self._problem.costs, self._problem.model.layers, cores[0].plan
+        model, costs, layers, plan = self._problem.model, self._problem.costs.bare, self._problem.model.layers, cores[0].plan
         pieces = np.sum([core.tokens for core in cores], axis=0)
         qkv, core_out, hidden = model.qkv_activation_bytes, model.core_activation_bytes, model.token_bytes
         sizes = (model.qkv_flops, model.qkv_bytes, hidden + qkv)
@@ -80,7 +80,7 @@ class Operations:
         self._kept.operate(self._phase, device, name, layers * number * flops, layers * nbytes, layers * taken)
 
     def _core(self, part: Part, plan: PhasePlan) -> None:
-        costs, problem, device = self._problem.costs, self._problem, plan.core
+        costs, problem, device = self._problem.costs.bare, self._problem, plan.core
         flops, nbytes = core_work(problem.model, part)
         tier = problem.gpu_tier if device == problem.system.gpu_name else self._deployment.plan.kv
         taken = costs.core(device, flops, nbytes, part.phase, tier)

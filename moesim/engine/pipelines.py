@@ -152,8 +152,7 @@ class PassBuilder:
         kind, router = group[-1]
         parts = self._attention(chains[kind], ends)
         if len(parts) == self.groups > 1 and not self.style.serial:
-            costs, launch = self.context.problem.costs, self.context.problem.system.devices[self.gpu].launch
-            services = to_ps(costs.router(self.one.group_tokens) + launch, "the router").tolist()
+            services = to_ps(self.context.problem.costs.router(self.one.group_tokens), "the router").tolist()
             return [self._gpu(s, part, "router") for s, part in zip(services, parts, strict=True)]
         return [self._gpu(router, _all(parts), "router")] * self.groups
 

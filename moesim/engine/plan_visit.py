@@ -15,7 +15,7 @@ from moesim.contract import Deployment, Foresight, Problem
 from moesim.engine.clock import added, multiplied, to_ps, total
 from moesim.engine.tables import ExpertTimes, IntTimes, queue_of
 from moesim.errors import PolicyError
-from moesim.hardware import Cpu, Path
+from moesim.hardware import Path
 
 __all__ = ["Side", "SideWork", "VisitWork", "Workbench"]
 
@@ -98,8 +98,8 @@ class Workbench:
         self.problem = problem
         self.gpu_index = problem.gpu_index
         self._prediction = int(to_ps(foresight.seconds, "a prediction")) if foresight else 0
-        self._gpu = problem.system.devices[problem.system.gpu_name]
-        self._launch = int(to_ps(self._gpu.launch, f"a launch of {problem.system.gpu_name}"))
+        self._gpu = problem.costs.calls(problem.system.gpu_name)
+        self._together, self._apart = (int(to_ps(s, f"a call to {problem.system.gpu_name}")) for s in self._gpu[2:4])
         self._slots = deployment.plan.staging
         self._token_bytes = problem.model.expert_token_bytes / deployment.activation_compression
         self.down = problem.costs.path(problem.gpu_tier, problem.main_memory) if problem.system.host_tiers else None
@@ -111,18 +111,18 @@ class Workbench:
         self._side_tiers = {index: tier for tier, index in problem.ndp_index.items()}
 
     def _side(self, index: int, name: str) -> Side:
-        problem, device = self.problem, self.problem.system.devices[name]
+        problem, calls = self.problem, self.problem.costs.calls(name)
         memory = problem.memory_of(name)
         out, back = problem.costs.path(problem.gpu_tier, memory), problem.costs.path(memory, problem.gpu_tier)
-        before = self._launch if isinstance(device, Cpu) and device.launches_gpu else 0
-        sync, launch = to_ps(device.sync, f"a hand-over to {name}"), to_ps(device.launch, f"a launch of {name}")
-        return Side(index, name, out, back, int(sync), int(launch), device.fused, before)
+        sync, launch = to_ps(calls.hand_over, f"a hand-over to {name}"), to_ps(calls.apart, f"a call to {name}")
+        before = to_ps(calls.before, f"a call to {problem.system.gpu_name}")
+        return Side(index, name, out, back, int(sync), int(launch), calls.fused, int(before))
 
     def shared(self, tokens: IntArray) -> IntTimes:
         """[V] ps of the shared experts of visits of `tokens` [V] tokens."""
         if not self.problem.model.shared_bytes:
             return np.zeros(len(tokens), dtype=np.int64)
-        return added("the shared experts", to_ps(self.problem.costs.shared(tokens), "the shared experts"), self._launch)
+        return to_ps(self.problem.costs.shared(tokens), "the shared experts")
 
     def work(
         self,
@@ -140,10 +140,11 @@ class Workbench:
         ready = on_gpu & resident
         up = (on_gpu if load is None else on_gpu | load) & ~resident
         at_once = total(_RESIDENT, np.where(ready, times.gpu_ps, 0), axis=1)
-        calls = multiplied(_RESIDENT, self._launch, self._ready_calls(ready))
+        call = self._together if self._gpu.fused else self._apart
+        calls = multiplied(_RESIDENT, call, self._ready_calls(ready))
         gpu_first = added(_RESIDENT, at_once, self.shared(tokens), self._prediction, calls)
         copy = np.where(up, times.copy_ps, 0)
-        gpu_after = np.where(up & active, times.gpu_ps + self._launch, 0)
+        gpu_after = np.where(up & active, times.gpu_ps + self._apart, 0)
         if order is not None:
             copy, gpu_after = np.take_along_axis(copy, order, 1), np.take_along_axis(gpu_after, order, 1)
         gpu_tokens = np.where(on_gpu, counts, 0).sum(axis=1)

@@ -43,11 +43,10 @@ def structure_of_pass(problem: Problem, deployment: Deployment, step: Pass) -> S
     if not problem.job.attention:
         return Structure([], [()] * problem.layers, (), 0)
     model, costs = problem.model, problem.costs
-    launch = int(to_ps(problem.system.devices[problem.system.gpu_name].launch, "a launch of the GPU"))
     chains, kind = chains_of_pass(problem, deployment, step)
     tokens = int(step.new_tokens.sum())
-    router = int(to_ps(float(costs.router(tokens)), "the router")) + launch
-    dense = int(to_ps(float(costs.dense(tokens)), "a dense layer")) + launch if model.n_dense else 0
+    router = int(to_ps(float(costs.router(tokens)), "the router"))
+    dense = int(to_ps(float(costs.dense(tokens)), "a dense layer")) if model.n_dense else 0
     after = dict.fromkeys(model.moe_layers, router) | dict.fromkeys(model.bare_layers, 0)
     moe = set(model.moe_layers)
     layers: list[Group] = []
@@ -57,7 +56,7 @@ def structure_of_pass(problem: Problem, deployment: Deployment, step: Pass) -> S
         if layer in moe:
             layers.append(tuple(group))
             group = []
-    head = int(to_ps(float(costs.head(step.sampled)), "the LM head")) + launch if step.sampled else 0
+    head = int(to_ps(float(costs.head(step.sampled)), "the LM head")) if step.sampled else 0
     return Structure(chains, layers, tuple(group), head)
 
 

@@ -41,7 +41,7 @@ class WorkTally:
 
     def _dense(self, one: Pass) -> dict[str, tuple[float, float]]:
         """Seconds of each operation outside the experts, the whole pass in one piece, on the GPU and on the CPU."""
-        problem, costs = self._problem, self._problem.costs
+        problem, costs = self._problem, self._problem.costs.bare
         model, layers, tokens = problem.model, problem.model.layers, int(one.new_tokens.sum())
         shared = float(costs.shared(tokens)) * problem.layers
         work = {"shared experts": (shared, float("inf"))} if shared else {}

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from moesim.arrays import IntArray
 from moesim.contract import Deployment, Foresight, Problem, Serial
 from moesim.engine import kernel as k
-from moesim.engine.clock import added, to_ps
+from moesim.engine.clock import to_ps
 from moesim.engine.tables import Placement, queue_of
-from moesim.hardware import Cpu, Path
+from moesim.hardware import Path
 
 __all__ = ["Helper", "VisitTables"]
 
@@ -24,16 +24,16 @@ __all__ = ["Helper", "VisitTables"]
 class Helper:
     """A device that computes experts beside the GPU, and the ways its activations take."""
 
-    def __init__(self, problem: Problem, index: int, launch: int) -> None:
+    def __init__(self, problem: Problem, index: int) -> None:
         self.index, self.name = index, problem.devices[index]
-        device, memory = problem.system.devices[self.name], problem.memory_of(self.name)
+        calls, memory = problem.costs.calls(self.name), problem.memory_of(self.name)
         self.out, self.back = problem.costs.path(problem.gpu_tier, memory), problem.costs.path(memory, problem.gpu_tier)
         self.sync, self.launch, self.fused = (
-            int(to_ps(device.sync, f"a hand-over to {self.name}")),
-            int(to_ps(device.launch, f"a launch of {self.name}")),
-            bool(device.fused),
+            int(to_ps(calls.hand_over, f"a hand-over to {self.name}")),
+            int(to_ps(calls.apart, f"a call to {self.name}")),
+            calls.fused,
         )
-        self.before = launch if isinstance(device, Cpu) and device.launches_gpu else 0
+        self.before = int(to_ps(calls.before, f"a call to {problem.system.gpu_name}"))
         """ps by which each call to the GPU holds it up: its thread launches those first."""
         self.near_data = index in problem.ndp_index.values()
 
@@ -59,15 +59,15 @@ class VisitTables:
             arrays,
         )
         self._resources = {name: number for number, name in enumerate(problem.system.resources())}
-        self._gpu = problem.system.devices[problem.system.gpu_name]
-        self._launch = int(to_ps(self._gpu.launch, f"a launch of {problem.system.gpu_name}"))
+        self._gpu = problem.costs.calls(problem.system.gpu_name)
+        self._together, self._apart = (int(to_ps(s, f"a call to {problem.system.gpu_name}")) for s in self._gpu[2:4])
         self._prediction = int(to_ps(foresight.seconds, "a prediction")) if foresight else 0
         self.token_bytes = problem.model.expert_token_bytes / deployment.activation_compression
         self.down = problem.costs.path(problem.gpu_tier, problem.main_memory) if problem.system.host_tiers else None
         """The way on which the host reads routing back."""
         self.id_bytes = 4.0 * problem.model.top_k
         """Expert ids of one token, 32 bits each."""
-        self.helpers = [Helper(problem, i, self._launch) for i in range(len(problem.devices)) if i != problem.gpu_index]
+        self.helpers = [Helper(problem, i) for i in range(len(problem.devices)) if i != problem.gpu_index]
         self.T: Any = []
         self.TF: Any = []
         self.X: Any = []
@@ -111,8 +111,8 @@ class VisitTables:
         up = queue_of(problem.costs.path(problem.main_memory, problem.gpu_tier))
         header = {
             k.T_GPU: problem.gpu_index, k.T_GPU_LANE: self._lane(problem.system.gpu_name), k.T_UP: self._lane(up),
-            k.T_DOWN: -1 if self.down is None else self._lane(queue_of(self.down)), k.T_LAUNCH: self._launch,
-            k.T_FUSED: int(self._gpu.fused), k.T_PREDICTION: self._prediction,
+            k.T_DOWN: -1 if self.down is None else self._lane(queue_of(self.down)), k.T_APART: self._apart,
+            k.T_TOGETHER: self._together if self._gpu.fused else -1, k.T_PREDICTION: self._prediction,
             k.T_SERIAL: self._serial, k.T_STAGING: self._deployment.plan.staging,
             k.T_PIECES: self._placement.pieces, k.T_SIDES: len(self.helpers), k.T_KINDS: len(kinds), k.T_AT_SIDES: at_sides,
             k.T_AT_KINDS: at_kinds, k.T_EXPERTS: problem.experts, k.T_LAYERS: problem.layers, k.T_DEVICES: len(problem.devices),
@@ -147,7 +147,7 @@ class VisitTables:
         """[V] ps of the shared experts of visits of `tokens` [V] tokens."""
         if not self._problem.model.shared_bytes:
             return np.zeros(len(tokens), dtype=np.int64)
-        return added("the shared experts", to_ps(self._problem.costs.shared(tokens), "the shared experts"), self._launch)
+        return to_ps(self._problem.costs.shared(tokens), "the shared experts")
 
     def _fixed(self, numbers: list[int]) -> Any:
         return np.array(numbers, dtype=np.int64) if self._arrays else numbers

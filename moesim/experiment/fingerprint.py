@@ -18,7 +18,7 @@ from moesim.experiment.imports import sources
 
 __all__ = ["file_digest", "foreign_code", "physics"]
 
-ROOMS = ("model", "hardware", "workload", "policies", "engine", "results", "scenario")
+ROOMS = ("model", "hardware", "runtime", "workload", "policies", "engine", "results", "scenario")
 """Folders of moesim whose code a run goes through, beside the modules at the top."""
 TOP = ("files", "strict_json", "units", "spec", "streams", "plugins")
 

@@ -23,6 +23,7 @@ from moesim.results.drivers import drivers, enough, together
 from moesim.results.result import Result
 from moesim.results.statistics import percentile
 from moesim.results.table import align
+from moesim.runtime import Runtime
 from moesim.scenario.annotated import spreads
 from moesim.scenario.judge import judged
 from moesim.scenario.run import run_loaded
@@ -36,7 +37,7 @@ SHARES = {"p5": 0.05, "p50": 0.50, "p95": 0.95}
 """The interval of every metric: nine draws of ten lie between the outer two."""
 OUTCOME = "throughput_tok_s"
 """The metric whose variance is shared out over the parameters."""
-NO_METRICS = frozenset({"scenario", "policy", "hardware", "model", "seed", "replicate", "wall_s"})
+NO_METRICS = frozenset({"scenario", "policy", "hardware", "runtime", "model", "seed", "replicate", "wall_s"})
 
 
 @dataclass(frozen=True)
@@ -48,15 +49,17 @@ class Parameter:
 
 
 def parameters(this: LoadedScenario) -> tuple[Parameter, ...]:
-    """The values of the scenario's machine with a spread, in the order of the files.
+    """The values of the scenario's machine and runtime with a spread, in the order of the files.
 
     InputError when there are none, when one stands outside the hardware, or when an end of it is no possible value.
     """
     found = spreads(_root(this))
     mistakes = [
-        Mistake("a spread counts on values of the hardware only: machines are drawn, nothing else", path, *_place(this, path))
+        Mistake(
+            "a spread counts on values of the hardware and the runtime only: nothing else is drawn", path, *_place(this, path)
+        )
         for path in found
-        if not path.startswith("hardware.")
+        if not path.startswith(("hardware.", "runtime."))
     ]
     chosen = tuple(Parameter(path, spread) for path, spread in found.items() if spread.high > spread.low)
     if not found:
@@ -64,7 +67,7 @@ def parameters(this: LoadedScenario) -> tuple[Parameter, ...]:
         mistakes.append(Mistake(f"no value of this machine carries a spread; write one as {example}", "hardware"))
     for one in chosen if not mistakes else ():
         for end in (one.spread.low, one.spread.high):
-            wrong = _machine(this, {one.path: one.spread.said(end)})[1]
+            wrong = _drawn(this, {one.path: one.spread.said(end)})[1]
             mistakes += [one_wrong._replace(message=f"no end of a spread: {one_wrong.message}") for one_wrong in wrong]
     if mistakes:
         raise InputError(*dict.fromkeys(mistakes))
@@ -168,10 +171,10 @@ def study(this: LoadedScenario, draws: int, *, progress: Callable[[int, int], No
         if progress is not None:
             progress(number, draws)
         changed = {one.path: one.spread.said(value) for one, value in zip(chosen, row, strict=True)}
-        system, wrong = _machine(this, changed)
-        if system is None:
+        drawn_parts, wrong = _drawn(this, changed)
+        if wrong:
             raise InputError(*wrong)
-        drawn = replace(this, scenario=this.scenario.model_copy(update={"hardware": system}), made=job)
+        drawn = replace(this, scenario=this.scenario.model_copy(update=drawn_parts), made=job)
         found.append(flat(run_loaded(drawn).summary))
     if progress is not None:
         progress(draws, draws)
@@ -234,14 +237,19 @@ def _steps(this: LoadedScenario, path: str) -> Path:
     return next(steps for steps, _ in _root(this).leaves() if ".".join(map(str, steps)) == path)
 
 
-def _machine(this: LoadedScenario, changed: Mapping[str, Any]) -> tuple[System | None, list[Mistake]]:
-    """The scenario's machine with other values at some paths, or what is wrong with it."""
+def _drawn(this: LoadedScenario, changed: Mapping[str, Any]) -> tuple[dict[str, Any], list[Mistake]]:
+    """The scenario's machine and runtime with other values at some paths, and what is wrong with them."""
     root = _root(this)
     for path, value in changed.items():
         steps = _steps(this, path)
         before = root.at(steps)
         assert before is not None
         root = root.put(steps, replace(before, value=value))
-    hardware = root.child("hardware")
-    assert hardware is not None
-    return judged(System, hardware, ("hardware",))
+    parts: dict[str, Any] = {}
+    mistakes: list[Mistake] = []
+    for part, spec in (("hardware", System), ("runtime", Runtime)):
+        node = root.child(part)
+        assert node is not None
+        parts[part], wrong = judged(spec, node, (part,))
+        mistakes += wrong
+    return parts, mistakes

@@ -6,7 +6,7 @@ Knows nothing of models, workloads or policies; every cost is a pure function of
 from moesim.hardware.cpu import Cpu, CpuAttention
 from moesim.hardware.device import Attention, Device
 from moesim.hardware.experts import CpuKernels, Kernel, PerToken, Roofline, Table, p_norm
-from moesim.hardware.gpu import ExpertFormat, Gpu
+from moesim.hardware.gpu import ExpertFormat, FixedTimes, Gpu
 from moesim.hardware.link import Link
 from moesim.hardware.memory import Interleaved, Memory, Tier
 from moesim.hardware.ndp import NearDataUnit
@@ -20,6 +20,7 @@ __all__ = [
     "CpuKernels",
     "Device",
     "ExpertFormat",
+    "FixedTimes",
     "Gpu",
     "Interleaved",
     "Kernel",

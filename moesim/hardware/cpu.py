@@ -53,9 +53,8 @@ class Cpu(Device):
     """Cost of an expert: by these kernels, or a price per token."""
     attention: CpuAttention = CpuAttention()
     """Cost of the attention core where a policy gives it to this CPU."""
-    launches_gpu: bool = False
-    """Whether the thread that computes experts here launches those of the GPU first, as in frameworks that run eagerly: each
-    call to the GPU in a visit then holds this CPU up by the GPU's `launch`."""
+    launches_gpu: bool | None = None
+    """Whether its thread launches the GPU's calls first, as `one_thread` of a runtime, which says so by default."""
 
     @model_validator(mode="after")
     def _known_kernels(self) -> Self:

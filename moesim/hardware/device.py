@@ -1,4 +1,4 @@
-"""What every computing device has: a place, fixed costs, power and a price.
+"""What every computing device has: a place, power and a price.
 
 Knows no kind of device, and nothing of the machine around it beyond the bandwidth that `System` binds to it.
 """
@@ -21,15 +21,15 @@ Phase = Literal["prefill", "decode"]
 
 
 class Device(Spec):
-    """Base of GPUs, CPUs and near-data units. All times are seconds without launch costs and without queueing."""
+    """Base of GPUs, CPUs and near-data units. All times are seconds without the fixed costs of calls and without queueing."""
 
     kind: str
-    launch: Duration = 0.0
-    """Fixed seconds per kernel call."""
-    fused: bool = False
-    """One call per visit of a layer if true, one per active expert otherwise."""
-    sync: Duration = 0.0
-    """Fixed seconds per visit in which this device takes part beside the GPU (hand-over, wake-up, small kernels)."""
+    launch: Duration | None = None
+    """Fixed seconds of any call, for a device that prices calls itself (prototypes, near-data units); else the runtime's."""
+    fused: bool | None = None
+    """One call per visit of a layer if true, one per active expert otherwise; by default as the runtime does it."""
+    sync: Duration | None = None
+    """Fixed seconds per visit in which this device takes part beside the GPU, if it prices them itself; else the runtime's."""
     power_idle: Power | None = None
     """Watts while it waits; without it the machine's energy is not known."""
     power_active: Power | None = None

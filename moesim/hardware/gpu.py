@@ -18,7 +18,7 @@ from moesim.hardware.experts import PerToken, Roofline, Table, TokenRange
 from moesim.spec import Spec
 from moesim.units import ComputeRate, Duration
 
-__all__ = ["ExpertFormat", "Gpu"]
+__all__ = ["ExpertFormat", "FixedTimes", "Gpu"]
 
 
 class ExpertFormat(Spec):
@@ -34,6 +34,23 @@ class ExpertFormat(Spec):
     """Dense peak of the operands, FLOP/s; that of BF16 if not given (weights are unpacked, the product is in BF16)."""
     experts: Annotated[Roofline | Table, Field(discriminator="kind")]
     """Cost of an expert of this format."""
+
+
+class FixedTimes(Spec):
+    """Seconds that a kernel takes however little it has to do, by kind.
+
+    Source: constants of the fits to measured kernels, beside their rooflines. Valid: kernels in a row on one stream, captured;
+    what a launch costs on top is the runtime's.
+    """
+
+    gemm: Duration = 0.0
+    """Product of matrices."""
+    attention: Duration = 0.0
+    """Attention core."""
+    layer: Duration = 0.0
+    """Fused layer of experts, its sorting of tokens included."""
+    small: Duration = 0.0
+    """Norms, rotations, activations and other kernels over the hidden states of few tokens."""
 
 
 class Gpu(Device):
@@ -59,10 +76,8 @@ class Gpu(Device):
     """Projections, shared experts and dense layers."""
     attention: Attention = Attention()
     """Cost of the attention core."""
-    launch: Duration = 5e-6
-    """Fixed seconds per kernel call: one for each fused group of resident experts, one for each uploaded expert."""
-    fused: bool = True
-    """One call for all resident experts of a visit if true, one per active expert otherwise."""
+    fixed: FixedTimes = FixedTimes()
+    """What empty kernels take, by kind."""
 
     def expert_time(
         self, tokens: ArrayLike, weight_bytes: ArrayLike, flops_per_token: float, bandwidth: ArrayLike | None = None

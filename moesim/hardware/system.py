@@ -5,6 +5,7 @@ Knows no model, no workload and no time; devices are bound here to the bandwidth
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
@@ -203,6 +204,10 @@ class System(Spec):
 
     def _memories(self) -> dict[str, Memory]:
         return {name: tier for name, tier in self.tiers.items() if isinstance(tier, Memory)}
+
+    def with_devices(self, changed: Mapping[str, Device]) -> System:
+        """The machine with other devices of the same names and kinds, each bound to its memory already."""
+        return self.model_copy(update={"devices": {**self.devices, **changed}}) if changed else self
 
     def without(self, tier: str) -> System:
         """The machine after `tier` has failed: its near-data units go with it, interleaved sets shrink.

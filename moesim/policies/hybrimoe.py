@@ -103,7 +103,7 @@ class HybriMoe(SizedPolicy):
             lambda capacity: LayerScore(capacity, *shape, alpha=self.alpha, top=top),
             reserve=slots * problem.model.expert_bytes,
         )
-        start = float(problem.system.devices[problem.devices[problem.cpu_index]].sync)
+        start = problem.costs.calls(problem.devices[problem.cpu_index]).hand_over
         cache, impact = deployment.state, Impact(problem, cut.batch, start)
         full = quota(problem.popularity, self.capacity)(problem.gpu_free(cut), deployment.expert_bytes)
         ahead = LayerAhead(problem, cache, slots, full.sum(axis=1))

@@ -91,31 +91,28 @@ class LayerCosts:
     def experts(self, tokens: Any) -> FloatArray:
         """Routed and shared experts of `tokens` [..] tokens together on the GPU, weights in its memory, launches included."""
         problem, t = self.problem, np.asarray(tokens, dtype=np.float64)
-        device = problem.system.devices[problem.system.gpu_name]
+        calls = problem.costs.calls(problem.system.gpu_name)
         chance, counts = expected_counts(t[..., None], self._picks)
-        each = problem.costs.gpu(counts) + (0.0 if device.fused else device.launch)
-        routed: FloatArray = (chance * each).sum(axis=-1)
-        return routed + device.launch * device.fused + problem.costs.shared(t)
+        routed: FloatArray = (chance * (problem.costs.gpu(counts) + calls.each)).sum(axis=-1)
+        return routed + calls.once + problem.costs.shared(t)
 
     def experts_on_cpu(self, tokens: Any, tier: str | None = None) -> FloatArray:
         """Routed experts of `tokens` [..] tokens on the CPU, weights read from `tier`; inf without a CPU."""
         problem, t = self.problem, np.asarray(tokens, dtype=np.float64)
         if problem.costs.cpu_name is None:
             return np.full(t.shape, np.inf)
-        device = problem.system.devices[problem.costs.cpu_name]
+        calls = problem.costs.calls(problem.costs.cpu_name)
         chance, counts = expected_counts(t[..., None], self._picks)
-        each = problem.costs.cpu(counts, tier or self.host) + (0.0 if device.fused else device.launch)
-        routed: FloatArray = (chance * each).sum(axis=-1)
-        return routed + device.sync + device.launch * device.fused
+        routed: FloatArray = (chance * (problem.costs.cpu(counts, tier or self.host) + calls.each)).sum(axis=-1)
+        return routed + calls.hand_over + calls.once
 
     def dense(self, tokens: Any) -> FloatArray:
         """QKV projection, output projection and router of `tokens` [..] tokens on the GPU, launches included."""
         problem, t = self.problem, np.asarray(tokens, dtype=np.float64)
         gpu, costs = problem.system.gpu_name, problem.costs
-        launch = problem.system.devices[gpu].launch
         if not problem.job.attention:
             return np.zeros(t.shape)
-        return costs.projections(gpu, t) + costs.output(gpu, t) + costs.router(t) + 3 * launch
+        return costs.projections(gpu, t) + costs.output(gpu, t) + costs.router(t)
 
     def core(self, device: str, phase: Phase, sequences: Any, kv: str) -> FloatArray:
         """Attention core of `sequences` [..] on `device`, the cache in `kv`; the GPU reads its own memory, copies not in it."""

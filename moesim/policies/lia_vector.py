@@ -53,13 +53,12 @@ def price(costs: LayerCosts, phase: Phase, batch: int, kv: str, pinned: float = 
         if device is None:
             compute[:, column] = np.inf
             continue
-        launch = problem.system.devices[device].launch
         core = float(costs.core(device, phase, batch, kv))
         experts = float(costs.experts(t) if device == gpu else costs.experts_on_cpu(t))
         attention = (0.0, 0.0)
         if problem.job.attention:
             attention = (float(problem.costs.projections(device, t)), float(problem.costs.output(device, t)))
-        compute[:, column] = attention[0] + launch, core / 2, core / 2, attention[1] + launch, 0.0, 0.0
+        compute[:, column] = attention[0], core / 2, core / 2, attention[1], 0.0, 0.0
         compute[4:, column] = first * experts, (1.0 - first) * experts
     if phase == "decode":
         operand[1:3, 0] = float(costs.copy_in(costs.cache_read(batch), kv)) / 2

@@ -86,7 +86,7 @@ def layer_seconds(costs: LayerCosts, batch: int, kv: str, knobs: Knobs, shares: 
     problem = costs.problem
     on_gpu, kept = batch * (1.0 - shares), float(knobs.ahead > 0)
     cache = costs.copy_in(costs.cache_read(on_gpu), kv)
-    launch = problem.system.devices[problem.system.gpu_name].launch
+    call = problem.runtime.fixed(problem.system.gpu, "core")
     chunks = np.ceil(np.maximum(on_gpu, 0.0) / knobs.attention_batch)
     work = costs.experts(float(batch))
     upload = costs.upload(problem.experts - knobs.residents)
@@ -96,7 +96,7 @@ def layer_seconds(costs: LayerCosts, batch: int, kv: str, knobs: Knobs, shares: 
         "cache in": cache,
         "first uploads": upload * kept,
         "attention on CPU": np.where(shares > 0, costs.cpu_attention(np.maximum(batch * shares, 1e-9), kv), 0.0),
-        "attention on GPU": costs.core(problem.system.gpu_name, "decode", on_gpu, kv) + chunks * launch,
+        "attention on GPU": costs.core(problem.system.gpu_name, "decode", on_gpu, kv) + np.maximum(chunks - 1, 0) * call,
         "gather": np.zeros(()),
         "other uploads": upload * (1.0 - kept),
         "experts": work - last,

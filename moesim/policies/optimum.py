@@ -279,7 +279,7 @@ def _lanes(
     problem: Problem, cut: BatchPlan, shares: FloatArray, phase: Phase, hosts: Sequence[str], options: Sequence[Option]
 ) -> tuple[FloatArray, FloatArray]:
     """[N, J, D] expected seconds of each lane by each option, and [D] seconds of each lane in any case."""
-    costs, devices = problem.costs, problem.system.devices
+    costs = problem.costs
     tokens = sequences(problem, phase, cut.batch)[0]
     chance, counts = (part.ravel() for part in expected_counts(tokens, problem.model.top_k * shares))
     lanes = [problem.gpu_index, -1, *(index for index in range(len(problem.devices)) if index != problem.gpu_index)]
@@ -293,8 +293,7 @@ def _lanes(
         else:
             alone = costs.cpu if device == problem.cpu_index else costs.ndp
             seconds = alone(counts, hosts[number])
-        each = devices[problem.devices[device]]
-        found[:, column, lanes.index(device)] = chance * (seconds + (0.0 if each.fused else each.launch))
+        found[:, column, lanes.index(device)] = chance * (seconds + costs.calls(problem.devices[device]).each)
     base = np.zeros(len(lanes))
     base[0] = float(costs.shared(tokens))
     return found, base

@@ -40,8 +40,7 @@ class Machine:
 
     def __init__(self, problem: Problem, deployment: Deployment) -> None:
         self.gpu = problem.gpu_index
-        device = problem.system.devices[problem.system.gpu_name]
-        self.launch, self.fused = float(device.launch), bool(device.fused)
+        self.calls = problem.costs.calls(problem.system.gpu_name)
         self.shared = problem.costs.shared if problem.model.shared_bytes else None
         self.staging = max(deployment.plan.staging, 1)
         self.token_bytes = problem.model.expert_token_bytes / deployment.activation_compression
@@ -59,10 +58,9 @@ class Machine:
 
     def _side(self, problem: Problem, index: int, tier: int) -> _Side:
         name = problem.devices[index]
-        device, memory = problem.system.devices[name], problem.memory_of(name)
-        launch, fused = float(device.launch), bool(device.fused)
+        calls, memory = problem.costs.calls(name), problem.memory_of(name)
         out, back = problem.costs.path(problem.gpu_tier, memory), problem.costs.path(memory, problem.gpu_tier)
-        return _Side(index, float(device.sync) + launch * fused, launch * (not fused), out, back, tier)
+        return _Side(index, calls.hand_over + calls.once, calls.each, out, back, tier)
 
 
 class Layer:
@@ -97,7 +95,7 @@ class Layer:
         first = self.copy <= gpu
         self.johnson: list[int] = np.lexsort((np.where(first, self.copy, -gpu), ~first)).tolist()
         """[n] order of uploads: copies that are shorter than their GPU time, shortest first, then longest GPU time first."""
-        self.shared = float(machine.shared(visit.tokens)) + machine.launch if machine.shared is not None else 0.0
+        self.shared = float(machine.shared(visit.tokens)) if machine.shared is not None else 0.0
         self._known = float(machine.down.seconds(visit.tokens * machine.id_bytes)) if machine.down is not None else 0.0
 
     def devices(self, where: Sequence[int]) -> list[int]:
@@ -109,8 +107,7 @@ class Layer:
         """Seconds until every expert is done, `where` [n] being columns of `times`."""
         machine = self._machine
         held = [self._rows[i][0] for i, column in enumerate(where) if column == 0 and self._held[i]]
-        calls = min(len(held), 1) if machine.fused else len(held)
-        gpu = self.shared + sum(held) + machine.launch * calls
+        gpu = self.shared + sum(held) + (machine.calls.once if held else 0.0) + machine.calls.each * len(held)
         uploads = [i for i in self.johnson if where[i] == 0 and not self._held[i]]
         results = self._results(where)
         free = self._known if uploads or results else 0.0
@@ -121,7 +118,7 @@ class Layer:
                 free = max(free, results[0][0]) + results.pop(0)[1]
                 end, start = max(end, free), max(start, free)
             free = start + self._copies[i]
-            computed[number] = gpu = max(gpu, free) + self._rows[i][0] + machine.launch
+            computed[number] = gpu = max(gpu, free) + self._rows[i][0] + machine.calls.apart
         for ready, back in results:
             free = max(free, ready) + back
             end = max(end, free)

@@ -14,7 +14,6 @@ import numpy as np
 
 from moesim.arrays import FloatArray
 from moesim.contract import BatchPlan, PhasePlan, Problem
-from moesim.hardware import Cpu
 from moesim.policies.layer_costs import expected_counts
 
 __all__ = [
@@ -103,7 +102,6 @@ def attention_time(problem: Problem, phase: Phase, devices: Devices, micro: int,
     tier = problem.gpu_tier if devices[1] == gpu else kv
     total += float(costs.projections(devices[0], t)) + float(costs.output(devices[2], t))
     total += float(costs.core(devices[1], flops / parts, nbytes / parts, phase, tier).mean())
-    total += sum(problem.system.devices[device].launch for device in devices)
     if devices[1] == gpu and kv != problem.gpu_tier:
         total += float(costs.copy(float(model.kv_bytes_per_layer.mean()) * t, problem.gpu_tier, kv))
     return total * parts
@@ -118,17 +116,15 @@ def expert_table(problem: Problem, tokens: float, shares: FloatArray, tier: str)
     """
     costs, system, experts = problem.costs, problem.system, problem.experts
     chance, counts = expected_counts(tokens, problem.model.top_k * shares)
-    gpu_device = system.devices[system.gpu_name]
-    per_call = 0.0 if gpu_device.fused else gpu_device.launch
-    gpu = _sums(chance * (costs.gpu(counts) + per_call)) + float(costs.shared(tokens)) + gpu_device.launch * gpu_device.fused
+    on_gpu = costs.calls(system.gpu_name)
+    gpu = _sums(chance * (costs.gpu(counts) + on_gpu.each)) + float(costs.shared(tokens)) + on_gpu.once
     upload = _sums(chance * float(costs.copy(problem.model.expert_bytes, tier, problem.gpu_tier)))
     side = gpu
     if costs.cpu_name is not None:
-        device = system.devices[costs.cpu_name]
-        each = _sums(chance * (costs.cpu(counts, tier) + (0.0 if device.fused else device.launch)))
-        fixed = np.full(each.shape, device.sync + (device.launch if device.fused else 0.0))
-        if isinstance(device, Cpu) and device.launches_gpu:
-            fixed += gpu_device.launch if gpu_device.fused else _sums(chance * gpu_device.launch)
+        calls = costs.calls(costs.cpu_name)
+        each = _sums(chance * (costs.cpu(counts, tier) + calls.each))
+        fixed = np.full(each.shape, calls.hand_over + calls.once)
+        fixed += calls.before if on_gpu.fused else _sums(chance * calls.before)
         side = np.maximum(gpu, each[:, -1:] - each + np.where(np.arange(experts + 1) < experts, fixed, 0.0))
     table = np.zeros((experts + 1, experts + 1))
     for layer in range(len(shares)):  # [E + 1, E + 1] at a time: all layers at once would take hundreds of megabytes

@@ -35,7 +35,7 @@ def origin_parts(provenance: Mapping[str, Any], repeat: str, heading: str = "Sce
 
 def _origins(scenario: Mapping[str, Any], origins: Any) -> Html:
     """How many values of the machine were measured or assumed, and each of them with its source."""
-    values = dict(_values(scenario.get("hardware"), "hardware"))
+    values = {path: value for part in ("hardware", "runtime") for path, value in _values(scenario.get(part), part)}
     said: dict[str, Mapping[str, str]] = {path: group for group in origins or () for path in group["paths"]}
     known = {path: value for path, value in values.items() if path in said}
     if not known:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["FIELDS", "Result", "RunFacts", "make_result"]
 
 FIELDS = (
-    "scenario", "policy", "hardware", "model", "seed", "replicate", "throughput_tok_s", "total_tok_s", "makespan_s",
+    "scenario", "policy", "hardware", "runtime", "model", "seed", "replicate", "throughput_tok_s", "total_tok_s", "makespan_s",
     "output_tokens", "prompt_tokens", "requests_completed", "requests_rejected", "ttft_s", "tpot_s", "e2e_s",
     "utilisation", "bytes", "hit_rate", "expert_tokens", "bottleneck", "bound_tok_s", "share_of_bound", "energy_J",
     "energy_known", "cost_usd_per_Mtok", "events", "layer_visits", "wall_s", "quality", "prefetch", "prefill_tok_s",
@@ -48,6 +48,7 @@ class RunFacts:
     policy: str
     hardware: str
     model: str
+    runtime: str = ""
     seed: int
     replicate: int = 0
     arrival: NDArray[np.float64]
@@ -194,6 +195,7 @@ def _summary(recorder: Recorder, facts: RunFacts, requests: Columns) -> dict[str
         "scenario": facts.scenario,
         "policy": facts.policy,
         "hardware": facts.hardware,
+        "runtime": facts.runtime,
         "model": facts.model,
         "seed": int(facts.seed),
         "replicate": int(facts.replicate),

@@ -19,15 +19,24 @@ __all__ = ["FOLDERS", "Entry", "classes", "find", "is_path", "names", "shown", "
 
 FOLDERS = {
     "hardware": "hardware_profiles",
+    "runtimes": "hardware_profiles/runtimes",
     "scenarios": "scenarios",
     "experiments": "scenarios/experiments",
     "models": "models",
 }
 """Group -> name of the folder that holds its files in each place."""
 
+_INSIDE = {"scenarios": "experiments", "hardware": "runtimes"}
+"""Group -> folder in its own that holds the files of another group."""
 _YAML = (".yaml", ".yml")
-_SUFFIXES = {"hardware": _YAML, "scenarios": _YAML, "experiments": _YAML, "models": (".json",)}
-_WORDS = {"hardware": "hardware profile", "scenarios": "scenario", "experiments": "experiment", "models": "model"}
+_SUFFIXES = {"hardware": _YAML, "runtimes": _YAML, "scenarios": _YAML, "experiments": _YAML, "models": (".json",)}
+_WORDS = {
+    "hardware": "hardware profile",
+    "runtimes": "runtime",
+    "scenarios": "scenario",
+    "experiments": "experiment",
+    "models": "model",
+}
 
 
 class Entry(NamedTuple):
@@ -87,8 +96,8 @@ def _by_name(place: Path, group: str) -> dict[str, list[str]]:
     known: dict[str, list[str]] = {}
     by_path = group in ("scenarios", "experiments")
     for at, inside, names in os.walk(folder):
-        if group == "scenarios" and at == str(folder) and "experiments" in inside:
-            inside.remove("experiments")  # they lie in a folder of theirs beside the scenarios that they vary
+        if at == str(folder) and _INSIDE.get(group) in inside:
+            inside.remove(_INSIDE[group])
         below = Path(at).relative_to(folder).as_posix() + "/" if by_path and at != str(folder) else ""
         for file in names:
             stem, dot, suffix = file.rpartition(".")
@@ -140,6 +149,7 @@ _USES = {
     "scenarios": "a scenario is called that; 'moesim run {name}' runs it, and 'scenario: {name}' or 'extends: {name}' names it",
     "experiments": "an experiment is called that; 'moesim sweep {name}' runs it",
     "hardware": "a hardware profile is called that; a scenario names it by 'hardware: {name}', a part by 'profile: {name}'",
+    "runtimes": "a runtime is called that; a scenario names it by 'runtime: {name}', or '--set runtime={name}'",
     "models": "a model is called that; a scenario names it by 'model: {name}', or '--set model={name}'",
     "policies": "a policy is called that; '--policy {name}' takes it",
 }

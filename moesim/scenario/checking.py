@@ -18,13 +18,14 @@ from moesim.hardware.link import Link
 from moesim.hardware.memory import Interleaved, Memory
 from moesim.hardware.system import System
 from moesim.model import Architecture
+from moesim.runtime import Runtime
 from moesim.scenario import annotated, catalogue
 from moesim.scenario.file_kinds import kind_of
 from moesim.scenario.judge import judged
 from moesim.scenario.parts import GROUPS, MEMORY_KINDS, OWN_MEMORY
 from moesim.scenario.resolve import Resolver
 from moesim.scenario.scenario import LoadedScenario, load
-from moesim.scenario.schema import policy_class
+from moesim.scenario.schema import DEFAULT_RUNTIME, policy_class
 from moesim.scenario.tree import NOWHERE, Node, Path, dotted
 
 __all__ = ["check"]
@@ -101,7 +102,7 @@ def _kind(file: FilePath) -> str | None:
     top = Resolver(file.parent).file(file).top or {}
     kind = kind_of(top)
     fragment = kind is None and any(name in top for name in (*GROUPS, "profile", "kind"))
-    return "profile" if fragment or kind in ("machine", "part") else kind
+    return "profile" if fragment or kind in ("machine", "part", "runtime") else kind
 
 
 def _model(file: FilePath) -> tuple[Mistake, ...]:
@@ -119,6 +120,9 @@ def _profile(file: FilePath) -> tuple[Mistake, ...]:
     resolver = Resolver(file.parent)
     node = annotated.push_down(resolver.file(file))
     kind = node.child("kind")
+    if kind is not None and kind.value == "runtime":
+        node = resolver.runtime(node, DEFAULT_RUNTIME)
+        return (*resolver.mistakes, *(judged(Runtime, node, ())[1] if "runtime" not in resolver.broken else ()))
     whole = System if "devices" in node.value and "tiers" in node.value else None
     spec = _spec(str(kind.value)) if kind is not None else whole
     if kind is not None and spec is None:

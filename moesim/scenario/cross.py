@@ -18,7 +18,7 @@ from moesim.scenario.tree import Node, Path, Tree, dotted
 from moesim.streams import Streams
 from moesim.units import format_sum
 
-__all__ = ["built", "capacity", "compared", "located"]
+__all__ = ["built", "capacity", "compared", "located", "programs"]
 
 _LIST = " 'moesim list policies' shows what there is."
 
@@ -58,6 +58,18 @@ def capacity(parts: Mapping[str, Any], tree: Tree) -> list[Mistake]:
         "enlarge a tier, or store the model in fewer bits (model.precision)"
     )
     return [tree.mistake(message, ("model",))]
+
+
+def programs(parts: Mapping[str, Any], tree: Tree) -> list[Mistake]:
+    """A runtime whose kernels the machine's CPU was not measured with."""
+    hardware, runtime = parts.get("hardware"), parts.get("runtime")
+    if hardware is None or runtime is None:
+        return []
+    try:
+        runtime.over(hardware)
+    except InputError as error:
+        return [tree.mistake(mistake.message, tuple(mistake.path.split("."))) for mistake in error.mistakes]
+    return []
 
 
 def built(parts: Mapping[str, Any], head: Head | None, tree: Tree, base: FilePath) -> tuple[Any, list[Mistake]]:

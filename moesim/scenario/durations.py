@@ -13,7 +13,7 @@ import numpy as np
 from moesim.contract import Costs
 from moesim.engine.clock import LIMIT, SECOND, to_ps
 from moesim.errors import InputError, Mistake
-from moesim.hardware import NearDataUnit, System
+from moesim.hardware import NearDataUnit
 from moesim.hardware import Path as Way
 from moesim.scenario.tree import Path, Tree
 from moesim.units import format_bytes
@@ -28,13 +28,16 @@ _MOST_CHUNKS = 1_000_000
 
 def mistakes(parts: Mapping[str, Any], tree: Tree) -> list[Mistake]:
     """One mistake for each part of the machine that takes longer for an operation of the model than the clock holds."""
-    system, model = parts.get("hardware"), parts.get("model")
-    if system is None or model is None:
+    system, model, runtime = parts.get("hardware"), parts.get("model"), parts.get("runtime")
+    if system is None or model is None or runtime is None:
         return []
-    costs = Costs(model, system)
+    try:
+        costs = Costs(model, system, runtime)
+    except InputError:  # told where the parts are compared
+        return []
     messages: dict[Path, str] = {}
     with np.errstate(all="ignore"):  # what overflows is what we look for
-        for where, seconds, operation in (*_fixed(system), *_computed(costs), *_copied(costs)):
+        for where, seconds, operation in (*_fixed(costs), *_computed(costs.bare), *_copied(costs)):
             try:
                 to_ps(seconds, operation)
             except InputError as error:
@@ -48,11 +51,20 @@ def _remedy(seconds: float) -> str:
     return f"; make it at least {factor * 1.1:.2g} times as fast" if 1 <= factor < np.inf else "; make it faster"
 
 
-def _fixed(system: System) -> Iterator[Operation]:
+def _fixed(costs: Costs) -> Iterator[Operation]:
     """What every call and every hand-over costs."""
-    for name, device in system.devices.items():
-        yield ("hardware", "devices", name, "launch"), device.launch, f"a launch of {name}"
-        yield ("hardware", "devices", name, "sync"), device.sync, f"a hand-over to {name}"
+    gpu, cpu = costs.runtime.gpu, costs.runtime.cpu
+    for mode, seconds in gpu.launches:
+        yield ("runtime", "gpu", "launches", mode), seconds, "a launch of a kernel"
+    yield ("runtime", "gpu", "step"), gpu.step, "the host's part of a step"
+    yield ("runtime", "gpu", "request"), gpu.request, "the host's part of a request in a step"
+    yield ("runtime", "cpu", "launch"), cpu.launch, "a call to the CPU"
+    yield ("runtime", "cpu", "hand_over"), cpu.hand_over, "a hand-over to the CPU"
+    for name, device in costs.system.devices.items():
+        yield ("hardware", "devices", name, "launch"), device.launch or 0.0, f"a call to {name}"
+        yield ("hardware", "devices", name, "sync"), device.sync or 0.0, f"a hand-over to {name}"
+    for kind, seconds in costs.system.gpu.fixed:
+        yield ("hardware", "devices", costs.system.gpu_name, "fixed", kind), seconds, "a kernel with nothing to do"
 
 
 def _computed(costs: Costs) -> Iterator[Operation]:

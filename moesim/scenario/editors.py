@@ -16,6 +16,7 @@ from moesim.hardware.gpu import Gpu
 from moesim.hardware.memory import Memory
 from moesim.hardware.system import System
 from moesim.model import Architecture
+from moesim.runtime import Runtime
 from moesim.scenario.catalogue import classes
 from moesim.scenario.schema import Head
 
@@ -30,11 +31,17 @@ _SINGLE = ("string", "number", "integer", "boolean")
 def json_schema() -> Schema:
     """What a scenario file may say. A file that extends another may leave anything out, so no key is required."""
     kinds = {part: _kinds(group) for part, group in _GROUPS.items()}
-    every: list[type[BaseModel]] = [System, Architecture, Head, *(spec for part in kinds.values() for spec in part.values())]
+    every: list[type[BaseModel]] = [
+        System,
+        Runtime,
+        Architecture,
+        Head,
+        *(spec for part in kinds.values() for spec in part.values()),
+    ]
     models, whole = models_json_schema([(spec, "validation") for spec in dict.fromkeys(every)])
     definitions: Schema = {name: draft7(definition) for name, definition in whole["$defs"].items()}
     refs = {spec: _name(models[(spec, "validation")]) for spec in dict.fromkeys(every)}
-    for name in _reachable(definitions, refs[System]):
+    for name in dict.fromkeys((*_reachable(definitions, refs[System]), *_reachable(definitions, refs[Runtime]))):
         definitions[name] = _part(definitions[name])
     own_memory = {"anyOf": [definitions[Gpu.__name__]["properties"]["memory"], _ref(Memory.__name__)]}
     definitions[Gpu.__name__]["properties"]["memory"] = own_memory
@@ -57,6 +64,7 @@ def json_schema() -> Schema:
             "extends": {"type": "string", "description": "Scenario that this one changes: a path from this file, or a name."},
             **head,
             "hardware": {"anyOf": [_word("Name of a hardware profile."), _ref(refs[System])]},
+            "runtime": {"anyOf": [_word("Name of a runtime, or 'own' for that of the policy's system."), _ref(refs[Runtime])]},
             "model": {"anyOf": [_word("Name of a model, or path of a config.json."), _ref(refs[Architecture])]},
             "workload": {"anyOf": [_ref("workload"), _PARTIAL]},
             "policy": {"anyOf": [_word("Name of a policy, or module:Class."), _ref("policy"), *_plugins(), _PARTIAL]},
@@ -178,7 +186,7 @@ def _part(definition: Schema) -> Schema:
     for key, field in definition.get("properties", {}).items():
         if key != "kind" and _is_scalar(field) and not any("value" in b.get("properties", {}) for b in field.get("anyOf", ())):
             definition["properties"][key] = {"anyOf": [field, _wrapped(field)]}
-    profile = {"anyOf": [name, {"type": "array", "items": name}], "description": "Hardware profile that this part starts from."}
+    profile = {"anyOf": [name, {"type": "array", "items": name}], "description": "Profile that this part starts from."}
     return _relax(definition, {"profile": profile, **dict.fromkeys(("source", "basis", "note", "summary"), name)})
 
 

@@ -14,7 +14,7 @@ from moesim import plugins
 from moesim.arrays import FloatArray
 from moesim.contract import Problem
 from moesim.errors import InputError
-from moesim.scenario import explain_closed_forms, explain_machine, explain_work
+from moesim.scenario import explain_closed_forms, explain_machine, explain_runtime, explain_work
 from moesim.scenario.explain_rows import Explanation, Quantity, Row, Section, to_json, to_text
 from moesim.scenario.explain_work import Plan
 from moesim.scenario.scenario import LoadedScenario, load
@@ -54,7 +54,8 @@ def explain(loaded: LoadedScenario, *, unasked: str = "") -> Explanation:
     """
     scenario = loaded.scenario
     job, popularity = _job_and_profile(loaded)
-    problem = Problem(scenario.model, scenario.hardware, job, popularity, Streams(scenario.seed, scenario.replicate)["policy"])
+    rng = Streams(scenario.seed, scenario.replicate)["policy"]
+    problem = Problem(scenario.model, scenario.hardware, job, popularity, rng, runtime=scenario.runtime)
     deployment, refusal = None, unasked
     if not unasked:
         try:
@@ -68,12 +69,13 @@ def explain(loaded: LoadedScenario, *, unasked: str = "") -> Explanation:
         explain_work.batch(plan),
         explain_machine.rooflines(problem.costs),
         explain_machine.times(problem.costs),
+        explain_runtime.fixed_costs(problem.costs),
         explain_machine.uploads(problem.costs),
         explain_machine.break_even(problem.costs),
         explain_work.ceilings(plan),
         explain_closed_forms.section(plan),
         explain_machine.cxl(problem.costs),
-        explain_machine.origins(loaded.data["hardware"], loaded.provenance),
+        explain_machine.origins(loaded.data, loaded.provenance),
     )
     kind = "nobody" if unasked else str(getattr(scenario.policy, "kind", type(scenario.policy).__name__))
     kept = tuple(section for section in sections if section.rows or section.note)

@@ -43,7 +43,7 @@ def _attention_share(plan: Plan) -> Iterator[Row]:
     streamed = float((~plan.resident).sum()) * problem.model.expert_bytes
     context = np.full(plan.batch, plan.context)
     cache, flops = float(problem.model.core_bytes_decode(context).sum()), problem.model.core_flops_decode(context)
-    seconds = float(problem.costs.core(str(name), flops.sum(), cache, "decode", tier))
+    seconds = float(problem.costs.bare.core(str(name), flops.sum(), cache, "decode", tier))
     if not cache or not seconds:
         return
     upload, attention = problem.costs.path(tier, problem.gpu_tier).rate, cache / seconds

@@ -25,7 +25,24 @@ _MANY = 2.0**30
 """Tokens per expert at which the weights' bytes no longer matter."""
 _FEW = 1e-9
 """Tokens per expert at which the FLOP do not matter yet."""
-_NAMES = frozenset({"kind", "name", "description", "at", "memory", "ends", "inside", "of", "stage", "use", "profile"})
+_NAMES = frozenset(
+    {
+        "kind",
+        "name",
+        "mode",
+        "calls",
+        "kernels_used",
+        "description",
+        "at",
+        "memory",
+        "ends",
+        "inside",
+        "of",
+        "stage",
+        "use",
+        "profile",
+    }
+)
 """Keys of a machine that name things rather than measure them."""
 
 
@@ -63,7 +80,7 @@ def engines(costs: Costs) -> list[Engine]:
 
 
 def rooflines(costs: Costs) -> Section:
-    """Weight stream, rate and knee of every device and tier, and its fixed costs."""
+    """Weight stream, rate and knee of every device and tier."""
     return Section(
         "Roofline of one expert",
         tuple(row for engine in engines(costs) for row in _roofline(costs, engine)),
@@ -84,11 +101,6 @@ def _roofline(costs: Costs, engine: Engine) -> Iterator[Row]:
     if engine.weights:
         inputs = {"W": w, "F": f, "rate": Quantity(rate, "FLOP/s"), "stream": Quantity(stream, "B/s")}
         yield Row(f"{where}: knee", engine.knee, "tokens", "(W / stream) / (F / rate)", inputs)
-    device = costs.system.devices[engine.device]
-    if device.launch and engine.tier in (costs.system.gpu_tier, *costs.system.host_tiers[:1]):
-        yield Row(f"{engine.device}: launch", device.launch, "s", "per layer visit" if device.fused else "per active expert")
-    if device.sync and engine.tier == costs.system.host_tiers[0]:
-        yield Row(f"{engine.device}: hand-over", device.sync, "s", "per layer visit in which it takes part")
 
 
 def times(costs: Costs) -> Section:
@@ -232,9 +244,9 @@ def _together(alone: Mapping[str, float], own: Mapping[str, Mapping[str, float]]
     return sum(rates.values())
 
 
-def origins(hardware: Any, provenance: Mapping[str, Origin]) -> Section:
-    """How many values of the machine were measured, assumed, ..., and which."""
-    values = list(_values(hardware, "hardware"))
+def origins(data: Mapping[str, Any], provenance: Mapping[str, Origin]) -> Section:
+    """How many values of the machine and the runtime of a scenario's `data` were measured, assumed, ..., and which."""
+    values = [path for part in ("hardware", "runtime") for path in _values(data[part], part)]
     said = {path: provenance[path].basis or "with a source, basis not said" for path in values if path in provenance}
     groups: dict[str, list[str]] = {}
     for path in values:
@@ -243,7 +255,7 @@ def origins(hardware: Any, provenance: Mapping[str, Origin]) -> Section:
     names = sorted(groups, key=lambda name: (order.index(name) if name in order else len(order), name))
     rows = [Row(name, float(len(groups[name])), "values", ", ".join(groups[name])) for name in names]
     note = f"{len(values)} values; the files give the source of each."
-    return Section("Where the machine's values come from", tuple(rows), note)
+    return Section("Where the machine's and the runtime's values come from", tuple(rows), note)
 
 
 def _values(data: Any, path: str) -> Iterator[str]:

@@ -20,6 +20,7 @@ _WORDS = {
     "experiment": "an experiment",
     "machine": "the profile of a machine",
     "part": "the profile of a part of a machine",
+    "runtime": "the profile of a serving program",
     "model": "a model's configuration",
     "result": "the result of a run",
     "sweep": "the experiment.json of a sweep",
@@ -32,6 +33,7 @@ _USE = {
     "experiment": "'moesim sweep {file}' runs it",
     "machine": "a scenario names it by 'hardware: {file}'",
     "part": "it goes into a machine: hardware: {{profile: MACHINE, {group}: {{NAME: {{profile: {file}}}}}}}",
+    "runtime": "a scenario names it by 'runtime: {file}'",
     "model": "a scenario names it by 'model: {file}'",
     "result": "'moesim run {file}' repeats the run, and 'moesim report' draws the folder that it lies in",
     "sweep": "'moesim sweep {file}' repeats the sweep",
@@ -64,6 +66,8 @@ def kind_of(top: Any) -> str | None:
         return "comparison"
     if top.get("kind") == "system" or ("devices" in top and "tiers" in top):
         return "machine"
+    if top.get("kind") == "runtime":
+        return "runtime"
     if _group(top) is not None:
         return "part"
     return "model" if any(name in top for name in _CONFIG) else None

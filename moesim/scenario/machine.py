@@ -202,10 +202,14 @@ def _of_another_kind(node: Node, below: Node | None) -> bool:
     return kinds[0] is not None and kinds[1] is not None and kinds[0].value != kinds[1].value
 
 
+_TITLED = (("hardware",), ("runtime",))
+"""Places of what results call by its name."""
+
+
 def _titled(node: Node, file: FilePath, path: Path, base: Node | None) -> Node:
     """A machine's profile with its name, which is that of its file if it says none; parts have no names of their own."""
-    value = {key: child for key, child in node.value.items() if key != "name" or path == ("hardware",)}
-    if path == ("hardware",) and "name" not in value:
+    value = {key: child for key, child in node.value.items() if key != "name" or path in _TITLED}
+    if path in _TITLED and "name" not in value:
         before = base.child("name") if base is not None else None
         value["name"] = Node(f"{before.value} and {file.stem}" if before is not None else file.stem, node.place, node.key)
     return replace(node, value=value)

@@ -19,11 +19,15 @@ from moesim.scenario import annotated, catalogue, strict_yaml
 from moesim.scenario.file_kinds import mismatch, refuse_other
 from moesim.scenario.machine import Assembly
 from moesim.scenario.parts import cleared, names_parts
+from moesim.scenario.schema import DEFAULT_RUNTIME, policy_class
 from moesim.scenario.tree import Node, Path, Place, Tree, dotted, from_plain, merge
 
-__all__ = ["SHORTHAND", "Resolver", "in_full", "named_model"]
+__all__ = ["OWN", "SHORTHAND", "Resolver", "in_full", "named_model", "own_program"]
 
-SHORTHAND = {"hardware": "profile", "model": "name", "policy": "kind"}
+OWN = "own"
+"""Name of a runtime that stands for the program of the policy's own system."""
+
+SHORTHAND = {"hardware": "profile", "model": "name", "policy": "kind", "runtime": "profile"}
 """A part given as one word means this key of the part."""
 _FILLED = 64
 """Parts that are kept as they come out of their profiles: scenarios of a family share most."""
@@ -75,8 +79,9 @@ class Resolver:
 
     def joined(self, node: Node, chain: tuple[FilePath, ...] = ()) -> Node:
         """A scenario as written laid over what it extends; `chain`: the files that led here."""
-        if "hardware" in node.value:
-            node = node.put(("hardware",), annotated.push_down(node.value["hardware"]))
+        for part in ("hardware", "runtime"):
+            if part in node.value:
+                node = node.put((part,), annotated.push_down(node.value[part]))
         node = self.rebased(node)
         parent = node.child("extends")
         if parent is None:
@@ -178,20 +183,45 @@ class Resolver:
             parts["hardware"] = self._machine(raw.value["hardware"])
         if "model" in parts:
             parts["model"] = self._once(raw.value["model"], lambda: self.model(parts["model"]))
+        if "runtime" in parts:
+            program = own_program(parts.get("policy"), self.base)
+            parts["runtime"] = self._once(raw.value["runtime"], lambda: self.runtime(parts["runtime"], program), program)
         return replace(raw, value=parts)
 
-    def _once(self, raw: Node, fill: Callable[[], Node]) -> Node:
-        """What `fill` makes of `raw`, made once for each node that many scenarios share."""
+    def runtime(self, node: Node, own: str) -> Node:
+        """`node` laid over the runtime profiles it names; `own`: the policy's program, which the name 'own' stands for."""
+        find = partial(self._runtime_file, own=own)
+        return Assembly(find, self._runtime_text, self._tell, self._refuse_runtime).laid(node, ("runtime",))
+
+    def _runtime_file(self, name: Node, path: Path, own: str) -> FilePath | None:
+        message = f"{_said(name)} is not a runtime; write the name of one, or a list of names"
+        if isinstance(name.value, str):
+            try:
+                return self._named("runtimes", replace(name, value=own) if name.value == OWN else name)
+            except InputError as error:
+                message = error.mistakes[0].message
+        self._refuse_runtime(name, message, path)
+        return None
+
+    def _runtime_text(self, file: FilePath) -> Node | None:
+        return self._text(file, ("runtime",))
+
+    def _refuse_runtime(self, node: Node, message: str, path: Path) -> None:
+        self._refuse("runtime", node, message, path)
+
+    def _once(self, raw: Node, fill: Callable[[], Node], variant: str = "") -> Node:
+        """What `fill` makes of `raw`, made once for each node that many scenarios share, and for each `variant`."""
         if self.memory is None:
             return fill()
-        filled: dict[int, tuple[Node, Node]] = self.memory.setdefault("filled", {})
-        known = filled.pop(id(raw), None)  # put back as the latest
+        filled: dict[tuple[int, str], tuple[Node, Node]] = self.memory.setdefault("filled", {})
+        key = id(raw), variant
+        known = filled.pop(key, None)  # put back as the latest
         if known is None:
             before = len(self.mistakes)
             known = (raw, fill())  # with the node itself, so that its id stays its own
             if len(self.mistakes) > before:
                 return known[1]
-        filled[id(raw)] = known
+        filled[key] = known
         if len(filled) > _FILLED:
             del filled[next(iter(filled))]
         return known[1]
@@ -232,11 +262,15 @@ class Resolver:
         return None
 
     def _profile_text(self, file: FilePath) -> Node | None:
+        return self._text(file, _PROFILES)
+
+    def _text(self, file: FilePath, kinds: tuple[str, ...]) -> Node | None:
+        """A profile of one of the `kinds` as written; None where it cannot be read, which is told."""
         try:
             node = self.file(file)
-            refuse_other(node.top, _PROFILES, catalogue.shown(file))
+            refuse_other(node.top, kinds, catalogue.shown(file))
         except InputError as error:
-            self.broken.add("hardware")
+            self.broken.add("runtime" if kinds == ("runtime",) else "hardware")
             self.mistakes += error.mistakes
             return None
         return node
@@ -347,6 +381,15 @@ def named_model(name: str) -> Any:
     if mistakes:
         raise InputError(*mistakes)
     return found
+
+
+def own_program(policy: Node | None, base: FilePath) -> str:
+    """Name of the program of the policy's own system; the default where the policy is not known, which is told later."""
+    kind = policy.child("kind") if policy is not None else None
+    try:
+        return policy_class(str(kind.value), base).runtime if kind is not None else DEFAULT_RUNTIME
+    except InputError:
+        return DEFAULT_RUNTIME
 
 
 def _tree(path: FilePath) -> Tree:

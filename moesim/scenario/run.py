@@ -24,7 +24,7 @@ from moesim.results import provenance
 from moesim.results.recorder import SECOND
 from moesim.results.result import Result, RunFacts, make_result
 from moesim.results.store import content_of, refuse_foreign
-from moesim.scenario.scenario import LoadedScenario, load, load_data
+from moesim.scenario.scenario import LoadedScenario, load, load_data, with_own_runtime
 from moesim.scenario.schema import policy_class
 from moesim.scenario.served import served_by, stamp
 from moesim.scenario.tree import to_plain
@@ -76,7 +76,15 @@ def problem_of(this: LoadedScenario, job: Job, routing: RoutingTable) -> Problem
     """The placement problem that a scenario poses."""
     scenario = this.scenario
     streams = Streams(scenario.seed, scenario.replicate)
-    return Problem(scenario.model, scenario.hardware, job, routing.profile, streams["policy"], streams["foresight"])
+    return Problem(
+        scenario.model,
+        scenario.hardware,
+        job,
+        routing.profile,
+        streams["policy"],
+        streams["foresight"],
+        runtime=scenario.runtime,
+    )
 
 
 def run_loaded(
@@ -96,6 +104,8 @@ def run_loaded(
     (`1 s..1.2 s`) keeps only that stretch of a timeline.
     """
     begin = time.perf_counter()
+    if policy is not None:
+        this = with_own_runtime(this, policy)
     scenario = this.scenario
     keep = timeline or scenario.simulation.timeline
     stretch = None if window is None else _stretch(window, keep)
@@ -122,6 +132,7 @@ def run_loaded(
         scenario=scenario.name,
         policy=name,
         hardware=scenario.hardware.name,
+        runtime=scenario.runtime.name,
         model=scenario.model.name,
         seed=scenario.seed,
         replicate=scenario.replicate,

@@ -16,15 +16,16 @@ from typing import Any
 from moesim import files, plugins, strict_json
 from moesim.contract import Policy
 from moesim.errors import InputError, Mistake
+from moesim.runtime import Runtime
 from moesim.scenario import annotated, catalogue, cross, durations, overrides, schema
 from moesim.scenario.file_kinds import refuse_other
 from moesim.scenario.judge import judged, said, unknown_key
 from moesim.scenario.overrides import Override
-from moesim.scenario.resolve import SHORTHAND, Resolver
+from moesim.scenario.resolve import OWN, SHORTHAND, Resolver, in_full
 from moesim.scenario.tree import Node, Origin, Place, Tree, from_plain
 from moesim.streams import Streams
 
-__all__ = ["LoadedScenario", "assemble", "folder_of", "load", "load_data"]
+__all__ = ["LoadedScenario", "assemble", "folder_of", "load", "load_data", "with_own_runtime"]
 
 _PLUGINS = {"workload": "workload", "policy": "policies"}
 """Part whose `kind` names a class -> the group of such classes."""
@@ -48,6 +49,8 @@ class LoadedScenario:
     """Dotted path -> what an annotated value (`{value, basis, source}`) says of its origin."""
     tree: Tree | None = field(default=None, repr=False, compare=False)
     """Where everything was written."""
+    runtime: Any = field(default=None, repr=False, compare=False)
+    """The runtime as written, where it is each policy's own; else None."""
     made: Any = field(default=None, repr=False, compare=False)
     """(job, routing table) once it is built: at loading where files have to be read to judge the workload."""
 
@@ -156,6 +159,8 @@ def assemble(raw: Node, resolver: Resolver, sets: Sets, policy: Any, seed: int |
     resolver.mistakes += unread
     if raw.child("policy") is None:
         raw = raw.put(("policy",), Node(schema.DEFAULT_POLICY, raw.place, raw.key))
+    if raw.child("runtime") is None:
+        raw = raw.put(("runtime",), Node(schema.DEFAULT_RUNTIME, raw.place, raw.key))
     raw, made = overrides.apply(raw, resolver, wanted)
     node = resolver.expand(raw)
     scenario, made_table, mistakes = _judge(node, resolver, given)
@@ -163,7 +168,29 @@ def assemble(raw: Node, resolver: Resolver, sets: Sets, policy: Any, seed: int |
     if mistakes or scenario is None:
         raise InputError(*_ordered(mistakes, catalogue.shown(path) if path is not None else ""))
     origins = annotated.provenance(node)
-    return LoadedScenario(scenario, node.plain(), resolver.base, path, tuple(made), origins, Tree(node), made_table)
+    own = raw.child("runtime") if _is_own(raw.child("runtime")) else None
+    return LoadedScenario(scenario, node.plain(), resolver.base, path, tuple(made), origins, Tree(node), own, made_table)
+
+
+def _is_own(runtime: Node | None) -> bool:
+    """Whether a runtime, as written, is that of each policy's own system."""
+    if runtime is None:
+        return False
+    name = runtime.child("profile") if isinstance(runtime.value, dict) else runtime
+    return name is not None and OWN in (name.plain() if isinstance(name.value, list) else [name.value])
+
+
+def with_own_runtime(this: LoadedScenario, policy: Policy) -> LoadedScenario:
+    """The scenario with the program of the system of `policy`, where it asks for each policy's own; else as it is."""
+    if this.runtime is None:
+        return this
+    resolver = Resolver(this.base)
+    node = resolver.runtime(in_full(this.runtime, SHORTHAND["runtime"]), policy.runtime)
+    spec, wrong = judged(Runtime, node, ("runtime",))
+    if spec is None or resolver.mistakes or wrong:
+        raise InputError(*resolver.mistakes, *wrong)
+    scenario = this.scenario.model_copy(update={"runtime": spec})
+    return replace(this, scenario=scenario, data={**this.data, "runtime": node.plain()})
 
 
 def _class_name(policy: type[Policy]) -> str:
@@ -200,6 +227,7 @@ def _judge(node: Node, resolver: Resolver, given: Policy | None) -> tuple[schema
     tree = Tree(node)
     mistakes += cross.compared(head, parts, tree)
     mistakes += cross.capacity(parts, tree)
+    mistakes += cross.programs(parts, tree)
     mistakes += durations.mistakes(parts, tree)
     built, wrong = _known_build(parts, head, tree, resolver)
     mistakes += wrong

@@ -17,12 +17,14 @@ from moesim.errors import InputError, Mistake, excerpt
 from moesim.hardware.fault import Fault
 from moesim.hardware.system import System
 from moesim.model import Architecture
+from moesim.runtime import FREE, Runtime
 from moesim.scenario.shape import shape_of
 from moesim.scenario.tree import Node, Path, from_plain
 from moesim.spec import Spec
 
 __all__ = [
     "DEFAULT_POLICY",
+    "DEFAULT_RUNTIME",
     "PARTS",
     "Head",
     "Scenario",
@@ -34,11 +36,14 @@ __all__ = [
     "seed",
 ]
 
-PARTS = ("hardware", "model", "workload", "policy")
+PARTS = ("hardware", "model", "workload", "policy", "runtime")
 """The parts of a scenario that have a spec of their own."""
 
 DEFAULT_POLICY = "on_demand"
 """The policy of a scenario that names none."""
+
+DEFAULT_RUNTIME = "reference"
+"""The serving program of a scenario that names none."""
 
 Count = Annotated[int, Ge(0)]
 
@@ -77,7 +82,7 @@ class Head(Spec):
 
 
 class Scenario(Head):
-    """A machine, a model, a workload and a policy: everything that a run depends on."""
+    """A machine, a model, a workload, a policy and a serving program: everything that a run depends on."""
 
     hardware: System
     model: Architecture
@@ -85,6 +90,8 @@ class Scenario(Head):
     """By `kind`."""
     policy: SerializeAsAny[Policy]
     """By name, or by `kind` with parameters; `module:Class` names a class beside the scenario file."""
+    runtime: Runtime = FREE
+    """The program that serves the model."""
 
 
 def part_class(part: str, node: Node | None, base: FilePath | None) -> type[BaseModel] | None:
@@ -93,6 +100,8 @@ def part_class(part: str, node: Node | None, base: FilePath | None) -> type[Base
         return System
     if part == "model":
         return Architecture
+    if part == "runtime":
+        return Runtime
     kind = node.child("kind") if node is not None else None
     if part not in PARTS or kind is None or not isinstance(kind.value, str):
         return None
@@ -124,7 +133,8 @@ def known_keys(root: Node, path: Path, base: FilePath | None) -> list[str] | Non
     keys = shape_of(spec).keys(path[1:], node)
     if keys is None:
         return None
-    return [*keys, *({"hardware": ["profile"], "model": ["config"] if len(path) == 1 else []}.get(str(path[0]), []))]
+    more = {"hardware": ["profile"], "runtime": ["profile"], "model": ["config"]}.get(str(path[0]), [])
+    return [*keys, *(more if path[0] == "hardware" or len(path) == 1 else [])]
 
 
 def missing_default(root: Node, path: Path, base: FilePath | None) -> Any:

@@ -16,6 +16,7 @@ from moesim.arrays import FloatArray, IntArray
 from moesim.contract import Problem
 from moesim.hardware import System
 from moesim.model import Architecture
+from moesim.runtime import Runtime
 from moesim.streams import Streams
 from moesim.workload.table import Job, RoutingTable
 
@@ -39,7 +40,7 @@ class World:
     def problem(self) -> Problem:
         """The placement problem, made anew: arrays of its own, and a generator that starts from the seed."""
         job = replace(self.job, arrival=self.job.arrival.copy(), prompt=self.job.prompt.copy(), output=self.job.output.copy())
-        return Problem(self.model, self.system, job, self.routing.profile.copy(), Streams(self.seed)["policy"])
+        return Problem(self.model, self.system, job, self.routing.profile.copy(), Streams(self.seed)["policy"], runtime=RUNTIME)
 
     def rerouted(self, routing: RoutingTable) -> World:
         """The same world, in which tokens ask for other experts."""
@@ -67,6 +68,10 @@ class World:
         return bool((ordered[..., 1:] > ordered[..., :-1]).all())
 
 
+RUNTIME = Runtime.model_validate({"gpu": {"launches": {"graph": 5e-6, "direct": 5e-6}}, "cpu": {"hand_over": 1e-5}})
+"""A program whose calls to the GPU cost 5 us each, and a hand-over to the CPU 10 us."""
+
+
 def machine(
     hbm: float = 1 * GB,
     ddr: float = 8 * GB,
@@ -87,7 +92,7 @@ def machine(
     links: dict[str, Any] = {}
     if cpu:
         kernels = {"amx": {"rate": 20e12, "bandwidth": 200e9}}
-        devices["cpu"] = {"kind": "cpu", "at": "host", "memory": "ddr", "kernels": kernels, "sync": 10e-6}
+        devices["cpu"] = {"kind": "cpu", "at": "host", "memory": "ddr", "kernels": kernels}
     if ddr:
         tiers["ddr"] = {"kind": "ddr", "at": "host", "capacity": ddr, "read": 250e9, "latency": 1e-7}
         links["pcie"] = {"ends": ["host", "gpu"], "rate": pcie, "setup": 1e-5, "serial": True}

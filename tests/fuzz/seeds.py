@@ -29,14 +29,13 @@ MACHINE = {
     "kind": "system",
     "name": "bench",
     "devices": {
-        "gpu": {"kind": "gpu", "at": "gpu", "memory": "hbm", "compute": "5 TFLOPS", "launch": "5 us", "power_active": "300 W"},
+        "gpu": {"kind": "gpu", "at": "gpu", "memory": "hbm", "compute": "5 TFLOPS", "power_active": "300 W"},
         "cpu": {
             "kind": "cpu",
             "at": "host",
             "memory": "ddr",
             "kernels": {"amx": {"rate": "200 GFLOPS", "bandwidth": "8 GB/s"}},
             "attention": {"bandwidth": "5 GB/s", "rate": "100 GFLOPS"},
-            "sync": "3 us",
         },
     },
     "tiers": {

@@ -26,7 +26,7 @@ POLICIES = (
     "cxl_expert",
 )
 RATES = ("compute", "rate", "bandwidth", "read", "total", "both")
-TIMES = ("launch", "sync", "setup", "latency")
+TIMES = ("graph", "direct", "hand_over", "setup", "latency")
 DAY = 86_400.0
 
 
@@ -39,12 +39,13 @@ def scenarios(draw: st.DrawFn) -> dict[str, Any]:
     """A model of some MB on a machine with a GPU, a CPU and a memory expander."""
     layers, experts = draw(st.integers(1, 3)), draw(st.sampled_from([4, 8]))
     size = 3 * 64 * 96 * 2 * experts * layers
-    gpu = {"kind": "gpu", "at": "gpu", "memory": "hbm", "compute": draw(rate(0.5, 20, "TFLOPS")), "fused": draw(st.booleans()),
-           "launch": draw(st.sampled_from(["0 s", "1 us"]))}  # fmt: skip
+    gpu = {"kind": "gpu", "at": "gpu", "memory": "hbm", "compute": draw(rate(0.5, 20, "TFLOPS"))}
+    launch = draw(st.sampled_from(["0 s", "1 us"]))
+    launches = {"fused": draw(st.booleans()), "launches": {"graph": launch, "direct": launch}}
     kernel = {"rate": draw(rate(20, 300, "GFLOPS")), "bandwidth": draw(rate(5, 40))}
     attention = {"bandwidth": "5 GB/s", "rate": "100 GFLOPS"}
-    cpu = {"kind": "cpu", "at": "host", "memory": "ddr", "kernels": {"amx": kernel}, "attention": attention,
-           "sync": draw(st.sampled_from(["0 s", "3 us"]))}  # fmt: skip
+    cpu = {"kind": "cpu", "at": "host", "memory": "ddr", "kernels": {"amx": kernel}, "attention": attention}
+    hand_over = {"hand_over": draw(st.sampled_from(["0 s", "3 us"]))}
     bus = draw(rate(10, 60))
     pcie = {
         "ends": ["host", "gpu"],
@@ -73,6 +74,7 @@ def scenarios(draw: st.DrawFn) -> dict[str, Any]:
     policy = {"kind": draw(st.sampled_from(POLICIES))}
     return {
         "name": "m",
+        "runtime": {"kind": "runtime", "gpu": launches, "cpu": hand_over},
         "hardware": machine,
         "model": model,
         "workload": workload,

@@ -153,7 +153,7 @@ def test_all_of_the_measuring_on_a_fake() -> None:
     assert all(0 < number < float("inf") for number in numbers)
     fits = accelerator.fit(found)
     parts = accelerator.parts(found, fits, "here")
-    assert parts["gpu"]["launch"].basis == ("measured" if fits["experts"].trust.holds else "assumed")
+    assert parts["gpu"]["fixed"]["layer"].basis == ("measured" if fits["experts"].trust.holds else "assumed")
 
 
 @pytest.mark.usefixtures("small")

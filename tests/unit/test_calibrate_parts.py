@@ -226,7 +226,7 @@ def test_every_node_becomes_a_tier_and_the_file_loads(tmp_path: Path) -> None:
     assert isinstance(ddr, Memory)
     assert isinstance(cpu, Cpu)
     assert (ddr.read, ddr.write, ddr.total, ddr.latency) == (2e10, 9e9, 2.4e10, 1e-7)
-    assert (cpu.sync, cpu.launch, cpu.kernels["numpy_fp32"].rate) == (250e-6, 5e-6, 3e11)
+    assert cpu.kernels["numpy_fp32"].rate == 3e11
     origins = loaded.provenance
     assert origins["hardware.tiers.ddr.read"].basis == "measured"
     assert "too small to keep caches out" in origins["hardware.tiers.ddr.read"].source

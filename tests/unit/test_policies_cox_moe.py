@@ -44,8 +44,8 @@ def op3(p, tokens: float, shares, resident: int, upload: int) -> float:
                 cpu += chance * float(p.costs.cpu(count, "ddr"))
             if resident <= rank < resident + upload:
                 up += chance * float(p.costs.copy(p.model.expert_bytes, "ddr", "hbm"))
-        gpu += p.system.gpu.launch
-        cpu += p.system.devices["cpu"].sync if resident + upload < len(layer) else 0.0
+        gpu += p.costs.calls("gpu").once
+        cpu += p.costs.calls("cpu").hand_over if resident + upload < len(layer) else 0.0
         times.append(max(gpu, up, cpu))
     return float(np.mean(times))
 

@@ -115,7 +115,7 @@ def test_adapmoe_starts_an_expert_when_its_first_matrix_is_there():
     uploads = int(recorder.layers.uploads.sum())
     assert uploads == late.outcome.recorder.layers.uploads.sum()
     waited = sum(1 for call in early.calls if call.slot == "adapt" and len(call.seen.uploaded))
-    gpu = float(p.costs.gpu(1)) + p.system.devices["gpu"].launch
+    gpu = float(p.costs.gpu(1)) + p.costs.calls("gpu").apart
     set_up = 2 * float(p.costs.path("ddr", "hbm").setup) * uploads  # the latency of the memory, once for each matrix
     saved = (makespan(late) - makespan(early)) / SECOND
     assert saved + set_up == pytest.approx(waited * gpu * 2 / 3, rel=1e-3)

@@ -19,6 +19,11 @@ CASES = {
     "hardware.tiers.ddr.latency": "1e8 s",
     "hardware.devices.gpu.launch": "1e8 s",
     "hardware.devices.cpu.sync": "1e8 s",
+    "hardware.devices.gpu.fixed.layer": "1e8 s",
+    "runtime.gpu.launches.graph": "1e8 s",
+    "runtime.gpu.step": "1e8 s",
+    "runtime.cpu.launch": "1e8 s",
+    "runtime.cpu.hand_over": "1e8 s",
 }
 
 

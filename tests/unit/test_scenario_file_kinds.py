@@ -160,7 +160,7 @@ def test_mistakes_beside_a_part_that_is_not_there_are_told_too(capsys: pytest.Ca
 def test_every_shipped_profile_is_told_from_a_scenario(path: Path) -> None:
     from moesim.scenario.strict_yaml import read
 
-    assert kind_of(read(path).data) == ("machine" if path.parent.name == "systems" else "part")
+    assert kind_of(read(path).data) == {"systems": "machine", "runtimes": "runtime"}.get(path.parent.name, "part")
 
 
 def test_shipped_scenarios_and_experiments_are_told_apart() -> None:

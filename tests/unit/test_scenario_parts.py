@@ -79,7 +79,7 @@ def test_a_scenario_replaces_parts_of_the_one_that_it_extends(tmp_path: Path) ->
     (tmp_path / "above.yaml").write_text(yaml.safe_dump(above))
     found = load(tmp_path / "above.yaml").scenario.hardware
     is_rtx_5090(found)
-    assert found.gpu.launch == pytest.approx(14.3e-6)
+    assert (found.gpu.launch, found.gpu.fixed.layer) == (None, pytest.approx(14.3e-6))
     assert load(tmp_path / "below.yaml").scenario.hardware.gpu.launch == pytest.approx(99e-6)
     assert found.name == f"{MACHINE} (gpu: rtx-5090)"
 

@@ -19,7 +19,7 @@ from moesim.streams import Streams
 
 SMALL = ["workload.requests=2", "workload.prompt=16", "workload.output=3"]
 RATE = "hardware.links.pcie.rate"
-SYNC = "hardware.devices.cpu.sync"
+SYNC = "runtime.cpu.hand_over"
 QUICK = {
     "hardware.devices.cpu.attention.bandwidth",
     SYNC,
@@ -36,7 +36,7 @@ def test_the_shipped_desktop_carries_its_published_ranges() -> None:
     found = {one.path: one.spread for one in parameters(quickstart())}
     assert set(found) >= QUICK
     assert found[RATE] == (24.8, 26.5, 28.3, "GB/s")
-    assert found[SYNC] == (200, 250, 350, "us")
+    assert found[SYNC] == (52, 79, 138, "us")
 
 
 def test_a_value_that_is_set_has_no_spread() -> None:

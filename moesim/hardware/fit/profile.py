@@ -1,4 +1,4 @@
-"""What a fit says to a profile: the expert, GEMM and launch blocks of a measured GPU as YAML text.
+"""What a fit says to a profile: the expert and GEMM blocks and fixed times of a measured GPU as YAML text.
 
 Writes no file; where the text goes is the caller's business.
 """
@@ -22,7 +22,7 @@ _SHARES = ("streaming", "efficiency", "half", "q", "activations")
 
 
 def gpu_profile(data: Path, system: str) -> str:
-    """The blocks `experts`, `formats`, `gemm` and `launch` of a measured GPU."""
+    """The blocks `experts`, `formats`, `gemm` and `fixed` of a measured GPU."""
     return "".join(f"{line}\n" for line in _lines(data, system))
 
 
@@ -35,7 +35,9 @@ def _lines(data: Path, system: str) -> Iterator[str]:
     for name, dtype in packed.items():
         yield from _format(data, system, name, dtype)
     yield from ("gemm:", "  kind: roofline", *product.to_profile(("streaming", "efficiency", "q"), indent=2).splitlines())
-    yield f'launch: {{value: {shown(plain["launch"], "s")}, basis: derived, source: "same fit as experts, one fused layer"}}'
+    yield "fixed:"
+    yield f'  gemm: {{value: {shown(product["launch"], "s")}, basis: derived, source: "same fit as gemm ({system})"}}'
+    yield f'  layer: {{value: {shown(plain["launch"], "s")}, basis: derived, source: "same fit as experts, one fused layer"}}'
 
 
 def _block(fit: Fit, indent: int) -> list[str]:

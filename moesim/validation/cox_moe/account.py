@@ -12,7 +12,6 @@ import numpy as np
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
 from moesim.contract import Deployment, Paged, Problem, Serial, ahead_of
-from moesim.hardware import Cpu
 from moesim.hardware.device import Phase
 from moesim.workload.table import RoutingTable
 
@@ -81,36 +80,35 @@ def _pass(problem: Problem, made: Deployment, routing: RoutingTable, members: In
 def _loads(
     problem: Problem, made: Deployment, members: IntArray, phase: Phase, asked: list[IntArray], tokens: list[float]
 ) -> _Loads:
-    costs, gpu, size = problem.costs, problem.system.gpu, problem.model.expert_bytes
+    costs, gpu, size = problem.costs, problem.costs.calls(problem.system.gpu_name), problem.model.expert_bytes
     there, attention = _on_gpu(problem, made, phase), _attention(problem, made, members, phase)
     on_gpu, on_cpu = np.zeros(problem.layers), np.zeros(problem.layers)
     for counts, t in zip(asked, tokens, strict=True):
         here, away = (counts > 0) & there, (counts > 0) & ~there
-        called = here.sum(axis=1)
-        if gpu.fused:  # residents in one call, each upload in one of its own
-            called = (here & made.resident).any(axis=1) + (here & ~made.resident).sum(axis=1)
-        shared = float(costs.shared(t)) + gpu.launch if problem.model.shared_bytes else 0.0
-        on_gpu += np.where(here, costs.gpu(counts), 0.0).sum(axis=1) + gpu.launch * called + shared
+        ready, uploaded = here & made.resident, (here & ~made.resident).sum(axis=1)
+        calls = gpu.once * ready.any(axis=1) + gpu.each * ready.sum(axis=1) + gpu.apart * uploaded
+        on_gpu += np.where(here, costs.gpu(counts), 0.0).sum(axis=1) + calls + float(costs.shared(t))
+        called = (ready.any(axis=1) if gpu.fused else ready.sum(axis=1)) + uploaded
         if away.any():
             on_cpu += _on_cpu(problem, np.where(away, counts, 0), t, called)
-    router = float(sum(costs.router(t) + gpu.launch for t in tokens))
+    router = float(sum(costs.router(t) for t in tokens))
     attention = attention._replace(whole=attention.whole + router, dense=attention.dense + router)
     needed = np.ones_like(there) if ahead_of(made.plan.of(phase).pipeline) else (np.sum(asked, axis=0) > 0) & there
     copy = float(costs.copy(size, problem.main_memory, problem.gpu_tier))
     up = copy * (needed & ~made.resident).sum(axis=1)
     side = np.where(on_cpu > 0, on_cpu + attention.store, 0.0)
-    return _Loads(attention, on_gpu, up, side, float(costs.head(len(members))) + gpu.launch)
+    return _Loads(attention, on_gpu, up, side, float(costs.head(len(members))))
 
 
 def _on_cpu(problem: Problem, counts: IntArray, tokens: float, gpu_calls: IntArray) -> FloatArray:
     """[L] experts with `counts` [L, E] on the CPU, in a pass of `tokens` tokens with `gpu_calls` [L] calls to the GPU."""
-    costs, system, memory = problem.costs, problem.system, problem.main_memory
-    cpu = system.devices[str(costs.cpu_name)]
-    work = np.where(counts > 0, costs.cpu(counts, memory) + cpu.launch, 0.0).sum(axis=1)
-    before = system.gpu.launch * gpu_calls if isinstance(cpu, Cpu) and cpu.launches_gpu else 0.0
+    costs, memory = problem.costs, problem.main_memory
+    cpu = costs.calls(str(costs.cpu_name))
+    work = np.where(counts > 0, costs.cpu(counts, memory) + cpu.each, 0.0).sum(axis=1) + cpu.once
+    before = cpu.before * gpu_calls
     sent = np.minimum(counts.sum(axis=1), tokens) * problem.model.token_bytes
     crossing = costs.copy(sent, problem.gpu_tier, memory) + costs.copy(sent, memory, problem.gpu_tier)
-    return np.where(counts.any(axis=1), work + cpu.sync + before + crossing, 0.0)
+    return np.where(counts.any(axis=1), work + cpu.hand_over + before + crossing, 0.0)
 
 
 def _on_gpu(problem: Problem, made: Deployment, phase: Phase) -> BoolArray:
@@ -152,11 +150,10 @@ def _operations(
 ) -> tuple[float, float, float]:
     """Seconds of QKV projection, attention core and output projection of one micro-batch, launches included."""
     costs = problem.costs
-    one, two, three = (problem.system.devices[device].launch for device in devices)
     flops, nbytes = _core_work(problem, phase, prompt)
     tier = problem.gpu_tier if devices[1] == problem.system.gpu_name else made.plan.kv
     attends = float(np.mean(costs.core(devices[1], flops, nbytes, phase, tier)))
-    return float(costs.projections(devices[0], tokens)) + one, attends + two, float(costs.output(devices[2], tokens)) + three
+    return float(costs.projections(devices[0], tokens)), attends, float(costs.output(devices[2], tokens))
 
 
 def _crossing(problem: Problem, devices: Sequence[str], tokens: float) -> tuple[float, float]:

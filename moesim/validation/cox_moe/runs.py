@@ -79,8 +79,8 @@ def calls(seconds: float, *, one_thread: bool = True) -> dict[str, Any]:
     if not seconds:
         return {}
     cost = f"{1e6 * seconds:.6g} us"
-    gpu = {"hardware.devices.gpu.fused": False, "hardware.devices.gpu.launch": cost}
-    return {**gpu, "hardware.devices.cpu.launch": cost, "hardware.devices.cpu.launches_gpu": one_thread}
+    gpu = {"runtime.gpu.fused": False, "runtime.gpu.launches.eager": cost}
+    return {**gpu, "runtime.cpu.launch": cost, "runtime.cpu.one_thread": one_thread}
 
 
 @lru_cache(maxsize=4)

@@ -16,9 +16,6 @@ from moesim.workload.table import RoutingTable
 
 __all__ = ["Account", "account"]
 
-_CALLS = 3
-"""Kernel calls of attention: projections, core, output."""
-
 
 class Account(NamedTuple):
     """Seconds of a job whose requests run together."""
@@ -71,13 +68,14 @@ def _pass(
     problem: Problem, deployment: Deployment, counts: IntArray, phase: Phase, new: FloatArray, context: FloatArray
 ) -> float:
     """Seconds of a pass with `counts` [L, E] in which sequence s adds `new` [S] tokens to a context of `context` [S]."""
-    costs, gpu, launch = problem.costs, problem.system.gpu_name, problem.system.gpu.launch
+    costs, gpu = problem.costs, problem.system.gpu_name
+    calls = costs.calls(gpu)
     missing = (counts > 0) & ~deployment.resident
     copy = _copies(problem, deployment)
-    time = costs.gpu(counts) + launch * missing
+    time = costs.gpu(counts) + np.where(missing, calls.apart, calls.each)
     uploads = np.where(missing, copy, 0.0).sum(axis=1)
     known = float(costs.copy(new.sum() * 4 * problem.model.top_k, problem.gpu_tier, problem.main_memory))
-    held = np.where(deployment.resident, time, 0.0).sum(axis=1) + launch * (deployment.resident & (counts > 0)).any(axis=1)
+    held = np.where(deployment.resident, time, 0.0).sum(axis=1) + calls.once * (deployment.resident & (counts > 0)).any(axis=1)
     if isinstance(deployment.plan.of(phase).pipeline, Serial):
         experts = np.where(uploads > 0, known + uploads, 0.0) + held + np.where(missing, time, 0.0).sum(axis=1)
     else:
@@ -91,10 +89,10 @@ def _pass(
     else:
         flops, nbytes = problem.model.core_flops_decode(context), problem.model.core_bytes_decode(context)
     model = problem.model
-    attention = model.layers * (float(costs.projections(gpu, tokens) + costs.output(gpu, tokens)) + _CALLS * launch)
+    attention = model.layers * float(costs.projections(gpu, tokens) + costs.output(gpu, tokens))
     attention += float(np.sum(costs.core(gpu, flops, nbytes, phase, problem.gpu_tier)))
-    rest = model.n_moe * float(costs.router(tokens)) + model.n_dense * float(costs.dense(tokens)) + model.layers * launch
-    return float(experts.sum()) + attention + rest + float(costs.head(len(new))) + launch
+    rest = model.n_moe * float(costs.router(tokens)) + model.n_dense * float(costs.dense(tokens))
+    return float(experts.sum()) + attention + rest + float(costs.head(len(new)))
 
 
 def _in_a_row(copy: FloatArray, work: FloatArray) -> FloatArray:

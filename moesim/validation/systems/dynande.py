@@ -60,13 +60,14 @@ def _streaming() -> Explanation:
     scenario = loaded(SCENARIO).scenario
     system, size = scenario.hardware, scenario.model.expert_bytes
     link, unit = system.path("ndm", "hbm").rate, system.devices["ndp"]
+    start = unit.sync or 0.0
     assert isinstance(unit, NearDataUnit)
     active, rate = _runs("near-data only")[1], float(unit.bandwidth or math.inf)
-    copies, inside = active * size / link, active * size / rate + unit.sync
+    copies, inside = active * size / link, active * size / rate + start
     derived, published = copies / inside, PUBLISHED["streaming to the GPU"]
     text = (
         f"Streaming: {active:.1f} active experts of {size / 1e6:.2f} MB take {copies * 1e3:.1f} ms over {link / 1e9:.0f} GB/s, "
-        f"and {inside * 1e3:.2f} ms inside at {rate / 1e9:.0f} GB/s with {unit.sync * 1e6:.0f} us to set off: "
+        f"and {inside * 1e3:.2f} ms inside at {rate / 1e9:.0f} GB/s with {start * 1e6:.0f} us to set off: "
         f"{derived:.1f} times as long. With the rates alone it is {rate / link:.0f}, and "
         f"{64 / active * rate / link:.0f} if idle experts are loaded too; {published:.0f} would need near-data "
         f"units of {published * link / 1e9:,.0f} GB/s, three times the stated ones, or every expert to cross about three times."

@@ -101,15 +101,16 @@ def _by_hand_once(prompt: int, kernel: tuple[float, float], replicate: int) -> F
     job, routing = this.build()
     problem = problem_of(this, job, routing)
     resident, costs = this.scenario.policy.deploy(problem).resident, problem.costs
-    gpu, cpu = problem.system.devices[problem.system.gpu_name], problem.system.devices[str(costs.cpu_name)]
+    gpu, cpu = costs.calls(problem.system.gpu_name), costs.calls(str(costs.cpu_name))
     everybody = np.arange(1)
     counts = [routing.prefill_counts(everybody), *routing.pass_counts(everybody, 0, OUTPUTS[-1] - 1)]
     upload = float(costs.copy(problem.model.expert_bytes, "ddr", problem.gpu_tier))
     seconds = []
     for number, one in enumerate(counts):
         missing, here = (one > 0) & ~resident, (one > 0) & resident
-        away = np.minimum(costs.cpu(one, "ddr") + cpu.launch, upload + costs.gpu(one) + gpu.launch)
-        experts = float(away[missing].sum() + costs.gpu(one)[here].sum()) + gpu.launch * int(here.any(axis=1).sum())
+        away = np.minimum(costs.cpu(one, "ddr") + cpu.each, upload + costs.gpu(one) + gpu.apart)
+        experts = float(away[missing].sum() + (costs.gpu(one) + gpu.each)[here].sum()) + gpu.once * int(here.any(axis=1).sum())
+        experts += (cpu.hand_over + cpu.once) * int(missing.any(axis=1).sum())
         tokens = prompt if number == 0 else 1
         seconds.append(experts + _outside(problem, tokens, prompt + number))
     return np.cumsum(seconds)
@@ -118,7 +119,6 @@ def _by_hand_once(prompt: int, kernel: tuple[float, float], replicate: int) -> F
 def _outside(problem: Problem, tokens: int, context: int) -> float:
     """Attention, router and head on the GPU, and the crossings between GPU and CPU, of one pass."""
     costs, model, gpu = problem.costs, problem.model, problem.system.gpu_name
-    launch = problem.system.devices[gpu].launch
     lengths = np.array([context])
     if tokens > 1:
         core = costs.core(
@@ -126,11 +126,11 @@ def _outside(problem: Problem, tokens: int, context: int) -> float:
         )
     else:
         core = costs.core(gpu, model.core_flops_decode(lengths), model.core_bytes_decode(lengths), "decode", problem.gpu_tier)
-    layer = float(costs.projections(gpu, tokens) + costs.output(gpu, tokens) + costs.router(tokens)) + 4 * launch
+    layer = float(costs.projections(gpu, tokens) + costs.output(gpu, tokens) + costs.router(tokens))
     away, back = problem.costs.path(problem.gpu_tier, "ddr"), problem.costs.path("ddr", problem.gpu_tier)
     nbytes = model.token_bytes * tokens
     crossing = float(away.seconds(4.0 * model.top_k * tokens) + away.seconds(nbytes) + back.seconds(nbytes))
-    return float(core.sum()) + model.layers * (layer + crossing) + float(costs.head(1)) + launch
+    return float(core.sum()) + model.layers * (layer + crossing) + float(costs.head(1))
 
 
 def _findings() -> Findings:

@@ -82,11 +82,11 @@ def _token() -> tuple[str, ...]:
     """Where the time of a decoded token goes, by hand."""
     lines = []
     for name, scenario in SCENARIOS.items():
-        system, model = loaded(scenario).scenario.hardware, loaded(scenario).scenario.model
-        costs = Costs(model, system)
-        cpu = system.devices["cpu"]
+        this = loaded(scenario).scenario
+        model, costs = this.model, Costs(this.model, this.hardware, this.runtime)
+        calls = costs.calls("cpu")
         reading = model.n_moe * model.top_k * float(costs.cpu(1, "ddr"))
-        fixed = model.n_moe * (cpu.sync + model.top_k * cpu.launch)
+        fixed = model.n_moe * (calls.hand_over + calls.once + model.top_k * calls.each)
         whole = 1.0 / _decode(name)
         lines.append(
             f"{name}: of {1e3 * whole:.0f} ms a token, {1e3 * reading:.0f} are {model.n_moe} x {model.top_k} experts of "

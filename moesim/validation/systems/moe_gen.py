@@ -75,7 +75,7 @@ def _findings() -> Findings:
 def _hybrid(output: int) -> Explanation:
     """The CPU's share of the attention, then the experts of all sequences: a layer's experts wait for all its attention."""
     scenario = loaded(SCENARIO).scenario
-    costs, model, gpu = Costs(scenario.model, scenario.hardware), scenario.model, scenario.hardware.gpu_name
+    costs, model, gpu = Costs(scenario.model, scenario.hardware, scenario.runtime), scenario.model, scenario.hardware.gpu_name
     experts, token, _ = _bytes()
     share, count, context = SHARE["hybrid"], batch(output), PROMPT + output // 2
     read, link = count * token * context, scenario.hardware.path("ddr", "hbm").rate

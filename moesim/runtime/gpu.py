@@ -1,0 +1,118 @@
+"""What a serving program does on a GPU: kernels by kind of operation, and what launching one costs in its mode.
+
+Knows how long an empty kernel of each kind takes (`FixedTimes` of a GPU); nothing of tokens, bytes or FLOP.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge
+
+from moesim.hardware.gpu import FixedTimes
+from moesim.spec import Spec
+from moesim.units import Duration
+
+__all__ = ["GpuPrograms", "Kernels", "Launches", "Mode", "Operation", "Operations"]
+
+Mode = Literal["graph", "direct", "compiled", "eager"]
+"""A captured graph; a program that launches its own kernels; compiled regions without a graph; a framework op by op."""
+Operation = Literal["projections", "core", "output", "router", "experts", "expert", "shared", "dense", "head"]
+"""What a decoder layer is made of, and the head at its end; `expert` is one expert in a call of its own."""
+Count = Annotated[float, Ge(0)]
+
+
+class Launches(Spec):
+    """Seconds for which the GPU waits for one kernel, by mode: the difference between steps, not the host's own time.
+
+    Source: vLLM, SGLang, llama.cpp and exllamav3 with and without graphs (`hardware_profiles/runtimes/reference.yaml`).
+    Valid: decoding; in long prompts the host runs ahead of the GPU and hides some of it.
+    """
+
+    graph: Duration = 0.0
+    """Node of a captured graph."""
+    direct: Duration = 0.0
+    """Launch by a program of its own, without a framework."""
+    compiled: Duration = 0.0
+    """Launch from a compiled region."""
+    eager: Duration = 0.0
+    """Launch by a framework that runs operation by operation."""
+
+
+class Kernels(Spec):
+    """Kernels of one operation by kind; each takes the GPU's fixed time of its kind and one launch."""
+
+    gemm: Count = 0.0
+    """Products of matrices."""
+    attention: Count = 0.0
+    """Attention cores."""
+    layer: Count = 0.0
+    """Fused layers of experts."""
+    small: Count = 0.0
+    """Norms, rotations, activations, selections and the like."""
+    launches: Count | None = None
+    """Kernels launched, where one of a kind above is several: a fused layer is some six; by default their sum."""
+
+    def seconds(self, fixed: FixedTimes, launch: float) -> float:
+        """Fixed seconds of the operation with `launch` seconds for each kernel."""
+        own = self.gemm * fixed.gemm + self.attention * fixed.attention + self.layer * fixed.layer + self.small * fixed.small
+        count = self.gemm + self.attention + self.layer + self.small if self.launches is None else self.launches
+        return own + count * launch
+
+
+class Operations(Spec):
+    """Kernels of each operation of a decoder layer, and of the head."""
+
+    projections: Kernels = Kernels(gemm=1)
+    """Norm, QKV product, rotation, store of keys and values."""
+    core: Kernels = Kernels(attention=1)
+    """Attention core."""
+    output: Kernels = Kernels(gemm=1)
+    """Output projection."""
+    router: Kernels = Kernels(gemm=1)
+    """Norm, router product, selection of experts."""
+    experts: Kernels = Kernels(layer=1)
+    """All resident experts of a layer in one fused call."""
+    expert: Kernels = Kernels(gemm=1)
+    """One expert in a call of its own: one that was uploaded, or each where the program fuses none."""
+    shared: Kernels = Kernels(gemm=1)
+    """Shared experts."""
+    dense: Kernels = Kernels(gemm=1)
+    """Feed-forward part of a layer without experts."""
+    head: Kernels = Kernels(gemm=1)
+    """Final norm, LM head, sampler."""
+
+
+class GpuPrograms(Spec):
+    """How a program uses a GPU: which mode it launches in, how many kernels, whether the experts of a layer are one call.
+
+    Source: see the profiles. Valid: one stream of kernels; what overlaps between streams is left out.
+    """
+
+    mode: Mode = "graph"
+    """How the kernels of a layer are launched."""
+    calls: Mode = "direct"
+    """How calls are launched that are known only when the router has spoken: one expert each."""
+    launches: Launches = Launches()
+    """What a launch costs in each mode."""
+    fused: bool = True
+    """One call for all resident experts of a layer if true, one per active expert otherwise."""
+    kernels: Operations = Operations()
+    """Kernels by operation."""
+    step: Duration = 0.0
+    """Seconds of the host per step, in which the GPU waits: scheduling, sampling, output."""
+    request: Duration = 0.0
+    """The same for each sequence of the step."""
+
+    def seconds(self, operation: Operation, fixed: FixedTimes) -> float:
+        """Fixed seconds of one call of `operation` on a GPU whose empty kernels take `fixed`."""
+        mode = self.calls if operation == "expert" else self.mode
+        kernels: Kernels = getattr(self.kernels, operation)
+        return kernels.seconds(fixed, getattr(self.launches, mode))
+
+    def captured(self, operation: Operation, fixed: FixedTimes) -> float:
+        """Seconds that the mode costs above a captured graph in one call of `operation`; 0 for calls made at run time."""
+        if operation == "expert":
+            return 0.0
+        kernels: Kernels = getattr(self.kernels, operation)
+        return self.seconds(operation, fixed) - kernels.seconds(fixed, self.launches.graph)

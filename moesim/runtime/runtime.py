@@ -1,0 +1,98 @@
+"""A runtime: the program that serves the model, as it looks from the hardware.
+
+Applies itself to a machine (`over`) and says what calls cost on it (`calls`, `fixed`); knows no model.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from moesim.hardware import Cpu, Device, Gpu, System
+from moesim.runtime.copies import Copies
+from moesim.runtime.cpu import CpuPrograms
+from moesim.runtime.gpu import GpuPrograms, Kernels, Operation, Operations
+from moesim.spec import Spec
+from moesim.units import Size
+
+__all__ = ["FREE", "Calls", "Runtime"]
+
+
+class Calls(NamedTuple):
+    """What calls to experts cost on one device, in seconds."""
+
+    hand_over: float = 0.0
+    """Per layer visit in which the device takes part beside the GPU."""
+    fused: bool = False
+    """One call for all experts that are where they run."""
+    together: float = 0.0
+    """Such a call for all of them."""
+    apart: float = 0.0
+    """A call for one expert."""
+    before: float = 0.0
+    """What each call to the GPU in the same visit holds the device up by."""
+
+    @property
+    def once(self) -> float:
+        """Seconds of a visit, however many experts it has."""
+        return self.together if self.fused else 0.0
+
+    @property
+    def each(self) -> float:
+        """Seconds per expert that is where it runs."""
+        return 0.0 if self.fused else self.apart
+
+
+class Runtime(Spec):
+    """What a serving program does to the hardware. Keys that are not given cost nothing.
+
+    Source: each value of a shipped profile has its own. Valid: one GPU; constants belong to the version that the profile names.
+    """
+
+    kind: Literal["runtime"] = "runtime"
+    name: str = ""
+    """How results call the program; the profile's file name if not given."""
+    description: str = ""
+    """One sentence about it, which lists show."""
+    gpu: GpuPrograms = GpuPrograms()
+    """What it does on the GPU."""
+    cpu: CpuPrograms = CpuPrograms()
+    """What it does on a CPU."""
+    copies: Copies = Copies()
+    """How it copies to the GPU."""
+    reserve: Size = 0.0
+    """Bytes of GPU memory that the program keeps for itself: context, workspaces, captured graphs."""
+
+    def calls(self, device: Device) -> Calls:
+        """What calls to experts on `device` cost; what a device says itself goes before."""
+        if isinstance(device, Gpu):
+            together, apart = (self.fixed(device, name) for name in ("experts", "expert"))
+            own = Calls(0.0, self.gpu.fused, together, apart)
+        elif isinstance(device, Cpu):
+            own = Calls(self.cpu.hand_over, self.cpu.fused, self.cpu.launch, self.cpu.launch)
+        else:
+            own = Calls()
+        if device.launch is not None:
+            own = own._replace(together=device.launch, apart=device.launch)
+        if device.sync is not None:
+            own = own._replace(hand_over=device.sync)
+        return own if device.fused is None else own._replace(fused=device.fused)
+
+    def fixed(self, device: Device, operation: Operation) -> float:
+        """Fixed seconds of one call of an `operation` on `device`."""
+        if device.launch is not None:
+            return device.launch
+        return self.gpu.seconds(operation, device.fixed) if isinstance(device, Gpu) else self.calls(device).apart
+
+    def one_thread(self, cpu: Device) -> bool:
+        """Whether the thread that computes experts on `cpu` launches the GPU's calls first."""
+        said = cpu.launches_gpu if isinstance(cpu, Cpu) else False
+        return self.cpu.one_thread if said is None else said
+
+    def over(self, system: System) -> System:
+        """The machine as this program uses it: kernels and attention of its CPUs; GPUs as they are."""
+        changed = {name: self.cpu.over(device) for name, device in system.devices.items() if isinstance(device, Cpu)}
+        return system.with_devices({name: device for name, device in changed.items() if device is not system.devices[name]})
+
+
+FREE = Runtime(gpu=GpuPrograms(kernels=Operations(**dict.fromkeys(Operations.model_fields, Kernels()))))
+"""A program whose calls cost nothing, for closed forms and for papers that price work with everything in it."""
