@@ -7,6 +7,7 @@ import numpy as np
 from moesim.contract import Future, Problem, Step, View, Visit
 from moesim.hardware import System
 from moesim.model import Architecture
+from moesim.testing.worlds import RUNTIME
 from moesim.testing.worlds import machine as system
 from moesim.testing.worlds import popularity
 from moesim.testing.worlds import small_model as model
@@ -30,7 +31,7 @@ def problem(machine: System | None = None, shape: Architecture | None = None, wo
     machine = machine or system()
     work = work or job(layers=shape.layers)
     profile = popularity(shape.experts, work.layers) if profile is None else profile
-    return Problem(model=shape, system=machine, job=work, popularity=profile, rng=np.random.default_rng(0))
+    return Problem(model=shape, system=machine, job=work, popularity=profile, rng=np.random.default_rng(0), runtime=RUNTIME)
 
 
 def view_of(p: Problem, deployment) -> View:

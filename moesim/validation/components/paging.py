@@ -76,7 +76,7 @@ def _attention(costs: Costs, batch: int, context: float) -> float:
 def _experts(costs: Costs, batch: int) -> float:
     """All 8 experts, top-2 spread evenly, one fused call."""
     model = costs.model
-    return model.experts * float(costs.gpu(batch * model.top_k / model.experts)) + costs.calls(costs.system.gpu_name).once
+    return model.experts * float(costs.gpu(batch * model.top_k / model.experts)) + costs.system.gpu.fixed.layer
 
 
 def _fitted() -> Costs:
