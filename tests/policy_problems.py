@@ -7,9 +7,8 @@ import numpy as np
 from moesim.contract import Future, Problem, Step, View, Visit
 from moesim.hardware import System
 from moesim.model import Architecture
-from moesim.testing.worlds import RUNTIME
+from moesim.testing.worlds import RUNTIME, popularity
 from moesim.testing.worlds import machine as system
-from moesim.testing.worlds import popularity
 from moesim.testing.worlds import small_model as model
 from moesim.workload.table import Job
 

@@ -20,6 +20,7 @@ from moesim.hardware.system import System
 from moesim.model import Architecture
 from moesim.plugins import BUILT_IN, find
 from moesim.policies.page import written
+from moesim.runtime import Runtime
 from moesim.scenario.schema import Head
 
 __all__ = ["Place", "Section", "main", "page", "sections"]
@@ -108,7 +109,7 @@ hardware:
 """
 
 _SCENARIO = """A scenario is a YAML file. `extends: NAME or PATH` lays it over another one: mappings are joined key by key,
-anything else is replaced. Beside the keys below it has four parts, each with a chapter of its own:
+anything else is replaced. Beside the keys below it has five parts, each with a chapter of its own:
 
 | key | type | default | meaning |
 |---|---|---|---|
@@ -116,6 +117,7 @@ anything else is replaced. Beside the keys below it has four parts, each with a 
 | `hardware` | text or mapping | *required* | The machine, or its name (`moesim list hardware`). |
 | `model` | text or mapping | *required* | The model's shape, its name (`moesim list models`) or the path of a `config.json`. |
 | `workload` | mapping | *required* | What is asked for. |
+| `runtime` | text or mapping | `reference` | The serving program, or its name (`moesim list runtimes`); `own`: each policy's. |
 | `policy` | text or mapping | `on_demand` | A policy with parameters, its name (`moesim list policies`), or `module:Class`. |
 """
 
@@ -134,15 +136,16 @@ either changes a part or replaces it:
 * Any other mapping changes single values, and the rest of the part stays.
 
 `hardware` in a result names the machine and every part that replaced one of its own: `h100-xeon8452y (gpu: rtx-5090)`, or
-`inline` for a part written out. A change is refused that a later one undoes, such as `--set hardware.devices.gpu.launch=9us`
-before `--set hardware.devices.gpu.profile=rtx-5090`; axes and parameters name parts first, whatever their order in the file.
+`inline` for a part written out. A change is refused that a later one undoes, such as
+`--set hardware.devices.gpu.launch=9us` before `--set hardware.devices.gpu.profile=rtx-5090`; axes and parameters
+name parts first, whatever their order in the file.
 
 ```text
 hardware:
   profile: h100-xeon8452y
   devices:
     gpu: {profile: rtx-5090}              # another GPU, with its 32 GB and its price
-    cpu: {launch: 5 us}                   # the same CPU, one value changed
+    cpu: {power_active: 200 W}            # the same CPU, one value changed
   tiers:
     hbm: {capacity: 24 GB}                # the memory of the new GPU, one value changed
 ```
@@ -165,6 +168,21 @@ depth:
 | `date` | text | - | When the values held, such as prices. |
 
 [hardware.md](hardware.md) says where the values that ship come from.
+"""
+
+_RUNTIME = """What a serving program does to the hardware: kernels of each operation and what launching one costs, which of the
+CPU's kernels it has, what handing over to the CPU costs. By name (`moesim list runtimes`), by name with changes, or inline:
+
+```text
+runtime:
+  profile: ktransformers-0.2
+  cpu: {hand_over: 138 us}                # the same program, one value changed
+```
+
+`reference`, the default, is the best that was measured and the same for every policy, so that ideas are compared. `own` takes
+the program that each policy's system runs on as published, so that systems are compared as measured. Profiles of runtimes lie
+in `hardware_profiles/runtimes` of the places where hardware profiles are found. A device that states `launch`, `sync` or
+`fused` itself goes before the runtime.
 """
 
 _MODEL = """By name, by the path of a Hugging Face `config.json`, or key by key. Keys beside a name or a path change what it
@@ -194,6 +212,7 @@ def _chapters() -> list[Chapter]:
         Chapter("Scenario", _SCENARIO, (("", Head),)),
         Chapter("Hardware", _HARDWARE, (("hardware", System),)),
         Chapter("Hardware profiles", _PROFILES, ()),
+        Chapter("Runtime", _RUNTIME, (("runtime", Runtime),)),
         Chapter("Model", _MODEL, (("model", Architecture),)),
         Chapter("Workload", _WORKLOAD, kinds("workload", "workload")),
         Chapter("Policy", _POLICY, kinds("policies", "policy"), own=False),

@@ -68,18 +68,18 @@ class Lanes:
     def of(cls, visit: Visit, view: View, here: BoolArray, costs: dict[int, HelperCosts], sizes: FloatArray) -> Lanes:
         """Lanes at the start of a visit whose experts `here` [E] need no upload; `sizes` [E] stored bytes."""
         problem, home, active = view.problem, view.home[visit.layer], visit.counts > 0
-        gpu, calls = problem.system.devices[problem.system.gpu_name], float(np.count_nonzero(here & active))
+        gpu, ready = problem.costs.calls(problem.system.gpu_name), int(np.count_nonzero(here & active))
         resident = float(visit.gpu[here & active].sum()) + float(problem.costs.shared(visit.tokens))
         queues = [problem.costs.path(tier, problem.gpu_tier).queue or tier for tier in problem.tiers]
         return cls(
             copy=visit.copy.tolist(),
-            gpu=(visit.gpu + gpu.launch).tolist(),
+            gpu=(visit.gpu + gpu.apart).tolist(),
             beside={device: _beside(visit, view, device, cost).tolist() for device, cost in costs.items()},
             queue=[queues[tier] for tier in home.tolist()],
             home=home.tolist(),
             reads={tier: (sizes / rate).tolist() for tier, rate in cxl_rates(problem)},
             links=dict(view.backlog),
-            ready={problem.gpu_index: resident + gpu.launch * (min(calls, 1.0) if gpu.fused else calls)},
+            ready={problem.gpu_index: resident + gpu.once * min(ready, 1) + gpu.each * ready},
             costs=costs,
             gpu_index=problem.gpu_index,
         )

@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 __all__ = ["FIELDS", "Result", "RunFacts", "make_result"]
 
 FIELDS = (
-    "scenario", "policy", "hardware", "runtime", "model", "seed", "replicate", "throughput_tok_s", "total_tok_s", "makespan_s",
+    "scenario", "policy", "hardware", "model", "seed", "replicate", "throughput_tok_s", "total_tok_s", "makespan_s",
     "output_tokens", "prompt_tokens", "requests_completed", "requests_rejected", "ttft_s", "tpot_s", "e2e_s",
     "utilisation", "bytes", "hit_rate", "expert_tokens", "bottleneck", "bound_tok_s", "share_of_bound", "energy_J",
-    "energy_known", "cost_usd_per_Mtok", "events", "layer_visits", "wall_s", "quality", "prefetch", "prefill_tok_s",
-    "decode_tok_s", "decode_hit_rate", "queue_s", "itl_s", "slo", "preemptions", "is_bound", "proven_gap",
+    "energy_known", "cost_usd_per_Mtok", "events", "layer_visits", "wall_s", "quality", "prefetch", "runtime",
+    "prefill_tok_s", "decode_tok_s", "decode_hit_rate", "queue_s", "itl_s", "slo", "preemptions", "is_bound", "proven_gap",
 )  # fmt: skip
 """Fields of a summary, in their order; the set is a public contract."""
 
@@ -195,7 +195,6 @@ def _summary(recorder: Recorder, facts: RunFacts, requests: Columns) -> dict[str
         "scenario": facts.scenario,
         "policy": facts.policy,
         "hardware": facts.hardware,
-        "runtime": facts.runtime,
         "model": facts.model,
         "seed": int(facts.seed),
         "replicate": int(facts.replicate),
@@ -223,6 +222,7 @@ def _summary(recorder: Recorder, facts: RunFacts, requests: Columns) -> dict[str
         "wall_s": facts.wall_s,
         "quality": _quality(recorder),
         "prefetch": _prefetch(recorder),
+        "runtime": facts.runtime,
         **_by_phase(recorder, facts),
         "is_bound": facts.is_bound,
         "proven_gap": facts.proven_gap,

@@ -16,16 +16,14 @@ from typing import Any
 from moesim import files, strict_json
 from moesim.errors import InputError, Mistake
 from moesim.scenario import annotated, catalogue, strict_yaml
+from moesim.scenario.config_keys import left_out, removed
 from moesim.scenario.file_kinds import mismatch, refuse_other
 from moesim.scenario.machine import Assembly
+from moesim.scenario.own import OWN, own_program
 from moesim.scenario.parts import cleared, names_parts
-from moesim.scenario.schema import DEFAULT_RUNTIME, policy_class
 from moesim.scenario.tree import Node, Path, Place, Tree, dotted, from_plain, merge
 
-__all__ = ["OWN", "SHORTHAND", "Resolver", "in_full", "named_model", "own_program"]
-
-OWN = "own"
-"""Name of a runtime that stands for the program of the policy's own system."""
+__all__ = ["SHORTHAND", "Resolver", "in_full", "named_model"]
 
 SHORTHAND = {"hardware": "profile", "model": "name", "policy": "kind", "runtime": "profile"}
 """A part given as one word means this key of the part."""
@@ -289,7 +287,7 @@ class Resolver:
         without: dict[str, Node] = {}
         if isinstance(node.value, dict) and "config" in node.value:
             file = node.value["config"]
-            without = _left_out(node.value)
+            without = left_out(node.value)
             rest = {name: child for name, child in node.value.items() if name != "config" and name not in without}
             own = replace(node, value=rest)
         elif isinstance(node.value, dict) and isinstance((name := node.child("name")) and name.value, str):
@@ -344,7 +342,7 @@ class Resolver:
             raise InputError(*(m if m.line else Mistake(f"{m.file}: {m.message}") for m in error.mistakes)) from None
         refuse_other(config, ("model",), shown)
         for key, child in without.items():
-            if not _removed(config, key):
+            if not removed(config, key):
                 message = f"{shown} has no key '{key}' that could be left out"
                 raise InputError(Mistake(message, f"model.{key}", *child.place._asdict().values()))
         name = str(config.get("_name") or (path.parent.name if path.name in _CONFIGS else path.stem) or "model")
@@ -352,20 +350,6 @@ class Resolver:
             return model.read_config(config, name, str(config.get("_source") or shown), quantization)
         except InputError as error:
             raise InputError(*(mistake._replace(file=mistake.file or shown) for mistake in error.mistakes)) from None
-
-
-def _left_out(keys: Mapping[str, Node]) -> dict[str, Node]:
-    """The keys with null that are not fields of a model."""
-    from moesim.model import Architecture
-
-    return {key: child for key, child in keys.items() if child.value is None and key not in Architecture.model_fields}
-
-
-def _removed(config: dict[str, Any], key: str) -> bool:
-    """Takes `key` out of a configuration and of the sections nested in it; False when it is nowhere there."""
-    there = config.pop(key, None) is not None
-    sections = [_removed(value, key) for value in config.values() if isinstance(value, dict)]
-    return there or any(sections)
 
 
 def named_model(name: str) -> Any:
@@ -381,15 +365,6 @@ def named_model(name: str) -> Any:
     if mistakes:
         raise InputError(*mistakes)
     return found
-
-
-def own_program(policy: Node | None, base: FilePath) -> str:
-    """Name of the program of the policy's own system; the default where the policy is not known, which is told later."""
-    kind = policy.child("kind") if policy is not None else None
-    try:
-        return policy_class(str(kind.value), base).runtime if kind is not None else DEFAULT_RUNTIME
-    except InputError:
-        return DEFAULT_RUNTIME
 
 
 def _tree(path: FilePath) -> Tree:

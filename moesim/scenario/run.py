@@ -25,7 +25,7 @@ from moesim.results.recorder import SECOND
 from moesim.results.result import Result, RunFacts, make_result
 from moesim.results.store import content_of, refuse_foreign
 from moesim.scenario.scenario import LoadedScenario, load, load_data, with_own_runtime
-from moesim.scenario.schema import policy_class
+from moesim.scenario.schema import Scenario, policy_class
 from moesim.scenario.served import served_by, stamp
 from moesim.scenario.tree import to_plain
 from moesim.scheduling.rounds import Rounds
@@ -129,13 +129,8 @@ def run_loaded(
     bound_s, unbounded = _bound(problem, outcome) if bound else (None, [])
     name = policy_name or policy_label(chosen)
     facts = RunFacts(
-        scenario=scenario.name,
         policy=name,
-        hardware=scenario.hardware.name,
-        runtime=scenario.runtime.name,
-        model=scenario.model.name,
-        seed=scenario.seed,
-        replicate=scenario.replicate,
+        **_names(scenario),
         **_requests(this, job, outcome),
         bound_s=bound_s,
         **_spending(problem, outcome, _counted_tokens(job)),
@@ -162,6 +157,12 @@ def _requests(this: LoadedScenario, job: Job, outcome: Outcome) -> dict[str, Any
 def _provenance(this: LoadedScenario, data: Any, command: Sequence[str] | None) -> dict[str, Any]:
     seed, replicate = this.scenario.seed, this.scenario.replicate
     return provenance.collect(data, seed=seed, replicate=replicate, command=command, origins=this.provenance)
+
+
+def _names(scenario: Scenario) -> dict[str, Any]:
+    """The fields of `RunFacts` about what was run."""
+    parts = {part: getattr(scenario, part).name for part in ("hardware", "runtime", "model")}
+    return {"scenario": scenario.name, **parts, "seed": scenario.seed, "replicate": scenario.replicate}
 
 
 def _spending(problem: Problem, outcome: Outcome, tokens: int) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from moesim.scenario import annotated, catalogue, cross, durations, overrides, s
 from moesim.scenario.file_kinds import refuse_other
 from moesim.scenario.judge import judged, said, unknown_key
 from moesim.scenario.overrides import Override
-from moesim.scenario.resolve import OWN, SHORTHAND, Resolver, in_full
+from moesim.scenario.own import OWN
+from moesim.scenario.resolve import SHORTHAND, Resolver, in_full
 from moesim.scenario.tree import Node, Origin, Place, Tree, from_plain
 from moesim.streams import Streams
 

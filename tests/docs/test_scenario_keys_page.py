@@ -90,7 +90,11 @@ def _unknown(value: Any, path: str, known: dict[str, set[str]], free: set[str]) 
         return
     for key, inner in value.items():
         below = "*" if path in free else key
-        if path in known and path not in free and key not in known[path] | (PROFILE if path.startswith("hardware") else set()):
+        if (
+            path in known
+            and path not in free
+            and key not in known[path] | (PROFILE if path.startswith(("hardware", "runtime")) else set())
+        ):
             yield f"{path}: {key}"
         yield from _unknown(inner, f"{path}.{below}" if path not in ("Scenario", "Experiment") else below, known, free)
 
@@ -113,6 +117,8 @@ def test_shipped_files_use_no_key_that_the_page_does_not_have() -> None:
         start = "Experiment" if folder == "experiments" else "Scenario"
         if "hardware_profiles" in file.parts:
             start = ".".join(["hardware", PLACES[folder]]) if folder in PLACES else "hardware"
+        if folder == "runtimes":
+            start = "runtime"
         assert not list(_unknown(data, start, known, free)), file
         used += 1
     assert used > 150
