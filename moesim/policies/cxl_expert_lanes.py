@@ -12,7 +12,6 @@ import numpy as np
 
 from moesim.arrays import BoolArray, FloatArray
 from moesim.contract import Problem, View, Visit
-from moesim.hardware import Cpu
 from moesim.policies.cxl_tiers import cxl_rates
 
 __all__ = ["HelperCosts", "Lanes"]
@@ -33,13 +32,11 @@ class HelperCosts(NamedTuple):
     @classmethod
     def of(cls, problem: Problem, name: str, activation_compression: float) -> HelperCosts:
         """Of device `name`, with activations so many times smaller."""
-        system, memory = problem.system, problem.memory_of(name)
-        device, gpu = system.devices[name], system.devices[system.gpu_name]
+        calls, memory = problem.costs.calls(name), problem.memory_of(name)
         ways = problem.costs.path(problem.gpu_tier, memory), problem.costs.path(memory, problem.gpu_tier)
-        fixed = device.sync + (device.launch if device.fused else 0.0) + sum(way.setup for way in ways)
+        fixed = calls.hand_over + calls.once + sum(way.setup for way in ways)
         token = problem.model.expert_token_bytes / activation_compression * sum(1.0 / way.rate for way in ways)
-        gpu_call = gpu.launch if isinstance(device, Cpu) and device.launches_gpu else 0.0
-        return cls(fixed, 0.0 if device.fused else device.launch, token, gpu_call)
+        return cls(fixed, calls.each, token, calls.before)
 
 
 @dataclass
