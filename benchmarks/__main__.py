@@ -1,6 +1,8 @@
-"""Times moesim beside naive SimPy in one process and prints one JSON document: `python -m benchmarks [--quick]`.
+"""Times moesim and prints one JSON document: `python -m benchmarks [visits] [jobs] [growth] [--quick] [--history FILE]`.
 
-CPU seconds of this process, medians over interleaved repetitions: neighbours on the machine disturb both sides alike.
+`visits`: layer visits beside naive SimPy in the same process. `jobs`: whole commands as a user starts them. `growth`: slopes with
+layers, experts, requests and tokens. CPU seconds, medians: neighbours on the machine disturb both sides alike. `--history` adds
+the document as one line to a file.
 """
 
 from __future__ import annotations
@@ -10,7 +12,10 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -18,6 +23,8 @@ import numpy as np
 import simpy
 
 from benchmarks.cases import POLICIES, call_costs, make_case, make_ready, time_moesim, time_naive
+from benchmarks.growth import AXES, GROWING, slope
+from benchmarks.jobs import JOBS, timed
 from moesim.errors import InputError
 from moesim.plugins import BUILT_IN
 
@@ -28,24 +35,67 @@ TOLERANCE = 1e-9
 def main() -> None:
     """Prints the document; exit status 1 if the two models disagree about the simulated time."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one batch size, few passes and repetitions (about 20 s)")
-    quick: bool = parser.parse_args().quick
-    batches, passes, repeats = ((64,), 8, 3) if quick else ((64, 512), 32, 5)
-    rows = [_measure(policy, batch, passes, repeats) for policy in POLICIES for batch in batches]
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"some of {', '.join(PARTS)} (default: visits)")
+    parser.add_argument("--quick", action="store_true", help="few sizes, passes and repetitions")
+    parser.add_argument("--only", action="append", default=[], metavar="JOB", help=f"of jobs: {', '.join(JOBS)}")
+    parser.add_argument("--history", type=Path, metavar="FILE", help="add the document to FILE, as one line")
+    options = parser.parse_args()
+    unknown = [name for name in (*options.parts, *options.only) if name not in (*PARTS, *JOBS)]
+    if unknown:
+        parser.error(f"unknown: {', '.join(unknown)}")
     document = {
-        "what": "decode of Qwen3-30B-A3B on rtx6000ada-xeon8452y; naive: one SimPy process per active expert",
-        "clock": "CPU seconds of one process, median of interleaved repetitions, decode passes only",
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip(),
         "python": platform.python_version(),
         "numpy": np.__version__,
         "simpy": simpy.__version__,
         "machine": platform.machine(),
+        **{name: PARTS[name](options) for name in options.parts or ["visits"]},
+    }
+    print(json.dumps(document, indent=2))
+    if options.history is not None:
+        with options.history.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(document) + "\n")
+    sys.exit(any(row["makespan_difference"] > TOLERANCE for row in document.get("visits", {}).get("cases", ())))
+
+
+def _visits(options: argparse.Namespace) -> dict[str, Any]:
+    quick: bool = options.quick
+    batches, passes, repeats = ((64,), 8, 3) if quick else ((64, 512), 32, 5)
+    rows = [_measure(policy, batch, passes, repeats) for policy in POLICIES for batch in batches]
+    return {
+        "what": "decode of Qwen3-30B-A3B on rtx6000ada-xeon8452y; naive: one SimPy process per active expert",
         "cases": rows,
         "least_speedup": min(row["speedup"] for row in rows),
         "calls": _calls(passes, (*POLICIES, "lru") if quick else BUILT_IN["policies"]),
         "import_s": _import_seconds(),
     }
-    print(json.dumps(document, indent=2))
-    sys.exit(any(row["makespan_difference"] > TOLERANCE for row in rows))
+
+
+def _jobs(options: argparse.Namespace) -> dict[str, Any]:
+    rows = {}
+    for name in options.only or JOBS:
+        with tempfile.TemporaryDirectory() as folder:
+            rows[name] = timed(
+                JOBS[name], Path(folder), 1 if options.quick else 3, lambda text, name=name: _say(f"{name}: {text}")
+            )
+    return rows
+
+
+def _growth(options: argparse.Namespace) -> dict[str, Any]:
+    rows: dict[str, Any] = {}
+    for policy, parameters in GROWING.items():
+        for axis in AXES:
+            _say(f"{policy} over {axis}")
+            rows.setdefault(policy, {})[axis] = slope(parameters, axis, 1 if options.quick else 3)
+    return rows
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {"visits": _visits, "jobs": _jobs, "growth": _growth}
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _measure(policy: str, batch: int, passes: int, repeats: int) -> dict[str, Any]:

@@ -69,15 +69,16 @@ class Timing:
     """Layer visits of the whole run (moesim's includes the prefill pass)."""
 
 
-def make_case(policy: dict[str, Any], batch: int, passes: int) -> Case:
+def make_case(policy: dict[str, Any], batch: int, passes: int, model: dict[str, Any] | None = None) -> Case:
     """Qwen3-30B-A3B on a workstation with an AMX CPU, `passes` decode passes of `batch` sequences.
 
-    `policy` is what a scenario would say of it. Prompts are short, because decode is what is timed.
+    `policy` is what a scenario would say of it, `model` what differs from the model. Prompts are short, because decode is what
+    is timed.
     """
     data = {
         "name": "benchmark",
         "hardware": "rtx6000ada-xeon8452y",
-        "model": "qwen3-30b-a3b",
+        "model": {"name": "qwen3-30b-a3b", **(model or {})},
         "workload": {
             "kind": "offline",
             "requests": batch,
