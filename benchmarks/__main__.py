@@ -1,8 +1,8 @@
 """Times moesim and prints one JSON document: `python -m benchmarks [visits] [jobs] [growth] [--quick] [--history FILE]`.
 
-`visits`: layer visits beside naive SimPy in the same process. `jobs`: whole commands as a user starts them. `growth`: slopes with
-layers, experts, requests and tokens. CPU seconds, medians: neighbours on the machine disturb both sides alike. `--history` adds
-the document as one line to a file.
+`visits`: layer visits beside naive SimPy in the same process. `jobs`: whole commands as a user starts them. `growth`: slopes
+with layers, experts, requests and tokens. CPU seconds, medians: neighbours on the machine disturb both sides alike.
+`--history` adds the document as one line to a file.
 """
 
 from __future__ import annotations

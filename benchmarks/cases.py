@@ -20,8 +20,9 @@ from moesim.engine.context import Context
 from moesim.engine.machine import EngineKind
 from moesim.engine.passes import Pass, passes_of_job
 from moesim.engine.prelude import Group, Structure, structure_of_pass
+from moesim.runtime import Calls
 from moesim.scenario import load_data
-from moesim.streams import Streams
+from moesim.scenario.run import problem_of
 from moesim.workload.table import RoutingTable
 
 __all__ = ["POLICIES", "Case", "Ready", "Timing", "call_costs", "make_case", "make_ready", "time_moesim", "time_naive"]
@@ -91,7 +92,7 @@ def make_case(policy: dict[str, Any], batch: int, passes: int, model: dict[str, 
     loaded = load_data(data)
     job, routing = loaded.build()
     this = loaded.scenario
-    return Case(Problem(this.model, this.hardware, job, routing.profile, Streams(this.seed)["policy"]), this.policy, routing)
+    return Case(problem_of(loaded, job, routing), this.policy, routing)
 
 
 def time_moesim(case: Case, engine: EngineKind) -> Timing:
@@ -162,8 +163,10 @@ def _plain(context: Context, visit: Visit, before: int) -> naive.NaiveVisit:
     gpu = dispatch.device[order] == problem.gpu_index
     here = context.residency.resident[visit.layer, order]
     residents, uploads, beside = order[gpu & here], order[gpu & ~here], order[~gpu]
-    device, host = problem.system.devices[problem.system.gpu_name], problem.system.devices[str(costs.cpu_name)]
-    launch = int(to_ps(device.launch))
+    gpu_calls, cpu_calls = costs.calls(problem.system.gpu_name), costs.calls(str(costs.cpu_name))
+    apart = int(to_ps(gpu_calls.apart))
+    on_gpu = (1 if gpu_calls.fused else len(residents)) if len(residents) else 0
+    held_up = int(to_ps(cpu_calls.hand_over)) + on_gpu * int(to_ps(cpu_calls.before))
     out, back = (
         costs.path(*pair) for pair in ((problem.gpu_tier, problem.main_memory), (problem.main_memory, problem.gpu_tier))
     )
@@ -173,19 +176,20 @@ def _plain(context: Context, visit: Visit, before: int) -> naive.NaiveVisit:
     return naive.NaiveVisit(
         before,
         int(to_ps(out.seconds(visit.tokens * 4.0 * problem.model.top_k))) if asks else 0,
-        _launched(to_ps(visit.gpu[residents]), launch, device.fused, 0),
-        list(zip(to_ps(visit.copy[uploads]).tolist(), (to_ps(visit.gpu[uploads]) + launch).tolist(), strict=True)),
-        _launched(to_ps(visit.cpu[beside]), int(to_ps(host.launch)), host.fused, int(to_ps(host.sync))),
+        _called(to_ps(visit.gpu[residents]), gpu_calls, 0),
+        list(zip(to_ps(visit.copy[uploads]).tolist(), (to_ps(visit.gpu[uploads]) + apart).tolist(), strict=True)),
+        _called(to_ps(visit.cpu[beside]), cpu_calls, held_up),
         int(to_ps(out.seconds(nbytes))),
         int(to_ps(back.seconds(nbytes))),
     )
 
 
-def _launched(services: IntArray, launch: int, fused: bool, once: int) -> list[int]:
-    """Service times with their launches (one for all if fused, on the first) and what is paid once."""
-    times = [int(time) + (0 if fused else launch) for time in services.tolist()]
+def _called(services: IntArray, calls: Calls, once: int) -> list[int]:
+    """Service times with their calls (one for all if fused, on the first) and what is paid once."""
+    each = int(to_ps(calls.apart))
+    times = [int(time) + (0 if calls.fused else each) for time in services.tolist()]
     if times:
-        times[0] += once + (launch if fused else 0)
+        times[0] += once + (int(to_ps(calls.together)) if calls.fused else 0)
     return times
 
 

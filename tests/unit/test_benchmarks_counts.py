@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # benchmarks lie beside the package, not in it
 
-from benchmarks import cases, naive
+from benchmarks import cases, growth, jobs, naive
+from moesim.experiment.plan import judge
+from moesim.scenario import check
 
 BATCHES = (8, 64)
 
@@ -65,3 +68,23 @@ def test_adapt_is_called_only_if_the_policy_asks_for_it() -> None:
     costs = cases.call_costs(prepared("cxl_expert", 8)[0])
     assert costs["adapt"] is None
     assert costs["dispatch"] is not None
+
+
+@pytest.mark.parametrize("name", jobs.JOBS)
+def test_files_of_jobs_are_without_mistakes(name: str, tmp_path: Path) -> None:
+    for file, content in jobs.JOBS[name].files.items():
+        (tmp_path / file).write_text(yaml.safe_dump(content), "utf-8")
+    report = check([str(path) for path in tmp_path.iterdir()], experiment=judge)
+    assert [error for file in report["files"] for error in file["errors"]] == []
+
+
+def test_a_job_is_timed_with_routing_drawn_and_kept(tmp_path: Path) -> None:
+    row = jobs.timed(jobs.JOBS["quickstart"], tmp_path, 1, lambda _text: None)
+    assert set(row) == {"drawn", "kept"}
+    assert all(spent["cpu_s"] > 0 and spent["peak_MB"] > 0 for spent in row.values())
+
+
+def test_a_slope_is_that_of_the_logarithms(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(growth, "_case", lambda _policy, _axis, factor: factor)
+    monkeypatch.setattr(growth, "_seconds", lambda factor: 0.5 * factor**1.25)
+    assert growth.slope({}, "layers", 1)["slope"] == 1.25
