@@ -144,11 +144,11 @@ def _visits(context: Context, one: Pass) -> list[Visit]:
 def _on_gpu(structure: Structure, group: Group, gpu: str) -> int:
     """ps of decoder layers whose attention is on the GPU alone."""
     time = 0
-    for kind, after in group:
-        (chain,) = structure.chains[kind]
+    for layer in group:
+        (chain,) = structure.chains[layer.kind]
         if any(stage.lane != gpu for stage in chain.sides()):
             raise NotImplementedError("the naive model has attention on the GPU alone")
-        time += sum(stage.total for stage in chain.stages) + after
+        time += sum(stage.total for stage in chain.stages) + layer.service
     return time
 
 

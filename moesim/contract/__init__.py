@@ -10,6 +10,7 @@ next step. None of them knows the engine.
 from moesim.arrays import BoolArray, FloatArray, IntArray
 from moesim.contract.costs import Costs, first_count
 from moesim.contract.foresight import NEVER, Foreseen, Foresight, Future, blurred
+from moesim.contract.homes import Homes
 from moesim.contract.plan import (
     BY_NAME,
     Alternating,
@@ -56,6 +57,7 @@ __all__ = [
     "Foreseen",
     "Foresight",
     "Future",
+    "Homes",
     "IntArray",
     "Module",
     "Moves",

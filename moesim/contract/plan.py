@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from moesim.contract.homes import HERE, Homes
 from moesim.workload.table import Job
 
 __all__ = [
@@ -124,6 +125,8 @@ class BatchPlan:
     waits for what finds none free. 0: the host keeps a master of every expert, and an eviction moves nothing."""
     expert_batch: int = 0
     """Sequences whose tokens pass the experts together; 0 means the whole batch (coalesced)."""
+    homes: Homes = HERE
+    """Where weights that are no routed experts live."""
 
     @property
     def slots(self) -> int:

@@ -12,7 +12,8 @@ import numpy as np
 
 from moesim.arrays import FloatArray
 from moesim.contract.costs import Costs
-from moesim.contract.plan import BatchPlan, chunk_of
+from moesim.contract.homes import Weights, crossing, in_flight, lying
+from moesim.contract.plan import BatchPlan, ahead_of, chunk_of
 from moesim.hardware import System
 from moesim.model import Architecture
 from moesim.runtime import FREE, Runtime
@@ -158,18 +159,53 @@ class Problem:
             "weights other than routed experts": self.non_expert_bytes(),
             f"intermediates of {format_count(plan.batch, 'sequence')}": self.activation_bytes(plan),
         }
-        gpu = self.system.gpu_name
         if self.job.attention:
-            prefill, decode = plan.prefill, plan.decode
-            if prefill.projections != gpu and decode.projections != gpu:
+            if not self._on_gpu(plan, "projections"):
                 shares["projections that another device runs"] = -self.model.qkv_bytes * self.model.layers
-            if prefill.output != gpu and decode.output != gpu:
+            if not self._on_gpu(plan, "output"):
                 shares["output projections that another device runs"] = -self.model.output_bytes * self.model.layers
+        if plan.homes.elsewhere:
+            shares["those that live elsewhere"] = -self._elsewhere(plan)
+            shares["buffers for those"] = self.weight_buffer(plan)
         if plan.kv == self.gpu_tier:
             shares["KV cache"] = self.kv_bytes(plan.batch)
         shares[format_count(plan.slots, "staging slot")] = plan.slots * self.model.expert_bytes
         return shares
 
+    def _elsewhere(self, plan: BatchPlan) -> float:
+        """Bytes that GPU memory does not hold because they live elsewhere, those that another device runs left out."""
+        first, last = self._on_gpu(plan, "projections"), self._on_gpu(plan, "output")
+        model, homes = self.model, plan.homes
+        here = sum(nbytes for layer in crossing(model, homes, first=first, last=last) for _, nbytes in layer)
+        here += model.head_bytes if homes.head is not None else 0.0
+        return here + (model.embedding_bytes if homes.embeddings is not None and not model.tied_embedding else 0.0)
+
+    def _on_gpu(self, plan: BatchPlan, operation: str) -> bool:
+        """Whether the GPU runs an operation in either phase."""
+        return self.system.gpu_name in (getattr(plan.prefill, operation), getattr(plan.decode, operation))
+
+    def crossing(self, plan: BatchPlan, phase: str) -> list[Weights]:
+        """[D] weights other than routed experts that are copied to the GPU for each decoder layer in a step of `phase`."""
+        own, gpu = plan.of(phase), self.system.gpu_name
+        return crossing(self.model, plan.homes, first=own.projections == gpu, last=own.output == gpu)
+
+    def weight_buffer(self, plan: BatchPlan) -> float:
+        """Bytes of GPU memory that such copies take at most."""
+        sizes = (
+            in_flight(self.model, plan.homes, self.crossing(plan, phase), ahead_of(plan.of(phase).pipeline))
+            for phase in ("prefill", "decode")
+        )
+        return max(sizes) if plan.homes.elsewhere else 0.0
+
+    def host_shares(self, plan: BatchPlan) -> dict[str, dict[str, float]]:
+        """Host tier -> what it holds beside routed experts, in words -> bytes of the room for weights."""
+        shares: dict[str, dict[str, float]] = {}
+        if plan.kv != self.gpu_tier:
+            shares[plan.kv] = {"KV cache": self.kv_bytes(plan.batch) * self.system.kv_share(plan.kv)}
+        for tier, nbytes in lying(self.model, plan.homes).items():
+            shares.setdefault(tier, {})["weights other than routed experts"] = nbytes
+        return shares
+
     def host_overhead(self, plan: BatchPlan) -> dict[str, float]:
-        """Tier -> bytes that the KV cache takes of the room of a host tier."""
-        return {} if plan.kv == self.gpu_tier else {plan.kv: self.kv_bytes(plan.batch) * self.system.kv_share(plan.kv)}
+        """Host tier -> bytes of its room that are not for routed experts."""
+        return {tier: sum(shares.values()) for tier, shares in self.host_shares(plan).items()}

@@ -74,9 +74,10 @@ Chains = tuple[Chain, ...]
 
 
 def chain_operations(
-    chain: Chain, lane: Callable[[str], int], gpu: str, first: int, start: Sequence[int]
+    chain: Chain, lane: Callable[[str], int], gpu: str, first: int, start: Sequence[int], weights: Sequence[int] = ()
 ) -> tuple[list[Operation], list[int], list[int]]:
-    """A chain as operations numbered from `first` on, after `start`: (operations, last one of each micro-batch, KV stores).
+    """A chain as operations numbered from `first` on, after `start` and copies of its weights: (operations, last one of each
+    micro-batch, KV stores).
 
     Stage by stage: a lane that serves first come, first served passes all micro-batches through one stage before the next.
     """
@@ -92,7 +93,7 @@ def chain_operations(
     stores: list[int] = []
     for index, stage in enumerate(chain.stages):
         waits = [
-            [*([ends[item]] if index else start), *(reads[item : item + 1] if index == chain.core else ())]
+            [*([ends[item]] if index else (*start, *weights)), *(reads[item : item + 1] if index == chain.core else ())]
             for item in range(count)
         ]
         ends = [add(stage, item, waits[item]) for item in range(count)]

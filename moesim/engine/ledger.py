@@ -56,10 +56,14 @@ class Ledger:
                 self._recorder.breakdown.hold(part, lane, layer, time)
 
     def attention(self, structure: Structure) -> None:
-        """Adds the bytes of the transfers around attention in one pass."""
-        for kind, _ in [*(pair for group in structure.layers for pair in group), *structure.trailing]:
-            for chain in structure.chains[kind]:
+        """Adds the bytes of the transfers around attention in one pass, and of weights other than routed experts."""
+        layers = [*(layer for group in structure.layers for layer in group), *structure.trailing]
+        for layer in layers:
+            for chain in structure.chains[layer.kind]:
                 self._chain(chain)
+        copies = [copy for layer in layers for copy in layer.copies]
+        for copy in (*copies, *structure.head_copies, *structure.rows):
+            self._recorder.count_move(dict(copy.usage), copy.nbytes, "demand")
 
     def _chain(self, chain: Chain) -> None:
         for stage in chain.sides():

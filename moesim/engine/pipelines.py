@@ -7,7 +7,7 @@ Layers stream ahead of their turn (`overlap` and `serial` with `ahead`, `paged`,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -19,7 +19,7 @@ from moesim.engine.clock import to_ps
 from moesim.engine.context import Context
 from moesim.engine.passes import Pass
 from moesim.engine.plan_visit import SideWork, VisitWork
-from moesim.engine.prelude import Structure
+from moesim.engine.prelude import Copy, Structure
 from moesim.engine.program import BULK, EARLY, FIRST, JOIN, Operation, label_of
 from moesim.engine.tables import ExpertTimes, queue_of, usage_of
 from moesim.errors import PolicyError
@@ -78,6 +78,8 @@ class Carried:
 
     uploads: dict[int, Ops] = field(default_factory=dict)
     """MoE layer -> its portions that are on their way or there."""
+    weights: dict[int, list[Ops]] = field(default_factory=dict)
+    """MoE layer -> copies of the other weights of its decoder layers, one after another."""
     wanted: dict[int, BoolArray] = field(default_factory=dict)
     """MoE layer -> [E] experts in them."""
     released: Ops = ()
@@ -100,6 +102,8 @@ class PassBuilder:
         """Late results of the layer before, which this one waits for."""
         self._coming: list[int] = []
         """Those of this layer, so far."""
+        self._tail: list[Ops] | None = None
+        """Copies of the weights behind the last MoE layer, once they are in the program."""
         self._stores: list[int] = []
         """New KV entries on their way to another tier: only the end of the layer waits for them, or of the pass."""
 
@@ -111,31 +115,38 @@ class PassBuilder:
         self._structure, self._work, self._times, self._stale = structure, work, times, stale
         ends: list[Ops] = [self.carried.last]
         reach = min(self.style.ahead, self.layers)
+        if structure.rows:
+            ends = [(*self.carried.last, *self._copies(structure.rows, self.carried.last))]
         for layer in range(reach) if not self.style.serial else ():
             if layer not in self.carried.uploads:  # a pass that follows no streamed one
-                self._upload(layer, ())
+                self._upload(layer, (), ())
             elif (self.carried.wanted[layer] != self._streamed(layer)).any():
                 raise PolicyError(f"the experts streamed for MoE layer {layer} change from one pass to the next")
         for layer in range(self.layers):
             ends = self._layer(layer, ends, reach, wraps)
         after = _all(ends)
-        for kind, service in structure.trailing:
-            after = self._gpu(service, _all(self._attention(structure.chains[kind], [after])), "dense part")
-        after = (*after, *self._stores)
+        weights = self._tail if self._tail is not None else self._tail_weights(after)
+        for one, there in zip(structure.trailing, weights, strict=False):
+            ends = self._attention(structure.chains[one.kind], [(*after, *there)])
+            after = self._gpu(one.service, _all(ends), "dense part")
+        after = (*after, *self._stores, *weights[-1])
         last = self._gpu(structure.head, after, "LM head")
         self.carried.last = last if len(last) == 1 else (self._join(last),)
         return self.carried.last[0]
 
     def _layer(self, layer: int, ends: list[Ops], reach: int, wraps: bool) -> list[Ops]:
         """Attention, router and experts of one MoE layer, and uploads for the layer `reach` further on; its ends by group."""
+        before = _all(ends)
         if self.style.serial and self.style.streamed:
-            self._upload(layer, _all(ends))
-            ends = [(*_all(ends), *self.carried.uploads[layer])]
+            self._upload(layer, before, before)
+            ends = [(*before, *self.carried.uploads[layer], *_all(self.carried.weights[layer]))]
         elif self.style.streamed:
             if reach == 0:
-                self._upload(layer, self.carried.released)
+                self._upload(layer, self.carried.released, before)
             elif layer + reach < self.layers or wraps:
-                self._upload((layer + reach) % self.layers, self.carried.released)
+                if layer + reach == self.layers:
+                    self._tail = self._tail_weights(before)
+                self._upload((layer + reach) % self.layers, self.carried.released, before)
         ready = self._before_experts(layer, ends)
         self.marks.attention.append(_all(ready))
         ends = self._experts(layer, ready)
@@ -145,12 +156,16 @@ class PassBuilder:
     def _before_experts(self, layer: int, ends: list[Ops]) -> list[Ops]:
         """Dense layers before the MoE layer, its attention and router; ends by group of sequences."""
         group, chains = self._structure.layers[layer], self._structure.chains
-        for kind, service in group[:-1]:
-            ends = [self._gpu(service, _all(self._attention(chains[kind], ends)), "dense part")]
         if not group:
             return ends * self.groups if len(ends) == 1 else ends
-        kind, router = group[-1]
-        parts = self._attention(chains[kind], ends)
+        weights = self.carried.weights.pop(layer, None)
+        if weights is None:  # nothing is streamed ahead
+            weights = [self._copies(one.copies, _all(ends)) for one in group]
+        for one, there in zip(group[:-1], weights, strict=False):
+            starts = [(*end, *there) for end in ends]
+            ends = [self._gpu(one.service, _all(self._attention(chains[one.kind], starts)), "dense part")]
+        router = group[-1].service
+        parts = self._attention(chains[group[-1].kind], [(*end, *weights[-1]) for end in ends])
         if len(parts) == self.groups > 1 and not self.style.serial:
             services = to_ps(self.context.problem.costs.router(self.one.group_tokens), "the router").tolist()
             return [self._gpu(s, part, "router") for s, part in zip(services, parts, strict=True)]
@@ -214,8 +229,22 @@ class PassBuilder:
     def _gpu(self, service: int, after: Ops, name: str) -> Ops:
         return (self._add(self.gpu, service, after, name),) if service else after
 
-    def _upload(self, layer: int, released: Ops) -> None:
-        """The layer's experts that are not resident, in portions; portion p waits for place in the buffer."""
+    def _copies(self, copies: Sequence[Copy], after: Ops) -> Ops:
+        """Copies of weights that are no routed experts."""
+        rank = FIRST if self.style.serial else BULK
+        lane, program = self.context.machine.lane, self.context.machine.program
+        return tuple(program.add(replace(copy.operation(lane, after, rank), in_order=True)) for copy in copies)
+
+    def _tail_weights(self, after: Ops) -> list[Ops]:
+        """Weights of the layers behind the last MoE layer, and of the head."""
+        layers = [self._copies(layer.copies, after) for layer in self._structure.trailing]
+        return [*layers, self._copies(self._structure.head_copies, after)]
+
+    def _upload(self, layer: int, released: Ops, before: Ops) -> None:
+        """The layer's other weights, then its experts that are not resident, in portions; portion p waits for place in the
+        buffer, the other weights for `before`.
+        """
+        self.carried.weights[layer] = [self._copies(one.copies, before) for one in self._structure.layers[layer]]
         row = layer * self.groups
         columns = np.flatnonzero(self._work.copy[row])
         experts = columns if self._work.order is None else self._work.order[row, columns]

@@ -5,23 +5,54 @@ Built once per kind of layer and pass; knows no routing and no clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from moesim.arrays import IntArray
 from moesim.contract import Deployment, Problem
+from moesim.contract.homes import Weights
 from moesim.engine.attention import Chains, chain_operations, chains_of_pass
 from moesim.engine.clock import to_ps
 from moesim.engine.passes import Pass
-from moesim.engine.program import JOIN, Operation, label_of
+from moesim.engine.program import DEMAND, JOIN, Operation, label_of
+from moesim.engine.tables import queue_of, usage_of
 from moesim.engine.visits import Template
 
-__all__ = ["Structure", "structure_of_pass", "templates_of", "trailer_of"]
+__all__ = ["Copy", "Layer", "Structure", "structure_of_pass", "templates_of", "trailer_of"]
 
-Group = tuple[tuple[int, int], ...]
-"""Decoder layers in turn: (number of the chain, GPU time of what follows it)."""
+
+class Copy(NamedTuple):
+    """Weights on their way to the GPU."""
+
+    lane: str
+    service: int
+    nbytes: float
+    usage: tuple[tuple[str, float], ...]
+    """(resource, bytes) that it draws."""
+
+    def operation(self, lane: Callable[[str], int], after: Sequence[int], priority: int = DEMAND) -> Operation:
+        """The copy, once all of `after` have ended."""
+        return Operation(
+            lane(self.lane), self.service, after, priority, draws=dict(self.usage), label=label_of("upload weights")
+        )
+
+
+class Layer(NamedTuple):
+    """A decoder layer before its routed experts."""
+
+    kind: int
+    """Number of its attention chains."""
+    service: int
+    """GPU time of what follows attention: router, dense part, or nothing."""
+    copies: tuple[Copy, ...] = ()
+    """Its weights, where they are not in GPU memory."""
+
+
+Group = tuple[Layer, ...]
+"""Decoder layers in turn."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +62,15 @@ class Structure:
     chains: list[Chains]
     """The distinct attention chains."""
     layers: list[Group]
-    """For each MoE layer its decoder layer and the dense ones before it: (number of the chain, GPU time of what follows it)."""
+    """For each MoE layer its decoder layer, behind the dense ones before it."""
     trailing: Group
     """Decoder layers behind the last MoE layer."""
     head: int
     """LM head; 0 where the step yields no output token."""
+    head_copies: tuple[Copy, ...] = ()
+    """The head's weights, where they are not in GPU memory."""
+    rows: tuple[Copy, ...] = ()
+    """The embeddings of the step's tokens, where they come from another tier."""
 
 
 def structure_of_pass(problem: Problem, deployment: Deployment, step: Pass) -> Structure:
@@ -50,22 +85,41 @@ def structure_of_pass(problem: Problem, deployment: Deployment, step: Pass) -> S
     after = dict.fromkeys(model.moe_layers, router) | dict.fromkeys(model.bare_layers, 0)
     moe = set(model.moe_layers)
     layers: list[Group] = []
-    group: list[tuple[int, int]] = []
+    group: list[Layer] = []
+    weights = problem.crossing(deployment.plan, step.phase)
     for layer, k in enumerate(kind.tolist()):
-        group.append((k, after.get(layer, dense)))
+        group.append(Layer(k, after.get(layer, dense), _copies(problem, weights[layer])))
         if layer in moe:
             layers.append(tuple(group))
             group = []
     head = int(to_ps(float(costs.head(step.sampled)), "the LM head")) if step.sampled else 0
-    return Structure(chains, layers, tuple(group), head)
+    homes = deployment.plan.homes
+    head_copies = _copies(problem, ((homes.head, model.head_bytes),)) if homes.head is not None and head else ()
+    looked_up = homes.head if model.tied_embedding else homes.embeddings
+    row = model.embedding_bytes / model.vocab
+    rows = _copies(problem, ((looked_up, tokens * row),)) if looked_up is not None else ()
+    return Structure(chains, layers, tuple(group), head, head_copies, rows)
+
+
+def _copies(problem: Problem, weights: Weights) -> tuple[Copy, ...]:
+    """Copies of weights to the GPU."""
+    found = []
+    for tier, nbytes in weights:
+        path = problem.costs.path(tier, problem.gpu_tier)
+        service = int(to_ps(float(problem.costs.copy(nbytes, tier, problem.gpu_tier)), f"a copy of weights from {tier}"))
+        found.append(Copy(queue_of(path), service, nbytes, tuple(usage_of(path.usage, nbytes).items())))
+    return tuple(found)
 
 
 def templates_of(structure: Structure, lane: Callable[[str], int], gpu: str) -> tuple[list[Template], IntArray]:
     """The distinct programs that precede the experts of a MoE layer, and for every MoE layer [L] which one it is (-1: none)."""
-    groups = list(dict.fromkeys(structure.layers))
+    layers = list(structure.layers)
+    if structure.rows:
+        layers[0] = (layers[0][0]._replace(copies=(*structure.rows, *layers[0][0].copies)), *layers[0][1:])
+    groups = list(dict.fromkeys(layers))
     templates = [_template(structure, group, lane, gpu) for group in groups if group]
     numbers = {group: number for number, group in enumerate(group for group in groups if group)}
-    return templates, np.array([numbers.get(group, -1) for group in structure.layers], dtype=np.int64)
+    return templates, np.array([numbers.get(group, -1) for group in layers], dtype=np.int64)
 
 
 def trailer_of(structure: Structure, lane: Callable[[str], int], gpu: str) -> list[Operation]:
@@ -74,6 +128,9 @@ def trailer_of(structure: Structure, lane: Callable[[str], int], gpu: str) -> li
         return []
     operations, after, _ = _layers(structure, structure.trailing, lane, gpu, last_is_moe=False)
     if structure.head:
+        for copy in structure.head_copies:
+            operations.append(copy.operation(lane, ()))
+            after = [*after, len(operations) - 1]
         operations.append(Operation(lane(gpu), structure.head, after, label=label_of("LM head")))
     elif operations:
         operations.append(Operation(JOIN, 0, after))
@@ -95,11 +152,13 @@ def _layers(
     operations: list[Operation] = []
     after: list[int] = []
     stores: list[int] = []
-    for number, (kind, service) in enumerate(group):
+    for number, (kind, service, copies) in enumerate(group):
         ends: list[int] = []
         stores = []
+        weights = list(range(len(operations), len(operations) + len(copies)))
+        operations += [copy.operation(lane, after) for copy in copies]
         for chain in structure.chains[kind]:
-            more, last, stored = chain_operations(chain, lane, gpu, len(operations), after)
+            more, last, stored = chain_operations(chain, lane, gpu, len(operations), after, weights)
             operations, ends, stores = operations + more, ends + last, stores + stored
         feeds = last_is_moe and number == len(group) - 1
         operations.append(Operation(lane(gpu), service, ends, label=label_of("router" if feeds else "dense part")))

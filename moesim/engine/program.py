@@ -133,6 +133,7 @@ LABELS = (
     Label("LM head"),
     Label("deferred experts"),
     Label("waits for requests"),
+    Label("upload weights", "demand"),
 )
 """The first ones as the kernel's visit builder numbers them."""
 _NUMBERS = {label.name: number for number, label in enumerate(LABELS)}

@@ -6,6 +6,7 @@ Keeps the books only: moving bytes is for `movers.py`, deciding for policies.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import astuple
 
 import numpy as np
 
@@ -39,8 +40,8 @@ class Residency:
         """[T] tiers that have failed."""
         self.beside = problem.gpu_shares(deployment.plan)
         """What GPU memory holds beside resident experts, in words -> bytes."""
-        self.cache = problem.host_overhead(deployment.plan)
-        """Host tier -> bytes of its room that the KV cache takes."""
+        self.aside = problem.host_shares(deployment.plan)
+        """Host tier -> what it holds beside routed experts, in words -> bytes."""
         self.fixed = problem.usable(problem.gpu_tier) - problem.gpu_free(deployment.plan)
         """GPU bytes that are not resident experts: other weights, KV cache, activations, slots for copies that come and go."""
         self.limit = problem.usable(problem.gpu_tier)
@@ -60,6 +61,11 @@ class Residency:
         for plan in (deployment.plan.prefill, deployment.plan.decode):
             if deployment.plan.kv == self.problem.gpu_tier and plan.core != self.problem.system.gpu_name:
                 raise PolicyError(f"deploy put the KV cache into GPU memory and the attention core on '{plan.core}'")
+        homes = deployment.plan.homes
+        if unknown := {home for home in astuple(homes)[:-1] if home is not None} - set(self.problem.system.host_tiers):
+            raise PolicyError(f"deploy gave weights a home that is no host tier: {', '.join(sorted(unknown))}")
+        if homes.elsewhere and not self.problem.job.attention:
+            raise PolicyError("the weights of a lone MoE layer that are no routed experts stay in GPU memory")
         requests, order = self.problem.job.requests, deployment.order
         if order is not None and not np.array_equal(np.sort(order), np.arange(requests)):
             raise PolicyError(f"deploy returned an order that is no permutation of the {requests} requests")
@@ -67,14 +73,14 @@ class Residency:
             raise PolicyError("deploy gave an expert its home in GPU memory but did not make it resident")
 
     def _host_bytes(self) -> dict[str, float]:
-        """Tier -> bytes of master copies, KV cache and, where it lies there, nothing else."""
+        """Tier -> bytes of master copies, and of what else lies there."""
         host = {}
         for index, tier in enumerate(self.problem.tiers):
             if tier != self.problem.gpu_tier:
                 here = self.bytes if index == self.backup else self.bytes[self.home == index]
                 host[tier] = float(here.sum())
-        for tier, nbytes in self.cache.items():
-            host[tier] += nbytes
+        for tier, shares in self.aside.items():
+            host[tier] += sum(shares.values())
         return host
 
     def _check_start(self) -> None:
@@ -89,9 +95,9 @@ class Residency:
             raise InputError(*mistakes)
 
     def _host_shares(self, tier: str) -> dict[str, float]:
-        index, cache = self.problem.tiers.index(tier), self.cache.get(tier, 0.0)
+        index, aside = self.problem.tiers.index(tier), self.aside.get(tier, {})
         count = self.home.size if index == self.backup else int((self.home == index).sum())
-        return {format_count(count, "expert"): self.host[tier] - cache, "KV cache": cache}
+        return {format_count(count, "expert"): self.host[tier] - sum(aside.values()), **aside}
 
     def _too_much(self, tier: str, shares: Mapping[str, float]) -> Mistake:
         there = format_exact(self.problem.usable(tier))
@@ -186,7 +192,7 @@ class Residency:
         name = self.problem.tiers[tier]
         self.host[name] += nbytes
         if self.host[name] > self.problem.usable(name) * (1 + 1e-12):
-            cache = self.cache.get(name, 0.0)
+            cache = sum(self.aside.get(name, {}).values())
             shares = {"experts, those on their way too": self.host[name] - cache, "KV cache": cache}
             raise CapacityError(str(self._too_much(name, shares)))
         self.peak[name] = max(self.peak[name], self.host[name])

@@ -62,7 +62,7 @@ class StreamWalk:
         machine.mark()
         begin, first = machine.now, len(machine.program)
         builder = PassBuilder(context, self._carried, one, style)
-        wraps = following is not None and style.streamed and not style.serial and self._same(style, following)
+        wraps = following is not None and style.streamed and not style.serial and self._same(style, one.phase, following)
         last = builder.build(structure, work, walk.times, stale, wraps)
         machine.engine.submit()
         machine.engine.run(last)
@@ -78,7 +78,11 @@ class StreamWalk:
         machine.forget([number for number in self._before if machine.engine.ended(number)])
         self._before = [number for number in self._before if number in machine.program.operations] + list(added)
 
-    def _same(self, style: Style, following: Phase) -> bool:
+    def _same(self, style: Style, phase: Phase, following: Phase) -> bool:
+        """Whether the next pass streams as this one does, so that its first layers may come during the last ones of this."""
+        problem, plan = self.context.problem, self.context.deployment.plan
+        if phase != following and problem.crossing(plan, phase) != problem.crossing(plan, following):
+            return False
         later = style_of(self.context, following)
         return later is not None and later.streamed and not later.serial and later.ahead == style.ahead > 0
 

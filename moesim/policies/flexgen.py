@@ -13,7 +13,8 @@ import numpy as np
 from pydantic import Field
 
 from moesim.arrays import BoolArray
-from moesim.contract import BatchPlan, Deployment, Overlap, Problem, Serial
+from moesim.contract import BatchPlan, Deployment, Homes, Overlap, Problem, Serial
+from moesim.contract.homes import HERE
 from moesim.errors import InputError
 from moesim.policies.flexgen_search import Block, Bounds, Plan, search
 from moesim.policies.layer_costs import LayerCosts
@@ -23,6 +24,7 @@ from moesim.policies.streaming import (
     StreamedPolicy,
     buffer_slots,
     deploy_streamed,
+    homes_to_try,
     host_for_cache,
     lowest_ids,
     most_residents,
@@ -74,16 +76,16 @@ class FlexGen(StreamedPolicy):
         costs = LayerCosts(problem)
         cache = host_for_cache(problem)
 
-        def made(block: Block) -> BatchPlan:
+        def made(block: Block, homes: Homes) -> BatchPlan:
             gpu, cpu = problem.system.gpu_name, problem.costs.cpu_name
             core = str(cpu) if block.cpu_attention else gpu
             kv = cache if block.cache_on_host else problem.gpu_tier
             batch = min(block.sequences, problem.job.requests)
             pipeline = Serial(1) if self.decode == "sum" else Overlap(1)
-            return self.cut_into(problem, batch, kv=kv, core=core, micro=block.gpu_batch, pipeline=pipeline)
+            return self.cut_into(problem, batch, kv=kv, core=core, micro=block.gpu_batch, pipeline=pipeline, homes=homes)
 
-        plan = self._plan(problem, costs, made)
-        cut = made(plan.block)
+        plan, homes = self._plan(problem, costs, made)
+        cut = made(plan.block, homes)
         wg, _, wd = plan.fractions[:3]
         count = int(wg * problem.layers * problem.experts * (1 + 1e-9))
         if self.wg is None:  # the buffer is of whole experts, which the programme does not know
@@ -97,28 +99,36 @@ class FlexGen(StreamedPolicy):
             state=plan,
         )
 
-    def _plan(self, problem: Problem, costs: LayerCosts, made: Callable[[Block], BatchPlan]) -> Plan:
-        given = Bounds(self._weights(problem), self.kv_cpu, self.cpu_attention, self.gpu_batch, self.num_batches)
-        found = search(
-            costs,
-            given,
-            made,
-            most=self.most_batches,
-            serial=self.decode == "sum",
-            host=self.host_share,
-        )
-        if found is None:
-            raise self._refusal(problem)
-        return found
+    def _plan(self, problem: Problem, costs: LayerCosts, made: Callable[[Block, Homes], BatchPlan]) -> tuple[Plan, Homes]:
+        """The plan found, and where weights outside the experts live: outside GPU memory only if it has no room for them."""
+        for homes in homes_to_try(problem):
 
-    def _weights(self, problem: Problem) -> tuple[float | None, float | None]:
+            def cut(block: Block, homes: Homes = homes) -> BatchPlan:
+                return made(block, homes)
+
+            weights = self._weights(problem, homes)
+            given = Bounds(weights, self.kv_cpu, self.cpu_attention, self.gpu_batch, self.num_batches)
+            found = search(
+                costs,
+                given,
+                cut,
+                most=self.most_batches,
+                serial=self.decode == "sum",
+                host=self.host_share,
+            )
+            if found is not None:
+                return found, homes
+        raise self._refusal(problem)
+
+    def _weights(self, problem: Problem, homes: Homes = HERE) -> tuple[float | None, float | None]:
         """Shares of the experts alone in GPU memory and in host memory that make up `wg` and `wc` of all weights."""
         experts = problem.layers * problem.experts * problem.model.expert_bytes
         other = problem.non_expert_bytes() / experts
-        here = None if self.wg is None else max(self.wg * (1.0 + other) - other, 0.0)
+        on_gpu, in_host = (0.0, other) if homes.elsewhere else (other, 0.0)
+        here = None if self.wg is None else max(self.wg * (1.0 + other) - on_gpu, 0.0)
         if self.wc is None:
             return here, None
-        return here, min(self.wc * (1.0 + other), 1.0 - (here or 0.0))
+        return here, min(max(self.wc * (1.0 + other) - in_host, 0.0), 1.0 - (here or 0.0))
 
     def _refusal(self, problem: Problem) -> InputError:
         names = ("wg", "wc", "kv_cpu", "gpu_batch", "num_batches")

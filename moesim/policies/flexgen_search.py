@@ -14,6 +14,7 @@ import numpy as np
 
 from moesim.arrays import FloatArray
 from moesim.contract import BatchPlan
+from moesim.contract.homes import lying
 from moesim.policies.layer_costs import LayerCosts, powers
 from moesim.policies.streaming import cache_window
 
@@ -140,7 +141,8 @@ def _room(
         limits[6] += cache
     rows[7, 1], rows[7, 4], rows[7, 7] = whole, cache, hidden
     room = [tier for tier in problem.system.host_tiers if tier != disk]
-    limits[7] = host * sum(problem.usable(tier) for tier in room)
+    others = lying(problem.model, cut.homes)
+    limits[7] = host * sum(problem.usable(tier) for tier in room) - sum(others.get(tier, 0.0) for tier in room)
     rows[8, 2], rows[8, 5], rows[8, 8] = whole, cache, hidden
     limits[8] = host * problem.usable(disk) if disk else 0.0
 

@@ -12,7 +12,8 @@ import numpy as np
 from pydantic import Field
 
 from moesim.arrays import FloatArray
-from moesim.contract import BatchPlan, Deployment, Module, Problem
+from moesim.contract import BatchPlan, Deployment, Homes, Module, Problem
+from moesim.contract.homes import HERE
 from moesim.policies.closed_forms import attention_share
 from moesim.policies.layer_costs import LayerCosts, powers
 from moesim.policies.sizing import too_large
@@ -40,6 +41,8 @@ class Knobs(NamedTuple):
     """Layers of streamed experts that the buffer holds beside the one that runs."""
     residents: int
     """Experts per layer that stay."""
+    homes: Homes = HERE
+    """Where weights outside the experts live: outside GPU memory only if it has no room for them."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,9 @@ class MoeGen(StreamedPolicy):
 
     def _cut(self, problem: Problem, batch: int, knobs: Knobs, kv: str) -> BatchPlan:
         module = Module(knobs.ahead, knobs.cpu_share)
-        cut = self.cut_into(problem, batch, kv=kv, micro=knobs.attention_batch, ahead=knobs.ahead, pipeline=module)
+        cut = self.cut_into(
+            problem, batch, kv=kv, micro=knobs.attention_batch, ahead=knobs.ahead, pipeline=module, homes=knobs.homes
+        )
         return replace(cut, decode=replace(cut.decode, micro_batch=min(knobs.attention_batch, batch)))
 
     def _plan(self, problem: Problem, costs: LayerCosts, kv: str) -> ModulePlan:
@@ -152,16 +157,17 @@ class MoeGen(StreamedPolicy):
         def smallest(n: int) -> BatchPlan:
             return self._cut(problem, n, Knobs(self.attention_batch or 1, 0.0, ahead, 0), kv)
 
-        batch = self.fitted(problem, smallest, ahead, host=self.host_share, masters=True).batch
+        fitted = self.fitted(problem, smallest, ahead, host=self.host_share, masters=True)
+        batch, homes = fitted.batch, fitted.homes
         balanced = self._balanced(problem, costs, batch, kv)
         shares = self._shares(problem, balanced)
         best: tuple[float, Knobs] | None = None
         for layers in [self.buffer] if self.buffer else [2, 1]:
             for chunk in [min(self.attention_batch, batch)] if self.attention_batch else powers(batch)[::-1]:
-                held = self._residents(problem, batch, Knobs(chunk, 0.0, layers - 1, 0), kv)
+                held = self._residents(problem, batch, Knobs(chunk, 0.0, layers - 1, 0, homes), kv)
                 if held < 0:
                     continue
-                knobs = Knobs(chunk, 0.0, layers - 1, held)
+                knobs = Knobs(chunk, 0.0, layers - 1, held, homes)
                 times = layer_seconds(costs, batch, kv, knobs, shares)
                 chosen = int(np.argmin(times))
                 if best is None or times[chosen] < best[0] * (1 - 1e-9):

@@ -200,9 +200,11 @@ def too_large(
     held = {**problem.gpu_shares(cut), "experts that have to be there": needed, "kept free by the policy": reserve}
     here = f"'{gpu_tier}' has {format_exact(problem.usable(gpu_tier))} and must hold {format_sum(held)}"
     room: dict[str, float] = {}
-    for tier, left in host_room(problem, cut).items():
+    aside = problem.host_shares(cut)
+    for tier in host_order(problem):
         room[f"'{tier}'"] = problem.usable(tier)
-        room[f"KV cache in '{tier}'"] = left - problem.usable(tier)
+        for what, nbytes in aside.get(tier, {"KV cache": 0.0}).items():
+            room[f"{what} in '{tier}'"] = -nbytes
         room[f"what the policy leaves of '{tier}'"] = (host - 1.0) * problem.usable(tier)
     free = 0.0 if masters else max(problem.gpu_free(cut) - reserve, 0.0)
     room[f"'{gpu_tier}' beside what else is there"] = free

@@ -17,6 +17,7 @@ from moesim.contract import (
     BatchPlan,
     Deployment,
     Dispatch,
+    Homes,
     Overlap,
     PhasePlan,
     Pipeline,
@@ -26,6 +27,7 @@ from moesim.contract import (
     Visit,
     ahead_of,
 )
+from moesim.contract.homes import HERE
 from moesim.errors import InputError, Mistake
 from moesim.policies.placement import Groups, place
 from moesim.policies.sizing import host_room, largest, micro_batches, too_large
@@ -35,6 +37,7 @@ __all__ = [
     "buffer_slots",
     "cache_window",
     "deploy_streamed",
+    "homes_to_try",
     "host_for_cache",
     "largest_batch",
     "lowest_ids",
@@ -95,6 +98,17 @@ def cache_window(problem: Problem, sequences: int, layers: int = 1) -> float:
     if not problem.job.attention:
         return 0.0
     return problem.kv_bytes(sequences) * layers / problem.model.layers
+
+
+def homes_to_try(problem: Problem, tiers: Sequence[str] = ()) -> list[Homes]:
+    """Where weights outside the experts may live, best first: in GPU memory, else in the first of `tiers` with room for all.
+
+    Without `tiers`, or where none has the room, in the host tier that a cache would take. A lone layer keeps them on the GPU.
+    """
+    if not problem.job.attention or not problem.system.host_tiers:
+        return [HERE]
+    roomy = [tier for tier in tiers if problem.usable(tier) >= float(problem.model.non_expert_bytes)]
+    return [HERE, Homes.everything((*roomy, host_for_cache(problem))[0])]
 
 
 def host_for_cache(problem: Problem) -> str:
@@ -182,6 +196,10 @@ def stream_in_order(visit: Visit, view: View) -> Dispatch:
     return Dispatch(np.full(len(visit.counts), view.problem.gpu_index), order)
 
 
+def _with_homes(made: Callable[[int], BatchPlan], homes: Homes) -> Callable[[int], BatchPlan]:
+    return lambda batch: replace(made(batch), homes=homes)
+
+
 class StreamedPolicy(Policy):
     """Parameters of policies that stream whole layers in the order of the model, whatever the router says."""
 
@@ -209,6 +227,7 @@ class StreamedPolicy(Policy):
         micro: int | None = None,
         ahead: int = 1,
         pipeline: Pipeline | None = None,
+        homes: Homes = HERE,
     ) -> BatchPlan:
         """`batch` sequences, prefilled on the GPU in portions, decoded in micro-batches of `micro` with the core on `core`.
 
@@ -221,12 +240,20 @@ class StreamedPolicy(Policy):
         portion = 0 if pre == batch else pre
         prefill = PhasePlan(min(first, pre), gpu, gpu, gpu, pipeline=Overlap(ahead), sequences=portion)
         decode = PhasePlan(min(small, batch), gpu, core or gpu, gpu, pipeline=pipeline or Overlap(ahead))
-        return BatchPlan(batch, prefill, decode, kv, 0)
+        return BatchPlan(batch, prefill, decode, kv, 0, homes=homes)
 
     def fitted(self, problem: Problem, made: Callable[[int], BatchPlan], ahead: int, **more: Any) -> BatchPlan:
-        """`made(batch)` for the batch given or the largest that fits (`more` as in `largest_batch`); InputError if none."""
+        """`made(batch)` for the batch given or the largest that fits (`more` as in `largest_batch`); InputError if none.
+
+        Where GPU memory has no room for the weights outside the experts, they stream, too.
+        """
         requests = problem.job.requests
-        count = largest_batch(problem, made, min(self.batch or requests, requests), ahead, **more)
+        limit = min(self.batch or requests, requests)
+        count = largest_batch(problem, made, limit, ahead, **more)
+        for homes in homes_to_try(problem)[1:] if count == 0 and not made(1).homes.elsewhere else ():
+            make = _with_homes(made, homes)
+            if count := largest_batch(problem, make, limit, ahead, **more):
+                made = make
         if count == 0 or (self.batch is not None and count < min(self.batch, requests)):
             cut = made(min(self.batch or 1, requests))
             slots = int(buffer_slots(problem, 0, ahead))

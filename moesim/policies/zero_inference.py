@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from moesim.contract import BatchPlan, Deployment, Dispatch, Problem, View, Visit
+from moesim.contract import BatchPlan, Deployment, Dispatch, Homes, Problem, View, Visit
 from moesim.errors import InputError, Mistake
 from moesim.policies.dispatch import upload_missing
 from moesim.policies.placement import Groups
@@ -18,6 +18,7 @@ from moesim.policies.streaming import (
     StreamedPolicy,
     cache_window,
     deploy_streamed,
+    homes_to_try,
     host_for_cache,
     largest_batch,
     stream_in_order,
@@ -30,11 +31,12 @@ class ZeroInference(StreamedPolicy):
     """Whole layers are fetched ahead of the layer that runs, used or not; the GPU memory saved is spent on the batch.
 
     The KV cache is in GPU memory, or with `kv_offload` in host memory: then it is copied to the GPU for every layer and step,
-    and new entries back. Nothing stays in GPU memory but the weights outside the experts.
+    and new entries back. Weights outside the experts stay in GPU memory if they fit there, else they stream, too.
     Source: DeepSpeed ZeRO-Inference (DeepSpeedExamples, inference/huggingface/zero_inference), arXiv:2207.00032, after
     ZeRO-Infinity, arXiv:2104.07857. Published: the order of layers is traced in the first pass, then fetched ahead.
     Inferred: the prefetch bucket is a number of layers (1 or 2). Left out: unpinned host memory, the default of the example
-    (take a link profile whose name ends in -pageable for its rate); streaming of the weights outside the experts.
+    (take a link profile whose name ends in -pageable for its rate); streaming of weights outside the experts where GPU memory
+    has room for them (how much of it is left for the batch then is not published).
     `deepspeed_moe` fetches only what the router asked for.
     """
 
@@ -51,17 +53,22 @@ class ZeroInference(StreamedPolicy):
         """The largest batch beside the buffer, no residents."""
         groups = self._groups(problem)
         kv = host_for_cache(problem) if self.kv_offload else problem.gpu_tier
+        tiers = [tier for group in groups or [] for tier in group]
 
-        def made(batch: int, ahead: int = 1) -> BatchPlan:
-            return self.cut_into(problem, batch, kv=kv, ahead=ahead)
+        def made(batch: int, ahead: int, homes: Homes) -> BatchPlan:
+            return self.cut_into(problem, batch, kv=kv, ahead=ahead, homes=homes)
 
         def window(batch: int) -> float:
             return cache_window(problem, batch) if self.kv_offload else 0.0
 
-        depth = self.depth
-        if depth is None:
-            depth = 1 if largest_batch(problem, made, self.batch or 1, 1, masters=True, reserve=window) else 0
-        cut = self.fitted(problem, partial(made, ahead=depth), depth, masters=True, reserve=window)
+        depths = [1, 0] if self.depth is None else [self.depth]
+        ways = [(depth, homes) for homes in homes_to_try(problem, tiers) for depth in depths]
+        some = self.batch or 1
+        for depth, homes in ways:
+            make = partial(made, ahead=depth, homes=homes)
+            if largest_batch(problem, make, some, depth, masters=True, reserve=window):
+                break
+        cut = self.fitted(problem, make, depth, masters=True, reserve=window)
         return deploy_streamed(problem, cut, residents=0, groups=groups, state=depth)
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:

@@ -129,15 +129,16 @@ def _host_rows(problem: Problem, made: Deployment) -> Iterator[Row]:
         if tier == problem.gpu_tier:
             continue
         room, lives = problem.usable(tier), made.home == index
-        cache = problem.host_overhead(made.plan).get(tier, 0.0)
+        aside = problem.host_shares(made.plan).get(tier, {})
         held = float(made.expert_bytes[lives].sum())
         both = int((lives & made.resident).sum())
         copies = {"experts": Quantity(int(lives.sum())), "of": Quantity(lives.size), "also on the GPU": Quantity(both)}
         yield Row(f"{tier}: capacity", room, "B")
-        if cache:
-            yield Row(f"{tier}: KV cache", cache, "B", _CACHE, {"batch": Quantity(made.plan.batch)})
+        for what, nbytes in aside.items():
+            law = _CACHE if what == "KV cache" else "those that live here; what the GPU computes with crosses in every step"
+            yield Row(f"{tier}: {what}", nbytes, "B", law, {"batch": Quantity(made.plan.batch)} if law == _CACHE else {})
         yield Row(f"{tier}: master copies", held, "B", "experts that live there", copies)
-        yield Row(f"{tier}: left over", room - cache - held, "B", "capacity less these")
+        yield Row(f"{tier}: left over", room - sum(aside.values()) - held, "B", "capacity less these")
 
 
 def batch(plan: Plan) -> Section:

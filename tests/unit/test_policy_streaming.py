@@ -6,10 +6,13 @@ import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
+import engine_worlds as worlds
 import numpy as np
 import pytest
 
+from moesim import plugins
 from moesim.contract import ahead_of
+from moesim.engine import simulate
 from moesim.engine.passes import passes_of_job
 from moesim.engine.residency import Residency
 from moesim.errors import InputError, PolicyError
@@ -130,7 +133,7 @@ def test_zero_fetches_nothing_ahead_where_one_layer_is_all_that_fits():
     with pytest.raises(InputError, match="16 staging slots 100,663,296 B"):
         ZeroInference(depth=1).deploy(p)
     with pytest.raises(InputError, match="8 staging slots 50,331,648 B"):
-        ZeroInference().deploy(tiny.problem(tiny.system(hbm=0.06e9)))
+        ZeroInference().deploy(tiny.problem(tiny.system(hbm=0.055e9)))
 
 
 def test_kv_offload_buys_a_larger_batch():
@@ -200,3 +203,18 @@ def test_an_order_that_forgets_a_request_is_refused():
     Residency(p, replace(deployment, order=np.array([3, 1, 0, 2])))
     with pytest.raises(PolicyError, match="no permutation of the 4 requests"):
         Residency(p, replace(deployment, order=np.array([3, 1, 0, 3])))
+
+
+@pytest.mark.parametrize("name", ["zero_inference", "moesys", "moe_lens", "moe_gen", "flexgen"])
+def test_weights_outside_the_experts_stream_where_gpu_memory_has_no_room_for_them(name):
+    knobs = {"zero_inference": {"depth": 1}, "moe_gen": {"buffer": 2}}.get(name, {})
+    policy, work = plugins.find("policies", name)(**knobs), tiny.job(requests=3, prompt=40, output=4)
+    roomy, tight = (tiny.problem(tiny.system(hbm=hbm), work=work) for hbm in (0.15e9, 0.118e9))
+    assert not policy.deploy(roomy).plan.homes.elsewhere
+    made = policy.deploy(tight)
+    assert made.plan.homes.elsewhere
+    assert tight.gpu_free(made.plan) >= 0
+    moved = simulate(tight, policy, worlds.routing(worlds.Knobs(seed=3), work, tight.model)).recorder.moved["pcie:forward"]
+    model = tight.model
+    once = model.layers * (model.qkv_bytes + model.output_bytes + 8 * model.expert_bytes) + model.head_bytes
+    assert moved > 3.9 * (once - made.resident.sum() * model.expert_bytes)  # four steps
