@@ -182,7 +182,7 @@ def test_attention_of_a_mixed_step_is_the_sum_of_its_parts():
     costs, gpu, model = p.costs, "gpu", p.model
     parts = costs.core(gpu, model.core_flops_prefill([3], [6]), model.core_bytes_prefill([3], [6]), "prefill", "hbm")
     decode = costs.core(gpu, model.core_flops_decode([9]), model.core_bytes_decode([9]), "decode", "hbm")
-    dense = float(costs.projections(gpu, 4) + costs.output(gpu, 4)) + 3 * k.launch
+    dense = float(costs.projections(gpu, 4) + costs.output(gpu, 4))
     assert chain.stages[0].total == pytest.approx((float(parts[0] + decode[0]) + dense) * 1e12, abs=3)
 
 
