@@ -15,10 +15,13 @@ from moesim.arrays import FloatArray
 from moesim.hardware import NearDataUnit, Path, System
 from moesim.hardware.device import Phase
 from moesim.model import Architecture
-from moesim.runtime import FREE, Calls, Runtime
+from moesim.runtime import FREE, Calls, Copies, Runtime
 from moesim.runtime.gpu import Operation
 
 __all__ = ["Costs", "first_count"]
+
+_PINNED = Copies()
+"""Copies that nothing slows down."""
 
 
 def first_count(better: Callable[[int], bool], limit: int = 1 << 20) -> float:
@@ -44,6 +47,7 @@ class Costs:
         self.system = self.runtime.over(system)
         self._gpu = self.system.devices[system.gpu_name]
         self._reach: dict[tuple[str, str], Path] = {}
+        self._paths: dict[tuple[str, str], Path] = {}
         self._bare = False
         """Whether calls cost nothing, even on devices that price them themselves."""
 
@@ -62,8 +66,20 @@ class Costs:
         return calls._replace(before=self.runtime.calls(self._gpu).apart)
 
     def path(self, source: str, target: str) -> Path:
-        """How a copy gets from one tier to another."""
-        return self.system.path(source, target)
+        """How the runtime's copies get from one tier to another."""
+        if target != self.system.gpu_tier or source == target or self.runtime.copies == _PINNED:
+            return self.system.path(source, target)
+        key = (source, target)
+        if key not in self._paths:
+            path = self.system.path(source, target)
+            self._paths[key] = self.runtime.copies.over(path, self._buffer, self.system.resources())
+        return self._paths[key]
+
+    @cached_property
+    def _buffer(self) -> str:
+        """The tier of a staging buffer: the host's main memory."""
+        tiers = self.system.host_tiers
+        return next((name for name in tiers if self.system.tiers[name].kind == "ddr"), tiers[0])
 
     def reach(self, device: str, tier: str) -> Path:
         """How a device reads bytes in a tier while it computes on them; found once."""

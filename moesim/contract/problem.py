@@ -5,7 +5,7 @@ The profile comes from other data than the run's own routing; the future is not 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -44,6 +44,8 @@ class Problem:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "system", self.runtime.over(self.system))
+        if self.runtime.chunk and not self.job.chunk:
+            object.__setattr__(self, "job", replace(self.job, chunk=self.runtime.chunk))
 
     @cached_property
     def costs(self) -> Costs:

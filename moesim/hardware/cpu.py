@@ -9,7 +9,7 @@ from functools import reduce
 from typing import Annotated, Literal, Self
 
 import numpy as np
-from annotated_types import Len
+from annotated_types import Gt, Len
 from numpy.typing import ArrayLike
 from pydantic import Field, model_validator
 
@@ -47,6 +47,10 @@ class Cpu(Device):
     """Node of the machine's graph."""
     memory: str | None = None
     """Tier the CPU works from; by default the first tier at its node."""
+    cores: Annotated[int, Gt(0)] | None = None
+    """Physical cores, by which programs' kernels scale; without them only kernels measured on this CPU can run."""
+    sockets: Annotated[int, Gt(0)] = 1
+    """Sockets that it stands for."""
     kernels: Annotated[dict[str, Kernel], Len(min_length=1)]
     """Kernel curves by name."""
     experts: Annotated[CpuKernels | PerToken, Field(discriminator="kind")] = CpuKernels()

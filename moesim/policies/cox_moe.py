@@ -76,6 +76,7 @@ class CoxMoe(SizedPolicy):
     """Expert slots that uploads land in (published: 2)."""
 
     memoryless: ClassVar[bool] = True
+    runtime: ClassVar[str] = "cox-moe"
     source: ClassVar[str] = "CoX-MoE (DAC 2026, arXiv:2605.17889)"
 
     def deploy(self, problem: Problem) -> Deployment:

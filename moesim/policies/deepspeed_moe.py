@@ -28,6 +28,7 @@ class DeepSpeedMoe(SizedPolicy):
     """What is copied: experts with tokens, or the whole layer."""
 
     memoryless: ClassVar[bool] = True
+    runtime: ClassVar[str] = "deepspeed"
     source: ClassVar[str] = "DeepSpeed-MoE (ICML 2022, arXiv:2201.05596) with CPU off-load"
 
     def deploy(self, problem: Problem) -> Deployment:

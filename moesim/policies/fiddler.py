@@ -43,6 +43,7 @@ class Fiddler(SizedPolicy):
 
     memoryless: ClassVar[bool] = True
     batched: ClassVar[bool] = True
+    runtime: ClassVar[str] = "fiddler"
     source: ClassVar[str] = "Fiddler (ICLR 2025, arXiv:2402.07033)"
 
     def deploy(self, problem: Problem) -> Deployment:

@@ -69,6 +69,7 @@ class FlexGen(StreamedPolicy):
     decode: Literal["sum", "max"] = "sum"
     """How a decode layer adds up: upload plus the slowest of the rest, or the slowest of all."""
 
+    runtime: ClassVar[str] = "flexgen"
     source: ClassVar[str] = "FlexGen (ICML 2023, arXiv:2303.06865)"
 
     def deploy(self, problem: Problem) -> Deployment:

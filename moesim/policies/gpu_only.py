@@ -26,6 +26,7 @@ class GpuOnly(SizedPolicy):
 
     memoryless: ClassVar[bool] = True
     batched: ClassVar[bool] = True
+    runtime: ClassVar[str] = "vllm-0.19"
     source: ClassVar[str] = "reference of MoE-CXL and others: the model fits"
 
     def deploy(self, problem: Problem) -> Deployment:

@@ -83,6 +83,7 @@ class HybriMoe(SizedPolicy):
     """Experts per layer that stay in GPU memory (published: 25, 50 or 75 % of them); as many as fit if not given."""
 
     adapts: ClassVar[Literal["never", "layer", "pass", "both"]] = "layer"
+    runtime: ClassVar[str] = "ktransformers-0.2"
     source: ClassVar[str] = "HybriMoE (DAC 2025, arXiv:2504.05897)"
 
     @property

@@ -62,6 +62,7 @@ class KTransformers(SizedPolicy):
     defer: int = Field(0, ge=0)
     """Experts of each decoded token that may join the layer late (0: none; guideline 1 to 4, at least two stay immediate)."""
 
+    runtime: ClassVar[str] = "ktransformers"
     source: ClassVar[str] = "KTransformers (SOSP 2025, kvcache-ai/ktransformers)"
 
     @model_validator(mode="after")

@@ -86,6 +86,7 @@ class Lia(StreamedPolicy):
     """Whether weights that only the GPU reads go to CXL memory first."""
 
     symmetric_reason: ClassVar[str] = "loads a layer's experts in the order of their ids, routing unknown"
+    runtime: ClassVar[str] = "lia"
     source: ClassVar[str] = "LIA (ISCA 2025, DOI 10.1145/3695053.3731092)"
 
     def deploy(self, problem: Problem) -> Deployment:

@@ -41,6 +41,7 @@ class LlamaCpp(SizedPolicy):
     """Whether that number is per expert: upload_from * E / k tokens, as in the fork."""
 
     memoryless: ClassVar[bool] = True
+    runtime: ClassVar[str] = "llama-cpp"
     source: ClassVar[str] = "ggml-org/llama.cpp (--n-cpu-moe, --cpu-moe)"
 
     def deploy(self, problem: Problem) -> Deployment:

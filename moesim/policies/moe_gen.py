@@ -133,6 +133,7 @@ class MoeGen(StreamedPolicy):
     host_share: Share = 1.0
     """Share of host memory that is filled."""
 
+    runtime: ClassVar[str] = "moe-gen"
     source: ClassVar[str] = "MoE-Gen (arXiv:2503.09716)"
 
     def deploy(self, problem: Problem) -> Deployment:

@@ -102,6 +102,7 @@ class MoeLightning(StreamedPolicy):
     balance: bool = True
     """Whether micro-batches are balanced by tokens; by request number otherwise."""
 
+    runtime: ClassVar[str] = "moe-lightning"
     source: ClassVar[str] = "MoE-Lightning (ASPLOS 2025, arXiv:2411.11217)"
 
     def deploy(self, problem: Problem) -> Deployment:

@@ -47,6 +47,7 @@ class ZeroInference(StreamedPolicy):
     """Whether the KV cache lies in host memory and is copied to the GPU for each step."""
 
     weights: ClassVar[Literal["host", "nvme"]] = "host"
+    runtime: ClassVar[str] = "deepspeed"
     source: ClassVar[str] = "DeepSpeed ZeRO-Inference (arXiv:2207.00032)"
 
     def deploy(self, problem: Problem) -> Deployment:

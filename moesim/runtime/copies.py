@@ -5,6 +5,10 @@ Knows rates and shares of links; nothing of what is copied.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
+from moesim.hardware import Path
 from moesim.hardware.experts import PositiveShare
 from moesim.spec import Spec
 from moesim.units import Bandwidth
@@ -25,3 +29,16 @@ class Copies(Spec):
     staged: bool = False
     """Whether a copy first crosses the host's memory into a pinned buffer: it then reads its source, writes and reads the
     buffer, all of which contend for that memory."""
+
+    def over(self, path: Path, buffer: str, resources: Mapping[str, float]) -> Path:
+        """`path`, which leads to GPU memory, as this program copies; a staging buffer lies in tier `buffer`.
+
+        `resources`: B/s of everything on the machine that copies share.
+        """
+        usage = dict(path.usage)
+        if self.staged:
+            for name in (f"{buffer}:write", f"{buffer}:read", f"{buffer}:total", f"{buffer}:total"):
+                if name in resources:
+                    usage[name] = usage.get(name, 0.0) + 1.0
+        shared = min(resources[name] / used for name, used in usage.items())
+        return path._replace(rate=min(path.rate * self.share, self.rate or math.inf, shared), usage=tuple(usage.items()))

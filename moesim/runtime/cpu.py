@@ -5,12 +5,17 @@ Knows kernels by name; what each reaches is the CPU's own.
 
 from __future__ import annotations
 
+import math
+
+from pydantic import Field
+
 from moesim.errors import InputError, Mistake
-from moesim.hardware import Cpu, CpuKernels
+from moesim.hardware import Cpu, CpuKernels, Kernel
+from moesim.hardware.experts import PositiveShare, Sharpness
 from moesim.spec import Spec
 from moesim.units import Bandwidth, ComputeRate, Duration
 
-__all__ = ["CpuCore", "CpuPrograms"]
+__all__ = ["CpuCore", "CpuPrograms", "KernelClass"]
 
 
 class CpuCore(Spec):
@@ -22,6 +27,31 @@ class CpuCore(Spec):
     """FLOP/s of scores and sums; without it the CPU's own."""
 
 
+class KernelClass(Spec):
+    """Kernel of a program on any CPU: stored bytes and FLOP per second and core, the stream capped by the memory.
+
+    Source: see the profiles; wide sockets are bound by unpacking and threads, narrow ones by memory, so that the share of a
+    memory's bandwidth is no constant of a program. Valid: one thread per core; formats of the width that it was fitted at.
+    """
+
+    core_bandwidth: Bandwidth
+    """Stored bytes of weights per second that one core streams and unpacks."""
+    share: PositiveShare = 1.0
+    """The most of the memory's bandwidth that the kernel was seen to reach."""
+    core_rate: ComputeRate
+    """FLOP/s per core with many tokens per expert."""
+    together: PositiveShare = 1.0
+    """Share that several sockets reach of the sum of each alone: below 1 without a copy of the weights on each."""
+    q: Sharpness = 1.5
+    """Roundness of the corner, as in a kernel of the hardware."""
+
+    def kernel(self, cpu: Cpu) -> Kernel:
+        """The kernel on `cpu`, whose cores are known."""
+        cores = float(cpu.cores or 0) * (self.together if cpu.sockets > 1 else 1.0)
+        memory = cpu.own_bandwidth if cpu.own_bandwidth is not None else math.inf
+        return Kernel(bandwidth=min(cores * self.core_bandwidth, self.share * memory), rate=cores * self.core_rate, q=self.q)
+
+
 class CpuPrograms(Spec):
     """How a program uses the CPU for experts and attention.
 
@@ -30,6 +60,8 @@ class CpuPrograms(Spec):
 
     kernels: tuple[str, ...] = ()
     """Names of the CPU's kernels that the program has; empty for all. A CPU that has none of them cannot compute experts."""
+    classes: dict[str, KernelClass] = Field(default_factory=dict)
+    """Kernels of the program that scale to any CPU whose cores are known, by name; they take the place of the CPU's."""
     fused: bool = False
     """One call for all experts of a visit if true, one per active expert otherwise."""
     launch: Duration = 0.0
@@ -45,12 +77,21 @@ class CpuPrograms(Spec):
     def over(self, cpu: Cpu) -> Cpu:
         """`cpu` as this program uses it; InputError where the CPU has none of its kernels."""
         changes: dict[str, object] = {}
-        if self.kernels and isinstance(cpu.experts, CpuKernels):
+        if self.classes and isinstance(cpu.experts, CpuKernels):
+            changes |= self._scaled(cpu)
+        elif self.kernels and isinstance(cpu.experts, CpuKernels):
             changes["experts"] = CpuKernels(use=self._chosen(cpu))
         core = {key: value for key, value in self.attention if value is not None}
         if core:
             changes["attention"] = cpu.attention.model_copy(update=core)
         return cpu.model_copy(update=changes) if changes else cpu
+
+    def _scaled(self, cpu: Cpu) -> dict[str, object]:
+        if cpu.cores is None:
+            message = "the program's kernels scale with the cores of a CPU, and the machine's CPU does not say its 'cores'"
+            raise InputError(Mistake(message, "runtime.cpu.classes"))
+        kernels = {name: kind.kernel(cpu) for name, kind in self.classes.items()}
+        return {"kernels": kernels, "experts": CpuKernels()}
 
     def _chosen(self, cpu: Cpu) -> tuple[str, ...]:
         chosen = tuple(name for name in self.kernels if name in cpu.kernels)

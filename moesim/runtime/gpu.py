@@ -9,11 +9,13 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge
 
-from moesim.hardware.gpu import FixedTimes
+from moesim.hardware import Gpu, Roofline
+from moesim.hardware.experts import PositiveShare
+from moesim.hardware.gpu import ExpertFormat, FixedTimes
 from moesim.spec import Spec
 from moesim.units import Duration
 
-__all__ = ["GpuPrograms", "Kernels", "Launches", "Mode", "Operation", "Operations"]
+__all__ = ["GpuCore", "GpuPrograms", "Kernels", "Launches", "Mode", "Operation", "Operations"]
 
 Mode = Literal["graph", "direct", "compiled", "eager"]
 """A captured graph; a program that launches its own kernels; compiled regions without a graph; a framework op by op."""
@@ -83,6 +85,15 @@ class Operations(Spec):
     """Final norm, LM head, sampler."""
 
 
+class GpuCore(Spec):
+    """Attention core of the program where it is not the GPU's best."""
+
+    streaming: PositiveShare | None = None
+    """Share of the memory bandwidth while the KV cache streams; without it the GPU's own."""
+    efficiency: PositiveShare | None = None
+    """Share of the peak rate; without it the GPU's own."""
+
+
 class GpuPrograms(Spec):
     """How a program uses a GPU: which mode it launches in, how many kernels, whether the experts of a layer are one call.
 
@@ -99,6 +110,12 @@ class GpuPrograms(Spec):
     """One call for all resident experts of a layer if true, one per active expert otherwise."""
     kernels: Operations = Operations()
     """Kernels by operation."""
+    streaming: PositiveShare | None = None
+    """Share of the memory bandwidth that its products and experts reach; without it what the GPU was measured to."""
+    efficiency: PositiveShare | None = None
+    """Share of the peak that its products and experts reach with many tokens; without it what the GPU was measured to."""
+    attention: GpuCore = GpuCore()
+    """Attention core of the program."""
     step: Duration = 0.0
     """Seconds of the host per step, in which the GPU waits: scheduling, sampling, output."""
     request: Duration = 0.0
@@ -110,9 +127,29 @@ class GpuPrograms(Spec):
         kernels: Kernels = getattr(self.kernels, operation)
         return kernels.seconds(fixed, getattr(self.launches, mode))
 
+    def over(self, gpu: Gpu) -> Gpu:
+        """`gpu` as this program uses it."""
+        shares = {name: share for name in ("streaming", "efficiency") if (share := getattr(self, name)) is not None}
+        changes: dict[str, object] = {}
+        if shares:
+            changes["gemm"] = gpu.gemm.model_copy(update=shares)
+            if isinstance(gpu.experts, Roofline):
+                changes["experts"] = gpu.experts.model_copy(update=shares)
+            changes["formats"] = {name: _shared(packed, shares) for name, packed in gpu.formats.items()}
+        core = {key: value for key, value in self.attention if value is not None}
+        if core:
+            changes["attention"] = gpu.attention.model_copy(update=core)
+        return gpu.model_copy(update=changes) if changes else gpu
+
     def captured(self, operation: Operation, fixed: FixedTimes) -> float:
         """Seconds that the mode costs above a captured graph in one call of `operation`; 0 for calls made at run time."""
         if operation == "expert":
             return 0.0
         kernels: Kernels = getattr(self.kernels, operation)
         return self.seconds(operation, fixed) - kernels.seconds(fixed, self.launches.graph)
+
+
+def _shared(packed: ExpertFormat, shares: dict[str, float]) -> ExpertFormat:
+    if not isinstance(packed.experts, Roofline):
+        return packed
+    return packed.model_copy(update={"experts": packed.experts.model_copy(update=shares)})

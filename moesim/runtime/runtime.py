@@ -5,7 +5,9 @@ Applies itself to a machine (`over`) and says what calls cost on it (`calls`, `f
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
+
+from annotated_types import Ge
 
 from moesim.hardware import Cpu, Device, Gpu, System
 from moesim.runtime.copies import Copies
@@ -59,6 +61,9 @@ class Runtime(Spec):
     """What it does on a CPU."""
     copies: Copies = Copies()
     """How it copies to the GPU."""
+    chunk: Annotated[int, Ge(0)] = 0
+    """Tokens of prompts that pass the layers together at most; 0 for whole prompts. What the workload or its
+    scheduler says goes before."""
     reserve: Size = 0.0
     """Bytes of GPU memory that the program keeps for itself: context, workspaces, captured graphs."""
 
@@ -89,8 +94,11 @@ class Runtime(Spec):
         return self.cpu.one_thread if said is None else said
 
     def over(self, system: System) -> System:
-        """The machine as this program uses it: kernels and attention of its CPUs; GPUs as they are."""
-        changed = {name: self.cpu.over(device) for name, device in system.devices.items() if isinstance(device, Cpu)}
+        """The machine as this program uses it: kernels and attention of its devices."""
+        changed: dict[str, Device] = {}
+        for name, device in system.devices.items():
+            if isinstance(device, Cpu | Gpu):
+                changed[name] = self.cpu.over(device) if isinstance(device, Cpu) else self.gpu.over(device)
         return system.with_devices({name: device for name, device in changed.items() if device is not system.devices[name]})
 
 

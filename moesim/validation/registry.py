@@ -49,6 +49,11 @@ CASES: dict[str, str] = {
     "dynande-order": "moesim.validation.systems.dynande:CASE",
     "cox-moe-table3": "moesim.validation.cox_moe.ablation:CASE",
     "cox-moe-ranges": "moesim.validation.cox_moe.grid:CASE",
+    "runtime-ktransformers": "moesim.validation.runtimes.ktransformers:CASE",
+    "runtime-llama-cpp": "moesim.validation.runtimes.llama_cpp:CASE",
+    "runtime-vllm": "moesim.validation.runtimes.vllm:CASE",
+    "runtime-offloading-l4": "moesim.validation.runtimes.offloading:L4",
+    "runtime-fiddler": "moesim.validation.runtimes.offloading:FIDDLER",
 }
 """Id -> `module:attribute` of a `Case`."""
 

@@ -12,7 +12,7 @@ from moesim import cli
 from moesim.errors import InputError
 from moesim.hardware import FixedTimes
 from moesim.policies.costs import Costs
-from moesim.runtime import FREE, GpuPrograms, Runtime
+from moesim.runtime import FREE, Copies, GpuPrograms, Runtime
 from moesim.scenario import annotated, catalogue, check, load
 from moesim.scenario.run import compare_loaded, run
 from moesim.scenario.strict_yaml import read
@@ -137,3 +137,55 @@ def test_own_takes_the_program_of_each_policy() -> None:
     assert not refused
     assert {result.summary["runtime"] for result in results} <= {path.stem for path in FILES}
     assert all(result.provenance["scenario"]["runtime"]["name"] == result.summary["runtime"] for result in results)
+
+
+def test_a_class_of_kernels_is_held_by_cores_or_by_memory() -> None:
+    this = load("quickstart", sets=["runtime=llama-cpp", "hardware.devices.cpu.cores=2"]).scenario
+    few = this.runtime.over(this.hardware).devices["cpu"].kernels["ggml"]
+    kind, memory = this.runtime.cpu.classes["ggml"], this.hardware.devices["cpu"].own_bandwidth
+    assert few.bandwidth == pytest.approx(2 * kind.core_bandwidth)
+    assert few.rate == pytest.approx(2 * kind.core_rate)
+    many = load("quickstart", sets=["runtime=llama-cpp", "hardware.devices.cpu.cores=64"]).scenario
+    assert many.runtime.over(many.hardware).devices["cpu"].kernels["ggml"].bandwidth == pytest.approx(kind.share * memory)
+
+
+def test_kernels_that_scale_with_cores_need_their_number() -> None:
+    with pytest.raises(InputError) as caught:
+        load("quickstart", sets=["runtime=llama-cpp", "hardware.devices.cpu.cores=null"])
+    assert "does not say its 'cores'" in str(caught.value)
+
+
+def test_copies_of_a_program_are_slower_and_staged_ones_draw_on_the_host_s_memory() -> None:
+    this = load("quickstart").scenario
+    pinned = Costs(this.model, this.hardware, this.runtime).path("ddr", "hbm")
+    copies = {"share": 0.5, "staged": True}
+    staged = Costs(this.model, this.hardware, this.runtime.model_copy(update={"copies": Copies(**copies)})).path("ddr", "hbm")
+    assert staged.rate == pytest.approx(0.5 * pinned.rate)
+    assert dict(staged.usage)["ddr:read"] == dict(pinned.usage)["ddr:read"] + 1
+    assert dict(staged.usage)["ddr:write"] == 1
+    assert Costs(this.model, this.hardware, this.runtime).path("hbm", "ddr") == this.hardware.path("hbm", "ddr")
+
+
+def test_the_program_s_share_of_the_gpu_replaces_what_the_gpu_was_measured_to() -> None:
+    this = load("quickstart", sets=["runtime.gpu.efficiency=0.2"]).scenario
+    slow, gpu = this.runtime.over(this.hardware).gpu, this.hardware.gpu
+    assert slow.gemm.efficiency == 0.2
+    assert all(packed.experts.efficiency == 0.2 for packed in slow.formats.values())
+    assert slow.gemm.streaming == gpu.gemm.streaming
+    assert this.runtime.over(this.runtime.over(this.hardware)).gpu == slow
+
+
+def test_prompts_are_cut_as_the_program_cuts_them_unless_the_workload_says() -> None:
+    small = {"workload.requests": 1, "workload.prompt": 64, "workload.output": 1}
+    whole, cut, said = (
+        run("quickstart", **small, **more).summary
+        for more in ({}, {"runtime.chunk": 16}, {"runtime.chunk": 16, "workload.chunk": 64})
+    )
+    assert cut["layer_visits"] == 4 * whole["layer_visits"]
+    assert said["layer_visits"] == whole["layer_visits"]
+
+
+def test_memory_that_the_program_keeps_is_not_for_experts() -> None:
+    small = {**SMALL, "policy": "static_popularity"}
+    rates = [run("quickstart", **small, **{"runtime.reserve": size}).summary["hit_rate"] for size in ("1 MB", "6 GB")]
+    assert rates[1] < rates[0]

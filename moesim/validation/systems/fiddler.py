@@ -47,6 +47,7 @@ def _scenario(prompt: int, output: int, kernel: tuple[float, float], replicate: 
     many = {"bandwidth": f"{weights / kernel[0]:.6g} B/s", "rate": f"{flops / kernel[1]:.6g} FLOPS", "q": 1.0}
     sets[f"{_CPU}.kernels"] = {"one": one, "many": many}
     sets[f"{_CPU}.experts"] = {"kind": "kernels"}
+    sets["runtime.cpu.classes"] = {}  # the kernels above take their place
     return replace(loaded(SCENARIO, **sets), made=_asked(prompt, output, replicate))
 
 

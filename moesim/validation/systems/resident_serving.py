@@ -157,7 +157,7 @@ def _lock_step(row: Row, made: Constants, batch: int) -> Explanation:
     model, gpu = costs.model, costs.system.gpu_name
     context = np.full(batch - 1, 128 + 16)
     flops, read = model.core_flops_decode(context), model.core_bytes_decode(context)
-    caches = float(costs.core(gpu, flops, read, "decode", costs.system.gpu_tier).sum())
+    caches = float(costs.bare.core(gpu, flops, read, "decode", costs.system.gpu_tier).sum())
     work = model.n_moe * 2 * float(costs.gpu(batch) - costs.gpu(1))
     derived = 1e3 * (IDENTICAL_TPOT[1] + caches + work)
     text = (

@@ -1,0 +1,95 @@
+"""Owns measured speeds of KTransformers: versions 0.2.0, 0.2.1, 0.3 and the current one, on Xeon and EPYC.
+
+Knows the profiles of these versions; what they were fitted on stands in the rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from moesim.scenario.run import loaded
+from moesim.validation.case import Case, Findings, Row
+from moesim.validation.runtimes.single import Setting, single, spread, value
+
+__all__ = ["CASE"]
+
+_UNIFORM = {"kind": "uniform"}
+_SCENARIO = "ktransformers/deepseek-v3-q4"
+_DUAL: dict[str, Any] = {
+    "profile": "rtx4090-xeon6454s",
+    "devices": {"cpu": {"profile": "xeon-6454s-dual", "at": "host", "memory": "ddr"}},
+    "tiers": {"ddr": {"profile": "ddr5-4800-x16", "at": "host", "capacity": "1 TB"}},
+}
+_POLICY = {"kind": "static_popularity", "limit": 0, "misses": "cpu", "batch": 1, "kv": "hbm", "staging": 1}
+PROMPTS = {969: (88.2, 13.5), 1930: (88.5, 13.4), 3846: (81.9, 13.2), 7678: (80.0, 12.4)}
+"""Prompt -> (prefill, decode), tok/s: DeepSeek-V3 Q4_K_M, version 0.2.1, two Xeon 6454S, RTX 4090D (tutorial)."""
+AMX = {1000: 185.96, 2000: 255.26}
+"""Prompt -> prefill, tok/s: DeepSeek-V3 INT8, version 0.3 preview (release notes)."""
+FIRST = {"one socket": (54.21, 8.73), "two sockets": (74.36, 12.21)}
+"""Sockets -> (prefill, decode) of a prompt of 500 tokens in version 0.2.0 (tutorial)."""
+QWEN = (0.872, 52.5)
+"""TTFT in s, decode in tok/s: Qwen3-30B-A3B in BF16 after 969 tokens, 28 experts a layer on an RTX 5090 (issue 1914)."""
+EPYC = {1000: 14.0, 10000: 10.0}
+"""Context -> decode, tok/s: DeepSeek-R1 Q4_K_M, EPYC 9654 and RTX 4090 (issue 314)."""
+
+
+def _deepseek(runtime: str, bits: str = "4.85 bits", hardware: Any = None) -> Setting:
+    model = {"name": "deepseek-v3", "precision": {"weights": bits, "experts": bits}}
+    return Setting(hardware if hardware is not None else _DUAL, model, _POLICY, runtime, _UNIFORM)
+
+
+def _findings() -> Findings:
+    rows = []
+    setting = _deepseek("ktransformers-0.2")
+    for prompt, (prefill, decode) in PROMPTS.items():
+        made = single(setting, prompt, 5)
+        fitted = prompt == 969
+        rows.append(Row(f"0.2.1, prompt {prompt:,}: prefill, tok/s", prefill, prompt / made.ttft, 0.10, fitted))
+        rows.append(Row(f"0.2.1, prompt {prompt:,}: decode, tok/s", decode, 1 / made.tpot, 0.10, fitted))
+    for prompt, prefill in AMX.items():
+        made = single(_deepseek("ktransformers-0.3", "8.5 bits"), prompt, 1)
+        rows.append(Row(f"0.3, prompt {prompt:,}: prefill, tok/s", prefill, prompt / made.ttft, 0.15, prompt == 1000))
+    for sockets, hardware in (("one socket", loaded(_SCENARIO).data["hardware"]), ("two sockets", _DUAL)):
+        made = single(_deepseek("ktransformers-0.2.0", hardware=hardware), 500, 9)
+        rows.append(Row(f"0.2.0, {sockets}: decode, tok/s", FIRST[sockets][1], 1 / made.tpot, 0.10))
+    qwen = Setting("rtx5090-epyc9355", "qwen3-30b-a3b", {"kind": "ktransformers", "limit": 28}, "ktransformers", _UNIFORM)
+    made = single(qwen, 969, 9)
+    rows.append(Row("current, Qwen3-30B-A3B BF16, prompt 969: to the first token, s", QWEN[0], made.ttft, 0.15))
+    return Findings(tuple(rows), (), (spread(rows), _constants(setting), *_missed(qwen)))
+
+
+def _constants(setting: Setting) -> str:
+    kernel = value(setting, "cpu", "classes", "llamafile_q4")
+    return (
+        f"Fitted: {kernel['core_rate']} a core with many tokens (prefill at 969) and a hand-over of "
+        f"{value(setting, 'cpu', 'hand_over')} (decode at 969) in 0.2.1; in 0.3 "
+        f"{value(_deepseek('ktransformers-0.3', '8.5 bits'), 'cpu', 'classes', 'llamafile_q4', 'core_rate')} a core "
+        f"(prefill at 1,000). From sources: {kernel['core_bandwidth']} a core, two sockets at {kernel['together']} of the sum, "
+        "prompts in chunks of 256 up to 0.2.1, whole in 0.3."
+    )
+
+
+def _missed(qwen: Setting) -> tuple[str, ...]:
+    """What these profiles do not reach, beside what was published."""
+    epyc = {"profile": "rtx4090-xeon6454s", "devices": {"cpu": {"profile": "epyc-9654", "at": "host", "memory": "ddr"}},
+            "tiers": {"ddr": {"profile": "ddr5-4800-x12", "at": "host"}}}  # fmt: skip
+    setting = _deepseek("ktransformers-0.2", hardware=epyc)
+    contexts = ", ".join(f"{1 / single(setting, n, 3).tpot:.1f} at {n:,} ({speed:g})" for n, speed in EPYC.items())
+    short = 2 / single(_deepseek("ktransformers-0.2"), 2, 1).ttft
+    return (
+        f"Not met: decode of Qwen3-30B-A3B with 28 experts a layer on the GPU, {1 / single(qwen, 969, 9).tpot:.0f} tok/s "
+        f"(published {QWEN[1]:g}): which experts those are, and the popularity of experts in that request, are not stated.",
+        f"Not met: DeepSeek-R1 on an EPYC 9654, decode {contexts}: the published fall with the context is not in the attention "
+        "of the GPU profile, and the version is not stated.",
+        f"Not met: a prompt of 2 tokens, {short:.1f} tok/s (published 12.2): the first pass sets up what later ones find.",
+    )
+
+
+CASE = Case(
+    id="runtime-ktransformers",
+    kind="system",
+    summary="KTransformers 0.2.0, 0.2.1, 0.3 and current: DeepSeek-V3 on Xeon 6454S, Qwen3-30B-A3B on EPYC 9355.",
+    source="KTransformers documentation (tutorial of DeepSeek-V3, release notes of 0.3); its issues 1914 and 314",
+    runner=_findings,
+    fitted="rate per core and hand-over of 0.2.1 on the prompt of 969 tokens; rate per core of 0.3 on 1,000",
+)

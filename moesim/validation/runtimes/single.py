@@ -1,0 +1,90 @@
+"""Owns how one request is timed on a program, and how a case sums up its tested rows.
+
+Knows scenarios as plain data; no program and no published number.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from moesim.scenario.run import loaded, run_loaded
+from moesim.validation.case import Row
+
+__all__ = ["Setting", "Speeds", "single", "spread", "value"]
+
+
+class Setting(NamedTuple):
+    """What a program was measured on."""
+
+    hardware: Any
+    model: Any
+    policy: Any
+    runtime: str
+    routing: Mapping[str, Any]
+
+
+class Speeds(NamedTuple):
+    """Of one request."""
+
+    ttft: float
+    """s."""
+    tpot: float
+    """s; nan without a second token."""
+    makespan: float
+    """s."""
+
+
+def single(setting: Setting, prompt: int, output: int, sets: Mapping[str, Any] | None = None) -> Speeds:
+    """One request of `prompt` tokens and `output` generated ones."""
+    data = {
+        "name": "single",
+        "hardware": setting.hardware,
+        "model": setting.model,
+        "policy": setting.policy,
+        "runtime": setting.runtime,
+        "workload": {
+            "kind": "offline",
+            "requests": 1,
+            "prompt": prompt,
+            "output": output,
+            "routing": dict(setting.routing),
+            **({"profile": {"kind": "uniform"}} if setting.routing["kind"] == "uniform" else {}),
+        },
+    }
+    return _timed(json.dumps(data), json.dumps(dict(sets or {})))
+
+
+@cache
+def _timed(data: str, sets: str) -> Speeds:
+    summary = run_loaded(loaded(json.loads(data), **json.loads(sets)), bound=False).summary
+    tpot = summary["tpot_s"]["mean"] if summary["tpot_s"] else None
+    return Speeds(summary["ttft_s"]["mean"], float("nan") if tpot is None else tpot, summary["makespan_s"])
+
+
+def spread(rows: Sequence[Row]) -> str:
+    """Median and p90 of the errors of the tested rows, in words."""
+    errors = [abs(row.error) for row in rows if not row.fitted]
+    median, p90 = 100 * np.median(errors), 100 * np.quantile(errors, 0.9)
+    return f"{len(errors)} tested rows: median error {median:.1f} %, p90 {p90:.1f} %."
+
+
+def value(setting: Setting, *path: str) -> Any:
+    """A constant of the setting's runtime, as its profile says it."""
+    node: Any = loaded(
+        {
+            "name": "constants",
+            "hardware": setting.hardware,
+            "model": setting.model,
+            "policy": setting.policy,
+            "runtime": setting.runtime,
+            "workload": {"kind": "offline", "requests": 1, "prompt": 1, "output": 1, "routing": dict(setting.routing)},
+        }
+    ).data["runtime"]
+    for key in path:
+        node = node[key]
+    return node
