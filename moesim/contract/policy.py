@@ -135,7 +135,8 @@ class Moves(NamedTuple):
     load: IntArray | None = None
     """[n, 2] (layer, expert) copies to bring into GPU memory behind all demand loads (prefetch), first one first."""
     migrate: IntArray | None = None
-    """[n, 3] (layer, expert, tier) changes of home between host tiers, on idle links only; nothing moves to the backup."""
+    """[n, 3] (layer, expert, tier) changes of home between host tiers, first one first, in place of those asked for
+    before that have not begun. Each waits until its way is idle and its target has room; nothing moves to the backup."""
     load_bytes: FloatArray | None = None
     """[n] bytes of each copy of `load`, where a smaller one than the stored copy is brought (lower precision)."""
 

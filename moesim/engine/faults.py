@@ -6,7 +6,11 @@ Decides nothing: where experts live next is for the policy to say, which sees `v
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
+import numpy as np
+
+from moesim.arrays import BoolArray
 from moesim.contract import Deployment, Problem
 from moesim.engine.clock import LIMIT, SECOND
 from moesim.engine.residency import Residency
@@ -14,6 +18,7 @@ from moesim.engine.tables import Placement
 from moesim.errors import InputError, Mistake, did_you_mean
 from moesim.hardware import Memory
 from moesim.hardware.fault import Fault
+from moesim.units import format_bytes
 
 __all__ = ["Faults", "fallback_of"]
 
@@ -59,25 +64,72 @@ class Faults:
 
     def __init__(self, problem: Problem, faults: Sequence[Fault], residency: Residency, placement: Placement) -> None:
         self._tiers, self._residency, self._placement = problem.tiers, residency, placement
-        self.notes: list[str] = []
-        """What happened, for the result."""
+        self._events: list[_Event] = []
+        """What happened, and how the placement recovered from it."""
         changes = [(_reached(fault.at), True, fault) for fault in faults]
         changes += [(_reached(fault.until), False, fault) for fault in faults if fault.until is not None]
         self._left = sorted(changes, key=lambda change: (change[0], change[1]))
 
     def meet(self, now: int) -> None:
         """Between two passes, at `now` ps: what was due by then happens."""
+        for event in self._events:
+            event.follow(self._residency, now)
         while self._left and self._left[0][0] <= now:
             _, fails, fault = self._left.pop(0)
             tier = self._tiers.index(fault.tier)
+            lost = self._residency.home == tier if fails else None
             if fails:
-                lost = self._residency.fail(tier)
+                self._residency.fail(tier)
                 self._placement.refresh()
-                text = f"fails: {lost} experts that lived there are read from '{fault.fallback}'"
             else:
                 self._residency.down[tier] = False
-                text = "is back, empty"
-            self.notes.append(f"tier '{fault.tier}' {text} (met at {now / 1e12:.6g} s)")
+            self._events.append(_Event(fault, tier, now, lost))
+
+    @property
+    def notes(self) -> list[str]:
+        """What happened, for the result."""
+        return [event.note(self._residency) for event in self._events]
+
+
+@dataclass
+class _Event:
+    """A tier that failed, with the experts that it `lost`, or came back."""
+
+    fault: Fault
+    tier: int
+    met: int
+    lost: BoolArray | None
+    moved: int = 0
+    """Experts that have another home than the fallback again, or have come to live in the tier."""
+    last: int = 0
+    """ps at which the last of them had."""
+    over: bool = False
+    """A pass has brought no more of them: what comes later is everyday adaptation."""
+
+    def follow(self, residency: Residency, now: int) -> None:
+        """Counts homes between two passes."""
+        if self.over:
+            return
+        here = residency.home == self.tier if self.lost is None else self.lost & (residency.home != residency.backup)
+        count = int(np.count_nonzero(here))
+        if count > self.moved:
+            self.moved, self.last = count, now
+        else:
+            self.over = self.moved > 0
+
+    def note(self, residency: Residency) -> str:
+        """One sentence: what happened, and by when what had moved."""
+        name, when = self.fault.tier, f"(met at {self.met / 1e12:.6g} s)"
+        if self.lost is None:
+            text = f"tier '{name}' is back, empty {when}"
+        else:
+            lost = int(np.count_nonzero(self.lost))
+            text = f"tier '{name}' fails: {lost} experts that lived there are read from '{self.fault.fallback}' {when}"
+        if not self.moved:
+            return text
+        nbytes, later = format_bytes(self.moved * float(residency.bytes.mean())), (self.last - self.met) / 1e12
+        who = "experts live there" if self.lost is None else "of them have another home"
+        return f"{text}; {self.moved} {who} ({nbytes}) {later:.4g} s later"
 
 
 def _reached(seconds: float) -> int:

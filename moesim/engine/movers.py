@@ -57,6 +57,12 @@ class Movers:
         """Copies on their way to another host tier, and that tier."""
         self._moved_homes: list[tuple[int, int, int]] = []
         self._migrating: set[Pair] = set()
+        self._waiting: dict[Pair, int] = {}
+        """Changes of home that wait for an idle way and for room, in the order in which they were asked for."""
+        self._looked = 0
+        """ps at the last look."""
+        self._span = 0
+        """ps between the last two looks: as much as a way may be given at once."""
         self._unused: BoolArray = np.zeros_like(residency.resident)
         """[L, E] copies brought ahead of need and not used yet."""
         self.prefetched = False
@@ -79,8 +85,8 @@ class Movers:
         if moves.load is not None:
             self._load(moves.load, moves.load_bytes)
         if moves.migrate is not None:
-            for layer_, expert, tier in moves.migrate.tolist():
-                self._migrate((layer_, expert), tier)
+            self._waiting = {(at, expert): tier for at, expert, tier in moves.migrate.tolist()}
+            self._start()
         self._note()
 
     def _note(self) -> None:
@@ -101,6 +107,10 @@ class Movers:
             self._migrations.pop(pair)
             self._moved_homes.append((*pair, tier))
             self._done(copy)
+        if self._machine.now > self._looked:
+            self._span, self._looked = self._machine.now - self._looked, self._machine.now
+        if self._waiting:
+            self._start()
 
     def met(self, layer: int, needed: BoolArray) -> None:
         """A visit of `layer` needs the copies `needed` [E] in GPU memory: which of the prefetched ones does it meet there?"""
@@ -220,28 +230,45 @@ class Movers:
         self._machine.recorder.count_move(usage, copy.nbytes, copy.cause)
         self._machine.forget([copy.number])
 
-    def _migrate(self, pair: Pair, tier: int) -> None:
-        """Only when its queue is idle; a move that finds it busy is dropped, and the policy may ask again.
+    def _start(self) -> None:
+        """Sets off what waits, first come first served, on every way that is idle: as much as it carries until the next look.
 
-        Nothing moves into the backup, where the bytes are already.
+        A copy whose target is full waits for room. Nothing moves into the backup, where the bytes are already.
         """
-        home = int(self._residency.home[pair])
-        if home == tier or pair in self._migrating or self._residency.pinned[pair] or self._residency.down[tier]:
-            return
-        if tier == self._residency.backup:
-            self._residency.reserve(tier, float(self._residency.bytes[pair]))
-            self._migrating.add(pair)
-            self._moved_homes.append((*pair, tier))
-            return
-        if tier == self._problem.gpu_tier_index:
-            raise PolicyError("a migration goes to a host tier; use load to bring a copy into GPU memory")
-        source, target = self._problem.tiers[home], self._problem.tiers[tier]
-        if not self._machine.idle(queue_of(self._problem.costs.path(source, target))):
-            return
-        nbytes = float(self._residency.bytes[pair])
+        filled: dict[str, int] = {}
+        for pair, tier in list(self._waiting.items()):
+            home = int(self._residency.home[pair])
+            if home == tier or pair in self._migrating or self._residency.pinned[pair] or self._residency.down[tier]:
+                del self._waiting[pair]
+            elif tier == self._residency.backup:
+                self._at_once(pair, tier)
+            elif tier == self._problem.gpu_tier_index:
+                raise PolicyError("a migration goes to a host tier; use load to bring a copy into GPU memory")
+            elif self._fits(pair, home, tier, filled):
+                self._migrate(pair, home, tier, filled)
+
+    def _at_once(self, pair: Pair, tier: int) -> None:
+        """Turns the home to the backup, which has a copy."""
+        del self._waiting[pair]
+        self._migrating.add(pair)
+        self._moved_homes.append((*pair, tier))
+
+    def _fits(self, pair: Pair, home: int, tier: int, filled: dict[str, int]) -> bool:
+        """Whether the way is idle, or was until now and has time left, and the target has room."""
+        lane = queue_of(self._problem.costs.path(self._problem.tiers[home], self._problem.tiers[tier]))
+        if lane not in filled:
+            filled[lane] = 0 if self._machine.idle(lane) else self._span + 1
+        return filled[lane] <= self._span and self._residency.room(tier) >= float(self._residency.bytes[pair])
+
+    def _migrate(self, pair: Pair, home: int, tier: int, filled: dict[str, int]) -> None:
+        """Sets a copy off behind everything else on its way."""
+        source, target, nbytes = self._problem.tiers[home], self._problem.tiers[tier], float(self._residency.bytes[pair])
+        del self._waiting[pair]
         self._residency.reserve(tier, nbytes)
         self._migrating.add(pair)
         self._migrations[pair] = self._send(pair, nbytes, source, target, MIGRATION, "migration"), tier
+        seconds = float(self._problem.costs.copy(nbytes, source, target))
+        filled[queue_of(self._problem.costs.path(source, target))] += int(to_ps(seconds, "a migration"))
 
     def _send(self, pair: Pair, nbytes: float, source: str, target: str, priority: int, cause: str) -> _Copy:
         """Queues a copy."""

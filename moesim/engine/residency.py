@@ -190,6 +190,11 @@ class Residency:
         self.in_flight[layer, expert] = False
         self.held -= float(self.copy_bytes[layer, expert])
 
+    def room(self, tier: int) -> float:
+        """Bytes that a host tier has to spare; without end in the backup, which has a copy of everything."""
+        name = self.problem.tiers[tier]
+        return float("inf") if tier == self.backup else self.problem.usable(name) - self.host[name]
+
     def reserve(self, tier: int, nbytes: float) -> None:
         """Takes host memory for a copy on its way there."""
         if tier == self.backup:

@@ -11,7 +11,7 @@ import numpy as np
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
 
-__all__ = ["Terms", "exchanges", "pairs_of", "relocations", "under_way"]
+__all__ = ["Terms", "exchanges", "pairs_of", "under_way"]
 
 
 class Terms(NamedTuple):
@@ -57,44 +57,6 @@ def exchanges(
         incoming
     ]
     return incoming[worth], outgoing[worth[len(incoming) - len(outgoing) :]]
-
-
-def relocations(
-    frequency: FloatArray,
-    home: IntArray,
-    access: FloatArray,
-    occupied: FloatArray,
-    move: FloatArray,
-    room: FloatArray,
-    sizes: FloatArray,
-    movable: BoolArray,
-    terms: Terms,
-) -> list[tuple[int, int]]:
-    """(flat index, tier) of experts that should live in another host tier.
-
-    `frequency`, `home`, `sizes`, `movable`: flat [N]; `access` [T] seconds of one use from a tier, `occupied` [T] seconds
-    that it keeps the tier busy, `move` [T, T] seconds of a copy from tier to tier, `room` [T] free bytes. The experts that
-    wait longest are looked at first; each goes to the tier with the least F t + queue that has room, if
-    F (t_i - t_j) * horizon > move * (1 + hysteresis).
-    """
-    queue = np.bincount(home[movable], (frequency * occupied[home])[movable], minlength=len(access))
-    candidates = np.flatnonzero(movable & (access[home] > access.min()))
-    waits = (frequency * access[home])[candidates]
-    candidates = candidates[np.argsort(-waits, kind="stable")[: terms.limit]]
-    room, chosen = room.copy(), []
-    for expert in candidates.tolist():
-        uses, here = float(frequency[expert]), int(home[expert])
-        cost = np.where(room >= sizes[expert], uses * access + queue, np.inf)
-        there = int(np.argmin(cost))
-        if cost[there] == np.inf:
-            continue
-        gain = uses * (access[here] - access[there]) * terms.horizon
-        if gain > move[here, there] * (1.0 + terms.hysteresis):
-            chosen.append((expert, there))
-            room[there] -= sizes[expert]
-            queue[there] += uses * occupied[there]
-            queue[here] -= uses * occupied[here]
-    return chosen
 
 
 def pairs_of(layer: int, experts: IntArray) -> IntArray:

@@ -12,13 +12,15 @@ import numpy as np
 from pydantic import Field
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
-from moesim.contract import NO_MOVES, BatchPlan, Deployment, Dispatch, Moves, Problem, Step, View, Visit
+from moesim.contract import NO_MOVES, BatchPlan, Deployment, Dispatch, Foresight, Moves, Problem, Step, View, Visit
+from moesim.policies.cxl_tiers import CxlUse, require_cxl
 from moesim.policies.dispatch import in_gpu_memory, upload_missing
 from moesim.policies.history import hashed
-from moesim.policies.migration import Terms, exchanges, pairs_of, relocations, under_way
-from moesim.policies.moe_cxl_devices import Devices, Spread, johnson, spread_over, steal, tier_groups
+from moesim.policies.migration import Terms, exchanges, pairs_of
+from moesim.policies.moe_cxl_devices import Devices, Spread, johnson, steal
 from moesim.policies.moe_cxl_history import SequenceHistory
-from moesim.policies.placement import Groups, SizedPolicy, overall, place, ranking
+from moesim.policies.moe_cxl_placement import algorithm_1, difference
+from moesim.policies.placement import Groups, SizedPolicy, host_order, place
 from moesim.policies.sizing import host_room
 from moesim.units import Share
 
@@ -46,31 +48,38 @@ class _Memory:
     """[L, E] uses since the last period ended."""
     borrowed: BoolArray
     """[L, E] prefetched copies, dropped after their visit."""
-    moving: IntArray
-    """[L, E] tier an expert is to move to, -1 if none."""
+    changes: IntArray
+    """[n, 3] (layer, expert, tier) of the changes of home that are under way or wait, most gain first."""
     ended: list[float | None]
     """[L] simulated seconds at which each layer ended in this pass."""
     window: dict[str, float] = field(default_factory=lambda: {"prefill": 0.0, "decode": 0.0})
     """Phase -> moving average of the seconds between a layer's end and the dispatch of the layer that it predicts."""
     passes: int = 0
+    down: BoolArray | None = None
+    """[T] tiers that had failed at the end of the pass before."""
+    last: float = 0.0
+    """Simulated seconds at the last exchange of residents."""
+    hinted: bool = False
+    """Whether a hint of coming layers is part of the prediction."""
 
 
 class MoeCxl(SizedPolicy):
-    """Algorithm 1: every period F <- (1 - a) F + a * uses; fill GPU memory by F, then CXL, then CPU DRAM, then NVMe.
+    """Algorithm 1, every period: F <- (1 - a) F + a * uses; fill GPU memory by F, then CXL, then CPU DRAM, then NVMe.
 
-    Deploy: experts by F (from the profile) fill GPU memory, then the CXL device with the least F * (latency + W / B_d) +
-    queue, then the other host tiers, fastest first. Run: every expert runs on the GPU; missing ones are uploaded in the order
-    that two machines in a row (copy engine, GPU) finish soonest with the copy times of their devices. Fast time scale: after
-    each layer the experts of a coming layer are predicted from the sequence of activations, and those of enough confidence are
+    Deploy: `algorithm_1` by F from the profile: GPU memory, then the CXL device with the least F * (latency + W / B_d) + queue,
+    then the other host tiers, fastest first. Run: every expert runs on the GPU; missing ones are uploaded in the order that two
+    machines in a row (copy engine, GPU) finish soonest with the copy times of their devices. Fast time scale: after each layer
+    the experts of a coming layer are predicted from the sequence of activations and a hint, and those of enough confidence are
     loaded behind all demand if p * saved > (1 - p) * (idle * W / B + backlog), where saved is the part of the copy that fits
-    before that layer needs it. Slow time scale: after each period residents are exchanged and homes changed where
-    gain * horizon > cost * (1 + hysteresis), and the idlest device may take one expert from the busiest; the moves wait for
-    idle links. A device that fails has no room until it is back; its experts are read from their spare copies meanwhile.
+    before that layer needs it. Slow time scale: every period, and when a device fails or returns, `algorithm_1` is run again
+    over all tiers, and its difference to today's placement is carried out on idle links as moves and swaps of pairs, most gain
+    first, where gain * horizon > cost * (1 + hysteresis); the idlest device may take one expert from the busiest. A device that
+    fails has no room until it is back; its experts are read from their spare copies meanwhile.
     Source: MoE-CXL, sections 3 to 5: three tiers, EMA, sort and fill, choice by device profile, hash sharding, two time scales,
-    hysteresis, stealing of placements, cost-benefit prefetch. Inferred: every formula and constant here; F counts visits in
-    which an expert had tokens (its share of the tokens breaks ties, then a hash), because a copy in GPU memory saves one upload
-    per visit, not per token; the hysteresis also has to be beaten by the frequencies themselves, so that noise does not
-    exchange equals. Left out: replicas, attention hints.
+    hysteresis, stealing of placements, cost-benefit prefetch from history and a hint. Inferred: every formula and constant;
+    F counts visits in which an expert had tokens (its share of the tokens breaks ties, then a hash), because a copy in GPU
+    memory saves one upload per visit, not per token; frequencies have to differ by more than the noise of their average, too;
+    storage that holds all experts keeps a copy of each, so that nothing is written back to it. Left out: replicas.
     Valid: a GPU reads CXL at min(PCIe, device), so CXL cannot beat pinned DRAM for uploads; it gains against NVMe or by
     capacity.
     """
@@ -84,14 +93,23 @@ class MoeCxl(SizedPolicy):
     """Periods over which a move may pay itself back."""
     hysteresis: float = Field(0.2, ge=0)
     """Share by which a gain must exceed its cost."""
-    moves: int = Field(16, ge=0)
-    """Most exchanges, and most changes of home, per period; 0 freezes the placement."""
+    doubt: float = Field(2.0, ge=0)
+    """Standard deviations of their averages by which two frequencies must differ before their experts change places."""
+    adapt_placement: bool = True
+    """Whether placement is reconsidered; off, it stays as deployed."""
+    link_share: Share = 0.1
+    """Most of the time of GPU memory's link that exchanges of residents may take."""
+    swap_slots: int = Field(4, ge=0)
+    """Places that each host tier leaves free where all experts find room without them, for the first half of a swap; none are
+    needed where storage keeps a copy of every expert."""
     start: Literal["profile", "random"] = "profile"
-    """Where F begins: at the profile, or at equal values, which leaves the first placement to the lot (an ablation)."""
+    """Where F begins: at the profile, or at equal values, which leaves the first placement to chance (an ablation)."""
     spread: Spread = "profile"
-    """How experts are spread over CXL devices at first: by their cost with queues (published), hottest on the fastest, by a
-    hash weighted by bandwidth (published for ties), or in turn; the last three are ablations. Queues at devices that one PCIe
-    link outruns never form, so that their term sends experts to slow devices for nothing."""
+    """How experts are spread over CXL devices: by their cost with queues (Algorithm 1), hottest on the fastest, by a hash of
+    (layer, expert, device) (published as the default of sharding) or one weighted by bandwidth, or in turn. Queues at
+    devices that one PCIe link outruns never form, so that their term sends experts to slow devices for nothing."""
+    inclusive: bool = False
+    """Whether experts in GPU memory keep the place in the host that their F gives them, instead of one that is left over."""
     steal: bool = True
     """Whether the idlest CXL device may take one expert per period from the busiest."""
     order: Literal["device", "tokens"] = "device"
@@ -102,67 +120,71 @@ class MoeCxl(SizedPolicy):
     """How many layers ahead."""
     ngram: int = Field(2, ge=1)
     """Layers of history that predict a later layer."""
+    hint: Foresight | None = Foresight(recall=(0.87, 0.84))
+    """Attention or semantic hint: a gate that reads the hidden state, with the least recall that such gates are published with
+    (AdapMoE, HOBBIT); none leaves prediction to the sequence of activations."""
     confidence: Share = 0.0
     """Least chance of being used that an expert is prefetched at (not published; the cost test alone asks for much)."""
     idle_cost: Share = 0.5
     """Delay of a demand load by a wrong prefetch on an idle link, in copies: half of a running one is left on average."""
+    cxl: CxlUse = "required"
+    """`none` lets it run on a machine without CXL memory, with the tiers that there are."""
 
     adapts: ClassVar[Literal["never", "layer", "pass", "both"]] = "both"
     source: ClassVar[str] = "MoE-CXL, algorithm 1"
 
+    @property
+    def foresight(self) -> Foresight | None:
+        """The hint, where anything is prefetched."""
+        return self.hint if self.prefetch else None
+
     def deploy(self, problem: Problem) -> Deployment:
-        """Sort and fill by the profile."""
-        cut = self.cut(problem, movable=True)
-        tie = _TIE * hashed(problem.layers, problem.experts)
-        popularity = problem.popularity
-        if self.start == "random":
-            popularity = np.full(popularity.shape, 1.0 / problem.experts)
-            tie = _TIE * problem.rng.random(popularity.shape)
-        chance = -np.expm1(cut.batch * np.log1p(-np.minimum(problem.model.top_k * popularity, 1.0 - 1e-12)))
-        frequency = self.period * chance + popularity
-        size = problem.model.expert_bytes
+        """Algorithm 1 by the profile."""
+        require_cxl(problem, self.cxl)
+        cut, size, shape = self.cut(problem, movable=True), problem.model.expert_bytes, problem.popularity.shape
+        frequency, tie = self._first(problem, cut.batch)
         reserve = size * min(self.prefetch, int(max(problem.gpu_free(cut), 0.0) * _PREFETCH_SHARE // size))
-        free = max(problem.gpu_free(cut) - reserve, 0.0)
-        resident = overall(frequency + tie)(free, np.full(popularity.shape, size))
+        slots = min(int(max(problem.gpu_free(cut) - reserve, 0.0) // size), frequency.size)
+        backup = _backup(problem, cut)
+        devices = Devices.of(
+            problem, _with_swap_slots(problem, cut, 0.0 if backup else self.swap_slots * size), backup, self.spread
+        )
+        free = devices.slots(size, np.zeros(len(problem.tiers), dtype=np.bool_))
+        mapping = algorithm_1((frequency + tie).ravel(), slots, devices, free, inclusive=self.inclusive)
         deployment = place(
             problem,
-            resident=resident,
+            resident=mapping.resident.reshape(shape),
             scores=frequency + tie,
-            classes=self._classes(problem, cut, frequency + tie, resident),
+            classes=_classes(problem, mapping.home.reshape(shape)),
             cut=cut,
             movable=True,
             reserve=reserve,
         )
+        hinted = self.hint is not None
         memory = _Memory(
-            devices=Devices.of(problem, host_room(problem, cut)),
+            devices=devices,
             frequency=frequency,
             tie=tie,
-            slots=int(deployment.resident.sum()),
-            history=SequenceHistory(problem.popularity, problem.model.top_k, self.depth, self.ngram),
+            slots=slots,
+            history=SequenceHistory(
+                problem.popularity, problem.model.top_k, self.depth, self.ngram, hinted=self.hint is not None
+            ),
             period=np.zeros_like(frequency),
-            borrowed=np.zeros(frequency.shape, dtype=np.bool_),
-            moving=np.full(frequency.shape, -1, dtype=np.int64),
+            borrowed=np.zeros(shape, dtype=np.bool_),
+            changes=np.zeros((0, 3), dtype=np.int64),
             ended=[None] * problem.layers,
+            hinted=hinted,
         )
-        return replace(deployment, state=memory)
+        return replace(deployment, state=memory, backup=backup)
 
-    def _classes(
-        self, problem: Problem, cut: BatchPlan, scores: FloatArray, resident: BoolArray
-    ) -> list[tuple[BoolArray, Groups]]:
-        """Which experts may go where: all CXL devices side by side, or each expert to the device that `spread` names."""
-        groups = tier_groups(problem)
-        everything = np.ones(scores.shape, dtype=np.bool_)
-        if self.spread == "profile" or len(groups[0]) < 2:
-            return [(everything, groups)]
-        if self.spread == "fastest":
-            return [(everything, [*([device] for device in groups[0]), *groups[1:]])]
-        devices, hottest = list(groups[0]), ranking(scores)
-        order = np.concatenate([hottest[~resident.ravel()[hottest]], hottest[resident.ravel()[hottest]]])
-        chosen = spread_over(problem, devices, order, host_room(problem, cut), self.spread)
-        classes: list[tuple[BoolArray, Groups]] = [
-            (chosen == number, [[device], *groups[1:]]) for number, device in enumerate(devices)
-        ]
-        return [*classes, (chosen < 0, groups[1:])]
+    def _first(self, problem: Problem, batch: int) -> tuple[FloatArray, FloatArray]:
+        """[L, E] F before the first pass, and what breaks its ties."""
+        tie, popularity = _TIE * hashed(problem.layers, problem.experts), problem.popularity
+        if self.start == "random":
+            popularity = np.full(popularity.shape, 1.0 / problem.experts)
+            tie = _TIE * problem.rng.random(popularity.shape)
+        chance = -np.expm1(batch * np.log1p(-np.minimum(problem.model.top_k * popularity, 1.0 - 1e-12)))
+        return self.period * chance + popularity, tie
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """All on the GPU."""
@@ -200,7 +222,8 @@ class MoeCxl(SizedPolicy):
 
     def _predicted(self, step: Step, view: View, memory: _Memory, target: int, freed: int) -> IntArray:
         """Experts of layer `target` worth loading, best first."""
-        chance = memory.history.chance(step.layer, step.counts, step.phase)
+        hint = step.ahead(self.depth) if memory.hinted else None
+        chance = memory.history.chance(step.layer, step.counts, step.phase, hint)
         room = min(view.free_slots + freed, self.prefetch)
         if room <= 0:
             return np.zeros(0, dtype=np.int64)
@@ -214,53 +237,97 @@ class MoeCxl(SizedPolicy):
         return chosen
 
     def _after_pass(self, step: Step, view: View, memory: _Memory) -> Moves:
-        counts = step.counts
+        counts, down = step.counts, _down(view)
         memory.period += (counts > 0) + counts / (counts.sum() + 1.0)
         memory.passes += 1
         memory.ended = [None] * len(memory.ended)
-        memory.moving[(memory.moving >= 0) & _down(view)[memory.moving]] = -1
         late = np.argwhere(memory.borrowed & view.resident)
         memory.borrowed[late[:, 0], late[:, 1]] = False
-        if memory.passes % self.period == 0:
+        ended, failed = memory.passes % self.period == 0, memory.down is not None and bool((down != memory.down).any())
+        memory.down = down
+        moves = Moves(evict=late if len(late) else None)
+        if ended:
             memory.frequency = (1.0 - self.alpha) * memory.frequency + self.alpha * memory.period
             memory.period = np.zeros_like(memory.period)
             memory.history.fade(self.alpha)
-            if self.moves:
-                return self._replace(view, memory, late)
-        return Moves(evict=late if len(late) else None, migrate=under_way(memory.moving, view.home, memory.frequency))
+        if self.adapt_placement and (ended or failed):
+            moves = self._replace(view, memory, late, ended)
+        here = view.home[memory.changes[:, 0], memory.changes[:, 1]]
+        memory.changes = memory.changes[here != memory.changes[:, 2]]
+        return moves._replace(migrate=memory.changes) if self.adapt_placement else moves
 
-    def _replace(self, view: View, memory: _Memory, late: IntArray) -> Moves:
-        """Exchanges and changes of home at the end of a period."""
-        devices, shape = memory.devices, memory.frequency.shape
-        terms = Terms(self.horizon, self.hysteresis, self.moves)
-        frequency, home = (memory.frequency + memory.tie).ravel(), view.home.ravel()
-        resident = view.resident & ~memory.borrowed
-        resident[late[:, 0], late[:, 1]] = False
-        held = (resident | (view.in_flight & ~memory.borrowed)).ravel()
-        load, drop = exchanges(frequency, devices.access[home], held, resident.ravel(), memory.slots, terms)
-        memory.borrowed.ravel()[load] = False  # a copy that is on its way as a prefetch now comes to stay
-        memory.moving[memory.moving == view.home] = -1
-        moving = memory.moving.ravel()
-        sizes = np.full(frequency.size, view.problem.model.expert_bytes)
-        room = devices.room - np.bincount(home, sizes, minlength=len(devices.room))
-        room -= np.bincount(moving[moving >= 0], sizes[moving >= 0], minlength=len(devices.room))
-        room[_down(view)] = -np.inf
-        still = ~held & (moving < 0)
-        still[load] = False
-        moved = relocations(frequency, home, devices.access, devices.occupied, devices.move, room, sizes, still, terms)
-        for expert, tier in moved:
-            moving[expert], still[expert] = tier, False
-            room[tier] -= sizes[expert]
-        taken = steal(frequency, home, devices, room, float(sizes[0]), still, self.hysteresis) if self.steal else None
-        if taken is not None:
-            moving[taken[0]] = taken[1]
-        evict = np.concatenate([late, np.column_stack(np.divmod(drop, shape[1]))])
+    def _replace(self, view: View, memory: _Memory, late: IntArray, ended: bool) -> Moves:
+        """Algorithm 1 over all tiers, and what leads from today's placement to its answer.
+
+        After a period (`ended`) residents of GPU memory change, too.
+        """
+        devices, size, down, home = memory.devices, view.problem.model.expert_bytes, _down(view), view.home.ravel()
+        frequency = (memory.frequency + memory.tie).ravel()
+        target = algorithm_1(frequency, memory.slots, devices, devices.slots(size, down), inclusive=self.inclusive).home
+        held = ((view.resident | view.in_flight) & ~memory.borrowed).ravel()
+        load = drop = np.zeros(0, dtype=np.int64)
+        if ended:
+            load, drop = self._exchange(view, memory, held, target)
+            held[load], held[drop] = True, False
+        read = np.where(held, 0.0, frequency)  # a master copy is not read while its expert is in GPU memory
+        doubt = np.where(held, 0.0, self._doubt(memory))
+        free = devices.free(home, size, down)
+        terms = Terms(self.horizon, self.hysteresis, len(home))
+        changes = difference(read, doubt, home, target, devices, free, terms)
+        if self.steal and not changes:
+            taken = steal(read, home, devices, free * size, size, ~held, self.hysteresis)
+            changes = [] if taken is None else [taken]
+        rows, experts = np.array(changes, dtype=np.int64).reshape(-1, 2), view.home.shape[1]
+        memory.changes = np.column_stack([*np.divmod(rows[:, 0], experts), rows[:, 1]])
+        evict = np.concatenate([late, np.column_stack(np.divmod(drop, experts))])
         load = load[~view.in_flight.ravel()[load]]
-        return Moves(
-            evict=evict,
-            load=np.column_stack(np.divmod(load, shape[1])),
-            migrate=under_way(memory.moving, view.home, memory.frequency),
-        )
+        return Moves(evict=evict, load=np.column_stack(np.divmod(load, experts)))
+
+    def _exchange(self, view: View, memory: _Memory, held: BoolArray, target: IntArray) -> tuple[IntArray, IntArray]:
+        """(load, drop), flat: residents for hotter experts, as many as a share of the link's time carries.
+
+        An expert that enters saves reads from its home of today, one that leaves is read from its `target` [N].
+        """
+        frequency, access, home = (memory.frequency + memory.tie).ravel(), memory.devices.access, view.home.ravel()
+        limit = int(self.link_share * (view.now - memory.last) / max(float(access[home].mean()), 1e-12))
+        memory.last = view.now
+        saved = access[np.where(held, target, home)]
+        evictable = held & view.resident.ravel()
+        load, drop = exchanges(frequency, saved, held, evictable, memory.slots, Terms(self.horizon, self.hysteresis, limit))
+        doubt, first = self._doubt(memory), len(load) - len(drop)
+        sure = frequency[load[first:]] > frequency[drop] + doubt[load[first:]] + doubt[drop]
+        load, drop = np.concatenate([load[:first], load[first:][sure]]), drop[sure]
+        memory.borrowed.ravel()[load] = False  # a copy that is on its way as a prefetch now comes to stay
+        return load, drop
+
+    def _doubt(self, memory: _Memory) -> FloatArray:
+        """[N] `doubt` standard deviations of F, were the uses in each pass independent draws."""
+        share = np.clip(memory.frequency.ravel() / self.period, 0.0, 1.0)
+        weight = self.alpha / (2.0 - self.alpha)
+        return np.asarray(self.doubt * np.sqrt(weight * self.period * share * (1.0 - share)))
+
+
+def _backup(problem: Problem, cut: BatchPlan) -> str | None:
+    """Storage that holds all experts, and so keeps a copy of each that has been read from it."""
+    need, room = problem.layers * problem.experts * problem.model.expert_bytes, host_room(problem, cut)
+    storage = [tier for tier in host_order(problem) if problem.system.tiers[tier].kind == "nvme" and room[tier] >= need]
+    return storage[-1] if storage else None
+
+
+def _with_swap_slots(problem: Problem, cut: BatchPlan, spare: float) -> dict[str, float]:
+    """Host tier -> bytes for experts, less `spare` each where they hold all experts even so."""
+    room, size = host_room(problem, cut), problem.model.expert_bytes
+    less = {tier: max(nbytes - spare, 0.0) for tier, nbytes in room.items()}
+    held = sum(int(nbytes // size) for nbytes in less.values())
+    return less if held >= problem.layers * problem.experts else room
+
+
+def _classes(problem: Problem, home: IntArray) -> list[tuple[BoolArray, Groups]]:
+    """Every expert in the tier that `home` [L, E] says, those without one (-1) wherever there is room."""
+    order = host_order(problem)
+    rest = [[tier] for tier in order]
+    named: list[tuple[BoolArray, Groups]] = [(home == problem.tiers.index(tier), [[tier], *rest]) for tier in order]
+    return [*named, (home < 0, rest)]
 
 
 def _down(view: View) -> BoolArray:

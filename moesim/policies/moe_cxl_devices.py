@@ -12,13 +12,15 @@ import numpy as np
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
 from moesim.contract import Problem
+from moesim.policies.cxl_tiers import cxl_tiers
 from moesim.policies.history import hashed
-from moesim.policies.placement import Groups, device_cost, host_order
+from moesim.policies.placement import device_cost, host_order
 
-__all__ = ["Devices", "Spread", "johnson", "shares_of", "spread_over", "steal", "tier_groups"]
+__all__ = ["Devices", "Spread", "johnson", "steal"]
 
-Spread = Literal["profile", "fastest", "hash", "round_robin"]
-"""How experts are spread over the devices of the CXL tier: by cost with queues, by cost without, by hash, or in turn."""
+Spread = Literal["profile", "fastest", "hash", "weighted_hash", "round_robin"]
+"""How experts are spread over the devices of the CXL tier: by cost with queues, by cost without, by hash, by a hash weighted by
+bandwidth, or in turn."""
 _NEVER = 1e9
 """Seconds of a use from a tier where no expert can live: finite, because it is multiplied by frequencies of zero."""
 
@@ -32,21 +34,26 @@ class Devices:
     occupied: FloatArray
     """[T] seconds that one use keeps the tier busy."""
     move: FloatArray
-    """[T, T] seconds of a copy between host tiers."""
+    """[T, T] seconds of a copy between host tiers; 0 into the backup."""
     room: FloatArray
     """[T] bytes for experts, empty; -inf where none can live."""
     cxl: BoolArray
     """[T] devices of the CXL tier."""
     queues: tuple[str, ...]
     """[T] copy queue of the path from each tier to the GPU."""
+    cxl_tiers: list[int]
+    """Devices of the CXL tier, fastest first."""
+    other_tiers: list[int]
+    """Every other host tier, fastest first."""
+    scores: FloatArray | None = None
+    """[N, T] fixed order of the devices of each expert, least first, where they are not chosen by cost."""
 
     @classmethod
-    def of(cls, problem: Problem, room: dict[str, float]) -> Devices:
+    def of(cls, problem: Problem, room: dict[str, float], backup: str | None, spread: Spread) -> Devices:
         """Of the machine; `room`: host tier -> bytes for experts."""
-        size, tiers, costs = problem.model.expert_bytes, problem.tiers, problem.costs
+        size, tiers, costs, cxl = problem.model.expert_bytes, problem.tiers, problem.costs, cxl_tiers(problem)
         access, occupied, empty = np.full(len(tiers), _NEVER), np.zeros(len(tiers)), np.full(len(tiers), -np.inf)
-        move, queues = np.zeros((len(tiers), len(tiers))), [""] * len(tiers)
-        hosts = [tier for group in tier_groups(problem) for tier in group]
+        move, queues, hosts = np.zeros((len(tiers), len(tiers))), [""] * len(tiers), host_order(problem)
         busy = device_cost(problem, hosts)[1]
         for number, tier in enumerate(hosts):
             index = tiers.index(tier)
@@ -54,52 +61,47 @@ class Devices:
             occupied[index], empty[index] = busy[number], room[tier]
             queues[index] = costs.path(tier, problem.gpu_tier).queue or ""
             for other in hosts:
-                move[index, tiers.index(other)] = float(costs.copy(size, tier, other))
-        cxl = np.array([problem.system.tiers[tier].kind == "cxl" for tier in tiers])
-        return cls(access, occupied, move, empty, cxl, tuple(queues))
+                move[index, tiers.index(other)] = 0.0 if other == backup else float(costs.copy(size, tier, other))
+        devices, others = ([tiers.index(tier) for tier in hosts if (tier in cxl) == far] for far in (True, False))
+        is_cxl = np.isin(np.arange(len(tiers)), devices)
+        scores = _scores(problem, devices, 1.0 / np.maximum(occupied, 1e-300), spread)
+        return cls(access, occupied, move, empty, is_cxl, tuple(queues), devices, others, scores)
+
+    def cost(self, expert: int, frequency: float, device: int, queue: float) -> float:
+        """What `expert` costs on a CXL device with `queue` seconds of work: F * (latency + W / B) + queue, if not fixed."""
+        if self.scores is not None:
+            return float(self.scores[expert, device])
+        return float(frequency * self.access[device] + queue)
+
+    def free(self, home: IntArray, size: float, down: BoolArray) -> FloatArray:
+        """[T] experts for which each tier still has room beside those at `home` [N]; none in those that are `down` [T]."""
+        room = (self.room - size * np.bincount(home, minlength=len(self.room))) / size
+        return np.where(down, 0.0, np.maximum(np.floor(room + 1e-9), 0.0))
+
+    def slots(self, size: float, down: BoolArray) -> FloatArray:
+        """[T] experts that each tier holds in all."""
+        return np.where(down, 0.0, np.maximum(np.floor(self.room / size + 1e-9), 0.0))
 
 
-def tier_groups(problem: Problem) -> Groups:
-    """All CXL devices side by side, then every other host tier, fastest first."""
-    order = host_order(problem)
-    devices = [tier for tier in order if problem.system.tiers[tier].kind == "cxl"]
-    others = [[tier] for tier in order if tier not in devices]
-    return [devices, *others] if devices else others
+def _scores(problem: Problem, devices: list[int], rate: FloatArray, spread: Spread) -> FloatArray | None:
+    """[N, T] order of the devices by hash, in turn or by speed.
 
-
-def shares_of(problem: Problem, devices: list[str]) -> FloatArray:
-    """[D] share of the experts that each device gets by its bandwidth, as the GPU sees it alone: 1 / occupied."""
-    rate = 1.0 / device_cost(problem, devices)[1]
-    shares: FloatArray = rate / rate.sum()
-    return shares
-
-
-def spread_over(
-    problem: Problem, devices: list[str], order: IntArray, room: dict[str, float], how: Literal["hash", "round_robin"]
-) -> IntArray:
-    """[L, E] number of the device in `devices`, -1 for none: experts in `order` [n] (flat indices) while there is room.
-
-    `hash`: weighted rendezvous hashing, the largest log(u(layer, expert, device)) / bandwidth: a device that comes or goes
-    moves its own experts and no other. `round_robin`: one to each in turn. A full device is passed over.
+    Rendezvous hashing, the largest log(u(layer, expert, device)), divided by the bandwidth if `weighted_hash`: a device that
+    comes or goes moves its own experts and no other.
     """
-    size, (layers, experts) = problem.model.expert_bytes, problem.popularity.shape
-    slots = np.array([max(int(room[tier] // size), 0) for tier in devices])
-    placed = np.full(layers * experts, -1, dtype=np.int64)
-    if how == "hash":
-        lots = hashed(layers * experts, len(problem.tiers))[:, [problem.tiers.index(tier) for tier in devices]]
-        score = np.log(np.maximum(lots, 1e-300)) / shares_of(problem, devices)
-        wishes = np.argsort(-score, axis=1, kind="stable")
-    else:
-        turns = np.arange(len(order))[:, None] + np.arange(len(devices))
-        wishes = np.zeros((layers * experts, len(devices)), dtype=np.int64)
-        wishes[order] = turns % len(devices)
-    for expert in order.tolist():
-        for device in wishes[expert].tolist():
-            if slots[device] > 0:
-                slots[device] -= 1
-                placed[expert] = device
-                break
-    return placed.reshape(layers, experts)
+    count, tiers = problem.layers * problem.experts, len(problem.tiers)
+    if spread == "profile":
+        return None
+    if spread == "fastest":
+        return np.tile(1.0 / rate, (count, 1))
+    if spread == "round_robin":
+        turns = np.zeros((count, tiers))
+        hottest = np.argsort(np.argsort(-problem.popularity.ravel(), kind="stable"), kind="stable")
+        for place, device in enumerate(devices):
+            turns[:, device] = (place - hottest) % len(devices)
+        return turns
+    lots = -np.log(np.maximum(hashed(count, tiers), 1e-300))
+    return lots / rate if spread == "weighted_hash" else lots
 
 
 def steal(

@@ -24,10 +24,11 @@ class SequenceHistory:
     Predictors: `order` first-order tables, from the layer `depth`, depth + 1, .. before; and repetition, a share of the tokens
     that stays with the experts of the pass before. They are averaged with weights that follow their likelihood so far
     (Bayesian averaging). Chances are scaled by how many of the experts fetched so far were used for each one expected.
-    Inferred: all of it; MoE-CXL says n-gram history, confidence, and an attention hint, which is left out.
+    A hint of the layer, where there is one, is one more predictor and has to earn its weight like the others.
+    Inferred: all of it; MoE-CXL says n-gram history, confidence, and an attention or semantic hint.
     """
 
-    def __init__(self, popularity: FloatArray, top_k: int, depth: int, order: int) -> None:
+    def __init__(self, popularity: FloatArray, top_k: int, depth: int, order: int, *, hinted: bool = False) -> None:
         layers = len(popularity)
         self.depth = depth
         self.fetched, self.used = 0, 0
@@ -37,16 +38,17 @@ class SequenceHistory:
         self._stay = np.zeros(layers)
         self._seen: list[IntArray | None] = [None] * layers
         """[L] counts of each layer in this pass, or the pass before."""
-        self._score = np.zeros(order + 1)
+        self._score = np.zeros(order + 1 + hinted)
+        self._hinted = hinted
         self._told: list[FloatArray | None] = [None] * layers
-        """[L] what each predictor expected of a layer, [order + 1, E] shares."""
+        """[L] what each predictor expected of a layer, [predictors, E] shares."""
         self._pending: list[tuple[IntArray, float] | None] = [None] * layers
         """[L] experts fetched for a layer, and how many of them were expected to be used, before scaling by `trust`."""
         self._expected, self._hits = 1.0, 1.0
 
     @property
     def weights(self) -> FloatArray:
-        """[order + 1] weights of the predictors, the last one's that of repetition."""
+        """[predictors] weights: the n-gram's, repetition's, and the hint's where there is one."""
         raw = np.exp(self._score - self._score.max())
         weights: FloatArray = raw / raw.sum()
         return weights
@@ -73,18 +75,24 @@ class SequenceHistory:
             self._stay[layer] += (1.0 - _MEMORY) * (stayed - self._stay[layer])
         self._seen[layer] = counts
 
-    def chance(self, layer: int, counts: IntArray, phase: str) -> FloatArray:
-        """[E] probability that an expert of `layer` + depth gets any token, after `counts` [E] in `layer`."""
+    def chance(self, layer: int, counts: IntArray, phase: str, hint: IntArray | None = None) -> FloatArray:
+        """[E] probability that an expert of `layer` + depth gets any token, after `counts` [E] in `layer`.
+
+        `hint` [E]: tokens that a gate predicts for it.
+        """
         target, tokens = layer + self.depth, float(counts.sum())
         told = np.empty((len(self._score), len(counts)))
         for number, table in enumerate(self._tables):
             first = target - table.distance
             before = self._seen[first] if first >= 0 else None
             told[number] = self._popularity[target] if before is None else table.expected(first, before)
-        told[-1] = self._popularity[target]
+        repeated = len(self._tables)
+        told[repeated] = self._popularity[target]
         last = self._seen[target]
         if phase == "decode" and last is not None:
-            told[-1] += self._stay[target] * (last / max(float(last.sum()), 1.0) - told[-1])
+            told[repeated] += self._stay[target] * (last / max(float(last.sum()), 1.0) - told[repeated])
+        if self._hinted:
+            told[-1] = self._popularity[target] if hint is None or not hint.any() else hint
         told /= told.sum(axis=1, keepdims=True)
         self._told[target] = told
         chance: FloatArray = -np.expm1(-tokens * (self.weights @ told)) * self.trust

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 import engine_worlds as worlds
@@ -21,6 +22,8 @@ _spec = importlib.util.spec_from_file_location("policy_problems", Path(__file__)
 tiny = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(tiny)
 
+SSD = 3e9
+"""B/s that the SSD of a tiny machine reads."""
 DEVICES = {"near": (60e6, 22e9), "far": (120e6, 12e9)}
 
 
@@ -77,6 +80,20 @@ def test_a_policy_that_re_places_recovers_and_returns_to_a_device_that_is_back()
     assert steps(stuck)[-10:].sum() > 1.5 * steps(whole)[-10:].sum()
     assert steps(mended)[-10:].sum() < 1.2 * steps(play(moving))[-10:].sum()
     assert mended.recorder.caused["migration"] > 0
+
+
+def test_a_returned_device_is_full_again_in_twice_the_time_that_its_bytes_take() -> None:
+    """Without the device the others hold too few experts, so that its own are read from the SSD until it is back."""
+    play, size = scene(output=60, cxl={"near": (60e6, 22e9), "far": (60e6, 12e9)}), tiny.model().expert_bytes
+    policy = MoeCxl(period=2, prefetch=0)
+    whole = play(policy)
+    outcome = play(policy, faults=[Fault(tier="near", at=at(whole, 10), until=at(whole, 30), fallback="ssd")])
+    lost, back = outcome.faults
+    assert re.search(r"fails: \d+ experts .* \(met at", lost)
+    count, seconds = re.search(r"is back, empty .*; (\d+) experts live there \(.*\) (\S+) s later", back).groups()
+    step = float(np.median(steps(outcome)))  # homes change between two passes
+    assert int(count) >= 4
+    assert float(seconds) <= 2 * int(count) * size / SSD + 2 * step
 
 
 def test_a_fault_costs_no_memory_that_is_not_there() -> None:

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from moesim.errors import InputError
 from moesim.policies.history import CoOccurrence, hashed
-from moesim.policies.migration import Terms, exchanges, relocations
+from moesim.policies.migration import Terms, exchanges
 from moesim.policies.moe_cxl import MoeCxl
-from moesim.policies.moe_cxl_devices import Devices, johnson, spread_over, steal
+from moesim.policies.moe_cxl_devices import Devices, johnson, steal
 from moesim.policies.moe_cxl_history import SequenceHistory
+from moesim.policies.moe_cxl_placement import algorithm_1, difference
 
 _spec = importlib.util.spec_from_file_location("policy_problems", Path(__file__).parents[1] / "policy_problems.py")
 tiny = importlib.util.module_from_spec(_spec)
@@ -90,6 +92,7 @@ def periods(policy, p, deployment, counts, number: int):
     view = tiny.view_of(p, deployment)
     made = []
     for _ in range(number):
+        view.now += 1.0
         moves = policy.adapt(tiny.step_of(-1, counts), view)
         apply(view, moves)
         made.append(changes(moves))
@@ -151,14 +154,47 @@ def test_free_slots_are_filled_before_anything_is_dropped():
     assert (load.tolist(), drop.tolist()) == ([1, 2, 3], [])
 
 
-def test_relocation_goes_to_the_cheapest_tier_with_room():
-    access, move = np.array([4.0, 1.0, 2.0]), np.full((3, 3), 10.0)
-    arguments = {"access": access, "occupied": access, "move": move, "sizes": np.ones(2), "movable": np.ones(2, bool)}
-    arguments["terms"] = TERMS
-    frequency, home = np.array([1.0, 0.02]), np.array([0, 0])
-    assert relocations(frequency, home, room=np.array([0.0, 5.0, 5.0]), **arguments) == [(0, 1)]
-    assert relocations(frequency, home, room=np.array([0.0, 0.5, 5.0]), **arguments) == [(0, 2)]
-    assert relocations(frequency, home, room=np.zeros(3), **arguments) == []
+def devices(access, cxl=(), move=10.0, scores=None) -> Devices:
+    """Tiers with these seconds per use; the first is GPU memory."""
+    access, tiers = np.array(access, dtype=float), len(access)
+    far, other = list(cxl), [t for t in range(1, tiers) if t not in cxl]
+    is_cxl = np.isin(np.arange(tiers), far)
+    costs = np.full((tiers, tiers), move)
+    return Devices(access, access, costs, np.full(tiers, 10.0), is_cxl, ("",) * tiers, far, other, scores)
+
+
+def test_algorithm_1_sorts_and_fills() -> None:
+    tiers = devices([0, 1, 1.5, 4, 9], cxl=(1, 2))
+    frequency = np.array([3.0, 9.0, 5.0, 1.0, 2.0, 0.5, 7.0])
+    mapping = algorithm_1(frequency, 1, tiers, np.array([0, 1, 2, 1, 9]))
+    assert np.flatnonzero(mapping.resident).tolist() == [1]
+    # by F: 6 to the faster device, 2 to the other (5 x 1.5 < 5 + 7), 0 there, 4 to DRAM, the rest to storage
+    assert mapping.home.tolist() == [2, 4, 2, 4, 3, 4, 1]
+    with_masters = algorithm_1(frequency, 1, tiers, np.array([0, 1, 2, 1, 9]), inclusive=True)
+    assert with_masters.home[1] == 1  # the hottest keeps the fastest place in the host, too
+    none = algorithm_1(frequency, 0, tiers, np.zeros(5))
+    assert (none.home == -1).all()
+    assert not none.resident.any()
+
+
+def test_a_hash_takes_the_place_of_the_device_cost_within_the_cxl_tier() -> None:
+    scores = np.array([[0.0, 2.0, 1.0, 0, 0], [0.0, 1.0, 2.0, 0, 0]])
+    mapping = algorithm_1(np.array([2.0, 1.0]), 0, devices([0, 1, 9, 9, 9], cxl=(1, 2), scores=scores), np.full(5, 9.0))
+    assert mapping.home.tolist() == [2, 1]
+
+
+def test_the_difference_is_moves_where_there_is_room_and_swaps_where_a_device_is_full() -> None:
+    tiers, none = devices([0, 1, 4, 9], cxl=(1,)), np.zeros(3)
+    frequency, home, target = np.array([5.0, 1.0, 4.0]), np.array([2, 1, 2]), np.array([1, 2, 1])
+    room = np.array([0.0, 2.0, 9.0, 9.0])
+    assert difference(frequency, none, home, target, tiers, room, TERMS) == [(0, 1), (2, 1)]
+    room[1] = 0.0
+    assert difference(frequency, none, home, target, tiers, room, TERMS) == [(1, 2), (0, 1)]
+    assert difference(frequency, np.full(3, 2.0), home, target, tiers, room, TERMS) == []  # 5 +- 2 and 1 +- 2 may be equal
+    near = np.array([1.1, 1.0, 0.5])
+    assert difference(near, none, home, target, tiers, room, TERMS) == []
+    dear = devices([0, 1, 4, 9], cxl=(1,), move=1000.0)
+    assert difference(frequency, none, home, target, dear, room, TERMS) == []
 
 
 def test_history_learns_who_follows_whom():
@@ -179,7 +215,7 @@ def test_a_crowded_visit_teaches_nothing_about_pairs():
 
 def test_prefetch_loads_what_is_likely_and_drops_it_after_its_layer():
     p = scene()
-    policy = MoeCxl()
+    policy = MoeCxl(hint=None)
     deployment = policy.deploy(p)
     view = tiny.view_of(p, deployment)
     view.resident[1] = False
@@ -199,7 +235,7 @@ def test_prefetch_loads_what_is_likely_and_drops_it_after_its_layer():
 
 def test_prefetch_gives_way_to_a_full_queue_and_to_full_memory():
     p = scene()
-    policy = MoeCxl()
+    policy = MoeCxl(hint=None)
     deployment = policy.deploy(p)
     view = tiny.view_of(p, deployment)
     view.resident[1] = False
@@ -216,7 +252,7 @@ def test_prefetch_gives_way_to_a_full_queue_and_to_full_memory():
 
 def test_window_of_a_prefetch_is_measured():
     p = scene()
-    policy = MoeCxl(alpha=0.5)
+    policy = MoeCxl(hint=None, alpha=0.5)
     deployment = policy.deploy(p)
     view = tiny.view_of(p, deployment)
     policy.adapt(tiny.step_of(0, [1] * 8), view)
@@ -236,7 +272,7 @@ def test_hash_is_spread_and_the_same_in_every_run():
 
 def test_without_moves_the_placement_is_frozen():
     p = scene()
-    policy = MoeCxl(moves=0, period=1, prefetch=0)
+    policy = MoeCxl(adapt_placement=False, period=1, prefetch=0)
     deployment = policy.deploy(p)
     made, _ = periods(policy, p, deployment, np.where(deployment.resident, 0, 3), 10)
     assert made == [0] * 10
@@ -287,7 +323,7 @@ def test_trust_falls_with_every_expert_that_was_fetched_in_vain() -> None:
 def test_confidence_keeps_guesses_back() -> None:
     p = scene()
     for confidence, some in ((0.0, True), (0.999, False)):
-        policy = MoeCxl(confidence=confidence)
+        policy = MoeCxl(hint=None, confidence=confidence)
         deployment = policy.deploy(p)
         view = tiny.view_of(p, deployment)
         view.resident[1] = False
@@ -296,19 +332,23 @@ def test_confidence_keeps_guesses_back() -> None:
         assert (policy.adapt(tiny.step_of(0, [1] * 8), view).load is not None) == some
 
 
-def test_hash_sharding_follows_bandwidth_and_a_lost_device_moves_its_own_experts_only() -> None:
+def sharded(spread: str, *names: str):
+    """[E] device of each of 384 experts on devices of 10, 20 and 5 GB/s, of which only `names` have room."""
     sizes = {"a": (9e9, 10e9), "b": (9e9, 20e9), "c": (9e9, 5e9)}
-    shape = tiny.model(experts=64, layers=6)
-    p = tiny.problem(tiny.system(cxl=sizes), shape, tiny.job(layers=6))
-    room = dict.fromkeys(sizes, 9e9)
-    order = np.arange(6 * 64)
-    three = spread_over(p, ["a", "b", "c"], order, room, "hash")
-    shares = np.bincount(three.ravel(), minlength=3) / three.size
-    assert shares == pytest.approx([10 / 35, 20 / 35, 5 / 35], abs=0.07)
-    two = spread_over(p, ["a", "b"], order, room, "hash")
-    assert (two == three)[three < 2].all()
-    turns = spread_over(p, ["a", "b", "c"], order, room, "round_robin").ravel()
-    assert np.bincount(turns).tolist() == [128, 128, 128]
+    p = tiny.problem(tiny.system(cxl=sizes), tiny.model(experts=64, layers=6), tiny.job(layers=6))
+    room = {**dict.fromkeys(p.system.host_tiers, 0.0), **dict.fromkeys(names, 9e9)}
+    known = Devices.of(p, room, None, spread)
+    heat, free = p.popularity.ravel(), known.slots(1e6, np.zeros(len(p.tiers), dtype=bool))
+    home = algorithm_1(heat, 0, known, free).home
+    return np.array([["a", "b", "c"].index(p.tiers[t]) for t in home.tolist()])
+
+
+def test_sharding_by_hash_is_even_or_follows_bandwidth_and_a_lost_device_moves_its_own_experts_only() -> None:
+    for spread, shares in (("hash", [1 / 3, 1 / 3, 1 / 3]), ("weighted_hash", [10 / 35, 20 / 35, 5 / 35])):
+        three, two = sharded(spread, "a", "b", "c"), sharded(spread, "a", "b")
+        assert np.bincount(three, minlength=3) / three.size == pytest.approx(shares, abs=0.07)
+        assert (two == three)[three < 2].all()
+    assert np.bincount(sharded("round_robin", "a", "b", "c")).tolist() == [128, 128, 128]
 
 
 @pytest.mark.parametrize("spread", ["hash", "round_robin"])
@@ -323,7 +363,7 @@ def test_other_ways_of_spreading_keep_tiers_in_order(spread: str) -> None:
 
 def test_the_idlest_device_takes_one_expert_from_the_busiest() -> None:
     access = np.array([9.0, 1.0, 1.0])
-    devices = Devices(access, access, np.ones((3, 3)), np.full(3, 10.0), np.array([False, True, True]), ("",) * 3)
+    devices = Devices(access, access, np.ones((3, 3)), np.full(3, 10.0), np.array([False, True, True]), ("",) * 3, [1, 2], [])
     frequency, home, every = np.array([5.0, 3.0, 1.0]), np.array([1, 1, 1]), np.ones(3, bool)
     assert steal(frequency, home, devices, np.full(3, 9.0), 1.0, every, 0.2) == (0, 2)
     assert steal(frequency, np.array([1, 1, 2]), devices, np.full(3, 9.0), 1.0, every, 0.2) == (0, 2)
@@ -359,19 +399,27 @@ def test_residents_keep_their_places_in_the_order_of_uploads() -> None:
     assert made.tolist() == [0, 2, 1, 3]
 
 
-def test_a_way_between_tiers_takes_one_migration_at_a_time_until_all_are_done() -> None:
-    p = scene(ddr=2e9)
-    policy = MoeCxl(period=1, prefetch=0, steal=False)
-    deployment = policy.deploy(p)
-    view = tiny.view_of(p, deployment)
-    fast, ddr = p.tiers.index("fast"), p.tiers.index("ddr")
-    away = np.argwhere((view.home == fast) & ~view.resident)[:3]
-    deployment.state.moving[tuple(away.T)] = ddr
-    policy = policy.model_copy(update={"period": 1000})
-    done = []
-    for _ in range(4):
-        moves = policy.adapt(tiny.step_of(-1, np.ones((3, 8), dtype=np.int64)), view)
-        done.append(0 if moves.migrate is None else len(moves.migrate))
-        apply(view, moves)
-    assert done == [1, 1, 1, 0]
-    assert (view.home[tuple(away.T)] == ddr).all()
+def test_it_refuses_a_machine_without_cxl_memory_unless_it_is_allowed() -> None:
+    p = scene(cxl={})
+    with pytest.raises(InputError, match="write 'cxl: none'"):
+        MoeCxl().deploy(p)
+    assert set(MoeCxl(cxl="none").deploy(p).home.ravel()) == {p.tiers.index("ddr")}
+
+
+def test_storage_that_holds_everything_keeps_a_copy_and_smaller_storage_does_not() -> None:
+    assert MoeCxl().deploy(scene(nvme=1e9)).backup == "ssd"
+    assert MoeCxl().deploy(scene(nvme=20e6)).backup is None
+
+
+def test_a_hint_that_is_right_gets_the_weight_and_one_that_is_not_loses_it() -> None:
+    rng, even = np.random.default_rng(4), np.full((2, 8), 0.125)
+    good, bad = (SequenceHistory(even, 1, 1, 1, hinted=True) for _ in range(2))
+    for _ in range(300):
+        first, second = np.eye(8, dtype=np.int64)[rng.integers(8, size=2)]
+        for history, hint in ((good, second), (bad, np.roll(second, 1))):
+            history.learn(0, first, "decode")
+            history.chance(0, first, "decode", hint)
+            history.learn(1, second, "decode")
+    assert good.weights[-1] > 0.99
+    assert bad.weights[-1] < 0.01
+    assert good.chance(0, np.eye(8, dtype=np.int64)[0], "decode", np.eye(8, dtype=np.int64)[3]).argmax() == 3

@@ -18,12 +18,12 @@ __all__ = ["CHANGES", "Ablations", "ablations"]
 
 CHANGES: dict[str, Mapping[str, Any]] = {
     "all parts": {},
-    "placement: by lot, never mended": {"start": "random", "moves": 0},
+    "placement: by lot, never mended": {"start": "random", "adapt_placement": False},
     "placement: by lot, mended by the average": {"start": "random"},
-    "placement: profile, never mended": {"moves": 0},
-    "devices: hottest on the fastest": {"spread": "fastest", "moves": 0},
-    "devices: by hash and bandwidth": {"spread": "hash", "moves": 0},
-    "devices: in turn": {"spread": "round_robin", "moves": 0},
+    "placement: profile, never mended": {"adapt_placement": False},
+    "devices: hottest on the fastest": {"spread": "fastest", "adapt_placement": False},
+    "devices: by hash and bandwidth": {"spread": "hash", "adapt_placement": False},
+    "devices: in turn": {"spread": "round_robin", "adapt_placement": False},
     "prefetch: only what is certain": {"confidence": 1.0},
     "prefetch: none, its slots for residents": {"prefetch": 0},
     "balancing: no stealing": {"steal": False},

@@ -75,7 +75,7 @@ LONG: Sets = {
 PROMPT: Sets = {**LONG, "workload.prompt": 32768, "workload.output": 1}
 """A prompt alone, without any decode step."""
 
-_STILL = {"prefetch": 0, "moves": 0, "steal": False}
+_STILL = {"prefetch": 0, "adapt_placement": False, "steal": False}
 POLICIES: dict[str, dict[str, Any]] = {
     "baseline": {"kind": "deepspeed_moe"},
     "moe_cxl": {"kind": "moe_cxl", **_STILL},
