@@ -86,7 +86,8 @@ def attention_time(problem: Problem, phase: Phase, devices: Devices, micro: int,
     """Seconds of OP0, OP1 and OP2 of one layer: over the micro-batches, the sum of T_load + T_comp + T_store.
 
     Source: CoX-MoE, section on orchestration. Where QKV and core run on different devices the new keys and values cross
-    with the activations; T_store is charged where the core is on the GPU and the cache is not.
+    with the activations. Where the core is on the GPU and the cache is not, T_load is the cache's way to the GPU in decode, and
+    T_store that of new keys and values back.
     """
     costs, model, gpu = problem.costs, problem.model, problem.system.gpu_name
     tokens, flops, nbytes = sequences(problem, phase, batch)
@@ -103,6 +104,7 @@ def attention_time(problem: Problem, phase: Phase, devices: Devices, micro: int,
     total += float(costs.projections(devices[0], t)) + float(costs.output(devices[2], t))
     total += float(costs.core(devices[1], flops / parts, nbytes / parts, phase, tier).mean())
     if devices[1] == gpu and kv != problem.gpu_tier:
+        total += float(costs.copy(float(nbytes.mean()) / parts, kv, problem.gpu_tier)) if phase == "decode" else 0.0
         total += float(costs.copy(float(model.kv_bytes_per_layer.mean()) * t, problem.gpu_tier, kv))
     return total * parts
 
@@ -110,8 +112,9 @@ def attention_time(problem: Problem, phase: Phase, devices: Devices, micro: int,
 def expert_table(problem: Problem, tokens: float, shares: FloatArray, tier: str) -> FloatArray:
     """[E + 1, E + 1] seconds of OP3 of one layer with n residents and j experts on the GPU; inf where j < n.
 
-    OP3 = max(uploads of N_M = j - n experts, GPU time of j experts, CPU time of the rest), averaged over layers. `shares`
-    [L, E]: popularity in the order in which experts are put into the groups. With few tokens an expert may get none:
+    OP3 = max(uploads of N_M = j - n experts, GPU time of j experts, CPU time of the rest and of their activations' ways),
+    averaged over layers. `shares` [L, E]: popularity in the order in which experts are put into the groups. With few tokens an
+    expert may get none:
     its costs count with the probability that it gets one (inferred; 1 in the batches of the paper).
     """
     costs, system, experts = problem.costs, problem.system, problem.experts
@@ -122,8 +125,11 @@ def expert_table(problem: Problem, tokens: float, shares: FloatArray, tier: str)
     side = gpu
     if costs.cpu_name is not None:
         calls = costs.calls(costs.cpu_name)
-        each = _sums(chance * (costs.cpu(counts, tier) + calls.each))
-        fixed = np.full(each.shape, calls.hand_over + calls.once)
+        memory = problem.memory_of(costs.cpu_name)
+        ways = costs.path(problem.gpu_tier, memory), costs.path(memory, problem.gpu_tier)
+        token = problem.model.expert_token_bytes * sum(1.0 / way.rate for way in ways)
+        each = _sums(chance * (costs.cpu(counts, tier) + calls.each + token * counts))
+        fixed = np.full(each.shape, calls.hand_over + calls.once + sum(way.setup for way in ways))
         fixed += calls.before if on_gpu.fused else _sums(chance * calls.before)
         side = np.maximum(gpu, each[:, -1:] - each + np.where(np.arange(experts + 1) < experts, fixed, 0.0))
     table = np.zeros((experts + 1, experts + 1))
@@ -201,7 +207,7 @@ def _plans(
     for phase, (devices, micros) in options.items():
         choices[phase] = [
             (weight[phase] * _attention(problem, phase, option, micro, kv, found), PhasePlan(micro, *option))
-            for option, micro in product(_allowed(problem, phase, devices, kv), micros)
+            for option, micro in product(_allowed(problem, devices, kv), micros)
         ]
     rooms: dict[tuple[object, ...], int] = {}
     plans = []
@@ -221,9 +227,6 @@ def _attention(problem: Problem, phase: Phase, devices: Devices, micro: int, kv:
     return attention_time(problem, phase, devices, micro, kv, found.batch, found.host)
 
 
-def _allowed(problem: Problem, phase: Phase, devices: Sequence[Devices], kv: str) -> list[Devices]:
-    """The cache is in GPU memory exactly if decode attends there; then prefill has to attend there too."""
-    gpu = problem.system.gpu_name
-    if kv == problem.gpu_tier:
-        return [option for option in devices if option[1] == gpu]
-    return [option for option in devices if phase == "prefill" or option[1] != gpu]
+def _allowed(problem: Problem, devices: Sequence[Devices], kv: str) -> list[Devices]:
+    """A cache in GPU memory is attended to there; one in the host by either device, the GPU copying it first."""
+    return [option for option in devices if kv != problem.gpu_tier or option[1] == problem.system.gpu_name]

@@ -30,6 +30,11 @@ def space(p, batch: int = 8) -> Candidates:
     return Candidates(batch, "ddr", ("hbm", "ddr"), devices, devices, (8, 2), (8, 4), 2, (0, 0))
 
 
+def ways(p):
+    """Ways of activations to the CPU and back."""
+    return p.costs.path("hbm", "ddr"), p.costs.path("ddr", "hbm")
+
+
 def op3(p, tokens: float, shares, resident: int, upload: int) -> float:
     """OP3 of one layer, one expert at a time."""
     times = []
@@ -41,11 +46,14 @@ def op3(p, tokens: float, shares, resident: int, upload: int) -> float:
             if rank < resident + upload:
                 gpu += chance * float(p.costs.gpu(count))
             else:
-                cpu += chance * float(p.costs.cpu(count, "ddr"))
+                cpu += chance * (
+                    float(p.costs.cpu(count, "ddr")) + count * p.model.expert_token_bytes * sum(1 / w.rate for w in ways(p))
+                )
             if resident <= rank < resident + upload:
                 up += chance * float(p.costs.copy(p.model.expert_bytes, "ddr", "hbm"))
         gpu += p.costs.calls("gpu").once
-        cpu += p.costs.calls("cpu").hand_over if resident + upload < len(layer) else 0.0
+        fixed = p.costs.calls("cpu").hand_over + sum(way.setup for way in ways(p))
+        cpu += fixed if resident + upload < len(layer) else 0.0
         times.append(max(gpu, up, cpu))
     return float(np.mean(times))
 
@@ -60,7 +68,7 @@ def brute_force(p, found: Candidates, shares):
         for phase in passes
     }
     for kv, a, b, m, n in product(found.kv, found.prefill, found.decode, found.micro_prefill, found.micro_decode):
-        if (kv == "hbm") != (b[1] == "gpu") or (kv == "hbm" and a[1] != "gpu"):
+        if kv == "hbm" and (a[1] != "gpu" or b[1] != "gpu"):
             continue
         free = p.gpu_free(BatchPlan(found.batch, PhasePlan(m, *a), PhasePlan(n, *b), kv, found.staging))
         attention = attention_time(p, "prefill", a, m, kv, found.batch, found.host)
@@ -118,11 +126,22 @@ def test_pins_are_kept():
     assert deployment.plan.kv == "ddr"
 
 
-def test_attention_on_the_cpu_means_a_cache_in_the_host_and_the_other_way_round():
-    for policy in (CoxMoe(decode_devices=("gpu", "cpu", "gpu")), CoxMoe(kv="ddr")):
-        deployment = policy.deploy(scene(0.3e9))
-        assert (deployment.plan.kv, deployment.plan.decode.core) == ("ddr", "cpu")
+def test_attention_on_the_cpu_means_a_cache_in_the_host():
+    deployment = CoxMoe(decode_devices=("gpu", "cpu", "gpu")).deploy(scene(0.3e9))
+    assert (deployment.plan.kv, deployment.plan.decode.core) == ("ddr", "cpu")
     assert CoxMoe(kv="hbm").deploy(scene(0.3e9)).plan.decode.core == "gpu"
+
+
+def test_the_gpu_may_attend_to_a_cache_in_the_host_which_then_crosses_in_every_pass():
+    p = scene(0.3e9)
+    gpu = ("gpu", "gpu", "gpu")
+    here, there = (attention_time(p, "decode", gpu, 8, kv, 8, "ddr") for kv in ("hbm", "ddr"))
+    read = float(sequences(p, "decode", 8)[2].mean())
+    written = float(p.model.kv_bytes_per_layer.mean()) * 8
+    crossing = float(p.costs.copy(read, "ddr", "hbm")) + float(p.costs.copy(written, "hbm", "ddr"))
+    assert there - here == pytest.approx(crossing, rel=1e-9)
+    pinned = CoxMoe(kv="ddr", decode_devices=gpu).deploy(p)
+    assert (pinned.plan.kv, pinned.plan.decode.core) == ("ddr", "gpu")
 
 
 def test_without_a_cpu_nothing_runs_there():

@@ -106,7 +106,7 @@ def test_each_claim_is_told_with_sign_mechanism_and_conditions(claims: CaseResul
     ]
     for line in told.values():
         assert all(part in line for part in ("Sign:", "Mechanism:", "Holds", "annot"))
-    assert "Holds against busy DRAM (2.36), NVMe (7.96); falls short against page-locked DRAM (1.17)" in told["TTFT"]
+    assert "Holds against busy DRAM (2.36), NVMe (7.97); falls short against page-locked DRAM (1.17)" in told["TTFT"]
     assert "Holds against NVMe (0.851), pageable DRAM at 7 GB/s (0.703)" in told["Miss penalty"]
 
 

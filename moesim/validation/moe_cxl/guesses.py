@@ -49,9 +49,13 @@ class Guesses:
         return self.used / max(self.fetched, 1)
 
 
-def guesses(scenario: str = "moe_cxl/mixtral-8x7b", **workload: Any) -> Guesses:
-    """Decode of a scenario's model with `workload` keys changed; one token of prompt, so that decode is all there is."""
-    policy = MoeCxl.model_validate({"prefetch": 1, "idle_cost": 0.0, "adapt_placement": False, "steal": False})
+def guesses(scenario: str = "moe_cxl/mixtral-8x7b", *, hinted: bool = False, **workload: Any) -> Guesses:
+    """Decode of a scenario's model with `workload` keys changed; one token of prompt, so that decode is all there is.
+
+    From the sequence of activations alone, or with the policy's hint, too.
+    """
+    plain = {"prefetch": 1, "idle_cost": 0.0, "adapt_placement": False, "steal": False}
+    policy = MoeCxl.model_validate(plain if hinted else {**plain, "hint": None})
     sets = {f"workload.{key}": value for key, value in {"prompt": 1, "output": 32, **workload}.items()}
     this = loaded(scenario, **_AT_ONCE, **sets)
     job, routing = this.build()

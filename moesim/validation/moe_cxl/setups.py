@@ -79,9 +79,11 @@ _STILL = {"prefetch": 0, "adapt_placement": False, "steal": False}
 POLICIES: dict[str, dict[str, Any]] = {
     "baseline": {"kind": "deepspeed_moe"},
     "moe_cxl": {"kind": "moe_cxl", **_STILL},
+    "all parts": {"kind": "moe_cxl", "period": 4},
     "gpu_only": {"kind": "gpu_only"},
 }
-"""MoE-CXL without what changes during a run: those parts have rows of their own."""
+"""`moe_cxl` leaves out what changes during a run, which no sum by hand can follow; `all parts` has it, with periods as short as
+the jobs."""
 
 
 @dataclass(frozen=True)
