@@ -48,6 +48,8 @@ class Costs:
         self._gpu = self.system.devices[system.gpu_name]
         self._reach: dict[tuple[str, str], Path] = {}
         self._paths: dict[tuple[str, str], Path] = {}
+        self._alone: dict[tuple[Operation, int], FloatArray] = {}
+        """Seconds of dense work on the GPU by its tokens, which are the same in many steps."""
         self._bare = False
         """Whether calls cost nothing, even on devices that price them themselves."""
 
@@ -185,7 +187,12 @@ class Costs:
         return self._fixed("core", device, time, time > 0)
 
     def _on_gpu(self, operation: Operation, tokens: Any, flops: float, weight_bytes: float, activations: float) -> FloatArray:
-        return self._gemm(operation, self.system.gpu_name, tokens, flops, weight_bytes, activations)
+        if not isinstance(tokens, int):
+            return self._gemm(operation, self.system.gpu_name, tokens, flops, weight_bytes, activations)
+        key = operation, tokens
+        if key not in self._alone:
+            self._alone[key] = self._gemm(operation, self.system.gpu_name, tokens, flops, weight_bytes, activations)
+        return self._alone[key]
 
     def _gemm(
         self, operation: Operation, device: str, tokens: Any, flops: float, weight_bytes: float, activations: float

@@ -56,6 +56,8 @@ HERE = Homes()
 
 def crossing(model: Architecture, homes: Homes, *, first: bool = True, last: bool = True) -> list[Weights]:
     """[D] what crosses for each decoder layer in a step; `first`, `last`: whether the GPU runs the projections in and out."""
+    if not homes.elsewhere:
+        return [()] * model.layers
     matrices = model.qkv_bytes * first + model.output_bytes * last
     dense = set(range(model.layers)) - set(model.moe_layers) - set(model.bare_layers)
     found: list[Weights] = []

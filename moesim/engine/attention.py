@@ -110,20 +110,21 @@ def stage_operation(stage: Stage, item: int, lane: int, after: Sequence[int], pr
     return Operation(lane, service, after, priority, draws=draws, label=label_of(stage.name))
 
 
-def chains_of_pass(problem: Problem, deployment: Deployment, step: Pass) -> tuple[list[Chains], IntArray]:
-    """The distinct chains of a step, and for every decoder layer [D] which of them it passes.
+def chains_of_pass(problem: Problem, deployment: Deployment, sets: Sequence[Sequence[Core]]) -> tuple[list[Chains], list[int]]:
+    """The distinct chains of a step with the cores `sets`, and for every decoder layer [D] which of them it passes.
 
     Layers differ only by their attention window, so there are one or two kinds. Where a step holds prompts and decodes, both
     pass one chain whose core takes the sum of both; or each its own, side by side, if their plans name different devices.
     """
-    sets = cores_of_step(problem, deployment, step)
     kv_bytes = problem.model.kv_bytes_per_layer
     sizes = [size for cores in sets for core in cores for size in (core.flops, core.kv, core.cached)]
-    rows = np.concatenate([*sizes, (kv_bytes > 0)[None, :]], axis=0)
-    _, first, kind = np.unique(rows, axis=1, return_index=True, return_inverse=True)
+    columns = np.concatenate([*sizes, (kv_bytes > 0)[None, :]], axis=0).T.copy()
+    alike: dict[bytes, int] = {}
+    kind = [alike.setdefault(column.tobytes(), len(alike)) for column in columns]
+    first = [kind.index(number) for number in range(len(alike))]
     builders = [_Builder(problem, deployment, cores) for cores in sets]
-    chains = [tuple(builder.build(layer, float(kv_bytes[layer])) for builder in builders) for layer in first.tolist()]
-    return chains, np.asarray(kind, dtype=np.int64).reshape(-1)
+    chains = [tuple(builder.build(layer, float(kv_bytes[layer])) for builder in builders) for layer in first]
+    return chains, kind
 
 
 class Core(NamedTuple):

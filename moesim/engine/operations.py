@@ -13,7 +13,7 @@ import numpy as np
 
 from moesim.arrays import FloatArray, IntArray
 from moesim.contract import Deployment, PhasePlan, Problem
-from moesim.engine.attention import Core, cores_of_step, cpu_share
+from moesim.engine.attention import Core, cpu_share
 from moesim.engine.passes import Part, Pass, core_work
 from moesim.results.recorder import SECOND, Recorder
 
@@ -30,16 +30,18 @@ class Operations:
         self._problem, self._deployment, self._recorder = problem, deployment, recorder
         self._kept = kept = recorder.breakdown
         self._phase = ""
+        self._known: dict[tuple[str, str, bytes], float] = {}
+        """Seconds of projections and the like by what passes them."""
         kept.roofs.update(roofs(problem))
 
-    def dense(self, one: Pass) -> None:
-        """Everything of a pass outside the routed experts, and the phase for the visits that follow."""
+    def dense(self, one: Pass, sets: Sequence[Sequence[Core]]) -> None:
+        """Everything of a pass with the cores `sets` outside the routed experts, and the phase for the visits that follow."""
         problem, self._phase = self._problem, one.phase
         if not problem.job.attention:
             return
         model, costs, gpu = problem.model, problem.costs.bare, problem.system.gpu_name
         whole, hidden = one.new_tokens.sum(keepdims=True), model.token_bytes
-        for cores in cores_of_step(problem, self._deployment, one):
+        for cores in sets:
             self._projections(cores)
         for part in one.parts:
             self._core(part, self._deployment.plan.of(part.phase))
@@ -75,7 +77,10 @@ class Operations:
         flops, weights, crossing = sizes
         number = float(tokens.sum())
         nbytes = len(tokens) * weights + number * crossing
-        taken = float(seconds(device, tokens).sum())
+        key = name, device, tokens.tobytes()
+        if key not in self._known:
+            self._known[key] = float(seconds(device, tokens).sum())
+        taken = self._known[key]
         self._recorder.rounded += layers * len(tokens)
         self._kept.operate(self._phase, device, name, layers * number * flops, layers * nbytes, layers * taken)
 

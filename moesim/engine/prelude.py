@@ -14,7 +14,7 @@ import numpy as np
 from moesim.arrays import IntArray
 from moesim.contract import Deployment, Problem
 from moesim.contract.homes import Weights
-from moesim.engine.attention import Chains, chain_operations, chains_of_pass
+from moesim.engine.attention import Chains, Core, chain_operations, chains_of_pass, cores_of_step
 from moesim.engine.clock import to_ps
 from moesim.engine.passes import Pass
 from moesim.engine.program import DEMAND, JOIN, Operation, label_of
@@ -59,6 +59,8 @@ Group = tuple[Layer, ...]
 class Structure:
     """What a pass consists of beside its experts; GPU times in ps."""
 
+    cores: list[list[Core]]
+    """The attention cores, those together that share a chain."""
     chains: list[Chains]
     """The distinct attention chains."""
     layers: list[Group]
@@ -76,9 +78,10 @@ class Structure:
 def structure_of_pass(problem: Problem, deployment: Deployment, step: Pass) -> Structure:
     """Of a step; attention by its parts, all else for all its tokens together."""
     if not problem.job.attention:
-        return Structure([], [()] * problem.layers, (), 0)
+        return Structure([], [], [()] * problem.layers, (), 0)
     model, costs = problem.model, problem.costs
-    chains, kind = chains_of_pass(problem, deployment, step)
+    cores = cores_of_step(problem, deployment, step)
+    chains, kind = chains_of_pass(problem, deployment, cores)
     tokens = int(step.new_tokens.sum())
     router = int(to_ps(float(costs.router(tokens)), "the router"))
     dense = int(to_ps(float(costs.dense(tokens)), "a dense layer")) if model.n_dense else 0
@@ -87,7 +90,7 @@ def structure_of_pass(problem: Problem, deployment: Deployment, step: Pass) -> S
     layers: list[Group] = []
     group: list[Layer] = []
     weights = problem.crossing(deployment.plan, step.phase)
-    for layer, k in enumerate(kind.tolist()):
+    for layer, k in enumerate(kind):
         group.append(Layer(k, after.get(layer, dense), _copies(problem, weights[layer])))
         if layer in moe:
             layers.append(tuple(group))
@@ -98,7 +101,7 @@ def structure_of_pass(problem: Problem, deployment: Deployment, step: Pass) -> S
     looked_up = homes.head if model.tied_embedding else homes.embeddings
     row = model.embedding_bytes / model.vocab
     rows = _copies(problem, ((looked_up, tokens * row),)) if looked_up is not None else ()
-    return Structure(chains, layers, tuple(group), head, head_copies, rows)
+    return Structure(cores, chains, layers, tuple(group), head, head_copies, rows)
 
 
 def _copies(problem: Problem, weights: Weights) -> tuple[Copy, ...]:

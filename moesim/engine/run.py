@@ -123,7 +123,7 @@ def _all(scheduler: Scheduler) -> list[StepPlan]:
 def _pass(context: Context, step: Pass, following: Phase | None, stream: StreamWalk) -> None:
     start, problem = context.machine.now, context.problem
     structure = structure_of_pass(problem, context.deployment, step)
-    context.operations.dense(step)
+    context.operations.dense(step, structure.cores)
     context.ledger.attention(structure)
     if stream.takes(step.phase):
         computed = stream.walk_pass(step, following, structure)

@@ -22,6 +22,8 @@ class WorkTally:
         self.counts: dict[str, dict[int, int]] = {}
         """Phase -> tokens per (layer, expert) of a pass -> how often; groups of a pass count together."""
         self.passes: dict[str, int] = {}
+        self._known: dict[tuple[int, int], dict[str, tuple[float, float]]] = {}
+        """What depends on the numbers of tokens that pass and that come out alone."""
         self.dense: dict[str, dict[str, tuple[float, float]]] = {}
         """Phase -> operation -> seconds of all passes if the GPU does it, or the CPU (inf where it can't)."""
 
@@ -31,9 +33,11 @@ class WorkTally:
         self.passes[phase] = self.passes.get(phase, 0) + 1
         into = self.counts.setdefault(phase, {})
         together = computed.sum(axis=1)
-        values, numbers = np.unique(together[together > 0], return_counts=True)
-        for value, number in zip(values.tolist(), numbers.tolist(), strict=True):
-            into[value] = into.get(value, 0) + number
+        numbers = np.bincount(together.ravel())
+        values = np.flatnonzero(numbers)
+        for value, number in zip(values.tolist(), numbers[values].tolist(), strict=True):
+            if value:
+                into[value] = into.get(value, 0) + number
         dense = self.dense.setdefault(phase, {})
         for name, (gpu, cpu) in self._dense(one).items():
             before = dense.get(name, (0.0, 0.0))
@@ -42,26 +46,34 @@ class WorkTally:
     def _dense(self, one: Pass) -> dict[str, tuple[float, float]]:
         """Seconds of each operation outside the experts, the whole pass in one piece, on the GPU and on the CPU."""
         problem, costs = self._problem, self._problem.costs.bare
-        model, layers, tokens = problem.model, problem.model.layers, int(one.new_tokens.sum())
+        key = int(one.new_tokens.sum()), one.sampled
+        if key not in self._known:
+            self._known[key] = self._fixed(*key)
+        if not problem.job.attention:
+            return self._known[key]
+        gpu, cpu = problem.system.gpu_name, costs.cpu_name
+        cores = [(part.phase, core_work(problem.model, part)) for part in one.parts]
+        here = sum(float(costs.core(gpu, *work, phase, problem.gpu_tier).sum()) for phase, work in cores)
+        there = float("inf")
+        if cpu is not None:
+            tiers = problem.system.host_tiers
+            there = sum(min(float(costs.core(cpu, *work, phase, t).sum()) for t in tiers) for phase, work in cores)
+        return {**self._known[key], "core": (here, there)}
+
+    def _fixed(self, tokens: int, sampled: int) -> dict[str, tuple[float, float]]:
+        """All but the attention core."""
+        problem, costs = self._problem, self._problem.costs.bare
+        model, layers = problem.model, problem.model.layers
         shared = float(costs.shared(tokens)) * problem.layers
         work = {"shared experts": (shared, float("inf"))} if shared else {}
         if not problem.job.attention:
             return work
         gpu, cpu = problem.system.gpu_name, costs.cpu_name
-        cores = [(part.phase, core_work(model, part)) for part in one.parts]
-        core = [sum(float(costs.core(gpu, *work, phase, problem.gpu_tier).sum()) for phase, work in cores)]
-        parts = {
-            name: [layers * float(cost(gpu, tokens))] for name, cost in (("QKV", costs.projections), ("output", costs.output))
-        }
-        if cpu is not None:
-            tiers = problem.system.host_tiers
-            core.append(sum(min(float(costs.core(cpu, *work, phase, t).sum()) for t in tiers) for phase, work in cores))
-            parts["QKV"].append(layers * float(costs.projections(cpu, tokens)))
-            parts["output"].append(layers * float(costs.output(cpu, tokens)))
-        only_gpu = float(costs.router(tokens)) * problem.layers + float(costs.head(one.sampled))
+        only_gpu = float(costs.router(tokens)) * problem.layers + float(costs.head(sampled))
         if model.n_dense:
             only_gpu += float(costs.dense(tokens)) * model.n_dense
         work["router, dense, head"] = (only_gpu, float("inf"))
-        for name, seconds in {"core": core, **parts}.items():
-            work[name] = (seconds[0], seconds[1] if len(seconds) > 1 else float("inf"))
+        for name, cost in (("QKV", costs.projections), ("output", costs.output)):
+            there = float("inf") if cpu is None else layers * float(cost(cpu, tokens))
+            work[name] = (layers * float(cost(gpu, tokens)), there)
         return work
