@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from moesim.arrays import FloatArray
-from moesim.hardware import NearDataUnit, Path, System
+from moesim.hardware import Gpu, NearDataUnit, Path, System
 from moesim.hardware.device import Phase
 from moesim.model import Architecture
 from moesim.runtime import FREE, Calls, Copies, Runtime
@@ -177,14 +177,22 @@ class Costs:
         programs = self.runtime.gpu
         return np.asarray(time + programs.step + programs.request * np.asarray(tokens, dtype=np.float64))
 
-    def core(self, device: str, flops: Any, kv_bytes: Any, phase: Phase, tier: str) -> FloatArray:
+    def core(
+        self, device: str, flops: Any, kv_bytes: Any, phase: Phase, tier: str,
+        *, sequences: Any = 0, mixed: bool = False, tokens: Any = 0,
+    ) -> FloatArray:  # fmt: skip
         """OP1: attention core on `device` over a KV cache in `tier`.
 
+        `sequences` [...] that decode, whether the step holds prompts, too (`mixed`), and all `tokens` of the step matter to
+        GPUs and runtimes that say so.
         The GPU always reads its own memory: a cache in another tier is copied there first, which is not in this time.
         """
         reach = None if device == self.system.gpu_name else self.reach(device, tier).rate
-        time = np.asarray(self.system.devices[device].core_time(flops, kv_bytes, phase, reach), dtype=np.float64)
-        return self._fixed("core", device, time, time > 0)
+        unit = self.system.devices[device]
+        time = np.asarray(unit.core_time(flops, kv_bytes, phase, reach), dtype=np.float64)
+        if isinstance(unit, Gpu) and phase == "decode":
+            time = (time + unit.attention.sequence * np.asarray(sequences)) * (unit.attention.mixed if mixed else 1.0)
+        return self._fixed("core", device, time, time > 0, tokens)
 
     def _on_gpu(self, operation: Operation, tokens: Any, flops: float, weight_bytes: float, activations: float) -> FloatArray:
         if not isinstance(tokens, int):
@@ -200,10 +208,14 @@ class Costs:
         """Dense work of `flops` and `activations` bytes (in and out) per token over `weight_bytes` of weights."""
         t = np.asarray(tokens, dtype=np.float64)
         time = self.system.devices[device].gemm_time(flops * t, np.where(t > 0, weight_bytes + activations * t, 0.0))
-        return self._fixed(operation, device, np.asarray(time, dtype=np.float64), t > 0)
+        return self._fixed(operation, device, np.asarray(time, dtype=np.float64), t > 0, t)
 
-    def _fixed(self, operation: Operation, device: str, time: FloatArray, called: Any) -> FloatArray:
-        """`time` [..] and the fixed cost of a call where there is one."""
+    def _fixed(self, operation: Operation, device: str, time: FloatArray, called: Any, tokens: Any) -> FloatArray:
+        """`time` [..] and the fixed cost of a call where there is one, in a step of `tokens` [..]."""
         if self._bare:
             return time
-        return np.asarray(time + np.where(called, self.runtime.fixed(self.system.devices[device], operation), 0.0))
+        unit, limit = self.system.devices[device], self.runtime.gpu.graph_tokens
+        fixed: Any = self.runtime.fixed(unit, operation)
+        if limit is not None and operation != "head":
+            fixed = np.where(np.asarray(tokens) > limit, self.runtime.fixed(unit, operation, captured=False), fixed)
+        return np.asarray(time + np.where(called, fixed, 0.0))

@@ -227,10 +227,12 @@ class _Builder:
     def _core_seconds(self, layer: int, left: float) -> FloatArray:
         """[n] time of the core of a layer, prompts and decodes one after another; `left`: the share that is not done aside."""
         costs, device = self.problem.costs, self.plan.core
-        seconds = np.zeros(len(self.tokens))
+        seconds, mixed = np.zeros(len(self.tokens)), len(self.cores) > 1
         for core in self.cores:
-            flops, kv = left * core.flops[:, layer], left * core.kv[:, layer]
-            alone = costs.core(device, flops, kv, core.phase, self._kv_tier(device))
+            flops, kv, tier = left * core.flops[:, layer], left * core.kv[:, layer], self._kv_tier(device)
+            alone = costs.core(
+                device, flops, kv, core.phase, tier, sequences=left * core.tokens, mixed=mixed, tokens=self.tokens
+            )
             seconds += np.where(core.tokens > 0, alone, 0.0)
         return seconds
 

@@ -129,7 +129,14 @@ def trailer_of(structure: Structure, lane: Callable[[str], int], gpu: str) -> li
     """The decoder layers behind the last MoE layer and the LM head; empty where attention is left out."""
     if not structure.chains:
         return []
-    operations, after, _ = _layers(structure, structure.trailing, lane, gpu, last_is_moe=False)
+    alone = _alone(structure, gpu)
+    if alone is not None:
+        last = alone + structure.head
+        return [Operation(lane(gpu), last, label=label_of("layers without experts" if alone else "LM head"))] if last else []
+    trailing = structure.trailing
+    if trailing and structure.rows and not structure.layers:
+        trailing = (trailing[0]._replace(copies=(*structure.rows, *trailing[0].copies)), *trailing[1:])
+    operations, after, _ = _layers(structure, trailing, lane, gpu, last_is_moe=False)
     if structure.head:
         for copy in structure.head_copies:
             operations.append(copy.operation(lane, ()))
@@ -138,6 +145,20 @@ def trailer_of(structure: Structure, lane: Callable[[str], int], gpu: str) -> li
     elif operations:
         operations.append(Operation(JOIN, 0, after))
     return operations
+
+
+def _alone(structure: Structure, gpu: str) -> int | None:
+    """ps of the decoder layers behind the last MoE layer where the GPU does all of it, one after another; None where not."""
+    whole = 0
+    for kind, service, copies in structure.trailing:
+        if copies or structure.head_copies or (structure.rows and not structure.layers):
+            return None
+        for chain in structure.chains[kind]:
+            if chain.sides() != chain.stages or any(stage.lane != gpu or stage.usage for stage in chain.stages):
+                return None
+            whole += sum(stage.total for stage in chain.stages)
+        whole += service
+    return whole
 
 
 def _template(structure: Structure, group: Group, lane: Callable[[str], int], gpu: str) -> Template:

@@ -134,6 +134,7 @@ LABELS = (
     Label("deferred experts"),
     Label("waits for requests"),
     Label("upload weights", "demand"),
+    Label("layers without experts"),
 )
 """The first ones as the kernel's visit builder numbers them."""
 _NUMBERS = {label.name: number for number, label in enumerate(LABELS)}

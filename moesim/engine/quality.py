@@ -27,7 +27,7 @@ class QualityBook:
         recorder.quality.native = problem.model.expert_bytes * 8.0 / self._weights
         self._booked: IntArray = np.zeros((problem.layers, problem.experts), dtype=np.int64)
         """[L, E] tokens whose precision is in the books already."""
-        self.smallest = float(residency.bytes.min())
+        self.smallest = float(residency.bytes.min()) if residency.bytes.size else problem.model.expert_bytes
         """Bytes of the smallest copy that any expert was computed from."""
 
     def visits(self, answers: Answers, routed: IntArray, computed: IntArray, layers: IntArray, serving: BoolArray) -> None:

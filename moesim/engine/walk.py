@@ -29,7 +29,7 @@ class PassWalk:
         self.context, self.step = context, step
         layers, self.groups, experts = step.counts.shape
         self.layers: IntArray = np.repeat(np.arange(layers), self.groups)
-        self.counts = step.counts.reshape(-1, experts)
+        self.counts = step.counts.reshape(layers * self.groups, experts)
         self._computed = self.counts
         self.tokens = np.tile(step.group_tokens, layers)
         self.times = context.placement.times(self.counts, self.layers)
@@ -42,7 +42,15 @@ class PassWalk:
         return self._computed.reshape(self.step.counts.shape)
 
     def run(self, structure: Structure) -> None:
-        """Walks all visits, and what follows the last layer with experts."""
+        """Walks all visits, and what follows the last layer with experts: all layers of a model without any."""
+        context, machine = self.context, self.context.machine
+        if len(self.layers):
+            self._visits(structure)
+        trailer = trailer_of(structure, machine.lane, context.gpu)
+        if trailer:
+            context.ledger.critical(machine.run(trailer), "attention", None)
+
+    def _visits(self, structure: Structure) -> None:
         context, machine = self.context, self.context.machine
         templates, of_layer = templates_of(structure, machine.lane, context.gpu)
         first = np.arange(len(self.layers)) % self.groups == 0
@@ -55,9 +63,6 @@ class PassWalk:
             self._whole()
         else:
             self._one_by_one()
-        trailer = trailer_of(structure, machine.lane, context.gpu)
-        if trailer:
-            context.ledger.critical(machine.run(trailer), "attention", None)
 
     def _whole(self) -> None:
         """All visits of a policy whose decisions wait for no clock, in one call of the engine."""

@@ -5,8 +5,9 @@ Knows no kind of device, and nothing of the machine around it beyond the bandwid
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
+from annotated_types import Ge
 from numpy.typing import ArrayLike
 from pydantic import PrivateAttr
 
@@ -90,3 +91,7 @@ class Attention(Spec):
     """Share of the memory bandwidth reached while the KV cache streams."""
     efficiency: PositiveShare = 0.79
     """Share of the peak rate reached."""
+    sequence: Duration = 0.0
+    """Seconds that each decoding sequence takes beside its bytes: its blocks of threads are scheduled one by one."""
+    mixed: Annotated[float, Ge(1)] = 1.0
+    """Times longer that decoding sequences take in a step that holds prompts, too, whose kernel is not made for single rows."""

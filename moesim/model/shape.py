@@ -27,14 +27,14 @@ class Shape(Spec):
     """Width of the hidden state."""
     layers: int = Field(gt=0)
     """Decoder layers."""
+    experts: int = Field(ge=0)
+    """Routed experts of one MoE layer (E); 0 for a dense model, whose layers have none."""
     moe_layers: tuple[int, ...] = Field((), validate_default=True)
-    """Indices of the decoder layers with experts, from 0; every layer when empty."""
-    experts: int = Field(gt=1)
-    """Routed experts of one MoE layer (E)."""
-    top_k: int = Field(gt=0)
-    """Routed experts that one token takes in one MoE layer."""
-    expert_width: int = Field(gt=0)
-    """Inner width of one expert."""
+    """Indices of the decoder layers with experts, from 0; every layer when empty, none of a dense model."""
+    top_k: int = Field(0, ge=0, validate_default=True)
+    """Routed experts that one token takes in one MoE layer; at least 1 where there are experts."""
+    expert_width: int = Field(0, ge=0, validate_default=True)
+    """Inner width of one expert; of no meaning without experts."""
     expert_hidden: int = Field(0, ge=0)
     """Width of the state that routed experts work on, projected down before and up after them; `hidden` when 0 (Nemotron-3)."""
     matrices: Literal[2, 3] = 3
@@ -66,13 +66,30 @@ class Shape(Spec):
     precision: Precision = Precision()
     """Number format of each part."""
 
+    @field_validator("experts")
+    @classmethod
+    def _none_or_several(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("one expert that every token takes is a dense block; write 0, and its dense_width")
+        return value
+
     @field_validator("top_k")
     @classmethod
     def _top_k_exists(cls, value: int, info: ValidationInfo) -> int:
         experts = info.data.get("experts")
         if experts is not None and value > experts:
             raise ValueError(f"a token cannot take {value} of {experts} experts; top_k must be at most {experts}")
+        if experts and not value:
+            raise ValueError(f"a token takes at least 1 of {experts} experts; top_k must be given")
         return value
+
+    @field_validator("expert_width")
+    @classmethod
+    def _experts_have_width(cls, value: int, info: ValidationInfo) -> int:
+        experts = info.data.get("experts")
+        if experts and not value:
+            raise ValueError(f"{experts} experts have a width; expert_width must be given")
+        return value or 1  # of an expert that is not there, so that sizes are no zero to divide by
 
     @field_validator("moe_layers", "linear_layers", "bare_layers")
     @classmethod
@@ -81,7 +98,7 @@ class Shape(Spec):
         if layers is None:
             return value
         if not value and info.field_name == "moe_layers":
-            return tuple(range(layers))
+            return tuple(range(layers)) if info.data.get("experts", 1) else ()
         wrong = [index for index in value if not 0 <= index < layers]
         if wrong:
             raise ValueError(f"layer {wrong[0]} is out of range; the model has layers 0 to {layers - 1}")

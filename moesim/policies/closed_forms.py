@@ -45,6 +45,8 @@ def distinct_experts(experts: int, top_k: int, tokens: Any) -> Any:
 
     Valid: an upper bound for popularities that differ and for tokens that resemble each other.
     """
+    if not experts:
+        return np.zeros(np.shape(tokens))
     return experts * (1.0 - (1.0 - top_k / experts) ** np.asarray(tokens, dtype=np.float64))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from annotated_types import Ge
+from pydantic import Field
 
 from moesim.hardware import Gpu, Roofline
 from moesim.hardware.experts import PositiveShare
@@ -116,14 +117,19 @@ class GpuPrograms(Spec):
     """Share of the peak that its products and experts reach with many tokens; without it what the GPU was measured to."""
     attention: GpuCore = GpuCore()
     """Attention core of the program."""
+    graph_tokens: int | None = Field(default=None, ge=0)
+    """Tokens of the largest step that a captured graph holds; larger ones launch projections, attention and dense parts in mode
+    `beyond`. None: no limit."""
+    beyond: Mode = "compiled"
+    """How the kernels of larger steps are launched."""
     step: Duration = 0.0
     """Seconds of the host per step, in which the GPU waits: scheduling, sampling, output."""
     request: Duration = 0.0
     """The same for each sequence of the step."""
 
-    def seconds(self, operation: Operation, fixed: FixedTimes) -> float:
-        """Fixed seconds of one call of `operation` on a GPU whose empty kernels take `fixed`."""
-        mode = self.calls if operation == "expert" else self.mode
+    def seconds(self, operation: Operation, fixed: FixedTimes, *, captured: bool = True) -> float:
+        """Fixed seconds of a call of `operation` on a GPU whose empty kernels take `fixed`, in a step that is `captured`."""
+        mode = self.calls if operation == "expert" else self.mode if captured else self.beyond
         kernels: Kernels = getattr(self.kernels, operation)
         return kernels.seconds(fixed, getattr(self.launches, mode))
 

@@ -82,11 +82,15 @@ class Runtime(Spec):
             own = own._replace(hand_over=device.sync)
         return own if device.fused is None else own._replace(fused=device.fused)
 
-    def fixed(self, device: Device, operation: Operation) -> float:
+    def fixed(self, device: Device, operation: Operation, *, captured: bool = True) -> float:
         """Fixed seconds of one call of an `operation` on `device`."""
         if device.launch is not None:
             return device.launch
-        return self.gpu.seconds(operation, device.fixed) if isinstance(device, Gpu) else self.calls(device).apart
+        return (
+            self.gpu.seconds(operation, device.fixed, captured=captured)
+            if isinstance(device, Gpu)
+            else self.calls(device).apart
+        )
 
     def one_thread(self, cpu: Device) -> bool:
         """Whether the thread that computes experts on `cpu` launches the GPU's calls first."""

@@ -63,23 +63,32 @@ def explain(loaded: LoadedScenario, *, unasked: str = "") -> Explanation:
         except InputError as error:
             refusal = f"The policy cannot place the model: {'; '.join(mistake.message for mistake in error.mistakes)}"
     plan = Plan.of(problem, deployment, refusal)
-    sections = (
-        explain_work.model(plan),
-        explain_work.placement(plan),
-        explain_work.batch(plan),
-        explain_machine.rooflines(problem.costs),
-        explain_machine.times(problem.costs),
-        explain_runtime.fixed_costs(problem.costs),
-        explain_machine.uploads(problem.costs),
-        explain_machine.break_even(problem.costs),
-        explain_work.ceilings(plan),
-        explain_closed_forms.section(plan),
-        explain_machine.cxl(problem.costs),
-        explain_machine.origins(loaded.data, loaded.provenance),
-    )
+    origins = explain_machine.origins(loaded.data, loaded.provenance)
+    if problem.layers:
+        sections = (*_of_experts(plan), origins)
+    else:
+        sections = (explain_work.model(plan), explain_work.placement(plan), origins)
     kind = "nobody" if unasked else str(getattr(scenario.policy, "kind", type(scenario.policy).__name__))
     kept = tuple(section for section in sections if section.rows or section.note)
     return Explanation(scenario.name, scenario.hardware.name or "this machine", scenario.model.name, kind, kept)
+
+
+def _of_experts(plan: Plan) -> tuple[Section, ...]:
+    """What there is to say of a model with experts."""
+    costs = plan.problem.costs
+    return (
+        explain_work.model(plan),
+        explain_work.placement(plan),
+        explain_work.batch(plan),
+        explain_machine.rooflines(costs),
+        explain_machine.times(costs),
+        explain_runtime.fixed_costs(costs),
+        explain_machine.uploads(costs),
+        explain_machine.break_even(costs),
+        explain_work.ceilings(plan),
+        explain_closed_forms.section(plan),
+        explain_machine.cxl(costs),
+    )
 
 
 def _job_and_profile(loaded: LoadedScenario) -> tuple[Job, FloatArray]:

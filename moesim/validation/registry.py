@@ -39,6 +39,7 @@ CASES: dict[str, str] = {
     "oracle-queues": "moesim.validation.oracles.queues:QUEUES",
     "oracle-shared-link": "moesim.validation.oracles.queues:LINK",
     "mixtral-rtxpro6000-end-to-end": "moesim.validation.systems.resident_serving:CASE",
+    "vllm-llama8b-pro6000": "moesim.validation.systems.vllm_serving:CASE",
     "ktransformers-dsv3-q4": "moesim.validation.systems.ktransformers:CASE",
     "moe-cxl-claims": "moesim.validation.moe_cxl.claims:CLAIMS",
     "moe-lightning-s1": "moesim.validation.systems.moe_lightning:CASE",

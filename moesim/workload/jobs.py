@@ -26,7 +26,7 @@ from moesim.workload.routing import Routed, Routing, normalised
 from moesim.workload.shared import Shared
 from moesim.workload.sticky import Sticky
 from moesim.workload.strata import popularity
-from moesim.workload.table import Job, Progress, RoutingTable
+from moesim.workload.table import Job, Progress, RoutingTable, nowhere
 from moesim.workload.trace import Trace
 from moesim.workload.zipf import Uniform, Zipf
 
@@ -109,7 +109,9 @@ class LayerBatch(Spec):
 def routed(
     routing: Routing, profile: Profile, job: Job, model: Routed, streams: Streams, base: Path, progress: Progress | None
 ) -> RoutingTable:
-    """The routing with its profile; one of prototypes is learnt from the requests once they are known."""
+    """The routing with its profile; one of prototypes is learnt from the requests. Nothing for a model without experts."""
+    if not model.n_moe:
+        return nowhere(job)
     if not isinstance(profile, Stratified):
         return routing.table(job, model, streams, base, profile, progress)
     table = routing.table(job, model, streams, base, Unknown(), progress)

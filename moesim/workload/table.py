@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from moesim.arrays import FloatArray, IntArray
 from moesim.errors import InputError, Mistake
 
-__all__ = ["Job", "Progress", "RoutingTable", "distinct", "id_type"]
+__all__ = ["Job", "Progress", "RoutingTable", "distinct", "id_type", "nowhere"]
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) while a table is made; any unit, `done` never falls."""
@@ -168,6 +168,14 @@ class RoutingTable:
         keys += self._offsets
         cells = self.layers * self.experts
         return np.bincount(keys.ravel().astype(np.intp), minlength=cells).reshape(self.layers, self.experts)
+
+
+def nowhere(job: Job) -> RoutingTable:
+    """The routing of a model without experts: L = E = k = 0."""
+    counts = np.zeros((job.requests, 0, 0), dtype=np.uint32)
+    decode = np.zeros((job.requests, job.passes, 0, 0), dtype=np.uint8)
+    prompts = np.zeros((job.requests, int(job.prompt.max()), 0, 0), dtype=np.uint8)
+    return RoutingTable(counts, decode, 0, np.zeros((0, 0)), prompts=lambda: prompts)
 
 
 def distinct(counts: IntArray) -> IntArray:
