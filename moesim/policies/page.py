@@ -14,6 +14,7 @@ from typing import Any
 
 from moesim.contract import Policy, is_bound
 from moesim.plugins import BUILT_IN, find
+from moesim.policies.fidelity import FIDELITY
 from moesim.writing import write
 
 __all__ = ["main", "page", "written"]
@@ -34,7 +35,9 @@ what is inferred. Written by `python -m moesim.policies.page`. `moesim list poli
 *Learns* says when a policy looks at what has happened: a memoryless one decides by the visit alone and is timed all layers
 at once. *Looks ahead* names predictors with a declared recall, and bounds that know the whole run. A star marks policies that
 with their defaults may change what the model computes. Bounds, which no system can reach, stand last, apart from the others as
-in every ranking. Parameters that most policies share stand once, under [Shared parameters](#shared-parameters).
+in every ranking. *As published* says how much of its system a policy is: faithful (every decision that the source describes),
+partial (its core, and what is missing), named after it (one idea, which is kept), or a yardstick of our own. Parameters that
+most policies share stand once, under [Shared parameters](#shared-parameters).
 
 """
 
@@ -45,13 +48,19 @@ def page() -> str:
     classes = {name: made for bounds in (False, True) for name, made in every.items() if is_bound(made) is bounds}
     shared = _shared(classes)
     rows = [
-        f"| [`{name}`](#{name}){_mark(made)} | {_first(made)} | {_learns(made)} | {_cell(made.source)} |"
+        f"| [`{name}`](#{name}){_mark(made)} | {_first(made)} | {_learns(made)} | {_faith(name)} | {_cell(made.source)} |"
         for name, made in classes.items()
     ]
-    table = "\n".join(["| policy | what it does | learns | source |", "|---|---|---|---|", *rows])
+    table = "\n".join(["| policy | what it does | learns | as published | source |", "|---|---|---|---|---|", *rows])
     common = "\n".join(_parameter(field, shared[field]) for field in shared)
     sections = "\n".join(_section(name, made, set(shared)) for name, made in classes.items())
     return f"{_INTRO}{table}\n\n## Shared parameters\n\n{common}\n\n{sections}".rstrip() + "\n"
+
+
+def _faith(name: str) -> str:
+    """How the policy stands to what it is called after."""
+    level, but = FIDELITY[name]
+    return f"{level}{': ' if but else ''}{'without ' if level == 'partial' else ''}{but}"
 
 
 def _mark(made: type[Policy]) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
+from moesim.contract import is_bound
 from moesim.plugins import BUILT_IN, find
+from moesim.policies.fidelity import FIDELITY
 from moesim.policies.page import PAGE, main, page
 
 
@@ -26,3 +28,27 @@ def test_every_policy_has_a_section_with_its_parameters_and_source() -> None:
 
 def test_there_are_at_least_thirty() -> None:
     assert len(BUILT_IN["policies"]) >= 30
+
+
+def test_every_policy_says_how_much_of_its_system_it_is() -> None:
+    assert set(FIDELITY) == set(BUILT_IN["policies"])
+    assert all((level in ("partial", "named after")) == bool(but) for level, but in FIDELITY.values())
+    table = {line.split("`")[1]: line for line in PAGE.read_text("utf-8").splitlines() if line.startswith("| [`")}
+    assert all(f"| {level}" in table[name] and but in table[name] for name, (level, but) in FIDELITY.items())
+
+
+def test_what_leaves_something_out_does_not_call_itself_faithful() -> None:
+    for name, (level, _) in FIDELITY.items():
+        assert level != "faithful" or "Simplified:" not in find("policies", name).__doc__, name
+    assert all(FIDELITY[name].level == "yardstick" for name in FIDELITY if is_bound(find("policies", name)))
+
+
+def test_the_readme_tells_the_same_of_whom_it_names() -> None:
+    readme = (PAGE.parents[1] / "README.md").read_text("utf-8")
+    sentence = readme[readme.index("Few are the whole") : readme.index("docs/seeds.md")]
+    faithful, rest = sentence.split("*faithful* (")[1].split(")", 1)
+    named = rest.split("*named after* it (")[1].split(")")[0]
+    known = {"Fiddler": "fiddler", "MoNDE": "monde", "MoESys": "moesys", "CXL-NDP": "cxl_ndp"}
+    assert {FIDELITY[known[name]].level for name in known if name in faithful} == {"faithful"}
+    assert {FIDELITY[known[name]].level for name in named.split(", ")} == {"named after"}
+    assert {FIDELITY[name].level for name in ("cox_moe", "cxl_expert", "moe_cxl")} == {"partial"}

@@ -1,0 +1,85 @@
+"""How much of its published system each policy is: faithful, partial, named after it, or a yardstick of our own.
+
+Knows policies by name; the page of policies and the README tell it, and a test holds the three together.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+__all__ = ["FIDELITY", "Fidelity"]
+
+Level = Literal["faithful", "partial", "named after", "yardstick"]
+
+
+class Fidelity(NamedTuple):
+    """How a policy stands to what it is called after."""
+
+    level: Level
+    """`faithful`: every decision that the source describes, with its constants or stated guesses; `partial`: its core, without
+    `but`; `named after`: one idea of it; `yardstick`: no published system."""
+    but: str = ""
+    """What is missing (`partial`), or what is kept (`named after`)."""
+
+
+_FAITHFUL, _OURS = Fidelity("faithful"), Fidelity("yardstick")
+
+
+def _partial(but: str) -> Fidelity:
+    return Fidelity("partial", but)
+
+
+FIDELITY: dict[str, Fidelity] = {
+    "on_demand": _OURS,
+    "static_popularity": _OURS,
+    "lru": _OURS,
+    "cxl_expert": _partial("learned thresholds, time for quantising, the AMX engine inside the memory module"),
+    "cxl_expert_gpu_only": _FAITHFUL,
+    "cxl_expert_near_data": _FAITHFUL,
+    "cox_moe": _partial("strata that the policy makes itself from embeddings: they are a profile of the workload"),
+    "moe_cxl": _partial("replicas and their queues, prefetch into faster CXL devices, stealing by co-activation"),
+    "gpu_only": _OURS,
+    "random": _OURS,
+    "lfu": _OURS,
+    "fifo": _OURS,
+    "cache": _OURS,
+    "mixtral_offloading": _partial("2 and 3 bit experts, unless the model is stored so"),
+    "huang_buffering": _partial("dynamic gating and load balancing"),
+    "fiddler": _FAITHFUL,
+    "hybrimoe": _partial("the time that simulating a prefetch takes, and gate scores, for which shares of tokens stand"),
+    "ktransformers": _partial(
+        "its rule for which experts a batch defers, which is inferred; splitting over sockets, which is a CPU profile"
+    ),
+    "llama_cpp": _partial("the mmap of the weights' file and the expert caches of later versions"),
+    "deepspeed_moe": _partial("expert parallelism and its kernels"),
+    "monde": _FAITHFUL,
+    "dynande": _partial("several near-data units side by side"),
+    "trimoe": _partial("striped and localised DIMMs, re-layout, contention of units with other readers"),
+    "hobbit": _partial("gate weights of the router: a law draws them"),
+    "edgemoe": _partial("sensitivity of each expert to its bit width, dequantisation, a device without a GPU"),
+    "daop": _partial("the CPU and the GPU taking turns in the first layers, and substitutes by gate scores"),
+    "context_cxl_ndp": _partial("losses measured per expert, for which shares of tokens stand"),
+    "belady": _OURS,
+    "belady_global": _OURS,
+    "best_static": _OURS,
+    "oracle_prefetch": _OURS,
+    "oracle_dispatch": _OURS,
+    "optimum": _OURS,
+    "prefetch": _OURS,
+    "promoe": _partial("the trained predictor, for which a stated recall and time stand"),
+    "adapmoe": _partial("gate weights of the router, and recall by layer"),
+    "pre_gated": _partial("retrained gates, whose choice routing is taken for"),
+    "moe_infinity": _partial("prefetching by default, clustering of activation matrices"),
+    "finemoe": _partial("prefetch for the first layer; embeddings and gate probabilities, for which counts stand"),
+    "flexgen": _partial("compression, and one sweep of weights per block in prefill"),
+    "moe_lightning": _partial("the copy from pageable to pinned memory, and one sweep of weights per block in prefill"),
+    "zero_inference": _partial("streaming of weights outside the experts where they fit into GPU memory"),
+    "zero_infinity": _partial("blocks, queues and buffers of the drive"),
+    "moesys": Fidelity("named after", "its ring of GPU memory sections"),
+    "lia": _partial("a published extension to experts, which is inferred here"),
+    "moe_gen": _partial("hidden states in host memory"),
+    "moe_lens": _partial("prefill and decode tokens in one sweep, and pre-emption"),
+    "cxl_ndp": Fidelity("named after", "reading the first bits of each weight, at one precision for all channels"),
+    "rmai": _partial("keeping what has crossed for the GPU"),
+}
+"""Policy -> how it stands to what it is called after."""
