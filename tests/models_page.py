@@ -265,6 +265,8 @@ published figures were read like the others.
   harmless, is named in a warning. It is an error where it names a width, or where a default was taken that it may deny.
 * `hf_quant_config.json` beside a `config.json` counts where the configuration is silent. Formats are mixed module by module:
   what a checkpoint spares or names keeps its own, and a part whose layers differ has their mean bits.
+* A GGUF file is read by its tensors, whose weights must be as many as its keys describe; each part counts the bytes it has
+  there, experts layer by layer. Refused: dense models, tensors of blocks that moesim does not model, big-endian files.
 * Refused, since sums would come out wrong: encoder-decoders; compressed or shared caches (DeepSeek-V4, Hunyuan-Large);
   experts that compute nothing (LongCat-Flash); hyper-connections; n-gram embeddings; attention made of experts (JetMoE);
   experts of several widths (ERNIE-4.5-VL). Sparse attention with an indexer (DeepSeek-V3.2, GLM-5, MiniMax-M3) is refused

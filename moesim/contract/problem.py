@@ -115,6 +115,16 @@ class Problem:
         capacity = self.system.capacity(tier)
         return max(capacity - self.runtime.reserve, 0.0) if tier == self.gpu_tier else capacity
 
+    def expert_bytes(self, *, alike: bool = False) -> FloatArray:
+        """[L, E] bytes of each routed expert as the model is stored; all `alike` are as large as the mean.
+
+        Slots that experts of different layers take turns in are planned for the mean: their sum over the model is exact.
+        """
+        by_layer = self.model.expert_bytes_by_layer
+        apart = not alike and len(by_layer) >= self.layers
+        sizes = by_layer[: self.layers] if apart else np.full(self.layers, self.model.expert_bytes)
+        return np.repeat(sizes[:, None], self.experts, axis=1)
+
     def kv_bytes(self, batch: int) -> float:
         """Bytes of the KV cache of the `batch` longest requests at their full length; 0 where attention is left out."""
         if not self.job.attention:

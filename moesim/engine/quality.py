@@ -23,8 +23,12 @@ class QualityBook:
         self._gpu = problem.gpu_index
         self._residency, self._recorder = residency, recorder
         self._stored: FloatArray = residency.bytes
-        self._weights = problem.model.expert_flops / 2.0  # one multiplication and one addition for each weight and token
-        recorder.quality.native = problem.model.expert_bytes * 8.0 / self._weights
+        weights = problem.model.expert_flops / 2.0  # one multiplication and one addition for each weight and token
+        native = recorder.quality.native = problem.model.expert_bytes * 8.0 / weights
+        own = problem.expert_bytes()
+        mixed = bool((own != own[0]).any()) and bool((own == self._stored).all())
+        self._per_bit: FloatArray = own[:, :1] / native if mixed else np.full((problem.layers, 1), weights / 8.0)
+        """[L, 1] bytes of an expert for each bit per weight; of the mean, where the model's layers differ in format."""
         self._booked: IntArray = np.zeros((problem.layers, problem.experts), dtype=np.int64)
         """[L, E] tokens whose precision is in the books already."""
         self.smallest = float(residency.bytes.min()) if residency.bytes.size else problem.model.expert_bytes
@@ -45,17 +49,17 @@ class QualityBook:
         used = self._stored[layers] if answers.nbytes is None else answers.nbytes
         held = serving | self._residency.in_flight[layers]
         here = held & (answers.device == self._gpu)
-        self._book(np.where(here, self._residency.copy_bytes[layers], used), computed)
+        self._book(np.where(here, self._residency.copy_bytes[layers], used), computed, layers)
 
     def close(self) -> None:
         """Books what was computed from stored copies: all the rest."""
         computed = self._recorder.breakdown.tokens
-        self._book(self._stored, computed - self._booked)
+        self._book(self._stored, computed - self._booked, np.arange(len(computed)))
         self._recorder.quality.routed = int(computed.sum()) + self._recorder.quality.skipped
 
-    def _book(self, nbytes: FloatArray, tokens: IntArray) -> None:
+    def _book(self, nbytes: FloatArray, tokens: IntArray, layers: IntArray) -> None:
         active = tokens > 0
-        bits = nbytes[active] * 8.0 / self._weights
+        bits = (nbytes / self._per_bit[layers])[active]
         into = self._recorder.quality.precision
         values, inverse = np.unique(bits, return_inverse=True)
         for value, number in zip(values.tolist(), np.bincount(inverse, tokens[active]).tolist(), strict=True):

@@ -115,7 +115,7 @@ anything else is replaced. Beside the keys below it has five parts, each with a 
 |---|---|---|---|
 | `extends` | text | - | Scenario that this one changes: a path from this file, or a name. |
 | `hardware` | text or mapping | *required* | The machine, or its name (`moesim list hardware`). |
-| `model` | text or mapping | *required* | The model's shape, its name (`moesim list models`) or the path of a `config.json`. |
+| `model` | text or mapping | *required* | The model's shape, its name (`moesim list models`) or the path of a `config.json` or a GGUF file. |
 | `workload` | mapping | *required* | What is asked for. |
 | `runtime` | text or mapping | `reference` | The serving program, or its name (`moesim list runtimes`); `own`: each policy's. |
 | `policy` | text or mapping | `on_demand` | A policy with parameters, its name (`moesim list policies`), or `module:Class`. |
@@ -185,9 +185,17 @@ in `hardware_profiles/runtimes` of the places where hardware profiles are found.
 `fused` itself goes before the runtime.
 """
 
-_MODEL = """By name, by the path of a Hugging Face `config.json`, or key by key. Keys beside a name or a path change what it
-says: `model: {name: mixtral-8x7b, precision: {experts: int4}}`, `model: {config: PATH, top_k: 4}`.
+_MODEL = """By name (or the Hugging Face repository of a named model, such as `Qwen/Qwen3-30B-A3B`), by the path of a Hugging Face
+`config.json`, by the path of a `.gguf` file, or key by key. Keys beside a name or a path change what it says:
+`model: {name: mixtral-8x7b, precision: {experts: int4}}`, `model: {config: PATH, top_k: 4}`.
 Beside a path, a key of the file with `null` leaves it out: `model: {config: PATH, index_topk: null}`.
+
+A GGUF file says the shape of a model and the bytes of each tensor: experts of each layer count what they take there, to the
+byte, whatever mixture of types it is (IQ and UD files, too). Of a split model name the first part; no weight is read.
+
+`precision: Q4_K_M` (and IQ3_XXS, Q8_0, MXFP4_MOE, ... as `llama-quantize` names them) stands for what that program makes of the
+model, layer by layer, with an importance matrix for IQ types; `precision: fp8`, `int4` or `4.16 bits` for that format in all
+weights but routers and embeddings. UD files follow rules that differ from model to model: name the file.
 """
 
 _WORKLOAD = """What is asked for: how many requests, how long they are, and which experts their tokens take. `routing` may

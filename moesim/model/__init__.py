@@ -8,11 +8,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from moesim.model.catalogue import load_named, named, named_config
+from moesim.model.catalogue import load_named, named, named_after, named_config
 
 if TYPE_CHECKING:
     from moesim.model.architecture import Architecture
     from moesim.model.attention import GroupedQuery, Latent, Linear
+    from moesim.model.gguf_model import read_model
     from moesim.model.huggingface import read_config
     from moesim.model.precision import Precision
 
@@ -24,8 +25,10 @@ __all__ = [
     "Precision",
     "load_named",
     "named",
+    "named_after",
     "named_config",
     "read_config",
+    "read_model",
 ]
 
 _HOMES = {
@@ -35,6 +38,7 @@ _HOMES = {
     "Linear": "attention",
     "Precision": "precision",
     "read_config": "huggingface",
+    "read_model": "gguf_model",
 }
 
 

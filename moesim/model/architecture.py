@@ -6,13 +6,15 @@ Knows nothing of hardware: everything here is bytes and FLOPs, never seconds.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
+from pydantic import ValidationInfo, field_validator
 
 from moesim.arrays import FloatArray
 from moesim.model.attention import AnyAttention
+from moesim.model.mixtures import mixture
 from moesim.model.precision import Precision
 from moesim.model.shape import Shape
 from moesim.model.windows import attended, causal_pairs, kept, visible_before
@@ -28,7 +30,26 @@ class Architecture(Shape):
     (`linear_layers`), a figure "of one layer" is the mean over the decoder layers, so that `layers` times it is the model's.
     """
 
-    def with_precision(self, precision: Precision | None = None, **parts: str) -> Self:
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _precision_by_name(cls, value: Any, info: ValidationInfo) -> Any:
+        """A name for the whole model, as it is written (`Q4_K_M`, `fp8`), stands for what the model's parts have by it."""
+        if not isinstance(value, str):
+            return value
+        needed = {name for name, field in cls.model_fields.items() if field.is_required()}
+        if not needed <= set(info.data):
+            return Precision()  # what else is wrong is said there
+        return mixture(value, cls(**{**info.data, "precision": Precision()}))
+
+    @field_validator("precision")
+    @classmethod
+    def _precision_of_each_layer(cls, value: Precision, info: ValidationInfo) -> Precision:
+        layers = len(info.data.get("moe_layers", ()))
+        if layers and not isinstance(value.experts, str) and len(value.experts) != layers:
+            raise ValueError(f"{len(value.experts)} formats of experts for {layers} MoE layers; write one for all, or one each")
+        return value
+
+    def with_precision(self, precision: Precision | None = None, **parts: str | tuple[str, ...]) -> Self:
         """The same model in another precision: a whole one, or some parts of the present one (`experts="int4"`)."""
         base = self.precision if precision is None else precision
         changed = Precision(**{**base.model_dump(), **parts})
@@ -98,14 +119,27 @@ class Architecture(Shape):
     def _expert_biases(self) -> float:
         return float((self.matrices - 1) * self.expert_width + self.expert_state) if self.expert_bias else 0.0
 
+    @property
+    def expert_bias_bytes(self) -> float:
+        """Bytes of the biases of one routed expert of one layer."""
+        return self._expert_biases * self._weight
+
     def expert_bytes_in(self, precision: str) -> float:
         """Bytes of one routed expert of one layer, its matrices in `precision` and its biases as other weights."""
-        return self._expert_matrices * Precision.bytes_of(precision) + self._expert_biases * self._weight
+        return self._expert_matrices * Precision.bytes_of(precision) + self.expert_bias_bytes
+
+    @property
+    def expert_bytes_by_layer(self) -> FloatArray:
+        """[n_moe] bytes of one routed expert of each MoE layer."""
+        formats = self.precision.experts
+        names = (formats,) * self.n_moe if isinstance(formats, str) else formats
+        return np.array([self.expert_bytes_in(name) for name in names])
 
     @property
     def expert_bytes(self) -> float:
-        """Bytes of one routed expert of one layer: the unit that a placement moves."""
-        return self.expert_bytes_in(self.precision.experts)
+        """Bytes of one routed expert of one layer: the unit that a placement moves. The mean where layers differ."""
+        formats = self.precision.experts
+        return self.expert_bytes_in(formats) if isinstance(formats, str) else float(self.expert_bytes_by_layer.mean())
 
     @property
     def expert_flops(self) -> float:

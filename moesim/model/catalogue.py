@@ -15,7 +15,7 @@ from moesim.errors import InputError, Mistake, did_you_mean
 if TYPE_CHECKING:
     from moesim.model.architecture import Architecture
 
-__all__ = ["load_named", "named", "named_config"]
+__all__ = ["load_named", "named", "named_after", "named_config"]
 
 
 def named() -> list[str]:
@@ -25,7 +25,8 @@ def named() -> list[str]:
 
 
 def named_config(name: str) -> dict[str, Any]:
-    """The config of the named model as it stands in its file, with `_name`, `_source` and `_advertised_params_b`.
+    """The config of the named model as it stands in its file, with `_name`, `_source`, `_repository` (of Hugging Face) and
+    `_advertised_params_b`.
 
     Raises InputError when there is no such model.
     """
@@ -35,6 +36,20 @@ def named_config(name: str) -> dict[str, Any]:
     text = files("moesim.model").joinpath("configs", f"{name}.json").read_text(encoding="utf-8")
     config: dict[str, Any] = json.loads(text)
     return config
+
+
+def named_after(repository: str) -> str | None:
+    """The named model that a repository of Hugging Face (`Qwen/Qwen3-30B-A3B`) holds; None where it is not known here.
+
+    Repositories of the same weights in another format or tuned further are not: their files may say otherwise.
+    """
+    return _repositories().get(repository.strip().removeprefix("https://huggingface.co/").rstrip("/").lower())
+
+
+@cache
+def _repositories() -> dict[str, str]:
+    """Repository in lower case -> named model."""
+    return {str(config["_repository"]).lower(): name for name in named() if "_repository" in (config := named_config(name))}
 
 
 @cache

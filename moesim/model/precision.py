@@ -12,9 +12,14 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 from moesim.errors import did_you_mean
+from moesim.model import ggml
 from moesim.spec import Spec
 
-__all__ = ["BITS", "Precision", "PrecisionName", "bytes_of", "canonical"]
+__all__ = ["BITS", "Precision", "PrecisionName", "bytes_of", "canonical", "from_bits"]
+
+_GGML = ("q4_0", "q4_1", "q5_0", "q5_1", "q3_k", "q4_k", "q5_k", "iq4_nl", "iq4_xs", "iq3_s", "iq3_xxs", "iq2_s", "iq2_xs",
+         "iq2_xxs", "iq1_m", "iq1_s", "tq2_0", "tq1_0")  # fmt: skip
+"""Tensor types of ggml that are a name here; those left out mean something else (`q2_k`, a mixture) or are held elsewhere."""
 
 BITS: dict[str, float] = {
     "fp32": 32.0,
@@ -32,6 +37,7 @@ BITS: dict[str, float] = {
     "q4_k_m": 4.84,
     "q3_k_m": 3.91,
     "q2_k": 3.35,
+    **{name: ggml.bits_of(name) for name in _GGML},
 }
 """Bits per number, block scales included where the format has small blocks.
 
@@ -39,9 +45,10 @@ BITS: dict[str, float] = {
 of a GPTQ or AWQ checkpoint add 4 %, so write those as `4.16 bits`.
 
 Source: mxfp4, mxfp8: OCP Microscaling Formats v1.0 (32 numbers share an 8-bit scale); nvfp4: 16 share an 8-bit scale; q8_0,
-q6_k: ggml blocks (34 bytes for 32 numbers, 210 for 256); the mixtures q*_k_m and q2_k: averages over Llama-2-7B in the
-README of llama.cpp's quantize tool (2024). Valid: the mixtures give attention and down projections more bits than the rest,
-so another model's average differs by a few per cent (q4_k_m is 4.89 on Llama-3.1-8B).
+q6_k and other tensor types of ggml: see ggml.py; the mixtures q*_k_m and q2_k: averages over Llama-2-7B in the README of
+llama.cpp's quantize tool (2024). Valid: the mixtures give attention and down projections more bits than the rest, so another
+model's average differs by a few per cent (q4_k_m is 4.89 on Llama-3.1-8B); `precision: Q4_K_M`, for the model as a whole, is
+what `llama-quantize` makes of it (see mixtures.py).
 """
 
 _ALIASES = {
@@ -55,6 +62,8 @@ _ALIASES = {
     "e4m3": "fp8",
     "float8_e5m2": "fp8",
     "fp8_e5m2": "fp8",
+    "f32": "fp32",
+    "f16": "fp16",
 }
 _FREE = re.compile(r"(\d+(?:\.\d*)?|\.\d+) ?bits?\Z")
 
@@ -75,7 +84,12 @@ def canonical(name: str) -> str:
     bits = float(free.group(1))
     if not 0 < bits <= 64:
         raise ValueError(f"'{name}' is out of range; a number takes more than 0 and at most 64 bits")
-    return f"{bits:.12g} bits"
+    return f"{repr(bits).removesuffix('.0')} bits"  # the shortest text that gives the very number back
+
+
+def from_bits(bits: float) -> str:
+    """The precision of so many bits per number, to the last digit."""
+    return canonical(f"{bits!r} bits")
 
 
 @lru_cache(maxsize=256)
@@ -98,8 +112,9 @@ class Precision(Spec):
     """Projections of attention, which mixed checkpoints store in a format of their own; as `weights` when not given."""
     router: PrecisionName | None = None
     """Routers, which quantised checkpoints often leave alone; as `weights` when not given."""
-    experts: PrecisionName = "bf16"
-    """The matrices of routed experts (their biases, where there are any, have the precision of `weights`)."""
+    experts: PrecisionName | tuple[PrecisionName, ...] = "bf16"
+    """The matrices of routed experts (their biases, where there are any, have the precision of `weights`): one, or a list with
+    one for each MoE layer."""
     kv: PrecisionName = "bf16"
     """Keys and values, or the compressed latent, in the cache."""
     activations: PrecisionName = "bf16"

@@ -207,7 +207,7 @@ def place(
     when something has no place.
     """
     cut = cut or portions(problem, movable=movable)
-    sizes = np.full((problem.layers, problem.experts), problem.model.expert_bytes) if expert_bytes is None else expert_bytes
+    sizes = problem.expert_bytes(alike=movable) if expert_bytes is None else expert_bytes
     free = problem.gpu_free(cut) - reserve
     if free < 0:
         raise too_large(problem, cut, float(sizes.mean()), reserve=reserve, masters=movable)

@@ -54,7 +54,7 @@ class Entry(NamedTuple):
 
 def is_path(text: str) -> bool:
     """True for what names a file rather than something in the catalogue."""
-    return text.endswith((".yaml", ".yml", ".json")) or text.startswith((".", "/", "~"))
+    return text.endswith((".yaml", ".yml", ".json", ".gguf")) or text.startswith((".", "/", "~"))
 
 
 def shown(path: Path) -> str:

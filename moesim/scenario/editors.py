@@ -45,7 +45,9 @@ def json_schema() -> Schema:
         definitions[name] = _part(definitions[name])
     own_memory = {"anyOf": [definitions[Gpu.__name__]["properties"]["memory"], _ref(Memory.__name__)]}
     definitions[Gpu.__name__]["properties"]["memory"] = own_memory
-    _relax(definitions[refs[Architecture]], {"config": {"type": "string", "description": "Path of a config.json."}})
+    _relax(definitions[refs[Architecture]], {"config": {"type": "string", "description": "Path of a config.json or a .gguf."}})
+    stored = definitions[refs[Architecture]]["properties"]
+    stored["precision"] = {"anyOf": [_word("Of the whole model: Q4_K_M, fp8, '4.5 bits'."), stored["precision"]]}
     definitions[refs[Architecture]]["additionalProperties"] = {
         "type": "null",
         "description": "A key of the config.json to leave out.",
@@ -65,7 +67,7 @@ def json_schema() -> Schema:
             **head,
             "hardware": {"anyOf": [_word("Name of a hardware profile."), _ref(refs[System])]},
             "runtime": {"anyOf": [_word("Name of a runtime, or 'own' for that of the policy's system."), _ref(refs[Runtime])]},
-            "model": {"anyOf": [_word("Name of a model, or path of a config.json."), _ref(refs[Architecture])]},
+            "model": {"anyOf": [_word("Name of a model, a repository that is known, or path of a config.json or a .gguf file."), _ref(refs[Architecture])]},
             "workload": {"anyOf": [_ref("workload"), _PARTIAL]},
             "policy": {"anyOf": [_word("Name of a policy, or module:Class."), _ref("policy"), *_plugins(), _PARTIAL]},
         },

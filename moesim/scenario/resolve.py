@@ -13,12 +13,14 @@ from functools import lru_cache, partial
 from pathlib import Path as FilePath
 from typing import Any
 
-from moesim import files, strict_json
+from moesim import files
 from moesim.errors import InputError, Mistake
+from moesim.model import named_after
 from moesim.scenario import annotated, catalogue, strict_yaml
-from moesim.scenario.config_keys import left_out, removed
+from moesim.scenario.config_keys import left_out
 from moesim.scenario.file_kinds import mismatch, refuse_other
 from moesim.scenario.machine import Assembly
+from moesim.scenario.model_files import in_folder, read_model_file, unknown_model
 from moesim.scenario.own import OWN, own_program
 from moesim.scenario.parts import cleared, names_parts
 from moesim.scenario.tree import Node, Path, Place, Tree, dotted, from_plain, merge
@@ -29,12 +31,6 @@ SHORTHAND = {"hardware": "profile", "model": "name", "policy": "kind", "runtime"
 """A part given as one word means this key of the part."""
 _FILLED = 64
 """Parts that are kept as they come out of their profiles: scenarios of a family share most."""
-
-_CONFIGS = ("config.json", "params.json")
-"""What a folder of a model may hold its shape in, Hugging Face's form before Mistral's."""
-_SIDECAR = "hf_quant_config.json"
-"""What NVIDIA's ModelOpt writes beside a config.json: the number formats of the checkpoint."""
-
 _PROFILES = ("machine", "part")
 
 
@@ -292,7 +288,7 @@ class Resolver:
             own = replace(node, value=rest)
         elif isinstance(node.value, dict) and isinstance((name := node.child("name")) and name.value, str):
             own, file = node, node.value["name"]
-            if catalogue.is_path(file.value):
+            if catalogue.is_path(file.value) or named_after(file.value) is not None:
                 own = replace(node, value={key: child for key, child in node.value.items() if key != "name"})
         else:
             return node
@@ -304,11 +300,13 @@ class Resolver:
 
         text = str(named.value)
         try:
-            if not catalogue.is_path(text) and text in model.named():
-                return model.load_named(text).model_dump(mode="json")
+            known = None if catalogue.is_path(text) else text if text in model.named() else named_after(text)
+            if known is not None:
+                return model.load_named(known).model_dump(mode="json")
             if inline and not catalogue.is_path(text):
                 return None
-            return self._config(self._model_file(named), without).model_dump(mode="json")
+            found = read_model_file(self._model_file(named), without, lambda path: self.file(path).top)
+            return found.model_dump(mode="json")
         except InputError as error:
             for mistake in error.mistakes:
                 self.mistakes.append(mistake if mistake.file else mistake._replace(path="model", **named.place._asdict()))
@@ -318,38 +316,11 @@ class Resolver:
     def _model_file(self, named: Node) -> FilePath:
         text = str(named.value)
         if catalogue.is_path(text):
-            path = self.folder(named.place) / files.expanded(text)
-            if not files.is_directory(path):
-                return path
-            return next((path / name for name in _CONFIGS if files.is_file(path / name)), path / _CONFIGS[0])
+            return in_folder(self.folder(named.place) / files.expanded(text))
         known = [entry.name for entry in catalogue.names("models", beside=self.beside(named.place))]
         if text in known:
             return catalogue.find("models", text, beside=self.beside(named.place))
-        raise InputError(Mistake(catalogue.unknown("models", text, known)))
-
-    def _config(self, path: FilePath, without: Mapping[str, Node]) -> Any:
-        from moesim import model
-
-        shown = catalogue.shown(path)
-        if path.suffix in (".yaml", ".yml"):
-            other = mismatch(self.file(path).top, ("model",), shown) or "this is YAML, and a model's configuration is JSON"
-            raise InputError(Mistake(f"{other}; write the name of a model, or the path of its config.json", file=shown))
-        try:
-            config = strict_json.read_object(path, shown=shown, infinite=True)
-            beside = path.with_name(_SIDECAR)
-            quantization = strict_json.read_object(beside, shown=catalogue.shown(beside)) if files.is_file(beside) else None
-        except InputError as error:  # a file that cannot be read at all is a mistake of the line that names it
-            raise InputError(*(m if m.line else Mistake(f"{m.file}: {m.message}") for m in error.mistakes)) from None
-        refuse_other(config, ("model",), shown)
-        for key, child in without.items():
-            if not removed(config, key):
-                message = f"{shown} has no key '{key}' that could be left out"
-                raise InputError(Mistake(message, f"model.{key}", *child.place._asdict().values()))
-        name = str(config.get("_name") or (path.parent.name if path.name in _CONFIGS else path.stem) or "model")
-        try:
-            return model.read_config(config, name, str(config.get("_source") or shown), quantization)
-        except InputError as error:
-            raise InputError(*(mistake._replace(file=mistake.file or shown) for mistake in error.mistakes)) from None
+        raise InputError(Mistake(unknown_model(text, known)))
 
 
 def named_model(name: str) -> Any:

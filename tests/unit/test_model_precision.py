@@ -56,8 +56,7 @@ def test_unknown_precision_says_what_is_known() -> None:
     with pytest.raises(ValueError, match="is no precision") as caught:
         canonical("bf61")
     assert str(caught.value) == (
-        "'bf61' is no precision; known: fp32, bf16, fp16, fp8, int8, int4, nvfp4, mxfp4, mxfp8, q8_0, q6_k, q5_k_m, q4_k_m, "
-        "q3_k_m, q2_k, or a number of bits such as '4.85 bits'. Did you mean 'bf16'?"
+        f"'bf61' is no precision; known: {', '.join(BITS)}, or a number of bits such as '4.85 bits'. Did you mean 'bf16'?"
     )
 
 
