@@ -115,7 +115,7 @@ anything else is replaced. Beside the keys below it has five parts, each with a 
 |---|---|---|---|
 | `extends` | text | - | Scenario that this one changes: a path from this file, or a name. |
 | `hardware` | text or mapping | *required* | The machine, or its name (`moesim list hardware`). |
-| `model` | text or mapping | *required* | The model's shape, its name (`moesim list models`) or the path of a `config.json` or a GGUF file. |
+| `model` | text or mapping | *required* | The model's shape, its name (`moesim list models`) or the path of a file. |
 | `workload` | mapping | *required* | What is asked for. |
 | `runtime` | text or mapping | `reference` | The serving program, or its name (`moesim list runtimes`); `own`: each policy's. |
 | `policy` | text or mapping | `on_demand` | A policy with parameters, its name (`moesim list policies`), or `module:Class`. |
@@ -185,8 +185,8 @@ in `hardware_profiles/runtimes` of the places where hardware profiles are found.
 `fused` itself goes before the runtime.
 """
 
-_MODEL = """By name (or the Hugging Face repository of a named model, such as `Qwen/Qwen3-30B-A3B`), by the path of a Hugging Face
-`config.json`, by the path of a `.gguf` file, or key by key. Keys beside a name or a path change what it says:
+_MODEL = """By name (or the Hugging Face repository of a named model, such as `Qwen/Qwen3-30B-A3B`), by the path of a Hugging
+Face `config.json`, by the path of a `.gguf` file, or key by key. Keys beside a name or a path change what it says:
 `model: {name: mixtral-8x7b, precision: {experts: int4}}`, `model: {config: PATH, top_k: 4}`.
 Beside a path, a key of the file with `null` leaves it out: `model: {config: PATH, index_topk: null}`.
 

@@ -67,7 +67,7 @@ def json_schema() -> Schema:
             **head,
             "hardware": {"anyOf": [_word("Name of a hardware profile."), _ref(refs[System])]},
             "runtime": {"anyOf": [_word("Name of a runtime, or 'own' for that of the policy's system."), _ref(refs[Runtime])]},
-            "model": {"anyOf": [_word("Name of a model, a repository that is known, or path of a config.json or a .gguf file."), _ref(refs[Architecture])]},
+            "model": {"anyOf": [_word("Name of a model, or path of a config.json or .gguf."), _ref(refs[Architecture])]},
             "workload": {"anyOf": [_ref("workload"), _PARTIAL]},
             "policy": {"anyOf": [_word("Name of a policy, or module:Class."), _ref("policy"), *_plugins(), _PARTIAL]},
         },
