@@ -29,6 +29,11 @@ FIRST = {"one socket": (54.21, 8.73), "two sockets": (74.36, 12.21)}
 """Sockets -> (prefill, decode) of a prompt of 500 tokens in version 0.2.0 (tutorial)."""
 QWEN = (0.872, 52.5)
 """TTFT in s, decode in tok/s: Qwen3-30B-A3B in BF16 after 969 tokens, 28 experts a layer on an RTX 5090 (issue 1914)."""
+MINIMAX = {2048: (408.0, 32.1), 8192: (1196.0, 31.4), 32768: (2540.0, 27.6)}
+"""Prompt -> (prefill, decode), tok/s: MiniMax-M2.1 in FP8, current version, two EPYC 9355 and an RTX 5090 (tutorial).
+
+Longer prompts than 4,096 tokens run on the GPU layer by layer. Its shape is that of MiniMax-M2.5.
+"""
 EPYC = {1000: 14.0, 10000: 10.0}
 """Context -> decode, tok/s: DeepSeek-R1 Q4_K_M, EPYC 9654 and RTX 4090 (issue 314)."""
 
@@ -52,20 +57,32 @@ def _findings() -> Findings:
     for sockets, hardware in (("one socket", loaded(_SCENARIO).data["hardware"]), ("two sockets", _DUAL)):
         made = single(_deepseek("ktransformers-0.2.0", hardware=hardware), 500, 9)
         rows.append(Row(f"0.2.0, {sockets}: decode, tok/s", FIRST[sockets][1], 1 / made.tpot, 0.10))
+    model = {"name": "minimax-m2.5", "precision": {"weights": "fp8", "experts": "fp8"}}
+    policy = {"kind": "ktransformers", "layerwise": 4096}
+    minimax = Setting("rtx5090-epyc9355-dual", model, policy, "ktransformers", _UNIFORM)
+    for prompt, (prefill, decode) in MINIMAX.items():
+        made = single(minimax, prompt, 3)
+        name = f"current, MiniMax-M2.1 FP8, prompt {prompt:,}"
+        rows.append(Row(f"{name}: prefill, tok/s", prefill, prompt / made.ttft, 0.15, prompt < 32768))
+        rows.append(Row(f"{name}: decode, tok/s", decode, 1 / made.tpot, 0.15, prompt == 2048))
     qwen = Setting("rtx5090-epyc9355", "qwen3-30b-a3b", {"kind": "ktransformers", "limit": 28}, "ktransformers", _UNIFORM)
     made = single(qwen, 969, 9)
     rows.append(Row("current, Qwen3-30B-A3B BF16, prompt 969: to the first token, s", QWEN[0], made.ttft, 0.15))
-    return Findings(tuple(rows), (), (spread(rows), _constants(setting), *_missed(qwen)))
+    return Findings(tuple(rows), (), (spread(rows), *_constants(setting, minimax), *_missed(qwen)))
 
 
-def _constants(setting: Setting) -> str:
+def _constants(setting: Setting, minimax: Setting) -> tuple[str, ...]:
+    now = value(minimax, "cpu", "classes", "kt_kernel")
     kernel = value(setting, "cpu", "classes", "llamafile_q4")
     return (
+        f"Fitted, current version: {now['core_bandwidth']} a core (decode of MiniMax-M2.1 at 2,048), {now['core_rate']} a core "
+        f"(prefill at 2,048), uploads of whole layers at {value(minimax, 'copies', 'share')} of the link (prefill at 8,192). "
+        f"From a source: a hand-over of {value(minimax, 'cpu', 'hand_over')}.",
         f"Fitted: {kernel['core_rate']} a core with many tokens (prefill at 969) and a hand-over of "
         f"{value(setting, 'cpu', 'hand_over')} (decode at 969) in 0.2.1; in 0.3 "
         f"{value(_deepseek('ktransformers-0.3', '8.5 bits'), 'cpu', 'classes', 'llamafile_q4', 'core_rate')} a core "
         f"(prefill at 1,000). From sources: {kernel['core_bandwidth']} a core, two sockets at {kernel['together']} of the sum, "
-        "prompts in chunks of 256 up to 0.2.1, whole in 0.3."
+        "prompts in chunks of 256 up to 0.2.1, whole in 0.3.",
     )
 
 
@@ -88,8 +105,9 @@ def _missed(qwen: Setting) -> tuple[str, ...]:
 CASE = Case(
     id="runtime-ktransformers",
     kind="system",
-    summary="KTransformers 0.2.0, 0.2.1, 0.3 and current: DeepSeek-V3 on Xeon 6454S, Qwen3-30B-A3B on EPYC 9355.",
-    source="KTransformers documentation (tutorial of DeepSeek-V3, release notes of 0.3); its issues 1914 and 314",
+    summary="KTransformers, four versions: DeepSeek-V3 on Xeon 6454S, MiniMax-M2.1 and Qwen3-30B-A3B on EPYC 9355.",
+    source="KTransformers documentation (tutorials, release notes of 0.3); its issues 1914 and 314",
     runner=_findings,
-    fitted="rate per core and hand-over of 0.2.1 on the prompt of 969 tokens; rate per core of 0.3 on 1,000",
+    fitted="rate per core and hand-over of 0.2.1 on the prompt of 969 tokens; rate per core of 0.3 on 1,000; three constants "
+    "of the current version on MiniMax-M2.1 at 2,048 and 8,192",
 )

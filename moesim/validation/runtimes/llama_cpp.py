@@ -1,6 +1,6 @@
-"""Owns measured prefill speeds of llama.cpp with all experts on the CPU side, by micro-batch.
+"""Owns measured speeds of llama.cpp with experts on the CPU side: prefill by micro-batch, decode on a small GPU.
 
-Knows the profile of llama.cpp and a desktop; the machine of the source is not fully stated.
+Knows the profile of llama.cpp and two desktops; the machine of the first source is not fully stated.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ __all__ = ["CASE"]
 PREFILL = {128: 203.0, 256: 373.0, 512: 685.0, 1024: 1179.0, 2048: 2090.0}
 """Micro-batch -> prefill of 2,048 tokens, tok/s."""
 FIT_ON = 512
+SMALL = 36.7
+"""Decode, tok/s: Qwen3-30B-A3B Q4_K_M, experts of 36 layers on a Core i9-10900X, RTX 2080 (llmfit pull request 755)."""
 
 
 def _setting(ubatch: int) -> Setting:
@@ -26,6 +28,9 @@ def _findings() -> Findings:
         for n, speed in PREFILL.items()
     ]
     setting = _setting(FIT_ON)
+    model = {"name": "qwen3-30b-a3b", "precision": {"weights": "4.85 bits", "experts": "4.85 bits"}}
+    small = Setting("rtx2080-i9-10900x", model, {"kind": "llama_cpp", "cpu_layers": 36}, "llama-cpp", {"kind": "uniform"})
+    rows.append(Row("Qwen3-30B-A3B Q4_K_M, RTX 2080: decode, tok/s", SMALL, 1 / single(small, 64, 9).tpot, 0.20))
     constants = (
         f"Fitted: copies reach {value(setting, 'copies', 'share')} of the link's pinned rate (micro-batch 512; the source "
         "leaves this to be fitted, for it does not state the machine: a desktop with an RTX 4090 on PCIe 4 is taken). From "
@@ -37,8 +42,8 @@ def _findings() -> Findings:
 CASE = Case(
     id="runtime-llama-cpp",
     kind="system",
-    summary="llama.cpp, gpt-oss-20b in MXFP4 with all experts on the CPU side: prefill of 2,048 tokens by micro-batch.",
-    source="ggml-org/llama.cpp pull request 15346",
+    summary="llama.cpp, gpt-oss-20b with all experts on the CPU side, prefill by micro-batch; Qwen3-30B-A3B on an RTX 2080.",
+    source="ggml-org/llama.cpp pull request 15346; AlexsJones/llmfit pull request 755",
     runner=_findings,
     fitted="share of the link that copies reach, on micro-batch 512",
 )
