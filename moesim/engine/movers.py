@@ -75,10 +75,11 @@ class Movers:
         `nbytes` [E]: of the copies asked for in that layer, where they are not the stored ones.
         """
         if moves.evict is not None:
-            for pair in moves.evict.tolist():
-                self._evict((pair[0], pair[1]))
+            self._evict(moves.evict)
         if moves.keep is not None and len(moves.keep):
-            if not set(moves.keep.tolist()).issubset(uploaded.tolist()):
+            there = np.zeros(self._problem.experts, dtype=np.bool_)
+            there[uploaded] = True
+            if not there[moves.keep].all():
                 raise PolicyError("adapt asked to keep an expert that was not uploaded for the layer just run")
             self._residency.keep(layer, moves.keep, None if nbytes is None else nbytes[moves.keep])
         if moves.load is not None:
@@ -169,18 +170,27 @@ class Movers:
         self._note()
         self._placement.refresh()
 
-    def _evict(self, pair: Pair) -> None:
-        if self._residency.in_flight[pair]:
-            if self._machine.engine.withdraw(self._coming[pair].number):
-                self._machine.forget([self._coming.pop(pair).number])
-                self._residency.cancel(*pair)
-                self._unused[pair] = False
-            return
-        leaves = self._swap > 0 and bool(self._residency.resident[pair]) and not self._unused[pair]
-        self._residency.evict(*pair)
-        self._unused[pair] = False
-        if leaves:
+    def _evict(self, pairs: IntArray) -> None:
+        """Drops copies [n, 2] from GPU memory, or calls them off on their way there."""
+        layers, experts = pairs.T
+        flying = self._residency.in_flight[layers, experts]
+        for layer, expert in pairs[flying].tolist():
+            self._call_off((layer, expert))
+        layers, experts = layers[~flying], experts[~flying]
+        if self._swap:
+            leave = self._residency.resident[layers, experts] & ~self._unused[layers, experts]
+            leaving = list(dict.fromkeys(zip(layers[leave].tolist(), experts[leave].tolist(), strict=True)))
+        self._residency.evict(layers, experts)
+        self._unused[layers, experts] = False
+        for pair in leaving if self._swap else ():
             self._write_home(pair)
+
+    def _call_off(self, pair: Pair) -> None:
+        copy = self._coming.get(pair)
+        if copy is not None and self._machine.engine.withdraw(copy.number):
+            self._machine.forget([self._coming.pop(pair).number])
+            self._residency.cancel(*pair)
+            self._unused[pair] = False
 
     def _write_home(self, pair: Pair) -> None:
         nbytes, home = float(self._residency.copy_bytes[pair]), self._problem.tiers[int(self._residency.home[pair])]

@@ -45,6 +45,7 @@ class Residency:
         self.fixed = problem.usable(problem.gpu_tier) - problem.gpu_free(deployment.plan)
         """GPU bytes that are not resident experts: other weights, KV cache, activations, slots for copies that come and go."""
         self.limit = problem.usable(problem.gpu_tier)
+        self._expert_bytes = problem.model.expert_bytes
         self.held = float(self.bytes[self.resident].sum())
         """GPU bytes of resident experts and of those on their way."""
         self.host = self._host_bytes()
@@ -115,7 +116,7 @@ class Residency:
     @property
     def free_slots(self) -> int:
         """Experts (of the model's size) that still fit into GPU memory."""
-        return int(self.free_bytes // self.problem.model.expert_bytes)
+        return int(self.free_bytes // self._expert_bytes)
 
     def serving(self, held: BoolArray, layers: IntArray | slice, nbytes: FloatArray | None) -> BoolArray:
         """[V, E] which copies of `held` [V, E] in GPU memory serve visits that ask for `nbytes` [V, E] (None: any)."""
@@ -160,13 +161,17 @@ class Residency:
         self.held = float(held[-1])
         self.resident[:] = resident
 
-    def evict(self, layer: int, expert: int) -> None:
-        """Drops a copy from GPU memory: the master copy stays, or what leaves is in a slot set aside for it."""
-        if self.pinned[layer, expert]:
+    def evict(self, layers: IntArray, experts: IntArray) -> None:
+        """Drops copies [n] from GPU memory: the master copies stay, or what leaves is in a slot set aside for it."""
+        pinned = self.pinned[layers, experts]
+        if pinned.any():
+            layer, expert = int(layers[pinned][0]), int(experts[pinned][0])
             raise PolicyError(f"expert {expert} of MoE layer {layer} has no copy outside GPU memory and can't be evicted")
-        if self.resident[layer, expert]:
-            self.resident[layer, expert] = False
-            self.held -= float(self.copy_bytes[layer, expert])
+        dropped = np.zeros_like(self.resident)
+        dropped[layers, experts] = True
+        dropped &= self.resident
+        self.resident[dropped] = False
+        self.held -= float(self.copy_bytes[dropped].sum())
 
     def begin(self, layer: int, expert: int, nbytes: float | None = None) -> None:
         """A copy sets out for GPU memory, of `nbytes` where that is less than the stored copy has."""

@@ -18,12 +18,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.arrays import FloatArray, IntArray
-from moesim.workload.draw import AliasTable, Ids, Words, choose
+from moesim.workload.draw import AliasTable, Ids, Words, choose, successor
 from moesim.workload.kernel import DEPTH
-from moesim.workload.portable import exponential
+from moesim.workload.portable import exponential, power_law
 from moesim.workload.table import Progress, id_type
 
-__all__ = ["BLOCK", "LAGS", "REACH", "STEPS", "Ledger", "Process", "chunk_of", "independent_block", "reflected", "sticky_block"]
+__all__ = [
+    "BLOCK",
+    "REACH",
+    "STEPS",
+    "Ledger",
+    "Process",
+    "chunk_of",
+    "independent_block",
+    "reflected",
+    "sticky_block",
+    "threaded",
+]
 
 BLOCK = 64
 """Requests that share one generator."""
@@ -33,9 +44,6 @@ REACH = 2
 """Ranks that a slot may lie from the one it follows."""
 STEPS = np.repeat(np.array([0, 1, -1, 2, -2], dtype=np.intp), [204, 20, 20, 6, 6])
 """Ranks that each of 256 equally likely dice moves a slot that follows the layer above."""
-_SHARES = np.cumsum(1 / np.arange(2, DEPTH)) / np.sum(1 / np.arange(2, DEPTH))
-LAGS = np.searchsorted(_SHARES, (np.arange(256) + 0.5) / 256) + 2
-"""Lag of what is remembered for each of 256 equally likely dice: 2 to 16, likely in proportion to 1/lag."""
 
 
 class Ledger:
@@ -110,7 +118,7 @@ class Process(NamedTuple):
     """How a token's experts depend on its neighbours, in popularity ranks (rank 0 the most popular of its layer)."""
 
     curve: FloatArray
-    """[E] popularity by rank, before tilting."""
+    """[L, E] popularity by rank, before tilting."""
     tilt: float
     """Standard deviation of the logarithm by which a request's own popularity differs from the curve."""
     thread: float
@@ -118,86 +126,153 @@ class Process(NamedTuple):
     reuse: FloatArray
     """[L] probability that a slot keeps the expert it had for the token before."""
     memory: FloatArray
-    """[L] probability that a slot takes up an expert of 2 to 16 tokens before."""
+    """[L] probability that a slot takes up an expert of 2 to `reach` tokens before."""
     coupling: FloatArray
     """[L] probability that a slot that does neither takes the rank (or a close one) that the layer above took."""
+    bond: FloatArray
+    """[L] probability that a slot keeps, remembers or does neither as the same slot of the layer above did."""
+    decay: float = 1.0
+    """What is remembered lies `lag` tokens before in proportion to lag**-decay."""
+    reach: int = 16
+    """The farthest token that is remembered, at least 2."""
 
     def tilts(self, generator: np.random.Generator) -> FloatArray:
         """[L, BLOCK, E] standard normal, each layer correlated with the one above; the first that a block draws."""
-        tilts = generator.standard_normal((len(self.reuse), BLOCK, len(self.curve)))
-        for layer in range(1, len(tilts)):
-            tilts[layer] = self.thread * tilts[layer - 1] + math.sqrt(1.0 - self.thread**2) * tilts[layer]
-        return tilts
+        layers, experts = self.curve.shape
+        return threaded(generator.standard_normal((layers, BLOCK, experts)), self.thread)
 
     def popularity(self, tilts: FloatArray) -> FloatArray:
         """[L, ..., E] popularity by rank of the requests whose `tilts` [L, ..., E] these are, any scale."""
-        return self.curve * exponential(self.tilt * tilts)
+        curve = self.curve.reshape(len(self.curve), *[1] * (tilts.ndim - 2), -1)
+        popularity: FloatArray = curve * exponential(self.tilt * tilts)
+        return popularity
 
     def bounds(self) -> NDArray[np.uint32]:
         """[3, DEPTH + 1, L] 24-bit coins below these keep, remember, follow; by token position (the last row: any later one).
 
-        A first token has nothing to keep, none of the first tokens a full memory: they follow or draw instead.
+        A first token has nothing to keep, and the first DEPTH tokens remember nothing: they follow or draw instead. A later
+        one draws where it would remember what lies before the first.
         """
         position = np.arange(DEPTH + 1)[:, None]
         keep = np.where(position >= 1, self.reuse, 0.0)
         remember = np.where(position >= DEPTH, self.memory, 0.0)
         spent = np.minimum(keep + remember, 1.0)
         follow = spent + (1.0 - spent) * self.coupling
-        return np.round(np.stack([keep, spent, follow]) * 2.0**24).astype(np.uint32)
+        return _coins(np.stack([keep, spent, follow]))
+
+    def ties(self) -> NDArray[np.uint32]:
+        """[2, L] 24-bit coins below these go by the layer above; then, if that does neither, coins below these follow."""
+        return _coins(np.stack([self.bond, self.coupling]))
+
+    def lags(self) -> NDArray[np.intp]:
+        """[256] tokens back, 2 to `reach`, rising: what is remembered for each of 256 equally likely dice."""
+        weight = power_law(self.reach, self.decay, 0.0)[1:]
+        shares = np.cumsum(weight) / np.sum(weight)
+        return np.searchsorted(shares, (np.arange(256) + 0.5) / 256) + 2
 
 
-def sticky_block(process: Process, generator: np.random.Generator, order: IntArray, ledger: Ledger, top_k: int) -> None:
+def threaded(normals: FloatArray, thread: float) -> FloatArray:
+    """[L, ...] `normals`, each layer correlated by `thread` with the one above (in place)."""
+    for layer in range(1, len(normals)):
+        normals[layer] = thread * normals[layer - 1] + math.sqrt(1.0 - thread**2) * normals[layer]
+    return normals
+
+
+def _coins(shares: FloatArray) -> NDArray[np.uint32]:
+    coins: NDArray[np.uint32] = np.round(shares * 2.0**24).astype(np.uint32)
+    return coins
+
+
+class _Past:
+    """What the diagonals before have left: ranks, and the upper halves of the words that slots went by."""
+
+    def __init__(self, process: Process, top_k: int, count: int, dtype: Any) -> None:
+        self.bounds, self.ties, self.lags = process.bounds(), process.ties(), process.lags()
+        self.tied = bool(self.ties[0].any())
+        layers = len(process.reuse)
+        self.ring: Ids = np.zeros((int(self.lags[-1]) + 1, top_k, layers, count), dtype=dtype)
+        self.heads: NDArray[np.uint32] = np.zeros((top_k, layers, count if self.tied else 0), dtype=np.uint32)
+
+    def narrow(self, active: int) -> None:
+        """Forgets all but the first `active` requests."""
+        if active < self.ring.shape[-1]:
+            self.ring = np.ascontiguousarray(self.ring[..., :active])
+            self.heads = np.ascontiguousarray(self.heads[..., :active])
+
+    def last(self, step: int) -> Ids:
+        """[k, L, a] ranks of the diagonal before."""
+        ranks: Ids = self.ring[(step - 1) % len(self.ring)]
+        return ranks
+
+    def remembered(self, step: int, low: int, dice: NDArray[np.intp]) -> Ids:
+        """[k, l, a] ranks that `dice` [k, l, a] take up, in layers from `low` on."""
+        last = self.ring[0]
+        high = low + dice.shape[1]
+        entry = ((step - self.lags) % len(self.ring) * last.size).take(dice)
+        entry += np.arange(last.size, dtype=np.intp).reshape(last.shape)[:, low:high]
+        ranks: Ids = self.ring.reshape(-1).take(entry)
+        return ranks
+
+
+def sticky_block(
+    process: Process, popularity: FloatArray, bits: np.random.BitGenerator, order: IntArray, ledger: Ledger
+) -> None:
     """Tokens that follow their predecessors and, between layers, themselves; ids are booked as ranks.
 
+    `popularity` [L, n, E] by rank, of each request of the ledger; `order`: [n] its place within its block.
     Token t of layer l needs token t - 1 of layer l and token t of layer l - 1. Walking along the diagonal, step n does
     token n - l of every layer l at once, and both are what step n - 1 left behind.
     """
-    layers, experts = len(process.reuse), len(process.curve)
-    total, count = int(ledger.total[0]), len(order)
-    popularity = process.popularity(process.tilts(generator)[:, order])
+    layers, count, experts = popularity.shape
+    total, top_k = int(ledger.total[0]), ledger.decode.shape[-1]
     table = AliasTable(popularity.reshape(layers * count, experts), top_k)
-    bounds = process.bounds()
-    ring: Ids = np.zeros((DEPTH, top_k, layers, count), dtype=table.dtype)
+    past = _Past(process, top_k, count, table.dtype)
     full = np.array_equal(order, np.arange(BLOCK))
     for step in range(total + layers - 1):
         low, high = max(0, step - total + 1), min(layers, step + 1)
         active = ledger.active(step - layers + 1)
-        if active < ring.shape[-1]:
-            ring = np.ascontiguousarray(ring[..., :active])
-        words = _words(generator.bit_generator, (top_k, layers, BLOCK))[:, low:high]
+        past.narrow(active)
+        words = _words(bits, (top_k, layers, BLOCK))[:, low:high]
         words = np.ascontiguousarray(words if full and active == BLOCK else words[:, :, order[:active]])
-        time = step - np.arange(low, high)
         base = ledger.row[low:high, :active] * experts
-        here = bounds[:, np.minimum(time, DEPTH), np.arange(low, high)]
-        ids = _step(table, words, base, ring, step, low, here)
-        ring[step % DEPTH, :, low:high] = ids
-        ledger.add(ids, time[:, None], slice(low, high))
+        ids = _step(table, words, base, past, step, low)
+        past.ring[step % len(past.ring), :, low:high] = ids
+        ledger.add(ids, step - np.arange(low, high)[:, None], slice(low, high))
         if ledger.tick is not None and step % 64 == 0:
             ledger.tick(step, total + layers - 1)
 
 
-def _step(
-    table: AliasTable, words: Words, base: NDArray[np.intp], ring: Ids, step: int, low: int, bounds: NDArray[np.uint32]
-) -> Ids:
-    """[k, l, a] ranks of one diagonal, layers `low` to low + l - 1. `ring`: the diagonals before; `bounds`: [3, l].
+def _step(table: AliasTable, words: Words, base: NDArray[np.intp], past: _Past, step: int, low: int) -> Ids:
+    """[k, l, a] ranks of one diagonal, layers `low` to low + l - 1.
 
-    A word's high 24 bits decide what the slot does, the next 8 are the dice of that, the low 32 draw.
+    A word's high 24 bits decide what the slot does, the next 8 are the dice of that, the low 32 draw. Where a slot goes by
+    the layer above, its own 24 bits decide whether it follows, should that one neither keep nor remember.
     """
-    high = low + words.shape[1]
-    coin = (words >> np.uint64(40)).astype(np.uint32)
-    dice = ((words >> np.uint64(32)) & np.uint64(0xFF)).astype(np.intp)
-    last = ring[(step - 1) % DEPTH]
+    layer = np.arange(low, low + words.shape[1])
+    time = step - layer
+    bounds = past.bounds[:, np.minimum(time, DEPTH), layer][..., None]
+    # layer 0 has none above: what it would take comes from itself and is never taken, its coupling and its bond being 0
+    upper = np.maximum(layer - 1, 0)
+    last = past.last(step)
+    head = (words >> np.uint64(32)).astype(np.uint32)
+    coin, near = head >> np.uint32(8), (head & np.uint32(0xFF)).astype(np.intp)
+    follows = coin < bounds[2]
+    if past.tied:
+        tie = (successor(words) >> np.uint64(40)).astype(np.uint32) < past.ties[0, layer, None]
+        follows = np.where(tie, coin < past.ties[1, layer, None], follows)
+        head = np.where(tie, past.heads[:, upper], head)
+        past.heads[:, layer] = head
+        coin = head >> np.uint32(8)
     ids = table.draw(words, base)
-    if (bounds[2] > bounds[1]).any():
-        # layer 0 has none above: what it would take comes from itself and is never taken, its coupling being 0
-        above = last[:, np.maximum(np.arange(low, high) - 1, 0)]
-        ids = choose(coin < bounds[2][:, None], _neighbour(above, dice, table.experts), ids)
+    if follows.any():
+        follows &= coin >= bounds[1]
+        ids = choose(follows, _neighbour(last[:, upper], near, table.experts), ids)
     if (bounds[1] > bounds[0]).any():
-        entry = ((step - LAGS) % DEPTH * last.size).take(dice)
-        entry += np.arange(last.size, dtype=np.intp).reshape(last.shape)[:, low:high]
-        ids = choose(coin < bounds[1][:, None], ring.reshape(-1).take(entry), ids)
-    kept = coin < bounds[0][:, None]
-    ids = choose(kept, last[:, low:high], ids)
+        dice = (head & np.uint32(0xFF)).astype(np.intp)
+        remembers = (coin < bounds[1]) & (past.lags.take(dice) <= time[:, None])
+        ids = choose(remembers, past.remembered(step, low, dice), ids)
+    kept = coin < bounds[0]
+    ids = choose(kept, last[:, layer], ids)
     flat = (len(ids), -1)
     table.resolve(ids.reshape(flat), words.reshape(flat), base.reshape(-1), kept.reshape(flat))
     return ids

@@ -81,7 +81,7 @@ def walk(job: Job, law: Law, streams: Streams, stream: str, progress: Progress |
         ledger = Ledger(job.prompt[part][order], job.output[part][order], law.layers, law.experts, law.top_k, job.passes)
         if progress is not None:
             ledger.tick = _tick(progress, done, int(total[part].sum()), everything)
-        drawn.prefill[first + order], drawn.decode[first + order] = law.walk(streams.spawn(stream, block), order, ledger)
+        drawn.prefill[first + order], drawn.decode[first + order] = law.walk(streams.spawn(stream, block), order, ledger, first)
         done += int(total[part].sum())
         if progress is not None:
             progress(done, everything)
@@ -94,7 +94,7 @@ def draw_with(functions: Any, job: Job, law: Law, streams: Streams, stream: str,
     done, everything = 0, int(total.sum())
     with ThreadPoolExecutor(_threads()) as pool:
         for block, first in enumerate(range(0, job.requests, BLOCK)):
-            draw = law.compiled(functions, streams.spawn(stream, block))
+            draw = law.compiled(functions, streams.spawn(stream, block), first)
 
             def request(number: int, draw: Callable[..., None] = draw, first: int = first) -> int:
                 passes = int(job.output[number]) - 1

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 __all__ = ["DEPTH", "FACTOR", "FUNCTIONS", "ROUNDS"]
 
 DEPTH = 17
-"""Tokens of which the last is kept and one of the others, 2 to 16 back, may be remembered."""
+"""Position of the first token that may remember one before the last."""
 ROUNDS = 25
 """Rounds of redraws after which a token that still conflicts is finished without repetition; counted for each token alone."""
 FACTOR = 0x2360ED051FC65DA44385DF649FCCF645
@@ -30,7 +30,7 @@ Array = NDArray[Any]
 
 _LOW = np.uint64(0xFFFFFFFF)
 _BYTE = np.uint64(0xFF)
-_1, _11, _27, _30, _31, _32, _40, _58, _63, _64 = (np.uint64(n) for n in (1, 11, 27, 30, 31, 32, 40, 58, 63, 64))
+_1, _8, _11, _27, _30, _31, _32, _40, _58, _63, _64 = (np.uint64(n) for n in (1, 8, 11, 27, 30, 31, 32, 40, 58, 63, 64))
 _GOLDEN, _MIX, _MIX_AGAIN = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
@@ -190,11 +190,19 @@ def independent(
                         decode[time - prompt, layer, slot] = ids[slot]
 
 
+def book(ids: Array, named: Array, layer: int, position: int, prefill: Array, decode: Array) -> None:
+    """Enters the ranks [k] of a token, by their experts: a prompt's (`position` below 0) as counts, others as ids."""
+    for slot in range(len(ids)):
+        expert = named[layer, ids[slot]]
+        if position < 0:
+            prefill[layer, expert] += 1
+        else:
+            decode[position, layer, slot] = expert
+
+
 def sticky(
     stream: Array,
-    bounds: Array,
-    steps: Array,
-    lags: Array,
+    meanings: Any,
     fold: Array,
     named: Array,
     threshold: Array,
@@ -206,14 +214,15 @@ def sticky(
 ) -> None:
     """A request whose tokens follow their predecessors and, between layers, themselves.
 
-    `bounds` [3, DEPTH + 1, L], `steps` [256], `lags` [256]: what the coin and the dice of a slot mean. `fold` [E + 4]: ranks
-    reflected at both ends. `named` [L, E]: the expert at each rank. The rest as in `independent`. Step n draws token n - l of
-    every layer l, the order in which words are handed out.
+    `meanings`: what the coin and dice of a slot mean, in `bounds` [3, DEPTH + 1, L], `ties` [2, L], `steps` [256] and `lags`
+    [256], which rise. `fold` [E + 4]: ranks reflected at both ends. `named` [L, E]: the expert at each rank. The rest as in
+    `independent`. Step n draws token n - l of every layer l, the order in which words are handed out.
     """
-    passes, layers, top_k = decode.shape
-    total = prompt + passes
+    (bounds, ties, steps, lags), (passes, layers, top_k) = meanings, decode.shape
+    total, depth, tied = prompt + passes, lags[-1] + 1, ties[0].max() > 0
     words = np.empty((top_k, layers), dtype=np.uint64)
-    past = np.zeros((DEPTH, layers, top_k), dtype=np.int64)
+    past = np.zeros((depth, layers, top_k), dtype=np.int64)
+    heads = np.zeros((2, layers, top_k), dtype=np.uint64)  # upper halves of words that slots went by, in this step and the last
     own = np.empty(top_k, dtype=np.uint64)
     held, bad = np.zeros(top_k, dtype=np.bool_), np.zeros(top_k, dtype=np.bool_)
     taken_by, token = np.full(threshold.shape[1], -1, dtype=np.int64), 0
@@ -221,21 +230,26 @@ def sticky(
         fill(stream, words.reshape(-1))
         for layer in range(max(0, step - total + 1), min(layers, step + 1)):
             time = step - layer
+            place = time % depth
             keep, spent, follow = bounds[:, min(time, DEPTH), layer]
-            ids, last = past[time % DEPTH, layer], past[(time - 1) % DEPTH, layer]
+            ids, last = past[place, layer], past[place - 1 if place else depth - 1, layer]
             clash = False
             token += 1
             for slot in range(top_k):
                 word = words[slot, layer]
-                own[slot] = word
-                coin, dice = word >> _40, np.int64((word >> _32) & _BYTE)
-                held[slot] = coin < keep
+                own[slot], head = word, word >> _32
+                coin, near, follows = head >> _8, np.int64(head & _BYTE), head >> _8 < follow
+                if tied:
+                    if successor(word) >> _40 < ties[0, layer]:
+                        follows, head = coin < ties[1, layer], heads[1 - step % 2, layer - 1, slot]
+                    heads[step % 2, layer, slot], coin = head, head >> _8
+                held[slot], lag = coin < keep, lags[np.int64(head & _BYTE)]
                 if coin < keep:
                     rank = last[slot]
-                elif coin < spent:
-                    rank = past[(time - lags[dice]) % DEPTH, layer, slot]
-                elif coin < follow:
-                    rank = fold[past[time % DEPTH, layer - 1, slot] + steps[dice]]
+                elif coin < spent and lag <= time:
+                    rank = past[place - lag if lag <= place else place - lag + depth, layer, slot]
+                elif follows and coin >= spent:
+                    rank = fold[past[place, layer - 1, slot] + steps[near]]
                 else:
                     rank = drawn(word, layer, threshold, alias)
                 ids[slot] = rank
@@ -243,13 +257,8 @@ def sticky(
                 taken_by[rank] = token
             if clash:
                 settle(ids, own, held, bad, layer, threshold, alias, weights)
-            for slot in range(top_k):
-                expert = named[layer, ids[slot]]
-                if time < prompt:
-                    prefill[layer, expert] += 1
-                else:
-                    decode[time - prompt, layer, slot] = expert
+            book(ids, named, layer, time - prompt, prefill, decode)
 
 
-FUNCTIONS = (high, fill, successor, sweep, drawn, conflicts, settle, finish, independent, sticky)
+FUNCTIONS = (high, fill, successor, sweep, drawn, conflicts, settle, finish, book, independent, sticky)
 """What `moesim.jit` compiles."""

@@ -7,10 +7,11 @@ Short names: L layers, E experts, k experts per token, G decode passes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,6 @@ from moesim.arrays import FloatArray, IntArray
 from moesim.workload import kernel
 from moesim.workload.blocks import (
     BLOCK,
-    LAGS,
     REACH,
     STEPS,
     Ledger,
@@ -32,7 +32,7 @@ from moesim.workload.blocks import (
 from moesim.workload.draw import AliasTable, mean_one
 from moesim.workload.table import id_type
 
-__all__ = ["DrawRequest", "IndependentLaw", "Law", "StickyLaw", "strides"]
+__all__ = ["DrawRequest", "IndependentLaw", "Kin", "Law", "StickyLaw", "strides"]
 
 Ids = NDArray[np.unsignedinteger[Any]]
 DrawRequest = Callable[[int, int, NDArray[np.uint32], Ids], None]
@@ -54,10 +54,15 @@ class Law(Protocol):
     def top_k(self) -> int:
         """k."""
 
-    def walk(self, generator: np.random.Generator, order: IntArray, ledger: Ledger) -> tuple[NDArray[np.uint32], Ids]:
-        """[n, L, E] counts of the prompts and [n, G, L, k] ids of the block's requests `order` [n], which the ledger knows."""
+    def walk(
+        self, generator: np.random.Generator, order: IntArray, ledger: Ledger, first: int
+    ) -> tuple[NDArray[np.uint32], Ids]:
+        """[n, L, E] counts of the prompts and [n, G, L, k] ids of the block's requests `order` [n], which the ledger knows.
 
-    def compiled(self, functions: Any, generator: np.random.Generator) -> DrawRequest:
+        `first`: number of the block's first request.
+        """
+
+    def compiled(self, functions: Any, generator: np.random.Generator, first: int) -> DrawRequest:
         """What draws each request of the block by the compiled `functions` of `kernel`; may be called from several threads."""
 
     def parts(self) -> Iterator[Any]:
@@ -87,12 +92,14 @@ class IndependentLaw:
         """A row for each layer. InputError for a popularity from which k cannot be drawn."""
         return AliasTable(self.popularity, self.top_k)
 
-    def walk(self, generator: np.random.Generator, order: IntArray, ledger: Ledger) -> tuple[NDArray[np.uint32], Ids]:
+    def walk(
+        self, generator: np.random.Generator, order: IntArray, ledger: Ledger, first: int
+    ) -> tuple[NDArray[np.uint32], Ids]:
         """See `Law.walk`."""
         independent_block(self.table, generator.bit_generator, order, ledger)
         return ledger.by_request()
 
-    def compiled(self, functions: Any, generator: np.random.Generator) -> DrawRequest:
+    def compiled(self, functions: Any, generator: np.random.Generator, first: int) -> DrawRequest:
         """See `Law.compiled`."""
         streams, chunk = strides(generator.bit_generator), chunk_of(self.layers, self.top_k)
         threshold, alias = self.table.cells()
@@ -107,6 +114,25 @@ class IndependentLaw:
         yield from ("independent", self.top_k, self.popularity)
 
 
+class Kin(NamedTuple):
+    """What requests of one domain have in common."""
+
+    share: float
+    """Of the variance of a request's tilt that all requests of its domain share."""
+    tilts: FloatArray
+    """[D, L, E] tilts of the domains, threaded."""
+    domain: IntArray
+    """[R] domain of each request."""
+
+    def mixed(self, own: FloatArray, first: int) -> FloatArray:
+        """[L, BLOCK, E] tilts of the block that begins with request `first`, of their `own` [L, BLOCK, E] parts (in place)."""
+        domain = self.domain[first : first + BLOCK]
+        part = own[:, : len(domain)]
+        part *= math.sqrt(1.0 - self.share)
+        part += math.sqrt(self.share) * self.tilts[domain].transpose(1, 0, 2)
+        return own
+
+
 @dataclass(frozen=True, eq=False)
 class StickyLaw:
     """Tokens follow their predecessors and, between layers, themselves."""
@@ -115,6 +141,8 @@ class StickyLaw:
     named: IntArray
     """[L, E] the expert at each popularity rank."""
     top_k: int
+    kin: Kin | None = None
+    """None: requests have no domains."""
 
     @property
     def layers(self) -> int:
@@ -126,9 +154,12 @@ class StickyLaw:
         """E."""
         return int(self.named.shape[1])
 
-    def walk(self, generator: np.random.Generator, order: IntArray, ledger: Ledger) -> tuple[NDArray[np.uint32], Ids]:
+    def walk(
+        self, generator: np.random.Generator, order: IntArray, ledger: Ledger, first: int
+    ) -> tuple[NDArray[np.uint32], Ids]:
         """See `Law.walk`."""
-        sticky_block(self.process, generator, order, ledger, self.top_k)
+        popularity = self.process.popularity(self._tilts(generator, first)[:, order])
+        sticky_block(self.process, popularity, generator.bit_generator, order, ledger)
         by_rank, ranks = ledger.by_request()
         counts = np.empty_like(by_rank)
         np.put_along_axis(counts, np.broadcast_to(self.named, counts.shape), by_rank, axis=2)
@@ -136,23 +167,28 @@ class StickyLaw:
         ids[np.arange(ids.shape[1]) >= ledger.decoded[:, None]] = 0  # no rank was drawn there
         return counts, ids
 
-    def compiled(self, functions: Any, generator: np.random.Generator) -> DrawRequest:
+    def compiled(self, functions: Any, generator: np.random.Generator, first: int) -> DrawRequest:
         """See `Law.compiled`."""
-        tilts = self.process.tilts(generator)
-        streams, bounds = strides(generator.bit_generator), self.process.bounds()
-        meanings = (bounds, (STEPS + REACH).astype(np.int64), LAGS.astype(np.int64), reflected(self.experts).astype(np.int64))
+        tilts = self._tilts(generator, first)
+        streams, process = strides(generator.bit_generator), self.process
+        steps, fold = (STEPS + REACH).astype(np.int64), reflected(self.experts).astype(np.int64)
+        meanings = (process.bounds(), process.ties(), steps, process.lags().astype(np.int64))
 
         def draw(place: int, prompt: int, prefill: NDArray[np.uint32], decode: Ids) -> None:
-            popularity = self.process.popularity(tilts[:, place])
+            popularity = process.popularity(tilts[:, place])
             threshold, alias = np.empty(popularity.shape, dtype=np.uint32), np.empty(popularity.shape, dtype=np.uint16)
             functions.sweep(mean_one(popularity), threshold, alias)
-            functions.sticky(streams[place], *meanings, self.named, threshold, alias, popularity, prompt, prefill, decode)
+            functions.sticky(streams[place], meanings, fold, self.named, threshold, alias, popularity, prompt, prefill, decode)
 
         return draw
 
     def parts(self) -> Iterator[Any]:
         """See `Law.parts`."""
-        yield from ("sticky", self.top_k, self.named, *self.process)
+        yield from ("sticky", self.top_k, self.named, *self.process, *(self.kin or ()))
+
+    def _tilts(self, generator: np.random.Generator, first: int) -> FloatArray:
+        own = self.process.tilts(generator)
+        return own if self.kin is None else self.kin.mixed(own, first)
 
 
 def strides(bits: np.random.BitGenerator) -> NDArray[np.uint64]:

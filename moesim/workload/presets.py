@@ -32,6 +32,13 @@ class Preset(NamedTuple):
     misses: Mapping[str, float]
     """Target -> generated minus published, where they differ by more than 0.03 or come near it."""
     source: str
+    kin: float = 0.0
+    bond: float = 0.0
+    decay: float = 1.0
+    reach: int = 16
+    spread: float = 0.0
+    domains: int = 1
+    """Domains of the load that it was fitted to."""
 
 
 _ALL = (

@@ -31,11 +31,11 @@ class HeldOut(Spec):
 
 
 class OtherTasks(Spec):
-    """The named tasks of the trace that is replayed: a profile from another domain, say."""
+    """The named tasks of the trace that is replayed, or domains of sticky routing: a profile from another domain, say."""
 
     kind: Literal["tasks"] = "tasks"
     tasks: tuple[str, ...] = Field(min_length=1)
-    """Names of tasks in the trace."""
+    """Names of tasks in the trace, or of domains of the law, of which other requests than the run's are drawn."""
 
 
 class Stratified(Spec):

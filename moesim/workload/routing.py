@@ -20,7 +20,7 @@ from moesim.workload.csvfile import read_popularity
 from moesim.workload.lengths import Lengths, draw_lengths
 from moesim.workload.table import Job, Progress, RoutingTable
 
-__all__ = ["Routed", "Routing", "normalised", "own_counts"]
+__all__ = ["Routed", "Routing", "normalised", "own_counts", "prototypes"]
 
 
 class Routed(Protocol):
@@ -81,16 +81,20 @@ class Routing(Spec):
             case profiles.Table():
                 return normalised(read_popularity(base / profile.path, layers, experts))
             case profiles.HeldOut():
-                count = profile.requests
-                lengths = np.full(count, profile.tokens, dtype=np.int64)
-                job = Job(np.zeros(count), lengths, np.ones(count, dtype=np.int64), layers)
-                return normalised(self.prototype(job, model, streams, base))
+                return normalised(self.prototype(prototypes(profile, layers), model, streams, base))
             case profiles.Stratified():
                 raise InputError(
                     Mistake("a profile of kind 'stratified' is learnt from a whole table", path="workload.profile")
                 )
             case profiles.OtherTasks():
-                raise InputError(Mistake("a profile of kind 'tasks' needs routing of kind 'trace'", path="workload.profile"))
+                told = "a profile of kind 'tasks' needs routing of kind 'trace' or 'sticky'"
+                raise InputError(Mistake(told, path="workload.profile"))
+
+
+def prototypes(profile: profiles.HeldOut, layers: int) -> Job:
+    """The prompts that a profile is learnt on."""
+    lengths = np.full(profile.requests, profile.tokens, dtype=np.int64)
+    return Job(np.zeros(profile.requests), lengths, np.ones(profile.requests, dtype=np.int64), layers)
 
 
 def normalised(counts: IntArray | FloatArray) -> FloatArray:

@@ -152,7 +152,7 @@ def test_time_of_a_layer_is_that_of_its_attention_and_experts():
 # Moments
 
 
-def moments_per_visit(hardware: str, policy: str) -> list[float]:
+def moments_per_visit(hardware: str, policy: dict) -> list[float]:
     """Moments at which anything ends per layer visit of each pass: prefill first, then decode."""
     routing = {"kind": "zipf", "exponent": 0.6}
     workload = {"kind": "offline", "requests": 32, "prompt": 32, "output": 4, "routing": routing}
@@ -174,7 +174,7 @@ def moments_per_visit(hardware: str, policy: str) -> list[float]:
     return [(b - a) / job.layers for a, b in pairwise(marks)]
 
 
-@pytest.mark.parametrize("policy", ["cox_moe", "cxl_expert"])
+@pytest.mark.parametrize("policy", [{"kind": "cox_moe"}, {"kind": "cxl_expert", "cxl": "none"}], ids=["cox_moe", "cxl_expert"])
 @pytest.mark.parametrize("hardware", ["rtx6000ada-xeon8452y", "a100-xeon8452y"])
 def test_a_visit_has_two_moments_for_each_upload_at_most(hardware, policy):
     """A copy lands and its expert ends; attention, the CPU and what crosses for it add a handful."""

@@ -1,11 +1,13 @@
 """The compiled walk draws what numpy draws, to the bit; so does its source as plain Python; exponentials know no processor."""
 
+import hashlib
 import os
 import subprocess
 import sys
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -16,13 +18,22 @@ from moesim.workload import draws, kernel
 from moesim.workload.blocks import BLOCK, Process
 from moesim.workload.draw import AliasTable, mean_one
 from moesim.workload.draws import draw_job, draw_with, walk
-from moesim.workload.laws import IndependentLaw, StickyLaw, strides
+from moesim.workload.jobs import Offline
+from moesim.workload.laws import IndependentLaw, Kin, StickyLaw, strides
 from moesim.workload.portable import exponential, logarithm, power_law
+from moesim.workload.sticky import Sticky
 from moesim.workload.table import Job
 
 ROOT = Path(__file__).resolve().parents[2]
 wrapping = np.errstate(over="ignore")
 PLAIN = SimpleNamespace(**{function.__name__: wrapping(function) for function in kernel.FUNCTIONS})
+
+
+class Model(NamedTuple):
+    name: str
+    experts: int
+    top_k: int
+    n_moe: int
 
 
 @pytest.fixture(scope="module")
@@ -33,17 +44,20 @@ def compiled():
     return functions
 
 
-def sticky(rng, experts, top_k, layers):
-    coupling = np.full(layers, rng.choice([0.0, 0.5, 1.0]))
-    coupling[0] = 0.0
-    curve = power_law(experts, float(rng.choice([0.0, 0.5, 2.0, 6.0])), float(rng.uniform(-3, 8)))
+def sticky(rng, experts, top_k, layers, requests):
+    coupling, bond = np.full(layers, rng.choice([0.0, 0.5, 1.0])), np.full(layers, rng.choice([0.0, 0.6, 1.0]))
+    coupling[0] = bond[0] = 0.0
+    curve = np.stack([power_law(experts, float(rng.choice([0.0, 0.5, 2.0, 6.0])), float(rng.uniform(-3, 8)))] * layers)
     tilt, thread = float(rng.choice([0.0, 0.5, 1.5, 5.0])), float(rng.uniform())
     reuse, memory = np.full(layers, rng.choice([0.0, 0.3, 1.0])), np.full(layers, rng.choice([0.0, 0.3]))
+    decay, reach = float(rng.choice([0.0, 1.0, 1.7])), int(rng.choice([2, 3, 16, 30]))
     named = rng.permuted(np.broadcast_to(np.arange(experts), (layers, experts)), axis=1)
-    return StickyLaw(Process(curve, tilt, thread, reuse, memory, coupling), named, top_k)
+    kin = Kin(float(rng.uniform()), rng.standard_normal((3, layers, experts)), rng.integers(0, 3, requests))
+    process = Process(curve, tilt, thread, reuse, memory, coupling, bond, decay, reach)
+    return StickyLaw(process, named, top_k, kin if rng.random() < 0.5 else None)
 
 
-def independent(rng, experts, top_k, layers):
+def independent(rng, experts, top_k, layers, requests):
     popularity = rng.random((layers, experts)) ** float(rng.choice([0, 1, 8, 60]))
     popularity[:, rng.permutation(experts)[: rng.integers(0, experts - top_k + 1)]] = 0.0
     return IndependentLaw(popularity, top_k)
@@ -54,8 +68,8 @@ def case(seed):
     rng = np.random.default_rng(seed)
     experts = int(rng.choice([2, 3, 8, 64, 256, 257, 300]))
     top_k, layers = int(rng.integers(1, min(experts, 9) + 1)), int(rng.integers(1, 5))
-    law = (sticky, independent)[seed % 2](rng, experts, top_k, layers)
     requests = int(rng.choice([1, 3, 66]))
+    law = (sticky, independent)[seed % 2](rng, experts, top_k, layers, requests)
     prompt, output = rng.integers(1, 30, requests), rng.integers(1, 12, requests)
     return law, Job(np.zeros(requests), prompt, output, layers)
 
@@ -75,6 +89,18 @@ def test_the_source_as_plain_python_draws_the_same_within_bounds(seed):
     job = Job(job.arrival[:2], np.minimum(job.prompt[:2], 8), np.minimum(job.output[:2], 3), job.layers)
     drawn = draw_with(PLAIN, job, law, Streams(seed), "routing")
     assert np.array_equal(drawn.prefill, walk(job, law, Streams(seed), "routing").prefill)
+
+
+def test_without_the_new_parameters_the_first_law_draws_what_it_always_drew():
+    """Digests of the law of seven parameters, taken before domains, bonds and longer memory came in."""
+    law = Sticky(exponent=0.355, tail=1.014, tilt=1.146, thread=0.874, reuse=0.118, memory=0.152, coupling=0.828)
+    digests = []
+    for model, requests in ((Model("a", 64, 6, 4), 5), (Model("b", 300, 8, 3), 66)):
+        _, table = Offline(requests=requests, prompt=30, output=20, routing=law).build(model, Streams(3), Path())
+        profile = np.round(table.profile * 1e9).astype(np.int64)
+        drawn = table.prefill.tobytes() + table.decode.tobytes() + profile.tobytes()
+        digests.append(hashlib.sha256(drawn).hexdigest()[:16])
+    assert digests == ["8fc0a47bdda1a9f0", "3bf08aacc4d5d88d"]
 
 
 def test_words_of_a_place_are_every_64th_of_the_generator(compiled):
@@ -170,10 +196,11 @@ from moesim.streams import Streams
 from moesim.workload.blocks import Process
 from moesim.workload.lengths import LogNormal, draw_lengths
 from moesim.workload.portable import power_law
-process = Process(power_law(256, 0.479, 0.743), 1.0, 0.9, *np.full((3, 4), 0.2))
+process = Process(np.stack([power_law(256, 0.479, 0.743)] * 4), 1.0, 0.9, *np.full((4, 4), 0.2), 1.3, 181)
 popularity = process.popularity(process.tilts(Streams(0)["routing"]))
+lags = process.lags()
 lengths = draw_lengths(LogNormal(median=700, sigma=1.2), 5_000, Streams(0), "prompt", None)
-print(hashlib.sha256(popularity.tobytes() + lengths.tobytes()).hexdigest())
+print(hashlib.sha256(popularity.tobytes() + lags.tobytes() + lengths.tobytes()).hexdigest())
 """
 
 
