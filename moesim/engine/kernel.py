@@ -28,10 +28,11 @@ LOG_SINCE, OP_USED, NODE_USED, LISTS_USED, AT_LOG_RATE, BEYOND, ITEM_ROWS = rang
 HEADER = 31
 
 # A lane in M
-RUN, DUE, SINCE, TOTAL, ITEM_START, ROW, LAST, FREED, BUSY, DRAWN, QUEUE = range(11)
+RUN, DUE, SINCE, TOTAL, ITEM_START, ROW, LAST, FREED, BUSY, DRAWN, IN_LINE, QUEUE = range(12)
 PRIORITIES = 4
 LANE_WIDTH = QUEUE + 2 * PRIORITIES
-"""Behind `QUEUE`: first and last waiting operation of each priority."""
+"""`DRAWN`: the operation with which the lane drew from resources when speeds were last set, -1 for none; `IN_LINE`: how many
+wait. Behind `QUEUE`: first and last waiting operation of each priority."""
 # A lane in F
 DONE, SPEED = 0, 1
 LANE_FLOATS = 2
@@ -211,7 +212,9 @@ def enqueue(M, op):
     """Puts an operation into the queue of its lane, by its key among those of its priority; most go to the end."""
     width, base = M[OP_WIDTH], M[AT_OP]
     o = base + op * width
-    queue = M[AT_LANE] + M[o + LANE] * LANE_WIDTH + QUEUE + 2 * M[o + PRIORITY]
+    lane = M[AT_LANE] + M[o + LANE] * LANE_WIDTH
+    queue = lane + QUEUE + 2 * M[o + PRIORITY]
+    M[lane + IN_LINE] += 1
     before = M[queue + 1]
     while before >= 0 and M[base + before * width + KEY] > M[o + KEY]:
         before = M[base + before * width + LINK_BEFORE]
@@ -232,7 +235,9 @@ def unlink(M, op):
     """Takes a queued operation out of the queue of its lane."""
     width, base = M[OP_WIDTH], M[AT_OP]
     o = base + op * width
-    queue = M[AT_LANE] + M[o + LANE] * LANE_WIDTH + QUEUE + 2 * M[o + PRIORITY]
+    lane = M[AT_LANE] + M[o + LANE] * LANE_WIDTH
+    queue = lane + QUEUE + 2 * M[o + PRIORITY]
+    M[lane + IN_LINE] -= 1
     before, after = M[o + LINK_BEFORE], M[o + LINK_NEXT]
     if before < 0:
         M[queue] = after
@@ -344,7 +349,8 @@ def start_item(M, F, lane, op):
         if not seamless:
             before = M[o + READY_BY] if M[o + READY_AT] > M[LOG_SINCE] else -1
         begin_row(M, F, lane, op, before)
-        M[at + DRAWN] = -1
+        if M[o + DRAWS] > 0 or M[at + DRAWN] >= 0:
+            M[at + DRAWN] = -2  # whatever runs now, speeds change: one stretch draws no more, or another does
     M[at + RUN], M[at + ITEM_START], M[o + STATE] = op, now, RUNNING
     if M[o + START] < 0:
         M[o + START] = now
@@ -386,9 +392,12 @@ def share(M, F):
     lanes, resources, load_at = M[LANES], M[RESOURCES], M[AT_RESOURCE] + M[RESOURCES]
     for lane in range(lanes):
         at = M[AT_LANE] + lane * LANE_WIDTH
-        if M[at + RUN] != M[at + DRAWN]:
+        op = M[at + RUN]
+        if op >= 0 and M[M[AT_OP] + op * M[OP_WIDTH] + DRAWS] == 0:
+            op = -1
+        if op != M[at + DRAWN]:
             changed = True
-            M[at + DRAWN] = M[at + RUN]
+            M[at + DRAWN] = op
     if not changed:
         return
     for resource in range(resources):
@@ -503,7 +512,8 @@ def advance(M, F, until):
         if M[LOG_USED] + lanes > M[LOG_SIZE]:
             return LOG_FULL
         for lane in range(lanes):
-            if M[M[AT_LANE] + lane * LANE_WIDTH + RUN] < 0:
+            at = M[AT_LANE] + lane * LANE_WIDTH
+            if M[at + RUN] < 0 and M[at + IN_LINE] > 0:
                 take_next(M, F, lane)
         share(M, F)
         due = -1
