@@ -149,9 +149,11 @@ def trailer_of(structure: Structure, lane: Callable[[str], int], gpu: str) -> li
 
 def _alone(structure: Structure, gpu: str) -> int | None:
     """ps of the decoder layers behind the last MoE layer where the GPU does all of it, one after another; None where not."""
+    if structure.head_copies or (structure.rows and not structure.layers):
+        return None
     whole = 0
     for kind, service, copies in structure.trailing:
-        if copies or structure.head_copies or (structure.rows and not structure.layers):
+        if copies:
             return None
         for chain in structure.chains[kind]:
             if chain.sides() != chain.stages or any(stage.lane != gpu or stage.usage for stage in chain.stages):
