@@ -26,7 +26,7 @@ class QualityBook:
         weights = problem.model.expert_flops / 2.0  # one multiplication and one addition for each weight and token
         native = recorder.quality.native = problem.model.expert_bytes * 8.0 / weights
         own = problem.expert_bytes()
-        mixed = bool((own != own[0]).any()) and bool((own == self._stored).all())
+        mixed = bool((own != own[:1]).any()) and bool((own == self._stored).all())
         self._per_bit: FloatArray = own[:, :1] / native if mixed else np.full((problem.layers, 1), weights / 8.0)
         """[L, 1] bytes of an expert for each bit per weight; of the mean, where the model's layers differ in format."""
         self._booked: IntArray = np.zeros((problem.layers, problem.experts), dtype=np.int64)
