@@ -9,19 +9,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moesim.api import compare, explain, reproduce, run, sweep
+    from moesim.api import compare, explain, export, reproduce, run, sweep
     from moesim.contract import Policy
     from moesim.results.result import Result
     from moesim.scenario import load
 
 __version__ = "0.1.0"
-__all__ = ["Policy", "Result", "__version__", "compare", "explain", "load", "reproduce", "run", "sweep"]
+__all__ = ["Policy", "Result", "__version__", "compare", "explain", "export", "load", "reproduce", "run", "sweep"]
 
 _HOMES = {
     "Policy": "moesim.contract",
     "Result": "moesim.results.result",
     "compare": "moesim.api",
     "explain": "moesim.api",
+    "export": "moesim.api",
     "load": "moesim.scenario",
     "reproduce": "moesim.api",
     "run": "moesim.api",

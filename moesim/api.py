@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moesim.contract import Policy
+from moesim.exports.again import export
 from moesim.progress import bar
 from moesim.results.compare import compare as rank
 from moesim.scenario.explain import Explanation
@@ -18,7 +19,7 @@ from moesim.validation import reproduce as reproduce_cases
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["compare", "explain", "reproduce", "run", "sweep"]
+__all__ = ["compare", "explain", "export", "reproduce", "run", "sweep"]
 
 
 def compare(

@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
             "optimize": _optimize,
             "report": _report,
             "explain": _explain,
+            "export": _export,
             "reproduce": _reproduce,
             "cache": _cache,
             "calibrate": _calibrate,
@@ -211,6 +212,15 @@ def _explain(options: argparse.Namespace) -> int:
     else:
         say(to_text(explanation))
     return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from moesim.exports.again import export
+
+    exported = export(options.tool, Path(options.run), out=options.out)
+    files = f"\n\nfiles in {options.out}: {', '.join(exported.files)}" if options.out is not None else ""
+    missing = "" if files or not exported.answer["files"] else "\n\n--out DIR writes the files that it names"
+    return _said(options, exported.answer, f"{exported}{files}{missing}")
 
 
 def _reproduce(options: argparse.Namespace) -> int:

@@ -13,8 +13,9 @@ from pydantic import Field, model_validator
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
 from moesim.contract import NO_MOVES, Deferred, Deployment, Dispatch, Moves, Problem, Step, View, Visit
+from moesim.errors import InputError, Mistake
 from moesim.policies.dispatch import cpu_missing, in_gpu_memory, upload_missing
-from moesim.policies.placement import SizedPolicy, overall, place, quota, require_cpu
+from moesim.policies.placement import Choice, SizedPolicy, overall, place, quota, require_cpu
 
 __all__ = ["KTransformers", "deferred"]
 
@@ -53,6 +54,8 @@ class KTransformers(SizedPolicy):
     kind: Literal["ktransformers"] = "ktransformers"
     strategy: Literal["uniform", "frequency", "front", "random", "dynamic"] = "uniform"
     """Which experts are on the GPU."""
+    experts: tuple[tuple[int, ...], ...] | None = None
+    """Ids of the experts on the GPU, a list for each MoE layer, in place of a strategy."""
     limit: int | None = Field(None, ge=0)
     """Most experts on the GPU, per layer with `uniform` and in all otherwise; as many as fit if not given."""
     layerwise: int = Field(2048, ge=0)
@@ -69,6 +72,8 @@ class KTransformers(SizedPolicy):
     def _one_or_the_other(self) -> KTransformers:
         if self.defer and self.strategy == "dynamic":
             raise ValueError("deferral is simulated for a set of GPU experts that stays: leave out defer, or strategy dynamic")
+        if self.experts is not None and (self.strategy != "uniform" or self.limit is not None):
+            raise ValueError("experts says which experts are on the GPU: leave out strategy and limit")
         return self
 
     @property
@@ -85,11 +90,27 @@ class KTransformers(SizedPolicy):
         """Fills GPU memory by the strategy."""
         require_cpu(problem)
         scores, changes = self._scores(problem), self.strategy == "dynamic"
-        choose = quota(scores, self.limit) if self.strategy == "uniform" else overall(scores, self.limit)
+        choose: Choice | BoolArray = quota(scores, self.limit) if self.strategy == "uniform" else overall(scores, self.limit)
+        if self.experts is not None:
+            choose = self._listed(problem, self.experts)
         made = place(problem, resident=choose, cut=self.cut(problem, movable=changes), movable=changes)
         if not self.defer:
             return made
         return replace(made, plan=replace(made.plan, decode=replace(made.plan.decode, pipeline=Deferred())))
+
+    def _listed(self, problem: Problem, experts: tuple[tuple[int, ...], ...]) -> BoolArray:
+        """[L, E] the experts of the lists."""
+        if len(experts) != problem.layers:
+            message = f"{len(experts)} lists of experts for {problem.layers} MoE layers; write one for each, empty for none"
+            raise InputError(Mistake(message, path="policy.experts"))
+        wrong = [number for row in experts for number in row if not 0 <= number < problem.experts]
+        if wrong:
+            message = f"expert {wrong[0]} is out of range; a layer has experts 0 to {problem.experts - 1}"
+            raise InputError(Mistake(message, path="policy.experts"))
+        held = np.zeros((problem.layers, problem.experts), dtype=np.bool_)
+        for layer, row in enumerate(experts):
+            held[layer, list(row)] = True
+        return held
 
     def _scores(self, problem: Problem) -> FloatArray:
         """[L, E] who is on the GPU first; ties go to the lower layer, then to the lower id."""

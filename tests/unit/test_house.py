@@ -44,6 +44,7 @@ MAY_IMPORT = {
     "calibrate": BASE | {"model", "hardware", "results", "scenario"},
 }
 MAY_IMPORT["experiment"] = MAY_IMPORT["scenario"] | {"scenario"}
+MAY_IMPORT["exports"] = MAY_IMPORT["scenario"] | {"scenario"}
 MAY_IMPORT["validation"] = MAY_IMPORT["experiment"] | {"experiment"}
 SINGLE_IMPORTER = {"simpy": "engine", "yaml": "scenario", "matplotlib": "report", "numba": "jit"}
 LATE = {  # imports inside functions that go against the grain, on purpose
