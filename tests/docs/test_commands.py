@@ -26,6 +26,7 @@ PLACEHOLDER = re.compile(r"(?:.*=)?[A-Z]+(?:/[\w.]+)?(?:\.\w+)?")
 """What a reader has to fill in: `SCENARIO`, `I/N`, `DIR/result.json`, `path=FILE.npz`."""
 RUN = {
     "README.md": "test_readme.py",
+    "exporting.md": "test_exporting.py",
     "extending.md": "test_extending.py",
     "tutorial.md": "test_tutorial.py",
     "scenario-keys.md": "test_scenario_keys_page.py",
