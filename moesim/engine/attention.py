@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,7 +45,7 @@ class Stage:
     cause: str = ""
     """Why its bytes move: `kv` or `activation`."""
 
-    @property
+    @cached_property
     def total(self) -> int:
         """ps of all micro-batches."""
         return int(total(f"{self.name} on {self.lane}", self.service))

@@ -58,8 +58,9 @@ class Ledger:
     def attention(self, structure: Structure) -> None:
         """Adds the bytes of the transfers around attention in one pass, and of weights other than routed experts."""
         layers = [*(layer for group in structure.layers for layer in group), *structure.trailing]
+        moving = [[chain for chain in chains if any(stage.usage for stage in chain.sides())] for chains in structure.chains]
         for layer in layers:
-            for chain in structure.chains[layer.kind]:
+            for chain in moving[layer.kind]:
                 self._chain(chain)
         copies = [copy for layer in layers for copy in layer.copies]
         for copy in (*copies, *structure.head_copies, *structure.rows):

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from moesim.contract import Costs
 from moesim.model import Architecture
-from moesim.policies.costs import Costs
 from moesim.runtime.gpu import Operation
 from moesim.scenario.explain_rows import Quantity, Row, Section
 

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from moesim import cli
+from moesim.contract import Costs
 from moesim.errors import InputError
 from moesim.hardware import FixedTimes
-from moesim.policies.costs import Costs
 from moesim.runtime import FREE, Copies, GpuPrograms, Runtime
 from moesim.scenario import annotated, catalogue, check, load
 from moesim.scenario.run import compare_loaded, run
