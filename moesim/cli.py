@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
             "cache": _cache,
             "calibrate": _calibrate,
             "import": _import,
+            "trace": _trace,
             "check": _check,
             "list": _list,
             "schema": _schema,
@@ -262,6 +263,29 @@ def _import(options: argparse.Namespace) -> int:
         model = named_model(options.model)
     imported = import_trace(options.format, Path(options.file), Path(options.out), model)
     say("\n".join([f"{imported.rows:,} {imported.what} in {options.out}", *(f"note: {note}" for note in imported.notes)]))
+    return 0
+
+
+def _trace(options: argparse.Namespace) -> int:
+    from moesim.results.table import align
+    from moesim.workload.summary import lines, summary
+    from moesim.writing import folder_target
+
+    if options.figures is not None:
+        folder_target(options.figures)
+    document = summary(Path(options.file))
+    drawn = []
+    if options.figures is not None:
+        from moesim.report.figures_routing import save_routing
+
+        drawn = save_routing(document, Path(options.figures))
+    if options.json:
+        say_json(document)
+        return 0
+    head = "{tokens:,} tokens ({phase}) of {sequences:,} sequences, {moe_layers} MoE layers of {experts} experts, top-{top_k}"
+    blocks = ["\n".join((heading, *align(names, rows))) for heading, names, rows in lines(document)]
+    blocks += [f"figures in {options.figures}: {', '.join(path.name for path in drawn)}"] if drawn else []
+    say("\n\n".join([head.format(**document), *blocks]))
     return 0
 
 

@@ -13,9 +13,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moesim import jit
 from moesim.arrays import FloatArray, IntArray
+from moesim.workload import replays
 
-__all__ = ["coverage", "lru_hits", "next_layer_recall", "overlap", "popularity", "top_share", "within_request_share"]
+__all__ = [
+    "belady_hits",
+    "coverage",
+    "lru_hits",
+    "next_layer_recall",
+    "overlap",
+    "popularity",
+    "static_hits",
+    "top_share",
+    "within_request_share",
+]
 
 Ids = NDArray[np.integer[Any]]
 
@@ -81,22 +93,38 @@ def lru_hits(sequences: list[Ids], experts: int, *, streams: int = 1) -> FloatAr
 
     The cache sees the sequences one after another, a token's experts in the order of their slots. A request hits if fewer
     than `capacity` other experts were used since its last use. `streams`: cut the tokens into so many equal pieces, each
-    with an empty cache of its own at its start (faster; up to streams - 1 tokens at the end are left out).
+    with an empty cache of its own at its start (up to streams - 1 tokens at the end are left out).
     """
-    ids = np.concatenate(sequences)
-    length = len(ids) // streams
-    layers, top_k = ids.shape[1:]
-    side_by_side = ids[: streams * length].reshape(streams, length, layers, top_k).transpose(1, 3, 0, 2)
-    accesses = np.ascontiguousarray(side_by_side, dtype=np.intp).reshape(length * top_k, streams * layers)
-    row = np.arange(streams * layers)
-    last = np.full((streams * layers, experts), -1, dtype=np.int32)
     distance = np.zeros(experts + 1, dtype=np.int64)
-    for clock, expert in enumerate(accesses):
-        used = last[row, expert]
-        since = np.count_nonzero(last > used[:, None], axis=1)
-        distance += np.bincount(np.where(used >= 0, since, experts), minlength=experts + 1)
-        last[row, expert] = clock
-    return np.concatenate([[0.0], np.cumsum(distance[:-1]) / accesses.size])
+    functions = _compiled()
+    for accesses in _accesses(sequences, streams):
+        functions.distances(accesses, distance)
+    return np.concatenate([[0.0], np.cumsum(distance[:-1]) / distance.sum()])
+
+
+def belady_hits(sequences: list[Ids], experts: int, capacity: int) -> float:
+    """Share of expert requests that a per-layer cache of `capacity` experts serves at most; it sees them as `lru_hits` does."""
+    functions, parts = _compiled(), _accesses(sequences, 1)
+    return float(sum(functions.farthest(part, experts, capacity) for part in parts) / sum(len(part) for part in parts))
+
+
+def static_hits(learn: IntArray, score: IntArray, capacity: int) -> FloatArray:
+    """[L] share of the counts `score` [L, E] that go to the `capacity` experts that `learn` [L, E] counts most."""
+    best = np.argsort(-learn, axis=1, kind="stable")[:, :capacity]
+    share: FloatArray = np.take_along_axis(score, best, axis=1).sum(axis=1) / np.maximum(score.sum(axis=1), 1)
+    return share
+
+
+def _accesses(sequences: list[Ids], streams: int) -> list[NDArray[np.int64]]:
+    """Expert requests of each layer and piece, in order."""
+    ids = np.concatenate(sequences).astype(np.int64)
+    length = len(ids) // streams
+    pieces = ids[: streams * length].reshape(streams, length, *ids.shape[1:]).transpose(0, 2, 1, 3)
+    return [np.ascontiguousarray(layer).ravel() for piece in pieces for layer in piece]
+
+
+def _compiled() -> Any:
+    return jit.compiled(replays) or replays
 
 
 def next_layer_recall(train: list[Ids], test: list[Ids], experts: int) -> tuple[float, float]:

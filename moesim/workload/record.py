@@ -22,10 +22,11 @@ from moesim.errors import InputError, Mistake, excerpt
 from moesim.workload.npzfile import read_arrays
 from moesim.workload.table import id_type
 
-__all__ = ["Record", "read_record"]
+__all__ = ["Record", "read_record", "shape_of"]
 
 _FURTHEST = 10**9
 """No sequence is longer."""
+_MOST_EXPERTS = 2**16
 _ARRAYS = {"experts": 3, "seq": 1, "pos": 1, "meta": 1}
 
 
@@ -63,6 +64,21 @@ def read_record(path: Path, layers: int, experts: int, top_k: int) -> Record:
     except OSError:
         raise InputError(Mistake("no such routing trace", file=str(path))) from None
     return _read(path, stat.st_mtime_ns, stat.st_size, layers, experts, top_k)
+
+
+def shape_of(path: Path) -> tuple[int, int, int]:
+    """(MoE layers, experts, experts per token) of the record at `path`: the experts it states, else those it names.
+
+    Raises InputError for a file that is no record.
+    """
+    arrays = read_arrays(path, _ARRAYS)
+    mistakes = _shape_mistakes(arrays, str(path))
+    if mistakes:
+        raise InputError(*mistakes)
+    stated = _meta(arrays["meta"], str(path)).get("num_experts")
+    _, layers, top_k = arrays["experts"].shape
+    experts = stated if isinstance(stated, int) and 0 < stated <= _MOST_EXPERTS else int(arrays["experts"].max()) + 1
+    return layers, min(experts, _MOST_EXPERTS), top_k
 
 
 @lru_cache(maxsize=4)

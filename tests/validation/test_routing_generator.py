@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from moesim.streams import Streams
-from moesim.workload import measures
-from moesim.workload.fit import TARGETS, residuals
+from moesim.workload import likeness, measures
+from moesim.workload.fit import TARGETS, like, residuals
 from moesim.workload.jobs import Offline
 from moesim.workload.presets import PRESETS
 from moesim.workload.profile import HeldOut, OtherTasks
 from moesim.workload.profile import Uniform as NoProfile
+from moesim.workload.record import read_record
 from moesim.workload.table import distinct
 from moesim.workload.trace import Trace
 from moesim.workload.zipf import Uniform
@@ -153,3 +154,44 @@ def test_measures_reproduce_the_published_statistics(file, source, overlap, shar
     counts = measures.popularity(sequences, int(experts.max()) + 1)
     # the published shares of gpt-oss are over more tokens than the trace holds
     assert measures.top_share(counts, 0.25).mean() == pytest.approx(share, abs=0.01)
+
+
+@recorded
+@pytest.mark.parametrize(("file", "model", "preset", "most"), [
+    (ESFT, DEEPSEEK, "deepseek-v2-lite-tasks", 0.020),
+    (FINGERPRINTS, GPT_OSS, "gpt-oss-20b", 0.050),
+])  # fmt: skip
+def test_generated_requests_are_like_those_that_no_fit_has_seen(file, model, preset, most):
+    """The presets were fitted on every other request of a domain; these are the rest, of the same lengths and domains."""
+    record = read_record(DATA / file, model.n_moe, model.experts, model.top_k)
+    held_out = {name: places[1::2] for name, places in record.tasks.items()}
+    domain = np.repeat(np.arange(len(held_out)), [len(places) for places in held_out.values()])
+    real = [record.sequence(int(n)).astype(np.int64) for n in np.concatenate(list(held_out.values()))]
+    lengths = np.array([len(sequence) for sequence in real])
+    pairs = np.array([[layer, layer + 1] for layer in range(0, model.n_moe - 1, 4)])
+    known, hot = likeness.statistics(real, domain, model.experts, pairs), likeness.hot_overlap(real, domain, model.experts)
+    for seed in (1, 2):
+        drawn = like(PRESETS[preset], lengths, domain, model.n_moe, seed)
+        assert likeness.distance(likeness.statistics(drawn, domain, model.experts, pairs), known) <= most
+        assert likeness.hot_overlap(drawn, domain, model.experts) == pytest.approx(hot, abs=0.10)
+
+
+MAVERICK = {
+    "top_10": 0.5665, "top_25": 0.7825, "top_50": 0.9393, "within_25": 0.9833, "reuse_1": 0.3275, "reuse_2": 0.2721,
+    "reuse_4": 0.2392, "reuse_8": 0.2146, "reuse_16": 0.1951, "reuse_32": 0.1794, "lru_1/8": 0.7656, "lru_2/8": 0.8513,
+    "lru_4/8": 0.9407, "belady_2/8": 0.9245, "random_8": 6.9562 / 128, "random_32": 21.0167 / 128, "row_8": 4.7021 / 128,
+    "row_32": 13.1042 / 128, "recall": 0.2178, "static_same": 0.8188, "static_other": 0.5127,
+}  # fmt: skip
+"""117 answers on three MMLU subjects, at most 128 tokens each, 24 layers. Source: computed from andronius-yang/cse223b-proj."""
+
+
+def test_domains_of_llama_4():
+    """Half of these were fitted on, see the preset; the others (within_25, reuse at 2, 4, 16, the rest of the caches, working
+    sets) were not."""
+    domain, pairs = np.repeat(np.arange(3), 39), np.arange(24).reshape(12, 2)
+    overlaps = []
+    for seed in (1, 2):
+        drawn = like(PRESETS["llama-4-maverick"], np.full(117, 127), domain, 24, seed)
+        assert likeness.distance(likeness.statistics(drawn, domain, 128, pairs), MAVERICK) <= 0.050
+        overlaps.append(likeness.hot_overlap(drawn, domain, 128))
+    assert np.mean(overlaps) == pytest.approx(0.5334, abs=0.10)

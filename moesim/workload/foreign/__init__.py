@@ -10,19 +10,33 @@ from collections.abc import Callable
 from pathlib import Path
 
 from moesim.errors import InputError, Mistake, did_you_mean
-from moesim.workload.foreign.counts import sglang_counts
+from moesim.workload.foreign.benches import burstgpt, llmservingsim, vllm_bench
+from moesim.workload.foreign.counts import eplb, moe_infinity, sglang_counts
 from moesim.workload.foreign.imported import Imported, Shape
-from moesim.workload.foreign.requests import azure, mooncake
+from moesim.workload.foreign.recorders import esft, moe_sim, sglang_tokens
+from moesim.workload.foreign.requests import azure, dynamo, mooncake
 from moesim.workload.foreign.routing import sglang, vllm
 from moesim.writing import file_target, write
 
 __all__ = ["REQUESTS", "ROUTING", "Imported", "import_trace"]
 
-REQUESTS: dict[str, Callable[[Path], tuple[bytes, Imported]]] = {"azure": azure, "mooncake": mooncake}
+REQUESTS: dict[str, Callable[[Path], tuple[bytes, Imported]]] = {
+    "azure": azure,
+    "mooncake": mooncake,
+    "dynamo": dynamo,
+    "burstgpt": burstgpt,
+    "llmservingsim": llmservingsim,
+    "vllm-bench": vllm_bench,
+}
 ROUTING: dict[str, Callable[[Path, Shape | None], tuple[bytes, Imported]]] = {
     "vllm": vllm,
     "sglang": sglang,
+    "sglang-tokens": sglang_tokens,
+    "moe-sim": moe_sim,
+    "esft": esft,
     "sglang-counts": sglang_counts,
+    "eplb": eplb,
+    "moe-infinity": moe_infinity,
 }
 """Name -> reader; each says what it reads in its first line."""
 

@@ -1,6 +1,6 @@
 """Counts of experts by other tools as a popularity table: a CSV with `layer, expert, count`.
 
-Knows SGLang's recorder.
+Knows SGLang's recorder, EPLB's loads and MoE-Infinity's activation matrices.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from moesim.workload.foreign.imported import Imported, Shape
 from moesim.workload.foreign.lines import Lines
 from moesim.workload.npzfile import NPY, from_npy
 
-__all__ = ["sglang_counts"]
+__all__ = ["eplb", "moe_infinity", "sglang_counts"]
 
 _CSV = ("layer_id", "expert_id", "count")
 _MOST = 10**18
@@ -34,12 +34,36 @@ def sglang_counts(path: Path, model: Shape | None) -> tuple[bytes, Imported]:
     key) or from an .npy file. The recorder counts every layer; dense ones, which have no experts, are left out where the model
     is known. Source: sgl-project/sglang, srt/eplb/expert_distribution.py and expert_location.py.
     """
+    raw = _read(path)
+    in_array = raw.startswith(NPY) or raw.lstrip()[:1] in (b"{", b"[")
+    return _table(_array_rows(_array(raw, path, "logical_count")) if in_array else _csv_rows(path), path, model)
+
+
+def eplb(path: Path, model: Shape | None) -> tuple[bytes, Imported]:
+    """Loads that DeepSeek's load balancer rebalances by: `weight` [layers, experts], as JSON (bare, or under that key) or .npy.
+
+    Loads are tokens, so whole numbers. Source: deepseek-ai/EPLB, `rebalance_experts(weight, ...)`.
+    """
+    return _table(_array_rows(_array(_read(path), path, "weight")), path, model)
+
+
+def moe_infinity(path: Path, model: Shape | None) -> tuple[bytes, Imported]:
+    """MoE-Infinity's expert activation matrices: an .npy array [sequences, layers, experts] of tokens, which are added up.
+
+    Rows of sequences that were never filled are zero. Source: EfficientMoE/MoE-Infinity, memory/expert_tracer.py.
+    """
+    return _table(_array_rows(_array(_read(path), path, "trace_collection")), path, model)
+
+
+def _read(path: Path) -> bytes:
     raw = files.read_bytes(path)
     if raw.startswith(_PICKLES):
-        told = "is a file of PyTorch, a pickle, which could run code; write its 'logical_count' with numpy.save instead"
+        told = "is a file of PyTorch, a pickle, which could run code; write its array of counts with numpy.save instead"
         raise InputError(Mistake(told, file=str(path)))
-    in_array = raw.startswith(NPY) or raw.lstrip()[:1] in (b"{", b"[")
-    rows = _array_rows(_array(raw, path)) if in_array else _csv_rows(path)
+    return raw
+
+
+def _table(rows: list[tuple[int, int, int]], path: Path, model: Shape | None) -> tuple[bytes, Imported]:
     kept = rows if model is None else _with_experts(rows, model, path)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -57,25 +81,25 @@ def _csv_rows(path: Path) -> list[tuple[int, int, int]]:
     return rows
 
 
-def _array(raw: bytes, path: Path) -> IntArray:
-    """[layers, experts] counts."""
+def _array(raw: bytes, path: Path, key: str) -> IntArray:
+    """[layers, experts] counts of an npy file, or of JSON, bare or under `key`."""
     try:
         if raw.startswith(NPY):
             counts = from_npy(raw)
         else:
             document = strict_json.parse(files.decoded(raw, str(path)), str(path))
-            values = document.get("logical_count") if isinstance(document, dict) else document
+            values = document.get(key) if isinstance(document, dict) else document
             if values is None:
-                raise InputError(Mistake("no key 'logical_count'", file=str(path)))
+                raise InputError(Mistake(f"no key '{key}'", file=str(path)))
             counts = np.asarray(values)
     except (ValueError, TypeError):  # numpy's words would hold the payload
-        raise InputError(Mistake("'logical_count' is not an array of whole numbers", file=str(path))) from None
+        raise InputError(Mistake(f"'{key}' is not an array of whole numbers", file=str(path))) from None
     if counts.dtype.kind not in "iuf" or counts.ndim not in (2, 3) or not counts.size:
-        told = f"'logical_count' has type {counts.dtype} and shape {counts.shape}; counts [layers, experts] are needed"
+        told = f"'{key}' has type {counts.dtype} and shape {counts.shape}; counts [layers, experts] are needed"
         raise InputError(Mistake(told, file=str(path)))
     whole = counts.sum(axis=0, dtype=np.float64) if counts.ndim == 3 else counts.astype(np.float64)
     if not (np.isfinite(counts).all() and (counts >= 0).all() and (counts == np.rint(counts)).all() and whole.max() <= _MOST):
-        raise InputError(Mistake(f"'logical_count' holds something else than counts from 0 to {_MOST:g}", file=str(path)))
+        raise InputError(Mistake(f"'{key}' holds something else than counts from 0 to {_MOST:g}", file=str(path)))
     return whole.astype(np.int64)
 
 

@@ -1,6 +1,6 @@
 """Recorded requests of other tools as a CSV with `arrival_s, prompt_tokens, output_tokens`.
 
-Knows Azure's and Mooncake's traces.
+Knows Azure's, Mooncake's and Dynamo's traces.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from moesim.workload.arrival_trace import PREFIX_ROW, PREFIX_TOKENS
 from moesim.workload.foreign.imported import Imported
 from moesim.workload.foreign.lines import Lines
 
-__all__ = ["azure", "mooncake"]
+__all__ = ["azure", "dynamo", "mooncake", "requests_of"]
 
 MOONCAKE_BLOCK = 512
 """Tokens of a block of Mooncake's traces. Source: R. Qin et al., Mooncake, FAST 2025, description of the open traces."""
@@ -53,7 +53,7 @@ def azure(path: Path) -> tuple[bytes, Imported]:
             lines.wrong("some times have an offset from UTC and others have none", number)
         tokens = [lines.count(row.get(name, ""), name, number, 1) for name in ("ContextTokens", "GeneratedTokens")]
         rows.append((time, *tokens))
-    return _requests(lines, rows)
+    return requests_of(lines, rows)
 
 
 def _seconds(text: str) -> tuple[float, bool]:
@@ -75,11 +75,31 @@ def mooncake(path: Path) -> tuple[bytes, Imported]:
     would save; 0 where there are no `hash_ids`. The fifth is the row, from 0, whose prompt begins with these tokens. Source:
     R. Qin et al., Mooncake, FAST 2025; kvcache-ai/Mooncake.
     """
+    return _blocks(path, MOONCAKE_BLOCK)
+
+
+def dynamo(path: Path) -> tuple[bytes, Imported]:
+    """Traces that NVIDIA Dynamo replays (`python -m dynamo.replay`): Mooncake's lines, with `created_time` and sessions, too.
+
+    Only requests that have a time can be read: a turn that follows its session after a `delay` arrives when the turn before
+    has ended. Source: ai-dynamo/dynamo, user guide of trace replay; its blocks are Mooncake's.
+    """
+    return _blocks(path, MOONCAKE_BLOCK, ("timestamp", "created_time"))
+
+
+def _blocks(path: Path, size: int, times: tuple[str, ...] = ("timestamp",)) -> tuple[bytes, Imported]:
+    """Requests whose prompts are known by the hashes of their blocks of `size` tokens."""
     lines = Lines(path)
     rows: list[tuple[Any, ...]] = []
     seen: dict[Hashable, int] = {}
     for number, request in lines.objects():
-        time = _milliseconds(lines, request.get("timestamp"), number)
+        stamp = next((request[name] for name in times if name in request), None)
+        if stamp is None and ("delay" in request or "delay_ms" in request):
+            lines.wrong(
+                "the turn follows its session after a delay and has no time of its own; give each a 'timestamp'", number
+            )
+            continue
+        time = _milliseconds(lines, stamp, number)
         prompt, output = (lines.count(request.get(name, ""), name, number, 1) for name in ("input_length", "output_length"))
         blocks = request.get("hash_ids") or []
         if not isinstance(blocks, list) or not all(isinstance(block, (int, str)) for block in blocks):
@@ -89,10 +109,10 @@ def mooncake(path: Path) -> tuple[bytes, Imported]:
         alike = seen[blocks[known - 1]] if known else -1
         for block in blocks[known:]:
             seen.setdefault(block, len(rows))
-        rows.append((time / 1000, prompt, output, min(known * MOONCAKE_BLOCK, prompt), alike))
+        rows.append((time / 1000, prompt, output, min(known * size, prompt), alike))
     place = {row: number for number, row in enumerate(sorted(range(len(rows)), key=lambda row: float(rows[row][0])))}
     rows = [(*row[:-1], place.get(row[-1], -1)) for row in rows]
-    return _requests(lines, rows, PREFIX_TOKENS, PREFIX_ROW)
+    return requests_of(lines, rows, PREFIX_TOKENS, PREFIX_ROW)
 
 
 def _milliseconds(lines: Lines, value: Any, number: int) -> float:
@@ -105,7 +125,7 @@ def _milliseconds(lines: Lines, value: Any, number: int) -> float:
     return 0.0
 
 
-def _requests(lines: Lines, rows: list[tuple[Any, ...]], *more: str) -> tuple[bytes, Imported]:
+def requests_of(lines: Lines, rows: list[tuple[Any, ...]], *more: str, notes: tuple[str, ...] = ()) -> tuple[bytes, Imported]:
     """The table of requests in the order of their arrival, which counts from the first of them."""
     lines.checked(len(rows), "requests")
     rows.sort(key=lambda row: float(row[0]))  # stable: equal times stay in the order of the file
@@ -116,4 +136,4 @@ def _requests(lines: Lines, rows: list[tuple[Any, ...]], *more: str) -> tuple[by
     header = ("arrival_s", "prompt_tokens", "output_tokens", *more)
     writer.writerow(header)
     writer.writerows(rows)
-    return text.getvalue().encode(), Imported(len(rows), "requests", (_USE,))
+    return text.getvalue().encode(), Imported(len(rows), "requests", (_USE, *notes))

@@ -21,7 +21,7 @@ from moesim.workload.foreign.lines import Lines
 from moesim.workload.npzfile import NPY, from_npy
 from moesim.workload.table import id_type
 
-__all__ = ["sglang", "vllm"]
+__all__ = ["fitting", "record_of", "sglang", "vllm"]
 
 _MOST_EXPERTS = 2**16
 _Ids = NDArray[np.integer[Any]]
@@ -71,14 +71,20 @@ def _routing(
                 lines.wrong("no 'routed_experts'", number)
                 continue
             try:
-                pieces.append(_piece(_array(value, flat), model, pieces))
+                pieces.append(fitting(_array(value, flat), model, pieces))
             except ValueError as error:
                 lines.wrong(f"'routed_experts' {error}", number)
     lines.checked(len(pieces), "routed experts")
+    return record_of(pieces, [0] * len(pieces), path, model)
+
+
+def record_of(pieces: list[NDArray[np.uint16]], first: list[int], path: Path, model: Shape | None) -> tuple[bytes, Imported]:
+    """The record of sequences of expert ids [T, L, k], whose first tokens stand at the positions `first`: all 0, or none."""
     experts = np.concatenate(pieces)
     count = model.experts if model is not None else int(experts.max()) + 1
     sizes = [len(piece) for piece in pieces]
-    document: dict[str, Any] = {"phase": "prefill: prompt and answer in one piece", "source": path.name}
+    phase = "decode: generated tokens only" if any(first) else "prefill: prompt and answer in one piece"
+    document: dict[str, Any] = {"phase": phase, "source": path.name}
     if model is not None:
         document["num_experts"] = count
     buffer = io.BytesIO()
@@ -86,7 +92,7 @@ def _routing(
         buffer,
         experts=experts.astype(id_type(count)),
         seq=np.repeat(np.arange(len(sizes), dtype=np.int32), sizes),
-        pos=np.concatenate([np.arange(size, dtype=np.int32) for size in sizes]),
+        pos=np.concatenate([begin + np.arange(size, dtype=np.int32) for begin, size in zip(first, sizes, strict=True)]),
         meta=np.frombuffer(json.dumps(document).encode(), dtype=np.uint8),
     )
     return buffer.getvalue(), Imported(len(experts), f"tokens of {len(sizes)} sequence{'s' if len(sizes) > 1 else ''}")
@@ -128,7 +134,7 @@ def _from_text(text: str, flat: tuple[int, int] | None) -> NDArray[Any]:
     return np.frombuffer(raw, dtype="<i4").reshape(-1, layers, top_k)
 
 
-def _piece(array: _Ids, model: Shape | None, before: list[NDArray[np.uint16]]) -> NDArray[np.uint16]:
+def fitting(array: _Ids, model: Shape | None, before: list[NDArray[np.uint16]]) -> NDArray[np.uint16]:
     """The ids in the layers that have experts. ValueError where they fit neither the model nor the earlier pieces."""
     _, layers, top_k = array.shape
     if model is not None:
