@@ -68,7 +68,7 @@ class Run:
     problem: Problem
     calls: list[Call] = field(default_factory=list)
     deployment: Deployment | None = None
-    """A copy of what `deploy` answered (without `state`); None where it raised."""
+    """A copy of what `deploy` answered, without `state` and `cache`, which change; None where it raised."""
     outcome: Outcome | None = None
     error: Exception | None = None
     told: Told = field(default_factory=dict)
@@ -120,7 +120,7 @@ class Watched:
         """As the policy does."""
         self._run.problem = problem
         found = self._policy.deploy(problem)
-        self._run.deployment = copied(replace(found, state=None))
+        self._run.deployment = copied(replace(found, state=None, cache=None))
         return found
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
