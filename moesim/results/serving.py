@@ -41,6 +41,8 @@ class Served:
     """[R] when the server took it in, between two steps."""
     scheduled: IntArray
     """[R] when a step with its first tokens was composed."""
+    priority: IntArray
+    """[R] lower goes first, where the scheduler looks at it."""
     preemptions: IntArray
     """[R] how often it lost its KV blocks."""
     cached: IntArray
@@ -69,6 +71,7 @@ def request_columns(served: Served) -> Columns:
         "queued_s": np.where(served.queued >= 0, served.queued / SECOND, np.nan),
         "scheduled_s": np.where(taken, served.scheduled / SECOND, np.nan),
         "queue_s": np.where(taken, wait, np.nan),
+        "priority": served.priority,
         "preemptions": served.preemptions,
         "cached_tokens": served.cached,
     }

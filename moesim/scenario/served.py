@@ -27,6 +27,7 @@ def served_by(scheduler: Any, workload: Any) -> Served | None:
         arrival=ledger.arrival,
         queued=ledger.queued,
         scheduled=ledger.scheduled,
+        priority=np.array([sequence.priority for sequence in sequences], dtype=np.int64),
         preemptions=np.array([sequence.preemptions for sequence in sequences], dtype=np.int64),
         cached=np.array([sequence.hits for sequence in sequences], dtype=np.int64),
         refused=ledger.refused,

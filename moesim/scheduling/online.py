@@ -109,6 +109,8 @@ class Online(Spec):
     """What placements know beforehand about the popularity of experts."""
     scheduler: AnyScheduler = Continuous()
     """Who is in the next step."""
+    urgent: Share = 0.0
+    """Share of the requests, chosen at random, that go before the others where the scheduler orders by priority."""
     slo: Slo | None = None
     """What a request has to keep to count for goodput."""
     warm_up: int = Field(default=0, ge=0)
@@ -119,6 +121,10 @@ class Online(Spec):
         recorded = isinstance(self.arrivals, TraceArrivals)
         if self.requests is None and not recorded:
             raise ValueError("requests: missing; it has to be given, unless arrivals come from a trace")
+        if self.urgent and getattr(self.scheduler, "order", None) != "priority":
+            raise ValueError(
+                "urgent: the scheduler does not order by priority; write scheduler: {kind: continuous, order: priority}"
+            )
         if self.requests is not None and self.warm_up >= self.requests:
             raise ValueError(f"warm_up: {self.warm_up} of {self.requests} requests leaves none")
         return self
@@ -136,6 +142,9 @@ class Online(Spec):
             raise InputError(
                 Mistake(f"the last request arrives after {_LATEST:g} s; take a shorter window", "workload.arrivals")
             )
+        if self.urgent:
+            urgent = streams["priorities"].random(job.requests) < self.urgent
+            job = replace(job, priority=np.where(urgent, 0, 1))
         return replace(job, most=self.scheduler.most_sequences, chunk=self.scheduler.most_tokens), notes
 
     def _recorded(self, rows: Rows, model: Routed, streams: Streams, base: Path) -> tuple[Job, tuple[str, ...]]:

@@ -6,6 +6,7 @@ Knows laws by their slot; nothing of models, profiles or files of users. All thr
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -21,8 +22,10 @@ from moesim.workload.blocks import BLOCK, Ledger
 from moesim.workload.laws import Law
 from moesim.workload.table import Job, Progress, id_type
 
-__all__ = ["Drawn", "draw_job", "draw_prompts", "draw_with", "walk"]
+__all__ = ["Drawn", "PromptDraws", "draw_job", "draw_prompts", "draw_with", "walk"]
 
+_MOST_PROMPTS = 1 << 28
+"""Bytes of expert ids of prompts that are held at a time."""
 _KEEP = 200_000
 """Draws from which on it is sooner read than drawn again."""
 _LOADED, _READY, _COLD = 1_000_000, 10_000_000, 50_000_000
@@ -55,14 +58,51 @@ def draw_job(job: Job, law: Law, streams: Streams, stream: str, progress: Progre
     return drawn
 
 
-def draw_prompts(job: Job, law: Law, streams: Streams, stream: str) -> NDArray[np.unsignedinteger[Any]]:
+def draw_prompts(job: Job, law: Law, streams: Streams, stream: str) -> Any:
     """[R, P, L, k] the experts of every prompt token that `draw_job` counts; rows past a prompt are zero.
 
     A token's experts depend on its place in the sequence and not on where the prompt ends: so these are the first tokens of
-    the same sequences, drawn as if all were decoded.
+    the same sequences, drawn as if all were decoded. Where they are too many to hold, they are drawn when they are asked for.
     """
+    if job.requests * int(job.prompt.max()) * law.layers * law.top_k * id_type(law.experts)().nbytes > _MOST_PROMPTS:
+        return PromptDraws(job, law, streams, stream)
     decoded = replace(job, prompt=np.zeros_like(job.prompt), output=job.prompt + 1)
     return draw_job(decoded, law, streams, stream).decode
+
+
+class PromptDraws:
+    """As the array of `draw_prompts` where one request is asked for at a time: `draws[request, first:last]` is [n, L, k]."""
+
+    def __init__(self, job: Job, law: Law, streams: Streams, stream: str) -> None:
+        self._prompt, self._law, self._streams, self._stream = job.prompt, law, streams, stream
+        self._functions = jit.compiled(kernel)
+        self._drawn: OrderedDict[int, NDArray[np.unsignedinteger[Any]]] = OrderedDict()
+
+    def __getitem__(self, place: tuple[int, slice]) -> NDArray[np.unsignedinteger[Any]]:
+        request, tokens = int(place[0]), place[1]
+        if request not in self._drawn:
+            self._drawn.update(self._draw(request) if self._functions is not None else self._walk(request // BLOCK))
+            while len(self._drawn) > BLOCK:
+                self._drawn.popitem(last=False)
+        return self._drawn[request][tokens]
+
+    def _draw(self, request: int) -> dict[int, NDArray[np.unsignedinteger[Any]]]:
+        """One request, compiled."""
+        law, (block, number) = self._law, divmod(request, BLOCK)
+        ids = np.zeros((int(self._prompt[request]), law.layers, law.top_k), dtype=id_type(law.experts))
+        draw = law.compiled(self._functions, self._streams.spawn(self._stream, block), block * BLOCK)
+        draw(number, 0, np.zeros((law.layers, law.experts), dtype=np.uint32), ids)
+        return {request: ids}
+
+    def _walk(self, block: int) -> dict[int, NDArray[np.unsignedinteger[Any]]]:
+        """A block of requests, with numpy."""
+        law, first = self._law, block * BLOCK
+        prompt = self._prompt[first : first + BLOCK]
+        order = np.argsort(-prompt, kind="stable")
+        nothing, longest = np.zeros_like(prompt), int(prompt.max())
+        ledger = Ledger(nothing, prompt[order] + 1, law.layers, law.experts, law.top_k, longest)
+        _, ids = law.walk(self._streams.spawn(self._stream, block), order, ledger, first)
+        return {first + int(number): ids[place, : prompt[number]] for place, number in enumerate(order)}
 
 
 def _repaid(draws: int) -> bool:

@@ -122,6 +122,15 @@ def test_a_trace_gives_arrivals_lengths_and_shared_prefixes(tmp_path: Path) -> N
     assert requests.cached_tokens.tolist() == [0, 64, 48]
 
 
+def test_urgent_requests_wait_less() -> None:
+    rules = {"kind": "continuous", "order": "priority", "max_num_seqs": 1}
+    crowd = {"requests": 24, "arrivals": {"kind": "constant", "rate": "1000/s"}, "prompt": 16, "output": 3}
+    requests = moesim.run(scenario(scheduler=rules, urgent=0.3, **crowd)).frame("requests")
+    waits = requests.groupby("priority").queue_s.mean()
+    assert len(waits) == 2
+    assert waits[0] < waits[1]
+
+
 def test_a_warm_up_is_left_out_of_the_latencies() -> None:
     whole, cut = moesim.run(scenario()), moesim.run(scenario(warm_up=3))
     assert cut.summary["ttft_s"]["mean"] == pytest.approx(whole.frame("requests").ttft_s[3:].mean())
@@ -152,6 +161,7 @@ def test_bounds_that_know_the_run_say_that_they_cannot() -> None:
         ({"scheduler": {"kind": "continous"}}, "Did you mean 'continuous'"),
         ({"scheduler": {"kind": "slots", "slots": 9, "n_batch": 8}}, "slots 9 exceeds n_batch 8"),
         ({"slo": {}}, "give at least one of ttft, tpot, e2e"),
+        ({"urgent": 0.5}, "the scheduler does not order by priority"),
         ({"warm_up": 8}, "8 of 8 requests leaves none"),
         ({"requests": None}, "requests"),
     ],

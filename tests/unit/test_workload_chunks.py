@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from moesim.streams import Streams
+from moesim.workload import draws
 from moesim.workload.jobs import LayerBatch, Offline
 from moesim.workload.table import Job, RoutingTable
 
@@ -103,3 +104,20 @@ def test_recorded_prompts(tmp_path: Path, decode: bool) -> None:
     check(*job.build(Model(), Streams(1), tmp_path))
     batch = LayerBatch.model_validate({"tokens": 31, "routing": routing, "profile": {"kind": "uniform"}})
     check(*batch.build(Model(), Streams(1), tmp_path))
+
+
+@pytest.mark.parametrize("law", ["sticky", "uniform"])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_prompts_that_are_drawn_when_asked_for_are_those_drawn_at_once(
+    law: str, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, table = built(LAWS[law])
+    at_once = table._prompt_ids
+    monkeypatch.setattr(draws, "_MOST_PROMPTS", 0)
+    if not compiled:
+        monkeypatch.setattr(draws.jit, "compiled", lambda module: None)
+    lazy = built(LAWS[law])[1]._prompt_ids
+    assert isinstance(lazy, draws.PromptDraws)
+    for request in (69, 0, 13, 64, 0):
+        length = int(job.prompt[request])
+        assert (lazy[request, 1:length] == at_once[request, 1:length]).all()
