@@ -101,6 +101,9 @@ class MoeLightning(StreamedPolicy):
     """Share of host memory that is filled."""
     balance: bool = True
     """Whether micro-batches are balanced by tokens; by request number otherwise."""
+    reupload: bool = False
+    """Whether every micro-batch uploads the streamed experts for itself when its attention is done, as programs do whose copies
+    block; otherwise one sweep, paged in between the micro-batches, serves all (published)."""
 
     runtime: ClassVar[str] = "moe-lightning"
     source: ClassVar[str] = "MoE-Lightning (ASPLOS 2025, arXiv:2411.11217)"
@@ -120,7 +123,7 @@ class MoeLightning(StreamedPolicy):
         )
 
     def _cut(self, problem: Problem, batch: int, micro: int, kv: str, core: str, paged: bool = True) -> BatchPlan:
-        pipeline = Paged() if paged else Overlap(1)
+        pipeline = Overlap() if self.reupload else Paged() if paged else Overlap(1)
         return self.cut_into(problem, batch, kv=kv, core=core, micro=micro, pipeline=pipeline)
 
     def _plan(self, problem: Problem, costs: LayerCosts, kv: str) -> PagedPlan:

@@ -95,7 +95,8 @@ def _loads(
     attention = attention._replace(whole=attention.whole + router, dense=attention.dense + router)
     needed = np.ones_like(there) if ahead_of(made.plan.of(phase).pipeline) else (np.sum(asked, axis=0) > 0) & there
     copy = float(costs.copy(size, problem.main_memory, problem.gpu_tier))
-    up = copy * (needed & ~made.resident).sum(axis=1)
+    each = [needed] if ahead_of(made.plan.of(phase).pipeline) else [(counts > 0) & there for counts in asked]
+    up = copy * np.sum([(part & ~made.resident).sum(axis=1) for part in each], axis=0)
     side = np.where(on_cpu > 0, on_cpu + attention.store, 0.0)
     return _Loads(attention, on_gpu, up, side, float(costs.head(len(members))))
 

@@ -19,7 +19,7 @@ from moesim.validation.cox_moe.account import pass_seconds
 from moesim.validation.pace import Pace
 from moesim.workload.table import Job, RoutingTable
 
-__all__ = ["Parameters", "Planned", "Setting", "added", "calls", "planned", "simulated", "tokens_per_second"]
+__all__ = ["Parameters", "Planned", "Program", "Setting", "added", "planned", "simulated", "tokens_per_second"]
 
 SCENARIO = "cox_moe/qwen3-30b"
 _STEPS = 2
@@ -71,16 +71,23 @@ class Planned(Policy):
         return self.inner.dispatch(visit, view)
 
 
-def calls(seconds: float, *, one_thread: bool = True) -> dict[str, Any]:
-    """Overrides for a framework that calls every expert by itself, at `seconds` a call on either device.
+class Program(NamedTuple):
+    """What CoX-MoE's programs cost beside the hardware's best: PyTorch, operation by operation, weights in pageable memory."""
 
-    `one_thread` calls those of both devices, one after another; else each device has a thread.
-    """
-    if not seconds:
-        return {}
-    cost = f"{1e6 * seconds:.6g} us"
-    gpu = {"runtime.gpu.fused": False, "runtime.gpu.launches.eager": cost}
-    return {**gpu, "runtime.cpu.launch": cost, "runtime.cpu.one_thread": one_thread}
+    call: float
+    """Seconds of a call of an expert, on either device."""
+    copy: float
+    """B/s of copies to the GPU."""
+    cache: float
+    """B/s at which the CPU reads the KV cache."""
+
+    def sets(self) -> dict[str, Any]:
+        """Overrides of the runtime: every expert in a call of its own, one thread for both devices."""
+        cost = f"{1e6 * self.call:.6g} us"
+        gpu = {"runtime.gpu.fused": False, "runtime.gpu.launches.eager": cost}
+        cpu = {"runtime.cpu.launch": cost, "runtime.cpu.one_thread": True}
+        rates = {"runtime.copies.rate": self.copy, "runtime.cpu.attention.bandwidth": self.cache}
+        return {**gpu, **cpu, **{key: f"{value / 1e9:.6g} GB/s" for key, value in rates.items()}}
 
 
 @lru_cache(maxsize=4)
@@ -104,32 +111,34 @@ def _scenario(setting: Setting, policy: Parameters, sets: Mapping[str, Any], *, 
 
 
 @lru_cache(maxsize=16)
-def planned(setting: Setting, policy: Parameters, *, decode: bool) -> Planned:
-    """The policy with the plan it makes where calls cost what a kernel launch does, as the published planners assume."""
-    this = _scenario(setting, policy, {}, decode=decode)
+def planned(setting: Setting, policy: Parameters) -> Planned:
+    """The policy with the plan it makes for the whole job, knowing the hardware's rates but not the program's, as published."""
+    fixed = {**setting.workload(), **_lengths(setting.prompt, setting.output), "hardware": setting.hardware}
+    this = loaded(SCENARIO, policy=dict(policy), **fixed)
+    this = replace(this, made=_built(setting.model, setting.exponent, setting.sequences, setting.prompt, setting.output))
     return Planned(inner=this.scenario.policy, plan=this.scenario.policy.deploy(problem_of(this, *this.build())))
 
 
 @cache
-def simulated(setting: Setting, policy: Parameters, call: float, *, one_thread: bool = True) -> Pace:
-    """Seconds of all sequences: prefill, and one decode pass of each round in the middle of the output; calls as in `calls`."""
+def simulated(setting: Setting, policy: Parameters, program: Program | None) -> Pace:
+    """Seconds of all sequences: prefill, and one decode pass of each round in the middle of the output; None costs nothing."""
 
     def seconds(this: LoadedScenario, held: Planned, decode: bool) -> float:
         steps = run_loaded(this, bound=False, policy=held, policy_name="planned").frame("steps")
         times = steps.loc[steps["phase"] == ("decode" if decode else "prefill"), "step_time_s"]
         return float(times.iloc[_STEPS - 1 :: _STEPS].sum() if decode else times.sum())
 
-    return _pace(setting, policy, calls(call, one_thread=one_thread), seconds)
+    return _pace(setting, policy, program.sets() if program else {}, seconds)
 
 
-def added(setting: Setting, policy: Parameters, call: float) -> Pace:
+def added(setting: Setting, policy: Parameters, program: Program | None) -> Pace:
     """The same by sums over layers, without lanes, queues and events."""
 
     def seconds(this: LoadedScenario, held: Planned, decode: bool) -> float:
         job, routing = this.build()
         return pass_seconds(problem_of(this, job, routing), held.plan, routing, decode=decode)
 
-    return _pace(setting, policy, calls(call), seconds)
+    return _pace(setting, policy, program.sets() if program else {}, seconds)
 
 
 def _pace(
@@ -138,12 +147,22 @@ def _pace(
     sets: Mapping[str, Any],
     seconds: Callable[[LoadedScenario, Planned, bool], float],
 ) -> Pace:
-    """Prefill and decode by `seconds`, each with the plan for it."""
+    """Prefill and decode by `seconds`, with the plan for the whole job."""
+    held = planned(setting, policy)
     prefill, step = (
-        seconds(_scenario(setting, policy, sets, decode=decode), planned(setting, policy, decode=decode), decode)
+        seconds(_scenario(setting, policy, sets, decode=decode), _stretch(held) if decode else held, decode)
         for decode in (False, True)
     )
     return Pace(prefill, step)
+
+
+def _stretch(held: Planned) -> Planned:
+    """The plan for a stretch of decode: prompts as long as the context come in small portions, whose time does not count."""
+    plan: Deployment = held.plan
+    prefill = plan.plan.prefill
+    portion = min(prefill.sequences or plan.plan.batch, max(plan.plan.batch // 8, 1))
+    smaller = replace(prefill, micro_batch=min(prefill.micro_batch, portion), sequences=portion)
+    return held.model_copy(update={"plan": replace(plan, plan=replace(plan.plan, prefill=smaller))})
 
 
 def tokens_per_second(setting: Setting, pace: Pace) -> float:
