@@ -148,23 +148,24 @@ def test_placement_by_average_gains_what_the_skew_allows() -> None:
     even = [made[0, name].hits for name in ("profile, then average", "profile, never mended", "lot, never mended", "lru")]
     assert even == pytest.approx([0.27] * 4, abs=0.02)
     skewed = {name: one.hits for (exponent, name), one in made.items() if exponent}
-    assert skewed["profile, never mended"] > skewed["lru"] > skewed["lot, then average"] > 1.3 * skewed["lot, never mended"]
-    # stationary routing, known: nothing to mend, and moves after noise are not for free
+    assert skewed["profile, never mended"] > skewed["lru"] > skewed["lot, then average"] > 1.1 * skewed["lot, never mended"]
+    # stationary routing, known: nothing to mend, and what differs by no more than noise stays
     for exponent in (0, 1):
         frozen, mended = (made[exponent, name].throughput for name in ("profile, never mended", "profile, then average"))
-        assert 0.9 * frozen < mended < frozen
+        assert 0.99 * frozen < mended < 1.1 * frozen
 
 
 def test_prefetch_is_right_where_it_does_not_help_and_helps_small_experts() -> None:
     none, certain, pays, likeliest = "none, residents instead", "only what is certain", "if it pays", "the likeliest"
     keep: dict[str, list[Any]] = {"workload.requests": [1, 8], "expert": ["88 MB", "5.5 MB"]}
     made = cut("moe-cxl-prefetch", keep, [none, certain, pays, likeliest], workload__prompt=16, workload__output=16)
-    assert made[8, "88 MB", likeliest].right > 0.75 > 0.55 > made[1, "88 MB", likeliest].right
+    assert made[8, "88 MB", likeliest].right > 0.9 > 0.85 > made[1, "88 MB", likeliest].right > 0.6  # with a hint
     assert made[8, "88 MB", likeliest].throughput < made[8, "88 MB", certain].throughput
     assert made[1, "88 MB", likeliest].throughput < 0.93 * made[1, "88 MB", none].throughput
     for requests, size in ((1, "88 MB"), (8, "88 MB"), (1, "5.5 MB"), (8, "5.5 MB")):
         assert made[requests, size, pays].throughput > 0.995 * made[requests, size, certain].throughput
-    assert made[8, "5.5 MB", pays].throughput > 1.03 * made[8, "5.5 MB", none].throughput
+    assert made[8, "5.5 MB", pays].throughput > 1.01 * made[8, "5.5 MB", none].throughput
+    assert made[1, "5.5 MB", pays].throughput > 1.05 * made[1, "5.5 MB", none].throughput
     assert made[8, "5.5 MB", pays].throughput > made[8, "5.5 MB", certain].throughput
     assert np.isnan(made[1, "88 MB", none].right)
 
@@ -176,20 +177,19 @@ def test_device_aware_beats_in_turn_where_devices_differ_and_are_slower_than_the
     tokens = {key: one.throughput for key, one in made.items()}
     for link, least in ((4, 1.02), (5, 1.05)):
         assert tokens[link, "unequal", fastest] > tokens[link, "unequal", aware] > least * tokens[link, "unequal", turns]
-        assert tokens[link, "unequal", lots] > least * tokens[link, "unequal", turns]
+        assert tokens[link, "unequal", lots] < tokens[link, "unequal", aware]
         equal = [tokens[link, "equal", name] for name in (aware, fastest, lots, turns)]
         assert equal == pytest.approx([equal[0]] * 4, rel=1e-3)
     assert tokens[5, "unequal", fastest] > 1.25 * tokens[5, "unequal", turns]
-    stolen = tokens[5, "unequal", "in turn, 1 move, stealing"] / tokens[5, "unequal", "in turn, 1 move a pass"]
-    assert 1.0 < stolen < 1.03
+    stolen = tokens[5, "unequal", "in turn, stealing"] / tokens[5, "unequal", "in turn, adapting"]
+    assert 0.995 < stolen < 1.03
 
 
 def test_moves_pay_where_there_is_something_to_learn() -> None:
     keep: dict[str, list[Any]] = {"routing": ["skewed, known", "skewed, unknown"], "policy.hysteresis": [0.2, 2, 1000]}
     made = cut("moe-cxl-migration", keep, workload__output=32)
     known, unknown = ([made[name, margin].throughput for margin in (0.2, 2, 1000)] for name in keep["routing"])
-    assert known[0] < 0.98 * known[2]
-    assert known[1] == pytest.approx(known[2], rel=0.01)
+    assert min(known[:2]) > 0.99 * known[2]  # no harm where nothing is to be learned
     assert unknown[0] > 1.05 * unknown[2]
     assert unknown[1] > unknown[2]
 
@@ -218,7 +218,8 @@ def test_a_lost_device_costs_what_it_held_until_it_is_replaced() -> None:
     keep: dict[str, list[Any]] = {"fails": ["none", "CXL-C", "CXL-D", "CXL-D for good"]}
     made = cut("moe-cxl-failure", keep, workload__output=72)
     moving, still = ({name: made[name, kind].throughput for name in keep["fails"]} for kind in ("re-placing", "placed once"))
-    assert moving["none"] > moving["CXL-C"] > moving["CXL-D"] > moving["CXL-D for good"]
+    assert moving["none"] > moving["CXL-C"] > moving["CXL-D"]
+    assert moving["CXL-D"] == pytest.approx(moving["CXL-D for good"], rel=0.01)  # by then the others hold its experts
     assert all(moving[name] > 1.15 * still[name] for name in keep["fails"][1:])
     assert moving["CXL-C"] > 0.97 * moving["none"]
     assert still["CXL-D"] == still["CXL-D for good"]
