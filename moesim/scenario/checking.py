@@ -97,6 +97,8 @@ def _kind(file: FilePath) -> str | None:
     """The kind of a file, `profile` for a machine, a part of one, or some values of one; None where it is not known."""
     if file.suffix == ".json":
         return kind_of(strict_json.read(file, shown=catalogue.shown(file), infinite=True))
+    if file.suffix == ".gguf":
+        return "model"
     if file.suffix not in (".yaml", ".yml"):
         return None
     top = Resolver(file.parent).file(file).top or {}
@@ -106,7 +108,7 @@ def _kind(file: FilePath) -> str | None:
 
 
 def _model(file: FilePath) -> tuple[Mistake, ...]:
-    """A model's config.json is judged as a scenario that names it would."""
+    """A model's config.json or GGUF file is judged as a scenario that names it would."""
     resolver = Resolver(file.parent)
     shown = catalogue.shown(file)
     node = resolver.model(Node({"config": Node(str(files.resolved(file)))}))

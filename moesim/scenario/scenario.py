@@ -91,6 +91,9 @@ def load(
     path = _file(source)
     if path.suffix == ".json":
         return load_data(_result(path), base=None, beside=path.parent, sets=sets, policy=policy, seed=seed)
+    if path.suffix == ".gguf":
+        shown = catalogue.shown(path)
+        raise InputError(Mistake(f"this is a model, not a scenario; a scenario names it by 'model: {shown}'", file=shown))
     resolver = Resolver(path.parent)
     raw = resolver.scenario(path)
     if raw.child("name") is None:

@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 
 from moesim import cli
+from tests import gguf_files
 
 __all__ = ["Seed", "build"]
 
@@ -169,6 +170,9 @@ def _scenarios(root: Path) -> list[Seed]:
     for name, config in (("config", CONFIG), ("config-latent", LATENT)):
         files = {"m/config.json": json.dumps(config, indent=1).encode(), "s.yaml": _yaml(scenario(model="./m"))}
         seeds.append(Seed(name, _folder(root, name, files), "m/config.json", (("check", "s.yaml"), ("explain", "s.yaml"))))
+    folder = _folder(root, "gguf", {"s.yaml": _yaml(scenario(model="m.gguf"))})
+    gguf_files.write(folder / "m.gguf")
+    seeds.append(Seed("gguf", folder, "m.gguf", (("check", "m.gguf"), ("explain", "s.yaml"))))
     return seeds
 
 

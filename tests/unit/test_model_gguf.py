@@ -3,79 +3,18 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import gguf
 import numpy as np
 import pytest
+from gguf_files import EXPERTS, HIDDEN, LAYERS, VOCAB, WIDTH, scenario, write
 
 import moesim
 from moesim.errors import InputError
 from moesim.model import read_model
 from moesim.model.ggml import BY_NUMBER
 from moesim.scenario import check, load_data
-
-Kinds = gguf.GGMLQuantizationType
-HIDDEN, WIDTH, EXPERTS, LAYERS, VOCAB = 512, 256, 4, 3, 1000
-DOWN = {0: Kinds.Q6_K, 1: Kinds.Q4_K, 2: Kinds.IQ3_S}
-
-
-def matrix(rows: int, columns: int, kind: gguf.GGMLQuantizationType, experts: int = 0) -> np.ndarray[Any, Any]:
-    """Zeros of the bytes that rows of a type take."""
-    block, nbytes = gguf.GGML_QUANT_SIZES[kind]
-    shape = (rows, columns // block * nbytes)
-    return np.zeros((experts, *shape) if experts else shape, dtype=np.uint8)
-
-
-def tensors(shared: bool = False) -> dict[str, tuple[np.ndarray[Any, Any], gguf.GGMLQuantizationType]]:
-    """The weights of a small model whose layers are stored in different types."""
-    found = {"token_embd.weight": (VOCAB, HIDDEN, Kinds.Q4_K, 0), "output.weight": (VOCAB, HIDDEN, Kinds.Q6_K, 0)}
-    for layer in range(LAYERS):
-        found |= {
-            f"blk.{layer}.attn_q.weight": (HIDDEN, HIDDEN, Kinds.Q4_K, 0),
-            f"blk.{layer}.attn_k.weight": (128, HIDDEN, Kinds.Q4_K, 0),
-            f"blk.{layer}.attn_v.weight": (128, HIDDEN, Kinds.Q6_K, 0),
-            f"blk.{layer}.attn_output.weight": (HIDDEN, HIDDEN, Kinds.Q4_K, 0),
-            f"blk.{layer}.ffn_gate_exps.weight": (WIDTH, HIDDEN, Kinds.IQ2_XXS, EXPERTS),
-            f"blk.{layer}.ffn_up_exps.weight": (WIDTH, HIDDEN, Kinds.IQ2_XXS, EXPERTS),
-            f"blk.{layer}.ffn_down_exps.weight": (HIDDEN, WIDTH, DOWN[layer], EXPERTS),
-        }
-        if shared:
-            found[f"blk.{layer}.ffn_down_shexp.weight"] = (HIDDEN, WIDTH, Kinds.Q8_0, 0)
-            found[f"blk.{layer}.ffn_up_shexp.weight"] = (WIDTH, HIDDEN, Kinds.Q5_K, 0)
-            found[f"blk.{layer}.ffn_gate_shexp.weight"] = (WIDTH, HIDDEN, Kinds.Q5_K, 0)
-    return {name: (matrix(*shape), shape[2]) for name, shape in found.items()}
-
-
-def write(
-    path: Path, *, change: Callable[[gguf.GGUFWriter], None] = lambda _writer: None, shared: bool = False, **options: Any
-) -> Path:
-    """The small model as a file; `change` may add keys and tensors."""
-    writer = gguf.GGUFWriter(path, "qwen3moe", **options)
-    writer.add_block_count(LAYERS)
-    writer.add_context_length(4096)
-    writer.add_embedding_length(HIDDEN)
-    writer.add_head_count(8)
-    writer.add_head_count_kv(2)
-    writer.add_key_length(64)
-    writer.add_value_length(64)
-    writer.add_expert_count(EXPERTS)
-    writer.add_expert_used_count(2)
-    writer.add_token_list([f"word {number}" for number in range(VOCAB)])
-    writer.add_array("tokenizer.ggml.scores", [0.0] * 5000)
-    change(writer)
-    for name, (data, kind) in tensors(shared).items():
-        writer.add_tensor(name, data, raw_dtype=kind)
-    for layer in range(LAYERS):
-        writer.add_tensor(f"blk.{layer}.ffn_gate_inp.weight", np.zeros((EXPERTS, HIDDEN), dtype=np.float32))
-        writer.add_tensor(f"blk.{layer}.attn_norm.weight", np.zeros(HIDDEN, dtype=np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 def bytes_by_package(path: Path, *words: str) -> int:
@@ -104,17 +43,6 @@ def test_types_are_those_of_the_package() -> None:
     """A later package may know more types; those that moesim knows are alike."""
     of_package = {int(kind): (kind.name.lower(), *sizes) for kind, sizes in gguf.GGML_QUANT_SIZES.items()}
     assert {number: tuple(kind) for number, kind in BY_NUMBER.items()} == {n: of_package[n] for n in BY_NUMBER}
-
-
-def scenario(model: Any) -> dict[str, Any]:
-    """A job on a model, experts of whose layers partly stay in the host."""
-    return {
-        "name": "gguf",
-        "hardware": "rtx4090-desktop",
-        "model": model,
-        "workload": {"kind": "offline", "requests": 1, "prompt": 16, "output": 4, "routing": {"kind": "uniform"}},
-        "policy": {"kind": "llama_cpp", "cpu_layers": 2},
-    }
 
 
 def test_a_run_moves_each_layers_own_bytes_and_loses_nothing(tmp_path: Path) -> None:
@@ -252,6 +180,15 @@ def test_a_mistake_stands_where_the_scenario_names_the_file(tmp_path: Path) -> N
     errors = check([str(tmp_path / "s.yaml")])["files"][0]["errors"]
     assert [(error["line"], error["path"]) for error in errors] == [(3, "model")]
     assert "bad.gguf: is not a GGUF file: it begins with b'GGML'" in errors[0]["message"]
+
+
+def test_a_file_is_checked_by_itself_and_is_not_a_scenario(tmp_path: Path) -> None:
+    good = str(write(tmp_path / "good.gguf"))
+    (tmp_path / "bad.gguf").write_bytes(b"GGML" * 100)
+    reports = check([good, str(tmp_path / "bad.gguf")])["files"]
+    assert [len(report["errors"]) for report in reports] == [0, 1]
+    with pytest.raises(InputError, match="this is a model, not a scenario; a scenario names it by 'model: "):
+        moesim.run(good)
 
 
 @pytest.mark.parametrize("name", ["Qwen/Qwen3-30B-A3B", "https://huggingface.co/Qwen/Qwen3-30B-A3B", "qwen/qwen3-30b-a3b"])

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from gguf_files import scenario
 
 from moesim.errors import InputError
 from moesim.model import Architecture, load_named
 from moesim.model.mixtures import MIXTURES, mixture
 from moesim.scenario import load_data
-
-from .test_model_gguf import scenario
 
 PUBLISHED = {
     # README of hyperspaceai/Qwen3-30B-A3B-Instruct-2507-asym-2bitexp-GGUF: 18.6 GB; of steampunque/Qwen3-30B-A3B-Hybrid-GGUF:
