@@ -47,4 +47,4 @@ def system(**parts: Any) -> System:
 def scenario(parts: dict[str, Any], **workload: Any) -> dict[str, Any]:
     """Mixtral-8x7B on a toy machine with independent tokens."""
     jobs = {"kind": "offline", "routing": {"kind": "uniform"}, "profile": {"kind": "uniform"}, **workload}
-    return {"name": "oracle", "hardware": parts, "model": "mixtral-8x7b", "workload": jobs}
+    return {"name": "oracle", "hardware": parts, "runtime": "free", "model": "mixtral-8x7b", "workload": jobs}
