@@ -11,7 +11,7 @@ from dataclasses import astuple
 import numpy as np
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
-from moesim.contract import Deployment, Problem
+from moesim.contract import Deployment, Overlap, Problem, Serial
 from moesim.errors import CapacityError, InputError, Mistake, PolicyError
 from moesim.units import format_count, format_exact, format_sum
 
@@ -62,6 +62,10 @@ class Residency:
         for plan in (deployment.plan.prefill, deployment.plan.decode):
             if deployment.plan.kv == self.problem.gpu_tier and plan.core != self.problem.system.gpu_name:
                 raise PolicyError(f"deploy put the KV cache into GPU memory and the attention core on '{plan.core}'")
+        if not isinstance(deployment.plan.prefill.pipeline, Overlap | Serial):
+            raise PolicyError(
+                f"deploy gave prefill the pipeline {deployment.plan.prefill.pipeline}; it knows Overlap and Serial"
+            )
         homes = deployment.plan.homes
         if unknown := {home for home in astuple(homes)[:-1] if home is not None} - set(self.problem.system.host_tiers):
             raise PolicyError(f"deploy gave weights a home that is no host tier: {', '.join(sorted(unknown))}")

@@ -6,13 +6,13 @@ Knows one recorded run; each check gives a text for every violation.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import Any
 
 import numpy as np
 
 from moesim.arrays import FloatArray, IntArray
-from moesim.contract import Deployment, Dispatch, Moves, PhasePlan, Problem, Step, Visit
+from moesim.contract import Deployment, Dispatch, Moves, Overlap, PhasePlan, Problem, Serial, Step, Visit
 from moesim.testing.watched import Call, Run
 
 __all__ = ["capacity", "computed", "deployment_shapes", "devices", "dispatch_shapes", "moves_shapes"]
@@ -56,6 +56,11 @@ def deployment_shapes(found: Deployment, problem: Problem) -> Iterator[str]:
         yield f"deploy: pieces is {found.pieces}; a whole expert is one"
     if found.plan.kv not in problem.tiers:
         yield f"deploy: kv names '{found.plan.kv}', which is no tier ({', '.join(problem.tiers)})"
+    for home in astuple(found.plan.homes)[:-1]:
+        if home is not None and home not in problem.system.host_tiers:
+            yield f"deploy: homes name '{home}', which is no host tier ({', '.join(problem.system.host_tiers)})"
+    if not isinstance(found.plan.prefill.pipeline, Overlap | Serial):
+        yield f"deploy: the pipeline of prefill is {found.plan.prefill.pipeline}; it knows Overlap and Serial"
     for phase, plan in (("prefill", found.plan.prefill), ("decode", found.plan.decode)):
         yield from _plan(phase, plan, problem)
 

@@ -13,7 +13,7 @@ import strategies
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moesim.contract import Deployment, Dispatch, Homes
+from moesim.contract import Deployment, Dispatch, Homes, Paged
 from moesim.contract.homes import in_flight, lying
 from moesim.engine.account import bound_seconds
 from moesim.engine.clock import SECOND
@@ -149,6 +149,16 @@ def test_homes_that_do_not_exist_are_refused():
         worlds.run(PLAIN, partial(Away, homes=Homes(attention="moon")))
     with pytest.raises(PolicyError, match="lone MoE layer"):
         worlds.run(replace(PLAIN, attention=False), partial(Away, homes=Homes(shared="ddr")))
+
+
+def test_prefill_does_not_page():
+    class Paging(Away):
+        def deploy(self, problem) -> Deployment:
+            made = super().deploy(problem)
+            return replace(made, plan=replace(made.plan, prefill=replace(made.plan.prefill, pipeline=Paged())))
+
+    with pytest.raises(PolicyError, match="Overlap and Serial"):
+        worlds.run(PLAIN, partial(Paging, homes=Homes()))
 
 
 def test_a_host_too_small_for_the_weights_is_named():
