@@ -3,7 +3,7 @@
 Knows a scenario and the summary of its runs; nothing of what a parameter means. Each spread is a triangular distribution
 over [low, high] with its mode at the value, independent of every other one, also where one profile stands at several
 places. All draws meet the same requests and the same routing (common random numbers), and the policy plans on the machine
-that was drawn, as it would on the real one.
+that was drawn, as it would on the real one. Where the routing is borrowed, each draw takes one of the nearest presets.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import numpy as np
 
 from moesim.arrays import FloatArray
 from moesim.errors import InputError, Mistake
+from moesim.experiment.borrowed import borrowed_note, lenders
+from moesim.experiment.borrowed import chosen as which
 from moesim.hardware import System
 from moesim.results.columns import Columns
 from moesim.results.drivers import drivers, enough, together
@@ -164,8 +166,11 @@ def study(this: LoadedScenario, draws: int, *, progress: Callable[[int, int], No
     if draws < 2:
         raise InputError(Mistake(f"{draws} draws tell nothing of a spread; write 2 or more, better 100", file="--uncertainty"))
     chosen = parameters(this)
-    job = this.build()
-    samples = sample(chosen, draws, Streams(this.scenario.seed, this.scenario.replicate))
+    streams = Streams(this.scenario.seed, this.scenario.replicate)
+    samples = sample(chosen, draws, streams)
+    borrowed = lenders(this)
+    worlds = list(borrowed.values()) or [this]
+    taken = which(len(worlds), draws, streams)
     found: list[dict[str, float | None]] = []
     for number, row in enumerate(samples.tolist()):
         if progress is not None:
@@ -174,12 +179,15 @@ def study(this: LoadedScenario, draws: int, *, progress: Callable[[int, int], No
         drawn_parts, wrong = _drawn(this, changed)
         if wrong:
             raise InputError(*wrong)
-        drawn = replace(this, scenario=this.scenario.model_copy(update=drawn_parts), made=job)
+        world = worlds[taken[number]]
+        drawn = replace(world, scenario=world.scenario.model_copy(update=drawn_parts), made=world.build())
         found.append(flat(run_loaded(drawn).summary))
     if progress is not None:
         progress(draws, draws)
     names = list(dict.fromkeys(name for metrics in found for name in metrics))
-    return _judged(chosen, samples, {name: [metrics.get(name) for metrics in found] for name in names})
+    judged_study = _judged(chosen, samples, {name: [metrics.get(name) for metrics in found] for name in names})
+    notes = (judged_study.note, borrowed_note(tuple(borrowed)))
+    return replace(judged_study, note="; ".join(note for note in notes if note))
 
 
 def _judged(chosen: tuple[Parameter, ...], samples: FloatArray, metrics: dict[str, list[float | None]]) -> Study:

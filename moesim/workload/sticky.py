@@ -42,7 +42,7 @@ from moesim.workload.domains import Domains, Per, domain_tilts, drawn_domains, o
 from moesim.workload.draws import draw_job, draw_prompts
 from moesim.workload.laws import Kin, StickyLaw
 from moesim.workload.portable import exponential
-from moesim.workload.presets import PRESETS, Preset, nearest
+from moesim.workload.presets import PRESETS, Preset, nearest, ranked
 from moesim.workload.profile import HeldOut, OtherTasks, Profile
 from moesim.workload.routing import Routed, Routing, normalised, own_counts, prototypes
 from moesim.workload.table import Job, Progress, RoutingTable
@@ -53,6 +53,8 @@ __all__ = ["Sticky", "reuse_by_layer"]
 _BASIC = ("exponent", "tail", "tilt", "thread", "reuse", "memory", "coupling")
 _MORE: dict[str, Any] = {"kin": 0.0, "bond": 0.0, "decay": 1.0, "reach": 16, "spread": 0.0, "domains": 1}
 """Parameters that are neutral unless they or a preset say otherwise."""
+_LENDERS = 3
+"""Presets among which a study of uncertainty takes one where the routing of a model is borrowed."""
 _REUSE_SPREAD = 2.0
 """Layers differ in reuse and memory so much more than in skew. Source: counts and traces of seven models, where the skew
 varies over layers by 6 to 14 % and a cache of a quarter of the experts hits 6 to 11 points more or less."""
@@ -131,6 +133,13 @@ class Sticky(Routing):
             notes = (_borrowed(model, chosen),)
             warnings.warn(notes[0], stacklevel=1)  # one place, so that Python tells it once
         return chosen._replace(**own), notes
+
+    def lenders(self, model: Routed) -> tuple[str, ...]:
+        """Presets that `model` could as well borrow, the one in force first; none where it does not borrow."""
+        given = all(getattr(self, name) is not None for name in _BASIC)
+        if self.preset is not None or given or model.name.lower() in PRESETS:
+            return ()
+        return tuple(preset.name for preset in ranked(model.experts, model.top_k)[:_LENDERS])
 
     def process(self, layers: int, model: Routed, streams: Streams) -> Process:
         """The law of a job of `layers` layers."""

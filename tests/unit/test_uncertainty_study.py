@@ -153,3 +153,31 @@ def test_too_few_draws_write_nothing(capsys: pytest.CaptureFixture[str], tmp_pat
     assert cli.main(["run", "quickstart", "--out", str(tmp_path / "run"), "--uncertainty", "1"]) == 2
     assert "1 draws tell nothing" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+MINE = (
+    "{name: mine, hidden: 4096, layers: 4, experts: 64, top_k: 4, expert_width: 8192, vocab: 1000, "
+    "attention: {kind: gqa, heads: 32, kv_heads: 8, head_dim: 128}}"
+)
+
+
+def test_borrowed_routing_widens_the_interval_and_is_named(tmp_path: Path) -> None:
+    """The same model under a preset of its own choice varies with the machine alone."""
+
+    def width(routing: str) -> tuple[float, str]:
+        path = tmp_path / "mine.yaml"
+        path.write_text(
+            f"hardware: rtx4090-desktop\nmodel: {MINE}\npolicy: lru\nworkload: {{kind: offline, requests: 2, prompt: 8, "
+            f"output: 24, routing: {routing}, profile: {{kind: uniform}}}}\n"
+        )
+        found = study(load(path), 8)
+        hits = found.intervals()["hit_rate"]
+        assert hits["p95"] is not None
+        assert hits["p5"] is not None
+        return hits["p95"] - hits["p5"], found.note
+
+    borrowed, note = width("{kind: sticky}")
+    own, other = width("{kind: sticky, preset: deepseek-v2-lite}")
+    assert borrowed > own + 0.01
+    assert "each draw borrows one of deepseek-v2-lite" in note
+    assert "borrow" not in other
