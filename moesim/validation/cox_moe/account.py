@@ -83,20 +83,24 @@ def _loads(
     costs, gpu, size = problem.costs, problem.costs.calls(problem.system.gpu_name), problem.model.expert_bytes
     there, attention = _on_gpu(problem, made, phase), _attention(problem, made, members, phase)
     on_gpu, on_cpu = np.zeros(problem.layers), np.zeros(problem.layers)
+    copy, stalled = float(costs.copy(size, problem.main_memory, problem.gpu_tier)), np.zeros(problem.layers)
     for counts, t in zip(asked, tokens, strict=True):
         here, away = (counts > 0) & there, (counts > 0) & ~there
         ready, uploaded = here & made.resident, (here & ~made.resident).sum(axis=1)
         calls = gpu.once * ready.any(axis=1) + gpu.each * ready.sum(axis=1) + gpu.apart * uploaded
         on_gpu += np.where(here, costs.gpu(counts), 0.0).sum(axis=1) + calls + float(costs.shared(t))
+        first = np.where(ready, costs.gpu(counts), 0.0).sum(axis=1) + gpu.each * ready.sum(axis=1) + float(costs.shared(t))
+        # a copy that finds all slots taken waits until the GPU has run the residents and comes to what has landed
+        stalled += np.where(uploaded > made.plan.staging, np.maximum(first - made.plan.staging * copy, 0.0), 0.0)
         called = (ready.any(axis=1) if gpu.fused else ready.sum(axis=1)) + uploaded
         if away.any():
             on_cpu += _on_cpu(problem, np.where(away, counts, 0), t, called)
     router = float(sum(costs.router(t) for t in tokens))
     attention = attention._replace(whole=attention.whole + router, dense=attention.dense + router)
     needed = np.ones_like(there) if ahead_of(made.plan.of(phase).pipeline) else (np.sum(asked, axis=0) > 0) & there
-    copy = float(costs.copy(size, problem.main_memory, problem.gpu_tier))
     each = [needed] if ahead_of(made.plan.of(phase).pipeline) else [(counts > 0) & there for counts in asked]
     up = copy * np.sum([(part & ~made.resident).sum(axis=1) for part in each], axis=0)
+    up = up if ahead_of(made.plan.of(phase).pipeline) else up + stalled
     side = np.where(on_cpu > 0, on_cpu + attention.store, 0.0)
     return _Loads(attention, on_gpu, up, side, float(costs.head(len(members))))
 
