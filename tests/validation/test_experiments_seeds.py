@@ -160,7 +160,8 @@ def test_prefetch_is_right_where_it_does_not_help_and_helps_small_experts() -> N
     keep: dict[str, list[Any]] = {"workload.requests": [1, 8], "expert": ["88 MB", "5.5 MB"]}
     made = cut("moe-cxl-prefetch", keep, [none, certain, pays, likeliest], workload__prompt=16, workload__output=16)
     assert made[8, "88 MB", likeliest].right > 0.9 > 0.85 > made[1, "88 MB", likeliest].right > 0.6  # with a hint
-    assert made[8, "88 MB", likeliest].throughput < made[8, "88 MB", certain].throughput
+    busy = [made[8, "88 MB", name].throughput for name in (likeliest, certain)]
+    assert busy[0] == pytest.approx(busy[1], rel=0.01)  # a copy begun sooner ends no sooner
     assert made[1, "88 MB", likeliest].throughput < 0.93 * made[1, "88 MB", none].throughput
     for requests, size in ((1, "88 MB"), (8, "88 MB"), (1, "5.5 MB"), (8, "5.5 MB")):
         assert made[requests, size, pays].throughput > 0.995 * made[requests, size, certain].throughput
