@@ -203,8 +203,8 @@ def too_large(
     aside = problem.host_shares(cut)
     for tier in host_order(problem):
         room[f"'{tier}'"] = problem.usable(tier)
-        for what, nbytes in aside.get(tier, {"KV cache": 0.0}).items():
-            room[f"{what} in '{tier}'"] = -nbytes
+        for what, taken in aside.get(tier, {"KV cache": 0.0}).items():
+            room[f"{what} in '{tier}'"] = -taken
         room[f"what the policy leaves of '{tier}'"] = (host - 1.0) * problem.usable(tier)
     free = 0.0 if masters else max(problem.gpu_free(cut) - reserve, 0.0)
     room[f"'{gpu_tier}' beside what else is there"] = free

@@ -207,14 +207,16 @@ def test_a_machine_without_cxl_says_so(desktop: Explanation) -> None:
 
 
 def test_origins_count_every_figure_of_the_machine() -> None:
-    section = explained(hardware=machine(1, "64 GB/s")).section("Where the machine's values come from")
+    section = explained(hardware=machine(1, "64 GB/s")).section("Where the machine's and the runtime's values come from")
     assert section.row("datasheet").formula == "devices.gpu.compute"
     assert section.row("nothing said").value == 1 + 2 * 3 + 2
-    assert section.note.startswith("10 values")
+    machine_values, runtime_values = 10, 23
+    assert section.note.startswith(f"{machine_values + runtime_values} values")
+    assert section.row("measured").value + section.row("derived").value == runtime_values
 
 
 def test_named_profiles_leave_nothing_unsaid(desktop: Explanation) -> None:
-    names = [row.name for row in desktop.section("Where the machine's values come from").rows]
+    names = [row.name for row in desktop.section("Where the machine's and the runtime's values come from").rows]
     assert names == ["measured", "datasheet", "derived", "assumed"]
 
 

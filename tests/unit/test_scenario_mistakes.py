@@ -52,7 +52,10 @@ workload: {kind: layer_batch, tokens: 8, routing: {kind: uniform}}
 
 OPEN = "hidden: 64, layers: 2, experts: 4, top_k: 2, expert_width: 32, vocab: 100"
 INLINE = f"model: {{name: tiny, {OPEN}, attention: {{kind: gqa, heads: 2, kv_heads: 1, head_dim: 32}}}}"
-KEYS = "name, summary, source, expect, seed, replicate, simulation, faults, compare, hardware, model, workload, policy, extends"
+KEYS = (
+    "name, summary, source, expect, seed, replicate, simulation, faults, compare, hardware, model, workload, policy, runtime, "
+    "extends"
+)
 
 
 @pytest.fixture(autouse=True)

@@ -154,7 +154,7 @@ def test_a_cpu_written_out_keeps_no_kernel_either() -> None:
 
 def test_what_the_machine_said_of_the_old_cpu_goes_with_it() -> None:
     """The machine restricts its Xeon to two of its kernels; the new CPU has none of that name."""
-    assert machine("a100-xeon8460h-cxl").devices["cpu"].experts.use == ("amx_dense", "avx512")  # type: ignore[attr-defined]
+    assert machine("a100-xeon8460h-cxl").devices["cpu"].experts.use == ("amx_tuned", "avx512")  # type: ignore[attr-defined]
     found = machine({"profile": "a100-xeon8460h-cxl", "devices": {"cpu": {"profile": "epyc-9355"}}})
     assert found.devices["cpu"].experts == shipped("rtx5090-epyc9355").devices["cpu"].experts  # type: ignore[attr-defined]
 

@@ -79,7 +79,7 @@ def test_top_level() -> None:
     assert "required" not in SCHEMA
     assert set(SCHEMA["properties"]) == {
         "extends", "name", "summary", "source", "expect", "seed", "replicate", "simulation", "faults", "compare",
-        "hardware", "model", "workload", "policy",
+        "hardware", "model", "workload", "policy", "runtime",
     }  # fmt: skip
 
 
