@@ -181,8 +181,8 @@ runtime:
 
 `reference`, the default, is the best that was measured and the same for every policy, so that ideas are compared. `own` takes
 the program that each policy's system runs on as published, so that systems are compared as measured. Profiles of runtimes lie
-in `hardware_profiles/runtimes` of the places where hardware profiles are found. A device that states `launch`, `sync` or
-`fused` itself goes before the runtime.
+in `hardware_profiles/runtimes` of the places where hardware profiles are found. A device that states any of `launch`, `sync`
+and `fused` itself prices all its calls, and takes none of the runtime's.
 """
 
 _MODEL = """By name (or the Hugging Face repository of a named model, such as `Qwen/Qwen3-30B-A3B`), by the path of a Hugging

@@ -26,9 +26,11 @@ class Device(Spec):
 
     kind: str
     launch: Duration | None = None
-    """Fixed seconds of any call, for a device that prices calls itself (prototypes, near-data units); else the runtime's."""
+    """Fixed seconds of any call, for a device that prices calls itself (prototypes, near-data units); else the runtime's. A
+    device that states any of `launch`, `fused` and `sync` prices all its calls: what it leaves out costs nothing."""
     fused: bool | None = None
-    """One call per visit of a layer if true, one per active expert otherwise; by default as the runtime does it."""
+    """One call per visit of a layer if true, one per active expert otherwise: as the runtime does it, or for a device that
+    prices calls itself true for a GPU and false for others."""
     sync: Duration | None = None
     """Fixed seconds per visit in which this device takes part beside the GPU, if it prices them itself; else the runtime's."""
     power_idle: Power | None = None
@@ -39,6 +41,11 @@ class Device(Spec):
     """USD, of a GPU with its memory; without it the cost of a token is not known."""
 
     _own: float | None = PrivateAttr(default=None)
+
+    @property
+    def prices_calls(self) -> bool:
+        """Whether it states the fixed costs of its calls itself, and takes none of the runtime's."""
+        return any(value is not None for value in (self.launch, self.fused, self.sync))
 
     @property
     def own_bandwidth(self) -> float | None:

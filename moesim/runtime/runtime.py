@@ -76,16 +76,15 @@ class Runtime(Spec):
             own = Calls(self.cpu.hand_over, self.cpu.fused, self.cpu.launch, self.cpu.launch)
         else:
             own = Calls()
-        if device.launch is not None:
-            own = own._replace(together=device.launch, apart=device.launch)
-        if device.sync is not None:
-            own = own._replace(hand_over=device.sync)
-        return own if device.fused is None else own._replace(fused=device.fused)
+        if not device.prices_calls:
+            return own
+        launch, fused = device.launch or 0.0, isinstance(device, Gpu) if device.fused is None else device.fused
+        return Calls(device.sync or 0.0, fused, launch, launch)
 
     def fixed(self, device: Device, operation: Operation, *, captured: bool = True) -> float:
         """Fixed seconds of one call of an `operation` on `device`."""
-        if device.launch is not None:
-            return device.launch
+        if device.prices_calls:
+            return device.launch or 0.0
         return (
             self.gpu.seconds(operation, device.fixed, captured=captured)
             if isinstance(device, Gpu)

@@ -208,7 +208,7 @@ def built(root: Path, *curves: Curve) -> dict:
     made = curve(numpy_products(), points(Kernel(bandwidth=2e10, rate=3e11, q=1.4)), 3e10)
     assert made is not None
     processor = profile.Processor(curves or [made], 5e-6, 3e9)
-    return profile.machine_profile("m", found, memories, processor, GPU, Value("250 us", "assumed", "x"), "a source, 'quoted'")
+    return profile.machine_profile("m", found, memories, processor, GPU, "a source, 'quoted'")
 
 
 def test_every_node_becomes_a_tier_and_the_file_loads(tmp_path: Path) -> None:
