@@ -52,7 +52,7 @@ class Spent:
     """Resident memory at its peak, of the process and the largest of its children."""
 
 
-def _deepseek(policy: Any, **changes: Any) -> Job:
+def _deepseek(policy: Any) -> Job:
     """256 requests of 512 + 64 tokens on a machine with CXL memory: 64 passes of 58 MoE layers."""
     workload = {"kind": "offline", "requests": 256, "prompt": 512, "output": 64, "routing": {"kind": "sticky"}}
     scenario = {
@@ -61,7 +61,6 @@ def _deepseek(policy: Any, **changes: Any) -> Job:
         "model": "deepseek-v3",
         "workload": workload,
         "policy": policy,
-        **changes,
     }
     return Job(("run", "{folder}/job.yaml", "--json", "--out", "{folder}/out"), {"job.yaml": scenario}, visits=3712)
 

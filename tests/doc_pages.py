@@ -120,6 +120,13 @@ class Session:
         self._output()
 
 
+def play(page: str, output: Callable[[], str]) -> None:
+    """Plays all blocks of a page in one session; `output` hands over what has been printed since it was last asked."""
+    session = Session(output)
+    for block in blocks(page):
+        session.play(block)
+
+
 def pending() -> set[str]:
     """Cases that docs/reproducing.md has a row for, and no numbers yet."""
     return set(re.findall(r"^\| .*`moesim reproduce ([\w-]+)`.* \| not yet \|$", read("docs/reproducing.md"), re.MULTILINE))

@@ -1,4 +1,4 @@
-"""Where weights that are no routed experts live, and what of them crosses to the GPU in every step.
+"""Where weights other than routed experts live, and what of them crosses to the GPU in every step.
 
 Knows kinds of weights and tiers; routed experts have homes of their own, `Deployment.home`.
 """

@@ -126,7 +126,7 @@ class BatchPlan:
     expert_batch: int = 0
     """Sequences whose tokens pass the experts together; 0 means the whole batch (coalesced)."""
     homes: Homes = HERE
-    """Where weights that are no routed experts live."""
+    """Where weights other than routed experts live."""
 
     @property
     def slots(self) -> int:

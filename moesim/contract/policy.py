@@ -91,7 +91,7 @@ class CacheRule(Protocol):
     clock: int
     """Visits so far."""
     ordered: bool
-    """Visits must be told one by one in the order of the run; else those of different layers may be told together."""
+    """Visits come one by one in the order of the run; else those of different layers may come together."""
 
     def after(self, uses: Uses) -> tuple[BoolArray, BoolArray]:
         """([n, E] uploaded experts that stay, [n, E] residents that leave) after visits of different layers."""

@@ -177,12 +177,13 @@ class Movers:
         for layer, expert in pairs[flying].tolist():
             self._call_off((layer, expert))
         layers, experts = layers[~flying], experts[~flying]
+        leaving: list[Pair] = []
         if self._swap:
             leave = self._residency.resident[layers, experts] & ~self._unused[layers, experts]
             leaving = list(dict.fromkeys(zip(layers[leave].tolist(), experts[leave].tolist(), strict=True)))
         self._residency.evict(layers, experts)
         self._unused[layers, experts] = False
-        for pair in leaving if self._swap else ():
+        for pair in leaving:
             self._write_home(pair)
 
     def _call_off(self, pair: Pair) -> None:

@@ -230,7 +230,7 @@ class PassBuilder:
         return (self._add(self.gpu, service, after, name),) if service else after
 
     def _copies(self, copies: Sequence[Copy], after: Ops) -> Ops:
-        """Copies of weights that are no routed experts."""
+        """Copies of weights other than routed experts."""
         rank = FIRST if self.style.serial else BULK
         lane, program = self.context.machine.lane, self.context.machine.program
         return tuple(program.add(replace(copy.operation(lane, after, rank), in_order=True)) for copy in copies)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from doc_pages import Session, blocks, read
+from doc_pages import play, read
 
 PAGE = read("docs/exporting.md")
 
@@ -14,7 +14,5 @@ def test_the_page_works_as_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    session = Session(lambda: capsys.readouterr().out)
-    for block in blocks(PAGE):
-        session.play(block)
+    play(PAGE, lambda: capsys.readouterr().out)
     assert {path.name for path in (tmp_path / "popular-kt").iterdir()} == {"command.sh", "expert-placement.json"}

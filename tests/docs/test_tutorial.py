@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from doc_pages import Session, blocks, read
+from doc_pages import blocks, play, read
 
 PAGE = read("docs/tutorial.md")
 
@@ -14,9 +14,7 @@ def test_the_page_works_as_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    session = Session(lambda: capsys.readouterr().out)
-    for block in blocks(PAGE):
-        session.play(block)
+    play(PAGE, lambda: capsys.readouterr().out)
     left = {path.name for path in tmp_path.iterdir()}
     assert left >= {"mine.yaml", "memory.yaml", "wrong.yaml", "runs", "mine.json.gz", "decode.json.gz"}
     assert (tmp_path / "runs" / "sweep-memory" / "report.html").is_file()
