@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 
+import pytest
 from hypothesis import settings
 
 if "PYTEST_XDIST_WORKER" not in os.environ:  # workers, and every process that a test starts, share the folder
@@ -13,3 +14,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # workers, and every process that a
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write the figures of tests/golden anew")
