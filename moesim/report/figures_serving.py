@@ -1,14 +1,16 @@
-"""Draws the queue of a server over time.
+"""Draws the queue of a server over time, alone or beside a measured one.
 
-Knows the table `queue` of a run.
+Knows the table `queue` of a run, and columns of seconds.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from moesim.arrays import FloatArray
 from moesim.errors import InputError
 from moesim.report.canvas import OKABE_ITO, below, blank, folded, percent_axis, styled, time_scale
 from moesim.results.result import Result
@@ -16,7 +18,7 @@ from moesim.results.result import Result
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["queue"]
+__all__ = ["beside", "queue"]
 
 _MOST = 4000
 """Points of a line: more than these are thinned out evenly."""
@@ -45,4 +47,22 @@ def queue(result: Result) -> Figure:
     lower.set_xlabel(f"simulated time ({unit})")
     upper.set_title(folded(f"{result.summary['policy']}: {result.summary['scenario']}", 70), loc="left")
     below(lower, lines, 2)
+    return figure
+
+
+@styled
+def beside(time: FloatArray, measured: Mapping[str, FloatArray], simulated: Mapping[str, FloatArray], title: str) -> Figure:
+    """One panel for each level: points measured, a line simulated, over `time` [T] seconds; levels are [T]."""
+    figure = blank(7.0, 1.5 + 1.4 * len(measured))
+    panels = np.atleast_1d(figure.subplots(len(measured), 1, sharex=True))
+    handles = []
+    for axes, (level, values) in zip(panels, measured.items(), strict=True):
+        points = axes.plot(time, values, "o", color=OKABE_ITO["vermilion"], markersize=3, label="measured")
+        line = axes.plot(time, simulated[level], color=OKABE_ITO["blue"], label="simulated")
+        axes.set_ylabel(level.replace("kv_blocks", "KV blocks"))
+        axes.set_ylim(bottom=0)
+        handles = [*points, *line]
+    panels[-1].set_xlabel("time (s)")
+    panels[0].set_title(title, loc="left")
+    below(panels[-1], handles, 2)
     return figure

@@ -152,11 +152,11 @@ class Online(Spec):
         if isinstance(self.routing, Trace):
             job = self.routing.job(count, self.prompt, self.output, model, streams, base, self.profile)
             note = "lengths are those of the routing trace, arrivals those of the file of arrivals"
-            return replace(job, arrival=rows.arrival), (*rows.notes, note)
+            return replace(job, arrival=rows.arrival, priority=rows.priority), (*rows.notes, note)
         prompt = rows.prompt if self.prompt is None else draw_lengths(self.prompt, count, streams, "prompt", base)
         output = rows.output if self.output is None else draw_lengths(self.output, count, streams, "output", base)
         shared = rows.shared if self.prompt is None else None
-        return Job(rows.arrival, prompt, output, model.n_moe, shared=shared), rows.notes
+        return Job(rows.arrival, prompt, output, model.n_moe, shared=shared, priority=rows.priority), rows.notes
 
     def schedule(self, problem: Problem, deployment: Deployment) -> Serving:
         """The scheduler of a run, once the policy has placed the model."""

@@ -11,19 +11,29 @@ from typing import Literal, NamedTuple, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from moesim.arrays import FloatArray, IntArray
+from moesim.arrays import BoolArray, FloatArray, IntArray
 from moesim.errors import InputError, Mistake
 from moesim.spec import Spec
 from moesim.streams import Streams
 from moesim.units import Duration, Rate, format_count
 from moesim.workload.csvfile import Table, read_columns
 
-__all__ = ["PREFIX_ROW", "PREFIX_TOKENS", "Rows", "TraceArrivals", "Window"]
+__all__ = ["PREFIX_ROW", "PREFIX_TOKENS", "PRIORITY", "Rows", "TraceArrivals", "Window"]
 
 PREFIX_TOKENS = "cached_prefix_tokens_infinite_cache"
 """Column: tokens that the prompt has in common with an earlier one, from the first on."""
 PREFIX_ROW = "prefix_row"
 """Column: number of the row, from 0, whose prompt begins with these tokens."""
+PRIORITY = "priority"
+"""Column: lower goes first, where the scheduler orders by priority."""
+_IN_ORDER = "arrival_s"
+_TIME = "is before the beginning"
+_WRONG = {
+    "prompt_tokens": "is not a number of tokens (1, 2, ...)",
+    "output_tokens": "is not a number of tokens (1, 2, ...)",
+    PRIORITY: "is not a whole number",
+}
+"""Column -> what is wrong with a value that cannot be."""
 
 
 class Rows(NamedTuple):
@@ -35,6 +45,8 @@ class Rows(NamedTuple):
     output: IntArray
     shared: list[tuple[tuple[int, int], ...]] | None
     """[R] (tokens, number) of older prompts that begin alike, falling; numbers below 0 stand for rows outside the window."""
+    priority: IntArray | None
+    """[R] where the file has them."""
     notes: tuple[str, ...]
 
 
@@ -50,11 +62,15 @@ class TraceArrivals(Spec):
 
     Where the file says which prompts begin alike (`prefix_row`, `cached_prefix_tokens_infinite_cache`), a scheduler with a
     prefix cache computes those tokens once while they last. Lengths of the workload, if given, take the place of the file's.
+    Where it has a column `priority`, a scheduler that orders by priority takes the lower first.
     """
 
     kind: Literal["trace"] = "trace"
     path: str = Field(min_length=1)
     """CSV file, relative to the scenario's folder; may end in .gz."""
+    time: str = Field(default=_IN_ORDER, min_length=1)
+    """Column of the times (s) at which requests were sent, for records of several times per request; the rows are then
+    sorted by it, and times count from the earliest. `arrival_s` has to rise from row to row."""
     start: Duration = 0.0
     """Seconds from the first row's arrival at which the window begins."""
     end: Duration | None = None
@@ -78,49 +94,54 @@ class TraceArrivals(Spec):
         path = base / self.path
         table = read_columns(
             path,
-            ("arrival_s", "prompt_tokens", "output_tokens"),
-            optional=(PREFIX_TOKENS, PREFIX_ROW),
+            (self.time, "prompt_tokens", "output_tokens"),
+            optional=(PREFIX_TOKENS, PREFIX_ROW, PRIORITY),
             tolerant=self.bad_rows == "drop",
         )
         kept, notes = self._kept(table)
         columns = {name: values[kept] for name, values in table.columns.items()}
-        window = self._window(columns["arrival_s"], requests, path)
+        window = self._window(columns[self.time], requests, path)
         part = slice(*window)
-        arrival = self._times(columns["arrival_s"][part], streams)
+        arrival = self._times(columns[self.time][part], streams)
         shared = _shared(columns, kept, window) if PREFIX_ROW in columns else None
         if PREFIX_TOKENS in columns and shared is None:
             notes += (f"{path.name} says how many prompt tokens came before, not in which prompts: no prefix is shared",)
         prompt, output = (columns[name][part].astype(np.int64) for name in ("prompt_tokens", "output_tokens"))
-        return Rows(arrival, prompt, output, shared, notes)
+        priority = columns[PRIORITY][part].astype(np.int64) if PRIORITY in columns else None
+        return Rows(arrival, prompt, output, shared, priority, notes)
 
     def _kept(self, table: Table) -> tuple[IntArray, tuple[str, ...]]:
-        """Numbers of the rows that are taken."""
-        arrival = table.columns["arrival_s"]
-        tokens = {name: table.columns[name] for name in ("prompt_tokens", "output_tokens")}
-        wrong = {name: ~(count >= 1) | (count % 1 != 0) for name, count in tokens.items()}
-        wrong["arrival_s"] = ~(arrival >= 0)
+        """Numbers of the rows that are taken, in the order of their arrival."""
+        arrival = table.columns[self.time]
+        wrong = self._wrong(table)
         bad = np.any(list(wrong.values()), axis=0)
-        ignored = bad if self.bad_rows == "drop" else wrong["arrival_s"]
-        latest = np.maximum.accumulate(np.where(ignored, -np.inf, arrival))
-        early = ~ignored & (arrival < latest)
-        if self.bad_rows == "refuse":
+        early = np.zeros(len(arrival), dtype=np.bool_)
+        if self.time == _IN_ORDER:
+            ignored = bad if self.bad_rows == "drop" else wrong[self.time]
+            latest = np.maximum.accumulate(np.where(ignored, -np.inf, arrival))
+            early = ~ignored & (arrival < latest)
+        if self.bad_rows == "refuse" and (bad | early).any():
+            told = "is before the arrival of the row above; rows stand in order of arrival"
             mistakes = [
-                *table.refuse(wrong["arrival_s"], "arrival_s", "is before the beginning"),
-                *(
-                    mistake
-                    for name in tokens
-                    for mistake in table.refuse(wrong[name], name, "is not a number of tokens (1, 2, ...)")
-                ),
-                *table.refuse(early, "arrival_s", "is before the arrival of the row above; rows stand in order of arrival"),
+                mistake for name, rows in wrong.items() for mistake in table.refuse(rows, name, _WRONG.get(name, _TIME))
             ]
-            if mistakes:
-                raise InputError(*mistakes)
+            raise InputError(*mistakes, *table.refuse(early, self.time, told))
         dropped = int(np.count_nonzero(bad | early))
         note = f"{format_count(dropped, 'row')} of {table.path.name} left out, as bad_rows asks"
         kept: IntArray = np.flatnonzero(~(bad | early))
         if not len(kept):
             raise InputError(Mistake("has no row that is right", file=str(table.path)))
-        return kept, (note,) if dropped else ()
+        return kept[np.argsort(arrival[kept], kind="stable")], (note,) if dropped else ()
+
+    def _wrong(self, table: Table) -> dict[str, BoolArray]:
+        """Column -> [rows] whether a row has no possible value there."""
+        times = table.columns[self.time]
+        wrong = {self.time: ~(times >= 0) if self.time == _IN_ORDER else np.isnan(times)}
+        for name in _WRONG:
+            if name in table.columns:
+                least = 1 if name != PRIORITY else -np.inf
+                wrong[name] = ~(table.columns[name] >= least) | (table.columns[name] % 1 != 0)
+        return wrong
 
     def _window(self, arrival: FloatArray, requests: int | None, path: Path) -> Window:
         begin = arrival[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,13 +19,22 @@ PAGE = read("docs/serving.md")
 
 
 def test_the_workload_of_the_page_is_served() -> None:
-    (block,) = blocks(PAGE, "yaml")
+    block = blocks(PAGE, "yaml")[0]
     workload: dict[str, Any] = yaml.safe_load(block.text)["workload"]
     scenario = {"name": "page", "hardware": "rtx4090-desktop", "model": "deepseek-v2-lite", "policy": "lru"}
     few = {**workload, "requests": 2, "prompt": 32, "output": 3}
     result = moesim.run({**scenario, "workload": few})
     assert result.summary["requests_completed"] == 2
     assert result.summary["slo"]["ttft_s"] == 0.5
+
+
+def test_a_measured_run_is_replayed_as_the_page_says(tmp_path: Path) -> None:
+    scenario = tmp_path / "replay.yaml"
+    scenario.write_text(blocks(PAGE, "yaml")[1].text)
+    (tmp_path / "run.csv").write_text("client_s,arrival_s,prompt_tokens,output_tokens\n0.5,0.6,20,3\n-0.25,0.6,30,2\n")
+    requests = moesim.run(scenario).frame("requests")
+    assert requests.arrival_s.tolist() == [0.0, 0.75]
+    assert requests.prompt_tokens.tolist() == [30, 20]
 
 
 def test_laws_and_schedulers_are_all_named() -> None:

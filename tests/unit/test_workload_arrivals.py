@@ -155,3 +155,23 @@ def test_a_window_that_holds_too_little_is_refused(
     trace = TraceArrivals.model_validate({"path": "trace.csv", **changes}, context={"units": "required"})
     with pytest.raises(InputError, match=told):
         trace.rows(requests, Streams(0), written(tmp_path, ROWS))
+
+
+def test_a_record_of_several_times_is_sorted_by_the_one_that_counts(tmp_path: Path) -> None:
+    rows = "sent,arrival_s,prompt_tokens,output_tokens,priority\n2.5,3,8,1,0\n-1,3,9,2,4\n"
+    (tmp_path / "run.csv").write_text(rows)
+    taken = TraceArrivals(path="run.csv", time="sent").rows(None, Streams(0), tmp_path)
+    assert taken.arrival.tolist() == [0.0, 3.5]
+    assert taken.prompt.tolist() == [9, 8]
+    assert taken.priority is not None
+    assert taken.priority.tolist() == [4, 0]
+
+
+def test_priorities_and_times_that_cannot_be_are_refused_by_line(tmp_path: Path) -> None:
+    (tmp_path / "run.csv").write_text("arrival_s,prompt_tokens,output_tokens,priority\n0,8,1,0.5\n1,8,1,-2\n-3,8,1,1\n")
+    with pytest.raises(InputError) as caught:
+        TraceArrivals(path="run.csv").rows(None, Streams(0), tmp_path)
+    assert [mistake.line for mistake in caught.value.mistakes] == [4, 2]
+    dropped = TraceArrivals(path="run.csv", bad_rows="drop").rows(None, Streams(0), tmp_path)
+    assert dropped.arrival.tolist() == [0.0]
+    assert dropped.notes == ("2 rows of run.csv left out, as bad_rows asks",)

@@ -140,6 +140,16 @@ def test_requests_of_llmservingsim(tmp_path: Path) -> None:
         import_trace("llmservingsim", written(tmp_path / "y.jsonl", [{"sub_requests": []}]), tmp_path / "never.csv")
 
 
+def test_requests_that_llmservingsim_recorded(tmp_path: Path) -> None:
+    sent = ((1775719000.5, 9), (1775719000.25, 5))
+    lines = [
+        {"request_id": "a", "input_toks": tokens, "output_toks": 2, "arrival_time": time, "queued_ts": 7.0}
+        for time, tokens in sent
+    ]
+    import_trace("llmservingsim", written(tmp_path / "x.jsonl", lines), tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_text().splitlines() == ["arrival_s,prompt_tokens,output_tokens", "0.0,5,2", "0.25,9,2"]
+
+
 def test_results_of_vllm_bench(tmp_path: Path) -> None:
     document = {"start_times": [9.5, 8.0, 8.5], "input_lens": [5, 6, 7], "output_lens": [2, 3, 0], "ttfts": [0.1, 0.1, 0.0]}
     imported = import_trace("vllm-bench", written(tmp_path / "x.json", [document]), tmp_path / "out.csv")

@@ -5,7 +5,6 @@ Knows its scenario by name and the record of the run where it lies; the record i
 
 from __future__ import annotations
 
-import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,14 +16,15 @@ from moesim.results.result import Result
 from moesim.scenario.run import loaded, run_loaded
 from moesim.validation.case import Case, Findings, Row
 from moesim.validation.parts import NO_DATA, data_folder
+from moesim.validation.systems.vllm_seconds import LEVELS, Seconds, blocks_of_stamps, exhibit, levels_at
 from moesim.workload.csvfile import read_columns
-from moesim.writing import write
 
 __all__ = ["CASE", "Latencies", "latencies", "measured", "record", "simulated", "step_time"]
 
 SCENARIO = "serving/llama-3.1-8b-rtxpro6000"
 FILE = Path("serving") / "vllm_llama-3.1-8b_rtxpro6000.csv"
-COLUMNS = ("prompt_tokens", "output_tokens", "client_s", "arrival_s", "first_token_s", "last_token_s")
+COLUMNS = ("prompt_tokens", "output_tokens", "client_s", "arrival_s", "scheduled_s", "first_token_s", "last_token_s")
+LOGGER = Path("serving") / "vllm_llama-3.1-8b_rtxpro6000_seconds.csv"
 UNSATURATED = 128
 """Requests from the first on that never waited for a place."""
 TOLERANCES = {
@@ -76,26 +76,26 @@ def measured(rows: dict[str, FloatArray]) -> Latencies:
     return Latencies(first - queued, _per_token(last - first, rows["output_tokens"]), last - queued, last - rows["client_s"][0])
 
 
-def simulated(rows: dict[str, FloatArray], step: float) -> Result:
+def simulated(step: float) -> Result:
     """The requests of the record, sent when clients sent them, with `step` seconds of the host per step."""
-    sent = rows["client_s"] - rows["client_s"][0]
-    table = zip(sent.tolist(), rows["prompt_tokens"].tolist(), rows["output_tokens"].tolist(), strict=True)
-    lines = [
-        "arrival_s,prompt_tokens,output_tokens",
-        *(f"{time:.6f},{prompt:.0f},{output:.0f}" for time, prompt, output in table),
-    ]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "sent.csv"
-        write(path, "\n".join(lines) + "\n")
-        workload = {
-            "arrivals": {"kind": "trace", "path": str(path)},
-            "requests": len(lines) - 1,
-            "prompt": None,
-            "output": None,
-        }
-        changes: dict[str, Any] = {f"workload.{name}": value for name, value in workload.items()}
-        changes["runtime.gpu.step"] = f"{1e6 * step:.6f} us"
-        return run_loaded(loaded(SCENARIO, **changes), bound=False)
+    arrivals = {"kind": "trace", "path": str(_file(FILE).resolve()), "time": "client_s"}
+    changes: dict[str, Any] = {f"workload.{name}": None for name in ("requests", "prompt", "output")}
+    changes |= {"workload.arrivals": arrivals, "runtime.gpu.step": f"{1e6 * step:.6f} us"}
+    return run_loaded(loaded(SCENARIO, **changes), bound=False)
+
+
+def _file(name: Path) -> Path:
+    data = data_folder("serving")
+    assert data is not None
+    return data / name
+
+
+def by_second(rows: dict[str, FloatArray], result: Result) -> Seconds:
+    """What the logger of the run wrote every second beside the simulated levels; its KV column is empty: stamps say it."""
+    logged = read_columns(_file(LOGGER), ("t", "running", "waiting")).columns
+    time = logged["t"]
+    stamps = blocks_of_stamps(rows, time)
+    return Seconds(time, {**{name: logged[name] for name in LEVELS[:2]}, LEVELS[2]: stamps}, levels_at(result, time))
 
 
 def latencies(result: Result) -> Latencies:
@@ -124,9 +124,10 @@ def _findings() -> Findings:
     rows = record()
     if rows is None:
         return Findings((), skipped=NO_DATA)
-    bare = latencies(simulated(rows, 0.0))
-    step = step_time(rows, bare, latencies(simulated(rows, _GUESS)))
-    runs = {"kernels and rules alone": bare, "one constant": latencies(simulated(rows, step))}
+    bare = latencies(simulated(0.0))
+    step = step_time(rows, bare, latencies(simulated(_GUESS)))
+    result = simulated(step)
+    runs, seconds = {"kernels and rules alone": bare, "one constant": latencies(result)}, by_second(rows, result)
     output = rows["output_tokens"]
     published = measured(rows).numbers(output)
     found = tuple(
@@ -139,7 +140,9 @@ def _findings() -> Findings:
         f"One constant: {1e3 * step:.2f} ms of the host per step, fitted on the mean end-to-end time of the first third of the "
         "requests. Kernels are fitted on profiles of single layers, nothing of the run itself."
     )
-    return Findings(found, arithmetic=(text,))
+    levels = "; ".join(f"{level.replace('_', ' ')} {100 * seconds.off(level):.1f} %" for level in LEVELS)
+    text_levels = f"Second by second, one constant, mean distance from the record as a share of its peak: {levels}."
+    return Findings(found, arithmetic=(text, text_levels), exhibits=(exhibit(seconds),))
 
 
 CASE = Case(

@@ -38,19 +38,24 @@ def burstgpt(path: Path) -> tuple[bytes, Imported]:
 
 
 def llmservingsim(path: Path) -> tuple[bytes, Imported]:
-    """LLMServingSim's data sets: JSON lines with `arrival_time_ns`, `input_toks` and `output_toks`.
+    """LLMServingSim's data sets, or the requests that its benchmark of vLLM recorded: JSON lines.
 
-    Token ids are left out, so no prefix is shared. Source: casys-kaist/LLMServingSim, dataset/.
+    `input_toks` and `output_toks` of each request, and `arrival_time_ns` (data sets) or `arrival_time` (recorded: s on
+    the client's clock when a request was sent). Token ids are left out, so no prefix is shared. Source:
+    casys-kaist/LLMServingSim, dataset/ and bench/.
     """
     lines, rows, ids = Lines(path), [], 0
     for number, request in lines.objects():
         if "sub_requests" in request:
             lines.wrong("'sub_requests' follow each other after tools; only single requests are read", number)
             continue
-        time = lines.count(request.get("arrival_time_ns"), "arrival_time_ns", number)
+        if "arrival_time" in request:
+            time = _seconds(lines, request["arrival_time"], number)
+        else:
+            time = lines.count(request.get("arrival_time_ns"), "arrival_time_ns", number) / 1e9
         prompt, output = (lines.count(request.get(name), name, number, 1) for name in ("input_toks", "output_toks"))
         ids += "input_tok_ids" in request
-        rows.append((time / 1e9, prompt, output))
+        rows.append((time, prompt, output))
     return requests_of(lines, rows, notes=_left_out(ids, "lists of token ids: no prefix is shared"))
 
 
