@@ -14,7 +14,7 @@ from moesim.terminal import Parser
 
 __all__ = ["LISTS", "parser_of"]
 
-LISTS = ("policies", "hardware", "runtimes", "models", "scenarios", "experiments", "cases")
+LISTS = ("policies", "machines", "parts", "runtimes", "models", "scenarios", "experiments", "cases")
 """What `moesim list` lists."""
 Verb = Callable[[argparse.Namespace], int]
 
@@ -54,7 +54,7 @@ def _single_runs(commands: Any) -> None:
 
 
 def _many_runs(commands: Any) -> None:
-    sweep = _command(commands, "sweep", "run an experiment, in parallel; goes on where it was stopped")
+    sweep = _command(commands, "sweep", "run an experiment, in parallel; resumes where it stopped")
     told = "a YAML file, the name of a shipped experiment, or the experiment.json of a sweep, which repeats it"
     sweep.add_argument("experiment", metavar="EXPERIMENT", help=told)
     sweep.add_argument(
@@ -85,6 +85,8 @@ def _about_runs(commands: Any) -> None:
     explain = _command(commands, "explain", "what fits where, rooflines and break-even points, before anything runs")
     _scenario_options(explain)
     explain.add_argument("--policy", help="take this policy instead of the scenario's")
+    part = "only the sections whose heading has this in it, such as 'fits' or 'roofline'; repeatable"
+    explain.add_argument("--section", action="append", default=[], metavar="WORDS", help=part)
     _plugin_option(explain)
     reproduce = _command(commands, "reproduce", "published numbers beside simulated ones; exit 1 outside a tolerance")
     reproduce.add_argument("ids", nargs="*", metavar="ID", help="cases (default: all)")
@@ -114,7 +116,11 @@ def _about_files(commands: Any) -> None:
     check.add_argument("files", nargs="+", metavar="FILE")
     check.add_argument("--json", action="store_true", help="one JSON document on standard output")
     _plugin_option(check)
-    listing = _command(commands, "list", "what there is: policies, hardware, runtimes, models, scenarios, experiments, cases")
+    listing = _command(
+        commands,
+        "list",
+        "what there is to name in files and on the command line",
+    )
     listing.add_argument("what", choices=LISTS)
     listing.add_argument("--json", action="store_true", help="one JSON document on standard output")
     _plugin_option(listing)

@@ -163,6 +163,7 @@ def _compare(options: argparse.Namespace) -> int:
 def _sweep(options: argparse.Namespace) -> int:
     from moesim.experiment.plan import plan
     from moesim.experiment.sweep import run_plan, shard
+    from moesim.units import format_count
 
     part = None if options.shard is None else shard(options.shard)
     this = plan(options.experiment)
@@ -173,7 +174,7 @@ def _sweep(options: argparse.Namespace) -> int:
     if result is None:
         text = f"part {options.shard} is done; the same command without --shard runs what is left and writes the table"
         return _said(options, {"experiment": this.experiment.name, "shard": options.shard}, text)
-    text = f"{result}\n\n{len(this.rows)} points in {out}"
+    text = f"{result}\n\n{format_count(len(this.rows), 'point')} in {out}"
     return _said(options, result.answer, text) or int(result.answer["points"]["failed"] > 0)
 
 
@@ -208,6 +209,8 @@ def _explain(options: argparse.Namespace) -> int:
 
     this, unasked = load_known(options.scenario, sets=options.set, policy=options.policy, seed=options.seed)
     explanation = explain(this, unasked=unasked)
+    if options.section:
+        explanation = explanation.only(options.section)
     if options.json:
         say_json(to_json(explanation))
     else:
@@ -292,6 +295,7 @@ def _trace(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     from moesim.experiment.plan import judge
     from moesim.scenario import check
+    from moesim.units import format_count
 
     report = check(options.files, experiment=judge)
     wrong = sum(len(file["errors"]) for file in report["files"])
@@ -303,9 +307,7 @@ def _check(options: argparse.Namespace) -> int:
         for file in report["files"]
         for entry in (*file["errors"], *file.get("not_judged", ()))
     ]
-    lines.append(
-        f"{len(report['files'])} file(s), {wrong} mistake(s)" if wrong else f"{len(report['files'])} file(s), no mistakes"
-    )
+    lines.append(f"{format_count(len(report['files']), 'file')}, {format_count(wrong, 'mistake') if wrong else 'no mistakes'}")
     say("\n".join(lines))
     return 1 if wrong else 0
 
@@ -319,12 +321,13 @@ def _list(options: argparse.Namespace) -> int:
 
     names = {entry: marked(entry.name, lossy=entry.lossy) for entry in entries}
     width = max(map(len, names.values()), default=0)
-    known, bounds = (
-        [f"{names[entry]:{width}}  {entry.summary}".rstrip() for entry in entries if entry.bound is bound]
-        for bound in (False, True)
-    )
-    apart = ["", "bounds, which no system can reach", *bounds] if bounds else []
-    say("\n".join([*known, *apart, *(["", LOSSY] if any(entry.lossy for entry in entries) else [])]))
+    blocks: dict[str, list[str]] = {}
+    for entry in entries:
+        heading = "bounds, which no system can reach" if entry.bound else entry.kind if options.what == "parts" else ""
+        blocks.setdefault(heading, []).append(f"{names[entry]:{width}}  {entry.summary}".rstrip())
+    notes = [LOSSY] if any(entry.lossy for entry in entries) else []
+    parts = ["\n".join([*([heading] if heading else []), *blocks[heading]]) for heading in sorted(blocks)]
+    say("\n\n".join([*parts, *notes]))
     return 0
 
 
@@ -335,6 +338,8 @@ def _entries(what: str) -> list[Any]:
         from moesim import validation
 
         return [catalogue.Entry(entry["name"], entry["summary"], entry["source"]) for entry in validation.entries()]
+    if what in ("machines", "parts"):
+        return [entry for entry in catalogue.names("hardware") if (entry.kind == "system") is (what == "machines")]
     return catalogue.names(what)
 
 

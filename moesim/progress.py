@@ -11,13 +11,13 @@ __all__ = ["bar"]
 
 @contextmanager
 def bar(name: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A function `progress(done, total)` that draws a bar while the block runs."""
+    """A function `progress(done, total)` that draws a bar while the block runs; tokens are shown in thousands and millions."""
     if not sys.stderr.isatty():
         yield lambda _done, _total: None
         return
     from tqdm import tqdm
 
-    with tqdm(desc=name, unit=unit, unit_scale=True, file=sys.stderr, leave=False) as drawn:
+    with tqdm(desc=name, unit=unit, unit_scale=unit == "tok", file=sys.stderr, leave=False) as drawn:
 
         def progress(done: int, total: int) -> None:
             drawn.total = total

@@ -36,7 +36,7 @@ def stand_in(name: str) -> dict[str, dict[str, Any]]:
         gpu = _profile(name)
         memory = gpu.child("memory")
         if _top(entries[name]).get("kind") != "gpu" or memory is None or not isinstance(memory.value, dict):
-            message = f"'{name}' is not a GPU that says its memory; 'moesim list hardware' shows which there are"
+            message = f"'{name}' is not a GPU that says its memory; 'moesim list parts' shows which there are"
             raise InputError(Mistake(message, file="--gpu"))
         parts = {"gpu": gpu, "memory": memory, "link": _profile(_LINK)}
     return {part: _annotated(node, name, part) for part, node in parts.items()}

@@ -104,6 +104,7 @@ class Context:
         idle = Operation(self.machine.lane(ARRIVALS), until - self.machine.now, label=label_of("waits for requests"))
         shares = self.machine.run([idle])
         self.ledger.critical(shares, "attention", None)
+        self.recorder.close_phase(None)
 
     def look(self) -> None:
         """Brings the books of copies under way and the policy's view up to now."""

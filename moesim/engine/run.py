@@ -139,6 +139,7 @@ def _close(context: Context, step: Pass, start: int) -> None:
     """Books a pass that has just ended and lets the policy adapt to it."""
     end, recorder = context.machine.now, context.recorder
     sums = context.ledger.close_pass(step.phase, context.machine.program.lanes)
+    recorder.close_phase(step.phase)
     recorder.passes.append(PassRow(step.index, step.phase, start, end, len(step.requests), int(step.new_tokens.sum()), *sums))
     recorder.breakdown.laps.append(context.machine.busy())
     recorder.slice("pass", f"{step.phase} {step.index}", start, end)

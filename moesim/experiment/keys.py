@@ -114,7 +114,7 @@ anything else is replaced. Beside the keys below it has five parts, each with a 
 | key | type | default | meaning |
 |---|---|---|---|
 | `extends` | text | - | Scenario that this one changes: a path from this file, or a name. |
-| `hardware` | text or mapping | *required* | The machine, or its name (`moesim list hardware`). |
+| `hardware` | text or mapping | *required* | The machine, or its name (`moesim list machines`). |
 | `model` | text or mapping | *required* | The model's shape, its name (`moesim list models`) or the path of a file. |
 | `workload` | mapping | *required* | What is asked for. |
 | `runtime` | text or mapping | `reference` | The serving program, or its name (`moesim list runtimes`); `own`: each policy's. |
@@ -161,7 +161,7 @@ depth:
 | key | type | default | meaning |
 |---|---|---|---|
 | `profile` | text or list of text | - | Profiles that this part starts from. |
-| `summary` | text | - | One sentence, which `moesim list hardware` shows. |
+| `summary` | text | - | One sentence, which `moesim list machines` shows. |
 | `source` | text | - | Where the values inside come from, unless a value says so itself. |
 | `basis` | text | - | `measured`, `datasheet`, `derived` or `assumed`: how the values inside were come by. |
 | `note` | text | - | What else a reader of the values should know. |

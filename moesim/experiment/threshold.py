@@ -42,7 +42,7 @@ def _told(peak: Peak) -> str:
     if len(peak.tied) == 1:
         return f"peak at {100 * peak.value:.4g} %, {speed}, {where}"
     others = ", ".join(f"{100 * value:.4g}" for value in peak.tied if value != peak.value)
-    return f"peak at {100 * peak.value:.4g} %, {speed}, not told apart from {others} %; the plateau {_reach(peak.at_edge)}"
+    return f"peak at {100 * peak.value:.4g} %, {speed}, tied with {others} %; the plateau {_reach(peak.at_edge)}"
 
 
 def _reach(at_edge: bool) -> str:
@@ -93,7 +93,7 @@ class Sweep:
 
     def __str__(self) -> str:
         lines = [f"{self.path} of {self.scenario}, {self.policy}"]
-        lines.append(f"{'percentile':>10}  {'tok/s':>12}  {'95 % interval':>23}  held back by")
+        lines.append(f"{'percentile':>10}  {'tok/s':>12}  {'95 % interval':>23}  bottleneck")
         for row in self.rows:
             low, high = row["throughput_low_tok_s"], row["throughput_high_tok_s"]
             spread = "" if low is None else f"{low:,.0f} to {high:,.0f}"

@@ -25,6 +25,8 @@ class Device(Spec):
     """Base of GPUs, CPUs and near-data units. All times are seconds without the fixed costs of calls and without queueing."""
 
     kind: str
+    name: str = ""
+    """How a bill calls the part; the file name of its profile if not given."""
     launch: Duration | None = None
     """Fixed seconds of any call, for a device that prices calls itself (prototypes, near-data units); else the runtime's. A
     device that states any of `launch`, `fused` and `sync` prices all its calls: what it leaves out costs nothing."""

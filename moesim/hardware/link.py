@@ -23,6 +23,8 @@ class Link(Spec):
     """
 
     kind: Literal["link"] = "link"
+    name: str = ""
+    """How a bill calls the part; the file name of its profile if not given."""
     ends: Annotated[tuple[str, ...], Len(2, 2)]
     """The two nodes; `forward` is from the first to the second."""
     rate: Bandwidth

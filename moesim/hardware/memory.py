@@ -42,6 +42,8 @@ class Memory(Spec):
     """
 
     kind: Literal["hbm", "ddr", "cxl", "nvme", "remote"]
+    name: str = ""
+    """How a bill calls the part; the file name of its profile if not given."""
     at: str
     """Node of the machine's graph."""
     capacity: Size

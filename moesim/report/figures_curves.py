@@ -299,8 +299,8 @@ def hit_curve(
     """Hit rate over what GPU memory holds.
 
     From a sweep's table: over its column `x`, a line for each policy. From a run: the share of its activations that the best
-    fixed choice of experts would have served, as many of every layer, over the share kept; beside it experts kept by lot, and
-    the run itself. The best fixed choice knows the run's own counts; a cache that follows the conversation can lie above it.
+    fixed choice of experts would have served, as many of every layer, over the share kept; beside it experts chosen at random
+    and the run itself. The best fixed choice knows the run's counts; a cache that follows the conversation can lie above it.
     """
     if isinstance(source, Result):
         return _hits_of_run(source)
@@ -322,7 +322,7 @@ def _hits_of_run(result: Result) -> Figure:
     figure = blank(7.2, 4.3)
     axes = figure.add_subplot()
     axes.plot(kept, shares, color=OKABE_ITO["blue"], label="most popular experts of each layer, known in hindsight")
-    axes.plot([0, 1], [0, 1], color=OKABE_ITO["orange"], linestyle="--", label="experts drawn by lot")
+    axes.plot([0, 1], [0, 1], color=OKABE_ITO["orange"], linestyle="--", label="experts chosen at random")
     held, rate = float(np.mean(table["resident"])), result.summary["hit_rate"]
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)

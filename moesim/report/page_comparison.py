@@ -21,6 +21,7 @@ from moesim.report.page_run import drawn, run_figures
 from moesim.results.compare import by_policy
 from moesim.results.marks import gap_note, losses, note
 from moesim.results.result import Result
+from moesim.results.wording import lane_word
 from moesim.results.words import share_words
 from moesim.units import format_seconds
 
@@ -33,7 +34,7 @@ def comparison_page(place: Path) -> Page:
         document = strict_json.read_object(place / "comparison.json")
         groups, bounds, pairs = by_policy(document["results"]), by_policy(document.get("bounds", ())), document["pairs"]
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(Mistake(f"is no comparison: {error}", file=str(place / "comparison.json"))) from None
+        raise InputError(Mistake(f"is not a comparison: {error}", file=str(place / "comparison.json"))) from None
     everyone = {**groups, **bounds}
     if not everyone:
         raise InputError(Mistake("compares nothing", file=str(place / "comparison.json")))
@@ -72,7 +73,7 @@ def _sentence(rows: Sequence[Row], pairs: Sequence[Mapping[str, Any]], best: Map
     said = f"{first.label} is fastest with {number(first.speed or 0.0)} tokens per second"
     ties = [pair["b"] for pair in pairs if pair["a"] == first.name and pair["verdict"] == "tie"]
     if ties:
-        said = f"{first.label} and {', '.join(ties)} cannot be told apart, at {number(first.speed or 0.0)} tokens per second"
+        said = f"{first.label} and {', '.join(ties)} tie at {number(first.speed or 0.0)} tokens per second"
     elif rest:
         pair = next((pair for pair in pairs if (pair["a"], pair["b"]) == (first.name, rest[0].name)), None)
         if pair is not None and pair["percent"] is not None:
@@ -81,7 +82,7 @@ def _sentence(rows: Sequence[Row], pairs: Sequence[Mapping[str, Any]], best: Map
     if first.bound:
         said += f"; it reaches {percent((first.speed or 0.0) / first.bound)} of what any placement and schedule could"
     holder = best.get("bottleneck")
-    return said + (f", held back by {holder['lane']} for {percent(holder['share'])} of the time." if holder else ".")
+    return said + (f", bottleneck: {lane_word(holder)}, {percent(holder['share'])} of the critical path." if holder else ".")
 
 
 def ranked_figures(runs: Any, rows: Sequence[Row]) -> Html:
@@ -94,10 +95,10 @@ def ranked_figures(runs: Any, rows: Sequence[Row]) -> Html:
     says += " Hatched: bounds, which no system can reach." if len(real) < len(rows) else ""
     priced = [row for row in real if row.cost is not None and row.speed]
     best = [priced[i].label for i in front([(row.cost or 0.0, row.speed or 0.0) for row in priced])]
-    told = f"On the front by cost: {', '.join(best)}." if best else "Throughput against energy."
+    told = f"Pareto front (throughput, cost): {', '.join(best)}." if best else "Throughput against energy."
     return joined([
         drawn("throughput", "Throughput by policy.", says, lambda: figures.comparison(runs)),
-        drawn("pareto", "What speed costs.", told, lambda: figures.pareto(runs)) if len(rows) > 1 else Html(),
+        drawn("pareto", "Pareto front.", told, lambda: figures.pareto(runs)) if len(rows) > 1 else Html(),
     ])  # fmt: skip
 
 
@@ -106,7 +107,7 @@ def _ranking(groups: Mapping[str, Sequence[Mapping[str, Any]]], ranked: Sequence
     real, bounds = ([row for row in ranked if row.is_bound is bound] for bound in (False, True))
     best = real[0].speed if real else None
     header = ["rank", "policy", "tok/s", "95 % interval", "of best", "of bound", "first token p50", "per token p50", "hit rate",
-              "J/token", "USD/Mtok", "held back by", "for"]  # fmt: skip
+              "J/token", "USD/Mtok", "bottleneck", "share"]  # fmt: skip
     tables = []
     for title, block in (("Policies, the fastest first", real), ("Bounds, which no system can reach", bounds)):
         rows = [_row(None if row.is_bound else place, row, groups[row.name], best) for place, row in enumerate(block, 1)]
@@ -120,7 +121,7 @@ def _ranking(groups: Mapping[str, Sequence[Mapping[str, Any]]], ranked: Sequence
 
 def _row(place: int | None, row: Row, group: Sequence[Mapping[str, Any]], best: float | None) -> list[Any]:
     first = group[0]
-    holder = first["bottleneck"] or {"lane": None, "share": None}
+    holder = first["bottleneck"]
     spread = (
         None if row.low is None or row.high is None else Cell(f"{number(row.low)} to {number(row.high)}", row.high - row.low)
     )
@@ -128,7 +129,8 @@ def _row(place: int | None, row: Row, group: Sequence[Mapping[str, Any]], best: 
         place, row.label, row.speed, spread, _share(row.speed / best if row.speed and best else None),
         _share(row.speed / row.bound if row.speed and row.bound else None),
         *(_time(first[name]["p50"]) for name in ("ttft_s", "tpot_s")),
-        _share(first["hit_rate"]), row.energy, row.cost, holder["lane"], _share(holder["share"]),
+        _share(first["hit_rate"]), row.energy, row.cost, lane_word(holder) if holder else None,
+        _share(holder["share"]) if holder else None,
     ]  # fmt: skip
 
 

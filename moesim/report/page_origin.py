@@ -95,7 +95,7 @@ def _scenario(scenario: Mapping[str, Any]) -> Html:
 
 def _provenance(provenance: Mapping[str, Any], repeat: str) -> Html:
     if "content_hash" not in provenance:
-        return element("p", "To do it again: ", element("code", repeat))
+        return element("p", "Reproduce with: ", element("code", repeat))
     command = provenance.get("command")
     versions = provenance.get("versions") or {}
     rows = [["experiment" if "experiment" in provenance else "scenario", str(provenance["content_hash"])]]
@@ -109,5 +109,5 @@ def _provenance(provenance: Mapping[str, Any], repeat: str) -> Html:
         ["commit", str(provenance.get("git_commit") or "not run from a checkout").replace("+changes", ", with changes")],
     ]
     return joined(
-        [table("Where this comes from", ["what", "is"], rows), element("p", "To do it again: ", element("code", repeat))]
+        [table("Where this comes from", ["item", "value"], rows), element("p", "Reproduce with: ", element("code", repeat))]
     )

@@ -21,6 +21,7 @@ from moesim.report.page_origin import origin_parts
 from moesim.results.marks import gap_note, is_bound, losses, marked, note
 from moesim.results.result import Result
 from moesim.results.serving import LATENCIES
+from moesim.results.wording import lane_word, named_lane
 from moesim.units import format_bytes, format_rate, format_seconds
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def run_page(place: Path) -> Page:
 
 
 def sentence(summary: Mapping[str, Any]) -> str:
-    """What came out and what held it back, in words."""
+    """Throughput and bottleneck in words."""
     speed, bound, holder = (summary.get(name) for name in ("throughput_tok_s", "bound_tok_s", "bottleneck"))
     if speed is None:
         return "The run produced no token."
@@ -65,7 +66,7 @@ def sentence(summary: Mapping[str, Any]) -> str:
             f", {percent(speed / bound)} of the {number(bound)} that no placement and no schedule could exceed on this machine"
         )
     if holder:
-        said.append(f"{holder['lane']} held the run back for {percent(holder['share'])} of its time")
+        said.append(f"bottleneck: {named_lane(holder)}, {percent(holder['share'])} of the critical path")
     if summary.get("hit_rate") is not None:
         said.append(f"{percent(summary['hit_rate'])} of the expert activations found the weights where they ran")
     return "; ".join(said) + "."
@@ -106,7 +107,11 @@ def tiles(summary: Mapping[str, Any]) -> Html:
             _with(summary.get("hit_rate"), percent),
             _with(summary.get("decode_hit_rate"), percent, " while decoding"),
         ),
-        ("held back by", holder["lane"] if holder else "", percent(holder["share"]) if holder else ""),
+        (
+            "bottleneck",
+            lane_word(holder) if holder else "",
+            percent(holder["share"]) + " of the critical path" if holder else "",
+        ),
         ("energy", _with(joules / tokens if joules is not None and tokens else None, number, " J"), "per output token"),
         ("cost", _with(summary.get("cost_usd_per_Mtok"), number, " USD"), "per million output tokens" + without),
     ]
@@ -174,7 +179,7 @@ def _tables(result: Result) -> Html:
          _amount(lanes["peak_B"][i]), _count(lanes["expert_tokens"][i])]
         for i, name in enumerate(names_of)
     ]  # fmt: skip
-    header = ["lane, link or tier", "at work", "held the run back", "moved", "most held", "(token, expert) pairs computed"]
+    header = ["lane, link or tier", "at work", "on the critical path", "moved", "most held", "(token, expert) pairs computed"]
     parts.append(table("Lanes, links and tiers", header, rows))
     parts.append(_operations(result))
     parts.append(_columns(result, "layers", "MoE layers: sums over all visits"))

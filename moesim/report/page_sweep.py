@@ -115,7 +115,7 @@ def _figures(sweep: SweepResult) -> Html:
         )
     named = _named(means, [axis["column"] for axis in asked["axes"]])
     says = "Throughput of every setting against its cost and its energy; those on the front are named."
-    found.append(drawn("pareto", "What speed costs.", says, lambda: figures.pareto(named)))
+    found.append(drawn("pareto", "Pareto front (throughput, cost).", says, lambda: figures.pareto(named)))
     return joined(found)
 
 
@@ -193,14 +193,14 @@ def _settings(sweep: SweepResult) -> Html:
     spread = f"{metric}.low" in means and _varies(means[f"{metric}.low"])
     between = [_level(sweep.experiment)] if spread else []
     named = [*(axis_name(name) for name in columns), "policy", "samples", axis_name(metric)]
-    header = [*named, *between, *(axis_name(name) for name in shown[1:]), "held back by"]
+    header = [*named, *between, *(axis_name(name) for name in shown[1:]), "bottleneck"]
     rows = []
     for index in range(len(means.get("policy", ()))):
         values = {name: _plain(means[name][index]) for name in (*columns, "policy", "samples", *shown)}
         low, high = (_plain(means[f"{metric}.{end}"][index]) for end in ("low", "high")) if spread else (None, None)
         interval = None if low is None or high is None else Cell(f"{number(low)} to {number(high)}", float(high) - float(low))
         cells = [_share(values[name]) if name in _SHARES else values[name] for name in shown]
-        lane = _plain(means["bottleneck.lane"][index]) if "bottleneck.lane" in means else None
+        lane = next((_plain(means[name][index]) for name in ("bottleneck.words", "bottleneck.lane") if name in means), None)
         lossy, bound = (means[mark][index] == "yes" if mark in means else False for mark in ("lossy", "is_bound"))
         who = marked(str(values["policy"]), lossy=lossy, bound=bound)
         known = [*(values[name] for name in columns), who, values["samples"]]

@@ -112,6 +112,8 @@ class Recorder:
     """Lane (device or copy queue) -> ps at work."""
     critical: dict[str, int] = field(default_factory=dict)
     """Lane -> ps during which it alone held the run back; the sum over lanes is the makespan."""
+    critical_by_phase: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Phase (`prefill`, `decode`) -> lane -> ps of `critical` within its passes."""
     moved: dict[str, float] = field(default_factory=dict)
     """Link direction or tier side (`pcie:forward`, `ddr:read`) -> bytes."""
     caused: dict[str, float] = field(default_factory=dict)
@@ -135,6 +137,8 @@ class Recorder:
     events: int = 0
     layer_visits: int = 0
     _levels: dict[str, tuple[int, float | None]] = field(default_factory=dict)
+    _counted: dict[str, int] = field(default_factory=dict)
+    """What of `critical` belongs to a phase already, or to none."""
 
     def __post_init__(self) -> None:
         self.first_token = np.full(self.requests, -1, dtype=np.int64)
@@ -146,6 +150,14 @@ class Recorder:
         for resource, drawn in usage.items():
             self.moved[resource] = self.moved.get(resource, 0.0) + drawn
         self.caused[cause] = self.caused.get(cause, 0.0) + nbytes
+
+    def close_phase(self, phase: str | None) -> None:
+        """Gives `phase` what has become critical since the last call; None for time outside passes."""
+        if phase is not None:
+            sums = self.critical_by_phase.setdefault(phase, {})
+            for lane, time in self.critical.items():
+                sums[lane] = sums.get(lane, 0) + time - self._counted.get(lane, 0)
+        self._counted = dict(self.critical)
 
     def drop_idle_lanes(self) -> None:
         """Leaves out lanes that never worked: whether one was asked for an empty job depends on how a visit was timed."""

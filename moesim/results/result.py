@@ -6,7 +6,7 @@ Must not know what was simulated: numbers come from the recorder, names from `Ru
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,7 @@ FIELDS = (
     "scenario", "policy", "hardware", "model", "seed", "replicate", "throughput_tok_s", "total_tok_s", "makespan_s",
     "output_tokens", "prompt_tokens", "requests_completed", "requests_rejected", "ttft_s", "tpot_s", "e2e_s",
     "utilisation", "bytes", "hit_rate", "expert_tokens", "bottleneck", "bound_tok_s", "share_of_bound", "energy_J",
-    "energy_known", "cost_usd_per_Mtok", "events", "layer_visits", "wall_s", "quality", "prefetch", "runtime",
+    "energy_known", "cost_usd_per_Mtok", "machine_usd", "events", "layer_visits", "wall_s", "quality", "prefetch", "runtime",
     "prefill_tok_s", "decode_tok_s", "decode_hit_rate", "queue_s", "itl_s", "slo", "preemptions", "is_bound", "proven_gap",
 )  # fmt: skip
 """Fields of a summary, in their order; the set is a public contract."""
@@ -70,6 +70,12 @@ class RunFacts:
     price_unknown: list[str] = field(default_factory=list)
     """Keys of the machine that its cost lacks."""
     cost_usd_per_Mtok: float | None = None
+    machine_usd: float | None = None
+    """Price of the whole machine; None where a part of it has none."""
+    bill: list[dict[str, Any]] = field(default_factory=list)
+    """Part by part: `part`, `name`, `amount`, `usd`."""
+    lane_words: dict[str, str] = field(default_factory=dict)
+    """Lane -> what it does, in words."""
     wall_s: float | None = None
     is_bound: bool = False
     """The policy is a bound that no system can reach."""
@@ -90,7 +96,8 @@ class Result:
     """Table name -> column name -> values: what `frame` shows."""
     provenance: dict[str, Any] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
-    """`critical_s` {lane: s}, `caused_B` {cause: B}, `peak_B` {tier: B}, `power_unknown`, `price_unknown`, `notes` [text]."""
+    """`critical_s` {lane: s}, `lane_words` {lane: text}, `caused_B` {cause: B}, `peak_B` {tier: B}, `bill` [part],
+    `power_unknown`, `price_unknown`, `notes` [text]."""
     slices: list[Slice] = field(default_factory=list)
     _frames: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False, compare=False)
 
@@ -168,7 +175,9 @@ def make_result(recorder: Recorder, facts: RunFacts) -> Result:
     summary = plain(_summary(recorder, facts, columns["requests"]), "summary")
     details = {
         "critical_s": _sorted(recorder.critical, lambda value: value / SECOND),
+        "lane_words": {lane: words for lane, words in facts.lane_words.items() if lane in {*recorder.busy, *recorder.critical}},
         "caused_B": _sorted(recorder.caused, float),
+        "bill": facts.bill,
         "peak_B": _sorted(recorder.peak, float),
         "power_unknown": facts.power_unknown,
         "price_unknown": facts.price_unknown,
@@ -211,12 +220,13 @@ def _summary(recorder: Recorder, facts: RunFacts, requests: Columns) -> dict[str
         "bytes": _sorted(recorder.moved, float),
         "hit_rate": _per(int(recorder.layers.hits.sum()), int(recorder.layers.activations.sum())),
         "expert_tokens": _sorted(recorder.expert_tokens, int),
-        "bottleneck": _bottleneck(recorder),
+        "bottleneck": _bottleneck(recorder, facts.lane_words),
         "bound_tok_s": _per(counted, facts.bound_s or 0),
         "share_of_bound": _per(facts.bound_s, makespan) if facts.bound_s else None,
         "energy_J": facts.energy_J,
         "energy_known": facts.energy_known,
         "cost_usd_per_Mtok": facts.cost_usd_per_Mtok,
+        "machine_usd": facts.machine_usd,
         "events": int(recorder.events),
         "layer_visits": int(recorder.layer_visits),
         "wall_s": facts.wall_s,
@@ -270,12 +280,22 @@ def _prefetch(recorder: Recorder) -> dict[str, Any] | None:
     return {"copies": kept.copies, **shares, "coverage": _per(kept.used, needed)}
 
 
-def _bottleneck(recorder: Recorder) -> dict[str, Any] | None:
-    """The lane that held the run back longest, the first by name among equals."""
-    if recorder.makespan <= 0:
+def _bottleneck(recorder: Recorder, words: Mapping[str, str]) -> dict[str, Any] | None:
+    """The lane with the largest share of the critical path, in all and of the passes of each phase (None without any)."""
+    whole = _largest(recorder.critical, words)
+    if whole is None:
         return None
-    lane = min(recorder.critical, key=lambda name: (-recorder.critical[name], name))
-    return {"lane": lane, "share": recorder.critical[lane] / recorder.makespan}
+    phases = {phase: _largest(recorder.critical_by_phase.get(phase, {}), words) for phase in ("prefill", "decode")}
+    return {**whole, **phases}
+
+
+def _largest(critical: Mapping[str, int], words: Mapping[str, str]) -> dict[str, Any] | None:
+    """The lane with the most ps, the first by name among equals; None where there is no time."""
+    total = sum(critical.values())
+    if total <= 0:
+        return None
+    lane = min(critical, key=lambda name: (-critical[name], name))
+    return {"lane": lane, "words": words.get(lane, lane), "share": critical[lane] / total}
 
 
 def _check(recorder: Recorder, facts: RunFacts) -> None:

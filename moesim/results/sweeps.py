@@ -166,8 +166,9 @@ def _mean(
 ) -> dict[str, Any]:
     done = [row for row in group if row["status"] == "done"]
     made: dict[str, Any] = {**dict(zip([*settings, "policy"], key, strict=True)), "samples": len(done)}
-    lanes = [str(row["bottleneck.lane"]) for row in done if row.get("bottleneck.lane")]
-    made["bottleneck.lane"] = max(sorted(set(lanes)), key=lanes.count) if lanes else ""
+    for name in ("bottleneck.lane", "bottleneck.words"):
+        texts = [str(row[name]) for row in done if row.get(name)]
+        made[name] = max(sorted(set(texts)), key=texts.count) if texts else ""
     for mark in MARKS:
         made[mark] = "yes" if any(row.get(mark) == "yes" for row in done) else "no"
     for name in names:

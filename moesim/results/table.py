@@ -14,7 +14,8 @@ from moesim.results.marks import gap_note, is_bound, losses, marked, note
 from moesim.results.result import Result
 from moesim.results.serving import LATENCIES, LIMITS
 from moesim.results.statistics import mean, t_interval
-from moesim.units import format_bytes, format_seconds
+from moesim.results.wording import lane_word, named_lane, part_words
+from moesim.units import format_bytes, format_count, format_seconds
 
 __all__ = ["WIDTH", "align", "comparison_table", "run_table"]
 
@@ -22,6 +23,8 @@ WIDTH = 120
 """Columns that a table may fill."""
 _NAME = 32
 _BAR = 24
+_FACT = 16
+"""Columns of the name of a fact."""
 
 
 def align(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> list[str]:
@@ -68,7 +71,7 @@ def _bar(share: float) -> str:
 
 
 def run_table(result: Result) -> str:
-    """All of one run on one screen: what was asked, what came out, who worked, what held it back."""
+    """All of one run on one screen: workload, throughput, bottleneck, cost, latency, lanes, bytes."""
     summary = result.summary
     name = marked(summary["policy"], lossy=bool(losses(summary)))
     title = f"{summary['scenario']}: {name} runs {summary['model']} on {summary['hardware']}"
@@ -85,36 +88,45 @@ def run_table(result: Result) -> str:
 
 
 def _fact(name: str, text: str) -> list[str]:
-    return wrap(text, WIDTH, initial_indent=f"{name:<12}", subsequent_indent=" " * 12)
+    return wrap(text, WIDTH, initial_indent=f"{name:<{_FACT}}", subsequent_indent=" " * _FACT)
 
 
 def _headline(summary: Mapping[str, Any]) -> list[str]:
     completed, rejected = summary["requests_completed"], summary["requests_rejected"]
     requests = completed + rejected
     output = f" and {_number(summary['output_tokens'])} output" if summary["output_tokens"] else ""
-    lines = _fact("asked", f"{_number(requests)} request{'' if requests == 1 else 's'}: {_number(summary['prompt_tokens'])} "
-                  f"prompt{output} tokens (seed {summary['seed']}, replicate {summary['replicate']})")  # fmt: skip
+    lines = _fact("workload", f"{format_count(requests, 'request')}: {_number(summary['prompt_tokens'])} prompt{output} tokens "
+                  f"(seed {summary['seed']}, replicate {summary['replicate']})")  # fmt: skip
     if rejected:
         lines += _fact("", f"{_number(completed)} completed, {_number(rejected)} rejected; tokens of the completed ones")
-    cost = "" if summary["wall_s"] is None else f", simulated in {_time(summary['wall_s'])}"
-    lines += _fact("took", f"{_time(summary['makespan_s'])} on the machine ({_number(summary['layer_visits'])} layer visits, "
-                   f"{_number(summary['events'])} events{cost})")  # fmt: skip
+    cost = "" if summary["wall_s"] is None else f", computed in {_time(summary['wall_s'])}"
+    lines += _fact("simulated time", f"{_time(summary['makespan_s'])} ({format_count(summary['layer_visits'], 'layer visit')}, "
+                   f"{format_count(summary['events'], 'event')}{cost})")  # fmt: skip
     total = f" ({_number(summary['total_tok_s'])} tok/s with the prompts)" if summary["output_tokens"] else ""
     lines += _fact("throughput", f"{_number(summary['throughput_tok_s'])} tok/s{total}")
-    phases = [f"{phase} {_number(speed)} tok/s" for phase in ("prefill", "decode") if (speed := summary.get(f"{phase}_tok_s"))]
-    if phases:
-        lines += _fact("", ", ".join(phases))
+    for phase in ("prefill", "decode"):
+        lines += _phase(summary, phase)
     if summary["bound_tok_s"] is not None:
         lines += _fact("bound", f"{_number(summary['bound_tok_s'])} tok/s, which no placement or schedule can beat; "
                        f"this run reaches {_share(summary['share_of_bound'])} of it")  # fmt: skip
     if summary["bottleneck"] is not None:
-        lines += _fact("held by", f"{summary['bottleneck']['lane']}, for {_share(summary['bottleneck']['share'])} of the time")
+        holder = summary["bottleneck"]
+        lines += _fact("bottleneck", f"{named_lane(holder)}, {_share(holder['share'])} of the critical path")
     if summary["hit_rate"] is not None:
         decode = summary.get("decode_hit_rate")
         of_decode = "" if decode is None else f", {_share(decode)} while decoding"
         text = f"{_share(summary['hit_rate'])} of expert activations found the weights where they ran{of_decode}"
         lines += _fact("hit rate", text)
     return lines + _prefetch(summary) + _slo(summary)
+
+
+def _phase(summary: Mapping[str, Any], phase: str) -> list[str]:
+    """Throughput of the passes of one phase, and what bounds them."""
+    speed, holder = summary.get(f"{phase}_tok_s"), (summary["bottleneck"] or {}).get(phase)
+    if not speed:
+        return []
+    bounded = f", bottleneck: {lane_word(holder)}, {_share(holder['share'])} of its critical path" if holder else ""
+    return _fact(phase, f"{_number(speed)} tok/s{bounded}")
 
 
 def _prefetch(summary: Mapping[str, Any]) -> list[str]:
@@ -164,7 +176,16 @@ def _spending(result: Result) -> list[str]:
         lines += _fact("cost", f"{_number(summary['cost_usd_per_Mtok'])} USD per million output tokens{without}")
     elif result.details.get("price_unknown"):
         lines += _fact("cost", f"not known without {', '.join(result.details['price_unknown'])}")
-    return lines
+    return lines + _bill(result)
+
+
+def _bill(result: Result) -> list[str]:
+    """What the machine costs, part by part."""
+    price, lines = result.summary.get("machine_usd"), result.details.get("bill", [])
+    if price is None:
+        return []
+    parts = ", ".join(f"{part_words(line)} {_number(line['usd'])}" for line in lines if line["usd"])
+    return _fact("machine", f"{price:,.0f} USD: {parts}")
 
 
 def _latency(summary: Mapping[str, Any]) -> list[str]:
@@ -177,17 +198,18 @@ def _latency(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _lanes(result: Result) -> list[str]:
-    """Lanes that worked or held the run back, the worst first: `#` is the share of the time that the lane was busy."""
+    """Lanes that worked or are on the critical path, the worst first: `#` is the share of the time that the lane was busy."""
     makespan = result.summary["makespan_s"]
     busy, critical = result.summary["utilisation"], result.details.get("critical_s", {})
     shares = {lane: critical.get(lane, 0.0) / makespan for lane in {*busy, *critical}} if makespan else {}
     ranked = sorted(shares, key=lambda lane: (-shares[lane], -(busy.get(lane) or 0.0), lane))
+    words = result.details.get("lane_words", {})
     rows = [
-        [lane, _bar(busy.get(lane) or 0.0), _share(busy.get(lane)), _share(shares[lane])]
+        [lane, words.get(lane, ""), _bar(busy.get(lane) or 0.0), _share(busy.get(lane)), _share(shares[lane])]
         for lane in ranked
         if shares[lane] > 0 or busy.get(lane)
     ]
-    return align(["lane", "", "busy", "held it back"], rows, left=2) if rows else []
+    return align(["lane", "work", "", "busy", "critical path"], rows, left=3) if rows else []
 
 
 def _experts(summary: Mapping[str, Any]) -> list[str]:
@@ -225,7 +247,7 @@ def comparison_table(comparison: Mapping[str, Any]) -> str:
     best = _mean(next(iter(groups.values())), "throughput_tok_s") if groups else None
     several = any(len(group) > 1 for group in everyone.values())
     header = ["", "policy", "tok/s", *(["+-95 %"] if several else []), "of best", "of bound", "TTFT p50", "TPOT p50",
-              "hit rate", "USD/Mtok", "held back by"]  # fmt: skip
+              "hit rate", "USD/Mtok", "bottleneck"]  # fmt: skip
     rows = [_rank(str(index), name, group, best, several) for index, (name, group) in enumerate(groups.items(), 1)]
     rows += [_rank("", name, group, best, several) for name, group in bounds.items()]
     lines = align(header, rows, left=2)
@@ -262,7 +284,7 @@ def _rank(index: str, name: str, group: Sequence[Mapping[str, Any]], best: float
         _time(_mean(group, "tpot_s", "p50")),
         _share(_mean(group, "hit_rate")),
         _number(_mean(group, "cost_usd_per_Mtok")),
-        _cut(f"{holder['lane']} {100 * holder['share']:.0f} %", 24) if holder else "-",
+        _cut(f"{lane_word(holder)} {100 * holder['share']:.0f} %", 24) if holder else "-",
     ]
 
 

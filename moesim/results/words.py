@@ -128,11 +128,12 @@ def _around(at: Mapping[str, Any], best: Mapping[str, Any]) -> bool:
 def _best(experiment: Mapping[str, Any], answer: Mapping[str, Any]) -> str:
     best, (name, unit) = answer["best"], metric_words(experiment["metric"])
     value = _interval(best["mean"], best["low"], best["high"], unit)
-    who = f" with {_who(answer, best['policy'])}" if len(experiment["policies"]) > 1 or not best["settings"] else ""
+    who = f" by {_who(answer, best['policy'])}" if len(experiment["policies"]) > 1 or not best["settings"] else ""
     where = f" at {_at(best['settings'])}" if best["settings"] else ""
     tied = len(best["tied"])
-    others = f"; {_plural(tied, 'other setting', 'other settings')} cannot be told from it" if tied else ""
-    return f"The {answer['goal']} {name}, {value}, comes{who}{where}{others}."
+    alike = f"{_plural(tied, 'other setting is', 'other settings are')} statistically indistinguishable from it"
+    others = f"; {alike}" if tied else ""
+    return f"The {answer['goal']} {name}, {value}, is reached{who}{where}{others}."
 
 
 def _peak(experiment: Mapping[str, Any], peak: Mapping[str, Any]) -> str:
@@ -141,7 +142,7 @@ def _peak(experiment: Mapping[str, Any], peak: Mapping[str, Any]) -> str:
     word, place = "Peak" if highest else "Least", f"{number(peak['value'])} [{number(peak['low'])}, {number(peak['high'])}]"
     who = f" ({peak['policy']})" if len(experiment["policies"]) > 1 else ""
     if peak["kind"] == "flat":
-        return f"{peak['column']} makes no difference to {name} that can be told{who}."
+        return f"{peak['column']} makes no measurable difference to {name}{who}."
     if peak["kind"] == "edge":
         gain = _factor(peak, highest)
         end = "last" if peak["value"] == max(peak["tied"]) and peak["low"] != peak["value"] else "first"
@@ -149,8 +150,8 @@ def _peak(experiment: Mapping[str, Any], peak: Mapping[str, Any]) -> str:
     if peak["kind"] == "plateau":
         span = f"{number(peak['tied'][0])} to {number(peak['tied'][-1])}"
         if peak["at_edge"]:
-            return f"Along {peak['column']}, {name} is {experiment['goal']} from {span}, which cannot be told apart{who}."
-        return f"{word} of {name} along {peak['column']} at {place}: a plateau, {span} cannot be told apart{who}."
+            return f"Along {peak['column']}, {name} is {experiment['goal']} from {span}, which tie{who}."
+        return f"{word} of {name} along {peak['column']} at {place}: a plateau, {span} tie{who}."
     return f"{word} of {name} along {peak['column']} at {place}{who}."
 
 
@@ -175,7 +176,7 @@ def _driver(experiment: Mapping[str, Any], one: Mapping[str, Any]) -> str:
     name, _ = metric_words(experiment["metric"])
     who = f" ({one['policy']})" if len(experiment["policies"]) > 1 else ""
     if not one["axes"]:
-        return f"What drives {name}{who} is not told: {one['note']}."
+        return f"What drives {name}{who} is not known: {one['note']}."
     said = [
         f"{axis['column']} {100 * axis['share']:.0f} %{_way(axis['direction'])}"
         for axis in one["axes"]
@@ -252,7 +253,7 @@ def _troubles(answer: Mapping[str, Any]) -> list[str]:
     if points["refused"]:
         told.append(f"{_plural(points['refused'], 'point', 'points')} of {points['asked']} cannot be run; the table says why.")
     if points["failed"]:
-        told.append(f"{_plural(points['failed'], 'point', 'points')} of {points['asked']} failed; the table says how.")
+        told.append(f"{_plural(points['failed'], 'point', 'points')} of {points['asked']} failed; the table gives the errors.")
     return told
 
 
@@ -326,7 +327,7 @@ def _means(result: SweepResult) -> tuple[list[str], list[list[str]]]:
     metric = experiment["metric"]
     names = [name for axis in experiment["axes"] for name in axis["columns"]]
     policies = ["policy"] if len(experiment["policies"]) > 1 or not names else []
-    header = [*names, *policies, metric, f"{100 * experiment['level']:g} % interval", "samples", "held by"]
+    header = [*names, *policies, metric, f"{100 * experiment['level']:g} % interval", "samples", "bottleneck"]
     rows = []
     for index in range(len(means["samples"])):
         at = {name: means[name][index] for name in means}
@@ -335,6 +336,6 @@ def _means(result: SweepResult) -> tuple[list[str], list[list[str]]]:
         spread = f"{number(low)} to {number(high)}" if known else ""
         name = marked(str(at["policy"]), lossy=at.get("lossy") == "yes", bound=at.get("is_bound") == "yes")
         own = [name] if policies else []
-        last = [number(at.get(metric)), spread, str(at["samples"]), str(at["bottleneck.lane"])]
+        last = [number(at.get(metric)), spread, str(at["samples"]), str(at.get("bottleneck.words") or at["bottleneck.lane"])]
         rows.append([*(number(at[column]) for column in names), *own, *last])
     return header, rows

@@ -50,6 +50,8 @@ class Entry(NamedTuple):
     """A policy that may change the model's output, which lists star."""
     bound: bool = False
     """A policy that no system can follow, which lists keep apart."""
+    kind: str = ""
+    """What a hardware profile describes: `system`, `gpu`, `ddr`, `link`, ..."""
 
 
 def is_path(text: str) -> bool:
@@ -141,10 +143,14 @@ def unknown(group: str, name: str, known: Iterable[str]) -> str:
         return f"unknown {_WORDS[group]} '{name}': {other}"
     hint = did_you_mean(name, listed)
     if not hint:
-        hint = f" Known: {', '.join(listed)}." if 0 < len(listed) <= 12 else f" 'moesim list {group}' shows what there is."
+        lists = " and ".join(f"'moesim list {name}'" for name in _LISTED.get(group, (group,)))
+        shows = "show" if group in _LISTED else "shows"
+        hint = f" Known: {', '.join(listed)}." if 0 < len(listed) <= 12 else f" {lists} {shows} what there is."
     return f"unknown {_WORDS[group]} '{name}'.{hint}"
 
 
+_LISTED = {"hardware": ("machines", "parts")}
+"""Group -> the lists that show it, where they have other names."""
 _USES = {
     "scenarios": "a scenario is called that; 'moesim run {name}' runs it, and 'scenario: {name}' or 'extends: {name}' names it",
     "experiments": "an experiment is called that; 'moesim sweep {name}' runs it",
@@ -202,7 +208,10 @@ def _described(name: str, path: Path) -> Entry:
         return Entry(name, "", "", path)
     summary = data.get("summary") or data.get("description") or _comment(path)
     source = data.get("source") or data.get("_source") or next(_sources(data), "")
-    return Entry(name, " ".join(str(summary).split()), " ".join(str(source).split()), path)
+    kind = data.get("kind")
+    return Entry(
+        name, " ".join(str(summary).split()), " ".join(str(source).split()), path, kind=kind if isinstance(kind, str) else ""
+    )
 
 
 def _comment(path: Path) -> str:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from moesim.errors import MoesimError, did_you_mean
+from moesim.errors import InputError, Mistake, MoesimError, did_you_mean
 from moesim.units import format_bytes, format_rate, format_seconds
 
 __all__ = ["Explanation", "Quantity", "Row", "Section", "shown", "to_json", "to_text"]
@@ -72,6 +72,19 @@ class Explanation:
     policy: str
     sections: tuple[Section, ...]
 
+    def only(self, words: Iterable[str]) -> Explanation:
+        """The sections whose title has one of `words` in it, in any case; InputError for a word that no title has."""
+        wanted = [word.lower() for word in words]
+        titles = [section.title for section in self.sections]
+        lost = [word for word in wanted if not any(word in title.lower() for title in titles)]
+        if lost:
+            known = "; ".join(titles)
+            raise InputError(
+                *(Mistake(f"no section has '{word}' in its title; there are: {known}", file="--section") for word in lost)
+            )
+        kept = tuple(section for section in self.sections if any(word in section.title.lower() for word in wanted))
+        return replace(self, sections=kept)
+
     def section(self, title: str) -> Section:
         """The section called `title`."""
         for section in self.sections:
@@ -97,7 +110,7 @@ def shown(value: float | str, unit: str = "") -> str:
     if unit in ("B/s", "FLOP", "FLOP/s"):
         return format_rate(value, unit)
     number = f"{value:,.0f}" if value == round(value) or abs(value) >= 1000 else f"{value:.3g}"
-    return f"{number} {unit}".rstrip()
+    return f"{number} {unit.removesuffix('s') if number == '1' else unit}".rstrip()
 
 
 def to_json(explanation: Explanation) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from moesim.arrays import BoolArray, FloatArray
 from moesim.contract import Deployment, PhasePlan, Problem
 from moesim.policies.closed_forms import distinct_experts
 from moesim.scenario.explain_rows import Quantity, Row, Section
+from moesim.units import format_count
 
 __all__ = ["Plan", "batch", "ceilings", "model", "placement", "used"]
 
@@ -114,7 +115,8 @@ def _gpu_rows(problem: Problem, made: Deployment) -> Iterator[Row]:
     if swap:
         leaving = {**slots, "slots": Quantity(made.plan.swap)}
         yield Row(f"{tier}: copies on their way home", swap, "B", "slots x W", leaving)
-    share = {"experts": Quantity(number), "of": Quantity(made.resident.size), "room for": Quantity(float(max(free // size, 0)))}
+    room_for = {"room for": Quantity(float(max(free // size, 0)), "experts")}
+    share = {"kept": Quantity(number, f"of {format_count(made.resident.size, 'expert')}"), **room_for}
     yield Row(f"{tier}: experts", held, "B", "what the policy keeps there", share)
     yield Row(f"{tier}: left over", free - held, "B", "capacity less all of these")
 
@@ -132,7 +134,8 @@ def _host_rows(problem: Problem, made: Deployment) -> Iterator[Row]:
         aside = problem.host_shares(made.plan).get(tier, {})
         held = float(made.expert_bytes[lives].sum())
         both = int((lives & made.resident).sum())
-        copies = {"experts": Quantity(int(lives.sum())), "of": Quantity(lives.size), "also on the GPU": Quantity(both)}
+        whole = f"of {format_count(lives.size, 'expert')}"
+        copies = {"there": Quantity(int(lives.sum()), whole), "also on the GPU": Quantity(both)}
         yield Row(f"{tier}: capacity", room, "B")
         for what, nbytes in aside.items():
             law = _CACHE if what == "KV cache" else "those that live here; what the GPU computes with crosses in every step"

@@ -108,7 +108,7 @@ class Assembly:
         """`node` without changes of parts that are not there, which are refused; so are parts without a machine around them."""
         if base is None and not {"devices", "tiers"} <= set(node.value):
             message = (
-                "this changes parts of a machine and names none; write 'profile: NAME' beside them ('moesim list hardware'), "
+                "this changes parts of a machine and names none; write 'profile: NAME' beside them ('moesim list machines'), "
                 "or all of 'devices', 'tiers' and 'links'"
             )
             self._refuse(node, message, path)
@@ -170,7 +170,7 @@ class Assembly:
         there = f"hardware: {{profile: MACHINE, {group}: {{NAME: {{profile: {name.value}}}}}}}"
         message = (
             f"'{name.value}' is {_EXPECTED[group][0]} (kind {kind.value}), and {wanted[0]} is needed here; "
-            f"'moesim list hardware' shows which there are"
+            f"'moesim list {'parts' if parts.inside(path) else 'machines'}' shows which there are"
         )
         if not parts.inside(path) and group:
             message += f", and this part goes into one: {there}"
@@ -207,9 +207,9 @@ _TITLED = (("hardware",), ("runtime",))
 
 
 def _titled(node: Node, file: FilePath, path: Path, base: Node | None) -> Node:
-    """A machine's profile with its name, which is that of its file if it says none; parts have no names of their own."""
-    value = {key: child for key, child in node.value.items() if key != "name" or path in _TITLED}
-    if path in _TITLED and "name" not in value:
+    """A profile with its name, which is that of its file if it says none."""
+    value = dict(node.value)
+    if (path in _TITLED or parts.is_part(path)) and "name" not in value:
         before = base.child("name") if base is not None else None
         value["name"] = Node(f"{before.value} and {file.stem}" if before is not None else file.stem, node.place, node.key)
     return replace(node, value=value)

@@ -18,8 +18,11 @@ from moesim import plugins
 from moesim.contract import Policy, Problem, is_bound
 from moesim.engine import simulate
 from moesim.engine.account import bound_seconds, cost_per_million_tokens, energy, range_notes
+from moesim.engine.machine import ARRIVALS
 from moesim.engine.run import Outcome
 from moesim.errors import InputError, Mistake, MoesimError, excerpt
+from moesim.hardware.bill import bill, machine_price
+from moesim.hardware.lane_words import lane_words
 from moesim.results import provenance
 from moesim.results.recorder import SECOND
 from moesim.results.result import Result, RunFacts, make_result
@@ -134,6 +137,8 @@ def run_loaded(
         **_requests(this, job, outcome),
         bound_s=bound_s,
         **_spending(problem, outcome, _counted_tokens(job)),
+        bill=[line._asdict() for line in bill(scenario.hardware)],
+        lane_words={**lane_words(scenario.hardware), ARRIVALS: "waiting for requests"},
         wall_s=time.perf_counter() - begin,
         is_bound=is_bound(chosen),
         proven_gap=chosen.proven_gap(outcome.deployment.state),
@@ -173,6 +178,7 @@ def _spending(problem: Problem, outcome: Outcome, tokens: int) -> dict[str, Any]
         "energy_known": machine.energy_known,
         "power_unknown": list(machine.power_unknown),
         "price_unknown": list(machine.price_unknown),
+        "machine_usd": machine_price(machine),
         "cost_usd_per_Mtok": cost_per_million_tokens(problem, outcome.recorder, joules, tokens),
     }
 

@@ -64,7 +64,7 @@ def test_null_is_told_where_it_is_possible(lossy: dict[str, Any]) -> None:
     told = {field for field, row in _rows("field").items() if "null" in row[-1]}
     phases = {"prefill_tok_s", "decode_tok_s", "decode_hit_rate"}
     serving = {"queue_s", "itl_s", "slo", "preemptions"}
-    assert told == {"energy_J", "cost_usd_per_Mtok", "prefetch", "bound_tok_s", "proven_gap", *phases, *serving}
+    assert told == {"energy_J", "cost_usd_per_Mtok", "machine_usd", "prefetch", "bound_tok_s", "proven_gap", *phases, *serving}
     assert all(lossy[field] is not None for field in told - serving - {"proven_gap"})
 
 

@@ -139,7 +139,7 @@ def test_the_page_of_a_run_has_everything(of_run: Path, pages: dict[str, Path]) 
     figures = [attributes["id"] for tag, attributes in read.tags if tag == "figure"]
     assert figures == ["lane-use", "layer-time", "roofline", "expert-map", "hit-curve", "traffic"]
     summary = Result.load(of_run).summary
-    assert f"{summary['bottleneck']['lane']} held the run back" in text
+    assert f"bottleneck: {summary['bottleneck']['words']} ({summary['bottleneck']['lane']}), " in text
     for word in (
         "Measured and assumed",
         "from a data sheet",
@@ -186,7 +186,7 @@ def test_the_page_of_a_sweep_says_what_the_sweep_says(of_sweep: Path, pages: dic
 @pytest.mark.parametrize("kind", ["of_run", "of_comparison", "of_sweep"])
 def test_every_page_ends_with_where_it_comes_from(kind: str, pages: dict[str, Path]) -> None:
     text = said(pages[kind])
-    for word in ("Where this comes from", "sha256:", "python ", "numpy ", "platform", "To do it again:"):
+    for word in ("Where this comes from", "sha256:", "python ", "numpy ", "platform", "Reproduce with:"):
         assert word in text
     assert "not kept here" not in text
     assert "EXPERIMENT" not in text

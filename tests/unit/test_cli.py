@@ -19,7 +19,7 @@ FIELDS = [
     "scenario", "policy", "hardware", "model", "seed", "replicate", "throughput_tok_s", "total_tok_s", "makespan_s",
     "output_tokens", "prompt_tokens", "requests_completed", "requests_rejected", "ttft_s", "tpot_s", "e2e_s", "utilisation",
     "bytes", "hit_rate", "expert_tokens", "bottleneck", "bound_tok_s", "share_of_bound", "energy_J", "energy_known",
-    "cost_usd_per_Mtok",
+    "cost_usd_per_Mtok", "machine_usd",
     "events", "layer_visits", "wall_s", "quality", "prefetch", "runtime", "prefill_tok_s", "decode_tok_s",
     "decode_hit_rate", "queue_s", "itl_s", "slo", "preemptions", "is_bound", "proven_gap",
 ]  # fmt: skip

@@ -108,4 +108,4 @@ def test_optimize_prints_where_the_best_lies(tmp_path: Path, capsys: pytest.Capt
 def test_check_looks_at_all_points_of_an_experiment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check", write(tmp_path / "right.yaml"), write(tmp_path / "wrong.yaml", axes={"policy.hot": [7, 8]})]) == 1
     out = capsys.readouterr().out
-    assert "2 file(s), 2 mistake(s)" in out
+    assert "2 files, 2 mistakes" in out

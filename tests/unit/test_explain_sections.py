@@ -76,13 +76,13 @@ def test_parts_of_gpu_memory_add_up_to_its_capacity(desktop: Explanation) -> Non
     assert sum(parts.values()) == pytest.approx(capacity, rel=1e-12)
     assert parts["hbm: KV cache"] == BATCH * 320 * LAYERS * 2 * 4 * 128 * 2
     experts = section.row("hbm: experts")
-    assert experts.inputs["experts"].value == experts.inputs["room for"].value
-    assert experts.value == experts.inputs["experts"].value * W
+    assert experts.inputs["kept"].value == experts.inputs["room for"].value
+    assert experts.value == experts.inputs["kept"].value * W
 
 
 def test_host_tiers_hold_a_master_copy_of_every_expert(desktop: Explanation) -> None:
     section = desktop.section("What fits where")
-    assert section.row("ddr: master copies").inputs["experts"].value == LAYERS * EXPERTS
+    assert section.row("ddr: master copies").inputs["there"].value == LAYERS * EXPERTS
     assert number(desktop, "What fits where", "ddr: left over") == pytest.approx(128e9 - LAYERS * EXPERTS * W)
 
 
@@ -146,7 +146,7 @@ def test_closed_form_counts_bytes_per_weight() -> None:
 def test_upload_ceiling_is_batch_times_pcie_over_streamed_bytes(desktop: Explanation) -> None:
     title = "Ceilings of decode throughput"
     assert number(desktop, title, "uploads, nothing in GPU memory") == pytest.approx(BATCH * PCIE / (LAYERS * DISTINCT * W))
-    kept = desktop.section("What fits where").row("hbm: experts").inputs["experts"].value
+    kept = desktop.section("What fits where").row("hbm: experts").inputs["kept"].value
     missing = (LAYERS * EXPERTS - kept) / EXPERTS * DISTINCT * W
     assert number(desktop, title, "uploads, residents of this policy") == pytest.approx(BATCH * PCIE / missing)
     assert number(desktop, title, "cpu reading missing experts") == pytest.approx(BATCH * DDR / missing)

@@ -91,17 +91,17 @@ def test_a_run_reads_well_and_fits_the_terminal() -> None:
     text = run_table(big_result())
     assert max(map(len, text.splitlines())) <= WIDTH
     assert text.isascii()
-    assert "throughput  5,000 tok/s (5,512 tok/s with the prompts)" in text
+    assert "throughput      5,000 tok/s (5,512 tok/s with the prompts)" in text
     assert "reaches 50.0 % of it" in text
     assert "0.0300 J per output token" in text
     assert "pcie:forward   3 GB    1.5 GB/s" in text
     assert "pcie:reverse" not in text
-    assert "caused by   demand 2.5 GB, prefetch 500 MB" in text
+    assert "caused by       demand 2.5 GB, prefetch 500 MB" in text
 
 
 def test_a_layer_alone_is_shown_without_output_tokens() -> None:
     text = run_table(big_result(single_layer_batch=True))
-    assert "asked       2 requests: 1,024 prompt tokens (seed 1, replicate 0)" in text
+    assert "workload        2 requests: 1,024 prompt tokens (seed 1, replicate 0)" in text
     for word in ("output tokens (", "with the prompts", "first token", "per output token"):
         assert word not in text
 

@@ -17,7 +17,7 @@ from moesim.results.result import FIELDS, Result, RunFacts, make_result
 CONTRACT = (
     "scenario policy hardware model seed replicate throughput_tok_s total_tok_s makespan_s output_tokens prompt_tokens "
     "requests_completed requests_rejected ttft_s tpot_s e2e_s utilisation bytes hit_rate expert_tokens bottleneck "
-    "bound_tok_s share_of_bound energy_J energy_known cost_usd_per_Mtok events layer_visits wall_s "
+    "bound_tok_s share_of_bound energy_J energy_known cost_usd_per_Mtok machine_usd events layer_visits wall_s "
     "quality prefetch runtime prefill_tok_s decode_tok_s decode_hit_rate queue_s itl_s slo preemptions is_bound proven_gap"
 )
 
@@ -34,7 +34,9 @@ def recorder() -> Recorder:
         PassRow(1, "decode", 3 * SECOND, 10 * SECOND, 1, 1, 40, 30, 2),
     ]
     made.busy = {"pcie:forward": 6 * SECOND, "gpu": 4 * SECOND}
-    made.critical = {"pcie:forward": 7 * SECOND, "gpu": 3 * SECOND}
+    made.critical = {"pcie:forward": 6 * SECOND, "gpu": 4 * SECOND}
+    made.critical_by_phase = {
+        "prefill": {"pcie:forward": 3 * SECOND}, "decode": {"pcie:forward": 3 * SECOND, "gpu": 4 * SECOND}}  # fmt: skip
     made.moved = {"pcie:forward": 6e9, "ddr:read": 7e9}
     made.caused = {"prefetch": 2e9, "demand": 4e9}
     made.expert_tokens = {"gpu": 70, "cpu": 30}
@@ -99,11 +101,14 @@ def test_a_latency_that_nobody_has_is_null_in_each_part() -> None:
 
 
 def test_where_time_bytes_and_tokens_went() -> None:
-    result = make_result(recorder(), facts())
+    result = make_result(recorder(), facts(lane_words={"pcie:forward": "PCIe upload", "never": "never"}))
     assert result.summary["utilisation"] == {"gpu": 0.4, "pcie:forward": 0.6}
     assert list(result.summary["bytes"].items()) == [("ddr:read", 7e9), ("pcie:forward", 6e9)]
     assert list(result.summary["expert_tokens"].items()) == [("cpu", 30), ("gpu", 70)]
-    assert result.summary["bottleneck"] == {"lane": "pcie:forward", "share": 0.7}
+    lane = {"lane": "pcie:forward", "words": "PCIe upload", "share": 0.6}
+    decode = {"lane": "gpu", "words": "gpu", "share": pytest.approx(4 / 7)}
+    assert result.summary["bottleneck"] == {**lane, "prefill": {**lane, "share": 1.0}, "decode": decode}
+    assert result.details["lane_words"] == {"pcie:forward": "PCIe upload"}
     assert result.summary["hit_rate"] == 0.5
     assert result.details["caused_B"] == {"demand": 4e9, "prefetch": 2e9}
 
@@ -123,7 +128,7 @@ def test_i11_a_run_that_beats_its_bound_says_so() -> None:
 def test_what_is_unknown_is_null() -> None:
     summary = make_result(recorder(), facts(wall_s=None)).summary
     assert {name for name, value in summary.items() if value is None} == {
-        "bound_tok_s", "share_of_bound", "energy_J", "energy_known", "cost_usd_per_Mtok", "wall_s", "prefetch",
+        "bound_tok_s", "share_of_bound", "energy_J", "energy_known", "cost_usd_per_Mtok", "machine_usd", "wall_s", "prefetch",
         "queue_s", "itl_s", "slo", "preemptions", "proven_gap"}  # fmt: skip
 
 
@@ -192,7 +197,7 @@ def test_tables_carry_their_units() -> None:
     assert result.frame("steps")["phase"].tolist() == ["prefill", "decode"]
     lanes = result.frame("lanes").set_index("lane")
     assert lanes.index.tolist() == ["cpu", "ddr:read", "gpu", "pcie:forward"]
-    assert lanes.loc["pcie:forward", ["busy_s", "critical_share", "moved_B"]].tolist() == [6.0, 0.7, 6e9]
+    assert lanes.loc["pcie:forward", ["busy_s", "critical_share", "moved_B"]].tolist() == [6.0, 0.6, 6e9]
     assert result.frame("layers")["hit_rate"].tolist() == [0.25, 40 / 60]
     assert result.frame("steps") is result.frame("steps")
 

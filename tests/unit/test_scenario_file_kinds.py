@@ -49,7 +49,7 @@ RAW = "this is an HTML page; save the file itself (on GitHub and Hugging Face: '
 CARD = "it goes into a machine: hardware: {profile: MACHINE, devices: {NAME: {profile: card.yaml}}}"
 RUNS = "'moesim run mine.yaml' runs it, and an experiment names it by 'scenario:'"
 MACHINE = (
-    "needed here; 'moesim list hardware' shows which there are, and this part goes into one: hardware: {profile: MACHINE, "
+    "needed here; 'moesim list machines' shows which there are, and this part goes into one: hardware: {profile: MACHINE, "
 )
 MODEL = "a model is called that; a scenario names it by 'model: mixtral-8x7b', or '--set model=mixtral-8x7b'"
 NAMED = "a hardware profile is called that; a scenario names it by 'hardware: rtx-4090', a part by 'profile: rtx-4090'"
@@ -120,7 +120,7 @@ def test_changes_without_a_machine_say_what_is_missing(capsys: pytest.CaptureFix
     Path("bare.yaml").write_text(SCENARIO.replace("rtx4090-desktop", "{devices: {gpu: {profile: rtx-5090}}}"))
     assert said(capsys, "run", "bare.yaml") == (
         "bare.yaml:1:11: hardware: this changes parts of a machine and names none; write 'profile: NAME' beside them "
-        "('moesim list hardware'), or all of 'devices', 'tiers' and 'links'"
+        "('moesim list machines'), or all of 'devices', 'tiers' and 'links'"
     )
 
 
@@ -128,7 +128,7 @@ def test_changes_without_a_machine_say_what_is_missing(capsys: pytest.CaptureFix
 def test_a_scenario_may_be_called_like_a_profile(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path(f"{name}.yaml").write_text(SCENARIO)
     assert cli.main(["check", f"{name}.yaml"]) == 0
-    assert capsys.readouterr().out == "1 file(s), no mistakes\n"
+    assert capsys.readouterr().out == "1 file, no mistakes\n"
 
 
 def test_a_scenario_may_be_called_like_the_one_that_it_extends(capsys: pytest.CaptureFixture[str]) -> None:
