@@ -148,7 +148,7 @@ def _import_seconds() -> dict[str, float]:
     program = "import time; begin = time.process_time(); import {}; print(time.process_time() - begin)"
     return {
         name: round(median(float(subprocess.check_output([sys.executable, "-c", program.format(name)])) for _ in range(3)), 3)
-        for name in ("moesim", "moesim.scenario.run", "numpy")
+        for name in ("moesim", "moesim.runs.run", "numpy")
     }
 
 

@@ -13,16 +13,16 @@ import numpy as np
 
 from benchmarks import naive
 from moesim.arrays import IntArray
+from moesim.clock import to_ps
 from moesim.contract import Policy, Problem, Visit
 from moesim.engine import simulate
-from moesim.engine.clock import to_ps
 from moesim.engine.context import Context
 from moesim.engine.machine import EngineKind
 from moesim.engine.passes import Pass, passes_of_job
-from moesim.engine.prelude import Group, Structure, structure_of_pass
+from moesim.engine.programs.pre_expert import Group, Structure, structure_of_pass
+from moesim.runs.run import problem_of
 from moesim.runtime import Calls
 from moesim.scenario import load_data
-from moesim.scenario.run import problem_of
 from moesim.workload.table import RoutingTable
 
 __all__ = ["POLICIES", "Case", "Ready", "Timing", "call_costs", "make_case", "make_ready", "time_moesim", "time_naive"]

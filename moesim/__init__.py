@@ -8,13 +8,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from moesim.version import __version__
+
 if TYPE_CHECKING:
     from moesim.api import compare, explain, export, reproduce, run, sweep
     from moesim.contract import Policy
     from moesim.results.result import Result
     from moesim.scenario import load
 
-__version__ = "0.1.0"
 __all__ = ["Policy", "Result", "__version__", "compare", "explain", "export", "load", "reproduce", "run", "sweep"]
 
 _HOMES = {

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moesim.contract import Policy
+from moesim.explain.explain import Explanation
+from moesim.explain.explain import explain as explain_loaded
 from moesim.exports.again import export
 from moesim.progress import bar
 from moesim.results.compare import compare as rank
-from moesim.scenario.explain import Explanation
-from moesim.scenario.explain import explain as explain_loaded
-from moesim.scenario.run import compare_loaded, loaded, run
+from moesim.runs.run import compare_loaded, loaded, run
 from moesim.validation import CaseResult
 from moesim.validation import reproduce as reproduce_cases
 

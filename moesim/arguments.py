@@ -9,8 +9,8 @@ import argparse
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import moesim
 from moesim.terminal import Parser
+from moesim.version import __version__
 
 __all__ = ["LISTS", "parser_of"]
 
@@ -24,7 +24,7 @@ def parser_of(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
     parser = Parser(
         prog="moesim", description="Simulates Mixture-of-Experts inference on GPUs, AMX CPUs, CXL memory and near-data units."
     )
-    parser.add_argument("--version", action="version", version=f"moesim {moesim.__version__}")
+    parser.add_argument("--version", action="version", version=f"moesim {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="say what is overridden and read")
     commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
     for describe in (_single_runs, _many_runs, _about_runs, _about_files):

@@ -86,8 +86,8 @@ def _load(options: argparse.Namespace) -> Any:
 def _run(options: argparse.Namespace) -> int:
     from moesim.results.store import refuse_foreign
     from moesim.results.table import run_table
+    from moesim.runs.run import out_directory, run_loaded
     from moesim.scenario.catalogue import shown
-    from moesim.scenario.run import out_directory, run_loaded
     from moesim.writing import file_target
 
     this = _load(options)
@@ -107,7 +107,7 @@ def _run(options: argparse.Namespace) -> int:
         spread.enter(result)
     place = result.save(out_directory(this, options.out), timeline=this.scenario.simulation.timeline)
     if options.trace is not None:
-        from moesim.report.timeline import write_trace
+        from moesim.results.timeline import write_trace
 
         write_trace(result, options.trace)
     if options.json:
@@ -120,17 +120,17 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _uncertainty(options: argparse.Namespace, this: Any) -> Any:
-    from moesim.experiment.uncertainty import study
+    from moesim.runs.uncertainty import study
 
     with bar("drawing", "machine") as progress:
         return study(this, options.uncertainty, progress=progress)
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from moesim.experiment.compared import compare_in
     from moesim.results.compare import compare
     from moesim.results.table import comparison_table
-    from moesim.scenario.run import compared_directory, comparison_target, save_comparison
+    from moesim.runs.compare import compare_in
+    from moesim.runs.run import compared_directory, comparison_target, save_comparison
 
     this, out = _load(options), options.out
     names = options.policies.split(",") if options.policies else list(this.scenario.compare) or ["all"]
@@ -205,7 +205,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    from moesim.scenario.explain import explain, load_known, to_json, to_text
+    from moesim.explain.explain import explain, load_known, to_json, to_text
 
     this, unasked = load_known(options.scenario, sets=options.set, policy=options.policy, seed=options.seed)
     explanation = explain(this, unasked=unasked)
@@ -271,7 +271,7 @@ def _import(options: argparse.Namespace) -> int:
 
 def _trace(options: argparse.Namespace) -> int:
     from moesim.results.table import align
-    from moesim.workload.summary import lines, summary
+    from moesim.workload.statistics.summary import lines, summary
     from moesim.writing import folder_target
 
     if options.figures is not None:

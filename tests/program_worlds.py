@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from moesim.engine.kernel_engine import KernelEngine
-from moesim.engine.program import JOIN, MIGRATION, PREFETCH, Operation, Program
-from moesim.engine.reference import ReferenceEngine
+from moesim.engine.kernel.engine import KernelEngine
+from moesim.engine.programs.program import JOIN, MIGRATION, PREFETCH, Operation, Program
+from moesim.engine.reference.engine import ReferenceEngine
 
 Engine = ReferenceEngine | KernelEngine
 ENGINES: dict[str, Callable[[Program, Mapping[str, float]], Engine]] = {

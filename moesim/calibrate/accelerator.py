@@ -14,8 +14,8 @@ from moesim.arrays import BoolArray, FloatArray
 from moesim.calibrate.cuda import TOKENS, Copy, GpuPoints, Work
 from moesim.calibrate.document import Value, quantity
 from moesim.calibrate.trust import Trust
+from moesim.fit.solve import Parameter, Residuals, Values, least_squares
 from moesim.hardware.experts import Roofline
-from moesim.hardware.fit.solve import Parameter, Residuals, Values, least_squares
 
 __all__ = ["SPLIT", "Fitted", "fit", "parts"]
 

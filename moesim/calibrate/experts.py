@@ -15,8 +15,8 @@ from moesim.arrays import FloatArray
 from moesim.calibrate.budget import Budget, fastest
 from moesim.calibrate.libraries import Library
 from moesim.calibrate.trust import Trust
+from moesim.fit.solve import Parameter, Residuals, Values, least_squares
 from moesim.hardware.experts import Kernel
-from moesim.hardware.fit.solve import Parameter, Residuals, Values, least_squares
 from moesim.model import load_named
 
 __all__ = ["HELD_OUT", "SPLIT", "Curve", "Point", "call_seconds", "curve", "measure", "shapes"]

@@ -17,7 +17,7 @@ from moesim.calibrate.experts import Curve
 from moesim.calibrate.latency import Latency
 from moesim.calibrate.machine import Machine, Node
 from moesim.calibrate.trust import Trust
-from moesim.hardware.fit.solve import Residuals, alternate
+from moesim.fit.solve import Residuals, alternate
 
 __all__ = ["LoadFit", "Memory", "Processor", "load_fit", "machine_profile"]
 

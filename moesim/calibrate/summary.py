@@ -14,7 +14,7 @@ from moesim.calibrate.cuda import GpuPoints
 from moesim.calibrate.experts import Curve, Point
 from moesim.calibrate.machine import Machine
 from moesim.calibrate.profile import Memory, load_fit
-from moesim.hardware.fit.solve import Residuals
+from moesim.fit.solve import Residuals
 from moesim.results.table import align
 from moesim.units import format_bytes, format_rate, format_seconds
 

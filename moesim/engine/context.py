@@ -7,21 +7,21 @@ from typing import Any
 
 from moesim.arrays import FloatArray, IntArray
 from moesim.contract import Policy, Problem, Step, View
-from moesim.engine.books import VisitBooks
+from moesim.engine.books.operations import Operations
+from moesim.engine.books.passes import Ledger
+from moesim.engine.books.quality import QualityBook
+from moesim.engine.books.sums import VisitBooks
+from moesim.engine.books.work_done import WorkTally
 from moesim.engine.faults import Faults, fallback_of
-from moesim.engine.ledger import Ledger
+from moesim.engine.foresight_view import Oracle, Seer
+from moesim.engine.kernel.visit_tables import VisitTables
 from moesim.engine.machine import ARRIVALS, EngineKind, Machine, repaid, up_queue
 from moesim.engine.movers import Movers
-from moesim.engine.operations import Operations
 from moesim.engine.passes import Pass
-from moesim.engine.plan_visit import Workbench
-from moesim.engine.program import Operation, label_of
-from moesim.engine.quality import QualityBook
+from moesim.engine.programs.durations import Placement
+from moesim.engine.programs.plan_visit import Workbench
+from moesim.engine.programs.program import Operation, label_of
 from moesim.engine.residency import Residency
-from moesim.engine.seer import Oracle, Seer
-from moesim.engine.tables import Placement
-from moesim.engine.tally import WorkTally
-from moesim.engine.visit_tables import VisitTables
 from moesim.errors import InputError, Mistake, MoesimError
 from moesim.hardware.fault import Fault
 from moesim.results.recorder import LayerSums, Recorder

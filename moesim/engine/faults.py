@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from moesim.arrays import BoolArray
+from moesim.clock import LIMIT, SECOND
 from moesim.contract import Deployment, Problem
-from moesim.engine.clock import LIMIT, SECOND
+from moesim.engine.programs.durations import Placement
 from moesim.engine.residency import Residency
-from moesim.engine.tables import Placement
 from moesim.errors import InputError, Mistake, did_you_mean
 from moesim.hardware import Memory
 from moesim.hardware.fault import Fault

@@ -12,11 +12,11 @@ from typing import Literal
 
 from moesim import jit
 from moesim.contract import Problem
-from moesim.engine import kernel
-from moesim.engine.kernel_engine import KernelEngine
-from moesim.engine.program import LABELS, Label, Operation, Program
-from moesim.engine.reference_walk import ReferenceWalk
-from moesim.engine.tables import queue_of
+from moesim.engine.kernel import kernel
+from moesim.engine.kernel.engine import KernelEngine
+from moesim.engine.programs.durations import queue_of
+from moesim.engine.programs.program import LABELS, Label, Operation, Program
+from moesim.engine.reference.walk import ReferenceWalk
 from moesim.results.recorder import Recorder
 
 __all__ = ["STALLS", "EngineKind", "Machine", "repaid", "up_queue"]

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
+from moesim.clock import to_ps
 from moesim.contract import Deployment, Moves
-from moesim.engine.clock import to_ps
-from moesim.engine.kernel import COMING
+from moesim.engine.kernel.kernel import COMING
 from moesim.engine.machine import Machine
-from moesim.engine.program import DEMAND, MIGRATION, PREFETCH, Operation
+from moesim.engine.programs.durations import Placement, queue_of, usage_of
+from moesim.engine.programs.program import DEMAND, MIGRATION, PREFETCH, Operation
 from moesim.engine.residency import Residency
-from moesim.engine.tables import Placement, queue_of, usage_of
 from moesim.errors import PolicyError
 
 __all__ = ["Movers"]

@@ -9,14 +9,14 @@ import numpy as np
 
 from moesim.contract import Deployment, Policy, Problem, Step
 from moesim.contract.steps import Scheduler, StepPlan
+from moesim.engine.books.work_done import WorkTally
 from moesim.engine.context import Context
+from moesim.engine.foresight_view import hindsight
 from moesim.engine.kv import KvBook
 from moesim.engine.machine import EngineKind
 from moesim.engine.passes import Pass, pass_of
-from moesim.engine.prelude import structure_of_pass
-from moesim.engine.seer import hindsight
+from moesim.engine.programs.pre_expert import structure_of_pass
 from moesim.engine.stream import StreamWalk
-from moesim.engine.tally import WorkTally
 from moesim.engine.walk import PassWalk
 from moesim.errors import InputError, Mistake
 from moesim.hardware.device import Phase

@@ -12,9 +12,9 @@ import numpy as np
 from moesim.arrays import BoolArray, IntArray
 from moesim.engine.context import Context
 from moesim.engine.passes import Pass
-from moesim.engine.pipelines import Carried, LayerMarks, Ops, PassBuilder, Style, style_of
-from moesim.engine.plan_visit import VisitWork
-from moesim.engine.prelude import Structure
+from moesim.engine.programs.pipelines import Carried, LayerMarks, Ops, PassBuilder, Style, style_of
+from moesim.engine.programs.plan_visit import VisitWork
+from moesim.engine.programs.pre_expert import Structure
 from moesim.engine.walk import PassWalk
 from moesim.errors import PolicyError
 from moesim.hardware.device import Phase

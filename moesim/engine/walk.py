@@ -9,12 +9,12 @@ import numpy as np
 
 from moesim.arrays import BoolArray, IntArray
 from moesim.contract import CacheRule, Dispatch, Foreseen, Moves, Step, Uses, Visit
-from moesim.engine import kernel as k
-from moesim.engine.answers import Answers, batched, stacked
 from moesim.engine.context import Context
+from moesim.engine.dispatches import Answers, batched, stacked
+from moesim.engine.kernel import kernel as k
+from moesim.engine.kernel.visits import visit_rows, visits_of_pass
 from moesim.engine.passes import Pass
-from moesim.engine.prelude import Structure, templates_of, trailer_of
-from moesim.engine.visits import visit_rows, visits_of_pass
+from moesim.engine.programs.pre_expert import Structure, templates_of, trailer_of
 from moesim.errors import PolicyError
 
 __all__ = ["PassWalk"]

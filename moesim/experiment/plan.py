@@ -10,11 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import moesim
 from moesim import files
 from moesim.errors import InputError, Mistake, did_you_mean
 from moesim.experiment.axes import Dimension, dimension
-from moesim.experiment.fingerprint import physics
 from moesim.experiment.points import Planner, Row, choices
 from moesim.experiment.repeat import resolved, written
 from moesim.experiment.spec import KINDS, Axis, Experiment, Grid
@@ -23,12 +21,14 @@ from moesim.results.provenance import collect_many
 from moesim.results.result import FIELDS
 from moesim.results.steady import Steady
 from moesim.results.sweeps import FORMAT
+from moesim.runs.fingerprint import physics
 from moesim.scenario import catalogue, strict_yaml
 from moesim.scenario.family import Family
 from moesim.scenario.file_kinds import refuse_other
 from moesim.scenario.judge import judged
 from moesim.scenario.resolve import in_full
 from moesim.scenario.tree import Node, from_plain, to_plain
+from moesim.version import __version__
 
 __all__ = ["Plan", "judge", "plan", "read"]
 
@@ -262,7 +262,7 @@ def _document(planner: Planner, axes: Iterable[Dimension], root: Node) -> dict[s
         "warm_up": experiment.warm_up,
         "points": len(planner.rows),
         "data": data,
-        "version": moesim.__version__,
+        "version": __version__,
         "physics": physics(),
         "provenance": collect_many(resolved(root, planner), data, origins=first.provenance),
     }

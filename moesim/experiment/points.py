@@ -12,23 +12,23 @@ from typing import Any
 
 from pydantic import ValidationError
 
-import moesim
 from moesim import plugins
 from moesim.contract import Policy
 from moesim.errors import InputError, Mistake
 from moesim.experiment.axes import Dimension, Setting
 from moesim.experiment.design import combinations
-from moesim.experiment.fingerprint import file_digest, foreign_code, physics
 from moesim.experiment.spec import Experiment
 from moesim.experiment.task import Task
 from moesim.hardware import System
 from moesim.results.plain import canonical
+from moesim.runs.fingerprint import file_digest, foreign_code, physics
+from moesim.runs.run import policy_label, told_apart
 from moesim.scenario.family import Family, change, number_change, policy_change
 from moesim.scenario.overrides import Change, parts_first
-from moesim.scenario.run import policy_label, told_apart
 from moesim.scenario.scenario import LoadedScenario
 from moesim.scenario.tree import NOWHERE, Node, Place, to_plain
 from moesim.spec import Spec
+from moesim.version import __version__
 
 __all__ = ["Choice", "Planner", "Row", "choices"]
 
@@ -184,7 +184,7 @@ class Planner:
             **drawn,
             "scenario": to_plain(data),
             "code": sorted(filter(None, (foreign_code(kind) for kind in _kinds(scenario)))),
-            "version": moesim.__version__,
+            "version": __version__,
             "physics": physics(),
             "warm_up": self.experiment.warm_up,
             "bound": self.experiment.bound,

@@ -14,12 +14,12 @@ from typing import Any
 from moesim.errors import InputError, Mistake
 from moesim.experiment.plan import Plan, plan
 from moesim.experiment.points import Row
-from moesim.experiment.pools import outcomes
 from moesim.experiment.store import Store
 from moesim.experiment.task import Record, Task, failed
 from moesim.results.marks import losses
 from moesim.results.plain import canonical
 from moesim.results.sweeps import SweepResult, flat
+from moesim.runs.pools import outcomes
 
 __all__ = ["Effort", "Progress", "in_turn", "mine", "run_plan", "run_sweep", "shard"]
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from moesim.errors import InputError
-from moesim.experiment.worker import built
 from moesim.results.result import Result
 from moesim.results.steady import steady
-from moesim.scenario.run import run_loaded
+from moesim.runs.run import run_loaded
+from moesim.runs.worker import built
 from moesim.scenario.scenario import LoadedScenario
 from moesim.scenario.schema import Scenario
 

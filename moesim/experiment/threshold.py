@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from moesim.errors import InputError, Mistake
 from moesim.results.search import Peak, find_peak
 from moesim.results.statistics import mean, t_interval
-from moesim.scenario.run import loaded, run_loaded
+from moesim.runs.run import loaded, run_loaded
 from moesim.scenario.scenario import LoadedScenario
 
 if TYPE_CHECKING:

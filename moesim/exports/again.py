@@ -12,7 +12,7 @@ from typing import Any
 from moesim.exports import writer_of
 from moesim.exports.placed import Exported, Placed, read_placed
 from moesim.results.result import Result
-from moesim.scenario.run import loaded, run_loaded
+from moesim.runs.run import loaded, run_loaded
 from moesim.units import format_bytes
 from moesim.writing import folder_target, write
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from moesim.arrays import IntArray
 from moesim.exports.placed import Exported, Placed
-from moesim.policies.ktransformers import KTransformers
-from moesim.policies.streaming import lowest_ids
+from moesim.policies.in_place.ktransformers import KTransformers
+from moesim.policies.kit.streaming import lowest_ids
 
 __all__ = ["PLACEMENT", "export"]
 

@@ -16,8 +16,8 @@ from moesim.arrays import BoolArray
 from moesim.contract import Deployment, Dispatch, Policy, Problem, Serial, View, Visit
 from moesim.errors import InputError, Mistake
 from moesim.exports.placed import Placed
-from moesim.policies.dispatch import upload_missing
-from moesim.policies.placement import SizedPolicy, place
+from moesim.policies.kit.dispatch import upload_missing
+from moesim.policies.kit.placement import SizedPolicy, place
 
 __all__ = ["HostLayers", "first_layers", "nearest_layers", "resident_of"]
 

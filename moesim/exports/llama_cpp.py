@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from moesim.exports.layers import nearest_layers, resident_of
 from moesim.exports.placed import Exported, Placed
-from moesim.policies.llama_cpp import LlamaCpp
+from moesim.policies.in_place.llama_cpp import LlamaCpp
 
 __all__ = ["export"]
 

@@ -18,7 +18,7 @@ from moesim.contract import BatchPlan, Policy, Problem
 from moesim.errors import InputError, Mistake
 from moesim.model import Architecture
 from moesim.results.result import Result
-from moesim.scenario.run import problem_of
+from moesim.runs.run import problem_of
 from moesim.scenario.scenario import LoadedScenario, load_data
 
 __all__ = ["Exported", "Placed", "read_placed"]

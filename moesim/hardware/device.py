@@ -91,7 +91,7 @@ class Attention(Spec):
     """Attention core on a GPU or near data: time = max(KV bytes / (bandwidth * streaming), FLOP / (peak * efficiency)).
 
     Source: prefill efficiency from a Mixtral-8x7B layer on an RTX PRO 6000 with 128, 2,048 and 16,384 tokens of context, its
-    projections priced apart (`hardware.fit.dense.attention`: 0.789, within 4 % at three other contexts); decode reads the KV
+    projections priced apart (`fit.dense.attention`: 0.789, within 4 % at three other contexts); decode reads the KV
     cache at the share of the bandwidth that other streaming kernels reach.
     Valid: flash-style kernels, contexts of 1 k tokens and more.
     """

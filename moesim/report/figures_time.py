@@ -23,9 +23,9 @@ from moesim.report.canvas import (
     styled,
     time_scale,
 )
-from moesim.report.timeline import rank, subtracks
 from moesim.results.recorder import COUNTER, SECOND, Slice
 from moesim.results.result import Result
+from moesim.results.timeline import rank, subtracks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

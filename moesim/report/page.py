@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import moesim
 from moesim.errors import InputError, Mistake, MoesimError, excerpt
 from moesim.report.html import Html, element, joined, unbroken
+from moesim.version import __version__
 from moesim.writing import file_target, write
 
 __all__ = ["Page", "Part", "write_page"]
@@ -56,7 +56,7 @@ def _whole_page(place: Path) -> Page:
     except (MoesimError, OSError):
         raise
     except Exception as error:  # files may hold anything: a key that is missing, text for a number
-        told = f"holds something else than moesim {moesim.__version__} writes ({type(error).__name__}: {excerpt(str(error))})"
+        told = f"holds something else than moesim {__version__} writes ({type(error).__name__}: {excerpt(str(error))})"
         raise InputError(
             Mistake(f"{told}; run it again, or report this if it was written by this version", file=str(place))
         ) from error
@@ -94,7 +94,7 @@ def html(page: Page) -> str:
     answer = [
         element("p", unbroken(sentence), class_="answer" if number == 0 else "") for number, sentence in enumerate(page.answer)
     ]
-    foot = element("p", f"Written by moesim {moesim.__version__}. This page needs no network.", class_="soft")
+    foot = element("p", f"Written by moesim {__version__}. This page needs no network.", class_="soft")
     body = element("main", element("h1", page.title), *answer, page.lead, links, *sections, foot)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

@@ -66,7 +66,7 @@ def _write(result: Result, folder: Path, timeline: bool) -> None:
         if find_spec("pyarrow") is not None:
             write(folder / f"{name}.parquet", result.frame(name).to_parquet(None, index=False))
     if timeline:
-        from moesim.report.timeline import write_trace
+        from moesim.results.timeline import write_trace
 
         write_trace(result, folder / "trace.json.gz")
 

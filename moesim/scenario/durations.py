@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from moesim.clock import LIMIT, SECOND, to_ps
 from moesim.contract import Costs
-from moesim.engine.clock import LIMIT, SECOND, to_ps
 from moesim.errors import InputError, Mistake
 from moesim.hardware import NearDataUnit
 from moesim.hardware import Path as Way

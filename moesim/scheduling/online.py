@@ -26,14 +26,14 @@ from moesim.scheduling.static import Static
 from moesim.spec import Spec
 from moesim.streams import Streams
 from moesim.units import Duration, Share
-from moesim.workload.arrival_trace import Rows, TraceArrivals
-from moesim.workload.arrivals import AnyArrivals, timed
 from moesim.workload.jobs import AnyRouting, routed
-from moesim.workload.lengths import Lengths, draw_lengths, unread
-from moesim.workload.profile import HeldOut, Profile
-from moesim.workload.routing import Routed
+from moesim.workload.requests.arrival_trace import Rows, TraceArrivals
+from moesim.workload.requests.arrivals import AnyArrivals, timed
+from moesim.workload.requests.lengths import Lengths, draw_lengths, unread
+from moesim.workload.routing.law import Routed
+from moesim.workload.routing.profile import HeldOut, Profile
+from moesim.workload.routing.trace import Trace
 from moesim.workload.table import Job, Progress, RoutingTable
-from moesim.workload.trace import Trace
 
 __all__ = ["AnyScheduler", "Online", "Slo"]
 

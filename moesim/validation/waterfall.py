@@ -13,7 +13,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from moesim.results.statistics import Interval, t_interval
-from moesim.scenario.run import loaded, run_loaded
+from moesim.runs.run import loaded, run_loaded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -18,17 +18,17 @@ from moesim.errors import InputError, excerpt
 from moesim.plugins import find
 from moesim.spec import Spec
 from moesim.streams import Streams
-from moesim.workload.lengths import Lengths, unread
-from moesim.workload.popularity import PopularityTable
-from moesim.workload.profile import HeldOut, Profile, Stratified
-from moesim.workload.profile import Uniform as Unknown
-from moesim.workload.routing import Routed, Routing, normalised
-from moesim.workload.shared import Shared
-from moesim.workload.sticky import Sticky
-from moesim.workload.strata import popularity
+from moesim.workload.requests.lengths import Lengths, unread
+from moesim.workload.routing.law import Routed, Routing, normalised
+from moesim.workload.routing.popularity import PopularityTable
+from moesim.workload.routing.profile import HeldOut, Profile, Stratified
+from moesim.workload.routing.profile import Uniform as Unknown
+from moesim.workload.routing.shared import Shared
+from moesim.workload.routing.sticky import Sticky
+from moesim.workload.routing.strata import popularity
+from moesim.workload.routing.trace import Trace
+from moesim.workload.routing.zipf import Uniform, Zipf
 from moesim.workload.table import Job, Progress, RoutingTable, nowhere
-from moesim.workload.trace import Trace
-from moesim.workload.zipf import Uniform, Zipf
 
 __all__ = ["AnyRouting", "LayerBatch", "Offline", "routed"]
 

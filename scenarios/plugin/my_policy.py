@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from moesim.contract import Deployment, Dispatch, Problem, View, Visit
-from moesim.policies.placement import SizedPolicy, place, quota
+from moesim.policies.kit.placement import SizedPolicy, place, quota
 
 
 class MyPolicy(SizedPolicy):

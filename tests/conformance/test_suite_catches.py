@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from moesim.contract import Deployment, Dispatch, Moves, Problem, Step, View, Visit
-from moesim.policies.placement import SizedPolicy, place, quota
+from moesim.policies.kit.placement import SizedPolicy, place, quota
 from moesim.testing import CaseResult, PolicyCases, World, check_policy, small_worlds
 from moesim.testing.worlds import impossible_worlds
 
@@ -282,7 +282,7 @@ def test_cases_run_where_pytest_is_not_installed() -> None:
     program = (
         "import sys; sys.modules['pytest'] = None\n"
         "from moesim.testing import check_policy, small_worlds\n"
-        "from moesim.policies.on_demand import OnDemand\n"
+        "from moesim.policies.baselines.on_demand import OnDemand\n"
         "assert check_policy(OnDemand, worlds=small_worlds()[:1], cases=['shapes']).ok\n"
         "try: from moesim.testing import PolicyCases\n"
         "except ImportError as error: assert 'pip install pytest' in str(error)\n"

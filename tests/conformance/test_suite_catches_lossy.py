@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from moesim.contract import Deployment, Dispatch, Foresight, Moves, Problem, Step, View, Visit
-from moesim.policies.placement import SizedPolicy, place, quota
+from moesim.policies.kit.placement import SizedPolicy, place, quota
 from moesim.testing import check_policy, small_worlds
 from moesim.testing.worlds import World
 

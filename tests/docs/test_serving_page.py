@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 import moesim
 from moesim.plugins import BUILT_IN
-from moesim.workload.arrivals import AnyArrivals
+from moesim.workload.requests.arrivals import AnyArrivals
 
 PAGE = read("docs/serving.md")
 

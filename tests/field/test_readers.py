@@ -9,7 +9,7 @@ import pytest
 
 import moesim
 from moesim import cli
-from moesim.workload.record import read_record
+from moesim.workload.routing.record import read_record
 
 
 def rows(path: Path) -> list[dict[str, str]]:

@@ -17,12 +17,12 @@ import strategies
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moesim.clock import SECOND
 from moesim.contract import Deployment
-from moesim.engine.clock import SECOND
-from moesim.engine.kernel import ROUNDING
-from moesim.engine.program import Program
-from moesim.engine.reference import ReferenceEngine
-from moesim.engine.tables import queue_of
+from moesim.engine.kernel.kernel import ROUNDING
+from moesim.engine.programs.durations import queue_of
+from moesim.engine.programs.program import Program
+from moesim.engine.reference.engine import ReferenceEngine
 from moesim.errors import CapacityError, InputError, PolicyError
 
 TESTS = Path(__file__).parents[1]

@@ -13,10 +13,10 @@ import strategies
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moesim.clock import SECOND
 from moesim.contract import Deployment, Dispatch, Homes, Paged
 from moesim.contract.homes import in_flight, lying
-from moesim.engine.account import bound_seconds
-from moesim.engine.clock import SECOND
+from moesim.engine.books.energy_and_cost import bound_seconds
 from moesim.errors import InputError, PolicyError
 
 Knobs, Scripted, Stepwise = worlds.Knobs, worlds.Scripted, worlds.Stepwise

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from moesim.contract import Deployment, Problem
 from moesim.engine import simulate
-from moesim.policies.cached import Cache, Eviction
+from moesim.policies.kit.cached import Cache, Eviction
 
 Knobs, Scripted, Stepwise, Restless = worlds.Knobs, worlds.Scripted, worlds.Stepwise, worlds.Restless
 

@@ -10,9 +10,9 @@ import pytest
 import strategies
 from hypothesis import given, settings
 
+from moesim.clock import SECOND
 from moesim.contract import Dispatch, Moves, Visit
-from moesim.engine.account import bound_seconds
-from moesim.engine.clock import SECOND
+from moesim.engine.books.energy_and_cost import bound_seconds
 from moesim.errors import CapacityError, PolicyError
 
 SOME = settings(max_examples=25, deadline=None, derandomize=True, database=None)

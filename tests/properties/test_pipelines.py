@@ -13,11 +13,11 @@ import strategies
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moesim.clock import SECOND, to_ps
 from moesim.contract import Deployment, Dispatch
-from moesim.engine.account import bound_seconds
-from moesim.engine.clock import SECOND, to_ps
-from moesim.engine.program import JOIN, Operation, Program
-from moesim.engine.reference import ReferenceEngine
+from moesim.engine.books.energy_and_cost import bound_seconds
+from moesim.engine.programs.program import JOIN, Operation, Program
+from moesim.engine.reference.engine import ReferenceEngine
 from moesim.errors import PolicyError
 
 SOME = settings(max_examples=40, deadline=None, derandomize=True, database=None)

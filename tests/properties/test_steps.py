@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from moesim.contract import Deployment, Dispatch
 from moesim.contract.steps import StepPlan
 from moesim.engine.passes import pass_of
-from moesim.engine.prelude import structure_of_pass
+from moesim.engine.programs.pre_expert import structure_of_pass
 from moesim.errors import InputError, MoesimError
 from moesim.scheduling.rounds import steps_of_job
 from moesim.workload.table import Job, RoutingTable

@@ -11,8 +11,8 @@ import strategies
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moesim.clock import SECOND, to_ps
 from moesim.contract import Dispatch
-from moesim.engine.clock import SECOND, to_ps
 from moesim.errors import PolicyError
 
 Knobs, Scripted, Stepwise, Restless, replace = worlds.Knobs, worlds.Scripted, worlds.Stepwise, worlds.Restless, worlds.replace

@@ -10,7 +10,7 @@ import pytest
 import moesim
 from moesim.report.page import write_page
 from moesim.results.compare import compare
-from moesim.scenario.run import compare_loaded, loaded, run_loaded, save_comparison
+from moesim.runs.run import compare_loaded, loaded, run_loaded, save_comparison
 from moesim.scenario.scenario import LoadedScenario
 
 EVIL = "<script>alert('x')</script> & \"quoted\" </style><img src=x onerror=alert(1)>"

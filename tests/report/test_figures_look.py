@@ -20,7 +20,7 @@ from moesim.report import figures
 from moesim.report.canvas import render
 from moesim.report.figures_policies import front
 from moesim.results.result import Result
-from moesim.scenario.run import loaded, run_loaded
+from moesim.runs.run import loaded, run_loaded
 
 LONG = "a_package.of_mine:TheBestPolicyThatAnyoneEverWroteForThis"
 RATE = "hardware.links.pcie.rate (GB/s)"

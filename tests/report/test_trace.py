@@ -15,10 +15,10 @@ import pytest
 
 import moesim
 from moesim.errors import InputError
-from moesim.report.timeline import write_trace
 from moesim.results.recorder import COUNTER
 from moesim.results.result import Result
-from moesim.scenario.run import loaded, run_loaded
+from moesim.results.timeline import write_trace
+from moesim.runs.run import loaded, run_loaded
 
 SMALL = {"workload.requests": 2, "workload.prompt": 24, "workload.output": 5}
 CASES = {

@@ -11,12 +11,12 @@ import pytest
 
 import moesim
 from moesim import cli
+from moesim.explain.rows import shown
 from moesim.hardware.bill import bill, machine_price
 from moesim.hardware.lane_words import lane_words
 from moesim.progress import bar
 from moesim.results.table import run_table
 from moesim.scenario import load
-from moesim.scenario.explain_rows import shown
 
 SMALL = {"workload.requests": 2, "workload.prompt": 16, "workload.output": 3}
 

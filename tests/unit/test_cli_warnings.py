@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from moesim.experiment.pools import outcomes
+from moesim.runs.pools import outcomes
 from moesim.terminal import plain_warnings
 
 MODEL = (

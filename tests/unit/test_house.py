@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "moesim"
 BASE = {
+    "clock",
     "errors",
     "files",
     "strict_json",
@@ -26,6 +27,7 @@ BASE = {
     "terminal",
     "writing",
     "cache",
+    "version",
     "jit",
 }
 MAY_IMPORT = {
@@ -40,12 +42,15 @@ MAY_IMPORT = {
     "policies": BASE | {"model", "hardware", "runtime", "workload", "contract"},
     "scheduling": BASE | {"model", "hardware", "runtime", "workload", "contract", "policies"},
     "engine": BASE | {"model", "hardware", "runtime", "workload", "contract", "policies", "scheduling", "results"},
-    "scenario": BASE | {"model", "hardware", "runtime", "workload", "contract", "policies", "scheduling", "engine", "results"},
-    "calibrate": BASE | {"model", "hardware", "results", "scenario"},
+    "scenario": BASE | {"model", "hardware", "runtime", "workload", "contract", "policies", "scheduling", "results"},
+    "fit": BASE | {"hardware"},
+    "calibrate": BASE | {"model", "hardware", "results", "scenario", "fit"},
 }
-MAY_IMPORT["experiment"] = MAY_IMPORT["scenario"] | {"scenario"}
-MAY_IMPORT["exports"] = MAY_IMPORT["scenario"] | {"scenario"}
-MAY_IMPORT["validation"] = MAY_IMPORT["experiment"] | {"experiment"}
+MAY_IMPORT["runs"] = MAY_IMPORT["scenario"] | {"scenario", "engine"}
+MAY_IMPORT["explain"] = MAY_IMPORT["scenario"] | {"scenario"}
+MAY_IMPORT["experiment"] = MAY_IMPORT["runs"] | {"runs"}
+MAY_IMPORT["exports"] = MAY_IMPORT["runs"] | {"runs"}
+MAY_IMPORT["validation"] = MAY_IMPORT["experiment"] | {"experiment", "fit"}
 SINGLE_IMPORTER = {"simpy": "engine", "yaml": "scenario", "matplotlib": "report", "numba": "jit"}
 LATE = {  # imports inside functions that go against the grain, on purpose
     ("results", "report"),  # `Result.plot_timeline` and `save(timeline=True)` draw through the report
@@ -152,10 +157,10 @@ READERS = {
     "report/page.py": "style and script inside the package",
     "policies/page.py": "a page of the checkout",
     "calibrate/machine.py": "the files of the kernel",
-    "experiment/fingerprint.py": "moesim's own code",
+    "runs/fingerprint.py": "moesim's own code",
     "experiment/sweep.py": "JSON that was written a line before",
     "jit.py": "moesim's own code",
-    "workload/kept.py": "its own cache, whose files are checked by their seal",
+    "workload/draws/kept.py": "its own cache, whose files are checked by their seal",
 }
 """Modules that may open files or parse documents themselves, and which."""
 

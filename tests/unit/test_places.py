@@ -58,7 +58,7 @@ def test_names_become_names_of_folders(here: Path, capsys: pytest.CaptureFixture
 def test_a_comparison_keeps_the_runs_before_one_that_fails(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from moesim.scenario import run
+    from moesim.runs import run
 
     (here / "a.yaml").write_text(SMALL)
     words = ["compare", "a.yaml", "--policies", "lru,on_demand", "--out", "out", "--jobs", "1"]

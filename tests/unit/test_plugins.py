@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 EVIL = """
 from pathlib import Path
 Path("/tmp/IMPORTED").write_text("")
-from moesim.policies.on_demand import OnDemand
+from moesim.policies.baselines.on_demand import OnDemand
 class Mine(OnDemand):
     "A policy that says when it is imported."
     margin: float = 1.0
@@ -161,7 +161,7 @@ BROKEN = {
     "no type": ("Mine = 1\n", r"'broken:Mine' is not a class"),
     "no policy": ("class Mine: pass\n", r"'broken:Mine' is no policy"),
     "class body": (
-        "\nfrom moesim.policies.on_demand import OnDemand\nclass Mine(OnDemand):\n    x: object() = 1\n",
+        "\nfrom moesim.policies.baselines.on_demand import OnDemand\nclass Mine(OnDemand):\n    x: object() = 1\n",
         r"broken\.py:\d+: ",
     ),
 }
@@ -196,7 +196,7 @@ def test_a_plug_in_that_fails_is_one_line_with_its_place(
 
 def test_a_policy_that_needs_parameters_is_told(stranger: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (stranger / "needy.py").write_text(
-        "from moesim.policies.on_demand import OnDemand\nclass Mine(OnDemand):\n    margin: float\n"
+        "from moesim.policies.baselines.on_demand import OnDemand\nclass Mine(OnDemand):\n    margin: float\n"
     )
     assert cli.main(["compare", "plain.yaml", "--policies", "needy:Mine,lru"]) == 2
     assert capsys.readouterr().err == (

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from moesim.results.compare import compare
+from moesim.runs.run import compare_loaded
 from moesim.scenario import load
-from moesim.scenario.run import compare_loaded
 
 FOLDER = Path(__file__).resolve().parents[2] / "scenarios" / "compare"
 SMALL = {"workload.requests": 8, "workload.prompt": 32, "workload.output": 3}

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from moesim.fit import cpu as fit_cpu
+from moesim.fit import published
 from moesim.hardware import Cpu
-from moesim.hardware.fit import cpu as fit_cpu
-from moesim.hardware.fit import published
 from moesim.validation import CaseResult, registry, reproduce
 from moesim.validation.components import cpu, cxl, gpu, links, paging
 from moesim.validation.parts import data_folder, machine, profile

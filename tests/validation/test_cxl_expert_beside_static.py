@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from moesim.runs.run import run_loaded
 from moesim.scenario import load
-from moesim.scenario.run import run_loaded
 
 QWEN = "cxl_expert/qwen3-30b"
 SMALL: dict[str, Any] = {"workload.prompt": 32, "workload.output": 4}

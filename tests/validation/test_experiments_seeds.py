@@ -10,8 +10,8 @@ import pytest
 
 from moesim.experiment.plan import read
 from moesim.experiment.sweep import run_sweep
+from moesim.explain.explain import explain
 from moesim.scenario import catalogue, load
-from moesim.scenario.explain import explain
 
 PCIE, PAGEABLE, BUSY, CXL_C, NVME = 24.8, 18.6, 12.0, 18.0, 3.5
 """GB/s: the link of the A100, pinned or not, a busy DRAM, the slowest CXL device, the SSD."""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from moesim.hardware.fit import dense, gpu, memory, points
+from moesim.fit import dense, gpu, memory, points
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 pytestmark = pytest.mark.skipif(not (DATA / "kernels").exists(), reason="measured kernel tables are not beside the checkout")

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from moesim.results.result import Result
+from moesim.runs.run import run_loaded
 from moesim.scenario import load
-from moesim.scenario.run import run_loaded
 
 SMALL: dict[str, Any] = {"workload.requests": 1, "workload.prompt": 32, "workload.output": 8}
 

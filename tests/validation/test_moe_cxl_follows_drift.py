@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from moesim.results.result import Result
+from moesim.runs.run import run_loaded
 from moesim.scenario import load
-from moesim.scenario.run import run_loaded
 
 SMALL: dict[str, Any] = {
     "model": {

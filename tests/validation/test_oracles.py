@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from moesim.engine.lanes import serve
+from moesim.engine.programs.lanes import serve
 from moesim.validation import CaseResult, registry, reproduce
 from moesim.validation.oracles import costs, queues, runs
 

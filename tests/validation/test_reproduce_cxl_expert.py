@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from moesim.experiment.threshold import sweep_threshold
-from moesim.scenario.run import loaded, run
+from moesim.runs.run import loaded, run
 from moesim.validation import CaseResult, reproduce
 from moesim.validation.cxl_expert import claims
 from moesim.validation.cxl_expert import table as paper
 from moesim.validation.cxl_expert.inputs import INPUTS
 from moesim.validation.waterfall import Step, beside, fall
-from moesim.workload.zipf import expected_counts
+from moesim.workload.routing.zipf import expected_counts
 
 LOAD = 200e6 / 32e9 + 100e-9
 READ_BACK = 1024 * 4 / 32e9 + 100e-9

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 
 from moesim.streams import Streams
-from moesim.workload import likeness, measures
-from moesim.workload.fit import TARGETS, like, residuals
 from moesim.workload.jobs import Offline
-from moesim.workload.presets import PRESETS
-from moesim.workload.profile import HeldOut, OtherTasks
-from moesim.workload.profile import Uniform as NoProfile
-from moesim.workload.record import read_record
+from moesim.workload.routing.presets import PRESETS
+from moesim.workload.routing.profile import HeldOut, OtherTasks
+from moesim.workload.routing.profile import Uniform as NoProfile
+from moesim.workload.routing.record import read_record
+from moesim.workload.routing.trace import Trace
+from moesim.workload.routing.zipf import Uniform
+from moesim.workload.statistics import likeness, measures
+from moesim.workload.statistics.fit import TARGETS, like, residuals
 from moesim.workload.table import distinct
-from moesim.workload.trace import Trace
-from moesim.workload.zipf import Uniform
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "routing"
 recorded = pytest.mark.skipif(not DATA.is_dir(), reason=f"recorded routing is not there: {DATA}")

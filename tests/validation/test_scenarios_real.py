@@ -10,8 +10,8 @@ import pytest
 
 from moesim.errors import InputError
 from moesim.results.result import Result
+from moesim.runs.run import run
 from moesim.scenario import load
-from moesim.scenario.run import run
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "../shared/data/routing"

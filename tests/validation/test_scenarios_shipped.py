@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from moesim.explain.explain import explain
 from moesim.results.result import Result
+from moesim.runs.run import compare_loaded, run
 from moesim.scenario import LoadedScenario, check, load
-from moesim.scenario.explain import explain
-from moesim.scenario.run import compare_loaded, run
 
 SCENARIOS = Path(__file__).resolve().parents[2] / "scenarios"
 ALL = sorted(file for file in SCENARIOS.rglob("*.yaml") if "experiments" not in file.parts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from moesim.scenario.run import loaded, run
+from moesim.runs.run import loaded, run
 from moesim.validation import CaseResult, Row, reproduce
 from moesim.validation.systems import ktransformers as hybrid
 from moesim.validation.systems import resident_serving as resident

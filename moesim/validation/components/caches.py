@@ -9,8 +9,8 @@ import numpy as np
 
 from moesim.validation.case import Case, Findings, Row
 from moesim.validation.parts import NO_DATA, data_folder
-from moesim.workload.measures import lru_hits
-from moesim.workload.record import read_record
+from moesim.workload.routing.record import read_record
+from moesim.workload.statistics.measures import lru_hits
 
 __all__ = ["CASE"]
 

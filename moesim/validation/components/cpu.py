@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from moesim.arrays import FloatArray
+from moesim.fit import cpu, published
 from moesim.hardware import Kernel
-from moesim.hardware.fit import cpu, published
 from moesim.validation.case import Case, Explanation, Findings, Row
 from moesim.validation.parts import Curve, picture, worst
 
@@ -21,7 +21,7 @@ __all__ = ["CROSSOVER", "CURVES", "FORMATS"]
 EXPERT = 3 * 7168 * 2048 * 2.0
 """Bytes of a DeepSeek-V3 expert in BF16, and its FLOP per token."""
 FITTED = published.CPU_TOKENS[::2]
-"""Tokens per expert of the points that a curve is fitted on: every second one, see `hardware.fit.cpu.curve`."""
+"""Tokens per expert of the points that a curve is fitted on: every second one, see `moesim.fit.cpu.curve`."""
 LABELS = {"amx_tuned": "KTransformers AMX", "amx_stock": "PyTorch AMX", "avx512": "PyTorch AVX-512"}
 
 

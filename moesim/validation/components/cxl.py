@@ -10,7 +10,7 @@ import numpy as np
 from moesim.contract import Costs
 from moesim.hardware import System
 from moesim.model import load_named
-from moesim.policies import closed_forms
+from moesim.policies.kit import closed_forms
 from moesim.validation.case import Case, Findings, Row
 from moesim.validation.parts import machine, worst
 

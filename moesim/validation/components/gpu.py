@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from moesim.arrays import FloatArray
+from moesim.fit import gpu as fits
+from moesim.fit import points, published
+from moesim.fit.solve import Parameter, least_squares, named
 from moesim.hardware import Gpu
-from moesim.hardware.fit import gpu as fits
-from moesim.hardware.fit import points, published
-from moesim.hardware.fit.solve import Parameter, least_squares, named
 from moesim.model import load_named
 from moesim.validation.case import Case, Findings, Row
 from moesim.validation.parts import NO_DATA, Curve, data_folder, machine, picture, worst

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from moesim.engine.clock import to_ps
+from moesim.clock import to_ps
+from moesim.fit import copies, published
 from moesim.hardware import Link, System
-from moesim.hardware.fit import copies, published
-from moesim.scenario.run import run
+from moesim.runs.run import run
 from moesim.validation.case import Case, Findings, Row
 from moesim.validation.oracles import toy
 from moesim.validation.oracles.queues import side_by_side

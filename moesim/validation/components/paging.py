@@ -13,8 +13,8 @@ import numpy as np
 
 from moesim.arrays import FloatArray
 from moesim.contract import Costs
+from moesim.fit.solve import Parameter, least_squares
 from moesim.hardware import Cpu
-from moesim.hardware.fit.solve import Parameter, least_squares
 from moesim.model import load_named
 from moesim.validation.case import Case, Explanation, Findings, Row
 from moesim.validation.parts import Curve, machine, picture, worst

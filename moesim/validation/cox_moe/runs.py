@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field, SerializeAsAny
 
 from moesim.contract import Deployment, Dispatch, Policy, Problem, View, Visit
-from moesim.scenario.run import loaded, problem_of, run_loaded
+from moesim.runs.run import loaded, problem_of, run_loaded
 from moesim.scenario.scenario import LoadedScenario
 from moesim.validation.cox_moe.account import pass_seconds
 from moesim.validation.pace import Pace

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from moesim.experiment.threshold import PERCENT, Sweep, sweep_threshold
-from moesim.scenario.run import loaded, run
+from moesim.runs.run import loaded, run
 from moesim.validation.case import Case, Exhibit, Explanation, Findings, Row
 from moesim.validation.cxl_expert.inputs import INPUTS
 from moesim.validation.cxl_expert.table import PRINTED, SCHEME

@@ -12,7 +12,7 @@ import numpy as np
 
 from moesim.arrays import IntArray
 from moesim.spec import Spec
-from moesim.workload.zipf import expected_counts
+from moesim.workload.routing.zipf import expected_counts
 
 __all__ = ["INPUTS", "Inputs"]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from moesim.policies.moe_cxl import MoeCxl
-from moesim.scenario.run import loaded, problem_of, run
+from moesim.policies.near_data.moe_cxl import MoeCxl
+from moesim.runs.run import loaded, problem_of, run
 from moesim.validation.case import Case, Findings
 from moesim.validation.moe_cxl.ablations import ablations
 from moesim.validation.moe_cxl.finding import Finding, table

@@ -13,9 +13,9 @@ import numpy as np
 from moesim.arrays import BoolArray
 from moesim.contract import Problem
 from moesim.engine import simulate
-from moesim.policies.moe_cxl import MoeCxl
-from moesim.policies.moe_cxl_history import SequenceHistory
-from moesim.scenario.run import loaded, problem_of
+from moesim.policies.near_data.moe_cxl import MoeCxl
+from moesim.policies.near_data.moe_cxl_history import SequenceHistory
+from moesim.runs.run import loaded, problem_of
 from moesim.validation.moe_cxl.setups import DRAM
 from moesim.workload.table import RoutingTable
 

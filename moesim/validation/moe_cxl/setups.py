@@ -13,7 +13,7 @@ from typing import Any
 
 from moesim.contract import Deployment, Problem
 from moesim.results.result import Result
-from moesim.scenario.run import loaded, problem_of, run_loaded
+from moesim.runs.run import loaded, problem_of, run_loaded
 from moesim.validation.moe_cxl.account import Account, account
 from moesim.validation.parts import profile
 

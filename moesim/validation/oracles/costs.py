@@ -10,8 +10,8 @@ from typing import Any
 from moesim.contract import Costs
 from moesim.hardware import Interleaved, System
 from moesim.model import load_named
-from moesim.policies import closed_forms
-from moesim.scenario.run import run
+from moesim.policies.kit import closed_forms
+from moesim.runs.run import run
 from moesim.validation.case import Case, Findings, Row
 from moesim.validation.oracles import toy
 

@@ -11,11 +11,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.engine.clock import to_ps
-from moesim.engine.kernel_engine import KernelEngine
-from moesim.engine.lanes import serve
-from moesim.engine.program import Operation, Program
-from moesim.policies import closed_forms
+from moesim.clock import to_ps
+from moesim.engine.kernel.engine import KernelEngine
+from moesim.engine.programs.lanes import serve
+from moesim.engine.programs.program import Operation, Program
+from moesim.policies.kit import closed_forms
 from moesim.results.statistics import Interval, t_interval
 from moesim.streams import Streams
 from moesim.validation.case import Case, Findings, Row

@@ -12,17 +12,17 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from moesim.contract import Deployment, Problem
-from moesim.policies import closed_forms
-from moesim.policies.on_demand import OnDemand
-from moesim.scenario.run import loaded, run, run_loaded
+from moesim.policies.baselines.on_demand import OnDemand
+from moesim.policies.kit import closed_forms
+from moesim.runs.run import loaded, run, run_loaded
 from moesim.streams import Streams
 from moesim.validation.case import Case, Findings, Row
 from moesim.validation.oracles import toy
 from moesim.workload.jobs import Offline
-from moesim.workload.profile import Uniform as NoProfile
-from moesim.workload.shared import Shared
+from moesim.workload.routing.profile import Uniform as NoProfile
+from moesim.workload.routing.shared import Shared
+from moesim.workload.routing.zipf import Uniform, Zipf
 from moesim.workload.table import RoutingTable, distinct
-from moesim.workload.zipf import Uniform, Zipf
 
 __all__ = ["COALESCING", "DEFERRAL", "DISTINCT", "UPLOAD_BOUND"]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from moesim.scenario.run import loaded
+from moesim.runs.run import loaded
 from moesim.validation.case import Case, Findings, Row
 from moesim.validation.runtimes.single import Setting, single, spread, value
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from moesim.hardware import NearDataUnit
-from moesim.scenario.run import loaded, run_loaded
+from moesim.runs.run import loaded, run_loaded
 from moesim.validation.case import Case, Explanation, Findings, Row
 from moesim.validation.parts import worst
 

@@ -14,7 +14,7 @@ import numpy as np
 from moesim.arrays import FloatArray
 from moesim.contract import Problem
 from moesim.model import Architecture
-from moesim.scenario.run import loaded, problem_of, run_loaded
+from moesim.runs.run import loaded, problem_of, run_loaded
 from moesim.scenario.scenario import LoadedScenario
 from moesim.validation.case import Case, Explanation, Findings, Row
 

@@ -5,7 +5,7 @@ Knows no scenario: the engine keeps weights outside the experts on the GPU, and 
 
 from __future__ import annotations
 
-from moesim.policies.flexgen_model import OPT_30B, T4_HOST, Shares, Split, layer_seconds, throughput
+from moesim.policies.streaming.flexgen_model import OPT_30B, T4_HOST, Shares, Split, layer_seconds, throughput
 from moesim.validation.case import Case, Findings, Row
 
 __all__ = ["CASE", "PUBLISHED"]

@@ -11,7 +11,7 @@ from typing import Any
 
 from moesim.contract import Costs
 from moesim.results.result import Result
-from moesim.scenario.run import loaded, run_loaded
+from moesim.runs.run import loaded, run_loaded
 from moesim.validation.case import Case, Findings, Row
 
 __all__ = ["CASE", "PUBLISHED", "fitted_rate"]

@@ -12,9 +12,9 @@ from typing import Any, Literal
 import numpy as np
 
 from moesim.contract import Problem
-from moesim.policies.layer_costs import LayerCosts
-from moesim.policies.lia_vector import price, seconds
-from moesim.scenario.run import loaded, problem_of, run_loaded
+from moesim.policies.in_place.lia_vector import price, seconds
+from moesim.policies.kit.layer_costs import LayerCosts
+from moesim.runs.run import loaded, problem_of, run_loaded
 from moesim.validation.case import Case, Findings, Row
 
 __all__ = ["CASE", "PUBLISHED", "by_equations"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import cache
 
 from moesim.contract import Costs
-from moesim.scenario.run import loaded
+from moesim.runs.run import loaded
 from moesim.validation.case import Case, Explanation, Findings, Row
 from moesim.validation.pace import decode_step, prefill
 from moesim.validation.parts import worst

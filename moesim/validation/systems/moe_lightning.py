@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import cache, partial
 from typing import Any, NamedTuple
 
-from moesim.scenario.run import loaded, problem_of
+from moesim.runs.run import loaded, problem_of
 from moesim.validation.case import Case, Findings, Row
 from moesim.validation.pace import BLIND, Pace, decode_step, pace, prefill, through_point
 from moesim.validation.parts import worst

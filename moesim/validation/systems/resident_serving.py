@@ -13,9 +13,9 @@ import numpy as np
 
 from moesim.arrays import FloatArray
 from moesim.contract import Costs
-from moesim.policies.closed_forms import distinct_experts
+from moesim.policies.kit.closed_forms import distinct_experts
 from moesim.results.result import Result
-from moesim.scenario.run import loaded, run_loaded
+from moesim.runs.run import loaded, run_loaded
 from moesim.validation.case import Case, Explanation, Findings, Row
 from moesim.validation.parts import profile
 

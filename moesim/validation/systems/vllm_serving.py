@@ -13,7 +13,7 @@ import numpy as np
 
 from moesim.arrays import FloatArray
 from moesim.results.result import Result
-from moesim.scenario.run import loaded, run_loaded
+from moesim.runs.run import loaded, run_loaded
 from moesim.validation.case import Case, Findings, Row
 from moesim.validation.parts import NO_DATA, data_folder
 from moesim.validation.systems.vllm_seconds import LEVELS, Seconds, blocks_of_stamps, exhibit, levels_at

@@ -1,7 +1,7 @@
 """Reads what other tools write about requests and routing, and writes it as the files that workloads read.
 
-Requests become a CSV with `arrival_s, prompt_tokens, output_tokens`, routing of tokens a record (see `moesim.workload.record`),
-counts of experts a popularity table (see `moesim.workload.csvfile`).
+Requests become a CSV with `arrival_s, prompt_tokens, output_tokens`, routing of tokens a record (see
+`moesim.workload.routing.record`), counts of experts a popularity table (see `moesim.workload.csvfile`).
 """
 
 from __future__ import annotations

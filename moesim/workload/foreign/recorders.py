@@ -1,4 +1,4 @@
-"""Routing that recorders write token by token or layer by layer, as a record (see `moesim.workload.record`).
+"""Routing that recorders write token by token or layer by layer, as a record (see `moesim.workload.routing.record`).
 
 Knows SGLang's recorder of tokens, moe-sim's events and ESFT's logs.
 """

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from moesim.errors import excerpt
-from moesim.workload.arrival_trace import PREFIX_ROW, PREFIX_TOKENS
 from moesim.workload.foreign.imported import Imported
 from moesim.workload.foreign.lines import Lines
+from moesim.workload.requests.arrival_trace import PREFIX_ROW, PREFIX_TOKENS
 
 __all__ = ["azure", "dynamo", "mooncake", "requests_of"]
 

@@ -1,4 +1,4 @@
-"""Routing that servers return with their answers, as a record of whole sequences (see `moesim.workload.record`).
+"""Routing that servers return with their answers, as a record of whole sequences (see `moesim.workload.routing.record`).
 
 Knows vLLM's and SGLang's answers.
 """

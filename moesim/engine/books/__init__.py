@@ -1,0 +1,1 @@
+"""What a run did, summed: bytes, hits, work, quality, energy and cost."""

@@ -1,0 +1,134 @@
+"""What each kind of operation did: FLOP, bytes and seconds by phase and device, and the roofs of the devices; for rooflines.
+
+Adds up; decides and times nothing. Seconds are those of the cost models, each operation alone on its device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from moesim.arrays import FloatArray, IntArray
+from moesim.contract import Deployment, PhasePlan, Problem
+from moesim.engine.passes import Part, Pass, core_work
+from moesim.engine.programs.attention import Core, cpu_share
+from moesim.results.recorder import SECOND, Recorder
+
+__all__ = ["ExpertWork", "Operations", "roofs"]
+
+_MANY = 2.0**50
+"""FLOP or bytes beside which fixed costs of a kernel do not count."""
+
+
+class Operations:
+    """Enters the work of a run into its breakdown."""
+
+    def __init__(self, problem: Problem, deployment: Deployment, recorder: Recorder) -> None:
+        self._problem, self._deployment, self._recorder = problem, deployment, recorder
+        self._kept = kept = recorder.breakdown
+        self._phase = ""
+        self._known: dict[tuple[str, str, bytes], float] = {}
+        """Seconds of projections and the like by what passes them."""
+        kept.roofs.update(roofs(problem))
+
+    def dense(self, one: Pass, sets: Sequence[Sequence[Core]]) -> None:
+        """Everything of a pass with the cores `sets` outside the routed experts, and the phase for the visits that follow."""
+        problem, self._phase = self._problem, one.phase
+        if not problem.job.attention:
+            return
+        model, costs, gpu = problem.model, problem.costs.bare, problem.system.gpu_name
+        whole, hidden = one.new_tokens.sum(keepdims=True), model.token_bytes
+        for cores in sets:
+            self._projections(cores)
+        for part in one.parts:
+            self._core(part, self._deployment.plan.of(part.phase))
+        sizes = (model.router_flops, model.router_bytes, hidden)
+        self._gemm("router", gpu, whole, problem.layers, sizes, lambda _, tokens: costs.router(tokens))
+        if model.n_dense:
+            sizes = (model.dense_flops, model.dense_bytes, 2 * hidden)
+            self._gemm("dense layers", gpu, whole, model.n_dense, sizes, lambda _, tokens: costs.dense(tokens))
+        if one.sampled:
+            sizes = (model.head_flops, model.head_bytes, hidden)
+            self._gemm("LM head", gpu, np.array([one.sampled]), 1, sizes, lambda _, tokens: costs.head(tokens))
+
+    def _projections(self, cores: Sequence[Core]) -> None:
+        """Projections around cores that share a chain."""
+        model, costs, layers, plan = self._problem.model, self._problem.costs.bare, self._problem.model.layers, cores[0].plan
+        pieces = np.sum([core.tokens for core in cores], axis=0)
+        qkv, core_out, hidden = model.qkv_activation_bytes, model.core_activation_bytes, model.token_bytes
+        sizes = (model.qkv_flops, model.qkv_bytes, hidden + qkv)
+        self._gemm("QKV projection", plan.projections, pieces, layers, sizes, costs.projections)
+        sizes = (model.output_flops, model.output_bytes, core_out + hidden)
+        self._gemm("output projection", plan.output, pieces, layers, sizes, costs.output)
+
+    def _gemm(
+        self,
+        name: str,
+        device: str,
+        tokens: IntArray,
+        layers: int,
+        sizes: tuple[float, float, float],
+        seconds: Callable[[str, IntArray], FloatArray],
+    ) -> None:
+        """Adds `layers` times `tokens` [n] through one projection; `sizes`: FLOP per token, weights, bytes per token."""
+        flops, weights, crossing = sizes
+        number = float(tokens.sum())
+        nbytes = len(tokens) * weights + number * crossing
+        key = name, device, tokens.tobytes()
+        if key not in self._known:
+            self._known[key] = float(seconds(device, tokens).sum())
+        taken = self._known[key]
+        self._recorder.rounded += layers * len(tokens)
+        self._kept.operate(self._phase, device, name, layers * number * flops, layers * nbytes, layers * taken)
+
+    def _core(self, part: Part, plan: PhasePlan) -> None:
+        costs, problem, device = self._problem.costs.bare, self._problem, plan.core
+        flops, nbytes = core_work(problem.model, part)
+        tier = problem.gpu_tier if device == problem.system.gpu_name else self._deployment.plan.kv
+        taken = costs.core(device, flops, nbytes, part.phase, tier)
+        self._recorder.rounded += taken.size * (2 if cpu_share(self._deployment.plan.decode) else 1)
+        sums = (float(values.sum()) for values in (flops, nbytes, taken))
+        self._kept.operate(self._phase, device, "attention core", *sums)
+
+    def experts(self, phase: str, work: ExpertWork) -> None:
+        """Adds the experts that a device computed in a pass. Launches and hand-overs are in the time."""
+        if work.time:
+            flops = work.flops + work.pairs * self._problem.model.expert_flops
+            self._kept.operate(phase, work.device, "experts", flops, work.nbytes, work.time / SECOND)
+
+
+class ExpertWork(NamedTuple):
+    """Experts that a device computed: (token, expert) pairs, bytes of weights read, ps, and FLOP of shared experts."""
+
+    device: str
+    pairs: int
+    nbytes: float
+    time: int
+    flops: float = 0.0
+
+
+def roofs(problem: Problem) -> dict[str, tuple[float, float]]:
+    """Device -> the most bytes per second and FLOP per second that any of its cost models reaches on this machine.
+
+    A price per token has no roof of its own; a device that has nothing else is left out.
+    """
+    system, model = problem.system, problem.model
+    found: dict[str, tuple[float, float]] = {}
+    for name in problem.devices:
+        device: Any = system.devices[name]
+        tokens = _MANY / model.expert_flops
+        rates = [
+            _MANY / float(device.gemm_time(_MANY, 0.0)),
+            _MANY / float(device.core_time(_MANY, 0.0, "prefill")),
+            _MANY / float(device.expert_time(np.float64(tokens), model.expert_bytes, model.expert_flops)),
+        ]
+        streams = [_MANY / float(device.gemm_time(0.0, _MANY)), _MANY / float(device.core_time(0.0, _MANY, "decode"))]
+        weights = float(device.expert_time(np.float64(1e-9), model.expert_bytes, model.expert_flops))
+        if getattr(device.experts, "kind", "") != "per_token" and weights > 0:
+            streams.append(model.expert_bytes / weights)
+        if all(map(math.isfinite, (max(streams), max(rates)))):
+            found[name] = (max(streams), max(rates))
+    return found

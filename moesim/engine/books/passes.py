@@ -1,0 +1,198 @@
+"""Turns what the engine counted in a pass into bytes, hits and shares of the critical path, and writes them into the recorder.
+
+Adds up at the end of a pass; takes no decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from moesim.arrays import FloatArray, IntArray
+from moesim.contract import Problem
+from moesim.engine.books.operations import ExpertWork, Operations
+from moesim.engine.books.sums import VisitBooks
+from moesim.engine.kernel import kernel as k
+from moesim.engine.kernel.visit_tables import Helper, VisitTables
+from moesim.engine.programs.attention import Chain
+from moesim.engine.programs.durations import Placement, usage_of
+from moesim.engine.programs.plan_visit import VisitWork
+from moesim.engine.programs.pre_expert import Structure
+from moesim.results.recorder import Recorder
+
+__all__ = ["Ledger", "PassSums"]
+
+
+class PassSums(NamedTuple):
+    """Of one pass: (token, expert) pairs, those whose weights were there, and uploads."""
+
+    activations: int
+    hits: int
+    uploads: int
+
+
+class Ledger:
+    """Running sums of one run. Arrays are [L, E]; times in ps."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        placement: Placement,
+        tables: VisitTables,
+        books: VisitBooks,
+        recorder: Recorder,
+        operations: Operations,
+    ) -> None:
+        self._problem, self._placement, self._tables, self._books = problem, placement, tables, books
+        self._recorder, self._operations = recorder, operations
+
+    def critical(self, shares: Mapping[str, int], part: str, layer: int | None) -> None:
+        """Adds lane -> ps of the critical path: in a part of a MoE layer (`attention`, `experts`), or behind all (None)."""
+        for lane, time in shares.items():
+            self._recorder.critical[lane] = self._recorder.critical.get(lane, 0) + int(time)
+            if layer is not None:
+                self._recorder.breakdown.hold(part, lane, layer, time)
+
+    def attention(self, structure: Structure) -> None:
+        """Adds the bytes of the transfers around attention in one pass, and of weights other than routed experts."""
+        layers = [*(layer for group in structure.layers for layer in group), *structure.trailing]
+        moving = [[chain for chain in chains if any(stage.usage for stage in chain.sides())] for chains in structure.chains]
+        for layer in layers:
+            for chain in moving[layer.kind]:
+                self._chain(chain)
+        copies = [copy for layer in layers for copy in layer.copies]
+        for copy in (*copies, *structure.head_copies, *structure.rows):
+            self._recorder.count_move(dict(copy.usage), copy.nbytes, "demand")
+
+    def _chain(self, chain: Chain) -> None:
+        for stage in chain.sides():
+            if stage.usage:
+                self._recorder.count_move(stage.usage, max(stage.usage.values()), stage.cause)
+
+    def visits(self, work: VisitWork, counts: IntArray, layers: IntArray) -> None:
+        """Enters visits with `counts` [V, E] of MoE layers `layers` [V] of overlapping layers into the books."""
+        books, helpers = self._books, self._tables.helpers
+        shape = (self._problem.layers, self._problem.experts)
+
+        def by_layer(values: IntArray) -> IntArray:
+            sums = np.zeros((shape[0], *values.shape[1:]), dtype=np.int64)
+            np.add.at(sums, layers, values)
+            return sums
+
+        for sort, values in (
+            (k.B_VISITS, np.ones(len(layers), dtype=np.int64)),
+            (k.B_ACTIVATIONS, counts.sum(axis=1)),
+            (k.B_HITS, work.hits),
+            (k.B_DISTINCT, np.count_nonzero(counts, axis=1)),
+            (k.B_UPLOADS, work.uploads),
+            (k.B_TOKENS, counts),
+            (k.B_MISSED, work.missed),
+            (k.B_COPIES, work.up.astype(np.int64)),
+        ):
+            books.add(sort, by_layer(values))
+        runs = np.zeros((len(helpers) + 1, *shape), dtype=np.int64)
+        sides = np.zeros((len(helpers), k.SIDE_BOOKS), dtype=np.int64)
+        on_gpu = counts > 0
+        for part in work.sides:
+            place = next(number for number, helper in enumerate(helpers) if helper.index == part.side.index)
+            runs[place] = by_layer(part.runs.astype(np.int64))
+            sent = np.minimum(part.tokens, work.tokens)
+            sides[place] = int(part.tokens.sum()), int(sent.sum()), int(part.work.sum())
+            on_gpu = on_gpu & ~part.runs
+        runs[-1] = by_layer(on_gpu.astype(np.int64))
+        books.add(k.B_RUNS, runs)
+        books.add(k.B_SIDES, sides)
+        read_back = int(work.tokens[work.ids > 0].sum())
+        on_gpu_ps = int(work.gpu_first.sum() + work.gpu_after.sum())
+        books.add(k.B_GPU, np.array([int(work.gpu_tokens.sum()), on_gpu_ps, read_back]))
+
+    def close_pass(self, phase: str, lanes: Iterable[str]) -> PassSums:
+        """Writes what the books hold of a pass into the recorder, copies priced by where they lie now."""
+        recorder, books = self._recorder, self._books
+        visits, activations, hits, distinct, uploads = books.take(
+            k.B_VISITS, k.B_ACTIVATIONS, k.B_HITS, k.B_DISTINCT, k.B_UPLOADS
+        )
+        sums = recorder.layers
+        for total, more in (
+            (sums.visits, visits), (sums.activations, activations), (sums.hits, hits), (sums.distinct, distinct),
+            (sums.uploads, uploads),
+        ):  # fmt: skip
+            total += more
+        recorder.layer_visits += int(visits.sum())
+        tokens, missed = books.take(k.B_TOKENS, k.B_MISSED)
+        recorder.breakdown.tokens += tokens.reshape(recorder.breakdown.tokens.shape)
+        recorder.breakdown.missed += missed.reshape(recorder.breakdown.missed.shape)
+        self._times(list(lanes))
+        self._moves_and_work(phase, int(activations.sum()), int(visits.sum()), int(uploads.sum()))
+        return PassSums(int(activations.sum()), int(hits.sum()), int(uploads.sum()))
+
+    def _times(self, lanes: list[str]) -> None:
+        """Times of layers, and what held them up meanwhile."""
+        recorder, layers = self._recorder, self._problem.layers
+        time, critical = self._books.take(k.B_TIME, k.B_CRITICAL)
+        attention, experts = time.reshape(2, layers)
+        recorder.layers.attention += attention
+        recorder.layers.experts += experts
+        held = critical.reshape(2, layers, k.MOST_LANES)
+        every = np.arange(layers)
+        for part, name in enumerate(("attention", "experts")):
+            for number in np.flatnonzero(held[part].any(axis=0)).tolist():
+                lane, times = lanes[number], held[part, :, number]
+                recorder.critical[lane] = recorder.critical.get(lane, 0) + int(times.sum())
+                recorder.breakdown.hold(name, lane, every, times)
+
+    def _moves_and_work(self, phase: str, activations: int, visits: int, uploads: int) -> None:
+        """Bytes of uploads, of weights read in place and of activations; and what devices did."""
+        problem, recorder, books, helpers = self._problem, self._recorder, self._books, self._tables.helpers
+        kinds = self._placement.kinds()
+        copies, runs, odd_copies, odd_runs, gpu, sides = books.take(
+            k.B_COPIES, k.B_RUNS, k.B_ODD_COPIES, k.B_ODD_RUNS, k.B_GPU, k.B_SIDES
+        )
+        shape = (problem.layers, problem.experts)
+        for (tier, nbytes), number in zip(kinds, self._by_kind(copies.reshape(shape), odd_copies).tolist(), strict=True):
+            if number:
+                path = problem.costs.path(tier, problem.gpu_tier)
+                recorder.count_move(usage_of(path.usage, nbytes * number), nbytes * number, "demand")
+        if gpu[k.G_IDS] and self._tables.down is not None:
+            read_back = float(gpu[k.G_IDS]) * self._tables.id_bytes
+            recorder.count_move(usage_of(self._tables.down.usage, read_back), read_back, "routing")
+        by_device = runs.reshape(len(helpers) + 1, *shape)
+        odd = odd_runs.reshape(len(helpers) + 1, -1)
+        for place, helper in enumerate(helpers):
+            self._helper(
+                phase, helper, self._by_kind(by_device[place], odd[place]), sides[place * k.SIDE_BOOKS :][: k.SIDE_BOOKS]
+            )
+        name = problem.system.gpu_name
+        recorder.expert_tokens[name] = recorder.expert_tokens.get(name, 0) + int(gpu[k.G_TOKENS])
+        read = self._nbytes(self._by_kind(by_device[-1], odd[-1])) + visits * problem.model.shared_bytes
+        shared = activations / max(problem.model.top_k, 1) * problem.model.shared_flops
+        recorder.rounded += int(by_device[-1].sum()) + int(odd[-1].sum()) + uploads + visits
+        self._operations.experts(phase, ExpertWork(name, int(gpu[k.G_TOKENS]), read, int(gpu[k.G_TIME]), shared))
+
+    def _helper(self, phase: str, helper: Helper, runs: FloatArray, sums: IntArray) -> None:
+        problem, recorder = self._problem, self._recorder
+        tokens, sent_tokens, time = sums.tolist()
+        if tokens:
+            recorder.expert_tokens[helper.name] = recorder.expert_tokens.get(helper.name, 0) + tokens
+        self._operations.experts(phase, ExpertWork(helper.name, tokens, self._nbytes(runs), time))
+        if not helper.near_data:
+            for (tier, nbytes), number in zip(self._placement.kinds(), runs.tolist(), strict=True):
+                if number:
+                    usage = usage_of(problem.costs.reach(helper.name, tier).usage, nbytes * number)
+                    for resource, drawn in usage.items():
+                        recorder.moved[resource] = recorder.moved.get(resource, 0.0) + drawn
+        sent = sent_tokens * self._tables.token_bytes
+        if sent:
+            recorder.count_move(usage_of(helper.out.usage, sent), sent, "activation")
+            recorder.count_move(usage_of(helper.back.usage, sent), sent, "activation")
+
+    def _by_kind(self, values: IntArray, odd: IntArray) -> FloatArray:
+        """[kinds] sums of `values` [L, E] over the experts of each kind, and `odd` ones of other kinds."""
+        total: FloatArray = self._placement.kind_sums(values)
+        total[: len(odd)] += odd
+        return total
+
+    def _nbytes(self, by_kind: FloatArray) -> float:
+        return float(by_kind @ np.array([nbytes for _, nbytes in self._placement.kinds()]))

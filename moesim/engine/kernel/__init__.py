@@ -1,0 +1,1 @@
+"""The compiled engine: programs timed on flat buffers."""

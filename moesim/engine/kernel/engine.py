@@ -1,0 +1,244 @@
+"""The kernel as an engine: packs programs for it, keeps its buffers large enough, and answers what others ask.
+
+The same questions as `reference.ReferenceEngine`. Compiled where numba is there and the run repays it, else plain Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from moesim import jit
+from moesim.arrays import IntArray
+from moesim.clock import beyond
+from moesim.engine.books.sums import VisitBooks
+from moesim.engine.kernel import kernel as k
+from moesim.engine.kernel.buffers import Buffers
+from moesim.engine.kernel.visit_tables import VisitTables
+from moesim.engine.kernel.visits import Stretch, Template
+from moesim.engine.programs.program import Program, packed
+from moesim.errors import MoesimError
+
+__all__ = ["KernelEngine"]
+
+
+class KernelEngine:
+    """Times a program in the kernel."""
+
+    def __init__(self, program: Program, capacity: Mapping[str, float], *, compiled: bool, item_rows: bool = False) -> None:
+        self.program = program
+        self._kernel: Any = jit.compiled(k) if compiled else k.PLAIN
+        self._buffers = Buffers(capacity, arrays=compiled)
+        self._arrays = compiled
+        self._place: dict[int, int] = {}
+        """Number of an operation -> its place in the buffers."""
+        self._taken_in = 0
+        self._buffers.M[k.ITEM_ROWS] = int(item_rows)  # every item is a stretch of its own, for a timeline
+        self._P, self._PF, self._slots, self._path = self._ints(1), self._fixed([0.0], float), self._ints(1), self._ints(1)
+        self._sums = self._ints(k.MOST_LANES)
+        self._needs = (0, 0, 0)
+        self._roomy = -1
+        """Length of the tables for which there is room."""
+
+    @property
+    def now(self) -> int:
+        """ps since the start."""
+        return int(self._buffers.M[k.NOW])
+
+    @property
+    def moments(self) -> int:
+        """Moments at which anything ended."""
+        return int(self._buffers.M[k.MOMENTS])
+
+    def submit(self) -> None:
+        """Takes in what the program has got since the last call."""
+        first, last = self._taken_in, len(self.program)
+        if first == last:
+            return
+        operations = [self.program.operations[number] for number in range(first, last)]
+        form = packed(operations, self._buffers.resources, self._place, first)
+        self._buffers.reserve(last - first, form.heirs, form.items, len(self.program.lanes))
+        slots = self._ints(last - first)
+        self._kernel.load(
+            self._buffers.M, self._buffers.F, self._fixed(form.numbers), self._fixed(form.floats, float), slots, 0, 0, 0
+        )
+        self._place.update(zip(range(first, last), map(int, slots), strict=True))
+        self._taken_in = last
+
+    def run(self, number: int) -> None:
+        """Runs the clock until an operation has ended, to the end of that moment's first phase."""
+        while (status := self._kernel.advance(self._buffers.M, self._buffers.F, self._place[number])) != 0:
+            self._mend(status)
+
+    def _mend(self, status: int) -> None:
+        """Makes room where the log is full; raises where the run cannot go on."""
+        if status == k.STALLED:
+            raise MoesimError("operations wait for each other and none can start; please report it")
+        if status == k.TOO_LONG:
+            raise beyond(f"an operation on {list(self.program.lanes)[int(self._buffers.M[k.BEYOND]) - 1]}")
+        self._buffers.grow_log()
+
+    def set_pool(self, number: int, free: int) -> None:
+        """A pool has `free` slots from now on."""
+        self._buffers.M[self._buffers.M[k.AT_POOL] + number * k.POOL_WIDTH + k.FREE] = free
+
+    def _field(self, number: int, field: int) -> int:
+        at, width = self._buffers.M[k.AT_OP], self._buffers.M[k.OP_WIDTH]
+        return int(self._buffers.M[at + self._place[number] * width + field])
+
+    def ended(self, number: int) -> bool:
+        """Whether an operation has ended."""
+        return self._field(number, k.STATE) == k.ENDED
+
+    def end(self, number: int) -> int:
+        """When an operation ended, ps; -1 before."""
+        return self._field(number, k.END)
+
+    def items(self, number: int) -> int:
+        """Items of an operation that have ended."""
+        return self._field(number, k.NEXT)
+
+    def withdraw(self, number: int) -> bool:
+        """Takes an operation back of which nothing has begun; False if it is too late."""
+        return bool(self._kernel.withdraw(self._buffers.M, self._place[number]))
+
+    def hasten(self, number: int, priority: int, label: int = 0) -> bool:
+        """Gives what has not begun another priority and label, behind what waits there; False if it is too late."""
+        return bool(self._kernel.hasten(self._buffers.M, self._place[number], priority, label))
+
+    def mark(self) -> None:
+        """Paths are asked for from now on only."""
+        self._kernel.clear_log(self._buffers.M, self._buffers.F)
+
+    def critical(self, number: int, begin: int) -> list[tuple[int, int, int]]:
+        """(lane, from, to) of the path from `begin` to the end of an operation, in order of time; see the reference."""
+        path = self._ints(3 * (int(self._buffers.M[k.LOG_USED]) + 1))
+        length = self._kernel.critical(self._buffers.M, self._place[number], begin, path)
+        found = path[: 3 * length].tolist() if self._arrays else path[: 3 * length]
+        return [(found[j], found[j + 1], found[j + 2]) for j in range(3 * length - 3, -1, -3)]
+
+    def forget(self, numbers: Iterable[int]) -> None:
+        """These operations have ended and are not asked for any more."""
+        places = [self._place.pop(number) for number in numbers]
+        self._kernel.release(self._buffers.M, np.array(places, dtype=np.int64) if self._arrays else places, len(places))
+
+    def busy(self) -> list[int]:
+        """ps at work of every lane so far, what runs now counted up to now."""
+        M, sums = self._buffers.M, []
+        for lane in range(len(self.program.lanes)):
+            at = M[k.AT_LANE] + lane * k.LANE_WIDTH
+            sums.append(int(M[at + k.BUSY] + (M[k.NOW] - M[at + k.ITEM_START] if M[at + k.RUN] >= 0 else 0)))
+        return sums
+
+    def idle(self, lane: int) -> bool:
+        """Nothing runs or waits on a lane."""
+        M, at = self._buffers.M, self._buffers.M[k.AT_LANE] + lane * k.LANE_WIDTH
+        return M[at + k.RUN] < 0 and all(M[at + k.QUEUE + 2 * priority] < 0 for priority in range(k.PRIORITIES))
+
+    def backlog(self, lane: int) -> int:
+        """ps of work, each operation alone, that runs or waits on a lane."""
+        return int(self._kernel.backlog(self._buffers.M, self._buffers.F, lane))
+
+    def backlogs(self) -> list[int]:
+        """The backlog of every lane; empty where nothing runs or waits on any."""
+        if len(self._sums) < len(self.program.lanes):
+            self._sums = self._ints(len(self.program.lanes))
+        if not self._kernel.backlogs(self._buffers.M, self._buffers.F, self._sums):
+            return []
+        return [int(self._sums[lane]) for lane in range(int(self._buffers.M[k.LANES]))]
+
+    def stretches(self, *, last: bool = False) -> list[Stretch]:
+        """What lanes have done since `mark`; what may go on is left out, or for the `last` time cut at this moment."""
+        M, F = self._buffers.M, self._buffers.F
+        current = set()
+        for lane in range(len(self.program.lanes)):
+            at = M[k.AT_LANE] + lane * k.LANE_WIDTH
+            if M[at + k.RUN] >= 0 and last:
+                row = M[k.AT_LOG] + M[at + k.ROW] * k.ROW_WIDTH
+                M[row + k.ROW_END] = M[k.NOW]  # what is under way has moved nothing that counts
+            elif not last and (M[at + k.RUN] >= 0 or M[at + k.FREED] == M[k.NOW]):
+                current.add(int(M[at + k.ROW]))
+        rows = []
+        for row in range(int(M[k.LOG_USED])):
+            at = M[k.AT_LOG] + row * k.ROW_WIDTH
+            if row not in current:
+                before = int(M[at + k.ROW_BEFORE])
+                lane_before = -1 if before < 0 else int(M[M[k.AT_LOG] + before * k.ROW_WIDTH + k.ROW_LANE])
+                start, lane, label, end = (int(M[at + f]) for f in (k.ROW_START, k.ROW_LANE, k.ROW_LABEL, k.ROW_END))
+                rows.append(
+                    Stretch(lane, label, start, end, float(F[M[k.AT_LOG_RATE] + row] * M[at + k.ROW_SERVED]), lane_before)
+                )
+        return rows
+
+    # Visits
+
+    def begin_pass(self, tables: VisitTables, books: VisitBooks, templates: Sequence[Template], visits: IntArray) -> None:
+        """What the visits of a pass share; `walk` starts with the first of them."""
+        self._tables, self._books, self._visits = tables, books, self._fixed(visits)
+        forms = [packed(template.operations, self._buffers.resources, {}) for template in templates]
+        sizes = [(len(template.operations), form.items, form.heirs) for template, form in zip(templates, forms, strict=True)]
+        self._template_room = tuple(max(part) for part in zip(*sizes, strict=True)) if sizes else (0, 0, 0)
+        numbers: list[int] = [0]
+        floats: list[float] = [0.0]
+        index: list[int] = [0] * (not templates)
+        for template, form in zip(templates, forms, strict=True):
+            index += (len(numbers), len(form.numbers), len(floats), len(template.operations), form.items)
+            index += (template.known, template.stored)
+            numbers += form.numbers
+            floats += form.floats
+        self._templates = self._fixed(numbers), self._fixed(floats, float), self._fixed(index)
+        self._cursor = self._ints(k.CURSOR)
+        self._roomy = -1
+
+    def _make_room(self, tables: VisitTables) -> None:
+        """For the largest visit that there can be."""
+        T, experts, resources = tables.T, int(tables.T[k.T_EXPERTS]), len(self._buffers.resources)
+        kinds = range(int(T[k.T_AT_KINDS]), int(T[k.T_AT_KINDS]) + int(T[k.T_KINDS]) * k.KIND_WIDTH, k.KIND_WIDTH)
+        chunks = max([int(T[at + k.K_CHUNKS]) for at in kinds], default=1)
+        operations = 2 * experts + 3 * int(T[k.T_SIDES]) + 4
+        items = experts * (chunks + int(T[k.T_PIECES]))
+        ops, template_items, heirs = self._template_room
+        self._needs = operations + ops, 2 * operations + heirs, items + template_items
+        size = operations * (k.PACKED + resources + 2) + items + 16
+        if len(self._P) < size:
+            self._P, self._PF = self._ints(size), self._fixed([0.0] * (operations * (resources + 1)), float)
+        if len(self._slots) < operations + ops:
+            self._slots = self._ints(operations + ops)
+
+    def walk(self, rows: IntArray, stop: int, last: int) -> int:
+        """Walks visits up to number `last` - 1, or to the stage `stop`; the stage reached. `rows` are read from `ROUTED` on."""
+        if self._roomy != (kinds := len(self._tables.T)):
+            self._roomy = kinds
+            self._make_room(self._tables)
+        self._buffers.reserve(*self._needs, len(self.program.lanes))
+        fixed, B, tables = self._fixed(rows), self._buffers, self._tables
+        while True:
+            if len(self._path) < 3 * int(B.M[k.LOG_SIZE]) + 3:
+                self._path = self._ints(3 * int(B.M[k.LOG_SIZE]) + 3)
+            status = self._kernel.walk(
+                B.M, B.F, tables.T, tables.TF, tables.X, self._books.B, self._P, self._PF, self._cursor, fixed, self._visits,
+                self._slots, self._path, *self._templates, last, stop,
+            )  # fmt: skip
+            if status not in (k.LOG_FULL, k.STALLED, k.TOO_LONG):
+                return int(status)
+            self._mend(status)
+
+    def run_until_known(self) -> None:
+        """Within a visit that has been built: until the host knows the routing."""
+        place = int(self._cursor[k.C_KNOWN])
+        while place >= 0 and (status := self._kernel.advance(self._buffers.M, self._buffers.F, place)) != 0:
+            self._mend(status)
+
+    def place_of(self, number: int) -> int:
+        """How a visit refers to an operation."""
+        return self._place[number]
+
+    def _ints(self, size: int) -> Any:
+        return np.zeros(size, dtype=np.int64) if self._arrays else [0] * size
+
+    def _fixed(self, values: Any, kind: type = int) -> Any:
+        if not self._arrays:
+            return values if isinstance(values, list) else values.tolist()
+        return np.ascontiguousarray(values, dtype=np.int64 if kind is int else np.float64)

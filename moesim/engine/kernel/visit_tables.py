@@ -1,0 +1,158 @@
+"""The machine as the kernel's visit builder reads it: devices, lanes, what copies draw, and times by number of tokens.
+
+Built from cost models once a run, and again where homes change; knows no clock and no routing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim.arrays import IntArray
+from moesim.clock import to_ps
+from moesim.contract import Deployment, Foresight, Problem, Serial
+from moesim.engine.kernel import kernel as k
+from moesim.engine.programs.durations import Placement, queue_of
+from moesim.hardware import Path
+
+__all__ = ["Helper", "VisitTables"]
+
+
+class Helper:
+    """A device that computes experts beside the GPU, and the ways its activations take."""
+
+    def __init__(self, problem: Problem, index: int) -> None:
+        self.index, self.name = index, problem.devices[index]
+        calls, memory = problem.costs.calls(self.name), problem.memory_of(self.name)
+        self.out, self.back = problem.costs.path(problem.gpu_tier, memory), problem.costs.path(memory, problem.gpu_tier)
+        self.sync, self.launch, self.fused = (
+            int(to_ps(calls.hand_over, f"a hand-over to {self.name}")),
+            int(to_ps(calls.apart, f"a call to {self.name}")),
+            calls.fused,
+        )
+        self.before = int(to_ps(calls.before, f"a call to {problem.system.gpu_name}"))
+        """ps by which each call to the GPU holds it up: its thread launches those first."""
+        self.near_data = index in problem.ndp_index.values()
+
+
+class VisitTables:
+    """`T`, `TF` and `X` of the kernel."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        deployment: Deployment,
+        placement: Placement,
+        foresight: Foresight | None,
+        lane: Callable[[str], int],
+        arrays: bool,
+    ) -> None:
+        self._serial = 0
+        self._problem, self._deployment, self._placement, self._lane, self._arrays = (
+            problem,
+            deployment,
+            placement,
+            lane,
+            arrays,
+        )
+        self._resources = {name: number for number, name in enumerate(problem.system.resources())}
+        self._gpu = problem.costs.calls(problem.system.gpu_name)
+        self._together, self._apart = (int(to_ps(s, f"a call to {problem.system.gpu_name}")) for s in self._gpu[2:4])
+        self._prediction = int(to_ps(foresight.seconds, "a prediction")) if foresight else 0
+        self.token_bytes = problem.model.expert_token_bytes / deployment.activation_compression
+        self.down = problem.costs.path(problem.gpu_tier, problem.main_memory) if problem.system.host_tiers else None
+        """The way on which the host reads routing back."""
+        self.id_bytes = 4.0 * problem.model.top_k
+        """Expert ids of one token, 32 bits each."""
+        self.helpers = [Helper(problem, i) for i in range(len(problem.devices)) if i != problem.gpu_index]
+        self.T: Any = []
+        self.TF: Any = []
+        self.X: Any = []
+        self._tokens = -1
+        self.refresh()
+
+    def refresh(self) -> None:
+        """After the kinds of copies have changed."""
+        ints, floats = [0] * k.T_HEADER, [0.0]
+        problem, kinds = self._problem, self._placement.kinds()
+        width = k.S_READS + 3 * len(kinds)
+        at_sides = k.T_HEADER
+        at_kinds = at_sides + len(self.helpers) * width
+        ints += [0] * (len(self.helpers) * width + len(kinds) * k.KIND_WIDTH)
+
+        def draws(at: int, usage: Iterable[tuple[str, float]], unit: float) -> None:
+            pairs = [(self._resources[resource], factor * unit) for resource, factor in usage if factor * unit > 0]
+            ints[at : at + 3] = len(ints), len(pairs), len(floats)
+            ints.extend(resource for resource, _ in pairs)
+            floats.extend(nbytes for _, nbytes in pairs)
+
+        for s, helper in enumerate(self.helpers):
+            at = at_sides + s * width
+            ints[at + k.S_DEVICE], ints[at + k.S_LANE] = helper.index, self._lane(helper.name)
+            ints[at + k.S_OUT], ints[at + k.S_BACK] = self._lane(queue_of(helper.out)), self._lane(queue_of(helper.back))
+            ints[at + k.S_SYNC], ints[at + k.S_LAUNCH], ints[at + k.S_FUSED] = helper.sync, helper.launch, int(helper.fused)
+            ints[at + k.S_BEFORE], ints[at + k.S_NEAR] = helper.before, int(helper.near_data)
+            draws(at + k.S_OUT_DRAWS, helper.out.usage, self.token_bytes)
+            draws(at + k.S_BACK_DRAWS, helper.back.usage, self.token_bytes)
+            for number, (tier, nbytes) in enumerate(kinds):
+                reads = () if helper.near_data or tier == problem.gpu_tier else problem.costs.reach(helper.name, tier).usage
+                draws(at + k.S_READS + 3 * number, reads, nbytes)
+        for number, (tier, nbytes) in enumerate(kinds):
+            at, path = at_kinds + number * k.KIND_WIDTH, problem.costs.path(tier, problem.gpu_tier)
+            away = tier != problem.gpu_tier
+            pieces = self._placement.pieces
+            ints[at + k.K_CHUNKS] = int(problem.costs.chunks(nbytes, tier, problem.gpu_tier, pieces)) if away else pieces
+            draws(at + k.K_DRAWS, path.usage if away else (), nbytes)
+        if self.down is not None:
+            draws(k.T_IDS, self.down.usage, self.id_bytes)
+        up = queue_of(problem.costs.path(problem.main_memory, problem.gpu_tier))
+        header = {
+            k.T_GPU: problem.gpu_index, k.T_GPU_LANE: self._lane(problem.system.gpu_name), k.T_UP: self._lane(up),
+            k.T_DOWN: -1 if self.down is None else self._lane(queue_of(self.down)), k.T_APART: self._apart,
+            k.T_TOGETHER: self._together if self._gpu.fused else -1, k.T_PREDICTION: self._prediction,
+            k.T_SERIAL: self._serial, k.T_STAGING: self._deployment.plan.staging,
+            k.T_PIECES: self._placement.pieces, k.T_SIDES: len(self.helpers), k.T_KINDS: len(kinds), k.T_AT_SIDES: at_sides,
+            k.T_AT_KINDS: at_kinds, k.T_EXPERTS: problem.experts, k.T_LAYERS: problem.layers, k.T_DEVICES: len(problem.devices),
+        }  # fmt: skip
+        for field, value in header.items():
+            ints[field] = value
+        self.T, self.TF = self._fixed(ints), np.array(floats) if self._arrays else floats
+
+    def for_phase(self, phase: str) -> None:
+        """How the layers of the next pass go, by the plan of its phase."""
+        self._serial = int(isinstance(self._deployment.plan.of(phase).pipeline, Serial))
+        self.T[k.T_SERIAL] = self._serial
+
+    def for_tokens(self, most: int) -> None:
+        """Times for visits of up to `most` tokens."""
+        if most <= self._tokens:
+            return
+        self._tokens = most = max(64, 1 << int(most).bit_length())
+        tokens = np.arange(most + 1)
+        parts = [self.shared(tokens)]
+        parts.append(_crossing(self.down, tokens * self.id_bytes) if self.down is not None else np.zeros_like(tokens))
+        scratch = k.X_HEADER + 2 * len(self.helpers)
+        parts_at = scratch + 2 * len(self.helpers)
+        for helper in self.helpers:
+            parts += [_crossing(helper.out, tokens * self.token_bytes), _crossing(helper.back, tokens * self.token_bytes)]
+        offsets = [parts_at + number * len(tokens) for number in range(len(parts))]
+        head = [offsets[0], offsets[1], scratch, k.X_HEADER, *offsets[2:], *[0] * (2 * len(self.helpers))]
+        whole = np.concatenate([np.array(head, dtype=np.int64), *parts])
+        self.X = whole if self._arrays else whole.tolist()
+
+    def shared(self, tokens: IntArray) -> IntArray:
+        """[V] ps of the shared experts of visits of `tokens` [V] tokens."""
+        if not self._problem.model.shared_bytes:
+            return np.zeros(len(tokens), dtype=np.int64)
+        return to_ps(self._problem.costs.shared(tokens), "the shared experts")
+
+    def _fixed(self, numbers: list[int]) -> Any:
+        return np.array(numbers, dtype=np.int64) if self._arrays else numbers
+
+
+def _crossing(path: Path, nbytes: NDArray[np.floating[Any]]) -> IntArray:
+    """ps of activation copies of `nbytes` [V]; 0 where there is nothing to send."""
+    return to_ps(path.seconds(nbytes), f"a copy of activations from {path.source} to {path.target}")

@@ -1,0 +1,203 @@
+"""Durations of everything in a pass, for all layers and experts at once: [V, E] arrays computed before the layers are walked.
+
+Knows the cost models; knows neither policies nor events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim.arrays import FloatArray, IntArray
+from moesim.clock import LIMIT, SECOND, to_ps
+from moesim.contract import Problem
+from moesim.hardware import Path
+from moesim.units import format_bytes
+
+__all__ = ["ExpertTimes", "IntTimes", "Placement", "queue_of", "usage_of"]
+
+IntTimes = NDArray[np.int64]
+_TABLE_LIMIT = 4096
+"""Token counts up to this are looked up; above it (prefill) the models are evaluated directly."""
+
+
+class ExpertTimes(NamedTuple):
+    """Times [V, E] of the experts of V visits, each alone: seconds for policies, ps for the engine."""
+
+    gpu: FloatArray
+    cpu: FloatArray
+    ndp: FloatArray
+    copy: FloatArray
+    gpu_ps: IntTimes
+    cpu_ps: IntTimes
+    ndp_ps: IntTimes
+    copy_ps: IntTimes
+
+    def rows(self, some: slice) -> ExpertTimes:
+        """The times of some of the visits."""
+        gpu, cpu, ndp, copy, gpu_ps, cpu_ps, ndp_ps, copy_ps = self
+        return ExpertTimes(gpu[some], cpu[some], ndp[some], copy[some], gpu_ps[some], cpu_ps[some], ndp_ps[some], copy_ps[some])
+
+
+class _Kind(NamedTuple):
+    """Experts whose copies are equally large and lie in one tier share all costs."""
+
+    tier: str
+    nbytes: float
+
+
+class Placement:
+    """Where the master copies lie and what follows from it for costs; refreshed when a migration changes it."""
+
+    def __init__(self, problem: Problem, home: IntArray, expert_bytes: FloatArray, pieces: int = 1) -> None:
+        self.problem = problem
+        self.pieces = pieces
+        """Pieces in which each expert crosses into GPU memory."""
+        self.home = home
+        self.expert_bytes = expert_bytes
+        self._tables: dict[_Kind, tuple[FloatArray, FloatArray]] = {}
+        self._gpu_table: FloatArray = np.zeros(0)
+        self.version = 0
+        """Changes whenever kinds do."""
+        self.refresh()
+
+    def kind_of(self, layers: IntArray) -> IntArray:
+        """[V, E] kinds of the stored copies of MoE layers `layers` [V]."""
+        return np.asarray(self._kind_of[layers])
+
+    def refresh(self) -> None:
+        """Sorts the experts into kinds and prices a copy of each; call after `home` has changed."""
+        self.version += 1
+        pairs = np.stack([self.home.ravel().astype(np.float64), self.expert_bytes.ravel()])
+        unique, inverse = np.unique(pairs, axis=1, return_inverse=True)
+        self._kinds = [_Kind(self.problem.tiers[int(tier)], float(nbytes)) for tier, nbytes in unique.T]
+        self._kind_of: IntArray = inverse.reshape(self.home.shape)
+        self._price = [self._priced(kind) for kind in self._kinds]
+        self._copy: FloatArray = np.array(self._price)[self._kind_of]
+        self._copy_ps = to_ps(self._copy)
+
+    def kinds_of(self, layers: IntArray, nbytes: FloatArray) -> IntArray:
+        """[V, E] kinds of the copies that visits of MoE layers `layers` [V] ask for, of `nbytes` [V, E] bytes each."""
+        home = self.home[layers]
+        pairs = np.stack([home.ravel().astype(np.float64), nbytes.ravel()])
+        unique, inverse = np.unique(pairs, axis=1, return_inverse=True)
+        known = np.array([self._known(_Kind(self.problem.tiers[int(tier)], float(size))) for tier, size in unique.T])
+        return np.asarray(known[inverse.reshape(nbytes.shape)])
+
+    def _known(self, kind: _Kind) -> int:
+        """Number of a kind, which need not be one of the stored copies."""
+        if kind not in self._kinds:
+            self._kinds.append(kind)
+            self._price.append(self._priced(kind))
+            self.version += 1
+        return self._kinds.index(kind)
+
+    def _priced(self, kind: _Kind) -> float:
+        """Seconds of a copy into GPU memory; InputError where the clock does not hold them."""
+        target = self.problem.gpu_tier
+        seconds = float(self.problem.costs.copy(kind.nbytes, kind.tier, target, self.pieces))
+        to_ps(seconds, f"a copy of an expert ({format_bytes(kind.nbytes)}) from {kind.tier} to {target}")
+        return seconds
+
+    def times(self, counts: IntArray, layers: IntArray, kinds: IntArray | None = None) -> ExpertTimes:
+        """Times of visits with `counts` [V, E] of MoE layers `layers` [V], from copies of `kinds` [V, E] (None: the stored)."""
+        largest = int(counts.max(initial=0))
+        gpu = self._gpu(counts, largest)
+        cpu, ndp = self._host(counts, self._kind_of[layers] if kinds is None else kinds, largest)
+        copy = self._copy[layers] if kinds is None else np.array(self._price)[kinds]
+        copy_ps = self._copy_ps[layers] if kinds is None else to_ps(copy)
+        gpu_ps = to_ps(gpu, f"an expert with up to {largest:,} tokens on the GPU")
+        return ExpertTimes(gpu, cpu, ndp, copy, gpu_ps, _possible_ps(cpu), _possible_ps(ndp), copy_ps)
+
+    def upload(self, layer: int, experts: IntArray, kinds: IntArray | None = None) -> tuple[dict[str, float], IntTimes | None]:
+        """What uploading `experts` [n] of a layer draws [resource -> bytes], and chunks per copy [n] (None: one each).
+
+        `kinds` [E]: of the copies asked for, where they are not the stored ones; so in what follows, [V, E] for V visits.
+        """
+        usage: dict[str, float] = {}
+        chunks = np.ones(len(experts), dtype=np.int64)
+        kinds = self._kind_of[layer, experts] if kinds is None else kinds[experts]
+        for index, number in enumerate(np.bincount(kinds, minlength=len(self._kinds)).tolist()):
+            if number:
+                path = self.problem.costs.path(self._kinds[index].tier, self.problem.gpu_tier)
+                nbytes = self._kinds[index].nbytes
+                for resource, factor in path.usage:
+                    usage[resource] = usage.get(resource, 0.0) + factor * nbytes * number
+                chunks[kinds == index] = self.problem.costs.chunks(nbytes, path.source, path.target, self.pieces)
+        return usage, chunks if (chunks > 1).any() else None
+
+    def read_by(self, device: int, runs: NDArray[np.bool_], layer: int, kinds: IntArray | None = None) -> dict[str, float]:
+        """What a side device draws [resource -> bytes] by reading the weights of the experts `runs` [E] in place."""
+        usage: dict[str, float] = {}
+        if device in self.problem.ndp_index.values():
+            return usage  # reads inside its own memory, which nobody else sees
+        name = self.problem.devices[device]
+        kinds = self._kind_of[layer] if kinds is None else kinds
+        for index, number in enumerate(np.bincount(kinds[runs], minlength=len(self._kinds)).tolist()):
+            if number:
+                reach = self.problem.costs.reach(name, self._kinds[index].tier)
+                for resource, factor in reach.usage:
+                    usage[resource] = usage.get(resource, 0.0) + factor * self._kinds[index].nbytes * number
+        return usage
+
+    def kinds(self) -> list[tuple[str, float]]:
+        """(tier, bytes) of each kind of copy."""
+        return [(kind.tier, kind.nbytes) for kind in self._kinds]
+
+    def kind_sums(self, values: NDArray[Any], kinds: IntArray | None = None) -> FloatArray:
+        """[kinds] sums of `values` [L, E] over the experts of each kind."""
+        weights = values.ravel().astype(np.float64)
+        kinds = self._kind_of if kinds is None else kinds
+        return np.bincount(kinds.ravel(), weights=weights, minlength=len(self._kinds)).astype(np.float64)
+
+    def _gpu(self, counts: IntArray, largest: int) -> FloatArray:
+        if largest >= _TABLE_LIMIT:
+            return self.problem.costs.gpu(counts)
+        if largest >= len(self._gpu_table):
+            self._gpu_table = self.problem.costs.gpu(np.arange(_table_size(largest)))
+        return np.asarray(self._gpu_table[counts])
+
+    def _host(self, counts: IntArray, kinds: IntArray, largest: int) -> tuple[FloatArray, FloatArray]:
+        cpu, ndp = np.empty(counts.shape), np.empty(counts.shape)
+        for index, kind in enumerate(self._kinds):
+            where: slice | NDArray[np.bool_] = slice(None) if len(self._kinds) == 1 else kinds == index
+            cpu[where], ndp[where] = self._host_of(kind, counts[where], largest)
+        return cpu, ndp
+
+    def _host_of(self, kind: _Kind, counts: IntArray, largest: int) -> tuple[FloatArray, FloatArray]:
+        costs = self.problem.costs
+        if largest >= _TABLE_LIMIT:
+            return costs.cpu(counts, kind.tier, kind.nbytes), costs.ndp(counts, kind.tier, kind.nbytes)
+        table = self._tables.get(kind)
+        if table is None or largest >= len(table[0]):
+            tokens = np.arange(_table_size(largest))
+            table = (costs.cpu(tokens, kind.tier, kind.nbytes), costs.ndp(tokens, kind.tier, kind.nbytes))
+            self._tables[kind] = table
+        return table[0][counts], table[1][counts]
+
+
+def _table_size(largest: int) -> int:
+    """The next power of two above `largest`, so that a growing batch rebuilds a table a few times only."""
+    return int(min(max(64, 2 ** int(np.ceil(np.log2(largest + 1)))), _TABLE_LIMIT))
+
+
+def _possible_ps(seconds: FloatArray) -> IntTimes:
+    """ps, with -1 where the device cannot run the expert at all, or not before the clock ends."""
+    possible = seconds * SECOND < LIMIT
+    if possible.all():
+        return to_ps(seconds, "an expert")
+    return np.where(possible, to_ps(np.where(possible, seconds, 0.0), "an expert"), -1)
+
+
+def queue_of(path: Path) -> str:
+    """The queue that copies on this path stand in: a link's copy engine, or one of its own where no link is serial."""
+    return path.queue or f"{path.source}>{path.target}"
+
+
+def usage_of(path_usage: Mapping[str, float] | tuple[tuple[str, float], ...], nbytes: float) -> dict[str, float]:
+    """Resource -> bytes drawn by moving `nbytes` along a path."""
+    pairs = path_usage.items() if isinstance(path_usage, Mapping) else path_usage
+    return {resource: factor * nbytes for resource, factor in pairs}

@@ -1,0 +1,135 @@
+"""Visits on the reference engine: the kernel's walk, said plainly.
+
+The programs of visits come from the kernel's own builder; what they mean is for the reference to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from moesim.arrays import IntArray
+from moesim.engine.books.sums import VisitBooks
+from moesim.engine.kernel import kernel as k
+from moesim.engine.kernel.visit_tables import VisitTables
+from moesim.engine.kernel.visits import Stretch, Template
+from moesim.engine.programs.program import unpacked
+from moesim.engine.reference import state as reference_state
+from moesim.engine.reference.engine import ReferenceEngine
+
+__all__ = ["ReferenceWalk"]
+
+
+class ReferenceWalk(ReferenceEngine):
+    """The reference with the visits of a pass."""
+
+    _row = 0
+    _stage = k.BEFORE
+    _numbers: list[int]
+    _goal_number = _stored = _known = -1
+    _mark = 0
+
+    def begin_pass(self, tables: VisitTables, books: VisitBooks, templates: Sequence[Template], visits: IntArray) -> None:
+        """What the visits of a pass share; `walk` starts with the first of them."""
+        self._tables, self._books, self._templates = tables, books, templates
+        self._visits = visits.reshape(-1, k.V_WIDTH).tolist()
+        self._row, self._stage = 0, k.BEFORE
+
+    def walk(self, rows: IntArray, stop: int, last: int) -> int:
+        """Walks visits up to number `last` - 1, or to the stage `stop`; the stage reached. `rows` are read from `ROUTED` on."""
+        while self._row < last:
+            layer, _, template = self._visits[self._row]
+            if self._stage == k.BEFORE:
+                self.mark()
+                self._numbers, self._stored, self._mark = [], k.NOBODY, self.now
+                if template >= 0:
+                    self._attend(self._templates[template], layer)
+                self._stage = k.ROUTED
+                if stop == k.ROUTED:
+                    return k.ROUTED
+            if self._stage == k.ROUTED:
+                status = self._build(rows, layer)
+                if status:
+                    return status
+                self._stage = k.COMPUTING
+                if stop == k.COMPUTING:
+                    return k.COMPUTING
+            self.run(self._goal_number)
+            self._book(1, layer)
+            self.forget(self._numbers)
+            self.program.forget(self._numbers)
+            self._row, self._stage = self._row + 1, k.BEFORE
+            if stop == k.DONE_VISIT:
+                return k.DONE_VISIT
+        return k.DONE_VISIT
+
+    def _attend(self, template: Template, layer: int) -> None:
+        first = len(self.program)
+        for operation in template.operations:
+            number = self.program.add(replace(operation, after=[first + other for other in operation.after]))
+            self._numbers.append(number)
+        self.submit()
+        self._goal_number = first + template.known
+        if template.stored >= 0:
+            self._stored = -2 - (first + template.stored)
+        self.run(self._goal_number)
+        self._book(0, layer)
+        self._mark = self.now
+
+    def _build(self, rows: IntArray, layer: int) -> int:
+        """The expert part of the visit; what is wrong with its dispatch, or 0."""
+        T, numbers = self._tables.T, rows.tolist()
+        size = 4096 + 256 * len(numbers)
+        P, PF, C = [0] * size, [0.0] * size, [0] * k.CURSOR
+        C[k.C_STORED] = self._stored
+        tokens, row = self._visits[self._row][k.V_TOKENS], self._row - numbers[k.R_DATA]
+        status = k.PLAIN.build_visit(T, self._tables.TF, self._tables.X, self._books.B, P, PF, C, numbers, row, layer, tokens)
+        if status:
+            return int(status)
+        if T[k.T_STAGING] > 0:
+            self.set_pool(0, T[k.T_STAGING])
+        first = len(self.program)
+        for operation in unpacked(P, PF, list(self.capacity), first):
+            self._numbers.append(self.program.add(operation))
+        self.submit()
+        self._goal_number = first + C[k.C_END]
+        self._known = first + C[k.C_KNOWN] if C[k.C_KNOWN] >= 0 else -1
+        return 0
+
+    def run_until_known(self) -> None:
+        """Within a visit that has been built: until the host knows the routing."""
+        if self._known >= 0:
+            self.run(self._known)
+
+    def _book(self, part: int, layer: int) -> None:
+        B, L = self._books.B, self._tables.T[k.T_LAYERS]
+        B[B[k.B_TIME] + part * L + layer] += self.now - self._mark
+        for lane, start, end in self.critical(self._goal_number, self._mark):
+            B[B[k.B_CRITICAL] + (part * L + layer) * k.MOST_LANES + lane] += end - start
+
+    def place_of(self, number: int) -> int:
+        """How a visit refers to an operation."""
+        return number
+
+    def stretches(self, *, last: bool = False) -> list[Stretch]:
+        """What lanes have done since `mark`; what may go on is left out, or for the `last` time cut at this moment."""
+        going = [lane for lane in self.lanes if lane.running is not None or lane.freed == self.now]
+        current = [] if last else [lane.stretch for lane in going]
+        return [
+            row
+            for stretch in self.stretches_begun
+            if not any(stretch is other for other in current)
+            for row in self._rows(stretch)
+        ]
+
+    def _rows(self, stretch: reference_state.Stretch) -> Iterator[Stretch]:
+        """A row for each item; the one in service up to now, which has moved nothing that counts."""
+        what, start = stretch.operation.what, stretch.start
+        rate = max((rate for _, rate in stretch.operation.rates), default=0.0)
+        before = -1 if stretch.before is None else stretch.before.lane
+        for number, end in enumerate(stretch.ends):
+            yield Stretch(stretch.lane, what.label, start, end, rate * what.items[stretch.first_item + number], before)
+            start, before = end, stretch.lane
+        lane = self.lanes[stretch.lane]
+        if lane.running is not None and lane.stretch is stretch:
+            yield Stretch(stretch.lane, what.label, start, self.now, 0.0, before)

@@ -1,0 +1,1 @@
+"""Before a run: what fits where, rooflines, break-even points, ceilings."""

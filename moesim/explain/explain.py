@@ -1,0 +1,110 @@
+"""Explains a scenario before anything runs: what fits where, rooflines, break-even points, ceilings, where values come from.
+
+Asks the cost models and the scenario's policy; the engine and the routing of the run are not needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from moesim import plugins
+from moesim.arrays import FloatArray
+from moesim.contract import Problem
+from moesim.errors import InputError
+from moesim.explain import closed_forms as explain_closed_forms
+from moesim.explain import machine as explain_machine
+from moesim.explain import runtime as explain_runtime
+from moesim.explain import work as explain_work
+from moesim.explain.rows import Explanation, Quantity, Row, Section, to_json, to_text
+from moesim.explain.work import Plan
+from moesim.scenario.scenario import LoadedScenario, load
+from moesim.streams import Streams
+from moesim.workload.jobs import Offline
+from moesim.workload.routing.profile import Same
+from moesim.workload.table import Job
+
+__all__ = ["Explanation", "Quantity", "Row", "Section", "explain", "load_known", "to_json", "to_text"]
+
+
+STAND_IN = "on_demand"
+
+
+def load_known(
+    source: str | Path, *, sets: Sequence[str] = (), policy: str | None = None, seed: int | None = None
+) -> tuple[LoadedScenario, str]:
+    """The scenario, and why its policy is not asked: empty, unless it is a plug-in and these are not imported.
+
+    Another policy stands in then, so that everything else can be explained. InputError with every mistake.
+    """
+    try:
+        return load(source, sets=sets, policy=policy, seed=seed), ""
+    except InputError as error:
+        if any(mistake.path != "policy.kind" or plugins.UNJUDGED not in mistake.message for mistake in error.mistakes):
+            raise
+        unasked = error.mistakes[0].message
+    others = [text for text in sets if not text.strip().startswith("policy")]
+    return load(source, sets=others, policy=STAND_IN, seed=seed), unasked
+
+
+def explain(loaded: LoadedScenario, *, unasked: str = "") -> Explanation:
+    """Everything that follows from the machine, the model, the lengths and the profile, each with its formula.
+
+    A policy that cannot place the model does not end it: the section `What fits where` then says why; so it does where the
+    policy is not to be asked, for the reason `unasked`. Raises InputError only for what keeps the job itself from being made.
+    """
+    scenario = loaded.scenario
+    job, popularity = _job_and_profile(loaded)
+    rng = Streams(scenario.seed, scenario.replicate)["policy"]
+    problem = Problem(scenario.model, scenario.hardware, job, popularity, rng, runtime=scenario.runtime)
+    deployment, refusal = None, unasked
+    if not unasked:
+        try:
+            deployment = scenario.policy.deploy(problem)
+        except InputError as error:
+            refusal = f"The policy cannot place the model: {'; '.join(mistake.message for mistake in error.mistakes)}"
+    plan = Plan.of(problem, deployment, refusal)
+    origins = explain_machine.origins(loaded.data, loaded.provenance)
+    if problem.layers:
+        sections = (*_of_experts(plan), origins)
+    else:
+        sections = (explain_work.model(plan), explain_work.placement(plan), origins)
+    kind = "nobody" if unasked else str(getattr(scenario.policy, "kind", type(scenario.policy).__name__))
+    kept = tuple(section for section in sections if section.rows or section.note)
+    return Explanation(scenario.name, scenario.hardware.name or "this machine", scenario.model.name, kind, kept)
+
+
+def _of_experts(plan: Plan) -> tuple[Section, ...]:
+    """What there is to say of a model with experts."""
+    costs = plan.problem.costs
+    return (
+        explain_work.model(plan),
+        explain_work.placement(plan),
+        explain_work.batch(plan),
+        explain_machine.rooflines(costs),
+        explain_machine.times(costs),
+        explain_runtime.fixed_costs(costs),
+        explain_machine.uploads(costs),
+        explain_machine.break_even(costs),
+        explain_work.ceilings(plan),
+        explain_closed_forms.section(plan),
+        explain_machine.cxl(costs),
+    )
+
+
+def _job_and_profile(loaded: LoadedScenario) -> tuple[Job, FloatArray]:
+    """The job and the [L, E] profile, without the run's own routing wherever the profile can be had alone."""
+    scenario, workload = loaded.scenario, loaded.scenario.workload
+    if loaded.made is not None or not isinstance(workload, Offline) or isinstance(workload.profile, Same):
+        job, table = loaded.build()
+        return job, table.profile
+    streams, routing = Streams(scenario.seed, scenario.replicate), workload.routing
+    lengths = (workload.requests, workload.prompt, workload.output)
+    try:
+        job = routing.job(*lengths, scenario.model, streams, loaded.base, workload.profile)
+        nothing = np.zeros((job.layers, scenario.model.experts), dtype=np.int64)
+        return job, routing.learn(workload.profile, nothing, scenario.model, streams, loaded.base)
+    except InputError as error:
+        raise loaded.located(error) from None

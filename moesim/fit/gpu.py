@@ -1,0 +1,326 @@
+"""Fits of GPU kernels: fused MoE layers by tokens per expert, distinct experts and skew; GEMMs; attention while prefilling.
+
+Knows the measured tables and the cost models; a layer is `launch` plus the sum over its experts, as the engine adds them up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from moesim.arrays import BoolArray, FloatArray
+from moesim.fit import points, published
+from moesim.fit.loads import loads
+from moesim.fit.points import Layer
+from moesim.fit.solve import ALTERNATE, Fit, Parameter, Residuals, Values, alternate, least_squares
+from moesim.hardware.experts import Roofline, Table
+
+__all__ = [
+    "CACHED",
+    "GPUS",
+    "PARAMETERS",
+    "ExpertFit",
+    "GpuFacts",
+    "eager_experts",
+    "experts",
+    "peak",
+    "qwen_layer",
+    "roofline",
+]
+
+
+class GpuFacts(NamedTuple):
+    """What a data sheet says of a measured GPU."""
+
+    compute: float
+    """Dense BF16 peak, FLOP/s."""
+    bandwidth: float
+    """B/s of its memory."""
+    cache: float
+    """Bytes of the last-level cache."""
+    narrow: float
+    """Peak of 8-bit operands over that of BF16: 1 without such units."""
+
+
+GPUS = {
+    "a100_sxm": GpuFacts(312e12, 2039e9, 40e6, 1.0),
+    "h100_sxm": GpuFacts(989e12, 3350e9, 50e6, 2.0),
+    "h200_sxm": GpuFacts(989e12, 4800e9, 50e6, 2.0),
+    "l40s": GpuFacts(362.05e12, 864e9, 48e6, 2.0),
+    "rtx_pro_6000_server": GpuFacts(467.8e12, 1792e9, 128e6, 2.0),
+}
+"""System of the measured tables -> its data sheet.
+
+Source: aiconfigurator-core 0.12.0 systems/*.yaml (NVIDIA); caches: vendor data sheets.
+"""
+_OPERANDS = {"fp8": 1.0, "fp8_block": 1.0, "nvfp4": 2.0}
+"""Formats that are multiplied as they are -> times 8-bit peak; the others are unpacked to BF16."""
+CACHED = 1.5
+"""Rows whose active weights take less than this many last-level caches are left out: the benchmark repeats a call on the same
+weights, so part of them never leaves the cache, which no model with more than one layer can count on."""
+_OUTLIER = 0.25
+"""A shape whose rows of the fit are missed by more than this (median) runs on kernels unlike the others'."""
+PARAMETERS = (
+    Parameter("streaming", "", (0.85,), 0.2, 1.0),
+    Parameter("efficiency", "", (0.6,), 0.05, 1.0),
+    Parameter("half", "", (1.0, 30.0), 0.01, 300.0),
+    Parameter("q", "", (1.5,), 0.5, 10.0),
+    Parameter("activations", "", (5.0,), 0.01, 60.0),
+    Parameter("launch", "s", (2e-5,), 1e-6, 3e-4),
+)
+_NOTHING = 0.01
+"""Where the search for a parameter that may be 0 stops."""
+_LAW = "launch + sum over experts of ((W / (streaming B))^q + ((c + half) F / (efficiency P) + c A / B)^q)^(1/q)"
+
+
+class _Rows:
+    """Measured layers laid out for one evaluation: the (tokens, number of such experts) of all rows in a line."""
+
+    def __init__(self, rows: Sequence[Layer], bits: float) -> None:
+        found = [loads(row.tokens, row.experts, row.top_k, row.distribution) for row in rows]
+        self.rows = rows
+        self.seconds = np.array([row.seconds for row in rows])
+        lengths = np.array([len(load.tokens) for load in found])
+        self.starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+        self.tokens = np.concatenate([load.tokens for load in found])
+        self.number = np.concatenate([load.number for load in found])
+        weights = np.array([3.0 * row.hidden * row.width for row in rows])
+        self.active = np.array([load.active for load in found])
+        self.layer_bytes = self.active * weights * bits / 8
+        self.weights = np.repeat(weights * bits / 8, lengths)
+        self.flops = np.repeat(2.0 * weights, lengths)
+
+    def sums(self, each: FloatArray) -> FloatArray:
+        """[rows] sums over the experts of a row."""
+        return np.asarray(np.add.reduceat(each * self.number, self.starts))
+
+    def where(self, test: Callable[[Layer], bool]) -> BoolArray:
+        """[rows] those that pass."""
+        return np.array([test(row) for row in self.rows], dtype=np.bool_)
+
+
+@dataclass(frozen=True)
+class ExpertFit:
+    """A roofline for every shape, and interpolated tables for the shapes that it misses."""
+
+    fit: Fit
+    """Residuals of roofline and tables together, over all shapes."""
+    roofline: Roofline
+    launch: float
+    tables: dict[str, tuple[Table, float]]
+    """Model -> its table and launch in seconds."""
+    roofline_tested: Residuals
+    """Test rows by the roofline alone, the shapes with a table among them."""
+
+    def _seconds(self, rows: _Rows, rate: float, own: float, interpolated: bool) -> FloatArray:
+        stream = self.roofline.stream(own)
+        found = self.launch + rows.sums(self.roofline.seconds(rows.tokens, rows.weights, rows.flops, stream, rate, own))
+        for model, (table, launch) in self.tables.items() if interpolated else ():
+            other = launch + rows.sums(table.seconds(rows.tokens, rows.weights))
+            found = np.where(rows.where(lambda row, model=model: row.model == model), other, found)  # type: ignore[misc]
+        return found
+
+
+def peak(system: str, dtype: str) -> float:
+    """Dense peak in FLOP/s of the operands of a format."""
+    facts = GPUS[system]
+    return facts.compute * (facts.narrow * _OPERANDS[dtype] if dtype in _OPERANDS else 1.0)
+
+
+def roofline(values: Values) -> Roofline:
+    return Roofline.model_validate({name: value for name, value in values.items() if name != "launch"})
+
+
+@cache
+def experts(data: Path, system: str, dtype: str, framework: str | None = None, *, interpolate: bool = False) -> ExpertFit:
+    """Fused MoE layers of one GPU in one format: the fastest kernels of all frameworks, or those of one.
+
+    Split: of each distribution, the rows with more active weights than 1.5 last-level caches, by model, shape and tokens: every
+    second one from the first is fitted on. Shapes that the roofline misses by more than 25 % (median, rows of the fit) are left
+    to a table of their own: its points are the balanced rows of the fit. With `interpolate` every shape has a table.
+    """
+    facts, rate = GPUS[system], peak(system, dtype)
+    rows = _Rows(points.layers(data, system, dtype, framework), points.BITS[dtype])
+    large = rows.layer_bytes > CACHED * facts.cache
+    chosen = _split(rows, large)
+
+    def predict(values: Values) -> FloatArray:
+        roof = roofline(values)
+        each = roof.seconds(rows.tokens, rows.weights, rows.flops, roof.stream(facts.bandwidth), rate, facts.bandwidth)
+        return values["launch"] + rows.sums(each)
+
+    values = least_squares(predict, rows.seconds, chosen, PARAMETERS)
+    odd = sorted({row.model for row in rows.rows}) if interpolate else _outliers(rows, chosen, predict(values))
+    if odd and not interpolate:
+        values = least_squares(predict, rows.seconds, chosen & ~rows.where(lambda row: row.model in odd), PARAMETERS)
+    values.update({name: 0.0 for name in ("half", "activations") if values[name] <= _NOTHING})
+    tables = {model: table for model in odd if (table := _table(rows, chosen, model)) is not None}
+    blank, none = _blank(system, dtype, framework, values), Residuals.of([], [])
+    made = ExpertFit(blank, roofline(values), values["launch"], tables, none)
+    plain = made._seconds(rows, rate, facts.bandwidth, interpolated=False)
+    return _reported(made, rows, chosen, large, (plain, made._seconds(rows, rate, facts.bandwidth, interpolated=True)))
+
+
+def _split(rows: _Rows, large: BoolArray) -> BoolArray:
+    """[rows] rows of the fit: of each distribution every second one that is not held by the cache."""
+    chosen = np.zeros(len(rows.rows), dtype=np.bool_)
+    for distribution in sorted({row.distribution for row in rows.rows}):
+        here = np.flatnonzero(large & rows.where(lambda row, d=distribution: row.distribution == d))  # type: ignore[misc]
+        chosen[here[alternate(len(here))]] = True
+    return chosen
+
+
+def _outliers(rows: _Rows, chosen: BoolArray, predicted: FloatArray) -> list[str]:
+    """Models whose rows of the fit are missed by more than `_OUTLIER`; never more than half of the models."""
+    models = sorted({row.model for row in rows.rows})
+    missed = {}
+    for model in models:
+        here = chosen & rows.where(lambda row, model=model: row.model == model)  # type: ignore[misc]
+        missed[model] = Residuals.of(predicted[here], rows.seconds[here]).median
+    odd = [model for model in models if missed[model] > _OUTLIER]
+    return odd if len(odd) <= len(models) // 2 else []
+
+
+def _table(rows: _Rows, chosen: BoolArray, model: str) -> tuple[Table, float] | None:
+    """Table of one expert of `model` and the launch: from the balanced rows of the fit; None with fewer than four points.
+
+    Rows with one token per expert differ in their distinct experts alone: they give the launch and the first point.
+    """
+    balanced = rows.where(lambda row: row.model == model and row.distribution == "balanced")
+    here = np.flatnonzero(chosen & balanced).tolist()
+    if len(here) < 4:
+        return None
+    each = np.array([rows.rows[i].tokens * rows.rows[i].top_k for i in here]) / rows.active[here]
+    seconds, active = rows.seconds[here], rows.active[here]
+    single = each == 1.0
+    launch = 0.0
+    if len(set(active[single].tolist())) > 1:  # least squares of relative errors
+        columns = np.stack([1.0 / seconds[single], active[single] / seconds[single]], axis=1)
+        found = np.linalg.lstsq(columns, np.ones(int(single.sum())), rcond=None)[0][0]
+        launch = float(np.clip(found, 0.0, 0.5 * seconds.min()))
+    tokens = np.unique(each)
+    time = [float(np.exp(np.log((seconds - launch) / active)[each == c].mean())) for c in tokens.tolist()]
+    weights = 3.0 * rows.rows[here[0]].hidden * rows.rows[here[0]].width
+    stored = rows.layer_bytes[here[0]] / active[0] / weights
+    return Table(weights=weights * stored, tokens=tuple(tokens.tolist()), time=tuple(time)), launch
+
+
+def _blank(system: str, dtype: str, framework: str | None, values: dict[str, float]) -> Fit:
+    kernels = f"kernels of {framework}" if framework else "fastest kernels"
+    units = {parameter.name: parameter.unit for parameter in PARAMETERS}
+    split = "rows above 1.5 last-level caches: every second one of each distribution fitted, the others test"
+    none = Residuals.of([], [])
+    return Fit("GPU experts", f"{system} {dtype}, {kernels}", _LAW, values, units, points.MOE_SOURCE, split, none, none)
+
+
+def _reported(
+    made: ExpertFit, rows: _Rows, chosen: BoolArray, large: BoolArray, predicted: tuple[FloatArray, FloatArray]
+) -> ExpertFit:
+    """The fit with its residuals: by distribution, by shape, and of the rows left out."""
+    plain, best = predicted
+    test = large & ~chosen
+
+    def over(some: BoolArray, values: FloatArray = best) -> Residuals:
+        return Residuals.of(values[some], rows.seconds[some])
+
+    groups = {}
+    for key in ("distribution", "model"):
+        for name in sorted({getattr(row, key) for row in rows.rows}):
+            groups[name] = over(test & rows.where(lambda row, key=key, name=name: getattr(row, key) == name))  # type: ignore[misc]
+    if not large.all():
+        groups["left out: weights within 1.5 last-level caches"] = over(~large)
+    old, tokens = made.fit, rows.tokens[np.repeat(large, np.diff([*rows.starts, len(rows.tokens)]))]
+    fit = Fit(
+        old.component,
+        old.subject,
+        old.law,
+        old.parameters,
+        old.units,
+        old.source,
+        old.split,
+        over(chosen),
+        over(test),
+        {"tokens per expert": (float(tokens.min()), float(tokens.max()))},
+        groups,
+        _notes(made, over(test, plain)),
+    )
+    roof = Roofline(**{**made.roofline.model_dump(), "valid_tokens": fit.valid["tokens per expert"]})
+    return ExpertFit(fit, roof, made.launch, made.tables, over(test, plain))
+
+
+def _notes(made: ExpertFit, plain: Residuals) -> tuple[str, ...]:
+    if not made.tables:
+        return ()
+    odd = ", ".join(made.tables)
+    return (f"{odd}: kernels unlike the others', interpolated; by the roofline alone the test rows are {plain}",)
+
+
+def qwen_layer(data: Path) -> Fit:
+    """Cost of distinct experts: a Qwen3-30B-A3B layer on an RTX PRO 6000, tokens and distinct experts set apart."""
+    facts = GPUS["rtx_pro_6000_server"]
+    tokens, active, seconds = points.distinct_experts(data)
+    weights = 3.0 * 2048 * 768
+    large = active * weights * 2 > CACHED * facts.cache
+    chosen = np.zeros(len(seconds), dtype=np.bool_)
+    chosen[np.flatnonzero(large)[alternate(int(large.sum()))]] = True
+    each = tokens * 8 / active
+    wanted = [p for p in PARAMETERS if p.name != "activations"]  # one shape: activations and efficiency are one thing
+
+    def predict(values: Values) -> FloatArray:
+        roof = roofline(values)
+        one = roof.seconds(each, 2 * weights, 2 * weights, roof.stream(facts.bandwidth), facts.compute, facts.bandwidth)
+        return values["launch"] + active * one
+
+    values = least_squares(predict, seconds, chosen, wanted, robust=None)
+    found, test = predict(values), large & ~chosen
+    groups = {}
+    for number in np.unique(active[test]).tolist():
+        some = test & (active == number)
+        groups[f"{number:g} experts"] = Residuals.of(found[some], seconds[some])
+    groups["left out: weights within 1.5 last-level caches"] = Residuals.of(found[~large], seconds[~large])
+    return Fit(
+        "GPU experts",
+        "RTX PRO 6000, Qwen3-30B-A3B BF16, vLLM 0.19",
+        _LAW,
+        values,
+        {p.name: p.unit for p in wanted},
+        "casys-kaist/LLMServingSim 5daddb21a545 (KAIST), MoE profile",
+        f"32 experts and more: {ALTERNATE}",
+        Residuals.of(found[chosen], seconds[chosen]),
+        Residuals.of(found[test], seconds[test]),
+        {"tokens per expert": (float(each[large].min()), float(each[large].max()))},
+        groups,
+    )
+
+
+def eager_experts() -> Fit:
+    """Mixtral-8x7B experts one after another on an RTX PRO 6000: matrix products alone, every second point fitted."""
+    facts, weights = GPUS["rtx_pro_6000_server"], 3.0 * 4096 * 14336
+    tokens = np.array(list(published.MIXTRAL_MATMUL), dtype=np.float64)
+    seconds = np.array(list(published.MIXTRAL_MATMUL.values()))
+    chosen = alternate(len(tokens))
+    wanted = [p for p in PARAMETERS if p.name in ("streaming", "efficiency", "q")]
+
+    def predict(values: Values) -> FloatArray:
+        roof = roofline(values)
+        return 8.0 * roof.seconds(tokens, 2 * weights, 2 * weights, roof.stream(facts.bandwidth), facts.compute)
+
+    values = least_squares(predict, seconds, chosen, wanted, robust=None)
+    found = predict(values)
+    return Fit(
+        "GPU experts",
+        "RTX PRO 6000, Mixtral-8x7B BF16, eager loop",
+        _LAW,
+        values,
+        {p.name: p.unit for p in wanted},
+        published.PLATFORM,
+        f"tokens per expert 1, 16, 128, 312 and 9,555 fitted: {ALTERNATE}",
+        Residuals.of(found[chosen], seconds[chosen]),
+        Residuals.of(found[~chosen], seconds[~chosen]),
+        {"tokens per expert": (float(tokens.min()), float(tokens.max()))},
+    )

@@ -1,0 +1,1 @@
+"""Plain schemes that others are compared with."""

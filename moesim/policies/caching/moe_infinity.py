@@ -1,0 +1,122 @@
+"""MoE-Infinity: one pool of experts whose evictions, and prefetches, follow the activation matrices of sequences.
+
+Knows the past of the run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from moesim.arrays import FloatArray
+from moesim.contract import Deployment, Dispatch, Moves, Problem, Step, View, Visit
+from moesim.policies.kit.dispatch import upload_missing
+from moesim.policies.kit.expert_pool import Pool, Wanted
+from moesim.policies.kit.placement import SizedPolicy, overall, place
+from moesim.policies.kit.predictors_sequence import Sequence, SequenceMind
+from moesim.units import Share
+
+__all__ = ["MoeInfinity"]
+
+_NEAR = 3
+"""Layers whose experts `lru_ds` protects: the next three. Source: MoE-Infinity's code."""
+_FAR = 1e-9
+"""What a use adds to the worth of an expert that the running sequence has not used: the rest decides."""
+
+
+@dataclass
+class _Memory:
+    """What MoE-Infinity remembers."""
+
+    pool: Pool
+    mind: SequenceMind
+
+
+class MoeInfinity(SizedPolicy):
+    """One pool for the experts of all layers; a miss is uploaded and stays, and the copy that is worth least leaves.
+
+    `lfu` (the released dispatcher): the fewest visits since the copy came in, equal ones in the order of a hash. `activation`
+    (the paper): the least layer decay x share in the running sequence's matrix x visits, decay being 1 - d / (L + 1) for a
+    layer whose turn comes in d layers. `lru`, and `lru_ds`, which spares the next three layers. Experts of the layer that runs
+    never leave. With `prefetch`, after each layer's routing the stored sequence nearest to the running one scores all later
+    layers; the best missing experts set out behind all demand, those for passed layers are called off, and each displaces a
+    copy that the same scores value less. Source: MoE-Infinity, arXiv:2401.14361, and EfficientMoE/MoE-Infinity (1,000 matrices,
+    scores, evictions; prefetch is off in the release, so it is off here). Inferred: copies on their way at a time; that
+    prefetches go only against lower scores; what a comparison costs (`trace.per_cell`), and that its prefetches leave at the
+    first decision after it. Left out: experts on SSD unless the host is too small for them, clustering of stored sequences.
+    """
+
+    kind: Literal["moe_infinity"] = "moe_infinity"
+    eviction: Literal["lfu", "activation", "lru", "lru_ds"] = "lfu"
+    """Who leaves."""
+    prefetch: bool = False
+    """Whether predicted experts are fetched."""
+    share: Share = 0.9
+    """Share of the room for experts that the pool takes (published: 0.75 to 0.9)."""
+    flight: int = Field(8, ge=1)
+    """Prefetched copies on their way at a time."""
+    trace: Sequence = Sequence()
+    """Stored matrices and what a comparison costs."""
+
+    adapts: ClassVar[Literal["never", "layer", "pass", "both"]] = "layer"
+    runtime: ClassVar[str] = "hf-eager"
+    source: ClassVar[str] = "MoE-Infinity (arXiv:2401.14361)"
+
+    @property
+    def _compares(self) -> bool:
+        return self.prefetch or self.eviction == "activation"
+
+    def deploy(self, problem: Problem) -> Deployment:
+        """The pool, filled by the profile."""
+        cut, fill = self.cut(problem, movable=True), overall(problem.popularity)
+        slots = int(self.share * max(problem.gpu_free(cut), 0.0) // problem.model.expert_bytes)
+        budget = slots * problem.model.expert_bytes
+        memory = _Memory(Pool(slots, problem.popularity, self.flight), SequenceMind(self.trace, problem))
+        return place(problem, resident=lambda _, sizes: fill(budget, sizes), cut=cut, movable=True, state=memory)
+
+    def dispatch(self, visit: Visit, view: View) -> Dispatch:
+        """Uploads what is missing, and behind it what is likely."""
+        memory: _Memory = view.state
+        pool, mind = memory.pool, memory.mind
+        pool.met(visit)
+        if self._compares:
+            mind.meet(visit)
+        plain = upload_missing(visit, view)
+        if not self.prefetch:
+            return plain
+        outlook = mind.outlook(visit.layer)
+        pool.look_ahead(view.now + mind.seconds, self._likely(outlook, visit.layer, view))
+        return plain._replace(moves=pool.before(visit, view, outlook))
+
+    def adapt(self, step: Step, view: View) -> Moves:
+        """Keeps what was uploaded."""
+        memory: _Memory = view.state
+        return memory.pool.after(step, view, self._worth(step.layer, memory))
+
+    def _worth(self, layer: int, memory: _Memory) -> FloatArray:
+        """[L, E] who leaves last."""
+        pool, layers = memory.pool, len(memory.pool.uses)
+        distance = (np.arange(layers) - layer - 1) % layers + 1
+        if self.eviction == "lfu":
+            return pool.by_use()
+        if self.eviction == "activation":
+            matrix = memory.mind.matrix
+            share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1.0)
+            return np.asarray((share * (1.0 - distance / (layers + 1))[:, None] + _FAR) * pool.by_use())
+        last = pool.last.astype(np.float64)
+        return np.where((distance <= _NEAR)[:, None], np.inf, last) if self.eviction == "lru_ds" else last
+
+    def _likely(self, outlook: FloatArray, layer: int, view: View) -> Wanted:
+        """The missing experts of later layers with the best scores: as many as may be on their way."""
+        missing = ~(view.resident | view.in_flight)
+        missing[: layer + 1] = False
+        some = np.flatnonzero(missing)
+        values = outlook.ravel()[some]
+        if len(some) > self.flight:
+            top = np.argpartition(-values, self.flight)[: self.flight]
+            some, values = some[top], values[top]
+        order = np.argsort(-values, kind="stable")
+        return Wanted(np.column_stack(np.divmod(some[order], outlook.shape[1])), values[order])

@@ -1,0 +1,1 @@
+"""Systems whose CPU computes experts where they lie, beside the GPU."""

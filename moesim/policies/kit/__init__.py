@@ -1,0 +1,1 @@
+"""Pieces that policies of several families share: placement, sizing, caches, predictors, schedules."""

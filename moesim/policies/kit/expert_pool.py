@@ -1,0 +1,148 @@
+"""One pool of experts for all layers, with prefetches that displace what is worth least: the books of MoE-Infinity's kind.
+
+Knows uses and residence; what an expert is worth is for policies to say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from moesim.arrays import BoolArray, FloatArray, IntArray
+from moesim.contract import NO_MOVES, Moves, Step, View, Visit
+from moesim.policies.kit.dispatch import by_tokens
+from moesim.policies.kit.history import hashed
+from moesim.policies.kit.placement import ranks
+
+__all__ = ["Pool", "Wanted"]
+
+_TIE = 1 << 24
+"""Room for a token count below one tick of the clock."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Experts of later layers, best first."""
+
+    pairs: IntArray
+    """[n, 2] (layer, expert)."""
+    value: FloatArray | None = None
+    """[n] what each is worth; None: more than anything in the pool."""
+
+
+@dataclass
+class Pool:
+    """A number of slots for experts of any layer, and who used them when."""
+
+    slots: int
+    popularity: FloatArray
+    """[L, E] orders experts that have not been used yet."""
+    flight: int
+    """Prefetched copies on their way at a time, at most."""
+    tie: FloatArray = field(init=False)
+    """[L, E] in [0, 1), the order of copies with equal uses: without pattern, the same in every run and under other labels."""
+    uses: IntArray = field(init=False)
+    """[L, E] visits since the expert came into the pool."""
+    last: IntArray = field(init=False)
+    """[L, E] when it was last used: clock, then tokens."""
+    clock: int = 1
+    _waiting: tuple[float, Wanted] | None = None
+
+    def __post_init__(self) -> None:
+        self.uses = np.zeros(self.popularity.shape, dtype=np.int64)
+        places = ranks(self.popularity)
+        self.last = self.popularity.shape[1] - places
+        self.tie = np.take_along_axis(hashed(*self.popularity.shape), places, axis=1)
+
+    def met(self, visit: Visit) -> None:
+        """The routing of a visit is known."""
+        self.clock += 1
+        used = visit.counts > 0
+        np.copyto(self.last[visit.layer], visit.counts + self.clock * _TIE, where=used)
+        self.uses[visit.layer] += used
+        if visit.layer == 0:
+            self._waiting = None
+
+    def by_use(self) -> FloatArray:
+        """[L, E] visits since entry; among equals nothing decides but a lot drawn once."""
+        return np.asarray(self.uses + self.tie)
+
+    def look_ahead(self, time: float, wanted: Wanted) -> None:
+        """`wanted` is known at `time`; what was wanted before is forgotten."""
+        self._waiting = time, wanted
+
+    def before(self, visit: Visit, view: View, worth: FloatArray) -> Moves | None:
+        """What sets out with a visit: calls off copies for layers that have passed or do not use them, and prefetches."""
+        layer = visit.layer
+        over = view.in_flight.copy()
+        over[layer + 1 :] = False
+        over[layer] &= visit.counts == 0
+        vain = np.argwhere(over)
+        drop, load = self._exchange(layer, view, worth, _active(visit.counts, layer, view))
+        if not len(vain) and not len(load):
+            return None
+        return Moves(evict=np.concatenate([vain, drop]), load=load)
+
+    def after(self, step: Step, view: View, worth: FloatArray) -> Moves:
+        """What was uploaded stays, the least worth leaves; then predictions that have become known."""
+        layer, new = step.layer, step.uploaded
+        safe = _active(step.counts, layer, view)
+        keep, drop = new, np.zeros((0, 2), dtype=np.int64)
+        if len(new):
+            new = new[by_tokens(step.counts[new])]
+            room = self.slots - int(np.count_nonzero(view.resident | view.in_flight))
+            drop = _least(worth, view.resident & ~safe, len(new) - room)
+            keep = new[: max(room + len(drop), 0)]
+            self.uses[layer, keep] = 1
+        elif self._waiting is None:
+            return NO_MOVES
+        taken = np.zeros_like(view.resident)
+        taken[drop[:, 0], drop[:, 1]] = True
+        out, load = self._exchange(layer, view, worth, safe | taken, len(keep) - len(drop))
+        return Moves(keep=keep, evict=np.concatenate([drop, out]), load=load)
+
+    def _exchange(
+        self, layer: int, view: View, worth: FloatArray, safe: BoolArray, entered: int = 0
+    ) -> tuple[IntArray, IntArray]:
+        """([m, 2] copies to drop, [n, 2] copies to bring), of the predictions that are known by now."""
+        none = np.zeros((0, 2), dtype=np.int64)
+        if self._waiting is None or self._waiting[0] > view.now:
+            return none, none
+        wanted, self._waiting = self._waiting[1], None
+        later = wanted.pairs[:, 0] > layer
+        pairs = wanted.pairs[later]
+        held = view.resident | view.in_flight
+        missing = ~held[pairs[:, 0], pairs[:, 1]]
+        number = self.flight - int(np.count_nonzero(view.in_flight))
+        load = pairs[missing][: max(number, 0)]
+        if not len(load):
+            return none, none
+        room = max(self.slots - int(np.count_nonzero(held)) - entered, 0)
+        if wanted.value is None:
+            safe = safe.copy()
+            safe[pairs[:, 0], pairs[:, 1]] = True
+        drop = _least(worth, view.resident & ~safe, len(load) - room)
+        load = load[: room + len(drop)]
+        if wanted.value is not None and len(drop):  # pairwise: the best of what comes against the least of what leaves
+            value = wanted.value[later][missing][room : room + len(drop)]
+            better = int(np.count_nonzero(np.cumprod(value > worth[drop[:, 0], drop[:, 1]])))
+            drop, load = drop[:better], load[: room + better]
+        self.uses[load[:, 0], load[:, 1]] = 0
+        return drop, load
+
+
+def _active(counts: IntArray, layer: int, view: View) -> BoolArray:
+    """[L, E] experts that the layer uses: nobody's victims."""
+    safe = np.zeros_like(view.resident)
+    safe[layer] = counts > 0
+    return safe
+
+
+def _least(worth: FloatArray, of: BoolArray, number: int) -> IntArray:
+    """[m, 2] the `number` experts among `of` [L, E] with the least `worth` [L, E], least first."""
+    if number <= 0:
+        return np.zeros((0, 2), dtype=np.int64)
+    some = np.flatnonzero(of)
+    some = some[np.argsort(worth.ravel()[some], kind="stable")[:number]]
+    return np.column_stack(np.divmod(some, worth.shape[1]))

@@ -1,0 +1,232 @@
+"""CoX-MoE's planner: what a layer costs for every choice of devices, micro-batches and expert groups, and the best choice.
+
+Knows expected counts only (tokens times popularity); places nothing and knows no queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from moesim.arrays import FloatArray
+from moesim.contract import BatchPlan, PhasePlan, Problem
+from moesim.policies.kit.layer_costs import expected_counts
+
+__all__ = [
+    "Candidates",
+    "Devices",
+    "Orchestration",
+    "Pins",
+    "attention_time",
+    "capacity",
+    "expert_table",
+    "search",
+    "sequences",
+]
+
+Phase = Literal["prefill", "decode"]
+Devices = tuple[str, str, str]
+"""Device of QKV projection, attention core, output projection."""
+
+
+class Pins(NamedTuple):
+    """Sizes of the expert groups that are given rather than searched for."""
+
+    resident: int | None = None
+    upload: int | None = None
+    on_cpu: int | None = None
+
+
+class Candidates(NamedTuple):
+    """What the search ranges over; of equally good candidates the first one wins."""
+
+    batch: int
+    host: str
+    """Host tier of activations, and of the KV cache if it is not in GPU memory."""
+    kv: tuple[str, ...]
+    prefill: tuple[Devices, ...]
+    decode: tuple[Devices, ...]
+    micro_prefill: tuple[int, ...]
+    micro_decode: tuple[int, ...]
+    staging: int
+    least: tuple[int, ...]
+    """Residents per layer that the host has no room for, by tier of the KV cache."""
+
+
+@dataclass(frozen=True)
+class Orchestration:
+    """The plan found."""
+
+    prefill: PhasePlan
+    decode: PhasePlan
+    kv: str
+    resident: int
+    """N_R, experts per layer in GPU memory, in both phases."""
+    on_gpu: dict[str, int]
+    """Phase -> N_R + N_M, experts per layer that the GPU runs."""
+    seconds: float
+    """Predicted time of one batch, prefill and all decode passes."""
+
+
+def sequences(problem: Problem, phase: Phase, batch: int) -> tuple[float, FloatArray, FloatArray]:
+    """Tokens of a pass, and [layers] FLOP and KV bytes of its attention core; decode at the middle of the output."""
+    job, model = problem.job, problem.model
+    prompt = job.prompt[:batch]
+    if phase == "prefill":
+        return float(prompt.sum()), model.core_flops_prefill(prompt), model.core_bytes_prefill(prompt)
+    context = prompt + job.output[:batch] // 2
+    return float(batch), model.core_flops_decode(context), model.core_bytes_decode(context)
+
+
+def attention_time(problem: Problem, phase: Phase, devices: Devices, micro: int, kv: str, batch: int, host: str) -> float:
+    """Seconds of OP0, OP1 and OP2 of one layer: over the micro-batches, the sum of T_load + T_comp + T_store.
+
+    Source: CoX-MoE, section on orchestration. Where QKV and core run on different devices the new keys and values cross
+    with the activations. Where the core is on the GPU and the cache is not, T_load is the cache's way to the GPU in decode, and
+    T_store that of new keys and values back.
+    """
+    costs, model, gpu = problem.costs, problem.model, problem.system.gpu_name
+    tokens, flops, nbytes = sequences(problem, phase, batch)
+    parts = -(-batch // micro)
+    t = tokens / parts
+    crossing = (model.token_bytes, model.qkv_activation_bytes, model.core_activation_bytes, model.token_bytes)
+    total, here = 0.0, gpu
+    for device, size in zip((*devices, gpu), crossing, strict=True):
+        if device != here:
+            ends = (problem.gpu_tier, host) if here == gpu else (host, problem.gpu_tier)
+            total += float(costs.copy(size * t, *ends))
+        here = device
+    tier = problem.gpu_tier if devices[1] == gpu else kv
+    total += float(costs.projections(devices[0], t)) + float(costs.output(devices[2], t))
+    total += float(costs.core(devices[1], flops / parts, nbytes / parts, phase, tier).mean())
+    if devices[1] == gpu and kv != problem.gpu_tier:
+        total += float(costs.copy(float(nbytes.mean()) / parts, kv, problem.gpu_tier)) if phase == "decode" else 0.0
+        total += float(costs.copy(float(model.kv_bytes_per_layer.mean()) * t, problem.gpu_tier, kv))
+    return total * parts
+
+
+def expert_table(problem: Problem, tokens: float, shares: FloatArray, tier: str) -> FloatArray:
+    """[E + 1, E + 1] seconds of OP3 of one layer with n residents and j experts on the GPU; inf where j < n.
+
+    OP3 = max(uploads of N_M = j - n experts, GPU time of j experts, CPU time of the rest and of their activations' ways),
+    averaged over layers. `shares` [L, E]: popularity in the order in which experts are put into the groups. With few tokens an
+    expert may get none:
+    its costs count with the probability that it gets one (inferred; 1 in the batches of the paper).
+    """
+    costs, system, experts = problem.costs, problem.system, problem.experts
+    chance, counts = expected_counts(tokens, problem.model.top_k * shares)
+    on_gpu = costs.calls(system.gpu_name)
+    gpu = _sums(chance * (costs.gpu(counts) + on_gpu.each)) + float(costs.shared(tokens)) + on_gpu.once
+    upload = _sums(chance * float(costs.copy(problem.model.expert_bytes, tier, problem.gpu_tier)))
+    side = gpu
+    if costs.cpu_name is not None:
+        calls = costs.calls(costs.cpu_name)
+        memory = problem.memory_of(costs.cpu_name)
+        ways = costs.path(problem.gpu_tier, memory), costs.path(memory, problem.gpu_tier)
+        token = problem.model.expert_token_bytes * sum(1.0 / way.rate for way in ways)
+        each = _sums(chance * (costs.cpu(counts, tier) + calls.each + token * counts))
+        fixed = np.full(each.shape, calls.hand_over + calls.once + sum(way.setup for way in ways))
+        fixed += calls.before if on_gpu.fused else _sums(chance * calls.before)
+        side = np.maximum(gpu, each[:, -1:] - each + np.where(np.arange(experts + 1) < experts, fixed, 0.0))
+    table = np.zeros((experts + 1, experts + 1))
+    for layer in range(len(shares)):  # [E + 1, E + 1] at a time: all layers at once would take hundreds of megabytes
+        table += np.maximum(side[layer], upload[layer] - upload[layer][:, None])
+    table /= len(shares)
+    table[np.tril_indices(experts + 1, -1)] = np.inf
+    if costs.cpu_name is None:
+        table[:, :experts] = np.inf
+    return table
+
+
+def _sums(values: FloatArray) -> FloatArray:
+    """[L, E + 1] sums over the first 0 .. E columns."""
+    sums: FloatArray = np.concatenate([np.zeros((len(values), 1)), np.cumsum(values, axis=1)], axis=1)
+    return sums
+
+
+def _pinned(table: FloatArray, pins: Pins) -> FloatArray:
+    size = len(table)
+    resident, gpu = np.arange(size)[:, None], np.arange(size)[None, :]
+    allowed = np.ones_like(table, dtype=np.bool_)
+    if pins.resident is not None:
+        allowed &= resident == pins.resident
+    if pins.upload is not None:
+        allowed &= gpu - resident == pins.upload
+    if pins.on_cpu is not None:
+        allowed &= size - 1 - gpu == pins.on_cpu
+    return np.where(allowed, table, np.inf)
+
+
+def capacity(problem: Problem, found: Candidates, kv: str, pre: PhasePlan, dec: PhasePlan) -> int:
+    """The most residents per layer that GPU memory takes; -1 if the plan does not fit at all."""
+    free = problem.gpu_free(BatchPlan(found.batch, pre, dec, kv, found.staging))
+    return min(int(free // (problem.layers * problem.model.expert_bytes)), problem.experts) if free >= 0 else -1
+
+
+def search(problem: Problem, found: Candidates, shares: FloatArray, pins: Pins, tier: str) -> Orchestration | None:
+    """The cheapest plan of all, None if none fits. Exhaustive over devices, micro-batches and groups of both phases.
+
+    The cost is a sum of an attention part and an expert part that only the number of residents couples, so the best groups
+    are found once per number of residents, and a running minimum turns them into the best under each capacity.
+    """
+    passes: dict[Phase, float] = {"prefill": 1.0, "decode": float(max(int(problem.job.output[: found.batch].max()) - 1, 0))}
+    tables, by_resident = {}, np.zeros(problem.experts + 1)
+    for phase, weight in passes.items():
+        tokens = sequences(problem, phase, found.batch)[0]
+        tables[phase] = _pinned(expert_table(problem, tokens, shares, tier), pins)
+        by_resident = by_resident + (max(weight, 1e-12) * problem.layers) * tables[phase].min(axis=1)
+    best: tuple[float, str, PhasePlan, PhasePlan, int] | None = None
+    for kv, least in zip(found.kv, found.least, strict=True):
+        enough = np.where(np.arange(len(by_resident)) < least, np.inf, by_resident)
+        best_under = np.minimum.accumulate(enough)
+        for total, pre, dec, room in _plans(problem, found, kv, passes):
+            if room >= 0 and (best is None or total + best_under[room] < best[0]):
+                best = (total + float(best_under[room]), kv, pre, dec, int(np.argmin(enough[: room + 1])))
+    if best is None or not np.isfinite(best[0]):
+        return None
+    seconds, kv, pre, dec, resident = best
+    on_gpu: dict[str, int] = {phase: int(np.argmin(table[resident])) for phase, table in tables.items()}
+    return Orchestration(pre, dec, kv, resident, on_gpu, seconds)
+
+
+def _plans(
+    problem: Problem, found: Candidates, kv: str, passes: dict[Phase, float]
+) -> list[tuple[float, PhasePlan, PhasePlan, int]]:
+    """(seconds of all attention parts, prefill plan, decode plan, residents that fit) of every combination with this KV
+    tier."""
+    weight = {phase: count * problem.model.layers for phase, count in passes.items()}
+    choices: dict[str, list[tuple[float, PhasePlan]]] = {}
+    options: dict[Phase, tuple[Sequence[Devices], Sequence[int]]] = {
+        "prefill": (found.prefill, found.micro_prefill),
+        "decode": (found.decode, found.micro_decode),
+    }
+    for phase, (devices, micros) in options.items():
+        choices[phase] = [
+            (weight[phase] * _attention(problem, phase, option, micro, kv, found), PhasePlan(micro, *option))
+            for option, micro in product(_allowed(problem, devices, kv), micros)
+        ]
+    rooms: dict[tuple[object, ...], int] = {}
+    plans = []
+    for (a, pre), (b, dec) in product(choices["prefill"], choices["decode"]):
+        gpu = problem.system.gpu_name
+        on_gpu = gpu in (pre.projections, dec.projections), gpu in (pre.output, dec.output)
+        key = (*on_gpu, pre.micro_batch, dec.micro_batch)
+        if key not in rooms:
+            rooms[key] = capacity(problem, found, kv, pre, dec)
+        plans.append((a + b, pre, dec, rooms[key]))
+    return plans
+
+
+def _attention(problem: Problem, phase: Phase, devices: Devices, micro: int, kv: str, found: Candidates) -> float:
+    if not problem.job.attention:
+        return 0.0
+    return attention_time(problem, phase, devices, micro, kv, found.batch, found.host)
+
+
+def _allowed(problem: Problem, devices: Sequence[Devices], kv: str) -> list[Devices]:
+    """A cache in GPU memory is attended to there; one in the host by either device, the GPU copying it first."""
+    return [option for option in devices if kv != problem.gpu_tier or option[1] == problem.system.gpu_name]

@@ -1,0 +1,68 @@
+"""How good a predictor is: the share of the experts in use that it names, layer by layer, on recorded or generated routing.
+
+Knows routing only; what a prediction is worth in time is for runs to say (`prefetch` in their results).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from moesim.arrays import FloatArray, IntArray
+from moesim.contract import Foreseen, Problem, Visit, blurred
+from moesim.policies.kit.predictors import Predictor, best
+from moesim.workload.table import RoutingTable
+
+__all__ = ["decoded", "recall"]
+
+
+def decoded(table: RoutingTable, requests: Iterable[int], passes: int | None = None) -> list[list[IntArray]]:
+    """The decode passes of each of `requests` alone: one list of [L, E] counts for each (at most `passes` of them)."""
+    number = table.decode.shape[1] if passes is None else min(passes, table.decode.shape[1])
+    return [list(table.pass_counts(np.array([request]), 0, number)) for request in requests]
+
+
+def recall(
+    predictor: Predictor,
+    problem: Problem,
+    sequences: Sequence[Sequence[IntArray]],
+    *,
+    depth: int = 1,
+    skip: int = 0,
+) -> FloatArray:
+    """[L] share of each layer's experts in use that are among as many best-scored ones, `depth` layers before.
+
+    `sequences`: the passes of each sequence, [L, E] counts each, one after another as a system that serves one at a time meets
+    them; the first `skip` sequences are learnt from and not scored. The first pass of a sequence counts as its prompt; the
+    first `depth` layers are nan.
+    """
+    mind, sight = predictor.start(problem), predictor.foresight(depth)
+    right, all_ = np.zeros(problem.layers), np.zeros(problem.layers)
+    index = 0
+    for number, passes in enumerate(sequences):
+        for position, counts in enumerate(passes):
+            for layer in range(problem.layers):
+
+                def ahead(deep: int, counts: IntArray = counts, layer: int = layer) -> IntArray | None:
+                    if sight is None or layer + deep >= problem.layers:
+                        return None
+                    return blurred(counts[layer + deep], sight.at(deep), problem.popularity[layer + deep], problem.foresight)
+
+                visit = _visit(index, "decode" if position else "prefill", layer, counts[layer], ahead)
+                mind.meet(visit)
+                scores = mind.scores(visit, depth)
+                if scores is None or number < skip:
+                    continue
+                used = counts[layer + depth] > 0
+                named = best(scores, problem.popularity[layer + depth], int(used.sum()))
+                right[layer + depth] += int(used[named].sum())
+                all_[layer + depth] += int(used.sum())
+            index += 1
+    return np.asarray(np.divide(right, all_, out=np.full(problem.layers, np.nan), where=all_ > 0))
+
+
+def _visit(index: int, phase: str, layer: int, counts: IntArray, ahead: Foreseen) -> Visit:
+    none = np.zeros(len(counts))
+    tokens = int(counts.max())
+    return Visit(index, phase, layer, tokens, counts, none, none, none, none, none > 0, ahead)

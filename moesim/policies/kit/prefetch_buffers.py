@@ -1,0 +1,155 @@
+"""Prefetch into buffers beside caches of one layer each: what is asked for, when it leaves, and what becomes of it.
+
+Knows a predictor, a cache and the books of GPU memory; who computes what is for policies to say.
+
+A prefetched copy takes a buffer until its layer has run. If it was used it enters the cache of its layer, as an uploaded one
+would; if not it is dropped, and the cache never knows of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from moesim.arrays import BoolArray, FloatArray, IntArray
+from moesim.contract import BatchPlan, Moves, Problem, Step, View, Visit
+from moesim.policies.kit.cache import LayerCache
+from moesim.policies.kit.migration import pairs_of
+from moesim.policies.kit.predictors import Mind, best
+
+__all__ = ["Aim", "Buffers", "buffer_slots", "with_evicted"]
+
+_MODEST = 8
+"""Modest buffers take at most one of so many expert slots, unless that is less than one."""
+_NONE: IntArray = np.zeros((0, 2), dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Aim:
+    """Which layers are predicted from a visit, and how many copies leave."""
+
+    first: int = 1
+    """The nearest layer predicted, in layers ahead."""
+    depth: int = 1
+    """The farthest."""
+    most: int | None = None
+    """Copies per visit; as many as there are buffers if None."""
+    prompts: bool = True
+    """Whether passes over prompts prefetch too."""
+    lone: bool = False
+    """Whether only visits of a single token prefetch."""
+
+
+def with_evicted(moves: Moves, pairs: IntArray) -> Moves:
+    """The same moves, and `pairs` [n, 2] are evicted too."""
+    if not len(pairs):
+        return moves
+    return moves._replace(evict=pairs if moves.evict is None else np.concatenate([moves.evict, pairs]))
+
+
+def buffer_slots(problem: Problem, cut: BatchPlan, wanted: int, *, modest: bool = False) -> int:
+    """Experts that buffers may hold: `wanted` if they fit, none if all experts do; `modest`: at most an eighth of the room."""
+    slots = int(max(problem.gpu_free(cut), 0.0) // problem.model.expert_bytes)
+    if slots >= problem.layers * problem.experts:
+        return 0
+    return min(wanted, max(slots // _MODEST, 1) if modest else slots, slots)
+
+
+@dataclass
+class Buffers:
+    """Buffers of one run. [L, E] arrays are True for copies that are neither the cache's nor in staging."""
+
+    mind: Mind
+    cache: LayerCache
+    slots: int
+    aim: Aim
+    tie: FloatArray
+    """[L, E] order of experts with equal scores."""
+    borrowed: BoolArray = field(init=False)
+    """[L, E] copies in buffers, or on their way there, whose layer is still to come."""
+    late: set[tuple[int, int]] = field(default_factory=set)
+    """Copies of layers that have run, on their way although nobody wants them any more."""
+    _waiting: list[tuple[float, IntArray]] = field(default_factory=list)
+    """(time at which it is known, pairs) of predictions that the host still computes."""
+
+    def __post_init__(self) -> None:
+        self.borrowed = np.zeros(self.tie.shape, dtype=np.bool_)
+
+    def before(self, visit: Visit, view: View) -> Moves | None:
+        """What sets out with a visit, behind its own uploads; what was expected of this layer in vain is called off."""
+        self.mind.meet(visit)
+        layer = visit.layer
+        if layer == 0:
+            self._waiting = []
+        for expert in np.flatnonzero(visit.counts).tolist() if self.late else ():
+            self._wanted_again((layer, expert))
+        vain = np.flatnonzero(self.borrowed[layer] & view.in_flight[layer] & (visit.counts == 0))
+        if self.slots and (self.aim.prompts or visit.phase == "decode") and (visit.tokens == 1 or not self.aim.lone):
+            self._waiting.append((view.now + self.mind.seconds, self._foreseen(visit)))
+        evict = np.concatenate([pairs_of(layer, vain), self.dropped(view)])
+        load = self._leave(view, layer)
+        return Moves(evict=evict, load=load) if len(evict) or len(load) else None
+
+    def after(self, step: Step, view: View) -> Moves:
+        """What a layer that has run leaves behind: keeps and evictions of its cache, with used prefetches among its uploads."""
+        layer = step.layer
+        mine = self.borrowed[layer]
+        resident = view.resident[layer]
+        if mine.any():
+            new = np.flatnonzero(mine & resident & (step.counts > 0))
+            moves = self.cache.after_layer(replace(step, uploaded=np.union1d(step.uploaded, new)), resident & ~mine)
+            kept = np.zeros(0, dtype=np.int64) if moves.keep is None else moves.keep
+            spent = np.setdiff1d(np.flatnonzero(mine), kept, assume_unique=True)  # those still on their way are called off
+            self.late.update((layer, expert) for expert in spent[view.in_flight[layer, spent]].tolist())
+            evict = pairs_of(layer, spent) if moves.evict is None else np.concatenate([pairs_of(layer, spent), moves.evict])
+            moves = Moves(keep=kept[~mine[kept]], evict=evict)
+            mine[:] = False
+        else:
+            moves = self.cache.after_layer(step, resident)
+        dropped = self.dropped(view)
+        load = self._leave(view, layer)
+        if not len(dropped) and not len(load):
+            return moves
+        return with_evicted(moves, dropped)._replace(load=load)
+
+    def dropped(self, view: View) -> IntArray:
+        """[n, 2] late copies that have landed; those that were called off in time are forgotten."""
+        if not self.late:
+            return _NONE
+        landed = sorted(pair for pair in self.late if view.resident[pair])
+        self.late = {pair for pair in self.late if view.in_flight[pair]}
+        return np.array(landed, dtype=np.int64).reshape(-1, 2)
+
+    def _foreseen(self, visit: Visit) -> IntArray:
+        """[n, 2] (layer, expert) expected, nearest layer first, in it the best first."""
+        number = len(visit.counts) if self.mind.definite else int(np.count_nonzero(visit.counts))
+        found = []
+        for depth in range(self.aim.first, self.aim.depth + 1):
+            scores = self.mind.scores(visit, depth)
+            if scores is not None:
+                target = visit.layer + depth
+                found.append(pairs_of(target, best(scores, self.tie[target], number)))
+        return np.concatenate(found) if found else _NONE
+
+    def _leave(self, view: View, layer: int) -> IntArray:
+        """[n, 2] copies that set out now: of the predictions known by now, what is missing and finds a buffer."""
+        known = [pairs for time, pairs in self._waiting if time <= view.now]
+        if not known:
+            return _NONE
+        self._waiting = [one for one in self._waiting if one[0] > view.now]
+        pairs = np.concatenate(known)
+        ahead = pairs[pairs[:, 0] > layer]
+        there = view.resident[ahead[:, 0], ahead[:, 1]] | view.in_flight[ahead[:, 0], ahead[:, 1]]
+        for pair in map(tuple, ahead[there].tolist() if self.late else ()):
+            self._wanted_again(pair)
+        room = self.slots - int(np.count_nonzero(self.borrowed)) - len(self.late)
+        chosen = ahead[~there][: max(room if self.aim.most is None else min(room, self.aim.most), 0)]
+        self.borrowed[chosen[:, 0], chosen[:, 1]] = True
+        return chosen
+
+    def _wanted_again(self, pair: tuple[int, int]) -> None:
+        """A late copy has found a use before it was dropped."""
+        if pair in self.late:
+            self.late.discard(pair)
+            self.borrowed[pair] = True

@@ -1,0 +1,1 @@
+"""Systems with CXL memory or units that compute beside it."""

@@ -1,0 +1,344 @@
+"""MoE-CXL: hottest experts in GPU memory, warm ones spread over CXL devices, the rest in DRAM, re-placed as use changes.
+
+Knows the past of the run and the profiles of the devices; the future is not in it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from moesim.arrays import BoolArray, FloatArray, IntArray
+from moesim.contract import NO_MOVES, BatchPlan, Deployment, Dispatch, Foresight, Moves, Problem, Step, View, Visit
+from moesim.policies.kit.dispatch import in_gpu_memory, upload_missing
+from moesim.policies.kit.history import hashed
+from moesim.policies.kit.migration import Terms, exchanges, pairs_of
+from moesim.policies.kit.placement import Groups, SizedPolicy, host_order, place
+from moesim.policies.kit.sizing import host_room
+from moesim.policies.near_data.cxl_tiers import CxlUse, require_cxl
+from moesim.policies.near_data.moe_cxl_devices import Devices, Spread, johnson, steal
+from moesim.policies.near_data.moe_cxl_history import SequenceHistory
+from moesim.policies.near_data.moe_cxl_placement import algorithm_1, difference
+from moesim.units import Share
+
+__all__ = ["MoeCxl"]
+
+_PREFETCH_SHARE = 0.125
+"""Most of the GPU memory for experts that is kept for prefetched ones."""
+_TIE = 1e-9
+"""Weight of the hash that breaks ties of frequency."""
+
+
+@dataclass
+class _Memory:
+    """What MoE-CXL remembers during a run."""
+
+    devices: Devices
+    frequency: FloatArray
+    """[L, E] F: moving average of uses per period."""
+    tie: FloatArray
+    """[L, E] hash of (layer, expert), times a billionth."""
+    slots: int
+    """Experts in GPU memory, prefetched ones not counted."""
+    history: SequenceHistory
+    period: FloatArray
+    """[L, E] uses since the last period ended."""
+    borrowed: BoolArray
+    """[L, E] prefetched copies, dropped after their visit."""
+    changes: IntArray
+    """[n, 3] (layer, expert, tier) of the changes of home that are under way or wait, most gain first."""
+    ended: list[float | None]
+    """[L] simulated seconds at which each layer ended in this pass."""
+    window: dict[str, float] = field(default_factory=lambda: {"prefill": 0.0, "decode": 0.0})
+    """Phase -> moving average of the seconds between a layer's end and the dispatch of the layer that it predicts."""
+    passes: int = 0
+    down: BoolArray | None = None
+    """[T] tiers that had failed at the end of the pass before."""
+    last: float = 0.0
+    """Simulated seconds at the last exchange of residents."""
+    hinted: bool = False
+    """Whether a hint of coming layers is part of the prediction."""
+
+
+class MoeCxl(SizedPolicy):
+    """Algorithm 1, every period: F <- (1 - a) F + a * uses; fill GPU memory by F, then CXL, then CPU DRAM, then NVMe.
+
+    Deploy: `algorithm_1` by F from the profile: GPU memory, then the CXL device with the least F * (latency + W / B_d) + queue,
+    then the other host tiers, fastest first. Run: every expert runs on the GPU; missing ones are uploaded in the order that two
+    machines in a row (copy engine, GPU) finish soonest with the copy times of their devices. Fast time scale: after each layer
+    the experts of a coming layer are predicted from the sequence of activations and a hint, and those of enough confidence are
+    loaded behind all demand if p * saved > (1 - p) * (idle * W / B + backlog), where saved is the part of the copy that fits
+    before that layer needs it. Slow time scale: every period, and when a device fails or returns, `algorithm_1` is run again
+    over all tiers, and its difference to today's placement is carried out on idle links as moves and swaps of pairs, most gain
+    first, where gain * horizon > cost * (1 + hysteresis); the idlest device may take one expert from the busiest. A device that
+    fails has no room until it is back; its experts are read from their spare copies meanwhile.
+    Source: MoE-CXL, sections 3 to 5: three tiers, EMA, sort and fill, choice by device profile, hash sharding, two time scales,
+    hysteresis, stealing of placements, cost-benefit prefetch from history and a hint. Inferred: every formula and constant;
+    F counts visits in which an expert had tokens (its share of the tokens breaks ties, then a hash), because a copy in GPU
+    memory saves one upload per visit, not per token; frequencies have to differ by more than the noise of their average, too;
+    storage that holds all experts keeps a copy of each, so that nothing is written back to it. Left out: replicas.
+    Valid: a GPU reads CXL at min(PCIe, device), so CXL cannot beat pinned DRAM for uploads; it gains against NVMe or by
+    capacity.
+    """
+
+    kind: Literal["moe_cxl"] = "moe_cxl"
+    alpha: Share = 0.2
+    """a of the moving average (not published; 0.1 to 0.3 are usual)."""
+    period: int = Field(32, ge=1)
+    """Passes after which F is updated and placement reconsidered (not published; about one request)."""
+    horizon: float = Field(50.0, gt=0)
+    """Periods over which a move may pay itself back."""
+    hysteresis: float = Field(0.2, ge=0)
+    """Share by which a gain must exceed its cost."""
+    doubt: float = Field(2.0, ge=0)
+    """Standard deviations of their averages by which two frequencies must differ before their experts change places."""
+    adapt_placement: bool = True
+    """Whether placement is reconsidered; off, it stays as deployed."""
+    link_share: Share = 0.1
+    """Most of the time of GPU memory's link that exchanges of residents may take."""
+    swap_slots: int = Field(4, ge=0)
+    """Places that each host tier leaves free where all experts find room without them, for the first half of a swap; none are
+    needed where storage keeps a copy of every expert."""
+    start: Literal["profile", "random"] = "profile"
+    """Where F begins: at the profile, or at equal values, which leaves the first placement to chance (an ablation)."""
+    spread: Spread = "profile"
+    """How experts are spread over CXL devices: by their cost with queues (Algorithm 1), hottest on the fastest, by a hash of
+    (layer, expert, device) (published as the default of sharding) or one weighted by bandwidth, or in turn. Queues at
+    devices that one PCIe link outruns never form, so that their term sends experts to slow devices for nothing."""
+    inclusive: bool = False
+    """Whether experts in GPU memory keep the place in the host that their F gives them, instead of one that is left over."""
+    steal: bool = True
+    """Whether the idlest CXL device may take one expert per period from the busiest."""
+    order: Literal["device", "tokens"] = "device"
+    """Order of uploads: by copy times of the devices and GPU times, or most tokens first."""
+    prefetch: int = Field(4, ge=0)
+    """Slots of GPU memory for predicted experts; 0 for no prefetch."""
+    depth: int = Field(1, ge=1)
+    """How many layers ahead."""
+    ngram: int = Field(2, ge=1)
+    """Layers of history that predict a later layer."""
+    hint: Foresight | None = Foresight(recall=(0.87, 0.84))
+    """Attention or semantic hint: a gate that reads the hidden state, with the least recall that such gates are published with
+    (AdapMoE, HOBBIT); none leaves prediction to the sequence of activations."""
+    confidence: Share = 0.0
+    """Least chance of being used that an expert is prefetched at (not published; the cost test alone asks for much)."""
+    idle_cost: Share = 0.5
+    """Delay of a demand load by a wrong prefetch on an idle link, in copies: half of a running one is left on average."""
+    cxl: CxlUse = "required"
+    """`none` lets it run on a machine without CXL memory, with the tiers that there are."""
+
+    adapts: ClassVar[Literal["never", "layer", "pass", "both"]] = "both"
+    source: ClassVar[str] = "MoE-CXL, algorithm 1"
+
+    @property
+    def foresight(self) -> Foresight | None:
+        """The hint, where anything is prefetched."""
+        return self.hint if self.prefetch else None
+
+    def deploy(self, problem: Problem) -> Deployment:
+        """Algorithm 1 by the profile."""
+        require_cxl(problem, self.cxl)
+        cut, size, shape = self.cut(problem, movable=True), problem.model.expert_bytes, problem.popularity.shape
+        frequency, tie = self._first(problem, cut.batch)
+        reserve = size * min(self.prefetch, int(max(problem.gpu_free(cut), 0.0) * _PREFETCH_SHARE // size))
+        slots = min(int(max(problem.gpu_free(cut) - reserve, 0.0) // size), frequency.size)
+        backup = _backup(problem, cut)
+        devices = Devices.of(
+            problem, _with_swap_slots(problem, cut, 0.0 if backup else self.swap_slots * size), backup, self.spread
+        )
+        free = devices.slots(size, np.zeros(len(problem.tiers), dtype=np.bool_))
+        mapping = algorithm_1((frequency + tie).ravel(), slots, devices, free, inclusive=self.inclusive)
+        deployment = place(
+            problem,
+            resident=mapping.resident.reshape(shape),
+            scores=frequency + tie,
+            classes=_classes(problem, mapping.home.reshape(shape)),
+            cut=cut,
+            movable=True,
+            reserve=reserve,
+        )
+        hinted = self.hint is not None
+        memory = _Memory(
+            devices=devices,
+            frequency=frequency,
+            tie=tie,
+            slots=slots,
+            history=SequenceHistory(
+                problem.popularity, problem.model.top_k, self.depth, self.ngram, hinted=self.hint is not None
+            ),
+            period=np.zeros_like(frequency),
+            borrowed=np.zeros(shape, dtype=np.bool_),
+            changes=np.zeros((0, 3), dtype=np.int64),
+            ended=[None] * problem.layers,
+            hinted=hinted,
+        )
+        return replace(deployment, state=memory, backup=backup)
+
+    def _first(self, problem: Problem, batch: int) -> tuple[FloatArray, FloatArray]:
+        """[L, E] F before the first pass, and what breaks its ties."""
+        tie, popularity = _TIE * hashed(problem.layers, problem.experts), problem.popularity
+        if self.start == "random":
+            popularity = np.full(popularity.shape, 1.0 / problem.experts)
+            tie = _TIE * problem.rng.random(popularity.shape)
+        chance = -np.expm1(batch * np.log1p(-np.minimum(problem.model.top_k * popularity, 1.0 - 1e-12)))
+        return self.period * chance + popularity, tie
+
+    def dispatch(self, visit: Visit, view: View) -> Dispatch:
+        """All on the GPU."""
+        memory: _Memory = view.state
+        ended = memory.ended[visit.layer - self.depth] if visit.layer >= self.depth else None
+        if ended is not None:
+            memory.window[visit.phase] += self.alpha * (view.now - ended - memory.window[visit.phase])
+        plain = upload_missing(visit, view)
+        if self.order == "tokens":
+            return plain
+        uploaded = (visit.counts > 0) & ~in_gpu_memory(visit, view)
+        if plain.order is None or np.count_nonzero(uploaded) < 2:
+            return plain
+        return plain._replace(order=johnson(visit.copy, visit.gpu, uploaded, plain.order))
+
+    def adapt(self, step: Step, view: View) -> Moves:
+        """Prefetch after a layer, placement after a period."""
+        memory: _Memory = view.state
+        return self._after_layer(step, view, memory) if step.layer >= 0 else self._after_pass(step, view, memory)
+
+    def _after_layer(self, step: Step, view: View, memory: _Memory) -> Moves:
+        if not self.prefetch:
+            return NO_MOVES
+        layer, target = step.layer, step.layer + self.depth
+        memory.ended[layer] = view.now
+        memory.history.learn(layer, step.counts, step.phase)
+        spent = np.flatnonzero(memory.borrowed[layer] & view.resident[layer])
+        memory.borrowed[layer, spent] = False
+        chosen = self._predicted(step, view, memory, target, len(spent)) if target < len(memory.ended) else None
+        evict = pairs_of(layer, spent) if len(spent) else None
+        if chosen is None or not len(chosen):
+            return Moves(evict=evict) if evict is not None else NO_MOVES
+        memory.borrowed[target, chosen] = True
+        return Moves(evict=evict, load=pairs_of(target, chosen))
+
+    def _predicted(self, step: Step, view: View, memory: _Memory, target: int, freed: int) -> IntArray:
+        """Experts of layer `target` worth loading, best first."""
+        hint = step.ahead(self.depth) if memory.hinted else None
+        chance = memory.history.chance(step.layer, step.counts, step.phase, hint)
+        room = min(view.free_slots + freed, self.prefetch)
+        if room <= 0:
+            return np.zeros(0, dtype=np.int64)
+        copy = memory.devices.access[view.home[target]]
+        saved = np.minimum(copy, memory.window[step.phase])
+        worth = chance * saved - (1.0 - chance) * (self.idle_cost * copy + _waiting(view, memory, target))
+        worth[view.resident[target] | view.in_flight[target] | (chance < self.confidence)] = -1.0
+        good = np.flatnonzero(worth > 0.0)
+        chosen: IntArray = good[np.argsort(-worth[good], kind="stable")[:room]]
+        memory.history.fetch(target, chosen, chance[chosen])
+        return chosen
+
+    def _after_pass(self, step: Step, view: View, memory: _Memory) -> Moves:
+        counts, down = step.counts, _down(view)
+        memory.period += (counts > 0) + counts / (counts.sum() + 1.0)
+        memory.passes += 1
+        memory.ended = [None] * len(memory.ended)
+        late = np.argwhere(memory.borrowed & view.resident)
+        memory.borrowed[late[:, 0], late[:, 1]] = False
+        ended, failed = memory.passes % self.period == 0, memory.down is not None and bool((down != memory.down).any())
+        memory.down = down
+        moves = Moves(evict=late if len(late) else None)
+        if ended:
+            memory.frequency = (1.0 - self.alpha) * memory.frequency + self.alpha * memory.period
+            memory.period = np.zeros_like(memory.period)
+            memory.history.fade(self.alpha)
+        if self.adapt_placement and (ended or failed):
+            moves = self._replace(view, memory, late, ended)
+        here = view.home[memory.changes[:, 0], memory.changes[:, 1]]
+        memory.changes = memory.changes[here != memory.changes[:, 2]]
+        return moves._replace(migrate=memory.changes) if self.adapt_placement else moves
+
+    def _replace(self, view: View, memory: _Memory, late: IntArray, ended: bool) -> Moves:
+        """Algorithm 1 over all tiers, and what leads from today's placement to its answer.
+
+        After a period (`ended`) residents of GPU memory change, too.
+        """
+        devices, size, down, home = memory.devices, view.problem.model.expert_bytes, _down(view), view.home.ravel()
+        frequency = (memory.frequency + memory.tie).ravel()
+        target = algorithm_1(frequency, memory.slots, devices, devices.slots(size, down), inclusive=self.inclusive).home
+        held = ((view.resident | view.in_flight) & ~memory.borrowed).ravel()
+        load = drop = np.zeros(0, dtype=np.int64)
+        if ended:
+            load, drop = self._exchange(view, memory, held, target)
+            held[load], held[drop] = True, False
+        read = np.where(held, 0.0, frequency)  # a master copy is not read while its expert is in GPU memory
+        doubt = np.where(held, 0.0, self._doubt(memory))
+        free = devices.free(home, size, down)
+        terms = Terms(self.horizon, self.hysteresis, len(home))
+        changes = difference(read, doubt, home, target, devices, free, terms)
+        if self.steal and not changes:
+            taken = steal(read, home, devices, free * size, size, ~held, self.hysteresis)
+            changes = [] if taken is None else [taken]
+        rows, experts = np.array(changes, dtype=np.int64).reshape(-1, 2), view.home.shape[1]
+        memory.changes = np.column_stack([*np.divmod(rows[:, 0], experts), rows[:, 1]])
+        evict = np.concatenate([late, np.column_stack(np.divmod(drop, experts))])
+        load = load[~view.in_flight.ravel()[load]]
+        return Moves(evict=evict, load=np.column_stack(np.divmod(load, experts)))
+
+    def _exchange(self, view: View, memory: _Memory, held: BoolArray, target: IntArray) -> tuple[IntArray, IntArray]:
+        """(load, drop), flat: residents for hotter experts, as many as a share of the link's time carries.
+
+        An expert that enters saves reads from its home of today, one that leaves is read from its `target` [N].
+        """
+        frequency, access, home = (memory.frequency + memory.tie).ravel(), memory.devices.access, view.home.ravel()
+        limit = int(self.link_share * (view.now - memory.last) / max(float(access[home].mean()), 1e-12))
+        memory.last = view.now
+        saved = access[np.where(held, target, home)]
+        evictable = held & view.resident.ravel()
+        load, drop = exchanges(frequency, saved, held, evictable, memory.slots, Terms(self.horizon, self.hysteresis, limit))
+        doubt, first = self._doubt(memory), len(load) - len(drop)
+        sure = frequency[load[first:]] > frequency[drop] + doubt[load[first:]] + doubt[drop]
+        load, drop = np.concatenate([load[:first], load[first:][sure]]), drop[sure]
+        memory.borrowed.ravel()[load] = False  # a copy that is on its way as a prefetch now comes to stay
+        return load, drop
+
+    def _doubt(self, memory: _Memory) -> FloatArray:
+        """[N] `doubt` standard deviations of F, were the uses in each pass independent draws."""
+        share = np.clip(memory.frequency.ravel() / self.period, 0.0, 1.0)
+        weight = self.alpha / (2.0 - self.alpha)
+        return np.asarray(self.doubt * np.sqrt(weight * self.period * share * (1.0 - share)))
+
+
+def _backup(problem: Problem, cut: BatchPlan) -> str | None:
+    """Storage that holds all experts, and so keeps a copy of each that has been read from it."""
+    need, room = problem.layers * problem.experts * problem.model.expert_bytes, host_room(problem, cut)
+    storage = [tier for tier in host_order(problem) if problem.system.tiers[tier].kind == "nvme" and room[tier] >= need]
+    return storage[-1] if storage else None
+
+
+def _with_swap_slots(problem: Problem, cut: BatchPlan, spare: float) -> dict[str, float]:
+    """Host tier -> bytes for experts, less `spare` each where they hold all experts even so."""
+    room, size = host_room(problem, cut), problem.model.expert_bytes
+    less = {tier: max(nbytes - spare, 0.0) for tier, nbytes in room.items()}
+    held = sum(int(nbytes // size) for nbytes in less.values())
+    return less if held >= problem.layers * problem.experts else room
+
+
+def _classes(problem: Problem, home: IntArray) -> list[tuple[BoolArray, Groups]]:
+    """Every expert in the tier that `home` [L, E] says, those without one (-1) wherever there is room."""
+    order = host_order(problem)
+    rest = [[tier] for tier in order]
+    named: list[tuple[BoolArray, Groups]] = [(home == problem.tiers.index(tier), [[tier], *rest]) for tier in order]
+    return [*named, (home < 0, rest)]
+
+
+def _down(view: View) -> BoolArray:
+    """[T] tiers that have failed."""
+    return np.zeros(len(view.problem.tiers), dtype=np.bool_) if view.down is None else view.down
+
+
+def _waiting(view: View, memory: _Memory, layer: int) -> FloatArray | float:
+    """[E] seconds of work in the copy queue of each expert's home; 0 when all are empty."""
+    backlog = [view.backlog.get(queue, 0.0) for queue in memory.devices.queues] if view.backlog else []
+    if not any(backlog):
+        return 0.0
+    waiting: FloatArray = np.array(backlog)[view.home[layer]]
+    return waiting

@@ -1,0 +1,120 @@
+"""What MoE-CXL predicts from: the sequence of activations, as an n-gram over layers and as repetition from pass to pass.
+
+Knows token counts that have been seen, and how good its own predictions were; moves nothing itself.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from moesim.arrays import FloatArray, IntArray
+from moesim.policies.kit.history import CoOccurrence
+
+__all__ = ["SequenceHistory"]
+
+_FLOOR = 1e-4
+"""Share of a layer's tokens that no predictor gives to any expert less than: one surprise must not silence it for good."""
+_MEMORY = 0.99
+"""Weight of what was known before each visit, in the score of a predictor: about the last hundred visits count."""
+
+
+class SequenceHistory:
+    """Chance of each expert of a coming layer from the layers just run and from the same layer one pass before.
+
+    Predictors: `order` first-order tables, from the layer `depth`, depth + 1, .. before; and repetition, a share of the tokens
+    that stays with the experts of the pass before. They are averaged with weights that follow their likelihood so far
+    (Bayesian averaging). Chances are scaled by how many of the experts fetched so far were used for each one expected.
+    A hint of the layer, where there is one, is one more predictor and has to earn its weight like the others.
+    Inferred: all of it; MoE-CXL says n-gram history, confidence, and an attention or semantic hint.
+    """
+
+    def __init__(self, popularity: FloatArray, top_k: int, depth: int, order: int, *, hinted: bool = False) -> None:
+        layers = len(popularity)
+        self.depth = depth
+        self.fetched, self.used = 0, 0
+        """Experts fetched ahead so far whose layer has run, and those of them that had tokens."""
+        self._popularity = popularity
+        self._tables = [CoOccurrence(popularity, top_k, depth + back) for back in range(order)]
+        self._stay = np.zeros(layers)
+        self._seen: list[IntArray | None] = [None] * layers
+        """[L] counts of each layer in this pass, or the pass before."""
+        self._score = np.zeros(order + 1 + hinted)
+        self._hinted = hinted
+        self._told: list[FloatArray | None] = [None] * layers
+        """[L] what each predictor expected of a layer, [predictors, E] shares."""
+        self._pending: list[tuple[IntArray, float] | None] = [None] * layers
+        """[L] experts fetched for a layer, and how many of them were expected to be used, before scaling by `trust`."""
+        self._expected, self._hits = 1.0, 1.0
+
+    @property
+    def weights(self) -> FloatArray:
+        """[predictors] weights: the n-gram's, repetition's, and the hint's where there is one."""
+        raw = np.exp(self._score - self._score.max())
+        weights: FloatArray = raw / raw.sum()
+        return weights
+
+    @property
+    def trust(self) -> float:
+        """Used for each one expected, at most 1."""
+        return min(self._hits / self._expected, 1.0)
+
+    def learn(self, layer: int, counts: IntArray, phase: str) -> None:
+        """`counts` [E] of the visit of `layer` that has just ended."""
+        share = counts / max(int(counts.sum()), 1)
+        told, self._told[layer] = self._told[layer], None
+        if told is not None:
+            self._score = _MEMORY * self._score + np.log(np.maximum(told, _FLOOR)) @ share
+        self._judge(layer, counts)
+        for table in self._tables:
+            before = self._seen[layer - table.distance] if layer >= table.distance else None
+            if before is not None:
+                table.learn(layer - table.distance, before, counts)
+        last = self._seen[layer]
+        if phase == "decode" and last is not None and last.sum() == counts.sum():
+            stayed = float(np.minimum(last, counts).sum()) / max(float(counts.sum()), 1.0)
+            self._stay[layer] += (1.0 - _MEMORY) * (stayed - self._stay[layer])
+        self._seen[layer] = counts
+
+    def chance(self, layer: int, counts: IntArray, phase: str, hint: IntArray | None = None) -> FloatArray:
+        """[E] probability that an expert of `layer` + depth gets any token, after `counts` [E] in `layer`.
+
+        `hint` [E]: tokens that a gate predicts for it.
+        """
+        target, tokens = layer + self.depth, float(counts.sum())
+        told = np.empty((len(self._score), len(counts)))
+        for number, table in enumerate(self._tables):
+            first = target - table.distance
+            before = self._seen[first] if first >= 0 else None
+            told[number] = self._popularity[target] if before is None else table.expected(first, before)
+        repeated = len(self._tables)
+        told[repeated] = self._popularity[target]
+        last = self._seen[target]
+        if phase == "decode" and last is not None:
+            told[repeated] += self._stay[target] * (last / max(float(last.sum()), 1.0) - told[repeated])
+        if self._hinted:
+            told[-1] = self._popularity[target] if hint is None or not hint.any() else hint
+        told /= told.sum(axis=1, keepdims=True)
+        self._told[target] = told
+        chance: FloatArray = -np.expm1(-tokens * (self.weights @ told)) * self.trust
+        return chance
+
+    def fetch(self, layer: int, experts: IntArray, chance: FloatArray) -> None:
+        """Notes that `experts` [n] of `layer` are fetched ahead, each with `chance` [n] of being used."""
+        self._pending[layer] = (experts, float(chance.sum()) / self.trust)
+
+    def fade(self, share: float) -> None:
+        """Forgets a `share` of the tables."""
+        for table in self._tables:
+            table.fade(share)
+
+    def _judge(self, layer: int, counts: IntArray) -> None:
+        """How many of the experts fetched for `layer` had tokens."""
+        pending, self._pending[layer] = self._pending[layer], None
+        if pending is None:
+            return
+        experts, expected = pending
+        used = int(np.count_nonzero(counts[experts]))
+        self.fetched += len(experts)
+        self.used += used
+        self._expected = _MEMORY * self._expected + expected
+        self._hits = _MEMORY * self._hits + used

@@ -1,0 +1,91 @@
+"""MoE-CXL's Algorithm 1, and how its answer differs from today's placement: as moves, and as swaps where a device is full.
+
+Knows frequencies and devices; knows no visit and no link that is busy.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from moesim.arrays import BoolArray, FloatArray, IntArray
+from moesim.policies.kit.migration import Terms
+from moesim.policies.near_data.moe_cxl_devices import Devices
+
+__all__ = ["Mapping", "algorithm_1", "difference"]
+
+
+class Mapping(NamedTuple):
+    """M: where each expert is used from; flat [N] over (layer, expert)."""
+
+    resident: BoolArray
+    """Experts in GPU memory."""
+    home: IntArray
+    """Tier of the master copy, -1 where no tier has room."""
+
+
+def algorithm_1(frequency: FloatArray, slots: int, devices: Devices, free: FloatArray, *, inclusive: bool = False) -> Mapping:
+    """Algorithm 1 of MoE-CXL: sort the experts by F, fill GPU memory, then the CXL devices, then CPU memory, then storage.
+
+    `frequency` [N]: F. `slots`: experts that GPU memory holds. `free` [T]: experts that each host tier holds. Among the CXL
+    devices with room an expert goes where cost(e, d) = F_e * (latency_d + W / B_d) + queue_d is least, and the queue grows by
+    what it keeps the device busy. Experts in GPU memory have a master copy in the host: `inclusive`, where their F puts it;
+    otherwise where the others leave room, for a master copy is not read while its expert is in GPU memory.
+    """
+    order = np.argsort(-frequency, kind="stable")
+    mapping = Mapping(np.zeros(len(order), dtype=np.bool_), np.full(len(order), -1, dtype=np.int64))
+    mapping.resident[order[:slots]] = True
+    left, queue = np.floor(free).tolist(), [0.0] * len(free)
+    for e in (order if inclusive else np.concatenate([order[slots:], order[:slots]])).tolist():
+        with_room = [d for d in devices.cxl_tiers if left[d] >= 1]
+        if with_room:
+            costs = [devices.cost(e, float(frequency[e]), d, queue[d]) for d in with_room]
+            tier = with_room[costs.index(min(costs))]
+        else:
+            tier = next((t for t in devices.other_tiers if left[t] >= 1), -1)
+        if tier >= 0:
+            mapping.home[e] = tier
+            left[tier] -= 1
+            queue[tier] += frequency[e] * devices.occupied[tier]
+    return mapping
+
+
+def difference(
+    frequency: FloatArray, doubt: FloatArray, home: IntArray, target: IntArray, devices: Devices, free: FloatArray, terms: Terms
+) -> list[tuple[int, int]]:
+    """(expert, tier) of the changes of home that lead from `home` to `target` [N], most gain first; swaps stand in pairs.
+
+    An expert that would move to a faster tier takes a free place (`free` [T] experts), else the place of the expert of least
+    F that would leave that tier for a slower one: the one that leaves stands first. Worth it if
+    (F_e dt_e - (1 + h) F_x dt_x) * horizon > (1 + h) * (copy_e + copy_x), and F_e is above F_x by h and by the `doubt` [N] of
+    both, so that noise does not exchange equals. What is not worth its copy is left where it is.
+    """
+    access, move, factor = devices.access, devices.move, 1.0 + terms.hysteresis
+    gain = np.where(target >= 0, frequency * (access[home] - access[target]), 0.0)
+    rising = np.flatnonzero(gain > 0)
+    falling = (target >= 0) & (access[target] > access[home])
+    leaving = {d: _coldest(frequency, np.flatnonzero(falling & (home == d))) for d in set(target[rising].tolist())}
+    left, changes = free.copy(), []
+    for e in rising[np.argsort(-gain[rising], kind="stable")].tolist():
+        here, there = int(home[e]), int(target[e])
+        if left[there] >= 1:
+            if gain[e] * terms.horizon > factor * move[here, there]:
+                changes.append((e, there))
+                left[there] -= 1
+            continue
+        if not leaving[there]:
+            continue
+        x = leaving[there][-1]
+        copies = move[here, there] + move[there, int(target[x])]
+        sure = frequency[e] > factor * frequency[x] + doubt[e] + doubt[x]
+        if sure and (gain[e] + factor * gain[x]) * terms.horizon > factor * copies:
+            changes += [(x, int(target[x])), (e, there)]
+            leaving[there].pop()
+    return changes
+
+
+def _coldest(frequency: FloatArray, experts: IntArray) -> list[int]:
+    """`experts` [n], the one of least F last."""
+    ordered: list[int] = experts[np.argsort(-frequency[experts], kind="stable")].tolist()
+    return ordered

@@ -1,0 +1,1 @@
+"""Systems that stream whole layers through the GPU, batch after batch."""

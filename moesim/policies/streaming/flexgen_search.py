@@ -1,0 +1,200 @@
+"""FlexGen's search on a machine of ours: for each block a linear programme over nine fractions, and the best block of all.
+
+Knows what layers cost; places nothing.
+Source: FlexGen, ICML 2023, arXiv:2303.06865, section 4.3 and its repository's cost model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from moesim.arrays import FloatArray
+from moesim.contract import BatchPlan
+from moesim.contract.homes import lying
+from moesim.policies.kit.layer_costs import LayerCosts, powers
+from moesim.policies.kit.streaming import cache_window
+
+__all__ = ["Block", "Bounds", "Plan", "Programme", "blocks", "programme", "search"]
+
+_W, _C, _H = (slice(0, 3), slice(3, 6), slice(6, 9))
+"""Weights, cache and hidden states: each a share in GPU memory, in host memory and on disk."""
+
+
+class Bounds(NamedTuple):
+    """What of the search is given rather than searched for; shares are of (weights, cache, hidden states)."""
+
+    weights: tuple[float | None, float | None] = (None, None)
+    """wg and wc."""
+    cache_on_host: bool | None = None
+    cpu_attention: bool | None = None
+    gpu_batch: int | None = None
+    num_batches: int | None = None
+
+
+class Block(NamedTuple):
+    """One candidate: gbs x n_b sequences, the tier of the cache, and who attends."""
+
+    gpu_batch: int
+    num_batches: int
+    cache_on_host: bool
+    cpu_attention: bool
+
+    @property
+    def sequences(self) -> int:
+        """bls."""
+        return self.gpu_batch * self.num_batches
+
+
+class Plan(NamedTuple):
+    """What the search found."""
+
+    block: Block
+    fractions: FloatArray
+    """[9] wg wc wd, cg cc cd, hg hc hd."""
+    seconds: float
+    """Predicted time of the whole job."""
+
+
+@dataclass(frozen=True)
+class Programme:
+    """Minimise cost @ (fractions, T_pre, T_gen) with rows @ (..) <= limits; each class of fractions adds up to 1."""
+
+    cost: FloatArray
+    rows: FloatArray
+    limits: FloatArray
+
+    def solve(self, bounds: list[tuple[float, float]]) -> tuple[FloatArray, float] | None:
+        """([9] fractions, cost) within `bounds` [9]; None if nothing fits."""
+        from scipy.optimize import linprog  # takes 0.4 s to import
+
+        sums = np.zeros((3, len(self.cost)))
+        for row, some in enumerate((_W, _C, _H)):
+            sums[row, some] = 1.0
+        free = [(0.0, None), (0.0, None)]
+        found: Any = linprog(self.cost, self.rows, self.limits, sums, np.ones(3), [*bounds, *free], method="highs")
+        return (found.x[:9], float(found.fun)) if found.success else None
+
+
+def programme(costs: LayerCosts, block: Block, cut: BatchPlan, *, serial: bool, host: float = 1.0) -> Programme:
+    """The linear programme of `block`, cut as `cut`; `serial`: decode is upload plus the slowest of the rest, else a maximum.
+
+    Rows: the streams of prefill (up, down, compute) below T_pre, those of decode below T_gen, then room in GPU memory, in
+    host memory (a share `host` of it) and on disk. Uploads from disk take the whole path to the GPU.
+    """
+    problem = costs.problem
+    tokens, prefilled = float(block.sequences), cut.prefill.sequences or block.sequences
+    passes = -(-block.sequences // prefilled)
+    prompt = costs.tokens("prefill", prefilled)
+    disk = _disk(costs)
+    up_w, up_d = float(costs.upload(problem.experts)), _from_disk(costs, disk)
+    gpu = problem.system.gpu_name
+    hidden = problem.model.token_bytes
+    parts = prefilled / block.gpu_batch
+    rows = np.zeros((9, 11))
+    limits = np.zeros(9)
+    moved = float(costs.copy_in(hidden * prompt))
+    rows[0, 1:3], rows[0, 7:9], rows[0, 9] = (up_w, up_d), moved, -1
+    rows[1, 4:6], rows[1, 7:9], rows[1, 9] = float(costs.copy_out(costs.cache_written(prompt))), moved, -1
+    rows[2, 9] = -1
+    each = costs.tokens("prefill", block.gpu_batch)
+    work = costs.dense(each) + costs.experts(each) + costs.core(gpu, "prefill", block.gpu_batch, problem.gpu_tier)
+    limits[2] = -float(parts * work)
+    # decode: uploads count in every row of T_gen, or in one of their own
+    moved = float(costs.copy_in(hidden * tokens))
+    upload = np.zeros(11)
+    upload[1:3], upload[7:9] = (up_w, up_d), moved
+    if not block.cpu_attention:
+        upload[4:6] = float(costs.copy_in(costs.cache_read(tokens)))
+    rows[3] = upload
+    rows[4, 7:9] = moved
+    rows[4, 4:6] = float(costs.copy_out(costs.cache_written(tokens)))
+    rows[5, 3] = float(costs.core(gpu, "decode", tokens, problem.gpu_tier))
+    rows[5, 4:6] = float(costs.cpu_attention(tokens, costs.host)) if block.cpu_attention else rows[5, 3]
+    limits[5] = -float(block.num_batches * (costs.dense(block.gpu_batch) + costs.experts(block.gpu_batch)))
+    if serial:
+        rows[4:6] += upload
+    rows[3:6, 10] = -1
+    _room(costs, block, cut, rows, limits, host, disk)
+    rounds = -(-problem.job.requests // block.sequences)
+    cost = np.zeros(11)
+    cost[9], cost[10] = rounds * problem.layers * passes, rounds * problem.layers * max(costs.steps, 1e-9)
+    return Programme(cost, rows, limits)
+
+
+def _room(
+    costs: LayerCosts, block: Block, cut: BatchPlan, rows: FloatArray, limits: FloatArray, host: float, disk: str | None
+) -> None:
+    """Fills the last three rows: bytes in GPU memory (with two layers of what is streamed), in host memory and on disk."""
+    problem, layer = costs.problem, costs.layer_bytes
+    whole, cache = problem.layers * layer, problem.kv_bytes(block.sequences)
+    prompts = np.sort(problem.job.prompt)[::-1][: cut.prefill.sequences or block.sequences]
+    hidden = 3.0 * problem.model.token_bytes * float(prompts.sum())
+    rows[6, 0], rows[6, 3], rows[6, 6] = whole - 2 * layer, cache, hidden
+    limits[6] = problem.gpu_free(replace(cut, batch=block.sequences, kv=costs.host, staging=0)) + hidden - 2 * layer
+    if block.cache_on_host and not block.cpu_attention:  # the cache of this GPU batch and of the next
+        limits[6] -= cache_window(problem, block.gpu_batch, 2)
+    if costs.host == problem.gpu_tier:
+        limits[6] += cache
+    rows[7, 1], rows[7, 4], rows[7, 7] = whole, cache, hidden
+    room = [tier for tier in problem.system.host_tiers if tier != disk]
+    others = lying(problem.model, cut.homes)
+    limits[7] = host * sum(problem.usable(tier) for tier in room) - sum(others.get(tier, 0.0) for tier in room)
+    rows[8, 2], rows[8, 5], rows[8, 8] = whole, cache, hidden
+    limits[8] = host * problem.usable(disk) if disk else 0.0
+
+
+def _disk(costs: LayerCosts) -> str | None:
+    system = costs.problem.system
+    return next((tier for tier in system.host_tiers if system.tiers[tier].kind == "nvme" and tier != costs.host), None)
+
+
+def _from_disk(costs: LayerCosts, disk: str | None) -> float:
+    problem = costs.problem
+    return problem.experts * float(costs.copy_in(problem.model.expert_bytes, disk)) if disk else 0.0
+
+
+def blocks(costs: LayerCosts, given: Bounds, most: int) -> Iterator[Block]:
+    """Candidates: powers of two of both numbers, at most `most` GPU batches, no more sequences than there are requests.
+
+    The cache lies in GPU memory or in host memory; the CPU attends to one in host memory, or does not.
+    """
+    requests = costs.problem.job.requests
+    cpu = costs.problem.costs.cpu_name is not None and costs.problem.job.attention
+    for size in [given.gpu_batch] if given.gpu_batch else powers(requests):
+        number = -(-requests // size)
+        for count in [given.num_batches] if given.num_batches else powers(min(number, most)):
+            for on_host in [given.cache_on_host] if given.cache_on_host is not None else [False, True]:
+                choices = [False, True] if given.cpu_attention is None else [given.cpu_attention]
+                for attends in choices if on_host and cpu else [False]:
+                    yield Block(min(size, requests), count, on_host, attends)
+
+
+def search(
+    costs: LayerCosts,
+    given: Bounds,
+    made: Callable[[Block], BatchPlan],
+    *,
+    most: int,
+    serial: bool,
+    host: float = 1.0,
+) -> Plan | None:
+    """The plan of the least predicted time of the job; None if none fits. `made` cuts the job as a block asks.
+
+    The cache lies in one tier as a whole and hidden states on the GPU, because the engine knows nothing else; the fractions of
+    the weights are the programme's.
+    """
+    best: Plan | None = None
+    wg, wc = given.weights
+    weights = [(0.0, 1.0) if wg is None else (wg, wg), (0.0, 1.0) if wc is None else (wc, wc), (0.0, 1.0)]
+    for block in blocks(costs, given, most):
+        on = float(block.cache_on_host)
+        cache = [(1.0 - on, 1.0 - on), (on, on), (0.0, 0.0)]
+        bounds = [*weights, *cache, (1.0, 1.0), (0.0, 0.0), (0.0, 0.0)]
+        found = programme(costs, block, made(block), serial=serial, host=host).solve(bounds)
+        if found is not None and (best is None or found[1] < best.seconds * (1 - 1e-9)):
+            best = Plan(block, *found)
+    return best

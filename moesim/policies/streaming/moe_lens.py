@@ -1,0 +1,107 @@
+"""MoE-Lens: two groups of sequences alternate between CPU attention and GPU work while one sweep of the weights serves both.
+
+Knows the machine's costs and no routing; nothing changes during a run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from moesim.contract import Alternating, BatchPlan, Deployment, Problem, first_count
+from moesim.policies.kit.layer_costs import LayerCosts
+from moesim.policies.kit.placement import require_cpu
+from moesim.policies.kit.streaming import StreamedPolicy, deploy_streamed, host_for_cache, prefill_batch
+from moesim.units import Share
+
+__all__ = ["LensPlan", "MoeLens", "ceiling", "memory_efficiency", "saturating_tokens"]
+
+
+def memory_efficiency(prompt: float, output: float) -> float:
+    """PME(s, g) = 2 (s + g) / ((2 s + g) g): tokens processed per sweep and token of KV cache, prefill and decode together.
+
+    Source: MoE-Lens, arXiv:2504.09345, its parallelism-memory efficiency.
+    """
+    return 2.0 * (prompt + output) / ((2.0 * prompt + output) * output)
+
+
+def ceiling(prompt: float, output: float, cached: float, sweep: float, rate: float = float("inf")) -> float:
+    """Generated tokens/s at most: min(PME * cached / sweep, rate) * g / (s + g).
+
+    `cached` tokens that the host's KV memory holds, `sweep` seconds to stream all weights once, `rate` tokens/s of the GPU.
+    """
+    return min(memory_efficiency(prompt, output) * cached / sweep, rate) * output / (prompt + output)
+
+
+def saturating_tokens(costs: LayerCosts) -> int:
+    """n_real: least tokens of a pass for which the GPU's work on a layer takes as long as streaming its experts.
+
+    The measured form of n >= (P_gpu / B_h2d) (E / k); at most a million.
+    """
+    upload = float(costs.upload(costs.problem.experts))
+    found = first_count(lambda n: float(costs.experts(n) + costs.dense(n)) >= upload, 1 << 20)
+    return int(min(found, 1 << 20))
+
+
+@dataclass(frozen=True)
+class LensPlan:
+    """The state of the policy, never changed."""
+
+    saturating: int
+    """n_real."""
+    ceiling: float
+    """tokens/s that the analytic model allows."""
+
+
+class MoeLens(StreamedPolicy):
+    """As many sequences as host memory has KV cache for, in two groups: one attends on the CPU while the other is on the GPU.
+
+    All experts that do not stay are streamed once per pass for both groups. Prefill goes in portions of n_real tokens, with
+    which the GPU's work covers one sweep of the weights.
+    Source: MoE-Lens, arXiv:2504.09345 (no code). Published: 100 MB packets, paged KV cache, pre-emption when blocks run out.
+    Inferred: groups of equal size; residents by lowest id, as MoE-Lightning. Left out: prefill tokens that share a sweep with
+    decode tokens, and pre-emption: a batch is chosen that fits at full length. `ceiling` is the paper's model with both.
+    """
+
+    kind: Literal["moe_lens"] = "moe_lens"
+    n_real: int | None = Field(None, ge=1)
+    """Tokens of a pass that saturate the GPU; found from the machine's costs if not given."""
+    residents: int | None = Field(None, ge=0)
+    """Experts per layer in GPU memory; as many as fit if not given."""
+    host_share: Share = 1.0
+    """Share of host memory that is filled."""
+
+    source: ClassVar[str] = "MoE-Lens (arXiv:2504.09345)"
+
+    def deploy(self, problem: Problem) -> Deployment:
+        """The largest batch that host memory holds."""
+        require_cpu(problem)
+        costs, kv = LayerCosts(problem), host_for_cache(problem)
+        tokens = self.n_real or saturating_tokens(costs)
+        portion = max(-(-tokens // max(int(costs.prompt), 1)), 1)
+        policy = self.model_copy(update={"prefill_batch": self.prefill_batch or min(portion, prefill_batch(problem))})
+
+        def made(batch: int) -> BatchPlan:
+            core = str(problem.costs.cpu_name) if problem.job.attention else problem.system.gpu_name
+            return policy.cut_into(problem, batch, kv=kv, core=core, micro=-(-batch // 2), pipeline=Alternating())
+
+        cut = policy.fitted(problem, made, 1, host=self.host_share, masters=self.residents is not None)
+        count = None if self.residents is None else min(self.residents, problem.experts) * problem.layers
+        return deploy_streamed(
+            problem,
+            replace(cut, expert_batch=-(-cut.batch // 2)),
+            residents=count,
+            state=LensPlan(tokens, self._ceiling(problem, costs, cut)),
+        )
+
+    def _ceiling(self, problem: Problem, costs: LayerCosts, cut: BatchPlan) -> float:
+        """The analytic model with this machine's rates."""
+        job = problem.job
+        per_token = float(problem.model.kv_bytes_per_layer.sum()) if job.attention else 0.0
+        room = problem.usable(cut.kv) - problem.layers * costs.layer_bytes
+        sweep = problem.layers * float(costs.upload(problem.experts))
+        cached = room / per_token if per_token else np.inf
+        return ceiling(float(job.prompt.mean()), float(job.output.mean()), max(cached, 0.0), sweep)

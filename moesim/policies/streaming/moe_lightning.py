@@ -1,0 +1,188 @@
+"""MoE-Lightning: micro-batches whose attention runs on the CPU while pages of the next layer's weights cross between them.
+
+Knows the machine's costs and no routing; residents are the experts with the lowest ids.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from moesim.arrays import IntArray
+from moesim.contract import BatchPlan, Deployment, Overlap, Paged, Problem
+from moesim.errors import InputError, Mistake
+from moesim.policies.kit.layer_costs import LayerCosts
+from moesim.policies.kit.sizing import too_large
+from moesim.policies.kit.streaming import (
+    StreamedPolicy,
+    buffer_slots,
+    deploy_streamed,
+    host_for_cache,
+    largest_batch,
+    lowest_ids,
+    most_residents,
+)
+from moesim.policies.streaming.hrm import Level, leave_below
+from moesim.units import Share
+
+__all__ = ["MoeLightning", "PagedPlan", "balanced", "candidates"]
+
+
+@dataclass(frozen=True)
+class PagedPlan:
+    """(N, mu, A_g, r_w) of the paper and what was predicted for it; the state of the policy, never changed."""
+
+    batch: int
+    micro_batch: int
+    attention: str
+    """Device of the attention core in decode."""
+    residents: int
+    """int(E r_w), experts per layer in GPU memory."""
+    seconds: float
+    """Predicted time of one layer of a decode pass: max(T_comm, T_cpu, T_gpu)."""
+
+
+def candidates(limit: int) -> list[int]:
+    """Micro-batches that the optimiser tries: 1, 2, 3, 4, 36, 68, 100 ... up to `limit`."""
+    return [mu for mu in (1, 2, 3, *range(4, limit + 1, 32)) if mu <= limit]
+
+
+def balanced(prompt: IntArray, batch: int, micro_batch: int) -> IntArray:
+    """[R] requests in an order whose micro-batches hold about equally many tokens.
+
+    Longest first, each into the micro-batch with the fewest tokens that has room; rounds of `batch` one after another, so
+    requests beyond the room wait. `prompt` [R] tokens. Source: MoE-Lightning, algorithm 2.
+    """
+    longest = np.argsort(-prompt, kind="stable")
+    order: list[int] = []
+    for begin in range(0, len(prompt), batch):
+        members = longest[begin : begin + batch].tolist()
+        rooms = [min(micro_batch, len(members) - first) for first in range(0, len(members), micro_batch)]
+        groups: list[list[int]] = [[] for _ in rooms]
+        queue = [(0, number) for number in range(len(rooms))]
+        for request in members:
+            tokens, number = heapq.heappop(queue)
+            groups[number].append(request)
+            if len(groups[number]) < rooms[number]:
+                heapq.heappush(queue, (tokens + int(prompt[request]), number))
+        order += [request for group in groups for request in group]
+    return np.array(order, dtype=np.int64)
+
+
+class MoeLightning(StreamedPolicy):
+    """Plans (N, mu, r_w) by a hierarchical roofline, then pages the weights of the next layer in between micro-batches.
+
+    The plan is the one with the least max(T_comm, T_cpu, T_gpu) of a decode layer per sequence: mu from 1, 2, 3, 4, 36, 68 ...,
+    the number of micro-batches by bisection on memory, then as many residents (experts 0 .. int(E r_w) - 1 of every layer) as
+    fit. T_gpu re-reads the experts for each micro-batch, T_comm streams all other experts of the layer, used or not. Prefill
+    streams layer by layer on the GPU. Attention stays on the CPU where its FLOP per byte of KV cache lie below the turning
+    point of the roofline; above it both devices are tried. Micro-batches are balanced by prompt tokens.
+    Source: MoE-Lightning, ASPLOS 2025, arXiv:2411.11217, and caoshiyi/artifacts (branch asplos25); published: 0.86 of GPU
+    memory, 0.8 of host memory, buffer of two streamed layers.
+    Inferred: of micro-batches that are equally good the smallest; rounds of equal size where the job needs several; the costs
+    are those of the simulated machine. The "(p)" variants pad every prompt to the longest: give the workload such prompts.
+    Left out: the copy from pageable to pinned memory (two more passes over DRAM).
+    """
+
+    kind: Literal["moe_lightning"] = "moe_lightning"
+    micro_batch: int | None = Field(None, ge=1)
+    """mu, sequences per micro-batch; planned if not given, as N (`batch`)."""
+    resident_share: Share | None = None
+    """r_w, share of the experts in GPU memory; as many as fit if not given."""
+    attention: Literal["cpu", "gpu"] | None = None
+    """Where decode attends (A_g = 0 or 1); by the roofline's turning point if not given."""
+    gpu_share: Share = 0.86
+    """Share of GPU memory that is filled."""
+    host_share: Share = 0.8
+    """Share of host memory that is filled."""
+    balance: bool = True
+    """Whether micro-batches are balanced by tokens; by request number otherwise."""
+    reupload: bool = False
+    """Whether every micro-batch uploads the streamed experts for itself when its attention is done, as programs do whose copies
+    block; otherwise one sweep, paged in between the micro-batches, serves all (published)."""
+
+    runtime: ClassVar[str] = "moe-lightning"
+    source: ClassVar[str] = "MoE-Lightning (ASPLOS 2025, arXiv:2411.11217)"
+
+    def deploy(self, problem: Problem) -> Deployment:
+        """Plans, then places the residents with the lowest ids."""
+        costs, kv = LayerCosts(problem), host_for_cache(problem)
+        plan = self._plan(problem, costs, kv)
+        paged = plan.attention != problem.system.gpu_name
+        cut = self._cut(problem, plan.batch, plan.micro_batch, kv, plan.attention, paged)
+        return deploy_streamed(
+            problem,
+            replace(cut, expert_batch=min(plan.micro_batch, plan.batch)),
+            held=lowest_ids(problem, np.full(problem.layers, plan.residents)),
+            state=plan,
+            order=balanced(problem.job.prompt, plan.batch, plan.micro_batch) if self.balance else None,
+        )
+
+    def _cut(self, problem: Problem, batch: int, micro: int, kv: str, core: str, paged: bool = True) -> BatchPlan:
+        pipeline = Overlap() if self.reupload else Paged() if paged else Overlap(1)
+        return self.cut_into(problem, batch, kv=kv, core=core, micro=micro, pipeline=pipeline)
+
+    def _plan(self, problem: Problem, costs: LayerCosts, kv: str) -> PagedPlan:
+        """The best plan over the candidates; InputError if none fits."""
+        requests = problem.job.requests
+        limit = min(self.batch or requests, requests)
+        best: PagedPlan | None = None
+        best_seconds = np.inf
+        for device in self._attention(problem, kv):
+            for mu in [min(self.micro_batch, limit)] if self.micro_batch else candidates(limit):
+                plan = self._with(problem, costs, kv, device, mu, limit)
+                seconds = -(-requests // plan.batch) * plan.seconds if plan else np.inf
+                if seconds < best_seconds * (1 - 1e-9):
+                    best, best_seconds = plan, seconds
+        if best is None:
+            cut = self._cut(problem, self.batch or 1, self.micro_batch or 1, kv, problem.system.gpu_name)
+            slots = int(buffer_slots(problem, 0, 1))
+            reserve = (1.0 - self.gpu_share) * problem.usable(problem.gpu_tier)
+            size = problem.model.expert_bytes
+            raise too_large(problem, replace(cut, staging=slots), size, reserve=reserve, host=self.host_share)
+        return best
+
+    def _with(self, problem: Problem, costs: LayerCosts, kv: str, device: str, mu: int, limit: int) -> PagedPlan | None:
+        """The plan with micro-batches of `mu`, None if it does not fit or not as many sequences as given do."""
+        reserve = (1.0 - self.gpu_share) * problem.usable(problem.gpu_tier)
+
+        def made(batch: int) -> BatchPlan:
+            return self._cut(problem, batch, mu, kv, device)
+
+        most = largest_batch(problem, made, limit, 1, self.host_share, reserve=reserve)
+        if most == 0 or (self.batch is not None and most < limit):
+            return None
+        batch = limit if most == limit else -(-problem.job.requests // -(-problem.job.requests // most))
+        fitting = most_residents(problem, problem.gpu_free(made(batch)) - reserve, 1) // problem.layers
+        wanted = fitting if self.resident_share is None else int(self.resident_share * problem.experts * (1 + 1e-9))
+        residents = min(wanted, problem.experts)
+        return PagedPlan(batch, mu, device, residents, self._seconds(costs, batch, mu, residents, device, kv))
+
+    def _seconds(self, costs: LayerCosts, batch: int, mu: int, residents: int, device: str, kv: str) -> float:
+        """max(T_comm, T_cpu, T_gpu) of a decode layer."""
+        problem = costs.problem
+        count = -(-batch // mu)
+        comm = float(costs.upload(problem.experts - residents))
+        gpu = count * float(costs.dense(mu) + costs.experts(mu))
+        if device == problem.system.gpu_name:
+            comm += float(costs.copy_in(costs.cache_read(batch), kv))
+            return max(comm, gpu + float(costs.core(device, "decode", batch, kv)))
+        return max(comm, gpu, float(costs.cpu_attention(batch, kv)))
+
+    def _attention(self, problem: Problem, kv: str) -> list[str]:
+        """Devices of the core to try: as given; the CPU alone where the roofline says that the cache had better stay."""
+        gpu, cpu = problem.system.gpu_name, problem.costs.cpu_name
+        if self.attention == "cpu" and cpu is None:
+            raise InputError(Mistake("'cpu' needs a machine with a CPU", path="policy.attention"))
+        if cpu is None or self.attention == "gpu" or not problem.job.attention:
+            return [gpu]
+        job, model, costs, much = problem.job, problem.model, problem.costs, 1e15
+        middle = job.prompt + job.output // 2
+        intensity = float(model.core_flops_decode(middle).sum() / max(model.core_bytes_decode(middle).sum(), 1.0))
+        rate, bandwidth = (much / float(costs.core(cpu, *work, "decode", kv)) for work in ((much, 0.0), (0.0, much)))
+        stays = intensity <= leave_below(Level(rate, bandwidth), costs.path(kv, problem.gpu_tier).rate)
+        return [cpu] if stays or self.attention == "cpu" else [cpu, gpu]

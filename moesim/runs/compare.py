@@ -1,0 +1,90 @@
+"""Policies of one scenario run side by side in processes: the same answer as one after another, sooner.
+
+Knows what `compare_loaded` does; adds nothing to it but the processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moesim.contract import Policy
+from moesim.errors import InputError, Mistake
+from moesim.results.result import Result
+from moesim.runs.pools import cores, outcomes
+from moesim.runs.run import compare_loaded, policies_for, run_loaded
+from moesim.runs.worker import built
+from moesim.scenario.scenario import LoadedScenario
+
+__all__ = ["compare_in"]
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One policy on the scenario that all share."""
+
+    number: int
+    label: str
+    this: LoadedScenario
+    policy: Policy
+    command: tuple[str, ...] | None
+
+    @property
+    def name(self) -> str:
+        """The policy; two of a class may run."""
+        return f"{self.label} ({self.number})"
+
+    @property
+    def base(self) -> Path:
+        """The scenario's folder."""
+        return self.this.base
+
+    @property
+    def kinds(self) -> Sequence[type[Any]]:
+        """Classes that may come from a session or from beside the scenario."""
+        return [type(self.policy), type(getattr(self.this.scenario.workload, "routing", None))]
+
+    def run(self) -> Result | str:
+        """The result, or why the policy cannot run here."""
+        try:
+            return run_loaded(built(self.this, "compared"), policy=self.policy, policy_name=self.label, command=self.command)
+        except InputError as error:
+            return "; ".join(mistake.message for mistake in error.mistakes)
+
+
+def compare_in(
+    this: LoadedScenario,
+    names: Iterable[str | Policy],
+    *,
+    jobs: int | None = None,
+    started: Callable[[str, int, int], None] | None = None,
+    finished: Callable[[Result], object] | None = None,
+    command: Sequence[str] | None = None,
+) -> tuple[list[Result], dict[str, str]]:
+    """`compare_loaded` in `jobs` processes (default: one for each core)."""
+    if jobs is not None and jobs < 1:
+        raise InputError(Mistake(f"{jobs} processes run nothing; write 1 or more", file="--jobs"))
+    given = list(names)
+    policies = policies_for(given, this)
+    wanted = min(jobs if jobs is not None else cores(), len(policies))
+    if wanted <= 1:
+        return compare_loaded(this, given, started=started, finished=finished, command=command)
+    words = None if command is None else tuple(command)
+    entrants = [Entrant(number, name, this, policy, words) for number, (name, policy) in enumerate(policies)]
+    found: dict[int, Result | str] = {}
+    with closing(outcomes(entrants, jobs=wanted)) as done:
+        for entrant, outcome in done:
+            found[entrant.number] = outcome
+            if finished is not None and isinstance(outcome, Result):
+                finished(outcome)
+            if started is not None:
+                started(entrant.label, len(found), len(entrants))
+    told = [(one.label, found[one.number]) for one in entrants]
+    results = [outcome for _, outcome in told if isinstance(outcome, Result)]
+    refused = {label: outcome for label, outcome in told if isinstance(outcome, str)}
+    if not results:
+        raise InputError(*(Mistake(text, name) for name, text in refused.items()))
+    return results, refused

@@ -1,0 +1,109 @@
+"""What besides a scenario decides a run's numbers: moesim's own code, the code of foreign policies, the files read.
+
+Enters the name of every point, so that a directory never mixes runs of different code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import types
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from moesim import files
+from moesim.runs.imports import sources
+
+__all__ = ["file_digest", "foreign_code", "physics"]
+
+ROOMS = ("model", "hardware", "runtime", "workload", "policies", "engine", "results", "scenario")
+"""Folders of moesim whose code a run goes through, beside the modules at the top."""
+TOP = ("files", "strict_json", "units", "spec", "streams", "plugins")
+
+
+@lru_cache(maxsize=1)
+def physics() -> str:
+    """`sha256:...` of the source files that a run goes through; equal in every installation of the same version."""
+    package = Path(__file__).resolve().parents[1]
+    files = [package / f"{name}.py" for name in TOP]
+    for room in ROOMS:
+        files += sorted(path for path in (package / room).rglob("*") if path.suffix in (".py", ".json"))
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.relative_to(package).as_posix().encode() + b"\0")
+        digest.update(path.read_bytes().replace(b"\r\n", b"\n") + b"\0")
+    return f"sha256:{digest.hexdigest()}"
+
+
+def file_digest(path: Path) -> str:
+    """`sha256:...` of a file's bytes, read anew when the file has changed."""
+    stat = path.stat()
+    return _file_digest(path.resolve(), stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=256)
+def _file_digest(path: Path, changed: int, size: int) -> str:
+    with files.opened(path) as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def foreign_code(spec: type[Any]) -> str | None:
+    """A digest of the code behind a class that is not moesim's own, None for moesim's.
+
+    A module in a file counts with all its text and that of every module that it imports from its own folder, directly or not;
+    what was typed into a session, with the code objects of its classes and of the functions of that session which they call.
+    """
+    parts: list[str] = []
+    for base in spec.__mro__:
+        module = sys.modules.get(base.__module__)
+        if base is object or base.__module__.split(".")[0] in ("moesim", "pydantic", "builtins", "typing", "abc"):
+            continue
+        file = getattr(module, "__file__", None)
+        if file and base.__module__ != "__main__" and Path(file).is_file():
+            parts += [f"{name} {file_digest(path)}" for name, path in sorted(sources(base.__module__, Path(file)).items())]
+        else:
+            parts += sorted(_session_code(base, set()))
+    return f"sha256:{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()}" if parts else None
+
+
+def _session_code(thing: Any, seen: set[int]) -> Iterator[str]:
+    """The code of a class or function, and of what it names in its own session."""
+    if id(thing) in seen:
+        return
+    seen.add(id(thing))
+    if isinstance(thing, type):
+        yield f"class {thing.__qualname__} {sorted((k, repr(v)) for k, v in vars(thing).get('__annotations__', {}).items())}"
+        for name, member in vars(thing).items():
+            function = getattr(member, "__func__", None) or getattr(member, "fget", None) or member
+            if isinstance(function, types.FunctionType):
+                yield from _session_code(function, seen)
+            elif isinstance(member, (bool, int, float, str, bytes, tuple)) and not name.startswith("__"):
+                yield f"{name}={member!r}"
+    elif isinstance(thing, types.FunctionType):
+        yield f"{thing.__qualname__} {thing.__defaults__!r} {_code(thing.__code__)}"
+        for name in sorted(_names(thing.__code__)):
+            used = thing.__globals__.get(name)
+            if isinstance(used, (bool, int, float, str, tuple)):
+                yield f"{name}={used!r}"
+            elif isinstance(used, (type, types.FunctionType)) and used.__module__ == thing.__module__:
+                yield from _session_code(used, seen)
+
+
+def _names(code: types.CodeType) -> set[str]:
+    found = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            found |= _names(constant)
+    return found
+
+
+def _code(code: types.CodeType) -> str:
+    """Instructions and constants, without the places where they were typed."""
+    constants = [_code(one) if isinstance(one, types.CodeType) else _constant(one) for one in code.co_consts]
+    return f"{code.co_code.hex()} {constants} {code.co_names} {code.co_varnames}"
+
+
+def _constant(value: Any) -> str:
+    return repr(sorted(map(repr, value))) if isinstance(value, frozenset) else repr(value)

@@ -1,0 +1,345 @@
+"""From a scenario to a result: builds the job and the problem, runs the engine, adds bound, energy and provenance.
+
+The one place where a scenario meets the engine.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from moesim import plugins
+from moesim.contract import Policy, Problem, is_bound
+from moesim.engine import simulate
+from moesim.engine.books.energy_and_cost import bound_seconds, cost_per_million_tokens, energy, range_notes
+from moesim.engine.machine import ARRIVALS
+from moesim.engine.run import Outcome
+from moesim.errors import InputError, Mistake, MoesimError, excerpt
+from moesim.hardware.bill import bill, machine_price
+from moesim.hardware.lane_words import lane_words
+from moesim.results import provenance
+from moesim.results.recorder import SECOND
+from moesim.results.result import Result, RunFacts, make_result
+from moesim.results.store import content_of, refuse_foreign
+from moesim.runs.served import served_by, stamp
+from moesim.scenario.scenario import LoadedScenario, load, load_data, with_own_runtime
+from moesim.scenario.schema import Scenario, policy_class
+from moesim.scenario.tree import to_plain
+from moesim.scheduling.rounds import Rounds
+from moesim.streams import Streams
+from moesim.units import parse
+from moesim.workload.table import Job, RoutingTable
+from moesim.writing import file_target, folder_target, remove, write
+
+__all__ = [
+    "Progress",
+    "compare_loaded",
+    "compared_directory",
+    "comparison_target",
+    "loaded",
+    "out_directory",
+    "policies_for",
+    "problem_of",
+    "run",
+    "run_loaded",
+    "save_comparison",
+    "told_apart",
+]
+
+Progress = Callable[[int, int], None]
+
+
+def run(scenario: Any, *, policy: Any = None, seed: int | None = None, timeline: bool = False, **overrides: Any) -> Result:
+    """Runs a scenario (a file, a name, loaded or plain data) and returns its result.
+
+    `policy` is a name, a mapping with `kind`, or a Policy object; `overrides` are dotted paths to plain values
+    (`**{"workload.requests": 8}`). Raises InputError with every mistake.
+    """
+    return run_loaded(loaded(scenario, policy=policy, seed=seed, **overrides), timeline=timeline)
+
+
+def loaded(scenario: Any, *, policy: Any = None, seed: int | None = None, **overrides: Any) -> LoadedScenario:
+    """The scenario behind whatever a caller has in hand."""
+    if isinstance(scenario, LoadedScenario):
+        if policy is None and seed is None and not overrides:
+            return scenario
+        return load_data(scenario.data, base=scenario.base, policy=policy, seed=seed, sets=overrides)
+    if isinstance(scenario, dict):
+        return load_data(scenario, policy=policy, seed=seed, sets=overrides)
+    return load(scenario, policy=policy, seed=seed, sets=overrides)
+
+
+def problem_of(this: LoadedScenario, job: Job, routing: RoutingTable) -> Problem:
+    """The placement problem that a scenario poses."""
+    scenario = this.scenario
+    streams = Streams(scenario.seed, scenario.replicate)
+    return Problem(
+        scenario.model,
+        scenario.hardware,
+        job,
+        routing.profile,
+        streams["policy"],
+        streams["foresight"],
+        runtime=scenario.runtime,
+    )
+
+
+def run_loaded(
+    this: LoadedScenario,
+    *,
+    timeline: bool = False,
+    progress: Progress | None = None,
+    command: Sequence[str] | None = None,
+    policy: Policy | None = None,
+    policy_name: str | None = None,
+    bound: bool = True,
+    window: str | None = None,
+) -> Result:
+    """Runs a loaded scenario; `policy` takes the place of its own, under the name `policy_name`.
+
+    Without `bound` the programme that bounds the run is not solved, and the fields that need it are null. `window`
+    (`1 s..1.2 s`) keeps only that stretch of a timeline.
+    """
+    begin = time.perf_counter()
+    if policy is not None:
+        this = with_own_runtime(this, policy)
+    scenario = this.scenario
+    keep = timeline or scenario.simulation.timeline
+    stretch = None if window is None else _stretch(window, keep)
+    job, routing = this.build()
+    chosen = scenario.policy if policy is None else policy
+    problem = problem_of(this, job, routing)
+    try:
+        outcome = simulate(
+            problem,
+            chosen,
+            routing,
+            engine=scenario.simulation.engine,
+            timeline=keep,
+            window=stretch,
+            faults=scenario.faults,
+            schedule=getattr(scenario.workload, "schedule", Rounds),
+            progress=progress,
+        )
+    except InputError as error:
+        raise this.located(InputError(*(_under_policy(mistake) for mistake in error.mistakes))) from None
+    bound_s, unbounded = _bound(problem, outcome) if bound else (None, [])
+    name = policy_name or policy_label(chosen)
+    facts = RunFacts(
+        policy=name,
+        **_names(scenario),
+        **_requests(this, job, outcome),
+        bound_s=bound_s,
+        **_spending(problem, outcome, _counted_tokens(job)),
+        bill=[line._asdict() for line in bill(scenario.hardware)],
+        lane_words={**lane_words(scenario.hardware), ARRIVALS: "waiting for requests"},
+        wall_s=time.perf_counter() - begin,
+        is_bound=is_bound(chosen),
+        proven_gap=chosen.proven_gap(outcome.deployment.state),
+        single_layer_batch=not job.attention,
+        provenance=_provenance(this, to_plain(_repeatable(this, policy, name)), command),
+        notes=[*routing.notes, *range_notes(problem, outcome), *outcome.faults, *unbounded],
+    )
+    return make_result(outcome.recorder, facts)
+
+
+def _requests(this: LoadedScenario, job: Job, outcome: Outcome) -> dict[str, Any]:
+    """The fields of `RunFacts` about requests; those of a server stamp the record, for it says when tokens come out."""
+    served = served_by(outcome.scheduler, this.scenario.workload)
+    lengths = {"prompt": job.prompt, "output": job.output}
+    if served is None:
+        return {"arrival": job.arrival, **lengths}
+    stamp(outcome.recorder, outcome.scheduler)
+    return {"arrival": served.arrival / SECOND, **lengths, "served": served, "rejected": len(served.refused)}
+
+
+def _provenance(this: LoadedScenario, data: Any, command: Sequence[str] | None) -> dict[str, Any]:
+    seed, replicate = this.scenario.seed, this.scenario.replicate
+    return provenance.collect(data, seed=seed, replicate=replicate, command=command, origins=this.provenance)
+
+
+def _names(scenario: Scenario) -> dict[str, Any]:
+    """The fields of `RunFacts` about what was run."""
+    parts = {part: getattr(scenario, part).name for part in ("hardware", "runtime", "model")}
+    return {"scenario": scenario.name, **parts, "seed": scenario.seed, "replicate": scenario.replicate}
+
+
+def _spending(problem: Problem, outcome: Outcome, tokens: int) -> dict[str, Any]:
+    """The fields of `RunFacts` about energy and cost."""
+    machine, joules = problem.system, energy(problem, outcome.recorder)
+    return {
+        "energy_J": joules,
+        "energy_known": machine.energy_known,
+        "power_unknown": list(machine.power_unknown),
+        "price_unknown": list(machine.price_unknown),
+        "machine_usd": machine_price(machine),
+        "cost_usd_per_Mtok": cost_per_million_tokens(problem, outcome.recorder, joules, tokens),
+    }
+
+
+def _repeatable(this: LoadedScenario, policy: Policy | None, name: str) -> dict[str, Any]:
+    """The scenario's data, with the policy that took the place of its own."""
+    if policy is None:
+        return this.data
+    return {**this.data, "policy": {"kind": name, **policy.model_dump(mode="json", exclude={"kind"})}}
+
+
+def _bound(problem: Problem, outcome: Outcome) -> tuple[float | None, list[str]]:
+    """The run's bound in s; None, and a sentence that says why, where the programme behind it has no answer."""
+    try:
+        return bound_seconds(problem, outcome), []
+    except MoesimError as error:
+        return None, [f"this run has no bound: {error}"]
+
+
+def _stretch(window: str, timeline: bool) -> tuple[int, int]:
+    """`START..END`, each a duration, as ps; InputError without a timeline to keep it of."""
+    start, between, end = window.partition("..")
+    try:
+        low, high = (round(parse(text.strip(), "duration") * SECOND) for text in (start, end))
+    except ValueError as error:
+        told = str(error) if between else f"'{window}' is no stretch of time; write it like '1 s..1.2 s'"
+        raise InputError(Mistake(told, path="window")) from None
+    if not 0 <= low < high:
+        raise InputError(Mistake(f"'{window}' does not end after it starts; write it like '1 s..1.2 s'", path="window"))
+    if not timeline:
+        raise InputError(Mistake("a window is part of a timeline; ask for one (--trace)", path="window"))
+    return low, high
+
+
+def _counted_tokens(job: Job) -> int:
+    """Tokens that throughput counts: outputs, or the batch of a lone layer."""
+    return int(job.output.sum()) if job.attention else int(job.prompt.sum())
+
+
+def _under_policy(mistake: Mistake) -> Mistake:
+    return mistake if mistake.path else mistake._replace(path="policy")
+
+
+def policy_label(policy: Policy) -> str:
+    """What results call a policy: the kind that its class gives itself, else its class, without a module if of a session."""
+    kind, own = getattr(policy, "kind", None), vars(type(policy)).get("__annotations__", {})
+    name = f"{type(policy).__module__}:{type(policy).__qualname__}".removeprefix("__main__:")
+    return str(kind) if kind is not None and "kind" in own else name
+
+
+def told_apart(policies: Sequence[Policy]) -> list[str]:
+    """The labels of policies that were handed over as objects; of one kind, they say what each has other than its class."""
+    names = [policy_label(policy) for policy in policies]
+    return [f"{name}{_own(policy)}" if names.count(name) > 1 else name for name, policy in zip(names, policies, strict=True)]
+
+
+def _own(policy: Policy) -> str:
+    """`(margin=2.0)`; nothing for a policy that has the defaults of its class."""
+    values = policy.model_dump(mode="json", exclude={"kind"}, exclude_defaults=True)
+    return f"({', '.join(f'{name}={value}' for name, value in values.items())})" if values else ""
+
+
+def policies_for(names: Iterable[str | Policy], this: LoadedScenario) -> list[tuple[str, Policy]]:
+    """The policies called `names` (`all`: every one known), once each, with their defaults; the scenario's own with its values.
+
+    Policy objects stand for themselves.
+    """
+    given = list(names)
+    wanted = [one for name in given for one in (plugins.names("policies") if name == "all" else [name])]
+    own = (policy_label(this.scenario.policy), this.data["policy"].get("kind"))
+    labels = iter(told_apart([name for name in given if isinstance(name, Policy)]))
+    chosen: list[tuple[str, Policy]] = []
+    mistakes: list[Mistake] = []
+    for name in wanted:
+        if isinstance(name, Policy):
+            chosen.append((next(labels), name))
+            continue
+        if name in dict(chosen):
+            continue
+        try:
+            chosen.append((name, this.scenario.policy if name in own else policy_class(name, this.base)()))
+        except InputError as error:
+            mistakes += [mistake._replace(file="--policies") for mistake in error.mistakes]
+        except ValidationError as error:
+            needed = ", ".join(".".join(map(str, wrong["loc"])) for wrong in error.errors())
+            message = f"'{excerpt(name)}' cannot be made without parameters ({needed}); make it the policy of the scenario"
+            mistakes.append(Mistake(message, file="--policies"))
+    if mistakes:
+        raise InputError(*mistakes)
+    return chosen
+
+
+def compare_loaded(
+    this: LoadedScenario,
+    names: Iterable[str | Policy],
+    *,
+    started: Callable[[str, int, int], None] | None = None,
+    finished: Callable[[Result], object] | None = None,
+    command: Sequence[str] | None = None,
+) -> tuple[list[Result], dict[str, str]]:
+    """Results of several policies on the same requests and routing, and why a policy could not run at all.
+
+    `started(name, number, total)` is called before each run, `finished(result)` after each that was possible.
+    """
+    policies = policies_for(names, this)
+    this = replace(this, made=this.build())  # every policy meets the same requests and the same routing
+    results: list[Result] = []
+    refused: dict[str, str] = {}
+    for number, (name, policy) in enumerate(policies):
+        if started is not None:
+            started(name, number, len(policies))
+        try:
+            results.append(run_loaded(this, policy=policy, policy_name=name, command=command))
+        except InputError as error:
+            refused[name] = "; ".join(mistake.message for mistake in error.mistakes)
+            continue
+        if finished is not None:
+            finished(results[-1])
+    if not results:
+        raise InputError(*(Mistake(text, name) for name, text in refused.items()))
+    return results, refused
+
+
+def out_directory(this: LoadedScenario, out: str | Path | None) -> Path:
+    """Where a run's files go: `out`, or `runs/<scenario>-<policy>` under the current folder.
+
+    Where another scenario has that name already, the first digits of this one's content hash follow: equal scenarios have
+    equal directories, and none takes the place of another.
+    """
+    if out is not None:
+        return Path(out)
+    name = _folder_name(f"{this.scenario.name}-{policy_label(this.scenario.policy)}")
+    content = provenance.content_hash(to_plain(this.data))
+    plain, own = Path("runs", name), Path("runs", f"{name}-{content.partition(':')[2][:8]}")
+    folder_target(plain)
+    return own if own.exists() or content_of(plain) not in (None, content) else plain
+
+
+def compared_directory(out: str | Path, policy: str) -> Path:
+    """Where a comparison keeps the run of one policy."""
+    return Path(out) / _folder_name(policy)
+
+
+def _folder_name(text: str) -> str:
+    """A name as one of a folder."""
+    return "".join(letter if letter.isprintable() and letter not in "/\\:" else "-" for letter in text)
+
+
+def comparison_target(out: str | Path, this: LoadedScenario, names: Iterable[str | Policy]) -> None:
+    """InputError where the files of a comparison cannot be written under `out`. An older `comparison.json` is taken away."""
+    old = file_target(Path(out) / "comparison.json")
+    for name, _policy in policies_for(names, this):
+        refuse_foreign(compared_directory(out, name))
+    remove(old)
+
+
+def save_comparison(out: str | Path, ranked: dict[str, Any], results: Iterable[Result], *, kept: bool = False) -> Path:
+    """Writes `comparison.json`, with its provenance, under `out`, and each run's results unless `kept` there already."""
+    place, runs = Path(out), list(results)
+    for result in runs if not kept else ():
+        result.save(compared_directory(out, result.summary["policy"]))
+    document = {**ranked, "provenance": provenance.of_comparison([(r.summary["policy"], r.provenance) for r in runs])}
+    write(place / "comparison.json", json.dumps(document, indent=2) + "\n")
+    return place

@@ -1,0 +1,165 @@
+"""Owns the draw of a whole job by a law: from what an earlier run has kept, compiled on all cores, or with numpy.
+
+Knows laws by their slot; nothing of models, profiles or files of users. All three ways give the same ids.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim import jit
+from moesim.streams import Streams
+from moesim.workload.draws import kept, kernel
+from moesim.workload.draws.blocks import BLOCK, Ledger
+from moesim.workload.draws.laws import Law
+from moesim.workload.table import Job, Progress, id_type
+
+__all__ = ["Drawn", "PromptDraws", "draw_job", "draw_prompts", "draw_with", "walk"]
+
+_MOST_PROMPTS = 1 << 28
+"""Bytes of expert ids of prompts that are held at a time."""
+_KEEP = 200_000
+"""Draws from which on it is sooner read than drawn again."""
+_LOADED, _READY, _COLD = 1_000_000, 10_000_000, 50_000_000
+"""Draws from which on the compiled walk repays itself: where numba is loaded, its code is ready, or both are still to come."""
+
+
+class Drawn(NamedTuple):
+    """What a law has drawn for a job."""
+
+    prefill: NDArray[np.uint32]
+    """[R, L, E] tokens of each prompt by expert."""
+    decode: NDArray[np.unsignedinteger[Any]]
+    """[R, G, L, k] ids; rows from output - 1 on are zero."""
+
+
+def draw_job(job: Job, law: Law, streams: Streams, stream: str, progress: Progress | None = None) -> Drawn:
+    """What `law` draws for `job`; `stream` names the generators, whose part b is that of requests 64 b to 64 b + 63."""
+    draws = int((job.prompt + job.output - 1).sum()) * law.layers * law.top_k
+    path = kept.place(law.parts(), (streams.seed, streams.replicate, stream), job) if draws >= _KEEP else None
+    arrays = None if path is None else kept.read(path)
+    if arrays is not None:
+        return Drawn(*arrays)
+    functions = jit.compiled(kernel) if _repaid(draws) else None
+    if functions is None:
+        drawn = walk(job, law, streams, stream, progress)
+    else:
+        drawn = draw_with(functions, job, law, streams, stream, progress)
+    if path is not None:
+        kept.write(path, drawn)
+    return drawn
+
+
+def draw_prompts(job: Job, law: Law, streams: Streams, stream: str) -> Any:
+    """[R, P, L, k] the experts of every prompt token that `draw_job` counts; rows past a prompt are zero.
+
+    A token's experts depend on its place in the sequence and not on where the prompt ends: so these are the first tokens of
+    the same sequences, drawn as if all were decoded. Where they are too many to hold, they are drawn when they are asked for.
+    """
+    if job.requests * int(job.prompt.max()) * law.layers * law.top_k * id_type(law.experts)().nbytes > _MOST_PROMPTS:
+        return PromptDraws(job, law, streams, stream)
+    decoded = replace(job, prompt=np.zeros_like(job.prompt), output=job.prompt + 1)
+    return draw_job(decoded, law, streams, stream).decode
+
+
+class PromptDraws:
+    """As the array of `draw_prompts` where one request is asked for at a time: `draws[request, first:last]` is [n, L, k]."""
+
+    def __init__(self, job: Job, law: Law, streams: Streams, stream: str) -> None:
+        self._prompt, self._law, self._streams, self._stream = job.prompt, law, streams, stream
+        self._functions = jit.compiled(kernel)
+        self._drawn: OrderedDict[int, NDArray[np.unsignedinteger[Any]]] = OrderedDict()
+
+    def __getitem__(self, place: tuple[int, slice]) -> NDArray[np.unsignedinteger[Any]]:
+        request, tokens = int(place[0]), place[1]
+        if request not in self._drawn:
+            self._drawn.update(self._draw(request) if self._functions is not None else self._walk(request // BLOCK))
+            while len(self._drawn) > BLOCK:
+                self._drawn.popitem(last=False)
+        return self._drawn[request][tokens]
+
+    def _draw(self, request: int) -> dict[int, NDArray[np.unsignedinteger[Any]]]:
+        """One request, compiled."""
+        law, (block, number) = self._law, divmod(request, BLOCK)
+        ids = np.zeros((int(self._prompt[request]), law.layers, law.top_k), dtype=id_type(law.experts))
+        draw = law.compiled(self._functions, self._streams.spawn(self._stream, block), block * BLOCK)
+        draw(number, 0, np.zeros((law.layers, law.experts), dtype=np.uint32), ids)
+        return {request: ids}
+
+    def _walk(self, block: int) -> dict[int, NDArray[np.unsignedinteger[Any]]]:
+        """A block of requests, with numpy."""
+        law, first = self._law, block * BLOCK
+        prompt = self._prompt[first : first + BLOCK]
+        order = np.argsort(-prompt, kind="stable")
+        nothing, longest = np.zeros_like(prompt), int(prompt.max())
+        ledger = Ledger(nothing, prompt[order] + 1, law.layers, law.experts, law.top_k, longest)
+        _, ids = law.walk(self._streams.spawn(self._stream, block), order, ledger, first)
+        return {first + int(number): ids[place, : prompt[number]] for place, number in enumerate(order)}
+
+
+def _repaid(draws: int) -> bool:
+    if jit.loaded():
+        return draws >= _LOADED
+    return draws >= _COLD or (draws >= _READY and jit.ready(kernel))
+
+
+def walk(job: Job, law: Law, streams: Streams, stream: str, progress: Progress | None = None) -> Drawn:
+    """`draw_job` block by block, with numpy."""
+    drawn, total = _empty(job, law), job.prompt + job.output - 1
+    done, everything = 0, int(total.sum())
+    for block, first in enumerate(range(0, job.requests, BLOCK)):
+        part = slice(first, min(first + BLOCK, job.requests))
+        order = np.argsort(-total[part], kind="stable")
+        ledger = Ledger(job.prompt[part][order], job.output[part][order], law.layers, law.experts, law.top_k, job.passes)
+        if progress is not None:
+            ledger.tick = _tick(progress, done, int(total[part].sum()), everything)
+        drawn.prefill[first + order], drawn.decode[first + order] = law.walk(streams.spawn(stream, block), order, ledger, first)
+        done += int(total[part].sum())
+        if progress is not None:
+            progress(done, everything)
+    return drawn
+
+
+def draw_with(functions: Any, job: Job, law: Law, streams: Streams, stream: str, progress: Progress | None = None) -> Drawn:
+    """`draw_job` request by request, by the `functions` of `kernel`, in as many threads as there are cores."""
+    drawn, total = _empty(job, law), job.prompt + job.output - 1
+    done, everything = 0, int(total.sum())
+    with ThreadPoolExecutor(_threads()) as pool:
+        for block, first in enumerate(range(0, job.requests, BLOCK)):
+            draw = law.compiled(functions, streams.spawn(stream, block), first)
+
+            def request(number: int, draw: Callable[..., None] = draw, first: int = first) -> int:
+                passes = int(job.output[number]) - 1
+                draw(number - first, int(job.prompt[number]), drawn.prefill[number], drawn.decode[number, :passes])
+                return number
+
+            for number in pool.map(request, range(first, min(first + BLOCK, job.requests))):
+                done += int(total[number])
+                if progress is not None:
+                    progress(done, everything)
+    return drawn
+
+
+def _empty(job: Job, law: Law) -> Drawn:
+    prefill = np.zeros((job.requests, law.layers, law.experts), dtype=np.uint32)
+    return Drawn(prefill, np.zeros((job.requests, job.passes, law.layers, law.top_k), dtype=id_type(law.experts)))
+
+
+def _tick(progress: Progress, done: int, block: int, everything: int) -> Progress:
+    return lambda step, steps: progress(done + block * step // steps, everything)
+
+
+def _threads() -> int:
+    """Cores that this process may use; those of `OMP_NUM_THREADS` where it says, as it does in workers of a sweep."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    if wanted.isdecimal() and int(wanted):
+        return int(wanted)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,128 @@
+"""Owns how long prompts and outputs are: fixed numbers, distributions, or the rows of a file.
+
+Knows nothing of routing; draws come from the stream `lengths` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from moesim.arrays import IntArray
+from moesim.errors import InputError, Mistake
+from moesim.spec import Spec
+from moesim.streams import Streams
+from moesim.workload.csvfile import column_names, read_columns
+from moesim.workload.draws.portable import exponential, logarithm
+
+__all__ = ["UNREAD", "FromTable", "Lengths", "LogNormal", "UniformLengths", "draw_lengths", "unread"]
+
+UNREAD = ("arrival_s", "cached_prefix_tokens_infinite_cache", "prefix_row")
+"""Columns that `moesim import` writes and that lengths do not read."""
+
+_PART = {"prompt": 0, "output": 1, "rows": 2}
+
+
+class LogNormal(Spec):
+    """Lognormal lengths, rounded and kept within bounds."""
+
+    kind: Literal["lognormal"] = "lognormal"
+    median: float = Field(gt=0)
+    """Tokens that half of the requests stay below."""
+    sigma: float = Field(ge=0)
+    """Standard deviation of the natural logarithm."""
+    minimum: int = Field(default=1, ge=1)
+    """Shorter ones are drawn out to this many tokens."""
+    maximum: int = Field(default=1_000_000, ge=1)
+    """Longer ones are cut to this many tokens."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.maximum < self.minimum:
+            raise ValueError(f"maximum {self.maximum} is below minimum {self.minimum}")
+        return self
+
+
+class UniformLengths(Spec):
+    """Whole numbers from `minimum` to `maximum`, each as likely."""
+
+    kind: Literal["uniform"] = "uniform"
+    minimum: int = Field(ge=1)
+    """The fewest tokens."""
+    maximum: int = Field(ge=1)
+    """The most tokens."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.maximum < self.minimum:
+            raise ValueError(f"maximum {self.maximum} is below minimum {self.minimum}")
+        return self
+
+
+class FromTable(Spec):
+    """Lengths of real requests: one column of a CSV file. Prompt and output from the same file use the same rows.
+
+    Lengths only: arrival times that the file may hold are read by `arrivals` of an online workload (`kind: trace`); the result
+    says in a note what is not read.
+    """
+
+    kind: Literal["table"] = "table"
+    path: str
+    """Relative to the scenario's folder; may end in .gz."""
+    column: str | None = None
+    """Default: `prompt_tokens` for prompts, `output_tokens` for outputs."""
+    pick: Literal["sampled", "file"] = "sampled"
+    """`sampled`: rows at random with replacement; `file`: the first rows in the order of the file."""
+    maximum: int | None = Field(default=None, ge=1)
+    """Longer ones are cut to this many tokens."""
+
+
+Lengths = Annotated[int, Field(ge=1)] | Annotated[LogNormal | UniformLengths | FromTable, Field(discriminator="kind")]
+
+
+def draw_lengths(lengths: Lengths, requests: int, streams: Streams, what: Literal["prompt", "output"], base: Path) -> IntArray:
+    """[R] tokens. A longer job begins with the lengths of a shorter one."""
+    if isinstance(lengths, int):
+        return np.full(requests, lengths, dtype=np.int64)
+    generator = streams.spawn("lengths", _PART[what])
+    if isinstance(lengths, FromTable):
+        return _from_table(lengths, requests, streams, what, base)
+    if isinstance(lengths, UniformLengths):
+        return generator.integers(lengths.minimum, lengths.maximum, size=requests, endpoint=True, dtype=np.int64)
+    drawn = exponential(logarithm(lengths.median) + lengths.sigma * generator.standard_normal(requests))
+    # clipped as floats: an extreme draw must not overflow the integer
+    return np.clip(np.rint(drawn), lengths.minimum, lengths.maximum).astype(np.int64)
+
+
+def _from_table(lengths: FromTable, requests: int, streams: Streams, what: str, base: Path) -> IntArray:
+    path = base / lengths.path
+    column = lengths.column or f"{what}_tokens"
+    table = read_columns(path, (column,))
+    values = table.columns[column]
+    mistakes = table.refuse((values < 1) | (values != np.rint(values)), column, "is not a number of tokens (1, 2, ...)")
+    if mistakes:
+        raise InputError(*mistakes)
+    if lengths.pick == "file":
+        if requests > len(values):
+            raise InputError(Mistake(f"{requests} requests asked for; the file has {len(values)}", file=str(path)))
+        row = np.arange(requests)
+    else:
+        row = streams.spawn("lengths", _PART["rows"]).integers(0, len(values), size=requests)
+    tokens = values[row].astype(np.int64)
+    return tokens if lengths.maximum is None else np.minimum(tokens, lengths.maximum)
+
+
+def unread(lengths: Iterable[Lengths | None], base: Path) -> tuple[str, ...]:
+    """What the files of lengths hold beside lengths that no workload reads, one note for each file."""
+    paths = dict.fromkeys(base / part.path for part in lengths if isinstance(part, FromTable))
+    held = {path: [name for name in UNREAD if name in column_names(path)] for path in paths}
+    return tuple(
+        f"{path.name} has {' and '.join(names)}, of which its lengths take nothing; 'arrivals: {{kind: trace}}' of an online "
+        "workload does"
+        for path, names in held.items()
+        if names
+    )

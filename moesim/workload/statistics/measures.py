@@ -1,0 +1,148 @@
+"""Owns the measures by which recorded and generated routing are compared: skew, reuse, coverage, cache hits, coupling.
+
+Knows expert ids per token only; neither files nor generators.
+
+Sequences are lists of [T, L, k] expert ids, T tokens of one request in order.
+Short names: L layers, E experts per layer, k experts per token.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim import jit
+from moesim.arrays import FloatArray, IntArray
+from moesim.workload.statistics import replays
+
+__all__ = [
+    "belady_hits",
+    "coverage",
+    "lru_hits",
+    "next_layer_recall",
+    "overlap",
+    "popularity",
+    "static_hits",
+    "top_share",
+    "within_request_share",
+]
+
+Ids = NDArray[np.integer[Any]]
+
+
+def popularity(sequences: list[Ids], experts: int) -> IntArray:
+    """[L, E] tokens that each expert was drawn for."""
+    ids = np.concatenate(sequences)
+    layers = ids.shape[1]
+    flat = ids.astype(np.intp) + np.arange(layers)[:, None] * experts
+    return np.bincount(flat.ravel(), minlength=layers * experts).reshape(layers, experts)
+
+
+def top_share(counts: IntArray, share: float) -> FloatArray:
+    """[L] share of the tokens that the most popular `share` of the experts get; `counts`: [L, E].
+
+    The number of experts is rounded to the nearest integer, at least one.
+    """
+    experts = counts.shape[-1]
+    best = np.sort(counts, axis=-1)[..., ::-1][..., : max(1, round(share * experts))]
+    result: FloatArray = best.sum(axis=-1) / counts.sum(axis=-1)
+    return result
+
+
+def within_request_share(sequences: list[Ids], experts: int, share: float = 0.25, minimum: int = 1) -> float:
+    """Mean over requests of at least `minimum` tokens, and over layers, of `top_share` counted in the request alone."""
+    kept = [sequence for sequence in sequences if len(sequence) >= minimum]
+    return float(np.mean([top_share(popularity([sequence], experts), share).mean() for sequence in kept]))
+
+
+def overlap(sequences: list[Ids], lag: int = 1) -> FloatArray:
+    """[L] share of a token's experts that the token `lag` before it used too."""
+    shared, tokens = np.zeros(sequences[0].shape[1]), 0
+    for sequence in sequences:
+        now, before = sequence[lag:], sequence[:-lag]
+        shared += (now[..., :, None] == before[..., None, :]).any(axis=-1).sum(axis=(0, 2))
+        tokens += len(now)
+    share: FloatArray = shared / (tokens * sequences[0].shape[2])
+    return share
+
+
+def coverage(
+    sequences: list[Ids], tokens: int, samples: int, generator: np.random.Generator, *, consecutive: bool = False
+) -> float:
+    """Mean number of distinct experts per layer that `tokens` tokens touch, drawn at random or as one run of a stream.
+
+    The stream is all sequences one after another.
+    """
+    ids = np.concatenate(sequences)
+    layers, sizes = ids.shape[1], []
+    for _ in range(samples):
+        if consecutive:
+            start = int(generator.integers(0, len(ids) - tokens + 1))
+            part = ids[start : start + tokens]
+        else:
+            part = ids[generator.choice(len(ids), size=tokens, replace=False)]
+        flat = part.astype(np.intp) + np.arange(layers)[:, None] * (int(ids.max()) + 1)
+        sizes.append(np.unique(flat).size / layers)
+    return float(np.mean(sizes))
+
+
+def lru_hits(sequences: list[Ids], experts: int, *, streams: int = 1) -> FloatArray:
+    """[E + 1] share of expert requests that a per-layer LRU cache of each capacity (0 to E experts) serves.
+
+    The cache sees the sequences one after another, a token's experts in the order of their slots. A request hits if fewer
+    than `capacity` other experts were used since its last use. `streams`: cut the tokens into so many equal pieces, each
+    with an empty cache of its own at its start (up to streams - 1 tokens at the end are left out).
+    """
+    distance = np.zeros(experts + 1, dtype=np.int64)
+    functions = _compiled()
+    for accesses in _accesses(sequences, streams):
+        functions.distances(accesses, distance)
+    return np.concatenate([[0.0], np.cumsum(distance[:-1]) / distance.sum()])
+
+
+def belady_hits(sequences: list[Ids], experts: int, capacity: int) -> float:
+    """Share of expert requests that a per-layer cache of `capacity` experts serves at most; it sees them as `lru_hits` does."""
+    functions, parts = _compiled(), _accesses(sequences, 1)
+    return float(sum(functions.farthest(part, experts, capacity) for part in parts) / sum(len(part) for part in parts))
+
+
+def static_hits(learn: IntArray, score: IntArray, capacity: int) -> FloatArray:
+    """[L] share of the counts `score` [L, E] that go to the `capacity` experts that `learn` [L, E] counts most."""
+    best = np.argsort(-learn, axis=1, kind="stable")[:, :capacity]
+    share: FloatArray = np.take_along_axis(score, best, axis=1).sum(axis=1) / np.maximum(score.sum(axis=1), 1)
+    return share
+
+
+def _accesses(sequences: list[Ids], streams: int) -> list[NDArray[np.int64]]:
+    """Expert requests of each layer and piece, in order."""
+    ids = np.concatenate(sequences).astype(np.int64)
+    length = len(ids) // streams
+    pieces = ids[: streams * length].reshape(streams, length, *ids.shape[1:]).transpose(0, 2, 1, 3)
+    return [np.ascontiguousarray(layer).ravel() for piece in pieces for layer in piece]
+
+
+def _compiled() -> Any:
+    return jit.compiled(replays) or replays
+
+
+def next_layer_recall(train: list[Ids], test: list[Ids], experts: int) -> tuple[float, float]:
+    """Share of a token's experts found among the k that a table predicts: (co-occurrence with the layer above, popularity).
+
+    The tables are counted on `train`. The first is the sum, over the experts used in the layer above, of the share of
+    their tokens that went on to each expert; the second knows the popularity alone. Both measured on `test`, layers 1 on.
+    """
+    learn, score = np.concatenate(train).astype(np.intp), np.concatenate(test).astype(np.intp)
+    layers, top_k = learn.shape[1:]
+    hits, static_hits = 0, 0
+    for layer in range(1, layers):
+        pairs = learn[:, layer - 1, :, None] * experts + learn[:, layer, None, :]
+        table = np.bincount(pairs.ravel(), minlength=experts**2).reshape(experts, experts).astype(np.float64)
+        table /= np.maximum(table.sum(axis=1, keepdims=True), 1.0)
+        best = np.argsort(-table[score[:, layer - 1]].sum(axis=1), axis=1)[:, :top_k]
+        hits += int((score[:, layer, :, None] == best[:, None, :]).sum())
+        static = np.argsort(-np.bincount(learn[:, layer].ravel(), minlength=experts))[:top_k]
+        static_hits += int(np.isin(score[:, layer], static).sum())
+    possible = len(score) * (layers - 1) * top_k
+    return hits / possible, static_hits / possible

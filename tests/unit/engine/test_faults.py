@@ -1,0 +1,127 @@
+"""Tiers that fail and come back, copies kept in reserve, and moves of bytes that are already there."""
+
+from __future__ import annotations
+
+import re
+
+import engine_worlds as worlds
+import numpy as np
+import policy_problems as tiny
+import pytest
+
+from moesim.engine import simulate
+from moesim.errors import InputError
+from moesim.hardware.fault import Fault
+from moesim.policies.baselines.static_popularity import StaticPopularity
+from moesim.policies.near_data.cxl_expert import CxlExpert
+from moesim.policies.near_data.moe_cxl import MoeCxl
+from moesim.runs.run import loaded, run
+
+SSD = 3e9
+"""B/s that the SSD of a tiny machine reads."""
+DEVICES = {"near": (60e6, 22e9), "far": (120e6, 12e9)}
+
+
+def scene(output: int = 12, **machine):
+    """Three layers of eight experts of 6.3 MB on two CXL devices, with DRAM for a few and an SSD for all."""
+    machine = {"hbm": 0.1e9, "ddr": 30e6, "cxl": DEVICES, "nvme": 1e9} | machine
+    shape, work = tiny.model(), tiny.job(requests=2, prompt=20, output=output)
+    table = worlds.routing(worlds.Knobs(seed=3), work, shape)
+    system = tiny.system(**machine)
+    return lambda policy, **how: simulate(tiny.problem(system, shape, work, tiny.popularity(8, 3)), policy, table, **how)
+
+
+def steps(outcome) -> np.ndarray:
+    """[passes] seconds."""
+    return np.array([row.end - row.start for row in outcome.recorder.passes]) / 1e12
+
+
+def at(outcome, number: int) -> float:
+    """Seconds at which pass `number` begins."""
+    return outcome.recorder.passes[number].start / 1e12
+
+
+@pytest.mark.parametrize("policy", [StaticPopularity(), CxlExpert(mode="printed"), MoeCxl(period=2)])
+def test_what_lived_in_a_lost_device_is_read_from_the_fallback(policy) -> None:
+    play = scene()
+    whole = play(policy)
+    fault = Fault(tier="near", at=at(whole, 4), fallback="ssd")
+    lost = play(policy, faults=[fault])
+    assert (steps(lost)[:4] == steps(whole)[:4]).all()
+    assert steps(lost)[4:].sum() > 1.2 * steps(whole)[4:].sum()
+    assert lost.recorder.moved["ssd:read"] > 0
+    assert "ssd:read" not in whole.recorder.moved
+    assert lost.faults[0].startswith("tier 'near' fails: ")
+    assert lost.recorder.layers.activations.tolist() == whole.recorder.layers.activations.tolist()
+
+
+@pytest.mark.parametrize("policy", [StaticPopularity(), MoeCxl(period=2)])
+def test_both_engines_meet_a_fault_alike(policy) -> None:
+    play = scene()
+    fault = Fault(tier="near", at=at(play(policy), 3) + 1e-6, until=at(play(policy), 8), fallback="ssd")
+    kernel, reference = play(policy, faults=[fault]), play(policy, faults=[fault], engine="reference")
+    assert kernel.recorder.makespan == reference.recorder.makespan
+    assert kernel.recorder.moved == reference.recorder.moved
+    assert kernel.faults == reference.faults
+    assert len(kernel.faults) == 2
+
+
+def test_a_policy_that_re_places_recovers_and_returns_to_a_device_that_is_back() -> None:
+    play = scene(output=60)
+    still, moving = StaticPopularity(misses="upload"), MoeCxl(period=2, prefetch=0)
+    whole = play(still)
+    fault = Fault(tier="near", at=at(whole, 10), until=at(whole, 20), fallback="ssd")
+    stuck, mended = play(still, faults=[fault]), play(moving, faults=[fault])
+    assert steps(stuck)[-10:].sum() > 1.5 * steps(whole)[-10:].sum()
+    assert steps(mended)[-10:].sum() < 1.2 * steps(play(moving))[-10:].sum()
+    assert mended.recorder.caused["migration"] > 0
+
+
+def test_a_returned_device_is_full_again_in_twice_the_time_that_its_bytes_take() -> None:
+    """Without the device the others hold too few experts, so that its own are read from the SSD until it is back."""
+    play, size = scene(output=60, cxl={"near": (60e6, 22e9), "far": (60e6, 12e9)}), tiny.model().expert_bytes
+    policy = MoeCxl(period=2, prefetch=0)
+    whole = play(policy)
+    outcome = play(policy, faults=[Fault(tier="near", at=at(whole, 10), until=at(whole, 30), fallback="ssd")])
+    lost, back = outcome.faults
+    assert re.search(r"fails: \d+ experts .* \(met at", lost)
+    count, seconds = re.search(r"is back, empty .*; (\d+) experts live there \(.*\) (\S+) s later", back).groups()
+    step = float(np.median(steps(outcome)))  # homes change between two passes
+    assert int(count) >= 4
+    assert float(seconds) <= 2 * int(count) * size / SSD + 2 * step
+
+
+def test_a_fault_costs_no_memory_that_is_not_there() -> None:
+    """Every expert has a copy in the fallback from the start, and no tier ever holds more than it has."""
+    play = scene()
+    outcome = play(MoeCxl(period=2), faults=[Fault(tier="near", at=1e-3, fallback="ssd")])
+    assert outcome.recorder.peak["ssd"] == 24 * tiny.model().expert_bytes
+    sizes = {"near": 60e6, "far": 120e6, "ddr": 30e6, "ssd": 1e9, "hbm": 0.1e9}
+    assert all(outcome.recorder.peak[tier] <= size for tier, size in sizes.items())
+    with pytest.raises(InputError, match=r"the placement needs 150,994,944 B \(24 experts 150,994,944 B\) of tier 'ssd'"):
+        scene(nvme=100e6)(MoeCxl(), faults=[Fault(tier="near", at=1e-3, fallback="ssd")])
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ({"tier": "nera"}, r"no host tier 'nera' in this machine; it has .* Did you mean 'near'\?"),
+        ({"tier": "ssd"}, "'ssd' cannot stand in for itself"),
+        ({"tier": "ddr"}, "'ddr' holds activations on their way"),
+        ({"fallback": "hbm"}, "no host tier 'hbm'"),
+    ],
+)
+def test_faults_that_cannot_be_are_refused(fault, message) -> None:
+    with pytest.raises(InputError, match=message):
+        scene()(MoeCxl(), faults=[Fault(**{"tier": "near", "at": 1.0, "fallback": "ssd", **fault})])
+
+
+def test_a_fault_in_a_scenario_is_told_at_its_line_and_in_the_result() -> None:
+    quick = {"workload.output": 3, "workload.requests": 1}
+    result = run("moe_cxl/device-failure", **quick, faults=[{"tier": "cxl_d", "at": "1 s", "fallback": "nvme"}])
+    assert any("tier 'cxl_d' fails" in note for note in result.notes)
+    with pytest.raises(InputError) as told:
+        run("moe_cxl/device-failure", **quick, faults=[{"tier": "cxl_e", "at": "1 s", "fallback": "nvme"}])
+    assert "faults[0].tier" in str(told.value)
+    with pytest.raises(InputError, match=r"1 s is not after 2 s"):
+        loaded("moe_cxl/device-failure", faults=[{"tier": "cxl_d", "at": "2 s", "until": "1 s", "fallback": "nvme"}])

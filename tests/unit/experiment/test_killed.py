@@ -1,0 +1,223 @@
+"""Sweeps that are killed: `kill -9` of the sweep, of its workers and of a cluster's, and the same bytes in the end."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from moesim.experiment.store import FORMAT as POINT
+from moesim.experiment.sweep import run_sweep
+from moesim.results.sweeps import OUTPUTS
+
+ROOT = Path(__file__).resolve().parents[3]
+EXPERIMENT = """\
+name: killed
+scenario: {extends: cxl_expert/threshold, workload: {tokens: 256}}
+axes:
+  policy.hot: {kind: range, low: 0, high: 1, points: 15}
+  hardware.links.pcie.rate: [16 GB/s, 32 GB/s]
+replications: 4
+bound: false
+"""
+POINTS = 15 * 2 * 4
+THOUSAND = EXPERIMENT.replace("points: 15", "points: 21").replace("replications: 4", "replications: 24")
+"""The same with 21 x 2 x 24 = 1,008 points."""
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("killed") / "killed.yaml"
+    path.write_text(EXPERIMENT)
+    return path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(experiment: Path) -> dict[str, bytes]:
+    out = experiment.parent / "undisturbed"
+    run_sweep(experiment, out=out, jobs=1)
+    return outputs(out)
+
+
+def outputs(directory: Path) -> dict[str, bytes]:
+    return {name: (directory / name).read_bytes() for name in OUTPUTS}
+
+
+def points(out: Path) -> int:
+    return len(list((out / "points").glob("*.json")))
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
+
+
+@contextmanager
+def process(*arguments: str, cwd: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A Python process, dead when the block ends."""
+    log = (cwd / f"log-{len(list(cwd.glob('log-*')))}").open("wb")
+    with log, subprocess.Popen([sys.executable, *arguments], cwd=cwd, env=environment(), stdout=log, stderr=log) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+def sweep(experiment: Path, out: Path, *options: str) -> tuple[str, ...]:
+    return ("-m", "moesim", "sweep", str(experiment), "--out", str(out), *options)
+
+
+def until(out: Path, count: int, running: subprocess.Popen[bytes]) -> None:
+    """Waits until so many points are there, or the sweep is over, however long a busy machine takes."""
+    while points(out) < count and running.poll() is None:
+        time.sleep(0.002)
+
+
+def workers(parent: int) -> list[int]:
+    """The pool's processes below a sweep."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            status, words = (entry / "stat").read_text(), (entry / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if int(status.rpartition(")")[2].split()[1]) == parent and b"popen_loky" in words:
+            found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds workers in /proc")
+def test_a_thousand_points_killed_ten_times_and_resumed_end_with_the_same_bytes(tmp_path: Path) -> None:
+    experiment, whole = tmp_path / "killed.yaml", tmp_path / "whole"
+    experiment.write_text(THOUSAND)
+    run_sweep(experiment, out=whole, jobs=2)
+    chance, out = random.Random(5), tmp_path / "out"
+    for kill in range(10):
+        with process(*sweep(experiment, out, "--jobs", "2" if kill % 3 == 0 else "1"), cwd=tmp_path) as running:
+            until(out, points(out) + chance.randrange(100), running)
+            time.sleep(chance.random() * 0.02)
+            pool = workers(running.pid)
+            running.send_signal(signal.SIGKILL)
+            running.wait()
+        while any(Path(f"/proc/{worker}").exists() for worker in pool):  # one that outlived its sweep would hold this up
+            time.sleep(0.05)
+        assert not (out / "table.csv").exists()
+        assert all(path.read_bytes().count(POINT.encode()) == 1 for path in (out / "points").glob("*.json"))
+    assert 0 < points(out) < points(whole) == 1008
+    run_sweep(experiment, out=out, jobs=1)
+    assert outputs(out) == outputs(whole)
+    assert not list(out.rglob(".*.part"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds workers in /proc")
+def test_a_sweep_survives_the_death_of_a_worker(experiment: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with process(*sweep(experiment, out, "--jobs", "2"), cwd=tmp_path) as running:
+        until(out, 10, running)
+        for worker in workers(running.pid)[:1]:
+            os.kill(worker, signal.SIGKILL)
+        assert running.wait() == 0
+    assert outputs(out) == undisturbed
+
+
+POLICY = '''
+import sys
+from typing import ClassVar
+
+import numpy as np
+
+import moesim
+from moesim.contract import Dispatch
+from moesim.policies.kit.placement import SizedPolicy, place, quota
+
+
+def worth(visit, margin):
+    return visit.cpu < margin * (visit.copy + visit.gpu)
+
+
+class Mine(SizedPolicy):
+    """Defined where no other process can import it."""
+
+    margin: float = 1.0
+    memoryless: ClassVar[bool] = True
+
+    def deploy(self, problem):
+        return place(problem, resident=quota(problem.popularity), cut=self.cut(problem))
+
+    def dispatch(self, visit, view):
+        on_cpu = ~view.resident[visit.layer] & worth(visit, self.margin)
+        return Dispatch(np.where(on_cpu, view.problem.cpu_index, view.problem.gpu_index))
+
+
+small = {"extends": "quickstart", "workload": {"requests": 1, "prompt": 4, "output": 2}}
+experiment = {"scenario": small, "axes": {"policy.margin": [0.1, 1.0, 10.0]}, "bound": False}
+where = {"dask": sys.argv[1]} if len(sys.argv) > 1 else {"jobs": 2}
+here = moesim.sweep(experiment, policies=[Mine(), "lru"], jobs=1)
+there = moesim.sweep(experiment, policies=[Mine(), "lru"], **where)
+assert (there.status == "done").all(), there.error.tolist()
+assert here.to_csv() == there.to_csv()
+assert set(there.policy) == {"Mine", "lru"}
+'''
+
+
+def test_a_policy_of_a_notebook_runs_in_other_processes(tmp_path: Path) -> None:
+    script = tmp_path / "cell.py"  # run as `__main__`, which nobody can import, as the cells of a notebook are
+    script.write_text(POLICY)
+    done = subprocess.run([sys.executable, str(script)], env=environment(), cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+@pytest.fixture(scope="module")
+def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a Dask scheduler of its own process."""
+    pytest.importorskip("distributed", reason="Dask is not installed (moesim[dask])")
+    place = tmp_path_factory.mktemp("dask")
+    file = place / "scheduler.json"
+    options = ("--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file))
+    with process("-m", "distributed.cli.dask_scheduler", *options, cwd=place) as running:
+        while not (file.exists() and "tcp://127.0.0.1:" in file.read_text()):
+            assert running.poll() is None, "the scheduler does not start"
+            time.sleep(0.05)
+        yield next(word for word in file.read_text().split('"') if word.startswith("tcp://127.0.0.1:"))
+
+
+@contextmanager
+def dask_worker(address: str, place: Path) -> Iterator[subprocess.Popen[bytes]]:
+    options = ("--nthreads", "1", "--no-nanny", "--no-dashboard", "--host", "127.0.0.1")
+    with process("-m", "distributed.cli.dask_worker", address, *options, cwd=place) as running:
+        yield running
+
+
+def test_a_cluster_gives_the_same_bytes_and_loses_no_point_with_a_worker(
+    scheduler: str, experiment: Path, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    with dask_worker(scheduler, tmp_path) as first, dask_worker(scheduler, tmp_path):
+        with process(*sweep(experiment, whole, "--dask", scheduler), cwd=tmp_path) as running:
+            assert running.wait() == 0
+        assert outputs(whole) == undisturbed
+        with process(*sweep(experiment, killed, "--dask", scheduler), cwd=tmp_path) as running:
+            until(killed, POINTS // 4, running)
+            first.send_signal(signal.SIGKILL)
+            assert running.wait() == 0
+        assert outputs(killed) == undisturbed
+        script = tmp_path / "cell.py"
+        script.write_text(POLICY)
+        with process(str(script), scheduler, cwd=tmp_path) as running:
+            assert running.wait() == 0
+
+
+def test_no_cluster_is_told(experiment: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, *sweep(experiment, out, "--dask", "tcp://127.0.0.1:1")]
+    done = subprocess.run(command, env=environment(), cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == 2
+    assert b"--dask" in done.stderr
+    assert not out.exists()

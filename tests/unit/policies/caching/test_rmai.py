@@ -1,0 +1,105 @@
+"""RMAI: experts with a peer, a cache of them in local DRAM, least recently used out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import policy_problems as tiny
+import pytest
+
+from moesim.errors import InputError
+from moesim.hardware import System
+from moesim.policies.caching.rmai import Rmai
+from moesim.testing.bench import Bench
+from moesim.testing.worlds import small_worlds
+
+SIZE = 6 * 1024 * 1024
+"""Bytes of an expert of the small model."""
+
+
+def scene(slots: int = 6, **parameters):
+    """3 layers of 8 experts, a cache of `slots` of them."""
+    p = tiny.problem(tiny.system(hbm=0.15e9, ddr=10 * SIZE, peer=1e9))
+    policy = Rmai(cache=(slots + 0.5) / 10, **{"turnover": 2, **parameters})
+    deployment = policy.deploy(p)
+    return p, policy, deployment, tiny.view_of(p, deployment)
+
+
+def after(policy, view, index: int, layer: int, used: list[int]):
+    """What it asks for after a layer that used the experts `used`."""
+    counts = np.zeros(8, dtype=np.int64)
+    counts[used] = np.arange(len(used), 0, -1)
+    step = tiny.step_of(layer, counts)
+    step = type(step)(index, step.phase, step.layer, step.counts, step.uploaded)
+    moves = policy.adapt(step, view).migrate
+    return [] if moves is None else moves.tolist()
+
+
+def test_the_popular_are_cached_and_slots_are_kept_free():
+    p, policy, deployment, _ = scene()
+    local = deployment.home == p.tiers.index("ddr")
+    assert local.sum() == 6 - policy.turnover
+    assert (deployment.home[~local] == p.tiers.index("peer")).all()
+    assert p.popularity[local].min() >= p.popularity[~local].max()
+    assert not deployment.resident.any()
+    assert (scene(start="empty")[2].home == p.tiers.index("peer")).all()
+
+
+def test_it_says_what_it_misses():
+    with pytest.raises(InputError, match="ddr and remote"):
+        Rmai().deploy(tiny.problem())
+    with pytest.raises(InputError, match="the peers hold all 24 experts, which need 151 MB, 'peer' has 100 MB to give"):
+        Rmai().deploy(tiny.problem(tiny.system(peer=0.1e9)))
+
+
+def test_what_was_used_most_enters_until_the_slots_are_taken_again_in_the_next_pass():
+    p, policy, _, view = scene(start="empty", turnover=4)
+    local = p.tiers.index("ddr")
+    asked = [after(policy, view, 0, layer, [5, 2]) for layer in (0, 0, 0, 1, 1, 2, 2)]
+    assert asked == [[[0, 5, local]], [[0, 2, local]], [], [[1, 5, local]], [[1, 2, local]], [[2, 5, local]], []]
+    assert after(policy, view, 1, 0, [5, 2]) == [[0, 5, local]]  # dropped or not, it may be asked for once more
+
+
+def test_the_one_unused_for_longest_leaves_whatever_its_layer():
+    p, policy, _, view = scene(start="empty", turnover=2)
+    local, remote = p.tiers.index("ddr"), p.tiers.index("peer")
+    for layer, expert in ((0, 1), (1, 3), (2, 6), (0, 7), (1, 0)):
+        after(policy, view, 0, layer, [expert])
+        view.home[layer, expert] = local
+    assert [0, 1, remote] in after(policy, view, 1, 0, [7])
+    assert [1, 3, remote] not in after(policy, view, 1, 0, [7])  # four stay, two slots are free
+
+
+def test_a_cache_without_turnover_stays_as_it_is():
+    _, policy, _, view = scene(turnover=0)
+    assert [after(policy, view, 0, layer, [0, 1, 2, 3]) for layer in range(3)] == [[], [], []]
+
+
+def world(rate: float = 12e9, ddr: float | None = None):
+    """The small world with a peer, its network of `rate` B/s."""
+    found = next(world for world in small_worlds() if world.name == "network")
+    tree = found.system.model_dump(exclude_none=True)
+    tree["links"]["to_peer"]["rate"] = rate
+    tree["tiers"]["ddr"]["capacity"] = ddr or tree["tiers"]["ddr"]["capacity"]
+    return replace(found, system=System.model_validate(tree))
+
+
+def ended(policy, **given):
+    return Bench(policy).run(world(**given)).outcome.recorder
+
+
+def test_a_slow_network_binds_until_everything_is_cached():
+    still = {"turnover": 0, "cache": 1.0}
+    slow, fast = ended(Rmai(**still), rate=6e9), ended(Rmai(**still), rate=100e9)
+    assert slow.makespan > fast.makespan
+    whole = ended(Rmai(**still), rate=6e9, ddr=1e9)
+    assert whole.moved.get("to_peer:forward", 0.0) == 0
+    assert whole.makespan < slow.makespan
+
+
+def test_migrations_fill_the_cache_and_never_more_than_it():
+    given = Rmai(start="empty", cache=1.0)
+    recorder = ended(given)
+    assert recorder.caused["migration"] > 0
+    assert recorder.peak["ddr"] <= world().system.capacity("ddr")

@@ -1,0 +1,201 @@
+"""CoX-MoE: the search against a loop over everything, and the placement that follows."""
+
+from __future__ import annotations
+
+from itertools import pairwise, product
+
+import numpy as np
+import policy_problems as tiny
+import pytest
+
+from moesim.contract import BatchPlan, PhasePlan
+from moesim.errors import InputError
+from moesim.policies.in_place.cox_moe import CoxMoe
+from moesim.policies.in_place.planner_constants import AMX, believed
+from moesim.policies.kit.orchestration import Candidates, Pins, attention_time, expert_table, search, sequences
+
+
+def scene(hbm: float = 0.09e9, experts: int = 4, **work):
+    work = {"requests": 8, "prompt": 200, "output": 9, "layers": 2} | work
+    return tiny.problem(tiny.system(hbm=hbm), tiny.model(experts=experts, layers=2), tiny.job(**work))
+
+
+def space(p, batch: int = 8) -> Candidates:
+    devices = tuple(product(("gpu", "cpu"), repeat=3))
+    return Candidates(batch, "ddr", ("hbm", "ddr"), devices, devices, (8, 2), (8, 4), 2, (0, 0))
+
+
+def ways(p):
+    """Ways of activations to the CPU and back."""
+    return p.costs.path("hbm", "ddr"), p.costs.path("ddr", "hbm")
+
+
+def op3(p, tokens: float, shares, resident: int, upload: int) -> float:
+    """OP3 of one layer, one expert at a time."""
+    times = []
+    for layer in shares:
+        gpu = up = cpu = 0.0
+        for rank, share in enumerate(layer):
+            chance = 1 - (1 - min(p.model.top_k * share, 1 - 1e-12)) ** tokens
+            count = max(tokens * p.model.top_k * share / chance, 1.0)
+            if rank < resident + upload:
+                gpu += chance * float(p.costs.gpu(count))
+            else:
+                cpu += chance * (
+                    float(p.costs.cpu(count, "ddr")) + count * p.model.expert_token_bytes * sum(1 / w.rate for w in ways(p))
+                )
+            if resident <= rank < resident + upload:
+                up += chance * float(p.costs.copy(p.model.expert_bytes, "ddr", "hbm"))
+        gpu += p.costs.calls("gpu").once
+        fixed = p.costs.calls("cpu").hand_over + sum(way.setup for way in ways(p))
+        cpu += fixed if resident + upload < len(layer) else 0.0
+        times.append(max(gpu, up, cpu))
+    return float(np.mean(times))
+
+
+def brute_force(p, found: Candidates, shares):
+    """Cheapest total of all plans, one at a time."""
+    passes = {"prefill": 1, "decode": int(p.job.output.max()) - 1}
+    tokens = {phase: sequences(p, phase, found.batch)[0] for phase in passes}
+    size, best = p.model.experts, np.inf
+    groups = {
+        phase: [min(op3(p, tokens[phase], shares, n, m) for m in range(size + 1 - n)) for n in range(size + 1)]
+        for phase in passes
+    }
+    for kv, a, b, m, n in product(found.kv, found.prefill, found.decode, found.micro_prefill, found.micro_decode):
+        if kv == "hbm" and (a[1] != "gpu" or b[1] != "gpu"):
+            continue
+        free = p.gpu_free(BatchPlan(found.batch, PhasePlan(m, *a), PhasePlan(n, *b), kv, found.staging))
+        attention = attention_time(p, "prefill", a, m, kv, found.batch, found.host)
+        attention += passes["decode"] * attention_time(p, "decode", b, n, kv, found.batch, found.host)
+        for resident in range(size + 1):
+            if resident * p.layers * p.model.expert_bytes <= free:
+                experts = sum(count * p.layers * groups[phase][resident] for phase, count in passes.items())
+                best = min(best, attention * p.model.layers + experts)
+    return best
+
+
+@pytest.mark.parametrize("hbm", [0.04e9, 0.06e9, 0.09e9, 0.2e9])
+def test_search_finds_what_a_loop_over_everything_finds(hbm):
+    p = scene(hbm)
+    shares = -np.sort(-p.popularity, axis=1)
+    found = space(p)
+    plan = search(p, found, shares, Pins(), "ddr")
+    assert plan.seconds == pytest.approx(brute_force(p, found, shares), rel=1e-9)
+
+
+def test_expert_table_is_the_maximum_of_three_sides():
+    p = scene()
+    shares = -np.sort(-p.popularity, axis=1)
+    table = expert_table(p, 64.0, shares, "ddr")
+    for resident, gpu in product(range(5), repeat=2):
+        expected = op3(p, 64.0, shares, resident, gpu - resident) if gpu >= resident else np.inf
+        assert table[resident, gpu] == pytest.approx(expected, rel=1e-9)
+
+
+def test_more_memory_never_costs():
+    seconds = [CoxMoe(batch=8).deploy(scene(hbm)).state.plan.seconds for hbm in (0.04e9, 0.05e9, 0.07e9, 0.1e9, 0.3e9)]
+    assert all(a >= b for a, b in pairwise(seconds))
+
+
+def test_groups_are_filled_by_popularity():
+    p = scene(experts=8)
+    deployment = CoxMoe(residents=2, uploads=1).deploy(p)
+    order = np.argsort(-p.popularity, axis=1)
+    assert deployment.resident.sum(axis=1).tolist() == [2, 2]
+    for layer, phase in product(range(2), ("prefill", "decode")):
+        assert deployment.resident[layer, order[layer, :2]].all()
+        visit = tiny.visit_of(p, deployment, layer, [1] * 8, phase)
+        device = CoxMoe().dispatch(visit, tiny.view_of(p, deployment)).device
+        assert (device[order[layer, :3]] == p.gpu_index).all()
+        assert (device[order[layer, 3:]] == p.cpu_index).all()
+
+
+def test_pins_are_kept():
+    devices = {"prefill_devices": ("gpu", "gpu", "cpu"), "decode_devices": ("gpu", "cpu", "cpu")}
+    policy = CoxMoe(residents=1, on_cpu=1, micro_batch_prefill=2, **devices)
+    deployment = policy.deploy(scene())
+    assert deployment.state.plan.on_gpu == {"prefill": 3, "decode": 3}
+    assert deployment.plan.prefill == PhasePlan(2, "gpu", "gpu", "cpu")
+    assert deployment.plan.decode.core == "cpu"
+    assert deployment.plan.kv == "ddr"
+
+
+def test_attention_on_the_cpu_means_a_cache_in_the_host():
+    deployment = CoxMoe(decode_devices=("gpu", "cpu", "gpu")).deploy(scene(0.3e9))
+    assert (deployment.plan.kv, deployment.plan.decode.core) == ("ddr", "cpu")
+    assert CoxMoe(kv="hbm").deploy(scene(0.3e9)).plan.decode.core == "gpu"
+
+
+def test_the_gpu_may_attend_to_a_cache_in_the_host_which_then_crosses_in_every_pass():
+    p = scene(0.3e9)
+    gpu = ("gpu", "gpu", "gpu")
+    here, there = (attention_time(p, "decode", gpu, 8, kv, 8, "ddr") for kv in ("hbm", "ddr"))
+    read = float(sequences(p, "decode", 8)[2].mean())
+    written = float(p.model.kv_bytes_per_layer.mean()) * 8
+    crossing = float(p.costs.copy(read, "ddr", "hbm")) + float(p.costs.copy(written, "hbm", "ddr"))
+    assert there - here == pytest.approx(crossing, rel=1e-9)
+    pinned = CoxMoe(kv="ddr", decode_devices=gpu).deploy(p)
+    assert (pinned.plan.kv, pinned.plan.decode.core) == ("ddr", "gpu")
+
+
+def test_without_a_cpu_nothing_runs_there():
+    p = tiny.problem(tiny.system(cpu=False, hbm=0.2e9), work=tiny.job(requests=2))
+    plan = CoxMoe().deploy(p).state.plan
+    assert plan.on_gpu == {"prefill": 8, "decode": 8}
+    with pytest.raises(InputError, match="needs a machine with a CPU"):
+        CoxMoe(decode_devices=("gpu", "cpu", "gpu")).deploy(p)
+
+
+def test_impossible_pins_are_named():
+    with pytest.raises(InputError, match="residents, uploads as given"):
+        CoxMoe(residents=3, uploads=3).deploy(scene())
+
+
+def test_members_by_index_ignore_popularity():
+    deployment = CoxMoe(residents=1, members="index").deploy(scene())
+    assert deployment.resident.nonzero()[1].tolist() == [0, 0]
+
+
+def test_a_layer_batch_has_expert_groups_only():
+    work = tiny.job(requests=1, prompt=512, output=1, layers=1, attention=False)
+    p = tiny.problem(tiny.system(hbm=0.03e9), work=work)
+    deployment = CoxMoe().deploy(p)
+    assert deployment.plan.prefill.core == "gpu"
+    assert 0 < deployment.state.plan.on_gpu["prefill"] < 8
+
+
+def test_uncoalesced_experts_take_one_micro_batch_at_a_time():
+    deployment = CoxMoe(coalesced=False, micro_batch=2).deploy(scene())
+    assert deployment.plan.expert_batch == 2
+
+
+def test_a_machine_without_a_host_is_taken_when_everything_fits():
+    p = tiny.problem(tiny.system(hbm=1e9, ddr=0.0, cpu=False), tiny.model(experts=4, layers=2), tiny.job(layers=2))
+    deployment = CoxMoe().deploy(p)
+    assert deployment.resident.all()
+    assert (deployment.home == p.gpu_tier_index).all()
+
+
+def test_experts_that_the_host_has_no_room_for_become_residents():
+    p = tiny.problem(tiny.system(hbm=1e9, ddr=3 * 6.3e6), tiny.model(experts=4, layers=2), tiny.job(layers=2))
+    deployment = CoxMoe().deploy(p)
+    assert deployment.resident.sum() >= 5
+    assert (deployment.resident | (deployment.home != p.gpu_tier_index)).all()
+
+
+def test_a_planner_that_believes_in_its_constants_gives_the_cpu_too_much():
+    p = scene(hbm=0.05e9, experts=8, requests=8, prompt=400)
+    honest, published = (CoxMoe(planner=planner).deploy(p).state.plan for planner in ("machine", "published"))
+    assert published.on_gpu["prefill"] < honest.on_gpu["prefill"]
+    assert published.seconds < honest.seconds
+
+
+def test_what_a_planner_believes_leaves_the_machine_as_it_is():
+    p = scene()
+    taken = believed(p)
+    assert taken.system.capacity("hbm") == p.system.capacity("hbm")
+    assert float(taken.costs.copy(32e9, "ddr", "hbm")) == pytest.approx(1.0)
+    token = float(taken.costs.cpu(np.float64(1e9), "ddr"))
+    assert token == pytest.approx(1e9 * p.model.expert_flops / AMX)
+    assert float(p.costs.cpu(np.float64(1e9), "ddr")) > 2 * token

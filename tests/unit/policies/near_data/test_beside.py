@@ -1,0 +1,41 @@
+"""Policies beside each other in one comparison: all of them and one's own, each once, objects of one class told apart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import moesim
+from moesim import plugins
+from moesim.policies.baselines.on_demand import OnDemand
+from moesim.policies.caching.lru import LRU
+from moesim.runs.run import loaded, policies_for, told_apart
+
+SMALL: dict[str, Any] = {"workload.requests": 1, "workload.prompt": 8, "workload.output": 2}
+
+
+class Mine(OnDemand):
+    """One's own."""
+
+    margin: float = 1.0
+
+
+def test_all_may_stand_beside_ones_own() -> None:
+    this = loaded("quickstart", **SMALL)
+    names = [name for name, _ in policies_for(["lru", "all", Mine()], this)]
+    assert names == ["lru", *(name for name in plugins.names("policies") if name != "lru"), f"{Mine.__module__}:Mine"]
+
+
+def test_objects_of_one_class_are_told_apart_by_what_they_have_other_than_it() -> None:
+    name = f"{Mine.__module__}:Mine"
+    assert told_apart([Mine(margin=2.0), LRU()]) == [name, "lru"]
+    assert told_apart([Mine(), Mine(margin=2.0), LRU()]) == [name, f"{name}(margin=2.0)", "lru"]
+    ranked = moesim.compare("quickstart", [Mine(), Mine(margin=2.0)], **SMALL)
+    assert sorted(run["policy"] for run in ranked["results"]) == [name, f"{name}(margin=2.0)"]
+
+
+def test_what_a_session_defines_has_no_module_in_its_name() -> None:
+    class Typed(Mine):
+        """As if typed into a notebook."""
+
+    Typed.__module__, Typed.__qualname__ = "__main__", "Typed"
+    assert told_apart([Typed()]) == ["Typed"]

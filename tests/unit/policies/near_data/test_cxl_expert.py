@@ -1,0 +1,275 @@
+"""CXL-Expert and its two comparison schemes."""
+
+from __future__ import annotations
+
+import numpy as np
+import policy_problems as tiny
+import pytest
+
+from moesim.contract import Serial
+from moesim.errors import InputError
+from moesim.policies.near_data.cxl_expert import CxlExpert
+from moesim.policies.near_data.cxl_expert_baselines import CxlExpertGpuOnly, CxlExpertNearData
+from moesim.policies.near_data.cxl_expert_lanes import Lanes
+
+EXPERTS = 128
+
+
+def scene(ndp: bool = True, **machine):
+    machine = {"cxl": {"a": (64e9, 32e9)}, "hbm": 4e9, "ddr": 64e9} | machine
+    shape = tiny.model(experts=EXPERTS, layers=2)
+    return tiny.problem(tiny.system(ndp=ndp, **machine), shape, tiny.job(layers=2))
+
+
+def zipf_counts(seed: int = 0):
+    share = np.arange(1, EXPERTS + 1) ** -1.5
+    return np.random.default_rng(seed).multinomial(2048, share / share.sum())
+
+
+def dispatched(policy, p, counts, layer: int = 0):
+    deployment = policy.deploy(p)
+    visit, view = tiny.visit_of(p, deployment, layer, counts), tiny.view_of(p, deployment)
+    return deployment, visit, policy.dispatch(visit, view)
+
+
+def printed(**values) -> CxlExpert:
+    return CxlExpert(mode="printed", **values)
+
+
+def test_exactly_a_quarter_is_hot_in_the_printed_mode():
+    p = scene(ndp=False)
+    _, visit, chosen = dispatched(printed(resident=False), p, zipf_counts())
+    hot = np.argsort(-visit.counts, kind="stable")[:32]
+    assert (chosen.device[hot] == p.gpu_index).all()
+    warm = np.argsort(-visit.counts, kind="stable")[32:64]
+    assert (chosen.device == p.gpu_index).sum() == 32 + (visit.cpu >= visit.copy)[warm].sum()
+
+
+def test_the_printed_mode_keeps_its_percentile_resident_and_the_default_all_that_fits():
+    p = scene()
+    resident = printed().deploy(p).resident
+    assert resident.sum(axis=1).tolist() == [32, 32]
+    assert (p.popularity[resident].min() >= p.popularity[~resident].max()).all()
+    assert not printed(resident=False).deploy(p).resident.any()
+    assert CxlExpert().deploy(p).resident.sum() > 64
+
+
+def test_cold_experts_live_compressed_in_cxl_memory():
+    p = scene()
+    deployment = printed().deploy(p)
+    cold = deployment.home == p.tiers.index("a")
+    assert cold.sum(axis=1).tolist() == [64, 64]
+    assert (deployment.expert_bytes[cold] == p.model.expert_bytes / 4).all()
+    assert (deployment.expert_bytes[~cold] == p.model.expert_bytes).all()
+    assert deployment.activation_compression == 2.0
+
+
+def test_experts_are_cold_for_want_of_dram_or_where_it_costs_little():
+    p = scene(ndp=False, hbm=1e9)
+    roomy = CxlExpert(cold_cost=0.0).deploy(p)
+    cxl = p.tiers.index("a")
+    slower = p.costs.cpu(1, "a", p.model.expert_bytes / 4) > p.costs.cpu(1, "ddr")
+    assert slower
+    assert not (roomy.home == cxl).any()
+    few, many = (int((CxlExpert(cold_cost=cost).deploy(p).home == cxl).sum()) for cost in (0.1, 10.0))
+    assert 0 < few < many <= 128  # half of each layer is below the percentile
+    tight = scene(ndp=False, hbm=1e9, ddr=1.5 * EXPERTS * p.model.expert_bytes)
+    full = CxlExpert(cold_cost=0.0).deploy(tight)
+    assert (full.home == cxl).sum() >= EXPERTS // 2
+    assert (full.expert_bytes[full.home == cxl] == p.model.expert_bytes / 4).all()
+
+
+def test_it_refuses_a_machine_without_cxl_memory_unless_it_is_allowed():
+    p = scene(cxl={}, ndp=False)
+    with pytest.raises(InputError, match="has none; add a tier of kind cxl, or write 'cxl: none'"):
+        CxlExpert().deploy(p)
+    deployment = CxlExpert(cxl="none").deploy(p)
+    assert (deployment.expert_bytes == p.model.expert_bytes).all()
+    assert set(deployment.home.ravel()) == {p.tiers.index("ddr")}
+
+
+def test_cold_experts_run_near_data_only_from_its_tier():
+    p = scene()
+    deployment, visit, chosen = dispatched(printed(), p, zipf_counts())
+    unit = p.ndp_index[p.tiers.index("a")]
+    near = chosen.device == unit
+    assert near.any()
+    assert (deployment.home[0][near] == p.tiers.index("a")).all()
+    assert not (dispatched(printed(near_data=False), p, zipf_counts())[2].device == unit).any()
+    last = np.argsort(-visit.counts, kind="stable")[64:]
+    at_home = deployment.home[0][last] == p.tiers.index("a")
+    idle = ~deployment.resident[0][last]
+    assert (chosen.device[last[at_home & idle]] == unit).all()
+    assert (chosen.device[last[~at_home & idle]] == p.cpu_index).all()
+
+
+def test_warm_experts_take_the_published_cpu_or_load_test():
+    p = scene()
+    _, visit, chosen = dispatched(printed(resident=False, warm=0.0), p, zipf_counts() * 400)
+    warm = np.argsort(-visit.counts, kind="stable")[32:]
+    on_cpu = visit.cpu[warm] < visit.copy[warm]
+    assert 0 < on_cpu.sum() < len(warm)
+    assert (chosen.device[warm] == np.where(on_cpu, p.cpu_index, p.gpu_index)).all()
+
+
+FIXED = {"resident": False, "adaptive": False, "migrate": 0, "cold_cost": 0.0}
+
+
+def test_more_tokens_than_theta_high_go_to_the_gpu_whatever_it_costs():
+    p = scene(ndp=False)
+    counts = np.ones(EXPERTS, dtype=np.int64)
+    counts[:2] = 60
+    deployment, visit, chosen = dispatched(CxlExpert(**FIXED), p, counts)
+    high, _ = deployment.state.thresholds.tokens(visit)
+    assert 1.0 < high < 60
+    assert (chosen.device[:2] == p.gpu_index).all()
+
+
+def test_single_tokens_are_never_hot_and_rule_2_counts_the_queues():
+    p = scene(ndp=False)
+    deployment, visit, chosen = dispatched(CxlExpert(**FIXED), p, np.ones(EXPERTS, dtype=np.int64))
+    assert deployment.state.thresholds.tokens(visit)[0] == 1.0
+    on_cpu = int((chosen.device == p.cpu_index).sum())
+    assert 0 < on_cpu < EXPERTS  # each alone is sooner on the CPU, and the link takes what would queue there
+    assert (visit.cpu < visit.copy + visit.gpu).all()
+    view = tiny.view_of(p, deployment)
+    view.backlog = {p.costs.path("ddr", p.gpu_tier).queue: 1.0}
+    assert (CxlExpert(**FIXED).dispatch(visit, view).device == p.cpu_index).all()  # the link is busy for long
+
+
+def ends(p, deployment, visit, device) -> float:
+    """Seconds in which the lanes of a visit are done with experts on `device` [E]."""
+    view, state = tiny.view_of(p, deployment), deployment.state
+    lanes = Lanes.of(visit, view, deployment.resident[visit.layer], state.helpers, state.sizes[visit.layer])
+    for e in np.flatnonzero((visit.counts > 0) & ~deployment.resident[visit.layer]).tolist():
+        if device[e] == p.gpu_index:
+            lanes.upload(e)
+        else:
+            lanes.in_place(e, int(device[e]))
+    return max(lanes.sides())
+
+
+@pytest.mark.parametrize("tokens", [1, 4, 32, 256])
+def test_no_visit_ends_later_than_with_all_misses_on_one_side(tokens):
+    p, rng = scene(ndp=False), np.random.default_rng(tokens)
+    share = np.arange(1, EXPERTS + 1) ** -1.0
+    for _ in range(10):
+        counts = rng.multinomial(2 * tokens, share / share.sum())
+        deployment, visit, chosen = dispatched(CxlExpert(migrate=0), p, counts)
+        ours = ends(p, deployment, visit, chosen.device)
+        for side in (p.cpu_index, p.gpu_index):
+            assert ours <= 1.05 * ends(p, deployment, visit, np.full(EXPERTS, side))
+
+
+def test_the_threshold_follows_the_load_and_stays_between_one_token_and_the_most():
+    p = scene(ndp=False)
+    policy = CxlExpert(resident=False, step=0.5)
+    deployment = policy.deploy(p)
+    visit, view = tiny.visit_of(p, deployment, 0, zipf_counts()), tiny.view_of(p, deployment)
+    thresholds, seen = deployment.state.thresholds, []
+    for _ in range(60):
+        seen.append(thresholds.tokens(visit)[0])
+        chosen = policy.dispatch(visit, view)
+    assert seen[1] > seen[0]  # 32 uploads take longer than the CPU's part
+    assert 1.0 <= min(seen) <= max(seen) <= 1.5 * visit.counts.max()
+    gpu_only = ends(p, deployment, visit, np.full(EXPERTS, p.gpu_index))
+    assert ends(p, deployment, visit, chosen.device) < 0.8 * gpu_only
+    small = tiny.visit_of(p, deployment, 0, np.ones(EXPERTS, dtype=np.int64))
+    assert thresholds.tokens(small)[0] == 1.0  # a visit of other size has a threshold of its own
+
+
+def test_idle_lanes_bring_the_threshold_down_again():
+    p = scene(ndp=False)
+    policy = CxlExpert(resident=False)
+    deployment = policy.deploy(p)
+    visit, view = tiny.visit_of(p, deployment, 0, zipf_counts() * 40), tiny.view_of(p, deployment)
+    thresholds = deployment.state.thresholds
+    view.backlog = {p.costs.path("ddr", p.gpu_tier).queue: 10.0}
+    for _ in range(20):
+        policy.dispatch(visit, view)
+    risen, view.backlog = thresholds.tokens(visit)[0], {}
+    for _ in range(40):
+        policy.dispatch(visit, view)
+    assert thresholds.tokens(visit)[0] <= risen
+
+
+def test_it_needs_something_beside_the_gpu():
+    with pytest.raises(InputError, match="neither a CPU nor a near-data unit"):
+        CxlExpert().deploy(scene(ndp=False, cpu=False))
+
+
+@pytest.mark.parametrize(("load", "count"), [("all", EXPERTS), ("active", 0)])
+def test_baseline_loads_every_expert_or_those_with_tokens(load, count):
+    p = scene()
+    deployment, _, chosen = dispatched(CxlExpertGpuOnly(load=load), p, zipf_counts())
+    assert not deployment.resident.any()
+    assert deployment.plan.decode.pipeline == Serial()
+    assert (0 if chosen.load is None else chosen.load.sum()) == count
+    assert (chosen.device == p.gpu_index).all()
+
+
+def test_ideal_moves_no_weights():
+    p = scene()
+    deployment, _, chosen = dispatched(CxlExpertNearData(), p, zipf_counts())
+    unit = p.ndp_index[p.tiers.index("a")]
+    assert (chosen.device == np.where(deployment.resident[0], p.gpu_index, unit)).all()
+    assert deployment.resident.sum(axis=1).tolist() == [32, 32]
+
+
+def test_ideal_says_what_it_lacks():
+    with pytest.raises(InputError, match="needs a near-data unit"):
+        CxlExpertNearData().deploy(scene(ndp=False))
+    with pytest.raises(InputError, match="find no room where a near-data unit is"):
+        CxlExpertNearData().deploy(scene(cxl={"a": (0.5e9, 32e9)}))
+
+
+def test_a_cxl_device_that_both_sides_read_holds_both() -> None:
+    p = scene(ndp=False)
+    deployment = CxlExpert(cold_cost=10.0, resident=False).deploy(p)
+    inside = np.flatnonzero(deployment.home[0] == p.tiers.index("a")).tolist()
+    counts = np.zeros(EXPERTS, dtype=np.int64)
+    counts[inside] = 1
+    visit, view, state = tiny.visit_of(p, deployment, 0, counts), tiny.view_of(p, deployment), deployment.state
+    lanes = Lanes.of(visit, view, deployment.resident[0], state.helpers, state.sizes[0])
+    lanes.in_place(inside[0], p.cpu_index)
+    alone = lanes.sides()
+    assert alone[0] == 0.0
+    for e in inside[1:]:
+        lanes.upload(e)
+    gpu, others = lanes.sides()
+    assert others > alone[1]
+    assert others == pytest.approx(len(inside) * p.model.expert_bytes / 4 / 32e9)
+    assert gpu >= others
+
+
+def test_compressing_all_shrinks_uploads_too() -> None:
+    p = scene()
+    deployment = CxlExpert(compressed="all", weight_compression=2.0).deploy(p)
+    assert (deployment.expert_bytes == p.model.expert_bytes / 2).all()
+
+
+def test_classes_migrate_until_they_follow_the_counts_and_then_rest() -> None:
+    p = scene(ndp=False, hbm=1e9)
+    policy = CxlExpert(migrate=200, alpha=0.5, cold_cost=10.0, link_share=1.0)
+    assert policy.adapts == "pass"
+    assert not policy.memoryless
+    deployment = policy.deploy(p)
+    view = tiny.view_of(p, deployment)
+    used = np.argsort(p.popularity, axis=1)[:, :20]  # others are hot than those of the profile: its 20 coldest of each layer
+    counts = np.zeros((2, EXPERTS), dtype=np.int64)
+    np.put_along_axis(counts, used, 5, axis=1)
+    cxl, changed = p.tiers.index("a"), []
+    assert (np.take_along_axis(view.home, used, axis=1) == cxl).all()
+    for _ in range(200):
+        view.now += 1.0
+        moves = policy.adapt(tiny.step_of(-1, counts), view)
+        view.resident[tuple(moves.evict.T)] = False
+        view.resident[tuple(moves.load.T)] = True
+        if moves.migrate is not None:
+            view.home[moves.migrate[:, 0], moves.migrate[:, 1]] = moves.migrate[:, 2]
+        changed.append(len(moves.load) + (0 if moves.migrate is None else len(moves.migrate)))
+    assert changed[0] > 0
+    assert changed[-10:] == [0] * 10
+    assert view.resident.sum() == deployment.resident.sum() > 40
+    assert np.take_along_axis(view.resident, used, axis=1).all()
+    assert not (np.take_along_axis(view.home, used, axis=1) == cxl).all()  # some have moved to DRAM, too

@@ -1,0 +1,89 @@
+"""Every registered policy on two small machines: tokens are conserved, tiers hold what they can, both engines agree."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import engine_worlds as worlds
+import numpy as np
+import policy_problems as tiny
+import pytest
+
+from moesim import plugins
+from moesim.contract import Problem
+from moesim.engine import simulate
+from moesim.errors import InputError
+
+POLICIES = plugins.names("policies")
+MACHINES = {
+    "cpu": {"hbm": 0.14e9},
+    "near_data": {"hbm": 0.14e9, "cxl": {"cxl0": (8e9, 30e9)}, "ndp": True},
+    "plain": {"hbm": 0.14e9, "cpu": False},
+    "roomy": {"hbm": 2e9},
+}
+NEED_UNITS = {"cxl_expert_near_data", "monde", "dynande", "trimoe", "context_cxl_ndp"}
+NEED_CPU = {"fiddler", "hybrimoe", "ktransformers", "llama_cpp", "trimoe", "moe_lens", "daop"}
+NEED_DRIVE = {"zero_infinity"}
+NEED_CXL = {"cxl_ndp", "cxl_expert", "moe_cxl"}
+NEED_NETWORK = {"rmai"}
+NEED_ROOM = {"moe_lightning"}  # fills 86 % of GPU memory, in which a buffer of two layers does not fit
+REFUSED = {
+    "cpu": {"gpu_only"} | NEED_UNITS | NEED_DRIVE | NEED_ROOM | NEED_CXL | NEED_NETWORK,
+    "near_data": {"gpu_only"} | NEED_DRIVE | NEED_ROOM | NEED_NETWORK,
+    "plain": {"gpu_only"} | NEED_UNITS | NEED_CPU | NEED_DRIVE | NEED_ROOM | NEED_CXL | NEED_NETWORK,
+    "roomy": NEED_UNITS | NEED_DRIVE | NEED_CXL | NEED_NETWORK,
+}
+
+
+@cache
+def world(machine: str):
+    shape, work = tiny.model(), tiny.job(requests=3, prompt=40, output=6)
+    table = worlds.routing(worlds.Knobs(seed=3), work, shape)
+    return tiny.system(**MACHINES[machine]), shape, work, table
+
+
+def run(name: str, machine: str, engine: str = "auto"):
+    system, shape, work, table = world(machine)
+    p = Problem(shape, system, work, tiny.popularity(8, 3), np.random.default_rng(0))
+    return p, simulate(p, plugins.find("policies", name)(), table, engine=engine)
+
+
+@pytest.mark.parametrize("machine", ["cpu", "near_data"])
+@pytest.mark.parametrize("name", POLICIES)
+def test_it_runs_or_says_why_not(name, machine):
+    if name in REFUSED[machine]:
+        with pytest.raises(InputError):
+            run(name, machine)
+        return
+    p, outcome = run(name, machine)
+    recorder = outcome.recorder
+    tokens = int(p.job.prompt.sum() + p.job.output.sum()) - p.job.requests
+    assert sum(recorder.expert_tokens.values()) + recorder.quality.skipped == p.model.top_k * tokens * p.layers
+    if not recorder.quality.skipped:
+        assert recorder.layers.activations.tolist() == [p.model.top_k * tokens] * p.layers
+    assert all(held <= p.usable(tier) * (1 + 1e-12) for tier, held in recorder.peak.items())
+    by_reference = run(name, machine, "reference")[1]
+    assert not worlds.differences(worlds.record(outcome), worlds.record(by_reference))
+
+
+@pytest.mark.parametrize("machine", ["plain", "roomy"])
+@pytest.mark.parametrize("name", POLICIES)
+def test_it_refuses_exactly_where_it_must(name, machine):
+    if name in REFUSED[machine]:
+        with pytest.raises(InputError):
+            run(name, machine)
+    else:
+        assert run(name, machine)[1].recorder.makespan > 0
+
+
+@pytest.mark.parametrize("name", [name for name in POLICIES if name not in REFUSED["roomy"]])
+def test_nothing_beats_a_gpu_that_holds_everything(name):
+    assert run(name, "roomy")[1].recorder.makespan >= run("gpu_only", "roomy")[1].recorder.makespan
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_it_says_where_it_comes_from(name):
+    found = plugins.find("policies", name)
+    assert found.source
+    assert found.model_fields["kind"].default == name
+    assert "Source:" in found.__doc__ or "Algorithm" in found.__doc__

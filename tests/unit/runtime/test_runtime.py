@@ -1,0 +1,191 @@
+"""Runtimes: what a program's calls cost by kind and mode, what it changes of a machine, how a scenario names it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from moesim import cli
+from moesim.contract import Costs
+from moesim.errors import InputError
+from moesim.hardware import FixedTimes
+from moesim.runs.run import compare_loaded, run
+from moesim.runtime import FREE, Copies, GpuPrograms, Runtime
+from moesim.scenario import annotated, catalogue, check, load
+from moesim.scenario.strict_yaml import read
+
+FOLDER = Path(__file__).resolve().parents[3] / "hardware_profiles" / "runtimes"
+FILES = sorted(FOLDER.glob("*.yaml"))
+FIXED = FixedTimes(gemm=4e-6, attention=12e-6, layer=15e-6, small=2e-6)
+SMALL = {"workload.requests": 2, "workload.prompt": 16, "workload.output": 3}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_shipped_runtime_loads_and_every_value_says_where_it_is_from(path: Path) -> None:
+    (file,) = check([path])["files"]
+    assert not file["errors"]
+    said = annotated.push_down(annotated.strip(read(path, path.name).root, []))
+    for way, leaf in said.leaves():
+        if isinstance(leaf.value, (int, float, str)) and not isinstance(leaf.value, bool) and way[-1] not in TEXTS:
+            assert leaf.origin is not None, way
+            assert leaf.origin.basis in ("measured", "datasheet", "derived", "assumed"), way
+            assert leaf.origin.source, way
+
+
+TEXTS = ("kind", "name", "profile", "description", "mode", "calls", *range(9))
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"), [("graph", 4e-6 + 6e-6 + 4 * 1e-6), ("direct", 10e-6 + 4 * 5e-6), ("eager", 10e-6 + 4 * 25e-6)]
+)
+def test_an_operation_costs_the_kernels_of_its_kind_and_a_launch_each(mode: Any, expected: float) -> None:
+    launches = {"graph": 1e-6, "direct": 5e-6, "compiled": 8e-6, "eager": 25e-6}
+    programs = GpuPrograms.model_validate(
+        {
+            "mode": mode,
+            "launches": launches,
+            "kernels": {"projections": {"gemm": 1, "small": 3}, "experts": {"layer": 1, "launches": 6}},
+        }
+    )
+    assert programs.seconds("projections", FIXED) == pytest.approx(expected, rel=1e-12)
+    assert programs.seconds("experts", FIXED) == pytest.approx(15e-6 + 6 * launches[mode], rel=1e-12)
+    assert programs.captured("projections", FIXED) == pytest.approx(4 * (launches[mode] - 1e-6), abs=1e-15)
+    assert programs.captured("expert", FIXED) == 0
+
+
+def test_dense_operations_take_their_fixed_cost_once_per_call_and_nothing_without_tokens() -> None:
+    this = load("quickstart").scenario
+    costs = Costs(this.model, this.hardware, this.runtime)
+    gpu = costs.system.gpu
+    for operation in ("router", "head"):
+        cost, bare = (getattr(one, operation) for one in (costs, costs.bare))
+        assert float(cost(5) - bare(5)) == pytest.approx(this.runtime.gpu.seconds(operation, gpu.fixed), rel=1e-9)
+        assert float(cost(0)) == 0
+    assert costs.calls("gpu").once == this.runtime.gpu.seconds("experts", gpu.fixed)
+    assert Costs(this.model, this.hardware, FREE).calls("cpu").hand_over == 0
+
+
+def test_what_a_device_says_itself_goes_before_the_runtime() -> None:
+    this = load("quickstart", sets=["hardware.devices.gpu.launch=7us", "hardware.devices.cpu.sync=1ms"]).scenario
+    costs = Costs(this.model, this.hardware, this.runtime)
+    assert (costs.calls("gpu").together, costs.calls("gpu").apart, costs.calls("cpu").hand_over) == (7e-6, 7e-6, 1e-3)
+    assert float(costs.router(1) - costs.bare.router(1)) == pytest.approx(7e-6)
+
+
+def test_kernels_that_the_cpu_was_not_measured_with_are_refused_at_their_place() -> None:
+    with pytest.raises(InputError) as caught:
+        load("quickstart", sets=["runtime.cpu.kernels=[amx_stock]"])
+    (mistake,) = caught.value.mistakes
+    assert mistake.file == "--set runtime.cpu.kernels"
+    assert "has the CPU kernels amx_stock" in mistake.message
+    assert "avx512" in mistake.message
+
+
+def test_the_chosen_kernels_and_attention_replace_those_of_the_cpu() -> None:
+    this = load("cox_moe/mixtral-8x7b", sets=["runtime.cpu.attention.bandwidth=2 GB/s"]).scenario
+    cpu = this.runtime.over(this.hardware).devices["cpu"]
+    assert cpu.experts.use == ("amx_stock", "avx512")
+    assert float(cpu.core_time(0.0, 2e9, "decode")) == pytest.approx(1.0)
+    assert cpu.own_bandwidth == this.hardware.devices["cpu"].own_bandwidth
+
+
+def test_a_scenario_names_a_runtime_changes_it_or_writes_it_out(tmp_path: Path) -> None:
+    assert load("quickstart").scenario.runtime.name == "reference"
+    changed = load("cox_moe/mixtral-8x7b", sets=["runtime=cox-moe", "runtime.gpu.mode=graph"]).scenario.runtime
+    assert (changed.name, changed.gpu.mode, changed.cpu.kernels) == ("cox-moe", "graph", ("amx_stock", "avx512"))
+    inline = {"kind": "runtime", "name": "mine", "cpu": {"hand_over": "1 ms"}}
+    path = tmp_path / "s.yaml"
+    path.write_text(yaml.safe_dump({"extends": "quickstart", "runtime": inline}), "utf-8")
+    assert load(path).scenario.runtime == Runtime.model_validate({**inline, "cpu": {"hand_over": 1e-3}})
+
+
+def test_an_unknown_runtime_is_told_with_what_is_near_it() -> None:
+    with pytest.raises(InputError) as caught:
+        load("quickstart", sets=["runtime=referense"])
+    assert "unknown runtime 'referense'" in str(caught.value)
+    assert "reference" in str(caught.value)
+
+
+def test_runtimes_are_listed_and_are_no_hardware(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list", "runtimes"]) == 0
+    told = capsys.readouterr().out
+    assert all(path.stem in told for path in FILES)
+    assert "reference" not in {entry.name for entry in catalogue.names("hardware")}
+
+
+def test_the_result_says_its_runtime_and_can_be_run_again(tmp_path: Path) -> None:
+    result = run("quickstart", **SMALL)
+    assert result.summary["runtime"] == "reference"
+    result.save(tmp_path / "out")
+    again = run(tmp_path / "out" / "result.json")
+    assert {**again.summary, "wall_s": 0} == {**result.summary, "wall_s": 0}
+
+
+def test_hand_over_costs_its_time_in_every_layer_that_the_cpu_takes_part_in() -> None:
+    sets = {**SMALL, "policy": "fiddler"}
+    slow, fast = (run("quickstart", **sets, **{"runtime.cpu.hand_over": f"{us} us"}).summary for us in (1079, 79))
+    visits = slow["layer_visits"]
+    assert 0.2e-3 * visits < slow["makespan_s"] - fast["makespan_s"] <= 1e-3 * visits * (1 + 1e-9)
+
+
+def test_own_takes_the_program_of_each_policy() -> None:
+    this = load("quickstart", sets={**SMALL, "runtime": "own"}, policy="cox_moe")
+    results, refused = compare_loaded(this, ["on_demand", "fiddler"])
+    assert not refused
+    assert {result.summary["runtime"] for result in results} <= {path.stem for path in FILES}
+    assert all(result.provenance["scenario"]["runtime"]["name"] == result.summary["runtime"] for result in results)
+
+
+def test_a_class_of_kernels_is_held_by_cores_or_by_memory() -> None:
+    this = load("quickstart", sets=["runtime=llama-cpp", "hardware.devices.cpu.cores=2"]).scenario
+    few = this.runtime.over(this.hardware).devices["cpu"].kernels["ggml"]
+    kind, memory = this.runtime.cpu.classes["ggml"], this.hardware.devices["cpu"].own_bandwidth
+    assert few.bandwidth == pytest.approx(2 * kind.core_bandwidth)
+    assert few.rate == pytest.approx(2 * kind.core_rate)
+    many = load("quickstart", sets=["runtime=llama-cpp", "hardware.devices.cpu.cores=64"]).scenario
+    assert many.runtime.over(many.hardware).devices["cpu"].kernels["ggml"].bandwidth == pytest.approx(kind.share * memory)
+
+
+def test_kernels_that_scale_with_cores_need_their_number() -> None:
+    with pytest.raises(InputError) as caught:
+        load("quickstart", sets=["runtime=llama-cpp", "hardware.devices.cpu.cores=null"])
+    assert "does not say its 'cores'" in str(caught.value)
+
+
+def test_copies_of_a_program_are_slower_and_staged_ones_draw_on_the_host_s_memory() -> None:
+    this = load("quickstart").scenario
+    pinned = Costs(this.model, this.hardware, this.runtime).path("ddr", "hbm")
+    copies = {"share": 0.5, "staged": True}
+    staged = Costs(this.model, this.hardware, this.runtime.model_copy(update={"copies": Copies(**copies)})).path("ddr", "hbm")
+    assert staged.rate == pytest.approx(0.5 * pinned.rate)
+    assert dict(staged.usage)["ddr:read"] == dict(pinned.usage)["ddr:read"] + 1
+    assert dict(staged.usage)["ddr:write"] == 1
+    assert Costs(this.model, this.hardware, this.runtime).path("hbm", "ddr") == this.hardware.path("hbm", "ddr")
+
+
+def test_the_program_s_share_of_the_gpu_replaces_what_the_gpu_was_measured_to() -> None:
+    this = load("quickstart", sets=["runtime.gpu.efficiency=0.2"]).scenario
+    slow, gpu = this.runtime.over(this.hardware).gpu, this.hardware.gpu
+    assert slow.gemm.efficiency == 0.2
+    assert all(packed.experts.efficiency == 0.2 for packed in slow.formats.values())
+    assert slow.gemm.streaming == gpu.gemm.streaming
+    assert this.runtime.over(this.runtime.over(this.hardware)).gpu == slow
+
+
+def test_prompts_are_cut_as_the_program_cuts_them_unless_the_workload_says() -> None:
+    small = {"workload.requests": 1, "workload.prompt": 64, "workload.output": 1}
+    whole, cut, said = (
+        run("quickstart", **small, **more).summary
+        for more in ({}, {"runtime.chunk": 16}, {"runtime.chunk": 16, "workload.chunk": 64})
+    )
+    assert cut["layer_visits"] == 4 * whole["layer_visits"]
+    assert said["layer_visits"] == whole["layer_visits"]
+
+
+def test_memory_that_the_program_keeps_is_not_for_experts() -> None:
+    small = {**SMALL, "policy": "static_popularity"}
+    rates = [run("quickstart", **small, **{"runtime.reserve": size}).summary["hit_rate"] for size in ("1 MB", "6 GB")]
+    assert rates[1] < rates[0]
