@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
+import engine_worlds as worlds
 import numpy as np
 import program_worlds
 import pytest
 from pydantic import ValidationError
 
 import moesim
+from moesim.contract import Dispatch
 from moesim.engine.program import Operation, Program
 from moesim.hardware.experts import Table
 from moesim.policies.belady import LayerBelady, soonest
@@ -165,6 +167,43 @@ def test_a_model_of_mixed_layers_is_computed_at_its_own_mean_precision() -> None
         "native": "10", "precision": {"10": 1.0}, "skipped": 0.0, "replaced": 0.0, "stale": 0.0
     }  # fmt: skip
     assert two_layers("on_demand", "int4", "int4")["precision"] == {"4": 1.0}
+
+
+def test_copies_below_the_precision_of_a_mixed_model_count_as_their_own() -> None:
+    """EdgeMoE stores 2, 4 and 8 bits a weight, of the mean expert of 10: no share of any layer is at 10 bits."""
+    quality = two_layers("edgemoe", "bf16", "int4")
+    assert quality["native"] == "10"
+    assert set(quality["precision"]) <= {"8", "4", "2"}
+    assert sum(quality["precision"].values()) == pytest.approx(1.0)
+
+
+# Expert ids
+
+
+class OnCpu(worlds.Scripted):
+    """All experts on the CPU, in layers that overlap or not."""
+
+    kind: Literal["on_cpu"] = "on_cpu"  # type: ignore[assignment]
+    ahead: int = 0
+
+    def deploy(self, problem: Any) -> Any:
+        return worlds.streaming(super().deploy(problem), {"ahead": self.ahead})
+
+    def dispatch(self, visit: Any, view: Any) -> Dispatch:
+        return Dispatch(np.full(len(visit.counts), view.problem.cpu_index))
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_ids_of_experts_are_read_back_with_32_bits_each(ahead: int) -> None:
+    """At 18 GB/s, alone on its link, behind a set-up of 1 us; per layer of one pass, 3 ids of each of the prompt's tokens."""
+    knobs = worlds.Knobs(cpu=True, top_k=3, attention=False, requests=1, prompt=40, residents=0.0, staging=40)
+    problem, table = worlds.problem(knobs)
+    recorder = worlds.simulate(problem, OnCpu(knobs=knobs, ahead=ahead), table, timeline=True).recorder
+    ids = [slice_ for slice_ in recorder.slices if slice_.name == "expert ids"]
+    nbytes = 3 * 4.0 * int(problem.job.prompt[0])
+    assert [slice_.amount for slice_ in ids] == pytest.approx([nbytes] * 2)
+    assert [slice_.end - slice_.start for slice_ in ids] == pytest.approx([1e6 + nbytes / 18e9 * 1e12] * 2, abs=1)
+    assert recorder.caused["routing"] == pytest.approx(2 * nbytes)
 
 
 # Tables
