@@ -41,7 +41,7 @@ def repaid(problem: Problem) -> bool:
     passes = 1 + int(problem.job.output.max(initial=1))
     _work.append(passes * problem.layers * (problem.experts + _FIXED))
     if jit.ready(kernel):
-        return jit.loaded() or sum(_work) >= _READY
+        return sum(_work) >= _READY
     return sum(_work) >= _COLD
 
 
@@ -49,8 +49,8 @@ _FIXED = 60
 """Experts whose look-up costs plain Python as much as all else of a visit."""
 _work: list[int] = []
 """Experts met in each run of this process: many short runs repay what one does not."""
-_READY, _COLD = 50_000, 2_000_000
-"""Experts met from which loading compiled code (0.4 s) and compiling it (20 s) are repaid: plain Python takes some
+_READY, _COLD = 12_000, 2_000_000
+"""Experts met from which loading compiled code (0.06 s) and compiling it (20 s) are repaid: plain Python takes some
 5 us for each."""
 
 

@@ -20,6 +20,7 @@ from moesim.errors import PolicyError
 __all__ = ["PassWalk"]
 
 _EMPTY = np.zeros(0, dtype=np.int64)
+_NO_ROWS = np.zeros(k.R_HEADER, dtype=np.int64)
 
 
 class PassWalk:
@@ -125,7 +126,7 @@ class PassWalk:
             begin, layer = machine.now, int(self.layers[row])
             self._swapped(layer)
             machine.show()
-            engine.walk(_EMPTY, k.ROUTED, row + 1)
+            engine.walk(_NO_ROWS, k.ROUTED, row + 1)
             context.look()
             dispatch = self.dispatch(row)
             answers = self.answers(slice(row, row + 1), [dispatch])

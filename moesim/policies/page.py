@@ -10,11 +10,11 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from moesim.contract import Policy, is_bound
 from moesim.plugins import BUILT_IN, find
 from moesim.policies.fidelity import FIDELITY
+from moesim.spec import descriptions
 from moesim.writing import write
 
 __all__ = ["main", "page", "written"]
@@ -52,7 +52,7 @@ def page() -> str:
         for name, made in classes.items()
     ]
     table = "\n".join(["| policy | what it does | learns | as published | source |", "|---|---|---|---|---|", *rows])
-    common = "\n".join(_parameter(field, shared[field]) for field in shared)
+    common = "\n".join(_parameter(shared[field], field) for field in shared)
     sections = "\n".join(_section(name, made, set(shared)) for name, made in classes.items())
     return f"{_INTRO}{table}\n\n## Shared parameters\n\n{common}\n\n{sections}".rstrip() + "\n"
 
@@ -67,20 +67,20 @@ def _mark(made: type[Policy]) -> str:
     return f"{' *' if made.lossy else ''}{' (bound)' if is_bound(made) else ''}"
 
 
-def _shared(classes: dict[str, type[Policy]]) -> dict[str, Any]:
-    """Fields that most policies have with the same default and the same words."""
-    seen: dict[tuple[str, str, str], list[Any]] = {}
+def _shared(classes: dict[str, type[Policy]]) -> dict[str, type[Policy]]:
+    """Fields that most policies have with the same default and the same words, and a policy that has each of them."""
+    seen: dict[tuple[str, str, str], list[type[Policy]]] = {}
     for made in classes.values():
         for name, field in made.model_fields.items():
-            seen.setdefault((name, repr(field.default), str(field.description)), []).append(field)
-    return {name: fields[0] for (name, *_), fields in seen.items() if len(fields) > len(classes) / 2}
+            seen.setdefault((name, repr(field.default), descriptions(made).get(name, "")), []).append(made)
+    return {name: makers[0] for (name, *_), makers in seen.items() if len(makers) > len(classes) / 2}
 
 
 def _section(name: str, made: type[Policy], shared: set[str]) -> str:
     text = inspect.cleandoc(made.__doc__ or "")
     body = "\n\n".join(_paragraphs(text))
     own = [field for field in made.model_fields if field != "kind" and not (field in shared and _inherited(made, field))]
-    parameters = "\n".join(_parameter(field, made.model_fields[field]) for field in own) or "No parameters of its own."
+    parameters = "\n".join(_parameter(made, field) for field in own) or "No parameters of its own."
     facts = f"*Learns*: {_learns(made)}. *Looks ahead*: {_ahead(made)}."
     facts += " *Changes the model's output*: yes." if made.lossy else ""
     facts += " *A bound*: no system can reach it." if is_bound(made) else ""
@@ -118,9 +118,10 @@ def _ahead(made: type[Policy]) -> str:
     return "no" if made().foresight is None else "a predictor with a stated recall"
 
 
-def _parameter(name: str, field: Any) -> str:
-    default = field.default if field.default_factory is None else field.default_factory()
-    told = " ".join(str(field.description or "").split())
+def _parameter(made: type[Policy], name: str) -> str:
+    field = made.model_fields[name]
+    default = field.get_default(call_default_factory=True, validated_data={})
+    told = " ".join(descriptions(made).get(name, "").split())
     return f"* `{name}` (`{default!r}`): {told}"
 
 

@@ -51,7 +51,7 @@ MAY_IMPORT["explain"] = MAY_IMPORT["scenario"] | {"scenario"}
 MAY_IMPORT["experiment"] = MAY_IMPORT["runs"] | {"runs"}
 MAY_IMPORT["exports"] = MAY_IMPORT["runs"] | {"runs"}
 MAY_IMPORT["validation"] = MAY_IMPORT["experiment"] | {"experiment", "fit"}
-SINGLE_IMPORTER = {"simpy": "engine", "yaml": "scenario", "matplotlib": "report", "numba": "jit"}
+SINGLE_IMPORTER = {"simpy": "engine", "yaml": "scenario", "matplotlib": "report", "numba": "jit", "llvmlite": "jit"}
 LATE = {  # imports inside functions that go against the grain, on purpose
     ("results", "report"),  # `Result.plot_timeline` and `save(timeline=True)` draw through the report
     ("experiment", "report"),  # sweeps and cases save their figures

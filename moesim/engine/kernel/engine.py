@@ -29,7 +29,7 @@ class KernelEngine:
 
     def __init__(self, program: Program, capacity: Mapping[str, float], *, compiled: bool, item_rows: bool = False) -> None:
         self.program = program
-        self._kernel: Any = jit.compiled(k) if compiled else k.PLAIN
+        self._kernel: Any = jit.native(k) if compiled else k.PLAIN
         self._buffers = Buffers(capacity, arrays=compiled)
         self._arrays = compiled
         self._place: dict[int, int] = {}

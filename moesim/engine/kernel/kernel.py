@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from types import SimpleNamespace
 
-__all__ = ["FUNCTIONS", "PLAIN"]
+__all__ = ["BUFFERS", "ENTRIES", "FUNCTIONS", "PLAIN"]
 
 # Header of M
 NOW, SERIAL, LANES, RESOURCES, LOG_USED, LOG_SIZE, OP_FREE, OP_SIZE, NODE_FREE, NODE_SIZE, ITEM_USED, ITEM_SIZE = range(12)
@@ -1100,6 +1100,12 @@ FUNCTIONS = (
     walk, book_path,
 )
 """All that is compiled."""
+ENTRIES = (load, advance, walk, withdraw, hasten, backlog, backlogs, critical, release, clear_log)
+"""What others call."""
+BUFFERS = dict.fromkeys(("M", "T", "X", "B", "P", "C", "R", "V", "TP", "TM", "slots", "path", "sums"), "int64") | dict.fromkeys(
+    ("F", "TF", "PF", "TPF"), "float64"
+)
+"""Parameters of the entries that are buffers, and what these hold; all others are whole numbers."""
 
 PLAIN = SimpleNamespace(**{function.__name__: function for function in FUNCTIONS})
 """The kernel as plain Python: the buffers are lists."""

@@ -1,0 +1,103 @@
+"""Machine code on flat buffers: kept as an object file, loaded without numba, and made anew where that file cannot be used."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moesim import jit
+
+SOURCE = """
+def twice(x):
+    return 2.0 * x
+
+
+def total(F, M, n):
+    M[0] += n
+    s = 0.0
+    for j in range(n):
+        s += twice(F[j])
+    F[0] = s
+    return M[0]
+
+
+FUNCTIONS, ENTRIES = (twice, total), (total,)
+BUFFERS = {"F": "float64", "M": "int64"}
+"""
+RUN = """
+import sys
+import numpy as np
+import sums
+from moesim import jit
+F, M = np.arange(4.0), np.zeros(1, dtype=np.int64)
+assert jit.native(sums).total(F, M, 4) == 4 and F[0] == 12.0
+print("numba" in sys.modules)
+"""
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed")
+
+
+@pytest.fixture
+def sums(tmp_path, monkeypatch):
+    """A module of its own, in a cache of its own."""
+    monkeypatch.setenv("MOESIM_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "sums.py").write_text(SOURCE)
+    spec = importlib.util.spec_from_file_location("sums", tmp_path / "sums.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def in_a_new_process(folder: Path, cache: Path) -> tuple[str, str]:
+    environment = {**os.environ, "MOESIM_CACHE": str(cache), "PYTHONPATH": str(folder)}
+    done = subprocess.run([sys.executable, "-c", RUN], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip(), done.stderr
+
+
+def test_only_the_first_process_compiles_and_loads_numba(sums, tmp_path):
+    cache = tmp_path / "cache"
+    loaded, words = in_a_new_process(tmp_path, cache)
+    assert loaded == "True"
+    assert words.count("compiling sums, once on this machine; takes some seconds") == 1
+    assert jit.ready(sums)
+    assert in_a_new_process(tmp_path, cache) == ("False", "")
+
+
+def test_a_damaged_file_is_made_anew(sums, tmp_path, caplog):
+    in_a_new_process(tmp_path, tmp_path / "cache")
+    (place,) = (tmp_path / "cache").rglob("*.o")
+    place.write_bytes(place.read_bytes()[:-1] + b"?")
+    assert jit.native(sums).total(np.ones(2), np.zeros(1, dtype=np.int64), 2) == 2
+    assert "compiling sums" in caplog.text
+
+
+def test_where_nothing_can_be_kept_it_is_compiled_for_the_process_alone(sums, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    loaded, words = in_a_new_process(tmp_path, tmp_path / "file" / "cache")
+    assert loaded == "True"
+    assert words.count("compiling sums, for this process alone") == 1
+
+
+def test_arrays_of_another_type_or_with_gaps_are_refused(sums):
+    total = jit.native(sums).total
+    for F in (np.ones(4, dtype=np.float32), np.ones(8)[::2]):
+        with pytest.raises(TypeError, match="contiguous arrays of float64"):
+            total(F, np.zeros(1, dtype=np.int64), 4)
+
+
+def test_each_caller_has_its_own_memory_of_arrays(sums):
+    first, second = jit.native(sums).total, jit.native(sums).total
+    M, other = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64)
+    assert [first(np.ones(1), M, 1), second(np.ones(1), other, 1), first(np.ones(1), M, 1)] == [1, 1, 2]
+
+
+def test_without_numba_there_is_none(sums, monkeypatch):
+    monkeypatch.setitem(sys.modules, "llvmlite", None)
+    assert jit.native(sums) is None
+    assert not jit.ready(sums)
