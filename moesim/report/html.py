@@ -17,7 +17,7 @@ from moesim.report.canvas import number, render
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Cell", "Html", "element", "figure", "joined", "shown", "table", "unbroken"]
+__all__ = ["Cell", "Html", "Page", "Part", "element", "figure", "joined", "shown", "table", "unbroken"]
 
 
 _SHORT = 24
@@ -35,6 +35,23 @@ class Cell(NamedTuple):
 
     text: str
     key: float | str | None
+
+
+class Part(NamedTuple):
+    """One section: its name in links, its heading, what stands in it."""
+
+    name: str
+    heading: str
+    content: Html
+
+
+class Page(NamedTuple):
+    """What a page says: heading, the answer in a sentence or some, what follows it, and sections."""
+
+    title: str
+    answer: Sequence[str]
+    lead: Html
+    parts: Sequence[Part]
 
 
 def element(tag: str, *children: str, **attributes: str) -> Html:

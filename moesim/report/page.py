@@ -8,33 +8,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from moesim.errors import InputError, Mistake, MoesimError, excerpt
-from moesim.report.html import Html, element, joined, unbroken
+from moesim.report.html import Page, element, joined, unbroken
 from moesim.version import __version__
 from moesim.writing import file_target, write
 
-__all__ = ["Page", "Part", "write_page"]
-
-
-class Part(NamedTuple):
-    """One section: its name in links, its heading, what stands in it."""
-
-    name: str
-    heading: str
-    content: Html
-
-
-class Page(NamedTuple):
-    """What a page says: heading, the answer in a sentence or some, what follows it, and sections."""
-
-    title: str
-    answer: Sequence[str]
-    lead: Html
-    parts: Sequence[Part]
+__all__ = ["write_page"]
 
 
 def write_page(directory: str | Path, out: str | Path | None = None) -> Path:

@@ -14,8 +14,7 @@ from moesim.errors import InputError, Mistake
 from moesim.report import figures
 from moesim.report.canvas import number, percent
 from moesim.report.figures_policies import Row, front, rows_of
-from moesim.report.html import Cell, Html, element, joined, table
-from moesim.report.page import Page, Part
+from moesim.report.html import Cell, Html, Page, Part, element, joined, table
 from moesim.report.page_origin import origin_parts
 from moesim.report.page_run import drawn, run_figures
 from moesim.results.compare import by_policy

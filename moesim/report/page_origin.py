@@ -10,8 +10,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from moesim.report.html import Html, element, joined, table
-from moesim.report.page import Part
+from moesim.report.html import Html, Part, element, joined, table
 from moesim.units import split
 
 __all__ = ["origin_parts"]

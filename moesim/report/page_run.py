@@ -15,8 +15,7 @@ import numpy as np
 from moesim.errors import InputError
 from moesim.report import figures
 from moesim.report.canvas import number, percent
-from moesim.report.html import Cell, Html, element, figure, joined, table
-from moesim.report.page import Page, Part
+from moesim.report.html import Cell, Html, Page, Part, element, figure, joined, table
 from moesim.report.page_origin import origin_parts
 from moesim.results.marks import gap_note, is_bound, losses, marked, note
 from moesim.results.result import Result

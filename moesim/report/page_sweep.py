@@ -14,8 +14,7 @@ import numpy as np
 from moesim.report import figures
 from moesim.report.canvas import number, percent
 from moesim.report.figures_curves import axis_name
-from moesim.report.html import Cell, Html, element, joined, table
-from moesim.report.page import Page, Part
+from moesim.report.html import Cell, Html, Page, Part, element, joined, table
 from moesim.report.page_origin import origin_parts
 from moesim.report.page_run import drawn
 from moesim.results.marks import marked, note

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moesim.errors import InputError
 from moesim.results.marks import bounds_apart
-from moesim.results.result import Result
 from moesim.results.statistics import as_share, mean, paired_difference
+
+if TYPE_CHECKING:
+    from moesim.results.result import Result
 
 __all__ = ["by_policy", "compare"]
 
@@ -31,7 +33,7 @@ def compare(results: Iterable[Result | Summary], *, level: float = 0.95) -> dict
     `statistics.paired_difference`) over the replications that both have, or null where there are none. Raises InputError for
     runs of several scenarios.
     """
-    summaries = [result.summary if isinstance(result, Result) else dict(result) for result in results]
+    summaries = [dict(result) if isinstance(result, Mapping) else result.summary for result in results]
     scenarios = sorted({str(summary["scenario"]) for summary in summaries})
     if len(scenarios) > 1:
         raise InputError(f"only runs of one scenario can be compared; these are of {', '.join(scenarios)}")

@@ -146,7 +146,7 @@ class Result:
         """A saved run, from its directory or its `result.json`; slices are not kept on disk."""
         from moesim.results.store import load
 
-        return load(Path(directory))
+        return cls(*load(Path(directory)))
 
     def __str__(self) -> str:
         from moesim.results.table import run_table

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from moesim import files, strict_json
 from moesim.errors import InputError, Mistake
-from moesim.results.columns import TABLES, from_csv, to_csv
+from moesim.results.columns import TABLES, Columns, from_csv, to_csv
 from moesim.writing import folder_target, new_folder, write
 
 if TYPE_CHECKING:
@@ -71,10 +71,8 @@ def _write(result: Result, folder: Path, timeline: bool) -> None:
         write_trace(result, folder / "trace.json.gz")
 
 
-def load(place: Path) -> Result:
-    """The run saved in the directory `place`, or beside the `result.json` that it names."""
-    from moesim.results.result import Result
-
+def load(place: Path) -> tuple[dict[str, Any], dict[str, Columns], dict[str, Any], dict[str, Any]]:
+    """Summary, tables, provenance and details of a saved run; `place` is its directory or its `result.json`."""
     path = place / "result.json" if place.is_dir() else place
     document = _read(path)
     columns = {}
@@ -82,7 +80,7 @@ def load(place: Path) -> Result:
         table = path.parent / f"{name}.csv"
         if table.exists():
             columns[name] = from_csv(files.read_text(table), str(table))
-    return Result(document["summary"], columns, document.get("provenance", {}), document.get("details", {}))
+    return document["summary"], columns, document.get("provenance", {}), document.get("details", {})
 
 
 def content_of(directory: Path) -> str | None:

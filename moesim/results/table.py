@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from textwrap import wrap
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moesim.results.compare import by_policy
 from moesim.results.marks import gap_note, is_bound, losses, marked, note
-from moesim.results.result import Result
 from moesim.results.serving import LATENCIES, LIMITS
 from moesim.results.statistics import mean, t_interval
 from moesim.results.wording import lane_word, named_lane, part_words
 from moesim.units import format_bytes, format_count, format_seconds
+
+if TYPE_CHECKING:
+    from moesim.results.result import Result
 
 __all__ = ["WIDTH", "align", "comparison_table", "run_table"]
 

@@ -1,6 +1,6 @@
 """Owns docs/validation.md: every case with what was published, what was simulated, what was fitted and where it is from.
 
-Knows results of cases only. `python -m moesim.validation` writes the page.
+Knows results of cases only. `tools/validation_page.py` writes the page.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["page", "section"]
 
 _HEAD = """# Validation
 
-Written by `python -m moesim.validation docs/validation.md`, which runs what `moesim reproduce` runs; do not edit.
+Written by `python tools/validation_page.py`, which runs what `moesim reproduce` runs; do not edit.
 `moesim reproduce ID` shows one case, `--out DIR` adds its figures and tables and this page, `--json` is for programs; it
 exits with 1 if a case fails.
 

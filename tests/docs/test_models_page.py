@@ -9,7 +9,7 @@ BY_NAME = pytest.mark.parametrize("row", rows(), ids=lambda row: row.name)
 
 
 def test_the_page_is_up_to_date() -> None:
-    assert PAGE.read_text("utf-8") == page(), "write it again: python tests/models_page.py"
+    assert PAGE.read_text("utf-8") == page(), "write it again: python tools/models_page.py"
     assert main(["--check"]) == 0
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 
+from policies_page import PAGE, main, page
+
 from moesim.contract import is_bound
 from moesim.plugins import BUILT_IN, find
 from moesim.policies.fidelity import FIDELITY
-from moesim.policies.page import PAGE, main, page
 
 
 def test_the_page_is_up_to_date() -> None:
-    assert PAGE.read_text("utf-8") == page(), "write it again: python -m moesim.policies.page"
+    assert PAGE.read_text("utf-8") == page(), "write it again: python tools/policies_page.py"
     assert main(["--check"]) == 0
 
 

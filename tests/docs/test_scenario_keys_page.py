@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import yaml
 from doc_pages import ROOT, texts
+from scenario_keys_page import PAGE, Section, main, page, sections
 
-from moesim.experiment.keys import PAGE, Section, main, page, sections
 from moesim.experiment.spec import KINDS
 from moesim.plugins import BUILT_IN, find
 from moesim.scenario import load
 from moesim.scenario.schema import PARTS
 from moesim.spec import descriptions
 
-AGAIN = "write it again: python -m moesim.experiment.keys"
+AGAIN = "write it again: python tools/scenario_keys_page.py"
 EVERY = [section for made in sections().values() for section in made]
 ORIGIN = {"value", "basis", "source", "note", "date", "spread"}
 PROFILE = {"profile", "summary", "source", "basis", "note", "date"}

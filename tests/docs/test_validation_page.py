@@ -22,7 +22,7 @@ QUICK = [
 QUICK += ["moe-lightning-fig9", "oracle-break-even", "oracle-interleaving", "oracle-shared-link", "cxl-expert-quantisation"]
 OPEN = {"cox-moe-ranges"}
 """Cases that fail, with the reason in docs/reproducing.md: their sums do not arrive at the simulated numbers within 1 %."""
-AGAIN = "write it again: python -m moesim.validation docs/validation.md"
+AGAIN = "write it again: python tools/validation_page.py"
 
 
 def sections() -> dict[str, str]:

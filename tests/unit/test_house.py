@@ -1,151 +1,225 @@
-"""The house keeps its order: imports point one way, heavy packages have one importer, commands start light."""
+"""The house keeps its order: imports point one way, heavy packages have one importer, modules and folders stay small.
+
+Each file is parsed once; every test lists all offenders at once.
+"""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "moesim"
+
 BASE = {
-    "clock",
-    "errors",
-    "files",
-    "strict_json",
-    "units",
-    "spec",
-    "streams",
-    "arrays",
-    "plugins",
-    "progress",
-    "neutral",
-    "terminal",
-    "writing",
-    "cache",
-    "version",
-    "jit",
+    "arrays", "cache", "clock", "errors", "files", "jit", "neutral", "plugins", "progress", "spec", "streams", "strict_json",
+    "terminal", "units", "version", "writing",
+}  # fmt: skip
+"""Modules that anybody may import, and that import nothing but each other."""
+LAYERS = {
+    "model": set(),
+    "hardware": set(),
+    "results": set(),
+    "runtime": {"hardware"},
+    "fit": {"hardware"},
+    "report": {"results"},
+    "workload": {"model"},
+    "contract": {"model", "hardware", "runtime", "workload"},
+    "policies": {"model", "hardware", "runtime", "workload", "contract"},
+    "scheduling": {"model", "hardware", "runtime", "workload", "contract"},
+    "engine": {"model", "hardware", "runtime", "workload", "contract", "scheduling", "results"},
+    "scenario": {"model", "hardware", "runtime", "workload", "contract", "policies", "scheduling", "results"},
 }
-MAY_IMPORT = {
-    **dict.fromkeys(BASE, BASE),
-    "model": BASE,
-    "hardware": BASE,
-    "runtime": BASE | {"hardware"},
-    "results": BASE,
-    "report": BASE | {"results"},
-    "workload": BASE | {"model"},
-    "contract": BASE | {"model", "hardware", "runtime", "workload"},
-    "policies": BASE | {"model", "hardware", "runtime", "workload", "contract"},
-    "scheduling": BASE | {"model", "hardware", "runtime", "workload", "contract", "policies"},
-    "engine": BASE | {"model", "hardware", "runtime", "workload", "contract", "policies", "scheduling", "results"},
-    "scenario": BASE | {"model", "hardware", "runtime", "workload", "contract", "policies", "scheduling", "results"},
-    "fit": BASE | {"hardware"},
-    "calibrate": BASE | {"model", "hardware", "results", "scenario", "fit"},
-}
-MAY_IMPORT["runs"] = MAY_IMPORT["scenario"] | {"scenario", "engine"}
-MAY_IMPORT["explain"] = MAY_IMPORT["scenario"] | {"scenario"}
-MAY_IMPORT["experiment"] = MAY_IMPORT["runs"] | {"runs"}
-MAY_IMPORT["exports"] = MAY_IMPORT["runs"] | {"runs"}
-MAY_IMPORT["validation"] = MAY_IMPORT["experiment"] | {"experiment", "fit"}
+LAYERS["explain"] = LAYERS["scenario"] | {"scenario"}
+LAYERS["runs"] = LAYERS["scenario"] | {"scenario", "engine"}
+LAYERS["calibrate"] = {"model", "hardware", "results", "scenario", "fit"}
+LAYERS["exports"] = LAYERS["runs"] | {"runs"}
+LAYERS["experiment"] = LAYERS["runs"] | {"runs"}
+LAYERS["validation"] = LAYERS["experiment"] | {"experiment", "fit"}
+"""Room -> rooms that its modules may import beside the base."""
+OPEN = {"__init__", "__main__", "api", "arguments", "cli", "testing"}
+"""Rooms that may import everything."""
+FAMILIES = {"in_place", "caching", "streaming", "near_data", "bounds", "baselines"}
+"""Folders of policies, which import the kit and their own family; bounds look at all others."""
 SINGLE_IMPORTER = {"simpy": "engine", "yaml": "scenario", "matplotlib": "report", "numba": "jit", "llvmlite": "jit"}
-LATE = {  # imports inside functions that go against the grain, on purpose
-    ("results", "report"),  # `Result.plot_timeline` and `save(timeline=True)` draw through the report
-    ("experiment", "report"),  # sweeps and cases save their figures
-    ("validation", "report"),
-}
+LATE = {("results", "report"), ("experiment", "report"), ("validation", "report")}
+"""Imports inside functions that draw: `Result.plot_timeline`, and the figures of sweeps and cases."""
+PLOTS = ("moesim.results.result", "moesim.report.figures")
+"""The one circle: a result draws itself by importing its figures when asked."""
+
+COMPILED = {"engine/kernel/kernel.py", "workload/draws/kernel.py"}
+"""What numba compiles has to stand in one file, and its walks in one function."""
+LINES = 400
+FUNCTION = 60
+FOLDER = 24
 
 
-def _modules() -> list[Path]:
-    return sorted(path for path in PACKAGE.rglob("*.py") if "_data" not in path.parts)
+class Import(NamedTuple):
+    """One import: the full name of the module, and whether it runs at the `top`, in a `function`, or for `typing` only."""
+
+    name: str
+    place: str
 
 
-def _room(path: Path) -> str:
-    first = path.relative_to(PACKAGE).parts[0]
-    return first.removesuffix(".py")
+class Module(NamedTuple):
+    """One file of the package."""
+
+    path: str
+    """Relative to the package."""
+    name: str
+    """Dotted."""
+    text: str
+    tree: ast.Module
+    imports: tuple[Import, ...]
+
+    @property
+    def room(self) -> str:
+        return self.path.split("/")[0].removesuffix(".py")
 
 
-def _imports(path: Path) -> Iterator[tuple[str, str]]:
-    """(dotted name, where: `top`, `function` or `typing`) of every import."""
-    tree = ast.parse(path.read_text("utf-8"))
-    where: dict[int, str] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            where.update((id(child), "function") for child in ast.walk(node))
-        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            where.update((id(child), "typing") for child in ast.walk(node))
-    for node in ast.walk(tree):
-        place = where.get(id(node), "top")
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, place) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            if node.module == "moesim":
-                yield from ((f"moesim.{alias.name}", place) for alias in node.names)
-            else:
-                yield node.module, place
+@cache
+def modules() -> tuple[Module, ...]:
+    files = sorted(path for path in PACKAGE.rglob("*.py") if "_data" not in path.parts)
+    names = {_dotted(path) for path in files}
+    return tuple(_read(path, names) for path in files)
 
 
-@pytest.mark.parametrize("path", _modules(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_point_one_way(path: Path) -> None:
-    room = _room(path)
-    if room in ("__init__", "__main__", "api", "arguments", "cli", "testing"):
-        return
-    for name, where in _imports(path):
-        if not name.startswith("moesim."):
-            continue
-        target = name.split(".")[1]
-        if target == room or (where != "top" and (room, target) in LATE):
-            continue
-        assert target in MAY_IMPORT[room], f"{path.relative_to(ROOT)} imports {name}"
+def _dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-@pytest.mark.parametrize(("package", "room"), SINGLE_IMPORTER.items())
-def test_heavy_packages_have_one_importer(package: str, room: str) -> None:
-    importers = {
-        _room(path)
-        for path in _modules()
-        for name, where in _imports(path)
-        if name.split(".")[0] == package and where != "typing"
+def _read(path: Path, names: set[str]) -> Module:
+    text = path.read_text("utf-8")
+    tree = ast.parse(text)
+    return Module(path.relative_to(PACKAGE).as_posix(), _dotted(path), text, tree, tuple(_imports(tree, names, "top")))
+
+
+def _imports(node: ast.AST, names: set[str], place: str) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from _imports(child, names, "function")
+        elif isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+            yield from _imports(child, names, "typing")
+        elif isinstance(child, ast.Import):
+            yield from (Import(alias.name, place) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom) and child.module:
+            for alias in child.names:
+                inner = f"{child.module}.{alias.name}"
+                yield Import(inner if inner in names else child.module, place)
+        elif not isinstance(child, ast.expr):
+            yield from _imports(child, names, place)
+
+
+def _calls(module: Module) -> Iterator[tuple[int, str]]:
+    """Line and written form of what each call calls."""
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name):
+            yield node.lineno, ast.unparse(node.func)
+
+
+def _none(offenders: Iterator[str]) -> None:
+    lines = list(offenders)
+    assert not lines, "\n".join(lines)
+
+
+def test_imports_point_one_way() -> None:
+    def offenders() -> Iterator[str]:
+        for module in modules():
+            if module.room in OPEN:
+                continue
+            allowed = BASE | LAYERS.get(module.room, set()) | {module.room}
+            for name, place in module.imports:
+                if not name.startswith("moesim."):
+                    continue
+                target = name.split(".")[1]
+                if target not in allowed and not (place != "top" and (module.room, target) in LATE):
+                    yield f"{module.path} imports {name}"
+
+    _none(offenders())
+
+
+def test_families_of_policies_share_the_kit_alone() -> None:
+    def offenders() -> Iterator[str]:
+        for module in modules():
+            family = module.path.removeprefix("policies/").split("/")[0]
+            if not module.path.startswith("policies/") or family == "bounds":
+                continue
+            for name, _ in module.imports:
+                other = name.removeprefix("moesim.policies.").split(".")[0]
+                if name.startswith("moesim.policies.") and other in FAMILIES - {family}:
+                    yield f"{module.path} imports {name}"
+
+    _none(offenders())
+
+
+def test_no_circle_of_imports_lazy_ones_included() -> None:
+    graph = {
+        module.name: {name for name, place in module.imports if place != "typing" and (module.name, name) != PLOTS}
+        for module in modules()
     }
-    assert importers == {room}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail("circle: " + " -> ".join(error.args[1]))
+
+
+def test_heavy_packages_have_one_importer() -> None:
+    importers: dict[str, set[str]] = {package: set() for package in SINGLE_IMPORTER}
+    for module in modules():
+        for name, place in module.imports:
+            if place != "typing" and name.split(".")[0] in importers:
+                importers[name.split(".")[0]].add(module.room)
+    assert importers == {package: {room} for package, room in SINGLE_IMPORTER.items()}
+
+
+def test_modules_and_folders_stay_small() -> None:
+    def offenders() -> Iterator[str]:
+        folders = Counter(Path(module.path).parent.as_posix() for module in modules())
+        yield from (f"{folder} holds {count} modules" for folder, count in folders.items() if count > FOLDER)
+        for module in modules():
+            lines = module.text.count("\n")
+            if not ast.get_docstring(module.tree):
+                yield f"{module.path} does not say what it owns"
+            if module.path in COMPILED:
+                continue
+            if lines > LINES:
+                yield f"{module.path} has {lines} lines"
+            for node in ast.walk(module.tree):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    length = (node.end_lineno or 0) - node.lineno + 1
+                    if length > FUNCTION:
+                        yield f"{module.path}:{node.lineno}: {node.name} has {length} lines"
+
+    _none(offenders())
+
+
+def test_unit_tests_mirror_the_package() -> None:
+    unit = ROOT / "tests" / "unit"
+    folders = {path.parent.relative_to(unit) for path in unit.rglob("test_*.py")} - {Path("benchmarks")}
+    _none(f"tests/unit/{folder} has no counterpart" for folder in sorted(folders) if not (PACKAGE / folder).is_dir())
 
 
 WRITES = {
-    "write_text",
-    "write_bytes",
-    "mkdir",
-    "makedirs",
-    "rename",
-    "unlink",
-    "rmtree",
-    "mkdtemp",
-    "mkstemp",
-    "savetxt",
-    "savez",
-}
+    "write_text", "write_bytes", "mkdir", "makedirs", "rename", "unlink", "rmtree", "mkdtemp", "mkstemp", "savetxt", "savez",
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("path", _modules(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_files_have_one_writer(path: Path) -> None:
-    if path.name == "writing.py":
-        return
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            assert node.func.attr not in WRITES, f"{path.relative_to(ROOT)}:{node.lineno} writes past moesim.writing"
-
-
-@pytest.mark.parametrize("path", _modules(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_modules_say_what_they_own_and_stay_small(path: Path) -> None:
-    text = path.read_text("utf-8")
-    tree = ast.parse(text)
-    assert ast.get_docstring(tree), "a module says in its first line what it owns"
-    assert text.count("\n") <= (1200 if path.name == "kernel.py" else 400), "only what numba compiles has to stand in one file"
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert (node.end_lineno or 0) - node.lineno < 60, f"{node.name} does not fit a screen"
+def test_files_have_one_writer() -> None:
+    _none(
+        f"{module.path}:{line} writes past moesim.writing"
+        for module in modules()
+        for line, called in _calls(module)
+        if module.path != "writing.py" and "." in called and called.rpartition(".")[2] in WRITES
+    )
 
 
 READERS = {
@@ -155,7 +229,6 @@ READERS = {
     "workload/npzfile.py": "the one reader of arrays",
     "model/catalogue.py": "configurations inside the package",
     "report/page.py": "style and script inside the package",
-    "policies/page.py": "a page of the checkout",
     "calibrate/machine.py": "the files of the kernel",
     "runs/fingerprint.py": "moesim's own code",
     "experiment/sweep.py": "JSON that was written a line before",
@@ -163,20 +236,20 @@ READERS = {
     "workload/draws/kept.py": "its own cache, whose files are checked by their seal",
 }
 """Modules that may open files or parse documents themselves, and which."""
+READS = {"json.load", "json.loads", "np.load", "gzip.open", "open", "yaml.safe_load"}
 
 
-@pytest.mark.parametrize("path", _modules(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_files_of_others_come_in_one_way(path: Path) -> None:
-    name = path.relative_to(PACKAGE).as_posix()
-    if name in READERS or name.startswith("validation/"):  # its own inputs, beside the checkout
-        return
-    functions = {"json.load", "json.loads", "np.load", "gzip.open", "open", "yaml.safe_load"}
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.Call):
-            owner, _, called = ast.unparse(node.func).rpartition(".")
-            reads = called in ("read_text", "read_bytes") and owner != "files"
-            assert not reads, f"{name}:{node.lineno} reads a file; moesim.files does"
-            assert ast.unparse(node.func) not in functions, f"{name}:{node.lineno} calls {called}; moesim.files reads"
+def test_files_of_others_come_in_one_way() -> None:
+    def offenders() -> Iterator[str]:
+        for module in modules():
+            if module.path in READERS or module.room == "validation":  # its own inputs, beside the checkout
+                continue
+            for line, called in _calls(module):
+                owner, _, method = called.rpartition(".")
+                if called in READS or (method in ("read_text", "read_bytes") and owner not in ("", "files")):
+                    yield f"{module.path}:{line} calls {called}; moesim.files reads"
+
+    _none(offenders())
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["run", "--help"]])

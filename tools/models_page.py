@@ -1,7 +1,7 @@
 """Writes docs/models.md: public configurations as moesim reads them, beside what is published of each.
 
-python tests/models_page.py            writes the page
-python tests/models_page.py --check    exit status 1 when it is stale
+python tools/models_page.py            writes the page
+python tools/models_page.py --check    exit status 1 when it is stale
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from pages import written
 
 from moesim.model import Architecture, load_named, named_config, read_config
 from moesim.model.hf_keys import HARMLESS, READ
-from moesim.policies.page import written
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "models.md"
@@ -284,7 +284,7 @@ Keys that sound like sizes and are known to change none say: {harmless}.
 
 {sources}
 
-This page is written by `python tests/models_page.py`; a test fails when it is stale.
+This page is written by `python tools/models_page.py`; a test fails when it is stale.
 """
 
 

@@ -1,4 +1,4 @@
-"""`python -m moesim.policies.page [FILE | --check]`: writes docs/policies.md from the docstrings of the registered policies.
+"""`python tools/policies_page.py [FILE | --check]`: writes docs/policies.md from the docstrings of the registered policies.
 
 Knows classes and their fields; adds no word of its own about any of them.
 """
@@ -8,18 +8,18 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
+
+from pages import written
 
 from moesim.contract import Policy, is_bound
 from moesim.plugins import BUILT_IN, find
 from moesim.policies.fidelity import FIDELITY
 from moesim.spec import descriptions
-from moesim.writing import write
 
-__all__ = ["main", "page", "written"]
+__all__ = ["main", "page"]
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "policies.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "policies.md"
 _WHEN = {
     "never": "at every visit",
     "layer": "after every layer",
@@ -29,7 +29,7 @@ _WHEN = {
 _INTRO = """# Policies
 
 Every policy that ships, from its own docstring: what it decides when, its parameters with their defaults, its source, and
-what is inferred. Written by `python -m moesim.policies.page`. `moesim list policies` shows the first lines;
+what is inferred. Written by `python tools/policies_page.py`. `moesim list policies` shows the first lines;
 [extending.md](extending.md) says how to write one.
 
 *Learns* says when a policy looks at what has happened: a memoryless one decides by the visit alone and is timed all layers
@@ -127,17 +127,6 @@ def _parameter(made: type[Policy], name: str) -> str:
 
 def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
-
-
-def written(place: Path, make: Callable[[], str], arguments: list[str]) -> int:
-    """Writes what `make` gives to `place`, or to the file named; with `--check` writes nothing, and 1 if `place` is stale."""
-    if arguments == ["--check"]:
-        stale = place.read_text("utf-8") != make()
-        sys.stderr.write(f"{'stale' if stale else 'up to date'}: docs/{place.name}\n")
-        return int(stale)
-    target = Path(arguments[0]) if arguments else place
-    write(target, make())
-    return 0
 
 
 def main(arguments: list[str]) -> int:

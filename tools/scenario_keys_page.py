@@ -1,4 +1,4 @@
-"""`python -m moesim.experiment.keys [FILE | --check]`: writes docs/scenario-keys.md from the specs that read the files.
+"""`python tools/scenario_keys_page.py [FILE | --check]`: writes docs/scenario-keys.md from the specs that read the files.
 
 Knows specs by their JSON Schema; adds no word of its own about any key, only how files are put together.
 """
@@ -11,21 +11,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from key_words import default_words, mark, type_words
+from pages import written
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from moesim.experiment.key_words import default_words, mark, type_words
 from moesim.experiment.spec import Experiment
 from moesim.hardware.system import System
 from moesim.model import Architecture
 from moesim.plugins import BUILT_IN, find
-from moesim.policies.page import written
 from moesim.runtime import Runtime
 from moesim.scenario.schema import Head
 
 __all__ = ["Place", "Section", "main", "page", "sections"]
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "scenario-keys.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "scenario-keys.md"
 Schema = dict[str, Any]
 
 
@@ -86,7 +86,7 @@ class Section(NamedTuple):
 _INTRO = """# Every key
 
 What a scenario, an experiment and a hardware profile may say, from the classes that read them. Written by
-`python -m moesim.experiment.keys`; do not edit. `moesim schema` and `moesim schema experiment` print the same as JSON Schema:
+`python tools/scenario_keys_page.py`; do not edit. `moesim schema` and `moesim schema experiment` print the same as JSON Schema:
 `moesim schema > scenario.schema.json`, and `# yaml-language-server: $schema=scenario.schema.json` as the first line of a
 file, and an editor completes and checks while you type. `moesim check FILE` says everything that is wrong with a file.
 

@@ -1,4 +1,4 @@
-"""`python -m moesim.validation [FILE]`: runs every case and writes the page of validation, docs/validation.md by default.
+"""`python tools/validation_page.py [FILE]`: runs every case and writes the page of validation, docs/validation.md by default.
 
 Knows the page and the cases by name.
 """
@@ -16,7 +16,7 @@ from moesim.writing import write
 
 def main(arguments: list[str]) -> int:
     """Writes the page; 1 if a case fails."""
-    target = Path(arguments[0]) if arguments else Path(__file__).resolve().parents[2] / "docs" / "validation.md"
+    target = Path(arguments[0]) if arguments else Path(__file__).resolve().parents[1] / "docs" / "validation.md"
     results = reproduce()
     write(target, page(results))
     return exit_status(results)
