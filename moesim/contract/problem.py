@@ -5,12 +5,13 @@ The profile comes from other data than the run's own routing; the future is not 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
-from moesim.arrays import FloatArray
+from moesim.arrays import FloatArray, IntArray
 from moesim.contract.costs import Costs
 from moesim.contract.homes import Weights, crossing, in_flight, lying
 from moesim.contract.plan import BatchPlan, ahead_of, chunk_of
@@ -41,6 +42,11 @@ class Problem:
     """[L, E] share of a layer's activations that each expert gets in the run itself: for clairvoyant policies, else None."""
     runtime: Runtime = FREE
     """The program that serves the model; by default one whose calls cost nothing."""
+    topics: IntArray | None = None
+    """[R] number of each request's subject or task, which its text shows; None where all are alike."""
+    prompted: Callable[[IntArray], IntArray] | None = None
+    """Prefills requests [S] of a batch that is there as a whole, before anything is placed: [L, E] tokens per expert of their
+    prompts. None where requests arrive over time."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "system", self.runtime.over(self.system))

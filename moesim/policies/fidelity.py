@@ -36,7 +36,7 @@ FIDELITY: dict[str, Fidelity] = {
     "cxl_expert": _partial("learned thresholds, time for quantising, the AMX engine inside the memory module"),
     "cxl_expert_gpu_only": _FAITHFUL,
     "cxl_expert_near_data": _FAITHFUL,
-    "cox_moe": _partial("strata that the policy makes itself from embeddings: they are a profile of the workload"),
+    "cox_moe": _partial("clusters of prompt embeddings: its strata are the topics that the routing names"),
     "moe_cxl": _partial("replicas and their queues, prefetch into faster CXL devices, stealing by co-activation"),
     "gpu_only": _OURS,
     "random": _OURS,

@@ -87,6 +87,8 @@ def problem_of(this: LoadedScenario, job: Job, routing: RoutingTable) -> Problem
         streams["policy"],
         streams["foresight"],
         runtime=scenario.runtime,
+        topics=routing.topics,
+        prompted=routing.prefill_counts if job.most is None and not job.arrival.any() else None,
     )
 
 

@@ -25,7 +25,7 @@ from moesim.workload.routing.profile import HeldOut, Profile, Stratified
 from moesim.workload.routing.profile import Uniform as Unknown
 from moesim.workload.routing.shared import Shared
 from moesim.workload.routing.sticky import Sticky
-from moesim.workload.routing.strata import popularity
+from moesim.workload.routing.strata import prototypes
 from moesim.workload.routing.trace import Trace
 from moesim.workload.routing.zipf import Uniform, Zipf
 from moesim.workload.table import Job, Progress, RoutingTable, nowhere
@@ -115,5 +115,7 @@ def routed(
     if not isinstance(profile, Stratified):
         return routing.table(job, model, streams, base, profile, progress)
     table = routing.table(job, model, streams, base, Unknown(), progress)
-    counts = popularity(table.prefill, profile.prototypes, profile.strata, streams["profile"])
-    return replace(table, profile=normalised(counts))
+    topics = table.topics if profile.by == "topic" else None
+    topics = np.zeros(job.requests, dtype=np.int64) if topics is None else topics
+    chosen = prototypes(topics, profile.prototypes, streams["profile"])
+    return replace(table, profile=normalised(table.prefill_counts(chosen)))

@@ -93,6 +93,8 @@ class RoutingTable:
     prompts: Callable[[], NDArray[np.unsignedinteger[Any]]] | None = None
     """Gives [R, P, L, k] expert ids of every prompt token, P tokens of the longest prompt and rows past a prompt unused: called
     once, when a prompt is cut for the first time. Their counts are `prefill`. None where only the counts are known."""
+    topics: IntArray | None = None
+    """[R] number of each request's subject or task, which its text shows before it runs; None where the routing has none."""
     _offsets: NDArray[np.unsignedinteger[Any]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

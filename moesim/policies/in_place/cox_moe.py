@@ -20,6 +20,8 @@ from moesim.policies.kit.dispatch import in_order
 from moesim.policies.kit.orchestration import Candidates, Devices, Orchestration, Pins, search
 from moesim.policies.kit.placement import SizedPolicy, host_order, place, portions
 from moesim.policies.kit.sizing import gpu_account, no_plan, slots_in_host, too_large
+from moesim.workload.routing.law import normalised
+from moesim.workload.routing.strata import prototypes
 
 __all__ = ["CoxMoe"]
 
@@ -42,11 +44,13 @@ class CoxMoe(SizedPolicy):
     attention micro-batch, and group sizes N_R + N_M + N_C = E (in GPU memory, uploaded every pass, run on the CPU); N_R and the
     tier of the KV cache are common to both phases. Cost of a layer: sum of T_load + T_comp + T_store over the micro-batches
     plus OP3 = max(uploads, GPU experts, CPU experts), see `orchestration`. Experts fill the groups by popularity, most used
-    first. Popularity is the workload's profile: expert-aware stratification is `profile: {kind: stratified}`, prompts of
-    prototypes of the run's own requests; the default, other requests of the kind, is the fairer guess.
+    first. Expert-aware stratification counts them: of each topic of the batch (`stratified`) a share of the prototypes is
+    prefilled before the run, which is not charged. Where requests arrive over time there is no batch to draw from, and the
+    popularity is the workload's profile.
     Source: CoX-MoE, DAC 2026, arXiv:2605.17889. Published: BF16, groups static, whole batch coalesced, two upload buffers.
-    Inferred: members of N_M and N_C (by popularity); micro-batch candidates (powers of two and the batch); the planner uses the
-    costs of the simulated machine unless `planner: published`, and takes all host experts to lie in the best host tier.
+    Inferred: the number of prototypes; topics as strata, in place of clusters of embeddings; members of N_M and N_C (by
+    popularity); micro-batch candidates (powers of two and the batch); the planner uses the costs of the simulated machine
+    unless `planner: published`, and takes all host experts to lie in the best host tier.
     Valid: one residency for both phases; a cache outside GPU memory means decode attention on the CPU.
     """
 
@@ -65,8 +69,11 @@ class CoxMoe(SizedPolicy):
     """Devices of QKV projection, attention core, output projection in prefill."""
     decode_devices: tuple[Place, Place, Place] | None = None
     """The same in decode."""
-    members: Literal["profile", "index", "random"] = "profile"
-    """How experts are put in order before they fill the groups; only `profile` is CoX-MoE, the others show what it gains."""
+    members: Literal["stratified", "profile", "index", "random"] = "stratified"
+    """How experts are put in order before they fill the groups: as prototypes of the batch use them (CoX-MoE), by the
+    workload's profile, or, to show what that gains, by id or at random."""
+    prototypes: int = Field(32, ge=1)
+    """Requests that are prefilled to count experts."""
     coalesced: bool = True
     """Whether all tokens pass the experts together; otherwise one decode micro-batch at a time."""
     planner: Literal["machine", "published"] = "machine"
@@ -81,9 +88,10 @@ class CoxMoe(SizedPolicy):
 
     def deploy(self, problem: Problem) -> Deployment:
         """Searches, then places the residents it asks for."""
-        order = self._order(problem)
+        popularity = self._stratified(problem)
+        order = self._order(problem, popularity)
         found = self._candidates(problem)
-        shares = np.take_along_axis(problem.popularity, order, axis=1)
+        shares = np.take_along_axis(popularity, order, axis=1)
         pins = Pins(self.residents, self.uploads, self.on_cpu)
         machine = believed(problem) if self.planner == "published" else problem
         plan = search(machine, found, shares, pins, (host_order(problem) or [problem.gpu_tier])[0])
@@ -109,10 +117,17 @@ class CoxMoe(SizedPolicy):
         groups: _Groups = view.state
         return Dispatch(groups.device[visit.phase][visit.layer], in_order(visit.counts, visit.resident))
 
-    def _order(self, problem: Problem) -> IntArray:
+    def _stratified(self, problem: Problem) -> FloatArray:
+        """[L, E] popularity by the prompts of prototypes, of each topic in proportion; else the workload's profile."""
+        if self.members != "stratified" or problem.prompted is None:
+            return problem.popularity
+        topics = problem.topics if problem.topics is not None else np.zeros(problem.job.requests, dtype=np.int64)
+        return normalised(problem.prompted(prototypes(topics, self.prototypes, problem.rng)))
+
+    def _order(self, problem: Problem, popularity: FloatArray) -> IntArray:
         """[L, E] expert ids in the order in which they fill the groups."""
-        if self.members == "profile":
-            return np.argsort(-problem.popularity, axis=1, kind="stable")
+        if self.members in ("stratified", "profile"):
+            return np.argsort(-popularity, axis=1, kind="stable")
         scores: FloatArray = np.tile(np.arange(problem.experts, dtype=np.float64), (problem.layers, 1))
         if self.members == "random":
             scores = problem.rng.random(scores.shape)

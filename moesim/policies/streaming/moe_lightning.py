@@ -40,6 +40,8 @@ class PagedPlan:
     micro_batch: int
     attention: str
     """Device of the attention core in decode."""
+    kv: str
+    """Tier of the KV cache: r_c is 0 in host memory, 1 in GPU memory."""
     residents: int
     """int(E r_w), experts per layer in GPU memory."""
     seconds: float
@@ -95,6 +97,8 @@ class MoeLightning(StreamedPolicy):
     """r_w, share of the experts in GPU memory; as many as fit if not given."""
     attention: Literal["cpu", "gpu"] | None = None
     """Where decode attends (A_g = 0 or 1); by the roofline's turning point if not given."""
+    cache: Literal["host", "gpu"] | None = "host"
+    """Where the KV cache lies as a whole: r_c = 0 (published) or 1, or planned with the rest if null."""
     gpu_share: Share = 0.86
     """Share of GPU memory that is filled."""
     host_share: Share = 0.8
@@ -110,10 +114,10 @@ class MoeLightning(StreamedPolicy):
 
     def deploy(self, problem: Problem) -> Deployment:
         """Plans, then places the residents with the lowest ids."""
-        costs, kv = LayerCosts(problem), host_for_cache(problem)
-        plan = self._plan(problem, costs, kv)
+        costs = LayerCosts(problem)
+        plan = self._plan(problem, costs)
         paged = plan.attention != problem.system.gpu_name
-        cut = self._cut(problem, plan.batch, plan.micro_batch, kv, plan.attention, paged)
+        cut = self._cut(problem, plan.batch, plan.micro_batch, plan.kv, plan.attention, paged)
         return deploy_streamed(
             problem,
             replace(cut, expert_batch=min(plan.micro_batch, plan.batch)),
@@ -126,20 +130,21 @@ class MoeLightning(StreamedPolicy):
         pipeline = Overlap() if self.reupload else Paged() if paged else Overlap(1)
         return self.cut_into(problem, batch, kv=kv, core=core, micro=micro, pipeline=pipeline)
 
-    def _plan(self, problem: Problem, costs: LayerCosts, kv: str) -> PagedPlan:
+    def _plan(self, problem: Problem, costs: LayerCosts) -> PagedPlan:
         """The best plan over the candidates; InputError if none fits."""
         requests = problem.job.requests
         limit = min(self.batch or requests, requests)
         best: PagedPlan | None = None
         best_seconds = np.inf
-        for device in self._attention(problem, kv):
+        host = host_for_cache(problem)
+        for device, kv in self._caches(problem, host):
             for mu in [min(self.micro_batch, limit)] if self.micro_batch else candidates(limit):
                 plan = self._with(problem, costs, kv, device, mu, limit)
                 seconds = -(-requests // plan.batch) * plan.seconds if plan else np.inf
                 if seconds < best_seconds * (1 - 1e-9):
                     best, best_seconds = plan, seconds
         if best is None:
-            cut = self._cut(problem, self.batch or 1, self.micro_batch or 1, kv, problem.system.gpu_name)
+            cut = self._cut(problem, self.batch or 1, self.micro_batch or 1, host, problem.system.gpu_name)
             slots = int(buffer_slots(problem, 0, 1))
             reserve = (1.0 - self.gpu_share) * problem.usable(problem.gpu_tier)
             size = problem.model.expert_bytes
@@ -160,18 +165,25 @@ class MoeLightning(StreamedPolicy):
         fitting = most_residents(problem, problem.gpu_free(made(batch)) - reserve, 1) // problem.layers
         wanted = fitting if self.resident_share is None else int(self.resident_share * problem.experts * (1 + 1e-9))
         residents = min(wanted, problem.experts)
-        return PagedPlan(batch, mu, device, residents, self._seconds(costs, batch, mu, residents, device, kv))
+        return PagedPlan(batch, mu, device, kv, residents, self._seconds(costs, batch, mu, residents, device, kv))
 
     def _seconds(self, costs: LayerCosts, batch: int, mu: int, residents: int, device: str, kv: str) -> float:
         """max(T_comm, T_cpu, T_gpu) of a decode layer."""
         problem = costs.problem
         count = -(-batch // mu)
-        comm = float(costs.upload(problem.experts - residents))
+        comm = float(costs.upload(problem.experts - residents)) * (count if self.reupload else 1)
         gpu = count * float(costs.dense(mu) + costs.experts(mu))
         if device == problem.system.gpu_name:
-            comm += float(costs.copy_in(costs.cache_read(batch), kv))
+            comm += float(costs.copy_in(costs.cache_read(batch), kv)) if kv != problem.gpu_tier else 0.0
             return max(comm, gpu + float(costs.core(device, "decode", batch, kv)))
         return max(comm, gpu, float(costs.cpu_attention(batch, kv)))
+
+    def _caches(self, problem: Problem, host: str) -> list[tuple[str, str]]:
+        """(device of the core, tier of the cache) to try; the CPU attends to a cache in host memory alone."""
+        gpu, devices = problem.system.gpu_name, self._attention(problem, host)
+        in_host = [] if self.cache == "gpu" else [(device, host) for device in devices]
+        on_gpu = [] if self.cache == "host" or self.attention == "cpu" else [(gpu, problem.gpu_tier)]
+        return [*in_host, *on_gpu]
 
     def _attention(self, problem: Problem, kv: str) -> list[str]:
         """Devices of the core to try: as given; the CPU alone where the roofline says that the cache had better stay."""

@@ -1,6 +1,6 @@
 """Owns CoX-MoE's ablation: MoE-Lightning's plan, then coalesced experts, attention placed at will, popular experts resident.
 
-Knows its setting; two rates of the program are fitted on its four numbers, which are tested on figure 7.
+Knows its setting; two rates in the program's profile were fitted on its four numbers and are tested on figure 7.
 """
 
 from __future__ import annotations
@@ -8,16 +8,13 @@ from __future__ import annotations
 import numpy as np
 
 from moesim.contract import Deployment
+from moesim.scenario.run import loaded
 from moesim.validation.case import Case, Findings, Row
-from moesim.validation.cox_moe.runs import Parameters, Program, Setting, added, planned, simulated, tokens_per_second
+from moesim.validation.cox_moe.runs import OWN, SCENARIO, Parameters, Setting, added, planned, simulated, tokens_per_second
 from moesim.validation.parts import worst
 
-__all__ = ["CASE", "FIRST", "PROGRAM", "SETTING", "STEPS"]
+__all__ = ["CASE", "EXPONENT", "FIRST", "SETTING", "STEPS"]
 
-PROGRAM = Program(call=3e-4, copy=4.16e9, cache=5.31e9)
-"""`call` is the most that an eager call of an expert takes in published profiles; `copy` and `cache` are least squares over the
-logarithms of the four numbers of table 3, by sums over layers. Programs of this kind reach such rates: pageable, blocking
-copies (Fiddler's uploads: 5.4 GB/s), and a CPU that repeats keys and values for each query head."""
 EXPONENT = 0.75
 """Mean over MMLU, ARC, GSM8K and TED of the maximum-likelihood Zipf exponent of Qwen3-30B-A3B (0.59, 0.76, 0.80, 0.85)."""
 SETTING = Setting("rtx6000ada-xeon8452y", "qwen3-30b-a3b", EXPONENT, 512, 1320, 128)
@@ -45,11 +42,11 @@ _TOLERANCE = 0.15
 
 
 def _findings() -> Findings:
-    first = simulated(SETTING, FIRST, PROGRAM)
+    first = simulated(SETTING, FIRST, OWN)
     speed = tokens_per_second(SETTING, first)
     rows = [Row("MoE-Lightning's plan, micro-batch 256: tok/s", PUBLISHED_FIRST, speed, _TOLERANCE, fitted=True)]
     for name, (published, gain, policy) in STEPS.items():
-        later = simulated(SETTING, policy, PROGRAM)
+        later = simulated(SETTING, policy, OWN)
         rows.append(Row(f"+ {name}: tok/s", published, tokens_per_second(SETTING, later), _TOLERANCE, fitted=True))
         total = first.total(SETTING.output) / later.total(SETTING.output)
         rows.append(Row(f"+ {name}: gain", gain, total, _TOLERANCE, fitted=True))
@@ -59,10 +56,12 @@ def _findings() -> Findings:
 def _notes() -> tuple[str, ...]:
     policies = [FIRST, *(policy for *_, policy in STEPS.values())]
     plans = [planned(SETTING, policy).plan for policy in policies]
-    steps = ", ".join(f"{added(SETTING, policy, PROGRAM).step:.1f}" for policy in policies)
+    steps = ", ".join(f"{added(SETTING, policy, OWN).step:.1f}" for policy in policies)
     free = ", ".join(f"{_free(policy):.2f}" for policy in policies[1:])
     experts, held = plans[0].resident.shape[1], [int(plan.resident[0].sum()) for plan in plans]
-    upload, rates = 9437184 / PROGRAM.copy, f"{PROGRAM.cache / 1e9:g} GB/s where it crossed PCIe at {PROGRAM.copy / 1e9:g}"
+    runtime = loaded(SCENARIO, **dict(OWN)).scenario.runtime
+    copy, cache = float(runtime.copies.rate or 0.0), float(runtime.cpu.attention.bandwidth or 0.0)
+    upload, rates = 9437184 / copy, f"{cache / 1e9:g} GB/s where it crossed PCIe at {copy / 1e9:g}"
     return (
         f"By sums over layers the four decode steps take {steps} s. The first uploads {experts - held[0]} of the {experts} "
         f"experts of a layer for each of two micro-batches, {1e3 * upload:.2f} ms each; coalesced, the CPU computes most of "
@@ -76,7 +75,7 @@ def _notes() -> tuple[str, ...]:
 
 
 def _free(policy: Parameters) -> float:
-    first, later = (added(SETTING, each, None).total(SETTING.output) for each in (FIRST, policy))
+    first, later = (added(SETTING, each, ()).total(SETTING.output) for each in (FIRST, policy))
     return first / later
 
 

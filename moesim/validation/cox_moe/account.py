@@ -1,50 +1,47 @@
-"""Owns the sums that CoX-MoE's ratios come down to: a pass as operations per layer, added up or the longest of them.
+"""Owns the sums that CoX-MoE's ratios come down to: a pass as the operations of its layers, added up lane by lane.
 
-Knows what a plan is, what the router asked for and what parts take alone; nothing of events, queues or contention.
+Knows what a plan is, what the router asked for and what operations take alone; nothing of events or contention.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from moesim.arrays import BoolArray, FloatArray, IntArray
-from moesim.contract import Deployment, Paged, Problem, Serial, ahead_of
+from moesim.arrays import BoolArray, IntArray
+from moesim.contract import Deployment, Problem, Serial, ahead_of
 from moesim.hardware.device import Phase
+from moesim.validation.cox_moe.account_attention import Attention, attention
 from moesim.workload.table import RoutingTable
 
 __all__ = ["pass_seconds"]
 
 
-class _Attention(NamedTuple):
-    """Seconds of a layer's attention in all micro-batches."""
+class _Pass(NamedTuple):
+    """One pass; G groups of sequences whose tokens meet the experts together."""
 
-    whole: float
-    """To the end of the last one; micro-batches follow each other from device to device, reads of a cache in host memory run
-    ahead."""
-    dense: float
-    """What the GPU does of it."""
-    core: float
-    """The cores where they run, with activations there and back."""
-    store: float
-    """New keys and values on their way to host memory."""
-    back: float
-    """Activations on their way back to the GPU."""
+    problem: Problem
+    made: Deployment
+    phase: Phase
+    prompts: IntArray
+    """[S] tokens of the prompts."""
+    counts: list[IntArray]
+    """G times [L, E] tokens by expert."""
+    tokens: list[int]
+    """[G] tokens of each group."""
+    attention: Attention
+    """Of all sequences, in an average layer."""
 
 
-class _Loads(NamedTuple):
-    """Seconds of one pass, [L] by layer."""
+class _Uploads(NamedTuple):
+    """Experts of a visit that are copied to the GPU, in the order in which they are."""
 
-    attention: _Attention
-    gpu: FloatArray
-    """Experts on the GPU."""
-    up: FloatArray
-    """Uploads, each once."""
-    side: FloatArray
-    """Experts on the CPU, its thread launching those of the GPU before, activations there and back."""
-    head: float
+    copies: list[float]
+    """Seconds of each copy."""
+    runs: list[float]
+    """Seconds of each on the GPU once it is there."""
 
 
 def pass_seconds(problem: Problem, made: Deployment, routing: RoutingTable, *, decode: bool) -> float:
@@ -54,129 +51,172 @@ def pass_seconds(problem: Problem, made: Deployment, routing: RoutingTable, *, d
         members = np.arange(begin, min(begin + made.plan.batch, problem.job.requests))
         portion = len(members) if decode else made.plan.prefill.sequences or len(members)
         for first in range(0, len(members), portion):
-            total += _pass(problem, made, routing, members[first : first + portion], "decode" if decode else "prefill")
+            total += _seconds(
+                _pass(problem, made, routing, members[first : first + portion], "decode" if decode else "prefill")
+            )
     return total
 
 
-def _pass(problem: Problem, made: Deployment, routing: RoutingTable, members: IntArray, phase: Phase) -> float:
+def _pass(problem: Problem, made: Deployment, routing: RoutingTable, members: IntArray, phase: Phase) -> _Pass:
     size = made.plan.expert_batch or len(members)
     groups = [members[i : i + size] for i in range(0, len(members), size)]
-    asked = [routing.prefill_counts(g) if phase == "prefill" else routing.decode_counts(g, 1) for g in groups]
-    tokens = [float(problem.job.prompt[g].sum()) if phase == "prefill" else float(len(g)) for g in groups]
-    loads = _loads(problem, made, members, phase, asked, tokens)
-    pipeline = made.plan.of(phase).pipeline
-    attention = loads.attention
-    if not ahead_of(pipeline):  # attention of the whole batch, then all that experts need side by side
-        layers = attention.whole + np.maximum.reduce([loads.gpu, loads.up, loads.side])
+    counts = [routing.prefill_counts(g) if phase == "prefill" else routing.decode_counts(g, 1) for g in groups]
+    tokens = [int(problem.job.prompt[g].sum()) if phase == "prefill" else len(g) for g in groups]
+    prompts = problem.job.prompt[members]
+    return _Pass(problem, made, phase, prompts, counts, tokens, attention(problem, made, prompts, phase))
+
+
+def _seconds(step: _Pass) -> float:
+    """Layers without experts, layers with them, and the head, one after another."""
+    problem, pipeline = step.problem, step.made.plan.of(step.phase).pipeline
+    bare = problem.model.n_dense * (step.attention.end + float(problem.costs.dense(sum(step.tokens))))
+    if not ahead_of(pipeline):
+        layers = sum(_visited(step, layer) for layer in range(problem.layers))
     elif isinstance(pipeline, Serial):
-        layers = loads.up + attention.whole + loads.gpu
-    elif isinstance(pipeline, Paged):
-        layers = np.maximum(np.maximum(attention.dense + loads.gpu, loads.up + attention.back), attention.core)
+        layers = sum(_serial(step, layer) for layer in range(problem.layers))
     else:
-        layers = np.maximum(attention.whole + loads.gpu, loads.up)
-    return float(layers.sum()) + loads.head
+        layers = _overlapped(step, bare)
+        bare = 0.0
+    return bare + layers + float(problem.costs.head(len(step.prompts)))
 
 
-def _loads(
-    problem: Problem, made: Deployment, members: IntArray, phase: Phase, asked: list[IntArray], tokens: list[float]
-) -> _Loads:
-    costs, gpu, size = problem.costs, problem.costs.calls(problem.system.gpu_name), problem.model.expert_bytes
-    there, attention = _on_gpu(problem, made, phase), _attention(problem, made, members, phase)
-    on_gpu, on_cpu = np.zeros(problem.layers), np.zeros(problem.layers)
-    copy, stalled = float(costs.copy(size, problem.main_memory, problem.gpu_tier)), np.zeros(problem.layers)
-    for counts, t in zip(asked, tokens, strict=True):
-        here, away = (counts > 0) & there, (counts > 0) & ~there
-        ready, uploaded = here & made.resident, (here & ~made.resident).sum(axis=1)
-        calls = gpu.once * ready.any(axis=1) + gpu.each * ready.sum(axis=1) + gpu.apart * uploaded
-        on_gpu += np.where(here, costs.gpu(counts), 0.0).sum(axis=1) + calls + float(costs.shared(t))
-        first = np.where(ready, costs.gpu(counts), 0.0).sum(axis=1) + gpu.each * ready.sum(axis=1) + float(costs.shared(t))
-        # a copy that finds all slots taken waits until the GPU has run the residents and comes to what has landed
-        stalled += np.where(uploaded > made.plan.staging, np.maximum(first - made.plan.staging * copy, 0.0), 0.0)
-        called = (ready.any(axis=1) if gpu.fused else ready.sum(axis=1)) + uploaded
-        if away.any():
-            on_cpu += _on_cpu(problem, np.where(away, counts, 0), t, called)
-    router = float(sum(costs.router(t) for t in tokens))
-    attention = attention._replace(whole=attention.whole + router, dense=attention.dense + router)
-    needed = np.ones_like(there) if ahead_of(made.plan.of(phase).pipeline) else (np.sum(asked, axis=0) > 0) & there
-    each = [needed] if ahead_of(made.plan.of(phase).pipeline) else [(counts > 0) & there for counts in asked]
-    up = copy * np.sum([(part & ~made.resident).sum(axis=1) for part in each], axis=0)
-    up = up if ahead_of(made.plan.of(phase).pipeline) else up + stalled
-    side = np.where(on_cpu > 0, on_cpu + attention.store, 0.0)
-    return _Loads(attention, on_gpu, up, side, float(costs.head(len(members))))
+def _visited(step: _Pass, layer: int) -> float:
+    """A layer whose uploads wait for the routing: attention of all sequences, then the experts group by group."""
+    end, down = step.attention.end + float(step.problem.costs.router(sum(step.tokens))), step.attention.stored
+    for counts, tokens in zip(step.counts, step.tokens, strict=True):
+        end = down = max(_visit(step, counts[layer], tokens, layer, end, max(down, end)), down)
+    return end
 
 
-def _on_cpu(problem: Problem, counts: IntArray, tokens: float, gpu_calls: IntArray) -> FloatArray:
-    """[L] experts with `counts` [L, E] on the CPU, in a pass of `tokens` tokens with `gpu_calls` [L] calls to the GPU."""
-    costs, memory = problem.costs, problem.main_memory
-    cpu = costs.calls(str(costs.cpu_name))
-    work = np.where(counts > 0, costs.cpu(counts, memory) + cpu.each, 0.0).sum(axis=1) + cpu.once
-    before = cpu.before * gpu_calls
-    sent = np.minimum(counts.sum(axis=1), tokens) * problem.model.token_bytes
-    crossing = costs.copy(sent, problem.gpu_tier, memory) + costs.copy(sent, memory, problem.gpu_tier)
-    return np.where(counts.any(axis=1), work + cpu.hand_over + before + crossing, 0.0)
+def _visit(step: _Pass, counts: IntArray, tokens: int, layer: int, begin: float, down: float) -> float:
+    """When the experts of a group end that can begin at `begin`, where the way to the host is free at `down`."""
+    on_gpu = _on_gpu(step, layer) & (counts > 0)
+    resident, first = on_gpu & step.made.resident[layer], _first(step, counts, tokens, layer)
+    uploads = _uploads(step, counts, layer, on_gpu & ~resident)
+    side = _side(step, counts, tokens, on_gpu, resident)
+    if not uploads.copies and side is None:
+        return begin + first
+    known = down + float(_to_host(step, 4.0 * step.problem.model.top_k * tokens))
+    if side is None:
+        return _landing(uploads, step.made.plan.staging, known, begin + first, np.inf, 0.0)[0]
+    crossing, work, back = side
+    computed = known + crossing + work
+    return max(_landing(uploads, step.made.plan.staging, known, begin + first, computed, back))
 
 
-def _on_gpu(problem: Problem, made: Deployment, phase: Phase) -> BoolArray:
-    """[L, E] experts that the GPU runs: all, unless the plan has groups."""
-    groups = getattr(made.state, "device", None)
-    return np.ones_like(made.resident) if groups is None else groups[phase] == problem.gpu_index
+def _landing(uploads: _Uploads, slots: int, link: float, gpu: float, computed: float, back: float) -> tuple[float, float]:
+    """(end of the GPU's experts, end of the results' way to it): a copy takes the link when that and one of `slots` are free.
+
+    The results of the CPU, `computed` at that time, take `back` seconds on the same link, ahead of copies that have not begun.
+    """
+    freed: list[float] = []
+    returned = 0.0 if np.isinf(computed) else np.inf
+    for number, (copy, run) in enumerate(zip(uploads.copies, uploads.runs, strict=True)):
+        begin = max(link, freed[number - slots]) if number >= slots else link
+        if np.isinf(returned) and computed <= begin:
+            link = returned = max(link, computed) + back
+            begin = max(begin, link)
+        link = begin + copy
+        gpu = max(gpu, link) + run
+        freed.append(gpu)
+    return gpu, max(link, computed) + back if np.isinf(returned) else returned
 
 
-def _attention(problem: Problem, made: Deployment, members: IntArray, phase: Phase) -> _Attention:
-    costs, model, gpu = problem.costs, problem.model, problem.system.gpu_name
-    cut = made.plan.of(phase)
-    devices = (cut.projections, cut.core, cut.output)
-    away = devices[1] == gpu and made.plan.kv != problem.gpu_tier
-    free = dict.fromkeys(devices, 0.0)
-    begun: list[tuple[float, float, float, float]] = []
-    dense = core = store = read = returned = 0.0
-    for begin in range(0, len(members), cut.micro_batch):
-        prompt = problem.job.prompt[members[begin : begin + cut.micro_batch]]
-        t = float(prompt.sum()) if phase == "prefill" else float(len(prompt))
-        work = _operations(problem, made, phase, devices, prompt, t)
-        there, back = _crossing(problem, devices, t)
-        nbytes = float(np.mean(_core_work(problem, phase, prompt)[1]))
-        read += float(costs.copy(nbytes, made.plan.kv, problem.gpu_tier)) if away and phase == "decode" else 0.0
-        free[devices[0]] += work[0]
-        begun.append((max(free[devices[0]] + there, read), work[1], back, work[2]))
-        dense += sum(seconds for seconds, device in zip(work, devices, strict=True) if device == gpu)
-        core += work[1] + there + back
-        returned += back
-        store += float(costs.copy(float(model.kv_bytes_per_layer.mean()) * t, problem.gpu_tier, made.plan.kv)) if away else 0.0
-    end = 0.0
-    for ready, attends, back, output in begun:
-        done = free[devices[1]] = max(free[devices[1]], ready) + attends
-        end = free[devices[2]] = max(free[devices[2]], done + back) + output
-    return _Attention(end, dense, core, store, returned)
+def _first(step: _Pass, counts: IntArray, tokens: int, layer: int) -> float:
+    """Seconds of what the GPU can begin at once: shared experts, and experts in its memory."""
+    costs = step.problem.costs
+    calls = costs.calls(step.problem.system.gpu_name)
+    ready = _on_gpu(step, layer) & (counts > 0) & step.made.resident[layer]
+    own = float(costs.gpu(counts[ready]).sum()) + calls.each * int(ready.sum()) + (calls.once if ready.any() else 0.0)
+    return own + float(costs.shared(tokens))
 
 
-def _operations(
-    problem: Problem, made: Deployment, phase: Phase, devices: Sequence[str], prompt: IntArray, tokens: float
-) -> tuple[float, float, float]:
-    """Seconds of QKV projection, attention core and output projection of one micro-batch, launches included."""
+def _uploads(step: _Pass, counts: IntArray, layer: int, missing: BoolArray) -> _Uploads:
+    """In the order of dispatch: most tokens first where experts have groups, else by id."""
+    costs, model = step.problem.costs, step.problem.model
+    experts = np.flatnonzero(missing)
+    if hasattr(step.made.state, "device"):
+        experts = experts[np.argsort(-counts[experts], kind="stable")]
+    copy = float(costs.copy(model.expert_bytes, step.problem.main_memory, step.problem.gpu_tier))
+    apart = costs.calls(step.problem.system.gpu_name).apart
+    runs = np.where(counts[experts] > 0, costs.gpu(counts[experts]) + apart, 0.0)
+    return _Uploads([copy] * len(experts), runs.tolist())
+
+
+def _side(
+    step: _Pass, counts: IntArray, tokens: int, on_gpu: BoolArray, resident: BoolArray
+) -> tuple[float, float, float] | None:
+    """Seconds (activations there, experts on the CPU, results back); None where it has none."""
+    problem, there = step.problem, (counts > 0) & ~on_gpu
+    if not there.any():
+        return None
     costs = problem.costs
-    flops, nbytes = _core_work(problem, phase, prompt)
-    tier = problem.gpu_tier if devices[1] == problem.system.gpu_name else made.plan.kv
-    attends = float(np.mean(costs.core(devices[1], flops, nbytes, phase, tier)))
-    return float(costs.projections(devices[0], tokens)), attends, float(costs.output(devices[2], tokens))
+    cpu, gpu = costs.calls(str(costs.cpu_name)), costs.calls(problem.system.gpu_name)
+    ready = int(resident.any()) if gpu.fused else int(resident.sum())
+    called = ready + int((on_gpu & ~resident).sum())
+    work = float(costs.cpu(counts[there], problem.main_memory).sum()) + cpu.each * int(there.sum()) + cpu.once
+    sent = min(float(counts[there].sum()), float(tokens)) * problem.model.expert_token_bytes
+    back = float(costs.copy(sent, problem.main_memory, problem.gpu_tier))
+    return _to_host(step, sent), work + cpu.hand_over + cpu.before * called, back
 
 
-def _crossing(problem: Problem, devices: Sequence[str], tokens: float) -> tuple[float, float]:
-    """Seconds of a micro-batch's activations on their way from the GPU, and back to it."""
-    model, gpu, memory = problem.model, problem.system.gpu_name, problem.main_memory
-    sizes = (model.token_bytes, model.qkv_activation_bytes, model.core_activation_bytes, model.token_bytes)
-    there = back = 0.0
-    for size, here, device in zip(sizes, (gpu, *devices), (*devices, gpu), strict=True):
-        if device != here and here == gpu:
-            there += float(problem.costs.copy(size * tokens, problem.gpu_tier, memory))
-        elif device != here:
-            back += float(problem.costs.copy(size * tokens, memory, problem.gpu_tier))
-    return there, back
+def _to_host(step: _Pass, nbytes: float) -> float:
+    return float(step.problem.costs.copy(nbytes, step.problem.gpu_tier, step.problem.main_memory))
 
 
-def _core_work(problem: Problem, phase: Phase, prompt: IntArray) -> tuple[FloatArray, FloatArray]:
-    """[layers] FLOP and cache bytes of the attention core of sequences with `prompt` tokens, in prefill or the second step."""
-    model = problem.model
-    if phase == "prefill":
-        return model.core_flops_prefill(prompt), model.core_bytes_prefill(prompt)
-    return model.core_flops_decode(prompt + 2), model.core_bytes_decode(prompt + 2)
+def _on_gpu(step: _Pass, layer: int) -> BoolArray:
+    """[E] experts that the GPU runs: all, unless the plan has groups."""
+    groups = getattr(step.made.state, "device", None)
+    if groups is None:
+        return np.ones(step.problem.experts, dtype=np.bool_)
+    on_gpu: BoolArray = groups[step.phase][layer] == step.problem.gpu_index
+    return on_gpu
+
+
+def _serial(step: _Pass, layer: int) -> float:
+    """A layer that begins when all of it has been uploaded."""
+    upload = sum(_streamed(step, layer).copies)
+    experts = step.attention.end + sum(_groups(step, layer)) + float(step.problem.costs.router(sum(step.tokens)))
+    return upload + max(experts, step.attention.stored)
+
+
+def _streamed(step: _Pass, layer: int) -> _Uploads:
+    """All experts of a layer that are not resident, used or not."""
+    return _uploads(step, np.sum(step.counts, axis=0)[layer], layer, ~step.made.resident[layer])
+
+
+def _groups(step: _Pass, layer: int) -> Iterator[float]:
+    """Seconds of the GPU's experts, the uploaded ones there, group by group."""
+    for counts, tokens in zip(step.counts, step.tokens, strict=True):
+        uploads = _uploads(step, counts[layer], layer, ~step.made.resident[layer])
+        yield _first(step, counts[layer], tokens, layer) + sum(uploads.runs)
+
+
+def _overlapped(step: _Pass, before: float) -> float:
+    """All layers, the next one uploaded while one runs; `before` seconds of layers without experts precede the first."""
+    link, ends = 0.0, [0.0]
+    for layer in range(step.problem.layers):
+        # the buffer of two layers has room when the experts of the layer before the last have run
+        uploads = _streamed(step, layer)
+        landed = max(link, ends[-2] if len(ends) > 1 else 0.0) + np.cumsum(uploads.copies)
+        link = float(landed[-1]) if len(landed) else link
+        ends.append(_streaming(step, layer, ends[-1] + (before if layer == 0 else 0.0), landed.tolist(), uploads))
+    return ends[-1]
+
+
+def _streaming(step: _Pass, layer: int, begin: float, landed: list[float], uploads: _Uploads) -> float:
+    """When a layer ends that begins at `begin`, whose experts have `landed` at these times."""
+    parts = step.attention
+    end = begin + parts.end + float(step.problem.costs.router(sum(step.tokens)))
+    if len(step.counts) > 1 or not landed:
+        end = max(end, landed[-1] if landed else 0.0) + sum(_groups(step, layer))
+        return max(end, begin + parts.stored)
+    end += _first(step, step.counts[0][layer], step.tokens[0], layer)
+    for portion in np.array_split(np.arange(len(landed)), _portions(parts.link, len(landed), parts.batches)):
+        end = max(end, landed[portion[-1]]) + sum(uploads.runs[number] for number in portion)
+    return max(end, begin + parts.stored)
+
+
+def _portions(shared: bool, experts: int, batches: int) -> int:
+    """Copies that a layer is cut into: one where nothing else uses the link."""
+    return min(experts, max(8, batches)) if shared else 1

@@ -14,11 +14,11 @@ import numpy as np
 
 from moesim.contract import Deployment
 from moesim.validation.case import Case, Exhibit, Explanation, Findings, Row
-from moesim.validation.cox_moe.ablation import EXPONENT, PROGRAM
-from moesim.validation.cox_moe.runs import Parameters, Setting, added, planned, simulated
+from moesim.validation.cox_moe.ablation import EXPONENT
+from moesim.validation.cox_moe.runs import OWN, Parameters, Program, Setting, added, planned, simulated
 from moesim.validation.pace import Pace
 
-__all__ = ["CASE", "OVER", "Cell", "cells", "settings"]
+__all__ = ["CASE", "HYPOTHESES", "OVER", "Cell", "cells", "gains", "settings"]
 
 SEQUENCES = 1024
 LENGTHS = [(97, 32), (97, 256), (800, 32), (800, 256)]
@@ -36,12 +36,13 @@ OVER: dict[str, tuple[tuple[float, float], Parameters]] = {
             ("attention", "gpu"),
             ("balance", False),
             ("reupload", True),
+            ("cache", None),
         ),
     ),
     "FlexGen": ((3.4, 7.1), (("kind", "flexgen"),)),
 }
 """Baseline -> published range of gains, and its policy: MoE-Lightning with half the batch at a time, uploading for each half,
-as in the ablation, FlexGen with the block that its own search finds."""
+as in the ablation, its cache where its plan puts it; FlexGen with the block that its own search finds."""
 
 
 class Cell(NamedTuple):
@@ -73,12 +74,12 @@ def settings() -> Iterator[tuple[str, Setting]]:
 
 def cells(name: str, setting: Setting) -> list[Cell]:
     """The cell against both baselines."""
-    cox = simulated(setting, COX, PROGRAM), added(setting, COX, PROGRAM)
-    free = added(setting, COX, None).total(setting.output)
+    cox = simulated(setting, COX, OWN), added(setting, COX, OWN)
+    free = added(setting, COX, ()).total(setting.output)
     found = []
     for over, (_, policy) in OVER.items():
-        other = simulated(setting, policy, PROGRAM), added(setting, policy, PROGRAM)
-        gain = added(setting, policy, None).total(setting.output) / free
+        other = simulated(setting, policy, OWN), added(setting, policy, OWN)
+        gain = added(setting, policy, ()).total(setting.output) / free
         found.append(Cell(name, setting, over, cox, other, gain, _parts(setting, policy)))
     return found
 
@@ -87,6 +88,39 @@ def _parts(setting: Setting, policy: Parameters) -> int:
     """Calls of an expert in one decode pass over all sequences."""
     made: Deployment = planned(setting, policy).plan
     return -(-setting.sequences // min(made.plan.expert_batch or made.plan.batch, made.plan.batch))
+
+
+BLOCKING: Parameters = (
+    ("kind", "moe_lightning"),
+    ("batch", SEQUENCES),
+    ("micro_batch", SEQUENCES // 4),
+    ("attention", "gpu"),
+    ("balance", False),
+    ("reupload", True),
+    ("cache", None),
+)
+"""FlexGen's streaming as a program would do it whose copies block: GPU batches of 256, each of which uploads for itself."""
+HYPOTHESES: dict[str, tuple[Program, Program, Parameters, Parameters]] = {
+    "as simulated": (OWN, (), COX, OVER["FlexGen"][1]),
+    "with copies of 7.2 GB/s and a cache read at 12.8 GB/s, the differences of table 3": (
+        (*OWN, ("runtime.copies.rate", "7.2 GB/s"), ("runtime.cpu.attention.bandwidth", "12.8 GB/s")),
+        (),
+        COX,
+        OVER["FlexGen"][1],
+    ),
+    "with plans that know the program": (OWN, OWN, COX, OVER["FlexGen"][1]),
+    "with CoX-MoE's plan by the constants that it quotes": (OWN, (), (*COX, ("planner", "published")), OVER["FlexGen"][1]),
+    "with FlexGen uploading for each of four GPU batches": (OWN, (), COX, BLOCKING),
+}
+"""Hypothesis -> (program, what plans know of it, CoX-MoE's policy, FlexGen's)."""
+
+
+def gains(setting: Setting, hypothesis: str) -> dict[str, float]:
+    """Baseline -> gain over it, by sums over layers."""
+    program, known, cox, flexgen = HYPOTHESES[hypothesis]
+    ours = added(setting, cox, program, known).total(setting.output)
+    others = {"MoE-Lightning": OVER["MoE-Lightning"][1], "FlexGen": flexgen}
+    return {over: added(setting, policy, program, known).total(setting.output) / ours for over, policy in others.items()}
 
 
 def _findings() -> Findings:
@@ -128,6 +162,17 @@ def _notes(found: list[Cell]) -> Iterator[str]:
         f"{blocks} times by the blocks that FlexGen's search finds."
     )
     yield f"By model: {'; '.join(_by_model(found))}."
+    for hypothesis in HYPOTHESES:
+        every = [gains(setting, hypothesis) for _, setting in settings()]
+        parts = (_counted(over, [each[over] for each in every]) for over in OVER)
+        yield f"By sums over layers, {hypothesis}: {'; '.join(parts)}."
+
+
+def _counted(over: str, gains: list[float]) -> str:
+    """How many gains over a baseline are inside its range."""
+    low, high = OVER[over][0]
+    inside = sum(low <= gain <= high for gain in gains)
+    return f"{inside} of {len(gains)} inside over {over} ({min(gains):.2f} to {max(gains):.2f}, median {np.median(gains):.2f})"
 
 
 def _by_model(found: list[Cell]) -> Iterator[str]:

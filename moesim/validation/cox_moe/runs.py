@@ -1,4 +1,4 @@
-"""Owns how the systems of CoX-MoE's evaluation are run: plans as their papers make them, at a cost of every call of an expert.
+"""Owns how the systems of CoX-MoE's evaluation are run: plans as their papers make them, in the authors' program.
 
 Knows its scenario by name; knows no published result.
 """
@@ -19,7 +19,18 @@ from moesim.validation.cox_moe.account import pass_seconds
 from moesim.validation.pace import Pace
 from moesim.workload.table import Job, RoutingTable
 
-__all__ = ["Parameters", "Planned", "Program", "Setting", "added", "planned", "simulated", "tokens_per_second"]
+__all__ = [
+    "OWN",
+    "SCENARIO",
+    "Parameters",
+    "Planned",
+    "Program",
+    "Setting",
+    "added",
+    "planned",
+    "simulated",
+    "tokens_per_second",
+]
 
 SCENARIO = "cox_moe/qwen3-30b"
 _STEPS = 2
@@ -71,23 +82,10 @@ class Planned(Policy):
         return self.inner.dispatch(visit, view)
 
 
-class Program(NamedTuple):
-    """What CoX-MoE's programs cost beside the hardware's best: PyTorch, operation by operation, weights in pageable memory."""
-
-    call: float
-    """Seconds of a call of an expert, on either device."""
-    copy: float
-    """B/s of copies to the GPU."""
-    cache: float
-    """B/s at which the CPU reads the KV cache."""
-
-    def sets(self) -> dict[str, Any]:
-        """Overrides of the runtime: every expert in a call of its own, one thread for both devices."""
-        cost = f"{1e6 * self.call:.6g} us"
-        gpu = {"runtime.gpu.fused": False, "runtime.gpu.launches.eager": cost}
-        cpu = {"runtime.cpu.launch": cost, "runtime.cpu.one_thread": True}
-        rates = {"runtime.copies.rate": self.copy, "runtime.cpu.attention.bandwidth": self.cache}
-        return {**gpu, **cpu, **{key: f"{value / 1e9:.6g} GB/s" for key, value in rates.items()}}
+Program = tuple[tuple[str, Any], ...]
+"""The program that runs: overrides of the scenario's runtime, which has its kernels at the machine's best rates."""
+OWN: Program = (("runtime", "cox-moe"),)
+"""CoX-MoE's."""
 
 
 @lru_cache(maxsize=4)
@@ -111,46 +109,46 @@ def _scenario(setting: Setting, policy: Parameters, sets: Mapping[str, Any], *, 
 
 
 @lru_cache(maxsize=16)
-def planned(setting: Setting, policy: Parameters) -> Planned:
-    """The policy with the plan it makes for the whole job, knowing the hardware's rates but not the program's, as published."""
+def planned(setting: Setting, policy: Parameters, known: Program = ()) -> Planned:
+    """The policy with the plan it makes for the whole job, knowing the hardware's rates but not the program's (`known`)."""
     fixed = {**setting.workload(), **_lengths(setting.prompt, setting.output), "hardware": setting.hardware}
-    this = loaded(SCENARIO, policy=dict(policy), **fixed)
+    this = loaded(SCENARIO, policy=dict(policy), **fixed, **dict(known))
     this = replace(this, made=_built(setting.model, setting.exponent, setting.sequences, setting.prompt, setting.output))
     return Planned(inner=this.scenario.policy, plan=this.scenario.policy.deploy(problem_of(this, *this.build())))
 
 
 @cache
-def simulated(setting: Setting, policy: Parameters, program: Program | None) -> Pace:
-    """Seconds of all sequences: prefill, and one decode pass of each round in the middle of the output; None costs nothing."""
+def simulated(setting: Setting, policy: Parameters, program: Program) -> Pace:
+    """Seconds of all sequences: prefill, and one decode pass of each round in the middle of the output."""
 
     def seconds(this: LoadedScenario, held: Planned, decode: bool) -> float:
         steps = run_loaded(this, bound=False, policy=held, policy_name="planned").frame("steps")
         times = steps.loc[steps["phase"] == ("decode" if decode else "prefill"), "step_time_s"]
         return float(times.iloc[_STEPS - 1 :: _STEPS].sum() if decode else times.sum())
 
-    return _pace(setting, policy, program.sets() if program else {}, seconds)
+    return _pace(setting, planned(setting, policy), policy, program, seconds)
 
 
-def added(setting: Setting, policy: Parameters, program: Program | None) -> Pace:
-    """The same by sums over layers, without lanes, queues and events."""
+def added(setting: Setting, policy: Parameters, program: Program, known: Program = ()) -> Pace:
+    """The same by sums over layers, without events; planned with `known` of the program."""
 
     def seconds(this: LoadedScenario, held: Planned, decode: bool) -> float:
         job, routing = this.build()
         return pass_seconds(problem_of(this, job, routing), held.plan, routing, decode=decode)
 
-    return _pace(setting, policy, program.sets() if program else {}, seconds)
+    return _pace(setting, planned(setting, policy, known), policy, program, seconds)
 
 
 def _pace(
     setting: Setting,
+    held: Planned,
     policy: Parameters,
-    sets: Mapping[str, Any],
+    program: Program,
     seconds: Callable[[LoadedScenario, Planned, bool], float],
 ) -> Pace:
     """Prefill and decode by `seconds`, with the plan for the whole job."""
-    held = planned(setting, policy)
     prefill, step = (
-        seconds(_scenario(setting, policy, sets, decode=decode), _stretch(held) if decode else held, decode)
+        seconds(_scenario(setting, policy, dict(program), decode=decode), _stretch(held) if decode else held, decode)
         for decode in (False, True)
     )
     return Pace(prefill, step)

@@ -39,18 +39,18 @@ class OtherTasks(Spec):
 
 
 class Stratified(Spec):
-    """Prompts of a few of the run's own requests, drawn from each stratum of similar ones in proportion to its size.
+    """Prompts of a few of the run's own requests, drawn from each topic in proportion to its size.
 
     What they use is counted while they are prefilled, before the run. Source: CoX-MoE, expert-aware stratification.
-    Inferred: the strata are of the requests' use of experts, which sorts them as well as an embedding of their texts could.
+    Inferred: a request's domain (`sticky`) or task (`trace`) is its stratum; other routing has a single one.
     Valid: a batch that is known beforehand; a benefit that it shows does not carry over to other requests.
     """
 
     kind: Literal["stratified"] = "stratified"
     prototypes: int = Field(default=32, ge=1)
     """Requests that are prefilled to count."""
-    strata: int = Field(default=8, ge=1)
-    """Clusters of similar requests."""
+    by: Literal["topic", "chance"] = "topic"
+    """Whether each topic gets its share of the prototypes, or they are drawn from all requests alike."""
 
 
 class Uniform(Spec):

@@ -175,7 +175,9 @@ class Sticky(Routing):
         law = self._law(job, model, streams, "routing")
         drawn = draw_job(job, law, streams, "routing", progress)
         learnt = self.learn(profile, own_counts(profile, *drawn, job.output), model, streams, base)
-        return RoutingTable(*drawn, model.experts, learnt, notes, partial(draw_prompts, job, law, streams, "routing"))
+        topics = law.kin.domain if law.kin is not None else None
+        prompts = partial(draw_prompts, job, law, streams, "routing")
+        return RoutingTable(*drawn, model.experts, learnt, notes, prompts, topics)
 
     def prototype(self, job: Job, model: Routed, streams: Streams, base: Path, tasks: tuple[str, ...] = ()) -> IntArray:
         drawn = draw_job(job, self._law(job, model, streams, "profile", tasks), streams, "profile")

@@ -107,7 +107,7 @@ class Trace(Routing):
         own = own_counts(profile, prefill, decode, job.output)
         learnt = self._learn(profile, own, record, chosen, model, streams, base)
         prompts = partial(_prompt_ids, lambda request: record.sequence(int(chosen[request])), job.prompt)
-        return RoutingTable(prefill, decode, experts, learnt, _notes(record, chosen), prompts)
+        return RoutingTable(prefill, decode, experts, learnt, _notes(record, chosen), prompts, _topics(record, chosen))
 
     def _layer_batch(
         self, job: Job, record: Record, model: Routed, streams: Streams, base: Path, profile: profiles.Profile
@@ -198,6 +198,16 @@ class Trace(Routing):
             sequence = record.sequence(int(number))
             counts += _counts(sequence, len(sequence), model.experts)
         return normalised(counts)
+
+
+def _topics(record: Record, chosen: IntArray) -> IntArray | None:
+    """[R] number of the task of each replayed sequence of `chosen` [R]; None where the record names no tasks."""
+    if not record.tasks:
+        return None
+    task = np.full(len(record.tokens), -1, dtype=np.int64)
+    for number, sequences in enumerate(record.tasks.values()):
+        task[sequences] = number
+    return task[chosen]
 
 
 def _wanted(prompt: Lengths | None, output: Lengths | None) -> _Wanted:
