@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from moesim.scenario.run import loaded
 
+from moesim.runs.run import loaded
 from moesim.validation import reproduce
 from moesim.validation.cox_moe.ablation import FIRST, SETTING, STEPS
 from moesim.validation.cox_moe.grid import Cell, cells, settings

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from moesim.contract import Deployment
-from moesim.scenario.run import loaded
+from moesim.runs.run import loaded
 from moesim.validation.case import Case, Findings, Row
 from moesim.validation.cox_moe.runs import OWN, SCENARIO, Parameters, Setting, added, planned, simulated, tokens_per_second
 from moesim.validation.parts import worst
