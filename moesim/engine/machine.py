@@ -6,6 +6,7 @@ Knows nothing of layers, passes or policies.
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -18,6 +19,7 @@ from moesim.engine.programs.durations import queue_of
 from moesim.engine.programs.program import LABELS, Label, Operation, Program
 from moesim.engine.reference.walk import ReferenceWalk
 from moesim.results.recorder import Recorder
+from moesim.workload.table import Job
 
 __all__ = ["STALLS", "EngineKind", "Machine", "repaid", "up_queue"]
 
@@ -38,11 +40,19 @@ def repaid(problem: Problem) -> bool:
     """Whether compiling the kernel, or loading what an earlier run compiled, costs less than it saves this run."""
     if importlib.util.find_spec("numba") is None:
         return False
-    passes = 1 + int(problem.job.output.max(initial=1))
-    _work.append(passes * problem.layers * (problem.experts + _FIXED))
+    _work.append(_passes(problem.job) * problem.layers * (problem.experts + _FIXED))
     if jit.ready(kernel):
         return sum(_work) >= _READY
     return sum(_work) >= _COLD
+
+
+def _passes(job: Job) -> int:
+    """About how many passes a job takes: for requests that arrive, the geometric mean of one by one and all at a time."""
+    longest = 1 + int(job.output.max(initial=1))
+    if job.most is None:
+        return longest
+    tokens = int(job.output.sum())
+    return int(math.sqrt(max(longest, tokens // max(job.together, 1)) * max(tokens, 1)))
 
 
 _FIXED = 60
