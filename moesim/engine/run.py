@@ -125,6 +125,7 @@ def _pass(context: Context, step: Pass, following: Phase | None, stream: StreamW
     structure = structure_of_pass(problem, context.deployment, step)
     context.operations.dense(step, structure.cores)
     context.ledger.attention(structure)
+    context.books.turn_to(step.phase)
     if stream.takes(step.phase):
         computed = stream.walk_pass(step, following, structure)
     else:

@@ -20,6 +20,7 @@ from moesim.engine.programs.attention import Chain
 from moesim.engine.programs.durations import Placement, usage_of
 from moesim.engine.programs.plan_visit import VisitWork
 from moesim.engine.programs.pre_expert import Structure
+from moesim.hardware.device import Phase
 from moesim.results.recorder import Recorder
 
 __all__ = ["Ledger", "PassSums"]
@@ -108,9 +109,10 @@ class Ledger:
         on_gpu_ps = int(work.gpu_first.sum() + work.gpu_after.sum())
         books.add(k.B_GPU, np.array([int(work.gpu_tokens.sum()), on_gpu_ps, read_back]))
 
-    def close_pass(self, phase: str, lanes: Iterable[str]) -> PassSums:
-        """Writes what the books hold of a pass into the recorder, copies priced by where they lie now."""
+    def close_pass(self, phase: Phase, lanes: Iterable[str]) -> PassSums:
+        """Writes what the books hold of passes of a phase into the recorder, copies priced by where they lie now."""
         recorder, books = self._recorder, self._books
+        books.turn_to(phase)
         visits, activations, hits, distinct, uploads = books.take(
             k.B_VISITS, k.B_ACTIVATIONS, k.B_HITS, k.B_DISTINCT, k.B_UPLOADS
         )
@@ -131,12 +133,13 @@ class Ledger:
     def _times(self, lanes: list[str]) -> None:
         """Times of layers, and what held them up meanwhile."""
         recorder, layers = self._recorder, self._problem.layers
-        time, critical = self._books.take(k.B_TIME, k.B_CRITICAL)
+        time, critical, trailing = self._books.take(k.B_TIME, k.B_CRITICAL, k.B_TRAILING)
         attention, experts = time.reshape(2, layers)
         recorder.layers.attention += attention
         recorder.layers.experts += experts
         held = critical.reshape(2, layers, k.MOST_LANES)
         every = np.arange(layers)
+        self.critical({lanes[number]: int(trailing[number]) for number in np.flatnonzero(trailing).tolist()}, "attention", None)
         for part, name in enumerate(("attention", "experts")):
             for number in np.flatnonzero(held[part].any(axis=0)).tolist():
                 lane, times = lanes[number], held[part, :, number]

@@ -1,4 +1,4 @@
-"""Sums over visits: who computed what, what moved, what was hit; one flat array that the kernel adds to.
+"""Sums over visits, by phase: who computed what, what moved, what was hit; flat arrays that the kernel adds to.
 
 Knows the layout of `B` in `kernel.py`; what the sums mean in bytes is for `ledger.py`.
 """
@@ -11,8 +11,12 @@ import numpy as np
 
 from moesim.arrays import IntArray
 from moesim.engine.kernel import kernel as k
+from moesim.hardware.device import Phase
 
-__all__ = ["VisitBooks"]
+__all__ = ["PHASES", "VisitBooks"]
+
+PHASES: tuple[Phase, ...] = ("prefill", "decode")
+"""In the order of their books."""
 
 
 class VisitBooks:
@@ -20,11 +24,20 @@ class VisitBooks:
 
     def __init__(self, layers: int, experts: int, helpers: int, devices: int, arrays: bool) -> None:
         self._shape, self._helpers, self._devices, self._arrays = (layers, experts), helpers, devices, arrays
+        self.all: Any = []
+        """The books of each phase."""
         self.B: Any = []
+        """Those of the phase at hand."""
+        self._phase = 0
         self._places: list[tuple[int, int]] = []
         self._kinds = 0
         self._lay_out(1)
         self._fill_met()
+
+    def turn_to(self, phase: Phase) -> None:
+        """What is added and taken from now on is of `phase`."""
+        self._phase = PHASES.index(phase)
+        self.B = self.all[self._phase]
 
     def _lay_out(self, kinds: int) -> None:
         """Room for `kinds` kinds of copies; sums stay."""
@@ -32,19 +45,24 @@ class VisitBooks:
         pairs, sides = layers * experts, self._helpers + 1
         sizes = [
             *[layers] * 5, pairs, pairs, pairs, sides * pairs, kinds, sides * kinds, 3, k.SIDE_BOOKS * self._helpers,
-            2 * self._devices, 2 * layers, 2 * layers * k.MOST_LANES,
+            2 * self._devices, 2 * layers, 2 * layers * k.MOST_LANES, k.MOST_LANES,
         ]  # fmt: skip
         starts = k.B_HEADER + np.concatenate([[0], np.cumsum(sizes)])
         places = [(int(start), int(size)) for start, size in zip(starts, sizes, strict=False)]
-        fresh: Any = np.zeros(int(starts[-1]), dtype=np.int64) if self._arrays else [0] * int(starts[-1])
-        for number, (start, _) in enumerate(places):
-            fresh[number] = start
+        size = int(starts[-1])
+        fresh: Any = np.zeros((len(PHASES), size), dtype=np.int64) if self._arrays else [[0] * size for _ in PHASES]
+        for phase, sums in enumerate(fresh):
             if self._places:
-                before = self.part(number)
-                if number in (k.B_ODD_COPIES, k.B_ODD_RUNS):
-                    before = _widened(before.reshape(-1, self._kinds), kinds)
-                fresh[start : start + len(before)] = before if self._arrays else before.tolist()
-        self.B, self._places, self._kinds = fresh, places, kinds
+                self.B = self.all[phase]
+            for number, (start, _) in enumerate(places):
+                sums[number] = start
+                if self._places:
+                    before = self.part(number)
+                    if number in (k.B_ODD_COPIES, k.B_ODD_RUNS):
+                        before = _widened(before.reshape(-1, self._kinds), kinds)
+                    sums[start : start + len(before)] = before if self._arrays else before.tolist()
+        self.all, self._places, self._kinds = fresh, places, kinds
+        self.B = self.all[self._phase]
 
     def for_kinds(self, kinds: int) -> None:
         """There are so many kinds of copies now; fewer than before only while none is counted."""
@@ -72,13 +90,18 @@ class VisitBooks:
 
     def _fill_met(self) -> None:
         start, size = self._places[k.B_MET]
-        for place in range(start, start + size):
-            self.B[place] = -1
+        for sums in self.all:
+            for place in range(start, start + size):
+                sums[place] = -1
 
     def met(self) -> dict[int, tuple[int, int]]:
         """Device -> fewest and most tokens per expert that it computed."""
-        pairs = self.part(k.B_MET).reshape(-1, 2).tolist()
-        return {device: (low, high) for device, (low, high) in enumerate(pairs) if low >= 0}
+        start, size = self._places[k.B_MET]
+        pairs = np.array([sums[start : start + size] for sums in self.all], dtype=np.int64).reshape(len(PHASES), -1, 2)
+        seen = [[(int(low), int(high)) for low, high in of_device if low >= 0] for of_device in pairs.transpose(1, 0, 2)]
+        return {
+            device: (min(low for low, _ in both), max(high for _, high in both)) for device, both in enumerate(seen) if both
+        }
 
 
 def _widened(sums: IntArray, kinds: int) -> IntArray:

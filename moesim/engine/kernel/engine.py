@@ -17,7 +17,7 @@ from moesim.engine.books.sums import VisitBooks
 from moesim.engine.kernel import kernel as k
 from moesim.engine.kernel.buffers import Buffers
 from moesim.engine.kernel.visit_tables import VisitTables
-from moesim.engine.kernel.visits import Stretch, Template
+from moesim.engine.kernel.visits import PackedTemplates, Stretch, Template, packed_templates
 from moesim.engine.programs.program import Program, packed
 from moesim.errors import MoesimError
 
@@ -176,19 +176,14 @@ class KernelEngine:
 
     def begin_pass(self, tables: VisitTables, books: VisitBooks, templates: Sequence[Template], visits: IntArray) -> None:
         """What the visits of a pass share; `walk` starts with the first of them."""
+        forms = packed_templates(templates, self._buffers.resources, int(tables.T[k.T_GPU_LANE]))
+        self.begin_steps(tables, books, forms, visits)
+
+    def begin_steps(self, tables: VisitTables, books: VisitBooks, forms: PackedTemplates, visits: IntArray) -> None:
+        """What the visits of some passes share; `walk_steps` starts with the first of them."""
         self._tables, self._books, self._visits = tables, books, self._fixed(visits)
-        forms = [packed(template.operations, self._buffers.resources, {}) for template in templates]
-        sizes = [(len(template.operations), form.items, form.heirs) for template, form in zip(templates, forms, strict=True)]
-        self._template_room = tuple(max(part) for part in zip(*sizes, strict=True)) if sizes else (0, 0, 0)
-        numbers: list[int] = [0]
-        floats: list[float] = [0.0]
-        index: list[int] = [0] * (not templates)
-        for template, form in zip(templates, forms, strict=True):
-            index += (len(numbers), len(form.numbers), len(floats), len(template.operations), form.items)
-            index += (template.known, template.stored)
-            numbers += form.numbers
-            floats += form.floats
-        self._templates = self._fixed(numbers), self._fixed(floats, float), self._fixed(index)
+        self._template_room = forms.room
+        self._templates = self._fixed(forms.numbers), self._fixed(forms.floats, float), self._fixed(forms.table)
         self._cursor = self._ints(k.CURSOR)
         self._roomy = -1
 
@@ -209,14 +204,9 @@ class KernelEngine:
 
     def walk(self, rows: IntArray, stop: int, last: int) -> int:
         """Walks visits up to number `last` - 1, or to the stage `stop`; the stage reached. `rows` are read from `ROUTED` on."""
-        if self._roomy != (kinds := len(self._tables.T)):
-            self._roomy = kinds
-            self._make_room(self._tables)
-        self._buffers.reserve(*self._needs, len(self.program.lanes))
+        self._reserve()
         fixed, B, tables = self._fixed(rows), self._buffers, self._tables
         while True:
-            if len(self._path) < 3 * int(B.M[k.LOG_SIZE]) + 3:
-                self._path = self._ints(3 * int(B.M[k.LOG_SIZE]) + 3)
             status = self._kernel.walk(
                 B.M, B.F, tables.T, tables.TF, tables.X, self._books.B, self._P, self._PF, self._cursor, fixed, self._visits,
                 self._slots, self._path, *self._templates, last, stop,
@@ -224,6 +214,40 @@ class KernelEngine:
             if status not in (k.LOG_FULL, k.STALLED, k.TOO_LONG):
                 return int(status)
             self._mend(status)
+            self._reserve_path()
+
+    def walk_steps(self, rows: IntArray, steps: IntArray, until: int) -> tuple[int, IntArray, IntArray]:
+        """Walks `steps` [n, STEP_WIDTH] of the kernel until all are done, or the next one would begin at `until` (ps) or later.
+
+        Returns the stage reached, the steps that were walked, and [n, lanes] ps at work of every lane at the end of each.
+        """
+        self._reserve()
+        lanes = len(self.program.lanes)
+        S, laps = self._fixed(steps.ravel()), self._ints(len(steps) * lanes)
+        fixed, B, tables = self._fixed(rows), self._buffers, self._tables
+        while True:
+            status = self._kernel.walk_steps(
+                B.M, B.F, tables.T, tables.TF, tables.X, self._books.all, self._P, self._PF, self._cursor, fixed, self._visits,
+                self._slots, self._path, *self._templates, S, laps, len(steps), until,
+            )  # fmt: skip
+            if status not in (k.LOG_FULL, k.STALLED, k.TOO_LONG):
+                break
+            self._mend(status)
+            self._reserve_path()
+        done = int(self._cursor[k.C_STEP])
+        walked = np.array(S, dtype=np.int64).reshape(-1, k.STEP_WIDTH)[:done]
+        return int(status), walked, np.array(laps, dtype=np.int64).reshape(-1, lanes)[:done]
+
+    def _reserve(self) -> None:
+        if self._roomy != (kinds := len(self._tables.T)):
+            self._roomy = kinds
+            self._make_room(self._tables)
+        self._buffers.reserve(*self._needs, len(self.program.lanes))
+        self._reserve_path()
+
+    def _reserve_path(self) -> None:
+        if len(self._path) < 3 * int(self._buffers.M[k.LOG_SIZE]) + 3:
+            self._path = self._ints(3 * int(self._buffers.M[k.LOG_SIZE]) + 3)
 
     def run_until_known(self) -> None:
         """Within a visit that has been built: until the host knows the routing."""

@@ -690,8 +690,8 @@ COMING = 1 << 32
 # Books in B: offsets stand at its start
 B_VISITS, B_ACTIVATIONS, B_HITS, B_DISTINCT, B_UPLOADS, B_TOKENS, B_MISSED, B_COPIES, B_RUNS = range(9)
 B_ODD_COPIES, B_ODD_RUNS = 9, 10
-B_GPU, B_SIDES, B_MET, B_TIME, B_CRITICAL = range(11, 16)
-B_HEADER = 16
+B_GPU, B_SIDES, B_MET, B_TIME, B_CRITICAL, B_TRAILING = range(11, 17)
+B_HEADER = 17
 G_TOKENS, G_TIME, G_IDS = range(3)
 D_TOKENS, D_SENT, D_TIME = range(3)
 SIDE_BOOKS = 3
@@ -699,7 +699,9 @@ SIDE_BOOKS = 3
 # The cursor C
 C_P, C_F, C_N, C_KNOWN, C_END, C_STAGE, C_ROW, C_SLOTS, C_GOAL, C_STORED, C_MARK = range(11)
 C_AT, C_LAYER, C_SENT, C_FIRST, C_UPLOADS, C_WAITS, C_SIDE_TOKENS, C_CALLS = range(11, 19)
-CURSOR = 19
+C_STEP, C_ACTIVATIONS, C_HITS, C_COPIES = range(19, 23)
+"""The step, and its sums so far."""
+CURSOR = 23
 
 BAD_DEVICE, NO_SLOT, BAD_READER = -3, -4, -7
 """What may be wrong with a dispatch; `BAD_READER` - s for the device number s beside the GPU."""
@@ -755,23 +757,16 @@ def wanted(T, R, i):
     return (used or R[R_HEADER + LOADED * size + i] > 0) and R[R_HEADER + RESIDENT * size + i] == 0
 
 
-def build_visit(T, TF, X, B, P, PF, C, R, row, layer, tokens):
-    """The expert part of one visit as a packed program, entered into the books; 0, or what is wrong with the dispatch.
+def work_of_visit(T, X, B, C, R, row, layer, tokens):
+    """What the devices have to do in one visit, entered into the books; 0, or what is wrong with the dispatch.
 
-    `row`: the visit's among those of R. `C[C_STORED]`: the operation that stores the layer's KV entries, as it is waited for,
-    or `NOBODY`. `C` receives the number of the operation that ends the visit, and of the one at whose end the host knows the
-    routing (`NOBODY` if that is at once).
+    `row`: the visit's among those of R.
     """
     C[C_P], C[C_F], C[C_N], C[C_AT], C[C_LAYER], C[C_SENT] = 1, 0, 0, row * T[T_EXPERTS], layer, tokens
     status = work_on_gpu(T, X, B, C, R)
     if status != 0:
         return status
-    status = work_beside(T, X, B, C, R)
-    if status != 0:
-        return status
-    emit_visit(T, TF, X, B, P, PF, C, R)
-    P[0] = C[C_N]
-    return 0
+    return work_beside(T, X, B, C, R)
 
 
 def work_on_gpu(T, X, B, C, R):
@@ -820,6 +815,9 @@ def work_on_gpu(T, X, B, C, R):
     B[B[B_HITS] + layer] += total - missed
     B[B[B_DISTINCT] + layer] += distinct
     B[B[B_UPLOADS] + layer] += uploads
+    C[C_ACTIVATIONS] += total
+    C[C_HITS] += total - missed
+    C[C_COPIES] += uploads
     B[B[B_GPU] + G_TOKENS] += on_gpu
     B[B[B_GPU] + G_TIME] = plus(B[B[B_GPU] + G_TIME], plus(C[C_FIRST], after))
     C[C_SIDE_TOKENS], C[C_CALLS] = total - on_gpu, calls
@@ -876,7 +874,11 @@ def work_beside(T, X, B, C, R):
 
 
 def emit_visit(T, TF, X, B, P, PF, C, R):
-    """Writes the operations of a visit: what the host reads back, uploads, the GPU's experts, the sides; and their end."""
+    """Writes the operations of a visit into P: what the host reads back, uploads, the GPU's experts, the sides; and their end.
+
+    `C[C_STORED]`: the operation that stores the layer's KV entries, as it is waited for, or `NOBODY`. `C` receives the number
+    of the operation that ends the visit, and of the one at whose end the host knows the routing (`NOBODY` if that is at once).
+    """
     known = NOBODY
     sends = (C[C_UPLOADS] > 0 and R[R_LOADED] == 0) or R[R_ASKS] > 0 or C[C_SIDE_TOKENS] > 0
     ids = X[X[X_IDS] + C[C_SENT]] if T[T_DOWN] >= 0 and sends else 0
@@ -1021,12 +1023,41 @@ def emit_serial(T, TF, X, P, PF, C, R, last):
 # The walk through visits
 
 BEFORE, ATTENDING, ROUTED, COMPUTING, DONE_VISIT = range(5)
-A_FIRST, A_LENGTH, A_FLOATS, A_OPS, A_ITEMS, A_KNOWN, A_STORED = range(7)
-"""A template of what precedes a layer's experts: its place in TP, length, place in TPF, operations, items, and two of these."""
-A_WIDTH = 7
-V_LAYER, V_TOKENS, V_TEMPLATE = range(3)
-"""Of every visit of a pass in V: its layer, its tokens, and the template that precedes it (-1: none)."""
-V_WIDTH = 3
+A_FIRST, A_LENGTH, A_FLOATS, A_OPS, A_ITEMS, A_KNOWN, A_STORED, A_ALONE, A_MOMENTS = range(9)
+"""A template of what precedes a layer's experts: its place in TP, length, place in TPF, operations, items, and two of these;
+ps if the GPU does all of it in turn (-1 if not), and how many of its operations take a lane."""
+A_WIDTH = 9
+V_LAYER, V_TOKENS, V_TEMPLATE, V_AT = range(4)
+"""Of every visit in V: its layer, its tokens, the template that precedes it (-1: none), and its place in R. A visit of the
+layer behind the last is a template alone: what follows the layers."""
+V_WIDTH = 4
+STEP_BOOKS, STEP_SERIAL, STEP_ROWS, STEP_END, STEP_ACTIVATIONS, STEP_HITS, STEP_UPLOADS = range(7)
+"""Of every step: the number of its books, whether its layers are serial, the first visit behind it; then what came of it."""
+STEP_WIDTH = 7
+
+
+def walk_steps(M, F, T, TF, X, books, P, PF, C, R, V, slots, path, TP, TPF, TM, S, laps, steps, until):
+    """Walks steps from the cursor on until `steps` are done, or one after the first would begin at `until` (ps) or later.
+
+    `laps` [steps * lanes] receives the ps at work of every lane so far at the end of each. Returns the stage reached, or what
+    went wrong; it goes on after `LOG_FULL` where it was.
+    """
+    while C[C_STEP] < steps:
+        s = C[C_STEP] * STEP_WIDTH
+        T[T_SERIAL] = S[s + STEP_SERIAL]
+        B, rows = books[S[s + STEP_BOOKS]], S[s + STEP_ROWS]
+        status = walk(M, F, T, TF, X, B, P, PF, C, R, V, slots, path, TP, TPF, TM, rows, BEFORE)
+        if status < 0:
+            return status
+        S[s + STEP_END], S[s + STEP_ACTIVATIONS] = M[NOW], C[C_ACTIVATIONS]
+        S[s + STEP_HITS], S[s + STEP_UPLOADS] = C[C_HITS], C[C_COPIES]
+        C[C_ACTIVATIONS], C[C_HITS], C[C_COPIES] = 0, 0, 0
+        for lane in range(M[LANES]):
+            laps[C[C_STEP] * M[LANES] + lane] = M[M[AT_LANE] + lane * LANE_WIDTH + BUSY]
+        C[C_STEP] += 1
+        if M[NOW] >= until:
+            break
+    return DONE_VISIT
 
 
 def walk(M, F, T, TF, X, B, P, PF, C, R, V, slots, path, TP, TPF, TM, rows, stop):
@@ -1039,41 +1070,31 @@ def walk(M, F, T, TF, X, B, P, PF, C, R, V, slots, path, TP, TPF, TM, rows, stop
         row = C[C_ROW]
         v = row * V_WIDTH
         layer = V[v + V_LAYER]
-        if C[C_STAGE] == BEFORE:
-            clear_log(M, F)
-            if M[LISTS_USED] == 0:
-                M[ITEM_USED] = 0
-            C[C_SLOTS], C[C_STORED], C[C_MARK], C[C_STAGE] = 0, NOBODY, M[NOW], ROUTED
-            if V[v + V_TEMPLATE] >= 0:
-                A = V[v + V_TEMPLATE] * A_WIDTH
-                load(M, F, TP, TPF, slots, TM[A + A_FIRST], TM[A + A_FLOATS], 0)
-                C[C_SLOTS], C[C_GOAL], C[C_STAGE] = TM[A + A_OPS], slots[TM[A + A_KNOWN]], ATTENDING
-                if TM[A + A_STORED] >= 0:
-                    C[C_STORED] = -2 - slots[TM[A + A_STORED]]
+        if C[C_STAGE] == BEFORE and not begin_visit(M, F, T, B, C, slots, TP, TPF, TM, V[v + V_TEMPLATE] * A_WIDTH, layer):
+            return TOO_LONG
         if C[C_STAGE] == ATTENDING:
             status = advance(M, F, C[C_GOAL])
             if status != 0:
                 return status
             book_path(M, B, C, path, T, 0, layer)
             C[C_STAGE], C[C_MARK] = ROUTED, M[NOW]
-        if C[C_STAGE] == ROUTED:
+        if C[C_STAGE] == ROUTED and layer < T[T_LAYERS]:
             if stop == ROUTED:
                 return ROUTED
-            status = build_visit(T, TF, X, B, P, PF, C, R, row - R[R_DATA], layer, V[v + V_TOKENS])
+            status = work_of_visit(T, X, B, C, R, V[v + V_AT] - R[R_DATA], layer, V[v + V_TOKENS])
             if status != 0:
                 return status
-            if T[T_STAGING] > 0:
-                M[M[AT_POOL] + FREE] = T[T_STAGING]
-            load(M, F, P, PF, slots, 0, 0, C[C_SLOTS])
-            C[C_GOAL] = slots[C[C_SLOTS] + C[C_END]]
-            C[C_KNOWN] = slots[C[C_SLOTS] + C[C_KNOWN]] if C[C_KNOWN] >= 0 else -1
-            C[C_SLOTS], C[C_STAGE] = C[C_SLOTS] + P[0], COMPUTING
-            if stop == COMPUTING:
-                return COMPUTING
-        status = advance(M, F, C[C_GOAL])
-        if status != 0:
-            return status
-        book_path(M, B, C, path, T, 1, layer)
+            if stop == COMPUTING or not idle(M) or not on_gpu_alone(C, R):
+                load_visit(M, F, T, TF, X, B, P, PF, C, R, slots)
+                if stop == COMPUTING:
+                    return COMPUTING
+            elif not work_alone(M, T, B, C[C_FIRST], 1 if C[C_FIRST] > 0 else 0, 1, layer):
+                return TOO_LONG
+        if C[C_STAGE] == COMPUTING:
+            status = advance(M, F, C[C_GOAL])
+            if status != 0:
+                return status
+            book_path(M, B, C, path, T, 1, layer)
         release(M, slots, C[C_SLOTS])
         C[C_STAGE], C[C_ROW] = BEFORE, row + 1
         if stop == DONE_VISIT:
@@ -1081,12 +1102,71 @@ def walk(M, F, T, TF, X, B, P, PF, C, R, V, slots, path, TP, TPF, TM, rows, stop
     return DONE_VISIT
 
 
+def begin_visit(M, F, T, B, C, slots, TP, TPF, TM, A, layer):
+    """Sets off what precedes a layer's experts, the template at `A` of TM (below 0: nothing); False beyond the clock."""
+    clear_log(M, F)
+    if M[LISTS_USED] == 0:
+        M[ITEM_USED] = 0
+    C[C_SLOTS], C[C_STORED], C[C_MARK], C[C_STAGE] = 0, NOBODY, M[NOW], ROUTED
+    if A >= 0 and TM[A + A_ALONE] >= 0 and idle(M):
+        fits = work_alone(M, T, B, TM[A + A_ALONE], TM[A + A_MOMENTS], 0, layer)
+        C[C_MARK] = M[NOW]
+        return fits
+    if A >= 0:
+        load(M, F, TP, TPF, slots, TM[A + A_FIRST], TM[A + A_FLOATS], 0)
+        C[C_SLOTS], C[C_GOAL], C[C_STAGE] = TM[A + A_OPS], slots[TM[A + A_KNOWN]], ATTENDING
+        if TM[A + A_STORED] >= 0:
+            C[C_STORED] = -2 - slots[TM[A + A_STORED]]
+    return True
+
+
+def load_visit(M, F, T, TF, X, B, P, PF, C, R, slots):
+    """Sets off the expert part of a visit."""
+    emit_visit(T, TF, X, B, P, PF, C, R)
+    P[0] = C[C_N]
+    if T[T_STAGING] > 0:
+        M[M[AT_POOL] + FREE] = T[T_STAGING]
+    load(M, F, P, PF, slots, 0, 0, C[C_SLOTS])
+    C[C_GOAL] = slots[C[C_SLOTS] + C[C_END]]
+    C[C_KNOWN] = slots[C[C_SLOTS] + C[C_KNOWN]] if C[C_KNOWN] >= 0 else -1
+    C[C_SLOTS], C[C_STAGE] = C[C_SLOTS] + P[0], COMPUTING
+
+
+def idle(M):
+    """Whether no operation is left, so that one lane may work by itself; not where a timeline shows each operation."""
+    return M[OP_USED] == 0 and M[ITEM_ROWS] == 0
+
+
+def on_gpu_alone(C, R):
+    """Whether the visit is nothing but resident experts on the GPU."""
+    return C[C_UPLOADS] == 0 and C[C_WAITS] == 0 and C[C_SIDE_TOKENS] == 0 and C[C_STORED] == NOBODY and R[R_ASKS] == 0
+
+
+def work_alone(M, T, B, service, moments, part, layer):
+    """The GPU works for `service` ps, ending operations at `moments`, while nothing else happens; False beyond the clock."""
+    at = M[AT_LANE] + T[T_GPU_LANE] * LANE_WIDTH
+    if service > MOST - M[NOW]:
+        M[BEYOND] = T[T_GPU_LANE] + 1
+        return False
+    M[NOW] += service
+    M[at + BUSY] += service
+    M[at + FREED] = -1  # what it works on next begins a stretch of its own
+    M[MOMENTS] += moments
+    if layer < T[T_LAYERS]:
+        B[B[B_TIME] + part * T[T_LAYERS] + layer] += service
+        B[B[B_CRITICAL] + (part * T[T_LAYERS] + layer) * MOST_LANES + T[T_GPU_LANE]] += service
+    else:
+        B[B[B_TRAILING] + T[T_GPU_LANE]] += service
+    return True
+
+
 def book_path(M, B, C, path, T, part, layer):
     """Books the time since the mark and the critical path that filled it, under a part of a layer (0 attention, 1 experts)."""
     L = T[T_LAYERS]
-    B[B[B_TIME] + part * L + layer] += M[NOW] - C[C_MARK]
+    if layer < L:
+        B[B[B_TIME] + part * L + layer] += M[NOW] - C[C_MARK]
     n = critical(M, C[C_GOAL], C[C_MARK], path)
-    base = B[B_CRITICAL] + (part * L + layer) * MOST_LANES
+    base = B[B_CRITICAL] + (part * L + layer) * MOST_LANES if layer < L else B[B_TRAILING]
     for j in range(n):
         B[base + path[3 * j]] += path[3 * j + 2] - path[3 * j + 1]
 
@@ -1095,9 +1175,9 @@ FUNCTIONS = (
     load, load_operation, load_items, place_of, wait_for, plus, times, make_ready, tell_heirs, item_there, offer, enqueue,
     unlink, block_on_pool, give_slot, end_item,
     take_next, start_item, begin_row, set_due, share, set_speed, max_min, stops, advance, release, clear_log, critical,
-    withdraw, hasten, backlog, backlogs, left_of, service_of, served_of, put, put_after, put_draws, field, wanted, build_visit,
-    work_on_gpu, note_met, note_run, work_beside, emit_visit, emit_uploads, put_parts, put_consumer, emit_side, emit_serial,
-    walk, book_path,
+    withdraw, hasten, backlog, backlogs, left_of, service_of, served_of, put, put_after, put_draws, field, wanted,
+    work_of_visit, work_on_gpu, note_met, note_run, work_beside, emit_visit, emit_uploads, put_parts, put_consumer, emit_side,
+    emit_serial, walk_steps, walk, begin_visit, load_visit, idle, on_gpu_alone, work_alone, book_path,
 )
 """All that is compiled."""
 ENTRIES = (load, advance, walk, withdraw, hasten, backlog, backlogs, critical, release, clear_log)

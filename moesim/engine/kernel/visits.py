@@ -5,18 +5,18 @@ Knows the layout of `R` and `V` in `kernel.py`; times in ps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from moesim.arrays import BoolArray, IntArray
+from moesim.arrays import BoolArray, FloatArray, IntArray
 from moesim.engine.dispatches import Answers
 from moesim.engine.kernel import kernel as k
 from moesim.engine.programs.durations import ExpertTimes
-from moesim.engine.programs.program import Operation
+from moesim.engine.programs.program import JOIN, Operation, packed
 
-__all__ = ["Stretch", "Template", "visit_rows", "visits_of_pass"]
+__all__ = ["PackedTemplates", "Stretch", "Template", "packed_templates", "visit_rows", "visits_of_pass"]
 
 
 class Template(NamedTuple):
@@ -27,6 +27,28 @@ class Template(NamedTuple):
     """The one at whose end the layer's routing is known."""
     stored: int
     """The one at whose end the layer's new KV entries are stored, which the end of the layer waits for; -1 for none."""
+
+
+class PackedTemplates(NamedTuple):
+    """`TP`, `TPF` and `TM` of the kernel."""
+
+    numbers: IntArray
+    floats: FloatArray
+    table: IntArray
+    room: tuple[int, int, int]
+    """Most operations, items and references of a template."""
+    services: IntArray
+    """Where in `numbers` the time of each operation stands, template by template; that of a join too."""
+
+    def repeated(self, services: IntArray) -> PackedTemplates:
+        """Once for each of n steps, in which the operations take `services` [n, operations] ps; nothing is drawn."""
+        steps, length = len(services), len(self.numbers) - 1
+        numbers, index = np.tile(self.numbers[1:], (steps, 1)), np.tile(self.table.reshape(-1, k.A_WIDTH), (steps, 1, 1))
+        numbers[:, self.services - 1] = services
+        index[:, :, k.A_FIRST] += (np.arange(steps) * length)[:, None]
+        first = np.cumsum(index[0, :, k.A_OPS]) - index[0, :, k.A_OPS]
+        index[:, :, k.A_ALONE] = np.where(index[:, :, k.A_ALONE] < 0, -1, np.add.reduceat(services, first, axis=1))
+        return self._replace(numbers=np.concatenate([self.numbers[:1], numbers.ravel()]), table=index.ravel())
 
 
 class Stretch(NamedTuple):
@@ -42,9 +64,41 @@ class Stretch(NamedTuple):
     """Lane of what let it start; -1 if it could start at once."""
 
 
+def packed_templates(templates: Sequence[Template], resources: Mapping[str, int], gpu: int) -> PackedTemplates:
+    """Templates as the kernel reads them; `gpu`: the lane of the GPU."""
+    numbers, floats, index, services = [0], [0.0], [0] * (not templates), []
+    room = [(0, 0, 0)]
+    for template in templates:
+        operations, form = template.operations, packed(template.operations, resources, {})
+        index += (len(numbers), len(form.numbers), len(floats), len(operations), form.items, template.known, template.stored)
+        index += (_alone(template, gpu), sum(operation.lane != JOIN for operation in operations))
+        at = len(numbers) + 1
+        for operation in operations:
+            services.append(at + 4)
+            at += k.PACKED + len(operation.services) + len(operation.after) + len(operation.draws)
+        numbers += form.numbers
+        floats += form.floats
+        room.append((len(operations), form.items, form.heirs))
+    most = tuple(max(part) for part in zip(*room, strict=True))
+    return PackedTemplates(_ints(numbers), np.array(floats), _ints(index), most, _ints(services))
+
+
+def _ints(values: Sequence[int]) -> IntArray:
+    return np.array(values, dtype=np.int64)
+
+
+def _alone(template: Template, gpu: int) -> int:
+    """ps of a template whose operations the GPU does one after another, drawing nothing; -1 for any other."""
+    plain = template.stored < 0 and template.known == len(template.operations) - 1
+    for number, operation in enumerate(template.operations):
+        follows = list(operation.after) == ([number - 1] if number else [])
+        plain = plain and follows and operation.lane in (gpu, JOIN) and operation.count == 1 and not operation.draws
+    return sum(operation.total for operation in template.operations) if plain else -1
+
+
 def visits_of_pass(layers: IntArray, tokens: IntArray, templates: IntArray) -> IntArray:
     """`V` of the kernel: of all visits of a pass [V], layer by layer and group by group, their layer, tokens and template."""
-    return np.stack([layers, tokens, templates], axis=1).astype(np.int64).ravel()
+    return np.stack([layers, tokens, templates, np.arange(len(layers))], axis=1).astype(np.int64).ravel()
 
 
 def visit_rows(

@@ -38,7 +38,7 @@ class ReferenceWalk(ReferenceEngine):
     def walk(self, rows: IntArray, stop: int, last: int) -> int:
         """Walks visits up to number `last` - 1, or to the stage `stop`; the stage reached. `rows` are read from `ROUTED` on."""
         while self._row < last:
-            layer, _, template = self._visits[self._row]
+            layer, _, template, _ = self._visits[self._row]
             if self._stage == k.BEFORE:
                 self.mark()
                 self._numbers, self._stored, self._mark = [], k.NOBODY, self.now
@@ -83,9 +83,11 @@ class ReferenceWalk(ReferenceEngine):
         P, PF, C = [0] * size, [0.0] * size, [0] * k.CURSOR
         C[k.C_STORED] = self._stored
         tokens, row = self._visits[self._row][k.V_TOKENS], self._row - numbers[k.R_DATA]
-        status = k.PLAIN.build_visit(T, self._tables.TF, self._tables.X, self._books.B, P, PF, C, numbers, row, layer, tokens)
+        status = k.PLAIN.work_of_visit(T, self._tables.X, self._books.B, C, numbers, row, layer, tokens)
         if status:
             return int(status)
+        k.PLAIN.emit_visit(T, self._tables.TF, self._tables.X, self._books.B, P, PF, C, numbers)
+        P[0] = C[k.C_N]
         if T[k.T_STAGING] > 0:
             self.set_pool(0, T[k.T_STAGING])
         first = len(self.program)
