@@ -26,7 +26,7 @@ from moesim import writing
 from moesim.cache import CODE, folder
 from moesim.errors import InputError, MoesimError
 
-__all__ = ["compiled", "loaded", "native", "ready"]
+__all__ = ["compiled", "loaded", "native", "ready", "repaid"]
 
 logger = logging.getLogger("moesim.jit")
 
@@ -89,6 +89,23 @@ def _announce(module: ModuleType, kept: bool) -> None:
 
 
 # Object files
+
+
+def repaid(module: ModuleType, seconds: float, cold: float) -> bool:
+    """Whether `native(module)` costs less than it saves a process whose next work with it takes plain Python `seconds`.
+
+    `cold`: seconds to be saved where nothing is kept from an earlier process. Many short works repay what one does not.
+    """
+    if importlib.util.find_spec("numba") is None:
+        return False
+    work = _work[module.__name__] = _work.get(module.__name__, 0.0) + seconds
+    return work >= (_LOADING if ready(module) else cold)
+
+
+_LOADING = 0.06
+"""Seconds that loading an object file takes."""
+_work: dict[str, float] = {}
+"""Module -> seconds of plain Python asked for so far."""
 
 
 def native(module: ModuleType) -> SimpleNamespace | None:

@@ -5,7 +5,6 @@ Knows nothing of layers, passes or policies.
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -38,12 +37,7 @@ def up_queue(problem: Problem) -> str:
 
 def repaid(problem: Problem) -> bool:
     """Whether compiling the kernel, or loading what an earlier run compiled, costs less than it saves this run."""
-    if importlib.util.find_spec("numba") is None:
-        return False
-    _work.append(_passes(problem.job) * problem.layers * (problem.experts + _FIXED))
-    if jit.ready(kernel):
-        return sum(_work) >= _READY
-    return sum(_work) >= _COLD
+    return jit.repaid(kernel, _passes(problem.job) * problem.layers * (problem.experts + _FIXED) * _EACH, _COLD)
 
 
 def _passes(job: Job) -> int:
@@ -57,11 +51,8 @@ def _passes(job: Job) -> int:
 
 _FIXED = 60
 """Experts whose look-up costs plain Python as much as all else of a visit."""
-_work: list[int] = []
-"""Experts met in each run of this process: many short runs repay what one does not."""
-_READY, _COLD = 12_000, 2_000_000
-"""Experts met from which loading compiled code (0.06 s) and compiling it (20 s) are repaid: plain Python takes some
-5 us for each."""
+_EACH, _COLD = 5e-6, 10.0
+"""Seconds that plain Python takes for an expert, and that it has to save before compiling (15 s, but once) is repaid."""
 
 
 class Machine:

@@ -19,7 +19,7 @@ from moesim.policies.kit.migration import Terms
 from moesim.policies.kit.placement import Groups, SizedPolicy, host_order, place, quota
 from moesim.policies.kit.sizing import host_room
 from moesim.policies.near_data.cxl_expert_classes import Memory, Thresholds, migrations, very_cold
-from moesim.policies.near_data.cxl_expert_lanes import HelperCosts, Lanes
+from moesim.policies.near_data.cxl_expert_lanes import HelperCosts
 from moesim.policies.near_data.cxl_tiers import CxlUse, cxl_tiers, require_cxl
 from moesim.policies.near_data.units import in_place
 from moesim.units import Share
@@ -146,20 +146,9 @@ class CxlExpert(SizedPolicy):
         memory: Memory = view.state
         here, counts, layer = in_gpu_memory(visit, view), visit.counts, visit.layer
         high, low = memory.thresholds.tokens(visit)
-        lanes = Lanes.of(visit, view, here, memory.helpers, memory.sizes[layer])
-        device, hot = np.full(len(counts), view.problem.gpu_index), 0
-        for e in _missing(counts, here):
-            places = [d for d in lanes.beside if lanes.in_place_ends(e, d) < np.inf]
-            soonest = min(places, key=lambda d, e=e: lanes.in_place_ends(e, d), default=None)  # type: ignore[misc]
-            if counts[e] > high or soonest is None:
-                device[e], hot = lanes.upload(e), hot + 1
-            elif counts[e] <= low and lanes.home[e] in lanes.reads:
-                device[e] = lanes.in_place(e, soonest)
-            elif lanes.upload_ends(e) < lanes.in_place_ends(e, soonest):  # rule 2
-                device[e] = lanes.upload(e)
-            else:
-                device[e] = lanes.in_place(e, soonest)
-        memory.thresholds.follow(visit, lanes, hot, device != view.problem.gpu_index)
+        memory.lanes.meet(visit, view, here, memory.sizes[layer])
+        device = memory.lanes.assign(_missing(counts, here), high, low)
+        memory.thresholds.follow(visit, memory.lanes)
         return Dispatch(device, in_order(counts, view.resident[layer]))
 
     def _by_percentile(self, visit: Visit, view: View) -> Dispatch:
@@ -181,11 +170,10 @@ class CxlExpert(SizedPolicy):
         return migrations(memory, view, Terms(self.horizon, self.hysteresis, limit))
 
 
-def _missing(counts: IntArray, here: BoolArray) -> list[int]:
-    """Experts with tokens that GPU memory does not hold, most tokens first."""
+def _missing(counts: IntArray, here: BoolArray) -> IntArray:
+    """[n] experts with tokens that GPU memory does not hold, most tokens first."""
     missing = np.flatnonzero((counts > 0) & ~here)
-    ordered: list[int] = missing[np.argsort(-counts[missing], kind="stable")].tolist()
-    return ordered
+    return missing[by_tokens(counts[missing])]
 
 
 def _classes(problem: Problem, cold: BoolArray) -> list[tuple[BoolArray, Groups]]:

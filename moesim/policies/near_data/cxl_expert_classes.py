@@ -53,21 +53,19 @@ class Thresholds:
     def _factor(self, visit: Visit) -> float:
         return self.factor.get(visit.tokens.bit_length(), 1.0)
 
-    def follow(self, visit: Visit, lanes: Lanes, hot: int, beside: BoolArray) -> None:
-        """Moves the factor after a visit dispatched as in `lanes`, with `hot` uploads above theta_high.
+    def follow(self, visit: Visit, lanes: Lanes) -> None:
+        """Moves the factor after a visit dispatched as in `lanes`.
 
-        Up if such uploads made the GPU side end last; down if the others end last although GPU and link could have taken the
-        smallest of what they run (`beside` [E]) sooner than that.
+        Up if uploads above theta_high made the GPU side end last; down if the others end last although GPU and link could have
+        taken the smallest of what they run sooner than that.
         """
         gpu, others = lanes.sides()
         high = self.tokens(visit)[0]
         size = visit.tokens.bit_length()
-        if self.step and hot and gpu > others and high < visit.counts.max():
+        if self.step and lanes.hot and gpu > others and high < visit.counts.max():
             self.factor[size] = self._factor(visit) * min(gpu / max(others, 1e-12), 1.0 + self.step)
-        elif self.step and others > gpu and high > 1.0:
-            movable = np.flatnonzero(beside & (visit.counts > 0))
-            if min((lanes.upload_ends(e) for e in movable.tolist()), default=np.inf) < others:
-                self.factor[size] = self._factor(visit) / min(others / max(gpu, 1e-12), 1.0 + self.step)
+        elif self.step and others > gpu and high > 1.0 and lanes.next_upload < others:
+            self.factor[size] = self._factor(visit) / min(others / max(gpu, 1e-12), 1.0 + self.step)
 
 
 @dataclass
@@ -91,8 +89,8 @@ class Memory:
     """[T] seconds that a use in GPU memory saves: an upload, or the CPU's work in place if that is less."""
     moving: IntArray
     """[L, E] tier an expert is to move to, -1 if none."""
-    helpers: dict[int, HelperCosts]
-    """Device beside the GPU -> what it costs beside the experts' own time."""
+    lanes: Lanes
+    """What each lane has to do in the visit that runs."""
     copy: float
     """Seconds of an upload from where experts live on average."""
     last: float = 0.0
@@ -125,7 +123,7 @@ class Memory:
             upload=upload,
             saved=np.minimum(upload, [float(costs.cpu(usual, tier)) for tier in problem.tiers]),
             moving=np.full(cold.shape, -1, dtype=np.int64),
-            helpers=helpers,
+            lanes=Lanes(problem, helpers),
             copy=max(float(upload[deployment.home].mean()), 1e-12),
         )
 

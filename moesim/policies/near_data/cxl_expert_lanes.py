@@ -1,20 +1,24 @@
 """What each lane of a visit already has to do: the queues that section 3.3 of CXL-Expert weighs an expert against.
 
-Knows one visit; decides no device.
+Knows one visit; what is weighed how is for `cxl_expert_kernel`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from moesim.arrays import BoolArray, FloatArray
+from moesim import jit
+from moesim.arrays import BoolArray, FloatArray, IntArray
 from moesim.contract import Problem, View, Visit
+from moesim.policies.near_data import cxl_expert_kernel as k
 from moesim.policies.near_data.cxl_tiers import cxl_rates
 
 __all__ = ["HelperCosts", "Lanes"]
+
+_EACH, _COLD = 5e-6, 4.0
+"""Seconds that plain Python takes to weigh an expert, and that it has to save before compiling (3 s) is repaid."""
 
 
 class HelperCosts(NamedTuple):
@@ -39,97 +43,110 @@ class HelperCosts(NamedTuple):
         return cls(fixed, calls.each, token, calls.before)
 
 
-@dataclass
 class Lanes:
-    """Seconds of work by lane, and what each expert would add; lists are [E] by expert id."""
+    """Seconds of work by lane, and what each expert would add: the buffers of the kernel for one visit after another."""
 
-    copy: list[float]
-    gpu: list[float]
-    beside: dict[int, list[float]]
-    """Device beside the GPU -> seconds of each expert out of its home, activations included; inf where it cannot reach it."""
-    queue: list[str]
-    """Copy queue of an upload from the expert's home."""
-    home: list[int]
-    reads: dict[int, list[float]]
-    """CXL tier -> seconds that a read of each expert keeps the device busy."""
-    links: dict[str, float]
-    """Copy queue -> seconds until it is empty."""
-    ready: dict[int, float]
-    """Device -> seconds until it has done what it has been given so far."""
-    costs: dict[int, HelperCosts]
-    gpu_index: int
-    drawn: dict[tuple[bool, int], float] = field(default_factory=dict)
-    """(by the GPU, CXL tier) -> seconds of the device that the side draws."""
-
-    @classmethod
-    def of(cls, visit: Visit, view: View, here: BoolArray, costs: dict[int, HelperCosts], sizes: FloatArray) -> Lanes:
-        """Lanes at the start of a visit whose experts `here` [E] need no upload; `sizes` [E] stored bytes."""
-        problem, home, active = view.problem, view.home[visit.layer], visit.counts > 0
-        gpu, ready = problem.costs.calls(problem.system.gpu_name), int(np.count_nonzero(here & active))
-        resident = float(visit.gpu[here & active].sum()) + float(problem.costs.shared(visit.tokens))
+    def __init__(self, problem: Problem, costs: dict[int, HelperCosts]) -> None:
+        self._problem, self._costs = problem, costs
+        self._gpu = problem.costs.calls(problem.system.gpu_name)
+        self._rates = cxl_rates(problem)
         queues = [problem.costs.path(tier, problem.gpu_tier).queue or tier for tier in problem.tiers]
-        return cls(
-            copy=visit.copy.tolist(),
-            gpu=(visit.gpu + gpu.apart).tolist(),
-            beside={device: _beside(visit, view, device, cost).tolist() for device, cost in costs.items()},
-            queue=[queues[tier] for tier in home.tolist()],
-            home=home.tolist(),
-            reads={tier: (sizes / rate).tolist() for tier, rate in cxl_rates(problem)},
-            links=dict(view.backlog),
-            ready={problem.gpu_index: resident + gpu.once * min(ready, 1) + gpu.each * ready},
-            costs=costs,
-            gpu_index=problem.gpu_index,
-        )
+        self._links = list(dict.fromkeys(queues))
+        self._link_of: IntArray = np.array([self._links.index(queue) for queue in queues])
+        """[T] number of the copy queue of an upload from each tier."""
+        self._far: IntArray = np.full(len(queues), -1, dtype=np.int64)
+        """[T] number of each tier among those of CXL memory, -1 for others."""
+        for number, (tier, _) in enumerate(self._rates):
+            self._far[tier] = number
+        units = {device: tier for tier, device in problem.ndp_index.items()}
+        self._units = [units.get(device, -1) for device in costs]
+        self.devices: IntArray = np.array([*costs, problem.gpu_index])
+        """Device of each helper; the GPU's is last, so that -1 finds it."""
+        visits = (1 + int(problem.job.output.max(initial=1))) * problem.layers
+        compiled = jit.native(k) if jit.repaid(k, visits * problem.experts * _EACH, _COLD) else None
+        self._arrays, self._kernel = compiled is not None, compiled or k.PLAIN
+        self._lay_out()
 
-    def upload_ends(self, expert: int) -> float:
-        """Seconds until the GPU has run `expert`, uploaded behind what its link already carries."""
-        landed = self.links.get(self.queue[expert], 0.0) + self.copy[expert]
-        return max(landed, self.ready[self.gpu_index]) + self.gpu[expert]
+    def _lay_out(self) -> None:
+        experts, helpers, tiers = self._problem.experts, len(self._costs), len(self._rates)
+        sizes = {
+            k.AT_ORDER: experts, k.AT_HOME: experts, k.AT_QUEUE: experts, k.AT_COUNTS: experts, k.AT_HELPER: experts,
+            k.AT_USED: helpers,
+        }  # fmt: skip
+        floats = {
+            k.AT_READY: helpers, k.AT_CALLS: helpers, k.AT_LINKS: len(self._links), k.AT_DRAWN: 2 * tiers, k.AT_COPY: experts,
+            k.AT_GPU: experts, k.AT_BESIDE: helpers * experts, k.AT_READS: tiers * experts,
+        }  # fmt: skip
+        places = {}
+        for start, parts in ((k.M_HEADER, sizes), (k.F_HEADER, floats)):
+            at = start
+            for part, size in parts.items():
+                places[part] = slice(at, at + size)
+                at += size
+        self._places = places
+        ints, reals = places[k.AT_USED].stop, places[k.AT_READS].stop
+        self.M: Any = np.zeros(ints, dtype=np.int64) if self._arrays else [0] * ints
+        self.F: Any = np.zeros(reals) if self._arrays else [0.0] * reals
+        self.M[k.EXPERTS], self.M[k.HELPERS], self.M[k.TIERS] = experts, helpers, tiers
+        for part, place in places.items():
+            self.M[part] = place.start
+        self._put(self.F, k.AT_CALLS, np.array([cost.gpu_call for cost in self._costs.values()]))
 
-    def in_place_ends(self, expert: int, device: int) -> float:
-        """Seconds until `device` has run `expert` where it lives; inf if it cannot."""
-        if device not in self.beside:
-            return float("inf")
-        return self.ready.get(device, self.costs[device].fixed) + self.beside[device][expert]
+    def _put(self, buffer: Any, part: int, values: Any) -> None:
+        buffer[self._places[part]] = values if self._arrays else values.ravel().tolist()
 
-    def upload(self, expert: int) -> int:
-        """Gives `expert` to the GPU; returns its index."""
-        queue = self.queue[expert]
-        self.ready[self.gpu_index] = self.upload_ends(expert)
-        self.links[queue] = self.links.get(queue, 0.0) + self.copy[expert]
-        self._draw(True, expert)
-        for device, cost in self.costs.items():
-            if cost.gpu_call:
-                self.ready[device] = self.ready.get(device, cost.fixed) + cost.gpu_call
-        return self.gpu_index
+    def meet(self, visit: Visit, view: View, here: BoolArray, sizes: FloatArray) -> None:
+        """Lanes at the start of a visit whose experts `here` [E] need no upload; `sizes` [E] stored bytes."""
+        home, F = view.home[visit.layer], self.F
+        ready = here & (visit.counts > 0)
+        calls = int(np.count_nonzero(ready))
+        resident = float(visit.gpu[ready].sum()) + float(self._problem.costs.shared(visit.tokens))
+        F[k.GPU_READY] = resident + self._gpu.once * min(calls, 1) + self._gpu.each * calls
+        self._put(self.M, k.AT_HOME, self._far[home])
+        self._put(self.M, k.AT_QUEUE, self._link_of[home])
+        self._put(self.M, k.AT_COUNTS, visit.counts)
+        self._put(self.M, k.AT_HELPER, np.full(len(home), -1))
+        self._put(self.M, k.AT_USED, np.zeros(len(self._costs), dtype=np.int64))
+        self._put(F, k.AT_READY, np.array([cost.fixed for cost in self._costs.values()]))
+        self._put(F, k.AT_LINKS, np.array([view.backlog.get(link, 0.0) for link in self._links]))
+        self._put(F, k.AT_DRAWN, np.zeros(2 * len(self._rates)))
+        self._put(F, k.AT_COPY, visit.copy)
+        self._put(F, k.AT_GPU, visit.gpu + self._gpu.apart)
+        for part, rows in ((k.AT_BESIDE, self._beside(visit, home)), (k.AT_READS, [sizes / rate for _, rate in self._rates])):
+            if rows:
+                self._put(F, part, np.concatenate(rows))
 
-    def in_place(self, expert: int, device: int) -> int:
-        """Gives `expert` to `device`; returns its index."""
-        self.ready[device] = self.in_place_ends(expert, device)
-        self._draw(False, expert)
-        return device
+    def _beside(self, visit: Visit, home: IntArray) -> list[FloatArray]:
+        """[E] seconds on each helper, activations included; inf where it cannot reach an expert."""
+        alone = [visit.cpu if unit < 0 else np.where(home == unit, visit.ndp, np.inf) for unit in self._units]
+        return [time + cost.call + cost.token * visit.counts for time, cost in zip(alone, self._costs.values(), strict=True)]
 
-    def _draw(self, gpu: bool, expert: int) -> None:
-        tier = self.home[expert]
-        if tier in self.reads:
-            self.drawn[gpu, tier] = self.drawn.get((gpu, tier), 0.0) + self.reads[tier][expert]
+    def assign(self, missing: IntArray, high: float, low: float) -> IntArray:
+        """[E] device of each expert: of those `missing` [n] by the thresholds in tokens and the queues, of others the GPU."""
+        at = self._places[k.AT_ORDER].start
+        self.M[at : at + len(missing)] = missing if self._arrays else missing.tolist()
+        self.M[k.MISSING], self.F[k.HIGH], self.F[k.LOW] = len(missing), high, low
+        self._kernel.assign(self.M, self.F)
+        return np.asarray(self.devices[self.M[self._places[k.AT_HELPER]]])
+
+    def give(self, expert: int, device: int) -> None:
+        """Gives an expert to a device."""
+        if device == self._problem.gpu_index:
+            self._kernel.upload(self.M, self.F, expert)
+        else:
+            self._kernel.in_place(self.M, self.F, list(self._costs).index(device), expert)
+
+    @property
+    def hot(self) -> int:
+        """Experts that `assign` has uploaded because no other place would do."""
+        return int(self.M[k.HOT])
+
+    @property
+    def next_upload(self) -> float:
+        """Seconds until the GPU would have run the first of what helpers were given, had it been uploaded behind all."""
+        return float(self.F[k.NEXT_UPLOAD])
 
     def sides(self) -> tuple[float, float]:
-        """Seconds until (the GPU with its uploads, CPU and near-data units) are done, the CXL devices they read included.
-
-        A device is busy for all that both draw from it: where both wait for it they end together.
-        """
-        gpu = self.ready[self.gpu_index]
-        others = max((end for device, end in self.ready.items() if device != self.gpu_index), default=0.0)
-        for tier in self.reads:
-            mine, theirs = self.drawn.get((True, tier), 0.0), self.drawn.get((False, tier), 0.0)
-            gpu, others = max(gpu, mine + theirs if mine else 0.0), max(others, mine + theirs if theirs else 0.0)
-        return gpu, others
-
-
-def _beside(visit: Visit, view: View, device: int, cost: HelperCosts) -> FloatArray:
-    """[E] seconds on `device`, activations included."""
-    problem = view.problem
-    unit = {index: tier for tier, index in problem.ndp_index.items()}.get(device)
-    alone = visit.cpu if unit is None else np.where(view.home[visit.layer] == unit, visit.ndp, np.inf)
-    return np.asarray(alone + cost.call + cost.token * visit.counts)
+        """Seconds until (the GPU with its uploads, CPU and near-data units) are done, the CXL devices they read included."""
+        self._kernel.sides(self.M, self.F)
+        return float(self.F[k.GPU_ENDS]), float(self.F[k.OTHERS_END])

@@ -6,11 +6,12 @@ import numpy as np
 import policy_problems as tiny
 import pytest
 
+from moesim import jit
 from moesim.contract import Serial
 from moesim.errors import InputError
+from moesim.policies.near_data import cxl_expert_kernel
 from moesim.policies.near_data.cxl_expert import CxlExpert
 from moesim.policies.near_data.cxl_expert_baselines import CxlExpertGpuOnly, CxlExpertNearData
-from moesim.policies.near_data.cxl_expert_lanes import Lanes
 
 EXPERTS = 128
 
@@ -139,13 +140,11 @@ def test_single_tokens_are_never_hot_and_rule_2_counts_the_queues():
 
 def ends(p, deployment, visit, device) -> float:
     """Seconds in which the lanes of a visit are done with experts on `device` [E]."""
-    view, state = tiny.view_of(p, deployment), deployment.state
-    lanes = Lanes.of(visit, view, deployment.resident[visit.layer], state.helpers, state.sizes[visit.layer])
-    for e in np.flatnonzero((visit.counts > 0) & ~deployment.resident[visit.layer]).tolist():
-        if device[e] == p.gpu_index:
-            lanes.upload(e)
-        else:
-            lanes.in_place(e, int(device[e]))
+    state, here = deployment.state, deployment.resident[visit.layer]
+    lanes = state.lanes
+    lanes.meet(visit, tiny.view_of(p, deployment), here, state.sizes[visit.layer])
+    for e in np.flatnonzero((visit.counts > 0) & ~here).tolist():
+        lanes.give(e, int(device[e]))
     return max(lanes.sides())
 
 
@@ -230,12 +229,13 @@ def test_a_cxl_device_that_both_sides_read_holds_both() -> None:
     counts = np.zeros(EXPERTS, dtype=np.int64)
     counts[inside] = 1
     visit, view, state = tiny.visit_of(p, deployment, 0, counts), tiny.view_of(p, deployment), deployment.state
-    lanes = Lanes.of(visit, view, deployment.resident[0], state.helpers, state.sizes[0])
-    lanes.in_place(inside[0], p.cpu_index)
+    lanes = state.lanes
+    lanes.meet(visit, view, deployment.resident[0], state.sizes[0])
+    lanes.give(inside[0], p.cpu_index)
     alone = lanes.sides()
     assert alone[0] == 0.0
     for e in inside[1:]:
-        lanes.upload(e)
+        lanes.give(e, p.gpu_index)
     gpu, others = lanes.sides()
     assert others > alone[1]
     assert others == pytest.approx(len(inside) * p.model.expert_bytes / 4 / 32e9)
@@ -273,3 +273,20 @@ def test_classes_migrate_until_they_follow_the_counts_and_then_rest() -> None:
     assert view.resident.sum() == deployment.resident.sum() > 40
     assert np.take_along_axis(view.resident, used, axis=1).all()
     assert not (np.take_along_axis(view.home, used, axis=1) == cxl).all()  # some have moved to DRAM, too
+
+
+def test_compiled_and_plain_lanes_take_the_same_decisions(monkeypatch) -> None:
+    if jit.native(cxl_expert_kernel) is None:
+        pytest.skip("numba is not installed")
+    p, rng, seen = scene(), np.random.default_rng(3), {}
+    loads = [rng.multinomial(tokens, rng.dirichlet(np.full(EXPERTS, 0.3))) for tokens in (1, 8, 64, 512, 4096) * 4]
+    for compiled in (False, True):
+        monkeypatch.setattr(jit, "repaid", lambda *_, compiled=compiled: compiled)
+        policy = CxlExpert(cold_cost=1.0, resident=False)
+        deployment = policy.deploy(p)
+        view = tiny.view_of(p, deployment)
+        visits = [tiny.visit_of(p, deployment, number % 2, counts) for number, counts in enumerate(loads)]
+        answers = [policy.dispatch(visit, view).device.tolist() for visit in visits]
+        seen[compiled] = answers, deployment.state.lanes.sides(), deployment.state.thresholds.factor
+    assert seen[True] == seen[False]
+    assert {device for answer in seen[True][0] for device in answer} == {p.gpu_index, p.cpu_index, *p.ndp_index.values()}
