@@ -39,10 +39,13 @@ def optimize(
 ) -> SweepResult:
     """The experiment, and then `rounds` looks between the best setting of each policy and its neighbours, axis by axis.
 
-    An axis is left alone as soon as neither neighbour can be told from the best (`statistics.paired_difference`). The answer
-    gains `optimum`: for each policy the best values, and between which tested ones they lie. It is the best of the design and
-    of its surroundings: a higher peak between two values that were both far from the best is not found. InputError for
-    mistakes, and where no axis has numbers.
+    Axes whose values are not numbers are not searched between: each of their settings is searched by itself. An axis is left
+    alone as soon as neither neighbour can be told from the best (`statistics.paired_difference`). Only settings that keep the
+    experiment's constraints can be best; where the metric is an axis, the search halves the distance to the nearest setting
+    that does not keep them. The answer gains `optimum`: for each policy the best values, and between which tested ones they
+    lie; and `out_of_reach`: those that keep the constraints nowhere. It is the best of the design and of its surroundings: a
+    higher peak between two values that were both far from the best is not found. InputError for mistakes, and where no axis
+    has numbers.
     """
     this = plan(source)
     searched = [axis for axis in this.axes if len(axis.columns) == 1 and _scale(axis) != "categories"]
@@ -58,7 +61,8 @@ def optimize(
         known = cells(document, effort.rows(this.planner.rows))
         for choice in this.planner.policies:
             own = [cell for cell in known if cell.policy == (choice.label or this.rows[0].policy)]
-            this.planner.add(_closer(this, searched, own), [choice])
+            for group in _groups(own, searched):
+                this.planner.add(_closer(this, searched, group), [choice])
         if this.planner.mistakes(""):
             raise InputError(*this.planner.mistakes(""))
         if len(this.planner.rows) == before:
@@ -68,8 +72,10 @@ def optimize(
     rows = effort.rows(this.planner.rows)
     result = SweepResult.of(document, rows)
     found = [cell for cell in cells(document, rows) if not cell.bound]
-    optima = [_optimum(searched, group, document) for group in _by_policy(found)]
+    groups = _groups(found, searched)
+    optima = [_optimum(searched, group, document) for group in groups if _leader(group) is not None]
     result.answer["optimum"] = sorted(optima, key=lambda one: -_sign(document) * one["mean"])
+    result.answer["out_of_reach"] = [_nowhere(searched, group) for group in groups if _leader(group) is None]
     result.answer["sentences"] = [*optimum_sentences(document, result.answer), *result.answer["sentences"][1:]]
     return effort.keep(result)
 
@@ -82,11 +88,28 @@ def _sign(document: Mapping[str, Any]) -> float:
     return 1.0 if document["goal"] == "highest" else -1.0
 
 
-def _by_policy(known: Sequence[Cell]) -> list[list[Cell]]:
-    groups: dict[str, list[Cell]] = {}
+def _groups(known: Sequence[Cell], searched: Sequence[Dimension]) -> list[list[Cell]]:
+    """The cells that differ in searched axes alone: of one policy, and at the same values of the axes without numbers."""
+    groups: dict[Any, list[Cell]] = {}
     for cell in known:
-        groups.setdefault(cell.policy, []).append(cell)
+        groups.setdefault((cell.policy, _rest(cell, searched)), []).append(cell)
     return list(groups.values())
+
+
+def _rest(cell: Cell, searched: Sequence[Dimension]) -> tuple[tuple[str, Any], ...]:
+    names = {axis.columns[0].name for axis in searched}
+    return tuple(pair for pair in cell.settings if pair[0] not in names)
+
+
+def _leader(known: Sequence[Cell]) -> Cell | None:
+    """The best of the cells that keep the constraints."""
+    return max((cell for cell in known if not cell.missed), key=lambda cell: cell.mean, default=None)
+
+
+def _nowhere(searched: Sequence[Dimension], known: Sequence[Cell]) -> dict[str, Any]:
+    """A group that keeps the constraints nowhere, and what its every setting misses."""
+    always = [words for words in known[0].missed if all(words in cell.missed for cell in known)]
+    return {"policy": known[0].policy, "settings": dict(_rest(known[0], searched)), "missed": always, "runs": len(known)}
 
 
 def _line(axis: Dimension, best: Cell, known: Sequence[Cell]) -> dict[float, Cell]:
@@ -110,15 +133,17 @@ def _beside(axis: Dimension, best: Cell, known: Sequence[Cell]) -> list[Cell]:
 
 def _closer(this: Plan, axes: Sequence[Dimension], known: Sequence[Cell]) -> list[tuple[Setting, dict[str, Any]]]:
     """Settings half-way between the best one and its neighbours, one axis changed in each."""
-    if not known:
+    best = _leader(known)
+    if best is None:
         return []
-    best = max(known, key=lambda cell: cell.mean)
     level = float(this.document["level"])
     found = []
     for axis in axes:
         column = axis.columns[0]
         neighbours = _beside(axis, best, known)
-        if all(_tied(best, cell, level) for cell in neighbours):
+        if column.name == this.document["metric"]:
+            neighbours = [cell for cell in neighbours if cell.missed]
+        if all(not cell.missed and _tied(best, cell, level) for cell in neighbours):
             continue
         here = dict(best.settings)
         for cell in neighbours:
@@ -149,13 +174,18 @@ def _node(column: Column, value: float | int) -> Node:
 
 def _optimum(axes: Sequence[Dimension], known: Sequence[Cell], document: Mapping[str, Any]) -> dict[str, Any]:
     """The best of a policy, and for each axis the tested values between which it lies (`search.find_peak`)."""
-    best = max(known, key=lambda cell: cell.mean)
+    best = _leader(known)
+    assert best is not None
     sign, here = _sign(document), dict(best.settings)
     middle, low, high, samples = t_interval(list(best.samples.values()), float(document["level"]))
     between = {}
     for axis in axes:
-        curve = paired(_line(axis, best, known))
-        if curve:
+        line = _line(axis, best, known)
+        curve = paired(line)
+        if any(cell.missed for cell in line.values()):
+            beside = [dict(cell.settings)[axis.columns[0].name] for cell in (best, *_beside(axis, best, known))]
+            between[axis.columns[0].name] = {"low": min(beside), "high": max(beside)}
+        elif curve:
             peak = find_peak(curve, float(document["level"]))
             between[axis.columns[0].name] = {"low": peak.low, "high": peak.high}
     known_ends = sorted(sign * end for end in (low, high) if end is not None)

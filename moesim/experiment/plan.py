@@ -5,7 +5,7 @@ Knows files and forms; nothing of how points are run.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from moesim import files
 from moesim.errors import InputError, Mistake, did_you_mean
 from moesim.experiment.axes import Dimension, dimension
+from moesim.experiment.limits import constraints
 from moesim.experiment.points import Planner, Row, choices
 from moesim.experiment.repeat import resolved, written
 from moesim.experiment.spec import KINDS, Axis, Experiment, Grid
@@ -20,7 +21,7 @@ from moesim.experiment.task import Task
 from moesim.results.provenance import collect_many
 from moesim.results.result import FIELDS
 from moesim.results.steady import Steady
-from moesim.results.sweeps import FORMAT
+from moesim.results.sweeps import FORMAT, POWER
 from moesim.runs.fingerprint import physics
 from moesim.scenario import catalogue, strict_yaml
 from moesim.scenario.family import Family
@@ -104,7 +105,7 @@ def plan(source: str | Path | Mapping[str, Any], **changes: Any) -> Plan:
     experiment = experiment if experiment.name else experiment.model_copy(update={"name": name})
     drawn = not isinstance(experiment.design, Grid) or any(mistake.path.startswith("design") for mistake in mistakes)
     axes, wrong = _axes(root, drawn)
-    mistakes += [*wrong, *_metric(experiment, root)]
+    mistakes += [*wrong, *_metric(experiment, root, axes), *constraints(experiment, root)[1]]
     try:
         family = Family(said, folder)
     except InputError as error:
@@ -215,14 +216,20 @@ def _forbidden(path: str, before: Iterable[str]) -> list[str]:
     return told
 
 
-def _metric(experiment: Experiment, root: Node) -> list[Mistake]:
-    """A metric whose first word no result has; the rest (`ttft_s.p99`) depends on the run."""
-    known = [*FIELDS, *Steady._fields]
+def _metric(experiment: Experiment, root: Node, axes: Iterable[Dimension]) -> list[Mistake]:
+    """A metric that is not an axis and whose first word no result has; the rest (`ttft_s.p99`) depends on the run."""
+    known = [*FIELDS, *Steady._fields, POWER]
     name = experiment.metric
-    if name.partition(".")[0] in known:
+    if name.partition(".")[0] in known or _numbers_of(name, axes):
         return []
     message = f"no run has a number '{name}'; there are {', '.join(_HIGHEST)} and more.{did_you_mean(name, known)}"
     return [Mistake(message, "metric", *(root.child("metric") or root).place)]
+
+
+def _numbers_of(name: str, axes: Iterable[Dimension]) -> str:
+    """The column of the axis called `name`, if it has numbers; else empty."""
+    named = (axis.columns[0] for axis in axes if axis.name == name and len(axis.columns) == 1)
+    return next((column.name for column in named if column.scale != "categories"), "")
 
 
 def _used(axes: Iterable[Dimension], planner: Planner) -> tuple[list[Dimension], list[Mistake]]:
@@ -243,17 +250,19 @@ def _used(axes: Iterable[Dimension], planner: Planner) -> tuple[list[Dimension],
     return used, mistakes
 
 
-def _document(planner: Planner, axes: Iterable[Dimension], root: Node) -> dict[str, Any]:
+def _document(planner: Planner, axes: Sequence[Dimension], root: Node) -> dict[str, Any]:
     experiment, first = planner.experiment, planner.first
     assert first is not None
     data = to_plain(first.data)
-    goal = experiment.goal or ("highest" if experiment.metric in _HIGHEST else "lowest")
+    own = _numbers_of(experiment.metric, axes)
+    goal = experiment.goal or ("highest" if own or experiment.metric in _HIGHEST else "lowest")
     return {
         "format": FORMAT,
         **{key: getattr(experiment, key) for key in ("name", "summary", "source", "expect")},
         "scenario": first.scenario.name,
-        "metric": experiment.metric,
+        "metric": own or experiment.metric,
         "goal": goal,
+        "constraints": constraints(experiment, root)[0],
         "level": experiment.level,
         "axes": [_described(axis) for axis in axes],
         "design": experiment.design.model_dump(mode="json"),

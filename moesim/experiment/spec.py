@@ -12,7 +12,20 @@ from pydantic import Field, field_validator, model_validator
 
 from moesim.spec import Spec
 
-__all__ = ["KINDS", "Axis", "Design", "Experiment", "Grid", "LatinHypercube", "List", "LogRange", "Range", "Sobol", "Zip"]
+__all__ = [
+    "KINDS",
+    "Axis",
+    "Design",
+    "Experiment",
+    "Grid",
+    "LatinHypercube",
+    "Limit",
+    "List",
+    "LogRange",
+    "Range",
+    "Sobol",
+    "Zip",
+]
 
 Edge = float | str
 """A number, or a quantity as text (`16 GB/s`)."""
@@ -118,6 +131,21 @@ class Sobol(Spec):
 Design = Annotated[Grid | LatinHypercube | Sobol, Field(discriminator="kind")]
 
 
+class Limit(Spec):
+    """What a number of a run must not pass for its setting to count, in the mean over the replications."""
+
+    at_least: Edge | None = None
+    """The lowest value."""
+    at_most: Edge | None = None
+    """The highest value."""
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> Limit:
+        if self.at_least is None and self.at_most is None:
+            raise ValueError("give at_least, at_most or both")
+        return self
+
+
 class Experiment(Spec):
     """Many runs of one scenario that differ in the values of the axes, in the policy and in the random numbers."""
 
@@ -140,9 +168,13 @@ class Experiment(Spec):
     replications: int = Field(1, ge=1)
     """Runs of each setting, every one with random numbers of its own, which all settings and policies share."""
     metric: str = "throughput_tok_s"
-    """The column of the table that answers are about."""
+    """The column of the table that answers are about, or an axis: with constraints, the highest rate that keeps them, say."""
     goal: Literal["highest", "lowest"] | None = None
-    """Which end of the metric is best; default: the highest throughput, hit rate or share, the lowest of all else."""
+    """Which end of the metric is best; default: the highest throughput, hit rate or share or value of an axis, the
+    lowest of all else."""
+    constraints: dict[str, Limit] = Field(default_factory=dict)
+    """Column of the table -> what it must keep for a setting to be best: `ttft_s.p99: {at_most: 2 s}`, `slo.attainment:
+    {at_least: 99 %}`, `machine_usd: {at_most: 20 kUSD}`, `power_W: {at_most: 900 W}`."""
     level: float = Field(0.95, gt=0, lt=1)
     """Confidence level of every interval."""
     warm_up: Literal["auto", "none"] | Annotated[int, Field(ge=0)] = "auto"

@@ -18,7 +18,7 @@ from moesim.experiment.store import Store
 from moesim.experiment.task import Record, Task, failed
 from moesim.results.marks import losses
 from moesim.results.plain import canonical
-from moesim.results.sweeps import SweepResult, flat
+from moesim.results.sweeps import POWER, SweepResult, flat
 from moesim.runs.pools import outcomes
 
 __all__ = ["Effort", "Progress", "in_turn", "mine", "run_plan", "run_sweep", "shard"]
@@ -142,4 +142,6 @@ def _row(row: Row, record: Mapping[str, Any]) -> dict[str, Any]:
     numbers = {**steady, **flat(record.get("summary", {}))}
     if record["status"] == "done":
         numbers["lossy"] = "yes" if losses(record["summary"]) else "no"
+        energy, time = (record["summary"].get(name) for name in ("energy_J", "makespan_s"))
+        numbers |= {POWER: energy / time} if energy is not None and time else {}
     return {**head, **{name: value for name, value in numbers.items() if name not in head}}

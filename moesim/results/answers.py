@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+from moesim.results.constraints import constraint_words, missed
 from moesim.results.drivers import driven
 from moesim.results.marks import is_bound, losses_of_rows
 from moesim.results.search import find_crossovers, find_peak
@@ -36,6 +37,8 @@ class Cell:
     """(seed, replicate) -> the metric, signed so that more is better."""
     bound: bool = False
     """Of a policy that no system can follow."""
+    missed: tuple[str, ...] = ()
+    """Constraints of the experiment that it does not keep, in words."""
 
     @property
     def mean(self) -> float:
@@ -52,14 +55,21 @@ def cells(experiment: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> l
     """The points with a value of the metric, by setting and policy, in the order of the design."""
     names = [name for axis in experiment["axes"] for name in axis["columns"]]
     sign = 1.0 if experiment["goal"] == "highest" else -1.0
-    found: dict[tuple[Any, ...], dict[tuple[int, int], float]] = {}
-    bounds = bound_policies(rows)
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    bounds, limits = bound_policies(rows), experiment.get("constraints", [])
     for row in rows:
-        value = row.get(experiment["metric"])
-        if row["status"] == "done" and isinstance(value, (int, float)):
-            key = (tuple((name, row[name]) for name in names), row["policy"])
-            found.setdefault(key, {})[row["seed"], row["replicate"]] = sign * float(value)
-    return [Cell(settings, policy, samples, policy in bounds) for (settings, policy), samples in found.items()]
+        if row["status"] == "done" and isinstance(row.get(experiment["metric"]), (int, float)):
+            groups.setdefault((tuple((name, row[name]) for name in names), row["policy"]), []).append(row)
+    return [
+        Cell(
+            settings,
+            policy,
+            {(row["seed"], row["replicate"]): sign * float(row[experiment["metric"]]) for row in group},
+            policy in bounds,
+            missed(limits, group),
+        )
+        for (settings, policy), group in groups.items()
+    ]
 
 
 def bound_policies(rows: Sequence[Mapping[str, Any]]) -> set[str]:
@@ -72,6 +82,7 @@ def answered(experiment: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -
     """The whole answer, as `answer.json` holds it; its sentences come first to whoever reads it."""
     every = cells(experiment, rows)
     known = [cell for cell in every if not cell.bound]
+    kept = [cell for cell in known if not cell.missed]
     level = float(experiment["level"])
     sign = 1.0 if experiment["goal"] == "highest" else -1.0
     grid = experiment["design"]["kind"] == "grid"
@@ -82,7 +93,8 @@ def answered(experiment: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -
         "experiment": experiment["name"],
         "points": {"asked": len(rows), **{kind: _count(rows, kind) for kind in ("done", "refused", "failed")}},
         "sentences": [],
-        "best": _best(known, level, sign),
+        "constraints": [constraint_words(limit) for limit in experiment.get("constraints", [])],
+        "best": _best(kept, level, sign),
         "bounds": _bounds(every, level, sign),
         "lossy": _lossy(rows),
         "peaks": list(_peaks(experiment, known, level, sign)) if grid else [],

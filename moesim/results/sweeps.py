@@ -25,13 +25,15 @@ from moesim.writing import write
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FORMAT", "HEAD", "OUTPUTS", "SweepResult", "flat"]
+__all__ = ["FORMAT", "HEAD", "OUTPUTS", "POWER", "SweepResult", "flat"]
 
 FORMAT = "moesim sweep 1"
 OUTPUTS = ("table.csv", "summary.csv", "answer.json")
 """Files that are written when all points are there."""
 HEAD = ("policy", "seed", "replicate", "status", "error")
 """Columns of the table between the settings and the numbers."""
+POWER = "power_W"
+"""Column of the table: energy over makespan, where the energy is known."""
 _FIRST = ("throughput_tok_s", "steady_tok_s", "warm_up_steps", "settled")
 
 

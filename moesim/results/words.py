@@ -57,7 +57,9 @@ def number(value: Any) -> str:
 
 def _interval(middle: Any, low: Any, high: Any, unit: str = "") -> str:
     tail = f" {unit}" if unit else ""
-    return f"{number(middle)}{tail}" if low is None else f"{number(middle)} [{number(low)}, {number(high)}]{tail}"
+    return (
+        f"{number(middle)}{tail}" if low is None or low == high else f"{number(middle)} [{number(low)}, {number(high)}]{tail}"
+    )
 
 
 def _at(settings: Mapping[str, Any]) -> str:
@@ -72,7 +74,8 @@ def sentences(experiment: Mapping[str, Any], answer: Mapping[str, Any]) -> list[
     """The answer, the most wanted first: best setting, peaks and crossovers around it, policies against each other."""
     best = answer["best"]
     if best is None:
-        return ["No point has a value of the metric, so there is no answer.", *_troubles(answer)]
+        kept = f" that keeps {_limits(answer)}" if answer.get("constraints") else ""
+        return [f"No point has a value of the metric{kept}, so there is no answer.", *_troubles(answer)]
     told = [_best(experiment, answer)]
     for peak in answer["peaks"]:
         if peak["policy"] == best["policy"] and _around(peak["at"], best["settings"]):
@@ -100,9 +103,14 @@ def _bounds(experiment: Mapping[str, Any], answer: Mapping[str, Any]) -> list[st
     return told
 
 
+def _limits(answer: Mapping[str, Any]) -> str:
+    return " and ".join(answer["constraints"])
+
+
 def optimum_sentences(experiment: Mapping[str, Any], answer: Mapping[str, Any]) -> list[str]:
-    """The best values of each policy, and between which tested ones they lie."""
+    """The best values of each policy, between which tested ones they lie, and who keeps the constraints nowhere."""
     name, unit = metric_words(experiment["metric"])
+    keeping = f" that keeps {_limits(answer)}" if answer.get("constraints") else ""
     told = []
     for one in answer["optimum"]:
         free = {key: value for key, value in one["settings"].items() if key not in one["between"]}
@@ -111,8 +119,13 @@ def optimum_sentences(experiment: Mapping[str, Any], answer: Mapping[str, Any]) 
         where = ", ".join([*places, *([_at(free)] if free else [])])
         value = _interval(one["mean"], one["low"], one["high"], unit)
         told.append(
-            f"{_who(answer, one['policy'])}: the {answer['goal']} {name}, {value}, at {where}; {one['runs']} settings tried."
+            f"{_who(answer, one['policy'])}: the {answer['goal']} {name}{keeping}, {value}, at {where}; "
+            f"{one['runs']} settings tried."
         )
+    for group in answer["out_of_reach"]:
+        where = f" at {_at(group['settings'])}" if group["settings"] else ""
+        missed = f"; all miss {' and '.join(group['missed'])}" if group["missed"] else ""
+        told.append(f"{_who(answer, group['policy'])}{where}: none of {group['runs']} settings{keeping}{missed}.")
     return told
 
 
@@ -130,6 +143,7 @@ def _best(experiment: Mapping[str, Any], answer: Mapping[str, Any]) -> str:
     value = _interval(best["mean"], best["low"], best["high"], unit)
     who = f" by {_who(answer, best['policy'])}" if len(experiment["policies"]) > 1 or not best["settings"] else ""
     where = f" at {_at(best['settings'])}" if best["settings"] else ""
+    name += f" that keeps {_limits(answer)}" if answer.get("constraints") else ""
     tied = len(best["tied"])
     alike = f"{_plural(tied, 'other setting is', 'other settings are')} statistically indistinguishable from it"
     others = f"; {alike}" if tied else ""

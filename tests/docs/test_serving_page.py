@@ -12,6 +12,7 @@ from doc_pages import blocks, read
 from pydantic import TypeAdapter, ValidationError
 
 import moesim
+from moesim.experiment.plan import plan
 from moesim.plugins import BUILT_IN
 from moesim.workload.requests.arrivals import AnyArrivals
 
@@ -28,9 +29,16 @@ def test_the_workload_of_the_page_is_served() -> None:
     assert result.summary["slo"]["ttft_s"] == 0.5
 
 
+def test_the_experiment_of_the_page_is_right(tmp_path: Path) -> None:
+    (tmp_path / "largest.yaml").write_text(blocks(PAGE, "yaml")[1].text)
+    planned = plan(tmp_path / "largest.yaml")
+    assert [limit["metric"] for limit in planned.document["constraints"]] == ["slo.attainment", "ttft_s.p99", "machine_usd"]
+    assert planned.document["metric"] == "workload.arrivals.rate (/s)"
+
+
 def test_a_measured_run_is_replayed_as_the_page_says(tmp_path: Path) -> None:
     scenario = tmp_path / "replay.yaml"
-    scenario.write_text(blocks(PAGE, "yaml")[1].text)
+    scenario.write_text(blocks(PAGE, "yaml")[2].text)
     (tmp_path / "run.csv").write_text("client_s,arrival_s,prompt_tokens,output_tokens\n0.5,0.6,20,3\n-0.25,0.6,30,2\n")
     requests = moesim.run(scenario).frame("requests")
     assert requests.arrival_s.tolist() == [0.0, 0.75]

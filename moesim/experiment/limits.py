@@ -1,0 +1,50 @@
+"""Reads the constraints of an experiment: limits on columns of its table, in the units of the columns.
+
+Knows names of columns and quantities; not what a run yields.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from moesim.errors import Mistake, did_you_mean
+from moesim.experiment.spec import Edge, Experiment
+from moesim.results.result import FIELDS
+from moesim.results.steady import Steady
+from moesim.results.sweeps import POWER
+from moesim.scenario.tree import Node
+from moesim.units import parse
+
+__all__ = ["constraints"]
+
+_QUANTITIES = {"_s": "duration", "_usd": "money", "_W": "power"}
+"""Ending of a column's first word -> what its values are."""
+
+
+def constraints(experiment: Experiment, root: Node) -> tuple[list[dict[str, Any]], list[Mistake]]:
+    """`metric`, `at_least` and `at_most` of each constraint, in the column's unit, and what is wrong with the others."""
+    known = [*FIELDS, *Steady._fields, POWER]
+    limits: list[dict[str, Any]] = []
+    mistakes: list[Mistake] = []
+    for name, limit in experiment.constraints.items():
+        place = (root.at(("constraints", name)) or root).place
+        word = name.partition(".")[0]
+        if word not in known:
+            text = f"no run has a number '{name}'.{did_you_mean(name, known)}"
+            mistakes.append(Mistake(text, f"constraints.{name}", *place))
+            continue
+        try:
+            edges = {key: _value(getattr(limit, key), word) for key in ("at_least", "at_most")}
+        except ValueError as error:
+            mistakes.append(Mistake(str(error), f"constraints.{name}", *place))
+        else:
+            limits.append({"metric": name, **edges})
+    return limits, mistakes
+
+
+def _value(edge: Edge | None, word: str) -> float | None:
+    """A limit in the unit of the column whose first word is `word`; ValueError where it is not one."""
+    quantity = next((quantity for ending, quantity in _QUANTITIES.items() if word.endswith(ending)), None)
+    if edge is None or (quantity is None and not isinstance(edge, str)):
+        return edge
+    return parse(str(edge), quantity or "share")

@@ -1,0 +1,98 @@
+"""Constraints of an experiment: the largest rate under a service level, searched at every setting without numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moesim.errors import InputError
+from moesim.experiment.optimum import optimize
+from moesim.experiment.plan import plan
+from moesim.results.constraints import constraint_words, missed
+
+MODEL: dict[str, Any] = {
+    "name": "tiny", "hidden": 512, "layers": 2, "experts": 8, "top_k": 2, "expert_width": 1024, "vocab": 32000,
+    "attention": {"kind": "gqa", "heads": 8, "kv_heads": 2, "head_dim": 64},
+}  # fmt: skip
+SCENARIO: dict[str, Any] = {
+    "hardware": "rtx4090-desktop",
+    "model": MODEL,
+    "policy": "on_demand",
+    "workload": {
+        "kind": "online", "requests": 16, "arrivals": {"kind": "poisson", "rate": "1/s"}, "prompt": 64, "output": 8,
+        "routing": {"kind": "uniform"}, "scheduler": {"kind": "continuous", "max_num_seqs": 2, "max_num_batched_tokens": 64},
+        "slo": {"ttft": "60 ms"},
+    },
+}  # fmt: skip
+RATE = "workload.arrivals.rate (/s)"
+LARGEST: dict[str, Any] = {
+    "axes": {
+        "workload.arrivals.rate": ["4/s", "1000/s"],
+    },
+    "metric": "workload.arrivals.rate",
+    "constraints": {"slo.attainment": {"at_least": "95 %"}},
+    "bound": False,
+}
+
+
+def experiment(folder: Path, **changes: Any) -> Path:
+    (folder / "base.yaml").write_text(json.dumps({"name": "base", **SCENARIO}))
+    data = {**LARGEST, **changes}
+    path = folder / "largest.yaml"
+    path.write_text(json.dumps({**data, "scenario": {"extends": "base.yaml"}}))
+    return path
+
+
+def test_the_largest_rate_that_keeps_the_limit_is_found_between_two_rates(tmp_path: Path) -> None:
+    axes = {"workload.arrivals.rate": ["4/s", "1000/s"], "workload.scheduler.max_num_seqs": {"kind": "list", "values": [2, 4],
+            "labels": ["two", "four"]}}  # fmt: skip
+    found = optimize(experiment(tmp_path, axes=axes), rounds=3, jobs=1)
+    rates, attainment = found.columns[RATE], found.columns["slo.attainment"]
+    optima = found.answer["optimum"]
+    assert sorted(best["settings"]["workload.scheduler.max_num_seqs"] for best in optima) == ["four", "two"]
+    for best in optima:
+        ends = best["between"][RATE]
+        own = found.columns["workload.scheduler.max_num_seqs"] == best["settings"]["workload.scheduler.max_num_seqs"]
+        assert best["mean"] == max(rates[own & (attainment >= 0.95)])
+        assert ends["high"] == min(rates[own & (attainment < 0.95)])
+        assert ends["low"] <= best["mean"] < ends["high"]
+        assert best["runs"] == 2 + 3
+    assert optima[0]["mean"] >= optima[1]["mean"]
+    assert "that keeps slo.attainment at least 0.95" in found.answer["sentences"][0]
+
+
+def test_what_no_setting_keeps_is_said(tmp_path: Path) -> None:
+    axes = {"workload.arrivals.rate": ["4/s", "8/s"]}
+    found = optimize(experiment(tmp_path, axes=axes, constraints={"ttft_s.p99": {"at_most": "1 us"}}), rounds=2, jobs=1)
+    assert found.answer["optimum"] == []
+    (group,) = found.answer["out_of_reach"]
+    assert (group["missed"], group["runs"]) == (["ttft_s.p99 at most 1e-06"], 2)
+    assert found.answer["best"] is None
+    assert "none of 2 settings that keeps ttft_s.p99 at most 1e-06" in found.answer["sentences"][0]
+
+
+@pytest.mark.parametrize(
+    ("constraints", "message"),
+    [
+        ({"ttft_s.p99": {"at_most": 2}}, "has no unit; a duration is written like"),
+        ({"tftt_s": {"at_most": "2 s"}}, "no run has a number 'tftt_s'"),
+        ({"machine_usd": {"at_most": "2 s"}}, "'s' is no unit of money"),
+        ({"slo.attainment": {}}, "give at_least, at_most or both"),
+    ],
+)
+def test_mistakes_in_constraints_are_named(tmp_path: Path, constraints: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        plan(experiment(tmp_path, constraints=constraints))
+    assert message in str(caught.value)
+
+
+def test_a_number_that_is_not_known_keeps_no_limit() -> None:
+    limit = {"metric": "machine_usd", "at_least": None, "at_most": 5.0}
+    rows = [{"status": "done", "machine_usd": value} for value in (4.0, 5.5)]
+    assert missed([limit], rows) == ()
+    assert missed([limit], [*rows, {"status": "done", "machine_usd": None}]) == ("machine_usd at most 5",)
+    assert missed([limit], [*rows, {"status": "done", "machine_usd": 9.0}]) == ("machine_usd at most 5",)
+    assert constraint_words({"metric": "m", "at_least": 1, "at_most": 2.5}) == "m at least 1 and at most 2.5"
