@@ -14,7 +14,7 @@ import numpy as np
 from moesim.arrays import FloatArray
 from moesim.hardware import Gpu, NearDataUnit, Path, System
 from moesim.hardware.device import Phase
-from moesim.model import Architecture
+from moesim.model import Architecture, Latent
 from moesim.runtime import FREE, Calls, Copies, Runtime
 from moesim.runtime.gpu import Operation
 
@@ -43,13 +43,14 @@ class Costs:
 
     def __init__(self, model: Architecture, system: System, runtime: Runtime = FREE) -> None:
         self.model = model
-        self.runtime = runtime
+        self.runtime = runtime.serving_latents() if isinstance(model.attention, Latent) else runtime
         self.system = self.runtime.over(system)
         self._gpu = self.system.devices[system.gpu_name]
         self._reach: dict[tuple[str, str], Path] = {}
         self._paths: dict[tuple[str, str], Path] = {}
         self._alone: dict[tuple[Operation, int], FloatArray] = {}
         """Seconds of dense work on the GPU by its tokens, which are the same in many steps."""
+        self._dense = model.experts == 1
         self._bare = False
         """Whether calls cost nothing, even on devices that price them themselves."""
 
@@ -63,6 +64,9 @@ class Costs:
     def calls(self, device: str) -> Calls:
         """What calls to experts on a device cost, and handing over to it."""
         calls = self.runtime.calls(self.system.devices[device])
+        if self._dense and device == self.system.gpu_name:
+            block = self.runtime.fixed(self._gpu, "dense")
+            calls = calls._replace(together=block, apart=block)
         if not self.runtime.one_thread(self.system.devices[device]):
             return calls
         return calls._replace(before=self.runtime.calls(self._gpu).apart)
@@ -102,8 +106,16 @@ class Costs:
         return {unit.inside: name for name, unit in units.items() if isinstance(unit, NearDataUnit)}
 
     def gpu(self, tokens: Any, weight_bytes: Any = None) -> FloatArray:
-        """Time of experts with `tokens` [...] tokens on the GPU, weights in its memory, without launches."""
-        return self._expert(self._gpu, tokens, weight_bytes, None)
+        """Time of experts with `tokens` [...] tokens on the GPU, weights in its memory, without launches.
+
+        The only expert of a layer is a dense block, which runs as other dense products do.
+        """
+        if not self._dense:
+            return self._expert(self._gpu, tokens, weight_bytes, None)
+        t = np.asarray(tokens, dtype=np.float64)
+        weights = self.model.expert_bytes if weight_bytes is None else np.asarray(weight_bytes)
+        moved = np.where(t > 0, weights + 2 * self.model.token_bytes * t, 0.0)
+        return np.asarray(self._gpu.gemm_time(self.model.expert_flops * t, moved), dtype=np.float64)
 
     def cpu(self, tokens: Any, tier: str, weight_bytes: Any = None) -> FloatArray:
         """Time of experts on the CPU with their weights read from `tier`; inf without a CPU or from GPU memory."""
@@ -158,7 +170,9 @@ class Costs:
         return self._gemm("output", device, tokens, self.model.output_flops, self.model.output_bytes, crossing)
 
     def router(self, tokens: Any) -> FloatArray:
-        """Norm and router of one MoE layer, on the GPU."""
+        """Norm and router of one MoE layer, on the GPU; 0 where a layer has one expert, which is no choice."""
+        if self._dense:
+            return np.zeros(np.shape(tokens))
         return self._on_gpu("router", tokens, self.model.router_flops, self.model.router_bytes, self.model.token_bytes)
 
     def shared(self, tokens: Any) -> FloatArray:
@@ -191,8 +205,26 @@ class Costs:
         unit = self.system.devices[device]
         time = np.asarray(unit.core_time(flops, kv_bytes, phase, reach), dtype=np.float64)
         if isinstance(unit, Gpu) and phase == "decode":
+            time = np.maximum(time, self._latents(kv_bytes))
             time = (time + unit.attention.sequence * np.asarray(sequences)) * (unit.attention.mixed if mixed else 1.0)
+        elif isinstance(unit, Gpu):
+            time = time + self._scores(flops)
         return self._fixed("core", device, time, time > 0, tokens)
+
+    def _latents(self, kv_bytes: Any) -> FloatArray:
+        """Seconds to read `kv_bytes` [..] of latents where the program's kernel is slow at it; 0 otherwise."""
+        rate = self.runtime.gpu.attention.latent
+        slow = rate is not None and isinstance(self.model.attention, Latent)
+        return np.asarray(kv_bytes, dtype=np.float64) / rate if slow and rate else np.zeros(np.shape(kv_bytes))
+
+    def _scores(self, flops: Any) -> FloatArray:
+        """Seconds to move the scores of prompts of `flops` [..] through GPU memory where the program writes them out."""
+        moved, kind = self.runtime.gpu.attention.scores, self.model.attention
+        if not moved:
+            return np.zeros(np.shape(flops))
+        scores = np.asarray(flops, dtype=np.float64) * kind.heads / kind.prefill_flops
+        gpu = self.system.gpu
+        return np.asarray(moved * scores / (gpu.own_bandwidth or np.inf) / gpu.attention.streaming)
 
     def _on_gpu(self, operation: Operation, tokens: Any, flops: float, weight_bytes: float, activations: float) -> FloatArray:
         if not isinstance(tokens, int):

@@ -29,6 +29,7 @@ class Problem:
     """The placement problem. L MoE layers, E experts per layer, R requests."""
 
     model: Architecture
+    """The model, in the form of attention that the runtime has."""
     system: System
     """The machine, as the runtime uses it."""
     job: Job
@@ -50,6 +51,8 @@ class Problem:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "system", self.runtime.over(self.system))
+        if self.runtime.gpu.attention.absorbed:
+            object.__setattr__(self, "model", self.model.absorbed())
         if self.runtime.chunk and not self.job.chunk:
             object.__setattr__(self, "job", replace(self.job, chunk=self.runtime.chunk))
 

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from pydantic import ValidationInfo, field_validator
 
 from moesim.arrays import FloatArray
-from moesim.model.attention import AnyAttention
+from moesim.model.attention import AnyAttention, Latent
 from moesim.model.mixtures import mixture
 from moesim.model.precision import Precision
 from moesim.model.shape import Shape
@@ -54,6 +54,12 @@ class Architecture(Shape):
         base = self.precision if precision is None else precision
         changed = Precision(**{**base.model_dump(), **parts})
         return self.model_copy(update={"precision": changed})
+
+    def absorbed(self) -> Self:
+        """The same model whose prompts attend to latents as they are; itself without latent attention (MLA)."""
+        if not isinstance(self.attention, Latent) or self.attention.absorbed:
+            return self
+        return self.model_copy(update={"attention": self.attention.model_copy(update={"absorbed": True})})
 
     # Layers
 

@@ -130,6 +130,8 @@ class Latent(Spec):
     """Width of a head's value."""
     gated: bool = False
     """Whether the output is multiplied by a learnt gate as wide as the values of all heads (Kimi-K3)."""
+    absorbed: bool = False
+    """Whether prompts attend in the absorbed form, too; a runtime says so (`gpu.attention.absorbed`)."""
 
     def qkv_parameters(self, hidden: int) -> int:
         """Weights of the projections to queries and latent (and to the gate), and of the expansion to keys."""
@@ -149,8 +151,8 @@ class Latent(Spec):
 
     @property
     def fresh(self) -> int:
-        """Numbers per token that the core reads beside the queries in prefill: expanded keys and values."""
-        return self.heads * (self.nope_dim + self.v_dim) + self.rope_dim
+        """Numbers per token that the core reads beside the queries in prefill: expanded keys and values, or latents."""
+        return self.cached if self.absorbed else self.heads * (self.nope_dim + self.v_dim) + self.rope_dim
 
     @property
     def state(self) -> int:
@@ -174,13 +176,14 @@ class Latent(Spec):
 
     @property
     def prefill_flops(self) -> int:
-        """FLOP per pair of a query and a key that it may see, expanded."""
-        return 2 * self.heads * (self.nope_dim + self.rope_dim + self.v_dim)
+        """FLOP per pair of a query and a key that it may see, expanded unless `absorbed`."""
+        expanded = 2 * self.heads * (self.nope_dim + self.rope_dim + self.v_dim)
+        return self.decode_flops if self.absorbed else expanded
 
     @property
     def expansion_flops(self) -> int:
         """FLOP per cached token that a later part of its prompt attends to: its latent becomes keys and values once more."""
-        return 2 * self.kv_rank * self.heads * (self.nope_dim + self.v_dim)
+        return 0 if self.absorbed else 2 * self.kv_rank * self.heads * (self.nope_dim + self.v_dim)
 
 
 class Linear(Spec):

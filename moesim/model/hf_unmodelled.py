@@ -74,14 +74,17 @@ _FAMILIES = {
 }
 
 
-def refuse(fields: Fields) -> None:
-    """Raises InputError for what moesim does not simulate at all; notes a mistake for each feature that it cannot model."""
+def refuse(fields: Fields, dense: bool = False) -> None:
+    """Raises InputError for what moesim does not simulate at all; notes a mistake for each feature that it cannot model.
+
+    `dense`: whether the file is that of a model without experts, read as one with one.
+    """
     kind = fields.text("model_type")
     if fields.find("is_encoder_decoder")[1] is True or kind in _ENCODER_DECODER:
         message = f"'{kind or 'this model'}' is an encoder-decoder; moesim simulates decoder-only models (not Switch or NLLB)"
         raise InputError(Mistake(message, fields.find("model_type", "is_encoder_decoder")[0]))
     path, experts = fields.find(*EXPERTS)
-    if not path or experts in (0, 1):
+    if not path or (experts in (0, 1) and not dense):
         reason = f"{path} is {experts}" if path else f"none of {', '.join(EXPERTS)} is there"
         hint = "" if path else fields.misspelt(EXPERTS)
         raise InputError(Mistake(f"not a Mixture-of-Experts model: {reason}.{hint}", path))

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from moesim.errors import InputError, Mistake
 from moesim.model.architecture import Architecture
 from moesim.model.hf_attention import read_attention
+from moesim.model.hf_dense import as_one_expert
 from moesim.model.hf_experts import read_experts
 from moesim.model.hf_fields import Fields
 from moesim.model.hf_keys import decides_a_size, may_be_a_size
@@ -36,12 +37,14 @@ def read_config(
     `name` and `source` default to `_name` and `_source` of the mapping, the name then to its `model_type`. `quantization` is
     what stands in a hf_quant_config.json beside the file, if there is one. Warns of keys that are not read although they sound
     like sizes (see hf_keys). Raises InputError with one mistake per problem: a missing or wrong value, a default that an
-    unread key may deny, a model without experts, an encoder-decoder, or a feature whose sums would come out wrong.
+    unread key may deny, a model without experts of an unknown family, an encoder-decoder, or a feature whose sums would come
+    out wrong.
     """
     if not isinstance(mapping, Mapping):
         raise InputError(Mistake(f"a config.json is an object of keys and values, not {type(mapping).__name__}"))
-    fields = Fields(mapping)
-    refuse(fields)
+    blocks = as_one_expert(mapping)
+    fields = Fields(mapping if blocks is None else blocks)
+    refuse(fields, dense=blocks is not None)
     modelled = not fields.mistakes
     kinds = read_layers(fields)
     hidden = fields.integer("hidden", "the width of the hidden state", _HIDDEN)

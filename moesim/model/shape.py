@@ -28,7 +28,8 @@ class Shape(Spec):
     layers: int = Field(gt=0)
     """Decoder layers."""
     experts: int = Field(ge=0)
-    """Routed experts of one MoE layer (E); 0 for a dense model, whose layers have none."""
+    """Routed experts of one MoE layer (E); 0 for a dense model, all of it in GPU memory. 1 for a dense model whose feed-forward
+    blocks a policy places and streams as it does experts: each is the only expert of its layer."""
     moe_layers: tuple[int, ...] = Field((), validate_default=True)
     """Indices of the decoder layers with experts, from 0; every layer when empty, none of a dense model."""
     top_k: int = Field(0, ge=0, validate_default=True)
@@ -65,13 +66,6 @@ class Shape(Spec):
     """Whether the LM head is the input embedding."""
     precision: Precision = Precision()
     """Number format of each part."""
-
-    @field_validator("experts")
-    @classmethod
-    def _none_or_several(cls, value: int) -> int:
-        if value == 1:
-            raise ValueError("one expert that every token takes is a dense block; write 0, and its dense_width")
-        return value
 
     @field_validator("top_k")
     @classmethod

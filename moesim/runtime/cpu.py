@@ -35,21 +35,30 @@ class KernelClass(Spec):
     """
 
     core_bandwidth: Bandwidth
-    """Stored bytes of weights per second that one core streams and unpacks."""
+    """Stored bytes of weights per second that one core streams."""
+    core_unpack: ComputeRate | None = None
+    """Weights per second that one core turns from a packed format (fewer than 16 bits) into operands, beside streaming them;
+    without it `core_bandwidth` has the unpacking of the format that it was measured with in it."""
     share: PositiveShare = 1.0
     """The most of the memory's bandwidth that the kernel was seen to reach."""
     core_rate: ComputeRate
     """FLOP/s per core with many tokens per expert."""
     together: PositiveShare = 1.0
     """Share that several sockets reach of the sum of each alone: below 1 without a copy of the weights on each."""
+    together_rate: PositiveShare | None = None
+    """The same with many tokens per expert, where it is another."""
     q: Sharpness = 1.5
     """Roundness of the corner, as in a kernel of the hardware."""
 
     def kernel(self, cpu: Cpu) -> Kernel:
         """The kernel on `cpu`, whose cores are known."""
-        cores = float(cpu.cores or 0) * (self.together if cpu.sockets > 1 else 1.0)
+        several = cpu.sockets > 1
+        cores = float(cpu.cores or 0) * (self.together if several else 1.0)
+        busy = float(cpu.cores or 0) * ((self.together_rate or self.together) if several else 1.0)
         memory = cpu.own_bandwidth if cpu.own_bandwidth is not None else math.inf
-        return Kernel(bandwidth=min(cores * self.core_bandwidth, self.share * memory), rate=cores * self.core_rate, q=self.q)
+        stream = min(cores * self.core_bandwidth, self.share * memory)
+        unpack = None if self.core_unpack is None else cores * self.core_unpack
+        return Kernel(bandwidth=stream, rate=busy * self.core_rate, q=self.q, unpack=unpack)
 
 
 class CpuPrograms(Spec):

@@ -5,7 +5,7 @@ Knows how long an empty kernel of each kind takes (`FixedTimes` of a GPU); nothi
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from annotated_types import Ge
 from pydantic import Field
@@ -14,7 +14,7 @@ from moesim.hardware import Gpu, Roofline
 from moesim.hardware.experts import PositiveShare
 from moesim.hardware.gpu import ExpertFormat, FixedTimes
 from moesim.spec import Spec
-from moesim.units import Duration
+from moesim.units import Bandwidth, Duration
 
 __all__ = ["GpuCore", "GpuPrograms", "Kernels", "Launches", "Mode", "Operation", "Operations"]
 
@@ -93,6 +93,19 @@ class GpuCore(Spec):
     """Share of the memory bandwidth while the KV cache streams; without it the GPU's own."""
     efficiency: PositiveShare | None = None
     """Share of the peak rate; without it the GPU's own."""
+    latent: Bandwidth | None = None
+    """The most B/s at which decoding reads latents (MLA): kernels that are not made for them do not reach the memory's rate."""
+    absorbed: bool = False
+    """Whether prompts attend to latents (MLA) as they are, at more FLOP per pair; else keys and values are expanded first."""
+    scores: Count = 0.0
+    """Bytes of GPU memory moved per score in prompts: 0 for flash-style kernels, some 14 to 32 where scores are written out,
+    scaled, masked and normalised one kernel after another."""
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """What takes the place of the GPU's own shares."""
+        own = {"streaming": self.streaming, "efficiency": self.efficiency}
+        return {name: share for name, share in own.items() if share is not None}
 
 
 class GpuPrograms(Spec):
@@ -111,6 +124,8 @@ class GpuPrograms(Spec):
     """One call for all resident experts of a layer if true, one per active expert otherwise."""
     kernels: Operations = Operations()
     """Kernels by operation."""
+    latent: dict[Operation, Kernels] = Field(default_factory=dict)
+    """Kernels of operations that take more of them in models with latent attention (MLA)."""
     streaming: PositiveShare | None = None
     """Share of the memory bandwidth that its products and experts reach; without it what the GPU was measured to."""
     efficiency: PositiveShare | None = None
@@ -133,6 +148,14 @@ class GpuPrograms(Spec):
         kernels: Kernels = getattr(self.kernels, operation)
         return kernels.seconds(fixed, getattr(self.launches, mode))
 
+    def serving_latents(self) -> Self:
+        """The same for a model with latent attention."""
+        if not self.latent:
+            return self
+        update: dict[str, Kernels] = {str(name): kernels for name, kernels in self.latent.items()}
+        kernels = self.kernels.model_copy(update=update)
+        return self.model_copy(update={"kernels": kernels})
+
     def over(self, gpu: Gpu) -> Gpu:
         """`gpu` as this program uses it."""
         shares = {name: share for name in ("streaming", "efficiency") if (share := getattr(self, name)) is not None}
@@ -142,8 +165,7 @@ class GpuPrograms(Spec):
             if isinstance(gpu.experts, Roofline):
                 changes["experts"] = gpu.experts.model_copy(update=shares)
             changes["formats"] = {name: _shared(packed, shares) for name, packed in gpu.formats.items()}
-        core = {key: value for key, value in self.attention if value is not None}
-        if core:
+        if core := self.attention.shares:
             changes["attention"] = gpu.attention.model_copy(update=core)
         return gpu.model_copy(update=changes) if changes else gpu
 

@@ -5,7 +5,7 @@ Applies itself to a machine (`over`) and says what calls cost on it (`calls`, `f
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, Self
 
 from annotated_types import Ge
 
@@ -95,6 +95,10 @@ class Runtime(Spec):
         """Whether the thread that computes experts on `cpu` launches the GPU's calls first."""
         said = cpu.launches_gpu if isinstance(cpu, Cpu) else False
         return self.cpu.one_thread if said is None else said
+
+    def serving_latents(self) -> Self:
+        """The program with the kernels that a model with latent attention (MLA) takes."""
+        return self.model_copy(update={"gpu": self.gpu.serving_latents()}) if self.gpu.latent else self
 
     def over(self, system: System) -> System:
         """The machine as this program uses it: kernels and attention of its devices."""

@@ -53,7 +53,7 @@ class MixtralOffloading(SizedPolicy):
     adapts: ClassVar[Literal["never", "layer", "pass", "both"]] = "layer"
     symmetric: ClassVar[bool] = False
     symmetric_reason: ClassVar[str] = "starts with the highest expert ids, as published"
-    runtime: ClassVar[str] = "hf-eager"
+    runtime: ClassVar[str] = "mixtral-offloading"
     source: ClassVar[str] = "Eliseev and Mazur 2023 (arXiv:2312.17238)"
 
     @property

@@ -62,7 +62,7 @@ class MoeInfinity(SizedPolicy):
     """Stored matrices and what a comparison costs."""
 
     adapts: ClassVar[Literal["never", "layer", "pass", "both"]] = "layer"
-    runtime: ClassVar[str] = "hf-eager"
+    runtime: ClassVar[str] = "moe-infinity"
     source: ClassVar[str] = "MoE-Infinity (arXiv:2401.14361)"
 
     @property

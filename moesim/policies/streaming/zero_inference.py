@@ -28,16 +28,18 @@ __all__ = ["ZeroInference", "ZeroInfinity"]
 
 
 class ZeroInference(StreamedPolicy):
-    """Whole layers are fetched ahead of the layer that runs, used or not; the GPU memory saved is spent on the batch.
+    """All weights are streamed, whole layers ahead of the layer that runs; the GPU memory saved is spent on the batch.
 
     The KV cache is in GPU memory, or with `kv_offload` in host memory: then it is copied to the GPU for every layer and step,
-    and new entries back. Weights outside the experts stay in GPU memory if they fit there, else they stream, too.
+    and new entries back. All weights live in the host, those outside the experts, too, even where GPU memory has room for them.
+    Experts are modules of their own, whose weights are fetched when the module is called: a batch that calls all of them in
+    every layer finds them fetched ahead by the traced order, a smaller one breaks the trace and fetches what it calls, when it
+    calls it.
     Source: DeepSpeed ZeRO-Inference (DeepSpeedExamples, inference/huggingface/zero_inference), arXiv:2207.00032, after
-    ZeRO-Infinity, arXiv:2104.07857. Published: the order of layers is traced in the first pass, then fetched ahead.
-    Inferred: the prefetch bucket is a number of layers (1 or 2). Left out: unpinned host memory, the default of the example
-    (take a link profile whose name ends in -pageable for its rate); streaming of weights outside the experts where GPU memory
-    has room for them (how much of it is left for the batch then is not published).
-    `deepspeed_moe` fetches only what the router asked for.
+    ZeRO-Infinity, arXiv:2104.07857. Published: the order of modules is traced in the first pass, then fetched ahead; a trace
+    that does not hold is given up.
+    Inferred: the prefetch bucket is a number of layers (1 or 2); the trace holds where uniform routing would leave out less
+    than one expert in a layer.
     """
 
     kind: Literal["zero_inference"] = "zero_inference"
@@ -62,9 +64,10 @@ class ZeroInference(StreamedPolicy):
         def window(batch: int) -> float:
             return cache_window(problem, batch) if self.kv_offload else 0.0
 
-        depths = [1, 0] if self.depth is None else [self.depth]
-        ways = [(depth, homes) for homes in homes_to_try(problem, tiers) for depth in depths]
         some = self.batch or 1
+        traced = _traced(problem, self.batch or problem.job.requests)
+        depths = [self.depth] if self.depth is not None else [1, 0] if traced else [0]
+        ways = [(depth, homes) for homes in homes_to_try(problem, tiers)[::-1] for depth in depths]
         for depth, homes in ways:
             make = partial(made, ahead=depth, homes=homes)
             if largest_batch(problem, make, some, depth, masters=True, reserve=window):
@@ -73,11 +76,17 @@ class ZeroInference(StreamedPolicy):
         return deploy_streamed(problem, cut, residents=0, groups=groups, state=depth)
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
-        """Everything on the GPU; without a layer fetched ahead, whole layers when their turn has come."""
-        return stream_in_order(visit, view) if view.state else upload_missing(visit, view, whole_layer=True)
+        """Everything on the GPU; without a layer fetched ahead, the experts that are called, when their turn has come."""
+        return stream_in_order(visit, view) if view.state else upload_missing(visit, view)
 
     def _groups(self, problem: Problem) -> Groups | None:
         return None
+
+
+def _traced(problem: Problem, batch: int) -> bool:
+    """Whether a step of `batch` tokens calls all experts of a layer, so that the order of modules is always the same."""
+    model = problem.model
+    return model.experts * (1.0 - model.top_k / model.experts) ** batch < 1.0 if model.experts else True
 
 
 class ZeroInfinity(ZeroInference):

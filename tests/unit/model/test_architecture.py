@@ -189,7 +189,6 @@ def test_layers_without_a_pattern_all_have_experts_and_no_window() -> None:
         ({"linear": LINEAR}, "linear_layers", "`linear` and `linear_layers` belong together: give both or neither"),
         ({"hidden": 0}, "hidden", "Input should be greater than 0"),
         ({"expert_width": -1}, "expert_width", "Input should be greater than or equal to 0"),
-        ({"experts": 1}, "experts", "one expert that every token takes is a dense block; write 0, and its dense_width"),
         ({"vocab": 0}, "vocab", "Input should be greater than 0"),
         ({"shared_width": -1}, "shared_width", "Input should be greater than or equal to 0"),
         ({"matrices": 4}, "matrices", "Input should be 2 or 3"),

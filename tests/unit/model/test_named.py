@@ -14,6 +14,12 @@ from moesim.model import Precision, load_named, named, named_config
 
 TABLE = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "models.csv"
 NAMES = named()
+LATER = {
+    "glm-4.7", "glm-4.7-flash", "kimi-k2-thinking", "llama-3.1-8b", "minimax-m2.1", "opt-13b", "opt-175b", "opt-30b",
+    "opt-6.7b", "opt-66b", "qwen3-32b", "qwen3-coder-next", "qwen3-next-80b-a3b",
+}  # fmt: skip
+"""Named models that the table does not have."""
+IN_TABLE = sorted(set(NAMES) - LATER)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +49,7 @@ def test_every_model_says_where_it_is_from(name: str) -> None:
     assert model.source == named_config(name)["_source"] != ""
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", IN_TABLE)
 def test_shape_agrees_with_the_table(name: str, rows: dict[str, dict[str, str]]) -> None:
     model, row = load_named(name), rows[name]
     told = (model.hidden, model.layers, model.n_moe, model.experts, model.top_k, model.shared_width, model.vocab)
@@ -52,7 +58,7 @@ def test_shape_agrees_with_the_table(name: str, rows: dict[str, dict[str, str]])
     assert model.tied_embedding == (row["tied_embedding"] == "1")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", IN_TABLE)
 def test_sizes_agree_with_the_table(name: str, rows: dict[str, dict[str, str]]) -> None:
     model, row = load_named(name).with_precision(Precision()), {k: v for k, v in rows[name].items() if k != "model"}
     assert model.expert_parameters == float(row["params_per_expert"])
@@ -67,7 +73,7 @@ def test_sizes_agree_with_the_table(name: str, rows: dict[str, dict[str, str]]) 
     assert (model.active_parameters + biases) / 1e9 == pytest.approx(float(row["active_params_calc_b"]), abs=0.0005001)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", IN_TABLE)
 def test_native_precision_agrees_with_the_table(name: str, rows: dict[str, dict[str, str]]) -> None:
     precision, native = load_named(name).precision, rows[name]["native_dtype"]
     assert (precision.weights, precision.experts) == {"bf16": ("bf16",) * 2, "fp8": ("fp8",) * 2}.get(native, ("bf16", "mxfp4"))

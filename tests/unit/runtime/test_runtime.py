@@ -35,7 +35,7 @@ def test_every_shipped_runtime_loads_and_every_value_says_where_it_is_from(path:
             assert leaf.origin.source, way
 
 
-TEXTS = ("kind", "name", "profile", "description", "mode", "calls", *range(9))
+TEXTS = ("kind", "name", "profile", "description", "mode", "calls", "beyond", *range(9))
 
 
 @pytest.mark.parametrize(
