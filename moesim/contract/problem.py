@@ -155,7 +155,7 @@ class Problem:
         """
         batch, prefill, decode = plan.batch, plan.prefill, plan.decode
         prompt, chunk = np.sort(self.job.prompt)[::-1], float(chunk_of(self.job, prefill) or np.inf)
-        tokens = min(float(prompt[: min(prefill.sequences or batch, batch)].sum()), chunk)
+        tokens = self._prompt_tokens(plan)
         micro_prefill = min(float(prompt[: prefill.micro_batch].sum()), chunk)
         micro_decode = float(min(decode.micro_batch, batch))
         hidden = 3.0 * self.model.token_bytes * max(tokens, float(batch))
@@ -163,6 +163,15 @@ class Problem:
             return hidden
         per_token = self.model.qkv_activation_bytes + self.model.core_activation_bytes
         return hidden + 2.0 * per_token * max(micro_prefill, micro_decode)
+
+    def _prompt_tokens(self, plan: BatchPlan) -> float:
+        """Most tokens of prompts that pass the layers together."""
+        chunk, sequences = float(chunk_of(self.job, plan.prefill) or np.inf), plan.prefill.sequences or plan.batch
+        return min(float(np.sort(self.job.prompt)[::-1][: min(sequences, plan.batch)].sum()), chunk)
+
+    def logit_bytes(self, plan: BatchPlan) -> float:
+        """GPU memory for the logits of prompts, if the runtime makes all of them."""
+        return self.runtime.logits * self.model.vocab * self._prompt_tokens(plan) if self.job.attention else 0.0
 
     def gpu_free(self, plan: BatchPlan) -> float:
         """Bytes of GPU memory left for resident experts; negative when even none fits."""
@@ -180,6 +189,8 @@ class Problem:
             "weights other than routed experts": self.non_expert_bytes(),
             f"intermediates of {format_count(plan.batch, 'sequence')}": self.activation_bytes(plan),
         }
+        if self.runtime.logits:
+            shares["logits of prompts"] = self.logit_bytes(plan)
         if self.job.attention:
             if not self._on_gpu(plan, "projections"):
                 shares["projections that another device runs"] = -self.model.qkv_bytes * self.model.layers

@@ -38,7 +38,7 @@ class ZeroInference(StreamedPolicy):
     Source: DeepSpeed ZeRO-Inference (DeepSpeedExamples, inference/huggingface/zero_inference), arXiv:2207.00032, after
     ZeRO-Infinity, arXiv:2104.07857. Published: the order of modules is traced in the first pass, then fetched ahead; a trace
     that does not hold is given up.
-    Inferred: the prefetch bucket is a number of layers (1 or 2); the trace holds where uniform routing would leave out less
+    Inferred: the prefetch bucket is a number of layers (1 or 2); all prompts of a batch pass together; the trace holds where uniform routing would leave out less
     than one expert in a layer.
     """
 
@@ -59,7 +59,8 @@ class ZeroInference(StreamedPolicy):
         tiers = [tier for group in groups or [] for tier in group]
 
         def made(batch: int, ahead: int, homes: Homes) -> BatchPlan:
-            return self.cut_into(problem, batch, kv=kv, ahead=ahead, homes=homes)
+            whole = self.model_copy(update={"prefill_batch": self.prefill_batch or batch})
+            return whole.cut_into(problem, batch, kv=kv, ahead=ahead, homes=homes)
 
         def window(batch: int) -> float:
             return cache_window(problem, batch) if self.kv_offload else 0.0

@@ -86,9 +86,10 @@ def _lightning_pace(made: Constants, output: int) -> Pace:
 def _deepspeed(made: Constants, output: int) -> tuple[int, Pace]:
     """The largest batch whose cache GPU memory holds beside two layers, and its pace."""
     policy: dict[str, Any] = {"kind": "zero_inference"}
-    this = loaded(SCENARIO, policy=policy, **{**BLIND, "workload.output": output})
+    sets = {"runtime": "deepspeed", **_sets(made)}
+    this = loaded(SCENARIO, policy=policy, **{**BLIND, **sets, "workload.output": output})
     batch = this.scenario.policy.deploy(problem_of(this, *this.build())).plan.batch
-    return batch, pace(SCENARIO, policy, sequences=batch, prompt=PROMPT, output=output, sets=_sets(made))
+    return batch, pace(SCENARIO, policy, sequences=batch, prompt=PROMPT, output=output, sets=sets)
 
 
 def _rate(system: str, made: Constants, output: int) -> float:
