@@ -65,8 +65,8 @@ class Runtime(Spec):
     """Tokens of prompts that pass the layers together at most; 0 for whole prompts. What the workload or its
     scheduler says goes before."""
     logits: Annotated[float, Ge(0)] = 0.0
-    """Bytes of GPU memory per token of the prompts that pass together and word of the vocabulary: 0 where only the last token of
-    a prompt has logits, 6 where a framework makes those of all tokens, in 16 bit and once more in 32."""
+    """Bytes of GPU memory per word of the vocabulary and token of the prompts that pass together: 0 where only the last token
+    of a prompt has logits, 6 where a framework makes those of all tokens, in 16 bit and once more in 32."""
     reserve: Size = 0.0
     """Bytes of GPU memory that the program keeps for itself: context, workspaces, captured graphs."""
 

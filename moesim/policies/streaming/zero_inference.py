@@ -38,8 +38,8 @@ class ZeroInference(StreamedPolicy):
     Source: DeepSpeed ZeRO-Inference (DeepSpeedExamples, inference/huggingface/zero_inference), arXiv:2207.00032, after
     ZeRO-Infinity, arXiv:2104.07857. Published: the order of modules is traced in the first pass, then fetched ahead; a trace
     that does not hold is given up.
-    Inferred: the prefetch bucket is a number of layers (1 or 2); all prompts of a batch pass together; the trace holds where uniform routing would leave out less
-    than one expert in a layer.
+    Inferred: the prefetch bucket is a number of layers (1 or 2); all prompts of a batch pass together; the trace holds where
+    uniform routing would leave out less than one expert in a layer.
     """
 
     kind: Literal["zero_inference"] = "zero_inference"
