@@ -116,7 +116,7 @@ def write(path: Path, pieces: Sequence[bytes | memoryview]) -> bool:
     most = limit()
     try:
         writing.write(path, pieces, durable=False)
-    except (OSError, InputError):  # an InputError where the folder is no path at all
+    except (OSError, InputError):  # an InputError where the folder is not a path at all
         return False
     _trim(most)
     return True

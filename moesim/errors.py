@@ -1,4 +1,4 @@
-"""What can go wrong, and how it is told: one exception tree for the whole package.
+"""What can go wrong, and how it is reported: one exception tree for the whole package.
 
     MoesimError
     ├── InputError        what the user wrote cannot be run; carries every mistake found (exit status 2)

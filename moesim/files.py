@@ -1,4 +1,4 @@
-"""Owns the opening of files that somebody else wrote: regular files only, of bounded size, as bytes, text or lines.
+"""Owns the opening of files that others wrote: regular files only, of bounded size, as bytes, text or lines.
 
 Knows nothing of what is in them. Text is UTF-8. What gzip or Zstandard has packed is unpacked on the way, recognised by its
 first bytes: neither can begin UTF-8 text.

@@ -131,7 +131,7 @@ def names(group: str) -> list[str]:
 
 
 def is_foreign(group: str, name: str) -> bool:
-    """Whether a name means somebody else's class: an installed plug-in or `module:Class`."""
+    """Whether a name means a class from outside: an installed plug-in or `module:Class`."""
     return name not in BUILT_IN[group] and (":" in name or name in _installed(group))
 
 
@@ -190,7 +190,7 @@ def _imported(target: str, name: str, beside: Path | None) -> types.ModuleType:
         return importlib.import_module(name)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # somebody else's module may raise anything, SystemExit too
+    except BaseException as error:  # a module from outside may raise anything, SystemExit too
         if isinstance(error, ModuleNotFoundError) and error.name is not None and name.startswith(error.name):
             where = f" (looked beside the scenario, in {beside}, and on the Python path)" if beside else ""
             raise InputError(Mistake(f"cannot import '{target}': no module named '{error.name}'{where}")) from None

@@ -103,7 +103,7 @@ def plain_warnings() -> Iterator[None]:
 
 
 def finished(command: Callable[[], int]) -> int:
-    """Runs a command to its exit status. Whatever ends it early is told in one line for each mistake.
+    """Runs a command to its exit status. Whatever ends it early is reported in one line for each mistake.
 
     SIGTERM and SIGHUP end a command as Ctrl-C does, so that what it holds is put away.
     """
@@ -146,7 +146,7 @@ def _abandon(stream: Any) -> None:
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise KeyboardInterrupt, unless somebody has said what they do."""
+    """SIGTERM and SIGHUP raise KeyboardInterrupt, unless a handler is already set."""
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]

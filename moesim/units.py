@@ -85,7 +85,7 @@ def parse(text: str, quantity: str) -> float:
     table, example = _TABLES[quantity]
     match = _NUMBER.match(text)
     if match is None:
-        raise ValueError(f"'{text}' is no {quantity}; write a number and a unit, such as '{example}'")
+        raise ValueError(f"'{text}' is not {_a(quantity)}; write a number and a unit, such as '{example}'")
     number, unit = match.group(1).replace("_", ""), match.group(2)
     if unit not in table:
         raise ValueError(_wrong_unit(text, unit, quantity, table, example))
@@ -96,18 +96,22 @@ def parse(text: str, quantity: str) -> float:
         mantissa, _, exponent = number.lower().partition("e")
         value = float(f"{mantissa}e{int(exponent or 0) + factor}")
     if not math.isfinite(value):
-        raise ValueError(f"'{text}' is too large for a {quantity}")
+        raise ValueError(f"'{text}' is too large for {_a(quantity)}")
     return value
+
+
+def _a(quantity: str) -> str:
+    return f"{'an' if quantity[0] in 'aeiou' else 'a'} {quantity}"
 
 
 def _wrong_unit(text: str, unit: str, quantity: str, table: Table, example: str) -> str:
     if not unit:
-        return f"'{text}' has no unit; a {quantity} is written like '{example}'"
+        return f"'{text}' has no unit; {_a(quantity)} is written like '{example}'"
     if _BITS.match(unit):
         return f"'{text}' is in bits; moesim takes bytes only: divide by 8 and write it like '{example}'"
     right = next((known for known in table if known and known.lower() == unit.lower()), None)
     hint = f" Did you mean '{right}'?" if right else f" Write it like '{example}'."
-    return f"'{unit}' is no unit of {quantity} (in '{text}').{hint}"
+    return f"'{unit}' is not a unit of {quantity} (in '{text}').{hint}"
 
 
 def _validator(quantity: str, minimum: float, exclusive: bool) -> Callable[[Any, ValidationInfo], float]:
@@ -119,13 +123,13 @@ def _validator(quantity: str, minimum: float, exclusive: bool) -> Callable[[Any,
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
             from_file = bool(info.context and info.context.get("units") == "required")
             if from_file and quantity != "share":
-                raise ValueError(f"bare number {value}; a {quantity} needs its unit, such as '{example}'")
+                raise ValueError(f"bare number {value}; {_a(quantity)} needs its unit, such as '{example}'")
             number = float(value)
         else:
-            raise ValueError(f"{value!r} is no {quantity}; write it like '{example}'")
+            raise ValueError(f"{value!r} is not {_a(quantity)}; write it like '{example}'")
         if number < minimum or (exclusive and number == minimum):
             raise ValueError(
-                f"{value!r} is out of range; a {quantity} must be {'above' if exclusive else 'at least'} {minimum:g}"
+                f"{value!r} is out of range; {_a(quantity)} must be {'above' if exclusive else 'at least'} {minimum:g}"
             )
         if quantity == "share" and number > 1:
             raise ValueError(f"{value!r} is out of range; a share lies between 0 and 1 (or 0 % and 100 %)")

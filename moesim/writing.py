@@ -31,7 +31,7 @@ _count = itertools.count(1)
 
 
 def file_target(path: str | Path) -> Path:
-    """`path`, where a file can be written: InputError where none can, told before anything is computed. Leaves no trace."""
+    """`path`, where a file can be written: InputError where none can, raised before anything is computed. Leaves no trace."""
     place = _place(path)
     mode = _mode(place, path)
     if mode is not None and stat.S_ISDIR(mode):
@@ -131,7 +131,7 @@ def is_leftover(name: str) -> bool:
 
 
 def _place(path: str | Path) -> Path:
-    """The path with its links followed; InputError for what is no path."""
+    """The path with its links followed; InputError for what is not a path."""
     text = os.fspath(path)
     if "\0" in text:
         raise _refusal(path, "holds a NUL character, which no path may")

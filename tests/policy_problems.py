@@ -1,4 +1,4 @@
-"""Small placement problems for the tests of policies; loaded by path, because tests are no package."""
+"""Small placement problems for the tests of policies."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ depth:
 | `profile` | text or list of text | - | Profiles that this part starts from. |
 | `summary` | text | - | One sentence, which `moesim list machines` shows. |
 | `source` | text | - | Where the values inside come from, unless a value says so itself. |
-| `basis` | text | - | `measured`, `datasheet`, `derived` or `assumed`: how the values inside were come by. |
+| `basis` | text | - | `measured`, `datasheet`, `derived` or `assumed`: how the values inside were obtained. |
 | `note` | text | - | What else a reader of the values should know. |
 | `date` | text | - | When the values held, such as prices. |
 

@@ -23,7 +23,7 @@ from moesim.calibrate.pages import Bytes, address, array, library
 __all__ = ["Rates", "Sweep", "counts", "measure", "size_for"]
 
 _FILLING = 0.4e9
-"""B/s at which untouched pages are taken to be filled: keeps the buffers of a small budget small."""
+"""B/s at which untouched pages are assumed to fill: keeps the buffers of a small budget small."""
 _LEAST = 16 << 20
 
 

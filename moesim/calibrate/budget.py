@@ -15,7 +15,7 @@ Clock = Callable[[], float]
 
 
 class Budget:
-    """Seconds that may be spent from now on; `tick` is called whenever somebody asks what is left."""
+    """Seconds that may be spent from now on; `tick` is called whenever the rest is read."""
 
     def __init__(self, seconds: float, clock: Clock = time.perf_counter, tick: Callable[[], None] | None = None) -> None:
         self.seconds = seconds

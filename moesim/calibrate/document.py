@@ -85,7 +85,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def writable(path: Path) -> Path:
-    """`path`, made absolute; InputError where a file of somebody else's stands there, or nothing can be written."""
+    """`path`, made absolute; InputError where another program's file stands there, or nothing can be written."""
     path = file_target(path.expanduser().absolute())
     if path.suffix not in (".yaml", ".yml"):
         raise InputError(Mistake("a profile is a YAML file; write a name that ends in .yaml", file=str(path)))

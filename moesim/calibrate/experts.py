@@ -35,7 +35,7 @@ ALWAYS = 16
 """The cheapest points are measured whatever the budget: milliseconds each, and enough of one kernel to fit its curve."""
 _FILLING = 0.5e9
 _HEADROOM = 1.25
-"""A kernel streams at most this many times what the memory was seen to give: reads by the C library are no upper limit."""
+"""A kernel streams at most this many times what the memory was seen to give: reads by the C library are not an upper limit."""
 
 
 class Shape(NamedTuple):

@@ -43,7 +43,7 @@ class Machine(NamedTuple):
     available: float
     """Bytes of memory that a program can still get."""
     huge_pages: str
-    """The kernel's setting for transparent huge pages; empty where it is not told."""
+    """The kernel's setting for transparent huge pages; empty where it is unknown."""
 
     @property
     def home(self) -> Node:
@@ -126,7 +126,7 @@ def _physical() -> float:
 
 
 def _nodes(folder: Path, processors: Path) -> list[Node]:
-    """Nodes that have memory; without any told, one with everything."""
+    """Nodes that have memory; where none is listed, one with everything."""
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     if folder.parts[:2] != ("/", "sys"):  # another machine's files
         allowed = None

@@ -151,7 +151,7 @@ def _cpu(processor: Processor, source: str) -> dict[str, Any]:
         "experts": {"kind": "kernels", "use": [curve.library.name for curve in used]},
         "attention": {
             "bandwidth": Value(quantity(processor.kv_rate, "B/s"), "measured", f"{source}: decode attention, float32 cache"),
-            "rate": Value(quantity(rate, "FLOP/s"), "derived", "rate of experts with many tokens, taken to be reached"),
+            "rate": Value(quantity(rate, "FLOP/s"), "derived", "rate of experts with many tokens, assumed to be reached"),
         },
     }
 

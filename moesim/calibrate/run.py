@@ -52,7 +52,7 @@ def calibrate(
 
     begin = time.perf_counter()
     if not minutes > 0:
-        raise InputError(Mistake(f"{minutes:g} minutes are no budget; write a number above 0", file="--minutes"))
+        raise InputError(Mistake(f"{minutes:g} minutes are not a budget; write a number above 0", file="--minutes"))
     path = document.writable(Path(out))
     total = round(60 * minutes)
 
@@ -77,7 +77,7 @@ def _measured(machine: machines.Machine, name: str, gpu: str, budget: Budget) ->
     from moesim.calibrate import accelerator, cuda, document, experts, profile, summary
     from moesim.calibrate.stand_in import stand_in
 
-    replacement = stand_in(gpu)  # an unknown name is told before anything is measured
+    replacement = stand_in(gpu)  # an unknown name is reported before anything is measured
     versions = machines.versions()
     source = f"moesim calibrate, {datetime.date.today().isoformat()}, {machine.cpu}, {versions}"
     busy = _busy(len(machine.home.cpus))

@@ -24,10 +24,10 @@ def stand_in(name: str) -> dict[str, dict[str, Any]]:
     """`{"gpu": ..., "memory": ..., "link": ...}` with annotated values, from a GPU's or a whole system's profile.
 
     A GPU comes with the memory and the link of the first shipped system that has it; failing that with the memory that it
-    brings, over PCIe 4 x16. InputError for a name that is no GPU's.
+    brings, over PCIe 4 x16. InputError for a name that is not a GPU's.
     """
     entries = {entry.name: entry.path for entry in catalogue.names("hardware") if entry.path is not None}
-    catalogue.find("hardware", name)  # an unknown name is told with what is near it
+    catalogue.find("hardware", name)  # the message about an unknown name lists similar ones
     parts = _of_system(entries[name]) if _system(entries[name]) else None
     for path in sorted(entries.values()):
         if parts is None and _system(path) is not None:
@@ -97,6 +97,6 @@ def _annotated(node: Node, name: str, part: str) -> dict[str, Any]:
         else:
             said = child.origin.source if child.origin is not None else ""
             basis = child.origin.basis if child.origin is not None else ""
-            source = f"no GPU was measured on this machine: {part} as with profile {name} ({basis or 'no basis told'}: {said})"
+            source = f"no GPU was measured on this machine: {part} as with profile {name} ({basis or 'no basis'}: {said})"
             found[key] = Value(child.plain(), "assumed", source)
     return found

@@ -170,7 +170,7 @@ class Costs:
         return self._gemm("output", device, tokens, self.model.output_flops, self.model.output_bytes, crossing)
 
     def router(self, tokens: Any) -> FloatArray:
-        """Norm and router of one MoE layer, on the GPU; 0 where a layer has one expert, which is no choice."""
+        """Norm and router of one MoE layer, on the GPU; 0 where a layer has one expert, which is not a choice."""
         if self._dense:
             return np.zeros(np.shape(tokens))
         return self._on_gpu("router", tokens, self.model.router_flops, self.model.router_bytes, self.model.token_bytes)

@@ -13,7 +13,7 @@ clock, a scheduler owns the queue:
             ...                             # the engine times the step
             scheduler.ended(step, end)      # each output token of the step is there at `end`
 
-A scheduler sees nothing of the future but what it is told by the job. `moesim.scheduling.rounds` is the simplest: an offline
+A scheduler sees nothing of the future but what the job states. `moesim.scheduling.rounds` is the simplest: an offline
 job in rounds of a batch.
 
 Short names: S sequences of a step, R requests of the job.

@@ -25,7 +25,7 @@ __all__ = ["STALLS", "EngineKind", "Machine", "repaid", "up_queue"]
 EngineKind = Literal["auto", "kernel", "reference", "events"]
 _PLAIN = ("reference", "events")
 ARRIVALS = "arrivals"
-"""The lane that holds a run back while nobody has work; it does not count as busy."""
+"""The lane that is critical while no request has work; it does not count as busy."""
 STALLS = "stalls"
 """Track of the timeline that shows what the GPU waits for."""
 
@@ -142,7 +142,7 @@ class Machine:
                 self._gpu_free = stretch.end
 
     def busy(self) -> dict[str, int]:
-        """Lane -> ps at work so far, what runs now counted up to now; waiting for requests is no work."""
+        """Lane -> ps at work so far, what runs now counted up to now; waiting for requests is not work."""
         times = zip(self.program.lanes, self.engine.busy(), strict=False)
         return {lane: time for lane, time in times if lane != ARRIVALS}
 

@@ -58,7 +58,7 @@ class Residency:
             if getattr(deployment, name).shape != shape:
                 raise PolicyError(f"deploy returned {name} of shape {getattr(deployment, name).shape}, not [L, E] = {shape}")
         if (self.home < 0).any() or (self.home >= len(self.problem.tiers)).any():
-            raise PolicyError("deploy gave an expert a home that is no tier of the machine")
+            raise PolicyError("deploy gave an expert a home that is not a tier of the machine")
         for plan in (deployment.plan.prefill, deployment.plan.decode):
             if deployment.plan.kv == self.problem.gpu_tier and plan.core != self.problem.system.gpu_name:
                 raise PolicyError(f"deploy put the KV cache into GPU memory and the attention core on '{plan.core}'")
@@ -68,12 +68,12 @@ class Residency:
             )
         homes = deployment.plan.homes
         if unknown := {home for home in astuple(homes)[:-1] if home is not None} - set(self.problem.system.host_tiers):
-            raise PolicyError(f"deploy gave weights a home that is no host tier: {', '.join(sorted(unknown))}")
+            raise PolicyError(f"deploy gave weights a home that is not a host tier: {', '.join(sorted(unknown))}")
         if homes.elsewhere and not self.problem.job.attention:
-            raise PolicyError("the weights of a lone MoE layer that are no routed experts stay in GPU memory")
+            raise PolicyError("the weights of a lone MoE layer other than routed experts stay in GPU memory")
         requests, order = self.problem.job.requests, deployment.order
         if order is not None and not np.array_equal(np.sort(order), np.arange(requests)):
-            raise PolicyError(f"deploy returned an order that is no permutation of the {requests} requests")
+            raise PolicyError(f"deploy returned an order that is not a permutation of the {requests} requests")
         if (self.pinned & ~self.resident).any():
             raise PolicyError("deploy gave an expert its home in GPU memory but did not make it resident")
 

@@ -57,7 +57,7 @@ def simulate(
     schedule: Callable[[Problem, Deployment], Scheduler] = Rounds,
     progress: Callable[[int, int], None] | None = None,
 ) -> Outcome:
-    """Runs the job of `problem` under `policy`; `routing` holds what the router will say and is shown to nobody beforehand.
+    """Runs the job of `problem` under `policy`; `routing` is hidden from the policy until each visit.
 
     `engine`: `kernel`, or the slow and plain `reference`, which gives the same; `auto` takes the kernel. `window` (ps) keeps
     only that stretch of the timeline. `faults`: tiers that fail and come back. `schedule` makes the scheduler that composes the

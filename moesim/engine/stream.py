@@ -118,7 +118,7 @@ class StreamWalk:
         return work, answers.stale
 
     def _close(self, marks: LayerMarks, begin: int, last: int) -> None:
-        """Books the time of each layer, until its router and from there to its end, and what held it back meanwhile."""
+        """Books the time of each layer, until its router and from there to its end, and which lanes were its bottleneck."""
         sums, ledger = self.context.recorder.layers, self.context.ledger
         names = list(self.context.machine.program.lanes)
         path = [(names[lane], start, end) for lane, start, end in self.context.machine.engine.critical(last, begin)][::-1]

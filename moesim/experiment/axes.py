@@ -156,7 +156,7 @@ def _edges(axis: Range | LogRange, node: Node, where: tuple[str, ...], drawn: bo
     step = axis.step if isinstance(axis, Range) else None
     given = {"low": axis.low, "high": axis.high, **({"step": step} if step is not None else {})}
     read = {key: split(value) for key, value in given.items()}
-    mistakes = [wrong(key, f"'{given[key]}' is no number or quantity") for key, found in read.items() if found is None]
+    mistakes = [wrong(key, f"'{given[key]}' is not a number or quantity") for key, found in read.items() if found is None]
     if mistakes:
         return mistakes
     low, high = (_number(edge) for edge in (axis.low, axis.high))
@@ -168,7 +168,7 @@ def _edges(axis: Range | LogRange, node: Node, where: tuple[str, ...], drawn: bo
     if not mistakes and isinstance(axis, LogRange) and low[0] <= 0:
         mistakes.append(wrong("low", f"{axis.low} is not above zero, as equal ratios need"))
     if not mistakes and step is not None and not 0 < _number(step)[0] <= high[0] - low[0]:
-        mistakes.append(wrong("step", f"{step} is no step between {axis.low} and {axis.high}"))
+        mistakes.append(wrong("step", f"{step} is not a step between {axis.low} and {axis.high}"))
     if axis.points is None and step is None and not drawn:
         needed = "'points' or 'step'" if isinstance(axis, Range) else "'points'"
         mistakes.append(wrong("points", f"missing; {needed} says how many values there are"))

@@ -39,20 +39,20 @@ def optimize(
 ) -> SweepResult:
     """The experiment, and then `rounds` looks between the best setting of each policy and its neighbours, axis by axis.
 
-    Axes whose values are not numbers are not searched between: each of their settings is searched by itself. An axis is left
-    alone as soon as neither neighbour can be told from the best (`statistics.paired_difference`). Only settings that keep the
-    experiment's constraints can be best; where the metric is an axis, the search halves the distance to the nearest setting
-    that does not keep them. The answer gains `optimum`: for each policy the best values, and between which tested ones they
-    lie; and `out_of_reach`: those that keep the constraints nowhere. It is the best of the design and of its surroundings: a
-    higher peak between two values that were both far from the best is not found. InputError for mistakes, and where no axis
-    has numbers.
+    Axes whose values are not numbers are not searched between: each of their settings is searched by itself. An axis is
+    left alone as soon as neither neighbour differs significantly from the best (`statistics.paired_difference`). Only
+    settings that keep the experiment's constraints can be best; where the metric is an axis, the search halves the distance
+    to the nearest setting that does not keep them. The answer gains `optimum`: for each policy the best values, and between
+    which tested ones they lie; and `out_of_reach`: those that keep the constraints nowhere. It is the best of the design
+    and of its surroundings: a higher peak between two values that were both far from the best is not found. InputError for
+    mistakes, and where no axis has numbers.
     """
     this = plan(source)
     searched = [axis for axis in this.axes if len(axis.columns) == 1 and _scale(axis) != "categories"]
     if not searched:
         raise InputError(Mistake("no axis has numbers to search between; write a range or a list of numbers", "axes"))
     if rounds < 0:
-        raise InputError(Mistake(f"{rounds} rounds are no search; write 0 or more", file="--rounds"))
+        raise InputError(Mistake(f"{rounds} rounds are not a search; write 0 or more", file="--rounds"))
     document = {**this.document, "design": {"kind": "search", "rounds": rounds, "start": this.document["design"]}}
     effort = Effort(out, document, jobs=jobs, dask=dask)
     effort.complete(this.tasks, progress=progress)

@@ -207,7 +207,7 @@ def _judged(name: str, node: Node) -> tuple[Axis | None, list[Mistake]]:
 
 def _forbidden(path: str, before: Iterable[str]) -> list[str]:
     """What speaks against varying a path."""
-    told = [f"'{path}' is no axis: {_NO_AXIS[path]}"] if path in _NO_AXIS else []
+    told = [f"'{path}' is not an axis: {_NO_AXIS[path]}"] if path in _NO_AXIS else []
     for other in before:
         if path == other:
             told.append(f"'{path}' is varied by two axes")

@@ -124,7 +124,9 @@ class Sobol(Spec):
     def _power_of_two(self) -> Sobol:
         if self.points & (self.points - 1):
             below = 1 << (self.points.bit_length() - 1)
-            raise ValueError(f"points: {self.points} is no power of two, which a Sobol' design needs; {below} or {2 * below}")
+            raise ValueError(
+                f"points: {self.points} is not a power of two, which a Sobol' design needs; {below} or {2 * below}"
+            )
         return self
 
 

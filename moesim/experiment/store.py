@@ -90,7 +90,7 @@ class Store:
         except InputError:
             return [Mistake("cannot be read as JSON; take the file away and run again", file=str(path))]
         if not isinstance(document, dict) or document.get("format") != self._document["format"]:
-            return [Mistake(f"is no '{self._document['format']}'; name a new or empty directory", file=str(path))]
+            return [Mistake(f"is not a '{self._document['format']}'; name a new or empty directory", file=str(path))]
         if document.get("name") != self._document["name"]:
             names = f"'{document.get('name')}', not to '{self._document['name']}'"
             message = f"belongs to the experiment {names}; name another directory"
@@ -127,7 +127,7 @@ def _record(path: Path, name: str) -> tuple[dict[str, Any] | None, str]:
     except InputError:
         return None, "is empty" if not raw.strip() else "is damaged or cut short: no JSON"
     if not isinstance(body, dict) or body.get("format") != FORMAT:
-        return None, f"is no '{FORMAT}'"
+        return None, f"is not a '{FORMAT}'"
     check = body.pop("check", None)
     if check != _check(body):
         return None, "is damaged: its contents do not match its checksum"

@@ -70,7 +70,7 @@ class Effort:
         self, out: str | Path | None, document: Mapping[str, Any], *, jobs: int | None = None, dask: str | None = None
     ) -> None:
         if jobs is not None and jobs < 1:
-            raise InputError(Mistake(f"{jobs} processes run nothing; write 1 or more", file="--jobs"))
+            raise InputError(Mistake(f"must be at least 1, got {jobs}", file="--jobs"))
         self.jobs, self.dask = jobs, dask
         self.store = Store(Path(out), dict(document)) if out is not None else None
         self.found: dict[str, Record] = dict(self.store.records) if self.store is not None else {}
@@ -132,7 +132,7 @@ def shard(text: str) -> tuple[int, int]:
     first, slash, second = text.partition("/")
     if slash and first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second):
         return int(first), int(second)
-    raise InputError(Mistake(f"'{text}' is no part; write i/n with i from 1 to n, such as 2/8", file="--shard"))
+    raise InputError(Mistake(f"'{text}' is not a part; write i/n with i from 1 to n, such as 2/8", file="--shard"))
 
 
 def _row(row: Row, record: Mapping[str, Any]) -> dict[str, Any]:

@@ -94,7 +94,7 @@ class Exported:
 
 
 def read_placed(run: str | Path | Result) -> Placed:
-    """The placement of a run: its directory, its result.json, or the Result. InputError where it cannot be told."""
+    """The placement of a run: its directory, its result.json, or the Result. InputError where it is unknown."""
     result = run if isinstance(run, Result) else Result.load(run)
     place = "this run" if isinstance(run, Result) else str(run)
     data = result.provenance.get("scenario")

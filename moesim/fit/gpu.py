@@ -167,7 +167,7 @@ def experts(data: Path, system: str, dtype: str, framework: str | None = None, *
 
 
 def _split(rows: _Rows, large: BoolArray) -> BoolArray:
-    """[rows] rows of the fit: of each distribution every second one that is not held by the cache."""
+    """[rows] rows of the fit: of each distribution every second one that the cache does not hold."""
     chosen = np.zeros(len(rows.rows), dtype=np.bool_)
     for distribution in sorted({row.distribution for row in rows.rows}):
         here = np.flatnonzero(large & rows.where(lambda row, d=distribution: row.distribution == d))  # type: ignore[misc]

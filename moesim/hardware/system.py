@@ -189,7 +189,7 @@ class System(Spec):
 
     @property
     def energy_known(self) -> float:
-        """Share of the parts (devices, tiers, links) whose power is known; below 1 no energy can be told."""
+        """Share of the parts (devices, tiers, links) whose power is known; below 1 no energy is stated."""
         return 1.0 - len(self._powerless) / (len(self.devices) + len(self._memories()) + len(self.links))
 
     @cached_property

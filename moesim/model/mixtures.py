@@ -28,7 +28,7 @@ MIXTURES: dict[str, str] = {
 """Name of a file type of llama.cpp -> tensor type of what no rule below lifts.
 
 Source: llama_tensor_get_type and llama_model_quantize in ggml-org/llama.cpp, src/llama-quant.cpp (2026). An importance matrix
-is taken to be there for IQ types, as it is for most that are published, and not for others. Valid: the file types; options of
+is assumed to be there for IQ types, as it is for most that are published, and not for others. Valid: the file types; options of
 llama-quantize (`--pure`, `--tensor-type`) make other files, as do publishers with rules of their own: name the file then.
 """
 _TINY = ("iq2_xxs", "iq2_xs", "iq2_s", "iq2_m", "iq1_s", "iq1_m")

@@ -71,7 +71,7 @@ _FREE = re.compile(r"(\d+(?:\.\d*)?|\.\d+) ?bits?\Z")
 def canonical(name: str) -> str:
     """The name in the form moesim keeps: lower case, `bfloat16` as `bf16`, `4.850 bits` as `4.85 bits`.
 
-    Raises ValueError, saying what is known, when the name is no precision.
+    Raises ValueError, saying what is known, when the name is not a precision.
     """
     text = name.strip().lower().removeprefix("torch.")
     text = _ALIASES.get(text, text)
@@ -80,7 +80,9 @@ def canonical(name: str) -> str:
     free = _FREE.match(text)
     if free is None:
         hint = did_you_mean(text, [*BITS, *_ALIASES])
-        raise ValueError(f"'{name}' is no precision; known: {', '.join(BITS)}, or a number of bits such as '4.85 bits'.{hint}")
+        raise ValueError(
+            f"'{name}' is not a precision; known: {', '.join(BITS)}, or a number of bits such as '4.85 bits'.{hint}"
+        )
     bits = float(free.group(1))
     if not 0 < bits <= 64:
         raise ValueError(f"'{name}' is out of range; a number takes more than 0 and at most 64 bits")

@@ -1,4 +1,4 @@
-"""Owns what must be told of a decoder-only Mixture-of-Experts model, and refuses shapes that cannot exist.
+"""Owns what must be stated of a decoder-only Mixture-of-Experts model, and refuses shapes that cannot exist.
 
 Knows nothing of what follows from a shape (see architecture), nor of the files that shapes are read from.
 """
@@ -83,7 +83,7 @@ class Shape(Spec):
         experts = info.data.get("experts")
         if experts and not value:
             raise ValueError(f"{experts} experts have a width; expert_width must be given")
-        return value or 1  # of an expert that is not there, so that sizes are no zero to divide by
+        return value or 1  # of an expert that is not there, so that no size is a zero to divide by
 
     @field_validator("moe_layers", "linear_layers", "bare_layers")
     @classmethod

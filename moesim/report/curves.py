@@ -56,7 +56,7 @@ def curves(series: Sequence[Series], *, x: str = "", y: str = "", title: str = "
 def errors(rows: Sequence[tuple[str, float, float, bool]], *, title: str = "") -> Figure:
     """A mark per number at its error, on the band of its tolerance; hollow where a constant was fitted on it.
 
-    `rows`: (name, error, tolerance, fitted), shares. Errors that are no number are left out.
+    `rows`: (name, error, tolerance, fitted), shares. Errors that are not numbers are left out.
     """
     if not rows:
         raise InputError("there is no error to draw")

@@ -22,7 +22,7 @@ _DIGITS = 6
 
 
 def enough(count: int) -> int:
-    """Draws below which the shares of `count` parameters are not told: ten, and two more for each parameter.
+    """Draws below which the shares of `count` parameters are not stated: ten, and two more for each parameter.
 
     With n draws a parameter without any effect still gets a share of about (1 - explained) / (n - count - 1).
     """

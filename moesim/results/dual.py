@@ -46,7 +46,7 @@ def _group_min(values: FloatArray, group: NDArray[np.int64]) -> FloatArray:
 
 
 def reference(programme: Programme) -> float:
-    """A time of the size of the answer, s: each class alone on its quickest resource that is not held back by memory."""
+    """A time of the size of the answer, s: each class alone on its quickest resource that memory does not limit."""
     alone = programme.time.max(axis=0, initial=0.0)
     return float(_group_min(alone, programme.group).sum())
 

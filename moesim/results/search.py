@@ -25,9 +25,9 @@ class Peak(NamedTuple):
     best: Interval
     """Of the mean there, over the replications."""
     kind: Literal["interior", "edge", "plateau", "flat"]
-    """`flat`: no value can be told from the best; `plateau`: some cannot; else whether it lies at an end of the axis."""
+    """`flat`: no value differs from the best by more than chance; `plateau`: some do not; else whether it is at an end."""
     tied: tuple[float, ...]
-    """The values that cannot be told from the best one, itself included, rising."""
+    """The best value and those statistically indistinguishable from it, rising."""
     at_edge: bool
     """Whether one of `tied` is the first or the last of the axis."""
     low: float
@@ -53,7 +53,7 @@ def find_peak(samples: Samples, level: float = 0.95) -> Peak:
 
     Values tie when their paired difference to the best is no more than chance (see `statistics.paired_difference`). Source: the
     comparison with the best of A. Law, Simulation Modeling and Analysis, section 10.3, pair by pair. Valid: between tested
-    values the curve is taken to rise to its peak and to fall behind it; what happens between two of them nobody has seen.
+    values the curve is assumed to rise to its peak and to fall behind it; nothing was tested between them.
     """
     levels = sorted(samples)
     means = {value: mean(samples[value]) for value in levels}

@@ -41,7 +41,7 @@ def save(result: Result, directory: Path, *, timeline: bool = False) -> Path:
 
 
 def refuse_foreign(directory: Path) -> None:
-    """InputError where the files of a run cannot take the place of what stands at `directory`. Told before it is run."""
+    """InputError where the files of a run cannot take the place of what stands at `directory`. Raised before the run."""
     folder_target(directory, replaced=True)
     if not directory.exists():
         return
@@ -96,5 +96,5 @@ def content_of(directory: Path) -> str | None:
 def _read(path: Path) -> dict[str, Any]:
     document = strict_json.read(path, missing="no such result; name a run directory or its result.json")
     if not isinstance(document, dict) or document.get("format") != FORMAT or not isinstance(document.get("summary"), dict):
-        raise InputError(Mistake(f"is no result of a run (no format '{FORMAT}')", file=str(path)))
+        raise InputError(Mistake(f"is not the result of a run (no format '{FORMAT}')", file=str(path)))
     return document

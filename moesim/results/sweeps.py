@@ -98,7 +98,7 @@ class SweepResult:
         place = Path(directory)
         experiment = _json(place / "experiment.json")
         if experiment.get("format") != FORMAT:
-            raise InputError(Mistake(f"is no '{FORMAT}'", file=str(place / "experiment.json")))
+            raise InputError(Mistake(f"is not a '{FORMAT}'", file=str(place / "experiment.json")))
         missing = [name for name in OUTPUTS if not (place / name).is_file()]
         if missing:
             message = f"the sweep is not finished ({', '.join(missing)} missing); run 'moesim sweep' with this directory again"

@@ -66,7 +66,7 @@ def compare_in(
 ) -> tuple[list[Result], dict[str, str]]:
     """`compare_loaded` in `jobs` processes (default: one for each core)."""
     if jobs is not None and jobs < 1:
-        raise InputError(Mistake(f"{jobs} processes run nothing; write 1 or more", file="--jobs"))
+        raise InputError(Mistake(f"must be at least 1, got {jobs}", file="--jobs"))
     given = list(names)
     policies = policies_for(given, this)
     wanted = min(jobs if jobs is not None else cores(), len(policies))

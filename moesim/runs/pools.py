@@ -22,7 +22,7 @@ from typing import Any, Protocol, TypeVar
 
 from moesim.errors import InputError, Mistake, MoesimError
 from moesim.runs.fingerprint import physics
-from moesim.runs.worker import Told, run_packed
+from moesim.runs.worker import Answer, run_packed
 
 __all__ = ["Job", "cores", "outcomes"]
 
@@ -134,11 +134,11 @@ def _submitted(executor: Executor, job: Job) -> Future[Any]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _heard(told: Told) -> Any:
+def _heard(answer: Answer) -> Any:
     """The answer; what the job warns of is passed on."""
-    for text in told.warnings:
+    for text in answer.warnings:
         warnings.warn(text, stacklevel=1)
-    return told.answer
+    return answer.answer
 
 
 def _alone(job: Job, failed: Failed | None) -> Any:
@@ -206,7 +206,7 @@ def _outlive_nobody(parent: int) -> None:
 
 @contextmanager
 def _cluster(address: str) -> Iterator[Executor]:
-    """The workers of a Dask scheduler that somebody has started."""
+    """The workers of a Dask scheduler that is already running."""
     try:
         distributed: Any = importlib.import_module("distributed")
     except ImportError:

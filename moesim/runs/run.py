@@ -206,10 +206,10 @@ def _stretch(window: str, timeline: bool) -> tuple[int, int]:
     try:
         low, high = (round(parse(text.strip(), "duration") * SECOND) for text in (start, end))
     except ValueError as error:
-        told = str(error) if between else f"'{window}' is no stretch of time; write it like '1 s..1.2 s'"
+        told = str(error) if between else f"'{window}' is not a stretch of time; write it like '1 s..1.2 s'"
         raise InputError(Mistake(told, path="window")) from None
     if not 0 <= low < high:
-        raise InputError(Mistake(f"'{window}' does not end after it starts; write it like '1 s..1.2 s'", path="window"))
+        raise InputError(Mistake(f"'{window}' must end after its start; write it like '1 s..1.2 s'", path="window"))
     if not timeline:
         raise InputError(Mistake("a window is part of a timeline; ask for one (--trace)", path="window"))
     return low, high

@@ -17,7 +17,7 @@ __all__ = ["served_by", "stamp"]
 
 
 def served_by(scheduler: Any, workload: Any) -> Served | None:
-    """What the server of a run wrote down; None where all requests were there from the start."""
+    """What the server of a run wrote down; None where all requests arrived at time 0."""
     if not isinstance(scheduler, Serving):
         return None
     server, ledger = scheduler.server, scheduler.ledger

@@ -53,7 +53,7 @@ class Parameter:
 def parameters(this: LoadedScenario) -> tuple[Parameter, ...]:
     """The values of the scenario's machine and runtime with a spread, in the order of the files.
 
-    InputError when there are none, when one stands outside the hardware, or when an end of it is no possible value.
+    InputError when there are none, when one stands outside the hardware, or when an end of it is not a possible value.
     """
     found = spreads(_root(this))
     mistakes = [

@@ -16,7 +16,7 @@ from moesim.errors import MoesimError
 from moesim.runs.fingerprint import physics
 from moesim.scenario.scenario import LoadedScenario
 
-__all__ = ["Told", "built", "run_packed"]
+__all__ = ["Answer", "built", "run_packed"]
 
 _KEPT = 2
 _built: OrderedDict[str, Any] = OrderedDict()
@@ -37,14 +37,14 @@ def built(this: LoadedScenario, key: str) -> LoadedScenario:
     return this
 
 
-class Told(NamedTuple):
-    """What a job that travelled answers, and what it warns of, which its own process has nobody to tell."""
+class Answer(NamedTuple):
+    """What a job that travelled answers, and what it warns of, which its own process cannot print."""
 
     answer: Any
     warnings: tuple[str, ...] = ()
 
 
-def run_packed(packed: bytes, folder: str, code: str) -> Told:
+def run_packed(packed: bytes, folder: str, code: str) -> Answer:
     """Runs a job that travelled; modules in the scenario's `folder` can be imported where there is such a folder.
 
     Raises MoesimError where the moesim of this worker is another one than the sender's.
@@ -57,7 +57,7 @@ def run_packed(packed: bytes, folder: str, code: str) -> Told:
         sys.path.append(folder)
     job = cloudpickle.loads(packed)
     if threading.current_thread() is not threading.main_thread():  # several jobs of a Dask worker share its warnings
-        return Told(job.run())
+        return Answer(job.run())
     with warnings.catch_warnings(record=True) as caught:
         answer = job.run()
-    return Told(answer, tuple(dict.fromkeys(str(warning.message) for warning in caught)))
+    return Answer(answer, tuple(dict.fromkeys(str(warning.message) for warning in caught)))

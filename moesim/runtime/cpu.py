@@ -31,7 +31,7 @@ class KernelClass(Spec):
     """Kernel of a program on any CPU: stored bytes and FLOP per second and core, the stream capped by the memory.
 
     Source: see the profiles; wide sockets are bound by unpacking and threads, narrow ones by memory, so that the share of a
-    memory's bandwidth is no constant of a program. Valid: one thread per core; formats of the width that it was fitted at.
+    memory's bandwidth is not a constant of a program. Valid: one thread per core; formats of the width that it was fitted at.
     """
 
     core_bandwidth: Bandwidth

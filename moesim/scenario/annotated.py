@@ -57,7 +57,7 @@ def _spread(node: Node, mistakes: list[Mistake], path: Path) -> Spread | None:
     if not isinstance(said.value, list) or len(said.value) != 2:
         wrong = "a spread is the lowest and the highest value that may be true, in the unit of the value: [low, high]"
     elif (middle := split(value.value)) is None:
-        wrong = f"'{_shown(value)}' is no finite number with a unit, so it can have no spread"
+        wrong = f"'{_shown(value)}' is not a finite number with a unit, so it can have no spread"
     else:
         for place in said.value:
             wrong = _bound(place, middle, found, _shown(value))
@@ -76,7 +76,7 @@ def _bound(bound: Node, middle: tuple[float, str], found: list[tuple[float, str]
     """Adds number and unit of one end to `found`; what is wrong with it, if anything."""
     read = split(bound.value)
     if read is None:
-        return f"'{_shown(bound)}' is no finite number with a unit; write it like the value, '{value}'"
+        return f"'{_shown(bound)}' is not a finite number with a unit; write it like the value, '{value}'"
     if read[1] != middle[1] and not read[1]:
         return f"'{_shown(bound)}' has no unit; write it in that of the value, '{value}'"
     if read[1] != middle[1]:

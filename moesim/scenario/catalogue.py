@@ -233,7 +233,7 @@ def classes(group: str) -> dict[str, type[Any] | Exception]:
     for name in plugins.names(group):
         try:
             found[name] = plugins.find(group, name)
-        except Exception as error:  # somebody else's module may raise anything when it is imported
+        except Exception as error:  # a module from outside may raise anything when it is imported
             found[name] = error
     return found
 

@@ -119,7 +119,7 @@ def _files(root: Node) -> Iterator[tuple[Path, Node]]:
 
 
 def located(mistakes: Iterable[Mistake], tree: Tree, base: FilePath) -> list[Mistake]:
-    """Mistakes told by a part, put where the scenario says the thing; those with a line of their own stay there."""
+    """Mistakes reported by a part, put where the scenario says the thing; those with a line of their own stay there."""
     return [_located(mistake, tree, base) for mistake in mistakes]
 
 

@@ -33,7 +33,7 @@ def mistakes(parts: Mapping[str, Any], tree: Tree) -> list[Mistake]:
         return []
     try:
         costs = Costs(model, system, runtime)
-    except InputError:  # told where the parts are compared
+    except InputError:  # reported where the parts are compared
         return []
     messages: dict[Path, str] = {}
     with np.errstate(all="ignore"):  # what overflows is what we look for

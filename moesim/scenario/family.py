@@ -1,6 +1,6 @@
 """Scenarios that differ in a few values: their files are found and read once, and equal parts are judged once.
 
-Knows what a base may be and what a change is; not why somebody wants many.
+Knows what a base may be and what a change is; not why many are wanted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Family:
 
     `base` is the node that says which: a name, a path, or a mapping that may extend one; from Python also a path object or
     a LoadedScenario. `folder` is that of the file in which it was written. InputError when it cannot be read; what else is
-    wrong is told by `member`.
+    wrong is reported by `member`.
     """
 
     def __init__(self, base: Node, folder: FilePath) -> None:
@@ -44,7 +44,7 @@ class Family:
             self._resolver = Resolver(folder, memory)
             self._raw = self._resolver.joined(annotated.strip(base, self._resolver.mistakes))
         else:
-            message = f"{said(base.plain())} is no scenario; write the name or path of one, or a mapping that extends one"
+            message = f"{said(base.plain())} is not a scenario; write the name or path of one, or a mapping that extends one"
             raise InputError(Mistake(message, "scenario", *base.place))
         if self._raw.child("name") is None:
             name = self.path.stem if self.path is not None else "scenario"
@@ -82,7 +82,7 @@ class Family:
         return [name for name in getattr(found, "model_fields", {}) if name != "kind"]
 
     def is_plugin(self, policy: Node | None) -> bool:
-        """Whether the class of a policy (None: of the scenario's own) is somebody else's."""
+        """Whether the class of a policy (None: of the scenario's own) is from outside."""
         return plugins.is_foreign("policies", self._kind(policy))
 
     def _kind(self, policy: Node | None) -> str:
@@ -108,9 +108,9 @@ def _file(base: Node, folder: FilePath) -> FilePath:
 
 
 def change(path: str, value: Node) -> Change:
-    """What an experiment wants at a dotted path; a mistake in it is told at the place of `value`."""
+    """What an experiment wants at a dotted path; a mistake in it is reported at the place of `value`."""
     if not is_path(path):
-        message = f"'{path}' is no path; write keys with dots between them, such as workload.requests"
+        message = f"'{path}' is not a path; write keys with dots between them, such as workload.requests"
         raise InputError(Mistake(message, path, *value.key))
     return Change(tuple(path.split(".")), value, "experiment")
 

@@ -27,7 +27,7 @@ def judged(spec: type[T], node: Node, path: Path) -> tuple[T | None, list[Mistak
     """`node` as an instance of `spec`, or None and every mistake; `path` is where the part stands in the scenario."""
     tree, shape = Tree(node), shape_of(spec)
     if not isinstance(node.value, dict):
-        message = f"{said(node.plain())} cannot stand here; write a mapping of keys to values"
+        message = f"{said(node.plain())} is not a mapping; write keys and their values"
         return None, [_mistake(tree, path, (), message)]
     found: list[tuple[Path, str, bool]] = [(where, message, False) for where, message in shape.converted(node)]
     raised: list[tuple[Path, str, bool]] = []

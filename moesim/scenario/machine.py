@@ -1,6 +1,6 @@
 """Puts a machine together from what is written and from the hardware profiles that it names, at every depth.
 
-Knows the rule of `parts`, and what a profile may be used for; where profiles are found it is told.
+Knows the rule of `parts`, and what a profile may be used for; the caller says where profiles are found.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Chain = tuple[FilePath, ...]
 
 
 class Assembly:
-    """`find` gives the file of a profile's name, `read` what a file says; both None once they have told what is wrong.
+    """`find` gives the file of a profile's name, `read` what a file says; both None once they have reported what is wrong.
 
     `tell(node, message, path)` tells a mistake at a node; `refuse` also says that the machine cannot be judged further.
     """
@@ -166,7 +166,7 @@ class Assembly:
             return
         group = next((group for group, (_, kinds) in _EXPECTED.items() if kind.value in kinds), None)
         if group is None:
-            return  # an unknown kind is told where the part is judged
+            return  # an unknown kind is reported where the part is judged
         there = f"hardware: {{profile: MACHINE, {group}: {{NAME: {{profile: {name.value}}}}}}}"
         message = (
             f"'{name.value}' is {_EXPECTED[group][0]} (kind {kind.value}), and {wanted[0]} is needed here; "

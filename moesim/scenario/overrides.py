@@ -85,7 +85,7 @@ def _change(item: Any) -> Change:
 def _steps(path: str) -> tuple[str, ...]:
     steps = tuple(path.split("."))
     if not is_path(path):
-        message = f"'{path}' is no path; write keys with dots between them, such as workload.requests=16"
+        message = f"'{path}' is not a path; write keys with dots between them, such as workload.requests=16"
         raise InputError(Mistake(message, file=f"--set {path}"))
     return steps
 
@@ -96,7 +96,7 @@ def is_path(text: str) -> bool:
 
 
 def apply(raw: Node, resolver: Resolver, wanted: list[Change]) -> tuple[Node, list[Override]]:
-    """`raw` with the changes, those that cannot be made left out and told to `resolver`; and what was changed."""
+    """`raw` with the changes, those that cannot be made left out and reported to `resolver`; and what was changed."""
     made: list[Override] = []
     earlier: list[tuple[Path, Change]] = []
     for change in wanted:
@@ -180,7 +180,7 @@ def _given(root: Node, path: Path, base: FilePath) -> Node | None:
         return found
     try:
         default = schema.missing_default(root, path, base)
-    except InputError:  # the kind of this part is unknown, which is told when it is judged
+    except InputError:  # the kind of this part is unknown, which is reported when it is judged
         return None
     return None if default is None else from_plain(default)
 
@@ -188,7 +188,7 @@ def _given(root: Node, path: Path, base: FilePath) -> Node | None:
 def _index(text: str, node: Node, path: Path, change: Change) -> int:
     size = len(node.value)
     if not text.isdecimal() or int(text) >= size:
-        message = f"'{text}' is no entry of the list '{dotted(path)}', which has {size}; the first one is 0"
+        message = f"'{text}' is not an entry of the list '{dotted(path)}', which has {size}; the first one is 0"
         raise InputError(_wrong(message, change))
     return int(text)
 
@@ -196,7 +196,7 @@ def _index(text: str, node: Node, path: Path, change: Change) -> int:
 def _keys(root: Node, path: Path, base: FilePath) -> list[str] | None:
     try:
         return schema.known_keys(root, path, base)
-    except InputError:  # the kind of this part is unknown, which is told when it is judged
+    except InputError:  # the kind of this part is unknown, which is reported when it is judged
         return None
 
 

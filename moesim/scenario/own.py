@@ -18,7 +18,7 @@ OWN = "own"
 
 
 def own_program(policy: Node | None, base: FilePath) -> str:
-    """Name of the program of the policy's own system; the default where the policy is not known, which is told later."""
+    """Name of the program of the policy's own system; the default where the policy is not known, which is reported later."""
     kind = policy.child("kind") if policy is not None else None
     try:
         return policy_class(str(kind.value), base).runtime if kind is not None else DEFAULT_RUNTIME

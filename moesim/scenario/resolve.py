@@ -96,7 +96,9 @@ class Resolver:
 
     def _extended(self, parent: Node, chain: tuple[FilePath, ...]) -> Node | None:
         if not isinstance(parent.value, str):
-            return self._refuse("extends", parent, f"{_said(parent)} is no scenario; write the path of one file, or its name")
+            return self._refuse(
+                "extends", parent, f"{_said(parent)} is not a scenario; write the path of one file, or its name"
+            )
         try:
             path = self._named("scenarios", parent)
         except InputError as error:
@@ -143,7 +145,7 @@ class Resolver:
             return False
         try:
             return mismatch(self.file(file).top, _PROFILES, "") is not None
-        except InputError:  # told when it is read
+        except InputError:  # reported when it is read
             return False
 
     def beside(self, place: Place) -> tuple[FilePath, ...]:
@@ -236,7 +238,7 @@ class Resolver:
         return cleared(below, above, old, self.quietly(lambda: self.hardware(above, below=old)))
 
     def quietly(self, fill: Callable[[], Node]) -> Node:
-        """What `fill` makes; what is wrong with it is told when all changes are made."""
+        """What `fill` makes; what is wrong with it is reported when all changes are made."""
         mistakes, broken = list(self.mistakes), set(self.broken)
         node = fill()
         self.mistakes[:], self.broken = mistakes, broken
@@ -259,7 +261,7 @@ class Resolver:
         return self._text(file, _PROFILES)
 
     def _text(self, file: FilePath, kinds: tuple[str, ...]) -> Node | None:
-        """A profile of one of the `kinds` as written; None where it cannot be read, which is told."""
+        """A profile of one of the `kinds` as written; None where it cannot be read, which is reported."""
         try:
             node = self.file(file)
             refuse_other(node.top, kinds, catalogue.shown(file))

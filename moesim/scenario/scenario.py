@@ -74,7 +74,7 @@ class LoadedScenario:
         self.__dict__.update(state)
 
     def located(self, error: InputError) -> InputError:
-        """The same mistakes, told by a part while a run is prepared, with file, line and column of what they are about."""
+        """The same mistakes, reported by a part while a run is prepared, with file, line and column of what they are about."""
         if self.tree is None:
             return error
         return InputError(*cross.located(error.mistakes, self.tree, self.base))
@@ -276,7 +276,7 @@ def _text(node: Node) -> str:
 
 
 def _head(node: Node, mistakes: list[Mistake]) -> Node:
-    """The plain fields alone; keys that are none, and parts that are missing, are told here."""
+    """The plain fields alone; keys that are none, and parts that are missing, are reported here."""
     known = [*schema.Head.model_fields, *schema.PARTS, "extends"]
     kept: dict[str, Node] = {}
     for name, child in node.value.items():
@@ -292,7 +292,7 @@ def _part(part: str, node: Node, base: FilePath) -> tuple[Any, list[Mistake]]:
     if inside is None:
         return None, [Mistake("missing; it has to be given", part, *node.place)]
     if not isinstance(inside.value, dict):
-        message = f"{said(inside.plain())} cannot stand here; write a mapping of keys to values"
+        message = f"{said(inside.plain())} is not a mapping; write keys and their values"
         return None, [Mistake(message + (", or a name" if part in SHORTHAND else ""), part, *inside.place)]
     kind = inside.child("kind")
     if part in _PLUGINS and (kind is None or not isinstance(kind.value, str)):

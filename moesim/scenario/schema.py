@@ -117,7 +117,7 @@ def policy_class(name: str, base: FilePath | None) -> type[Policy]:
     """The policy called `name`; `module:Class` is looked for in `base`, too. InputError when there is none."""
     spec = plugins.find("policies", name, beside=base)
     if not issubclass(spec, Policy):
-        raise InputError(Mistake(f"'{excerpt(name)}' is no policy: it is not derived from moesim's Policy"))
+        raise InputError(Mistake(f"'{excerpt(name)}' is not a policy: it is not derived from moesim's Policy"))
     return spec
 
 

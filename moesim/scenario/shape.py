@@ -88,7 +88,7 @@ def _converted(value: Any, types: set[str]) -> str | None:
     """What is wrong with a scalar where JSON types `types` are allowed; None if nothing, or if unknown."""
     numbers = {"integer", "number"} & types
     if isinstance(value, bool):
-        return f"{str(value).lower()} is no number" if numbers and not {"boolean", ""} & types else None
+        return f"{str(value).lower()} is not a number" if numbers and not {"boolean", ""} & types else None
     if isinstance(value, (int, float)):
         return f"{value} is neither true nor false" if types == {"boolean"} else None
     if not isinstance(value, str) or {"string", ""} & types:
@@ -97,7 +97,7 @@ def _converted(value: Any, types: set[str]) -> str | None:
         return f"'{value}' is text; write true or false"
     if numbers and types <= {"integer", "number", "null"}:
         needed = "number" if "number" in types else "whole number"
-        return f"'{value}' is no {needed}; write it without quotes and without a unit"
+        return f"'{value}' is not a {needed}; write it without quotes and without a unit"
     return None
 
 

@@ -97,7 +97,7 @@ class ContinuousSession(Session):
         return min(min(tokens, threshold) if threshold else tokens, budget)
 
     def _running(self) -> tuple[Chosen, int, bool]:
-        """Who of the running goes on, what is left of the budget, and whether somebody was preempted."""
+        """Who of the running goes on, what is left of the budget, and whether a request was preempted."""
         chosen: Chosen = []
         budget, place, preempts = self.rules.max_num_batched_tokens, 0, False
         running, pool = self.running, self.pool

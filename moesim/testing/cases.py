@@ -84,7 +84,7 @@ def legal_devices(bench: Bench) -> None:
 
 
 def conservation(bench: Bench) -> None:
-    """Every routed (token, expert) pair is computed exactly once, on the device that `dispatch` named, or told (I1).
+    """Every routed (token, expert) pair is computed exactly once, on the device that `dispatch` named, or reported (I1).
 
     What a dispatch skips, replaces or calls stale stands in the run's `quality`, pair by pair.
     """
@@ -92,15 +92,15 @@ def conservation(bench: Bench) -> None:
     def check(run: Run) -> Iterable[str]:
         assert run.outcome is not None
         job, table, names = run.world.job, run.world.routing, run.problem.devices
-        given, told = dict.fromkeys(names, 0), dict.fromkeys(("skipped", "replaced", "stale"), 0)
+        given, counted = dict.fromkeys(names, 0), dict.fromkeys(("skipped", "replaced", "stale"), 0)
         for call in run.calls:
             if isinstance(call.answer, Dispatch) and isinstance(call.seen, Visit):
                 counts, routed_here = legality.computed(call), call.seen.counts
                 per_device = np.bincount(call.answer.device[counts > 0], counts[counts > 0], len(names))
                 given = {name: given[name] + int(n) for name, n in zip(names, per_device, strict=True)}
-                told["skipped"] += int(routed_here.sum() - counts.sum())
-                told["replaced"] += int(np.maximum(counts - routed_here, 0).sum())
-                told["stale"] += 0 if call.answer.stale is None else int(call.answer.stale.sum())
+                counted["skipped"] += int(routed_here.sum() - counts.sum())
+                counted["replaced"] += int(np.maximum(counts - routed_here, 0).sum())
+                counted["stale"] += 0 if call.answer.stale is None else int(call.answer.stale.sum())
         computed = {name: run.outcome.recorder.expert_tokens.get(name, 0) for name in names}
         quality = run.outcome.recorder.quality
         if computed != given:
@@ -108,7 +108,7 @@ def conservation(bench: Bench) -> None:
         routed = int((job.prompt + job.output - 1).sum()) * table.top_k * job.layers
         if sum(computed.values()) + quality.skipped != routed:
             yield f"{sum(computed.values())} pairs were computed and {quality.skipped} skipped, {routed} were routed"
-        for name, number in told.items():
+        for name, number in counted.items():
             if getattr(quality, name) != number:
                 yield f"quality tells of {getattr(quality, name)} pairs {name}, the dispatches of {number}"
         if sum(quality.precision.values()) != sum(computed.values()):
@@ -177,7 +177,7 @@ def engines_agree(bench: Bench) -> None:
 
 
 def decision_cost(bench: Bench) -> None:
-    """What a decision costs is reported, never judged: clocks on shared machines are no proof."""
+    """What a decision costs is reported, never judged: clocks on shared machines prove nothing."""
     if bench.ended() and bench.decision_seconds() is None:
         raise NotApplicable("no layer was visited")
 

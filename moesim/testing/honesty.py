@@ -28,11 +28,11 @@ def no_peeking(bench: Bench) -> None:
     A declared `foresight` says again what it said, whatever the routing: decisions may rest on that, on nothing else to come.
     """
     if bench.policy.clairvoyant:
-        raise NotApplicable("by its own word clairvoyant: a bound that is shown the whole run")
+        raise NotApplicable("declared clairvoyant: a bound that is shown the whole run")
     found = []
     for run in bench.ended(few=True):
         for told, table in _other_futures(run.world):
-            other = run_world(run.world.rerouted(table), bench.policy, told=run.told)
+            other = run_world(run.world.rerouted(table), bench.policy, predictions=run.predictions)
             text = _foreseen(run, other)
             if text is not None:
                 found.append(f"{run.world.name}: {text} depends on routing that comes later ({told})")

@@ -55,10 +55,10 @@ def deployment_shapes(found: Deployment, problem: Problem) -> Iterator[str]:
     if found.pieces < 1:
         yield f"deploy: pieces is {found.pieces}; a whole expert is one"
     if found.plan.kv not in problem.tiers:
-        yield f"deploy: kv names '{found.plan.kv}', which is no tier ({', '.join(problem.tiers)})"
+        yield f"deploy: kv names '{found.plan.kv}', which is not a tier ({', '.join(problem.tiers)})"
     for home in astuple(found.plan.homes)[:-1]:
         if home is not None and home not in problem.system.host_tiers:
-            yield f"deploy: homes name '{home}', which is no host tier ({', '.join(problem.system.host_tiers)})"
+            yield f"deploy: homes name '{home}', which is not a host tier ({', '.join(problem.system.host_tiers)})"
     if not isinstance(found.plan.prefill.pipeline, Overlap | Serial):
         yield f"deploy: the pipeline of prefill is {found.plan.prefill.pipeline}; it knows Overlap and Serial"
     for phase, plan in (("prefill", found.plan.prefill), ("decode", found.plan.decode)):
@@ -70,7 +70,7 @@ def _plan(phase: str, plan: PhasePlan, problem: Problem) -> Iterator[str]:
         yield f"deploy: the micro-batch of {phase} is {plan.micro_batch}"
     for name in (plan.projections, plan.core, plan.output):
         if name not in problem.devices:
-            yield f"deploy: {phase} names '{name}', which is no device ({', '.join(problem.devices)})"
+            yield f"deploy: {phase} names '{name}', which is not a device ({', '.join(problem.devices)})"
 
 
 def dispatch_shapes(call: Call, problem: Problem, stored: FloatArray) -> Iterator[str]:
@@ -84,7 +84,7 @@ def dispatch_shapes(call: Call, problem: Problem, stored: FloatArray) -> Iterato
     if answer.order is not None and not _is(answer.order, shape, np.integer):
         yield f"{call.where}: order is {_what(answer.order)}, not int [E] = {list(shape)}"
     elif answer.order is not None and (np.sort(answer.order) != np.arange(problem.experts)).any():
-        yield f"{call.where}: order is no permutation of the experts: {answer.order.tolist()}"
+        yield f"{call.where}: order is not a permutation of the experts: {answer.order.tolist()}"
     if answer.load is not None and not _is(answer.load, shape, np.bool_):
         yield f"{call.where}: load is {_what(answer.load)}, not bool [E] = {list(shape)}"
     yield from _lossy(answer, call, stored)
@@ -178,7 +178,7 @@ def devices(call: Call, problem: Problem) -> Iterator[str]:
     if call.slot != "dispatch" or not isinstance(call.answer, Dispatch) or not isinstance(call.seen, Visit):
         return
     if np.shape(call.answer.device) != call.seen.counts.shape:
-        return  # told by the check of shapes
+        return  # reported by the check of shapes
     home, active = call.home[call.layer], computed(call) > 0
     units = np.array([problem.ndp_index.get(tier, -1) for tier in range(len(problem.tiers))])
     legal = call.answer.device == problem.gpu_index
@@ -187,7 +187,7 @@ def devices(call: Call, problem: Problem) -> Iterator[str]:
         legal |= (call.answer.device == problem.cpu_index) & np.isfinite(call.seen.cpu)
     for expert in np.flatnonzero(active & ~legal).tolist():
         chosen = int(call.answer.device[expert])
-        name = f"'{problem.devices[chosen]}'" if 0 <= chosen < len(problem.devices) else f"{chosen}, which is no device"
+        name = f"'{problem.devices[chosen]}'" if 0 <= chosen < len(problem.devices) else f"{chosen}, which is not a device"
         yield f"{call.where}: expert {expert} with its weights in '{problem.tiers[int(home[expert])]}' was given to {name}"
         return
 
@@ -196,7 +196,7 @@ def capacity(run: Run) -> Iterator[str]:
     """No tier ever holds more than it has: at the start, at each call of a slot, and at the peak of the run."""
     problem, start = run.problem, run.deployment
     if start is None or list(deployment_shapes(start, problem)):
-        return  # told by the check of shapes
+        return  # reported by the check of shapes
     free = problem.gpu_free(start.plan)
     taken = problem.host_overhead(start.plan)
     if (held := float(start.expert_bytes[start.resident].sum())) > max(free, 0.0) * _SLACK or free < 0:

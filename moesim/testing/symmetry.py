@@ -41,7 +41,7 @@ def _declared(policy: Policy) -> None:
     reason = policy.symmetric_reason.strip()
     if not reason:
         raise Violation("it says symmetric = False and not why: give symmetric_reason")
-    raise NotApplicable(f"by its own word not symmetric: {reason}")
+    raise NotApplicable(f"declared not symmetric: {reason}")
 
 
 def _asymmetry(run: Run, policy: Policy) -> str | None:

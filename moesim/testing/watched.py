@@ -21,7 +21,7 @@ from moesim.engine.run import Outcome
 from moesim.errors import InputError
 from moesim.testing.worlds import World
 
-__all__ = ["Call", "Run", "Told", "Watched", "copied", "run_world"]
+__all__ = ["Call", "Predictions", "Run", "Watched", "copied", "run_world"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Call:
         return f"{self.slot} of pass {self.index} ({self.phase}), {place}"
 
 
-Told = dict[tuple[int, int], IntArray | None]
+Predictions = dict[tuple[int, int], IntArray | None]
 """(number of the call, depth) -> tokens [E] that the policy's foresight predicted."""
 
 
@@ -71,7 +71,7 @@ class Run:
     """A copy of what `deploy` answered, without `state` and `cache`, which change; None where it raised."""
     outcome: Outcome | None = None
     error: Exception | None = None
-    told: Told = field(default_factory=dict)
+    predictions: Predictions = field(default_factory=dict)
     """What the policy's foresight said."""
 
     @property
@@ -84,7 +84,7 @@ class Watched:
     """A policy that behaves as another one and writes down its calls; everything else that is asked of it goes through.
 
     `frozen` hands in read-only copies of all arrays. `between(number of calls so far)` is called before each call. `ids`
-    [L, E] stands in for the order by expert id that the engine takes when a dispatch gives none. `told` holds what the
+    [L, E] stands in for the order by expert id that the engine takes when a dispatch gives none. `predictions` holds what the
     foresight said in another run, which it says again wherever it is asked again. `all_seeing`: it is never wrong.
     """
 
@@ -96,11 +96,11 @@ class Watched:
         frozen: bool = False,
         between: Callable[[int], None] | None = None,
         ids: IntArray | None = None,
-        told: Told | None = None,
+        predictions: Predictions | None = None,
         all_seeing: bool = False,
     ) -> None:
         self._policy, self._run, self._frozen, self._between, self._ids = policy, run, frozen, between, ids
-        self._told, self._all_seeing = told or {}, all_seeing
+        self._predictions, self._all_seeing = predictions or {}, all_seeing
 
     batched = False
     """Every visit is asked about alone."""
@@ -150,14 +150,14 @@ class Watched:
 
     def _heard(self, seen: Visit | Step) -> Visit | Step:
         """The same visit or step, with what its foresight says written down."""
-        foreseen, call, run, told = seen.foreseen, len(self._run.calls), self._run, self._told
+        foreseen, call, run, predictions = seen.foreseen, len(self._run.calls), self._run, self._predictions
         if foreseen is None:
             return seen
 
         def ahead(depth: int) -> IntArray | None:
             key = call, depth
-            answer = told[key] if key in told else foreseen(depth)
-            run.told[key] = None if answer is None else answer.copy()
+            answer = predictions[key] if key in predictions else foreseen(depth)
+            run.predictions[key] = None if answer is None else answer.copy()
             return answer
 
         if isinstance(seen, Step):
@@ -197,7 +197,7 @@ def run_world(
     frozen: bool = False,
     between: Callable[[int], None] | None = None,
     ids: IntArray | None = None,
-    told: Told | None = None,
+    predictions: Predictions | None = None,
     all_seeing: bool = False,
 ) -> Run:
     """Runs a policy in a world under watch; what it raises is kept, not raised. Parameters as in `Watched`."""
@@ -205,7 +205,9 @@ def run_world(
     if frozen:
         _freeze(problem)
     run = Run(world, problem)
-    watched = cast("Policy", Watched(policy, run, frozen=frozen, between=between, ids=ids, told=told, all_seeing=all_seeing))
+    watched = cast(
+        "Policy", Watched(policy, run, frozen=frozen, between=between, ids=ids, predictions=predictions, all_seeing=all_seeing)
+    )
     try:
         run.outcome = simulate(problem, watched, world.routing, engine=engine)
     except Exception as error:  # whatever it is belongs to the report

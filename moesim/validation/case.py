@@ -34,7 +34,7 @@ class Row:
     tolerance: float
     """Relative to the published number."""
     fitted: bool = False
-    """Whether a constant was fitted on this very number: then it is no test."""
+    """Whether a constant was fitted on this very number: then it is not a test."""
 
     @property
     def error(self) -> float:

@@ -19,7 +19,7 @@ Written by `python tools/validation_page.py`, which runs what `moesim reproduce`
 `moesim reproduce ID` shows one case, `--out DIR` adds its figures and tables and this page, `--json` is for programs; it
 exits with 1 if a case fails.
 
-A row marked *fitted* is a number that a constant was fitted on, or taken from: it is no test, and the errors of the first
+A row marked *fitted* is a number that a constant was fitted on, or taken from: it is not a test, and the errors of the first
 table leave it out. Verdicts:
 
 * **pass**: every row is within its tolerance.

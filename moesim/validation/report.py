@@ -1,4 +1,4 @@
-"""Owns how cases that were run are told: plain text, JSON, exit status.
+"""Owns how cases that were run are reported: plain text, JSON, exit status.
 
 Knows results of cases only.
 """

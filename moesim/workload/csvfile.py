@@ -34,14 +34,16 @@ class Table(NamedTuple):
     """[rows] where each row ends in the file, from 1."""
     path: Path
 
-    def refuse(self, wrong: np.ndarray[tuple[int], np.dtype[np.bool_]], column: str, told: str) -> list[Mistake]:
-        """One mistake where rows are `wrong`; `told` follows the value of `column` in the first of them."""
+    def refuse(self, wrong: np.ndarray[tuple[int], np.dtype[np.bool_]], column: str, complaint: str) -> list[Mistake]:
+        """One mistake where rows are `wrong`; `complaint` follows the value of `column` in the first of them."""
         if not wrong.any():
             return []
         first, rows = int(wrong.argmax()), int(np.count_nonzero(wrong))
         more = f" (and {rows - 1:,} more rows)" if rows > 1 else ""
         line = int(self.lines[first])
-        return [Mistake(f"{column} {self.columns[column][first]:g} {told}{more}", file=str(self.path), line=line, column=1)]
+        return [
+            Mistake(f"{column} {self.columns[column][first]:g} {complaint}{more}", file=str(self.path), line=line, column=1)
+        ]
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -102,8 +104,8 @@ def _number(text: str) -> float:
 
 def _cell_mistake(path: Path, place: int, name: str, line: int, text: str, cells: int) -> Mistake:
     more = f" (and {cells - 1:,} more in the column '{excerpt(name)}')" if cells > 1 else ""
-    told = f"'{excerpt(text)}' is not a number up to {LARGEST:g}{more}"
-    return Mistake(told, file=str(path), line=line, column=place + 1)
+    message = f"'{excerpt(text)}' is not a number up to {LARGEST:g}{more}"
+    return Mistake(message, file=str(path), line=line, column=place + 1)
 
 
 def read_popularity(path: Path, layers: int, experts: int) -> FloatArray:

@@ -70,8 +70,8 @@ TRIED: dict[str, list[dict[str, object]]] = {
 LABELS = "test_labels_mean_nothing"
 KNOWN = {
     ("moe_cxl-hash-tokens", LABELS): "hash sharding spreads experts by their ids, as published",
-    ("random", LABELS): "residents and homes are drawn by lot, one draw per label",
-    ("cache", LABELS): "eviction: random draws its victims by lot, one draw per label",
+    ("random", LABELS): "residents and homes are drawn at random, one draw per label",
+    ("cache", LABELS): "eviction: random draws its victims at random, one draw per label",
     ("huang_buffering", LABELS): "last in, first out, and experts of one visit come in by id, as published",
     ("ktransformers", LABELS): "strategy: uniform takes the lowest expert ids, as published",
 }

@@ -181,7 +181,7 @@ BROKEN: list[tuple[type[Plain], str, str]] = [
     (Overfull, "capacity", "gpu_cpu: deploy: residents take"),
     (WrongShape, "shapes", r"home is int64 \[8, 3\], not int \[L, E\] = \[3, 8\]"),
     (FloatDevice, "shapes", r"dispatch of pass 0 \(prefill\), layer 0: device is float64 \[8\], not int"),
-    (HalfAnOrder, "shapes", "order is no permutation"),
+    (HalfAnOrder, "shapes", "order is not a permutation"),
     (KeepsStrangers, "shapes", "keep names experts that were not uploaded"),
     (NoSuchReader, "legal_devices", "expert 0 with its weights in 'ddr' was given to 'ndp_near'"),
     (Rolls, "deterministic", "a second run differs, first in: dispatch of pass 0 .*: order"),
@@ -225,9 +225,7 @@ def test_a_pair_that_is_not_computed_is_found(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_policy_that_says_why_it_goes_by_labels_is_let_off() -> None:
     (result,) = check_policy(LowIdsAndSaysSo, worlds=SOME, cases=["labels_mean_nothing"], quiet=True).cases
-    assert result == CaseResult(
-        "labels_mean_nothing", "skip", "by its own word not symmetric: low ids are cached, as published"
-    )
+    assert result == CaseResult("labels_mean_nothing", "skip", "declared not symmetric: low ids are cached, as published")
 
 
 def test_a_sound_policy_passes_and_the_report_says_where_it_ran(capsys: pytest.CaptureFixture[str]) -> None:

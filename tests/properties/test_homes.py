@@ -1,4 +1,4 @@
-"""Weights that are no routed experts and live outside GPU memory: copied in every step, timed alike by both engines."""
+"""Weights other than routed experts that live outside GPU memory: copied in every step, timed alike by both engines."""
 
 from __future__ import annotations
 

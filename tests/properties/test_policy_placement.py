@@ -21,7 +21,7 @@ _spec.loader.exec_module(tiny)
 POLICIES = sorted(BUILT_IN["policies"])
 BY_LABEL = {"mixtral_offloading", "ktransformers", "random"}
 BY_LABEL |= {name for name in POLICIES if not find("policies", name).symmetric}
-"""Place by expert id, as published, or by lot over ids."""
+"""Place by expert id, as published, or at random over ids."""
 
 
 @st.composite

@@ -6,6 +6,7 @@ Each file is parsed once; every test lists all offenders at once.
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -248,6 +249,29 @@ def test_files_of_others_come_in_one_way() -> None:
                 owner, _, method = called.rpartition(".")
                 if called in READS or (method in ("read_text", "read_bytes") and owner not in ("", "files")):
                     yield f"{module.path}:{line} calls {called}; moesim.files reads"
+
+    _none(offenders())
+
+
+STILTED = re.compile(
+    r"(?<!there )\b(?:is|are) no (?!longer|more|less|\w+er\b)|\bheld by\b|\bsomebody\b|\btold\b|\b(?:is|are) taken to\b"
+    r"|\bcannot stand here\b|\bby its own word\b|\bby lot\b|\bheld (?:it )?back\b",
+    re.IGNORECASE,
+)
+"""Words that a reader stumbles over: write `is not a`, `bottleneck`, `reported`, `assumed`, `at random`."""
+PAGES = ("README.md", "docs/*.md", "notebooks/*.ipynb", "scenarios/**/*.yaml", "hardware_profiles/**/*.yaml")
+
+
+def test_sentences_are_plain() -> None:
+    def offenders() -> Iterator[str]:
+        for module in modules():
+            for node in ast.walk(module.tree):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    yield from (f"{module.path}:{node.lineno}: {match.group()}" for match in STILTED.finditer(node.value))
+        for pattern in PAGES:
+            for path in sorted(ROOT.glob(pattern)):
+                for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+                    yield from (f"{path.relative_to(ROOT)}:{number}: {match.group()}" for match in STILTED.finditer(line))
 
     _none(offenders())
 

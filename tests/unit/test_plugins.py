@@ -159,7 +159,7 @@ BROKEN = {
     "helper": ("import broken_helper\n", r"broken_helper\.py:2: ZeroDivisionError: "),
     "no class": ("", r"module 'broken' has no 'Mine'"),
     "no type": ("Mine = 1\n", r"'broken:Mine' is not a class"),
-    "no policy": ("class Mine: pass\n", r"'broken:Mine' is no policy"),
+    "no policy": ("class Mine: pass\n", r"'broken:Mine' is not a policy"),
     "class body": (
         "\nfrom moesim.policies.baselines.on_demand import OnDemand\nclass Mine(OnDemand):\n    x: object() = 1\n",
         r"broken\.py:\d+: ",

@@ -131,5 +131,5 @@ def test_shares_follow_from_capacities(claims: CaseResult) -> None:
 def test_parts_of_the_policy_are_ablated(claims: CaseResult) -> None:
     table = next(exhibit for exhibit in claims.findings.exhibits if exhibit.name == "ablations").csv
     slower = {row["change"]: float(row["over_all_parts"]) for row in csv.DictReader(io.StringIO(table))}
-    assert slower["placement: by lot, never mended"] > slower["placement: by lot, mended by the average"] > 1
+    assert slower["placement: at random, never mended"] > slower["placement: at random, mended by the average"] > 1
     assert slower["devices: in turn"] > slower["placement: profile, never mended"] > slower["devices: hottest on the fastest"]

@@ -1,4 +1,4 @@
-"""Random placement: residents drawn by lot, the yardstick that a profile has to beat.
+"""Random placement: residents chosen at random, the yardstick that a profile has to beat.
 
 Knows capacities only.
 """
@@ -15,7 +15,7 @@ __all__ = ["Random"]
 
 
 class Random(SizedPolicy):
-    """Residents drawn by lot, equally many of each layer, for good; a missing expert is uploaded or computed by the CPU.
+    """Residents chosen at random, equally many of each layer, for good; a missing expert is uploaded or computed by the CPU.
 
     Source: KTransformers' `random` strategy; the yardstick of MoE-CXL's and CoX-MoE's placements. Homes in the host are drawn
     too. The lot comes from the run's seed, so replicates differ.

@@ -112,7 +112,7 @@ class OraclePrefetch(SizedPolicy):
     Belady's rule is played through `window` visits ahead of the run over one pool of all layers; where copies differ in length
     the one with the most visits to its next use per second of copying leaves (a heuristic). What leaves is dropped after its
     last use before that, what enters sets out as soon as a slot is free; an expert not worth keeping borrows one of
-    the `buffer` slots. What has not set out when it is needed is uploaded as by everybody. Everything runs on the GPU.
+    the `buffer` slots. What has not set out when it is needed is uploaded on demand. Everything runs on the GPU.
     Source: the prefetch oracle of MoE off-loading studies; for one link and known requests this is the conservative rule of
     Cao et al. 1995 (SIGMETRICS). Valid: a bound on prefetchers with as much GPU memory and the same batch in so far as
     copies hold them back; the least time is NP-hard, so none is claimed for it.

@@ -66,7 +66,7 @@ class Hobbit(SizedPolicy):
     """Two caches of different precision; a missing expert is loaded in the precision that its gate weight asks for, or skipped.
 
     With u the weight of the experts above an expert: u <= 0.6 loads it in high precision, u <= 0.9 in low precision, else it is
-    skipped. A copy that is there serves if its precision is no lower. Prefetch: behind a visit's own uploads, the first of the
+    skipped. A copy that is there serves unless its precision is lower. Prefetch: behind a visit's own uploads, the first of the
     next `depth` layers with a predicted expert missing gets its missing ones, in the precision that they will ask for;
     predicted experts are not evicted. In each cache the lowest w1 R/T + w2 F/T + w3 H/T + w4 (1 - ((l - i + L) mod L) / L)
     leaves: R last use, F uses, H uses in high precision, T tokens of the sequence, l the expert's layer, i the current one.

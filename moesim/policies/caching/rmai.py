@@ -71,7 +71,7 @@ class Rmai(SizedPolicy):
         remote = [tier for tier in host_order(problem) if problem.system.tiers[tier].kind == "remote"]
         local = problem.main_memory
         if not remote or problem.system.tiers[local].kind != "ddr":
-            raise InputError(Mistake("this policy needs tiers of the kinds ddr and remote; the machine has not both"))
+            raise InputError(Mistake("this policy needs tiers of the kinds ddr and remote; the machine lacks one of them"))
         peer = max(remote, key=problem.usable)
         size, shape = float(problem.model.expert_bytes), (problem.layers, problem.experts)
         cut = self.cut(problem, movable=True)

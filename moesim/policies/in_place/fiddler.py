@@ -35,7 +35,7 @@ class Fiddler(SizedPolicy):
     share: Share = 0.95
     """Share of the GPU memory left for experts that residents fill (published: 0.95)."""
     estimate: Literal["curve", "linear"] = "curve"
-    """What the CPU is taken to need: its time for c tokens, as measured at start (paper), or c times that for one (code)."""
+    """CPU time that the policy assumes: the time for c tokens, as measured at start (paper), or c times that for one (code)."""
     staging: int | None = Field(1, ge=1)
     """Expert slots in GPU memory that uploads land in (published: 1)."""
     pipeline: Literal["overlap", "serial"] = "serial"

@@ -1,4 +1,4 @@
-"""HybriMoE: CPU and GPU eat one queue of experts from both ends, over a cache that goes by moving scores.
+"""HybriMoE: CPU and GPU consume one queue of experts from both ends, over a cache that goes by moving scores.
 
 Knows the past of the run and one visit.
 """

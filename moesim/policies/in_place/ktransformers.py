@@ -38,7 +38,7 @@ class KTransformers(SizedPolicy):
     """Chosen experts on the GPU, the rest on the CPU at the same time; a long prefill runs on the GPU layer by layer.
 
     `strategy`: `uniform` takes the lowest ids of every layer, `frequency` the most popular (layer, expert) pairs of the
-    profile, `front` all experts of the first layers, `random` pairs by lot, `dynamic` starts as `frequency` and after a prefill
+    profile, `front` all experts of the first layers, `random` any pairs, `dynamic` starts as `frequency` and after a prefill
     of `repick` tokens takes the pairs that it used most. A prefill of more than `layerwise` tokens uploads every expert of a
     layer that is not on the GPU and runs all of them there. With `defer`, each decoded token leaves as many of its k experts
     to the CPU while the GPU goes on with the next layer's attention; the last layer defers nothing. That changes outputs, and

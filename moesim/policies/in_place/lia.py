@@ -111,7 +111,7 @@ class Lia(StreamedPolicy):
         return cpu_missing(visit, view) if plan.of(visit.phase)[4] else stream_in_order(visit, view)
 
     def _refusal(self, problem: Problem, kv: str, cases: Sequence[_Case]) -> InputError:
-        """Why there is no plan: no batch fits, or no assignment that can be run is the one given."""
+        """Why there is no plan: no batch fits, or the assignment given cannot be run."""
         batch = max(self._batch(problem, kv, case) for case in cases)
         names = ("prefill_vector", "decode_vector")
         pins = {name: getattr(self, name) for name in names if getattr(self, name) is not None}

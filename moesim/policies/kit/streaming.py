@@ -112,7 +112,7 @@ def homes_to_try(problem: Problem, tiers: Sequence[str] = ()) -> list[Homes]:
 
 
 def host_for_cache(problem: Problem) -> str:
-    """The host tier with most room that is no storage, for a KV cache outside GPU memory; InputError without a host tier."""
+    """The host tier with most room that is not storage, for a KV cache outside GPU memory; InputError without a host tier."""
     tiers = problem.system.tiers
     hosts = sorted(problem.system.host_tiers, key=lambda tier: (tiers[tier].kind == "nvme", -problem.usable(tier)))
     if not hosts:

@@ -18,8 +18,8 @@ __all__ = ["CHANGES", "Ablations", "ablations"]
 
 CHANGES: dict[str, Mapping[str, Any]] = {
     "all parts": {},
-    "placement: by lot, never mended": {"start": "random", "adapt_placement": False},
-    "placement: by lot, mended by the average": {"start": "random"},
+    "placement: at random, never mended": {"start": "random", "adapt_placement": False},
+    "placement: at random, mended by the average": {"start": "random"},
     "placement: profile, never mended": {"adapt_placement": False},
     "devices: hottest on the fastest": {"spread": "fastest", "adapt_placement": False},
     "devices: by hash and bandwidth": {"spread": "hash", "adapt_placement": False},
@@ -61,10 +61,10 @@ class Ablations:
     def remarks(self) -> tuple[str, ...]:
         """What the ablations say."""
         one = self.seconds
-        lot, whole = one["placement: by lot, never mended"], one["all parts"]
+        lot, whole = one["placement: at random, never mended"], one["all parts"]
         frozen, fastest = one["placement: profile, never mended"], one["devices: hottest on the fastest"]
         return (
-            f"Ablations ({_SCENARIO}, batch 2): a placement by lot takes {lot / whole:.2f} times as long per step as all parts "
+            f"Ablations ({_SCENARIO}, batch 2): a random placement takes {lot / whole:.2f} times as long per step as all parts "
             f"together; the queue term of the device cost takes {frozen / fastest:.2f} times as long as the fastest devices "
             "first, because queues that a single PCIe link outruns never form; what prefetch hides is less than its slots "
             f"would save as residents ({one['prefetch: none, its slots for residents'] / whole:.2f} of the time without it).",

@@ -39,7 +39,7 @@ class Finding:
 
     @property
     def sign(self) -> str:
-        """Whether the effect goes the way of the claim, or the level is reached; two points are no difference."""
+        """Whether the effect goes the way of the claim, or the level is reached; two points do not differ."""
         if self.level:
             short = self.published - self.simulated
             return "reached" if (abs(short) if self.level == "exact" else short) <= _POINTS else "missed"

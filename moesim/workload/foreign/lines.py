@@ -32,7 +32,7 @@ class Lines:
         """Kind -> the first mistake, the first lines after it, number of lines."""
 
     def wrong(self, message: str, line: int, kind: str = "", column: int = 1) -> None:
-        """Adds a mistake of `kind`, by default the message itself; the first message of a kind is the one that is told."""
+        """Adds a mistake of `kind`, by default the message itself; only the first message of a kind is reported."""
         new: tuple[Mistake, list[int], int] = (Mistake(message, "", str(self.path), line, column), [], 0)
         first, lines, count = self._wrong.get(kind or message, new)
         later = lines if not count or len(lines) == _LISTED else [*lines, line]

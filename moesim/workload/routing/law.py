@@ -55,7 +55,7 @@ class Routing(Spec):
         base: Path,
         profile: profiles.Profile,
     ) -> Job:
-        """R requests, all there at time 0, with their lengths; a record may know them itself, a law must be told."""
+        """R requests, all there at time 0, with their lengths; a record may know them itself, a law is given them."""
         if requests is None or prompt is None or output is None:
             given = {"requests": requests, "prompt": prompt, "output": output}
             what = "needs a value; only a trace has its own"

@@ -69,7 +69,7 @@ def read_record(path: Path, layers: int, experts: int, top_k: int) -> Record:
 def shape_of(path: Path) -> tuple[int, int, int]:
     """(MoE layers, experts, experts per token) of the record at `path`: the experts it states, else those it names.
 
-    Raises InputError for a file that is no record.
+    Raises InputError for a file that is not a record.
     """
     arrays = read_arrays(path, _ARRAYS)
     mistakes = _shape_mistakes(arrays, str(path))

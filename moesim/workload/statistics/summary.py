@@ -25,7 +25,7 @@ _SAMPLES, _PARTS = 40, 4
 
 
 def summary(path: Path) -> dict[str, Any]:
-    """What the record at `path` shows. InputError for a file that is no record.
+    """What the record at `path` shows. InputError for a file that is not a record.
 
     `skew`, `within_request`: shares of the most popular experts, over all tokens and in each sequence alone; normalised entropy
     and Gini coefficient. `reuse`: lag -> share of a token's experts that the token so far before it used, of the same

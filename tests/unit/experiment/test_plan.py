@@ -164,7 +164,7 @@ def test_every_mistake_is_told_at_once_with_its_place(tmp_path: Path) -> None:
     ("experiment", "message"),
     [
         ({"scenario": "cxl_expert/tabel"}, "unknown scenario 'cxl_expert/tabel'. Did you mean"),
-        ({"scenario": 3}, "3 is no scenario"),
+        ({"scenario": 3}, "3 is not a scenario"),
         ({}, "missing; it has to be given"),
         ({"scenario": BASE, "design": "sobol"}, "missing; it has to be given"),
         ({"scenario": BASE, "design": {"kind": "sobol", "points": 6}, "axes": {"policy.hot": [0, 1]}}, "no power of two"),
@@ -200,7 +200,7 @@ def test_a_mistake_of_some_points_says_which() -> None:
 
 
 def typed(body: str) -> type[Any]:
-    """A policy as a session defines it: its module is no file."""
+    """A policy as a session defines it: its module is not a file."""
     space: dict[str, Any] = {"__name__": "session", "LRU": LRU}
     exec(
         f"def helper(x):\n    return {body}\n\nclass Mine(LRU):\n    def share(self, x):\n        return helper(x) + 1\n", space

@@ -94,7 +94,7 @@ def test_with_precision_changes_parts_and_leaves_the_rest() -> None:
     assert model.with_precision(experts="int4").precision == Precision(kv="fp8", experts="int4")
     assert model.with_precision(Precision()).precision == Precision()
     assert model.with_precision(experts="int4").expert_bytes == model.expert_bytes / 4 == model.expert_bytes_in("int4")
-    with pytest.raises(ValidationError, match="is no precision"):
+    with pytest.raises(ValidationError, match="is not a precision"):
         model.with_precision(experts="int5")
 
 

@@ -53,10 +53,10 @@ def test_canonical_names_are_fixed_points() -> None:
 
 
 def test_unknown_precision_says_what_is_known() -> None:
-    with pytest.raises(ValueError, match="is no precision") as caught:
+    with pytest.raises(ValueError, match="is not a precision") as caught:
         canonical("bf61")
     assert str(caught.value) == (
-        f"'bf61' is no precision; known: {', '.join(BITS)}, or a number of bits such as '4.85 bits'. Did you mean 'bf16'?"
+        f"'bf61' is not a precision; known: {', '.join(BITS)}, or a number of bits such as '4.85 bits'. Did you mean 'bf16'?"
     )
 
 
@@ -68,7 +68,7 @@ def test_bits_out_of_range(bits: str) -> None:
 
 
 def test_negative_bits_are_no_precision() -> None:
-    with pytest.raises(ValidationError, match="'-4 bits' is no precision"):
+    with pytest.raises(ValidationError, match="'-4 bits' is not a precision"):
         Precision(kv="-4 bits")
 
 

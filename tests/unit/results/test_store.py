@@ -116,7 +116,7 @@ def test_a_failed_move_puts_the_earlier_run_back(result: Result, tmp_path: Path,
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "not JSON"), ("[]", "is no result"), ('{"format": "other"}', "is no result"), (None, "no such result")],
+    [("{", "not JSON"), ("[]", "is not the result"), ('{"format": "other"}', "is not the result"), (None, "no such result")],
 )
 def test_what_is_no_result_is_refused(text: str | None, message: str, tmp_path: Path) -> None:
     if text is not None:

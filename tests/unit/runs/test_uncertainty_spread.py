@@ -37,12 +37,12 @@ def test_the_value_itself_is_as_without() -> None:
         ("26 GB/s", ["20 GB/s"], "the lowest and the highest value"),
         ("26 GB/s", [20, "30 GB/s"], "'20' has no unit; write it in that of the value, '26 GB/s'"),
         ("26 GB/s", ["20 GB/s", "30 GiB/s"], "'30 GiB/s' is not in the unit of the value, '26 GB/s'"),
-        ("26 GB/s", ["fast", "30 GB/s"], "'fast' is no finite number with a unit"),
+        ("26 GB/s", ["fast", "30 GB/s"], "'fast' is not a finite number with a unit"),
         ("26 GB/s", ["27 GB/s", "30 GB/s"], "the value 26 GB/s lies outside its own spread"),
         ("26 GB/s", ["28 GB/s", "24 GB/s"], "the value 26 GB/s lies outside its own spread"),
-        ("eager", ["1", "2"], "'eager' is no finite number with a unit, so it can have no spread"),
-        (".inf", [1, 2], "is no finite number"),
-        (True, [0, 1], "is no finite number"),
+        ("eager", ["1", "2"], "'eager' is not a finite number with a unit, so it can have no spread"),
+        (".inf", [1, 2], "is not a finite number"),
+        (True, [0, 1], "is not a finite number"),
     ],
 )
 def test_mistakes(value: object, spread: object, wrong: str) -> None:

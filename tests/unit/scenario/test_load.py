@@ -253,13 +253,14 @@ WRONG_SETS = {
     "hardware.tiers.ddr.sped=3": "--set hardware.tiers.ddr.sped: unknown key 'sped' in 'hardware.tiers.ddr'; known: ",
     "seed.x=1": "--set seed.x: 'seed' is a single value (1); it has no key 'x'",
     "replicate.x=1": "--set replicate.x: 'replicate' is a single value (0); it has no key 'x'",
-    "hardware.links.pcie.ends.2=x": "--set hardware.links.pcie.ends.2: '2' is no entry of the list 'hardware.links.pcie.ends', "
-    "which has 2; the first one is 0",
+    "hardware.links.pcie.ends.2=x": "--set hardware.links.pcie.ends.2: '2' is not an entry of the list "
+    "'hardware.links.pcie.ends', which has 2; the first one is 0",
     "workload.requests": "--set workload.requests: no '=' in it; write path=value, such as workload.requests=16",
-    "a..b=1": "--set a..b: 'a..b' is no path; write keys with dots between them, such as workload.requests=16",
-    "=1": "--set : '' is no path; write keys with dots between them, such as workload.requests=16",
+    "a..b=1": "--set a..b: 'a..b' is not a path; write keys with dots between them, such as workload.requests=16",
+    "=1": "--set : '' is not a path; write keys with dots between them, such as workload.requests=16",
     "workload.requests=[1": "--set workload.requests: '[1' cannot be read: not YAML: ",
-    "workload.requests=many": "--set workload.requests: 'many' is no whole number; write it without quotes and without a unit",
+    "workload.requests=many": "--set workload.requests: 'many' is not a whole number; write it without quotes and "
+    "without a unit",
     "hardware.tiers.ddr.capacity=64": "--set hardware.tiers.ddr.capacity: bare number 64; a size needs its unit",
     "hardware.tiers.ddr.capacity=64 Gb": "--set hardware.tiers.ddr.capacity: '64 Gb' is in bits; ",
     "hardware=nothing": "--set hardware: hardware.profile: unknown hardware profile 'nothing'.",
@@ -321,10 +322,10 @@ def test_mistake_in_a_profile_is_told_in_the_profile() -> None:
     write(file, GPU.replace("300 TFLOPS", "300 TFLUPS").replace("4 us", "4 uS"))
     assert mistakes("good.yaml").split("\n") == [
         (
-            f"{file}:4:10: hardware.devices.gpu.compute: 'TFLUPS' is no unit of compute rate (in '300 TFLUPS'). "
+            f"{file}:4:10: hardware.devices.gpu.compute: 'TFLUPS' is not a unit of compute rate (in '300 TFLUPS'). "
             "Write it like '20 TFLOPS'."
         ),
-        f"{file}:5:17: hardware.devices.gpu.launch: 'uS' is no unit of duration (in '4 uS'). Did you mean 'us'?",
+        f"{file}:5:17: hardware.devices.gpu.launch: 'uS' is not a unit of duration (in '4 uS'). Did you mean 'us'?",
     ]
 
 

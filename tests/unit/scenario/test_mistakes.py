@@ -93,11 +93,11 @@ BROKEN: dict[str, tuple[str, str]] = {
     ),
     "wrong unit": (
         swap("256 GB", "256 GB/s", WIDE),
-        "s.yaml:5:17: hardware.tiers.ddr.capacity: 'GB/s' is no unit of size (in '256 GB/s'). Write it like '48 GB'.",
+        "s.yaml:5:17: hardware.tiers.ddr.capacity: 'GB/s' is not a unit of size (in '256 GB/s'). Write it like '48 GB'.",
     ),
     "misspelt unit": (
         swap("256 GB", "256 gb", WIDE),
-        "s.yaml:5:17: hardware.tiers.ddr.capacity: 'gb' is no unit of size (in '256 gb'). Did you mean 'GB'?",
+        "s.yaml:5:17: hardware.tiers.ddr.capacity: 'gb' is not a unit of size (in '256 gb'). Did you mean 'GB'?",
     ),
     "bits": (
         swap("256 GB", "256 Gbit", WIDE),
@@ -120,7 +120,7 @@ BROKEN: dict[str, tuple[str, str]] = {
     ),
     "list for a quantity": (
         swap("256 GB", "[256 GB]", WIDE),
-        "s.yaml:5:17: hardware.tiers.ddr.capacity: ['256 GB'] is no size; write it like '48 GB'",
+        "s.yaml:5:17: hardware.tiers.ddr.capacity: ['256 GB'] is not a size; write it like '48 GB'",
     ),
     "share above 100 %": (
         swap("capacity: 256 GB", "usable: 120 %", WIDE),
@@ -128,7 +128,7 @@ BROKEN: dict[str, tuple[str, str]] = {
     ),
     "mapping expected, list given": (
         swap("hardware: box", "hardware: [box]"),
-        's.yaml:1:11: hardware: a list (["box"]) cannot stand here; write a mapping of keys to values, or a name',
+        's.yaml:1:11: hardware: a list (["box"]) is not a mapping; write keys and their values, or a name',
     ),
     "mapping expected, word given": (
         swap("    ddr:\n      capacity: 256 GB", "    ddr: large", WIDE),
@@ -136,7 +136,7 @@ BROKEN: dict[str, tuple[str, str]] = {
     ),
     "workload as a word": (
         swap(GOOD[GOOD.index("workload:") : GOOD.index("policy")], "workload: offline\n"),
-        "s.yaml:3:11: workload: 'offline' cannot stand here; write a mapping of keys to values",
+        "s.yaml:3:11: workload: 'offline' is not a mapping; write keys and their values",
     ),
     "duplicate key": (
         GOOD + "policy: lru\n",
@@ -164,11 +164,11 @@ BROKEN: dict[str, tuple[str, str]] = {
     ),
     "wrong type": (
         swap("requests: 4", "requests: many"),
-        "s.yaml:5:13: workload.requests: 'many' is no whole number; write it without quotes and without a unit",
+        "s.yaml:5:13: workload.requests: 'many' is not a whole number; write it without quotes and without a unit",
     ),
     "number in quotes": (
         swap("requests: 4", "requests: '4'"),
-        "s.yaml:5:13: workload.requests: '4' is no whole number; write it without quotes and without a unit",
+        "s.yaml:5:13: workload.requests: '4' is not a whole number; write it without quotes and without a unit",
     ),
     "half a request": (
         swap("requests: 4", "requests: 4.5"),
@@ -176,7 +176,7 @@ BROKEN: dict[str, tuple[str, str]] = {
     ),
     "true for a number": (
         swap("requests: 4", "requests: true"),
-        "s.yaml:5:13: workload.requests: true is no number",
+        "s.yaml:5:13: workload.requests: true is not a number",
     ),
     "yes for true": (
         GOOD + "simulation: {timeline: yes}\n",
@@ -235,7 +235,7 @@ BROKEN: dict[str, tuple[str, str]] = {
     ),
     "policy that is none": (
         swap("on_demand", "json:JSONDecoder"),
-        "s.yaml:9:9: policy.kind: 'json:JSONDecoder' is no policy: it is not derived from moesim's Policy",
+        "s.yaml:9:9: policy.kind: 'json:JSONDecoder' is not a policy: it is not derived from moesim's Policy",
     ),
     "unknown profile": (
         swap("hardware: box", "hardware: bix"),
@@ -274,7 +274,7 @@ BROKEN: dict[str, tuple[str, str]] = {
     "unknown precision": (
         swap("model: mixtral-8x7b", "model: {name: mixtral-8x7b, precision: {experts: int5}}"),
         (
-            f"s.yaml:2:50: model.precision.experts: 'int5' is no precision; known: {', '.join(BITS)}, or a number of bits "
+            f"s.yaml:2:50: model.precision.experts: 'int5' is not a precision; known: {', '.join(BITS)}, or a number of bits "
             "such as '4.85 bits'. Did you mean 'int8'?"
         ),
     ),
@@ -372,7 +372,7 @@ BROKEN: dict[str, tuple[str, str]] = {
     ),
     "extends a number": (
         "extends: 3\n",
-        "s.yaml:1:10: extends: 3 is no scenario; write the path of one file, or its name",
+        "s.yaml:1:10: extends: 3 is not a scenario; write the path of one file, or its name",
     ),
 }
 
