@@ -209,6 +209,13 @@ def test_unit_tests_mirror_the_package() -> None:
     _none(f"tests/unit/{folder} has no counterpart" for folder in sorted(folders) if not (PACKAGE / folder).is_dir())
 
 
+def test_the_page_of_the_design_names_every_folder() -> None:
+    page = (ROOT / "docs" / "design.md").read_text("utf-8")
+    folders = {Path(module.path).parent.as_posix() for module in modules()} - {"."}
+    named = (f"moesim/{folder}/" in page or f"`{folder.rpartition('/')[2]}`" in page for folder in sorted(folders))
+    _none(f"docs/design.md does not name {folder}" for folder, known in zip(sorted(folders), named, strict=True) if not known)
+
+
 WRITES = {
     "write_text", "write_bytes", "mkdir", "makedirs", "rename", "unlink", "rmtree", "mkdtemp", "mkstemp", "savetxt", "savez",
 }  # fmt: skip
