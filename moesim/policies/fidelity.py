@@ -50,7 +50,12 @@ FIDELITY: dict[str, Fidelity] = {
     "ktransformers": _partial(
         "its rule for which experts a batch defers, which is inferred; splitting over sockets, which is a CPU profile"
     ),
-    "llama_cpp": _partial("the mmap of the weights' file and the expert caches of later versions"),
+    "llama_cpp": _partial("the mmap of the weights' file; an expert cache is `llama_cpp_cache`"),
+    "llama_cpp_cache": _partial("the zero slot's work on the GPU, drafts of several tokens"),
+    "vllm_cpu_misses": _partial("gate scores, for which token counts stand; copies for the next layer in prefill"),
+    "vllm_expert_cache": _partial("its split of a batch by tokens where a layer uses more experts than slots"),
+    "dali": _partial("the time that scheduling takes, and the residual vectors, for which a stated recall stands"),
+    "freetoken": _partial("rates measured while both run, and moving memory between cache and pool at run time"),
     "deepspeed_moe": _partial("expert parallelism and its kernels"),
     "monde": _FAITHFUL,
     "dynande": _partial("several near-data units side by side"),
