@@ -115,7 +115,7 @@ class KernelEngine:
     def critical(self, number: int, begin: int) -> list[tuple[int, int, int]]:
         """(lane, from, to) of the path from `begin` to the end of an operation, in order of time; see the reference."""
         path = self._ints(3 * (int(self._buffers.M[k.LOG_USED]) + 1))
-        length = self._kernel.critical(self._buffers.M, self._place[number], begin, path)
+        length = self._kernel.critical(self._buffers.M, self._place[number], begin, path, 0)
         found = path[: 3 * length].tolist() if self._arrays else path[: 3 * length]
         return [(found[j], found[j + 1], found[j + 2]) for j in range(3 * length - 3, -1, -3)]
 

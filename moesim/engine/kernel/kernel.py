@@ -573,14 +573,14 @@ def clear_log(M, F):
     M[LOG_USED] = used
 
 
-def critical(M, op, begin, path):
+def critical(M, op, begin, path, n):
     """Writes the path that led from `begin` to the end of `op` into `path`, last stretch first: (lane, from, to) each.
 
     It goes from every stretch to what let it start: to the stretch before on the same lane if that had just ended, else to the
-    landing, the slot or the last of the operations that it waited for. Returns the number of stretches.
+    landing, the slot or the last of the operations that it waited for. `path` has `n` stretches before; returns how many then.
     """
     o = M[AT_OP] + op * M[OP_WIDTH]
-    until, row, n = M[o + END], M[o + READY_BY], 0
+    until, row = M[o + END], M[o + READY_BY]
     while row >= 0 and until > begin:
         r = M[AT_LOG] + row * ROW_WIDTH
         start = max(M[r + ROW_START], begin)
@@ -1165,7 +1165,10 @@ def book_path(M, B, C, path, T, part, layer):
     L = T[T_LAYERS]
     if layer < L:
         B[B[B_TIME] + part * L + layer] += M[NOW] - C[C_MARK]
-    n = critical(M, C[C_GOAL], C[C_MARK], path)
+    n = critical(M, C[C_GOAL], C[C_MARK], path, 0)
+    if part == 1 and n > 0 and C[C_KNOWN] >= 0 and path[3 * n - 2] == M[M[AT_OP] + C[C_KNOWN] * M[OP_WIDTH] + END]:
+        # it begins with what the host set off when it knew the routing: before that comes what led to there
+        n = critical(M, C[C_KNOWN], C[C_MARK], path, n)
     base = B[B_CRITICAL] + (part * L + layer) * MOST_LANES if layer < L else B[B_TRAILING]
     for j in range(n):
         B[base + path[3 * j]] += path[3 * j + 2] - path[3 * j + 1]

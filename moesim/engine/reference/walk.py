@@ -106,7 +106,11 @@ class ReferenceWalk(ReferenceEngine):
     def _book(self, part: int, layer: int) -> None:
         B, L = self._books.B, self._tables.T[k.T_LAYERS]
         B[B[k.B_TIME] + part * L + layer] += self.now - self._mark
-        for lane, start, end in self.critical(self._goal_number, self._mark):
+        path = self.critical(self._goal_number, self._mark)
+        if part == 1 and path and self._known >= 0 and path[0][1] == self.end(self._known):
+            # it begins with what the host set off when it knew the routing: before that comes what led to there
+            path = [*self.critical(self._known, self._mark), *path]
+        for lane, start, end in path:
             B[B[k.B_CRITICAL] + (part * L + layer) * k.MOST_LANES + lane] += end - start
 
     def place_of(self, number: int) -> int:

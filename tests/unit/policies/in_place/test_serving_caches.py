@@ -76,3 +76,10 @@ def test_misses_are_split_by_what_pcie_and_cpu_move() -> None:
     assert split["expert_tokens"]["cpu"] > 0
     assert split["bytes"]["pcie:forward"] < every["bytes"]["pcie:forward"]
     assert split["throughput_tok_s"] > every["throughput_tok_s"]
+
+
+def test_the_critical_path_goes_past_a_copy_that_set_out_with_the_routing() -> None:
+    """A result crosses behind a prefetch that the host set off when it knew the routing; a path that ends there is refused."""
+    policy = {"kind": "dali", "capacity": 16}
+    kernel, plain = (summary(policy, **{"workload.output": 3, "simulation.engine": e}) for e in ("kernel", "reference"))
+    assert kernel["makespan_s"] == plain["makespan_s"]
