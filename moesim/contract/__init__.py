@@ -39,7 +39,7 @@ from moesim.contract.policy import (
     is_bound,
 )
 from moesim.contract.problem import Problem
-from moesim.contract.steps import Scheduler, StepPlan
+from moesim.contract.steps import Scheduler, Series, StepPlan
 
 __all__ = [
     "BY_NAME",
@@ -69,6 +69,7 @@ __all__ = [
     "Problem",
     "Scheduler",
     "Serial",
+    "Series",
     "Step",
     "StepPlan",
     "Uses",

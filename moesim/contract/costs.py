@@ -193,7 +193,7 @@ class Costs:
 
     def core(
         self, device: str, flops: Any, kv_bytes: Any, phase: Phase, tier: str,
-        *, sequences: Any = 0, mixed: bool = False, tokens: Any = 0,
+        *, sequences: Any = 0, mixed: Any = False, tokens: Any = 0,
     ) -> FloatArray:  # fmt: skip
         """OP1: attention core on `device` over a KV cache in `tier`.
 
@@ -206,7 +206,7 @@ class Costs:
         time = np.asarray(unit.core_time(flops, kv_bytes, phase, reach), dtype=np.float64)
         if isinstance(unit, Gpu) and phase == "decode":
             time = np.maximum(time, self._latents(kv_bytes))
-            time = (time + unit.attention.sequence * np.asarray(sequences)) * (unit.attention.mixed if mixed else 1.0)
+            time = (time + unit.attention.sequence * np.asarray(sequences)) * np.where(mixed, unit.attention.mixed, 1.0)
         elif isinstance(unit, Gpu):
             time = time + self._scores(flops)
         return self._fixed("core", device, time, time > 0, tokens)

@@ -21,6 +21,7 @@ Short names: S sequences of a step, R requests of the job.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -29,7 +30,7 @@ import numpy as np
 from moesim.arrays import BoolArray, IntArray
 from moesim.hardware.device import Phase
 
-__all__ = ["Scheduler", "StepPlan"]
+__all__ = ["Scheduler", "Series", "StepPlan"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +54,47 @@ class StepPlan:
     """Tokens of each, of those before the new ones, that it has just been given from a cache of prefixes; None for no such."""
 
 
+@dataclass(frozen=True, eq=False)
+class Series:
+    """n steps, one right after another. Arrays are [N], over the sequences of the first step, then over those of the next."""
+
+    sizes: IntArray
+    """[n] sequences of each step."""
+    requests: IntArray
+    new_tokens: IntArray
+    before: IntArray
+    yields: BoolArray
+    dropped: IntArray
+    """As in the first step; no later one drops any."""
+    found: IntArray | None = None
+
+    @classmethod
+    def of(cls, steps: Sequence[StepPlan]) -> Series:
+        """Steps that were composed one by one; only the first drops any."""
+        sizes = np.array([len(step.requests) for step in steps])
+        found = None
+        if any(step.found is not None for step in steps):
+            found = np.concatenate([np.zeros_like(step.before) if step.found is None else step.found for step in steps])
+        return cls(
+            sizes,
+            np.concatenate([step.requests for step in steps]),
+            np.concatenate([step.new_tokens for step in steps]),
+            np.concatenate([step.before for step in steps]),
+            np.concatenate([step.yields for step in steps]),
+            steps[0].dropped,
+            found,
+        )
+
+    def first(self, steps: int) -> Series:
+        """The first `steps` of them."""
+        if steps == len(self.sizes):
+            return self
+        end = int(self.sizes[:steps].sum())
+        found = None if self.found is None else self.found[:end]
+        first = self.requests[:end], self.new_tokens[:end], self.before[:end]
+        return Series(self.sizes[:steps], *first, self.yields[:end], self.dropped, found)
+
+
 class Scheduler(Protocol):
     """Composes steps; asked at the start of each."""
 
@@ -61,6 +103,15 @@ class Scheduler(Protocol):
 
     def ended(self, step: StepPlan, end: int) -> None:
         """The step that `compose` returned last has ended at `end` (ps)."""
+
+    def sure(self, most: int) -> Series:
+        """The step composed last and up to `most` - 1 that are sure to follow it, if each begins before `until`."""
+
+    def until(self) -> int | None:
+        """When (ps) something happens that steps behind the one composed last depend on; None if nothing more does."""
+
+    def passed(self, ends: Sequence[int]) -> None:
+        """The first of the steps that are `sure` have ended at `ends` (ps), each but the first begun before `until`."""
 
     def follows(self) -> Phase | None:
         """Of the step that is sure to follow the one composed last: `prefill` if it holds tokens of prompts, else `decode`.

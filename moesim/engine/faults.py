@@ -70,6 +70,11 @@ class Faults:
         changes += [(_reached(fault.until), False, fault) for fault in faults if fault.until is not None]
         self._left = sorted(changes, key=lambda change: (change[0], change[1]))
 
+    @property
+    def any(self) -> bool:
+        """Whether something fails in this run, or has failed."""
+        return bool(self._left or self._events)
+
     def meet(self, now: int) -> None:
         """Between two passes, at `now` ps: what was due by then happens."""
         for event in self._events:

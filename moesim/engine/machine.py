@@ -143,7 +143,11 @@ class Machine:
 
     def busy(self) -> dict[str, int]:
         """Lane -> ps at work so far, what runs now counted up to now; waiting for requests is not work."""
-        times = zip(self.program.lanes, self.engine.busy(), strict=False)
+        return self.named(self.engine.busy())
+
+    def named(self, busy: Sequence[int]) -> dict[str, int]:
+        """Lane -> ps at work, by the number of the lane."""
+        times = zip(self.program.lanes, busy, strict=False)
         return {lane: time for lane, time in times if lane != ARRIVALS}
 
     def idle(self, queue: str) -> bool:

@@ -13,14 +13,14 @@ import numpy as np
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
 from moesim.contract import Deployment
-from moesim.contract.steps import StepPlan
+from moesim.contract.steps import Series, StepPlan
 from moesim.errors import MoesimError
 from moesim.hardware.device import Phase
 from moesim.model import Architecture
 from moesim.scheduling.rounds import steps_of_job
 from moesim.workload.table import Job, RoutingTable
 
-__all__ = ["Part", "Pass", "core_work", "pass_of", "passes_of_job"]
+__all__ = ["Part", "Pass", "check_plan", "core_work", "pass_of", "passes_of_job"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +99,7 @@ def pass_of(index: int, plan: StepPlan, job: Job, routing: RoutingTable, expert_
 
     MoesimError for a plan that no sequence of tokens fits: a scheduler's mistake.
     """
-    _check(plan, job)
+    check_plan(job, plan, plan.requests)
     requests, before, after = plan.requests, plan.before, plan.before + plan.new_tokens
     prompt = job.prompt[requests]
     decoding = (plan.new_tokens == 1) & (before >= prompt)
@@ -122,11 +122,12 @@ def _counts(
     return routing.chunk_counts(requests, before, after, prompt)
 
 
-def _check(plan: StepPlan, job: Job) -> None:
+def check_plan(job: Job, plan: StepPlan | Series, places: IntArray) -> None:
+    """MoesimError for what a scheduler may not compose; `places` are equal where a request is twice in a step."""
     requests, after = plan.requests, plan.before + plan.new_tokens
     if not len(requests):
         raise MoesimError("a scheduler composed a step without sequences")
-    if len(np.unique(requests)) < len(requests):
+    if len(np.unique(places)) < len(places):
         raise MoesimError("a scheduler put a request into a step twice")
     known = after <= job.prompt[requests] + job.output[requests] - 1
     if not ((plan.new_tokens >= 1) & (plan.before >= 0) & known).all():

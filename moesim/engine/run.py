@@ -16,6 +16,7 @@ from moesim.engine.kv import KvBook
 from moesim.engine.machine import EngineKind
 from moesim.engine.passes import Pass, pass_of
 from moesim.engine.programs.pre_expert import structure_of_pass
+from moesim.engine.series import SeriesWalk
 from moesim.engine.stream import StreamWalk
 from moesim.engine.walk import PassWalk
 from moesim.errors import InputError, Mistake
@@ -93,20 +94,30 @@ def _job(context: Context, routing: RoutingTable, scheduler: Scheduler, progress
     if context.policy.clairvoyant:
         context.foresee([pass_of(number, plan, job, routing, expert_batch) for number, plan in enumerate(_all(scheduler))])
     stream, cache = StreamWalk(context), KvBook(context.problem, scheduler.kv_room())
+    series = SeriesWalk(context, routing, scheduler, cache, stream)
     while (plan := scheduler.compose(context.machine.now)) is not None:
         if isinstance(plan, int):
             context.wait(plan)
             continue
-        step = pass_of(index, plan, job, routing, expert_batch)
-        cache.enter(plan)
-        context.faults.meet(context.machine.now)
-        _pass(context, step, scheduler.follows(), stream)
-        cache.leave(step.ending)
-        scheduler.ended(plan, context.machine.now)
-        index, done = index + 1, done + int(step.new_tokens.sum())
+        walked = series.walk(index)
+        if not walked:
+            walked = _step(context, pass_of(index, plan, job, routing, expert_batch), scheduler, stream, cache)
+        done += sum(row.tokens for row in context.recorder.passes[index:])
+        index += walked
         if progress is not None:
             progress(min(done, total), total)
+    series.close()
     context.recorder.kv_peak = cache.peak
+
+
+def _step(context: Context, step: Pass, scheduler: Scheduler, stream: StreamWalk, cache: KvBook) -> int:
+    """Times a single step; 1."""
+    cache.enter(step.plan)
+    context.faults.meet(context.machine.now)
+    _pass(context, step, scheduler.follows(), stream)
+    cache.leave(step.ending)
+    scheduler.ended(step.plan, context.machine.now)
+    return 1
 
 
 def _all(scheduler: Scheduler) -> list[StepPlan]:

@@ -12,12 +12,13 @@ from moesim.contract import CacheRule, Dispatch, Foreseen, Moves, Step, Uses, Vi
 from moesim.engine.context import Context
 from moesim.engine.dispatches import Answers, batched, stacked
 from moesim.engine.kernel import kernel as k
+from moesim.engine.kernel.visit_tables import VisitTables
 from moesim.engine.kernel.visits import visit_rows, visits_of_pass
 from moesim.engine.passes import Pass
 from moesim.engine.programs.pre_expert import Structure, templates_of, trailer_of
 from moesim.errors import PolicyError
 
-__all__ = ["PassWalk"]
+__all__ = ["PassWalk", "refuse"]
 
 _EMPTY = np.zeros(0, dtype=np.int64)
 _NO_ROWS = np.zeros(k.R_HEADER, dtype=np.int64)
@@ -219,15 +220,7 @@ class PassWalk:
         return visit_rows(counts, answers.device, times, stored, self._serving, flying, answers, data, kinds is not None)
 
     def _check(self, status: int) -> None:
-        """PolicyError for a dispatch that the machine cannot carry out."""
-        if status >= 0:
-            return
-        if status == k.NO_SLOT:
-            raise PolicyError("dispatch asked for uploads, but deploy set no staging slot aside for them to land in")
-        if status <= k.BAD_READER:
-            name = self.context.tables.helpers[k.BAD_READER - status].name
-            raise PolicyError(f"dispatch gave '{name}' an expert whose weights it cannot read")
-        raise PolicyError("dispatch gave active experts to a device that does not exist")
+        refuse(status, self.context.tables)
 
     def dispatch(self, row: int) -> Dispatch:
         """Asks the policy about one visit; it gets copies, for the arrays hold later layers too."""
@@ -265,3 +258,16 @@ class PassWalk:
             if (self._computed[row][here] > 0).any():
                 raise PolicyError(f"dispatch.moves evicts an expert of MoE layer {layer}, which runs")
         return moves
+
+
+def refuse(status: int, tables: VisitTables) -> None:
+    """PolicyError for a dispatch that the machine cannot carry out, as the engine's `status` says."""
+    if status >= 0:
+        return
+    if status == k.NO_SLOT:
+        raise PolicyError("dispatch asked for uploads, but deploy set no staging slot aside for them to land in")
+    if status <= k.BAD_READER:
+        raise PolicyError(
+            f"dispatch gave '{tables.helpers[k.BAD_READER - status].name}' an expert whose weights it cannot read"
+        )
+    raise PolicyError("dispatch gave active experts to a device that does not exist")

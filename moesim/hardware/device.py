@@ -16,9 +16,10 @@ from moesim.hardware.experts import PositiveShare, TokenRange
 from moesim.spec import Spec
 from moesim.units import Duration, Money, Power
 
-__all__ = ["Attention", "Device", "Phase"]
+__all__ = ["PHASES", "Attention", "Device", "Phase"]
 
 Phase = Literal["prefill", "decode"]
+PHASES: tuple[Phase, ...] = ("prefill", "decode")
 
 
 class Device(Spec):

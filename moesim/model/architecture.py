@@ -17,7 +17,7 @@ from moesim.model.attention import AnyAttention, Latent
 from moesim.model.mixtures import mixture
 from moesim.model.precision import Precision
 from moesim.model.shape import Shape
-from moesim.model.windows import attended, causal_pairs, kept, visible_before
+from moesim.model.windows import Groups, attended, causal_pairs, kept, summed, visible_before
 
 __all__ = ["Architecture"]
 
@@ -99,10 +99,11 @@ class Architecture(Shape):
         return values
 
     def _per_layer(self, full: ArrayLike, linear: ArrayLike = 0.0) -> FloatArray:
-        """[layers] `full` where a layer has a cache and `linear` where it has not."""
-        values = np.array(np.broadcast_to(np.asarray(full, dtype=np.float64), self.layers))
+        """[.., layers] `full` where a layer has a cache and `linear` [..] where it has not."""
+        array = np.asarray(full, dtype=np.float64)
+        values = np.array(np.broadcast_to(array, (*array.shape[:-1], self.layers)))
         if self.linear_layers:
-            values[list(self.linear_layers)] = linear
+            values[..., list(self.linear_layers)] = np.asarray(linear)[..., None]
         return values
 
     # Experts
@@ -308,42 +309,48 @@ class Architecture(Shape):
 
     def kv_total(self, tokens: ArrayLike) -> float:
         """Bytes kept for sequences of `tokens` [S] tokens: caches (no more than a window each) and recurrent states."""
-        states = np.count_nonzero(np.asarray(tokens)) * self.state_bytes
-        return float(self._per_layer(self.kv_bytes * kept(tokens, self.windows), states).sum())
+        return float(self.kv_totals(tokens))
+
+    def kv_totals(self, tokens: ArrayLike, groups: Groups | None = None) -> FloatArray:
+        """As `kv_total`; [G] with `groups` of sequences."""
+        states = summed(np.asarray(tokens) != 0, groups) * self.state_bytes
+        return np.asarray(self._per_layer(self.kv_bytes * kept(tokens, self.windows, groups), states).sum(axis=-1))
 
     # The attention core
 
-    def core_flops_decode(self, context: ArrayLike) -> FloatArray:
-        """[layers] FLOP of the attention core for one new token of each sequence.
+    def core_flops_decode(self, context: ArrayLike, groups: Groups | None = None) -> FloatArray:
+        """[layers] FLOP of the attention core for one new token of each sequence; [G, layers] with `groups` of sequences.
 
         `context`: [S] tokens attended to, the new one included. MLA in its absorbed form.
         """
-        linear = self.linear.decode_flops * np.size(context) if self.linear else 0.0
-        return self._per_layer(
-            self._cached(lambda kind: kind.decode_flops) * attended(context, self.windows, self.chunked), linear
-        )
+        linear = self.linear.decode_flops * summed(np.ones_like(context), groups) if self.linear else 0.0
+        seen = attended(context, self.windows, self.chunked, groups)
+        return self._per_layer(self._cached(lambda kind: kind.decode_flops) * seen, linear)
 
-    def core_bytes_decode(self, context: ArrayLike) -> FloatArray:
-        """[layers] bytes of cache that the attention core reads for one new token of each sequence.
+    def core_bytes_decode(self, context: ArrayLike, groups: Groups | None = None) -> FloatArray:
+        """[layers] bytes of cache that the attention core reads for one new token of each sequence, as `core_flops_decode`.
 
         `context`: [S] tokens attended to, the new one included. Linear attention reads and writes its state.
         """
-        states = 2.0 * self.state_bytes * np.size(context)
-        return self._per_layer(self.kv_bytes * attended(context, self.windows, self.chunked), states)
+        states = 2.0 * self.state_bytes * summed(np.ones_like(context), groups) if self.linear else 0.0
+        return self._per_layer(self.kv_bytes * attended(context, self.windows, self.chunked, groups), states)
 
-    def core_flops_prefill(self, prompt: ArrayLike, before: ArrayLike = 0) -> FloatArray:
+    def core_flops_prefill(self, prompt: ArrayLike, before: ArrayLike = 0, groups: Groups | None = None) -> FloatArray:
         """[layers] FLOP of the attention core for `prompt` [S] tokens of prompts, causal half only; MLA expanded.
 
         `before` [S]: tokens of the same prompts that earlier passes have put into the cache; MLA expands their latents again.
+        [G, layers] with `groups` of sequences.
         """
         new, there = np.asarray(prompt, dtype=np.float64), np.asarray(before, dtype=np.float64)
-        linear = self.linear.prefill_flops * float(np.sum(new)) if self.linear else 0.0
-        pairs = self._pairs(new + there) - self._pairs(there)
-        again = self._cached(lambda kind: kind.expansion_flops) * self._visible(there)
+        linear = self.linear.prefill_flops * summed(new, groups) if self.linear else 0.0
+        pairs = self._pairs(new + there, groups) - self._pairs(there, groups)
+        again = self._cached(lambda kind: kind.expansion_flops) * self._visible(there, groups)
         return self._per_layer(self._cached(lambda kind: kind.prefill_flops) * pairs + again, linear)
 
-    def core_bytes_prefill(self, prompt: ArrayLike, before: ArrayLike = 0) -> FloatArray:
+    def core_bytes_prefill(self, prompt: ArrayLike, before: ArrayLike = 0, groups: Groups | None = None) -> FloatArray:
         """[layers] bytes of keys and values that the attention core reads for `prompt` [S] tokens of prompts.
+
+        [G, layers] with `groups` of sequences.
 
         Each key and value once, fresh from the projection in the precision of activations; the write to the cache is not
         counted. Those of the `before` [S] tokens of earlier passes come from the cache; where they have to be expanded (MLA),
@@ -351,13 +358,15 @@ class Architecture(Shape):
         Source: FlashAttention, arXiv:2205.14135. Valid: key and value tiles are shared on chip by all queries.
         """
         new, there = np.asarray(prompt, dtype=np.float64), np.asarray(before, dtype=np.float64)
-        tokens = float(np.sum(new))
-        states = self.state_bytes * (np.count_nonzero(new) + np.count_nonzero(there))
-        linear = self.linear.fresh * tokens * self._activation + states if self.linear else 0.0
+        tokens = summed(new, groups)
+        linear: FloatArray | float = 0.0
+        if self.linear:
+            states = self.state_bytes * (summed(new != 0, groups) + summed(there != 0, groups))
+            linear = self.linear.fresh * tokens * self._activation + states
         fresh, expands = self._cached(lambda kind: kind.fresh), self._cached(lambda kind: float(kind.expansion_flops > 0))
-        seen = self._visible(there)
+        seen = self._visible(there, groups)
         again = self.kv_bytes * seen + expands * fresh * seen * self._activation
-        return self._per_layer(fresh * tokens * self._activation + again, linear)
+        return self._per_layer(fresh * tokens[..., None] * self._activation + again, linear)
 
     def cached_bytes(self, before: ArrayLike) -> FloatArray:
         """[layers] bytes of cache that a further part of a prompt attends to; `before` [S] tokens are there already.
@@ -366,8 +375,8 @@ class Architecture(Shape):
         """
         return self._per_layer(self.kv_bytes * self._visible(np.asarray(before, dtype=np.float64)))
 
-    def _pairs(self, tokens: FloatArray) -> FloatArray:
-        return causal_pairs(tokens, self.windows, self.chunked)
+    def _pairs(self, tokens: FloatArray, groups: Groups | None = None) -> FloatArray:
+        return causal_pairs(tokens, self.windows, self.chunked, groups)
 
-    def _visible(self, before: FloatArray) -> FloatArray:
-        return visible_before(before, self.windows, self.chunked)
+    def _visible(self, before: FloatArray, groups: Groups | None = None) -> FloatArray:
+        return visible_before(before, self.windows, self.chunked, groups)

@@ -6,13 +6,32 @@ Knows nothing of bytes or FLOPs; a window of 0 tokens means no window.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from moesim.arrays import FloatArray
+from moesim.arrays import FloatArray, IntArray
 
-__all__ = ["attended", "causal_pairs", "kept", "visible_before"]
+__all__ = ["Groups", "attended", "causal_pairs", "kept", "summed", "visible_before"]
+
+
+class Groups(NamedTuple):
+    """Sequences that are summed apart, as those of several steps are."""
+
+    of: IntArray
+    """[S] the group of each sequence."""
+    number: int
+    """Groups, G; some may be empty."""
+
+
+def summed(values: ArrayLike, groups: Groups | None) -> FloatArray:
+    """Sums of `values` [S] or [W, S] over sequences: a number or [W]; with `groups` [G] or [G, W]."""
+    array = np.atleast_1d(np.asarray(values, dtype=np.float64))
+    if groups is None:
+        return np.asarray(array.sum(axis=-1))
+    sums = [np.bincount(groups.of, weights=row, minlength=groups.number) for row in np.atleast_2d(array)]
+    return np.asarray(sums[0] if array.ndim == 1 else np.stack(sums, axis=1), dtype=np.float64)
 
 
 _ENDLESS = 2.0**53  # stands for "no window": longer than any context, yet finite, so that 0 * _ENDLESS is 0
@@ -25,8 +44,8 @@ def _reaches(windows: tuple[int, ...]) -> tuple[FloatArray, NDArray[np.intp]]:
     return np.where(distinct == 0, _ENDLESS, distinct)[:, np.newaxis], place
 
 
-def attended(context: ArrayLike, windows: tuple[int, ...], chunked: bool = False) -> FloatArray:
-    """[layers] tokens that one new token of each sequence attends to, summed over sequences.
+def attended(context: ArrayLike, windows: tuple[int, ...], chunked: bool = False, groups: Groups | None = None) -> FloatArray:
+    """[layers] tokens that one new token of each sequence attends to, summed over sequences; [G, layers] with `groups`.
 
     `context`: [S] tokens up to and including the new one. A sliding window shows the last `window` tokens, a chunk
     (`chunked`, Llama-4) those since the last multiple of `window`.
@@ -35,26 +54,35 @@ def attended(context: ArrayLike, windows: tuple[int, ...], chunked: bool = False
     tokens = np.asarray(context, dtype=np.float64)
     last = np.fmod(np.maximum(tokens - 1, 0), reach) + 1 if chunked else reach
     seen = np.minimum(tokens, last)
-    return np.asarray(seen.sum(axis=1)[place])
+    return np.asarray(summed(seen, groups)[..., place])
 
 
-def kept(tokens: ArrayLike, windows: tuple[int, ...]) -> FloatArray:
-    """[layers] tokens in the cache of sequences of `tokens` [S] tokens, summed: no more than a window each."""
-    return attended(tokens, windows)
+def kept(tokens: ArrayLike, windows: tuple[int, ...], groups: Groups | None = None) -> FloatArray:
+    """[layers] tokens in the cache of sequences of `tokens` [S] tokens, summed as `attended`: no more than a window each."""
+    return attended(tokens, windows, groups=groups)
 
 
-def causal_pairs(prompt: ArrayLike, windows: tuple[int, ...], chunked: bool = False) -> FloatArray:
-    """[layers] pairs of a query and a key not after it within the window, summed over prompts of `prompt` [S] tokens."""
+def causal_pairs(
+    prompt: ArrayLike, windows: tuple[int, ...], chunked: bool = False, groups: Groups | None = None
+) -> FloatArray:
+    """[layers] pairs of a query and a key not after it within the window, summed over prompts of `prompt` [S] tokens.
+
+    [G, layers] with `groups`.
+    """
     reach, place = _reaches(windows)
     tokens = np.asarray(prompt, dtype=np.float64)
     rest = np.fmod(tokens, reach) if chunked else np.minimum(tokens, reach)
     # a prompt is a triangle of `rest` tokens and, beyond it, either whole chunks or queries that each see a whole window
     pairs = rest * (rest + 1) / 2 + (tokens - rest) * ((reach + 1) / 2 if chunked else rest)
-    return np.asarray(pairs.sum(axis=1)[place])
+    return np.asarray(summed(pairs, groups)[..., place])
 
 
-def visible_before(before: ArrayLike, windows: tuple[int, ...], chunked: bool = False) -> FloatArray:
+def visible_before(
+    before: ArrayLike, windows: tuple[int, ...], chunked: bool = False, groups: Groups | None = None
+) -> FloatArray:
     """[layers] earlier tokens that some token of a part of a prompt attends to, summed over sequences.
+
+    [G, layers] with `groups`.
 
     `before`: [S] tokens that were there before the part. Its first token sees most of them: a sliding window less itself, or
     in a layer of chunks those since the last multiple of `window`.
@@ -62,4 +90,4 @@ def visible_before(before: ArrayLike, windows: tuple[int, ...], chunked: bool = 
     reach, place = _reaches(windows)
     tokens = np.asarray(before, dtype=np.float64)
     seen = np.fmod(tokens, reach) if chunked else np.minimum(tokens, reach - 1)
-    return np.asarray(seen.sum(axis=1)[place])
+    return np.asarray(summed(seen, groups)[..., place])

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, Self
 
+import numpy as np
 from pydantic import Field, model_validator
 
-from moesim.scheduling.base import Batching, Chosen, Room, Session, urgency
+from moesim.scheduling.base import Batching, Chosen, Room, Session, Steady, urgency
 from moesim.scheduling.blocks import BlockPool
 from moesim.scheduling.sequence import Batch, Sequence
 
@@ -90,6 +91,22 @@ class ContinuousSession(Session):
         if not preempts:
             self._admit_waiting(chosen, budget)
         return self._batch(chosen) if chosen else None
+
+    def steady(self, most: int, ahead: int) -> Steady | None:
+        going = [sequence for sequence in self.running if sequence.sampled + sequence.pending < sequence.output]
+        if not going or any(sequence.tokens + sequence.pending - sequence.computed != 1 for sequence in going):
+            return None
+        computed, output, held = np.array(
+            [(s.computed, s.output - s.sampled - s.pending, len(s.blocks)) for s in going], dtype=np.int64
+        ).T
+        steps = min(most, int(output.max()))
+        if self.waiting:  # the first place that comes free is taken
+            full = len(going) == len(self.running) == self.rules.max_num_seqs
+            steps = min(steps, int(output.min()) + ahead - 1) if full else 0
+        size, free = self.pool.size, self.pool.free
+        while steps and int(np.maximum(-(-(computed + np.minimum(steps, output)) // size) - held, 0).sum()) > free:
+            steps //= 2
+        return Steady(going, output, steps) if steps else None
 
     def _cut(self, tokens: int, budget: int) -> int:
         """How many of `tokens` a step takes that has `budget` left."""

@@ -5,13 +5,15 @@ Knows requests and lengths; knows nothing of time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 
 from moesim.arrays import IntArray
 from moesim.contract import Deployment, Problem, chunk_of
-from moesim.contract.steps import StepPlan
+from moesim.contract.steps import Series, StepPlan
 from moesim.hardware.device import Phase
 from moesim.workload.table import Job
 
@@ -25,21 +27,43 @@ class Rounds:
         self._job, self._deployment = problem.job, deployment
         self._room = problem.kv_bytes(deployment.plan.batch)
         self._steps = steps_of_job(problem.job, deployment)
-        self._next = next(self._steps, None)
+        self._now: StepPlan | None = None
+        self._coming: deque[StepPlan] = deque()
+
+    def _look(self, steps: int) -> None:
+        """Up to `steps` steps behind the one composed last are known."""
+        self._coming.extend(islice(self._steps, max(steps - len(self._coming), 0)))
 
     def compose(self, now: int) -> StepPlan | int | None:
         """The next step."""
-        step, self._next = self._next, next(self._steps, None)
-        return step
+        self._look(1)
+        self._now = self._coming.popleft() if self._coming else None
+        return self._now
 
     def ended(self, step: StepPlan, end: int) -> None:
         """Nothing follows from when a step ends."""
 
+    def sure(self, most: int) -> Series:
+        """The step composed last and those that follow it."""
+        assert self._now is not None
+        self._look(most - 1)
+        return Series.of([self._now, *islice(self._coming, most - 1)])
+
+    def until(self) -> int | None:
+        """No step depends on the clock."""
+
+    def passed(self, ends: Sequence[int]) -> None:
+        """They are not composed again."""
+        for _ in ends[1:]:
+            self._coming.popleft()
+
     def follows(self) -> Phase | None:
         """The phase of the next step."""
-        if self._next is None:
+        self._look(1)
+        if not self._coming:
             return None
-        return "prefill" if (self._next.before < self._job.prompt[self._next.requests]).any() else "decode"
+        following = self._coming[0]
+        return "prefill" if (following.before < self._job.prompt[following.requests]).any() else "decode"
 
     def foreseen(self) -> list[StepPlan] | None:
         """All of them."""

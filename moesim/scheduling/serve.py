@@ -6,14 +6,15 @@ Knows the job, the deployment and the server; times nothing.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence as Sized
 
 import numpy as np
 
 from moesim.arrays import FloatArray, IntArray
-from moesim.contract import Deployment, Problem, StepPlan
+from moesim.contract import Deployment, Problem, Series, StepPlan
 from moesim.errors import InputError, Mistake
 from moesim.hardware.device import Phase
-from moesim.scheduling.base import Batching, Room
+from moesim.scheduling.base import Batching, Room, Steady
 from moesim.scheduling.sequence import Batch, Sequence
 from moesim.scheduling.server import Ledger, Server, Traffic
 from moesim.units import format_exact
@@ -53,6 +54,20 @@ class Serving:
         """Its tokens come out."""
         self.server.ended(end)
 
+    def sure(self, most: int) -> Series:
+        """The composed steps, then decodes of who runs."""
+        batches, steady = self.server.sure(most)
+        plans = [_plan(batch) for batch in batches]
+        return _series(plans, steady)
+
+    def until(self) -> int | None:
+        """The next arrival."""
+        return self.server.until()
+
+    def passed(self, ends: Sized[int]) -> None:
+        """Their tokens come out."""
+        self.server.passed(ends)
+
     def follows(self) -> Phase | None:
         """The phase of a step that is composed ahead."""
         step = self.server.next
@@ -73,6 +88,26 @@ def _plan(batch: Batch) -> StepPlan:
     dropped = np.array([sequence.number for sequence in batch.preempted], dtype=np.int64)
     before = batch.attended - batch.new_tokens
     return StepPlan(batch.numbers, batch.new_tokens, before, batch.samples, dropped, batch.found)
+
+
+def _series(plans: list[StepPlan], steady: Steady | None) -> Series:
+    """`plans`, and the steady steps that follow them."""
+    composed = Series.of(plans)
+    if steady is None:
+        return composed
+    numbers, computed = np.array([(s.number, s.computed) for s in steady.sequences], dtype=np.int64).T
+    step = np.arange(steady.steps)[:, None]
+    there = step < steady.remaining
+    ones = np.ones(int(np.count_nonzero(there)), dtype=np.int64)
+    return Series(
+        np.concatenate([composed.sizes, np.count_nonzero(there, axis=1)]),
+        np.concatenate([composed.requests, np.broadcast_to(numbers, there.shape)[there]]),
+        np.concatenate([composed.new_tokens, ones]),
+        np.concatenate([composed.before, (computed + step)[there]]),
+        np.concatenate([composed.yields, ones.astype(np.bool_)]),
+        composed.dropped,
+        None if composed.found is None else np.concatenate([composed.found, np.zeros_like(ones)]),
+    )
 
 
 def _traffic(job: Job) -> Traffic:

@@ -14,7 +14,7 @@ import numpy as np
 
 from moesim.arrays import IntArray
 from moesim.errors import MoesimError
-from moesim.scheduling.base import Session
+from moesim.scheduling.base import Session, Steady
 from moesim.scheduling.sequence import Batch, Sequence
 
 __all__ = ["Ledger", "Server", "Traffic"]
@@ -73,21 +73,17 @@ class Server:
         self._coming = [(time, number) for number, time in enumerate(traffic.arrival.tolist()) if time >= 0]
         heapq.heapify(self._coming)
         self._composed: deque[Batch] = deque()
+        self._steady: Steady | None = None
+        """What follows the composed steps if nobody arrives, as said last."""
         self._latest = [-1] * len(traffic.sequences)
 
     def compose(self, now: int) -> Batch | int | None:
         """The step that starts at `now` (ps); when the next request arrives (ps) if nobody has work; None when all is done."""
-        session, scheduled = self.session, self.ledger.scheduled
+        session = self.session
         self._take(now)
-        while len(self._composed) < self.ahead:
-            batch = session.schedule()
-            if batch is None:
-                break
-            for sequence in batch.entered:
-                if scheduled[sequence.number] < 0:
-                    scheduled[sequence.number] = now
-            self._composed.append(batch)
-        self.ledger.levels.append((now, len(session.running), len(session.waiting), session.pool.used))
+        while len(self._composed) < self.ahead and self._schedule(now):
+            pass
+        self._level(now)
         if self._composed:
             return self._composed[0]
         if self._coming:
@@ -96,6 +92,21 @@ class Server:
             raise MoesimError("a scheduler left requests without a step though nothing else is to come")
         return None
 
+    def _schedule(self, now: int) -> bool:
+        """Composes a further step, if there is one."""
+        batch, scheduled = self.session.schedule(), self.ledger.scheduled
+        if batch is None:
+            return False
+        for sequence in batch.entered:
+            if scheduled[sequence.number] < 0:
+                scheduled[sequence.number] = now
+        self._composed.append(batch)
+        return True
+
+    def _level(self, now: int) -> None:
+        session = self.session
+        self.ledger.levels.append((now, len(session.running), len(session.waiting), session.pool.used))
+
     @property
     def next(self) -> Batch | None:
         """The step that is composed already behind the one that `compose` returned last."""
@@ -103,17 +114,64 @@ class Server:
 
     def ended(self, end: int) -> None:
         """The step that `compose` returned last has ended at `end` (ps)."""
-        batch, ledger, latest = self._composed.popleft(), self.ledger, self._latest
-        for sequence in batch.yields:
+        batch = self._composed.popleft()
+        self._stamp(batch.yields, end)
+        self._gone(self.session.finish(batch), end)
+
+    def _stamp(self, yields: list[Sequence], end: int) -> None:
+        """An output token of each comes out."""
+        ledger, latest = self.ledger, self._latest
+        for sequence in yields:
             number = sequence.number
             if sequence.sampled:
                 ledger.gaps.append(end - latest[number])
             else:
                 ledger.first_token[number] = end
             latest[number] = end
-        for sequence in self.session.finish(batch):
-            ledger.finish[sequence.number] = end
+
+    def _gone(self, ended: list[Sequence], end: int) -> None:
+        """These have had their last token."""
+        for sequence in ended:
+            self.ledger.finish[sequence.number] = end
             self._answered(sequence.number, end)
+
+    def until(self) -> int | None:
+        """When the next request arrives, ps; None where no more is known to."""
+        return self._coming[0][0] if self._coming else None
+
+    def sure(self, most: int) -> tuple[list[Batch], Steady | None]:
+        """The composed steps, and what follows them if nobody arrives: `most` in all."""
+        steps = list(self._composed)
+        if len(steps) > 1 and steps[1].preempted:
+            steps = steps[:1]
+        self._steady = None
+        if len(steps) == self.ahead < most:
+            steady = self.session.steady(most - self.ahead, self.ahead)
+            if steady is not None and self.traffic.users:  # an answer calls for the next request
+                ends = any(sequence.sampled + sequence.pending >= sequence.output for sequence in self.session.running)
+                steady = None if ends else steady._replace(steps=min(steady.steps, int(steady.remaining.min())))
+            self._steady = steady
+        return steps[:most], self._steady
+
+    def passed(self, ends: Sized[int]) -> None:
+        """The first of the sure steps have ended at `ends` (ps), and nobody arrived before the last of them began."""
+        steady, composed = self._steady, len(self._composed)
+        remaining = [] if steady is None else steady.remaining.tolist()
+        sequences = [] if steady is None else steady.sequences
+        for number, end in enumerate(ends):
+            if number < composed:
+                self.ended(end)
+            else:
+                yields = [s for s, left in zip(sequences, remaining, strict=True) if left > number - composed]
+                self._stamp(yields, end)
+                self._gone(self.session.come_out(yields), end)
+            if number == len(ends) - 1:
+                return
+            if number < len(ends) - composed:
+                self.session.go_on([s for s, left in zip(sequences, remaining, strict=True) if left > number])
+            else:
+                self._schedule(end)
+            self._level(end)
 
     def _answered(self, number: int, now: int) -> None:
         """The user of a closed loop thinks, and sends the next request."""

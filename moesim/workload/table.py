@@ -164,6 +164,14 @@ class RoutingTable:
         """[L, E] like `decode_counts`, each request of [S] at its own decode pass of `positions` [S]."""
         return self.count(self.decode[requests, positions])
 
+    def step_counts(self, requests: IntArray, positions: IntArray, step: IntArray, steps: int) -> IntArray:
+        """[n, L, E] like `mixed_counts`, each request of [S] in a step of its own of n = `steps`: that of `step` [S]."""
+        ids = self.decode[requests, positions].astype(np.intp)
+        cells = self.layers * self.experts
+        ids += self._offsets
+        ids += (step * cells)[:, None, None]
+        return np.bincount(ids.ravel(), minlength=steps * cells).reshape(steps, self.layers, self.experts)
+
     def count(self, ids: NDArray[np.unsignedinteger[Any]]) -> IntArray:
         """[L, E] tokens per expert of the expert ids [S, L, k]."""
         keys = ids.astype(self._offsets.dtype)

@@ -13,8 +13,10 @@ import numpy as np
 
 from moesim.arrays import FloatArray, IntArray
 from moesim.contract import Deployment, PhasePlan, Problem
-from moesim.engine.passes import Part, Pass, core_work
+from moesim.engine.passes import Pass, core_work
 from moesim.engine.programs.attention import Core, cpu_share
+from moesim.engine.programs.gpu_steps import Parts
+from moesim.hardware.device import PHASES, Phase
 from moesim.results.recorder import SECOND, Recorder
 
 __all__ = ["ExpertWork", "Operations", "roofs"]
@@ -39,25 +41,43 @@ class Operations:
         problem, self._phase = self._problem, one.phase
         if not problem.job.attention:
             return
-        model, costs, gpu = problem.model, problem.costs.bare, problem.system.gpu_name
-        whole, hidden = one.new_tokens.sum(keepdims=True), model.token_bytes
         for cores in sets:
-            self._projections(cores)
+            self._projections(cores[0].plan, np.sum([core.tokens for core in cores], axis=0))
         for part in one.parts:
-            self._core(part, self._deployment.plan.of(part.phase))
+            self._core(part.phase, *core_work(problem.model, part))
+        self._rest(one.new_tokens.sum(keepdims=True), np.array([one.sampled]))
+
+    def steps(self, phase: Phase, parts: Parts, layers: IntArray) -> None:
+        """The same of n steps that go by `phase`, in each of which the GPU attends alone, all sequences together.
+
+        `layers` [K]: decoder layers of each kind of attention.
+        """
+        self._phase = phase
+        self._projections(self._deployment.plan.of(phase), parts.tokens)
+        for number, part in enumerate(PHASES):
+            there = parts.of_phase[:, number] > 0
+            if there.any():
+                flops, nbytes = (np.repeat(sums[there, number], layers, axis=1) for sums in (parts.flops, parts.nbytes))
+                self._core(part, flops, nbytes)
+        self._rest(parts.tokens, parts.sampled)
+
+    def _rest(self, whole: IntArray, sampled: IntArray) -> None:
+        """Router, dense layers and head of steps of `whole` [n] tokens, of which `sampled` [n] come out."""
+        problem = self._problem
+        model, costs, gpu, hidden = problem.model, problem.costs.bare, problem.system.gpu_name, problem.model.token_bytes
+        sampled = sampled[sampled > 0]
         sizes = (model.router_flops, model.router_bytes, hidden)
         self._gemm("router", gpu, whole, problem.layers, sizes, lambda _, tokens: costs.router(tokens))
         if model.n_dense:
             sizes = (model.dense_flops, model.dense_bytes, 2 * hidden)
             self._gemm("dense layers", gpu, whole, model.n_dense, sizes, lambda _, tokens: costs.dense(tokens))
-        if one.sampled:
+        if len(sampled):
             sizes = (model.head_flops, model.head_bytes, hidden)
-            self._gemm("LM head", gpu, np.array([one.sampled]), 1, sizes, lambda _, tokens: costs.head(tokens))
+            self._gemm("LM head", gpu, sampled, 1, sizes, lambda _, tokens: costs.head(tokens))
 
-    def _projections(self, cores: Sequence[Core]) -> None:
-        """Projections around cores that share a chain."""
-        model, costs, layers, plan = self._problem.model, self._problem.costs.bare, self._problem.model.layers, cores[0].plan
-        pieces = np.sum([core.tokens for core in cores], axis=0)
+    def _projections(self, plan: PhasePlan, pieces: IntArray) -> None:
+        """Projections around the cores of `pieces` [n] tokens."""
+        model, costs, layers = self._problem.model, self._problem.costs.bare, self._problem.model.layers
         qkv, core_out, hidden = model.qkv_activation_bytes, model.core_activation_bytes, model.token_bytes
         sizes = (model.qkv_flops, model.qkv_bytes, hidden + qkv)
         self._gemm("QKV projection", plan.projections, pieces, layers, sizes, costs.projections)
@@ -84,11 +104,11 @@ class Operations:
         self._recorder.rounded += layers * len(tokens)
         self._kept.operate(self._phase, device, name, layers * number * flops, layers * nbytes, layers * taken)
 
-    def _core(self, part: Part, plan: PhasePlan) -> None:
-        costs, problem, device = self._problem.costs.bare, self._problem, plan.core
-        flops, nbytes = core_work(problem.model, part)
+    def _core(self, phase: Phase, flops: FloatArray, nbytes: FloatArray) -> None:
+        """Attention cores of one phase: [.., D] FLOP and bytes."""
+        costs, problem, device = self._problem.costs.bare, self._problem, self._deployment.plan.of(phase).core
         tier = problem.gpu_tier if device == problem.system.gpu_name else self._deployment.plan.kv
-        taken = costs.core(device, flops, nbytes, part.phase, tier)
+        taken = costs.core(device, flops, nbytes, phase, tier)
         self._recorder.rounded += taken.size * (2 if cpu_share(self._deployment.plan.decode) else 1)
         sums = (float(values.sum()) for values in (flops, nbytes, taken))
         self._kept.operate(self._phase, device, "attention core", *sums)

@@ -11,12 +11,9 @@ import numpy as np
 
 from moesim.arrays import IntArray
 from moesim.engine.kernel import kernel as k
-from moesim.hardware.device import Phase
+from moesim.hardware.device import PHASES, Phase
 
-__all__ = ["PHASES", "VisitBooks"]
-
-PHASES: tuple[Phase, ...] = ("prefill", "decode")
-"""In the order of their books."""
+__all__ = ["VisitBooks"]
 
 
 class VisitBooks:

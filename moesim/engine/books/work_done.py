@@ -5,11 +5,15 @@ Independent of placement and schedule: equal for all policies that batch alike.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from moesim.arrays import IntArray
+from moesim.arrays import FloatArray, IntArray
 from moesim.contract import Problem
 from moesim.engine.passes import Pass, core_work
+from moesim.engine.programs.gpu_steps import Parts
+from moesim.hardware.device import PHASES, Phase
 
 __all__ = ["WorkTally"]
 
@@ -29,19 +33,35 @@ class WorkTally:
 
     def add(self, one: Pass, computed: IntArray) -> None:
         """Adds one pass, in which experts computed `computed` [L, G, E] tokens."""
-        phase = one.phase
-        self.passes[phase] = self.passes.get(phase, 0) + 1
+        self._enter(one.phase, 1, np.bincount(computed.sum(axis=1).ravel()), self._dense(one))
+
+    def steps(self, phase: Phase, parts: Parts, layers: IntArray, numbers: IntArray) -> None:
+        """Adds n steps that go by `phase`; `numbers` [n]: how often experts got so many tokens of a step.
+
+        `layers` [K]: decoder layers of each kind of attention.
+        """
+        problem, costs = self._problem, self._problem.costs.bare
+        work = self._fixed(parts.tokens, parts.sampled)
+        here, there = 0.0, 0.0 if costs.cpu_name is not None else float("inf")
+        for number, part in enumerate(PHASES):
+            sizes = parts.flops[:, number], parts.nbytes[:, number]
+            here += float((costs.core(problem.system.gpu_name, *sizes, part, problem.gpu_tier) @ layers).sum())
+            if costs.cpu_name is not None:
+                by_tier = [costs.core(costs.cpu_name, *sizes, part, tier) @ layers for tier in problem.system.host_tiers]
+                there += float(np.min(by_tier, axis=0).sum())
+        self._enter(phase, len(parts.tokens), numbers, {**work, "core": (here, there)})
+
+    def _enter(self, phase: Phase, passes: int, numbers: IntArray, dense: dict[str, tuple[float, float]]) -> None:
+        self.passes[phase] = self.passes.get(phase, 0) + passes
         into = self.counts.setdefault(phase, {})
-        together = computed.sum(axis=1)
-        numbers = np.bincount(together.ravel())
         values = np.flatnonzero(numbers)
         for value, number in zip(values.tolist(), numbers[values].tolist(), strict=True):
             if value:
                 into[value] = into.get(value, 0) + number
-        dense = self.dense.setdefault(phase, {})
-        for name, (gpu, cpu) in self._dense(one).items():
-            before = dense.get(name, (0.0, 0.0))
-            dense[name] = (before[0] + gpu, before[1] + cpu)
+        sums = self.dense.setdefault(phase, {})
+        for name, (gpu, cpu) in dense.items():
+            before = sums.get(name, (0.0, 0.0))
+            sums[name] = (before[0] + gpu, before[1] + cpu)
 
     def _dense(self, one: Pass) -> dict[str, tuple[float, float]]:
         """Seconds of each operation outside the experts, the whole pass in one piece, on the GPU and on the CPU."""
@@ -60,20 +80,24 @@ class WorkTally:
             there = sum(min(float(costs.core(cpu, *work, phase, t).sum()) for t in tiers) for phase, work in cores)
         return {**self._known[key], "core": (here, there)}
 
-    def _fixed(self, tokens: int, sampled: int) -> dict[str, tuple[float, float]]:
-        """All but the attention core."""
+    def _fixed(self, tokens: Any, sampled: Any) -> dict[str, tuple[float, float]]:
+        """All but the attention core, of one step or of [n]."""
+
+        def total(seconds: FloatArray) -> float:
+            return float(np.sum(seconds))
+
         problem, costs = self._problem, self._problem.costs.bare
         model, layers = problem.model, problem.model.layers
-        shared = float(costs.shared(tokens)) * problem.layers
+        shared = total(costs.shared(tokens)) * problem.layers
         work = {"shared experts": (shared, float("inf"))} if shared else {}
         if not problem.job.attention:
             return work
         gpu, cpu = problem.system.gpu_name, costs.cpu_name
-        only_gpu = float(costs.router(tokens)) * problem.layers + float(costs.head(sampled))
+        only_gpu = total(costs.router(tokens)) * problem.layers + total(costs.head(sampled))
         if model.n_dense:
-            only_gpu += float(costs.dense(tokens)) * model.n_dense
+            only_gpu += total(costs.dense(tokens)) * model.n_dense
         work["router, dense, head"] = (only_gpu, float("inf"))
         for name, cost in (("QKV", costs.projections), ("output", costs.output)):
-            there = float("inf") if cpu is None else layers * float(cost(cpu, tokens))
-            work[name] = (layers * float(cost(gpu, tokens)), there)
+            there = float("inf") if cpu is None else layers * total(cost(cpu, tokens))
+            work[name] = (layers * total(cost(gpu, tokens)), there)
         return work

@@ -43,6 +43,11 @@ class KernelEngine:
         """Length of the tables for which there is room."""
 
     @property
+    def resources(self) -> Mapping[str, int]:
+        """Resource -> its number."""
+        return self._buffers.resources
+
+    @property
     def now(self) -> int:
         """ps since the start."""
         return int(self._buffers.M[k.NOW])
@@ -227,7 +232,7 @@ class KernelEngine:
         fixed, B, tables = self._fixed(rows), self._buffers, self._tables
         while True:
             status = self._kernel.walk_steps(
-                B.M, B.F, tables.T, tables.TF, tables.X, self._books.all, self._P, self._PF, self._cursor, fixed, self._visits,
+                B.M, B.F, tables.T, tables.TF, tables.X, *self._books.all, self._P, self._PF, self._cursor, fixed, self._visits,
                 self._slots, self._path, *self._templates, S, laps, len(steps), until,
             )  # fmt: skip
             if status not in (k.LOG_FULL, k.STALLED, k.TOO_LONG):

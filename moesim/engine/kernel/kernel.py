@@ -1031,21 +1031,22 @@ V_LAYER, V_TOKENS, V_TEMPLATE, V_AT = range(4)
 """Of every visit in V: its layer, its tokens, the template that precedes it (-1: none), and its place in R. A visit of the
 layer behind the last is a template alone: what follows the layers."""
 V_WIDTH = 4
-STEP_BOOKS, STEP_SERIAL, STEP_ROWS, STEP_END, STEP_ACTIVATIONS, STEP_HITS, STEP_UPLOADS = range(7)
-"""Of every step: the number of its books, whether its layers are serial, the first visit behind it; then what came of it."""
+STEP_DECODES, STEP_SERIAL, STEP_ROWS, STEP_END, STEP_ACTIVATIONS, STEP_HITS, STEP_UPLOADS = range(7)
+"""Of every step: whether it goes by decode, whether its layers are serial, the first visit behind it; then what came of it."""
 STEP_WIDTH = 7
 
 
-def walk_steps(M, F, T, TF, X, books, P, PF, C, R, V, slots, path, TP, TPF, TM, S, laps, steps, until):
+def walk_steps(M, F, T, TF, X, BP, BD, P, PF, C, R, V, slots, path, TP, TPF, TM, S, laps, steps, until):
     """Walks steps from the cursor on until `steps` are done, or one after the first would begin at `until` (ps) or later.
 
+    Books are `BP` for steps that go by prefill, `BD` for others.
     `laps` [steps * lanes] receives the ps at work of every lane so far at the end of each. Returns the stage reached, or what
     went wrong; it goes on after `LOG_FULL` where it was.
     """
     while C[C_STEP] < steps:
         s = C[C_STEP] * STEP_WIDTH
         T[T_SERIAL] = S[s + STEP_SERIAL]
-        B, rows = books[S[s + STEP_BOOKS]], S[s + STEP_ROWS]
+        B, rows = BD if S[s + STEP_DECODES] else BP, S[s + STEP_ROWS]
         status = walk(M, F, T, TF, X, B, P, PF, C, R, V, slots, path, TP, TPF, TM, rows, BEFORE)
         if status < 0:
             return status
@@ -1183,11 +1184,12 @@ FUNCTIONS = (
     emit_serial, walk_steps, walk, begin_visit, load_visit, idle, on_gpu_alone, work_alone, book_path,
 )
 """All that is compiled."""
-ENTRIES = (load, advance, walk, withdraw, hasten, backlog, backlogs, critical, release, clear_log)
+ENTRIES = (load, advance, walk, walk_steps, withdraw, hasten, backlog, backlogs, critical, release, clear_log)
 """What others call."""
-BUFFERS = dict.fromkeys(("M", "T", "X", "B", "P", "C", "R", "V", "TP", "TM", "slots", "path", "sums"), "int64") | dict.fromkeys(
-    ("F", "TF", "PF", "TPF"), "float64"
+_WHOLE = (
+    "M", "T", "X", "B", "BP", "BD", "P", "C", "R", "V", "S", "TP", "TM", "slots", "path", "sums", "laps",
 )
+BUFFERS = dict.fromkeys(_WHOLE, "int64") | dict.fromkeys(("F", "TF", "PF", "TPF"), "float64")
 """Parameters of the entries that are buffers, and what these hold; all others are whole numbers."""
 
 PLAIN = SimpleNamespace(**{function.__name__: function for function in FUNCTIONS})

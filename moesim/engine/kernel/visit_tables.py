@@ -123,8 +123,12 @@ class VisitTables:
 
     def for_phase(self, phase: str) -> None:
         """How the layers of the next pass go, by the plan of its phase."""
-        self._serial = int(isinstance(self._deployment.plan.of(phase).pipeline, Serial))
+        self._serial = self.serial(phase)
         self.T[k.T_SERIAL] = self._serial
+
+    def serial(self, phase: str) -> int:
+        """Whether nothing overlaps in the layers of a phase."""
+        return int(isinstance(self._deployment.plan.of(phase).pipeline, Serial))
 
     def for_tokens(self, most: int) -> None:
         """Times for visits of up to `most` tokens."""

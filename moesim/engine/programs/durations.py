@@ -36,7 +36,7 @@ class ExpertTimes(NamedTuple):
     ndp_ps: IntTimes
     copy_ps: IntTimes
 
-    def rows(self, some: slice) -> ExpertTimes:
+    def rows(self, some: slice | IntArray) -> ExpertTimes:
         """The times of some of the visits."""
         gpu, cpu, ndp, copy, gpu_ps, cpu_ps, ndp_ps, copy_ps = self
         return ExpertTimes(gpu[some], cpu[some], ndp[some], copy[some], gpu_ps[some], cpu_ps[some], ndp_ps[some], copy_ps[some])

@@ -1,0 +1,134 @@
+"""What precedes the experts of each MoE layer where the GPU attends alone: the same operations in every step.
+
+Knows the plan and the costs; knows no routing and no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from moesim.arrays import BoolArray, FloatArray, IntArray
+from moesim.clock import to_ps
+from moesim.contract import Deployment, Module, Problem
+from moesim.engine.kernel.visits import PackedTemplates, Template, packed_templates
+from moesim.engine.programs.program import JOIN, Operation, label_of
+from moesim.hardware.device import PHASES
+
+__all__ = ["GpuSteps", "Parts", "attends_alone"]
+
+
+class Parts(NamedTuple):
+    """The attention of n steps: that of prompts, then that of decodes, by the K kinds of decoder layers."""
+
+    tokens: IntArray
+    """[n] tokens of each step."""
+    sampled: IntArray
+    """[n] output tokens that each yields."""
+    of_phase: IntArray
+    """[n, 2] of its tokens, those of prompts and those that decode."""
+    flops: FloatArray
+    """[n, 2, K] FLOP of their cores."""
+    nbytes: FloatArray
+    """[n, 2, K] bytes of keys and values."""
+
+    def rows(self, some: Any) -> Parts:
+        """Some of the steps."""
+        return Parts(*(part[some] for part in self))
+
+
+def attends_alone(problem: Problem, deployment: Deployment) -> bool:
+    """Whether all of a step but its experts runs on the GPU, from its own memory."""
+    plan, gpu = deployment.plan, problem.system.gpu_name
+    phases = (plan.prefill, plan.decode)
+    here = all(device == gpu for part in phases for device in (part.projections, part.core, part.output))
+    split = any(isinstance(part.pipeline, Module) for part in phases)
+    return problem.job.attention and here and not split and plan.kv == problem.gpu_tier and not plan.homes.elsewhere
+
+
+class GpuSteps:
+    """The templates of any step, and their times."""
+
+    def __init__(self, problem: Problem, resources: Mapping[str, int], lane: Callable[[str], int]) -> None:
+        self._problem = problem
+        self.gpu = lane(problem.system.gpu_name)
+        self.kinds, kind_of = _kinds(problem)
+        """[K] a decoder layer of each kind of attention."""
+        self.layers_of_kind = np.bincount(kind_of, minlength=len(self.kinds))
+        """[K] decoder layers of each kind."""
+        self._tables: dict[str, IntArray] = {}
+        moe, bare, parts = set(problem.model.moe_layers), set(problem.model.bare_layers), len(self.kinds)
+        groups: list[tuple[int, ...]] = []
+        columns: list[int] = []
+        for layer, kind in enumerate(kind_of.tolist()):
+            columns += (kind, parts + (0 if layer in moe else 2 if layer in bare else 1))
+            if layer in moe:
+                groups.append(tuple(columns))
+                columns = []
+        self._trailing = columns
+        distinct = list(dict.fromkeys(groups))
+        self.of_layer: IntArray = np.array([distinct.index(group) for group in groups], dtype=np.int64)
+        """[L] the template of each MoE layer; that of what follows the layers is the last."""
+        templates = [self._template(group) for group in distinct]
+        templates.append(Template([Operation(self.gpu, 0, label=label_of("LM head"))], 0, -1))
+        self.templates = len(templates)
+        self._forms = packed_templates(templates, resources, self.gpu)
+        joined = [column for group in distinct for column in (*group, parts + 2)]
+        self._columns: IntArray = np.array([*joined, parts + 3], dtype=np.int64)
+
+    def _template(self, group: tuple[int, ...]) -> Template:
+        """Operations one after another, and the moment at which the routing is known."""
+        operations = [
+            Operation(self.gpu, 0, [number - 1] if number else [], label=label_of("router" if number % 2 else "attention"))
+            for number in range(len(group))
+        ]
+        operations.append(Operation(JOIN, 0, [len(group) - 1]))
+        return Template(operations, len(group), -1)
+
+    def times(self, parts: Parts) -> tuple[PackedTemplates, BoolArray]:
+        """The templates of n steps, those of one behind those of another; and [n] whether anything follows the layers."""
+        model, costs = self._problem.model, self._problem.costs
+        gpu, tokens = self._problem.system.gpu_name, parts.tokens
+        around = self._ps("QKV projection", tokens, lambda t: costs.projections(gpu, t))
+        around = around + self._ps("output projection", tokens, lambda t: costs.output(gpu, t))
+        zero = np.zeros(len(tokens), dtype=np.int64)
+        dense = self._ps("a dense layer", tokens, costs.dense) if model.n_dense else zero
+        router = self._ps("the router", tokens, costs.router) if len(self.of_layer) else zero
+        bank = np.column_stack([around[:, None] + self._cores(parts), router, dense, zero])
+        head = np.where(parts.sampled > 0, self._ps("the LM head", parts.sampled, costs.head), 0)
+        last = head + bank[:, self._trailing].sum(axis=1)
+        return self._forms.repeated(np.column_stack([bank, last])[:, self._columns]), last > 0
+
+    def _cores(self, parts: Parts) -> IntArray:
+        """[n, K] ps of the attention core: prompts and decodes one after another."""
+        problem, gpu = self._problem, self._problem.system.gpu_name
+        seconds = np.zeros((len(parts.tokens), len(self.kinds)))
+        mixed = np.all(parts.of_phase > 0, axis=1, keepdims=True)
+        for number, phase in enumerate(PHASES):
+            tokens = parts.of_phase[:, number, None]
+            if tokens.any():
+                alone = problem.costs.core(
+                    gpu, parts.flops[:, number], parts.nbytes[:, number], phase, problem.gpu_tier,
+                    sequences=tokens, mixed=mixed, tokens=parts.tokens[:, None],
+                )  # fmt: skip
+                seconds += np.where(tokens > 0, alone, 0.0)
+        return to_ps(seconds, f"attention on {gpu}")
+
+    def _ps(self, operation: str, tokens: IntArray, seconds: Callable[[IntArray], FloatArray]) -> IntArray:
+        """ps by tokens, looked up; the table grows with the largest step."""
+        most = int(tokens.max())
+        if most >= len(self._tables.get(operation, ())):
+            self._tables[operation] = to_ps(seconds(np.arange(max(64, 1 << most.bit_length()))), operation)
+        return self._tables[operation][tokens]
+
+
+def _kinds(problem: Problem) -> tuple[list[int], IntArray]:
+    """A decoder layer of each kind of attention, and [D] the kind of each."""
+    model = problem.model
+    linear = set(model.linear_layers)
+    windows = list(model.windows) or [0] * model.layers
+    alike = [(windows[layer], layer in linear, float(model.kv_bytes_per_layer[layer])) for layer in range(model.layers)]
+    distinct = list(dict.fromkeys(alike))
+    return [alike.index(kind) for kind in distinct], np.array([distinct.index(kind) for kind in alike], dtype=np.int64)

@@ -1,0 +1,241 @@
+"""Several steps in one call of the engine: those that a scheduler is sure of, where the GPU attends alone and nothing moves.
+
+Knows the order of things in a step; times nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+
+from moesim.arrays import BoolArray, IntArray
+from moesim.contract import Problem, Series, Visit
+from moesim.contract.steps import Scheduler
+from moesim.engine.books.steps import StepBooks
+from moesim.engine.context import Context
+from moesim.engine.dispatches import Answers, batched
+from moesim.engine.kernel import kernel as k
+from moesim.engine.kernel.engine import KernelEngine
+from moesim.engine.kernel.visits import visit_rows
+from moesim.engine.kv import KvBook
+from moesim.engine.passes import check_plan
+from moesim.engine.programs.gpu_steps import GpuSteps, Parts, attends_alone
+from moesim.engine.stream import StreamWalk
+from moesim.engine.walk import refuse
+from moesim.hardware.device import PHASES
+from moesim.model.windows import Groups
+from moesim.results.recorder import PassRow
+from moesim.workload.table import Job, RoutingTable
+
+__all__ = ["SeriesWalk"]
+
+_MOST = 64
+"""Steps of a series at most."""
+_ROOM = 200_000
+"""Experts that the visits of a series meet at most."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Steps:
+    """A series with its routing."""
+
+    series: Series
+    of: IntArray
+    """[N] number of the step of each sequence."""
+    decoding: BoolArray
+    """[N] whether it passes one generated token."""
+    counts: IntArray
+    """[n, L, E] tokens per expert."""
+
+    @cached_property
+    def number(self) -> int:
+        """n."""
+        return len(self.series.sizes)
+
+    def sums(self, values: IntArray | BoolArray) -> IntArray:
+        """[n] sums of `values` [N]."""
+        return np.bincount(self.of, weights=values, minlength=self.number).astype(np.int64)
+
+    @cached_property
+    def tokens(self) -> IntArray:
+        """[n] tokens."""
+        return self.sums(self.series.new_tokens)
+
+    @cached_property
+    def decodes(self) -> BoolArray:
+        """[n] whether nothing but generated tokens passes: such a step goes by the plan of decode."""
+        return np.asarray(self.sums(self.decoding) == self.series.sizes)
+
+
+def _met(series: Series, job: Job, routing: RoutingTable) -> _Steps:
+    of = np.repeat(np.arange(len(series.sizes)), series.sizes)
+    prompt = job.prompt[series.requests]
+    check_plan(job, series, of * job.requests + series.requests)
+    decoding = (series.new_tokens == 1) & (series.before >= prompt)
+    some = series.requests[decoding], (series.before - prompt)[decoding], of[decoding]
+    counts = routing.step_counts(*some, len(series.sizes))
+    for step in np.unique(of[~decoding]).tolist():
+        read = (of == step) & ~decoding
+        begin, new = series.before[read], series.new_tokens[read]
+        counts[step] += routing.chunk_counts(series.requests[read], begin, begin + new, prompt[read])
+    return _Steps(series, of, decoding, counts)
+
+
+def _parts(steps: _Steps, problem: Problem, kinds: list[int]) -> Parts:
+    """Attention of the steps in decoder layers `kinds` [K], one of each kind."""
+    model, series, number = problem.model, steps.series, steps.number
+    flops, nbytes = np.zeros((number, 2, len(kinds))), np.zeros((number, 2, len(kinds)))
+    reads = ~steps.decoding
+    if reads.any():
+        sizes = series.new_tokens[reads], series.before[reads], Groups(steps.of[reads], number)
+        flops[:, 0] = model.core_flops_prefill(*sizes)[:, kinds]
+        nbytes[:, 0] = model.core_bytes_prefill(*sizes)[:, kinds]
+    if steps.decoding.any():
+        context, groups = series.before[steps.decoding] + 1, Groups(steps.of[steps.decoding], number)
+        flops[:, 1] = model.core_flops_decode(context, groups)[:, kinds]
+        nbytes[:, 1] = model.core_bytes_decode(context, groups)[:, kinds]
+    decodes = steps.sums(steps.decoding)
+    of_phase = np.stack([steps.tokens - decodes, decodes], axis=1)
+    return Parts(steps.tokens, steps.sums(series.yields), of_phase, flops, nbytes)
+
+
+class SeriesWalk:
+    """The walk of a run through series of steps."""
+
+    def __init__(
+        self, context: Context, routing: RoutingTable, scheduler: Scheduler, cache: KvBook, stream: StreamWalk
+    ) -> None:
+        self._context, self._routing, self._scheduler, self._cache = context, routing, scheduler, cache
+        self._pace = 0
+        """ps of the step before."""
+        policy, plan, problem = context.policy, context.deployment.plan, context.problem
+        simple = policy.batched and policy.memoryless and policy.adapts == "never" and plan.expert_batch == 0
+        watched = context.recorder.keep_slices or context.faults.any or policy.clairvoyant
+        self._takes = context.whole_pass and simple and not watched and attends_alone(problem, context.deployment)
+        self._takes = self._takes and not any(stream.takes(phase) for phase in PHASES)
+        engine = context.machine.engine
+        if self._takes and isinstance(engine, KernelEngine):
+            self._engine = engine
+            self._programs = GpuSteps(problem, engine.resources, context.machine.lane)
+            self._books = StepBooks(context.operations, context.tally, self._programs.layers_of_kind)
+
+    def walk(self, index: int) -> int:
+        """Walks from the step composed last on, which has number `index`; how many steps that were, 0 for none."""
+        if not self._takes:
+            return 0
+        context, scheduler = self._context, self._scheduler
+        until = scheduler.until()
+        series = scheduler.sure(self._most(until))
+        fitting = self._fitting(series)
+        if fitting == 0:
+            return 0
+        steps = _met(series.first(fitting), context.problem.job, self._routing)
+        parts = _parts(steps, context.problem, self._programs.kinds)
+        begin = context.machine.now
+        done, laps = self._run(index, steps, parts, k.MOST if until is None else until)
+        number = len(done)
+        if number < steps.number:
+            series = series.first(number)
+            steps = replace(steps, series=series, of=steps.of[: len(series.requests)], counts=steps.counts[:number])
+            steps = replace(steps, decoding=steps.decoding[: len(series.requests)])
+        for decodes, phase in enumerate(PHASES):
+            some = np.flatnonzero(steps.decodes == bool(decodes))
+            if len(some):
+                self._books.add(phase, parts.rows(some), steps.counts[some])
+        self._close(index, steps, begin, done, laps)
+        scheduler.passed(done[:, k.STEP_END].tolist())
+        return number
+
+    def close(self) -> None:
+        """Enters what was done into the books of the run."""
+        if self._takes:
+            self._books.close()
+            lanes = list(self._context.machine.program.lanes)
+            for phase in PHASES:
+                self._context.ledger.close_pass(phase, lanes)
+
+    def _most(self, until: int | None) -> int:
+        """Steps to ask for: about as many as begin before `until`."""
+        problem, most = self._context.problem, _MOST
+        if self._pace and until is not None:
+            most = min(most, max(until - self._context.machine.now, 0) // self._pace + 2)
+        return max(1, min(most, _ROOM // max(problem.layers * problem.experts, 1)))
+
+    def _fitting(self, series: Series) -> int:
+        """How many of the steps pass attention in one micro-batch."""
+        plan = self._context.deployment.plan
+        large = series.sizes > min(plan.prefill.micro_batch, plan.decode.micro_batch)
+        return int(large.argmax()) if large.any() else len(series.sizes)
+
+    def _run(self, index: int, steps: _Steps, parts: Parts, until: int) -> tuple[IntArray, IntArray]:
+        """Hands the steps to the engine: [done, STEP_WIDTH] those that were walked, and [done, lanes] ps at work."""
+        context, programs, number = self._context, self._programs, steps.number
+        layers = context.problem.layers
+        forms, trails = programs.times(parts)
+        visits = np.empty((number, layers + 1, k.V_WIDTH), dtype=np.int64)
+        visits[:, :, k.V_LAYER] = np.arange(layers + 1)
+        visits[:, :, k.V_TOKENS] = steps.tokens[:, None]
+        first = (np.arange(number) * programs.templates)[:, None]
+        visits[:, :layers, k.V_TEMPLATE] = first + programs.of_layer
+        visits[:, layers, k.V_TEMPLATE] = np.where(trails, first[:, 0] + programs.templates - 1, -1)
+        visits[:, :, k.V_AT] = (np.arange(number) * layers)[:, None] + np.arange(layers + 1)
+        context.refresh()
+        context.tables.for_tokens(int(steps.tokens.max()))
+        self._engine.begin_steps(context.tables, context.books, forms, visits.ravel())
+        plan = np.zeros((number, k.STEP_WIDTH), dtype=np.int64)
+        plan[:, k.STEP_DECODES] = steps.decodes
+        plan[:, k.STEP_SERIAL] = np.where(steps.decodes, context.tables.serial("decode"), context.tables.serial("prefill"))
+        plan[:, k.STEP_ROWS] = np.arange(1, number + 1) * (layers + 1)
+        rows = self._rows(index, steps) if layers else np.zeros(k.R_HEADER, dtype=np.int64)
+        status, done, laps = self._engine.walk_steps(rows, plan, until)
+        refuse(status, context.tables)
+        return done, laps
+
+    def _rows(self, index: int, steps: _Steps) -> IntArray:
+        """`R` of the kernel."""
+        context = self._context
+        number, layers, experts = steps.counts.shape
+        counts, of = steps.counts.reshape(-1, experts), np.tile(np.arange(layers), number)
+        times, resident = context.placement.times(counts, of), context.residency.resident[of]
+        tokens, decodes = np.repeat(steps.tokens, layers), np.repeat(steps.decodes, layers)
+        device, order, load = np.zeros_like(counts), None, None
+        for phase in PHASES:
+            some = np.flatnonzero(decodes == (phase == "decode"))
+            if not len(some):
+                continue
+            here = times.rows(some)
+            visits = Visit(
+                index, phase, of[some], tokens[some], counts[some], here.gpu, here.cpu, here.ndp, here.copy, resident[some]
+            )
+            answer = batched(context.policy.dispatch(visits, context.view), counts[some])
+            device[some] = answer.device
+            if answer.order is not None:
+                order = np.tile(np.arange(experts), (len(counts), 1)) if order is None else order
+                order[some] = answer.order
+            if answer.load is not None:
+                load = np.zeros(counts.shape, dtype=np.bool_) if load is None else load
+                load[some] = answer.load
+        answers = Answers(device, order, load)
+        kinds = context.placement.kind_of(of)
+        return visit_rows(counts, device, times, kinds, resident, None, answers, 0, False)
+
+    def _close(self, index: int, steps: _Steps, begin: int, done: IntArray, laps: IntArray) -> None:
+        """Books steps that have ended."""
+        recorder, job, series = self._context.recorder, self._context.problem.job, steps.series
+        ends = done[:, k.STEP_END]
+        self._pace = int(ends[-1]) - (int(ends[-2]) if len(ends) > 1 else begin)
+        generated = series.before + series.new_tokens - job.prompt[series.requests] + 1
+        first = series.yields & (generated == 1)
+        ending = series.yields & (generated == job.output[series.requests])
+        recorder.first_token[series.requests[first]] = ends[steps.of[first]]
+        recorder.finish[series.requests[ending]] = ends[steps.of[ending]]
+        self._cache.pass_through(series, steps.of, ending)
+        columns = (steps.decodes, series.sizes, steps.tokens, *done[:, k.STEP_ACTIVATIONS : k.STEP_WIDTH].T)
+        times = pairwise([begin, *ends.tolist()])
+        rows = zip(times, *(column.tolist() for column in columns), strict=True)
+        for number, ((start, end), decodes, size, tokens, *sums) in enumerate(rows, index):
+            recorder.passes.append(PassRow(number, PHASES[decodes], start, end, size, tokens, *sums))
+        recorder.breakdown.laps += [self._context.machine.named(lap) for lap in laps.tolist()]
