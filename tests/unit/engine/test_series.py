@@ -1,0 +1,89 @@
+"""Steps timed several in one call are the steps timed one by one, and those of the reference, to the picosecond."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from moesim.engine import series
+from moesim.results.result import Result
+from moesim.runs.run import run
+
+MODEL: dict[str, Any] = {
+    "name": "small",
+    "hidden": 1024,
+    "layers": 3,
+    "experts": 8,
+    "top_k": 2,
+    "expert_width": 2048,
+    "attention": {"kind": "gqa", "heads": 16, "kv_heads": 4, "head_dim": 64},
+    "vocab": 32000,
+}
+WORKLOAD: dict[str, Any] = {
+    "kind": "online",
+    "scheduler": {"kind": "continuous", "num_gpu_blocks_override": 600},
+    "requests": 14,
+    "arrivals": {"kind": "poisson", "rate": "800/s"},
+    "prompt": {"kind": "uniform", "minimum": 1, "maximum": 90},
+    "output": {"kind": "uniform", "minimum": 1, "maximum": 40},
+    "routing": {"kind": "uniform"},
+}
+TIGHT = {"workload.scheduler.num_gpu_blocks_override": 16, "workload.scheduler.max_num_batched_tokens": 64}
+OFFLINE = {"kind": "offline", "requests": 5, "prompt": 40, "output": 9, "routing": {"kind": "uniform"}}
+CASES: dict[str, dict[str, Any]] = {
+    "asynchronous": {},
+    "synchronous": {"workload.scheduler.asynchronous": False},
+    "few places": {"workload.scheduler.max_num_seqs": 3},
+    "few blocks": {**TIGHT, "workload.scheduler.max_num_seqs": 4},
+    "no prefix cache": {"workload.scheduler.prefix_caching": False, "workload.scheduler.block_size": 2},
+    "closed loop": {"workload.arrivals": {"kind": "closed", "users": 3, "think": "1 ms"}},
+    "misses": {"policy": "on_demand"},
+    "windows": {"model.windows": [16, 0, 0]},
+    "dense layer first": {"model.moe_layers": [1, 2], "model.dense_width": 4096},
+    "no experts": {"model": {**MODEL, "experts": 0, "top_k": 0, "expert_width": 0, "dense_width": 4096}},
+    "offline": {"workload": OFFLINE},
+}
+MEASURED = ("moved_B", "work_FLOP", "read_B", "roof_B_s", "roof_FLOP_s")
+"""Columns of sums whose last digit depends on the order of adding."""
+
+
+def _run(case: str, **more: Any) -> Result:
+    data = {"name": "series", "hardware": "rtx4090-desktop", "model": MODEL, "workload": WORKLOAD, "policy": "gpu_only"}
+    return run(data, **{**CASES[case], **more})
+
+
+def _same(result: Result, other: Result) -> None:
+    for table, columns in result.columns.items():
+        for column, values in columns.items():
+            beside = other.columns[table][column]
+            if column in MEASURED or (table == "operations" and column == "time_s"):
+                assert values.tolist() == pytest.approx(beside.tolist(), rel=1e-12, nan_ok=True), (table, column)
+            else:
+                assert np.array_equal(values, beside, equal_nan=values.dtype.kind == "f"), (table, column)
+    assert result.summary["events"] == other.summary["events"]
+    assert result.summary["bound_tok_s"] == pytest.approx(other.summary["bound_tok_s"], rel=1e-12)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_steps_of_a_series_are_those_timed_one_by_one(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    walked: list[int] = []
+    walk = series.SeriesWalk.walk
+
+    def counted(self: series.SeriesWalk, index: int) -> int:
+        walked.append(walk(self, index))
+        return walked[-1]
+
+    monkeypatch.setattr(series.SeriesWalk, "walk", counted)
+    result = _run(case)
+    assert max(walked) > 1
+    assert sum(walked) == len(result.columns["steps"]["step"])
+    monkeypatch.setattr(series.SeriesWalk, "walk", lambda self, index: 0)
+    _same(result, _run(case))
+
+
+@pytest.mark.parametrize("case", ["asynchronous", "misses"])
+def test_steps_of_a_series_are_those_of_the_reference(case: str) -> None:
+    few = {"workload.requests": 5}
+    _same(_run(case, **few), _run(case, **few, **{"simulation.engine": "reference"}))
