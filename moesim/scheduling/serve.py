@@ -48,6 +48,9 @@ class Serving:
     def compose(self, now: int) -> StepPlan | int | None:
         """As the server composes it."""
         step = self.server.compose(now)
+        if step is None and len(self.ledger.refused) == len(self._decodes):
+            reason = self.ledger.refused[0]
+            raise InputError(Mistake(f"no request is taken in; the first one: {reason}", path="workload"))
         return _plan(step) if isinstance(step, Batch) else step
 
     def ended(self, step: StepPlan, end: int) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -33,9 +34,10 @@ def test_it_holds(name: str) -> None:
     holds()
 
 
-def test_what_once_failed_holds() -> None:
+def test_what_once_failed_holds_or_is_refused() -> None:
     for name, example in kept():
-        RELATIONS[name].check(example)
+        with contextlib.suppress(InputError):
+            RELATIONS[name].check(example)
 
 
 def test_the_long_run_keeps_what_fails_in_its_smallest_form(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import forked
+
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = [sys.executable, "-m", "moesim"]
 SMALL = ["--set", "workload.requests=1", "--set", "workload.prompt=8", "--set", "workload.output=2"]
@@ -38,9 +40,6 @@ def moesim(*words: str, cwd: Path, stdout: int | None = subprocess.PIPE, **chang
     "words",
     [
         ["--help"],
-        ["list", "--help"],
-        ["--version"],
-        ["list", "models"],
         ["list", "models", "--json"],
         ["explain", "quickstart"],
     ],
@@ -88,20 +87,20 @@ SHOWN = "evil\\u001b[31m\\u009b2J\\u000d\\u202e<b>"
 
 
 def test_control_codes_of_a_file_reach_no_terminal_and_no_page(tmp_path: Path) -> None:
-    assert moesim("run", "quickstart", *SMALL, "--out", "run", cwd=tmp_path).returncode == 0
+    assert forked.moesim("run", "quickstart", *SMALL, "--out", "run", cwd=tmp_path).returncode == 0
     document = json.loads((tmp_path / "run" / "result.json").read_text("utf-8"))
     document["summary"]["scenario"] = document["provenance"]["scenario"]["name"] = EVIL
     (tmp_path / "run" / "result.json").write_text(json.dumps(document), "utf-8")
-    done = moesim("-v", "run", "run/result.json", "--set", "summary=x", cwd=tmp_path)
+    done = forked.moesim("-v", "run", "run/result.json", "--set", "summary=x", cwd=tmp_path)
     assert (done.returncode, done.stdout.partition(":")[0]) == (0, SHOWN)
-    assert moesim("report", "run", cwd=tmp_path).returncode == 0
+    assert forked.moesim("report", "run", cwd=tmp_path).returncode == 0
     page = (tmp_path / "run" / "report.html").read_text("utf-8")
     assert SHOWN.replace("<b>", "&lt;b&gt;") in page
     name = '"evil\\e[31m\\x9b2J\\r\\u202e"'
     (tmp_path / "bad.yaml").write_text(f"hardware: {name}\nmodel: {name}\nworkload: {{kind: {name}}}\n{name}: 1\n", "utf-8")
     said = [done.stdout, done.stderr, page]
     for command in ("run", "check"):
-        told = moesim(command, "bad.yaml", cwd=tmp_path)
+        told = forked.moesim(command, "bad.yaml", cwd=tmp_path)
         assert told.returncode == (2 if command == "run" else 1)
         said += [told.stdout, told.stderr]
     assert not {letter for letter in "".join(said) if unicodedata.category(letter) in ("Cc", "Cs")} - {"\n", "\t"}
@@ -136,7 +135,7 @@ def test_every_target_is_tried_before_anything_is_computed(words: list[str], rea
     (tmp_path / "trace.jsonl").write_text("{}\n")
     before = sorted(tmp_path.rglob("*"))
     words = [_an_experiment() if word == "cxl_expert_threshold" else word for word in words]
-    done = moesim(*words, cwd=tmp_path)
+    done = forked.moesim(*words, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert reason in done.stderr
     assert done.stderr.count("\n") == 1
@@ -153,13 +152,13 @@ def _an_experiment() -> str:
     "words", [["run", "quickstart", *SMALL, "--out", "full/run"], ["report", "run", "--out", "full/page.html"]]
 )
 def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing(words: list[str], tmp_path: Path) -> None:
-    assert moesim("run", "quickstart", *SMALL, "--out", "run", cwd=tmp_path).returncode == 0
+    assert forked.moesim("run", "quickstart", *SMALL, "--out", "run", cwd=tmp_path).returncode == 0
     (tmp_path / "full").mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=8k", "none", str(tmp_path / "full")]
     if subprocess.run(command, capture_output=True, check=False).returncode != 0:
         pytest.skip("mounting a small file system is not allowed here")
     try:
-        done = moesim(*words, cwd=tmp_path)
+        done = forked.moesim(*words, cwd=tmp_path)
         left = list((tmp_path / "full").iterdir())
     finally:
         subprocess.run(["umount", str(tmp_path / "full")], check=True)
@@ -229,8 +228,7 @@ bound: false
 
 
 @posix
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("jobs", ["1", "2"])
+@pytest.mark.parametrize(("number", "jobs"), [(signal.SIGTERM, "1"), (signal.SIGINT, "2")])
 def test_a_stopped_sweep_keeps_its_points_and_leaves_no_children(number: int, jobs: str, tmp_path: Path) -> None:
     (tmp_path / "stopped.yaml").write_text(EXPERIMENT)
     out = tmp_path / "out"

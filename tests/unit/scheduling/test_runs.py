@@ -102,6 +102,13 @@ def test_the_kv_cache_is_what_the_policy_sets_aside_and_preempts_when_it_is_full
     assert result.frame("queue").kv_blocks.max() <= 8
 
 
+@pytest.mark.parametrize("engine", ["kernel", "reference"])
+def test_a_server_that_refuses_every_request_is_an_error_with_the_reason_of_the_first(engine: str) -> None:
+    tight = {"kind": "continuous", "num_gpu_blocks_override": 1}
+    with pytest.raises(InputError, match=r"no request is taken in; the first one: it needs \d+ KV blocks of 16 tokens"):
+        moesim.run({**scenario(scheduler=tight, prompt=30, output=16), "simulation": {"engine": engine}})
+
+
 def test_a_closed_loop_has_no_more_requests_than_users() -> None:
     result = moesim.run(scenario(arrivals={"kind": "closed", "users": 2, "think": "1 s"}))
     requests = result.frame("requests")
