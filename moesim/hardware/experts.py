@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from pydantic import model_validator
 
 from moesim.arrays import FloatArray
+from moesim.portable import cube_root, exponential, logarithms, powers
 from moesim.spec import Spec
 from moesim.units import Bandwidth, ComputeRate, Duration, Share, Size
 
@@ -52,7 +53,14 @@ def p_norm(first: ArrayLike, second: ArrayLike, q: float) -> FloatArray:
     if math.isinf(q):
         return large
     ratio = np.divide(np.minimum(a, b), large, out=np.zeros_like(large), where=large > 0)
-    return np.asarray(large * (1.0 + ratio**q) ** (1.0 / q))
+    return np.asarray(large * _root(1.0 + powers(ratio, q), q))
+
+
+def _root(x: FloatArray, q: float) -> FloatArray:
+    """The q-th root of numbers from 1 to 2; the common exponents without logarithms, some ten times as fast."""
+    if q == 1.5:
+        return cube_root(x * x)
+    return cube_root(x) if q == 3.0 else powers(x, 1.0 / q)
 
 
 def where_tokens(tokens: ArrayLike, seconds: ArrayLike) -> FloatArray:
@@ -147,7 +155,8 @@ class Table(Spec):
         """Seconds [..] for `tokens` [..]; `bandwidth` (B/s) is that of another tier the weights come from."""
         c = np.asarray(tokens, dtype=np.float64)
         inside = np.clip(c, self.tokens[0], self.tokens[-1])
-        found = np.exp(np.interp(np.log(inside), np.log(self.tokens), np.log(self.time)))
+        points, times = (logarithms(np.array(values, dtype=np.float64)) for values in (self.tokens, self.time))
+        found = exponential(np.interp(logarithms(inside), points, times))
         scaled = found * np.maximum(c / self.tokens[-1], 1.0) * (np.asarray(weight_bytes) / self.weights)
         return where_tokens(c, scaled if bandwidth is None else np.maximum(scaled, np.asarray(weight_bytes) / bandwidth))
 

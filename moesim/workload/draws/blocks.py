@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.arrays import FloatArray, IntArray
+from moesim.portable import exponential, power_law
 from moesim.workload.draws.experts import AliasTable, Ids, Words, choose, successor
 from moesim.workload.draws.kernel import DEPTH
-from moesim.workload.draws.portable import exponential, power_law
 from moesim.workload.table import Progress, id_type
 
 __all__ = [

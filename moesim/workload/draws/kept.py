@@ -33,7 +33,7 @@ _LAW = (
     "workload/draws/job",
     "workload/draws/kernel",
     "workload/draws/laws",
-    "workload/draws/portable",
+    "portable",
 )
 """Modules on which a drawn id depends: a change in their source is a new table."""
 

@@ -14,10 +14,10 @@ from pydantic import Field, model_validator
 
 from moesim.arrays import IntArray
 from moesim.errors import InputError, Mistake
+from moesim.portable import exponential, logarithm
 from moesim.spec import Spec
 from moesim.streams import Streams
 from moesim.workload.csvfile import column_names, read_columns
-from moesim.workload.draws.portable import exponential, logarithm
 
 __all__ = ["UNREAD", "FromTable", "Lengths", "LogNormal", "UniformLengths", "draw_lengths", "unread"]
 

@@ -35,12 +35,12 @@ from pydantic import Field
 
 from moesim.arrays import FloatArray, IntArray
 from moesim.errors import InputError, Mistake, did_you_mean
+from moesim.portable import exponential
 from moesim.streams import Streams
 from moesim.units import Share
 from moesim.workload.draws.blocks import Process
 from moesim.workload.draws.job import draw_job, draw_prompts
 from moesim.workload.draws.laws import Kin, StickyLaw
-from moesim.workload.draws.portable import exponential
 from moesim.workload.routing.domains import Domains, Per, domain_tilts, drawn_domains, only, shares_of
 from moesim.workload.routing.law import Routed, Routing, normalised, own_counts, prototypes
 from moesim.workload.routing.presets import PRESETS, Preset, nearest, ranked

@@ -15,10 +15,10 @@ from pydantic import Field
 
 from moesim.arrays import FloatArray, IntArray
 from moesim.errors import InputError, Mistake
+from moesim.portable import power_law
 from moesim.streams import Streams
 from moesim.workload.draws.job import draw_job, draw_prompts
 from moesim.workload.draws.laws import IndependentLaw
-from moesim.workload.draws.portable import power_law
 from moesim.workload.routing.law import Routed, Routing, normalised, own_counts
 from moesim.workload.routing.profile import Profile
 from moesim.workload.table import Job, Progress, RoutingTable, id_type

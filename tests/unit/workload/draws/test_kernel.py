@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from moesim import jit
+from moesim.portable import exponential, logarithm, power_law
 from moesim.streams import Streams
 from moesim.workload.draws import job as draws
 from moesim.workload.draws import kernel
@@ -20,7 +21,6 @@ from moesim.workload.draws.blocks import BLOCK, Process
 from moesim.workload.draws.experts import AliasTable, mean_one
 from moesim.workload.draws.job import draw_job, draw_with, walk
 from moesim.workload.draws.laws import IndependentLaw, Kin, StickyLaw, strides
-from moesim.workload.draws.portable import exponential, logarithm, power_law
 from moesim.workload.jobs import Offline
 from moesim.workload.routing.sticky import Sticky
 from moesim.workload.table import Job
@@ -196,7 +196,7 @@ import numpy as np
 from moesim.streams import Streams
 from moesim.workload.draws.blocks import Process
 from moesim.workload.requests.lengths import LogNormal, draw_lengths
-from moesim.workload.draws.portable import power_law
+from moesim.portable import power_law
 process = Process(np.stack([power_law(256, 0.479, 0.743)] * 4), 1.0, 0.9, *np.full((4, 4), 0.2), 1.3, 181)
 popularity = process.popularity(process.tilts(Streams(0)["routing"]))
 lags = process.lags()
