@@ -51,6 +51,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "vllm_expert_cache": "moesim.policies.caching.vllm_expert_cache:VllmExpertCache",
         "dali": "moesim.policies.in_place.dali:Dali",
         "freetoken": "moesim.policies.in_place.freetoken:FreeToken",
+        "accelerate": "moesim.policies.baselines.accelerate:Accelerate",
         "deepspeed_moe": "moesim.policies.baselines.deepspeed_moe:DeepSpeedMoe",
         "monde": "moesim.policies.near_data.monde:Monde",
         "dynande": "moesim.policies.near_data.dynande:DynaNde",

@@ -20,6 +20,7 @@ from moesim.runtime.gpu import Operation
 
 __all__ = ["Costs", "first_count"]
 
+_OPERAND_BITS = 16.0
 _PINNED = Copies()
 """Copies that nothing slows down."""
 
@@ -110,12 +111,23 @@ class Costs:
 
         The only expert of a layer is a dense block, which runs as other dense products do.
         """
-        if not self._dense:
-            return self._expert(self._gpu, tokens, weight_bytes, None)
         t = np.asarray(tokens, dtype=np.float64)
         weights = self.model.expert_bytes if weight_bytes is None else np.asarray(weight_bytes)
-        moved = np.where(t > 0, weights + 2 * self.model.token_bytes * t, 0.0)
-        return np.asarray(self._gpu.gemm_time(self.model.expert_flops * t, moved), dtype=np.float64)
+        if self._dense:
+            moved = np.where(t > 0, weights + 2 * self.model.token_bytes * t, 0.0)
+            time = np.asarray(self._gpu.gemm_time(self.model.expert_flops * t, moved), dtype=np.float64)
+        else:
+            time = self._expert(self._gpu, tokens, weight_bytes, None)
+        return np.where(t > 0, time + self._unpacking(weights, self.model.expert_flops / 2), time)
+
+    def _unpacking(self, weight_bytes: Any, weights: float) -> Any:
+        """Seconds to unpack `weights` weights of `weight_bytes` [..] on the GPU, where the program does that apart."""
+        moved = self.runtime.gpu.unpack
+        if not moved or not weights:
+            return 0.0
+        gpu = self.system.gpu
+        packed = 8.0 * np.asarray(weight_bytes, dtype=np.float64) < _OPERAND_BITS * weights
+        return np.where(packed, moved * weights / (gpu.own_bandwidth or np.inf) / gpu.gemm.streaming, 0.0)
 
     def cpu(self, tokens: Any, tier: str, weight_bytes: Any = None) -> FloatArray:
         """Time of experts on the CPU with their weights read from `tier`; inf without a CPU or from GPU memory."""
@@ -208,7 +220,7 @@ class Costs:
             time = np.maximum(time, self._latents(kv_bytes))
             time = (time + unit.attention.sequence * np.asarray(sequences)) * np.where(mixed, unit.attention.mixed, 1.0)
         elif isinstance(unit, Gpu):
-            time = time + self._scores(flops)
+            time = time + self._scores(flops) + self.runtime.gpu.prompt
         return self._fixed("core", device, time, time > 0, tokens)
 
     def _latents(self, kv_bytes: Any) -> FloatArray:
@@ -240,6 +252,8 @@ class Costs:
         """Dense work of `flops` and `activations` bytes (in and out) per token over `weight_bytes` of weights."""
         t = np.asarray(tokens, dtype=np.float64)
         time = self.system.devices[device].gemm_time(flops * t, np.where(t > 0, weight_bytes + activations * t, 0.0))
+        if device == self.system.gpu_name:
+            time = time + np.where(t > 0, self._unpacking(weight_bytes, flops / 2), 0.0)
         return self._fixed(operation, device, np.asarray(time, dtype=np.float64), t > 0, t)
 
     def _fixed(self, operation: Operation, device: str, time: FloatArray, called: Any, tokens: Any) -> FloatArray:

@@ -130,6 +130,9 @@ class GpuPrograms(Spec):
     """Share of the memory bandwidth that its products and experts reach; without it what the GPU was measured to."""
     efficiency: PositiveShare | None = None
     """Share of the peak that its products and experts reach with many tokens; without it what the GPU was measured to."""
+    unpack: Count = 0.0
+    """Bytes of GPU memory moved per packed weight (fewer than 16 bits) where a kernel of its own unpacks a matrix before each
+    product; 0 where the product unpacks, or nothing is packed."""
     attention: GpuCore = GpuCore()
     """Attention core of the program."""
     graph_tokens: int | None = Field(default=None, ge=0)
@@ -137,6 +140,9 @@ class GpuPrograms(Spec):
     `beyond`. None: no limit."""
     beyond: Mode = "compiled"
     """How the kernels of larger steps are launched."""
+    prompt: Duration = 0.0
+    """Seconds of the host per decoder layer of a step that holds prompts, in which the GPU waits: where a captured graph
+    decodes, and prompts run operation by operation in a slow framework."""
     step: Duration = 0.0
     """Seconds of the host per step, in which the GPU waits: scheduling, sampling, output."""
     request: Duration = 0.0

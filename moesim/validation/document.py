@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from moesim.validation.case import CaseResult, Row
+from moesim.validation.programs import table as programs_table
 
 __all__ = ["page", "section"]
 
@@ -32,6 +33,11 @@ table leave it out. Verdicts:
 Kinds: *component*, one resource alone or a closed form that must hold near rounding; *system*, measured end to end; *ratio*,
 only the ratio is trustworthy; *simulated*, the source is a simulation or a closed form itself.
 """
+_PROGRAMS = """## Serving programs
+
+Speeds of whole programs, each with the constants that were fitted and the rows that tested them; rows that miss are in the
+figures. A pair is two rows of one measure whose published numbers differ by more than 5 %.
+"""
 _ESCAPES = str.maketrans({"|": "\\|", "<": "&lt;", "*": "\\*"})
 
 
@@ -39,8 +45,10 @@ def page(results: Sequence[CaseResult]) -> str:
     """The page: a table of cases, then a section for each."""
     table = ["| case | kind | verdict | tests | median error | worst error | fitted |", "|---|---|---|--:|--:|--:|---|"]
     table += [_line(result) for result in results]
-    parts = [_HEAD, "## Cases\n\n" + "\n".join(table) + "\n", *(section(result) for result in results)]
-    return "\n".join(parts)
+    parts = [_HEAD, "## Cases\n\n" + "\n".join(table) + "\n"]
+    if programs := programs_table(results):
+        parts.append(f"{_PROGRAMS}\n{programs}")
+    return "\n".join([*parts, *(section(result) for result in results)])
 
 
 def _line(result: CaseResult) -> str:

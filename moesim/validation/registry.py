@@ -54,6 +54,8 @@ CASES: dict[str, str] = {
     "runtime-llama-cpp": "moesim.validation.runtimes.llama_cpp:CASE",
     "runtime-vllm": "moesim.validation.runtimes.vllm:CASE",
     "runtime-offloading-l4": "moesim.validation.runtimes.offloading:L4",
+    "runtime-eager": "moesim.validation.runtimes.eager:CASE",
+    "runtime-moe-gen": "moesim.validation.runtimes.moe_gen:CASE",
     "runtime-fiddler": "moesim.validation.runtimes.offloading:FIDDLER",
 }
 """Id -> `module:attribute` of a `Case`."""

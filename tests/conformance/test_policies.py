@@ -39,6 +39,7 @@ TRIED: dict[str, list[dict[str, object]]] = {
     "vllm_expert_cache": [{}, {"start": "empty"}],
     "dali": [{}, {"window": 1, "swaps": 1, "prefetch": False}],
     "freetoken": [{}, {"both_from": 0.0}],
+    "accelerate": [{}],
     "deepspeed_moe": [{}],
     "monde": [{}],
     "dynande": [{}],

@@ -11,7 +11,7 @@ from moesim.runs.run import loaded
 from moesim.validation.case import Case, Findings, Row
 from moesim.validation.runtimes.single import Setting, single, spread, value
 
-__all__ = ["CASE"]
+__all__ = ["AMX", "CASE", "CURRENT", "MINIMAX", "PROMPTS", "V021", "V03"]
 
 _UNIFORM = {"kind": "uniform"}
 _SCENARIO = "ktransformers/deepseek-v3-q4"
@@ -33,7 +33,7 @@ QWEN = (0.872, 52.5)
 MINIMAX = {2048: (408.0, 32.1), 8192: (1196.0, 31.4), 32768: (2540.0, 27.6)}
 """Prompt -> (prefill, decode), tok/s: MiniMax-M2.1 in FP8, current version, two EPYC 9355 and an RTX 5090 (tutorial).
 
-Longer prompts than 4,096 tokens run on the GPU layer by layer. Its shape is that of MiniMax-M2.5.
+Longer prompts than 4,096 tokens run on the GPU layer by layer.
 """
 EPYC = {1000: 14.0, 10000: 10.0}
 """Context -> decode, tok/s: DeepSeek-R1 Q4_K_M, EPYC 9654 and RTX 4090 (issue 314)."""
@@ -44,30 +44,37 @@ def _deepseek(runtime: str, bits: str = "4.85 bits", hardware: Any = None) -> Se
     return Setting(hardware if hardware is not None else _DUAL, model, _POLICY, runtime, _UNIFORM)
 
 
+V021, V03 = _deepseek("ktransformers-0.2"), _deepseek("ktransformers-0.3", "8.5 bits")
+CURRENT = Setting(
+    "rtx5090-epyc9355-dual",
+    {"name": "minimax-m2.1", "precision": {"weights": "fp8", "experts": "fp8"}},
+    {"kind": "ktransformers", "layerwise": 4096},
+    "ktransformers",
+    _UNIFORM,
+)
+
+
 def _findings() -> Findings:
     rows = []
-    setting = _deepseek("ktransformers-0.2")
+    setting = V021
     for prompt, (prefill, decode) in PROMPTS.items():
         made = single(setting, prompt, 5)
         fitted = prompt == _FIT_ON
         rows.append(Row(f"0.2.1, prompt {prompt:,}: prefill, tok/s", prefill, prompt / made.ttft, 0.10, fitted))
         rows.append(Row(f"0.2.1, prompt {prompt:,}: decode, tok/s", decode, 1 / made.tpot, 0.10, fitted))
     for prompt, prefill in AMX.items():
-        made = single(_deepseek("ktransformers-0.3", "8.5 bits"), prompt, 1)
+        made = single(V03, prompt, 1)
         rows.append(Row(f"0.3, prompt {prompt:,}: prefill, tok/s", prefill, prompt / made.ttft, 0.15, prompt == 1000))
     for sockets, hardware in (("one socket", loaded(_SCENARIO).data["hardware"]), ("two sockets", _DUAL)):
         made = single(_deepseek("ktransformers-0.2.0", hardware=hardware), 500, 9)
         rows.append(Row(f"0.2.0, {sockets}: decode, tok/s", FIRST[sockets][1], 1 / made.tpot, 0.10))
-    model = {"name": "minimax-m2.5", "precision": {"weights": "fp8", "experts": "fp8"}}
-    policy = {"kind": "ktransformers", "layerwise": 4096}
-    minimax = Setting("rtx5090-epyc9355-dual", model, policy, "ktransformers", _UNIFORM)
     for prompt, (prefill, decode) in MINIMAX.items():
-        made = single(minimax, prompt, 3)
+        made = single(CURRENT, prompt, 3)
         name = f"current, MiniMax-M2.1 FP8, prompt {prompt:,}"
         rows.append(Row(f"{name}: prefill, tok/s", prefill, prompt / made.ttft, 0.15, prompt < 32768))
         rows.append(Row(f"{name}: decode, tok/s", decode, 1 / made.tpot, 0.15, prompt == 2048))
     rows += [*_qwen(), *_epyc()]
-    return Findings(tuple(rows), (), (spread(rows), *_constants(setting, minimax)))
+    return Findings(tuple(rows), (), (spread(rows), *_constants()))
 
 
 def _qwen() -> list[Row]:
@@ -95,7 +102,8 @@ def _epyc() -> list[Row]:
     ]
 
 
-def _constants(setting: Setting, minimax: Setting) -> tuple[str, ...]:
+def _constants() -> tuple[str, ...]:
+    setting, minimax = V021, CURRENT
     now = value(minimax, "cpu", "classes", "kt_kernel")
     kernel = value(setting, "cpu", "classes", "llamafile_q4")
     return (
@@ -105,7 +113,7 @@ def _constants(setting: Setting, minimax: Setting) -> tuple[str, ...]:
         f"From a source: a hand-over of {value(minimax, 'cpu', 'hand_over')}.",
         f"Fitted: {kernel['core_rate']} a core with many tokens (prefill at 969) and a hand-over of "
         f"{value(setting, 'cpu', 'hand_over')} (decode at 969) in 0.2.1; in 0.3 "
-        f"{value(_deepseek('ktransformers-0.3', '8.5 bits'), 'cpu', 'classes', 'llamafile_q4', 'core_rate')} a core "
+        f"{value(V03, 'cpu', 'classes', 'llamafile_q4', 'core_rate')} a core "
         f"(prefill at 1,000). From sources: {kernel['core_bandwidth']} and {kernel['core_unpack']} a core, two sockets at "
         f"{kernel['together']} of the sum, prompts in chunks of 256 up to 0.2.1, whole in 0.3; latents read at "
         f"{value(setting, 'gpu', 'attention', 'latent')}, and prompts attend to latents with "

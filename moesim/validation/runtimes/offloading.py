@@ -8,11 +8,12 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from moesim.runs.run import loaded, problem_of
 from moesim.validation.case import Case, Findings, Row
-from moesim.validation.pace import Pace, decode_step, pace, prefill
+from moesim.validation.pace import BLIND, Pace, decode_step, pace, prefill
 from moesim.validation.runtimes.single import Setting, single, spread, value
 
-__all__ = ["FIDDLER", "L4"]
+__all__ = ["FIDDLED", "FIDDLER", "FIDDLER_ON_L4", "L4"]
 
 _SCENARIO = "moe_lightning/mixtral-8x7b-t4"
 _PROMPT, _FIT_ON = 418, 64
@@ -22,6 +23,8 @@ FLEXGEN = {32: (29.2, 17.5), 64: (34.9, 18.9), 128: (37.2, 20.0), 256: (28.8, 15
 """Tokens generated -> tok/s without and with attention on the CPU."""
 BLOCKS = {32: (0.12, 64, 21), 64: (0.12, 64, 20), 128: (0.12, 64, 18), 256: (0.14, 32, 30)}
 """FlexGen's policies as printed: tokens generated -> share of the weights on the GPU, sequences of a GPU batch, batches."""
+DEEPSPEED = {32: 12.7, 64: 13.3, 128: 12.1, 256: 11.8}
+"""Tokens generated -> tok/s of ZeRO-Inference, whose batch is not stated: as many sequences as its program has room for."""
 _LESS, _MORE = 2, 4
 """GPU batches that are simulated; a pass is linear in their number."""
 _L4 = {"hardware": "l4-cloud24"}
@@ -52,6 +55,15 @@ def _flexgen(output: int, cpu: bool) -> float:
     return size * number * output / Pace(first, step).total(output)
 
 
+@cache
+def _deepspeed(output: int) -> float:
+    policy = {"kind": "zero_inference"}
+    sets: dict[str, Any] = {**_L4, "runtime": "deepspeed"}
+    this = loaded(_SCENARIO, policy=policy, **{**BLIND, **sets, "workload.output": output})
+    count = this.scenario.policy.deploy(problem_of(this, *this.build())).plan.batch
+    return count * output / pace(_SCENARIO, policy, sequences=count, prompt=_PROMPT, output=output, sets=sets).total(output)
+
+
 def _on_l4() -> Findings:
     rows = []
     for output, (_, speed) in LIGHTNING.items():
@@ -61,6 +73,7 @@ def _on_l4() -> Findings:
         for cpu, speed in zip((False, True), speeds, strict=True):
             name = f"FlexGen{' with CPU attention' if cpu else ''}, {output} tokens: tok/s"
             rows.append(Row(name, speed, _flexgen(output, cpu), 0.15, output == _FIT_ON))
+    rows += [Row(f"DeepSpeed, {output} tokens: tok/s", speed, _deepspeed(output), 0.15) for output, speed in DEEPSPEED.items()]
     order = [_flexgen(output, False) > _flexgen(output, True) for output in FLEXGEN]
     lightning, flexgen = (Setting("l4-cloud24", "mixtral-8x7b", "flexgen", name, {"kind": "uniform"}) for name in
                           ("moe-lightning", "flexgen"))  # fmt: skip
@@ -71,6 +84,8 @@ def _on_l4() -> Findings:
         f"{value(flexgen, 'gpu', 'efficiency')} of the peak, its CPU attention reads "
         f"{value(flexgen, 'cpu', 'attention', 'bandwidth')}. They are constants of the programs; the machine is that of every "
         "other case on an L4.",
+        "DeepSpeed: nothing is fitted; its batch is what GPU memory holds beside two layers, the cache, the logits of all "
+        "prompts and a context.",
         f"FlexGen is faster without CPU attention on the L4 at {sum(order)} of {len(order)} lengths, as measured.",
     )
     return Findings(tuple(rows), (), notes)
@@ -80,9 +95,13 @@ FIDDLED = {16: {16: 2.27, 64: 3.40, 256: 3.86}, 64: {16: 0.98, 64: 2.26, 256: 3.
 """Prompt -> output -> end to end, tok/s: Fiddler, Mixtral-8x7B BF16 on an L4 with 32 cores."""
 
 
+FIDDLER_ON_L4 = Setting(
+    {"profile": "l4-cloud24", "devices": {"cpu": {"cores": 32}}}, "mixtral-8x7b", "fiddler", "fiddler", {"kind": "sticky"}
+)
+
+
 def _fiddled() -> Findings:
-    machine = {"profile": "l4-cloud24", "devices": {"cpu": {"cores": 32}}}
-    setting = Setting(machine, "mixtral-8x7b", "fiddler", "fiddler", {"kind": "sticky"})
+    setting = FIDDLER_ON_L4
     rows = [
         Row(f"prompt {prompt}, output {output}: tok/s", speed, output / single(setting, prompt, output).makespan, 0.15,
             (prompt, output) == (64, 16))
@@ -101,7 +120,7 @@ def _fiddled() -> Findings:
 L4 = Case(
     id="runtime-offloading-l4",
     kind="system",
-    summary="Mixtral-8x7B on an L4, prompts padded to 418 tokens: MoE-Lightning, FlexGen with and without CPU attention.",
+    summary="Mixtral-8x7B on an L4, prompts of 418 tokens: MoE-Lightning, FlexGen with and without CPU attention, DeepSpeed.",
     source="MoE-Lightning artifact, figure 7 S2 (requests and FlexGen's policies as printed)",
     runner=_on_l4,
     fitted="constants of each program on its 64 tokens generated",

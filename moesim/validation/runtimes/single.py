@@ -15,7 +15,7 @@ import numpy as np
 from moesim.runs.run import loaded, run_loaded
 from moesim.validation.case import Row
 
-__all__ = ["Setting", "Speeds", "single", "spread", "value"]
+__all__ = ["Setting", "Speeds", "batched", "scenario_of", "single", "spread", "value"]
 
 
 class Setting(NamedTuple):
@@ -29,7 +29,7 @@ class Setting(NamedTuple):
 
 
 class Speeds(NamedTuple):
-    """Of one request."""
+    """Of a request, the mean of several."""
 
     ttft: float
     """s."""
@@ -41,7 +41,17 @@ class Speeds(NamedTuple):
 
 def single(setting: Setting, prompt: int, output: int, sets: Mapping[str, Any] | None = None) -> Speeds:
     """One request of `prompt` tokens and `output` generated ones."""
-    data = {
+    return batched(setting, 1, prompt, output, sets)
+
+
+def batched(setting: Setting, requests: int, prompt: int, output: int, sets: Mapping[str, Any] | None = None) -> Speeds:
+    """`requests` requests alike, all there from the start."""
+    return _timed(json.dumps(scenario_of(setting, requests, prompt, output)), json.dumps(dict(sets or {})))
+
+
+def scenario_of(setting: Setting, requests: int, prompt: int, output: int) -> dict[str, Any]:
+    """The setting with that workload, as a scenario's plain data."""
+    return {
         "name": "single",
         "hardware": setting.hardware,
         "model": setting.model,
@@ -49,14 +59,13 @@ def single(setting: Setting, prompt: int, output: int, sets: Mapping[str, Any] |
         "runtime": setting.runtime,
         "workload": {
             "kind": "offline",
-            "requests": 1,
+            "requests": requests,
             "prompt": prompt,
             "output": output,
             "routing": dict(setting.routing),
             **({"profile": {"kind": "uniform"}} if setting.routing["kind"] == "uniform" else {}),
         },
     }
-    return _timed(json.dumps(data), json.dumps(dict(sets or {})))
 
 
 @cache
@@ -75,16 +84,7 @@ def spread(rows: Sequence[Row]) -> str:
 
 def value(setting: Setting, *path: str) -> Any:
     """A constant of the setting's runtime, as its profile says it."""
-    node: Any = loaded(
-        {
-            "name": "constants",
-            "hardware": setting.hardware,
-            "model": setting.model,
-            "policy": setting.policy,
-            "runtime": setting.runtime,
-            "workload": {"kind": "offline", "requests": 1, "prompt": 1, "output": 1, "routing": dict(setting.routing)},
-        }
-    ).data["runtime"]
+    node: Any = loaded(scenario_of(setting, 1, 1, 1)).data["runtime"]
     for key in path:
         node = node[key]
     return node

@@ -1,4 +1,4 @@
-"""Owns measured speeds of vLLM with everything resident: Qwen3-30B-A3B on an A100, one stream.
+"""Owns measured speeds of vLLM with everything resident: Qwen3-30B-A3B on an A100, gpt-oss-120b on an MI300X.
 
 Knows the profile of vLLM, in which nothing was fitted on these numbers.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from moesim.validation.case import Case, Findings, Row
-from moesim.validation.runtimes.single import Setting, single, spread, value
+from moesim.validation.case import Case, Explanation, Findings, Row
+from moesim.validation.runtimes.by_hand import drawn, resident_prefill
+from moesim.validation.runtimes.single import Setting, batched, single, spread, value
 
 __all__ = ["CASE"]
 
@@ -16,30 +17,48 @@ TPOT = {128: 9.6e-3, 1024: 9.8e-3, 8192: 10.6e-3}
 """Context -> s per token."""
 TTFT = {128: 35.7e-3, 1024: 70.3e-3}
 """Prompt -> s to the first token."""
+OUTPUT_RATE = {64: 2008.0, 96: 2561.0, 128: 2990.0, 256: 4271.0}
+"""Concurrency -> output tok/s: gpt-oss-120b, 1,024 tokens in and 1,024 out, MI300X."""
+_LENGTH = 1024
+_STICKY = {"kind": "sticky"}
 _A100: dict[str, Any] = {"profile": "a100-xeon8452y", "devices": {"gpu": {"profile": "a100-80gb-sxm"}}}
-SETTING = Setting(_A100, "qwen3-30b-a3b", "gpu_only", "vllm-0.19", {"kind": "sticky"})
+SETTING = Setting(_A100, "qwen3-30b-a3b", "gpu_only", "vllm-0.19", _STICKY)
+MI300X = Setting("mi300x-epyc9654", "gpt-oss-120b", "gpu_only", "vllm-0.19", _STICKY)
+
+
+def _rate(sequences: int) -> float:
+    """Output tok/s where a request takes the place of one that ends: a decode step per token, a prefill per request."""
+    setting = MI300X._replace(policy={"kind": "gpu_only", "batch": sequences})
+    step = batched(setting, sequences, _LENGTH + _LENGTH // 2, 3).tpot
+    return sequences * _LENGTH / (_LENGTH * step + sequences * single(MI300X, _LENGTH, 1).ttft)
 
 
 def _findings() -> Findings:
-    rows = [Row(f"context {n:,}: per token, ms", 1e3 * t, 1e3 * single(SETTING, n, 9).tpot, 0.10) for n, t in TPOT.items()]
-    rows.append(Row("prompt 128: to the first token, ms", 1e3 * TTFT[128], 1e3 * single(SETTING, 128, 9).ttft, 0.10))
-    first = ", ".join(
-        f"{1e3 * single(SETTING, n, 9).ttft:.1f} ms after {n:,} tokens ({1e3 * t:g})" for n, t in TTFT.items() if n > 128
-    )
+    a100, mi300x = "Qwen3-30B-A3B on an A100", "gpt-oss-120b on an MI300X"
+    rows = [
+        Row(f"{a100}, context {n:,}: per token, ms", 1e3 * t, 1e3 * single(SETTING, n, 9).tpot, 0.10) for n, t in TPOT.items()
+    ]
+    rows += [
+        Row(f"{a100}, prompt {n:,}: to the first token, ms", 1e3 * t, 1e3 * single(SETTING, n, 9).ttft, 0.10)
+        for n, t in TTFT.items()
+    ]
+    rows += [Row(f"{mi300x}, {n} at a time: output tok/s", rate, _rate(n), 0.10) for n, rate in OUTPUT_RATE.items()]
+    whole = 1e3 * resident_prefill(drawn(SETTING, 1, _LENGTH, 9))
+    text = f"Prompt 1,024: the A100's kernels, each measured alone, sum up to {whole:.1f} ms in 48 layers."
+    explained = [Explanation(f"{a100}, prompt 1,024: to the first token, ms", whole, text)]
     notes = (
         spread(rows),
         f"Fitted: nothing. From sources: {value(SETTING, 'gpu', 'step')} of host a step and {value(SETTING, 'gpu', 'request')} "
         f"a request, {value(SETTING, 'gpu', 'launches', 'graph')} a node of the graph, fixed times of kernels by kind from the "
         "tables of the A100.",
-        f"Not met: to the first token {first}: products of 8 to 64 tokens per expert cost more in the table of the A100.",
     )
-    return Findings(tuple(rows), (), notes)
+    return Findings(tuple(rows), tuple(explained), notes)
 
 
 CASE = Case(
     id="runtime-vllm",
     kind="system",
-    summary="vLLM, Qwen3-30B-A3B in BF16 on one A100 80 GB, one stream: time per token by context.",
-    source="tenstorrent/tt-inference-server issue 340",
+    summary="vLLM: Qwen3-30B-A3B in BF16 on one A100 80 GB, one stream; gpt-oss-120b on an MI300X, 64 to 256 at a time.",
+    source="tenstorrent/tt-inference-server issue 340; SemiAnalysisAI/InferenceX pull request 1061",
     runner=_findings,
 )

@@ -1,0 +1,61 @@
+"""Owns closed forms of what a run of a resident or streamed model should take, for rows that a published number contradicts.
+
+Knows the durations of one model on one machine and the routing that a run draws; runs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from moesim.arrays import IntArray
+from moesim.contract import Costs
+from moesim.runs.run import loaded
+from moesim.validation.runtimes.single import Setting, scenario_of
+from moesim.workload.table import RoutingTable
+
+__all__ = ["Drawn", "drawn", "resident_prefill", "streamed_token"]
+
+
+class Drawn(NamedTuple):
+    """What a run of a setting starts from."""
+
+    costs: Costs
+    routing: RoutingTable
+    prompt: int
+
+
+def drawn(setting: Setting, sequences: int, prompt: int, output: int) -> Drawn:
+    """Durations of the setting's model under its runtime, and the routing of such a run."""
+    this = loaded(scenario_of(setting, sequences, prompt, output))
+    scenario = this.scenario
+    return Drawn(Costs(scenario.model, scenario.hardware, scenario.runtime), this.build()[1], prompt)
+
+
+def resident_prefill(run: Drawn) -> float:
+    """Seconds until the prompt of the first request has passed all layers and one word is sampled."""
+    costs, gpu, memory = run.costs, run.costs.system.gpu_name, run.costs.system.gpu_tier
+    flops, nbytes = costs.model.core_flops_prefill([run.prompt]), costs.model.core_bytes_prefill([run.prompt])
+    core = costs.core(gpu, flops, nbytes, "prefill", memory, tokens=run.prompt)
+    counts = run.routing.prefill_counts(np.arange(1))
+    return _layers(costs, run.prompt, counts) + float(core.sum()) + float(costs.head(1))
+
+
+def streamed_token(costs: Costs) -> float:
+    """Seconds of a token whose experts, and all other weights of its layers, cross one after another before they are used."""
+    model, gpu = costs.model, costs.system.gpu_name
+    nbytes = model.n_moe * model.top_k * model.expert_bytes + model.layers * (model.qkv_bytes + model.output_bytes)
+    link = costs.path(next(iter(costs.system.host_tiers)), costs.system.gpu_tier)
+    last = model.n_moe * (float(costs.gpu(1)) + model.top_k * costs.calls(gpu).apart)
+    own = model.layers * float(costs.projections(gpu, 1) + costs.output(gpu, 1)) + model.n_moe * float(costs.router(1))
+    return float((nbytes + model.head_bytes) / link.rate + last + own + float(costs.head(1)))
+
+
+def _layers(costs: Costs, tokens: int, counts: IntArray) -> float:
+    """Seconds of everything in the layers but the attention core, with `counts` [L, E] tokens per expert."""
+    model, gpu = costs.model, costs.system.gpu_name
+    dense = float(costs.projections(gpu, tokens) + costs.output(gpu, tokens))
+    each = float(costs.router(tokens) + costs.shared(tokens)) + costs.calls(gpu).once
+    experts = float(costs.gpu(counts).sum())
+    return model.layers * dense + model.n_moe * each + experts + model.n_dense * float(costs.dense(tokens))
