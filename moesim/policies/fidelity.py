@@ -56,7 +56,6 @@ FIDELITY: dict[str, Fidelity] = {
     "vllm_expert_cache": _partial("its split of a batch by tokens where a layer uses more experts than slots"),
     "dali": _partial("the time that scheduling takes, and the residual vectors, for which a stated recall stands"),
     "freetoken": _partial("rates measured while both run, and moving memory between cache and pool at run time"),
-    "llama_cpp": _partial("the mmap of the weights' file and the expert caches of later versions"),
     "accelerate": _partial("attention and other weights of later layers in the host, layers on disk"),
     "deepspeed_moe": _partial("expert parallelism and its kernels"),
     "monde": _FAITHFUL,
