@@ -23,7 +23,9 @@ _LENGTH = 1024
 _STICKY = {"kind": "sticky"}
 _A100: dict[str, Any] = {"profile": "a100-xeon8452y", "devices": {"gpu": {"profile": "a100-80gb-sxm"}}}
 SETTING = Setting(_A100, "qwen3-30b-a3b", "gpu_only", "vllm-0.19", _STICKY)
-MI300X = Setting("mi300x-epyc9654", "gpt-oss-120b", "gpu_only", "vllm-0.19", _STICKY)
+_LIKE_QWEN = {**_STICKY, "preset": "qwen3-30b-a3b"}
+"""No routing was recorded of 128 experts of which a token takes 4 and 1,024 tokens of context; the nearest is taken."""
+MI300X = Setting("mi300x-epyc9654", "gpt-oss-120b", "gpu_only", "vllm-0.19", _LIKE_QWEN)
 
 
 def _rate(sequences: int) -> float:
