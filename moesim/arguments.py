@@ -75,6 +75,12 @@ def _about_runs(commands: Any) -> None:
     report = _command(commands, "report", "one HTML page for the directory of a run, a comparison or a sweep")
     report.add_argument("directory", metavar="DIR", help="what run, compare --out or sweep has written")
     report.add_argument("--out", metavar="FILE", help="the page (default: DIR/report.html)")
+    report.add_argument(
+        "--figures", metavar="DIR", help="instead of the page, each of its figures as PDF, SVG and PNG for print"
+    )
+    report.add_argument(
+        "--width", type=_width, default="column", metavar="WIDTH", help="of figures: column (3.33 in), page (7 in), or inches"
+    )
     report.set_defaults(plugins=False)
     export = _command(commands, "export", "the placement of a run as flags and files of a serving program")
     export.add_argument("tool", metavar="TOOL", help="llama-cpp, ktransformers, vllm or sglang")
@@ -127,6 +133,14 @@ def _about_files(commands: Any) -> None:
     schema = _command(commands, "schema", "JSON Schema of scenario or experiment files, for editors")
     schema.add_argument("what", nargs="?", choices=("scenario", "experiment"), default="scenario", help="(default: scenario)")
     _plugin_option(schema)
+
+
+def _width(text: str) -> float | str:
+    """Inches, or the name of a width."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:

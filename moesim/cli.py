@@ -198,9 +198,16 @@ def _optimize(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from moesim.report.page import write_page
+    if options.figures is None:
+        from moesim.report.page import write_page
 
-    say(f"page in {write_page(options.directory, options.out)}")
+        say(f"page in {write_page(options.directory, options.out)}")
+        return 0
+    from moesim.report.papers import save_figures
+
+    files = save_figures(options.directory, options.figures, width=options.width)
+    names = dict.fromkeys(path.stem for path in files)
+    say(f"figures in {options.figures}, each as .pdf, .svg and .png: {', '.join(names)}")
     return 0
 
 

@@ -1,19 +1,20 @@
 """What all pictures share: style, palette, sizes, legends, labels that do not collide, and bytes that are always the same.
 
-Knows matplotlib's objects, without pyplot's global state; nothing of what is drawn.
+Knows matplotlib's objects, without pyplot's global state; nothing of what is drawn. A picture is drawn as the user's rcParams
+say, in moesim's style where they say nothing; pages draw in moesim's style alone (`house_style`).
 """
 
 from __future__ import annotations
 
+import inspect
 import io
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import wraps
 from pathlib import Path
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any, ParamSpec
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from moesim.errors import InputError
 from moesim.writing import write
@@ -22,81 +23,278 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["GREY", "MARKERS", "OKABE_ITO", "PALETTE", "below", "blank", "cut", "dots", "folded", "label_points", "log_axis",
-           "number", "percent", "percent_axis", "render", "save", "styled", "time_scale"]  # fmt: skip
+__all__ = [
+    "KINDS",
+    "ROWS",
+    "WIDTHS",
+    "below",
+    "blank",
+    "cut",
+    "dots",
+    "folded",
+    "house_style",
+    "letters",
+    "log_axis",
+    "narrow",
+    "number",
+    "panels",
+    "percent",
+    "percent_axis",
+    "printed",
+    "render",
+    "save",
+    "set_title",
+    "single",
+    "small",
+    "styled",
+    "time_scale",
+    "tip",
+]  # fmt: skip
 
-OKABE_ITO = {
-    "black": "#000000", "orange": "#E69F00", "sky": "#56B4E9", "green": "#009E73", "yellow": "#F0E442", "blue": "#0072B2",
-    "vermilion": "#D55E00", "purple": "#CC79A7",
-}  # fmt: skip
-"""Eight colours that people with any colour vision tell apart. Source: M. Okabe and K. Ito, Color Universal Design, 2008."""
-PALETTE = tuple(OKABE_ITO[name] for name in ("blue", "orange", "green", "vermilion", "purple", "sky", "black", "yellow"))
-"""The order in which series take colours: the easiest to distinguish first."""
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-GREY = "#8A8A8A"
+KINDS = ("svg", "png", "pdf")
+"""Endings of the files that pictures are saved as."""
+WIDTHS = {"column": 3.33, "page": 7.0}
+"""Name -> inches: a column and the text of a two-column paper (ACM sigconf, IEEE: 3.33 to 3.5 and 7.0 to 7.16)."""
 
-P = ParamSpec("P")
+_FULL, _NARROW = 8.0, 5.0
+"""Inches for which the drawing functions choose their line breaks, and below which they leave out what does not fit."""
+_FONT, _PAPER_FONT = 9.0, 7.5
+_FLAT = 0.7
+"""Share of its height on a screen that a picture for print keeps, however narrow; one of rows of text keeps more (`ROWS`)."""
+ROWS = 0.85
 _STYLE = {
-    "svg.hashsalt": "moesim", "svg.fonttype": "none", "font.size": 9.0, "axes.titlesize": 10.0,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "hatch.linewidth": 0.6,
-    "font.family": "DejaVu Sans", "text.parse_math": False, "axes.formatter.use_mathtext": False,
+    "svg.hashsalt": "moesim", "svg.fonttype": "none", "pdf.fonttype": 42, "ps.fonttype": 42, "font.size": _FONT,
+    "axes.titlesize": 10.0, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
+    "hatch.linewidth": 0.6, "font.family": ["DejaVu Sans"], "text.parse_math": False, "axes.formatter.use_mathtext": False,
 }  # fmt: skip
+_PAPER = {"font.size": _PAPER_FONT, "axes.titlesize": _PAPER_FONT, "lines.linewidth": 1.1, "axes.linewidth": 0.6,
+          "xtick.major.width": 0.6, "ytick.major.width": 0.6, "lines.markersize": 4.0}  # fmt: skip
 
 
-def blank(width: float, height: float) -> Figure:
-    """An empty picture of `width` by `height` inches that lays itself out."""
+class _Sheet(NamedTuple):
+    """What a picture is drawn on."""
+
+    ax: Axes | None = None
+    """The user's axes; None for a picture of its own."""
+    width: float | None = None
+    """Inches; None for the size that suits a screen."""
+    settings: Any = None
+    """rcParams that moesim sets for it."""
+
+
+_SCREEN = _Sheet()
+_SHEET: ContextVar[_Sheet] = ContextVar("sheet", default=_SCREEN)
+_HOUSE: ContextVar[bool] = ContextVar("house", default=False)
+_PRINTED: ContextVar[float | str | None] = ContextVar("printed", default=None)
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """While the block runs pictures are drawn over matplotlib's defaults, whatever the user has set, as pages need it."""
+    token = _HOUSE.set(True)
+    try:
+        yield
+    finally:
+        _HOUSE.reset(token)
+
+
+@contextmanager
+def printed(width: float | str) -> Iterator[None]:
+    """While the block runs all pictures are drawn for print at `width`: inches, or a name in `WIDTHS`; else InputError."""
+    _sheet(None, width)
+    token = _PRINTED.set(width)
+    try:
+        yield
+    finally:
+        _PRINTED.reset(token)
+
+
+def _settings(sheet: _Sheet) -> dict[str, Any]:
+    """What moesim sets for a picture: nothing that the user has set, and nothing at all in axes of the user."""
+    import matplotlib
+
+    now: Any = matplotlib.rcParams
+    default: Any = matplotlib.rcParamsDefault
+    if sheet.ax is not None:
+        return {}
+    style: dict[str, Any] = _STYLE | (_PAPER if sheet.width is not None else {})
+    if _HOUSE.get():
+        return {key: value for key, value in default.items() if not key.startswith("backend")} | style
+    return {key: value for key, value in style.items() if now[key] == default[key]}
+
+
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Gives a drawing function the keywords `ax` and `width`, and its style.
+
+    `ax`: axes of the caller, which are drawn into as the caller's rcParams say; `width`: inches, or a name in `WIDTHS`, of a
+    picture for print. InputError for both, or for a width that is neither.
+    """
+
+    @wraps(draw)
+    def drawn(*args: Any, ax: Axes | None = None, width: float | str | None = None, **kwargs: Any) -> Figure:
+        from matplotlib import rc_context
+
+        sheet = _sheet(ax, width if ax is not None or width is not None else _PRINTED.get())
+        settings: Any = _settings(sheet)
+        token = _SHEET.set(sheet._replace(settings=settings))
+        try:
+            with rc_context(settings):
+                return draw(*args, **kwargs)
+        finally:
+            _SHEET.reset(token)
+
+    own = inspect.signature(draw)
+    more = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+            for name, kind in (("ax", "Axes | None"), ("width", "float | str | None"))]  # fmt: skip
+    drawn.__signature__ = own.replace(parameters=[*own.parameters.values(), *more])  # type: ignore[attr-defined]
+    return drawn
+
+
+def _sheet(ax: Axes | None, width: float | str | None) -> _Sheet:
+    if ax is not None and width is not None:
+        raise InputError("a figure is drawn into axes of yours (ax) or has a width of its own (width), not both")
+    if ax is not None:
+        figure: Any = ax.figure
+        return _Sheet(ax, float(ax.get_position().width * figure.get_figwidth()))
+    if width is None:
+        return _Sheet()
+    inches = WIDTHS.get(width) if isinstance(width, str) else float(width)
+    if inches is None or not 1.5 <= inches <= 40:
+        raise InputError(f"a width is {', '.join(WIDTHS)}, or inches from 1.5 to 40; got {width!r}")
+    return _Sheet(None, inches)
+
+
+def blank(width: float, height: float, flat: float = _FLAT) -> Figure:
+    """An empty picture of `width` by `height` inches that lays itself out.
+
+    For print it is as wide as asked for; its height shrinks as its width does, to a share of `flat` at least.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+
+    sheet = _SHEET.get()
+    paper = sheet.width is not None
 
     class Picture(Figure):
         """A figure that shows itself in a notebook, also where pyplot was never imported."""
 
+        settings: Mapping[str, Any]
+        """rcParams that it was drawn with beside the user's."""
+        sharp: float
+        """Dots per inch of its PNG."""
+
         def _repr_png_(self) -> bytes:
             return render(self, "png")
 
-    figure = Picture(figsize=(width, height), layout="constrained")
+    size = (width, height) if sheet.width is None else (sheet.width, height * max(min(sheet.width / width, 1.0), flat))
+    figure = Picture(figsize=size, layout="constrained")
+    figure.settings, figure.sharp = sheet.settings or _STYLE, 300.0 if paper else 150.0
     FigureCanvasAgg(figure)
     return figure
 
 
-def _style() -> AbstractContextManager[None]:
-    """moesim's style over matplotlib's defaults, whatever the user has set: pictures must not depend on that."""
-    from matplotlib import rc_context, rcParamsDefault
+def single(width: float, height: float, flat: float = _FLAT) -> tuple[Figure, Axes]:
+    """A picture of one panel, `width` by `height` inches on a screen; or the caller's axes, and their figure."""
+    ax = _SHEET.get().ax
+    if ax is not None:
+        return ax.figure, ax  # type: ignore[return-value]
+    figure = blank(width, height, flat)
+    return figure, figure.add_subplot()
 
-    settings: Any = {key: value for key, value in rcParamsDefault.items() if not key.startswith("backend")}
-    return rc_context(settings | _STYLE)
+
+def panels(
+    heights: Sequence[float], width: float, height: float, flat: float = _FLAT, *, sharex: bool = True, sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """A picture of panels one above the other with one x axis (`heights`: shares), or as many inside the caller's axes."""
+    ax = _SHEET.get().ax
+    if ax is None:
+        figure = blank(width, height, flat)
+        made: Any = figure.subplots(len(heights), 1, sharex=sharex, sharey=sharey, height_ratios=list(heights), squeeze=False)
+        return figure, list(made[:, 0])
+    plots: list[Axes] = []
+    gap, top = 0.06 if len(heights) < 5 else 0.03, 1.0
+    room = (1.0 - gap * (len(heights) - 1)) / sum(heights)
+    for share in heights:
+        first = plots[0] if plots else None
+        plots.append(
+            ax.inset_axes(
+                (0.0, top - room * share, 1.0, room * share), sharex=first if sharex else None, sharey=first if sharey else None
+            )
+        )
+        top -= room * share + gap
+    ax.set_axis_off()
+    for plot in plots[:-1] if sharex else ():
+        plot.tick_params(labelbottom=False)
+    return ax.figure, plots  # type: ignore[return-value]
 
 
-def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draws in moesim's style, and leaves the user's as it was."""
+def narrow() -> bool:
+    """Whether the picture is too narrow for words beside its bars."""
+    width = _SHEET.get().width
+    return width is not None and width < _NARROW
 
-    @wraps(draw)
-    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with _style():
-            return draw(*args, **kwargs)
 
-    return drawn
+def _scale() -> float:
+    """Letters that fit on a line, relative to a full picture on a screen."""
+    from matplotlib import rcParams
+
+    width = _SHEET.get().width
+    return 1.0 if width is None else min(width / _FULL * _FONT / float(rcParams["font.size"]), 1.0)
+
+
+def letters(count: int, least: int = 12) -> int:
+    """`count` letters of a line in a full picture, as many of them as this one has room for."""
+    return max(round(count * _scale()), least)
+
+
+def small() -> float:
+    """Font size of labels inside a picture, points."""
+    from matplotlib import rcParams
+
+    return 0.89 * float(rcParams["font.size"])
+
+
+def set_title(axes: Axes, text: str, width: int = 80, *, panel: bool = False) -> None:
+    """A title flush left; pictures for print have none but those of their panels, for their captions say the rest."""
+    if panel or _SHEET.get().width is None:
+        axes.set_title(folded(text, width), loc="left")
+
+
+def tip(artist: Any, texts: str | Sequence[str]) -> None:
+    """What a page says when the pointer rests on the artist, or on each of its markers in turn."""
+    figure: Any = artist.figure
+    tips: dict[str, Any] = figure.__dict__.setdefault("tips", {})
+    name = f"tip{len(tips)}"
+    artist.set_gid(name)
+    tips[name] = texts
 
 
 def render(figure: Figure, kind: str = "svg") -> bytes:
-    """The picture as `svg` or `png`; the same picture gives the same bytes, however often it is asked for."""
-    metadata: dict[str, str | None] = {"Date": None, "Creator": "moesim"} if kind == "svg" else {"Software": "moesim"}
+    """The picture as `svg`, `png` or `pdf`; the same picture gives the same bytes, however often it is asked for."""
+    from matplotlib import rc_context
+
+    metadata: dict[str, dict[str, str | None]] = {
+        "svg": {"Date": None, "Creator": "moesim"},
+        "pdf": {"CreationDate": None, "Creator": "moesim", "Producer": None},
+        "png": {"Software": "moesim"},
+    }
     buffer = io.BytesIO()
-    with _style():
+    settings: Any = getattr(figure, "settings", _STYLE)
+    with rc_context(settings):
         if figure.get_layout_engine() is not None:
             # a layout goes on from where the last one ended, so it is made once and then kept
             figure.draw_without_rendering()
             figure.set_layout_engine("none")
-        figure.savefig(buffer, format=kind, metadata=metadata, dpi=150)
+        figure.savefig(buffer, format=kind, metadata=metadata[kind], dpi=getattr(figure, "sharp", 150.0))
     return buffer.getvalue()
 
 
 def save(figure: Figure, path: str | Path) -> Path:
-    """Writes the picture to `path`, whose ending says how: `.svg` or `.png`."""
+    """Writes the picture to `path`, whose ending says how: `.svg`, `.png` or `.pdf`."""
     path = Path(path)
     kind = path.suffix.lower().removeprefix(".")
-    if kind not in ("svg", "png"):
-        raise InputError(f"a picture is saved as .svg or .png, not as '{path.name}'")
+    if kind not in KINDS:
+        raise InputError(f"a picture is saved as .svg, .png or .pdf, not as '{path.name}'")
     return write(path, render(figure, kind))
 
 
@@ -118,24 +316,39 @@ def percent(share: float) -> str:
 
 
 def folded(label: str, width: int = 28) -> str:
-    """A long label on two or more lines, so that it leaves room for the picture."""
-    return "\n".join(wrap(label, width)) or label
+    """A long label on two or more lines, so that it leaves room for the picture: `width` letters of a full one."""
+    return "\n".join(wrap(label, letters(width, 18))) or label
 
 
 def cut(name: str) -> str:
     """A name that would not fit on one line, without its end."""
-    return name if len(name) <= 34 else f"{name[:32]}.."
+    most = letters(34, 22)
+    return name if len(name) <= most else f"{name[: most - 2]}.."
 
 
 def below(axes: Axes | Figure, handles: Sequence[Any], columns: int, title: str = "") -> None:
     """A legend under the picture, where it covers nothing, in as many columns as its longest label leaves room for."""
+    from matplotlib import rcParams
+
+    sheet, font = _SHEET.get(), float(rcParams["font.size"])
     figure: Any = getattr(axes, "figure", axes)
+    width = 72 * (sheet.width if sheet.ax is not None and sheet.width else figure.get_figwidth())
+    for handle in handles:
+        label = str(handle.get_label())
+        handle.set_label(
+            "\n".join("\n".join(wrap(line, max(int((width - 5 * font) / (0.6 * font)), 12))) for line in label.split("\n"))
+        )
     longest = max(len(line) for handle in handles for line in str(handle.get_label()).split("\n"))
-    room = int(figure.get_figwidth() * 72 // (5.6 * longest + 45))  # points of a letter and of the mark beside it
-    figure.legend(
-        handles=list(handles), loc="outside lower center", ncols=max(min(len(handles), columns, room), 1), frameon=False,
-        title=title or None,
-    )  # fmt: skip
+    room = int(width // (font * (0.62 * longest + 5)))  # of a letter, and of the mark beside it
+    look: dict[str, Any] = {"handles": list(handles), "ncols": max(min(len(handles), columns, room), 1), "frameon": False}
+    look["title"] = title or None
+    if sheet.ax is None:
+        figure.legend(loc="outside lower center", **look)
+        return
+    from matplotlib.transforms import ScaledTranslation
+
+    under = sheet.ax.transAxes + ScaledTranslation(0, -3.4 * font / 72, figure.dpi_scale_trans)
+    sheet.ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), bbox_transform=under, borderaxespad=0.0, **look)
 
 
 def percent_axis(axis: Any) -> None:
@@ -156,67 +369,3 @@ def log_axis(axes: Axes, *, many: bool) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     if not many:
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-
-
-_SIDES = ((5, 0, "left", "center"), (5, 8, "left", "bottom"), (5, -8, "left", "top"), (-5, 0, "right", "center"),
-          (-5, 8, "right", "bottom"), (-5, -8, "right", "top"), (0, 9, "center", "bottom"), (0, -9, "center", "top"),
-          (18, 18, "left", "bottom"), (18, -18, "left", "top"), (-18, 18, "right", "bottom"), (-18, -18, "right", "top"),
-          (18, 32, "left", "bottom"), (-18, 32, "right", "bottom"), (18, -32, "left", "top"),
-          (-18, -32, "right", "top"))  # fmt: skip
-"""Where a label may stand beside its point (offset in points, alignment), the best first."""
-
-
-def label_points(
-    axes: Axes, points: Sequence[tuple[float, float]], labels: Sequence[str], obstacles: Sequence[Any] = ()
-) -> None:
-    """Writes a label beside each point so that no two labels meet and none covers a point or leaves the axes.
-
-    Far labels get a thin line to their point. `obstacles`: further points (x, y) that labels keep off. A label for which
-    there is no room at all is left out; call it last, when limits and scales stand.
-    """
-    from matplotlib.text import Text
-
-    figure: Any = axes.figure
-    figure.draw_without_rendering()
-    taken = [_around(axes, point) for point in [*points, *obstacles]]
-    texts: list[Any] = []
-    frame = axes.get_window_extent()
-    for point, label in zip(points, labels, strict=True):
-        for x, y, horizontal, vertical in _SIDES:
-            arrow = {"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkB": 3} if abs(x) > 10 else None
-            note = axes.annotate(label, point, xytext=(x, y), textcoords="offset points", ha=horizontal, va=vertical,
-                                 fontsize=8.0, arrowprops=arrow)  # fmt: skip
-            note.update_positions(figure.canvas.get_renderer())
-            box = Text.get_window_extent(note)  # without the line
-            inside = box.x0 >= frame.x0 and box.x1 <= frame.x1 and box.y0 >= frame.y0 and box.y1 <= frame.y1
-            line = [] if arrow is None else _line(axes.transData.transform(point), box)
-            free = not any(box.overlaps(other) for other in taken) and (arrow is not None or _plain(axes, points, point, box))
-            if inside and free and not any(other.contains(*spot) for other in texts for spot in line):
-                texts.append(box)
-                taken.append(box)
-                break
-            note.remove()
-
-
-def _plain(axes: Axes, points: Sequence[tuple[float, float]], own: tuple[float, float], box: Any) -> bool:
-    """Whether a reader takes a label to belong to its own point: every other one is half as far again."""
-    x, y = (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2
-
-    def far(point: tuple[float, float]) -> float:
-        across, up = axes.transData.transform(point) - (x, y)
-        return float(np.hypot(max(abs(across) - box.width / 2, 0.0), up))
-
-    return all(far(point) >= 1.5 * far(own) for point in points if point != own)
-
-
-def _line(point: Any, box: Any) -> list[tuple[float, float]]:
-    """Pixels on the way from a point to the nearest corner of a label."""
-    x, y = min(box.corners(), key=lambda corner: (corner[0] - point[0]) ** 2 + (corner[1] - point[1]) ** 2)
-    return [(point[0] + (x - point[0]) * step / 10, point[1] + (y - point[1]) * step / 10) for step in range(1, 10)]
-
-
-def _around(axes: Axes, point: Any) -> Any:
-    from matplotlib.transforms import Bbox
-
-    x, y = axes.transData.transform(point)
-    return Bbox.from_extents(x - 3, y - 3, x + 3, y + 3)

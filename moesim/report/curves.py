@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moesim.errors import InputError
-from moesim.report.canvas import MARKERS, OKABE_ITO, below, blank, styled
+from moesim.report.canvas import ROWS, below, set_title, single, styled
+from moesim.report.colours import MARKERS, OKABE_ITO
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,8 +31,7 @@ def curves(series: Sequence[Series], *, x: str = "", y: str = "", title: str = "
 
     if not series:
         raise InputError("there is no curve to draw")
-    figure = blank(6.4, 4.2)
-    axes = figure.add_subplot()
+    figure, axes = single(6.4, 4.2)
     for number, (label, points, values, fitted, line, heights) in enumerate(series):
         tint, marker = OKABE_ITO[_COLOURS[number % len(_COLOURS)]], MARKERS[number % len(MARKERS)]
         axes.plot(line, heights, color=tint, label=label)
@@ -47,7 +47,7 @@ def curves(series: Sequence[Series], *, x: str = "", y: str = "", title: str = "
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(alpha=0.3, which="both")
-    axes.set_title(title or "lines simulated, points published (hollow: fitted on)", loc="left")
+    set_title(axes, title or "lines simulated, points published (hollow: fitted on)")
     below(axes, axes.get_legend_handles_labels()[0], 2)
     return figure
 
@@ -60,8 +60,7 @@ def errors(rows: Sequence[tuple[str, float, float, bool]], *, title: str = "") -
     """
     if not rows:
         raise InputError("there is no error to draw")
-    figure = blank(8.0, 1.4 + 0.22 * len(rows))
-    axes = figure.add_subplot()
+    figure, axes = single(8.0, 1.4 + 0.22 * len(rows), ROWS)
     for position, (_, error, tolerance, fitted) in enumerate(rows):
         axes.barh(position, 200 * tolerance, left=-100 * tolerance, height=0.7, color=OKABE_ITO["sky"], alpha=0.35)
         tint = OKABE_ITO["blue" if abs(error) <= tolerance else "vermilion"]
@@ -72,5 +71,5 @@ def errors(rows: Sequence[tuple[str, float, float, bool]], *, title: str = "") -
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlabel("error (%), on the band of its tolerance; hollow: fitted on")
     axes.grid(axis="x", alpha=0.3)
-    axes.set_title(title, loc="left")
+    set_title(axes, title)
     return figure

@@ -5,7 +5,8 @@ Names only: the drawing is in the modules beside this one.
 
 from __future__ import annotations
 
-from moesim.report.canvas import OKABE_ITO, render, save
+from moesim.report.canvas import render, save
+from moesim.report.colours import OKABE_ITO
 from moesim.report.figures_accounts import waterfall
 from moesim.report.figures_curves import hit_curve, sweep_curve, threshold_curve
 from moesim.report.figures_experts import expert_map
@@ -14,7 +15,10 @@ from moesim.report.figures_policies import comparison, pareto
 from moesim.report.figures_serving import queue
 from moesim.report.figures_time import lane_use, layer_time, timeline
 
+OF_RUNS = ("timeline", "lane_use", "layer_time", "roofline", "traffic", "expert_map", "hit_curve", "queue")
+"""Figures that are drawn from one result."""
+
 __all__ = [
-    "OKABE_ITO", "comparison", "expert_map", "hit_curve", "lane_use", "layer_time", "pareto", "queue", "render", "roofline",
-    "save", "sweep_curve", "threshold_curve", "timeline", "traffic", "waterfall",
+    "OF_RUNS", "OKABE_ITO", "comparison", "expert_map", "hit_curve", "lane_use", "layer_time", "pareto", "queue", "render",
+    "roofline", "save", "sweep_curve", "threshold_curve", "timeline", "traffic", "waterfall",
 ]  # fmt: skip

@@ -10,7 +10,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from moesim.errors import InputError
-from moesim.report.canvas import GREY, OKABE_ITO, below, blank, folded, styled, time_scale
+from moesim.report.canvas import ROWS, below, folded, narrow, set_title, single, styled, time_scale
+from moesim.report.colours import GREY, OKABE_ITO
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,8 +31,7 @@ def waterfall(steps: Sequence[tuple[str, float]], *, title: str = "") -> Figure:
         raise InputError("a waterfall has at least two steps")
     values = [value for _, value in steps]
     factor, unit = time_scale(max(abs(value) for value in values))
-    figure = blank(8.0, 1.5 + 0.42 * len(steps))
-    axes = figure.add_subplot()
+    figure, axes = single(8.0, 1.5 + 0.42 * len(steps), ROWS)
     for position, (_, value) in enumerate(steps):
         whole = position in (0, len(steps) - 1)
         before = 0.0 if whole else values[position - 1]
@@ -40,7 +40,8 @@ def waterfall(steps: Sequence[tuple[str, float]], *, title: str = "") -> Figure:
         axes.barh(position, (value - before) * factor, left=before * factor, height=0.62, color=colour)
         last = position == len(steps) - 1
         change = "" if position == 0 else _change(values[0 if last else position - 1], value, " in all" if last else "")
-        axes.annotate(f"{value * factor:,.3g} {unit}{change}", (max(before, value) * factor, position),
+        told = f"{value * factor:,.3g}" if narrow() else f"{value * factor:,.3g} {unit}{change}"
+        axes.annotate(told, (max(before, value) * factor, position),
                       xytext=(5, 0), textcoords="offset points", va="center")  # fmt: skip
         if position + 1 < len(steps):
             axes.plot([value * factor] * 2, [position, position + 1], color=GREY, linewidth=0.8, zorder=0)
@@ -49,7 +50,7 @@ def waterfall(steps: Sequence[tuple[str, float]], *, title: str = "") -> Figure:
     axes.set_xlim(0, (1.28 * max(values) * factor) or 1.0)
     axes.set_xlabel(f"latency ({unit})")
     axes.grid(axis="x", alpha=0.3)
-    axes.set_title(title, loc="left")
+    set_title(axes, title)
     kinds = {"blue": "in all", "vermilion": "makes it longer", "green": "makes it shorter"}
     used = {"blue", *("vermilion" if b > a else "green" for a, b in pairwise(values[:-1]) if a != b)}
     below(axes, [Patch(color=OKABE_ITO[name], label=label) for name, label in kinds.items() if name in used], 3)

@@ -5,27 +5,15 @@ Knows columns of numbers, and the table of experts of a run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from moesim.errors import InputError, did_you_mean
-from moesim.report.canvas import (
-    GREY,
-    MARKERS,
-    OKABE_ITO,
-    PALETTE,
-    below,
-    blank,
-    cut,
-    dots,
-    folded,
-    log_axis,
-    number,
-    percent_axis,
-    styled,
-)
+from moesim.report.axis_words import axis_name
+from moesim.report.canvas import below, cut, dots, folded, log_axis, number, percent_axis, set_title, single, styled, tip
+from moesim.report.colours import GREY, MARKERS, OKABE_ITO, PALETTE, colours_of
 from moesim.report.figures_time import needed
 from moesim.results.marks import LOSSY, MARKS, STAR, marked
 from moesim.results.result import Result
@@ -36,23 +24,10 @@ if TYPE_CHECKING:
 
 __all__ = ["hit_curve", "sweep_curve", "threshold_curve"]
 
-_NAMES = {"threshold_percentile": "threshold (percentile)", "throughput_tok_s": "throughput (tokens/s)",
-          "prefill_tok_s": "prefill (prompt tokens/s)", "decode_tok_s": "decode (tokens/s)",
-          "decode_hit_rate": "hit rate while decoding (share of activations)",
-          "hit_rate": "hit rate (share of activations)", "makespan_s": "makespan (s)", "energy_J": "energy (J)",
-          "cost_usd_per_Mtok": "cost (USD per million tokens)", "ttft_s.mean": "time to first token (s)",
-          "tpot_s.mean": "time per output token (s)", "share_of_bound": "share of bound", "workload.prompt": "prompt (tokens)",
-          "workload.output": "output (tokens)", "workload.tokens": "batch (tokens)",
-          "workload.requests": "requests (number)"}  # fmt: skip
 _LINES = 8
 """Series with a colour, marker and line of their own; further ones are grey."""
 _SHARES = ("hit_rate", "decode_hit_rate", "share_of_bound")
 _STYLES = ("-", "--", "-.", ":")
-
-
-def axis_name(column: str) -> str:
-    """What a column is called on an axis: with its unit, without underscores."""
-    return _NAMES.get(column) or column.removeprefix("hardware.").removeprefix("workload.").replace("_", " ")
 
 
 @styled
@@ -73,8 +48,7 @@ def threshold_curve(
     confidence `level`.
     """
     x, y = _column(table, x), _column(table, y)
-    figure = blank(7.2, 4.1)
-    axes = figure.add_subplot()
+    figure, axes = single(7.2, 4.1)
     curves = [(table, labels[0], "blue", "o", "-")]
     if second is not None:
         curves.append((second, labels[1], "vermilion", "s", "--"))
@@ -140,31 +114,42 @@ def sweep_curve(
         raise InputError(f"the table has no row with both {x} and {y}")
     # few lines in the order of the table, so that each has the same colour in every picture of it
     ranked = list(which) if len(which) <= _LINES else sorted(which, key=lambda name: -float(ys[which[name]].max()))
-    figure = blank(8.0, 4.6)
-    axes = figure.add_subplot()
-    if log and not ticks:
-        known = spots[spots > 0]
-        log_axis(axes, many=bool(len(known)) and float(known.max() / known.min()) > 1e3)
-    if not ticks and _roomy(np.unique(spots), log):
-        axes.set_xticks(np.unique(spots).tolist())
+    places = {name: place for place, name in enumerate(ranked)}
+    colours = _colours(ranked[:_LINES], by)
+    said = [_said(value) for value in table[x]]
+    figure, axes = single(8.0, 4.6)
+    if not ticks:
+        _numbers(axes, spots, log)
     for name in [*ranked[_LINES:], *reversed(ranked[:_LINES])]:
         rows = np.flatnonzero(which[name])
         rows = rows[np.argsort(spots[rows], kind="stable")]
-        place = ranked.index(name)
-        xs = spots[rows] + (_beside(place, min(len(ranked), _LINES)) if ticks else 0.0)
+        xs = spots[rows] + (_beside(places[name], min(len(ranked), _LINES)) if ticks else 0.0)
         own = [None if side is None else side[rows] for side in band]
-        _line(axes, xs, ys[rows], own, place, name, not (ticks or points))
+        look = _Line(name, places[name], colours.get(name, GREY), not (ticks or points), [said[row] for row in rows])
+        _line(axes, xs, ys[rows], own, look)
     _finish(axes, ticks, x, y, title)
-    handles, labels = axes.get_legend_handles_labels()
-    places = {cut(name): place for place, name in enumerate(ranked)}
-    order = sorted(range(len(labels)), key=lambda i: places.get(labels[i], len(ranked)))
     bars = any(side is not None and np.isfinite(side).any() for side in band)
     if ranked != [""] or bars:
-        shown = [handles[i] for i in order if labels[i]]
-        star = [name for name in ranked if name.endswith(STAR)]
-        handles = [*shown, *_others(len(ranked) - _LINES), *_intervals(bars, level), *_footnote(bool(star))]
+        handles = [*_named_lines(axes, ranked), *_intervals(bars, level), *_footnote(any(n.endswith(STAR) for n in ranked))]
         below(axes, handles, 3, "" if by == "policy" or by not in table else folded(axis_name(by), 70))
     return figure
+
+
+def _numbers(axes: Axes, spots: Any, log: bool) -> None:
+    """An axis of numbers: logarithmic on request, with a tick at each value where there is room."""
+    if log:
+        known = spots[spots > 0]
+        log_axis(axes, many=bool(len(known)) and float(known.max() / known.min()) > 1e3)
+    if _roomy(np.unique(spots), log):
+        axes.set_xticks(np.unique(spots).tolist())
+
+
+def _named_lines(axes: Axes, ranked: Sequence[str]) -> list[Any]:
+    """Legend handles of the lines that have a name, in their order, and one for all others."""
+    handles, labels = axes.get_legend_handles_labels()
+    ranks = {cut(name): place for place, name in enumerate(ranked)}
+    order = sorted(range(len(labels)), key=lambda i: ranks.get(labels[i], len(ranked)))
+    return [*(handles[i] for i in order if labels[i]), *_others(len(ranked) - _LINES)]
 
 
 def _series(table: Mapping[str, Any], by: str, count: int) -> list[str]:
@@ -190,17 +175,37 @@ def _beside(place: int, count: int) -> float:
     return 0.0 if place >= count else 0.5 * (place - (count - 1) / 2) / max(count, 4)
 
 
-def _line(axes: Axes, xs: Any, ys: Any, band: list[Any], place: int, name: str, joined: bool) -> None:
-    """One series with its intervals; `joined` unless its axis holds texts, between which nothing lies."""
+class _Line(NamedTuple):
+    """How one series looks."""
+
+    name: str
+    place: int
+    """Among the series; those behind the first eight are grey."""
+    colour: str
+    joined: bool
+    """By lines; not where the axis holds texts, between which nothing lies."""
+    at: list[str]
+    """What each point is at, in words."""
+
+
+def _line(axes: Axes, xs: Any, ys: Any, band: list[Any], line: _Line) -> None:
+    """One series with its intervals."""
+    place, named = line.place, line.place < _LINES
     look: dict[str, Any] = {"color": GREY, "linewidth": 0.8, "alpha": 0.7, "zorder": 1}
-    if place < _LINES:
-        look = {"color": PALETTE[place], "marker": MARKERS[place], "linestyle": _STYLES[place % 4]}
-        look |= {"label": cut(name), "markersize": 5, "zorder": 3}
-    axes.plot(xs, ys, **(look if joined else {**look, "linestyle": "", "marker": look.get("marker", ".")}))
-    if place < _LINES and band[0] is not None and np.isfinite(band[0]).any():
+    if named:
+        look = {"color": line.colour, "marker": MARKERS[place], "linestyle": _STYLES[place % 4]}
+        look |= {"label": cut(line.name), "zorder": 3}
+    drawn = axes.plot(xs, ys, **(look if line.joined else {**look, "linestyle": "", "marker": look.get("marker", ".")}))
+    tip(drawn[0], [f"{line.name}: {number(float(y))} at {at}".removeprefix(": ") for y, at in zip(ys, line.at, strict=True)])
+    if named and band[0] is not None and np.isfinite(band[0]).any():
         axes.errorbar(
-            xs, ys, yerr=[ys - band[0], band[1] - ys], color=PALETTE[place], capsize=2.5, linestyle="", linewidth=1, zorder=2
+            xs, ys, yerr=[ys - band[0], band[1] - ys], color=line.colour, capsize=2.5, linestyle="", linewidth=1, zorder=2
         )
+
+
+def _colours(names: Sequence[str], by: str) -> dict[str, str]:
+    """A policy has its own colour in all figures; values of another column take colours in their order."""
+    return colours_of(names) if by == "policy" else dict(zip(names, PALETTE, strict=False))
 
 
 def _others(number_of: int) -> list[Any]:
@@ -236,7 +241,7 @@ def _finish(axes: Axes, ticks: list[str], x: str, y: str, title: str) -> None:
     else:
         dots(axes.yaxis)
     axes.grid(alpha=0.3)
-    axes.set_title(folded(title, 80), loc="left")
+    set_title(axes, title)
 
 
 def _places(values: Any) -> tuple[Any, list[str]]:
@@ -295,18 +300,20 @@ def hit_curve(
     log: bool = False,
     points: bool = False,
     level: float = 0.95,
+    **where: Any,
 ) -> Figure:
     """Hit rate over what GPU memory holds.
 
     From a sweep's table: over its column `x`, a line for each policy. From a run: the share of its activations that the best
     fixed choice of experts would have served, as many of every layer, over the share kept; beside it experts chosen at random
     and the run itself. The best fixed choice knows the run's counts; a cache that follows the conversation can lie above it.
+    `where`: `ax` or `width`, as of all figures.
     """
     if isinstance(source, Result):
-        return _hits_of_run(source)
+        return _hits_of_run(source, **where)
     if x is None:
         raise InputError("name the column of the table over which the hit rate is drawn (x)")
-    return sweep_curve(source, x=x, y="hit_rate", by=by, log=log, points=points, level=level)
+    return sweep_curve(source, x=x, y="hit_rate", by=by, log=log, points=points, level=level, **where)
 
 
 @styled
@@ -319,8 +326,7 @@ def _hits_of_run(result: Result) -> Figure:
     ranked = -np.sort(-asked, axis=1)
     shares = np.append(0.0, np.cumsum(ranked.sum(axis=0)) / asked.sum())
     kept = np.linspace(0, 1, len(shares))
-    figure = blank(7.2, 4.3)
-    axes = figure.add_subplot()
+    figure, axes = single(7.2, 4.3)
     axes.plot(kept, shares, color=OKABE_ITO["blue"], label="most popular experts of each layer, known in hindsight")
     axes.plot([0, 1], [0, 1], color=OKABE_ITO["orange"], linestyle="--", label="experts chosen at random")
     held, rate = float(np.mean(table["resident"])), result.summary["hit_rate"]
@@ -331,7 +337,7 @@ def _hits_of_run(result: Result) -> Figure:
     axes.set_xlabel("share of experts in GPU memory (%)")
     axes.set_ylabel("activations served (%)")
     axes.grid(alpha=0.3)
-    axes.set_title("what a share of the experts in GPU memory serves, and what the run found where it ran", loc="left")
+    set_title(axes, "what a share of the experts in GPU memory serves, and what the run found where it ran")
     if rate is not None:
         label = f"this run: {result.summary['policy']}, {100 * rate:.1f} % with {100 * held:.1f} % in GPU memory at its end"
         axes.plot(

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moesim.report.canvas import GREY, PALETTE, below, blank, folded, percent, percent_axis, styled
+from moesim.report.canvas import below, folded, narrow, panels, percent, percent_axis, set_title, styled
+from moesim.report.colours import GREY, PALETTE
 from moesim.report.figures_time import needed
 from moesim.results.result import Result
 
@@ -38,26 +39,25 @@ def expert_map(result: Result, *, by_id: bool = False) -> Figure:
     even = asked.sum(axis=1, keepdims=True) / asked.shape[1]
     popular = np.divide(asked, even, out=np.zeros_like(asked), where=even > 0)
     rates = np.divide(hits, asked, out=np.full_like(asked, np.nan), where=asked > 0)
-    figure = blank(8.0, 1.6 + 3 * min(max(0.045 * layers, 1.1), 2.6))
-    plots: Any = figure.subplots(3, 1, sharex=True, sharey=True)
+    figure, plots = panels((1, 1, 1), 8.0, 1.6 + 3 * min(max(0.045 * layers, 1.1), 2.6), 0.55, sharey=True)
     top = max(float(np.quantile(popular, 0.99)), 1.0)
     shown = _heat(plots[0], popular, top)
     _key(figure, plots[0], shown, "times an even share", more=bool((popular > top).any()))
-    plots[0].set_title("popularity: activations of each expert", loc="left")
+    set_title(plots[0], "popularity: activations of each expert", panel=True)
     names = ["GPU memory", *sorted({str(home) for home in homes[~resident]})]
     place = np.where(
         resident, 0, np.array([[names.index(str(home)) if str(home) in names else 0 for home in row] for row in homes])
     )
     _places(plots[1], place, len(names))
-    plots[1].set_title("where it lived at the end of the run (see the key below)", loc="left")
+    set_title(plots[1], "where it lived at the end of the run (see the key below)", panel=True)
     _key(figure, plots[2], _heat(plots[2], rates, 1.0), "hit rate", percent=True)
     never = bool(np.isnan(rates).any())
-    plots[2].set_title("hits: weights found where they were needed" + (" (grey: never asked for)" if never else ""), loc="left")
+    set_title(plots[2], "hits: weights where they were needed" + (" (grey: never asked for)" if never else ""), panel=True)
     plots[2].set_xlabel("expert (number)" if by_id else "expert, by popularity in its layer (rank)")
     for axes in plots:
         axes.set_ylabel("MoE layer (number)" if layers > 24 else "MoE layer")
         axes.set_yticks(range(0, layers, max(layers // 6, 1)))
-        axes.set_xticks(range(0, asked.shape[1], max(asked.shape[1] // 12, 1)))
+        axes.set_xticks(range(0, asked.shape[1], max(asked.shape[1] // (6 if narrow() else 12), 1)))
         axes.spines[:].set_visible(False)
     from matplotlib.patches import Patch
 

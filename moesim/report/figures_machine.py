@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moesim.errors import InputError
-from moesim.report.canvas import GREY, MARKERS, OKABE_ITO, PALETTE, below, blank, folded, number, styled
+from moesim.report.canvas import ROWS, below, folded, narrow, number, panels, set_title, single, small, styled, tip
+from moesim.report.colours import GREY, MARKERS, OKABE_ITO, lane_colours
 from moesim.report.figures_time import needed
 from moesim.results.result import Result
 from moesim.units import format_bytes, format_rate
@@ -40,9 +41,8 @@ def roofline(result: Result) -> Figure:
     if not rows:
         raise InputError("the run has no operation with FLOP, bytes and time")
     devices = sorted({row["device"] for row in rows})
-    colours = dict(zip(devices, PALETTE * len(devices), strict=False))
-    figure = blank(8.0, 5.0)
-    axes = figure.add_subplot()
+    colours = lane_colours(devices)
+    figure, axes = single(8.0, 5.0)
     axes.set_xscale("log")
     axes.set_yscale("log")
     times = {device: sum(row["time_s"] for row in rows if row["device"] == device) for device in devices}
@@ -52,14 +52,15 @@ def roofline(result: Result) -> Figure:
         face = tint if row["phase"] == "decode" else "white"
         look: dict[str, Any] = {"marker": _marker(row["operation"]), "facecolor": face, "edgecolor": tint, "linewidth": 1.3}
         x, y = row["work_FLOP"] / row["read_B"], row["work_FLOP"] / row["time_s"]
-        axes.scatter([x], [y], s=area, zorder=3, alpha=0.9, **look)
+        point = axes.scatter([x], [y], s=area, zorder=3, alpha=0.9, **look)
+        tip(point, f"{row['device']}: {row['operation']}, {row['phase']}, {format_rate(y, 'FLOP/s')}")
     _roofs(axes, rows, colours)
     axes.set_xlabel("operational intensity (FLOP per byte)")
     axes.set_ylabel("rate (FLOP/s)")
     axes.yaxis.set_major_formatter(lambda value, _position: format_rate(value, "FLOP/s"))
     axes.xaxis.set_major_formatter(lambda value, _position: number(value))
     axes.grid(alpha=0.3)
-    axes.set_title("operations under the roofs of their devices; larger: more of the device's time", loc="left")
+    set_title(axes, "operations under the roofs of their devices; larger: more of the device's time")
     below(axes, _roofline_legend(rows, colours), 4)
     return figure
 
@@ -81,7 +82,7 @@ def _roofs(axes: Axes, rows: list[dict[str, Any]], colours: Mapping[str, str]) -
         x = np.array([low, rate / stream, high])
         axes.plot(x, np.minimum(x * stream, rate), color=colours[device], linewidth=1.4, zorder=1)
         axes.annotate(format_rate(rate, "FLOP/s"), (high, rate), xytext=(-3, 3), textcoords="offset points", ha="right",
-                      va="bottom", fontsize=8, color=colours[device])  # fmt: skip
+                      va="bottom", fontsize=small(), color=colours[device])  # fmt: skip
 
 
 def _roofline_legend(rows: list[dict[str, Any]], colours: Mapping[str, str]) -> list[Any]:
@@ -119,31 +120,37 @@ def traffic(result: Result) -> Figure:
     ranked = sorted(moved, key=lambda name: (-moved[name], name))
     caused = {name: float(value) for name, value in result.details.get("caused_B", {}).items() if value > 0}
     causes = sorted(caused, key=lambda name: (-caused[name], name))
-    figure = blank(8.0, 1.7 + 0.26 * (len(ranked) + len(causes)))
     heights = [len(ranked) + 1, max(len(causes), 1) + 1] if causes else [1]
-    panels: Any = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
+    figure, plots = panels(heights, 8.0, 1.7 + 0.26 * (len(ranked) + len(causes)), ROWS)
     links = [name.endswith((":forward", ":reverse")) for name in ranked]
     colours = [OKABE_ITO["blue" if link else "orange"] for link in links]
     labels = [
-        f"{format_bytes(moved[name])}" + (f", {format_rate(moved[name] / makespan)}" if makespan else "") for name in ranked
+        f"{format_bytes(moved[name])}" + (f", {format_rate(moved[name] / makespan)}" if makespan and not narrow() else "")
+        for name in ranked
     ]
-    panels[-1].set_xlim(0, 1.02 * max([*moved.values(), *caused.values()]))  # the panels share the axis
-    _bars(panels[0], ranked, [moved[name] for name in ranked], colours, labels)
-    panels[0].set_title("bytes over links and tiers, and their mean rate over the run", loc="left")
+    plots[-1].set_xlim(0, 1.02 * max([*moved.values(), *caused.values()]))  # the panels share the axis
+    _bars(plots[0], ranked, [moved[name] for name in ranked], colours, labels)
+    set_title(plots[0], "bytes over links and tiers" + ("" if narrow() else ", and their mean rate over the run"), panel=True)
     if causes:
-        _bars(panels[1], causes, [caused[name] for name in causes], [OKABE_ITO["green"]] * len(causes),
+        _bars(plots[1], causes, [caused[name] for name in causes], [OKABE_ITO["green"]] * len(causes),
               [format_bytes(caused[name]) for name in causes])  # fmt: skip
-        panels[1].set_title("why they moved", loc="left")
-    panels[-1].set_xlabel("moved (bytes)")
+        set_title(plots[1], "why they moved", panel=True)
+    plots[-1].set_xlabel("moved (bytes)")
     below(figure, _traffic_legend(any(links), not all(links), bool(causes)), 3)
     return figure
 
 
 def _bars(axes: Axes, names: list[str], values: list[float], colours: list[str], labels: list[str]) -> None:
-    axes.barh(range(len(names)), values, height=0.66, color=colours)
+    from matplotlib.ticker import MaxNLocator
+
+    bars = axes.barh(range(len(names)), values, height=0.66, color=colours)
+    for bar, name, label in zip(bars, names, labels, strict=True):
+        tip(bar, f"{name}: {label}")
     axes.set_yticks(range(len(names)), [folded(name) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.xaxis.set_major_formatter(lambda value, _position: format_bytes(value))
+    if narrow():
+        axes.xaxis.set_major_locator(MaxNLocator(3))
     axes.grid(axis="x", alpha=0.3)
     for position, label in enumerate(labels):
         axes.annotate(label, (1.01, position), xycoords=axes.get_yaxis_transform(), va="center", annotation_clip=False)

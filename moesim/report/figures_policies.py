@@ -12,7 +12,23 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from moesim.errors import InputError
-from moesim.report.canvas import GREY, OKABE_ITO, below, blank, cut, dots, folded, label_points, log_axis, number, styled
+from moesim.report.canvas import (
+    ROWS,
+    below,
+    cut,
+    dots,
+    folded,
+    log_axis,
+    narrow,
+    number,
+    panels,
+    set_title,
+    single,
+    styled,
+    tip,
+)
+from moesim.report.colours import GREY, OKABE_ITO
+from moesim.report.labels import label_points
 from moesim.results.compare import by_policy
 from moesim.results.marks import LOSSY, MARKS, is_bound, losses, marked
 from moesim.results.result import Result
@@ -128,9 +144,8 @@ def comparison(results: Any, *, level: float = 0.95) -> Figure:
 
     `results`: results, summaries, what `compare` returned, or a sweep's table; replications of a policy become their mean.
     """
-    title, rows = rows_of(results)
-    figure = blank(8.0, 1.5 + (0.42 if len(rows) <= 12 else 0.26) * len(rows))
-    axes = figure.add_subplot()
+    heading, rows = rows_of(results)
+    figure, axes = single(8.0, 1.5 + (0.42 if len(rows) <= 12 else 0.26) * len(rows), ROWS)
     fastest = max(row.speed or 0.0 for row in rows)
     shown = [row.bound for row in rows if row.bound and row.bound <= _FAR * fastest]
     reach = max([fastest, *(row.high or 0.0 for row in rows), *shown])
@@ -138,7 +153,8 @@ def comparison(results: Any, *, level: float = 0.95) -> Figure:
     places = [number + gap * row.is_bound for number, row in enumerate(rows)]
     for position, row in zip(places, rows, strict=True):
         look: dict[str, Any] = {"hatch": "////", "edgecolor": "white", "linewidth": 0.0} if row.is_bound else {}
-        axes.barh(position, row.speed or 0.0, height=0.62, color=OKABE_ITO["sky" if row.is_bound else "blue"], **look)
+        bar = axes.barh(position, row.speed or 0.0, height=0.62, color=OKABE_ITO["sky" if row.is_bound else "blue"], **look)
+        tip(bar[0], f"{row.label}: {_speed(row)}")
         if row.low is not None and row.high is not None:
             axes.errorbar(row.speed or 0.0, position, xerr=[[(row.speed or 0.0) - row.low], [row.high - (row.speed or 0.0)]],
                           color=OKABE_ITO["black"], capsize=2.5, linewidth=1.1)  # fmt: skip
@@ -152,7 +168,7 @@ def comparison(results: Any, *, level: float = 0.95) -> Figure:
     axes.set_xlabel("throughput (tokens/s)")
     dots(axes.xaxis)
     axes.grid(axis="x", alpha=0.3)
-    axes.set_title(folded(title, 80), loc="left")
+    set_title(axes, heading)
     handles = _comparison_legend(rows, bool(shown), level)
     if len(handles) > 1:
         below(axes, handles, 3)
@@ -161,9 +177,9 @@ def comparison(results: Any, *, level: float = 0.95) -> Figure:
 
 def _speed(row: Row) -> str:
     if row.speed is None:
-        return "no throughput"
-    if not row.bound:
-        return f"{number(row.speed)} tok/s"
+        return "-" if narrow() else "no throughput"
+    if narrow() or not row.bound:
+        return number(row.speed) if narrow() else f"{number(row.speed)} tok/s"
     share = 100 * row.speed / row.bound
     return f"{number(row.speed)} tok/s ({f'{share:.0f}' if share >= 10 else f'{share:.2g}'} % of bound)"
 
@@ -196,22 +212,21 @@ def pareto(results: Any) -> Figure:
     The front is drawn and its policies are named; the others are grey. Policies that no system can follow are left out. A panel
     without any figure is left out too, and one that lacks some says how many.
     """
-    title, rows = rows_of(results)
+    heading, rows = rows_of(results)
     rows = [row for row in rows if row.speed and not row.is_bound] or [row for row in rows if row.speed]
-    panels = [_Panel.of(rows, name, text) for name, text in _MEASURES.items()]
-    panels = [panel for panel in panels if panel.points]
-    if not panels:
+    shown = [_Panel.of(rows, name, text) for name, text in _MEASURES.items()]
+    shown = [panel for panel in shown if panel.points]
+    if not shown:
         raise InputError("none of the results has a cost or an energy to set against its throughput")
-    figure = blank(8.0, 4.0 * len(panels) + 0.7)
-    plots: Any = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
-    for axes, panel in zip(plots, panels, strict=True):
+    figure, plots = panels([1] * len(shown), 8.0, 4.0 * len(shown) + 0.7, 0.5, sharex=False)
+    for axes, panel in zip(plots, shown, strict=True):
         _panel(axes, panel)
-    plots[0].set_title(folded(f"{title}: up and left is better" if title else "up and left is better", 80), loc="left")
+    set_title(plots[0], f"{heading}: up and left is better" if heading else "up and left is better")
     below(figure, _pareto_legend(any(row.lossy for row in rows)), 3)
-    for axes, panel in zip(plots, panels, strict=True):
+    for axes, panel in zip(plots, shown, strict=True):
         best = panel.front
         best.reverse()  # the highest gets its place first
-        obstacles = [*panel.points, *_along([panel.points[i] for i in reversed(best)])]
+        obstacles = [*panel.points, *_along([panel.points[i] for i in reversed(best)]), *_bars(panel, best)]
         label_points(axes, [panel.points[i] for i in best], [cut(panel.rows[i].label) for i in best], obstacles)
     return figure
 
@@ -252,6 +267,15 @@ def _along(corners: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return found
 
 
+def _bars(panel: _Panel, best: Sequence[int]) -> list[tuple[float, float]]:
+    """Points along the intervals that are drawn, which labels keep off."""
+    found: list[tuple[float, float]] = []
+    for index, ((x, _), row) in enumerate(zip(panel.points, panel.rows, strict=True)):
+        if row.low is not None and row.high is not None and (index in best or len(panel.rows) <= _MANY):
+            found += [(x, y) for y in np.linspace(row.low, row.high, 25).tolist()]
+    return found
+
+
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
     """Indices of the points (less, more) that none beats: no other has as little of the first and more of the second.
 
@@ -279,11 +303,16 @@ def _panel(axes: Axes, panel: _Panel) -> None:
         if row.low is not None and row.high is not None and (index in best or len(panel.rows) <= _MANY):
             tint = OKABE_ITO["blue"] if index in best else GREY
             axes.errorbar([x], [y], yerr=[[y - row.low], [row.high - y]], color=tint, capsize=2, linewidth=0.9, zorder=1)
+    names = {
+        point: f"{row.label}: {number(point[1])} tok/s, {number(point[0])}"
+        for point, row in zip(panel.points, panel.rows, strict=True)
+    }
     behind = [point for index, point in enumerate(panel.points) if index not in best]
     for spots, mark, tint, size in ((behind, "s", GREY, 4), (line, "o", OKABE_ITO["blue"], 6)):
         look: dict[str, Any] = {"color": tint, "markersize": size, "linestyle": "", "zorder": 3, "clip_on": False}
         if spots:
-            axes.plot([x for x, _ in spots], [y for _, y in spots], mark, **look)
+            points = axes.plot([x for x, _ in spots], [y for _, y in spots], mark, **look)
+            tip(points[0], [names[spot] for spot in spots])
     axes.margins(x=0.16, y=0.14)
     low, high = axes.get_ylim()
     axes.set_ylim(0.0 if low < 0.3 * high and axes.dataLim.y0 >= 0 else low, high)

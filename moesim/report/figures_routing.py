@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moesim.report.canvas import GREY, MARKERS, PALETTE, blank, percent_axis, save, styled
+from moesim.report.canvas import blank, narrow, percent_axis, save, set_title, small, styled
+from moesim.report.colours import GREY, MARKERS, PALETTE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,8 +22,8 @@ __all__ = ["routing", "save_routing"]
 @styled
 def routing(document: Mapping[str, Any]) -> Figure:
     """Six panels of the summary of a record (`moesim trace --json`)."""
-    figure = blank(10.0, 6.2)
-    plots: Any = figure.subplots(2, 3)
+    figure = blank(10.0, 6.2 if not narrow() else 14.0)
+    plots: Any = figure.subplots(*((2, 3) if not narrow() else (6, 1))).reshape(2, 3)
     experts = int(document["experts"])
     _popularity(plots[0, 0], document, experts)
     reuse = {int(lag): share for lag, share in document["reuse"].items()}
@@ -44,7 +45,7 @@ def routing(document: Mapping[str, Any]) -> Figure:
     for axes in plots.ravel():
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False, fontsize=7.5)
+            axes.legend(frameon=False, fontsize=0.94 * small())
     return figure
 
 
@@ -57,7 +58,7 @@ def _popularity(axes: Axes, document: Mapping[str, Any], experts: int) -> None:
     axes.set_ylim(bottom=0)
     axes.set_xlabel("expert, by popularity in its layer (rank)")
     axes.set_ylabel("times an even share")
-    axes.set_title("popularity, mean over layers", loc="left")
+    set_title(axes, "popularity, mean over layers")
 
 
 def _working_set(axes: Axes, document: Mapping[str, Any], experts: int) -> None:
@@ -71,7 +72,7 @@ def _working_set(axes: Axes, document: Mapping[str, Any], experts: int) -> None:
     _doubling(axes, tokens)
     axes.set_xlabel("tokens")
     axes.set_ylabel("distinct experts per layer")
-    axes.set_title("working set", loc="left")
+    set_title(axes, "working set")
 
 
 def _curves(
@@ -93,7 +94,7 @@ def _curves(
     axes.set_ylim(0, 1)
     percent_axis(axes.yaxis)
     axes.set_xlabel(label)
-    axes.set_title(title, loc="left")
+    set_title(axes, title)
 
 
 def _doubling(axes: Axes, points: list[int]) -> None:

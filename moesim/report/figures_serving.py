@@ -12,7 +12,8 @@ import numpy as np
 
 from moesim.arrays import FloatArray
 from moesim.errors import InputError
-from moesim.report.canvas import OKABE_ITO, below, blank, folded, percent_axis, styled, time_scale
+from moesim.report.canvas import below, panels, percent_axis, set_title, styled, time_scale
+from moesim.report.colours import OKABE_ITO
 from moesim.results.result import Result
 
 if TYPE_CHECKING:
@@ -33,8 +34,7 @@ def queue(result: Result) -> Figure:
     rows = np.unique(np.linspace(0, len(table["time_s"]) - 1, min(_MOST, len(table["time_s"]))).astype(int))
     factor, unit = time_scale(float(table["time_s"][-1]))
     time = table["time_s"][rows] * factor
-    figure = blank(7.0, 3.4)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    figure, (upper, lower) = panels((2, 1), 7.0, 3.4)
     lines = [
         upper.step(time, table[name][rows], where="post", color=OKABE_ITO[colour], linestyle=style, label=name)[0]
         for name, colour, style in (("running", "blue", "-"), ("waiting", "vermilion", "--"))
@@ -45,7 +45,7 @@ def queue(result: Result) -> Figure:
     percent_axis(lower.yaxis)
     lower.set_ylim(0, 1)
     lower.set_xlabel(f"simulated time ({unit})")
-    upper.set_title(folded(f"{result.summary['policy']}: {result.summary['scenario']}", 70), loc="left")
+    set_title(upper, f"{result.summary['policy']}: {result.summary['scenario']}", 70)
     below(lower, lines, 2)
     return figure
 
@@ -53,16 +53,15 @@ def queue(result: Result) -> Figure:
 @styled
 def beside(time: FloatArray, measured: Mapping[str, FloatArray], simulated: Mapping[str, FloatArray], title: str) -> Figure:
     """One panel for each level: points measured, a line simulated, over `time` [T] seconds; levels are [T]."""
-    figure = blank(7.0, 1.5 + 1.4 * len(measured))
-    panels = np.atleast_1d(figure.subplots(len(measured), 1, sharex=True))
+    figure, plots = panels([1] * len(measured), 7.0, 1.5 + 1.4 * len(measured))
     handles = []
-    for axes, (level, values) in zip(panels, measured.items(), strict=True):
+    for axes, (level, values) in zip(plots, measured.items(), strict=True):
         points = axes.plot(time, values, "o", color=OKABE_ITO["vermilion"], markersize=3, label="measured")
         line = axes.plot(time, simulated[level], color=OKABE_ITO["blue"], label="simulated")
         axes.set_ylabel(level.replace("kv_blocks", "KV blocks"))
         axes.set_ylim(bottom=0)
         handles = [*points, *line]
-    panels[-1].set_xlabel("time (s)")
-    panels[0].set_title(title, loc="left")
-    below(panels[-1], handles, 2)
+    plots[-1].set_xlabel("time (s)")
+    set_title(plots[0], title)
+    below(plots[-1], handles, 2)
     return figure

@@ -12,17 +12,21 @@ import numpy as np
 
 from moesim.errors import InputError
 from moesim.report.canvas import (
-    GREY,
-    OKABE_ITO,
-    PALETTE,
+    ROWS,
     below,
-    blank,
     folded,
+    narrow,
+    panels,
     percent,
     percent_axis,
+    set_title,
+    single,
+    small,
     styled,
     time_scale,
+    tip,
 )
+from moesim.report.colours import GREY, OKABE_ITO, lane_colours
 from moesim.results.recorder import COUNTER, SECOND, Slice
 from moesim.results.result import Result
 from moesim.results.timeline import rank, subtracks
@@ -35,7 +39,6 @@ __all__ = ["lane_use", "layer_time", "needed", "timeline"]
 
 _CAUSES = {"demand": "vermilion", "prefetch": "sky", "migration": "purple", "eviction": "orange",
            "activation": "yellow", "kv": "green", "routing": "black", "stall": "grey"}  # fmt: skip
-_COMPUTE = ("blue", "orange", "green", "purple", "sky", "yellow")
 _HATCHES = {"prefetch": "////", "migration": "xxxx", "eviction": "\\\\\\\\", "activation": "....", "kv": "----"}
 _MAX_SLICES = 20_000
 _FEW_SLICES = 150
@@ -70,8 +73,7 @@ def timeline(result: Result, *, start: float | None = None, end: float | None = 
     shown = sorted((item for item in worked if item.start < high * SECOND and item.end > low * SECOND), key=_by_start)
     rows = subtracks(shown[:_MAX_SLICES])
     factor, unit = time_scale(high - low)
-    figure = blank(9.0, 1.5 + 0.34 * max(len(rows), 2))
-    axes = figure.add_subplot()
+    figure, axes = single(9.0, 1.5 + 0.34 * max(len(rows), 2), ROWS)
     handles = _gantt(axes, rows, (low, high), factor, "white" if len(shown) <= _FEW_SLICES else "face")
     axes.set_xlim(low * factor, high * factor)
     axes.set_xlabel(f"simulated time ({unit})")
@@ -79,7 +81,7 @@ def timeline(result: Result, *, start: float | None = None, end: float | None = 
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(axis="x", alpha=0.3)
     more = f" (first {_MAX_SLICES:,} of {len(shown):,} slices)" if len(shown) > _MAX_SLICES else ""
-    axes.set_title(folded(f"{result.summary['policy']}: {result.summary['scenario']}{more}", 90), loc="left")
+    set_title(axes, f"{result.summary['policy']}: {result.summary['scenario']}{more}", 90)
     if handles:
         below(axes, list(handles.values()), 6)
     return figure
@@ -93,7 +95,7 @@ def _gantt(axes: Axes, rows: dict[str, list[Slice]], window: tuple[float, float]
     """Draws the rows and returns a legend handle for each kind of work, causes last."""
     from matplotlib.patches import Patch
 
-    bases: dict[str, str] = {}
+    tints = lane_colours(sorted({track.split(" #")[0] for track in rows}))
     handles: dict[str, Any] = {}
     for position, (track, row) in enumerate(rows.items()):
         base = track.split(" #")[0]
@@ -103,8 +105,8 @@ def _gantt(axes: Axes, rows: dict[str, list[Slice]], window: tuple[float, float]
             kinds.setdefault(item.cause, []).append((left * factor, (right - left) * factor))
         for cause, spans in kinds.items():
             moves = cause in _CAUSES
-            name = _CAUSES[cause] if moves else bases.setdefault(base, _COMPUTE[len(bases) % len(_COMPUTE)])
-            look: dict[str, Any] = {"facecolor": OKABE_ITO.get(name, GREY), "edgecolor": edge, "linewidth": 0.4}
+            tint = OKABE_ITO.get(_CAUSES[cause], GREY) if moves else tints[base]
+            look: dict[str, Any] = {"facecolor": tint, "edgecolor": edge, "linewidth": 0.4}
             look["hatch"] = _HATCHES.get(cause)
             axes.broken_barh(spans, (position - 0.4, 0.8), **look)
             label = ("waiting" if cause == "stall" else cause) if moves else base
@@ -128,8 +130,7 @@ def lane_use(result: Result) -> Figure:
     factor, unit = time_scale(float(ends[-1]))
     edges = np.append(starts, ends[-1]) if len(starts) <= _MAX_BINS else np.linspace(starts[0], ends[-1], _MAX_BINS + 1)
     widths = np.diff(edges)
-    figure = blank(8.0, 1.3 + 0.5 * len(lanes))
-    strips: Any = figure.subplots(len(lanes), 1, sharex=True, squeeze=False)[:, 0]
+    figure, strips = panels([1] * len(lanes), 8.0, 1.3 + 0.5 * len(lanes), ROWS)
     for lane, axes in zip(lanes, strips, strict=True):
         done = np.interp(edges, np.append(starts, ends[-1]), np.append(0.0, np.cumsum(busy[lane])))
         share = np.divide(np.diff(done), widths, out=np.zeros_like(widths), where=widths > 0)
@@ -138,11 +139,19 @@ def lane_use(result: Result) -> Figure:
         axes.set_ylim(0, 1)
         axes.set_yticks([0, 1])
         percent_axis(axes.yaxis)
-        axes.tick_params(axis="y", labelsize=7)
-        axes.text(-0.09, 0.5, folded(lane, 18), transform=axes.transAxes, ha="right", va="center")
+        axes.tick_params(axis="y", labelsize=0.87 * small())
+        axes.annotate(
+            folded(lane, 18),
+            (0, 0.5),
+            xytext=(-36, 0),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            ha="right",
+            va="center",
+        )
         total = float(busy[lane].sum()) / float(ends[-1] - starts[0])
         axes.text(1.01, 0.5, percent(total), transform=axes.transAxes, va="center")
-    strips[0].set_title("lanes at work, share of each pass (in all: on the right)", loc="left")
+    set_title(strips[0], "lanes at work, share of each pass (in all: on the right)", panel=True)
     strips[-1].set_xlim(starts[0] * factor, ends[-1] * factor)
     strips[-1].set_xlabel(f"simulated time ({unit})")
     below(figure, _use_legend(), 2)
@@ -175,28 +184,29 @@ def layer_time(result: Result) -> Figure:
     sums = {str(lane): float(times[lanes == lane].sum()) for lane in sorted(set(lanes))}
     ranked = sorted(sums, key=lambda lane: (-sums[lane], lane))
     own = ranked if len(ranked) <= _MAX_LANES else ranked[: _MAX_LANES - 1]
-    colours = {lane: PALETTE[place] for place, lane in enumerate(own)}
+    colours = lane_colours(own)
     count = int(layers.max()) + 1
     bottom = np.zeros(count)
     stacks = _stacks(layers, parts, lanes, times, ranked, count)
     factor, unit = time_scale(max(float(sum(heights for *_, heights in stacks).max()), 1e-12))
-    figure = blank(8.0, 3.9)
-    axes = figure.add_subplot()
+    figure, axes = single(8.0, 3.9)
     for part, lane, heights in stacks:
         hatch = "////" if part == "attention" else None
-        axes.bar(np.arange(count), heights * factor, bottom=bottom * factor, width=0.84, color=colours.get(lane, GREY),
-                 hatch=hatch, edgecolor="white", linewidth=0)  # fmt: skip
+        bars = axes.bar(np.arange(count), heights * factor, bottom=bottom * factor, width=0.84, color=colours.get(lane, GREY),
+                        hatch=hatch, edgecolor="white", linewidth=0)  # fmt: skip
+        for layer, bar in enumerate(bars):
+            tip(bar, f"layer {layer}, {part}: {lane} {heights[layer] * factor:.3g} {unit}")
         bottom = bottom + heights
     axes.set_xlabel("MoE layer (number)")
-    axes.set_ylabel(f"time of a layer per pass ({unit})")
+    axes.set_ylabel(folded(f"time of a layer per pass ({unit})", 40))
     margin = max(0.6, 4 - count / 2)  # a single layer is a bar, not a wall
     axes.set_xlim(-margin, count - 1 + margin)
     axes.set_xticks(range(0, count, max(count // 12, 1)))
     axes.grid(axis="y", alpha=0.3)
-    axes.set_title("what each layer waits for: lanes on the critical path", loc="left")
+    set_title(axes, "what each layer waits for: lanes on the critical path")
     total = sum(sums.values())
     shares = {lane: f"{lane} ({percent(sums[lane] / total)})" for lane in own}
-    handles = [Patch(color=colours[lane], label=folded(shares[lane], 34)) for lane in own]
+    handles = [Patch(color=colours[lane], label=shares[lane] if narrow() else folded(shares[lane], 34)) for lane in own]
     if len(own) < len(ranked):
         handles.append(Patch(color=GREY, label=f"{len(ranked) - len(own)} other lanes"))
     if "attention" in parts:

@@ -1,4 +1,4 @@
-"""HTML in pieces: elements, sortable tables, figures as inline SVG. What is not known to be HTML is escaped, control codes too.
+"""HTML in pieces: elements, sortable tables. What is not known to be HTML is escaped, control codes too.
 
 Knows tags and numbers; nothing of runs.
 """
@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import html as escaping
 import math
-import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from moesim.neutral import printable
-from moesim.report.canvas import number, render
+from moesim.report.canvas import number
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = ["Cell", "Html", "Page", "Part", "element", "figure", "joined", "shown", "table", "unbroken"]
+__all__ = ["Cell", "Html", "Page", "Part", "element", "joined", "shown", "table", "unbroken"]
 
 
 _SHORT = 24
@@ -110,24 +106,3 @@ def _cell(cell: Cell, right: bool) -> Html:
     elif isinstance(cell.key, float):
         attributes["data_k"] = repr(cell.key)
     return element("td", cell.text, **attributes)
-
-
-def figure(drawn: Figure, title: str, says: str, *, name: str) -> Html:
-    """A picture as inline SVG with a caption; `says` tells who cannot see it what it shows, `name` sets its ids apart."""
-    text = printable(render(drawn).decode("utf-8"))
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r"<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)  # it would hold for the whole page
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = re.sub(r"url\(#", f"url(#{name}-", text)
-    text = re.sub(r'href="#', f'href="#{name}-', text)
-    text = text.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
-    box = re.search(r'viewBox="[^"]*"', text)
-    opening = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {box.group() if box else ""} '
-        f'role="img" aria-labelledby="{name}-title {name}-desc"><title id="{name}-title">{joined([title])}</title>'
-        f'<desc id="{name}-desc">{joined([says])}</desc>'
-    )
-    picture = Html(re.sub(r"<svg[^>]*>", lambda _match: opening, text, count=1).strip())
-    scroll = element("div", picture, class_="wide", tabindex="0", role="region", aria_label=title)
-    return element("figure", scroll, element("figcaption", element("strong", title), " ", unbroken(says)), id=name)

@@ -11,6 +11,7 @@ import hashlib
 from pathlib import Path
 
 from moesim.errors import InputError, Mistake, MoesimError, excerpt
+from moesim.report.canvas import house_style
 from moesim.report.html import Page, element, joined, unbroken
 from moesim.version import __version__
 from moesim.writing import file_target, write
@@ -27,10 +28,11 @@ def write_page(directory: str | Path, out: str | Path | None = None) -> Path:
     target = place / "report.html" if out is None else Path(out)
     if out is not None or place.is_dir():
         file_target(target)
-    return write(target, html(_whole_page(place)))
+    with house_style():
+        return write(target, html(whole_page(place)))
 
 
-def _whole_page(place: Path) -> Page:
+def whole_page(place: Path) -> Page:
     """The page of `place`; InputError where a file in it holds something else than this version writes there."""
     try:
         return _page(place)

@@ -5,7 +5,9 @@ Knows a saved result; draws with the figures.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,8 @@ import numpy as np
 from moesim.errors import InputError
 from moesim.report import figures
 from moesim.report.canvas import number, percent
-from moesim.report.html import Cell, Html, Page, Part, element, figure, joined, table
+from moesim.report.html import Cell, Html, Page, Part, element, joined, table
+from moesim.report.inline_svg import figure
 from moesim.report.page_origin import origin_parts
 from moesim.results.marks import gap_note, is_bound, losses, marked, note
 from moesim.results.result import Result
@@ -26,7 +29,10 @@ from moesim.units import format_bytes, format_rate, format_seconds
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["drawn", "run_figures", "run_page", "sentence", "tiles"]
+__all__ = ["collecting", "drawn", "run_figures", "run_page", "sentence", "tiles"]
+
+
+_COLLECTED: ContextVar[dict[str, Figure] | None] = ContextVar("collected", default=None)
 
 
 def run_page(place: Path) -> Page:
@@ -129,7 +135,22 @@ def drawn(name: str, title: str, says: str, draw: Callable[[], Figure]) -> Html:
         picture = draw()
     except InputError:
         return Html()
+    collected = _COLLECTED.get()
+    if collected is not None:
+        collected[name] = picture
+        return Html()
     return figure(picture, title, says, name=name)
+
+
+@contextmanager
+def collecting() -> Iterator[dict[str, Figure]]:
+    """The figures, by name, that pages draw while the block runs; they are not put into the pages."""
+    collected: dict[str, Figure] = {}
+    token = _COLLECTED.set(collected)
+    try:
+        yield collected
+    finally:
+        _COLLECTED.reset(token)
 
 
 def run_figures(result: Result, prefix: str = "") -> Html:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from moesim.report import figures
+from moesim.report.axis_words import axis_name
 from moesim.report.canvas import number, percent
-from moesim.report.figures_curves import axis_name
 from moesim.report.html import Cell, Html, Page, Part, element, joined, table
 from moesim.report.page_origin import origin_parts
 from moesim.report.page_run import drawn

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partialmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from moesim.results.statistics import describe
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["FIELDS", "Result", "RunFacts", "make_result"]
@@ -116,11 +118,32 @@ class Result:
         """What a reader of the numbers should know."""
         return list(self.details.get("notes", []))
 
-    def plot_timeline(self, *, start: float | None = None, end: float | None = None) -> Figure:
-        """Who worked when, between `start` and `end` (s); needs a run that kept its slices."""
-        from moesim.report.figures import timeline
+    def plot_timeline(self, *, start: float | None = None, end: float | None = None, **where: Any) -> Figure:
+        """Who worked when, between `start` and `end` (s); needs a run that kept its slices. `where`: as of `plot`."""
+        return self.plot("timeline", start=start, end=end, **where)
 
-        return timeline(self, start=start, end=end)
+    def plot(self, figure: str, *, ax: Axes | None = None, width: float | str | None = None, **options: Any) -> Figure:
+        """One of the figures of a run, by its name in `moesim.report.figures`: `lane_use`, `layer_time`, `roofline`, ...
+
+        `ax`: axes to draw into; `width`: `column` (3.33 inches), `page` (7) or inches, for print; else for a screen. Raises
+        InputError where the run did not keep what the figure shows, MoesimError for a name that none has.
+        """
+        from moesim.report import figures
+
+        if figure not in figures.OF_RUNS:
+            raise MoesimError(
+                f"no figure '{figure}'; there are {', '.join(figures.OF_RUNS)}.{did_you_mean(figure, figures.OF_RUNS)}"
+            )
+        drawn: Figure = getattr(figures, figure)(self, ax=ax, width=width, **options)
+        return drawn
+
+    plot_lane_use = partialmethod(plot, "lane_use")
+    plot_layer_time = partialmethod(plot, "layer_time")
+    plot_roofline = partialmethod(plot, "roofline")
+    plot_traffic = partialmethod(plot, "traffic")
+    plot_expert_map = partialmethod(plot, "expert_map")
+    plot_hit_curve = partialmethod(plot, "hit_curve")
+    plot_queue = partialmethod(plot, "queue")
 
     def canonical_json(self) -> bytes:
         """Bytes that equal runs share: all but `wall_s` and the place of the run (command, versions, platform).

@@ -199,7 +199,7 @@ def test_the_page_of_a_sampled_design_says_what_drives_the_metric(tmp_path: Path
     text = said(write_page(tmp_path / "drawn"))
     assert "What the metric varies with" in text
     assert "16 settings: together they explain" in text
-    assert "policy.hot: 0.4 to 0.9" in text
+    assert "hot of the policy: 0.4 to 0.9" in text
     assert "Scenario of the first point" in text
 
 
@@ -266,3 +266,12 @@ def test_a_sweep_of_thousands_of_settings_stays_small(of_sweep: Path, tmp_path: 
     text = write_page(place).read_text("utf-8")
     assert len(text.encode()) < 5_000_000
     assert f"the first 1,000 of {len(rows):,} rows" in text
+
+
+def test_points_have_words_and_colours_follow_the_paper(of_sweep: Path, pages: dict[str, Path]) -> None:
+    text = pages["of_sweep"].read_text("utf-8")
+    assert re.search(r"<use[^>]*><title>[^<]+ at 0\.5</title></use>", text)
+    assert "var(--blue)" in text
+    assert "#0072b2" not in text.split("</style>")[1]
+    assert "hot of the policy" in text
+    assert "filter:" not in text

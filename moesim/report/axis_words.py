@@ -1,0 +1,57 @@
+"""What the columns of a sweep are called on axes and in tables: words and a unit, not paths.
+
+Knows the names of columns and the words of a machine's parts.
+"""
+
+from __future__ import annotations
+
+__all__ = ["axis_name"]
+
+_NAMES = {
+    "threshold_percentile": "threshold (percentile)",
+    "throughput_tok_s": "throughput (tokens/s)",
+    "total_tok_s": "throughput with the prompts (tokens/s)",
+    "steady_tok_s": "steady throughput (tokens/s)",
+    "bound_tok_s": "bound (tokens/s)",
+    "prefill_tok_s": "prefill (prompt tokens/s)",
+    "decode_tok_s": "decode (tokens/s)",
+    "decode_hit_rate": "hit rate while decoding (share of activations)",
+    "hit_rate": "hit rate (share of activations)",
+    "makespan_s": "makespan (s)",
+    "energy_J": "energy (J)",
+    "cost_usd_per_Mtok": "cost (USD per million tokens)",
+    "machine_usd": "price of the machine (USD)",
+    "share_of_bound": "share of bound",
+    "workload.prompt": "prompt (tokens)",
+    "workload.output": "output (tokens)",
+    "workload.tokens": "batch (tokens)",
+    "workload.requests": "requests (number)",
+    "hardware": "machine",
+}
+_LATENCIES = {
+    "ttft_s": "time to first token",
+    "tpot_s": "time per output token",
+    "e2e_s": "latency of a request",
+    "itl_s": "time between tokens",
+    "queue_s": "time in the queue",
+}
+_GROUPS = frozenset({"hardware", "devices", "tiers", "links", "workload", "runtime"})
+_SPELLED = {"pcie": "PCIe", "nvme": "NVMe", "cxl": "CXL", "gpu": "GPU", "cpu": "CPU", "ndp": "NDP", "ddr": "DDR", "hbm": "HBM",
+            "kv": "KV", "slo": "SLO", "ttft": "TTFT", "tpot": "TPOT", "policy": "the policy"}  # fmt: skip
+
+
+def axis_name(column: str) -> str:
+    """`capacity of HBM (GB)` for `hardware.tiers.hbm.capacity (GB)`, `hot of the policy` for `policy.hot`."""
+    if column in _NAMES:
+        return _NAMES[column]
+    path, bracket, unit = column.partition(" (")
+    metric, _, quantile = path.partition(".")
+    if metric in _LATENCIES:
+        return f"{quantile} {_LATENCIES[metric]} (s)".lstrip()
+    steps = [step for step in path.split(".") if step not in _GROUPS] or [path]
+    words = " of ".join(_spelled(step) for step in reversed(steps))
+    return f"{words}{bracket}{unit}"
+
+
+def _spelled(step: str) -> str:
+    return " ".join(_SPELLED.get(piece, piece) for piece in step.split("_") if piece != "link") or step
