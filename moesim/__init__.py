@@ -5,37 +5,45 @@ The public verbs load on first use, so that `import moesim` costs next to nothin
 
 from __future__ import annotations
 
+import builtins
 import importlib
 from typing import TYPE_CHECKING, Any
 
 from moesim.version import __version__
 
 if TYPE_CHECKING:
-    from moesim.api import compare, explain, export, reproduce, run, sweep
+    from moesim.api import check, compare, explain, export, list, optimize, report, reproduce, run, sweep
     from moesim.contract import Policy
+    from moesim.results.comparison import Comparison
     from moesim.results.result import Result
+    from moesim.results.sweeps import SweepResult
     from moesim.scenario import load
 
-__all__ = ["Policy", "Result", "__version__", "compare", "explain", "export", "load", "reproduce", "run", "sweep"]
+__all__ = [
+    "Comparison", "Policy", "Result", "SweepResult", "__version__", "check", "compare", "explain", "export", "list", "load",
+    "optimize", "report", "reproduce", "run", "sweep",
+]  # fmt: skip
 
+_VERBS = ("check", "compare", "export", "list", "optimize", "reproduce", "run", "sweep")
+_PACKAGES = ("explain", "report")
+"""Verbs that are called like a package of ours (`moesim.verbs`)."""
 _HOMES = {
+    "Comparison": "moesim.results.comparison",
     "Policy": "moesim.contract",
     "Result": "moesim.results.result",
-    "compare": "moesim.api",
-    "explain": "moesim.api",
-    "export": "moesim.api",
+    "SweepResult": "moesim.results.sweeps",
     "load": "moesim.scenario",
-    "reproduce": "moesim.api",
-    "run": "moesim.api",
-    "sweep": "moesim.api",
+    **dict.fromkeys(_VERBS, "moesim.api"),
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return importlib.import_module(f"moesim.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'moesim' has no attribute '{name}'")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
-def __dir__() -> list[str]:
+def __dir__() -> builtins.list[str]:
     return sorted(__all__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,29 +12,29 @@ from moesim.explain.explain import Explanation
 from moesim.explain.explain import explain as explain_loaded
 from moesim.exports.again import export
 from moesim.progress import bar
-from moesim.results.compare import compare as rank
+from moesim.results.comparison import Comparison
+from moesim.results.sweeps import SweepResult
 from moesim.runs.run import compare_loaded, loaded, run
 from moesim.validation import CaseResult
 from moesim.validation import reproduce as reproduce_cases
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from moesim.scenario.catalogue import Entry
 
-__all__ = ["compare", "explain", "export", "reproduce", "run", "sweep"]
+__all__ = ["check", "compare", "explain", "export", "list", "optimize", "report", "reproduce", "run", "sweep"]
 
 
 def compare(
     scenario: Any, policies: Iterable[str | Policy] = ("all",), *, seed: int | None = None, **overrides: Any
-) -> dict[str, Any]:
-    """Runs several policies on the same requests and routing: `{"scenario", "results": [best first], "bounds", "pairs"}`.
+) -> Comparison:
+    """Runs several policies on the same requests and routing: a mapping of `results` (best first), `bounds` and `pairs`.
 
     `policies` are names (`all` for every one known) or Policy objects; one that cannot run on this scenario stands under
     `refused` with the reason. Bounds that no system can reach are ranked under `bounds`. Raises InputError when none can.
     """
-    given = list(policies)
-    this = loaded(scenario, seed=seed, **overrides)
-    results, refused = compare_loaded(this, given)
-    return {**rank(results), "refused": refused}
+    given = builtins.list(policies)
+    results, refused = compare_loaded(loaded(scenario, seed=seed, **overrides), given)
+    return Comparison(results, refused)
 
 
 def sweep(
@@ -44,13 +45,12 @@ def sweep(
     jobs: int | None = None,
     dask: str | None = None,
     out: str | Path | None = None,
-) -> pd.DataFrame:
-    """Runs an experiment (a file, the name of a shipped one, or a mapping of the same form): one row per point.
+) -> SweepResult:
+    """Runs an experiment (a file, the name of a shipped one, or a mapping of the same form): its table, means and answer.
 
     `policies` and `replications` take the place of the experiment's own; Policy objects are welcome, from a notebook too.
     `jobs` processes run the points (default: one for each core), or the Dask cluster at `dask`. With `out` each point is kept
-    there as soon as it is done, and what lies there is not run again. The table's `attrs` hold `experiment` and `answer`;
-    `moesim.results.sweeps.SweepResult.load(out)` gives the means with their intervals, too. InputError with every mistake.
+    there as soon as it is done, and what lies there is not run again. InputError with every mistake.
     """
     from moesim.experiment.sweep import run_sweep
 
@@ -59,9 +59,22 @@ def sweep(
             experiment, policies=policies, replications=replications, jobs=jobs, dask=dask, out=out, progress=progress
         )
     assert result is not None, "all points of a sweep without parts are run"
-    frame = result.frame()
-    frame.attrs.update(experiment=result.experiment, answer=result.answer)
-    return frame
+    return result
+
+
+def optimize(
+    experiment: str | Path | Mapping[str, Any],
+    *,
+    rounds: int = 4,
+    jobs: int | None = None,
+    dask: str | None = None,
+    out: str | Path | None = None,
+) -> SweepResult:
+    """Searches the best values of an experiment's axes; `answer["optimum"]` has them. Arguments as of `sweep`."""
+    from moesim.experiment.optimum import optimize as search
+
+    with bar("searching", "point") as progress:
+        return search(experiment, rounds=rounds, jobs=jobs, dask=dask, out=out, progress=progress)
 
 
 def explain(scenario: Any, *, policy: Any = None, **overrides: Any) -> Explanation:
@@ -69,6 +82,39 @@ def explain(scenario: Any, *, policy: Any = None, **overrides: Any) -> Explanati
     return explain_loaded(loaded(scenario, policy=policy, **overrides))
 
 
-def reproduce(ids: Iterable[str] = ()) -> list[CaseResult]:
+def report(
+    directory: str | Path, out: str | Path | None = None, *, figures: str | Path | None = None, width: float | str = "column"
+) -> builtins.list[Path]:
+    """Writes the page of a saved run, comparison or sweep to `out` (default: `report.html` in it); returns the files written.
+
+    With `figures` no page, but each figure of it as PDF, SVG and PNG in that folder, as wide as `width` (`column`, `page`, or
+    inches). InputError for a directory that none of them has left.
+    """
+    if figures is not None:
+        from moesim.report.papers import save_figures
+
+        return save_figures(directory, figures, width=width)
+    from moesim.report.page import write_page
+
+    return [write_page(directory, out)]
+
+
+def check(*files: str | Path) -> dict[str, Any]:
+    """Every mistake in scenario, experiment and profile files: `{"files": [{"file", "errors": [{"line", "column", ...}]}]}`."""
+    from moesim.experiment.plan import judge
+    from moesim.scenario import check as check_files
+
+    return check_files(files, experiment=judge)
+
+
+def list(what: str) -> builtins.list[Entry]:
+    """Everything that can be named: `what` is policies, machines, parts, runtimes, models, scenarios,
+    experiments or cases. Entries have a `name`, a `summary` and a `source`."""
+    from moesim.cli import entries
+
+    return entries(what)
+
+
+def reproduce(ids: Iterable[str] = ()) -> builtins.list[CaseResult]:
     """Published numbers beside simulated ones, for the cases named or all of them."""
-    return reproduce_cases(list(ids))
+    return reproduce_cases(builtins.list(ids))

@@ -20,7 +20,7 @@ from moesim.neutral import line
 from moesim.progress import bar
 from moesim.terminal import Formatter, finished, plain_warnings, say, say_json
 
-__all__ = ["LISTS", "main"]
+__all__ = ["LISTS", "entries", "main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -320,27 +320,31 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
-    entries = _entries(options.what)
+    found = entries(options.what)
     if options.json:
-        say_json([{"name": entry.name, "summary": entry.summary, "source": entry.source} for entry in entries])
+        say_json([{"name": entry.name, "summary": entry.summary, "source": entry.source} for entry in found])
         return 0
     from moesim.results.marks import LOSSY, marked
 
-    names = {entry: marked(entry.name, lossy=entry.lossy) for entry in entries}
+    names = {entry: marked(entry.name, lossy=entry.lossy) for entry in found}
     width = max(map(len, names.values()), default=0)
     blocks: dict[str, list[str]] = {}
-    for entry in entries:
+    for entry in found:
         heading = "bounds, which no system can reach" if entry.bound else entry.kind if options.what == "parts" else ""
         blocks.setdefault(heading, []).append(f"{names[entry]:{width}}  {entry.summary}".rstrip())
-    notes = [LOSSY] if any(entry.lossy for entry in entries) else []
+    notes = [LOSSY] if any(entry.lossy for entry in found) else []
     parts = ["\n".join([*([heading] if heading else []), *blocks[heading]]) for heading in sorted(blocks)]
     say("\n\n".join([*parts, *notes]))
     return 0
 
 
-def _entries(what: str) -> list[Any]:
+def entries(what: str) -> list[Any]:
+    """Everything of one of `LISTS` that can be named; InputError for another word."""
+    from moesim.errors import InputError, did_you_mean
     from moesim.scenario import catalogue
 
+    if what not in LISTS:
+        raise InputError(Mistake(f"no list of '{what}'; there are {', '.join(LISTS)}.{did_you_mean(what, LISTS)}"))
     if what == "cases":
         from moesim import validation
 

@@ -51,7 +51,7 @@ __all__ = [
     "tip",
 ]  # fmt: skip
 
-KINDS = ("svg", "png", "pdf")
+KINDS = ("pdf", "svg", "png")
 """Endings of the files that pictures are saved as."""
 WIDTHS = {"column": 3.33, "page": 7.0}
 """Name -> inches: a column and the text of a two-column paper (ACM sigconf, IEEE: 3.33 to 3.5 and 7.0 to 7.16)."""
@@ -169,6 +169,7 @@ def blank(width: float, height: float, flat: float = _FLAT) -> Figure:
 
     For print it is as wide as asked for; its height shrinks as its width does, to a share of `flat` at least.
     """
+    from matplotlib import rcParams
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -188,7 +189,9 @@ def blank(width: float, height: float, flat: float = _FLAT) -> Figure:
 
     size = (width, height) if sheet.width is None else (sheet.width, height * max(min(sheet.width / width, 1.0), flat))
     figure = Picture(figsize=size, layout="constrained")
-    figure.settings, figure.sharp = sheet.settings or _STYLE, 300.0 if paper else 150.0
+    now: Any = rcParams
+    figure.settings = {**(sheet.settings or {}), **{key: now[key] for key in _STYLE}}
+    figure.sharp = 300.0 if paper else 150.0
     FigureCanvasAgg(figure)
     return figure
 

@@ -18,9 +18,8 @@ from moesim.report.html import Cell, Html, Page, Part, element, joined, table
 from moesim.report.page_origin import origin_parts
 from moesim.report.page_run import drawn, run_figures
 from moesim.results.compare import by_policy
-from moesim.results.marks import gap_note, losses, note
+from moesim.results.marks import gap_note, lane_word, losses, note
 from moesim.results.result import Result
-from moesim.results.wording import lane_word
 from moesim.results.words import share_words
 from moesim.units import format_seconds
 

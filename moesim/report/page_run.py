@@ -20,10 +20,9 @@ from moesim.report.canvas import number, percent
 from moesim.report.html import Cell, Html, Page, Part, element, joined, table
 from moesim.report.inline_svg import figure
 from moesim.report.page_origin import origin_parts
-from moesim.results.marks import gap_note, is_bound, losses, marked, note
+from moesim.results.marks import gap_note, is_bound, lane_word, losses, marked, named_lane, note
 from moesim.results.result import Result
 from moesim.results.serving import LATENCIES
-from moesim.results.wording import lane_word, named_lane
 from moesim.units import format_bytes, format_rate, format_seconds
 
 if TYPE_CHECKING:

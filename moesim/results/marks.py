@@ -1,4 +1,4 @@
-"""What is said beside the name of a policy: a star where it changes the model's output, and which policies are bounds only.
+"""Words that screens, pages and figures share: stars and bounds beside policies, bottlenecks, parts of a bill.
 
 Knows summaries and the flat rows of a sweep.
 """
@@ -8,7 +8,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["LOSSY", "MARKS", "STAR", "bounds_apart", "gap_note", "is_bound", "losses", "losses_of_rows", "marked", "note"]
+__all__ = [
+    "LOSSY",
+    "MARKS",
+    "STAR",
+    "bounds_apart",
+    "gap_note",
+    "is_bound",
+    "lane_word",
+    "losses",
+    "losses_of_rows",
+    "marked",
+    "named_lane",
+    "note",
+    "part_words",
+]
 
 STAR = " *"
 LOSSY = "* changes the model's output"
@@ -74,3 +88,21 @@ def gap_note(policy: str, gap: float | None) -> str:
     if gap < 5e-6:
         return f"{policy}: its plan is proven to be the best of its kind"
     return f"{policy}: its plan is proven to be within {100 * gap:.2g} % of the best of its kind"
+
+
+def lane_word(holder: Mapping[str, Any]) -> str:
+    """A bottleneck (`lane`, `words`, `share`) in words: `PCIe upload`; its lane where there are none."""
+    return str(holder.get("words") or holder["lane"])
+
+
+def named_lane(holder: Mapping[str, Any]) -> str:
+    """`PCIe upload (pcie:forward)`."""
+    word, lane = lane_word(holder), str(holder["lane"])
+    return lane if word == lane else f"{word} ({lane})"
+
+
+def part_words(line: Mapping[str, Any]) -> str:
+    """A line of a bill in words: `rtx-4090`, `ddr5-dual-channel (128 GB)`."""
+    name = str(line.get("name") or str(line["part"]).partition(".")[2])
+    amount = str(line["amount"]).partition(" at ")[0]
+    return f"{name} ({amount})" if amount else name

@@ -176,6 +176,11 @@ class Result:
 
         return run_table(self)
 
+    def _repr_html_(self) -> str:
+        from moesim.results.notebook import run_html
+
+        return run_html(self)
+
 
 def make_result(recorder: Recorder, facts: RunFacts) -> Result:
     """The result of the run that left `recorder`; raises MoesimError when the record contradicts itself."""

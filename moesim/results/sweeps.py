@@ -62,6 +62,13 @@ class SweepResult:
 
         return pd.DataFrame(self.mean_columns)
 
+    def short(self) -> pd.DataFrame:
+        """Of the means what the answer is about: settings, policy, metric with its interval, bottleneck."""
+        metric = str(self.experiment["metric"])
+        names = [name for axis in self.experiment["axes"] for name in axis["columns"]]
+        names += ["policy", metric, f"{metric}.low", f"{metric}.high", "bottleneck.words"]
+        return self.means()[[name for name in names if name in self.mean_columns]]
+
     def save(self, directory: str | Path) -> Path:
         """Writes table, means and answer into the directory of the sweep."""
         place = Path(directory)
@@ -110,6 +117,11 @@ class SweepResult:
         from moesim.results.words import sweep_text
 
         return sweep_text(self)
+
+    def _repr_html_(self) -> str:
+        from moesim.results.notebook import sweep_html
+
+        return sweep_html(self)
 
 
 def _json(path: Path) -> dict[str, Any]:

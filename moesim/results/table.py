@@ -10,10 +10,9 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from moesim.results.compare import by_policy
-from moesim.results.marks import gap_note, is_bound, losses, marked, note
+from moesim.results.marks import gap_note, is_bound, lane_word, losses, marked, named_lane, note, part_words
 from moesim.results.serving import LATENCIES, LIMITS
 from moesim.results.statistics import mean, t_interval
-from moesim.results.wording import lane_word, named_lane, part_words
 from moesim.units import format_bytes, format_count, format_seconds
 
 if TYPE_CHECKING:

@@ -27,6 +27,7 @@ PLACEHOLDER = re.compile(r"(?:.*=)?[A-Z]+(?:/[\w.]+)?(?:\.\w+)?")
 RUN = {
     "README.md": "test_readme.py",
     "exporting.md": "test_exporting.py",
+    "figures.md": "test_figures_page.py",
     "extending.md": "test_extending.py",
     "tutorial.md": "test_tutorial.py",
     "scenario-keys.md": "test_scenario_keys_page.py",

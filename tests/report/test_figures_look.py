@@ -198,7 +198,7 @@ def test_the_bytes_are_always_the_same(name: str) -> None:
 def test_axes_say_their_units(name: str) -> None:
     figure = picture(name)
     labels = [text for axes in figure.axes for text in (axes.get_xlabel(), axes.get_ylabel()) if text]
-    known = ("(", "layer", "hit rate", "even share", "policy.hot", "activations")
+    known = ("(", "layer", "hit rate", "even share", "hot of the policy", "activations")
     assert labels
     assert all(any(word in label for word in known) for label in labels), labels
 
@@ -227,7 +227,7 @@ def _colours(artist: Any) -> Iterator[Any]:
 def test_columns_go_without_their_unit_and_lines_with_it() -> None:
     figure = picture("sweep by a number")
     (legend,) = figure.legends
-    assert legend.get_title().get_text() == "tiers.hbm.capacity (MB)"
+    assert legend.get_title().get_text() == "capacity of HBM (MB)"
     assert [text.get_text() for text in legend.get_texts()] == ["150", "300", "600"]
     with pytest.raises(InputError, match=r"no column hardware\.tiers\.hbm\.capacty\. Did you mean"):
         figures.sweep_curve(numbered(), x="policy.hot", by="hardware.tiers.hbm.capacty")

@@ -23,7 +23,7 @@ PACKAGE = ROOT / "moesim"
 
 BASE = {
     "arrays", "cache", "clock", "errors", "files", "jit", "neutral", "plugins", "portable", "progress", "spec", "streams",
-    "strict_json", "terminal", "units", "version", "writing",
+    "strict_json", "terminal", "units", "verbs", "version", "writing",
 }  # fmt: skip
 """Modules that anybody may import, and that import nothing but each other."""
 LAYERS = {

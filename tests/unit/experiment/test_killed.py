@@ -166,8 +166,8 @@ class Mine(SizedPolicy):
 small = {"extends": "quickstart", "workload": {"requests": 1, "prompt": 4, "output": 2}}
 experiment = {"scenario": small, "axes": {"policy.margin": [0.1, 1.0, 10.0]}, "bound": False}
 where = {"dask": sys.argv[1]} if len(sys.argv) > 1 else {"jobs": 2}
-here = moesim.sweep(experiment, policies=[Mine(), "lru"], jobs=1)
-there = moesim.sweep(experiment, policies=[Mine(), "lru"], **where)
+here = moesim.sweep(experiment, policies=[Mine(), "lru"], jobs=1).frame()
+there = moesim.sweep(experiment, policies=[Mine(), "lru"], **where).frame()
 assert (there.status == "done").all(), there.error.tolist()
 assert here.to_csv() == there.to_csv()
 assert set(there.policy) == {"Mine", "lru"}

@@ -190,10 +190,9 @@ def test_failed_points_are_run_again_and_refused_ones_are_not(tmp_path: Path, mo
 
 
 def test_the_python_verb_gives_a_table_with_the_answer() -> None:
-    frame = moesim.sweep({**SMALL, "policies": None}, policies=["cxl_expert"], replications=3, jobs=1)
-    assert isinstance(frame, pd.DataFrame)
+    result = moesim.sweep({**SMALL, "policies": None}, policies=["cxl_expert"], replications=3, jobs=1)
+    answer, frame = result.answer, result.frame()
     assert len(frame) == 3 * 2 * 3
-    answer = frame.attrs["answer"]
     best = frame.groupby(["policy.hot", "hardware.links.pcie.rate (GB/s)"])["throughput_tok_s"].mean()
     assert tuple(answer["best"]["settings"].values()) == best.idxmax()
     assert answer["best"]["mean"] == pytest.approx(best.max(), rel=1e-12)

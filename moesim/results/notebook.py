@@ -1,0 +1,70 @@
+"""How results look at the end of a notebook's cell: short tables in HTML, the rest as on a terminal.
+
+Knows summaries and answers; draws nothing.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from moesim.results.marks import is_bound, lane_word, losses, marked
+from moesim.results.words import number
+
+if TYPE_CHECKING:
+    from moesim.results.result import Result
+    from moesim.results.sweeps import SweepResult
+
+__all__ = ["comparison_html", "run_html", "sweep_html"]
+
+_RUN = (
+    ("throughput_tok_s", "throughput", "tok/s"),
+    ("prefill_tok_s", "prefill", "tok/s"),
+    ("decode_tok_s", "decode", "tok/s"),
+    ("bound_tok_s", "bound", "tok/s"),
+    ("hit_rate", "hit rate", "%"),
+    ("cost_usd_per_Mtok", "cost", "USD per million output tokens"),
+    ("machine_usd", "machine", "USD"),
+)
+
+
+def _value(value: float, unit: str) -> str:
+    return f"{100 * value:.1f} %" if unit == "%" else f"{number(value)} {unit}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
+    heads = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+    lines = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><caption>{html.escape(caption)}</caption><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>"
+
+
+def run_html(result: Result) -> str:
+    """A run: what came out, and what bounds it."""
+    summary = result.summary
+    rows = [[name, _value(summary[field], unit)] for field, name, unit in _RUN if summary.get(field) is not None]
+    holder = summary.get("bottleneck")
+    if holder:
+        rows.append(["bottleneck", f"{lane_word(holder)}, {100 * holder['share']:.1f} % of the critical path"])
+    title = f"{summary['scenario']}: {marked(summary['policy'], lossy=bool(losses(summary)))} runs {summary['model']} on "
+    return _table(["", ""], rows, title + str(summary["hardware"]))
+
+
+def comparison_html(comparison: Mapping[str, Any]) -> str:
+    """Policies, the fastest first, and bounds behind them."""
+    rows = []
+    for summary in (*comparison["results"], *comparison.get("bounds", ())):
+        holder = summary["bottleneck"]
+        name = marked(summary["policy"], lossy=bool(losses(summary)), bound=is_bound(summary))
+        share, hits = summary["share_of_bound"], summary["hit_rate"]
+        rows.append([name, number(summary["throughput_tok_s"]), "-" if share is None else f"{100 * share:.1f} %",
+                     "-" if hits is None else f"{100 * hits:.1f} %", number(summary["cost_usd_per_Mtok"]),
+                     lane_word(holder) if holder else "-"])  # fmt: skip
+    head = ["policy", "tok/s", "of bound", "hit rate", "USD/Mtok", "bottleneck"]
+    return _table(head, rows, str(comparison["scenario"]))
+
+
+def sweep_html(sweep: SweepResult) -> str:
+    """The answer in sentences, and the means."""
+    said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sweep.answer["sentences"])
+    return f"<p>{html.escape(str(sweep.experiment['name']))}</p><ul>{said}</ul>{sweep.short().to_html(index=False)}"
