@@ -14,7 +14,7 @@ from moesim.version import __version__
 if TYPE_CHECKING:
     from moesim.api import check, compare, explain, export, list, optimize, report, reproduce, run, sweep
     from moesim.contract import Policy
-    from moesim.results.comparison import Comparison
+    from moesim.results.notebook import Comparison
     from moesim.results.result import Result
     from moesim.results.sweeps import SweepResult
     from moesim.scenario import load
@@ -28,7 +28,7 @@ _VERBS = ("check", "compare", "export", "list", "optimize", "reproduce", "run", 
 _PACKAGES = ("explain", "report")
 """Verbs that are called like a package of ours (`moesim.verbs`)."""
 _HOMES = {
-    "Comparison": "moesim.results.comparison",
+    "Comparison": "moesim.results.notebook",
     "Policy": "moesim.contract",
     "Result": "moesim.results.result",
     "SweepResult": "moesim.results.sweeps",

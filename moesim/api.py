@@ -12,7 +12,7 @@ from moesim.explain.explain import Explanation
 from moesim.explain.explain import explain as explain_loaded
 from moesim.exports.again import export
 from moesim.progress import bar
-from moesim.results.comparison import Comparison
+from moesim.results.notebook import Comparison
 from moesim.results.sweeps import SweepResult
 from moesim.runs.run import compare_loaded, loaded, run
 from moesim.validation import CaseResult

@@ -16,7 +16,7 @@ OKABE_ITO = {
 }  # fmt: skip
 """Eight colours that people with any colour vision tell apart. Source: M. Okabe and K. Ito, Color Universal Design, 2008."""
 PALETTE = tuple(OKABE_ITO[name] for name in ("blue", "orange", "green", "vermilion", "purple", "sky", "black", "yellow"))
-"""The order in which series take colours: the best told apart first."""
+"""The order in which series take colours: the easiest to distinguish first."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 GREY = "#8A8A8A"
 

@@ -1,6 +1,6 @@
-"""How results look at the end of a notebook's cell: short tables in HTML, the rest as on a terminal.
+"""What a notebook holds: a comparison as an object, and how runs, comparisons and sweeps look at the end of a cell.
 
-Knows summaries and answers; draws nothing.
+Knows summaries and answers; runs and draws nothing.
 """
 
 from __future__ import annotations
@@ -9,14 +9,18 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from moesim.errors import MoesimError, did_you_mean
+from moesim.results.compare import compare
 from moesim.results.marks import is_bound, lane_word, losses, marked
 from moesim.results.words import number
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from moesim.results.result import Result
     from moesim.results.sweeps import SweepResult
 
-__all__ = ["comparison_html", "run_html", "sweep_html"]
+__all__ = ["Comparison", "comparison_html", "run_html", "sweep_html"]
 
 _RUN = (
     ("throughput_tok_s", "throughput", "tok/s"),
@@ -68,3 +72,41 @@ def sweep_html(sweep: SweepResult) -> str:
     """The answer in sentences, and the means."""
     said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sweep.answer["sentences"])
     return f"<p>{html.escape(str(sweep.experiment['name']))}</p><ul>{said}</ul>{sweep.short().to_html(index=False)}"
+
+
+class Comparison(dict[str, Any]):
+    """`{"scenario", "results": [summaries, best first], "bounds", "pairs", "refused"}`, and the runs behind it."""
+
+    def __init__(self, runs: Sequence[Result], refused: Mapping[str, str]) -> None:
+        super().__init__({**compare(runs), "refused": dict(refused)})
+        self.runs: dict[str, Result] = {str(run.summary["policy"]): run for run in runs}
+        """Policy -> its run."""
+
+    @property
+    def best(self) -> Result:
+        """The fastest run of a policy that a system can follow; MoesimError where there is none."""
+        if not self["results"]:
+            raise MoesimError("only bounds were compared, which no system can reach")
+        return self.runs[str(self["results"][0]["policy"])]
+
+    def run(self, policy: str) -> Result:
+        """The run of a policy."""
+        if policy not in self.runs:
+            raise MoesimError(
+                f"'{policy}' was not compared; there are {', '.join(self.runs)}.{did_you_mean(policy, self.runs)}"
+            )
+        return self.runs[policy]
+
+    def frame(self) -> pd.DataFrame:
+        """A row for each policy, the fastest first, bounds behind all others; nested fields by dotted names."""
+        import pandas as pd
+
+        return pd.json_normalize([*self["results"], *self["bounds"]])
+
+    def __str__(self) -> str:
+        from moesim.results.table import comparison_table
+
+        return comparison_table(self)
+
+    def _repr_html_(self) -> str:
+        return comparison_html(self)
