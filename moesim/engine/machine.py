@@ -156,6 +156,8 @@ class Machine:
 
     def backlog(self) -> dict[str, float]:
         """Queue -> seconds of work in it, for queues that have any."""
-        names = list(self.program.lanes)
-        sums = enumerate(self.engine.backlogs())
-        return {names[lane]: time / 1e12 for lane, time in sums if time and lane != self.gpu}
+        sums = self.engine.backlogs()
+        if not sums:
+            return {}
+        lanes = enumerate(zip(self.program.lanes, sums, strict=False))
+        return {name: time / 1e12 for lane, (name, time) in lanes if time and lane != self.gpu}

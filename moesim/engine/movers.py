@@ -5,7 +5,7 @@ Carries out what `dispatch` and `adapt` decided; decides nothing itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,18 +25,28 @@ __all__ = ["Movers"]
 Pair = tuple[int, int]
 
 
+@dataclass(frozen=True)
+class _Form:
+    """What all copies of so many bytes from one tier to another have in common."""
+
+    nbytes: float
+    queue: str
+    chunks: int
+    """Items of the operation."""
+    alone: int
+    """ps of each item."""
+    draws: Mapping[str, float]
+    """Resource -> bytes."""
+
+
 @dataclass(eq=False)
 class _Copy:
     """One copy from one tier to another, an operation of the program."""
 
     pair: Pair
-    source: str
-    target: str
-    nbytes: float
-    chunks: int
-    """Items of the operation."""
+    form: _Form
     cause: str
-    number: int = -1
+    number: int
     """Of the operation."""
 
 
@@ -67,6 +77,7 @@ class Movers:
         """[L, E] copies brought ahead of need and not used yet."""
         self.prefetched = False
         """Anything was ever brought ahead of need."""
+        self._forms: dict[tuple[float, str, str], _Form] = {}
         self._note()
 
     def apply(self, moves: Moves, layer: int, uploaded: IntArray, nbytes: FloatArray | None = None) -> None:
@@ -97,6 +108,15 @@ class Movers:
 
     def look(self) -> None:
         """Brings the books up to now: copies that have landed are in GPU memory."""
+        if self._coming or self._leaving or self._migrations:
+            self._end_copies()
+        now = self._machine.now
+        if now > self._looked:
+            self._span, self._looked = now - self._looked, now
+        if self._waiting:
+            self._start()
+
+    def _end_copies(self) -> None:
         ended = self._machine.engine.ended
         for copy in [copy for copy in self._coming.values() if ended(copy.number)]:
             self._land(copy)
@@ -107,10 +127,6 @@ class Movers:
             self._migrations.pop(pair)
             self._moved_homes.append((*pair, tier))
             self._done(copy)
-        if self._machine.now > self._looked:
-            self._span, self._looked = self._machine.now - self._looked, self._machine.now
-        if self._waiting:
-            self._start()
 
     def met(self, layer: int, needed: BoolArray) -> None:
         """A visit of `layer` needs the copies `needed` [E] in GPU memory: which of the prefetched ones does it meet there?"""
@@ -129,7 +145,7 @@ class Movers:
         references = np.zeros(self._problem.experts, dtype=np.int64)
         for (at, expert), copy in self._coming.items():
             if at == layer:
-                each = copy.chunks // self._placement.pieces
+                each = copy.form.chunks // self._placement.pieces
                 references[expert] = 1 + self._machine.engine.place_of(copy.number) + each * COMING
         return references
 
@@ -148,7 +164,7 @@ class Movers:
         lane = ""
         while len(self._leaving) > self._swap:
             copy = next(iter(self._leaving))
-            lane = self._queue(copy)
+            lane = copy.form.queue
             self._machine.engine.run(copy.number)
             self.look()
         return lane
@@ -227,8 +243,7 @@ class Movers:
 
     def _done(self, copy: _Copy) -> None:
         """Books the bytes of a copy: not before it has ended, for a copy in the queue can be called off."""
-        usage = usage_of(self._problem.costs.path(copy.source, copy.target).usage, copy.nbytes)
-        self._machine.recorder.count_move(usage, copy.nbytes, copy.cause)
+        self._machine.recorder.count_move(copy.form.draws, copy.form.nbytes, copy.cause)
         self._machine.forget([copy.number])
 
     def _start(self) -> None:
@@ -273,21 +288,24 @@ class Movers:
 
     def _send(self, pair: Pair, nbytes: float, source: str, target: str, priority: int, cause: str) -> _Copy:
         """Queues a copy."""
-        costs, pieces = self._problem.costs, self._placement.pieces if target == self._problem.gpu_tier else 1
-        copy = _Copy(pair, source, target, nbytes, int(costs.chunks(nbytes, source, target, pieces)), cause)
-        path = costs.path(source, target)
-        seconds = float(costs.copy(nbytes, source, target, pieces))
-        alone = int(to_ps(seconds / copy.chunks, f"a copy of an expert from {source} to {target}"))
-        self._machine.recorder.rounded += copy.chunks
-        draws, label = usage_of(path.usage, nbytes), self._machine.label(_name(pair), cause)
-        lane = self._machine.lane(queue_of(path))
-        operation = Operation(lane, alone, (), priority, count=copy.chunks, draws=draws, label=label)
-        copy.number = self._machine.program.add(operation)
+        form = self._form(nbytes, source, target)
+        self._machine.recorder.rounded += form.chunks
+        label = self._machine.label(_name(pair), cause) if self._machine.recorder.keep_slices else 0
+        lane = self._machine.lane(form.queue)
+        operation = Operation(lane, form.alone, (), priority, count=form.chunks, draws=form.draws, label=label)
+        number = self._machine.program.add(operation)
         self._machine.engine.submit()
-        return copy
+        return _Copy(pair, form, cause, number)
 
-    def _queue(self, copy: _Copy) -> str:
-        return queue_of(self._problem.costs.path(copy.source, copy.target))
+    def _form(self, nbytes: float, source: str, target: str) -> _Form:
+        key = nbytes, source, target
+        if key not in self._forms:
+            costs, pieces = self._problem.costs, self._placement.pieces if target == self._problem.gpu_tier else 1
+            path, chunks = costs.path(source, target), int(costs.chunks(nbytes, source, target, pieces))
+            seconds = float(costs.copy(nbytes, source, target, pieces)) / chunks
+            alone = int(to_ps(seconds, f"a copy of an expert from {source} to {target}"))
+            self._forms[key] = _Form(nbytes, queue_of(path), chunks, alone, usage_of(path.usage, nbytes))
+        return self._forms[key]
 
 
 def _name(pair: Pair) -> str:

@@ -171,11 +171,10 @@ class Residency:
         if pinned.any():
             layer, expert = int(layers[pinned][0]), int(experts[pinned][0])
             raise PolicyError(f"expert {expert} of MoE layer {layer} has no copy outside GPU memory and can't be evicted")
-        dropped = np.zeros_like(self.resident)
-        dropped[layers, experts] = True
-        dropped &= self.resident
-        self.resident[dropped] = False
-        self.held -= float(self.copy_bytes[dropped].sum())
+        places = np.unique(layers * self.resident.shape[1] + experts)
+        places = places[self.resident.ravel()[places]]
+        self.resident.ravel()[places] = False
+        self.held -= float(self.copy_bytes.ravel()[places].sum())
 
     def begin(self, layer: int, expert: int, nbytes: float | None = None) -> None:
         """A copy sets out for GPU memory, of `nbytes` where that is less than the stored copy has."""

@@ -141,7 +141,8 @@ class PassWalk:
                 self._check(engine.walk(rows, k.COMPUTING, row + 1))
                 self._while_computing(row, answers, moves, flying)
             self._check(engine.walk(rows, k.DONE_VISIT, row + 1))
-            context.recorder.slice("layer", f"layer {layer}", begin, machine.now)
+            if context.recorder.keep_slices:
+                context.recorder.slice("layer", f"layer {layer}", begin, machine.now)
             if adapts or cache is not None:
                 uploaded = self._uploaded(row, answers, flying)
                 if cache is not None:

@@ -127,6 +127,7 @@ def visit_rows(
         k.COPY: times.copy_ps, k.KIND: kinds, k.RESIDENT: resident, k.ORDER: order, k.LOADED: loaded,
         k.FLYING: 0 if flying is None else flying,
     }  # fmt: skip
+    body = rows[k.R_HEADER :].reshape(k.R_FIELDS, *counts.shape)
     for number, values in fields.items():
-        rows[k.R_HEADER + number * size : k.R_HEADER + (number + 1) * size].reshape(counts.shape)[:] = values
+        body[number] = values
     return rows

@@ -144,5 +144,9 @@ def _least(worth: FloatArray, of: BoolArray, number: int) -> IntArray:
     if number <= 0:
         return np.zeros((0, 2), dtype=np.int64)
     some = np.flatnonzero(of)
-    some = some[np.argsort(worth.ravel()[some], kind="stable")[:number]]
+    values = worth.ravel()[some]
+    if number < len(some):  # no more than those that are up to the last one's worth have to be sorted
+        least = np.flatnonzero(values <= np.partition(values, number - 1)[number - 1])
+        some, values = some[least], values[least]
+    some = some[np.argsort(values, kind="stable")[:number]]
     return np.column_stack(np.divmod(some, worth.shape[1]))
