@@ -19,7 +19,6 @@ from moesim.engine.machine import ARRIVALS, EngineKind, Machine, repaid, up_queu
 from moesim.engine.movers import Movers
 from moesim.engine.passes import Pass
 from moesim.engine.programs.durations import Placement
-from moesim.engine.programs.plan_visit import Workbench
 from moesim.engine.programs.program import Operation, label_of
 from moesim.engine.residency import Residency
 from moesim.errors import InputError, Mistake, MoesimError
@@ -65,7 +64,6 @@ class Context:
         self.tables = VisitTables(problem, self.deployment, self.placement, policy.foresight, lane, arrays)
         self.books = VisitBooks(problem.layers, problem.experts, len(self.tables.helpers), len(problem.devices), arrays)
         self._version = -1
-        self.bench = Workbench(problem, self.deployment, policy.foresight)
         self.quality = QualityBook(problem, self.residency, self.recorder)
         self.seer = Seer(problem, policy.foresight) if policy.foresight is not None else None
         self.oracle: Oracle | None = None

@@ -11,9 +11,10 @@ import numpy as np
 
 from moesim.arrays import BoolArray, IntArray
 from moesim.engine.context import Context
+from moesim.engine.kernel import kernel as k
 from moesim.engine.passes import Pass
 from moesim.engine.programs.pipelines import Carried, LayerMarks, Ops, PassBuilder, Style, style_of
-from moesim.engine.programs.plan_visit import VisitWork
+from moesim.engine.programs.plan_visit import VisitWork, work_of_visits
 from moesim.engine.programs.pre_expert import Structure
 from moesim.engine.walk import PassWalk
 from moesim.errors import PolicyError
@@ -96,25 +97,24 @@ class StreamWalk:
         counts = walk.computed.reshape(walk.counts.shape)
         times = walk.times if answers.counts is None else context.placement.times(counts, layers)
         walk.times = times
-        on_gpu = answers.device == context.bench.gpu_index
+        on_gpu = answers.device == context.problem.gpu_index
         resident = context.residency.resident[layers]
-        load = answers.load
-        held = resident.copy()
+        held: IntArray = resident.astype(np.int64)
         if style.streamed:
             streamed = (~resident & on_gpu).reshape(-1, groups, resident.shape[1]).any(axis=1)
             self._check_room(style, streamed)
             load = np.zeros_like(resident)
             load[::groups] = streamed
+            answers = answers._replace(load=load)
             for group in range(1, groups):
-                held[group::groups] |= streamed
-        bench = context.bench
-        work = bench.work(counts, answers.device, times, held, walk.tokens, answers.order, load)
-        if style.deferred and work.uploads.any():
+                held[group::groups][streamed] = k.BROUGHT
+        wanted = on_gpu & (counts > 0)
+        up = (wanted if answers.load is None else wanted | answers.load) & (held == k.ABSENT)
+        if style.deferred and up.any():
             raise PolicyError("the pipeline 'deferred' uploads nothing: what is not in GPU memory runs where it lies")
-        work.missed = np.where(on_gpu & ~resident, counts, 0)
-        work.check()
-        context.ledger.visits(work, counts, layers)
+        measured = walk.measure(answers, counts, times, held)
         context.quality.visits(answers, walk.counts, counts, layers, resident)
+        work = work_of_visits(context.tables, measured, counts, answers.device, up, times, walk.tokens, answers.order)
         return work, answers.stale
 
     def _close(self, marks: LayerMarks, begin: int, last: int) -> None:

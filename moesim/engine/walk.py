@@ -15,6 +15,7 @@ from moesim.engine.kernel import kernel as k
 from moesim.engine.kernel.visit_tables import VisitTables
 from moesim.engine.kernel.visits import visit_rows, visits_of_pass
 from moesim.engine.passes import Pass
+from moesim.engine.programs.durations import ExpertTimes
 from moesim.engine.programs.pre_expert import Structure, templates_of, trailer_of
 from moesim.errors import PolicyError
 
@@ -219,6 +220,21 @@ class PassWalk:
         context.quality.visits(answers, self.counts[some], counts, layers, self._serving)
         stored = context.placement.kind_of(layers) if kinds is None else kinds
         return visit_rows(counts, answers.device, times, stored, self._serving, flying, answers, data, kinds is not None)
+
+    def measure(self, answers: Answers, counts: IntArray, times: ExpertTimes, held: IntArray) -> IntArray:
+        """What devices have to do in all visits, entered into the books: `W` of the kernel.
+
+        `held` [V, E]: copies in GPU memory, as the kernel says it.
+        """
+        context = self.context
+        context.refresh()
+        context.tables.for_tokens(int(self.tokens.max()))
+        kinds = context.placement.kind_of(self.layers)
+        rows = visit_rows(counts, answers.device, times, kinds, held, None, answers, 0, False)
+        visits = visits_of_pass(self.layers, self.tokens, np.full(len(self.layers), -1))
+        status, measured = context.machine.engine.measure(context.tables, context.books, visits, rows)
+        self._check(status)
+        return measured
 
     def _check(self, status: int) -> None:
         refuse(status, self.context.tables)

@@ -18,7 +18,6 @@ from moesim.engine.kernel import kernel as k
 from moesim.engine.kernel.visit_tables import Helper, VisitTables
 from moesim.engine.programs.attention import Chain
 from moesim.engine.programs.durations import Placement, usage_of
-from moesim.engine.programs.plan_visit import VisitWork
 from moesim.engine.programs.pre_expert import Structure
 from moesim.hardware.device import Phase
 from moesim.results.recorder import Recorder
@@ -71,43 +70,6 @@ class Ledger:
         for stage in chain.sides():
             if stage.usage:
                 self._recorder.count_move(stage.usage, max(stage.usage.values()), stage.cause)
-
-    def visits(self, work: VisitWork, counts: IntArray, layers: IntArray) -> None:
-        """Enters visits with `counts` [V, E] of MoE layers `layers` [V] of overlapping layers into the books."""
-        books, helpers = self._books, self._tables.helpers
-        shape = (self._problem.layers, self._problem.experts)
-
-        def by_layer(values: IntArray) -> IntArray:
-            sums = np.zeros((shape[0], *values.shape[1:]), dtype=np.int64)
-            np.add.at(sums, layers, values)
-            return sums
-
-        for sort, values in (
-            (k.B_VISITS, np.ones(len(layers), dtype=np.int64)),
-            (k.B_ACTIVATIONS, counts.sum(axis=1)),
-            (k.B_HITS, work.hits),
-            (k.B_DISTINCT, np.count_nonzero(counts, axis=1)),
-            (k.B_UPLOADS, work.uploads),
-            (k.B_TOKENS, counts),
-            (k.B_MISSED, work.missed),
-            (k.B_COPIES, work.up.astype(np.int64)),
-        ):
-            books.add(sort, by_layer(values))
-        runs = np.zeros((len(helpers) + 1, *shape), dtype=np.int64)
-        sides = np.zeros((len(helpers), k.SIDE_BOOKS), dtype=np.int64)
-        on_gpu = counts > 0
-        for part in work.sides:
-            place = next(number for number, helper in enumerate(helpers) if helper.index == part.side.index)
-            runs[place] = by_layer(part.runs.astype(np.int64))
-            sent = np.minimum(part.tokens, work.tokens)
-            sides[place] = int(part.tokens.sum()), int(sent.sum()), int(part.work.sum())
-            on_gpu = on_gpu & ~part.runs
-        runs[-1] = by_layer(on_gpu.astype(np.int64))
-        books.add(k.B_RUNS, runs)
-        books.add(k.B_SIDES, sides)
-        read_back = int(work.tokens[work.ids > 0].sum())
-        on_gpu_ps = int(work.gpu_first.sum() + work.gpu_after.sum())
-        books.add(k.B_GPU, np.array([int(work.gpu_tokens.sum()), on_gpu_ps, read_back]))
 
     def close_pass(self, phase: Phase, lanes: Iterable[str]) -> PassSums:
         """Writes what the books hold of passes of a phase into the recorder, copies priced by where they lie now."""

@@ -207,6 +207,13 @@ class KernelEngine:
         if len(self._slots) < operations + ops:
             self._slots = self._ints(operations + ops)
 
+    def measure(self, tables: VisitTables, books: VisitBooks, visits: IntArray, rows: IntArray) -> tuple[int, IntArray]:
+        """What devices have to do in visits that a program overlaps: (what is wrong or 0, `W` of the kernel, a row each)."""
+        count = len(visits) // k.V_WIDTH
+        W, cursor = self._ints(count * (k.W_SIDES + 2 * len(tables.helpers))), self._ints(k.CURSOR)
+        status = self._kernel.measure(tables.T, tables.X, books.B, cursor, self._fixed(rows), self._fixed(visits), W, count)
+        return int(status), np.array(W, dtype=np.int64).reshape(count, -1)
+
     def walk(self, rows: IntArray, stop: int, last: int) -> int:
         """Walks visits up to number `last` - 1, or to the stage `stop`; the stage reached. `rows` are read from `ROUTED` on."""
         self._reserve()

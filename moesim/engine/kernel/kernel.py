@@ -676,6 +676,8 @@ X_SHARED, X_IDS, X_SIDES, X_WAYS = range(4)
 """At `X_SIDES` two numbers of scratch for each side; at `X_WAYS` the offsets of its times out and back, by tokens sent."""
 X_HEADER = 4
 PAIRS, WORK = 0, 1
+W_FIRST, W_IDS, W_SIDES = range(3)
+"""What `measure` writes of each visit, the last for each side as there."""
 
 # What some visits are to do in R: a head, then fields of `R_SIZE` numbers, one for each visit and expert
 R_SIZE, R_DATA, R_ODD, R_ASKS, R_LOADED = range(5)
@@ -683,6 +685,8 @@ R_SIZE, R_DATA, R_ODD, R_ASKS, R_LOADED = range(5)
 on the routing, experts are loaded unasked."""
 R_HEADER = 5
 COUNTS, DEVICE, GPU, CPU, NDP, COPY, KIND, RESIDENT, ORDER, LOADED, FLYING = range(11)
+ABSENT, THERE, BROUGHT = range(3)
+"""`RESIDENT`: whether a copy is in GPU memory, and whether another visit of the same layer has just brought it."""
 R_FIELDS = 11
 COMING = 1 << 32
 """A copy on its way is written as 1 + its operation, and `COMING` times the items that bring one piece of it."""
@@ -792,9 +796,10 @@ def work_on_gpu(T, X, B, C, R):
                 if R[resident + i] > 0:
                     first = plus(first, R[gpu + i])
                     calls += 1
-        if wanted(T, R, i):
+        if c > 0 and R[device + i] == T[T_GPU] and R[resident + i] != THERE:
             missed += c
             B[B[B_MISSED] + layer * E + e] += c
+        if wanted(T, R, i):
             if c > 0:
                 after = plus(after, plus(R[gpu + i], launch))
             if R[flying + i] > 0:
@@ -873,20 +878,43 @@ def work_beside(T, X, B, C, R):
     return 0 if left == 0 else BAD_DEVICE
 
 
+def read_back(T, X, B, C, R):
+    """ps in which the host learns what to send, entered into the books; 0 where that was fixed before, or is nothing."""
+    sends = (C[C_UPLOADS] > 0 and R[R_LOADED] == 0) or R[R_ASKS] > 0 or C[C_SIDE_TOKENS] > 0
+    ids = X[X[X_IDS] + C[C_SENT]] if T[T_DOWN] >= 0 and sends else 0
+    if ids > 0:
+        B[B[B_GPU] + G_IDS] += C[C_SENT]
+    return ids
+
+
+def measure(T, X, B, C, R, V, W, visits):
+    """What devices have to do in visits that a program overlaps, entered into the books; 0, or what is wrong.
+
+    W receives for each visit ps of the GPU's shared and resident experts, of reading the routing back, and for each side
+    (token, expert) pairs and ps of work.
+    """
+    for row in range(visits):
+        status = work_of_visit(T, X, B, C, R, row, V[row * V_WIDTH + V_LAYER], V[row * V_WIDTH + V_TOKENS])
+        if status != 0:
+            return status
+        w = row * (W_SIDES + 2 * T[T_SIDES])
+        W[w + W_FIRST], W[w + W_IDS] = C[C_FIRST], read_back(T, X, B, C, R)
+        for j in range(2 * T[T_SIDES]):
+            W[w + W_SIDES + j] = X[X[X_SIDES] + j]
+    return 0
+
+
 def emit_visit(T, TF, X, B, P, PF, C, R):
     """Writes the operations of a visit into P: what the host reads back, uploads, the GPU's experts, the sides; and their end.
 
     `C[C_STORED]`: the operation that stores the layer's KV entries, as it is waited for, or `NOBODY`. `C` receives the number
     of the operation that ends the visit, and of the one at whose end the host knows the routing (`NOBODY` if that is at once).
     """
-    known = NOBODY
-    sends = (C[C_UPLOADS] > 0 and R[R_LOADED] == 0) or R[R_ASKS] > 0 or C[C_SIDE_TOKENS] > 0
-    ids = X[X[X_IDS] + C[C_SENT]] if T[T_DOWN] >= 0 and sends else 0
+    known, ids = NOBODY, read_back(T, X, B, C, R)
     if ids > 0:
         known = 0
         at = put(P, C, T[T_DOWN], 0, ids, LABEL_IDS)
         put_draws(T, TF, P, PF, C, at, T_IDS, C[C_SENT])
-        B[B[B_GPU] + G_IDS] += C[C_SENT]
     C[C_KNOWN] = known
     if T[T_SERIAL]:
         emit_serial(T, TF, X, P, PF, C, R, emit_uploads(T, TF, P, PF, C, R))
@@ -1180,14 +1208,15 @@ FUNCTIONS = (
     unlink, block_on_pool, give_slot, end_item,
     take_next, start_item, begin_row, set_due, share, set_speed, max_min, stops, advance, release, clear_log, critical,
     withdraw, hasten, backlog, backlogs, left_of, service_of, served_of, put, put_after, put_draws, field, wanted,
-    work_of_visit, work_on_gpu, note_met, note_run, work_beside, emit_visit, emit_uploads, put_parts, put_consumer, emit_side,
+    work_of_visit, work_on_gpu, note_met, note_run, work_beside, read_back,
+    measure, emit_visit, emit_uploads, put_parts, put_consumer, emit_side,
     emit_serial, walk_steps, walk, begin_visit, load_visit, idle, on_gpu_alone, work_alone, book_path,
 )
 """All that is compiled."""
-ENTRIES = (load, advance, walk, walk_steps, withdraw, hasten, backlog, backlogs, critical, release, clear_log)
+ENTRIES = (load, advance, walk, walk_steps, measure, withdraw, hasten, backlog, backlogs, critical, release, clear_log)
 """What others call."""
 _WHOLE = (
-    "M", "T", "X", "B", "BP", "BD", "P", "C", "R", "V", "S", "TP", "TM", "slots", "path", "sums", "laps",
+    "M", "T", "X", "B", "BP", "BD", "P", "C", "R", "V", "S", "W", "TP", "TM", "slots", "path", "sums", "laps",
 )
 BUFFERS = dict.fromkeys(_WHOLE, "int64") | dict.fromkeys(("F", "TF", "PF", "TPF"), "float64")
 """Parameters of the entries that are buffers, and what these hold; all others are whole numbers."""

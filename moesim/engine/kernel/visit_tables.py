@@ -18,7 +18,7 @@ from moesim.engine.kernel import kernel as k
 from moesim.engine.programs.durations import Placement, queue_of
 from moesim.hardware import Path
 
-__all__ = ["Helper", "VisitTables"]
+__all__ = ["Helper", "VisitTables", "crossing"]
 
 
 class Helper:
@@ -137,11 +137,11 @@ class VisitTables:
         self._tokens = most = max(64, 1 << int(most).bit_length())
         tokens = np.arange(most + 1)
         parts = [self.shared(tokens)]
-        parts.append(_crossing(self.down, tokens * self.id_bytes) if self.down is not None else np.zeros_like(tokens))
+        parts.append(crossing(self.down, tokens * self.id_bytes) if self.down is not None else np.zeros_like(tokens))
         scratch = k.X_HEADER + 2 * len(self.helpers)
         parts_at = scratch + 2 * len(self.helpers)
         for helper in self.helpers:
-            parts += [_crossing(helper.out, tokens * self.token_bytes), _crossing(helper.back, tokens * self.token_bytes)]
+            parts += [crossing(helper.out, tokens * self.token_bytes), crossing(helper.back, tokens * self.token_bytes)]
         offsets = [parts_at + number * len(tokens) for number in range(len(parts))]
         head = [offsets[0], offsets[1], scratch, k.X_HEADER, *offsets[2:], *[0] * (2 * len(self.helpers))]
         whole = np.concatenate([np.array(head, dtype=np.int64), *parts])
@@ -157,6 +157,6 @@ class VisitTables:
         return np.array(numbers, dtype=np.int64) if self._arrays else numbers
 
 
-def _crossing(path: Path, nbytes: NDArray[np.floating[Any]]) -> IntArray:
+def crossing(path: Path, nbytes: NDArray[np.floating[Any]]) -> IntArray:
     """ps of activation copies of `nbytes` [V]; 0 where there is nothing to send."""
     return to_ps(path.seconds(nbytes), f"a copy of activations from {path.source} to {path.target}")

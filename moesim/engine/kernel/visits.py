@@ -106,7 +106,7 @@ def visit_rows(
     device: IntArray,
     times: ExpertTimes,
     kinds: IntArray,
-    resident: BoolArray,
+    resident: BoolArray | IntArray,
     flying: IntArray | None,
     answers: Answers,
     data: int,
@@ -115,7 +115,8 @@ def visit_rows(
     """`R` of the kernel for some visits [V, E] from number `data` on.
 
     `kinds`: of the copies that are uploaded or read in place, `odd` if these are not the stored ones; `resident`: copies in GPU
-    memory that serve; `flying`: how the engine refers to copies on their way there (None: there are none).
+    memory that serve, or what the kernel calls them; `flying`: how the engine refers to copies on their way there (None: there
+    are none).
     """
     size, experts = counts.size, counts.shape[1]
     rows = np.empty(k.R_HEADER + k.R_FIELDS * size, dtype=np.int64)

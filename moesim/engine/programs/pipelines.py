@@ -19,7 +19,7 @@ from moesim.engine.context import Context
 from moesim.engine.passes import Pass
 from moesim.engine.programs.attention import Chain, Chains, Stage
 from moesim.engine.programs.durations import ExpertTimes, queue_of, usage_of
-from moesim.engine.programs.plan_visit import SideWork, VisitWork
+from moesim.engine.programs.plan_visit import HelperWork, VisitWork
 from moesim.engine.programs.pre_expert import Copy, Structure
 from moesim.engine.programs.program import BULK, EARLY, FIRST, JOIN, Operation, label_of
 from moesim.errors import PolicyError
@@ -273,7 +273,7 @@ class PassBuilder:
             return []
         chains, whole = self._structure.chains, int(copies.sum())
         stages = [stage for kind in chains for chain in kind for stage in chain.sides()]
-        alone = all(stage.lane != self.up for stage in stages) and not self._work.sides
+        alone = all(stage.lane != self.up for stage in stages) and not self._work.helpers
         if alone and self.groups == 1 and self.style.ahead:
             return [(whole, 1.0)]
         count = max(_SHARED_PIECES, sum(len(chain.stages[0].service) for chain in chains[0]) if chains else 1)
@@ -320,49 +320,49 @@ class PassBuilder:
         """What other devices compute in a visit, with reading back the routing and activations out and back; its ends."""
         known = ready
         ends: Ops = ()
-        for part in self._work.sides:
+        for part in self._work.helpers:
             if not part.tokens[row]:
                 continue
             if known == ready and self._work.ids[row]:
-                usage = self._ids_usage(row)
-                known = (self._add(self._work.down_queue, int(self._work.ids[row]), ready, "expert ids", usage),)
+                known = self._read_back(row, ready)
             late = self._late(part, row)
             waits = self._seconds_of(part, row, late)
             layer, read_by = row // self.groups, self.context.placement.read_by
             out = self._crossing(part, row, known, out=True)
-            drawn = read_by(part.side.index, part.runs[row] & ~late, layer)
-            now = self._add(part.side.name, int(part.work[row]) - waits, out, "experts", drawn)
+            drawn = read_by(part.helper.index, part.runs[row] & ~late, layer)
+            now = self._add(part.helper.name, int(part.work[row]) - waits, out, "experts", drawn)
             ends += self._crossing(part, row, (now,), out=False)
             if waits:  # their results leave with those of the next layer
-                drawn = read_by(part.side.index, part.runs[row] & late, layer)
-                self._coming.append(self._add(part.side.name, waits, (now,), "deferred experts", drawn))
+                drawn = read_by(part.helper.index, part.runs[row] & late, layer)
+                self._coming.append(self._add(part.helper.name, waits, (now,), "deferred experts", drawn))
         return ends
 
-    def _late(self, part: SideWork, row: int) -> BoolArray:
+    def _late(self, part: HelperWork, row: int) -> BoolArray:
         """[E] a side's experts whose results may join the next layer."""
         if not self.style.deferred or self._stale is None:
             return np.zeros_like(part.runs[row])
         late: BoolArray = part.runs[row] & (self._stale[row] > 0)
         return late
 
-    def _seconds_of(self, part: SideWork, row: int, late: BoolArray) -> int:
+    def _seconds_of(self, part: HelperWork, row: int, late: BoolArray) -> int:
         """ps of the experts `late` [E] on a side."""
-        near_data = part.side.index in self.context.problem.ndp_index.values()
-        alone = (self._times.ndp_ps if near_data else self._times.cpu_ps)[row]
-        calls = 0 if part.side.fused else int(late.sum())
-        return int(alone[late].sum()) + calls * part.side.launch
+        alone = (self._times.ndp_ps if part.helper.near_data else self._times.cpu_ps)[row]
+        calls = 0 if part.helper.fused else int(late.sum())
+        return int(alone[late].sum()) + calls * part.helper.launch
 
-    def _crossing(self, part: SideWork, row: int, after: Ops, *, out: bool) -> Ops:
-        path, service = (part.side.out, part.out) if out else (part.side.back, part.back)
+    def _crossing(self, part: HelperWork, row: int, after: Ops, *, out: bool) -> Ops:
+        path, service = (part.helper.out, part.out) if out else (part.helper.back, part.back)
         if not service[row]:
             return after
         drawn = usage_of(path.usage, float(part.nbytes[row]))
         return (self._add(queue_of(path), int(service[row]), after, "activations", drawn),)
 
-    def _ids_usage(self, row: int) -> dict[str, float]:
-        down = self.context.bench.down
-        tokens = float(self.one.group_tokens[row % self.groups])
-        return usage_of(down.usage, tokens * self.context.bench.id_bytes) if down is not None else {}
+    def _read_back(self, row: int, ready: Ops) -> Ops:
+        """The host reads the routing of a visit."""
+        tables, tokens = self.context.tables, float(self.one.group_tokens[row % self.groups])
+        assert tables.down is not None
+        drawn = usage_of(tables.down.usage, tokens * tables.id_bytes)
+        return (self._add(queue_of(tables.down), int(self._work.ids[row]), ready, "expert ids", drawn),)
 
 
 def _all(ends: Sequence[Ops]) -> Ops:

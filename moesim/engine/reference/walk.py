@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from moesim.arrays import IntArray
 from moesim.engine.books.sums import VisitBooks
 from moesim.engine.kernel import kernel as k
@@ -34,6 +36,13 @@ class ReferenceWalk(ReferenceEngine):
         self._tables, self._books, self._templates = tables, books, templates
         self._visits = visits.reshape(-1, k.V_WIDTH).tolist()
         self._row, self._stage = 0, k.BEFORE
+
+    def measure(self, tables: VisitTables, books: VisitBooks, visits: IntArray, rows: IntArray) -> tuple[int, IntArray]:
+        """What devices have to do in visits that a program overlaps, as the kernel says."""
+        count = len(visits) // k.V_WIDTH
+        W = [0] * (count * (k.W_SIDES + 2 * len(tables.helpers)))
+        status = k.PLAIN.measure(tables.T, tables.X, books.B, [0] * k.CURSOR, rows.tolist(), visits.tolist(), W, count)
+        return int(status), np.array(W, dtype=np.int64).reshape(count, -1)
 
     def walk(self, rows: IntArray, stop: int, last: int) -> int:
         """Walks visits up to number `last` - 1, or to the stage `stop`; the stage reached. `rows` are read from `ROUTED` on."""
