@@ -120,8 +120,7 @@ def parts(points: GpuPoints, found: dict[str, Fitted], source: str) -> dict[str,
         return {key: (one.trust.share if key in _OF_PEAK else one.trust.shape)(one.values[key], said(text)) for key in keys}
 
     tiny = Value(quantity(points.launch, "s"), "measured", said("kernels over one number, launched in a row"))
-    experts, copies = found["experts"].values, found["copies"].values
-    together = min(points.both, copies["rate"] + copies["reverse"])
+    experts = found["experts"].values
     gpu = {
         "kind": "gpu",
         "compute": Value(quantity(points.peak, "FLOP/s"), "measured", said("largest bfloat16 product, no data sheet")),
@@ -147,15 +146,20 @@ def parts(points: GpuPoints, found: dict[str, Fitted], source: str) -> dict[str,
         "usable": Value(0.94, "assumed", "context and allocator keep about 6 %, range 3-10 %"),
         "read": Value(quantity(points.read, "B/s"), "measured", said("the better of a sum and a copy")),
     }
-    trust = found["copies"].trust
-    text = f"fit of pinned copies, test points {found['copies'].tested.median:.1%} median"
-    link = {
+    return {"gpu": gpu, "memory": memory, "link": _link(points, found["copies"], said)}
+
+
+def _link(points: GpuPoints, copies: Fitted, said: Callable[[str], str]) -> dict[str, Any]:
+    """The link between host and GPU; `said` completes the source of a value."""
+    rates, trust = copies.values, copies.trust
+    together = min(points.both, rates["rate"] + rates["reverse"])
+    text = f"fit of pinned copies, test points {copies.tested.median:.1%} median"
+    return {
         "kind": "link",
-        "rate": trust.rate(copies["rate"], "B/s", said(f"to the GPU, {text}")),
-        "reverse": trust.rate(copies["reverse"], "B/s", said(f"to the host, {text}")),
+        "rate": trust.rate(rates["rate"], "B/s", said(f"to the GPU, {text}")),
+        "reverse": trust.rate(rates["reverse"], "B/s", said(f"to the host, {text}")),
         "both": Value(quantity(together, "B/s"), "measured", said("both directions at once, in sum")),
-        "setup": trust.shape(quantity(copies["setup"], "s"), said(text)),
-        "floor": trust.shape(quantity(copies["floor"], "s"), said(text)),
+        "setup": trust.shape(quantity(rates["setup"], "s"), said(text)),
+        "floor": trust.shape(quantity(rates["floor"], "s"), said(text)),
         "serial": True,
     }
-    return {"gpu": gpu, "memory": memory, "link": link}

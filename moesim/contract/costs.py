@@ -203,7 +203,7 @@ class Costs:
         programs = self.runtime.gpu
         return np.asarray(time + programs.step + programs.request * np.asarray(tokens, dtype=np.float64))
 
-    def core(
+    def core(  # noqa: PLR0913
         self, device: str, flops: Any, kv_bytes: Any, phase: Phase, tier: str,
         *, sequences: Any = 0, mixed: Any = False, tokens: Any = 0,
     ) -> FloatArray:  # fmt: skip

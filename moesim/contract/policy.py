@@ -154,7 +154,7 @@ class Visit:
 
     __slots__ = ("copy", "counts", "cpu", "foreseen", "gpu", "index", "layer", "ndp", "phase", "resident", "tokens")
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         index: int,
         phase: str,

@@ -46,7 +46,7 @@ class Outcome:
     """Who composed the steps."""
 
 
-def simulate(
+def simulate(  # noqa: PLR0913
     problem: Problem,
     policy: Policy,
     routing: RoutingTable,

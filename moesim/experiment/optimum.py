@@ -48,9 +48,7 @@ def optimize(
     mistakes, and where no axis has numbers.
     """
     this = plan(source)
-    searched = [axis for axis in this.axes if len(axis.columns) == 1 and _scale(axis) != "categories"]
-    if not searched:
-        raise InputError(Mistake("no axis has numbers to search between; write a range or a list of numbers", "axes"))
+    searched = _searched(this)
     if rounds < 0:
         raise InputError(Mistake(f"{rounds} rounds are not a search; write 0 or more", file="--rounds"))
     document = {**this.document, "design": {"kind": "search", "rounds": rounds, "start": this.document["design"]}}
@@ -69,15 +67,26 @@ def optimize(
             break
         effort.complete(this.planner.tasks, progress=progress)
     document["points"] = len(this.planner.rows)
-    rows = effort.rows(this.planner.rows)
+    return effort.keep(_answered(document, effort.rows(this.planner.rows), searched))
+
+
+def _searched(this: Plan) -> list[Dimension]:
+    """The axes of numbers; InputError where there is none."""
+    searched = [axis for axis in this.axes if len(axis.columns) == 1 and _scale(axis) != "categories"]
+    if not searched:
+        raise InputError(Mistake("no axis has numbers to search between; write a range or a list of numbers", "axes"))
+    return searched
+
+
+def _answered(document: dict[str, Any], rows: list[dict[str, Any]], searched: Sequence[Dimension]) -> SweepResult:
+    """The result of all points, with the optimum of each policy and the settings that keep the constraints nowhere."""
     result = SweepResult.of(document, rows)
-    found = [cell for cell in cells(document, rows) if not cell.bound]
-    groups = _groups(found, searched)
+    groups = _groups([cell for cell in cells(document, rows) if not cell.bound], searched)
     optima = [_optimum(searched, group, document) for group in groups if _leader(group) is not None]
-    result.answer["optimum"] = sorted(optima, key=lambda one: -_sign(document) * one["mean"])
+    result.answer["optimum"] = sorted(optima, key=lambda optimum: -_sign(document) * optimum["mean"])
     result.answer["out_of_reach"] = [_nowhere(searched, group) for group in groups if _leader(group) is None]
     result.answer["sentences"] = [*optimum_sentences(document, result.answer), *result.answer["sentences"][1:]]
-    return effort.keep(result)
+    return result
 
 
 def _scale(axis: Dimension) -> str:

@@ -74,4 +74,15 @@ def _fit(
     valid = {"bytes": (float(nbytes.min()), float(nbytes.max()))}
     units = {parameter.name: parameter.unit for parameter in wanted}
     subject = f"host to GPU, {memory}, PCIe 4 x16"
-    return Fit("copies", subject, law, values, units, published.PLATFORM, split, fitted, tested, valid)
+    return Fit(
+        component="copies",
+        subject=subject,
+        law=law,
+        parameters=values,
+        units=units,
+        source=published.PLATFORM,
+        split=split,
+        fitted=fitted,
+        tested=tested,
+        valid=valid,
+    )

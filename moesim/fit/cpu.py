@@ -5,7 +5,8 @@ Knows published points and the kernel's cost model.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,6 +28,16 @@ _PARAMETERS = (
 )
 
 
+class _Points(NamedTuple):
+    """Published points of one subject, and the half that is fitted on."""
+
+    subject: str
+    seconds: FloatArray
+    fitted: BoolArray
+    source: str
+    split: str
+
+
 def kernel(fit: Fit) -> Kernel:
     """The kernel that a fit found."""
     return Kernel.model_validate({**fit.parameters, "valid_tokens": fit.valid.get("tokens per expert")})
@@ -37,7 +48,8 @@ def curve(name: str) -> Fit:
     tokens = np.array(published.CPU_TOKENS, dtype=np.float64)
     seconds = tokens * _EXPERT / (np.array(published.CPU_CURVES[name]) * 1e12)
     split = f"1, 4, 16, 64, 256 and 1,024 tokens per expert fitted: {ALTERNATE}"
-    return _fit(f"Xeon 8452Y {name}", _EXPERT, tokens, seconds, alternate(len(tokens)), published.CPU_SOURCE, split)
+    points = _Points(f"Xeon 8452Y {name}", seconds, alternate(len(tokens)), published.CPU_SOURCE, split)
+    return _fit(points, tokens, _EXPERT, {})
 
 
 def layer(name: str) -> Fit:
@@ -48,28 +60,21 @@ def layer(name: str) -> Fit:
     tokens, seconds = np.arange(1.0, 9.0), np.array(published.CPU_LAYER[name])
     split = f"1, 3, 5 and 7 tokens per expert fitted: {ALTERNATE}"
     fixed = {key: curve("amx_tuned")[key] for key in ("rate", "q")} if name == "amx" else {}
-    return _fit(f"2 x Xeon 8452Y {name}", 256 * _EXPERT, tokens, seconds, alternate(8), published.LAYER_SOURCE, split, fixed)
+    points = _Points(f"2 x Xeon 8452Y {name}", seconds, alternate(8), published.LAYER_SOURCE, split)
+    return _fit(points, tokens, 256 * _EXPERT, fixed)
 
 
-def _fit(
-    subject: str,
-    weights: float,
-    tokens: FloatArray,
-    seconds: FloatArray,
-    chosen: BoolArray,
-    source: str,
-    split: str,
-    fixed: Values | None = None,
-) -> Fit:
-    known = dict(fixed or {})
-    wanted = [parameter for parameter in _PARAMETERS if parameter.name not in known]
+def _fit(points: _Points, tokens: FloatArray, weights: float, fixed: Values) -> Fit:
+    """The curve of a kernel over the tokens per expert; parameters in `fixed` keep their values."""
+    searched = [parameter for parameter in _PARAMETERS if parameter.name not in fixed]
 
     def predict(values: Values) -> FloatArray:
-        return Kernel.model_validate({**known, **values}).seconds(tokens, weights, weights, None)
+        return Kernel.model_validate({**fixed, **values}).seconds(tokens, weights, weights, None)
 
-    values = {**least_squares(predict, seconds, chosen, wanted, robust=None), **known}
+    values = {**least_squares(predict, points.seconds, points.fitted, searched, robust=None), **fixed}
     values = {parameter.name: values[parameter.name] for parameter in _PARAMETERS}
-    return _made(subject, _LAW, values, _PARAMETERS, source, split, predict, seconds, chosen, tokens)
+    fit = _fit_of(points, _LAW, _PARAMETERS, values, predict(values))
+    return replace(fit, valid={"tokens per expert": (float(tokens.min()), float(tokens.max()))})
 
 
 def packed() -> Fit:
@@ -77,15 +82,16 @@ def packed() -> Fit:
     names = list(published.FORMATS)
     seconds = np.array([published.FORMATS[name][0] for name in names])
     chosen = named(names, ["fp16", "q2_k"])
-    wanted = (_PARAMETERS[0], Parameter("unpack", "weights/s", (1e12,), 0.05e12, 100e12))
+    parameters = (_PARAMETERS[0], Parameter("unpack", "weights/s", (1e12,), 0.05e12, 100e12))
 
     def predict(values: Values) -> FloatArray:
         return np.array([predicted_packed(values, name) for name in names])
 
-    values = least_squares(predict, seconds, chosen, wanted, robust=None)
+    values = least_squares(predict, seconds, chosen, parameters, robust=None)
     split = "fitted on fp16 and q2_k, the other six formats are the test"
-    law, source = "bytes / bandwidth + weights / unpack (below 16 bits)", published.FORMATS_SOURCE
-    return _made("Xeon 6454S by format", law, values, wanted, source, split, predict, seconds, chosen)
+    points = _Points("Xeon 6454S by format", seconds, chosen, published.FORMATS_SOURCE, split)
+    law = "bytes / bandwidth + weights / unpack (below 16 bits)"
+    return _fit_of(points, law, parameters, values, predict(values))
 
 
 def predicted_packed(values: Values, name: str) -> float:
@@ -99,19 +105,18 @@ def stored_bytes(name: str) -> float:
     return 2 * _PACKED_WEIGHTS if name in ("fp16", "bf16") else seconds * bandwidth
 
 
-def _made(
-    subject: str,
-    law: str,
-    values: dict[str, float],
-    parameters: tuple[Parameter, ...],
-    source: str,
-    split: str,
-    predict: Callable[[Values], FloatArray],
-    seconds: FloatArray,
-    chosen: BoolArray,
-    tokens: FloatArray | None = None,
+def _fit_of(
+    points: _Points, law: str, parameters: tuple[Parameter, ...], values: dict[str, float], predicted: FloatArray
 ) -> Fit:
-    found, units = predict(values), {parameter.name: parameter.unit for parameter in parameters}
-    valid = {} if tokens is None else {"tokens per expert": (float(tokens.min()), float(tokens.max()))}
-    fitted, tested = Residuals.of(found[chosen], seconds[chosen]), Residuals.of(found[~chosen], seconds[~chosen])
-    return Fit("CPU experts", subject, law, values, units, source, split, fitted, tested, valid)
+    chosen = points.fitted
+    return Fit(
+        component="CPU experts",
+        subject=points.subject,
+        law=law,
+        parameters=values,
+        units={parameter.name: parameter.unit for parameter in parameters},
+        source=points.source,
+        split=points.split,
+        fitted=Residuals.of(predicted[chosen], points.seconds[chosen]),
+        tested=Residuals.of(predicted[~chosen], points.seconds[~chosen]),
+    )

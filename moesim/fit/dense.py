@@ -46,25 +46,22 @@ def gemm(data: Path, system: str, dtype: str) -> Fit:
     wanted = [p for p in PARAMETERS if p.name in ("streaming", "efficiency", "q", "launch")]
     values = least_squares(predict, seconds, chosen, wanted)
     found, test = predict(values), large & ~chosen
-    groups = {
-        f"m {low} to {high - 1}": Residuals.of(found[some], seconds[some])
-        for low, high in ((1, 64), (64, 1024), (1024, 16384))
-        if (some := test & (m >= low) & (m < high)).any()
-    }
-    groups["left out: k > 8 n, too few tiles"] = Residuals.of(found[streamed & long], seconds[streamed & long])
-    groups["left out: weights within 1.5 last-level caches"] = Residuals.of(found[~streamed], seconds[~streamed])
+    kinds = {f"m {low} to {high - 1}": test & (m >= low) & (m < high) for low, high in ((1, 64), (64, 1024), (1024, 16384))}
+    kinds = {name: rows for name, rows in kinds.items() if rows.any()}
+    kinds["left out: k > 8 n, too few tiles"] = streamed & long
+    kinds["left out: weights within 1.5 last-level caches"] = ~streamed
     return Fit(
-        "GPU GEMM",
-        f"{system} {dtype}",
-        _LAW,
-        values,
-        {p.name: p.unit for p in wanted},
-        "aiconfigurator-core 0.12.0 GEMM tables",
-        f"weights above 1.5 last-level caches, k <= 8 n: {ALTERNATE}",
-        Residuals.of(found[chosen], seconds[chosen]),
-        Residuals.of(found[test], seconds[test]),
-        {"m": (float(m.min()), float(m.max()))},
-        groups,
+        component="GPU GEMM",
+        subject=f"{system} {dtype}",
+        law=_LAW,
+        parameters=values,
+        units={p.name: p.unit for p in wanted},
+        source="aiconfigurator-core 0.12.0 GEMM tables",
+        split=f"weights above 1.5 last-level caches, k <= 8 n: {ALTERNATE}",
+        fitted=Residuals.of(found[chosen], seconds[chosen]),
+        tested=Residuals.of(found[test], seconds[test]),
+        valid={"m": (float(m.min()), float(m.max()))},
+        groups={name: Residuals.of(found[rows], seconds[rows]) for name, rows in kinds.items()},
     )
 
 
@@ -90,15 +87,15 @@ def attention(data: Path) -> Fit:
     values = least_squares(predict, seconds, chosen, wanted, robust=None)
     predicted = predict(values)
     return Fit(
-        "GPU attention",
-        "RTX PRO 6000, Mixtral-8x7B layer, prefill",
-        "launch + projections + causal core FLOP / (efficiency P)",
-        values,
-        {p.name: p.unit for p in wanted},
-        published.PLATFORM,
-        "fitted on contexts of 128, 2,048 and 16,384 tokens, the other three are the test",
-        Residuals.of(predicted[chosen], seconds[chosen]),
-        Residuals.of(predicted[~chosen], seconds[~chosen]),
-        {"context": (float(context.min()), float(context.max()))},
+        component="GPU attention",
+        subject="RTX PRO 6000, Mixtral-8x7B layer, prefill",
+        law="launch + projections + causal core FLOP / (efficiency P)",
+        parameters=values,
+        units={p.name: p.unit for p in wanted},
+        source=published.PLATFORM,
+        split="fitted on contexts of 128, 2,048 and 16,384 tokens, the other three are the test",
+        fitted=Residuals.of(predicted[chosen], seconds[chosen]),
+        tested=Residuals.of(predicted[~chosen], seconds[~chosen]),
+        valid={"context": (float(context.min()), float(context.max()))},
         notes=("the launch is that of an eager block of kernels: projections, norms and rotations among them",),
     )

@@ -6,7 +6,7 @@ Knows the measured tables and the cost models; a layer is `launch` plus the sum 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -215,7 +215,17 @@ def _blank(system: str, dtype: str, framework: str | None, values: dict[str, flo
     units = {parameter.name: parameter.unit for parameter in PARAMETERS}
     split = "rows above 1.5 last-level caches: every second one of each distribution fitted, the others test"
     none = Residuals.of([], [])
-    return Fit("GPU experts", f"{system} {dtype}, {kernels}", _LAW, values, units, points.MOE_SOURCE, split, none, none)
+    return Fit(
+        component="GPU experts",
+        subject=f"{system} {dtype}, {kernels}",
+        law=_LAW,
+        parameters=values,
+        units=units,
+        source=points.MOE_SOURCE,
+        split=split,
+        fitted=none,
+        tested=none,
+    )
 
 
 def _reported(
@@ -235,19 +245,13 @@ def _reported(
     if not large.all():
         groups["left out: weights within 1.5 last-level caches"] = over(~large)
     old, tokens = made.fit, rows.tokens[np.repeat(large, np.diff([*rows.starts, len(rows.tokens)]))]
-    fit = Fit(
-        old.component,
-        old.subject,
-        old.law,
-        old.parameters,
-        old.units,
-        old.source,
-        old.split,
-        over(chosen),
-        over(test),
-        {"tokens per expert": (float(tokens.min()), float(tokens.max()))},
-        groups,
-        _notes(made, over(test, plain)),
+    fit = replace(
+        old,
+        fitted=over(chosen),
+        tested=over(test),
+        valid={"tokens per expert": (float(tokens.min()), float(tokens.max()))},
+        groups=groups,
+        notes=_notes(made, over(test, plain)),
     )
     roof = Roofline(**{**made.roofline.model_dump(), "valid_tokens": fit.valid["tokens per expert"]})
     return ExpertFit(fit, roof, made.launch, made.tables, over(test, plain))
@@ -284,17 +288,17 @@ def qwen_layer(data: Path) -> Fit:
         groups[f"{number:g} experts"] = Residuals.of(found[some], seconds[some])
     groups["left out: weights within 1.5 last-level caches"] = Residuals.of(found[~large], seconds[~large])
     return Fit(
-        "GPU experts",
-        "RTX PRO 6000, Qwen3-30B-A3B BF16, vLLM 0.19",
-        _LAW,
-        values,
-        {p.name: p.unit for p in wanted},
-        "casys-kaist/LLMServingSim 5daddb21a545 (KAIST), MoE profile",
-        f"32 experts and more: {ALTERNATE}",
-        Residuals.of(found[chosen], seconds[chosen]),
-        Residuals.of(found[test], seconds[test]),
-        {"tokens per expert": (float(each[large].min()), float(each[large].max()))},
-        groups,
+        component="GPU experts",
+        subject="RTX PRO 6000, Qwen3-30B-A3B BF16, vLLM 0.19",
+        law=_LAW,
+        parameters=values,
+        units={p.name: p.unit for p in wanted},
+        source="casys-kaist/LLMServingSim 5daddb21a545 (KAIST), MoE profile",
+        split=f"32 experts and more: {ALTERNATE}",
+        fitted=Residuals.of(found[chosen], seconds[chosen]),
+        tested=Residuals.of(found[test], seconds[test]),
+        valid={"tokens per expert": (float(each[large].min()), float(each[large].max()))},
+        groups=groups,
     )
 
 
@@ -313,14 +317,14 @@ def eager_experts() -> Fit:
     values = least_squares(predict, seconds, chosen, wanted, robust=None)
     found = predict(values)
     return Fit(
-        "GPU experts",
-        "RTX PRO 6000, Mixtral-8x7B BF16, eager loop",
-        _LAW,
-        values,
-        {p.name: p.unit for p in wanted},
-        published.PLATFORM,
-        f"tokens per expert 1, 16, 128, 312 and 9,555 fitted: {ALTERNATE}",
-        Residuals.of(found[chosen], seconds[chosen]),
-        Residuals.of(found[~chosen], seconds[~chosen]),
-        {"tokens per expert": (float(tokens.min()), float(tokens.max()))},
+        component="GPU experts",
+        subject="RTX PRO 6000, Mixtral-8x7B BF16, eager loop",
+        law=_LAW,
+        parameters=values,
+        units={p.name: p.unit for p in wanted},
+        source=published.PLATFORM,
+        split=f"tokens per expert 1, 16, 128, 312 and 9,555 fitted: {ALTERNATE}",
+        fitted=Residuals.of(found[chosen], seconds[chosen]),
+        tested=Residuals.of(found[~chosen], seconds[~chosen]),
+        valid={"tokens per expert": (float(tokens.min()), float(tokens.max()))},
     )

@@ -52,7 +52,18 @@ def _latency(
     found, units = predict(values), {"latency": "s", "k": "", "eps": ""}
     fitted, tested = Residuals.of(found[chosen], seconds[chosen]), Residuals.of(found[~chosen], seconds[~chosen])
     valid = {"load / maximum": (float(load.min()), float(load.max()))}
-    return Fit("memory under load", subject, _LAW, {"latency": idle, **values}, units, source, split, fitted, tested, valid)
+    return Fit(
+        component="memory under load",
+        subject=subject,
+        law=_LAW,
+        parameters={"latency": idle, **values},
+        units=units,
+        source=source,
+        split=split,
+        fitted=fitted,
+        tested=tested,
+        valid=valid,
+    )
 
 
 def cxl_rates(data: Path) -> Fit:
@@ -72,16 +83,16 @@ def cxl_rates(data: Path) -> Fit:
     values = least_squares(predict, reached, chosen, wanted, robust=None)
     found = predict(values)
     return Fit(
-        "CXL device alone",
-        "CXL expander, saturated",
-        "min(read / share, write / (1 - share), total)",
-        values,
-        {p.name: p.unit for p in wanted},
-        "bsc-mem/Mess-simulator curves_src/cxl (Micron's detailed simulation)",
-        "fitted on 98 and 70 % reads, 46 % is the test",
-        Residuals.of(found[chosen], reached[chosen]),
-        Residuals.of(found[~chosen], reached[~chosen]),
-        {"share of reads": (0.46, 0.98)},
+        component="CXL device alone",
+        subject="CXL expander, saturated",
+        law="min(read / share, write / (1 - share), total)",
+        parameters=values,
+        units={p.name: p.unit for p in wanted},
+        source="bsc-mem/Mess-simulator curves_src/cxl (Micron's detailed simulation)",
+        split="fitted on 98 and 70 % reads, 46 % is the test",
+        fitted=Residuals.of(found[chosen], reached[chosen]),
+        tested=Residuals.of(found[~chosen], reached[~chosen]),
+        valid={"share of reads": (0.46, 0.98)},
     )
 
 

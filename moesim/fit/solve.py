@@ -52,7 +52,7 @@ class Parameter(NamedTuple):
     high: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Fit:
     """A fitted component: what was found, from what, and how well it holds on points that were not used."""
 

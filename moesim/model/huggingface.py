@@ -40,11 +40,7 @@ def read_config(
     unread key may deny, a model without experts of an unknown family, an encoder-decoder, or a feature whose sums would come
     out wrong.
     """
-    if not isinstance(mapping, Mapping):
-        raise InputError(Mistake(f"a config.json is an object of keys and values, not {type(mapping).__name__}"))
-    blocks = as_one_expert(mapping)
-    fields = Fields(mapping if blocks is None else blocks)
-    refuse(fields, dense=blocks is not None)
+    fields = _fields(mapping)
     modelled = not fields.mistakes
     kinds = read_layers(fields)
     hidden = fields.integer("hidden", "the width of the hidden state", _HIDDEN)
@@ -71,6 +67,16 @@ def read_config(
     model = model.with_precision(stored.precision(model))
     _warn(model, [path for path, _ in unread if path not in blamed])
     return model
+
+
+def _fields(mapping: Mapping[str, Any]) -> Fields:
+    """The keys of the configuration; a dense model reads as one of a single expert."""
+    if not isinstance(mapping, Mapping):
+        raise InputError(Mistake(f"a config.json is an object of keys and values, not {type(mapping).__name__}"))
+    blocks = as_one_expert(mapping)
+    fields = Fields(mapping if blocks is None else blocks)
+    refuse(fields, dense=blocks is not None)
+    return fields
 
 
 def _warn(model: Architecture, unread: list[str]) -> None:

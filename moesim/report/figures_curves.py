@@ -83,7 +83,7 @@ def threshold_curve(
 
 
 @styled
-def sweep_curve(
+def sweep_curve(  # noqa: PLR0913
     table: Mapping[str, Any],
     *,
     x: str,

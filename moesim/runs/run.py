@@ -92,7 +92,7 @@ def problem_of(this: LoadedScenario, job: Job, routing: RoutingTable) -> Problem
     )
 
 
-def run_loaded(
+def run_loaded(  # noqa: PLR0913
     this: LoadedScenario,
     *,
     timeline: bool = False,
@@ -109,46 +109,53 @@ def run_loaded(
     (`1 s..1.2 s`) keeps only that stretch of a timeline.
     """
     begin = time.perf_counter()
-    if policy is not None:
-        this = with_own_runtime(this, policy)
-    scenario = this.scenario
-    keep = timeline or scenario.simulation.timeline
-    stretch = None if window is None else _stretch(window, keep)
+    this = this if policy is None else with_own_runtime(this, policy)
+    options = _options(this.scenario, timeline, window)
     job, routing = this.build()
-    chosen = scenario.policy if policy is None else policy
+    chosen = this.scenario.policy if policy is None else policy
     problem = problem_of(this, job, routing)
     try:
-        outcome = simulate(
-            problem,
-            chosen,
-            routing,
-            engine=scenario.simulation.engine,
-            timeline=keep,
-            window=stretch,
-            faults=scenario.faults,
-            schedule=getattr(scenario.workload, "schedule", Rounds),
-            progress=progress,
-        )
+        outcome = simulate(problem, chosen, routing, progress=progress, **options)
     except InputError as error:
         raise this.located(InputError(*(_under_policy(mistake) for mistake in error.mistakes))) from None
-    bound_s, unbounded = _bound(problem, outcome) if bound else (None, [])
     name = policy_name or policy_label(chosen)
-    facts = RunFacts(
-        policy=name,
+    facts = _facts(this, job, problem, outcome, bound=bound)
+    about = {
+        "policy": name,
+        "wall_s": time.perf_counter() - begin,
+        "is_bound": is_bound(chosen),
+        "proven_gap": chosen.proven_gap(outcome.deployment.state),
+        "provenance": _provenance(this, to_plain(_repeatable(this, policy, name)), command),
+    }
+    return make_result(outcome.recorder, RunFacts(**{**facts, **about, "notes": [*routing.notes, *facts["notes"]]}))
+
+
+def _options(scenario: Scenario, timeline: bool, window: str | None) -> dict[str, Any]:
+    """What the engine takes from a scenario beside its parts."""
+    keep = timeline or scenario.simulation.timeline
+    return {
+        "engine": scenario.simulation.engine,
+        "timeline": keep,
+        "window": None if window is None else _stretch(window, keep),
+        "faults": scenario.faults,
+        "schedule": getattr(scenario.workload, "schedule", Rounds),
+    }
+
+
+def _facts(this: LoadedScenario, job: Job, problem: Problem, outcome: Outcome, *, bound: bool) -> dict[str, Any]:
+    """The fields of `RunFacts` that follow from what was run and from what came out."""
+    scenario = this.scenario
+    bound_s, unbounded = _bound(problem, outcome) if bound else (None, [])
+    return {
         **_names(scenario),
         **_requests(this, job, outcome),
-        bound_s=bound_s,
+        "bound_s": bound_s,
         **_spending(problem, outcome, _counted_tokens(job)),
-        bill=[line._asdict() for line in bill(scenario.hardware)],
-        lane_words={**lane_words(scenario.hardware), ARRIVALS: "waiting for requests"},
-        wall_s=time.perf_counter() - begin,
-        is_bound=is_bound(chosen),
-        proven_gap=chosen.proven_gap(outcome.deployment.state),
-        single_layer_batch=not job.attention,
-        provenance=_provenance(this, to_plain(_repeatable(this, policy, name)), command),
-        notes=[*routing.notes, *range_notes(problem, outcome), *outcome.faults, *unbounded],
-    )
-    return make_result(outcome.recorder, facts)
+        "bill": [line._asdict() for line in bill(scenario.hardware)],
+        "lane_words": {**lane_words(scenario.hardware), ARRIVALS: "waiting for requests"},
+        "single_layer_batch": not job.attention,
+        "notes": [*range_notes(problem, outcome), *outcome.faults, *unbounded],
+    }
 
 
 def _requests(this: LoadedScenario, job: Job, outcome: Outcome) -> dict[str, Any]:

@@ -45,18 +45,25 @@ def json_schema() -> Schema:
         definitions[name] = _part(definitions[name])
     own_memory = {"anyOf": [definitions[Gpu.__name__]["properties"]["memory"], _ref(Memory.__name__)]}
     definitions[Gpu.__name__]["properties"]["memory"] = own_memory
-    _relax(definitions[refs[Architecture]], {"config": {"type": "string", "description": "Path of a config.json or a .gguf."}})
-    stored = definitions[refs[Architecture]]["properties"]
-    stored["precision"] = {"anyOf": [_word("Of the whole model: Q4_K_M, fp8, '4.5 bits'."), stored["precision"]]}
-    definitions[refs[Architecture]]["additionalProperties"] = {
-        "type": "null",
-        "description": "A key of the config.json to leave out.",
-    }
+    _open_model(definitions[refs[Architecture]])
     for part, specs in kinds.items():
         for kind, spec in specs.items():
             _branch(definitions[refs[spec]], kind, required=part == "routing")
         definitions[part] = {"oneOf": [_ref(refs[spec]) for spec in specs.values()]}
     head = definitions.pop(refs[Head])["properties"]
+    return _whole(head, refs[System], refs[Runtime], refs[Architecture], definitions)
+
+
+def _open_model(model: Schema) -> None:
+    """A model may also be a file, a precision also a word; a key that is set to null leaves out one of the config.json."""
+    _relax(model, {"config": {"type": "string", "description": "Path of a config.json or a .gguf."}})
+    stored = model["properties"]
+    stored["precision"] = {"anyOf": [_word("Of the whole model: Q4_K_M, fp8, '4.5 bits'."), stored["precision"]]}
+    model["additionalProperties"] = {"type": "null", "description": "A key of the config.json to leave out."}
+
+
+def _whole(head: Schema, system: str, runtime: str, model: str, definitions: Schema) -> Schema:
+    """The schema of a file, whose parts refer to `definitions` by the names given."""
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "moesim scenario",
@@ -65,9 +72,9 @@ def json_schema() -> Schema:
         "properties": {
             "extends": {"type": "string", "description": "Scenario that this one changes: a path from this file, or a name."},
             **head,
-            "hardware": {"anyOf": [_word("Name of a hardware profile."), _ref(refs[System])]},
-            "runtime": {"anyOf": [_word("Name of a runtime, or 'own' for that of the policy's system."), _ref(refs[Runtime])]},
-            "model": {"anyOf": [_word("Name of a model, or path of a config.json or .gguf."), _ref(refs[Architecture])]},
+            "hardware": {"anyOf": [_word("Name of a hardware profile."), _ref(system)]},
+            "runtime": {"anyOf": [_word("Name of a runtime, or 'own' for that of the policy's system."), _ref(runtime)]},
+            "model": {"anyOf": [_word("Name of a model, or path of a config.json or .gguf."), _ref(model)]},
             "workload": {"anyOf": [_ref("workload"), _PARTIAL]},
             "policy": {"anyOf": [_word("Name of a policy, or module:Class."), _ref("policy"), *_plugins(), _PARTIAL]},
         },

@@ -194,20 +194,14 @@ def run_world(
     policy: Policy,
     *,
     engine: EngineKind = "auto",
-    frozen: bool = False,
-    between: Callable[[int], None] | None = None,
-    ids: IntArray | None = None,
-    predictions: Predictions | None = None,
-    all_seeing: bool = False,
+    **watching: Any,
 ) -> Run:
-    """Runs a policy in a world under watch; what it raises is kept, not raised. Parameters as in `Watched`."""
+    """Runs a policy in a world under watch; what it raises is kept, not raised. `watching`: parameters of `Watched`."""
     problem = world.problem()
-    if frozen:
+    if watching.get("frozen", False):
         _freeze(problem)
     run = Run(world, problem)
-    watched = cast(
-        "Policy", Watched(policy, run, frozen=frozen, between=between, ids=ids, predictions=predictions, all_seeing=all_seeing)
-    )
+    watched = cast("Policy", Watched(policy, run, **watching))
     try:
         run.outcome = simulate(problem, watched, world.routing, engine=engine)
     except Exception as error:  # whatever it is belongs to the report

@@ -72,7 +72,7 @@ RUNTIME = Runtime.model_validate({"gpu": {"launches": {"graph": 5e-6, "direct": 
 """A program whose calls to the GPU cost 5 us each, and a hand-over to the CPU 10 us."""
 
 
-def machine(
+def machine(  # noqa: PLR0913
     hbm: float = 1 * GB,
     ddr: float = 8 * GB,
     cxl: Mapping[str, tuple[float, float]] | None = None,

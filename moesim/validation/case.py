@@ -95,7 +95,7 @@ class Findings:
     """Why nothing was simulated: data that are not here. Then there are no rows, and the case neither passes nor fails."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Case:
     """Published numbers as data, and how they are simulated."""
 

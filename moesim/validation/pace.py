@@ -54,15 +54,14 @@ def pace(
     output: int,
     portion: int | None = None,
     sets: Mapping[str, Any] | None = None,
-    passes: int = 2,
 ) -> Pace:
     """The pace of `sequences` sequences; prefill is simulated for `portion` of them and taken as many times.
 
     Valid: prefill in equal portions one after another, decode that changes evenly with the context.
     """
-    some = min(portion or sequences, sequences)
-    first = prefill(scenario, policy, some, prompt, sets or {}) * sequences / some
-    return Pace(first, decode_step(scenario, policy, sequences, prompt + output // 2, sets or {}, passes))
+    simulated = min(portion or sequences, sequences)
+    first = prefill(scenario, policy, simulated, prompt, sets or {}) * sequences / simulated
+    return Pace(first, decode_step(scenario, policy, sequences, prompt + output // 2, sets or {}, passes=2))
 
 
 def through_point(seconds: Callable[[float], float], wanted: float, guess: float, other: float) -> float:

@@ -63,7 +63,12 @@ def _value(text: str) -> float:
 def test_a_section_marks_what_was_fitted_and_what_is_outside() -> None:
     rows = (Row("a", 1.0, 1.0, 0.1, fitted=True), Row("b | c", 1.0, 2.0, 0.1), Row("d", 20000.0, 20000.4, 0.1))
     case = Case(
-        "x", "component", "What it is.", "a paper", lambda: Findings(rows, arithmetic=("1 < 2",)), fitted="a rate, on a"
+        id="x",
+        kind="component",
+        summary="What it is.",
+        source="a paper",
+        runner=lambda: Findings(rows, arithmetic=("1 < 2",)),
+        fitted="a rate, on a",
     )
     text = section(run_case(case))
     assert text.splitlines()[0] == "## x"
@@ -76,7 +81,7 @@ def test_a_section_marks_what_was_fitted_and_what_is_outside() -> None:
 
 def test_the_table_leaves_fitted_rows_out_of_the_errors() -> None:
     rows = (Row("a", 1.0, 9.0, 10.0, fitted=True), Row("b", 1.0, 1.1, 0.2), Row("c", 1.0, 1.2, 0.3))
-    text = page([run_case(Case("x", "system", "s", "p", lambda: Findings(rows)))])
+    text = page([run_case(Case(id="x", kind="system", summary="s", source="p", runner=lambda: Findings(rows)))])
     assert "| [x](#x) | system | pass | 2 | 15 % | 20 % | nothing |" in text
 
 

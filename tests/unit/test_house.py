@@ -60,7 +60,9 @@ PLOTS = ("moesim.results.result", "moesim.report.figures")
 COMPILED = {"engine/kernel/kernel.py", "workload/draws/kernel.py"}
 """What numba compiles has to stand in one file, and its walks in one function."""
 LINES = 400
-FUNCTION = 60
+FUNCTION = 40
+LONG = {"sweep_curve", "threshold_curve", "expert_map", "layer_time", "_summary", "refresh"}
+"""Functions that are longer still, up to 60 lines."""
 FOLDER = 24
 
 
@@ -197,7 +199,7 @@ def test_modules_and_folders_stay_small() -> None:
             for node in ast.walk(module.tree):
                 if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                     length = (node.end_lineno or 0) - node.lineno + 1
-                    if length > FUNCTION:
+                    if length > (60 if node.name in LONG else FUNCTION):
                         yield f"{module.path}:{node.lineno}: {node.name} has {length} lines"
 
     _none(offenders())

@@ -18,7 +18,7 @@ GOOD, BAD = Row("good", 100.0, 104.0, 0.05), Row("bad", 100.0, 106.0, 0.05)
 
 
 def case(findings: Findings) -> Case:
-    return Case("a-case", "simulated", "what it is", "a paper", lambda: findings)
+    return Case(id="a-case", kind="simulated", summary="what it is", source="a paper", runner=lambda: findings)
 
 
 def result(*rows: Row, explanations: tuple[Explanation, ...] = ()) -> CaseResult:

@@ -38,49 +38,23 @@ class Buffers:
             at = self.M[k.AT_POOL] + pool * k.POOL_WIDTH
             self.M[at + k.FIRST_WAITING] = self.M[at + k.LAST_WAITING] = -1
 
-    def _lay_out(self) -> None:
-        """Fresh buffers for the present sizes; what was there keeps its numbers."""
-        old_i, old_f = self.M, self.F
-        resources, sizes = len(self.resources), self._sizes
+    def _places(self) -> tuple[dict[int, int], int, int]:
+        """Header field -> where its part begins or how large it is, for the present sizes; the lengths of both buffers."""
+        resources, sizes, lanes = len(self.resources), self._sizes, self._lanes
         width = k.OP_FIXED + resources
-        at_lane = k.HEADER
-        at_pool = at_lane + self._lanes * k.LANE_WIDTH
+        at_pool = k.HEADER + lanes * k.LANE_WIDTH
         at_op = at_pool + k.POOLS * k.POOL_WIDTH
         at_node = at_op + sizes[k.OP_SIZE] * width
         at_item = at_node + 2 * sizes[k.NODE_SIZE]
         at_log = at_item + sizes[k.ITEM_SIZE]
-        total = at_log + (sizes[k.LOG_SIZE] + self._lanes) * k.ROW_WIDTH
-        at_resource = self._lanes * k.LANE_FLOATS
+        at_resource = lanes * k.LANE_FLOATS
         at_demand = at_resource + 4 * resources
-        at_rate = at_demand + 2 * self._lanes
+        at_rate = at_demand + 2 * lanes
         at_log_rate = at_rate + sizes[k.OP_SIZE] * resources
-        floats = at_log_rate + sizes[k.LOG_SIZE] + self._lanes
-        self.M = np.zeros(total, dtype=np.int64) if self._arrays else [0] * total
-        self.F = np.zeros(floats) if self._arrays else [0.0] * floats
-        before = {}
-        if len(old_i):
-            self.M[:at_op] = old_i[:at_op]
-            self.F[:at_rate] = old_f[:at_rate]
-            before = {field: old_i[field] for field in (k.AT_OP, k.AT_NODE, k.AT_ITEM, k.AT_LOG, k.AT_LOG_RATE, *sizes)}
-            for start, field, each in (
-                (at_op, k.AT_OP, (k.OP_SIZE, width)),
-                (at_node, k.AT_NODE, (k.NODE_SIZE, 2)),
-                (at_item, k.AT_ITEM, (k.ITEM_SIZE, 1)),
-                (at_log, k.AT_LOG, (k.LOG_SIZE, k.ROW_WIDTH)),
-            ):
-                length = before[each[0]] * each[1]
-                self.M[start : start + length] = old_i[before[field] : before[field] + length]
-            length = before[k.OP_SIZE] * resources
-            self.F[at_rate : at_rate + length] = old_f[at_rate : at_rate + length]
-            length, start = before[k.LOG_SIZE], before[k.AT_LOG_RATE]
-            self.F[at_log_rate : at_log_rate + length] = old_f[start : start + length]
-        self._chain_free(k.OP_SIZE, k.OP_FREE, at_op, width, k.LINK_NEXT, before)
-        self._chain_free(k.NODE_SIZE, k.NODE_FREE, at_node, 2, 1, before)
         header = {
-            k.LANES: 0 if not before else self.M[k.LANES],
             k.RESOURCES: resources,
             k.OP_WIDTH: width,
-            k.AT_LANE: at_lane,
+            k.AT_LANE: k.HEADER,
             k.AT_POOL: at_pool,
             k.AT_OP: at_op,
             k.AT_NODE: at_node,
@@ -92,8 +66,39 @@ class Buffers:
             k.AT_DEMAND: at_demand,
             **sizes,
         }
+        return header, at_log + (sizes[k.LOG_SIZE] + lanes) * k.ROW_WIDTH, at_log_rate + sizes[k.LOG_SIZE] + lanes
+
+    def _lay_out(self) -> None:
+        """Fresh buffers for the present sizes; what was there keeps its numbers."""
+        old_i, old_f = self.M, self.F
+        header, total, floats = self._places()
+        self.M = np.zeros(total, dtype=np.int64) if self._arrays else [0] * total
+        self.F = np.zeros(floats) if self._arrays else [0.0] * floats
+        before: dict[int, int] = {}
+        if len(old_i):
+            before = {field: old_i[field] for field in header}
+            self._copy_from(old_i, old_f, before, header)
+        self._chain_free(k.OP_SIZE, k.OP_FREE, header[k.AT_OP], header[k.OP_WIDTH], k.LINK_NEXT, before)
+        self._chain_free(k.NODE_SIZE, k.NODE_FREE, header[k.AT_NODE], 2, 1, before)
+        self.M[k.LANES] = self.M[k.LANES] if before else 0
         for field, value in header.items():
             self.M[field] = value
+
+    def _copy_from(self, old_i: Any, old_f: Any, before: Mapping[int, int], header: Mapping[int, int]) -> None:
+        """Takes over what stood in the old buffers, whose header was `before`."""
+        self.M[: header[k.AT_OP]] = old_i[: header[k.AT_OP]]
+        self.F[: header[k.AT_RATE]] = old_f[: header[k.AT_RATE]]
+        for field, size, each in (
+            (k.AT_OP, k.OP_SIZE, header[k.OP_WIDTH]),
+            (k.AT_NODE, k.NODE_SIZE, 2),
+            (k.AT_ITEM, k.ITEM_SIZE, 1),
+            (k.AT_LOG, k.LOG_SIZE, k.ROW_WIDTH),
+        ):
+            start, old, length = header[field], before[field], before[size] * each
+            self.M[start : start + length] = old_i[old : old + length]
+        for field, size, each in ((k.AT_RATE, k.OP_SIZE, len(self.resources)), (k.AT_LOG_RATE, k.LOG_SIZE, 1)):
+            start, old, length = header[field], before[field], before[size] * each
+            self.F[start : start + length] = old_f[old : old + length]
 
     def _chain_free(self, size: int, head: int, at: int, width: int, link: int, before: Mapping[int, int]) -> None:
         """Puts the new places in front of the free list."""

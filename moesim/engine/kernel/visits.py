@@ -101,7 +101,7 @@ def visits_of_pass(layers: IntArray, tokens: IntArray, templates: IntArray) -> I
     return np.stack([layers, tokens, templates, np.arange(len(layers))], axis=1).astype(np.int64).ravel()
 
 
-def visit_rows(
+def visit_rows(  # noqa: PLR0913
     counts: IntArray,
     device: IntArray,
     times: ExpertTimes,

@@ -223,7 +223,7 @@ class LayerScore(LayerCache):
         keys += share
 
 
-def deploy_cached(
+def deploy_cached(  # noqa: PLR0913
     problem: Problem,
     cut: BatchPlan,
     limit: int | None,

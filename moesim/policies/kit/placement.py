@@ -182,7 +182,7 @@ def _spread(
     return order
 
 
-def place(
+def place(  # noqa: PLR0913
     problem: Problem,
     *,
     resident: Choice | BoolArray | None = None,
@@ -208,28 +208,20 @@ def place(
     """
     cut = cut or portions(problem, movable=movable)
     sizes = problem.expert_bytes(alike=movable) if expert_bytes is None else expert_bytes
-    free = problem.gpu_free(cut) - reserve
-    if free < 0:
+    if (free := problem.gpu_free(cut) - reserve) < 0:
         raise too_large(problem, cut, float(sizes.mean()), reserve=reserve, masters=movable)
     held = np.asarray(resident) if isinstance(resident, np.ndarray) else (resident or nothing)(free, sizes)
     if float(sizes[held].sum()) > free:
         raise _too_many(problem, cut, int(held.sum()), float(sizes[held].sum()), reserve)
     uses = problem.popularity if scores is None else scores
-    if classes is None:
-        classes = [(np.ones(held.shape, dtype=np.bool_), everywhere(problem) if groups is None else groups)]
+    classes = classes or [(np.ones(held.shape, dtype=np.bool_), everywhere(problem) if groups is None else groups)]
     home = _homes(problem, cut, held, uses, sizes, classes)
     homeless = home < 0
     if homeless.any() and (movable or bool((homeless & ~held).any())):
         raise too_large(problem, cut, float(sizes.mean()), reserve=reserve, masters=movable)
     home[homeless] = problem.gpu_tier_index
-    return Deployment(
-        home=home,
-        resident=held,
-        expert_bytes=sizes,
-        plan=cut if pipeline is None else cut.piped(pipeline),
-        activation_compression=activation_compression,
-        state=state,
-    )
+    plan = cut if pipeline is None else cut.piped(pipeline)
+    return Deployment(home, held, sizes, plan, activation_compression=activation_compression, state=state)
 
 
 def _too_many(problem: Problem, cut: BatchPlan, count: int, needed: float, reserve: float) -> InputError:

@@ -89,7 +89,7 @@ def slots_in_host(problem: Problem, cut: BatchPlan, nbytes: float) -> int:
     return sum(max(int(room // nbytes), 0) for room in host_room(problem, cut).values())
 
 
-def portions(
+def portions(  # noqa: PLR0913
     problem: Problem,
     *,
     batch: int | None = None,
@@ -125,16 +125,24 @@ def portions(
         held = slots_in_host(problem, trial, size) + resident >= pairs
         return held and free >= floor and all(room >= 0 for room in host_room(problem, trial).values())
 
-    best, chosen = 0, problem.gpu_tier
-    for tier, floor in _candidates(problem, kv, spare, needed):
-        count = largest(lambda n, t=tier, f=floor: fits(n, t, f), wanted)  # type: ignore[misc]
-        if count > best:
-            best, chosen = count, tier
-        if best == wanted:
-            break
+    best, chosen = _roomiest(_candidates(problem, kv, spare, needed), fits, wanted) or (0, problem.gpu_tier)
     if best == 0 or (batch is not None and best < wanted):
         raise too_large(problem, cut(wanted if batch else 1, chosen), size, needed=needed, masters=movable)
     return cut(best, chosen)
+
+
+def _roomiest(
+    candidates: list[tuple[str, float]], fits: Callable[[int, str, float], bool], wanted: int
+) -> tuple[int, str] | None:
+    """The largest batch up to `wanted` that fits, and the first tier of the cache that it fits with; None without any."""
+    best: tuple[int, str] | None = None
+    for tier, floor in candidates:
+        count = largest(lambda n, t=tier, f=floor: fits(n, t, f), wanted)  # type: ignore[misc]
+        if count > (best[0] if best else 0):
+            best = count, tier
+        if count == wanted:
+            break
+    return best
 
 
 def _candidates(problem: Problem, kv: str | None, spare: float, needed: float) -> list[tuple[str, float]]:

@@ -120,7 +120,7 @@ def host_for_cache(problem: Problem) -> str:
     return hosts[0]
 
 
-def largest_batch(
+def largest_batch(  # noqa: PLR0913
     problem: Problem,
     made: Callable[[int], BatchPlan],
     limit: int,
@@ -217,7 +217,7 @@ class StreamedPolicy(Policy):
         """Everything on the GPU."""
         return stream_in_order(visit, view)
 
-    def cut_into(
+    def cut_into(  # noqa: PLR0913
         self,
         problem: Problem,
         batch: int,

@@ -85,28 +85,39 @@ def programme(costs: LayerCosts, block: Block, cut: BatchPlan, *, serial: bool, 
     Rows: the streams of prefill (up, down, compute) below T_pre, those of decode below T_gen, then room in GPU memory, in
     host memory (a share `host` of it) and on disk. Uploads from disk take the whole path to the GPU.
     """
-    problem = costs.problem
-    tokens, prefilled = float(block.sequences), cut.prefill.sequences or block.sequences
-    passes = -(-block.sequences // prefilled)
-    prompt = costs.tokens("prefill", prefilled)
-    disk = _disk(costs)
-    up_w, up_d = float(costs.upload(problem.experts)), _from_disk(costs, disk)
-    gpu = problem.system.gpu_name
-    hidden = problem.model.token_bytes
-    parts = prefilled / block.gpu_batch
-    rows = np.zeros((9, 11))
-    limits = np.zeros(9)
-    moved = float(costs.copy_in(hidden * prompt))
+    problem, disk = costs.problem, _disk(costs)
+    prefilled = cut.prefill.sequences or block.sequences
+    uploads = float(costs.upload(problem.experts)), _from_disk(costs, disk)
+    rows, limits = np.zeros((9, 11)), np.zeros(9)
+    limits[2] = _prefill_rows(costs, block, prefilled, uploads, rows)
+    limits[5] = _decode_rows(costs, block, uploads, rows, serial=serial)
+    _room(costs, block, cut, rows, limits, host, disk)
+    rounds, passes = -(-problem.job.requests // block.sequences), -(-block.sequences // prefilled)
+    cost = np.zeros(11)
+    cost[9], cost[10] = rounds * problem.layers * passes, rounds * problem.layers * max(costs.steps, 1e-9)
+    return Programme(cost, rows, limits)
+
+
+def _prefill_rows(costs: LayerCosts, block: Block, prefilled: int, uploads: tuple[float, float], rows: FloatArray) -> float:
+    """Fills the rows below T_pre; the limit of the last of them, which is the work of the GPU. `uploads`: s from host, disk."""
+    problem, gpu = costs.problem, costs.problem.system.gpu_name
+    prompt, (up_w, up_d) = costs.tokens("prefill", prefilled), uploads
+    moved = float(costs.copy_in(problem.model.token_bytes * prompt))
     rows[0, 1:3], rows[0, 7:9], rows[0, 9] = (up_w, up_d), moved, -1
     rows[1, 4:6], rows[1, 7:9], rows[1, 9] = float(costs.copy_out(costs.cache_written(prompt))), moved, -1
     rows[2, 9] = -1
     each = costs.tokens("prefill", block.gpu_batch)
     work = costs.dense(each) + costs.experts(each) + costs.core(gpu, "prefill", block.gpu_batch, problem.gpu_tier)
-    limits[2] = -float(parts * work)
-    # decode: uploads count in every row of T_gen, or in one of their own
-    moved = float(costs.copy_in(hidden * tokens))
+    return -float(prefilled / block.gpu_batch * work)
+
+
+def _decode_rows(costs: LayerCosts, block: Block, uploads: tuple[float, float], rows: FloatArray, *, serial: bool) -> float:
+    """Fills the rows below T_gen; the limit of the last of them, which is work outside attention. `uploads` as for prefill."""
+    problem, gpu, tokens = costs.problem, costs.problem.system.gpu_name, float(block.sequences)
+    # uploads count in every row of T_gen, or in one of their own
+    moved = float(costs.copy_in(problem.model.token_bytes * tokens))
     upload = np.zeros(11)
-    upload[1:3], upload[7:9] = (up_w, up_d), moved
+    upload[1:3], upload[7:9] = uploads, moved
     if not block.cpu_attention:
         upload[4:6] = float(costs.copy_in(costs.cache_read(tokens)))
     rows[3] = upload
@@ -114,15 +125,10 @@ def programme(costs: LayerCosts, block: Block, cut: BatchPlan, *, serial: bool, 
     rows[4, 4:6] = float(costs.copy_out(costs.cache_written(tokens)))
     rows[5, 3] = float(costs.core(gpu, "decode", tokens, problem.gpu_tier))
     rows[5, 4:6] = float(costs.cpu_attention(tokens, costs.host)) if block.cpu_attention else rows[5, 3]
-    limits[5] = -float(block.num_batches * (costs.dense(block.gpu_batch) + costs.experts(block.gpu_batch)))
     if serial:
         rows[4:6] += upload
     rows[3:6, 10] = -1
-    _room(costs, block, cut, rows, limits, host, disk)
-    rounds = -(-problem.job.requests // block.sequences)
-    cost = np.zeros(11)
-    cost[9], cost[10] = rounds * problem.layers * passes, rounds * problem.layers * max(costs.steps, 1e-9)
-    return Programme(cost, rows, limits)
+    return -float(block.num_batches * (costs.dense(block.gpu_batch) + costs.experts(block.gpu_batch)))
 
 
 def _room(

@@ -48,8 +48,10 @@ def test_a_wild_point_hardly_bends_a_robust_fit():
 def test_an_even_fit_lowers_the_worst_miss():
     measured = line({"setup": 2e-5, "rate": 2.5e10}) * [1.0, 1.0, 1.0, 1.1, 1.0]
     everything = np.ones(5, dtype=bool)
-    worst = [Residuals.of(line(least_squares(line, measured, everything, LINE, robust=None, even=even)), measured).worst
-             for even in (False, True)]  # fmt: skip
+    worst = [
+        Residuals.of(line(least_squares(line, measured, everything, LINE, robust=None, even=even)), measured).worst
+        for even in (False, True)
+    ]
     assert worst[1] < worst[0]
 
 
@@ -60,8 +62,18 @@ def test_parameters_stay_within_their_bounds():
 
 def test_a_profile_shows_value_unit_basis_and_source():
     good = Residuals(5, 0.01, 0.02, 0.03)
-    fit = Fit("copies", "a host", "law", {"rate": 27.4e9, "setup": 1.35e-5}, {"rate": "B/s", "setup": "s"}, "somebody",
-              "every second", good, good, {"tokens per expert": (1.0, 512.0)})  # fmt: skip
+    fit = Fit(
+        component="copies",
+        subject="a host",
+        law="law",
+        parameters={"rate": 27.4e9, "setup": 1.35e-5},
+        units={"rate": "B/s", "setup": "s"},
+        source="somebody",
+        split="every second",
+        fitted=good,
+        tested=good,
+        valid={"tokens per expert": (1.0, 512.0)},
+    )
     text = fit.to_profile(indent=2)
     said = 'basis: derived, source: "somebody, a host; every second: 1.0% median, 2.0% p90"'
     assert text.splitlines() == [

@@ -69,7 +69,7 @@ def test_one_power_that_is_not_known_leaves_no_energy(path: str) -> None:
     assert result.summary["energy_J"] is None
     assert result.summary["energy_known"] == pytest.approx(6 / 7)  # of two devices, three tiers and two links
     assert result.details["power_unknown"] == [path.removeprefix("hardware.")]
-    assert f"energy      not known without {path.removeprefix('hardware.')}" in run_table(result)
+    assert f"energy          not known without {path.removeprefix('hardware.')}" in run_table(result)
 
 
 def test_a_power_of_zero_is_known() -> None:
@@ -99,7 +99,7 @@ def test_cost_counts_electricity_where_the_energy_is_known_and_says_where_not() 
 def test_a_machine_with_a_part_of_its_prices_has_no_cost() -> None:
     result = moesim.run("quickstart", policy="lru", hardware="a10-xeon6438y-cxl", **SMALL)
     assert result.summary["cost_usd_per_Mtok"] is None
-    assert "cost        not known without devices.gpu.price" in run_table(result)
+    assert "cost            not known without devices.gpu.price" in run_table(result)
     priced = moesim.run(
         "quickstart", policy="lru", hardware="a10-xeon6438y-cxl", **SMALL, **{"hardware.devices.gpu.price": "0 USD"}
     )
