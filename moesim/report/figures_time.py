@@ -140,15 +140,8 @@ def lane_use(result: Result) -> Figure:
         axes.set_yticks([0, 1])
         percent_axis(axes.yaxis)
         axes.tick_params(axis="y", labelsize=0.87 * small())
-        axes.annotate(
-            folded(lane, 18),
-            (0, 0.5),
-            xytext=(-36, 0),
-            xycoords="axes fraction",
-            textcoords="offset points",
-            ha="right",
-            va="center",
-        )
+        name, offset = folded(lane, 18), (-36, 0)
+        axes.annotate(name, (0, 0.5), offset, "axes fraction", "offset points", ha="right", va="center")
         total = float(busy[lane].sum()) / float(ends[-1] - starts[0])
         axes.text(1.01, 0.5, percent(total), transform=axes.transAxes, va="center")
     set_title(strips[0], "lanes at work, share of each pass (in all: on the right)", panel=True)

@@ -52,7 +52,7 @@ class VisitWork:
     """[V] time in which the host reads the routing back: nothing that depends on it can leave the host before."""
 
 
-def work_of_visits(
+def work_of_visits(  # noqa: PLR0913
     tables: VisitTables,
     measured: IntArray,
     counts: IntArray,
