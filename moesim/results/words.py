@@ -27,6 +27,7 @@ _METRICS = {
     "makespan_s": ("makespan", "s"),
     "energy_J": ("energy", "J"),
     "cost_usd_per_Mtok": ("cost", "USD per million tokens"),
+    "machine_usd": ("price of the machine", "USD"),
     "hit_rate": ("hit rate", ""),
     "decode_hit_rate": ("hit rate while decoding", ""),
     "share_of_bound": ("share of the bound", ""),
@@ -341,7 +342,8 @@ def _means(result: SweepResult) -> tuple[list[str], list[list[str]]]:
     metric = experiment["metric"]
     names = [name for axis in experiment["axes"] for name in axis["columns"]]
     policies = ["policy"] if len(experiment["policies"]) > 1 or not names else []
-    header = [*names, *policies, metric, f"{100 * experiment['level']:g} % interval", "samples", "bottleneck"]
+    limits = [limit["metric"] for limit in experiment.get("constraints", ()) if limit["metric"] in means]
+    header = [*names, *policies, metric, f"{100 * experiment['level']:g} % interval", *limits, "samples", "bottleneck"]
     rows = []
     for index in range(len(means["samples"])):
         at = {name: means[name][index] for name in means}
@@ -350,6 +352,8 @@ def _means(result: SweepResult) -> tuple[list[str], list[list[str]]]:
         spread = f"{number(low)} to {number(high)}" if known else ""
         name = marked(str(at["policy"]), lossy=at.get("lossy") == "yes", bound=at.get("is_bound") == "yes")
         own = [name] if policies else []
-        last = [number(at.get(metric)), spread, str(at["samples"]), str(at.get("bottleneck.words") or at["bottleneck.lane"])]
+        kept = [number(at[name]) for name in limits]
+        holder = str(at.get("bottleneck.words") or at["bottleneck.lane"])
+        last = [number(at.get(metric)), spread, *kept, str(at["samples"]), holder]
         rows.append([*(number(at[column]) for column in names), *own, *last])
     return header, rows
