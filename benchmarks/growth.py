@@ -13,9 +13,9 @@ from moesim.engine import simulate
 __all__ = ["AXES", "GROWING", "slope"]
 
 FACTORS = (1, 2, 4, 8)
-AXES: dict[str, dict[str, Any]] = {
-    "layers": {"model": {"layers": 12}},
-    "experts": {"model": {"experts": 64}},
+AXES: dict[str, dict[str, int]] = {
+    "layers": {"layers": 12},
+    "experts": {"experts": 64},
     "requests": {"batch": 32},
     "tokens": {"passes": 8},
 }
@@ -37,11 +37,12 @@ def slope(policy: dict[str, Any], axis: str, repeats: int) -> dict[str, Any]:
 
 
 def _case(policy: dict[str, Any], axis: str, factor: int) -> Case:
-    (place, start), *_ = AXES[axis].items()
-    if isinstance(start, dict):
-        ((key, value),) = start.items()
-        return make_case(policy, 64, 16, model={key: value * factor})
-    return make_case(policy, **{"batch": 64, "passes": 16, place: start * factor})
+    ((place, start),) = AXES[axis].items()
+    size = start * factor
+    if place in ("batch", "passes"):
+        return make_case(policy, **{"batch": 64, "passes": 16, place: size})
+    model = {place: size} if place != "layers" else {"layers": size, "moe_layers": [*range(size)], "windows": [0] * size}
+    return make_case(policy, 64, 16, model=model)
 
 
 def _seconds(case: Case) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+from contextvars import ContextVar
 from functools import cache
 from itertools import pairwise
 from textwrap import dedent
@@ -11,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler
 
-__all__ = ["Spec", "descriptions"]
+__all__ = ["Spec", "bare_schema", "descriptions"]
 
 
 class Spec(BaseModel):
@@ -27,11 +28,25 @@ class Spec(BaseModel):
     def __get_pydantic_json_schema__(cls, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         """Attribute docstrings as descriptions; read here, because no run needs them and reading takes long."""
         schema = handler(core_schema)
+        if _bare.get():
+            return schema
         properties = handler.resolve_ref_schema(schema).get("properties", {})
         for name, text in descriptions(cls).items():
             if name in properties:
                 properties[name].setdefault("description", text)
         return schema
+
+
+_bare: ContextVar[bool] = ContextVar("bare", default=False)
+
+
+def bare_schema(spec: type[BaseModel]) -> dict[str, Any]:
+    """The JSON Schema of a spec without descriptions."""
+    token = _bare.set(True)
+    try:
+        return spec.model_json_schema()
+    finally:
+        _bare.reset(token)
 
 
 @cache

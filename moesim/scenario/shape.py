@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, PydanticUserError
 
 from moesim.scenario.tree import Node, Path
+from moesim.spec import bare_schema
 
 __all__ = ["Shape", "shape_of"]
 
@@ -105,6 +106,6 @@ def _converted(value: Any, types: set[str]) -> str | None:
 def shape_of(spec: type[BaseModel]) -> Shape:
     """The shape of a spec's data; nothing is known where its JSON Schema cannot be made."""
     try:
-        return Shape(spec.model_json_schema())
+        return Shape(bare_schema(spec))
     except PydanticUserError:  # a plug-in may use types that have no JSON Schema: its hints are lost, no more
         return Shape({})

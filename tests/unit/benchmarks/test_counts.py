@@ -88,3 +88,16 @@ def test_a_slope_is_that_of_the_logarithms(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(growth, "_case", lambda _policy, _axis, factor: factor)
     monkeypatch.setattr(growth, "_seconds", lambda factor: 0.5 * factor**1.25)
     assert growth.slope({}, "layers", 1)["slope"] == 1.25
+
+
+@pytest.mark.parametrize("axis", growth.AXES)
+def test_what_grows_is_what_the_axis_says(axis):
+    problem = growth._case({"kind": "lru"}, axis, 2).problem
+    sizes = {
+        "layers": problem.layers,
+        "experts": problem.experts,
+        "requests": problem.job.requests,
+        "tokens": int(problem.job.output[0]) - 1,
+    }
+    (start,) = growth.AXES[axis].values()
+    assert sizes[axis] == 2 * start
