@@ -1,0 +1,54 @@
+"""A run on machines that lack what makes runs fast: numba, or a home that can be written to. Only time may differ."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+PROGRAM = """
+import sys
+if sys.argv.pop(1) == "without numba":
+    sys.modules["numba"] = sys.modules["llvmlite"] = None
+from moesim.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+ARGUMENTS = (
+    "run",
+    "quickstart",
+    "--json",
+    "--set",
+    "workload.requests=1",
+    "--set",
+    "workload.prompt=8",
+    "--set",
+    "workload.output=2",
+)
+
+
+def result_on(machine: str, folder: Path) -> dict:
+    home = folder / "home"
+    home.write_text("not a folder") if machine == "without a home" else home.mkdir()
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MOESIM_", "XDG_", "LOCALAPPDATA"))}
+    environment |= {"HOME": str(home), "LOCALAPPDATA": str(home), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", PROGRAM, machine, *ARGUMENTS, "--out", str(folder / "out")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return {key: value for key, value in json.loads(done.stdout).items() if key != "wall_s"}
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    return result_on("complete", tmp_path_factory.mktemp("complete"))
+
+
+@pytest.mark.parametrize("machine", ["without numba", "without a home"])
+def test_a_bare_machine_gives_the_same_result(machine: str, complete: dict, tmp_path: Path) -> None:
+    assert result_on(machine, tmp_path) == complete
+    assert complete["makespan_s"] > 0
