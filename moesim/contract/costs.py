@@ -185,7 +185,9 @@ class Costs:
         """Norm and router of one MoE layer, on the GPU; 0 where a layer has one expert, which is not a choice."""
         if self._dense:
             return np.zeros(np.shape(tokens))
-        return self._on_gpu("router", tokens, self.model.router_flops, self.model.router_bytes, self.model.token_bytes)
+        time = self._on_gpu("router", tokens, self.model.router_flops, self.model.router_bytes, self.model.token_bytes)
+        modules = self.model.experts * self.runtime.gpu.module
+        return np.where(np.asarray(tokens) > 0, time + modules, time) if modules else time
 
     def shared(self, tokens: Any) -> FloatArray:
         """Shared experts of one MoE layer, on the GPU; 0 without any."""

@@ -18,6 +18,10 @@ from moesim.units import Bandwidth, ComputeRate, Duration
 __all__ = ["CpuCore", "CpuPrograms", "KernelClass"]
 
 
+_WIDE = 32
+"""Cores of a socket from which it is a wide one."""
+
+
 class CpuCore(Spec):
     """Attention core of the program where it is not the CPU's best."""
 
@@ -41,6 +45,8 @@ class KernelClass(Spec):
     without it `core_bandwidth` has the unpacking of the format that it was measured with in it."""
     share: PositiveShare = 1.0
     """The most of the memory's bandwidth that the kernel was seen to reach."""
+    wide_share: PositiveShare | None = None
+    """The same on sockets of 32 cores and more, whose threads wait for one another; without it `share`."""
     core_rate: ComputeRate
     """FLOP/s per core with many tokens per expert."""
     together: PositiveShare = 1.0
@@ -56,7 +62,8 @@ class KernelClass(Spec):
         cores = float(cpu.cores or 0) * (self.together if several else 1.0)
         busy = float(cpu.cores or 0) * ((self.together_rate or self.together) if several else 1.0)
         memory = cpu.own_bandwidth if cpu.own_bandwidth is not None else math.inf
-        stream = min(cores * self.core_bandwidth, self.share * memory)
+        wide = (cpu.cores or 0) >= _WIDE * cpu.sockets and self.wide_share is not None
+        stream = min(cores * self.core_bandwidth, (self.wide_share if wide and self.wide_share else self.share) * memory)
         unpack = None if self.core_unpack is None else cores * self.core_unpack
         return Kernel(bandwidth=stream, rate=busy * self.core_rate, q=self.q, unpack=unpack)
 

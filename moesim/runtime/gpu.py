@@ -140,6 +140,8 @@ class GpuPrograms(Spec):
     `beyond`. None: no limit."""
     beyond: Mode = "compiled"
     """How the kernels of larger steps are launched."""
+    module: Duration = 0.0
+    """Seconds of the host per expert of a layer, used or not: hooks of a framework that goes through all of them."""
     prompt: Duration = 0.0
     """Seconds of the host per decoder layer of a step that holds prompts, in which the GPU waits: where a captured graph
     decodes, and prompts run operation by operation in a slow framework."""

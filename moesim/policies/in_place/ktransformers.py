@@ -16,6 +16,7 @@ from moesim.contract import NO_MOVES, Deferred, Deployment, Dispatch, Moves, Pro
 from moesim.errors import InputError, Mistake
 from moesim.policies.kit.dispatch import cpu_missing, in_gpu_memory, upload_missing
 from moesim.policies.kit.placement import Choice, SizedPolicy, overall, place, quota, require_cpu
+from moesim.units import Share
 
 __all__ = ["KTransformers", "deferred"]
 
@@ -39,14 +40,14 @@ class KTransformers(SizedPolicy):
 
     `strategy`: `uniform` takes the lowest ids of every layer, `frequency` the most popular (layer, expert) pairs of the
     profile, `front` all experts of the first layers, `random` any pairs, `dynamic` starts as `frequency` and after a prefill
-    of `repick` tokens takes the pairs that it used most. A prefill of more than `layerwise` tokens uploads every expert of a
+    of `repick` tokens takes the pairs that it used most. A prefill of `layerwise` tokens and more uploads every expert of a
     layer that is not on the GPU and runs all of them there. With `defer`, each decoded token leaves as many of its k experts
     to the CPU while the GPU goes on with the next layer's attention; the last layer defers nothing. That changes outputs, and
     is counted as stale.
-    Source: KTransformers, SOSP 2025, and kvcache-ai/ktransformers (strategies, `uniform` by default; thresholds of 1024 to 4096
-    are usual; 3 of 8 deferred for DeepSeek-V3, at least two immediate). AMX or AVX-512 by tokens is the CPU's own choice
-    (`kernels`).
-    Inferred: thresholds of 2048; which experts a batch can defer (see `deferred`); a new set is copied beside the decode passes
+    Source: KTransformers, SOSP 2025, and kvcache-ai/ktransformers (strategies, `uniform` by default; a threshold of 4096,
+    inclusive, by default; 3 of 8 deferred for DeepSeek-V3, at least two immediate). AMX or AVX-512 by tokens is the CPU's
+    own choice (`kernels`).
+    Inferred: which experts a batch can defer (see `deferred`); a new set is copied beside the decode passes
     that follow; uploads of a layer overlap its own experts only. A hand-over per layer is the CPU's `sync` (0.2-0.35 ms are
     reported). Valid: deferral with a set that does not change.
     """
@@ -58,8 +59,13 @@ class KTransformers(SizedPolicy):
     """Ids of the experts on the GPU, a list for each MoE layer, in place of a strategy."""
     limit: int | None = Field(None, ge=0)
     """Most experts on the GPU, per layer with `uniform` and in all otherwise; as many as fit if not given."""
-    layerwise: int = Field(2048, ge=0)
-    """Tokens of a prefill above which it runs on the GPU layer by layer."""
+    per_layer: int | None = Field(None, ge=0)
+    """Experts on the GPU as `--kt-num-gpu-experts` has them: so many of each layer with `uniform`, else that many times the
+    layers in all; in place of `limit`."""
+    ratio: Share | None = None
+    """Share of all experts on the GPU, rounded down, as `--kt-gpu-experts-ratio` has it; in place of `limit`."""
+    layerwise: int = Field(4096, ge=0)
+    """Tokens of a prefill from which it runs on the GPU layer by layer."""
     repick: int = Field(2048, ge=0)
     """Tokens of a prefill from which `dynamic` takes a new set."""
     defer: int = Field(0, ge=0)
@@ -72,8 +78,10 @@ class KTransformers(SizedPolicy):
     def _one_or_the_other(self) -> KTransformers:
         if self.defer and self.strategy == "dynamic":
             raise ValueError("deferral is simulated for a set of GPU experts that stays: leave out defer, or strategy dynamic")
-        if self.experts is not None and (self.strategy != "uniform" or self.limit is not None):
-            raise ValueError("experts says which experts are on the GPU: leave out strategy and limit")
+        if sum(value is not None for value in (self.limit, self.per_layer, self.ratio)) > 1:
+            raise ValueError("limit, per_layer and ratio say the same thing; leave all but one out")
+        if self.experts is not None and (self.strategy != "uniform" or self._count() is not None):
+            raise ValueError("experts says which experts are on the GPU: leave out strategy, limit, per_layer and ratio")
         return self
 
     @property
@@ -90,13 +98,27 @@ class KTransformers(SizedPolicy):
         """Fills GPU memory by the strategy."""
         require_cpu(problem)
         scores, changes = self._scores(problem), self.strategy == "dynamic"
-        choose: Choice | BoolArray = quota(scores, self.limit) if self.strategy == "uniform" else overall(scores, self.limit)
+        most = self._most(problem)
+        choose: Choice | BoolArray = quota(scores, most) if self.strategy == "uniform" else overall(scores, most)
         if self.experts is not None:
             choose = self._listed(problem, self.experts)
         made = place(problem, resident=choose, cut=self.cut(problem, movable=changes), movable=changes)
         if not self.defer:
             return made
         return replace(made, plan=replace(made.plan, decode=replace(made.plan.decode, pipeline=Deferred())))
+
+    def _count(self) -> float | None:
+        """How many experts are on the GPU, as it was given."""
+        return next((value for value in (self.limit, self.per_layer, self.ratio) if value is not None), None)
+
+    def _most(self, problem: Problem) -> int | None:
+        """The most experts on the GPU, per layer with `uniform` and in all otherwise."""
+        if self.ratio is not None:
+            total = int(self.ratio * problem.layers * problem.experts)
+            return total // problem.layers if self.strategy == "uniform" else total
+        if self.per_layer is not None:
+            return self.per_layer if self.strategy == "uniform" else self.per_layer * problem.layers
+        return self.limit
 
     def _listed(self, problem: Problem, experts: tuple[tuple[int, ...], ...]) -> BoolArray:
         """[L, E] the experts of the lists."""
@@ -125,7 +147,7 @@ class KTransformers(SizedPolicy):
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """Layer-wise on the GPU or on both; in decode some of the CPU's experts join late."""
-        if visit.phase == "prefill" and visit.tokens > self.layerwise:
+        if visit.phase == "prefill" and visit.tokens >= self.layerwise:
             return upload_missing(visit, view, whole_layer=True)
         chosen = cpu_missing(visit, view)
         problem = view.problem

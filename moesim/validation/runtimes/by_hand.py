@@ -1,4 +1,4 @@
-"""Owns closed forms of what a run of a resident or streamed model should take, for rows that a published number contradicts.
+"""Owns closed forms of what a run of a resident model should take, for rows that a published number contradicts.
 
 Knows the durations of one model on one machine and the routing that a run draws; runs nothing.
 """
@@ -15,7 +15,7 @@ from moesim.runs.run import loaded
 from moesim.validation.runtimes.single import Setting, scenario_of
 from moesim.workload.table import RoutingTable
 
-__all__ = ["Drawn", "drawn", "resident_prefill", "streamed_token"]
+__all__ = ["Drawn", "drawn", "resident_prefill"]
 
 
 class Drawn(NamedTuple):
@@ -40,16 +40,6 @@ def resident_prefill(run: Drawn) -> float:
     core = costs.core(gpu, flops, nbytes, "prefill", memory, tokens=run.prompt)
     counts = run.routing.prefill_counts(np.arange(1))
     return _layers(costs, run.prompt, counts) + float(core.sum()) + float(costs.head(1))
-
-
-def streamed_token(costs: Costs) -> float:
-    """Seconds of a token whose experts, and all other weights of its layers, cross one after another before they are used."""
-    model, gpu = costs.model, costs.system.gpu_name
-    nbytes = model.n_moe * model.top_k * model.expert_bytes + model.layers * (model.qkv_bytes + model.output_bytes)
-    link = costs.path(next(iter(costs.system.host_tiers)), costs.system.gpu_tier)
-    last = model.n_moe * (float(costs.gpu(1)) + model.top_k * costs.calls(gpu).apart)
-    own = model.layers * float(costs.projections(gpu, 1) + costs.output(gpu, 1)) + model.n_moe * float(costs.router(1))
-    return float((nbytes + model.head_bytes) / link.rate + last + own + float(costs.head(1)))
 
 
 def _layers(costs: Costs, tokens: int, counts: IntArray) -> float:

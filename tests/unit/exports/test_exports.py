@@ -230,7 +230,7 @@ def test_a_model_that_a_program_cannot_place_is_refused() -> None:
     [
         ({"experts": [[0], [1]]}, "2 lists of experts for 16 MoE layers"),
         ({"experts": [[64], *[[]] * 15]}, "expert 64 is out of range; a layer has experts 0 to 63"),
-        ({"experts": [[]] * 16, "strategy": "front"}, "leave out strategy and limit"),
+        ({"experts": [[]] * 16, "strategy": "front"}, "leave out strategy, limit, per_layer and ratio"),
     ],
 )
 def test_lists_of_experts_that_cannot_be_are_refused(parameters: dict[str, Any], message: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -14,6 +15,8 @@ from moesim.errors import InputError
 from moesim.hardware import FixedTimes
 from moesim.runs.run import compare_loaded, run
 from moesim.runtime import FREE, Copies, GpuPrograms, Runtime
+from moesim.runtime.cpu import KernelClass
+from moesim.runtime.gpu import GpuCore
 from moesim.scenario import annotated, catalogue, check, load
 from moesim.scenario.strict_yaml import read
 
@@ -145,8 +148,52 @@ def test_a_class_of_kernels_is_held_by_cores_or_by_memory() -> None:
     kind, memory = this.runtime.cpu.classes["ggml"], this.hardware.devices["cpu"].own_bandwidth
     assert few.bandwidth == pytest.approx(2 * kind.core_bandwidth)
     assert few.rate == pytest.approx(2 * kind.core_rate)
-    many = load("quickstart", sets=["runtime=llama-cpp", "hardware.devices.cpu.cores=64"]).scenario
-    assert many.runtime.over(many.hardware).devices["cpu"].kernels["ggml"].bandwidth == pytest.approx(kind.share * memory)
+    for cores, share in ((31, kind.share), (64, kind.wide_share)):
+        many = load("quickstart", sets=["runtime=llama-cpp", f"hardware.devices.cpu.cores={cores}"]).scenario
+        assert many.runtime.over(many.hardware).devices["cpu"].kernels["ggml"].bandwidth == pytest.approx(share * memory)
+
+
+def test_packed_weights_are_unpacked_beside_their_stream_and_16_bit_ones_are_not() -> None:
+    kind = KernelClass(core_bandwidth=10e9, core_rate=1e12, core_unpack=20e9, q=float("inf"))
+    kernel = kind.kernel(load("quickstart").scenario.hardware.devices["cpu"].model_copy(update={"cores": 4}).bound(1e12))
+    packed, whole = (float(kernel.seconds(1, nbytes, 2e9, 1e12)) for nbytes in (0.5e9, 2e9))
+    assert packed == pytest.approx(0.5e9 / 40e9 + 1e9 / 80e9)
+    assert whole == pytest.approx(2e9 / 40e9)
+
+
+def test_latents_are_read_as_slowly_as_the_program_reads_them_and_scores_cost_what_they_move() -> None:
+    this = load("quickstart", sets=["model=deepseek-v2-lite"]).scenario
+    model = this.model
+    flops, nbytes = model.core_flops_decode([4096]), model.core_bytes_decode([4096])
+    slow = this.runtime.model_copy(update={"gpu": this.runtime.gpu.model_copy(update={"attention": GpuCore(latent=50e9)})})
+    plain, held = (Costs(model, this.hardware, runtime).core("gpu", flops, nbytes, "decode", "hbm") for runtime in (FREE, slow))
+    assert (held >= nbytes / 50e9).all()
+    assert (held > plain).all()
+    wide = this.runtime.model_copy(update={"gpu": this.runtime.gpu.model_copy(update={"attention": GpuCore(scores=16)})})
+    first = model.core_flops_prefill([512]), model.core_bytes_prefill([512])
+    without, moved = (
+        Costs(model, this.hardware, runtime).core("gpu", *first, "prefill", "hbm") for runtime in (this.runtime, wide)
+    )
+    gpu = Costs(model, this.hardware, this.runtime).system.gpu
+    scores = 16 * model.attention.heads * (512 * 513 / 2) / gpu.own_bandwidth / gpu.attention.streaming
+    assert moved - without == pytest.approx(np.full(model.layers, scores), rel=1e-6)
+    assert model.absorbed().core_flops_prefill([512]).sum() > model.core_flops_prefill([512]).sum()
+
+
+def test_modules_and_unpacking_of_a_framework_are_paid_on_the_gpu() -> None:
+    this = load("quickstart").scenario
+    gpu = this.runtime.gpu
+    hooked = this.runtime.model_copy(update={"gpu": gpu.model_copy(update={"module": 1e-3, "unpack": 4.0})})
+    plain, more = (Costs(this.model, this.hardware, runtime) for runtime in (this.runtime, hooked))
+    assert float(more.router(3) - plain.router(3)) == pytest.approx(1e-3 * this.model.experts)
+    assert float(more.router(0)) == 0.0
+    assert float(more.gpu(2) - plain.gpu(2)) == 0.0, "16-bit weights are not packed"
+    packed = this.model.with_precision(weights="int4", experts="int4")
+    plain, more = (Costs(packed, this.hardware, runtime) for runtime in (this.runtime, hooked))
+    moved = 4.0 * packed.expert_flops / 2
+    rate = plain.system.gpu.own_bandwidth * plain.system.gpu.gemm.streaming
+    assert float(more.gpu(2) - plain.gpu(2)) == pytest.approx(moved / rate)
+    assert float(more.gpu(0)) == 0.0
 
 
 def test_kernels_that_scale_with_cores_need_their_number() -> None:

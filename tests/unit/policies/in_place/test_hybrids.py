@@ -139,9 +139,17 @@ def test_strategies_choose_as_they_say():
     assert p.popularity[deployment.resident].min() >= np.sort(p.popularity.ravel())[-5]
 
 
+def test_the_count_of_experts_is_given_as_users_of_the_program_give_it():
+    for given, count in (({"per_layer": 2}, 6), ({"ratio": 0.3}, 6), ({"ratio": 0.3, "strategy": "front"}, 7)):
+        assert int(scene(KTransformers(**given))[1].resident.sum()) == count  # 0.3 of 24 experts are 7, of which layers share 6
+    assert int(scene(KTransformers(per_layer=2, strategy="frequency"))[1].resident.sum()) == 6
+    with pytest.raises(ValueError, match="leave all but one out"):
+        KTransformers(ratio=0.5, limit=3)
+
+
 def test_decode_and_short_prompts_use_both_and_long_prompts_stream_layers():
     counts = [1000, 0, 1000, 0, 0, 0, 2000, 100]
-    for phase, limit, streams in (("decode", 100, False), ("prefill", 2050, False), ("prefill", 2049, True)):
+    for phase, limit, streams in (("decode", 100, False), ("prefill", 2051, False), ("prefill", 2050, True)):
         policy = KTransformers(limit=1, layerwise=limit)
         p, _, visit, view = scene(policy, counts, phase)
         chosen = policy.dispatch(visit, view)
