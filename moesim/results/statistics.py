@@ -9,6 +9,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
+import numpy as np
+
 __all__ = [
     "TIE",
     "Difference",
@@ -49,7 +51,8 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 
 def describe(values: Iterable[float]) -> dict[str, float | None]:
     """`{mean, p50, p90, p99}` of the values that are numbers; each None when there are none."""
-    ordered = sorted(float(value) for value in values if not math.isnan(value))
+    numbers = np.array(list(values), dtype=np.float64)
+    ordered = np.sort(numbers[~np.isnan(numbers)]).tolist()
     if not ordered:
         return {"mean": None, "p50": None, "p90": None, "p99": None}
     shares = {"p50": 0.50, "p90": 0.90, "p99": 0.99}

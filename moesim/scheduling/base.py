@@ -11,12 +11,12 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from moesim.arrays import IntArray
 from moesim.scheduling.blocks import BlockPool
 from moesim.scheduling.sequence import Batch, Sequence
+from moesim.scheduling.steady import Steady
 from moesim.spec import Spec
 
-__all__ = ["Batching", "Chosen", "Room", "Session", "Steady", "urgency"]
+__all__ = ["Batching", "Chosen", "Room", "Session", "urgency"]
 
 Chosen = list[tuple[Sequence, int]]
 """(sequence, new tokens) of a step, in order."""
@@ -29,17 +29,6 @@ class Room(NamedTuple):
     """Tokens whose keys and values fit beside everything else."""
     longest: int
     """Tokens of the longest sequence of the job, prompt and output."""
-
-
-class Steady(NamedTuple):
-    """Steps that decode one token of each running sequence to its end, and nothing else."""
-
-    sequences: list[Sequence]
-    """[S] in the order of a step."""
-    remaining: IntArray
-    """[S] steps that each is in, from the first on."""
-    steps: int
-    """How many are sure."""
 
 
 class Batching(Spec):
@@ -155,16 +144,6 @@ class Session:
         """Up to `most` steps that `schedule` is sure to compose next if nobody arrives, once for each of `ahead` composed ones
         that ends; None where it may do otherwise, or its rules do not say."""
         return None
-
-    def go_on(self, sequences: list[Sequence]) -> None:
-        """Composes a steady step of `sequences`, as `schedule` would."""
-        pool, size = self.pool, self.pool.size
-        for sequence in sequences:
-            tokens = sequence.computed + 1
-            if tokens % size <= 1:  # a block begins, or is complete
-                pool.extend(sequence, tokens)
-            sequence.computed = tokens
-            sequence.pending += 1
 
     def finish(self, batch: Batch) -> list[Sequence]:
         """What `batch` yielded has come out: the sequences that end with it, which give their blocks back."""

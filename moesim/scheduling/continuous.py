@@ -10,9 +10,10 @@ from typing import ClassVar, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from moesim.scheduling.base import Batching, Chosen, Room, Session, Steady, urgency
+from moesim.scheduling.base import Batching, Chosen, Room, Session, urgency
 from moesim.scheduling.blocks import BlockPool
 from moesim.scheduling.sequence import Batch, Sequence
+from moesim.scheduling.steady import Steady
 
 __all__ = ["Continuous", "ContinuousSession"]
 

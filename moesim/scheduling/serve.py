@@ -14,9 +14,10 @@ from moesim.arrays import FloatArray, IntArray
 from moesim.contract import Deployment, Problem, Series, StepPlan
 from moesim.errors import InputError, Mistake
 from moesim.hardware.device import Phase
-from moesim.scheduling.base import Batching, Room, Steady
+from moesim.scheduling.base import Batching, Room
 from moesim.scheduling.sequence import Batch, Sequence
 from moesim.scheduling.server import Ledger, Server, Traffic
+from moesim.scheduling.steady import Steady
 from moesim.units import format_exact
 from moesim.workload.table import Job
 

@@ -14,8 +14,9 @@ import numpy as np
 
 from moesim.arrays import IntArray
 from moesim.errors import MoesimError
-from moesim.scheduling.base import Session, Steady
+from moesim.scheduling.base import Session
 from moesim.scheduling.sequence import Batch, Sequence
+from moesim.scheduling.steady import Steady, SteadyRun
 
 __all__ = ["Ledger", "Server", "Traffic"]
 
@@ -155,23 +156,30 @@ class Server:
 
     def passed(self, ends: Sized[int]) -> None:
         """The first of the sure steps have ended at `ends` (ps), and nobody arrived before the last of them began."""
-        steady, composed = self._steady, len(self._composed)
-        remaining = [] if steady is None else steady.remaining.tolist()
-        sequences = [] if steady is None else steady.sequences
+        composed = len(self._composed)
+        steps = max(len(ends) - composed, 0)
+        run = SteadyRun(self._steady, steps, composed, self.session.pool) if self._steady is not None and steps else None
         for number, end in enumerate(ends):
             if number < composed:
                 self.ended(end)
-            else:
-                yields = [s for s, left in zip(sequences, remaining, strict=True) if left > number - composed]
-                self._stamp(yields, end)
-                self._gone(self.session.come_out(yields), end)
+                if run is not None and number == composed - 1:
+                    run.begin()
+            elif run is not None:
+                self.ledger.gaps += [end - ends[number - 1]] * run.in_step[number - composed]
+                self._gone(self.session.come_out(run.yields(number - composed)), end)
             if number == len(ends) - 1:
-                return
-            if number < len(ends) - composed:
-                self.session.go_on([s for s, left in zip(sequences, remaining, strict=True) if left > number])
+                break
+            if run is not None and number < steps:
+                run.compose(number)
             else:
+                if run is not None:
+                    run.settle(number + 1 - composed)
                 self._schedule(end)
             self._level(end)
+        if run is not None:
+            run.settle(steps)
+            for sequence in run.sequences:
+                self._latest[sequence.number] = ends[-1]
 
     def _answered(self, number: int, now: int) -> None:
         """The user of a closed loop thinks, and sends the next request."""

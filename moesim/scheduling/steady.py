@@ -1,0 +1,88 @@
+"""Steps that decode one token of each running sequence and nothing else: what is sure of them, and passing many at once.
+
+Knows sequences and blocks; no clock.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import NamedTuple
+
+from moesim.arrays import IntArray
+from moesim.scheduling.blocks import BlockPool
+from moesim.scheduling.sequence import Sequence
+
+__all__ = ["Steady", "SteadyRun"]
+
+
+class Steady(NamedTuple):
+    """Steps that decode one token of each running sequence to its end, and nothing else."""
+
+    sequences: list[Sequence]
+    """[S] in the order of a step."""
+    remaining: IntArray
+    """[S] steps that each is in, from the first on."""
+    steps: int
+    """How many are sure."""
+
+
+class SteadyRun:
+    """`steps` steady steps behind `ahead` composed ones. Step j is composed when j + 1 steps have ended, composed ones included.
+
+    Sequences count their tokens when `settle` is called; blocks are taken, and known to the prefix cache, when they would be.
+    """
+
+    def __init__(self, steady: Steady, steps: int, ahead: int, pool: BlockPool) -> None:
+        self._pool, self._ahead, self._steps = pool, ahead, steps
+        self._remaining = steady.remaining.tolist()
+        self.sequences = steady.sequences
+        self._computed = [sequence.computed for sequence in steady.sequences]
+        self._sampled: list[int] = []
+        self._settled = False
+        self.in_step: list[int] = [0] * steps
+        """Sequences of each step."""
+        self._ending: dict[int, list[int]] = defaultdict(list)
+        self._blocks: dict[int, list[int]] = defaultdict(list)
+        size = pool.size
+        for place, (computed, remaining) in enumerate(zip(self._computed, self._remaining, strict=True)):
+            self._ending[remaining - 1].append(place)
+            for rest in {0, 1 % size}:  # a block is complete, or the next one begins
+                for step in range((rest - computed - 1) % size, min(remaining, steps), size):
+                    self._blocks[step].append(place)
+        for step in range(steps):
+            self.in_step[step] = sum(remaining > step for remaining in self._remaining)
+
+    def begin(self) -> None:
+        """The composed steps have ended."""
+        self._sampled = [sequence.sampled for sequence in self.sequences]
+
+    def compose(self, step: int) -> None:
+        """Composes a step: sequences take the blocks that they need for it."""
+        ended = step + 1 - self._ahead
+        for place in sorted(set(self._blocks.get(step, ()))):
+            sequence = self.sequences[place]
+            if ended >= 0:
+                sequence.sampled = self._sampled[place] + ended
+            self._pool.extend(sequence, self._computed[place] + step + 1)
+
+    def yields(self, step: int) -> list[Sequence]:
+        """The sequences that a step which ends has still to yield: those that end with it, or, once they count, all of it."""
+        if self._settled:
+            return [sequence for sequence, left in zip(self.sequences, self._remaining, strict=True) if left > step]
+        ending = self._ending.get(step, [])
+        for place in ending:
+            self._set(place, self._remaining[place], step)
+        return [self.sequences[place] for place in ending]
+
+    def settle(self, ended: int) -> None:
+        """From now on sequences count their tokens themselves: all steps are composed and `ended` of them have ended."""
+        if not self._settled:
+            self._settled = True
+            for place, remaining in enumerate(self._remaining):
+                if remaining > ended:
+                    self._set(place, min(remaining, self._steps), ended)
+
+    def _set(self, place: int, composed: int, ended: int) -> None:
+        sequence = self.sequences[place]
+        sequence.computed, sequence.sampled = self._computed[place] + composed, self._sampled[place] + ended
+        sequence.pending = composed - ended
