@@ -85,6 +85,11 @@ class Series:
             found,
         )
 
+    @property
+    def given(self) -> IntArray:
+        """[N] as `found`, 0 where there is no such."""
+        return np.zeros_like(self.before) if self.found is None else self.found
+
     def first(self, steps: int) -> Series:
         """The first `steps` of them."""
         if steps == len(self.sizes):

@@ -15,6 +15,8 @@ from moesim.units import format_exact
 
 __all__ = ["KvBook"]
 
+_MOST = 256
+"""Steps that are counted together at most."""
 _MISCOUNTED = "a scheduler counts other tokens in the KV cache than the steps before have left there"
 
 
@@ -27,9 +29,13 @@ class KvBook:
         self._tokens: IntArray = np.zeros(problem.job.requests, dtype=np.int64)
         self.peak = 0.0
         """Most bytes held during a step."""
+        self._passed: list[tuple[Series, IntArray, BoolArray]] = []
+        """Series with the numbers of their steps that have passed and are not counted yet."""
+        self._steps = 0
 
     def enter(self, plan: StepPlan) -> None:
         """A step begins: its new tokens take their places. MoesimError if there are none, or if the plan counts otherwise."""
+        self.settle()
         self._tokens[plan.dropped] = 0
         if plan.found is not None:
             self._tokens[plan.requests] += plan.found
@@ -48,17 +54,33 @@ class KvBook:
     def pass_through(self, series: Series, step: IntArray, ending: BoolArray) -> None:
         """Steps begin and end one after another: those numbered `step` [N] of a series, whose sequences `ending` [N] are done.
 
-        MoesimError as `enter`.
+        MoesimError as `enter`, at the latest from `settle`.
         """
-        self._tokens[series.dropped] = 0
-        there = np.union1d(np.flatnonzero(self._tokens > 0), series.requests)
-        place, steps = np.searchsorted(there, series.requests), len(series.sizes)
+        if len(series.dropped):
+            self.settle()
+            self._tokens[series.dropped] = 0
+        self._passed.append((series, step + self._steps, ending))
+        self._steps += len(series.sizes)
+        if self._steps >= _MOST:
+            self.settle()
+
+    def settle(self) -> None:
+        """Counts the steps that have passed."""
+        if not self._passed:
+            return
+        passed, steps = self._passed, self._steps
+        self._passed, self._steps = [], 0
+        names = ("requests", "new_tokens", "before", "given")
+        requests, new, before, found = (np.concatenate([getattr(series, name) for series, _, _ in passed]) for name in names)
+        step, ending = np.concatenate([of for _, of, _ in passed]), np.concatenate([done for _, _, done in passed])
+        there = np.union1d(np.flatnonzero(self._tokens > 0), requests)
+        place = np.searchsorted(there, requests)
         grown = np.zeros((steps, len(there)), dtype=np.int64)
-        grown[step, place] = series.new_tokens if series.found is None else series.new_tokens + series.found
+        grown[step, place] = new + found
         left = np.zeros_like(grown)
         left[step, place] = ending
         held = self._tokens[there] + np.cumsum(grown, axis=0)
-        if (held[step, place] - series.new_tokens != series.before).any():
+        if (held[step, place] - new != before).any():
             raise MoesimError(_MISCOUNTED)
         gone = np.cumsum(left, axis=0)
         held = np.where(gone > left, 0, held)

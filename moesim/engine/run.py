@@ -107,6 +107,7 @@ def _job(context: Context, routing: RoutingTable, scheduler: Scheduler, progress
         if progress is not None:
             progress(min(done, total), total)
     series.close()
+    cache.settle()
     context.recorder.kv_peak = cache.peak
 
 

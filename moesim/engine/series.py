@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from moesim.arrays import BoolArray, IntArray
+from moesim.arrays import BoolArray, FloatArray, IntArray
 from moesim.contract import Problem, Series, Visit
 from moesim.contract.steps import Scheduler
 from moesim.engine.books.steps import StepBooks
@@ -22,6 +22,7 @@ from moesim.engine.kernel.engine import KernelEngine
 from moesim.engine.kernel.visits import visit_rows
 from moesim.engine.kv import KvBook
 from moesim.engine.passes import check_plan
+from moesim.engine.programs.durations import ExpertTimes
 from moesim.engine.programs.gpu_steps import GpuSteps, Parts, attends_alone
 from moesim.engine.stream import StreamWalk
 from moesim.engine.walk import refuse
@@ -38,6 +39,10 @@ _ROOM = 200_000
 """Experts that the visits of a series meet at most."""
 
 
+_Known = dict[tuple[bytes, bytes], tuple[FloatArray, FloatArray]]
+"""New tokens and tokens before them -> [K] FLOP and [K] bytes."""
+
+
 @dataclass(frozen=True, eq=False)
 class _Steps:
     """A series with its routing."""
@@ -49,6 +54,8 @@ class _Steps:
     """[N] whether it passes one generated token."""
     counts: IntArray
     """[n, L, E] tokens per expert."""
+    prompts: dict[int, tuple[IntArray, IntArray]]
+    """Step -> new tokens, and tokens before them, of the sequences that do not decode."""
 
     @cached_property
     def number(self) -> int:
@@ -77,22 +84,26 @@ def _met(series: Series, job: Job, routing: RoutingTable) -> _Steps:
     decoding = (series.new_tokens == 1) & (series.before >= prompt)
     some = series.requests[decoding], (series.before - prompt)[decoding], of[decoding]
     counts = routing.step_counts(*some, len(series.sizes))
-    for step in np.unique(of[~decoding]).tolist():
+    prompts: dict[int, tuple[IntArray, IntArray]] = {}
+    for step in dict.fromkeys(of[~decoding].tolist()):
         read = (of == step) & ~decoding
         begin, new = series.before[read], series.new_tokens[read]
+        prompts[step] = new, begin
         counts[step] += routing.chunk_counts(series.requests[read], begin, begin + new, prompt[read])
-    return _Steps(series, of, decoding, counts)
+    return _Steps(series, of, decoding, counts, prompts)
 
 
-def _parts(steps: _Steps, problem: Problem, kinds: list[int]) -> Parts:
-    """Attention of the steps in decoder layers `kinds` [K], one of each kind."""
+def _parts(
+    steps: _Steps, problem: Problem, kinds: list[int], known: dict[tuple[bytes, bytes], tuple[FloatArray, FloatArray]]
+) -> Parts:
+    """Attention of the steps in decoder layers `kinds` [K], one of each kind; `known`: that of prompts that came before."""
     model, series, number = problem.model, steps.series, steps.number
     flops, nbytes = np.zeros((number, 2, len(kinds))), np.zeros((number, 2, len(kinds)))
-    reads = ~steps.decoding
-    if reads.any():
-        sizes = series.new_tokens[reads], series.before[reads], Groups(steps.of[reads], number)
-        flops[:, 0] = model.core_flops_prefill(*sizes)[:, kinds]
-        nbytes[:, 0] = model.core_bytes_prefill(*sizes)[:, kinds]
+    for step, (new, before) in steps.prompts.items():
+        sizes = new.tobytes(), before.tobytes()
+        if sizes not in known:
+            known[sizes] = model.core_flops_prefill(new, before)[kinds], model.core_bytes_prefill(new, before)[kinds]
+        flops[step, 0], nbytes[step, 0] = known[sizes]
     if steps.decoding.any():
         context, groups = series.before[steps.decoding] + 1, Groups(steps.of[steps.decoding], number)
         flops[:, 1] = model.core_flops_decode(context, groups)[:, kinds]
@@ -102,6 +113,40 @@ def _parts(steps: _Steps, problem: Problem, kinds: list[int]) -> Parts:
     return Parts(steps.tokens, steps.sums(series.yields), of_phase, flops, nbytes)
 
 
+class _Asked:
+    """What a policy may look at in the visits of some steps; times are found when it does."""
+
+    def __init__(self, context: Context, counts: IntArray, layers: IntArray) -> None:
+        self._context, self.counts, self.layers = context, counts, layers
+
+    @cached_property
+    def times(self) -> ExpertTimes:
+        """[V, E] each."""
+        return self._context.placement.times(self.counts, self.layers)
+
+    @cached_property
+    def resident(self) -> BoolArray:
+        """[V, E] copies in GPU memory."""
+        return self._context.residency.resident[self.layers]
+
+
+class _Visits(Visit):
+    """Some of them."""
+
+    __slots__ = ("_asked", "_some")
+
+    def __init__(self, index: int, phase: str, tokens: IntArray, asked: _Asked, some: slice) -> None:
+        self.index, self.phase, self.layer, self.tokens, self.foreseen = index, phase, asked.layers[some], tokens, None
+        self.counts = asked.counts[some].copy()
+        self._asked, self._some = asked, some
+
+    gpu = property(lambda self: self._asked.times.gpu[self._some].copy())
+    cpu = property(lambda self: self._asked.times.cpu[self._some].copy())
+    ndp = property(lambda self: self._asked.times.ndp[self._some].copy())
+    copy = property(lambda self: self._asked.times.copy[self._some].copy())
+    resident = property(lambda self: self._asked.resident[self._some].copy())
+
+
 class SeriesWalk:
     """The walk of a run through series of steps."""
 
@@ -109,6 +154,11 @@ class SeriesWalk:
         self, context: Context, routing: RoutingTable, scheduler: Scheduler, cache: KvBook, stream: StreamWalk
     ) -> None:
         self._context, self._routing, self._scheduler, self._cache = context, routing, scheduler, cache
+        self._known: _Known = {}
+        """FLOP and bytes of the attention of prompts."""
+        self._version = -1
+        """Of the placement, when `_resident` was made."""
+        self._resident: IntArray = np.zeros(k.R_HEADER, dtype=np.int64)
         self._pace = 0
         """ps of the step before."""
         policy, plan, problem = context.policy, context.deployment.plan, context.problem
@@ -133,7 +183,7 @@ class SeriesWalk:
         if fitting == 0:
             return 0
         steps = _met(series.first(fitting), context.problem.job, self._routing)
-        parts = _parts(steps, context.problem, self._programs.kinds)
+        parts = _parts(steps, context.problem, self._programs.kinds, self._known)
         begin = context.machine.now
         done, laps = self._run(index, steps, parts, k.MOST if until is None else until)
         number = len(done)
@@ -199,28 +249,54 @@ class SeriesWalk:
         context = self._context
         number, layers, experts = steps.counts.shape
         counts, of = steps.counts.reshape(-1, experts), np.tile(np.arange(layers), number)
-        times, resident = context.placement.times(counts, of), context.residency.resident[of]
-        tokens, decodes = np.repeat(steps.tokens, layers), np.repeat(steps.decodes, layers)
-        device, order, load = np.zeros_like(counts), None, None
-        for phase in PHASES:
-            some = np.flatnonzero(decodes == (phase == "decode"))
-            if not len(some):
-                continue
-            here = times.rows(some)
-            visits = Visit(
-                index, phase, of[some], tokens[some], counts[some], here.gpu, here.cpu, here.ndp, here.copy, resident[some]
-            )
-            answer = batched(context.policy.dispatch(visits, context.view), counts[some])
-            device[some] = answer.device
-            if answer.order is not None:
-                order = np.tile(np.arange(experts), (len(counts), 1)) if order is None else order
-                order[some] = answer.order
-            if answer.load is not None:
-                load = np.zeros(counts.shape, dtype=np.bool_) if load is None else load
-                load[some] = answer.load
-        answers = Answers(device, order, load)
+        asked = _Asked(context, counts, of)
+        answers = self._answers(index, steps, asked)
+        on_gpu = (answers.device == context.problem.gpu_index).all() and answers.load is None and answers.order is None
+        if on_gpu and context.residency.resident.all():
+            return self._resident_rows(counts)
         kinds = context.placement.kind_of(of)
-        return visit_rows(counts, device, times, kinds, resident, None, answers, 0, False)
+        return visit_rows(counts, answers.device, asked.times, kinds, asked.resident, None, answers, 0, False)
+
+    def _answers(self, index: int, steps: _Steps, asked: _Asked) -> Answers:
+        """The policy's answers, asked for all visits of neighbouring steps of a phase in one."""
+        context, layers = self._context, steps.counts.shape[1]
+        tokens = np.repeat(steps.tokens, layers)
+        edges = [0, *(np.flatnonzero(np.diff(steps.decodes)) + 1).tolist(), steps.number]
+        parts = []
+        for first, last in pairwise(edges):
+            some = slice(first * layers, last * layers)
+            visits = _Visits(index + first, PHASES[int(steps.decodes[first])], tokens[some], asked, some)
+            parts.append(batched(context.policy.dispatch(visits, context.view), asked.counts[some]))
+        if len(parts) == 1:
+            return parts[0]
+        order = load = None
+        if any(part.order is not None for part in parts):
+            by_id = np.arange(asked.counts.shape[1])
+            order = np.concatenate(
+                [np.broadcast_to(by_id, part.device.shape) if part.order is None else part.order for part in parts]
+            )
+        if any(part.load is not None for part in parts):
+            load = np.concatenate(
+                [np.zeros(part.device.shape, dtype=np.bool_) if part.load is None else part.load for part in parts]
+            )
+        return Answers(np.concatenate([part.device for part in parts]), order, load)
+
+    def _resident_rows(self, counts: IntArray) -> IntArray:
+        """`R` of visits that the GPU computes from resident experts: only counts and times differ from one time to the next."""
+        context, size = self._context, counts.size
+        if self._version != context.placement.version or self._resident[k.R_SIZE] < size:
+            self._version = context.placement.version
+            most = np.zeros((1 << (len(counts) - 1).bit_length(), counts.shape[1]), dtype=np.int64)
+            of = np.arange(len(most)) % context.problem.layers
+            times, kinds = context.placement.times(most, of), context.placement.kind_of(of)
+            answers = Answers(np.full_like(most, context.problem.gpu_index))
+            self._resident = visit_rows(
+                most, answers.device, times, kinds, np.ones_like(most, np.bool_), None, answers, 0, False
+            )
+        for field, values in ((k.COUNTS, counts), (k.GPU, context.placement.gpu_ps(counts))):
+            start = k.R_HEADER + field * int(self._resident[k.R_SIZE])
+            self._resident[start : start + size] = values.ravel()
+        return self._resident
 
     def _close(self, index: int, steps: _Steps, begin: int, done: IntArray, laps: IntArray) -> None:
         """Books steps that have ended."""

@@ -27,7 +27,7 @@ class Steady(NamedTuple):
 
 
 class SteadyRun:
-    """`steps` steady steps behind `ahead` composed ones. Step j is composed when j + 1 steps have ended, composed ones included.
+    """`steps` steady steps behind `ahead` composed ones. Step j is composed when j + 1 steps have ended in all.
 
     Sequences count their tokens when `settle` is called; blocks are taken, and known to the prefix cache, when they would be.
     """

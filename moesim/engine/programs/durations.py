@@ -60,6 +60,7 @@ class Placement:
         self.expert_bytes = expert_bytes
         self._tables: dict[_Kind, tuple[FloatArray, FloatArray]] = {}
         self._gpu_table: FloatArray = np.zeros(0)
+        self._gpu_ps: IntTimes = np.zeros(0, dtype=np.int64)
         self.version = 0
         """Changes whenever kinds do."""
         self.refresh()
@@ -152,6 +153,16 @@ class Placement:
         weights = values.ravel().astype(np.float64)
         kinds = self._kind_of if kinds is None else kinds
         return np.bincount(kinds.ravel(), weights=weights, minlength=len(self._kinds)).astype(np.float64)
+
+    def gpu_ps(self, counts: IntArray) -> IntTimes:
+        """[V, E] ps of resident experts with `counts` [V, E] tokens on the GPU."""
+        largest = int(counts.max(initial=0))
+        seconds = self._gpu(counts, largest) if largest >= _TABLE_LIMIT or largest >= len(self._gpu_table) else None
+        if seconds is not None:
+            return to_ps(seconds, f"an expert with up to {largest:,} tokens on the GPU")
+        if len(self._gpu_ps) != len(self._gpu_table):
+            self._gpu_ps = to_ps(self._gpu_table, "an expert on the GPU")
+        return np.asarray(self._gpu_ps[counts])
 
     def _gpu(self, counts: IntArray, largest: int) -> FloatArray:
         if largest >= _TABLE_LIMIT:
