@@ -49,10 +49,12 @@ class Context:
         timeline: bool,
         window: tuple[int, int] | None = None,
         faults: Sequence[Fault] = (),
+        whole: Problem | None = None,
     ) -> None:
+        """`whole`: the problem that the model is placed for, where the run is a part of it."""
         self.problem, self.policy = problem, policy
         _check_links(problem)
-        self.deployment = policy.deploy(problem)
+        self.deployment = policy.deploy(whole or problem)
         self.recorder = Recorder(LayerSums.zeros(problem.layers), problem.job.requests, problem.experts, keep_slices=timeline)
         self.recorder.window = window
         self.residency = Residency(problem, self.deployment, fallback_of(problem, self.deployment, faults))

@@ -57,18 +57,19 @@ def simulate(  # noqa: PLR0913
     faults: Sequence[Fault] = (),
     schedule: Callable[[Problem, Deployment], Scheduler] = Rounds,
     progress: Callable[[int, int], None] | None = None,
+    whole: Problem | None = None,
 ) -> Outcome:
     """Runs the job of `problem` under `policy`; `routing` is hidden from the policy until each visit.
 
     `engine`: `kernel`, or the slow and plain `reference`, which gives the same; `auto` takes the kernel. `window` (ps) keeps
     only that stretch of the timeline. `faults`: tiers that fail and come back. `schedule` makes the scheduler that composes the
-    steps, once the policy has placed the model.
+    steps, once the policy has placed the model: for `whole`, where the job is a part of a longer one.
     `progress(done, total)` counts tokens of prompts and outputs. Raises InputError when the placement does not fit,
     PolicyError when a slot breaks its contract.
     """
     if policy.clairvoyant:
         problem = replace(problem, hindsight=hindsight(problem.job, routing))
-    context = Context(problem, policy, engine, timeline, window, faults)
+    context = Context(problem, policy, engine, timeline, window, faults, whole)
     scheduler = schedule(problem, context.deployment)
     _job(context, routing, scheduler, progress)
     recorder = context.recorder

@@ -191,6 +191,9 @@ def make_result(recorder: Recorder, facts: RunFacts) -> Result:
     if served is not None:
         serving.check(served, recorder.finish)
         requests.update(serving.request_columns(served))
+        if served.sample is not None:
+            before = served.sample.ttft_before
+            requests["ttft_s"] = np.where(np.isnan(before), requests["ttft_s"], before)
     columns = {
         "requests": requests,
         "steps": tables.steps(recorder),
@@ -227,7 +230,11 @@ def _summary(recorder: Recorder, facts: RunFacts, requests: Columns) -> dict[str
     produced = 0 if facts.single_layer_batch else produced
     counted, total = (batch, batch) if facts.single_layer_batch else (produced, produced + read)
     makespan = recorder.makespan / SECOND
-    warm_up = facts.served.warm_up if facts.served else 0
+    served = facts.served
+    everybody = np.ones(len(requests["e2e_s"]), dtype=np.bool_)
+    sample = served.sample if served is not None else None
+    if sample is not None:
+        produced, counted, makespan = sample.tokens, sample.tokens, sample.seconds
     values = {
         "scenario": facts.scenario,
         "policy": facts.policy,
@@ -242,7 +249,10 @@ def _summary(recorder: Recorder, facts: RunFacts, requests: Columns) -> dict[str
         "prompt_tokens": read,
         "requests_completed": int(done.sum()),
         "requests_rejected": int(facts.rejected),
-        **{name: describe(requests[name][warm_up:].tolist()) for name in ("ttft_s", "tpot_s", "e2e_s")},
+        **{
+            name: describe(requests[name][everybody if served is None else served.counts(name)].tolist())
+            for name in ("ttft_s", "tpot_s", "e2e_s")
+        },
         **serving.summary_fields(facts.served, requests, makespan),
         "utilisation": _sorted(recorder.busy, lambda busy: _per(busy, recorder.makespan)),
         "bytes": _sorted(recorder.moved, float),

@@ -11,11 +11,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moesim.arrays import BoolArray, FloatArray
 from moesim.errors import MoesimError
 from moesim.results.recorder import SECOND
 from moesim.results.statistics import describe
 
-__all__ = ["LATENCIES", "LIMITS", "Served", "check", "queue_table", "request_columns", "serving_details", "summary_fields"]
+__all__ = [
+    "LATENCIES",
+    "LIMITS",
+    "Sample",
+    "Served",
+    "check",
+    "queue_table",
+    "request_columns",
+    "serving_details",
+    "summary_fields",
+]
 
 IntArray = NDArray[np.int64]
 Columns = dict[str, NDArray[Any]]
@@ -29,6 +40,32 @@ LATENCIES = {
 """Latency of the summary -> its words."""
 LIMITS = {"ttft": "ttft_s", "tpot": "tpot_s", "e2e": "e2e_s"}
 """Limit of a service level -> column of the requests that it holds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Windows of a longer run: R rows of requests, of which those count that come out while a window counts."""
+
+    window: IntArray
+    """[R] number of the window."""
+    left: IntArray
+    """[R] ps at which the end of a window cut a request off; -1 where none did."""
+    first_counts: BoolArray
+    """[R] whether its first token came out while its window counted."""
+    finish_counts: BoolArray
+    """[R] the same of its last token."""
+    ttft_before: FloatArray
+    """[R] s, of requests that had their first token before their window; else NaN."""
+    seconds: float
+    """Time that counts."""
+    tokens: int
+    """Output tokens that came out meanwhile."""
+    details: dict[str, Any]
+    """How the run was sampled, and the intervals of its means."""
+
+    def tokens_of(self, makespan: int) -> int:
+        """Output tokens of all that was simulated, `makespan` ps, parts that do not count included."""
+        return round(self.tokens * makespan / SECOND / self.seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +98,14 @@ class Served:
     """`ttft`, `tpot`, `e2e` in s, those that are asked for."""
     warm_up: int = 0
     """Requests at the beginning that statistics leave out."""
+    sample: Sample | None = None
+    """Of a run that was sampled."""
+
+    def counts(self, name: str) -> BoolArray:
+        """[R] requests whose latency `name` counts."""
+        if self.sample is not None:
+            return self.sample.first_counts if name in ("ttft_s", "queue_s") else self.sample.finish_counts
+        return np.arange(len(self.arrival)) >= self.warm_up
 
 
 def request_columns(served: Served) -> Columns:
@@ -68,6 +113,7 @@ def request_columns(served: Served) -> Columns:
     taken = served.scheduled >= 0
     wait = (served.scheduled - served.arrival) / SECOND
     return {
+        **_sampled_columns(served),
         "queued_s": np.where(served.queued >= 0, served.queued / SECOND, np.nan),
         "scheduled_s": np.where(taken, served.scheduled / SECOND, np.nan),
         "queue_s": np.where(taken, wait, np.nan),
@@ -75,6 +121,14 @@ def request_columns(served: Served) -> Columns:
         "preemptions": served.preemptions,
         "cached_tokens": served.cached,
     }
+
+
+def _sampled_columns(served: Served) -> Columns:
+    """`window` of a sampled run, and whether the first and the last token count."""
+    sample = served.sample
+    if sample is None:
+        return {}
+    return {"window": sample.window, "first_counts": sample.first_counts, "finish_counts": sample.finish_counts}
 
 
 def queue_table(served: Served | None) -> Columns:
@@ -94,7 +148,7 @@ def summary_fields(served: Served | None, requests: Columns, makespan: float) ->
     """`queue_s`, `itl_s`, `slo`, `preemptions` of a run; each None where requests do not arrive over time."""
     if served is None:
         return dict.fromkeys(("queue_s", "itl_s", "slo", "preemptions"))
-    counted = slice(served.warm_up, None)
+    counted = served.counts("queue_s")
     return {
         "queue_s": describe(requests["queue_s"][counted].tolist()),
         "itl_s": describe((np.array(served.gaps, dtype=np.int64) / SECOND).tolist()),
@@ -111,11 +165,12 @@ def _kept(served: Served, requests: Columns, makespan: float) -> dict[str, Any] 
     """
     if served.slo is None:
         return None
-    counted = slice(served.warm_up, None)
+    counted = served.counts("e2e_s")
     done = ~np.isnan(requests["e2e_s"])
     good = {name: done & ~(np.nan_to_num(requests[LIMITS[name]]) > limit) for name, limit in served.slo.items()}
     every = np.logical_and.reduce(list(good.values()))[counted]
-    span = makespan - float(requests["arrival_s"][counted][0])
+    sample = served.sample
+    span = makespan - float(requests["arrival_s"][served.warm_up]) if sample is None else sample.seconds
     return {
         **{f"{name}_s": limit for name, limit in served.slo.items()},
         **{f"{name}_attainment": float(kept[counted].mean()) for name, kept in good.items()},
@@ -142,6 +197,7 @@ def serving_details(served: Served) -> dict[str, Any]:
         "cached_tokens": int(served.cached.sum()),
         "refused": {str(number): reason for number, reason in sorted(served.refused.items())},
         "warm_up": served.warm_up,
+        "sample": None if served.sample is None else served.sample.details,
     }
 
 
@@ -152,12 +208,15 @@ def check(served: Served, finish: IntArray) -> None:
     """
     done = finish >= 0
     refused = np.isin(np.arange(len(finish)), list(served.refused))
-    if not (done ^ refused).all():
-        lost = int(np.flatnonzero(~(done ^ refused))[0])
+    left = served.sample.left if served.sample is not None else np.full(len(finish), -1)
+    cut = (left >= 0) | (served.queued < 0) if served.sample is not None else np.zeros(len(finish), dtype=np.bool_)
+    ways = done.astype(int) + refused + cut
+    if (ways != 1).any():
+        lost = int(np.flatnonzero(ways != 1)[0])
         raise MoesimError(f"I12: request {lost} was neither completed nor refused, or both")
     levels = np.array(served.levels, dtype=np.int64).reshape(-1, 4)
     present = int(((levels[:-1, 1] + levels[:-1, 2]) * np.diff(levels[:, 0])).sum())
-    spent = int((finish - served.queued)[done].sum())
+    spent = int((finish - served.queued)[done].sum() + (left - served.queued)[left >= 0].sum())
     if present != spent:
         raise MoesimError(
             f"I12: Little's law fails: {present} ps of requests in the server, {spent} ps spent there by requests"

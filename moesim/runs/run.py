@@ -26,6 +26,7 @@ from moesim.hardware.lane_words import lane_words
 from moesim.results import provenance
 from moesim.results.recorder import SECOND
 from moesim.results.result import Result, RunFacts, make_result
+from moesim.results.serving import Sample
 from moesim.results.store import content_of, refuse_foreign
 from moesim.runs.served import served_by, stamp
 from moesim.scenario.scenario import LoadedScenario, load, load_data, with_own_runtime
@@ -111,15 +112,13 @@ def run_loaded(  # noqa: PLR0913
     begin = time.perf_counter()
     this = this if policy is None else with_own_runtime(this, policy)
     options = _options(this.scenario, timeline, window)
-    job, routing = this.build()
     chosen = this.scenario.policy if policy is None else policy
-    problem = problem_of(this, job, routing)
     try:
-        outcome = simulate(problem, chosen, routing, progress=progress, **options)
+        job, routing, problem, outcome, sample = _walked(this, chosen, {**options, "progress": progress})
     except InputError as error:
         raise this.located(InputError(*(_under_policy(mistake) for mistake in error.mistakes))) from None
     name = policy_name or policy_label(chosen)
-    facts = _facts(this, job, problem, outcome, bound=bound)
+    facts = _facts(this, job, problem, outcome, sample=sample, bound=bound and sample is None)
     about = {
         "policy": name,
         "wall_s": time.perf_counter() - begin,
@@ -142,25 +141,54 @@ def _options(scenario: Scenario, timeline: bool, window: str | None) -> dict[str
     }
 
 
-def _facts(this: LoadedScenario, job: Job, problem: Problem, outcome: Outcome, *, bound: bool) -> dict[str, Any]:
+def _facts(
+    this: LoadedScenario, job: Job, problem: Problem, outcome: Outcome, *, sample: Sample | None, bound: bool
+) -> dict[str, Any]:
     """The fields of `RunFacts` that follow from what was run and from what came out."""
     scenario = this.scenario
     bound_s, unbounded = _bound(problem, outcome) if bound else (None, [])
     return {
         **_names(scenario),
-        **_requests(this, job, outcome),
+        **_requests(this, job, outcome, sample),
         "bound_s": bound_s,
-        **_spending(problem, outcome, _counted_tokens(job)),
+        **_spending(problem, outcome, _counted_tokens(job) if sample is None else sample.tokens_of(outcome.recorder.makespan)),
         "bill": [line._asdict() for line in bill(scenario.hardware)],
         "lane_words": {**lane_words(scenario.hardware), ARRIVALS: "waiting for requests"},
         "single_layer_batch": not job.attention,
-        "notes": [*range_notes(problem, outcome), *outcome.faults, *unbounded],
+        "notes": [*range_notes(problem, outcome), *outcome.faults, *unbounded, *_about_sample(sample)],
     }
 
 
-def _requests(this: LoadedScenario, job: Job, outcome: Outcome) -> dict[str, Any]:
+def _walked(
+    this: LoadedScenario, policy: Policy, options: dict[str, Any]
+) -> tuple[Job, RoutingTable, Problem, Outcome, Sample | None]:
+    """The whole run, or the sample of it that the scenario asks for."""
+    if this.scenario.simulation.sample is not None:
+        from moesim.runs.sampled import walk
+
+        return walk(this, policy, problem_of)
+    job, routing = this.build()
+    problem = problem_of(this, job, routing)
+    return job, routing, problem, simulate(problem, policy, routing, **options), None
+
+
+def _about_sample(sample: Sample | None) -> list[str]:
+    """What a reader of a sampled run should know."""
+    if sample is None:
+        return []
+    known, told = sample.details["intervals"], sample.details
+    sure = ", ".join(
+        f"{name} {end['mean']:.4g} [{end['low']:.4g}, {end['high']:.4g}]"
+        for name, end in known.items()
+        if end["low"] is not None
+    )
+    text = f"a sample: {told['windows']} windows with {100 * told['share']:.3g} % of the time of {told['requests']:,} requests"
+    return [f"{text}; 95 % intervals of the means: {sure}"]
+
+
+def _requests(this: LoadedScenario, job: Job, outcome: Outcome, sample: Sample | None) -> dict[str, Any]:
     """The fields of `RunFacts` about requests; those of a server stamp the record, for it says when tokens come out."""
-    served = served_by(outcome.scheduler, this.scenario.workload)
+    served = served_by(outcome.scheduler, this.scenario.workload, sample)
     lengths = {"prompt": job.prompt, "output": job.output}
     if served is None:
         return {"arrival": job.arrival, **lengths}

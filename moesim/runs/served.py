@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 
 from moesim.results.recorder import Recorder
-from moesim.results.serving import LIMITS, Served
+from moesim.results.serving import LIMITS, Sample, Served
 from moesim.scheduling.serve import Serving
+from moesim.scheduling.windows import WindowedServing
 
-__all__ = ["served_by", "stamp"]
+__all__ = ["counted_gaps", "served_by", "stamp"]
 
 
-def served_by(scheduler: Any, workload: Any) -> Served | None:
+def served_by(scheduler: Any, workload: Any, sample: Sample | None = None) -> Served | None:
     """What the server of a run wrote down; None where all requests arrived at time 0."""
     if not isinstance(scheduler, Serving):
         return None
-    server, ledger = scheduler.server, scheduler.ledger
-    sequences, slo = server.traffic.sequences, getattr(workload, "slo", None)
-    pool = server.session.pool
+    ledger, sequences = scheduler.ledger, scheduler.sequences
+    slo, pool = getattr(workload, "slo", None), scheduler.server.session.pool
     return Served(
         arrival=ledger.arrival,
         queued=ledger.queued,
@@ -31,13 +31,19 @@ def served_by(scheduler: Any, workload: Any) -> Served | None:
         preemptions=np.array([sequence.preemptions for sequence in sequences], dtype=np.int64),
         cached=np.array([sequence.hits for sequence in sequences], dtype=np.int64),
         refused=ledger.refused,
-        gaps=ledger.gaps,
+        gaps=counted_gaps(scheduler) if isinstance(scheduler, WindowedServing) else ledger.gaps,
         levels=ledger.levels,
         blocks=pool.total,
         block_size=pool.size,
         slo=None if slo is None else {name: limit for name in LIMITS if (limit := getattr(slo, name)) is not None},
         warm_up=getattr(workload, "warm_up", 0),
+        sample=sample,
     )
+
+
+def counted_gaps(scheduler: WindowedServing) -> list[int]:
+    """The gaps between tokens (ps) that count, window by window."""
+    return [gap for first, last in scheduler.gap_marks for gap in scheduler.ledger.gaps[first:last]]
 
 
 def stamp(recorder: Recorder, scheduler: Any) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, SerializeAsAny
 
 from moesim import plugins
@@ -21,6 +21,7 @@ from moesim.runtime import FREE, Runtime
 from moesim.scenario.shape import shape_of
 from moesim.scenario.tree import Node, Path, from_plain
 from moesim.spec import Spec
+from moesim.units import Share
 
 __all__ = [
     "DEFAULT_POLICY",
@@ -46,16 +47,25 @@ DEFAULT_RUNTIME = "reference"
 """The serving program of a scenario that names none."""
 
 Count = Annotated[int, Ge(0)]
+SampleShare = Annotated[Share, Gt(0), Le(0.5)]
 
 
 class Simulation(Spec):
-    """How the run is made, not what is run: no choice here may change a result beyond the last digit."""
+    """How the run is made, not what is run: no choice here but `sample` may change a result beyond the last digit."""
 
     engine: Literal["auto", "kernel", "reference", "events"] = "auto"
     """What times the run: `kernel`, or the slow and plain `reference`, which gives the same picoseconds; `auto` is the kernel.
     `events` is an old name of `reference`."""
     timeline: bool = False
     """Keeps every slice of every lane, for `--trace`."""
+    sample: SampleShare | None = None
+    """Share of the time of an online job that is simulated, in windows evenly spread over it; results are those of the windows,
+    with intervals. The whole job if not given."""
+    error: SampleShare | None = None
+    """Half-width of the intervals, as a share of the mean, that is aimed at: more windows are taken until mean TTFT, ITL and
+    end-to-end time are that sure, at most ten times the sample."""
+    windows: Annotated[int, Ge(4)] = 24
+    """Windows of a sample."""
 
 
 class Head(Spec):

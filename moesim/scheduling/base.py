@@ -82,6 +82,15 @@ class Session:
         if self.by_priority:
             self.waiting = deque(sorted(self.waiting, key=urgency))
 
+    def resume(self, sequence: Sequence) -> bool:
+        """A sequence that runs already, all its tokens but the last being in the cache; False, and it waits, without blocks."""
+        if not self.pool.extend(sequence, sequence.prompt - 1):
+            self.add(sequence)
+            return False
+        sequence.computed = sequence.found = sequence.prompt - 1
+        self.running.append(sequence)
+        return True
+
     def refuses(self, sequence: Sequence) -> str | None:
         """Why `sequence`, which has just arrived, is not taken in; None if it is."""
         if self.max_waiting is not None and len(self.waiting) >= self.max_waiting:

@@ -30,6 +30,7 @@ from moesim.workload.jobs import AnyRouting, routed
 from moesim.workload.requests.arrival_trace import Rows, TraceArrivals
 from moesim.workload.requests.arrivals import AnyArrivals, timed
 from moesim.workload.requests.lengths import Lengths, draw_lengths, unread
+from moesim.workload.requests.servegen import ServeGen
 from moesim.workload.routing.law import Routed
 from moesim.workload.routing.profile import HeldOut, Profile
 from moesim.workload.routing.trace import Trace
@@ -118,7 +119,7 @@ class Online(Spec):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        recorded = isinstance(self.arrivals, TraceArrivals)
+        recorded = isinstance(self.arrivals, (TraceArrivals, ServeGen))
         if self.requests is None and not recorded:
             raise ValueError("requests: missing; it has to be given, unless arrivals come from a trace")
         if self.urgent and getattr(self.scheduler, "order", None) != "priority":
@@ -131,7 +132,7 @@ class Online(Spec):
 
     def job(self, model: Routed, streams: Streams, base: Path) -> tuple[Job, tuple[str, ...]]:
         """Arrivals and lengths without routing, and notes on them."""
-        if isinstance(self.arrivals, TraceArrivals):
+        if isinstance(self.arrivals, (TraceArrivals, ServeGen)):
             job, notes = self._recorded(self.arrivals.rows(self.requests, streams, base), model, streams, base)
         else:
             assert self.requests is not None

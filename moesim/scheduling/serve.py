@@ -21,7 +21,7 @@ from moesim.scheduling.steady import Steady
 from moesim.units import format_exact
 from moesim.workload.table import Job
 
-__all__ = ["Serving", "kv_room"]
+__all__ = ["Serving", "kv_room", "room_of"]
 
 _SECOND = 10**12
 _UNLIMITED = 1 << 50
@@ -33,8 +33,8 @@ class Serving:
 
     def __init__(self, batching: Batching, problem: Problem, deployment: Deployment) -> None:
         job, self._room = problem.job, kv_room(problem, deployment)
-        tokens = _tokens(problem, self._room, batching.most_sequences)
-        session = batching.session(Room(tokens, int((job.prompt + job.output).max())))
+        self.room = room_of(batching, problem, deployment)
+        session = batching.session(self.room)
         self.server = Server(session, _traffic(job), batching.steps_ahead)
         self._decodes = job.prompt
         if session.pool.total < 1:
@@ -45,6 +45,11 @@ class Serving:
     def ledger(self) -> Ledger:
         """What happened to the requests."""
         return self.server.ledger
+
+    @property
+    def sequences(self) -> Sized[Sequence]:
+        """[R] the requests as they were served."""
+        return self.server.traffic.sequences
 
     def compose(self, now: int) -> StepPlan | int | None:
         """As the server composes it."""
@@ -141,6 +146,13 @@ def kv_room(problem: Problem, deployment: Deployment) -> float:
     if plan.kv == problem.gpu_tier and deployment.resident.all():
         room += max(problem.gpu_free(plan) - float(deployment.expert_bytes.sum()), 0.0)
     return room
+
+
+def room_of(batching: Batching, problem: Problem, deployment: Deployment) -> Room:
+    """What the machine leaves for sequences of the problem's job."""
+    job = problem.job
+    tokens = _tokens(problem, kv_room(problem, deployment), batching.most_sequences)
+    return Room(tokens, int((job.prompt + job.output).max()))
 
 
 def _tokens(problem: Problem, room: float, sequences: int) -> int:

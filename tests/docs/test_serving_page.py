@@ -38,7 +38,7 @@ def test_the_experiment_of_the_page_is_right(tmp_path: Path) -> None:
 
 def test_a_measured_run_is_replayed_as_the_page_says(tmp_path: Path) -> None:
     scenario = tmp_path / "replay.yaml"
-    scenario.write_text(blocks(PAGE, "yaml")[2].text)
+    scenario.write_text(blocks(PAGE, "yaml")[3].text)
     (tmp_path / "run.csv").write_text("client_s,arrival_s,prompt_tokens,output_tokens\n0.5,0.6,20,3\n-0.25,0.6,30,2\n")
     requests = moesim.run(scenario).frame("requests")
     assert requests.arrival_s.tolist() == [0.0, 0.75]
@@ -50,5 +50,5 @@ def test_laws_and_schedulers_are_all_named() -> None:
     with pytest.raises(ValidationError) as caught:
         TypeAdapter(AnyArrivals).validate_python({"kind": "?"})
     laws = re.findall(r"'(\w+)'", caught.value.errors()[0]["ctx"]["expected_tags"])
-    assert len(laws) == 8
+    assert len(laws) == 9
     assert words >= {*laws, *BUILT_IN["schedulers"]}

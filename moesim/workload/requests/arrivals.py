@@ -16,6 +16,7 @@ from moesim.spec import Spec
 from moesim.streams import Streams
 from moesim.units import Duration, Rate
 from moesim.workload.requests.arrival_trace import TraceArrivals
+from moesim.workload.requests.servegen import ServeGen
 
 __all__ = ["AnyArrivals", "Bursts", "Closed", "Constant", "Gamma", "Poisson", "Ramp", "Timed", "Weibull", "timed"]
 
@@ -117,7 +118,7 @@ class Closed(Spec):
 
 
 AnyArrivals = Annotated[
-    Poisson | Constant | Gamma | Weibull | Bursts | Ramp | Closed | TraceArrivals, Field(discriminator="kind")
+    Poisson | Constant | Gamma | Weibull | Bursts | Ramp | Closed | TraceArrivals | ServeGen, Field(discriminator="kind")
 ]
 
 

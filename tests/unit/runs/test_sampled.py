@@ -1,0 +1,109 @@
+"""A sample of a served run against the run in full, what it leaves, and what cannot be sampled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import moesim
+from moesim.errors import InputError
+from moesim.results.statistics import ratio_interval, windows_needed
+
+SCENARIO: dict[str, Any] = {
+    "name": "sampled",
+    "hardware": "rtx4090-desktop",
+    "model": {
+        "name": "tiny", "hidden": 512, "layers": 2, "experts": 8, "top_k": 2, "expert_width": 1024, "vocab": 32000,
+        "attention": {"kind": "gqa", "heads": 8, "kv_heads": 2, "head_dim": 64},
+    },
+    "policy": "gpu_only",
+    "workload": {
+        "kind": "online", "requests": 240, "arrivals": {"kind": "poisson", "rate": "400/s"},
+        "prompt": {"kind": "uniform", "minimum": 8, "maximum": 96}, "output": {"kind": "uniform", "minimum": 4, "maximum": 40},
+        "routing": {"kind": "uniform"}, "scheduler": {"kind": "continuous", "max_num_seqs": 16, "max_num_batched_tokens": 256},
+        "slo": {"ttft": "10 ms", "tpot": "2 ms"},
+    },
+}  # fmt: skip
+
+
+def run(**changes: Any) -> moesim.Result:
+    return moesim.run(SCENARIO, **changes)
+
+
+@pytest.fixture(scope="module")
+def sample() -> moesim.Result:
+    return run(**{"simulation.sample": "40 %", "simulation.windows": 8})
+
+
+def test_intervals_of_a_sample_cover_the_full_run(sample: moesim.Result) -> None:
+    whole = run()
+    intervals = sample.details["serving"]["sample"]["intervals"]
+    truth = {name: whole.summary[name]["mean"] for name in ("ttft_s", "itl_s", "e2e_s")}
+    truth["throughput_tok_s"] = whole.summary["throughput_tok_s"]
+    for name, value in truth.items():
+        interval = intervals[name]
+        assert interval["low"] <= value <= interval["high"], name
+        assert interval["high"] - interval["low"] < value, name
+    assert sample.summary["slo"]["attainment"] == pytest.approx(whole.summary["slo"]["attainment"], abs=0.1)
+
+
+def test_a_sample_walks_its_share_and_says_so(sample: moesim.Result) -> None:
+    told, requests = sample.details["serving"]["sample"], sample.frame("requests")
+    assert told["windows"] == 8
+    assert told["share"] == pytest.approx(0.4)
+    assert told["requests"] == 240
+    assert told["model_off"] < 0.05
+    assert sample.summary["makespan_s"] == pytest.approx(0.4 * 240 / 400, rel=0.15)
+    counted = requests[requests.first_counts]
+    assert sample.summary["ttft_s"]["mean"] == pytest.approx(counted.ttft_s.mean())
+    assert len(counted) == pytest.approx(96, rel=0.25)
+    assert set(requests.window) == set(range(8))
+
+
+def test_an_error_that_is_aimed_at_takes_more_windows() -> None:
+    result = run(**{"simulation.sample": "4 %", "simulation.windows": 4, "simulation.error": "5 %", "workload.requests": 60})
+    told = result.details["serving"]["sample"]
+    assert 4 < told["windows"] <= 40
+    assert told["error"] == 0.05
+    assert told["reached"] == all(
+        (end["high"] - end["mean"]) <= 0.05 * end["mean"]
+        for name, end in told["intervals"].items()
+        if name != "throughput_tok_s"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"workload.arrivals": {"kind": "closed", "users": 4}}, "users of a closed loop wait for answers"),
+        ({"workload.scheduler": {"kind": "static"}}, "only schedulers of kind continuous and prefill_first"),
+        (
+            {"workload": {"kind": "offline", "requests": 1, "prompt": 4, "output": 2, "routing": {"kind": "uniform"}}},
+            "do not arrive",
+        ),
+    ],
+)
+def test_what_cannot_be_sampled_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        run(**{"simulation.sample": "10 %"}, **changes)
+
+
+def test_the_interval_of_a_ratio_is_that_of_a_mean_where_windows_count_alike() -> None:
+    generator = np.random.default_rng(1)
+    covered = 0
+    for _ in range(400):
+        counts = generator.integers(5, 15, 20).astype(float)
+        sums = counts * 3.0 + generator.standard_normal(20) * np.sqrt(counts)
+        interval = ratio_interval(sums.tolist(), counts.tolist())
+        assert interval is not None
+        assert interval.low is not None
+        assert interval.high is not None
+        covered += interval.low <= 3.0 <= interval.high
+        # half the error asks for four times the windows
+        half = interval.half_width
+        assert half is not None
+        assert windows_needed([interval], half / interval.mean / 2) == pytest.approx(80, abs=1)
+    assert 0.92 < covered / 400 < 0.98
+    assert ratio_interval([0.0] * 3, [0.0] * 3) is None
