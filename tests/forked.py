@@ -17,6 +17,17 @@ from subprocess import CompletedProcess
 from moesim import cli
 
 
+def started(*words: str, cwd: Path, **environment: str) -> int:
+    """The id of a process that runs `moesim words` in `cwd`, whose output goes nowhere; the caller waits for it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        _command(list(words), cwd, environment, nowhere, nowhere)
+    return child
+
+
 def moesim(*words: str, cwd: Path, **environment: str) -> CompletedProcess[str]:
     """Exit status, standard output and standard error of `moesim words` run in `cwd`."""
     with tempfile.TemporaryFile("w+b") as out, tempfile.TemporaryFile("w+b") as told:
