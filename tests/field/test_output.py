@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import forked
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -58,9 +60,7 @@ def test_what_a_helper_imports_counts_too(experiment: Path, importing: str) -> N
 
 
 def moesim(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "moesim", *words]
-    return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
+    return forked.moesim(*words, cwd=place)
 
 
 def test_an_experiment_with_plug_ins_is_checked_without_their_code(experiment: Path) -> None:

@@ -41,8 +41,9 @@ def scenes(draw):
 
 def deployed(name: str, p):
     """The deployment, or None where the policy says that the model or the machine does not suit it."""
+    less = {"gap": 0.1, "nodes": 10} if name == "optimum" else {}  # what must hold of any plan needs no good one
     try:
-        return find("policies", name)().deploy(p)
+        return find("policies", name)(**less).deploy(p)
     except InputError:
         return None
 

@@ -1,0 +1,86 @@
+"""Runs too long for every day: `python -m tests.long [killed|serving|visits ...]`, all three by default.
+
+`killed`: a sweep of 1,008 points, killed ten times and resumed, ends with the bytes of one left alone. `serving`: requests that
+arrive for an hour; memory in use after ten minutes of it and after the hour. `visits`: a million visits of layers, after which
+the books of bytes agree with the uploads that they are of, to the byte.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # helpers of the tests, as pytest finds them
+
+import moesim
+from moesim.experiment.sweep import run_sweep
+from moesim.results.result import Result
+from tests.unit.experiment import test_killed
+
+SERVED = """
+import resource, sys
+import moesim
+moesim.run("serving/mixtral-4bit-poisson", **{"workload.requests": int(sys.argv[1])})
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+PER_SECOND = 2
+"""Requests of the scenario."""
+
+
+def killed() -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        experiment = Path(folder) / "again" / "killed.yaml"
+        experiment.parent.mkdir()
+        experiment.write_text(test_killed.THOUSAND, "utf-8")
+        run_sweep(experiment, out=Path(folder) / "whole", jobs=2)
+        test_killed.killed_and_resumed(experiment, Path(folder) / "whole", kills=10, most=100)
+    return "1,008 points killed ten times: the same bytes"
+
+
+def serving() -> str:
+    """Memory of a run of ten minutes and of one of an hour, each in a process of its own."""
+    sizes = []
+    for seconds in (600, 3600):
+        command = [sys.executable, "-c", SERVED, str(PER_SECOND * seconds)]
+        done = subprocess.run(command, capture_output=True, check=True, text=True)
+        sizes.append(int(done.stdout.split()[-1]) / 1024)
+    return f"an hour of serving: {sizes[1]:.0f} MiB at most, {sizes[0]:.0f} MiB for its first ten minutes"
+
+
+def visits(number: int = 1_000_000) -> str:
+    """The books after so many visits: bytes are whole uploads, lanes add up, nothing drifts."""
+    work = {"workload.requests": 1, "workload.prompt": 32, "workload.output": -(-number // 48)}
+    result = moesim.run("quickstart", policy="lru", **work)
+    exact(result)
+    return f"{result.summary['layer_visits']:,} visits of layers: books of bytes exact"
+
+
+def exact(result: Result, expert_bytes: float = 3 * 2048 * 768 * 2) -> None:
+    """Demanded bytes are uploads of whole experts and equal on each part of their way; critical times add up."""
+    uploads = int(result.columns["layers"]["uploads"].sum())
+    summary, caused = result.summary, result.details["caused_B"]
+    assert caused["demand"] == uploads * expert_bytes
+    assert summary["bytes"]["pcie:forward"] == summary["bytes"]["hbm:write"] == sum(caused.values()) - caused["routing"]
+    assert summary["bytes"]["pcie:reverse"] == caused["routing"]
+    assert abs(sum(result.details["critical_s"].values()) - summary["makespan_s"]) < 1e-9 * summary["makespan_s"]
+
+
+def main() -> int:
+    verbs = {"killed": killed, "serving": serving, "visits": visits}
+    parser = argparse.ArgumentParser(prog="python -m tests.long", description=__doc__)
+    parser.add_argument("runs", nargs="*", choices=[*verbs, []], default=[])
+    for name in parser.parse_args().runs or verbs:
+        begin = time.perf_counter()
+        said = verbs[name]()
+        cpu = resource.getrusage(resource.RUSAGE_SELF).ru_utime
+        print(f"{name}: {said} ({time.perf_counter() - begin:.0f} s, {cpu:.0f} s of CPU so far)", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
