@@ -78,6 +78,9 @@ def main() -> int:
                 result = tried(item, tests, config["seconds"])
                 survived = result.test_outcome is TestOutcome.SURVIVED
                 outcomes[room]["survived" if survived else "killed"] += 1
+                place = item.mutations[0]
+                outcome = "survived" if survived else "killed"
+                print(outcome, f"{place.module_path}:{place.start_pos[0]}", place.operator_name, flush=True)
                 if survived:
                     print(result.diff, flush=True)
     for room, counted in outcomes.items():
