@@ -70,6 +70,7 @@ def test_given_shares_win():
     [
         ({"of": ["a", "a"]}, "of: a tier is named twice (a, a)"),
         ({"of": ["a", "b"], "shares": [0.2, 0.3, 0.5]}, "shares: 3 shares for 2 tiers; give one for each"),
+        ({"of": ["a", "b"], "shares": [1.0]}, "shares: 1 shares for 2 tiers; give one for each"),
         ({"of": ["a", "b"], "shares": [0.2, 0.3]}, "shares: they add up to 0.5; they must add up to 1"),
     ],
 )
