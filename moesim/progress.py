@@ -6,11 +6,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["bar"]
+__all__ = ["Progress", "bar"]
+
+Progress = Callable[[int, int], None]
+"""`progress(done, total)`: called as work goes on."""
 
 
 @contextmanager
-def bar(name: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+def bar(name: str, unit: str) -> Iterator[Progress]:
     """A function `progress(done, total)` that draws a bar while the block runs; tokens are shown in thousands and millions."""
     if not sys.stderr.isatty():
         yield lambda _done, _total: None

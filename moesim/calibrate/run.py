@@ -8,20 +8,19 @@ from __future__ import annotations
 import datetime
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from moesim.calibrate import machine as machines
 from moesim.calibrate.budget import Budget
 from moesim.errors import InputError, Mistake
+from moesim.progress import Progress
 
 if TYPE_CHECKING:
     from moesim.calibrate.profile import Memory, Processor
 
 __all__ = ["Outcome", "calibrate"]
 
-Progress = Callable[[int, int], None]
 _MEMORY, _EXPERTS, _ATTENTION, _GPU = 0.3, 0.6, 0.08, 0.35
 """Shares of the budget; what one does not use goes to the next."""
 

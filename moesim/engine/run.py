@@ -22,6 +22,7 @@ from moesim.engine.walk import PassWalk
 from moesim.errors import InputError, Mistake
 from moesim.hardware.device import Phase
 from moesim.hardware.fault import Fault
+from moesim.progress import Progress
 from moesim.results.recorder import PassRow, Recorder
 from moesim.scheduling.rounds import Rounds
 from moesim.workload.table import RoutingTable
@@ -56,7 +57,7 @@ def simulate(  # noqa: PLR0913
     window: tuple[int, int] | None = None,
     faults: Sequence[Fault] = (),
     schedule: Callable[[Problem, Deployment], Scheduler] = Rounds,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     whole: Problem | None = None,
 ) -> Outcome:
     """Runs the job of `problem` under `policy`; `routing` is hidden from the policy until each visit.
@@ -87,7 +88,7 @@ def simulate(  # noqa: PLR0913
     return Outcome(recorder, context.deployment, context.tally, smallest, context.met(), notes, scheduler)
 
 
-def _job(context: Context, routing: RoutingTable, scheduler: Scheduler, progress: Callable[[int, int], None] | None) -> None:
+def _job(context: Context, routing: RoutingTable, scheduler: Scheduler, progress: Progress | None) -> None:
     job = context.problem.job
     total = int(job.prompt.sum() + job.output.sum()) - job.requests
     index, done = 0, 0

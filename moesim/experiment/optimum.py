@@ -14,7 +14,8 @@ from typing import Any
 from moesim.errors import InputError, Mistake
 from moesim.experiment.axes import Column, Dimension, Setting
 from moesim.experiment.plan import Plan, plan
-from moesim.experiment.sweep import Effort, Progress
+from moesim.experiment.sweep import Effort
+from moesim.progress import Progress
 from moesim.results.answers import Cell, cells, paired
 from moesim.results.search import find_peak
 from moesim.results.statistics import paired_difference, t_interval

@@ -6,7 +6,7 @@ The one place where plan, pool and directory meet.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,13 @@ from moesim.experiment.plan import Plan, plan
 from moesim.experiment.points import Row
 from moesim.experiment.store import Store
 from moesim.experiment.task import Record, Task, failed
+from moesim.progress import Progress
 from moesim.results.marks import losses
 from moesim.results.plain import canonical
 from moesim.results.sweeps import POWER, SweepResult, flat
 from moesim.runs.pools import outcomes
 
-__all__ = ["Effort", "Progress", "in_turn", "mine", "run_plan", "run_sweep", "shard"]
-
-Progress = Callable[[int, int], None]
+__all__ = ["Effort", "in_turn", "mine", "run_plan", "run_sweep", "shard"]
 
 
 def run_sweep(

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from moesim.errors import InputError, Mistake
+from moesim.progress import Progress
 from moesim.results.search import Peak, find_peak
 from moesim.results.statistics import mean, t_interval
 from moesim.runs.run import loaded, run_loaded
@@ -110,7 +111,7 @@ def sweep_threshold(
     *,
     seeds: Sequence[int] | None = None,
     policy: Any = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Sweep:
     """Runs `scenario` with each of `values` (0 to 1) at the dotted `path`, and finds the peak.
 

@@ -23,6 +23,7 @@ from moesim.engine.run import Outcome
 from moesim.errors import InputError, Mistake, MoesimError, excerpt
 from moesim.hardware.bill import bill, machine_price
 from moesim.hardware.lane_words import lane_words
+from moesim.progress import Progress
 from moesim.results import provenance
 from moesim.results.recorder import SECOND
 from moesim.results.result import Result, RunFacts, make_result
@@ -39,7 +40,6 @@ from moesim.workload.table import Job, RoutingTable
 from moesim.writing import file_target, folder_target, remove, write
 
 __all__ = [
-    "Progress",
     "compare_loaded",
     "compared_directory",
     "comparison_target",
@@ -52,8 +52,6 @@ __all__ = [
     "save_comparison",
     "told_apart",
 ]
-
-Progress = Callable[[int, int], None]
 
 
 def run(scenario: Any, *, policy: Any = None, seed: int | None = None, timeline: bool = False, **overrides: Any) -> Result:

@@ -9,7 +9,7 @@ that was drawn, as it would on the real one. Where the routing is borrowed, each
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 from moesim.arrays import FloatArray
 from moesim.errors import InputError, Mistake
 from moesim.hardware import System
+from moesim.progress import Progress
 from moesim.results.columns import Columns
 from moesim.results.drivers import drivers, enough, together
 from moesim.results.result import Result
@@ -161,7 +162,7 @@ class Study:
         return [*lines, *([f"note: {self.note}"] if self.note else [])]
 
 
-def study(this: LoadedScenario, draws: int, *, progress: Callable[[int, int], None] | None = None) -> Study:
+def study(this: LoadedScenario, draws: int, *, progress: Progress | None = None) -> Study:
     """Runs the scenario on `draws` machines drawn from the spreads of its values."""
     if draws < 2:
         raise InputError(Mistake(f"{draws} draws tell nothing of a spread; write 2 or more, better 100", file="--uncertainty"))

@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 from moesim.contract import Deployment, Problem
 from moesim.errors import InputError, Mistake, excerpt
 from moesim.plugins import find
+from moesim.progress import Progress
 from moesim.scheduling.base import Batching
 from moesim.scheduling.continuous import Continuous
 from moesim.scheduling.prefill_first import PrefillFirst
@@ -34,7 +35,7 @@ from moesim.workload.requests.servegen import ServeGen
 from moesim.workload.routing.law import Routed
 from moesim.workload.routing.profile import HeldOut, Profile
 from moesim.workload.routing.trace import Trace
-from moesim.workload.table import Job, Progress, RoutingTable
+from moesim.workload.table import Job, RoutingTable
 
 __all__ = ["AnyScheduler", "Online", "Slo"]
 

@@ -6,10 +6,11 @@ Knows cases by their fields only.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moesim.progress import Progress
 from moesim.validation import registry
 from moesim.validation.case import Case, CaseResult, Exhibit, judge
 from moesim.validation.document import page
@@ -22,9 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["reproduce", "run_case"]
 
 
-def reproduce(
-    ids: Iterable[str] = (), progress: Callable[[int, int], None] | None = None, out: str | Path | None = None
-) -> list[CaseResult]:
+def reproduce(ids: Iterable[str] = (), progress: Progress | None = None, out: str | Path | None = None) -> list[CaseResult]:
     """Runs the cases `ids` (all without any) and, with `out`, writes reports, tables and figures there.
 
     `progress(done, total)` counts cases. Raises InputError for unknown ids before anything runs.

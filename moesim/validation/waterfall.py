@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+from moesim.progress import Progress
 from moesim.results.statistics import Interval, t_interval
 from moesim.runs.run import loaded, run_loaded
 
@@ -85,9 +86,7 @@ def _told(item: Interval) -> str:
     return f"{1e3 * item.mean:.4g}{spread}"
 
 
-def fall(
-    scenario: Any, steps: Sequence[Step], *, replicates: int = 6, progress: Callable[[int, int], None] | None = None
-) -> Waterfall:
+def fall(scenario: Any, steps: Sequence[Step], *, replicates: int = 6, progress: Progress | None = None) -> Waterfall:
     """Runs every step for every scheme of the first one, in each replicate on the same draws.
 
     Every step is a simulation of its own. `progress(done, total)` counts runs.

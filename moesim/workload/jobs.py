@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from moesim.errors import InputError, excerpt
 from moesim.plugins import find
+from moesim.progress import Progress
 from moesim.spec import Spec
 from moesim.streams import Streams
 from moesim.workload.requests.lengths import Lengths, unread
@@ -28,7 +29,7 @@ from moesim.workload.routing.sticky import Sticky
 from moesim.workload.routing.strata import prototypes
 from moesim.workload.routing.trace import Trace
 from moesim.workload.routing.zipf import Uniform, Zipf
-from moesim.workload.table import Job, Progress, RoutingTable, nowhere
+from moesim.workload.table import Job, RoutingTable, nowhere
 
 __all__ = ["AnyRouting", "LayerBatch", "Offline", "routed"]
 

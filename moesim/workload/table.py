@@ -16,10 +16,7 @@ from numpy.typing import NDArray
 from moesim.arrays import FloatArray, IntArray
 from moesim.errors import InputError, Mistake
 
-__all__ = ["Job", "Progress", "RoutingTable", "distinct", "id_type", "nowhere"]
-
-Progress = Callable[[int, int], None]
-"""Called with (done, total) while a table is made; any unit, `done` never falls."""
+__all__ = ["Job", "RoutingTable", "distinct", "id_type", "nowhere"]
 
 
 def id_type(experts: int) -> type[np.unsignedinteger[Any]]:

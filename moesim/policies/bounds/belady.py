@@ -65,15 +65,8 @@ class LayerBelady(LayerCache):
         return Moves(keep, pairs_of(step.layer, drop)) if len(keep) or len(drop) else NO_MOVES
 
 
-class Belady(CachePolicy):
-    """A cache per layer that knows the future: what is used again last leaves. No cache with the same start uploads less.
-
-    Source: Belady 1966 (MIN), as the bound in studies of expert caches (arXiv:2312.17238 and after). Valid: fewest uploads for
-    copies of equal size; not the least time where copies overlap, where the CPU computes misses, or where the token counts
-    of hits and misses differ: see `oracle_prefetch` and `oracle_dispatch`.
-    """
-
-    kind: Literal["belady"] = "belady"
+class _Foresighted(CachePolicy):
+    """A cache that knows the whole run: `deploy` leaves a `LayerBelady` as the state."""
 
     adapts: ClassVar[Literal["never", "layer", "pass", "both"]] = "layer"
     batched: ClassVar[bool] = False
@@ -85,6 +78,17 @@ class Belady(CachePolicy):
         cut, shape = self.cut(problem, movable=True), (problem.layers, problem.experts)
         empty = self.start == "empty"
         return deploy_cached(problem, cut, self.capacity, lambda capacity: LayerBelady(capacity, *shape), empty=empty)
+
+
+class Belady(_Foresighted):
+    """A cache per layer that knows the future: what is used again last leaves. No cache with the same start uploads less.
+
+    Source: Belady 1966 (MIN), as the bound in studies of expert caches (arXiv:2312.17238 and after). Valid: fewest uploads for
+    copies of equal size; not the least time where copies overlap, where the CPU computes misses, or where the token counts
+    of hits and misses differ: see `oracle_prefetch` and `oracle_dispatch`.
+    """
+
+    kind: Literal["belady"] = "belady"
 
     def adapt(self, step: Step, view: View) -> Moves:
         """Keeps what is used soonest."""
@@ -108,7 +112,7 @@ class _Pool:
     """[L] visits of each layer so far."""
 
 
-class BeladyGlobal(CachePolicy):
+class BeladyGlobal(_Foresighted):
     """One pool over all layers that knows the future: whichever expert of any layer is used again last leaves.
 
     As many slots as `belady` has in all, so no more uploads than that, and than any cache of that size with the same start.
@@ -117,16 +121,9 @@ class BeladyGlobal(CachePolicy):
 
     kind: Literal["belady_global"] = "belady_global"
 
-    adapts: ClassVar[Literal["never", "layer", "pass", "both"]] = "layer"
-    batched: ClassVar[bool] = False
-    clairvoyant: ClassVar[bool] = True
-    source: ClassVar[str] = "bound; Belady 1966 (MIN)"
-
     def deploy(self, problem: Problem) -> Deployment:
         """As every cache; the slots are one pool."""
-        cut, shape = self.cut(problem, movable=True), (problem.layers, problem.experts)
-        empty = self.start == "empty"
-        deployment = deploy_cached(problem, cut, self.capacity, lambda capacity: LayerBelady(capacity, *shape), empty=empty)
+        deployment = super().deploy(problem)
         order: LayerBelady = deployment.state
         pool = _Pool(int(order.capacity.sum()), order, np.zeros(problem.layers, dtype=np.int64))
         return replace(deployment, state=pool)

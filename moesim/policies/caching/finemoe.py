@@ -5,20 +5,16 @@ Knows the past of the run.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
 
 from moesim.arrays import FloatArray
-from moesim.contract import Deployment, Dispatch, Moves, Problem, Step, View, Visit
+from moesim.contract import Dispatch, Problem, View, Visit
 from moesim.policies.kit.dispatch import upload_missing
-from moesim.policies.kit.expert_pool import Pool, Wanted
+from moesim.policies.kit.expert_pool import PooledPolicy, PoolMemory, Wanted
 from moesim.policies.kit.migration import pairs_of
-from moesim.policies.kit.placement import SizedPolicy, overall, place
 from moesim.policies.kit.predictors_sequence import ExpertMap, MapMind
-from moesim.units import Share
 
 __all__ = ["FineMoe"]
 
@@ -26,15 +22,7 @@ _SELDOM = 1e-6
 """What a use adds to the worth of an expert that its matched map does not hold."""
 
 
-@dataclass
-class _Memory:
-    """What FineMoE remembers."""
-
-    pool: Pool
-    mind: MapMind
-
-
-class FineMoe(SizedPolicy):
+class FineMoe(PooledPolicy):
     """One pool for the experts of all layers; stored maps of tokens tell the experts of the layer `maps.distance` ahead.
 
     At the first layer of a pass the layers up to that distance are predicted too, by the map of the last pass. A map's experts
@@ -49,35 +37,25 @@ class FineMoe(SizedPolicy):
     kind: Literal["finemoe"] = "finemoe"
     maps: ExpertMap = ExpertMap()
     """Stored maps, layers ahead, cost of a search."""
-    share: Share = 0.9
-    """Share of the room for experts that the pool takes (that of MoE-Infinity: 0.75 to 0.9)."""
-    flight: int = Field(8, ge=1)
-    """Prefetched copies on their way at a time."""
 
-    adapts: ClassVar[Literal["never", "layer", "pass", "both"]] = "layer"
     source: ClassVar[str] = "FineMoE (EuroSys 2026, arXiv:2502.05370)"
 
-    def deploy(self, problem: Problem) -> Deployment:
-        """The pool, filled by the profile."""
-        cut, fill = self.cut(problem, movable=True), overall(problem.popularity)
-        slots = int(self.share * max(problem.gpu_free(cut), 0.0) // problem.model.expert_bytes)
-        budget = slots * problem.model.expert_bytes
-        memory = _Memory(Pool(slots, problem.popularity, self.flight), MapMind(self.maps, problem))
-        return place(problem, resident=lambda _, sizes: fill(budget, sizes), cut=cut, movable=True, state=memory)
+    def mind(self, problem: Problem) -> MapMind:
+        """Who predicts."""
+        return MapMind(self.maps, problem)
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """Uploads what is missing, and behind it what the maps hold."""
-        memory: _Memory = view.state
+        memory: PoolMemory = view.state
         pool, mind = memory.pool, memory.mind
         pool.met(visit)
         mind.meet(visit)
         pool.look_ahead(view.now + mind.seconds, self._held(visit, mind))
-        return upload_missing(visit, view)._replace(moves=pool.before(visit, view, _worth(memory)))
+        return upload_missing(visit, view)._replace(moves=pool.before(visit, view, self.worth(visit.layer, memory)))
 
-    def adapt(self, step: Step, view: View) -> Moves:
-        """Keeps what was uploaded."""
-        memory: _Memory = view.state
-        return memory.pool.after(step, view, _worth(memory))
+    def worth(self, layer: int, memory: PoolMemory) -> FloatArray:
+        """[L, E] share in the matched map x visits."""
+        return np.asarray((memory.mind.matched + _SELDOM) * memory.pool.by_use())
 
     def _held(self, visit: Visit, mind: MapMind) -> Wanted:
         """What the maps hold of the layers that are predicted now, best first."""
@@ -92,8 +70,3 @@ class FineMoe(SizedPolicy):
             priority.append(scores[expected] * (1.0 - depth / (len(mind.matched) + 1)))
         order = np.argsort(-np.concatenate(priority), kind="stable")
         return Wanted(np.concatenate(pairs)[order])
-
-
-def _worth(memory: _Memory) -> FloatArray:
-    """[L, E] share in the matched map x visits."""
-    return np.asarray((memory.mind.matched + _SELDOM) * memory.pool.by_use())

@@ -11,17 +11,15 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from moesim.contract import Deployment, Dispatch, Foresight, Moves, Problem, Step, View, Visit
+from moesim.contract import Deployment, Foresight, Problem
 from moesim.policies.kit.cache import LayerLru, deploy_cached
-from moesim.policies.kit.dispatch import upload_missing
-from moesim.policies.kit.placement import SizedPolicy
 from moesim.policies.kit.predictors import Gate
-from moesim.policies.kit.prefetch_buffers import Aim, Buffers, buffer_slots
+from moesim.policies.kit.prefetch_buffers import Aim, BufferedPolicy, Buffers, buffer_slots
 
 __all__ = ["MixtralOffloading"]
 
 
-class MixtralOffloading(SizedPolicy):
+class MixtralOffloading(BufferedPolicy):
     """LRU per layer without a profile: starts with the highest expert ids; a miss swaps two experts through four buffers.
 
     The wanted expert is copied in and the evicted one home, for the host's memory of a cached expert is given to another. Both
@@ -50,7 +48,6 @@ class MixtralOffloading(SizedPolicy):
     predictor: Gate = Gate(recall=(0.85,))
     """The gate of the next layer (published recall: 0.8 to 0.9)."""
 
-    adapts: ClassVar[Literal["never", "layer", "pass", "both"]] = "layer"
     symmetric: ClassVar[bool] = False
     symmetric_reason: ClassVar[str] = "starts with the highest expert ids, as published"
     runtime: ClassVar[str] = "mixtral-offloading"
@@ -81,13 +78,3 @@ class MixtralOffloading(SizedPolicy):
         aim = Aim(most=self.speculate, prompts=False)
         buffers = Buffers(self.predictor.start(problem), deployment.state, spare, aim, problem.popularity)
         return replace(deployment, plan=replace(cut, staging=cut.staging - home, swap=home), state=buffers)
-
-    def dispatch(self, visit: Visit, view: View) -> Dispatch:
-        """Uploads what is missing, and behind it what the next layer may need."""
-        buffers: Buffers = view.state
-        return upload_missing(visit, view)._replace(moves=buffers.before(visit, view))
-
-    def adapt(self, step: Step, view: View) -> Moves:
-        """Keeps what was uploaded."""
-        buffers: Buffers = view.state
-        return buffers.after(step, view)

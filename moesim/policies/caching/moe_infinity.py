@@ -5,19 +5,15 @@ Knows the past of the run.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
 
 from moesim.arrays import FloatArray
-from moesim.contract import Deployment, Dispatch, Moves, Problem, Step, View, Visit
+from moesim.contract import Dispatch, Problem, View, Visit
 from moesim.policies.kit.dispatch import upload_missing
-from moesim.policies.kit.expert_pool import Pool, Wanted
-from moesim.policies.kit.placement import SizedPolicy, overall, place
+from moesim.policies.kit.expert_pool import PooledPolicy, PoolMemory, Wanted
 from moesim.policies.kit.predictors_sequence import Sequence, SequenceMind
-from moesim.units import Share
 
 __all__ = ["MoeInfinity"]
 
@@ -27,15 +23,7 @@ _FAR = 1e-9
 """What a use adds to the worth of an expert that the running sequence has not used: the rest decides."""
 
 
-@dataclass
-class _Memory:
-    """What MoE-Infinity remembers."""
-
-    pool: Pool
-    mind: SequenceMind
-
-
-class MoeInfinity(SizedPolicy):
+class MoeInfinity(PooledPolicy):
     """One pool for the experts of all layers; a miss is uploaded and stays, and the copy that is worth least leaves.
 
     `lfu` (the released dispatcher): the fewest visits since the copy came in, equal ones in the order of a hash. `activation`
@@ -54,14 +42,9 @@ class MoeInfinity(SizedPolicy):
     """Who leaves."""
     prefetch: bool = False
     """Whether predicted experts are fetched."""
-    share: Share = 0.9
-    """Share of the room for experts that the pool takes (published: 0.75 to 0.9)."""
-    flight: int = Field(8, ge=1)
-    """Prefetched copies on their way at a time."""
     trace: Sequence = Sequence()
     """Stored matrices and what a comparison costs."""
 
-    adapts: ClassVar[Literal["never", "layer", "pass", "both"]] = "layer"
     runtime: ClassVar[str] = "moe-infinity"
     source: ClassVar[str] = "MoE-Infinity (arXiv:2401.14361)"
 
@@ -69,17 +52,13 @@ class MoeInfinity(SizedPolicy):
     def _compares(self) -> bool:
         return self.prefetch or self.eviction == "activation"
 
-    def deploy(self, problem: Problem) -> Deployment:
-        """The pool, filled by the profile."""
-        cut, fill = self.cut(problem, movable=True), overall(problem.popularity)
-        slots = int(self.share * max(problem.gpu_free(cut), 0.0) // problem.model.expert_bytes)
-        budget = slots * problem.model.expert_bytes
-        memory = _Memory(Pool(slots, problem.popularity, self.flight), SequenceMind(self.trace, problem))
-        return place(problem, resident=lambda _, sizes: fill(budget, sizes), cut=cut, movable=True, state=memory)
+    def mind(self, problem: Problem) -> SequenceMind:
+        """Who predicts."""
+        return SequenceMind(self.trace, problem)
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """Uploads what is missing, and behind it what is likely."""
-        memory: _Memory = view.state
+        memory: PoolMemory = view.state
         pool, mind = memory.pool, memory.mind
         pool.met(visit)
         if self._compares:
@@ -91,13 +70,8 @@ class MoeInfinity(SizedPolicy):
         pool.look_ahead(view.now + mind.seconds, self._likely(outlook, visit.layer, view))
         return plain._replace(moves=pool.before(visit, view, outlook))
 
-    def adapt(self, step: Step, view: View) -> Moves:
-        """Keeps what was uploaded."""
-        memory: _Memory = view.state
-        return memory.pool.after(step, view, self._worth(step.layer, memory))
-
-    def _worth(self, layer: int, memory: _Memory) -> FloatArray:
-        """[L, E] who leaves last."""
+    def worth(self, layer: int, memory: PoolMemory) -> FloatArray:
+        """[L, E] by the rule of `eviction`."""
         pool, layers = memory.pool, len(memory.pool.uses)
         distance = (np.arange(layers) - layer - 1) % layers + 1
         if self.eviction == "lfu":

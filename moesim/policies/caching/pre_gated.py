@@ -8,18 +8,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar, Literal
 
-from moesim.contract import Deployment, Dispatch, Foresight, Moves, Problem, Step, View, Visit
+from moesim.contract import Deployment, Foresight, Problem
 from moesim.policies.kit.cache import LayerLfu, deploy_cached
-from moesim.policies.kit.dispatch import upload_missing
-from moesim.policies.kit.placement import SizedPolicy
 from moesim.policies.kit.predictors import Gate
-from moesim.policies.kit.prefetch_buffers import Aim, Buffers
+from moesim.policies.kit.prefetch_buffers import Aim, BufferedPolicy, Buffers
 from moesim.units import Duration, Share
 
 __all__ = ["PreGated"]
 
 
-class PreGated(SizedPolicy):
+class PreGated(BufferedPolicy):
     """While a block runs, the experts that its pre-gate has chosen for the next block are copied into the other of two buffers.
 
     The first block and prompts fetch on demand; the last block fetches nothing ahead. Each buffer holds the active experts of
@@ -37,7 +35,6 @@ class PreGated(SizedPolicy):
     ids: Duration = 20e-6
     """Time for which reading the chosen ids back blocks the GPU, per block."""
 
-    adapts: ClassVar[Literal["never", "layer", "pass", "both"]] = "layer"
     source: ClassVar[str] = "Pre-gated MoE (ISCA 2024, arXiv:2308.12066)"
 
     def _gate(self) -> Gate:
@@ -63,13 +60,3 @@ class PreGated(SizedPolicy):
         )
         held = Buffers(self._gate().start(problem), deployment.state, buffers, Aim(prompts=False), problem.popularity)
         return replace(deployment, state=held)
-
-    def dispatch(self, visit: Visit, view: View) -> Dispatch:
-        """What is missing, and behind it the next block's."""
-        buffers: Buffers = view.state
-        return upload_missing(visit, view)._replace(moves=buffers.before(visit, view))
-
-    def adapt(self, step: Step, view: View) -> Moves:
-        """Empties the block's buffer."""
-        buffers: Buffers = view.state
-        return buffers.after(step, view)

@@ -10,14 +10,12 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from moesim.contract import Deployment, Dispatch, Foresight, Moves, Problem, Step, View, Visit
+from moesim.contract import Deployment, Foresight, Problem
 from moesim.policies.kit.cache import deploy_cached
 from moesim.policies.kit.cached import Eviction, layer_cache
-from moesim.policies.kit.dispatch import upload_missing
-from moesim.policies.kit.placement import SizedPolicy
 from moesim.policies.kit.predictors import Gate, History, Learned, Perfect, Popularity, Predictor
 from moesim.policies.kit.predictors_sequence import ExpertMap, Sequence
-from moesim.policies.kit.prefetch_buffers import Aim, Buffers, buffer_slots
+from moesim.policies.kit.prefetch_buffers import Aim, BufferedPolicy, Buffers, buffer_slots
 
 __all__ = ["AnyPredictor", "Prefetch", "PrefetchPolicy"]
 
@@ -28,7 +26,7 @@ AnyPredictor = Annotated[
 """Every predictor, by its `kind`."""
 
 
-class PrefetchPolicy(SizedPolicy):
+class PrefetchPolicy(BufferedPolicy):
     """What policies share that prefetch into buffers beside a cache per layer; a subclass says who predicts what."""
 
     buffers: int | None = Field(None, ge=0)
@@ -36,8 +34,6 @@ class PrefetchPolicy(SizedPolicy):
     farthest predicted, at most an eighth of the room for experts."""
     capacity: int | None = Field(None, ge=0)
     """Experts per layer that stay in GPU memory; as many as fit beside the buffers if not given."""
-
-    adapts: ClassVar[Literal["never", "layer", "pass", "both"]] = "layer"
 
     def sight(self) -> Predictor:
         """Who predicts."""
@@ -71,16 +67,6 @@ class PrefetchPolicy(SizedPolicy):
         )
         buffers = Buffers(self.sight().start(problem), deployment.state, slots, aim, problem.popularity)
         return replace(deployment, state=buffers)
-
-    def dispatch(self, visit: Visit, view: View) -> Dispatch:
-        """Uploads what is missing, and behind it what is expected of later layers."""
-        buffers: Buffers = view.state
-        return upload_missing(visit, view)._replace(moves=buffers.before(visit, view))
-
-    def adapt(self, step: Step, view: View) -> Moves:
-        """Keeps what was used, drops what was fetched in vain."""
-        buffers: Buffers = view.state
-        return buffers.after(step, view)
 
 
 class Prefetch(PrefetchPolicy):

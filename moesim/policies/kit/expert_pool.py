@@ -6,16 +6,19 @@ Knows uses and residence; what an expert is worth is for policies to say.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
-from moesim.contract import NO_MOVES, Moves, Step, View, Visit
+from moesim.contract import NO_MOVES, Deployment, Moves, Problem, Step, View, Visit
 from moesim.policies.kit.dispatch import by_tokens
 from moesim.policies.kit.history import hashed
-from moesim.policies.kit.placement import ranks
+from moesim.policies.kit.placement import SizedPolicy, overall, place, ranks
+from moesim.units import Share
 
-__all__ = ["Pool", "Wanted"]
+__all__ = ["Pool", "PoolMemory", "PooledPolicy", "Wanted"]
 
 _TIE = 1 << 24
 """Room for a token count below one tick of the clock."""
@@ -150,3 +153,44 @@ def _least(worth: FloatArray, of: BoolArray, number: int) -> IntArray:
         some, values = some[least], values[least]
     some = some[np.argsort(values, kind="stable")[:number]]
     return np.column_stack(np.divmod(some, worth.shape[1]))
+
+
+@dataclass
+class PoolMemory:
+    """What a policy of one pool remembers."""
+
+    pool: Pool
+    mind: Any
+    """Who predicts."""
+
+
+class PooledPolicy(SizedPolicy):
+    """What policies of one pool share: its size, its start, misses that stay; a subclass says what an expert is worth."""
+
+    share: Share = 0.9
+    """Share of the room for experts that the pool takes (published for MoE-Infinity: 0.75 to 0.9)."""
+    flight: int = Field(8, ge=1)
+    """Prefetched copies on their way at a time."""
+
+    adapts: ClassVar[Literal["never", "layer", "pass", "both"]] = "layer"
+
+    def mind(self, problem: Problem) -> Any:
+        """Who predicts."""
+        raise NotImplementedError
+
+    def worth(self, layer: int, memory: PoolMemory) -> FloatArray:
+        """[L, E] what each expert is worth after `layer`; the copy that is worth least leaves."""
+        raise NotImplementedError
+
+    def deploy(self, problem: Problem) -> Deployment:
+        """The pool, filled by the profile."""
+        cut, fill = self.cut(problem, movable=True), overall(problem.popularity)
+        slots = int(self.share * max(problem.gpu_free(cut), 0.0) // problem.model.expert_bytes)
+        budget = slots * problem.model.expert_bytes
+        memory = PoolMemory(Pool(slots, problem.popularity, self.flight), self.mind(problem))
+        return place(problem, resident=lambda _, sizes: fill(budget, sizes), cut=cut, movable=True, state=memory)
+
+    def adapt(self, step: Step, view: View) -> Moves:
+        """Keeps what was uploaded."""
+        memory: PoolMemory = view.state
+        return memory.pool.after(step, view, self.worth(step.layer, memory))

@@ -9,16 +9,19 @@ would; if not it is dropped, and the cache never knows of it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
-from moesim.contract import BatchPlan, Moves, Problem, Step, View, Visit
+from moesim.contract import BatchPlan, Dispatch, Moves, Problem, Step, View, Visit
 from moesim.policies.kit.cache import LayerCache
+from moesim.policies.kit.dispatch import upload_missing
 from moesim.policies.kit.migration import pairs_of
+from moesim.policies.kit.placement import SizedPolicy
 from moesim.policies.kit.predictors import Mind, best
 
-__all__ = ["Aim", "Buffers", "buffer_slots", "with_evicted"]
+__all__ = ["Aim", "BufferedPolicy", "Buffers", "buffer_slots", "with_evicted"]
 
 _MODEST = 8
 """Modest buffers take at most one of so many expert slots, unless that is less than one."""
@@ -153,3 +156,19 @@ class Buffers:
         if pair in self.late:
             self.late.discard(pair)
             self.borrowed[pair] = True
+
+
+class BufferedPolicy(SizedPolicy):
+    """What policies share that fetch ahead into buffers beside a cache per layer; `deploy` leaves `Buffers` as the state."""
+
+    adapts: ClassVar[Literal["never", "layer", "pass", "both"]] = "layer"
+
+    def dispatch(self, visit: Visit, view: View) -> Dispatch:
+        """Uploads what is missing, and behind it what is expected of later layers."""
+        buffers: Buffers = view.state
+        return upload_missing(visit, view)._replace(moves=buffers.before(visit, view))
+
+    def adapt(self, step: Step, view: View) -> Moves:
+        """Keeps what was used, drops what was fetched in vain."""
+        buffers: Buffers = view.state
+        return buffers.after(step, view)

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from moesim.arrays import FloatArray, IntArray
 from moesim.portable import exponential, power_law
+from moesim.progress import Progress
 from moesim.workload.draws.experts import AliasTable, Ids, Words, choose, successor
 from moesim.workload.draws.kernel import DEPTH
-from moesim.workload.table import Progress, id_type
+from moesim.workload.table import id_type
 
 __all__ = [
     "BLOCK",

@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim import jit
+from moesim.progress import Progress
 from moesim.streams import Streams
 from moesim.workload.draws import kept, kernel
 from moesim.workload.draws.blocks import BLOCK, Ledger
 from moesim.workload.draws.laws import Law
-from moesim.workload.table import Job, Progress, id_type
+from moesim.workload.table import Job, id_type
 
 __all__ = ["Drawn", "PromptDraws", "draw_job", "draw_prompts", "draw_with", "walk"]
 

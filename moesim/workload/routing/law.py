@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from moesim.arrays import FloatArray, IntArray
 from moesim.errors import InputError, Mistake
+from moesim.progress import Progress
 from moesim.spec import Spec
 from moesim.streams import Streams
 from moesim.workload.csvfile import read_popularity
 from moesim.workload.requests.lengths import Lengths, draw_lengths
 from moesim.workload.routing import profile as profiles
-from moesim.workload.table import Job, Progress, RoutingTable
+from moesim.workload.table import Job, RoutingTable
 
 __all__ = ["Routed", "Routing", "normalised", "own_counts", "prototypes"]
 

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from moesim.arrays import IntArray
 from moesim.errors import InputError, Mistake
+from moesim.progress import Progress
 from moesim.streams import Streams
 from moesim.workload.routing.law import Routed, Routing, own_counts
 from moesim.workload.routing.popularity import PopularityTable
@@ -24,7 +25,7 @@ from moesim.workload.routing.profile import Profile, Same
 from moesim.workload.routing.sticky import Sticky
 from moesim.workload.routing.trace import Trace
 from moesim.workload.routing.zipf import Uniform, Zipf
-from moesim.workload.table import Job, Progress, RoutingTable
+from moesim.workload.table import Job, RoutingTable
 
 __all__ = ["Shared"]
 

@@ -36,6 +36,7 @@ from pydantic import Field
 from moesim.arrays import FloatArray, IntArray
 from moesim.errors import InputError, Mistake, did_you_mean
 from moesim.portable import exponential
+from moesim.progress import Progress
 from moesim.streams import Streams
 from moesim.units import Share
 from moesim.workload.draws.blocks import Process
@@ -46,7 +47,7 @@ from moesim.workload.routing.law import Routed, Routing, normalised, own_counts,
 from moesim.workload.routing.presets import PRESETS, Preset, nearest, ranked
 from moesim.workload.routing.profile import HeldOut, OtherTasks, Profile
 from moesim.workload.routing.zipf import rank_order, zipf_curve
-from moesim.workload.table import Job, Progress, RoutingTable
+from moesim.workload.table import Job, RoutingTable
 
 __all__ = ["Sticky", "reuse_by_layer"]
 

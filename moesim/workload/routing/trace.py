@@ -16,12 +16,13 @@ from pydantic import Field
 
 from moesim.arrays import FloatArray, IntArray
 from moesim.errors import InputError, Mistake, did_you_mean
+from moesim.progress import Progress
 from moesim.streams import Streams
 from moesim.workload.requests.lengths import Lengths
 from moesim.workload.routing import profile as profiles
 from moesim.workload.routing.law import Routed, Routing, normalised, own_counts
 from moesim.workload.routing.record import Record, read_record
-from moesim.workload.table import Job, Progress, RoutingTable, id_type
+from moesim.workload.table import Job, RoutingTable, id_type
 
 __all__ = ["Trace"]
 

@@ -16,12 +16,13 @@ from pydantic import Field
 from moesim.arrays import FloatArray, IntArray
 from moesim.errors import InputError, Mistake
 from moesim.portable import power_law
+from moesim.progress import Progress
 from moesim.streams import Streams
 from moesim.workload.draws.job import draw_job, draw_prompts
 from moesim.workload.draws.laws import IndependentLaw
 from moesim.workload.routing.law import Routed, Routing, normalised, own_counts
 from moesim.workload.routing.profile import Profile
-from moesim.workload.table import Job, Progress, RoutingTable, id_type
+from moesim.workload.table import Job, RoutingTable, id_type
 
 __all__ = ["Independent", "Uniform", "Zipf", "expected_counts", "rank_order", "zipf_curve"]
 
