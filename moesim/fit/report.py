@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from moesim.fit import copies, cpu, dense, gpu, memory, points, published
+from moesim.fit import copies, cpu, dense, gpu, memory, points, published, serving
 from moesim.fit.solve import Fit, shown
 
 __all__ = ["fits", "gpus", "lines"]
@@ -18,6 +18,7 @@ def fits(data: Path, *, frameworks: bool = False) -> Iterator[Fit]:
     """Every fit: GPUs from the tables in `data`, CPUs, copies and memory; with `frameworks` each framework's kernels too."""
     yield from gpus(data, frameworks=frameworks)
     yield from (gpu.qwen_layer(data), gpu.eager_experts(), dense.attention(data))
+    yield from (serving.attention_of_decodes(data), serving.small_kernels(data))
     yield from (cpu.curve(name) for name in published.CPU_CURVES)
     yield from (cpu.layer(name) for name in published.CPU_LAYER)
     yield from (cpu.packed(), copies.pinned(), copies.pageable())

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
-from moesim.fit import dense, gpu, memory, points
+from moesim.fit import dense, gpu, memory, points, serving
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+GPU_PROFILES = Path(__file__).resolve().parents[2] / "hardware_profiles" / "gpus"
 pytestmark = pytest.mark.skipif(not (DATA / "kernels").exists(), reason="measured kernel tables are not beside the checkout")
 SYSTEMS = list(gpu.GPUS)
 
@@ -73,3 +75,12 @@ def test_latency_of_a_loaded_expander_within_ten_percent(reads):
 
 def test_an_expander_moves_as_much_as_its_limits_say():
     assert memory.cxl_rates(DATA).tested.worst <= 0.05
+
+
+def test_the_fixed_times_of_profiles_are_those_of_the_program_s_own_kernels():
+    decode, small = serving.attention_of_decodes(DATA), serving.small_kernels(DATA)
+    assert decode.tested.median <= 0.10
+    assert decode.tested.p90 <= 0.25
+    profile = yaml.safe_load((GPU_PROFILES / "rtx-pro-6000-server.yaml").read_text("utf-8"))["fixed"]
+    assert float(profile["attention"]["value"].split()[0]) == pytest.approx(1e6 * decode["launch"], rel=0.05)
+    assert float(profile["small"]["value"].split()[0]) == pytest.approx(1e6 * small["launch"], rel=0.12)
