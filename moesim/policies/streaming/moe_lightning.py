@@ -13,7 +13,8 @@ import numpy as np
 from pydantic import Field
 
 from moesim.arrays import IntArray
-from moesim.contract import BatchPlan, Deployment, Overlap, Paged, Problem
+from moesim.contract import BatchPlan, Deployment, Homes, Overlap, Paged, Problem
+from moesim.contract.homes import HERE
 from moesim.errors import InputError, Mistake
 from moesim.policies.kit.layer_costs import LayerCosts
 from moesim.policies.kit.sizing import too_large
@@ -21,6 +22,7 @@ from moesim.policies.kit.streaming import (
     StreamedPolicy,
     buffer_slots,
     deploy_streamed,
+    homes_to_try,
     host_for_cache,
     largest_batch,
     lowest_ids,
@@ -46,6 +48,8 @@ class PagedPlan:
     """int(E r_w), experts per layer in GPU memory."""
     seconds: float
     """Predicted time of one layer of a decode pass: max(T_comm, T_cpu, T_gpu)."""
+    homes: Homes = HERE
+    """Where weights outside the experts live: in the host only where GPU memory has no room for them."""
 
 
 def candidates(limit: int) -> list[int]:
@@ -87,6 +91,7 @@ class MoeLightning(StreamedPolicy):
     memory, 0.8 of host memory, buffer of two streamed layers.
     Inferred: of micro-batches that are equally good the smallest; rounds of equal size where the job needs several; the costs
     are those of the simulated machine. The "(p)" variants pad every prompt to the longest: give the workload such prompts.
+    Valid: where weights outside the experts have to stream, too, the plan does not count their time.
     Left out: the copy from pageable to pinned memory (two more passes over DRAM).
     """
 
@@ -114,10 +119,8 @@ class MoeLightning(StreamedPolicy):
 
     def deploy(self, problem: Problem) -> Deployment:
         """Plans, then places the residents with the lowest ids."""
-        costs = LayerCosts(problem)
-        plan = self._plan(problem, costs)
-        paged = plan.attention != problem.system.gpu_name
-        cut = self._cut(problem, plan.batch, plan.micro_batch, plan.kv, plan.attention, paged)
+        plan = self._planned(LayerCosts(problem))
+        cut = self._cut(problem, plan.batch, plan.micro_batch, plan.kv, plan.attention, plan.homes)
         return deploy_streamed(
             problem,
             replace(cut, expert_batch=min(plan.micro_batch, plan.batch)),
@@ -126,12 +129,26 @@ class MoeLightning(StreamedPolicy):
             order=balanced(problem.job.prompt, plan.batch, plan.micro_batch) if self.balance else None,
         )
 
-    def _cut(self, problem: Problem, batch: int, micro: int, kv: str, core: str, paged: bool = True) -> BatchPlan:
+    def _cut(self, problem: Problem, batch: int, micro: int, kv: str, core: str, homes: Homes = HERE) -> BatchPlan:
+        paged = core != problem.system.gpu_name
         pipeline = Overlap() if self.reupload else Paged() if paged else Overlap(1)
-        return self.cut_into(problem, batch, kv=kv, core=core, micro=micro, pipeline=pipeline)
+        return self.cut_into(problem, batch, kv=kv, core=core, micro=micro, pipeline=pipeline, homes=homes)
 
-    def _plan(self, problem: Problem, costs: LayerCosts) -> PagedPlan:
-        """The best plan over the candidates; InputError if none fits."""
+    def _planned(self, costs: LayerCosts) -> PagedPlan:
+        """The best plan, with weights outside the experts in the host only where none fits without; InputError if none does."""
+        problem = costs.problem
+        for homes in homes_to_try(problem):
+            if plan := self._plan(costs, homes):
+                return plan
+        host, gpu = host_for_cache(problem), problem.system.gpu_name
+        cut = self._cut(problem, self.batch or 1, self.micro_batch or 1, host, gpu)
+        slots, size = int(buffer_slots(problem, 0, 1)), problem.model.expert_bytes
+        reserve = (1.0 - self.gpu_share) * problem.usable(problem.gpu_tier)
+        raise too_large(problem, replace(cut, staging=slots), size, reserve=reserve, host=self.host_share)
+
+    def _plan(self, costs: LayerCosts, homes: Homes) -> PagedPlan | None:
+        """The best plan over the candidates; None if none fits."""
+        problem = costs.problem
         requests = problem.job.requests
         limit = min(self.batch or requests, requests)
         best: PagedPlan | None = None
@@ -139,24 +156,19 @@ class MoeLightning(StreamedPolicy):
         host = host_for_cache(problem)
         for device, kv in self._caches(problem, host):
             for mu in [min(self.micro_batch, limit)] if self.micro_batch else candidates(limit):
-                plan = self._with(problem, costs, kv, device, mu, limit)
+                plan = self._with(costs, kv, device, mu, limit, homes)
                 seconds = -(-requests // plan.batch) * plan.seconds if plan else np.inf
                 if seconds < best_seconds * (1 - 1e-9):
                     best, best_seconds = plan, seconds
-        if best is None:
-            cut = self._cut(problem, self.batch or 1, self.micro_batch or 1, host, problem.system.gpu_name)
-            slots = int(buffer_slots(problem, 0, 1))
-            reserve = (1.0 - self.gpu_share) * problem.usable(problem.gpu_tier)
-            size = problem.model.expert_bytes
-            raise too_large(problem, replace(cut, staging=slots), size, reserve=reserve, host=self.host_share)
         return best
 
-    def _with(self, problem: Problem, costs: LayerCosts, kv: str, device: str, mu: int, limit: int) -> PagedPlan | None:
+    def _with(self, costs: LayerCosts, kv: str, device: str, mu: int, limit: int, homes: Homes) -> PagedPlan | None:
         """The plan with micro-batches of `mu`, None if it does not fit or not as many sequences as given do."""
+        problem = costs.problem
         reserve = (1.0 - self.gpu_share) * problem.usable(problem.gpu_tier)
 
         def made(batch: int) -> BatchPlan:
-            return self._cut(problem, batch, mu, kv, device)
+            return self._cut(problem, batch, mu, kv, device, homes)
 
         most = largest_batch(problem, made, limit, 1, self.host_share, reserve=reserve)
         if most == 0 or (self.batch is not None and most < limit):
@@ -165,7 +177,7 @@ class MoeLightning(StreamedPolicy):
         fitting = most_residents(problem, problem.gpu_free(made(batch)) - reserve, 1) // problem.layers
         wanted = fitting if self.resident_share is None else int(self.resident_share * problem.experts * (1 + 1e-9))
         residents = min(wanted, problem.experts)
-        return PagedPlan(batch, mu, device, kv, residents, self._seconds(costs, batch, mu, residents, device, kv))
+        return PagedPlan(batch, mu, device, kv, residents, self._seconds(costs, batch, mu, residents, device, kv), homes)
 
     def _seconds(self, costs: LayerCosts, batch: int, mu: int, residents: int, device: str, kv: str) -> float:
         """max(T_comm, T_cpu, T_gpu) of a decode layer."""

@@ -206,9 +206,9 @@ def test_an_order_that_forgets_a_request_is_refused():
         Residency(p, replace(deployment, order=np.array([3, 1, 0, 3])))
 
 
-@pytest.mark.parametrize("name", ["zero_inference", "moesys", "moe_lens", "moe_gen", "flexgen"])
+@pytest.mark.parametrize("name", ["zero_inference", "moesys", "moe_lens", "moe_gen", "flexgen", "moe_lightning"])
 def test_weights_outside_the_experts_stream_where_gpu_memory_has_no_room_for_them(name):
-    knobs = {"zero_inference": {"depth": 1}, "moe_gen": {"buffer": 2}}.get(name, {})
+    knobs = {"zero_inference": {"depth": 1}, "moe_gen": {"buffer": 2}, "moe_lightning": {"gpu_share": 1.0}}.get(name, {})
     policy, work = plugins.find("policies", name)(**knobs), tiny.job(requests=3, prompt=40, output=4)
     roomy, tight = (tiny.problem(tiny.system(hbm=hbm), work=work) for hbm in (0.15e9, 0.118e9))
     assert policy.deploy(roomy).plan.homes.elsewhere == (name == "zero_inference")
