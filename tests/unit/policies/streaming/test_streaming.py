@@ -202,7 +202,7 @@ def test_an_order_that_forgets_a_request_is_refused():
     p = tiny.problem(tiny.system(hbm=0.2e9))
     deployment = ZeroInference().deploy(p)
     Residency(p, replace(deployment, order=np.array([3, 1, 0, 2])))
-    with pytest.raises(PolicyError, match="no permutation of the 4 requests"):
+    with pytest.raises(PolicyError, match="not a permutation of the 4 requests"):
         Residency(p, replace(deployment, order=np.array([3, 1, 0, 3])))
 
 
