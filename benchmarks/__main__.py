@@ -1,8 +1,8 @@
-"""Times moesim and prints one JSON document: `python -m benchmarks [visits] [jobs] [growth] [--quick] [--history FILE]`.
+"""Times moesim and prints one JSON document: `python -m benchmarks [PART ...] [--quick] [--history FILE]`.
 
-`visits`: layer visits beside naive SimPy in the same process. `jobs`: whole commands as a user starts them. `growth`: slopes
-with layers, experts, requests and tokens. CPU seconds, medians: neighbours on the machine disturb both sides alike.
-`--history` adds the document as one line to a file.
+`visits`: layer visits beside naive SimPy in the same process. `serving`: requests that arrive over time, likewise. `jobs`:
+whole commands as a user starts them. `growth`: slopes with layers, experts, requests and tokens. CPU seconds, medians:
+neighbours on the machine disturb both sides alike. `--history` adds the document as one line to a file.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import simpy
 
+from benchmarks import serving
 from benchmarks.cases import POLICIES, call_costs, make_case, make_ready, time_moesim, time_naive
 from benchmarks.growth import AXES, GROWING, slope
 from benchmarks.jobs import JOBS, timed
@@ -91,7 +92,26 @@ def _growth(options: argparse.Namespace) -> dict[str, Any]:
     return rows
 
 
-PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {"visits": _visits, "jobs": _jobs, "growth": _growth}
+def _serving(options: argparse.Namespace) -> dict[str, Any]:
+    requests, replicas = (50, 2) if options.quick else (1000, 10)
+    serving.measure(2)  # loads what is compiled
+    _say("beside naive SimPy")
+    document = {"naive": serving.beside_naive(3 if options.quick else 20)}
+    _say("W1 and W2")
+    document["w1"] = serving.measure(requests)
+    document["w2"] = serving.measure(requests, replicas=replicas)
+    for share, slots in serving.SHARES.items():
+        _say(f"{share:.0%} of the experts resident")
+        document[f"lru_{share:.0%}"] = serving.measure(requests, slots=slots)
+    return document
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "visits": _visits,
+    "serving": _serving,
+    "jobs": _jobs,
+    "growth": _growth,
+}
 
 
 def _say(text: str) -> None:
