@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
             "trace": _trace,
             "check": _check,
             "list": _list,
+            "completion": _completion,
             "schema": _schema,
         }
     )
@@ -352,6 +353,15 @@ def entries(what: str) -> list[Any]:
     if what in ("machines", "parts"):
         return [entry for entry in catalogue.names("hardware") if (entry.kind == "system") is (what == "machines")]
     return catalogue.names(what)
+
+
+def _completion(options: argparse.Namespace) -> int:
+    from moesim.completion import script
+
+    say(
+        " ".join(entry.name for entry in entries(options.names)) if options.names else script(_parser(), options.shell).rstrip()
+    )
+    return 0
 
 
 def _schema(options: argparse.Namespace) -> int:

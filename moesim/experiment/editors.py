@@ -11,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 
 from moesim.experiment.spec import Experiment
 from moesim.scenario import json_schema as scenario_schema
-from moesim.scenario.editors import draft7
+from moesim.scenario.editors import draft7, known_names
 
 __all__ = ["json_schema"]
 
@@ -39,8 +39,14 @@ def json_schema() -> Schema:
     top = own.pop("Experiment")
     fields = top["properties"]
     scenario = {key: inside[key] for key in ("type", "additionalProperties", "properties")}
-    _choice(fields["scenario"], [{"type": "string"}, {"$ref": "#/definitions/scenario"}])
-    _choice(fields["policies"], [{"const": "all"}, {"type": "array", "minItems": 1, "items": {"anyOf": [_WORD, _POLICY]}}])
+    _choice(fields["scenario"], [{"enum": known_names("scenarios")}, {"type": "string"}, {"$ref": "#/definitions/scenario"}])
+    _choice(
+        fields["policies"],
+        [
+            {"const": "all"},
+            {"type": "array", "minItems": 1, "items": {"anyOf": [{"enum": known_names("policies")}, _WORD, _POLICY]}},
+        ],
+    )
     for axes in (fields["axes"], own["Zip"]["properties"]["paths"]):
         axes["additionalProperties"] = {"anyOf": [_LIST, *axes["additionalProperties"]["anyOf"]]}
     fields["design"]["anyOf"].insert(0, {"enum": ["grid"]})

@@ -7,6 +7,7 @@ Made from the specs that read the files. Knows what the loader allows beyond the
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -17,14 +18,15 @@ from moesim.hardware.memory import Memory
 from moesim.hardware.system import System
 from moesim.model import Architecture
 from moesim.runtime import Runtime
-from moesim.scenario.catalogue import classes
+from moesim.scenario.catalogue import classes, names
 from moesim.scenario.schema import Head
 
-__all__ = ["draft7", "json_schema"]
+__all__ = ["draft7", "json_schema", "known_names"]
 
 Schema = dict[str, Any]
 
 _GROUPS = {"workload": "workload", "policy": "policies", "routing": "routing"}
+_PARTS: dict[str, type[BaseModel]] = {"hardware": System, "runtime": Runtime, "model": Architecture}
 _SINGLE = ("string", "number", "integer", "boolean")
 
 
@@ -41,8 +43,9 @@ def json_schema() -> Schema:
     models, whole = models_json_schema([(spec, "validation") for spec in dict.fromkeys(every)])
     definitions: Schema = {name: draft7(definition) for name, definition in whole["$defs"].items()}
     refs = {spec: _name(models[(spec, "validation")]) for spec in dict.fromkeys(every)}
+    machines, parts = _hardware()
     for name in dict.fromkeys((*_reachable(definitions, refs[System]), *_reachable(definitions, refs[Runtime]))):
-        definitions[name] = _part(definitions[name])
+        definitions[name] = _part(definitions[name], machines, parts)
     own_memory = {"anyOf": [definitions[Gpu.__name__]["properties"]["memory"], _ref(Memory.__name__)]}
     definitions[Gpu.__name__]["properties"]["memory"] = own_memory
     _open_model(definitions[refs[Architecture]])
@@ -51,7 +54,7 @@ def json_schema() -> Schema:
             _branch(definitions[refs[spec]], kind, required=part == "routing")
         definitions[part] = {"oneOf": [_ref(refs[spec]) for spec in specs.values()]}
     head = definitions.pop(refs[Head])["properties"]
-    return _whole(head, refs[System], refs[Runtime], refs[Architecture], definitions)
+    return _whole(head, {part: refs[spec] for part, spec in _PARTS.items()}, machines, definitions)
 
 
 def _open_model(model: Schema) -> None:
@@ -62,21 +65,25 @@ def _open_model(model: Schema) -> None:
     model["additionalProperties"] = {"type": "null", "description": "A key of the config.json to leave out."}
 
 
-def _whole(head: Schema, system: str, runtime: str, model: str, definitions: Schema) -> Schema:
-    """The schema of a file, whose parts refer to `definitions` by the names given."""
+def _whole(head: Schema, refs: Mapping[str, str], machines: list[str], definitions: Schema) -> Schema:
+    """The schema of a file, whose parts refer to `definitions` by the names in `refs`."""
+    own = "Name of a runtime, or 'own' for that of the policy's system."
+    base = "Scenario that this one changes: a path from this file, or a name."
+    file = "Name of a model, or path of a config.json or .gguf."
+    policy = _word("Name of a policy, or module:Class.", known_names("policies"))
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "moesim scenario",
         "type": "object",
         "additionalProperties": False,
         "properties": {
-            "extends": {"type": "string", "description": "Scenario that this one changes: a path from this file, or a name."},
+            "extends": _word(base, known_names("scenarios")),
             **head,
-            "hardware": {"anyOf": [_word("Name of a hardware profile."), _ref(system)]},
-            "runtime": {"anyOf": [_word("Name of a runtime, or 'own' for that of the policy's system."), _ref(runtime)]},
-            "model": {"anyOf": [_word("Name of a model, or path of a config.json or .gguf."), _ref(model)]},
+            "hardware": {"anyOf": [_word("Name of a machine.", machines), _ref(refs["hardware"])]},
+            "runtime": {"anyOf": [_word(own, ["own", *known_names("runtimes")]), _ref(refs["runtime"])]},
+            "model": {"anyOf": [_word(file, known_names("models")), _ref(refs["model"])]},
             "workload": {"anyOf": [_ref("workload"), _PARTIAL]},
-            "policy": {"anyOf": [_word("Name of a policy, or module:Class."), _ref("policy"), *_plugins(), _PARTIAL]},
+            "policy": {"anyOf": [policy, _ref("policy"), *_plugins(), _PARTIAL]},
         },
         "definitions": definitions,
     }
@@ -107,8 +114,24 @@ def _ref(name: str) -> Schema:
     return {"$ref": f"#/definitions/{name}"}
 
 
-def _word(description: str) -> Schema:
-    return {"type": "string", "description": description}
+def _word(description: str, choices: Iterable[str] = ()) -> Schema:
+    """Any text; an editor completes the `choices` that are known here."""
+    known = list(choices)
+    if not known:
+        return {"type": "string", "description": description}
+    return {"anyOf": [{"enum": known}, {"type": "string"}], "description": description}
+
+
+def known_names(group: str) -> list[str]:
+    """What `moesim list` shows of `group`."""
+    return [entry.name for entry in names(group)]
+
+
+def _hardware() -> tuple[list[str], list[str]]:
+    """Names of machines, and of their parts."""
+    entries = names("hardware")
+    machines = [entry.name for entry in entries if entry.kind == "system"]
+    return machines, [entry.name for entry in entries if entry.kind != "system"]
 
 
 def _name(reference: Any) -> str:
@@ -189,13 +212,15 @@ def _references(part: Any) -> list[str]:
     return own + [name for value in part.values() for name in _references(value)]
 
 
-def _part(definition: Schema) -> Schema:
+def _part(definition: Schema, machines: list[str], own: list[str]) -> Schema:
     """A part of a machine may come from profiles and may say its source."""
     name = {"type": "string"}
     for key, field in definition.get("properties", {}).items():
         if key != "kind" and _is_scalar(field) and not any("value" in b.get("properties", {}) for b in field.get("anyOf", ())):
             definition["properties"][key] = {"anyOf": [field, _wrapped(field)]}
-    profile = {"anyOf": [name, {"type": "array", "items": name}], "description": "Profile that this part starts from."}
+    lists = {"type": "array", "items": name}
+    known: Schema = {"enum": machines if "devices" in definition.get("properties", {}) else own}
+    profile = {"anyOf": [known, name, lists], "description": "Profile that this part starts from."}
     return _relax(definition, {"profile": profile, **dict.fromkeys(("source", "basis", "note", "summary"), name)})
 
 

@@ -47,7 +47,7 @@ LAYERS["exports"] = LAYERS["runs"] | {"runs"}
 LAYERS["experiment"] = LAYERS["runs"] | {"runs"}
 LAYERS["validation"] = LAYERS["experiment"] | {"experiment", "fit"}
 """Room -> rooms that its modules may import beside the base."""
-OPEN = {"__init__", "__main__", "api", "arguments", "cli", "testing"}
+OPEN = {"__init__", "__main__", "api", "arguments", "cli", "completion", "testing"}
 """Rooms that may import everything."""
 FAMILIES = {"in_place", "caching", "streaming", "near_data", "bounds", "baselines"}
 """Folders of policies, which import the kit and their own family; bounds look at all others."""

@@ -113,7 +113,8 @@ def test_fields_are_described() -> None:
 
 
 def test_an_experiment_holds_a_scenario_by_name_or_written_out() -> None:
-    name, whole = EXPERIMENT["properties"]["scenario"]["anyOf"]
+    known, name, whole = EXPERIMENT["properties"]["scenario"]["anyOf"]
+    assert "quickstart" in known["enum"]
     assert name == {"type": "string"}
     assert definition(whole, EXPERIMENT)["properties"] == SCHEMA["properties"]
     assert EXPERIMENT["required"] == ["scenario"]
@@ -217,3 +218,21 @@ GOOD: dict[str, Any] = {"scenario": "quickstart", "axes": {"workload.requests": 
 )
 def test_what_an_editor_marks_in_an_experiment(changes: dict[str, Any], right: bool) -> None:
     assert faults({**GOOD, **changes}, EXPERIMENT, EXPERIMENT) is not right
+
+
+def test_known_names_are_completions() -> None:
+    schema = SCHEMA
+
+    def offered(key: str) -> list[str]:
+        branches = schema["properties"][key]["anyOf"]
+        return [name for branch in branches for inner in branch.get("anyOf", [branch]) for name in inner.get("enum", ())]
+
+    assert "rtx4090-desktop" in offered("hardware")
+    assert "rtx-4090" not in offered("hardware")
+    assert {"own", "llama-cpp"} <= set(offered("runtime"))
+    assert "qwen3-30b-a3b" in offered("model")
+    assert "cox_moe" in offered("policy")
+    assert "quickstart" in offered("extends")
+    gpu = schema["definitions"]["Gpu"]["properties"]["profile"]["anyOf"][0]["enum"]
+    assert "rtx-4090" in gpu
+    assert "rtx4090-desktop" not in gpu

@@ -1,0 +1,34 @@
+"""The documentation site: what it needs is there. Sphinx itself, an extra, builds and tests its links by `tools/site.py`."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+from doc_pages import PAGES, ROOT, read
+
+LINK = re.compile(r"\]\(([^)#\s]+?)(?:#[^)]*)?\)")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    links = [link for link in LINK.findall(page.read_text("utf-8")) if "://" not in link]
+    lost = [link for link in links if not (page.parent / link).exists()]
+    assert lost == []
+
+
+def test_the_pages_of_the_index_are_there() -> None:
+    entries = re.findall(r"^([a-z-]+)$", read("docs/index.md"), re.MULTILINE)
+    assert {"tutorial", "glossary", "api"} <= set(entries)
+    assert all((ROOT / "docs" / f"{entry}.md").is_file() for entry in entries)
+
+
+def test_the_names_of_the_api_page_exist() -> None:
+    text = read("docs/api.md")
+    for kind, name in re.findall(r"^\.\. auto(module|class|function):: (\S+)$", text, re.MULTILINE):
+        place, _, attribute = (name, "", "") if kind == "module" else name.rpartition(".")
+        module = importlib.import_module(place)
+        assert not attribute or hasattr(module, attribute), name
+    assert "automodule:: moesim.api" in text
