@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import moesim
 from moesim.report.canvas import house_style, save
@@ -18,7 +19,7 @@ from moesim.scenario import catalogue
 ROOT = Path(__file__).resolve().parents[1]
 DOCS, SITE = ROOT / "docs", ROOT / "build" / "site"
 MADE = DOCS / "_made"
-FEW = {"workload.requests": 2, "workload.prompt": 32, "workload.output": 4}
+FEW: dict[str, Any] = {"workload.requests": 2, "workload.prompt": 32, "workload.output": 4}
 PICTURED = ("quickstart", "cox_moe/qwen3-30b", "moe_cxl/mixtral-8x7b", "buy/qwen3-235b-8-users")
 """Scenarios whose thumbnail is drawn from a short run; the others take seconds each to run, and stand as text."""
 
