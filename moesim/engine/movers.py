@@ -98,6 +98,7 @@ class Movers:
         if moves.migrate is not None:
             self._waiting = {(at, expert): tier for at, expert, tier in moves.migrate.tolist()}
             self._start()
+        self._machine.engine.submit()
         self._note()
 
     def _note(self) -> None:
@@ -115,18 +116,24 @@ class Movers:
             self._span, self._looked = now - self._looked, now
         if self._waiting:
             self._start()
+            self._machine.engine.submit()
 
     def _end_copies(self) -> None:
-        ended = self._machine.engine.ended
+        ended, done = self._machine.engine.ended, []
         for copy in [copy for copy in self._coming.values() if ended(copy.number)]:
             self._land(copy)
+            done.append(copy.number)
         for copy in [copy for copy in self._leaving if ended(copy.number)]:
             self._leaving.pop(copy)
-            self._done(copy)
+            self._book(copy)
+            done.append(copy.number)
         for pair, (copy, tier) in [item for item in self._migrations.items() if ended(item[1][0].number)]:
             self._migrations.pop(pair)
             self._moved_homes.append((*pair, tier))
-            self._done(copy)
+            self._book(copy)
+            done.append(copy.number)
+        if done:
+            self._machine.forget(done)
 
     def met(self, layer: int, needed: BoolArray) -> None:
         """A visit of `layer` needs the copies `needed` [E] in GPU memory: which of the prefetched ones does it meet there?"""
@@ -239,12 +246,11 @@ class Movers:
         self._coming.pop(copy.pair)
         self._residency.land(*copy.pair)
         self._machine.recorder.prefetches.copies += int(self._unused[copy.pair])  # else counted when it was needed on its way
-        self._done(copy)
+        self._book(copy)
 
-    def _done(self, copy: _Copy) -> None:
+    def _book(self, copy: _Copy) -> None:
         """Books the bytes of a copy: not before it has ended, for a copy in the queue can be called off."""
         self._machine.recorder.count_move(copy.form.draws, copy.form.nbytes, copy.cause)
-        self._machine.forget([copy.number])
 
     def _start(self) -> None:
         """Sets off what waits, first come first served, on every way that is idle: as much as it carries until the next look.
@@ -287,15 +293,13 @@ class Movers:
         filled[queue_of(self._problem.costs.path(source, target))] += int(to_ps(seconds, "a migration"))
 
     def _send(self, pair: Pair, nbytes: float, source: str, target: str, priority: int, cause: str) -> _Copy:
-        """Queues a copy."""
+        """Adds a copy to the program, which the engine has still to take in."""
         form = self._form(nbytes, source, target)
         self._machine.recorder.rounded += form.chunks
         label = self._machine.label(_name(pair), cause) if self._machine.recorder.keep_slices else 0
         lane = self._machine.lane(form.queue)
         operation = Operation(lane, form.alone, (), priority, count=form.chunks, draws=form.draws, label=label)
-        number = self._machine.program.add(operation)
-        self._machine.engine.submit()
-        return _Copy(pair, form, cause, number)
+        return _Copy(pair, form, cause, self._machine.program.add(operation))
 
     def _form(self, nbytes: float, source: str, target: str) -> _Form:
         key = nbytes, source, target

@@ -90,19 +90,22 @@ class Pool:
     def after(self, step: Step, view: View, worth: FloatArray) -> Moves:
         """What was uploaded stays, the least worth leaves; then predictions that have become known."""
         layer, new = step.layer, step.uploaded
-        safe = _active(step.counts, layer, view)
         keep, drop = new, np.zeros((0, 2), dtype=np.int64)
         if len(new):
             new = new[by_tokens(step.counts[new])]
             room = self.slots - int(np.count_nonzero(view.resident | view.in_flight))
-            drop = _least(worth, view.resident & ~safe, len(new) - room)
+            others = view.resident.copy()
+            others[layer] &= step.counts == 0
+            drop = _least(worth, others, len(new) - room)
             keep = new[: max(room + len(drop), 0)]
             self.uses[layer, keep] = 1
         elif self._waiting is None:
             return NO_MOVES
-        taken = np.zeros_like(view.resident)
-        taken[drop[:, 0], drop[:, 1]] = True
-        out, load = self._exchange(layer, view, worth, safe | taken, len(keep) - len(drop))
+        if self._waiting is None:
+            return Moves(keep=keep, evict=drop)
+        safe = _active(step.counts, layer, view)
+        safe[drop[:, 0], drop[:, 1]] = True
+        out, load = self._exchange(layer, view, worth, safe, len(keep) - len(drop))
         return Moves(keep=keep, evict=np.concatenate([drop, out]), load=load)
 
     def _exchange(
