@@ -25,7 +25,7 @@ from moesim.engine.passes import check_plan
 from moesim.engine.programs.durations import ExpertTimes
 from moesim.engine.programs.gpu_steps import GpuSteps, Parts, attends_alone
 from moesim.engine.stream import StreamWalk
-from moesim.engine.walk import refuse
+from moesim.engine.walk import cached_residents, check_cached, refuse
 from moesim.hardware.device import PHASES
 from moesim.model.windows import Groups
 from moesim.results.recorder import PassRow
@@ -162,7 +162,7 @@ class SeriesWalk:
         self._pace = 0
         """ps of the step before."""
         policy, plan, problem = context.policy, context.deployment.plan, context.problem
-        simple = policy.batched and policy.memoryless and policy.adapts == "never" and plan.expert_batch == 0
+        simple = policy.batched and policy.adapts == "never" and plan.expert_batch == 0
         watched = context.recorder.keep_slices or context.faults.any or policy.clairvoyant
         self._takes = context.whole_pass and simple and not watched and attends_alone(problem, context.deployment)
         self._takes = self._takes and not any(stream.takes(phase) for phase in PHASES)
@@ -209,6 +209,8 @@ class SeriesWalk:
 
     def _most(self, until: int | None) -> int:
         """Steps to ask for: about as many as begin before `until`."""
+        if self._context.deployment.cache is not None:
+            return 1  # what a step leaves in the cache is there for good, so it has to be sure that it runs
         problem, most = self._context.problem, _MOST
         if self._pace and until is not None:
             most = min(most, max(until - self._context.machine.now, 0) // self._pace + 2)
@@ -250,9 +252,13 @@ class SeriesWalk:
         number, layers, experts = steps.counts.shape
         counts, of = steps.counts.reshape(-1, experts), np.tile(np.arange(layers), number)
         asked = _Asked(context, counts, of)
+        if context.deployment.cache is not None:
+            asked.resident = cached_residents(context, of, counts)
         answers = self._answers(index, steps, asked)
+        if context.deployment.cache is not None:
+            check_cached(context, answers, counts)
         on_gpu = (answers.device == context.problem.gpu_index).all() and answers.load is None and answers.order is None
-        if on_gpu and context.residency.resident.all():
+        if on_gpu and context.deployment.cache is None and context.residency.resident.all():
             return self._resident_rows(counts)
         kinds = context.placement.kind_of(of)
         return visit_rows(counts, answers.device, asked.times, kinds, asked.resident, None, answers, 0, False)

@@ -19,7 +19,7 @@ from moesim.engine.programs.durations import ExpertTimes
 from moesim.engine.programs.pre_expert import Structure, templates_of, trailer_of
 from moesim.errors import PolicyError
 
-__all__ = ["PassWalk", "refuse"]
+__all__ = ["PassWalk", "cached_residents", "check_cached", "refuse"]
 
 _EMPTY = np.zeros(0, dtype=np.int64)
 _NO_ROWS = np.zeros(k.R_HEADER, dtype=np.int64)
@@ -70,7 +70,11 @@ class PassWalk:
     def _whole(self) -> None:
         """All visits of a policy whose decisions wait for no clock, in one call of the engine."""
         context = self.context
-        resident = self._cached() if context.deployment.cache is not None else context.residency.resident[self.layers]
+        resident = (
+            cached_residents(context, self.layers, self.counts, self.groups)
+            if context.deployment.cache is not None
+            else context.residency.resident[self.layers]
+        )
         answers = self._answers_of_pass(resident)
         rows = self._rows(slice(None), answers, None, resident=resident)
         if not context.recorder.keep_slices:
@@ -96,29 +100,8 @@ class PassWalk:
         )  # fmt: skip
         answers = batched(context.policy.dispatch(visits, context.view), self.counts)
         if context.deployment.cache is not None:
-            uploads = (answers.device == context.problem.gpu_index) | (self.counts == 0)
-            if not uploads.all() or answers.load is not None:
-                raise PolicyError("a batched policy with a cache gives all experts with tokens, and no others, to the GPU")
+            check_cached(context, answers, self.counts)
         return answers
-
-    def _cached(self) -> BoolArray:
-        """[V, E] copies in GPU memory at each visit, as the rule of the cache leaves them."""
-        cache, books, counts = self.context.deployment.cache, self.context.residency, self.counts
-        assert cache is not None
-        before, resident = np.empty(counts.shape, dtype=np.bool_), books.resident.copy()
-        gained = np.empty(len(counts))
-        alone = [slice(row, row + 1) for row in range(len(counts))]
-        for some in alone if cache.ordered else [slice(group, None, self.groups) for group in range(self.groups)]:
-            layers = self.layers[some]
-            here = before[some] = resident[layers]
-            clock = cache.clock + 1 + np.arange(len(counts))[some]
-            stay, leave = cache.after(Uses(layers, clock, counts[some], (counts[some] > 0) & ~here, here))
-            resident[layers] = here & ~leave | stay
-            nbytes = books.bytes[layers]
-            gained[some] = np.where(stay, nbytes, 0.0).sum(axis=1) - np.where(leave, nbytes, 0.0).sum(axis=1)
-        cache.clock += len(counts)
-        books.follow(resident, gained)
-        return before
 
     def _one_by_one(self) -> None:
         """One visit after another: dispatch at the time at which the routing is known."""
@@ -288,3 +271,30 @@ def refuse(status: int, tables: VisitTables) -> None:
             f"dispatch gave '{tables.helpers[k.BAD_READER - status].name}' an expert whose weights it cannot read"
         )
     raise PolicyError("dispatch gave active experts to a device that does not exist")
+
+
+def cached_residents(context: Context, visited: IntArray, counts: IntArray, groups: int = 1) -> BoolArray:
+    """[V, E] copies in GPU memory at each visit of MoE layers `visited` [V], as the rule of the cache leaves them."""
+    cache, books = context.deployment.cache, context.residency
+    assert cache is not None
+    before, resident = np.empty(counts.shape, dtype=np.bool_), books.resident.copy()
+    gained = np.empty(len(counts))
+    alone = [slice(row, row + 1) for row in range(len(counts))]
+    for some in alone if cache.ordered else [slice(group, None, groups) for group in range(groups)]:
+        layers = visited[some]
+        here = before[some] = resident[layers]
+        clock = cache.clock + 1 + np.arange(len(counts))[some]
+        stay, leave = cache.after(Uses(layers, clock, counts[some], (counts[some] > 0) & ~here, here))
+        resident[layers] = here & ~leave | stay
+        nbytes = books.bytes[layers]
+        gained[some] = np.where(stay, nbytes, 0.0).sum(axis=1) - np.where(leave, nbytes, 0.0).sum(axis=1)
+    cache.clock += len(counts)
+    books.follow(resident, gained)
+    return before
+
+
+def check_cached(context: Context, answers: Answers, counts: IntArray) -> None:
+    """PolicyError where a policy with a cache does not upload whatever is used and not there."""
+    uploads = (answers.device == context.problem.gpu_index) | (counts == 0)
+    if not uploads.all() or answers.load is not None:
+        raise PolicyError("a batched policy with a cache gives all experts with tokens, and no others, to the GPU")

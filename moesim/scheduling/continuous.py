@@ -125,7 +125,9 @@ class ContinuousSession(Session):
             if sequence.pending and sequence.sampled + sequence.pending >= sequence.output:
                 continue  # its last token is under way
             new = self._cut(sequence.tokens + sequence.pending - sequence.computed, budget)
-            while not pool.extend(sequence, sequence.computed + new):
+            tokens = sequence.computed + new
+            # within a block there is nothing to take, nor anything that the prefix cache does not know
+            while (new > 1 or tokens % pool.size <= 1) and not pool.extend(sequence, tokens):
                 preempts, victim = True, self._victim()
                 place -= running.index(victim) < place
                 budget += self._withdraw(victim, chosen)
