@@ -32,8 +32,8 @@ def compare(
     `policies` are names (`all` for every one known) or Policy objects; one that cannot run on this scenario stands under
     `refused` with the reason. Bounds that no system can reach are ranked under `bounds`. Raises InputError when none can.
     """
-    given = builtins.list(policies)
-    results, refused = compare_loaded(loaded(scenario, seed=seed, **overrides), given)
+    names_given = builtins.list(policies)
+    results, refused = compare_loaded(loaded(scenario, seed=seed, **overrides), names_given)
     return Comparison(results, refused)
 
 

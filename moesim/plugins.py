@@ -127,8 +127,8 @@ _ENTRY_GROUPS = {
 @cache
 def _installed(group: str) -> dict[str, str]:
     """Kind -> `module:Class` of installed plug-ins; a built-in name can't be taken over."""
-    found = entry_points(group=_ENTRY_GROUPS[group]) if group in _ENTRY_GROUPS else ()
-    return {entry.name: entry.value for entry in found if entry.name not in BUILT_IN[group]}
+    entries = entry_points(group=_ENTRY_GROUPS[group]) if group in _ENTRY_GROUPS else ()
+    return {entry.name: entry.value for entry in entries if entry.name not in BUILT_IN[group]}
 
 
 def names(group: str) -> list[str]:

@@ -48,10 +48,10 @@ def fit(points: GpuPoints) -> dict[str, Fitted]:
 def _fitted(
     name: str, predict: Callable[[Values], FloatArray], seconds: FloatArray, chosen: BoolArray, search: Sequence[Parameter]
 ) -> Fitted:
-    found = least_squares(predict, seconds, chosen, search)
-    predicted = predict(found)
+    solution = least_squares(predict, seconds, chosen, search)
+    predicted = predict(solution)
     fitted, tested = (Residuals.of(predicted[half], seconds[half]) for half in (chosen, ~chosen))
-    return Fitted(name, found, fitted, tested, Trust.of(predicted, seconds))
+    return Fitted(name, solution, fitted, tested, Trust.of(predicted, seconds))
 
 
 def _copies(copies: Sequence[Copy]) -> Fitted:
@@ -108,19 +108,19 @@ def _gemm(points: GpuPoints) -> Fitted:
     return _fitted("products of one expert", predict, seconds, chosen, _SHARES)
 
 
-def parts(points: GpuPoints, found: dict[str, Fitted], source: str) -> dict[str, dict[str, Any]]:
+def parts(points: GpuPoints, fits: dict[str, Fitted], source: str) -> dict[str, dict[str, Any]]:
     """`{"gpu": ..., "memory": ..., "link": ...}` with annotated values; `source` says which machine, when and with what."""
 
     def said(what: str) -> str:
         return f"{source}: {points.name}, {points.library}; {what}"
 
     def of(name: str, keys: Sequence[str]) -> dict[str, Any]:
-        one = found[name]
+        one = fits[name]
         text = f"fit of {one.name}, test points {one.tested.median:.1%} median, {one.tested.p90:.1%} p90"
         return {key: (one.trust.share if key in _OF_PEAK else one.trust.shape)(one.values[key], said(text)) for key in keys}
 
     tiny = Value(quantity(points.launch, "s"), "measured", said("kernels over one number, launched in a row"))
-    experts = found["experts"].values
+    experts = fits["experts"].values
     gpu = {
         "kind": "gpu",
         "compute": Value(quantity(points.peak, "FLOP/s"), "measured", said("largest bfloat16 product, no data sheet")),
@@ -134,7 +134,7 @@ def parts(points: GpuPoints, found: dict[str, Fitted], source: str) -> dict[str,
             "streaming": Value(round(min(1.0, points.kv_rate / points.read), 4), "measured", said("decode attention"))
         },
         "fixed": {
-            "layer": found["experts"].trust.shape(
+            "layer": fits["experts"].trust.shape(
                 quantity(experts["launch"], "s"), said("fixed time of a layer of grouped experts")
             ),
             **dict.fromkeys(("gemm", "attention", "small"), tiny),
@@ -146,7 +146,7 @@ def parts(points: GpuPoints, found: dict[str, Fitted], source: str) -> dict[str,
         "usable": Value(0.94, "assumed", "context and allocator keep about 6 %, range 3-10 %"),
         "read": Value(quantity(points.read, "B/s"), "measured", said("the better of a sum and a copy")),
     }
-    return {"gpu": gpu, "memory": memory, "link": _link(points, found["copies"], said)}
+    return {"gpu": gpu, "memory": memory, "link": _link(points, fits["copies"], said)}
 
 
 def _link(points: GpuPoints, copies: Fitted, said: Callable[[str], str]) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def write(path: Path, content: str) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         trial = writing.write(Path(folder) / path.name, content)
-        wrong = [error["message"] for told in check([trial])["files"] for error in told["errors"]]
+        wrong = [error["message"] for file in check([trial])["files"] for error in file["errors"]]
     if wrong:
         raise MoesimError(f"the measured profile would not load: {'; '.join(wrong)}")
     writing.write(path, content)

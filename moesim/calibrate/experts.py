@@ -157,12 +157,12 @@ def curve(library: Library, points: Sequence[Point], read: float) -> Curve | Non
         Parameter("rate", "FLOP/s", (1e11, 1e12), 1e8, 1e15),
         Parameter("q", "", (1.0, 3.0), 0.7, 20.0),
     )
-    found = least_squares(lambda values: _seconds(values, own), seconds, fitted, search)
-    predicted = _seconds(found, own)
+    solution = least_squares(lambda values: _seconds(values, own), seconds, fitted, search)
+    predicted = _seconds(solution, own)
     counts = [point.tokens for point in own]
     return Curve(
         library,
-        Kernel(bandwidth=found["bandwidth"], rate=found["rate"], q=found["q"]),
+        Kernel(bandwidth=solution["bandwidth"], rate=solution["rate"], q=solution["q"]),
         own,
         Residuals.of(predicted[fitted], seconds[fitted]),
         Residuals.of(predicted[~fitted], seconds[~fitted]),

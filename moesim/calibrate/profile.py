@@ -129,10 +129,10 @@ def _tier(memory: Memory, machine: Machine, source: str) -> dict[str, Any]:
     text = f"{source}: dependent loads of the C library in a buffer beyond the caches, address translation included"
     tier["latency"] = Value(quantity(memory.latency.idle, "ns"), "measured", text)
     loads = memory.latency.loads
-    found = load_fit(memory.latency.idle, [load.bandwidth / sweep.read for load in loads], [load.latency for load in loads])
-    if found is not None:
-        text = f"{source}: such loads beside streams of up to {found.reach:.0%} of the bandwidth, eps kept at {_EPS}"
-        tier["k"] = found.trust.shape(found.k, text)
+    fit = load_fit(memory.latency.idle, [load.bandwidth / sweep.read for load in loads], [load.latency for load in loads])
+    if fit is not None:
+        text = f"{source}: such loads beside streams of up to {fit.reach:.0%} of the bandwidth, eps kept at {_EPS}"
+        tier["k"] = fit.trust.shape(fit.k, text)
         tier["eps"] = Value(_EPS, "assumed", "server DDR5 0.12-0.16")
     return tier
 

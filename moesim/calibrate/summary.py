@@ -51,14 +51,14 @@ def _latency(memory: Memory) -> list[str]:
     assert memory.sweep is not None
     idle, loads = memory.latency.idle, memory.latency.loads
     shares = [load.bandwidth / memory.sweep.read for load in loads]
-    found = load_fit(idle, shares, [load.latency for load in loads])
+    fit = load_fit(idle, shares, [load.latency for load in loads])
     rows = [["idle", "", format_seconds(idle), "", ""]]
     for index, (share, load) in enumerate(zip(shares, loads, strict=True)):
         u = min(share, 1.0)
-        model = idle * (1.0 + (found.k if found else 0.0) * u / (1.0 - u + 0.15))
+        model = idle * (1.0 + (fit.k if fit else 0.0) * u / (1.0 - u + 0.15))
         half = "fit" if index % 2 == 0 else "test"
         rows.append([f"beside {format_rate(load.bandwidth)}", f"{share:.0%}", format_seconds(load.latency),
-                     f"{model / load.latency - 1:+.0%}" if found else "", half if found else ""])  # fmt: skip
+                     f"{model / load.latency - 1:+.0%}" if fit else "", half if fit else ""])  # fmt: skip
     return align([f"latency of node {memory.node.number}", "of reads", "measured", "model", ""], rows)
 
 
@@ -92,8 +92,8 @@ def warning_lines(memories: Sequence[Memory], curves: Sequence[Curve], gpu: Mapp
     for memory in memories:
         if memory.latency is not None and memory.sweep is not None:
             shares = [load.bandwidth / memory.sweep.read for load in memory.latency.loads]
-            found = load_fit(memory.latency.idle, shares, [load.latency for load in memory.latency.loads])
-            lines += found.trust.warning(f"the loaded latency of node {memory.node.number}") if found else []
+            fit = load_fit(memory.latency.idle, shares, [load.latency for load in memory.latency.loads])
+            lines += fit.trust.warning(f"the loaded latency of node {memory.node.number}") if fit else []
     for curve in curves:
         lines += curve.trust.warning(f"experts on the CPU by {curve.library.name}")
     if curves and not any(curve.trust.holds for curve in curves):
@@ -119,7 +119,7 @@ def call_line(seconds: float) -> str:
     return f"a call of an expert too small to matter takes {format_seconds(seconds)} (runtime.cpu.launch)"
 
 
-def gpu_lines(points: GpuPoints, found: dict[str, Fitted]) -> list[str]:
+def gpu_lines(points: GpuPoints, fits: dict[str, Fitted]) -> list[str]:
     """The GPU's rates and its fits."""
     pageable = [copy for copy in points.copies if not copy.pinned]
     best = {way: max((c.nbytes / c.seconds for c in pageable if c.to_gpu is way), default=0.0) for way in (True, False)}
@@ -130,9 +130,9 @@ def gpu_lines(points: GpuPoints, found: dict[str, Fitted]) -> list[str]:
         f"pageable copies at best {format_rate(best[True])} to the GPU, {format_rate(best[False])} to the host; "
         f"both directions pinned {format_rate(points.both)} in sum",
     ]
-    rows = [[one.name, _constants(one), _held(one.fitted), _held(one.tested)] for one in found.values()]
+    rows = [[fit.name, _constants(fit), _held(fit.fitted), _held(fit.tested)] for fit in fits.values()]
     return [*lines, *align(["GPU", "constants", "fitted: median, worst", "test: median, worst"], rows, left=2)]
 
 
-def _constants(one: Fitted) -> str:
-    return ", ".join(f"{name} {value:.3g}" for name, value in one.values.items())
+def _constants(fit: Fitted) -> str:
+    return ", ".join(f"{name} {value:.3g}" for name, value in fit.values.items())

@@ -60,7 +60,7 @@ def crossing(model: Architecture, homes: Homes, *, first: bool = True, last: boo
         return [()] * model.layers
     matrices = model.qkv_bytes * first + model.output_bytes * last
     dense = set(range(model.layers)) - set(model.moe_layers) - set(model.bare_layers)
-    found: list[Weights] = []
+    weights: list[Weights] = []
     for layer in range(model.layers):
         parts = [(homes.attention, matrices)]
         if layer in dense:
@@ -71,8 +71,8 @@ def crossing(model: Architecture, homes: Homes, *, first: bool = True, last: boo
         for tier, nbytes in parts if layer >= homes.kept else ():
             if tier is not None and nbytes:
                 sums[tier] = sums.get(tier, 0.0) + float(nbytes)
-        found.append(tuple(sums.items()))
-    return found
+        weights.append(tuple(sums.items()))
+    return weights
 
 
 def lying(model: Architecture, homes: Homes) -> dict[str, float]:

@@ -34,8 +34,8 @@ def _check_links(problem: Problem) -> None:
     queues = {path.queue: tier for tier, path in paths.items() if path.queue is not None}
     if len(queues) > 1:
         ways = ", ".join(f"'{tier}' over {queue}" for queue, tier in sorted(queues.items()))
-        told = f"tiers reach the GPU through different copy engines ({ways}); one engine for all uploads is simulated"
-        raise InputError(Mistake(told, path="hardware.links"))
+        message = f"tiers reach the GPU through different copy engines ({ways}); one engine for all uploads is simulated"
+        raise InputError(Mistake(message, path="hardware.links"))
 
 
 class Context:

@@ -36,8 +36,8 @@ def _mistakes(problem: Problem, deployment: Deployment, fault: Fault, number: in
     for key, tier in (("tier", fault.tier), ("fallback", fault.fallback)):
         if tier not in hosts:
             known = ", ".join(hosts) or "none"
-            told = f"no host tier '{tier}' in this machine; it has {known}.{did_you_mean(tier, hosts)}"
-            yield Mistake(told, f"{where}.{key}")
+            message = f"no host tier '{tier}' in this machine; it has {known}.{did_you_mean(tier, hosts)}"
+            yield Mistake(message, f"{where}.{key}")
     if fault.tier == fault.fallback:
         yield Mistake(f"'{fault.tier}' cannot stand in for itself", f"{where}.fallback")
     busy = {

@@ -28,23 +28,23 @@ class Seer:
         self._pass: Pass | None = None
         self._known: dict[tuple[int, int, int], IntArray] = {}
 
-    def of(self, one: Pass, layer: int, group: int) -> Foreseen:
+    def of(self, step: Pass, layer: int, group: int) -> Foreseen:
         """What is seen from MoE layer `layer` by the sequences of `group`; -1 for all of them together."""
-        if one is not self._pass:
-            self._pass = one
+        if step is not self._pass:
+            self._pass = step
             self._known.clear()
-        return partial(self._ahead, one, layer, group)
+        return partial(self._ahead, step, layer, group)
 
-    def _ahead(self, one: Pass, layer: int, group: int, depth: int) -> IntArray | None:
+    def _ahead(self, step: Pass, layer: int, group: int, depth: int) -> IntArray | None:
         target = layer + depth
-        if target >= len(one.counts) or depth < 1 or layer < 0:
+        if target >= len(step.counts) or depth < 1 or layer < 0:
             return None
         if target < self.foresight.blind_layers:
-            return np.zeros(one.counts.shape[2], dtype=np.int64)
+            return np.zeros(step.counts.shape[2], dtype=np.int64)
         key = (target, depth, group)
         if key not in self._known:
-            counts = one.counts[target].sum(axis=0) if group < 0 else one.counts[target, group]
-            draw = np.random.SeedSequence(self._seed, spawn_key=(one.index, target, depth, group + 1))
+            counts = step.counts[target].sum(axis=0) if group < 0 else step.counts[target, group]
+            draw = np.random.SeedSequence(self._seed, spawn_key=(step.index, target, depth, group + 1))
             rng = np.random.Generator(np.random.PCG64(draw))
             self._known[key] = blurred(counts, self.foresight.at(depth), self._popularity[target], rng)
         return self._known[key].copy()
@@ -65,11 +65,11 @@ class Oracle:
     def __init__(self, passes: Sequence[Pass]) -> None:
         self._first: dict[int, int] = {}
         rounds: list[IntArray] = []
-        for one in passes:
-            self._first[one.index] = len(rounds)
-            rounds += [one.counts[:, group] for group in range(one.counts.shape[1])]
+        for step in passes:
+            self._first[step.index] = len(rounds)
+            rounds += [step.counts[:, group] for group in range(step.counts.shape[1])]
         self.future = Future(rounds)
 
-    def move(self, one: Pass, layer: int, group: int) -> None:
+    def move(self, step: Pass, layer: int, group: int) -> None:
         """The visit of MoE layer `layer` by `group` of this pass begins."""
-        self.future.move(self._first[one.index], one.counts.shape[1], group, layer)
+        self.future.move(self._first[step.index], step.counts.shape[1], group, layer)

@@ -48,8 +48,8 @@ class KvBook:
     def _hold(self, nbytes: float) -> None:
         self.peak = max(self.peak, nbytes)
         if nbytes > self._room * (1 + 1e-12):
-            told = f"a step needs {format_exact(nbytes)} of KV cache, and {format_exact(self._room)} are set aside for it"
-            raise MoesimError(f"{told}; a scheduler must not begin it")
+            message = f"a step needs {format_exact(nbytes)} of KV cache, and {format_exact(self._room)} are set aside for it"
+            raise MoesimError(f"{message}; a scheduler must not begin it")
 
     def pass_through(self, series: Series, step: IntArray, ending: BoolArray) -> None:
         """Steps begin and end one after another: those numbered `step` [N] of a series, whose sequences `ending` [N] are done.

@@ -127,10 +127,10 @@ def _all(scheduler: Scheduler) -> list[StepPlan]:
     """The steps of the run, for a bound."""
     plans = scheduler.foreseen()
     if plans is None:
-        told = (
+        message = (
             "this policy is a bound that knows the run beforehand, and here its steps depend on the clock; take an offline job"
         )
-        raise InputError(Mistake(told, path="policy"))
+        raise InputError(Mistake(message, path="policy"))
     return plans
 
 

@@ -50,20 +50,20 @@ class StreamWalk:
         most = max(float(np.take(sizes, range(first, first + layers), mode="wrap").sum()) for first in range(len(sizes)))
         held = self.context.deployment.plan.staging * self.context.problem.model.expert_bytes
         if most > held * (1 + 1e-9):
-            told = f"up to {format_bytes(most)} are streamed at a time, and deploy set {format_bytes(held)} of staging aside"
-            raise PolicyError(f"{told} for {layers} layers in a row")
+            message = f"up to {format_bytes(most)} are streamed at a time, and deploy set {format_bytes(held)} of staging aside"
+            raise PolicyError(f"{message} for {layers} layers in a row")
 
-    def walk_pass(self, one: Pass, following: Phase | None, structure: Structure) -> IntArray:
+    def walk_pass(self, step: Pass, following: Phase | None, structure: Structure) -> IntArray:
         """Walks a pass that one of phase `following` follows; [L, G, E] tokens that the experts computed."""
         context, machine = self.context, self.context.machine
-        style = style_of(context, one.phase)
+        style = style_of(context, step.phase)
         assert style is not None
-        walk = PassWalk(context, one)
+        walk = PassWalk(context, step)
         work, stale = self._work(walk, style)
         machine.mark()
         begin, first = machine.now, len(machine.program)
-        builder = PassBuilder(context, self._carried, one, style)
-        wraps = following is not None and style.streamed and not style.serial and self._same(style, one.phase, following)
+        builder = PassBuilder(context, self._carried, step, style)
+        wraps = following is not None and style.streamed and not style.serial and self._same(style, step.phase, following)
         last = builder.build(structure, work, walk.times, stale, wraps)
         machine.engine.submit()
         machine.engine.run(last)

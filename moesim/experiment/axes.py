@@ -102,8 +102,8 @@ def dimension(
         columns += [column] if column is not None else []
     sizes = {len(column.values) for column in columns}
     if not mistakes and len(sizes) > 1:
-        told = ", ".join(f"{column.path} {len(column.values)}" for column in columns)
-        mistakes.append(Mistake(f"paths that move together need equally many values; here: {told}", _path(where), *inside.key))
+        text = ", ".join(f"{column.path} {len(column.values)}" for column in columns)
+        mistakes.append(Mistake(f"paths that move together need equally many values; here: {text}", _path(where), *inside.key))
     if not mistakes and axis.labels is not None and len(axis.labels) != len(columns[0].values):
         mistakes.append(_labels(axis.labels, len(columns[0].values), node, where))
     if mistakes:

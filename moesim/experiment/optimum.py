@@ -48,32 +48,35 @@ def optimize(
     and of its surroundings: a higher peak between two values that were both far from the best is not found. InputError for
     mistakes, and where no axis has numbers.
     """
-    this = plan(source)
-    searched = _searched(this)
+    experiment_plan = plan(source)
+    searched = _searched(experiment_plan)
     if rounds < 0:
         raise InputError(Mistake(f"{rounds} rounds are not a search; write 0 or more", file="--rounds"))
-    document = {**this.document, "design": {"kind": "search", "rounds": rounds, "start": this.document["design"]}}
+    document = {
+        **experiment_plan.document,
+        "design": {"kind": "search", "rounds": rounds, "start": experiment_plan.document["design"]},
+    }
     effort = Effort(out, document, jobs=jobs, dask=dask)
-    effort.complete(this.tasks, progress=progress)
+    effort.complete(experiment_plan.tasks, progress=progress)
     for _ in range(rounds):
-        before = len(this.planner.rows)
-        known = cells(document, effort.rows(this.planner.rows))
-        for choice in this.planner.policies:
-            own = [cell for cell in known if cell.policy == (choice.label or this.rows[0].policy)]
+        before = len(experiment_plan.planner.rows)
+        known = cells(document, effort.rows(experiment_plan.planner.rows))
+        for choice in experiment_plan.planner.policies:
+            own = [cell for cell in known if cell.policy == (choice.label or experiment_plan.rows[0].policy)]
             for group in _groups(own, searched):
-                this.planner.add(_closer(this, searched, group), [choice])
-        if this.planner.mistakes(""):
-            raise InputError(*this.planner.mistakes(""))
-        if len(this.planner.rows) == before:
+                experiment_plan.planner.add(_closer(experiment_plan, searched, group), [choice])
+        if experiment_plan.planner.mistakes(""):
+            raise InputError(*experiment_plan.planner.mistakes(""))
+        if len(experiment_plan.planner.rows) == before:
             break
-        effort.complete(this.planner.tasks, progress=progress)
-    document["points"] = len(this.planner.rows)
-    return effort.keep(_answered(document, effort.rows(this.planner.rows), searched))
+        effort.complete(experiment_plan.planner.tasks, progress=progress)
+    document["points"] = len(experiment_plan.planner.rows)
+    return effort.keep(_answered(document, effort.rows(experiment_plan.planner.rows), searched))
 
 
-def _searched(this: Plan) -> list[Dimension]:
+def _searched(experiment_plan: Plan) -> list[Dimension]:
     """The axes of numbers; InputError where there is none."""
-    searched = [axis for axis in this.axes if len(axis.columns) == 1 and _scale(axis) != "categories"]
+    searched = [axis for axis in experiment_plan.axes if len(axis.columns) == 1 and _scale(axis) != "categories"]
     if not searched:
         raise InputError(Mistake("no axis has numbers to search between; write a range or a list of numbers", "axes"))
     return searched
@@ -141,17 +144,17 @@ def _beside(axis: Dimension, best: Cell, known: Sequence[Cell]) -> list[Cell]:
     return [*(line[v] for v in below if v == max(below)), *(line[v] for v in above if v == min(above))]
 
 
-def _closer(this: Plan, axes: Sequence[Dimension], known: Sequence[Cell]) -> list[tuple[Setting, dict[str, Any]]]:
+def _closer(experiment_plan: Plan, axes: Sequence[Dimension], known: Sequence[Cell]) -> list[tuple[Setting, dict[str, Any]]]:
     """Settings half-way between the best one and its neighbours, one axis changed in each."""
     best = _leader(known)
     if best is None:
         return []
-    level = float(this.document["level"])
+    level = float(experiment_plan.document["level"])
     found = []
     for axis in axes:
         column = axis.columns[0]
         neighbours = _beside(axis, best, known)
-        if column.name == this.document["metric"]:
+        if column.name == experiment_plan.document["metric"]:
             neighbours = [cell for cell in neighbours if cell.missed]
         if all(not cell.missed and _tied(best, cell, level) for cell in neighbours):
             continue
@@ -160,7 +163,7 @@ def _closer(this: Plan, axes: Sequence[Dimension], known: Sequence[Cell]) -> lis
             value = _middle(column, here[column.name], dict(cell.settings)[column.name])
             if value is not None:
                 shown = {**here, column.name: value}
-                values = {**this.planner.settings[best.settings], column.path: _node(column, value)}
+                values = {**experiment_plan.planner.settings[best.settings], column.path: _node(column, value)}
                 found.append((values, shown))
     return found
 

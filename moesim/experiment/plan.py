@@ -168,13 +168,13 @@ def _axes(root: Node, drawn: bool) -> tuple[list[Dimension], list[Mistake]]:
     """The axes that are right, and what is wrong with the others; a design that has `drawn` needs no steps."""
     inside = root.child("axes")
     if inside is None or not isinstance(inside.value, dict) or not inside.value:
-        told = []
+        misplaced = []
         if inside is not None and inside.value != {}:
-            told.append(Mistake("axes are a mapping from dotted paths to values", "axes", *inside.place))
+            misplaced.append(Mistake("axes are a mapping from dotted paths to values", "axes", *inside.place))
         elif drawn and root.child("design") is not None:
-            told.append(Mistake("a design needs axes to draw from", "design", *root.value["design"].place))
-        return [], told
-    found: list[Dimension] = []
+            misplaced.append(Mistake("a design needs axes to draw from", "design", *root.value["design"].place))
+        return [], misplaced
+    dimensions: list[Dimension] = []
     mistakes: list[Mistake] = []
     paths: dict[str, str] = {}
     for name, node in inside.value.items():
@@ -191,8 +191,8 @@ def _axes(root: Node, drawn: bool) -> tuple[list[Dimension], list[Mistake]]:
         if one is not None and one.label is not None and name in (*_RESERVED, *keys):
             mistakes.append(Mistake(f"an axis cannot be called '{name}'; tables have that column", f"axes.{name}", *node.key))
         if one is not None and not any(_forbidden(path, ()) for path in keys):
-            found.append(one)
-    return found, mistakes
+            dimensions.append(one)
+    return dimensions, mistakes
 
 
 def _judged(name: str, node: Node) -> tuple[Axis | None, list[Mistake]]:
@@ -279,5 +279,5 @@ def _document(planner: Planner, axes: Sequence[Dimension], root: Node) -> dict[s
 
 def _described(axis: Dimension) -> dict[str, Any]:
     first = axis.tables[0]
-    return {"name": axis.name, "columns": [one.name for one in axis.tables], "column": first.name, "unit": first.unit,
+    return {"name": axis.name, "columns": [table.name for table in axis.tables], "column": first.name, "unit": first.unit,
             "scale": first.scale, "values": list(first.shown)}  # fmt: skip

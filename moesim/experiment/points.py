@@ -175,9 +175,12 @@ class Planner:
         changes.append(number_change("replicate", self.family.replicate + number))
         return self.family.member(changes, given)
 
-    def _task(self, this: LoadedScenario) -> Task:
-        scenario, data = this.scenario, {key: value for key, value in this.data.items() if key not in _TEXTS}
-        files = {path: file_digest(this.base / path) for path in sorted(_files(data.get("workload")))}
+    def _task(self, loaded_scenario: LoadedScenario) -> Task:
+        scenario, data = (
+            loaded_scenario.scenario,
+            {key: value for key, value in loaded_scenario.data.items() if key not in _TEXTS},
+        )
+        files = {path: file_digest(loaded_scenario.base / path) for path in sorted(_files(data.get("workload")))}
         drawn = {"seed": scenario.seed, "replicate": scenario.replicate, "files": files}
         built = {**drawn, "model": data.get("model"), "workload": data.get("workload")}
         content = {
@@ -191,17 +194,17 @@ class Planner:
         }
         name = hashlib.sha256(canonical(content)).hexdigest()[:32]
         build = hashlib.sha256(canonical(to_plain(built))).hexdigest()
-        return Task(name, scenario, this.base, build, self.experiment.warm_up, self.experiment.bound)
+        return Task(name, scenario, loaded_scenario.base, build, self.experiment.warm_up, self.experiment.bound)
 
     def mistakes(self, file: str) -> list[Mistake]:
         """What is wrong, each once; what some settings cause outside the experiment's own `file` says which."""
-        told = []
+        sentences = []
         for mistake, where in self._wrong.items():
             some = len(where) < self._members and bool(where[0]) and (not mistake.line or mistake.file != file)
             others = len(set(where)) - 1
             more = f" and {others} more {'setting' if others == 1 else 'settings'}" if others else ""
-            told.append(mistake._replace(message=f"{mistake.message} (with {where[0]}{more})") if some else mistake)
-        return told
+            sentences.append(mistake._replace(message=f"{mistake.message} (with {where[0]}{more})") if some else mistake)
+        return sentences
 
     def grid(self, axes: Sequence[Dimension]) -> None:
         """The points of the experiment's own design."""
@@ -233,15 +236,15 @@ def _files(data: Any) -> Iterable[str]:
 
 def _kinds(spec: Any) -> set[type[Any]]:
     """The classes of a spec and of all specs inside it."""
-    found: set[type[Any]] = set()
+    classes: set[type[Any]] = set()
     if isinstance(spec, Spec):
-        found.add(type(spec))
+        classes.add(type(spec))
         for name in type(spec).model_fields:
-            found |= _kinds(getattr(spec, name))
+            classes |= _kinds(getattr(spec, name))
     elif isinstance(spec, dict):
         for value in spec.values():
-            found |= _kinds(value)
+            classes |= _kinds(value)
     elif isinstance(spec, (list, tuple)):
         for value in spec:
-            found |= _kinds(value)
-    return found
+            classes |= _kinds(value)
+    return classes

@@ -105,8 +105,8 @@ class Store:
                 continue
             record, wrong = _record(path, match.group(1))
             if record is None:
-                told = f"{wrong}; take the file away and run again: its point is then computed anew"
-                mistakes.append(Mistake(told, file=str(path)))
+                message = f"{wrong}; take the file away and run again: its point is then computed anew"
+                mistakes.append(Mistake(message, file=str(path)))
             else:
                 self.records[match.group(1)] = record
         return mistakes

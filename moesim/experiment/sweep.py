@@ -44,7 +44,7 @@ def run_sweep(
 
 
 def run_plan(
-    this: Plan,
+    experiment_plan: Plan,
     *,
     out: str | Path | None = None,
     jobs: int | None = None,
@@ -55,11 +55,11 @@ def run_plan(
     """Runs the points of a plan that are missing, and gathers them; see `run_sweep`."""
     if part is not None and out is None:
         raise InputError(Mistake("needs a directory that the parts share; name it with --out", file="--shard"))
-    effort = Effort(out, this.document, jobs=jobs, dask=dask)
-    effort.complete(this.tasks, part=part, progress=progress)
-    if any(name not in effort.found for name in this.tasks):
+    effort = Effort(out, experiment_plan.document, jobs=jobs, dask=dask)
+    effort.complete(experiment_plan.tasks, part=part, progress=progress)
+    if any(name not in effort.found for name in experiment_plan.tasks):
         return None
-    return effort.keep(SweepResult.of(this.document, effort.rows(this.rows)))
+    return effort.keep(SweepResult.of(experiment_plan.document, effort.rows(experiment_plan.rows)))
 
 
 class Effort:

@@ -121,11 +121,11 @@ def sweep_threshold(
     levels = sorted(dict.fromkeys(float(value) for value in values))
     if len(levels) < 2:
         raise InputError(Mistake("a sweep needs at least two values", path=path))
-    this = loaded(scenario, policy=policy)
-    chosen = list(dict.fromkeys(seeds)) if seeds else [this.scenario.seed]
+    loaded_scenario = loaded(scenario, policy=policy)
+    chosen = list(dict.fromkeys(seeds)) if seeds else [loaded_scenario.scenario.seed]
     summaries: dict[float, list[dict[str, Any]]] = {value: [] for value in levels}
     for number, seed in enumerate(chosen):
-        base = loaded(this, seed=seed)
+        base = loaded(loaded_scenario, seed=seed)
         for position, value in enumerate(levels):
             summaries[value].append(run_loaded(_at(base, path, value), bound=False).summary)
             if progress is not None:

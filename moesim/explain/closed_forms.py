@@ -60,12 +60,12 @@ def _attention_share(plan: Plan) -> Iterator[Row]:
 
 def _coalescing(plan: Plan) -> Iterator[Row]:
     """Weight reads that passing the experts together saves over doing so micro-batch by micro-batch."""
-    made, problem = plan.deployment, plan.problem
-    if made is None:
+    deployment, problem = plan.deployment, plan.problem
+    if deployment is None:
         return
-    phases = [("prefill", made.plan.prefill.micro_batch, plan.prompts)]
+    phases = [("prefill", deployment.plan.prefill.micro_batch, plan.prompts)]
     if plan.decodes:
-        phases.append(("decode", made.plan.decode.micro_batch, float(plan.batch)))
+        phases.append(("decode", deployment.plan.decode.micro_batch, float(plan.batch)))
     for phase, micro, tokens in phases:
         count = float(np.ceil(plan.batch / micro))
         alone, together = (

@@ -94,29 +94,29 @@ def placement(plan: Plan) -> Section:
     return Section("What fits where", rows, "At the start of the run; experts are counted over all layers.")
 
 
-def _gpu_rows(problem: Problem, made: Deployment) -> Iterator[Row]:
+def _gpu_rows(problem: Problem, deployment: Deployment) -> Iterator[Row]:
     tier, size = problem.gpu_tier, problem.model.expert_bytes
     room = problem.usable(tier)
-    free = problem.gpu_free(made.plan)
-    cache = problem.kv_bytes(made.plan.batch) if made.plan.kv == tier else 0.0
-    activations = problem.activation_bytes(made.plan)
-    staging = made.plan.staging * size
-    held, number = float(made.expert_bytes[made.resident].sum()), int(made.resident.sum())
+    free = problem.gpu_free(deployment.plan)
+    cache = problem.kv_bytes(deployment.plan.batch) if deployment.plan.kv == tier else 0.0
+    activations = problem.activation_bytes(deployment.plan)
+    staging = deployment.plan.staging * size
+    held, number = float(deployment.expert_bytes[deployment.resident].sum()), int(deployment.resident.sum())
     yield Row(f"{tier}: capacity", room, "B")
-    swap = made.plan.swap * size
+    swap = deployment.plan.swap * size
     weights = room - free - cache - activations - staging - swap
     yield Row(f"{tier}: other weights", weights, "B", "those of operations that the GPU runs")
     if cache:
-        yield Row(f"{tier}: KV cache", cache, "B", _CACHE, {"batch": Quantity(made.plan.batch)})
-    micro = _micro(made.plan.prefill, made.plan.decode)
+        yield Row(f"{tier}: KV cache", cache, "B", _CACHE, {"batch": Quantity(deployment.plan.batch)})
+    micro = _micro(deployment.plan.prefill, deployment.plan.decode)
     yield Row(f"{tier}: activations", activations, "B", "of the larger phase, double-buffered", micro)
-    slots = {"slots": Quantity(made.plan.staging), "W": Quantity(size, "B")}
+    slots = {"slots": Quantity(deployment.plan.staging), "W": Quantity(size, "B")}
     yield Row(f"{tier}: staging for uploads", staging, "B", "slots x W", slots)
     if swap:
-        leaving = {**slots, "slots": Quantity(made.plan.swap)}
+        leaving = {**slots, "slots": Quantity(deployment.plan.swap)}
         yield Row(f"{tier}: copies on their way home", swap, "B", "slots x W", leaving)
     room_for = {"room for": Quantity(float(max(free // size, 0)), "experts")}
-    share = {"kept": Quantity(number, f"of {format_count(made.resident.size, 'expert')}"), **room_for}
+    share = {"kept": Quantity(number, f"of {format_count(deployment.resident.size, 'expert')}"), **room_for}
     yield Row(f"{tier}: experts", held, "B", "what the policy keeps there", share)
     yield Row(f"{tier}: left over", free - held, "B", "capacity less all of these")
 
@@ -126,20 +126,20 @@ def _micro(prefill: PhasePlan, decode: PhasePlan) -> dict[str, Quantity]:
     return {f"micro-batch in {name}": Quantity(plan.micro_batch, "sequences") for name, plan in phases.items()}
 
 
-def _host_rows(problem: Problem, made: Deployment) -> Iterator[Row]:
+def _host_rows(problem: Problem, deployment: Deployment) -> Iterator[Row]:
     for index, tier in enumerate(problem.tiers):
         if tier == problem.gpu_tier:
             continue
-        room, lives = problem.usable(tier), made.home == index
-        aside = problem.host_shares(made.plan).get(tier, {})
-        held = float(made.expert_bytes[lives].sum())
-        both = int((lives & made.resident).sum())
+        room, lives = problem.usable(tier), deployment.home == index
+        aside = problem.host_shares(deployment.plan).get(tier, {})
+        held = float(deployment.expert_bytes[lives].sum())
+        both = int((lives & deployment.resident).sum())
         whole = f"of {format_count(lives.size, 'expert')}"
         copies = {"there": Quantity(int(lives.sum()), whole), "also on the GPU": Quantity(both)}
         yield Row(f"{tier}: capacity", room, "B")
         for what, nbytes in aside.items():
             law = _CACHE if what == "KV cache" else "those that live here; what the GPU computes with crosses in every step"
-            yield Row(f"{tier}: {what}", nbytes, "B", law, {"batch": Quantity(made.plan.batch)} if law == _CACHE else {})
+            yield Row(f"{tier}: {what}", nbytes, "B", law, {"batch": Quantity(deployment.plan.batch)} if law == _CACHE else {})
         yield Row(f"{tier}: master copies", held, "B", "experts that live there", copies)
         yield Row(f"{tier}: left over", room - sum(aside.values()) - held, "B", "capacity less these")
 
@@ -253,14 +253,14 @@ def _cpu_rows(plan: Plan, expected: FloatArray) -> Iterator[Row]:
 
 
 def _attention_row(plan: Plan) -> Iterator[Row]:
-    made, problem = plan.deployment, plan.problem
-    if made is None:
+    deployment, problem = plan.deployment, plan.problem
+    if deployment is None:
         return
     context = np.full(plan.batch, plan.context)
     flops, nbytes = problem.model.core_flops_decode(context), problem.model.core_bytes_decode(context)
-    core = problem.costs.core(made.plan.decode.core, flops, nbytes, "decode", made.plan.kv)
+    core = problem.costs.core(deployment.plan.decode.core, flops, nbytes, "decode", deployment.plan.kv)
     seconds = float(core.sum())
     read = Quantity(float(nbytes.sum()), "B")
     inputs = {"batch": Quantity(plan.batch), "context": Quantity(plan.context, "tokens"), "KV read": read}
-    law = f"batch / time of the attention core of all layers, cache in {made.plan.kv}"
-    yield Row(f"attention core on {made.plan.decode.core}", plan.batch / seconds, "tok/s", law, inputs)
+    law = f"batch / time of the attention core of all layers, cache in {deployment.plan.kv}"
+    yield Row(f"attention core on {deployment.plan.decode.core}", plan.batch / seconds, "tok/s", law, inputs)

@@ -45,7 +45,7 @@ def gemm(data: Path, system: str, dtype: str) -> Fit:
 
     wanted = [p for p in PARAMETERS if p.name in ("streaming", "efficiency", "q", "launch")]
     values = least_squares(predict, seconds, chosen, wanted)
-    found, test = predict(values), large & ~chosen
+    predicted, test = predict(values), large & ~chosen
     kinds = {f"m {low} to {high - 1}": test & (m >= low) & (m < high) for low, high in ((1, 64), (64, 1024), (1024, 16384))}
     kinds = {name: rows for name, rows in kinds.items() if rows.any()}
     kinds["left out: k > 8 n, too few tiles"] = streamed & long
@@ -58,10 +58,10 @@ def gemm(data: Path, system: str, dtype: str) -> Fit:
         units={p.name: p.unit for p in wanted},
         source="aiconfigurator-core 0.12.0 GEMM tables",
         split=f"weights above 1.5 last-level caches, k <= 8 n: {ALTERNATE}",
-        fitted=Residuals.of(found[chosen], seconds[chosen]),
-        tested=Residuals.of(found[test], seconds[test]),
+        fitted=Residuals.of(predicted[chosen], seconds[chosen]),
+        tested=Residuals.of(predicted[test], seconds[test]),
         valid={"m": (float(m.min()), float(m.max()))},
-        groups={name: Residuals.of(found[rows], seconds[rows]) for name, rows in kinds.items()},
+        groups={name: Residuals.of(predicted[rows], seconds[rows]) for name, rows in kinds.items()},
     )
 
 

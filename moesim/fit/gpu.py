@@ -257,10 +257,10 @@ def _reported(
     return ExpertFit(fit, roof, made.launch, made.tables, over(test, plain))
 
 
-def _notes(made: ExpertFit, plain: Residuals) -> tuple[str, ...]:
-    if not made.tables:
+def _notes(fit: ExpertFit, plain: Residuals) -> tuple[str, ...]:
+    if not fit.tables:
         return ()
-    odd = ", ".join(made.tables)
+    odd = ", ".join(fit.tables)
     return (f"{odd}: kernels unlike the others', interpolated; by the roofline alone the test rows are {plain}",)
 
 
@@ -281,12 +281,12 @@ def qwen_layer(data: Path) -> Fit:
         return values["launch"] + active * one
 
     values = least_squares(predict, seconds, chosen, wanted, robust=None)
-    found, test = predict(values), large & ~chosen
+    predicted, test = predict(values), large & ~chosen
     groups = {}
     for number in np.unique(active[test]).tolist():
         some = test & (active == number)
-        groups[f"{number:g} experts"] = Residuals.of(found[some], seconds[some])
-    groups["left out: weights within 1.5 last-level caches"] = Residuals.of(found[~large], seconds[~large])
+        groups[f"{number:g} experts"] = Residuals.of(predicted[some], seconds[some])
+    groups["left out: weights within 1.5 last-level caches"] = Residuals.of(predicted[~large], seconds[~large])
     return Fit(
         component="GPU experts",
         subject="RTX PRO 6000, Qwen3-30B-A3B BF16, vLLM 0.19",
@@ -295,8 +295,8 @@ def qwen_layer(data: Path) -> Fit:
         units={p.name: p.unit for p in wanted},
         source="casys-kaist/LLMServingSim 5daddb21a545 (KAIST), MoE profile",
         split=f"32 experts and more: {ALTERNATE}",
-        fitted=Residuals.of(found[chosen], seconds[chosen]),
-        tested=Residuals.of(found[test], seconds[test]),
+        fitted=Residuals.of(predicted[chosen], seconds[chosen]),
+        tested=Residuals.of(predicted[test], seconds[test]),
         valid={"tokens per expert": (float(each[large].min()), float(each[large].max()))},
         groups=groups,
     )
@@ -315,7 +315,7 @@ def eager_experts() -> Fit:
         return 8.0 * roof.seconds(tokens, 2 * weights, 2 * weights, roof.stream(facts.bandwidth), facts.compute)
 
     values = least_squares(predict, seconds, chosen, wanted, robust=None)
-    found = predict(values)
+    predicted = predict(values)
     return Fit(
         component="GPU experts",
         subject="RTX PRO 6000, Mixtral-8x7B BF16, eager loop",
@@ -324,7 +324,7 @@ def eager_experts() -> Fit:
         units={p.name: p.unit for p in wanted},
         source=published.PLATFORM,
         split=f"tokens per expert 1, 16, 128, 312 and 9,555 fitted: {ALTERNATE}",
-        fitted=Residuals.of(found[chosen], seconds[chosen]),
-        tested=Residuals.of(found[~chosen], seconds[~chosen]),
+        fitted=Residuals.of(predicted[chosen], seconds[chosen]),
+        tested=Residuals.of(predicted[~chosen], seconds[~chosen]),
         valid={"tokens per expert": (float(tokens.min()), float(tokens.max()))},
     )

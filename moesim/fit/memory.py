@@ -49,8 +49,8 @@ def _latency(
         return tier.loaded_latency(load)
 
     values = least_squares(predict, seconds, chosen, _PARAMETERS, robust=None)
-    found, units = predict(values), {"latency": "s", "k": "", "eps": ""}
-    fitted, tested = Residuals.of(found[chosen], seconds[chosen]), Residuals.of(found[~chosen], seconds[~chosen])
+    predicted, units = predict(values), {"latency": "s", "k": "", "eps": ""}
+    fitted, tested = Residuals.of(predicted[chosen], seconds[chosen]), Residuals.of(predicted[~chosen], seconds[~chosen])
     valid = {"load / maximum": (float(load.min()), float(load.max()))}
     return Fit(
         component="memory under load",
@@ -81,7 +81,7 @@ def cxl_rates(data: Path) -> Fit:
         return np.array([mixed_rate(values["read"], values["read"], values["total"], share / 100) for share in shares])
 
     values = least_squares(predict, reached, chosen, wanted, robust=None)
-    found = predict(values)
+    predicted = predict(values)
     return Fit(
         component="CXL device alone",
         subject="CXL expander, saturated",
@@ -90,8 +90,8 @@ def cxl_rates(data: Path) -> Fit:
         units={p.name: p.unit for p in wanted},
         source="bsc-mem/Mess-simulator curves_src/cxl (Micron's detailed simulation)",
         split="fitted on 98 and 70 % reads, 46 % is the test",
-        fitted=Residuals.of(found[chosen], reached[chosen]),
-        tested=Residuals.of(found[~chosen], reached[~chosen]),
+        fitted=Residuals.of(predicted[chosen], reached[chosen]),
+        tested=Residuals.of(predicted[~chosen], reached[~chosen]),
         valid={"share of reads": (0.46, 0.98)},
     )
 

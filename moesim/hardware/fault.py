@@ -33,6 +33,6 @@ class Fault(Spec):
     @model_validator(mode="after")
     def _in_order(self) -> Self:
         if self.until is not None and self.until <= self.at:
-            told = f"{format_seconds(self.until)} is not after {format_seconds(self.at)}, when it fails"
-            raise ValueError(f"until: {told}")
+            message = f"{format_seconds(self.until)} is not after {format_seconds(self.at)}, when it fails"
+            raise ValueError(f"until: {message}")
         return self

@@ -151,8 +151,8 @@ class _Reader:
         """The shape that a tensor has in all of some blocks."""
         shapes = {block[name].shape for block in (self._blocks[index] for index in blocks) if name in block}
         if len(shapes) != 1 or len(next(iter(shapes))) != dimensions:
-            told = ", ".join(" x ".join(map(str, shape)) for shape in sorted(shapes)) or "none"
-            self._refuse(f"the shapes of {name} are {told}; one of {dimensions} dimensions is read for all layers")
+            text = ", ".join(" x ".join(map(str, shape)) for shape in sorted(shapes)) or "none"
+            self._refuse(f"the shapes of {name} are {text}; one of {dimensions} dimensions is read for all layers")
         return next(iter(shapes))
 
     def _width(self, name: str, blocks: list[int]) -> int:

@@ -40,8 +40,8 @@ def waterfall(steps: Sequence[tuple[str, float]], *, title: str = "") -> Figure:
         axes.barh(position, (value - before) * factor, left=before * factor, height=0.62, color=colour)
         last = position == len(steps) - 1
         change = "" if position == 0 else _change(values[0 if last else position - 1], value, " in all" if last else "")
-        told = f"{value * factor:,.3g}" if narrow() else f"{value * factor:,.3g} {unit}{change}"
-        axes.annotate(told, (max(before, value) * factor, position),
+        message = f"{value * factor:,.3g}" if narrow() else f"{value * factor:,.3g} {unit}{change}"
+        axes.annotate(message, (max(before, value) * factor, position),
                       xytext=(5, 0), textcoords="offset points", va="center")  # fmt: skip
         if position + 1 < len(steps):
             axes.plot([value * factor] * 2, [position, position + 1], color=GREY, linewidth=0.8, zorder=0)

@@ -60,7 +60,7 @@ def threshold_curve(
         tint = OKABE_ITO[colour]
         band = _band(columns, x, y)
         ends = [ys] if band is None else [ys, *band[1:]]
-        highest, lowest = max(highest, *(float(one.max()) for one in ends)), min(lowest, *(float(one.min()) for one in ends))
+        highest, lowest = max(highest, *(float(end.max()) for end in ends)), min(lowest, *(float(end.min()) for end in ends))
         if band is not None:
             axes.fill_between(*band, color=tint, alpha=0.18, linewidth=0)
         # the values stand in the legend: beside the peaks they would cover the curves

@@ -39,9 +39,9 @@ def whole_page(place: Path) -> Page:
     except (MoesimError, OSError):
         raise
     except Exception as error:  # files may hold anything: a key that is missing, text for a number
-        told = f"holds something else than moesim {__version__} writes ({type(error).__name__}: {excerpt(str(error))})"
+        message = f"holds something else than moesim {__version__} writes ({type(error).__name__}: {excerpt(str(error))})"
         raise InputError(
-            Mistake(f"{told}; run it again, or report this if it was written by this version", file=str(place))
+            Mistake(f"{message}; run it again, or report this if it was written by this version", file=str(place))
         ) from error
 
 

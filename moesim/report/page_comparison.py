@@ -93,10 +93,10 @@ def ranked_figures(runs: Any, rows: Sequence[Row]) -> Html:
     says += " Hatched: bounds, which no system can reach." if len(real) < len(rows) else ""
     priced = [row for row in real if row.cost is not None and row.speed]
     best = [priced[i].label for i in front([(row.cost or 0.0, row.speed or 0.0) for row in priced])]
-    told = f"Pareto front (throughput, cost): {', '.join(best)}." if best else "Throughput against energy."
+    message = f"Pareto front (throughput, cost): {', '.join(best)}." if best else "Throughput against energy."
     return joined([
         drawn("throughput", "Throughput by policy.", says, lambda: figures.comparison(runs)),
-        drawn("pareto", "Pareto front.", told, lambda: figures.pareto(runs)) if len(rows) > 1 else Html(),
+        drawn("pareto", "Pareto front.", message, lambda: figures.pareto(runs)) if len(rows) > 1 else Html(),
     ])  # fmt: skip
 
 

@@ -45,14 +45,14 @@ def _origins(scenario: Mapping[str, Any], origins: Any) -> Html:
         basis = said[path]["basis"] if path in said else ""
         counts[basis] = counts.get(basis, 0) + 1
     rank = {basis: place for place, basis in enumerate(_ORDER)}
-    told = [f"{counts[basis]} {_SAID.get(basis, basis or 'without a word on it')}" for basis in
+    sentences = [f"{counts[basis]} {_SAID.get(basis, basis or 'without a word on it')}" for basis in
             sorted(counts, key=lambda basis: (rank.get(basis, len(rank)), basis))]  # fmt: skip
     rows = [
         [path.removeprefix("hardware."), str(value), _SAID.get(said[path]["basis"], said[path]["basis"]),
          "; ".join(text for text in (said[path]["source"], said[path]["note"]) if text)]
         for path, value in known.items()
     ]  # fmt: skip
-    sentence = f"Of the {len(values)} values of the machine: {', '.join(told)}. What the run says holds as far as they do."
+    sentence = f"Of the {len(values)} values of the machine: {', '.join(sentences)}. What the run says holds as far as they do."
     full = element(
         "div", table("Values of the machine and their origin", ["value of", "is", "basis", "source"], rows), class_="scroll"
     )

@@ -263,10 +263,10 @@ def comparison_table(comparison: Mapping[str, Any]) -> str:
 
 def _below(groups: Mapping[str, Sequence[Mapping[str, Any]]], pairs: Sequence[Mapping[str, Any]], indent: str) -> list[str]:
     """Ties, stars and proven gaps under a comparison."""
-    told = [f"{pair['a']} and {pair['b']} tie" for pair in pairs if pair["verdict"] == "tie"]
-    told += [note(name, losses(group[0])) for name, group in groups.items() if losses(group[0])]
-    told += filter(None, (gap_note(name, group[0].get("proven_gap")) for name, group in groups.items()))
-    return [*([""] if told else []), *(_cut(f"{indent}{line}", WIDTH) for line in told)]
+    sentences = [f"{pair['a']} and {pair['b']} tie" for pair in pairs if pair["verdict"] == "tie"]
+    sentences += [note(name, losses(group[0])) for name, group in groups.items() if losses(group[0])]
+    sentences += filter(None, (gap_note(name, group[0].get("proven_gap")) for name, group in groups.items()))
+    return [*([""] if sentences else []), *(_cut(f"{indent}{line}", WIDTH) for line in sentences)]
 
 
 def _rank(index: str, name: str, group: Sequence[Mapping[str, Any]], best: float | None, several: bool) -> list[str]:

@@ -84,7 +84,7 @@ def sentences(experiment: Mapping[str, Any], answer: Mapping[str, Any]) -> list[
     for cross in answer["crossovers"]:
         if _around(cross["at"], best["settings"]):
             told.append(_crossover(experiment, cross))
-    told += [_driver(experiment, one) for one in answer["drivers"] if one["policy"] == best["policy"]]
+    told += [_driver(experiment, driver) for driver in answer["drivers"] if driver["policy"] == best["policy"]]
     pairs = [pair for pair in answer["pairs"] if _around(pair["at"], best["settings"])]
     pairs = [pair for pair in pairs if pair["a"] in (best["policy"], best["settings"].get(answer["contenders"]))]
     told += [_pair(experiment, answer, pair) for pair in pairs[:_MOST]]
@@ -234,8 +234,8 @@ def _elsewhere(answer: Mapping[str, Any], pair: Mapping[str, Any]) -> str:
     ties = sum(other["verdict"] == "tie" for other in both)
     better = sum(other["verdict"] != "tie" and other["a"] == pair["a"] for other in both)
     counts = {"better at": better, "tied at": ties, "worse at": len(both) - better - ties}
-    told = ", ".join(f"{word} {count}" for word, count in counts.items() if count)
-    return f"; of {len(both)} settings, {pair['a']} is {told}"
+    text = ", ".join(f"{word} {count}" for word, count in counts.items() if count)
+    return f"; of {len(both)} settings, {pair['a']} is {text}"
 
 
 def share_words(percent: float, low: float | None, high: float | None) -> str:
@@ -311,8 +311,8 @@ def _drivers_table(experiment: Mapping[str, Any], answer: Mapping[str, Any]) -> 
 def _failures(failures: Sequence[Mapping[str, Any]]) -> list[str]:
     """Each reason once, with the first point that it stopped."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for one in failures:
-        groups.setdefault((one["status"], one["error"]), []).append(one)
+    for failure in failures:
+        groups.setdefault((failure["status"], failure["error"]), []).append(failure)
     lines = []
     for (status, error), group in groups.items():
         first = group[0]

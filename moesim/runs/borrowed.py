@@ -17,19 +17,19 @@ from moesim.workload.routing.sticky import Sticky
 __all__ = ["borrowed_note", "chosen", "lenders"]
 
 
-def lenders(this: LoadedScenario) -> dict[str, LoadedScenario]:
+def lenders(loaded_scenario: LoadedScenario) -> dict[str, LoadedScenario]:
     """Preset -> the scenario with the routing of that preset. Empty where the routing is not borrowed."""
-    scenario: Any = this.scenario
+    scenario: Any = loaded_scenario.scenario
     routing = scenario.workload.routing
     names = routing.lenders(scenario.model) if isinstance(routing, Sticky) else ()
-    return {name: _under(this, name) for name in names}
+    return {name: _under(loaded_scenario, name) for name in names}
 
 
-def _under(this: LoadedScenario, preset: str) -> LoadedScenario:
-    scenario: Any = this.scenario
+def _under(loaded_scenario: LoadedScenario, preset: str) -> LoadedScenario:
+    scenario: Any = loaded_scenario.scenario
     routing = scenario.workload.routing.model_copy(update={"preset": preset})
     workload = scenario.workload.model_copy(update={"routing": routing})
-    return replace(this, scenario=scenario.model_copy(update={"workload": workload}), made=None)
+    return replace(loaded_scenario, scenario=scenario.model_copy(update={"workload": workload}), made=None)
 
 
 def chosen(count: int, draws: int, streams: Streams) -> IntArray:

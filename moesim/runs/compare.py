@@ -56,7 +56,7 @@ class Entrant:
 
 
 def compare_in(
-    this: LoadedScenario,
+    loaded_scenario: LoadedScenario,
     names: Iterable[str | Policy],
     *,
     jobs: int | None = None,
@@ -68,12 +68,12 @@ def compare_in(
     if jobs is not None and jobs < 1:
         raise InputError(Mistake(f"must be at least 1, got {jobs}", file="--jobs"))
     given = list(names)
-    policies = policies_for(given, this)
+    policies = policies_for(given, loaded_scenario)
     wanted = min(jobs if jobs is not None else cores(), len(policies))
     if wanted <= 1:
-        return compare_loaded(this, given, started=started, finished=finished, command=command)
+        return compare_loaded(loaded_scenario, given, started=started, finished=finished, command=command)
     words = None if command is None else tuple(command)
-    entrants = [Entrant(number, name, this, policy, words) for number, (name, policy) in enumerate(policies)]
+    entrants = [Entrant(number, name, loaded_scenario, policy, words) for number, (name, policy) in enumerate(policies)]
     found: dict[int, Result | str] = {}
     with closing(outcomes(entrants, jobs=wanted)) as done:
         for entrant, outcome in done:
@@ -82,9 +82,9 @@ def compare_in(
                 finished(outcome)
             if started is not None:
                 started(entrant.label, len(found), len(entrants))
-    told = [(one.label, found[one.number]) for one in entrants]
-    results = [outcome for _, outcome in told if isinstance(outcome, Result)]
-    refused = {label: outcome for label, outcome in told if isinstance(outcome, str)}
+    sentences = [(one.label, found[one.number]) for one in entrants]
+    results = [outcome for _, outcome in sentences if isinstance(outcome, Result)]
+    refused = {label: outcome for label, outcome in sentences if isinstance(outcome, str)}
     if not results:
         raise InputError(*(Mistake(text, name) for name, text in refused.items()))
     return results, refused

@@ -101,7 +101,9 @@ def _names(code: types.CodeType) -> set[str]:
 
 def _code(code: types.CodeType) -> str:
     """Instructions and constants, without the places where they were typed."""
-    constants = [_code(one) if isinstance(one, types.CodeType) else _constant(one) for one in code.co_consts]
+    constants = [
+        _code(co_const) if isinstance(co_const, types.CodeType) else _constant(co_const) for co_const in code.co_consts
+    ]
     return f"{code.co_code.hex()} {constants} {code.co_names} {code.co_varnames}"
 
 

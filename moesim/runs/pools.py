@@ -214,7 +214,7 @@ def _cluster(address: str) -> Iterator[Executor]:
     try:
         client = distributed.Client(address, timeout=_ANSWER, set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
-        told = f"no Dask scheduler answers at {address} ({error or type(error).__name__})"
-        raise InputError(Mistake(told, file="--dask")) from None
+        message = f"no Dask scheduler answers at {address} ({error or type(error).__name__})"
+        raise InputError(Mistake(message, file="--dask")) from None
     with client:
         yield client.get_executor(pure=False)

@@ -74,9 +74,9 @@ def loaded(scenario: Any, *, policy: Any = None, seed: int | None = None, **over
     return load(scenario, policy=policy, seed=seed, sets=overrides)
 
 
-def problem_of(this: LoadedScenario, job: Job, routing: RoutingTable) -> Problem:
+def problem_of(loaded_scenario: LoadedScenario, job: Job, routing: RoutingTable) -> Problem:
     """The placement problem that a scenario poses."""
-    scenario = this.scenario
+    scenario = loaded_scenario.scenario
     streams = Streams(scenario.seed, scenario.replicate)
     return Problem(
         scenario.model,
@@ -140,14 +140,14 @@ def _options(scenario: Scenario, timeline: bool, window: str | None) -> dict[str
 
 
 def _facts(
-    this: LoadedScenario, job: Job, problem: Problem, outcome: Outcome, *, sample: Sample | None, bound: bool
+    loaded_scenario: LoadedScenario, job: Job, problem: Problem, outcome: Outcome, *, sample: Sample | None, bound: bool
 ) -> dict[str, Any]:
     """The fields of `RunFacts` that follow from what was run and from what came out."""
-    scenario = this.scenario
+    scenario = loaded_scenario.scenario
     bound_s, unbounded = _bound(problem, outcome) if bound else (None, [])
     return {
         **_names(scenario),
-        **_requests(this, job, outcome, sample),
+        **_requests(loaded_scenario, job, outcome, sample),
         "bound_s": bound_s,
         **_spending(problem, outcome, _counted_tokens(job) if sample is None else sample.tokens_of(outcome.recorder.makespan)),
         "bill": [line._asdict() for line in bill(scenario.hardware)],
@@ -158,15 +158,15 @@ def _facts(
 
 
 def _walked(
-    this: LoadedScenario, policy: Policy, options: dict[str, Any]
+    loaded_scenario: LoadedScenario, policy: Policy, options: dict[str, Any]
 ) -> tuple[Job, RoutingTable, Problem, Outcome, Sample | None]:
     """The whole run, or the sample of it that the scenario asks for."""
-    if this.scenario.simulation.sample is not None:
+    if loaded_scenario.scenario.simulation.sample is not None:
         from moesim.runs.sampled import walk
 
-        return walk(this, policy, problem_of)
-    job, routing = this.build()
-    problem = problem_of(this, job, routing)
+        return walk(loaded_scenario, policy, problem_of)
+    job, routing = loaded_scenario.build()
+    problem = problem_of(loaded_scenario, job, routing)
     return job, routing, problem, simulate(problem, policy, routing, **options), None
 
 
@@ -184,9 +184,9 @@ def _about_sample(sample: Sample | None) -> list[str]:
     return [f"{text}; 95 % intervals of the means: {sure}"]
 
 
-def _requests(this: LoadedScenario, job: Job, outcome: Outcome, sample: Sample | None) -> dict[str, Any]:
+def _requests(loaded_scenario: LoadedScenario, job: Job, outcome: Outcome, sample: Sample | None) -> dict[str, Any]:
     """The fields of `RunFacts` about requests; those of a server stamp the record, for it says when tokens come out."""
-    served = served_by(outcome.scheduler, this.scenario.workload, sample)
+    served = served_by(outcome.scheduler, loaded_scenario.scenario.workload, sample)
     lengths = {"prompt": job.prompt, "output": job.output}
     if served is None:
         return {"arrival": job.arrival, **lengths}
@@ -194,9 +194,9 @@ def _requests(this: LoadedScenario, job: Job, outcome: Outcome, sample: Sample |
     return {"arrival": served.arrival / SECOND, **lengths, "served": served, "rejected": len(served.refused)}
 
 
-def _provenance(this: LoadedScenario, data: Any, command: Sequence[str] | None) -> dict[str, Any]:
-    seed, replicate = this.scenario.seed, this.scenario.replicate
-    return provenance.collect(data, seed=seed, replicate=replicate, command=command, origins=this.provenance)
+def _provenance(loaded_scenario: LoadedScenario, data: Any, command: Sequence[str] | None) -> dict[str, Any]:
+    seed, replicate = loaded_scenario.scenario.seed, loaded_scenario.scenario.replicate
+    return provenance.collect(data, seed=seed, replicate=replicate, command=command, origins=loaded_scenario.provenance)
 
 
 def _names(scenario: Scenario) -> dict[str, Any]:
@@ -218,11 +218,11 @@ def _spending(problem: Problem, outcome: Outcome, tokens: int) -> dict[str, Any]
     }
 
 
-def _repeatable(this: LoadedScenario, policy: Policy | None, name: str) -> dict[str, Any]:
+def _repeatable(loaded_scenario: LoadedScenario, policy: Policy | None, name: str) -> dict[str, Any]:
     """The scenario's data, with the policy that took the place of its own."""
     if policy is None:
-        return this.data
-    return {**this.data, "policy": {"kind": name, **policy.model_dump(mode="json", exclude={"kind"})}}
+        return loaded_scenario.data
+    return {**loaded_scenario.data, "policy": {"kind": name, **policy.model_dump(mode="json", exclude={"kind"})}}
 
 
 def _bound(problem: Problem, outcome: Outcome) -> tuple[float | None, list[str]]:
@@ -276,14 +276,14 @@ def _own(policy: Policy) -> str:
     return f"({', '.join(f'{name}={value}' for name, value in values.items())})" if values else ""
 
 
-def policies_for(names: Iterable[str | Policy], this: LoadedScenario) -> list[tuple[str, Policy]]:
+def policies_for(names: Iterable[str | Policy], loaded_scenario: LoadedScenario) -> list[tuple[str, Policy]]:
     """The policies called `names` (`all`: every one known), once each, with their defaults; the scenario's own with its values.
 
     Policy objects stand for themselves.
     """
     given = list(names)
     wanted = [one for name in given for one in (plugins.names("policies") if name == "all" else [name])]
-    own = (policy_label(this.scenario.policy), this.data["policy"].get("kind"))
+    own = (policy_label(loaded_scenario.scenario.policy), loaded_scenario.data["policy"].get("kind"))
     labels = iter(told_apart([name for name in given if isinstance(name, Policy)]))
     chosen: list[tuple[str, Policy]] = []
     mistakes: list[Mistake] = []
@@ -294,7 +294,9 @@ def policies_for(names: Iterable[str | Policy], this: LoadedScenario) -> list[tu
         if name in dict(chosen):
             continue
         try:
-            chosen.append((name, this.scenario.policy if name in own else policy_class(name, this.base)()))
+            chosen.append(
+                (name, loaded_scenario.scenario.policy if name in own else policy_class(name, loaded_scenario.base)())
+            )
         except InputError as error:
             mistakes += [mistake._replace(file="--policies") for mistake in error.mistakes]
         except ValidationError as error:
@@ -307,7 +309,7 @@ def policies_for(names: Iterable[str | Policy], this: LoadedScenario) -> list[tu
 
 
 def compare_loaded(
-    this: LoadedScenario,
+    loaded_scenario: LoadedScenario,
     names: Iterable[str | Policy],
     *,
     started: Callable[[str, int, int], None] | None = None,
@@ -318,15 +320,16 @@ def compare_loaded(
 
     `started(name, number, total)` is called before each run, `finished(result)` after each that was possible.
     """
-    policies = policies_for(names, this)
-    this = replace(this, made=this.build())  # every policy meets the same requests and the same routing
+    policies = policies_for(names, loaded_scenario)
+    # every policy meets the same requests and the same routing
+    loaded_scenario = replace(loaded_scenario, made=loaded_scenario.build())
     results: list[Result] = []
     refused: dict[str, str] = {}
     for number, (name, policy) in enumerate(policies):
         if started is not None:
             started(name, number, len(policies))
         try:
-            results.append(run_loaded(this, policy=policy, policy_name=name, command=command))
+            results.append(run_loaded(loaded_scenario, policy=policy, policy_name=name, command=command))
         except InputError as error:
             refused[name] = "; ".join(mistake.message for mistake in error.mistakes)
             continue
@@ -337,7 +340,7 @@ def compare_loaded(
     return results, refused
 
 
-def out_directory(this: LoadedScenario, out: str | Path | None) -> Path:
+def out_directory(loaded_scenario: LoadedScenario, out: str | Path | None) -> Path:
     """Where a run's files go: `out`, or `runs/<scenario>-<policy>` under the current folder.
 
     Where another scenario has that name already, the first digits of this one's content hash follow: equal scenarios have
@@ -345,8 +348,8 @@ def out_directory(this: LoadedScenario, out: str | Path | None) -> Path:
     """
     if out is not None:
         return Path(out)
-    name = _folder_name(f"{this.scenario.name}-{policy_label(this.scenario.policy)}")
-    content = provenance.content_hash(to_plain(this.data))
+    name = _folder_name(f"{loaded_scenario.scenario.name}-{policy_label(loaded_scenario.scenario.policy)}")
+    content = provenance.content_hash(to_plain(loaded_scenario.data))
     plain, own = Path("runs", name), Path("runs", f"{name}-{content.partition(':')[2][:8]}")
     folder_target(plain)
     return own if own.exists() or content_of(plain) not in (None, content) else plain
@@ -362,10 +365,10 @@ def _folder_name(text: str) -> str:
     return "".join(letter if letter.isprintable() and letter not in "/\\:" else "-" for letter in text)
 
 
-def comparison_target(out: str | Path, this: LoadedScenario, names: Iterable[str | Policy]) -> None:
+def comparison_target(out: str | Path, loaded_scenario: LoadedScenario, names: Iterable[str | Policy]) -> None:
     """InputError where the files of a comparison cannot be written under `out`. An older `comparison.json` is taken away."""
     old = file_target(Path(out) / "comparison.json")
-    for name, _policy in policies_for(names, this):
+    for name, _policy in policies_for(names, loaded_scenario):
         refuse_foreign(compared_directory(out, name))
     remove(old)
 

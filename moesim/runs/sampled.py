@@ -61,18 +61,22 @@ class _Windows(NamedTuple):
     end: FloatArray
 
 
-def walk(this: LoadedScenario, policy: Policy, problem_of: Any) -> Part:
+def walk(loaded_scenario: LoadedScenario, policy: Policy, problem_of: Any) -> Part:
     """The sample that `simulation` of a scenario asks for. InputError where the run cannot be sampled."""
-    simulation, workload = this.scenario.simulation, this.scenario.workload
-    _refuse(this, policy)
+    simulation, workload = loaded_scenario.scenario.simulation, loaded_scenario.scenario.workload
+    _refuse(loaded_scenario, policy)
     assert isinstance(workload, Online)
     assert simulation.sample is not None
-    job, notes = workload.job(this.scenario.model, Streams(this.scenario.seed, this.scenario.replicate), this.base)
+    job, notes = workload.job(
+        loaded_scenario.scenario.model,
+        Streams(loaded_scenario.scenario.seed, loaded_scenario.scenario.replicate),
+        loaded_scenario.base,
+    )
     if job.shared is not None and any(job.shared):
         raise InputError(
             Mistake("prompts that share prefixes cannot be sampled: what a cache holds depends on all before", _KEY)
         )
-    walker = _Walker(this, policy, problem_of, job, notes)
+    walker = _Walker(loaded_scenario, policy, problem_of, job, notes)
     count = simulation.windows
     length = simulation.sample * float(job.arrival[-1]) / count
     few = _spread(job, min(_PILOT, count), length)
@@ -92,9 +96,9 @@ def walk(this: LoadedScenario, policy: Policy, problem_of: Any) -> Part:
 _KEY = "simulation.sample"
 
 
-def _refuse(this: LoadedScenario, policy: Policy) -> None:
+def _refuse(loaded_scenario: LoadedScenario, policy: Policy) -> None:
     """InputError for what cannot be sampled."""
-    scenario = this.scenario
+    scenario = loaded_scenario.scenario
     reasons = {
         "requests do not arrive over time; take a workload of kind online": not isinstance(scenario.workload, Online),
         "faults happen once, and a sample may miss them; run the whole job": bool(scenario.faults),
@@ -105,9 +109,9 @@ def _refuse(this: LoadedScenario, policy: Policy) -> None:
         kinds = isinstance(scheduler, (Continuous, PrefillFirst))
         reasons["only schedulers of kind continuous and prefill_first can begin with sequences that are there"] = not kinds
         reasons["users of a closed loop wait for answers; run the whole job"] = arrivals.kind == "closed"
-    told = [text for text, applies in reasons.items() if applies]
-    if told:
-        raise InputError(*(Mistake(f"cannot be sampled: {text}", _KEY) for text in told))
+    sentences = [text for text, applies in reasons.items() if applies]
+    if sentences:
+        raise InputError(*(Mistake(f"cannot be sampled: {text}", _KEY) for text in sentences))
 
 
 def _spread(job: Job, count: int, length: float) -> _Windows:
@@ -117,9 +121,9 @@ def _spread(job: Job, count: int, length: float) -> _Windows:
     return _Windows(np.maximum(counted - length, 0.0), counted, counted + length)
 
 
-def _places(this: LoadedScenario) -> int:
+def _places(loaded_scenario: LoadedScenario) -> int:
     """Sequences that the scheduler lets run at a time."""
-    workload = this.scenario.workload
+    workload = loaded_scenario.scenario.workload
     assert isinstance(workload, Online)
     return workload.scheduler.most_sequences
 
@@ -127,8 +131,10 @@ def _places(this: LoadedScenario) -> int:
 class _Walker:
     """One scenario, window after window."""
 
-    def __init__(self, this: LoadedScenario, policy: Policy, problem_of: Any, job: Job, notes: tuple[str, ...]) -> None:
-        self.this, self.policy, self.problem_of, self.job, self.notes = this, policy, problem_of, job, notes
+    def __init__(
+        self, loaded_scenario: LoadedScenario, policy: Policy, problem_of: Any, job: Job, notes: tuple[str, ...]
+    ) -> None:
+        self.this, self.policy, self.problem_of, self.job, self.notes = loaded_scenario, policy, problem_of, job, notes
         self.line = StepLine(0.0, 0.0, 0.0)
         self.places = 1
 

@@ -51,15 +51,17 @@ class Parameter:
     spread: Spread
 
 
-def parameters(this: LoadedScenario) -> tuple[Parameter, ...]:
+def parameters(loaded_scenario: LoadedScenario) -> tuple[Parameter, ...]:
     """The values of the scenario's machine and runtime with a spread, in the order of the files.
 
     InputError when there are none, when one stands outside the hardware, or when an end of it is not a possible value.
     """
-    found = spreads(_root(this))
+    found = spreads(_root(loaded_scenario))
     mistakes = [
         Mistake(
-            "a spread counts on values of the hardware and the runtime only: nothing else is drawn", path, *_place(this, path)
+            "a spread counts on values of the hardware and the runtime only: nothing else is drawn",
+            path,
+            *_place(loaded_scenario, path),
         )
         for path in found
         if not path.startswith(("hardware.", "runtime."))
@@ -70,7 +72,7 @@ def parameters(this: LoadedScenario) -> tuple[Parameter, ...]:
         mistakes.append(Mistake(f"no value of this machine carries a spread; write one as {example}", "hardware"))
     for one in chosen if not mistakes else ():
         for end in (one.spread.low, one.spread.high):
-            wrong = _drawn(this, {one.path: one.spread.said(end)})[1]
+            wrong = _drawn(loaded_scenario, {one.path: one.spread.said(end)})[1]
             mistakes += [one_wrong._replace(message=f"no end of a spread: {one_wrong.message}") for one_wrong in wrong]
     if mistakes:
         raise InputError(*dict.fromkeys(mistakes))
@@ -118,8 +120,8 @@ class Study:
 
     def summary(self) -> dict[str, Any]:
         """`{draws, metrics, drivers}` in JSON types, and a `note` where there is something to say."""
-        told = [{"path": path, "share": share} for path, share in self.shares.items()]
-        document = {"draws": self.draws, "metrics": self.intervals(), "drivers": told}
+        sentences = [{"path": path, "share": share} for path, share in self.shares.items()]
+        document = {"draws": self.draws, "metrics": self.intervals(), "drivers": sentences}
         return {**document, "note": self.note} if self.note else document
 
     def columns(self) -> Columns:
@@ -134,7 +136,7 @@ class Study:
     def enter(self, result: Result) -> None:
         """Adds the draws to the tables of the run that stands for them, and what they were made from to its provenance."""
         result.columns["uncertainty"] = self.columns()
-        told = {one.path: [one.spread.said(end) for end in one.spread[:3]] for one in self.parameters}
+        told = {parameter.path: [parameter.spread.said(end) for end in parameter.spread[:3]] for parameter in self.parameters}
         result.provenance["uncertainty"] = {"draws": self.draws, "spreads": told}
 
     def table(self, summary: Mapping[str, Any]) -> str:
@@ -152,7 +154,7 @@ class Study:
     def _drivers(self) -> list[str]:
         lines = []
         if self.shares:
-            known = {one.path: one.spread for one in self.parameters}
+            known = {parameter.path: parameter.spread for parameter in self.parameters}
             rows = [
                 [path.removeprefix("hardware."), _range(known[path]), f"{100 * share:.1f} %"]
                 for path, share in self.shares.items()
@@ -162,22 +164,22 @@ class Study:
         return [*lines, *([f"note: {self.note}"] if self.note else [])]
 
 
-def study(this: LoadedScenario, draws: int, *, progress: Progress | None = None) -> Study:
+def study(loaded_scenario: LoadedScenario, draws: int, *, progress: Progress | None = None) -> Study:
     """Runs the scenario on `draws` machines drawn from the spreads of its values."""
     if draws < 2:
         raise InputError(Mistake(f"{draws} draws tell nothing of a spread; write 2 or more, better 100", file="--uncertainty"))
-    chosen = parameters(this)
-    streams = Streams(this.scenario.seed, this.scenario.replicate)
+    chosen = parameters(loaded_scenario)
+    streams = Streams(loaded_scenario.scenario.seed, loaded_scenario.scenario.replicate)
     samples = sample(chosen, draws, streams)
-    borrowed = lenders(this)
-    worlds = list(borrowed.values()) or [this]
+    borrowed = lenders(loaded_scenario)
+    worlds = list(borrowed.values()) or [loaded_scenario]
     taken = which(len(worlds), draws, streams)
     found: list[dict[str, float | None]] = []
     for number, row in enumerate(samples.tolist()):
         if progress is not None:
             progress(number, draws)
         changed = {one.path: one.spread.said(value) for one, value in zip(chosen, row, strict=True)}
-        drawn_parts, wrong = _drawn(this, changed)
+        drawn_parts, wrong = _drawn(loaded_scenario, changed)
         if wrong:
             raise InputError(*wrong)
         world = worlds[taken[number]]
@@ -231,26 +233,26 @@ def _range(spread: Spread) -> str:
     return f"{spread.low:g} ... {spread.high:g} {spread.unit}".rstrip()
 
 
-def _root(this: LoadedScenario) -> Node:
-    assert this.tree is not None, "a scenario that was loaded keeps its tree"
-    return this.tree.root
+def _root(loaded_scenario: LoadedScenario) -> Node:
+    assert loaded_scenario.tree is not None, "a scenario that was loaded keeps its tree"
+    return loaded_scenario.tree.root
 
 
-def _place(this: LoadedScenario, path: str) -> Place:
-    node = _root(this).at(_steps(this, path))
+def _place(loaded_scenario: LoadedScenario, path: str) -> Place:
+    node = _root(loaded_scenario).at(_steps(loaded_scenario, path))
     return node.place if node is not None else NOWHERE
 
 
-def _steps(this: LoadedScenario, path: str) -> Path:
+def _steps(loaded_scenario: LoadedScenario, path: str) -> Path:
     """The keys and list indices of a dotted path."""
-    return next(steps for steps, _ in _root(this).leaves() if ".".join(map(str, steps)) == path)
+    return next(steps for steps, _ in _root(loaded_scenario).leaves() if ".".join(map(str, steps)) == path)
 
 
-def _drawn(this: LoadedScenario, changed: Mapping[str, Any]) -> tuple[dict[str, Any], list[Mistake]]:
+def _drawn(loaded_scenario: LoadedScenario, changed: Mapping[str, Any]) -> tuple[dict[str, Any], list[Mistake]]:
     """The scenario's machine and runtime with other values at some paths, and what is wrong with them."""
-    root = _root(this)
+    root = _root(loaded_scenario)
     for path, value in changed.items():
-        steps = _steps(this, path)
+        steps = _steps(loaded_scenario, path)
         before = root.at(steps)
         assert before is not None
         root = root.put(steps, replace(before, value=value))

@@ -24,17 +24,17 @@ _built: OrderedDict[str, Any] = OrderedDict()
 _lock = threading.Lock()
 
 
-def built(this: LoadedScenario, key: str) -> LoadedScenario:
+def built(loaded_scenario: LoadedScenario, key: str) -> LoadedScenario:
     """The scenario with its requests and routing, which all runs of one `key` in this process share."""
-    if this.made is None:
-        object.__setattr__(this, "made", _built.get(key))
-    made = this.build()
+    if loaded_scenario.made is None:
+        object.__setattr__(loaded_scenario, "made", _built.get(key))
+    made = loaded_scenario.build()
     with _lock:  # a Dask worker does several jobs at once, in threads
         _built[key] = made
         _built.move_to_end(key)
         while len(_built) > _KEPT:
             _built.popitem(last=False)
-    return this
+    return loaded_scenario
 
 
 class Answer(NamedTuple):

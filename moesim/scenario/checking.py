@@ -82,14 +82,14 @@ def _mistakes(path: str | FilePath, experiment: Judge | None) -> tuple[Mistake, 
         return error.mistakes
 
 
-def _compared(this: LoadedScenario) -> Iterator[Mistake]:
+def _compared(loaded_scenario: LoadedScenario) -> Iterator[Mistake]:
     """What is wrong with the plug-ins among the policies to compare; other names are judged at loading."""
-    for index, name in enumerate(this.scenario.compare):
+    for index, name in enumerate(loaded_scenario.scenario.compare):
         if ":" in name:
             try:
-                policy_class(name, this.base)
+                policy_class(name, loaded_scenario.base)
             except InputError as error:
-                place = this.tree.mark(("compare", index)) if this.tree is not None else NOWHERE
+                place = loaded_scenario.tree.mark(("compare", index)) if loaded_scenario.tree is not None else NOWHERE
                 yield from (Mistake(mistake.message, f"compare.{index}", *place) for mistake in error.mistakes)
 
 

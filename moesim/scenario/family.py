@@ -67,9 +67,9 @@ class Family:
         said = self._raw.child("replicate")
         return said.value if said is not None and isinstance(said.value, int) else 0
 
-    def member(self, changes: Sequence[Change], given: Policy | None = None) -> LoadedScenario:
-        """The scenario with `changes`, in their order; `given` is its policy as an object. InputError with every mistake."""
-        return assemble(self._raw, self._resolver.again(), changes, given, None, self.path)
+    def member(self, changes: Sequence[Change], policy_object: Policy | None = None) -> LoadedScenario:
+        """The scenario with `changes`, in their order, under `policy_object` if there is one. InputError with every mistake."""
+        return assemble(self._raw, self._resolver.again(), changes, policy_object, None, self.path)
 
     def policy_keys(self, policy: Node | Policy | None) -> list[str] | None:
         """Parameters of a policy (None: of the scenario's own); None where its class is unknown, which `member` tells."""

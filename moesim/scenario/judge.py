@@ -29,18 +29,18 @@ def judged(spec: type[T], node: Node, path: Path) -> tuple[T | None, list[Mistak
     if not isinstance(node.value, dict):
         message = f"{said(node.plain())} is not a mapping; write keys and their values"
         return None, [_mistake(tree, path, (), message)]
-    found: list[tuple[Path, str, bool]] = [(where, message, False) for where, message in shape.converted(node)]
+    complaints: list[tuple[Path, str, bool]] = [(where, message, False) for where, message in shape.converted(node)]
     raised: list[tuple[Path, str, bool]] = []
     result: T | None = None
     try:
         result = spec.model_validate(tree.data, context={"units": "required"})
     except ValidationError as error:
-        found += _told(error, node, shape)
+        complaints += _told(error, node, shape)
     except MemoryError:
         raised = [((), "too large: it does not fit into this computer's memory", False)]
     except InputError as error:
         raised = [(*_refined(mistake.message, _path(mistake.path, node), node), False) for mistake in error.mistakes]
-    mistakes = [_mistake(tree, path, where, message, key) for where, message, key in [*_joined(found), *raised]]
+    mistakes = [_mistake(tree, path, where, message, key) for where, message, key in [*_joined(complaints), *raised]]
     return (None if mistakes else result), mistakes
 
 
@@ -57,21 +57,21 @@ def _path(text: str, node: Node) -> Path:
 
 def _told(error: ValidationError, node: Node, shape: Shape) -> list[tuple[Path, str, bool]]:
     """(path, message, at the key?) of each of pydantic's errors."""
-    told: list[tuple[Path, str, bool]] = []
+    complaints: list[tuple[Path, str, bool]] = []
     for one in error.errors(include_url=False):
         where, below = _located(one["loc"], node)
         kind = one["type"]
         if kind == "missing":
-            told.append(((*where, str(one["loc"][-1])), "missing; it has to be given", False))
+            complaints.append(((*where, str(one["loc"][-1])), "missing; it has to be given", False))
         elif kind == "extra_forbidden":
-            told.append((where, unknown_key(str(where[-1]), shape.keys(where[:-1], node)), True))
+            complaints.append((where, unknown_key(str(where[-1]), shape.keys(where[:-1], node)), True))
         else:
             message = _message(kind, one, below)
             if kind == "union_tag_invalid" and below.child("kind") is not None:
                 where = (*where, "kind")
             inside, message = _refined(message, where, node) if kind == "value_error" else (where, message)
-            told.append((inside, message, False))
-    return told
+            complaints.append((inside, message, False))
+    return complaints
 
 
 def _located(loc: Iterable[str | int], node: Node) -> tuple[Path, Node]:
@@ -159,9 +159,9 @@ def _choice(shown: str, value: Any, known: list[str]) -> str:
     return f"{shown} is not known; one of: {', '.join(known)}.{did_you_mean(str(value), known)}"
 
 
-def _joined(found: list[tuple[Path, str, bool]]) -> list[tuple[Path, str, bool]]:
+def _joined(complaints: list[tuple[Path, str, bool]]) -> list[tuple[Path, str, bool]]:
     """One entry for each place: alternatives of a union complain one by one, and our own check comes first."""
     joined: dict[Path, tuple[Path, str, bool]] = {}
-    for entry in found:
+    for entry in complaints:
         joined.setdefault(entry[0], entry)
     return list(joined.values())

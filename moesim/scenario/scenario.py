@@ -184,17 +184,17 @@ def _is_own(runtime: Node | None) -> bool:
     return name is not None and OWN in (name.plain() if isinstance(name.value, list) else [name.value])
 
 
-def with_own_runtime(this: LoadedScenario, policy: Policy) -> LoadedScenario:
+def with_own_runtime(loaded_scenario: LoadedScenario, policy: Policy) -> LoadedScenario:
     """The scenario with the program of the system of `policy`, where it asks for each policy's own; else as it is."""
-    if this.runtime is None:
-        return this
-    resolver = Resolver(this.base)
-    node = resolver.runtime(in_full(this.runtime, SHORTHAND["runtime"]), policy.runtime)
+    if loaded_scenario.runtime is None:
+        return loaded_scenario
+    resolver = Resolver(loaded_scenario.base)
+    node = resolver.runtime(in_full(loaded_scenario.runtime, SHORTHAND["runtime"]), policy.runtime)
     spec, wrong = judged(Runtime, node, ("runtime",))
     if spec is None or resolver.mistakes or wrong:
         raise InputError(*resolver.mistakes, *wrong)
-    scenario = this.scenario.model_copy(update={"runtime": spec})
-    return replace(this, scenario=scenario, data={**this.data, "runtime": node.plain()})
+    scenario = loaded_scenario.scenario.model_copy(update={"runtime": spec})
+    return replace(loaded_scenario, scenario=scenario, data={**loaded_scenario.data, "runtime": node.plain()})
 
 
 def _class_name(policy: type[Policy]) -> str:
@@ -214,7 +214,7 @@ def _short(mistake: Mistake) -> Mistake:
     return mistake._replace(path="") if mistake.file == f"--set {mistake.path}" else mistake
 
 
-def _judge(node: Node, resolver: Resolver, given: Policy | None) -> tuple[schema.Scenario | None, Any, list[Mistake]]:
+def _judge(node: Node, resolver: Resolver, policy_object: Policy | None) -> tuple[schema.Scenario | None, Any, list[Mistake]]:
     """Every part against its spec, then against each other; the scenario (None if anything is wrong) and its built workload."""
     mistakes: list[Mistake] = []
     parts: dict[str, Any] = {}
@@ -223,8 +223,8 @@ def _judge(node: Node, resolver: Resolver, given: Policy | None) -> tuple[schema
     for part in schema.PARTS:
         if part in resolver.broken or (part not in node.value and "extends" in resolver.broken):
             continue
-        if part == "policy" and given is not None:
-            parts[part] = given
+        if part == "policy" and policy_object is not None:
+            parts[part] = policy_object
             continue
         parts[part], wrong = _known_part(part, node, resolver)
         mistakes += wrong

@@ -179,7 +179,7 @@ class _Builder:
         return [self.node(item, (*path, index), None) for index, item in enumerate(node.value)]
 
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Node]:
-        found: dict[str, Node] = {}
+        nodes: dict[str, Node] = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 self.mistake("a key must be plain text", path, key)
@@ -187,13 +187,13 @@ class _Builder:
             name = self._text(key, path)
             if name == "<<" and key.style is None:
                 self.mistake("merge keys ('<<') are not read; use 'extends' or 'profile'", path, key)
-            elif name in found:
-                first = found[name].key
+            elif name in nodes:
+                first = nodes[name].key
                 where = f" at {first.line}:{first.column}" if first.line else ""
                 self.mistake(f"the key '{excerpt(name)}' is written twice; first{where}", (*path, name), key)
             else:
-                found[name] = self.node(value, (*path, name), self.place(key))
-        return found
+                nodes[name] = self.node(value, (*path, name), self.place(key))
+        return nodes
 
     def _text(self, node: yaml.ScalarNode, path: Path) -> str:
         """The text of a scalar; escapes may not bring in what YAML itself does not allow."""

@@ -31,37 +31,39 @@ def _what(array: Any) -> str:
     return f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else repr(array)
 
 
-def deployment_shapes(found: Deployment, problem: Problem) -> Iterator[str]:
+def deployment_shapes(deployment: Deployment, problem: Problem) -> Iterator[str]:
     """[L, E] arrays of the right types, indices within range, names that exist, counts of at least 1."""
     shape = (problem.layers, problem.experts)
     wanted = {"home": np.integer, "resident": np.bool_, "expert_bytes": np.floating}
-    wrong = [name for name, kind in wanted.items() if not _is(getattr(found, name), shape, kind)]
+    wrong = [name for name, kind in wanted.items() if not _is(getattr(deployment, name), shape, kind)]
     for name in wrong:
         kinds = {"home": "int", "resident": "bool", "expert_bytes": "float"}
-        yield f"deploy: {name} is {_what(getattr(found, name))}, not {kinds[name]} [L, E] = {list(shape)}"
+        yield f"deploy: {name} is {_what(getattr(deployment, name))}, not {kinds[name]} [L, E] = {list(shape)}"
     if wrong:
         return
-    if found.home.min() < 0 or found.home.max() >= len(problem.tiers):
+    if deployment.home.min() < 0 or deployment.home.max() >= len(problem.tiers):
         yield f"deploy: home holds indices outside the {len(problem.tiers)} tiers"
-    elif not found.resident[found.home == problem.gpu_tier_index].all():
+    elif not deployment.resident[deployment.home == problem.gpu_tier_index].all():
         yield "deploy: an expert whose home is GPU memory is not resident"
-    if not (np.isfinite(found.expert_bytes).all() and (found.expert_bytes > 0).all()):
+    if not (np.isfinite(deployment.expert_bytes).all() and (deployment.expert_bytes > 0).all()):
         yield "deploy: expert_bytes has values that are not positive numbers"
-    if not 1 <= found.plan.batch <= problem.job.requests:
-        yield f"deploy: batch is {found.plan.batch}, not 1 to {problem.job.requests}"
-    if min(found.plan.staging, found.plan.expert_batch, found.plan.swap) < 0:
-        counts = f"staging {found.plan.staging}, expert_batch {found.plan.expert_batch} and swap {found.plan.swap}"
+    if not 1 <= deployment.plan.batch <= problem.job.requests:
+        yield f"deploy: batch is {deployment.plan.batch}, not 1 to {problem.job.requests}"
+    if min(deployment.plan.staging, deployment.plan.expert_batch, deployment.plan.swap) < 0:
+        counts = (
+            f"staging {deployment.plan.staging}, expert_batch {deployment.plan.expert_batch} and swap {deployment.plan.swap}"
+        )
         yield f"deploy: {counts} must not be negative"
-    if found.pieces < 1:
-        yield f"deploy: pieces is {found.pieces}; a whole expert is one"
-    if found.plan.kv not in problem.tiers:
-        yield f"deploy: kv names '{found.plan.kv}', which is not a tier ({', '.join(problem.tiers)})"
-    for home in astuple(found.plan.homes)[:-1]:
+    if deployment.pieces < 1:
+        yield f"deploy: pieces is {deployment.pieces}; a whole expert is one"
+    if deployment.plan.kv not in problem.tiers:
+        yield f"deploy: kv names '{deployment.plan.kv}', which is not a tier ({', '.join(problem.tiers)})"
+    for home in astuple(deployment.plan.homes)[:-1]:
         if home is not None and home not in problem.system.host_tiers:
             yield f"deploy: homes name '{home}', which is not a host tier ({', '.join(problem.system.host_tiers)})"
-    if not isinstance(found.plan.prefill.pipeline, Overlap | Serial):
-        yield f"deploy: the pipeline of prefill is {found.plan.prefill.pipeline}; it knows Overlap and Serial"
-    for phase, plan in (("prefill", found.plan.prefill), ("decode", found.plan.decode)):
+    if not isinstance(deployment.plan.prefill.pipeline, Overlap | Serial):
+        yield f"deploy: the pipeline of prefill is {deployment.plan.prefill.pipeline}; it knows Overlap and Serial"
+    for phase, plan in (("prefill", deployment.plan.prefill), ("decode", deployment.plan.decode)):
         yield from _plan(phase, plan, problem)
 
 

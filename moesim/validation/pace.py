@@ -31,8 +31,8 @@ class Pace(NamedTuple):
 def prefill(scenario: str, policy: Mapping[str, Any], sequences: int, prompt: int, sets: Mapping[str, Any]) -> float:
     """Seconds until `sequences` prompts of `prompt` tokens have their first token."""
     lengths = {"workload.requests": sequences, "workload.prompt": prompt, "workload.output": 1}
-    this = loaded(scenario, policy=dict(policy), **{**BLIND, **lengths, **sets})
-    return float(run_loaded(this, bound=False).summary["makespan_s"])
+    loaded_scenario = loaded(scenario, policy=dict(policy), **{**BLIND, **lengths, **sets})
+    return float(run_loaded(loaded_scenario, bound=False).summary["makespan_s"])
 
 
 def decode_step(
@@ -40,8 +40,8 @@ def decode_step(
 ) -> float:
     """Seconds of a decode pass of `sequences` sequences that attend to `context` tokens, the last of `passes` after prefill."""
     lengths = {"workload.requests": sequences, "workload.prompt": context - passes, "workload.output": passes + 1}
-    this = loaded(scenario, policy=dict(policy), **{**BLIND, **lengths, **sets})
-    steps = run_loaded(this, bound=False).frame("steps")
+    loaded_scenario = loaded(scenario, policy=dict(policy), **{**BLIND, **lengths, **sets})
+    steps = run_loaded(loaded_scenario, bound=False).frame("steps")
     return float(steps.loc[steps["phase"] == "decode", "step_time_s"].iloc[-1])
 
 

@@ -43,8 +43,8 @@ def read_arrays(path: Path, names: Iterable[str]) -> dict[str, NDArray[Any]]:
         except InputError:
             raise
         except Exception as error:  # damaged archives raise what the reader of zip files, and those of packers, come across
-            told = f"is not a readable npz file, perhaps truncated ({excerpt(str(error))})"
-            raise InputError(Mistake(told, file=str(path))) from None
+            message = f"is not a readable npz file, perhaps truncated ({excerpt(str(error))})"
+            raise InputError(Mistake(message, file=str(path))) from None
 
 
 def _refuse_missing(names: Iterable[str], has: dict[str, zipfile.ZipInfo], path: Path) -> None:
@@ -59,8 +59,10 @@ def _refuse_missing(names: Iterable[str], has: dict[str, zipfile.ZipInfo], path:
 def _refuse_large(members: list[zipfile.ZipInfo], packed: int, path: Path) -> None:
     size = sum(member.file_size for member in members)
     if size > min(_LARGEST, max(_SMALL_ENOUGH, _MOST_PACKED * packed)):
-        told = f"unpacks to {size:,} bytes, {size / packed:,.0f} times its size; at most {_MOST_PACKED} times are read"
-        raise InputError(Mistake(told if size <= _LARGEST else f"holds {size:,} bytes; at most {_LARGEST:,}", file=str(path)))
+        message = f"unpacks to {size:,} bytes, {size / packed:,.0f} times its size; at most {_MOST_PACKED} times are read"
+        raise InputError(
+            Mistake(message if size <= _LARGEST else f"holds {size:,} bytes; at most {_LARGEST:,}", file=str(path))
+        )
 
 
 def from_npy(raw: bytes) -> NDArray[Any]:

@@ -119,8 +119,8 @@ class RoutingTable:
     @cached_property
     def _prompt_ids(self) -> NDArray[np.unsignedinteger[Any]]:
         if self.prompts is None:
-            told = "this routing knows how many tokens of a whole prompt each expert gets, not which; prompts cannot be cut"
-            raise InputError(Mistake(told, path="workload.routing"))
+            message = "this routing knows how many tokens of a whole prompt each expert gets, not which; prompts cannot be cut"
+            raise InputError(Mistake(message, path="workload.routing"))
         return self.prompts()
 
     def chunk_counts(self, requests: IntArray, first: IntArray, last: IntArray, prompt: IntArray) -> IntArray:

@@ -36,16 +36,16 @@ class Operations:
         """Seconds of projections and the like by what passes them."""
         kept.roofs.update(roofs(problem))
 
-    def dense(self, one: Pass, sets: Sequence[Sequence[Core]]) -> None:
+    def dense(self, step: Pass, sets: Sequence[Sequence[Core]]) -> None:
         """Everything of a pass with the cores `sets` outside the routed experts, and the phase for the visits that follow."""
-        problem, self._phase = self._problem, one.phase
+        problem, self._phase = self._problem, step.phase
         if not problem.job.attention:
             return
         for cores in sets:
             self._projections(cores[0].plan, np.sum([core.tokens for core in cores], axis=0))
-        for part in one.parts:
+        for part in step.parts:
             self._core(part.phase, *core_work(problem.model, part))
-        self._rest(one.new_tokens.sum(keepdims=True), np.array([one.sampled]))
+        self._rest(step.new_tokens.sum(keepdims=True), np.array([step.sampled]))
 
     def steps(self, phase: Phase, parts: Parts, layers: IntArray) -> None:
         """The same of n steps that go by `phase`, in each of which the GPU attends alone, all sequences together.

@@ -31,9 +31,9 @@ class WorkTally:
         self.dense: dict[str, dict[str, tuple[float, float]]] = {}
         """Phase -> operation -> seconds of all passes if the GPU does it, or the CPU (inf where it can't)."""
 
-    def add(self, one: Pass, computed: IntArray) -> None:
+    def add(self, step: Pass, computed: IntArray) -> None:
         """Adds one pass, in which experts computed `computed` [L, G, E] tokens."""
-        self._enter(one.phase, 1, np.bincount(computed.sum(axis=1).ravel()), self._dense(one))
+        self._enter(step.phase, 1, np.bincount(computed.sum(axis=1).ravel()), self._dense(step))
 
     def steps(self, phase: Phase, parts: Parts, layers: IntArray, numbers: IntArray) -> None:
         """Adds n steps that go by `phase`; `numbers` [n]: how often experts got so many tokens of a step.
@@ -63,16 +63,16 @@ class WorkTally:
             before = sums.get(name, (0.0, 0.0))
             sums[name] = (before[0] + gpu, before[1] + cpu)
 
-    def _dense(self, one: Pass) -> dict[str, tuple[float, float]]:
+    def _dense(self, step: Pass) -> dict[str, tuple[float, float]]:
         """Seconds of each operation outside the experts, the whole pass in one piece, on the GPU and on the CPU."""
         problem, costs = self._problem, self._problem.costs.bare
-        key = int(one.new_tokens.sum()), one.sampled
+        key = int(step.new_tokens.sum()), step.sampled
         if key not in self._known:
             self._known[key] = self._fixed(*key)
         if not problem.job.attention:
             return self._known[key]
         gpu, cpu = problem.system.gpu_name, costs.cpu_name
-        cores = [(part.phase, core_work(problem.model, part)) for part in one.parts]
+        cores = [(part.phase, core_work(problem.model, part)) for part in step.parts]
         here = sum(float(costs.core(gpu, *work, phase, problem.gpu_tier).sum()) for phase, work in cores)
         there = float("inf")
         if cpu is not None:

@@ -93,9 +93,9 @@ class Carried:
 class PassBuilder:
     """Adds one pass to the program."""
 
-    def __init__(self, context: Context, carried: Carried, one: Pass, style: Style) -> None:
-        self.context, self.carried, self.one, self.style = context, carried, one, style
-        self.layers, self.groups, _ = one.counts.shape
+    def __init__(self, context: Context, carried: Carried, step: Pass, style: Style) -> None:
+        self.context, self.carried, self.one, self.style = context, carried, step, style
+        self.layers, self.groups, _ = step.counts.shape
         self.gpu, self.up = context.gpu, context.up
         self.marks = LayerMarks()
         self._before: Ops = ()

@@ -156,20 +156,20 @@ def solve(programme: Programme, gap: float = 0.0, nodes: int = 1_000_000) -> Sol
     upper[rows.m] = np.inf
     binary[rows.m] = 0
     constraints = LinearConstraint(rows.matrix(), rows.low, rows.high)
-    found = milp(
+    solution = milp(
         objective,
         constraints=constraints,
         integrality=binary,
         bounds=Bounds(0.0, upper),
         options={"mip_rel_gap": gap, "node_limit": nodes},
     )
-    if found.x is not None:
-        bound = max(float(found.mip_dual_bound or 0.0), 0.0)
-        apart = max(1.0 - bound / float(found.fun), 0.0) if found.fun > 0 else 0.0
-        return Solution(np.asarray(found.x[rows.y].argmax(axis=2), dtype=np.int64), apart)
-    if found.status == _INFEASIBLE:
+    if solution.x is not None:
+        bound = max(float(solution.mip_dual_bound or 0.0), 0.0)
+        apart = max(1.0 - bound / float(solution.fun), 0.0) if solution.fun > 0 else 0.0
+        return Solution(np.asarray(solution.x[rows.y].argmax(axis=2), dtype=np.int64), apart)
+    if solution.status == _INFEASIBLE:
         return None
-    text = f"no plan was found in {nodes} nodes of the search tree ({found.message}); raise the number of nodes"
+    text = f"no plan was found in {nodes} nodes of the search tree ({solution.message}); raise the number of nodes"
     raise InputError(Mistake(text, path="policy.nodes"))
 
 
@@ -214,8 +214,8 @@ class Optimum(SizedPolicy):
         phases = _phases(problem, cut)
         programme, options = formulate(problem, cut, np.take_along_axis(problem.popularity, order, axis=1), phases)
         if programme.size > self.limit:
-            told = f"{problem.layers} layers of {problem.experts} experts make {programme.size} binary variables"
-            text = f"{told}, more than the {self.limit} that are taken on; take fewer layers or experts, or raise the limit"
+            message = f"{problem.layers} layers of {problem.experts} experts make {programme.size} binary variables"
+            text = f"{message}, more than the {self.limit} that are taken on; take fewer layers or experts, or raise the limit"
             raise InputError(Mistake(text, path="policy.limit"))
         found = solve(programme, self.gap, self.nodes)
         if found is None:

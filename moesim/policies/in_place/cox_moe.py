@@ -167,17 +167,17 @@ class CoxMoe(SizedPolicy):
             names.append(problem.costs.cpu_name)
         return list(product(names, names, names))
 
-    def _infeasible(self, problem: Problem, found: Candidates) -> InputError:
+    def _infeasible(self, problem: Problem, candidates: Candidates) -> InputError:
         pinnable = ("residents", "uploads", "on_cpu", "prefill_devices", "decode_devices")
         pins = {name: getattr(self, name) for name in pinnable if getattr(self, name) is not None}
-        smallest = portions(problem, batch=found.batch, micro_batch=1, staging=found.staging, spare=0.0)
+        smallest = portions(problem, batch=candidates.batch, micro_batch=1, staging=candidates.staging, spare=0.0)
         if pins:
             layer = problem.layers * problem.model.expert_bytes
             most = max(int(problem.gpu_free(smallest) // layer), 0)
             account = gpu_account(problem, smallest, {"residents as given": (self.residents or 0) * layer})
             why = (
                 f"of the {problem.experts} experts of a layer that residents, uploads and on_cpu share, GPU memory takes "
-                f"{most} as residents, and the host all but {min(found.least)}; {account}"
+                f"{most} as residents, and the host all but {min(candidates.least)}; {account}"
             )
             return no_plan(pins, why)
         return too_large(problem, smallest, problem.model.expert_bytes)

@@ -102,10 +102,10 @@ class KTransformers(SizedPolicy):
         choose: Choice | BoolArray = quota(scores, most) if self.strategy == "uniform" else overall(scores, most)
         if self.experts is not None:
             choose = self._listed(problem, self.experts)
-        made = place(problem, resident=choose, cut=self.cut(problem, movable=changes), movable=changes)
+        deployment = place(problem, resident=choose, cut=self.cut(problem, movable=changes), movable=changes)
         if not self.defer:
-            return made
-        return replace(made, plan=replace(made.plan, decode=replace(made.plan.decode, pipeline=Deferred())))
+            return deployment
+        return replace(deployment, plan=replace(deployment.plan, decode=replace(deployment.plan.decode, pipeline=Deferred())))
 
     def _count(self) -> float | None:
         """How many experts are on the GPU, as it was given."""

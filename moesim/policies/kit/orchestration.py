@@ -161,29 +161,32 @@ def _pinned(table: FloatArray, pins: Pins) -> FloatArray:
     return np.where(allowed, table, np.inf)
 
 
-def capacity(problem: Problem, found: Candidates, kv: str, pre: PhasePlan, dec: PhasePlan) -> int:
+def capacity(problem: Problem, candidates: Candidates, kv: str, pre: PhasePlan, dec: PhasePlan) -> int:
     """The most residents per layer that GPU memory takes; -1 if the plan does not fit at all."""
-    free = problem.gpu_free(BatchPlan(found.batch, pre, dec, kv, found.staging))
+    free = problem.gpu_free(BatchPlan(candidates.batch, pre, dec, kv, candidates.staging))
     return min(int(free // (problem.layers * problem.model.expert_bytes)), problem.experts) if free >= 0 else -1
 
 
-def search(problem: Problem, found: Candidates, shares: FloatArray, pins: Pins, tier: str) -> Orchestration | None:
+def search(problem: Problem, candidates: Candidates, shares: FloatArray, pins: Pins, tier: str) -> Orchestration | None:
     """The cheapest plan of all, None if none fits. Exhaustive over devices, micro-batches and groups of both phases.
 
     The cost is a sum of an attention part and an expert part that only the number of residents couples, so the best groups
     are found once per number of residents, and a running minimum turns them into the best under each capacity.
     """
-    passes: dict[Phase, float] = {"prefill": 1.0, "decode": float(max(int(problem.job.output[: found.batch].max()) - 1, 0))}
+    passes: dict[Phase, float] = {
+        "prefill": 1.0,
+        "decode": float(max(int(problem.job.output[: candidates.batch].max()) - 1, 0)),
+    }
     tables, by_resident = {}, np.zeros(problem.experts + 1)
     for phase, weight in passes.items():
-        tokens = sequences(problem, phase, found.batch)[0]
+        tokens = sequences(problem, phase, candidates.batch)[0]
         tables[phase] = _pinned(expert_table(problem, tokens, shares, tier), pins)
         by_resident = by_resident + (max(weight, 1e-12) * problem.layers) * tables[phase].min(axis=1)
     best: tuple[float, str, PhasePlan, PhasePlan, int] | None = None
-    for kv, least in zip(found.kv, found.least, strict=True):
+    for kv, least in zip(candidates.kv, candidates.least, strict=True):
         enough = np.where(np.arange(len(by_resident)) < least, np.inf, by_resident)
         best_under = np.minimum.accumulate(enough)
-        for total, pre, dec, room in _plans(problem, found, kv, passes):
+        for total, pre, dec, room in _plans(problem, candidates, kv, passes):
             if room >= 0 and (best is None or total + best_under[room] < best[0]):
                 best = (total + float(best_under[room]), kv, pre, dec, int(np.argmin(enough[: room + 1])))
     if best is None or not np.isfinite(best[0]):
@@ -194,19 +197,19 @@ def search(problem: Problem, found: Candidates, shares: FloatArray, pins: Pins, 
 
 
 def _plans(
-    problem: Problem, found: Candidates, kv: str, passes: dict[Phase, float]
+    problem: Problem, candidates: Candidates, kv: str, passes: dict[Phase, float]
 ) -> list[tuple[float, PhasePlan, PhasePlan, int]]:
     """(seconds of all attention parts, prefill plan, decode plan, residents that fit) of every combination with this KV
     tier."""
     weight = {phase: count * problem.model.layers for phase, count in passes.items()}
     choices: dict[str, list[tuple[float, PhasePlan]]] = {}
     options: dict[Phase, tuple[Sequence[Devices], Sequence[int]]] = {
-        "prefill": (found.prefill, found.micro_prefill),
-        "decode": (found.decode, found.micro_decode),
+        "prefill": (candidates.prefill, candidates.micro_prefill),
+        "decode": (candidates.decode, candidates.micro_decode),
     }
     for phase, (devices, micros) in options.items():
         choices[phase] = [
-            (weight[phase] * _attention(problem, phase, option, micro, kv, found), PhasePlan(micro, *option))
+            (weight[phase] * _attention(problem, phase, option, micro, kv, candidates), PhasePlan(micro, *option))
             for option, micro in product(_allowed(problem, devices, kv), micros)
         ]
     rooms: dict[tuple[object, ...], int] = {}
@@ -216,15 +219,15 @@ def _plans(
         on_gpu = gpu in (pre.projections, dec.projections), gpu in (pre.output, dec.output)
         key = (*on_gpu, pre.micro_batch, dec.micro_batch)
         if key not in rooms:
-            rooms[key] = capacity(problem, found, kv, pre, dec)
+            rooms[key] = capacity(problem, candidates, kv, pre, dec)
         plans.append((a + b, pre, dec, rooms[key]))
     return plans
 
 
-def _attention(problem: Problem, phase: Phase, devices: Devices, micro: int, kv: str, found: Candidates) -> float:
+def _attention(problem: Problem, phase: Phase, devices: Devices, micro: int, kv: str, candidates: Candidates) -> float:
     if not problem.job.attention:
         return 0.0
-    return attention_time(problem, phase, devices, micro, kv, found.batch, found.host)
+    return attention_time(problem, phase, devices, micro, kv, candidates.batch, candidates.host)
 
 
 def _allowed(problem: Problem, devices: Sequence[Devices], kv: str) -> list[Devices]:

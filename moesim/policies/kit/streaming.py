@@ -122,7 +122,7 @@ def host_for_cache(problem: Problem) -> str:
 
 def largest_batch(  # noqa: PLR0913
     problem: Problem,
-    made: Callable[[int], BatchPlan],
+    cut_of: Callable[[int], BatchPlan],
     limit: int,
     ahead: int,
     host: float = 1.0,
@@ -130,7 +130,7 @@ def largest_batch(  # noqa: PLR0913
     reserve: float | Callable[[int], float] = 0.0,
     masters: bool = False,
 ) -> int:
-    """The largest batch up to `limit` for which `made(batch)` fits with a buffer for `ahead` + 1 layers; 0 if none does.
+    """The largest batch up to `limit` for which `cut_of(batch)` fits with a buffer for `ahead` + 1 layers; 0 if none does.
 
     `reserve` bytes of GPU memory (a number, or by the batch) stay free. Experts that it has no room for (with `masters`: all
     experts) lie in the host beside the KV cache, in `tiers` (default: all), of each at most a share `host`.
@@ -138,7 +138,7 @@ def largest_batch(  # noqa: PLR0913
     size, pairs = problem.model.expert_bytes, problem.layers * problem.experts
 
     def fits(count: int) -> bool:
-        cut = made(count)
+        cut = cut_of(count)
         spare = reserve(count) if callable(reserve) else reserve
         kept = most_residents(problem, problem.gpu_free(cut) + cut.staging * size - spare, ahead)
         if kept < 0:
@@ -181,8 +181,8 @@ def deploy_streamed(
     slots = min(slots, problem.layers * problem.experts - int(held.sum()))
     cut = replace(cut, staging=slots)
     scores = np.broadcast_to(-np.arange(problem.experts, dtype=np.float64), held.shape)
-    made = place(problem, resident=held, scores=scores, groups=groups, classes=classes, cut=cut, reserve=reserve)
-    return replace(made, **more)
+    deployment = place(problem, resident=held, scores=scores, groups=groups, classes=classes, cut=cut, reserve=reserve)
+    return replace(deployment, **more)
 
 
 def most_ahead(cut: BatchPlan) -> int:
@@ -196,8 +196,8 @@ def stream_in_order(visit: Visit, view: View) -> Dispatch:
     return Dispatch(np.full(len(visit.counts), view.problem.gpu_index), order)
 
 
-def _with_homes(made: Callable[[int], BatchPlan], homes: Homes) -> Callable[[int], BatchPlan]:
-    return lambda batch: replace(made(batch), homes=homes)
+def _with_homes(cut_of: Callable[[int], BatchPlan], homes: Homes) -> Callable[[int], BatchPlan]:
+    return lambda batch: replace(cut_of(batch), homes=homes)
 
 
 class StreamedPolicy(Policy):

@@ -100,12 +100,12 @@ class FlexGen(StreamedPolicy):
             state=plan,
         )
 
-    def _plan(self, problem: Problem, costs: LayerCosts, made: Callable[[Block, Homes], BatchPlan]) -> tuple[Plan, Homes]:
+    def _plan(self, problem: Problem, costs: LayerCosts, cut_of: Callable[[Block, Homes], BatchPlan]) -> tuple[Plan, Homes]:
         """The plan found, and where weights outside the experts live: outside GPU memory only if it has no room for them."""
         for homes in homes_to_try(problem):
 
             def cut(block: Block, homes: Homes = homes) -> BatchPlan:
-                return made(block, homes)
+                return cut_of(block, homes)
 
             weights = self._weights(problem, homes)
             given = Bounds(weights, self.kv_cpu, self.cpu_attention, self.gpu_batch, self.num_batches)

@@ -75,8 +75,8 @@ class Programme:
         for row, some in enumerate((_W, _C, _H)):
             sums[row, some] = 1.0
         free = [(0.0, None), (0.0, None)]
-        found: Any = linprog(self.cost, self.rows, self.limits, sums, np.ones(3), [*bounds, *free], method="highs")
-        return (found.x[:9], float(found.fun)) if found.success else None
+        solution: Any = linprog(self.cost, self.rows, self.limits, sums, np.ones(3), [*bounds, *free], method="highs")
+        return (solution.x[:9], float(solution.fun)) if solution.success else None
 
 
 def programme(costs: LayerCosts, block: Block, cut: BatchPlan, *, serial: bool, host: float = 1.0) -> Programme:
@@ -163,18 +163,18 @@ def _from_disk(costs: LayerCosts, disk: str | None) -> float:
     return problem.experts * float(costs.copy_in(problem.model.expert_bytes, disk)) if disk else 0.0
 
 
-def blocks(costs: LayerCosts, given: Bounds, most: int) -> Iterator[Block]:
+def blocks(costs: LayerCosts, bounds: Bounds, most: int) -> Iterator[Block]:
     """Candidates: powers of two of both numbers, at most `most` GPU batches, no more sequences than there are requests.
 
     The cache lies in GPU memory or in host memory; the CPU attends to one in host memory, or does not.
     """
     requests = costs.problem.job.requests
     cpu = costs.problem.costs.cpu_name is not None and costs.problem.job.attention
-    for size in [given.gpu_batch] if given.gpu_batch else powers(requests):
+    for size in [bounds.gpu_batch] if bounds.gpu_batch else powers(requests):
         number = -(-requests // size)
-        for count in [given.num_batches] if given.num_batches else powers(min(number, most)):
-            for on_host in [given.cache_on_host] if given.cache_on_host is not None else [False, True]:
-                choices = [False, True] if given.cpu_attention is None else [given.cpu_attention]
+        for count in [bounds.num_batches] if bounds.num_batches else powers(min(number, most)):
+            for on_host in [bounds.cache_on_host] if bounds.cache_on_host is not None else [False, True]:
+                choices = [False, True] if bounds.cpu_attention is None else [bounds.cpu_attention]
                 for attends in choices if on_host and cpu else [False]:
                     yield Block(min(size, requests), count, on_host, attends)
 
@@ -182,13 +182,13 @@ def blocks(costs: LayerCosts, given: Bounds, most: int) -> Iterator[Block]:
 def search(
     costs: LayerCosts,
     given: Bounds,
-    made: Callable[[Block], BatchPlan],
+    cut_of: Callable[[Block], BatchPlan],
     *,
     most: int,
     serial: bool,
     host: float = 1.0,
 ) -> Plan | None:
-    """The plan of the least predicted time of the job; None if none fits. `made` cuts the job as a block asks.
+    """The plan of the least predicted time of the job; None if none fits. `cut_of` cuts the job as a block asks.
 
     The cache lies in one tier as a whole and hidden states on the GPU, because the engine knows nothing else; the fractions of
     the weights are the programme's.
@@ -200,7 +200,7 @@ def search(
         on = float(block.cache_on_host)
         cache = [(1.0 - on, 1.0 - on), (on, on), (0.0, 0.0)]
         bounds = [*weights, *cache, (1.0, 1.0), (0.0, 0.0), (0.0, 0.0)]
-        found = programme(costs, block, made(block), serial=serial, host=host).solve(bounds)
+        found = programme(costs, block, cut_of(block), serial=serial, host=host).solve(bounds)
         if found is not None and (best is None or found[1] < best.seconds * (1 - 1e-9)):
             best = Plan(block, *found)
     return best

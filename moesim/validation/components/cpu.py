@@ -64,9 +64,9 @@ def _by_hand(name: str, row: Row) -> Explanation:
         return float((np.log(seconds(logs, known[:, 0]) / known[:, 1]) ** 2).sum())
 
     start = np.log([known[0, 1], 1.0 / rates[FITTED[-1]], 1.2])
-    found = minimize(misfit, start, method="Nelder-Mead", options={"maxiter": 4000, "xatol": 1e-8, "fatol": 1e-12}).x
+    solution = minimize(misfit, start, method="Nelder-Mead", options={"maxiter": 4000, "xatol": 1e-8, "fatol": 1e-12}).x
     tokens = float(row.name.split(", ")[1].split()[0].replace(",", ""))
-    derived = float(tokens / seconds(found, tokens))
+    derived = float(tokens / seconds(solution, tokens))
     best = _least_worst(name)
     peak = max(rates.values())
     why = (
@@ -151,18 +151,18 @@ CROSSOVER = Case(
 
 
 def _formats() -> Findings:
-    found = cpu.packed()
+    fit = cpu.packed()
     rows = []
     for name, (seconds, rate) in published.FORMATS.items():
-        made = cpu.predicted_packed(found.parameters, name)
+        made = cpu.predicted_packed(fit.parameters, name)
         fitted = name in ("fp16", "q2_k")
         rows.append(Row(f"{name}, us", 1e6 * seconds, 1e6 * made, 0.10, fitted))
         rows.append(Row(f"{name}, GB/s of stored bytes", rate / 1e9, cpu.stored_bytes(name) / made / 1e9, 0.10, fitted))
     lines = (
-        f"Fitted on fp16 and q2_k: {found['bandwidth'] / 1e9:.0f} GB/s of stored bytes, and {found['unpack'] / 1e12:.3g} T "
+        f"Fitted on fp16 and q2_k: {fit['bandwidth'] / 1e9:.0f} GB/s of stored bytes, and {fit['unpack'] / 1e12:.3g} T "
         "packed weights/s.",
         f"{worst(rows)} Packed formats stream fewer bytes per second because unpacking takes as long as "
-        f"{found['bandwidth'] / found['unpack']:.2f} bytes of weights each.",
+        f"{fit['bandwidth'] / fit['unpack']:.2f} bytes of weights each.",
     )
     return Findings(tuple(rows), arithmetic=lines)
 

@@ -109,12 +109,12 @@ def _type_3() -> Findings:
         Row("CPU: most that CXL loses, % of throughput", LOSES[1], 100 * max(loss.values()), 0.10),
     )
     few = next((tokens for tokens, share in loss.items() if 100 * share <= LOSES[0]), None)
-    told = ", ".join(f"{100 * share:.0f} % at {tokens}" for tokens, share in loss.items())
+    text = ", ".join(f"{100 * share:.0f} % at {tokens}" for tokens, share in loss.items())
     lines = (
         f"Two devices give {reach / 1e9:g} GB/s, PCIe takes {ddr / 1e9:.1f}: transparent; one alone gives the GPU "
         f"{single / 1e9:.1f} GB/s, "
         f"{100 * (1 - closed_forms.streaming_rate(ddr, single) / ddr):.0f} % less than DRAM.",
-        f"CPU experts (Mixtral-8x7B) from two devices instead of DRAM lose, by tokens per expert: {told}. The published 82 % "
+        f"CPU experts (Mixtral-8x7B) from two devices instead of DRAM lose, by tokens per expert: {text}. The published 82 % "
         "is the "
         f"weight-bound end; {LOSES[0]:g} % "
         + (f"is reached at {few} tokens." if few else "would need more than 4,096 tokens."),

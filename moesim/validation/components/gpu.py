@@ -36,8 +36,8 @@ def _card(**changes: Any) -> Gpu:
 
 
 def _mixtral_layer() -> Findings:
-    found = fits.eager_experts()
-    values = {key: found[key] for key in ("streaming", "efficiency", "q")}
+    fit = fits.eager_experts()
+    values = {key: fit[key] for key in ("streaming", "efficiency", "q")}
     card = _card(experts={"kind": "roofline", **values})
     curves = [_matmul(card), _loop(card), _attention()]
     rows = [row for curve in curves for row in curve.rows(_TOLERANCE, "{label} {x:,.0f}, ms")]
@@ -181,15 +181,15 @@ def _kernels() -> Findings:
     rows, lines = [], []
     for system, name in _NAMES.items():
         for dtype in points.formats(data, system):
-            found = fits.experts(data, system, dtype)
-            tested = found.fit.tested
+            fit = fits.experts(data, system, dtype)
+            tested = fit.fit.tested
             rows.append(Row(f"{name}, {dtype}: median error", 0.0, tested.median, MEDIAN))
             rows.append(Row(f"{name}, {dtype}: error of nine of ten", 0.0, tested.p90, NINE_OF_TEN))
-            tables = f"; interpolated: {', '.join(found.tables)}" if found.tables else ""
-            left = [group for what, group in found.fit.groups.items() if what.startswith("left out")]
+            tables = f"; interpolated: {', '.join(fit.tables)}" if fit.tables else ""
+            left = [group for what, group in fit.fit.groups.items() if what.startswith("left out")]
             out = f"; left out {sum(group.points for group in left)}, median {left[0].median:.0%}" if left else ""
             lines.append(
-                f"{name}, {dtype}: {tested.points} tested rows, {found.fit.fitted.points} fitted, worst "
+                f"{name}, {dtype}: {tested.points} tested rows, {fit.fit.fitted.points} fitted, worst "
                 f"{tested.worst:.0%}{out}{tables}."
             )
     lines.insert(

@@ -124,13 +124,13 @@ def _hosts() -> Findings:
     a10 = _EXPERT / float(host(profile("pcie4-x16-a10")).path("ddr", "hbm").seconds(_EXPERT)) / 1e9
     rows.append(Row("A100 from the rate of another Gen4 server (A10), GB/s", H2D["A100, PCIe 4"][0], a10, 0.05))
     other = {"T4, PCIe 3": "pcie3-x16", "A40, PCIe 4": "pcie4-x16-a10", "H100, PCIe 5, by kernel": "pcie5-x16"}
-    told = []
+    sentences = []
     for name, link in other.items():
         rate = _EXPERT / float(host(profile(link)).path("ddr", "hbm").seconds(_EXPERT)) / 1e9
-        told.append(f"{name} {rate:.1f} for {H2D[name][0]:g} ({100 * (rate / H2D[name][0] - 1):+.0f} %)")
+        sentences.append(f"{name} {rate:.1f} for {H2D[name][0]:g} ({100 * (rate / H2D[name][0] - 1):+.0f} %)")
     lines = (
         "Each host's rate is the constant of its own link, so those rows only show that set-up costs a copy of 352 MB little.",
-        f"Rates of other hosts of the same generation instead: {'; '.join(told)}. A host has to be measured.",
+        f"Rates of other hosts of the same generation instead: {'; '.join(sentences)}. A host has to be measured.",
         f"FlexGen's constant for the T4 is 12.89 in GiB/s: {12.89 * 2**30 / 1e9:.2f} GB/s.",
     )
     return Findings(tuple(rows), arithmetic=lines)

@@ -127,7 +127,7 @@ def _findings() -> Findings:
 
 
 def _milliseconds(simulated: Callable[[Costs, int, float], float], costs: Costs, batch: int, contexts: Any) -> FloatArray:
-    return np.array([1e3 * simulated(costs, batch, one) for one in contexts])
+    return np.array([1e3 * simulated(costs, batch, context) for context in contexts])
 
 
 def _steps() -> str:
@@ -136,11 +136,11 @@ def _steps() -> str:
         batch: [_cache(batch, c) / s / 1e9 for c, s in zip(CONTEXT, times, strict=True)]
         for batch, times in CPU_ATTENTION.items()
     }
-    told = "; ".join(f"{batch}: {min(r):.1f} to {max(r):.1f}" for batch, r in rates.items())
+    text = "; ".join(f"{batch}: {min(r):.1f} to {max(r):.1f}" for batch, r in rates.items())
     same = [_at(32, 32 * c) / _at(FIT_ON, 32 * c) for c in CONTEXT]
     ratios = ", ".join(f"{ratio:.2f}" for ratio in same)
     return (
-        f"Rates of CPU attention in the published points, GB/s by micro-batch: {told}. At micro-batch 32 a context takes "
+        f"Rates of CPU attention in the published points, GB/s by micro-batch: {text}. At micro-batch 32 a context takes "
         f"{ratios} times "
         "as long as the same bytes at 64: up and down, which no cost that grows with bytes or with calls does."
     )

@@ -44,26 +44,26 @@ class _Uploads(NamedTuple):
     """Seconds of each on the GPU once it is there."""
 
 
-def pass_seconds(problem: Problem, made: Deployment, routing: RoutingTable, *, decode: bool) -> float:
+def pass_seconds(problem: Problem, deployment: Deployment, routing: RoutingTable, *, decode: bool) -> float:
     """Prefill of all requests, or the second decode pass of every round."""
     total = 0.0
-    for begin in range(0, problem.job.requests, made.plan.batch):
-        members = np.arange(begin, min(begin + made.plan.batch, problem.job.requests))
-        portion = len(members) if decode else made.plan.prefill.sequences or len(members)
+    for begin in range(0, problem.job.requests, deployment.plan.batch):
+        members = np.arange(begin, min(begin + deployment.plan.batch, problem.job.requests))
+        portion = len(members) if decode else deployment.plan.prefill.sequences or len(members)
         for first in range(0, len(members), portion):
             total += _seconds(
-                _pass(problem, made, routing, members[first : first + portion], "decode" if decode else "prefill")
+                _pass(problem, deployment, routing, members[first : first + portion], "decode" if decode else "prefill")
             )
     return total
 
 
-def _pass(problem: Problem, made: Deployment, routing: RoutingTable, members: IntArray, phase: Phase) -> _Pass:
-    size = made.plan.expert_batch or len(members)
+def _pass(problem: Problem, deployment: Deployment, routing: RoutingTable, members: IntArray, phase: Phase) -> _Pass:
+    size = deployment.plan.expert_batch or len(members)
     groups = [members[i : i + size] for i in range(0, len(members), size)]
     counts = [routing.prefill_counts(g) if phase == "prefill" else routing.decode_counts(g, 1) for g in groups]
     tokens = [int(problem.job.prompt[g].sum()) if phase == "prefill" else len(g) for g in groups]
     prompts = problem.job.prompt[members]
-    return _Pass(problem, made, phase, prompts, counts, tokens, attention(problem, made, prompts, phase))
+    return _Pass(problem, deployment, phase, prompts, counts, tokens, attention(problem, deployment, prompts, phase))
 
 
 def _seconds(step: _Pass) -> float:

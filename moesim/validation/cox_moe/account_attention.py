@@ -38,15 +38,15 @@ class _Stage(NamedTuple):
     """Whether it waits for the cache of its micro-batch."""
 
 
-def attention(problem: Problem, made: Deployment, prompts: IntArray, phase: Phase) -> Attention:
+def attention(problem: Problem, deployment: Deployment, prompts: IntArray, phase: Phase) -> Attention:
     """Of the sequences with `prompts` [S] tokens, in their prefill or second decode pass."""
-    plan = made.plan.of(phase)
+    plan = deployment.plan.of(phase)
     batches = [prompts[begin : begin + plan.micro_batch] for begin in range(0, len(prompts), plan.micro_batch)]
     tokens = np.array([float(batch.sum()) if phase == "prefill" else float(len(batch)) for batch in batches])
     cached = np.array([float(np.mean(_core_work(problem, phase, batch)[1])) for batch in batches])
-    away = plan.core == problem.system.gpu_name and made.plan.kv != problem.gpu_tier
-    read = problem.costs.copy(cached, made.plan.kv, problem.gpu_tier) if away and phase == "decode" else None
-    stages = _stages(problem, made, phase, batches, tokens)
+    away = plan.core == problem.system.gpu_name and deployment.plan.kv != problem.gpu_tier
+    read = problem.costs.copy(cached, deployment.plan.kv, problem.gpu_tier) if away and phase == "decode" else None
+    stages = _stages(problem, deployment, phase, batches, tokens)
     free = {"up": 0.0, "down": 0.0}
     there = np.zeros(len(batches)) if read is None else np.cumsum(read)
     free["up"] = float(there[-1])
@@ -56,19 +56,21 @@ def attention(problem: Problem, made: Deployment, prompts: IntArray, phase: Phas
             ready = max(ends[item], there[item] if stage.attends else 0.0)
             ends[item] = free[stage.lane] = max(free.get(stage.lane, 0.0), ready) + seconds
         first = ends.copy() if number == 0 else first
-    stored = _stored(problem, made, tokens, first) if away else 0.0
+    stored = _stored(problem, deployment, tokens, first) if away else 0.0
     return Attention(float(ends.max()), stored, read is not None or any(s.lane == "up" for s in stages), len(batches))
 
 
-def _stages(problem: Problem, made: Deployment, phase: Phase, batches: list[IntArray], tokens: FloatArray) -> list[_Stage]:
+def _stages(
+    problem: Problem, deployment: Deployment, phase: Phase, batches: list[IntArray], tokens: FloatArray
+) -> list[_Stage]:
     """QKV projection, core and output projection where the plan puts them, and activations where the device changes."""
-    costs, model, plan, gpu = problem.costs, problem.model, made.plan.of(phase), problem.system.gpu_name
+    costs, model, plan, gpu = problem.costs, problem.model, deployment.plan.of(phase), problem.system.gpu_name
     operations = (
         (plan.projections, costs.projections(plan.projections, tokens), model.token_bytes),
-        (plan.core, _cores(problem, made, phase, batches), model.qkv_activation_bytes),
+        (plan.core, _cores(problem, deployment, phase, batches), model.qkv_activation_bytes),
         (plan.output, costs.output(plan.output, tokens), model.core_activation_bytes),
     )
-    apart = plan.core == gpu and made.plan.kv != problem.gpu_tier and phase == "decode"
+    apart = plan.core == gpu and deployment.plan.kv != problem.gpu_tier and phase == "decode"
     stages, here = [], gpu
     for number, (device, seconds, nbytes) in enumerate(operations):
         if device != here:
@@ -89,10 +91,10 @@ def _crossing(problem: Problem, source: str, nbytes: FloatArray) -> _Stage:
     return _Stage("up", problem.costs.copy(nbytes, problem.main_memory, problem.gpu_tier))
 
 
-def _cores(problem: Problem, made: Deployment, phase: Phase, batches: list[IntArray]) -> FloatArray:
+def _cores(problem: Problem, deployment: Deployment, phase: Phase, batches: list[IntArray]) -> FloatArray:
     """[n] seconds of the attention core of each micro-batch, averaged over the layers."""
-    plan: PhasePlan = made.plan.of(phase)
-    tier = problem.gpu_tier if plan.core == problem.system.gpu_name else made.plan.kv
+    plan: PhasePlan = deployment.plan.of(phase)
+    tier = problem.gpu_tier if plan.core == problem.system.gpu_name else deployment.plan.kv
     work = [_core_work(problem, phase, batch) for batch in batches]
     return np.array([float(np.mean(problem.costs.core(plan.core, *parts, phase, tier))) for parts in work])
 
@@ -105,10 +107,10 @@ def _core_work(problem: Problem, phase: Phase, prompts: IntArray) -> tuple[Float
     return model.core_flops_decode(prompts + 2), model.core_bytes_decode(prompts + 2)
 
 
-def _stored(problem: Problem, made: Deployment, tokens: FloatArray, made_at: FloatArray) -> float:
+def _stored(problem: Problem, deployment: Deployment, tokens: FloatArray, made_at: FloatArray) -> float:
     """When the last keys and values have left the GPU, which makes those of each micro-batch [n] at these times."""
     free = 0.0
     nbytes = float(problem.model.kv_bytes_per_layer.mean()) * tokens
-    for ready, seconds in zip(made_at, problem.costs.copy(nbytes, problem.gpu_tier, made.plan.kv), strict=True):
+    for ready, seconds in zip(made_at, problem.costs.copy(nbytes, problem.gpu_tier, deployment.plan.kv), strict=True):
         free = max(free, float(ready)) + float(seconds)
     return free

@@ -138,7 +138,7 @@ def _shapes() -> str:
     )
 
 
-def conditions(made: Waterfall) -> tuple[str, str]:
+def conditions(waterfall: Waterfall) -> tuple[str, str]:
     """Sign, mechanism and conditions of the two gains over GPU only, from the steps of the waterfall."""
     why = {
         SCHEME: "faster, because cold experts are not loaded but computed where they lie; large where a load is dear beside a "
@@ -146,27 +146,30 @@ def conditions(made: Waterfall) -> tuple[str, str]:
         NEAR_DATA: "faster, because nothing is loaded, as long as a cold token near data costs less than its share of a load: "
         f"not at a fixed {_us(INPUTS.ndp_token)} us a token and a true size, but again with a unit priced by bytes and FLOP",
     }
-    base = [item.mean for item in made.latency[GPU_ONLY]]
-    told = []
+    base = [item.mean for item in waterfall.latency[GPU_ONLY]]
+    sentences = []
     for scheme, mechanism in why.items():
-        gains = [whole / item.mean for whole, item in zip(base, made.latency[scheme], strict=True)]
+        gains = [whole / item.mean for whole, item in zip(base, waterfall.latency[scheme], strict=True)]
         most, least = (pick(range(len(gains)), key=gains.__getitem__) for pick in (max, min))
-        never = [f"'{made.labels[i]}'" for i in range(len(gains)) if gains[i] <= 1]
+        never = [f"'{waterfall.labels[i]}'" for i in range(len(gains)) if gains[i] <= 1]
         where = f"Lost at {', '.join(never)}." if never else "It holds at every step."
-        told.append(
+        sentences.append(
             f"{scheme} against GPU only: {mechanism}. {gains[0]:.3g}x as printed, most ({gains[most]:.3g}x) at "
-            f"'{made.labels[most]}', least ({gains[least]:.3g}x) at '{made.labels[least]}'. {where}"
+            f"'{waterfall.labels[most]}', least ({gains[least]:.3g}x) at '{waterfall.labels[least]}'. {where}"
         )
-    return told[0], told[1]
+    return sentences[0], sentences[1]
 
 
-def _exhibits(made: Waterfall) -> tuple[Exhibit, ...]:
-    return (Exhibit("waterfall", str(made), made.csv()), *(_picture(made, scheme) for scheme in made.latency))
+def _exhibits(waterfall: Waterfall) -> tuple[Exhibit, ...]:
+    return (
+        Exhibit("waterfall", str(waterfall), waterfall.csv()),
+        *(_picture(waterfall, scheme) for scheme in waterfall.latency),
+    )
 
 
-def _picture(made: Waterfall, scheme: str) -> Exhibit:
+def _picture(waterfall: Waterfall, scheme: str) -> Exhibit:
     title = f"{scheme}: from the published accounting to real parts"
-    return Exhibit("waterfall-" + scheme.lower().replace(" ", "-"), figure=lambda: made.figure(scheme, title))
+    return Exhibit("waterfall-" + scheme.lower().replace(" ", "-"), figure=lambda: waterfall.figure(scheme, title))
 
 
 TABLE = Case(

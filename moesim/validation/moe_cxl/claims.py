@@ -63,8 +63,8 @@ def _speeds() -> Iterator[Finding]:
             theirs = tried(policy, machine, job)
             ratios = theirs.simulated(what) / ours.simulated(what), theirs.derived(what) / ours.derived(what)
             yield Finding(f"{claim}, gain over {against}", published, *ratios, 1.0, mechanism)
-    one, dram = tried("moe_cxl", FASTEST, ONE), tried("moe_cxl", DRAM, ONE)
-    ratios = dram.simulated("ttft") / one.simulated("ttft"), dram.derived("ttft") / one.derived("ttft")
+    trial, dram = tried("moe_cxl", FASTEST, ONE), tried("moe_cxl", DRAM, ONE)
+    ratios = dram.simulated("ttft") / trial.simulated("ttft"), dram.derived("ttft") / trial.derived("ttft")
     yield Finding("TTFT, gain over same policy on DRAM, CXL-D only", 2.3, *ratios, 1.0, "its 52 GB/s outrun the 24.8 of PCIe")
 
 
@@ -77,23 +77,25 @@ def _penalties() -> Iterator[Finding]:
     }.items():
         theirs = tried("baseline", machine, ONE)
         cuts = 1 - _stall(ours) / _stall(theirs), 1 - ours.by_hand.copy / theirs.by_hand.copy
-        told = f"a miss waits {1e3 * ours.by_hand.copy:.3g} ms instead of {1e3 * theirs.by_hand.copy:.3g}"
-        yield Finding(f"miss penalty, cut against {against}", 0.67, *cuts, 0.0, told)
+        message = f"a miss waits {1e3 * ours.by_hand.copy:.3g} ms instead of {1e3 * theirs.by_hand.copy:.3g}"
+        yield Finding(f"miss penalty, cut against {against}", 0.67, *cuts, 0.0, message)
 
 
 def _devices() -> Iterator[Finding]:
     best = tried("moe_cxl", only("d"), ONE)
     for letter, rate in (("a", 32), ("b", 26), ("c", 18)):
-        this = tried("moe_cxl", only(letter), ONE)
-        ratios = this.simulated("tpot") / best.simulated("tpot"), this.derived("tpot") / best.derived("tpot")
-        told = "less than the 24.8 of PCIe" if rate < 24.8 else "more than the 24.8 of PCIe, as CXL-D's 52 are"
-        yield Finding(f"device choice, step with CXL-{letter.upper()} over CXL-D", 1.35, *ratios, 1.0, f"{rate} GB/s, {told}")
+        trial = tried("moe_cxl", only(letter), ONE)
+        ratios = trial.simulated("tpot") / best.simulated("tpot"), trial.derived("tpot") / best.derived("tpot")
+        message = "less than the 24.8 of PCIe" if rate < 24.8 else "more than the 24.8 of PCIe, as CXL-D's 52 are"
+        yield Finding(
+            f"device choice, step with CXL-{letter.upper()} over CXL-D", 1.35, *ratios, 1.0, f"{rate} GB/s, {message}"
+        )
 
 
-def _stall(this: Tried) -> float:
+def _stall(trial: Tried) -> float:
     """Seconds that an upload holds the run up, on average."""
-    held = float(this.result.details["critical_s"]["pcie:forward"])
-    return held / float(np.sum(this.result.columns["layers"]["uploads"]))
+    held = float(trial.result.details["critical_s"]["pcie:forward"])
+    return held / float(np.sum(trial.result.columns["layers"]["uploads"]))
 
 
 def _accuracy() -> Iterator[tuple[Finding, Guesses]]:
@@ -174,8 +176,8 @@ def _placement() -> Iterator[Finding]:
 def _served_from(sets: Sets) -> tuple[dict[str, float], dict[str, float]]:
     """Share of Mixtral's experts served from each tier by Algorithm 1, and what the capacities say by hand."""
     policy = MoeCxl.model_validate({"prefetch": 0})
-    this = loaded("moe_cxl/mixtral-8x7b", policy=policy, **{**sets, **ONE})
-    problem = problem_of(this, *this.build())
+    loaded_scenario = loaded("moe_cxl/mixtral-8x7b", policy=policy, **{**sets, **ONE})
+    problem = problem_of(loaded_scenario, *loaded_scenario.build())
     deployment = policy.deploy(problem)
     cxl = np.isin(deployment.home, [i for i, tier in enumerate(problem.tiers) if tier.startswith("cxl")])
     gpu = deployment.resident
@@ -240,15 +242,16 @@ def _remarks(speeds: list[Finding], one: Guesses) -> Iterator[str]:
 
 def _all_parts() -> str:
     """The rows of speed again, with prefetch, adaptation and stealing."""
-    told = []
+    sentences = []
     for claim, (published, job, what) in _SPEED.items():
         theirs = tried("baseline", DRAM, job).simulated(what)
         on, still = (theirs / tried(policy, CXL, job).simulated(what) for policy in ("all parts", "moe_cxl"))
-        told.append(f"{claim} {on:.2f} (without them {still:.2f}, claimed {published:g})")
+        sentences.append(f"{claim} {on:.2f} (without them {still:.2f}, claimed {published:g})")
     recall = MoeCxl.model_validate({}).hint.at(1)  # type: ignore[union-attr]
     right = guesses(requests=1, hinted=True, routing={"kind": "uniform"}, profile={"kind": "uniform"}).accuracy
     return (
-        f"With prefetch, adaptation and stealing on, gains over page-locked DRAM are {'; '.join(told)}. With a hint of recall "
+        f"With prefetch, adaptation and stealing on, gains over page-locked DRAM are {'; '.join(sentences)}. "
+        f"With a hint of recall "
         f"{recall:g} beside the history {100 * right:.0f} % of the experts fetched at batch 1 are right (claimed 85)."
     )
 

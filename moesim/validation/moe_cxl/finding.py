@@ -57,14 +57,14 @@ class Finding:
         return Explanation(self.name, self.derived, f"{self.name}: {self.derived:.4g} by hand; {self.mechanism}.")
 
 
-def table(found: Sequence[Finding]) -> Exhibit:
+def table(findings: Sequence[Finding]) -> Exhibit:
     """All findings with sign and mechanism."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["claim and conditions", "published", "simulated", "by hand", "sign", "mechanism"])
-    widest = max(len(one.name) for one in found) + 2
+    widest = max(len(one.name) for one in findings) + 2
     lines = [f"{'claim and conditions':<{widest}}{'published':>10}{'simulated':>10}{'by hand':>10}  sign"]
-    for one in found:
+    for one in findings:
         numbers = one.published, one.simulated, one.derived
         writer.writerow([one.name, *(f"{number:.6g}" for number in numbers), one.sign, one.mechanism])
         lines.append(f"{one.name:<{widest}}" + "".join(f"{number:>10.3g}" for number in numbers) + f"  {one.sign}")

@@ -57,9 +57,9 @@ def guesses(scenario: str = "moe_cxl/mixtral-8x7b", *, hinted: bool = False, **w
     plain = {"prefetch": 1, "idle_cost": 0.0, "adapt_placement": False, "steal": False}
     policy = MoeCxl.model_validate(plain if hinted else {**plain, "hint": None})
     sets = {f"workload.{key}": value for key, value in {"prompt": 1, "output": 32, **workload}.items()}
-    this = loaded(scenario, **_AT_ONCE, **sets)
-    job, routing = this.build()
-    problem = problem_of(this, job, routing)
+    loaded_scenario = loaded(scenario, **_AT_ONCE, **sets)
+    job, routing = loaded_scenario.build()
+    problem = problem_of(loaded_scenario, job, routing)
     deployment = simulate(problem, policy, routing).deployment
     memory = deployment.state
     real = problem_of(loaded(scenario), job, routing)

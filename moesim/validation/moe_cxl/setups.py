@@ -117,11 +117,13 @@ def tried(policy: str, machine: Sets, job: Sets) -> Tried:
 @cache
 def _tried(policy: str, machine: str, job: str) -> Tried:
     """By text, which can be looked up."""
-    this = loaded("moe_cxl/mixtral-8x7b", policy=POLICIES[policy], **json.loads(machine), **json.loads(job))
-    this = replace(this, made=_made(job))
-    problem = problem_of(this, *this.build())
-    deployment = this.scenario.policy.deploy(problem)
-    return Tried(run_loaded(this, bound=False), account(problem, this.build()[1], deployment), deployment, problem)
+    loaded_scenario = loaded("moe_cxl/mixtral-8x7b", policy=POLICIES[policy], **json.loads(machine), **json.loads(job))
+    loaded_scenario = replace(loaded_scenario, made=_made(job))
+    problem = problem_of(loaded_scenario, *loaded_scenario.build())
+    deployment = loaded_scenario.scenario.policy.deploy(problem)
+    return Tried(
+        run_loaded(loaded_scenario, bound=False), account(problem, loaded_scenario.build()[1], deployment), deployment, problem
+    )
 
 
 @cache

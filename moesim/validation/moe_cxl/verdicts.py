@@ -23,18 +23,18 @@ _GAINS = {
 """Claim -> what else is to be said of it."""
 
 
-def verdicts(found: Mapping[str, Finding]) -> Iterator[str]:
-    """A line for each claim; `found`: name of a finding -> finding."""
-    yield from (_gain(claim, more, found) for claim, more in _GAINS.items())
-    yield _accuracy(found)
-    yield _penalty(found)
-    yield _device(found)
-    yield _cost(found)
+def verdicts(findings: Mapping[str, Finding]) -> Iterator[str]:
+    """A line for each claim; `findings`: name of a finding -> finding."""
+    yield from (_gain(claim, more, findings) for claim, more in _GAINS.items())
+    yield _accuracy(findings)
+    yield _penalty(findings)
+    yield _device(findings)
+    yield _cost(findings)
 
 
-def _gain(claim: str, more: str, found: Mapping[str, Finding]) -> str:
+def _gain(claim: str, more: str, findings: Mapping[str, Finding]) -> str:
     """Of a claim that is a gain over baselines."""
-    over = _after(f"{claim}, gain over ", found)
+    over = _after(f"{claim}, gain over ", findings)
     same = over["same policy on DRAM"]
     others = {name: one for name, one in over.items() if not name.startswith("same policy")}
     reached, short = _split(others, same.published)
@@ -47,8 +47,8 @@ def _gain(claim: str, more: str, found: Mapping[str, Finding]) -> str:
     )
 
 
-def _accuracy(found: Mapping[str, Finding]) -> str:
-    many, one = found["prefetch accuracy, batch 7"], found["prefetch accuracy, batch 1"]
+def _accuracy(findings: Mapping[str, Finding]) -> str:
+    many, one = findings["prefetch accuracy, batch 7"], findings["prefetch accuracy, batch 1"]
     return (
         f"Prefetch accuracy, {many.published:g} claimed. Sign: a level, not a gain. Mechanism: the more tokens, the more "
         "experts are used, whoever guesses. Holds from about 7 tokens of a batch on "
@@ -57,8 +57,8 @@ def _accuracy(found: Mapping[str, Finding]) -> str:
     )
 
 
-def _penalty(found: Mapping[str, Finding]) -> str:
-    cuts = _after("miss penalty, cut against ", found)
+def _penalty(findings: Mapping[str, Finding]) -> str:
+    cuts = _after("miss penalty, cut against ", findings)
     locked = cuts.pop("page-locked DRAM")
     reached, short = _split(cuts, locked.published)
     return (
@@ -69,8 +69,8 @@ def _penalty(found: Mapping[str, Finding]) -> str:
     )
 
 
-def _device(found: Mapping[str, Finding]) -> str:
-    a, c = (found[f"device choice, step with CXL-{letter} over CXL-D"] for letter in "AC")
+def _device(findings: Mapping[str, Finding]) -> str:
+    a, c = (findings[f"device choice, step with CXL-{letter} over CXL-D"] for letter in "AC")
     return (
         f"Device choice, up to {100 * (c.published - 1):.0f} % claimed. Sign: as claimed or none. Mechanism: PCIe caps every "
         f"device that is faster. Holds for the one that is slower ({c.simulated:.3g} times as long with CXL-C); cannot hold "
@@ -79,10 +79,10 @@ def _device(found: Mapping[str, Finding]) -> str:
     )
 
 
-def _cost(found: Mapping[str, Finding]) -> str:
-    alone = found["cost, cut of capital per token, prompt of 32 K tokens alone, 96 GB"]
-    batch = found["cost, cut of capital per token, batch 1"]
-    fast, slow = (found[f"share of GPU-only speed, {job}"].simulated for job in ("prompt of 32 K tokens", "decode of 1"))
+def _cost(findings: Mapping[str, Finding]) -> str:
+    alone = findings["cost, cut of capital per token, prompt of 32 K tokens alone, 96 GB"]
+    batch = findings["cost, cut of capital per token, batch 1"]
+    fast, slow = (findings[f"share of GPU-only speed, {job}"].simulated for job in ("prompt of 32 K tokens", "decode of 1"))
     return (
         f"Cost, a cut of {alone.published:g} at 0.95 of GPU-only speed claimed. Sign: as claimed for prompts, opposite for "
         "decode. Mechanism: CXL memory is cheaper than a second card, but who waits for uploads pays for the machine longer. "
@@ -91,14 +91,14 @@ def _cost(found: Mapping[str, Finding]) -> str:
     )
 
 
-def _after(head: str, found: Mapping[str, Finding]) -> dict[str, Finding]:
+def _after(head: str, findings: Mapping[str, Finding]) -> dict[str, Finding]:
     """Those whose name begins with `head`, by the rest of it."""
-    return {name.removeprefix(head): one for name, one in found.items() if name.startswith(head)}
+    return {name.removeprefix(head): one for name, one in findings.items() if name.startswith(head)}
 
 
-def _split(found: Mapping[str, Finding], published: float) -> tuple[str, str]:
+def _split(findings: Mapping[str, Finding], published: float) -> tuple[str, str]:
     """Conditions with their numbers: those that reach what is published, and those that do not."""
-    told = {name: f"{name} ({one.simulated:.3g})" for name, one in found.items()}
-    reached = [text for name, text in told.items() if found[name].simulated >= published]
-    short = [text for name, text in told.items() if found[name].simulated < published]
+    told = {name: f"{name} ({one.simulated:.3g})" for name, one in findings.items()}
+    reached = [text for name, text in told.items() if findings[name].simulated >= published]
+    short = [text for name, text in told.items() if findings[name].simulated < published]
     return ", ".join(reached) or "none", ", ".join(short) or "none"

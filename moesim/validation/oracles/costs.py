@@ -153,8 +153,8 @@ def _slow_down(count: int, pcie: float, device: float) -> float:
     for ddr in ("4 TB", "1 MB"):
         parts: dict[str, Any] = toy.hardware(pcie=pcie, cxl=(device,) * count)
         parts["tiers"]["ddr"]["capacity"] = ddr
-        made = run(toy.scenario(parts, requests=4, prompt=8, output=9), policy={"kind": "on_demand", "kv": "hbm"})
-        speed.append(float(made.summary["throughput_tok_s"]))
+        result = run(toy.scenario(parts, requests=4, prompt=8, output=9), policy={"kind": "on_demand", "kv": "hbm"})
+        speed.append(float(result.summary["throughput_tok_s"]))
     return speed[1] / speed[0]
 
 

@@ -36,10 +36,10 @@ def _upload_bound() -> Findings:
         ("twice the PCIe", {"pcie": 50e9}),
     )
     for name, parts in machines:
-        made = run(
+        result = run(
             toy.scenario(toy.hardware(**parts), requests=4, prompt=4, output=17), policy={"kind": "on_demand", "kv": "hbm"}
         )
-        steps = made.frame("steps")
+        steps = result.frame("steps")
         decode = steps[steps["phase"] == "decode"]
         seconds = float((decode["end_s"] - decode["start_s"]).sum())
         streamed = float(decode["uploads"].sum()) * _EXPERT / len(decode)
@@ -119,8 +119,8 @@ class Portioned(OnDemand):
 
     def deploy(self, problem: Problem) -> Deployment:
         """Everything in host memory."""
-        made = super().deploy(problem)
-        return replace(made, plan=replace(made.plan, expert_batch=self.portion))
+        deployment = super().deploy(problem)
+        return replace(deployment, plan=replace(deployment.plan, expert_batch=self.portion))
 
 
 def _coalescing() -> Findings:
@@ -129,8 +129,8 @@ def _coalescing() -> Findings:
     moved = {}
     for portion in (0, 1, 2, 4):
         policy = Portioned.model_validate({"kv": "hbm", "portion": portion})
-        made = run(toy.scenario(toy.hardware(), requests=batch, prompt=64, output=1), policy=policy)
-        moved[portion] = float(made.summary["bytes"]["pcie:forward"])
+        result = run(toy.scenario(toy.hardware(), requests=batch, prompt=64, output=1), policy=policy)
+        moved[portion] = float(result.summary["bytes"]["pcie:forward"])
     layer = 8 * _EXPERT
     for portion in (1, 2, 4):
         formula = closed_forms.coalescing(batch / portion, 8, 8)

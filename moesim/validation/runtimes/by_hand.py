@@ -28,9 +28,9 @@ class Drawn(NamedTuple):
 
 def drawn(setting: Setting, sequences: int, prompt: int, output: int) -> Drawn:
     """Durations of the setting's model under its runtime, and the routing of such a run."""
-    this = loaded(scenario_of(setting, sequences, prompt, output))
-    scenario = this.scenario
-    return Drawn(Costs(scenario.model, scenario.hardware, scenario.runtime), this.build()[1], prompt)
+    loaded_scenario = loaded(scenario_of(setting, sequences, prompt, output))
+    scenario = loaded_scenario.scenario
+    return Drawn(Costs(scenario.model, scenario.hardware, scenario.runtime), loaded_scenario.build()[1], prompt)
 
 
 def resident_prefill(run: Drawn) -> float:

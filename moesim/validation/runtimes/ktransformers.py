@@ -58,21 +58,21 @@ def _findings() -> Findings:
     rows = []
     setting = V021
     for prompt, (prefill, decode) in PROMPTS.items():
-        made = single(setting, prompt, 5)
+        speed = single(setting, prompt, 5)
         fitted = prompt == _FIT_ON
-        rows.append(Row(f"0.2.1, prompt {prompt:,}: prefill, tok/s", prefill, prompt / made.ttft, 0.10, fitted))
-        rows.append(Row(f"0.2.1, prompt {prompt:,}: decode, tok/s", decode, 1 / made.tpot, 0.10, fitted))
+        rows.append(Row(f"0.2.1, prompt {prompt:,}: prefill, tok/s", prefill, prompt / speed.ttft, 0.10, fitted))
+        rows.append(Row(f"0.2.1, prompt {prompt:,}: decode, tok/s", decode, 1 / speed.tpot, 0.10, fitted))
     for prompt, prefill in AMX.items():
-        made = single(V03, prompt, 1)
-        rows.append(Row(f"0.3, prompt {prompt:,}: prefill, tok/s", prefill, prompt / made.ttft, 0.15, prompt == 1000))
+        speed = single(V03, prompt, 1)
+        rows.append(Row(f"0.3, prompt {prompt:,}: prefill, tok/s", prefill, prompt / speed.ttft, 0.15, prompt == 1000))
     for sockets, hardware in (("one socket", loaded(_SCENARIO).data["hardware"]), ("two sockets", _DUAL)):
-        made = single(_deepseek("ktransformers-0.2.0", hardware=hardware), 500, 9)
-        rows.append(Row(f"0.2.0, {sockets}: decode, tok/s", FIRST[sockets][1], 1 / made.tpot, 0.10))
+        speed = single(_deepseek("ktransformers-0.2.0", hardware=hardware), 500, 9)
+        rows.append(Row(f"0.2.0, {sockets}: decode, tok/s", FIRST[sockets][1], 1 / speed.tpot, 0.10))
     for prompt, (prefill, decode) in MINIMAX.items():
-        made = single(CURRENT, prompt, 3)
+        speed = single(CURRENT, prompt, 3)
         name = f"current, MiniMax-M2.1 FP8, prompt {prompt:,}"
-        rows.append(Row(f"{name}: prefill, tok/s", prefill, prompt / made.ttft, 0.15, prompt < 32768))
-        rows.append(Row(f"{name}: decode, tok/s", decode, 1 / made.tpot, 0.15, prompt == 2048))
+        rows.append(Row(f"{name}: prefill, tok/s", prefill, prompt / speed.ttft, 0.15, prompt < 32768))
+        rows.append(Row(f"{name}: decode, tok/s", decode, 1 / speed.tpot, 0.15, prompt == 2048))
     rows += [*_qwen(), *_epyc()]
     return Findings(tuple(rows), (), (spread(rows), *_constants()))
 
@@ -80,11 +80,11 @@ def _findings() -> Findings:
 def _qwen() -> list[Row]:
     """28 experts a layer on the GPU; which ones, and the text of the request, are not stated: uniform routing stands for it."""
     setting = Setting("rtx5090-epyc9355", "qwen3-30b-a3b", {"kind": "ktransformers", "limit": 28}, "ktransformers", _UNIFORM)
-    made = single(setting, 969, 9)
+    speed = single(setting, 969, 9)
     name = "current, Qwen3-30B-A3B BF16, prompt 969"
     return [
-        Row(f"{name}: to the first token, s", QWEN[0], made.ttft, 0.15),
-        Row(f"{name}: decode, tok/s", QWEN[1], 1 / made.tpot, 0.15),
+        Row(f"{name}: to the first token, s", QWEN[0], speed.ttft, 0.15),
+        Row(f"{name}: decode, tok/s", QWEN[1], 1 / speed.tpot, 0.15),
     ]
 
 

@@ -59,8 +59,8 @@ def _flexgen(output: int, cpu: bool) -> float:
 def _deepspeed(output: int) -> float:
     policy = {"kind": "zero_inference"}
     sets: dict[str, Any] = {**_L4, "runtime": "deepspeed"}
-    this = loaded(_SCENARIO, policy=policy, **{**BLIND, **sets, "workload.output": output})
-    count = this.scenario.policy.deploy(problem_of(this, *this.build())).plan.batch
+    loaded_scenario = loaded(_SCENARIO, policy=policy, **{**BLIND, **sets, "workload.output": output})
+    count = loaded_scenario.scenario.policy.deploy(problem_of(loaded_scenario, *loaded_scenario.build())).plan.batch
     return count * output / pace(_SCENARIO, policy, sequences=count, prompt=_PROMPT, output=output, sets=sets).total(output)
 
 

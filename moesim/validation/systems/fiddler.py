@@ -68,8 +68,8 @@ def _runs(prompt: int, output: int, kernel: tuple[float, float]) -> tuple[FloatA
     """For each replicate [output] seconds until each output token."""
     made = []
     for replicate in range(_REPLICATES):
-        this = _scenario(prompt, output, kernel, replicate)
-        made.append(run_loaded(this, bound=False).frame("steps")["end_s"].to_numpy(dtype=np.float64))
+        loaded_scenario = _scenario(prompt, output, kernel, replicate)
+        made.append(run_loaded(loaded_scenario, bound=False).frame("steps")["end_s"].to_numpy(dtype=np.float64))
     return tuple(made)
 
 
@@ -98,10 +98,10 @@ def _by_hand(prompt: int, kernel: tuple[float, float]) -> FloatArray:
 
 
 def _by_hand_once(prompt: int, kernel: tuple[float, float], replicate: int) -> FloatArray:
-    this = _scenario(prompt, OUTPUTS[-1], kernel, replicate)
-    job, routing = this.build()
-    problem = problem_of(this, job, routing)
-    resident, costs = this.scenario.policy.deploy(problem).resident, problem.costs
+    loaded_scenario = _scenario(prompt, OUTPUTS[-1], kernel, replicate)
+    job, routing = loaded_scenario.build()
+    problem = problem_of(loaded_scenario, job, routing)
+    resident, costs = loaded_scenario.scenario.policy.deploy(problem).resident, problem.costs
     gpu, cpu = costs.calls(problem.system.gpu_name), costs.calls(str(costs.cpu_name))
     everybody = np.arange(1)
     counts = [routing.prefill_counts(everybody), *routing.pass_counts(everybody, 0, OUTPUTS[-1] - 1)]

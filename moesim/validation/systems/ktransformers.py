@@ -72,8 +72,8 @@ def _token() -> tuple[str, ...]:
     """Where the time of a decoded token goes, by hand."""
     lines = []
     for name, scenario in SCENARIOS.items():
-        this = loaded(scenario).scenario
-        model, costs = this.model, Costs(this.model, this.hardware, this.runtime)
+        loaded_scenario = loaded(scenario).scenario
+        model, costs = loaded_scenario.model, Costs(loaded_scenario.model, loaded_scenario.hardware, loaded_scenario.runtime)
         calls = costs.calls("cpu")
         reading = model.n_moe * model.top_k * float(costs.cpu(1, "ddr"))
         fixed = model.n_moe * (calls.hand_over + calls.once + model.top_k * calls.each)

@@ -29,8 +29,8 @@ _TOLERANCE, _DIFFERENCE = 0.15, 0.01
 
 @cache
 def _problem() -> Problem:
-    this = loaded(SCENARIO)
-    return problem_of(this, *this.build())
+    loaded_scenario = loaded(SCENARIO)
+    return problem_of(loaded_scenario, *loaded_scenario.build())
 
 
 def _layer(phase: Literal["prefill", "decode"], tier: str) -> float:

@@ -48,13 +48,13 @@ class Constants(NamedTuple):
     """B/s of KV cache at which FlexGen's kernel attends on the CPU."""
 
 
-def _sets(made: Constants, *, own_attention: bool = False) -> dict[str, Any]:
+def _sets(constants: Constants, *, own_attention: bool = False) -> dict[str, Any]:
     changed: dict[str, Any] = {
-        "hardware.devices.gpu.experts.streaming": made.streaming,
-        "hardware.devices.gpu.experts.efficiency": made.efficiency,
+        "hardware.devices.gpu.experts.streaming": constants.streaming,
+        "hardware.devices.gpu.experts.efficiency": constants.efficiency,
     }
     if own_attention:
-        changed["hardware.devices.cpu.attention.bandwidth"] = f"{made.attention / 1e9:.6g} GB/s"
+        changed["hardware.devices.cpu.attention.bandwidth"] = f"{constants.attention / 1e9:.6g} GB/s"
     return changed
 
 
@@ -65,9 +65,9 @@ def _flexgen(output: int, batches: int, *, cpu: bool) -> dict[str, Any]:
 
 
 @cache
-def _flexgen_pace(made: Constants, output: int, cpu: bool) -> Pace:
+def _flexgen_pace(constants: Constants, output: int, cpu: bool) -> Pace:
     _, size, batches = BLOCKS[output]
-    sets, context = _sets(made, own_attention=cpu), PROMPT + output // 2
+    sets, context = _sets(constants, own_attention=cpu), PROMPT + output // 2
     first = prefill(SCENARIO, _flexgen(output, batches, cpu=cpu), 64, PROMPT, sets) * size * batches / 64
     less, more = (
         decode_step(SCENARIO, _flexgen(output, count, cpu=cpu), size * count, context, sets, passes=1)
@@ -77,35 +77,35 @@ def _flexgen_pace(made: Constants, output: int, cpu: bool) -> Pace:
 
 
 @cache
-def _lightning_pace(made: Constants, output: int) -> Pace:
+def _lightning_pace(constants: Constants, output: int) -> Pace:
     policy = {"kind": "moe_lightning", "micro_batch": MICRO_BATCH, "resident_share": 0, "balance": False}
-    return pace(SCENARIO, policy, sequences=SEQUENCES, prompt=PROMPT, output=output, portion=72, sets=_sets(made))
+    return pace(SCENARIO, policy, sequences=SEQUENCES, prompt=PROMPT, output=output, portion=72, sets=_sets(constants))
 
 
 @cache
-def _deepspeed(made: Constants, output: int) -> tuple[int, Pace]:
+def _deepspeed(constants: Constants, output: int) -> tuple[int, Pace]:
     """The largest batch whose cache GPU memory holds beside two layers, and its pace."""
     policy: dict[str, Any] = {"kind": "zero_inference"}
-    sets = {"runtime": "deepspeed", **_sets(made)}
-    this = loaded(SCENARIO, policy=policy, **{**BLIND, **sets, "workload.output": output})
-    batch = this.scenario.policy.deploy(problem_of(this, *this.build())).plan.batch
+    sets = {"runtime": "deepspeed", **_sets(constants)}
+    loaded_scenario = loaded(SCENARIO, policy=policy, **{**BLIND, **sets, "workload.output": output})
+    batch = loaded_scenario.scenario.policy.deploy(problem_of(loaded_scenario, *loaded_scenario.build())).plan.batch
     return batch, pace(SCENARIO, policy, sequences=batch, prompt=PROMPT, output=output, sets=sets)
 
 
-def _rate(system: str, made: Constants, output: int) -> float:
+def _rate(system: str, constants: Constants, output: int) -> float:
     """tok/s."""
     if system == "deepspeed":
-        batch, speed = _deepspeed(made, output)
+        batch, speed = _deepspeed(constants, output)
     elif system.startswith("moe_lightning"):
-        batch, speed = SEQUENCES, _lightning_pace(made, output)
+        batch, speed = SEQUENCES, _lightning_pace(constants, output)
     else:
-        batch, speed = BLOCKS[output][1] * BLOCKS[output][2], _flexgen_pace(made, output, system != "flexgen")
+        batch, speed = BLOCKS[output][1] * BLOCKS[output][2], _flexgen_pace(constants, output, system != "flexgen")
     return batch * output / speed.total(output)
 
 
-def _seconds_per_token(made: Constants, field: str, system: str, output: int, value: float) -> float:
+def _seconds_per_token(constants: Constants, field: str, system: str, output: int, value: float) -> float:
     """With `value` in place of one of the constants."""
-    return 1.0 / _rate(system, made._replace(**{field: value}), output)
+    return 1.0 / _rate(system, constants._replace(**{field: value}), output)
 
 
 @cache
@@ -124,33 +124,35 @@ def fitted() -> Constants:
 
 
 def _findings() -> Findings:
-    made = fitted()
+    constants = fitted()
     rows = [
         Row(
             f"{system}, {output} tokens: tok/s",
             published,
-            _rate(system, made, output),
+            _rate(system, constants, output),
             _TOLERANCE,
             (system, output) in FIT_ON.values(),
         )
         for system, speeds in PUBLISHED.items()
         for output, published in speeds.items()
     ]
-    return Findings(tuple(rows), arithmetic=(worst(rows), *_notes(made)))
+    return Findings(tuple(rows), arithmetic=(worst(rows), *_notes(constants)))
 
 
-def _notes(made: Constants) -> tuple[str, ...]:
+def _notes(constants: Constants) -> tuple[str, ...]:
     """What was fitted and why, and where the time of a pass goes."""
     scenario = loaded(SCENARIO).scenario
     system, model = scenario.hardware, scenario.model
     path = system.path("ddr", "hbm")
     bound = model.all_expert_bytes / path.rate
-    read = scenario.hardware.tiers["hbm"].read * made.streaming  # type: ignore[union-attr]
+    read = scenario.hardware.tiers["hbm"].read * constants.streaming  # type: ignore[union-attr]
     return (
         f"PCIe bound of a pass: {model.all_expert_bytes / 1e9:.1f} GB of experts at {path.rate / 1e9:.2f} GB/s, {bound:.1f} s.",
-        f"Fitted: the GPU reads experts at {read / 1e9:.0f} GB/s ({made.streaming:.0%} of its memory's peak), computes "
-        f"{made.efficiency * system.gpu.compute / 1e12:.1f} TFLOPS of experts in prefill, and FlexGen's CPU attention reads "
-        f"{made.attention / 1e9:.2f} GB/s of cache. FlexGen's own constants for a T4 say the like: 4.3 TFLOPS of products in "
+        f"Fitted: the GPU reads experts at {read / 1e9:.0f} GB/s ({constants.streaming:.0%} of its memory's peak), computes "
+        f"{constants.efficiency * system.gpu.compute / 1e12:.1f} TFLOPS of experts in prefill, and "
+        "FlexGen's CPU attention reads "
+        f"{constants.attention / 1e9:.2f} GB/s of cache. "
+        "FlexGen's own constants for a T4 say the like: 4.3 TFLOPS of products in "
         f"decode at 48 sequences are {4.3e12 / 48 / 1e9:.0f} GB/s of 16-bit weights.",
     )
 

@@ -122,38 +122,38 @@ def _shared(ahead: int) -> dict[str, Any]:
 
 
 def _findings() -> Findings:
-    made = fitted()
+    constants = fitted()
     rows = [
         Row(
             f"prompt {prompt:,}, output {output:,}: s",
             published,
-            seconds(made, prompt, output),
+            seconds(constants, prompt, output),
             _TOLERANCE,
             (prompt, output) == FIT_ON,
         )
         for prompt, outputs in SECONDS.items()
         for output, published in outputs.items()
     ]
-    rows.append(Row("128 tokens: to the first token, ms", 1e3 * IDENTICAL_TTFT[1], 1e3 * prefill(made, 128), _TOLERANCE))
-    alone = float(_passes(made, 128, 32)[-1]) / 31
+    rows.append(Row("128 tokens: to the first token, ms", 1e3 * IDENTICAL_TTFT[1], 1e3 * prefill(constants, 128), _TOLERANCE))
+    alone = float(_passes(constants, 128, 32)[-1]) / 31
     rows.append(Row("1 request: per token, ms", 1e3 * IDENTICAL_TPOT[1], 1e3 * alone, _TOLERANCE, fitted=True))
     explanations = []
     for batch in (2, 4, 8):
         for ahead, what in ((1, "the first a token ahead"), (0, "in lock step")):
             name = f"{batch} identical requests, {what}: per token, ms"
-            row = Row(name, 1e3 * IDENTICAL_TPOT[batch], 1e3 * _tpot(made, batch, _shared(ahead)), _TOLERANCE)
+            row = Row(name, 1e3 * IDENTICAL_TPOT[batch], 1e3 * _tpot(constants, batch, _shared(ahead)), _TOLERANCE)
             rows.append(row)
-        explanations.append(_lock_step(row, made, batch))
-    staggered = _tpot(made, 8, {"kind": "sticky"})
+        explanations.append(_lock_step(row, constants, batch))
+    staggered = _tpot(constants, 8, {"kind": "sticky"})
     rows.append(Row("8 staggered requests: per token, ms", 1e3 * STAGGERED_TPOT, 1e3 * staggered, _TOLERANCE))
-    rate = 8 * 32 / (prefill(made, 128) + 31 * staggered)
+    rate = 8 * 32 / (prefill(constants, 128) + 31 * staggered)
     rows.append(Row("8 staggered requests in flight, tok/s", STAGGERED_RATE, rate, _TOLERANCE))
-    return Findings(tuple(rows), tuple(explanations), (*_about_fit(made), *_about_levels(made)))
+    return Findings(tuple(rows), tuple(explanations), (*_about_fit(constants), *_about_levels(constants)))
 
 
-def _lock_step(row: Row, made: Constants, batch: int) -> Explanation:
+def _lock_step(row: Row, constants: Constants, batch: int) -> Explanation:
     """Requests in lock step ask for the two experts per layer that one asks for: time by hand from that of one request."""
-    costs = _costs(made)
+    costs = _costs(constants)
     model, gpu = costs.model, costs.system.gpu_name
     context = np.full(batch - 1, 128 + 16)
     flops, read = model.core_flops_decode(context), model.core_bytes_decode(context)
@@ -166,31 +166,31 @@ def _lock_step(row: Row, made: Constants, batch: int) -> Explanation:
         f"source {1e3 * IDENTICAL_TPOT[1]:g} ms; {batch - 1} more caches add {1e3 * caches:.2f} ms and {batch - 1} more "
         "tokens per "
         f"expert {1e3 * work:.2f}: {derived:.1f} ms. The published {row.published:g} ms stands for "
-        f"{_experts(made, row.published / 1e3):.1f} experts per layer, not 2."
+        f"{_experts(constants, row.published / 1e3):.1f} experts per layer, not 2."
     )
     return Explanation(row.name, derived, text)
 
 
-def _experts(made: Constants, tpot: float) -> float:
+def _experts(constants: Constants, tpot: float) -> float:
     """Distinct experts per layer that a published time per token stands for: 2 at that of one request.
 
     Another expert costs what reading it takes.
     """
-    costs = _costs(made)
+    costs = _costs(constants)
     return 2.0 + (tpot - IDENTICAL_TPOT[1]) / (costs.model.n_moe * float(costs.gpu(1)))
 
 
-def _about_fit(made: Constants) -> tuple[str, ...]:
+def _about_fit(constants: Constants) -> tuple[str, ...]:
     prompt, output = FIT_ON
-    plain = made._replace(share=products_alone())
+    plain = constants._replace(share=products_alone())
     before = ", ".join(
         f"{prefill(plain, p) + float(_passes(plain, p, 32)[-1]):.2f} s for prompt {p:,} (published {SECONDS[p][32]:g})"
         for p in (512, 4096, 16384)
     )
     return (
-        f"Fitted: experts reach {100 * made.share:.1f} % of the GPU's peak in this eager server (on prompt {prompt:,}, "
+        f"Fitted: experts reach {100 * constants.share:.1f} % of the GPU's peak in this eager server (on prompt {prompt:,}, "
         f"output {output}), and a "
-        f"kernel call costs {1e6 * made.launch:.1f} us (on the time per token of one request). Nothing else is. With the "
+        f"kernel call costs {1e6 * constants.launch:.1f} us (on the time per token of one request). Nothing else is. With the "
         f"{100 * plain.share:.0f} % that the source's matrix products reach alone, output 32 takes {before}: its fused "
         "kernels lose more than "
         "half of that rate at 32 to 64 tokens per expert.",
@@ -198,11 +198,11 @@ def _about_fit(made: Constants) -> tuple[str, ...]:
     )
 
 
-def _about_levels(made: Constants) -> tuple[str, ...]:
+def _about_levels(constants: Constants) -> tuple[str, ...]:
     distinct = float(distinct_experts(8, 2, 8))
     return (
-        f"Published times per token stand for {_experts(made, IDENTICAL_TPOT[8]):.1f} (8 identical) and "
-        f"{_experts(made, STAGGERED_TPOT):.1f} (8 staggered) experts per layer; independent tokens make 8 (1 - 0.75^8) = "
+        f"Published times per token stand for {_experts(constants, IDENTICAL_TPOT[8]):.1f} (8 identical) and "
+        f"{_experts(constants, STAGGERED_TPOT):.1f} (8 staggered) experts per layer; independent tokens make 8 (1 - 0.75^8) = "
         f"{distinct:.1f}.",
         "That 2, 4 and 8 identical requests all take the same 27 ms fits two groups a token apart, as when the server has "
         "begun "

@@ -56,6 +56,6 @@ def _read(format: str, path: Path, model: Shape | None) -> tuple[bytes, Imported
         known = [*REQUESTS, *ROUTING]
         raise InputError(Mistake(f"unknown format '{format}'; known: {', '.join(known)}.{did_you_mean(format, known)}"))
     if model is not None:
-        told = f"the format '{format}' holds requests, whatever model serves them; leave --model out"
-        raise InputError(Mistake(told, file="--model"))
+        message = f"the format '{format}' holds requests, whatever model serves them; leave --model out"
+        raise InputError(Mistake(message, file="--model"))
     return REQUESTS[format](path)

@@ -69,8 +69,8 @@ def vllm_bench(path: Path) -> tuple[bytes, Imported]:
         document.get(name) if isinstance(document, dict) else None for name in ("start_times", "input_lens", "output_lens")
     ]
     if not all(isinstance(column, list) for column in columns):
-        told = "has no lists 'start_times', 'input_lens' and 'output_lens'; write them with --save-result --save-detailed"
-        raise InputError(Mistake(told, file=str(path)))
+        message = "has no lists 'start_times', 'input_lens' and 'output_lens'; write them with --save-result --save-detailed"
+        raise InputError(Mistake(message, file=str(path)))
     starts, prompts, outputs = columns
     if not len(starts) == len(prompts) == len(outputs):
         sizes = f"{len(starts)}, {len(prompts)} and {len(outputs)} entries"

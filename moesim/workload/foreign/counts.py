@@ -58,8 +58,8 @@ def moe_infinity(path: Path, model: Shape | None) -> tuple[bytes, Imported]:
 def _read(path: Path) -> bytes:
     raw = files.read_bytes(path)
     if raw.startswith(_PICKLES):
-        told = "is a file of PyTorch, a pickle, which could run code; write its array of counts with numpy.save instead"
-        raise InputError(Mistake(told, file=str(path)))
+        message = "is a file of PyTorch, a pickle, which could run code; write its array of counts with numpy.save instead"
+        raise InputError(Mistake(message, file=str(path)))
     return raw
 
 
@@ -95,8 +95,8 @@ def _array(raw: bytes, path: Path, key: str) -> IntArray:
     except (ValueError, TypeError):  # numpy's words would hold the payload
         raise InputError(Mistake(f"'{key}' is not an array of whole numbers", file=str(path))) from None
     if counts.dtype.kind not in "iuf" or counts.ndim not in (2, 3) or not counts.size:
-        told = f"'{key}' has type {counts.dtype} and shape {counts.shape}; counts [layers, experts] are needed"
-        raise InputError(Mistake(told, file=str(path)))
+        message = f"'{key}' has type {counts.dtype} and shape {counts.shape}; counts [layers, experts] are needed"
+        raise InputError(Mistake(message, file=str(path)))
     whole = counts.sum(axis=0, dtype=np.float64) if counts.ndim == 3 else counts.astype(np.float64)
     if not (np.isfinite(counts).all() and (counts >= 0).all() and (counts == np.rint(counts)).all() and whole.max() <= _MOST):
         raise InputError(Mistake(f"'{key}' holds something else than counts from 0 to {_MOST:g}", file=str(path)))

@@ -87,8 +87,8 @@ class _Growing:
                 raise ValueError(f"positions after {begin} have gaps")
             matching = [n for n, size in enumerate(self._lengths) if size == begin and n not in taken] if begin else []
             if begin and not matching:
-                told = "continues no sequence; record from the start of a server, with --disable-radix-cache"
-                raise ValueError(f"position {begin} {told}")
+                message = "continues no sequence; record from the start of a server, with --disable-radix-cache"
+                raise ValueError(f"position {begin} {message}")
             self.doubtful += length * (len(matching) > 1)
             if not begin:
                 matching = [len(self.parts)]
@@ -165,8 +165,8 @@ def esft(path: Path, model: Shape | None) -> tuple[bytes, Imported]:
         ids = np.array(layers)
         tokens = fitting(ids.transpose(1, 0, 2), model, [])
     except ValueError as error:
-        told = f"the logs {error}" if "ids" in locals() else "lines differ in their number of experts"
-        raise InputError(Mistake(told, file=str(path))) from None
+        message = f"the logs {error}" if "ids" in locals() else "lines differ in their number of experts"
+        raise InputError(Mistake(message, file=str(path))) from None
     shared = (tokens[:, :, :, None] == tokens[0][None, :, None, :]).any(axis=3).mean(axis=(1, 2))
     pieces = np.split(tokens, np.flatnonzero(shared >= _ALIKE)[1:])
     return record_of(pieces, [0] * len(pieces), path, model)

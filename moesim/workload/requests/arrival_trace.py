@@ -121,11 +121,11 @@ class TraceArrivals(Spec):
             latest = np.maximum.accumulate(np.where(ignored, -np.inf, arrival))
             early = ~ignored & (arrival < latest)
         if self.bad_rows == "refuse" and (bad | early).any():
-            told = "is before the arrival of the row above; rows stand in order of arrival"
+            message = "is before the arrival of the row above; rows stand in order of arrival"
             mistakes = [
                 mistake for name, rows in wrong.items() for mistake in table.refuse(rows, name, _WRONG.get(name, _TIME))
             ]
-            raise InputError(*mistakes, *table.refuse(early, self.time, told))
+            raise InputError(*mistakes, *table.refuse(early, self.time, message))
         dropped = int(np.count_nonzero(bad | early))
         note = f"{format_count(dropped, 'row')} of {table.path.name} left out, as bad_rows asks"
         kept: IntArray = np.flatnonzero(~(bad | early))

@@ -57,8 +57,10 @@ def drawn_domains(job: Job, shares: Mapping[str, float], streams: Streams, strea
     InputError for `per: user` where no user waits for answers.
     """
     if per == "user" and not job.users:
-        told = "'user' needs users that wait for answers: a workload of kind online with arrivals of kind closed; use 'request'"
-        raise InputError(Mistake(told, path="workload.routing.per"))
+        message = (
+            "'user' needs users that wait for answers: a workload of kind online with arrivals of kind closed; use 'request'"
+        )
+        raise InputError(Mistake(message, path="workload.routing.per"))
     who = np.arange(job.requests) % job.users if per == "user" else np.arange(job.requests)
     bounds = np.cumsum(list(shares.values()))
     draws = streams[f"{stream} domains"].random(int(who.max()) + 1)

@@ -88,8 +88,8 @@ class Routing(Spec):
                     Mistake("a profile of kind 'stratified' is learnt from a whole table", path="workload.profile")
                 )
             case profiles.OtherTasks():
-                told = "a profile of kind 'tasks' needs routing of kind 'trace' or 'sticky'"
-                raise InputError(Mistake(told, path="workload.profile"))
+                message = "a profile of kind 'tasks' needs routing of kind 'trace' or 'sticky'"
+                raise InputError(Mistake(message, path="workload.profile"))
 
 
 def prototypes(profile: profiles.HeldOut, layers: int) -> Job:

@@ -37,6 +37,8 @@ class PopularityTable(Independent):
         possible = np.count_nonzero(table, axis=1)
         if (possible < model.top_k).any():
             row = int((possible < model.top_k).argmax())
-            told = f"layer {row} (from 0) has {possible[row]} experts above zero; top-{model.top_k} needs {model.top_k} or more"
-            raise InputError(Mistake(told, file=str(base / self.path)))
+            message = (
+                f"layer {row} (from 0) has {possible[row]} experts above zero; top-{model.top_k} needs {model.top_k} or more"
+            )
+            raise InputError(Mistake(message, file=str(base / self.path)))
         return table

@@ -99,8 +99,8 @@ def _read(path: Path, changed: int, size: int, layers: int, experts: int, top_k:
     decode = phase.startswith("decode")
     if not decode and position.any():
         number = int(position.argmax())
-        told = f"sequence {seq[start[number]]} of a prefill trace starts at position {position[number]}, not 0"
-        raise InputError(Mistake(told, file=file))
+        message = f"sequence {seq[start[number]]} of a prefill trace starts at position {position[number]}, not 0"
+        raise InputError(Mistake(message, file=file))
     if decode and (position < 1).any():
         raise InputError(Mistake("a sequence of a decode trace starts at position 0: it has no prompt", file=file))
     return Record(ids.astype(id_type(experts)), start, position, decode, _tasks(meta, seq[start[:-1]], file))
@@ -117,8 +117,8 @@ def _shape_mistakes(arrays: dict[str, NDArray[Any]], file: str) -> list[Mistake]
         elif array.dtype.kind not in "ui":
             mistakes.append(Mistake(f"array '{name}' has type {array.dtype}; whole numbers are needed", file=file))
         elif name in ("seq", "pos") and len(array) != tokens:
-            told = f"array '{name}' has {len(array)} entries for {tokens} tokens"
-            mistakes.append(Mistake(told, file=file))
+            message = f"array '{name}' has {len(array)} entries for {tokens} tokens"
+            mistakes.append(Mistake(message, file=file))
     if not mistakes and not arrays["experts"].size:
         mistakes.append(Mistake("array 'experts' is empty", file=file))
     return mistakes
@@ -155,8 +155,8 @@ def _model_mistakes(ids: NDArray[Any], meta: dict[str, Any], layers: int, expert
     twice = ordered[..., 1:] == ordered[..., :-1]
     if twice.any():
         token, layer, slot = np.unravel_index(int(twice.argmax()), twice.shape)
-        told = f"token {token}, layer {layer}: expert {ordered[token, layer, slot]} twice; a token's experts are distinct"
-        mistakes.append(Mistake(told, file=file))
+        message = f"token {token}, layer {layer}: expert {ordered[token, layer, slot]} twice; a token's experts are distinct"
+        mistakes.append(Mistake(message, file=file))
     return mistakes
 
 
@@ -170,8 +170,8 @@ def _order_mistakes(seq: IntArray, pos: IntArray, file: str) -> list[Mistake]:
     gap = ~new & (np.diff(pos, prepend=0) != 1)
     if gap.any():
         token = int(gap.argmax())
-        told = f"sequence {seq[token]}: position {pos[token]} follows {pos[token - 1]}; positions must be contiguous"
-        mistakes.append(Mistake(told, file=file))
+        message = f"sequence {seq[token]}: position {pos[token]} follows {pos[token - 1]}; positions must be contiguous"
+        mistakes.append(Mistake(message, file=file))
     return mistakes
 
 

@@ -48,8 +48,8 @@ class Shared(Routing):
         self, job: Job, model: Routed, streams: Streams, base: Path, profile: Profile, progress: Progress | None = None
     ) -> RoutingTable:
         if (job.prompt != job.prompt[0]).any():
-            told = "requests that share their routing have one prompt; give a whole number of tokens"
-            raise InputError(Mistake(told, path="workload.prompt"))
+            message = "requests that share their routing have one prompt; give a whole number of tokens"
+            raise InputError(Mistake(message, path="workload.prompt"))
         first = slice(0, 1)
         longest = int(job.output.max())
         source = None if job.source is None else job.source[first]

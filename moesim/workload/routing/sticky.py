@@ -122,8 +122,8 @@ class Sticky(Routing):
         notes: tuple[str, ...] = ()
         if self.preset is not None:
             if self.preset not in PRESETS:
-                told = f"no preset '{self.preset}'; there are {', '.join(PRESETS)}.{did_you_mean(self.preset, PRESETS)}"
-                raise InputError(Mistake(told, path="workload.routing.preset"))
+                message = f"no preset '{self.preset}'; there are {', '.join(PRESETS)}.{did_you_mean(self.preset, PRESETS)}"
+                raise InputError(Mistake(message, path="workload.routing.preset"))
             chosen = PRESETS[self.preset]
         elif all(name in own for name in _BASIC):
             chosen = nearest(model.experts, model.top_k)._replace(**_MORE)
@@ -161,8 +161,8 @@ class Sticky(Routing):
         shares = shares_of(self.domains or preset.domains)
         if not preset.kin:
             if tasks:
-                told = "this routing has no domains to learn on; set workload.routing.kin, or take a preset that has it"
-                raise InputError(Mistake(told, path="workload.profile"))
+                message = "this routing has no domains to learn on; set workload.routing.kin, or take a preset that has it"
+                raise InputError(Mistake(message, path="workload.profile"))
             return StickyLaw(process, named, model.top_k)
         shares = only(shares, tasks) if tasks else shares
         per = self.per if stream == "routing" else "request"

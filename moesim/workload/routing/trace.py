@@ -99,8 +99,8 @@ class Trace(Routing):
             prompt, passes = int(job.prompt[request]), int(job.output[request]) - 1
             first = 0 if record.decode else prompt
             if first + passes > len(sequence):
-                told = f"request {request} needs {first + passes} recorded tokens; its sequence {number} has {len(sequence)}"
-                raise InputError(Mistake(told, file=str(base / self.path)))
+                message = f"request {request} needs {first + passes} recorded tokens; its sequence {number} has {len(sequence)}"
+                raise InputError(Mistake(message, file=str(base / self.path)))
             prefill[request] = _counts(sequence, prompt, experts)
             decode[request, :passes] = sequence[first : first + passes]
             if progress is not None:
@@ -117,8 +117,8 @@ class Trace(Routing):
         sequences = self._usable(record, _Wanted(None, None), streams)
         needed, has = int(job.prompt.sum()), int(record.tokens[sequences].sum())
         if needed > has and not self.repeat:
-            told = f"has {has} tokens; the batch has {needed}. Ask for fewer, or set repeat: true"
-            raise InputError(Mistake(told, file=str(base / self.path)))
+            message = f"has {has} tokens; the batch has {needed}. Ask for fewer, or set repeat: true"
+            raise InputError(Mistake(message, file=str(base / self.path)))
         used = int(np.searchsorted(np.cumsum(record.tokens[sequences]), needed)) + 1
         middle = model.n_moe // 2
         tokens = np.concatenate([record.sequence(int(number)) for number in sequences[:used]])[:, middle : middle + 1]
@@ -144,8 +144,10 @@ class Trace(Routing):
         unknown = [task for task in tasks if task not in record.tasks]
         if unknown:
             known = ", ".join(record.tasks)
-            told = [f"no task '{task}' in the trace; it has {known}.{did_you_mean(task, record.tasks)}" for task in unknown]
-            raise InputError(*(Mistake(text, path=path) for text in told))
+            sentences = [
+                f"no task '{task}' in the trace; it has {known}.{did_you_mean(task, record.tasks)}" for task in unknown
+            ]
+            raise InputError(*(Mistake(text, path=path) for text in sentences))
         return np.unique(np.concatenate([record.tasks[task] for task in tasks or record.tasks]))
 
     def _usable(self, record: Record, wanted: _Wanted, streams: Streams) -> IntArray:
@@ -161,17 +163,17 @@ class Trace(Routing):
         usable = self._usable(record, wanted, streams)
         if not usable.size:
             longest = int(record.tokens.max())
-            told = f"no sequence is long enough: {_needed(record, wanted)} tokens are needed, the longest has {longest}"
-            raise InputError(Mistake(told, file=self.path))
+            message = f"no sequence is long enough: {_needed(record, wanted)} tokens are needed, the longest has {longest}"
+            raise InputError(Mistake(message, file=self.path))
         if requests is None:
             held = len(usable) // 4 if isinstance(profile, profiles.HeldOut) else 0
             return usable[: len(usable) - held]
         if requests > len(usable) and not self.repeat:
-            told = (
+            message = (
                 f"{requests} requests asked for; the trace has {len(usable)} sequences of at least "
                 f"{_needed(record, wanted)} tokens. Ask for fewer, or set repeat: true"
             )
-            raise InputError(Mistake(told, path="workload.requests"))
+            raise InputError(Mistake(message, path="workload.requests"))
         return usable[np.arange(requests) % len(usable)]
 
     def _learn(
@@ -190,8 +192,10 @@ class Trace(Routing):
         elif isinstance(profile, profiles.HeldOut):
             sequences = np.setdiff1d(self._sequences(record, self.tasks, "workload.routing.tasks"), chosen)
             if not sequences.size:
-                told = "the run replays every sequence, none is left to learn from; ask for fewer requests or another profile"
-                raise InputError(Mistake(told, path="workload.profile"))
+                message = (
+                    "the run replays every sequence, none is left to learn from; ask for fewer requests or another profile"
+                )
+                raise InputError(Mistake(message, path="workload.profile"))
         else:
             return self.learn(profile, own, model, streams, base)
         counts = np.zeros((model.n_moe, model.experts), dtype=np.int64)
@@ -214,8 +218,8 @@ def _topics(record: Record, chosen: IntArray) -> IntArray | None:
 def _wanted(prompt: Lengths | None, output: Lengths | None) -> _Wanted:
     wrong = [name for name, value in (("prompt", prompt), ("output", output)) if not isinstance(value, int | None)]
     if wrong:
-        told = "a trace has lengths of its own; give a whole number of tokens or leave it out"
-        raise InputError(*(Mistake(told, path=f"workload.{name}") for name in wrong))
+        message = "a trace has lengths of its own; give a whole number of tokens or leave it out"
+        raise InputError(*(Mistake(message, path=f"workload.{name}") for name in wrong))
     return _Wanted(prompt if isinstance(prompt, int) else None, output if isinstance(output, int) else None)
 
 

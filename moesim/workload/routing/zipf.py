@@ -122,11 +122,11 @@ class Zipf(Independent):
             return super().table(job, model, streams, base, profile, progress)
         path = "workload.routing.draw"
         if model.top_k != 1:
-            told = f"'expected' is for top-1 models; this one is top-{model.top_k}. Use 'sampled'"
-            raise InputError(Mistake(told, path=path))
+            message = f"'expected' is for top-1 models; this one is top-{model.top_k}. Use 'sampled'"
+            raise InputError(Mistake(message, path=path))
         if job.passes:
-            told = "'expected' has no decode passes; use output: 1 or a layer_batch, or 'sampled'"
-            raise InputError(Mistake(told, path=path))
+            message = "'expected' has no decode passes; use output: 1 or a layer_batch, or 'sampled'"
+            raise InputError(Mistake(message, path=path))
         order = rank_order(job.layers, model.experts, streams, permute=self.permute)
         counts = np.stack([expected_counts(model.experts, self.exponent, int(tokens)) for tokens in job.prompt])
         prefill = np.zeros((job.requests, *order.shape), dtype=np.uint32)
