@@ -198,13 +198,13 @@ class Planner:
 
     def mistakes(self, file: str) -> list[Mistake]:
         """What is wrong, each once; what some settings cause outside the experiment's own `file` says which."""
-        sentences = []
+        reported = []
         for mistake, where in self._wrong.items():
             some = len(where) < self._members and bool(where[0]) and (not mistake.line or mistake.file != file)
             others = len(set(where)) - 1
             more = f" and {others} more {'setting' if others == 1 else 'settings'}" if others else ""
-            sentences.append(mistake._replace(message=f"{mistake.message} (with {where[0]}{more})") if some else mistake)
-        return sentences
+            reported.append(mistake._replace(message=f"{mistake.message} (with {where[0]}{more})") if some else mistake)
+        return reported
 
     def grid(self, axes: Sequence[Dimension]) -> None:
         """The points of the experiment's own design."""
