@@ -52,26 +52,24 @@ def optimize(
     searched = _searched(experiment_plan)
     if rounds < 0:
         raise InputError(Mistake(f"{rounds} rounds are not a search; write 0 or more", file="--rounds"))
-    document = {
-        **experiment_plan.document,
-        "design": {"kind": "search", "rounds": rounds, "start": experiment_plan.document["design"]},
-    }
+    design = {"kind": "search", "rounds": rounds, "start": experiment_plan.document["design"]}
+    document, planner = {**experiment_plan.document, "design": design}, experiment_plan.planner
     effort = Effort(out, document, jobs=jobs, dask=dask)
     effort.complete(experiment_plan.tasks, progress=progress)
     for _ in range(rounds):
-        before = len(experiment_plan.planner.rows)
-        known = cells(document, effort.rows(experiment_plan.planner.rows))
-        for choice in experiment_plan.planner.policies:
+        before = len(planner.rows)
+        known = cells(document, effort.rows(planner.rows))
+        for choice in planner.policies:
             own = [cell for cell in known if cell.policy == (choice.label or experiment_plan.rows[0].policy)]
             for group in _groups(own, searched):
-                experiment_plan.planner.add(_closer(experiment_plan, searched, group), [choice])
-        if experiment_plan.planner.mistakes(""):
-            raise InputError(*experiment_plan.planner.mistakes(""))
-        if len(experiment_plan.planner.rows) == before:
+                planner.add(_closer(experiment_plan, searched, group), [choice])
+        if planner.mistakes(""):
+            raise InputError(*planner.mistakes(""))
+        if len(planner.rows) == before:
             break
-        effort.complete(experiment_plan.planner.tasks, progress=progress)
-    document["points"] = len(experiment_plan.planner.rows)
-    return effort.keep(_answered(document, effort.rows(experiment_plan.planner.rows), searched))
+        effort.complete(planner.tasks, progress=progress)
+    document["points"] = len(planner.rows)
+    return effort.keep(_answered(document, effort.rows(planner.rows), searched))
 
 
 def _searched(experiment_plan: Plan) -> list[Dimension]:
