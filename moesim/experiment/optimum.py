@@ -68,8 +68,7 @@ def optimize(
         if len(planner.rows) == before:
             break
         effort.complete(planner.tasks, progress=progress)
-    document["points"] = len(planner.rows)
-    return effort.keep(_answered(document, effort.rows(planner.rows), searched))
+    return effort.keep(_answered({**document, "points": len(planner.rows)}, effort.rows(planner.rows), searched))
 
 
 def _searched(experiment_plan: Plan) -> list[Dimension]:
