@@ -20,6 +20,7 @@ from moesim.policies.kit.placement import Groups, SizedPolicy, host_order, place
 from moesim.policies.kit.sizing import host_room
 from moesim.policies.near_data.cxl_expert_classes import Memory, Thresholds, migrations, very_cold
 from moesim.policies.near_data.cxl_expert_lanes import HelperCosts
+from moesim.policies.near_data.cxl_expert_learner import Learner
 from moesim.policies.near_data.cxl_tiers import CxlUse, cxl_tiers, require_cxl
 from moesim.policies.near_data.units import in_place
 from moesim.units import Share
@@ -69,6 +70,8 @@ class CxlExpert(SizedPolicy):
     """How many times smaller activations travel to the CPU and near-data units (published: about 2)."""
     adaptive: bool = True
     """Whether the thresholds follow GPU, CPU and CXL load; they never do if `mode: printed`."""
+    learn: int = Field(0, ge=0)
+    """Passes of a trial of learned thresholds, which take the place of the rule that follows the load; 0 for the rule."""
     step: float = Field(1.0, gt=0)
     """Most that they move per visit: by how much longer one side takes than the other, but no further than to 1 + `step` times
     or to 1 / (1 + `step`) (inferred)."""
@@ -98,7 +101,7 @@ class CxlExpert(SizedPolicy):
     @property
     def adapts(self) -> Literal["never", "pass"]:  # type: ignore[override]
         """After every pass where experts migrate."""
-        return "pass" if self.migrate and self.mode == "load" else "never"
+        return "pass" if (self.migrate or self.learn) and self.mode == "load" else "never"
 
     def deploy(self, problem: Problem) -> Deployment:
         """The hottest experts resident, cold ones compressed in CXL memory, all others in the best host tiers."""
@@ -120,8 +123,11 @@ class CxlExpert(SizedPolicy):
             pipeline=BY_NAME[self.pipeline],
             activation_compression=self.activation_compression,
         )
-        thresholds = Thresholds.of(problem.popularity, self.hot, min(self.warm, self.hot), self.step if self.adaptive else 0.0)
-        return replace(deployment, state=Memory.of(problem, deployment, cold, thresholds, host_room(problem, cut), helpers))
+        step = self.step if self.adaptive and not self.learn else 0.0
+        thresholds = Thresholds.of(problem.popularity, self.hot, min(self.warm, self.hot), step)
+        memory = Memory.of(problem, deployment, cold, thresholds, host_room(problem, cut), helpers)
+        memory.learner = Learner(thresholds.factor, self.learn) if self.learn else None
+        return replace(deployment, state=memory)
 
     def _helpers(self, problem: Problem) -> dict[int, HelperCosts]:
         devices = [problem.cpu_index] if problem.cpu_index >= 0 else []
@@ -165,6 +171,9 @@ class CxlExpert(SizedPolicy):
     def adapt(self, step: Step, view: View) -> Moves:
         """Experts whose class has changed move between GPU memory and the host, and between DRAM and CXL memory."""
         memory: Memory = view.state
+        if memory.learner is not None:
+            tokens = int(step.counts.sum()) // (len(step.counts) * view.problem.model.top_k)
+            memory.learner.ended(tokens, view.now - memory.last)
         memory.observe(step.counts, self.alpha)
         limit = memory.affordable(view.now, self.link_share, self.migrate)
         return migrations(memory, view, Terms(self.horizon, self.hysteresis, limit))

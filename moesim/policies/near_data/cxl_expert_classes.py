@@ -16,6 +16,7 @@ from moesim.policies.kit.migration import Terms, exchanges, under_way
 from moesim.policies.kit.placement import host_order, ranking, ranks
 from moesim.policies.kit.sizing import host_room
 from moesim.policies.near_data.cxl_expert_lanes import HelperCosts, Lanes
+from moesim.policies.near_data.cxl_expert_learner import Learner
 from moesim.policies.near_data.cxl_tiers import cxl_tiers
 
 __all__ = ["Memory", "Thresholds", "migrations", "very_cold"]
@@ -95,6 +96,8 @@ class Memory:
     """Seconds of an upload from where experts live on average."""
     last: float = 0.0
     """Simulated seconds at the end of the pass before."""
+    learner: Learner | None = None
+    """What searches for the factor of the thresholds, where they are learned."""
     saved_up: float = 0.0
     """Seconds of the uploads' link that migrations may still take."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from moesim.validation.cox_moe.ablation import EXPONENT
 from moesim.validation.cox_moe.runs import OWN, Parameters, Program, Setting, added, planned, simulated
 from moesim.validation.pace import Pace
 
-__all__ = ["CASE", "HYPOTHESES", "OVER", "Cell", "cells", "gains", "settings"]
+__all__ = ["CASE", "HYPOTHESES", "OVER", "Cell", "cells", "explored", "findings", "gains", "settings"]
 
 SEQUENCES = 1024
 LENGTHS = [(97, 32), (97, 256), (800, 32), (800, 256)]
@@ -123,11 +123,30 @@ def gains(setting: Setting, hypothesis: str) -> dict[str, float]:
     return {over: added(setting, policy, program, known).total(setting.output) / ours for over, policy in others.items()}
 
 
+Tried = dict[str, list[dict[str, float]]]
+"""Hypothesis -> gains in every setting."""
+
+
+def explored(some: Iterable[tuple[str, Setting]]) -> tuple[list[Cell], Tried]:
+    """The cells of some settings, and what each hypothesis gives there; a setting at a time, because its routing is large."""
+    found: list[Cell] = []
+    tried: Tried = {hypothesis: [] for hypothesis in HYPOTHESES}
+    for name, setting in some:
+        found += cells(name, setting)
+        for hypothesis, every in tried.items():
+            every.append(gains(setting, hypothesis))
+    return found, tried
+
+
 def _findings() -> Findings:
-    found = [cell for name, setting in settings() for cell in cells(name, setting)]
+    return findings(*explored(settings()))
+
+
+def findings(found: list[Cell], tried: Tried) -> Findings:
+    """What the cells and the hypotheses come to."""
     rows = [_row(cell) for cell in found]
     texts = tuple(_explained(row, cell) for row, cell in zip(rows, found, strict=True) if not row.within)
-    return Findings(tuple(rows), texts, tuple(_notes(found)), (Exhibit("cells", csv=_csv(found)),))
+    return Findings(tuple(rows), texts, tuple(_notes(found, tried)), (Exhibit("cells", csv=_csv(found)),))
 
 
 def _row(cell: Cell) -> Row:
@@ -147,7 +166,7 @@ def _explained(row: Row, cell: Cell) -> Explanation:
     return Explanation(row.name, cell.gain(1), text)
 
 
-def _notes(found: list[Cell]) -> Iterator[str]:
+def _notes(found: list[Cell], tried: Tried) -> Iterator[str]:
     for over, ((low, high), _) in OVER.items():
         some = [cell for cell in found if cell.over == over]
         inside = sum(_row(cell).within for cell in some)
@@ -162,8 +181,7 @@ def _notes(found: list[Cell]) -> Iterator[str]:
         f"{blocks} times by the blocks that FlexGen's search finds."
     )
     yield f"By model: {'; '.join(_by_model(found))}."
-    for hypothesis in HYPOTHESES:
-        every = [gains(setting, hypothesis) for _, setting in settings()]
+    for hypothesis, every in tried.items():
         parts = (_counted(over, [each[over] for each in every]) for over in OVER)
         yield f"By sums over layers, {hypothesis}: {'; '.join(parts)}."
 

@@ -129,6 +129,7 @@ def simulated(setting: Setting, policy: Parameters, program: Program) -> Pace:
     return _pace(setting, planned(setting, policy), policy, program, seconds)
 
 
+@lru_cache(maxsize=64)
 def added(setting: Setting, policy: Parameters, program: Program, known: Program = ()) -> Pace:
     """The same by sums over layers, without events; planned with `known` of the program."""
 
