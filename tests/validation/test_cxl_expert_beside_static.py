@@ -25,7 +25,11 @@ def speed(name: str, policy: dict[str, Any], requests: int) -> float:
     [
         (QWEN, {"kind": "cxl_expert"}, 1),
         (QWEN, {"kind": "cxl_expert"}, 32),
-        ("compare/offline-mixtral-8x7b", NO_DEVICE, 4),
+        (QWEN, {"kind": "cxl_expert"}, 256),
+        ("compare/offline-qwen3-30b", NO_DEVICE, 4),
+        ("compare/offline-qwen3-30b", NO_DEVICE, 256),
+        ("compare/offline-mixtral-8x7b", NO_DEVICE, 1),
+        ("compare/offline-mixtral-8x7b", NO_DEVICE, 256),
         ("ktransformers/deepseek-v3-q4-dual", NO_DEVICE, 1),
     ],
 )
