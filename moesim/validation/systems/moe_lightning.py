@@ -83,10 +83,10 @@ def _lightning_pace(constants: Constants, output: int) -> Pace:
 
 
 @cache
-def _deepspeed(constants: Constants, output: int) -> tuple[int, Pace]:
+def _deepspeed(output: int) -> tuple[int, Pace]:
     """The largest batch whose cache GPU memory holds beside two layers, and its pace."""
     policy: dict[str, Any] = {"kind": "zero_inference"}
-    sets = {"runtime": "deepspeed", **_sets(constants)}
+    sets = {"runtime": "deepspeed"}  # its products are its own: nothing that is fitted here is of it
     loaded_scenario = loaded(SCENARIO, policy=policy, **{**BLIND, **sets, "workload.output": output})
     batch = loaded_scenario.scenario.policy.deploy(problem_of(loaded_scenario, *loaded_scenario.build())).plan.batch
     return batch, pace(SCENARIO, policy, sequences=batch, prompt=PROMPT, output=output, sets=sets)
@@ -95,7 +95,7 @@ def _deepspeed(constants: Constants, output: int) -> tuple[int, Pace]:
 def _rate(system: str, constants: Constants, output: int) -> float:
     """tok/s."""
     if system == "deepspeed":
-        batch, speed = _deepspeed(constants, output)
+        batch, speed = _deepspeed(output)
     elif system.startswith("moe_lightning"):
         batch, speed = SEQUENCES, _lightning_pace(constants, output)
     else:
