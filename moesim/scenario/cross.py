@@ -86,6 +86,9 @@ def built(parts: Mapping[str, Any], head: Head | None, tree: Tree, base: FilePat
         return None, []
     streams = Streams(head.seed, head.replicate)
     try:
+        if files and head.simulation.sample is not None and hasattr(workload, "job"):
+            workload.job(model, streams, base)  # the files are judged; routing is drawn for the windows alone
+            return None, []
         if files:
             return workload.build(model, streams, base), []
         _lengths(workload, model, streams, base)
@@ -114,7 +117,8 @@ def _missing(path: FilePath) -> str:
 def _files(root: Node) -> Iterator[tuple[Path, Node]]:
     """The files that a workload names."""
     for path, leaf in root.leaves():
-        if path[0] == "workload" and path[-1] == "path" and isinstance(leaf.value, str):
+        named = path[-1] == "path" or path[1:] in (("arrivals", "clients"), ("arrivals", "lengths"))
+        if path[0] == "workload" and named and isinstance(leaf.value, str):
             yield path, leaf
 
 

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 import moesim
 from moesim.experiment.plan import plan
 from moesim.plugins import BUILT_IN
+from moesim.scenario import check
 from moesim.workload.requests.arrivals import AnyArrivals
 
 PAGE = read("docs/serving.md")
@@ -34,6 +35,19 @@ def test_the_experiment_of_the_page_is_right(tmp_path: Path) -> None:
     planned = plan(tmp_path / "largest.yaml")
     assert [limit["metric"] for limit in planned.document["constraints"]] == ["slo.attainment", "ttft_s.p99", "machine_usd"]
     assert planned.document["metric"] == "workload.arrivals.rate (/s)"
+
+
+def test_the_sample_of_the_page_names_its_files(tmp_path: Path) -> None:
+    (tmp_path / "day.yaml").write_text(blocks(PAGE, "yaml")[2].text)
+    (file,) = check([str(tmp_path / "day.yaml")])["files"]
+    assert [error["path"] for error in file["errors"]] == ["workload.arrivals.clients", "workload.arrivals.lengths"]
+    (tmp_path / "servegen_clients.csv.gz").write_text(
+        "client,window_start_s,rate_rps,iat_dist,param1,param2\na,0,1,Gamma,1,1\n"
+    )
+    bars = "".join(f"a,0,{name},5,1\n" for name in ("input_tokens", "output_tokens"))
+    (tmp_path / "servegen_lengths.csv.gz").write_text(f"client,window_start_s,field,value,prob\n{bars}")
+    (file,) = check([str(tmp_path / "day.yaml")])["files"]
+    assert file["errors"] == []
 
 
 def test_a_measured_run_is_replayed_as_the_page_says(tmp_path: Path) -> None:
