@@ -144,7 +144,7 @@ def test_a_device_counts_only_where_it_is_slower_than_pcie() -> None:
 
 def test_placement_by_average_gains_what_the_skew_allows() -> None:
     keep: dict[str, list[Any]] = {"workload.routing.exponent": [0, 1]}
-    made = cut("moe-cxl-placement", keep, workload__prompt=16, workload__output=32)
+    made = cut("moe-cxl-placement", keep, workload__prompt=16, workload__output=16)
     even = [made[0, name].hits for name in ("profile, then average", "profile, never mended", "lot, never mended", "lru")]
     assert even == pytest.approx([0.27] * 4, abs=0.02)
     skewed = {name: one.hits for (exponent, name), one in made.items() if exponent}
