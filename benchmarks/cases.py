@@ -6,7 +6,7 @@ Everything that both need is made here, before any clock runs.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -95,6 +95,11 @@ def make_case(policy: dict[str, Any], batch: int, passes: int, model: dict[str, 
     return Case(problem_of(loaded, job, routing), this.policy, routing)
 
 
+def afresh(problem: Problem) -> Problem:
+    """The problem with its generator at the beginning, from which a policy may draw while it places the model."""
+    return replace(problem, rng=np.random.default_rng(0))
+
+
 def time_moesim(case: Case, engine: EngineKind) -> Timing:
     """Runs the whole job; the clock starts when prefill is over. Counting, dispatch, costs and books are all inside."""
     marks: list[float] = []
@@ -102,7 +107,7 @@ def time_moesim(case: Case, engine: EngineKind) -> Timing:
     def mark(_done: int, _total: int) -> None:
         marks.append(time.process_time())
 
-    recorder = simulate(case.problem, case.policy, case.routing, engine=engine, progress=mark).recorder
+    recorder = simulate(afresh(case.problem), case.policy, case.routing, engine=engine, progress=mark).recorder
     decode = recorder.makespan - recorder.passes[0].end
     return Timing(marks[-1] - marks[0], decode, recorder.events, recorder.layer_visits)
 
@@ -116,7 +121,7 @@ def time_naive(ready: Ready) -> Timing:
 
 def make_ready(case: Case) -> Ready:
     """Dispatches every visit of the decode and writes its durations down, from the same cost tables."""
-    context = Context(case.problem, case.policy, "auto", False)
+    context = Context(afresh(case.problem), case.policy, "auto", False)
     visits: list[naive.NaiveVisit] = []
     trailers: list[int] = []
     for one in passes_of_job(case.problem.job, case.routing, context.deployment):
