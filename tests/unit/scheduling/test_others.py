@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+from pydantic import ValidationError
+
 from moesim.scheduling.prefill_first import PrefillFirst
 from moesim.scheduling.sequence import Batch
 from moesim.scheduling.server import Server
@@ -65,3 +68,9 @@ def test_a_request_longer_than_a_slot_is_refused() -> None:
 def test_a_static_round_ends_before_the_next_begins() -> None:
     rules = Static(batch=2, max_num_batched_tokens=4)
     assert steps_of(rules, [(3, 1), (3, 3), (1, 1)]) == [{0: 3}, {1: 3}, {1: 1}, {1: 1}, {2: 1}]
+
+
+@pytest.mark.parametrize("field", ["block_size", "batch", "max_num_batched_tokens"])
+def test_a_static_batch_of_nothing_is_refused(field: str) -> None:
+    with pytest.raises(ValidationError, match="greater than or equal to 1"):
+        Static.model_validate({field: 0})
