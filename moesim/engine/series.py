@@ -1,4 +1,4 @@
-"""Several steps in one call of the engine: those that a scheduler is sure of, where the GPU attends alone and nothing moves.
+"""Several steps in one call of the engine: those that a scheduler is sure of, where the GPU attends alone.
 
 Knows the order of things in a step; times nothing.
 """
@@ -181,6 +181,7 @@ class SeriesWalk:
         series = scheduler.sure(self._most(until))
         fitting = self._fitting(series)
         if fitting == 0:
+            self._settle()
             return 0
         steps = _met(series.first(fitting), context.problem.job, self._routing)
         parts = _parts(steps, context.problem, self._programs.kinds, self._known)
@@ -203,9 +204,15 @@ class SeriesWalk:
         """Enters what was done into the books of the run."""
         if self._takes:
             self._books.close()
-            lanes = list(self._context.machine.program.lanes)
-            for phase in PHASES:
-                self._context.ledger.close_pass(phase, lanes)
+            self._settle()
+
+    def _settle(self) -> None:
+        """Gives each phase what its steps did, so that a step that is timed by itself finds the books empty."""
+        context = self._context
+        context.recorder.close_phase(None)
+        for phase in PHASES:
+            context.ledger.close_pass(phase, list(context.machine.program.lanes))
+            context.recorder.close_phase(phase)
 
     def _most(self, until: int | None) -> int:
         """Steps to ask for: about as many as begin before `until`."""

@@ -64,6 +64,7 @@ def _same(result: Result, other: Result) -> None:
             else:
                 assert np.array_equal(values, beside, equal_nan=values.dtype.kind == "f"), (table, column)
     assert result.summary["events"] == other.summary["events"]
+    assert result.summary["bottleneck"] == other.summary["bottleneck"]
     assert result.summary["bound_tok_s"] == pytest.approx(other.summary["bound_tok_s"], rel=1e-12)
 
 
