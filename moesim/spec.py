@@ -26,15 +26,20 @@ class Spec(BaseModel):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """Attribute docstrings as descriptions; read here, because no run needs them and reading takes long."""
-        schema = handler(core_schema)
-        if _bare.get():
-            return schema
-        properties = handler.resolve_ref_schema(schema).get("properties", {})
-        for name, text in descriptions(cls).items():
-            if name in properties:
-                properties[name].setdefault("description", text)
+        """Attribute docstrings as descriptions. A class that travels to another process takes this function's names along."""
+        return _described(cls, core_schema, handler)
+
+
+def _described(spec: type[BaseModel], core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    """The schema with descriptions; they are read here, because no run needs them and reading takes long."""
+    schema = handler(core_schema)
+    if _bare.get():
         return schema
+    properties = handler.resolve_ref_schema(schema).get("properties", {})
+    for name, text in descriptions(spec).items():
+        if name in properties:
+            properties[name].setdefault("description", text)
+    return schema
 
 
 _bare: ContextVar[bool] = ContextVar("bare", default=False)
