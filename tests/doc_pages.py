@@ -16,7 +16,7 @@ from moesim import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"^```([\w{}-]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _NAME = re.compile(r"# ([\w-]+\.(?:yaml|py))\n")
 _INLINE = re.compile(r"`((?:\.venv/bin/)?moesim [^`\n]+)`")
 _TOOK = re.compile(r"computed in [^)]*")

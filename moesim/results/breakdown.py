@@ -34,8 +34,8 @@ class Breakdown:
         """(part of a layer, lane) -> [L] ps during which that lane held up that part; parts are `attention` and `experts`."""
         self.laps: list[dict[str, int]] = []
         """Lane -> ps at work from the start of the run to the end of each pass."""
-        self.operations: dict[tuple[str, str, str], tuple[float, float, float]] = {}
-        """(phase, device, operation) -> FLOP, bytes read from the device's memory or its tier, s at work."""
+        self.operations: dict[tuple[str, str, str], tuple[float, float, int]] = {}
+        """(phase, device, operation) -> FLOP, bytes read from the device's memory or its tier, ps at work."""
         self.roofs: dict[str, tuple[float, float]] = {}
         """Device -> most bytes per second and most FLOP per second that any of its kernels reaches."""
 
@@ -50,11 +50,11 @@ class Breakdown:
         else:
             np.add.at(sums, layers, time)
 
-    def operate(self, phase: str, device: str, operation: str, flops: float, nbytes: float, seconds: float) -> None:
-        """Adds work of one kind."""
+    def operate(self, phase: str, device: str, operation: str, flops: float, nbytes: float, time: int) -> None:
+        """Adds work of one kind, which took `time` ps."""
         key = (phase, device, operation)
-        before = self.operations.get(key, (0.0, 0.0, 0.0))
-        self.operations[key] = (before[0] + flops, before[1] + nbytes, before[2] + seconds)
+        before = self.operations.get(key, (0.0, 0.0, 0))
+        self.operations[key] = (before[0] + flops, before[1] + nbytes, before[2] + time)
 
 
 def breakdown_tables(kept: Breakdown) -> dict[str, dict[str, NDArray[Any]]]:
@@ -84,7 +84,7 @@ def _operations(kept: Breakdown) -> dict[str, NDArray[Any]]:
     sums = np.array([kept.operations[key] for key in keys], dtype=np.float64).reshape(-1, 3)
     roofs = np.array([kept.roofs.get(device, (np.nan, np.nan)) for _, device, _ in keys], dtype=np.float64).reshape(-1, 2)
     names = {name: np.array([key[i] for key in keys], dtype=object) for i, name in enumerate(("phase", "device", "operation"))}
-    numbers = {"work_FLOP": sums[:, 0], "read_B": sums[:, 1], "time_s": sums[:, 2]}
+    numbers = {"work_FLOP": sums[:, 0], "read_B": sums[:, 1], "time_s": sums[:, 2] / _SECOND}
     return {**names, **numbers, "roof_B_s": roofs[:, 0], "roof_FLOP_s": roofs[:, 1]}
 
 

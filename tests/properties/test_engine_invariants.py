@@ -352,7 +352,7 @@ class Wrong(Scripted):
 
 @pytest.mark.parametrize(
     ("how", "text"),
-    [("shape", "shape"), ("tier", "no tier"), ("pinned", "resident"), ("device", "does not exist"), ("size", r"not \[E\]")],
+    [("shape", "shape"), ("tier", "not a tier"), ("pinned", "resident"), ("device", "does not exist"), ("size", r"not \[E\]")],
 )
 def test_a_policy_that_breaks_its_contract_is_told_so(how, text):
     p, table = worlds.problem(Knobs())

@@ -145,7 +145,7 @@ def test_a_cpu_that_computes_with_them_reads_them_in_place():
 
 
 def test_homes_that_do_not_exist_are_refused():
-    with pytest.raises(PolicyError, match="no host tier"):
+    with pytest.raises(PolicyError, match="not a host tier"):
         worlds.run(PLAIN, partial(Away, homes=Homes(attention="moon")))
     with pytest.raises(PolicyError, match="lone MoE layer"):
         worlds.run(replace(PLAIN, attention=False), partial(Away, homes=Homes(shared="ddr")))

@@ -228,9 +228,14 @@ def test_a_lost_device_costs_what_it_held_until_it_is_replaced() -> None:
 
 def test_the_capacities_that_give_the_published_shares() -> None:
     rows = explain(load(catalogue.find("scenarios", "moe_cxl/placement-shares"))).section("What fits where").rows
-    inputs = {row.name.split(":")[0]: row.inputs for row in rows if "experts" in row.inputs}
-    placed = {tier: int(given["experts"].value) for tier, given in inputs.items()}
-    assert (placed["hbm"], placed["cxl_d"], placed["ddr"] - int(inputs["ddr"]["also on the GPU"].value)) == (40, 179, 37)
+    inputs = {row.name: row.inputs for row in rows}
+    host = inputs["ddr: master copies"]
+    by_tier = (
+        inputs["hbm: experts"]["kept"].value,
+        inputs["cxl_d: master copies"]["there"].value,
+        host["there"].value - host["also on the GPU"].value,
+    )
+    assert by_tier == (40, 179, 37)
 
 
 def test_the_table_depends_on_tokens_as_its_sums_do() -> None:

@@ -1,6 +1,7 @@
 """What each kind of operation did: FLOP, bytes and seconds by phase and device, and the roofs of the devices; for rooflines.
 
-Adds up; decides and times nothing. Seconds are those of the cost models, each operation alone on its device.
+Adds up; decides and times nothing. Times are those of the cost models, each operation alone on its device, in whole ps, so
+that their sums do not depend on the order in which steps are entered.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from moesim.arrays import FloatArray, IntArray
+from moesim.clock import to_ps
 from moesim.contract import Deployment, PhasePlan, Problem
 from moesim.engine.passes import Pass, core_work
 from moesim.engine.programs.attention import Core, cpu_share
 from moesim.engine.programs.gpu_steps import Parts
 from moesim.hardware.device import PHASES, Phase
-from moesim.results.recorder import SECOND, Recorder
+from moesim.results.recorder import Recorder
 
 __all__ = ["ExpertWork", "Operations", "roofs"]
 
@@ -32,8 +34,8 @@ class Operations:
         self._problem, self._deployment, self._recorder = problem, deployment, recorder
         self._kept = kept = recorder.breakdown
         self._phase = ""
-        self._known: dict[tuple[str, str, bytes], float] = {}
-        """Seconds of projections and the like by what passes them."""
+        self._known: dict[tuple[str, str, bytes], int] = {}
+        """ps of projections and the like by what passes them."""
         kept.roofs.update(roofs(problem))
 
     def dense(self, step: Pass, sets: Sequence[Sequence[Core]]) -> None:
@@ -99,7 +101,7 @@ class Operations:
         nbytes = len(tokens) * weights + number * crossing
         key = name, device, tokens.tobytes()
         if key not in self._known:
-            self._known[key] = float(seconds(device, tokens).sum())
+            self._known[key] = int(to_ps(seconds(device, tokens), name).sum())
         taken = self._known[key]
         self._recorder.rounded += layers * len(tokens)
         self._kept.operate(self._phase, device, name, layers * number * flops, layers * nbytes, layers * taken)
@@ -110,14 +112,14 @@ class Operations:
         tier = problem.gpu_tier if device == problem.system.gpu_name else self._deployment.plan.kv
         taken = costs.core(device, flops, nbytes, phase, tier)
         self._recorder.rounded += taken.size * (2 if cpu_share(self._deployment.plan.decode) else 1)
-        sums = (float(values.sum()) for values in (flops, nbytes, taken))
-        self._kept.operate(self._phase, device, "attention core", *sums)
+        time = int(to_ps(taken, "attention").sum())
+        self._kept.operate(self._phase, device, "attention core", float(flops.sum()), float(nbytes.sum()), time)
 
     def experts(self, phase: str, work: ExpertWork) -> None:
         """Adds the experts that a device computed in a pass. Launches and hand-overs are in the time."""
         if work.time:
             flops = work.flops + work.pairs * self._problem.model.expert_flops
-            self._kept.operate(phase, work.device, "experts", flops, work.nbytes, work.time / SECOND)
+            self._kept.operate(phase, work.device, "experts", flops, work.nbytes, work.time)
 
 
 class ExpertWork(NamedTuple):

@@ -49,7 +49,7 @@ def test_a_calibrated_machine_runs_in_a_scenario(tmp_path: Path) -> None:
     ("arguments", "wrong"),
     [
         (["--gpu", "rtx-409"], "Did you mean 'rtx-4090'?"),
-        (["--minutes", "0"], "no budget"),
+        (["--minutes", "0"], "not a budget"),
         (["--out", "profile.txt"], "ends in .yaml"),
     ],
 )

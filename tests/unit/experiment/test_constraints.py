@@ -79,7 +79,7 @@ def test_what_no_setting_keeps_is_said(tmp_path: Path) -> None:
     [
         ({"ttft_s.p99": {"at_most": 2}}, "has no unit; a duration is written like"),
         ({"tftt_s": {"at_most": "2 s"}}, "no run has a number 'tftt_s'"),
-        ({"machine_usd": {"at_most": "2 s"}}, "'s' is no unit of money"),
+        ({"machine_usd": {"at_most": "2 s"}}, "'s' is not a unit of money"),
         ({"slo.attainment": {}}, "give at_least, at_most or both"),
     ],
 )

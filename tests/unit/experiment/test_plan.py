@@ -167,7 +167,7 @@ def test_every_mistake_is_told_at_once_with_its_place(tmp_path: Path) -> None:
         ({"scenario": 3}, "3 is not a scenario"),
         ({}, "missing; it has to be given"),
         ({"scenario": BASE, "design": "sobol"}, "missing; it has to be given"),
-        ({"scenario": BASE, "design": {"kind": "sobol", "points": 6}, "axes": {"policy.hot": [0, 1]}}, "no power of two"),
+        ({"scenario": BASE, "design": {"kind": "sobol", "points": 6}, "axes": {"policy.hot": [0, 1]}}, "not a power of two"),
         ({"scenario": BASE, "axes": {"policy.hot": {"kind": "range", "low": 0, "high": 1}}}, "says how many values"),
         ({"scenario": BASE, "axes": {"policy.hot": {"kind": "range", "low": 1, "high": 0, "points": 3}}}, "not above 'low'"),
         ({"scenario": BASE, "axes": {"policy.hot": {"kind": "log", "low": 0, "high": 1, "points": 3}}}, "not above zero"),

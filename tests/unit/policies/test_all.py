@@ -27,11 +27,10 @@ NEED_CPU |= {"llama_cpp_cache", "vllm_cpu_misses", "dali", "freetoken"}
 NEED_DRIVE = {"zero_infinity"}
 NEED_CXL = {"cxl_ndp", "cxl_expert", "moe_cxl"}
 NEED_NETWORK = {"rmai"}
-NEED_ROOM = {"moe_lightning"}  # fills 86 % of GPU memory, in which a buffer of two layers does not fit
 REFUSED = {
-    "cpu": {"gpu_only"} | NEED_UNITS | NEED_DRIVE | NEED_ROOM | NEED_CXL | NEED_NETWORK,
-    "near_data": {"gpu_only"} | NEED_DRIVE | NEED_ROOM | NEED_NETWORK,
-    "plain": {"gpu_only"} | NEED_UNITS | NEED_CPU | NEED_DRIVE | NEED_ROOM | NEED_CXL | NEED_NETWORK,
+    "cpu": {"gpu_only"} | NEED_UNITS | NEED_DRIVE | NEED_CXL | NEED_NETWORK,
+    "near_data": {"gpu_only"} | NEED_DRIVE | NEED_NETWORK,
+    "plain": {"gpu_only"} | NEED_UNITS | NEED_CPU | NEED_DRIVE | NEED_CXL | NEED_NETWORK,
     "roomy": NEED_UNITS | NEED_DRIVE | NEED_CXL | NEED_NETWORK,
 }
 
