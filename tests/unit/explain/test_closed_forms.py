@@ -5,30 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from desktop_scenario import BATCH, DESKTOP, EXPERTS, LAYERS, TOP_K, W
 
 from moesim.explain.explain import explain
 from moesim.explain.rows import Section
 from moesim.scenario import load_data
 
-W = 3 * 2048 * 768 * 2.0
-LAYERS, EXPERTS, TOP_K, BATCH = 48, 128, 8, 4
-DESKTOP: dict[str, Any] = {
-    "hardware": "rtx4090-desktop",
-    "model": "qwen3-30b-a3b",
-    "workload": {
-        "kind": "offline",
-        "requests": BATCH,
-        "prompt": 256,
-        "output": 64,
-        "routing": {"kind": "uniform"},
-        "profile": {"kind": "uniform"},
-    },
-    "policy": {"kind": "static_popularity", "limit": 0},
-}
+SCENARIO = {**DESKTOP, "policy": {"kind": "static_popularity", "limit": 0}}
 
 
 def section(**changes: Any) -> Section:
-    return explain(load_data({**DESKTOP, **changes})).section("Closed forms")
+    return explain(load_data({**SCENARIO, **changes})).section("Closed forms")
 
 
 def value(of: Section, row: str) -> float:

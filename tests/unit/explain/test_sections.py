@@ -5,33 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from desktop_scenario import BATCH, DESKTOP, EXPERTS, LAYERS, TOP_K, W
 
 from moesim.explain.explain import Explanation, explain, to_text
 from moesim.scenario import load_data
 
-W = 3 * 2048 * 768 * 2.0
-"""Bytes of an expert of Qwen3-30B-A3B in BF16, and FLOP of a token through it."""
-LAYERS, EXPERTS, TOP_K, BATCH = 48, 128, 8, 4
 PCIE, DDR, HBM = 26.5e9, 70e9, 1008e9
 CPU, GPU = 0.92e12, 165.2e12 * 0.815
 Q = 0.931
 ACTIVATIONS = 2.8 * 2 * (2048 * 768) ** 0.5 / HBM
 """Seconds to move the activations of a token through an expert."""
 DISTINCT = EXPERTS * (1 - (1 - TOP_K / EXPERTS) ** BATCH)
-
-DESKTOP: dict[str, Any] = {
-    "hardware": "rtx4090-desktop",
-    "model": "qwen3-30b-a3b",
-    "workload": {
-        "kind": "offline",
-        "requests": BATCH,
-        "prompt": 256,
-        "output": 64,
-        "routing": {"kind": "uniform"},
-        "profile": {"kind": "uniform"},
-    },
-    "policy": "static_popularity",
-}
 
 
 def explained(**changes: Any) -> Explanation:

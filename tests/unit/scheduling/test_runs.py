@@ -7,20 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from served_models import MODEL
 
 import moesim
 from moesim.errors import InputError
 
-MODEL: dict[str, Any] = {
-    "name": "small",
-    "hidden": 1024,
-    "layers": 3,
-    "experts": 8,
-    "top_k": 2,
-    "expert_width": 2048,
-    "attention": {"kind": "gqa", "heads": 16, "kv_heads": 4, "head_dim": 64},
-    "vocab": 32000,
-}
 WORKLOAD: dict[str, Any] = {
     "kind": "online",
     "requests": 8,
