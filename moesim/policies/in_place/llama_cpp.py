@@ -24,7 +24,7 @@ class LlamaCpp(SizedPolicy):
 
     Other layers are resident as a whole. Upload or CPU goes by the tokens of the pass alone: decode of fewer than 32 sequences
     never uploads. Only experts with tokens are copied. GPU and CPU never work at the same time. Prompts are read in pieces of
-    `ubatch` tokens, each of which uploads anew.
+    `ubatch` tokens, each of which uploads anew (`whole_tensors`: experts without tokens, too).
     Source: ggml-org/llama.cpp (`--n-cpu-moe`, `--cpu-moe`, op off-load from a batch of 32; active experts only since pull
     request 15346); the fork ik_llama.cpp copies from 32 E / k tokens (`scaled`).
     Inferred: none of the rules. Left out: pageable copies from a memory-mapped file; 2-8 bit weights, unless the model is
@@ -42,6 +42,8 @@ class LlamaCpp(SizedPolicy):
     """Tokens of a piece of the prompts (published: 512)."""
     scaled: bool = False
     """Whether that number is per expert: upload_from * E / k tokens, as in the fork."""
+    whole_tensors: bool = False
+    """Whether an upload takes all experts of a layer, used or not, as before pull request 15346 (the fork: before 698)."""
 
     memoryless: ClassVar[bool] = True
     runtime: ClassVar[str] = "llama-cpp"
@@ -80,4 +82,6 @@ class LlamaCpp(SizedPolicy):
         """All missing experts the same way."""
         model = view.problem.model
         limit = self.upload_from * (model.experts / model.top_k if self.scaled else 1.0)
-        return upload_missing(visit, view) if visit.tokens >= limit else cpu_missing(visit, view)
+        if visit.tokens < limit:
+            return cpu_missing(visit, view)
+        return upload_missing(visit, view, whole_layer=self.whole_tensors)

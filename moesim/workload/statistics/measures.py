@@ -8,7 +8,7 @@ Short names: L layers, E experts per layer, k experts per token.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +18,13 @@ from moesim.arrays import FloatArray, IntArray
 from moesim.workload.statistics import replays
 
 __all__ = [
+    "PoolHits",
     "belady_hits",
     "coverage",
     "lru_hits",
     "next_layer_recall",
     "overlap",
+    "pool_hits",
     "popularity",
     "static_hits",
     "top_share",
@@ -106,6 +108,28 @@ def belady_hits(sequences: list[Ids], experts: int, capacity: int) -> float:
     """Share of expert requests that a per-layer cache of `capacity` experts serves at most; it sees them as `lru_hits` does."""
     functions, parts = _compiled(), _accesses(sequences, 1)
     return float(sum(functions.farthest(part, experts, capacity) for part in parts) / sum(len(part) for part in parts))
+
+
+class PoolHits(NamedTuple):
+    """Shares of requests that one pool of slots serves."""
+
+    lru: float
+    belady: float
+    """The most that any rule could."""
+
+
+def pool_hits(accesses: IntArray, slots: int, after: int = 0) -> PoolHits:
+    """How one pool of `slots` experts serves `accesses` [N] (expert of any layer), of which the first `after` do not count.
+
+    A request hits by LRU if fewer than `slots` other experts were asked for since its last one.
+    """
+    functions, experts = _compiled(), int(accesses.max()) + 1
+    distance = np.zeros((2, experts + 1), dtype=np.int64)
+    functions.distances(accesses[:after], distance[0])
+    functions.distances(accesses, distance[1])
+    before, whole = (functions.farthest(part, experts, slots) for part in (accesses[:after], accesses))
+    count = len(accesses) - after
+    return PoolHits(float((distance[1] - distance[0])[:slots].sum() / count), float((whole - before) / count))
 
 
 def static_hits(learn: IntArray, score: IntArray, capacity: int) -> FloatArray:
