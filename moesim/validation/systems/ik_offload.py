@@ -73,7 +73,7 @@ DEEPSEEK_V3 = Table(
     {_EFFICIENCY: (0.6062, False, 4096), _SHARE: (0.9931, False, 32), _RATE: (53.28, True, 256), _STREAM: (0.7339, True, 16)},
 )
 """IQ1_S_R4 (130 GiB) on two channels of DDR4-3200 and two RTX 3090, whose layers run one after another: one GPU. Copies
-come at up to 7.7 GB/s, more than the 6.2 that a copy engine reaches on eight lanes of PCIe 3: the link has what they carry in theory."""
+come at up to 7.7 GB/s, more than the 6.2 that a copy engine reaches on eight lanes of PCIe 3: the link has their peak."""
 _UNITS = {_RATE: " GFLOPS"}
 _PRODUCTS = 2
 """Grouped products of a layer (`-fmoe`: one for two matrices), which its uploaded experts share."""
