@@ -5,7 +5,7 @@ Knows the profile and the machine's costs; nothing changes during a run.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import ClassVar, Literal
 
@@ -19,7 +19,7 @@ from moesim.policies.in_place.planner_constants import believed
 from moesim.policies.kit.dispatch import in_order
 from moesim.policies.kit.orchestration import Candidates, Devices, Orchestration, Pins, search
 from moesim.policies.kit.placement import SizedPolicy, host_order, place, portions
-from moesim.policies.kit.sizing import gpu_account, no_plan, slots_in_host, too_large
+from moesim.policies.kit.sizing import gpu_account, host_room, no_plan, slots_in_host, too_large
 from moesim.workload.routing.law import normalised
 from moesim.workload.routing.strata import prototypes
 
@@ -136,11 +136,6 @@ class CoxMoe(SizedPolicy):
     def _candidates(self, problem: Problem) -> Candidates:
         """The search space that the parameters leave."""
         cut = portions(problem, batch=self.batch, kv=self.kv, staging=self.staging, spare=0.0)
-        hosts = sorted(problem.system.host_tiers, key=lambda tier: -problem.usable(tier))
-        host = cut.kv if cut.kv != problem.gpu_tier else (hosts or [problem.gpu_tier])[0]
-        trial = BatchPlan(cut.batch, cut.prefill, cut.decode, host, cut.staging)
-        holds = cut.kv == host or slots_in_host(problem, trial, problem.model.expert_bytes) >= problem.layers * problem.experts
-        kv = (self.kv,) if self.kv else (problem.gpu_tier, host) if holds and host != problem.gpu_tier else (problem.gpu_tier,)
         micro = _halvings(cut.batch) if problem.job.attention else (cut.batch,)
         options = self._devices(problem)
 
@@ -148,17 +143,17 @@ class CoxMoe(SizedPolicy):
             given = value or self.micro_batch
             return micro if given is None else (min(given, cut.batch),)
 
-        kv = kv if problem.cpu_index >= 0 else (problem.gpu_tier,)
+        kv = (self.kv,) if self.kv else _caches(problem, cut)
         return Candidates(
             batch=cut.batch,
-            host=host,
+            host=problem.main_memory if problem.system.host_tiers else problem.gpu_tier,
             kv=kv,
             prefill=_kept(problem, options, self.prefill_devices, None),
             decode=_kept(problem, options, self.decode_devices, self.core),
             micro_prefill=pinned(self.micro_batch_prefill),
             micro_decode=pinned(self.micro_batch_decode),
             staging=cut.staging,
-            least=tuple(_homeless(problem, BatchPlan(cut.batch, cut.prefill, cut.decode, tier, cut.staging)) for tier in kv),
+            least=tuple(_homeless(problem, replace(cut, kv=tier)) for tier in kv),
         )
 
     def _devices(self, problem: Problem) -> list[Devices]:
@@ -181,6 +176,13 @@ class CoxMoe(SizedPolicy):
             )
             return no_plan(pins, why)
         return too_large(problem, smallest, problem.model.expert_bytes)
+
+
+def _caches(problem: Problem, cut: BatchPlan) -> tuple[str, ...]:
+    """Tiers that hold the KV cache of a batch: GPU memory, and on machines whose CPU may attend every host tier, best first."""
+    hosts = host_order(problem) if problem.cpu_index >= 0 and problem.job.attention else []
+    fitting = [tier for tier in hosts if host_room(problem, replace(cut, kv=tier))[tier] >= 0]
+    return (problem.gpu_tier, *fitting)
 
 
 def _homeless(problem: Problem, cut: BatchPlan) -> int:

@@ -46,8 +46,9 @@ class Candidates(NamedTuple):
 
     batch: int
     host: str
-    """Host tier of activations, and of the KV cache if it is not in GPU memory."""
+    """Host tier of activations."""
     kv: tuple[str, ...]
+    """Tiers of the KV cache."""
     prefill: tuple[Devices, ...]
     decode: tuple[Devices, ...]
     micro_prefill: tuple[int, ...]
