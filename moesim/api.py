@@ -107,12 +107,12 @@ def check(*files: str | Path) -> dict[str, Any]:
     return check_files(files, experiment=judge)
 
 
-def list(what: str) -> builtins.list[Entry]:
-    """Everything that can be named: `what` is policies, machines, parts, runtimes, models, scenarios,
+def list(kind: str) -> builtins.list[Entry]:
+    """Everything that can be named: `kind` is policies, machines, parts, runtimes, models, scenarios,
     experiments or cases. Entries have a `name`, a `summary` and a `source`."""
     from moesim.cli import entries
 
-    return entries(what)
+    return entries(kind)
 
 
 def reproduce(ids: Iterable[str] = ()) -> builtins.list[CaseResult]:

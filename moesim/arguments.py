@@ -55,8 +55,8 @@ def _single_runs(commands: Any) -> None:
 
 def _many_runs(commands: Any) -> None:
     sweep = _command(commands, "sweep", "run an experiment, in parallel; resumes where it stopped")
-    told = "a YAML file, the name of a shipped experiment, or the experiment.json of a sweep, which repeats it"
-    sweep.add_argument("experiment", metavar="EXPERIMENT", help=told)
+    text = "a YAML file, the name of a shipped experiment, or the experiment.json of a sweep, which repeats it"
+    sweep.add_argument("experiment", metavar="EXPERIMENT", help=text)
     sweep.add_argument(
         "--out", metavar="DIR", help="directory of points and table, kept and added to (default: runs/sweep-NAME)"
     )

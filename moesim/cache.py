@@ -98,8 +98,8 @@ def code_entries() -> list[Entry]:
         places = sorted((folder() / CODE).iterdir())
     except OSError:
         return []
-    found = [(place, [entry for root, _, _ in os.walk(place) for entry in _files(Path(root))]) for place in places]
-    return [Entry(place, sum(e.nbytes for e in files), max((e.used for e in files), default=0.0)) for place, files in found]
+    folders = [(place, [entry for root, _, _ in os.walk(place) for entry in _files(Path(root))]) for place in places]
+    return [Entry(place, sum(e.nbytes for e in files), max((e.used for e in files), default=0.0)) for place, files in folders]
 
 
 def touch(path: Path) -> None:
@@ -139,24 +139,24 @@ def contents(*, clear: bool = False) -> dict[str, Any]:
 def to_text(contents: dict[str, Any]) -> str:
     """`contents` as lines."""
     lines = [f"cache in {contents['folder']}{', cleared; it held' if contents['cleared'] else ''}"]
-    for kind, thing in ((ROUTING, "table"), (CODE, "module")):
+    for kind, noun in ((ROUTING, "table"), (CODE, "module")):
         entries = contents[kind]["entries"]
-        things = f"{entries:,} {thing}{'' if entries == 1 else 's'}"
-        lines.append(f"{kind:9} {things:16} {format_bytes(contents[kind]['bytes'])}")
+        counted = f"{entries:,} {noun}{'' if entries == 1 else 's'}"
+        lines.append(f"{kind:9} {counted:16} {format_bytes(contents[kind]['bytes'])}")
     lines[1] += "" if contents["cleared"] else f" of at most {format_bytes(contents['limit_bytes'])}"
     return "\n".join(lines)
 
 
 def _files(place: Path) -> list[Entry]:
     """Files right in a folder; what another process removes meanwhile is left out."""
-    found = []
+    cached = []
     with suppress(OSError):
         for file in os.scandir(place):
             with suppress(OSError):
                 if file.is_file():
                     status = file.stat()
-                    found.append(Entry(Path(file.path), status.st_size, status.st_mtime))
-    return found
+                    cached.append(Entry(Path(file.path), status.st_size, status.st_mtime))
+    return cached
 
 
 def _trim(most: int) -> None:

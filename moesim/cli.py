@@ -46,13 +46,13 @@ def _command(words: list[str]) -> int:
 
 
 @contextmanager
-def _keeping(what: str, place: Any) -> Iterator[None]:
+def _keeping(label: str, place: Any) -> Iterator[None]:
     """Where the block is interrupted, says what of it is kept at `place`, if that is there by then."""
     try:
         yield
     except KeyboardInterrupt:
-        kept = (f"{what} in {place}",) if Path(place).exists() else ()
-        raise KeyboardInterrupt(*kept) from None
+        saved = (f"{label} in {place}",) if Path(place).exists() else ()
+        raise KeyboardInterrupt(*saved) from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,14 +91,14 @@ def _run(options: argparse.Namespace) -> int:
     from moesim.scenario.catalogue import shown
     from moesim.writing import file_target
 
-    this = _load(options)
-    refuse_foreign(out_directory(this, options.out))
+    loaded_scenario = _load(options)
+    refuse_foreign(out_directory(loaded_scenario, options.out))
     if options.trace is not None:
         file_target(options.trace)
-    spread = None if options.uncertainty is None else _uncertainty(options, this)
+    spread = None if options.uncertainty is None else _uncertainty(options, loaded_scenario)
     with bar("simulating", "tok") as progress:
         result = run_loaded(
-            this,
+            loaded_scenario,
             timeline=options.trace is not None,
             window=options.trace_window,
             progress=progress,
@@ -106,7 +106,7 @@ def _run(options: argparse.Namespace) -> int:
         )
     if spread is not None:
         spread.enter(result)
-    place = result.save(out_directory(this, options.out), timeline=this.scenario.simulation.timeline)
+    place = result.save(out_directory(loaded_scenario, options.out), timeline=loaded_scenario.scenario.simulation.timeline)
     if options.trace is not None:
         from moesim.results.timeline import write_trace
 
@@ -120,11 +120,11 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _uncertainty(options: argparse.Namespace, this: Any) -> Any:
+def _uncertainty(options: argparse.Namespace, loaded_scenario: Any) -> Any:
     from moesim.runs.uncertainty import study
 
     with bar("drawing", "machine") as progress:
-        return study(this, options.uncertainty, progress=progress)
+        return study(loaded_scenario, options.uncertainty, progress=progress)
 
 
 def _compare(options: argparse.Namespace) -> int:
@@ -133,10 +133,10 @@ def _compare(options: argparse.Namespace) -> int:
     from moesim.runs.compare import compare_in
     from moesim.runs.run import compared_directory, comparison_target, save_comparison
 
-    this, out = _load(options), options.out
-    names = options.policies.split(",") if options.policies else list(this.scenario.compare) or ["all"]
+    loaded_scenario, out = _load(options), options.out
+    names = options.policies.split(",") if options.policies else list(loaded_scenario.scenario.compare) or ["all"]
     if out is not None:
-        comparison_target(out, this, names)
+        comparison_target(out, loaded_scenario, names)
 
     def keep(result: Any) -> None:
         if out is not None:
@@ -144,7 +144,7 @@ def _compare(options: argparse.Namespace) -> int:
 
     with bar("comparing", "policy") as progress, _keeping("the runs that are done are", out) if out else nullcontext():
         results, refused = compare_in(
-            this,
+            loaded_scenario,
             names,
             jobs=options.jobs,
             command=options.command,
@@ -153,7 +153,7 @@ def _compare(options: argparse.Namespace) -> int:
         )
     ranked = compare(results)
     if out is not None:
-        save_comparison(out, {**ranked, "refused": refused}, results, kept=True)
+        save_comparison(out, {**ranked, "refused": refused}, results, stored=True)
     if options.json:
         say_json(ranked)
         return 0
@@ -167,15 +167,15 @@ def _sweep(options: argparse.Namespace) -> int:
     from moesim.units import format_count
 
     part = None if options.shard is None else shard(options.shard)
-    this = plan(options.experiment)
-    out = options.out or f"runs/sweep-{this.experiment.name}"
-    kept = "the same command resumes; the points that are done are"
-    with bar("sweeping", "point") as progress, _keeping(kept, out):
-        result = run_plan(this, out=out, jobs=options.jobs, dask=options.dask, part=part, progress=progress)
+    sweep_plan = plan(options.experiment)
+    out = options.out or f"runs/sweep-{sweep_plan.experiment.name}"
+    message = "the same command resumes; the points that are done are"
+    with bar("sweeping", "point") as progress, _keeping(message, out):
+        result = run_plan(sweep_plan, out=out, jobs=options.jobs, dask=options.dask, part=part, progress=progress)
     if result is None:
         text = f"part {options.shard} is done; the same command without --shard runs what is left and writes the table"
-        return _said(options, {"experiment": this.experiment.name, "shard": options.shard}, text)
-    text = f"{result}\n\n{format_count(len(this.rows), 'point')} in {out}"
+        return _said(options, {"experiment": sweep_plan.experiment.name, "shard": options.shard}, text)
+    text = f"{result}\n\n{format_count(len(sweep_plan.rows), 'point')} in {out}"
     return _said(options, result.answer, text) or int(result.answer["points"]["failed"] > 0)
 
 
@@ -190,12 +190,12 @@ def _said(options: argparse.Namespace, document: Any, text: str) -> int:
 def _optimize(options: argparse.Namespace) -> int:
     from moesim.experiment.optimum import optimize
 
-    kept = _keeping("the same command resumes; the points that are done are", options.out) if options.out else nullcontext()
-    with bar("searching", "point") as progress, kept:
-        found = optimize(
+    guard = _keeping("the same command resumes; the points that are done are", options.out) if options.out else nullcontext()
+    with bar("searching", "point") as progress, guard:
+        search = optimize(
             options.experiment, out=options.out, rounds=options.rounds, jobs=options.jobs, dask=options.dask, progress=progress
         )
-    return _said(options, found.answer, str(found)) or int(found.answer["points"]["failed"] > 0)
+    return _said(options, search.answer, str(search)) or int(search.answer["points"]["failed"] > 0)
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -215,8 +215,8 @@ def _report(options: argparse.Namespace) -> int:
 def _explain(options: argparse.Namespace) -> int:
     from moesim.explain.explain import explain, load_known, to_json, to_text
 
-    this, unasked = load_known(options.scenario, sets=options.set, policy=options.policy, seed=options.seed)
-    explanation = explain(this, unasked=unasked)
+    loaded_scenario, unasked = load_known(options.scenario, sets=options.set, policy=options.policy, seed=options.seed)
+    explanation = explain(loaded_scenario, unasked=unasked)
     if options.section:
         explanation = explanation.only(options.section)
     if options.json:
@@ -238,8 +238,8 @@ def _export(options: argparse.Namespace) -> int:
 def _reproduce(options: argparse.Namespace) -> int:
     from moesim import validation
 
-    kept = _keeping("the cases that are done are", options.out) if options.out else nullcontext()
-    with bar("reproducing", "case") as progress, kept:
+    guard = _keeping("the cases that are done are", options.out) if options.out else nullcontext()
+    with bar("reproducing", "case") as progress, guard:
         results = validation.reproduce(options.ids, progress=progress, out=options.out)
     if options.json:
         say_json(validation.to_json(results))
@@ -251,8 +251,8 @@ def _reproduce(options: argparse.Namespace) -> int:
 def _cache(options: argparse.Namespace) -> int:
     from moesim.cache import contents, to_text
 
-    kept = contents(clear=options.clear)
-    return _said(options, kept, to_text(kept))
+    cached = contents(clear=options.clear)
+    return _said(options, cached, to_text(cached))
 
 
 def _calibrate(options: argparse.Namespace) -> int:
@@ -273,7 +273,7 @@ def _import(options: argparse.Namespace) -> int:
 
         model = named_model(options.model)
     imported = import_trace(options.format, Path(options.file), Path(options.out), model)
-    say("\n".join([f"{imported.rows:,} {imported.what} in {options.out}", *(f"note: {note}" for note in imported.notes)]))
+    say("\n".join([f"{imported.rows:,} {imported.unit} in {options.out}", *(f"note: {note}" for note in imported.notes)]))
     return 0
 
 
@@ -321,38 +321,38 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
-    found = entries(options.what)
+    items = entries(options.what)
     if options.json:
-        say_json([{"name": entry.name, "summary": entry.summary, "source": entry.source} for entry in found])
+        say_json([{"name": entry.name, "summary": entry.summary, "source": entry.source} for entry in items])
         return 0
     from moesim.results.marks import LOSSY, marked
 
-    names = {entry: marked(entry.name, lossy=entry.lossy) for entry in found}
+    names = {entry: marked(entry.name, lossy=entry.lossy) for entry in items}
     width = max(map(len, names.values()), default=0)
     blocks: dict[str, list[str]] = {}
-    for entry in found:
+    for entry in items:
         heading = "bounds, which no system can reach" if entry.bound else entry.kind if options.what == "parts" else ""
         blocks.setdefault(heading, []).append(f"{names[entry]:{width}}  {entry.summary}".rstrip())
-    notes = [LOSSY] if any(entry.lossy for entry in found) else []
+    notes = [LOSSY] if any(entry.lossy for entry in items) else []
     parts = ["\n".join([*([heading] if heading else []), *blocks[heading]]) for heading in sorted(blocks)]
     say("\n\n".join([*parts, *notes]))
     return 0
 
 
-def entries(what: str) -> list[Any]:
+def entries(kind: str) -> list[Any]:
     """Everything of one of `LISTS` that can be named; InputError for another word."""
     from moesim.errors import InputError, did_you_mean
     from moesim.scenario import catalogue
 
-    if what not in LISTS:
-        raise InputError(Mistake(f"no list of '{what}'; there are {', '.join(LISTS)}.{did_you_mean(what, LISTS)}"))
-    if what == "cases":
+    if kind not in LISTS:
+        raise InputError(Mistake(f"no list of '{kind}'; there are {', '.join(LISTS)}.{did_you_mean(kind, LISTS)}"))
+    if kind == "cases":
         from moesim import validation
 
         return [catalogue.Entry(entry["name"], entry["summary"], entry["source"]) for entry in validation.entries()]
-    if what in ("machines", "parts"):
-        return [entry for entry in catalogue.names("hardware") if (entry.kind == "system") is (what == "machines")]
-    return catalogue.names(what)
+    if kind in ("machines", "parts"):
+        return [entry for entry in catalogue.names("hardware") if (entry.kind == "system") is (kind == "machines")]
+    return catalogue.names(kind)
 
 
 def _completion(options: argparse.Namespace) -> int:

@@ -50,10 +50,10 @@ def added(operation: str, *terms: Any) -> NDArray[np.int64]:
     return np.asarray(sum(terms), dtype=np.int64)
 
 
-def multiplied(operation: str, each: int, number: NDArray[np.int64]) -> NDArray[np.int64]:
-    """`each` ps times `number` [...]; InputError where it is more than the clock holds."""
-    within(each * int(number.max(initial=0)), operation)
-    return each * number
+def multiplied(operation: str, ps: int, number: NDArray[np.int64]) -> NDArray[np.int64]:
+    """`ps` ps times `number` [...]; InputError where it is more than the clock holds."""
+    within(ps * int(number.max(initial=0)), operation)
+    return ps * number
 
 
 def total(operation: str, times: NDArray[np.int64], axis: int | None = None) -> Any:

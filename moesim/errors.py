@@ -66,5 +66,5 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
 
 def excerpt(text: str, most: int = 60) -> str:
     """`text` as a message may quote it: on one line, cut after `most` characters, nothing in it that a terminal obeys."""
-    kept = text if len(text) <= most else f"{text[: most - 3]}..."
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in kept)
+    start = text if len(text) <= most else f"{text[: most - 3]}..."
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in start)

@@ -54,13 +54,13 @@ def compiled(module: ModuleType) -> SimpleNamespace | None:
     except ImportError:
         return None
     place = _place(module)
-    kept = _writable(place)
+    writable = _writable(place)
     if not ready(module):
-        _announce(module, kept)
+        _announce(module, writable)
     config: Any = numba.config
     before, config.CACHE_DIR = config.CACHE_DIR, str(place)
     try:
-        scope = _scope(module, cache=kept)
+        scope = _scope(module, cache=writable)
     finally:
         config.CACHE_DIR = before
     return SimpleNamespace(**{function.__name__: scope[function.__name__] for function in module.FUNCTIONS})
@@ -83,8 +83,8 @@ def _twin(function: Any, scope: dict[str, Any]) -> FunctionType:
     return twin
 
 
-def _announce(module: ModuleType, kept: bool) -> None:
-    often = "once on this machine" if kept else f"for this process alone, as {folder()} cannot be written to"
+def _announce(module: ModuleType, writable: bool) -> None:
+    often = "once on this machine" if writable else f"for this process alone, as {folder()} cannot be written to"
     logger.warning("compiling %s, %s; takes some seconds", module.__name__, often)
 
 
@@ -136,10 +136,10 @@ def _addresses(module: ModuleType) -> dict[str, int] | None:
     place = _place(module) / f"{hashlib.sha256(host.encode()).hexdigest()[:16]}.o"
     code = _read(place)
     if code is None:
-        kept = _writable(place.parent)
-        _announce(module, kept)
+        writable = _writable(place.parent)
+        _announce(module, writable)
         code = _object(module, llvm)
-        if kept:
+        if writable:
             with suppress(OSError):
                 writing.write(place, [hashlib.sha256(code).digest(), code], durable=False)
     machine = llvm.Target.from_default_triple().create_target_machine(jit=True)
@@ -174,9 +174,9 @@ def _object(module: ModuleType, llvm: Any) -> bytes:
     for entry in module.ENTRIES:
         kinds = [module.BUFFERS.get(name) for name in inspect.signature(entry).parameters]
         signature = tuple(types.CPointer(getattr(types, kind)) if kind else types.int64 for kind in kinds)
-        made: Any = numba.njit(signature, **bare)(_twin(entry, scope))
-        part = llvm.parse_assembly(made.inspect_llvm(signature))
-        part.get_function(made.overloads[signature].fndesc.llvm_func_name).name = _PREFIX + entry.__name__
+        compiled_entry: Any = numba.njit(signature, **bare)(_twin(entry, scope))
+        part = llvm.parse_assembly(compiled_entry.inspect_llvm(signature))
+        part.get_function(compiled_entry.overloads[signature].fndesc.llvm_func_name).name = _PREFIX + entry.__name__
         whole.link_in(part)
     machine = llvm.Target.from_default_triple().create_target_machine(
         cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3, jit=True

@@ -22,7 +22,7 @@ Source: OWASP, CSV Injection (owasp.org/www-community/attacks/CSV_Injection)."""
 
 def printable(text: str) -> str:
     """The text with what a terminal would obey instead of show as `\\uXXXX`, which JSON reads as the same character."""
-    return _UNSAFE.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
+    return _UNSAFE.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
 
 
 def line(text: str) -> str:

@@ -89,12 +89,12 @@ def complain(text: str) -> None:
 @contextlib.contextmanager
 def plain_warnings() -> Iterator[None]:
     """While the block runs, a warning is one line on standard error, once, without the line of our code that raised it."""
-    said: set[str] = set()
+    printed: set[str] = set()
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
         text = str(message)
-        if text not in said:
-            said.add(text)
+        if text not in printed:
+            printed.add(text)
             complain(f"note: {text}")
 
     with warnings.catch_warnings():

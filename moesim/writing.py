@@ -189,14 +189,14 @@ def _refusal(path: str | Path, reason: str) -> InputError:
 @contextmanager
 def _folders(folder: Path) -> Iterator[None]:
     """Makes `folder` and what is missing above it; takes these away again where the block fails and they are empty."""
-    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    missing = [candidate for candidate in (folder, *folder.parents) if not candidate.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
         yield
     except BaseException:
         with suppress(OSError):
-            for one in missing:
-                one.rmdir()
+            for created in missing:
+                created.rmdir()
         raise
 
 

@@ -77,9 +77,11 @@ def _copies(copies: Sequence[Copy]) -> Fitted:
 
 def _arrays(work: Sequence[Work]) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, BoolArray]:
     """Experts, tokens, bytes and FLOP per token of each expert, seconds, and which are fitted on."""
-    weights = np.array([3.0 * one.hidden * one.width for one in work])
-    number, tokens, seconds = (np.array([float(getattr(one, key)) for one in work]) for key in ("experts", "tokens", "seconds"))
-    chosen = np.array([TOKENS.index(one.tokens) % 2 == 0 for one in work])
+    weights = np.array([3.0 * case.hidden * case.width for case in work])
+    number, tokens, seconds = (
+        np.array([float(getattr(case, key)) for case in work]) for key in ("experts", "tokens", "seconds")
+    )
+    chosen = np.array([TOKENS.index(case.tokens) % 2 == 0 for case in work])
     return number, tokens, 2.0 * weights, 2.0 * weights, seconds, chosen
 
 
@@ -90,8 +92,8 @@ def _experts(points: GpuPoints) -> Fitted:
 
     def predict(values: Values) -> FloatArray:
         line = Roofline(streaming=values["streaming"], efficiency=values["efficiency"], q=values["q"])
-        each = line.bulk((tokens + values["half"]) * flops, nbytes, line.stream(points.read), points.peak)
-        return np.asarray(values["launch"] + number * each)
+        per_expert = line.bulk((tokens + values["half"]) * flops, nbytes, line.stream(points.read), points.peak)
+        return np.asarray(values["launch"] + number * per_expert)
 
     return _fitted("grouped experts", predict, seconds, chosen, search)
 
@@ -111,55 +113,57 @@ def _gemm(points: GpuPoints) -> Fitted:
 def parts(points: GpuPoints, fits: dict[str, Fitted], source: str) -> dict[str, dict[str, Any]]:
     """`{"gpu": ..., "memory": ..., "link": ...}` with annotated values; `source` says which machine, when and with what."""
 
-    def said(what: str) -> str:
-        return f"{source}: {points.name}, {points.library}; {what}"
+    def source_of(method: str) -> str:
+        return f"{source}: {points.name}, {points.library}; {method}"
 
     def of(name: str, keys: Sequence[str]) -> dict[str, Any]:
-        one = fits[name]
-        text = f"fit of {one.name}, test points {one.tested.median:.1%} median, {one.tested.p90:.1%} p90"
-        return {key: (one.trust.share if key in _OF_PEAK else one.trust.shape)(one.values[key], said(text)) for key in keys}
+        fit = fits[name]
+        text = f"fit of {fit.name}, test points {fit.tested.median:.1%} median, {fit.tested.p90:.1%} p90"
+        return {
+            key: (fit.trust.share if key in _OF_PEAK else fit.trust.shape)(fit.values[key], source_of(text)) for key in keys
+        }
 
-    tiny = Value(quantity(points.launch, "s"), "measured", said("kernels over one number, launched in a row"))
+    tiny = Value(quantity(points.launch, "s"), "measured", source_of("kernels over one number, launched in a row"))
     experts = fits["experts"].values
     gpu = {
         "kind": "gpu",
-        "compute": Value(quantity(points.peak, "FLOP/s"), "measured", said("largest bfloat16 product, no data sheet")),
+        "compute": Value(quantity(points.peak, "FLOP/s"), "measured", source_of("largest bfloat16 product, no data sheet")),
         "experts": {
             "kind": "roofline",
             **of("experts", ("streaming", "efficiency", "half", "q")),
-            "valid_tokens": Value([TOKENS[0], TOKENS[-1]], "measured", said("range of the points")),
+            "valid_tokens": Value([TOKENS[0], TOKENS[-1]], "measured", source_of("range of the points")),
         },
         "gemm": {"kind": "roofline", **of("gemm", ("streaming", "efficiency", "q"))},
         "attention": {
-            "streaming": Value(round(min(1.0, points.kv_rate / points.read), 4), "measured", said("decode attention"))
+            "streaming": Value(round(min(1.0, points.kv_rate / points.read), 4), "measured", source_of("decode attention"))
         },
         "fixed": {
             "layer": fits["experts"].trust.shape(
-                quantity(experts["launch"], "s"), said("fixed time of a layer of grouped experts")
+                quantity(experts["launch"], "s"), source_of("fixed time of a layer of grouped experts")
             ),
             **dict.fromkeys(("gemm", "attention", "small"), tiny),
         },
     }
     memory = {
         "kind": "hbm",
-        "capacity": Value(quantity(points.capacity, "B"), "measured", said("as the driver tells it")),
+        "capacity": Value(quantity(points.capacity, "B"), "measured", source_of("as the driver tells it")),
         "usable": Value(0.94, "assumed", "context and allocator keep about 6 %, range 3-10 %"),
-        "read": Value(quantity(points.read, "B/s"), "measured", said("the better of a sum and a copy")),
+        "read": Value(quantity(points.read, "B/s"), "measured", source_of("the better of a sum and a copy")),
     }
-    return {"gpu": gpu, "memory": memory, "link": _link(points, fits["copies"], said)}
+    return {"gpu": gpu, "memory": memory, "link": _link(points, fits["copies"], source_of)}
 
 
-def _link(points: GpuPoints, copies: Fitted, said: Callable[[str], str]) -> dict[str, Any]:
-    """The link between host and GPU; `said` completes the source of a value."""
+def _link(points: GpuPoints, copies: Fitted, source_of: Callable[[str], str]) -> dict[str, Any]:
+    """The link between host and GPU; `source_of` completes the source of a value."""
     rates, trust = copies.values, copies.trust
     together = min(points.both, rates["rate"] + rates["reverse"])
     text = f"fit of pinned copies, test points {copies.tested.median:.1%} median"
     return {
         "kind": "link",
-        "rate": trust.rate(rates["rate"], "B/s", said(f"to the GPU, {text}")),
-        "reverse": trust.rate(rates["reverse"], "B/s", said(f"to the host, {text}")),
-        "both": Value(quantity(together, "B/s"), "measured", said("both directions at once, in sum")),
-        "setup": trust.shape(quantity(rates["setup"], "s"), said(text)),
-        "floor": trust.shape(quantity(rates["floor"], "s"), said(text)),
+        "rate": trust.rate(rates["rate"], "B/s", source_of(f"to the GPU, {text}")),
+        "reverse": trust.rate(rates["reverse"], "B/s", source_of(f"to the host, {text}")),
+        "both": Value(quantity(together, "B/s"), "measured", source_of("both directions at once, in sum")),
+        "setup": trust.shape(quantity(rates["setup"], "s"), source_of(text)),
+        "floor": trust.shape(quantity(rates["floor"], "s"), source_of(text)),
         "serial": True,
     }

@@ -70,8 +70,8 @@ def counts(cores: int) -> list[int]:
 
 def size_for(cache: float, available: float, seconds: float) -> int:
     """Bytes of a buffer: four caches, but no more than an eighth of the memory or than the time allows to fill."""
-    wanted = min(max(4.0 * cache, 256e6), available / 8.0, _FILLING * seconds)
-    return max(_LEAST, int(wanted)) // 4096 * 4096
+    size = min(max(4.0 * cache, 256e6), available / 8.0, _FILLING * seconds)
+    return max(_LEAST, int(size)) // 4096 * 4096
 
 
 def measure(node: int | None, cpus: Sequence[int], cache: float, available: float, budget: Budget) -> Sweep:

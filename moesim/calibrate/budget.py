@@ -45,7 +45,7 @@ def fastest(calls: Sequence[Callable[[], object]], budget: Budget, *, least: int
     best, spent = [math.inf] * len(calls), [0.0] * len(calls)
     share = 3.0 * budget.seconds / max(1, len(calls))
     for turn in range(turns):
-        made = 0
+        rounds = 0
         for index, call in enumerate(calls):
             left = budget.left
             if left <= 0.0 and (turn > 0 or index >= least):
@@ -56,7 +56,7 @@ def fastest(calls: Sequence[Callable[[], object]], budget: Budget, *, least: int
             call()
             seconds = budget.clock() - begin
             best[index], spent[index] = min(best[index], seconds), spent[index] + seconds
-            made += 1
-        if not made:
+            rounds += 1
+        if not rounds:
             break
     return best

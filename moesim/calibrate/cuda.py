@@ -106,12 +106,12 @@ class Gpu(NamedTuple):
         self.wait()
         number = max(1, int(_CLOCK / max(budget.clock() - begin, 1e-7)))
 
-        def many() -> None:
+        def batch() -> None:
             for _ in range(number):
                 call()
             self.wait()
 
-        return fastest([many], budget, turns=10)[0] / number
+        return fastest([batch], budget, turns=10)[0] / number
 
 
 def find() -> Gpu | None:
@@ -133,20 +133,20 @@ def measure(gpu: Gpu, budget: Budget) -> GpuPoints:
         read = _read(gpu, cache, budget.part(0.05))
         peak = _peak(gpu, budget.part(0.05))
         copies = tuple(_copies(gpu, budget.part(0.3)))
-        both = _both(gpu, budget.part(0.05))
+        two_way = _both(gpu, budget.part(0.05))
         alone = tuple(_alone(gpu, cache, _ROOM * capacity, budget.part(0.4)))
         grouped = tuple(_grouped(gpu, cache, _ROOM * capacity, budget.part(0.7)))
         kv = _attention(gpu, cache, budget.part(0.4))
         launch = _launch(gpu, budget.part(0.3))
         trip = _round_trip(gpu, budget.part(0.5))
     library = f"torch {torch.__version__}, CUDA {getattr(torch.version, 'cuda', None) or getattr(torch.version, 'hip', None)}"
-    return GpuPoints(name, library, capacity, read, peak, copies, both, alone, grouped, kv, launch, trip)
+    return GpuPoints(name, library, capacity, read, peak, copies, two_way, alone, grouped, kv, launch, trip)
 
 
 def _properties(gpu: Gpu) -> tuple[str, float, float]:
     """Name, bytes of memory, bytes of the last-level cache."""
-    told = gpu.torch.cuda.get_device_properties(0)
-    return str(told.name), float(told.total_memory), float(getattr(told, "L2_cache_size", 0) or _CACHE)
+    properties = gpu.torch.cuda.get_device_properties(0)
+    return str(properties.name), float(properties.total_memory), float(getattr(properties, "L2_cache_size", 0) or _CACHE)
 
 
 def _read(gpu: Gpu, cache: float, budget: Budget) -> float:
@@ -193,8 +193,8 @@ def _both(gpu: Gpu, budget: Budget) -> float:
 
 def _cases(room: float, alone: bool) -> list[tuple[int, int, int, int]]:
     """Hidden, width, experts and tokens of what fits into `room` bytes: 16-bit weights, and three hidden states of a token."""
-    every = [(hidden, width, 1 if alone else experts, tokens) for hidden, width, experts in _SHAPES for tokens in TOKENS]
-    return [(h, w, e, m) for h, w, e, m in every if e * (6.0 * h * w + 2.0 * m * (2 * h + 4 * w)) <= room]
+    cases = [(hidden, width, 1 if alone else experts, tokens) for hidden, width, experts in _SHAPES for tokens in TOKENS]
+    return [(h, w, e, m) for h, w, e, m in cases if e * (6.0 * h * w + 2.0 * m * (2 * h + 4 * w)) <= room]
 
 
 def _alone(gpu: Gpu, cache: float, room: float, budget: Budget) -> Iterator[Work]:

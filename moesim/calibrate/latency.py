@@ -86,18 +86,18 @@ class Chain:
         self._head[1] = self._heads[self._turn % self.lists]
         self._turn += 1
         begin = time.perf_counter()
-        found = self._walk(address(self._head), None)
+        end = self._walk(address(self._head), None)
         seconds = time.perf_counter() - begin
-        if found != 0:
+        if end != 0:
             raise RuntimeError("the C library found an object at address 0")
         return seconds / self.nodes
 
     def walks(self, budget: Budget) -> FloatArray:
         """[walks] seconds of one load, as many as the budget allows, at least 3."""
-        found = [self.walk() for _ in range(3)]
-        while budget.left > 0 and len(found) < 4 * self.lists:
-            found.append(self.walk())
-        return np.array(found)
+        seconds = [self.walk() for _ in range(3)]
+        while budget.left > 0 and len(seconds) < 4 * self.lists:
+            seconds.append(self.walk())
+        return np.array(seconds)
 
 
 def idle(chain: Chain, budget: Budget) -> float:
@@ -119,10 +119,10 @@ def loaded(chain: Chain, stream: Bytes, cpus: Sequence[int], budget: Budget) -> 
     levels += [(number, 1.0) for number in (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96) if number <= len(cpus)]
     if len(cpus) > 1:
         levels.append((len(cpus), 1.0))
-    found = []
+    points = []
     for index, (number, share) in enumerate(dict.fromkeys(levels)):
-        found.append(_beside(chain, stream, list(cpus)[:number], share, budget.part(1 / (len(levels) - index))))
-    return tuple(found)
+        points.append(_beside(chain, stream, list(cpus)[:number], share, budget.part(1 / (len(levels) - index))))
+    return tuple(points)
 
 
 class _Stream(threading.Thread):

@@ -45,11 +45,11 @@ ROWS = (1, 2, 3, 4, 6, 8)
 
 def libraries() -> list[Library]:
     """Those that this Python can load."""
-    found = [numpy_rows(), numpy_products()]
+    available = [numpy_rows(), numpy_products()]
     if importlib.util.find_spec("torch") is not None:
         with contextlib.suppress(ImportError, OSError):  # there, but not for this machine
-            found += torch_products(importlib.import_module("torch"))
-    return found
+            available += torch_products(importlib.import_module("torch"))
+    return available
 
 
 def _filled(rows: int, columns: int) -> Any:
@@ -85,13 +85,13 @@ def _expert(hidden: int, width: int) -> Expert:
 def torch_products(torch: Any) -> list[Library]:
     """float32, bfloat16 and 8-bit integers, as far as this build of torch can do them."""
     version = torch.__version__
-    found = [
+    candidates = [
         _torch(torch, "torch_fp32", torch.float32, 4.0, f"torch {version}, float32"),
         _torch(torch, "torch_bf16", torch.bfloat16, 2.0, f"torch {version}, bfloat16"),
     ]
     if hasattr(torch, "_int_mm"):
-        found.append(_torch_int8(torch, f"torch {version}, 8-bit integers, activations too"))
-    return [library for library in found if _works(library)]
+        candidates.append(_torch_int8(torch, f"torch {version}, 8-bit integers, activations too"))
+    return [library for library in candidates if _works(library)]
 
 
 def _torch(torch: Any, name: str, dtype: Any, weight: float, says: str) -> Library:

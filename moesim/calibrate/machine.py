@@ -86,23 +86,23 @@ def stay_on(node: Node) -> bool:
 
 def versions() -> str:
     """`numpy 2.4.6, scipy 1.17.1`: the libraries that are there."""
-    found = []
+    texts = []
     for name in LIBRARIES:
         try:
-            found.append(f"{name} {version(name)}")
+            texts.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             continue
-    return ", ".join(found)
+    return ", ".join(texts)
 
 
 def cpu_list(text: str) -> list[int]:
     """Numbers in the kernel's lists: `0-3,8` is 0, 1, 2, 3, 8."""
-    found: list[int] = []
+    numbers: list[int] = []
     for part in text.strip().split(","):
         if part:
             first, _, last = part.partition("-")
-            found += range(int(first), int(last or first) + 1)
-    return found
+            numbers += range(int(first), int(last or first) + 1)
+    return numbers
 
 
 def _text(path: Path) -> str:
@@ -132,7 +132,7 @@ def _nodes(folder: Path, processors: Path) -> list[Node]:
         allowed = None
     paths = [path for path in folder.glob("node[0-9]*") if path.name[4:].isdigit()]
     numbers = sorted(int(path.name[4:]) for path in paths)
-    found = []
+    nodes = []
     for number in numbers:
         place = folder / f"node{number}"
         capacity = _meminfo(place / "meminfo").get("MemTotal", 0.0)
@@ -140,9 +140,9 @@ def _nodes(folder: Path, processors: Path) -> list[Node]:
         distances = [int(word) for word in _text(place / "distance").split()]
         if capacity > 0:
             near = dict(zip(numbers, distances, strict=False))
-            found.append(Node(number, _cores(cpus, processors), capacity, near))
+            nodes.append(Node(number, _cores(cpus, processors), capacity, near))
     everything = tuple(sorted(allowed)) if allowed else tuple(range(os.cpu_count() or 1))
-    return found or [Node(0, everything, 0.0, {0: 10})]
+    return nodes or [Node(0, everything, 0.0, {0: 10})]
 
 
 def _cores(cpus: list[int], processors: Path) -> tuple[int, ...]:

@@ -33,13 +33,13 @@ class RefusedError(OSError):
 @cache
 def library() -> ctypes.CDLL:
     """The C library of this process, with the functions that are timed; calls leave Python's lock to other threads."""
-    found = ctypes.CDLL(None, use_errno=True)
+    libc = ctypes.CDLL(None, use_errno=True)
     pointer, size = ctypes.c_void_p, ctypes.c_size_t
-    for name, given in (("memchr", (pointer, ctypes.c_int, size)), ("memcpy", (pointer, pointer, size)),
+    for name, arguments in (("memchr", (pointer, ctypes.c_int, size)), ("memcpy", (pointer, pointer, size)),
                         ("memset", (pointer, ctypes.c_int, size))):  # fmt: skip
-        function = getattr(found, name)
-        function.argtypes, function.restype = given, pointer
-    return found
+        function = getattr(libc, name)
+        function.argtypes, function.restype = arguments, pointer
+    return libc
 
 
 def address(memory: NDArray[np.generic]) -> int:
@@ -80,16 +80,16 @@ def _policy(mode: int, node: int | None) -> None:
     if node is not None:
         bits = 8 * ctypes.sizeof(ctypes.c_ulong)
         mask[node // bits] = 1 << (node % bits)
-    given = ctypes.byref(mask) if node is not None else None
+    pointer = ctypes.byref(mask) if node is not None else None
     length = ctypes.c_ulong(_MASK_BITS if node is not None else 0)
-    if library().syscall(number, ctypes.c_int(mode), given, length) != 0:
+    if library().syscall(number, ctypes.c_int(mode), pointer, length) != 0:
         raise RefusedError(ctypes.get_errno(), f"the system refuses to place memory on node {node}")
 
 
 def _lies(place: int) -> int:
     """The node of the page at an address."""
-    number, found = ctypes.c_long(_numbers()[1]), ctypes.c_int(-1)
+    number, node = ctypes.c_long(_numbers()[1]), ctypes.c_int(-1)
     flags = ctypes.c_ulong(_WHERE)
     nothing = ctypes.c_ulong(0)
-    done = library().syscall(number, ctypes.byref(found), None, nothing, ctypes.c_void_p(place), flags)
-    return found.value if done == 0 else -1
+    done = library().syscall(number, ctypes.byref(node), None, nothing, ctypes.c_void_p(place), flags)
+    return node.value if done == 0 else -1

@@ -80,15 +80,15 @@ def _measured(machine: machines.Machine, name: str, gpu: str, budget: Budget) ->
     versions = machines.versions()
     source = f"moesim calibrate, {datetime.date.today().isoformat()}, {machine.cpu}, {versions}"
     busy = _busy(len(machine.home.cpus))
-    found = cuda.find()
-    rest = budget.part(1 - _GPU) if found is not None else budget
+    runtime = cuda.find()
+    rest = budget.part(1 - _GPU) if runtime is not None else budget
     memories = _memories(machine, rest.part(_MEMORY))
-    processor, few = _processor(machine, memories, rest)
+    processor, notes = _processor(machine, memories, rest)
     lines = [*summary.machine_lines(machine, versions), *busy, "", *summary.memory_lines(memories), ""]
-    lines += [*summary.curve_lines(processor.curves), summary.call_line(processor.call), *few, f"split: {experts.SPLIT}"]
+    lines += [*summary.curve_lines(processor.curves), summary.call_line(processor.call), *notes, f"split: {experts.SPLIT}"]
     warnings = summary.warning_lines(memories, processor.curves, {})
-    if found is not None:
-        points = cuda.measure(found, budget)
+    if runtime is not None:
+        points = cuda.measure(runtime, budget)
         fits = accelerator.fit(points)
         replacement = accelerator.parts(points, fits, source)
         lines += ["", *summary.gpu_lines(points, fits), f"split: {accelerator.SPLIT}"]
@@ -114,17 +114,17 @@ def _memories(machine: machines.Machine, budget: Budget) -> list[Memory]:
 
     home = machine.home
     ordered = [home, *(node for node in machine.nodes if node.number != home.number)]
-    found = []
+    measured = []
     for index, node in enumerate(ordered):
         place = node.number if len(machine.nodes) > 1 else None
         try:
-            found.append(_memory(machine, node, place, budget.part(1 / (len(ordered) - index))))
+            measured.append(_memory(machine, node, place, budget.part(1 / (len(ordered) - index))))
         except OSError as error:
             if node.number == home.number:  # the memory that is nearest anyway
-                found.append(_memory(machine, node, None, budget.part(1 / (len(ordered) - index))))
+                measured.append(_memory(machine, node, None, budget.part(1 / (len(ordered) - index))))
             else:
-                found.append(Memory(node, None, None, f"left out: {error.strerror or error}"))
-    return found
+                measured.append(Memory(node, None, None, f"left out: {error.strerror or error}"))
+    return measured
 
 
 def _memory(machine: machines.Machine, node: machines.Node, place: int | None, budget: Budget) -> Memory:
@@ -158,10 +158,10 @@ def _processor(machine: machines.Machine, memories: list[Memory], budget: Budget
     points = experts.measure(known, machine.cache, machine.available, budget.part(0.97))
     sweep = memories[0].sweep
     assert sweep is not None
-    made = {library.name: experts.curve(library, points, sweep.read) for library in known}
-    curves = [curve for curve in made.values() if curve is not None]
+    by_library = {library.name: experts.curve(library, points, sweep.read) for library in known}
+    curves = [curve for curve in by_library.values() if curve is not None]
     if not curves:
         raise InputError(Mistake("the budget is too small for any kernel to be fitted; allow more minutes", file="--minutes"))
-    missing = [name for name, curve in made.items() if curve is None]
-    few = [f"too few points in this budget for {', '.join(missing)}"] if missing else []
-    return Processor(curves, call, kv), few
+    missing = [name for name, curve in by_library.items() if curve is None]
+    notes = [f"too few points in this budget for {', '.join(missing)}"] if missing else []
+    return Processor(curves, call, kv), notes

@@ -58,10 +58,10 @@ def _profile(name: str) -> Node:
 
 def _expanded(node: Node) -> Node:
     resolver = Resolver(Path())
-    found = resolver.hardware(node, ("part",), ())
+    machine = resolver.hardware(node, ("part",), ())
     if resolver.mistakes:
         raise InputError(*resolver.mistakes)
-    return found
+    return machine
 
 
 def _of_system(path: Path, gpu: str | None = None) -> dict[str, Node] | None:
@@ -78,7 +78,7 @@ def _of_system(path: Path, gpu: str | None = None) -> dict[str, Node] | None:
             continue
         tier = system.at(("tiers", str(memory.value)))
         links = system.value["links"].value.values() if "links" in system.value else ()
-        link = next((one for one in map(_expanded, links) if at.value in one.plain().get("ends", ())), None)
+        link = next((link_node for link_node in map(_expanded, links) if at.value in link_node.plain().get("ends", ())), None)
         if tier is not None and link is not None:
             return {"gpu": full, "memory": _expanded(tier), "link": link}
     return None
@@ -86,17 +86,17 @@ def _of_system(path: Path, gpu: str | None = None) -> dict[str, Node] | None:
 
 def _annotated(node: Node, name: str, part: str) -> dict[str, Any]:
     """Plain data again, each value saying that it is not this machine's."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, child in node.value.items():
         if key in _PLACES:
             continue
         if isinstance(child.value, dict):
-            found[key] = _annotated(child, name, part)
+            values[key] = _annotated(child, name, part)
         elif key == "kind" or isinstance(child.value, bool):
-            found[key] = child.value
+            values[key] = child.value
         else:
-            said = child.origin.source if child.origin is not None else ""
+            stated = child.origin.source if child.origin is not None else ""
             basis = child.origin.basis if child.origin is not None else ""
-            source = f"no GPU was measured on this machine: {part} as with profile {name} ({basis or 'no basis'}: {said})"
-            found[key] = Value(child.plain(), "assumed", source)
-    return found
+            source = f"no GPU was measured on this machine: {part} as with profile {name} ({basis or 'no basis'}: {stated})"
+            values[key] = Value(child.plain(), "assumed", source)
+    return values

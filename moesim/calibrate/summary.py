@@ -98,8 +98,8 @@ def warning_lines(memories: Sequence[Memory], curves: Sequence[Curve], gpu: Mapp
         lines += curve.trust.warning(f"experts on the CPU by {curve.library.name}")
     if curves and not any(curve.trust.holds for curve in curves):
         lines.append("warning: no kernel of the CPU counts as measured, so the CPU runs experts by assumed ones")
-    for one in gpu.values():
-        lines += one.trust.warning(f"{one.name} on the GPU")
+    for gpu_fit in gpu.values():
+        lines += gpu_fit.trust.warning(f"{gpu_fit.name} on the GPU")
     return lines
 
 

@@ -36,13 +36,13 @@ class Homes:
     """LM head; the input embedding, too, where both are one matrix."""
     embeddings: str | None = None
     """Input embedding, where it is a matrix of its own."""
-    kept: int = 0
+    kept_layers: int = 0
     """Decoder layers, from the first, whose weights stay in GPU memory all the same."""
 
     @classmethod
-    def everything(cls, tier: str, kept: int = 0) -> Homes:
+    def everything(cls, tier: str, kept_layers: int = 0) -> Homes:
         """All of them in `tier`."""
-        return cls(tier, tier, tier, tier, tier, kept)
+        return cls(tier, tier, tier, tier, tier, kept_layers)
 
     @property
     def elsewhere(self) -> bool:
@@ -68,7 +68,7 @@ def crossing(model: Architecture, homes: Homes, *, first: bool = True, last: boo
         elif layer not in model.bare_layers:
             parts.append((homes.shared, model.shared_bytes))
         sums: dict[str, float] = {}
-        for tier, nbytes in parts if layer >= homes.kept else ():
+        for tier, nbytes in parts if layer >= homes.kept_layers else ():
             if tier is not None and nbytes:
                 sums[tier] = sums.get(tier, 0.0) + float(nbytes)
         weights.append(tuple(sums.items()))

@@ -72,9 +72,9 @@ class Series:
     def of(cls, steps: Sequence[StepPlan]) -> Series:
         """Steps that were composed one by one; only the first drops any."""
         sizes = np.array([len(step.requests) for step in steps])
-        found = None
+        prefix_tokens = None
         if any(step.found is not None for step in steps):
-            found = np.concatenate([np.zeros_like(step.before) if step.found is None else step.found for step in steps])
+            prefix_tokens = np.concatenate([np.zeros_like(step.before) if step.found is None else step.found for step in steps])
         return cls(
             sizes,
             np.concatenate([step.requests for step in steps]),
@@ -82,7 +82,7 @@ class Series:
             np.concatenate([step.before for step in steps]),
             np.concatenate([step.yields for step in steps]),
             steps[0].dropped,
-            found,
+            prefix_tokens,
         )
 
     @property
@@ -95,9 +95,9 @@ class Series:
         if steps == len(self.sizes):
             return self
         end = int(self.sizes[:steps].sum())
-        found = None if self.found is None else self.found[:end]
+        prefix_tokens = None if self.found is None else self.found[:end]
         first = self.requests[:end], self.new_tokens[:end], self.before[:end]
-        return Series(self.sizes[:steps], *first, self.yields[:end], self.dropped, found)
+        return Series(self.sizes[:steps], *first, self.yields[:end], self.dropped, prefix_tokens)
 
 
 class Scheduler(Protocol):

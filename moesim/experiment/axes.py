@@ -154,15 +154,15 @@ def _edges(axis: Range | LogRange, node: Node, where: tuple[str, ...], drawn: bo
         return Mistake(message, _path((*where, key)), *(node.child(key) or node).place)
 
     step = axis.step if isinstance(axis, Range) else None
-    given = {"low": axis.low, "high": axis.high, **({"step": step} if step is not None else {})}
-    read = {key: split(value) for key, value in given.items()}
-    mistakes = [wrong(key, f"'{given[key]}' is not a number or quantity") for key, found in read.items() if found is None]
+    edges = {"low": axis.low, "high": axis.high, **({"step": step} if step is not None else {})}
+    read = {key: split(value) for key, value in edges.items()}
+    mistakes = [wrong(key, f"'{edges[key]}' is not a number or quantity") for key, pair in read.items() if pair is None]
     if mistakes:
         return mistakes
     low, high = (_number(edge) for edge in (axis.low, axis.high))
-    for key, found in read.items():
-        if found is not None and found[1] != low[1]:
-            mistakes.append(wrong(key, f"'{given[key]}' is not in the unit of 'low', '{axis.low}'; write all in one unit"))
+    for key, pair in read.items():
+        if pair is not None and pair[1] != low[1]:
+            mistakes.append(wrong(key, f"'{edges[key]}' is not in the unit of 'low', '{axis.low}'; write all in one unit"))
     if not mistakes and low[0] >= high[0]:
         mistakes.append(wrong("high", f"{axis.high} is not above 'low', {axis.low}"))
     if not mistakes and isinstance(axis, LogRange) and low[0] <= 0:
@@ -176,9 +176,9 @@ def _edges(axis: Range | LogRange, node: Node, where: tuple[str, ...], drawn: bo
 
 
 def _number(edge: float | str) -> tuple[float, str]:
-    found = split(edge)
-    assert found is not None, edge
-    return found
+    pair = split(edge)
+    assert pair is not None, edge
+    return pair
 
 
 def _between(low: float, high: float, share: Fraction | float, axis: Range | LogRange) -> float:
@@ -217,12 +217,12 @@ def _listed(path: str, axis: List, node: Node, where: tuple[str, ...], again: bo
 
 def _labelled(path: str, values: tuple[Node, ...], labels: Sequence[Any]) -> Column:
     """The column that shows `labels`: as numbers, where all are numbers or quantities of one unit."""
-    found = [split(label) for label in labels]
-    units = {one[1] for one in found if one is not None}
-    if None in found or len(units) != 1:
+    quantities = [split(label) for label in labels]
+    units = {quantity[1] for quantity in quantities if quantity is not None}
+    if None in quantities or len(units) != 1:
         return Column(path, values, tuple(_text(label) for label in labels))
-    pairs = zip(labels, found, strict=True)
-    shown = tuple(label if isinstance(label, int) else one[0] for label, one in pairs if one is not None)
+    pairs = zip(labels, quantities, strict=True)
+    shown = tuple(label if isinstance(label, int) else quantity[0] for label, quantity in pairs if quantity is not None)
     return Column(path, values, shown, units.pop(), _scale(shown))
 
 

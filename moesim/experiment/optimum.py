@@ -147,7 +147,7 @@ def _closer(experiment_plan: Plan, axes: Sequence[Dimension], known: Sequence[Ce
     if best is None:
         return []
     level = float(experiment_plan.document["level"])
-    found = []
+    points = []
     for axis in axes:
         column = axis.columns[0]
         neighbours = _beside(axis, best, known)
@@ -161,8 +161,8 @@ def _closer(experiment_plan: Plan, axes: Sequence[Dimension], known: Sequence[Ce
             if value is not None:
                 shown = {**here, column.name: value}
                 values = {**experiment_plan.planner.settings[best.settings], column.path: _node(column, value)}
-                found.append((values, shown))
-    return found
+                points.append((values, shown))
+    return points
 
 
 def _tied(a: Cell, b: Cell, level: float) -> bool:

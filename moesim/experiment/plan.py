@@ -99,19 +99,19 @@ def plan(source: str | Path | Mapping[str, Any], **changes: Any) -> Plan:
     root, folder, name = read(source, changes)
     root = _in_full(root)
     experiment, mistakes = _head(root)
-    said = root.child("scenario")
-    if experiment is None or said is None:
+    scenario_node = root.child("scenario")
+    if experiment is None or scenario_node is None:
         raise InputError(*mistakes)
     experiment = experiment if experiment.name else experiment.model_copy(update={"name": name})
     drawn = not isinstance(experiment.design, Grid) or any(mistake.path.startswith("design") for mistake in mistakes)
     axes, wrong = _axes(root, drawn)
     mistakes += [*wrong, *_metric(experiment, root, axes), *constraints(experiment, root)[1]]
     try:
-        family = Family(said, folder)
+        family = Family(scenario_node, folder)
     except InputError as error:
         raise InputError(*dict.fromkeys([*mistakes, *error.mistakes])) from None
-    given = root.child("policies")
-    policies, wrong = choices(given.value if given is not None and isinstance(given.value, list) else None, family)
+    listed = root.child("policies")
+    policies, wrong = choices(listed.value if listed is not None and isinstance(listed.value, list) else None, family)
     planner = Planner(family, experiment, policies, metric=(root.child("metric") or root).place)
     used, idle = _used(axes, planner)
     planner.grid(used)
@@ -179,19 +179,19 @@ def _axes(root: Node, drawn: bool) -> tuple[list[Dimension], list[Mistake]]:
     paths: dict[str, str] = {}
     for name, node in inside.value.items():
         axis, wrong = _judged(name, node)
-        one = None
+        planned = None
         if axis is not None:
-            one, wrong = dimension(name, axis, node, drawn=drawn)
+            planned, wrong = dimension(name, axis, node, drawn=drawn)
         mistakes += wrong
         inner = node.child("paths")
         keys = dict(inner.value) if inner is not None and isinstance(inner.value, dict) else {name: node}
         for path, below in keys.items():
             mistakes += [Mistake(text, f"axes.{name}", *below.key) for text in _forbidden(path, paths)]
             paths[path] = name
-        if one is not None and one.label is not None and name in (*_RESERVED, *keys):
+        if planned is not None and planned.label is not None and name in (*_RESERVED, *keys):
             mistakes.append(Mistake(f"an axis cannot be called '{name}'; tables have that column", f"axes.{name}", *node.key))
-        if one is not None and not any(_forbidden(path, ()) for path in keys):
-            dimensions.append(one)
+        if planned is not None and not any(_forbidden(path, ()) for path in keys):
+            dimensions.append(planned)
     return dimensions, mistakes
 
 
@@ -207,13 +207,15 @@ def _judged(name: str, node: Node) -> tuple[Axis | None, list[Mistake]]:
 
 def _forbidden(path: str, before: Iterable[str]) -> list[str]:
     """What speaks against varying a path."""
-    told = [f"'{path}' is not an axis: {_NO_AXIS[path]}"] if path in _NO_AXIS else []
-    for other in before:
-        if path == other:
-            told.append(f"'{path}' is varied by two axes")
-        elif path.startswith(f"{other}.") or other.startswith(f"{path}."):
-            told.append(f"'{path}' and '{other}' are varied, and one lies inside the other; vary the outer one as a whole")
-    return told
+    messages = [f"'{path}' is not an axis: {_NO_AXIS[path]}"] if path in _NO_AXIS else []
+    for earlier in before:
+        if path == earlier:
+            messages.append(f"'{path}' is varied by two axes")
+        elif path.startswith(f"{earlier}.") or earlier.startswith(f"{path}."):
+            messages.append(
+                f"'{path}' and '{earlier}' are varied, and one lies inside the other; vary the outer one as a whole"
+            )
+    return messages
 
 
 def _metric(experiment: Experiment, root: Node, axes: Iterable[Dimension]) -> list[Mistake]:
@@ -234,17 +236,17 @@ def _numbers_of(name: str, axes: Iterable[Dimension]) -> str:
 
 def _used(axes: Iterable[Dimension], planner: Planner) -> tuple[list[Dimension], list[Mistake]]:
     """The axes, without those of policy parameters that none of the policies has."""
-    known = [planner.family.policy_keys(choice.given or choice.node) for choice in planner.policies]
-    asked = zip(planner.policies, known, strict=True)
-    if any(keys is None and planner.family.is_plugin(choice.node) for choice, keys in asked):
+    known = [planner.family.policy_keys(choice.policy_object or choice.node) for choice in planner.policies]
+    pairs = zip(planner.policies, known, strict=True)
+    if any(keys is None and planner.family.is_plugin(choice.node) for choice, keys in pairs):
         return list(axes), []  # the points say why this policy cannot be asked
-    every = sorted({name for keys in known for name in keys or ()})
+    parameters = sorted({name for keys in known for name in keys or ()})
     used, mistakes = [], []
     for axis in axes:
         own = {column: column.path.split(".")[1] for column in axis.columns if column.path.startswith("policy.")}
-        idle = {column: name for column, name in own.items() if name not in every}
+        idle = {column: name for column, name in own.items() if name not in parameters}
         for column, name in idle.items():
-            message = f"no policy here has a parameter '{name}'; there are: {', '.join(every) or 'none'}"
+            message = f"no policy here has a parameter '{name}'; there are: {', '.join(parameters) or 'none'}"
             mistakes.append(Mistake(message, column.path, *column.values[0].key))
         used += [] if idle else [axis]
     return used, mistakes

@@ -56,7 +56,7 @@ class Choice:
     label: str
     node: Node | None = None
     """As the file says it; None for the scenario's own."""
-    given: Policy | None = None
+    policy_object: Policy | None = None
     """The object, where one was handed over."""
 
 
@@ -65,23 +65,23 @@ def choices(nodes: Sequence[Node] | None, family: Family) -> tuple[list[Choice],
     if nodes is None:
         return [Choice("")], []
     labels = iter(told_apart([node.value for node in nodes if isinstance(node.value, Policy)]))
-    found: list[Choice] = []
+    entries: list[Choice] = []
     mistakes: list[Mistake] = []
     for index, node in enumerate(nodes):
         if node.value == "all":
-            known = {one.label for one in found}
-            every = [name for name in plugins.names("policies") if name not in known]
-            found += [Choice(name, Node(name, node.place, node.key)) for name in every]
+            known = {choice.label for choice in entries}
+            names = [name for name in plugins.names("policies") if name not in known]
+            entries += [Choice(name, Node(name, node.place, node.key)) for name in names]
             continue
-        one = Choice(next(labels), None, node.value) if isinstance(node.value, Policy) else _choice(node)
-        if isinstance(one, str):
-            mistakes.append(Mistake(one, f"policies.{index}", *node.place))
-        elif any(one.label == other.label for other in found):
-            message = f"a second policy is called '{one.label}'; tell them apart by {{kind: ..., label: ...}}"
+        choice = Choice(next(labels), None, node.value) if isinstance(node.value, Policy) else _choice(node)
+        if isinstance(choice, str):
+            mistakes.append(Mistake(choice, f"policies.{index}", *node.place))
+        elif any(choice.label == earlier.label for earlier in entries):
+            message = f"a second policy is called '{choice.label}'; tell them apart by {{kind: ..., label: ...}}"
             mistakes.append(Mistake(message, f"policies.{index}", *node.place))
         else:
-            found.append(one)
-    return found, mistakes
+            entries.append(choice)
+    return entries, mistakes
 
 
 def _choice(node: Node) -> Choice | str:
@@ -129,20 +129,20 @@ class Planner:
     def _point(self, values: Setting, shown: dict[str, Any], choice: Choice, number: int) -> None:
         self._members += 1
         try:
-            this = self._member(values, choice, number)
-            self._measurable(this.scenario.hardware)
+            member = self._member(values, choice, number)
+            self._measurable(member.scenario.hardware)
         except InputError as error:
             where = ", ".join(f"{column} = {value}" for column, value in shown.items())
             for mistake in error.mistakes:
                 self._wrong.setdefault(mistake, []).append(f"{where}, {choice.label}".strip(", "))
             return
-        task = self._task(this)
+        task = self._task(member)
         self.tasks.setdefault(task.name, task)
-        scenario = this.scenario
-        label = choice.label or str(this.data["policy"].get("kind") or policy_label(scenario.policy))
+        scenario = member.scenario
+        label = choice.label or str(member.data["policy"].get("kind") or policy_label(scenario.policy))
         self.rows.append(Row(shown, label, scenario.seed, scenario.replicate, task.name))
         if self.first is None:
-            self.first = this
+            self.first = member
 
     def _measurable(self, machine: System) -> None:
         """InputError where the metric needs what the machine does not say."""
@@ -156,8 +156,8 @@ class Planner:
             raise InputError(Mistake(f"{text}; write these under hardware, or take another metric", "metric", *self.metric))
 
     def _member(self, values: Setting, choice: Choice, number: int) -> LoadedScenario:
-        given = choice.given
-        keys = self.family.policy_keys(given or choice.node)
+        policy_object = choice.policy_object
+        keys = self.family.policy_keys(policy_object or choice.node)
         changes = [policy_change(choice.node)] if choice.node is not None else []
         own: dict[str, Node] = {}
         varied: list[Change] = []
@@ -165,15 +165,15 @@ class Planner:
             head, _, name = path.partition(".")
             if head == "policy" and keys is not None and name.partition(".")[0] not in keys:
                 continue  # this policy has no such parameter; that some policy has it was checked
-            if head == "policy" and given is not None:
+            if head == "policy" and policy_object is not None:
                 own[name] = node
             else:
                 varied.append(change(path, node))
         changes += parts_first(varied)
-        if given is not None and own:
-            given = _changed(given, own)
+        if policy_object is not None and own:
+            policy_object = _changed(policy_object, own)
         changes.append(number_change("replicate", self.family.replicate + number))
-        return self.family.member(changes, given)
+        return self.family.member(changes, policy_object)
 
     def _task(self, loaded_scenario: LoadedScenario) -> Task:
         scenario, data = (
@@ -200,10 +200,10 @@ class Planner:
         """What is wrong, each once; what some settings cause outside the experiment's own `file` says which."""
         reported = []
         for mistake, where in self._wrong.items():
-            some = len(where) < self._members and bool(where[0]) and (not mistake.line or mistake.file != file)
-            others = len(set(where)) - 1
-            more = f" and {others} more {'setting' if others == 1 else 'settings'}" if others else ""
-            reported.append(mistake._replace(message=f"{mistake.message} (with {where[0]}{more})") if some else mistake)
+            partly = len(where) < self._members and bool(where[0]) and (not mistake.line or mistake.file != file)
+            further = len(set(where)) - 1
+            more = f" and {further} more {'setting' if further == 1 else 'settings'}" if further else ""
+            reported.append(mistake._replace(message=f"{mistake.message} (with {where[0]}{more})") if partly else mistake)
         return reported
 
     def grid(self, axes: Sequence[Dimension]) -> None:
@@ -216,7 +216,7 @@ def _changed(policy: Policy, own: dict[str, Node]) -> Policy:
     try:
         return type(policy).model_validate({**policy.model_dump(), **{name: node.plain() for name, node in own.items()}})
     except ValidationError as error:
-        wrong = [(str(one["loc"][0]) if one["loc"] else next(iter(own)), str(one["msg"])) for one in error.errors()]
+        wrong = [(str(detail["loc"][0]) if detail["loc"] else next(iter(own)), str(detail["msg"])) for detail in error.errors()]
         raise InputError(*(Mistake(text, f"policy.{name}", *_place(own, name)) for name, text in wrong)) from None
 
 

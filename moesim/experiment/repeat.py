@@ -24,18 +24,18 @@ def resolved(root: Node, planner: Planner) -> dict[str, Any]:
 
     Profiles and models stay names, for an axis may put others in their place; what the first point made of them is kept beside.
     """
-    said = {key: below.plain() for key, below in root.value.items() if key not in ("scenario", "policies")}
+    keys = {key: below.plain() for key, below in root.value.items() if key not in ("scenario", "policies")}
     policies = [_policy(choice, planner) for choice in planner.policies]
     named = {"policies": policies} if None not in policies else {}
     name = {"name": planner.experiment.name}
-    whole: dict[str, Any] = to_plain({**said, **name, "scenario": planner.family.written, **named})
+    whole: dict[str, Any] = to_plain({**keys, **name, "scenario": planner.family.written, **named})
     return whole
 
 
 def _policy(choice: Choice, planner: Planner) -> Any:
     """A policy as an experiment says it; None for the scenario's own."""
-    if choice.given is not None:
-        return {**planner.family.member([], choice.given).data["policy"], "label": choice.label}
+    if choice.policy_object is not None:
+        return {**planner.family.member([], choice.policy_object).data["policy"], "label": choice.label}
     plain = choice.node.plain() if choice.node is not None else None
     return {**plain, "label": choice.label} if isinstance(plain, dict) else plain
 

@@ -68,15 +68,15 @@ class Store:
         if not self.directory.exists():
             return []
         message = "no sweep of moesim wrote this; name a new or empty directory, or take it away"
-        found = []
+        mistakes = []
         for path in sorted(self.directory.iterdir()):
             known = path.is_dir() if path.name == "points" else path.is_file() and _is_ours(path.name)
             if not known:
-                found.append(Mistake(message, file=str(path)))
+                mistakes.append(Mistake(message, file=str(path)))
         for path in sorted(self.points.iterdir()) if self.points.is_dir() else ():
             if not path.is_file() or not (_POINT.match(path.name) or is_leftover(path.name)):
-                found.append(Mistake(message, file=str(path)))
-        return found
+                mistakes.append(Mistake(message, file=str(path)))
+        return mistakes
 
     def _other(self) -> list[Mistake]:
         """Whether the directory belongs to another experiment."""

@@ -52,8 +52,8 @@ class Task:
         except InputError as error:
             return {"status": "refused", "error": "; ".join(str(mistake) for mistake in error.mistakes)}
         except Exception as error:
-            told = str(error).splitlines()
-            text = f"{type(error).__name__}: {told[0]}" if told else type(error).__name__
+            lines = str(error).splitlines()
+            text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
             return {"status": "failed", "error": text, "traceback": traceback.format_exc()}
 
     def _numbers(self) -> Record:

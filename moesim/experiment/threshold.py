@@ -42,8 +42,8 @@ def _told(peak: Peak) -> str:
     where = "at an end of the range" if peak.at_edge else "inside the range"
     if len(peak.tied) == 1:
         return f"peak at {100 * peak.value:.4g} %, {speed}, {where}"
-    others = ", ".join(f"{100 * value:.4g}" for value in peak.tied if value != peak.value)
-    return f"peak at {100 * peak.value:.4g} %, {speed}, tied with {others} %; the plateau {_reach(peak.at_edge)}"
+    ties = ", ".join(f"{100 * value:.4g}" for value in peak.tied if value != peak.value)
+    return f"peak at {100 * peak.value:.4g} %, {speed}, tied with {ties} %; the plateau {_reach(peak.at_edge)}"
 
 
 def _reach(at_edge: bool) -> str:
@@ -81,11 +81,13 @@ class Sweep:
         """The curve with its peak marked; `second` is drawn beside it."""
         from moesim.report.figures import threshold_curve
 
-        other = None if second is None else second._curve()
-        return threshold_curve(self._curve(), second=other, labels=labels or (self.scenario, second.scenario if second else ""))
+        second_curve = None if second is None else second._curve()
+        return threshold_curve(
+            self._curve(), second=second_curve, labels=labels or (self.scenario, second.scenario if second else "")
+        )
 
     @property
-    def told(self) -> str:
+    def sentence(self) -> str:
         """Where the peak is, in a sentence."""
         return _told(self.peak)
 
@@ -101,7 +103,7 @@ class Sweep:
             lines.append(
                 f"{row['threshold_percentile']:>10.4g}  {row['throughput_tok_s']:>12,.0f}  {spread:>23}  {row['bottleneck']}"
             )
-        return "\n".join([*lines, self.told])
+        return "\n".join([*lines, self.sentence])
 
 
 def sweep_threshold(
@@ -140,7 +142,7 @@ def _at(base: LoadedScenario, path: str, value: float) -> LoadedScenario:
     """`base` with the value; what a policy's parameter cannot change, the requests and their routing, is taken over."""
     change: dict[str, Any] = {path: value}
     changed = loaded(base, **change)
-    return replace(changed, made=base.build()) if path.startswith("policy.") else changed
+    return replace(changed, job_and_table=base.build()) if path.startswith("policy.") else changed
 
 
 def _row(value: float, group: list[dict[str, Any]]) -> dict[str, Any]:

@@ -69,7 +69,8 @@ def _coalescing(plan: Plan) -> Iterator[Row]:
     for phase, micro, tokens in phases:
         count = float(np.ceil(plan.batch / micro))
         alone, together = (
-            float(used(problem.popularity, problem.model.top_k, some).sum(axis=1).mean()) for some in (tokens / count, tokens)
+            float(used(problem.popularity, problem.model.top_k, sample).sum(axis=1).mean())
+            for sample in (tokens / count, tokens)
         )
         inputs = {
             "n": Quantity(count, "micro-batches"),
@@ -111,8 +112,8 @@ def _deferral(plan: Plan) -> Iterator[Row]:
     front = float(costs.projections(gpu, plan.batch) + costs.output(gpu, plan.batch) + costs.router(plan.batch))
     front += float(costs.core(gpu, flops, read, "decode", problem.gpu_tier))
     chance = used(problem.popularity, top_k, float(plan.batch))
-    each = plan.batch * top_k / float(chance.sum(axis=1).mean())
-    experts = float((chance * ~plan.resident).sum(axis=1).mean()) * float(costs.cpu(each, tier))
+    tokens = plan.batch * top_k / float(chance.sum(axis=1).mean())
+    experts = float((chance * ~plan.resident).sum(axis=1).mean()) * float(costs.cpu(tokens, tier))
     late = experts * deferred / top_k
     inputs = {"GPU": Quantity(front, "s"), "immediate": Quantity(experts - late, "s"), "deferred": Quantity(late, "s")}
     law = f"max(GPU + immediate, immediate + deferred), {deferred} of {top_k} experts deferred; changes outputs a little"
@@ -134,5 +135,5 @@ def _queue(plan: Plan) -> Iterator[Row]:
     law = "load s / (1 - load): exponential service (M/M/1)"
     yield Row("the same, sizes at random", closed_forms.mm1_wait(_LOAD / service, service), "s", law, inputs)
     law = "n s: equal flows that share a link end together"
-    both = {"n": Quantity(2), "s": Quantity(service, "s")}
-    yield Row("two uploads at once over one link", closed_forms.shared_link_seconds(2, service), "s", law, both)
+    quantities = {"n": Quantity(2), "s": Quantity(service, "s")}
+    yield Row("two uploads at once over one link", closed_forms.shared_link_seconds(2, service), "s", law, quantities)

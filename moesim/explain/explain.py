@@ -45,8 +45,8 @@ def load_known(
         if any(mistake.path != "policy.kind" or plugins.UNJUDGED not in mistake.message for mistake in error.mistakes):
             raise
         unasked = error.mistakes[0].message
-    others = [text for text in sets if not text.strip().startswith("policy")]
-    return load(source, sets=others, policy=STAND_IN, seed=seed), unasked
+    other_sets = [text for text in sets if not text.strip().startswith("policy")]
+    return load(source, sets=other_sets, policy=STAND_IN, seed=seed), unasked
 
 
 def explain(loaded: LoadedScenario, *, unasked: str = "") -> Explanation:
@@ -72,8 +72,8 @@ def explain(loaded: LoadedScenario, *, unasked: str = "") -> Explanation:
     else:
         sections = (explain_work.model(plan), explain_work.placement(plan), origins)
     kind = "nobody" if unasked else str(getattr(scenario.policy, "kind", type(scenario.policy).__name__))
-    kept = tuple(section for section in sections if section.rows or section.note)
-    return Explanation(scenario.name, scenario.hardware.name or "this machine", scenario.model.name, kind, kept)
+    shown = tuple(section for section in sections if section.rows or section.note)
+    return Explanation(scenario.name, scenario.hardware.name or "this machine", scenario.model.name, kind, shown)
 
 
 def _of_experts(plan: Plan) -> tuple[Section, ...]:
@@ -97,7 +97,7 @@ def _of_experts(plan: Plan) -> tuple[Section, ...]:
 def _job_and_profile(loaded: LoadedScenario) -> tuple[Job, FloatArray]:
     """The job and the [L, E] profile, without the run's own routing wherever the profile can be had alone."""
     scenario, workload = loaded.scenario, loaded.scenario.workload
-    if loaded.made is not None or not isinstance(workload, Offline) or isinstance(workload.profile, Same):
+    if loaded.job_and_table is not None or not isinstance(workload, Offline) or isinstance(workload.profile, Same):
         job, table = loaded.build()
         return job, table.profile
     streams, routing = Streams(scenario.seed, scenario.replicate), workload.routing

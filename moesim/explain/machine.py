@@ -68,15 +68,15 @@ def engines(costs: Costs) -> list[Engine]:
     """Every device with every tier whose experts it can compute in place."""
     system = costs.system
 
-    def made(device: str, tier: str, time: Callable[[Any], Any]) -> Engine:
+    def place(device: str, tier: str, time: Callable[[Any], Any]) -> Engine:
         spec = system.devices[device]
         weights = 0.0 if isinstance(getattr(spec, "experts", None), PerToken) else float(time(_FEW))
         return Engine(device, tier, time, weights, float(time(_MANY)) / _MANY)
 
-    found = [made(system.gpu_name, system.gpu_tier, costs.gpu)]
+    places = [place(system.gpu_name, system.gpu_tier, costs.gpu)]
     if costs.cpu_name is not None:
-        found += [made(costs.cpu_name, tier, partial(costs.cpu, tier=tier)) for tier in system.host_tiers]
-    return [*found, *(made(unit, tier, partial(costs.ndp, tier=tier)) for tier, unit in costs.ndp_of.items())]
+        places += [place(costs.cpu_name, tier, partial(costs.cpu, tier=tier)) for tier in system.host_tiers]
+    return [*places, *(place(unit, tier, partial(costs.ndp, tier=tier)) for tier, unit in costs.ndp_of.items())]
 
 
 def rooflines(costs: Costs) -> Section:
@@ -238,19 +238,19 @@ def _together(alone: Mapping[str, float], own: Mapping[str, Mapping[str, float]]
     rates = dict(alone)
     users = {resource: [name for name in own if resource in own[name]] for usage in own.values() for resource in usage}
     for resource, names in sorted(users.items(), key=lambda item: len(item[1])):
-        asked = sum(rates[name] * own[name][resource] for name in names)
-        if asked > resources[resource]:
-            rates.update({name: rates[name] * resources[resource] / asked for name in names})
+        demand = sum(rates[name] * own[name][resource] for name in names)
+        if demand > resources[resource]:
+            rates.update({name: rates[name] * resources[resource] / demand for name in names})
     return sum(rates.values())
 
 
 def origins(data: Mapping[str, Any], provenance: Mapping[str, Origin]) -> Section:
     """How many values of the machine and the runtime of a scenario's `data` were measured, assumed, ..., and which."""
     values = [path for part in ("hardware", "runtime") for path in _values(data[part], part)]
-    said = {path: provenance[path].basis or "with a source, basis not said" for path in values if path in provenance}
+    bases = {path: provenance[path].basis or "with a source, basis not said" for path in values if path in provenance}
     groups: dict[str, list[str]] = {}
     for path in values:
-        groups.setdefault(said.get(path, "nothing said"), []).append(path.removeprefix("hardware."))
+        groups.setdefault(bases.get(path, "nothing said"), []).append(path.removeprefix("hardware."))
     order = ["measured", "datasheet", "derived", "assumed"]
     names = sorted(groups, key=lambda name: (order.index(name) if name in order else len(order), name))
     rows = [Row(name, float(len(groups[name])), "values", ", ".join(groups[name])) for name in names]

@@ -74,16 +74,16 @@ class Explanation:
 
     def only(self, words: Iterable[str]) -> Explanation:
         """The sections whose title has one of `words` in it, in any case; InputError for a word that no title has."""
-        wanted = [word.lower() for word in words]
+        lowered = [word.lower() for word in words]
         titles = [section.title for section in self.sections]
-        lost = [word for word in wanted if not any(word in title.lower() for title in titles)]
+        lost = [word for word in lowered if not any(word in title.lower() for title in titles)]
         if lost:
             known = "; ".join(titles)
             raise InputError(
                 *(Mistake(f"no section has '{word}' in its title; there are: {known}", file="--section") for word in lost)
             )
-        kept = tuple(section for section in self.sections if any(word in section.title.lower() for word in wanted))
-        return replace(self, sections=kept)
+        matching = tuple(section for section in self.sections if any(word in section.title.lower() for word in lowered))
+        return replace(self, sections=matching)
 
     def section(self, title: str) -> Section:
         """The section called `title`."""
@@ -120,7 +120,7 @@ def to_json(explanation: Explanation) -> dict[str, Any]:
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     def row(row: Row) -> dict[str, Any]:
-        inputs = {name: {"value": plain(float(given.value)), "unit": given.unit} for name, given in row.inputs.items()}
+        inputs = {name: {"value": plain(float(quantity.value)), "unit": quantity.unit} for name, quantity in row.inputs.items()}
         value = row.value if isinstance(row.value, str) else float(row.value)
         return {"name": row.name, "value": plain(value), "unit": row.unit, "formula": row.formula, "inputs": inputs}
 
@@ -130,7 +130,7 @@ def to_json(explanation: Explanation) -> dict[str, Any]:
         "model": explanation.model,
         "policy": explanation.policy,
         "sections": [
-            {"title": section.title, "note": section.note, "rows": [row(each) for each in section.rows]}
+            {"title": section.title, "note": section.note, "rows": [row(line) for line in section.rows]}
             for section in explanation.sections
         ],
     }
@@ -159,6 +159,6 @@ def _why(row: Row, width: int) -> Iterator[str]:
     """The formula and its inputs, indented under the value."""
     if not row.formula:
         return
-    inputs = ", ".join(f"{name} = {shown(given.value, given.unit)}" for name, given in row.inputs.items())
+    inputs = ", ".join(f"{name} = {shown(quantity.value, quantity.unit)}" for name, quantity in row.inputs.items())
     text = f"= {row.formula}" + (f"; {inputs}" if inputs else "")
     yield from textwrap.wrap(text, width, initial_indent="    ", subsequent_indent="      ", break_on_hyphens=False)

@@ -34,11 +34,11 @@ def fixed_costs(costs: Costs) -> Section:
     rows = []
     total, saved = 0.0, 0.0
     for operation, number in _calls(costs).items():
-        each = runtime.gpu.seconds(operation, gpu.fixed)
-        total += number * each
+        per_call = runtime.gpu.seconds(operation, gpu.fixed)
+        total += number * per_call
         saved += number * runtime.gpu.captured(operation, gpu.fixed)
-        inputs = {"n": Quantity(number), "each": Quantity(each, "s")}
-        rows.append(Row(_WORDS[operation], number * each, "s", "n x each", inputs))
+        inputs = {"n": Quantity(number), "each": Quantity(per_call, "s")}
+        rows.append(Row(_WORDS[operation], number * per_call, "s", "n x each", inputs))
     if runtime.gpu.step or runtime.gpu.request:
         rows.append(Row("host, between two steps", runtime.gpu.step + runtime.gpu.request, "s", "per step, with one sequence"))
         total += runtime.gpu.step + runtime.gpu.request

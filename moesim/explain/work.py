@@ -69,17 +69,23 @@ class Plan:
 
 def model(plan: Plan) -> Section:
     """Bytes and FLOP of the parts of the model."""
-    this, layers = plan.problem.model, plan.problem.layers
-    shape = {"matrices": Quantity(this.matrices), "h": Quantity(this.expert_state), "f": Quantity(this.expert_width)}
-    weight = this.expert_bytes / this.expert_parameters
-    everything = {"L": Quantity(layers), "E": Quantity(this.experts), "W": Quantity(this.expert_bytes, "B")}
-    cache = float(this.kv_bytes_per_layer.sum())
+    architecture, layers = plan.problem.model, plan.problem.layers
+    shape = {
+        "matrices": Quantity(architecture.matrices),
+        "h": Quantity(architecture.expert_state),
+        "f": Quantity(architecture.expert_width),
+    }
+    weight = architecture.expert_bytes / architecture.expert_parameters
+    everything = {"L": Quantity(layers), "E": Quantity(architecture.experts), "W": Quantity(architecture.expert_bytes, "B")}
+    cache = float(architecture.kv_bytes_per_layer.sum())
     rows = [
-        Row("one expert (W)", this.expert_bytes, "B", "matrices x h x f x b", {**shape, "b": Quantity(weight, "bytes")}),
-        Row("one token through one expert (F)", this.expert_flops, "FLOP", "2 x matrices x h x f", shape),
-        Row("routed experts", layers * this.experts * this.expert_bytes, "B", "L x E x W", everything),
+        Row(
+            "one expert (W)", architecture.expert_bytes, "B", "matrices x h x f x b", {**shape, "b": Quantity(weight, "bytes")}
+        ),
+        Row("one token through one expert (F)", architecture.expert_flops, "FLOP", "2 x matrices x h x f", shape),
+        Row("routed experts", layers * architecture.experts * architecture.expert_bytes, "B", "L x E x W", everything),
         Row("all other weights", plan.problem.non_expert_bytes(), "B", _OTHERS),
-        Row("KV cache per token", cache, "B", "sum over layers with a cache", {"layers": Quantity(this.kv_layers)}),
+        Row("KV cache per token", cache, "B", "sum over layers with a cache", {"layers": Quantity(architecture.kv_layers)}),
     ]
     return Section("The model", tuple(rows if plan.problem.job.attention else rows[:-1]))
 
@@ -133,13 +139,15 @@ def _host_rows(problem: Problem, deployment: Deployment) -> Iterator[Row]:
         room, lives = problem.usable(tier), deployment.home == index
         aside = problem.host_shares(deployment.plan).get(tier, {})
         held = float(deployment.expert_bytes[lives].sum())
-        both = int((lives & deployment.resident).sum())
+        copied = int((lives & deployment.resident).sum())
         whole = f"of {format_count(lives.size, 'expert')}"
-        copies = {"there": Quantity(int(lives.sum()), whole), "also on the GPU": Quantity(both)}
+        copies = {"there": Quantity(int(lives.sum()), whole), "also on the GPU": Quantity(copied)}
         yield Row(f"{tier}: capacity", room, "B")
-        for what, nbytes in aside.items():
-            law = _CACHE if what == "KV cache" else "those that live here; what the GPU computes with crosses in every step"
-            yield Row(f"{tier}: {what}", nbytes, "B", law, {"batch": Quantity(deployment.plan.batch)} if law == _CACHE else {})
+        for content, nbytes in aside.items():
+            law = _CACHE if content == "KV cache" else "those that live here; what the GPU computes with crosses in every step"
+            yield Row(
+                f"{tier}: {content}", nbytes, "B", law, {"batch": Quantity(deployment.plan.batch)} if law == _CACHE else {}
+            )
         yield Row(f"{tier}: master copies", held, "B", "experts that live there", copies)
         yield Row(f"{tier}: left over", room - sum(aside.values()) - held, "B", "capacity less these")
 
@@ -216,10 +224,10 @@ def _unbounded(value: float) -> float | str:
 
 
 def _memory_row(plan: Plan, expected: FloatArray) -> Row:
-    problem, this = plan.problem, plan.problem.model
-    weights = problem.non_expert_bytes() - (0.0 if this.tied_embedding else this.embedding_bytes)
+    problem, architecture = plan.problem, plan.problem.model
+    weights = problem.non_expert_bytes() - (0.0 if architecture.tied_embedding else architecture.embedding_bytes)
     context = np.full(plan.batch, plan.context)
-    cache = float(this.core_bytes_decode(context).sum())
+    cache = float(architecture.core_bytes_decode(context).sum())
     on_gpu = plan.deployment is None or plan.deployment.plan.kv == problem.gpu_tier
     nbytes = weights + float(expected.sum()) + cache * on_gpu
     rate = problem.system.reach(problem.system.gpu_name, problem.gpu_tier).rate

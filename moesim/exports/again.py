@@ -102,8 +102,8 @@ def _simulated(placed: Placed, exported: Exported) -> list[dict[str, Any]]:
     return rows
 
 
-def _row(what: str, summary: dict[str, Any]) -> dict[str, Any]:
-    return {"what": what, **{name: summary[name] for name in _METRICS}, "ttft_s": summary["ttft_s"]["mean"]}
+def _row(place: str, summary: dict[str, Any]) -> dict[str, Any]:
+    return {"what": place, **{name: summary[name] for name in _METRICS}, "ttft_s": summary["ttft_s"]["mean"]}
 
 
 def _number(value: float | None) -> str:

@@ -103,13 +103,13 @@ def read_placed(run: str | Path | Result) -> Placed:
     if "experts" not in result.columns:
         raise InputError(Mistake("has no experts.csv beside it, which holds the placement; run it again", file=place))
     loaded = load_data(data, beside=None if isinstance(run, Result) else Path(run))
-    loaded = replace(loaded, made=loaded.build())
-    table, layers = result.columns["experts"], loaded.made[0].layers if loaded.made else 0
+    loaded = replace(loaded, job_and_table=loaded.build())
+    table, layers = result.columns["experts"], loaded.job_and_table[0].layers if loaded.job_and_table else 0
     shape = (layers, loaded.scenario.model.experts)
     if len(table["resident"]) != shape[0] * shape[1]:
         message = f"experts.csv has {len(table['resident'])} rows, the scenario {shape[0]} layers of {shape[1]} experts"
         raise InputError(Mistake(message, file=place))
-    if not loaded.made or not loaded.made[0].attention:
+    if not loaded.job_and_table or not loaded.job_and_table[0].attention:
         raise InputError(Mistake("is the run of a lone layer; a program serves whole models", file=place))
     resident = np.asarray(table["resident"], dtype=np.int64).reshape(shape) > 0
     return Placed(loaded, result.summary, resident, np.asarray(table["activations"], dtype=np.int64).reshape(shape), place)

@@ -43,8 +43,8 @@ def gemm(data: Path, system: str, dtype: str) -> Fit:
         roof = roofline(values)
         return values["launch"] + roof.bulk(flops, nbytes, roof.stream(facts.bandwidth), peak(system, dtype))
 
-    wanted = [p for p in PARAMETERS if p.name in ("streaming", "efficiency", "q", "launch")]
-    values = least_squares(predict, seconds, chosen, wanted)
+    parameters = [p for p in PARAMETERS if p.name in ("streaming", "efficiency", "q", "launch")]
+    values = least_squares(predict, seconds, chosen, parameters)
     predicted, test = predict(values), large & ~chosen
     kinds = {f"m {low} to {high - 1}": test & (m >= low) & (m < high) for low, high in ((1, 64), (64, 1024), (1024, 16384))}
     kinds = {name: rows for name, rows in kinds.items() if rows.any()}
@@ -55,7 +55,7 @@ def gemm(data: Path, system: str, dtype: str) -> Fit:
         subject=f"{system} {dtype}",
         law=_LAW,
         parameters=values,
-        units={p.name: p.unit for p in wanted},
+        units={p.name: p.unit for p in parameters},
         source="aiconfigurator-core 0.12.0 GEMM tables",
         split=f"weights above 1.5 last-level caches, k <= 8 n: {ALTERNATE}",
         fitted=Residuals.of(predicted[chosen], seconds[chosen]),
@@ -71,27 +71,27 @@ def attention(data: Path) -> Fit:
     The published times are of the whole block: from 2,048 tokens on, projections and core together run at 310-385 TFLOPS,
     while the core alone would climb from 52 to 236. So the projections are in them.
     """
-    facts, found = GPUS["rtx_pro_6000_server"], gemm(data, "rtx_pro_6000_server", "bfloat16")
-    dense = Roofline(streaming=found["streaming"], efficiency=found["efficiency"], q=found["q"])
+    facts, product = GPUS["rtx_pro_6000_server"], gemm(data, "rtx_pro_6000_server", "bfloat16")
+    dense = Roofline(streaming=product["streaming"], efficiency=product["efficiency"], q=product["q"])
     context = np.array(list(published.MIXTRAL_ATTENTION), dtype=np.float64)
     seconds = np.array(list(published.MIXTRAL_ATTENTION.values()))
     chosen = named(list(published.MIXTRAL_ATTENTION), [128, 2048, 16384])
     weights = 4096.0 * (4096 + 2 * 1024 + 4096)
     nbytes = 2 * weights + 2 * context * (4 * 4096 + 2 * 1024)
     projections = dense.bulk(2 * weights * context, nbytes, dense.stream(facts.bandwidth), facts.compute)
-    wanted = [Parameter("efficiency", "", (0.5,), 0.05, 1.0), Parameter("launch", "s", (1e-4,), 1e-6, 1e-3)]
+    parameters = [Parameter("efficiency", "", (0.5,), 0.05, 1.0), Parameter("launch", "s", (1e-4,), 1e-6, 1e-3)]
 
     def predict(values: Values) -> FloatArray:
         return values["launch"] + projections + 2.0 * 4096 * context**2 / (facts.compute * values["efficiency"])
 
-    values = least_squares(predict, seconds, chosen, wanted, robust=None)
+    values = least_squares(predict, seconds, chosen, parameters, robust=None)
     predicted = predict(values)
     return Fit(
         component="GPU attention",
         subject="RTX PRO 6000, Mixtral-8x7B layer, prefill",
         law="launch + projections + causal core FLOP / (efficiency P)",
         parameters=values,
-        units={p.name: p.unit for p in wanted},
+        units={p.name: p.unit for p in parameters},
         source=published.PLATFORM,
         split="fitted on contexts of 128, 2,048 and 16,384 tokens, the other three are the test",
         fitted=Residuals.of(predicted[chosen], seconds[chosen]),

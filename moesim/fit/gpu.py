@@ -82,22 +82,22 @@ class _Rows:
     """Measured layers laid out for one evaluation: the (tokens, number of such experts) of all rows in a line."""
 
     def __init__(self, rows: Sequence[Layer], bits: float) -> None:
-        found = [loads(row.tokens, row.experts, row.top_k, row.distribution) for row in rows]
+        row_loads = [loads(row.tokens, row.experts, row.top_k, row.distribution) for row in rows]
         self.rows = rows
         self.seconds = np.array([row.seconds for row in rows])
-        lengths = np.array([len(load.tokens) for load in found])
+        lengths = np.array([len(load.tokens) for load in row_loads])
         self.starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-        self.tokens = np.concatenate([load.tokens for load in found])
-        self.number = np.concatenate([load.number for load in found])
+        self.tokens = np.concatenate([load.tokens for load in row_loads])
+        self.number = np.concatenate([load.number for load in row_loads])
         weights = np.array([3.0 * row.hidden * row.width for row in rows])
-        self.active = np.array([load.active for load in found])
+        self.active = np.array([load.active for load in row_loads])
         self.layer_bytes = self.active * weights * bits / 8
         self.weights = np.repeat(weights * bits / 8, lengths)
         self.flops = np.repeat(2.0 * weights, lengths)
 
-    def sums(self, each: FloatArray) -> FloatArray:
+    def sums(self, per_load: FloatArray) -> FloatArray:
         """[rows] sums over the experts of a row."""
-        return np.asarray(np.add.reduceat(each * self.number, self.starts))
+        return np.asarray(np.add.reduceat(per_load * self.number, self.starts))
 
     def where(self, test: Callable[[Layer], bool]) -> BoolArray:
         """[rows] those that pass."""
@@ -119,11 +119,11 @@ class ExpertFit:
 
     def _seconds(self, rows: _Rows, rate: float, own: float, interpolated: bool) -> FloatArray:
         stream = self.roofline.stream(own)
-        found = self.launch + rows.sums(self.roofline.seconds(rows.tokens, rows.weights, rows.flops, stream, rate, own))
+        seconds = self.launch + rows.sums(self.roofline.seconds(rows.tokens, rows.weights, rows.flops, stream, rate, own))
         for model, (table, launch) in self.tables.items() if interpolated else ():
-            other = launch + rows.sums(table.seconds(rows.tokens, rows.weights))
-            found = np.where(rows.where(lambda row, model=model: row.model == model), other, found)  # type: ignore[misc]
-        return found
+            with_table = launch + rows.sums(table.seconds(rows.tokens, rows.weights))
+            seconds = np.where(rows.where(lambda row, model=model: row.model == model), with_table, seconds)  # type: ignore[misc]
+        return seconds
 
 
 def peak(system: str, dtype: str) -> float:
@@ -151,8 +151,8 @@ def experts(data: Path, system: str, dtype: str, framework: str | None = None, *
 
     def predict(values: Values) -> FloatArray:
         roof = roofline(values)
-        each = roof.seconds(rows.tokens, rows.weights, rows.flops, roof.stream(facts.bandwidth), rate, facts.bandwidth)
-        return values["launch"] + rows.sums(each)
+        per_expert = roof.seconds(rows.tokens, rows.weights, rows.flops, roof.stream(facts.bandwidth), rate, facts.bandwidth)
+        return values["launch"] + rows.sums(per_expert)
 
     values = least_squares(predict, rows.seconds, chosen, PARAMETERS)
     odd = sorted({row.model for row in rows.rows}) if interpolate else _outliers(rows, chosen, predict(values))
@@ -161,9 +161,9 @@ def experts(data: Path, system: str, dtype: str, framework: str | None = None, *
     values.update({name: 0.0 for name in ("half", "activations") if values[name] <= _NOTHING})
     tables = {model: table for model in odd if (table := _table(rows, chosen, model)) is not None}
     blank, none = _blank(system, dtype, framework, values), Residuals.of([], [])
-    made = ExpertFit(blank, roofline(values), values["launch"], tables, none)
-    plain = made._seconds(rows, rate, facts.bandwidth, interpolated=False)
-    return _reported(made, rows, chosen, large, (plain, made._seconds(rows, rate, facts.bandwidth, interpolated=True)))
+    fit = ExpertFit(blank, roofline(values), values["launch"], tables, none)
+    plain = fit._seconds(rows, rate, facts.bandwidth, interpolated=False)
+    return _reported(fit, rows, chosen, large, (plain, fit._seconds(rows, rate, facts.bandwidth, interpolated=True)))
 
 
 def _split(rows: _Rows, large: BoolArray) -> BoolArray:
@@ -195,16 +195,16 @@ def _table(rows: _Rows, chosen: BoolArray, model: str) -> tuple[Table, float] | 
     here = np.flatnonzero(chosen & balanced).tolist()
     if len(here) < 4:
         return None
-    each = np.array([rows.rows[i].tokens * rows.rows[i].top_k for i in here]) / rows.active[here]
+    per_expert = np.array([rows.rows[i].tokens * rows.rows[i].top_k for i in here]) / rows.active[here]
     seconds, active = rows.seconds[here], rows.active[here]
-    single = each == 1.0
+    single = per_expert == 1.0
     launch = 0.0
     if len(set(active[single].tolist())) > 1:  # least squares of relative errors
         columns = np.stack([1.0 / seconds[single], active[single] / seconds[single]], axis=1)
-        found = np.linalg.lstsq(columns, np.ones(int(single.sum())), rcond=None)[0][0]
-        launch = float(np.clip(found, 0.0, 0.5 * seconds.min()))
-    tokens = np.unique(each)
-    time = [float(np.exp(np.log((seconds - launch) / active)[each == c].mean())) for c in tokens.tolist()]
+        slope = np.linalg.lstsq(columns, np.ones(int(single.sum())), rcond=None)[0][0]
+        launch = float(np.clip(slope, 0.0, 0.5 * seconds.min()))
+    tokens = np.unique(per_expert)
+    time = [float(np.exp(np.log((seconds - launch) / active)[per_expert == c].mean())) for c in tokens.tolist()]
     weights = 3.0 * rows.rows[here[0]].hidden * rows.rows[here[0]].width
     stored = rows.layer_bytes[here[0]] / active[0] / weights
     return Table(weights=weights * stored, tokens=tuple(tokens.tolist()), time=tuple(time)), launch
@@ -229,14 +229,14 @@ def _blank(system: str, dtype: str, framework: str | None, values: dict[str, flo
 
 
 def _reported(
-    made: ExpertFit, rows: _Rows, chosen: BoolArray, large: BoolArray, predicted: tuple[FloatArray, FloatArray]
+    fitted: ExpertFit, rows: _Rows, chosen: BoolArray, large: BoolArray, predicted: tuple[FloatArray, FloatArray]
 ) -> ExpertFit:
     """The fit with its residuals: by distribution, by shape, and of the rows left out."""
     plain, best = predicted
     test = large & ~chosen
 
-    def over(some: BoolArray, values: FloatArray = best) -> Residuals:
-        return Residuals.of(values[some], rows.seconds[some])
+    def over(chosen_rows: BoolArray, values: FloatArray = best) -> Residuals:
+        return Residuals.of(values[chosen_rows], rows.seconds[chosen_rows])
 
     groups = {}
     for key in ("distribution", "model"):
@@ -244,17 +244,17 @@ def _reported(
             groups[name] = over(test & rows.where(lambda row, key=key, name=name: getattr(row, key) == name))  # type: ignore[misc]
     if not large.all():
         groups["left out: weights within 1.5 last-level caches"] = over(~large)
-    old, tokens = made.fit, rows.tokens[np.repeat(large, np.diff([*rows.starts, len(rows.tokens)]))]
+    old, tokens = fitted.fit, rows.tokens[np.repeat(large, np.diff([*rows.starts, len(rows.tokens)]))]
     fit = replace(
         old,
         fitted=over(chosen),
         tested=over(test),
         valid={"tokens per expert": (float(tokens.min()), float(tokens.max()))},
         groups=groups,
-        notes=_notes(made, over(test, plain)),
+        notes=_notes(fitted, over(test, plain)),
     )
-    roof = Roofline(**{**made.roofline.model_dump(), "valid_tokens": fit.valid["tokens per expert"]})
-    return ExpertFit(fit, roof, made.launch, made.tables, over(test, plain))
+    roof = Roofline(**{**fitted.roofline.model_dump(), "valid_tokens": fit.valid["tokens per expert"]})
+    return ExpertFit(fit, roof, fitted.launch, fitted.tables, over(test, plain))
 
 
 def _notes(fit: ExpertFit, plain: Residuals) -> tuple[str, ...]:
@@ -272,32 +272,34 @@ def qwen_layer(data: Path) -> Fit:
     large = active * weights * 2 > CACHED * facts.cache
     chosen = np.zeros(len(seconds), dtype=np.bool_)
     chosen[np.flatnonzero(large)[alternate(int(large.sum()))]] = True
-    each = tokens * 8 / active
-    wanted = [p for p in PARAMETERS if p.name != "activations"]  # one shape: activations and efficiency are one thing
+    per_expert = tokens * 8 / active
+    parameters = [p for p in PARAMETERS if p.name != "activations"]  # one shape: activations and efficiency are one thing
 
     def predict(values: Values) -> FloatArray:
         roof = roofline(values)
-        one = roof.seconds(each, 2 * weights, 2 * weights, roof.stream(facts.bandwidth), facts.compute, facts.bandwidth)
-        return values["launch"] + active * one
+        expert = roof.seconds(
+            per_expert, 2 * weights, 2 * weights, roof.stream(facts.bandwidth), facts.compute, facts.bandwidth
+        )
+        return values["launch"] + active * expert
 
-    values = least_squares(predict, seconds, chosen, wanted, robust=None)
+    values = least_squares(predict, seconds, chosen, parameters, robust=None)
     predicted, test = predict(values), large & ~chosen
     groups = {}
     for number in np.unique(active[test]).tolist():
-        some = test & (active == number)
-        groups[f"{number:g} experts"] = Residuals.of(predicted[some], seconds[some])
+        group = test & (active == number)
+        groups[f"{number:g} experts"] = Residuals.of(predicted[group], seconds[group])
     groups["left out: weights within 1.5 last-level caches"] = Residuals.of(predicted[~large], seconds[~large])
     return Fit(
         component="GPU experts",
         subject="RTX PRO 6000, Qwen3-30B-A3B BF16, vLLM 0.19",
         law=_LAW,
         parameters=values,
-        units={p.name: p.unit for p in wanted},
+        units={p.name: p.unit for p in parameters},
         source="casys-kaist/LLMServingSim 5daddb21a545 (KAIST), MoE profile",
         split=f"32 experts and more: {ALTERNATE}",
         fitted=Residuals.of(predicted[chosen], seconds[chosen]),
         tested=Residuals.of(predicted[test], seconds[test]),
-        valid={"tokens per expert": (float(each[large].min()), float(each[large].max()))},
+        valid={"tokens per expert": (float(per_expert[large].min()), float(per_expert[large].max()))},
         groups=groups,
     )
 
@@ -308,20 +310,20 @@ def eager_experts() -> Fit:
     tokens = np.array(list(published.MIXTRAL_MATMUL), dtype=np.float64)
     seconds = np.array(list(published.MIXTRAL_MATMUL.values()))
     chosen = alternate(len(tokens))
-    wanted = [p for p in PARAMETERS if p.name in ("streaming", "efficiency", "q")]
+    parameters = [p for p in PARAMETERS if p.name in ("streaming", "efficiency", "q")]
 
     def predict(values: Values) -> FloatArray:
         roof = roofline(values)
         return 8.0 * roof.seconds(tokens, 2 * weights, 2 * weights, roof.stream(facts.bandwidth), facts.compute)
 
-    values = least_squares(predict, seconds, chosen, wanted, robust=None)
+    values = least_squares(predict, seconds, chosen, parameters, robust=None)
     predicted = predict(values)
     return Fit(
         component="GPU experts",
         subject="RTX PRO 6000, Mixtral-8x7B BF16, eager loop",
         law=_LAW,
         parameters=values,
-        units={p.name: p.unit for p in wanted},
+        units={p.name: p.unit for p in parameters},
         source=published.PLATFORM,
         split=f"tokens per expert 1, 16, 128, 312 and 9,555 fitted: {ALTERNATE}",
         fitted=Residuals.of(predicted[chosen], seconds[chosen]),

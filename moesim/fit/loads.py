@@ -51,16 +51,16 @@ def loads(tokens: int, experts: int, top_k: int, distribution: str) -> Loads:
 
 def _counted(draws: list[IntArray]) -> Loads:
     values, numbers = np.unique(np.concatenate(draws), return_counts=True)
-    some = values > 0
-    return Loads(values[some].astype(np.float64), numbers[some] / len(draws))
+    positive = values > 0
+    return Loads(values[positive].astype(np.float64), numbers[positive] / len(draws))
 
 
 def _draw(generator: np.random.Generator, tokens: int, experts: int, top_k: int, exponent: float) -> IntArray:
     low, high = (1.0, 0.8 * tokens) if tokens * top_k > experts else (0.01, 2.0)
     power = 1.0 - exponent
     weights = (low**power + (high**power - low**power) * generator.random(experts)) ** (1.0 / power)
-    wanted = np.rint(weights / weights.sum() * tokens * top_k).astype(np.int64)
-    counts = np.minimum(wanted, tokens)
+    shares = np.rint(weights / weights.sum() * tokens * top_k).astype(np.int64)
+    counts = np.minimum(shares, tokens)
     missing = tokens * top_k - int(counts.sum())
     return _fill(counts, missing, tokens) if missing >= 0 else tokens - _fill(tokens - counts, -missing, tokens)
 

@@ -75,19 +75,19 @@ def cxl_rates(data: Path) -> Fit:
     shares = sorted(curves, reverse=True)
     reached = np.array([curves[share][0].max() for share in shares])
     chosen = named(shares, [98, 70])
-    wanted = (Parameter("read", "B/s", (25e9,), 1e9, 200e9), Parameter("total", "B/s", (35e9,), 1e9, 400e9))
+    parameters = (Parameter("read", "B/s", (25e9,), 1e9, 200e9), Parameter("total", "B/s", (35e9,), 1e9, 400e9))
 
     def predict(values: Values) -> FloatArray:
         return np.array([mixed_rate(values["read"], values["read"], values["total"], share / 100) for share in shares])
 
-    values = least_squares(predict, reached, chosen, wanted, robust=None)
+    values = least_squares(predict, reached, chosen, parameters, robust=None)
     predicted = predict(values)
     return Fit(
         component="CXL device alone",
         subject="CXL expander, saturated",
         law="min(read / share, write / (1 - share), total)",
         parameters=values,
-        units={p.name: p.unit for p in wanted},
+        units={p.name: p.unit for p in parameters},
         source="bsc-mem/Mess-simulator curves_src/cxl (Micron's detailed simulation)",
         split="fitted on 98 and 70 % reads, 46 % is the test",
         fitted=Residuals.of(predicted[chosen], reached[chosen]),
@@ -103,11 +103,11 @@ def mixed_rate(read: float, write: float, total: float, reads: float) -> float:
 
 def shared_rate(rate: float, demands: Sequence[float]) -> list[float]:
     """B/s of each reader of one device of `rate`: max-min fair, no reader above its own demand (its link, its cores)."""
-    left, open_, found = rate, sorted(range(len(demands)), key=lambda i: demands[i]), [0.0] * len(demands)
+    left, open_, rates = rate, sorted(range(len(demands)), key=lambda i: demands[i]), [0.0] * len(demands)
     for place, reader in enumerate(open_):
-        found[reader] = min(demands[reader], left / (len(open_) - place))
-        left -= found[reader]
-    return found
+        rates[reader] = min(demands[reader], left / (len(open_) - place))
+        left -= rates[reader]
+    return rates
 
 
 def interleaved_rate(rates: Sequence[float], shares: Sequence[float] | None = None) -> float:

@@ -89,8 +89,8 @@ def _complete(rows: Sequence[_Row]) -> set[str]:
     met: dict[str, set[str]] = {}
     for row in rows:
         met.setdefault(row["fw"], set()).add(row["distribution"])
-    most = max((len(found) for found in met.values()), default=0)
-    return {name for name, found in met.items() if len(found) == most}
+    most = max((len(formats) for formats in met.values()), default=0)
+    return {name for name, formats in met.items() if len(formats) == most}
 
 
 def gemm_formats(data: Path, system: str) -> list[str]:
@@ -116,11 +116,11 @@ def distinct_experts(data: Path) -> tuple[FloatArray, FloatArray, FloatArray]:
 
 def memory_curves(data: Path) -> dict[int, tuple[FloatArray, FloatArray]]:
     """Share of reads in per cent -> (B/s, seconds), each [rows]: loaded latency of a CXL expander."""
-    found: dict[int, list[list[float]]] = {}
+    by_share: dict[int, list[list[float]]] = {}
     for row in _rows(data / "memory/cxl_micron_model_curves.csv"):
         pair = [float(row["bandwidth_gbps"]) * 1e9, float(row["latency_ns_at_2.1ghz"]) * 1e-9]
-        found.setdefault(int(row["read_pct"]), []).append(pair)
-    return {share: (pairs[0], pairs[1]) for share, rows in found.items() if (pairs := _columns(rows))}
+        by_share.setdefault(int(row["read_pct"]), []).append(pair)
+    return {share: (pairs[0], pairs[1]) for share, rows in by_share.items() if (pairs := _columns(rows))}
 
 
 def _columns(rows: Sequence[Sequence[float]]) -> list[FloatArray]:

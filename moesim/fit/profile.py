@@ -29,7 +29,7 @@ def gpu_profile(data: Path, system: str) -> str:
 def _lines(data: Path, system: str) -> Iterator[str]:
     plain, product = gpu.experts(data, system, "bfloat16").fit, dense.gemm(data, system, "bfloat16")
     yield from ("experts:", "  kind: roofline", *_block(plain, 2))
-    packed = {name: found for name in PACKED if (found := _widest(data, system, name))}
+    packed = {name: table for name in PACKED if (table := _widest(data, system, name))}
     if packed:
         yield "formats:"
     for name, dtype in packed.items():
@@ -51,8 +51,8 @@ def _widest(data: Path, system: str, name: str) -> str | None:
 
 def _format(data: Path, system: str, name: str, dtype: str) -> Iterator[str]:
     fit, bits, facts = gpu.experts(data, system, dtype).fit, PACKED[name][0], gpu.GPUS[system]
-    said = f"{points.BITS[dtype]:g} bits as stored ({dtype} rows) and room for other scales"
-    yield from (f"  {name}:", f'    bits: {{value: {bits}, basis: derived, source: "{said}"}}')
+    source = f"{points.BITS[dtype]:g} bits as stored ({dtype} rows) and room for other scales"
+    yield from (f"  {name}:", f'    bits: {{value: {bits}, basis: derived, source: "{source}"}}')
     if gpu.peak(system, dtype) != facts.compute:
         peak = f"{gpu.peak(system, dtype) / 1e12:g} TFLOPS"
         yield f'    compute: {{value: {peak}, basis: datasheet, source: "dense 8-bit peak, twice that of BF16 (vendor)"}}'

@@ -45,8 +45,8 @@ def lines(fit: Fit) -> Iterator[str]:
     yield "    " + ", ".join(f"{name} {shown(value, fit.units[name])}" for name, value in fit.parameters.items())
     yield f"    split: {fit.split}"
     yield f"    fit  {fit.fitted}    test {fit.tested}    (median / nine of ten / worst)"
-    for name, found in fit.groups.items():
-        yield f"        {name}: {found}"
+    for name, residuals in fit.groups.items():
+        yield f"        {name}: {residuals}"
     for name, (low, high) in fit.valid.items():
         yield f"    valid: {name} {low:g} to {high:g}"
     yield from (f"    note: {note}" for note in fit.notes)

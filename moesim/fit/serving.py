@@ -39,8 +39,8 @@ def attention_of_decodes(data: Path) -> Fit:
     def predict(values: Values) -> FloatArray:
         return np.asarray(values["launch"] + nbytes / (values["streaming"] * _GPU.bandwidth))
 
-    wanted = (_FLOOR, Parameter("streaming", "", (0.6,), 0.05, 1.0))
-    return _fit("attention core", "decode", "launch + bytes / (streaming B)", predict, seconds, wanted)
+    parameters = (_FLOOR, Parameter("streaming", "", (0.6,), 0.05, 1.0))
+    return _fit("attention core", "decode", "launch + bytes / (streaming B)", predict, seconds, parameters)
 
 
 @cache
@@ -65,7 +65,7 @@ def _fit(
 ) -> Fit:
     chosen: BoolArray = alternate(len(seconds))
     values = least_squares(predict, seconds, chosen, parameters)
-    made = predict(values)
+    predicted = predict(values)
     return Fit(
         component=component,
         subject=subject,
@@ -74,8 +74,8 @@ def _fit(
         units={parameter.name: parameter.unit for parameter in parameters},
         source=_SOURCE,
         split=ALTERNATE,
-        fitted=Residuals.of(made[chosen], seconds[chosen]),
-        tested=Residuals.of(made[~chosen], seconds[~chosen]),
+        fitted=Residuals.of(predicted[chosen], seconds[chosen]),
+        tested=Residuals.of(predicted[~chosen], seconds[~chosen]),
     )
 
 
@@ -85,6 +85,6 @@ def _attention(data: Path) -> FloatArray:
     return np.array([[float(row[name]) for name in names] for row in _rows(data, "attention")])
 
 
-def _rows(data: Path, what: str) -> list[dict[str, str]]:
-    path = data / "kernels" / f"vllm_{what}_llama-3.1-8b_rtxpro6000.csv.gz"
+def _rows(data: Path, kernel: str) -> list[dict[str, str]]:
+    path = data / "kernels" / f"vllm_{kernel}_llama-3.1-8b_rtxpro6000.csv.gz"
     return list(csv.DictReader(line for _, line in files.read_lines(path)))

@@ -77,7 +77,7 @@ class Fit:
         return self.parameters[name]
 
     @property
-    def said(self) -> str:
+    def sentence(self) -> str:
         """What a profile's `source:` says of a value from this fit."""
         return f"{self.source}, {self.subject}; {self.split}: {self.tested.median:.1%} median, {self.tested.p90:.1%} p90"
 
@@ -90,7 +90,7 @@ class Fit:
         return "".join(f"{' ' * indent}{line}\n" for line in lines)
 
     def _line(self, name: str, value: str) -> str:
-        text = self.said.replace('"', "'")
+        text = self.sentence.replace('"', "'")
         return f'{name}: {{value: {value}, basis: derived, source: "{text}"}}'
 
 
@@ -145,8 +145,8 @@ def least_squares(
     grid = np.array(np.meshgrid(*[np.log(parameter.start) for parameter in parameters])).reshape(len(names), -1).T
     low, high = (np.array(side) for side in zip(*bounds, strict=True))
     loss: Any = "soft_l1" if robust else "linear"
-    found = [search(miss, start, bounds=(low, high), loss=loss, f_scale=robust or 1.0) for start in grid]
-    best = min(found, key=lambda one: float(one.cost)).x
+    minima = [search(miss, start, bounds=(low, high), loss=loss, f_scale=robust or 1.0) for start in grid]
+    best = min(minima, key=lambda minimum: float(minimum.cost)).x
     if even:
 
         def worst(x: FloatArray) -> FloatArray:

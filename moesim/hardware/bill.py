@@ -35,9 +35,9 @@ def bill(system: System) -> list[BillLine]:
     lines = [BillLine(f"devices.{name}", device.name, "", device.price) for name, device in system.devices.items()]
     for name, tier in system.tiers.items():
         if isinstance(tier, Memory) and (tier.price is not None or name != system.gpu_tier):
-            each = "" if tier.price is None else f" at {tier.price * 1e9:.4g} USD/GB"
+            rate = "" if tier.price is None else f" at {tier.price * 1e9:.4g} USD/GB"
             usd = None if tier.price is None else tier.capacity * tier.price
-            lines.append(BillLine(f"tiers.{name}", tier.name, f"{format_bytes(tier.capacity)}{each}", usd))
+            lines.append(BillLine(f"tiers.{name}", tier.name, f"{format_bytes(tier.capacity)}{rate}", usd))
     return lines + [BillLine(f"links.{name}", link.name, "", link.price) for name, link in system.links.items() if link.price]
 
 

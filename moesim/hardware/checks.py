@@ -27,8 +27,8 @@ Tiers = Mapping[str, Memory | Interleaved]
 
 def problems(devices: Devices, tiers: Tiers, links: Mapping[str, Link]) -> list[Problem]:
     """Every problem of the machine, in the order devices, tiers, links; ways are looked for once the names are right."""
-    found = [*_one_gpu(devices), *_device_names(devices, tiers), *_tier_names(tiers, devices), *_link_ends(links)]
-    return found or [*_set_capacities(tiers), *_ways(devices, tiers, links)]
+    mistakes = [*_one_gpu(devices), *_device_names(devices, tiers), *_tier_names(tiers, devices), *_link_ends(links)]
+    return mistakes or [*_set_capacities(tiers), *_ways(devices, tiers, links)]
 
 
 def node_of(device: Device, tiers: Tiers) -> str | None:
@@ -69,9 +69,9 @@ def _shares(tiers: Tiers, name: str) -> dict[str, float]:
     return shares
 
 
-def _unknown(what: str, name: str, known: Iterable[str]) -> str:
+def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
     names = list(known)
-    return f"no {what} '{name}'; known: {', '.join(names) or 'none'}.{did_you_mean(name, names)}"
+    return f"no {kind} '{name}'; known: {', '.join(names) or 'none'}.{did_you_mean(name, names)}"
 
 
 def _one_gpu(devices: Devices) -> Iterator[Problem]:
@@ -84,19 +84,19 @@ def _one_gpu(devices: Devices) -> Iterator[Problem]:
 def _device_names(devices: Devices, tiers: Tiers) -> Iterator[Problem]:
     for name, device in devices.items():
         for key in ("memory", "inside"):
-            wanted = getattr(device, key, None)
-            if wanted is None:
+            memory = getattr(device, key, None)
+            if memory is None:
                 continue
             where = ("devices", name, key)
-            tier = tiers.get(wanted)
+            tier = tiers.get(memory)
             if tier is None:
-                yield where, _unknown("tier", wanted, tiers)
+                yield where, _unknown("tier", memory, tiers)
             elif isinstance(tier, Interleaved) and not isinstance(device, Cpu):
-                yield where, f"'{wanted}' is an interleaved set; a single memory is needed here"
+                yield where, f"'{memory}' is an interleaved set; a single memory is needed here"
             elif isinstance(device, Gpu) and isinstance(tier, Memory) and tier.at != device.at:
                 yield (
                     where,
-                    f"tier '{wanted}' is at node '{tier.at}', the GPU at '{device.at}'; its memory must be at its own node",
+                    f"tier '{memory}' is at node '{tier.at}', the GPU at '{device.at}'; its memory must be at its own node",
                 )
 
 

@@ -91,7 +91,7 @@ class Cpu(Device):
     def valid_tokens(self, weight_bytes: float, flops_per_token: float) -> TokenRange | None:
         """As `Device.valid_tokens`: from the first to the last token count that any allowed kernel was measured at."""
         ranges = [kernel.valid_tokens for kernel in self._allowed()]
-        known = [one for one in ranges if one is not None]
+        known = [bounds for bounds in ranges if bounds is not None]
         if isinstance(self.experts, PerToken) or len(known) < len(ranges):
             return None
         return min(low for low, _ in known), max(high for _, high in known)

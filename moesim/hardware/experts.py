@@ -156,8 +156,8 @@ class Table(Spec):
         c = np.asarray(tokens, dtype=np.float64)
         inside = np.clip(c, self.tokens[0], self.tokens[-1])
         points, times = (logarithms(np.array(values, dtype=np.float64)) for values in (self.tokens, self.time))
-        found = exponential(np.interp(logarithms(inside), points, times))
-        scaled = found * np.maximum(c / self.tokens[-1], 1.0) * (np.asarray(weight_bytes) / self.weights)
+        interpolated = exponential(np.interp(logarithms(inside), points, times))
+        scaled = interpolated * np.maximum(c / self.tokens[-1], 1.0) * (np.asarray(weight_bytes) / self.weights)
         return where_tokens(c, scaled if bandwidth is None else np.maximum(scaled, np.asarray(weight_bytes) / bandwidth))
 
 

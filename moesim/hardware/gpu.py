@@ -89,17 +89,17 @@ class Gpu(Device):
         if not self.formats:
             return seconds
         bits = stored_bits(weight_bytes, flops_per_token)
-        for packed in sorted(self.formats.values(), key=lambda one: -one.bits):
+        for packed in sorted(self.formats.values(), key=lambda packing: -packing.bits):
             peak = packed.compute or self.compute
-            other = self._cost(packed.experts, peak, tokens, weight_bytes, flops_per_token, bandwidth)
-            seconds = np.where(bits <= packed.bits, other, seconds)
+            in_format = self._cost(packed.experts, peak, tokens, weight_bytes, flops_per_token, bandwidth)
+            seconds = np.where(bits <= packed.bits, in_format, seconds)
         return seconds
 
     def valid_tokens(self, weight_bytes: float, flops_per_token: float) -> TokenRange | None:
         """As `Device.valid_tokens`, of the format that such experts are stored in."""
         bits = float(stored_bits(weight_bytes, flops_per_token))
         fitting = [packed for packed in self.formats.values() if bits <= packed.bits]
-        experts = min(fitting, key=lambda one: one.bits).experts if fitting else self.experts
+        experts = min(fitting, key=lambda packing: packing.bits).experts if fitting else self.experts
         return None if isinstance(experts, PerToken) else experts.valid_tokens
 
     def _cost(

@@ -43,7 +43,7 @@ def _device(system: System, name: str) -> str:
     device = system.devices[name]
     for kind, word in _KINDS:
         if isinstance(device, kind):
-            alike = [other for other in system.devices.values() if isinstance(other, kind)]
+            alike = [device for device in system.devices.values() if isinstance(device, kind)]
             return f"{word} compute" if len(alike) == 1 else f"{word} compute ({name})"
     return f"{_spelled(name)} compute"
 

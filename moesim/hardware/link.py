@@ -55,6 +55,6 @@ class Link(Spec):
         """`forward` for traffic that leaves `source`, `reverse` for traffic towards it."""
         return "forward" if source == self.ends[0] else "reverse"
 
-    def other(self, node: str) -> str:
+    def opposite(self, node: str) -> str:
         """The end that is not `node`."""
         return self.ends[1] if node == self.ends[0] else self.ends[0]

@@ -65,14 +65,14 @@ def nodes_of(links: Mapping[str, Link]) -> list[str]:
 
 def distances(links: Mapping[str, Link], start: str) -> dict[str, int]:
     """Node -> number of links to `start`; nodes that cannot be reached are missing."""
-    found, queue = {start: 0}, deque([start])
+    steps, queue = {start: 0}, deque([start])
     while queue:
         node = queue.popleft()
         for link in links.values():
-            if node in link.ends and (other := link.other(node)) not in found:
-                found[other] = found[node] + 1
-                queue.append(other)
-    return found
+            if node in link.ends and (neighbour := link.opposite(node)) not in steps:
+                steps[neighbour] = steps[node] + 1
+                queue.append(neighbour)
+    return steps
 
 
 def route(links: Mapping[str, Link], source: str, target: str) -> tuple[Hop, ...]:
@@ -87,13 +87,13 @@ def route(links: Mapping[str, Link], source: str, target: str) -> tuple[Hop, ...
     def ways(node: str) -> list[tuple[float, tuple[Hop, ...]]]:
         if node == target:
             return [(float("inf"), ())]
-        found = []
+        routes = []
         for name, link in links.items():
-            if node in link.ends and left[link.other(node)] == left[node] - 1:
+            if node in link.ends and left[link.opposite(node)] == left[node] - 1:
                 hop = Hop(name, link.direction(node))
                 width = link.rate if hop.direction == "forward" else link.backward
-                found += [(min(width, narrowest), (hop, *rest)) for narrowest, rest in ways(link.other(node))]
-        return found
+                routes += [(min(width, narrowest), (hop, *rest)) for narrowest, rest in ways(link.opposite(node))]
+        return routes
 
     return max(ways(source), key=lambda way: way[0])[1]
 
@@ -186,13 +186,13 @@ class _Tally:
 
     def _stops(self, source: str, target: str | None, end: str) -> list[str]:
         """Bounce buffers on the way: those of both ends, unless the way ends (or begins) at their own node."""
-        found: list[str] = []
+        stops: list[str] = []
         start = self._memory(source).at
         for tier, far in ((source, end), (target, start)):
             stage = self._memory(tier).stage if tier is not None else None
-            if stage is not None and self._memory(stage).at != far and stage not in found and tier not in (None, stage):
-                found.append(stage)
-        return found if start != end else []
+            if stage is not None and self._memory(stage).at != far and stage not in stops and tier not in (None, stage):
+                stops.append(stage)
+        return stops if start != end else []
 
     def _walk(self, source: str, target: str, share: float) -> float:
         setup = 0.0

@@ -195,11 +195,11 @@ class System(Spec):
     @cached_property
     def _powerless(self) -> dict[str, tuple[str, ...]]:
         """Part (`devices.gpu`) -> the keys about power that it lacks."""
-        wanted: dict[str, tuple[Spec, tuple[str, ...]]]
-        wanted = {f"devices.{name}": (part, ("power_idle", "power_active")) for name, part in self.devices.items()}
-        wanted |= {f"tiers.{name}": (part, ("energy",)) for name, part in self._memories().items()}
-        wanted |= {f"links.{name}": (part, ("energy",)) for name, part in self.links.items()}
-        lacking = {path: tuple(key for key in keys if getattr(part, key) is None) for path, (part, keys) in wanted.items()}
+        parts: dict[str, tuple[Spec, tuple[str, ...]]]
+        parts = {f"devices.{name}": (part, ("power_idle", "power_active")) for name, part in self.devices.items()}
+        parts |= {f"tiers.{name}": (part, ("energy",)) for name, part in self._memories().items()}
+        parts |= {f"links.{name}": (part, ("energy",)) for name, part in self.links.items()}
+        lacking = {path: tuple(key for key in keys if getattr(part, key) is None) for path, (part, keys) in parts.items()}
         return {path: keys for path, keys in lacking.items() if keys}
 
     def _memories(self) -> dict[str, Memory]:

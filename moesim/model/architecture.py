@@ -87,8 +87,8 @@ class Architecture(Shape):
         """What `measure` says of the attention of one layer, on average over the decoder layers."""
         windowed = len(self._windowed_layers)
         full = measure(self.attention) * (self.kv_layers - windowed)
-        other = measure(self.linear) * len(self.linear_layers) if self.linear else 0.0
-        return (full + other + (measure(self.windowed) * windowed if self.windowed else 0.0)) / self.layers
+        linear = measure(self.linear) * len(self.linear_layers) if self.linear else 0.0
+        return (full + linear + (measure(self.windowed) * windowed if self.windowed else 0.0)) / self.layers
 
     def _cached(self, measure: Callable[[AnyAttention], float]) -> float | FloatArray:
         """What `measure` says of the attention of each layer with a cache: a number, or [layers] where windowed ones differ."""

@@ -116,9 +116,9 @@ class _Header:
             known = " and ".join(map(str, _VERSIONS))
             _refuse(f"is GGUF version {version}; versions {known} are read", self._shown)
         counts = self._number("<Q"), self._number("<Q")
-        for count, what in zip(counts, ("tensors", "keys"), strict=True):
+        for count, kind in zip(counts, ("tensors", "keys"), strict=True):
             if count > _MOST_ENTRIES:
-                _refuse(f"is damaged: it claims {count:,} {what}", self._shown)
+                _refuse(f"is damaged: it claims {count:,} {kind}", self._shown)
         return counts
 
     def metadata(self, count: int) -> dict[str, Any]:
@@ -183,10 +183,10 @@ class _Header:
             return None
         return [self._number(layout) for _ in range(length)]
 
-    def _name(self, what: str) -> str:
+    def _name(self, kind: str) -> str:
         length = self._number("<Q")
         if length > _LONGEST_NAME:
-            _refuse(f"is damaged: the name of a {what} has {length:,} bytes", self._shown)
+            _refuse(f"is damaged: the name of a {kind} has {length:,} bytes", self._shown)
         return self._text(length)
 
     def _text(self, length: int) -> str:

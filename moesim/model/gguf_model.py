@@ -109,8 +109,8 @@ class _Reader:
         if value is None and default is not None:
             return default
         if not isinstance(value, int) or isinstance(value, bool):
-            what = "is missing" if value is None else f"is {excerpt(str(value))}; one whole number for all layers is read"
-            self._refuse(f"{self._family}.{key} {what}")
+            problem = "is missing" if value is None else f"is {excerpt(str(value))}; one whole number for all layers is read"
+            self._refuse(f"{self._family}.{key} {problem}")
         return value
 
     # The shape
@@ -199,8 +199,8 @@ class _Reader:
         return {"windows": self._periodic(window)}
 
     def _periodic(self, window: int) -> tuple[int, ...]:
-        every = _WINDOW_EVERY[self._family]
-        return tuple(0 if index % every == every - 1 else window for index in range(self._layers))
+        period = _WINDOW_EVERY[self._family]
+        return tuple(0 if index % period == period - 1 else window for index in range(self._layers))
 
     # The bytes
 

@@ -149,8 +149,8 @@ def _by_layer(fields: Fields, main: GroupedQuery, windowed: GroupedQuery, kinds:
 
 def _head_dim(fields: Fields, hidden: int, heads: int) -> int:
     """The width of a head: its own key, else the hidden width shared by the heads; 0 after a mistake."""
-    given = fields.find(*_HEAD_DIM)[0]
-    if not given and heads and hidden % heads:
+    stated = fields.find(*_HEAD_DIM)[0]
+    if not stated and heads and hidden % heads:
         path = fields.path("head_dim")
         fields.wrong(path, f"missing: the width of a head, and {heads} heads do not share a hidden state of {hidden} evenly")
         return 0

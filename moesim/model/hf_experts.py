@@ -101,15 +101,15 @@ def read_experts(fields: Fields, kinds: Kinds) -> dict[str, Any]:
 
 def _expert_width(fields: Fields) -> int:
     """The inner width of one expert: a key of its own, else the plain width of feed-forward blocks."""
-    what = "the inner width of one expert"
+    meaning = "the inner width of one expert"
     if fields.find(*_EXPERT_WIDTH)[0] or not fields.find(*_PLAIN_WIDTH)[0]:
-        return fields.integer("expert_width", what, _EXPERT_WIDTH)
+        return fields.integer("expert_width", meaning, _EXPERT_WIDTH)
     if fields.text("model_type").startswith(_OWN_WIDTH) and not fields.find("num_local_experts")[0]:
         path, value = fields.find(*_PLAIN_WIDTH)
-        fields.missing(f"{what}; {path} {value} is that of dense layers in this family", _EXPERT_WIDTH)
+        fields.missing(f"{meaning}; {path} {value} is that of dense layers in this family", _EXPERT_WIDTH)
         return 0
-    fields.guess(what, _EXPERT_WIDTH, _LIKE_WIDTH, fields.find(*_PLAIN_WIDTH)[0])
-    return fields.integer("expert_width", what, _PLAIN_WIDTH)
+    fields.guess(meaning, _EXPERT_WIDTH, _LIKE_WIDTH, fields.find(*_PLAIN_WIDTH)[0])
+    return fields.integer("expert_width", meaning, _PLAIN_WIDTH)
 
 
 def _shared_width(fields: Fields, width: int) -> int:

@@ -22,7 +22,7 @@ _NO_DECODER = re.compile(r"vision|visual|audio|speech|talker|code2wav|image|vide
 class _Guess(NamedTuple):
     """A default that was taken because no known key is there, and which unread key may be another spelling of it."""
 
-    what: str
+    meaning: str
     keys: Sequence[str]
     like: re.Pattern[str]
     default: object
@@ -71,11 +71,11 @@ class Fields:
         """Notes a mistake at `path`."""
         self.mistakes.append(Mistake(message, path))
 
-    def missing(self, what: str, keys: Sequence[str]) -> None:
+    def missing(self, meaning: str, keys: Sequence[str]) -> None:
         """Notes that none of `keys` is there."""
         self._absent[len(self.mistakes)] = keys
         also = f" (also read: {', '.join(keys[1:])})" if len(keys) > 1 else ""
-        self.wrong(self.path(keys[0]), f"missing: {what}{also}.")
+        self.wrong(self.path(keys[0]), f"missing: {meaning}{also}.")
 
     def misspelt(self, keys: Sequence[str]) -> str:
         """` Is 'x' a misspelling of 'y'?` when a key that nobody asked for is close to one of `keys`, else an empty text."""
@@ -106,8 +106,8 @@ class Fields:
                     continue
                 if key in parents and isinstance(value, Mapping):
                     inner = ((f"{key}.{name}", name) for name, entry in value.items() if entry)
-                    asked = self._asked
-                    yield from ((f"{here}.{name}", name) for full, name in inner if full not in asked and counts(name))
+                    known = self._asked
+                    yield from ((f"{here}.{name}", name) for full, name in inner if full not in known and counts(name))
                 elif counts(key):
                     yield here, key
 
@@ -121,19 +121,19 @@ class Fields:
                 named = ", ".join(f"'{path.rsplit('.', 1)[-1]}'" for path in suspects)
                 self.wrong(
                     suspects[0],
-                    f"{named} may say {guess.what}, and moesim does not read it; write '{guess.keys[0]}' "
+                    f"{named} may say {guess.meaning}, and moesim does not read it; write '{guess.keys[0]}' "
                     f"(without it, {guess.default} would be taken)",
                 )
         return blamed
 
-    def guess(self, what: str, keys: Sequence[str], like: str, default: object) -> None:
+    def guess(self, meaning: str, keys: Sequence[str], like: str, default: object) -> None:
         """Notes that `default` was taken as none of `keys` is there, which an unread key whose name matches `like` may deny."""
-        self._guesses.append(_Guess(what, keys, re.compile(like), default))
+        self._guesses.append(_Guess(meaning, keys, re.compile(like), default))
 
     def integer(
         self,
         field: str,
-        what: str,
+        meaning: str,
         keys: Sequence[str],
         default: int | None = None,
         minimum: int = 1,
@@ -147,27 +147,29 @@ class Fields:
         path, value = self.find(*keys)
         if not path:
             if default is None:
-                self.missing(what, keys)
+                self.missing(meaning, keys)
             elif like:
-                self.guess(what, keys, like, default)
+                self.guess(meaning, keys, like, default)
             self.origins[field] = self.path(keys[0])
             return default or 0
         self.origins[field] = path
         if isinstance(value, list) and value:
-            other = next((item for item in value if item != value[0]), value[0])
-            if other != value[0]:
-                self.wrong(path, f"{what} has several values ({value[0]!r}, {other!r}); moesim takes one value for all layers")
+            different = next((item for item in value if item != value[0]), value[0])
+            if different != value[0]:
+                self.wrong(
+                    path, f"{meaning} has several values ({value[0]!r}, {different!r}); moesim takes one value for all layers"
+                )
                 return 0
             value = value[0]
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-            self.wrong(path, f"{value!r} is wrong for {what}; it must be a whole number of at least {minimum}")
+            self.wrong(path, f"{value!r} is wrong for {meaning}; it must be a whole number of at least {minimum}")
             return 0
         if value > maximum:
-            self.wrong(path, f"{value} is wrong for {what}; it must be at most {maximum}")
+            self.wrong(path, f"{value} is wrong for {meaning}; it must be at most {maximum}")
             return 0
         return value
 
-    def integers(self, path: str, value: Any, what: str) -> list[int]:
+    def integers(self, path: str, value: Any, meaning: str) -> list[int]:
         """`value` as a list of whole numbers of at least 0, which may be text with commas; else a mistake and an empty list."""
         if isinstance(value, str) and re.fullmatch(r"\s*\d{1,9}(\s*,\s*\d{1,9})*\s*", value):
             return [int(item) for item in value.split(",")]
@@ -175,16 +177,16 @@ class Fields:
             isinstance(item, int) and not isinstance(item, bool) and item >= 0 for item in value
         ):
             return value
-        self.wrong(path, f"{value!r} is wrong for {what}; it must be a list of whole numbers")
+        self.wrong(path, f"{value!r} is wrong for {meaning}; it must be a list of whole numbers")
         return []
 
-    def boolean(self, what: str, keys: Sequence[str], default: bool) -> bool:
+    def boolean(self, meaning: str, keys: Sequence[str], default: bool) -> bool:
         """The truth under the first of `keys` that is there, else `default`."""
         path, value = self.find(*keys)
         if not path:
             return default
         if not isinstance(value, bool):
-            self.wrong(path, f"{value!r} is wrong for {what}; it must be true or false")
+            self.wrong(path, f"{value!r} is wrong for {meaning}; it must be true or false")
             return default
         return value
 

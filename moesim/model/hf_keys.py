@@ -95,7 +95,7 @@ _READ = {
     "number formats": "torch_dtype dtype expert_dtype quantization_config compression_config quantization",
     "family": "model_type is_encoder_decoder _name _source",
 }
-READ = {what: tuple(keys.split()) for what, keys in _READ.items()}
+READ = {field: tuple(keys.split()) for field, keys in _READ.items()}
 """What a value is -> every key that is read for it, in the order of precedence where they are spellings of one value."""
 
 HARMLESS = {

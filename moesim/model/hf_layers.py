@@ -202,7 +202,7 @@ def _ruled_moe_layers(fields: Fields, layers: int) -> list[int]:
     leading = fields.integer("", "the number of leading dense layers", _LEADING, 0, 0)
     first = max(leading, number("moe_layer_start_index", 0, 0))
     last = number("moe_layer_end_index", -1, -1)
-    every = fields.integer("", "'moe_layer_freq'", ("moe_layer_freq", "moe.route_every_n"), 1) or 1
+    stride = fields.integer("", "'moe_layer_freq'", ("moe_layer_freq", "moe.route_every_n"), 1) or 1
     steps = [number(key, 1, 1) or 1 for key in _STEPS]
     period, offset = number("expert_layer_period", 1, 1) or 1, number("expert_layer_offset", 0, 0)
     path, listed = fields.find("mlp_only_layers")
@@ -211,7 +211,7 @@ def _ruled_moe_layers(fields: Fields, layers: int) -> list[int]:
     return [
         index
         for index in range(first, layers if last < 0 else min(last + 1, layers))
-        if index % every == 0
+        if index % stride == 0
         and index % period == offset % period
         and all((index + 1) % step == 0 for step in steps)
         and index not in dense

@@ -38,7 +38,7 @@ def _identity(value: Any) -> bool:
 class _Feature(NamedTuple):
     """What a key stands for; `advice` for the families in `families`, which read right without it."""
 
-    what: str
+    meaning: str
     families: tuple[str, ...] = ()
     advice: str = ""
     harmless: Callable[[Any], bool] = lambda value: not value
@@ -97,6 +97,6 @@ def refuse(fields: Fields, dense: bool = False) -> None:
         place, value = fields.find(key)
         if place and not feature.harmless(value):
             advice = feature.advice.format(key=key) if kind.startswith(feature.families or ("\0",)) else _BY_KEY
-            fields.wrong(place, f"{feature.what} cannot be modelled yet. {advice}")
+            fields.wrong(place, f"{feature.meaning} cannot be modelled yet. {advice}")
     if kind in _FAMILIES:
         fields.wrong(fields.find("model_type")[0], f"'{kind}' has {_FAMILIES[kind]}, which cannot be modelled yet. {_BY_KEY}")

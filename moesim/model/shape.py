@@ -103,9 +103,9 @@ class Shape(Spec):
     @field_validator("bare_layers")
     @classmethod
     def _bare_layers_have_no_experts(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
-        both = sorted(set(value) & set(info.data.get("moe_layers", ())))
-        if both:
-            raise ValueError(f"layer {both[0]} has experts; it cannot be without a feed-forward block")
+        conflicts = sorted(set(value) & set(info.data.get("moe_layers", ())))
+        if conflicts:
+            raise ValueError(f"layer {conflicts[0]} has experts; it cannot be without a feed-forward block")
         return value
 
     @field_validator("dense_width")

@@ -212,8 +212,10 @@ def panels(
     ax = _SHEET.get().ax
     if ax is None:
         figure = blank(width, height, flat)
-        made: Any = figure.subplots(len(heights), 1, sharex=sharex, sharey=sharey, height_ratios=list(heights), squeeze=False)
-        return figure, list(made[:, 0])
+        panels_grid: Any = figure.subplots(
+            len(heights), 1, sharex=sharex, sharey=sharey, height_ratios=list(heights), squeeze=False
+        )
+        return figure, list(panels_grid[:, 0])
     plots: list[Axes] = []
     gap, top = 0.06 if len(heights) < 5 else 0.03, 1.0
     room = (1.0 - gap * (len(heights) - 1)) / sum(heights)

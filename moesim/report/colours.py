@@ -36,21 +36,21 @@ _LANES = (("gpu", "blue"), ("cpu", "orange"), ("ndp", "green"), ("pcie:forward",
 
 def lane_colours(lanes: Sequence[str]) -> dict[str, str]:
     """Lane -> colour, by what it is (GPU, CPU, upload, CXL, ...), alike in all figures."""
-    wanted = {}
+    wishes = {}
     for lane in lanes:
         colour = next((colour for head, colour in _LANES if lane.startswith(head)), None)
-        wanted[lane] = crc32(lane.encode()) % len(PALETTE) if colour is None else PALETTE.index(OKABE_ITO[colour])
-    return _given(wanted)
+        wishes[lane] = crc32(lane.encode()) % len(PALETTE) if colour is None else PALETTE.index(OKABE_ITO[colour])
+    return _given(wishes)
 
 
-def _given(wanted: Mapping[str, int]) -> dict[str, str]:
+def _given(wishes: Mapping[str, int]) -> dict[str, str]:
     free, places = set(range(len(PALETTE))), {}
-    for name in sorted(wanted):
-        if wanted[name] in free:
-            places[name] = wanted[name]
-            free.discard(wanted[name])
-    for name in sorted(wanted):
+    for name in sorted(wishes):
+        if wishes[name] in free:
+            places[name] = wishes[name]
+            free.discard(wishes[name])
+    for name in sorted(wishes):
         if name not in places:
-            places[name] = min(free, key=lambda place: (place - wanted[name]) % len(PALETTE)) if free else wanted[name]
+            places[name] = min(free, key=lambda place: (place - wishes[name]) % len(PALETTE)) if free else wishes[name]
             free.discard(places[name])
-    return {name: PALETTE[places[name]] for name in wanted}
+    return {name: PALETTE[places[name]] for name in wishes}

@@ -36,9 +36,9 @@ def curves(series: Sequence[Series], *, x: str = "", y: str = "", title: str = "
         tint, marker = OKABE_ITO[_COLOURS[number % len(_COLOURS)]], MARKERS[number % len(MARKERS)]
         axes.plot(line, heights, color=tint, label=label)
         known = np.asarray(fitted, dtype=np.bool_)
-        for some, face in ((known, "none"), (~known, tint)):
+        for rows, face in ((known, "none"), (~known, tint)):
             look: dict[str, Any] = {"marker": marker, "linestyle": "", "markeredgecolor": tint, "markerfacecolor": face}
-            axes.plot(np.asarray(points)[some], np.asarray(values)[some], **look)
+            axes.plot(np.asarray(points)[rows], np.asarray(values)[rows], **look)
     axes.set_xscale("log")
     axes.set_yscale("log")
     for axis in (axes.xaxis, axes.yaxis):

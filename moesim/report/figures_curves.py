@@ -108,7 +108,7 @@ def sweep_curve(  # noqa: PLR0913
     if y in _SHARES:  # Student's interval knows nothing of where a share ends
         band = [None if side is None else np.clip(side, 0, 1) for side in band]
     names = _series(table, by, len(ys))
-    which = {name: np.array([other == name for other in names]) & np.isfinite(ys) for name in dict.fromkeys(names)}
+    which = {name: np.array([line == name for line in names]) & np.isfinite(ys) for name in dict.fromkeys(names)}
     which = {name: rows for name, rows in which.items() if rows.any()}
     if not which:
         raise InputError(f"the table has no row with both {x} and {y}")
@@ -116,7 +116,7 @@ def sweep_curve(  # noqa: PLR0913
     ranked = list(which) if len(which) <= _LINES else sorted(which, key=lambda name: -float(ys[which[name]].max()))
     places = {name: place for place, name in enumerate(ranked)}
     colours = _colours(ranked[:_LINES], by)
-    said = [_said(value) for value in table[x]]
+    texts = [_said(value) for value in table[x]]
     figure, axes = single(8.0, 4.6)
     if not ticks:
         _numbers(axes, spots, log)
@@ -125,7 +125,7 @@ def sweep_curve(  # noqa: PLR0913
         rows = rows[np.argsort(spots[rows], kind="stable")]
         xs = spots[rows] + (_beside(places[name], min(len(ranked), _LINES)) if ticks else 0.0)
         own = [None if side is None else side[rows] for side in band]
-        look = _Line(name, places[name], colours.get(name, GREY), not (ticks or points), [said[row] for row in rows])
+        look = _Line(name, places[name], colours.get(name, GREY), not (ticks or points), [texts[row] for row in rows])
         _line(axes, xs, ys[rows], own, look)
     _finish(axes, ticks, x, y, title)
     bars = any(side is not None and np.isfinite(side).any() for side in band)
@@ -277,10 +277,10 @@ def _band(columns: Mapping[str, Any], x: str, y: str) -> tuple[Any, Any, Any] | 
 def _column(table: Mapping[str, Any], name: str) -> str:
     """The column called `name`, with or without the unit behind it; InputError where there is none."""
     known = [str(column) for column in table]
-    found = [name] if name in known else [column for column in known if column.partition(" (")[0] == name]
-    if len(found) != 1:
+    matches = [name] if name in known else [column for column in known if column.partition(" (")[0] == name]
+    if len(matches) != 1:
         raise InputError(f"the table has no column {name}.{did_you_mean(name, known)}")
-    return found[0]
+    return matches[0]
 
 
 def _finite(columns: Mapping[str, Any], x: str, y: str) -> tuple[Any, Any]:
@@ -320,14 +320,14 @@ def hit_curve(
 def _hits_of_run(result: Result) -> Figure:
     table = needed(result, "experts")
     layers = int(np.max(table["layer"])) + 1
-    asked = np.asarray(table["activations"], dtype=np.float64).reshape(layers, -1)
-    if not asked.any():
+    activations = np.asarray(table["activations"], dtype=np.float64).reshape(layers, -1)
+    if not activations.any():
         raise InputError("the run asked for no expert")
-    ranked = -np.sort(-asked, axis=1)
-    shares = np.append(0.0, np.cumsum(ranked.sum(axis=0)) / asked.sum())
-    kept = np.linspace(0, 1, len(shares))
+    ranked = -np.sort(-activations, axis=1)
+    shares = np.append(0.0, np.cumsum(ranked.sum(axis=0)) / activations.sum())
+    resident_share = np.linspace(0, 1, len(shares))
     figure, axes = single(7.2, 4.3)
-    axes.plot(kept, shares, color=OKABE_ITO["blue"], label="most popular experts of each layer, known in hindsight")
+    axes.plot(resident_share, shares, color=OKABE_ITO["blue"], label="most popular experts of each layer, known in hindsight")
     axes.plot([0, 1], [0, 1], color=OKABE_ITO["orange"], linestyle="--", label="experts chosen at random")
     held, rate = float(np.mean(table["resident"])), result.summary["hit_rate"]
     axes.set_xlim(0, 1)

@@ -30,15 +30,17 @@ def expert_map(result: Result, *, by_id: bool = False) -> Figure:
     """
     table = needed(result, "experts")
     layers = int(np.max(table["layer"])) + 1
-    asked, hits = (np.asarray(table[name], dtype=np.float64).reshape(layers, -1) for name in ("activations", "hits"))
+    activations, hits = (np.asarray(table[name], dtype=np.float64).reshape(layers, -1) for name in ("activations", "hits"))
     homes = np.asarray(table["home"], dtype=object).reshape(layers, -1)
     resident = np.asarray(table["resident"], dtype=np.bool_).reshape(layers, -1)
-    order = np.argsort(-asked, axis=1, kind="stable")
+    order = np.argsort(-activations, axis=1, kind="stable")
     if not by_id:
-        asked, hits, homes, resident = (np.take_along_axis(one, order, axis=1) for one in (asked, hits, homes, resident))
-    even = asked.sum(axis=1, keepdims=True) / asked.shape[1]
-    popular = np.divide(asked, even, out=np.zeros_like(asked), where=even > 0)
-    rates = np.divide(hits, asked, out=np.full_like(asked, np.nan), where=asked > 0)
+        activations, hits, homes, resident = (
+            np.take_along_axis(array, order, axis=1) for array in (activations, hits, homes, resident)
+        )
+    even = activations.sum(axis=1, keepdims=True) / activations.shape[1]
+    popular = np.divide(activations, even, out=np.zeros_like(activations), where=even > 0)
+    rates = np.divide(hits, activations, out=np.full_like(activations, np.nan), where=activations > 0)
     figure, plots = panels((1, 1, 1), 8.0, 1.6 + 3 * min(max(0.045 * layers, 1.1), 2.6), 0.55, sharey=True)
     top = max(float(np.quantile(popular, 0.99)), 1.0)
     shown = _heat(plots[0], popular, top)
@@ -57,7 +59,7 @@ def expert_map(result: Result, *, by_id: bool = False) -> Figure:
     for axes in plots:
         axes.set_ylabel("MoE layer (number)" if layers > 24 else "MoE layer")
         axes.set_yticks(range(0, layers, max(layers // 6, 1)))
-        axes.set_xticks(range(0, asked.shape[1], max(asked.shape[1] // (6 if narrow() else 12), 1)))
+        axes.set_xticks(range(0, activations.shape[1], max(activations.shape[1] // (6 if narrow() else 12), 1)))
         axes.spines[:].set_visible(False)
     from matplotlib.patches import Patch
 

@@ -260,20 +260,20 @@ class _Panel(NamedTuple):
 def _along(corners: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """Points along the drawn front, so close that no label fits between them."""
     steps = np.linspace(0, 1, 60)[:, None]
-    found: list[tuple[float, float]] = []
+    spots: list[tuple[float, float]] = []
     for (x, y), (right, up) in pairwise(corners):
         across, rise = np.array([[x, y]]) * (1 - steps) + np.array([[right, y]]) * steps, np.array([[right, y]]) * (1 - steps)
-        found += [(a, b) for a, b in np.concatenate([across, rise + np.array([[right, up]]) * steps]).tolist()]
-    return found
+        spots += [(a, b) for a, b in np.concatenate([across, rise + np.array([[right, up]]) * steps]).tolist()]
+    return spots
 
 
 def _bars(panel: _Panel, best: Sequence[int]) -> list[tuple[float, float]]:
     """Points along the intervals that are drawn, which labels keep off."""
-    found: list[tuple[float, float]] = []
+    spots: list[tuple[float, float]] = []
     for index, ((x, _), row) in enumerate(zip(panel.points, panel.rows, strict=True)):
         if row.low is not None and row.high is not None and (index in best or len(panel.rows) <= _MANY):
-            found += [(x, y) for y in np.linspace(row.low, row.high, 25).tolist()]
-    return found
+            spots += [(x, y) for y in np.linspace(row.low, row.high, 25).tolist()]
+    return spots
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -282,13 +282,13 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
     A thousandth more of the first counts as as little: what differs by less is the same setting to whoever pays for it.
     """
     order = sorted(range(len(points)), key=lambda index: (points[index][0], -points[index][1]))
-    best, kept = -float("inf"), []
+    best, front_rows = -float("inf"), []
     for index in order:
         if points[index][1] > best:
             best = points[index][1]
-            kept.append(index)
-    beaten = {index for index, after in pairwise(kept) if points[after][0] <= points[index][0] * (1 + TIE)}
-    return [index for index in kept if index not in beaten]
+            front_rows.append(index)
+    beaten = {index for index, after in pairwise(front_rows) if points[after][0] <= points[index][0] * (1 + TIE)}
+    return [index for index in front_rows if index not in beaten]
 
 
 def _panel(axes: Axes, panel: _Panel) -> None:

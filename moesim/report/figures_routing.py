@@ -40,8 +40,8 @@ def routing(document: Mapping[str, Any]) -> Figure:
     _curves(plots[1, 1], list(range(1, len(drift) + 1)), hits, "part of the file", "drift from the first part", log=False)
     plots[1, 1].set_xticks(range(1, len(drift) + 1))
     layers = document["layers"]
-    both = {"tokens of the top 25 %": layers["top_25"], "reuse from the last token": layers["reuse_1"]}
-    _curves(plots[1, 2], list(range(len(layers["top_25"]))), both, "MoE layer", "layers differ", log=False, marker=False)
+    shares = {"tokens of the top 25 %": layers["top_25"], "reuse from the last token": layers["reuse_1"]}
+    _curves(plots[1, 2], list(range(len(layers["top_25"]))), shares, "MoE layer", "layers differ", log=False, marker=False)
     for axes in plots.ravel():
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:

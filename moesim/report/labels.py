@@ -50,8 +50,10 @@ def label_points(
             box = Text.get_window_extent(note)  # without the line
             inside = box.x0 >= frame.x0 and box.x1 <= frame.x1 and box.y0 >= frame.y0 and box.y1 <= frame.y1
             line = [] if arrow is None else _line(axes.transData.transform(point), box)
-            free = not any(box.overlaps(other) for other in taken) and (arrow is not None or _plain(axes, points, point, box))
-            if inside and free and not any(other.contains(*spot) for other in texts for spot in line):
+            free = not any(box.overlaps(occupied) for occupied in taken) and (
+                arrow is not None or _plain(axes, points, point, box)
+            )
+            if inside and free and not any(text.contains(*spot) for text in texts for spot in line):
                 texts.append(box)
                 taken.append(box)
                 break

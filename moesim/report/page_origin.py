@@ -35,21 +35,21 @@ def origin_parts(provenance: Mapping[str, Any], repeat: str, heading: str = "Sce
 def _origins(scenario: Mapping[str, Any], origins: Any) -> Html:
     """How many values of the machine were measured or assumed, and each of them with its source."""
     values = {path: value for part in ("hardware", "runtime") for path, value in _values(scenario.get(part), part)}
-    said: dict[str, Mapping[str, str]] = {path: group for group in origins or () for path in group["paths"]}
-    known = {path: value for path, value in values.items() if path in said}
+    groups: dict[str, Mapping[str, str]] = {path: group for group in origins or () for path in group["paths"]}
+    known = {path: value for path, value in values.items() if path in groups}
     if not known:
         lost = "have origins that were not kept here" if origins is None else "do not say where they come from"
         return element("p", f"The values of this machine {lost}.") if values else Html()
     counts: dict[str, int] = {}
     for path in values:
-        basis = said[path]["basis"] if path in said else ""
+        basis = groups[path]["basis"] if path in groups else ""
         counts[basis] = counts.get(basis, 0) + 1
     rank = {basis: place for place, basis in enumerate(_ORDER)}
     sentences = [f"{counts[basis]} {_SAID.get(basis, basis or 'without a word on it')}" for basis in
             sorted(counts, key=lambda basis: (rank.get(basis, len(rank)), basis))]  # fmt: skip
     rows = [
-        [path.removeprefix("hardware."), str(value), _SAID.get(said[path]["basis"], said[path]["basis"]),
-         "; ".join(text for text in (said[path]["source"], said[path]["note"]) if text)]
+        [path.removeprefix("hardware."), str(value), _SAID.get(groups[path]["basis"], groups[path]["basis"]),
+         "; ".join(text for text in (groups[path]["source"], groups[path]["note"]) if text)]
         for path, value in known.items()
     ]  # fmt: skip
     sentence = f"Of the {len(values)} values of the machine: {', '.join(sentences)}. What the run says holds as far as they do."
@@ -77,7 +77,7 @@ def _scenario(scenario: Mapping[str, Any]) -> Html:
     if not scenario:
         return Html()
     texts = [(key, str(scenario[key])) for key in ("summary", "source", "expect") if scenario.get(key)]
-    said = [element("p", element("strong", f"{key}: "), text) for key, text in texts]
+    paragraphs = [element("p", element("strong", f"{key}: "), text) for key, text in texts]
     parts = []
     for key, value in scenario.items():
         if key in ("summary", "source", "expect"):
@@ -89,7 +89,7 @@ def _scenario(scenario: Mapping[str, Any]) -> Html:
             parts.append(element("details", element("summary", heading), element("pre", text)))
         else:
             parts.append(element("p", element("strong", f"{key}: "), str(value)))
-    return joined([*said, *parts])
+    return joined([*paragraphs, *parts])
 
 
 def _provenance(provenance: Mapping[str, Any], repeat: str) -> Html:

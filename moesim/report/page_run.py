@@ -38,15 +38,15 @@ def run_page(place: Path) -> Page:
     """The page of the run in the directory `place`."""
     result = Result.load(place)
     summary = result.summary
-    told = losses(summary)
-    title = f"{marked(summary['policy'], lossy=bool(told))} runs {summary['model']} on {summary['hardware']}"
-    said = [note(summary["policy"], told)] if told else []
-    said += [f"{summary['policy']} is a bound, which no system can reach"] if is_bound(summary) else []
+    lossy = losses(summary)
+    title = f"{marked(summary['policy'], lossy=bool(lossy))} runs {summary['model']} on {summary['hardware']}"
+    head_notes = [note(summary["policy"], lossy)] if lossy else []
+    head_notes += [f"{summary['policy']} is a bound, which no system can reach"] if is_bound(summary) else []
     lacking = result.details.get("power_unknown"), result.details.get("price_unknown")
-    said += [f"Energy is not known without {', '.join(lacking[0])}"] if lacking[0] else []
-    said += [f"Cost is not known without {', '.join(lacking[1])}"] if lacking[1] else []
-    said += [*filter(None, [gap_note(summary["policy"], summary.get("proven_gap"))]), *result.notes]
-    notes = element("ul", *(element("li", text) for text in said), class_="notes") if said else Html()
+    head_notes += [f"Energy is not known without {', '.join(lacking[0])}"] if lacking[0] else []
+    head_notes += [f"Cost is not known without {', '.join(lacking[1])}"] if lacking[1] else []
+    head_notes += [*filter(None, [gap_note(summary["policy"], summary.get("proven_gap"))]), *result.notes]
+    notes = element("ul", *(element("li", text) for text in head_notes), class_="notes") if head_notes else Html()
     trace = place / "trace.json.gz"
     seen = f"The timeline is in {trace.name}; https://ui.perfetto.dev opens it." if trace.is_file() else ""
     lead = joined([_asked(summary), tiles(summary), notes, element("p", seen, class_="soft") if seen else Html()])
@@ -64,16 +64,16 @@ def sentence(summary: Mapping[str, Any]) -> str:
     speed, bound, holder = (summary.get(name) for name in ("throughput_tok_s", "bound_tok_s", "bottleneck"))
     if speed is None:
         return "The run produced no token."
-    said = [f"{number(speed)} tokens per second"]
+    parts = [f"{number(speed)} tokens per second"]
     if bound:
-        said[0] += (
+        parts[0] += (
             f", {percent(speed / bound)} of the {number(bound)} that no placement and no schedule could exceed on this machine"
         )
     if holder:
-        said.append(f"bottleneck: {named_lane(holder)}, {percent(holder['share'])} of the critical path")
+        parts.append(f"bottleneck: {named_lane(holder)}, {percent(holder['share'])} of the critical path")
     if summary.get("hit_rate") is not None:
-        said.append(f"{percent(summary['hit_rate'])} of the expert activations found the weights where they ran")
-    return "; ".join(said) + "."
+        parts.append(f"{percent(summary['hit_rate'])} of the expert activations found the weights where they ran")
+    return "; ".join(parts) + "."
 
 
 def _asked(summary: Mapping[str, Any]) -> Html:
@@ -92,7 +92,7 @@ def tiles(summary: Mapping[str, Any]) -> Html:
     joules = summary.get("energy_J")
     without = ", without electricity" if joules is None else ""
     holder = summary.get("bottleneck")
-    found = [
+    candidates = [
         ("throughput", _with(summary.get("throughput_tok_s"), number, " tok/s"), ""),
         ("while decoding", _with(summary.get("decode_tok_s"), number, " tok/s"), ""),
         ("of the bound", _with(summary.get("share_of_bound"), percent), ""),
@@ -120,7 +120,7 @@ def tiles(summary: Mapping[str, Any]) -> Html:
         ("cost", _with(summary.get("cost_usd_per_Mtok"), number, " USD"), "per million output tokens" + without),
     ]
     boxes = [element("div", element("dt", name), element("dd", value, element("small", more) if more else Html()))
-             for name, value, more in found if value]  # fmt: skip
+             for name, value, more in candidates if value]  # fmt: skip
     return element("dl", *boxes, class_="tiles")
 
 
@@ -163,7 +163,7 @@ def run_figures(result: Result, prefix: str = "") -> Html:
     causes = ", ".join(f"{cause} {format_bytes(amount)}" for cause, amount in moved if amount) or "nothing"
     lying = result.columns.get("experts", {}).get("resident", ())
     resident = float(np.mean(lying)) if len(lying) else 0.0
-    found: list[tuple[str, str, Callable[[Result], Figure], str]] = [
+    entries: list[tuple[str, str, Callable[[Result], Figure], str]] = [
         ("queue", "Requests over time.", figures.queue,
          "Sequences that run, requests that wait for a place, and the share of the KV blocks that is in use."),
         ("lane-use", "Lanes over time.", figures.lane_use,
@@ -180,7 +180,7 @@ def run_figures(result: Result, prefix: str = "") -> Html:
          "of experts kept there; the mark is this run, which also counts experts computed where they lie."),
         ("traffic", "Traffic.", figures.traffic, f"Bytes over every link and memory tier, and why they moved: {causes}."),
     ]  # fmt: skip
-    return joined(drawn(prefix + name, title, says, partial(draw, result)) for name, title, draw, says in found)
+    return joined(drawn(prefix + name, title, says, partial(draw, result)) for name, title, draw, says in entries)
 
 
 def _tables(result: Result) -> Html:

@@ -41,34 +41,35 @@ _SHOWN = (
 def sweep_page(place: Path) -> Page:
     """The page of the sweep in the directory `place`."""
     sweep = SweepResult.load(place)
-    asked, answer = sweep.experiment, sweep.answer
-    title = f"{asked['name']}: {asked['summary']}" if asked.get("summary") else str(asked["name"])
+    experiment, answer = sweep.experiment, sweep.answer
+    title = f"{experiment['name']}: {experiment['summary']}" if experiment.get("summary") else str(experiment["name"])
     first, *rest = answer["sentences"] or ["No point was run."]
     more = element("ul", *(element("li", sentence) for sentence in rest), class_="notes") if rest else Html()
-    provenance = {"scenario": asked.get("data"), **(asked.get("provenance") or {})}
+    provenance = {"scenario": experiment.get("data"), **(experiment.get("provenance") or {})}
     parts = [
         Part("figures", "Figures", _figures(sweep)),
         Part("settings", "Settings", _settings(sweep)),
         Part("findings", "Findings", _findings(answer)),
         Part("failures", "Points that did not run", _failures(answer)),
-        *origin_parts(provenance, _repeat(asked, place), "Scenario of the first point"),
+        *origin_parts(provenance, _repeat(experiment, place), "Scenario of the first point"),
     ]
-    return Page(title, [str(first)], joined([more, _design(asked, answer)]), parts)
+    return Page(title, [str(first)], joined([more, _design(experiment, answer)]), parts)
 
 
-def _repeat(asked: Mapping[str, Any], place: Path) -> str:
+def _repeat(experiment: Mapping[str, Any], place: Path) -> str:
     """The command that runs what is missing, or all of it in another directory."""
-    verb = "optimize" if asked["design"]["kind"] == "search" else "sweep"
-    known = "experiment" in (asked.get("provenance") or {})
+    verb = "optimize" if experiment["design"]["kind"] == "search" else "sweep"
+    known = "experiment" in (experiment.get("provenance") or {})
     return f"moesim {verb} {place / 'experiment.json' if known else 'EXPERIMENT'} --out {place}"
 
 
-def _design(asked: Mapping[str, Any], answer: Mapping[str, Any]) -> Html:
-    axes = "; ".join(f"{axis_name(axis['column'])}: {_reach(axis, asked['design'])}" for axis in asked["axes"])
-    points, policies = answer["points"], asked["policies"]
+def _design(experiment: Mapping[str, Any], answer: Mapping[str, Any]) -> Html:
+    axes = "; ".join(f"{axis_name(axis['column'])}: {_reach(axis, experiment['design'])}" for axis in experiment["axes"])
+    points, policies = answer["points"], experiment["policies"]
     text = (
-        f"Scenario {asked['scenario']}, {points['done']:,} of {points['asked']:,} points done, {asked['replications']} "
-        f"replication{'s' if asked['replications'] != 1 else ''} each, {', '.join(map(str, policies[:6]))}"
+        f"Scenario {experiment['scenario']}, {points['done']:,} of {points['asked']:,} points done, "
+        f"{experiment['replications']} replication{'s' if experiment['replications'] != 1 else ''} each, "
+        f"{', '.join(map(str, policies[:6]))}"
         f"{f' and {len(policies) - 6} further policies' if len(policies) > 6 else ''}. {axes}"
     )
     return element("p", text, class_="soft")
@@ -86,70 +87,74 @@ def _span(values: Sequence[Any]) -> str:
 
 
 def _figures(sweep: SweepResult) -> Html:
-    asked, answer, means = sweep.experiment, sweep.answer, sweep.mean_columns
+    experiment, answer, means = sweep.experiment, sweep.answer, sweep.mean_columns
     best = answer.get("best")
     if not best or not len(means.get("policy", ())):
         return Html()
-    found = [_along(sweep, axis, best) for axis in asked["axes"]]
+    drawings = [_along(sweep, axis, best) for axis in experiment["axes"]]
     here = _where(means, best["settings"])
     at = _at(best["settings"])
     if len(set(here["policy"])) > 1:
-        spread = f", with its {_level(asked)}" if _varies(here.get("throughput_tok_s.low")) else ""
+        spread = f", with its {_level(experiment)}" if _varies(here.get("throughput_tok_s.low")) else ""
         says = f"Mean throughput of each policy{f' at {at}' if at else ''}{spread}."
-        found.append(drawn("throughput", "Throughput by policy.", says, lambda: figures.comparison(here, level=asked["level"])))
-    numeric = [axis for axis in asked["axes"] if axis["scale"] != "categories"]
+        drawings.append(
+            drawn("throughput", "Throughput by policy.", says, lambda: figures.comparison(here, level=experiment["level"]))
+        )
+    numeric = [axis for axis in experiment["axes"] if axis["scale"] != "categories"]
     if numeric and _varies(means.get("hit_rate")):
         column, log = numeric[0]["column"], numeric[0]["scale"] == "log"
-        scattered = asked["design"]["kind"] != "grid"
-        others = {name: value for name, value in best["settings"].items() if name not in numeric[0]["columns"]}
-        rows = means if scattered else _where(means, others)
+        scattered = experiment["design"]["kind"] != "grid"
+        fixed = {name: value for name, value in best["settings"].items() if name not in numeric[0]["columns"]}
+        rows = means if scattered else _where(means, fixed)
         says = f"Share of activations that found their weights where they ran, along {axis_name(column)}."
-        found.append(
+        drawings.append(
             drawn(
                 "hit-curve",
                 "Hit rate.",
                 says,
-                lambda: figures.hit_curve(rows, x=column, log=log, points=scattered, level=asked["level"]),
+                lambda: figures.hit_curve(rows, x=column, log=log, points=scattered, level=experiment["level"]),
             )
         )
-    named = _named(means, [axis["column"] for axis in asked["axes"]])
+    named = _named(means, [axis["column"] for axis in experiment["axes"]])
     says = "Throughput of every setting against its cost and its energy; those on the front are named."
-    found.append(drawn("pareto", "Pareto front (throughput, cost).", says, lambda: figures.pareto(named)))
-    return joined(found)
+    drawings.append(drawn("pareto", "Pareto front (throughput, cost).", says, lambda: figures.pareto(named)))
+    return joined(drawings)
 
 
 def _along(sweep: SweepResult, axis: Mapping[str, Any], best: Mapping[str, Any]) -> Html:
     """The metric along one axis: a line for each policy, or for each value of the next axis where there is one policy only."""
-    asked, means, metric = sweep.experiment, sweep.mean_columns, str(sweep.experiment["metric"])
+    experiment, means, metric = sweep.experiment, sweep.mean_columns, str(sweep.experiment["metric"])
     column, name = str(axis["column"]), metric_words(str(sweep.experiment["metric"]))[0]
-    log, scattered = axis["scale"] == "log", asked["design"]["kind"] != "grid"
-    others = [other for other in asked["axes"] if other is not axis]
-    by = "policy" if len(set(means["policy"])) > 1 or not others or scattered else str(others[0]["column"])
-    free = {*axis["columns"], *(others[0]["columns"] if by != "policy" else ())}
+    log, scattered = axis["scale"] == "log", experiment["design"]["kind"] != "grid"
+    other_axes = [candidate for candidate in experiment["axes"] if candidate is not axis]
+    by = "policy" if len(set(means["policy"])) > 1 or not other_axes or scattered else str(other_axes[0]["column"])
+    free = {*axis["columns"], *(other_axes[0]["columns"] if by != "policy" else ())}
     fixed = {} if scattered else {key: value for key, value in best["settings"].items() if key not in free}
     rows = _where(means, fixed)
     peaks = [peak["value"] for peak in sweep.answer["peaks"] if peak["column"] == column and peak["policy"] == best["policy"]
              and all(fixed.get(key, value) == value for key, value in peak["at"].items())]  # fmt: skip
     says = name.capitalize() + (f" at {_at(fixed)}" if fixed else "")
     says += f", by {axis_name(by)}" if by != "policy" or len(set(rows["policy"])) > 1 else ""
-    says += f"; bars or bands: {_level(asked)}" if f"{metric}.low" in rows and _varies(rows[f"{metric}.low"]) else ""
+    says += f"; bars or bands: {_level(experiment)}" if f"{metric}.low" in rows and _varies(rows[f"{metric}.low"]) else ""
     says += f". Best at {_span(peaks[:1])}." if len(peaks) == 1 else "."
     single = len(set(rows["policy"])) == 1 and by == "policy" and axis["scale"] == "linear" and not scattered
     label = str(rows["policy"][0])
     return drawn(
-        f"along-{asked['axes'].index(axis)}",
+        f"along-{experiment['axes'].index(axis)}",
         f"Along {axis_name(column)}.",
         says,
         lambda: (
-            figures.threshold_curve(rows, x=column, y=metric, labels=(label, ""), goal=asked["goal"], level=asked["level"])
+            figures.threshold_curve(
+                rows, x=column, y=metric, labels=(label, ""), goal=experiment["goal"], level=experiment["level"]
+            )
             if single
-            else figures.sweep_curve(rows, x=column, y=metric, by=by, log=log, points=scattered, level=asked["level"])
+            else figures.sweep_curve(rows, x=column, y=metric, by=by, log=log, points=scattered, level=experiment["level"])
         ),
     )
 
 
-def _level(asked: Mapping[str, Any]) -> str:
-    return f"{100 * float(asked['level']):g} % interval"
+def _level(experiment: Mapping[str, Any]) -> str:
+    return f"{100 * float(experiment['level']):g} % interval"
 
 
 def _where(columns: Mapping[str, Any], fixed: Mapping[str, Any]) -> Columns:
@@ -157,7 +162,7 @@ def _where(columns: Mapping[str, Any], fixed: Mapping[str, Any]) -> Columns:
     keep = np.ones(len(columns["policy"]), dtype=np.bool_)
     for name, value in fixed.items():
         if name in columns:
-            keep &= np.array([other == value for other in np.asarray(columns[name]).tolist()], dtype=np.bool_)
+            keep &= np.array([cell == value for cell in np.asarray(columns[name]).tolist()], dtype=np.bool_)
     return {name: np.asarray(column)[keep] for name, column in columns.items()}
 
 
@@ -167,8 +172,8 @@ def _named(columns: Mapping[str, Any], settings: Sequence[str]) -> Columns:
     lists = [np.asarray(columns[name]).tolist() for name in settings]
     names = []
     for index, policy in enumerate(columns["policy"]):
-        said = ", ".join(_span([values[index]]) for values in lists)
-        names.append(f"{policy} {said}".strip() if several or not said else said)
+        setting = ", ".join(_span([values[index]]) for values in lists)
+        names.append(f"{policy} {setting}".strip() if several or not setting else setting)
     return {**columns, "policy": np.array(names, dtype=object)}
 
 
@@ -226,9 +231,9 @@ def _findings(answer: Mapping[str, Any]) -> Html:
     crossings = _rows(answer, "crossovers", "column", "below", "above", "at", "value", "low", "high")
     pairs = _rows(answer, "pairs", "at", "a", "b", "percent", "percent_low", "percent_high", "verdict")
     drivers = [
-        [axis["column"], one["policy"], _share(axis["share"]), axis["direction"]]
-        for one in answer.get("drivers", ())
-        for axis in one["axes"]
+        [axis["column"], group["policy"], _share(axis["share"]), axis["direction"]]
+        for group in answer.get("drivers", ())
+        for axis in group["axes"]
     ]
     bounds = _rows(answer, "bounds", "policy", "settings", "mean", "low", "high")
     tables = (
@@ -238,25 +243,26 @@ def _findings(answer: Mapping[str, Any]) -> Html:
         ("Crossovers", ["axis", "ahead before", "ahead behind", "at", "crosses at", "not below", "not above"], crossings),
         ("Policies against each other", ["at", "better", "than", "by (%)", "at least (%)", "at most (%)", "verdict"], pairs),
     )
-    shown = [element("div", table(*one, most=400), class_="scroll") for one in tables if one[2]]
+    shown = [element("div", table(*arguments, most=400), class_="scroll") for arguments in tables if arguments[2]]
     return joined([*map(_told, answer.get("drivers", ())), *shown])
 
 
-def _told(one: Mapping[str, Any]) -> Html:
+def _told(group: Mapping[str, Any]) -> Html:
     """How far single axes explain what a sampled design found, and where that is too little."""
-    known = one["explained"]
+    known = group["explained"]
     explained = "" if known is None else f"together they explain {percent(known)} of the variance of ranks"
-    said = "; ".join(text for text in (explained, one["note"]) if text)
-    return element("p", f"{one['policy']}, {one['settings']:,} settings: {said}.", class_="soft")
+    sentence = "; ".join(text for text in (explained, group["note"]) if text)
+    return element("p", f"{group['policy']}, {group['settings']:,} settings: {sentence}.", class_="soft")
 
 
 def _rows(answer: Mapping[str, Any], kind: str, *names: str) -> list[list[Any]]:
-    return [[_at(one[name]) if name in ("at", "settings") else one[name] for name in names] for one in answer.get(kind, ())]
+    return [[_at(row[name]) if name in ("at", "settings") else row[name] for name in names] for row in answer.get(kind, ())]
 
 
 def _failures(answer: Mapping[str, Any]) -> Html:
     rows = [
-        [one["point"], _at(one["settings"]), one["policy"], one["status"], one["error"]] for one in answer.get("failures", ())
+        [failure["point"], _at(failure["settings"]), failure["policy"], failure["status"], failure["error"]]
+        for failure in answer.get("failures", ())
     ]
     return (
         element(

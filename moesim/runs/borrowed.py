@@ -29,7 +29,7 @@ def _under(loaded_scenario: LoadedScenario, preset: str) -> LoadedScenario:
     scenario: Any = loaded_scenario.scenario
     routing = scenario.workload.routing.model_copy(update={"preset": preset})
     workload = scenario.workload.model_copy(update={"routing": routing})
-    return replace(loaded_scenario, scenario=scenario.model_copy(update={"workload": workload}), made=None)
+    return replace(loaded_scenario, scenario=scenario.model_copy(update={"workload": workload}), job_and_table=None)
 
 
 def chosen(count: int, draws: int, streams: Streams) -> IntArray:

@@ -28,7 +28,7 @@ class Entrant:
 
     number: int
     label: str
-    this: LoadedScenario
+    loaded_scenario: LoadedScenario
     policy: Policy
     command: tuple[str, ...] | None
 
@@ -40,17 +40,19 @@ class Entrant:
     @property
     def base(self) -> Path:
         """The scenario's folder."""
-        return self.this.base
+        return self.loaded_scenario.base
 
     @property
     def kinds(self) -> Sequence[type[Any]]:
         """Classes that may come from a session or from beside the scenario."""
-        return [type(self.policy), type(getattr(self.this.scenario.workload, "routing", None))]
+        return [type(self.policy), type(getattr(self.loaded_scenario.scenario.workload, "routing", None))]
 
     def run(self) -> Result | str:
         """The result, or why the policy cannot run here."""
         try:
-            return run_loaded(built(self.this, "compared"), policy=self.policy, policy_name=self.label, command=self.command)
+            return run_loaded(
+                built(self.loaded_scenario, "compared"), policy=self.policy, policy_name=self.label, command=self.command
+            )
         except InputError as error:
             return "; ".join(mistake.message for mistake in error.mistakes)
 
@@ -67,22 +69,22 @@ def compare_in(
     """`compare_loaded` in `jobs` processes (default: one for each core)."""
     if jobs is not None and jobs < 1:
         raise InputError(Mistake(f"must be at least 1, got {jobs}", file="--jobs"))
-    given = list(names)
-    policies = policies_for(given, loaded_scenario)
-    wanted = min(jobs if jobs is not None else cores(), len(policies))
-    if wanted <= 1:
-        return compare_loaded(loaded_scenario, given, started=started, finished=finished, command=command)
+    policy_names = list(names)
+    policies = policies_for(policy_names, loaded_scenario)
+    processes = min(jobs if jobs is not None else cores(), len(policies))
+    if processes <= 1:
+        return compare_loaded(loaded_scenario, policy_names, started=started, finished=finished, command=command)
     words = None if command is None else tuple(command)
     entrants = [Entrant(number, name, loaded_scenario, policy, words) for number, (name, policy) in enumerate(policies)]
-    found: dict[int, Result | str] = {}
-    with closing(outcomes(entrants, jobs=wanted)) as done:
+    finished_runs: dict[int, Result | str] = {}
+    with closing(outcomes(entrants, jobs=processes)) as done:
         for entrant, outcome in done:
-            found[entrant.number] = outcome
+            finished_runs[entrant.number] = outcome
             if finished is not None and isinstance(outcome, Result):
                 finished(outcome)
             if started is not None:
-                started(entrant.label, len(found), len(entrants))
-    sentences = [(one.label, found[one.number]) for one in entrants]
+                started(entrant.label, len(finished_runs), len(entrants))
+    sentences = [(entrant.label, finished_runs[entrant.number]) for entrant in entrants]
     results = [outcome for _, outcome in sentences if isinstance(outcome, Result)]
     refused = {label: outcome for label, outcome in sentences if isinstance(outcome, str)}
     if not results:

@@ -68,35 +68,35 @@ def foreign_code(spec: type[Any]) -> str | None:
     return f"sha256:{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()}" if parts else None
 
 
-def _session_code(thing: Any, seen: set[int]) -> Iterator[str]:
+def _session_code(part: Any, seen: set[int]) -> Iterator[str]:
     """The code of a class or function, and of what it names in its own session."""
-    if id(thing) in seen:
+    if id(part) in seen:
         return
-    seen.add(id(thing))
-    if isinstance(thing, type):
-        yield f"class {thing.__qualname__} {sorted((k, repr(v)) for k, v in vars(thing).get('__annotations__', {}).items())}"
-        for name, member in vars(thing).items():
+    seen.add(id(part))
+    if isinstance(part, type):
+        yield f"class {part.__qualname__} {sorted((k, repr(v)) for k, v in vars(part).get('__annotations__', {}).items())}"
+        for name, member in vars(part).items():
             function = getattr(member, "__func__", None) or getattr(member, "fget", None) or member
             if isinstance(function, types.FunctionType):
                 yield from _session_code(function, seen)
             elif isinstance(member, (bool, int, float, str, bytes, tuple)) and not name.startswith("__"):
                 yield f"{name}={member!r}"
-    elif isinstance(thing, types.FunctionType):
-        yield f"{thing.__qualname__} {thing.__defaults__!r} {_code(thing.__code__)}"
-        for name in sorted(_names(thing.__code__)):
-            used = thing.__globals__.get(name)
+    elif isinstance(part, types.FunctionType):
+        yield f"{part.__qualname__} {part.__defaults__!r} {_code(part.__code__)}"
+        for name in sorted(_names(part.__code__)):
+            used = part.__globals__.get(name)
             if isinstance(used, (bool, int, float, str, tuple)):
                 yield f"{name}={used!r}"
-            elif isinstance(used, (type, types.FunctionType)) and used.__module__ == thing.__module__:
+            elif isinstance(used, (type, types.FunctionType)) and used.__module__ == part.__module__:
                 yield from _session_code(used, seen)
 
 
 def _names(code: types.CodeType) -> set[str]:
-    found = set(code.co_names)
+    names = set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            found |= _names(constant)
-    return found
+            names |= _names(constant)
+    return names
 
 
 def _code(code: types.CodeType) -> str:

@@ -27,17 +27,17 @@ def sources(module: str, file: Path) -> dict[str, Path]:
     """
     root = file.resolve().parents[module.count(".") + (file.name == "__init__.py")]
     installed = any(root == Path(sysconfig.get_path(kind)).resolve() for kind in ("purelib", "platlib", "stdlib"))
-    found = {module: file}
+    files = {module: file}
     waiting = [module]
     while waiting:
-        path = found[waiting.pop()]
+        path = files[waiting.pop()]
         stat = path.stat()
         for name in _imported(path, _package(path, root), stat.st_mtime_ns, stat.st_size):
             place = _located(root, name)
-            if place is not None and name not in found and not (installed and _top(name) != _top(module)):
-                found[name] = place
+            if place is not None and name not in files and not (installed and _top(name) != _top(module)):
+                files[name] = place
                 waiting.append(name)
-    return found
+    return files
 
 
 def _package(path: Path, root: Path) -> str:

@@ -76,8 +76,8 @@ def outcomes(
     A worker that dies takes no job with it: another one does it again. Where workers keep dying, and where an answer cannot
     be had for another reason that lies with one job, the answer is what `failed` makes of the error; without, it is raised.
     """
-    wanted = min(jobs if jobs is not None else cores(), len(work)) if dask is None else 0
-    if dask is None and wanted <= 1:
+    processes = min(jobs if jobs is not None else cores(), len(work)) if dask is None else 0
+    if dask is None and processes <= 1:
         for job in work:
             yield job, job.run()
         return
@@ -85,8 +85,8 @@ def outcomes(
     deaths: Counter[str] = Counter()
     while waiting:
         lost: list[J] = []
-        with _cluster(dask) if dask is not None else _processes(wanted) as executor:
-            yield from _drained(executor, waiting, lost, _WAITING if dask is not None else _AHEAD * wanted, failed)
+        with _cluster(dask) if dask is not None else _processes(processes) as executor:
+            yield from _drained(executor, waiting, lost, _WAITING if dask is not None else _AHEAD * processes, failed)
         deaths.update(job.name for job in lost)
         for job in [job for job in lost if deaths[job.name] >= _SUSPECT]:
             lost.remove(job)

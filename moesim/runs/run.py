@@ -92,7 +92,7 @@ def problem_of(loaded_scenario: LoadedScenario, job: Job, routing: RoutingTable)
 
 
 def run_loaded(  # noqa: PLR0913
-    this: LoadedScenario,
+    loaded_scenario: LoadedScenario,
     *,
     timeline: bool = False,
     progress: Progress | None = None,
@@ -108,21 +108,21 @@ def run_loaded(  # noqa: PLR0913
     (`1 s..1.2 s`) keeps only that stretch of a timeline.
     """
     begin = time.perf_counter()
-    this = this if policy is None else with_own_runtime(this, policy)
-    options = _options(this.scenario, timeline, window)
-    chosen = this.scenario.policy if policy is None else policy
+    loaded_scenario = loaded_scenario if policy is None else with_own_runtime(loaded_scenario, policy)
+    options = _options(loaded_scenario.scenario, timeline, window)
+    chosen = loaded_scenario.scenario.policy if policy is None else policy
     try:
-        job, routing, problem, outcome, sample = _walked(this, chosen, {**options, "progress": progress})
+        job, routing, problem, outcome, sample = _walked(loaded_scenario, chosen, {**options, "progress": progress})
     except InputError as error:
-        raise this.located(InputError(*(_under_policy(mistake) for mistake in error.mistakes))) from None
+        raise loaded_scenario.located(InputError(*(_under_policy(mistake) for mistake in error.mistakes))) from None
     name = policy_name or policy_label(chosen)
-    facts = _facts(this, job, problem, outcome, sample=sample, bound=bound and sample is None)
+    facts = _facts(loaded_scenario, job, problem, outcome, sample=sample, bound=bound and sample is None)
     about = {
         "policy": name,
         "wall_s": time.perf_counter() - begin,
         "is_bound": is_bound(chosen),
         "proven_gap": chosen.proven_gap(outcome.deployment.state),
-        "provenance": _provenance(this, to_plain(_repeatable(this, policy, name)), command),
+        "provenance": _provenance(loaded_scenario, to_plain(_repeatable(loaded_scenario, policy, name)), command),
     }
     return make_result(outcome.recorder, RunFacts(**{**facts, **about, "notes": [*routing.notes, *facts["notes"]]}))
 
@@ -174,13 +174,14 @@ def _about_sample(sample: Sample | None) -> list[str]:
     """What a reader of a sampled run should know."""
     if sample is None:
         return []
-    known, told = sample.details["intervals"], sample.details
+    known, details = sample.details["intervals"], sample.details
     sure = ", ".join(
         f"{name} {end['mean']:.4g} [{end['low']:.4g}, {end['high']:.4g}]"
         for name, end in known.items()
         if end["low"] is not None
     )
-    text = f"a sample: {told['windows']} windows with {100 * told['share']:.3g} % of the time of {told['requests']:,} requests"
+    share = f"{100 * details['share']:.3g} % of the time of {details['requests']:,} requests"
+    text = f"a sample: {details['windows']} windows with {share}"
     return [f"{text}; 95 % intervals of the means: {sure}"]
 
 
@@ -239,8 +240,8 @@ def _stretch(window: str, timeline: bool) -> tuple[int, int]:
     try:
         low, high = (round(parse(text.strip(), "duration") * SECOND) for text in (start, end))
     except ValueError as error:
-        told = str(error) if between else f"'{window}' is not a stretch of time; write it like '1 s..1.2 s'"
-        raise InputError(Mistake(told, path="window")) from None
+        message = str(error) if between else f"'{window}' is not a stretch of time; write it like '1 s..1.2 s'"
+        raise InputError(Mistake(message, path="window")) from None
     if not 0 <= low < high:
         raise InputError(Mistake(f"'{window}' must end after its start; write it like '1 s..1.2 s'", path="window"))
     if not timeline:
@@ -281,13 +282,13 @@ def policies_for(names: Iterable[str | Policy], loaded_scenario: LoadedScenario)
 
     Policy objects stand for themselves.
     """
-    given = list(names)
-    wanted = [one for name in given for one in (plugins.names("policies") if name == "all" else [name])]
+    policies = list(names)
+    kinds = [entry for name in policies for entry in (plugins.names("policies") if name == "all" else [name])]
     own = (policy_label(loaded_scenario.scenario.policy), loaded_scenario.data["policy"].get("kind"))
-    labels = iter(told_apart([name for name in given if isinstance(name, Policy)]))
+    labels = iter(told_apart([name for name in policies if isinstance(name, Policy)]))
     chosen: list[tuple[str, Policy]] = []
     mistakes: list[Mistake] = []
-    for name in wanted:
+    for name in kinds:
         if isinstance(name, Policy):
             chosen.append((next(labels), name))
             continue
@@ -322,7 +323,7 @@ def compare_loaded(
     """
     policies = policies_for(names, loaded_scenario)
     # every policy meets the same requests and the same routing
-    loaded_scenario = replace(loaded_scenario, made=loaded_scenario.build())
+    loaded_scenario = replace(loaded_scenario, job_and_table=loaded_scenario.build())
     results: list[Result] = []
     refused: dict[str, str] = {}
     for number, (name, policy) in enumerate(policies):
@@ -373,10 +374,10 @@ def comparison_target(out: str | Path, loaded_scenario: LoadedScenario, names: I
     remove(old)
 
 
-def save_comparison(out: str | Path, ranked: dict[str, Any], results: Iterable[Result], *, kept: bool = False) -> Path:
-    """Writes `comparison.json`, with its provenance, under `out`, and each run's results unless `kept` there already."""
+def save_comparison(out: str | Path, ranked: dict[str, Any], results: Iterable[Result], *, stored: bool = False) -> Path:
+    """Writes `comparison.json`, with its provenance, under `out`, and each run's results unless `stored` there already."""
     place, runs = Path(out), list(results)
-    for result in runs if not kept else ():
+    for result in runs if not stored else ():
         result.save(compared_directory(out, result.summary["policy"]))
     document = {**ranked, "provenance": provenance.of_comparison([(r.summary["policy"], r.provenance) for r in runs])}
     write(place / "comparison.json", json.dumps(document, indent=2) + "\n")

@@ -79,9 +79,9 @@ def walk(loaded_scenario: LoadedScenario, policy: Policy, problem_of: Any) -> Pa
     walker = _Walker(loaded_scenario, policy, problem_of, job, notes)
     count = simulation.windows
     length = simulation.sample * float(job.arrival[-1]) / count
-    few = _spread(job, min(_PILOT, count), length)
-    walker.pilot(few)
-    walker.mend(few)
+    pilot_steps = _spread(job, min(_PILOT, count), length)
+    walker.pilot(pilot_steps)
+    walker.mend(pilot_steps)
     part = walker.walk(_spread(job, count, length))
     if simulation.error is not None:
         needed = windows_needed(_aims(part), simulation.error)
@@ -134,7 +134,13 @@ class _Walker:
     def __init__(
         self, loaded_scenario: LoadedScenario, policy: Policy, problem_of: Any, job: Job, notes: tuple[str, ...]
     ) -> None:
-        self.this, self.policy, self.problem_of, self.job, self.notes = loaded_scenario, policy, problem_of, job, notes
+        self.loaded_scenario, self.policy, self.problem_of, self.job, self.notes = (
+            loaded_scenario,
+            policy,
+            problem_of,
+            job,
+            notes,
+        )
         self.line = StepLine(0.0, 0.0, 0.0)
         self.places = 1
 
@@ -145,7 +151,7 @@ class _Walker:
         scheduler: Any = outcome.scheduler
         pool, job = scheduler.server.session.pool, self.job
         held = float((job.output * (job.prompt + job.output / 2)).sum() / job.output.sum())  # as a running one is met
-        self.places = max(min(_places(self.this), int(pool.total * pool.size / held)), 1)
+        self.places = max(min(_places(self.loaded_scenario), int(pool.total * pool.size / held)), 1)
         self.line = _line(outcome)
 
     def mend(self, windows: _Windows) -> None:
@@ -179,16 +185,18 @@ class _Walker:
         return line, line.off(self.line, float(np.mean([row.sequences for row in outcome.recorder.passes])))
 
     def _simulate(self, rows: WindowRows) -> tuple[Job, RoutingTable, Problem, Outcome]:
-        this, workload = self.this, self.this.scenario.workload
+        loaded_scenario, workload = self.loaded_scenario, self.loaded_scenario.scenario.workload
         assert isinstance(workload, Online)
         job = _job_of(rows, self.job, self.line)
-        streams = Streams(this.scenario.seed, this.scenario.replicate)
-        table = routed(workload.routing, workload.profile, job, this.scenario.model, streams, this.base, None)
+        streams = Streams(loaded_scenario.scenario.seed, loaded_scenario.scenario.replicate)
+        table = routed(
+            workload.routing, workload.profile, job, loaded_scenario.scenario.model, streams, loaded_scenario.base, None
+        )
         table = replace(table, notes=(*table.notes, *self.notes))
-        problem = self.problem_of(this, job, table)
+        problem = self.problem_of(loaded_scenario, job, table)
         whole = replace(problem, job=replace(self.job, chunk=problem.job.chunk))
         outcome = simulate(
-            problem, self.policy, table, engine=this.scenario.simulation.engine, whole=whole,
+            problem, self.policy, table, engine=loaded_scenario.scenario.simulation.engine, whole=whole,
             schedule=lambda part, deployment: WindowedServing(workload.scheduler, part, deployment, rows, whole),
         )  # fmt: skip
         return job, table, problem, outcome
@@ -255,11 +263,11 @@ def _sample(outcome: Outcome, rows: WindowRows, fluid: Fluid, details: dict[str,
         "ttft_s": np.where(first, (ledger.first_token - ledger.arrival) / SECOND, np.nan),
         "e2e_s": np.where(finish, (ledger.finish - ledger.arrival) / SECOND, np.nan),
     }
-    found = {name: ratio_interval(*_by_window(values, rows.window, windows)) for name, values in times.items()}
-    found["itl_s"] = ratio_interval(*_by_window(gaps, places, windows))
-    found["throughput_tok_s"] = ratio_interval(tokens.tolist(), seconds.tolist())
+    sampled = {name: ratio_interval(*_by_window(values, rows.window, windows)) for name, values in times.items()}
+    sampled["itl_s"] = ratio_interval(*_by_window(gaps, places, windows))
+    sampled["throughput_tok_s"] = ratio_interval(tokens.tolist(), seconds.tolist())
     before = np.where(started, fluid.first[rows.request] - rows.arrival, np.nan)
-    intervals = {name: interval._asdict() for name, interval in found.items() if interval is not None}
+    intervals = {name: interval._asdict() for name, interval in sampled.items() if interval is not None}
     return Sample(
         window=rows.window, left=scheduler.left, first_counts=first, finish_counts=finish, ttft_before=before,
         seconds=float(seconds.sum()), tokens=int(tokens.sum()), details={**details, "intervals": intervals},

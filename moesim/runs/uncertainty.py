@@ -56,23 +56,23 @@ def parameters(loaded_scenario: LoadedScenario) -> tuple[Parameter, ...]:
 
     InputError when there are none, when one stands outside the hardware, or when an end of it is not a possible value.
     """
-    found = spreads(_root(loaded_scenario))
+    known_spreads = spreads(_root(loaded_scenario))
     mistakes = [
         Mistake(
             "a spread counts on values of the hardware and the runtime only: nothing else is drawn",
             path,
             *_place(loaded_scenario, path),
         )
-        for path in found
+        for path in known_spreads
         if not path.startswith(("hardware.", "runtime."))
     ]
-    chosen = tuple(Parameter(path, spread) for path, spread in found.items() if spread.high > spread.low)
-    if not found:
+    chosen = tuple(Parameter(path, spread) for path, spread in known_spreads.items() if spread.high > spread.low)
+    if not known_spreads:
         example = "{value: 26.5 GB/s, spread: [24.8 GB/s, 28.3 GB/s], basis: ..., source: ...}"
         mistakes.append(Mistake(f"no value of this machine carries a spread; write one as {example}", "hardware"))
-    for one in chosen if not mistakes else ():
-        for end in (one.spread.low, one.spread.high):
-            wrong = _drawn(loaded_scenario, {one.path: one.spread.said(end)})[1]
+    for parameter in chosen if not mistakes else ():
+        for end in (parameter.spread.low, parameter.spread.high):
+            wrong = _drawn(loaded_scenario, {parameter.path: parameter.spread.as_written(end)})[1]
             mistakes += [one_wrong._replace(message=f"no end of a spread: {one_wrong.message}") for one_wrong in wrong]
     if mistakes:
         raise InputError(*dict.fromkeys(mistakes))
@@ -86,10 +86,10 @@ def sample(chosen: Sequence[Parameter], draws: int, streams: Streams) -> FloatAr
     first of many draws are the draws of fewer.
     """
     columns = [
-        streams.spawn("uncertainty", zlib.crc32(one.path.encode())).triangular(
-            one.spread.low, one.spread.value, one.spread.high, draws
+        streams.spawn("uncertainty", zlib.crc32(parameter.path.encode())).triangular(
+            parameter.spread.low, parameter.spread.value, parameter.spread.high, draws
         )
-        for one in chosen
+        for parameter in chosen
     ]
     return np.stack(columns, axis=1) if columns else np.zeros((draws, 0))
 
@@ -127,8 +127,10 @@ class Study:
     def columns(self) -> Columns:
         """One row per draw: its number, the parameters with their units, the metrics (NaN where there is none)."""
         table: Columns = {"draw": np.arange(self.draws)}
-        for index, one in enumerate(self.parameters):
-            table[f"{one.path} ({one.spread.unit})" if one.spread.unit else one.path] = self.samples[:, index]
+        for index, parameter in enumerate(self.parameters):
+            table[f"{parameter.path} ({parameter.spread.unit})" if parameter.spread.unit else parameter.path] = self.samples[
+                :, index
+            ]
         for name, values in self.metrics.items():
             table[name] = np.array([np.nan if value is None else value for value in values])
         return table
@@ -136,19 +138,21 @@ class Study:
     def enter(self, result: Result) -> None:
         """Adds the draws to the tables of the run that stands for them, and what they were made from to its provenance."""
         result.columns["uncertainty"] = self.columns()
-        told = {parameter.path: [parameter.spread.said(end) for end in parameter.spread[:3]] for parameter in self.parameters}
-        result.provenance["uncertainty"] = {"draws": self.draws, "spreads": told}
+        ends = {
+            parameter.path: [parameter.spread.as_written(end) for end in parameter.spread[:3]] for parameter in self.parameters
+        }
+        result.provenance["uncertainty"] = {"draws": self.draws, "spreads": ends}
 
     def table(self, summary: Mapping[str, Any]) -> str:
         """The intervals beside the run itself, and the parameters that drive the throughput."""
-        own, rows, same = flat(summary), [], []
+        own, rows, unchanged = flat(summary), [], []
         for name, interval in self.intervals().items():
             if interval["p5"] == interval["p95"]:
-                same.append(name)
+                unchanged.append(name)
                 continue
             rows.append([name, *(_figure(value) for value in (own.get(name), *interval.values()))])
         lines = align([f"over {self.draws} machines", "as written", "5 %", "median", "95 %"], rows)
-        lines += [f"the same in at least nine of ten: {len(same)} other metrics"] if same else []
+        lines += [f"the same in at least nine of ten: {len(unchanged)} other metrics"] if unchanged else []
         return "\n".join([*lines, "", *self._drivers()])
 
     def _drivers(self) -> list[str]:
@@ -174,21 +178,21 @@ def study(loaded_scenario: LoadedScenario, draws: int, *, progress: Progress | N
     borrowed = lenders(loaded_scenario)
     worlds = list(borrowed.values()) or [loaded_scenario]
     taken = which(len(worlds), draws, streams)
-    found: list[dict[str, float | None]] = []
+    outcomes: list[dict[str, float | None]] = []
     for number, row in enumerate(samples.tolist()):
         if progress is not None:
             progress(number, draws)
-        changed = {one.path: one.spread.said(value) for one, value in zip(chosen, row, strict=True)}
+        changed = {parameter.path: parameter.spread.as_written(value) for parameter, value in zip(chosen, row, strict=True)}
         drawn_parts, wrong = _drawn(loaded_scenario, changed)
         if wrong:
             raise InputError(*wrong)
         world = worlds[taken[number]]
-        drawn = replace(world, scenario=world.scenario.model_copy(update=drawn_parts), made=world.build())
-        found.append(flat(run_loaded(drawn).summary))
+        drawn = replace(world, scenario=world.scenario.model_copy(update=drawn_parts), job_and_table=world.build())
+        outcomes.append(flat(run_loaded(drawn).summary))
     if progress is not None:
         progress(draws, draws)
-    names = list(dict.fromkeys(name for metrics in found for name in metrics))
-    judged_study = _judged(chosen, samples, {name: [metrics.get(name) for metrics in found] for name in names})
+    names = list(dict.fromkeys(name for metrics in outcomes for name in metrics))
+    judged_study = _judged(chosen, samples, {name: [metrics.get(name) for metrics in outcomes] for name in names})
     notes = (judged_study.note, borrowed_note(tuple(borrowed)))
     return replace(judged_study, note="; ".join(note for note in notes if note))
 
@@ -201,23 +205,25 @@ def _judged(chosen: tuple[Parameter, ...], samples: FloatArray, metrics: dict[st
     if len(samples) < needed:
         note = f"{len(samples)} draws are too few to tell {len(chosen)} parameters apart; take {needed} or more"
         return Study(chosen, samples, metrics, 0.0, note=note)
-    each, explained = drivers(samples, np.array(outcome, dtype=np.float64))
-    ranked = sorted(zip(each.tolist(), (one.path for one in chosen), strict=True), key=lambda pair: (-pair[0], pair[1]))
-    note = together(explained) if each.any() else "the throughput does not depend on any of these values"
+    shares, explained = drivers(samples, np.array(outcome, dtype=np.float64))
+    ranked = sorted(
+        zip(shares.tolist(), (parameter.path for parameter in chosen), strict=True), key=lambda pair: (-pair[0], pair[1])
+    )
+    note = together(explained) if shares.any() else "the throughput does not depend on any of these values"
     return Study(chosen, samples, metrics, explained, {path: share for share, path in ranked}, note)
 
 
 def flat(summary: Mapping[str, Any]) -> dict[str, float | None]:
     """The figures of a run's summary by dotted name; texts and what does not depend on the machine are left out."""
-    found: dict[str, float | None] = {}
+    figures: dict[str, float | None] = {}
     for name, value in summary.items():
         if name in NO_METRICS:
             continue
         inside = value.items() if isinstance(value, Mapping) else [("", value)]
         for key, figure in inside:
             if figure is None or (isinstance(figure, (int, float)) and not isinstance(figure, bool)):
-                found[f"{name}.{key}" if key else name] = figure
-    return found
+                figures[f"{name}.{key}" if key else name] = figure
+    return figures
 
 
 def _interval(values: Sequence[float | None]) -> dict[str, float | None]:

@@ -26,11 +26,11 @@ _lock = threading.Lock()
 
 def built(loaded_scenario: LoadedScenario, key: str) -> LoadedScenario:
     """The scenario with its requests and routing, which all runs of one `key` in this process share."""
-    if loaded_scenario.made is None:
+    if loaded_scenario.job_and_table is None:
         object.__setattr__(loaded_scenario, "made", _built.get(key))
-    made = loaded_scenario.build()
+    job = loaded_scenario.build()
     with _lock:  # a Dask worker does several jobs at once, in threads
-        _built[key] = made
+        _built[key] = job
         _built.move_to_end(key)
         while len(_built) > _KEPT:
             _built.popitem(last=False)

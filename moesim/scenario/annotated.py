@@ -41,39 +41,39 @@ def strip(node: Node, mistakes: list[Mistake], path: Path = ()) -> Node:
 
 
 def _origin(node: Node) -> Origin:
-    said = {name: " ".join(str(child.plain()).split()) for name, child in node.value.items() if name in _SAID}
-    note = "; ".join(text for text in (said.get("note"), said.get("date")) if text)
-    return Origin(said.get("basis", ""), said.get("source", ""), note)
+    fields = {name: " ".join(str(child.plain()).split()) for name, child in node.value.items() if name in _SAID}
+    note = "; ".join(text for text in (fields.get("note"), fields.get("date")) if text)
+    return Origin(fields.get("basis", ""), fields.get("source", ""), note)
 
 
 def _spread(node: Node, mistakes: list[Mistake], path: Path) -> Spread | None:
     """`spread: [low, high]`, in the unit of the value and around it; None where there is none or it is wrong."""
-    said, value = node.value.get("spread"), node.value["value"]
-    if said is None:
+    spread, value = node.value.get("spread"), node.value["value"]
+    if spread is None:
         return None
-    found: list[tuple[float, str]] = []
+    ends: list[tuple[float, str]] = []
     wrong = ""
-    place: Node = said
-    if not isinstance(said.value, list) or len(said.value) != 2:
+    place: Node = spread
+    if not isinstance(spread.value, list) or len(spread.value) != 2:
         wrong = "a spread is the lowest and the highest value that may be true, in the unit of the value: [low, high]"
     elif (middle := split(value.value)) is None:
         wrong = f"'{_shown(value)}' is not a finite number with a unit, so it can have no spread"
     else:
-        for place in said.value:
-            wrong = _bound(place, middle, found, _shown(value))
+        for place in spread.value:
+            wrong = _bound(place, middle, ends, _shown(value))
             if wrong:
                 break
         else:
-            (low, _), (high, _) = found
+            (low, _), (high, _) = ends
             if low <= middle[0] <= high:
                 return Spread(low, middle[0], high, middle[1])
-            place, wrong = said, f"the value {_shown(value)} lies outside its own spread; low <= value <= high has to hold"
+            place, wrong = spread, f"the value {_shown(value)} lies outside its own spread; low <= value <= high has to hold"
     mistakes.append(Mistake(wrong, dotted((*path, "spread")), *place.place))
     return None
 
 
-def _bound(bound: Node, middle: tuple[float, str], found: list[tuple[float, str]], value: str) -> str:
-    """Adds number and unit of one end to `found`; what is wrong with it, if anything."""
+def _bound(bound: Node, middle: tuple[float, str], ends: list[tuple[float, str]], value: str) -> str:
+    """Adds number and unit of one end to `ends`; what is wrong with it, if anything."""
     read = split(bound.value)
     if read is None:
         return f"'{_shown(bound)}' is not a finite number with a unit; write it like the value, '{value}'"
@@ -81,7 +81,7 @@ def _bound(bound: Node, middle: tuple[float, str], found: list[tuple[float, str]
         return f"'{_shown(bound)}' has no unit; write it in that of the value, '{value}'"
     if read[1] != middle[1]:
         return f"'{_shown(bound)}' is not in the unit of the value, '{value}'; write all three in one unit"
-    found.append(read)
+    ends.append(read)
     return ""
 
 

@@ -123,12 +123,12 @@ def find(group: str, name: str, *, beside: Sequence[Path] = (), passed: Callable
     for place in _places(beside):
         here = _by_name(place, group)
         known += here
-        found = [Path(path) for path in here.get(name, [])]
-        if len(found) > 1:
-            files = " and ".join(shown(path) for path in found)
+        paths = [Path(path) for path in here.get(name, [])]
+        if len(paths) > 1:
+            files = " and ".join(shown(path) for path in paths)
             raise InputError(Mistake(f"two {_WORDS[group]}s are called '{name}': {files}; rename one"))
-        if found:
-            return found[0]
+        if paths:
+            return paths[0]
         direct = _direct(place, name, group, passed) if place in beside else None
         if direct is not None:
             return direct
@@ -138,9 +138,9 @@ def find(group: str, name: str, *, beside: Sequence[Path] = (), passed: Callable
 def unknown(group: str, name: str, known: Iterable[str]) -> str:
     """The message for a name that `group` does not have, though it has those `known`."""
     listed = list(dict.fromkeys(known))
-    other = _of_another_group(group, name)
-    if other:
-        return f"unknown {_WORDS[group]} '{name}': {other}"
+    advice = _of_another_group(group, name)
+    if advice:
+        return f"unknown {_WORDS[group]} '{name}': {advice}"
     hint = did_you_mean(name, listed)
     if not hint:
         lists = " and ".join(f"'moesim list {name}'" for name in _LISTED.get(group, (group,)))
@@ -167,8 +167,8 @@ def _of_another_group(group: str, name: str) -> str:
     if files.is_directory(Path(name)):
         held = next((file for file in ("result.json", "experiment.json") if files.is_file(Path(name) / file)), None)
         return f"this is a directory; name a file in it{f', such as {Path(name) / held}' if held is not None else ''}"
-    for other, use in _USES.items():
-        if other != group and name in _all_names(other):
+    for candidate, use in _USES.items():
+        if candidate != group and name in _all_names(candidate):
             return use.format(name=name)
     return ""
 
@@ -188,7 +188,7 @@ def names(group: str, *, beside: Sequence[Path] = ()) -> list[Entry]:
     Where two places have the same name, the one that would be found is listed.
     """
     if group in plugins.BUILT_IN and group != "hardware":
-        return [_plugin(name, found) for name, found in classes(group).items()]
+        return [_plugin(name, plugin) for name, plugin in classes(group).items()]
     entries: dict[str, Entry] = {}
     if group == "models":
         entries = {entry.name: entry for entry in _named_models()}
@@ -229,21 +229,21 @@ def _sources(data: Any) -> Iterator[str]:
 
 def classes(group: str) -> dict[str, type[Any] | Exception]:
     """Name -> class of a group of plug-ins, or why it cannot be loaded: one bad plug-in must not hide the others."""
-    found: dict[str, type[Any] | Exception] = {}
+    plugins_by_name: dict[str, type[Any] | Exception] = {}
     for name in plugins.names(group):
         try:
-            found[name] = plugins.find(group, name)
+            plugins_by_name[name] = plugins.find(group, name)
         except Exception as error:  # a module from outside may raise anything when it is imported
-            found[name] = error
-    return found
+            plugins_by_name[name] = error
+    return plugins_by_name
 
 
-def _plugin(name: str, found: type[Any] | Exception) -> Entry:
-    if isinstance(found, Exception):
-        return Entry(name, f"(cannot be loaded: {found})", "")
-    summary, source = (found.__doc__ or "").strip().split("\n")[0], str(getattr(found, "source", "") or "")
-    bound = bool(getattr(found, "clairvoyant", False) or getattr(found, "unreachable", False))
-    return Entry(name, summary, source, lossy=bool(getattr(found, "lossy", False)), bound=bound)
+def _plugin(name: str, plugin: type[Any] | Exception) -> Entry:
+    if isinstance(plugin, Exception):
+        return Entry(name, f"(cannot be loaded: {plugin})", "")
+    summary, source = (plugin.__doc__ or "").strip().split("\n")[0], str(getattr(plugin, "source", "") or "")
+    bound = bool(getattr(plugin, "clairvoyant", False) or getattr(plugin, "unreachable", False))
+    return Entry(name, summary, source, lossy=bool(getattr(plugin, "lossy", False)), bound=bound)
 
 
 def _named_models() -> Iterator[Entry]:

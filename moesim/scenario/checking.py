@@ -42,19 +42,19 @@ def check(paths: Iterable[str | FilePath], *, experiment: Judge | None = None) -
     A mistake in a file that a scenario builds on (a profile, what it extends) stands under that file, after the others. What
     could not be judged, because plug-ins are not imported (`plugins.closed`), stands under `not_judged` of a file, if anything.
     """
-    found: dict[str, dict[Mistake, None]] = {}
+    mistakes_of: dict[str, dict[Mistake, None]] = {}
     later: list[Mistake] = []
     for path in paths:
         shown = catalogue.shown(FilePath(path)) if catalogue.is_path(str(path)) or files.is_file(FilePath(path)) else str(path)
-        own = found.setdefault(shown, {})
+        own = mistakes_of.setdefault(shown, {})
         for mistake in _mistakes(path, experiment):
             if mistake.file in ("", shown):
                 own[mistake] = None
             else:
                 later.append(mistake)
     for mistake in later:
-        found.setdefault(mistake.file, {})[mistake] = None
-    return {"files": [_reported(file, mistakes) for file, mistakes in found.items()]}
+        mistakes_of.setdefault(mistake.file, {})[mistake] = None
+    return {"files": [_reported(file, mistakes) for file, mistakes in mistakes_of.items()]}
 
 
 def _reported(file: str, mistakes: Iterable[Mistake]) -> dict[str, Any]:

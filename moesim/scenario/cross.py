@@ -133,8 +133,8 @@ def _located(mistake: Mistake, tree: Tree, base: FilePath) -> Mistake:
     if mistake.file:
         shown = catalogue.shown(FilePath(mistake.file))
         for path, leaf in _files(tree.root):
-            wanted = {resolved(base / str(leaf.value)), resolved(FilePath(str(leaf.value)))}
-            if resolved(FilePath(mistake.file)) in wanted:
+            paths = {resolved(base / str(leaf.value)), resolved(FilePath(str(leaf.value)))}
+            if resolved(FilePath(mistake.file)) in paths:
                 return tree.mistake(f"{shown}: {mistake.message}", path)
         return mistake._replace(file=shown)
     steps: Path = tuple(mistake.path.split(".")) if mistake.path else ("workload",)

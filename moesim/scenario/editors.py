@@ -33,16 +33,16 @@ _SINGLE = ("string", "number", "integer", "boolean")
 def json_schema() -> Schema:
     """What a scenario file may say. A file that extends another may leave anything out, so no key is required."""
     kinds = {part: _kinds(group) for part, group in _GROUPS.items()}
-    every: list[type[BaseModel]] = [
+    top_specs: list[type[BaseModel]] = [
         System,
         Runtime,
         Architecture,
         Head,
         *(spec for part in kinds.values() for spec in part.values()),
     ]
-    models, whole = models_json_schema([(spec, "validation") for spec in dict.fromkeys(every)])
+    models, whole = models_json_schema([(spec, "validation") for spec in dict.fromkeys(top_specs)])
     definitions: Schema = {name: draft7(definition) for name, definition in whole["$defs"].items()}
-    refs = {spec: _name(models[(spec, "validation")]) for spec in dict.fromkeys(every)}
+    refs = {spec: _name(models[(spec, "validation")]) for spec in dict.fromkeys(top_specs)}
     machines, parts = _hardware()
     for name in dict.fromkeys((*_reachable(definitions, refs[System]), *_reachable(definitions, refs[Runtime]))):
         definitions[name] = _part(definitions[name], machines, parts)
@@ -165,8 +165,8 @@ def _is_quantity(part: Schema) -> bool:
 
 def _annotated(quantity: Schema) -> Schema:
     """The quantity alone, or with what it rests on."""
-    told: Schema = {key: quantity.pop(key) for key in ("description", "title", "default") if key in quantity}
-    return {"anyOf": [quantity, _wrapped(quantity)], **told}
+    notes: Schema = {key: quantity.pop(key) for key in ("description", "title", "default") if key in quantity}
+    return {"anyOf": [quantity, _wrapped(quantity)], **notes}
 
 
 def _wrapped(value: Schema) -> Schema:
@@ -194,13 +194,13 @@ def _is_scalar(part: Schema) -> bool:
 
 def _reachable(definitions: Schema, start: str) -> list[str]:
     """Names of the definitions that `start` is made of, itself first."""
-    found, waiting = [start], [start]
+    names, waiting = [start], [start]
     while waiting:
         for name in _references(definitions[waiting.pop()]):
-            if name not in found:
-                found.append(name)
+            if name not in names:
+                names.append(name)
                 waiting.append(name)
-    return found
+    return names
 
 
 def _references(part: Any) -> list[str]:

@@ -13,7 +13,7 @@ from moesim import files, plugins
 from moesim.contract import Policy
 from moesim.errors import InputError, Mistake
 from moesim.scenario import annotated, catalogue, schema
-from moesim.scenario.judge import said
+from moesim.scenario.judge import as_written
 from moesim.scenario.overrides import Change, is_path
 from moesim.scenario.resolve import SHORTHAND, Resolver, in_full
 from moesim.scenario.scenario import LoadedScenario, assemble
@@ -44,7 +44,9 @@ class Family:
             self._resolver = Resolver(folder, memory)
             self._raw = self._resolver.joined(annotated.strip(base, self._resolver.mistakes))
         else:
-            message = f"{said(base.plain())} is not a scenario; write the name or path of one, or a mapping that extends one"
+            message = (
+                f"{as_written(base.plain())} is not a scenario; write the name or path of one, or a mapping that extends one"
+            )
             raise InputError(Mistake(message, "scenario", *base.place))
         if self._raw.child("name") is None:
             name = self.path.stem if self.path is not None else "scenario"
@@ -64,8 +66,8 @@ class Family:
     @property
     def replicate(self) -> int:
         """Number of the base's own replicate: the first of several."""
-        said = self._raw.child("replicate")
-        return said.value if said is not None and isinstance(said.value, int) else 0
+        replicate = self._raw.child("replicate")
+        return replicate.value if replicate is not None and isinstance(replicate.value, int) else 0
 
     def member(self, changes: Sequence[Change], policy_object: Policy | None = None) -> LoadedScenario:
         """The scenario with `changes`, in their order, under `policy_object` if there is one. InputError with every mistake."""
@@ -76,10 +78,10 @@ class Family:
         if isinstance(policy, Policy):
             return [name for name in type(policy).model_fields if name != "kind"]
         try:
-            found = plugins.find("policies", self._kind(policy), beside=self.base)
+            policy_class = plugins.find("policies", self._kind(policy), beside=self.base)
         except InputError:
             return None
-        return [name for name in getattr(found, "model_fields", {}) if name != "kind"]
+        return [name for name in getattr(policy_class, "model_fields", {}) if name != "kind"]
 
     def is_plugin(self, policy: Node | None) -> bool:
         """Whether the class of a policy (None: of the scenario's own) is from outside."""

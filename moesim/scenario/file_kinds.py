@@ -77,17 +77,17 @@ def _group(top: Mapping[str, Any]) -> str | None:
     return next((group for group, kinds in _GROUPS.items() if top.get("kind") in kinds), None)
 
 
-def mismatch(top: Any, wanted: Collection[str], shown: str) -> str | None:
-    """What to say of the file `shown`, which holds `top`, where it is not of a `wanted` kind (the first is named)."""
+def mismatch(top: Any, expected: Collection[str], shown: str) -> str | None:
+    """What to say of the file `shown`, which holds `top`, where it is not of a `expected` kind (the first is named)."""
     kind = kind_of(top)
-    if kind is None or kind in wanted:
+    if kind is None or kind in expected:
         return None
     use = _USE[kind].format(file=shown, group=_group(top))
-    return f"this is {_WORDS[kind]}, not {_WORDS[next(iter(wanted))]}; {use}"
+    return f"this is {_WORDS[kind]}, not {_WORDS[next(iter(expected))]}; {use}"
 
 
-def refuse_other(top: Any, wanted: Collection[str], shown: str) -> None:
-    """Raises InputError where the file is not of a `wanted` kind."""
-    message = mismatch(top, wanted, shown)
+def refuse_other(top: Any, expected: Collection[str], shown: str) -> None:
+    """Raises InputError where the file is not of a `expected` kind."""
+    message = mismatch(top, expected, shown)
     if message is not None:
         raise InputError(Mistake(message, file=shown))

@@ -16,7 +16,7 @@ from moesim.errors import InputError, Mistake, did_you_mean
 from moesim.scenario.shape import Shape, shape_of
 from moesim.scenario.tree import Node, Path, Tree, dotted
 
-__all__ = ["judged", "said", "unknown_key"]
+__all__ = ["as_written", "judged", "unknown_key"]
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -27,7 +27,7 @@ def judged(spec: type[T], node: Node, path: Path) -> tuple[T | None, list[Mistak
     """`node` as an instance of `spec`, or None and every mistake; `path` is where the part stands in the scenario."""
     tree, shape = Tree(node), shape_of(spec)
     if not isinstance(node.value, dict):
-        message = f"{said(node.plain())} is not a mapping; write keys and their values"
+        message = f"{as_written(node.plain())} is not a mapping; write keys and their values"
         return None, [_mistake(tree, path, (), message)]
     complaints: list[tuple[Path, str, bool]] = [(where, message, False) for where, message in shape.converted(node)]
     raised: list[tuple[Path, str, bool]] = []
@@ -58,15 +58,15 @@ def _path(text: str, node: Node) -> Path:
 def _told(error: ValidationError, node: Node, shape: Shape) -> list[tuple[Path, str, bool]]:
     """(path, message, at the key?) of each of pydantic's errors."""
     complaints: list[tuple[Path, str, bool]] = []
-    for one in error.errors(include_url=False):
-        where, below = _located(one["loc"], node)
-        kind = one["type"]
+    for detail in error.errors(include_url=False):
+        where, below = _located(detail["loc"], node)
+        kind = detail["type"]
         if kind == "missing":
-            complaints.append(((*where, str(one["loc"][-1])), "missing; it has to be given", False))
+            complaints.append(((*where, str(detail["loc"][-1])), "missing; it has to be given", False))
         elif kind == "extra_forbidden":
             complaints.append((where, unknown_key(str(where[-1]), shape.keys(where[:-1], node)), True))
         else:
-            message = _message(kind, one, below)
+            message = _message(kind, detail, below)
             if kind == "union_tag_invalid" and below.child("kind") is not None:
                 where = (*where, "kind")
             inside, message = _refined(message, where, node) if kind == "value_error" else (where, message)
@@ -104,7 +104,7 @@ def unknown_key(name: str, known: list[str] | None, inside: str = "") -> str:
     return f"unknown key '{name}'{where}; known: {', '.join(known)}.{did_you_mean(name, known)}"
 
 
-def said(value: Any) -> str:
+def as_written(value: Any) -> str:
     """A value as messages show it: short, and as YAML would have it."""
     if isinstance(value, str):
         return f"'{value}'"
@@ -134,7 +134,10 @@ _LIMITS = {
 
 def _message(kind: str, error: Any, node: Node) -> str:
     """What pydantic means, in our words."""
-    value, context = said(error["input"] if not isinstance(error["input"], BaseModel) else node.plain()), error.get("ctx", {})
+    value, context = (
+        as_written(error["input"] if not isinstance(error["input"], BaseModel) else node.plain()),
+        error.get("ctx", {}),
+    )
     if kind in ("value_error", "assertion_error"):
         return str(error["msg"]).partition(", ")[2]
     if "text" in context:  # a validator's own words
@@ -145,7 +148,7 @@ def _message(kind: str, error: Any, node: Node) -> str:
     if kind == "literal_error":
         return _choice(value, error["input"], re.findall(r"'([^']*)'", context["expected"]))
     if kind == "union_tag_invalid":
-        return _choice(f"kind {said(context['tag'])}", context["tag"], re.findall(r"'([^']*)'", context["expected_tags"]))
+        return _choice(f"kind {as_written(context['tag'])}", context["tag"], re.findall(r"'([^']*)'", context["expected_tags"]))
     if kind == "union_tag_not_found":
         return "the key 'kind' is missing; it says what this is"
     if kind in ("too_short", "too_long"):

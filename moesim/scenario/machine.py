@@ -121,7 +121,7 @@ class Assembly:
                 there = f"; there are: {', '.join(known)}.{did_you_mean(name, known)}" if known else "."
                 message = f"no part '{name}' to change in '{group}'{there} A new one says its 'kind' or a 'profile'"
                 self._tell(replace(child, place=child.key), message, (*path, group, name))
-                rest = {other: part for other, part in parts.members(node, group).items() if other != name}
+                rest = {member: part for member, part in parts.members(node, group).items() if member != name}
                 node = node.put((group,), replace(node.value[group], value=rest))
         return node
 
@@ -161,15 +161,15 @@ class Assembly:
     def _fits(self, name: Node, part: Node, path: Path) -> None:
         """Refuses a profile of something else than what stands at `path`."""
         kind = part.child("kind")
-        wanted = _wanted(parts.inside(path))
-        if wanted is None or kind is None or kind.value in wanted[1]:
+        expected = _wanted(parts.inside(path))
+        if expected is None or kind is None or kind.value in expected[1]:
             return
         group = next((group for group, (_, kinds) in _EXPECTED.items() if kind.value in kinds), None)
         if group is None:
             return  # an unknown kind is reported where the part is judged
         there = f"hardware: {{profile: MACHINE, {group}: {{NAME: {{profile: {name.value}}}}}}}"
         message = (
-            f"'{name.value}' is {_EXPECTED[group][0]} (kind {kind.value}), and {wanted[0]} is needed here; "
+            f"'{name.value}' is {_EXPECTED[group][0]} (kind {kind.value}), and {expected[0]} is needed here; "
             f"'moesim list {'parts' if parts.inside(path) else 'machines'}' shows which there are"
         )
         if not parts.inside(path) and group:
@@ -215,11 +215,11 @@ def _titled(node: Node, file: FilePath, path: Path, base: Node | None) -> Node:
     return replace(node, value=value)
 
 
-def _named(machine: Node, others: Mapping[str, str]) -> Node:
+def _named(machine: Node, replacements: Mapping[str, str]) -> Node:
     name = machine.child("name")
-    if name is None or not others:
+    if name is None or not replacements:
         return machine
-    return machine.put(("name",), replace(name, value=parts.renamed(str(name.value), others)))
+    return machine.put(("name",), replace(name, value=parts.renamed(str(name.value), replacements)))
 
 
 def _is_mapping(node: Node) -> bool:

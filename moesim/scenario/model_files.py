@@ -49,8 +49,8 @@ def read_model_file(path: FilePath, without: Mapping[str, Node], keys_of: Callab
     """
     shown = catalogue.shown(path)
     if path.suffix in (".yaml", ".yml"):
-        other = mismatch(keys_of(path), ("model",), shown) or "this is YAML, and a model's configuration is JSON"
-        raise InputError(Mistake(f"{other}; write the name of a model, or the path of its config.json", file=shown))
+        reason = mismatch(keys_of(path), ("model",), shown) or "this is YAML, and a model's configuration is JSON"
+        raise InputError(Mistake(f"{reason}; write the name of a model, or the path of its config.json", file=shown))
     return _gguf(path, shown, without) if path.suffix == ".gguf" else _config(path, shown, without)
 
 

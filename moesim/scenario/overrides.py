@@ -55,18 +55,18 @@ def changes(
     sets: Iterable[str | Change] | Mapping[str, Any], policy: Any, seed: int | None
 ) -> tuple[list[Change], list[Mistake]]:
     """What was asked for, in order of precedence, and what of it cannot be read."""
-    wanted: list[Change] = []
+    requested: list[Change] = []
     mistakes: list[Mistake] = []
     if policy is not None:
-        wanted.append(Change(("policy",), from_plain(policy, Place("--policy")), "--policy"))
+        requested.append(Change(("policy",), from_plain(policy, Place("--policy")), "--policy"))
     if seed is not None:
-        wanted.append(Change(("seed",), from_plain(seed, Place("--seed")), "--seed"))
+        requested.append(Change(("seed",), from_plain(seed, Place("--seed")), "--seed"))
     for item in sets.items() if isinstance(sets, Mapping) else sets:
         try:
-            wanted.append(_change(item))
+            requested.append(_change(item))
         except InputError as error:
             mistakes += error.mistakes
-    return wanted, mistakes
+    return requested, mistakes
 
 
 def _change(item: Any) -> Change:
@@ -95,19 +95,19 @@ def is_path(text: str) -> bool:
     return all(step and step == step.strip() for step in text.split("."))
 
 
-def apply(raw: Node, resolver: Resolver, wanted: list[Change]) -> tuple[Node, list[Override]]:
+def apply(raw: Node, resolver: Resolver, requested: list[Change]) -> tuple[Node, list[Override]]:
     """`raw` with the changes, those that cannot be made left out and reported to `resolver`; and what was changed."""
-    made: list[Override] = []
+    applied: list[Override] = []
     earlier: list[tuple[Path, Change]] = []
-    for change in wanted:
+    for change in requested:
         before = resolver.quietly(partial(resolver.expand, raw))
         try:
             path = _located(before, change, resolver.base)
         except InputError as error:
             resolver.mistakes += error.mistakes
             continue
-        found = _given(before, path, resolver.base)
-        old = found.plain() if found is not None else None
+        before_change = _given(before, path, resolver.base)
+        old = before_change.plain() if before_change is not None else None
         if change.by == "--policy":
             old, change = _policy(before, old, change)
         value = annotated.strip(resolver.rebased(change.value, path), resolver.mistakes, path)
@@ -115,14 +115,14 @@ def apply(raw: Node, resolver: Resolver, wanted: list[Change]) -> tuple[Node, li
         resolver.mistakes += _undone(raw, after, earlier, path, change)
         earlier.append((path, change))
         raw = after
-        made.append(Override(dotted(path), old, change.value.plain(), change.by))
-        logger.info("%s", made[-1])
-    return raw, made
+        applied.append(Override(dotted(path), old, change.value.plain(), change.by))
+        logger.info("%s", applied[-1])
+    return raw, applied
 
 
-def parts_first(wanted: Iterable[Change]) -> list[Change]:
+def parts_first(requested: Iterable[Change]) -> list[Change]:
     """Changes that are made at once, in an order in which none undoes another: what names a part before what changes it."""
-    return sorted(wanted, key=lambda change: 0 if _names_part(change.path, change.value) else 1)
+    return sorted(requested, key=lambda change: 0 if _names_part(change.path, change.value) else 1)
 
 
 def _names_part(path: Path, value: Node) -> bool:
@@ -175,9 +175,9 @@ def _located(root: Node, change: Change, base: FilePath) -> Path:
 
 def _given(root: Node, path: Path, base: FilePath) -> Node | None:
     """What stands at `path`, be it by default; None for nothing."""
-    found = root.at(path)
-    if found is not None:
-        return found
+    node = root.at(path)
+    if node is not None:
+        return node
     try:
         default = schema.missing_default(root, path, base)
     except InputError:  # the kind of this part is unknown, which is reported when it is judged

@@ -93,13 +93,13 @@ def _kind(part: Node) -> str:
 
 def replaced(before: Node | None, own: Node, after: Node) -> dict[str, str]:
     """Name -> what is there now, for each part of the machine `before` that `own` puts another part in the place of."""
-    found: dict[str, str] = {}
+    labels: dict[str, str] = {}
     for group in GROUPS:
         written, old, new = (members(node, group) for node in (own, before, after))
         for name, node in written.items():
             if anew(node) and name in old and old[name].plain() != new[name].plain():
-                found[name] = _label(node)
-    return found
+                labels[name] = _label(node)
+    return labels
 
 
 def members(machine: Node | None, group: str) -> Mapping[str, Node]:
@@ -123,15 +123,15 @@ def renamed(name: str, parts: Mapping[str, str]) -> str:
     match = _SUFFIX.search(name)
     known = dict(pair.split(": ", 1) for pair in match.group(1).split(", ")) if match else {}
     bare = name[: match.start()] if match else name
-    return f"{bare} ({', '.join(f'{part}: {what}' for part, what in {**known, **parts}.items())})"
+    return f"{bare} ({', '.join(f'{part}: {label}' for part, label in {**known, **parts}.items())})"
 
 
-def memory_of(device: Node, others: Iterable[Node]) -> str | None:
-    """The tier that is the GPU's own memory; None for what is not a GPU, or where another GPU among `others` has that tier."""
+def memory_of(device: Node, devices: Iterable[Node]) -> str | None:
+    """The tier that is the GPU's own memory; None for what is not a GPU, or where another GPU among `devices` has that tier."""
     tier = device.child("memory")
     if not is_gpu(device) or tier is None or not isinstance(tier.value, str):
         return None
-    taken = (other.child("memory") for other in others if is_gpu(other))
+    taken = (device_node.child("memory") for device_node in devices if is_gpu(device_node))
     return None if any(node is not None and node.value == tier.value for node in taken) else tier.value
 
 
@@ -140,7 +140,7 @@ def with_own_memory(tiers: Mapping[str, Node], devices: Mapping[str, Node], new:
     result = dict(tiers)
     for name in new:
         device = devices[name]
-        tier = memory_of(device, (other for key, other in devices.items() if key not in new))
+        tier = memory_of(device, (node for key, node in devices.items() if key not in new))
         brought, at = device.child(OWN_MEMORY), device.child("at")
         if tier is None or (brought or result.get(tier)) is None:
             continue
@@ -162,8 +162,8 @@ def cleared(below: Node, above: Node, old: Node, new: Node) -> Node:
             if not anew(node) or part is None:
                 continue
             below = _bare(below, (group, name), place_keys(group, old.at((group, name)), part))
-            others = (node for key, node in members(old, "devices").items() if key not in members(above, "devices"))
-            memory = memory_of(part, others) if group == "devices" else None
+            devices = (node for key, node in members(old, "devices").items() if key not in members(above, "devices"))
+            memory = memory_of(part, devices) if group == "devices" else None
             if memory is not None:
                 below = _bare(below, ("tiers", memory), ("at",))
     title, renewed = below.child("name"), new.child("name")

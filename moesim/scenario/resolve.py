@@ -128,10 +128,10 @@ class Resolver:
         key = ("file", group, text, node.place.file, *self.beside(node.place))
         if self.memory is None or key not in self.memory:
             passed = partial(self._passed_over, group, place=node.place)
-            found = catalogue.find(group, text, beside=self.beside(node.place), passed=passed)
+            entry = catalogue.find(group, text, beside=self.beside(node.place), passed=passed)
             if self.memory is None:
-                return found
-            self.memory[key] = found
+                return entry
+            self.memory[key] = entry
         return FilePath(self.memory[key])
 
     def _passed_over(self, group: str, file: FilePath, place: Place) -> bool:
@@ -307,8 +307,8 @@ class Resolver:
                 return model.load_named(known).model_dump(mode="json")
             if inline and not catalogue.is_path(text):
                 return None
-            found = read_model_file(self._model_file(named), without, lambda path: self.file(path).top)
-            return found.model_dump(mode="json")
+            architecture = read_model_file(self._model_file(named), without, lambda path: self.file(path).top)
+            return architecture.model_dump(mode="json")
         except InputError as error:
             for mistake in error.mistakes:
                 self.mistakes.append(mistake if mistake.file else mistake._replace(path="model", **named.place._asdict()))
@@ -334,10 +334,10 @@ def named_model(name: str) -> Any:
     node = resolver.model(in_full(Node(name), SHORTHAND["model"]))
     if resolver.mistakes:
         raise InputError(*(mistake._replace(path="", file=mistake.file or "--model") for mistake in resolver.mistakes))
-    found, mistakes = judged(Architecture, node, ("model",))
+    model, mistakes = judged(Architecture, node, ("model",))
     if mistakes:
         raise InputError(*mistakes)
-    return found
+    return model
 
 
 def _tree(path: FilePath) -> Tree:

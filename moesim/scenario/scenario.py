@@ -19,7 +19,7 @@ from moesim.errors import InputError, Mistake
 from moesim.runtime import Runtime
 from moesim.scenario import annotated, catalogue, cross, durations, overrides, schema
 from moesim.scenario.file_kinds import refuse_other
-from moesim.scenario.judge import judged, said, unknown_key
+from moesim.scenario.judge import as_written, judged, unknown_key
 from moesim.scenario.overrides import Override
 from moesim.scenario.own import OWN
 from moesim.scenario.resolve import SHORTHAND, Resolver, in_full
@@ -52,23 +52,23 @@ class LoadedScenario:
     """Where everything was written."""
     runtime: Any = field(default=None, repr=False, compare=False)
     """The runtime as written, where it is each policy's own; else None."""
-    made: Any = field(default=None, repr=False, compare=False)
+    job_and_table: Any = field(default=None, repr=False, compare=False)
     """(job, routing table) once it is built: at loading where files have to be read to judge the workload."""
 
     def build(self) -> Any:
         """(job, routing table) of the workload; InputError at the place in the file where something is wrong with it."""
-        if self.made is None:
+        if self.job_and_table is None:
             scenario: Any = self.scenario
             try:
-                made = scenario.workload.build(scenario.model, Streams(scenario.seed, scenario.replicate), self.base)
+                job_and_table = scenario.workload.build(scenario.model, Streams(scenario.seed, scenario.replicate), self.base)
             except InputError as error:
                 raise self.located(error) from None
-            object.__setattr__(self, "made", made)  # a cache: equal scenarios build equal tables
-        return self.made
+            object.__setattr__(self, "job_and_table", job_and_table)  # a cache: equal scenarios build equal tables
+        return self.job_and_table
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the table, which is large, and which a worker builds again."""
-        return {**self.__dict__, "made": None}
+        return {**self.__dict__, "job_and_table": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -145,35 +145,35 @@ def _result(path: FilePath) -> Mapping[str, Any]:
 
 def folder_of(root: Node, beside: FilePath | None) -> FilePath:
     """The first folder that has all the files a scenario names: `beside`, the current one, that of the catalogue's."""
-    wanted = [str(leaf.value) for path, leaf in root.leaves() if path[-1:] == ("path",) and isinstance(leaf.value, str)]
+    paths = [str(leaf.value) for path, leaf in root.leaves() if path[-1:] == ("path",) and isinstance(leaf.value, str)]
     folders = [folder for folder in (beside, FilePath()) if folder is not None]
     name = root.child("name")
-    if wanted and name is not None:
+    if paths and name is not None:
         with contextlib.suppress(InputError):  # most are made from a file of their own
             folders.append(catalogue.find("scenarios", str(name.value)).parent)
-    return next((folder for folder in folders if all(files.is_file(folder / text) for text in wanted)), folders[0])
+    return next((folder for folder in folders if all(files.is_file(folder / text) for text in paths)), folders[0])
 
 
 def assemble(raw: Node, resolver: Resolver, sets: Sets, policy: Any, seed: int | None, path: FilePath | None) -> LoadedScenario:
     """The scenario of joined files with changes laid over them, judged as a whole. InputError with every mistake."""
-    given = policy if isinstance(policy, Policy) else None
-    if given is not None:
-        policy = {"kind": _class_name(type(given)), **given.model_dump(mode="json", exclude={"kind"})}
-    wanted, unread = overrides.changes(sets, policy, seed)
+    policy_object = policy if isinstance(policy, Policy) else None
+    if policy_object is not None:
+        policy = {"kind": _class_name(type(policy_object)), **policy_object.model_dump(mode="json", exclude={"kind"})}
+    requested, unread = overrides.changes(sets, policy, seed)
     resolver.mistakes += unread
     if raw.child("policy") is None:
         raw = raw.put(("policy",), Node(schema.DEFAULT_POLICY, raw.place, raw.key))
     if raw.child("runtime") is None:
         raw = raw.put(("runtime",), Node(schema.DEFAULT_RUNTIME, raw.place, raw.key))
-    raw, made = overrides.apply(raw, resolver, wanted)
+    raw, applied = overrides.apply(raw, resolver, requested)
     node = resolver.expand(raw)
-    scenario, made_table, mistakes = _judge(node, resolver, given)
+    scenario, made_table, mistakes = _judge(node, resolver, policy_object)
     mistakes = [*resolver.mistakes, *mistakes]
     if mistakes or scenario is None:
         raise InputError(*_ordered(mistakes, catalogue.shown(path) if path is not None else ""))
     origins = annotated.provenance(node)
     own = raw.child("runtime") if _is_own(raw.child("runtime")) else None
-    return LoadedScenario(scenario, node.plain(), resolver.base, path, tuple(made), origins, Tree(node), own, made_table)
+    return LoadedScenario(scenario, node.plain(), resolver.base, path, tuple(applied), origins, Tree(node), own, made_table)
 
 
 def _is_own(runtime: Node | None) -> bool:
@@ -205,8 +205,8 @@ def _class_name(policy: type[Policy]) -> str:
 
 def _ordered(mistakes: Iterable[Mistake], first: str) -> list[Mistake]:
     """Without repetitions, in the order of the scenario file, then of the other files, then those of the command line."""
-    told = dict.fromkeys(_short(mistake) for mistake in mistakes)
-    return sorted(told, key=lambda m: (m.file.startswith("--"), m.file != first, m.file, m.line, m.column))
+    unique = dict.fromkeys(_short(mistake) for mistake in mistakes)
+    return sorted(unique, key=lambda m: (m.file.startswith("--"), m.file != first, m.file, m.line, m.column))
 
 
 def _short(mistake: Mistake) -> Mistake:
@@ -278,13 +278,13 @@ def _text(node: Node) -> str:
 def _head(node: Node, mistakes: list[Mistake]) -> Node:
     """The plain fields alone; keys that are none, and parts that are missing, are reported here."""
     known = [*schema.Head.model_fields, *schema.PARTS, "extends"]
-    kept: dict[str, Node] = {}
+    children: dict[str, Node] = {}
     for name, child in node.value.items():
         if name not in known:
             mistakes.append(Mistake(unknown_key(name, known), name, *child.key))
         elif name not in schema.PARTS:
-            kept[name] = child
-    return replace(node, value=kept)
+            children[name] = child
+    return replace(node, value=children)
 
 
 def _part(part: str, node: Node, base: FilePath) -> tuple[Any, list[Mistake]]:
@@ -292,13 +292,13 @@ def _part(part: str, node: Node, base: FilePath) -> tuple[Any, list[Mistake]]:
     if inside is None:
         return None, [Mistake("missing; it has to be given", part, *node.place)]
     if not isinstance(inside.value, dict):
-        message = f"{said(inside.plain())} is not a mapping; write keys and their values"
+        message = f"{as_written(inside.plain())} is not a mapping; write keys and their values"
         return None, [Mistake(message + (", or a name" if part in SHORTHAND else ""), part, *inside.place)]
     kind = inside.child("kind")
     if part in _PLUGINS and (kind is None or not isinstance(kind.value, str)):
         place = kind.place if kind is not None else inside.place
-        given = next((name for name in inside.value if name in plugins.names(_PLUGINS[part])), None)
-        hint = f"; write 'kind: {given}'" if given is not None else ""
+        policy_name = next((name for name in inside.value if name in plugins.names(_PLUGINS[part])), None)
+        hint = f"; write 'kind: {policy_name}'" if policy_name is not None else ""
         return None, [Mistake(f"missing; it says which {part} this is{hint}", f"{part}.kind", *place)]
     try:
         spec = schema.part_class(part, inside, base)

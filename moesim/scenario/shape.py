@@ -29,12 +29,12 @@ class Shape:
 
     def at(self, path: Path, node: Node) -> list[Schema]:
         """The alternatives allowed at `path`, given the data `node` of the whole; empty where nothing is known."""
-        found = list(self._alternatives(self._root, node))
+        schemas = list(self._alternatives(self._root, node))
         below: Node | None = node
         for step in path:
             below = below.child(step) if below is not None else None
-            found = [inner for schema in found for inner in self._step(schema, step, below)]
-        return found
+            schemas = [inner for schema in schemas for inner in self._step(schema, step, below)]
+        return schemas
 
     def keys(self, path: Path, node: Node) -> list[str] | None:
         """The keys known at `path`; None where any key may stand, or where nothing is known."""
@@ -64,9 +64,9 @@ class Shape:
         if not branches:
             yield schema
             return
-        found = [inner for branch in branches for inner in self._alternatives(branch, node)]
-        chosen = [inner for inner in found if _kind_fits(inner, node)]
-        yield from chosen or found
+        schemas = [inner for branch in branches for inner in self._alternatives(branch, node)]
+        chosen = [inner for inner in schemas if _kind_fits(inner, node)]
+        yield from chosen or schemas
 
     def converted(self, node: Node, path: Path = ()) -> Iterator[tuple[Path, str]]:
         """(path, message) of scalars that are of another type than the spec's, though pydantic would take them."""

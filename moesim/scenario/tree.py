@@ -64,7 +64,7 @@ class Spread(NamedTuple):
     high: float
     unit: str = ""
 
-    def said(self, number: float) -> Any:
+    def as_written(self, number: float) -> Any:
         """`number` as a file would say it: text with the unit, or a bare number where there is none."""
         return f"{number!r} {self.unit}" if self.unit else number
 
@@ -101,8 +101,8 @@ class Node:
     def child(self, name: str | int) -> Node | None:
         """The value under a key or index, or None."""
         if isinstance(self.value, dict):
-            found = self.value.get(name)
-            return found if isinstance(found, Node) else None
+            child = self.value.get(name)
+            return child if isinstance(child, Node) else None
         if isinstance(self.value, list) and isinstance(name, int) and 0 <= name < len(self.value):
             item = self.value[name]
             return item if isinstance(item, Node) else None

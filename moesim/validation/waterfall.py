@@ -105,7 +105,7 @@ def fall(scenario: Any, steps: Sequence[Step], *, replicates: int = 6, progress:
             base = loaded(scenario, **sets, replicate=replicate)
             made[replicate] = made.get(replicate) or base.build()
             for scheme in schemes:
-                loaded_scenario = replace(loaded(base, policy=policies[scheme]), made=made[replicate])
+                loaded_scenario = replace(loaded(base, policy=policies[scheme]), job_and_table=made[replicate])
                 times[scheme][number].append(float(run_loaded(loaded_scenario, bound=False).summary["makespan_s"]))
                 done += 1
                 if progress is not None:

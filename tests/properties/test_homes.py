@@ -131,7 +131,7 @@ def test_gpu_memory_holds_buffers_instead_and_the_host_the_weights():
     assert p.gpu_free(away) - p.gpu_free(made) == pytest.approx(freed - buffer)
     assert freed == pytest.approx(model.non_expert_bytes - model.n_moe * model.router_bytes)
     assert p.host_overhead(away) == {"ddr": pytest.approx(freed)}
-    kept = replace(made, homes=Homes.everything("ddr", kept=model.layers))
+    kept = replace(made, homes=Homes.everything("ddr", kept_layers=model.layers))
     assert p.host_overhead(kept) == {
         "ddr": pytest.approx(model.head_bytes + (0 if model.tied_embedding else model.embedding_bytes))
     }

@@ -105,7 +105,7 @@ def _scenario(setting: Setting, policy: Parameters, sets: Mapping[str, Any], *, 
     prompt, output = (setting.prompt + setting.output // 2 - _STEPS, 1 + _STEPS) if decode else (setting.prompt, 1)
     fixed = {**setting.workload(), **_lengths(prompt, output), "hardware": setting.hardware}
     this = loaded(SCENARIO, policy=dict(policy), **fixed, **sets)
-    return replace(this, made=_built(setting.model, setting.exponent, setting.sequences, prompt, output))
+    return replace(this, job_and_table=_built(setting.model, setting.exponent, setting.sequences, prompt, output))
 
 
 @lru_cache(maxsize=16)
@@ -113,7 +113,9 @@ def planned(setting: Setting, policy: Parameters, known: Program = ()) -> Planne
     """The policy with the plan it makes for the whole job, knowing the hardware's rates but not the program's (`known`)."""
     fixed = {**setting.workload(), **_lengths(setting.prompt, setting.output), "hardware": setting.hardware}
     this = loaded(SCENARIO, policy=dict(policy), **fixed, **dict(known))
-    this = replace(this, made=_built(setting.model, setting.exponent, setting.sequences, setting.prompt, setting.output))
+    this = replace(
+        this, job_and_table=_built(setting.model, setting.exponent, setting.sequences, setting.prompt, setting.output)
+    )
     return Planned(inner=this.scenario.policy, plan=this.scenario.policy.deploy(problem_of(this, *this.build())))
 
 

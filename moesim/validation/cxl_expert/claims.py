@@ -52,7 +52,7 @@ def _threshold() -> Findings:
         "honest-room": sweep_threshold("cxl_expert/honest", values=_ROOMY, seeds=_SEEDS),
     }
     row = Row(_PEAK, 100 * INPUTS.percentile, 100 * curves["printed"].peak.value, 0.05)
-    lines = [f"{_LABELS[name][0].upper()}{_LABELS[name][1:]}: {curve.told}." for name, curve in curves.items()]
+    lines = [f"{_LABELS[name][0].upper()}{_LABELS[name][1:]}: {curve.sentence}." for name, curve in curves.items()]
     honest = {_LABELS[name].split(", ")[1]: curve.peak.value for name, curve in curves.items() if name != "printed"}
     fits = ", ".join(f"{100 * value:g} % ({what})" for what, value in honest.items())
     lines.append(

@@ -77,7 +77,7 @@ def ablations() -> Ablations:
     made = base.build()
     seconds, hits = {}, {}
     for name, change in CHANGES.items():
-        loaded_scenario = replace(loaded(base, policy={"kind": "moe_cxl", **_QUICK, **change}), made=made)
+        loaded_scenario = replace(loaded(base, policy={"kind": "moe_cxl", **_QUICK, **change}), job_and_table=made)
         summary = run_loaded(loaded_scenario, bound=False).summary
         seconds[name], hits[name] = float(summary["tpot_s"]["mean"]), float(summary["hit_rate"])
     return Ablations(seconds, hits)

@@ -118,7 +118,7 @@ def tried(policy: str, machine: Sets, job: Sets) -> Tried:
 def _tried(policy: str, machine: str, job: str) -> Tried:
     """By text, which can be looked up."""
     loaded_scenario = loaded("moe_cxl/mixtral-8x7b", policy=POLICIES[policy], **json.loads(machine), **json.loads(job))
-    loaded_scenario = replace(loaded_scenario, made=_made(job))
+    loaded_scenario = replace(loaded_scenario, job_and_table=_made(job))
     problem = problem_of(loaded_scenario, *loaded_scenario.build())
     deployment = loaded_scenario.scenario.policy.deploy(problem)
     return Tried(

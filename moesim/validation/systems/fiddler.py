@@ -48,7 +48,7 @@ def _scenario(prompt: int, output: int, kernel: tuple[float, float], replicate: 
     sets[f"{_CPU}.kernels"] = {"one": one, "many": many}
     sets[f"{_CPU}.experts"] = {"kind": "kernels"}
     sets["runtime.cpu.classes"] = {}  # the kernels above take their place
-    return replace(loaded(SCENARIO, **sets), made=_asked(prompt, output, replicate))
+    return replace(loaded(SCENARIO, **sets), job_and_table=_asked(prompt, output, replicate))
 
 
 @cache

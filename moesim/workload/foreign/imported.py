@@ -26,7 +26,7 @@ class Imported(NamedTuple):
     """What was written."""
 
     rows: int
-    what: str
+    unit: str
     """Such as `requests` or `tokens of 12 sequences`."""
     notes: tuple[str, ...] = ()
     """What to know before the file is used."""

@@ -89,10 +89,10 @@ class Lines:
             return least
         return number
 
-    def checked(self, found: int, what: str) -> None:
+    def checked(self, count: int, noun: str) -> None:
         """InputError for all mistakes, or when nothing was found."""
-        if not self._wrong and not found:
-            raise InputError(Mistake(f"holds no {what}", file=str(self.path)))
+        if not self._wrong and not count:
+            raise InputError(Mistake(f"holds no {noun}", file=str(self.path)))
         if self._wrong:
             raise InputError(*self._told())
 

@@ -70,7 +70,7 @@ def test_rows_survive_as_csv_and_as_a_table() -> None:
     assert tuple(rows[0]) == COLUMNS
     assert [float(row["throughput_tok_s"]) for row in rows] == [row["throughput_tok_s"] for row in sweep.rows]
     assert list(sweep.frame()["threshold_percentile"]) == [50.0, 75.0]
-    assert str(sweep).splitlines()[-1] == sweep.told
+    assert str(sweep).splitlines()[-1] == sweep.sentence
 
 
 def test_a_path_that_the_policy_lacks_is_named() -> None:

@@ -27,7 +27,7 @@ def test_a_spread_stays_with_its_value() -> None:
 def test_the_value_itself_is_as_without() -> None:
     root = annotated.strip(from_plain({"rate": {"value": "1 us", "spread": ["1 us", "2 us"]}}), [])
     assert root.plain() == {"rate": "1 us"}
-    assert annotated.spreads(root)["rate"].said(1.25) == "1.25 us"
+    assert annotated.spreads(root)["rate"].as_written(1.25) == "1.25 us"
 
 
 @pytest.mark.parametrize(
