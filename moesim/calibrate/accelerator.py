@@ -144,13 +144,16 @@ def parts(points: GpuPoints, fits: dict[str, Fitted], source: str) -> dict[str, 
             **dict.fromkeys(("gemm", "attention", "small"), tiny),
         },
     }
-    memory = {
+    return {"gpu": gpu, "memory": _memory(points, source_of), "link": _link(points, fits["copies"], source_of)}
+
+
+def _memory(points: GpuPoints, source_of: Callable[[str], str]) -> dict[str, Any]:
+    return {
         "kind": "hbm",
         "capacity": Value(quantity(points.capacity, "B"), "measured", source_of("as the driver tells it")),
         "usable": Value(0.94, "assumed", "context and allocator keep about 6 %, range 3-10 %"),
         "read": Value(quantity(points.read, "B/s"), "measured", source_of("the better of a sum and a copy")),
     }
-    return {"gpu": gpu, "memory": memory, "link": _link(points, fits["copies"], source_of)}
 
 
 def _link(points: GpuPoints, copies: Fitted, source_of: Callable[[str], str]) -> dict[str, Any]:
