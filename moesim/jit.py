@@ -14,6 +14,7 @@ import hashlib
 import importlib.util
 import inspect
 import logging
+import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,7 +27,7 @@ from moesim import writing
 from moesim.cache import CODE, folder
 from moesim.errors import InputError, MoesimError
 
-__all__ = ["compiled", "loaded", "native", "ready", "repaid"]
+__all__ = ["compiled", "loaded", "native", "ready", "repaid", "threads"]
 
 logger = logging.getLogger("moesim.jit")
 
@@ -41,6 +42,14 @@ def ready(module: ModuleType) -> bool:
     if importlib.util.find_spec("numba") is None:
         return False
     return any(file for pattern in ("*.nbi", "*.o") for file in _place(module).rglob(pattern))
+
+
+def threads() -> int:
+    """Cores that this process may use; those of `OMP_NUM_THREADS` where it says, as it does in workers of a sweep."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    if wanted.isdecimal() and int(wanted):
+        return int(wanted)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache

@@ -78,7 +78,8 @@ class RoutingTable:
     """
 
     prefill: NDArray[np.uint32]
-    """[R, L, E] tokens of each prompt routed to each expert."""
+    """[R, L, E] tokens of each prompt routed to each expert. This and `decode` may be drawn when a request is asked for, see
+    `draws.on_demand`: they are then asked by request alone."""
     decode: NDArray[np.unsignedinteger[Any]]
     """[R, G, L, k] expert ids of each decode pass (uint8 or uint16); rows from output - 1 on are unused."""
     experts: int

@@ -5,11 +5,10 @@ Knows laws by their slot; nothing of models, profiles or files of users. All thr
 
 from __future__ import annotations
 
-import os
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,12 +20,15 @@ from moesim.streams import Streams
 from moesim.workload.draws import kept, kernel
 from moesim.workload.draws.blocks import BLOCK, Ledger
 from moesim.workload.draws.laws import Law
+from moesim.workload.draws.on_demand import DecodeDraws, PrefillDraws, PromptDraws, RequestDraws
 from moesim.workload.table import Job, id_type
 
-__all__ = ["Drawn", "PromptDraws", "draw_job", "draw_prompts", "draw_with", "walk"]
+__all__ = ["Drawn", "draw_job", "draw_prompts", "draw_table", "draw_with", "walk"]
 
 _MOST_PROMPTS = 1 << 28
-"""Bytes of expert ids of prompts that are held at a time."""
+"""Bytes of expert ids of prompts from which on they are drawn when they are asked for."""
+_MOST_TABLE = 1 << 29
+"""Bytes of a table from which on requests are drawn when they are asked for, and nothing is kept for later runs."""
 _KEEP = 200_000
 """Draws from which on it is sooner read than drawn again."""
 _LOADED, _READY, _COLD = 1_000_000, 10_000_000, 50_000_000
@@ -59,6 +61,18 @@ def draw_job(job: Job, law: Law, streams: Streams, stream: str, progress: Progre
     return drawn
 
 
+def draw_table(job: Job, law: Law, streams: Streams, stream: str, progress: Progress | None = None) -> tuple[Any, Any, Any]:
+    """The fields `prefill`, `decode` and `prompts` of the routing table of `job`: arrays, or what draws them on demand.
+
+    A table has room for as many decode passes in each request as the longest makes; a long trace would take tens of GB.
+    """
+    each = law.layers * (law.experts * np.uint32().nbytes + job.passes * law.top_k * id_type(law.experts)().nbytes)
+    if job.requests * each > _MOST_TABLE:
+        draws = RequestDraws(job, law, streams, stream)
+        return PrefillDraws(draws), DecodeDraws(draws), partial(PromptDraws, draws)
+    return *draw_job(job, law, streams, stream, progress), partial(draw_prompts, job, law, streams, stream)
+
+
 def draw_prompts(job: Job, law: Law, streams: Streams, stream: str) -> Any:
     """[R, P, L, k] the experts of every prompt token that `draw_job` counts; rows past a prompt are zero.
 
@@ -66,44 +80,9 @@ def draw_prompts(job: Job, law: Law, streams: Streams, stream: str) -> Any:
     the same sequences, drawn as if all were decoded. Where they are too many to hold, they are drawn when they are asked for.
     """
     if job.requests * int(job.prompt.max()) * law.layers * law.top_k * id_type(law.experts)().nbytes > _MOST_PROMPTS:
-        return PromptDraws(job, law, streams, stream)
+        return PromptDraws(RequestDraws(job, law, streams, stream))
     decoded = replace(job, prompt=np.zeros_like(job.prompt), output=job.prompt + 1)
     return draw_job(decoded, law, streams, stream).decode
-
-
-class PromptDraws:
-    """As the array of `draw_prompts` where one request is asked for at a time: `draws[request, first:last]` is [n, L, k]."""
-
-    def __init__(self, job: Job, law: Law, streams: Streams, stream: str) -> None:
-        self._prompt, self._law, self._streams, self._stream = job.prompt, law, streams, stream
-        self._functions = jit.compiled(kernel)
-        self._drawn: OrderedDict[int, NDArray[np.unsignedinteger[Any]]] = OrderedDict()
-
-    def __getitem__(self, place: tuple[int, slice]) -> NDArray[np.unsignedinteger[Any]]:
-        request, tokens = int(place[0]), place[1]
-        if request not in self._drawn:
-            self._drawn.update(self._draw(request) if self._functions is not None else self._walk(request // BLOCK))
-            while len(self._drawn) > BLOCK:
-                self._drawn.popitem(last=False)
-        return self._drawn[request][tokens]
-
-    def _draw(self, request: int) -> dict[int, NDArray[np.unsignedinteger[Any]]]:
-        """One request, compiled."""
-        law, (block, number) = self._law, divmod(request, BLOCK)
-        ids = np.zeros((int(self._prompt[request]), law.layers, law.top_k), dtype=id_type(law.experts))
-        draw = law.compiled(self._functions, self._streams.spawn(self._stream, block), block * BLOCK)
-        draw(number, 0, np.zeros((law.layers, law.experts), dtype=np.uint32), ids)
-        return {request: ids}
-
-    def _walk(self, block: int) -> dict[int, NDArray[np.unsignedinteger[Any]]]:
-        """A block of requests, with numpy."""
-        law, first = self._law, block * BLOCK
-        prompt = self._prompt[first : first + BLOCK]
-        order = np.argsort(-prompt, kind="stable")
-        nothing, longest = np.zeros_like(prompt), int(prompt.max())
-        ledger = Ledger(nothing, prompt[order] + 1, law.layers, law.experts, law.top_k, longest)
-        _, ids = law.walk(self._streams.spawn(self._stream, block), order, ledger, first)
-        return {first + int(number): ids[place, : prompt[number]] for place, number in enumerate(order)}
 
 
 def _repaid(draws: int) -> bool:
@@ -133,7 +112,7 @@ def draw_with(functions: Any, job: Job, law: Law, streams: Streams, stream: str,
     """`draw_job` request by request, by the `functions` of `kernel`, in as many threads as there are cores."""
     drawn, total = _empty(job, law), job.prompt + job.output - 1
     done, everything = 0, int(total.sum())
-    with ThreadPoolExecutor(_threads()) as pool:
+    with ThreadPoolExecutor(jit.threads()) as pool:
         for block, first in enumerate(range(0, job.requests, BLOCK)):
             draw = law.compiled(functions, streams.spawn(stream, block), first)
 
@@ -156,11 +135,3 @@ def _empty(job: Job, law: Law) -> Drawn:
 
 def _tick(progress: Progress, done: int, block: int, everything: int) -> Progress:
     return lambda step, steps: progress(done + block * step // steps, everything)
-
-
-def _threads() -> int:
-    """Cores that this process may use; those of `OMP_NUM_THREADS` where it says, as it does in workers of a sweep."""
-    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    if wanted.isdecimal() and int(wanted):
-        return int(wanted)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -63,7 +63,8 @@ class Law(Protocol):
         """
 
     def compiled(self, functions: Any, generator: np.random.Generator, first: int) -> DrawRequest:
-        """What draws each request of the block by the compiled `functions` of `kernel`; may be called from several threads."""
+        """What draws each request of the block by the compiled `functions` of `kernel`, each time the same; may be called from
+        several threads."""
 
     def parts(self) -> Iterator[Any]:
         """Everything that determines the draws but for the generator and the lengths: numbers, texts and arrays."""
@@ -105,7 +106,7 @@ class IndependentLaw:
         threshold, alias = self.table.cells()
 
         def draw(place: int, prompt: int, prefill: NDArray[np.uint32], decode: Ids) -> None:
-            functions.independent(streams[place], chunk, threshold, alias, self.popularity, prompt, prefill, decode)
+            functions.independent(streams[place].copy(), chunk, threshold, alias, self.popularity, prompt, prefill, decode)
 
         return draw
 
@@ -178,7 +179,7 @@ class StickyLaw:
             popularity = process.popularity(tilts[:, place])
             threshold, alias = np.empty(popularity.shape, dtype=np.uint32), np.empty(popularity.shape, dtype=np.uint16)
             functions.sweep(mean_one(popularity), threshold, alias)
-            functions.sticky(streams[place], meanings, fold, self.named, threshold, alias, popularity, prompt, prefill, decode)
+            functions.sticky(streams[place].copy(), meanings, fold, self.named, threshold, alias, popularity, prompt, prefill, decode)
 
         return draw
 

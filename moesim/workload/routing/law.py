@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moesim.arrays import FloatArray, IntArray
 from moesim.errors import InputError, Mistake
@@ -105,9 +104,7 @@ def normalised(counts: IntArray | FloatArray) -> FloatArray:
     return np.where(total > 0, values / np.where(total > 0, total, 1.0), 1.0 / values.shape[1])
 
 
-def own_counts(
-    profile: profiles.Profile, prefill: NDArray[np.uint32], decode: NDArray[np.unsignedinteger[Any]], output: IntArray
-) -> IntArray:
+def own_counts(profile: profiles.Profile, prefill: Any, decode: Any, output: IntArray) -> IntArray:
     """[L, E] tokens per expert of a whole table: all prompts and all decode passes in use.
 
     Zeros unless `profile` is the run's own: no other looks at them, and they take a while to count.
@@ -115,10 +112,9 @@ def own_counts(
     layers, experts = prefill.shape[1:]
     if not isinstance(profile, profiles.Same):
         return np.zeros((layers, experts), dtype=np.int64)
-    counts: IntArray = prefill.sum(axis=0, dtype=np.int64)
-    used = np.arange(decode.shape[1]) < (output - 1)[:, None]
+    counts = np.zeros((layers, experts), dtype=np.int64)
     offsets = np.arange(layers, dtype=np.intp)[:, None] * experts
-    for request in range(len(output)):
-        flat = np.add(decode[request, used[request]], offsets, dtype=np.intp).ravel()
-        counts += np.bincount(flat, minlength=layers * experts).reshape(layers, experts)
+    for request, tokens in enumerate(output.tolist()):
+        flat = np.add(decode[request, : tokens - 1], offsets, dtype=np.intp).ravel()
+        counts += prefill[request] + np.bincount(flat, minlength=layers * experts).reshape(layers, experts)
     return counts

@@ -26,7 +26,6 @@ Valid: drift of popularity within a run is not modelled; tokens of a request are
 from __future__ import annotations
 
 import warnings
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,7 +39,7 @@ from moesim.progress import Progress
 from moesim.streams import Streams
 from moesim.units import Share
 from moesim.workload.draws.blocks import Process
-from moesim.workload.draws.job import draw_job, draw_prompts
+from moesim.workload.draws.job import draw_job, draw_table
 from moesim.workload.draws.laws import Kin, StickyLaw
 from moesim.workload.routing.domains import Domains, Per, domain_tilts, drawn_domains, only, shares_of
 from moesim.workload.routing.law import Routed, Routing, normalised, own_counts, prototypes
@@ -174,11 +173,10 @@ class Sticky(Routing):
     ) -> RoutingTable:
         _, notes = self.resolve(model)
         law = self._law(job, model, streams, "routing")
-        drawn = draw_job(job, law, streams, "routing", progress)
-        learnt = self.learn(profile, own_counts(profile, *drawn, job.output), model, streams, base)
+        prefill, decode, prompts = draw_table(job, law, streams, "routing", progress)
+        learnt = self.learn(profile, own_counts(profile, prefill, decode, job.output), model, streams, base)
         topics = law.kin.domain if law.kin is not None else None
-        prompts = partial(draw_prompts, job, law, streams, "routing")
-        return RoutingTable(*drawn, model.experts, learnt, notes, prompts, topics)
+        return RoutingTable(prefill, decode, model.experts, learnt, notes, prompts, topics)
 
     def prototype(self, job: Job, model: Routed, streams: Streams, base: Path, tasks: tuple[str, ...] = ()) -> IntArray:
         drawn = draw_job(job, self._law(job, model, streams, "profile", tasks), streams, "profile")

@@ -18,7 +18,7 @@ from moesim.errors import InputError, Mistake
 from moesim.portable import power_law
 from moesim.progress import Progress
 from moesim.streams import Streams
-from moesim.workload.draws.job import draw_job, draw_prompts
+from moesim.workload.draws.job import draw_job, draw_table
 from moesim.workload.draws.laws import IndependentLaw
 from moesim.workload.routing.law import Routed, Routing, normalised, own_counts
 from moesim.workload.routing.profile import Profile
@@ -71,10 +71,9 @@ class Independent(Routing):
         self, job: Job, model: Routed, streams: Streams, base: Path, profile: Profile, progress: Progress | None = None
     ) -> RoutingTable:
         law = self._law(job.layers, model, streams, base)
-        drawn = draw_job(job, law, streams, "routing", progress)
-        learnt = self.learn(profile, own_counts(profile, *drawn, job.output), model, streams, base)
-        prompts = partial(draw_prompts, job, law, streams, "routing")
-        return RoutingTable(*drawn, model.experts, learnt, prompts=prompts)
+        prefill, decode, prompts = draw_table(job, law, streams, "routing", progress)
+        learnt = self.learn(profile, own_counts(profile, prefill, decode, job.output), model, streams, base)
+        return RoutingTable(prefill, decode, model.experts, learnt, prompts=prompts)
 
     def prototype(self, job: Job, model: Routed, streams: Streams, base: Path) -> IntArray:
         drawn = draw_job(job, self._law(job.layers, model, streams, base), streams, "profile")

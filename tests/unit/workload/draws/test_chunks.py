@@ -11,7 +11,10 @@ import pytest
 
 from moesim.streams import Streams
 from moesim.workload.draws import job as draws
+from moesim.workload.draws import on_demand
 from moesim.workload.jobs import LayerBatch, Offline
+from moesim.workload.routing.law import own_counts
+from moesim.workload.routing.profile import Same
 from moesim.workload.table import Job, RoutingTable
 
 LENGTHS = [9, 14, 11, 20]
@@ -108,16 +111,42 @@ def test_recorded_prompts(tmp_path: Path, decode: bool) -> None:
 
 @pytest.mark.parametrize("law", ["sticky", "uniform"])
 @pytest.mark.parametrize("compiled", [True, False])
-def test_prompts_that_are_drawn_when_asked_for_are_those_drawn_at_once(
+def test_tables_that_are_drawn_when_asked_for_are_those_drawn_at_once(
     law: str, compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job, table = built(LAWS[law])
-    at_once = table._prompt_ids
-    monkeypatch.setattr(draws, "_MOST_PROMPTS", 0)
+    """Whatever is dropped meanwhile, and in whichever order requests are asked for."""
+    outputs = {"kind": "uniform", "minimum": 1, "maximum": 9}
+    job, at_once = built(LAWS[law], output=outputs)
+    monkeypatch.setattr(draws, "_MOST_TABLE", 0)
+    monkeypatch.setattr(on_demand, "_HELD", 400)
     if not compiled:
         monkeypatch.setattr(draws.jit, "compiled", lambda module: None)
+    lazy = built(LAWS[law], output=outputs)[1]
+    assert isinstance(lazy.decode, on_demand.DecodeDraws)
+    assert lazy.prefill.shape == at_once.prefill.shape
+    assert lazy.decode.shape == at_once.decode.shape
+    assert lazy.top_k == at_once.top_k
+    long = np.flatnonzero(job.output > 3)[[5, 0, 11, 2]]
+    prompt, step = job.prompt[long], np.array([0, 1, 1, 0])
+    for table_of in (
+        lambda table: table.prefill_counts(long),
+        lambda table: table.chunk_counts(long, prompt // 3, prompt + 2, prompt),
+        lambda table: table.decode_counts(long, 1),
+        lambda table: table.pass_counts(long, 0, 3),
+        lambda table: table.mixed_counts(long, np.array([2, 0, 1, 2])),
+        lambda table: table.step_counts(long, np.array([2, 0, 1, 2]), step, 2),
+    ):
+        assert (table_of(lazy) == table_of(at_once)).all()
+    own = own_counts(Same(), at_once.prefill, at_once.decode, job.output)
+    assert (own_counts(Same(), lazy.prefill, lazy.decode, job.output) == own).all()
+
+
+@pytest.mark.parametrize("law", ["sticky", "uniform"])
+def test_prompts_too_large_to_hold_are_drawn_when_one_is_cut(law: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    job, table = built(LAWS[law])
+    monkeypatch.setattr(draws, "_MOST_PROMPTS", 0)
     lazy = built(LAWS[law])[1]._prompt_ids
-    assert isinstance(lazy, draws.PromptDraws)
+    assert isinstance(lazy, on_demand.PromptDraws)
     for request in (69, 0, 13, 64, 0):
         length = int(job.prompt[request])
-        assert (lazy[request, 1:length] == at_once[request, 1:length]).all()
+        assert (lazy[request, 1:length] == table._prompt_ids[request, 1:length]).all()
