@@ -135,9 +135,12 @@ class Problem:
         return np.repeat(sizes[:, None], self.experts, axis=1)
 
     def kv_bytes(self, batch: int) -> float:
-        """Bytes of the KV cache of the `batch` longest requests at their full length; 0 where attention is left out."""
+        """Bytes of the KV cache of the `batch` longest requests at their full length, unless the job says how many are set
+        aside; 0 where attention is left out."""
         if not self.job.attention:
             return 0.0
+        if self.job.kv is not None:
+            return self.job.kv
         lengths = np.sort(self.job.prompt + self.job.output)[::-1][:batch]
         return float(self.model.kv_total(lengths))
 

@@ -17,6 +17,7 @@ from moesim.errors import InputError
 from moesim.explain import closed_forms as explain_closed_forms
 from moesim.explain import machine as explain_machine
 from moesim.explain import runtime as explain_runtime
+from moesim.explain import serving as explain_serving
 from moesim.explain import work as explain_work
 from moesim.explain.rows import Explanation, Quantity, Row, Section, to_json, to_text
 from moesim.explain.work import Plan
@@ -89,6 +90,7 @@ def _of_experts(plan: Plan) -> tuple[Section, ...]:
         explain_machine.uploads(costs),
         explain_machine.break_even(costs),
         explain_work.ceilings(plan),
+        explain_serving.trade(plan),
         explain_closed_forms.section(plan),
         explain_machine.cxl(costs),
     )

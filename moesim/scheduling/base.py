@@ -15,6 +15,7 @@ from moesim.scheduling.blocks import BlockPool
 from moesim.scheduling.sequence import Batch, Sequence
 from moesim.scheduling.steady import Steady
 from moesim.spec import Spec
+from moesim.units import Size
 
 __all__ = ["Batching", "Chosen", "Room", "Session", "urgency"]
 
@@ -56,6 +57,11 @@ class Batching(Spec):
 
     max_waiting: int | None = Field(default=None, ge=0)
     """Requests that may wait; one that arrives when so many do is refused. None: all are taken in."""
+    kv_cache_memory: Size | None = None
+    """Bytes set aside for keys and values, as vLLM's `--kv-cache-memory-bytes`. None: room for the longest requests of the
+    policy's batch, and where every expert is resident all that is left of GPU memory. Less of it leaves room for experts."""
+    max_model_len: int | None = Field(default=None, ge=1)
+    """Longest sequence, prompt and output; a longer request is refused, as vLLM does. None: as long as the cache holds."""
 
     def session(self, room: Room) -> Session:
         """A fresh session with `room` for keys and values."""
@@ -65,9 +71,9 @@ class Batching(Spec):
 class Session:
     """A scheduler at work: `refuses` and `add` when a request arrives, `schedule` for the next step, `finish` after it."""
 
-    def __init__(self, pool: BlockPool, max_waiting: int | None = None, *, by_priority: bool = False) -> None:
+    def __init__(self, pool: BlockPool, rules: Batching, *, by_priority: bool = False) -> None:
         self.pool = pool
-        self.max_waiting = max_waiting
+        self.limits = rules
         self.by_priority = by_priority
         self.waiting: deque[Sequence] = deque()
         """In the order in which they are admitted."""
@@ -93,9 +99,12 @@ class Session:
 
     def refuses(self, sequence: Sequence) -> str | None:
         """Why `sequence`, which has just arrived, is not taken in; None if it is."""
-        if self.max_waiting is not None and len(self.waiting) >= self.max_waiting:
-            return f"{self.max_waiting} requests wait already"
-        needed = self.pool.needed(sequence.prompt + sequence.output)
+        limits, tokens = self.limits, sequence.prompt + sequence.output
+        if limits.max_waiting is not None and len(self.waiting) >= limits.max_waiting:
+            return f"{limits.max_waiting} requests wait already"
+        if limits.max_model_len is not None and tokens > limits.max_model_len:
+            return f"its {tokens:,} tokens exceed max_model_len {limits.max_model_len:,}"
+        needed = self.pool.needed(tokens)
         if needed <= self.pool.total:
             return None
         return f"it needs {needed:,} KV blocks of {self.pool.size} tokens, and there are {self.pool.total:,}"

@@ -78,7 +78,7 @@ class ContinuousSession(Session):
     """The queue and the running list of `Continuous`."""
 
     def __init__(self, rules: Continuous, pool: BlockPool) -> None:
-        super().__init__(pool, rules.max_waiting, by_priority=rules.order == "priority")
+        super().__init__(pool, rules, by_priority=rules.order == "priority")
         self.rules = rules
 
     def refuses(self, sequence: Sequence) -> str | None:

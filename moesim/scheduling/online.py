@@ -147,7 +147,8 @@ class Online(Spec):
         if self.urgent:
             urgent = streams["priorities"].random(job.requests) < self.urgent
             job = replace(job, priority=np.where(urgent, 0, 1))
-        return replace(job, most=self.scheduler.most_sequences, chunk=self.scheduler.most_tokens), notes
+        rules = self.scheduler
+        return replace(job, most=rules.most_sequences, chunk=rules.most_tokens, kv=rules.kv_cache_memory), notes
 
     def _recorded(self, rows: Rows, model: Routed, streams: Streams, base: Path) -> tuple[Job, tuple[str, ...]]:
         count = len(rows.arrival)

@@ -75,7 +75,7 @@ class PrefillFirstSession(Session):
     """The queue, the running list and the expectation of `PrefillFirst`."""
 
     def __init__(self, rules: PrefillFirst, pool: BlockPool) -> None:
-        super().__init__(pool, rules.max_waiting)
+        super().__init__(pool, rules)
         self.rules = rules
         self.chunked: Sequence | None = None
         """The running sequence whose prompt is cut and not complete."""

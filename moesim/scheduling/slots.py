@@ -66,7 +66,7 @@ class SlotsSession(Session):
     """The slots, and a pool for their cells: with `n_ctx` one block for each slot, as long as its share of the context."""
 
     def __init__(self, rules: Slots, pool: BlockPool) -> None:
-        super().__init__(pool, rules.max_waiting)
+        super().__init__(pool, rules)
         self.rules = rules
         self._passes: deque[Chosen] = deque()
         """What is left of the batch under way."""

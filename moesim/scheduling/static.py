@@ -50,7 +50,7 @@ class StaticSession(Session):
     """The round under way."""
 
     def __init__(self, rules: Static, pool: BlockPool) -> None:
-        super().__init__(pool, rules.max_waiting)
+        super().__init__(pool, rules)
         self.rules = rules
 
     def schedule(self) -> Batch | None:

@@ -53,6 +53,8 @@ class Job:
     """[R] lower goes first, where the scheduler looks at it."""
     most: int | None = None
     """Sequences that a scheduler lets run at a time; None where the policy cuts the job into rounds."""
+    kv: float | None = None
+    """Bytes set aside for keys and values whatever the batch; None: room for the longest requests of the batch."""
 
     @property
     def requests(self) -> int:

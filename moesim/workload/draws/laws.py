@@ -179,7 +179,9 @@ class StickyLaw:
             popularity = process.popularity(tilts[:, place])
             threshold, alias = np.empty(popularity.shape, dtype=np.uint32), np.empty(popularity.shape, dtype=np.uint16)
             functions.sweep(mean_one(popularity), threshold, alias)
-            functions.sticky(streams[place].copy(), meanings, fold, self.named, threshold, alias, popularity, prompt, prefill, decode)
+            functions.sticky(
+                streams[place].copy(), meanings, fold, self.named, threshold, alias, popularity, prompt, prefill, decode
+            )
 
         return draw
 
