@@ -1,7 +1,7 @@
 """Owns draws that are made when a request is asked for, for jobs whose whole table is too large to hold.
 
 Knows laws by their slot; nothing of schedulers. A request's experts depend on the seed and on its number alone, so what was
-dropped is drawn again, the same, if somebody asks for it once more.
+dropped is drawn again, the same, when a later step asks for it.
 
 Short names: R requests, P prompt tokens, G decode passes, L layers, E experts, k experts per token.
 """
@@ -69,7 +69,7 @@ class RequestDraws:
         self._blocks: OrderedDict[int, DrawRequest] = OrderedDict()
         self._prompts, self._passes = _Held(_HELD), _Held(_HELD)
         self._next = 0
-        """The first request that nobody has asked for yet."""
+        """The first request that no step has asked for yet."""
 
     def prompt(self, request: int) -> Ids:
         """[P, L, k] experts of its prompt tokens."""
@@ -173,14 +173,15 @@ class DecodeDraws:
     def __getitem__(self, place: tuple[Any, Any]) -> Ids:
         requests, passes = place
         if np.ndim(requests) == 0:
-            return self._draws.passes(int(requests))[passes]
+            ids: Ids = self._draws.passes(int(requests))[passes]
+            return ids
         if isinstance(passes, slice):
             return np.stack([self._draws.passes(int(request))[passes] for request in requests])
         return self._gather(np.asarray(requests), np.broadcast_to(passes, len(requests)))
 
     def _gather(self, requests: IntArray, passes: IntArray) -> Ids:
         """[S, L, k], request by request."""
-        ids = np.empty((len(requests), *self.shape[2:]), dtype=self.dtype)
+        ids: Ids = np.empty((len(requests), *self.shape[2:]), dtype=self.dtype)
         order = np.argsort(requests, kind="stable")
         names, first = np.unique(requests[order], return_index=True)
         for name, rows in zip(names.tolist(), np.split(order, first[1:]), strict=True):
