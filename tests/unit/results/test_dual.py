@@ -1,0 +1,51 @@
+"""The search for the best dual: the same value as a solver of linear programmes that is given the whole of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.optimize import linprog
+
+from moesim.errors import MoesimError
+from moesim.results.dual import Programme, best_prices, lagrangian, reference
+
+
+def programme(seed: int) -> Programme:
+    """Random classes of which some fit into memory; in every third programme resources differ by nine orders of magnitude."""
+    rng = np.random.default_rng(seed)
+    resources, phases, classes = int(rng.integers(2, 7)), int(rng.integers(1, 3)), int(rng.integers(1, 30))
+    group = np.repeat(np.arange(classes), rng.integers(1, 5, classes))
+    time = np.where(rng.random((resources, len(group))) < 0.5, rng.random((resources, len(group))), 0.0)
+    if seed % 3 == 0:
+        time *= 10.0 ** rng.integers(-3, 6, time.shape)
+    owner = rng.integers(0, phases, classes)[group]
+    bytes_there = np.where(owner == np.arange(phases)[:, None], rng.random(len(group)) * (rng.random(len(group)) < 0.5), 0.0)
+    capacity = bytes_there.sum(axis=1) * rng.random(phases)
+    bare = Programme(time, bytes_there, capacity, group)
+    return bare._replace(time=time / (reference(bare) or 1.0))
+
+
+def solved(case: Programme) -> float | None:
+    """The least time, from the primal programme; None where the work cannot be done."""
+    resources, options = case.time.shape
+    classes = np.zeros((int(case.group[-1]) + 1, options + 1))
+    classes[case.group, np.arange(options)] = 1.0
+    rows = np.vstack([np.c_[case.time, -np.ones(resources)], np.c_[case.resident, np.zeros(len(case.capacity))]])
+    limits = np.concatenate([np.zeros(resources), case.capacity])
+    aim = np.append(np.zeros(options), 1.0)
+    solution = linprog(aim, rows, limits, classes, np.ones(len(classes)))
+    return None if solution.status == 2 else float(solution.fun)
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_the_search_finds_the_value_of_the_programme(seed: int) -> None:
+    """I4: never above the optimum, and next to nothing below it."""
+    case, least = programme(seed), solved(programme(seed))
+    if least is None:
+        with pytest.raises(MoesimError, match="does not fit"):
+            best_prices(case)
+        return
+    prices, rents = best_prices(case)
+    assert prices.sum() == pytest.approx(1.0)
+    assert (np.concatenate([prices, rents]) >= 0).all()
+    assert lagrangian(case, prices, rents) == pytest.approx(least, rel=1e-7, abs=1e-9)
