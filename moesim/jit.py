@@ -3,8 +3,8 @@
 Knows numba and the cache folder, nothing of what the functions do. A module that is compiled is complete in itself, because
 numba notices no change in others. It names what is compiled in `FUNCTIONS`, imports no numba and runs as plain Python, too.
 
-`compiled` gives functions on arrays and loads numba (0.5 s). `native` gives functions on flat buffers and numbers alone: they
-are kept as an object file, which LLVM loads without numba (0.06 s).
+Functions take arrays and numbers alone and allocate nothing: they are kept as an object file, which LLVM loads in 0.06 s. numba
+itself, which takes 0.5 s to load, is there for the first run alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -27,21 +27,16 @@ from moesim import writing
 from moesim.cache import CODE, folder
 from moesim.errors import InputError, MoesimError
 
-__all__ = ["compiled", "loaded", "native", "ready", "repaid", "threads"]
+__all__ = ["native", "ready", "repaid", "threads"]
 
 logger = logging.getLogger("moesim.jit")
-
-
-def loaded() -> bool:
-    """Whether this process has paid for numba's import already."""
-    return "numba" in sys.modules
 
 
 def ready(module: ModuleType) -> bool:
     """Whether an earlier process has compiled `module`, as it is now, and numba is there."""
     if importlib.util.find_spec("numba") is None:
         return False
-    return any(file for pattern in ("*.nbi", "*.o") for file in _place(module).rglob(pattern))
+    return any(_place(module).glob("*.o"))
 
 
 def threads() -> int:
@@ -52,36 +47,13 @@ def threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@cache
-def compiled(module: ModuleType) -> SimpleNamespace | None:
-    """The functions of `module.FUNCTIONS`, compiled when first called with a kind of arguments; None without numba.
-
-    Threads run them side by side. Where the cache folder cannot be written, they are compiled for this process alone.
-    """
-    try:
-        import numba
-    except ImportError:
-        return None
-    place = _place(module)
-    writable = _writable(place)
-    if not ready(module):
-        _announce(module, writable)
-    config: Any = numba.config
-    before, config.CACHE_DIR = config.CACHE_DIR, str(place)
-    try:
-        scope = _scope(module, cache=writable)
-    finally:
-        config.CACHE_DIR = before
-    return SimpleNamespace(**{function.__name__: scope[function.__name__] for function in module.FUNCTIONS})
-
-
 def _scope(module: ModuleType, **options: Any) -> dict[str, Any]:
     """The names of `module` with its functions for numba to compile."""
     import numba
 
     scope = dict(vars(module))
     for function in module.FUNCTIONS:
-        scope[function.__name__] = numba.njit(nogil=True, **options)(_twin(function, scope))
+        scope[function.__name__] = numba.njit(**options)(_twin(function, scope))
     return scope
 
 
@@ -118,11 +90,12 @@ _work: dict[str, float] = {}
 
 
 def native(module: ModuleType) -> SimpleNamespace | None:
-    """The functions of `module.ENTRIES` on buffers (`module.BUFFERS`: name of a parameter -> type) and whole numbers.
+    """The functions of `module.ENTRIES` on arrays (`module.BUFFERS`: name of a parameter -> type) and whole numbers.
 
-    Buffers are contiguous writable arrays of that type, which nothing checks once more as long as the same array comes. The
-    functions belong to one caller, for they remember its arrays. None without numba. As with `compiled`, threads run side by
-    side, and the code is for this process alone where the cache folder cannot be written.
+    Of `int64` and `float64` they take where the numbers begin: contiguous writable arrays of that type, which nothing checks
+    once more as long as the same array comes; the functions belong to one caller then, for they remember its arrays. Of
+    `int64[:, ::1]` and the like they take contiguous arrays with their shape, and may be called from any thread. Threads run
+    side by side. None without numba. The code is for this process alone where the cache folder cannot be written.
     """
     addresses = _addresses(module)
     if addresses is None:
@@ -177,12 +150,11 @@ def _object(module: ModuleType, llvm: Any) -> bytes:
     """Machine code of the entries and of all that they call, for this processor."""
     import numba
 
-    types: Any = numba.types
-    scope, whole = _scope(module, error_model="numpy"), llvm.parse_assembly("")
-    bare: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "error_model": "numpy"}  # wrappers talk to Python
+    plain: Any = {"error_model": "numpy", "_nrt": False}  # the code allocates nothing
+    scope, whole = _scope(module, **plain), llvm.parse_assembly("")
+    bare: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, **plain}  # wrappers talk to Python
     for entry in module.ENTRIES:
-        kinds = [module.BUFFERS.get(name) for name in inspect.signature(entry).parameters]
-        signature = tuple(types.CPointer(getattr(types, kind)) if kind else types.int64 for kind in kinds)
+        signature = tuple(_type(numba.types, kind) for kind in _kinds(module, entry))
         compiled_entry: Any = numba.njit(signature, **bare)(_twin(entry, scope))
         part = llvm.parse_assembly(compiled_entry.inspect_llvm(signature))
         part.get_function(compiled_entry.overloads[signature].fndesc.llvm_func_name).name = _PREFIX + entry.__name__
@@ -193,9 +165,23 @@ def _object(module: ModuleType, llvm: Any) -> bytes:
     return bytes(machine.emit_object(whole))
 
 
+def _kinds(module: ModuleType, entry: Any) -> list[str]:
+    """What the parameters of an entry are: `int64` and `float64` for pointers, `int64[:, ::1]` and the like, or nothing."""
+    return [module.BUFFERS.get(name, "") for name in inspect.signature(entry).parameters]
+
+
+def _type(types: Any, kind: str) -> Any:
+    number, _, shape = kind.partition("[")
+    if shape:
+        return types.Array(getattr(types, number), shape.count(":") - 1, "C")
+    return types.CPointer(getattr(types, number)) if number else types.int64
+
+
 def _caller(address: int, module: ModuleType, entry: Any) -> Callable[..., int]:
     """Calls machine code at `address`, by numba's convention: result and error come through two pointers ahead of the rest."""
-    kinds = [module.BUFFERS.get(name) for name in inspect.signature(entry).parameters]
+    kinds = _kinds(module, entry)
+    if any("[" in kind for kind in kinds):
+        return _array_caller(address, entry.__name__, kinds)
     types = [ctypes.c_void_p, ctypes.c_void_p, *(ctypes.c_void_p if kind else ctypes.c_int64 for kind in kinds)]
     function = ctypes.CFUNCTYPE(ctypes.c_int32, *types)(address)
     places = [(place, kind) for place, kind in enumerate(kinds) if kind]
@@ -220,6 +206,33 @@ def _caller(address: int, module: ModuleType, entry: Any) -> Callable[..., int]:
     return call
 
 
+def _array_caller(address: int, name: str, kinds: Sequence[str]) -> Callable[..., int]:
+    """The same for arrays with their shape: two owners (none), elements, bytes of each, where they begin, shape, strides."""
+    pointer, whole = ctypes.c_void_p, ctypes.c_int64
+    types: list[Any] = [pointer, pointer]
+    for kind in kinds:
+        types += [pointer, pointer, whole, whole, pointer, *[whole] * 2 * (kind.count(":") - 1)] if kind else [whole]
+    function = ctypes.CFUNCTYPE(ctypes.c_int32, *types)(address)
+
+    def call(*values: Any) -> int:
+        result, error = ctypes.c_int64(), ctypes.c_int64()
+        arguments: list[Any] = [ctypes.addressof(result), ctypes.addressof(error)]
+        for value, kind in zip(values, kinds, strict=True):
+            if not kind:
+                arguments.append(int(value))
+                continue
+            if value.dtype.name != _NAMES.get(number := kind.partition("[")[0], number) or not value.flags.c_contiguous:
+                raise TypeError(f"{name} takes contiguous arrays of {number}")
+            begin = value.__array_interface__["data"][0]
+            arguments += [None, None, value.size, value.itemsize, begin, *value.shape, *value.strides]
+        if function(*arguments):
+            raise MoesimError(f"the compiled {name} failed with {error.value}; please report it")
+        return result.value
+
+    return call
+
+
+_NAMES = {"boolean": "bool"}
 _Start = ctypes.c_char * 0
 """The beginning of an array, even of an empty one."""
 

@@ -31,8 +31,8 @@ _MOST_TABLE = 1 << 29
 """Bytes of a table from which on requests are drawn when they are asked for, and nothing is kept for later runs."""
 _KEEP = 200_000
 """Draws from which on it is sooner read than drawn again."""
-_LOADED, _READY, _COLD = 1_000_000, 10_000_000, 50_000_000
-"""Draws from which on the compiled walk repays itself: where numba is loaded, its code is ready, or both are still to come."""
+_EACH, _COLD = 80e-9, 4.0
+"""Seconds that a draw takes numpy, and that it has to save before compiling is repaid."""
 
 
 class Drawn(NamedTuple):
@@ -51,7 +51,7 @@ def draw_job(job: Job, law: Law, streams: Streams, stream: str, progress: Progre
     arrays = None if path is None else kept.read(path)
     if arrays is not None:
         return Drawn(*arrays)
-    functions = jit.compiled(kernel) if _repaid(draws) else None
+    functions = jit.native(kernel) if jit.repaid(kernel, draws * _EACH, _COLD) else None
     if functions is None:
         drawn = walk(job, law, streams, stream, progress)
     else:
@@ -83,12 +83,6 @@ def draw_prompts(job: Job, law: Law, streams: Streams, stream: str) -> Any:
         return PromptDraws(RequestDraws(job, law, streams, stream))
     decoded = replace(job, prompt=np.zeros_like(job.prompt), output=job.prompt + 1)
     return draw_job(decoded, law, streams, stream).decode
-
-
-def _repaid(draws: int) -> bool:
-    if jit.loaded():
-        return draws >= _LOADED
-    return draws >= _COLD or (draws >= _READY and jit.ready(kernel))
 
 
 def walk(job: Job, law: Law, streams: Streams, stream: str, progress: Progress | None = None) -> Drawn:

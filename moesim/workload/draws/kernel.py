@@ -125,8 +125,14 @@ def conflicts(ids: Array, held: Array, bad: Array) -> bool:
     return some
 
 
-def settle(ids: Array, words: Array, held: Array, bad: Array, row: int, threshold: Array, alias: Array, weights: Array) -> None:
-    """Draws the slots [k] of a token again until all differ. `weights` [rows, E]: popularity, any scale."""
+def settle(
+    ids: Array, words: Array, flags: Array, row: int, threshold: Array, alias: Array, weights: Array, spare: Array
+) -> None:
+    """Draws the slots [k] of a token again until all differ.
+
+    `flags` [2, k]: slots that are held, and room. `weights` [rows, E]: popularity, any scale. `spare` [E]: room.
+    """
+    held, bad = flags[0], flags[1]
     for _ in range(ROUNDS):
         if not conflicts(ids, held, bad):
             return
@@ -135,7 +141,9 @@ def settle(ids: Array, words: Array, held: Array, bad: Array, row: int, threshol
                 words[slot] = successor(words[slot])
                 ids[slot] = drawn(words[slot], row, threshold, alias)
     if conflicts(ids, held, bad):
-        finish(ids, words, held, weights[row].copy())
+        for expert in range(len(spare)):
+            spare[expert] = weights[row, expert]
+        finish(ids, words, held, spare)
 
 
 def finish(ids: Array, words: Array, held: Array, weight: Array) -> None:
@@ -158,31 +166,40 @@ def finish(ids: Array, words: Array, held: Array, weight: Array) -> None:
 
 
 def independent(
-    stream: Array, chunk: int, threshold: Array, alias: Array, weights: Array, prompt: int, prefill: Array, decode: Array
+    stream: Array,
+    threshold: Array,
+    alias: Array,
+    weights: Array,
+    prompt: int,
+    prefill: Array,
+    decode: Array,
+    words: Array,
+    ids: Array,
+    own: Array,
+    flags: Array,
+    taken_by: Array,
+    spare: Array,
 ) -> None:
-    """A request whose tokens know nothing of each other; `chunk` tokens take their words together, slot by slot.
+    """A request whose tokens know nothing of each other; those of a chunk take their words together, slot by slot.
 
-    Adds the first `prompt` tokens to `prefill` [L, E] and writes the ids of the others into `decode` [G, L, k].
+    Adds the first `prompt` tokens to `prefill` [L, E] and writes the ids of the others into `decode` [G, L, k]. Room: `words`
+    [k * chunk * L], `ids` and `own` [k], `flags` [2, k] and `taken_by` [E], both 0, and `spare` [E].
     """
-    passes, layers, top_k = decode.shape
-    total = prompt + passes
-    words = np.empty((top_k, chunk, layers), dtype=np.uint64)
-    ids, own = np.empty(top_k, dtype=np.int64), np.empty(top_k, dtype=np.uint64)
-    held, bad = np.zeros(top_k, dtype=np.bool_), np.zeros(top_k, dtype=np.bool_)
-    taken_by, token = np.full(threshold.shape[1], -1, dtype=np.int64), 0
+    (passes, layers, top_k), token = decode.shape, 0
+    total, chunk = prompt + passes, len(words) // (layers * top_k)
     for first in range(0, total, chunk):
-        fill(stream, words.reshape(-1))
+        fill(stream, words)
         for time in range(first, min(first + chunk, total)):
             for layer in range(layers):
                 clash = False
                 token += 1
                 for slot in range(top_k):
-                    own[slot] = words[slot, time - first, layer]
+                    own[slot] = words[(slot * chunk + time - first) * layers + layer]
                     ids[slot] = drawn(own[slot], layer, threshold, alias)
                     clash |= taken_by[ids[slot]] == token
                     taken_by[ids[slot]] = token
                 if clash:
-                    settle(ids, own, held, bad, layer, threshold, alias, weights)
+                    settle(ids, own, flags, layer, threshold, alias, weights, spare)
                 for slot in range(top_k):
                     if time < prompt:
                         prefill[layer, ids[slot]] += 1
@@ -202,7 +219,10 @@ def book(ids: Array, named: Array, layer: int, position: int, prefill: Array, de
 
 def sticky(
     stream: Array,
-    meanings: Any,
+    bounds: Array,
+    ties: Array,
+    steps: Array,
+    lags: Array,
     fold: Array,
     named: Array,
     threshold: Array,
@@ -211,23 +231,27 @@ def sticky(
     prompt: int,
     prefill: Array,
     decode: Array,
+    words: Array,
+    past: Array,
+    heads: Array,
+    own: Array,
+    flags: Array,
+    taken_by: Array,
+    spare: Array,
 ) -> None:
     """A request whose tokens follow their predecessors and, between layers, themselves.
 
-    `meanings`: what the coin and dice of a slot mean, in `bounds` [3, DEPTH + 1, L], `ties` [2, L], `steps` [256] and `lags`
-    [256], which rise. `fold` [E + 4]: ranks reflected at both ends. `named` [L, E]: the expert at each rank. The rest as in
-    `independent`. Step n draws token n - l of every layer l, the order in which words are handed out.
+    What the coin and dice of a slot mean: `bounds` [3, DEPTH + 1, L], `ties` [2, L], `steps` [256] and `lags` [256], which
+    rise. `fold` [E + 4]: ranks reflected at both ends. `named` [L, E]: the expert at each rank. Room, all 0: `words` [k * L],
+    `past` [last lag + 1, L, k], and `heads` [2, L, k] for the upper halves of words that slots went by, in this step and the
+    last. The rest as in `independent`. Step n draws token n - l of every layer l, the order in which words are handed out.
     """
-    (bounds, ties, steps, lags), (passes, layers, top_k) = meanings, decode.shape
-    total, depth, tied = prompt + passes, lags[-1] + 1, ties[0].max() > 0
-    words = np.empty((top_k, layers), dtype=np.uint64)
-    past = np.zeros((depth, layers, top_k), dtype=np.int64)
-    heads = np.zeros((2, layers, top_k), dtype=np.uint64)  # upper halves of words that slots went by, in this step and the last
-    own = np.empty(top_k, dtype=np.uint64)
-    held, bad = np.zeros(top_k, dtype=np.bool_), np.zeros(top_k, dtype=np.bool_)
-    taken_by, token = np.full(threshold.shape[1], -1, dtype=np.int64), 0
+    (depth, layers, top_k), total, token = past.shape, prompt + len(decode), 0
+    tied, held = False, flags[0]
+    for layer in range(layers):
+        tied |= ties[0, layer] > 0
     for step in range(total + layers - 1):
-        fill(stream, words.reshape(-1))
+        fill(stream, words)
         for layer in range(max(0, step - total + 1), min(layers, step + 1)):
             time = step - layer
             place = time % depth
@@ -236,7 +260,7 @@ def sticky(
             clash = False
             token += 1
             for slot in range(top_k):
-                word = words[slot, layer]
+                word = words[slot * layers + layer]
                 own[slot], head = word, word >> _32
                 coin, near, follows = head >> _8, np.int64(head & _BYTE), head >> _8 < follow
                 if tied:
@@ -256,9 +280,21 @@ def sticky(
                 clash |= taken_by[rank] == token
                 taken_by[rank] = token
             if clash:
-                settle(ids, own, held, bad, layer, threshold, alias, weights)
+                settle(ids, own, flags, layer, threshold, alias, weights, spare)
             book(ids, named, layer, time - prompt, prefill, decode)
 
 
 FUNCTIONS = (high, fill, successor, sweep, drawn, conflicts, settle, finish, book, independent, sticky)
 """What `moesim.jit` compiles."""
+ENTRIES = (fill, sweep, independent, sticky)
+"""What others call."""
+_ROW, _TABLE, _CUBE = "[::1]", "[:, ::1]", "[:, :, ::1]"
+BUFFERS = {
+    "stream": f"uint64{_ROW}", "words": f"uint64{_ROW}",
+    "own": f"uint64{_ROW}", "heads": f"uint64{_CUBE}", "scaled": f"float64{_TABLE}",
+    "threshold": f"uint32{_TABLE}", "alias": f"uint16{_TABLE}", "weights": f"float64{_TABLE}", "spare": f"float64{_ROW}",
+    "prefill": f"uint32{_TABLE}", "decode": f"uint16{_CUBE}", "ids": f"int64{_ROW}", "flags": f"boolean{_TABLE}",
+    "taken_by": f"int64{_ROW}", "bounds": f"uint32{_CUBE}", "ties": f"uint32{_TABLE}", "steps": f"int64{_ROW}",
+    "lags": f"int64{_ROW}", "fold": f"int64{_ROW}", "named": f"int64{_TABLE}", "past": f"int64{_CUBE}",
+}  # fmt: skip
+"""Parameters of the entries that are arrays, and what these hold; all others are whole numbers."""

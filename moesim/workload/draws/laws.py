@@ -103,10 +103,14 @@ class IndependentLaw:
     def compiled(self, functions: Any, generator: np.random.Generator, first: int) -> DrawRequest:
         """See `Law.compiled`."""
         streams, chunk = strides(generator.bit_generator), chunk_of(self.layers, self.top_k)
-        threshold, alias = self.table.cells()
+        tables = (*self.table.cells(), np.ascontiguousarray(self.popularity, dtype=np.float64))
 
         def draw(place: int, prompt: int, prefill: NDArray[np.uint32], decode: Ids) -> None:
-            functions.independent(streams[place].copy(), chunk, threshold, alias, self.popularity, prompt, prefill, decode)
+            words = np.empty(self.top_k * chunk * self.layers, dtype=np.uint64)
+            ids = np.empty(decode.shape, dtype=np.uint16)
+            slots = np.empty(self.top_k, dtype=np.int64)
+            functions.independent(streams[place].copy(), *tables, prompt, prefill, ids, words, slots, *_room(self))
+            decode[:] = ids
 
         return draw
 
@@ -173,15 +177,18 @@ class StickyLaw:
         tilts = self._tilts(generator, first)
         streams, process = strides(generator.bit_generator), self.process
         steps, fold = (STEPS + REACH).astype(np.int64), reflected(self.experts).astype(np.int64)
-        meanings = (process.bounds(), process.ties(), steps, process.lags().astype(np.int64))
+        lags, named = process.lags().astype(np.int64), np.ascontiguousarray(self.named, dtype=np.int64)
+        meanings, shape = (process.bounds(), process.ties(), steps, lags, fold, named), (self.layers, self.top_k)
 
         def draw(place: int, prompt: int, prefill: NDArray[np.uint32], decode: Ids) -> None:
             popularity = process.popularity(tilts[:, place])
             threshold, alias = np.empty(popularity.shape, dtype=np.uint32), np.empty(popularity.shape, dtype=np.uint16)
             functions.sweep(mean_one(popularity), threshold, alias)
-            functions.sticky(
-                streams[place].copy(), meanings, fold, self.named, threshold, alias, popularity, prompt, prefill, decode
-            )
+            past, heads = np.zeros((lags[-1] + 1, *shape), dtype=np.int64), np.zeros((2, *shape), dtype=np.uint64)
+            words, ids = np.zeros(self.layers * self.top_k, dtype=np.uint64), np.empty(decode.shape, dtype=np.uint16)
+            tables = (*meanings, threshold, alias, popularity)
+            functions.sticky(streams[place].copy(), *tables, prompt, prefill, ids, words, past, heads, *_room(self))
+            decode[:] = ids
 
         return draw
 
@@ -192,6 +199,13 @@ class StickyLaw:
     def _tilts(self, generator: np.random.Generator, first: int) -> FloatArray:
         own = self.process.tilts(generator)
         return own if self.kin is None else self.kin.mixed(own, first)
+
+
+def _room(law: Law) -> tuple[NDArray[Any], ...]:
+    """What a compiled draw works in: words, flags and the last token of each expert, and its weights."""
+    slots, experts = law.top_k, law.experts
+    words, flags = np.zeros(slots, dtype=np.uint64), np.zeros((2, slots), dtype=np.bool_)
+    return words, flags, np.zeros(experts, dtype=np.int64), np.zeros(experts)
 
 
 def strides(bits: np.random.BitGenerator) -> NDArray[np.uint64]:

@@ -65,7 +65,7 @@ class RequestDraws:
     def __init__(self, job: Job, law: Law, streams: Streams, stream: str) -> None:
         self.job, self.law = job, law
         self._streams, self._stream = streams, stream
-        self._functions = jit.compiled(kernel)
+        self._functions = jit.native(kernel)
         self._blocks: OrderedDict[int, DrawRequest] = OrderedDict()
         self._prompts, self._passes = _Held(_HELD), _Held(_HELD)
         self._next = 0

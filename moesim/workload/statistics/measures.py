@@ -100,14 +100,16 @@ def lru_hits(sequences: list[Ids], experts: int, *, streams: int = 1) -> FloatAr
     distance = np.zeros(experts + 1, dtype=np.int64)
     functions = _compiled()
     for accesses in _accesses(sequences, streams):
-        functions.distances(accesses, distance)
+        functions.distances(accesses, distance, np.empty(experts, dtype=np.int64))
     return np.concatenate([[0.0], np.cumsum(distance[:-1]) / distance.sum()])
 
 
 def belady_hits(sequences: list[Ids], experts: int, capacity: int) -> float:
     """Share of expert requests that a per-layer cache of `capacity` experts serves at most; it sees them as `lru_hits` does."""
     functions, parts = _compiled(), _accesses(sequences, 1)
-    return float(sum(functions.farthest(part, experts, capacity) for part in parts) / sum(len(part) for part in parts))
+    room = np.empty((4, experts), dtype=np.int64)
+    hits = sum(functions.farthest(part, capacity, np.empty_like(part), room) for part in parts)
+    return float(hits / sum(len(part) for part in parts))
 
 
 class PoolHits(NamedTuple):
@@ -148,7 +150,7 @@ def _accesses(sequences: list[Ids], streams: int) -> list[NDArray[np.int64]]:
 
 
 def _compiled() -> Any:
-    return jit.compiled(replays) or replays
+    return jit.native(replays) or replays
 
 
 def next_layer_recall(train: list[Ids], test: list[Ids], experts: int) -> tuple[float, float]:

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FUNCTIONS"]
+__all__ = ["BUFFERS", "ENTRIES", "FUNCTIONS"]
 
 Array = NDArray[Any]
 
 
-def distances(accesses: Array, histogram: Array) -> None:
-    """Adds to `histogram` [E + 1] how many other experts were used since each access's last use; the last entry: first uses."""
-    experts = len(histogram) - 1
-    stack, size = np.empty(experts, dtype=np.int64), 0
-    for expert in accesses:
-        place = 0
+def distances(accesses: Array, histogram: Array, stack: Array) -> None:
+    """Adds to `histogram` [E + 1] how many other experts were used since each access's last use; the last entry: first uses.
+
+    `stack` [E]: room.
+    """
+    experts, size = len(stack), 0
+    for time in range(len(accesses)):
+        expert, place = accesses[time], 0
         while place < size and stack[place] != expert:
             place += 1
         if place == size:
@@ -36,34 +37,42 @@ def distances(accesses: Array, histogram: Array) -> None:
         stack[0] = expert
 
 
-def farthest(accesses: Array, experts: int, capacity: int) -> int:
-    """Hits of a cache of `capacity` experts that evicts what is used again last, or never."""
-    end = len(accesses)
-    following, seen = np.empty(end, dtype=np.int64), np.full(experts, end, dtype=np.int64)
+def farthest(accesses: Array, capacity: int, following: Array, experts: Array) -> int:
+    """Hits of a cache of `capacity` experts that evicts what is used again last, or never.
+
+    Room: `following`, as long as `accesses`, and `experts` [4, E]: the next use of each, first as seen from behind, whether it
+    is inside, and which ones are.
+    """
+    end, size, hits = len(accesses), 0, 0
+    seen, use, inside, kept = experts[0], experts[1], experts[2], experts[3]
+    for expert in range(len(seen)):
+        seen[expert], inside[expert] = end, 0
     for time in range(end - 1, -1, -1):
         following[time] = seen[accesses[time]]
         seen[accesses[time]] = time
-    kept, size, hits = np.empty(max(capacity, 1), dtype=np.int64), 0, 0
-    use, inside = np.empty(experts, dtype=np.int64), np.zeros(experts, dtype=np.bool_)
     for time in range(end):
         expert = accesses[time]
         use[expert] = following[time]
-        if inside[expert]:
+        if inside[expert] == 1:
             hits += 1
         elif size < capacity:
             kept[size] = expert
-            inside[expert] = True
+            inside[expert] = 1
             size += 1
         elif capacity > 0:
             victim = 0
             for place in range(1, size):
                 if use[kept[place]] > use[kept[victim]]:
                     victim = place
-            inside[kept[victim]] = False
-            inside[expert] = True
+            inside[kept[victim]] = 0
+            inside[expert] = 1
             kept[victim] = expert
     return hits
 
 
 FUNCTIONS = (distances, farthest)
 """What `moesim.jit` compiles."""
+ENTRIES = FUNCTIONS
+"""What others call."""
+BUFFERS = dict.fromkeys(("accesses", "histogram", "stack", "following"), "int64[::1]") | {"experts": "int64[:, ::1]"}
+"""Parameters that are arrays; all others are whole numbers."""

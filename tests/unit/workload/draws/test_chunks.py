@@ -120,7 +120,7 @@ def test_tables_that_are_drawn_when_asked_for_are_those_drawn_at_once(
     monkeypatch.setattr(draws, "_MOST_TABLE", 0)
     monkeypatch.setattr(on_demand, "_HELD", 400)
     if not compiled:
-        monkeypatch.setattr(draws.jit, "compiled", lambda module: None)
+        monkeypatch.setattr(draws.jit, "native", lambda module: None)
     lazy = built(LAWS[law], output=outputs)[1]
     assert isinstance(lazy.decode, on_demand.DecodeDraws)
     assert lazy.prefill.shape == at_once.prefill.shape

@@ -39,7 +39,7 @@ class Model(NamedTuple):
 
 @pytest.fixture(scope="module")
 def compiled():
-    functions = jit.compiled(kernel)
+    functions = jit.native(kernel)
     if functions is None:
         pytest.skip("numba is not installed")
     return functions
@@ -139,15 +139,15 @@ def test_threads_do_not_change_what_is_drawn(compiled, monkeypatch):
 
 def test_without_numba_numpy_draws(monkeypatch):
     monkeypatch.setitem(sys.modules, "numba", None)
-    jit.compiled.cache_clear()
+    jit._addresses.cache_clear()
     try:
-        assert jit.compiled(kernel) is None
+        assert jit.native(kernel) is None
         assert not jit.ready(kernel)
     finally:
-        jit.compiled.cache_clear()
+        jit._addresses.cache_clear()
     law, job = case(2)
-    monkeypatch.setattr(draws, "_LOADED", 0)
-    monkeypatch.setattr(jit, "compiled", lambda module: None)
+    monkeypatch.setattr(draws, "_EACH", 1.0)
+    monkeypatch.setattr(jit, "native", lambda module: None)
     assert np.array_equal(draw_job(job, law, Streams(2), "routing").prefill, walk(job, law, Streams(2), "routing").prefill)
 
 
@@ -155,7 +155,7 @@ WITHOUT_A_HOME = """
 import numpy as np
 from test_kernel import *
 job, law = Job(np.zeros(2), np.full(2, 9), np.full(2, 3), 2), IndependentLaw(np.ones((2, 8)), 2)
-functions = jit.compiled(kernel)
+functions = jit.native(kernel)
 assert functions is not None
 drawn = draw_with(functions, job, law, Streams(0), "routing")
 assert np.array_equal(drawn.prefill, walk(job, law, Streams(0), "routing").prefill)
