@@ -97,19 +97,14 @@ def lru_hits(sequences: list[Ids], experts: int, *, streams: int = 1) -> FloatAr
     than `capacity` other experts were used since its last use. `streams`: cut the tokens into so many equal pieces, each
     with an empty cache of its own at its start (up to streams - 1 tokens at the end are left out).
     """
-    distance = np.zeros(experts + 1, dtype=np.int64)
-    functions = _compiled()
-    for accesses in _accesses(sequences, streams):
-        functions.distances(accesses, distance, np.empty(experts, dtype=np.int64))
+    distance = np.sum([_distances(accesses, experts) for accesses in _accesses(sequences, streams)], axis=0)
     return np.concatenate([[0.0], np.cumsum(distance[:-1]) / distance.sum()])
 
 
 def belady_hits(sequences: list[Ids], experts: int, capacity: int) -> float:
     """Share of expert requests that a per-layer cache of `capacity` experts serves at most; it sees them as `lru_hits` does."""
-    functions, parts = _compiled(), _accesses(sequences, 1)
-    room = np.empty((4, experts), dtype=np.int64)
-    hits = sum(functions.farthest(part, capacity, np.empty_like(part), room) for part in parts)
-    return float(hits / sum(len(part) for part in parts))
+    parts = _accesses(sequences, 1)
+    return float(sum(_farthest(part, experts, capacity) for part in parts) / sum(len(part) for part in parts))
 
 
 class PoolHits(NamedTuple):
@@ -125,13 +120,10 @@ def pool_hits(accesses: IntArray, slots: int, after: int = 0) -> PoolHits:
 
     A request hits by LRU if fewer than `slots` other experts were asked for since its last one.
     """
-    functions, experts = _compiled(), int(accesses.max()) + 1
-    distance = np.zeros((2, experts + 1), dtype=np.int64)
-    functions.distances(accesses[:after], distance[0])
-    functions.distances(accesses, distance[1])
-    before, whole = (functions.farthest(part, experts, slots) for part in (accesses[:after], accesses))
-    count = len(accesses) - after
-    return PoolHits(float((distance[1] - distance[0])[:slots].sum() / count), float((whole - before) / count))
+    experts, count = int(accesses.max()) + 1, len(accesses) - after
+    distance = _distances(accesses, experts) - _distances(accesses[:after], experts)
+    belady = _farthest(accesses, experts, slots) - _farthest(accesses[:after], experts, slots)
+    return PoolHits(float(distance[:slots].sum() / count), float(belady / count))
 
 
 def static_hits(learn: IntArray, score: IntArray, capacity: int) -> FloatArray:
@@ -147,6 +139,19 @@ def _accesses(sequences: list[Ids], streams: int) -> list[NDArray[np.int64]]:
     length = len(ids) // streams
     pieces = ids[: streams * length].reshape(streams, length, *ids.shape[1:]).transpose(0, 2, 1, 3)
     return [np.ascontiguousarray(layer).ravel() for piece in pieces for layer in piece]
+
+
+def _distances(accesses: IntArray, experts: int) -> IntArray:
+    """[E + 1] how many accesses found so many other experts used since their last use; the last entry: first uses."""
+    histogram = np.zeros(experts + 1, dtype=np.int64)
+    _compiled().distances(np.ascontiguousarray(accesses), histogram, np.empty(experts, dtype=np.int64))
+    return histogram
+
+
+def _farthest(accesses: IntArray, experts: int, capacity: int) -> int:
+    """Hits of a cache that evicts what is used again last."""
+    room = np.empty((4, experts), dtype=np.int64)
+    return int(_compiled().farthest(np.ascontiguousarray(accesses), capacity, np.empty(len(accesses), dtype=np.int64), room))
 
 
 def _compiled() -> Any:

@@ -59,11 +59,12 @@ def test_compiled_caches_and_plain_ones_agree() -> None:
     rng = np.random.default_rng(1)
     accesses = rng.integers(0, 9, 300) * rng.integers(0, 2, 300)
     plain, compiled = np.zeros(10, dtype=np.int64), measures.lru_hits([accesses.reshape(300, 1, 1)], 9)
-    replays.distances(accesses, plain)
+    replays.distances(accesses, plain, np.empty(9, dtype=np.int64))
     assert np.allclose(np.cumsum(plain[:-1]) / 300, compiled[1:])
     for size in (1, 3, 8):
         best = measures.belady_hits([accesses.reshape(300, 1, 1)], 9, size)
-        assert replays.farthest(accesses, 9, size) / 300 == best >= compiled[size]
+        room = np.empty_like(accesses), np.empty((4, 9), dtype=np.int64)
+        assert replays.farthest(accesses, size, *room) / 300 == best >= compiled[size]
 
 
 def test_text_json_and_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
