@@ -132,7 +132,7 @@ def _measure(policy: str, batch: int, passes: int, repeats: int) -> dict[str, An
         name: median(run.cpu for run in runs) for name, runs in (("naive", naive), ("kernel", kernel), ("reference", reference))
     }
     simulated = naive[0].decode
-    others = [run.decode for run in (*kernel, *reference)]
+    speeds = [run.decode for run in (*kernel, *reference)]
     return {
         "policy": policy,
         "batch": batch,
@@ -147,20 +147,22 @@ def _measure(policy: str, batch: int, passes: int, repeats: int) -> dict[str, An
             "naive": round(naive[0].events / naive[0].visits, 1),
         },
         "decode_ps": simulated,
-        "makespan_difference": max(abs(other - simulated) / simulated for other in others),
+        "makespan_difference": max(abs(speed - simulated) / simulated for speed in speeds),
     }
 
 
-def _calls(passes: int, wanted: Iterable[str]) -> dict[str, dict[str, float | None]]:
+def _calls(passes: int, policies: Iterable[str]) -> dict[str, dict[str, float | None]]:
     """Microseconds per call of the two slots that run while the clock does; a policy that cannot run here is left out."""
-    found = {}
-    for policy in wanted:
+    seconds_of = {}
+    for policy in policies:
         try:
             costs = call_costs(make_case(POLICIES.get(policy, {"kind": policy}), 64, min(passes, 4)))
         except InputError:
             continue
-        found[policy] = {f"{name}_us": None if seconds is None else round(seconds * 1e6, 1) for name, seconds in costs.items()}
-    return found
+        seconds_of[policy] = {
+            f"{name}_us": None if seconds is None else round(seconds * 1e6, 1) for name, seconds in costs.items()
+        }
+    return seconds_of
 
 
 def _import_seconds() -> dict[str, float]:

@@ -91,8 +91,8 @@ def make_case(policy: dict[str, Any], batch: int, passes: int, model: dict[str, 
     }
     loaded = load_data(data)
     job, routing = loaded.build()
-    this = loaded.scenario
-    return Case(problem_of(loaded, job, routing), this.policy, routing)
+    scenario = loaded.scenario
+    return Case(problem_of(loaded, job, routing), scenario.policy, routing)
 
 
 def afresh(problem: Problem) -> Problem:
@@ -120,24 +120,24 @@ def make_ready(case: Case) -> Ready:
     context = Context(afresh(case.problem), case.policy, "auto", False)
     visits: list[naive.NaiveVisit] = []
     trailers: list[int] = []
-    for one in passes_of_job(case.problem.job, case.routing, context.deployment):
-        if one.phase == "decode":
-            structure = structure_of_pass(case.problem, context.deployment, one)
+    for step in passes_of_job(case.problem.job, case.routing, context.deployment):
+        if step.phase == "decode":
+            structure = structure_of_pass(case.problem, context.deployment, step)
             gpu = case.problem.system.gpu_name
             trailers.append(_on_gpu(structure, structure.trailing, gpu) + structure.head)
             before = [_on_gpu(structure, group, gpu) for group in structure.layers]
-            visits += [_plain(context, visit, time) for visit, time in zip(_visits(context, one), before, strict=True)]
+            visits += [_plain(context, visit, time) for visit, time in zip(_visits(context, step), before, strict=True)]
     executions = sum(len(visit.residents) + len(visit.uploads) + len(visit.on_cpu) for visit in visits)
     return Ready(visits, trailers, context.deployment.plan.staging, executions)
 
 
-def _visits(context: Context, one: Pass) -> list[Visit]:
-    counts = one.counts[:, 0]
+def _visits(context: Context, step: Pass) -> list[Visit]:
+    counts = step.counts[:, 0]
     times = context.placement.times(counts, np.arange(len(counts)))
-    tokens = int(one.group_tokens[0])
+    tokens = int(step.group_tokens[0])
     seconds, resident = (times.gpu, times.cpu, times.ndp, times.copy), context.residency.resident
     return [
-        Visit(one.index, one.phase, layer, tokens, counts[layer], *(values[layer] for values in seconds), resident[layer])
+        Visit(step.index, step.phase, layer, tokens, counts[layer], *(values[layer] for values in seconds), resident[layer])
         for layer in range(len(counts))
     ]
 
@@ -187,8 +187,8 @@ def _plain(context: Context, visit: Visit, before: int) -> naive.NaiveVisit:
 
 def _called(services: IntArray, calls: Calls, once: int) -> list[int]:
     """Service times with their calls (one for all if fused, on the first) and what is paid once."""
-    each = int(to_ps(calls.apart))
-    times = [int(time) + (0 if calls.fused else each) for time in services.tolist()]
+    per_call = int(to_ps(calls.apart))
+    times = [int(time) + (0 if calls.fused else per_call) for time in services.tolist()]
     if times:
         times[0] += once + (int(to_ps(calls.together)) if calls.fused else 0)
     return times

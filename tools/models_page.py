@@ -148,8 +148,8 @@ def _read(entry: dict[str, Any]) -> Architecture:
 
 def page() -> str:
     """The text of docs/models.md."""
-    read, recalled = ([row for row in rows() if bool(row.recalled) is wanted] for wanted in (False, True))
-    keys = "\n".join(f"| {what} | {', '.join(f'`{key}`' for key in spellings)} |" for what, spellings in READ.items())
+    read, recalled = ([row for row in rows() if bool(row.recalled) is recalled] for recalled in (False, True))
+    keys = "\n".join(f"| {field} | {', '.join(f'`{key}`' for key in spellings)} |" for field, spellings in READ.items())
     return _TEXT.format(
         count=len(read),
         more=len(recalled),

@@ -230,7 +230,7 @@ def _chapters() -> list[Chapter]:
 
 def sections() -> dict[str, list[Section]]:
     """Chapter -> its sections, in the order of the page."""
-    return {chapter.title: list(made) for chapter, made in _laid_out()[0]}
+    return {chapter.title: list(sections) for chapter, sections in _laid_out()[0]}
 
 
 def _laid_out() -> tuple[list[tuple[Chapter, list[Section]]], dict[str, Section]]:
@@ -240,18 +240,19 @@ def _laid_out() -> tuple[list[tuple[Chapter, list[Section]]], dict[str, Section]
     names, whole = models_json_schema([(spec, "validation") for spec in specs])
     definitions: Schema = whole["$defs"]
     laid: list[tuple[Chapter, list[Section]]] = []
-    every: dict[str, Section] = {}
+    all_sections: dict[str, Section] = {}
     for chapter in chapters:
         roots = [(path, _target(names[(spec, "validation")])) for path, spec in chapter.roots]
-        found = _reached(definitions, roots)
-        left_out = set(every) if chapter.own else {*every, *(name for _, name in roots)}
-        wanted = [name for name in found if name not in left_out]
-        made = {
-            name: Section(tuple(found[name]), _kinds(definitions[name]), definitions[name], chapter.title) for name in wanted
+        places_of = _reached(definitions, roots)
+        left_out = set(all_sections) if chapter.own else {*all_sections, *(name for _, name in roots)}
+        chapter_names = [name for name in places_of if name not in left_out]
+        chapter_sections = {
+            name: Section(tuple(places_of[name]), _kinds(definitions[name]), definitions[name], chapter.title)
+            for name in chapter_names
         }
-        every.update(made)
-        laid.append((chapter, list(made.values())))
-    return laid, every
+        all_sections.update(chapter_sections)
+        laid.append((chapter, list(chapter_sections.values())))
+    return laid, all_sections
 
 
 def _target(reference: Any) -> str:
@@ -265,13 +266,13 @@ def _kinds(definition: Schema) -> tuple[str, ...]:
 
 def _reached(definitions: Schema, roots: Sequence[tuple[str, str]]) -> dict[str, list[Place]]:
     """Definition -> the places at which it may stand, the nearest first."""
-    found: dict[str, list[Place]] = {}
+    places_of: dict[str, list[Place]] = {}
     waiting = [(Place(path, ""), name) for path, name in roots]
     while waiting:
         place, name = waiting.pop(0)
-        if place in found.setdefault(name, []):
+        if place in places_of.setdefault(name, []):
             continue
-        found[name].append(place)
+        places_of[name].append(place)
         kinds = _kinds(definitions[name])
         within = kinds[0] if len(kinds) == 1 and kinds != ("system",) else ""
         below = [
@@ -280,7 +281,7 @@ def _reached(definitions: Schema, roots: Sequence[tuple[str, str]]) -> dict[str,
             for path, inner in _references(field, f"{place.path}.{key}" if place.path else key)
         ]
         waiting = [*below, *waiting]  # what a part is made of stands right after it
-    return found
+    return places_of
 
 
 def _references(field: Any, path: str) -> Iterator[tuple[str, str]]:
@@ -297,15 +298,15 @@ def _references(field: Any, path: str) -> Iterator[tuple[str, str]]:
 
 def page() -> str:
     """The whole page."""
-    laid, every = _laid_out()
-    links = {name: section.anchor for name, section in every.items()}
-    kinds = {name: " or ".join(section.kinds) for name, section in every.items()}
-    definitions = {name: section.schema for name, section in every.items()}
+    laid, all_sections = _laid_out()
+    links = {name: section.anchor for name, section in all_sections.items()}
+    kinds = {name: " or ".join(section.kinds) for name, section in all_sections.items()}
+    definitions = {name: section.schema for name, section in all_sections.items()}
     parts = [_INTRO, _contents(laid)]
-    for chapter, made in laid:
+    for chapter, chapter_sections in laid:
         parts.append(f"## {chapter.title}\n")
         parts += [chapter.intro] if chapter.intro else []
-        parts += [_section(section, links, kinds, definitions) for section in made]
+        parts += [_section(section, links, kinds, definitions) for section in chapter_sections]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -317,17 +318,17 @@ def _contents(laid: Iterable[tuple[Chapter, list[Section]]]) -> str:
 def _section(section: Section, links: dict[str, str], kinds: dict[str, str], definitions: Schema) -> str:
     about = re.sub(r" (Source|Inferred|Valid): ", r" **\1**: ", " ".join(str(section.schema.get("description", "")).split()))
     lines = [f"### {section.title}", "", mark(about), ""]
-    others = dict.fromkeys(place.path for place in section.places if place.path != section.places[0].path)
-    if others:
-        lines += [f"Also at {', '.join(f'`{path}`' for path in others)}.", ""]
+    other_paths = dict.fromkeys(place.path for place in section.places if place.path != section.places[0].path)
+    if other_paths:
+        lines += [f"Also at {', '.join(f'`{path}`' for path in other_paths)}.", ""]
     if section.chapter == "Policy":
         lines += [f"In {', '.join(f'`{name}`' for name in dict.fromkeys(place.within for place in section.places))}.", ""]
     if section.keys:
         lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
     for key, field in section.keys.items():
         default = "*required*" if key in section.needed else default_words(field, definitions)
-        told = mark(" ".join(str(field.get("description", "")).split()))
-        lines.append(f"| `{key}` | {type_words(field, links, kinds)} | {default} | {told} |")
+        text = mark(" ".join(str(field.get("description", "")).split()))
+        lines.append(f"| `{key}` | {type_words(field, links, kinds)} | {default} | {text} |")
     return "\n".join(lines).rstrip() + "\n"
 
 

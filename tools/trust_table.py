@@ -41,9 +41,9 @@ def regime_of(name: str, kind: str) -> str:
 def table() -> str:
     """The page's table, from the page of validation."""
     lines = ["| regime | cases | rows | median error | nine of ten within |", "|---|--:|--:|--:|--:|"]
-    every = cases()
+    all_cases = cases()
     for regime in REGIMES:
-        own = [errors for name, (kind, errors) in every.items() if regime_of(name, kind) == regime]
+        own = [errors for name, (kind, errors) in all_cases.items() if regime_of(name, kind) == regime]
         flat = np.array([error for errors in own for error in errors])
         if flat.size:
             middle, most = np.percentile(flat, [50, 90])

@@ -50,7 +50,7 @@ class StepPlan:
     """Whether an output token of it comes out of the step: its last token known so far is among the new ones."""
     dropped: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     """[n] requests whose cache was given up since the step before, though they are not done."""
-    found: IntArray | None = None
+    from_prefix: IntArray | None = None
     """Tokens of each, of those before the new ones, that it has just been given from a cache of prefixes; None for no such."""
 
 
@@ -66,15 +66,17 @@ class Series:
     yields: BoolArray
     dropped: IntArray
     """As in the first step; no later one drops any."""
-    found: IntArray | None = None
+    from_prefix: IntArray | None = None
 
     @classmethod
     def of(cls, steps: Sequence[StepPlan]) -> Series:
         """Steps that were composed one by one; only the first drops any."""
         sizes = np.array([len(step.requests) for step in steps])
-        prefix_tokens = None
-        if any(step.found is not None for step in steps):
-            prefix_tokens = np.concatenate([np.zeros_like(step.before) if step.found is None else step.found for step in steps])
+        joined = None
+        if any(step.from_prefix is not None for step in steps):
+            joined = np.concatenate(
+                [np.zeros_like(step.before) if step.from_prefix is None else step.from_prefix for step in steps]
+            )
         return cls(
             sizes,
             np.concatenate([step.requests for step in steps]),
@@ -82,22 +84,22 @@ class Series:
             np.concatenate([step.before for step in steps]),
             np.concatenate([step.yields for step in steps]),
             steps[0].dropped,
-            prefix_tokens,
+            joined,
         )
 
     @property
-    def given(self) -> IntArray:
-        """[N] as `found`, 0 where there is no such."""
-        return np.zeros_like(self.before) if self.found is None else self.found
+    def prefix_tokens(self) -> IntArray:
+        """[N] as `from_prefix`, 0 where there is no such."""
+        return np.zeros_like(self.before) if self.from_prefix is None else self.from_prefix
 
     def first(self, steps: int) -> Series:
         """The first `steps` of them."""
         if steps == len(self.sizes):
             return self
         end = int(self.sizes[:steps].sum())
-        prefix_tokens = None if self.found is None else self.found[:end]
+        from_prefix = None if self.from_prefix is None else self.from_prefix[:end]
         first = self.requests[:end], self.new_tokens[:end], self.before[:end]
-        return Series(self.sizes[:steps], *first, self.yields[:end], self.dropped, prefix_tokens)
+        return Series(self.sizes[:steps], *first, self.yields[:end], self.dropped, from_prefix)
 
 
 class Scheduler(Protocol):

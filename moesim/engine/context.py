@@ -130,9 +130,9 @@ class Context:
         """Device -> fewest and most tokens per expert that it computed, for devices whose cost says where it holds."""
         problem = self.problem
         weights, flops = problem.model.expert_bytes, problem.model.expert_flops
-        found = {problem.devices[index]: pair for index, pair in self.books.met().items()}
+        ranges = {problem.devices[index]: pair for index, pair in self.books.met().items()}
         return {
-            name: pair for name, pair in found.items() if problem.system.devices[name].valid_tokens(weights, flops) is not None
+            name: pair for name, pair in ranges.items() if problem.system.devices[name].valid_tokens(weights, flops) is not None
         }
 
     def adapt(self, step: Step, nbytes: FloatArray | None = None) -> None:

@@ -35,29 +35,29 @@ def stacked(dispatches: list[Dispatch], routed: IntArray, stored: FloatArray) ->
     Raises PolicyError where an answer breaks the contract of `Dispatch`.
     """
     if len(dispatches) == 1 and _plain(dispatches[0]) and dispatches[0].device.shape == routed.shape[1:]:
-        one = dispatches[0]
-        return Answers(one.device[None], None if one.order is None else one.order[None])
-    for one in dispatches:
-        if one.device.shape != routed.shape[1:]:
-            raise PolicyError(f"dispatch returned device of shape {one.device.shape}, not [E] = {routed.shape[1:]}")
-    device = np.stack([one.device for one in dispatches])
+        answer = dispatches[0]
+        return Answers(answer.device[None], None if answer.order is None else answer.order[None])
+    for answer in dispatches:
+        if answer.device.shape != routed.shape[1:]:
+            raise PolicyError(f"dispatch returned device of shape {answer.device.shape}, not [E] = {routed.shape[1:]}")
+    device = np.stack([answer.device for answer in dispatches])
     order = load = counts = nbytes = stale = moves = None
-    if any(one.order is not None for one in dispatches):
+    if any(answer.order is not None for answer in dispatches):
         by_id = np.arange(routed.shape[1])
-        order = np.stack([by_id if one.order is None else one.order for one in dispatches])
-    if any(one.load is not None for one in dispatches):
+        order = np.stack([by_id if answer.order is None else answer.order for answer in dispatches])
+    if any(answer.load is not None for answer in dispatches):
         nothing = np.zeros(routed.shape[1], dtype=np.bool_)
-        load = np.stack([nothing if one.load is None else one.load for one in dispatches])
-    if any(one.counts is not None for one in dispatches):
+        load = np.stack([nothing if answer.load is None else answer.load for answer in dispatches])
+    if any(answer.counts is not None for answer in dispatches):
         counts = _counts(dispatches, routed)
-    if any(one.nbytes is not None for one in dispatches):
+    if any(answer.nbytes is not None for answer in dispatches):
         nbytes = _nbytes(dispatches, stored)
-    if any(one.stale is not None for one in dispatches):
-        stale = np.stack([np.zeros_like(routed[0]) if one.stale is None else one.stale for one in dispatches])
+    if any(answer.stale is not None for answer in dispatches):
+        stale = np.stack([np.zeros_like(routed[0]) if answer.stale is None else answer.stale for answer in dispatches])
         if (stale < 0).any() or (stale > (routed if counts is None else counts)).any():
             raise PolicyError("dispatch calls more tokens of an expert stale than it computes")
-    if any(one.moves is not None for one in dispatches):
-        moves = np.array([one.moves is not None for one in dispatches])
+    if any(answer.moves is not None for answer in dispatches):
+        moves = np.array([answer.moves is not None for answer in dispatches])
     return Answers(device, order, load, counts, nbytes, stale, moves)
 
 
@@ -71,7 +71,7 @@ def batched(dispatch: Dispatch, routed: IntArray) -> Answers:
 
 
 def _counts(dispatches: list[Dispatch], routed: IntArray) -> IntArray:
-    counts = np.stack([row if one.counts is None else one.counts for one, row in zip(dispatches, routed, strict=True)])
+    counts = np.stack([row if answer.counts is None else answer.counts for answer, row in zip(dispatches, routed, strict=True)])
     if counts.dtype.kind != "i" or (counts < 0).any():
         raise PolicyError("dispatch.counts are token counts: integers of 0 or more")
     if (counts.sum(axis=1) > routed.sum(axis=1)).any():
@@ -80,7 +80,7 @@ def _counts(dispatches: list[Dispatch], routed: IntArray) -> IntArray:
 
 
 def _nbytes(dispatches: list[Dispatch], stored: FloatArray) -> FloatArray:
-    nbytes = np.stack([row if one.nbytes is None else one.nbytes for one, row in zip(dispatches, stored, strict=True)])
+    nbytes = np.stack([row if answer.nbytes is None else answer.nbytes for answer, row in zip(dispatches, stored, strict=True)])
     if not ((nbytes > 0) & (nbytes <= stored * (1 + 1e-12))).all():
         raise PolicyError("dispatch.nbytes lies outside (0, bytes of the stored copy]")
     return nbytes

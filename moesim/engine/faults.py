@@ -46,9 +46,9 @@ def _mistakes(problem: Problem, deployment: Deployment, fault: Fault, number: in
         **{f"the near-data unit '{name}'": tier for tier, name in problem.costs.ndp_of.items()},
         **{f"what passes through on its way from '{n}'": t.stage for n, t in _memories(problem) if t.stage},
     }
-    for what, tier in busy.items():
+    for content, tier in busy.items():
         if tier == fault.tier:
-            yield Mistake(f"'{tier}' holds {what}, which cannot do without it", f"{where}.tier")
+            yield Mistake(f"'{tier}' holds {content}, which cannot do without it", f"{where}.tier")
     if deployment.backup is not None and deployment.backup != fault.fallback:
         yield Mistake(f"the policy keeps its spare copies in '{deployment.backup}'; name that tier", f"{where}.fallback")
 

@@ -37,8 +37,8 @@ class KvBook:
         """A step begins: its new tokens take their places. MoesimError if there are none, or if the plan counts otherwise."""
         self.settle()
         self._tokens[plan.dropped] = 0
-        if plan.found is not None:
-            self._tokens[plan.requests] += plan.found
+        if plan.from_prefix is not None:
+            self._tokens[plan.requests] += plan.from_prefix
         if (self._tokens[plan.requests] != plan.before).any():
             raise MoesimError(_MISCOUNTED)
         self._tokens[plan.requests] += plan.new_tokens
@@ -70,21 +70,21 @@ class KvBook:
             return
         passed, steps = self._passed, self._steps
         self._passed, self._steps = [], 0
-        names = ("requests", "new_tokens", "before", "given")
-        requests, new, before, found = (np.concatenate([getattr(series, name) for series, _, _ in passed]) for name in names)
+        names = ("requests", "new_tokens", "before", "prefix_tokens")
+        requests, new, before, cached = (np.concatenate([getattr(series, name) for series, _, _ in passed]) for name in names)
         step, ending = np.concatenate([of for _, of, _ in passed]), np.concatenate([done for _, _, done in passed])
         there = np.union1d(np.flatnonzero(self._tokens > 0), requests)
         place = np.searchsorted(there, requests)
         grown = np.zeros((steps, len(there)), dtype=np.int64)
-        grown[step, place] = new + found
+        grown[step, place] = new + cached
         left = np.zeros_like(grown)
         left[step, place] = ending
         held = self._tokens[there] + np.cumsum(grown, axis=0)
         if (held[step, place] - new != before).any():
             raise MoesimError(_MISCOUNTED)
-        gone = np.cumsum(left, axis=0)
-        held = np.where(gone > left, 0, held)
-        self._tokens[there] = np.where(gone[-1] > 0, 0, held[-1])
+        ended = np.cumsum(left, axis=0)
+        held = np.where(ended > left, 0, held)
+        self._tokens[there] = np.where(ended[-1] > 0, 0, held[-1])
         if self._attention:
             of = np.repeat(np.arange(steps), len(there))
             self._hold(float(self._model.kv_totals(held.ravel(), Groups(of, steps)).max()))

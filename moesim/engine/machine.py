@@ -94,7 +94,7 @@ class Machine:
     def add(self, operations: Sequence[Operation]) -> list[int]:
         """Adds operations, which wait for each other by their place in the list, to the program; their numbers."""
         first = len(self.program)
-        return [self.program.add(replace(op, after=[first + other for other in op.after])) for op in operations]
+        return [self.program.add(replace(op, after=[first + earlier for earlier in op.after])) for op in operations]
 
     def run(self, operations: Sequence[Operation]) -> dict[str, int]:
         """Runs operations, which wait for each other by their place in the list, until the last has ended.

@@ -141,10 +141,10 @@ class Movers:
             return
         used = self._unused[layer] & needed
         landed = used & self._residency.resident[layer]
-        kept = self._machine.recorder.prefetches
-        kept.used += int(used.sum())
-        kept.in_time += int(landed.sum())
-        kept.copies += int((used & ~landed).sum())
+        prefetches = self._machine.recorder.prefetches
+        prefetches.used += int(used.sum())
+        prefetches.in_time += int(landed.sum())
+        prefetches.copies += int((used & ~landed).sum())
         self._unused[layer] &= ~used
 
     def flying(self, layer: int) -> IntArray:
@@ -152,8 +152,8 @@ class Movers:
         references = np.zeros(self._problem.experts, dtype=np.int64)
         for (at, expert), copy in self._coming.items():
             if at == layer:
-                each = copy.form.chunks // self._placement.pieces
-                references[expert] = 1 + self._machine.engine.place_of(copy.number) + each * COMING
+                width = copy.form.chunks // self._placement.pieces
+                references[expert] = 1 + self._machine.engine.place_of(copy.number) + width * COMING
         return references
 
     def promote(self, layer: int, experts: IntArray) -> None:

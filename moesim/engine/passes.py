@@ -78,12 +78,12 @@ class Pass:
     @cached_property
     def parts(self) -> list[Part]:
         """The prompts in it, then what decodes; one or both."""
-        found: list[Part] = []
+        parts: list[Part] = []
         pairs: tuple[tuple[Phase, BoolArray], ...] = (("prefill", ~self.decoding), ("decode", self.decoding))
-        for phase, some in pairs:
-            if some.any():
-                found.append(Part(phase, self.new_tokens[some], self.plan.before[some]))
-        return found
+        for phase, members in pairs:
+            if members.any():
+                parts.append(Part(phase, self.new_tokens[members], self.plan.before[members]))
+        return parts
 
 
 def core_work(model: Architecture, part: Part) -> tuple[FloatArray, FloatArray]:

@@ -178,9 +178,9 @@ class Residency:
 
     def begin(self, layer: int, expert: int, nbytes: float | None = None) -> None:
         """A copy sets out for GPU memory, of `nbytes` where that is less than the stored copy has."""
-        one = np.array([expert])
-        self._size(layer, one, None if nbytes is None else np.array([nbytes]))
-        self.hold(layer, one)
+        experts = np.array([expert])
+        self._size(layer, experts, None if nbytes is None else np.array([nbytes]))
+        self.hold(layer, experts)
         self.in_flight[layer, expert] = True
 
     def land(self, layer: int, expert: int) -> None:

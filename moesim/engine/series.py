@@ -82,8 +82,8 @@ def _met(series: Series, job: Job, routing: RoutingTable) -> _Steps:
     prompt = job.prompt[series.requests]
     check_plan(job, series, of * job.requests + series.requests)
     decoding = (series.new_tokens == 1) & (series.before >= prompt)
-    some = series.requests[decoding], (series.before - prompt)[decoding], of[decoding]
-    counts = routing.step_counts(*some, len(series.sizes))
+    tokens_of = series.requests[decoding], (series.before - prompt)[decoding], of[decoding]
+    counts = routing.step_counts(*tokens_of, len(series.sizes))
     prompts: dict[int, tuple[IntArray, IntArray]] = {}
     for step in dict.fromkeys(of[~decoding].tolist()):
         read = (of == step) & ~decoding
@@ -135,10 +135,10 @@ class _Visits(Visit):
 
     __slots__ = ("_asked", "_some")
 
-    def __init__(self, index: int, phase: str, tokens: IntArray, asked: _Asked, some: slice) -> None:
-        self.index, self.phase, self.layer, self.tokens, self.foreseen = index, phase, asked.layers[some], tokens, None
-        self.counts = asked.counts[some].copy()
-        self._asked, self._some = asked, some
+    def __init__(self, index: int, phase: str, tokens: IntArray, demand: _Asked, rows: slice) -> None:
+        self.index, self.phase, self.layer, self.tokens, self.foreseen = index, phase, demand.layers[rows], tokens, None
+        self.counts = demand.counts[rows].copy()
+        self._asked, self._some = demand, rows
 
     gpu = property(lambda self: self._asked.times.gpu[self._some].copy())
     cpu = property(lambda self: self._asked.times.cpu[self._some].copy())
@@ -193,9 +193,9 @@ class SeriesWalk:
             steps = replace(steps, series=series, of=steps.of[: len(series.requests)], counts=steps.counts[:number])
             steps = replace(steps, decoding=steps.decoding[: len(series.requests)])
         for decodes, phase in enumerate(PHASES):
-            some = np.flatnonzero(steps.decodes == bool(decodes))
-            if len(some):
-                self._books.add(phase, parts.rows(some), steps.counts[some])
+            of_phase = np.flatnonzero(steps.decodes == bool(decodes))
+            if len(of_phase):
+                self._books.add(phase, parts.rows(of_phase), steps.counts[of_phase])
         self._close(index, steps, begin, done, laps)
         scheduler.passed(done[:, k.STEP_END].tolist())
         return number
@@ -258,33 +258,33 @@ class SeriesWalk:
         context = self._context
         number, layers, experts = steps.counts.shape
         counts, of = steps.counts.reshape(-1, experts), np.tile(np.arange(layers), number)
-        asked = _Asked(context, counts, of)
+        demand = _Asked(context, counts, of)
         if context.deployment.cache is not None:
-            asked.resident = cached_residents(context, of, counts)
-        answers = self._answers(index, steps, asked)
+            demand.resident = cached_residents(context, of, counts)
+        answers = self._answers(index, steps, demand)
         if context.deployment.cache is not None:
             check_cached(context, answers, counts)
         on_gpu = (answers.device == context.problem.gpu_index).all() and answers.load is None and answers.order is None
         if on_gpu and context.deployment.cache is None and context.residency.resident.all():
             return self._resident_rows(counts)
         kinds = context.placement.kind_of(of)
-        return visit_rows(counts, answers.device, asked.times, kinds, asked.resident, None, answers, 0, False)
+        return visit_rows(counts, answers.device, demand.times, kinds, demand.resident, None, answers, 0, False)
 
-    def _answers(self, index: int, steps: _Steps, asked: _Asked) -> Answers:
+    def _answers(self, index: int, steps: _Steps, demand: _Asked) -> Answers:
         """The policy's answers, asked for all visits of neighbouring steps of a phase in one."""
         context, layers = self._context, steps.counts.shape[1]
         tokens = np.repeat(steps.tokens, layers)
         edges = [0, *(np.flatnonzero(np.diff(steps.decodes)) + 1).tolist(), steps.number]
         parts = []
         for first, last in pairwise(edges):
-            some = slice(first * layers, last * layers)
-            visits = _Visits(index + first, PHASES[int(steps.decodes[first])], tokens[some], asked, some)
-            parts.append(batched(context.policy.dispatch(visits, context.view), asked.counts[some]))
+            rows = slice(first * layers, last * layers)
+            visits = _Visits(index + first, PHASES[int(steps.decodes[first])], tokens[rows], demand, rows)
+            parts.append(batched(context.policy.dispatch(visits, context.view), demand.counts[rows]))
         if len(parts) == 1:
             return parts[0]
         order = load = None
         if any(part.order is not None for part in parts):
-            by_id = np.arange(asked.counts.shape[1])
+            by_id = np.arange(demand.counts.shape[1])
             order = np.concatenate(
                 [np.broadcast_to(by_id, part.device.shape) if part.order is None else part.order for part in parts]
             )

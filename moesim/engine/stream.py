@@ -108,8 +108,8 @@ class StreamWalk:
             answers = answers._replace(load=load)
             for group in range(1, groups):
                 held[group::groups][streamed] = k.BROUGHT
-        wanted = on_gpu & (counts > 0)
-        up = (wanted if answers.load is None else wanted | answers.load) & (held == k.ABSENT)
+        needed = on_gpu & (counts > 0)
+        up = (needed if answers.load is None else needed | answers.load) & (held == k.ABSENT)
         if style.deferred and up.any():
             raise PolicyError("the pipeline 'deferred' uploads nothing: what is not in GPU memory runs where it lies")
         measured = walk.measure(answers, counts, times, held)

@@ -179,28 +179,28 @@ class PassWalk:
             context.ledger.critical({lane: waited}, "experts", layer)
             context.recorder.layers.experts[layer] += waited
 
-    def answers(self, some: slice, dispatches: list[Dispatch]) -> Answers:
+    def answers(self, rows: slice, dispatches: list[Dispatch]) -> Answers:
         """The answers for some of the visits, checked, and what they do to the counts."""
-        answers = stacked(dispatches, self.counts[some], self.context.residency.bytes[self.layers[some]])
+        answers = stacked(dispatches, self.counts[rows], self.context.residency.bytes[self.layers[rows]])
         if answers.counts is not None:
             if self._computed is self.counts:
                 self._computed = self.counts.copy()
-            self._computed[some] = answers.counts
+            self._computed[rows] = answers.counts
         return answers
 
     def _rows(
-        self, some: slice, answers: Answers, flying: IntArray | None, data: int = 0, resident: BoolArray | None = None
+        self, rows: slice, answers: Answers, flying: IntArray | None, data: int = 0, resident: BoolArray | None = None
     ) -> IntArray:
         """What the engine has to know of some of the visits; `resident` [V, E] if that is not as the books have it now."""
-        context, layers, counts = self.context, self.layers[some], self._computed[some]
+        context, layers, counts = self.context, self.layers[rows], self._computed[rows]
         kinds = None if answers.nbytes is None else context.kinds_of(layers, answers.nbytes)
         if kinds is not None or answers.counts is not None:
             times = context.placement.times(counts, layers, kinds)
         else:
-            times = self.times if some == slice(None) else self.times.rows(some)
+            times = self.times if rows == slice(None) else self.times.rows(rows)
         here = context.residency.resident[layers] if resident is None else resident
         self._serving = context.residency.serving(here, layers, answers.nbytes)
-        context.quality.visits(answers, self.counts[some], counts, layers, self._serving)
+        context.quality.visits(answers, self.counts[rows], counts, layers, self._serving)
         stored = context.placement.kind_of(layers) if kinds is None else kinds
         return visit_rows(counts, answers.device, times, stored, self._serving, flying, answers, data, kinds is not None)
 
@@ -280,14 +280,14 @@ def cached_residents(context: Context, visited: IntArray, counts: IntArray, grou
     before, resident = np.empty(counts.shape, dtype=np.bool_), books.resident.copy()
     gained = np.empty(len(counts))
     alone = [slice(row, row + 1) for row in range(len(counts))]
-    for some in alone if cache.ordered else [slice(group, None, groups) for group in range(groups)]:
-        layers = visited[some]
-        here = before[some] = resident[layers]
-        clock = cache.clock + 1 + np.arange(len(counts))[some]
-        stay, leave = cache.after(Uses(layers, clock, counts[some], (counts[some] > 0) & ~here, here))
+    for rows in alone if cache.ordered else [slice(group, None, groups) for group in range(groups)]:
+        layers = visited[rows]
+        here = before[rows] = resident[layers]
+        clock = cache.clock + 1 + np.arange(len(counts))[rows]
+        stay, leave = cache.after(Uses(layers, clock, counts[rows], (counts[rows] > 0) & ~here, here))
         resident[layers] = here & ~leave | stay
         nbytes = books.bytes[layers]
-        gained[some] = np.where(stay, nbytes, 0.0).sum(axis=1) - np.where(leave, nbytes, 0.0).sum(axis=1)
+        gained[rows] = np.where(stay, nbytes, 0.0).sum(axis=1) - np.where(leave, nbytes, 0.0).sum(axis=1)
     cache.clock += len(counts)
     books.follow(resident, gained)
     return before

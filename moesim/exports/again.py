@@ -31,10 +31,10 @@ class Export:
     def __str__(self) -> str:
         placement, rows = self.answer["placement"], self.answer["simulated"]
         lines = [" \\\n    ".join(self.answer["command"]), ""]
-        same = placement["moved"] == 0
+        unmoved = placement["moved"] == 0
         lines.append(
             "placement   the run's own"
-            if same
+            if unmoved
             else f"placement   {placement['moved']:,} of {placement['pairs']:,} experts are elsewhere than in the run; "
             f"{placement['exported_bytes']} in GPU memory, {placement['run_bytes']} in the run"
         )

@@ -28,10 +28,10 @@ _EXACT = 2**23
 def export(placed: Placed) -> Exported:
     """The very placement of the run: any set of (layer, expert) pairs can be said by statistics that rank it first."""
     own = placed.loaded.scenario.policy
-    kept = own.model_dump(include={"layerwise", "defer"}) if isinstance(own, KTransformers) else {}
+    options = own.model_dump(include={"layerwise", "defer"}) if isinstance(own, KTransformers) else {}
     experts = tuple(tuple(np.flatnonzero(row).tolist()) for row in placed.resident)
     kv = placed.plan.kv if placed.cache_in_host else None
-    policy = KTransformers(experts=experts, batch=placed.plan.batch, kv=kv, **kept)
+    policy = KTransformers(experts=experts, batch=placed.plan.batch, kv=kv, **options)
     policy.deploy(placed.problem)
     total, layers = int(placed.resident.sum()), len(placed.resident)
     by_id = bool((placed.resident == lowest_ids(placed.problem, placed.resident.sum(axis=1))).all())

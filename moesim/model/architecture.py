@@ -17,7 +17,7 @@ from moesim.model.attention import AnyAttention, Latent
 from moesim.model.mixtures import mixture
 from moesim.model.precision import Precision
 from moesim.model.shape import Shape
-from moesim.model.windows import Groups, attended, causal_pairs, kept, summed, visible_before
+from moesim.model.windows import Groups, attended, cached_tokens, causal_pairs, summed, visible_before
 
 __all__ = ["Architecture"]
 
@@ -314,7 +314,7 @@ class Architecture(Shape):
     def kv_totals(self, tokens: ArrayLike, groups: Groups | None = None) -> FloatArray:
         """As `kv_total`; [G] with `groups` of sequences."""
         states = summed(np.asarray(tokens) != 0, groups) * self.state_bytes
-        return np.asarray(self._per_layer(self.kv_bytes * kept(tokens, self.windows, groups), states).sum(axis=-1))
+        return np.asarray(self._per_layer(self.kv_bytes * cached_tokens(tokens, self.windows, groups), states).sum(axis=-1))
 
     # The attention core
 

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from moesim.arrays import FloatArray, IntArray
 
-__all__ = ["Groups", "attended", "causal_pairs", "kept", "summed", "visible_before"]
+__all__ = ["Groups", "attended", "cached_tokens", "causal_pairs", "summed", "visible_before"]
 
 
 class Groups(NamedTuple):
@@ -57,7 +57,7 @@ def attended(context: ArrayLike, windows: tuple[int, ...], chunked: bool = False
     return np.asarray(summed(seen, groups)[..., place])
 
 
-def kept(tokens: ArrayLike, windows: tuple[int, ...], groups: Groups | None = None) -> FloatArray:
+def cached_tokens(tokens: ArrayLike, windows: tuple[int, ...], groups: Groups | None = None) -> FloatArray:
     """[layers] tokens in the cache of sequences of `tokens` [S] tokens, summed as `attended`: no more than a window each."""
     return attended(tokens, windows, groups=groups)
 

@@ -366,11 +366,11 @@ def dots(axis: Any) -> None:
     axis.set_major_formatter(lambda value, _position: number(value))
 
 
-def log_axis(axes: Axes, *, many: bool) -> None:
-    """A logarithmic x axis; unless it spans `many` decades, with ticks at 1, 2 and 5 of each, so that a short one has some."""
+def log_axis(axes: Axes, *, wide: bool) -> None:
+    """A logarithmic x axis; ticks at 1, 2 and 5 of each decade if it is not `wide`, so that a short one has some."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     axes.set_xscale("log")
     axes.xaxis.set_minor_locator(NullLocator())
-    if not many:
+    if not wide:
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

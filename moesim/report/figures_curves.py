@@ -139,7 +139,7 @@ def _numbers(axes: Axes, spots: Any, log: bool) -> None:
     """An axis of numbers: logarithmic on request, with a tick at each value where there is room."""
     if log:
         known = spots[spots > 0]
-        log_axis(axes, many=bool(len(known)) and float(known.max() / known.min()) > 1e3)
+        log_axis(axes, wide=bool(len(known)) and float(known.max() / known.min()) > 1e3)
     if _roomy(np.unique(spots), log):
         axes.set_xticks(np.unique(spots).tolist())
 

@@ -294,7 +294,7 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
 def _panel(axes: Axes, panel: _Panel) -> None:
     best, xs = set(panel.front), [x for x, _ in panel.points]
     if min(xs) > 0 and max(xs) > 20 * min(xs):
-        log_axis(axes, many=max(xs) / min(xs) > 1e3)
+        log_axis(axes, wide=max(xs) / min(xs) > 1e3)
     line = sorted(panel.points[i] for i in best)
     axes.plot(
         [x for x, _ in line], [y for _, y in line], drawstyle="steps-post", color=OKABE_ITO["blue"], linewidth=1.2, zorder=2

@@ -45,10 +45,10 @@ class Cell:
         """Over the replications."""
         return mean(list(self.samples.values()))
 
-    def beside(self, other: Cell) -> tuple[list[float], list[float]]:
+    def beside(self, reference: Cell) -> tuple[list[float], list[float]]:
         """Own values and the other's, where both saw the same requests and routing."""
-        common = [key for key in self.samples if key in other.samples]
-        return [self.samples[key] for key in common], [other.samples[key] for key in common]
+        common = [key for key in self.samples if key in reference.samples]
+        return [self.samples[key] for key in common], [reference.samples[key] for key in common]
 
 
 def cells(experiment: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[Cell]:
@@ -80,9 +80,9 @@ def bound_policies(rows: Sequence[Mapping[str, Any]]) -> set[str]:
 
 def answered(experiment: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The whole answer, as `answer.json` holds it; its sentences come first to whoever reads it."""
-    every = cells(experiment, rows)
-    known = [cell for cell in every if not cell.bound]
-    kept = [cell for cell in known if not cell.missed]
+    all_cells = cells(experiment, rows)
+    known = [cell for cell in all_cells if not cell.bound]
+    within_limits = [cell for cell in known if not cell.missed]
     level = float(experiment["level"])
     sign = 1.0 if experiment["goal"] == "highest" else -1.0
     grid = experiment["design"]["kind"] == "grid"
@@ -94,8 +94,8 @@ def answered(experiment: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -
         "points": {"asked": len(rows), **{kind: _count(rows, kind) for kind in ("done", "refused", "failed")}},
         "sentences": [],
         "constraints": [constraint_words(limit) for limit in experiment.get("constraints", [])],
-        "best": _best(kept, level, sign),
-        "bounds": _bounds(every, level, sign),
+        "best": _best(within_limits, level, sign),
+        "bounds": _bounds(all_cells, level, sign),
         "lossy": _lossy(rows),
         "peaks": list(_peaks(experiment, known, level, sign)) if grid else [],
         "contenders": contenders,
@@ -155,10 +155,10 @@ def _best(known: Sequence[Cell], level: float, sign: float) -> dict[str, Any] | 
     }  # fmt: skip
 
 
-def _bounds(every: Sequence[Cell], level: float, sign: float) -> list[dict[str, Any]]:
+def _bounds(all_cells: Sequence[Cell], level: float, sign: float) -> list[dict[str, Any]]:
     """The best setting of each bound that no system can reach, the best of them first."""
     groups: dict[str, list[Cell]] = {}
-    for cell in every:
+    for cell in all_cells:
         if cell.bound:
             groups.setdefault(cell.policy, []).append(cell)
     best = [max(group, key=lambda cell: cell.mean) for group in groups.values()]
@@ -175,8 +175,8 @@ def _lossy(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault(str(row["policy"]), []).append(row)
-    told = {policy: losses_of_rows(group) for policy, group in groups.items()}
-    return {policy: words for policy, words in told.items() if words}
+    losses_of = {policy: losses_of_rows(group) for policy, group in groups.items()}
+    return {policy: words for policy, words in losses_of.items() if words}
 
 
 def _verdict(a: Cell, b: Cell, level: float) -> str:
@@ -192,11 +192,11 @@ def _slices(known: Sequence[Cell], axis: Mapping[str, Any]) -> Iterator[Slice]:
     """For each setting of the other axes: policy -> value of this axis -> cell."""
     groups: dict[tuple[tuple[str, Any], ...], dict[str, dict[float, Cell]]] = {}
     for cell in known:
-        others = tuple((name, value) for name, value in cell.settings if name not in axis["columns"])
+        fixed = tuple((name, value) for name, value in cell.settings if name not in axis["columns"])
         value = dict(cell.settings)[axis["column"]]
-        groups.setdefault(others, {}).setdefault(cell.policy, {})[value] = cell
-    for others, policies in groups.items():
-        yield dict(others), policies
+        groups.setdefault(fixed, {}).setdefault(cell.policy, {})[value] = cell
+    for fixed, policies in groups.items():
+        yield dict(fixed), policies
 
 
 def _numeric(experiment: Mapping[str, Any], fewest: int) -> list[Mapping[str, Any]]:
@@ -211,7 +211,7 @@ def paired(curve: Mapping[float, Cell]) -> dict[float, list[float]]:
 
 def _peaks(experiment: Mapping[str, Any], known: Sequence[Cell], level: float, sign: float) -> Iterator[dict[str, Any]]:
     for axis in _numeric(experiment, 3):
-        for others, policies in _slices(known, axis):
+        for fixed, policies in _slices(known, axis):
             for policy, curve in policies.items():
                 samples = paired(curve)
                 if len(samples) < 3:
@@ -219,7 +219,7 @@ def _peaks(experiment: Mapping[str, Any], known: Sequence[Cell], level: float, s
                 peak = find_peak(samples, level)
                 middle, low, high = _ends(peak.best, sign)
                 yield {
-                    "axis": axis["name"], "column": axis["column"], "policy": policy, "at": others, "value": peak.value,
+                    "axis": axis["name"], "column": axis["column"], "policy": policy, "at": fixed, "value": peak.value,
                     "low": peak.low, "high": peak.high, "kind": peak.kind, "tied": list(peak.tied), "at_edge": peak.at_edge,
                     "mean": middle,
                     "mean_low": low, "mean_high": high, "samples": peak.best.samples,
@@ -230,16 +230,16 @@ def _peaks(experiment: Mapping[str, Any], known: Sequence[Cell], level: float, s
 def _crossovers(experiment: Mapping[str, Any], known: Sequence[Cell], level: float) -> Iterator[dict[str, Any]]:
     """Among the policies that lead somewhere along an axis: where one passes another."""
     for axis in _numeric(experiment, 2):
-        for others, policies in _slices(known, axis):
+        for fixed, policies in _slices(known, axis):
             values = sorted({value for curve in policies.values() for value in curve})
             for a, b in combinations(dict.fromkeys(_leader(policies, value) for value in values), 2):
                 common = [value for value in policies[a] if value in policies[b]]
                 left, right = (paired({value: policies[p][value] for value in common}) for p in (a, b))
-                for one in find_crossovers(left, right, level):
-                    before, behind = (a, b) if one.before == "a" else (b, a)
+                for crossing in find_crossovers(left, right, level):
+                    before, behind = (a, b) if crossing.before == "a" else (b, a)
                     yield {
-                        "axis": axis["name"], "column": axis["column"], "a": a, "b": b, "at": others, "value": one.value,
-                        "low": one.low, "high": one.high, "below": before, "above": behind,
+                        "axis": axis["name"], "column": axis["column"], "a": a, "b": b, "at": fixed, "value": crossing.value,
+                        "low": crossing.low, "high": crossing.high, "below": before, "above": behind,
                     }  # fmt: skip
 
 
@@ -262,7 +262,7 @@ def _pairs(known: Sequence[Cell], level: float, sign: float) -> Iterator[dict[st
         groups.setdefault(cell.settings, []).append(cell)
     for settings, group in groups.items():
         ranked = sorted(group, key=lambda cell: -cell.mean)  # stable: equals stay in the order of the policies
-        pairs = list(combinations(ranked, 2)) if len(ranked) <= ALL_PAIRS else [(ranked[0], other) for other in ranked[1:]]
+        pairs = list(combinations(ranked, 2)) if len(ranked) <= ALL_PAIRS else [(ranked[0], cell) for cell in ranked[1:]]
         for a, b in pairs:
             left, right = a.beside(b)
             if left:
@@ -273,11 +273,11 @@ def _pair(left: Sequence[float], right: Sequence[float], level: float, sign: flo
     """`a` against `b`, of which a has the better mean; shares are of the mean of b, with the verdict's interval."""
     difference = paired_difference(left, right, level)
     middle, low, high = _ends(difference.interval, sign)
-    own, other = sign * mean(left), sign * mean(right)
-    shares = (as_share(Interval(middle, low, high, len(left)), other) or (None, None, None))[:3]
+    own, reference = sign * mean(left), sign * mean(right)
+    shares = (as_share(Interval(middle, low, high, len(left)), reference) or (None, None, None))[:3]
     percent = [None if end is None else 100 * end for end in shares]
     return {
-        "ratio": own / other if other > 0 else None,
+        "ratio": own / reference if reference > 0 else None,
         "percent": percent[0], "percent_low": percent[1], "percent_high": percent[2],
         "difference": middle, "difference_low": low, "difference_high": high,
         "verdict": "tie" if difference.verdict == "tie" else "better", "samples": len(left),
@@ -299,8 +299,8 @@ def pareto(experiment: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> 
         {"settings": dict(setting), "policy": policy, **{_named(name): _measured(name, group) for name in used}}
         for (setting, policy), group in groups.items()
     ]
-    front = [one for one in settings if not any(_beats(other, one, used) for other in settings)]
-    return sorted(front, key=lambda one: -float(one[PARETO[0]]))
+    front = [setting for setting in settings if not any(_beats(rival, setting, used) for rival in settings)]
+    return sorted(front, key=lambda setting: -float(setting[PARETO[0]]))
 
 
 def not_weighed(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -198,12 +198,12 @@ def _programme(phases: Sequence[PhaseWork], limits: Limits, units: int) -> Progr
 def _expert_options(phase: PhaseWork, limits: Limits, units: int) -> list[tuple[FloatArray, NDArray[np.int64]]]:
     """Options of the expert items: rows as in `_rows`, then resident bytes; [rows, U] each."""
     items, none = np.arange(phase.count.size), np.zeros(phase.count.size)
-    every = phase.count * phase.weight
-    upload = every / limits.upload_rate if limits.upload_rate > 0 else np.where(every > 0, np.inf, 0.0)
-    host = every / limits.host_bandwidth if limits.host_bandwidth else none
+    nbytes = phase.count * phase.weight
+    upload = nbytes / limits.upload_rate if limits.upload_rate > 0 else np.where(nbytes > 0, np.inf, 0.0)
+    host = nbytes / limits.host_bandwidth if limits.host_bandwidth else none
     rows = [none] * units
     options = [
-        [phase.count * phase.gpu, none, none, none, *rows, every],
+        [phase.count * phase.gpu, none, none, none, *rows, nbytes],
         [phase.count * phase.gpu, none, upload, host / limits.concurrent, *rows, none],
         [none, phase.count * phase.cpu, none, host, *rows, none],
     ]
@@ -214,9 +214,9 @@ def _expert_options(phase: PhaseWork, limits: Limits, units: int) -> list[tuple[
 
 def _dense_options(phase: PhaseWork, units: int) -> list[tuple[FloatArray, NDArray[np.int64]]]:
     items = phase.count.size + np.arange(len(phase.fixed))
-    both = []
+    options = []
     for row, name in enumerate(("gpu", "cpu")):
         table = np.zeros((5 + units, len(phase.fixed)))
         table[row] = [getattr(work, name) for work in phase.fixed]
-        both.append((table, items))
-    return both
+        options.append((table, items))
+    return options

@@ -57,32 +57,32 @@ class Breakdown:
         self.operations[key] = (before[0] + flops, before[1] + nbytes, before[2] + time)
 
 
-def breakdown_tables(kept: Breakdown) -> dict[str, dict[str, NDArray[Any]]]:
+def breakdown_tables(breakdown: Breakdown) -> dict[str, dict[str, NDArray[Any]]]:
     """Table name (`BREAKDOWNS`) -> columns, in an order that does not depend on the order in which things were added."""
     return {
-        "experts": _experts(kept),
-        "operations": _operations(kept),
-        "step_lanes": _step_lanes(kept.laps),
-        "layer_lanes": _layer_lanes(kept.critical),
+        "experts": _experts(breakdown),
+        "operations": _operations(breakdown),
+        "step_lanes": _step_lanes(breakdown.laps),
+        "layer_lanes": _layer_lanes(breakdown.critical),
     }
 
 
-def _experts(kept: Breakdown) -> dict[str, NDArray[Any]]:
-    layers, experts = kept.tokens.shape
+def _experts(breakdown: Breakdown) -> dict[str, NDArray[Any]]:
+    layers, experts = breakdown.tokens.shape
     return {
         "layer": np.repeat(np.arange(layers), experts),
         "expert": np.tile(np.arange(experts), layers),
-        "activations": kept.tokens.ravel(),
-        "hits": (kept.tokens - kept.missed).ravel(),
-        "home": kept.home.ravel(),
-        "resident": kept.resident.ravel().astype(np.int64),
+        "activations": breakdown.tokens.ravel(),
+        "hits": (breakdown.tokens - breakdown.missed).ravel(),
+        "home": breakdown.home.ravel(),
+        "resident": breakdown.resident.ravel().astype(np.int64),
     }
 
 
-def _operations(kept: Breakdown) -> dict[str, NDArray[Any]]:
-    keys = sorted(kept.operations)
-    sums = np.array([kept.operations[key] for key in keys], dtype=np.float64).reshape(-1, 3)
-    roofs = np.array([kept.roofs.get(device, (np.nan, np.nan)) for _, device, _ in keys], dtype=np.float64).reshape(-1, 2)
+def _operations(breakdown: Breakdown) -> dict[str, NDArray[Any]]:
+    keys = sorted(breakdown.operations)
+    sums = np.array([breakdown.operations[key] for key in keys], dtype=np.float64).reshape(-1, 3)
+    roofs = np.array([breakdown.roofs.get(device, (np.nan, np.nan)) for _, device, _ in keys], dtype=np.float64).reshape(-1, 2)
     names = {name: np.array([key[i] for key in keys], dtype=object) for i, name in enumerate(("phase", "device", "operation"))}
     numbers = {"work_FLOP": sums[:, 0], "read_B": sums[:, 1], "time_s": sums[:, 2] / _SECOND}
     return {**names, **numbers, "roof_B_s": roofs[:, 0], "roof_FLOP_s": roofs[:, 1]}

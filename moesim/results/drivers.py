@@ -86,20 +86,20 @@ def _of_policy(
         numbers = axis["scale"] != "categories"
         columns.append(ranks(values) if numbers else _mean_ranks(values, outcome))
         inputs += 1 if numbers else max(len(set(values)) - 1, 1)
-    told: dict[str, Any] = {"policy": policy, "settings": len(group), "explained": None, "note": "", "axes": []}
+    answer: dict[str, Any] = {"policy": policy, "settings": len(group), "explained": None, "note": "", "axes": []}
     needed = enough(inputs)
     if len(group) < needed:
-        return {**told, "note": f"{len(group)} settings are too few to tell {len(axes)} axes apart; take {needed} or more"}
-    each, explained = drivers(np.stack(columns, axis=1), outcome)
-    if not each.any():
-        return {**told, "explained": 0.0, "note": "the metric does not vary with any of the axes"}
-    found = [
+        return {**answer, "note": f"{len(group)} settings are too few to tell {len(axes)} axes apart; take {needed} or more"}
+    shares, explained = drivers(np.stack(columns, axis=1), outcome)
+    if not shares.any():
+        return {**answer, "explained": 0.0, "note": "the metric does not vary with any of the axes"}
+    axis_shares = [
         {"axis": axis["name"], "column": axis["column"], "share": round(float(share), _DIGITS),
          "direction": _direction(column, outcome) if axis["scale"] != "categories" else None}
-        for axis, column, share in zip(axes, columns, each, strict=True)
+        for axis, column, share in zip(axes, columns, shares, strict=True)
     ]  # fmt: skip
-    found.sort(key=lambda one: -one["share"])  # stable: equals stay in the order of the axes
-    return {**told, "explained": round(explained, _DIGITS), "note": together(explained), "axes": found}
+    axis_shares.sort(key=lambda axis: -axis["share"])  # stable: equals stay in the order of the axes
+    return {**answer, "explained": round(explained, _DIGITS), "note": together(explained), "axes": axis_shares}
 
 
 def _mean_ranks(values: Sequence[Any], outcome: FloatArray) -> FloatArray:

@@ -76,9 +76,9 @@ def marked(policy: str, *, lossy: bool = False, bound: bool = False) -> str:
     return f"{policy}{BOUND if bound else ''}{STAR if lossy else ''}"
 
 
-def note(policy: str, told: Iterable[str]) -> str:
+def note(policy: str, losses: Iterable[str]) -> str:
     """The footnote of a star."""
-    return f"* {policy} changes the model's output: {', '.join(told)}"
+    return f"* {policy} changes the model's output: {', '.join(losses)}"
 
 
 def gap_note(policy: str, gap: float | None) -> str:

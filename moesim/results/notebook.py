@@ -70,8 +70,8 @@ def comparison_html(comparison: Mapping[str, Any]) -> str:
 
 def sweep_html(sweep: SweepResult) -> str:
     """The answer in sentences, and the means."""
-    said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sweep.answer["sentences"])
-    return f"<p>{html.escape(str(sweep.experiment['name']))}</p><ul>{said}</ul>{sweep.short().to_html(index=False)}"
+    sentences = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sweep.answer["sentences"])
+    return f"<p>{html.escape(str(sweep.experiment['name']))}</p><ul>{sentences}</ul>{sweep.short().to_html(index=False)}"
 
 
 class Comparison(dict[str, Any]):

@@ -31,13 +31,13 @@ def content_hash(scenario: Mapping[str, Any]) -> str:
 
 @lru_cache(maxsize=1)
 def _versions() -> tuple[tuple[str, str | None], ...]:
-    found: list[tuple[str, str | None]] = [("python", platform.python_version())]
+    versions: list[tuple[str, str | None]] = [("python", platform.python_version())]
     for package in _PACKAGES:
         try:
-            found.append((package, version(package)))
+            versions.append((package, version(package)))
         except PackageNotFoundError:
-            found.append((package, None))
-    return tuple(found)
+            versions.append((package, None))
+    return tuple(versions)
 
 
 def versions() -> dict[str, str | None]:
@@ -109,7 +109,7 @@ def of_comparison(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, An
         return {}
     first = runs[0][1]
     scenario = {name: value for name, value in first["scenario"].items() if name != "policy"}
-    policies = {name: one["scenario"].get("policy") for name, one in runs}
+    policies = {name: run["scenario"].get("policy") for name, run in runs}
     shared = {name: value for name, value in first.items() if name not in ("scenario", "content_hash")}
     whole = {"scenario": scenario, "policies": policies}
     return {**whole, "content_hash": content_hash(whole), **shared}

@@ -164,19 +164,19 @@ class Recorder:
         self.busy = {lane: time for lane, time in self.busy.items() if time}
         self.critical = {lane: time for lane, time in self.critical.items() if time}
 
-    def level(self, what: str, time: int, amount: float) -> None:
-        """Notes for the timeline that `what` stands at `amount` from `time` on; before the window only the last counts."""
+    def level(self, resource: str, time: int, amount: float) -> None:
+        """Notes for the timeline that `resource` stands at `amount` from `time` on; before the window only the last counts."""
         first, last = self.window or (0, time + 1)
-        place, before = self._levels.get(what, (-1, None))
+        place, before = self._levels.get(resource, (-1, None))
         if not self.keep_slices or time >= last or amount == before:
             return
-        item = Slice(f"{COUNTER}{what}", "", max(time, first), max(time, first), amount)
+        item = Slice(f"{COUNTER}{resource}", "", max(time, first), max(time, first), amount)
         if place >= 0 and self.slices[place].start == item.start:
             self.slices[place] = item
         else:
             place = len(self.slices)
             self.slices.append(item)
-        self._levels[what] = (place, amount)
+        self._levels[resource] = (place, amount)
 
     def slice(self, track: str, name: str, start: int, end: int, amount: float = 0.0, cause: str = "") -> None:
         """Keeps one slice when the timeline is wanted; empty ones are left out."""

@@ -301,21 +301,21 @@ def _quality(recorder: Recorder) -> dict[str, Any]:
 
     `native`: bits per weight of the model's own experts; `precision`: bits per weight -> share.
     """
-    kept = recorder.quality
-    computed = sum(kept.precision.values())
-    precision = {f"{bits:.4g}": kept.precision[bits] / computed for bits in sorted(kept.precision, reverse=True)}
-    lossy = {name: getattr(kept, name) / max(kept.routed, 1) for name in ("skipped", "replaced", "stale")}
-    return {"native": f"{kept.native:.4g}", "precision": precision, **lossy}
+    quality = recorder.quality
+    computed = sum(quality.precision.values())
+    precision = {f"{bits:.4g}": quality.precision[bits] / computed for bits in sorted(quality.precision, reverse=True)}
+    lossy = {name: getattr(quality, name) / max(quality.routed, 1) for name in ("skipped", "replaced", "stale")}
+    return {"native": f"{quality.native:.4g}", "precision": precision, **lossy}
 
 
 def _prefetch(recorder: Recorder) -> dict[str, Any] | None:
     """How good the prefetches were; None without any."""
-    kept = recorder.prefetches
-    if not kept.copies:
+    prefetches = recorder.prefetches
+    if not prefetches.copies:
         return None
-    needed = kept.used + int(recorder.layers.uploads.sum())
-    shares = {"used": _per(kept.used, kept.copies), "in_time": _per(kept.in_time, kept.used)}
-    return {"copies": kept.copies, **shares, "coverage": _per(kept.used, needed)}
+    needed = prefetches.used + int(recorder.layers.uploads.sum())
+    shares = {"used": _per(prefetches.used, prefetches.copies), "in_time": _per(prefetches.in_time, prefetches.used)}
+    return {"copies": prefetches.copies, **shares, "coverage": _per(prefetches.used, needed)}
 
 
 def _bottleneck(recorder: Recorder, words: Mapping[str, str]) -> dict[str, Any] | None:

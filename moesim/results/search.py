@@ -79,12 +79,12 @@ def find_crossovers(a: Samples, b: Samples, level: float = 0.95) -> list[Crossov
     levels = sorted(set(a) & set(b))
     verdicts: dict[float, Verdict] = {value: paired_difference(a[value], b[value], level).verdict for value in levels}
     sure = [value for value in levels if verdicts[value] != "tie"]
-    found = []
+    crossings = []
     for low, high in pairwise(sure):
         if verdicts[low] != verdicts[high]:
             place = _zero([(value, mean(a[value]) - mean(b[value])) for value in levels if low <= value <= high])
-            found.append(Crossover(place, low, high, "a" if verdicts[low] == "faster" else "b"))
-    return found
+            crossings.append(Crossover(place, low, high, "a" if verdicts[low] == "faster" else "b"))
+    return crossings
 
 
 def _zero(points: Sequence[tuple[float, float]]) -> float:

@@ -168,15 +168,15 @@ def _kept(served: Served, requests: Columns, makespan: float) -> dict[str, Any] 
     counted = served.counts("e2e_s")
     done = ~np.isnan(requests["e2e_s"])
     good = {name: done & ~(np.nan_to_num(requests[LIMITS[name]]) > limit) for name, limit in served.slo.items()}
-    every = np.logical_and.reduce(list(good.values()))[counted]
+    in_time = np.logical_and.reduce(list(good.values()))[counted]
     sample = served.sample
     span = makespan - float(requests["arrival_s"][served.warm_up]) if sample is None else sample.seconds
     return {
         **{f"{name}_s": limit for name, limit in served.slo.items()},
-        **{f"{name}_attainment": float(kept[counted].mean()) for name, kept in good.items()},
-        "attainment": float(every.mean()),
-        "goodput_req_s": float(every.sum()) / span if span > 0 else None,
-        "goodput_tok_s": float(requests["output_tokens"][counted][every].sum()) / span if span > 0 else None,
+        **{f"{name}_attainment": float(within_limit[counted].mean()) for name, within_limit in good.items()},
+        "attainment": float(in_time.mean()),
+        "goodput_req_s": float(in_time.sum()) / span if span > 0 else None,
+        "goodput_tok_s": float(requests["output_tokens"][counted][in_time].sum()) / span if span > 0 else None,
     }
 
 

@@ -154,4 +154,7 @@ def ratio_interval(sums: Sequence[float], counts: Sequence[float], level: float 
 def windows_needed(intervals: Iterable[Interval], error: float) -> int:
     """Windows with which every interval has a half-width of `error` times its mean, if their spread stays. Source: SMARTS."""
     sure = [interval for interval in intervals if interval.half_width and interval.mean]
-    return max((math.ceil(one.samples * ((one.half_width or 0.0) / (error * one.mean)) ** 2) for one in sure), default=0)
+    return max(
+        (math.ceil(interval.samples * ((interval.half_width or 0.0) / (error * interval.mean)) ** 2) for interval in sure),
+        default=0,
+    )

@@ -130,16 +130,16 @@ def _json(path: Path) -> dict[str, Any]:
 
 def flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested numbers and texts by dotted name: `ttft_s.p50`, `bytes.pcie:forward`; lists are left out."""
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for key, value in record.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):
-            found |= flat(value, f"{name}.")
+            figures |= flat(value, f"{name}.")
         elif isinstance(value, bool):
-            found[name] = "yes" if value else "no"
+            figures[name] = "yes" if value else "no"
         elif value is None or isinstance(value, (int, float, str)):
-            found[name] = value
-    return found
+            figures[name] = value
+    return figures
 
 
 def _gathered(rows: Sequence[Mapping[str, Any]], settings: Sequence[str], level: float) -> tuple[Columns, Columns]:
@@ -170,23 +170,23 @@ def _means(rows: Sequence[Mapping[str, Any]], settings: Sequence[str], names: Se
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault((*(row.get(name) for name in settings), row["policy"]), []).append(row)
-    made = [_mean(key, group, settings, names, level) for key, group in groups.items()]
-    order = list(dict.fromkeys(name for row in made for name in row))
-    return {name: _column([row.get(name) for row in made]) for name in order}
+    mean_rows = [_mean(key, group, settings, names, level) for key, group in groups.items()]
+    order = list(dict.fromkeys(name for row in mean_rows for name in row))
+    return {name: _column([row.get(name) for row in mean_rows]) for name in order}
 
 
 def _mean(
     key: tuple[Any, ...], group: Sequence[Mapping[str, Any]], settings: Sequence[str], names: Sequence[str], level: float
 ) -> dict[str, Any]:
     done = [row for row in group if row["status"] == "done"]
-    made: dict[str, Any] = {**dict(zip([*settings, "policy"], key, strict=True)), "samples": len(done)}
+    mean_row: dict[str, Any] = {**dict(zip([*settings, "policy"], key, strict=True)), "samples": len(done)}
     for name in ("bottleneck.lane", "bottleneck.words"):
         texts = [str(row[name]) for row in done if row.get(name)]
-        made[name] = max(sorted(set(texts)), key=texts.count) if texts else ""
+        mean_row[name] = max(sorted(set(texts)), key=texts.count) if texts else ""
     for mark in MARKS:
-        made[mark] = "yes" if any(row.get(mark) == "yes" for row in done) else "no"
+        mean_row[mark] = "yes" if any(row.get(mark) == "yes" for row in done) else "no"
     for name in names:
         values = [float(row[name]) for row in done if row.get(name) is not None]
         mean, low, high, _ = t_interval(values, level) if values else (None, None, None, 0)
-        made |= {name: mean, f"{name}.low": low, f"{name}.high": high}
-    return made
+        mean_row |= {name: mean, f"{name}.low": low, f"{name}.high": high}
+    return mean_row

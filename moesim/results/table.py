@@ -131,25 +131,25 @@ def _phase(summary: Mapping[str, Any], phase: str) -> list[str]:
 
 
 def _prefetch(summary: Mapping[str, Any]) -> list[str]:
-    kept = summary["prefetch"]
-    if kept is None:
+    prefetch = summary["prefetch"]
+    if prefetch is None:
         return []
-    used, in_time, brought = (_share(kept[name]) for name in ("used", "in_time", "coverage"))
-    text = f"{_number(kept['copies'])} copies, {used} of them used, {in_time} of those in time; they brought {brought}"
+    used, in_time, brought = (_share(prefetch[name]) for name in ("used", "in_time", "coverage"))
+    text = f"{_number(prefetch['copies'])} copies, {used} of them used, {in_time} of those in time; they brought {brought}"
     return _fact("prefetch", f"{text} of what was missing")
 
 
 def _slo(summary: Mapping[str, Any]) -> list[str]:
     """Service levels and preemptions of a run whose requests arrive over time."""
-    lines, kept = [], summary.get("slo")
-    if kept is not None:
+    lines, slo = [], summary.get("slo")
+    if slo is not None:
         limits = [
-            f"{name.upper()} {_time(kept[f'{name}_s'])} ({_share(kept[f'{name}_attainment'])})"
+            f"{name.upper()} {_time(slo[f'{name}_s'])} ({_share(slo[f'{name}_attainment'])})"
             for name in LIMITS
-            if f"{name}_s" in kept
+            if f"{name}_s" in slo
         ]
-        text = f"{_share(kept['attainment'])} of the requests keep {', '.join(limits)}"
-        lines += _fact("SLO", f"{text}; goodput {_number(kept['goodput_req_s'])} requests/s")
+        text = f"{_share(slo['attainment'])} of the requests keep {', '.join(limits)}"
+        lines += _fact("SLO", f"{text}; goodput {_number(slo['goodput_req_s'])} requests/s")
     if summary.get("preemptions"):
         lines += _fact("preempted", f"{_number(summary['preemptions'])} times a sequence lost its KV blocks")
     return lines
@@ -157,10 +157,10 @@ def _slo(summary: Mapping[str, Any]) -> list[str]:
 
 def _footnotes(summary: Mapping[str, Any]) -> list[str]:
     """What the star behind the policy's name stands for, and how good a plan is proven to be."""
-    told, name = losses(summary), summary["policy"]
+    losses_shown, name = losses(summary), summary["policy"]
     gap = gap_note(name, summary.get("proven_gap"))
     apart = f"{name} is a bound, which no system can reach" if is_bound(summary) else ""
-    return [line for text in (note(name, told) if told else "", apart, gap) for line in wrap(text, WIDTH)]
+    return [line for text in (note(name, losses_shown) if losses_shown else "", apart, gap) for line in wrap(text, WIDTH)]
 
 
 def _spending(result: Result) -> list[str]:
@@ -168,8 +168,8 @@ def _spending(result: Result) -> list[str]:
     summary, lines = result.summary, []
     if summary["energy_J"] is not None:
         tokens = summary["output_tokens"]
-        each = f", {_number(summary['energy_J'] / tokens)} J per output token" if tokens else ""
-        lines += _fact("energy", f"{_number(summary['energy_J'])} J{each}")
+        per_token = f", {_number(summary['energy_J'] / tokens)} J per output token" if tokens else ""
+        lines += _fact("energy", f"{_number(summary['energy_J'])} J{per_token}")
     elif result.details.get("power_unknown"):
         lines += _fact("energy", f"not known without {', '.join(result.details['power_unknown'])}")
     if summary["cost_usd_per_Mtok"] is not None:

@@ -59,7 +59,7 @@ def _rows(slices: list[Slice]) -> list[list[Slice]]:
     rows: list[list[Slice]] = []
     free: list[int] = []
     ends: list[tuple[int, int]] = []
-    for item in sorted(slices, key=lambda one: (one.start, one.end)):
+    for item in sorted(slices, key=lambda piece: (piece.start, piece.end)):
         while ends and ends[0][0] <= item.start:
             heapq.heappush(free, heapq.heappop(ends)[1])
         if free:

@@ -67,41 +67,41 @@ def _at(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} = {number(value)}" for name, value in settings.items())
 
 
-def _plural(count: int, one: str, more: str) -> str:
-    return f"{count:,} {one if count == 1 else more}"
+def _plural(count: int, singular: str, more: str) -> str:
+    return f"{count:,} {singular if count == 1 else more}"
 
 
 def sentences(experiment: Mapping[str, Any], answer: Mapping[str, Any]) -> list[str]:
     """The answer, the most wanted first: best setting, peaks and crossovers around it, policies against each other."""
     best = answer["best"]
     if best is None:
-        kept = f" that keeps {_limits(answer)}" if answer.get("constraints") else ""
-        return [f"No point has a value of the metric{kept}, so there is no answer.", *_troubles(answer)]
-    told = [_best(experiment, answer)]
+        condition = f" that keeps {_limits(answer)}" if answer.get("constraints") else ""
+        return [f"No point has a value of the metric{condition}, so there is no answer.", *_troubles(answer)]
+    texts = [_best(experiment, answer)]
     for peak in answer["peaks"]:
         if peak["policy"] == best["policy"] and _around(peak["at"], best["settings"]):
-            told.append(_peak(experiment, peak))
+            texts.append(_peak(experiment, peak))
     for cross in answer["crossovers"]:
         if _around(cross["at"], best["settings"]):
-            told.append(_crossover(experiment, cross))
-    told += [_driver(experiment, driver) for driver in answer["drivers"] if driver["policy"] == best["policy"]]
+            texts.append(_crossover(experiment, cross))
+    texts += [_driver(experiment, driver) for driver in answer["drivers"] if driver["policy"] == best["policy"]]
     pairs = [pair for pair in answer["pairs"] if _around(pair["at"], best["settings"])]
     pairs = [pair for pair in pairs if pair["a"] in (best["policy"], best["settings"].get(answer["contenders"]))]
-    told += [_pair(experiment, answer, pair) for pair in pairs[:_MOST]]
-    return [*told, *_bounds(experiment, answer), *_troubles(answer)]
+    texts += [_pair(experiment, answer, pair) for pair in pairs[:_MOST]]
+    return [*texts, *_bounds(experiment, answer), *_troubles(answer)]
 
 
 def _bounds(experiment: Mapping[str, Any], answer: Mapping[str, Any]) -> list[str]:
     """What policies that no system can follow reach, beside the best that one can."""
     _, unit = metric_words(experiment["metric"])
     best = answer["best"]["mean"]
-    told = []
+    texts = []
     for bound in answer["bounds"]:
         times = f", {bound['mean'] / best:.3g} times the best" if best > 0 else ""
         where = f" at {_at(bound['settings'])}" if bound["settings"] else ""
         value = _interval(bound["mean"], bound["low"], bound["high"], unit)
-        told.append(f"{bound['policy']}, a bound that no system can reach: {value}{times}{where}.")
-    return told
+        texts.append(f"{bound['policy']}, a bound that no system can reach: {value}{times}{where}.")
+    return texts
 
 
 def _limits(answer: Mapping[str, Any]) -> str:
@@ -112,22 +112,22 @@ def optimum_sentences(experiment: Mapping[str, Any], answer: Mapping[str, Any]) 
     """The best values of each policy, between which tested ones they lie, and who keeps the constraints nowhere."""
     name, unit = metric_words(experiment["metric"])
     keeping = f" that keeps {_limits(answer)}" if answer.get("constraints") else ""
-    told = []
-    for one in answer["optimum"]:
-        free = {key: value for key, value in one["settings"].items() if key not in one["between"]}
-        places = [f"{key} = {number(one['settings'][key])} [{number(ends['low'])}, {number(ends['high'])}]"
-                  for key, ends in one["between"].items()]  # fmt: skip
+    texts = []
+    for optimum in answer["optimum"]:
+        free = {key: value for key, value in optimum["settings"].items() if key not in optimum["between"]}
+        places = [f"{key} = {number(optimum['settings'][key])} [{number(ends['low'])}, {number(ends['high'])}]"
+                  for key, ends in optimum["between"].items()]  # fmt: skip
         where = ", ".join([*places, *([_at(free)] if free else [])])
-        value = _interval(one["mean"], one["low"], one["high"], unit)
-        told.append(
-            f"{_who(answer, one['policy'])}: the {answer['goal']} {name}{keeping}, {value}, at {where}; "
-            f"{one['runs']} settings tried."
+        value = _interval(optimum["mean"], optimum["low"], optimum["high"], unit)
+        texts.append(
+            f"{_who(answer, optimum['policy'])}: the {answer['goal']} {name}{keeping}, {value}, at {where}; "
+            f"{optimum['runs']} settings tried."
         )
     for group in answer["out_of_reach"]:
         where = f" at {_at(group['settings'])}" if group["settings"] else ""
         missed = f"; all miss {' and '.join(group['missed'])}" if group["missed"] else ""
-        told.append(f"{_who(answer, group['policy'])}{where}: none of {group['runs']} settings{keeping}{missed}.")
-    return told
+        texts.append(f"{_who(answer, group['policy'])}{where}: none of {group['runs']} settings{keeping}{missed}.")
+    return texts
 
 
 def _who(answer: Mapping[str, Any], policy: str) -> str:
@@ -147,8 +147,8 @@ def _best(experiment: Mapping[str, Any], answer: Mapping[str, Any]) -> str:
     name += f" that keeps {_limits(answer)}" if answer.get("constraints") else ""
     tied = len(best["tied"])
     alike = f"{_plural(tied, 'other setting is', 'other settings are')} statistically indistinguishable from it"
-    others = f"; {alike}" if tied else ""
-    return f"The {answer['goal']} {name}, {value}, is reached{who}{where}{others}."
+    rivals = f"; {alike}" if tied else ""
+    return f"The {answer['goal']} {name}, {value}, is reached{who}{where}{rivals}."
 
 
 def _peak(experiment: Mapping[str, Any], peak: Mapping[str, Any]) -> str:
@@ -186,19 +186,19 @@ def _factor(peak: Mapping[str, Any], highest: bool) -> str:
     return f", {high / low:.3g} times {'the lowest' if highest else 'less than the highest'}" if low > 0 else ""
 
 
-def _driver(experiment: Mapping[str, Any], one: Mapping[str, Any]) -> str:
+def _driver(experiment: Mapping[str, Any], driver: Mapping[str, Any]) -> str:
     """Which axes a sampled design found to matter, and which way."""
     name, _ = metric_words(experiment["metric"])
-    who = f" ({one['policy']})" if len(experiment["policies"]) > 1 else ""
-    if not one["axes"]:
-        return f"What drives {name}{who} is not known: {one['note']}."
-    said = [
+    who = f" ({driver['policy']})" if len(experiment["policies"]) > 1 else ""
+    if not driver["axes"]:
+        return f"What drives {name}{who} is not known: {driver['note']}."
+    shares = [
         f"{axis['column']} {100 * axis['share']:.0f} %{_way(axis['direction'])}"
-        for axis in one["axes"]
+        for axis in driver["axes"]
         if axis["share"] >= _NAMED
     ]
-    note = f"; {one['note']}" if one["note"] else ""
-    return f"What drives {name}{who}, as shares of the variance of its ranks: {', '.join(said) or 'no axis'}{note}."
+    note = f"; {driver['note']}" if driver["note"] else ""
+    return f"What drives {name}{who}, as shares of the variance of its ranks: {', '.join(shares) or 'no axis'}{note}."
 
 
 def _way(direction: float | None) -> str:
@@ -228,14 +228,14 @@ def _basis(experiment: Mapping[str, Any], pair: Mapping[str, Any]) -> str:
 
 def _elsewhere(answer: Mapping[str, Any], pair: Mapping[str, Any]) -> str:
     """At how many of the settings where the two were compared the verdict is the same; nothing where there is one setting."""
-    both = [other for other in answer["pairs"] if {other["a"], other["b"]} == {pair["a"], pair["b"]}]
-    if len(both) < 2:
+    alike_pairs = [candidate for candidate in answer["pairs"] if {candidate["a"], candidate["b"]} == {pair["a"], pair["b"]}]
+    if len(alike_pairs) < 2:
         return ""
-    ties = sum(other["verdict"] == "tie" for other in both)
-    better = sum(other["verdict"] != "tie" and other["a"] == pair["a"] for other in both)
-    counts = {"better at": better, "tied at": ties, "worse at": len(both) - better - ties}
+    ties = sum(candidate["verdict"] == "tie" for candidate in alike_pairs)
+    better = sum(candidate["verdict"] != "tie" and candidate["a"] == pair["a"] for candidate in alike_pairs)
+    counts = {"better at": better, "tied at": ties, "worse at": len(alike_pairs) - better - ties}
     text = ", ".join(f"{word} {count}" for word, count in counts.items() if count)
-    return f"; of {len(both)} settings, {pair['a']} is {text}"
+    return f"; of {len(alike_pairs)} settings, {pair['a']} is {text}"
 
 
 def share_words(percent: float, low: float | None, high: float | None) -> str:
@@ -264,12 +264,12 @@ def _warm_up(answer: Mapping[str, Any]) -> list[str]:
 
 
 def _troubles(answer: Mapping[str, Any]) -> list[str]:
-    points, told = answer["points"], []
+    points, texts = answer["points"], []
     if points["refused"]:
-        told.append(f"{_plural(points['refused'], 'point', 'points')} of {points['asked']} cannot be run; the table says why.")
+        texts.append(f"{_plural(points['refused'], 'point', 'points')} of {points['asked']} cannot be run; the table says why.")
     if points["failed"]:
-        told.append(f"{_plural(points['failed'], 'point', 'points')} of {points['asked']} failed; the table gives the errors.")
-    return told
+        texts.append(f"{_plural(points['failed'], 'point', 'points')} of {points['asked']} failed; the table gives the errors.")
+    return texts
 
 
 def sweep_text(result: SweepResult) -> str:
@@ -292,19 +292,21 @@ def sweep_text(result: SweepResult) -> str:
 def _drivers_table(experiment: Mapping[str, Any], answer: Mapping[str, Any]) -> list[str]:
     """What the metric of each policy varies with, for a sampled design."""
     lines = []
-    for one in answer.get("drivers", ()):
-        who = f" ({one['policy']})" if len(answer["drivers"]) > 1 else ""
-        if one["axes"]:
-            ways = ["" if axis["direction"] is None else f"{axis['direction']:+.2f}" for axis in one["axes"]]
-            rows = [[axis["column"], f"{100 * axis['share']:.1f} %", way] for axis, way in zip(one["axes"], ways, strict=True)]
-            rows.append(["not explained by any one of them", f"{100 * max(0.0, 1 - one['explained']):.1f} %", ""])
+    for driver in answer.get("drivers", ()):
+        who = f" ({driver['policy']})" if len(answer["drivers"]) > 1 else ""
+        if driver["axes"]:
+            ways = ["" if axis["direction"] is None else f"{axis['direction']:+.2f}" for axis in driver["axes"]]
+            rows = [
+                [axis["column"], f"{100 * axis['share']:.1f} %", way] for axis, way in zip(driver["axes"], ways, strict=True)
+            ]
+            rows.append(["not explained by any one of them", f"{100 * max(0.0, 1 - driver['explained']):.1f} %", ""])
             head = [
                 f"{metric_words(experiment['metric'])[0]}{who} varies with",
                 "share of variance (by rank)",
                 "rank correlation",
             ]
             lines += ["", *align(head, rows)]
-        lines += [f"note{who}: {one['note']}"] if one["note"] else []
+        lines += [f"note{who}: {driver['note']}"] if driver["note"] else []
     return [*lines, ""] if lines else []
 
 
@@ -329,7 +331,10 @@ def _front(answer: Mapping[str, Any]) -> list[str]:
     left = [name for text, name in _WEIGHED.items() if text in answer.get("not_weighed", ())]
     unknown = f" ({' and '.join(left)} not weighed: unknown for some of the settings)" if left else ""
     measures = [name for name in front[0] if name not in ("settings", "policy")]
-    rows = [[_at(one["settings"]), _who(answer, one["policy"]), *(number(one[name]) for name in measures)] for one in front]
+    rows = [
+        [_at(setting["settings"]), _who(answer, setting["policy"]), *(number(setting[name]) for name in measures)]
+        for setting in front
+    ]
     return [
         f"no setting beats these in all of {', '.join(weighed)}{unknown}:",
         *align(["at", "policy", *measures], rows, left=2),
@@ -352,8 +357,8 @@ def _means(result: SweepResult) -> tuple[list[str], list[list[str]]]:
         spread = f"{number(low)} to {number(high)}" if known else ""
         name = marked(str(at["policy"]), lossy=at.get("lossy") == "yes", bound=at.get("is_bound") == "yes")
         own = [name] if policies else []
-        kept = [number(at[name]) for name in limits]
+        limited = [number(at[name]) for name in limits]
         holder = str(at.get("bottleneck.words") or at["bottleneck.lane"])
-        last = [number(at.get(metric)), spread, *kept, str(at["samples"]), holder]
+        last = [number(at.get(metric)), spread, *limited, str(at["samples"]), holder]
         rows.append([*(number(at[column]) for column in names), *own, *last])
     return header, rows

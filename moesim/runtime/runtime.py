@@ -39,7 +39,7 @@ class Calls(NamedTuple):
         return self.together if self.fused else 0.0
 
     @property
-    def each(self) -> float:
+    def per_call(self) -> float:
         """Seconds per expert that is where it runs."""
         return 0.0 if self.fused else self.apart
 
@@ -96,8 +96,8 @@ class Runtime(Spec):
 
     def one_thread(self, cpu: Device) -> bool:
         """Whether the thread that computes experts on `cpu` launches the GPU's calls first."""
-        said = cpu.launches_gpu if isinstance(cpu, Cpu) else False
-        return self.cpu.one_thread if said is None else said
+        stated = cpu.launches_gpu if isinstance(cpu, Cpu) else False
+        return self.cpu.one_thread if stated is None else stated
 
     def serving_latents(self) -> Self:
         """The program with the kernels that a model with latent attention (MLA) takes."""

@@ -93,7 +93,7 @@ class Session:
         if not self.pool.extend(sequence, sequence.prompt - 1):
             self.add(sequence)
             return False
-        sequence.computed = sequence.found = sequence.prompt - 1
+        sequence.computed = sequence.from_prefix = sequence.prompt - 1
         self.running.append(sequence)
         return True
 
@@ -116,7 +116,7 @@ class Session:
     def _admit(self, sequence: Sequence, hits: list[int]) -> None:
         """The first of those that wait runs; `hits` are its blocks in the prefix cache."""
         self.pool.admit(sequence, hits)
-        sequence.found = sequence.computed
+        sequence.from_prefix = sequence.computed
         if not sequence.preemptions:
             sequence.hits = sequence.computed
         self.waiting.popleft()
@@ -133,7 +133,7 @@ class Session:
 
     def _batch(self, chosen: Chosen) -> Batch:
         """The step of `chosen`; its tokens count as computed, and outputs that it will yield as pending, from here on."""
-        new, attended, samples, yields, found = [], [], [], [], []
+        new, attended, samples, yields, cached = [], [], [], [], []
         for sequence, count in chosen:
             sequence.computed += count
             complete = sequence.computed >= sequence.tokens + sequence.pending
@@ -143,8 +143,8 @@ class Session:
             new.append(count)
             attended.append(sequence.computed)
             samples.append(complete)
-            found.append(sequence.found)
-            sequence.found = 0
+            cached.append(sequence.from_prefix)
+            sequence.from_prefix = 0
         entered, preempted = tuple(self._entered), tuple(self._preempted)
         self._entered, self._preempted = [], []
         return Batch(
@@ -153,7 +153,7 @@ class Session:
             np.array(attended, dtype=np.int64),
             np.array(samples, dtype=np.bool_),
             yields,
-            np.array(found, dtype=np.int64),
+            np.array(cached, dtype=np.int64),
             entered,
             preempted,
         )

@@ -26,9 +26,9 @@ class StepLine(NamedTuple):
     sequence: float
     token: float
 
-    def off(self, other: StepLine, sequences: float) -> float:
+    def off(self, rival: StepLine, sequences: float) -> float:
         """By which share a step of `sequences` decoding sequences differs between two lines."""
-        own, its = (line.step + line.sequence * sequences for line in (self, other))
+        own, its = (line.step + line.sequence * sequences for line in (self, rival))
         return abs(own - its) / max(its, 1e-30)
 
 

@@ -158,6 +158,6 @@ class PrefillFirstSession(Session):
             self.waiting.append(victim)
             retracts = True
         decoded = sum(sequence.sampled for sequence in decoding)
-        wanted = sum(sequence.output for sequence in decoding)
-        self.ratio = min((decoded + _RETRACT_STEPS * len(decoding)) / (wanted + 1), 1.0)
+        outputs = sum(sequence.output for sequence in decoding)
+        self.ratio = min((decoded + _RETRACT_STEPS * len(decoding)) / (outputs + 1), 1.0)
         decoding.sort(key=self.running.index)

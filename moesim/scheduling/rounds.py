@@ -102,5 +102,10 @@ def _prefill(job: Job, members: IntArray, chunk: int) -> Iterator[StepPlan]:
         last = min(first + (chunk or total), total)
         before = np.clip(first - (ends - prompt), 0, prompt)
         new = np.clip(last - (ends - prompt), 0, prompt) - before
-        some = new > 0
-        yield StepPlan(members[some], new[some], before[some], (before + new == prompt)[some])
+        members_in_chunk = new > 0
+        yield StepPlan(
+            members[members_in_chunk],
+            new[members_in_chunk],
+            before[members_in_chunk],
+            (before + new == prompt)[members_in_chunk],
+        )

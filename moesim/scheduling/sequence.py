@@ -21,7 +21,7 @@ class Sequence:
     __slots__ = (
         "blocks",
         "computed",
-        "found",
+        "from_prefix",
         "hits",
         "indexed",
         "number",
@@ -59,7 +59,7 @@ class Sequence:
         """Of these, those that the prefix cache knows."""
         self.preemptions = 0
         """How often it lost its blocks."""
-        self.found = 0
+        self.from_prefix = 0
         """Tokens that the prefix cache saved at its latest admission, until the next step tells of them."""
         self.hits = 0
         """Prompt tokens that the prefix cache saved at its first admission."""
@@ -98,7 +98,7 @@ class Batch:
     """[S] whether the step computes an output token of it: not while a prompt is incomplete."""
     yields: list[Sequence]
     """Sequences whose output token comes out when the step ends."""
-    found: IntArray
+    from_prefix: IntArray
     """[S] tokens of each, of those before its new ones, that the prefix cache has just given to it."""
     entered: tuple[Sequence, ...] = ()
     """Sequences that were admitted since the step before."""

@@ -96,7 +96,7 @@ class Serving:
 def _plan(batch: Batch) -> StepPlan:
     dropped = np.array([sequence.number for sequence in batch.preempted], dtype=np.int64)
     before = batch.attended - batch.new_tokens
-    return StepPlan(batch.numbers, batch.new_tokens, before, batch.samples, dropped, batch.found)
+    return StepPlan(batch.numbers, batch.new_tokens, before, batch.samples, dropped, batch.from_prefix)
 
 
 def _series(plans: list[StepPlan], steady: Steady | None) -> Series:
@@ -115,7 +115,7 @@ def _series(plans: list[StepPlan], steady: Steady | None) -> Series:
         np.concatenate([composed.before, (computed + step)[there]]),
         np.concatenate([composed.yields, ones.astype(np.bool_)]),
         composed.dropped,
-        None if composed.found is None else np.concatenate([composed.found, np.zeros_like(ones)]),
+        None if composed.from_prefix is None else np.concatenate([composed.from_prefix, np.zeros_like(ones)]),
     )
 
 

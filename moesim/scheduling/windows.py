@@ -156,7 +156,7 @@ class WindowedServing(Serving):
         cut, self._cut = self._cut, []
         before = batch.attended - batch.new_tokens
         self._dropped = np.array([*cut, *dropped], dtype=np.int64)
-        return StepPlan(batch.numbers + self._low, batch.new_tokens, before, batch.samples, self._dropped, batch.found)
+        return StepPlan(batch.numbers + self._low, batch.new_tokens, before, batch.samples, self._dropped, batch.from_prefix)
 
     def sure(self, most: int) -> Series:
         series = super().sure(most)

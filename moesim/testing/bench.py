@@ -43,12 +43,12 @@ class Bench:
         """Runs in which the policy placed the model, whatever came of it."""
         return [run for run in map(self.run, self.worlds) if run.deployment is not None]
 
-    def ended(self, few: bool = False) -> list[Run]:
-        """Runs that came to their end; `few`: two at most, the longest walks first. NotApplicable if there are none."""
+    def ended(self, longest: bool = False) -> list[Run]:
+        """Runs that came to their end; `longest`: two at most, the longest walks first. NotApplicable if there are none."""
         runs = [run for run in self.begun() if run.outcome is not None]
         if not runs:
             raise NotApplicable("no run came to its end, see runs_or_refuses")
-        return sorted(runs, key=lambda run: -len(run.calls))[:_FEW] if few else runs
+        return sorted(runs, key=lambda run: -len(run.calls))[:_FEW] if longest else runs
 
     def decision_seconds(self) -> float | None:
         """Median wall-clock seconds of `dispatch` plus those of `adapt`, per visit of a layer; None without a visit."""

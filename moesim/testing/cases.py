@@ -27,13 +27,13 @@ Case = Callable[[Bench], None]
 
 def _judge(runs: Iterable[Run], check: Callable[[Run], Iterable[str]]) -> None:
     """The first violation in each world, all worlds at once."""
-    found = []
+    texts = []
     for run in runs:
         text = next(iter(check(run)), None)
         if text is not None:
-            found.append(f"{run.world.name}: {text}")
-    if found:
-        raise Violation("\n".join(found))
+            texts.append(f"{run.world.name}: {text}")
+    if texts:
+        raise Violation("\n".join(texts))
 
 
 def runs_or_refuses(bench: Bench) -> None:
@@ -92,19 +92,19 @@ def conservation(bench: Bench) -> None:
     def check(run: Run) -> Iterable[str]:
         assert run.outcome is not None
         job, table, names = run.world.job, run.world.routing, run.problem.devices
-        given, counted = dict.fromkeys(names, 0), dict.fromkeys(("skipped", "replaced", "stale"), 0)
+        sent, counted = dict.fromkeys(names, 0), dict.fromkeys(("skipped", "replaced", "stale"), 0)
         for call in run.calls:
             if isinstance(call.answer, Dispatch) and isinstance(call.seen, Visit):
                 counts, routed_here = legality.computed(call), call.seen.counts
                 per_device = np.bincount(call.answer.device[counts > 0], counts[counts > 0], len(names))
-                given = {name: given[name] + int(n) for name, n in zip(names, per_device, strict=True)}
+                sent = {name: sent[name] + int(n) for name, n in zip(names, per_device, strict=True)}
                 counted["skipped"] += int(routed_here.sum() - counts.sum())
                 counted["replaced"] += int(np.maximum(counts - routed_here, 0).sum())
                 counted["stale"] += 0 if call.answer.stale is None else int(call.answer.stale.sum())
         computed = {name: run.outcome.recorder.expert_tokens.get(name, 0) for name in names}
         quality = run.outcome.recorder.quality
-        if computed != given:
-            yield f"devices computed {computed} pairs and were given {given}"
+        if computed != sent:
+            yield f"devices computed {computed} pairs and were given {sent}"
         routed = int((job.prompt + job.output - 1).sum()) * table.top_k * job.layers
         if sum(computed.values()) + quality.skipped != routed:
             yield f"{sum(computed.values())} pairs were computed and {quality.skipped} skipped, {routed} were routed"
@@ -125,19 +125,19 @@ def deterministic(bench: Bench) -> None:
         if label is not None:
             yield f"a second run differs, first in: {label}"
 
-    _judge(bench.ended(few=True), check)
+    _judge(bench.ended(longest=True), check)
 
 
 def deterministic_elsewhere(bench: Bench) -> None:
     """Another process under another hash seed decides the same; where the class can be imported there."""
-    with OtherProcess() as other:
-        deterministic_in_another_process(bench, other)
+    with OtherProcess() as process:
+        deterministic_in_another_process(bench, process)
 
 
-def deterministic_in_another_process(bench: Bench, other: OtherProcess) -> None:
+def deterministic_in_another_process(bench: Bench, process: OtherProcess) -> None:
     """As `deterministic_elsewhere`, in a process that is there already."""
     runs = bench.ended()
-    traces = other.traces(bench.policy, [run.world for run in runs])
+    traces = process.traces(bench.policy, [run.world for run in runs])
 
     def check(run: Run) -> Iterable[str]:
         label = first_difference(trace(run), traces[run.world.name])
@@ -156,21 +156,21 @@ def read_only(bench: Bench) -> None:
             at = "deploy" if frozen.deployment is None else f"a call after {len(frozen.calls)} others"
             yield f"{at} raised {type(frozen.error).__name__} when all arrays were read-only: {frozen.error}"
 
-    _judge(bench.ended(few=True), check)
+    _judge(bench.ended(longest=True), check)
 
 
 def engines_agree(bench: Bench) -> None:
     """Timed by the reference engine, its run takes the same decisions and the same picoseconds (I9)."""
 
     def check(run: Run) -> Iterable[str]:
-        other = run_world(run.world, bench.policy, engine="reference")
-        if other.outcome is None or run.outcome is None:
-            yield f"by the reference engine it raised {type(other.error).__name__}: {other.error}"
+        by_reference = run_world(run.world, bench.policy, engine="reference")
+        if by_reference.outcome is None or run.outcome is None:
+            yield f"by the reference engine it raised {type(by_reference.error).__name__}: {by_reference.error}"
             return
-        for first, second in zip(run.calls, other.calls, strict=False):
+        for first, second in zip(run.calls, by_reference.calls, strict=False):
             if first.where == second.where and (part := same_answer(first, second)):
                 yield f"by the reference engine it answers differently: {first.where}: {part}"
-        for name, (fast, plain) in differences(record(run.outcome), record(other.outcome)).items():
+        for name, (fast, plain) in differences(record(run.outcome), record(by_reference.outcome)).items():
             yield f"{name} differs: {fast} by the kernel, {plain} by the reference engine"
 
     _judge(bench.ended(), check)

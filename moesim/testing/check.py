@@ -54,7 +54,7 @@ class Report:
         return [case for case in self.cases if case.verdict == "fail"]
 
     def __str__(self) -> str:
-        ran = [name for name, told in self.worlds.items() if told == "ran"]
+        ran = [name for name, outcome in self.worlds.items() if outcome == "ran"]
         cost = "" if self.decision_s is None else f", {1e6 * self.decision_s:.0f} us per decision"
         last = f"{self.policy}: {len(self.failed)} of {len(self.cases)} cases failed; "
         return "\n".join([*map(str, self.cases), f"{last}ran in {len(ran)} of {len(self.worlds)} worlds{cost}"])
@@ -74,8 +74,8 @@ def check_policy(
     bench = Bench(policy, worlds)
     chosen = CASES if cases is None else {name: CASES[name] for name in cases}
     results = tuple(_result(name, bench) for name in chosen)
-    told = {world.name: str(run.error or "ran") for world in bench.worlds for run in [bench.run(world)]}
-    report = Report(type(bench.policy).__name__, results, told, bench.decision_seconds())
+    outcomes = {world.name: str(run.error or "ran") for world in bench.worlds for run in [bench.run(world)]}
+    report = Report(type(bench.policy).__name__, results, outcomes, bench.decision_seconds())
     if not quiet:
         sys.stdout.write(f"{report}\n")
     return report

@@ -21,17 +21,17 @@ __all__ = ["decided", "differences", "digest", "first_difference", "record", "sa
 Trace = list[tuple[str, str]]
 
 
-def digest(thing: Any) -> str:
+def digest(value: Any) -> str:
     """A short hash of plain values and arrays; integer types of different width are alike."""
-    return hashlib.sha256(_plain(thing).encode()).hexdigest()[:16]
+    return hashlib.sha256(_plain(value).encode()).hexdigest()[:16]
 
 
-def _plain(thing: Any) -> str:
-    if isinstance(thing, np.ndarray):
-        return f"{thing.dtype.kind}{thing.shape}{thing.tolist()}"
-    if isinstance(thing, tuple | list):
-        return f"[{','.join(_plain(part) for part in thing)}]"
-    return repr(thing.item() if isinstance(thing, np.generic) else thing)
+def _plain(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype.kind}{value.shape}{value.tolist()}"
+    if isinstance(value, tuple | list):
+        return f"[{','.join(_plain(part) for part in value)}]"
+    return repr(value.item() if isinstance(value, np.generic) else value)
 
 
 def decided(call: Call) -> dict[str, Any]:
@@ -51,22 +51,22 @@ def same_answer(first: Call, second: Call) -> str | None:
 
 def trace(run: Run) -> Trace:
     """(label, digest) of every decision in order, then of everything that the run left; made to be compared or sent."""
-    found: Trace = []
+    entries: Trace = []
     if run.deployment is not None:
-        found += [(f"deploy: {field.name}", digest(getattr(run.deployment, field.name))) for field in fields(Deployment)]
+        entries += [(f"deploy: {field.name}", digest(getattr(run.deployment, field.name))) for field in fields(Deployment)]
     for call in run.calls:
-        found += [(f"{call.where}: {name}", digest(value)) for name, value in decided(call).items()]
+        entries += [(f"{call.where}: {name}", digest(value)) for name, value in decided(call).items()]
     if run.error is not None:
-        found.append(("error", digest(f"{type(run.error).__name__}: {run.error}")))
+        entries.append(("error", digest(f"{type(run.error).__name__}: {run.error}")))
     if run.outcome is not None:
-        found += [(name, digest(value)) for name, value in record(run.outcome).items()]
-    return found
+        entries += [(name, digest(value)) for name, value in record(run.outcome).items()]
+    return entries
 
 
 def first_difference(a: Trace, b: Trace) -> str | None:
     """The label at which two traces part, None if they are the same."""
-    for (label, one), (_, other) in zip(a, b, strict=False):
-        if one != other:
+    for (label, left), (_, right) in zip(a, b, strict=False):
+        if left != right:
             return label
     return None if len(a) == len(b) else (a if len(a) > len(b) else b)[min(len(a), len(b))][0]
 
@@ -94,12 +94,12 @@ def record(outcome: Outcome) -> dict[str, Any]:
 
 def differences(a: dict[str, Any], b: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """What differs between two records; sums of bytes may differ in the last digits."""
-    found = {}
+    changed = {}
     for key in a:
         if key in ("moved", "caused"):
-            same = a[key].keys() == b[key].keys() and all(abs(v - b[key][n]) <= 1e-9 * v for n, v in a[key].items())
+            equal = a[key].keys() == b[key].keys() and all(abs(v - b[key][n]) <= 1e-9 * v for n, v in a[key].items())
         else:
-            same = a[key] == b[key]
-        if not same:
-            found[key] = (a[key], b[key])
-    return found
+            equal = a[key] == b[key]
+        if not equal:
+            changed[key] = (a[key], b[key])
+    return changed

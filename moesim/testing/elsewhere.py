@@ -56,8 +56,8 @@ class OtherProcess:
         answer = pickle.load(child.stdout)
         if isinstance(answer, str):
             raise NotApplicable(f"its class can't be imported in another process: {answer}")
-        found: dict[str, Trace] = answer
-        return found
+        answers: dict[str, Trace] = answer
+        return answers
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._child is None:

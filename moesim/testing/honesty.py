@@ -29,16 +29,16 @@ def no_peeking(bench: Bench) -> None:
     """
     if bench.policy.clairvoyant:
         raise NotApplicable("declared clairvoyant: a bound that is shown the whole run")
-    found = []
-    for run in bench.ended(few=True):
-        for told, table in _other_futures(run.world):
-            other = run_world(run.world.rerouted(table), bench.policy, predictions=run.predictions)
-            text = _foreseen(run, other)
+    texts = []
+    for run in bench.ended(longest=True):
+        for since, table in _other_futures(run.world):
+            rerouted = run_world(run.world.rerouted(table), bench.policy, predictions=run.predictions)
+            text = _foreseen(run, rerouted)
             if text is not None:
-                found.append(f"{run.world.name}: {text} depends on routing that comes later ({told})")
+                texts.append(f"{run.world.name}: {text} depends on routing that comes later ({since})")
                 break
-    if found:
-        raise Violation("\n".join(found))
+    if texts:
+        raise Violation("\n".join(texts))
 
 
 def _other_futures(world: World) -> Iterator[tuple[str, RoutingTable]]:
@@ -49,7 +49,7 @@ def _other_futures(world: World) -> Iterator[tuple[str, RoutingTable]]:
     drawn = np.argsort(rng.random((*table.decode.shape[:3], table.experts)), axis=-1)[..., : table.top_k]
     decode: NDArray[np.unsignedinteger[Any]] = drawn.astype(table.decode.dtype)
 
-    def made(prompts: int, position: int, known: int) -> RoutingTable:
+    def redrawn(prompts: int, position: int, known: int) -> RoutingTable:
         """The first `prompts` layers of prefill, `position` decode passes and `known` layers of the next are kept."""
         first, later = prefill.copy(), decode.copy()
         first[:, :prompts], later[:, :position] = table.prefill[:, :prompts], table.decode[:, :position]
@@ -57,20 +57,20 @@ def _other_futures(world: World) -> Iterator[tuple[str, RoutingTable]]:
             later[:, position, :known] = table.decode[:, position, :known]
         return RoutingTable(first, later, table.experts, table.profile)
 
-    yield ("from the second layer on", made(1, 0, 0)) if layers > 1 else ("all of it", made(0, 0, 0))
+    yield ("from the second layer on", redrawn(1, 0, 0)) if layers > 1 else ("all of it", redrawn(0, 0, 0))
     if passes:
-        yield "from the first decode pass on", made(layers, 0, 0)
-        yield "from the middle of a later pass on", made(layers, passes // 2, max(layers // 2, 1))
+        yield "from the first decode pass on", redrawn(layers, 0, 0)
+        yield "from the middle of a later pass on", redrawn(layers, passes // 2, max(layers // 2, 1))
 
 
-def _foreseen(run: Run, other: Run) -> str | None:
+def _foreseen(run: Run, rerouted: Run) -> str | None:
     """The first decision that differs although all that had happened was the same."""
-    if run.deployment is None or other.deployment is None:
+    if run.deployment is None or rerouted.deployment is None:
         return "deploy"
-    starts = [trace(Run(one.world, one.problem, [], one.deployment)) for one in (run, other)]
+    starts = [trace(Run(candidate.world, candidate.problem, [], candidate.deployment)) for candidate in (run, rerouted)]
     if (label := first_difference(*starts)) is not None:
         return label
-    for first, second in zip(run.calls, other.calls, strict=False):
+    for first, second in zip(run.calls, rerouted.calls, strict=False):
         if first.where != second.where or digest(first.seen.counts) != digest(second.seen.counts):
             return None
         if (part := same_answer(first, second)) is not None:
@@ -80,20 +80,22 @@ def _foreseen(run: Run, other: Run) -> str | None:
 
 def no_state_leaks(bench: Bench) -> None:
     """One object serves many runs at once: another run in the middle of a run, and one after it, change nothing."""
-    runs = bench.ended(few=True)
-    found = []
+    runs = bench.ended(longest=True)
+    texts = []
     for number, run in enumerate(runs):
-        other = runs[(number + 1) % len(runs)].world
+        neighbour = runs[(number + 1) % len(runs)].world
 
-        def between(calls: int, other: World = other, middle: int = len(run.calls) // 2) -> None:
+        def between(calls: int, neighbour: World = neighbour, middle: int = len(run.calls) // 2) -> None:
             if calls == middle:
-                run_world(other, bench.policy)
+                run_world(neighbour, bench.policy)
 
         disturbed = run_world(run.world, bench.policy, between=between)
         if (label := first_difference(trace(run), trace(disturbed))) is not None:
-            found.append(f"{run.world.name}: a run of '{other.name}' beside it changes {label}; keep state in Deployment.state")
-    if found:
-        raise Violation("\n".join(found))
+            texts.append(
+                f"{run.world.name}: a run of '{neighbour.name}' beside it changes {label}; keep state in Deployment.state"
+            )
+    if texts:
+        raise Violation("\n".join(texts))
 
 
 def memoryless_is_honest(bench: Bench) -> None:
@@ -102,13 +104,13 @@ def memoryless_is_honest(bench: Bench) -> None:
         raise NotApplicable("it does not say that it is memoryless")
     if bench.policy.adapts != "never":
         raise Violation(f"it says that it is memoryless and adapts = '{bench.policy.adapts}'")
-    found = []
-    for run in bench.ended(few=True):
+    texts = []
+    for run in bench.ended(longest=True):
         text = _remembers(run, bench.policy)
         if text is not None:
-            found.append(f"{run.world.name}: {text}")
-    if found:
-        raise Violation("\n".join(found))
+            texts.append(f"{run.world.name}: {text}")
+    if texts:
+        raise Violation("\n".join(texts))
 
 
 def _remembers(run: Run, policy: Policy) -> str | None:
@@ -123,8 +125,8 @@ def _remembers(run: Run, policy: Policy) -> str | None:
         assert isinstance(call.seen, Visit)
         view.now, view.free_slots, view.backlog = 1000.0 - when, when % 3, {"pcie:forward": 0.1 * when}
         again = policy.dispatch(copied(call.seen), view)
-        asked = replace(call, answer=again)
-        if (part := same_answer(call, asked)) is not None:
+        repeated = replace(call, answer=again)
+        if (part := same_answer(call, repeated)) is not None:
             return f"asked again out of turn, {call.where} answers with another {part}"
     return None
 

@@ -24,7 +24,7 @@ def _is(array: Any, shape: tuple[int | None, ...], kind: Any) -> bool:
     """Whether it is an array of that kind and shape (None: any length)."""
     if not isinstance(array, np.ndarray) or array.ndim != len(shape) or not np.issubdtype(array.dtype, kind):
         return False
-    return all(wanted in (None, found) for wanted, found in zip(shape, array.shape, strict=True))
+    return all(length in (None, actual) for length, actual in zip(shape, array.shape, strict=True))
 
 
 def _what(array: Any) -> str:
@@ -34,8 +34,8 @@ def _what(array: Any) -> str:
 def deployment_shapes(deployment: Deployment, problem: Problem) -> Iterator[str]:
     """[L, E] arrays of the right types, indices within range, names that exist, counts of at least 1."""
     shape = (problem.layers, problem.experts)
-    wanted = {"home": np.integer, "resident": np.bool_, "expert_bytes": np.floating}
-    wrong = [name for name, kind in wanted.items() if not _is(getattr(deployment, name), shape, kind)]
+    array_kinds = {"home": np.integer, "resident": np.bool_, "expert_bytes": np.floating}
+    wrong = [name for name, kind in array_kinds.items() if not _is(getattr(deployment, name), shape, kind)]
     for name in wrong:
         kinds = {"home": "int", "resident": "bool", "expert_bytes": "float"}
         yield f"deploy: {name} is {_what(getattr(deployment, name))}, not {kinds[name]} [L, E] = {list(shape)}"
@@ -96,13 +96,13 @@ def dispatch_shapes(call: Call, problem: Problem, stored: FloatArray) -> Iterato
 def _lossy(answer: Dispatch, call: Call, stored: FloatArray) -> Iterator[str]:
     """`counts` and `stale` [E] int of 0 or more, no more than was routed and than is computed; `nbytes` [E] in (0, stored]."""
     shape = call.seen.counts.shape
-    wanted: tuple[tuple[str, Any, str], ...] = (
+    fields: tuple[tuple[str, Any, str], ...] = (
         ("counts", np.integer, "int"),
         ("stale", np.integer, "int"),
         ("nbytes", np.floating, "float"),
     )
-    given = [(name, getattr(answer, name), kind, text) for name, kind, text in wanted]
-    wrong = [(name, array, text) for name, array, kind, text in given if array is not None and not _is(array, shape, kind)]
+    answers = [(name, getattr(answer, name), kind, text) for name, kind, text in fields]
+    wrong = [(name, array, text) for name, array, kind, text in answers if array is not None and not _is(array, shape, kind)]
     for name, array, text in wrong:
         yield f"{call.where}: {name} is {_what(array)}, not {text} [E] = {list(shape)}"
     if wrong:
@@ -125,9 +125,9 @@ def _behind(answer: Dispatch, call: Call, problem: Problem, stored: FloatArray) 
     if answer.moves.keep is not None:
         yield f"{call.where}: moves.keep is for adapt; what a visit uploads is there only when it has run"
         return
-    told = list(moves_shapes(replace(call, answer=answer.moves), problem, stored))
-    yield from told
-    if not told and answer.moves.evict is not None:
+    violations = list(moves_shapes(replace(call, answer=answer.moves), problem, stored))
+    yield from violations
+    if not violations and answer.moves.evict is not None:
         mine = answer.moves.evict[answer.moves.evict[:, 0] == call.layer, 1]
         if (computed(call)[mine] > 0).any():
             yield f"{call.where}: moves.evict drops an expert that the layer runs"

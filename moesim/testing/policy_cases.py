@@ -27,9 +27,9 @@ __all__ = ["PolicyCases"]
 @cache
 def _other_process() -> OtherProcess:
     """One for all tests of a session."""
-    other = OtherProcess()
-    atexit.register(other.close)
-    return other
+    process = OtherProcess()
+    atexit.register(process.close)
+    return process
 
 
 class PolicyCases:
@@ -42,8 +42,8 @@ class PolicyCases:
     worlds: ClassVar[Sequence[World] | None] = None
     _last: ClassVar[Bench | None] = None
 
-    def __init_subclass__(cls, **given: Any) -> None:
-        super().__init_subclass__(**given)
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
         policy = cls.__dict__.get("policy")
         if isinstance(policy, Policy) or (isinstance(policy, type) and issubclass(policy, Policy)):
             cls.policy = _constant(policy)  # type: ignore[method-assign]
@@ -131,9 +131,9 @@ def _case(name: str, bench: Bench) -> None:
 
 def _constant(policy: Policy | type[Policy]) -> Any:
     """A fixture that gives always the same object."""
-    made = policy() if isinstance(policy, type) else policy
+    instance = policy() if isinstance(policy, type) else policy
 
-    def given(self: PolicyCases) -> Policy:
-        return made
+    def constant(self: PolicyCases) -> Policy:
+        return instance
 
-    return pytest.fixture(given, name="policy")
+    return pytest.fixture(constant, name="policy")

@@ -30,9 +30,9 @@ def labels_mean_nothing(bench: Bench) -> None:
         runs = [run_world(run.world, bench.policy, all_seeing=True) for run in runs]
     if not runs:
         raise NotApplicable("it runs in no world without ties")
-    found = [f"{run.world.name}: {text}" for run in runs if (text := _asymmetry(run, bench.policy))]
-    if found:
-        raise Violation("\n".join(found))
+    texts = [f"{run.world.name}: {text}" for run in runs if (text := _asymmetry(run, bench.policy))]
+    if texts:
+        raise Violation("\n".join(texts))
 
 
 def _declared(policy: Policy) -> None:
@@ -49,13 +49,13 @@ def _asymmetry(run: Run, policy: Policy) -> str | None:
     labels = np.tile(np.arange(run.problem.experts), (run.problem.layers, 1))
     old = rng.permuted(labels, axis=1)
     # where a dispatch leaves the order to the engine, which goes by id, it goes by the old ids: that is not the policy's doing
-    other = run_world(run.world.relabelled(old), policy, ids=np.argsort(old, axis=1), all_seeing=True)
-    if other.outcome is None or run.outcome is None or other.deployment is None or run.deployment is None:
-        return f"under other labels it raised {type(other.error).__name__}: {other.error}"
-    text = _other_placement(run.deployment, other.deployment, old)
+    relabelled = run_world(run.world.relabelled(old), policy, ids=np.argsort(old, axis=1), all_seeing=True)
+    if relabelled.outcome is None or run.outcome is None or relabelled.deployment is None or run.deployment is None:
+        return f"under other labels it raised {type(relabelled.error).__name__}: {relabelled.error}"
+    text = _other_placement(run.deployment, relabelled.deployment, old)
     if text is not None or _tied(run):
         return text
-    before, after = run.outcome.recorder.makespan, other.outcome.recorder.makespan
+    before, after = run.outcome.recorder.makespan, relabelled.outcome.recorder.makespan
     if abs(before - after) > 1e-9 * before:  # sums of floats in another order may cost a picosecond
         return f"under other labels the run takes {after} ps instead of {before} ps"
     return None

@@ -119,9 +119,9 @@ class Watched:
     def deploy(self, problem: Problem) -> Deployment:
         """As the policy does."""
         self._run.problem = problem
-        found = self._policy.deploy(problem)
-        self._run.deployment = copied(replace(found, state=None, cache=None))
-        return found
+        deployment = self._policy.deploy(problem)
+        self._run.deployment = copied(replace(deployment, state=None, cache=None))
+        return deployment
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """As the policy does."""
@@ -138,14 +138,14 @@ class Watched:
         if self._between is not None:
             self._between(len(run.calls))
         seen = self._heard(seen)
-        kept = copied(seen)
+        snapshot = copied(seen)
         assert view.copy_bytes is not None
         state = view.resident.copy(), view.in_flight.copy(), view.home.copy(), view.copy_bytes.copy()
         handed = copied(seen, writeable=False) if self._frozen else seen
         begin = time.perf_counter()
         answer = getattr(self._policy, slot)(handed, view)
         seconds = time.perf_counter() - begin
-        run.calls.append(Call(slot, seen.index, seen.phase, seen.layer, kept, copied(answer), *state, seconds))
+        run.calls.append(Call(slot, seen.index, seen.phase, seen.layer, snapshot, copied(answer), *state, seconds))
         return answer
 
     def _heard(self, seen: Visit | Step) -> Visit | Step:
@@ -166,27 +166,27 @@ class Watched:
         return seen
 
 
-def copied(thing: Any, *, writeable: bool = True) -> Any:
+def copied(original: Any, *, writeable: bool = True) -> Any:
     """A visit, step, deployment, dispatch or moves with copies of its arrays."""
-    if isinstance(thing, np.ndarray):
-        array = thing.copy()
+    if isinstance(original, np.ndarray):
+        array = original.copy()
         array.flags.writeable = writeable
         return array
-    if isinstance(thing, tuple) and hasattr(thing, "_fields"):
-        return type(thing)(*(copied(part, writeable=writeable) for part in thing))
-    if isinstance(thing, Visit):
-        twin = copy.copy(thing)
+    if isinstance(original, tuple) and hasattr(original, "_fields"):
+        return type(original)(*(copied(part, writeable=writeable) for part in original))
+    if isinstance(original, Visit):
+        twin = copy.copy(original)
         for name in Visit.__slots__:
-            setattr(twin, name, copied(getattr(thing, name), writeable=writeable))
+            setattr(twin, name, copied(getattr(original, name), writeable=writeable))
         return twin
-    if is_dataclass(thing) and not isinstance(thing, type):
-        arrays = {name: value for name, value in _fields(thing).items() if isinstance(value, np.ndarray)}
-        return replace(thing, **{name: copied(value, writeable=writeable) for name, value in arrays.items()})
-    return thing
+    if is_dataclass(original) and not isinstance(original, type):
+        arrays = {name: value for name, value in _fields(original).items() if isinstance(value, np.ndarray)}
+        return replace(original, **{name: copied(value, writeable=writeable) for name, value in arrays.items()})
+    return original
 
 
-def _fields(thing: Any) -> dict[str, Any]:
-    return {name: getattr(thing, name) for name in thing.__dataclass_fields__}
+def _fields(value: Any) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}
 
 
 def run_world(

@@ -64,21 +64,21 @@ def pace(
     return Pace(first, decode_step(scenario, policy, sequences, prompt + output // 2, sets or {}, passes=2))
 
 
-def through_point(seconds: Callable[[float], float], wanted: float, guess: float, other: float) -> float:
-    """The constant c at which `seconds`(c) is `wanted`, by secants in 1 / c from two guesses; to 0.02 %.
+def through_point(seconds: Callable[[float], float], target: float, guess: float, second_guess: float) -> float:
+    """The constant c at which `seconds`(c) is `target`, by secants in 1 / c from two guesses; to 0.02 %.
 
     Valid: times that are nearly linear in 1 / c (rates and shares of rates).
     """
-    a, b = 1.0 / other, 1.0 / guess
+    a, b = 1.0 / second_guess, 1.0 / guess
     at_b = seconds(guess)
-    at_a = at_b if _there(at_b, wanted) else seconds(other)
+    at_a = at_b if _there(at_b, target) else seconds(second_guess)
     for _ in range(20):
-        if _there(at_b, wanted):
+        if _there(at_b, target):
             return 1.0 / b
-        a, b, at_a = b, b + (wanted - at_b) * (b - a) / (at_b - at_a), at_b
+        a, b, at_a = b, b + (target - at_b) * (b - a) / (at_b - at_a), at_b
         at_b = seconds(1.0 / b)
-    raise ValueError(f"no constant found for {wanted} s; the last, {1.0 / b}, gives {at_b} s")
+    raise ValueError(f"no constant found for {target} s; the last, {1.0 / b}, gives {at_b} s")
 
 
-def _there(seconds: float, wanted: float) -> bool:
-    return abs(seconds / wanted - 1.0) < 2e-4
+def _there(seconds: float, target: float) -> bool:
+    return abs(seconds / target - 1.0) < 2e-4

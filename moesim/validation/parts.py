@@ -33,8 +33,8 @@ def profile(name: str) -> dict[str, Any]:
 def machine(devices: Mapping[str, Any], tiers: Mapping[str, Any], links: Mapping[str, Any], name: str = "") -> System:
     """A machine of parts; a part with `profile` starts from that profile, its other keys go on top."""
     parts = {
-        group: {key: _whole(part) for key, part in given.items()}
-        for group, given in (("devices", devices), ("tiers", tiers), ("links", links))
+        group: {key: _whole(part) for key, part in members.items()}
+        for group, members in (("devices", devices), ("tiers", tiers), ("links", links))
     }
     return System.model_validate({"kind": "system", "name": name, **parts})
 

@@ -28,7 +28,7 @@ class Program(NamedTuple):
     """Constants that were fitted, and on which rows."""
     prefix: str = ""
     """What the names of its rows begin with."""
-    other: str = ""
+    excluded: str = ""
     """What they do not begin with."""
 
 
@@ -56,11 +56,11 @@ PROGRAMS = (
 def in_order(rows: Sequence[Row]) -> tuple[int, int]:
     """(pairs in the published order, pairs) of rows of the same measure whose published numbers differ by more than 5 %."""
     right = pairs = 0
-    for one, two in combinations(rows, 2):
-        alike = _measure(one) == _measure(two)
-        if alike and abs(one.published - two.published) > _APART * min(abs(one.published), abs(two.published)):
+    for first, two in combinations(rows, 2):
+        alike = _measure(first) == _measure(two)
+        if alike and abs(first.published - two.published) > _APART * min(abs(first.published), abs(two.published)):
             pairs += 1
-            right += (one.published > two.published) == (one.simulated > two.simulated)
+            right += (first.published > two.published) == (first.simulated > two.simulated)
     return right, pairs
 
 
@@ -68,18 +68,18 @@ def table(results: Iterable[CaseResult]) -> str:
     """The programs as a table of Markdown, all tested rows together last; empty where no program's case was run."""
     by_id = {result.case.id: result for result in results}
     lines = ["| program | fitted | tested rows | median error | p90 | pairs in order |", "|---|---|--:|--:|--:|--:|"]
-    every: list[Row] = []
+    all_rows: list[Row] = []
     for program in PROGRAMS:
         rows = _rows(program, by_id)
         if any(not row.fitted for row in rows):
             lines.append(_line(program.name, program.fitted, rows, *in_order(rows)))
-            every += rows
-    if not every:
+            all_rows += rows
+    if not all_rows:
         return ""
     cases = {program.case for program in PROGRAMS if program.case in by_id}
     orders = [in_order(by_id[case].findings.rows) for case in sorted(cases)]
     together = sum(right for right, _ in orders), sum(pairs for _, pairs in orders)
-    lines.append(_line("**all**", "programs of one case compared with one another, too", every, *together))
+    lines.append(_line("**all**", "programs of one case compared with one another, too", all_rows, *together))
     return "\n".join(lines) + "\n"
 
 
@@ -90,7 +90,7 @@ def _rows(program: Program, by_id: dict[str, CaseResult]) -> list[Row]:
     return [
         row
         for row in rows
-        if row.name.startswith(program.prefix) and not (program.other and row.name.startswith(program.other))
+        if row.name.startswith(program.prefix) and not (program.excluded and row.name.startswith(program.excluded))
     ]
 
 

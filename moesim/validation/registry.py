@@ -73,9 +73,9 @@ def entries() -> list[dict[str, str]]:
     return [{"name": case.id, "summary": case.summary, "source": case.source} for case in find()]
 
 
-def find(wanted: Iterable[str] = ()) -> list[Case]:
+def find(requested: Iterable[str] = ()) -> list[Case]:
     """The cases of these ids, each once, in the order given; all without any. InputError with every unknown id."""
-    names = list(dict.fromkeys(wanted)) or ids()
+    names = list(dict.fromkeys(requested)) or ids()
     unknown = [name for name in names if name not in CASES]
     if unknown:
         known = ", ".join(CASES)

@@ -63,8 +63,8 @@ def _table(rows: Sequence[Row]) -> list[str]:
     cells = [_HEAD, *(_cells(row) for row in rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(_HEAD))]
     lines = []
-    for first, *others in cells:
-        right = (f"{text:>{width}}" for text, width in zip(others, widths[1:], strict=True))
+    for first, *values in cells:
+        right = (f"{text:>{width}}" for text, width in zip(values, widths[1:], strict=True))
         lines.append("  ".join(["", f"{first:<{widths[0]}}", *right]).rstrip())
     return lines
 

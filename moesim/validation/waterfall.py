@@ -63,13 +63,13 @@ class Waterfall:
 
     def __str__(self) -> str:
         """Latencies in ms with the half width of their 95 % interval, and how much faster each scheme is than the first one."""
-        first, *others = self.latency
-        columns = [*self.latency, *(f"{name} gains" for name in others)]
+        first, *later = self.latency
+        columns = [*self.latency, *(f"{name} gains" for name in later)]
         lines = ["  ".join([f"{'latency (ms)':<{_LABEL}}", *(f"{name:>19}" for name in columns)])]
         for number, label in enumerate(self.labels):
             folded = wrap(label, _LABEL)
             cells = [f"{_told(items[number]):>19}" for items in self.latency.values()]
-            gains = [f"{self.latency[first][number].mean / self.latency[name][number].mean:>18.3g}x" for name in others]
+            gains = [f"{self.latency[first][number].mean / self.latency[name][number].mean:>18.3g}x" for name in later]
             lines.append("  ".join([f"{folded[0]:<{_LABEL}}", *cells, *gains]))
             lines += folded[1:]
         return "\n".join(lines)
@@ -95,17 +95,17 @@ def fall(scenario: Any, steps: Sequence[Step], *, replicates: int = 6, progress:
     times: dict[str, list[list[float]]] = {scheme: [[] for _ in steps] for scheme in schemes}
     sets: dict[str, Any] = {}
     policies: dict[str, Mapping[str, Any]] = {}
-    made: dict[int, Any] = {}
+    built: dict[int, Any] = {}
     done = 0
     for number, step in enumerate(steps):
         sets, policies = {**beside(sets, step), **step.sets}, {**policies, **step.policies}
         if any(path.split(".")[0] not in ("hardware", "policy") for path in step.sets):
-            made.clear()  # other requests or another routing from here on
+            built.clear()  # other requests or another routing from here on
         for replicate in range(replicates):
             base = loaded(scenario, **sets, replicate=replicate)
-            made[replicate] = made.get(replicate) or base.build()
+            built[replicate] = built.get(replicate) or base.build()
             for scheme in schemes:
-                loaded_scenario = replace(loaded(base, policy=policies[scheme]), job_and_table=made[replicate])
+                loaded_scenario = replace(loaded(base, policy=policies[scheme]), job_and_table=built[replicate])
                 times[scheme][number].append(float(run_loaded(loaded_scenario, bound=False).summary["makespan_s"]))
                 done += 1
                 if progress is not None:

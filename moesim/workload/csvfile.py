@@ -74,8 +74,8 @@ def read_columns(path: Path, columns: tuple[str, ...], *, optional: tuple[str, .
         raise InputError(
             *(Mistake(f"no column '{name}' {known}.{did_you_mean(name, header)}", file=str(path)) for name in missing)
         )
-    wanted = [name for name in (*columns, *optional) if name in header]
-    places = [header.index(name) for name in wanted]
+    present = [name for name in (*columns, *optional) if name in header]
+    places = [header.index(name) for name in present]
     values, lines = array("d"), array("q")
     wrong: dict[int, tuple[int, str, int]] = {}
     for line, row in rows:
@@ -89,8 +89,8 @@ def read_columns(path: Path, columns: tuple[str, ...], *, optional: tuple[str, .
         raise InputError(*(_cell_mistake(path, place, header[place], *wrong[place]) for place in sorted(wrong)))
     if not lines:
         raise InputError(Mistake("has no rows below its header", file=str(path)))
-    table = np.frombuffer(values, dtype=np.float64).reshape(-1, len(wanted))
-    return Table({name: table[:, index] for index, name in enumerate(wanted)}, np.frombuffer(lines, dtype=np.int64), path)
+    table = np.frombuffer(values, dtype=np.float64).reshape(-1, len(present))
+    return Table({name: table[:, index] for index, name in enumerate(present)}, np.frombuffer(lines, dtype=np.int64), path)
 
 
 def _number(text: str) -> float:

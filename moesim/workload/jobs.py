@@ -102,8 +102,8 @@ class LayerBatch(Spec):
 
     def build(self, model: Routed, streams: Streams, base: Path, progress: Progress | None = None) -> tuple[Job, RoutingTable]:
         """The job and the routing of its every token. `base`: folder that paths are relative to."""
-        one = np.ones(1, dtype=np.int64)
-        job = Job(np.zeros(1), one * self.tokens, one, layers=1, attention=False)
+        single = np.ones(1, dtype=np.int64)
+        job = Job(np.zeros(1), single * self.tokens, single, layers=1, attention=False)
         return job, routed(self.routing, self.profile, job, model, streams, base, progress)
 
 

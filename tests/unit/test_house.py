@@ -285,6 +285,35 @@ def test_sentences_are_plain() -> None:
     _none(offenders())
 
 
+VAGUE = {
+    "one", "this", "that", "these", "those", "found", "told", "made", "given", "other", "others", "each", "some", "kept",
+    "asked", "wanted", "said", "what", "them", "it", "they", "such", "same", "thing", "things", "gone", "few", "many", "much",
+}  # fmt: skip
+"""Pronouns and participles, which point at a thing instead of naming it."""
+NAMED = ("tools", "benchmarks")
+
+
+def _bound(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and name of every variable, parameter, field, function and class."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.id
+        elif isinstance(node, ast.arg):
+            yield node.lineno, node.arg
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef | ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and node.name:
+            yield node.lineno, node.name
+
+
+def test_names_are_names_of_things() -> None:
+    def trees() -> Iterator[tuple[str, ast.AST]]:
+        yield from ((f"moesim/{module.path}", module.tree) for module in modules())
+        for folder in NAMED:
+            for path in sorted((ROOT / folder).rglob("*.py")):
+                yield path.relative_to(ROOT).as_posix(), ast.parse(path.read_text("utf-8"))
+
+    _none(f"{path}:{line}: {name} says nothing" for path, tree in trees() for line, name in _bound(tree) if name in VAGUE)
+
+
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["run", "--help"]])
 def test_commands_start_without_heavy_imports(arguments: list[str]) -> None:
     program = (

@@ -52,7 +52,7 @@ def test_there_are_36_cells() -> None:
 def test_sums_over_layers_arrive_where_the_engine_does(found: dict[tuple[str, str], Cell]) -> None:
     assert len(found) == 6
     for cell in found.values():
-        for simulated, summed in ((cell.cox[0], cell.cox[1]), (cell.other[0], cell.other[1])):
+        for simulated, summed in ((cell.cox[0], cell.cox[1]), (cell.rival[0], cell.rival[1])):
             assert summed.step == pytest.approx(simulated.step, rel=1e-3)
             assert summed.prefill == pytest.approx(simulated.prefill, rel=5e-3)
 

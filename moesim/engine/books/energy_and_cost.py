@@ -98,13 +98,13 @@ def cost_per_million_tokens(problem: Problem, recorder: Recorder, joules: float 
 
 def range_notes(problem: Problem, outcome: Outcome) -> list[str]:
     """A sentence for each device that computed experts with fewer or more tokens than its cost was measured at."""
-    found = []
+    notes = []
     for name, (low, high) in outcome.met.items():
         valid = problem.system.devices[name].valid_tokens(problem.model.expert_bytes, problem.model.expert_flops)
         if valid is not None and (low < valid[0] or high > valid[1]):
             ran = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-            found.append(
+            notes.append(
                 f"{name} ran experts with {ran} tokens; its cost was measured at {valid[0]:,.6g} to {valid[1]:,.6g} tokens "
                 "per expert, times outside are extrapolated"
             )
-    return found
+    return notes

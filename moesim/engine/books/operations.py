@@ -32,11 +32,11 @@ class Operations:
 
     def __init__(self, problem: Problem, deployment: Deployment, recorder: Recorder) -> None:
         self._problem, self._deployment, self._recorder = problem, deployment, recorder
-        self._kept = kept = recorder.breakdown
+        self._kept = breakdown = recorder.breakdown
         self._phase = ""
         self._known: dict[tuple[str, str, bytes], int] = {}
         """ps of projections and the like by what passes them."""
-        kept.roofs.update(roofs(problem))
+        breakdown.roofs.update(roofs(problem))
 
     def dense(self, step: Pass, sets: Sequence[Sequence[Core]]) -> None:
         """Everything of a pass with the cores `sets` outside the routed experts, and the phase for the visits that follow."""
@@ -138,7 +138,7 @@ def roofs(problem: Problem) -> dict[str, tuple[float, float]]:
     A price per token has no roof of its own; a device that has nothing else is left out.
     """
     system, model = problem.system, problem.model
-    found: dict[str, tuple[float, float]] = {}
+    roofs_of: dict[str, tuple[float, float]] = {}
     for name in problem.devices:
         device: Any = system.devices[name]
         tokens = _MANY / model.expert_flops
@@ -152,5 +152,5 @@ def roofs(problem: Problem) -> dict[str, tuple[float, float]]:
         if getattr(device.experts, "kind", "") != "per_token" and weights > 0:
             streams.append(model.expert_bytes / weights)
         if all(map(math.isfinite, (max(streams), max(rates)))):
-            found[name] = (max(streams), max(rates))
-    return found
+            roofs_of[name] = (max(streams), max(rates))
+    return roofs_of

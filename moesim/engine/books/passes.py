@@ -100,13 +100,13 @@ class Ledger:
         recorder.layers.attention += attention
         recorder.layers.experts += experts
         held = critical.reshape(2, layers, k.MOST_LANES)
-        every = np.arange(layers)
+        all_layers = np.arange(layers)
         self.critical({lanes[number]: int(trailing[number]) for number in np.flatnonzero(trailing).tolist()}, "attention", None)
         for part, name in enumerate(("attention", "experts")):
             for number in np.flatnonzero(held[part].any(axis=0)).tolist():
                 lane, times = lanes[number], held[part, :, number]
                 recorder.critical[lane] = recorder.critical.get(lane, 0) + int(times.sum())
-                recorder.breakdown.hold(name, lane, every, times)
+                recorder.breakdown.hold(name, lane, all_layers, times)
 
     def _moves_and_work(self, phase: str, activations: int, visits: int, uploads: int) -> None:
         """Bytes of uploads, of weights read in place and of activations; and what devices did."""

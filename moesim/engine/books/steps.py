@@ -42,9 +42,9 @@ class StepBooks:
 
     def close(self) -> None:
         """Enters what is kept."""
-        for phase, kept in self._kept.items():
-            if kept:
-                parts = Parts(*map(np.concatenate, zip(*kept, strict=True)))
+        for phase, collected in self._kept.items():
+            if collected:
+                parts = Parts(*map(np.concatenate, zip(*collected, strict=True)))
                 self._operations.steps(phase, parts, self._layers)
                 self._tally.steps(phase, parts, self._layers, self._numbers[phase])
                 self._kept[phase], self._numbers[phase] = [], np.zeros(0, dtype=np.int64)

@@ -97,13 +97,13 @@ class VisitBooks:
         pairs = np.array([sums[start : start + size] for sums in self.all], dtype=np.int64).reshape(len(PHASES), -1, 2)
         seen = [[(int(low), int(high)) for low, high in of_device if low >= 0] for of_device in pairs.transpose(1, 0, 2)]
         return {
-            device: (min(low for low, _ in both), max(high for _, high in both)) for device, both in enumerate(seen) if both
+            device: (min(low for low, _ in ends), max(high for _, high in ends)) for device, ends in enumerate(seen) if ends
         }
 
 
 def _widened(sums: IntArray, kinds: int) -> IntArray:
     """Sums [n, kinds before] for another number of kinds, flat."""
     fresh = np.zeros((len(sums), kinds), dtype=np.int64)
-    both = min(kinds, sums.shape[1])
-    fresh[:, :both] = sums[:, :both]
+    common = min(kinds, sums.shape[1])
+    fresh[:, :common] = sums[:, :common]
     return fresh.ravel()

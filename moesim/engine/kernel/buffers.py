@@ -88,16 +88,16 @@ class Buffers:
         """Takes over what stood in the old buffers, whose header was `before`."""
         self.M[: header[k.AT_OP]] = old_i[: header[k.AT_OP]]
         self.F[: header[k.AT_RATE]] = old_f[: header[k.AT_RATE]]
-        for field, size, each in (
+        for field, size, width in (
             (k.AT_OP, k.OP_SIZE, header[k.OP_WIDTH]),
             (k.AT_NODE, k.NODE_SIZE, 2),
             (k.AT_ITEM, k.ITEM_SIZE, 1),
             (k.AT_LOG, k.LOG_SIZE, k.ROW_WIDTH),
         ):
-            start, old, length = header[field], before[field], before[size] * each
+            start, old, length = header[field], before[field], before[size] * width
             self.M[start : start + length] = old_i[old : old + length]
-        for field, size, each in ((k.AT_RATE, k.OP_SIZE, len(self.resources)), (k.AT_LOG_RATE, k.LOG_SIZE, 1)):
-            start, old, length = header[field], before[field], before[size] * each
+        for field, size, width in ((k.AT_RATE, k.OP_SIZE, len(self.resources)), (k.AT_LOG_RATE, k.LOG_SIZE, 1)):
+            start, old, length = header[field], before[field], before[size] * width
             self.F[start : start + length] = old_f[old : old + length]
 
     def _chain_free(self, size: int, head: int, at: int, width: int, link: int, before: Mapping[int, int]) -> None:

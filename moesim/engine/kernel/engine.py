@@ -121,8 +121,8 @@ class KernelEngine:
         """(lane, from, to) of the path from `begin` to the end of an operation, in order of time; see the reference."""
         path = self._ints(3 * (int(self._buffers.M[k.LOG_USED]) + 1))
         length = self._kernel.critical(self._buffers.M, self._place[number], begin, path, 0)
-        found = path[: 3 * length].tolist() if self._arrays else path[: 3 * length]
-        return [(found[j], found[j + 1], found[j + 2]) for j in range(3 * length - 3, -1, -3)]
+        numbers = path[: 3 * length].tolist() if self._arrays else path[: 3 * length]
+        return [(numbers[j], numbers[j + 1], numbers[j + 2]) for j in range(3 * length - 3, -1, -3)]
 
     def forget(self, numbers: Iterable[int]) -> None:
         """These operations have ended and are not asked for any more."""

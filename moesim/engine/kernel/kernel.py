@@ -130,9 +130,9 @@ def place_of(slots, s0, reference):
     return slots[s0 + reference] if reference >= 0 else -2 - reference
 
 
-def wait_for(M, op, other):
+def wait_for(M, op, before):
     """An operation waits for another, unless that has ended."""
-    q = M[AT_OP] + other * M[OP_WIDTH]
+    q = M[AT_OP] + before * M[OP_WIDTH]
     if M[q + STATE] != ENDED:
         place = M[NODE_FREE]
         node = M[AT_NODE] + 2 * place
@@ -536,7 +536,7 @@ def advance(M, F, until):
 
 def release(M, slots, n):
     """Gives the places of ended operations back; the others keep theirs and move to the front of `slots`. How many they are."""
-    kept = 0
+    left = 0
     for k in range(n):
         o = M[AT_OP] + slots[k] * M[OP_WIDTH]
         if M[o + STATE] == ENDED:
@@ -544,9 +544,9 @@ def release(M, slots, n):
             M[OP_FREE] = slots[k]
             M[OP_USED] -= 1
         else:
-            slots[kept] = slots[k]
-            kept += 1
-    return kept
+            slots[left] = slots[k]
+            left += 1
+    return left
 
 
 def clear_log(M, F):
@@ -723,11 +723,11 @@ def put(P, C, lane, priority, service, label):
     return p
 
 
-def put_after(P, C, at, other):
+def put_after(P, C, at, earlier):
     """The operation that begins at `at` waits for another, if there is one."""
-    if other != NOBODY:
+    if earlier != NOBODY:
         P[at + 11] += 1
-        P[C[C_P]] = other
+        P[C[C_P]] = earlier
         C[C_P] += 1
 
 
@@ -754,7 +754,7 @@ def field(R, number):
     return R_HEADER + number * R[R_SIZE]
 
 
-def wanted(T, R, i):
+def may_wait(T, R, i):
     """Whether the GPU needs a copy of an expert that it has not."""
     size = R[R_SIZE]
     used = R[R_HEADER + DEVICE * size + i] == T[T_GPU] and R[R_HEADER + COUNTS * size + i] > 0
@@ -799,7 +799,7 @@ def work_on_gpu(T, X, B, C, R):
         if c > 0 and R[device + i] == T[T_GPU] and R[resident + i] != THERE:
             missed += c
             B[B[B_MISSED] + layer * E + e] += c
-        if wanted(T, R, i):
+        if may_wait(T, R, i):
             if c > 0:
                 after = plus(after, plus(R[gpu + i], launch))
             if R[flying + i] > 0:
@@ -924,7 +924,7 @@ def emit_visit(T, TF, X, B, P, PF, C, R):
     flying = field(R, FLYING)
     for position in range(T[T_EXPERTS] if C[C_WAITS] > 0 else 0):
         i = C[C_AT] + R[field(R, ORDER) + C[C_AT] + position]
-        if R[flying + i] > 0 and wanted(T, R, i):
+        if R[flying + i] > 0 and may_wait(T, R, i):
             copy, ratio = R[flying + i] % COMING, R[flying + i] // COMING
             put_consumer(T, P, C, R, -1 - copy, ratio, -1, position, position + 1)
     emit_uploads(T, TF, P, PF, C, R)
@@ -946,13 +946,13 @@ def emit_uploads(T, TF, P, PF, C, R):
     pool = 0 if C[C_UPLOADS] > T[T_STAGING] and not T[T_SERIAL] else -1
     while position < E and C[C_UPLOADS] > 0:
         i = C[C_AT] + R[order + position]
-        if R[flying + i] > 0 or not wanted(T, R, i):
+        if R[flying + i] > 0 or not may_wait(T, R, i):
             position += 1
             continue
         stop, n = position + 1, 1
         while stop < E:
             j = C[C_AT] + R[order + stop]
-            if R[flying + j] == 0 and wanted(T, R, j):
+            if R[flying + j] == 0 and may_wait(T, R, j):
                 if R[kind + j] != R[kind + i]:
                     break
                 n += 1
@@ -987,7 +987,7 @@ def put_consumer(T, P, C, R, feed, ratio, pool, position, stop):
     P[at + 5], P[at + 6], P[at + 8], P[at + 9] = feed, ratio, pool, pieces
     for q in range(position, stop):
         i = C[C_AT] + R[field(R, ORDER) + C[C_AT] + q]
-        if wanted(T, R, i) and (feed < 0 or R[field(R, FLYING) + i] == 0):
+        if may_wait(T, R, i) and (feed < 0 or R[field(R, FLYING) + i] == 0):
             used = R[field(R, COUNTS) + i] > 0
             put_parts(P, C, plus(R[field(R, GPU) + i], T[T_APART]) if used else 0, pieces)
             n += pieces
@@ -1029,14 +1029,14 @@ def emit_serial(T, TF, X, P, PF, C, R, last):
     service = C[C_FIRST]
     for e in range(T[T_EXPERTS]):
         i = C[C_AT] + e
-        if R[field(R, COUNTS) + i] > 0 and wanted(T, R, i):
+        if R[field(R, COUNTS) + i] > 0 and may_wait(T, R, i):
             service = plus(service, plus(R[field(R, GPU) + i], T[T_APART]))
     if service > 0:
         at = put(P, C, T[T_GPU_LANE], 1, service, LABEL_EXPERTS)
         put_after(P, C, at, last)
         for e in range(T[T_EXPERTS]):
             i = C[C_AT] + e
-            if R[field(R, FLYING) + i] > 0 and wanted(T, R, i):
+            if R[field(R, FLYING) + i] > 0 and may_wait(T, R, i):
                 put_after(P, C, at, -1 - R[field(R, FLYING) + i] % COMING)
         last = C[C_N] - 1
     for s in range(T[T_SIDES]):
@@ -1207,7 +1207,7 @@ FUNCTIONS = (
     load, load_operation, load_items, place_of, wait_for, plus, times, make_ready, tell_heirs, item_there, offer, enqueue,
     unlink, block_on_pool, give_slot, end_item,
     take_next, start_item, begin_row, set_due, share, set_speed, max_min, stops, advance, release, clear_log, critical,
-    withdraw, hasten, backlog, backlogs, left_of, service_of, served_of, put, put_after, put_draws, field, wanted,
+    withdraw, hasten, backlog, backlogs, left_of, service_of, served_of, put, put_after, put_draws, field, may_wait,
     work_of_visit, work_on_gpu, note_met, note_run, work_beside, read_back,
     measure, emit_visit, emit_uploads, put_parts, put_consumer, emit_side,
     emit_serial, walk_steps, walk, begin_visit, load_visit, idle, on_gpu_alone, work_alone, book_path,

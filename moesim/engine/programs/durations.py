@@ -36,10 +36,12 @@ class ExpertTimes(NamedTuple):
     ndp_ps: IntTimes
     copy_ps: IntTimes
 
-    def rows(self, some: slice | IntArray) -> ExpertTimes:
+    def rows(self, index: slice | IntArray) -> ExpertTimes:
         """The times of some of the visits."""
         gpu, cpu, ndp, copy, gpu_ps, cpu_ps, ndp_ps, copy_ps = self
-        return ExpertTimes(gpu[some], cpu[some], ndp[some], copy[some], gpu_ps[some], cpu_ps[some], ndp_ps[some], copy_ps[some])
+        return ExpertTimes(
+            gpu[index], cpu[index], ndp[index], copy[index], gpu_ps[index], cpu_ps[index], ndp_ps[index], copy_ps[index]
+        )
 
 
 class _Kind(NamedTuple):

@@ -34,9 +34,9 @@ class Parts(NamedTuple):
     nbytes: FloatArray
     """[n, 2, K] bytes of keys and values."""
 
-    def rows(self, some: Any) -> Parts:
+    def rows(self, index: Any) -> Parts:
         """Some of the steps."""
-        return Parts(*(part[some] for part in self))
+        return Parts(*(part[index] for part in self))
 
 
 def attends_alone(problem: Problem, deployment: Deployment) -> bool:

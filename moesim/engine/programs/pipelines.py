@@ -80,7 +80,7 @@ class Carried:
     """MoE layer -> its portions that are on their way or there."""
     weights: dict[int, list[Ops]] = field(default_factory=dict)
     """MoE layer -> copies of the other weights of its decoder layers, one after another."""
-    wanted: dict[int, BoolArray] = field(default_factory=dict)
+    streamed: dict[int, BoolArray] = field(default_factory=dict)
     """MoE layer -> [E] experts in them."""
     released: Ops = ()
     """What the last layer's buffer waits for, portion by portion."""
@@ -120,15 +120,15 @@ class PassBuilder:
         for layer in range(reach) if not self.style.serial else ():
             if layer not in self.carried.uploads:  # a pass that follows no streamed one
                 self._upload(layer, (), ())
-            elif (self.carried.wanted[layer] != self._streamed(layer)).any():
+            elif (self.carried.streamed[layer] != self._streamed(layer)).any():
                 raise PolicyError(f"the experts streamed for MoE layer {layer} change from one pass to the next")
         for layer in range(self.layers):
             ends = self._layer(layer, ends, reach, wraps)
         after = _all(ends)
         weights = self._tail if self._tail is not None else self._tail_weights(after)
-        for one, there in zip(structure.trailing, weights, strict=False):
-            ends = self._attention(structure.chains[one.kind], [(*after, *there)])
-            after = self._gpu(one.service, _all(ends), "dense part")
+        for block, there in zip(structure.trailing, weights, strict=False):
+            ends = self._attention(structure.chains[block.kind], [(*after, *there)])
+            after = self._gpu(block.service, _all(ends), "dense part")
         after = (*after, *self._stores, *weights[-1])
         last = self._gpu(structure.head, after, "LM head")
         self.carried.last = last if len(last) == 1 else (self._join(last),)
@@ -160,10 +160,10 @@ class PassBuilder:
             return ends * self.groups if len(ends) == 1 else ends
         weights = self.carried.weights.pop(layer, None)
         if weights is None:  # nothing is streamed ahead
-            weights = [self._copies(one.copies, _all(ends)) for one in group]
-        for one, there in zip(group[:-1], weights, strict=False):
+            weights = [self._copies(block.copies, _all(ends)) for block in group]
+        for block, there in zip(group[:-1], weights, strict=False):
             starts = [(*end, *there) for end in ends]
-            ends = [self._gpu(one.service, _all(self._attention(chains[one.kind], starts)), "dense part")]
+            ends = [self._gpu(block.service, _all(self._attention(chains[block.kind], starts)), "dense part")]
         router = group[-1].service
         parts = self._attention(chains[group[-1].kind], [(*end, *weights[-1]) for end in ends])
         if len(parts) == self.groups > 1 and not self.style.serial:
@@ -193,8 +193,8 @@ class PassBuilder:
             after = self._stage(stage, item, after, EARLY if feeds else FIRST)
             if index == 0:
                 aside = after
-                for one in chain.aside:
-                    aside = self._stage(one, item, aside)
+                for step in chain.aside:
+                    aside = self._stage(step, item, aside)
                 aside = aside if chain.aside else _NONE
                 if chain.kv_store is not None:
                     self._stores += self._stage(chain.kv_store, item, after)
@@ -244,19 +244,19 @@ class PassBuilder:
         """The layer's other weights, then its experts that are not resident, in portions; portion p waits for place in the
         buffer, the other weights for `before`.
         """
-        self.carried.weights[layer] = [self._copies(one.copies, before) for one in self._structure.layers[layer]]
+        self.carried.weights[layer] = [self._copies(block.copies, before) for block in self._structure.layers[layer]]
         row = layer * self.groups
         columns = np.flatnonzero(self._work.copy[row])
         experts = columns if self._work.order is None else self._work.order[row, columns]
-        self.carried.wanted[layer] = self._streamed(layer)
+        self.carried.streamed[layer] = self._streamed(layer)
         usage, _ = self.context.placement.upload(layer, experts)
-        found: list[int] = []
+        uploads: list[int] = []
         rank = FIRST if self.style.serial else BULK
         for number, (service, share) in enumerate(self._pieces(self._work.copy[row, columns])):
             drawn = {resource: nbytes * share for resource, nbytes in usage.items()}
             waits = released if self.style.serial or len(released) <= 1 else (released[min(number, len(released) - 1)],)
-            found.append(self._add(self.up, service, waits, "upload experts", drawn, rank))
-        self.carried.uploads[layer] = tuple(found)
+            uploads.append(self._add(self.up, service, waits, "upload experts", drawn, rank))
+        self.carried.uploads[layer] = tuple(uploads)
 
     def _streamed(self, layer: int) -> BoolArray:
         """[E] experts uploaded for the layer."""

@@ -106,12 +106,12 @@ def structure_of_pass(problem: Problem, deployment: Deployment, step: Pass) -> S
 
 def _copies(problem: Problem, weights: Weights) -> tuple[Copy, ...]:
     """Copies of weights to the GPU."""
-    found = []
+    copies = []
     for tier, nbytes in weights:
         path = problem.costs.path(tier, problem.gpu_tier)
         service = int(to_ps(float(problem.costs.copy(nbytes, tier, problem.gpu_tier)), f"a copy of weights from {tier}"))
-        found.append(Copy(queue_of(path), service, nbytes, tuple(usage_of(path.usage, nbytes).items())))
-    return tuple(found)
+        copies.append(Copy(queue_of(path), service, nbytes, tuple(usage_of(path.usage, nbytes).items())))
+    return tuple(copies)
 
 
 def templates_of(structure: Structure, lane: Callable[[str], int], gpu: str) -> tuple[list[Template], IntArray]:

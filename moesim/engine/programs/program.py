@@ -163,7 +163,9 @@ def packed(operations: Sequence[Operation], resources: Mapping[str, int], places
     items = heirs = 0
     for number, op in enumerate(operations, first):
         after = [
-            other - first if other >= first else -2 - places[other] for other in op.after if other >= first or other in places
+            earlier - first if earlier >= first else -2 - places[earlier]
+            for earlier in op.after
+            if earlier >= first or earlier in places
         ]
         feed = op.feed if op.feed < 0 else op.feed - first if op.feed >= first else -2 - places[op.feed]
         numbers += (
@@ -187,7 +189,7 @@ def unpacked(numbers: Sequence[int], floats: Sequence[float], resources: Sequenc
         lane, priority, rank, count, service, feed, ratio, takes, gives, group, items, waits, draws, label = numbers[p : p + 14]
         p += 14
         services, p = list(numbers[p : p + items]), p + items
-        after, p = [_known(other, first) for other in numbers[p : p + waits]], p + waits
+        after, p = [_known(earlier, first) for earlier in numbers[p : p + waits]], p + waits
         drawn = {resources[r]: b for r, b in zip(numbers[p : p + draws], floats[f : f + draws], strict=True)}
         p, f = p + draws, f + draws
         operations.append(

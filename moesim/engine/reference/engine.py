@@ -60,22 +60,22 @@ class ReferenceEngine:
                 self._make_ready(operation)
 
     def _take_in(self, number: int) -> Running:
-        what = self.program.operations[number]
-        operation = self.operations[number] = Running(number, what)
-        if what.feed >= 0:
-            operation.feed = self.operations[what.feed]
+        entry = self.program.operations[number]
+        operation = self.operations[number] = Running(number, entry)
+        if entry.feed >= 0:
+            operation.feed = self.operations[entry.feed]
             operation.feed.consumer = operation
-        for other in map(self.operations.get, what.after):
-            if other is not None and other.state != "ended":
-                other.heirs.append(operation)
+        for earlier in map(self.operations.get, entry.after):
+            if earlier is not None and earlier.state != "ended":
+                earlier.heirs.append(operation)
                 operation.waits += 1
-        if what.total > 0:
-            operation.rates = [(r, min(b / what.total, self.capacity[r])) for r, b in what.draws.items()]
+        if entry.total > 0:
+            operation.rates = [(r, min(b / entry.total, self.capacity[r])) for r, b in entry.draws.items()]
         return operation
 
     def _make_ready(self, operation: Running) -> None:
         """It waits for no other operation: a join ends, anything else is queued."""
-        if operation.what.lane != JOIN:
+        if operation.entry.lane != JOIN:
             self._offer(operation)
             return
         operation.state, operation.start, operation.end = "ended", self.now, self.now
@@ -95,7 +95,7 @@ class ReferenceEngine:
         if not operation.item_there():
             operation.state = "blocked"
             return
-        if operation.what.in_order:
+        if operation.entry.in_order:
             operation.key = operation.number
         else:
             self._serial += 1
@@ -104,7 +104,7 @@ class ReferenceEngine:
 
     def _enqueue(self, operation: Running) -> None:
         operation.state = "queued"
-        self.lanes[operation.what.lane].queue.append(operation)
+        self.lanes[operation.entry.lane].queue.append(operation)
 
     # A moment
 
@@ -156,15 +156,15 @@ class ReferenceEngine:
         lane.running, lane.freed = None, self.now
         lane.busy += self.now - lane.item_start
         stretch.end = self.now
-        what, operation.next = operation.what, operation.next + 1
+        entry, operation.next = operation.entry, operation.next + 1
         stretch.ends.append(self.now)
-        if what.gives >= 0 and operation.next % what.group == 0:
-            self._give_slot(self.pools[what.gives], stretch)
+        if entry.gives >= 0 and operation.next % entry.group == 0:
+            self._give_slot(self.pools[entry.gives], stretch)
         consumer = operation.consumer
         if consumer is not None and consumer.state == "blocked" and consumer.waits == 0 and consumer.item_there():
             consumer.ready_at, consumer.ready_by = self.now, stretch
             self._offer(consumer)
-        if operation.next < len(what.items):
+        if operation.next < len(entry.items):
             if operation.item_there():
                 self._enqueue(operation)
             else:
@@ -198,11 +198,11 @@ class ReferenceEngine:
     def _take_next(self, lane: Lane) -> None:
         """The most urgent operation whose next item finds a slot, if it needs one."""
         while lane.queue:
-            operation = min(lane.queue, key=lambda ready: (ready.what.priority, ready.key))
+            operation = min(lane.queue, key=lambda ready: (ready.entry.priority, ready.key))
             lane.queue.remove(operation)
-            what = operation.what
-            if what.takes >= 0 and operation.next % what.group == 0:
-                pool = self.pools[what.takes]
+            entry = operation.entry
+            if entry.takes >= 0 and operation.next % entry.group == 0:
+                pool = self.pools[entry.takes]
                 if not pool.free:
                     operation.state = "blocked"
                     pool.waiting.append(operation)
@@ -212,7 +212,7 @@ class ReferenceEngine:
             return
 
     def _start_item(self, lane: Lane, operation: Running) -> None:
-        service = operation.what.items[operation.next]
+        service = operation.entry.items[operation.next]
         if lane.freed == self.now and lane.stretch is not None and lane.stretch.operation is operation:
             lane.stretch.total += service
         else:
@@ -268,7 +268,7 @@ class ReferenceEngine:
         operation = self.operations[number]
         if operation.state != "queued" or operation.next:
             return False
-        self.lanes[operation.what.lane].queue.remove(operation)
+        self.lanes[operation.entry.lane].queue.remove(operation)
         operation.state = "ended"
         return True
 
@@ -277,7 +277,7 @@ class ReferenceEngine:
         operation = self.operations[number]
         if not self.withdraw(number):
             return False
-        operation.what.priority, operation.what.label = priority, label
+        operation.entry.priority, operation.entry.label = priority, label
         self._offer(operation)
         return True
 
@@ -325,11 +325,11 @@ class ReferenceEngine:
         if lane >= len(self.lanes):
             return 0
         place = self.lanes[lane]
-        total = sum(sum(waiting.what.items[waiting.next :]) for waiting in place.queue)
+        total = sum(sum(waiting.entry.items[waiting.next :]) for waiting in place.queue)
         if place.running is not None and place.stretch is not None:
-            service = place.running.what.items[place.running.next]
+            service = place.running.entry.items[place.running.next]
             done = int(place.stretch.done + (self.now - place.stretch.since) * place.stretch.speed)
-            total += sum(place.running.what.items[place.running.next :]) - (done - (place.stretch.total - service))
+            total += sum(place.running.entry.items[place.running.next :]) - (done - (place.stretch.total - service))
         return total
 
 

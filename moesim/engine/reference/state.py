@@ -53,7 +53,7 @@ class Running:
     """An operation and how far it is."""
 
     number: int
-    what: Operation
+    entry: Operation
     waits: int = 0
     heirs: list[Running] = field(default_factory=list)
     feed: Running | None = None
@@ -71,7 +71,7 @@ class Running:
 
     def item_there(self) -> bool:
         """Whether the weights of the next item have landed."""
-        return self.feed is None or self.feed.next >= (self.next + 1) * self.what.ratio
+        return self.feed is None or self.feed.next >= (self.next + 1) * self.entry.ratio
 
 
 class Lane:

@@ -75,7 +75,7 @@ class ReferenceWalk(ReferenceEngine):
     def _attend(self, template: Template, layer: int) -> None:
         first = len(self.program)
         for operation in template.operations:
-            number = self.program.add(replace(operation, after=[first + other for other in operation.after]))
+            number = self.program.add(replace(operation, after=[first + earlier for earlier in operation.after]))
             self._numbers.append(number)
         self.submit()
         self._goal_number = first + template.known
@@ -133,18 +133,18 @@ class ReferenceWalk(ReferenceEngine):
         return [
             row
             for stretch in self.stretches_begun
-            if not any(stretch is other for other in current)
+            if not any(stretch is known for known in current)
             for row in self._rows(stretch)
         ]
 
     def _rows(self, stretch: reference_state.Stretch) -> Iterator[Stretch]:
         """A row for each item; the one in service up to now, which has moved nothing that counts."""
-        what, start = stretch.operation.what, stretch.start
+        entry, start = stretch.operation.entry, stretch.start
         rate = max((rate for _, rate in stretch.operation.rates), default=0.0)
         before = -1 if stretch.before is None else stretch.before.lane
         for number, end in enumerate(stretch.ends):
-            yield Stretch(stretch.lane, what.label, start, end, rate * what.items[stretch.first_item + number], before)
+            yield Stretch(stretch.lane, entry.label, start, end, rate * entry.items[stretch.first_item + number], before)
             start, before = end, stretch.lane
         lane = self.lanes[stretch.lane]
         if lane.running is not None and lane.stretch is stretch:
-            yield Stretch(stretch.lane, what.label, start, self.now, 0.0, before)
+            yield Stretch(stretch.lane, entry.label, start, self.now, 0.0, before)

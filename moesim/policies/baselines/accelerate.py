@@ -39,9 +39,9 @@ class Accelerate(SizedPolicy):
         """Whole layers from the first on, beside room for one that is copied in."""
         cut = self.model_copy(update={"staging": problem.experts}).cut(problem)
         free = problem.gpu_free(cut) - (1.0 - self.share) * problem.usable(problem.gpu_tier)
-        kept = int(np.searchsorted(np.cumsum(problem.expert_bytes().sum(axis=1)), max(free, 0.0), side="right"))
+        resident_layers = int(np.searchsorted(np.cumsum(problem.expert_bytes().sum(axis=1)), max(free, 0.0), side="right"))
         resident = np.zeros((problem.layers, problem.experts), dtype=np.bool_)
-        resident[:kept] = True
+        resident[:resident_layers] = True
         return place(problem, resident=resident, cut=cut, pipeline=Serial(ahead=1))
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:

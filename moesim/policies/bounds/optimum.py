@@ -217,18 +217,18 @@ class Optimum(SizedPolicy):
             message = f"{problem.layers} layers of {problem.experts} experts make {programme.size} binary variables"
             text = f"{message}, more than the {self.limit} that are taken on; take fewer layers or experts, or raise the limit"
             raise InputError(Mistake(text, path="policy.limit"))
-        found = solve(programme, self.gap, self.nodes)
-        if found is None:
+        solution = solve(programme, self.gap, self.nodes)
+        if solution is None:
             raise too_large(problem, cut, float(problem.model.expert_bytes))
         shape, place_of = (problem.layers, problem.experts), np.argsort(order, axis=1)
-        tier = np.take_along_axis(programme.tier[found.options[0]].reshape(shape), place_of, axis=1)
+        tier = np.take_along_axis(programme.tier[solution.options[0]].reshape(shape), place_of, axis=1)
         devices = np.array([option.device for option in options])
         device: dict[str, IntArray] = {
             phase: np.take_along_axis(devices[chosen].reshape(shape), place_of, axis=1)
-            for (phase, _), chosen in zip(phases, found.options, strict=True)
+            for (phase, _), chosen in zip(phases, solution.options, strict=True)
         }
         hosts = [(tier == number, [[name]]) for number, name in enumerate(host_order(problem))]
-        return place(problem, resident=tier < 0, classes=[(tier < 0, []), *hosts], cut=cut, state=_Choice(device, found.gap))
+        return place(problem, resident=tier < 0, classes=[(tier < 0, []), *hosts], cut=cut, state=_Choice(device, solution.gap))
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """Every expert where the plan has it."""
@@ -283,17 +283,17 @@ def _lanes(
     tokens = sequences(problem, phase, cut.batch)[0]
     chance, counts = (part.ravel() for part in expected_counts(tokens, problem.model.top_k * shares))
     lanes = [problem.gpu_index, -1, *(index for index in range(len(problem.devices)) if index != problem.gpu_index)]
-    found = np.zeros((len(chance), len(options), len(lanes)))
+    lane_seconds = np.zeros((len(chance), len(options), len(lanes)))
     for column, (number, device) in enumerate(options):
         if device == problem.gpu_index:
             seconds = costs.gpu(counts)
             if number >= 0:
                 copy = float(costs.copy(problem.model.expert_bytes, hosts[number], problem.gpu_tier))
-                found[:, column, 1] = chance * copy
+                lane_seconds[:, column, 1] = chance * copy
         else:
             alone = costs.cpu if device == problem.cpu_index else costs.ndp
             seconds = alone(counts, hosts[number])
-        found[:, column, lanes.index(device)] = chance * (seconds + costs.calls(problem.devices[device]).each)
+        lane_seconds[:, column, lanes.index(device)] = chance * (seconds + costs.calls(problem.devices[device]).per_call)
     base = np.zeros(len(lanes))
     base[0] = float(costs.shared(tokens))
-    return found, base
+    return lane_seconds, base

@@ -71,5 +71,5 @@ def _starts(layer: Layer) -> list[list[int]]:
     missing = layer.copy > 0
     beside = np.where(missing & np.isfinite(times[:, 1:]).any(axis=1), 1 + np.argmin(times[:, 1:], axis=1), 0) if (
         times.shape[1] > 1) else np.zeros(len(times), dtype=np.int64)  # fmt: skip
-    kept = np.where(missing, alone.argmin(axis=1), 0)
-    return [[0] * len(times), beside.tolist(), kept.tolist(), alone.argmin(axis=1).tolist(), makespan(times).tolist()]
+    in_place = np.where(missing, alone.argmin(axis=1), 0)
+    return [[0] * len(times), beside.tolist(), in_place.tolist(), alone.argmin(axis=1).tolist(), makespan(times).tolist()]

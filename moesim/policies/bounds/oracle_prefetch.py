@@ -168,8 +168,8 @@ class OraclePrefetch(SizedPolicy):
         plan: _Plan = view.state
         assert view.future is not None, "a clairvoyant policy is given the future"
         plan.extend(self._horizon(plan), view.future)
-        kept = {order.expert for order in plan.orders if order.visit == plan.now and order.stays}
-        keep = step.uploaded[[expert in kept for expert in step.uploaded.tolist()]]
+        staying = {order.expert for order in plan.orders if order.visit == plan.now and order.stays}
+        keep = step.uploaded[[expert in staying for expert in step.uploaded.tolist()]]
         over = [entry for entry in plan.doomed if entry[0] <= plan.now]
         drop = [(layer, expert) for _, layer, expert in over if view.resident[layer, expert]]
         plan.doomed = [entry for entry in plan.doomed if entry[0] > plan.now]

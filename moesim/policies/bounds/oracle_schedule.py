@@ -27,7 +27,7 @@ class _Side:
     index: int
     fixed: float
     """Seconds per visit in which it computes anything."""
-    each: float
+    per_call: float
     """Seconds per expert beyond its own time."""
     out: Path
     back: Path
@@ -60,7 +60,7 @@ class Machine:
         name = problem.devices[index]
         calls, memory = problem.costs.calls(name), problem.memory_of(name)
         out, back = problem.costs.path(problem.gpu_tier, memory), problem.costs.path(memory, problem.gpu_tier)
-        return _Side(index, calls.hand_over + calls.once, calls.each, out, back, tier)
+        return _Side(index, calls.hand_over + calls.once, calls.per_call, out, back, tier)
 
 
 class Layer:
@@ -79,7 +79,7 @@ class Layer:
         columns = [visit.gpu[active]]
         for side in machine.sides:
             alone = visit.cpu[active] if side.tier < 0 else np.where(home == side.tier, visit.ndp[active], np.inf)
-            columns.append(alone + side.each)
+            columns.append(alone + side.per_call)
         times = np.stack(columns, axis=1)
         longest = np.argsort(-np.min(times + np.pad(copy[:, None], ((0, 0), (0, len(columns) - 1))), axis=1), kind="stable")
         self.experts = active[longest]
@@ -107,7 +107,7 @@ class Layer:
         """Seconds until every expert is done, `where` [n] being columns of `times`."""
         machine = self._machine
         held = [self._rows[i][0] for i, column in enumerate(where) if column == 0 and self._held[i]]
-        gpu = self.shared + sum(held) + (machine.calls.once if held else 0.0) + machine.calls.each * len(held)
+        gpu = self.shared + sum(held) + (machine.calls.once if held else 0.0) + machine.calls.per_call * len(held)
         uploads = [i for i in self.johnson if where[i] == 0 and not self._held[i]]
         results = self._results(where)
         free = self._known if uploads or results else 0.0

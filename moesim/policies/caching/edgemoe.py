@@ -82,9 +82,9 @@ class EdgeMoe(SizedPolicy):
         """[L, E] bits per weight."""
         experts = importance.shape[1]
         order = np.argsort(-importance, axis=1, kind="stable")
-        many = round(self.share8 * experts)
-        few = min(round(self.share2 * experts), experts - many)
-        by_rank = np.repeat([8.0, 4.0, 2.0], [many, experts - many - few, few])
+        wide = round(self.share8 * experts)
+        narrow = min(round(self.share2 * experts), experts - wide)
+        by_rank = np.repeat([8.0, 4.0, 2.0], [wide, experts - wide - narrow, narrow])
         bits = np.empty(importance.shape)
         np.put_along_axis(bits, order, np.broadcast_to(by_rank, importance.shape), axis=1)
         return bits
@@ -128,23 +128,23 @@ class EdgeMoe(SizedPolicy):
         likely = np.argsort(-tokens, kind="stable")[: self.preload]
         safe = np.zeros_like(view.resident)
         safe[layer], safe[target, likely] = visit.counts > 0, True
-        wanted = likely[~here[likely]]
-        room, victims = _room(memory, len(wanted), layer, safe, view)
+        missing = likely[~here[likely]]
+        room, victims = _room(memory, len(missing), layer, safe, view)
         evict = np.concatenate((called_off, victims))
-        return Moves(evict=evict, load=pairs_of(target, wanted[:room])) if room or len(evict) else None
+        return Moves(evict=evict, load=pairs_of(target, missing[:room])) if room or len(evict) else None
 
 
-def _room(memory: _Memory, wanted: int, layer: int, safe: BoolArray, view: View) -> tuple[int, IntArray]:
+def _room(memory: _Memory, number: int, layer: int, safe: BoolArray, view: View) -> tuple[int, IntArray]:
     """(copies that can enter the buffer, [n, 2] copies that leave for them: least frequency / distance to the next turn)."""
     free = memory.slots - int(np.count_nonzero(view.resident | view.in_flight))
-    if not wanted or free >= wanted:
-        return wanted, np.zeros((0, 2), dtype=np.int64)
+    if not number or free >= number:
+        return number, np.zeros((0, 2), dtype=np.int64)
     layers, experts = memory.frequency.shape
     distance = (np.arange(layers) - layer - 1) % layers + 1  # a layer that has just run comes round after all others
     candidates = np.flatnonzero(view.resident & ~safe)
     scores = (memory.frequency / distance[:, None]).ravel()[candidates]
-    victims = candidates[np.argsort(scores, kind="stable")[: wanted - max(free, 0)]]
-    return min(max(free, 0) + len(victims), wanted), np.column_stack(np.divmod(victims, experts))
+    victims = candidates[np.argsort(scores, kind="stable")[: number - max(free, 0)]]
+    return min(max(free, 0) + len(victims), number), np.column_stack(np.divmod(victims, experts))
 
 
 def _storage_first(problem: Problem) -> Groups:

@@ -156,8 +156,8 @@ class Hobbit(SizedPolicy):
         safe = memory.masked.copy()
         safe[step.layer, step.counts > 0] = True
         keep, drop = [], []
-        for precision, wanted in enumerate((memory.wants_high[new], ~memory.wants_high[new])):
-            entering = new[wanted]
+        for precision, members in enumerate((memory.wants_high[new], ~memory.wants_high[new])):
+            entering = new[members]
             room, victims = self._room(precision, len(entering), step.layer, safe, view)
             keep.append(entering[:room])
             drop.append(victims)
@@ -200,19 +200,19 @@ class Hobbit(SizedPolicy):
         pairs = np.concatenate(load)
         return Moves(evict=np.concatenate(drop), load=pairs, load_bytes=np.concatenate(sizes)) if len(pairs) else None
 
-    def _room(self, precision: int, wanted: int, layer: int, safe: BoolArray, view: View) -> tuple[int, IntArray]:
-        """(copies that can enter a cache: at most `wanted`, [n, 2] copies that leave it for them, lowest score first)."""
+    def _room(self, precision: int, number: int, layer: int, safe: BoolArray, view: View) -> tuple[int, IntArray]:
+        """(copies that can enter a cache: at most `number`, [n, 2] copies that leave it for them, lowest score first)."""
         memory: _Memory = view.state
-        if not wanted:
+        if not number:
             return 0, _NOBODY
         mine = (_copies(view) < memory.nbytes[0]) == bool(precision)
         free = memory.slots[precision] - int(np.count_nonzero(mine & (view.resident | view.in_flight)))
-        if free >= wanted:
-            return wanted, _NOBODY
+        if free >= number:
+            return number, _NOBODY
         candidates = np.flatnonzero(mine & view.resident & ~safe)
         scores = self._score(memory, layer).ravel()[candidates]
-        victims = candidates[np.argsort(scores, kind="stable")[: wanted - max(free, 0)]]
-        return min(max(free, 0) + len(victims), wanted), np.column_stack(np.divmod(victims, safe.shape[1]))
+        victims = candidates[np.argsort(scores, kind="stable")[: number - max(free, 0)]]
+        return min(max(free, 0) + len(victims), number), np.column_stack(np.divmod(victims, safe.shape[1]))
 
     def _score(self, memory: _Memory, layer: int) -> FloatArray:
         """[L, E] who stays."""

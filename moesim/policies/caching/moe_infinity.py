@@ -87,10 +87,10 @@ class MoeInfinity(PooledPolicy):
         """The missing experts of later layers with the best scores: as many as may be on their way."""
         missing = ~(view.resident | view.in_flight)
         missing[: layer + 1] = False
-        some = np.flatnonzero(missing)
-        values = outlook.ravel()[some]
-        if len(some) > self.flight:
+        candidates = np.flatnonzero(missing)
+        values = outlook.ravel()[candidates]
+        if len(candidates) > self.flight:
             top = np.argpartition(-values, self.flight)[: self.flight]
-            some, values = some[top], values[top]
+            candidates, values = candidates[top], values[top]
         order = np.argsort(-values, kind="stable")
-        return Wanted(np.column_stack(np.divmod(some[order], outlook.shape[1])), values[order])
+        return Wanted(np.column_stack(np.divmod(candidates[order], outlook.shape[1])), values[order])

@@ -30,7 +30,7 @@ class _Memory:
     """Experts that the cache holds."""
     last: IntArray
     """[L, E] visit in which each expert was last used; 0 or less for those not used yet, the popular ones later."""
-    asked: BoolArray
+    moving: BoolArray
     """[L, E] experts that were asked to move in this pass, and may be on their way."""
     local: int
     """Tier index of the local DRAM."""
@@ -39,7 +39,7 @@ class _Memory:
     visits: int = 0
     """Visits so far."""
     index: int = -1
-    """The pass that `asked` is of."""
+    """The pass that `moving` is of."""
 
 
 class Rmai(SizedPolicy):
@@ -102,13 +102,13 @@ class Rmai(SizedPolicy):
         memory: _Memory = view.state
         if step.index != memory.index:
             memory.index = step.index
-            memory.asked[:] = False
+            memory.moving[:] = False
         memory.visits += 1
         used = step.counts > 0
         memory.last[step.layer, used] = memory.visits
-        local, still = view.home == memory.local, ~memory.asked
+        local, still = view.home == memory.local, ~memory.moving
         held, moves = int(local.sum()), []
-        leaving, coming = int((local & memory.asked).sum()), int((~local & memory.asked).sum())
+        leaving, coming = int((local & memory.moving).sum()), int((~local & memory.moving).sum())
         old = np.flatnonzero(local & still)
         if self.turnover and len(old) and held - leaving > memory.slots - self.turnover:
             layer, expert = divmod(int(old[np.argmin(memory.last.ravel()[old])]), local.shape[1])
@@ -120,5 +120,5 @@ class Rmai(SizedPolicy):
         if not moves:
             return NO_MOVES
         migrate = np.array(moves, dtype=np.int64)
-        memory.asked[migrate[:, 0], migrate[:, 1]] = True
+        memory.moving[migrate[:, 0], migrate[:, 1]] = True
         return Moves(migrate=migrate)

@@ -75,8 +75,8 @@ def best_slots(loads: FloatArray, slots: int) -> IntArray:
             sums[own, own:] = best[: slots + 1 - own] + costs[own]
         taken.append(sums.argmin(axis=0))
         best = sums.min(axis=0)
-    found, left = np.zeros(layers, dtype=np.int64), slots
+    slots_of, left = np.zeros(layers, dtype=np.int64), slots
     for layer in range(layers - 1, -1, -1):
-        found[layer] = taken[layer][left]
-        left -= int(found[layer])
-    return found
+        slots_of[layer] = taken[layer][left]
+        left -= int(slots_of[layer])
+    return slots_of

@@ -90,20 +90,20 @@ class CoxMoe(SizedPolicy):
         """Searches, then places the residents it asks for."""
         popularity = self._stratified(problem)
         order = self._order(problem, popularity)
-        found = self._candidates(problem)
+        candidates = self._candidates(problem)
         shares = np.take_along_axis(popularity, order, axis=1)
         pins = Pins(self.residents, self.uploads, self.on_cpu)
         machine = believed(problem) if self.planner == "published" else problem
-        plan = search(machine, found, shares, pins, (host_order(problem) or [problem.gpu_tier])[0])
+        plan = search(machine, candidates, shares, pins, (host_order(problem) or [problem.gpu_tier])[0])
         if plan is None:
-            raise self._infeasible(problem, found)
+            raise self._infeasible(problem, candidates)
         place_in_order = np.argsort(order, axis=1)  # [L, E] rank of each expert
         device = {
             phase: np.where(place_in_order < count, problem.gpu_index, problem.cpu_index)
             for phase, count in plan.on_gpu.items()
         }
         together = 0 if self.coalesced else plan.decode.micro_batch
-        cut = BatchPlan(found.batch, plan.prefill, plan.decode, plan.kv, found.staging, expert_batch=together)
+        cut = BatchPlan(candidates.batch, plan.prefill, plan.decode, plan.kv, candidates.staging, expert_batch=together)
         return place(
             problem,
             resident=place_in_order < plan.resident,
@@ -140,8 +140,8 @@ class CoxMoe(SizedPolicy):
         options = self._devices(problem)
 
         def pinned(value: int | None) -> tuple[int, ...]:
-            given = value or self.micro_batch
-            return micro if given is None else (min(given, cut.batch),)
+            stated = value or self.micro_batch
+            return micro if stated is None else (min(stated, cut.batch),)
 
         kv = (self.kv,) if self.kv else _caches(problem, cut)
         return Candidates(

@@ -56,8 +56,8 @@ class Fiddler(SizedPolicy):
             cut=self.cut(problem),
             pipeline=BY_NAME[self.pipeline],
         )
-        one = np.array([float(costs.cpu(1, tier)) for tier in problem.tiers])
-        return replace(deployment, state=one[deployment.home])
+        seconds = np.array([float(costs.cpu(1, tier)) for tier in problem.tiers])
+        return replace(deployment, state=seconds[deployment.home])
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """Each missing expert by its own times."""

@@ -159,7 +159,7 @@ class HybriMoe(SizedPolicy):
 
     def _impact(self, visit: Visit, view: View, memory: _Memory) -> Moves | None:
         """The missing experts of the next layers that would save most, each against the lowest score of its layer."""
-        found: list[tuple[float, int, int]] = []
+        candidates: list[tuple[float, int, int]] = []
         expected: dict[int, IntArray] = {}
         for depth in range(1, self.horizon + 1):
             counts = visit.ahead(depth)
@@ -169,16 +169,16 @@ class HybriMoe(SizedPolicy):
             expected[target] = counts
             here = view.resident[target] | view.in_flight[target]
             experts, gains = memory.impact.gains(here, counts, view.home[target])
-            found += [(gain, -target, expert) for gain, expert in zip(gains.tolist(), experts.tolist(), strict=True)]
-        best = sorted((one for one in found if one[0] > 0.0), key=lambda one: (-one[0], -one[1]))[: self.prefetch]
+            candidates += [(gain, -target, expert) for gain, expert in zip(gains.tolist(), experts.tolist(), strict=True)]
+        best = sorted((item for item in candidates if item[0] > 0.0), key=lambda item: (-item[0], -item[1]))[: self.prefetch]
         load, drop = [], []
-        for target in sorted({-one[1] for one in best}):
-            wanted = [expert for _, layer, expert in best if -layer == target]
-            victims = self._room(target, len(wanted), expected[target], view, memory.cache)
+        for target in sorted({-item[1] for item in best}):
+            entering = [expert for _, layer, expert in best if -layer == target]
+            victims = self._room(target, len(entering), expected[target], view, memory.cache)
             drop += [(target, expert) for expert in victims.tolist()]
             here = int(np.count_nonzero(view.resident[target] | view.in_flight[target]))
             free = max(int(memory.cache.capacity[target]) - here, 0)
-            load += [(target, expert) for expert in wanted[: free + len(victims)]]
+            load += [(target, expert) for expert in entering[: free + len(victims)]]
         if not load:
             return None
         return Moves(evict=np.array(drop, dtype=np.int64).reshape(-1, 2), load=np.array(load, dtype=np.int64))

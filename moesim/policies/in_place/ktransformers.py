@@ -162,8 +162,8 @@ class KTransformers(SizedPolicy):
         if step.phase != "prefill" or int(step.counts.sum()) < self.repick * view.problem.model.top_k * view.problem.layers:
             return NO_MOVES
         held = view.resident | view.in_flight
-        wanted = np.zeros(held.size, dtype=np.bool_)
+        busiest = np.zeros(held.size, dtype=np.bool_)
         # what is there already wins ties, so that equal counts move nothing
-        wanted[np.lexsort((~held.ravel(), -step.counts.ravel()))[: int(held.sum())]] = True
-        chosen = wanted.reshape(held.shape)
+        busiest[np.lexsort((~held.ravel(), -step.counts.ravel()))[: int(held.sum())]] = True
+        chosen = busiest.reshape(held.shape)
         return Moves(evict=np.argwhere(view.resident & ~chosen), load=np.argwhere(chosen & ~held))

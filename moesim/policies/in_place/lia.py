@@ -97,7 +97,7 @@ class Lia(StreamedPolicy):
         plans = [plan for case in cases if (plan := self._plan(problem, kv, case)) is not None]
         if not plans:
             raise self._refusal(problem, kv, cases)
-        plan = min(plans, key=lambda one: one.seconds)
+        plan = min(plans, key=lambda candidate: candidate.seconds)
         cut = self._cut(problem, plan.batch, kv, plan.prefill, plan.decode)
         ahead = most_ahead(cut)
         held = np.zeros((problem.layers, problem.experts), dtype=np.bool_)
@@ -136,13 +136,13 @@ class Lia(StreamedPolicy):
             ("prefill", self.prefill_vector, -(-batch // passes), passes),
             ("decode", self.decode_vector, batch, costs.steps),
         )
-        for phase, given, size, weight in phases:
+        for phase, stated, size, weight in phases:
             parts = price(costs, phase, size, kv)
             allowed = expressible() & (VECTORS[:, 4] <= case.experts)
             if phase == "decode":
                 allowed &= VECTORS[:, 1] == case.core
-            if given is not None:
-                allowed &= (np.array(given) == VECTORS).all(axis=1)
+            if stated is not None:
+                allowed &= (np.array(stated) == VECTORS).all(axis=1)
             vector, time = best(parts, allowed)
             if not np.isfinite(time):
                 return None
@@ -155,15 +155,17 @@ class Lia(StreamedPolicy):
         """The largest batch: beside experts in DRAM if the CPU runs them, beside a layer's cache if the GPU attends to it."""
         limit = min(self.batch or problem.job.requests, problem.job.requests)
 
-        def made(n: int) -> BatchPlan:
+        def plan_of(n: int) -> BatchPlan:
             return self._cut(problem, n, kv, _GPU, _GPU)
 
         def window(n: int) -> float:
             return 0.0 if case.core else cache_window(problem, n)
 
         main = [self._main(problem)] if case.experts else []
-        found = [largest_batch(problem, made, limit, 1, masters=True, reserve=window, tiers=some) for some in (*main, None)]
-        batch = next((count for count in found if count), 0)
+        counts = [
+            largest_batch(problem, plan_of, limit, 1, masters=True, reserve=window, tiers=names) for names in (*main, None)
+        ]
+        batch = next((count for count in counts if count), 0)
         return 0 if self.batch is not None and batch < limit else batch
 
     def _cut(self, problem: Problem, batch: int, kv: str, prefill: Vector, decode: Vector) -> BatchPlan:

@@ -95,12 +95,12 @@ class LlamaCppCache(SizedPolicy):
         missing = np.flatnonzero(used & ~resident & ~coming)
         missed = memory.missed[layer]
         missed[missing] = np.column_stack((missed[missing, 1:], np.full(len(missing), step.index)))
-        wanted = missing[missed[missing, 0] > step.index - self.window]
-        wanted = wanted[by_tokens(step.counts[wanted])[: self.inserts]]
+        entering = missing[missed[missing, 0] > step.index - self.window]
+        entering = entering[by_tokens(step.counts[entering])[: self.inserts]]
         idle = np.flatnonzero(resident & ~used)
         free = max(int(cache.capacity[layer]) - int(np.count_nonzero(resident | coming)), 0)
-        leaving = idle[np.argsort(cache.keys[layer, idle], kind="stable")[: max(len(wanted) - free, 0)]]
-        wanted = wanted[: free + len(leaving)]
-        if not len(wanted):
+        leaving = idle[np.argsort(cache.keys[layer, idle], kind="stable")[: max(len(entering) - free, 0)]]
+        entering = entering[: free + len(leaving)]
+        if not len(entering):
             return NO_MOVES
-        return Moves(evict=pairs_of(layer, leaving) if len(leaving) else None, load=pairs_of(layer, wanted))
+        return Moves(evict=pairs_of(layer, leaving) if len(leaving) else None, load=pairs_of(layer, entering))

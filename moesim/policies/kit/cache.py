@@ -99,12 +99,12 @@ def _last(keys: Any, among: BoolArray, number: IntArray) -> BoolArray:
 def _first(keys: Any, among: BoolArray, number: IntArray) -> BoolArray:
     """[n, E] the `number` [n] experts `among` [n, E] with the lowest keys; of equal ones, the lower id."""
     chosen = np.zeros(keys.shape, dtype=np.bool_)
-    asked = np.flatnonzero(number > 0)
-    if len(asked):
-        order = np.argsort(np.where(among[asked], keys[asked], _highest(keys)), axis=1, kind="stable")
+    full_rows = np.flatnonzero(number > 0)
+    if len(full_rows):
+        order = np.argsort(np.where(among[full_rows], keys[full_rows], _highest(keys)), axis=1, kind="stable")
         rows = np.zeros(order.shape, dtype=np.bool_)
-        np.put_along_axis(rows, order, np.arange(keys.shape[1]) < number[asked][:, None], axis=1)
-        chosen[asked] = rows
+        np.put_along_axis(rows, order, np.arange(keys.shape[1]) < number[full_rows][:, None], axis=1)
+        chosen[full_rows] = rows
     return chosen
 
 
@@ -169,8 +169,8 @@ class LayerLifo(LayerCache):
             if len(new) and self.capacity[layer] >= 1:
                 idle = resident[~used[resident]]
                 room = int(self.capacity[layer]) - len(resident) - uses.coming + len(idle)
-                kept, victims = self._rotate(keys[row], new, idle, resident, room)
-                stay[row, kept], leave[row, victims] = True, True
+                entered, victims = self._rotate(keys[row], new, idle, resident, room)
+                stay[row, entered], leave[row, victims] = True, True
         return stay, leave
 
     def _rotate(

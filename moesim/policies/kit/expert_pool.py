@@ -71,9 +71,9 @@ class Pool:
         """[L, E] visits since entry; among equals nothing decides but a lot drawn once."""
         return np.asarray(self.uses + self.tie)
 
-    def look_ahead(self, time: float, wanted: Wanted) -> None:
-        """`wanted` is known at `time`; what was wanted before is forgotten."""
-        self._waiting = time, wanted
+    def look_ahead(self, time: float, outlook: Wanted) -> None:
+        """`outlook` is known at `time`; what was wanted before is forgotten."""
+        self._waiting = time, outlook
 
     def before(self, visit: Visit, view: View, worth: FloatArray) -> Moves | None:
         """What sets out with a visit: calls off copies for layers that have passed or do not use them, and prefetches."""
@@ -94,9 +94,9 @@ class Pool:
         if len(new):
             new = new[by_tokens(step.counts[new])]
             room = self.slots - int(np.count_nonzero(view.resident | view.in_flight))
-            others = view.resident.copy()
-            others[layer] &= step.counts == 0
-            drop = _least(worth, others, len(new) - room)
+            idle = view.resident.copy()
+            idle[layer] &= step.counts == 0
+            drop = _least(worth, idle, len(new) - room)
             keep = new[: max(room + len(drop), 0)]
             self.uses[layer, keep] = 1
         elif self._waiting is None:
@@ -115,9 +115,9 @@ class Pool:
         none = np.zeros((0, 2), dtype=np.int64)
         if self._waiting is None or self._waiting[0] > view.now:
             return none, none
-        wanted, self._waiting = self._waiting[1], None
-        later = wanted.pairs[:, 0] > layer
-        pairs = wanted.pairs[later]
+        outlook, self._waiting = self._waiting[1], None
+        later = outlook.pairs[:, 0] > layer
+        pairs = outlook.pairs[later]
         held = view.resident | view.in_flight
         missing = ~held[pairs[:, 0], pairs[:, 1]]
         number = self.flight - int(np.count_nonzero(view.in_flight))
@@ -125,13 +125,13 @@ class Pool:
         if not len(load):
             return none, none
         room = max(self.slots - int(np.count_nonzero(held)) - entered, 0)
-        if wanted.value is None:
+        if outlook.value is None:
             safe = safe.copy()
             safe[pairs[:, 0], pairs[:, 1]] = True
         drop = _least(worth, view.resident & ~safe, len(load) - room)
         load = load[: room + len(drop)]
-        if wanted.value is not None and len(drop):  # pairwise: the best of what comes against the least of what leaves
-            value = wanted.value[later][missing][room : room + len(drop)]
+        if outlook.value is not None and len(drop):  # pairwise: the best of what comes against the least of what leaves
+            value = outlook.value[later][missing][room : room + len(drop)]
             better = int(np.count_nonzero(np.cumprod(value > worth[drop[:, 0], drop[:, 1]])))
             drop, load = drop[:better], load[: room + better]
         self.uses[load[:, 0], load[:, 1]] = 0
@@ -149,13 +149,13 @@ def _least(worth: FloatArray, of: BoolArray, number: int) -> IntArray:
     """[m, 2] the `number` experts among `of` [L, E] with the least `worth` [L, E], least first."""
     if number <= 0:
         return np.zeros((0, 2), dtype=np.int64)
-    some = np.flatnonzero(of)
-    values = worth.ravel()[some]
-    if number < len(some):  # no more than those that are up to the last one's worth have to be sorted
+    members = np.flatnonzero(of)
+    values = worth.ravel()[members]
+    if number < len(members):  # no more than those that are up to the last one's worth have to be sorted
         least = np.flatnonzero(values <= np.partition(values, number - 1)[number - 1])
-        some, values = some[least], values[least]
-    some = some[np.argsort(values, kind="stable")[:number]]
-    return np.column_stack(np.divmod(some, worth.shape[1]))
+        members, values = members[least], values[least]
+    members = members[np.argsort(values, kind="stable")[:number]]
+    return np.column_stack(np.divmod(members, worth.shape[1]))
 
 
 @dataclass

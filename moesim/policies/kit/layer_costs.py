@@ -93,7 +93,7 @@ class LayerCosts:
         problem, t = self.problem, np.asarray(tokens, dtype=np.float64)
         calls = problem.costs.calls(problem.system.gpu_name)
         chance, counts = expected_counts(t[..., None], self._picks)
-        routed: FloatArray = (chance * (problem.costs.gpu(counts) + calls.each)).sum(axis=-1)
+        routed: FloatArray = (chance * (problem.costs.gpu(counts) + calls.per_call)).sum(axis=-1)
         return routed + calls.once + problem.costs.shared(t)
 
     def experts_on_cpu(self, tokens: Any, tier: str | None = None) -> FloatArray:
@@ -103,7 +103,7 @@ class LayerCosts:
             return np.full(t.shape, np.inf)
         calls = problem.costs.calls(problem.costs.cpu_name)
         chance, counts = expected_counts(t[..., None], self._picks)
-        routed: FloatArray = (chance * (problem.costs.cpu(counts, tier or self.host) + calls.each)).sum(axis=-1)
+        routed: FloatArray = (chance * (problem.costs.cpu(counts, tier or self.host) + calls.per_call)).sum(axis=-1)
         return routed + calls.hand_over + calls.once
 
     def dense(self, tokens: Any) -> FloatArray:

@@ -121,7 +121,7 @@ def expert_table(problem: Problem, tokens: float, shares: FloatArray, tier: str)
     costs, system, experts = problem.costs, problem.system, problem.experts
     chance, counts = expected_counts(tokens, problem.model.top_k * shares)
     on_gpu = costs.calls(system.gpu_name)
-    gpu = _sums(chance * (costs.gpu(counts) + on_gpu.each)) + float(costs.shared(tokens)) + on_gpu.once
+    gpu = _sums(chance * (costs.gpu(counts) + on_gpu.per_call)) + float(costs.shared(tokens)) + on_gpu.once
     upload = _sums(chance * float(costs.copy(problem.model.expert_bytes, tier, problem.gpu_tier)))
     side = gpu
     if costs.cpu_name is not None:
@@ -129,10 +129,10 @@ def expert_table(problem: Problem, tokens: float, shares: FloatArray, tier: str)
         memory = problem.memory_of(costs.cpu_name)
         ways = costs.path(problem.gpu_tier, memory), costs.path(memory, problem.gpu_tier)
         token = problem.model.expert_token_bytes * sum(1.0 / way.rate for way in ways)
-        each = _sums(chance * (costs.cpu(counts, tier) + calls.each + token * counts))
-        fixed = np.full(each.shape, calls.hand_over + calls.once + sum(way.setup for way in ways))
+        per_tier = _sums(chance * (costs.cpu(counts, tier) + calls.per_call + token * counts))
+        fixed = np.full(per_tier.shape, calls.hand_over + calls.once + sum(way.setup for way in ways))
         fixed += calls.before if on_gpu.fused else _sums(chance * calls.before)
-        side = np.maximum(gpu, each[:, -1:] - each + np.where(np.arange(experts + 1) < experts, fixed, 0.0))
+        side = np.maximum(gpu, per_tier[:, -1:] - per_tier + np.where(np.arange(experts + 1) < experts, fixed, 0.0))
     table = np.zeros((experts + 1, experts + 1))
     for layer in range(len(shares)):  # [E + 1, E + 1] at a time: all layers at once would take hundreds of megabytes
         table += np.maximum(side[layer], upload[layer] - upload[layer][:, None])

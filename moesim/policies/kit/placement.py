@@ -244,9 +244,9 @@ def _homes(
     """[L, E] tier indices, -1 where nothing had room; master copies of residents come last, they are read least."""
     room = {tier: max(bytes_left, 0.0) for tier, bytes_left in host_room(problem, cut).items()}
     order, home = ranking(uses), np.full(held.shape, -1, dtype=np.int64)
-    for some in (~held, held):
+    for group in (~held, held):
         for members, groups in classes:
-            part = order[(members & some).ravel()[order]]
+            part = order[(members & group).ravel()[order]]
             home = np.maximum(home, fill(problem, part, sizes, groups, room, uses))
     return home
 

@@ -80,22 +80,22 @@ class GateWeights(Spec):
         above: FloatArray = np.cumsum(weights, axis=1) - weights
         return above
 
-    def wanted(self, tokens: int, top_k: int, rng: np.random.Generator) -> IntArray:
+    def drawn(self, tokens: int, top_k: int, rng: np.random.Generator) -> IntArray:
         """[tokens, k] 0 high, 1 low, 2 skip."""
         above = self.above(tokens, top_k, rng)
         return np.asarray((above > self.high).astype(np.int64) + (above > self.low))
 
     def shares(self, top_k: int, rng: np.random.Generator) -> FloatArray:
         """[3] shares of experts wanted in high and low precision and not at all, from 4,096 draws."""
-        found = np.bincount(self.wanted(4096, top_k, rng).ravel(), minlength=3)
-        return np.asarray(found / found.sum(), dtype=np.float64)
+        counts = np.bincount(self.drawn(4096, top_k, rng).ravel(), minlength=3)
+        return np.asarray(counts / counts.sum(), dtype=np.float64)
 
     def ranking(self, tokens: int, top_k: int, labels: IntArray, rng: np.random.Generator) -> Ranking:
         """The draw of one visit. `labels` [E]: experts in an order that does not go by their ids."""
         serve = labels[rng.permutation(len(labels))]
         if tokens * top_k > _MANY_PAIRS:
             return Ranking(_EMPTY, serve)
-        return Ranking(rng.permutation(self.wanted(tokens, top_k, rng).ravel()), serve)
+        return Ranking(rng.permutation(self.drawn(tokens, top_k, rng).ravel()), serve)
 
     def pairs(self, counts: IntArray, drawn: Ranking, shares: FloatArray, rng: np.random.Generator) -> Pairs:
         """What the tokens of each expert (`counts` [E], or a prediction of them) ask for.

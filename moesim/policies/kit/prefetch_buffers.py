@@ -51,12 +51,12 @@ def with_evicted(moves: Moves, pairs: IntArray) -> Moves:
     return moves._replace(evict=pairs if moves.evict is None else np.concatenate([moves.evict, pairs]))
 
 
-def buffer_slots(problem: Problem, cut: BatchPlan, wanted: int, *, modest: bool = False) -> int:
-    """Experts that buffers may hold: `wanted` if they fit, none if all experts do; `modest`: at most an eighth of the room."""
+def buffer_slots(problem: Problem, cut: BatchPlan, requested: int, *, modest: bool = False) -> int:
+    """Experts that buffers may hold: `requested` if they fit, 0 if all experts do; `modest`: an eighth of the room at most."""
     slots = int(max(problem.gpu_free(cut), 0.0) // problem.model.expert_bytes)
     if slots >= problem.layers * problem.experts:
         return 0
-    return min(wanted, max(slots // _MODEST, 1) if modest else slots, slots)
+    return min(requested, max(slots // _MODEST, 1) if modest else slots, slots)
 
 
 @dataclass
@@ -102,11 +102,11 @@ class Buffers:
         if mine.any():
             new = np.flatnonzero(mine & resident & (step.counts > 0))
             moves = self.cache.after_layer(replace(step, uploaded=np.union1d(step.uploaded, new)), resident & ~mine)
-            kept = np.zeros(0, dtype=np.int64) if moves.keep is None else moves.keep
-            spent = np.setdiff1d(np.flatnonzero(mine), kept, assume_unique=True)  # those still on their way are called off
+            staying = np.zeros(0, dtype=np.int64) if moves.keep is None else moves.keep
+            spent = np.setdiff1d(np.flatnonzero(mine), staying, assume_unique=True)  # those still on their way are called off
             self.late.update((layer, expert) for expert in spent[view.in_flight[layer, spent]].tolist())
             evict = pairs_of(layer, spent) if moves.evict is None else np.concatenate([pairs_of(layer, spent), moves.evict])
-            moves = Moves(keep=kept[~mine[kept]], evict=evict)
+            moves = Moves(keep=staying[~mine[staying]], evict=evict)
             mine[:] = False
         else:
             moves = self.cache.after_layer(step, resident)
@@ -127,20 +127,20 @@ class Buffers:
     def _foreseen(self, visit: Visit) -> IntArray:
         """[n, 2] (layer, expert) expected, nearest layer first, in it the best first."""
         number = len(visit.counts) if self.mind.definite else int(np.count_nonzero(visit.counts))
-        found = []
+        groups = []
         for depth in range(self.aim.first, self.aim.depth + 1):
             scores = self.mind.scores(visit, depth)
             if scores is not None:
                 target = visit.layer + depth
-                found.append(pairs_of(target, best(scores, self.tie[target], number)))
-        return np.concatenate(found) if found else _NONE
+                groups.append(pairs_of(target, best(scores, self.tie[target], number)))
+        return np.concatenate(groups) if groups else _NONE
 
     def _leave(self, view: View, layer: int) -> IntArray:
         """[n, 2] copies that set out now: of the predictions known by now, what is missing and finds a buffer."""
         known = [pairs for time, pairs in self._waiting if time <= view.now]
         if not known:
             return _NONE
-        self._waiting = [one for one in self._waiting if one[0] > view.now]
+        self._waiting = [entry for entry in self._waiting if entry[0] > view.now]
         pairs = np.concatenate(known)
         ahead = pairs[pairs[:, 0] > layer]
         there = view.resident[ahead[:, 0], ahead[:, 1]] | view.in_flight[ahead[:, 0], ahead[:, 1]]

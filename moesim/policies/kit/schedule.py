@@ -71,22 +71,22 @@ def makespan(times: FloatArray, load: FloatArray | None = None) -> IntArray:
     Source: TriMoE, arXiv:2603.01058 (greedy, then refinement).
     """
     before = [0.0] * times.shape[1] if load is None else load.tolist()
-    loads, found = list(before), []
+    loads, devices = list(before), []
     for row in times.tolist():
         device, end = 0, float("inf")
         for column, time in enumerate(row):
             if loads[column] + time < end:
                 device, end = column, loads[column] + time
         loads[device] = end
-        found.append(device)
-    chosen, busy = np.array(found, dtype=np.int64), np.array(loads)
+        devices.append(device)
+    chosen, busy = np.array(devices, dtype=np.int64), np.array(loads)
     for _ in range(_ROUNDS):
         if not _improve(times, chosen, busy):
             break
     alone = times.sum(axis=0) + before
     single = int(alone.argmin())
-    others = max((work for device, work in enumerate(before) if device != single), default=0.0)
-    return np.full(len(found), single) if max(float(alone[single]), others) < busy.max() else chosen
+    longest = max((work for device, work in enumerate(before) if device != single), default=0.0)
+    return np.full(len(devices), single) if max(float(alone[single]), longest) < busy.max() else chosen
 
 
 def _improve(times: FloatArray, chosen: IntArray, busy: FloatArray) -> bool:

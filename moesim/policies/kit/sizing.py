@@ -110,7 +110,7 @@ def portions(  # noqa: PLR0913
     the cache goes. Raises InputError if not even one sequence fits.
     """
     _check_names(problem, kv, core)
-    wanted = min(batch or problem.job.together, problem.job.together)
+    requested = min(batch or problem.job.together, problem.job.together)
     stage = default_staging(problem) if staging is None else staging
     size = problem.model.expert_bytes if nbytes is None else nbytes
     pairs = problem.layers * problem.experts
@@ -125,22 +125,22 @@ def portions(  # noqa: PLR0913
         held = slots_in_host(problem, trial, size) + resident >= pairs
         return held and free >= floor and all(room >= 0 for room in host_room(problem, trial).values())
 
-    best, chosen = _roomiest(_candidates(problem, kv, spare, needed), fits, wanted) or (0, problem.gpu_tier)
-    if best == 0 or (batch is not None and best < wanted):
-        raise too_large(problem, cut(wanted if batch else 1, chosen), size, needed=needed, masters=movable)
+    best, chosen = _roomiest(_candidates(problem, kv, spare, needed), fits, requested) or (0, problem.gpu_tier)
+    if best == 0 or (batch is not None and best < requested):
+        raise too_large(problem, cut(requested if batch else 1, chosen), size, needed=needed, masters=movable)
     return cut(best, chosen)
 
 
 def _roomiest(
-    candidates: list[tuple[str, float]], fits: Callable[[int, str, float], bool], wanted: int
+    candidates: list[tuple[str, float]], fits: Callable[[int, str, float], bool], requested: int
 ) -> tuple[int, str] | None:
-    """The largest batch up to `wanted` that fits, and the first tier of the cache that it fits with; None without any."""
+    """The largest batch up to `requested` that fits, and the first tier of the cache that it fits with; None without any."""
     best: tuple[int, str] | None = None
     for tier, floor in candidates:
-        count = largest(lambda n, t=tier, f=floor: fits(n, t, f), wanted)  # type: ignore[misc]
+        count = largest(lambda n, t=tier, f=floor: fits(n, t, f), requested)  # type: ignore[misc]
         if count > (best[0] if best else 0):
             best = count, tier
-        if count == wanted:
+        if count == requested:
             break
     return best
 
@@ -180,10 +180,10 @@ def _decode_core(problem: Problem, batch: int, kv: str) -> str:
 
 
 def _check_names(problem: Problem, kv: str | None, core: str | None) -> None:
-    for what, name, known in (("tier", kv, problem.tiers), ("device", core, problem.devices)):
+    for kind, name, known in (("tier", kv, problem.tiers), ("device", core, problem.devices)):
         if name is not None and name not in known:
-            field = "kv" if what == "tier" else "core"
-            text = f"no {what} '{name}' in this machine; it has {', '.join(known)}.{did_you_mean(name, known)}"
+            field = "kv" if kind == "tier" else "core"
+            text = f"no {kind} '{name}' in this machine; it has {', '.join(known)}.{did_you_mean(name, known)}"
             raise InputError(Mistake(text, path=f"policy.{field}"))
     if core is not None and core != problem.system.gpu_name and kv == problem.gpu_tier:
         raise InputError(Mistake(f"'{core}' cannot attend to a KV cache in GPU memory; choose a host tier", path="policy.kv"))
@@ -211,8 +211,8 @@ def too_large(
     aside = problem.host_shares(cut)
     for tier in host_order(problem):
         room[f"'{tier}'"] = problem.usable(tier)
-        for what, taken in aside.get(tier, {"KV cache": 0.0}).items():
-            room[f"{what} in '{tier}'"] = -taken
+        for content, taken in aside.get(tier, {"KV cache": 0.0}).items():
+            room[f"{content} in '{tier}'"] = -taken
         room[f"what the policy leaves of '{tier}'"] = (host - 1.0) * problem.usable(tier)
     free = 0.0 if masters else max(problem.gpu_free(cut) - reserve, 0.0)
     room[f"'{gpu_tier}' beside what else is there"] = free

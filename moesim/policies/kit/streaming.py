@@ -140,14 +140,14 @@ def largest_batch(  # noqa: PLR0913
     def fits(count: int) -> bool:
         cut = cut_of(count)
         spare = reserve(count) if callable(reserve) else reserve
-        kept = most_residents(problem, problem.gpu_free(cut) + cut.staging * size - spare, ahead)
-        if kept < 0:
+        residents = most_residents(problem, problem.gpu_free(cut) + cut.staging * size - spare, ahead)
+        if residents < 0:
             return False
         room = host_room(problem, cut)
         if min(room.values(), default=0.0) < 0:
             return False
         left = [room[tier] - (1.0 - host) * problem.usable(tier) for tier in room if tiers is None or tier in tiers]
-        return sum(max(int(nbytes // size), 0) for nbytes in left) + (0 if masters else kept) >= pairs
+        return sum(max(int(nbytes // size), 0) for nbytes in left) + (0 if masters else residents) >= pairs
 
     return largest(fits, limit)
 
@@ -242,20 +242,20 @@ class StreamedPolicy(Policy):
         decode = PhasePlan(min(small, batch), gpu, core or gpu, gpu, pipeline=pipeline or Overlap(ahead))
         return BatchPlan(batch, prefill, decode, kv, 0, homes=homes)
 
-    def fitted(self, problem: Problem, made: Callable[[int], BatchPlan], ahead: int, **more: Any) -> BatchPlan:
+    def fitted(self, problem: Problem, batch_plan: Callable[[int], BatchPlan], ahead: int, **more: Any) -> BatchPlan:
         """`made(batch)` for the batch given or the largest that fits (`more` as in `largest_batch`); InputError if none.
 
         Where GPU memory has no room for the weights outside the experts, they stream, too.
         """
         requests = problem.job.requests
         limit = min(self.batch or requests, requests)
-        count = largest_batch(problem, made, limit, ahead, **more)
-        for homes in homes_to_try(problem)[1:] if count == 0 and not made(1).homes.elsewhere else ():
-            make = _with_homes(made, homes)
+        count = largest_batch(problem, batch_plan, limit, ahead, **more)
+        for homes in homes_to_try(problem)[1:] if count == 0 and not batch_plan(1).homes.elsewhere else ():
+            make = _with_homes(batch_plan, homes)
             if count := largest_batch(problem, make, limit, ahead, **more):
-                made = make
+                batch_plan = make
         if count == 0 or (self.batch is not None and count < min(self.batch, requests)):
-            cut = made(min(self.batch or 1, requests))
+            cut = batch_plan(min(self.batch or 1, requests))
             slots = int(buffer_slots(problem, 0, ahead))
             spare = more.get("reserve", 0.0)
             raise too_large(
@@ -266,4 +266,4 @@ class StreamedPolicy(Policy):
                 host=more.get("host", 1.0),
                 masters=more.get("masters", False),
             )
-        return made(count)
+        return batch_plan(count)

@@ -95,10 +95,10 @@ class ContextCxlNdp(SizedPolicy):
         memory: _Memory = view.state
         layer, resident = step.layer, view.resident[step.layer]
         pinned = np.zeros_like(resident)
-        wanted = np.argsort(-step.counts - 0.5 * resident, kind="stable")  # of equals, who is there need not be moved
+        ranked = np.argsort(-step.counts - 0.5 * resident, kind="stable")  # of equals, who is there need not be moved
         there = resident.copy()
         there[step.uploaded] = True
-        pinned[wanted[there[wanted]][: int(memory.slots[layer])]] = True
+        pinned[ranked[there[ranked]][: int(memory.slots[layer])]] = True
         memory.nbytes[layer] = self._bytes(view.problem, step.counts / step.counts.sum(), pinned)
         return Moves(np.flatnonzero(pinned & ~resident), pairs_of(layer, np.flatnonzero(resident & ~pinned)))
 
@@ -106,10 +106,10 @@ class ContextCxlNdp(SizedPolicy):
         """[E] bytes of the copy that serves each expert of a layer whose tokens are shared out as `shares` [E]."""
         size = float(problem.model.expert_bytes)
         nbytes = np.full(len(shares), size)
-        others = np.flatnonzero(~pinned)
-        others = others[np.argsort(-shares[others], kind="stable")]
-        bits = bit_budget(shares[others, None] * np.array(self.losses), self.mean_bits)
-        nbytes[others] = size * np.array([_share(problem, b) for b in range(5)])[bits]
+        compressed = np.flatnonzero(~pinned)
+        compressed = compressed[np.argsort(-shares[compressed], kind="stable")]
+        bits = bit_budget(shares[compressed, None] * np.array(self.losses), self.mean_bits)
+        nbytes[compressed] = size * np.array([_share(problem, b) for b in range(5)])[bits]
         return nbytes
 
 

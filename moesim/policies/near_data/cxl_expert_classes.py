@@ -60,13 +60,13 @@ class Thresholds:
         Up if uploads above theta_high made the GPU side end last; down if the others end last although GPU and link could have
         taken the smallest of what they run sooner than that.
         """
-        gpu, others = lanes.sides()
+        gpu, far = lanes.sides()
         high = self.tokens(visit)[0]
         size = visit.tokens.bit_length()
-        if self.step and lanes.hot and gpu > others and high < visit.counts.max():
-            self.factor[size] = self._factor(visit) * min(gpu / max(others, 1e-12), 1.0 + self.step)
-        elif self.step and others > gpu and high > 1.0 and lanes.next_upload < others:
-            self.factor[size] = self._factor(visit) / min(others / max(gpu, 1e-12), 1.0 + self.step)
+        if self.step and lanes.hot and gpu > far and high < visit.counts.max():
+            self.factor[size] = self._factor(visit) * min(gpu / max(far, 1e-12), 1.0 + self.step)
+        elif self.step and far > gpu and high > 1.0 and lanes.next_upload < far:
+            self.factor[size] = self._factor(visit) / min(far / max(gpu, 1e-12), 1.0 + self.step)
 
 
 @dataclass

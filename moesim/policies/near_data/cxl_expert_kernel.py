@@ -104,17 +104,17 @@ def sides(M, F):
 
     A device is busy for all that both draw from it: where both wait for it they end together.
     """
-    gpu, others = F[GPU_READY], 0.0
+    gpu, far = F[GPU_READY], 0.0
     for h in range(M[HELPERS]):
         if M[M[AT_USED] + h] > 0:
-            others = max(others, F[M[AT_READY] + h])
+            far = max(far, F[M[AT_READY] + h])
     for tier in range(M[TIERS]):
         mine, theirs = F[M[AT_DRAWN] + 2 * tier], F[M[AT_DRAWN] + 2 * tier + 1]
         if mine > 0.0:
             gpu = max(gpu, mine + theirs)
         if theirs > 0.0:
-            others = max(others, mine + theirs)
-    F[GPU_ENDS], F[OTHERS_END] = gpu, others
+            far = max(far, mine + theirs)
+    F[GPU_ENDS], F[OTHERS_END] = gpu, far
     return 0
 
 

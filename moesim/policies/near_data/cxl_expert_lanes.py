@@ -40,7 +40,7 @@ class HelperCosts(NamedTuple):
         ways = problem.costs.path(problem.gpu_tier, memory), problem.costs.path(memory, problem.gpu_tier)
         fixed = calls.hand_over + calls.once + sum(way.setup for way in ways)
         token = problem.model.expert_token_bytes / activation_compression * sum(1.0 / way.rate for way in ways)
-        return cls(fixed, calls.each, token, calls.before)
+        return cls(fixed, calls.per_call, token, calls.before)
 
 
 class Lanes:
@@ -101,7 +101,7 @@ class Lanes:
         ready = here & (visit.counts > 0)
         calls = int(np.count_nonzero(ready))
         resident = float(visit.gpu[ready].sum()) + float(self._problem.costs.shared(visit.tokens))
-        F[k.GPU_READY] = resident + self._gpu.once * min(calls, 1) + self._gpu.each * calls
+        F[k.GPU_READY] = resident + self._gpu.once * min(calls, 1) + self._gpu.per_call * calls
         self._put(self.M, k.AT_HOME, self._far[home])
         self._put(self.M, k.AT_QUEUE, self._link_of[home])
         self._put(self.M, k.AT_COUNTS, visit.counts)

@@ -50,11 +50,11 @@ class CxlNdp(SizedPolicy):
             raise InputError(Mistake("this policy reads experts from CXL memory; the machine has no tier of that kind"))
         if self.misses == "cpu":
             require_cpu(problem)
-        others = [tier for tier in host_order(problem) if tier not in devices]
+        host_tiers = [tier for tier in host_order(problem) if tier not in devices]
         return place(
             problem,
             resident=quota(problem.popularity),
-            groups=[[tier] for tier in (*devices, *others)],
+            groups=[[tier] for tier in (*devices, *host_tiers)],
             cut=self.cut(problem),
             state=self._table(problem, devices),
         )

@@ -60,12 +60,12 @@ class Devices:
             access[index] = float(costs.copy(size, tier, problem.gpu_tier))
             occupied[index], empty[index] = busy[number], room[tier]
             queues[index] = costs.path(tier, problem.gpu_tier).queue or ""
-            for other in hosts:
-                move[index, tiers.index(other)] = 0.0 if other == backup else float(costs.copy(size, tier, other))
-        devices, others = ([tiers.index(tier) for tier in hosts if (tier in cxl) == far] for far in (True, False))
+            for host in hosts:
+                move[index, tiers.index(host)] = 0.0 if host == backup else float(costs.copy(size, tier, host))
+        devices, plain_hosts = ([tiers.index(tier) for tier in hosts if (tier in cxl) == far] for far in (True, False))
         is_cxl = np.isin(np.arange(len(tiers)), devices)
         scores = _scores(problem, devices, 1.0 / np.maximum(occupied, 1e-300), spread)
-        return cls(access, occupied, move, empty, is_cxl, tuple(queues), devices, others, scores)
+        return cls(access, occupied, move, empty, is_cxl, tuple(queues), devices, plain_hosts, scores)
 
     def cost(self, expert: int, frequency: float, device: int, queue: float) -> float:
         """What `expert` costs on a CXL device with `queue` seconds of work: F * (latency + W / B) + queue, if not fixed."""
@@ -137,6 +137,6 @@ def johnson(copy: FloatArray, gpu: FloatArray, uploaded: BoolArray, order: IntAr
     experts = order[places]
     short = copy[experts] < gpu[experts]
     key = np.where(short, copy[experts], -gpu[experts])
-    made = order.copy()
-    made[places] = experts[np.lexsort((key, ~short))]
-    return made
+    sequence = order.copy()
+    sequence[places] = experts[np.lexsort((key, ~short))]
+    return sequence

@@ -61,9 +61,9 @@ class SequenceHistory:
     def learn(self, layer: int, counts: IntArray, phase: str) -> None:
         """`counts` [E] of the visit of `layer` that has just ended."""
         share = counts / max(int(counts.sum()), 1)
-        told, self._told[layer] = self._told[layer], None
-        if told is not None:
-            self._score = _MEMORY * self._score + np.log(np.maximum(told, _FLOOR)) @ share
+        predicted, self._told[layer] = self._told[layer], None
+        if predicted is not None:
+            self._score = _MEMORY * self._score + np.log(np.maximum(predicted, _FLOOR)) @ share
         self._judge(layer, counts)
         for table in self._tables:
             before = self._seen[layer - table.distance] if layer >= table.distance else None
@@ -81,21 +81,21 @@ class SequenceHistory:
         `hint` [E]: tokens that a gate predicts for it.
         """
         target, tokens = layer + self.depth, float(counts.sum())
-        told = np.empty((len(self._score), len(counts)))
+        predicted = np.empty((len(self._score), len(counts)))
         for number, table in enumerate(self._tables):
             first = target - table.distance
             before = self._seen[first] if first >= 0 else None
-            told[number] = self._popularity[target] if before is None else table.expected(first, before)
+            predicted[number] = self._popularity[target] if before is None else table.expected(first, before)
         repeated = len(self._tables)
-        told[repeated] = self._popularity[target]
+        predicted[repeated] = self._popularity[target]
         last = self._seen[target]
         if phase == "decode" and last is not None:
-            told[repeated] += self._stay[target] * (last / max(float(last.sum()), 1.0) - told[repeated])
+            predicted[repeated] += self._stay[target] * (last / max(float(last.sum()), 1.0) - predicted[repeated])
         if self._hinted:
-            told[-1] = self._popularity[target] if hint is None or not hint.any() else hint
-        told /= told.sum(axis=1, keepdims=True)
-        self._told[target] = told
-        chance: FloatArray = -np.expm1(-tokens * (self.weights @ told)) * self.trust
+            predicted[-1] = self._popularity[target] if hint is None or not hint.any() else hint
+        predicted /= predicted.sum(axis=1, keepdims=True)
+        self._told[target] = predicted
+        chance: FloatArray = -np.expm1(-tokens * (self.weights @ predicted)) * self.trust
         return chance
 
     def fetch(self, layer: int, experts: IntArray, chance: FloatArray) -> None:

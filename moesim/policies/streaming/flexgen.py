@@ -77,7 +77,7 @@ class FlexGen(StreamedPolicy):
         costs = LayerCosts(problem)
         cache = host_for_cache(problem)
 
-        def made(block: Block, homes: Homes) -> BatchPlan:
+        def plan_of(block: Block, homes: Homes) -> BatchPlan:
             gpu, cpu = problem.system.gpu_name, problem.costs.cpu_name
             core = str(cpu) if block.cpu_attention else gpu
             kv = cache if block.cache_on_host else problem.gpu_tier
@@ -85,8 +85,8 @@ class FlexGen(StreamedPolicy):
             pipeline = Serial(1) if self.decode == "sum" else Overlap(1)
             return self.cut_into(problem, batch, kv=kv, core=core, micro=block.gpu_batch, pipeline=pipeline, homes=homes)
 
-        plan, homes = self._plan(problem, costs, made)
-        cut = made(plan.block, homes)
+        plan, homes = self._plan(problem, costs, plan_of)
+        cut = plan_of(plan.block, homes)
         wg, _, wd = plan.fractions[:3]
         count = int(wg * problem.layers * problem.experts * (1 + 1e-9))
         if self.wg is None:  # the buffer is of whole experts, which the programme does not know
@@ -108,28 +108,28 @@ class FlexGen(StreamedPolicy):
                 return cut_of(block, homes)
 
             weights = self._weights(problem, homes)
-            given = Bounds(weights, self.kv_cpu, self.cpu_attention, self.gpu_batch, self.num_batches)
-            found = search(
+            bounds = Bounds(weights, self.kv_cpu, self.cpu_attention, self.gpu_batch, self.num_batches)
+            solution = search(
                 costs,
-                given,
+                bounds,
                 cut,
                 most=self.most_batches,
                 serial=self.decode == "sum",
                 host=self.host_share,
             )
-            if found is not None:
-                return found, homes
+            if solution is not None:
+                return solution, homes
         raise self._refusal(problem)
 
     def _weights(self, problem: Problem, homes: Homes = HERE) -> tuple[float | None, float | None]:
         """Shares of the experts alone in GPU memory and in host memory that make up `wg` and `wc` of all weights."""
         experts = problem.layers * problem.experts * problem.model.expert_bytes
-        other = problem.non_expert_bytes() / experts
-        on_gpu, in_host = (0.0, other) if homes.elsewhere else (other, 0.0)
-        here = None if self.wg is None else max(self.wg * (1.0 + other) - on_gpu, 0.0)
+        share = problem.non_expert_bytes() / experts
+        on_gpu, in_host = (0.0, share) if homes.elsewhere else (share, 0.0)
+        here = None if self.wg is None else max(self.wg * (1.0 + share) - on_gpu, 0.0)
         if self.wc is None:
             return here, None
-        return here, min(max(self.wc * (1.0 + other) - in_host, 0.0), 1.0 - (here or 0.0))
+        return here, min(max(self.wc * (1.0 + share) - in_host, 0.0), 1.0 - (here or 0.0))
 
     def _refusal(self, problem: Problem) -> InputError:
         names = ("wg", "wc", "kv_cpu", "gpu_batch", "num_batches")

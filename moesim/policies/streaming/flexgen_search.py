@@ -72,8 +72,8 @@ class Programme:
         from scipy.optimize import linprog  # takes 0.4 s to import
 
         sums = np.zeros((3, len(self.cost)))
-        for row, some in enumerate((_W, _C, _H)):
-            sums[row, some] = 1.0
+        for row, variables in enumerate((_W, _C, _H)):
+            sums[row, variables] = 1.0
         free = [(0.0, None), (0.0, None)]
         solution: Any = linprog(self.cost, self.rows, self.limits, sums, np.ones(3), [*bounds, *free], method="highs")
         return (solution.x[:9], float(solution.fun)) if solution.success else None
@@ -106,8 +106,8 @@ def _prefill_rows(costs: LayerCosts, block: Block, prefilled: int, uploads: tupl
     rows[0, 1:3], rows[0, 7:9], rows[0, 9] = (up_w, up_d), moved, -1
     rows[1, 4:6], rows[1, 7:9], rows[1, 9] = float(costs.copy_out(costs.cache_written(prompt))), moved, -1
     rows[2, 9] = -1
-    each = costs.tokens("prefill", block.gpu_batch)
-    work = costs.dense(each) + costs.experts(each) + costs.core(gpu, "prefill", block.gpu_batch, problem.gpu_tier)
+    tokens = costs.tokens("prefill", block.gpu_batch)
+    work = costs.dense(tokens) + costs.experts(tokens) + costs.core(gpu, "prefill", block.gpu_batch, problem.gpu_tier)
     return -float(prefilled / block.gpu_batch * work)
 
 
@@ -147,8 +147,8 @@ def _room(
         limits[6] += cache
     rows[7, 1], rows[7, 4], rows[7, 7] = whole, cache, hidden
     room = [tier for tier in problem.system.host_tiers if tier != disk]
-    others = lying(problem.model, cut.homes)
-    limits[7] = host * sum(problem.usable(tier) for tier in room) - sum(others.get(tier, 0.0) for tier in room)
+    lying_bytes = lying(problem.model, cut.homes)
+    limits[7] = host * sum(problem.usable(tier) for tier in room) - sum(lying_bytes.get(tier, 0.0) for tier in room)
     rows[8, 2], rows[8, 5], rows[8, 8] = whole, cache, hidden
     limits[8] = host * problem.usable(disk) if disk else 0.0
 
@@ -181,7 +181,7 @@ def blocks(costs: LayerCosts, bounds: Bounds, most: int) -> Iterator[Block]:
 
 def search(
     costs: LayerCosts,
-    given: Bounds,
+    limits: Bounds,
     cut_of: Callable[[Block], BatchPlan],
     *,
     most: int,
@@ -194,13 +194,13 @@ def search(
     the weights are the programme's.
     """
     best: Plan | None = None
-    wg, wc = given.weights
+    wg, wc = limits.weights
     weights = [(0.0, 1.0) if wg is None else (wg, wg), (0.0, 1.0) if wc is None else (wc, wc), (0.0, 1.0)]
-    for block in blocks(costs, given, most):
+    for block in blocks(costs, limits, most):
         on = float(block.cache_on_host)
         cache = [(1.0 - on, 1.0 - on), (on, on), (0.0, 0.0)]
         bounds = [*weights, *cache, (1.0, 1.0), (0.0, 0.0), (0.0, 0.0)]
-        found = programme(costs, block, cut_of(block), serial=serial, host=host).solve(bounds)
-        if found is not None and (best is None or found[1] < best.seconds * (1 - 1e-9)):
-            best = Plan(block, *found)
+        solution = programme(costs, block, cut_of(block), serial=serial, host=host).solve(bounds)
+        if solution is not None and (best is None or solution[1] < best.seconds * (1 - 1e-9)):
+            best = Plan(block, *solution)
     return best

@@ -64,7 +64,7 @@ def critical_path(costs: dict[str, FloatArray], before: dict[str, tuple[str, ...
     """
     ends: dict[str, FloatArray] = {}
     for node, cost in costs.items():
-        starts = [ends[other] for other in before.get(node, ())]
+        starts = [ends[earlier] for earlier in before.get(node, ())]
         ends[node] = np.asarray(cost) + (np.maximum.reduce(np.broadcast_arrays(*starts)) if starts else 0.0)
     return np.asarray(np.maximum.reduce(np.broadcast_arrays(*ends.values())), dtype=np.float64)
 
@@ -87,7 +87,7 @@ def layer_seconds(costs: LayerCosts, batch: int, kv: str, knobs: Knobs, shares: 
     With a buffer of two layers all uploads can go on while attention runs, with one they wait for it.
     """
     problem = costs.problem
-    on_gpu, kept = batch * (1.0 - shares), float(knobs.ahead > 0)
+    on_gpu, hidden = batch * (1.0 - shares), float(knobs.ahead > 0)
     cache = costs.copy_in(costs.cache_read(on_gpu), kv)
     call = problem.runtime.fixed(problem.system.gpu, "core")
     chunks = np.ceil(np.maximum(on_gpu, 0.0) / knobs.attention_batch)
@@ -97,11 +97,11 @@ def layer_seconds(costs: LayerCosts, batch: int, kv: str, knobs: Knobs, shares: 
     parts = {
         "projections": costs.dense(float(batch)),
         "cache in": cache,
-        "first uploads": upload * kept,
+        "first uploads": upload * hidden,
         "attention on CPU": np.where(shares > 0, costs.cpu_attention(np.maximum(batch * shares, 1e-9), kv), 0.0),
         "attention on GPU": costs.core(problem.system.gpu_name, "decode", on_gpu, kv) + np.maximum(chunks - 1, 0) * call,
         "gather": np.zeros(()),
-        "other uploads": upload * (1.0 - kept),
+        "other uploads": upload * (1.0 - hidden),
         "experts": work - last,
         "last expert": last,
     }
@@ -186,8 +186,8 @@ class MoeGen(StreamedPolicy):
         fitting = most // problem.layers if most >= 0 else -1
         if self.residents is None:
             return fitting
-        wanted = min(self.residents, problem.experts)
-        return wanted if wanted <= fitting else -1
+        requested = min(self.residents, problem.experts)
+        return requested if requested <= fitting else -1
 
     def _shares(self, problem: Problem, balanced: float) -> FloatArray:
         """Candidates for omega."""

@@ -42,8 +42,8 @@ def saturating_tokens(costs: LayerCosts) -> int:
     The measured form of n >= (P_gpu / B_h2d) (E / k); at most a million.
     """
     upload = float(costs.upload(costs.problem.experts))
-    found = first_count(lambda n: float(costs.experts(n) + costs.dense(n)) >= upload, 1 << 20)
-    return int(min(found, 1 << 20))
+    tokens = first_count(lambda n: float(costs.experts(n) + costs.dense(n)) >= upload, 1 << 20)
+    return int(min(tokens, 1 << 20))
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,11 @@ class MoeLens(StreamedPolicy):
         portion = max(-(-tokens // max(int(costs.prompt), 1)), 1)
         policy = self.model_copy(update={"prefill_batch": self.prefill_batch or min(portion, prefill_batch(problem))})
 
-        def made(batch: int) -> BatchPlan:
+        def plan_of(batch: int) -> BatchPlan:
             core = str(problem.costs.cpu_name) if problem.job.attention else problem.system.gpu_name
             return policy.cut_into(problem, batch, kv=kv, core=core, micro=-(-batch // 2), pipeline=Alternating())
 
-        cut = policy.fitted(problem, made, 1, host=self.host_share, masters=self.residents is not None)
+        cut = policy.fitted(problem, plan_of, 1, host=self.host_share, masters=self.residents is not None)
         count = None if self.residents is None else min(self.residents, problem.experts) * problem.layers
         return deploy_streamed(
             problem,

@@ -167,16 +167,16 @@ class MoeLightning(StreamedPolicy):
         problem = costs.problem
         reserve = (1.0 - self.gpu_share) * problem.usable(problem.gpu_tier)
 
-        def made(batch: int) -> BatchPlan:
+        def plan_of(batch: int) -> BatchPlan:
             return self._cut(problem, batch, mu, kv, device, homes)
 
-        most = largest_batch(problem, made, limit, 1, self.host_share, reserve=reserve)
+        most = largest_batch(problem, plan_of, limit, 1, self.host_share, reserve=reserve)
         if most == 0 or (self.batch is not None and most < limit):
             return None
         batch = limit if most == limit else -(-problem.job.requests // -(-problem.job.requests // most))
-        fitting = most_residents(problem, problem.gpu_free(made(batch)) - reserve, 1) // problem.layers
-        wanted = fitting if self.resident_share is None else int(self.resident_share * problem.experts * (1 + 1e-9))
-        residents = min(wanted, problem.experts)
+        fitting = most_residents(problem, problem.gpu_free(plan_of(batch)) - reserve, 1) // problem.layers
+        requested = fitting if self.resident_share is None else int(self.resident_share * problem.experts * (1 + 1e-9))
+        residents = min(requested, problem.experts)
         return PagedPlan(batch, mu, device, kv, residents, self._seconds(costs, batch, mu, residents, device, kv), homes)
 
     def _seconds(self, costs: LayerCosts, batch: int, mu: int, residents: int, device: str, kv: str) -> float:
@@ -204,9 +204,9 @@ class MoeLightning(StreamedPolicy):
             raise InputError(Mistake("'cpu' needs a machine with a CPU", path="policy.attention"))
         if cpu is None or self.attention == "gpu" or not problem.job.attention:
             return [gpu]
-        job, model, costs, much = problem.job, problem.model, problem.costs, 1e15
+        job, model, costs, unit = problem.job, problem.model, problem.costs, 1e15
         middle = job.prompt + job.output // 2
         intensity = float(model.core_flops_decode(middle).sum() / max(model.core_bytes_decode(middle).sum(), 1.0))
-        rate, bandwidth = (much / float(costs.core(cpu, *work, "decode", kv)) for work in ((much, 0.0), (0.0, much)))
+        rate, bandwidth = (unit / float(costs.core(cpu, *work, "decode", kv)) for work in ((unit, 0.0), (0.0, unit)))
         stays = intensity <= leave_below(Level(rate, bandwidth), costs.path(kv, problem.gpu_tier).rate)
         return [cpu] if stays or self.attention == "cpu" else [cpu, gpu]

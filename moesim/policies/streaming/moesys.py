@@ -34,8 +34,8 @@ class MoeSys(StreamedPolicy):
     def deploy(self, problem: Problem) -> Deployment:
         """The largest batch beside the ring, no residents."""
 
-        def made(batch: int) -> BatchPlan:
+        def plan_of(batch: int) -> BatchPlan:
             return self.cut_into(problem, batch, kv=self.kv or problem.gpu_tier, ahead=self.sections - 1)
 
-        cut = self.fitted(problem, made, self.sections - 1, masters=True)
+        cut = self.fitted(problem, plan_of, self.sections - 1, masters=True)
         return deploy_streamed(problem, cut, residents=0)

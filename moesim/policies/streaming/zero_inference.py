@@ -58,20 +58,20 @@ class ZeroInference(StreamedPolicy):
         kv = host_for_cache(problem) if self.kv_offload else problem.gpu_tier
         tiers = [tier for group in groups or [] for tier in group]
 
-        def made(batch: int, ahead: int, homes: Homes) -> BatchPlan:
+        def plan_of(batch: int, ahead: int, homes: Homes) -> BatchPlan:
             whole = self.model_copy(update={"prefill_batch": self.prefill_batch or batch})
             return whole.cut_into(problem, batch, kv=kv, ahead=ahead, homes=homes)
 
         def window(batch: int) -> float:
             return cache_window(problem, batch) if self.kv_offload else 0.0
 
-        some = self.batch or 1
+        fewest = self.batch or 1
         traced = _traced(problem, self.batch or problem.job.requests)
         depths = [self.depth] if self.depth is not None else [1, 0] if traced else [0]
         ways = [(depth, homes) for homes in homes_to_try(problem, tiers)[::-1] for depth in depths]
         for depth, homes in ways:
-            make = partial(made, ahead=depth, homes=homes)
-            if largest_batch(problem, make, some, depth, masters=True, reserve=window):
+            make = partial(plan_of, ahead=depth, homes=homes)
+            if largest_batch(problem, make, fewest, depth, masters=True, reserve=window):
                 break
         cut = self.fitted(problem, make, depth, masters=True, reserve=window)
         return deploy_streamed(problem, cut, residents=0, groups=groups, state=depth)

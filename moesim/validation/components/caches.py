@@ -28,11 +28,11 @@ _TOLERANCE = 0.02
 
 def _findings() -> Findings:
     data = data_folder("routing")
-    found = [data / "routing" / f"{name}.npz" for name in HITS] if data is not None else []
-    if not found or not all(path.is_file() for path in found):
+    paths_of_records = [data / "routing" / f"{name}.npz" for name in HITS] if data is not None else []
+    if not paths_of_records or not all(path.is_file() for path in paths_of_records):
         return Findings((), skipped=NO_DATA)
     rows, lines = [], []
-    for path, (name, (shape, shares)) in zip(found, HITS.items(), strict=True):
+    for path, (name, (shape, shares)) in zip(paths_of_records, HITS.items(), strict=True):
         record = read_record(path, *shape)
         hits = lru_hits([record.sequence(number) for number in range(len(record.tokens))], shape[1])
         rows += [

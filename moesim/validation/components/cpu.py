@@ -118,8 +118,8 @@ def _crossover() -> Findings:
     rows.append(Row("crossover, tokens per expert", published_at, simulated_at, 0.10))
     lines = []
     for name, kernel in kernels.items():
-        others = "rate and q from the curve of one socket" if name == "amx" else "q too"
-        lines.append(f"{name.upper()}: {_said(kernel)}; fitted on odd counts, {others}.")
+        fitted_too = "rate and q from the curve of one socket" if name == "amx" else "q too"
+        lines.append(f"{name.upper()}: {_said(kernel)}; fitted on odd counts, {fitted_too}.")
     lines.append(
         f"AVX-512 is the faster one up to {int(simulated_at)} tokens per expert, AMX from {int(simulated_at) + 1} on. "
         f"{worst(rows)}"
@@ -154,10 +154,10 @@ def _formats() -> Findings:
     fit = cpu.packed()
     rows = []
     for name, (seconds, rate) in published.FORMATS.items():
-        made = cpu.predicted_packed(fit.parameters, name)
+        predicted = cpu.predicted_packed(fit.parameters, name)
         fitted = name in ("fp16", "q2_k")
-        rows.append(Row(f"{name}, us", 1e6 * seconds, 1e6 * made, 0.10, fitted))
-        rows.append(Row(f"{name}, GB/s of stored bytes", rate / 1e9, cpu.stored_bytes(name) / made / 1e9, 0.10, fitted))
+        rows.append(Row(f"{name}, us", 1e6 * seconds, 1e6 * predicted, 0.10, fitted))
+        rows.append(Row(f"{name}, GB/s of stored bytes", rate / 1e9, cpu.stored_bytes(name) / predicted / 1e9, 0.10, fitted))
     lines = (
         f"Fitted on fp16 and q2_k: {fit['bandwidth'] / 1e9:.0f} GB/s of stored bytes, and {fit['unpack'] / 1e12:.3g} T "
         "packed weights/s.",

@@ -78,7 +78,7 @@ def _lia(devices: int = 2) -> System:
     names = [f"cxl{number}" for number in range(devices)]
     tiers = {name: {"profile": "cxl-samsung-128gb", "at": f"expander{number}"} for number, name in enumerate(names)}
     links = {f"link{number}": {"profile": "cxl-x8", "ends": [f"expander{number}", "host"]} for number in range(devices)}
-    both = {"cxl": {"kind": "interleaved", "of": names}} if devices > 1 else {}
+    interleaved = {"cxl": {"kind": "interleaved", "of": names}} if devices > 1 else {}
     return machine(
         {
             "gpu": {"profile": "a100-80gb-pcie", "at": "gpu", "memory": "hbm"},
@@ -88,27 +88,27 @@ def _lia(devices: int = 2) -> System:
             "hbm": {"profile": "hbm-a100-80gb-pcie", "at": "gpu"},
             "ddr": {"profile": "ddr5-4800-x8", "at": "host"},
             **tiers,
-            **both,
+            **interleaved,
         },
         {"pcie": {"profile": "pcie4-x16-a100", "ends": ["host", "gpu"]}, **links},
     )
 
 
 def _type_3() -> Findings:
-    one, two = _lia(1), _lia(2)
+    single_device, two = _lia(1), _lia(2)
     ddr = _COPY / float(two.path("ddr", "hbm").seconds(_COPY))
     pair = _COPY / float(two.path("cxl", "hbm").seconds(_COPY))
-    single = _COPY / float(one.path("cxl0", "hbm").seconds(_COPY))
+    single = _COPY / float(single_device.path("cxl0", "hbm").seconds(_COPY))
     load = two.tiers["cxl0"].latency - two.tiers["ddr"].latency  # type: ignore[union-attr]
     loss = {tokens: _loss(two, tokens) for tokens in (1, 16, 64, 256, 1024, 4096)}
     reach = two.reach("cpu", "cxl").rate
     rows = (
-        Row("one device, read by the CPU, GB/s", 17.0, one.reach("cpu", "cxl0").rate / 1e9, 0.10, fitted=True),
+        Row("one device, read by the CPU, GB/s", 17.0, single_device.reach("cpu", "cxl0").rate / 1e9, 0.10, fitted=True),
         Row("added latency, ns (middle of 140 to 170)", 155.0, 1e9 * load, 0.10, fitted=True),
         Row("GPU: rate from two devices over that from DRAM", 1.0, pair / ddr, 0.10),
         Row("CPU: most that CXL loses, % of throughput", LOSES[1], 100 * max(loss.values()), 0.10),
     )
-    few = next((tokens for tokens, share in loss.items() if 100 * share <= LOSES[0]), None)
+    tokens_lost = next((tokens for tokens, share in loss.items() if 100 * share <= LOSES[0]), None)
     text = ", ".join(f"{100 * share:.0f} % at {tokens}" for tokens, share in loss.items())
     lines = (
         f"Two devices give {reach / 1e9:g} GB/s, PCIe takes {ddr / 1e9:.1f}: transparent; one alone gives the GPU "
@@ -117,7 +117,7 @@ def _type_3() -> Findings:
         f"CPU experts (Mixtral-8x7B) from two devices instead of DRAM lose, by tokens per expert: {text}. The published 82 % "
         "is the "
         f"weight-bound end; {LOSES[0]:g} % "
-        + (f"is reached at {few} tokens." if few else "would need more than 4,096 tokens."),
+        + (f"is reached at {tokens_lost} tokens." if tokens_lost else "would need more than 4,096 tokens."),
         "Rate and latency of a device are the source's own and no test.",
     )
     return Findings(rows, arithmetic=lines)

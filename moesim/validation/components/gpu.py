@@ -43,17 +43,17 @@ def _mixtral_layer() -> Findings:
     rows = [row for curve in curves for row in curve.rows(_TOLERANCE, "{label} {x:,.0f}, ms")]
     model = load_named("mixtral-8x7b")
     knee = card.compute * values["efficiency"] / (1792e9 * values["streaming"])
-    each, more = _loop_constants(card)
-    wanted = _memory_bound(model.hidden, model.expert_width)
+    call, more = _loop_constants(card)
+    nbytes = _memory_bound(model.hidden, model.expert_width)
     stream, rate = 1792 * values["streaming"] / 1e3, card.compute * values["efficiency"] / 1e12
     lines = (
         f"Matrix products fitted on 1, 16 and 4,403 tokens per expert: {stream:.2f} TB/s, {rate:.0f} TFLOPS, knee at "
         f"{knee:.0f} "
         "tokens per expert (published: 1.55, about 205, between 128 and 256).",
-        f"The loop costs {1e6 * each:.0f} us a call (fitted on 1 token) and {1e9 * more:.0f} ns per token and expert (fitted "
+        f"The loop costs {1e6 * call:.0f} us a call (fitted on 1 token) and {1e9 * more:.0f} ns per token and expert (fitted "
         "on 4,403) more "
-        f"than its products; gathering, activation and scattering move {wanted / 1e3:.0f} kB a token, "
-        f"{1e9 * wanted / 1.55e12:.0f} ns at "
+        f"than its products; gathering, activation and scattering move {nbytes / 1e3:.0f} kB a token, "
+        f"{1e9 * nbytes / 1.55e12:.0f} ns at "
         "1.55 TB/s, so unfused kernels pay several times over.",
         _about_attention(),
         worst(rows),
@@ -81,11 +81,11 @@ def _loop_constants(card: Gpu) -> tuple[float, float]:
 
 
 def _loop(card: Gpu) -> Curve:
-    each, more = _loop_constants(card)
+    call, more = _loop_constants(card)
     products = _matmul(card)
 
     def simulated(tokens: Any) -> FloatArray:
-        return np.asarray(products.simulated(tokens) + 8e3 * (each + more * np.asarray(tokens)))
+        return np.asarray(products.simulated(tokens) + 8e3 * (call + more * np.asarray(tokens)))
 
     return Curve(
         "whole loop, tokens per expert",
@@ -108,7 +108,7 @@ def _block(context: Any) -> tuple[FloatArray, FloatArray]:
     bytes_in = model.qkv_bytes + n * (model.token_bytes + model.qkv_activation_bytes)
     bytes_out = model.output_bytes + n * (model.core_activation_bytes + model.token_bytes)
     projections = card.gemm_time(model.qkv_flops * n, bytes_in) + card.gemm_time(model.output_flops * n, bytes_out)
-    core = np.array([float(model.core_flops_prefill([one])[0]) for one in np.ravel(n)]).reshape(n.shape)
+    core = np.array([float(model.core_flops_prefill([length])[0]) for length in np.ravel(n)]).reshape(n.shape)
     return projections, core
 
 
@@ -118,13 +118,13 @@ def _attention_constants() -> dict[str, float]:
     seconds = np.array(list(published.MIXTRAL_ATTENTION.values()))
     projections, core = _block(context)
     peak = _card().compute
-    wanted = (Parameter("efficiency", "", (0.5,), 0.05, 1.0), Parameter("launch", "s", (1e-4,), 1e-6, 1e-3))
+    parameters = (Parameter("efficiency", "", (0.5,), 0.05, 1.0), Parameter("launch", "s", (1e-4,), 1e-6, 1e-3))
     chosen = named(list(published.MIXTRAL_ATTENTION), ATTENTION_FIT)
     return least_squares(
         lambda values: values["launch"] + projections + core / (peak * values["efficiency"]),
         seconds,
         chosen,
-        wanted,
+        parameters,
         robust=None,
     )
 
@@ -186,7 +186,7 @@ def _kernels() -> Findings:
             rows.append(Row(f"{name}, {dtype}: median error", 0.0, tested.median, MEDIAN))
             rows.append(Row(f"{name}, {dtype}: error of nine of ten", 0.0, tested.p90, NINE_OF_TEN))
             tables = f"; interpolated: {', '.join(fit.tables)}" if fit.tables else ""
-            left = [group for what, group in fit.fit.groups.items() if what.startswith("left out")]
+            left = [group for name, group in fit.fit.groups.items() if name.startswith("left out")]
             out = f"; left out {sum(group.points for group in left)}, median {left[0].median:.0%}" if left else ""
             lines.append(
                 f"{name}, {dtype}: {tested.points} tested rows, {fit.fit.fitted.points} fitted, worst "

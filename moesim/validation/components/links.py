@@ -42,7 +42,7 @@ def _sizes() -> Findings:
     rows = [row for curve in curves for row in curve.rows(0.05, "{label}, {x:,.0f} B, us")]
     shipped = profile("pcie4-x16")
     rows.append(Row("both directions at once, GB/s each", BOTH_WAYS / 1e9, _both_ways(shipped) / 1e9, 0.05, fitted=True))
-    two, one = _two_uploads(values), float(path.seconds(_EXPERT))
+    two, alone = _two_uploads(values), float(path.seconds(_EXPERT))
     lines = (
         f"Pinned: max({1e6 * pinned['floor']:.1f} us, {1e6 * pinned['setup']:.1f} us + bytes / {pinned['rate'] / 1e9:.1f} "
         "GB/s), "
@@ -50,7 +50,7 @@ def _sizes() -> Findings:
         f"Pageable: {1e6 * pageable['setup']:.1f} us + bytes / {pageable['rate_cached'] / 1e9:.1f} GB/s for sources in the "
         "host's "
         f"cache, {pageable['rate'] / 1e9:.1f} GB/s beyond, fitted on 1 MiB, 16 MiB and 1.41 GB. {worst(rows)}",
-        f"Two copies of 352 MB wanted at once end, by the engine, after {two / one:.3f} times one alone: they stand in one "
+        f"Two copies of 352 MB wanted at once end, by the engine, after {two / alone:.3f} times one alone: they stand in one "
         "queue.",
         f"Profile pcie4-x16: {shipped['setup']} + bytes / {shipped['rate']}, both directions together {shipped['both']}, "
         "which is "
@@ -123,9 +123,9 @@ def _hosts() -> Findings:
         rows.append(Row(f"{name}: one Mixtral expert, GB/s", published_rate, reached / 1e9, 0.05, fitted=True))
     a10 = _EXPERT / float(host(profile("pcie4-x16-a10")).path("ddr", "hbm").seconds(_EXPERT)) / 1e9
     rows.append(Row("A100 from the rate of another Gen4 server (A10), GB/s", H2D["A100, PCIe 4"][0], a10, 0.05))
-    other = {"T4, PCIe 3": "pcie3-x16", "A40, PCIe 4": "pcie4-x16-a10", "H100, PCIe 5, by kernel": "pcie5-x16"}
+    hosts = {"T4, PCIe 3": "pcie3-x16", "A40, PCIe 4": "pcie4-x16-a10", "H100, PCIe 5, by kernel": "pcie5-x16"}
     sentences = []
-    for name, link in other.items():
+    for name, link in hosts.items():
         rate = _EXPERT / float(host(profile(link)).path("ddr", "hbm").seconds(_EXPERT)) / 1e9
         sentences.append(f"{name} {rate:.1f} for {H2D[name][0]:g} ({100 * (rate / H2D[name][0] - 1):+.0f} %)")
     lines = (

@@ -87,10 +87,10 @@ def _fitted() -> Costs:
     setup = _costs(1e10, 4e10, 0.8).path("ddr", "hbm").setup
     up = least_squares(lambda v: setup + sizes / v["rate"], uploads, everything, [Parameter("rate", "B/s", (1e10,), 1e9, 1e11)])
     core = least_squares(lambda v: sizes / v["rate"], attention, everything, [Parameter("rate", "B/s", (4e10,), 1e9, 1e12)])
-    one = np.array([EXPERTS[FIT_ON]])
+    fitted_size = np.array([EXPERTS[FIT_ON]])
     stream = least_squares(
         lambda v: np.array([_experts(_costs(up["rate"], core["rate"], v["share"]), FIT_ON)]),
-        one, np.ones(1, dtype=np.bool_), [Parameter("share", "", (0.8,), 0.3, 1.0)],
+        fitted_size, np.ones(1, dtype=np.bool_), [Parameter("share", "", (0.8,), 0.3, 1.0)],
     )  # fmt: skip
     return _costs(up["rate"], core["rate"], stream["share"])
 
@@ -137,8 +137,8 @@ def _steps() -> str:
         for batch, times in CPU_ATTENTION.items()
     }
     text = "; ".join(f"{batch}: {min(r):.1f} to {max(r):.1f}" for batch, r in rates.items())
-    same = [_at(32, 32 * c) / _at(FIT_ON, 32 * c) for c in CONTEXT]
-    ratios = ", ".join(f"{ratio:.2f}" for ratio in same)
+    ratios_of_context = [_at(32, 32 * c) / _at(FIT_ON, 32 * c) for c in CONTEXT]
+    ratios = ", ".join(f"{ratio:.2f}" for ratio in ratios_of_context)
     return (
         f"Rates of CPU attention in the published points, GB/s by micro-batch: {text}. At micro-batch 32 a context takes "
         f"{ratios} times "
@@ -153,23 +153,23 @@ def _at(batch: int, product: float) -> float:
 
 def _uneven(rows: list[Row]) -> tuple[Explanation, ...]:
     """For points of CPU attention that miss: what the source measured for the same bytes at micro-batch 64."""
-    found = []
+    explanations = []
     for row in rows:
         if row.within or not row.name.startswith("CPU attention"):
             continue
         batch, context = (float(word.strip(":,").replace(",", "")) for word in row.name.split() if word[0].isdigit())
-        same = context * batch / FIT_ON
+        length = context * batch / FIT_ON
         derived = _at(FIT_ON, batch * context)
         least, most = _equal_bytes(batch * context)
         text = (
-            f"{row.name}: micro-batch {FIT_ON} at context {same:g} reads the same bytes and takes the source {derived:.2f} "
+            f"{row.name}: micro-batch {FIT_ON} at context {length:g} reads the same bytes and takes the source {derived:.2f} "
             "ms. Published "
             f"times for these bytes, by micro-batch, run from {least:.2f} to {most:.2f} ms, {100 * (most / least - 1):.0f} % "
             "apart for the "
             "same work."
         )
-        found.append(Explanation(row.name, derived, text))
-    return tuple(found)
+        explanations.append(Explanation(row.name, derived, text))
+    return tuple(explanations)
 
 
 def _equal_bytes(product: float) -> tuple[float, float]:

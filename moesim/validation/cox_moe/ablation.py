@@ -75,7 +75,7 @@ def _notes() -> tuple[str, ...]:
 
 
 def _free(policy: Parameters) -> float:
-    first, later = (added(SETTING, each, ()).total(SETTING.output) for each in (FIRST, policy))
+    first, later = (added(SETTING, scheme, ()).total(SETTING.output) for scheme in (FIRST, policy))
     return first / later
 
 

@@ -23,7 +23,7 @@ class _Pass(NamedTuple):
     """One pass; G groups of sequences whose tokens meet the experts together."""
 
     problem: Problem
-    made: Deployment
+    deployment: Deployment
     phase: Phase
     prompts: IntArray
     """[S] tokens of the prompts."""
@@ -68,7 +68,7 @@ def _pass(problem: Problem, deployment: Deployment, routing: RoutingTable, membe
 
 def _seconds(step: _Pass) -> float:
     """Layers without experts, layers with them, and the head, one after another."""
-    problem, pipeline = step.problem, step.made.plan.of(step.phase).pipeline
+    problem, pipeline = step.problem, step.deployment.plan.of(step.phase).pipeline
     bare = problem.model.n_dense * (step.attention.end + float(problem.costs.dense(sum(step.tokens))))
     if not ahead_of(pipeline):
         layers = sum(_visited(step, layer) for layer in range(problem.layers))
@@ -91,17 +91,17 @@ def _visited(step: _Pass, layer: int) -> float:
 def _visit(step: _Pass, counts: IntArray, tokens: int, layer: int, begin: float, down: float) -> float:
     """When the experts of a group end that can begin at `begin`, where the way to the host is free at `down`."""
     on_gpu = _on_gpu(step, layer) & (counts > 0)
-    resident, first = on_gpu & step.made.resident[layer], _first(step, counts, tokens, layer)
+    resident, first = on_gpu & step.deployment.resident[layer], _first(step, counts, tokens, layer)
     uploads = _uploads(step, counts, layer, on_gpu & ~resident)
     side = _side(step, counts, tokens, on_gpu, resident)
     if not uploads.copies and side is None:
         return begin + first
     known = down + float(_to_host(step, 4.0 * step.problem.model.top_k * tokens))
     if side is None:
-        return _landing(uploads, step.made.plan.staging, known, begin + first, np.inf, 0.0)[0]
+        return _landing(uploads, step.deployment.plan.staging, known, begin + first, np.inf, 0.0)[0]
     crossing, work, back = side
     computed = known + crossing + work
-    return max(_landing(uploads, step.made.plan.staging, known, begin + first, computed, back))
+    return max(_landing(uploads, step.deployment.plan.staging, known, begin + first, computed, back))
 
 
 def _landing(uploads: _Uploads, slots: int, link: float, gpu: float, computed: float, back: float) -> tuple[float, float]:
@@ -126,8 +126,8 @@ def _first(step: _Pass, counts: IntArray, tokens: int, layer: int) -> float:
     """Seconds of what the GPU can begin at once: shared experts, and experts in its memory."""
     costs = step.problem.costs
     calls = costs.calls(step.problem.system.gpu_name)
-    ready = _on_gpu(step, layer) & (counts > 0) & step.made.resident[layer]
-    own = float(costs.gpu(counts[ready]).sum()) + calls.each * int(ready.sum()) + (calls.once if ready.any() else 0.0)
+    ready = _on_gpu(step, layer) & (counts > 0) & step.deployment.resident[layer]
+    own = float(costs.gpu(counts[ready]).sum()) + calls.per_call * int(ready.sum()) + (calls.once if ready.any() else 0.0)
     return own + float(costs.shared(tokens))
 
 
@@ -135,7 +135,7 @@ def _uploads(step: _Pass, counts: IntArray, layer: int, missing: BoolArray) -> _
     """In the order of dispatch: most tokens first where experts have groups, else by id."""
     costs, model = step.problem.costs, step.problem.model
     experts = np.flatnonzero(missing)
-    if hasattr(step.made.state, "device"):
+    if hasattr(step.deployment.state, "device"):
         experts = experts[np.argsort(-counts[experts], kind="stable")]
     copy = float(costs.copy(model.expert_bytes, step.problem.main_memory, step.problem.gpu_tier))
     apart = costs.calls(step.problem.system.gpu_name).apart
@@ -154,7 +154,7 @@ def _side(
     cpu, gpu = costs.calls(str(costs.cpu_name)), costs.calls(problem.system.gpu_name)
     ready = int(resident.any()) if gpu.fused else int(resident.sum())
     called = ready + int((on_gpu & ~resident).sum())
-    work = float(costs.cpu(counts[there], problem.main_memory).sum()) + cpu.each * int(there.sum()) + cpu.once
+    work = float(costs.cpu(counts[there], problem.main_memory).sum()) + cpu.per_call * int(there.sum()) + cpu.once
     sent = min(float(counts[there].sum()), float(tokens)) * problem.model.expert_token_bytes
     back = float(costs.copy(sent, problem.main_memory, problem.gpu_tier))
     return _to_host(step, sent), work + cpu.hand_over + cpu.before * called, back
@@ -166,7 +166,7 @@ def _to_host(step: _Pass, nbytes: float) -> float:
 
 def _on_gpu(step: _Pass, layer: int) -> BoolArray:
     """[E] experts that the GPU runs: all, unless the plan has groups."""
-    groups = getattr(step.made.state, "device", None)
+    groups = getattr(step.deployment.state, "device", None)
     if groups is None:
         return np.ones(step.problem.experts, dtype=np.bool_)
     on_gpu: BoolArray = groups[step.phase][layer] == step.problem.gpu_index
@@ -182,13 +182,13 @@ def _serial(step: _Pass, layer: int) -> float:
 
 def _streamed(step: _Pass, layer: int) -> _Uploads:
     """All experts of a layer that are not resident, used or not."""
-    return _uploads(step, np.sum(step.counts, axis=0)[layer], layer, ~step.made.resident[layer])
+    return _uploads(step, np.sum(step.counts, axis=0)[layer], layer, ~step.deployment.resident[layer])
 
 
 def _groups(step: _Pass, layer: int) -> Iterator[float]:
     """Seconds of the GPU's experts, the uploaded ones there, group by group."""
     for counts, tokens in zip(step.counts, step.tokens, strict=True):
-        uploads = _uploads(step, counts[layer], layer, ~step.made.resident[layer])
+        uploads = _uploads(step, counts[layer], layer, ~step.deployment.resident[layer])
         yield _first(step, counts[layer], tokens, layer) + sum(uploads.runs)
 
 

@@ -52,7 +52,7 @@ class Cell(NamedTuple):
     setting: Setting
     over: str
     cox: tuple[Pace, Pace]
-    other: tuple[Pace, Pace]
+    rival: tuple[Pace, Pace]
     free: float
     """Gain where the program costs nothing, by sums over layers."""
     parts: int
@@ -61,7 +61,7 @@ class Cell(NamedTuple):
     def gain(self, which: int = 0) -> float:
         """By the engine (0), or by sums (1)."""
         output = self.setting.output
-        return self.other[which].total(output) / self.cox[which].total(output)
+        return self.rival[which].total(output) / self.cox[which].total(output)
 
 
 def settings() -> Iterator[tuple[str, Setting]]:
@@ -76,18 +76,21 @@ def cells(name: str, setting: Setting) -> list[Cell]:
     """The cell against both baselines."""
     cox = simulated(setting, COX, OWN), added(setting, COX, OWN)
     free = added(setting, COX, ()).total(setting.output)
-    found = []
+    found_cells = []
     for over, (_, policy) in OVER.items():
-        other = simulated(setting, policy, OWN), added(setting, policy, OWN)
+        rival = simulated(setting, policy, OWN), added(setting, policy, OWN)
         gain = added(setting, policy, ()).total(setting.output) / free
-        found.append(Cell(name, setting, over, cox, other, gain, _parts(setting, policy)))
-    return found
+        found_cells.append(Cell(name, setting, over, cox, rival, gain, _parts(setting, policy)))
+    return found_cells
 
 
 def _parts(setting: Setting, policy: Parameters) -> int:
     """Calls of an expert in one decode pass over all sequences."""
-    made: Deployment = planned(setting, policy).plan
-    return -(-setting.sequences // min(made.plan.expert_batch or made.plan.batch, made.plan.batch))
+    planned_deployment: Deployment = planned(setting, policy).plan
+    return -(
+        -setting.sequences
+        // min(planned_deployment.plan.expert_batch or planned_deployment.plan.batch, planned_deployment.plan.batch)
+    )
 
 
 BLOCKING: Parameters = (
@@ -119,34 +122,34 @@ def gains(setting: Setting, hypothesis: str) -> dict[str, float]:
     """Baseline -> gain over it, by sums over layers."""
     program, known, cox, flexgen = HYPOTHESES[hypothesis]
     ours = added(setting, cox, program, known).total(setting.output)
-    others = {"MoE-Lightning": OVER["MoE-Lightning"][1], "FlexGen": flexgen}
-    return {over: added(setting, policy, program, known).total(setting.output) / ours for over, policy in others.items()}
+    rivals = {"MoE-Lightning": OVER["MoE-Lightning"][1], "FlexGen": flexgen}
+    return {over: added(setting, policy, program, known).total(setting.output) / ours for over, policy in rivals.items()}
 
 
 Tried = dict[str, list[dict[str, float]]]
 """Hypothesis -> gains in every setting."""
 
 
-def explored(some: Iterable[tuple[str, Setting]]) -> tuple[list[Cell], Tried]:
+def explored(settings: Iterable[tuple[str, Setting]]) -> tuple[list[Cell], Tried]:
     """The cells of some settings, and what each hypothesis gives there; a setting at a time, because its routing is large."""
-    found: list[Cell] = []
+    all_cells: list[Cell] = []
     tried: Tried = {hypothesis: [] for hypothesis in HYPOTHESES}
-    for name, setting in some:
-        found += cells(name, setting)
-        for hypothesis, every in tried.items():
-            every.append(gains(setting, hypothesis))
-    return found, tried
+    for name, setting in settings:
+        all_cells += cells(name, setting)
+        for hypothesis, gains_so_far in tried.items():
+            gains_so_far.append(gains(setting, hypothesis))
+    return all_cells, tried
 
 
 def _findings() -> Findings:
     return findings(*explored(settings()))
 
 
-def findings(found: list[Cell], tried: Tried) -> Findings:
+def findings(all_cells: list[Cell], tried: Tried) -> Findings:
     """What the cells and the hypotheses come to."""
-    rows = [_row(cell) for cell in found]
-    texts = tuple(_explained(row, cell) for row, cell in zip(rows, found, strict=True) if not row.within)
-    return Findings(tuple(rows), texts, tuple(_notes(found, tried)), (Exhibit("cells", csv=_csv(found)),))
+    rows = [_row(cell) for cell in all_cells]
+    texts = tuple(_explained(row, cell) for row, cell in zip(rows, all_cells, strict=True) if not row.within)
+    return Findings(tuple(rows), texts, tuple(_notes(all_cells, tried)), (Exhibit("cells", csv=_csv(all_cells)),))
 
 
 def _row(cell: Cell) -> Row:
@@ -157,7 +160,7 @@ def _row(cell: Cell) -> Row:
 
 
 def _explained(row: Row, cell: Cell) -> Explanation:
-    (ours, theirs), passes = (cell.cox[1], cell.other[1]), cell.setting.output - 1
+    (ours, theirs), passes = (cell.cox[1], cell.rival[1]), cell.setting.output - 1
     often = f"{cell.parts} call{'s' if cell.parts > 1 else ''} of each expert a pass"
     text = (
         f"{row.name}: layer by layer {theirs.prefill:.1f} s + {passes} x {theirs.step:.2f} s with {often}, "
@@ -166,23 +169,23 @@ def _explained(row: Row, cell: Cell) -> Explanation:
     return Explanation(row.name, cell.gain(1), text)
 
 
-def _notes(found: list[Cell], tried: Tried) -> Iterator[str]:
+def _notes(all_cells: list[Cell], tried: Tried) -> Iterator[str]:
     for over, ((low, high), _) in OVER.items():
-        some = [cell for cell in found if cell.over == over]
-        inside = sum(_row(cell).within for cell in some)
-        free = [cell.free for cell in some]
+        of_rival = [cell for cell in all_cells if cell.over == over]
+        inside = sum(_row(cell).within for cell in of_rival)
+        free = [cell.free for cell in of_rival]
         yield (
-            f"Over {over}: {inside} of {len(some)} cells inside the published {low} to {high}. Were the program "
+            f"Over {over}: {inside} of {len(of_rival)} cells inside the published {low} to {high}. Were the program "
             f"free, gains would be {min(free):.2f} to {max(free):.2f} (by sums over layers)."
         )
-    blocks = ", ".join(str(parts) for parts in sorted({cell.parts for cell in found if cell.over == "FlexGen"}))
+    blocks = ", ".join(str(parts) for parts in sorted({cell.parts for cell in all_cells if cell.over == "FlexGen"}))
     yield (
         "Per pass over all sequences an expert is called once by CoX-MoE, twice by MoE-Lightning and "
         f"{blocks} times by the blocks that FlexGen's search finds."
     )
-    yield f"By model: {'; '.join(_by_model(found))}."
-    for hypothesis, every in tried.items():
-        parts = (_counted(over, [each[over] for each in every]) for over in OVER)
+    yield f"By model: {'; '.join(_by_model(all_cells))}."
+    for hypothesis, gains_so_far in tried.items():
+        parts = (_counted(over, [gain[over] for gain in gains_so_far]) for over in OVER)
         yield f"By sums over layers, {hypothesis}: {'; '.join(parts)}."
 
 
@@ -193,14 +196,14 @@ def _counted(over: str, gains: list[float]) -> str:
     return f"{inside} of {len(gains)} inside over {over} ({min(gains):.2f} to {max(gains):.2f}, median {np.median(gains):.2f})"
 
 
-def _by_model(found: list[Cell]) -> Iterator[str]:
+def _by_model(all_cells: list[Cell]) -> Iterator[str]:
     for model in MODELS:
-        gains = {over: [c.gain() for c in found if c.over == over and c.setting.model == model] for over in OVER}
-        told = " and ".join(f"{min(values):.2f}-{max(values):.2f} over {over}" for over, values in gains.items())
-        yield f"{model} {told} (median {np.median(gains['MoE-Lightning']):.2f} over MoE-Lightning)"
+        gains = {over: [c.gain() for c in all_cells if c.over == over and c.setting.model == model] for over in OVER}
+        ranges = " and ".join(f"{min(values):.2f}-{max(values):.2f} over {over}" for over, values in gains.items())
+        yield f"{model} {ranges} (median {np.median(gains['MoE-Lightning']):.2f} over MoE-Lightning)"
 
 
-def _csv(found: list[Cell]) -> str:
+def _csv(all_cells: list[Cell]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     head = [
@@ -215,8 +218,8 @@ def _csv(found: list[Cell]) -> str:
         "calls_per_pass",
     ]
     writer.writerow([*head, "cox_prefill_s", "cox_step_s", "other_prefill_s", "other_step_s"])
-    for cell in found:
-        setting, times = cell.setting, (*cell.cox[0], *cell.other[0])
+    for cell in all_cells:
+        setting, times = cell.setting, (*cell.cox[0], *cell.rival[0])
         gains = (f"{value:.4f}" for value in (cell.gain(0), cell.gain(1), cell.free))
         place = (setting.model, setting.hardware, setting.prompt, setting.output, cell.over)
         writer.writerow([*place, *gains, cell.parts, *(f"{value:.4f}" for value in times)])

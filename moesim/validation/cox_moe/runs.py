@@ -92,8 +92,8 @@ OWN: Program = (("runtime", "cox-moe"),)
 def _built(model: str, exponent: float, sequences: int, prompt: int, output: int) -> tuple[Job, RoutingTable]:
     """Requests and routing, which no machine and no policy changes."""
     sets = {**Setting("", model, exponent, sequences, 0, 0).workload(), **_lengths(prompt, output)}
-    made: tuple[Job, RoutingTable] = loaded(SCENARIO, **sets).build()
-    return made
+    job_and_table: tuple[Job, RoutingTable] = loaded(SCENARIO, **sets).build()
+    return job_and_table
 
 
 def _lengths(prompt: int, output: int) -> dict[str, Any]:
@@ -104,27 +104,29 @@ def _scenario(setting: Setting, policy: Parameters, sets: Mapping[str, Any], *, 
     """Its prefill alone, or a short stretch in the middle of its decode."""
     prompt, output = (setting.prompt + setting.output // 2 - _STEPS, 1 + _STEPS) if decode else (setting.prompt, 1)
     fixed = {**setting.workload(), **_lengths(prompt, output), "hardware": setting.hardware}
-    this = loaded(SCENARIO, policy=dict(policy), **fixed, **sets)
-    return replace(this, job_and_table=_built(setting.model, setting.exponent, setting.sequences, prompt, output))
+    scenario = loaded(SCENARIO, policy=dict(policy), **fixed, **sets)
+    return replace(scenario, job_and_table=_built(setting.model, setting.exponent, setting.sequences, prompt, output))
 
 
 @lru_cache(maxsize=16)
 def planned(setting: Setting, policy: Parameters, known: Program = ()) -> Planned:
     """The policy with the plan it makes for the whole job, knowing the hardware's rates but not the program's (`known`)."""
     fixed = {**setting.workload(), **_lengths(setting.prompt, setting.output), "hardware": setting.hardware}
-    this = loaded(SCENARIO, policy=dict(policy), **fixed, **dict(known))
-    this = replace(
-        this, job_and_table=_built(setting.model, setting.exponent, setting.sequences, setting.prompt, setting.output)
+    scenario = loaded(SCENARIO, policy=dict(policy), **fixed, **dict(known))
+    scenario = replace(
+        scenario, job_and_table=_built(setting.model, setting.exponent, setting.sequences, setting.prompt, setting.output)
     )
-    return Planned(inner=this.scenario.policy, plan=this.scenario.policy.deploy(problem_of(this, *this.build())))
+    return Planned(
+        inner=scenario.scenario.policy, plan=scenario.scenario.policy.deploy(problem_of(scenario, *scenario.build()))
+    )
 
 
 @cache
 def simulated(setting: Setting, policy: Parameters, program: Program) -> Pace:
     """Seconds of all sequences: prefill, and one decode pass of each round in the middle of the output."""
 
-    def seconds(this: LoadedScenario, held: Planned, decode: bool) -> float:
-        steps = run_loaded(this, bound=False, policy=held, policy_name="planned").frame("steps")
+    def seconds(scenario: LoadedScenario, held: Planned, decode: bool) -> float:
+        steps = run_loaded(scenario, bound=False, policy=held, policy_name="planned").frame("steps")
         times = steps.loc[steps["phase"] == ("decode" if decode else "prefill"), "step_time_s"]
         return float(times.iloc[_STEPS - 1 :: _STEPS].sum() if decode else times.sum())
 
@@ -135,9 +137,9 @@ def simulated(setting: Setting, policy: Parameters, program: Program) -> Pace:
 def added(setting: Setting, policy: Parameters, program: Program, known: Program = ()) -> Pace:
     """The same by sums over layers, without events; planned with `known` of the program."""
 
-    def seconds(this: LoadedScenario, held: Planned, decode: bool) -> float:
-        job, routing = this.build()
-        return pass_seconds(problem_of(this, job, routing), held.plan, routing, decode=decode)
+    def seconds(scenario: LoadedScenario, held: Planned, decode: bool) -> float:
+        job, routing = scenario.build()
+        return pass_seconds(problem_of(scenario, job, routing), held.plan, routing, decode=decode)
 
     return _pace(setting, planned(setting, policy, known), policy, program, seconds)
 

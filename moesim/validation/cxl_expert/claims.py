@@ -54,7 +54,7 @@ def _threshold() -> Findings:
     row = Row(_PEAK, 100 * INPUTS.percentile, 100 * curves["printed"].peak.value, 0.05)
     lines = [f"{_LABELS[name][0].upper()}{_LABELS[name][1:]}: {curve.sentence}." for name, curve in curves.items()]
     honest = {_LABELS[name].split(", ")[1]: curve.peak.value for name, curve in curves.items() if name != "printed"}
-    fits = ", ".join(f"{100 * value:g} % ({what})" for what, value in honest.items())
+    fits = ", ".join(f"{100 * value:g} % ({condition})" for condition, value in honest.items())
     lines.append(
         f"Best threshold by what GPU memory holds: {fits}. Below it experts of few tokens are uploaded, above it memory lies "
         "idle; so it follows the machine."
@@ -92,25 +92,25 @@ THRESHOLD = Case(
 
 def _speeds(scenario: str, policy: Mapping[str, Any]) -> tuple[float, float]:
     """(2x over uncompressed, 4x over 2x): throughput ratios of a scenario as weights and activations are compressed."""
-    made = [
+    results = [
         run(scenario, policy={**policy, "weight_compression": times, "activation_compression": times})
         for times in (1.0, 2.0, 4.0)
     ]
-    none, double, fourfold = (float(result.summary["throughput_tok_s"]) for result in made)
+    none, double, fourfold = (float(result.summary["throughput_tok_s"]) for result in results)
     return double / none, fourfold / double
 
 
 def _quantisation() -> Findings:
     cold = _speeds("cxl_expert/table", PRINTED[SCHEME])
-    both = _speeds("cxl_expert/table", {**PRINTED[SCHEME], "compressed": "all"})
+    gains = _speeds("cxl_expert/table", {**PRINTED[SCHEME], "compressed": "all"})
     hot = 1 - _BALANCED / INPUTS.experts
     real = _speeds("cxl_expert/honest", {**_SIDE_BY_SIDE, "hot": hot})
     where = f"real parts side by side, {_BALANCED} hot"
     rows = (
         Row(_GAIN, 1.5, cold[0], 0.05),
         Row(_MORE, 1.0, cold[1], _LITTLE),
-        Row(f"{_GAIN}, hot ones too", 1.5, both[0], 0.05),
-        Row(f"{_MORE}, hot ones too", 1.0, both[1], _LITTLE),
+        Row(f"{_GAIN}, hot ones too", 1.5, gains[0], 0.05),
+        Row(f"{_MORE}, hot ones too", 1.0, gains[1], _LITTLE),
         Row(f"{_GAIN}, {where}", 1.5, real[0], 0.05, fitted=True),
         Row(f"{_MORE}, {where}", 1.0, real[1], _LITTLE),
     )
@@ -126,11 +126,11 @@ def _quantisation() -> Findings:
 
 def _either_side() -> str:
     """Where the CPU holds the layer whatever is compressed, and where uploads do."""
-    kept = _speeds("cxl_expert/threshold", {**_SIDE_BY_SIDE, "resident": True, "hot": INPUTS.percentile})
+    gains = _speeds("cxl_expert/threshold", {**_SIDE_BY_SIDE, "resident": True, "hot": INPUTS.percentile})
     loaded_up = _speeds("cxl_expert/threshold", {**_SIDE_BY_SIDE, "hot": 0.5})
     return (
         "On either side of that balance one half of the claim is lost. With hot experts resident the CPU holds the layer, and "
-        f"it reads what compression leaves: {kept[0]:.2f}x at 2x and another {kept[1]:.2f}x at 4x. With half of the experts "
+        f"it reads what compression leaves: {gains[0]:.2f}x at 2x and another {gains[1]:.2f}x at 4x. With half of the experts "
         "hot and uploaded PCIe holds it, and only hot experts that live in CXL memory shrink: "
         f"{loaded_up[0]:.2f}x, then {loaded_up[1]:.2f}x."
     )

@@ -43,16 +43,16 @@ def steps() -> list[Step]:
     honest = loaded("cxl_expert/honest").data
     drawn = {"workload.routing": {"kind": "zipf", "exponent": INPUTS.exponent}, "workload.profile": {"kind": "held_out"}}
     active = {GPU_ONLY: {**PRINTED[GPU_ONLY], "load": "active"}}
-    kept = {
+    with_residents = {
         GPU_ONLY: {"kind": "static_popularity", "limit": INPUTS.hot, "pipeline": "serial"},
         SCHEME: {**PRINTED[SCHEME], "resident": True},
     }
-    overlapped = {name: {**policy, "pipeline": "overlap"} for name, policy in {**PRINTED, **kept}.items()}
+    overlapped = {name: {**policy, "pipeline": "overlap"} for name, policy in {**PRINTED, **with_residents}.items()}
     copies = honest["hardware"]["links"]["pcie"]
     return [
         Step("as printed: all experts loaded, one thing after another", {}, PRINTED),
         Step("tokens draw their experts; only drawn experts move", drawn, active),
-        Step("a quarter, hot in the profile, stays in GPU memory", {}, kept),
+        Step("a quarter, hot in the profile, stays in GPU memory", {}, with_residents),
         Step("uploads, GPU and CPU or near-data work overlap", {}, overlapped),
         Step("experts of 8.4 MB, as the stated shapes make them", {"model": honest["model"]}),
         Step("routing of a real top-1 model (Llama-4-Maverick)", {"workload": honest["workload"]}),
@@ -63,12 +63,12 @@ def steps() -> list[Step]:
 
 def _table() -> Findings:
     results = {scheme: run("cxl_expert/table", policy=policy) for scheme, policy in PRINTED.items()}
-    other: dict[str, Any] = {"hardware.devices.ndp.experts.time": f"{_us(INPUTS.ndp_token_of_flop)} us"}
-    by_flop = run("cxl_expert/table", policy=PRINTED[NEAR_DATA], **other)
-    made = fall("cxl_expert/table", steps())
+    changes: dict[str, Any] = {"hardware.devices.ndp.experts.time": f"{_us(INPUTS.ndp_token_of_flop)} us"}
+    by_flop = run("cxl_expert/table", policy=PRINTED[NEAR_DATA], **changes)
+    waterfall = fall("cxl_expert/table", steps())
     rows = [*(_latency(scheme, results[scheme]) for scheme in LATENCY), *(_throughput(s, results[s]) for s in THROUGHPUT)]
-    lines = (_gpu_only(), *_scheme(results[SCHEME]), _near_data(by_flop), _shapes(), *conditions(made))
-    return Findings(tuple(rows), arithmetic=lines, exhibits=_exhibits(made))
+    lines = (_gpu_only(), *_scheme(results[SCHEME]), _near_data(by_flop), _shapes(), *conditions(waterfall))
+    return Findings(tuple(rows), arithmetic=lines, exhibits=_exhibits(waterfall))
 
 
 def _latency(scheme: str, result: Result) -> Row:

@@ -60,24 +60,25 @@ class Ablations:
     @property
     def remarks(self) -> tuple[str, ...]:
         """What the ablations say."""
-        one = self.seconds
-        lot, whole = one["placement: at random, never mended"], one["all parts"]
-        frozen, fastest = one["placement: profile, never mended"], one["devices: hottest on the fastest"]
+        seconds = self.seconds
+        chance, whole = seconds["placement: at random, never mended"], seconds["all parts"]
+        frozen, fastest = seconds["placement: profile, never mended"], seconds["devices: hottest on the fastest"]
+        resident = seconds["prefetch: none, its slots for residents"] / whole
         return (
-            f"Ablations ({_SCENARIO}, batch 2): a random placement takes {lot / whole:.2f} times as long per step as all parts "
-            f"together; the queue term of the device cost takes {frozen / fastest:.2f} times as long as the fastest devices "
-            "first, because queues that a single PCIe link outruns never form; what prefetch hides is less than its slots "
-            f"would save as residents ({one['prefetch: none, its slots for residents'] / whole:.2f} of the time without it).",
+            f"Ablations ({_SCENARIO}, batch 2): a random placement takes {chance / whole:.2f} times as long per step as "
+            f"all parts together; the queue term of the device cost takes {frozen / fastest:.2f} times as long as the fastest "
+            "devices first, because queues that a single PCIe link outruns never form; what prefetch hides is less than its "
+            f"slots would save as residents ({resident:.2f} of the time without it).",
         )
 
 
 def ablations() -> Ablations:
     """Runs every change on the same requests."""
     base = loaded(_SCENARIO, **_SETS)
-    made = base.build()
+    job_and_table = base.build()
     seconds, hits = {}, {}
     for name, change in CHANGES.items():
-        loaded_scenario = replace(loaded(base, policy={"kind": "moe_cxl", **_QUICK, **change}), job_and_table=made)
+        loaded_scenario = replace(loaded(base, policy={"kind": "moe_cxl", **_QUICK, **change}), job_and_table=job_and_table)
         summary = run_loaded(loaded_scenario, bound=False).summary
         seconds[name], hits[name] = float(summary["tpot_s"]["mean"]), float(summary["hit_rate"])
     return Ablations(seconds, hits)

@@ -40,14 +40,14 @@ def account(problem: Problem, routing: RoutingTable, deployment: Deployment) -> 
     of missing experts and all GPU work; else the longer of GPU work alone and of copies that feed it, most work first.
     """
     members = np.arange(problem.job.requests)
-    asked = [routing.prefill_counts(members), *(routing.decode_counts(members, step) for step in range(_steps(problem)))]
+    passes = [routing.prefill_counts(members), *(routing.decode_counts(members, step) for step in range(_steps(problem)))]
     prompt = problem.job.prompt.astype(np.float64)
-    first = _pass(problem, deployment, asked[0], "prefill", prompt, prompt)
+    first = _pass(problem, deployment, passes[0], "prefill", prompt, prompt)
     later = [
         _pass(problem, deployment, counts, "decode", np.ones_like(prompt), prompt + step + 1)
-        for step, counts in enumerate(asked[1:])
+        for step, counts in enumerate(passes[1:])
     ]
-    missing = sum(((counts > 0) & ~deployment.resident).astype(np.int64) for counts in asked)
+    missing = sum(((counts > 0) & ~deployment.resident).astype(np.int64) for counts in passes)
     copies = float((missing * _copies(problem, deployment)).sum()) / max(int(np.sum(missing)), 1)
     return Account(first, float(np.mean(later)) if later else 0.0, len(later), copies)
 
@@ -72,7 +72,7 @@ def _pass(
     calls = costs.calls(gpu)
     missing = (counts > 0) & ~deployment.resident
     copy = _copies(problem, deployment)
-    time = costs.gpu(counts) + np.where(missing, calls.apart, calls.each)
+    time = costs.gpu(counts) + np.where(missing, calls.apart, calls.per_call)
     uploads = np.where(missing, copy, 0.0).sum(axis=1)
     known = float(costs.copy(new.sum() * 4 * problem.model.top_k, problem.gpu_tier, problem.main_memory))
     held = np.where(deployment.resident, time, 0.0).sum(axis=1) + calls.once * (deployment.resident & (counts > 0)).any(axis=1)

@@ -57,11 +57,11 @@ _BASELINES: dict[str, tuple[str, Sets, str]] = {
 
 
 def _speeds() -> Iterator[Finding]:
-    for claim, (published, job, what) in _SPEED.items():
+    for claim, (published, job, metric) in _SPEED.items():
         ours = tried("moe_cxl", CXL, job)
         for against, (policy, machine, mechanism) in _BASELINES.items():
             theirs = tried(policy, machine, job)
-            ratios = theirs.simulated(what) / ours.simulated(what), theirs.derived(what) / ours.derived(what)
+            ratios = theirs.simulated(metric) / ours.simulated(metric), theirs.derived(metric) / ours.derived(metric)
             yield Finding(f"{claim}, gain over {against}", published, *ratios, 1.0, mechanism)
     trial, dram = tried("moe_cxl", FASTEST, ONE), tried("moe_cxl", DRAM, ONE)
     ratios = dram.simulated("ttft") / trial.simulated("ttft"), dram.derived("ttft") / trial.derived("ttft")
@@ -100,26 +100,29 @@ def _stall(trial: Tried) -> float:
 
 def _accuracy() -> Iterator[tuple[Finding, Guesses]]:
     even: dict[str, Any] = {"routing": {"kind": "uniform"}, "profile": {"kind": "uniform"}}
-    many, one = guesses(requests=7, **even), guesses(requests=1)
+    seven, single = guesses(requests=7, **even), guesses(requests=1)
     text = "with 7 tokens nearly every expert is used, and a blind guess is right in 1 - (1 - 2/8)^7 of all cases"
-    yield Finding("prefetch accuracy, batch 7", 0.85, many.accuracy, without_history(8, 2, 7), 0.0, text, level="least"), many
+    yield (
+        Finding("prefetch accuracy, batch 7", 0.85, seven.accuracy, without_history(8, 2, 7), 0.0, text, level="least"),
+        seven,
+    )
     text = (
         "what history says of the routing of one sequence, with neither machine nor queue in it (blind: "
         f"{without_history(8, 2, 1):.2f}; tables of real traces recall 0.41 to 0.43)"
     )
-    yield Finding("prefetch accuracy, batch 1", 0.85, one.accuracy, one.alone, 0.0, text, level="least"), one
+    yield Finding("prefetch accuracy, batch 1", 0.85, single.accuracy, single.alone, 0.0, text, level="least"), single
 
 
 def _shares_of_speed() -> Iterator[Finding]:
-    for name, job, what in (
+    for name, job, metric in (
         ("decode of 1", ONE, "tpot"),
         ("decode of 32", MANY, "tpot"),
         ("prompt of 16 K tokens", LONG, "ttft"),
         ("prompt of 32 K tokens", PROMPT, "ttft"),
     ):
         ours, alone = tried("moe_cxl", CXL, job), tried("gpu_only", GPUS, job)
-        ratios = alone.simulated(what) / ours.simulated(what), alone.derived(what) / ours.derived(what)
-        took = f"{1e3 * alone.derived(what):.4g} ms without uploads, {1e3 * ours.derived(what):.4g} with them"
+        ratios = alone.simulated(metric) / ours.simulated(metric), alone.derived(metric) / ours.derived(metric)
+        took = f"{1e3 * alone.derived(metric):.4g} ms without uploads, {1e3 * ours.derived(metric):.4g} with them"
         yield Finding(f"share of GPU-only speed, {name}", 0.95, *ratios, 0.0, took, level="least")
     whole: dict[str, Any] = {"hardware.tiers.hbm.capacity": "80 GB", "workload.output": 8}
     times = [run("moe_cxl/switch-base-128", policy=policy, **whole).summary["makespan_s"] for policy in ("gpu_only", "moe_cxl")]
@@ -144,7 +147,10 @@ def _costs() -> Iterator[Finding]:
     ):
         ours, theirs = tried("moe_cxl", machine, job), tried("gpu_only", GPUS, job)
         cuts = [1 - getattr(ours, how)("capital") / getattr(theirs, how)("capital") for how in ("simulated", "derived")]
-        prices, times = [one.problem.system.price for one in (ours, theirs)], [one.by_hand.whole for one in (ours, theirs)]
+        prices, times = (
+            [setup.problem.system.price for setup in (ours, theirs)],
+            [setup.by_hand.whole for setup in (ours, theirs)],
+        )
         text = f"the machine costs {prices[0] / prices[1]:.2f} times as much and takes {times[0] / times[1]:.3g} times as long"
         yield Finding(f"cost, cut of capital per token, {name}", 0.40, cuts[0], cuts[1], 0.0, text)
 
@@ -167,9 +173,9 @@ def _placement() -> Iterator[Finding]:
         shares, derived = _served_from({**PUBLISHED_SLICE, **sets})
         for place, share in published.items():
             text = "tiers are filled in turn: what capacities leave, not a choice"
-            found = (shares[place], derived[place])
+            measured = (shares[place], derived[place])
             yield Finding(
-                f"experts served from {place}, {name}", share, *found, 0.0, text, level="exact", fitted=place == "GPU memory"
+                f"experts served from {place}, {name}", share, *measured, 0.0, text, level="exact", fitted=place == "GPU memory"
             )
 
 
@@ -181,38 +187,38 @@ def _served_from(sets: Sets) -> tuple[dict[str, float], dict[str, float]]:
     deployment = policy.deploy(problem)
     cxl = np.isin(deployment.home, [i for i, tier in enumerate(problem.tiers) if tier.startswith("cxl")])
     gpu = deployment.resident
-    found = {"GPU memory": gpu.mean(), "CXL": (cxl & ~gpu).mean(), "CPU": (~cxl & ~gpu).mean()}
+    shares = {"GPU memory": gpu.mean(), "CXL": (cxl & ~gpu).mean(), "CPU": (~cxl & ~gpu).mean()}
     size, pairs = problem.model.expert_bytes, deployment.home.size
     cut = policy.cut(problem, movable=True)
     held = int(problem.gpu_free(cut) // size)
     slots = sum(int(problem.usable(tier) // size) for tier in problem.tiers if tier.startswith("cxl"))
     warm = min(slots, pairs - held)
     by_hand = {"GPU memory": held / pairs, "CXL": warm / pairs, "CPU": (pairs - held - warm) / pairs}
-    return {place: float(share) for place, share in found.items()}, by_hand
+    return {place: float(share) for place, share in shares.items()}, by_hand
 
 
 def _claims() -> Findings:
     predicted = list(_accuracy())
     speeds = list(_speeds())
-    found = [*speeds, *(finding for finding, _ in predicted), *_penalties(), *_devices()]
-    found += [*_shares_of_speed(), *_costs(), *_placement()]
+    findings = [*speeds, *(finding for finding, _ in predicted), *_penalties(), *_devices()]
+    findings += [*_shares_of_speed(), *_costs(), *_placement()]
     changes = ablations()
     return Findings(
-        tuple(finding.row for finding in found),
-        tuple(finding.explanation for finding in found if not finding.row.within),
+        tuple(finding.row for finding in findings),
+        tuple(finding.explanation for finding in findings if not finding.row.within),
         (
-            *verdicts({one.name: one for one in found}),
+            *verdicts({finding.name: finding for finding in findings}),
             *_remarks(speeds, predicted[-1][1]),
             _all_parts(),
             *_recovery(),
             *changes.remarks,
         ),
-        (table(found), changes.exhibit),
+        (table(findings), changes.exhibit),
     )
 
 
-def _remarks(speeds: list[Finding], one: Guesses) -> Iterator[str]:
-    gains = {one.name: one for one in speeds}
+def _remarks(speeds: list[Finding], guess: Guesses) -> Iterator[str]:
+    gains = {finding.name: finding for finding in speeds}
     locked, alone = gains["TTFT, gain over page-locked DRAM"], gains["TTFT, gain over same policy on DRAM"]
     slow = tried("baseline", NVME, ONE)
     share = (2.3 * tried("moe_cxl", CXL, ONE).by_hand.prefill / tried("baseline", DRAM, ONE).by_hand.prefill - 1) / (
@@ -232,20 +238,21 @@ def _remarks(speeds: list[Finding], one: Guesses) -> Iterator[str]:
         f"A TTFT gain of 2.3 is what a baseline has that keeps {100 * share:.0f} % of the experts on NVMe and the rest in "
         "page-locked DRAM: the claim tells how much DRAM the baseline had."
     )
+    enough = 100 * break_even(guess.copy, guess.window)
     yield (
-        f"A fetched expert pays at batch 1 if it is right in more than {100 * break_even(one.copy, one.window):.0f} % of all "
-        f"cases: a layer of attention hides {1e3 * one.window:.2g} ms of a copy of {1e3 * one.copy:.3g} ms, and a wrong copy "
-        f"holds demand up by half of one on average. At batch 8 {100 * without_history(8, 2, 8):.0f} % of blind guesses are "
-        "right, but there the copies themselves fill the time, and begun sooner they end no sooner."
+        f"A fetched expert pays at batch 1 if it is right in more than {enough:.0f} % of all "
+        f"cases: a layer of attention hides {1e3 * guess.window:.2g} ms of a copy of {1e3 * guess.copy:.3g} ms, and a wrong "
+        f"copy holds demand up by half of one on average. At batch 8 {100 * without_history(8, 2, 8):.0f} % of blind guesses "
+        "are right, but there the copies themselves fill the time, and begun sooner they end no sooner."
     )
 
 
 def _all_parts() -> str:
     """The rows of speed again, with prefetch, adaptation and stealing."""
     sentences = []
-    for claim, (published, job, what) in _SPEED.items():
-        theirs = tried("baseline", DRAM, job).simulated(what)
-        on, still = (theirs / tried(policy, CXL, job).simulated(what) for policy in ("all parts", "moe_cxl"))
+    for claim, (published, job, metric) in _SPEED.items():
+        theirs = tried("baseline", DRAM, job).simulated(metric)
+        on, still = (theirs / tried(policy, CXL, job).simulated(metric) for policy in ("all parts", "moe_cxl"))
         sentences.append(f"{claim} {on:.2f} (without them {still:.2f}, claimed {published:g})")
     recall = MoeCxl.model_validate({}).hint.at(1)  # type: ignore[union-attr]
     right = guesses(requests=1, hinted=True, routing={"kind": "uniform"}, profile={"kind": "uniform"}).accuracy

@@ -62,10 +62,10 @@ def table(findings: Sequence[Finding]) -> Exhibit:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["claim and conditions", "published", "simulated", "by hand", "sign", "mechanism"])
-    widest = max(len(one.name) for one in findings) + 2
+    widest = max(len(finding.name) for finding in findings) + 2
     lines = [f"{'claim and conditions':<{widest}}{'published':>10}{'simulated':>10}{'by hand':>10}  sign"]
-    for one in findings:
-        numbers = one.published, one.simulated, one.derived
-        writer.writerow([one.name, *(f"{number:.6g}" for number in numbers), one.sign, one.mechanism])
-        lines.append(f"{one.name:<{widest}}" + "".join(f"{number:>10.3g}" for number in numbers) + f"  {one.sign}")
+    for finding in findings:
+        numbers = finding.published, finding.simulated, finding.derived
+        writer.writerow([finding.name, *(f"{number:.6g}" for number in numbers), finding.sign, finding.mechanism])
+        lines.append(f"{finding.name:<{widest}}" + "".join(f"{number:>10.3g}" for number in numbers) + f"  {finding.sign}")
     return Exhibit("claims", "\n".join(lines), text.getvalue())

@@ -72,7 +72,7 @@ def replayed(problem: Problem, routing: RoutingTable, resident: BoolArray, polic
     """Share of right guesses when the predictor goes through what the router said, one expert not `resident` per layer."""
     history = SequenceHistory(problem.popularity, problem.model.top_k, policy.depth, policy.ngram)
     members, layers = np.arange(problem.job.requests), problem.layers
-    right = made = 0
+    right = number = 0
     for step in range(int(problem.job.output.max())):
         phase = "decode" if step else "prefill"
         counts = routing.decode_counts(members, step - 1) if step else routing.prefill_counts(members)
@@ -83,8 +83,8 @@ def replayed(problem: Problem, routing: RoutingTable, resident: BoolArray, polic
                 guess = np.array([int(chance.argmax())])
                 history.fetch(layer + policy.depth, guess, chance[guess])
                 right += int(counts[layer + policy.depth][guess[0]] > 0)
-                made += 1
-    return right / made
+                number += 1
+    return right / number
 
 
 def without_history(experts: int, top_k: int, batch: int) -> float:

@@ -95,18 +95,18 @@ class Tried:
     deployment: Deployment
     problem: Problem = field(repr=False)
 
-    def simulated(self, what: str) -> float:
+    def simulated(self, metric: str) -> float:
         """`ttft`, `tpot` or `whole`, seconds; `capital`, USD times seconds per token."""
         summary = self.result.summary
-        if what == "capital":
+        if metric == "capital":
             return self.problem.system.price * float(summary["makespan_s"] / summary["output_tokens"])
-        return float(summary["makespan_s"] if what == "whole" else summary[f"{what}_s"]["mean"])
+        return float(summary["makespan_s"] if metric == "whole" else summary[f"{metric}_s"]["mean"])
 
-    def derived(self, what: str) -> float:
+    def derived(self, metric: str) -> float:
         """The same by hand."""
-        if what == "capital":
+        if metric == "capital":
             return self.problem.system.price * self.by_hand.whole / float(self.problem.job.output.sum())
-        return {"ttft": self.by_hand.prefill, "tpot": self.by_hand.decode, "whole": self.by_hand.whole}[what]
+        return {"ttft": self.by_hand.prefill, "tpot": self.by_hand.decode, "whole": self.by_hand.whole}[metric]
 
 
 def tried(policy: str, machine: Sets, job: Sets) -> Tried:

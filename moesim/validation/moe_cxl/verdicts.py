@@ -35,25 +35,25 @@ def verdicts(findings: Mapping[str, Finding]) -> Iterator[str]:
 def _gain(claim: str, more: str, findings: Mapping[str, Finding]) -> str:
     """Of a claim that is a gain over baselines."""
     over = _after(f"{claim}, gain over ", findings)
-    same = over["same policy on DRAM"]
-    others = {name: one for name, one in over.items() if not name.startswith("same policy")}
-    reached, short = _split(others, same.published)
-    sign = "as claimed" if {one.sign for one in others.values()} == {"as claimed"} else "not always as claimed"
+    on_dram = over["same policy on DRAM"]
+    rivals = {name: finding for name, finding in over.items() if not name.startswith("same policy")}
+    reached, short = _split(rivals, on_dram.published)
+    sign = "as claimed" if {finding.sign for finding in rivals.values()} == {"as claimed"} else "not always as claimed"
     return (
-        f"{claim}, {same.published:g} claimed over DeepSpeed-MoE. Sign: {sign}. "
+        f"{claim}, {on_dram.published:g} claimed over DeepSpeed-MoE. Sign: {sign}. "
         "Mechanism: fewer bytes over PCIe (experts kept in GPU memory), copies beside compute, a faster source than the "
         f"baseline's. Holds against {reached}; falls short against {short}. Cannot come from CXL in the place of page-locked "
-        f"DRAM ({same.simulated:.3g}): a GPU reads both at min(PCIe, device).{more}"
+        f"DRAM ({on_dram.simulated:.3g}): a GPU reads both at min(PCIe, device).{more}"
     )
 
 
 def _accuracy(findings: Mapping[str, Finding]) -> str:
-    many, one = findings["prefetch accuracy, batch 7"], findings["prefetch accuracy, batch 1"]
+    seven, single = findings["prefetch accuracy, batch 7"], findings["prefetch accuracy, batch 1"]
     return (
-        f"Prefetch accuracy, {many.published:g} claimed. Sign: a level, not a gain. Mechanism: the more tokens, the more "
+        f"Prefetch accuracy, {seven.published:g} claimed. Sign: a level, not a gain. Mechanism: the more tokens, the more "
         "experts are used, whoever guesses. Holds from about 7 tokens of a batch on "
-        f"({many.simulated:.2f}; {many.derived:.2f} blindly), where PCIe is busy already and prefetch gains nothing; cannot "
-        f"hold at batch 1 ({one.simulated:.2f})."
+        f"({seven.simulated:.2f}; {seven.derived:.2f} blindly), where PCIe is busy already and prefetch gains nothing; cannot "
+        f"hold at batch 1 ({single.simulated:.2f})."
     )
 
 
@@ -93,12 +93,12 @@ def _cost(findings: Mapping[str, Finding]) -> str:
 
 def _after(head: str, findings: Mapping[str, Finding]) -> dict[str, Finding]:
     """Those whose name begins with `head`, by the rest of it."""
-    return {name.removeprefix(head): one for name, one in findings.items() if name.startswith(head)}
+    return {name.removeprefix(head): finding for name, finding in findings.items() if name.startswith(head)}
 
 
 def _split(findings: Mapping[str, Finding], published: float) -> tuple[str, str]:
     """Conditions with their numbers: those that reach what is published, and those that do not."""
-    told = {name: f"{name} ({one.simulated:.3g})" for name, one in findings.items()}
-    reached = [text for name, text in told.items() if findings[name].simulated >= published]
-    short = [text for name, text in told.items() if findings[name].simulated < published]
+    texts = {name: f"{name} ({finding.simulated:.3g})" for name, finding in findings.items()}
+    reached = [text for name, text in texts.items() if findings[name].simulated >= published]
+    short = [text for name, text in texts.items() if findings[name].simulated < published]
     return ", ".join(reached) or "none", ", ".join(short) or "none"

@@ -75,10 +75,10 @@ def _queues() -> Findings:
     rows, lines = [], []
     for law, name in (("exponential", "M/M/1"), ("constant", "M/D/1")):
         for load in (0.5, 0.8):
-            found = waits(law, load)  # type: ignore[arg-type]
-            low, high = found.interval.low or 0.0, found.interval.high or 0.0
-            rows.append(Row(f"{name}, load {load:g}: waiting time, us", 1e6 * found.formula, 1e6 * found.interval.mean, 0.02))
-            inside = "holds" if low <= found.formula <= high else "misses"
+            wait = waits(law, load)  # type: ignore[arg-type]
+            low, high = wait.interval.low or 0.0, wait.interval.high or 0.0
+            rows.append(Row(f"{name}, load {load:g}: waiting time, us", 1e6 * wait.formula, 1e6 * wait.interval.mean, 0.02))
+            inside = "holds" if low <= wait.formula <= high else "misses"
             lines.append(f"{name}, load {load:g}: 95 % interval {1e6 * low:.1f} to {1e6 * high:.1f} us {inside} the formula.")
         arrival, service = _arrivals(law, 0.8, 2_000, 0)  # type: ignore[arg-type]
         gap = server_waits(law, 0.8) - (serve(arrival, service) - service - arrival)  # type: ignore[arg-type]

@@ -151,11 +151,11 @@ COALESCING = Case(
 def _deferral() -> Findings:
     rows = []
     for share in (0.25, 0.5, 1.0, 2.0):
-        gpu, one = share * _EXPERT_MS, _EXPERT_MS
-        formula = closed_forms.deferred_layer(gpu, one, one)
-        name = f"GPU {gpu:.2f}, immediate {one:.2f}, deferred {one:.2f}: layer, ms"
+        gpu, expert = share * _EXPERT_MS, _EXPERT_MS
+        formula = closed_forms.deferred_layer(gpu, expert, expert)
+        name = f"GPU {gpu:.2f}, immediate {expert:.2f}, deferred {expert:.2f}: layer, ms"
         rows.append(Row(name, formula, _layer_ms(gpu, defer=1), toy.NEAR))
-        rows.append(Row(f"GPU {gpu:.2f}, nothing deferred: layer, ms", gpu + 2 * one, _layer_ms(gpu, defer=0), toy.NEAR))
+        rows.append(Row(f"GPU {gpu:.2f}, nothing deferred: layer, ms", gpu + 2 * expert, _layer_ms(gpu, defer=0), toy.NEAR))
     line = "Mixtral-8x7B, a token's two experts on the CPU, one of them deferred; one token at a time, a layer in the middle."
     return Findings(tuple(rows), arithmetic=(line,))
 

@@ -46,6 +46,6 @@ def _layers(costs: Costs, tokens: int, counts: IntArray) -> float:
     """Seconds of everything in the layers but the attention core, with `counts` [L, E] tokens per expert."""
     model, gpu = costs.model, costs.system.gpu_name
     dense = float(costs.projections(gpu, tokens) + costs.output(gpu, tokens))
-    each = float(costs.router(tokens) + costs.shared(tokens)) + costs.calls(gpu).once
+    per_layer = float(costs.router(tokens) + costs.shared(tokens)) + costs.calls(gpu).once
     experts = float(costs.gpu(counts).sum())
-    return model.layers * dense + model.n_moe * each + experts + model.n_dense * float(costs.dense(tokens))
+    return model.layers * dense + model.n_moe * per_layer + experts + model.n_dense * float(costs.dense(tokens))

@@ -27,15 +27,15 @@ ZERO: dict[str, tuple[dict[str, Any], dict[str, Any], float]] = {
 def _findings() -> Findings:
     rows = []
     for policy, seconds in PER_TOKEN.items():
-        made = single(Setting(_A5000, "mixtral-8x7b", policy, "own", {"kind": "sticky"}), _PROMPT, _OUTPUT)
-        rows.append(Row(f"{policy}, Mixtral-8x7B on an A5000: per token, s", seconds, made.tpot, 0.25))
-    for what, (precision, parameters, speed) in ZERO.items():
+        pace = single(Setting(_A5000, "mixtral-8x7b", policy, "own", {"kind": "sticky"}), _PROMPT, _OUTPUT)
+        rows.append(Row(f"{policy}, Mixtral-8x7B on an A5000: per token, s", seconds, pace.tpot, 0.25))
+    for label, (precision, parameters, speed) in ZERO.items():
         model = {"name": "opt-30b", "precision": precision} if precision else "opt-30b"
         zero = {"kind": "zero_inference", **parameters}
         setting = Setting("a6000-epyc7773x", model, zero, "own", {"kind": "uniform"})
-        made = batched(setting, parameters["batch"], 512, 32)
-        speeds = parameters["batch"] * 32 / made.makespan
-        rows.append(Row(f"zero_inference, OPT-30B on an A6000, {what}: tok/s", speed, speeds, 0.20))
+        pace = batched(setting, parameters["batch"], 512, 32)
+        speeds = parameters["batch"] * 32 / pace.makespan
+        rows.append(Row(f"zero_inference, OPT-30B on an A6000, {label}: tok/s", speed, speeds, 0.20))
     setting = Setting(_A5000, "mixtral-8x7b", "zero_inference", "deepspeed", {"kind": "sticky"})
     notes = (
         spread(rows),

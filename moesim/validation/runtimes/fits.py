@@ -27,7 +27,7 @@ class Fit(NamedTuple):
     """What its value is followed by; empty for shares."""
     row: str
     """The published row, in words."""
-    wanted: float
+    target: float
     """Seconds of that row."""
     prompt: int
     output: int
@@ -52,7 +52,7 @@ def solved(fit: Fit) -> float:
         return fit.taken(single(fit.setting, fit.prompt, fit.output, sets))
 
     guess = 1.0 / shipped(fit) if fit.rises else shipped(fit)
-    rate = through_point(seconds, fit.wanted, guess, 1.1 * guess)
+    rate = through_point(seconds, fit.target, guess, 1.1 * guess)
     return 1.0 / rate if fit.rises else rate
 
 

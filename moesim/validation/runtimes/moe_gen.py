@@ -31,10 +31,10 @@ def _findings() -> Findings:
     count = int((machine.capacity("ddr") - model.all_expert_bytes) // (token * (_PROMPT + _OUTPUT)))
     policy = {"kind": "moe_gen", "cpu_share": _SHARE, "residents": 0}
     context = _PROMPT + _OUTPUT // 2
-    made = count / decode_step(_SCENARIO, policy, count, context, _SETS, passes=2)
+    speed = count / decode_step(_SCENARIO, policy, count, context, _SETS, passes=2)
     first = 16384 / prefill(_SCENARIO, {"kind": "moe_gen"}, 32, _PROMPT, _SETS)
     rows = (
-        Row("decode, 512 in, 256 out: tok/s", DECODE, made, 0.15),
+        Row("decode, 512 in, 256 out: tok/s", DECODE, speed, 0.15),
         Row("prefill, 16,384 tokens: tok/s", PREFILL, first, 0.15, fitted=True),
     )
     link = machine.path("ddr", machine.gpu_tier).rate

@@ -35,8 +35,8 @@ def _lightning(output: int) -> float:
     requests = LIGHTNING[output][0]
     policy = {"kind": "moe_lightning", "micro_batch": 36, "resident_share": 0, "balance": False}
     sets = {**_L4, "runtime": "moe-lightning"}
-    found = pace(_SCENARIO, policy, sequences=requests, prompt=_PROMPT, output=output, portion=72, sets=sets)
-    return requests * output / found.total(output)
+    pace_of_run = pace(_SCENARIO, policy, sequences=requests, prompt=_PROMPT, output=output, portion=72, sets=sets)
+    return requests * output / pace_of_run.total(output)
 
 
 @cache

@@ -43,9 +43,9 @@ def _scenario(prompt: int, output: int, kernel: tuple[float, float], replicate: 
     sets: dict[str, Any] = {"workload.prompt": prompt, "workload.output": output, "replicate": replicate}
     model = _model()
     weights, flops = model.expert_bytes, model.expert_flops
-    one = {"bandwidth": f"{weights / ONE_TOKEN:.6g} B/s", "rate": f"{flops / ONE_TOKEN:.6g} FLOPS", "q": float("inf")}
-    many = {"bandwidth": f"{weights / kernel[0]:.6g} B/s", "rate": f"{flops / kernel[1]:.6g} FLOPS", "q": 1.0}
-    sets[f"{_CPU}.kernels"] = {"one": one, "many": many}
+    single = {"bandwidth": f"{weights / ONE_TOKEN:.6g} B/s", "rate": f"{flops / ONE_TOKEN:.6g} FLOPS", "q": float("inf")}
+    batch = {"bandwidth": f"{weights / kernel[0]:.6g} B/s", "rate": f"{flops / kernel[1]:.6g} FLOPS", "q": 1.0}
+    sets[f"{_CPU}.kernels"] = {"one": single, "many": batch}
     sets[f"{_CPU}.experts"] = {"kind": "kernels"}
     sets["runtime.cpu.classes"] = {}  # the kernels above take their place
     return replace(loaded(SCENARIO, **sets), job_and_table=_asked(prompt, output, replicate))
@@ -66,11 +66,11 @@ def _model() -> Architecture:
 @cache
 def _runs(prompt: int, output: int, kernel: tuple[float, float]) -> tuple[FloatArray, ...]:
     """For each replicate [output] seconds until each output token."""
-    made = []
+    ends = []
     for replicate in range(_REPLICATES):
         loaded_scenario = _scenario(prompt, output, kernel, replicate)
-        made.append(run_loaded(loaded_scenario, bound=False).frame("steps")["end_s"].to_numpy(dtype=np.float64))
-    return tuple(made)
+        ends.append(run_loaded(loaded_scenario, bound=False).frame("steps")["end_s"].to_numpy(dtype=np.float64))
+    return tuple(ends)
 
 
 def _speed(prompt: int, output: int, kernel: tuple[float, float], longest: int = OUTPUTS[-1]) -> float:
@@ -84,8 +84,8 @@ def fitted_kernel() -> tuple[float, float]:
     from scipy.optimize import minimize
 
     def off(kernel: FloatArray) -> float:
-        found = (float(np.exp(kernel[0])), float(np.exp(kernel[1])))
-        return float(sum(np.log(_speed(p, o, found, o) / PUBLISHED[p][OUTPUTS.index(o)]) ** 2 for p, o in FIT_ON))
+        constants = (float(np.exp(kernel[0])), float(np.exp(kernel[1])))
+        return float(sum(np.log(_speed(p, o, constants, o) / PUBLISHED[p][OUTPUTS.index(o)]) ** 2 for p, o in FIT_ON))
 
     best = minimize(off, np.log([30e-3, 0.5e-3]), method="Nelder-Mead", options={"maxfev": 30, "xatol": 0.02, "fatol": 1e-5}).x
     return float(f"{np.exp(best[0]):.3g}"), float(f"{np.exp(best[1]):.3g}")
@@ -104,13 +104,15 @@ def _by_hand_once(prompt: int, kernel: tuple[float, float], replicate: int) -> F
     resident, costs = loaded_scenario.scenario.policy.deploy(problem).resident, problem.costs
     gpu, cpu = costs.calls(problem.system.gpu_name), costs.calls(str(costs.cpu_name))
     everybody = np.arange(1)
-    counts = [routing.prefill_counts(everybody), *routing.pass_counts(everybody, 0, OUTPUTS[-1] - 1)]
+    passes = [routing.prefill_counts(everybody), *routing.pass_counts(everybody, 0, OUTPUTS[-1] - 1)]
     upload = float(costs.copy(problem.model.expert_bytes, "ddr", problem.gpu_tier))
     seconds = []
-    for number, one in enumerate(counts):
-        missing, here = (one > 0) & ~resident, (one > 0) & resident
-        away = np.minimum(costs.cpu(one, "ddr") + cpu.each, upload + costs.gpu(one) + gpu.apart)
-        experts = float(away[missing].sum() + (costs.gpu(one) + gpu.each)[here].sum()) + gpu.once * int(here.any(axis=1).sum())
+    for number, counts in enumerate(passes):
+        missing, here = (counts > 0) & ~resident, (counts > 0) & resident
+        away = np.minimum(costs.cpu(counts, "ddr") + cpu.per_call, upload + costs.gpu(counts) + gpu.apart)
+        experts = float(away[missing].sum() + (costs.gpu(counts) + gpu.per_call)[here].sum()) + gpu.once * int(
+            here.any(axis=1).sum()
+        )
         experts += (cpu.hand_over + cpu.once) * int(missing.any(axis=1).sum())
         tokens = prompt if number == 0 else 1
         seconds.append(experts + _outside(problem, tokens, prompt + number))

@@ -105,12 +105,12 @@ def _uploads(table: Table, by_expert: bool, number: int) -> bool:
 
 
 def _rows(table: Table) -> list[Row]:
-    what = "pieces" if table.prompt else "prompt"
+    part = "pieces" if table.prompt else "prompt"
     # where both rules do the same, both rows are the fitted one
     fitted = {(number, _uploads(table, by_expert, number)) for _, by_expert, number in table.fits.values()}
     return [
         Row(
-            f"{table.name}, {'32 tokens an expert' if by_expert else '32 tokens'}, {what} of {number:,}: tok/s",
+            f"{table.name}, {'32 tokens an expert' if by_expert else '32 tokens'}, {part} of {number:,}: tok/s",
             speed,
             (table.prompt or number) / seconds(table, by_expert, number),
             _TOLERANCE,

@@ -61,8 +61,8 @@ def _findings() -> Findings:
     rows = []
     for name, speeds in PUBLISHED.items():
         rows.append(Row(f"{name}: decode, tok/s", speeds["decode"], _decode(name), _TOLERANCE))
-        made = _prefill(name, rate)
-        rows.append(Row(f"{name}: prefill, tok/s", speeds["prefill"], made, _TOLERANCE, fitted=name == FIT_ON))
+        speed = _prefill(name, rate)
+        rows.append(Row(f"{name}: prefill, tok/s", speeds["prefill"], speed, _TOLERANCE, fitted=name == FIT_ON))
     ratio = PUBLISHED["two sockets"]["decode"] / PUBLISHED["one socket"]["decode"]
     rows.append(Row("two sockets over one: decode", ratio, _decode("two sockets") / _decode("one socket"), _TOLERANCE))
     return Findings(tuple(rows), arithmetic=(*_token(), *_about_prefill(rate)))
@@ -76,7 +76,7 @@ def _token() -> tuple[str, ...]:
         model, costs = loaded_scenario.model, Costs(loaded_scenario.model, loaded_scenario.hardware, loaded_scenario.runtime)
         calls = costs.calls("cpu")
         reading = model.n_moe * model.top_k * float(costs.cpu(1, "ddr"))
-        fixed = model.n_moe * (calls.hand_over + calls.once + model.top_k * calls.each)
+        fixed = model.n_moe * (calls.hand_over + calls.once + model.top_k * calls.per_call)
         whole = 1.0 / _decode(name)
         lines.append(
             f"{name}: of {1e3 * whole:.0f} ms a token, {1e3 * reading:.0f} are {model.n_moe} x {model.top_k} experts of "

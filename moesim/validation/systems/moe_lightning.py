@@ -111,16 +111,16 @@ def _seconds_per_token(constants: Constants, field: str, system: str, output: in
 @cache
 def fitted() -> Constants:
     """The constants at which the three published numbers come out; each depends little on the others, so two rounds do."""
-    found = Constants(0.4, 0.126, 1.6e9)  # where the search starts
+    constants = Constants(0.4, 0.126, 1.6e9)  # where the search starts
     names = {"experts.efficiency": "efficiency", "experts.streaming": "streaming", "attention.bandwidth": "attention"}
     for name in ("experts.efficiency", "experts.streaming", "experts.efficiency", "experts.streaming", "attention.bandwidth"):
         system, output = FIT_ON[name]
-        old, field = float(getattr(found, names[name])), names[name]
+        old, field = float(getattr(constants, names[name])), names[name]
 
-        seconds = partial(_seconds_per_token, found, field, system, output)
-        wanted = 1.0 / PUBLISHED[system][output]
-        found = found._replace(**{field: through_point(seconds, wanted, old, 1.1 * old)})
-    return Constants(*(float(f"{value:.4g}") for value in found))
+        seconds = partial(_seconds_per_token, constants, field, system, output)
+        target = 1.0 / PUBLISHED[system][output]
+        constants = constants._replace(**{field: through_point(seconds, target, old, 1.1 * old)})
+    return Constants(*(float(f"{value:.4g}") for value in constants))
 
 
 def _findings() -> Findings:

@@ -68,8 +68,8 @@ def _costs(constants: Constants) -> Costs:
 @cache
 def prefill(constants: Constants, prompt: int) -> float:
     """Seconds until the first token of a prompt in chunks of `CHUNK` tokens."""
-    made = _run(constants, _ALONE, requests=1, prompt=prompt, output=1, chunk=CHUNK)
-    return float(made.summary["makespan_s"])
+    result = _run(constants, _ALONE, requests=1, prompt=prompt, output=1, chunk=CHUNK)
+    return float(result.summary["makespan_s"])
 
 
 @cache
@@ -139,8 +139,8 @@ def _findings() -> Findings:
     rows.append(Row("1 request: per token, ms", 1e3 * IDENTICAL_TPOT[1], 1e3 * alone, _TOLERANCE, fitted=True))
     explanations = []
     for batch in (2, 4, 8):
-        for ahead, what in ((1, "the first a token ahead"), (0, "in lock step")):
-            name = f"{batch} identical requests, {what}: per token, ms"
+        for ahead, label in ((1, "the first a token ahead"), (0, "in lock step")):
+            name = f"{batch} identical requests, {label}: per token, ms"
             row = Row(name, 1e3 * IDENTICAL_TPOT[batch], 1e3 * _tpot(constants, batch, _shared(ahead)), _TOLERANCE)
             rows.append(row)
         explanations.append(_lock_step(row, constants, batch))

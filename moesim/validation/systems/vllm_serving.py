@@ -130,10 +130,10 @@ def _findings() -> Findings:
     runs, seconds = {"kernels and rules alone": bare, "one constant": latencies(result)}, by_second(rows, result)
     output = rows["output_tokens"]
     published = measured(rows).numbers(output)
-    found = tuple(
-        Row(f"{name}: {what}, {'tok/s' if what == 'output rate' else 's'}", published[what], numbers[what], tolerance)
+    metric_rows = tuple(
+        Row(f"{name}: {metric}, {'tok/s' if metric == 'output rate' else 's'}", published[metric], numbers[metric], tolerance)
         for name, run in runs.items()
-        for what, tolerance in TOLERANCES[name].items()
+        for metric, tolerance in TOLERANCES[name].items()
         for numbers in [run.numbers(output)]
     )
     text = (
@@ -142,7 +142,7 @@ def _findings() -> Findings:
     )
     levels = "; ".join(f"{level.replace('_', ' ')} {100 * seconds.off(level):.1f} %" for level in LEVELS)
     text_levels = f"Second by second, one constant, mean distance from the record as a share of its peak: {levels}."
-    return Findings(found, arithmetic=(text, text_levels), exhibits=(exhibit(seconds),))
+    return Findings(metric_rows, arithmetic=(text, text_levels), exhibits=(exhibit(seconds),))
 
 
 CASE = Case(

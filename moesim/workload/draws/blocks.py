@@ -102,7 +102,7 @@ def independent_block(table: AliasTable, bits: np.random.BitGenerator, order: In
     layers, top_k = table.rows, table.top_k
     chunk = chunk_of(layers, top_k)
     base = np.arange(layers, dtype=np.intp) * table.experts
-    every = slice(0, layers)
+    layers_slice = slice(0, layers)
     for first in range(0, int(ledger.total[0]), chunk):
         active = ledger.active(first)
         words = _words(bits, (top_k, chunk, layers, BLOCK))[..., order[:active]]
@@ -110,7 +110,7 @@ def independent_block(table: AliasTable, bits: np.random.BitGenerator, order: In
         words = np.ascontiguousarray(words[:, :last])
         rows = np.broadcast_to(base[:, None], words.shape[1:]).reshape(-1)
         ids = table.distinct(words.reshape(top_k, -1), rows).reshape(words.shape)
-        ledger.add(ids, first + np.arange(last)[:, None, None], every)
+        ledger.add(ids, first + np.arange(last)[:, None, None], layers_slice)
         if ledger.tick is not None:
             ledger.tick(first + last, int(ledger.total[0]))
 
@@ -272,10 +272,10 @@ def _step(table: AliasTable, words: Words, base: NDArray[np.intp], past: _Past, 
         dice = (head & np.uint32(0xFF)).astype(np.intp)
         remembers = (coin < bounds[1]) & (past.lags.take(dice) <= time[:, None])
         ids = choose(remembers, past.remembered(step, low, dice), ids)
-    kept = coin < bounds[0]
-    ids = choose(kept, last[:, layer], ids)
+    repeats = coin < bounds[0]
+    ids = choose(repeats, last[:, layer], ids)
     flat = (len(ids), -1)
-    table.resolve(ids.reshape(flat), words.reshape(flat), base.reshape(-1), kept.reshape(flat))
+    table.resolve(ids.reshape(flat), words.reshape(flat), base.reshape(-1), repeats.reshape(flat))
     return ids
 
 

@@ -57,12 +57,12 @@ def conflicts(ids: Ids, fixed: NDArray[np.bool_] | None = None) -> NDArray[np.bo
     bad = np.zeros(ids.shape, dtype=np.bool_)
     free = None if fixed is None else ~fixed
     for shift in range(1, len(ids)):
-        same = ids[shift:] == ids[:-shift]
+        equal = ids[shift:] == ids[:-shift]
         if fixed is None or free is None:
-            bad[shift:] |= same
+            bad[shift:] |= equal
         else:
-            bad[:-shift] |= same & fixed[shift:]
-            bad[shift:] |= same & free[shift:]
+            bad[:-shift] |= equal & fixed[shift:]
+            bad[shift:] |= equal & free[shift:]
     return bad
 
 

@@ -114,15 +114,15 @@ def drawn(word: Any, row: int, threshold: Array, alias: Array) -> Any:
 
 def conflicts(ids: Array, held: Array, bad: Array) -> bool:
     """Marks the slots that must draw again: those equal to an earlier slot, or to any held one. Whether there are any."""
-    top_k, some = len(ids), False
+    top_k, clash = len(ids), False
     for slot in range(top_k):
         bad[slot] = False
     for late in range(1, top_k):
         for early in range(late):
             if ids[early] == ids[late]:
                 bad[early if held[late] else late] = True
-                some = True
-    return some
+                clash = True
+    return clash
 
 
 def settle(

@@ -97,5 +97,5 @@ def _seconds(lines: Lines, value: Any, number: int) -> float:
     return 0.0
 
 
-def _left_out(count: int, what: str) -> tuple[str, ...]:
-    return (f"left out: {count:,} {what}",) if count else ()
+def _left_out(count: int, noun: str) -> tuple[str, ...]:
+    return (f"left out: {count:,} {noun}",) if count else ()

@@ -64,12 +64,12 @@ def _read(path: Path) -> bytes:
 
 
 def _table(rows: list[tuple[int, int, int]], path: Path, model: Shape | None) -> tuple[bytes, Imported]:
-    kept = rows if model is None else _with_experts(rows, model, path)
+    usable = rows if model is None else _with_experts(rows, model, path)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("layer", "expert", "count"))
-    writer.writerows(kept)
-    return text.getvalue().encode(), Imported(len(kept), "counts of experts", _notes(kept, model))
+    writer.writerows(usable)
+    return text.getvalue().encode(), Imported(len(usable), "counts of experts", _notes(usable, model))
 
 
 def _csv_rows(path: Path) -> list[tuple[int, int, int]]:

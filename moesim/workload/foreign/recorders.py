@@ -155,10 +155,10 @@ def esft(path: Path, model: Shape | None) -> tuple[bytes, Imported]:
     """
     if not files.is_directory(path):
         raise InputError(Mistake("not a folder with files expert_weights_LAYER.txt", file=str(path)))
-    found = {int(match[1]): entry for entry in path.iterdir() if (match := _ESFT.match(entry.name))}
-    if not found:
+    entries = {int(match[1]): entry for entry in path.iterdir() if (match := _ESFT.match(entry.name))}
+    if not entries:
         raise InputError(Mistake("holds no files expert_weights_LAYER.txt", file=str(path)))
-    layers = [list(_esft_layer(found[layer])) for layer in sorted(found)]
+    layers = [list(_esft_layer(entries[layer])) for layer in sorted(entries)]
     if len({len(layer) for layer in layers}) > 1:
         raise InputError(Mistake("the files of the layers differ in their number of lines", file=str(path)))
     try:

@@ -34,13 +34,13 @@ def vllm(path: Path, model: Shape | None) -> tuple[bytes, Imported]:
     piece, as lists or as base64 of an .npy array. Source: vllm-project/vllm, pull request 28284.
     """
 
-    def found(answer: dict[str, Any]) -> list[Any]:
+    def routing_of(answer: dict[str, Any]) -> list[Any]:
         choices = answer.get("choices")
         if "routed_experts" in answer or not isinstance(choices, list):
             return [answer.get("routed_experts")]
         return [choice.get("routed_experts") if isinstance(choice, dict) else None for choice in choices]
 
-    return _routing(path, model, found)
+    return _routing(path, model, routing_of)
 
 
 def sglang(path: Path, model: Shape | None) -> tuple[bytes, Imported]:
@@ -52,21 +52,21 @@ def sglang(path: Path, model: Shape | None) -> tuple[bytes, Imported]:
     if model is None:
         raise InputError(Mistake("the ids come without their shape; name the model with --model", file=str(path)))
 
-    def found(answer: dict[str, Any]) -> list[Any]:
+    def routing_of(answer: dict[str, Any]) -> list[Any]:
         meta = answer.get("meta_info")
         return [(meta if isinstance(meta, dict) else answer).get("routed_experts")]
 
-    return _routing(path, model, found, flat=(model.layers, model.top_k))
+    return _routing(path, model, routing_of, flat=(model.layers, model.top_k))
 
 
 def _routing(
-    path: Path, model: Shape | None, found: Callable[[dict[str, Any]], list[Any]], flat: tuple[int, int] | None = None
+    path: Path, model: Shape | None, routing_of: Callable[[dict[str, Any]], list[Any]], flat: tuple[int, int] | None = None
 ) -> tuple[bytes, Imported]:
     """A record of whole sequences; layers without experts are left out where the model has such."""
     lines = Lines(path)
     pieces: list[NDArray[np.uint16]] = []
     for number, answer in lines.objects():
-        for value in found(answer):
+        for value in routing_of(answer):
             if value is None:
                 lines.wrong("no 'routed_experts'", number)
                 continue

@@ -98,12 +98,12 @@ class TraceArrivals(Spec):
             optional=(PREFIX_TOKENS, PREFIX_ROW, PRIORITY),
             tolerant=self.bad_rows == "drop",
         )
-        kept, notes = self._kept(table)
-        columns = {name: values[kept] for name, values in table.columns.items()}
+        chosen, notes = self._kept(table)
+        columns = {name: values[chosen] for name, values in table.columns.items()}
         window = self._window(columns[self.time], requests, path)
         part = slice(*window)
         arrival = self._times(columns[self.time][part], streams)
-        shared = _shared(columns, kept, window) if PREFIX_ROW in columns else None
+        shared = _shared(columns, chosen, window) if PREFIX_ROW in columns else None
         if PREFIX_TOKENS in columns and shared is None:
             notes += (f"{path.name} says how many prompt tokens came before, not in which prompts: no prefix is shared",)
         prompt, output = (columns[name][part].astype(np.int64) for name in ("prompt_tokens", "output_tokens"))
@@ -128,10 +128,10 @@ class TraceArrivals(Spec):
             raise InputError(*mistakes, *table.refuse(early, self.time, message))
         dropped = int(np.count_nonzero(bad | early))
         note = f"{format_count(dropped, 'row')} of {table.path.name} left out, as bad_rows asks"
-        kept: IntArray = np.flatnonzero(~(bad | early))
-        if not len(kept):
+        chosen: IntArray = np.flatnonzero(~(bad | early))
+        if not len(chosen):
             raise InputError(Mistake("has no row that is right", file=str(table.path)))
-        return kept[np.argsort(arrival[kept], kind="stable")], (note,) if dropped else ()
+        return chosen[np.argsort(arrival[chosen], kind="stable")], (note,) if dropped else ()
 
     def _wrong(self, table: Table) -> dict[str, BoolArray]:
         """Column -> [rows] whether a row has no possible value there."""
@@ -165,11 +165,11 @@ class TraceArrivals(Spec):
         return np.asarray(np.rint(times * 1e9) / 1e9)
 
 
-def _shared(columns: dict[str, FloatArray], kept: IntArray, window: Window) -> list[tuple[tuple[int, int], ...]]:
+def _shared(columns: dict[str, FloatArray], chosen: IntArray, window: Window) -> list[tuple[tuple[int, int], ...]]:
     """For every row of the window the older prompts that it begins like."""
-    tokens = columns.get(PREFIX_TOKENS, np.zeros(len(kept))).astype(np.int64).tolist()
+    tokens = columns.get(PREFIX_TOKENS, np.zeros(len(chosen))).astype(np.int64).tolist()
     parents = columns[PREFIX_ROW].astype(np.int64).tolist()
-    place = {row: number for number, row in enumerate(kept.tolist())}
+    place = {row: number for number, row in enumerate(chosen.tolist())}
     chains: list[tuple[tuple[int, int], ...]] = []
     for number in range(window.last):
         parent = place.get(parents[number], -1)

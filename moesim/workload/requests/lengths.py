@@ -84,13 +84,13 @@ class FromTable(Spec):
 Lengths = Annotated[int, Field(ge=1)] | Annotated[LogNormal | UniformLengths | FromTable, Field(discriminator="kind")]
 
 
-def draw_lengths(lengths: Lengths, requests: int, streams: Streams, what: Literal["prompt", "output"], base: Path) -> IntArray:
+def draw_lengths(lengths: Lengths, requests: int, streams: Streams, part: Literal["prompt", "output"], base: Path) -> IntArray:
     """[R] tokens. A longer job begins with the lengths of a shorter one."""
     if isinstance(lengths, int):
         return np.full(requests, lengths, dtype=np.int64)
-    generator = streams.spawn("lengths", _PART[what])
+    generator = streams.spawn("lengths", _PART[part])
     if isinstance(lengths, FromTable):
-        return _from_table(lengths, requests, streams, what, base)
+        return _from_table(lengths, requests, streams, part, base)
     if isinstance(lengths, UniformLengths):
         return generator.integers(lengths.minimum, lengths.maximum, size=requests, endpoint=True, dtype=np.int64)
     drawn = exponential(logarithm(lengths.median) + lengths.sigma * generator.standard_normal(requests))
@@ -98,9 +98,9 @@ def draw_lengths(lengths: Lengths, requests: int, streams: Streams, what: Litera
     return np.clip(np.rint(drawn), lengths.minimum, lengths.maximum).astype(np.int64)
 
 
-def _from_table(lengths: FromTable, requests: int, streams: Streams, what: str, base: Path) -> IntArray:
+def _from_table(lengths: FromTable, requests: int, streams: Streams, part: str, base: Path) -> IntArray:
     path = base / lengths.path
-    column = lengths.column or f"{what}_tokens"
+    column = lengths.column or f"{part}_tokens"
     table = read_columns(path, (column,))
     values = table.columns[column]
     mistakes = table.refuse((values < 1) | (values != np.rint(values)), column, "is not a number of tokens (1, 2, ...)")

@@ -74,8 +74,10 @@ class ServeGen(Spec):
     def rows(self, requests: int | None, streams: Streams, base: Path) -> Rows:
         """The requests in order of arrival, the first `requests` of them. InputError with every mistake in the files."""
         path = base / self.clients
-        every = enumerate(_clients(path))  # a client's draws are its own, whatever stretch of the day is asked for
-        active = {place: client for place, client in every if client.start + _WINDOW > self.start and client.start < self._end}
+        clients = enumerate(_clients(path))  # a client's draws are its own, whatever stretch of the day is asked for
+        active = {
+            place: client for place, client in clients if client.start + _WINDOW > self.start and client.start < self._end
+        }
         if not active:
             raise InputError(Mistake(f"no client of {path.name} is active in this stretch", path="workload.arrivals.start"))
         histograms = _histograms(base / self.lengths)

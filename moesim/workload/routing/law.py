@@ -57,9 +57,9 @@ class Routing(Spec):
     ) -> Job:
         """R requests, all there at time 0, with their lengths; a record may know them itself, a law is given them."""
         if requests is None or prompt is None or output is None:
-            given = {"requests": requests, "prompt": prompt, "output": output}
-            what = "needs a value; only a trace has its own"
-            raise InputError(*(Mistake(what, path=f"workload.{name}") for name, value in given.items() if value is None))
+            sizes = {"requests": requests, "prompt": prompt, "output": output}
+            message = "needs a value; only a trace has its own"
+            raise InputError(*(Mistake(message, path=f"workload.{name}") for name, value in sizes.items() if value is None))
         prompts = draw_lengths(prompt, requests, streams, "prompt", base)
         return Job(np.zeros(requests), prompts, draw_lengths(output, requests, streams, "output", base), model.n_moe)
 

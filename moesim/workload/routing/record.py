@@ -138,8 +138,8 @@ def _model_mistakes(ids: NDArray[Any], meta: dict[str, Any], layers: int, expert
     _, recorded_layers, recorded_k = ids.shape
     recorded_experts = meta.get("num_experts", experts)
     mistakes = [
-        Mistake(f"records {excerpt(str(has))} {what}; the model has {needs}", file=file)
-        for what, has, needs in (
+        Mistake(f"records {excerpt(str(has))} {noun}; the model has {needs}", file=file)
+        for noun, has, needs in (
             ("MoE layers", recorded_layers, layers),
             ("experts per token", recorded_k, top_k),
             ("experts per layer", recorded_experts, experts),

@@ -53,9 +53,9 @@ class Shared(Routing):
         first = slice(0, 1)
         longest = int(job.output.max())
         source = None if job.source is None else job.source[first]
-        one = replace(job, arrival=job.arrival[first], prompt=job.prompt[first], source=source)
-        one = replace(one, output=np.array([longest + (self.ahead if longest > 1 else 0)]))
-        table = self.of.table(one, model, streams, base, profile, progress)
+        shared_job = replace(job, arrival=job.arrival[first], prompt=job.prompt[first], source=source)
+        shared_job = replace(shared_job, output=np.array([longest + (self.ahead if longest > 1 else 0)]))
+        table = self.of.table(shared_job, model, streams, base, profile, progress)
         prefill = np.repeat(table.prefill, job.requests, axis=0)
         decode = np.repeat(table.decode[:, : job.passes], job.requests, axis=0)
         if job.requests > 1 and job.passes:

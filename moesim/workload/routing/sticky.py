@@ -136,8 +136,8 @@ class Sticky(Routing):
 
     def lenders(self, model: Routed) -> tuple[str, ...]:
         """Presets that `model` could as well borrow, the one in force first; none where it does not borrow."""
-        given = all(getattr(self, name) is not None for name in _BASIC)
-        if self.preset is not None or given or model.name.lower() in PRESETS:
+        stated = all(getattr(self, name) is not None for name in _BASIC)
+        if self.preset is not None or stated or model.name.lower() in PRESETS:
             return ()
         return tuple(preset.name for preset in ranked(model.experts, model.top_k)[:_LENDERS])
 

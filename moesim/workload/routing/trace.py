@@ -71,15 +71,15 @@ class Trace(Routing):
         profile: profiles.Profile,
     ) -> Job:
         record = self._record(model, base)
-        wanted = _wanted(prompt, output)
-        chosen = self._choose(record, requests, wanted, streams, profile)
+        lengths = _wanted(prompt, output)
+        chosen = self._choose(record, requests, lengths, streams, profile)
         tokens = record.tokens[chosen]
         if record.decode:
-            prompts = record.position[chosen] if wanted.prompt is None else np.full(len(chosen), wanted.prompt)
-            outputs = tokens + 1 if wanted.output is None else np.full(len(chosen), wanted.output)
+            prompts = record.position[chosen] if lengths.prompt is None else np.full(len(chosen), lengths.prompt)
+            outputs = tokens + 1 if lengths.output is None else np.full(len(chosen), lengths.output)
         else:
-            outputs = np.full(len(chosen), wanted.output or 1)
-            prompts = tokens - (wanted.output or 0) if wanted.prompt is None else np.full(len(chosen), wanted.prompt)
+            outputs = np.full(len(chosen), lengths.output or 1)
+            prompts = tokens - (lengths.output or 0) if lengths.prompt is None else np.full(len(chosen), lengths.prompt)
         return Job(np.zeros(len(chosen)), prompts.astype(np.int64), outputs.astype(np.int64), model.n_moe, source=chosen)
 
     def table(
@@ -150,20 +150,20 @@ class Trace(Routing):
             raise InputError(*(Mistake(text, path=path) for text in sentences))
         return np.unique(np.concatenate([record.tasks[task] for task in tasks or record.tasks]))
 
-    def _usable(self, record: Record, wanted: _Wanted, streams: Streams) -> IntArray:
+    def _usable(self, record: Record, lengths: _Wanted, streams: Streams) -> IntArray:
         sequences = self._sequences(record, self.tasks, "workload.routing.tasks")
         if self.order == "shuffled":
             sequences = streams["requests"].permutation(sequences)
-        return sequences[record.tokens[sequences] >= _needed(record, wanted)]
+        return sequences[record.tokens[sequences] >= _needed(record, lengths)]
 
     def _choose(
-        self, record: Record, requests: int | None, wanted: _Wanted, streams: Streams, profile: profiles.Profile
+        self, record: Record, requests: int | None, lengths: _Wanted, streams: Streams, profile: profiles.Profile
     ) -> IntArray:
         """[R] the sequence that each request replays."""
-        usable = self._usable(record, wanted, streams)
+        usable = self._usable(record, lengths, streams)
         if not usable.size:
             longest = int(record.tokens.max())
-            message = f"no sequence is long enough: {_needed(record, wanted)} tokens are needed, the longest has {longest}"
+            message = f"no sequence is long enough: {_needed(record, lengths)} tokens are needed, the longest has {longest}"
             raise InputError(Mistake(message, file=self.path))
         if requests is None:
             held = len(usable) // 4 if isinstance(profile, profiles.HeldOut) else 0
@@ -171,7 +171,7 @@ class Trace(Routing):
         if requests > len(usable) and not self.repeat:
             message = (
                 f"{requests} requests asked for; the trace has {len(usable)} sequences of at least "
-                f"{_needed(record, wanted)} tokens. Ask for fewer, or set repeat: true"
+                f"{_needed(record, lengths)} tokens. Ask for fewer, or set repeat: true"
             )
             raise InputError(Mistake(message, path="workload.requests"))
         return usable[np.arange(requests) % len(usable)]
@@ -223,14 +223,14 @@ def _wanted(prompt: Lengths | None, output: Lengths | None) -> _Wanted:
     return _Wanted(prompt if isinstance(prompt, int) else None, output if isinstance(output, int) else None)
 
 
-def _needed(record: Record, wanted: _Wanted) -> int:
+def _needed(record: Record, lengths: _Wanted) -> int:
     """Recorded tokens that a sequence must have."""
-    passes = (wanted.output or 1) - 1
+    passes = (lengths.output or 1) - 1
     if record.decode:
         return max(passes, 1)
-    if wanted.prompt is not None:
-        return wanted.prompt + passes
-    return 1 + (wanted.output or 0)
+    if lengths.prompt is not None:
+        return lengths.prompt + passes
+    return 1 + (lengths.output or 0)
 
 
 def _counts(sequence: NDArray[np.unsignedinteger[Any]], tokens: int, experts: int) -> IntArray:

@@ -244,8 +244,8 @@ def _foreign_hits(sequences: list[measures.Ids], preset: Preset, capacity: int, 
 
 def residuals(preset: Preset, case: Case, *, requests: int = 192, cached: int = 32, seed: int = 1) -> dict[str, float]:
     """Generated minus published, for each target (as shares; `max_within` in units of the mean)."""
-    found = measure(preset, case, requests=requests, cached=cached, seed=seed)
-    return {name: found[name] - target for name, target in case.targets.items()}
+    measured = measure(preset, case, requests=requests, cached=cached, seed=seed)
+    return {name: measured[name] - target for name, target in case.targets.items()}
 
 
 def fit(start: Preset, case: Case, *, layers: int = 12, requests: int = 48, cached: int = 16) -> Preset:
@@ -262,8 +262,8 @@ def fit(start: Preset, case: Case, *, layers: int = 12, requests: int = 48, cach
     low, high, steps = np.array([_LIMITS[name] for name in case.free]).T  # draws are not smooth: differences over wide steps
 
     def at(x: FloatArray) -> Preset:
-        found: dict[str, Any] = {name: float(value) for name, value in zip(case.free, x, strict=True)}
-        return start._replace(**found)
+        values: dict[str, Any] = {name: float(value) for name, value in zip(case.free, x, strict=True)}
+        return start._replace(**values)
 
     # recall alone cannot be met without harming the rest: it guides, the others decide
     weight = np.array([0.25 if name == "recall" else 0.3 if name == "max_within" else 1.0 for name in small.targets])
@@ -279,19 +279,19 @@ def fit(start: Preset, case: Case, *, layers: int = 12, requests: int = 48, cach
         inwards = np.where((x + steps > high) | (x + steps < low), -steps, steps)
         return np.stack([(difference(x + step) - here) / step.sum() for step in np.diag(inwards)], axis=1)
 
-    found = least_squares(
+    solution = least_squares(
         difference, x, jac=slopes, bounds=(low, high), x_scale=np.abs(steps), xtol=3e-3, ftol=3e-3, max_nfev=10
     )
-    return at(found.x)
+    return at(solution.x)
 
 
 def main(names: list[str]) -> None:
     """Fit the named presets (all without names) and print parameters and residuals."""
     for name in names or list(TARGETS):
         best = fit(PRESETS[name], TARGETS[name])
-        found = {parameter: round(getattr(best, parameter), 3) for parameter in _LIMITS}
+        values = {parameter: round(getattr(best, parameter), 3) for parameter in _LIMITS}
         misses = {target: round(value, 3) for target, value in residuals(best, TARGETS[name]).items()}
-        sys.stdout.write(f"{name} {found}\n    residuals: {misses}\n")
+        sys.stdout.write(f"{name} {values}\n    residuals: {misses}\n")
         sys.stdout.flush()
 
 

@@ -53,15 +53,15 @@ def static(sequences: list[Ids], domain: IntArray, experts: int, quarter: int) -
     """Hits of a static `quarter` of the experts, each domain weighing the same: `static_same`, learnt on every other sequence
     of the domain and scored on the rest, and `static_other`, learnt on the other domains.
     """
-    same, other = [], []
+    own_hits, all_hits = [], []
     for name in np.unique(domain):
         inside = [sequences[number] for number in np.flatnonzero(domain == name)]
         outside = [sequences[number] for number in np.flatnonzero(domain != name)]
         learn, score = (measures.popularity(part, experts) for part in (inside[::2], inside[1::2] or inside))
-        same.append(measures.static_hits(learn, score, quarter).mean())
+        own_hits.append(measures.static_hits(learn, score, quarter).mean())
         learnt, all_of_it = (measures.popularity(part, experts) for part in (outside or inside, inside))
-        other.append(measures.static_hits(learnt, all_of_it, quarter).mean())
-    return {"static_same": float(np.mean(same)), "static_other": float(np.mean(other))}
+        all_hits.append(measures.static_hits(learnt, all_of_it, quarter).mean())
+    return {"static_same": float(np.mean(own_hits)), "static_other": float(np.mean(all_hits))}
 
 
 def hot_overlap(sequences: list[Ids], domain: IntArray, experts: int) -> float:
@@ -81,9 +81,9 @@ def common(first: IntArray, second: IntArray, hottest: int) -> float:
     return float((best[0][:, :, None] == best[1][:, None, :]).any(axis=2).mean())
 
 
-def distance(some: dict[str, float], others: dict[str, float]) -> float:
+def distance(left: dict[str, float], right: dict[str, float]) -> float:
     """Weighted RMS difference over the statistics that both have."""
-    names = [name for name in some if name in others]
+    names = [name for name in left if name in right]
     weight: FloatArray = np.array([WEIGHT.get(name, 1.0) for name in names])
-    misses = np.array([some[name] - others[name] for name in names])
+    misses = np.array([left[name] - right[name] for name in names])
     return float(np.sqrt((weight * misses**2).sum() / weight.sum()))

@@ -55,8 +55,8 @@ def top_share(counts: IntArray, share: float) -> FloatArray:
 
 def within_request_share(sequences: list[Ids], experts: int, share: float = 0.25, minimum: int = 1) -> float:
     """Mean over requests of at least `minimum` tokens, and over layers, of `top_share` counted in the request alone."""
-    kept = [sequence for sequence in sequences if len(sequence) >= minimum]
-    return float(np.mean([top_share(popularity([sequence], experts), share).mean() for sequence in kept]))
+    long_enough = [sequence for sequence in sequences if len(sequence) >= minimum]
+    return float(np.mean([top_share(popularity([sequence], experts), share).mean() for sequence in long_enough]))
 
 
 def overlap(sequences: list[Ids], lag: int = 1) -> FloatArray:

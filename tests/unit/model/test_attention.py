@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from moesim.model import GroupedQuery, Latent, Linear
-from moesim.model.windows import attended, causal_pairs, kept
+from moesim.model.windows import attended, cached_tokens, causal_pairs
 
 MIXTRAL = GroupedQuery(heads=32, kv_heads=8, head_dim=128)
 DEEPSEEK = Latent(heads=128, q_rank=1536, kv_rank=512, nope_dim=128, rope_dim=64, v_dim=128)
@@ -105,7 +105,7 @@ def test_prefill_pairs_are_the_sum_of_decoding_token_by_token(
 
 @given(lengths, windows)
 def test_a_window_bounds_the_cache(tokens: list[int], windows: tuple[int, ...]) -> None:
-    assert kept(tokens, windows).tolist() == [sum(min(n, window or n) for n in tokens) for window in windows]
+    assert cached_tokens(tokens, windows).tolist() == [sum(min(n, window or n) for n in tokens) for window in windows]
 
 
 def test_pairs_of_long_prompts_are_exact() -> None:

@@ -17,14 +17,14 @@ def test_the_defaults_are_the_fit_to_the_published_shares():
     fitted = GateWeights.fitted(0.67, 0.30)
     assert GateWeights().shape == pytest.approx(fitted.shape, abs=5e-4)
     assert GateWeights().scale == pytest.approx(fitted.scale, abs=5e-4)
-    drawn = fitted.wanted(200_000, 2, RNG(0))
+    drawn = fitted.drawn(200_000, 2, RNG(0))
     shares = np.bincount(drawn.ravel(), minlength=3) / drawn.size
     assert shares == pytest.approx([0.67, 0.30, 0.03], abs=0.003)
 
 
 @pytest.mark.parametrize(("high_share", "low_share"), [(0.6, 0.35), (0.8, 0.15), (0.7, 0.2)])
 def test_other_shares_can_be_fitted(high_share, low_share):
-    drawn = GateWeights.fitted(high_share, low_share).wanted(200_000, 2, RNG(1))
+    drawn = GateWeights.fitted(high_share, low_share).drawn(200_000, 2, RNG(1))
     shares = np.bincount(drawn.ravel(), minlength=3) / drawn.size
     assert shares[:2] == pytest.approx([high_share, low_share], abs=0.003)
 
@@ -38,8 +38,8 @@ def test_weights_above_an_expert_grow_down_the_ranks():
 
 
 def test_the_first_expert_of_a_token_is_always_wanted_in_full():
-    assert (GateWeights(high=0.0, low=0.0).wanted(100, 3, RNG(0)) == [0, 2, 2]).all()
-    assert (GateWeights(high=1.0, low=1.0).wanted(100, 3, RNG(0)) == 0).all()
+    assert (GateWeights(high=0.0, low=0.0).drawn(100, 3, RNG(0)) == [0, 2, 2]).all()
+    assert (GateWeights(high=1.0, low=1.0).drawn(100, 3, RNG(0)) == 0).all()
 
 
 @pytest.mark.parametrize(("tokens", "top_k"), [(1, 2), (5, 4), (300, 4)])
