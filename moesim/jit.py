@@ -41,9 +41,9 @@ def ready(module: ModuleType) -> bool:
 
 def threads() -> int:
     """Cores that this process may use; those of `OMP_NUM_THREADS` where it says, as it does in workers of a sweep."""
-    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    if wanted.isdecimal() and int(wanted):
-        return int(wanted)
+    setting = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    if setting.isdecimal() and int(setting):
+        return int(setting)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -151,10 +151,10 @@ class _Summit:
             multipliers = costs[self._basis] @ inverse
             better = np.flatnonzero(costs - self._columns @ multipliers < -_EXACT)
             if not len(better):
-                found = np.maximum(-multipliers[:-1], 0.0)
-                total = found[: self._rows].sum()
+                duals = np.maximum(-multipliers[:-1], 0.0)
+                total = duals[: self._rows].sum()
                 # prices that add up to 1 exactly as well as floats can: any such prices give a valid bound
-                return float(multipliers[-1]), (found[: self._rows] / total, found[self._rows :] / total)
+                return float(multipliers[-1]), (duals[: self._rows] / total, duals[self._rows :] / total)
             direction, values = inverse @ self._columns[better[0]], np.maximum(inverse[:, -1], 0.0)
             falling = np.flatnonzero(direction > _EXACT)
             if not len(falling):

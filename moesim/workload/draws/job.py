@@ -66,8 +66,8 @@ def draw_table(job: Job, law: Law, streams: Streams, stream: str, progress: Prog
 
     A table has room for as many decode passes in each request as the longest makes; a long trace would take tens of GB.
     """
-    each = law.layers * (law.experts * np.uint32().nbytes + job.passes * law.top_k * id_type(law.experts)().nbytes)
-    if job.requests * each > _MOST_TABLE:
+    nbytes = law.layers * (law.experts * np.uint32().nbytes + job.passes * law.top_k * id_type(law.experts)().nbytes)
+    if job.requests * nbytes > _MOST_TABLE:
         draws = RequestDraws(job, law, streams, stream)
         return PrefillDraws(draws), DecodeDraws(draws), partial(PromptDraws, draws)
     return *draw_job(job, law, streams, stream, progress), partial(draw_prompts, job, law, streams, stream)

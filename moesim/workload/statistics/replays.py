@@ -44,7 +44,7 @@ def farthest(accesses: Array, capacity: int, following: Array, experts: Array) -
     is inside, and which ones are.
     """
     end, size, hits = len(accesses), 0, 0
-    seen, use, inside, kept = experts[0], experts[1], experts[2], experts[3]
+    seen, use, inside, cached = experts[0], experts[1], experts[2], experts[3]
     for expert in range(len(seen)):
         seen[expert], inside[expert] = end, 0
     for time in range(end - 1, -1, -1):
@@ -56,17 +56,17 @@ def farthest(accesses: Array, capacity: int, following: Array, experts: Array) -
         if inside[expert] == 1:
             hits += 1
         elif size < capacity:
-            kept[size] = expert
+            cached[size] = expert
             inside[expert] = 1
             size += 1
         elif capacity > 0:
             victim = 0
             for place in range(1, size):
-                if use[kept[place]] > use[kept[victim]]:
+                if use[cached[place]] > use[cached[victim]]:
                     victim = place
-            inside[kept[victim]] = 0
+            inside[cached[victim]] = 0
             inside[expert] = 1
-            kept[victim] = expert
+            cached[victim] = expert
     return hits
 
 
