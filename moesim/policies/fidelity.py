@@ -60,7 +60,7 @@ FIDELITY: dict[str, Fidelity] = {
     "deepspeed_moe": _partial("expert parallelism and its kernels"),
     "monde": _FAITHFUL,
     "dynande": _partial("several near-data units side by side"),
-    "trimoe": _partial("striped and localised DIMMs, re-layout, contention of units with other readers"),
+    "trimoe": _partial("its limits between hot, warm and cold, and its near-data rates, which were not read"),
     "hobbit": _partial("gate weights of the router: a law draws them"),
     "edgemoe": _partial("sensitivity of each expert to its bit width, dequantisation, a device without a GPU"),
     "daop": _partial("the CPU and the GPU taking turns in the first layers, and substitutes by gate scores"),

@@ -17,6 +17,7 @@ PAIRS = {
     "offline-mixtral-8x7b": ("ktransformers", "static_popularity"),
     "offline-deepseek-v2-lite": ("fiddler", "zero_inference"),
     "offline-near-data": ("cxl_ndp", "rmai"),
+    "offline-dimm-near-data": ("ktransformers", "static_popularity"),
 }
 """Scenario -> (faster, slower): whoever keeps experts or reads them where they lie leads whoever moves all of them."""
 
@@ -28,6 +29,14 @@ def test_two_policies_come_out_as_they_must(name: str) -> None:
     ranked = compare(results)["results"]
     assert tuple(row["policy"] for row in ranked) == PAIRS[name]
     assert all(0 < row["share_of_bound"] <= 1 for row in ranked)
+
+
+def test_three_kinds_of_device_decode_sooner_than_any_two() -> None:
+    names = ["trimoe", "ktransformers", "monde", "static_popularity"]
+    results, refused = compare_loaded(load(FOLDER / "offline-dimm-near-data.yaml", sets=SMALL), names)
+    assert not refused
+    first, *others = (result.summary["tpot_s"]["mean"] for result in results)
+    assert first < min(others)
 
 
 def test_every_shipped_comparison_is_tried_and_says_what_to_expect() -> None:

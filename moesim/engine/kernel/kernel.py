@@ -41,7 +41,7 @@ LANE_FLOATS = 2
 FREE, FIRST_WAITING, LAST_WAITING = 0, 1, 2
 POOL_WIDTH = 3
 POOLS = 8
-MOST_LANES = 48
+MOST_LANES = 64
 """Lanes that a machine may have: devices and copy queues."""
 
 # An operation in M; behind DRAWS the resources that it draws from

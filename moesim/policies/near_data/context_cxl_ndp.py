@@ -67,7 +67,7 @@ class ContextCxlNdp(SizedPolicy):
         size, shape = float(problem.model.expert_bytes), (problem.layers, problem.experts)
         further = float(sum(_share(problem, bits) for bits in (1, 2, 3, 4)))
         cut = self.cut(problem, movable=True, nbytes=size * (1.0 + further))
-        groups = near_data_first(problem)[: len(problem.ndp_index)]
+        groups = near_data_first(problem)[:1]
         deployment = with_copies(
             lambda sizes: place(problem, groups=groups, expert_bytes=sizes, cut=cut, movable=True),
             np.full(shape, size),

@@ -34,9 +34,9 @@ def near_data_tiers(problem: Problem) -> list[str]:
 
 
 def near_data_first(problem: Problem) -> Groups:
-    """Groups of host tiers: those with near-data units first, one after another."""
+    """Groups of host tiers: those with near-data units first, side by side, then the others one after another."""
     units = near_data_tiers(problem)
-    return [[tier] for tier in (*units, *(tier for tier in host_order(problem) if tier not in units))]
+    return [units, *([tier] for tier in host_order(problem) if tier not in units)]
 
 
 def place_near_data(
