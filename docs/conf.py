@@ -16,7 +16,10 @@ from moesim.version import __version__  # noqa: E402
 
 project, author, release = "moesim", "The moesim authors", __version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+copyright = author
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_title = f"moesim {release}"
 exclude_patterns = ["_build", "conf.py"]
 myst_heading_anchors = 4

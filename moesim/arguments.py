@@ -78,9 +78,7 @@ def _about_runs(commands: Any) -> None:
     report.add_argument(
         "--figures", metavar="DIR", help="instead of the page, each of its figures as PDF, SVG and PNG for print"
     )
-    report.add_argument(
-        "--width", type=_width, default="column", metavar="WIDTH", help="of figures: column (3.33 in), page (7 in), or inches"
-    )
+    _width_option(report)
     report.set_defaults(plugins=False)
     export = _command(commands, "export", "the placement of a run as flags and files of a serving program")
     export.add_argument("tool", metavar="TOOL", help="llama-cpp, ktransformers, vllm or sglang")
@@ -116,7 +114,8 @@ def _about_files(commands: Any) -> None:
     imports.add_argument("--model", metavar="NAME", help="the model whose routing it is, or its config.json")
     trace = _command(commands, "trace", "what a record of routing shows: skew, reuse, working set, caches, next layer, drift")
     trace.add_argument("file", metavar="FILE", help="an .npz that `moesim import` wrote")
-    trace.add_argument("--figures", metavar="DIR", help="directory for figures, as .svg and .png")
+    trace.add_argument("--figures", metavar="DIR", help="write a figure of each as PDF, SVG and PNG there")
+    _width_option(trace)
     trace.add_argument("--json", action="store_true", help="one JSON document on standard output")
     check = _command(commands, "check", "every mistake in scenario, experiment and profile files at once")
     check.add_argument("files", nargs="+", metavar="FILE")
@@ -136,6 +135,11 @@ def _about_files(commands: Any) -> None:
     schema = _command(commands, "schema", "JSON Schema of scenario or experiment files, for editors")
     schema.add_argument("what", nargs="?", choices=("scenario", "experiment"), default="scenario", help="(default: scenario)")
     _plugin_option(schema)
+
+
+def _width_option(parser: argparse.ArgumentParser) -> None:
+    text = "of figures: column (3.33 in), page (7 in), or inches (default: column)"
+    parser.add_argument("--width", type=_width, metavar="WIDTH", help=text)
 
 
 def _width(text: str) -> float | str:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from moesim.arguments import LISTS, parser_of
-from moesim.errors import Mistake
+from moesim.errors import InputError, Mistake
 from moesim.neutral import line
 from moesim.progress import bar
 from moesim.terminal import Formatter, finished, plain_warnings, say, say_json
@@ -199,6 +199,7 @@ def _optimize(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
+    width = _width(options)
     if options.figures is None:
         from moesim.report.page import write_page
 
@@ -206,10 +207,20 @@ def _report(options: argparse.Namespace) -> int:
         return 0
     from moesim.report.papers import save_figures
 
-    files = save_figures(options.directory, options.figures, width=options.width)
-    names = dict.fromkeys(path.stem for path in files)
-    say(f"figures in {options.figures}, each as .pdf, .svg and .png: {', '.join(names)}")
+    files = save_figures(options.directory, options.figures, width=width)
+    say(_drawn(options.figures, dict.fromkeys(path.stem for path in files)))
     return 0
+
+
+def _width(options: argparse.Namespace) -> Any:
+    """Of the figures; InputError for one without figures."""
+    if options.width is not None and options.figures is None:
+        raise InputError("--width is the width of figures for print; say where they go with --figures DIR")
+    return options.width if options.width is not None else "column"
+
+
+def _drawn(folder: str, names: Iterable[str]) -> str:
+    return f"figures in {folder}, each as .pdf, .svg and .png: {', '.join(names)}"
 
 
 def _explain(options: argparse.Namespace) -> int:
@@ -282,20 +293,21 @@ def _trace(options: argparse.Namespace) -> int:
     from moesim.workload.statistics.summary import lines, summary
     from moesim.writing import folder_target
 
+    width = _width(options)
     if options.figures is not None:
         folder_target(options.figures)
     document = summary(Path(options.file))
-    drawn = []
+    names: dict[str, None] = {}
     if options.figures is not None:
         from moesim.report.figures_routing import save_routing
 
-        drawn = save_routing(document, Path(options.figures))
+        names = dict.fromkeys(path.stem for path in save_routing(document, Path(options.figures), width=width))
     if options.json:
         say_json(document)
         return 0
     head = "{tokens:,} tokens ({phase}) of {sequences:,} sequences, {moe_layers} MoE layers of {experts} experts, top-{top_k}"
-    blocks = ["\n".join((heading, *align(names, rows))) for heading, names, rows in lines(document)]
-    blocks += [f"figures in {options.figures}: {', '.join(path.name for path in drawn)}"] if drawn else []
+    blocks = ["\n".join((heading, *align(columns, rows))) for heading, columns, rows in lines(document)]
+    blocks += [_drawn(options.figures, names)] if names else []
     say("\n\n".join([head.format(**document), *blocks]))
     return 0
 
@@ -341,7 +353,7 @@ def _list(options: argparse.Namespace) -> int:
 
 def entries(kind: str) -> list[Any]:
     """Everything of one of `LISTS` that can be named; InputError for another word."""
-    from moesim.errors import InputError, did_you_mean
+    from moesim.errors import did_you_mean
     from moesim.scenario import catalogue
 
     if kind not in LISTS:

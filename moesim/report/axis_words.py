@@ -27,6 +27,7 @@ _NAMES = {
     "workload.tokens": "batch (tokens)",
     "workload.requests": "requests (number)",
     "hardware": "machine",
+    "bottleneck.share": "critical path of the bottleneck (share)",
 }
 _LATENCIES = {
     "ttft_s": "time to first token",
@@ -34,6 +35,11 @@ _LATENCIES = {
     "e2e_s": "latency of a request",
     "itl_s": "time between tokens",
     "queue_s": "time in the queue",
+}
+_OF = {
+    "bytes": ("traffic", "bytes"),
+    "utilisation": ("time at work", "share"),
+    "expert_tokens": ("work", "(token, expert) pairs"),
 }
 _GROUPS = frozenset({"hardware", "devices", "tiers", "links", "workload", "runtime"})
 _SPELLED = {"pcie": "PCIe", "nvme": "NVMe", "cxl": "CXL", "gpu": "GPU", "cpu": "CPU", "ndp": "NDP", "ddr": "DDR", "hbm": "HBM",
@@ -48,6 +54,8 @@ def axis_name(column: str) -> str:
     metric, _, quantile = path.partition(".")
     if metric in _LATENCIES:
         return f"{quantile} {_LATENCIES[metric]} (s)".lstrip()
+    if metric in _OF and quantile:
+        return f"{_OF[metric][0]} of {quantile} ({_OF[metric][1]})"
     steps = [step for step in path.split(".") if step not in _GROUPS] or [path]
     words = " of ".join(_spelled(step) for step in reversed(steps))
     return f"{words}{bracket}{unit}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from zlib import crc32
 
-__all__ = ["GREY", "MARKERS", "OKABE_ITO", "PALETTE", "colours_of", "lane_colours"]
+__all__ = ["GREY", "LINES", "MARKERS", "OKABE_ITO", "PALETTE", "colours_of", "lane_colours"]
 
 OKABE_ITO = {
     "black": "#000000", "orange": "#E69F00", "sky": "#56B4E9", "green": "#009E73", "yellow": "#F0E442", "blue": "#0072B2",
@@ -17,6 +17,8 @@ OKABE_ITO = {
 """Eight colours that people with any colour vision tell apart. Source: M. Okabe and K. Ito, Color Universal Design, 2008."""
 PALETTE = tuple(OKABE_ITO[name] for name in ("blue", "orange", "green", "vermilion", "purple", "sky", "black", "yellow"))
 """The order in which series take colours: the easiest to distinguish first."""
+LINES = PALETTE[:-1]
+"""The colours of lines: a yellow one is lost on white paper."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 GREY = "#8A8A8A"
 
@@ -27,7 +29,7 @@ def colours_of(names: Sequence[str]) -> dict[str, str]:
     Each name asks for the colour of its own; where several ask for one, the first by alphabet has it and the others take the
     next that is free. Of more names than colours the last ones share.
     """
-    return _given({name: crc32(name.encode()) % len(PALETTE) for name in names})
+    return _given({name: crc32(name.encode()) % len(LINES) for name in names}, LINES)
 
 
 _LANES = (("gpu", "blue"), ("cpu", "orange"), ("ndp", "green"), ("pcie:forward", "vermilion"), ("pcie:reverse", "purple"),
@@ -40,17 +42,17 @@ def lane_colours(lanes: Sequence[str]) -> dict[str, str]:
     for lane in lanes:
         colour = next((colour for head, colour in _LANES if lane.startswith(head)), None)
         wishes[lane] = crc32(lane.encode()) % len(PALETTE) if colour is None else PALETTE.index(OKABE_ITO[colour])
-    return _given(wishes)
+    return _given(wishes, PALETTE)
 
 
-def _given(wishes: Mapping[str, int]) -> dict[str, str]:
-    free, places = set(range(len(PALETTE))), {}
+def _given(wishes: Mapping[str, int], palette: Sequence[str]) -> dict[str, str]:
+    free, places = set(range(len(palette))), {}
     for name in sorted(wishes):
         if wishes[name] in free:
             places[name] = wishes[name]
             free.discard(wishes[name])
     for name in sorted(wishes):
         if name not in places:
-            places[name] = min(free, key=lambda place: (place - wishes[name]) % len(PALETTE)) if free else wishes[name]
+            places[name] = min(free, key=lambda place: (place - wishes[name]) % len(palette)) if free else wishes[name]
             free.discard(places[name])
-    return {name: PALETTE[places[name]] for name in wishes}
+    return {name: palette[places[name]] for name in wishes}

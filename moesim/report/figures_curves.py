@@ -13,7 +13,7 @@ import numpy as np
 from moesim.errors import InputError, did_you_mean
 from moesim.report.axis_words import axis_name
 from moesim.report.canvas import below, cut, dots, folded, log_axis, number, percent_axis, set_title, single, styled, tip
-from moesim.report.colours import GREY, MARKERS, OKABE_ITO, PALETTE, colours_of
+from moesim.report.colours import GREY, LINES, MARKERS, OKABE_ITO, colours_of
 from moesim.report.figures_time import needed
 from moesim.results.marks import LOSSY, MARKS, STAR, marked
 from moesim.results.result import Result
@@ -205,7 +205,7 @@ def _line(axes: Axes, xs: Any, ys: Any, band: list[Any], line: _Line) -> None:
 
 def _colours(names: Sequence[str], by: str) -> dict[str, str]:
     """A policy has its own colour in all figures; values of another column take colours in their order."""
-    return colours_of(names) if by == "policy" else dict(zip(names, PALETTE, strict=False))
+    return colours_of(names) if by == "policy" else {name: LINES[place % len(LINES)] for place, name in enumerate(names)}
 
 
 def _others(number_of: int) -> list[Any]:

@@ -41,7 +41,7 @@ def queue(result: Result) -> Figure:
     ]
     upper.set_ylabel("requests")
     lower.step(time, table["kv_share"][rows], where="post", color=OKABE_ITO["green"])
-    lower.set_ylabel("KV blocks")
+    lower.set_ylabel("KV blocks in use")
     percent_axis(lower.yaxis)
     lower.set_ylim(0, 1)
     lower.set_xlabel(f"simulated time ({unit})")

@@ -49,9 +49,11 @@ _NO_WORK = ("pass", "layer")
 
 
 def needed(result: Result, name: str) -> Mapping[str, Any]:
-    """The columns of a table that a figure is drawn from; InputError where the run did not keep it."""
+    """The columns of a table that a figure is drawn from; InputError where the run did not keep it, or it has no rows."""
     columns = result.columns.get(name)
-    if columns is None or not len(next(iter(columns.values()), ())):
+    if columns is not None and not len(next(iter(columns.values()), ())):
+        raise InputError(f"nothing to draw: the table '{name}' of this run has no rows (a dense model has no MoE layers)")
+    if columns is None:
         raise InputError(f"the run kept no table '{name}', which this figure is drawn from; run it again with this version")
     return columns
 

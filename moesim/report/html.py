@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html as escaping
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from moesim.report.canvas import number
 __all__ = ["Cell", "Html", "Page", "Part", "element", "joined", "shown", "table", "unbroken"]
 
 
+_UNIT = re.compile(r"(?<=\d) (?=%|(?:[munp]?s|[kMGT]?B|[kMGT]?B/s|tok/s|USD|J|W)\b)")
 _SHORT = 24
 """Letters of a text that a table keeps on one line."""
 
@@ -64,8 +66,8 @@ def joined(parts: Iterable[str]) -> Html:
 
 
 def unbroken(text: str) -> str:
-    """The text with its numbers and percent signs kept on one line."""
-    return text.replace(" %", "\N{NO-BREAK SPACE}%")
+    """The text with its numbers and their units kept on one line."""
+    return _UNIT.sub("\N{NO-BREAK SPACE}", text)
 
 
 def shown(value: Any) -> Cell:

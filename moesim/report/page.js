@@ -23,3 +23,8 @@ for (const table of document.querySelectorAll("table")) {
     });
   });
 }
+// A table that is wider than its place says so.
+const watch = new ResizeObserver((entries) => {
+  for (const { target } of entries) target.classList.toggle("scrolls", target.scrollWidth > target.clientWidth + 1);
+});
+for (const place of document.querySelectorAll(".wide")) if (place.querySelector("table")) watch.observe(place);

@@ -45,7 +45,7 @@ def _origins(scenario: Mapping[str, Any], origins: Any) -> Html:
         basis = groups[path]["basis"] if path in groups else ""
         counts[basis] = counts.get(basis, 0) + 1
     rank = {basis: place for place, basis in enumerate(_ORDER)}
-    sentences = [f"{counts[basis]} {_SAID.get(basis, basis or 'without a word on it')}" for basis in
+    sentences = [f"{counts[basis]} {_SAID.get(basis, basis or 'without a stated source')}" for basis in
             sorted(counts, key=lambda basis: (rank.get(basis, len(rank)), basis))]  # fmt: skip
     rows = [
         [path.removeprefix("hardware."), str(value), _SAID.get(groups[path]["basis"], groups[path]["basis"]),
@@ -54,7 +54,7 @@ def _origins(scenario: Mapping[str, Any], origins: Any) -> Html:
     ]  # fmt: skip
     sentence = f"Of the {len(values)} values of the machine: {', '.join(sentences)}. What the run says holds as far as they do."
     full = element(
-        "div", table("Values of the machine and their origin", ["value of", "is", "basis", "source"], rows), class_="scroll"
+        "div", table("Values of the machine and their origin", ["item", "value", "basis", "source"], rows), class_="scroll"
     )
     return joined([element("p", sentence), element("details", element("summary", "Every value with its source"), full)])
 

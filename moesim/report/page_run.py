@@ -16,11 +16,12 @@ import numpy as np
 
 from moesim.errors import InputError
 from moesim.report import figures
+from moesim.report.axis_words import axis_name
 from moesim.report.canvas import number, percent
-from moesim.report.html import Cell, Html, Page, Part, element, joined, table
+from moesim.report.html import Cell, Html, Page, Part, element, joined, table, unbroken
 from moesim.report.inline_svg import figure
 from moesim.report.page_origin import origin_parts
-from moesim.results.marks import gap_note, is_bound, lane_word, losses, marked, named_lane, note
+from moesim.results.marks import gap_note, is_bound, lane_word, losses, marked, named_lane, note, part_words
 from moesim.results.result import Result
 from moesim.results.serving import LATENCIES
 from moesim.units import format_bytes, format_rate, format_seconds
@@ -83,7 +84,7 @@ def _asked(summary: Mapping[str, Any]) -> Html:
         f"{int(summary['prompt_tokens']):,} prompt and {int(summary['output_tokens']):,} output tokens in "
         f"{format_seconds(summary['makespan_s'])} of simulated time (seed {summary['seed']}, replicate {summary['replicate']})."
     )
-    return element("p", text, class_="soft")
+    return element("p", unbroken(text), class_="soft")
 
 
 def tiles(summary: Mapping[str, Any]) -> Html:
@@ -118,6 +119,7 @@ def tiles(summary: Mapping[str, Any]) -> Html:
         ),
         ("energy", _with(joules / tokens if joules is not None and tokens else None, number, " J"), "per output token"),
         ("cost", _with(summary.get("cost_usd_per_Mtok"), number, " USD"), "per million output tokens" + without),
+        ("machine", _with(summary.get("machine_usd"), number, " USD"), "price of its parts"),
     ]
     boxes = [element("div", element("dt", name), element("dd", value, element("small", more) if more else Html()))
              for name, value, more in candidates if value]  # fmt: skip
@@ -200,11 +202,23 @@ def _tables(result: Result) -> Html:
     ]  # fmt: skip
     header = ["lane, link or tier", "at work", "on the critical path", "moved", "most held", "(token, expert) pairs computed"]
     parts.append(table("Lanes, links and tiers", header, rows))
+    parts.append(_bill(result))
     parts.append(_operations(result))
     parts.append(_columns(result, "layers", "MoE layers: sums over all visits"))
     parts.append(_columns(result, "steps", "Passes"))
     parts.append(_columns(result, "requests", "Requests"))
     return joined(parts)
+
+
+def _bill(result: Result) -> Html:
+    """What each part of the machine costs; nothing where a price is not known."""
+    lines, price = result.details.get("bill", ()), result.summary.get("machine_usd")
+    if price is None or not lines:
+        return Html()
+    rows = [
+        [part_words(line), str(line["part"]), Cell(f"{line['usd']:,.0f}", float(line["usd"]))] for line in lines if line["usd"]
+    ]
+    return table(f"Bill of materials: {price:,.0f} USD", ["part", "place", "USD"], rows)
 
 
 def _operations(result: Result) -> Html:
@@ -235,22 +249,27 @@ def _columns(result: Result, name: str, caption: str) -> Html:
 
 
 def _uncertainty(result: Result) -> Html:
-    """Quantiles of every metric over the machines that were drawn."""
+    """Quantiles of every metric over the machines that were drawn, and of the values that were drawn for them."""
     columns = result.columns.get("uncertainty")
     if not columns:
         return Html()
-    rows = []
+    values: list[list[Any]] = []
+    metrics: list[list[Any]] = []
     for name, column in columns.items():
-        values = np.asarray(column, dtype=np.float64)
-        values = values[np.isfinite(values)]
-        if name == "draw" or not len(values) or values.min() == values.max():
+        known = np.asarray(column, dtype=np.float64)
+        known = known[np.isfinite(known)]
+        if name == "draw" or not len(known) or known.min() == known.max():
             continue
-        rows.append([name, *(float(value) for value in np.quantile(values, (0.05, 0.5, 0.95)))])
+        cell = _amount if name.startswith("bytes.") else float
+        of_machine = name.startswith(("hardware.", "runtime."))
+        row = [name if of_machine else axis_name(name), *map(cell, np.quantile(known, (0.05, 0.5, 0.95)))]
+        (values if of_machine else metrics).append(row)
     count = len(next(iter(columns.values())))
     says = element(
         "p", f"{count} machines were drawn from the spreads of the profile's values; nine of ten lie between the outer two."
     )
-    return joined([says, table("Over the machines drawn", ["value or metric", "5 %", "median", "95 %"], rows)])
+    tables = [("Metrics over the machines drawn", "metric", metrics), ("Values that were drawn", "value", values)]
+    return joined([says, *(table(caption, [head, "5 %", "median", "95 %"], rows) for caption, head, rows in tables if rows)])
 
 
 def _seconds(value: float | None) -> Cell | None:

@@ -5,7 +5,8 @@ Knows the files of a finished sweep.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ _SHOWN = (
     "cost_usd_per_Mtok",
 )
 """Metrics in the table of settings beside the one that the sweep is about, where the sweep has them."""
+_SPENT = {"cost_usd_per_Mtok": "cost", "energy_J": "energy"}
 
 
 def sweep_page(place: Path) -> Page:
@@ -43,7 +45,7 @@ def sweep_page(place: Path) -> Page:
     sweep = SweepResult.load(place)
     experiment, answer = sweep.experiment, sweep.answer
     title = f"{experiment['name']}: {experiment['summary']}" if experiment.get("summary") else str(experiment["name"])
-    first, *rest = answer["sentences"] or ["No point was run."]
+    first, *rest = [_worded(sentence, experiment) for sentence in answer["sentences"]] or ["No point was run."]
     more = element("ul", *(element("li", sentence) for sentence in rest), class_="notes") if rest else Html()
     provenance = {"scenario": experiment.get("data"), **(experiment.get("provenance") or {})}
     parts = [
@@ -54,6 +56,13 @@ def sweep_page(place: Path) -> Page:
         *origin_parts(provenance, _repeat(experiment, place), "Scenario of the first point"),
     ]
     return Page(title, [str(first)], joined([more, _design(experiment, answer)]), parts)
+
+
+def _worded(sentence: str, experiment: Mapping[str, Any]) -> str:
+    """A sentence with the axes in words where it names their columns."""
+    columns = sorted((name for axis in experiment["axes"] for name in axis["columns"]), key=len, reverse=True)
+    pattern = "|".join(map(re.escape, columns))
+    return re.sub(pattern, lambda match: axis_name(match.group()), sentence) if columns else sentence
 
 
 def _repeat(experiment: Mapping[str, Any], place: Path) -> str:
@@ -116,8 +125,9 @@ def _figures(sweep: SweepResult) -> Html:
             )
         )
     named = _named(means, [axis["column"] for axis in experiment["axes"]])
-    says = "Throughput of every setting against its cost and its energy; those on the front are named."
-    drawings.append(drawn("pareto", "Pareto front (throughput, cost).", says, lambda: figures.pareto(named)))
+    spent = [word for column, word in _SPENT.items() if column in means and np.isfinite(np.asarray(means[column], float)).any()]
+    says = f"Throughput of every setting against its {' and its '.join(spent)}; those on the front are named."
+    drawings.append(drawn("pareto", f"Pareto front (throughput, {', '.join(spent)}).", says, lambda: figures.pareto(named)))
     return joined(drawings)
 
 
@@ -231,9 +241,9 @@ def _findings(answer: Mapping[str, Any]) -> Html:
     crossings = _rows(answer, "crossovers", "column", "below", "above", "at", "value", "low", "high")
     pairs = _rows(answer, "pairs", "at", "a", "b", "percent", "percent_low", "percent_high", "verdict")
     drivers = [
-        [axis["column"], group["policy"], _share(axis["share"]), axis["direction"]]
-        for group in answer.get("drivers", ())
-        for axis in group["axes"]
+        [axis_name(axis["column"]), driver["policy"], _share(axis["share"]), axis["direction"]]
+        for driver in answer.get("drivers", ())
+        for axis in driver["axes"]
     ]
     bounds = _rows(answer, "bounds", "policy", "settings", "mean", "low", "high")
     tables = (
@@ -243,26 +253,27 @@ def _findings(answer: Mapping[str, Any]) -> Html:
         ("Crossovers", ["axis", "ahead before", "ahead behind", "at", "crosses at", "not below", "not above"], crossings),
         ("Policies against each other", ["at", "better", "than", "by (%)", "at least (%)", "at most (%)", "verdict"], pairs),
     )
-    shown = [element("div", table(*arguments, most=400), class_="scroll") for arguments in tables if arguments[2]]
-    return joined([*map(_told, answer.get("drivers", ())), *shown])
+    shown = [element("div", table(*content, most=400), class_="scroll") for content in tables if content[2]]
+    return joined([*map(_explained, answer.get("drivers", ())), *shown])
 
 
-def _told(group: Mapping[str, Any]) -> Html:
+def _explained(driver: Mapping[str, Any]) -> Html:
     """How far single axes explain what a sampled design found, and where that is too little."""
-    known = group["explained"]
+    known = driver["explained"]
     explained = "" if known is None else f"together they explain {percent(known)} of the variance of ranks"
-    sentence = "; ".join(text for text in (explained, group["note"]) if text)
-    return element("p", f"{group['policy']}, {group['settings']:,} settings: {sentence}.", class_="soft")
+    said = "; ".join(text for text in (explained, driver["note"]) if text)
+    return element("p", f"{driver['policy']}, {driver['settings']:,} settings: {said}.", class_="soft")
 
 
 def _rows(answer: Mapping[str, Any], kind: str, *names: str) -> list[list[Any]]:
-    return [[_at(row[name]) if name in ("at", "settings") else row[name] for name in names] for row in answer.get(kind, ())]
+    words: dict[str, Callable[[Any], str]] = {"at": _at, "settings": _at, "column": axis_name}
+    return [[words[name](entry[name]) if name in words else entry[name] for name in names] for entry in answer.get(kind, ())]
 
 
 def _failures(answer: Mapping[str, Any]) -> Html:
     rows = [
-        [failure["point"], _at(failure["settings"]), failure["policy"], failure["status"], failure["error"]]
-        for failure in answer.get("failures", ())
+        [point["point"], _at(point["settings"]), point["policy"], point["status"], point["error"]]
+        for point in answer.get("failures", ())
     ]
     return (
         element(

@@ -251,8 +251,9 @@ def _named_models() -> Iterator[Entry]:
 
     for name in model.named():
         architecture = model.load_named(name)
-        summary = (
-            f"{architecture.total_parameters / 1e9:.1f} B parameters, {architecture.active_parameters / 1e9:.1f} B active; "
-            f"{architecture.n_moe} MoE layers of {architecture.experts} experts, {architecture.top_k} per token"
+        total, active = (f"{count / 1e9:.1f} B" for count in (architecture.total_parameters, architecture.active_parameters))
+        moe = f"{architecture.n_moe} MoE layers of {architecture.experts} experts, {architecture.top_k} per token"
+        dense = f"{total} parameters, dense; {architecture.layers} layers"
+        yield Entry(
+            name, f"{total} parameters, {active} active; {moe}" if architecture.experts > 1 else dense, architecture.source
         )
-        yield Entry(name, summary, architecture.source)

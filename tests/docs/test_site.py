@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import re
 from pathlib import Path
 
 import pytest
 from doc_pages import PAGES, ROOT, read
+
+from moesim.scenario import load
 
 LINK = re.compile(r"\]\(([^)#\s]+?)(?:#[^)]*)?\)")
 
@@ -33,3 +36,15 @@ def test_the_names_of_the_api_page_exist() -> None:
         module = importlib.import_module(place)
         assert not attribute or hasattr(module, attribute), name
     assert "automodule:: moesim.api" in text
+
+
+@pytest.mark.parametrize("name", ["quickstart", "cxl_expert/honest", "serving/mixtral-4bit-poisson", "real/gpt-oss-20b-trace"])
+def test_the_gallery_cuts_every_kind_of_scenario_short(name: str) -> None:
+    place = importlib.util.spec_from_file_location("site_tool", ROOT / "tools" / "site.py")
+    assert place is not None
+    assert place.loader is not None
+    tool = importlib.util.module_from_spec(place)
+    place.loader.exec_module(tool)
+    changes = tool.shortened(name)
+    assert load(name, sets=changes).scenario.name == name
+    assert ("workload" in changes) == name.startswith("real/")

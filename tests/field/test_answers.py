@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 import moesim
+from moesim.validation.runtimes import llama_cpp
 
 
 def scenario(field: Path, case: str, **changes: Any) -> dict[str, Any]:
@@ -17,10 +19,33 @@ def scenario(field: Path, case: str, **changes: Any) -> dict[str, Any]:
 
 
 def test_a_hand_over_is_that_of_the_program(field: Path) -> None:
-    """KTransformers issue 1914: 19.1 ms per token and a TTFT of 822 ms (969 tokens at 1180 tok/s)."""
+    """KTransformers issue 1914: 19.1 ms per token (52.5 tok/s), prefill of 969 tokens at 1,180 tok/s."""
     for runtime in ("reference", "ktransformers"):
         summary = moesim.run(scenario(field, "handover-light-model", runtime=runtime)).summary
         assert summary["tpot_s"]["mean"] == pytest.approx(19.1e-3, rel=0.15), runtime
+
+
+def test_a_prompt_is_read_as_fast_as_measured(field: Path) -> None:
+    """The rate that was measured by default; under the program's own runtime it lies between the two ends of what is not
+    stated, which experts were on the GPU: 28 that follow the text serve the most, uniform routing the least."""
+    measured = 1180.0
+    assert prefill(field, "reference", "sticky") == pytest.approx(measured, rel=0.15)
+    assert prefill(field, "ktransformers", "uniform") < measured < prefill(field, "ktransformers", "sticky")
+
+
+def prefill(field: Path, runtime: str, routing: str) -> float:
+    data = scenario(field, "handover-light-model", runtime=runtime)
+    workload = {**data["workload"], "output": 1, "routing": {"kind": routing}}
+    return float(moesim.run({**data, "workload": workload}).summary["prefill_tok_s"])
+
+
+def test_rates_by_ubatch_are_rows_of_a_case(field: Path) -> None:
+    """The series of llama.cpp pull request 15346 is what the case `runtime-llama-cpp` compares with, 512 being fitted on."""
+    text = (field / "answer-ubatch-within-prompt" / "expected.txt").read_text("utf-8")
+    series = re.search(r"ubatch ([\d/]+): ([\d, ]+)", text)
+    assert series is not None
+    sizes, rates = (re.findall(r"\d+", part) for part in series.groups())
+    assert {int(size): float(rate) for size, rate in zip(sizes, rates, strict=True)} == llama_cpp.PREFILL
 
 
 @pytest.mark.parametrize("ubatch", [128, 512])

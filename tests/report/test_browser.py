@@ -12,7 +12,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +192,21 @@ def test_the_page_fits_its_window(kind: str, width: int, browser: Browser, pages
     )
     assert sizes
     assert min(sizes) * 7 >= 6  # the smallest letters of a figure have 7 points
+    assert eventually(lambda: browser.run(SILENT) == 0)
+
+
+SILENT = """return [...document.querySelectorAll('.wide')].filter((place) => place.querySelector('table')
+  && (place.scrollWidth > place.clientWidth + 1) !== place.classList.contains('scrolls')).length"""
+"""Tables that scroll without saying so, or say so and do not."""
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    """Whether it holds within some frames of the browser."""
+    for _ in range(50):
+        if holds():
+            return True
+        time.sleep(0.05)
+    return False
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -19,7 +19,7 @@ from moesim import cli
 from moesim.errors import InputError, MoesimError
 from moesim.report import figures
 from moesim.report.canvas import render
-from moesim.report.colours import PALETTE, colours_of, lane_colours
+from moesim.report.colours import LINES, colours_of, lane_colours
 from moesim.results.result import Result
 
 TABLE = {
@@ -125,7 +125,7 @@ def test_colours_belong_to_names() -> None:
     assert lane_colours(["pcie:forward", "gpu"])["gpu"] == lane_colours(["cpu", "gpu", "cxl0_link:reverse"])["gpu"]
     few, more = colours_of(["lru", "cox_moe"]), colours_of(["cox_moe", "lru"])
     assert few == more
-    assert len(set(colours_of([f"policy {number}" for number in range(len(PALETTE))]).values())) == len(PALETTE)
+    assert len(set(colours_of([f"policy {number}" for number in range(len(LINES))]).values())) == len(LINES)
 
 
 def test_the_command_writes_each_figure_three_times(

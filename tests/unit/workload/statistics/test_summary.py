@@ -11,6 +11,7 @@ import pytest
 
 from moesim import cli
 from moesim.errors import InputError
+from moesim.report import figures_routing
 from moesim.workload.statistics import measures, replays
 from moesim.workload.statistics.summary import summary
 
@@ -75,7 +76,8 @@ def test_text_json_and_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert all(
         f"\n{heading}" in text for heading in ("skew", "reuse", "working set", "caches", "next layer", "drift", "domains")
     )
-    assert sorted(file.name for file in (tmp_path / "figures").iterdir()) == ["routing.png", "routing.svg"]
+    files = {file.name for file in (tmp_path / "figures").iterdir()}
+    assert files == {f"{name}.{kind}" for name in (*figures_routing.PANELS, "routing") for kind in ("pdf", "svg", "png")}
     assert cli.main(["trace", str(path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["skew"]["top_50"] == pytest.approx(0.5, abs=0.1)
 
@@ -94,3 +96,17 @@ def test_a_file_that_is_no_record(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert cli.main(["trace", str(tmp_path / "none.npz"), "--figures", str(tmp_path / "f")]) == 2
     assert "none.npz" in capsys.readouterr().err
     assert not (tmp_path / "f").exists()
+
+
+def test_a_width_without_figures_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = two_domains(tmp_path / "two.npz")
+    assert cli.main(["trace", str(path), "--width", "page"]) == 2
+    assert "--figures DIR" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", figures_routing.PANELS)
+def test_a_panel_is_as_wide_as_asked_for(name: str, tmp_path: Path) -> None:
+    figure = figures_routing.routing_panel(summary(two_domains(tmp_path / "two.npz")), name, width="column")
+    assert figure.get_figwidth() == pytest.approx(3.33)
+    assert figure.axes[0].get_ylabel()
+    assert figure.axes[0].get_xlabel()
