@@ -261,8 +261,8 @@ def _explained(driver: Mapping[str, Any]) -> Html:
     """How far single axes explain what a sampled design found, and where that is too little."""
     known = driver["explained"]
     explained = "" if known is None else f"together they explain {percent(known)} of the variance of ranks"
-    said = "; ".join(text for text in (explained, driver["note"]) if text)
-    return element("p", f"{driver['policy']}, {driver['settings']:,} settings: {said}.", class_="soft")
+    sentence = "; ".join(text for text in (explained, driver["note"]) if text)
+    return element("p", f"{driver['policy']}, {driver['settings']:,} settings: {sentence}.", class_="soft")
 
 
 def _rows(answer: Mapping[str, Any], kind: str, *names: str) -> list[list[Any]]:
