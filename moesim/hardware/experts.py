@@ -193,6 +193,8 @@ class Kernel(Spec):
     """Roundness of the corner, as in `Roofline`."""
     unpack: ComputeRate | None = None
     """Weights per second turned from a packed format (fewer than 16 bits) into operands; without it unpacking is free."""
+    block: Annotated[int, Ge(1)] = 1
+    """Tokens of an expert that are computed together, as many as tiles have rows: a block that is not full costs as much."""
     valid_tokens: TokenRange | None = None
     """Range of tokens per expert that the constants were fitted and tested on; a run that leaves it says so."""
 
@@ -201,7 +203,8 @@ class Kernel(Spec):
     ) -> FloatArray:
         """Seconds [..] for `tokens` [..] through experts of `weight_bytes` [..]; `stream` caps in B/s, None does not."""
         tokens, weight_bytes = np.asarray(tokens, dtype=np.float64), np.asarray(weight_bytes, dtype=np.float64)
-        elapsed = self.bulk(tokens * flops_per_token, weight_bytes, stream, self._unpacking(weight_bytes, flops_per_token / 2))
+        rows = tokens if self.block == 1 else np.ceil(tokens / self.block) * self.block
+        elapsed = self.bulk(rows * flops_per_token, weight_bytes, stream, self._unpacking(weight_bytes, flops_per_token / 2))
         return where_tokens(tokens, elapsed)
 
     def bulk(

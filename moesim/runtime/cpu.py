@@ -6,7 +6,9 @@ Knows kernels by name; what each reaches is the CPU's own.
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
+from annotated_types import Ge
 from pydantic import Field
 
 from moesim.errors import InputError, Mistake
@@ -55,6 +57,14 @@ class KernelClass(Spec):
     """The same with many tokens per expert, where it is another."""
     q: Sharpness = 1.5
     """Roundness of the corner, as in a kernel of the hardware."""
+    block: Annotated[int, Ge(1)] = 1
+    """Tokens of an expert that are computed together, as in a kernel of the hardware."""
+    needs: str = ""
+    """What it needs of a CPU: one of whose kernels the name begins with this (`amx`); empty for any CPU."""
+
+    def runs_on(self, cpu: Cpu) -> bool:
+        """Whether `cpu` has the instructions that it needs."""
+        return any(name.startswith(self.needs) for name in cpu.kernels)
 
     def kernel(self, cpu: Cpu) -> Kernel:
         """The kernel on `cpu`, whose cores are known."""
@@ -65,7 +75,7 @@ class KernelClass(Spec):
         wide = (cpu.cores or 0) >= _WIDE * cpu.sockets and self.wide_share is not None
         stream = min(cores * self.core_bandwidth, (self.wide_share if wide and self.wide_share else self.share) * memory)
         unpack = None if self.core_unpack is None else cores * self.core_unpack
-        return Kernel(bandwidth=stream, rate=busy * self.core_rate, q=self.q, unpack=unpack)
+        return Kernel(bandwidth=stream, rate=busy * self.core_rate, q=self.q, unpack=unpack, block=self.block)
 
 
 class CpuPrograms(Spec):
@@ -106,7 +116,13 @@ class CpuPrograms(Spec):
         if cpu.cores is None:
             message = "the program's kernels scale with the cores of a CPU, and the machine's CPU does not say its 'cores'"
             raise InputError(Mistake(message, "runtime.cpu.classes"))
-        kernels = {name: kind.kernel(cpu) for name, kind in self.classes.items()}
+        # a CPU that the program was applied to before has its kernels instead of those that it was measured with
+        able = (name for name, kind in self.classes.items() if name in cpu.kernels or kind.runs_on(cpu))
+        kernels = {name: self.classes[name].kernel(cpu) for name in able}
+        if not kernels:
+            wants, has = ", ".join(sorted({kind.needs for kind in self.classes.values()})), ", ".join(cpu.kernels)
+            message = f"the program's CPU kernels need {wants}, and the CPU of this machine was measured with {has} only"
+            raise InputError(Mistake(message, "runtime.cpu.classes"))
         return {"kernels": kernels, "experts": CpuKernels()}
 
     def _chosen(self, cpu: Cpu) -> tuple[str, ...]:

@@ -1,11 +1,9 @@
-"""Owns measured speeds of eager programs that off-load: four on an RTX A5000, ZeRO-Inference with OPT-30B on an A6000.
+"""Owns measured speeds of eager programs that off-load: four on an RTX A5000, ZeRO-Inference with OPT on an A6000.
 
 Knows their policies and profiles; nothing is fitted on these numbers.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 from moesim.validation.case import Case, Findings, Row
 from moesim.validation.runtimes.single import Setting, batched, single, spread, value
@@ -17,11 +15,18 @@ PER_TOKEN = {"moe_infinity": 0.735, "accelerate": 6.633, "zero_inference": 2.486
 _A5000 = "a5000-epyc7453"
 _PROMPT, _OUTPUT = 64, 17
 """Not stated: prompts of several benchmarks are mixed."""
-ZERO: dict[str, tuple[dict[str, Any], dict[str, Any], float]] = {
-    "KV cache in the host, batch 128": ({}, {"kv_offload": True, "batch": 128}, 12.50),
-    "4-bit weights, batch 24": ({"weights": "4.5 bits", "experts": "4.5 bits"}, {"batch": 24}, 21.84),
+_PACKED = {"weights": "4.5 bits", "experts": "4.5 bits"}
+ZERO = {
+    ("opt-30b", "16-bit", True): (128, 12.50),
+    ("opt-30b", "4-bit", False): (24, 21.84),
+    ("opt-30b", "4-bit", True): (128, 17.53),
+    ("opt-66b", "16-bit", True): (40, 3.59),
+    ("opt-66b", "4-bit", False): (16, 7.44),
+    ("opt-66b", "4-bit", True): (64, 8.02),
+    ("opt-175b", "4-bit", False): (8, 1.12),
+    ("opt-175b", "4-bit", True): (24, 2.09),
 }
-"""What -> (precision, parameters, tok/s): OPT-30B, prompt 512, 32 tokens generated, A6000 with 252 GB of host memory."""
+"""(Model, weights, KV cache in the host) -> (batch, tok/s): prompt 512, 32 tokens generated, A6000 with 252 GB of host memory."""
 
 
 def _findings() -> Findings:
@@ -29,13 +34,7 @@ def _findings() -> Findings:
     for policy, seconds in PER_TOKEN.items():
         pace = single(Setting(_A5000, "mixtral-8x7b", policy, "own", {"kind": "sticky"}), _PROMPT, _OUTPUT)
         rows.append(Row(f"{policy}, Mixtral-8x7B on an A5000: per token, s", seconds, pace.tpot, 0.25))
-    for label, (precision, parameters, speed) in ZERO.items():
-        model = {"name": "opt-30b", "precision": precision} if precision else "opt-30b"
-        zero = {"kind": "zero_inference", **parameters}
-        setting = Setting("a6000-epyc7773x", model, zero, "own", {"kind": "uniform"})
-        pace = batched(setting, parameters["batch"], 512, 32)
-        speeds = parameters["batch"] * 32 / pace.makespan
-        rows.append(Row(f"zero_inference, OPT-30B on an A6000, {label}: tok/s", speed, speeds, 0.20))
+    rows += [_zero(*what, *measured) for what, measured in ZERO.items()]
     setting = Setting(_A5000, "mixtral-8x7b", "zero_inference", "deepspeed", {"kind": "sticky"})
     notes = (
         spread(rows),
@@ -47,10 +46,19 @@ def _findings() -> Findings:
     return Findings(tuple(rows), (), notes)
 
 
+def _zero(name: str, weights: str, in_host: bool, batch: int, speed: float) -> Row:
+    """A run of the benchmark of ZeRO-Inference, whose source off-loads these weights to the host."""
+    model = {"name": name, "precision": _PACKED} if weights == "4-bit" else name
+    policy = {"kind": "zero_inference", "batch": batch, "kv_offload": in_host}
+    timed = batched(Setting("a6000-epyc7773x", model, policy, "own", {"kind": "uniform"}), batch, 512, 32)
+    what = f"{name.upper()}, {weights} weights{', KV cache in the host' if in_host else ''}, batch {batch}"
+    return Row(f"zero_inference, {what}, on an A6000: tok/s", speed, batch * 32 / timed.makespan, 0.20)
+
+
 CASE = Case(
     id="runtime-eager",
     kind="system",
-    summary="Eager programs that off-load: Mixtral-8x7B on an RTX A5000, OPT-30B under ZeRO-Inference on an A6000.",
+    summary="Eager programs that off-load: Mixtral-8x7B on an RTX A5000, OPT-30B to 175B under ZeRO-Inference on an A6000.",
     source="README of EfficientMoE/MoE-Infinity; DeepSpeedExamples, inference/huggingface/zero_inference",
     runner=_findings,
 )

@@ -113,7 +113,7 @@ def _constants() -> tuple[str, ...]:
         f"From a source: a hand-over of {value(minimax, 'cpu', 'hand_over')}.",
         f"Fitted: {kernel['core_rate']} a core with many tokens (prefill at 969) and a hand-over of "
         f"{value(setting, 'cpu', 'hand_over')} (decode at 969) in 0.2.1; in 0.3 "
-        f"{value(V03, 'cpu', 'classes', 'llamafile_q4', 'core_rate')} a core "
+        f"{value(V03, 'cpu', 'classes', 'kt_amx', 'core_rate')} a core "
         f"(prefill at 1,000). From sources: {kernel['core_bandwidth']} and {kernel['core_unpack']} a core, two sockets at "
         f"{kernel['together']} of the sum, prompts in chunks of 256 up to 0.2.1, whole in 0.3; latents read at "
         f"{value(setting, 'gpu', 'attention', 'latent')}, and prompts attend to latents with "
