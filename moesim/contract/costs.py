@@ -253,6 +253,8 @@ class Costs:
     ) -> FloatArray:
         """Dense work of `flops` and `activations` bytes (in and out) per token over `weight_bytes` of weights."""
         t = np.asarray(tokens, dtype=np.float64)
+        if device == self.system.gpu_name and operation != "head" and not self._bare:
+            t = self.runtime.gpu.rows(t)
         time = self.system.devices[device].gemm_time(flops * t, np.where(t > 0, weight_bytes + activations * t, 0.0))
         if device == self.system.gpu_name:
             time = time + np.where(t > 0, self._unpacking(weight_bytes, flops / 2), 0.0)

@@ -1,15 +1,19 @@
 """What a serving program does on a GPU: kernels by kind of operation, and what launching one costs in its mode.
 
-Knows how long an empty kernel of each kind takes (`FixedTimes` of a GPU); nothing of tokens, bytes or FLOP.
+Knows how long an empty kernel of each kind takes (`FixedTimes` of a GPU) and the rows of captured graphs; no bytes, no FLOP.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal, Self
 
+import numpy as np
 from annotated_types import Ge
-from pydantic import Field
+from numpy.typing import ArrayLike
+from pydantic import Field, field_validator
 
+from moesim.arrays import FloatArray
 from moesim.hardware import Gpu, Roofline
 from moesim.hardware.experts import PositiveShare
 from moesim.hardware.gpu import ExpertFormat, FixedTimes
@@ -138,6 +142,9 @@ class GpuPrograms(Spec):
     graph_tokens: int | None = Field(default=None, ge=0)
     """Tokens of the largest step that a captured graph holds; larger ones launch projections, attention and dense parts in mode
     `beyond`. None: no limit."""
+    graph_sizes: tuple[Annotated[int, Ge(1)], ...] = ()
+    """Tokens of the captured graphs, rising: a step runs the smallest that holds it, and its dense products have as many rows.
+    Empty for a graph of each size. Routed experts are left out: rows of padding are alike and go to the same few."""
     beyond: Mode = "compiled"
     """How the kernels of larger steps are launched."""
     module: Duration = 0.0
@@ -156,6 +163,16 @@ class GpuPrograms(Spec):
         kernels: Kernels = getattr(self.kernels, operation)
         return kernels.seconds(fixed, getattr(self.launches, mode))
 
+    def rows(self, tokens: ArrayLike) -> FloatArray:
+        """[..] rows of the dense products of a step with `tokens` [..]: those of the captured graph that holds it, if any."""
+        exact = np.asarray(tokens, dtype=np.float64)
+        largest = min(self.graph_sizes[-1:] + (() if self.graph_tokens is None else (self.graph_tokens,)), default=0)
+        if not self.graph_sizes or self.mode != "graph":
+            return exact
+        sizes = np.array(self.graph_sizes, dtype=np.float64)
+        padded = sizes[np.minimum(np.searchsorted(sizes, exact), len(sizes) - 1)]
+        return np.where((exact > 0) & (exact <= largest), padded, exact)
+
     def serving_latents(self) -> Self:
         """The same for a model with latent attention."""
         if not self.latent:
@@ -163,6 +180,13 @@ class GpuPrograms(Spec):
         update: dict[str, Kernels] = {str(name): kernels for name, kernels in self.latent.items()}
         kernels = self.kernels.model_copy(update=update)
         return self.model_copy(update={"kernels": kernels})
+
+    @field_validator("graph_sizes")
+    @classmethod
+    def _rising(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        if any(after <= before for before, after in pairwise(sizes)):
+            raise ValueError("the sizes must rise")
+        return sizes
 
     def over(self, gpu: Gpu) -> Gpu:
         """`gpu` as this program uses it."""

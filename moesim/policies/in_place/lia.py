@@ -12,7 +12,8 @@ from typing import ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from moesim.contract import BatchPlan, Deployment, Dispatch, Overlap, PhasePlan, Problem, View, Visit
+from moesim.contract import BatchPlan, Deployment, Dispatch, Homes, Overlap, PhasePlan, Problem, View, Visit
+from moesim.contract.homes import HERE
 from moesim.errors import InputError
 from moesim.policies.in_place.lia_vector import VECTORS, best, expressible, price
 from moesim.policies.kit.dispatch import cpu_missing
@@ -24,6 +25,7 @@ from moesim.policies.kit.streaming import (
     buffer_slots,
     cache_window,
     deploy_streamed,
+    homes_to_try,
     host_for_cache,
     largest_batch,
     most_ahead,
@@ -56,6 +58,8 @@ class LiaPlan:
     batch: int
     seconds: float
     """Predicted time of the job."""
+    homes: Homes
+    """Where weights outside the experts live."""
 
     def of(self, phase: str) -> Vector:
         """The vector of `phase`."""
@@ -72,7 +76,8 @@ class Lia(StreamedPolicy):
     Source: LIA, ISCA 2025, DOI 10.1145/3695053.3731092; repository Hyungyo1/LIA_AMXGPU (its four policies are vectors).
     Inferred: the whole extension to MoE (FC1 and FC2 are the experts; the authors predict the CPU for them); prefill in
     portions that keep hidden states in a tenth of GPU memory. Valid: the engine runs the attention core as a whole and
-    experts as a whole, so 16 of the vectors; pinned layers pin their experts; other weights lie where they are used.
+    experts as a whole, so 16 of the vectors; pinned layers pin their experts; other weights lie where they are used, or in the
+    host where GPU memory has no room for them: a phase whose projections the GPU computes then copies them for each layer.
     """
 
     kind: Literal["lia"] = "lia"
@@ -94,11 +99,8 @@ class Lia(StreamedPolicy):
         kv = host_for_cache(problem)
         sides = (0,) if problem.cpu_index < 0 else (0, 1)
         cases = [_Case(core, experts) for core in sides for experts in sides]
-        plans = [plan for case in cases if (plan := self._plan(problem, kv, case)) is not None]
-        if not plans:
-            raise self._refusal(problem, kv, cases)
-        plan = min(plans, key=lambda candidate: candidate.seconds)
-        cut = self._cut(problem, plan.batch, kv, plan.prefill, plan.decode)
+        plan = self._best(problem, kv, cases)
+        cut = self._cut(problem, plan.batch, kv, plan.prefill, plan.decode, plan.homes)
         ahead = most_ahead(cut)
         held = np.zeros((problem.layers, problem.experts), dtype=np.bool_)
         held[: self._pinned(problem, problem.gpu_free(cut), ahead)] = True
@@ -110,26 +112,34 @@ class Lia(StreamedPolicy):
         plan: LiaPlan = view.state
         return cpu_missing(visit, view) if plan.of(visit.phase)[4] else stream_in_order(visit, view)
 
+    def _best(self, problem: Problem, kv: str, cases: Sequence[_Case]) -> LiaPlan:
+        """The plan of least time; weights outside the experts leave GPU memory only where no plan has room for them there."""
+        for homes in homes_to_try(problem):
+            plans = [plan for case in cases if (plan := self._plan(problem, kv, case, homes)) is not None]
+            if plans:
+                return min(plans, key=lambda plan: plan.seconds)
+        raise self._refusal(problem, kv, cases)
+
     def _refusal(self, problem: Problem, kv: str, cases: Sequence[_Case]) -> InputError:
         """Why there is no plan: no batch fits, or the assignment given cannot be run."""
-        batch = max(self._batch(problem, kv, case) for case in cases)
+        batch = max(self._batch(problem, kv, case, homes) for case in cases for homes in homes_to_try(problem))
         names = ("prefill_vector", "decode_vector")
         pins = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         if batch and pins:
             most = int((expressible() & (VECTORS[:, 4] <= max(case.experts for case in cases))).sum())
             return no_plan(pins, f"{most} assignments of sub-layers can be run here, and none of them is that one")
         count = self.batch or 1
-        cut = replace(self._cut(problem, count, kv, _GPU, _GPU), staging=int(buffer_slots(problem, 0, 1)))
+        cut = replace(self._cut(problem, count, kv, _GPU, _GPU, HERE), staging=int(buffer_slots(problem, 0, 1)))
         window = 0.0 if any(case.core for case in cases) else cache_window(problem, count)
         return too_large(problem, cut, problem.model.expert_bytes, reserve=window, masters=True)
 
-    def _plan(self, problem: Problem, kv: str, case: _Case) -> LiaPlan | None:
+    def _plan(self, problem: Problem, kv: str, case: _Case, homes: Homes) -> LiaPlan | None:
         """The best plan of a case; None if there is none or none fits."""
-        batch = self._batch(problem, kv, case)
+        batch = self._batch(problem, kv, case, homes)
         if batch == 0:
             return None
         rounds = -(-problem.job.requests // batch)
-        passes = -(-batch // (self._cut(problem, batch, kv, _GPU, _GPU).prefill.sequences or batch))
+        passes = -(-batch // (self._cut(problem, batch, kv, _GPU, _GPU, homes).prefill.sequences or batch))
         costs = LayerCosts(problem, (self._main(problem) if case.experts else host_order(problem))[0])
         chosen, free, total = [], [], 0.0
         phases: tuple[tuple[Literal["prefill", "decode"], Vector | None, int, int], ...] = (
@@ -137,7 +147,7 @@ class Lia(StreamedPolicy):
             ("decode", self.decode_vector, batch, costs.steps),
         )
         for phase, stated, size, weight in phases:
-            parts = price(costs, phase, size, kv)
+            parts = price(costs, phase, size, kv, homes=homes)
             allowed = expressible() & (VECTORS[:, 4] <= case.experts)
             if phase == "decode":
                 allowed &= VECTORS[:, 1] == case.core
@@ -149,14 +159,14 @@ class Lia(StreamedPolicy):
             chosen.append(_vector(vector))
             free.append(_vector(best(parts)[0]))
             total += rounds * weight * problem.layers * time
-        return LiaPlan(chosen[0], chosen[1], (free[0], free[1]), batch, total)
+        return LiaPlan(chosen[0], chosen[1], (free[0], free[1]), batch, total, homes)
 
-    def _batch(self, problem: Problem, kv: str, case: _Case) -> int:
+    def _batch(self, problem: Problem, kv: str, case: _Case, homes: Homes) -> int:
         """The largest batch: beside experts in DRAM if the CPU runs them, beside a layer's cache if the GPU attends to it."""
         limit = min(self.batch or problem.job.requests, problem.job.requests)
 
         def plan_of(n: int) -> BatchPlan:
-            return self._cut(problem, n, kv, _GPU, _GPU)
+            return self._cut(problem, n, kv, _GPU, _GPU, homes)
 
         def window(n: int) -> float:
             return 0.0 if case.core else cache_window(problem, n)
@@ -168,8 +178,8 @@ class Lia(StreamedPolicy):
         batch = next((count for count in counts if count), 0)
         return 0 if self.batch is not None and batch < limit else batch
 
-    def _cut(self, problem: Problem, batch: int, kv: str, prefill: Vector, decode: Vector) -> BatchPlan:
-        cut = self.cut_into(problem, batch, kv=kv)
+    def _cut(self, problem: Problem, batch: int, kv: str, prefill: Vector, decode: Vector, homes: Homes) -> BatchPlan:
+        cut = self.cut_into(problem, batch, kv=kv, homes=homes)
         return replace(cut, prefill=_on(problem, cut.prefill, prefill), decode=_on(problem, cut.decode, decode))
 
     def _pinned(self, problem: Problem, free: float, ahead: int) -> int:

@@ -12,6 +12,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
+from moesim.contract import Homes
+from moesim.contract.homes import HERE
 from moesim.policies.kit.layer_costs import LayerCosts
 
 __all__ = ["SUB_LAYERS", "VECTORS", "SubLayers", "best", "expressible", "price", "seconds"]
@@ -38,11 +40,11 @@ class SubLayers(NamedTuple):
     """New KV entries over the link, if QKV ran on the GPU."""
 
 
-def price(costs: LayerCosts, phase: Phase, batch: int, kv: str, pinned: float = 0.0) -> SubLayers:
+def price(costs: LayerCosts, phase: Phase, batch: int, kv: str, pinned: float = 0.0, homes: Homes = HERE) -> SubLayers:
     """What the sub-layers of one layer cost for `batch` sequences with the cache in `kv`.
 
     FC1 is the gate and up projection of all experts, FC2 the down projection: two thirds and one third of SwiGLU experts. Of
-    the expert bytes a share `pinned` needs no copy. Weights outside the experts lie where they are used.
+    the expert bytes a share `pinned` needs no copy. Weights outside the experts lie where they are used, or in `homes`.
     """
     problem = costs.problem
     model, gpu, cpu = problem.model, problem.system.gpu_name, problem.costs.cpu_name
@@ -62,6 +64,8 @@ def price(costs: LayerCosts, phase: Phase, batch: int, kv: str, pinned: float = 
         compute[4:, column] = first * experts, (1.0 - first) * experts
     if phase == "decode":
         operand[1:3, 0] = float(costs.copy_in(costs.cache_read(batch), kv)) / 2
+    if homes.attention is not None:
+        operand[[0, 3], 0] = costs.copy_in(np.array([model.qkv_bytes, model.output_bytes]), homes.attention)
     upload = float(costs.upload(problem.experts)) * (1.0 - pinned)
     operand[4:, 0] = first * upload, (1.0 - first) * upload
     width = model.token_bytes / model.hidden * model.expert_width * model.top_k  # FC1 hands on every routed pair

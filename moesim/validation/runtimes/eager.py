@@ -26,7 +26,7 @@ ZERO = {
     ("opt-175b", "4-bit", False): (8, 1.12),
     ("opt-175b", "4-bit", True): (24, 2.09),
 }
-"""(Model, weights, KV cache in the host) -> (batch, tok/s): prompt 512, 32 tokens generated, A6000 with 252 GB of host memory."""
+"""(Model, weights, KV cache in the host) -> (batch, tok/s): prompt 512, 32 tokens generated, A6000, host of 252 GB."""
 
 
 def _findings() -> Findings:

@@ -74,7 +74,16 @@ def _ktransformers() -> Iterator[Fit]:
     rate, hand_over = "cpu.classes.llamafile_q4.core_rate", "cpu.hand_over"
     yield Fit(old, rate, "TFLOPS", "prefill of 969 tokens", 969 / prefill, 969, 1, _first)
     yield Fit(old, hand_over, "us", "decode after 969 tokens", 1 / decode, 969, 5, _later, rises=True)
-    yield Fit(amx, "cpu.classes.kt_amx.core_rate", "TFLOPS", "prefill of 1,000 tokens", 1000 / ktransformers.AMX[1000], 1000, 1, _first)
+    yield Fit(
+        amx,
+        "cpu.classes.kt_amx.core_rate",
+        "TFLOPS",
+        "prefill of 1,000 tokens",
+        1000 / ktransformers.AMX[1000],
+        1000,
+        1,
+        _first,
+    )
     prefill, decode = ktransformers.MINIMAX[2048]
     kernel = "cpu.classes.kt_kernel"
     yield Fit(now, f"{kernel}.core_bandwidth", "GB/s", "decode after 2,048 tokens", 1 / decode, 2048, 3, _later)

@@ -130,6 +130,8 @@ class Sticky(Routing):
             chosen = PRESETS[model.name.lower()]
         else:
             chosen = nearest(model.experts, model.top_k)
+            if model.experts == 1:  # a dense model, whose blocks leave no choice
+                return chosen._replace(**own), notes
             notes = (_borrowed(model, chosen),)
             warnings.warn(notes[0], stacklevel=1)  # one place, so that Python tells it once
         return chosen._replace(**own), notes
@@ -137,7 +139,7 @@ class Sticky(Routing):
     def lenders(self, model: Routed) -> tuple[str, ...]:
         """Presets that `model` could as well borrow, the one in force first; none where it does not borrow."""
         stated = all(getattr(self, name) is not None for name in _BASIC)
-        if self.preset is not None or stated or model.name.lower() in PRESETS:
+        if self.preset is not None or stated or model.name.lower() in PRESETS or model.experts == 1:
             return ()
         return tuple(preset.name for preset in ranked(model.experts, model.top_k)[:_LENDERS])
 

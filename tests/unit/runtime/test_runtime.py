@@ -12,10 +12,10 @@ import yaml
 from moesim import cli
 from moesim.contract import Costs
 from moesim.errors import InputError
-from moesim.hardware import FixedTimes
+from moesim.hardware import FixedTimes, Kernel
 from moesim.runs.run import compare_loaded, run
 from moesim.runtime import FREE, Copies, GpuPrograms, Runtime
-from moesim.runtime.cpu import KernelClass
+from moesim.runtime.cpu import CpuPrograms, KernelClass
 from moesim.runtime.gpu import GpuCore
 from moesim.scenario import annotated, catalogue, check, load
 from moesim.scenario.strict_yaml import read
@@ -38,7 +38,7 @@ def test_every_shipped_runtime_loads_and_every_value_says_where_it_is_from(path:
             assert leaf.origin.source, way
 
 
-TEXTS = ("kind", "name", "profile", "description", "mode", "calls", "beyond", *range(9))
+TEXTS = ("kind", "name", "profile", "description", "mode", "calls", "beyond", "needs", *range(9))
 
 
 @pytest.mark.parametrize(
@@ -151,6 +151,46 @@ def test_a_class_of_kernels_is_held_by_cores_or_by_memory() -> None:
     for cores, share in ((31, kind.share), (64, kind.wide_share)):
         many = load("quickstart", sets=["runtime=llama-cpp", f"hardware.devices.cpu.cores={cores}"]).scenario
         assert many.runtime.over(many.hardware).devices["cpu"].kernels["ggml"].bandwidth == pytest.approx(share * memory)
+
+
+def test_tiles_of_rows_cost_as_much_half_empty() -> None:
+    kernel = Kernel(bandwidth=1e15, rate=1e12, block=32)
+    one, full, more = (float(kernel.seconds(tokens, 1e6, 1e9, None)) for tokens in (1, 32, 33))
+    assert one == full == pytest.approx(32e-3)
+    assert more == pytest.approx(64e-3)
+    assert float(kernel.seconds(0, 1e6, 1e9, None)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("machine", "kernels"),
+    [("rtx4090-xeon6454s", {"llamafile_q4", "kt_amx"}), ("rtx5090-epyc9355", {"llamafile_q4"})],
+)
+def test_kernels_run_where_the_cpu_has_what_they_need_applied_once_or_twice(machine: str, kernels: set[str]) -> None:
+    scenario = load("quickstart", sets=["runtime=ktransformers-0.3", f"hardware={machine}"]).scenario
+    once = scenario.runtime.over(scenario.hardware)
+    assert set(once.devices["cpu"].kernels) == kernels
+    assert scenario.runtime.over(once).devices["cpu"].kernels == once.devices["cpu"].kernels
+
+
+def test_a_program_whose_kernels_no_cpu_has_is_refused() -> None:
+    cpu = load("quickstart", sets=["hardware=rtx5090-epyc9355"]).scenario.hardware.devices["cpu"]
+    programs = CpuPrograms(classes={"tiles": KernelClass(core_bandwidth=1e9, core_rate=1e9, needs="amx")})
+    with pytest.raises(InputError) as caught:
+        programs.over(cpu)
+    wanted = "the program's CPU kernels need amx, and the CPU of this machine was measured with avx512 only"
+    assert wanted in str(caught.value)
+
+
+def test_a_captured_step_has_the_rows_of_its_graph() -> None:
+    programs = GpuPrograms(graph_sizes=(1, 2, 4, 8, 16), graph_tokens=8)
+    assert programs.rows([0, 1, 3, 5, 8, 9, 100]).tolist() == [0, 1, 4, 8, 8, 9, 100]
+    assert GpuPrograms(graph_sizes=(1, 8), mode="eager").rows(5) == 5
+    with pytest.raises(ValueError, match="rise"):
+        GpuPrograms(graph_sizes=(8, 1))
+    scenario = load("quickstart", sets=["runtime=vllm-0.19"]).scenario
+    costs = Costs(scenario.model, scenario.hardware, scenario.runtime)
+    assert costs.projections("gpu", 250) == costs.projections("gpu", 256) > costs.bare.projections("gpu", 256)
+    assert costs.head(250) < costs.head(256), "the head sees the sampled rows alone"
 
 
 def test_packed_weights_are_unpacked_beside_their_stream_and_16_bit_ones_are_not() -> None:

@@ -6,13 +6,14 @@ import numpy as np
 import policy_problems as tiny
 import pytest
 
-from moesim.contract import Overlap
+from moesim.contract import Homes, Overlap
 from moesim.errors import InputError
 from moesim.hardware import System
 from moesim.policies.in_place.lia import Lia
 from moesim.policies.in_place.lia_vector import VECTORS, SubLayers, best, expressible, price, seconds
 from moesim.policies.kit.closed_forms import break_even_tokens
 from moesim.policies.kit.layer_costs import LayerCosts
+from moesim.runs.run import loaded, problem_of
 
 PAIR = {"a": (1e9, 40e9), "b": (1e9, 40e9)}
 
@@ -167,3 +168,12 @@ def test_it_refuses_vectors_that_nothing_can_run():
         Lia(decode_vector=(0, 1, 1, 0, 1, 1)).deploy(tiny.problem(tiny.system(hbm=0.2e9, cpu=False)))
     with pytest.raises(InputError, match="does not fit"):
         Lia().deploy(tiny.problem(tiny.system(hbm=0.05e9)))
+
+
+def test_weights_outside_the_experts_leave_gpu_memory_where_it_has_no_room_for_them():
+    """OPT-175B on an H100 of 80 GB: 117 GB of attention weights and embeddings live in the host."""
+    setting = {"hardware": "h100-server", "model": "opt-175b", "workload.requests": 64, "workload.output": 2}
+    scenario = loaded("quickstart", policy="lia", **setting)
+    deployment = scenario.scenario.policy.deploy(problem_of(scenario, *scenario.build()))
+    assert deployment.plan.homes == deployment.state.homes == Homes.everything("ddr")
+    assert deployment.plan.batch == 64
