@@ -34,7 +34,7 @@ def _findings() -> Findings:
     for policy, seconds in PER_TOKEN.items():
         pace = single(Setting(_A5000, "mixtral-8x7b", policy, "own", {"kind": "sticky"}), _PROMPT, _OUTPUT)
         rows.append(Row(f"{policy}, Mixtral-8x7B on an A5000: per token, s", seconds, pace.tpot, 0.25))
-    rows += [_zero(*what, *measured) for what, measured in ZERO.items()]
+    rows += [_zero(*setting, *measured) for setting, measured in ZERO.items()]
     setting = Setting(_A5000, "mixtral-8x7b", "zero_inference", "deepspeed", {"kind": "sticky"})
     notes = (
         spread(rows),
@@ -51,8 +51,8 @@ def _zero(name: str, weights: str, in_host: bool, batch: int, speed: float) -> R
     model = {"name": name, "precision": _PACKED} if weights == "4-bit" else name
     policy = {"kind": "zero_inference", "batch": batch, "kv_offload": in_host}
     timed = batched(Setting("a6000-epyc7773x", model, policy, "own", {"kind": "uniform"}), batch, 512, 32)
-    what = f"{name.upper()}, {weights} weights{', KV cache in the host' if in_host else ''}, batch {batch}"
-    return Row(f"zero_inference, {what}, on an A6000: tok/s", speed, batch * 32 / timed.makespan, 0.20)
+    label = f"{name.upper()}, {weights} weights{', KV cache in the host' if in_host else ''}, batch {batch}"
+    return Row(f"zero_inference, {label}, on an A6000: tok/s", speed, batch * 32 / timed.makespan, 0.20)
 
 
 CASE = Case(
