@@ -94,6 +94,7 @@ class Knobs:
     evict: float = 0.0
     keep: float = 0.0
     migrate: float = 0.0
+    replicate: float = 0.0
 
 
 def model(k: Knobs) -> Architecture:
@@ -259,6 +260,9 @@ class Restless(Scripted):
         k: Knobs = self.knobs
         rng = np.random.default_rng([k.seed, 5, visit.layer, visit.index])
         found = random_dispatch(k, rng, visit, view)
+        if k.replicate:
+            on_gpu = found.device == view.problem.gpu_index
+            found = found._replace(source=np.where(on_gpu, random_source(rng, visit, view), -1))
         here = view.resident[visit.layer] | view.in_flight[visit.layer]
         shown = (visit.counts, found.device, here, view.home[visit.layer])
         view.state.append(Seen(visit.tokens, *(array.copy() for array in shown), visit.layer))
@@ -274,9 +278,27 @@ class Restless(Scripted):
         hosts = [view.problem.tiers.index(name) for name in view.problem.system.host_tiers]
         pairs = np.argwhere(rng.random(shape) < k.migrate)
         migrate = np.column_stack((pairs, rng.choice(hosts, len(pairs)))) if len(pairs) else None
-        if keep is None and not len(evict) and not len(load) and migrate is None:
+        if keep is None and not len(evict) and not len(load) and migrate is None and not k.replicate:
             return NO_MOVES
-        return Moves(keep, evict, load, migrate)
+        return Moves(keep, evict, load, migrate, *random_replicas(k, rng, view))
+
+
+def random_replicas(k: Knobs, rng: np.random.Generator, view: View) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """(replicate, retire), each [n, 3]."""
+    if not k.replicate:
+        return None, None
+    hosts = [view.problem.tiers.index(name) for name in view.problem.system.host_tiers]
+    pairs = np.argwhere(rng.random(view.home.shape) < k.replicate)
+    there = np.argwhere(view.replicas & (rng.random(view.replicas.shape) < 0.2))
+    return np.column_stack((pairs, rng.choice(hosts, len(pairs)))), there[:, [1, 2, 0]]
+
+
+def random_source(rng: np.random.Generator, visit: Visit, view: View) -> np.ndarray:
+    """[E] any tier that has a copy of an expert that the GPU uploads; the home of others."""
+    layer, chance = visit.layer, rng.random(view.replicas[:, visit.layer].shape)
+    chance[~view.replicas[:, layer]] = -1.0
+    chosen = np.where(chance.max(axis=0) > 0.4, chance.argmax(axis=0), -1)
+    return np.where(chosen == view.problem.gpu_tier_index, -1, chosen)
 
 
 def random_dispatch(k: Knobs, rng: np.random.Generator, visit: Visit, view: View) -> Dispatch:

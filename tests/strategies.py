@@ -68,6 +68,7 @@ def moving(draw: st.DrawFn, **fixed: Any) -> Any:
         "evict": draw(pick(0.3, 0.0, 0.6)),
         "keep": draw(pick(0.5, 0.0)),
         "migrate": draw(pick(0.3, 0.0)),
+        "replicate": draw(pick(0.0, 0.3)),
         "swap": draw(pick(0, 1, 3)),
         "pieces": draw(pick(1, 1, 3)),
         "layers": draw(st.integers(2, 3)),

@@ -59,6 +59,8 @@ class Deployment:
     """Host tier that keeps a copy of every expert for good, wherever its home is: an expert goes home there without a move."""
     state: Any = None
     """What the policy remembers during the run; handed back as `view.state`."""
+    replicas: BoolArray | None = None
+    """[T, L, E] further copies in host tiers, beside the masters at `home`; None for none."""
     cache: CacheRule | None = None
     """Keeps what each visit uploads and lets other experts of its layer go; the engine asks it after every visit."""
     order: IntArray | None = None
@@ -119,6 +121,9 @@ class Dispatch(NamedTuple):
     the model's precision."""
     stale: IntArray | None = None
     """[E] tokens whose result joins a later layer, or is computed from an earlier layer's input; reported as `quality`."""
+    source: IntArray | None = None
+    """[E] index of the host tier that an expert is uploaded from or read in place: one that has a copy (`view.replicas`, the
+    backup), or -1 for the tier of its master copy."""
     moves: Moves | None = None
     """Background moves that set out behind this visit's own uploads, when the host knows the routing: where the prefetches
     of a predictor go that looks ahead while the layer runs. `keep` has no place in it."""
@@ -137,6 +142,10 @@ class Moves(NamedTuple):
     migrate: IntArray | None = None
     """[n, 3] (layer, expert, tier) changes of home between host tiers, first one first, in place of those asked for
     before that have not begun. Each waits until its way is idle and its target has room; nothing moves to the backup."""
+    replicate: IntArray | None = None
+    """[n, 3] (layer, expert, tier) further copies to make in host tiers, behind those of `migrate` and as they are."""
+    retire: IntArray | None = None
+    """[n, 3] (layer, expert, tier) further copies to give up; applied before `migrate` and `replicate`."""
     load_bytes: FloatArray | None = None
     """[n] bytes of each copy of `load`, where a smaller one than the stored copy is brought (lower precision)."""
 
@@ -249,6 +258,8 @@ class View:
     """The run to come, for policies that are `clairvoyant` and for nobody else."""
     down: BoolArray | None = None
     """[T] tiers that have failed and not come back; None where nothing fails."""
+    replicas: BoolArray | None = None
+    """[T, L, E] further copies in host tiers, migrations that have landed in this pass included; None where there are none."""
 
 
 class Policy(Spec):

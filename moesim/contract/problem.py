@@ -48,6 +48,8 @@ class Problem:
     prompted: Callable[[IntArray], IntArray] | None = None
     """Prefills requests [S] of a batch that is there as a whole, before anything is placed: [L, E] tokens per expert of their
     prompts. None where requests arrive over time."""
+    followers: Callable[[int], IntArray] | None = None
+    """Next-layer statistics beside the profile, as `RoutingTable.followers`; None where routing is not a record."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "system", self.runtime.over(self.system))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from moesim.arrays import FloatArray, IntArray
 from moesim.contract import Policy, Problem, Step, View
 from moesim.engine.books.operations import Operations
@@ -21,7 +23,7 @@ from moesim.engine.passes import Pass
 from moesim.engine.programs.durations import Placement
 from moesim.engine.programs.program import Operation, label_of
 from moesim.engine.residency import Residency
-from moesim.errors import InputError, Mistake, MoesimError
+from moesim.errors import InputError, Mistake, MoesimError, PolicyError
 from moesim.hardware.fault import Fault
 from moesim.results.recorder import LayerSums, Recorder
 
@@ -90,6 +92,7 @@ class Context:
         view = View(self.problem, shown(books.resident), shown(books.in_flight), shown(books.home), state)
         view.copy_bytes = shown(books.copy_bytes)
         view.down = shown(books.down)
+        view.replicas = shown(books.replicas)
         return view
 
     def foresee(self, passes: Sequence[Pass]) -> None:
@@ -113,9 +116,18 @@ class Context:
         self.view.free_slots, self.view.free_bytes = self.residency.free_slots, self.residency.free_bytes
         self.view.backlog = self.machine.backlog()
 
-    def kinds_of(self, layers: IntArray, nbytes: FloatArray) -> IntArray:
-        """[V, E] kinds of the copies of `nbytes` [V, E] bytes that visits of MoE layers `layers` [V] ask for."""
-        kinds = self.placement.kinds_of(layers, nbytes)
+    def kinds_of(self, layers: IntArray, nbytes: FloatArray | None, source: IntArray | None) -> IntArray:
+        """[V, E] kinds of the copies that visits of MoE layers `layers` [V] ask for.
+
+        `nbytes` [V, E]: their bytes (None: the stored copies'); `source` [V, E]: their tiers (None, -1: the homes).
+        """
+        tiers = self.residency.home[layers]
+        if source is not None:
+            rows, experts = np.nonzero(source >= 0)
+            if not self.residency.holds(source[rows, experts], layers[rows], experts).all():
+                raise PolicyError("dispatch.source names a tier that has no copy of the expert")
+            tiers = np.where(source >= 0, source, tiers)
+        kinds = self.placement.kinds_of(tiers, self.residency.bytes[layers] if nbytes is None else nbytes)
         self.refresh()
         return kinds
 

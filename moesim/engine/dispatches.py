@@ -25,6 +25,8 @@ class Answers(NamedTuple):
     counts: IntArray | None = None
     nbytes: FloatArray | None = None
     stale: IntArray | None = None
+    source: IntArray | None = None
+    """[V, E] host tier that each expert is read from, -1 for its home."""
     moves: BoolArray | None = None
     """[V] visits that set off background moves."""
 
@@ -41,7 +43,7 @@ def stacked(dispatches: list[Dispatch], routed: IntArray, stored: FloatArray) ->
         if answer.device.shape != routed.shape[1:]:
             raise PolicyError(f"dispatch returned device of shape {answer.device.shape}, not [E] = {routed.shape[1:]}")
     device = np.stack([answer.device for answer in dispatches])
-    order = load = counts = nbytes = stale = moves = None
+    order = load = counts = nbytes = stale = source = moves = None
     if any(answer.order is not None for answer in dispatches):
         by_id = np.arange(routed.shape[1])
         order = np.stack([by_id if answer.order is None else answer.order for answer in dispatches])
@@ -56,9 +58,11 @@ def stacked(dispatches: list[Dispatch], routed: IntArray, stored: FloatArray) ->
         stale = np.stack([np.zeros_like(routed[0]) if answer.stale is None else answer.stale for answer in dispatches])
         if (stale < 0).any() or (stale > (routed if counts is None else counts)).any():
             raise PolicyError("dispatch calls more tokens of an expert stale than it computes")
+    if any(answer.source is not None for answer in dispatches):
+        source = np.stack([np.full_like(routed[0], -1) if answer.source is None else answer.source for answer in dispatches])
     if any(answer.moves is not None for answer in dispatches):
         moves = np.array([answer.moves is not None for answer in dispatches])
-    return Answers(device, order, load, counts, nbytes, stale, moves)
+    return Answers(device, order, load, counts, nbytes, stale, source, moves)
 
 
 def batched(dispatch: Dispatch, routed: IntArray) -> Answers:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -63,7 +64,7 @@ class Faults:
     """The faults of one run in the order of time."""
 
     def __init__(self, problem: Problem, faults: Sequence[Fault], residency: Residency, placement: Placement) -> None:
-        self._tiers, self._residency, self._placement = problem.tiers, residency, placement
+        self._problem, self._tiers, self._residency, self._placement = problem, problem.tiers, residency, placement
         self._events: list[_Event] = []
         """What happened, and how the placement recovered from it."""
         changes = [(_reached(fault.at), True, fault) for fault in faults]
@@ -82,9 +83,8 @@ class Faults:
         while self._left and self._left[0][0] <= now:
             _, fails, fault = self._left.pop(0)
             tier = self._tiers.index(fault.tier)
-            lost = self._residency.home == tier if fails else None
+            lost = self._residency.fail(tier) if fails else None
             if fails:
-                self._residency.fail(tier)
                 self._placement.refresh()
             else:
                 self._residency.down[tier] = False
@@ -94,6 +94,11 @@ class Faults:
     def notes(self) -> list[str]:
         """What happened, for the result."""
         return [event.note(self._residency) for event in self._events]
+
+    @property
+    def recoveries(self) -> list[dict[str, Any]]:
+        """Per event: what moved until placement had recovered, how long that took, and what its bytes take on idle links."""
+        return [event.record(self._residency, self._problem) for event in self._events]
 
 
 @dataclass
@@ -118,9 +123,26 @@ class _Event:
         here = residency.home == self.tier if self.lost is None else self.lost & (residency.home != residency.backup)
         count = int(np.count_nonzero(here))
         if count > self.moved:
-            self.moved, self.last = count, now
+            arrived = residency.arrived
+            last = max(arrived.values(), default=now) if self.lost is not None else arrived.get(self.tier, now)
+            self.moved, self.last = count, max(last, self.met)
         else:
             self.over = self.moved > 0
+
+    def record(self, residency: Residency, problem: Problem) -> dict[str, Any]:
+        """As `Faults.recoveries`; the bytes come from the fallback, on its fastest way where the tier was lost."""
+        hosts = [self.fault.tier] if self.lost is None else [t for t in problem.system.host_tiers if t != self.fault.fallback]
+        rate = max(problem.costs.path(self.fault.fallback, tier).rate for tier in hosts)
+        nbytes = self.moved * float(residency.bytes.mean())
+        return {
+            "tier": self.fault.tier,
+            "event": "returned" if self.lost is None else "lost",
+            "met_s": self.met / SECOND,
+            "experts": self.moved,
+            "bytes": nbytes,
+            "recovery_s": (self.last - self.met) / SECOND if self.moved else None,
+            "idle_links_s": nbytes / rate,
+        }
 
     def note(self, residency: Residency) -> str:
         """One sentence: what happened, and by when what had moved."""

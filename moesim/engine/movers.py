@@ -63,12 +63,14 @@ class Movers:
         self._swap = deployment.plan.swap
         self._leaving: dict[_Copy, None] = {}
         """Copies on their way home, in the order in which they left."""
-        self._migrations: dict[Pair, tuple[_Copy, int]] = {}
-        """Copies on their way to another host tier, and that tier."""
+        self._migrations: dict[Pair, tuple[_Copy, int, bool]] = {}
+        """Copies on their way to another host tier, that tier, and whether they are replicas."""
         self._moved_homes: list[tuple[int, int, int]] = []
         self._migrating: set[Pair] = set()
-        self._waiting: dict[Pair, int] = {}
-        """Changes of home that wait for an idle way and for room, in the order in which they were asked for."""
+        self._waiting: dict[tuple[int, int, int], bool] = {}
+        """(layer, expert, tier) of changes of home, and of replicas (True), that wait for an idle way and for room, in the
+        order
+        in which they were asked for."""
         self._looked = 0
         """ps at the last look."""
         self._span = 0
@@ -95,8 +97,14 @@ class Movers:
             self._residency.keep(layer, moves.keep, None if nbytes is None else nbytes[moves.keep])
         if moves.load is not None:
             self._load(moves.load, moves.load_bytes)
-        if moves.migrate is not None:
-            self._waiting = {(at, expert): tier for at, expert, tier in moves.migrate.tolist()}
+        if moves.retire is not None:
+            self._residency.retire(moves.retire)
+        if moves.migrate is not None or moves.replicate is not None:
+            asked = ((moves.migrate, False), (moves.replicate, True))
+            rows = [(row, further) for some, further in asked if some is not None for row in some.tolist()]
+            self._waiting = {}
+            for (at, expert, tier), further in rows:
+                self._waiting.setdefault((at, expert, tier), further)
             self._start()
         self._machine.engine.submit()
         self._note()
@@ -127,13 +135,27 @@ class Movers:
             self._leaving.pop(copy)
             self._book(copy)
             done.append(copy.number)
-        for pair, (copy, tier) in [item for item in self._migrations.items() if ended(item[1][0].number)]:
+        for pair, (copy, tier, further) in [item for item in self._migrations.items() if ended(item[1][0].number)]:
             self._migrations.pop(pair)
-            self._moved_homes.append((*pair, tier))
+            self._arrive(pair, tier, further)
             self._book(copy)
             done.append(copy.number)
         if done:
             self._machine.forget(done)
+
+    def _arrive(self, pair: Pair, tier: int, further: bool) -> None:
+        """A copy has landed in a host tier: it may be read at once, and becomes the master between passes unless `further`."""
+        books = self._residency
+        if books.down[tier]:  # it failed meanwhile
+            books.release(tier, float(books.bytes[pair]))
+            self._migrating.discard(pair)
+            return
+        books.replicas[(tier, *pair)] = True
+        books.arrived[tier] = self._machine.now
+        if further:
+            self._migrating.discard(pair)
+        else:
+            self._moved_homes.append((*pair, tier))
 
     def met(self, layer: int, needed: BoolArray) -> None:
         """A visit of `layer` needs the copies `needed` [E] in GPU memory: which of the prefetched ones does it meet there?"""
@@ -182,12 +204,7 @@ class Movers:
         if not self._moved_homes:
             return
         for layer, expert, tier in self._moved_homes:
-            if self._residency.down[tier]:  # it failed meanwhile
-                self._residency.release(tier, float(self._residency.bytes[layer, expert]))
-                self._migrating.discard((layer, expert))
-                continue
-            self._residency.release(int(self._residency.home[layer, expert]), float(self._residency.bytes[layer, expert]))
-            self._residency.home[layer, expert] = tier
+            self._residency.settle(layer, expert, tier)
             self._migrating.discard((layer, expert))
         self._moved_homes.clear()
         self._note()
@@ -255,25 +272,25 @@ class Movers:
     def _start(self) -> None:
         """Sets off what waits, first come first served, on every way that is idle: as much as it carries until the next look.
 
-        A copy whose target is full waits for room. Nothing moves into the backup, where the bytes are already.
+        A copy whose target is full waits for room. Nothing moves to where the bytes are already.
         """
         filled: dict[str, int] = {}
-        for pair, tier in list(self._waiting.items()):
-            home = int(self._residency.home[pair])
-            if home == tier or pair in self._migrating or self._residency.pinned[pair] or self._residency.down[tier]:
-                del self._waiting[pair]
-            elif tier == self._residency.backup:
-                self._at_once(pair, tier)
+        books = self._residency
+        for (layer, expert, tier), further in list(self._waiting.items()):
+            pair = layer, expert
+            home = int(books.home[pair])
+            there = tier == books.backup or bool(books.replicas[tier, layer, expert])
+            if home == tier or (further and there) or pair in self._migrating or books.pinned[pair] or books.down[tier]:
+                del self._waiting[layer, expert, tier]
+            elif there:
+                del self._waiting[layer, expert, tier]
+                self._migrating.add(pair)
+                self._moved_homes.append((*pair, tier))
             elif tier == self._problem.gpu_tier_index:
-                raise PolicyError("a migration goes to a host tier; use load to bring a copy into GPU memory")
+                raise PolicyError("a copy in the host goes to a host tier; use load to bring it into GPU memory")
             elif self._fits(pair, home, tier, filled):
-                self._migrate(pair, home, tier, filled)
-
-    def _at_once(self, pair: Pair, tier: int) -> None:
-        """Turns the home to the backup, which has a copy."""
-        del self._waiting[pair]
-        self._migrating.add(pair)
-        self._moved_homes.append((*pair, tier))
+                del self._waiting[layer, expert, tier]
+                self._migrate(pair, home, tier, filled, further)
 
     def _fits(self, pair: Pair, home: int, tier: int, filled: dict[str, int]) -> bool:
         """Whether the way is idle, or was until now and has time left, and the target has room."""
@@ -282,13 +299,12 @@ class Movers:
             filled[lane] = 0 if self._machine.idle(lane) else self._span + 1
         return filled[lane] <= self._span and self._residency.room(tier) >= float(self._residency.bytes[pair])
 
-    def _migrate(self, pair: Pair, home: int, tier: int, filled: dict[str, int]) -> None:
-        """Sets a copy off behind everything else on its way."""
+    def _migrate(self, pair: Pair, home: int, tier: int, filled: dict[str, int], further: bool) -> None:
+        """Sets a copy off behind everything else on its way; `further`: the master stays."""
         source, target, nbytes = self._problem.tiers[home], self._problem.tiers[tier], float(self._residency.bytes[pair])
-        del self._waiting[pair]
         self._residency.reserve(tier, nbytes)
         self._migrating.add(pair)
-        self._migrations[pair] = self._send(pair, nbytes, source, target, MIGRATION, "migration"), tier
+        self._migrations[pair] = self._send(pair, nbytes, source, target, MIGRATION, "migration"), tier, further
         seconds = float(self._problem.costs.copy(nbytes, source, target))
         filled[queue_of(self._problem.costs.path(source, target))] += int(to_ps(seconds, "a migration"))
 

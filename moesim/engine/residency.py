@@ -36,6 +36,13 @@ class Residency:
         self._check_shapes(deployment)
         self.backup = -1 if backup is None else problem.tiers.index(backup)
         """Tier that keeps a copy of every expert, -1 for none."""
+        tiers = len(problem.tiers)
+        none = np.zeros((tiers, *self.home.shape), dtype=np.bool_)
+        self.replicas: BoolArray = none if deployment.replicas is None else deployment.replicas.copy()
+        """[T, L, E] copies in host tiers beside the masters; a migration that has landed is one until its pass ends."""
+        self._check_replicas()
+        self.arrived: dict[int, int] = {}
+        """Tier -> ps at which the last copy landed in it."""
         self.down: BoolArray = np.zeros(len(problem.tiers), dtype=np.bool_)
         """[T] tiers that have failed."""
         self.beside = problem.gpu_shares(deployment.plan)
@@ -77,12 +84,24 @@ class Residency:
         if (self.pinned & ~self.resident).any():
             raise PolicyError("deploy gave an expert its home in GPU memory but did not make it resident")
 
+    def _check_replicas(self) -> None:
+        shape = (len(self.problem.tiers), *self.home.shape)
+        if self.replicas.shape != shape or self.replicas.dtype != np.bool_:
+            raise PolicyError(f"deploy returned replicas of shape {self.replicas.shape}, not bool [T, L, E] = {shape}")
+        if self.replicas[self.problem.gpu_tier_index].any() or np.take_along_axis(self.replicas, self.home[None], 0).any():
+            raise PolicyError("deploy put a replica into GPU memory or beside its master copy")
+
+    def holds(self, tiers: IntArray, layers: IntArray, experts: IntArray) -> BoolArray:
+        """[n] whether each tier has a copy of its expert."""
+        masters = self.home[layers, experts] == tiers
+        return np.asarray(self.replicas[tiers, layers, experts] | masters | (tiers == self.backup))
+
     def _host_bytes(self) -> dict[str, float]:
         """Tier -> bytes of master copies, and of what else lies there."""
         host = {}
         for index, tier in enumerate(self.problem.tiers):
             if tier != self.problem.gpu_tier:
-                here = self.bytes if index == self.backup else self.bytes[self.home == index]
+                here = self.bytes if index == self.backup else self.bytes[(self.home == index) | self.replicas[index]]
                 host[tier] = float(here.sum())
         for tier, shares in self.aside.items():
             host[tier] += sum(shares.values())
@@ -101,7 +120,7 @@ class Residency:
 
     def _host_shares(self, tier: str) -> dict[str, float]:
         index, aside = self.problem.tiers.index(tier), self.aside.get(tier, {})
-        count = self.home.size if index == self.backup else int((self.home == index).sum())
+        count = self.home.size if index == self.backup else int(((self.home == index) | self.replicas[index]).sum())
         return {format_count(count, "expert"): self.host[tier] - sum(aside.values()), **aside}
 
     def _too_much(self, tier: str, shares: Mapping[str, float]) -> Mistake:
@@ -216,10 +235,29 @@ class Residency:
             return
         self.host[self.problem.tiers[tier]] -= nbytes
 
-    def fail(self, tier: int) -> int:
-        """A tier is lost: its experts have their homes where the backup is. Returns how many they are."""
+    def settle(self, layer: int, expert: int, tier: int) -> None:
+        """A copy in `tier` is the master from now on; the one that was is given up."""
+        self.release(int(self.home[layer, expert]), float(self.bytes[layer, expert]))
+        self.replicas[tier, layer, expert] = False
+        self.home[layer, expert] = tier
+
+    def retire(self, rows: IntArray) -> None:
+        """Gives further copies [n, 3] (layer, expert, tier) up, those that are there."""
+        layers, experts, tiers = rows.T
+        for layer, expert, tier in rows[self.replicas[tiers, layers, experts]].tolist():
+            self.replicas[tier, layer, expert] = False
+            self.release(tier, float(self.bytes[layer, expert]))
+
+    def fail(self, tier: int) -> BoolArray:
+        """A tier is lost: a replica takes the place of each master there, else the backup. [L, E] those that have no
+        replica."""
         lost = self.home == tier
-        self.release(tier, float(self.bytes[lost].sum()))
-        self.home[lost] = self.backup
+        self.release(tier, float(self.bytes[lost | self.replicas[tier]].sum()))
+        self.replicas[tier] = False
         self.down[tier] = True
-        return int(lost.sum())
+        spare = lost & self.replicas.any(axis=0)
+        self.home[lost] = self.backup
+        self.home[spare] = self.replicas.argmax(axis=0)[spare]
+        layers, experts = np.nonzero(spare)
+        self.replicas[self.home[spare], layers, experts] = False
+        return np.asarray(lost & ~spare)

@@ -84,6 +84,7 @@ def simulate(  # noqa: PLR0913
     recorder.breakdown.resident[:] = context.residency.resident
     recorder.breakdown.home[:] = np.array(problem.tiers, dtype=object)[context.residency.home]
     context.quality.close()
+    recorder.recoveries = context.faults.recoveries
     smallest, notes = context.quality.smallest, context.faults.notes
     return Outcome(recorder, context.deployment, context.tally, smallest, context.met(), notes, scheduler)
 

@@ -92,8 +92,8 @@ class StreamWalk:
         context, layers, groups = self.context, walk.layers, walk.groups
         dispatches = [walk.dispatch(row) for row in range(len(layers))]
         answers = walk.answers(slice(None), dispatches)
-        if answers.nbytes is not None or answers.moves is not None:
-            raise PolicyError("where layers overlap, dispatch chooses neither precision nor moves")
+        if answers.nbytes is not None or answers.moves is not None or answers.source is not None:
+            raise PolicyError("where layers overlap, dispatch chooses neither precision nor sources nor moves")
         counts = walk.computed.reshape(walk.counts.shape)
         times = walk.times if answers.counts is None else context.placement.times(counts, layers)
         walk.times = times

@@ -193,7 +193,9 @@ class PassWalk:
     ) -> IntArray:
         """What the engine has to know of some of the visits; `resident` [V, E] if that is not as the books have it now."""
         context, layers, counts = self.context, self.layers[rows], self._computed[rows]
-        kinds = None if answers.nbytes is None else context.kinds_of(layers, answers.nbytes)
+        kinds = None
+        if answers.nbytes is not None or answers.source is not None:
+            kinds = context.kinds_of(layers, answers.nbytes, answers.source)
         if kinds is not None or answers.counts is not None:
             times = context.placement.times(counts, layers, kinds)
         else:

@@ -37,7 +37,7 @@ FIDELITY: dict[str, Fidelity] = {
     "cxl_expert_gpu_only": _FAITHFUL,
     "cxl_expert_near_data": _FAITHFUL,
     "cox_moe": _partial("clusters of prompt embeddings: its strata are the topics that the routing names"),
-    "moe_cxl": _partial("replicas and their queues, prefetch into faster CXL devices, stealing by co-activation"),
+    "moe_cxl": _partial("the attention or semantic hint itself, for which a stated recall stands"),
     "gpu_only": _OURS,
     "random": _OURS,
     "lfu": _OURS,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,6 +124,8 @@ class Recorder:
     prefetches: Prefetches = field(default_factory=Prefetches)
     peak: dict[str, float] = field(default_factory=dict)
     """Tier -> largest number of bytes held at any time."""
+    recoveries: list[dict[str, Any]] = field(default_factory=list)
+    """Tiers that failed or came back, and how soon placement recovered, in the order of time."""
     kv_peak: float = 0.0
     """Most bytes that the KV cache really held during a step; what is set aside for it is in `peak`."""
     breakdown: Breakdown = field(init=False)

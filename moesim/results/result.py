@@ -210,6 +210,7 @@ def make_result(recorder: Recorder, facts: RunFacts) -> Result:
         "caused_B": _sorted(recorder.caused, float),
         "bill": facts.bill,
         "peak_B": _sorted(recorder.peak, float),
+        "recoveries": recorder.recoveries,
         "power_unknown": facts.power_unknown,
         "price_unknown": facts.price_unknown,
         "serving": serving.serving_details(served) if served is not None else None,

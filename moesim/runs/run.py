@@ -88,6 +88,7 @@ def problem_of(loaded_scenario: LoadedScenario, job: Job, routing: RoutingTable)
         runtime=scenario.runtime,
         topics=routing.topics,
         prompted=routing.prefill_counts if job.most is None and not job.arrival.any() else None,
+        followers=routing.followers,
     )
 
 

@@ -87,6 +87,8 @@ def dispatch_shapes(call: Call, problem: Problem, stored: FloatArray) -> Iterato
         yield f"{call.where}: order is {_what(answer.order)}, not int [E] = {list(shape)}"
     elif answer.order is not None and (np.sort(answer.order) != np.arange(problem.experts)).any():
         yield f"{call.where}: order is not a permutation of the experts: {answer.order.tolist()}"
+    if answer.source is not None and not _is(answer.source, shape, np.integer):
+        yield f"{call.where}: source is {_what(answer.source)}, not int [E] = {list(shape)}"
     if answer.load is not None and not _is(answer.load, shape, np.bool_):
         yield f"{call.where}: load is {_what(answer.load)}, not bool [E] = {list(shape)}"
     yield from _lossy(answer, call, stored)
@@ -140,13 +142,16 @@ def computed(call: Call) -> IntArray:
 
 
 def moves_shapes(call: Call, problem: Problem, stored: FloatArray) -> Iterator[str]:
-    """`keep` [n], `evict` and `load` [n, 2], `migrate` [n, 3], all int and within range; `load_bytes` [n] in (0, stored]."""
+    """All int and within range: `keep` [n], `evict`, `load` [n, 2], `migrate`, `replicate`, `retire` [n, 3].
+
+    `load_bytes` [n] in (0, stored].
+    """
     answer, seen = call.answer, call.seen
     if not isinstance(answer, Moves):
         yield f"{call.where}: returned {_what(answer)}, not Moves"
         return
     limits = np.array([problem.layers, problem.experts, len(problem.tiers)])
-    columns = {"evict": 2, "load": 2, "migrate": 3}
+    columns = {"evict": 2, "load": 2, "migrate": 3, "replicate": 3, "retire": 3}
     for name, width in columns.items():
         array = getattr(answer, name)
         if array is None:
@@ -155,8 +160,8 @@ def moves_shapes(call: Call, problem: Problem, stored: FloatArray) -> Iterator[s
             yield f"{call.where}: {name} is {_what(array)}, not int [n, {width}]"
         elif (array < 0).any() or (array >= limits[:width]).any():
             yield f"{call.where}: {name} names a layer, an expert or a tier that does not exist"
-        elif name == "migrate" and (array[:, 2] == problem.gpu_tier_index).any():
-            yield f"{call.where}: migrate leads into GPU memory; that is what load is for"
+        elif width == 3 and (array[:, 2] == problem.gpu_tier_index).any():
+            yield f"{call.where}: {name} leads into GPU memory; that is what load is for"
     if answer.load_bytes is not None:
         yield from _load_bytes(answer, call, stored)
     if not isinstance(seen, Step):
@@ -204,7 +209,9 @@ def capacity(run: Run) -> Iterator[str]:
     if (held := float(start.expert_bytes[start.resident].sum())) > max(free, 0.0) * _SLACK or free < 0:
         yield f"deploy: residents take {held:.0f} bytes of GPU memory, which has {free:.0f} left for them"
     for index, tier in enumerate(problem.tiers):
-        used = float(start.expert_bytes[start.home == index].sum()) + taken.get(tier, 0.0)
+        here = start.home == index
+        here = here if start.replicas is None else here | start.replicas[index]
+        used = float(start.expert_bytes[here].sum()) + taken.get(tier, 0.0)
         if tier != problem.gpu_tier and used > problem.usable(tier) * _SLACK:
             yield f"deploy: '{tier}' would hold {used:.0f} bytes and has {problem.usable(tier):.0f}"
     for call in run.calls:

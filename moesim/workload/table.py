@@ -95,6 +95,9 @@ class RoutingTable:
     once, when a prompt is cut for the first time. Their counts are `prefill`. None where only the counts are known."""
     topics: IntArray | None = None
     """[R] number of each request's subject or task, which its text shows before it runs; None where the routing has none."""
+    followers: Callable[[int], IntArray] | None = None
+    """Distance d -> [L - d, E, E] tokens that used an expert and, d layers on, another one, in recorded sequences that the run
+    leaves out; None where routing is not recorded, or the profile is not learnt on the record."""
     _offsets: NDArray[np.unsignedinteger[Any]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -82,10 +82,14 @@ class Placement:
         self._copy: FloatArray = np.array(self._price)[self._kind_of]
         self._copy_ps = to_ps(self._copy)
 
-    def kinds_of(self, layers: IntArray, nbytes: FloatArray) -> IntArray:
-        """[V, E] kinds of the copies that visits of MoE layers `layers` [V] ask for, of `nbytes` [V, E] bytes each."""
-        home = self.home[layers]
-        pairs = np.stack([home.ravel().astype(np.float64), nbytes.ravel()])
+    def kinds_of(self, tiers: IntArray, nbytes: FloatArray) -> IntArray:
+        """[V, E] kinds of copies in `tiers` [V, E], of `nbytes` [V, E] bytes each."""
+        if tiers.size and (nbytes == nbytes.flat[0]).all():
+            size, numbers = float(nbytes.flat[0]), np.zeros(len(self.problem.tiers), dtype=np.int64)
+            for tier in np.flatnonzero(np.bincount(tiers.ravel(), minlength=len(numbers))).tolist():
+                numbers[tier] = self._known(_Kind(self.problem.tiers[tier], size))
+            return np.asarray(numbers[tiers])
+        pairs = np.stack([tiers.ravel().astype(np.float64), nbytes.ravel()])
         unique, inverse = np.unique(pairs, axis=1, return_inverse=True)
         known = np.array([self._known(_Kind(self.problem.tiers[int(tier)], float(size))) for tier, size in unique.T])
         return np.asarray(known[inverse.reshape(nbytes.shape)])

@@ -50,6 +50,15 @@ class CoOccurrence:
         """[E] probability that an expert gets any token there, taking tokens as independent."""
         return -np.expm1(-self.expected(layer, counts))
 
+    def follower(self, layer: int, expert: int) -> int:
+        """The expert of layer + distance that has followed an expert of `layer` most often."""
+        return int(self._table[layer, expert].argmax())
+
+    def start(self, pairs: IntArray) -> None:
+        """Begins from `pairs` [L - distance, E, E]: tokens that used an expert and then another one, counted beforehand."""
+        self._table += pairs.astype(np.float32)
+        self._seen += pairs.sum(axis=2) / self._top_k
+
     def fade(self, share: float) -> None:
         """Forgets a `share` of everything learnt."""
         self._table *= np.float32(1.0 - share)

@@ -5,23 +5,26 @@ Knows the past of the run and the profiles of the devices; the future is not in 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
-from moesim.contract import NO_MOVES, BatchPlan, Deployment, Dispatch, Foresight, Moves, Problem, Step, View, Visit
+from moesim.contract import BatchPlan, Deployment, Dispatch, Foresight, Moves, Problem, Step, View, Visit
 from moesim.policies.kit.dispatch import in_gpu_memory, upload_missing
 from moesim.policies.kit.history import hashed
-from moesim.policies.kit.migration import Terms, exchanges, pairs_of
+from moesim.policies.kit.migration import Terms, exchanges
 from moesim.policies.kit.placement import Groups, SizedPolicy, host_order, place
 from moesim.policies.kit.sizing import host_room
 from moesim.policies.near_data.cxl_tiers import CxlUse, require_cxl
-from moesim.policies.near_data.moe_cxl_devices import Devices, Spread, johnson, steal
+from moesim.policies.near_data.moe_cxl_devices import Devices, Shard, Spread, johnson, steal
 from moesim.policies.near_data.moe_cxl_history import SequenceHistory
 from moesim.policies.near_data.moe_cxl_placement import algorithm_1, difference
+from moesim.policies.near_data.moe_cxl_prefetch import Prefetcher, Rules
+from moesim.policies.near_data.moe_cxl_replicas import crowded, route, spare_copies
 from moesim.units import Share
 
 __all__ = ["MoeCxl"]
@@ -43,43 +46,41 @@ class _Memory:
     """[L, E] hash of (layer, expert), times a billionth."""
     slots: int
     """Experts in GPU memory, prefetched ones not counted."""
-    history: SequenceHistory
+    prefetcher: Prefetcher
     period: FloatArray
     """[L, E] uses since the last period ended."""
-    borrowed: BoolArray
-    """[L, E] prefetched copies, dropped after their visit."""
     changes: IntArray
     """[n, 3] (layer, expert, tier) of the changes of home that are under way or wait, most gain first."""
-    ended: list[float | None]
-    """[L] simulated seconds at which each layer ended in this pass."""
-    window: dict[str, float] = field(default_factory=lambda: {"prefill": 0.0, "decode": 0.0})
-    """Phase -> moving average of the seconds between a layer's end and the dispatch of the layer that it predicts."""
+    backup: int
+    """Tier with a copy of every expert, -1 for none."""
+    down: BoolArray
+    """[T] tiers that had failed at the last look."""
     passes: int = 0
-    down: BoolArray | None = None
-    """[T] tiers that had failed at the end of the pass before."""
     last: float = 0.0
     """Simulated seconds at the last exchange of residents."""
-    hinted: bool = False
-    """Whether a hint of coming layers is part of the prediction."""
 
 
 class MoeCxl(SizedPolicy):
     """Algorithm 1, every period: F <- (1 - a) F + a * uses; fill GPU memory by F, then CXL, then CPU DRAM, then NVMe.
 
     Deploy: `algorithm_1` by F from the profile: GPU memory, then the CXL device with the least F * (latency + W / B_d) + queue,
-    then the other host tiers, fastest first. Run: every expert runs on the GPU; missing ones are uploaded in the order that two
-    machines in a row (copy engine, GPU) finish soonest with the copy times of their devices. Fast time scale: after each layer
-    the experts of a coming layer are predicted from the sequence of activations and a hint, and those of enough confidence are
-    loaded behind all demand if p * saved > (1 - p) * (idle * W / B + backlog), where saved is the part of the copy that fits
-    before that layer needs it. Slow time scale: every period, and when a device fails or returns, `algorithm_1` is run again
-    over all tiers, and its difference to today's placement is carried out on idle links as moves and swaps of pairs, most gain
-    first, where gain * horizon > cost * (1 + hysteresis); the idlest device may take one expert from the busiest. A device that
-    fails has no room until it is back; its experts are read from their spare copies meanwhile.
+    then the other host tiers, fastest first; what CXL devices have to spare holds further copies, sharded by hash. Run: every
+    expert runs on the GPU; a missing one is uploaded from the copy with the least queueing delay (`route`), in the order that
+    two
+    machines in a row (copy engine, GPU) finish soonest. Fast time scale: see `Prefetcher`; predictions come from the sequence
+    of
+    activations and a hint, copies go into GPU memory or a faster CXL device. Slow time scale: every period, and as soon as a
+    device fails or returns, `algorithm_1` is run again over all tiers, and its difference to today's placement is carried out
+    on
+    idle links as moves and swaps of pairs, most gain first, where gain * horizon > cost * (1 + hysteresis); the idlest device
+    may
+    take an expert, with the one that is used together with it, from the busiest. A device that fails has no room until it is
+    back; its experts are read from their further or spare copies meanwhile.
     Source: MoE-CXL, sections 3 to 5: three tiers, EMA, sort and fill, choice by device profile, hash sharding, two time scales,
     hysteresis, stealing of placements, cost-benefit prefetch from history and a hint. Inferred: every formula and constant;
     F counts visits in which an expert had tokens (its share of the tokens breaks ties, then a hash), because a copy in GPU
     memory saves one upload per visit, not per token; frequencies have to differ by more than the noise of their average, too;
-    storage that holds all experts keeps a copy of each, so that nothing is written back to it. Left out: replicas.
+    storage that holds all experts keeps a copy of each, so that nothing is written back to it.
     Valid: a GPU reads CXL at min(PCIe, device), so CXL cannot beat pinned DRAM for uploads; it gains against NVMe or by
     capacity.
     """
@@ -108,14 +109,20 @@ class MoeCxl(SizedPolicy):
     """How experts are spread over CXL devices: by their cost with queues (Algorithm 1), hottest on the fastest, by a hash of
     (layer, expert, device) (published as the default of sharding) or one weighted by bandwidth, or in turn. Queues at
     devices that one PCIe link outruns never form, so that their term sends experts to slow devices for nothing."""
+    shard: Shard = "hash"
+    """Sharding of what costs leave open: of ties, and of further copies; by hash (published default) or weighted by
+    bandwidth."""
+    copies: int = Field(1, ge=0)
+    """Further copies of an expert that CXL devices hold where they have room to spare; requests go to the one of least
+    delay."""
     inclusive: bool = False
     """Whether experts in GPU memory keep the place in the host that their F gives them, instead of one that is left over."""
     steal: bool = True
-    """Whether the idlest CXL device may take one expert per period from the busiest."""
+    """Whether the idlest CXL device may take an expert and its partner per period from the busiest."""
     order: Literal["device", "tokens"] = "device"
     """Order of uploads: by copy times of the devices and GPU times, or most tokens first."""
     prefetch: int = Field(4, ge=0)
-    """Slots of GPU memory for predicted experts; 0 for no prefetch."""
+    """Slots of GPU memory for predicted experts, given back where residents would save more; 0 for no prefetch at all."""
     depth: int = Field(1, ge=1)
     """How many layers ahead."""
     ngram: int = Field(2, ge=1)
@@ -146,9 +153,8 @@ class MoeCxl(SizedPolicy):
         reserve = size * min(self.prefetch, int(max(problem.gpu_free(cut), 0.0) * _PREFETCH_SHARE // size))
         slots = min(int(max(problem.gpu_free(cut) - reserve, 0.0) // size), frequency.size)
         backup = _backup(problem, cut)
-        devices = Devices.of(
-            problem, _with_swap_slots(problem, cut, 0.0 if backup else self.swap_slots * size), backup, self.spread
-        )
+        room = _with_swap_slots(problem, cut, 0.0 if backup else self.swap_slots * size)
+        devices = Devices.of(problem, room, backup, self.spread, self.shard)
         free = devices.slots(size, np.zeros(len(problem.tiers), dtype=np.bool_))
         mapping = algorithm_1((frequency + tie).ravel(), slots, devices, free, inclusive=self.inclusive)
         deployment = place(
@@ -160,22 +166,36 @@ class MoeCxl(SizedPolicy):
             movable=True,
             reserve=reserve,
         )
-        hinted = self.hint is not None
+        home, spare = deployment.home.ravel(), devices.free(deployment.home.ravel(), size, np.zeros(len(free), dtype=np.bool_))
+        copies = spare_copies((frequency + tie).ravel(), mapping.resident, home, devices, spare, self.copies)
         memory = _Memory(
             devices=devices,
             frequency=frequency,
             tie=tie,
             slots=slots,
-            history=SequenceHistory(
-                problem.popularity, problem.model.top_k, self.depth, self.ngram, hinted=self.hint is not None
-            ),
+            prefetcher=self._prefetcher(problem, devices, int(reserve // size)),
             period=np.zeros_like(frequency),
-            borrowed=np.zeros(shape, dtype=np.bool_),
             changes=np.zeros((0, 3), dtype=np.int64),
+            backup=-1 if backup is None else problem.tiers.index(backup),
+            down=np.zeros(len(problem.tiers), dtype=np.bool_),
+        )
+        replicas = copies.reshape(-1, *shape) if copies.any() else None
+        return replace(deployment, state=memory, backup=backup, replicas=replicas)
+
+    def _prefetcher(self, problem: Problem, devices: Devices, slots: int) -> Prefetcher:
+        hinted = self.hint is not None
+        known, top_k, followers = problem.popularity, problem.model.top_k, problem.followers
+        history = SequenceHistory(known, top_k, self.depth, self.ngram, hinted=hinted, followers=followers)
+        return Prefetcher(
+            rules=Rules(self.depth, self.confidence, self.idle_cost, self.alpha),
+            devices=devices,
+            history=history,
+            slots=slots,
+            borrowed=np.zeros(problem.popularity.shape, dtype=np.bool_),
             ended=[None] * problem.layers,
+            learning=self.prefetch > 0,
             hinted=hinted,
         )
-        return replace(deployment, state=memory, backup=backup)
 
     def _first(self, problem: Problem, batch: int) -> tuple[FloatArray, FloatArray]:
         """[L, E] F before the first pass, and what breaks its ties."""
@@ -187,101 +207,110 @@ class MoeCxl(SizedPolicy):
         return self.period * chance + popularity, tie
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
-        """All on the GPU."""
+        """All on the GPU, each missing expert from the copy that is there soonest."""
         memory: _Memory = view.state
-        ended = memory.ended[visit.layer - self.depth] if visit.layer >= self.depth else None
-        if ended is not None:
-            memory.window[visit.phase] += self.alpha * (view.now - ended - memory.window[visit.phase])
+        memory.prefetcher.meet(visit, view.now)
         plain = upload_missing(visit, view)
+        source, copy = None, visit.copy
+        if self.copies and view.replicas is not None:
+            delay = memory.devices.access + memory.devices.backlog(view.backlog)
+            source = route(view.replicas[:, visit.layer], view.home[visit.layer], delay)
+        if source is not None:
+            plain, copy = plain._replace(source=source), np.where(source >= 0, memory.devices.access[source], copy)
         if self.order == "tokens":
             return plain
         uploaded = (visit.counts > 0) & ~in_gpu_memory(visit, view)
         if plain.order is None or np.count_nonzero(uploaded) < 2:
             return plain
-        return plain._replace(order=johnson(visit.copy, visit.gpu, uploaded, plain.order))
+        return plain._replace(order=johnson(copy, visit.gpu, uploaded, plain.order))
 
     def adapt(self, step: Step, view: View) -> Moves:
-        """Prefetch after a layer, placement after a period."""
+        """Prefetch after a layer, placement after a period or a fault."""
         memory: _Memory = view.state
-        return self._after_layer(step, view, memory) if step.layer >= 0 else self._after_pass(step, view, memory)
-
-    def _after_layer(self, step: Step, view: View, memory: _Memory) -> Moves:
-        if not self.prefetch:
-            return NO_MOVES
-        layer, target = step.layer, step.layer + self.depth
-        memory.ended[layer] = view.now
-        memory.history.learn(layer, step.counts, step.phase)
-        spent = np.flatnonzero(memory.borrowed[layer] & view.resident[layer])
-        memory.borrowed[layer, spent] = False
-        chosen = self._predicted(step, view, memory, target, len(spent)) if target < len(memory.ended) else None
-        evict = pairs_of(layer, spent) if len(spent) else None
-        if chosen is None or not len(chosen):
-            return Moves(evict=evict) if evict is not None else NO_MOVES
-        memory.borrowed[target, chosen] = True
-        return Moves(evict=evict, load=pairs_of(target, chosen))
-
-    def _predicted(self, step: Step, view: View, memory: _Memory, target: int, freed: int) -> IntArray:
-        """Experts of layer `target` worth loading, best first."""
-        hint = step.ahead(self.depth) if memory.hinted else None
-        chance = memory.history.chance(step.layer, step.counts, step.phase, hint)
-        room = min(view.free_slots + freed, self.prefetch)
-        if room <= 0:
-            return np.zeros(0, dtype=np.int64)
-        copy = memory.devices.access[view.home[target]]
-        saved = np.minimum(copy, memory.window[step.phase])
-        worth = chance * saved - (1.0 - chance) * (self.idle_cost * copy + _waiting(view, memory, target))
-        worth[view.resident[target] | view.in_flight[target] | (chance < self.confidence)] = -1.0
-        good = np.flatnonzero(worth > 0.0)
-        chosen: IntArray = good[np.argsort(-worth[good], kind="stable")[:room]]
-        memory.history.fetch(target, chosen, chance[chosen])
-        return chosen
+        if step.layer < 0:
+            return self._after_pass(step, view, memory)
+        moves = memory.prefetcher.after_layer(step, view)
+        if self.adapt_placement and view.down is not None and (view.down != memory.down).any():
+            moves = self._replace(view, memory, moves.evict, ended=False)._replace(load=moves.load)
+        return moves
 
     def _after_pass(self, step: Step, view: View, memory: _Memory) -> Moves:
-        counts, down = step.counts, _down(view)
-        memory.period += (counts > 0) + counts / (counts.sum() + 1.0)
+        memory.period += (step.counts > 0) + step.counts / (step.counts.sum() + 1.0)
         memory.passes += 1
-        memory.ended = [None] * len(memory.ended)
-        late = np.argwhere(memory.borrowed & view.resident)
-        memory.borrowed[late[:, 0], late[:, 1]] = False
-        ended, failed = memory.passes % self.period == 0, memory.down is not None and bool((down != memory.down).any())
-        memory.down = down
+        late, ended = memory.prefetcher.end_pass(view), memory.passes % self.period == 0
         moves = Moves(evict=late if len(late) else None)
         if ended:
             memory.frequency = (1.0 - self.alpha) * memory.frequency + self.alpha * memory.period
             memory.period = np.zeros_like(memory.period)
-            memory.history.fade(self.alpha)
-        if self.adapt_placement and (ended or failed):
-            moves = self._replace(view, memory, late, ended)
+            memory.prefetcher.history.fade(self.alpha)
+        if not self.adapt_placement:
+            return moves
+        if ended or (_down(view) != memory.down).any():
+            moves = self._replace(view, memory, moves.evict, ended=ended)
         here = view.home[memory.changes[:, 0], memory.changes[:, 1]]
         memory.changes = memory.changes[here != memory.changes[:, 2]]
-        return moves._replace(migrate=memory.changes) if self.adapt_placement else moves
+        return moves._replace(migrate=memory.changes, replicate=self._nearer(view, memory))
 
-    def _replace(self, view: View, memory: _Memory, late: IntArray, ended: bool) -> Moves:
+    def _nearer(self, view: View, memory: _Memory) -> IntArray | None:
+        """Copies that are prefetched into faster CXL devices, in the room that the changes of home leave."""
+        if not self.copies or view.replicas is None:
+            return None
+        free = self._free(view, memory) - np.count_nonzero(view.replicas, axis=(1, 2))
+        return memory.prefetcher.nearer(view, free - np.bincount(memory.changes[:, 2], minlength=len(free)))
+
+    def _free(self, view: View, memory: _Memory) -> FloatArray:
+        """[T] experts for which each tier has room beside the masters."""
+        return memory.devices.free(view.home.ravel(), view.problem.model.expert_bytes, _down(view))
+
+    def _replace(self, view: View, memory: _Memory, evict: IntArray | None, *, ended: bool) -> Moves:
         """Algorithm 1 over all tiers, and what leads from today's placement to its answer.
 
         After a period (`ended`) residents of GPU memory change, too.
         """
-        devices, size, down, home = memory.devices, view.problem.model.expert_bytes, _down(view), view.home.ravel()
+        devices, size, home, experts = memory.devices, view.problem.model.expert_bytes, view.home.ravel(), view.home.shape[1]
+        down = memory.down = _down(view).copy()
         frequency = (memory.frequency + memory.tie).ravel()
         target = algorithm_1(frequency, memory.slots, devices, devices.slots(size, down), inclusive=self.inclusive).home
-        held = ((view.resident | view.in_flight) & ~memory.borrowed).ravel()
+        held = ((view.resident | view.in_flight) & ~memory.prefetcher.borrowed).ravel()
         load = drop = np.zeros(0, dtype=np.int64)
         if ended:
             load, drop = self._exchange(view, memory, held, target)
             held[load], held[drop] = True, False
         read = np.where(held, 0.0, frequency)  # a master copy is not read while its expert is in GPU memory
-        doubt = np.where(held, 0.0, self._doubt(memory))
-        free = devices.free(home, size, down)
-        terms = Terms(self.horizon, self.hysteresis, len(home))
-        changes = difference(read, doubt, home, target, devices, free, terms)
+        doubt, free = np.where(held, 0.0, self._doubt(memory)), self._free(view, memory)
+        changes = difference(read, doubt, home, target, devices, free, Terms(self.horizon, self.hysteresis, len(home)))
         if self.steal and not changes:
-            taken = steal(read, home, devices, free * size, size, ~held, self.hysteresis)
-            changes = [] if taken is None else [taken]
-        rows, experts = np.array(changes, dtype=np.int64).reshape(-1, 2), view.home.shape[1]
+            changes = steal(read, home, devices, free, ~held, self.hysteresis, self._partner(memory, experts))
+        rows = np.array(changes, dtype=np.int64).reshape(-1, 2)
         memory.changes = np.column_stack([*np.divmod(rows[:, 0], experts), rows[:, 1]])
-        evict = np.concatenate([late, np.column_stack(np.divmod(drop, experts))])
+        if ended:
+            memory.slots += memory.prefetcher.give_back((read * devices.access[home])[~held], self.hysteresis)
+        gone = np.column_stack(np.divmod(drop, experts))
         load = load[~view.in_flight.ravel()[load]]
-        return Moves(evict=evict, load=np.column_stack(np.divmod(load, experts)))
+        return Moves(
+            evict=gone if evict is None else np.concatenate([evict, gone]),
+            load=np.column_stack(np.divmod(load, experts)),
+            migrate=memory.changes,
+            retire=self._retired(view, read, rows[:, 1], free),
+        )
+
+    def _partner(self, memory: _Memory, experts: int) -> Callable[[int], int]:
+        """Flat index of an expert -> that of the one activated most often with it, -1 for none."""
+
+        def partner(expert: int) -> int:
+            pair = memory.prefetcher.history.partner(*divmod(expert, experts)) if self.prefetch else None
+            return -1 if pair is None else pair[0] * experts + pair[1]
+
+        return partner
+
+    def _retired(self, view: View, read: FloatArray, targets: IntArray, free: FloatArray) -> IntArray | None:
+        """[n, 3] further copies that give way to the masters on their way to `targets` [n]."""
+        if view.replicas is None or not view.replicas.any():
+            return None
+        replicas = view.replicas.reshape(len(view.replicas), -1)
+        over = np.bincount(targets, minlength=len(free)) - (free - np.count_nonzero(replicas, axis=1))
+        rows = np.array(crowded(replicas, read, over), dtype=np.int64).reshape(-1, 2)
+        return np.column_stack([*np.divmod(rows[:, 0], view.home.shape[1]), rows[:, 1]])
 
     def _exchange(self, view: View, memory: _Memory, held: BoolArray, target: IntArray) -> tuple[IntArray, IntArray]:
         """(load, drop), flat: residents for hotter experts, as many as a share of the link's time carries.
@@ -292,12 +321,13 @@ class MoeCxl(SizedPolicy):
         limit = int(self.link_share * (view.now - memory.last) / max(float(access[home].mean()), 1e-12))
         memory.last = view.now
         saved = access[np.where(held, target, home)]
-        evictable = held & view.resident.ravel()
-        load, drop = exchanges(frequency, saved, held, evictable, memory.slots, Terms(self.horizon, self.hysteresis, limit))
+        evictable, room = held & view.resident.ravel(), int(np.count_nonzero(held)) + view.free_slots
+        terms = Terms(self.horizon, self.hysteresis, limit)
+        load, drop = exchanges(frequency, saved, held, evictable, min(memory.slots, room), terms)
         doubt, first = self._doubt(memory), len(load) - len(drop)
         sure = frequency[load[first:]] > frequency[drop] + doubt[load[first:]] + doubt[drop]
         load, drop = np.concatenate([load[:first], load[first:][sure]]), drop[sure]
-        memory.borrowed.ravel()[load] = False  # a copy that is on its way as a prefetch now comes to stay
+        memory.prefetcher.borrowed.ravel()[load] = False  # a copy that is on its way as a prefetch now comes to stay
         return load, drop
 
     def _doubt(self, memory: _Memory) -> FloatArray:
@@ -333,12 +363,3 @@ def _classes(problem: Problem, home: IntArray) -> list[tuple[BoolArray, Groups]]
 def _down(view: View) -> BoolArray:
     """[T] tiers that have failed."""
     return np.zeros(len(view.problem.tiers), dtype=np.bool_) if view.down is None else view.down
-
-
-def _waiting(view: View, memory: _Memory, layer: int) -> FloatArray | float:
-    """[E] seconds of work in the copy queue of each expert's home; 0 when all are empty."""
-    backlog = [view.backlog.get(queue, 0.0) for queue in memory.devices.queues] if view.backlog else []
-    if not any(backlog):
-        return 0.0
-    waiting: FloatArray = np.array(backlog)[view.home[layer]]
-    return waiting

@@ -5,6 +5,7 @@ Knows profiles, homes and frequencies; knows no visit.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,11 +17,16 @@ from moesim.policies.kit.history import hashed
 from moesim.policies.kit.placement import device_cost, host_order
 from moesim.policies.near_data.cxl_tiers import cxl_tiers
 
-__all__ = ["Devices", "Spread", "johnson", "steal"]
+__all__ = ["Devices", "Shard", "Spread", "johnson", "steal"]
 
 Spread = Literal["profile", "fastest", "hash", "weighted_hash", "round_robin"]
 """How experts are spread over the devices of the CXL tier: by cost with queues, by cost without, by hash, by a hash weighted by
 bandwidth, or in turn."""
+Shard = Literal["hash", "weighted_hash"]
+"""Order of the devices of an expert where their costs tie, and for its further copies: by a hash, or one weighted by
+bandwidth."""
+_TRIES = 64
+"""Experts that stealing looks at, at most."""
 _NEVER = 1e9
 """Seconds of a use from a tier where no expert can live: finite, because it is multiplied by frequencies of zero."""
 
@@ -39,33 +45,46 @@ class Devices:
     """[T] bytes for experts, empty; -inf where none can live."""
     cxl: BoolArray
     """[T] devices of the CXL tier."""
-    queues: tuple[str, ...]
-    """[T] copy queue of the path from each tier to the GPU."""
+    queues: tuple[tuple[str, int], ...]
+    """(copy queue, tier) of every path that leads from a host tier to the GPU or to another host tier."""
     cxl_tiers: list[int]
     """Devices of the CXL tier, fastest first."""
     other_tiers: list[int]
     """Every other host tier, fastest first."""
+    shard: FloatArray
+    """[N, T] order of the devices of each expert by sharding, least first."""
     scores: FloatArray | None = None
     """[N, T] fixed order of the devices of each expert, least first, where they are not chosen by cost."""
 
     @classmethod
-    def of(cls, problem: Problem, room: dict[str, float], backup: str | None, spread: Spread) -> Devices:
+    def of(cls, problem: Problem, room: dict[str, float], backup: str | None, spread: Spread, shard: Shard = "hash") -> Devices:
         """Of the machine; `room`: host tier -> bytes for experts."""
         size, tiers, costs, cxl = problem.model.expert_bytes, problem.tiers, problem.costs, cxl_tiers(problem)
         access, occupied, empty = np.full(len(tiers), _NEVER), np.zeros(len(tiers)), np.full(len(tiers), -np.inf)
-        move, queues, hosts = np.zeros((len(tiers), len(tiers))), [""] * len(tiers), host_order(problem)
+        move, queues, hosts = np.zeros((len(tiers), len(tiers))), set(), host_order(problem)
         busy = device_cost(problem, hosts)[1]
         for number, tier in enumerate(hosts):
             index = tiers.index(tier)
             access[index] = float(costs.copy(size, tier, problem.gpu_tier))
             occupied[index], empty[index] = busy[number], room[tier]
-            queues[index] = costs.path(tier, problem.gpu_tier).queue or ""
+            queues.add((costs.path(tier, problem.gpu_tier).queue or f"{tier}>{problem.gpu_tier}", index))
             for host in hosts:
+                queues.add((costs.path(tier, host).queue or f"{tier}>{host}", index))
                 move[index, tiers.index(host)] = 0.0 if host == backup else float(costs.copy(size, tier, host))
         devices, plain_hosts = ([tiers.index(tier) for tier in hosts if (tier in cxl) == far] for far in (True, False))
         is_cxl = np.isin(np.arange(len(tiers)), devices)
-        scores = _scores(problem, devices, 1.0 / np.maximum(occupied, 1e-300), spread)
-        return cls(access, occupied, move, empty, is_cxl, tuple(queues), devices, plain_hosts, scores)
+        rate = 1.0 / np.maximum(occupied, 1e-300)
+        scores, lots = (_scores(problem, devices, rate, how) for how in (spread, shard))
+        assert lots is not None
+        return cls(access, occupied, move, empty, is_cxl, tuple(sorted(queues)), devices, plain_hosts, lots, scores)
+
+    def backlog(self, waiting: Mapping[str, float]) -> FloatArray:
+        """[T] seconds of copies that wait to be read from each tier; `waiting`: copy queue -> seconds."""
+        seconds = np.zeros(len(self.access))
+        if any(waiting.values()):
+            for queue, tier in self.queues:
+                seconds[tier] += waiting.get(queue, 0.0)
+        return seconds
 
     def cost(self, expert: int, frequency: float, device: int, queue: float) -> float:
         """What `expert` costs on a CXL device with `queue` seconds of work: F * (latency + W / B) + queue, if not fixed."""
@@ -105,26 +124,40 @@ def _scores(problem: Problem, devices: list[int], rate: FloatArray, spread: Spre
 
 
 def steal(
-    frequency: FloatArray, home: IntArray, devices: Devices, room: FloatArray, size: float, movable: BoolArray, margin: float
-) -> tuple[int, int] | None:
-    """(flat index, tier): the expert that the idlest CXL device takes from the busiest, or None.
+    frequency: FloatArray,
+    home: IntArray,
+    devices: Devices,
+    room: FloatArray,
+    movable: BoolArray,
+    margin: float,
+    partner: Callable[[int], int],
+) -> list[tuple[int, int]]:
+    """(flat index, tier) of what the idlest CXL device takes from the busiest: an expert, and what is used together with it.
 
-    `frequency`, `home`, `movable`: flat [N]; `room` [T] free bytes. Work of a device: F * seconds per use over the experts that
-    live there. It takes the hottest expert that leaves it below the other's work by `margin` (a share), from a device whose
+    `frequency`, `home`, `movable`: flat [N]; `room` [T] experts; `partner`: the expert activated most often with another, -1
+    for none. Work of a device: F * seconds per use over the experts that live there. It takes the hottest expert, with its
+    partner where both live on the other device, that leaves it below the other's work by `margin` (a share), from a device
+    whose
     copies are no faster than its own by that margin: an idle device that is slow would lengthen every use.
     """
     work = np.bincount(home[movable], (frequency * devices.occupied[home])[movable], minlength=len(room))
-    thieves = np.flatnonzero(devices.cxl & (room >= size))
+    thieves = np.flatnonzero(devices.cxl & (room >= 1))
     busy = np.flatnonzero(devices.cxl)
     if not len(thieves) or len(busy) < 2:
-        return None
+        return []
     thief, victim = int(thieves[np.argmin(work[thieves])]), int(busy[np.argmax(work[busy])])
     if thief == victim or devices.access[thief] > (1.0 + margin) * devices.access[victim]:
-        return None
+        return []
     there = np.flatnonzero(movable & (home == victim) & (frequency > 0))
     after = work[thief] + frequency[there] * devices.occupied[thief]
     fits = there[after * (1.0 + margin) < work[victim]]
-    return (int(fits[np.argmax(frequency[fits])]), thief) if len(fits) else None
+    for expert in fits[np.argsort(-frequency[fits], kind="stable")][:_TRIES].tolist():
+        other = partner(expert)
+        group = [expert, other] if other >= 0 and movable[other] and home[other] == victim else [expert]
+        taken = work[thief] + float(frequency[group].sum()) * devices.occupied[thief]
+        if len(group) <= room[thief] and taken * (1.0 + margin) < work[victim]:
+            return [(member, thief) for member in group]
+    return []
 
 
 def johnson(copy: FloatArray, gpu: FloatArray, uploaded: BoolArray, order: IntArray) -> IntArray:

@@ -5,6 +5,8 @@ Knows token counts that have been seen, and how good its own predictions were; m
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from moesim.arrays import FloatArray, IntArray
@@ -24,17 +26,30 @@ class SequenceHistory:
     Predictors: `order` first-order tables, from the layer `depth`, depth + 1, .. before; and repetition, a share of the tokens
     that stays with the experts of the pass before. They are averaged with weights that follow their likelihood so far
     (Bayesian averaging). Chances are scaled by how many of the experts fetched so far were used for each one expected.
+    The tables begin from the profile, or from next-layer statistics of recorded routing (`followers`) where there are any.
     A hint of the layer, where there is one, is one more predictor and has to earn its weight like the others.
     Inferred: all of it; MoE-CXL says n-gram history, confidence, and an attention or semantic hint.
     """
 
-    def __init__(self, popularity: FloatArray, top_k: int, depth: int, order: int, *, hinted: bool = False) -> None:
+    def __init__(
+        self,
+        popularity: FloatArray,
+        top_k: int,
+        depth: int,
+        order: int,
+        *,
+        hinted: bool = False,
+        followers: Callable[[int], IntArray] | None = None,
+    ) -> None:
         layers = len(popularity)
         self.depth = depth
         self.fetched, self.used = 0, 0
         """Experts fetched ahead so far whose layer has run, and those of them that had tokens."""
         self._popularity = popularity
         self._tables = [CoOccurrence(popularity, top_k, depth + back) for back in range(order)]
+        if followers is not None:
+            for table in self._tables:
+                table.start(followers(table.distance))
         self._stay = np.zeros(layers)
         self._seen: list[IntArray | None] = [None] * layers
         """[L] counts of each layer in this pass, or the pass before."""
@@ -97,6 +112,20 @@ class SequenceHistory:
         self._told[target] = predicted
         chance: FloatArray = -np.expm1(-tokens * (self.weights @ predicted)) * self.trust
         return chance
+
+    def again(self) -> FloatArray:
+        """[L, E] probability that an expert gets any token in the next pass, by repetition from the last one."""
+        last = np.stack(
+            [np.zeros(share.shape) if seen is None else seen for seen, share in zip(self._seen, self._popularity, strict=True)]
+        )
+        tokens = last.sum(axis=1, keepdims=True)
+        share = self._popularity + self._stay[:, None] * (last / np.maximum(tokens, 1.0) - self._popularity)
+        return np.asarray(-np.expm1(-tokens * share))
+
+    def partner(self, layer: int, expert: int) -> tuple[int, int] | None:
+        """(layer, expert) that has followed an expert most often, None for one of the last layers."""
+        table = self._tables[0]
+        return (layer + table.distance, table.follower(layer, expert)) if layer + table.distance < len(self._seen) else None
 
     def fetch(self, layer: int, experts: IntArray, chance: FloatArray) -> None:
         """Notes that `experts` [n] of `layer` are fetched ahead, each with `chance` [n] of being used."""

@@ -29,9 +29,9 @@ def algorithm_1(frequency: FloatArray, slots: int, devices: Devices, free: Float
     """Algorithm 1 of MoE-CXL: sort the experts by F, fill GPU memory, then the CXL devices, then CPU memory, then storage.
 
     `frequency` [N]: F. `slots`: experts that GPU memory holds. `free` [T]: experts that each host tier holds. Among the CXL
-    devices with room an expert goes where cost(e, d) = F_e * (latency_d + W / B_d) + queue_d is least, and the queue grows by
-    what it keeps the device busy. Experts in GPU memory have a master copy in the host: `inclusive`, where their F puts it;
-    otherwise where the others leave room, for a master copy is not read while its expert is in GPU memory.
+    devices with room an expert goes where cost(e, d) = F_e * (latency_d + W / B_d) + queue_d is least (ties by hash), and the
+    queue grows by what it keeps the device busy. Experts in GPU memory have a master copy in the host: `inclusive`, where their
+    F puts it; otherwise where the others leave room, for a master copy is not read while its expert is in GPU memory.
     """
     order = np.argsort(-frequency, kind="stable")
     mapping = Mapping(np.zeros(len(order), dtype=np.bool_), np.full(len(order), -1, dtype=np.int64))
@@ -40,8 +40,7 @@ def algorithm_1(frequency: FloatArray, slots: int, devices: Devices, free: Float
     for e in (order if inclusive else np.concatenate([order[slots:], order[:slots]])).tolist():
         with_room = [d for d in devices.cxl_tiers if left[d] >= 1]
         if with_room:
-            costs = [devices.cost(e, float(frequency[e]), d, queue[d]) for d in with_room]
-            tier = with_room[costs.index(min(costs))]
+            tier = min(with_room, key=lambda d: (devices.cost(e, float(frequency[e]), d, queue[d]), devices.shard[e, d]))
         else:
             tier = next((t for t in devices.other_tiers if left[t] >= 1), -1)
         if tier >= 0:

@@ -28,6 +28,9 @@ __all__ = ["Trace"]
 
 _CYCLED = "the trace records decode passes only: each prompt is routed like its request's own decoded tokens, taken in turn"
 
+_FOLLOWED = 64
+"""Sequences of a record that next-layer statistics are counted on, at most."""
+
 
 class _Wanted(NamedTuple):
     """Lengths asked for; None: the trace's own."""
@@ -108,7 +111,10 @@ class Trace(Routing):
         own = own_counts(profile, prefill, decode, job.output)
         learnt = self._learn(profile, own, record, chosen, model, streams, base)
         prompts = partial(_prompt_ids, lambda request: record.sequence(int(chosen[request])), job.prompt)
-        return RoutingTable(prefill, decode, experts, learnt, _notes(record, chosen), prompts, _topics(record, chosen))
+        others = self._left_over(profile, record, chosen)
+        followers = None if others is None else partial(_followers, record, others, experts)
+        notes, topics = _notes(record, chosen), _topics(record, chosen)
+        return RoutingTable(prefill, decode, experts, learnt, notes, prompts, topics, followers)
 
     def _layer_batch(
         self, job: Job, record: Record, model: Routed, streams: Streams, base: Path, profile: profiles.Profile
@@ -187,22 +193,36 @@ class Trace(Routing):
         base: Path,
     ) -> FloatArray:
         """[L, E] like `Routing.learn`, the two kinds that come from a record read from it."""
-        if isinstance(profile, profiles.OtherTasks):
-            sequences = self._sequences(record, profile.tasks, "workload.profile.tasks")
-        elif isinstance(profile, profiles.HeldOut):
-            sequences = np.setdiff1d(self._sequences(record, self.tasks, "workload.routing.tasks"), chosen)
-            if not sequences.size:
-                message = (
-                    "the run replays every sequence, none is left to learn from; ask for fewer requests or another profile"
-                )
-                raise InputError(Mistake(message, path="workload.profile"))
-        else:
+        sequences = self._left_over(profile, record, chosen)
+        if sequences is None:
             return self.learn(profile, own, model, streams, base)
         counts = np.zeros((model.n_moe, model.experts), dtype=np.int64)
         for number in sequences:
             sequence = record.sequence(int(number))
             counts += _counts(sequence, len(sequence), model.experts)
         return normalised(counts)
+
+    def _left_over(self, profile: profiles.Profile, record: Record, chosen: IntArray) -> IntArray | None:
+        """Sequences that a profile is learnt on; None for kinds that do not come from the record."""
+        if isinstance(profile, profiles.OtherTasks):
+            return self._sequences(record, profile.tasks, "workload.profile.tasks")
+        if not isinstance(profile, profiles.HeldOut):
+            return None
+        sequences = np.setdiff1d(self._sequences(record, self.tasks, "workload.routing.tasks"), chosen)
+        if not sequences.size:
+            message = "the run replays every sequence, none is left to learn from; ask for fewer requests or another profile"
+            raise InputError(Mistake(message, path="workload.profile"))
+        return sequences
+
+
+def _followers(record: Record, sequences: IntArray, experts: int, distance: int) -> IntArray:
+    """[L - distance, E, E] tokens of `sequences` that used an expert and, `distance` layers on, another one."""
+    ids = np.concatenate([record.sequence(int(number)) for number in sequences[:_FOLLOWED]]).astype(np.intp)
+    pairs = np.zeros((max(ids.shape[1] - distance, 0), experts, experts), dtype=np.int64)
+    for layer, table in enumerate(pairs):
+        keys = ids[:, layer, :, None] * experts + ids[:, layer + distance, None, :]
+        table += np.bincount(keys.ravel(), minlength=experts**2).reshape(experts, experts)
+    return pairs
 
 
 def _topics(record: Record, chosen: IntArray) -> IntArray | None:

@@ -15,6 +15,7 @@ from moesim.policies.near_data.moe_cxl import MoeCxl
 from moesim.policies.near_data.moe_cxl_devices import Devices, johnson, steal
 from moesim.policies.near_data.moe_cxl_history import SequenceHistory
 from moesim.policies.near_data.moe_cxl_placement import algorithm_1, difference
+from moesim.policies.near_data.moe_cxl_replicas import crowded, route, spare_copies
 
 TERMS = Terms(horizon=50.0, hysteresis=0.2, limit=8)
 
@@ -33,6 +34,8 @@ def apply(view, moves):
     if moves.load is not None:
         assert not view.resident[tuple(moves.load.T)].any()
         view.resident[tuple(moves.load.T)] = True
+    if moves.retire is not None:
+        view.replicas[moves.retire[:, 2], moves.retire[:, 0], moves.retire[:, 1]] = False
     if moves.migrate is not None and len(moves.migrate):
         view.home[moves.migrate[:, 0], moves.migrate[:, 1]] = moves.migrate[:, 2]
 
@@ -155,7 +158,8 @@ def devices(access, cxl=(), move=10.0, scores=None) -> Devices:
     far, other = list(cxl), [t for t in range(1, tiers) if t not in cxl]
     is_cxl = np.isin(np.arange(tiers), far)
     costs = np.full((tiers, tiers), move)
-    return Devices(access, access, costs, np.full(tiers, 10.0), is_cxl, ("",) * tiers, far, other, scores)
+    shard = np.zeros((16, tiers))
+    return Devices(access, access, costs, np.full(tiers, 10.0), is_cxl, (), far, other, shard, scores)
 
 
 def test_algorithm_1_sorts_and_fills() -> None:
@@ -214,12 +218,12 @@ def test_prefetch_loads_what_is_likely_and_drops_it_after_its_layer():
     deployment = policy.deploy(p)
     view = tiny.view_of(p, deployment)
     view.resident[1] = False
-    view.free_slots = 4
-    deployment.state.window["decode"] = 1.0
+    view.free_slots = deployment.state.prefetcher.slots = 4
+    deployment.state.prefetcher.window["decode"] = 1.0
     for _ in range(40):
-        deployment.state.history.learn(0, np.array([2] + [0] * 6 + [2]), "decode")
-        deployment.state.history.chance(0, np.array([2] + [0] * 6 + [2]), "decode")
-        deployment.state.history.learn(1, np.array([0, 2, 0, 0, 0, 0, 2, 0]), "decode")
+        deployment.state.prefetcher.history.learn(0, np.array([2] + [0] * 6 + [2]), "decode")
+        deployment.state.prefetcher.history.chance(0, np.array([2] + [0] * 6 + [2]), "decode")
+        deployment.state.prefetcher.history.learn(1, np.array([0, 2, 0, 0, 0, 0, 2, 0]), "decode")
     moves = policy.adapt(tiny.step_of(0, [2] + [0] * 6 + [2]), view)
     assert sorted(moves.load[:, 1].tolist()) == [1, 6]
     assert (moves.load[:, 0] == 1).all()
@@ -236,11 +240,11 @@ def test_prefetch_gives_way_to_a_full_queue_and_to_full_memory():
     view.resident[1] = False
     counts = [1] * 8
     assert policy.adapt(tiny.step_of(0, counts), view).load is None
-    view.free_slots = 4
+    view.free_slots = deployment.state.prefetcher.slots = 4
     assert policy.adapt(tiny.step_of(0, counts), view).load is None  # no time to hide a copy in
-    deployment.state.window["decode"] = 1.0
+    deployment.state.prefetcher.window["decode"] = 1.0
     assert len(policy.adapt(tiny.step_of(0, counts), view).load) > 1
-    deployment.state.borrowed[:] = False
+    deployment.state.prefetcher.borrowed[:] = False
     view.backlog = {"pcie:forward": 10.0}
     assert policy.adapt(tiny.step_of(0, counts), view).load is None
 
@@ -253,9 +257,9 @@ def test_window_of_a_prefetch_is_measured():
     policy.adapt(tiny.step_of(0, [1] * 8), view)
     view.now = 0.004
     policy.dispatch(tiny.visit_of(p, deployment, 1, [1] * 8), view)
-    assert deployment.state.window == {"prefill": 0.0, "decode": 0.002}
+    assert deployment.state.prefetcher.window == {"prefill": 0.0, "decode": 0.002}
     policy.dispatch(tiny.visit_of(p, deployment, 0, [1] * 8), view)
-    assert deployment.state.window["decode"] == 0.002
+    assert deployment.state.prefetcher.window["decode"] == 0.002
 
 
 def test_hash_is_spread_and_the_same_in_every_run():
@@ -322,8 +326,8 @@ def test_confidence_keeps_guesses_back() -> None:
         deployment = policy.deploy(p)
         view = tiny.view_of(p, deployment)
         view.resident[1] = False
-        view.free_slots = 4
-        deployment.state.window["decode"] = 1.0
+        view.free_slots = deployment.state.prefetcher.slots = 4
+        deployment.state.prefetcher.window["decode"] = 1.0
         assert (policy.adapt(tiny.step_of(0, [1] * 8), view).load is not None) == some
 
 
@@ -356,16 +360,29 @@ def test_other_ways_of_spreading_keep_tiers_in_order(spread: str) -> None:
     assert (plain.home != other.home).any()
 
 
-def test_the_idlest_device_takes_one_expert_from_the_busiest() -> None:
+def test_the_idlest_device_takes_an_expert_from_the_busiest() -> None:
     access = np.array([9.0, 1.0, 1.0])
-    devices = Devices(access, access, np.ones((3, 3)), np.full(3, 10.0), np.array([False, True, True]), ("",) * 3, [1, 2], [])
+    devices = Devices(
+        access, access, np.ones((3, 3)), np.full(3, 10.0), np.array([False, True, True]), (), [1, 2], [], np.zeros((3, 3))
+    )
     frequency, home, every = np.array([5.0, 3.0, 1.0]), np.array([1, 1, 1]), np.ones(3, bool)
-    assert steal(frequency, home, devices, np.full(3, 9.0), 1.0, every, 0.2) == (0, 2)
-    assert steal(frequency, np.array([1, 1, 2]), devices, np.full(3, 9.0), 1.0, every, 0.2) == (0, 2)
-    assert steal(np.array([5.0, 0.0, 5.0]), np.array([1, 1, 2]), devices, np.full(3, 9.0), 1.0, every, 0.2) is None
-    assert steal(frequency, home, devices, np.array([9.0, 9.0, 0.0]), 1.0, every, 0.2) is None  # no room
+    room, alone = np.full(3, 9.0), lambda expert: -1
+    assert steal(frequency, home, devices, room, every, 0.2, alone) == [(0, 2)]
+    assert steal(frequency, np.array([1, 1, 2]), devices, room, every, 0.2, alone) == [(0, 2)]
+    assert steal(np.array([5.0, 0.0, 5.0]), np.array([1, 1, 2]), devices, room, every, 0.2, alone) == []
+    assert steal(frequency, home, devices, np.array([9.0, 9.0, 0.0]), every, 0.2, alone) == []  # no room
     devices.access[2] = 1.3  # idle, but a third slower
-    assert steal(frequency, home, devices, np.full(3, 9.0), 1.0, every, 0.2) is None
+    assert steal(frequency, home, devices, room, every, 0.2, alone) == []
+
+
+def test_stealing_keeps_together_what_is_used_together() -> None:
+    known, every, room = devices([0, 1, 1], cxl=(1, 2)), np.ones(4, bool), np.full(3, 9.0)
+    frequency, home = np.array([5.0, 4.0, 3.0, 2.0]), np.full(4, 1)
+    pairs = {0: 2, 2: 0, 1: 3, 3: 1}
+    assert steal(frequency, home, known, room, every, 0.2, pairs.__getitem__) == [(0, 2), (2, 2)]
+    # with 0 and 2 there would be as much to do as here, with 1 and 3 there is less
+    assert steal(np.array([9.0, 4.0, 5.0, 2.0]), home, known, room, every, 0.5, pairs.__getitem__) == [(1, 2), (3, 2)]
+    assert steal(frequency, np.array([1, 1, 2, 2]), known, room, every, 0.2, pairs.__getitem__) == []
 
 
 def flow_shop(order, copy, gpu) -> float:
@@ -418,3 +435,70 @@ def test_a_hint_that_is_right_gets_the_weight_and_one_that_is_not_loses_it() -> 
     assert good.weights[-1] > 0.99
     assert bad.weights[-1] < 0.01
     assert good.chance(0, np.eye(8, dtype=np.int64)[0], "decode", np.eye(8, dtype=np.int64)[3]).argmax() == 3
+
+
+def test_requests_go_to_the_copy_with_the_least_queueing_delay() -> None:
+    home, copies = np.array([1, 1, 2]), np.zeros((3, 3), bool)
+    assert route(copies, home, np.array([0.0, 2.0, 1.0])) is None
+    copies[2, :2] = True
+    assert route(copies, home, np.array([0.0, 2.0, 1.0])).tolist() == [2, 2, -1]
+    assert route(copies, home, np.array([0.0, 2.0, 1.0 + 1.5])) is None  # what waits at the faster device counts
+    copies[1, 2] = True
+    assert route(copies, home, np.array([0.0, 2.0, 2.5])).tolist() == [-1, -1, 1]
+
+
+def test_spare_room_holds_further_copies_of_the_hottest_by_hash() -> None:
+    known = devices([0, 1, 1, 4], cxl=(1, 2))
+    known.shard[:, 1] = [1, 0, 1, 0] * 4
+    known.shard[:, 2] = [0, 1, 0, 1] * 4
+    frequency, home = np.array([9.0, 5.0, 4.0, 3.0]), np.array([1, 1, 3, 3])
+    resident = np.array([True, False, False, False])
+    copies = spare_copies(frequency, resident, home, known, np.array([0, 1, 9, 9]), 1)
+    assert np.argwhere(copies).tolist() == [[1, 3], [2, 1], [2, 2]]  # 1 lives on its first device, 0 is in GPU memory
+    both = spare_copies(frequency, resident, home, known, np.array([0, 9, 9, 9]), 2)
+    assert both.sum(axis=0).tolist() == [0, 1, 2, 2]
+    assert not spare_copies(frequency, resident, home, known, np.zeros(4), 1).any()
+    assert crowded(copies, frequency, np.array([0, 0, 1, 0])) == [(2, 2)]
+
+
+def test_places_of_prefetches_are_given_back_while_residents_would_save_more() -> None:
+    prefetcher = MoeCxl().deploy(scene()).state.prefetcher
+    prefetcher.slots, prefetcher.earned = 4, 10.0
+    assert prefetcher.give_back(np.array([3.0, 3.0, 2.0, 2.0, 1.0]), 0.2) == 0
+    assert [prefetcher.give_back(np.ones(5), 0.2) for _ in range(4)] == [2, 1, 1, 0]
+    assert (prefetcher.slots, prefetcher.polluted) == (0, 7.0)
+
+
+def test_what_the_next_pass_will_use_is_copied_into_a_faster_device_with_room() -> None:
+    p = scene()
+    policy = MoeCxl(hint=None)
+    view = tiny.view_of(p, policy.deploy(p))
+    prefetcher, fast = view.state.prefetcher, p.tiers.index("fast")
+    view.home[:], view.resident[:] = p.tiers.index("ddr"), False
+    prefetcher.devices.access[p.tiers.index("ddr")] = 1.0
+    view.replicas = np.zeros((len(p.tiers), 3, 8), bool)
+    counts = np.array([2, 0, 0, 0, 0, 0, 0, 2])
+    for _ in range(200):
+        prefetcher.history.learn(0, counts, "decode")
+    room = np.zeros(len(p.tiers))
+    assert len(prefetcher.nearer(view, room)) == 0
+    room[fast] = 1
+    (row,) = prefetcher.nearer(view, room).tolist()
+    assert row in ([0, 0, fast], [0, 7, fast])
+    view.replicas[fast, 0, [0, 7]] = True
+    assert [0, 0, fast] not in prefetcher.nearer(view, room).tolist()
+
+
+def test_next_layer_statistics_of_recorded_routing_are_known_from_the_start() -> None:
+    pairs = np.zeros((1, 4, 4), dtype=np.int64)
+    pairs[0, 1, 3] = 50
+    even = np.full((2, 4), 0.25)
+    plain = SequenceHistory(even, 1, 1, 1)
+    known = SequenceHistory(even, 1, 1, 1, followers=lambda distance: pairs)
+    used = np.array([0, 1, 0, 0])
+    for history in (plain, known):
+        history.learn(0, used, "decode")
+    assert plain.chance(0, used, "decode") == pytest.approx(np.full(4, 1 - np.exp(-0.25)), rel=1e-5)
+    assert known.chance(0, used, "decode").argmax() == 3
+    assert known.partner(0, 1) == (1, 3)
+    assert known.partner(1, 3) is None

@@ -1,0 +1,146 @@
+"""MoE-CXL's prefetches: what is predicted, what it has to earn, and what its places in GPU memory would earn as residents.
+
+Knows predictions, times and backlogs; places no resident and no master copy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from moesim.arrays import BoolArray, FloatArray, IntArray
+from moesim.contract import NO_MOVES, Moves, Step, View, Visit
+from moesim.policies.kit.migration import pairs_of
+from moesim.policies.near_data.moe_cxl_devices import Devices
+from moesim.policies.near_data.moe_cxl_history import SequenceHistory
+
+__all__ = ["Prefetcher", "Rules"]
+
+
+class Rules(NamedTuple):
+    """What a prefetch has to earn."""
+
+    depth: int
+    """Layers ahead."""
+    confidence: float
+    """Least chance of being used."""
+    idle_cost: float
+    """Delay of demand by a wrong copy on an idle link, in copies."""
+    alpha: float
+    """Weight of the last window in its average."""
+
+
+@dataclass
+class Prefetcher:
+    """Prefetches of one run. A copy pays if p * saved > (1 - p) * (idle * W / B + backlog).
+
+    `saved` is the part of the copy that fits before its layer needs it. Pollution: the places in GPU memory that prefetched
+    copies take are given back, half of them each period, while residents would save more there.
+    """
+
+    rules: Rules
+    devices: Devices
+    history: SequenceHistory
+    slots: int
+    """Places in GPU memory for predicted experts."""
+    borrowed: BoolArray
+    """[L, E] prefetched copies, dropped after their visit."""
+    ended: list[float | None]
+    """[L] simulated seconds at which each layer ended in this pass."""
+    learning: bool
+    """Whether anything is prefetched at all; places may all be given back."""
+    hinted: bool
+    """Whether a hint of coming layers is part of the prediction."""
+    window: dict[str, float] = field(default_factory=lambda: {"prefill": 0.0, "decode": 0.0})
+    """Phase -> moving average of the seconds between a layer's end and the dispatch of the layer that it predicts."""
+    earned: float = 0.0
+    """Seconds that prefetched copies have saved in this period."""
+    polluted: float = 0.0
+    """Seconds that their places would have saved as residents, in all periods in which that was more."""
+
+    def meet(self, visit: Visit, now: float) -> None:
+        """A layer asks for its dispatch."""
+        before = visit.layer - self.rules.depth
+        ended = self.ended[before] if before >= 0 else None
+        if ended is not None:
+            self.window[visit.phase] += self.rules.alpha * (now - ended - self.window[visit.phase])
+
+    def after_layer(self, step: Step, view: View) -> Moves:
+        """Drops what the layer has used, and loads what a later one is likely to use."""
+        if not self.learning:
+            return NO_MOVES
+        layer, target = step.layer, step.layer + self.rules.depth
+        self.ended[layer] = view.now
+        self.history.learn(layer, step.counts, step.phase)
+        spent = np.flatnonzero(self.borrowed[layer] & view.resident[layer])
+        used = spent[step.counts[spent] > 0]
+        self.earned += float(np.minimum(self.devices.access[view.home[layer, used]], self.window[step.phase]).sum())
+        self.borrowed[layer, spent] = False
+        chosen = self._chosen(step, view, target, len(spent)) if self.slots and target < len(self.ended) else None
+        evict = pairs_of(layer, spent) if len(spent) else None
+        if chosen is None or not len(chosen):
+            return Moves(evict=evict) if evict is not None else NO_MOVES
+        self.borrowed[target, chosen] = True
+        return Moves(evict=evict, load=pairs_of(target, chosen))
+
+    def _chosen(self, step: Step, view: View, target: int, freed: int) -> IntArray:
+        """Experts of layer `target` worth loading, best first."""
+        rules = self.rules
+        hint = step.ahead(rules.depth) if self.hinted else None
+        chance = self.history.chance(step.layer, step.counts, step.phase, hint)
+        room = min(view.free_slots + freed, self.slots - int(np.count_nonzero(self.borrowed)))
+        if room <= 0:
+            return np.zeros(0, dtype=np.int64)
+        copy = self.devices.access[view.home[target]]
+        saved = np.minimum(copy, self.window[step.phase])
+        waiting = self.devices.backlog(view.backlog)[view.home[target]]
+        worth = chance * saved - (1.0 - chance) * (rules.idle_cost * copy + waiting)
+        worth[view.resident[target] | view.in_flight[target] | (chance < rules.confidence)] = -1.0
+        good = np.flatnonzero(worth > 0.0)
+        chosen: IntArray = good[np.argsort(-worth[good], kind="stable")[:room]]
+        self.history.fetch(target, chosen, chance[chosen])
+        return chosen
+
+    def nearer(self, view: View, free: FloatArray) -> IntArray:
+        """[n, 3] (layer, expert, tier): copies for the fastest CXL device with room (`free` [T] experts), best first.
+
+        Of experts that live on something slower and are likely to be used in the next pass: p * (t_home - t_device) against
+        (1 - p) * idle * copy, on links that nothing else uses.
+        """
+        devices, none = self.devices, np.zeros((0, 3), dtype=np.int64)
+        target = next((tier for tier in devices.cxl_tiers if free[tier] >= 1), -1)
+        if target < 0 or not self.learning or view.replicas is None:
+            return none
+        home = view.home
+        gain = devices.access[home] - devices.access[target]
+        away = (gain > 0) & ~(view.resident | view.in_flight | view.replicas[target])
+        if not away.any():
+            return none
+        chance = self.history.again()
+        worth = chance * gain - (1.0 - chance) * self.rules.idle_cost * devices.move[home, target]
+        worth[~away | (chance < self.rules.confidence)] = -1.0
+        good = np.flatnonzero(worth.ravel() > 0.0)
+        best = good[np.argsort(-worth.ravel()[good], kind="stable")[: int(free[target])]]
+        return np.column_stack([*np.divmod(best, home.shape[1]), np.full(len(best), target)])
+
+    def end_pass(self, view: View) -> IntArray:
+        """[n, 2] copies that came too late for their visit, which are dropped."""
+        self.ended = [None] * len(self.ended)
+        late = np.argwhere(self.borrowed & view.resident)
+        self.borrowed[late[:, 0], late[:, 1]] = False
+        return late
+
+    def give_back(self, outside: FloatArray, margin: float) -> int:
+        """Places that residents get at the end of a period; `outside` [n]: seconds per period that each would save."""
+        earned, self.earned = self.earned, 0.0
+        if not self.slots or len(outside) < self.slots:
+            return 0
+        lost = float(-np.sort(-outside)[: self.slots].sum())
+        if lost <= (1.0 + margin) * earned:
+            return 0
+        self.polluted += lost - earned
+        count = -(-self.slots // 2)
+        self.slots -= count
+        return count
