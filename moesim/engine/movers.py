@@ -100,11 +100,10 @@ class Movers:
         if moves.retire is not None:
             self._residency.retire(moves.retire)
         if moves.migrate is not None or moves.replicate is not None:
-            asked = ((moves.migrate, False), (moves.replicate, True))
-            rows = [(row, further) for some, further in asked if some is not None for row in some.tolist()]
             self._waiting = {}
-            for (at, expert, tier), further in rows:
-                self._waiting.setdefault((at, expert, tier), further)
+            for rows, further in ((moves.migrate, False), (moves.replicate, True)):
+                for at, expert, tier in () if rows is None else rows.tolist():
+                    self._waiting.setdefault((at, expert, tier), further)
             self._start()
         self._machine.engine.submit()
         self._note()

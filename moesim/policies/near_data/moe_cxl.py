@@ -285,10 +285,10 @@ class MoeCxl(SizedPolicy):
         memory.changes = np.column_stack([*np.divmod(rows[:, 0], experts), rows[:, 1]])
         if ended:
             memory.slots += memory.prefetcher.give_back((read * devices.access[home])[~held], self.hysteresis)
-        gone = np.column_stack(np.divmod(drop, experts))
+        leaving = np.column_stack(np.divmod(drop, experts))
         load = load[~view.in_flight.ravel()[load]]
         return Moves(
-            evict=gone if evict is None else np.concatenate([evict, gone]),
+            evict=leaving if evict is None else np.concatenate([evict, leaving]),
             load=np.column_stack(np.divmod(load, experts)),
             migrate=memory.changes,
             retire=self._retired(view, read, rows[:, 1], free),

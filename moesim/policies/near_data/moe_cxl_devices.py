@@ -152,8 +152,8 @@ def steal(
     after = work[thief] + frequency[there] * devices.occupied[thief]
     fits = there[after * (1.0 + margin) < work[victim]]
     for expert in fits[np.argsort(-frequency[fits], kind="stable")][:_TRIES].tolist():
-        other = partner(expert)
-        group = [expert, other] if other >= 0 and movable[other] and home[other] == victim else [expert]
+        follower = partner(expert)
+        group = [expert, follower] if follower >= 0 and movable[follower] and home[follower] == victim else [expert]
         taken = work[thief] + float(frequency[group].sum()) * devices.occupied[thief]
         if len(group) <= room[thief] and taken * (1.0 + margin) < work[victim]:
             return [(member, thief) for member in group]

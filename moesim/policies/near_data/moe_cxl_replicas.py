@@ -43,10 +43,10 @@ def spare_copies(
     count = np.zeros(len(home), dtype=np.int64)
     for choice in ranked.T:
         for tier in devices.cxl_tiers:
-            wanted = order[(choice[order] == tier) & (home[order] != tier) & (count[order] < most)][: max(int(left[tier]), 0)]
-            copies[tier, wanted] = True
-            count[wanted] += 1
-            left[tier] -= len(wanted)
+            chosen = order[(choice[order] == tier) & (home[order] != tier) & (count[order] < most)][: max(int(left[tier]), 0)]
+            copies[tier, chosen] = True
+            count[chosen] += 1
+            left[tier] -= len(chosen)
     return copies
 
 

@@ -111,8 +111,8 @@ class Trace(Routing):
         own = own_counts(profile, prefill, decode, job.output)
         learnt = self._learn(profile, own, record, chosen, model, streams, base)
         prompts = partial(_prompt_ids, lambda request: record.sequence(int(chosen[request])), job.prompt)
-        others = self._left_over(profile, record, chosen)
-        followers = None if others is None else partial(_followers, record, others, experts)
+        left_over = self._left_over(profile, record, chosen)
+        followers = None if left_over is None else partial(_followers, record, left_over, experts)
         notes, topics = _notes(record, chosen), _topics(record, chosen)
         return RoutingTable(prefill, decode, experts, learnt, notes, prompts, topics, followers)
 
