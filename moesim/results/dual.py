@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from moesim.arrays import FloatArray
 from moesim.errors import MoesimError
+from moesim.results.summit import Simplex, Solver, Summit
 
 __all__ = ["Programme", "best_prices", "lagrangian", "reference"]
 
@@ -19,9 +20,6 @@ __all__ = ["Programme", "best_prices", "lagrangian", "reference"]
 _GAP = 1e-9
 """Share of the bound that the search may leave on the table."""
 _MAX_PLANES = 500
-_MAX_STEPS = 1000
-_EXACT = 1e-11
-"""Costs and shares below which the simplex method takes a number as 0."""
 _SLOWEST = (1e9, 1e6, 1e3)
 """Times the answer's size beyond which the search takes options as equally slow, as they carry next to no share of the work;
 the lower ones, which keep the solver's numbers closer together, where it fails with the higher."""
@@ -83,25 +81,38 @@ def best_prices(programme: Programme) -> tuple[FloatArray, FloatArray]:
     scaled = programme._replace(resident=programme.resident / whole[:, None], capacity=programme.capacity / whole)
     if (scaled.resident[:, _choice(scaled.resident.sum(axis=0), scaled.group)].sum(axis=1) > scaled.capacity + _GAP).any():
         raise MoesimError("the work cannot be done: what only the GPU can run does not fit and cannot be uploaded")
+    prices, rents = _quickly(scaled) or _solved(scaled)
+    return prices, rents / whole
+
+
+def _quickly(scaled: Programme) -> tuple[FloatArray, FloatArray] | None:
+    """Prices and rents by the simplex method; None where it gives up or leaves a gap."""
+    try:
+        prices, rents, closed = _search(scaled._replace(time=np.minimum(scaled.time, _SLOWEST[0])), Simplex)
+    except MoesimError:
+        return None
+    return (prices, rents) if closed else None
+
+
+def _solved(scaled: Programme) -> tuple[FloatArray, FloatArray]:
+    """Prices and rents by the solver."""
     failure = MoesimError()
     for slowest in _SLOWEST:
         try:
-            prices, rents = _search(scaled._replace(time=np.minimum(scaled.time, slowest)))
+            return _search(scaled._replace(time=np.minimum(scaled.time, slowest)), Solver)[:2]
         except MoesimError as error:
             failure = error
-        else:
-            return prices, rents / whole
     raise failure
 
 
-def _search(scaled: Programme) -> tuple[FloatArray, FloatArray]:
-    """Cutting planes over a programme whose numbers are near 1."""
+def _search(scaled: Programme, method: type[Summit]) -> tuple[FloatArray, FloatArray, bool]:
+    """Cutting planes over a programme whose numbers are near 1: the best prices and rents, and whether nothing better is left."""
     rows, phases = len(scaled.time), len(scaled.capacity)
     best, value = (np.full(rows, 1.0 / rows), np.zeros(phases)), -np.inf
     # the first choice needs the least memory and so keeps rents from growing without end
     first = _plane(scaled, scaled.resident.sum(axis=0))
     first[rows:] = np.minimum(first[rows:], 0.0)
-    summit = _Summit(first, rows)
+    summit = method(first, rows)
     tried = best
     for _ in range(_MAX_PLANES):
         reached = lagrangian(scaled, *tried)
@@ -109,8 +120,8 @@ def _search(scaled: Programme) -> tuple[FloatArray, FloatArray]:
             best, value = tried, reached
         top, tried = summit.under(_plane(scaled, tried[0] @ scaled.time + tried[1] @ scaled.resident))
         if top - value <= _GAP * abs(top):
-            break
-    return best
+            return *best, True
+    return *best, False
 
 
 def _plane(programme: Programme, cost: FloatArray) -> FloatArray:
@@ -119,47 +130,3 @@ def _plane(programme: Programme, cost: FloatArray) -> FloatArray:
     return np.concatenate(
         [programme.time[:, choice].sum(axis=1), programme.resident[:, choice].sum(axis=1) - programme.capacity]
     )
-
-
-class _Summit:
-    """The highest point under planes that come one by one.
-
-    Its dual mixes the planes into one whose price rows are at most a height and whose rents are at most 0, and asks for the
-    least height. Every further plane is a column of it, so the simplex method goes on from the basis before: a few steps on a
-    handful of rows. (Loading a solver takes ten times as long as the whole search.) The multipliers are prices and rents.
-    Source: Bertsimas and Tsitsiklis, Introduction to Linear Optimization, sections 3.3 and 6.1; Bland's rule, section 3.4.
-    """
-
-    def __init__(self, first: FloatArray, rows: int) -> None:
-        """`first` [M + P]: a plane with rents of 0 or less; its first `rows` entries belong to prices."""
-        size = self._size = len(first)
-        self._rows = rows
-        height = np.where(np.arange(size + 1) < rows, -1.0, 0.0)
-        self._columns = np.vstack([np.eye(size, size + 1), height, np.append(first, 1.0)])
-        """[slack of each unknown, the height, planes; M + P + 1 rows]"""
-        self._basis = np.append(np.delete(np.arange(size), int(first[:rows].argmax())), [size, size + 1])
-
-    def under(self, plane: FloatArray) -> tuple[float, tuple[FloatArray, FloatArray]]:
-        """The height of the point under all planes, `plane` [M + P] too, and its prices and rents; MoesimError for none."""
-        self._columns = np.vstack([self._columns, np.append(plane, 1.0)])
-        costs = np.where(np.arange(len(self._columns)) == self._size, 1.0, 0.0)
-        for _ in range(_MAX_STEPS):
-            try:
-                inverse = np.linalg.inv(self._columns[self._basis].T)
-            except np.linalg.LinAlgError:
-                break
-            multipliers = costs[self._basis] @ inverse
-            better = np.flatnonzero(costs - self._columns @ multipliers < -_EXACT)
-            if not len(better):
-                duals = np.maximum(-multipliers[:-1], 0.0)
-                total = duals[: self._rows].sum()
-                # prices that add up to 1 exactly as well as floats can: any such prices give a valid bound
-                return float(multipliers[-1]), (duals[: self._rows] / total, duals[self._rows :] / total)
-            direction, values = inverse @ self._columns[better[0]], np.maximum(inverse[:, -1], 0.0)
-            falling = np.flatnonzero(direction > _EXACT)
-            if not len(falling):
-                break
-            ratios = values[falling] / direction[falling]
-            least = falling[ratios <= ratios.min() + _EXACT]
-            self._basis[least[self._basis[least].argmin()]] = better[0]
-        raise MoesimError("the linear programme of the bound has no solution")
