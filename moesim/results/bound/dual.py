@@ -1,6 +1,6 @@
 """The search for the best dual of a programme that spreads classes of work over resources and memory.
 
-Knows matrices of seconds and bytes only; what the resources are is for `bound.py`.
+Knows matrices of seconds and bytes only; what the resources are is for `limits.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from moesim.arrays import FloatArray
 from moesim.errors import MoesimError
-from moesim.results.summit import Simplex, Solver, Summit
+from moesim.results.bound.summit import Simplex, Solver, Summit
 
 __all__ = ["Programme", "best_prices", "lagrangian", "reference"]
 
@@ -106,7 +106,7 @@ def _solved(scaled: Programme) -> tuple[FloatArray, FloatArray]:
 
 
 def _search(scaled: Programme, method: type[Summit]) -> tuple[FloatArray, FloatArray, bool]:
-    """Cutting planes over a programme whose numbers are near 1: the best prices and rents, and whether nothing better is left."""
+    """Cutting planes over a programme whose numbers are near 1: best prices, best rents, and whether nothing better is left."""
     rows, phases = len(scaled.time), len(scaled.capacity)
     best, value = (np.full(rows, 1.0 / rows), np.zeros(phases)), -np.inf
     # the first choice needs the least memory and so keeps rents from growing without end

@@ -7,9 +7,8 @@ import pytest
 from scipy.optimize import linprog
 
 from moesim.errors import MoesimError
-from moesim.results import dual
-from moesim.results.dual import Programme, best_prices, lagrangian, reference
-
+from moesim.results.bound import dual
+from moesim.results.bound.dual import Programme, best_prices, lagrangian, reference
 
 LOST = (207, 417, 725, 1683)
 """Programmes on which the simplex method lost its way and answered up to 99 % too low, or not at all: the solver takes over."""

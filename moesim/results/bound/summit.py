@@ -1,7 +1,7 @@
 """The highest point under planes that come one by one: what the search of `dual.py` asks at each of its steps.
 
-`Simplex` takes a few milliseconds for all of a search, and gives up where its numbers lie too far apart. `Solver` never has, but
-loading it takes longer than all else of a small run. Both answer with prices that add up to 1 and rents of 0 or more.
+`Simplex` takes a few milliseconds for all of a search, and gives up where its numbers lie too far apart. `Solver` does not give
+up, but loading it takes longer than all else of a small run. Both answer with prices that add up to 1 and rents of 0 or more.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Point = tuple[float, tuple[FloatArray, FloatArray]]
 
 
 class Summit(Protocol):
-    """`under(plane)` takes one plane [M + P] more and answers with the highest point under all of them; MoesimError for none."""
+    """`under(plane)` takes one plane [M + P] more and answers with the highest point under all of them."""
 
     def __init__(self, first: FloatArray, rows: int) -> None: ...
     def under(self, plane: FloatArray) -> Point: ...
@@ -36,9 +36,9 @@ class Summit(Protocol):
 class Simplex:
     """A few steps for each plane, on a handful of rows.
 
-    The dual of the question mixes the planes into one whose price rows are at most a height and whose rents are at most 0, and asks for the
-    least height. Every further plane is a column of it, so the simplex method goes on from the basis before. The multipliers are
-    prices and rents.
+    The dual of the question mixes the planes into one whose price rows are at most a height and whose rents are at most 0, and
+    asks for the least height. Every further plane is a column of it, so the simplex method goes on from the basis before. The
+    multipliers are prices and rents.
     Source: Bertsimas and Tsitsiklis, Introduction to Linear Optimization, sections 3.3 and 6.1; Bland's rule, section 3.4.
     """
 

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from moesim.arrays import FloatArray
 from moesim.errors import MoesimError
-from moesim.results.dual import Programme, best_prices, lagrangian, reference
+from moesim.results.bound.dual import Programme, best_prices, lagrangian, reference
 
 __all__ = ["Bound", "Dense", "Limits", "PhaseWork", "lower_bound"]
 
