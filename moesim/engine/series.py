@@ -15,17 +15,18 @@ from moesim.arrays import BoolArray, FloatArray, IntArray
 from moesim.contract import Problem, Series, Visit
 from moesim.contract.steps import Scheduler
 from moesim.engine.books.steps import StepBooks
+from moesim.engine.cached import Snapshot, cached_residents, check_cached
 from moesim.engine.context import Context
 from moesim.engine.dispatches import Answers, batched
 from moesim.engine.kernel import kernel as k
 from moesim.engine.kernel.engine import KernelEngine
-from moesim.engine.kernel.visits import visit_rows
+from moesim.engine.kernel.visits import PackedTemplates, visit_rows
 from moesim.engine.kv import KvBook
 from moesim.engine.passes import check_plan
 from moesim.engine.programs.durations import ExpertTimes
 from moesim.engine.programs.gpu_steps import GpuSteps, Parts, attends_alone
 from moesim.engine.stream import StreamWalk
-from moesim.engine.walk import cached_residents, check_cached, refuse
+from moesim.engine.walk import refuse
 from moesim.hardware.device import PHASES
 from moesim.model.windows import Groups
 from moesim.results.recorder import PassRow
@@ -54,8 +55,6 @@ class _Steps:
     """[N] whether it passes one generated token."""
     counts: IntArray
     """[n, L, E] tokens per expert."""
-    prompts: dict[int, tuple[IntArray, IntArray]]
-    """Step -> new tokens, and tokens before them, of the sequences that do not decode."""
 
     @cached_property
     def number(self) -> int:
@@ -81,36 +80,44 @@ def _met(series: Series, job: Job, routing: RoutingTable) -> _Steps:
     of = np.repeat(np.arange(len(series.sizes)), series.sizes)
     prompt = job.prompt[series.requests]
     check_plan(job, series, of * job.requests + series.requests)
-    decoding = (series.new_tokens == 1) & (series.before >= prompt)
+    decoding = _decoding(series, job)
     tokens_of = series.requests[decoding], (series.before - prompt)[decoding], of[decoding]
     counts = routing.step_counts(*tokens_of, len(series.sizes))
-    prompts: dict[int, tuple[IntArray, IntArray]] = {}
     for step in dict.fromkeys(of[~decoding].tolist()):
         read = (of == step) & ~decoding
         begin, new = series.before[read], series.new_tokens[read]
-        prompts[step] = new, begin
         counts[step] += routing.chunk_counts(series.requests[read], begin, begin + new, prompt[read])
-    return _Steps(series, of, decoding, counts, prompts)
+    return _Steps(series, of, decoding, counts)
 
 
-def _parts(
-    steps: _Steps, problem: Problem, kinds: list[int], known: dict[tuple[bytes, bytes], tuple[FloatArray, FloatArray]]
-) -> Parts:
-    """Attention of the steps in decoder layers `kinds` [K], one of each kind; `known`: that of prompts that came before."""
-    model, series, number = problem.model, steps.series, steps.number
+def _decoding(series: Series, job: Job) -> BoolArray:
+    """[N] sequences that pass one generated token."""
+    return np.asarray((series.new_tokens == 1) & (series.before >= job.prompt[series.requests]))
+
+
+def _parts(steps: _Steps, of: IntArray, number: int, problem: Problem, kinds: list[int], known: _Known) -> Parts:
+    """Attention of the steps cut into `number` groups of sequences, those that `of` [N] says, in decoder layers `kinds` [K].
+
+    `known`: that of prompts that came before.
+    """
+    model, series, decoding = problem.model, steps.series, steps.decoding
     flops, nbytes = np.zeros((number, 2, len(kinds))), np.zeros((number, 2, len(kinds)))
-    for step, (new, before) in steps.prompts.items():
+    for group in dict.fromkeys(of[~decoding].tolist()):
+        read = (of == group) & ~decoding
+        new, before = series.new_tokens[read], series.before[read]
         sizes = new.tobytes(), before.tobytes()
         if sizes not in known:
             known[sizes] = model.core_flops_prefill(new, before)[kinds], model.core_bytes_prefill(new, before)[kinds]
-        flops[step, 0], nbytes[step, 0] = known[sizes]
-    if steps.decoding.any():
-        context, groups = series.before[steps.decoding] + 1, Groups(steps.of[steps.decoding], number)
+        flops[group, 0], nbytes[group, 0] = known[sizes]
+    if decoding.any():
+        context, groups = series.before[decoding] + 1, Groups(of[decoding], number)
         flops[:, 1] = model.core_flops_decode(context, groups)[:, kinds]
         nbytes[:, 1] = model.core_bytes_decode(context, groups)[:, kinds]
-    decodes = steps.sums(steps.decoding)
-    of_phase = np.stack([steps.tokens - decodes, decodes], axis=1)
-    return Parts(steps.tokens, steps.sums(series.yields), of_phase, flops, nbytes)
+    tokens, decodes, sampled = (
+        np.bincount(of, weights=weights, minlength=number).astype(np.int64)
+        for weights in (series.new_tokens, decoding, series.yields)
+    )
+    return Parts(tokens, sampled, np.stack([tokens - decodes, decodes], axis=1), flops, nbytes)
 
 
 class _Asked:
@@ -159,8 +166,12 @@ class SeriesWalk:
         self._version = -1
         """Of the placement, when `_resident` was made."""
         self._resident: IntArray = np.zeros(k.R_HEADER, dtype=np.int64)
+        self._snapshot: Snapshot | None = None
+        """The cache before the visits handed over last."""
         self._pace = 0
         """ps of the step before."""
+        self._booked = False
+        """The books hold steps that no phase has been given yet."""
         policy, plan, problem = context.policy, context.deployment.plan, context.problem
         simple = policy.batched and policy.adapts == "never" and plan.expert_batch == 0
         watched = context.recorder.keep_slices or context.faults.any or policy.clairvoyant
@@ -169,8 +180,9 @@ class SeriesWalk:
         engine = context.machine.engine
         if self._takes and isinstance(engine, KernelEngine):
             self._engine = engine
-            self._programs = GpuSteps(problem, engine.resources, context.machine.lane)
-            self._books = StepBooks(context.operations, context.tally, self._programs.layers_of_kind)
+            self._programs: dict[int, GpuSteps] = {}
+            """By the number of micro-batches."""
+            self._books = StepBooks(context.operations, context.tally, self._program(1).layers_of_kind)
 
     def walk(self, index: int) -> int:
         """Walks from the step composed last on, which has number `index`; how many steps that were, 0 for none."""
@@ -179,23 +191,30 @@ class SeriesWalk:
         context, scheduler = self._context, self._scheduler
         until = scheduler.until()
         series = scheduler.sure(self._most(until))
-        fitting = self._fitting(series)
+        fitting, micro_batches = self._fitting(series)
         if fitting == 0:
             self._settle()
             return 0
         steps = _met(series.first(fitting), context.problem.job, self._routing)
-        parts = _parts(steps, context.problem, self._programs.kinds, self._known)
+        program = self._program(micro_batches)
+        parts = pieces = _parts(steps, steps.of, steps.number, context.problem, program.kinds, self._known)
+        if micro_batches > 1:
+            of = steps.of * micro_batches + self._micro_batch(steps)
+            pieces = _parts(steps, of, steps.number * micro_batches, context.problem, program.kinds, self._known)
         begin = context.machine.now
-        done, laps = self._run(index, steps, parts, k.MOST if until is None else until)
+        forms = program.times(parts, pieces)
+        done, laps = self._run(index, steps, program, forms, k.MOST if until is None else until)
         number = len(done)
         if number < steps.number:
             series = series.first(number)
             steps = replace(steps, series=series, of=steps.of[: len(series.requests)], counts=steps.counts[:number])
             steps = replace(steps, decoding=steps.decoding[: len(series.requests)])
+        cut = pieces.tokens.reshape(-1, micro_batches)
         for decodes, phase in enumerate(PHASES):
             of_phase = np.flatnonzero(steps.decodes == bool(decodes))
             if len(of_phase):
-                self._books.add(phase, parts.rows(of_phase), steps.counts[of_phase])
+                self._books.add(phase, parts.rows(of_phase), cut[of_phase], steps.counts[of_phase])
+        self._booked = True
         self._close(index, steps, begin, done, laps)
         scheduler.passed(done[:, k.STEP_END].tolist())
         return number
@@ -208,32 +227,54 @@ class SeriesWalk:
 
     def _settle(self) -> None:
         """Gives each phase what its steps did, so that a step that is timed by itself finds the books empty."""
-        context = self._context
+        if not self._booked:
+            return
+        self._booked, context = False, self._context
         context.recorder.close_phase(None)
         for phase in PHASES:
             context.ledger.close_pass(phase, list(context.machine.program.lanes))
             context.recorder.close_phase(phase)
 
+    def _program(self, micro_batches: int) -> GpuSteps:
+        if micro_batches not in self._programs:
+            lane = self._context.machine.lane
+            self._programs[micro_batches] = GpuSteps(self._context.problem, self._engine.resources, lane, micro_batches)
+        return self._programs[micro_batches]
+
     def _most(self, until: int | None) -> int:
         """Steps to ask for: about as many as begin before `until`."""
-        if self._context.deployment.cache is not None:
-            return 1  # what a step leaves in the cache is there for good, so it has to be sure that it runs
         problem, most = self._context.problem, _MOST
         if self._pace and until is not None:
-            most = min(most, max(until - self._context.machine.now, 0) // self._pace + 2)
+            beyond = 2 if self._context.deployment.cache is None else 0  # a cache has to be taken back behind the last step
+            most = min(most, max(until - self._context.machine.now, 0) // self._pace + beyond)
         return max(1, min(most, _ROOM // max(problem.layers * problem.experts, 1)))
 
-    def _fitting(self, series: Series) -> int:
-        """How many of the steps pass attention in one micro-batch."""
-        plan = self._context.deployment.plan
-        large = series.sizes > min(plan.prefill.micro_batch, plan.decode.micro_batch)
-        return int(large.argmax()) if large.any() else len(series.sizes)
+    def _fitting(self, series: Series) -> tuple[int, int]:
+        """How many of the steps pass attention in as many micro-batches as the first, and how many these are.
 
-    def _run(self, index: int, steps: _Steps, parts: Parts, until: int) -> tuple[IntArray, IntArray]:
+        No step that holds both prompts and decodes in more than one, for these are cut apart.
+        """
+        plan, decoding = self._context.deployment.plan, _decoding(series, self._context.problem.job)
+        of = np.repeat(np.arange(len(series.sizes)), series.sizes)
+        decodes = np.bincount(of, weights=decoding, minlength=len(series.sizes)).astype(np.int64)
+        prompts = series.sizes - decodes
+        number = np.maximum(-(-prompts // plan.prefill.micro_batch), -(-decodes // plan.decode.micro_batch))
+        number[(number > 1) & (prompts > 0) & (decodes > 0)] = 0
+        alike = number == number[0]
+        return (0 if number[0] == 0 else len(number) if alike.all() else int(alike.argmin())), int(number[0])
+
+    def _micro_batch(self, steps: _Steps) -> IntArray:
+        """[N] number of each sequence's micro-batch in its step."""
+        plan, sizes = self._context.deployment.plan, steps.series.sizes
+        place = np.arange(len(steps.of)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        return place // np.where(steps.decodes[steps.of], plan.decode.micro_batch, plan.prefill.micro_batch)
+
+    def _run(
+        self, index: int, steps: _Steps, programs: GpuSteps, times: tuple[PackedTemplates, BoolArray], until: int
+    ) -> tuple[IntArray, IntArray]:
         """Hands the steps to the engine: [done, STEP_WIDTH] those that were walked, and [done, lanes] ps at work."""
-        context, programs, number = self._context, self._programs, steps.number
+        (forms, trails), context, number = times, self._context, steps.number
         layers = context.problem.layers
-        forms, trails = programs.times(parts)
         visits = np.empty((number, layers + 1, k.V_WIDTH), dtype=np.int64)
         visits[:, :, k.V_LAYER] = np.arange(layers + 1)
         visits[:, :, k.V_TOKENS] = steps.tokens[:, None]
@@ -251,7 +292,18 @@ class SeriesWalk:
         rows = self._rows(index, steps) if layers else np.zeros(k.R_HEADER, dtype=np.int64)
         status, done, laps = self._engine.walk_steps(rows, plan, until)
         refuse(status, context.tables)
+        if self._snapshot is not None and len(done) < number:
+            self._snapshot.restore()
+            self._cached(steps.counts[: len(done)])
         return done, laps
+
+    def _cached(self, counts: IntArray) -> BoolArray:
+        """[V, E] copies in GPU memory at the visits of steps with `counts` [n, L, E] tokens; no more of them may be made."""
+        number, layers, experts = counts.shape
+        self._snapshot = Snapshot(self._context)
+        of = np.tile(np.arange(layers), number)
+        steps = [slice(first, first + layers) for first in range(0, len(of), layers)]
+        return cached_residents(self._context, of, counts.reshape(-1, experts), steps)
 
     def _rows(self, index: int, steps: _Steps) -> IntArray:
         """`R` of the kernel."""
@@ -260,7 +312,7 @@ class SeriesWalk:
         counts, of = steps.counts.reshape(-1, experts), np.tile(np.arange(layers), number)
         demand = _Asked(context, counts, of)
         if context.deployment.cache is not None:
-            demand.resident = cached_residents(context, of, counts)
+            demand.resident = self._cached(steps.counts)
         answers = self._answers(index, steps, demand)
         if context.deployment.cache is not None:
             check_cached(context, answers, counts)

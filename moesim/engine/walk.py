@@ -9,6 +9,7 @@ import numpy as np
 
 from moesim.arrays import BoolArray, IntArray
 from moesim.contract import CacheRule, Dispatch, Foreseen, Moves, Step, Uses, Visit
+from moesim.engine.cached import cached_residents, check_cached
 from moesim.engine.context import Context
 from moesim.engine.dispatches import Answers, batched, stacked
 from moesim.engine.kernel import kernel as k
@@ -19,7 +20,7 @@ from moesim.engine.programs.durations import ExpertTimes
 from moesim.engine.programs.pre_expert import Structure, templates_of, trailer_of
 from moesim.errors import PolicyError
 
-__all__ = ["PassWalk", "cached_residents", "check_cached", "refuse"]
+__all__ = ["PassWalk", "refuse"]
 
 _EMPTY = np.zeros(0, dtype=np.int64)
 _NO_ROWS = np.zeros(k.R_HEADER, dtype=np.int64)
@@ -71,7 +72,7 @@ class PassWalk:
         """All visits of a policy whose decisions wait for no clock, in one call of the engine."""
         context = self.context
         resident = (
-            cached_residents(context, self.layers, self.counts, self.groups)
+            cached_residents(context, self.layers, self.counts, [slice(g, None, self.groups) for g in range(self.groups)])
             if context.deployment.cache is not None
             else context.residency.resident[self.layers]
         )
@@ -273,30 +274,3 @@ def refuse(status: int, tables: VisitTables) -> None:
             f"dispatch gave '{tables.helpers[k.BAD_READER - status].name}' an expert whose weights it cannot read"
         )
     raise PolicyError("dispatch gave active experts to a device that does not exist")
-
-
-def cached_residents(context: Context, visited: IntArray, counts: IntArray, groups: int = 1) -> BoolArray:
-    """[V, E] copies in GPU memory at each visit of MoE layers `visited` [V], as the rule of the cache leaves them."""
-    cache, books = context.deployment.cache, context.residency
-    assert cache is not None
-    before, resident = np.empty(counts.shape, dtype=np.bool_), books.resident.copy()
-    gained = np.empty(len(counts))
-    alone = [slice(row, row + 1) for row in range(len(counts))]
-    for rows in alone if cache.ordered else [slice(group, None, groups) for group in range(groups)]:
-        layers = visited[rows]
-        here = before[rows] = resident[layers]
-        clock = cache.clock + 1 + np.arange(len(counts))[rows]
-        stay, leave = cache.after(Uses(layers, clock, counts[rows], (counts[rows] > 0) & ~here, here))
-        resident[layers] = here & ~leave | stay
-        nbytes = books.bytes[layers]
-        gained[rows] = np.where(stay, nbytes, 0.0).sum(axis=1) - np.where(leave, nbytes, 0.0).sum(axis=1)
-    cache.clock += len(counts)
-    books.follow(resident, gained)
-    return before
-
-
-def check_cached(context: Context, answers: Answers, counts: IntArray) -> None:
-    """PolicyError where a policy with a cache does not upload whatever is used and not there."""
-    uploads = (answers.device == context.problem.gpu_index) | (counts == 0)
-    if not uploads.all() or answers.load is not None:
-        raise PolicyError("a batched policy with a cache gives all experts with tokens, and no others, to the GPU")

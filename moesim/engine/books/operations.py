@@ -49,13 +49,13 @@ class Operations:
             self._core(part.phase, *core_work(problem.model, part))
         self._rest(step.new_tokens.sum(keepdims=True), np.array([step.sampled]))
 
-    def steps(self, phase: Phase, parts: Parts, layers: IntArray) -> None:
-        """The same of n steps that go by `phase`, in each of which the GPU attends alone, all sequences together.
+    def steps(self, phase: Phase, parts: Parts, micro_batches: IntArray, layers: IntArray) -> None:
+        """The same of n steps that go by `phase`, in each of which the GPU attends alone.
 
-        `layers` [K]: decoder layers of each kind of attention.
+        `micro_batches`: tokens of all of them. `layers` [K]: decoder layers of each kind of attention.
         """
         self._phase = phase
-        self._projections(self._deployment.plan.of(phase), parts.tokens)
+        self._projections(self._deployment.plan.of(phase), micro_batches)
         for number, part in enumerate(PHASES):
             there = parts.of_phase[:, number] > 0
             if there.any():

@@ -25,13 +25,13 @@ class StepBooks:
     def __init__(self, operations: Operations, tally: WorkTally, layers: IntArray) -> None:
         """`layers` [K]: decoder layers of each kind of attention."""
         self._operations, self._tally, self._layers = operations, tally, layers
-        self._kept: dict[Phase, list[Parts]] = {"prefill": [], "decode": []}
+        self._kept: dict[Phase, list[tuple[Parts, IntArray]]] = {"prefill": [], "decode": []}
         self._numbers: dict[Phase, IntArray] = {phase: np.zeros(0, dtype=np.int64) for phase in self._kept}
         self._steps = 0
 
-    def add(self, phase: Phase, parts: Parts, counts: IntArray) -> None:
-        """Adds n steps that go by `phase`, with `counts` [n, L, E] tokens per expert."""
-        self._kept[phase].append(parts)
+    def add(self, phase: Phase, parts: Parts, micro_batches: IntArray, counts: IntArray) -> None:
+        """Adds n steps that go by `phase`, with `counts` [n, L, E] tokens per expert, of `micro_batches` [n, m] tokens."""
+        self._kept[phase].append((parts, micro_batches.ravel()))
         before = self._numbers[phase]
         numbers = np.bincount(counts.ravel(), minlength=len(before))
         numbers[: len(before)] += before
@@ -44,8 +44,8 @@ class StepBooks:
         """Enters what is kept."""
         for phase, collected in self._kept.items():
             if collected:
-                parts = Parts(*map(np.concatenate, zip(*collected, strict=True)))
-                self._operations.steps(phase, parts, self._layers)
+                parts = Parts(*map(np.concatenate, zip(*(parts for parts, _ in collected), strict=True)))
+                self._operations.steps(phase, parts, np.concatenate([pieces for _, pieces in collected]), self._layers)
                 self._tally.steps(phase, parts, self._layers, self._numbers[phase])
                 self._kept[phase], self._numbers[phase] = [], np.zeros(0, dtype=np.int64)
         self._steps = 0

@@ -88,12 +88,17 @@ def _ints(values: Sequence[int]) -> IntArray:
 
 
 def _alone(template: Template, gpu: int) -> int:
-    """ps of a template whose operations the GPU does one after another, drawing nothing; -1 for any other."""
-    plain = template.stored < 0 and template.known == len(template.operations) - 1
-    for number, operation in enumerate(template.operations):
-        follows = list(operation.after) == ([number - 1] if number else [])
-        plain = plain and follows and operation.lane in (gpu, JOIN) and operation.count == 1 and not operation.draws
-    return sum(operation.total for operation in template.operations) if plain else -1
+    """ps of a template that the GPU does without a pause, drawing nothing; -1 for any other.
+
+    That is where all operations are the GPU's and the last one waits, by way of others, for all before it.
+    """
+    operations = template.operations
+    plain, needed = template.stored < 0 and template.known == len(operations) - 1, {len(operations) - 1}
+    for number in range(len(operations) - 1, -1, -1):
+        operation = operations[number]
+        plain = plain and number in needed and operation.lane in (gpu, JOIN) and operation.count == 1 and not operation.draws
+        needed.update(operation.after)
+    return sum(operation.total for operation in operations) if plain else -1
 
 
 def visits_of_pass(layers: IntArray, tokens: IntArray, templates: IntArray) -> IntArray:

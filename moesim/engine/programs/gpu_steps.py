@@ -20,11 +20,15 @@ from moesim.hardware.device import PHASES
 __all__ = ["GpuSteps", "Parts", "attends_alone"]
 
 
+_LARGE = 1 << 14
+"""Tokens of a step beyond which times are computed for each step, since a table would take longer."""
+
+
 class Parts(NamedTuple):
-    """The attention of n steps: that of prompts, then that of decodes, by the K kinds of decoder layers."""
+    """The attention of n steps, or micro-batches: that of prompts, then that of decodes, by the K kinds of decoder layers."""
 
     tokens: IntArray
-    """[n] tokens of each step."""
+    """[n] tokens of each."""
     sampled: IntArray
     """[n] output tokens that each yields."""
     of_phase: IntArray
@@ -49,21 +53,21 @@ def attends_alone(problem: Problem, deployment: Deployment) -> bool:
 
 
 class GpuSteps:
-    """The templates of any step, and their times."""
+    """The templates of any step of m micro-batches, and their times."""
 
-    def __init__(self, problem: Problem, resources: Mapping[str, int], lane: Callable[[str], int]) -> None:
-        self._problem = problem
+    def __init__(self, problem: Problem, resources: Mapping[str, int], lane: Callable[[str], int], micro_batches: int) -> None:
+        self._problem, self._micro_batches = problem, micro_batches
         self.gpu = lane(problem.system.gpu_name)
         self.kinds, kind_of = _kinds(problem)
         """[K] a decoder layer of each kind of attention."""
         self.layers_of_kind = np.bincount(kind_of, minlength=len(self.kinds))
         """[K] decoder layers of each kind."""
         self._tables: dict[str, IntArray] = {}
-        moe, bare, parts = set(problem.model.moe_layers), set(problem.model.bare_layers), len(self.kinds)
+        moe, bare, parts = set(problem.model.moe_layers), set(problem.model.bare_layers), micro_batches * len(self.kinds)
         groups: list[tuple[int, ...]] = []
         columns: list[int] = []
         for layer, kind in enumerate(kind_of.tolist()):
-            columns += (kind, parts + (0 if layer in moe else 2 if layer in bare else 1))
+            columns += (*range(kind, parts, len(self.kinds)), parts + (0 if layer in moe else 2 if layer in bare else 1))
             if layer in moe:
                 groups.append(tuple(columns))
                 columns = []
@@ -79,24 +83,32 @@ class GpuSteps:
         self._columns: IntArray = np.array([*joined, parts + 3], dtype=np.int64)
 
     def _template(self, group: tuple[int, ...]) -> Template:
-        """Operations one after another, and the moment at which the routing is known."""
-        operations = [
-            Operation(self.gpu, 0, [number - 1] if number else [], label=label_of("router" if number % 2 else "attention"))
-            for number in range(len(group))
-        ]
-        operations.append(Operation(JOIN, 0, [len(group) - 1]))
+        """For each layer the micro-batches behind one another, and what follows them; then the routing is known."""
+        operations: list[Operation] = []
+        after: list[int] = []
+        while len(operations) < len(group):
+            first = len(operations)
+            ends = list(range(first, first + self._micro_batches))
+            operations += [Operation(self.gpu, 0, after, label=label_of("attention")) for _ in ends]
+            operations.append(Operation(self.gpu, 0, ends, label=label_of("router")))
+            after = [len(operations) - 1]
+        operations.append(Operation(JOIN, 0, after))
         return Template(operations, len(group), -1)
 
-    def times(self, parts: Parts) -> tuple[PackedTemplates, BoolArray]:
-        """The templates of n steps, those of one behind those of another; and [n] whether anything follows the layers."""
+    def times(self, parts: Parts, micro_batches: Parts) -> tuple[PackedTemplates, BoolArray]:
+        """The templates of n steps, those of one behind those of another; and [n] whether anything follows the layers.
+
+        `micro_batches`: the m of the first step, then those of the next.
+        """
         model, costs = self._problem.model, self._problem.costs
-        gpu, tokens = self._problem.system.gpu_name, parts.tokens
-        around = self._ps("QKV projection", tokens, lambda t: costs.projections(gpu, t))
-        around = around + self._ps("output projection", tokens, lambda t: costs.output(gpu, t))
+        gpu, pieces, tokens = self._problem.system.gpu_name, micro_batches.tokens, parts.tokens
+        around = self._ps("QKV projection", pieces, lambda t: costs.projections(gpu, t))
+        around = around + self._ps("output projection", pieces, lambda t: costs.output(gpu, t))
+        attention = (around[:, None] + self._cores(micro_batches)).reshape(len(tokens), -1)
         zero = np.zeros(len(tokens), dtype=np.int64)
         dense = self._ps("a dense layer", tokens, costs.dense) if model.n_dense else zero
         router = self._ps("the router", tokens, costs.router) if len(self.of_layer) else zero
-        bank = np.column_stack([around[:, None] + self._cores(parts), router, dense, zero])
+        bank = np.column_stack([attention, router, dense, zero])
         head = np.where(parts.sampled > 0, self._ps("the LM head", parts.sampled, costs.head), 0)
         last = head + bank[:, self._trailing].sum(axis=1)
         return self._forms.repeated(np.column_stack([bank, last])[:, self._columns]), last > 0
@@ -117,8 +129,10 @@ class GpuSteps:
         return to_ps(seconds, f"attention on {gpu}")
 
     def _ps(self, operation: str, tokens: IntArray, seconds: Callable[[IntArray], FloatArray]) -> IntArray:
-        """ps by tokens, looked up; the table grows with the largest step."""
+        """ps by tokens, looked up unless steps are large; the table grows with the largest step."""
         most = int(tokens.max())
+        if most > _LARGE:
+            return to_ps(seconds(tokens), operation)
         if most >= len(self._tables.get(operation, ())):
             self._tables[operation] = to_ps(seconds(np.arange(max(64, 1 << most.bit_length()))), operation)
         return self._tables[operation][tokens]
