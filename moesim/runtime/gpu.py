@@ -108,8 +108,7 @@ class GpuCore(Spec):
     @property
     def shares(self) -> dict[str, float]:
         """What takes the place of the GPU's own shares."""
-        own = {"streaming": self.streaming, "efficiency": self.efficiency}
-        return {name: share for name, share in own.items() if share is not None}
+        return _given(streaming=self.streaming, efficiency=self.efficiency)
 
 
 class GpuPrograms(Spec):
@@ -134,6 +133,10 @@ class GpuPrograms(Spec):
     """Share of the memory bandwidth that its products and experts reach; without it what the GPU was measured to."""
     efficiency: PositiveShare | None = None
     """Share of the peak that its products and experts reach with many tokens; without it what the GPU was measured to."""
+    expert_efficiency: PositiveShare | None = None
+    """The same of experts alone, where their kernels reach another share; without it `efficiency`."""
+    expert_half: Count | None = None
+    """Tokens per expert at which half of that is reached, for tiles that are not filled; without it the GPU's own."""
     unpack: Count = 0.0
     """Bytes of GPU memory moved per packed weight (fewer than 16 bits) where a kernel of its own unpacks a matrix before each
     product; 0 where the product unpacks, or nothing is packed."""
@@ -190,10 +193,11 @@ class GpuPrograms(Spec):
 
     def over(self, gpu: Gpu) -> Gpu:
         """`gpu` as this program uses it."""
-        shares = {name: share for name in ("streaming", "efficiency") if (share := getattr(self, name)) is not None}
         changes: dict[str, object] = {}
-        if shares:
+        if shares := _given(streaming=self.streaming, efficiency=self.efficiency):
             changes["gemm"] = gpu.gemm.model_copy(update=shares)
+        efficiency = self.efficiency if self.expert_efficiency is None else self.expert_efficiency
+        if shares := _given(streaming=self.streaming, efficiency=efficiency, half=self.expert_half):
             if isinstance(gpu.experts, Roofline):
                 changes["experts"] = gpu.experts.model_copy(update=shares)
             changes["formats"] = {name: _shared(packed, shares) for name, packed in gpu.formats.items()}
@@ -207,6 +211,10 @@ class GpuPrograms(Spec):
             return 0.0
         kernels: Kernels = getattr(self.kernels, operation)
         return self.seconds(operation, fixed) - kernels.seconds(fixed, self.launches.graph)
+
+
+def _given(**shares: float | None) -> dict[str, float]:
+    return {name: share for name, share in shares.items() if share is not None}
 
 
 def _shared(packed: ExpertFormat, shares: dict[str, float]) -> ExpertFormat:

@@ -35,7 +35,9 @@ def _findings() -> Findings:
     constants = (
         f"Fitted: copies reach {value(middle, 'copies', 'share')} of the link's pinned rate (micro-batch 512; the source "
         "leaves this to be fitted, for it does not state the machine: a desktop with an RTX 4090 on PCIe 4 is taken). From "
-        f"sources: GPU products at {value(middle, 'gpu', 'efficiency')} of the peak (DeepSeek-V2-Lite on an RTX 3090)."
+        f"sources: dense products at {value(middle, 'gpu', 'efficiency')} of the peak (dense models on two GPUs), experts at "
+        f"{value(middle, 'gpu', 'expert_efficiency')} of it and at half of that with {value(middle, 'gpu', 'expert_half')} tokens "
+        "(DeepSeek-V2-Lite on an RTX 3090)."
     )
     return Findings(tuple(rows), (), (spread(rows), constants))
 

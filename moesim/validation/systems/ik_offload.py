@@ -96,6 +96,8 @@ def seconds(table: Table, by_expert: bool, number: int) -> float:
         "hardware.links.pcie.setup": f"{_SETUP_US * _TENSORS / table.experts} us",
     }
     sets |= {key: f"{value:.6g}{_UNITS[key]}" if key in _UNITS else value for key, (value, *_) in table.fits.items()}
+    # one efficiency stands for dense products and for experts, whatever tokens they have
+    sets |= {"runtime.gpu.expert_efficiency": sets[_EFFICIENCY], "runtime.gpu.expert_half": 0}
     return single(setting, table.prompt or number, 1, sets).ttft
 
 
