@@ -98,6 +98,8 @@ def plain_warnings() -> Iterator[None]:
             complain(f"note: {text}")
 
     with warnings.catch_warnings():
+        # loky starts a process anew that has grown; the run goes on as if nothing had happened
+        warnings.filterwarnings("ignore", message="A worker was restarted while some jobs")
         warnings.showwarning = show
         yield
 

@@ -38,7 +38,7 @@ class Export:
             else f"placement   {placement['moved']:,} of {placement['pairs']:,} experts are elsewhere than in the run; "
             f"{placement['exported_bytes']} in GPU memory, {placement['run_bytes']} in the run"
         )
-        shares = f"{placement['run_share']:.1%} in the run, {placement['exported_share']:.1%} here"
+        shares = f"{100 * placement['run_share']:.1f} % in the run, {100 * placement['exported_share']:.1f} % here"
         lines.append(f"uses        of experts in GPU memory: {shares}")
         width = max(len(row["what"]) for row in rows)
         lines += ["", f"{'':{width}}  {'tok/s':>8}  {'prefill':>8}  {'decode':>8}"]

@@ -46,7 +46,7 @@ def mixture(name: str, model: Architecture) -> Precision:
     if text.startswith("ud_"):
         raise ValueError(
             f"'{name}': what a UD file of Unsloth stores in which type differs from model to model; give the file itself "
-            f"(model: PATH.gguf), or the nearest file type of llama.cpp ({text[3:].replace('_xl', '_m').upper()})"
+            f"(model: PATH.gguf), or {_nearest(text[3:]).upper()}, the file type of llama.cpp that is nearest by its name"
         )
     if text in MIXTURES:
         return _Recipe(text, model).precision()
@@ -61,6 +61,16 @@ def mixture(name: str, model: Architecture) -> Precision:
     if plain == "mxfp4":  # gpt-oss: experts alone
         return Precision(experts=plain)
     return Precision(weights=plain, experts=plain, router=embeddings, embeddings=embeddings)
+
+
+def _nearest(text: str) -> str:
+    """The file type of llama.cpp that is meant by a name of Unsloth without its `ud_`: `q4_k_m` for `q4_k_xl`."""
+    family = text.removesuffix("_xl")
+    return next(
+        name
+        for name in (family, f"{family}_m", family.replace("_k", "_0"), family.replace("tq1_0", "iq1_s"), "q4_k_m")
+        if name in MIXTURES
+    )
 
 
 class _Recipe:

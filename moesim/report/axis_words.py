@@ -5,6 +5,8 @@ Knows the names of columns and the words of a machine's parts.
 
 from __future__ import annotations
 
+from moesim.results.words import LATENCY_WORDS
+
 __all__ = ["axis_name"]
 
 _NAMES = {
@@ -29,13 +31,6 @@ _NAMES = {
     "hardware": "machine",
     "bottleneck.share": "critical path of the bottleneck (share)",
 }
-_LATENCIES = {
-    "ttft_s": "time to first token",
-    "tpot_s": "time per output token",
-    "e2e_s": "latency of a request",
-    "itl_s": "time between tokens",
-    "queue_s": "time in the queue",
-}
 _OF = {
     "bytes": ("traffic", "bytes"),
     "utilisation": ("time at work", "share"),
@@ -52,8 +47,8 @@ def axis_name(column: str) -> str:
         return _NAMES[column]
     path, bracket, unit = column.partition(" (")
     metric, _, quantile = path.partition(".")
-    if metric in _LATENCIES:
-        return f"{quantile} {_LATENCIES[metric]} (s)".lstrip()
+    if metric in LATENCY_WORDS:
+        return f"{quantile} {LATENCY_WORDS[metric]} (s)".lstrip()
     if metric in _OF and quantile:
         return f"{_OF[metric][0]} of {quantile} ({_OF[metric][1]})"
     steps = [step for step in path.split(".") if step not in _GROUPS] or [path]

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moesim.results.statistics import mean
+from moesim.results.words import metric_words
+from moesim.units import format_seconds
 
 __all__ = ["constraint_words", "missed"]
 
@@ -33,7 +35,12 @@ def _keeps(constraint: Mapping[str, Any], value: float) -> bool:
 
 
 def constraint_words(constraint: Mapping[str, Any]) -> str:
-    """`ttft_s.p99 at most 2`."""
-    limits = [f"{word} {constraint[key]:g}" for key, word in (("at_least", "at least"), ("at_most", "at most"))
+    """`p99 time to first token at most 2 s`."""
+    name, unit = metric_words(constraint["metric"])
+    limits = [f"{word} {_value(constraint[key], unit)}" for key, word in (("at_least", "at least"), ("at_most", "at most"))
               if constraint[key] is not None]  # fmt: skip
-    return f"{constraint['metric']} {' and '.join(limits)}"
+    return f"{name} {' and '.join(limits)}"
+
+
+def _value(value: float, unit: str) -> str:
+    return format_seconds(value) if unit == "s" else f"{value:,g} {unit}".rstrip()

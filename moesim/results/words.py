@@ -15,7 +15,7 @@ from moesim.results.table import align
 if TYPE_CHECKING:
     from moesim.results.sweeps import SweepResult
 
-__all__ = ["metric_words", "number", "optimum_sentences", "sentences", "share_words", "sweep_text"]
+__all__ = ["LATENCY_WORDS", "metric_words", "number", "optimum_sentences", "sentences", "share_words", "sweep_text"]
 
 _METRICS = {
     "throughput_tok_s": ("throughput", "tok/s"),
@@ -32,6 +32,13 @@ _METRICS = {
     "decode_hit_rate": ("hit rate while decoding", ""),
     "share_of_bound": ("share of the bound", ""),
 }
+LATENCY_WORDS = {
+    "ttft_s": "time to first token",
+    "tpot_s": "time per output token",
+    "e2e_s": "latency of a request",
+    "itl_s": "time between tokens",
+    "queue_s": "time in the queue",
+}
 _MOST = 12
 """Lines of each kind that a screen shows; the files hold all."""
 _ROWS = 30
@@ -44,7 +51,10 @@ def metric_words(name: str) -> tuple[str, str]:
     """What a metric is called in a sentence, and its unit."""
     if name in _METRICS:
         return _METRICS[name]
-    return name, "s" if name.partition(".")[0].endswith("_s") else ""
+    metric, _, quantile = name.partition(".")
+    if metric in LATENCY_WORDS:
+        return f"{quantile} {LATENCY_WORDS[metric]}".lstrip(), "s"
+    return name, "s" if metric.endswith("_s") else ""
 
 
 def number(value: Any) -> str:
@@ -353,7 +363,7 @@ def _means(result: SweepResult) -> tuple[list[str], list[list[str]]]:
     for index in range(len(means["samples"])):
         at = {name: means[name][index] for name in means}
         low, high = at.get(f"{metric}.low"), at.get(f"{metric}.high")
-        known = low is not None and not math.isnan(low)
+        known = low is not None and not math.isnan(low) and low != high
         spread = f"{number(low)} to {number(high)}" if known else ""
         name = marked(str(at["policy"]), lossy=at.get("lossy") == "yes", bound=at.get("is_bound") == "yes")
         own = [name] if policies else []

@@ -23,6 +23,8 @@ from moesim.workload.table import id_type
 
 __all__ = ["fitting", "record_of", "sglang", "vllm"]
 
+_USE = "`moesim trace` shows what the record holds; `routing: {kind: trace, path: ...}` of a workload replays it"
+
 _MOST_EXPERTS = 2**16
 _Ids = NDArray[np.integer[Any]]
 
@@ -95,7 +97,8 @@ def record_of(pieces: list[NDArray[np.uint16]], first: list[int], path: Path, mo
         pos=np.concatenate([begin + np.arange(size, dtype=np.int32) for begin, size in zip(first, sizes, strict=True)]),
         meta=np.frombuffer(json.dumps(document).encode(), dtype=np.uint8),
     )
-    return buffer.getvalue(), Imported(len(experts), f"tokens of {len(sizes)} sequence{'s' if len(sizes) > 1 else ''}")
+    unit = f"tokens of {len(sizes)} sequence{'s' if len(sizes) > 1 else ''}"
+    return buffer.getvalue(), Imported(len(experts), unit, (_USE,))
 
 
 def _array(value: Any, flat: tuple[int, int] | None) -> _Ids:

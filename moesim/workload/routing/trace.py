@@ -208,9 +208,14 @@ class Trace(Routing):
             return self._sequences(record, profile.tasks, "workload.profile.tasks")
         if not isinstance(profile, profiles.HeldOut):
             return None
-        sequences = np.setdiff1d(self._sequences(record, self.tasks, "workload.routing.tasks"), chosen)
+        known = self._sequences(record, self.tasks, "workload.routing.tasks")
+        sequences = np.setdiff1d(known, chosen)
         if not sequences.size:
-            message = "the run replays every sequence, none is left to learn from; ask for fewer requests or another profile"
+            message = (
+                f"the run replays all {len(known)} sequences of the record, so none is left to learn popularity from; "
+                f"take workload.requests below {len(known)}, or a workload.profile that needs none: "
+                "{kind: uniform} (nothing known), {kind: table, path: COUNTS.csv} or {kind: same} (an oracle's)"
+            )
             raise InputError(Mistake(message, path="workload.profile"))
         return sequences
 

@@ -69,9 +69,9 @@ def test_what_no_setting_keeps_is_said(tmp_path: Path) -> None:
     found = optimize(experiment(tmp_path, axes=axes, constraints={"ttft_s.p99": {"at_most": "1 us"}}), rounds=2, jobs=1)
     assert found.answer["optimum"] == []
     (group,) = found.answer["out_of_reach"]
-    assert (group["missed"], group["runs"]) == (["ttft_s.p99 at most 1e-06"], 2)
+    assert (group["missed"], group["runs"]) == (["p99 time to first token at most 1 us"], 2)
     assert found.answer["best"] is None
-    assert "none of 2 settings that keeps ttft_s.p99 at most 1e-06" in found.answer["sentences"][0]
+    assert "none of 2 settings that keeps p99 time to first token at most 1 us" in found.answer["sentences"][0]
 
 
 @pytest.mark.parametrize(
@@ -93,6 +93,6 @@ def test_a_number_that_is_not_known_keeps_no_limit() -> None:
     limit = {"metric": "machine_usd", "at_least": None, "at_most": 5.0}
     rows = [{"status": "done", "machine_usd": value} for value in (4.0, 5.5)]
     assert missed([limit], rows) == ()
-    assert missed([limit], [*rows, {"status": "done", "machine_usd": None}]) == ("machine_usd at most 5",)
-    assert missed([limit], [*rows, {"status": "done", "machine_usd": 9.0}]) == ("machine_usd at most 5",)
+    assert missed([limit], [*rows, {"status": "done", "machine_usd": None}]) == ("price of the machine at most 5 USD",)
+    assert missed([limit], [*rows, {"status": "done", "machine_usd": 9.0}]) == ("price of the machine at most 5 USD",)
     assert constraint_words({"metric": "m", "at_least": 1, "at_most": 2.5}) == "m at least 1 and at most 2.5"

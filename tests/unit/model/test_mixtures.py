@@ -73,7 +73,10 @@ def test_a_scenario_takes_the_name_as_text() -> None:
     ("text", "message"),
     [
         ("Q4_K_X", r"'Q4_K_X' is not a precision; known: .*Did you mean 'q4_k"),
-        ("UD-Q4_K_XL", r"a UD file of Unsloth .* give the file itself \(model: PATH.gguf\), or the nearest .* \(Q4_K_M\)"),
+        ("UD-Q4_K_XL", r"a UD file of Unsloth .* give the file itself \(model: PATH.gguf\), or Q4_K_M, the file type"),
+        ("UD-Q2_K_XL", r"or Q2_K, the file type"),
+        ("UD-Q8_K_XL", r"or Q8_0, the file type"),
+        ("UD-TQ1_0", r"or IQ1_S, the file type"),
     ],
 )
 def test_a_name_that_is_not_known_says_what_is(text: str, message: str) -> None:

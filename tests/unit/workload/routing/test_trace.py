@@ -124,7 +124,7 @@ def test_profiles(tmp_path):
 
 
 def test_nothing_left_to_hold_out(tmp_path):
-    with pytest.raises(InputError, match="none is left to learn from"):
+    with pytest.raises(InputError, match="all 4 sequences of the record, so none is left to learn popularity from"):
         build(tmp_path, requests=4, profile=HeldOut())
 
 
