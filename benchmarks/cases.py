@@ -15,7 +15,7 @@ from benchmarks import naive
 from moesim.arrays import IntArray
 from moesim.clock import to_ps
 from moesim.contract import Policy, Problem, Visit
-from moesim.engine import simulate
+from moesim.engine import SimulationOptions, simulate
 from moesim.engine.context import Context
 from moesim.engine.machine import EngineKind
 from moesim.engine.passes import Pass, passes_of_job
@@ -103,7 +103,7 @@ def afresh(problem: Problem) -> Problem:
 def time_moesim(case: Case, engine: EngineKind) -> Timing:
     """Runs the whole job: deployment, prefill, counting, dispatch, costs and books are all inside."""
     begin = time.process_time()
-    recorder = simulate(afresh(case.problem), case.policy, case.routing, engine=engine).recorder
+    recorder = simulate(afresh(case.problem), case.policy, case.routing, SimulationOptions(engine=engine)).recorder
     decode = recorder.makespan - recorder.passes[0].end
     return Timing(time.process_time() - begin, decode, recorder.events, recorder.layer_visits)
 

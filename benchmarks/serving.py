@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import naive_serving
-from moesim.engine import simulate
+from moesim.engine import SimulationOptions, simulate
 from moesim.engine.kernel import kernel as k
 from moesim.engine.kernel.engine import KernelEngine
 from moesim.engine.run import Outcome
@@ -39,7 +39,7 @@ def _simulated(loaded: LoadedScenario) -> tuple[Outcome, float]:
     job, routing = loaded.build()
     problem, schedule = problem_of(loaded, job, routing), loaded.scenario.workload.schedule
     begin = time.process_time()
-    outcome = simulate(problem, loaded.scenario.policy, routing, schedule=schedule)
+    outcome = simulate(problem, loaded.scenario.policy, routing, SimulationOptions(schedule=schedule))
     return outcome, time.process_time() - begin
 
 

@@ -87,7 +87,7 @@ def _load(options: argparse.Namespace) -> Any:
 def _run(options: argparse.Namespace) -> int:
     from moesim.results.store import refuse_foreign
     from moesim.results.table import run_table
-    from moesim.runs.run import out_directory, run_loaded
+    from moesim.runs.run import RunOptions, out_directory, run_loaded
     from moesim.scenario.catalogue import shown
     from moesim.writing import file_target
 
@@ -99,10 +99,9 @@ def _run(options: argparse.Namespace) -> int:
     with bar("simulating", "tok") as progress:
         result = run_loaded(
             loaded_scenario,
-            timeline=options.trace is not None,
-            window=options.trace_window,
-            progress=progress,
-            command=options.command,
+            RunOptions(
+                timeline=options.trace is not None, window=options.trace_window, progress=progress, command=options.command
+            ),
         )
     if spread is not None:
         spread.enter(result)

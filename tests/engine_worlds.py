@@ -29,7 +29,7 @@ from moesim.contract import (
     Visit,
 )
 from moesim.contract.steps import StepPlan
-from moesim.engine import simulate
+from moesim.engine import SimulationOptions, simulate
 from moesim.engine.run import Outcome
 from moesim.hardware import System
 from moesim.model import Architecture
@@ -379,7 +379,7 @@ def run(
     **capacity: float,
 ) -> Outcome:
     p, table = problem(k, **capacity)
-    return simulate(p, policy(knobs=k), table, engine=engine, timeline=timeline, schedule=schedule)
+    return simulate(p, policy(knobs=k), table, SimulationOptions(engine=engine, timeline=timeline, schedule=schedule))
 
 
 RICH = Knobs(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,11 +18,22 @@ from moesim.model import Architecture, Latent
 from moesim.runtime import FREE, Calls, Copies, Runtime
 from moesim.runtime.gpu import Operation
 
-__all__ = ["Costs", "first_count"]
+__all__ = ["Costs", "StepLoad", "first_count"]
 
 _OPERAND_BITS = 16.0
 _PINNED = Copies()
 """Copies that nothing slows down."""
+
+
+class StepLoad(NamedTuple):
+    """What else is in a step, as far as it slows attention down; [...] each."""
+
+    sequences: Any = 0
+    """Sequences that decode."""
+    mixed: Any = False
+    """Whether the step holds prompts, too."""
+    tokens: Any = 0
+    """All tokens of the step."""
 
 
 def first_count(better: Callable[[int], bool], limit: int = 1 << 20) -> float:
@@ -205,16 +216,12 @@ class Costs:
         programs = self.runtime.gpu
         return np.asarray(time + programs.step + programs.request * np.asarray(tokens, dtype=np.float64))
 
-    def core(  # noqa: PLR0913
-        self, device: str, flops: Any, kv_bytes: Any, phase: Phase, tier: str,
-        *, sequences: Any = 0, mixed: Any = False, tokens: Any = 0,
-    ) -> FloatArray:  # fmt: skip
-        """OP1: attention core on `device` over a KV cache in `tier`.
+    def core(self, device: str, flops: Any, kv_bytes: Any, phase: Phase, tier: str, load: StepLoad | None = None) -> FloatArray:
+        """OP1: attention core on `device` over a KV cache in `tier`; the `load` of the step matters where a profile says so.
 
-        `sequences` [...] that decode, whether the step holds prompts, too (`mixed`), and all `tokens` of the step matter to
-        GPUs and runtimes that say so.
         The GPU always reads its own memory: a cache in another tier is copied there first, which is not in this time.
         """
+        sequences, mixed, tokens = load or StepLoad()
         reach = None if device == self.system.gpu_name else self.reach(device, tier).rate
         unit = self.system.devices[device]
         time = np.asarray(unit.core_time(flops, kv_bytes, phase, reach), dtype=np.float64)

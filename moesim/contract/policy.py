@@ -153,6 +153,7 @@ class Moves(NamedTuple):
 NO_MOVES = Moves()
 
 
+@dataclass(slots=True, eq=False)
 class Visit:
     """One MoE layer met by one group of tokens, its routing known: what a real system's dispatcher sees.
 
@@ -161,44 +162,28 @@ class Visit:
     are [V] then, and the others [V, E].
     """
 
-    __slots__ = ("copy", "counts", "cpu", "foreseen", "gpu", "index", "layer", "ndp", "phase", "resident", "tokens")
-
-    def __init__(  # noqa: PLR0913
-        self,
-        index: int,
-        phase: str,
-        layer: Any,
-        tokens: Any,
-        counts: IntArray,
-        gpu: FloatArray,
-        cpu: FloatArray,
-        ndp: FloatArray,
-        copy: FloatArray,
-        resident: BoolArray,
-        foreseen: Foreseen | None = None,
-    ) -> None:
-        self.index = index
-        """Number of the pass."""
-        self.phase = phase
-        """`prefill` or `decode`."""
-        self.layer = layer
-        """MoE layer, 0 to L-1."""
-        self.tokens = tokens
-        """Tokens in the visit."""
-        self.counts = counts
-        """[E] tokens routed to each expert; their sum is k * tokens."""
-        self.gpu = gpu
-        """[E] time on the GPU once the weights are there."""
-        self.cpu = cpu
-        """[E] time on the CPU, weights read from the expert's home tier (inf without a CPU or from GPU memory)."""
-        self.ndp = ndp
-        """[E] time on the near-data unit of the expert's home tier (inf where there is none)."""
-        self.copy = copy
-        """[E] time of a lone copy from the expert's home to GPU memory (0 where its home is GPU memory)."""
-        self.resident = resident
-        """[E] copies in GPU memory."""
-        self.foreseen = foreseen
-        """What the policy's `foresight` says of later layers; read it through `ahead`."""
+    index: int
+    """Number of the pass."""
+    phase: str
+    """`prefill` or `decode`."""
+    layer: Any
+    """MoE layer, 0 to L-1."""
+    tokens: Any
+    """Tokens in the visit."""
+    counts: IntArray
+    """[E] tokens routed to each expert; their sum is k * tokens."""
+    gpu: FloatArray
+    """[E] time on the GPU once the weights are there."""
+    cpu: FloatArray
+    """[E] time on the CPU, weights read from the expert's home tier (inf without a CPU or from GPU memory)."""
+    ndp: FloatArray
+    """[E] time on the near-data unit of the expert's home tier (inf where there is none)."""
+    copy: FloatArray
+    """[E] time of a lone copy from the expert's home to GPU memory (0 where its home is GPU memory)."""
+    resident: BoolArray
+    """[E] copies in GPU memory."""
+    foreseen: Foreseen | None = None
+    """What the policy's `foresight` says of later layers; read it through `ahead`."""
 
     def ahead(self, depth: int) -> IntArray | None:
         """[E] tokens that the policy's `foresight` predicts for MoE layer `layer + depth` of the pass; None past the last."""

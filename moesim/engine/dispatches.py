@@ -5,7 +5,7 @@ Reads answers; knows no machine.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,27 +42,30 @@ def stacked(dispatches: list[Dispatch], routed: IntArray, stored: FloatArray) ->
     for answer in dispatches:
         if answer.device.shape != routed.shape[1:]:
             raise PolicyError(f"dispatch returned device of shape {answer.device.shape}, not [E] = {routed.shape[1:]}")
-    device = np.stack([answer.device for answer in dispatches])
-    order = load = counts = nbytes = stale = source = moves = None
-    if any(answer.order is not None for answer in dispatches):
-        by_id = np.arange(routed.shape[1])
-        order = np.stack([by_id if answer.order is None else answer.order for answer in dispatches])
-    if any(answer.load is not None for answer in dispatches):
-        nothing = np.zeros(routed.shape[1], dtype=np.bool_)
-        load = np.stack([nothing if answer.load is None else answer.load for answer in dispatches])
-    if any(answer.counts is not None for answer in dispatches):
-        counts = _counts(dispatches, routed)
-    if any(answer.nbytes is not None for answer in dispatches):
-        nbytes = _nbytes(dispatches, stored)
-    if any(answer.stale is not None for answer in dispatches):
-        stale = np.stack([np.zeros_like(routed[0]) if answer.stale is None else answer.stale for answer in dispatches])
-        if (stale < 0).any() or (stale > (routed if counts is None else counts)).any():
-            raise PolicyError("dispatch calls more tokens of an expert stale than it computes")
-    if any(answer.source is not None for answer in dispatches):
-        source = np.stack([np.full_like(routed[0], -1) if answer.source is None else answer.source for answer in dispatches])
-    if any(answer.moves is not None for answer in dispatches):
-        moves = np.array([answer.moves is not None for answer in dispatches])
-    return Answers(device, order, load, counts, nbytes, stale, source, moves)
+    filled = {name for answer in dispatches for name, part in zip(Dispatch._fields, answer, strict=True) if part is not None}
+    counts = _counts(dispatches, routed) if "counts" in filled else None
+    return Answers(
+        np.stack([answer.device for answer in dispatches]),
+        _rows(dispatches, "order", np.arange(routed.shape[1])) if "order" in filled else None,
+        _rows(dispatches, "load", np.zeros(routed.shape[1], dtype=np.bool_)) if "load" in filled else None,
+        counts,
+        _nbytes(dispatches, stored) if "nbytes" in filled else None,
+        _stale(dispatches, routed if counts is None else counts) if "stale" in filled else None,
+        _rows(dispatches, "source", np.full_like(routed[0], -1)) if "source" in filled else None,
+        np.array([answer.moves is not None for answer in dispatches]) if "moves" in filled else None,
+    )
+
+
+def _rows(dispatches: list[Dispatch], name: str, default: Any) -> Any:
+    """[V, E] a part of the answers, `default` [E] where an answer has none."""
+    return np.stack([default if (part := getattr(answer, name)) is None else part for answer in dispatches])
+
+
+def _stale(dispatches: list[Dispatch], computed: IntArray) -> IntArray:
+    stale: IntArray = _rows(dispatches, "stale", np.zeros_like(computed[0]))
+    if (stale < 0).any() or (stale > computed).any():
+        raise PolicyError("dispatch calls more tokens of an expert stale than it computes")
+    return stale
 
 
 def batched(dispatch: Dispatch, routed: IntArray) -> Answers:

@@ -27,7 +27,7 @@ from moesim.results.recorder import PassRow, Recorder
 from moesim.scheduling.rounds import Rounds
 from moesim.workload.table import RoutingTable
 
-__all__ = ["Outcome", "simulate"]
+__all__ = ["Outcome", "SimulationOptions", "simulate"]
 
 
 @dataclass(frozen=True)
@@ -47,32 +47,37 @@ class Outcome:
     """Who composed the steps."""
 
 
-def simulate(  # noqa: PLR0913
-    problem: Problem,
-    policy: Policy,
-    routing: RoutingTable,
-    *,
-    engine: EngineKind = "auto",
-    timeline: bool = False,
-    window: tuple[int, int] | None = None,
-    faults: Sequence[Fault] = (),
-    schedule: Callable[[Problem, Deployment], Scheduler] = Rounds,
-    progress: Progress | None = None,
-    whole: Problem | None = None,
-) -> Outcome:
+@dataclass(frozen=True)
+class SimulationOptions:
+    """How a job is simulated, beside what is simulated."""
+
+    engine: EngineKind = "auto"
+    """`kernel`, or the slow and plain `reference`, which gives the same; `auto` takes the kernel."""
+    timeline: bool = False
+    """Whether to record who did what when."""
+    window: tuple[int, int] | None = None
+    """(ps, ps): the only stretch of the timeline that is recorded; all of it for None."""
+    faults: Sequence[Fault] = ()
+    """Tiers that fail and come back."""
+    schedule: Callable[[Problem, Deployment], Scheduler] = Rounds
+    """Makes the scheduler that composes the steps, once the policy has placed the model."""
+    progress: Progress | None = None
+    """`progress(done, total)` counts tokens of prompts and outputs."""
+    whole: Problem | None = None
+    """The problem that the policy places the model for, where the job is a part of a longer one."""
+
+
+def simulate(problem: Problem, policy: Policy, routing: RoutingTable, options: SimulationOptions | None = None) -> Outcome:
     """Runs the job of `problem` under `policy`; `routing` is hidden from the policy until each visit.
 
-    `engine`: `kernel`, or the slow and plain `reference`, which gives the same; `auto` takes the kernel. `window` (ps) keeps
-    only that stretch of the timeline. `faults`: tiers that fail and come back. `schedule` makes the scheduler that composes the
-    steps, once the policy has placed the model: for `whole`, where the job is a part of a longer one.
-    `progress(done, total)` counts tokens of prompts and outputs. Raises InputError when the placement does not fit,
-    PolicyError when a slot breaks its contract.
+    Raises InputError when the placement does not fit, PolicyError when a slot breaks its contract.
     """
+    how = options or SimulationOptions()
     if policy.clairvoyant:
         problem = replace(problem, hindsight=hindsight(problem.job, routing))
-    context = Context(problem, policy, engine, timeline, window, faults, whole)
-    scheduler = schedule(problem, context.deployment)
-    _job(context, routing, scheduler, progress)
+    context = Context(problem, policy, how.engine, how.timeline, how.window, how.faults, how.whole)
+    scheduler = how.schedule(problem, context.deployment)
+    _job(context, routing, scheduler, how.progress)
     recorder = context.recorder
     context.machine.show(last=True)
     recorder.makespan = recorder.passes[-1].end

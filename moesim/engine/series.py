@@ -20,7 +20,7 @@ from moesim.engine.context import Context
 from moesim.engine.dispatches import Answers, batched
 from moesim.engine.kernel import kernel as k
 from moesim.engine.kernel.engine import KernelEngine
-from moesim.engine.kernel.visits import PackedTemplates, visit_rows
+from moesim.engine.kernel.visits import Copies, PackedTemplates, visit_rows
 from moesim.engine.kv import KvBook
 from moesim.engine.passes import check_plan
 from moesim.engine.programs.durations import ExpertTimes
@@ -320,7 +320,7 @@ class SeriesWalk:
         if on_gpu and context.deployment.cache is None and context.residency.resident.all():
             return self._resident_rows(counts)
         kinds = context.placement.kind_of(of)
-        return visit_rows(counts, answers.device, demand.times, kinds, demand.resident, None, answers, 0, False)
+        return visit_rows(counts, demand.times, Copies(kinds, demand.resident), answers)
 
     def _answers(self, index: int, steps: _Steps, demand: _Asked) -> Answers:
         """The policy's answers, asked for all visits of neighbouring steps of a phase in one."""
@@ -355,9 +355,7 @@ class SeriesWalk:
             of = np.arange(len(most)) % context.problem.layers
             times, kinds = context.placement.times(most, of), context.placement.kind_of(of)
             answers = Answers(np.full_like(most, context.problem.gpu_index))
-            self._resident = visit_rows(
-                most, answers.device, times, kinds, np.ones_like(most, np.bool_), None, answers, 0, False
-            )
+            self._resident = visit_rows(most, times, Copies(kinds, np.ones_like(most, np.bool_)), answers)
         for field, values in ((k.COUNTS, counts), (k.GPU, context.placement.gpu_ps(counts))):
             start = k.R_HEADER + field * int(self._resident[k.R_SIZE])
             self._resident[start : start + size] = values.ravel()

@@ -114,7 +114,7 @@ class StreamWalk:
             raise PolicyError("the pipeline 'deferred' uploads nothing: what is not in GPU memory runs where it lies")
         measured = walk.measure(answers, counts, times, held)
         context.quality.visits(answers, walk.counts, counts, layers, resident)
-        work = work_of_visits(context.tables, measured, counts, answers.device, up, times, walk.tokens, answers.order)
+        work = work_of_visits(context.tables, measured, counts, walk.tokens, answers, up, times)
         return work, answers.stale
 
     def _close(self, marks: LayerMarks, begin: int, last: int) -> None:

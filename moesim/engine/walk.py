@@ -14,7 +14,7 @@ from moesim.engine.context import Context
 from moesim.engine.dispatches import Answers, batched, stacked
 from moesim.engine.kernel import kernel as k
 from moesim.engine.kernel.visit_tables import VisitTables
-from moesim.engine.kernel.visits import visit_rows, visits_of_pass
+from moesim.engine.kernel.visits import Copies, visit_rows, visits_of_pass
 from moesim.engine.passes import Pass
 from moesim.engine.programs.durations import ExpertTimes
 from moesim.engine.programs.pre_expert import Structure, templates_of, trailer_of
@@ -205,7 +205,7 @@ class PassWalk:
         self._serving = context.residency.serving(here, layers, answers.nbytes)
         context.quality.visits(answers, self.counts[rows], counts, layers, self._serving)
         stored = context.placement.kind_of(layers) if kinds is None else kinds
-        return visit_rows(counts, answers.device, times, stored, self._serving, flying, answers, data, kinds is not None)
+        return visit_rows(counts, times, Copies(stored, self._serving, flying, kinds is not None), answers, data)
 
     def measure(self, answers: Answers, counts: IntArray, times: ExpertTimes, held: IntArray) -> IntArray:
         """What devices have to do in all visits, entered into the books: `W` of the kernel.
@@ -216,7 +216,7 @@ class PassWalk:
         context.refresh()
         context.tables.for_tokens(int(self.tokens.max()))
         kinds = context.placement.kind_of(self.layers)
-        rows = visit_rows(counts, answers.device, times, kinds, held, None, answers, 0, False)
+        rows = visit_rows(counts, times, Copies(kinds, held), answers)
         visits = visits_of_pass(self.layers, self.tokens, np.full(len(self.layers), -1))
         status, measured = context.machine.engine.measure(context.tables, context.books, visits, rows)
         self._check(status)

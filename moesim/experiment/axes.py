@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
@@ -163,16 +163,22 @@ def _edges(axis: Range | LogRange, node: Node, where: tuple[str, ...], drawn: bo
     for key, pair in read.items():
         if pair is not None and pair[1] != low[1]:
             mistakes.append(wrong(key, f"'{edges[key]}' is not in the unit of 'low', '{axis.low}'; write all in one unit"))
-    if not mistakes and low[0] >= high[0]:
-        mistakes.append(wrong("high", f"{axis.high} is not above 'low', {axis.low}"))
-    if not mistakes and isinstance(axis, LogRange) and low[0] <= 0:
-        mistakes.append(wrong("low", f"{axis.low} is not above zero, as equal ratios need"))
-    if not mistakes and step is not None and not 0 < _number(step)[0] <= high[0] - low[0]:
-        mistakes.append(wrong("step", f"{step} is not a step between {axis.low} and {axis.high}"))
+    if not mistakes:
+        mistakes += [wrong(key, text) for key, text in _order(axis, low[0], high[0], step)]
     if axis.points is None and step is None and not drawn:
         needed = "'points' or 'step'" if isinstance(axis, Range) else "'points'"
         mistakes.append(wrong("points", f"missing; {needed} says how many values there are"))
     return mistakes
+
+
+def _order(axis: Range | LogRange, low: float, high: float, step: float | str | None) -> Iterator[tuple[str, str]]:
+    """The first mistake in the order of the ends and the step, as (key, message)."""
+    if low >= high:
+        yield "high", f"{axis.high} is not above 'low', {axis.low}"
+    elif isinstance(axis, LogRange) and low <= 0:
+        yield "low", f"{axis.low} is not above zero, as equal ratios need"
+    elif step is not None and not 0 < _number(step)[0] <= high - low:
+        yield "step", f"{step} is not a step between {axis.low} and {axis.high}"
 
 
 def _number(edge: float | str) -> tuple[float, str]:

@@ -14,7 +14,7 @@ from typing import Any
 from moesim.errors import InputError
 from moesim.results.result import Result
 from moesim.results.steady import steady
-from moesim.runs.run import run_loaded
+from moesim.runs.run import RunOptions, run_loaded
 from moesim.runs.worker import built
 from moesim.scenario.scenario import LoadedScenario
 from moesim.scenario.schema import Scenario
@@ -57,7 +57,7 @@ class Task:
             return {"status": "failed", "error": text, "traceback": traceback.format_exc()}
 
     def _numbers(self) -> Record:
-        result = run_loaded(built(LoadedScenario(self.scenario, {}, self.base), self.build), bound=self.bound)
+        result = run_loaded(built(LoadedScenario(self.scenario, {}, self.base), self.build), RunOptions(bound=self.bound))
         summary = {key: value for key, value in result.summary.items() if key not in _LEFT_OUT}
         return {"summary": summary, "steady": _steady(result, self.warm_up), "notes": result.notes}
 

@@ -15,7 +15,7 @@ from moesim.errors import InputError, Mistake
 from moesim.progress import Progress
 from moesim.results.search import Peak, find_peak
 from moesim.results.statistics import mean, t_interval
-from moesim.runs.run import loaded, run_loaded
+from moesim.runs.run import RunOptions, loaded, run_loaded
 from moesim.scenario.scenario import LoadedScenario
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def sweep_threshold(
     for number, seed in enumerate(chosen):
         base = loaded(loaded_scenario, seed=seed)
         for position, value in enumerate(levels):
-            summaries[value].append(run_loaded(_at(base, path, value), bound=False).summary)
+            summaries[value].append(run_loaded(_at(base, path, value), RunOptions(bound=False)).summary)
             if progress is not None:
                 progress(number * len(levels) + position + 1, len(levels) * len(chosen))
     samples = {value: [float(summary["throughput_tok_s"]) for summary in group] for value, group in summaries.items()}

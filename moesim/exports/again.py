@@ -12,7 +12,7 @@ from typing import Any
 from moesim.exports import writer_of
 from moesim.exports.placed import Exported, Placed, read_placed
 from moesim.results.result import Result
-from moesim.runs.run import loaded, run_loaded
+from moesim.runs.run import RunOptions, loaded, run_loaded
 from moesim.units import format_bytes
 from moesim.writing import folder_target, write
 
@@ -94,11 +94,13 @@ def _simulated(placed: Placed, exported: Exported) -> list[dict[str, Any]]:
     own = exported.policy.runtime
     runtime = str(placed.summary["runtime"])
     rows = [_row(f"run: {placed.summary['policy']}, runtime {runtime}", placed.summary)]
-    again = run_loaded(placed.loaded, policy=exported.policy, bound=False)
+    again = run_loaded(placed.loaded, RunOptions(bound=False), policy=exported.policy)
     rows.append(_row(f"exported, runtime {again.summary['runtime']}", again.summary))
     if again.summary["runtime"] != own:
         program = loaded(placed.loaded, policy=None, seed=None, **{"runtime": own})
-        rows.append(_row(f"exported, runtime {own}", run_loaded(program, policy=exported.policy, bound=False).summary))
+        rows.append(
+            _row(f"exported, runtime {own}", run_loaded(program, RunOptions(bound=False), policy=exported.policy).summary)
+        )
     return rows
 
 

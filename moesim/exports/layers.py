@@ -42,7 +42,7 @@ class HostLayers(SizedPolicy):
         """The other layers resident."""
         cut = self.cut(problem)
         cut = replace(cut, prefill=replace(cut.prefill, chunk=self.chunk))
-        return place(problem, resident=resident_of(problem, self.host_layers), cut=cut, pipeline=Serial())
+        return place(problem, resident=resident_of(problem, self.host_layers), cut=cut.piped(Serial()))
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """All on the GPU."""

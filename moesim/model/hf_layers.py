@@ -281,18 +281,23 @@ def _sliding_kinds(fields: Fields, layers: int) -> list[str]:
     if isinstance(pattern, str):  # Exaone: LLLG
         return ["full" if pattern and pattern[index % len(pattern)] in "Gg" else "sliding" for index in range(layers)]
     if path:
-        period = fields.integer("", f"'{path}'", (path.rsplit(".", 1)[-1],), 1, 0)
-        lead = fields.integer("", "leading dense layers", _LEADING, 0, 0)
-        default = 1 if fields.text("model_type").startswith("cohere2") else 0  # its class counts leading dense layers apart
-        own = fields.integer("", "the period of leading layers", ("prefix_dense_sliding_window_pattern",), default)
-        head = ["sliding" if (index + 1) % own else "full" for index in range(lead)] if own else []
-        return head + ["sliding" if period and (index + 1) % period else "full" for index in range(layers - len(head))]
+        return _periodic_kinds(fields, path, layers)
     if fields.text("model_type") == "gpt_oss":  # its class alternates when the file has no layer_types
         return ["full" if index % 2 else "sliding" for index in range(layers)]
     # Qwen's class: the first max_window_layers layers see everything
     start = fields.integer("", "'max_window_layers'", ("max_window_layers",), 0, 0)
     fields.guess("which layers have a window", ("layer_types",), _LIKE_ATTENTION, "a window in every layer")
     return ["full" if index < start else "sliding" for index in range(layers)]
+
+
+def _periodic_kinds(fields: Fields, path: str, layers: int) -> list[str]:
+    """A full layer at the end of each period of windows."""
+    period = fields.integer("", f"'{path}'", (path.rsplit(".", 1)[-1],), 1, 0)
+    lead = fields.integer("", "leading dense layers", _LEADING, 0, 0)
+    default = 1 if fields.text("model_type").startswith("cohere2") else 0  # its class counts leading dense layers apart
+    own = fields.integer("", "the period of leading layers", ("prefix_dense_sliding_window_pattern",), default)
+    head = ["sliding" if (index + 1) % own else "full" for index in range(lead)] if own else []
+    return head + ["sliding" if period and (index + 1) % period else "full" for index in range(layers - len(head))]
 
 
 def _listed_kinds(fields: Fields, path: str, listed: Any, layers: int) -> list[str]:

@@ -71,6 +71,10 @@ _PAPER = {"font.size": _PAPER_FONT, "axes.titlesize": _PAPER_FONT, "lines.linewi
           "xtick.major.width": 0.6, "ytick.major.width": 0.6, "lines.markersize": 4.0}  # fmt: skip
 
 
+_TITLE = 80
+"""Characters of a line of a title."""
+
+
 class _Sheet(NamedTuple):
     """What a picture is drawn on."""
 
@@ -80,6 +84,8 @@ class _Sheet(NamedTuple):
     """Inches; None for the size that suits a screen."""
     settings: Any = None
     """rcParams that moesim sets for it."""
+    title: str | None = None
+    """The caller's, in place of the figure's own."""
 
 
 _SCREEN = _Sheet()
@@ -124,28 +130,34 @@ def _settings(sheet: _Sheet) -> dict[str, Any]:
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Gives a drawing function the keywords `ax` and `width`, and its style.
+    """Gives a drawing function the keywords `ax`, `width` and `title`, and its style.
 
     `ax`: axes of the caller, which are drawn into as the caller's rcParams say; `width`: inches, or a name in `WIDTHS`, of a
-    picture for print. InputError for both, or for a width that is neither.
+    picture for print; `title`: in place of the figure's own, on a screen. InputError for both `ax` and
+    `width`, for a width that is neither, and for a title of a figure whose panels have their own.
     """
 
     @wraps(draw)
-    def drawn(*args: Any, ax: Axes | None = None, width: float | str | None = None, **kwargs: Any) -> Figure:
+    def drawn(
+        *args: Any, ax: Axes | None = None, width: float | str | None = None, title: str | None = None, **kwargs: Any
+    ) -> Figure:
         from matplotlib import rc_context
 
         sheet = _sheet(ax, width if ax is not None or width is not None else _PRINTED.get())
         settings: Any = _settings(sheet)
-        token = _SHEET.set(sheet._replace(settings=settings))
+        token = _SHEET.set(sheet._replace(settings=settings, title=title))
         try:
             with rc_context(settings):
-                return draw(*args, **kwargs)
+                figure = draw(*args, **kwargs)
         finally:
             _SHEET.reset(token)
+        if title and sheet.width is None and all(axes.get_title("left") != folded(title, _TITLE) for axes in figure.axes):
+            raise InputError(f"{draw.__name__} has panels with titles of their own; it takes no 'title'")
+        return figure
 
     own = inspect.signature(draw)
     more = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
-            for name, kind in (("ax", "Axes | None"), ("width", "float | str | None"))]  # fmt: skip
+            for name, kind in (("ax", "Axes | None"), ("width", "float | str | None"), ("title", "str | None"))]  # fmt: skip
     drawn.__signature__ = own.replace(parameters=[*own.parameters.values(), *more])  # type: ignore[attr-defined]
     return drawn
 
@@ -259,10 +271,11 @@ def small() -> float:
     return 0.89 * float(rcParams["font.size"])
 
 
-def set_title(axes: Axes, text: str, width: int = 80, *, panel: bool = False) -> None:
-    """A title flush left; pictures for print have none but those of their panels, for their captions say the rest."""
-    if panel or _SHEET.get().width is None:
-        axes.set_title(folded(text, width), loc="left")
+def set_title(axes: Axes, text: str, width: int = _TITLE, *, panel: bool = False) -> None:
+    """A title flush left, the caller's if there is one; pictures for print have those of panels, as captions say the rest."""
+    sheet = _SHEET.get()
+    if panel or sheet.width is None:
+        axes.set_title(folded(text if panel else sheet.title or text, width), loc="left")
 
 
 def tip(artist: Any, texts: str | Sequence[str]) -> None:

@@ -25,7 +25,7 @@ _COLOURS = ("blue", "vermilion", "green", "orange", "purple", "sky", "black", "y
 
 
 @styled
-def curves(series: Sequence[Series], *, x: str = "", y: str = "", title: str = "") -> Figure:
+def curves(series: Sequence[Series], *, x: str = "", y: str = "") -> Figure:
     """A line per series with its published points: hollow where a constant was fitted on them, filled where they are a test."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
@@ -47,13 +47,13 @@ def curves(series: Sequence[Series], *, x: str = "", y: str = "", title: str = "
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(alpha=0.3, which="both")
-    set_title(axes, title or "lines simulated, points published (hollow: fitted on)")
+    set_title(axes, "lines simulated, points published (hollow: fitted on)")
     below(axes, axes.get_legend_handles_labels()[0], 2)
     return figure
 
 
 @styled
-def errors(rows: Sequence[tuple[str, float, float, bool]], *, title: str = "") -> Figure:
+def errors(rows: Sequence[tuple[str, float, float, bool]]) -> Figure:
     """A mark per number at its error, on the band of its tolerance; hollow where a constant was fitted on it.
 
     `rows`: (name, error, tolerance, fitted), shares. Errors that are not numbers are left out.
@@ -71,5 +71,5 @@ def errors(rows: Sequence[tuple[str, float, float, bool]], *, title: str = "") -
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlabel("error (%), on the band of its tolerance; hollow: fitted on")
     axes.grid(axis="x", alpha=0.3)
-    set_title(axes, title)
+    set_title(axes, "")
     return figure

@@ -20,7 +20,7 @@ __all__ = ["waterfall"]
 
 
 @styled
-def waterfall(steps: Sequence[tuple[str, float]], *, title: str = "") -> Figure:
+def waterfall(steps: Sequence[tuple[str, float]]) -> Figure:
     """From one account of a latency to another: `steps` are (what is counted by now, latency in s), in order.
 
     The first and the last step stand as whole bars; each one between shows what its account adds or takes away.
@@ -50,7 +50,7 @@ def waterfall(steps: Sequence[tuple[str, float]], *, title: str = "") -> Figure:
     axes.set_xlim(0, (1.28 * max(values) * factor) or 1.0)
     axes.set_xlabel(f"latency ({unit})")
     axes.grid(axis="x", alpha=0.3)
-    set_title(axes, title)
+    set_title(axes, "")
     kinds = {"blue": "in all", "vermilion": "makes it longer", "green": "makes it shorter"}
     used = {"blue", *("vermilion" if b > a else "green" for a, b in pairwise(values[:-1]) if a != b)}
     below(axes, [Patch(color=OKABE_ITO[name], label=label) for name, label in kinds.items() if name in used], 3)

@@ -30,6 +30,18 @@ _SHARES = ("hit_rate", "decode_hit_rate", "share_of_bound")
 _STYLES = ("-", "--", "-.", ":")
 
 
+class _Curve(NamedTuple):
+    """One line of `threshold_curve`, and how it looks."""
+
+    columns: Mapping[str, Any]
+    x: str
+    y: str
+    label: str
+    colour: str
+    marker: str
+    line: str
+
+
 @styled
 def threshold_curve(
     table: Mapping[str, Any],
@@ -49,28 +61,11 @@ def threshold_curve(
     """
     x, y = _column(table, x), _column(table, y)
     figure, axes = single(7.2, 4.1)
-    curves = [(table, labels[0], "blue", "o", "-")]
+    curves = [_Curve(table, x, y, labels[0], "blue", "o", "-")]
     if second is not None:
-        curves.append((second, labels[1], "vermilion", "s", "--"))
-    highest = lowest = 0.0
-    for columns, label, colour, marker, line in curves:
-        xs, ys = _finite(columns, x, y)
-        best = int(ys.argmax() if goal == "highest" else ys.argmin())
-        peak_x, peak_y = float(xs[best]), float(ys[best])
-        tint = OKABE_ITO[colour]
-        band = _band(columns, x, y)
-        ends = [ys] if band is None else [ys, *band[1:]]
-        highest, lowest = max(highest, *(float(end.max()) for end in ends)), min(lowest, *(float(end.min()) for end in ends))
-        if band is not None:
-            axes.fill_between(*band, color=tint, alpha=0.18, linewidth=0)
-        # the values stand in the legend: beside the peaks they would cover the curves
-        word = "peak" if goal == "highest" else "least"
-        text = f"{label}: {word} {number(peak_y)} at {peak_x:.4g}" + (
-            f", band: {100 * level:g} % interval" if band is not None else ""
-        )
-        axes.plot(xs, ys, color=tint, marker=marker, linestyle=line, label=folded(text, 80), markersize=4.5)
-        ring: dict[str, Any] = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "markeredgewidth": 1.5}
-        axes.plot([peak_x], [peak_y], linestyle="", color=tint, **ring)
+        curves.append(_Curve(second, x, y, labels[1], "vermilion", "s", "--"))
+    ends = [_curve(axes, curve, goal, level) for curve in curves]
+    lowest, highest = min(0.0, *(low for low, _ in ends)), max(0.0, *(high for _, high in ends))
     margin = 0.1 * (highest - lowest) or 1.0
     axes.set_ylim(lowest - margin if lowest < 0 else 0, highest + margin)
     axes.margins(x=0.04)
@@ -79,11 +74,30 @@ def threshold_curve(
     dots(axes.yaxis)
     axes.grid(alpha=0.3)
     below(axes, axes.get_legend_handles_labels()[0], 1)
+    set_title(axes, "")
     return figure
 
 
+def _curve(axes: Axes, curve: _Curve, goal: str, level: float) -> tuple[float, float]:
+    """One curve with its band and its peak; its lowest and highest value."""
+    xs, ys = _finite(curve.columns, curve.x, curve.y)
+    best = int(ys.argmax() if goal == "highest" else ys.argmin())
+    peak_x, peak_y, tint = float(xs[best]), float(ys[best]), OKABE_ITO[curve.colour]
+    band = _band(curve.columns, curve.x, curve.y)
+    if band is not None:
+        axes.fill_between(*band, color=tint, alpha=0.18, linewidth=0)
+    # the values stand in the legend: beside the peaks they would cover the curves
+    shade = f", band: {100 * level:g} % interval" if band is not None else ""
+    text = f"{curve.label}: {'peak' if goal == 'highest' else 'least'} {number(peak_y)} at {peak_x:.4g}{shade}"
+    axes.plot(xs, ys, color=tint, marker=curve.marker, linestyle=curve.line, label=folded(text, 80), markersize=4.5)
+    ring: dict[str, Any] = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "markeredgewidth": 1.5}
+    axes.plot([peak_x], [peak_y], linestyle="", color=tint, **ring)
+    ends = [ys] if band is None else [ys, *band[1:]]
+    return min(float(end.min()) for end in ends), max(float(end.max()) for end in ends)
+
+
 @styled
-def sweep_curve(  # noqa: PLR0913
+def sweep_curve(
     table: Mapping[str, Any],
     *,
     x: str,
@@ -91,7 +105,6 @@ def sweep_curve(  # noqa: PLR0913
     by: str = "policy",
     log: bool = False,
     points: bool = False,
-    title: str = "",
     level: float = 0.95,
 ) -> Figure:
     """A metric over one axis of a sweep, a line for each value of the column `by`, intervals (at `level`) as bars.
@@ -104,35 +117,45 @@ def sweep_curve(  # noqa: PLR0913
     by = by if by == "policy" else _column(table, by)
     spots, ticks = _places(table[x])
     ys = np.asarray(table[y], dtype=np.float64)
-    band = [np.asarray(table[f"{y}.{end}"], dtype=np.float64) if f"{y}.{end}" in table else None for end in ("low", "high")]
-    if y in _SHARES:  # Student's interval knows nothing of where a share ends
-        band = [None if side is None else np.clip(side, 0, 1) for side in band]
-    names = _series(table, by, len(ys))
-    which = {name: np.array([line == name for line in names]) & np.isfinite(ys) for name in dict.fromkeys(names)}
-    which = {name: rows for name, rows in which.items() if rows.any()}
-    if not which:
-        raise InputError(f"the table has no row with both {x} and {y}")
+    band, which = _ends(table, y), _rows_by_line(table, by, x, y)
     # few lines in the order of the table, so that each has the same colour in every picture of it
     ranked = list(which) if len(which) <= _LINES else sorted(which, key=lambda name: -float(ys[which[name]].max()))
-    places = {name: place for place, name in enumerate(ranked)}
-    colours = _colours(ranked[:_LINES], by)
-    texts = [_said(value) for value in table[x]]
+    places, colours = {name: place for place, name in enumerate(ranked)}, _colours(ranked[:_LINES], by)
+    texts = [_text(value) for value in table[x]]
     figure, axes = single(8.0, 4.6)
     if not ticks:
         _numbers(axes, spots, log)
     for name in [*ranked[_LINES:], *reversed(ranked[:_LINES])]:
-        rows = np.flatnonzero(which[name])
-        rows = rows[np.argsort(spots[rows], kind="stable")]
+        rows = which[name][np.argsort(spots[which[name]], kind="stable")]
         xs = spots[rows] + (_beside(places[name], min(len(ranked), _LINES)) if ticks else 0.0)
         own = [None if side is None else side[rows] for side in band]
         look = _Line(name, places[name], colours.get(name, GREY), not (ticks or points), [texts[row] for row in rows])
         _line(axes, xs, ys[rows], own, look)
-    _finish(axes, ticks, x, y, title)
+    _finish(axes, ticks, x, y)
     bars = any(side is not None and np.isfinite(side).any() for side in band)
     if ranked != [""] or bars:
         handles = [*_named_lines(axes, ranked), *_intervals(bars, level), *_footnote(any(n.endswith(STAR) for n in ranked))]
-        below(axes, handles, 3, "" if by == "policy" or by not in table else folded(axis_name(by), 70))
+        below(axes, handles, 3, "" if by == "policy" else folded(axis_name(by), 70))
     return figure
+
+
+def _ends(table: Mapping[str, Any], y: str) -> list[Any]:
+    """Low and high ends of the intervals of `y`, each None where the table has no such column."""
+    ends = [np.asarray(table[f"{y}.{end}"], dtype=np.float64) if f"{y}.{end}" in table else None for end in ("low", "high")]
+    if y in _SHARES:  # Student's interval knows nothing of where a share ends
+        return [None if side is None else np.clip(side, 0, 1) for side in ends]
+    return ends
+
+
+def _rows_by_line(table: Mapping[str, Any], by: str, x: str, y: str) -> dict[str, Any]:
+    """Name of a line -> its rows that have a value, for lines with any."""
+    known = np.isfinite(np.asarray(table[y], dtype=np.float64))
+    names = _series(table, by, len(known))
+    rows = {name: np.flatnonzero(np.array([line == name for line in names]) & known) for name in dict.fromkeys(names)}
+    lines = {name: numbers for name, numbers in rows.items() if len(numbers)}
+    if not lines:
+        raise InputError(f"the table has no row with both {x} and {y}")
+    return lines
 
 
 def _numbers(axes: Axes, spots: Any, log: bool) -> None:
@@ -160,7 +183,7 @@ def _series(table: Mapping[str, Any], by: str, count: int) -> list[str]:
         [value == "yes" for value in table[name]] if by == "policy" and name in table else [False] * count for name in MARKS
     ]
     starred = {name for name, lossy in zip(table[by], marks[1], strict=True) if lossy} if by == "policy" else set()
-    return [marked(_said(name), bound=bound, lossy=name in starred) for name, bound in zip(table[by], marks[0], strict=True)]
+    return [marked(_text(name), bound=bound, lossy=name in starred) for name, bound in zip(table[by], marks[0], strict=True)]
 
 
 def _roomy(values: Any, log: bool) -> bool:
@@ -226,7 +249,7 @@ def _intervals(shown: bool, level: float) -> list[Any]:
     return [Line2D([], [], color="black", marker="|", linewidth=1, label=f"bars: {100 * level:g} % interval")] if shown else []
 
 
-def _finish(axes: Axes, ticks: list[str], x: str, y: str, title: str) -> None:
+def _finish(axes: Axes, ticks: list[str], x: str, y: str) -> None:
     low, high = axes.get_ylim()
     axes.set_ylim(0 if axes.dataLim.y0 >= 0 else low, high + 0.02 * abs(high) or 1.0)
     if ticks:
@@ -241,7 +264,7 @@ def _finish(axes: Axes, ticks: list[str], x: str, y: str, title: str) -> None:
     else:
         dots(axes.yaxis)
     axes.grid(alpha=0.3)
-    set_title(axes, title)
+    set_title(axes, "")
 
 
 def _places(values: Any) -> tuple[Any, list[str]]:
@@ -254,7 +277,7 @@ def _places(values: Any) -> tuple[Any, list[str]]:
         return np.array([ticks.index(text) for text in texts], dtype=np.float64), ticks
 
 
-def _said(value: Any) -> str:
+def _text(value: Any) -> str:
     return (
         value if isinstance(value, str) else number(float(value)) if isinstance(value, (int, float, np.number)) else str(value)
     )

@@ -46,10 +46,7 @@ def expert_map(result: Result, *, by_id: bool = False) -> Figure:
     shown = _heat(plots[0], popular, top)
     _key(figure, plots[0], shown, "times an even share", more=bool((popular > top).any()))
     set_title(plots[0], "popularity: activations of each expert", panel=True)
-    names = ["GPU memory", *sorted({str(home) for home in homes[~resident]})]
-    place = np.where(
-        resident, 0, np.array([[names.index(str(home)) if str(home) in names else 0 for home in row] for row in homes])
-    )
+    names, place = _lived(homes, resident)
     _places(plots[1], place, len(names))
     set_title(plots[1], "where it lived at the end of the run (see the key below)", panel=True)
     _key(figure, plots[2], _heat(plots[2], rates, 1.0), "hit rate", percent=True)
@@ -57,16 +54,28 @@ def expert_map(result: Result, *, by_id: bool = False) -> Figure:
     set_title(plots[2], "hits: weights where they were needed" + (" (grey: never asked for)" if never else ""), panel=True)
     plots[2].set_xlabel("expert (number)" if by_id else "expert, by popularity in its layer (rank)")
     for axes in plots:
-        axes.set_ylabel("MoE layer (number)" if layers > 24 else "MoE layer")
-        axes.set_yticks(range(0, layers, max(layers // 6, 1)))
-        axes.set_xticks(range(0, activations.shape[1], max(activations.shape[1] // (6 if narrow() else 12), 1)))
-        axes.spines[:].set_visible(False)
+        _grid(axes, *activations.shape)
     from matplotlib.patches import Patch
 
     counts = np.bincount(place.ravel(), minlength=len(names)) / place.size
     labels = [folded(f"{name}: {percent(share)}", 30) for name, share in zip(names, counts.tolist(), strict=True)]
     below(figure, [Patch(color=PALETTE[i % len(PALETTE)], label=label) for i, label in enumerate(labels)], 4)
     return figure
+
+
+def _lived(homes: Any, resident: Any) -> tuple[list[str], Any]:
+    """The memories in which experts lived, GPU memory first, and the number of each expert's among them [L, E]."""
+    names = ["GPU memory", *sorted({str(home) for home in homes[~resident]})]
+    numbers = [[names.index(str(home)) if str(home) in names else 0 for home in row] for row in homes]
+    return names, np.where(resident, 0, np.array(numbers))
+
+
+def _grid(axes: Axes, layers: int, experts: int) -> None:
+    """Ticks of a map of layers by experts."""
+    axes.set_ylabel("MoE layer (number)" if layers > 24 else "MoE layer")
+    axes.set_yticks(range(0, layers, max(layers // 6, 1)))
+    axes.set_xticks(range(0, experts, max(experts // (6 if narrow() else 12), 1)))
+    axes.spines[:].set_visible(False)
 
 
 def _heat(axes: Axes, values: Any, top: float) -> Any:

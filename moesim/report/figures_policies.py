@@ -149,17 +149,9 @@ def comparison(results: Any, *, level: float = 0.95) -> Figure:
     fastest = max(row.speed or 0.0 for row in rows)
     shown = [row.bound for row in rows if row.bound and row.bound <= _FAR * fastest]
     reach = max([fastest, *(row.high or 0.0 for row in rows), *shown])
-    gap = 0.6 if any(row.is_bound for row in rows) and not all(row.is_bound for row in rows) else 0.0
-    places = [number + gap * row.is_bound for number, row in enumerate(rows)]
+    places = _positions(rows)
     for position, row in zip(places, rows, strict=True):
-        look: dict[str, Any] = {"hatch": "////", "edgecolor": "white", "linewidth": 0.0} if row.is_bound else {}
-        bar = axes.barh(position, row.speed or 0.0, height=0.62, color=OKABE_ITO["sky" if row.is_bound else "blue"], **look)
-        tip(bar[0], f"{row.label}: {_speed(row)}")
-        if row.low is not None and row.high is not None:
-            axes.errorbar(row.speed or 0.0, position, xerr=[[(row.speed or 0.0) - row.low], [row.high - (row.speed or 0.0)]],
-                          color=OKABE_ITO["black"], capsize=2.5, linewidth=1.1)  # fmt: skip
-        # in a column of their own, where neither bars nor bounds run into them
-        axes.annotate(_speed(row), (1.01, position), xycoords=axes.get_yaxis_transform(), va="center", annotation_clip=False)
+        _bar(axes, position, row)
         if row.bound in shown:
             axes.plot([row.bound] * 2, [position - 0.4, position + 0.4], color=OKABE_ITO["vermilion"], linewidth=2.5)
     axes.set_yticks(places, [folded(row.label) if len(rows) <= 12 else cut(row.label) for row in rows])
@@ -173,6 +165,25 @@ def comparison(results: Any, *, level: float = 0.95) -> Figure:
     if len(handles) > 1:
         below(axes, handles, 3)
     return figure
+
+
+def _positions(rows: Sequence[Row]) -> list[float]:
+    """Where each row stands, from the top: bounds after a gap."""
+    gap = 0.6 if len({row.is_bound for row in rows}) > 1 else 0.0
+    return [place + gap * row.is_bound for place, row in enumerate(rows)]
+
+
+def _bar(axes: Axes, position: float, row: Row) -> None:
+    """One policy: its throughput, the interval and the figure."""
+    speed = row.speed or 0.0
+    look: dict[str, Any] = {"hatch": "////", "edgecolor": "white", "linewidth": 0.0} if row.is_bound else {}
+    bar = axes.barh(position, speed, height=0.62, color=OKABE_ITO["sky" if row.is_bound else "blue"], **look)
+    tip(bar[0], f"{row.label}: {_speed(row)}")
+    if row.low is not None and row.high is not None:
+        ends = [[speed - row.low], [row.high - speed]]
+        axes.errorbar(speed, position, xerr=ends, color=OKABE_ITO["black"], capsize=2.5, linewidth=1.1)
+    # in a column of their own, where neither bars nor bounds run into them
+    axes.annotate(_speed(row), (1.01, position), xycoords=axes.get_yaxis_transform(), va="center", annotation_clip=False)
 
 
 def _speed(row: Row) -> str:
@@ -299,10 +310,7 @@ def _panel(axes: Axes, panel: _Panel) -> None:
     axes.plot(
         [x for x, _ in line], [y for _, y in line], drawstyle="steps-post", color=OKABE_ITO["blue"], linewidth=1.2, zorder=2
     )
-    for index, ((x, y), row) in enumerate(zip(panel.points, panel.rows, strict=True)):
-        if row.low is not None and row.high is not None and (index in best or len(panel.rows) <= _MANY):
-            tint = OKABE_ITO["blue"] if index in best else GREY
-            axes.errorbar([x], [y], yerr=[[y - row.low], [row.high - y]], color=tint, capsize=2, linewidth=0.9, zorder=1)
+    _intervals(axes, panel)
     names = {
         point: f"{row.label}: {number(point[1])} tok/s, {number(point[0])}"
         for point, row in zip(panel.points, panel.rows, strict=True)
@@ -313,12 +321,26 @@ def _panel(axes: Axes, panel: _Panel) -> None:
         if spots:
             points = axes.plot([x for x, _ in spots], [y for _, y in spots], mark, **look)
             tip(points[0], [names[spot] for spot in spots])
+    _frame(axes, panel.text)
+
+
+def _intervals(axes: Axes, panel: _Panel) -> None:
+    """The intervals of the points on the front, and of all where they are few."""
+    best = set(panel.front)
+    for index, ((x, y), row) in enumerate(zip(panel.points, panel.rows, strict=True)):
+        if row.low is not None and row.high is not None and (index in best or len(panel.rows) <= _MANY):
+            tint = OKABE_ITO["blue"] if index in best else GREY
+            axes.errorbar([x], [y], yerr=[[y - row.low], [row.high - y]], color=tint, capsize=2, linewidth=0.9, zorder=1)
+
+
+def _frame(axes: Axes, text: str) -> None:
+    """Limits and axes of a panel whose x axis is `text`."""
     axes.margins(x=0.16, y=0.14)
     low, high = axes.get_ylim()
     axes.set_ylim(0.0 if low < 0.3 * high and axes.dataLim.y0 >= 0 else low, high)
     if axes.get_xscale() == "linear":
         axes.set_xlim(left=max(axes.get_xlim()[0], 0.0))
-    axes.set_xlabel(panel.text)
+    axes.set_xlabel(text)
     axes.set_ylabel("throughput (tokens/s)")
     dots(axes.xaxis)
     dots(axes.yaxis)

@@ -51,7 +51,7 @@ def queue(result: Result) -> Figure:
 
 
 @styled
-def beside(time: FloatArray, measured: Mapping[str, FloatArray], simulated: Mapping[str, FloatArray], title: str) -> Figure:
+def beside(time: FloatArray, measured: Mapping[str, FloatArray], simulated: Mapping[str, FloatArray]) -> Figure:
     """One panel for each level: points measured, a line simulated, over `time` [T] seconds; levels are [T]."""
     figure, plots = panels([1] * len(measured), 7.0, 1.5 + 1.4 * len(measured))
     handles = []
@@ -62,6 +62,6 @@ def beside(time: FloatArray, measured: Mapping[str, FloatArray], simulated: Mapp
         axes.set_ylim(bottom=0)
         handles = [*points, *line]
     plots[-1].set_xlabel("time (s)")
-    set_title(plots[0], title)
+    set_title(plots[0], "")
     below(plots[-1], handles, 2)
     return figure

@@ -181,17 +181,10 @@ def layer_time(result: Result) -> Figure:
     own = ranked if len(ranked) <= _MAX_LANES else ranked[: _MAX_LANES - 1]
     colours = lane_colours(own)
     count = int(layers.max()) + 1
-    bottom = np.zeros(count)
     stacks = _stacks(layers, parts, lanes, times, ranked, count)
     factor, unit = time_scale(max(float(sum(heights for *_, heights in stacks).max()), 1e-12))
     figure, axes = single(8.0, 3.9)
-    for part, lane, heights in stacks:
-        hatch = "////" if part == "attention" else None
-        bars = axes.bar(np.arange(count), heights * factor, bottom=bottom * factor, width=0.84, color=colours.get(lane, GREY),
-                        hatch=hatch, edgecolor="white", linewidth=0)  # fmt: skip
-        for layer, bar in enumerate(bars):
-            tip(bar, f"layer {layer}, {part}: {lane} {heights[layer] * factor:.3g} {unit}")
-        bottom = bottom + heights
+    _pile(axes, stacks, colours, factor, unit)
     axes.set_xlabel("MoE layer (number)")
     axes.set_ylabel(folded(f"time of a layer per pass ({unit})", 40))
     margin = max(0.6, 4 - count / 2)  # a single layer is a bar, not a wall
@@ -208,6 +201,18 @@ def layer_time(result: Result) -> Figure:
         handles.append(Patch(facecolor="white", edgecolor=GREY, hatch="////", label="hatched: attention and router"))
     below(axes, handles, 3)
     return figure
+
+
+def _pile(axes: Axes, stacks: list[tuple[str, str, Any]], colours: Mapping[str, str], factor: float, unit: str) -> None:
+    """A bar for each layer, of pieces that stand on each other."""
+    bottom: Any = 0.0
+    for part, lane, heights in stacks:
+        hatch = "////" if part == "attention" else None
+        bars = axes.bar(np.arange(len(heights)), heights * factor, bottom=bottom * factor, width=0.84,
+                        color=colours.get(lane, GREY), hatch=hatch, edgecolor="white", linewidth=0)  # fmt: skip
+        for layer, bar in enumerate(bars):
+            tip(bar, f"layer {layer}, {part}: {lane} {heights[layer] * factor:.3g} {unit}")
+        bottom = bottom + heights
 
 
 def _stacks(layers: Any, parts: Any, lanes: Any, times: Any, ranked: list[str], count: int) -> list[tuple[str, str, Any]]:

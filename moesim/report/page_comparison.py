@@ -68,21 +68,28 @@ def _sentence(rows: Sequence[Row], pairs: Sequence[Mapping[str, Any]], best: Map
     if first.is_bound:
         speed = number(first.speed or 0.0)
         return f"Only bounds were run, which no system can reach; {first.name} is at {speed} tokens per second."
-    sentence = f"{first.label} is fastest with {number(first.speed or 0.0)} tokens per second"
-    ties = [pair["b"] for pair in pairs if pair["a"] == first.name and pair["verdict"] == "tie"]
-    if ties:
-        sentence = f"{first.label} and {', '.join(ties)} tie at {number(first.speed or 0.0)} tokens per second"
-    elif rest:
-        pair = next((pair for pair in pairs if (pair["a"], pair["b"]) == (first.name, rest[0].name)), None)
-        if pair is not None and pair["percent"] is not None:
-            more = share_words(pair["percent"], pair["percent_low"], pair["percent_high"])
-            sentence += f", {more} more than {rest[0].label} ({number(rest[0].speed or 0.0)})"
+    sentence = _lead(first, rest, pairs)
     if first.bound:
         sentence += f"; it reaches {percent((first.speed or 0.0) / first.bound)} of what any placement and schedule could"
     holder = best.get("bottleneck")
     return sentence + (
         f", bottleneck: {lane_word(holder)}, {percent(holder['share'])} of the critical path." if holder else "."
     )
+
+
+def _lead(first: Row, rest: Sequence[Row], pairs: Sequence[Mapping[str, Any]]) -> str:
+    """Who is fastest, and by how much."""
+    speed = number(first.speed or 0.0)
+    ties = [pair["b"] for pair in pairs if pair["a"] == first.name and pair["verdict"] == "tie"]
+    if ties:
+        return f"{first.label} and {', '.join(ties)} tie at {speed} tokens per second"
+    sentence = f"{first.label} is fastest with {speed} tokens per second"
+    second = (first.name, rest[0].name) if rest else None
+    pair = next((pair for pair in pairs if (pair["a"], pair["b"]) == second), None)
+    if pair is None or pair["percent"] is None:
+        return sentence
+    more = share_words(pair["percent"], pair["percent_low"], pair["percent_high"])
+    return f"{sentence}, {more} more than {rest[0].label} ({number(rest[0].speed or 0.0)})"
 
 
 def ranked_figures(runs: Any, rows: Sequence[Row]) -> Html:

@@ -136,18 +136,20 @@ def _along(sweep: SweepResult, axis: Mapping[str, Any], best: Mapping[str, Any])
     experiment, means, metric = sweep.experiment, sweep.mean_columns, str(sweep.experiment["metric"])
     column, name = str(axis["column"]), metric_words(str(sweep.experiment["metric"]))[0]
     log, scattered = axis["scale"] == "log", experiment["design"]["kind"] != "grid"
-    other_axes = [candidate for candidate in experiment["axes"] if candidate is not axis]
-    by = "policy" if len(set(means["policy"])) > 1 or not other_axes or scattered else str(other_axes[0]["column"])
-    free = {*axis["columns"], *(other_axes[0]["columns"] if by != "policy" else ())}
+    by, free = _lines(sweep, axis, scattered)
     fixed = {} if scattered else {key: value for key, value in best["settings"].items() if key not in free}
     rows = _where(means, fixed)
-    peaks = [peak["value"] for peak in sweep.answer["peaks"] if peak["column"] == column and peak["policy"] == best["policy"]
-             and all(fixed.get(key, value) == value for key, value in peak["at"].items())]  # fmt: skip
+    peaks = [
+        peak["value"]
+        for peak in sweep.answer["peaks"]
+        if (peak["column"], peak["policy"]) == (column, best["policy"]) and _agrees(fixed, peak["at"])
+    ]
+    alone = len(set(rows["policy"])) == 1
     says = name.capitalize() + (f" at {_at(fixed)}" if fixed else "")
-    says += f", by {axis_name(by)}" if by != "policy" or len(set(rows["policy"])) > 1 else ""
-    says += f"; bars or bands: {_level(experiment)}" if f"{metric}.low" in rows and _varies(rows[f"{metric}.low"]) else ""
+    says += f", by {axis_name(by)}" if by != "policy" or not alone else ""
+    says += f"; bars or bands: {_level(experiment)}" if _varies(rows.get(f"{metric}.low")) else ""
     says += f". Best at {_span(peaks[:1])}." if len(peaks) == 1 else "."
-    single = len(set(rows["policy"])) == 1 and by == "policy" and axis["scale"] == "linear" and not scattered
+    single = alone and by == "policy" and not log and not scattered
     label = str(rows["policy"][0])
     return drawn(
         f"along-{experiment['axes'].index(axis)}",
@@ -161,6 +163,19 @@ def _along(sweep: SweepResult, axis: Mapping[str, Any], best: Mapping[str, Any])
             else figures.sweep_curve(rows, x=column, y=metric, by=by, log=log, points=scattered, level=experiment["level"])
         ),
     )
+
+
+def _lines(sweep: SweepResult, axis: Mapping[str, Any], scattered: bool) -> tuple[str, set[str]]:
+    """The column whose values are lines of their own along `axis`, and the columns that vary in that picture."""
+    further = [candidate for candidate in sweep.experiment["axes"] if candidate is not axis]
+    if len(set(sweep.mean_columns["policy"])) > 1 or not further or scattered:
+        return "policy", {*axis["columns"]}
+    return str(further[0]["column"]), {*axis["columns"], *further[0]["columns"]}
+
+
+def _agrees(fixed: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    """Whether no setting contradicts what is `fixed`."""
+    return all(fixed.get(key, value) == value for key, value in settings.items())
 
 
 def _level(experiment: Mapping[str, Any]) -> str:
@@ -208,22 +223,30 @@ def _settings(sweep: SweepResult) -> Html:
     between = [_level(sweep.experiment)] if spread else []
     named = [*(axis_name(name) for name in columns), "policy", "samples", axis_name(metric)]
     header = [*named, *between, *(axis_name(name) for name in shown[1:]), "bottleneck"]
-    rows = []
-    for index in range(len(means.get("policy", ()))):
-        values = {name: _plain(means[name][index]) for name in (*columns, "policy", "samples", *shown)}
-        low, high = (_plain(means[f"{metric}.{end}"][index]) for end in ("low", "high")) if spread else (None, None)
-        interval = None if low is None or high is None else Cell(f"{number(low)} to {number(high)}", float(high) - float(low))
-        cells = [_share(values[name]) if name in _SHARES else values[name] for name in shown]
-        lane = next((_plain(means[name][index]) for name in ("bottleneck.words", "bottleneck.lane") if name in means), None)
-        lossy, bound = (means[mark][index] == "yes" if mark in means else False for mark in ("lossy", "is_bound"))
-        who = marked(str(values["policy"]), lossy=lossy, bound=bound)
-        known = [*(values[name] for name in columns), who, values["samples"]]
-        rows.append([*known, cells[0], *([interval] if spread else []), *cells[1:], lane])
+    rows = [
+        _setting({name: _plain(values[index]) for name, values in means.items()}, columns, shown, spread=spread)
+        for index in range(len(means.get("policy", ())))
+    ]
     if not rows:
         return Html()
     stars = [note(policy, ["at most " + words[0], *words[1:]]) for policy, words in sweep.answer.get("lossy", {}).items()]
     whole = element("div", table("Means of every setting (summary.csv)", header, rows, most=1000), class_="scroll")
     return joined([whole, *(element("p", text, class_="soft") for text in stars)])
+
+
+def _setting(means: Mapping[str, Any], columns: Sequence[str], shown: Sequence[str], *, spread: bool) -> list[Any]:
+    """The row of one setting with the `means` of its columns: what it is, the metric, its interval (`spread`), others."""
+    cells = [_share(means[name]) if name in _SHARES else means[name] for name in shown]
+    lane = next((means[name] for name in ("bottleneck.words", "bottleneck.lane") if name in means), None)
+    lossy, bound = (means.get(mark) == "yes" for mark in ("lossy", "is_bound"))
+    who = marked(str(means["policy"]), lossy=lossy, bound=bound)
+    known = [*(means[name] for name in columns), who, means["samples"]]
+    interval = [_interval(means.get(f"{shown[0]}.low"), means.get(f"{shown[0]}.high"))] if spread else []
+    return [*known, cells[0], *interval, *cells[1:], lane]
+
+
+def _interval(low: float | None, high: float | None) -> Cell | None:
+    return None if low is None or high is None else Cell(f"{number(low)} to {number(high)}", float(high) - float(low))
 
 
 def _plain(value: Any) -> Any:

@@ -231,18 +231,11 @@ def _summary(recorder: Recorder, facts: RunFacts, requests: Columns) -> dict[str
     produced = 0 if facts.single_layer_batch else produced
     counted, total = (batch, batch) if facts.single_layer_batch else (produced, produced + read)
     makespan = recorder.makespan / SECOND
-    served = facts.served
-    everybody = np.ones(len(requests["e2e_s"]), dtype=np.bool_)
-    sample = served.sample if served is not None else None
+    sample = facts.served.sample if facts.served is not None else None
     if sample is not None:
         produced, counted, makespan = sample.tokens, sample.tokens, sample.seconds
     values = {
-        "scenario": facts.scenario,
-        "policy": facts.policy,
-        "hardware": facts.hardware,
-        "model": facts.model,
-        "seed": int(facts.seed),
-        "replicate": int(facts.replicate),
+        **_as_given(facts),
         "throughput_tok_s": _per(counted, makespan),
         "total_tok_s": _per(total, makespan),
         "makespan_s": makespan,
@@ -250,10 +243,7 @@ def _summary(recorder: Recorder, facts: RunFacts, requests: Columns) -> dict[str
         "prompt_tokens": read,
         "requests_completed": int(done.sum()),
         "requests_rejected": int(facts.rejected),
-        **{
-            name: describe(requests[name][everybody if served is None else served.counts(name)].tolist())
-            for name in ("ttft_s", "tpot_s", "e2e_s")
-        },
+        **_latencies(facts, requests),
         **serving.summary_fields(facts.served, requests, makespan),
         "utilisation": _sorted(recorder.busy, lambda busy: _per(busy, recorder.makespan)),
         "bytes": _sorted(recorder.moved, float),
@@ -262,21 +252,30 @@ def _summary(recorder: Recorder, facts: RunFacts, requests: Columns) -> dict[str
         "bottleneck": _bottleneck(recorder, facts.lane_words),
         "bound_tok_s": _per(counted, facts.bound_s or 0),
         "share_of_bound": _per(facts.bound_s, makespan) if facts.bound_s else None,
-        "energy_J": facts.energy_J,
-        "energy_known": facts.energy_known,
-        "cost_usd_per_Mtok": facts.cost_usd_per_Mtok,
-        "machine_usd": facts.machine_usd,
         "events": int(recorder.events),
         "layer_visits": int(recorder.layer_visits),
-        "wall_s": facts.wall_s,
         "quality": _quality(recorder),
         "prefetch": _prefetch(recorder),
-        "runtime": facts.runtime,
         **_by_phase(recorder, facts),
-        "is_bound": facts.is_bound,
-        "proven_gap": facts.proven_gap,
     }
     return {name: values[name] for name in FIELDS}
+
+
+def _latencies(facts: RunFacts, requests: Columns) -> dict[str, Any]:
+    """Distributions over the requests that count."""
+    counts = (lambda _name: slice(None)) if facts.served is None else facts.served.counts
+    return {name: describe(requests[name][counts(name)].tolist()) for name in ("ttft_s", "tpot_s", "e2e_s")}
+
+
+_GIVEN = (
+    "scenario", "policy", "hardware", "model", "seed", "replicate", "energy_J", "energy_known", "cost_usd_per_Mtok",
+    "machine_usd", "wall_s", "runtime", "is_bound", "proven_gap",
+)  # fmt: skip
+"""Fields of a summary that are facts about a run as they are."""
+
+
+def _as_given(facts: RunFacts) -> dict[str, Any]:
+    return {name: getattr(facts, name) for name in _GIVEN}
 
 
 def _by_phase(recorder: Recorder, facts: RunFacts) -> dict[str, float | None]:

@@ -15,7 +15,7 @@ from moesim.contract import Policy
 from moesim.errors import InputError, Mistake
 from moesim.results.result import Result
 from moesim.runs.pools import cores, outcomes
-from moesim.runs.run import compare_loaded, policies_for, run_loaded
+from moesim.runs.run import RunOptions, compare_loaded, policies_for, run_loaded
 from moesim.runs.worker import built
 from moesim.scenario.scenario import LoadedScenario
 
@@ -51,7 +51,10 @@ class Entrant:
         """The result, or why the policy cannot run here."""
         try:
             return run_loaded(
-                built(self.loaded_scenario, "compared"), policy=self.policy, policy_name=self.label, command=self.command
+                built(self.loaded_scenario, "compared"),
+                RunOptions(command=self.command),
+                policy=self.policy,
+                policy_name=self.label,
             )
         except InputError as error:
             return "; ".join(mistake.message for mistake in error.mistakes)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,9 @@ from pydantic import ValidationError
 
 from moesim import plugins
 from moesim.contract import Policy, Problem, is_bound
-from moesim.engine import simulate
 from moesim.engine.books.energy_and_cost import bound_seconds, cost_per_million_tokens, energy, range_notes
 from moesim.engine.machine import ARRIVALS
-from moesim.engine.run import Outcome
+from moesim.engine.run import Outcome, SimulationOptions, simulate
 from moesim.errors import InputError, Mistake, MoesimError, excerpt
 from moesim.hardware.bill import bill, machine_price
 from moesim.hardware.lane_words import lane_words
@@ -60,7 +59,7 @@ def run(scenario: Any, *, policy: Any = None, seed: int | None = None, timeline:
     `policy` is a name, a mapping with `kind`, or a Policy object; `overrides` are dotted paths to plain values
     (`**{"workload.requests": 8}`). Raises InputError with every mistake.
     """
-    return run_loaded(loaded(scenario, policy=policy, seed=seed, **overrides), timeline=timeline)
+    return run_loaded(loaded(scenario, policy=policy, seed=seed, **overrides), RunOptions(timeline=timeline))
 
 
 def loaded(scenario: Any, *, policy: Any = None, seed: int | None = None, **overrides: Any) -> LoadedScenario:
@@ -92,52 +91,61 @@ def problem_of(loaded_scenario: LoadedScenario, job: Job, routing: RoutingTable)
     )
 
 
-def run_loaded(  # noqa: PLR0913
+@dataclass(frozen=True)
+class RunOptions:
+    """What a run records and says, beside its scenario."""
+
+    timeline: bool = False
+    """Whether the result holds who did what when."""
+    window: str | None = None
+    """The only stretch of the timeline to keep, such as `1 s..1.2 s`."""
+    bound: bool = True
+    """Whether the programme that bounds the run is solved; without it the fields that need it are null."""
+    progress: Progress | None = None
+    """`progress(done, total)` counts tokens of prompts and outputs."""
+    command: Sequence[str] | None = None
+    """The command that asked for the run, for its provenance."""
+
+
+def run_loaded(
     loaded_scenario: LoadedScenario,
+    options: RunOptions | None = None,
     *,
-    timeline: bool = False,
-    progress: Progress | None = None,
-    command: Sequence[str] | None = None,
     policy: Policy | None = None,
     policy_name: str | None = None,
-    bound: bool = True,
-    window: str | None = None,
 ) -> Result:
-    """Runs a loaded scenario; `policy` takes the place of its own, under the name `policy_name`.
-
-    Without `bound` the programme that bounds the run is not solved, and the fields that need it are null. `window`
-    (`1 s..1.2 s`) keeps only that stretch of a timeline.
-    """
-    begin = time.perf_counter()
+    """Runs a loaded scenario; `policy` takes the place of its own, under the name `policy_name`."""
+    begin, options = time.perf_counter(), options or RunOptions()
     loaded_scenario = loaded_scenario if policy is None else with_own_runtime(loaded_scenario, policy)
-    options = _options(loaded_scenario.scenario, timeline, window)
     chosen = loaded_scenario.scenario.policy if policy is None else policy
+    how = _simulation(loaded_scenario.scenario, options)
     try:
-        job, routing, problem, outcome, sample = _walked(loaded_scenario, chosen, {**options, "progress": progress})
+        job, routing, problem, outcome, sample = _walked(loaded_scenario, chosen, how)
     except InputError as error:
         raise loaded_scenario.located(InputError(*(_under_policy(mistake) for mistake in error.mistakes))) from None
     name = policy_name or policy_label(chosen)
-    facts = _facts(loaded_scenario, job, problem, outcome, sample=sample, bound=bound and sample is None)
+    facts = _facts(loaded_scenario, job, problem, outcome, sample=sample, bound=options.bound and sample is None)
     about = {
         "policy": name,
         "wall_s": time.perf_counter() - begin,
         "is_bound": is_bound(chosen),
         "proven_gap": chosen.proven_gap(outcome.deployment.state),
-        "provenance": _provenance(loaded_scenario, to_plain(_repeatable(loaded_scenario, policy, name)), command),
+        "provenance": _provenance(loaded_scenario, to_plain(_repeatable(loaded_scenario, policy, name)), options.command),
     }
     return make_result(outcome.recorder, RunFacts(**{**facts, **about, "notes": [*routing.notes, *facts["notes"]]}))
 
 
-def _options(scenario: Scenario, timeline: bool, window: str | None) -> dict[str, Any]:
+def _simulation(scenario: Scenario, options: RunOptions) -> SimulationOptions:
     """What the engine takes from a scenario beside its parts."""
-    keep = timeline or scenario.simulation.timeline
-    return {
-        "engine": scenario.simulation.engine,
-        "timeline": keep,
-        "window": None if window is None else _stretch(window, keep),
-        "faults": scenario.faults,
-        "schedule": getattr(scenario.workload, "schedule", Rounds),
-    }
+    keep = options.timeline or scenario.simulation.timeline
+    return SimulationOptions(
+        engine=scenario.simulation.engine,
+        timeline=keep,
+        window=None if options.window is None else _stretch(options.window, keep),
+        faults=scenario.faults,
+        schedule=getattr(scenario.workload, "schedule", Rounds),
+        progress=options.progress,
+    )
 
 
 def _facts(
@@ -159,7 +167,7 @@ def _facts(
 
 
 def _walked(
-    loaded_scenario: LoadedScenario, policy: Policy, options: dict[str, Any]
+    loaded_scenario: LoadedScenario, policy: Policy, options: SimulationOptions
 ) -> tuple[Job, RoutingTable, Problem, Outcome, Sample | None]:
     """The whole run, or the sample of it that the scenario asks for."""
     if loaded_scenario.scenario.simulation.sample is not None:
@@ -168,7 +176,7 @@ def _walked(
         return walk(loaded_scenario, policy, problem_of)
     job, routing = loaded_scenario.build()
     problem = problem_of(loaded_scenario, job, routing)
-    return job, routing, problem, simulate(problem, policy, routing, **options), None
+    return job, routing, problem, simulate(problem, policy, routing, options), None
 
 
 def _about_sample(sample: Sample | None) -> list[str]:
@@ -331,7 +339,7 @@ def compare_loaded(
         if started is not None:
             started(name, number, len(policies))
         try:
-            results.append(run_loaded(loaded_scenario, policy=policy, policy_name=name, command=command))
+            results.append(run_loaded(loaded_scenario, RunOptions(command=command), policy=policy, policy_name=name))
         except InputError as error:
             refused[name] = "; ".join(mistake.message for mistake in error.mistakes)
             continue

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from moesim.arrays import FloatArray, IntArray
-from moesim.contract import Policy, Problem
-from moesim.engine import simulate
+from moesim.contract import Deployment, Policy, Problem
+from moesim.engine import SimulationOptions, simulate
 from moesim.engine.run import Outcome
 from moesim.errors import InputError, Mistake
 from moesim.results.recorder import SECOND
@@ -195,10 +195,12 @@ class _Walker:
         table = replace(table, notes=(*table.notes, *self.notes))
         problem = self.problem_of(loaded_scenario, job, table)
         whole = replace(problem, job=replace(self.job, chunk=problem.job.chunk))
-        outcome = simulate(
-            problem, self.policy, table, engine=loaded_scenario.scenario.simulation.engine, whole=whole,
-            schedule=lambda part, deployment: WindowedServing(workload.scheduler, part, deployment, rows, whole),
-        )  # fmt: skip
+
+        def schedule(part: Problem, deployment: Deployment) -> WindowedServing:
+            return WindowedServing(workload.scheduler, part, deployment, rows, whole)
+
+        engine = loaded_scenario.scenario.simulation.engine
+        outcome = simulate(problem, self.policy, table, SimulationOptions(engine=engine, whole=whole, schedule=schedule))
         return job, table, problem, outcome
 
 

@@ -295,19 +295,22 @@ def _part(part: str, node: Node, base: FilePath) -> tuple[Any, list[Mistake]]:
         message = f"{as_written(inside.plain())} is not a mapping; write keys and their values"
         return None, [Mistake(message + (", or a name" if part in SHORTHAND else ""), part, *inside.place)]
     kind = inside.child("kind")
+    place = kind.place if kind is not None else inside.place
     if part in _PLUGINS and (kind is None or not isinstance(kind.value, str)):
-        place = kind.place if kind is not None else inside.place
-        policy_name = next((name for name in inside.value if name in plugins.names(_PLUGINS[part])), None)
-        hint = f"; write 'kind: {policy_name}'" if policy_name is not None else ""
+        name = next((name for name in inside.value if name in plugins.names(_PLUGINS[part])), None)
+        hint = f"; write 'kind: {name}'" if name is not None else ""
         return None, [Mistake(f"missing; it says which {part} this is{hint}", f"{part}.kind", *place)]
     try:
         spec = schema.part_class(part, inside, base)
     except InputError as error:
-        place = kind.place if kind is not None else inside.place
         return None, [Mistake(mistake.message, f"{part}.kind", *place) for mistake in error.mistakes]
     assert spec is not None
-    group = {"policy": "policies", "workload": "workload"}.get(part)
-    foreign = group is not None and kind is not None and plugins.is_foreign(group, kind.value)
-    if kind is not None and (foreign or "kind" not in spec.model_fields):  # a plug-in may inherit the kind of another class
+    if kind is not None and (_is_foreign(part, kind) or "kind" not in spec.model_fields):
         inside = replace(inside, value={name: child for name, child in inside.value.items() if name != "kind"})
     return judged(spec, inside, (part,))
+
+
+def _is_foreign(part: str, kind: Node) -> bool:
+    """Whether a part is a plug-in's, which may have inherited the kind of another class."""
+    group = {"policy": "policies", "workload": "workload"}.get(part)
+    return group is not None and plugins.is_foreign(group, kind.value)

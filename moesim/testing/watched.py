@@ -15,7 +15,7 @@ import numpy as np
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
 from moesim.contract import Deployment, Dispatch, Foresight, Moves, Policy, Problem, Step, View, Visit
-from moesim.engine import simulate
+from moesim.engine import SimulationOptions, simulate
 from moesim.engine.machine import EngineKind
 from moesim.engine.run import Outcome
 from moesim.errors import InputError
@@ -203,7 +203,7 @@ def run_world(
     run = Run(world, problem)
     watched = cast("Policy", Watched(policy, run, **watching))
     try:
-        run.outcome = simulate(problem, watched, world.routing, engine=engine)
+        run.outcome = simulate(problem, watched, world.routing, SimulationOptions(engine=engine))
     except Exception as error:  # whatever it is belongs to the report
         run.error = error
     return run

@@ -72,19 +72,18 @@ RUNTIME = Runtime.model_validate({"gpu": {"launches": {"graph": 5e-6, "direct": 
 """A program whose calls to the GPU cost 5 us each, and a hand-over to the CPU 10 us."""
 
 
-def machine(  # noqa: PLR0913
+def machine(
     hbm: float = 1 * GB,
     ddr: float = 8 * GB,
     cxl: Mapping[str, tuple[float, float]] | None = None,
     ndp: bool = False,
     cpu: bool = True,
-    nvme: float = 0.0,
     pcie: float = 25e9,
-    peer: float = 0.0,
+    far: Mapping[str, float] | None = None,
 ) -> System:
-    """A GPU, `ddr` bytes of DRAM (0: none), CXL devices name -> (bytes, B/s) behind a link each, an SSD of `nvme` bytes, `peer`
-    bytes of DRAM behind a network.
+    """A GPU, `ddr` bytes of DRAM (0: none), CXL devices name -> (bytes, B/s) behind a link each, and what is `far`.
 
+    `far`: bytes of an `ssd`, and of DRAM of a `peer` behind a network.
     `ndp` puts a near-data unit into every CXL device; without `cpu` nothing but the GPU and those units computes.
     """
     devices: dict[str, Any] = {"gpu": {"kind": "gpu", "at": "gpu", "memory": "hbm", "compute": 200e12}}
@@ -101,11 +100,19 @@ def machine(  # noqa: PLR0913
         links[f"to_{name}"] = {"ends": ["host", name], "rate": 64e9}
         if ndp:
             devices[f"ndp_{name}"] = {"kind": "ndp", "inside": name, "bandwidth": 512e9, "compute": 2e12}
-    if nvme:
-        tiers["ssd"] = {"kind": "nvme", "at": "ssd", "capacity": nvme, "read": 3e9, "latency": 1e-4}
+    far = far or {}
+    if "ssd" in far:
+        tiers["ssd"] = {"kind": "nvme", "at": "ssd", "capacity": far["ssd"], "read": 3e9, "latency": 1e-4}
         links["to_ssd"] = {"ends": ["host", "ssd"], "rate": 7e9}
-    if peer:
-        tiers["peer"] = {"kind": "remote", "at": "peer", "capacity": peer, "read": 250e9, "latency": 1e-7, "stage": "ddr"}
+    if "peer" in far:
+        tiers["peer"] = {
+            "kind": "remote",
+            "at": "peer",
+            "capacity": far["peer"],
+            "read": 250e9,
+            "latency": 1e-7,
+            "stage": "ddr",
+        }
         links["to_peer"] = {"ends": ["peer", "host"], "rate": 12e9, "setup": 2.5e-6}
     return System(name="bench", devices=devices, tiers=tiers, links=links)
 
@@ -158,8 +165,8 @@ def small_worlds() -> list[World]:
         _world("gpu_cpu_even", "GPU and CPU, most experts fit", machine(hbm=160 * MB), plain, even),
         _world("cxl", "DRAM too small, two unequal CXL devices", machine(110 * MB, 40 * MB, pair), wide, even),
         _world("near_data", "CXL devices that compute", machine(120 * MB, 60 * MB, pair, ndp=True), wide, ragged),
-        _world("storage", "DRAM too small, the rest on an SSD", machine(90 * MB, 80 * MB, nvme=GB), plain, ragged),
-        _world("network", "DRAM too small, the rest with a peer", machine(90 * MB, 80 * MB, peer=GB), plain, ragged),
+        _world("storage", "DRAM too small, the rest on an SSD", machine(90 * MB, 80 * MB, far={"ssd": GB}), plain, ragged),
+        _world("network", "DRAM too small, the rest with a peer", machine(90 * MB, 80 * MB, far={"peer": GB}), plain, ragged),
         _world("lone_layer", "one MoE layer, every kind of device", machine(40 * MB, GB, pair, ndp=True), single, lone),
         _world(
             "gpu_host",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from moesim.runs.run import loaded, run_loaded
+from moesim.runs.run import RunOptions, loaded, run_loaded
 
 __all__ = ["BLIND", "Pace", "decode_step", "pace", "prefill", "through_point"]
 
@@ -32,7 +32,7 @@ def prefill(scenario: str, policy: Mapping[str, Any], sequences: int, prompt: in
     """Seconds until `sequences` prompts of `prompt` tokens have their first token."""
     lengths = {"workload.requests": sequences, "workload.prompt": prompt, "workload.output": 1}
     loaded_scenario = loaded(scenario, policy=dict(policy), **{**BLIND, **lengths, **sets})
-    return float(run_loaded(loaded_scenario, bound=False).summary["makespan_s"])
+    return float(run_loaded(loaded_scenario, RunOptions(bound=False)).summary["makespan_s"])
 
 
 def decode_step(
@@ -41,7 +41,7 @@ def decode_step(
     """Seconds of a decode pass of `sequences` sequences that attend to `context` tokens, the last of `passes` after prefill."""
     lengths = {"workload.requests": sequences, "workload.prompt": context - passes, "workload.output": passes + 1}
     loaded_scenario = loaded(scenario, policy=dict(policy), **{**BLIND, **lengths, **sets})
-    steps = run_loaded(loaded_scenario, bound=False).frame("steps")
+    steps = run_loaded(loaded_scenario, RunOptions(bound=False)).frame("steps")
     return float(steps.loc[steps["phase"] == "decode", "step_time_s"].iloc[-1])
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from moesim.progress import Progress
 from moesim.results.statistics import Interval, t_interval
-from moesim.runs.run import loaded, run_loaded
+from moesim.runs.run import RunOptions, loaded, run_loaded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -106,7 +106,7 @@ def fall(scenario: Any, steps: Sequence[Step], *, replicates: int = 6, progress:
             built[replicate] = built.get(replicate) or base.build()
             for scheme in schemes:
                 loaded_scenario = replace(loaded(base, policy=policies[scheme]), job_and_table=built[replicate])
-                times[scheme][number].append(float(run_loaded(loaded_scenario, bound=False).summary["makespan_s"]))
+                times[scheme][number].append(float(run_loaded(loaded_scenario, RunOptions(bound=False)).summary["makespan_s"]))
                 done += 1
                 if progress is not None:
                     progress(done, len(steps) * replicates * len(schemes))

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from moesim.contract import Deployment, Problem
-from moesim.engine import simulate
+from moesim.engine import SimulationOptions, simulate
 from moesim.policies.kit.cached import Cache, Eviction
 
 Knobs, Scripted, Stepwise, Restless = worlds.Knobs, worlds.Scripted, worlds.Stepwise, worlds.Restless
@@ -130,7 +130,7 @@ def test_caches_that_are_asked_about_whole_passes(rule, k, capacity):
         found = []
         for engine in ("reference", "kernel"):
             problem, table = worlds.problem(k)
-            found.append(worlds.record(simulate(problem, policy, table, engine=engine)))
+            found.append(worlds.record(simulate(problem, policy, table, SimulationOptions(engine=engine))))
         return found
 
     for policy in (Cache, InParts):

@@ -108,7 +108,7 @@ WAYS = [
 
 def streamed(k: worlds.Knobs, how: dict[str, Any], engine: Any = "auto", timeline: bool = False):
     p, table = worlds.problem(k)
-    return p, worlds.simulate(p, Streamed(knobs=k, how=how), table, engine=engine, timeline=timeline)
+    return p, worlds.simulate(p, Streamed(knobs=k, how=how), table, worlds.SimulationOptions(engine=engine, timeline=timeline))
 
 
 KNOBS = {"off_gpu": 0.0, "streamed": False, "staging": 40, "serial": False, "ordered": False}
@@ -238,7 +238,9 @@ class Late(Streamed):
 
 def late(k: worlds.Knobs, share: float, engine: Any = "auto"):
     p, table = worlds.problem(k)
-    return worlds.simulate(p, Late(knobs=k, how={"pipeline": "deferred"}, share=share), table, engine=engine)
+    return worlds.simulate(
+        p, Late(knobs=k, how={"pipeline": "deferred"}, share=share), table, worlds.SimulationOptions(engine=engine)
+    )
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
@@ -268,7 +270,7 @@ def test_i2_late_results_cross_once_and_late_experts_draw_their_own_weights(shar
     now, then = late(k, 0.0), late(k, share)
     assert then.recorder.moved == pytest.approx(now.recorder.moved)
     policy = Late(knobs=k, how={"pipeline": "deferred"}, share=share)
-    shown = worlds.simulate(p, policy, table, timeline=True).recorder
+    shown = worlds.simulate(p, policy, table, worlds.SimulationOptions(timeline=True)).recorder
     drawn = sum(s.amount for s in shown.slices if s.track == "cpu" and "experts" in s.name)
     decode = 2 * p.layers * (len(shown.passes) - 1)
     assert drawn == pytest.approx((decode + _active(p, table)) * p.model.expert_bytes)

@@ -10,7 +10,7 @@ import pytest
 import moesim
 from moesim.report.page import write_page
 from moesim.results.compare import compare
-from moesim.runs.run import compare_loaded, loaded, run_loaded, save_comparison
+from moesim.runs.run import RunOptions, compare_loaded, loaded, run_loaded, save_comparison
 from moesim.scenario.scenario import LoadedScenario
 
 EVIL = "<script>alert('x')</script> & \"quoted\" </style><img src=x onerror=alert(1)>"
@@ -24,7 +24,9 @@ def scenario(**changes: Any) -> LoadedScenario:
 @pytest.fixture(scope="session")
 def of_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("pages") / "run"
-    return run_loaded(scenario(policy="lru"), timeline=True, command=["moesim", "run", EVIL]).save(place, timeline=True)
+    return run_loaded(scenario(policy="lru"), RunOptions(timeline=True, command=["moesim", "run", EVIL])).save(
+        place, timeline=True
+    )
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from moesim.report import figures
 from moesim.report.canvas import render
 from moesim.report.figures_policies import front
 from moesim.results.result import Result
-from moesim.runs.run import loaded, run_loaded
+from moesim.runs.run import RunOptions, loaded, run_loaded
 
 LONG = "a_package.of_mine:TheBestPolicyThatAnyoneEverWroteForThis"
 RATE = "hardware.links.pcie.rate (GB/s)"
@@ -91,7 +91,7 @@ SMALL = {"workload.requests": 2, "workload.prompt": 24, "workload.output": 5}
 @lru_cache(maxsize=8)
 def run(scenario: str, policy: str | None = None) -> Result:
     changes = {} if "honest" in scenario else SMALL
-    return run_loaded(loaded(scenario, policy=policy, **changes), timeline=True, window="0 s..0.02 s")
+    return run_loaded(loaded(scenario, policy=policy, **changes), RunOptions(timeline=True, window="0 s..0.02 s"))
 
 
 RUNS = [("quickstart", "lru"), ("moe_cxl/mixtral-8x7b", "moe_cxl"), ("cxl_expert/honest", None)]

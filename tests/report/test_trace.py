@@ -18,7 +18,7 @@ from moesim.errors import InputError
 from moesim.results.recorder import COUNTER
 from moesim.results.result import Result
 from moesim.results.timeline import write_trace
-from moesim.runs.run import loaded, run_loaded
+from moesim.runs.run import RunOptions, loaded, run_loaded
 
 SMALL = {"workload.requests": 2, "workload.prompt": 24, "workload.output": 5}
 CASES = {
@@ -133,7 +133,7 @@ def test_levels_meet_peaks_and_hit_rates(case: str, folder: Path) -> None:
 def test_a_window_keeps_what_touches_it_and_the_levels_before_it() -> None:
     whole = run("cache")
     first, last = 0.4 * whole.summary["makespan_s"], 0.5 * whole.summary["makespan_s"]
-    cut = run_loaded(loaded("quickstart", policy="lru", **SMALL), timeline=True, window=f"{first!r} s..{last!r} s")
+    cut = run_loaded(loaded("quickstart", policy="lru", **SMALL), RunOptions(timeline=True, window=f"{first!r} s..{last!r} s"))
     edges = [round(first * 10**12), round(last * 10**12)]
     inside = [
         item for item in whole.slices if not item.track.startswith(COUNTER) and item.start < edges[1] and item.end > edges[0]
@@ -150,4 +150,4 @@ def test_a_window_keeps_what_touches_it_and_the_levels_before_it() -> None:
 @pytest.mark.parametrize("window", ["", "1 s", "2 s..1 s", "1..2", "1 s..2 s..3 s", "1 GB..2 GB"])
 def test_a_window_that_makes_no_sense_is_refused(window: str) -> None:
     with pytest.raises(InputError, match=r"write it like|written like|unit"):
-        run_loaded(loaded("quickstart"), window=window)
+        run_loaded(loaded("quickstart"), RunOptions(window=window))

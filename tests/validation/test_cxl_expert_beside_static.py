@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from moesim.runs.run import run_loaded
+from moesim.runs.run import RunOptions, run_loaded
 from moesim.scenario import load
 
 QWEN = "cxl_expert/qwen3-30b"
@@ -17,7 +17,7 @@ STATIC = ({"kind": "static_popularity"}, {"kind": "static_popularity", "misses":
 
 def speed(name: str, policy: dict[str, Any], requests: int) -> float:
     scenario = load(name, policy=policy, sets={**SMALL, "workload.requests": requests})
-    return float(run_loaded(scenario, bound=False).summary["throughput_tok_s"])
+    return float(run_loaded(scenario, RunOptions(bound=False)).summary["throughput_tok_s"])
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from moesim.results.result import Result
-from moesim.runs.run import run_loaded
+from moesim.runs.run import RunOptions, run_loaded
 from moesim.scenario import load
 
 SMALL: dict[str, Any] = {"workload.requests": 1, "workload.prompt": 32, "workload.output": 8}
@@ -16,7 +16,7 @@ SMALL: dict[str, Any] = {"workload.requests": 1, "workload.prompt": 32, "workloa
 def tried(capacity: str) -> Result:
     policy = {"kind": "moe_infinity", "eviction": "lru"}
     sets = {**SMALL, "hardware.tiers.hbm.capacity": capacity}
-    return run_loaded(load("compare/offline-qwen3-30b", policy=policy, sets=sets), bound=False)
+    return run_loaded(load("compare/offline-qwen3-30b", policy=policy, sets=sets), RunOptions(bound=False))
 
 
 @pytest.mark.parametrize(("capacity", "small"), [("6.5 GB", True), ("7.5 GB", True), ("14 GB", False)])

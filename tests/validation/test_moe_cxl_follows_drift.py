@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from moesim.results.result import Result
-from moesim.runs.run import run_loaded
+from moesim.runs.run import RunOptions, run_loaded
 from moesim.scenario import load
 
 SMALL: dict[str, Any] = {
@@ -29,7 +29,7 @@ FROZEN = {"adapt_placement": False}
 @cache
 def tried(*, known: bool, frozen: bool) -> Result:
     policy = {"kind": "moe_cxl", "period": 8, "prefetch": 0, **(FROZEN if frozen else {})}
-    return run_loaded(load("moe_cxl/drift", policy=policy, sets={**SMALL, **(KNOWN if known else {})}), bound=False)
+    return run_loaded(load("moe_cxl/drift", policy=policy, sets={**SMALL, **(KNOWN if known else {})}), RunOptions(bound=False))
 
 
 def last(result: Result) -> float:

@@ -5,7 +5,7 @@ Built from cost models once a run, and again where homes change; knows no clock 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,20 @@ class Helper:
         self.before = int(to_ps(calls.before, f"a call to {problem.system.gpu_name}"))
         """ps by which each call to the GPU holds it up: its thread launches those first."""
         self.near_data = index in problem.ndp_index.values()
+
+
+class _Draws:
+    """Appends what copies draw from resources to `ints` and `floats`, and notes where."""
+
+    def __init__(self, resources: Mapping[str, int], ints: list[int], floats: list[float]) -> None:
+        self._resources, self._ints, self._floats = resources, ints, floats
+
+    def __call__(self, at: int, usage: Iterable[tuple[str, float]], unit: float) -> None:
+        """At `at` of `ints`: where the numbers of resources begin, how many there are, and where their bytes begin."""
+        pairs = [(self._resources[resource], factor * unit) for resource, factor in usage if factor * unit > 0]
+        self._ints[at : at + 3] = len(self._ints), len(pairs), len(self._floats)
+        self._ints.extend(resource for resource, _ in pairs)
+        self._floats.extend(nbytes for _, nbytes in pairs)
 
 
 class VisitTables:
@@ -76,19 +90,12 @@ class VisitTables:
 
     def refresh(self) -> None:
         """After the kinds of copies have changed."""
-        ints, floats = [0] * k.T_HEADER, [0.0]
         problem, kinds = self._problem, self._placement.kinds()
         width = k.S_READS + 3 * len(kinds)
         at_sides = k.T_HEADER
         at_kinds = at_sides + len(self.helpers) * width
-        ints += [0] * (len(self.helpers) * width + len(kinds) * k.KIND_WIDTH)
-
-        def draws(at: int, usage: Iterable[tuple[str, float]], unit: float) -> None:
-            pairs = [(self._resources[resource], factor * unit) for resource, factor in usage if factor * unit > 0]
-            ints[at : at + 3] = len(ints), len(pairs), len(floats)
-            ints.extend(resource for resource, _ in pairs)
-            floats.extend(nbytes for _, nbytes in pairs)
-
+        ints, floats = [0] * (at_kinds + len(kinds) * k.KIND_WIDTH), [0.0]
+        draws = _Draws(self._resources, ints, floats)
         for s, helper in enumerate(self.helpers):
             at = at_sides + s * width
             ints[at + k.S_DEVICE], ints[at + k.S_LANE] = helper.index, self._lane(helper.name)
@@ -108,18 +115,23 @@ class VisitTables:
             draws(at + k.K_DRAWS, path.usage if away else (), nbytes)
         if self.down is not None:
             draws(k.T_IDS, self.down.usage, self.id_bytes)
+        self._head(ints, len(kinds), at_sides, at_kinds)
+        self.T, self.TF = self._fixed(ints), np.array(floats) if self._arrays else floats
+
+    def _head(self, ints: list[int], kinds: int, at_sides: int, at_kinds: int) -> None:
+        """The header of `T`."""
+        problem = self._problem
         up = queue_of(problem.costs.path(problem.main_memory, problem.gpu_tier))
         header = {
             k.T_GPU: problem.gpu_index, k.T_GPU_LANE: self._lane(problem.system.gpu_name), k.T_UP: self._lane(up),
             k.T_DOWN: -1 if self.down is None else self._lane(queue_of(self.down)), k.T_APART: self._apart,
             k.T_TOGETHER: self._together if self._gpu.fused else -1, k.T_PREDICTION: self._prediction,
             k.T_SERIAL: self._serial, k.T_STAGING: self._deployment.plan.staging,
-            k.T_PIECES: self._placement.pieces, k.T_SIDES: len(self.helpers), k.T_KINDS: len(kinds), k.T_AT_SIDES: at_sides,
+            k.T_PIECES: self._placement.pieces, k.T_SIDES: len(self.helpers), k.T_KINDS: kinds, k.T_AT_SIDES: at_sides,
             k.T_AT_KINDS: at_kinds, k.T_EXPERTS: problem.experts, k.T_LAYERS: problem.layers, k.T_DEVICES: len(problem.devices),
         }  # fmt: skip
         for field, value in header.items():
             ints[field] = value
-        self.T, self.TF = self._fixed(ints), np.array(floats) if self._arrays else floats
 
     def for_phase(self, phase: str) -> None:
         """How the layers of the next pass go, by the plan of its phase."""

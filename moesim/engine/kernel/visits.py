@@ -16,7 +16,7 @@ from moesim.engine.kernel import kernel as k
 from moesim.engine.programs.durations import ExpertTimes
 from moesim.engine.programs.program import JOIN, Operation, packed
 
-__all__ = ["PackedTemplates", "Stretch", "Template", "packed_templates", "visit_rows", "visits_of_pass"]
+__all__ = ["Copies", "PackedTemplates", "Stretch", "Template", "packed_templates", "visit_rows", "visits_of_pass"]
 
 
 class Template(NamedTuple):
@@ -106,32 +106,30 @@ def visits_of_pass(layers: IntArray, tokens: IntArray, templates: IntArray) -> I
     return np.stack([layers, tokens, templates, np.arange(len(layers))], axis=1).astype(np.int64).ravel()
 
 
-def visit_rows(  # noqa: PLR0913
-    counts: IntArray,
-    device: IntArray,
-    times: ExpertTimes,
-    kinds: IntArray,
-    resident: BoolArray | IntArray,
-    flying: IntArray | None,
-    answers: Answers,
-    data: int,
-    odd: bool,
-) -> IntArray:
-    """`R` of the kernel for some visits [V, E] from number `data` on.
+class Copies(NamedTuple):
+    """Copies of the experts of some visits, [V, E]."""
 
-    `kinds`: of the copies that are uploaded or read in place, `odd` if these are not the stored ones; `resident`: copies in GPU
-    memory that serve, or what the kernel calls them; `flying`: how the engine refers to copies on their way there (None: there
-    are none).
-    """
+    kinds: IntArray
+    """Of those that are uploaded or read in place."""
+    resident: BoolArray | IntArray
+    """Those in GPU memory that serve, or what the kernel calls them."""
+    flying: IntArray | None = None
+    """How the engine refers to those on their way there; None: there are none."""
+    odd: bool = False
+    """Whether `kinds` are not the stored ones."""
+
+
+def visit_rows(counts: IntArray, times: ExpertTimes, copies: Copies, answers: Answers, data: int = 0) -> IntArray:
+    """`R` of the kernel for some visits [V, E] from number `data` on."""
     size, experts = counts.size, counts.shape[1]
     rows = np.empty(k.R_HEADER + k.R_FIELDS * size, dtype=np.int64)
-    rows[: k.R_HEADER] = size, data, odd, answers.moves is not None, answers.load is not None
+    rows[: k.R_HEADER] = size, data, copies.odd, answers.moves is not None, answers.load is not None
     order = np.arange(experts) if answers.order is None else answers.order
     loaded = 0 if answers.load is None else answers.load
     fields = {
-        k.COUNTS: counts, k.DEVICE: device, k.GPU: times.gpu_ps, k.CPU: times.cpu_ps, k.NDP: times.ndp_ps,
-        k.COPY: times.copy_ps, k.KIND: kinds, k.RESIDENT: resident, k.ORDER: order, k.LOADED: loaded,
-        k.FLYING: 0 if flying is None else flying,
+        k.COUNTS: counts, k.DEVICE: answers.device, k.GPU: times.gpu_ps, k.CPU: times.cpu_ps, k.NDP: times.ndp_ps,
+        k.COPY: times.copy_ps, k.KIND: copies.kinds, k.RESIDENT: copies.resident, k.ORDER: order, k.LOADED: loaded,
+        k.FLYING: 0 if copies.flying is None else copies.flying,
     }  # fmt: skip
     body = rows[k.R_HEADER :].reshape(k.R_FIELDS, *counts.shape)
     for number, values in fields.items():

@@ -15,6 +15,7 @@ import numpy as np
 from moesim.arrays import FloatArray, IntArray
 from moesim.clock import added, to_ps, total
 from moesim.contract import Deployment, Module, PhasePlan, Problem
+from moesim.contract.costs import StepLoad
 from moesim.engine.passes import Part, Pass
 from moesim.engine.programs.durations import IntTimes, queue_of, usage_of
 from moesim.engine.programs.program import ACTIVATION, DEMAND, Operation, label_of
@@ -231,9 +232,7 @@ class _Builder:
         seconds, mixed = np.zeros(len(self.tokens)), len(self.cores) > 1
         for core in self.cores:
             flops, kv, tier = left * core.flops[:, layer], left * core.kv[:, layer], self._kv_tier(device)
-            alone = costs.core(
-                device, flops, kv, core.phase, tier, sequences=left * core.tokens, mixed=mixed, tokens=self.tokens
-            )
+            alone = costs.core(device, flops, kv, core.phase, tier, StepLoad(left * core.tokens, mixed, self.tokens))
             seconds += np.where(core.tokens > 0, alone, 0.0)
         return seconds
 

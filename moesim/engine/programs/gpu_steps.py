@@ -13,6 +13,7 @@ import numpy as np
 from moesim.arrays import BoolArray, FloatArray, IntArray
 from moesim.clock import to_ps
 from moesim.contract import Deployment, Module, Problem
+from moesim.contract.costs import StepLoad
 from moesim.engine.kernel.visits import PackedTemplates, Template, packed_templates
 from moesim.engine.programs.program import JOIN, Operation, label_of
 from moesim.hardware.device import PHASES
@@ -123,7 +124,7 @@ class GpuSteps:
             if tokens.any():
                 alone = problem.costs.core(
                     gpu, parts.flops[:, number], parts.nbytes[:, number], phase, problem.gpu_tier,
-                    sequences=tokens, mixed=mixed, tokens=parts.tokens[:, None],
+                    StepLoad(tokens, mixed, parts.tokens[:, None]),
                 )  # fmt: skip
                 seconds += np.where(tokens > 0, alone, 0.0)
         return to_ps(seconds, f"attention on {gpu}")

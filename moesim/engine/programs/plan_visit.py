@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
+from moesim.engine.dispatches import Answers
 from moesim.engine.kernel import kernel as k
 from moesim.engine.kernel.visit_tables import Helper, VisitTables, crossing
 from moesim.engine.programs.durations import ExpertTimes, IntTimes
@@ -52,17 +53,20 @@ class VisitWork:
     """[V] time in which the host reads the routing back: nothing that depends on it can leave the host before."""
 
 
-def work_of_visits(  # noqa: PLR0913
+def work_of_visits(
     tables: VisitTables,
     measured: IntArray,
     counts: IntArray,
-    device: IntArray,
+    tokens: IntArray,
+    answers: Answers,
     up: BoolArray,
     times: ExpertTimes,
-    tokens: IntArray,
-    order: IntArray | None,
 ) -> VisitWork:
-    """The work of visits with `counts` [V, E] given to `device` [V, E], of `tokens` [V] tokens, as the kernel `measured` it."""
+    """The work of visits with `counts` [V, E] of `tokens` [V] tokens, dispatched by `answers`, as the kernel `measured` it.
+
+    `up` [V, E]: experts that are uploaded.
+    """
+    device, order = answers.device, answers.order
     copy = np.where(up, times.copy_ps, 0)
     gpu_after = np.where(up & (counts > 0), times.gpu_ps + int(tables.T[k.T_APART]), 0)
     if order is not None:

@@ -103,6 +103,20 @@ class Pool:
         self.waiting: list[Running] = []
 
 
+def _weights(draws: list[list[tuple[str, float]]], demands: list[float], filling: list[int]) -> dict[str, float]:
+    """What flows draw from each resource per unit of their common rate."""
+    weight: dict[str, float] = {}
+    for flow in filling:
+        for resource, rate in draws[flow]:
+            weight[resource] = weight.get(resource, 0.0) + rate / demands[flow]
+    return weight
+
+
+def _first_full(left: Mapping[str, float], weight: Mapping[str, float]) -> float:
+    """By how much the common rate may rise until the first resource is full."""
+    return min((left[resource] / drawn for resource, drawn in weight.items() if drawn > 0), default=math.inf)
+
+
 def max_min(draws: list[list[tuple[str, float]]], capacity: Mapping[str, float]) -> list[float]:
     """Speeds [n] in (0, 1] of flows that at full speed draw `draws` (resource, bytes per ps) each.
 
@@ -115,11 +129,8 @@ def max_min(draws: list[list[tuple[str, float]]], capacity: Mapping[str, float])
     filling = [flow for flow, demand in enumerate(demands) if demand > 0]
     level = 0.0
     while filling:
-        weight: dict[str, float] = {}  # drawn from each resource per unit of the common rate
-        for flow in filling:
-            for resource, rate in draws[flow]:
-                weight[resource] = weight.get(resource, 0.0) + rate / demands[flow]
-        by_resource = min((left[r] / w for r, w in weight.items() if w > 0), default=math.inf)
+        weight = _weights(draws, demands, filling)
+        by_resource = _first_full(left, weight)
         by_demand = min(demands[flow] for flow in filling) - level
         rise = min(by_resource, by_demand)
         level += rise
@@ -129,7 +140,7 @@ def max_min(draws: list[list[tuple[str, float]]], capacity: Mapping[str, float])
             stopped = [flow for flow in filling if demands[flow] <= level * (1 + 1e-12)]
         else:
             full = {r for r, w in weight.items() if w > 0 and left[r] <= 1e-9 * capacity[r]}
-            stopped = [flow for flow in filling if any(r in full for r, _ in draws[flow])]
+            stopped = [flow for flow in filling if not full.isdisjoint(r for r, _ in draws[flow])]
         for flow in stopped:
             speeds[flow] = min(level / demands[flow], 1.0)
         filling = [flow for flow in filling if flow not in stopped]

@@ -42,7 +42,7 @@ class Accelerate(SizedPolicy):
         resident_layers = int(np.searchsorted(np.cumsum(problem.expert_bytes().sum(axis=1)), max(free, 0.0), side="right"))
         resident = np.zeros((problem.layers, problem.experts), dtype=np.bool_)
         resident[:resident_layers] = True
-        return place(problem, resident=resident, cut=cut, pipeline=Serial(ahead=1))
+        return place(problem, resident=resident, cut=cut.piped(Serial(ahead=1)))
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """A layer that is not there is copied whole."""

@@ -33,7 +33,7 @@ class DeepSpeedMoe(SizedPolicy):
 
     def deploy(self, problem: Problem) -> Deployment:
         """Everything in host memory, nothing side by side."""
-        return place(problem, cut=self.cut(problem), pipeline=Serial())
+        return place(problem, cut=self.cut(problem).piped(Serial()))
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """Uploads everything to the GPU."""

@@ -34,7 +34,7 @@ class OnDemand(SizedPolicy):
 
     def deploy(self, problem: Problem) -> Deployment:
         """Everything in host memory."""
-        return place(problem, cut=self.cut(problem), pipeline=BY_NAME[self.pipeline])
+        return place(problem, cut=self.cut(problem).piped(BY_NAME[self.pipeline]))
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """Uploads everything to the GPU."""

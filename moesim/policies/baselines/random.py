@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from moesim.contract import Deployment, Dispatch, Problem, View, Visit
 from moesim.policies.kit.dispatch import Misses, by_misses
-from moesim.policies.kit.placement import SizedPolicy, place, quota, require_cpu
+from moesim.policies.kit.placement import HomeOrder, SizedPolicy, place, quota, require_cpu
 
 __all__ = ["Random"]
 
@@ -34,7 +34,7 @@ class Random(SizedPolicy):
         if self.misses == "cpu":
             require_cpu(problem)
         scores = problem.rng.random((problem.layers, problem.experts))
-        return place(problem, resident=quota(scores), scores=scores, cut=self.cut(problem))
+        return place(problem, resident=quota(scores), homes=HomeOrder(scores=scores), cut=self.cut(problem))
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """Residents on the GPU, the rest by `misses`."""

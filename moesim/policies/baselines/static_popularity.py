@@ -46,8 +46,8 @@ class StaticPopularity(SizedPolicy):
         if self.misses == "cpu" and problem.cpu_index < 0:
             raise InputError(Mistake("'cpu' needs a machine with a CPU that computes; choose 'upload'", path="policy.misses"))
         rule = quota if self.rule == "quota" else overall
-        pipeline, resident = BY_NAME[self.pipeline], rule(problem.popularity, self.limit)
-        return place(problem, resident=resident, cut=self.cut(problem), pipeline=pipeline)
+        cut = self.cut(problem).piped(BY_NAME[self.pipeline])
+        return place(problem, resident=rule(problem.popularity, self.limit), cut=cut)
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """Residents on the GPU, the rest by `misses`."""

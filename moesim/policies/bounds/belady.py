@@ -13,7 +13,7 @@ import numpy as np
 from moesim.arrays import BoolArray, FloatArray, IntArray
 from moesim.contract import NO_MOVES, Deployment, Moves, Problem, Step, Uses, View
 from moesim.policies.baselines.static_popularity import StaticPopularity
-from moesim.policies.kit.cache import LayerCache, deploy_cached
+from moesim.policies.kit.cache import LayerCache, deploy_cached, emptied
 from moesim.policies.kit.cached import CachePolicy
 from moesim.policies.kit.migration import pairs_of
 
@@ -76,8 +76,8 @@ class _Foresighted(CachePolicy):
     def deploy(self, problem: Problem) -> Deployment:
         """As every cache."""
         cut, shape = self.cut(problem, movable=True), (problem.layers, problem.experts)
-        empty = self.start == "empty"
-        return deploy_cached(problem, cut, self.capacity, lambda capacity: LayerBelady(capacity, *shape), empty=empty)
+        deployment = deploy_cached(problem, cut, self.capacity, lambda capacity: LayerBelady(capacity, *shape))
+        return emptied(deployment) if self.start == "empty" else deployment
 
 
 class Belady(_Foresighted):

@@ -6,7 +6,7 @@ Knows the profile and the machine's costs; nothing changes during a run. scipy's
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from moesim.errors import InputError, Mistake
 from moesim.policies.kit.dispatch import in_order
 from moesim.policies.kit.layer_costs import expected_counts
 from moesim.policies.kit.orchestration import Phase, sequences
-from moesim.policies.kit.placement import SizedPolicy, host_order, place
+from moesim.policies.kit.placement import HomeOrder, SizedPolicy, host_order, place
 from moesim.policies.kit.sizing import host_room, too_large
 from moesim.units import Share
 
@@ -228,7 +228,8 @@ class Optimum(SizedPolicy):
             for (phase, _), chosen in zip(phases, solution.options, strict=True)
         }
         hosts = [(tier == number, [[name]]) for number, name in enumerate(host_order(problem))]
-        return place(problem, resident=tier < 0, classes=[(tier < 0, []), *hosts], cut=cut, state=_Choice(device, solution.gap))
+        deployment = place(problem, resident=tier < 0, homes=HomeOrder(classes=[(tier < 0, []), *hosts]), cut=cut)
+        return replace(deployment, state=_Choice(device, solution.gap))
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """Every expert where the plan has it."""

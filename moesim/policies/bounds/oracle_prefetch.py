@@ -16,7 +16,7 @@ from moesim.arrays import BoolArray, FloatArray, IntArray
 from moesim.contract import Deployment, Dispatch, Future, Moves, Problem, Step, View, Visit
 from moesim.policies.bounds.belady import soonest
 from moesim.policies.kit.dispatch import by_tokens, upload_missing
-from moesim.policies.kit.placement import SizedPolicy, place, quota, ranks
+from moesim.policies.kit.placement import HomeOrder, SizedPolicy, place, quota, ranks
 from moesim.policies.kit.sizing import default_staging
 
 __all__ = ["OraclePrefetch"]
@@ -133,7 +133,7 @@ class OraclePrefetch(SizedPolicy):
         usual = default_staging(problem)
         cut = self.cut(problem, movable=True, staging=min(_STAGING, max(usual - 1, 1)))
         seen = problem.popularity if problem.hindsight is None else problem.hindsight
-        deployment = place(problem, resident=quota(seen), scores=seen, cut=cut, movable=True)
+        deployment = place(problem, resident=quota(seen), homes=HomeOrder(scores=seen), cut=cut, movable=True)
         size, gpu = problem.model.expert_bytes, problem.gpu_tier
         copies = np.array([float(problem.costs.copy(size, tier, gpu)) for tier in problem.tiers])[deployment.home]
         slots = int(problem.gpu_free(cut) // problem.model.expert_bytes)

@@ -5,7 +5,7 @@ Knows the profile and the past of the run.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ from moesim.contract import NO_MOVES, Deployment, Dispatch, Moves, Problem, Step
 from moesim.policies.kit.dispatch import by_tokens, upload_missing
 from moesim.policies.kit.history import CoOccurrence
 from moesim.policies.kit.migration import pairs_of
-from moesim.policies.kit.placement import Groups, SizedPolicy, fitting, host_order, place, ranking
+from moesim.policies.kit.placement import Groups, HomeOrder, SizedPolicy, fitting, host_order, place, ranking
 from moesim.policies.kit.precision import native_bits
 from moesim.units import Share
 
@@ -75,8 +75,8 @@ class EdgeMoe(SizedPolicy):
         first = fitting(ranking(shares)[:slots], sizes, np.inf)
         paths = CoOccurrence(shares, model.top_k), CoOccurrence(shares, model.top_k, 2)
         memory = _Memory(slots, shares * model.top_k, paths, [None] * problem.layers)
-        groups = _storage_first(problem)
-        return place(problem, resident=first, groups=groups, expert_bytes=sizes, cut=cut, movable=True, state=memory)
+        homes = HomeOrder(_storage_first(problem))
+        return replace(place(problem, resident=first, homes=homes, expert_bytes=sizes, cut=cut, movable=True), state=memory)
 
     def widths(self, importance: FloatArray) -> FloatArray:
         """[L, E] bits per weight."""

@@ -5,7 +5,7 @@ Knows when an expert was last used; knows no routing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -15,7 +15,7 @@ from moesim.arrays import BoolArray, IntArray
 from moesim.contract import NO_MOVES, Deployment, Dispatch, Moves, Problem, Step, View, Visit
 from moesim.errors import InputError, Mistake
 from moesim.policies.kit.dispatch import upload_missing
-from moesim.policies.kit.placement import SizedPolicy, host_order, place, ranking
+from moesim.policies.kit.placement import HomeOrder, SizedPolicy, host_order, place, ranking
 from moesim.policies.kit.sizing import host_room
 from moesim.units import Share, format_bytes, format_exact, format_sum
 
@@ -91,7 +91,8 @@ class Rmai(SizedPolicy):
         last[order] = -np.arange(pairs)
         cached, indices = held.reshape(shape), [problem.tiers.index(tier) for tier in (local, peer)]
         memory = _Memory(slots, last.reshape(shape), np.zeros(shape, dtype=np.bool_), *indices)
-        return place(problem, classes=[(cached, [[local]]), (~cached, [[peer]])], cut=cut, movable=True, state=memory)
+        homes = HomeOrder(classes=[(cached, [[local]]), (~cached, [[peer]])])
+        return replace(place(problem, homes=homes, cut=cut, movable=True), state=memory)
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """Everything runs on the GPU, from wherever it lies."""

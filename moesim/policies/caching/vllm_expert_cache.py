@@ -13,7 +13,7 @@ from pydantic import Field
 
 from moesim.arrays import FloatArray, IntArray
 from moesim.contract import Deployment, Dispatch, Problem, Serial, Uses, View, Visit
-from moesim.policies.kit.cache import LayerCache, deploy_cached
+from moesim.policies.kit.cache import LayerCache, deploy_cached, emptied
 from moesim.policies.kit.dispatch import upload_missing
 from moesim.policies.kit.placement import SizedPolicy
 
@@ -69,9 +69,8 @@ class VllmExpertCache(SizedPolicy):
         """Sizes the slots and fills them."""
         shape = problem.layers, problem.experts
         cut = self.cut(problem, movable=True).piped(Serial())
-        deployment = deploy_cached(
-            problem, cut, self.capacity, lambda capacity: LayerLfru(capacity, *shape), empty=self.start == "empty"
-        )
+        deployment = deploy_cached(problem, cut, self.capacity, lambda capacity: LayerLfru(capacity, *shape))
+        deployment = emptied(deployment) if self.start == "empty" else deployment
         return replace(deployment, state=None, cache=deployment.state)
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:

@@ -18,8 +18,8 @@ from moesim.errors import InputError, Mistake
 from moesim.policies.in_place.planner_constants import believed
 from moesim.policies.kit.dispatch import in_order
 from moesim.policies.kit.orchestration import Candidates, Devices, Orchestration, Pins, search
-from moesim.policies.kit.placement import SizedPolicy, host_order, place, portions
-from moesim.policies.kit.sizing import gpu_account, host_room, no_plan, slots_in_host, too_large
+from moesim.policies.kit.placement import HomeOrder, SizedPolicy, host_order, place, portions
+from moesim.policies.kit.sizing import Sizing, gpu_account, host_room, no_plan, slots_in_host, too_large
 from moesim.workload.routing.law import normalised
 from moesim.workload.routing.strata import prototypes
 
@@ -104,13 +104,9 @@ class CoxMoe(SizedPolicy):
         }
         together = 0 if self.coalesced else plan.decode.micro_batch
         cut = BatchPlan(candidates.batch, plan.prefill, plan.decode, plan.kv, candidates.staging, expert_batch=together)
-        return place(
-            problem,
-            resident=place_in_order < plan.resident,
-            scores=-place_in_order.astype(np.float64),
-            cut=cut,
-            state=_Groups(device, plan),
-        )
+        homes = HomeOrder(scores=-place_in_order.astype(np.float64))
+        deployment = place(problem, resident=place_in_order < plan.resident, homes=homes, cut=cut)
+        return replace(deployment, state=_Groups(device, plan))
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """Every expert where its group runs."""
@@ -135,7 +131,7 @@ class CoxMoe(SizedPolicy):
 
     def _candidates(self, problem: Problem) -> Candidates:
         """The search space that the parameters leave."""
-        cut = portions(problem, batch=self.batch, kv=self.kv, staging=self.staging, spare=0.0)
+        cut = portions(problem, Sizing(batch=self.batch, kv=self.kv, staging=self.staging, spare=0.0))
         micro = _halvings(cut.batch) if problem.job.attention else (cut.batch,)
         options = self._devices(problem)
 
@@ -165,7 +161,7 @@ class CoxMoe(SizedPolicy):
     def _infeasible(self, problem: Problem, candidates: Candidates) -> InputError:
         pinnable = ("residents", "uploads", "on_cpu", "prefill_devices", "decode_devices")
         pins = {name: getattr(self, name) for name in pinnable if getattr(self, name) is not None}
-        smallest = portions(problem, batch=candidates.batch, micro_batch=1, staging=candidates.staging, spare=0.0)
+        smallest = portions(problem, Sizing(candidates.batch, micro_batch=1, staging=candidates.staging, spare=0.0))
         if pins:
             layer = problem.layers * problem.model.expert_bytes
             most = max(int(problem.gpu_free(smallest) // layer), 0)

@@ -53,8 +53,7 @@ class Fiddler(SizedPolicy):
         deployment = place(
             problem,
             resident=lambda budget, sizes: fill(self.share * budget, sizes),
-            cut=self.cut(problem),
-            pipeline=BY_NAME[self.pipeline],
+            cut=self.cut(problem).piped(BY_NAME[self.pipeline]),
         )
         seconds = np.array([float(costs.cpu(1, tier)) for tier in problem.tiers])
         return replace(deployment, state=seconds[deployment.home])

@@ -21,6 +21,7 @@ from moesim.policies.kit.layer_costs import LayerCosts
 from moesim.policies.kit.placement import Groups
 from moesim.policies.kit.sizing import host_order, no_plan, too_large
 from moesim.policies.kit.streaming import (
+    HostUse,
     StreamedPolicy,
     buffer_slots,
     cache_window,
@@ -173,13 +174,13 @@ class Lia(StreamedPolicy):
 
         main = [self._main(problem)] if case.experts else []
         counts = [
-            largest_batch(problem, plan_of, limit, 1, masters=True, reserve=window, tiers=names) for names in (*main, None)
+            largest_batch(problem, plan_of, limit, 1, HostUse(tiers=names, masters=True), window) for names in (*main, None)
         ]
         batch = next((count for count in counts if count), 0)
         return 0 if self.batch is not None and batch < limit else batch
 
     def _cut(self, problem: Problem, batch: int, kv: str, prefill: Vector, decode: Vector, homes: Homes) -> BatchPlan:
-        cut = self.cut_into(problem, batch, kv=kv, homes=homes)
+        cut = self.cut_into(problem, batch, kv, homes=homes)
         return replace(cut, prefill=_on(problem, cut.prefill, prefill), decode=_on(problem, cut.decode, decode))
 
     def _pinned(self, problem: Problem, free: float, ahead: int) -> int:

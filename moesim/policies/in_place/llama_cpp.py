@@ -69,7 +69,7 @@ class LlamaCpp(SizedPolicy):
             resident[self._first(problem, problem.gpu_free(cut)) :] = True
         else:
             resident[[layer for layer in range(problem.layers) if layer not in self.host_layers]] = True
-        return place(problem, resident=resident, cut=cut, pipeline=Serial())
+        return place(problem, resident=resident, cut=cut.piped(Serial()))
 
     def _first(self, problem: Problem, free: float) -> int:
         """The first MoE layer whose experts are resident: as many of the last ones as `free` bytes hold, unless given."""

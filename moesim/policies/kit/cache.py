@@ -16,7 +16,17 @@ from moesim.contract import NO_MOVES, BatchPlan, Deployment, Moves, Problem, Ste
 from moesim.policies.kit.migration import pairs_of
 from moesim.policies.kit.placement import place, quota, ranks
 
-__all__ = ["LayerCache", "LayerFifo", "LayerLfu", "LayerLifo", "LayerLru", "LayerRandom", "LayerScore", "deploy_cached"]
+__all__ = [
+    "LayerCache",
+    "LayerFifo",
+    "LayerLfu",
+    "LayerLifo",
+    "LayerLru",
+    "LayerRandom",
+    "LayerScore",
+    "deploy_cached",
+    "emptied",
+]
 
 _TIE = 1 << 24
 """Room for a token count below one tick of the clock."""
@@ -223,21 +233,20 @@ class LayerScore(LayerCache):
         keys += share
 
 
-def deploy_cached(  # noqa: PLR0913
+def deploy_cached(
     problem: Problem,
     cut: BatchPlan,
     limit: int | None,
     make: Callable[[IntArray], LayerCache],
     *,
     scores: FloatArray | None = None,
-    empty: bool = False,
     deployment: Deployment | None = None,
     reserve: float = 0.0,
 ) -> Deployment:
     """A deployment with one cache per layer of at most `limit` experts, filled by `scores` [L, E] (default: the profile).
 
-    `make` builds the cache from its capacities [L]; `empty` starts with nothing in it. `deployment` (default: homes by the
-    profile) is one without residents. `reserve` bytes of GPU memory stay free.
+    `make` builds the cache from its capacities [L]; `emptied` takes out what it begins with. `deployment` (default: homes by
+    the profile) is one without residents. `reserve` bytes of GPU memory stay free.
     """
     first = problem.popularity if scores is None else scores
     # masters by popularity whatever is cached at first: cached experts are evicted, and read again, like others
@@ -245,4 +254,9 @@ def deploy_cached(  # noqa: PLR0913
     full = quota(first, limit)(problem.gpu_free(cut) - reserve, deployment.expert_bytes)
     cache = make(full.sum(axis=1))
     cache.warm(first if cache.keys.dtype.kind == "f" else problem.experts - ranks(first))
-    return replace(deployment, resident=full & (not empty), state=cache)
+    return replace(deployment, resident=full, state=cache)
+
+
+def emptied(deployment: Deployment) -> Deployment:
+    """The same with nothing in GPU memory yet."""
+    return replace(deployment, resident=np.zeros_like(deployment.resident))

@@ -21,6 +21,7 @@ from moesim.policies.kit.cache import (
     LayerRandom,
     LayerScore,
     deploy_cached,
+    emptied,
 )
 from moesim.policies.kit.dispatch import upload_missing
 from moesim.policies.kit.placement import SizedPolicy
@@ -64,8 +65,8 @@ class CachePolicy(SizedPolicy):
             cut,
             self.capacity,
             lambda capacity: layer_cache(self.rule(), problem, capacity),
-            empty=self.start == "empty",
         )
+        deployment = emptied(deployment) if self.start == "empty" else deployment
         return replace(deployment, state=None, cache=deployment.state)
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:

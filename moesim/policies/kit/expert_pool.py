@@ -5,7 +5,7 @@ Knows uses and residence; what an expert is worth is for policies to say.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -191,7 +191,8 @@ class PooledPolicy(SizedPolicy):
         slots = int(self.share * max(problem.gpu_free(cut), 0.0) // problem.model.expert_bytes)
         budget = slots * problem.model.expert_bytes
         memory = PoolMemory(Pool(slots, problem.popularity, self.flight), self.mind(problem))
-        return place(problem, resident=lambda _, sizes: fill(budget, sizes), cut=cut, movable=True, state=memory)
+        deployment = place(problem, resident=lambda _, sizes: fill(budget, sizes), cut=cut, movable=True)
+        return replace(deployment, state=memory)
 
     def adapt(self, step: Step, view: View) -> Moves:
         """Keeps what was uploaded."""

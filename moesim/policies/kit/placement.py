@@ -6,15 +6,15 @@ Knows capacities and scores; knows neither visits nor time.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from pydantic import Field
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
-from moesim.contract import BatchPlan, Deployment, Overlap, Policy, Problem, Serial
+from moesim.contract import BatchPlan, Deployment, Policy, Problem
 from moesim.errors import InputError, Mistake
-from moesim.policies.kit.sizing import host_order, host_room, portions, too_large
+from moesim.policies.kit.sizing import Sizing, host_order, host_room, portions, too_large
 from moesim.units import Share, format_bytes, format_exact, format_sum
 
 __all__ = [
@@ -182,30 +182,35 @@ def _spread(
     return order
 
 
-def place(  # noqa: PLR0913
+class HomeOrder(NamedTuple):
+    """Where master copies of experts go, and who is first."""
+
+    groups: Groups | None = None
+    """Groups of host tiers, the first as long as it has room; `everywhere` if not given."""
+    classes: Sequence[tuple[BoolArray, Groups]] | None = None
+    """Sets of experts ([L, E] masks that cover all of them) with groups of their own, in place of `groups`."""
+    scores: FloatArray | None = None
+    """[L, E], the highest first; the profile if not given."""
+
+
+def place(
     problem: Problem,
     *,
     resident: Choice | BoolArray | None = None,
-    scores: FloatArray | None = None,
-    groups: Groups | None = None,
-    classes: Sequence[tuple[BoolArray, Groups]] | None = None,
+    homes: HomeOrder | None = None,
     expert_bytes: FloatArray | None = None,
     cut: BatchPlan | None = None,
     movable: bool = False,
     reserve: float = 0.0,
-    pipeline: Overlap | Serial | None = None,
-    activation_compression: float = 1.0,
-    state: Any = None,
 ) -> Deployment:
-    """A whole deployment from what a policy cares about; the rest is filled in. `pipeline`: of both phases, else that of `cut`.
+    """A whole deployment from what a policy cares about; the rest is filled in.
 
     `resident`: a [L, E] array or one of `quota(scores)`, `overall(scores)`, `nothing` (default); `reserve` bytes of GPU memory
-    stay free. Every expert gets a home in `groups` of host tiers (default `everywhere`), highest `scores` (default:
-    the profile) first, those that the GPU does not hold ahead of those it holds; `classes` gives each set of experts ([L, E]
-    masks that cover all of them) groups of its own. A resident whose master copy finds no
-    room in the host lives in GPU memory alone, which `movable` (residents may be evicted later) forbids. Raises InputError
-    when something has no place.
+    stay free. Every expert gets a home by `homes`, those that the GPU does not hold ahead of those it holds. A resident whose
+    master copy finds no room in the host lives in GPU memory alone, which `movable` (residents may be evicted later) forbids.
+    Raises InputError when something has no place.
     """
+    groups, classes, scores = homes or HomeOrder()
     cut = cut or portions(problem, movable=movable)
     sizes = problem.expert_bytes(alike=movable) if expert_bytes is None else expert_bytes
     if (free := problem.gpu_free(cut) - reserve) < 0:
@@ -220,8 +225,7 @@ def place(  # noqa: PLR0913
     if homeless.any() and (movable or bool((homeless & ~held).any())):
         raise too_large(problem, cut, float(sizes.mean()), reserve=reserve, masters=movable)
     home[homeless] = problem.gpu_tier_index
-    plan = cut if pipeline is None else cut.piped(pipeline)
-    return Deployment(home, held, sizes, plan, activation_compression=activation_compression, state=state)
+    return Deployment(home, held, sizes, cut)
 
 
 def _too_many(problem: Problem, cut: BatchPlan, count: int, needed: float, reserve: float) -> InputError:
@@ -277,15 +281,6 @@ class SizedPolicy(Policy):
         staging: int | None = None,
     ) -> BatchPlan:
         """The job cut by this policy's parameters; `nbytes` and `needed` as in `portions`, `staging` if none is given."""
-        return portions(
-            problem,
-            batch=self.batch,
-            micro_batch=self.micro_batch,
-            kv=self.kv,
-            core=self.core,
-            staging=staging if self.staging is None else self.staging,
-            spare=self.spare,
-            movable=movable,
-            nbytes=nbytes,
-            needed=needed,
-        )
+        slots = staging if self.staging is None else self.staging
+        sizing = Sizing(self.batch, self.micro_batch, self.kv, self.core, slots, self.spare)
+        return portions(problem, sizing, movable=movable, nbytes=nbytes, needed=needed)

@@ -6,6 +6,7 @@ Knows capacities, not which expert is popular; every policy that does not search
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from moesim.errors import InputError, Mistake, did_you_mean
 from moesim.units import format_count, format_exact, format_sum
 
 __all__ = [
+    "Sizing",
     "default_staging",
     "gpu_account",
     "host_order",
@@ -89,26 +91,39 @@ def slots_in_host(problem: Problem, cut: BatchPlan, nbytes: float) -> int:
     return sum(max(int(room // nbytes), 0) for room in host_room(problem, cut).values())
 
 
-def portions(  # noqa: PLR0913
+class Sizing(NamedTuple):
+    """What a policy fixes of how the job is cut; None is chosen."""
+
+    batch: int | None = None
+    """Sequences decoded together."""
+    micro_batch: int | None = None
+    """Sequences per attention micro-batch."""
+    kv: str | None = None
+    """Tier of the KV cache."""
+    core: str | None = None
+    """Device of the attention core in decode."""
+    staging: int | None = None
+    """Expert slots in GPU memory that uploads land in."""
+    spare: float = 0.2
+    """Share of GPU memory that must remain for experts, else the KV cache goes to a host tier."""
+
+
+def portions(
     problem: Problem,
+    sizing: Sizing | None = None,
     *,
-    batch: int | None = None,
-    micro_batch: int | None = None,
-    kv: str | None = None,
-    core: str | None = None,
-    staging: int | None = None,
-    spare: float = 0.2,
     movable: bool = False,
     nbytes: float | None = None,
     needed: float = 0.0,
 ) -> BatchPlan:
-    """The largest batch whose KV cache fits: in GPU memory if a share `spare` of it remains for experts, else in a host tier.
+    """The largest batch whose KV cache fits: in GPU memory where `sizing` leaves room for experts, else in a host tier.
 
-    Everything given is kept. Of the host tiers the one with the most room takes the cache; decode attention then runs where it
-    is done first, on the CPU or on a GPU that the cache is copied to. `movable` asks for a host copy of every expert,
+    What `sizing` fixes is kept. Of the host tiers the one with the most room takes the cache; decode attention then runs where
+    it is done first, on the CPU or on a GPU that the cache is copied to. `movable` asks for a host copy of every expert,
     `nbytes` (default: the model's) is the size of a host copy, `needed` bytes of GPU memory must remain for experts wherever
     the cache goes. Raises InputError if not even one sequence fits.
     """
+    batch, micro_batch, kv, core, staging, spare = sizing or Sizing()
     _check_names(problem, kv, core)
     requested = min(batch or problem.job.together, problem.job.together)
     stage = default_staging(problem) if staging is None else staging

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -29,7 +29,7 @@ from moesim.contract import (
 )
 from moesim.contract.homes import HERE
 from moesim.errors import InputError, Mistake
-from moesim.policies.kit.placement import Groups, place
+from moesim.policies.kit.placement import Groups, HomeOrder, place
 from moesim.policies.kit.sizing import host_room, largest, micro_batches, too_large
 
 __all__ = [
@@ -120,20 +120,28 @@ def host_for_cache(problem: Problem) -> str:
     return hosts[0]
 
 
-def largest_batch(  # noqa: PLR0913
+class HostUse(NamedTuple):
+    """What of the host a policy fills with experts, beside the KV cache."""
+
+    share: float = 1.0
+    """Of each tier at most."""
+    tiers: Collection[str] | None = None
+    """All of them if not given."""
+    masters: bool = False
+    """Whether every expert has a copy there; else those that GPU memory has no room for."""
+
+
+def largest_batch(
     problem: Problem,
     cut_of: Callable[[int], BatchPlan],
     limit: int,
     ahead: int,
-    host: float = 1.0,
-    tiers: Collection[str] | None = None,
+    host: HostUse,
     reserve: float | Callable[[int], float] = 0.0,
-    masters: bool = False,
 ) -> int:
     """The largest batch up to `limit` for which `cut_of(batch)` fits with a buffer for `ahead` + 1 layers; 0 if none does.
 
-    `reserve` bytes of GPU memory (a number, or by the batch) stay free. Experts that it has no room for (with `masters`: all
-    experts) lie in the host beside the KV cache, in `tiers` (default: all), of each at most a share `host`.
+    `reserve` bytes of GPU memory (a number, or by the batch) stay free. Other experts lie in the host as `host` says.
     """
     size, pairs = problem.model.expert_bytes, problem.layers * problem.experts
 
@@ -146,8 +154,9 @@ def largest_batch(  # noqa: PLR0913
         room = host_room(problem, cut)
         if min(room.values(), default=0.0) < 0:
             return False
-        left = [room[tier] - (1.0 - host) * problem.usable(tier) for tier in room if tiers is None or tier in tiers]
-        return sum(max(int(nbytes // size), 0) for nbytes in left) + (0 if masters else residents) >= pairs
+        tiers = room if host.tiers is None else room.keys() & host.tiers
+        left = [room[tier] - (1.0 - host.share) * problem.usable(tier) for tier in tiers]
+        return sum(max(int(nbytes // size), 0) for nbytes in left) + (0 if host.masters else residents) >= pairs
 
     return largest(fits, limit)
 
@@ -181,7 +190,7 @@ def deploy_streamed(
     slots = min(slots, problem.layers * problem.experts - int(held.sum()))
     cut = replace(cut, staging=slots)
     scores = np.broadcast_to(-np.arange(problem.experts, dtype=np.float64), held.shape)
-    deployment = place(problem, resident=held, scores=scores, groups=groups, classes=classes, cut=cut, reserve=reserve)
+    deployment = place(problem, resident=held, homes=HomeOrder(groups, classes, scores), cut=cut, reserve=reserve)
     return replace(deployment, **more)
 
 
@@ -198,6 +207,17 @@ def stream_in_order(visit: Visit, view: View) -> Dispatch:
 
 def _with_homes(cut_of: Callable[[int], BatchPlan], homes: Homes) -> Callable[[int], BatchPlan]:
     return lambda batch: replace(cut_of(batch), homes=homes)
+
+
+class DecodeCut(NamedTuple):
+    """How a streamed policy decodes; None is the default."""
+
+    core: str | None = None
+    """Device of the attention core; the GPU."""
+    micro: int | None = None
+    """Sequences of a micro-batch; as many as keep their intermediates small."""
+    pipeline: Pipeline | None = None
+    """How layers overlap; as in prefill."""
 
 
 class StreamedPolicy(Policy):
@@ -217,53 +237,58 @@ class StreamedPolicy(Policy):
         """Everything on the GPU."""
         return stream_in_order(visit, view)
 
-    def cut_into(  # noqa: PLR0913
+    def cut_into(
         self,
         problem: Problem,
         batch: int,
-        *,
         kv: str,
-        core: str | None = None,
-        micro: int | None = None,
+        decode: DecodeCut | None = None,
+        *,
         ahead: int = 1,
-        pipeline: Pipeline | None = None,
         homes: Homes = HERE,
     ) -> BatchPlan:
-        """`batch` sequences, prefilled on the GPU in portions, decoded in micro-batches of `micro` with the core on `core`.
+        """`batch` sequences, prefilled on the GPU in portions and decoded as `decode` says; layers stream `ahead`.
 
-        Layers stream `ahead`; `pipeline` says how those of decode overlap. The buffer is not in it: `deploy_streamed` adds it.
+        The buffer is not in it: `deploy_streamed` adds it.
         """
+        core, micro, pipeline = decode or DecodeCut()
         gpu = problem.system.gpu_name
         first, later = micro_batches(problem, batch)
         pre = min(self.prefill_batch or prefill_batch(problem), batch)
         small = micro or later
         portion = 0 if pre == batch else pre
         prefill = PhasePlan(min(first, pre), gpu, gpu, gpu, pipeline=Overlap(ahead), sequences=portion)
-        decode = PhasePlan(min(small, batch), gpu, core or gpu, gpu, pipeline=pipeline or Overlap(ahead))
-        return BatchPlan(batch, prefill, decode, kv, 0, homes=homes)
+        later_steps = PhasePlan(min(small, batch), gpu, core or gpu, gpu, pipeline=pipeline or Overlap(ahead))
+        return BatchPlan(batch, prefill, later_steps, kv, 0, homes=homes)
 
-    def fitted(self, problem: Problem, batch_plan: Callable[[int], BatchPlan], ahead: int, **more: Any) -> BatchPlan:
-        """`made(batch)` for the batch given or the largest that fits (`more` as in `largest_batch`); InputError if none.
+    def fitted(
+        self,
+        problem: Problem,
+        batch_plan: Callable[[int], BatchPlan],
+        ahead: int,
+        host: HostUse,
+        reserve: float | Callable[[int], float] = 0.0,
+    ) -> BatchPlan:
+        """`batch_plan(batch)` for the batch given or the largest that fits, as in `largest_batch`; InputError if none does.
 
         Where GPU memory has no room for the weights outside the experts, they stream, too.
         """
         requests = problem.job.requests
         limit = min(self.batch or requests, requests)
-        count = largest_batch(problem, batch_plan, limit, ahead, **more)
+        count = largest_batch(problem, batch_plan, limit, ahead, host, reserve)
         for homes in homes_to_try(problem)[1:] if count == 0 and not batch_plan(1).homes.elsewhere else ():
             make = _with_homes(batch_plan, homes)
-            if count := largest_batch(problem, make, limit, ahead, **more):
+            if count := largest_batch(problem, make, limit, ahead, host, reserve):
                 batch_plan = make
         if count == 0 or (self.batch is not None and count < min(self.batch, requests)):
             cut = batch_plan(min(self.batch or 1, requests))
             slots = int(buffer_slots(problem, 0, ahead))
-            spare = more.get("reserve", 0.0)
             raise too_large(
                 problem,
                 replace(cut, staging=slots),
                 problem.model.expert_bytes,
-                reserve=spare(cut.batch) if callable(spare) else spare,
-                host=more.get("host", 1.0),
-                masters=more.get("masters", False),
+                reserve=reserve(cut.batch) if callable(reserve) else reserve,
+                host=host.share,
+                masters=host.masters,
             )
         return batch_plan(count)

@@ -15,7 +15,7 @@ from moesim.arrays import BoolArray, FloatArray, IntArray
 from moesim.contract import NO_MOVES, Deployment, Dispatch, Moves, Problem, Step, View, Visit
 from moesim.policies.kit.dispatch import in_gpu_memory, upload_missing
 from moesim.policies.kit.migration import pairs_of
-from moesim.policies.kit.placement import SizedPolicy, place, quota
+from moesim.policies.kit.placement import HomeOrder, SizedPolicy, place, quota
 from moesim.policies.kit.precision import bit_budget, native_bits, with_copies
 from moesim.policies.kit.schedule import on_devices
 from moesim.policies.near_data.units import in_place, near_data_first, near_data_tiers
@@ -69,7 +69,7 @@ class ContextCxlNdp(SizedPolicy):
         cut = self.cut(problem, movable=True, nbytes=size * (1.0 + further))
         groups = near_data_first(problem)[:1]
         deployment = with_copies(
-            lambda sizes: place(problem, groups=groups, expert_bytes=sizes, cut=cut, movable=True),
+            lambda sizes: place(problem, homes=HomeOrder(groups), expert_bytes=sizes, cut=cut, movable=True),
             np.full(shape, size),
             further,
         )

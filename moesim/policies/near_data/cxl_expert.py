@@ -16,7 +16,7 @@ from moesim.contract import BY_NAME, BatchPlan, Deployment, Dispatch, Moves, Pro
 from moesim.errors import InputError, Mistake
 from moesim.policies.kit.dispatch import by_tokens, hot_by_rank, in_gpu_memory, in_order
 from moesim.policies.kit.migration import Terms
-from moesim.policies.kit.placement import Groups, SizedPolicy, host_order, place, quota
+from moesim.policies.kit.placement import Groups, HomeOrder, SizedPolicy, host_order, place, quota
 from moesim.policies.kit.sizing import host_room
 from moesim.policies.near_data.cxl_expert_classes import Memory, Thresholds, migrations, very_cold
 from moesim.policies.near_data.cxl_expert_lanes import HelperCosts
@@ -117,12 +117,11 @@ class CxlExpert(SizedPolicy):
         deployment = place(
             problem,
             resident=quota(problem.popularity, most if self.resident else 0),
-            classes=_classes(problem, cold),
+            homes=HomeOrder(classes=_classes(problem, cold)),
             expert_bytes=sizes,
-            cut=cut,
-            pipeline=BY_NAME[self.pipeline],
-            activation_compression=self.activation_compression,
+            cut=cut.piped(BY_NAME[self.pipeline]),
         )
+        deployment = replace(deployment, activation_compression=self.activation_compression)
         step = self.step if self.adaptive and not self.learn else 0.0
         thresholds = Thresholds.of(problem.popularity, self.hot, min(self.warm, self.hot), step)
         memory = Memory.of(problem, deployment, cold, thresholds, host_room(problem, cut), helpers)

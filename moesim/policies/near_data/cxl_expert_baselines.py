@@ -40,7 +40,7 @@ class CxlExpertGpuOnly(SizedPolicy):
 
     def deploy(self, problem: Problem) -> Deployment:
         """Nothing in GPU memory."""
-        return place(problem, cut=self.cut(problem), pipeline=BY_NAME[self.pipeline])
+        return place(problem, cut=self.cut(problem).piped(BY_NAME[self.pipeline]))
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """Uploads the layer."""
@@ -72,12 +72,10 @@ class CxlExpertNearData(SizedPolicy):
         deployment = place_near_data(
             problem,
             resident=quota(problem.popularity, hot),
-            cut=self.cut(problem),
-            pipeline=BY_NAME[self.pipeline],
-            activation_compression=self.activation_compression,
+            cut=self.cut(problem).piped(BY_NAME[self.pipeline]),
         )
-        devices = in_place(problem, deployment.home)
-        return replace(deployment, state=np.where(deployment.resident, problem.gpu_index, devices))
+        devices = np.where(deployment.resident, problem.gpu_index, in_place(problem, deployment.home))
+        return replace(deployment, activation_compression=self.activation_compression, state=devices)
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """Residents on the GPU, the rest where they live."""

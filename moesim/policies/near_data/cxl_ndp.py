@@ -5,6 +5,7 @@ Knows the precision of a read; what a device gains inside by compression is the 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ from moesim.arrays import FloatArray
 from moesim.contract import Deployment, Dispatch, Problem, View, Visit
 from moesim.errors import InputError, Mistake
 from moesim.policies.kit.dispatch import cpu_missing, upload_missing
-from moesim.policies.kit.placement import SizedPolicy, host_order, place, quota, require_cpu
+from moesim.policies.kit.placement import HomeOrder, SizedPolicy, host_order, place, quota, require_cpu
 from moesim.policies.kit.precision import native_bits
 
 __all__ = ["CxlNdp"]
@@ -51,13 +52,9 @@ class CxlNdp(SizedPolicy):
         if self.misses == "cpu":
             require_cpu(problem)
         host_tiers = [tier for tier in host_order(problem) if tier not in devices]
-        return place(
-            problem,
-            resident=quota(problem.popularity),
-            groups=[[tier] for tier in (*devices, *host_tiers)],
-            cut=self.cut(problem),
-            state=self._table(problem, devices),
-        )
+        homes = HomeOrder([[tier] for tier in (*devices, *host_tiers)])
+        deployment = place(problem, resident=quota(problem.popularity), homes=homes, cut=self.cut(problem))
+        return replace(deployment, state=self._table(problem, devices))
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """Residents on the GPU, the rest by `misses`, from CXL memory in the precision asked for."""

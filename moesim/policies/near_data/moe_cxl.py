@@ -17,7 +17,7 @@ from moesim.contract import BatchPlan, Deployment, Dispatch, Foresight, Moves, P
 from moesim.policies.kit.dispatch import in_gpu_memory, upload_missing
 from moesim.policies.kit.history import hashed
 from moesim.policies.kit.migration import Terms, exchanges
-from moesim.policies.kit.placement import Groups, SizedPolicy, host_order, place
+from moesim.policies.kit.placement import Groups, HomeOrder, SizedPolicy, host_order, place
 from moesim.policies.kit.sizing import host_room
 from moesim.policies.near_data.cxl_tiers import CxlUse, require_cxl
 from moesim.policies.near_data.moe_cxl_devices import Devices, Shard, Spread, johnson, steal
@@ -160,8 +160,7 @@ class MoeCxl(SizedPolicy):
         deployment = place(
             problem,
             resident=mapping.resident.reshape(shape),
-            scores=frequency + tie,
-            classes=_classes(problem, mapping.home.reshape(shape)),
+            homes=HomeOrder(classes=_classes(problem, mapping.home.reshape(shape)), scores=frequency + tie),
             cut=cut,
             movable=True,
             reserve=reserve,

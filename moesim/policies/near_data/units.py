@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 
 from moesim.arrays import BoolArray, IntArray
-from moesim.contract import BatchPlan, Deployment, Overlap, Problem, Serial
+from moesim.contract import BatchPlan, Deployment, Problem
 from moesim.errors import InputError, Mistake
-from moesim.policies.kit.placement import Choice, Groups, host_order, place
+from moesim.policies.kit.placement import Choice, Groups, HomeOrder, host_order, place
 
 __all__ = ["in_place", "near_data_first", "near_data_tiers", "place_near_data"]
 
@@ -45,20 +45,11 @@ def place_near_data(
     cut: BatchPlan,
     resident: Choice | BoolArray | None = None,
     movable: bool = False,
-    pipeline: Overlap | Serial | None = None,
-    activation_compression: float = 1.0,
 ) -> Deployment:
     """`place` with every expert that the GPU does not hold for good where a near-data unit is; InputError without the room."""
     units = near_data_tiers(problem)
-    deployment = place(
-        problem,
-        resident=resident,
-        groups=near_data_first(problem),
-        cut=cut,
-        movable=movable,
-        pipeline=pipeline,
-        activation_compression=activation_compression,
-    )
+    homes = HomeOrder(near_data_first(problem))
+    deployment = place(problem, resident=resident, homes=homes, cut=cut, movable=movable)
     away = ~np.isin(deployment.home, list(problem.ndp_index))
     if not movable:
         away &= ~deployment.resident

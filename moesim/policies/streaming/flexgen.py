@@ -20,6 +20,7 @@ from moesim.policies.kit.layer_costs import LayerCosts
 from moesim.policies.kit.placement import Groups, everywhere
 from moesim.policies.kit.sizing import gpu_account, no_plan, too_large
 from moesim.policies.kit.streaming import (
+    DecodeCut,
     StreamedPolicy,
     buffer_slots,
     deploy_streamed,
@@ -83,7 +84,7 @@ class FlexGen(StreamedPolicy):
             kv = cache if block.cache_on_host else problem.gpu_tier
             batch = min(block.sequences, problem.job.requests)
             pipeline = Serial(1) if self.decode == "sum" else Overlap(1)
-            return self.cut_into(problem, batch, kv=kv, core=core, micro=block.gpu_batch, pipeline=pipeline, homes=homes)
+            return self.cut_into(problem, batch, kv, DecodeCut(core, block.gpu_batch, pipeline), homes=homes)
 
         plan, homes = self._plan(problem, costs, plan_of)
         cut = plan_of(plan.block, homes)
@@ -137,7 +138,7 @@ class FlexGen(StreamedPolicy):
         batch = (self.gpu_batch or 1) * (self.num_batches or 1) if pins else 1
         hosts = problem.system.host_tiers
         kv = host_for_cache(problem) if pins and self.kv_cpu != 0 and hosts else problem.gpu_tier
-        cut = self.cut_into(problem, min(batch, problem.job.requests), kv=kv)
+        cut = self.cut_into(problem, min(batch, problem.job.requests), kv)
         cut = replace(cut, staging=int(buffer_slots(problem, 0, 1)))
         if pins:
             here, there = (share or 0.0 for share in self._weights(problem))

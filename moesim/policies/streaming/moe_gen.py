@@ -18,6 +18,8 @@ from moesim.policies.kit.closed_forms import attention_share
 from moesim.policies.kit.layer_costs import LayerCosts, powers
 from moesim.policies.kit.sizing import too_large
 from moesim.policies.kit.streaming import (
+    DecodeCut,
+    HostUse,
     StreamedPolicy,
     buffer_slots,
     cache_window,
@@ -147,7 +149,7 @@ class MoeGen(StreamedPolicy):
     def _cut(self, problem: Problem, batch: int, knobs: Knobs, kv: str) -> BatchPlan:
         module = Module(knobs.ahead, knobs.cpu_share)
         cut = self.cut_into(
-            problem, batch, kv=kv, micro=knobs.attention_batch, ahead=knobs.ahead, pipeline=module, homes=knobs.homes
+            problem, batch, kv, DecodeCut(None, knobs.attention_batch, module), ahead=knobs.ahead, homes=knobs.homes
         )
         return replace(cut, decode=replace(cut.decode, micro_batch=min(knobs.attention_batch, batch)))
 
@@ -158,7 +160,7 @@ class MoeGen(StreamedPolicy):
         def smallest(n: int) -> BatchPlan:
             return self._cut(problem, n, Knobs(self.attention_batch or 1, 0.0, ahead, 0), kv)
 
-        fitted = self.fitted(problem, smallest, ahead, host=self.host_share, masters=True)
+        fitted = self.fitted(problem, smallest, ahead, HostUse(self.host_share, masters=True))
         batch, homes = fitted.batch, fitted.homes
         balanced = self._balanced(problem, costs, batch, kv)
         shares = self._shares(problem, balanced)

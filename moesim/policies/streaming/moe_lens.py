@@ -14,7 +14,7 @@ from pydantic import Field
 from moesim.contract import Alternating, BatchPlan, Deployment, Problem, first_count
 from moesim.policies.kit.layer_costs import LayerCosts
 from moesim.policies.kit.placement import require_cpu
-from moesim.policies.kit.streaming import StreamedPolicy, deploy_streamed, host_for_cache, prefill_batch
+from moesim.policies.kit.streaming import DecodeCut, HostUse, StreamedPolicy, deploy_streamed, host_for_cache, prefill_batch
 from moesim.units import Share
 
 __all__ = ["LensPlan", "MoeLens", "ceiling", "memory_efficiency", "saturating_tokens"]
@@ -86,9 +86,9 @@ class MoeLens(StreamedPolicy):
 
         def plan_of(batch: int) -> BatchPlan:
             core = str(problem.costs.cpu_name) if problem.job.attention else problem.system.gpu_name
-            return policy.cut_into(problem, batch, kv=kv, core=core, micro=-(-batch // 2), pipeline=Alternating())
+            return policy.cut_into(problem, batch, kv, DecodeCut(core, -(-batch // 2), Alternating()))
 
-        cut = policy.fitted(problem, plan_of, 1, host=self.host_share, masters=self.residents is not None)
+        cut = policy.fitted(problem, plan_of, 1, HostUse(self.host_share, masters=self.residents is not None))
         count = None if self.residents is None else min(self.residents, problem.experts) * problem.layers
         return deploy_streamed(
             problem,

@@ -19,6 +19,8 @@ from moesim.errors import InputError, Mistake
 from moesim.policies.kit.layer_costs import LayerCosts
 from moesim.policies.kit.sizing import too_large
 from moesim.policies.kit.streaming import (
+    DecodeCut,
+    HostUse,
     StreamedPolicy,
     buffer_slots,
     deploy_streamed,
@@ -132,7 +134,7 @@ class MoeLightning(StreamedPolicy):
     def _cut(self, problem: Problem, batch: int, micro: int, kv: str, core: str, homes: Homes = HERE) -> BatchPlan:
         paged = core != problem.system.gpu_name
         pipeline = Overlap() if self.reupload else Paged() if paged else Overlap(1)
-        return self.cut_into(problem, batch, kv=kv, core=core, micro=micro, pipeline=pipeline, homes=homes)
+        return self.cut_into(problem, batch, kv, DecodeCut(core, micro, pipeline), homes=homes)
 
     def _planned(self, costs: LayerCosts) -> PagedPlan:
         """The best plan, with weights outside the experts in the host only where none fits without; InputError if none does."""
@@ -170,7 +172,7 @@ class MoeLightning(StreamedPolicy):
         def plan_of(batch: int) -> BatchPlan:
             return self._cut(problem, batch, mu, kv, device, homes)
 
-        most = largest_batch(problem, plan_of, limit, 1, self.host_share, reserve=reserve)
+        most = largest_batch(problem, plan_of, limit, 1, HostUse(self.host_share), reserve)
         if most == 0 or (self.batch is not None and most < limit):
             return None
         batch = limit if most == limit else -(-problem.job.requests // -(-problem.job.requests // most))

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from moesim.contract import BatchPlan, Deployment, Problem
-from moesim.policies.kit.streaming import StreamedPolicy, deploy_streamed
+from moesim.policies.kit.streaming import HostUse, StreamedPolicy, deploy_streamed
 
 __all__ = ["MoeSys"]
 
@@ -35,7 +35,7 @@ class MoeSys(StreamedPolicy):
         """The largest batch beside the ring, no residents."""
 
         def plan_of(batch: int) -> BatchPlan:
-            return self.cut_into(problem, batch, kv=self.kv or problem.gpu_tier, ahead=self.sections - 1)
+            return self.cut_into(problem, batch, self.kv or problem.gpu_tier, ahead=self.sections - 1)
 
-        cut = self.fitted(problem, plan_of, self.sections - 1, masters=True)
+        cut = self.fitted(problem, plan_of, self.sections - 1, HostUse(masters=True))
         return deploy_streamed(problem, cut, residents=0)

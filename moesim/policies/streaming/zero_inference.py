@@ -15,6 +15,7 @@ from moesim.errors import InputError, Mistake
 from moesim.policies.kit.dispatch import upload_missing
 from moesim.policies.kit.placement import Groups
 from moesim.policies.kit.streaming import (
+    HostUse,
     StreamedPolicy,
     cache_window,
     deploy_streamed,
@@ -60,20 +61,20 @@ class ZeroInference(StreamedPolicy):
 
         def plan_of(batch: int, ahead: int, homes: Homes) -> BatchPlan:
             whole = self.model_copy(update={"prefill_batch": self.prefill_batch or batch})
-            return whole.cut_into(problem, batch, kv=kv, ahead=ahead, homes=homes)
+            return whole.cut_into(problem, batch, kv, ahead=ahead, homes=homes)
 
         def window(batch: int) -> float:
             return cache_window(problem, batch) if self.kv_offload else 0.0
 
-        fewest = self.batch or 1
+        fewest, host = self.batch or 1, HostUse(masters=True)
         traced = _traced(problem, self.batch or problem.job.requests)
         depths = [self.depth] if self.depth is not None else [1, 0] if traced else [0]
         ways = [(depth, homes) for homes in homes_to_try(problem, tiers)[::-1] for depth in depths]
         for depth, homes in ways:
             make = partial(plan_of, ahead=depth, homes=homes)
-            if largest_batch(problem, make, fewest, depth, masters=True, reserve=window):
+            if largest_batch(problem, make, fewest, depth, host, window):
                 break
-        cut = self.fitted(problem, make, depth, masters=True, reserve=window)
+        cut = self.fitted(problem, make, depth, host, window)
         return deploy_streamed(problem, cut, residents=0, groups=groups, state=depth)
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:

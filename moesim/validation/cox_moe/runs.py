@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field, SerializeAsAny
 
 from moesim.contract import Deployment, Dispatch, Policy, Problem, View, Visit
-from moesim.runs.run import loaded, problem_of, run_loaded
+from moesim.runs.run import RunOptions, loaded, problem_of, run_loaded
 from moesim.scenario.scenario import LoadedScenario
 from moesim.validation.cox_moe.account import pass_seconds
 from moesim.validation.pace import Pace
@@ -126,7 +126,7 @@ def simulated(setting: Setting, policy: Parameters, program: Program) -> Pace:
     """Seconds of all sequences: prefill, and one decode pass of each round in the middle of the output."""
 
     def seconds(scenario: LoadedScenario, held: Planned, decode: bool) -> float:
-        steps = run_loaded(scenario, bound=False, policy=held, policy_name="planned").frame("steps")
+        steps = run_loaded(scenario, RunOptions(bound=False), policy=held, policy_name="planned").frame("steps")
         times = steps.loc[steps["phase"] == ("decode" if decode else "prefill"), "step_time_s"]
         return float(times.iloc[_STEPS - 1 :: _STEPS].sum() if decode else times.sum())
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from moesim.runs.run import loaded, run_loaded
+from moesim.runs.run import RunOptions, loaded, run_loaded
 from moesim.validation.case import Exhibit
 
 __all__ = ["CHANGES", "Ablations", "ablations"]
@@ -79,6 +79,6 @@ def ablations() -> Ablations:
     seconds, hits = {}, {}
     for name, change in CHANGES.items():
         loaded_scenario = replace(loaded(base, policy={"kind": "moe_cxl", **_QUICK, **change}), job_and_table=job_and_table)
-        summary = run_loaded(loaded_scenario, bound=False).summary
+        summary = run_loaded(loaded_scenario, RunOptions(bound=False)).summary
         seconds[name], hits[name] = float(summary["tpot_s"]["mean"]), float(summary["hit_rate"])
     return Ablations(seconds, hits)

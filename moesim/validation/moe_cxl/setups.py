@@ -13,7 +13,7 @@ from typing import Any
 
 from moesim.contract import Deployment, Problem
 from moesim.results.result import Result
-from moesim.runs.run import loaded, problem_of, run_loaded
+from moesim.runs.run import RunOptions, loaded, problem_of, run_loaded
 from moesim.validation.moe_cxl.account import Account, account
 from moesim.validation.parts import profile
 
@@ -122,7 +122,10 @@ def _tried(policy: str, machine: str, job: str) -> Tried:
     problem = problem_of(loaded_scenario, *loaded_scenario.build())
     deployment = loaded_scenario.scenario.policy.deploy(problem)
     return Tried(
-        run_loaded(loaded_scenario, bound=False), account(problem, loaded_scenario.build()[1], deployment), deployment, problem
+        run_loaded(loaded_scenario, RunOptions(bound=False)),
+        account(problem, loaded_scenario.build()[1], deployment),
+        deployment,
+        problem,
     )
 
 

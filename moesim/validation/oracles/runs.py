@@ -14,7 +14,7 @@ import numpy as np
 from moesim.contract import Deployment, Problem
 from moesim.policies.baselines.on_demand import OnDemand
 from moesim.policies.kit import closed_forms
-from moesim.runs.run import loaded, run, run_loaded
+from moesim.runs.run import RunOptions, loaded, run, run_loaded
 from moesim.streams import Streams
 from moesim.validation.case import Case, Findings, Row
 from moesim.validation.oracles import toy
@@ -175,7 +175,7 @@ def _layer_ms(gpu: float, defer: int) -> float:
     seconds = []
     for output in (2, 12):
         data = {**toy.scenario(parts, requests=1, prompt=1, output=output), "policy": policy}
-        seconds.append(float(run_loaded(loaded(data), bound=False).frame("layers")["time_s"][16]))
+        seconds.append(float(run_loaded(loaded(data), RunOptions(bound=False)).frame("layers")["time_s"][16]))
     return 1e3 * (seconds[1] - seconds[0]) / 10
 
 

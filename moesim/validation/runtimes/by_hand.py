@@ -11,6 +11,7 @@ import numpy as np
 
 from moesim.arrays import IntArray
 from moesim.contract import Costs
+from moesim.contract.costs import StepLoad
 from moesim.runs.run import loaded
 from moesim.validation.runtimes.single import Setting, scenario_of
 from moesim.workload.table import RoutingTable
@@ -37,7 +38,7 @@ def resident_prefill(run: Drawn) -> float:
     """Seconds until the prompt of the first request has passed all layers and one word is sampled."""
     costs, gpu, memory = run.costs, run.costs.system.gpu_name, run.costs.system.gpu_tier
     flops, nbytes = costs.model.core_flops_prefill([run.prompt]), costs.model.core_bytes_prefill([run.prompt])
-    core = costs.core(gpu, flops, nbytes, "prefill", memory, tokens=run.prompt)
+    core = costs.core(gpu, flops, nbytes, "prefill", memory, StepLoad(tokens=run.prompt))
     counts = run.routing.prefill_counts(np.arange(1))
     return _layers(costs, run.prompt, counts) + float(core.sum()) + float(costs.head(1))
 

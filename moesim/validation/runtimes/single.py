@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from moesim.runs.run import loaded, run_loaded
+from moesim.runs.run import RunOptions, loaded, run_loaded
 from moesim.validation.case import Row
 
 __all__ = ["Setting", "Speeds", "batched", "scenario_of", "single", "spread", "value"]
@@ -70,7 +70,7 @@ def scenario_of(setting: Setting, requests: int, prompt: int, output: int) -> di
 
 @cache
 def _timed(data: str, sets: str) -> Speeds:
-    summary = run_loaded(loaded(json.loads(data), **json.loads(sets)), bound=False).summary
+    summary = run_loaded(loaded(json.loads(data), **json.loads(sets)), RunOptions(bound=False)).summary
     tpot = summary["tpot_s"]["mean"] if summary["tpot_s"] else None
     return Speeds(summary["ttft_s"]["mean"], float("nan") if tpot is None else tpot, summary["makespan_s"])
 

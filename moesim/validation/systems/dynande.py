@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from moesim.hardware import NearDataUnit
-from moesim.runs.run import loaded, run_loaded
+from moesim.runs.run import RunOptions, loaded, run_loaded
 from moesim.validation.case import Case, Explanation, Findings, Row
 from moesim.validation.parts import worst
 
@@ -39,7 +39,7 @@ def _runs(name: str) -> tuple[float, float]:
     """Mean seconds of the layer and mean number of active experts."""
     seconds, active = [], []
     for seed in range(DRAWS):
-        result = run_loaded(loaded(SCENARIO, policy=POLICIES[name], seed=seed), bound=False)
+        result = run_loaded(loaded(SCENARIO, policy=POLICIES[name], seed=seed), RunOptions(bound=False))
         seconds.append(float(result.summary["makespan_s"]))
         active.append(int((result.frame("experts")["activations"] > 0).sum()))
     return float(np.mean(seconds)), float(np.mean(active))

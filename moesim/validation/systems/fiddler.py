@@ -14,7 +14,7 @@ import numpy as np
 from moesim.arrays import FloatArray
 from moesim.contract import Problem
 from moesim.model import Architecture
-from moesim.runs.run import loaded, problem_of, run_loaded
+from moesim.runs.run import RunOptions, loaded, problem_of, run_loaded
 from moesim.scenario.scenario import LoadedScenario
 from moesim.validation.case import Case, Explanation, Findings, Row
 
@@ -69,7 +69,7 @@ def _runs(prompt: int, output: int, kernel: tuple[float, float]) -> tuple[FloatA
     ends = []
     for replicate in range(_REPLICATES):
         loaded_scenario = _scenario(prompt, output, kernel, replicate)
-        ends.append(run_loaded(loaded_scenario, bound=False).frame("steps")["end_s"].to_numpy(dtype=np.float64))
+        ends.append(run_loaded(loaded_scenario, RunOptions(bound=False)).frame("steps")["end_s"].to_numpy(dtype=np.float64))
     return tuple(ends)
 
 

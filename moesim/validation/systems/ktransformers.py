@@ -11,7 +11,7 @@ from typing import Any
 
 from moesim.contract import Costs
 from moesim.results.result import Result
-from moesim.runs.run import loaded, run_loaded
+from moesim.runs.run import RunOptions, loaded, run_loaded
 from moesim.validation.case import Case, Findings, Row
 
 __all__ = ["CASE", "PUBLISHED", "fitted_rate"]
@@ -31,7 +31,7 @@ def _run(sockets: str, rate: float | None = None, **sets: Any) -> Result:
     changed = dict(sets)
     if rate is not None:
         changed[f"runtime.cpu.classes.{_KERNEL}.core_rate"] = f"{rate:.6g} FLOPS"
-    return run_loaded(loaded(SCENARIOS[sockets], **changed), bound=False)
+    return run_loaded(loaded(SCENARIOS[sockets], **changed), RunOptions(bound=False))
 
 
 @cache

@@ -14,7 +14,7 @@ import numpy as np
 from moesim.contract import Problem
 from moesim.policies.in_place.lia_vector import price, seconds
 from moesim.policies.kit.layer_costs import LayerCosts
-from moesim.runs.run import loaded, problem_of, run_loaded
+from moesim.runs.run import RunOptions, loaded, problem_of, run_loaded
 from moesim.validation.case import Case, Findings, Row
 
 __all__ = ["CASE", "PUBLISHED", "by_equations"]
@@ -54,7 +54,7 @@ def by_equations(tier: str) -> float:
 def _simulated(tier: str) -> float:
     """tok/s of the engine."""
     sets: dict[str, Any] = {"policy.cxl": tier == "cxl"}
-    return float(run_loaded(loaded(SCENARIO, **sets), bound=False).summary["throughput_tok_s"])
+    return float(run_loaded(loaded(SCENARIO, **sets), RunOptions(bound=False)).summary["throughput_tok_s"])
 
 
 def _findings() -> Findings:

@@ -15,7 +15,7 @@ from moesim.arrays import FloatArray
 from moesim.contract import Costs
 from moesim.policies.kit.closed_forms import distinct_experts
 from moesim.results.result import Result
-from moesim.runs.run import loaded, run_loaded
+from moesim.runs.run import RunOptions, loaded, run_loaded
 from moesim.validation.case import Case, Explanation, Findings, Row
 from moesim.validation.parts import profile
 
@@ -55,7 +55,7 @@ def _run(constants: Constants, sets: dict[str, Any] | None = None, **workload: A
     gpu: dict[str, Any] = {"experts.efficiency": constants.share, "launch": f"{1e6 * constants.launch:.6f} us"}
     changed: dict[str, Any] = {f"hardware.devices.gpu.{key}": value for key, value in gpu.items()}
     changed |= {f"workload.{key}": value for key, value in workload.items()}
-    return run_loaded(loaded(SCENARIO, **changed, **(sets or {})), bound=False)
+    return run_loaded(loaded(SCENARIO, **changed, **(sets or {})), RunOptions(bound=False))
 
 
 @cache

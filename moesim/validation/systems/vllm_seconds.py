@@ -80,6 +80,6 @@ def _drawing(seconds: Seconds) -> Callable[[], Figure]:
     def draw() -> Figure:
         from moesim.report.figures_serving import beside
 
-        return beside(seconds.time, seconds.measured, seconds.simulated, "a measured serving run and its simulation")
+        return beside(seconds.time, seconds.measured, seconds.simulated, title="a measured serving run and its simulation")
 
     return draw

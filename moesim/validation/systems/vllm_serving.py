@@ -13,7 +13,7 @@ import numpy as np
 
 from moesim.arrays import FloatArray
 from moesim.results.result import Result
-from moesim.runs.run import loaded, run_loaded
+from moesim.runs.run import RunOptions, loaded, run_loaded
 from moesim.validation.case import Case, Findings, Row
 from moesim.validation.parts import NO_DATA, data_folder
 from moesim.validation.systems.vllm_seconds import LEVELS, Seconds, blocks_of_stamps, exhibit, levels_at
@@ -81,7 +81,7 @@ def simulated(step: float) -> Result:
     arrivals = {"kind": "trace", "path": str(_file(FILE).resolve()), "time": "client_s"}
     changes: dict[str, Any] = {f"workload.{name}": None for name in ("requests", "prompt", "output")}
     changes |= {"workload.arrivals": arrivals, "runtime.gpu.step": f"{1e6 * step:.6f} us"}
-    return run_loaded(loaded(SCENARIO, **changes), bound=False)
+    return run_loaded(loaded(SCENARIO, **changes), RunOptions(bound=False))
 
 
 def _file(name: Path) -> Path:

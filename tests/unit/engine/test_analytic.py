@@ -12,7 +12,7 @@ import pytest
 import moesim.engine.run as engine_run
 from moesim.clock import SECOND, to_ps
 from moesim.contract import Dispatch
-from moesim.engine import simulate
+from moesim.engine import SimulationOptions, simulate
 from moesim.errors import PolicyError
 from moesim.runs.run import problem_of
 from moesim.scenario.scenario import load_data
@@ -33,7 +33,7 @@ class Everywhere(Scripted):
 
 def run(k, device: str = "gpu", engine: str = "auto"):
     p, table = worlds.problem(k)
-    return p, table, simulate(p, Everywhere(knobs=k, device=device), table, engine=engine).recorder
+    return p, table, simulate(p, Everywhere(knobs=k, device=device), table, SimulationOptions(engine=engine)).recorder
 
 
 LAYER = Knobs(layers=1, attention=False, experts=6, requests=1, prompt=40, residents=0.0, batch=1, launch=0.0, setup=0.0)
@@ -75,7 +75,7 @@ def test_a_thread_that_launches_for_the_gpu_first_begins_later_by_every_call(eng
     def busy(k):
         p, table = worlds.problem(k)
         (counts,) = table.prefill_counts(np.array([0]))
-        outcome = simulate(p, Halves(knobs=k), table, engine=engine)
+        outcome = simulate(p, Halves(knobs=k), table, SimulationOptions(engine=engine))
         assert p.gpu_index == 0
         return outcome.recorder.busy["cpu"], int(np.count_nonzero(counts[::2]))
 

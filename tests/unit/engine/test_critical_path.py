@@ -102,7 +102,9 @@ def test_ids_of_experts_are_read_back_with_32_bits_each(ahead: int) -> None:
     """At 18 GB/s, alone on its link, behind a set-up of 1 us; per layer of one pass, 3 ids of each of the prompt's tokens."""
     knobs = worlds.Knobs(cpu=True, top_k=3, attention=False, requests=1, prompt=40, residents=0.0, staging=40)
     problem, table = worlds.problem(knobs)
-    recorder = worlds.simulate(problem, OnCpu(knobs=knobs, ahead=ahead), table, timeline=True).recorder
+    recorder = worlds.simulate(
+        problem, OnCpu(knobs=knobs, ahead=ahead), table, worlds.SimulationOptions(timeline=True)
+    ).recorder
     ids = [slice_ for slice_ in recorder.slices if slice_.name == "expert ids"]
     nbytes = 3 * 4.0 * int(problem.job.prompt[0])
     assert [slice_.amount for slice_ in ids] == pytest.approx([nbytes] * 2)

@@ -9,7 +9,7 @@ import numpy as np
 import policy_problems as tiny
 import pytest
 
-from moesim.engine import simulate
+from moesim.engine import SimulationOptions, simulate
 from moesim.errors import InputError
 from moesim.hardware.fault import Fault
 from moesim.policies.baselines.static_popularity import StaticPopularity
@@ -24,11 +24,13 @@ DEVICES = {"near": (60e6, 22e9), "far": (120e6, 12e9)}
 
 def scene(output: int = 12, **machine):
     """Three layers of eight experts of 6.3 MB on two CXL devices, with DRAM for a few and an SSD for all."""
-    machine = {"hbm": 0.1e9, "ddr": 30e6, "cxl": DEVICES, "nvme": 1e9} | machine
+    machine = {"hbm": 0.1e9, "ddr": 30e6, "cxl": DEVICES, "far": {"ssd": 1e9}} | machine
     shape, work = tiny.model(), tiny.job(requests=2, prompt=20, output=output)
     table = worlds.routing(worlds.Knobs(seed=3), work, shape)
     system = tiny.system(**machine)
-    return lambda policy, **how: simulate(tiny.problem(system, shape, work, tiny.popularity(8, 3)), policy, table, **how)
+    return lambda policy, **how: simulate(
+        tiny.problem(system, shape, work, tiny.popularity(8, 3)), policy, table, SimulationOptions(**how)
+    )
 
 
 def steps(outcome) -> np.ndarray:
@@ -99,7 +101,7 @@ def test_a_fault_costs_no_memory_that_is_not_there() -> None:
     sizes = {"near": 60e6, "far": 120e6, "ddr": 30e6, "ssd": 1e9, "hbm": 0.1e9}
     assert all(outcome.recorder.peak[tier] <= size for tier, size in sizes.items())
     with pytest.raises(InputError, match=r"the placement needs 150,994,944 B \(24 experts 150,994,944 B\) of tier 'ssd'"):
-        scene(nvme=100e6)(MoeCxl(), faults=[Fault(tier="near", at=1e-3, fallback="ssd")])
+        scene(far={"ssd": 100e6})(MoeCxl(), faults=[Fault(tier="near", at=1e-3, fallback="ssd")])
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from moesim import plugins
 from moesim.contract import Problem
-from moesim.engine import simulate
+from moesim.engine import SimulationOptions, simulate
 from moesim.errors import InputError
 
 POLICIES = plugins.names("policies")
@@ -45,7 +45,7 @@ def world(machine: str):
 def run(name: str, machine: str, engine: str = "auto"):
     system, shape, work, table = world(machine)
     p = Problem(shape, system, work, tiny.popularity(8, 3), np.random.default_rng(0))
-    return p, simulate(p, plugins.find("policies", name)(), table, engine=engine)
+    return p, simulate(p, plugins.find("policies", name)(), table, SimulationOptions(engine=engine))
 
 
 @pytest.mark.parametrize("machine", ["cpu", "near_data"])

@@ -20,7 +20,7 @@ SIZE = 6 * 1024 * 1024
 
 def scene(slots: int = 6, **parameters):
     """3 layers of 8 experts, a cache of `slots` of them."""
-    p = tiny.problem(tiny.system(hbm=0.15e9, ddr=10 * SIZE, peer=1e9))
+    p = tiny.problem(tiny.system(hbm=0.15e9, ddr=10 * SIZE, far={"peer": 1e9}))
     policy = Rmai(cache=(slots + 0.5) / 10, **{"turnover": 2, **parameters})
     deployment = policy.deploy(p)
     return p, policy, deployment, tiny.view_of(p, deployment)
@@ -50,7 +50,7 @@ def test_it_says_what_it_misses():
     with pytest.raises(InputError, match="ddr and remote"):
         Rmai().deploy(tiny.problem())
     with pytest.raises(InputError, match="the peers hold all 24 experts, which need 151 MB, 'peer' has 100 MB to give"):
-        Rmai().deploy(tiny.problem(tiny.system(peer=0.1e9)))
+        Rmai().deploy(tiny.problem(tiny.system(far={"peer": 0.1e9})))
 
 
 def test_what_was_used_most_enters_until_the_slots_are_taken_again_in_the_next_pass():

@@ -19,7 +19,7 @@ from moesim.policies.in_place.llama_cpp import LlamaCpp
 from moesim.policies.kit.dispatch import threshold
 from moesim.policies.kit.placement import place
 from moesim.policies.kit.schedule import two_ended
-from moesim.runs.run import loaded, run_loaded
+from moesim.runs.run import RunOptions, loaded, run_loaded
 
 COUNTS = [5, 0, 9000, 1, 1, 0, 2, 3]
 
@@ -101,7 +101,7 @@ def test_every_piece_of_the_prompts_uploads_anew():
 
     def ran(ubatch):
         policy = {"kind": "llama_cpp", "cpu_layers": 99, "ubatch": ubatch}
-        return run_loaded(loaded("quickstart", policy=policy, **sets), bound=False)
+        return run_loaded(loaded("quickstart", policy=policy, **sets), RunOptions(bound=False))
 
     whole, halves, lone = ran(512), ran(256), ran(64)
     assert [len(result.frame("steps")) for result in (whole, halves, lone)] == [1, 2, 8]

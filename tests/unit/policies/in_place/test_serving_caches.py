@@ -9,7 +9,7 @@ from moesim.contract import Uses
 from moesim.policies.caching.vllm_expert_cache import LayerLfru
 from moesim.policies.in_place.dali import assign
 from moesim.policies.in_place.vllm_cpu_misses import copied_in_prefill
-from moesim.runs.run import run_loaded
+from moesim.runs.run import RunOptions, run_loaded
 from moesim.scenario import load
 
 SMALL = {"workload.requests": 1, "workload.prompt": 16, "workload.output": 12}
@@ -17,7 +17,7 @@ SMALL = {"workload.requests": 1, "workload.prompt": 16, "workload.output": 12}
 
 def summary(policy: dict[str, object], **sets: object) -> dict[str, float]:
     scenario = load("compare/offline-qwen3-30b", policy=policy, sets={**SMALL, **sets})
-    return run_loaded(scenario, bound=False).summary
+    return run_loaded(scenario, RunOptions(bound=False)).summary
 
 
 def test_assignment_keeps_the_later_end_low_and_takes_the_widest_gap_first() -> None:

@@ -7,8 +7,8 @@ import policy_problems as tiny
 import pytest
 
 from moesim.errors import InputError
-from moesim.policies.kit.placement import SizedPolicy, fill, overall, place, quota, ranking, ranks
-from moesim.policies.kit.sizing import default_staging, host_order, largest, portions
+from moesim.policies.kit.placement import HomeOrder, SizedPolicy, fill, overall, place, quota, ranking, ranks
+from moesim.policies.kit.sizing import Sizing, default_staging, host_order, largest, portions
 
 GB = 1e9
 
@@ -44,7 +44,7 @@ def test_limit_caps_quota_per_layer_and_overall_in_sum():
 
 
 def test_host_order_follows_the_paths_not_the_names():
-    machine = tiny.system(cxl={"a": (1 * GB, 18e9), "b": (1 * GB, 52e9)}, nvme=10 * GB)
+    machine = tiny.system(cxl={"a": (1 * GB, 18e9), "b": (1 * GB, 52e9)}, far={"ssd": 10 * GB})
     assert host_order(tiny.problem(machine)) == ["ddr", "b", "a", "ssd"]
 
 
@@ -89,14 +89,14 @@ def test_kv_goes_to_gpu_memory_while_enough_of_it_remains():
 def test_kv_goes_to_the_largest_host_tier_otherwise():
     work = tiny.job(requests=64, prompt=2000, output=16)
     p = tiny.problem(tiny.system(hbm=0.5 * GB, ddr=8 * GB, cxl={"a": (4 * GB, 26e9)}), work=work)
-    cut = portions(p, batch=16, spare=0.6)
+    cut = portions(p, Sizing(16, spare=0.6))
     assert cut.kv == "ddr"
     assert cut.decode.core == "cpu"
 
 
 def test_without_a_cpu_the_gpu_attends_to_a_cache_in_the_host():
     work = tiny.job(requests=64, prompt=2000, output=16)
-    cut = portions(tiny.problem(tiny.system(hbm=0.5 * GB, cpu=False), work=work), batch=16, spare=0.6)
+    cut = portions(tiny.problem(tiny.system(hbm=0.5 * GB, cpu=False), work=work), Sizing(16, spare=0.6))
     assert (cut.kv, cut.decode.core) == ("ddr", "gpu")
 
 
@@ -106,7 +106,7 @@ def test_batch_shrinks_to_what_fits():
     assert 0 < cut.batch < 4000
     assert tiny.problem(work=work).gpu_free(cut) >= 0
     with pytest.raises(InputError, match=f"batch of {cut.batch * 2}"):
-        portions(tiny.problem(work=work), batch=cut.batch * 2)
+        portions(tiny.problem(work=work), Sizing(cut.batch * 2))
 
 
 def test_prefill_micro_batches_bound_the_intermediates():
@@ -133,7 +133,7 @@ def test_too_large_a_model_is_refused_with_what_is_needed_and_what_there_is():
 
 def test_unknown_tier_is_refused_with_a_suggestion():
     with pytest.raises(InputError, match="Did you mean 'ddr'"):
-        portions(tiny.problem(), kv="dddr")
+        portions(tiny.problem(), Sizing(kv="dddr"))
 
 
 def test_residents_without_host_copy_live_in_gpu_memory_alone():
@@ -161,7 +161,7 @@ def test_reserve_keeps_gpu_memory_free():
 def test_classes_fill_groups_of_their_own():
     p = tiny.problem(tiny.system(cxl={"a": (1 * GB, 18e9)}))
     cold = p.popularity < np.median(p.popularity)
-    home = place(p, classes=[(cold, [["a"], ["ddr"]]), (~cold, [["ddr"], ["a"]])]).home
+    home = place(p, homes=HomeOrder(classes=[(cold, [["a"], ["ddr"]]), (~cold, [["ddr"], ["a"]])])).home
     assert (home[cold] == p.tiers.index("a")).all()
     assert (home[~cold] == p.tiers.index("ddr")).all()
 

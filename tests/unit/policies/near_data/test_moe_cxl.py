@@ -76,7 +76,7 @@ def test_swapping_names_of_devices_changes_nothing_else():
 
 
 def test_nvme_comes_last():
-    p = scene(ddr=0.04e9, nvme=1e9)
+    p = scene(ddr=0.04e9, far={"ssd": 1e9})
     deployment = MoeCxl().deploy(p)
     last = deployment.home == p.tiers.index("ssd")
     assert last.any()
@@ -419,8 +419,8 @@ def test_it_refuses_a_machine_without_cxl_memory_unless_it_is_allowed() -> None:
 
 
 def test_storage_that_holds_everything_keeps_a_copy_and_smaller_storage_does_not() -> None:
-    assert MoeCxl().deploy(scene(nvme=1e9)).backup == "ssd"
-    assert MoeCxl().deploy(scene(nvme=20e6)).backup is None
+    assert MoeCxl().deploy(scene(far={"ssd": 1e9})).backup == "ssd"
+    assert MoeCxl().deploy(scene(far={"ssd": 20e6})).backup is None
 
 
 def test_a_hint_that_is_right_gets_the_weight_and_one_that_is_not_loses_it() -> None:

@@ -9,6 +9,7 @@ import pytest
 from moesim.contract import Overlap, Serial
 from moesim.errors import InputError
 from moesim.policies.kit.layer_costs import LayerCosts
+from moesim.policies.kit.streaming import DecodeCut
 from moesim.policies.streaming.flexgen import FlexGen
 from moesim.policies.streaming.flexgen_model import OPT_30B, T4_HOST, Dense, Shares, Split, cpu_rate, layer_seconds, throughput
 from moesim.policies.streaming.flexgen_search import Block, Bounds, blocks, programme, search
@@ -66,7 +67,7 @@ def setting(hbm=0.3e9, requests=64, prompt=300, output=20, **machine):
 
     def made(block):
         core = "cpu" if block.cpu_attention else "gpu"
-        return policy.cut_into(p, block.sequences, kv="ddr" if block.cache_on_host else "hbm", core=core, micro=block.gpu_batch)
+        return policy.cut_into(p, block.sequences, "ddr" if block.cache_on_host else "hbm", DecodeCut(core, block.gpu_batch))
 
     return p, costs, made
 
@@ -84,7 +85,7 @@ def value(lp, x) -> float | None:
 @pytest.mark.parametrize("serial", [True, False])
 @pytest.mark.parametrize("attends", [True, False])
 def test_no_split_of_the_nine_fractions_beats_the_programme(serial, attends):
-    _, costs, made = setting(nvme=1e9)
+    _, costs, made = setting(far={"ssd": 1e9})
     block = Block(16, 4, True, attends)
     lp = programme(costs, block, made(block), serial=serial, host=0.8)
     found = lp.solve([(0.0, 1.0)] * 9)
@@ -174,7 +175,7 @@ def test_a_share_that_is_no_whole_expert_is_spread_over_layers():
 
 
 def test_what_neither_has_is_on_disk():
-    p = tiny.problem(tiny.system(hbm=0.3e9, nvme=1e9))
+    p = tiny.problem(tiny.system(hbm=0.3e9, far={"ssd": 1e9}))
     half = 0.5 * (1 - share_of_all(p, 0.0))
     home = FlexGen(wg=0.0, wc=half).deploy(p).home
     assert (home == p.tiers.index("ssd")).tolist() == [[False] * 4 + [True] * 4] * 3

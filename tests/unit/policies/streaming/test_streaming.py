@@ -18,7 +18,15 @@ from moesim.engine.residency import Residency
 from moesim.errors import InputError, PolicyError
 from moesim.policies.kit.layer_costs import LayerCosts, expected_counts, powers
 from moesim.policies.kit.sizing import host_room
-from moesim.policies.kit.streaming import buffer_slots, largest_batch, lowest_ids, most_residents, prefill_batch, spread
+from moesim.policies.kit.streaming import (
+    HostUse,
+    buffer_slots,
+    largest_batch,
+    lowest_ids,
+    most_residents,
+    prefill_batch,
+    spread,
+)
 from moesim.policies.streaming.moesys import MoeSys
 from moesim.policies.streaming.zero_inference import ZeroInference, ZeroInfinity
 from moesim.workload.table import RoutingTable
@@ -65,7 +73,7 @@ def test_the_largest_batch_fits_and_one_more_does_not():
     policy = ZeroInference(kv_offload=True)
 
     def made(n: int):
-        return policy.cut_into(p, n, kv="ddr")
+        return policy.cut_into(p, n, "ddr")
 
     def fits(n: int, share: float) -> bool:
         cut = made(n)
@@ -74,7 +82,7 @@ def test_the_largest_batch_fits_and_one_more_does_not():
         return kept >= 0 and needed <= host_room(p, cut)["ddr"]
 
     for share in (1.0, 0.8):
-        found = largest_batch(p, made, 400, 1, share)
+        found = largest_batch(p, made, 400, 1, HostUse(share))
         assert 0 < found < 400
         assert fits(found, share)
         assert not fits(found + 1, share)
@@ -144,10 +152,10 @@ def test_kv_offload_buys_a_larger_batch():
 
 
 def test_zero_infinity_keeps_experts_on_the_drive():
-    p = tiny.problem(tiny.system(hbm=0.16e9, nvme=1e9))
+    p = tiny.problem(tiny.system(hbm=0.16e9, far={"ssd": 1e9}))
     assert (ZeroInfinity().deploy(p).home == p.tiers.index("ssd")).all()
     assert (ZeroInference().deploy(p).home == p.tiers.index("ddr")).all()
-    small = tiny.problem(tiny.system(hbm=0.16e9, nvme=0.1e9))
+    small = tiny.problem(tiny.system(hbm=0.16e9, far={"ssd": 0.1e9}))
     made = ZeroInfinity().deploy(small)
     room = 0.1e9 - lying(small.model, made.plan.homes)["ssd"]
     assert (made.home == small.tiers.index("ssd")).sum() == int(room // small.model.expert_bytes)
