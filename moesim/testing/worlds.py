@@ -105,14 +105,8 @@ def machine(
         tiers["ssd"] = {"kind": "nvme", "at": "ssd", "capacity": far["ssd"], "read": 3e9, "latency": 1e-4}
         links["to_ssd"] = {"ends": ["host", "ssd"], "rate": 7e9}
     if "peer" in far:
-        tiers["peer"] = {
-            "kind": "remote",
-            "at": "peer",
-            "capacity": far["peer"],
-            "read": 250e9,
-            "latency": 1e-7,
-            "stage": "ddr",
-        }
+        memory = {"kind": "remote", "capacity": far["peer"], "read": 250e9, "latency": 1e-7}
+        tiers["peer"] = {**memory, "at": "peer", "stage": "ddr"}
         links["to_peer"] = {"ends": ["peer", "host"], "rate": 12e9, "setup": 2.5e-6}
     return System(name="bench", devices=devices, tiers=tiers, links=links)
 

@@ -11,10 +11,10 @@ import policy_problems as tiny
 import pytest
 
 from moesim.contract import Deployment, Dispatch, Moves, Problem, Step, View, Visit
-from moesim.engine import simulate
+from moesim.engine import SimulationOptions, simulate
 from moesim.engine.residency import Residency
 from moesim.errors import PolicyError
-from moesim.policies.kit.placement import SizedPolicy, place
+from moesim.policies.kit.placement import HomeOrder, SizedPolicy, place
 
 SIZE = tiny.model().expert_bytes
 
@@ -30,7 +30,7 @@ class Copier(SizedPolicy):
 
     def deploy(self, problem: Problem) -> Deployment:
         slow, fast = problem.tiers.index("slow"), problem.tiers.index("fast")
-        deployment = place(problem, groups=[["slow"]])
+        deployment = place(problem, homes=HomeOrder([["slow"]]))
         copies = np.zeros((len(problem.tiers), *deployment.home.shape), dtype=np.bool_)
         copies[fast] = self.first
         assert (deployment.home == slow).all()
@@ -54,7 +54,7 @@ def play(policy: Copier, fast: float = 1e9, engine: str = "auto"):
     system = tiny.system(cxl={"slow": (1e9, 5e9), "fast": (fast, 20e9)}, hbm=0.1e9, ddr=30e6)
     work = tiny.job(requests=2, prompt=20, output=16)
     p = tiny.problem(system, tiny.model(), work)
-    return simulate(p, policy, worlds.routing(worlds.Knobs(seed=3), work, tiny.model()), engine=engine)
+    return simulate(p, policy, worlds.routing(worlds.Knobs(seed=3), work, tiny.model()), SimulationOptions(engine=engine))
 
 
 def read(outcome, tier: str) -> float:
@@ -97,12 +97,12 @@ def test_a_copy_that_is_not_there_cannot_be_read() -> None:
 
 
 def books(replicas) -> Residency:
-    p = tiny.problem(tiny.system(cxl={"slow": (1e9, 5e9), "fast": (1e9, 20e9)}, hbm=0.1e9, ddr=30e6, nvme=1e9))
-    return Residency(p, replace(place(p, groups=[["slow"]]), replicas=replicas), backup="ssd")
+    p = tiny.problem(tiny.system(cxl={"slow": (1e9, 5e9), "fast": (1e9, 20e9)}, hbm=0.1e9, ddr=30e6, far={"ssd": 1e9}))
+    return Residency(p, replace(place(p, homes=HomeOrder([["slow"]])), replicas=replicas), backup="ssd")
 
 
 def test_a_copy_takes_the_place_of_a_master_that_is_lost() -> None:
-    shape = (len(tiny.problem(tiny.system(cxl={"slow": (1e9, 5e9), "fast": (1e9, 20e9)}, nvme=1e9)).tiers), 3, 8)
+    shape = (len(tiny.problem(tiny.system(cxl={"slow": (1e9, 5e9), "fast": (1e9, 20e9)}, far={"ssd": 1e9})).tiers), 3, 8)
     replicas = np.zeros(shape, dtype=np.bool_)
     residency = books(None)
     slow, fast, ssd = map(residency.problem.tiers.index, ("slow", "fast", "ssd"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moesim.policies.near_data.dimms import Layout, modules_of, shared_out
-from moesim.runs.run import loaded, problem_of, run_loaded
+from moesim.runs.run import RunOptions, loaded, problem_of, run_loaded
 
 SCENARIO = {
     "name": "modules",
@@ -80,8 +80,8 @@ def test_a_run_moves_experts_between_modules_over_their_own_link():
         **SCENARIO,
         "workload": {**SCENARIO["workload"], "profile": {"kind": "held_out"}, "routing": {"kind": "zipf", "exponent": 1.0}},
     }
-    still = run_loaded(loaded(drifting, **{"policy.relayout": False}), bound=False)
-    moving = run_loaded(loaded(drifting), bound=False)
+    still = run_loaded(loaded(drifting, **{"policy.relayout": False}), RunOptions(bound=False))
+    moving = run_loaded(loaded(drifting), RunOptions(bound=False))
     crossed = [sum(v for name, v in r.summary["bytes"].items() if name.startswith("dimm_link")) for r in (still, moving)]
     assert crossed[0] == 0
     assert crossed[1] > 0
