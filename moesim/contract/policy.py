@@ -240,7 +240,7 @@ class View:
     copy_bytes: FloatArray | None = None
     """[L, E] bytes of the copy in GPU memory or on its way there; meaningless for others."""
     future: Future | None = None
-    """The run to come, for policies that are `clairvoyant` and for nobody else."""
+    """The run to come, for policies that are `clairvoyant`, or that `imitate` it, and for nobody else."""
     down: BoolArray | None = None
     """[T] tiers that have failed and not come back; None where nothing fails."""
     replicas: BoolArray | None = None
@@ -263,6 +263,9 @@ class Policy(Spec):
     """Why it is not symmetric."""
     clairvoyant: ClassVar[bool] = False
     """True for bounds that know the whole run beforehand (`view.future`); no system can."""
+    imitates: ClassVar[bool] = False
+    """True for a system whose learned predictor is trained to imitate the future, which it is shown (`view.future`) in place of
+    what training would have taught it, and errs by a stated skill. Not a bound."""
     unreachable: ClassVar[bool] = False
     """True for bounds that no system can reach although the future is hidden from them: rankings leave them out, too."""
     batched: ClassVar[bool] = False
@@ -272,6 +275,11 @@ class Policy(Spec):
     """The runtime profile of the system's own program, which a scenario's `runtime: own` takes."""
     lossy: ClassVar[bool] = False
     """True for a policy that with its defaults may change what the model computes; lists star its name."""
+
+    @property
+    def sees_future(self) -> bool:
+        """Whether `view.future` is shown."""
+        return self.clairvoyant or self.imitates
 
     @property
     def memoryless(self) -> bool:

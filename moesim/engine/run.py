@@ -99,7 +99,7 @@ def _job(context: Context, routing: RoutingTable, scheduler: Scheduler, progress
     total = int(job.prompt.sum() + job.output.sum()) - job.requests
     index, done = 0, 0
     expert_batch = context.deployment.plan.expert_batch
-    if context.policy.clairvoyant:
+    if context.policy.sees_future:
         context.foresee([pass_of(number, plan, job, routing, expert_batch) for number, plan in enumerate(_all(scheduler))])
     stream, cache = StreamWalk(context), KvBook(context.problem, scheduler.kv_room())
     series = SeriesWalk(context, routing, scheduler, cache, stream)

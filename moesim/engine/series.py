@@ -174,7 +174,7 @@ class SeriesWalk:
         """The books hold steps that no phase has been given yet."""
         policy, plan, problem = context.policy, context.deployment.plan, context.problem
         simple = policy.batched and policy.adapts == "never" and plan.expert_batch == 0
-        watched = context.recorder.keep_slices or context.faults.any or policy.clairvoyant
+        watched = context.recorder.keep_slices or context.faults.any or policy.sees_future
         self._takes = context.whole_pass and simple and not watched and attends_alone(problem, context.deployment)
         self._takes = self._takes and not any(stream.takes(phase) for phase in PHASES)
         engine = context.machine.engine

@@ -29,6 +29,8 @@ def no_peeking(bench: Bench) -> None:
     """
     if bench.policy.clairvoyant:
         raise NotApplicable("declared clairvoyant: a bound that is shown the whole run")
+    if bench.policy.imitates:
+        raise NotApplicable("declared to imitate the future with a stated skill: it is shown the whole run")
     texts = []
     for run in bench.ended(longest=True):
         for since, table in _other_futures(run.world):

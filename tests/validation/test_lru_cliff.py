@@ -14,7 +14,7 @@ SMALL: dict[str, Any] = {"workload.requests": 1, "workload.prompt": 32, "workloa
 
 
 def tried(capacity: str) -> Result:
-    policy = {"kind": "moe_infinity", "eviction": "lru"}
+    policy = {"kind": "moe_infinity", "eviction": "lru", "prefetch": False}
     sets = {**SMALL, "hardware.tiers.hbm.capacity": capacity}
     return run_loaded(load("compare/offline-qwen3-30b", policy=policy, sets=sets), RunOptions(bound=False))
 

@@ -16,7 +16,7 @@ from moesim.contract import NO_MOVES, Deployment, Dispatch, Moves, Problem, Step
 from moesim.policies.kit.dispatch import by_tokens, upload_missing
 from moesim.policies.kit.history import CoOccurrence
 from moesim.policies.kit.migration import pairs_of
-from moesim.policies.kit.placement import Groups, HomeOrder, SizedPolicy, fitting, host_order, place, ranking
+from moesim.policies.kit.placement import HomeOrder, SizedPolicy, fitting, place, ranking, storage_first
 from moesim.policies.kit.precision import native_bits
 from moesim.units import Share
 
@@ -75,7 +75,7 @@ class EdgeMoe(SizedPolicy):
         first = fitting(ranking(shares)[:slots], sizes, np.inf)
         paths = CoOccurrence(shares, model.top_k), CoOccurrence(shares, model.top_k, 2)
         memory = _Memory(slots, shares * model.top_k, paths, [None] * problem.layers)
-        homes = HomeOrder(_storage_first(problem))
+        homes = HomeOrder(storage_first(problem))
         return replace(place(problem, resident=first, homes=homes, expert_bytes=sizes, cut=cut, movable=True), state=memory)
 
     def widths(self, importance: FloatArray) -> FloatArray:
@@ -145,9 +145,3 @@ def _room(memory: _Memory, number: int, layer: int, safe: BoolArray, view: View)
     scores = (memory.frequency / distance[:, None]).ravel()[candidates]
     victims = candidates[np.argsort(scores, kind="stable")[: number - max(free, 0)]]
     return min(max(free, 0) + len(victims), number), np.column_stack(np.divmod(victims, experts))
-
-
-def _storage_first(problem: Problem) -> Groups:
-    """Storage, then what is left of the host, the memory that is copied from slowest first."""
-    order = host_order(problem)[::-1]
-    return [[tier] for tier in sorted(order, key=lambda tier: problem.system.tiers[tier].kind != "nvme")]

@@ -29,19 +29,19 @@ class MoeInfinity(PooledPolicy):
     `lfu` (the released dispatcher): the fewest visits since the copy came in, equal ones in the order of a hash. `activation`
     (the paper): the least layer decay x share in the running sequence's matrix x visits, decay being 1 - d / (L + 1) for a
     layer whose turn comes in d layers. `lru`, and `lru_ds`, which spares the next three layers. Experts of the layer that runs
-    never leave. With `prefetch`, after each layer's routing the stored sequence nearest to the running one scores all later
+    never leave. After each layer's routing (`prefetch`) the stored sequence nearest to the running one scores all later
     layers; the best missing experts set out behind all demand, those for passed layers are called off, and each displaces a
     copy that the same scores value less. Source: MoE-Infinity, arXiv:2401.14361, and EfficientMoE/MoE-Infinity (1,000 matrices,
-    scores, evictions; prefetch is off in the release, so it is off here). Inferred: copies on their way at a time; that
+    scores, evictions; its release does not prefetch unless asked to). Inferred: copies on their way at a time; that
     prefetches go only against lower scores; what a comparison costs (`trace.per_cell`), and that its prefetches leave at the
-    first decision after it. Left out: experts on SSD unless the host is too small for them, clustering of stored sequences.
+    first decision after it. Left out: experts on SSD unless the host is too small for them.
     """
 
     kind: Literal["moe_infinity"] = "moe_infinity"
     eviction: Literal["lfu", "activation", "lru", "lru_ds"] = "lfu"
     """Who leaves."""
-    prefetch: bool = False
-    """Whether predicted experts are fetched."""
+    prefetch: bool = True
+    """Whether predicted experts are fetched (paper; the released program does not by default)."""
     trace: Sequence = Sequence()
     """Stored matrices and what a comparison costs."""
 

@@ -24,15 +24,16 @@ _BUFFERS = 2
 """Slots for prefetched experts: that of the layer that runs and that of the next."""
 
 
-def assign(active: IntArray, gpu: FloatArray, cpu: FloatArray) -> BoolArray:
+def assign(active: IntArray, gpu: FloatArray, cpu: FloatArray, busy: float = 0.0) -> BoolArray:
     """[E] experts that the CPU computes, of `active` [n], with seconds `gpu` [E] (or of the copy) and `cpu` [E].
 
     The widest gap between the two goes first; each expert goes to the side that keeps the later end of both lower, the GPU
-    where they tie. Source: DALI, arXiv:2602.03495 (greedy for min max(T_gpu, T_cpu)). Inferred: widest gap first.
+    where they tie; its side is `busy` for so many seconds with copies for this layer that have not landed.
+    Source: DALI, arXiv:2602.03495 (greedy for min max(T_gpu, T_cpu)). Inferred: widest gap first.
     """
     chosen = np.zeros(len(gpu), dtype=np.bool_)
     order = active[np.argsort(-np.abs(cpu[active] - gpu[active]), kind="stable")]
-    gpu_end = cpu_end = 0.0
+    gpu_end, cpu_end = busy, 0.0
     for expert, on_gpu, on_cpu in zip(order.tolist(), gpu[order].tolist(), cpu[order].tolist(), strict=True):
         if max(gpu_end + on_gpu, cpu_end) <= max(gpu_end, cpu_end + on_cpu):
             gpu_end += on_gpu
@@ -62,7 +63,9 @@ class Dali(SizedPolicy):
     missing expert of the next one that is predicted to get most tokens is fetched. Source: DALI, arXiv:2602.03495 (assignment,
     window, a gate whose input a mean residual corrects). Inferred: a swap takes place only for more tokens; its window and
     number of swaps (about 4 tokens; 1, 2 or 4 in a port); the corrected gate's recall; a fetched expert is dropped after its
-    layer. Left out: the 4.5 % of the time that scheduling takes.
+    layer; fetches for a layer that have not landed count for the GPU's side. Left out: the 4.5 % of the time that scheduling
+    takes. Valid: a fetch ahead pays where the link would be idle; where the assignment keeps it busy, it takes the place of a
+    copy that is asked for, on a worse guess, and where a copy takes longer than a layer it delays the next one.
     """
 
     kind: Literal["dali"] = "dali"
@@ -99,7 +102,10 @@ class Dali(SizedPolicy):
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """The assignment, and the copy for the next layer behind it."""
         here = in_gpu_memory(visit, view)
-        on_cpu = assign(np.flatnonzero(visit.counts), np.where(here, visit.gpu, visit.copy), visit.cpu)
+        queue = str(view.problem.costs.path(view.problem.main_memory, view.problem.gpu_tier).queue)
+        coming = view.in_flight[visit.layer] & (visit.counts > 0)
+        busy = min(view.backlog.get(queue, 0.0), float(visit.copy[coming].sum()))
+        on_cpu = assign(np.flatnonzero(visit.counts), np.where(here, visit.gpu, visit.copy), visit.cpu, busy)
         plain = to_cpu_where(on_cpu, visit, view)
         return plain if not self.prefetch else plain._replace(moves=self._ahead(visit, view))
 

@@ -35,6 +35,7 @@ __all__ = [
     "ranks",
     "read_rate",
     "require_cpu",
+    "storage_first",
 ]
 
 Choice = Callable[[float, FloatArray], BoolArray]
@@ -104,6 +105,12 @@ def require_cpu(problem: Problem) -> None:
 def everywhere(problem: Problem) -> list[list[str]]:
     """Every host tier as a group of its own, best home first."""
     return [[tier] for tier in host_order(problem)]
+
+
+def storage_first(problem: Problem) -> Groups:
+    """Storage, then what is left of the host, the memory that is copied from slowest first."""
+    order = host_order(problem)[::-1]
+    return [[tier] for tier in sorted(order, key=lambda tier: problem.system.tiers[tier].kind != "nvme")]
 
 
 def device_cost(problem: Problem, group: Sequence[str]) -> tuple[Cost, FloatArray]:

@@ -71,11 +71,14 @@ class GateWeights(Spec):
         shape = float(np.log(tails[1] / tails[0]) / np.log(gaps[1] / gaps[0]))
         return cls(high=high, low=low, shape=shape, scale=float(gaps[0] * tails[0] ** (-1.0 / shape)))
 
+    def logits(self, tokens: int, ranks: int, rng: np.random.Generator) -> FloatArray:
+        """[tokens, ranks] router logits of each token's highest experts, highest first, below that of the first, which is 0."""
+        gaps = self.scale * rng.exponential(size=(tokens, ranks - 1)) ** (1.0 / self.shape) / np.arange(1, ranks)
+        return np.concatenate((np.zeros((tokens, 1)), -np.cumsum(gaps, axis=1)), axis=1)
+
     def above(self, tokens: int, top_k: int, rng: np.random.Generator) -> FloatArray:
         """[tokens, k] weight of the experts above each of a token's, highest first."""
-        gaps = self.scale * rng.exponential(size=(tokens, top_k - 1)) ** (1.0 / self.shape) / np.arange(1, top_k)
-        logits = np.concatenate((np.zeros((tokens, 1)), -np.cumsum(gaps, axis=1)), axis=1)
-        weights = np.exp(logits)
+        weights = np.exp(self.logits(tokens, top_k, rng))
         weights /= weights.sum(axis=1, keepdims=True)
         above: FloatArray = np.cumsum(weights, axis=1) - weights
         return above

@@ -38,15 +38,24 @@ class Store:
         self._squares = np.zeros((layers + 1, capacity))
         """[L + 1, N] sums of squares of the first layers of each trace."""
         self._dots, self._square = np.zeros(capacity), 0.0
+        self._merged = np.zeros(capacity, dtype=np.int64)
+        """[N] traces that each stored one is the mean of."""
         self.capacity, self.size, self._layers = capacity, 0, 0
         self.put(first)
 
-    def put(self, trace: FloatArray, at: int | None = None) -> None:
-        """Stores `trace` [L, E], in place of trace `at` or as a new one."""
+    def put(self, trace: FloatArray, at: int | None = None, *, merge: bool = False) -> None:
+        """Stores `trace` [L, E], in place of trace `at`, as one more of its kind (`merge`), or as a new one.
+
+        Traces that were merged are stored as their mean, each layer of unit length: k-means by cosine, one trace at a time.
+        """
         place = self.size if at is None else at
         self.size = max(self.size, place + 1)
-        norms = np.sqrt((trace * trace).sum(axis=1, keepdims=True))
-        scaled = trace / np.maximum(norms, 1e-30) if self._by_layer else trace
+        scaled = _unit(trace) if self._by_layer else trace
+        self._merged[place] = self._merged[place] + 1 if merge else 1
+        if merge:
+            count = self._merged[place]
+            scaled = ((count - 1) * self._rows[:, place].astype(np.float64) + scaled) / count
+            scaled = _unit(scaled) if self._by_layer else scaled
         self._rows[:, place] = scaled
         self._squares[1:, place] = np.cumsum((scaled * scaled).sum(axis=1))
 
@@ -84,9 +93,12 @@ class Store:
 
     def nearest_to(self, trace: FloatArray) -> int:
         """The number of the stored trace that is most like `trace` [L, E], layer by layer, over all layers."""
-        norms = np.sqrt((trace * trace).sum(axis=1, keepdims=True))
-        scaled = (trace / np.maximum(norms, 1e-30)).astype(np.float32)
-        return int(np.einsum("lne,le->n", self._rows[:, : self.size], scaled).argmax())
+        return int(np.einsum("lne,le->n", self._rows[:, : self.size], _unit(trace).astype(np.float32)).argmax())
+
+
+def _unit(trace: FloatArray) -> FloatArray:
+    """`trace` [L, E] with every layer of length 1."""
+    return np.asarray(trace / np.maximum(np.sqrt((trace * trace).sum(axis=1, keepdims=True)), 1e-30))
 
 
 class Sequence(Predictor):
@@ -94,14 +106,18 @@ class Sequence(Predictor):
 
     A sequence's matrix [L, E] counts its tokens since its prompt. At each layer it is compared, over the layers of this pass so
     far, by the mean of 1 - cosine; the nearest one's counts score later layers, less with each layer of distance:
-    (m + 1e-8) (1 - d / (L + 1)). A sequence that has ended is stored; a full store gives up the most similar one.
+    (m + 1e-8) (1 - d / (L + 1)). A sequence that has ended is stored; in a full store it joins the cluster of the most similar
+    one (`full: cluster`, the paper's k-means over matrices) or takes its place (`full: replace`, the released code).
     Source: MoE-Infinity, arXiv:2401.14361, and EfficientMoE/MoE-Infinity (1,000 matrices, scores).
-    Inferred: the store starts with the profile; a batch is one sequence; what a comparison costs.
+    Inferred: the store starts with the profile, where the paper clusters traces of a data set; clusters grow by one sequence at
+    a time; a batch is one sequence; what a comparison costs.
     """
 
     kind: Literal["sequence"] = "sequence"
     capacity: int = Field(default=1000, ge=1)
     """Matrices stored (published: 1,000)."""
+    full: Literal["cluster", "replace"] = "cluster"
+    """What a sequence that has ended does when the store is full: it joins the cluster of the nearest one, or replaces it."""
     per_cell: Duration = _PER_CELL
     """CPU time for each stored number that a comparison reads: capacity x layers x experts of them at most."""
 
@@ -117,6 +133,7 @@ class SequenceMind(Mind):
         self.matrix: FloatArray = np.zeros(shape)
         """[L, E] tokens of the running sequence."""
         self.store = Store(spec.capacity, problem.popularity, by_layer=True)
+        self._cluster = spec.full == "cluster"
         self._per_cell = spec.per_cell * problem.layers * problem.experts
         self._prompt = False
         self._nearest: int | None = None
@@ -135,7 +152,8 @@ class SequenceMind(Mind):
         if phase != "prefill":
             return
         if self.matrix.any():
-            self.store.put(self.matrix, self.store.nearest_to(self.matrix) if self.store.full else None)
+            nearest = self.store.nearest_to(self.matrix) if self.store.full else None
+            self.store.put(self.matrix, nearest, merge=self._cluster and nearest is not None)
             self.matrix[:] = 0.0
 
     def outlook(self, layer: int) -> FloatArray:

@@ -12,6 +12,8 @@ __all__ = ["CASE"]
 
 PER_TOKEN = {"moe_infinity": 0.735, "accelerate": 6.633, "zero_inference": 2.486, "mixtral_offloading": 1.752}
 """Policy -> s per token, Mixtral-8x7B in 16 bit, one sequence (README of MoE-Infinity; the host is not stated)."""
+_AS_RELEASED = {"moe_infinity": {"prefetch": False}}
+"""Policy -> parameters of the released program where they differ from the paper's."""
 _A5000 = "a5000-epyc7453"
 _PROMPT, _OUTPUT = 64, 17
 """Not stated: prompts of several benchmarks are mixed."""
@@ -32,7 +34,8 @@ ZERO = {
 def _findings() -> Findings:
     rows = []
     for policy, seconds in PER_TOKEN.items():
-        pace = single(Setting(_A5000, "mixtral-8x7b", policy, "own", {"kind": "sticky"}), _PROMPT, _OUTPUT)
+        chosen = {"kind": policy, **_AS_RELEASED.get(policy, {})}
+        pace = single(Setting(_A5000, "mixtral-8x7b", chosen, "own", {"kind": "sticky"}), _PROMPT, _OUTPUT)
         rows.append(Row(f"{policy}, Mixtral-8x7B on an A5000: per token, s", seconds, pace.tpot, 0.25))
     rows += [_zero(*setting, *measured) for setting, measured in ZERO.items()]
     setting = Setting(_A5000, "mixtral-8x7b", "zero_inference", "deepspeed", {"kind": "sticky"})

@@ -255,10 +255,10 @@ def test_pre_gated_keeps_a_cache_where_asked():
 # one pool
 
 
-def test_moe_infinity_fetches_nothing_unless_asked():
-    run = ran("moe_infinity", world(requests=2))
+def test_moe_infinity_fetches_as_its_paper_says_and_not_as_its_release_does():
+    run = ran("moe_infinity", world(requests=2), prefetch=False)
     assert not any(loads(call) for call in run.calls)
-    on = ran("moe_infinity", world(requests=2), prefetch=True, trace={"kind": "sequence", "per_cell": 0})
+    on = ran("moe_infinity", world(requests=2), trace={"kind": "sequence", "per_cell": 0})
     assert any(loads(call) for call in on.calls)
 
 
@@ -274,7 +274,7 @@ def test_the_pool_never_overflows_and_spares_what_runs(eviction, prefetch):
 
 
 def test_lru_ds_spares_the_next_three_layers():
-    run = ran("moe_infinity", world(requests=2), eviction="lru_ds")
+    run = ran("moe_infinity", world(requests=2), eviction="lru_ds", prefetch=False)
     for call in run.calls:
         if call.slot == "adapt":
             near = {(call.layer + step) % LAYERS for step in (1, 2, 3)}
@@ -285,7 +285,7 @@ def test_lru_ds_spares_the_next_three_layers():
 
 def test_activation_evicts_the_least_of_decay_share_and_visits():
     """The formula, from what had been seen, on every eviction of a run; a lot worth less than one visit breaks ties."""
-    run = ran("moe_infinity", world(), eviction="activation")
+    run = ran("moe_infinity", world(), eviction="activation", prefetch=False)
     matrix, uses = np.zeros((LAYERS, EXPERTS)), np.zeros((LAYERS, EXPERTS))
     checked = 0
     for call in run.calls:

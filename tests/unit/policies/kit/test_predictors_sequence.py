@@ -83,7 +83,7 @@ def test_a_sequence_counts_its_prompt_and_all_its_tokens():
 
 
 def test_a_full_store_gives_up_the_sequence_most_like_the_new_one():
-    mind, rng = Sequence(capacity=3).start(problem()), np.random.default_rng(4)
+    mind, rng = Sequence(capacity=3, full="replace").start(problem()), np.random.default_rng(4)
     kept = [run(mind, rng, "prefill", index) for index in range(3)]
     assert mind.store.full
     before = [mind.store.shares(number, slice(None)) for number in range(3)]
@@ -95,6 +95,22 @@ def test_a_full_store_gives_up_the_sequence_most_like_the_new_one():
     assert mind.store.size == 3
     assert np.allclose(after[1], before[1])
     assert np.allclose(after[1], kept[0] / kept[0].sum(axis=1, keepdims=True), atol=1e-6)
+
+
+def test_clusters_hold_the_mean_of_the_sequences_that_joined_them():
+    rng = np.random.default_rng(7)
+    first, far, twin = (rng.random((LAYERS, 8)) for _ in range(3))
+    twin = first + 0.01 * twin
+    store = Store(2, first, by_layer=True)
+    store.put(far)
+    near = store.nearest_to(twin)
+    assert near == 0
+    before = store.shares(1, slice(None))
+    store.put(twin, near, merge=True)
+    unit = [trace / np.linalg.norm(trace, axis=1, keepdims=True) for trace in (first, twin)]
+    mean = sum(unit) / 2.0
+    assert np.allclose(store.shares(0, slice(None)), mean / mean.sum(axis=1, keepdims=True), atol=1e-6)
+    assert np.array_equal(store.shares(1, slice(None)), before)
 
 
 def test_comparing_costs_host_time_for_what_is_stored():
