@@ -90,7 +90,8 @@ class Costs:
         key = (source, target)
         if key not in self._paths:
             path = self.system.path(source, target)
-            self._paths[key] = self.runtime.copies.over(path, self._buffer, self.system.resources())
+            stored = self.system.tiers[source].kind == "nvme"
+            self._paths[key] = self.runtime.copies.over(path, self._buffer, self.system.resources(), stored=stored)
         return self._paths[key]
 
     @cached_property

@@ -26,12 +26,15 @@ class Copies(Spec):
     """Share of the link's pinned rate that copies reach."""
     rate: Bandwidth | None = None
     """The most B/s of copies: what pageable memory or packing on the host yields; without it, whatever the link gives."""
+    storage: PositiveShare = 1.0
+    """Share of that rate which copies from storage reach: below 1 where a program reads files in a few threads of its own."""
     staged: bool = False
     """Whether a copy first crosses the host's memory into a pinned buffer: it then reads its source, writes and reads the
     buffer, all of which contend for that memory."""
 
-    def over(self, path: Path, buffer: str, resources: Mapping[str, float]) -> Path:
-        """`path`, which leads to GPU memory, as this program copies; a staging buffer lies in tier `buffer`.
+    def over(self, path: Path, buffer: str, resources: Mapping[str, float], *, stored: bool = False) -> Path:
+        """`path`, which leads to GPU memory, as this program copies; a staging buffer lies in tier `buffer`, and what comes
+        from storage (`stored`) is slowed down there.
 
         `resources`: B/s of everything on the machine that copies share.
         """
@@ -41,4 +44,5 @@ class Copies(Spec):
                 if name in resources:
                     usage[name] = usage.get(name, 0.0) + 1.0
         shared = min(resources[name] / used for name, used in usage.items())
-        return path._replace(rate=min(path.rate * self.share, self.rate or math.inf, shared), usage=tuple(usage.items()))
+        share = self.share * (self.storage if stored else 1.0)
+        return path._replace(rate=min(path.rate * share, self.rate or math.inf, shared), usage=tuple(usage.items()))

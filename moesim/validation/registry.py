@@ -57,6 +57,7 @@ CASES: dict[str, str] = {
     "runtime-vllm": "moesim.validation.runtimes.vllm:CASE",
     "runtime-offloading-l4": "moesim.validation.runtimes.offloading:L4",
     "runtime-eager": "moesim.validation.runtimes.eager:CASE",
+    "runtime-opt-a6000": "moesim.validation.runtimes.a6000:CASE",
     "runtime-moe-gen": "moesim.validation.runtimes.moe_gen:CASE",
     "runtime-fiddler": "moesim.validation.runtimes.offloading:FIDDLER",
 }

@@ -45,9 +45,10 @@ class FlexGen(StreamedPolicy):
     paper's is `max`). The CPU attends where the cache is in host memory and `cpu_attention` is on.
     Source: FlexGen, ICML 2023, arXiv:2303.06865; its port to Mixtral in the MoE-Lightning artifact streams all experts.
     Inferred: a share of every tensor becomes a share of each layer's experts (lowest ids), because experts move whole; weights
-    outside the experts stay on the GPU and count first, so that as many bytes are streamed; candidates are powers of two with
-    at most 20 GPU batches; times are those of this machine, not the T4 constants, which are in `flexgen_model`. Valid: the
-    cache in one tier as a whole, hidden states on the GPU, 16-bit cache.
+    outside the experts stay on the GPU and count first, so that as many bytes are streamed, or live in the host where it has no
+    room for them (on disk with `wc: 0`); candidates are powers of two with at most 20 GPU batches; times are those of this
+    machine, not the T4 constants, which are in `flexgen_model`. Valid: the cache in one tier as a whole, hidden states on the
+    GPU, 16-bit cache.
     """
 
     kind: Literal["flexgen"] = "flexgen"
@@ -103,7 +104,8 @@ class FlexGen(StreamedPolicy):
 
     def _plan(self, problem: Problem, costs: LayerCosts, cut_of: Callable[[Block, Homes], BatchPlan]) -> tuple[Plan, Homes]:
         """The plan found, and where weights outside the experts live: outside GPU memory only if it has no room for them."""
-        for homes in homes_to_try(problem):
+        disks = [tier for tier in problem.system.host_tiers if problem.system.tiers[tier].kind == "nvme"]
+        for homes in homes_to_try(problem, disks if self.wc == 0.0 else ()):
 
             def cut(block: Block, homes: Homes = homes) -> BatchPlan:
                 return cut_of(block, homes)

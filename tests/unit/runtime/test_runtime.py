@@ -153,6 +153,18 @@ def test_a_class_of_kernels_is_held_by_cores_or_by_memory() -> None:
         assert many.runtime.over(many.hardware).devices["cpu"].kernels["ggml"].bandwidth == pytest.approx(share * memory)
 
 
+def test_storage_is_read_at_the_share_that_the_program_reaches() -> None:
+    machine = load("quickstart").scenario.hardware
+    fast, slow = (machine.path(tier, "hbm") for tier in ("ddr", "nvme"))
+    copies = Copies(storage=0.25)
+    assert copies.over(fast, "ddr", machine.resources()).rate == fast.rate
+    assert copies.over(slow, "ddr", machine.resources(), stored=True).rate == pytest.approx(0.25 * slow.rate)
+    scenario = load("quickstart", sets=["runtime.copies.storage=0.25"]).scenario
+    costs = Costs(scenario.model, scenario.hardware, scenario.runtime)
+    assert costs.path("nvme", "hbm").rate == pytest.approx(0.25 * slow.rate)
+    assert costs.path("ddr", "hbm").rate == fast.rate
+
+
 def test_tiles_of_rows_cost_as_much_half_empty() -> None:
     kernel = Kernel(bandwidth=1e15, rate=1e12, block=32)
     one, full, more = (float(kernel.seconds(tokens, 1e6, 1e9, None)) for tokens in (1, 32, 33))
