@@ -247,7 +247,8 @@ def _together(alone: Mapping[str, float], own: Mapping[str, Mapping[str, float]]
 def origins(data: Mapping[str, Any], provenance: Mapping[str, Origin]) -> Section:
     """How many values of the machine and the runtime of a scenario's `data` were measured, assumed, ..., and which."""
     values = [path for part in ("hardware", "runtime") for path in _values(data[part], part)]
-    bases = {path: provenance[path].basis or "with a source, basis not said" for path in values if path in provenance}
+    known = {path: provenance.get(path) or provenance.get(f"{path}.0") for path in values}  # a list has the source of its first
+    bases = {path: origin.basis or "with a source, basis not said" for path, origin in known.items() if origin is not None}
     groups: dict[str, list[str]] = {}
     for path in values:
         groups.setdefault(bases.get(path, "nothing said"), []).append(path.removeprefix("hardware."))
@@ -259,12 +260,12 @@ def origins(data: Mapping[str, Any], provenance: Mapping[str, Origin]) -> Sectio
 
 
 def _values(data: Any, path: str) -> Iterator[str]:
-    """Dotted paths of everything that is a figure, not a name."""
+    """Dotted paths of everything that is a figure, not a name; a list of figures is one."""
     if isinstance(data, dict):
         for key, item in data.items():
             if key not in _NAMES:
                 yield from _values(item, f"{path}.{key}")
-    elif isinstance(data, list):
+    elif isinstance(data, list) and any(isinstance(item, dict | list) for item in data):
         for index, item in enumerate(data):
             yield from _values(item, f"{path}.{index}")
     elif data is not None and not isinstance(data, bool):

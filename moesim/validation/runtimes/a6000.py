@@ -52,7 +52,7 @@ def _findings() -> Findings:
     notes = (
         spread(rows),
         f"Fitted: nothing. From sources: pageable copies at {value(deepspeed, 'copies', 'rate')} (FlexGen has "
-        f"--pin-weight 0 here, as its script says), {value(deepspeed, 'gpu', 'unpack')} B of GPU memory moved per packed weight "
+        f"--pin-weight 0 here, as its script says), {value(deepspeed, 'gpu', 'unpack')} B of GPU memory per packed weight "
         f"in ZeRO-Inference and {value(flexgen, 'gpu', 'unpack')} in FlexGen, whose operations in PyTorch these are.",
         f"OPT-175B in 16 bits on disk, which neither program's reads are known for, tok/s: {disk}.",
     )
