@@ -264,7 +264,7 @@ def _summary(recorder: Recorder, facts: RunFacts, requests: Columns) -> dict[str
 def _latencies(facts: RunFacts, requests: Columns) -> dict[str, Any]:
     """Distributions over the requests that count."""
     counts = (lambda _name: slice(None)) if facts.served is None else facts.served.counts
-    return {name: describe(requests[name][counts(name)].tolist()) for name in ("ttft_s", "tpot_s", "e2e_s")}
+    return {name: describe(requests[name][counts(name)]) for name in ("ttft_s", "tpot_s", "e2e_s")}
 
 
 _GIVEN = (

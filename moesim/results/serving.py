@@ -150,8 +150,8 @@ def summary_fields(served: Served | None, requests: Columns, makespan: float) ->
         return dict.fromkeys(("queue_s", "itl_s", "slo", "preemptions"))
     counted = served.counts("queue_s")
     return {
-        "queue_s": describe(requests["queue_s"][counted].tolist()),
-        "itl_s": describe((np.array(served.gaps, dtype=np.int64) / SECOND).tolist()),
+        "queue_s": describe(requests["queue_s"][counted]),
+        "itl_s": describe(np.array(served.gaps, dtype=np.int64) / SECOND),
         "slo": _kept(served, requests, makespan),
         "preemptions": int(served.preemptions.sum()),
     }

@@ -11,6 +11,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from moesim.arrays import FloatArray
+
 __all__ = [
     "TIE",
     "Difference",
@@ -31,12 +33,12 @@ TIE = 1e-3
 """Two single runs whose values differ by no more than this share of the larger count as a tie."""
 
 
-def mean(values: Sequence[float]) -> float:
+def mean(values: FloatArray | Sequence[float]) -> float:
     """Arithmetic mean from an exactly rounded sum, so that it is the same on every processor."""
     return math.fsum(values) / len(values)
 
 
-def percentile(ordered: Sequence[float], share: float) -> float:
+def percentile(ordered: FloatArray | Sequence[float], share: float) -> float:
     """The value below which `share` (0 to 1) of the *sorted* values lie, interpolated linearly.
 
     The position is share * (n - 1), counted from 0, and between two neighbours the value runs straight from one to the
@@ -51,14 +53,14 @@ def percentile(ordered: Sequence[float], share: float) -> float:
     return min(max(value, ordered[below]), ordered[above])
 
 
-def describe(values: Iterable[float]) -> dict[str, float | None]:
+def describe(values: FloatArray | Sequence[float]) -> dict[str, float | None]:
     """`{mean, p50, p90, p99}` of the values that are numbers; each None when there are none."""
-    numbers = np.array(list(values), dtype=np.float64)
-    ordered = np.sort(numbers[~np.isnan(numbers)]).tolist()
-    if not ordered:
+    numbers = np.asarray(values, dtype=np.float64)
+    ordered = np.sort(numbers[~np.isnan(numbers)])
+    if not len(ordered):
         return {"mean": None, "p50": None, "p90": None, "p99": None}
     shares = {"p50": 0.50, "p90": 0.90, "p99": 0.99}
-    return {"mean": mean(ordered), **{name: percentile(ordered, share) for name, share in shares.items()}}
+    return {"mean": mean(ordered), **{name: float(percentile(ordered, share)) for name, share in shares.items()}}
 
 
 class Interval(NamedTuple):
