@@ -33,6 +33,7 @@ __all__ = [
     "Dispatch",
     "Moves",
     "Policy",
+    "PoolRule",
     "Step",
     "Uses",
     "View",
@@ -63,11 +64,18 @@ class Deployment:
     """[T, L, E] further copies in host tiers, beside the masters at `home`; None for none."""
     cache: CacheRule | None = None
     """Keeps what each visit uploads and lets other experts of its layer go; the engine asks it after every visit."""
+    pool: PoolRule | None = None
+    """The same where experts of all layers, in copies of equal size, share the room; such policies do not `adapt`."""
     order: IntArray | None = None
     """[R] requests in the order in which they join rounds and micro-batches; None goes by number."""
     pieces: int = 1
     """Equal pieces, one matrix each, say, in which an expert crosses into GPU memory: each pays the set-up, a more urgent copy
     goes ahead between two of them, and the GPU runs each part of the expert when its piece has landed."""
+
+    @property
+    def ruled(self) -> bool:
+        """Whether a rule says who stays in GPU memory."""
+        return self.cache is not None or self.pool is not None
 
 
 class Uses(NamedTuple):
@@ -97,6 +105,17 @@ class CacheRule(Protocol):
 
     def after(self, uses: Uses) -> tuple[BoolArray, BoolArray]:
         """([n, E] uploaded experts that stay, [n, E] residents that leave) after visits of different layers."""
+
+
+class PoolRule(Protocol):
+    """Who stays in GPU memory of the experts of all layers, by the past alone."""
+
+    def walk(self, layers: IntArray, counts: IntArray, resident: BoolArray) -> tuple[BoolArray, IntArray]:
+        """Visits of `layers` [V] with `counts` [V, E] tokens, one after another, in which whatever is missing is uploaded.
+
+        Brings `resident` [L, E] up to date. Returns [V, E] the copies that each visit finds, and [V] how many more there are
+        after it.
+        """
 
 
 class Dispatch(NamedTuple):

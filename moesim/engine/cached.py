@@ -24,7 +24,12 @@ def cached_residents(context: Context, visited: IntArray, counts: IntArray, alik
 
     `alike`: visits of different layers, one set behind another.
     """
-    cache, books = context.deployment.cache, context.residency
+    cache, pool, books = context.deployment.cache, context.deployment.pool, context.residency
+    if pool is not None:
+        resident = books.resident.copy()
+        before, more = pool.walk(visited, counts, resident)
+        books.follow(resident, more * np.float64(context.problem.model.expert_bytes))
+        return before
     assert cache is not None
     before, resident = np.empty(counts.shape, dtype=np.bool_), books.resident.copy()
     gained = np.empty(len(counts))
@@ -54,7 +59,7 @@ class Snapshot:
 
     def __init__(self, context: Context) -> None:
         books = context.residency
-        self._rule, self._books = context.deployment.cache, books
+        self._rule, self._books = context.deployment.cache or context.deployment.pool, books
         self._state = copy.deepcopy(vars(self._rule))
         self._resident, self._held, self._peak = books.resident.copy(), books.held, dict(books.peak)
 

@@ -173,7 +173,7 @@ class SeriesWalk:
         self._booked = False
         """The books hold steps that no phase has been given yet."""
         policy, plan, problem = context.policy, context.deployment.plan, context.problem
-        simple = policy.batched and policy.adapts == "never" and plan.expert_batch == 0
+        simple = policy.batched and (policy.adapts == "never" or context.deployment.pool is not None) and plan.expert_batch == 0
         watched = context.recorder.keep_slices or context.faults.any or policy.sees_future
         self._takes = context.whole_pass and simple and not watched and attends_alone(problem, context.deployment)
         self._takes = self._takes and not any(stream.takes(phase) for phase in PHASES)
@@ -245,7 +245,7 @@ class SeriesWalk:
         """Steps to ask for: about as many as begin before `until`."""
         problem, most = self._context.problem, _MOST
         if self._pace and until is not None:
-            beyond = 2 if self._context.deployment.cache is None else 0  # a cache has to be taken back behind the last step
+            beyond = 0 if self._context.deployment.ruled else 2  # a cache has to be taken back behind the last step
             most = min(most, max(until - self._context.machine.now, 0) // self._pace + beyond)
         return max(1, min(most, _ROOM // max(problem.layers * problem.experts, 1)))
 
@@ -311,13 +311,13 @@ class SeriesWalk:
         number, layers, experts = steps.counts.shape
         counts, of = steps.counts.reshape(-1, experts), np.tile(np.arange(layers), number)
         demand = _Asked(context, counts, of)
-        if context.deployment.cache is not None:
+        if context.deployment.ruled:
             demand.resident = self._cached(steps.counts)
         answers = self._answers(index, steps, demand)
-        if context.deployment.cache is not None:
+        if context.deployment.ruled:
             check_cached(context, answers, counts)
         on_gpu = (answers.device == context.problem.gpu_index).all() and answers.load is None and answers.order is None
-        if on_gpu and context.deployment.cache is None and context.residency.resident.all():
+        if on_gpu and not context.deployment.ruled and context.residency.resident.all():
             return self._resident_rows(counts)
         kinds = context.placement.kind_of(of)
         return visit_rows(counts, demand.times, Copies(kinds, demand.resident), answers)

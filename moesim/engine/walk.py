@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from moesim.arrays import BoolArray, IntArray
-from moesim.contract import CacheRule, Dispatch, Foreseen, Moves, Step, Uses, Visit
+from moesim.contract import Dispatch, Foreseen, Moves, Step, Uses, Visit
 from moesim.engine.cached import cached_residents, check_cached
 from moesim.engine.context import Context
 from moesim.engine.dispatches import Answers, batched, stacked
@@ -73,7 +73,7 @@ class PassWalk:
         context = self.context
         resident = (
             cached_residents(context, self.layers, self.counts, [slice(g, None, self.groups) for g in range(self.groups)])
-            if context.deployment.cache is not None
+            if context.deployment.ruled
             else context.residency.resident[self.layers]
         )
         answers = self._answers_of_pass(resident)
@@ -100,14 +100,15 @@ class PassWalk:
             times.ndp.copy(), times.copy.copy(), resident.copy(),
         )  # fmt: skip
         answers = batched(context.policy.dispatch(visits, context.view), self.counts)
-        if context.deployment.cache is not None:
+        if context.deployment.ruled:
             check_cached(context, answers, self.counts)
         return answers
 
     def _one_by_one(self) -> None:
         """One visit after another: dispatch at the time at which the routing is known."""
         context, machine, engine = self.context, self.context.machine, self.context.machine.engine
-        adapts, cache = context.policy.adapts in ("layer", "both"), context.deployment.cache
+        ruled = context.deployment.ruled
+        adapts = context.policy.adapts in ("layer", "both") and context.deployment.pool is None
         for row in range(len(self.layers)):
             begin, layer = machine.now, int(self.layers[row])
             self._swapped(layer)
@@ -128,10 +129,10 @@ class PassWalk:
             self._check(engine.walk(rows, k.DONE_VISIT, row + 1))
             if context.recorder.keep_slices:
                 context.recorder.slice("layer", f"layer {layer}", begin, machine.now)
-            if adapts or cache is not None:
+            if adapts or ruled:
                 uploaded = self._uploaded(row, answers, flying)
-                if cache is not None:
-                    self._keep(row, cache, uploaded)
+                if ruled:
+                    self._keep(row, uploaded)
                 if adapts:
                     self._adapt(row, answers, uploaded)
 
@@ -151,15 +152,21 @@ class PassWalk:
         uploaded: BoolArray = self._needed(row, answers) & ~self._serving[0]
         return uploaded if flying is None else uploaded & (flying == 0)
 
-    def _keep(self, row: int, cache: CacheRule, uploaded: BoolArray) -> None:
+    def _keep(self, row: int, uploaded: BoolArray) -> None:
         """What the rule of the cache does after a visit."""
-        layer = int(self.layers[row])
-        cache.clock += 1
-        here = self.context.residency.resident[layer][None]
-        clock = np.array([cache.clock])
-        stay, leave = cache.after(Uses(self.layers[row : row + 1], clock, self.counts[row][None], uploaded[None], here))
-        evict = np.column_stack([np.full(np.count_nonzero(leave), layer), np.flatnonzero(leave[0])])
-        self.context.movers.apply(Moves(np.flatnonzero(stay[0]), evict), layer, np.flatnonzero(uploaded))
+        layer, visited, deployment = int(self.layers[row]), self.layers[row : row + 1], self.context.deployment
+        resident = self.context.residency.resident
+        stay, leave = np.zeros_like(resident), np.zeros_like(resident)
+        if deployment.cache is not None:
+            deployment.cache.clock += 1
+            clock = np.array([deployment.cache.clock])
+            uses = Uses(visited, clock, self.counts[row][None], uploaded[None], resident[visited])
+            stay[visited], leave[visited] = deployment.cache.after(uses)
+        elif deployment.pool is not None:
+            after = resident.copy()
+            deployment.pool.walk(visited, self.counts[row][None], after)
+            stay, leave = after & ~resident, resident & ~after
+        self.context.movers.apply(Moves(np.flatnonzero(stay[layer]), np.argwhere(leave)), layer, np.flatnonzero(uploaded))
 
     def _adapt(self, row: int, answers: Answers, uploaded: BoolArray) -> None:
         step, layer, counts = self.step, int(self.layers[row]), self.counts[row].copy()

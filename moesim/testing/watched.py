@@ -68,7 +68,7 @@ class Run:
     problem: Problem
     calls: list[Call] = field(default_factory=list)
     deployment: Deployment | None = None
-    """A copy of what `deploy` answered, without `state` and `cache`, which change; None where it raised."""
+    """A copy of what `deploy` answered, without `state`, `cache` and `pool`, which change; None where it raised."""
     outcome: Outcome | None = None
     error: Exception | None = None
     predictions: Predictions = field(default_factory=dict)
@@ -120,7 +120,7 @@ class Watched:
         """As the policy does."""
         self._run.problem = problem
         deployment = self._policy.deploy(problem)
-        self._run.deployment = copied(replace(deployment, state=None, cache=None))
+        self._run.deployment = copied(replace(deployment, state=None, cache=None, pool=None))
         return deployment
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:

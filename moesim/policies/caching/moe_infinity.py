@@ -5,20 +5,20 @@ Knows the past of the run.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
 
 from moesim.arrays import FloatArray
-from moesim.contract import Dispatch, Problem, View, Visit
+from moesim.contract import Deployment, Dispatch, Problem, View, Visit
 from moesim.policies.kit.dispatch import upload_missing
 from moesim.policies.kit.expert_pool import PooledPolicy, PoolMemory, Wanted
+from moesim.policies.kit.pool_rule import PastRule, worth_of_past
 from moesim.policies.kit.predictors_sequence import Sequence, SequenceMind
 
 __all__ = ["MoeInfinity"]
 
-_NEAR = 3
-"""Layers whose experts `lru_ds` protects: the next three. Source: MoE-Infinity's code."""
 _FAR = 1e-9
 """What a use adds to the worth of an expert that the running sequence has not used: the rest decides."""
 
@@ -45,6 +45,7 @@ class MoeInfinity(PooledPolicy):
     trace: Sequence = Sequence()
     """Stored matrices and what a comparison costs."""
 
+    batched: ClassVar[bool] = True
     runtime: ClassVar[str] = "moe-infinity"
     source: ClassVar[str] = "MoE-Infinity (arXiv:2401.14361)"
 
@@ -52,12 +53,22 @@ class MoeInfinity(PooledPolicy):
     def _compares(self) -> bool:
         return self.prefetch or self.eviction == "activation"
 
-    def mind(self, problem: Problem) -> SequenceMind:
-        """Who predicts."""
-        return SequenceMind(self.trace, problem)
+    def deploy(self, problem: Problem) -> Deployment:
+        """As every pool; where nothing is predicted and copies are alike, its rule needs no policy."""
+        deployment = super().deploy(problem)
+        alike = bool((deployment.expert_bytes == problem.model.expert_bytes).all())
+        if self._compares or self.eviction == "activation" or not alike:
+            return deployment
+        return replace(deployment, state=None, pool=PastRule(deployment.state.pool, self.eviction))
+
+    def mind(self, problem: Problem) -> SequenceMind | None:
+        """Who predicts, if anything is predicted."""
+        return SequenceMind(self.trace, problem) if self._compares else None
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """Uploads what is missing, and behind it what is likely."""
+        if view.state is None:  # a rule keeps the books
+            return upload_missing(visit, view)
         memory: PoolMemory = view.state
         pool, mind = memory.pool, memory.mind
         pool.met(visit)
@@ -72,16 +83,13 @@ class MoeInfinity(PooledPolicy):
 
     def worth(self, layer: int, memory: PoolMemory) -> FloatArray:
         """[L, E] by the rule of `eviction`."""
+        if self.eviction != "activation":
+            return worth_of_past(memory.pool, self.eviction, layer)
         pool, layers = memory.pool, len(memory.pool.uses)
         distance = (np.arange(layers) - layer - 1) % layers + 1
-        if self.eviction == "lfu":
-            return pool.by_use()
-        if self.eviction == "activation":
-            matrix = memory.mind.matrix
-            share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1.0)
-            return np.asarray((share * (1.0 - distance / (layers + 1))[:, None] + _FAR) * pool.by_use())
-        last = pool.last.astype(np.float64)
-        return np.where((distance <= _NEAR)[:, None], np.inf, last) if self.eviction == "lru_ds" else last
+        matrix = memory.mind.matrix
+        share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1.0)
+        return np.asarray((share * (1.0 - distance / (layers + 1))[:, None] + _FAR) * pool.by_use())
 
     def _likely(self, outlook: FloatArray, layer: int, view: View) -> Wanted:
         """The missing experts of later layers with the best scores: as many as may be on their way."""

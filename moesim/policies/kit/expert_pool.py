@@ -16,12 +16,10 @@ from moesim.contract import NO_MOVES, Deployment, Moves, Problem, Step, View, Vi
 from moesim.policies.kit.dispatch import by_tokens
 from moesim.policies.kit.history import hashed
 from moesim.policies.kit.placement import SizedPolicy, overall, place, ranks
+from moesim.policies.kit.pool_kernel import TIE
 from moesim.units import Share
 
 __all__ = ["Pool", "PoolMemory", "PooledPolicy", "Wanted"]
-
-_TIE = 1 << 24
-"""Room for a token count below one tick of the clock."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +58,15 @@ class Pool:
 
     def met(self, visit: Visit) -> None:
         """The routing of a visit is known."""
+        self.used(visit.layer, visit.counts)
+
+    def used(self, layer: int, counts: IntArray) -> None:
+        """A visit of `layer` uses experts with `counts` [E] tokens."""
         self.clock += 1
-        used = visit.counts > 0
-        np.copyto(self.last[visit.layer], visit.counts + self.clock * _TIE, where=used)
-        self.uses[visit.layer] += used
-        if visit.layer == 0:
+        used = counts > 0
+        np.copyto(self.last[layer], counts + self.clock * TIE, where=used)
+        self.uses[layer] += used
+        if layer == 0:
             self._waiting = None
 
     def by_use(self) -> FloatArray:
@@ -92,13 +94,8 @@ class Pool:
         layer, new = step.layer, step.uploaded
         keep, drop = new, np.zeros((0, 2), dtype=np.int64)
         if len(new):
-            new = new[by_tokens(step.counts[new])]
             room = self.slots - int(np.count_nonzero(view.resident | view.in_flight))
-            idle = view.resident.copy()
-            idle[layer] &= step.counts == 0
-            drop = _least(worth, idle, len(new) - room)
-            keep = new[: max(room + len(drop), 0)]
-            self.uses[layer, keep] = 1
+            keep, drop = self.exchanged(layer, step.counts, new, room, view.resident, worth)
         elif self._waiting is None:
             return NO_MOVES
         if self._waiting is None:
@@ -107,6 +104,18 @@ class Pool:
         safe[drop[:, 0], drop[:, 1]] = True
         out, load = self._exchange(layer, view, worth, safe, len(keep) - len(drop))
         return Moves(keep=keep, evict=np.concatenate([drop, out]), load=load)
+
+    def exchanged(
+        self, layer: int, counts: IntArray, new: IntArray, room: int, resident: BoolArray, worth: FloatArray
+    ) -> tuple[IntArray, IntArray]:
+        """(who of the uploaded experts `new` [n] stays, [m, 2] who leaves), with `room` for so many more copies."""
+        new = new[by_tokens(counts[new])]
+        idle = resident.copy()
+        idle[layer] &= counts == 0
+        drop = _least(worth, idle, len(new) - room)
+        keep = new[: max(room + len(drop), 0)]
+        self.uses[layer, keep] = 1
+        return keep, drop
 
     def _exchange(
         self, layer: int, view: View, worth: FloatArray, safe: BoolArray, entered: int = 0

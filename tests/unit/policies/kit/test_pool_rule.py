@@ -1,0 +1,39 @@
+"""The rule of a pool, compiled, is the rule that numpy follows, and leaves the pool as full as it may be."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+
+from moesim import jit
+from moesim.policies.kit.expert_pool import Pool
+from moesim.policies.kit.pool_rule import Past, PastRule
+
+LAYERS, EXPERTS, SLOTS = 5, 9, 17
+
+
+def rule_of(past: Past, rng: np.random.Generator) -> PastRule:
+    return PastRule(Pool(SLOTS, rng.dirichlet(np.ones(EXPERTS), LAYERS), 1), past)
+
+
+@pytest.mark.parametrize("past", ["lfu", "lru", "lru_ds"])
+@pytest.mark.parametrize("seed", range(4))
+def test_compiled_and_numpy_walk_the_same(past: Past, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few slots for what a layer uses, so that some visits find too few victims."""
+    rng = np.random.default_rng(seed)
+    rule = rule_of(past, rng)
+    layers = np.tile(np.arange(LAYERS), 12)
+    counts = rng.integers(0, 4, (len(layers), EXPERTS)) * (rng.random((len(layers), EXPERTS)) < rng.choice([0.2, 0.5, 1.0]))
+    resident = rng.random((LAYERS, EXPERTS)) < 0.2
+    walked = []
+    for compiled in (False, True):
+        monkeypatch.setattr(jit, "repaid", lambda *_, compiled=compiled: compiled)
+        mine, there = copy.deepcopy(rule), resident.copy()
+        parts = [slice(0, 20), slice(20, None)]
+        answers = [mine.walk(layers[part], counts[part], there) for part in parts]
+        walked.append((*map(np.concatenate, zip(*answers, strict=True)), there, mine.pool.uses, mine.pool.last))
+        assert there.sum() == resident.sum() + sum(int(change.sum()) for _, change in answers) <= SLOTS
+    for one, other in zip(*walked, strict=True):
+        assert np.array_equal(one, other)
