@@ -14,12 +14,13 @@ import numpy as np
 
 from moesim.arrays import FloatArray
 
-__all__ = ["cube_root", "exponential", "logarithm", "logarithms", "power_law", "powers"]
+__all__ = ["cube_root", "exponential", "hazard", "logarithm", "logarithms", "one_or_more", "power_law", "powers"]
 
 _PER_DOUBLING = 1.4426950408889634
 _DOUBLING, _DOUBLING_REST = float.fromhex("0x1.62e42feep-1"), float.fromhex("0x1.a39ef35793c76p-33")
 """ln 2 in two parts: small multiples of the first are exact."""
 _SERIES = tuple(1.0 / math.factorial(power) for power in range(14))
+_COMPLEMENT = tuple((-1.0) ** power / math.factorial(power + 1) for power in range(16))
 _ODD = tuple(1.0 / (2 * power + 1) for power in range(13))
 _HALF = math.sqrt(0.5)
 _DECIMALS = Context(prec=25)
@@ -80,6 +81,31 @@ def powers(x: FloatArray, exponent: float) -> FloatArray:
         return x * x * x
     positive = x > 0
     return np.where(positive, exponential(exponent * logarithms(np.where(positive, x, 1.0))), 0.0)
+
+
+def one_or_more(expected: FloatArray) -> FloatArray:
+    """1 - e**-x: the chance of an event where `expected`, not negative, are expected; within 3 units in the last place."""
+    small = np.minimum(expected, 0.5)
+    series = np.full_like(small, _COMPLEMENT[-1])
+    for coefficient in _COMPLEMENT[-2::-1]:
+        series *= small
+        series += coefficient
+    return np.where(expected < 0.5, series * small, 1.0 - exponential(-expected))
+
+
+def hazard(share: FloatArray) -> FloatArray:
+    """-ln(1 - p) of shares from 0 to below 1, within 4 units in the last place.
+
+    So 1 - (1 - p)**n, the chance of one or more in n, is `one_or_more(n * hazard(p))`.
+    """
+    small = np.minimum(share, 0.25)
+    ratio = small / (2.0 - small)
+    square = ratio * ratio
+    series = np.full_like(square, _ODD[-1])
+    for coefficient in _ODD[-2::-1]:
+        series *= square
+        series += coefficient
+    return np.where(share < 0.25, 2.0 * ratio * series, -logarithms(1.0 - share))
 
 
 def logarithm(x: float) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from moesim.arrays import FloatArray, IntArray
+from moesim.portable import one_or_more
 
 __all__ = ["CoOccurrence", "hashed"]
 
@@ -48,7 +49,7 @@ class CoOccurrence:
 
     def chance(self, layer: int, counts: IntArray) -> FloatArray:
         """[E] probability that an expert gets any token there, taking tokens as independent."""
-        return -np.expm1(-self.expected(layer, counts))
+        return one_or_more(self.expected(layer, counts))
 
     def follower(self, layer: int, expert: int) -> int:
         """The expert of layer + distance that has followed an expert of `layer` most often."""

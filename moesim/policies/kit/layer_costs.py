@@ -13,6 +13,7 @@ import numpy as np
 from moesim.arrays import FloatArray
 from moesim.contract import Problem
 from moesim.policies.kit.sizing import host_order
+from moesim.portable import hazard, one_or_more
 
 __all__ = ["LayerCosts", "expected_counts", "powers"]
 
@@ -25,7 +26,7 @@ def expected_counts(tokens: Any, picks: FloatArray) -> tuple[FloatArray, FloatAr
     `tokens` broadcasts against `picks`. Valid: tokens that choose independently.
     """
     sure = np.minimum(picks, 1.0 - 1e-12)
-    chance = -np.expm1(np.asarray(tokens, dtype=np.float64) * np.log1p(-sure))
+    chance = one_or_more(np.asarray(tokens, dtype=np.float64) * hazard(sure))
     return chance, np.maximum(tokens * picks / np.maximum(chance, 1e-300), 1.0)
 
 

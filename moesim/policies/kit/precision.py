@@ -14,6 +14,7 @@ from pydantic import Field
 
 from moesim.arrays import FloatArray, IntArray
 from moesim.contract import Deployment
+from moesim.portable import exponential, hazard, logarithm, logarithms, powers
 from moesim.spec import Spec
 from moesim.units import Share
 
@@ -66,19 +67,19 @@ class GateWeights(Spec):
 
         The first expert of a token always is; the second is if its gap is at most log(t / (1 - t)) for a threshold t.
         """
-        gaps = np.log([high / (1.0 - high), low / (1.0 - low)])
-        tails = -np.log1p(-np.array([2.0 * high_share - 1.0, 2.0 * (high_share + low_share) - 1.0]))
-        shape = float(np.log(tails[1] / tails[0]) / np.log(gaps[1] / gaps[0]))
+        gaps = logarithms(np.array([high / (1.0 - high), low / (1.0 - low)]))
+        tails = hazard(np.array([2.0 * high_share - 1.0, 2.0 * (high_share + low_share) - 1.0]))
+        shape = logarithm(float(tails[1] / tails[0])) / logarithm(float(gaps[1] / gaps[0]))
         return cls(high=high, low=low, shape=shape, scale=float(gaps[0] * tails[0] ** (-1.0 / shape)))
 
     def logits(self, tokens: int, ranks: int, rng: np.random.Generator) -> FloatArray:
         """[tokens, ranks] router logits of each token's highest experts, highest first, below that of the first, which is 0."""
-        gaps = self.scale * rng.exponential(size=(tokens, ranks - 1)) ** (1.0 / self.shape) / np.arange(1, ranks)
+        gaps = self.scale * powers(rng.exponential(size=(tokens, ranks - 1)), 1.0 / self.shape) / np.arange(1, ranks)
         return np.concatenate((np.zeros((tokens, 1)), -np.cumsum(gaps, axis=1)), axis=1)
 
     def above(self, tokens: int, top_k: int, rng: np.random.Generator) -> FloatArray:
         """[tokens, k] weight of the experts above each of a token's, highest first."""
-        weights = np.exp(self.logits(tokens, top_k, rng))
+        weights = exponential(self.logits(tokens, top_k, rng))
         weights /= weights.sum(axis=1, keepdims=True)
         above: FloatArray = np.cumsum(weights, axis=1) - weights
         return above

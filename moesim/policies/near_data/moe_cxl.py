@@ -25,6 +25,7 @@ from moesim.policies.near_data.moe_cxl_history import SequenceHistory
 from moesim.policies.near_data.moe_cxl_placement import algorithm_1, difference
 from moesim.policies.near_data.moe_cxl_prefetch import Prefetcher, Rules
 from moesim.policies.near_data.moe_cxl_replicas import crowded, route, spare_copies
+from moesim.portable import hazard, one_or_more
 from moesim.units import Share
 
 __all__ = ["MoeCxl"]
@@ -202,7 +203,7 @@ class MoeCxl(SizedPolicy):
         if self.start == "random":
             popularity = np.full(popularity.shape, 1.0 / problem.experts)
             tie = _TIE * problem.rng.random(popularity.shape)
-        chance = -np.expm1(batch * np.log1p(-np.minimum(problem.model.top_k * popularity, 1.0 - 1e-12)))
+        chance = one_or_more(batch * hazard(np.minimum(problem.model.top_k * popularity, 1.0 - 1e-12)))
         return self.period * chance + popularity, tie
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:

@@ -16,6 +16,7 @@ from moesim.contract import Problem
 from moesim.policies.kit.history import hashed
 from moesim.policies.kit.placement import device_cost, host_order
 from moesim.policies.near_data.cxl_tiers import cxl_tiers
+from moesim.portable import logarithms
 
 __all__ = ["Devices", "Shard", "Spread", "johnson", "steal"]
 
@@ -119,7 +120,7 @@ def _scores(problem: Problem, devices: list[int], rate: FloatArray, spread: Spre
         for place, device in enumerate(devices):
             turns[:, device] = (place - hottest) % len(devices)
         return turns
-    lots = -np.log(np.maximum(hashed(count, tiers), 1e-300))
+    lots = -logarithms(np.maximum(hashed(count, tiers), 1e-300))
     return lots / rate if spread == "weighted_hash" else lots
 
 

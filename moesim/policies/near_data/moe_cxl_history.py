@@ -11,6 +11,7 @@ import numpy as np
 
 from moesim.arrays import FloatArray, IntArray
 from moesim.policies.kit.history import CoOccurrence
+from moesim.portable import exponential, logarithms, one_or_more
 
 __all__ = ["SequenceHistory"]
 
@@ -64,7 +65,7 @@ class SequenceHistory:
     @property
     def weights(self) -> FloatArray:
         """[predictors] weights: the n-gram's, repetition's, and the hint's where there is one."""
-        raw = np.exp(self._score - self._score.max())
+        raw = exponential(self._score - self._score.max())
         weights: FloatArray = raw / raw.sum()
         return weights
 
@@ -78,7 +79,7 @@ class SequenceHistory:
         share = counts / max(int(counts.sum()), 1)
         predicted, self._told[layer] = self._told[layer], None
         if predicted is not None:
-            self._score = _MEMORY * self._score + np.log(np.maximum(predicted, _FLOOR)) @ share
+            self._score = _MEMORY * self._score + logarithms(np.maximum(predicted, _FLOOR)) @ share
         self._judge(layer, counts)
         for table in self._tables:
             before = self._seen[layer - table.distance] if layer >= table.distance else None
@@ -110,7 +111,7 @@ class SequenceHistory:
             predicted[-1] = self._popularity[target] if hint is None or not hint.any() else hint
         predicted /= predicted.sum(axis=1, keepdims=True)
         self._told[target] = predicted
-        chance: FloatArray = -np.expm1(-tokens * (self.weights @ predicted)) * self.trust
+        chance: FloatArray = one_or_more(tokens * (self.weights @ predicted)) * self.trust
         return chance
 
     def again(self) -> FloatArray:
@@ -120,7 +121,7 @@ class SequenceHistory:
         )
         tokens = last.sum(axis=1, keepdims=True)
         share = self._popularity + self._stay[:, None] * (last / np.maximum(tokens, 1.0) - self._popularity)
-        return np.asarray(-np.expm1(-tokens * share))
+        return one_or_more(tokens * share)
 
     def partner(self, layer: int, expert: int) -> tuple[int, int] | None:
         """(layer, expert) that has followed an expert most often, None for one of the last layers."""
