@@ -19,6 +19,7 @@ from moesim.policies.kit.expert_pool import Pool, PooledPolicy, PoolMemory, Want
 from moesim.policies.kit.placement import require_cpu
 from moesim.policies.kit.precision import GateWeights
 from moesim.policies.kit.predictors import Gate
+from moesim.portable import exponential
 from moesim.units import Share
 
 __all__ = ["Smoe", "balanced", "replaceable"]
@@ -39,7 +40,7 @@ def replaceable(logits: FloatArray, top_k: int, margin: float) -> tuple[BoolArra
     With m the score of the first expert that is not chosen: low are those chosen below (1 + margin) m, and those not chosen may
     stand in that score between (1 - margin) m and m. Source: SMoE, arXiv:2508.18983, and goingshr/SMoE.
     """
-    scores = np.exp(logits - logits[:, top_k : top_k + 1])
+    scores = exponential(logits - logits[:, top_k : top_k + 1])
     low = scores[:, :top_k] < 1.0 + margin
     return low, np.count_nonzero(scores[:, top_k + 1 :] > 1.0 - margin, axis=1)
 
