@@ -46,7 +46,8 @@ class Seer:
             counts = step.counts[target].sum(axis=0) if group < 0 else step.counts[target, group]
             draw = np.random.SeedSequence(self._seed, spawn_key=(step.index, target, depth, group + 1))
             rng = np.random.Generator(np.random.PCG64(draw))
-            self._known[key] = blurred(counts, self.foresight.at(depth), self._popularity[target], rng)
+            recall = self.foresight.of_layer(target, len(step.counts), depth)
+            self._known[key] = blurred(counts, recall, self._popularity[target], rng)
         return self._known[key].copy()
 
 

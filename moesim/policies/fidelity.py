@@ -75,7 +75,7 @@ FIDELITY: dict[str, Fidelity] = {
     "optimum": _OURS,
     "prefetch": _OURS,
     "promoe": _partial("the trained predictor, for which a stated recall and time stand"),
-    "adapmoe": _partial("gate weights of the router, and recall by layer"),
+    "adapmoe": _partial("gate weights of the router: who is left out is drawn"),
     "pre_gated": _partial("retrained gates, whose choice routing is taken for"),
     "moe_infinity": _partial("matrices of a data set to start from, for which the profile stands"),
     "llama_cpp_stream": _partial("slots in host memory beside a CPU without a GPU, and plain mmap"),

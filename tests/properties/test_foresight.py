@@ -97,6 +97,15 @@ def test_recall_falls_with_depth_beyond_what_is_given():
     assert Foresight(recall=(0.02,)).at(5) == 0.0
 
 
+def test_recall_by_layer_is_read_off_at_the_same_depth_of_other_models():
+    seen = Foresight(by_layer=(0.0, 0.6, 0.9))
+    assert [seen.of_layer(target, 3, 1) for target in range(3)] == pytest.approx([0.0, 0.6, 0.9])
+    assert [seen.of_layer(target, 5, 1) for target in range(5)] == pytest.approx([0.0, 0.3, 0.6, 0.75, 0.9])
+    assert seen.of_layer(2, 3, 3) == pytest.approx(0.84)
+    assert seen.of_layer(0, 3, 2) == 0.0
+    assert Foresight(recall=(0.9, 0.8)).of_layer(1, 3, 2) == pytest.approx(0.8)
+
+
 def test_nothing_is_shown_without_a_declared_foresight():
     class Peeking(worlds.Stepwise):
         kind: Literal["peeking"] = "peeking"

@@ -20,7 +20,7 @@ from moesim.policies.kit.dispatch import upload_missing
 from moesim.policies.kit.placement import SizedPolicy, place, quota, ranks
 from moesim.policies.kit.predictors import Gate
 from moesim.policies.kit.prefetch_buffers import Aim, Buffers, buffer_slots
-from moesim.units import Share
+from moesim.units import Duration, Share
 
 __all__ = ["AdapMoe"]
 
@@ -48,8 +48,8 @@ class AdapMoe(SizedPolicy):
     crosses as its three matrices, and the GPU starts on it when the first has landed; resident experts run first.
     Source: AdapMoE, ICCAD 2024, arXiv:2408.10284, and PKU-SEC-Lab/AdapMoE (accuracies, shares, programme, slots for 64 and
     128). Inferred: routing tables hold no gate weights, so the expert left out is drawn, and its probability is the layer's;
-    layers of other models take both values at the same relative depth, and k other than 2 as in `expected_loads`; the recall of
-    all layers is the mean of the published ones; each matrix takes a third of the expert's GPU time, its launch included.
+    layers of other models take both values at the same relative depth, and k other than 2 as in `expected_loads`; each matrix
+    takes a third of the expert's GPU time, its launch included.
     Valid: changes outputs (`quality`: skipped); made for one sequence (`batch: 1`); the programme takes routing as uniform.
     """
 
@@ -59,9 +59,9 @@ class AdapMoe(SizedPolicy):
     single: tuple[Share, ...] = Field(SINGLE, min_length=2)
     """Share of tokens that do, from the first layer to the last."""
     accuracy: tuple[Share, ...] = Field(ACCURACY, min_length=2)
-    """Accuracy of the prediction of each layer, which decides on slots."""
-    predictor: Gate = Gate(recall=(0.866,))
-    """The gate of the next layer (published: mean 0.866 over the layers that it can predict)."""
+    """Share of each layer's experts that the gate of the layer before predicts: decides on slots, and is that gate's recall."""
+    cost: Duration = 10e-6
+    """GPU time of the next layer's gate on this layer's hidden state, per visit."""
     prefetch: int = Field(1, ge=0)
     """Experts of the next layer fetched per visit (published: 1)."""
     slots: Literal["programme", "equal"] = "programme"
@@ -77,8 +77,8 @@ class AdapMoe(SizedPolicy):
 
     @property
     def foresight(self) -> Foresight | None:
-        """That of the gate."""
-        return self.predictor.foresight(1)
+        """That of the gate, layer by layer."""
+        return Foresight(by_layer=self.accuracy, seconds=self.cost)
 
     def deploy(self, problem: Problem) -> Deployment:
         """Slots by layer, filled by the profile."""
@@ -88,7 +88,7 @@ class AdapMoe(SizedPolicy):
         cache = LayerLru(resident.sum(axis=1), problem.layers, problem.experts)
         cache.warm(problem.experts - ranks(problem.popularity))
         aim = Aim(most=self.prefetch, lone=True)
-        buffers = Buffers(self.predictor.start(problem), cache, spare, aim, problem.popularity)
+        buffers = Buffers(Gate().start(problem), cache, spare, aim, problem.popularity)
         single = by_depth(self.single, problem.layers)
         deployment = place(problem, cut=cut, movable=True)
         return replace(deployment, resident=resident, pieces=self.pieces, state=_Memory(buffers, single, problem.rng))

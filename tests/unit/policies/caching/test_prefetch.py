@@ -195,7 +195,7 @@ def test_adapmoe_serves_batches_without_gating_and_prefetch():
 
 
 def test_adapmoe_fetches_the_first_missing_expert_of_the_next_layer_alone():
-    run = ran("adapmoe", world(), gating=False, predictor={"kind": "gate", "recall": [1.0]})
+    run = ran("adapmoe", world(), gating=False, accuracy=(1.0, 1.0))
     assert max(len(loads(call)) for call in run.calls) == 1
 
 
