@@ -44,7 +44,7 @@ FIDELITY: dict[str, Fidelity] = {
     "fifo": _OURS,
     "cache": _OURS,
     "mixtral_offloading": _partial("2 and 3 bit experts, unless the model is stored so"),
-    "huang_buffering": _partial("dynamic gating and load balancing"),
+    "huang_buffering": _partial("balancing over GPUs, and what crosses between them"),
     "fiddler": _FAITHFUL,
     "hybrimoe": _partial("the time that simulating a prefetch takes, and gate scores, for which shares of tokens stand"),
     "ktransformers": _partial(

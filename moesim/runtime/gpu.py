@@ -140,6 +140,10 @@ class GpuPrograms(Spec):
     unpack: Count = 0.0
     """Bytes of GPU memory moved per packed weight (fewer than 16 bits) where a kernel of its own unpacks a matrix before each
     product; 0 where the product unpacks, or nothing is packed."""
+    capacity: float | None = Field(default=None, gt=0)
+    """Capacity factor of a program that pads: every expert of a layer, with tokens or without, computes factor * k * T / E
+    tokens, T those of the step, more only where more are routed to it (programs that drop them change outputs, which is left
+    out). None: experts compute their own tokens (dynamic gating). Source: Huang et al., arXiv:2303.06182 (static gating)."""
     attention: GpuCore = GpuCore()
     """Attention core of the program."""
     graph_tokens: int | None = Field(default=None, ge=0)

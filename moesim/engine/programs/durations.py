@@ -163,14 +163,26 @@ class Placement:
     def gpu_ps(self, counts: IntArray) -> IntTimes:
         """[V, E] ps of resident experts with `counts` [V, E] tokens on the GPU."""
         largest = int(counts.max(initial=0))
-        seconds = self._gpu(counts, largest) if largest >= _TABLE_LIMIT or largest >= len(self._gpu_table) else None
+        padded = self.problem.runtime.gpu.capacity is not None
+        by_formula = padded or largest >= _TABLE_LIMIT or largest >= len(self._gpu_table)
+        seconds = self._gpu(counts, largest) if by_formula else None
         if seconds is not None:
             return to_ps(seconds, f"an expert with up to {largest:,} tokens on the GPU")
         if len(self._gpu_ps) != len(self._gpu_table):
             self._gpu_ps = to_ps(self._gpu_table, "an expert on the GPU")
         return np.asarray(self._gpu_ps[counts])
 
+    def _padded(self, counts: IntArray, factor: float) -> FloatArray:
+        """[V, E] s where each expert computes at least its capacity; the others share the time of those without tokens."""
+        experts, used = counts.shape[-1], counts > 0
+        least = np.ceil(factor * counts.sum(axis=-1, keepdims=True) / experts)
+        idle = (~used).sum(axis=-1, keepdims=True) * self.problem.costs.gpu(least)
+        own = self.problem.costs.gpu(np.maximum(counts, least)) + idle / np.maximum(used.sum(axis=-1, keepdims=True), 1)
+        return np.where(used, own, 0.0)
+
     def _gpu(self, counts: IntArray, largest: int) -> FloatArray:
+        if self.problem.runtime.gpu.capacity is not None:
+            return self._padded(counts, self.problem.runtime.gpu.capacity)
         if largest >= _TABLE_LIMIT:
             return self.problem.costs.gpu(counts)
         if largest >= len(self._gpu_table):

@@ -16,8 +16,9 @@ class HuangBuffering(CachePolicy):
     """A buffer per layer; a miss takes the place of an idle expert, else of the last one that came in, as experts run by id.
 
     Source: Huang et al. 2023, arXiv:2303.06182 (expert buffering; `capacity: 10` is their study point). Inferred: idle experts
-    leave last in, first out too; an expert that is in use leaves only after it has run. Left out: dynamic gating (counts here
-    are never padded) and balancing over GPUs, for there is one.
+    leave last in, first out too; an expert that is in use leaves only after it has run. Dynamic gating is what programs here
+    do; the baseline that pads every expert to a capacity is `runtime.gpu.capacity`. Left out: uploads of experts that compute
+    nothing but padding, balancing over GPUs and what crosses between them, for there is one.
     Valid: LIFO pays where batches cycle through more experts than fit.
     """
 
