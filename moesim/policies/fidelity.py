@@ -89,7 +89,7 @@ FIDELITY: dict[str, Fidelity] = {
     "lia": _partial("a published extension to experts, which is inferred here"),
     "moe_gen": _partial("hidden states in host memory"),
     "moe_lens": _partial("prefill and decode tokens in one sweep, and pre-emption"),
-    "cxl_ndp": Fidelity("named after", "reading the first bits of each weight, at one precision for all channels"),
+    "cxl_ndp": _partial("its codec's time, and its choice of channels for each precision"),
     "rmai": _partial("keeping what has crossed for the GPU"),
 }
 """Policy -> how it stands to what it is called after."""

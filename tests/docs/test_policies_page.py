@@ -55,7 +55,6 @@ def test_the_readme_tells_the_same_of_whom_it_names() -> None:
         "onnxruntime's plan": {"onnxruntime"},
         "CXL-Expert's two comparison schemes": {"cxl_expert_gpu_only", "cxl_expert_near_data"},
         "MoESys": {"moesys"},
-        "CXL-NDP": {"cxl_ndp"},
     }
     by_level = {level: {name for name in FIDELITY if FIDELITY[name].level == level} for level in ("faithful", "named after")}
     assert set().union(*(names for text, names in known.items() if text in faithful)) == by_level["faithful"]

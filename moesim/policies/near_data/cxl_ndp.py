@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from moesim.arrays import FloatArray
 from moesim.contract import Deployment, Dispatch, Problem, View, Visit
@@ -17,6 +17,7 @@ from moesim.errors import InputError, Mistake
 from moesim.policies.kit.dispatch import cpu_missing, upload_missing
 from moesim.policies.kit.placement import HomeOrder, SizedPolicy, host_order, place, quota, require_cpu
 from moesim.policies.kit.precision import native_bits
+from moesim.units import Share
 
 __all__ = ["CxlNdp"]
 
@@ -28,21 +29,40 @@ class CxlNdp(SizedPolicy):
     bits stay stored, so capacity is the device's affair (`compression` of the tier: 1/0.748 of the room for weights, 1/0.531
     for the KV cache), and so is its internal bandwidth. The link carries plain data: where it is the slower of the two, only
     `bits` shortens a copy, by bits / native bits, and lossless compression alone changes nothing.
-    Source: CXL-NDP, arXiv:2509.03377 (footprint of weights -25.2 %, of the KV cache -46.9 %). Inferred: one precision for all
-    experts in CXL memory, where the paper mixes them by channel; residents and experts in other tiers are read in full; the
-    latency of the codec (tens of nanoseconds) and its rate (up to 2 TB/s) are left out, as is the precision of the KV cache.
+    Channels of a weight matrix may get different precisions (`channels`); of the KV cache it is the model's `precision.kv`.
+    Source: CXL-NDP, arXiv:2509.03377 (footprint of weights -25.2 %, of the KV cache -46.9 %). Inferred: the same precisions for
+    all experts in CXL memory; residents and experts in other tiers are read in full. Left out: the codec (tens of nanoseconds,
+    up to 2 TB/s behind links of 32 GB/s); the choice of channels, which changes outputs and no time.
     Valid: fewer bits than the model's change its outputs (`quality`); the source is a simulation.
     """
 
     kind: Literal["cxl_ndp"] = "cxl_ndp"
     bits: float = Field(8.0, ge=1, le=16)
     """p: bits of each weight that are read from CXL memory; the model's own number or more is lossless."""
+    channels: dict[float, Share] | None = None
+    """Bits -> share of the channels of each weight matrix that are read with so many; in place of `bits` for all of them."""
     misses: Literal["upload", "cpu"] = "upload"
     """Who computes an expert that is not in GPU memory."""
 
     memoryless: ClassVar[bool] = True
     lossy: ClassVar[bool] = True
     source: ClassVar[str] = "CXL-NDP (arXiv:2509.03377)"
+
+    @model_validator(mode="after")
+    def _channels_are_all(self) -> CxlNdp:
+        if self.channels is not None:
+            if "bits" in self.model_fields_set:
+                raise ValueError("bits and channels say the same thing; leave one out")
+            if not all(1 <= bits <= 16 for bits in self.channels):
+                raise ValueError(f"channels: bits lie between 1 and 16, got {', '.join(f'{bits:g}' for bits in self.channels)}")
+            if abs(sum(self.channels.values()) - 1.0) > 1e-6:
+                raise ValueError(f"channels: shares add up to {sum(self.channels.values()):g}; they must add up to 1")
+        return self
+
+    def mean_bits(self, native: float) -> float:
+        """Bits that are read of a weight, over all channels, of `native` that are stored."""
+        channels = {self.bits: 1.0} if self.channels is None else self.channels
+        return sum(share * min(bits, native) for bits, share in channels.items())
 
     def deploy(self, problem: Problem) -> Deployment:
         """Popular experts in GPU memory, masters in CXL memory, what finds no room there in the other tiers."""
@@ -66,4 +86,4 @@ class CxlNdp(SizedPolicy):
         """[T] bytes that a read of an expert in each tier takes."""
         size = float(problem.model.expert_bytes)
         native = native_bits(size, problem.model.expert_flops)
-        return np.array([size * (min(self.bits / native, 1.0) if tier in devices else 1.0) for tier in problem.tiers])
+        return np.array([size * (self.mean_bits(native) / native if tier in devices else 1.0) for tier in problem.tiers])

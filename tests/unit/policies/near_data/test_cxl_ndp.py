@@ -51,6 +51,17 @@ def test_a_read_takes_the_bits_asked_for_and_all_stay_stored(bits, share):
     assert answer.nbytes[~held] == pytest.approx(size * share)
 
 
+def test_channels_of_several_precisions_are_read_with_their_mean():
+    p, deployment, answer = scene(CxlNdp(channels={16: 0.25, 4: 0.75}))
+    assert answer.nbytes[~deployment.resident[0]] == pytest.approx(p.model.expert_bytes * (0.25 + 0.75 * 0.25))
+    with pytest.raises(ValueError, match="must add up to 1"):
+        CxlNdp(channels={8: 0.5})
+    with pytest.raises(ValueError, match="between 1 and 16"):
+        CxlNdp(channels={32: 1.0})
+    with pytest.raises(ValueError, match="leave one out"):
+        CxlNdp(bits=8, channels={8: 1.0})
+
+
 def test_experts_in_other_tiers_are_read_in_full():
     p = tiny.problem(tiny.system(hbm=0.1e9, cxl={"dev": (0.02e9, 22e9)}))
     deployment = CxlNdp(bits=4).deploy(p)
