@@ -165,6 +165,8 @@ class Moves(NamedTuple):
     """[n, 3] (layer, expert, tier) further copies to make in host tiers, behind those of `migrate` and as they are."""
     retire: IntArray | None = None
     """[n, 3] (layer, expert, tier) further copies to give up; applied before `migrate` and `replicate`."""
+    load_source: IntArray | None = None
+    """[n] host tier that each copy of `load` is read from, one that has a copy; -1, or None for all, for the home."""
     load_bytes: FloatArray | None = None
     """[n] bytes of each copy of `load`, where a smaller one than the stored copy is brought (lower precision)."""
 

@@ -96,7 +96,7 @@ class Movers:
                 raise PolicyError("adapt asked to keep an expert that was not uploaded for the layer just run")
             self._residency.keep(layer, moves.keep, None if nbytes is None else nbytes[moves.keep])
         if moves.load is not None:
-            self._load(moves.load, moves.load_bytes)
+            self._load(moves)
         if moves.retire is not None:
             self._residency.retire(moves.retire)
         if moves.migrate is not None or moves.replicate is not None:
@@ -236,13 +236,28 @@ class Movers:
         nbytes, home = float(self._residency.copy_bytes[pair]), self._problem.tiers[int(self._residency.home[pair])]
         self._leaving[self._send(pair, nbytes, self._problem.gpu_tier, home, MIGRATION, "eviction")] = None
 
-    def _load(self, pairs: IntArray, sizes: FloatArray | None) -> None:
-        for pair, home, nbytes in self._wanted(pairs, sizes):
-            source = self._problem.tiers[home]
+    def _load(self, moves: Moves) -> None:
+        assert moves.load is not None
+        sources = self._sources(moves.load, moves.load_source)
+        for pair, tier, nbytes in self._wanted(moves.load, sources, moves.load_bytes):
+            source = self._problem.tiers[tier]
             self._coming[pair] = self._send(pair, nbytes, source, self._problem.gpu_tier, PREFETCH, "prefetch")
 
-    def _wanted(self, pairs: IntArray, sizes: FloatArray | None) -> Iterator[tuple[Pair, int, float]]:
-        """(pair, tier of its home, bytes) of each copy that is neither there nor on its way; makes room for it."""
+    def _sources(self, pairs: IntArray, chosen: IntArray | None) -> IntArray:
+        """[n] tier that each copy of `pairs` [n, 2] is read from, where a policy has `chosen` [n] or left it."""
+        layers, experts = pairs.T
+        homes: IntArray = self._residency.home[layers, experts]
+        if chosen is None:
+            return homes
+        if len(chosen) != len(pairs):
+            raise PolicyError(f"load_source has {len(chosen)} entries for {len(pairs)} copies to load")
+        tiers: IntArray = np.where(chosen >= 0, chosen, homes)
+        if not self._residency.holds(tiers, layers, experts).all():
+            raise PolicyError("load_source names a tier that has no copy of the expert")
+        return tiers
+
+    def _wanted(self, pairs: IntArray, sources: IntArray, sizes: FloatArray | None) -> Iterator[tuple[Pair, int, float]]:
+        """(pair, tier of `sources` [n], bytes) of each copy that is neither there nor on its way; makes room for it."""
         if sizes is not None and len(sizes) != len(pairs):
             raise PolicyError(f"load_bytes has {len(sizes)} entries for {len(pairs)} copies to load")
         books = self._residency
@@ -256,7 +271,7 @@ class Movers:
                 raise PolicyError("load_bytes lies outside (0, bytes of the stored copy]")
             books.begin(layer, expert, None if sizes is None else nbytes)
             self._unused[pair] = self.prefetched = True
-            yield pair, int(books.home[pair]), nbytes
+            yield pair, int(sources[row]), nbytes
 
     def _land(self, copy: _Copy) -> None:
         self._coming.pop(copy.pair)

@@ -162,6 +162,10 @@ def moves_shapes(call: Call, problem: Problem, stored: FloatArray) -> Iterator[s
             yield f"{call.where}: {name} names a layer, an expert or a tier that does not exist"
         elif width == 3 and (array[:, 2] == problem.gpu_tier_index).any():
             yield f"{call.where}: {name} leads into GPU memory; that is what load is for"
+    if answer.load_source is not None and not _is(
+        answer.load_source, (len(answer.load) if answer.load is not None else 0,), np.integer
+    ):
+        yield f"{call.where}: load_source is {_what(answer.load_source)}, not int [n] with one entry for each copy of load"
     if answer.load_bytes is not None:
         yield from _load_bytes(answer, call, stored)
     if not isinstance(seen, Step):

@@ -41,10 +41,10 @@ def test_cxl_cannot_speed_up_what_page_locked_dram_feeds(claims: CaseResult) -> 
 
 
 def test_against_nvme_a_miss_is_seven_times_cheaper(claims: CaseResult) -> None:
-    """Read at 3.5 GB/s behind 70 us, or 24.8 (18 from CXL-C, which holds an eighth or so) behind 17 us."""
+    """Read at 3.5 GB/s behind 70 us, or 24.8 (18 from CXL-C, if no faster device had a copy) behind 17 us."""
     cut = simulated(claims, "miss penalty, cut against NVMe")
     fast, slow, disk = W / 24.8e9 + 17e-6, W / 18e9 + 17e-6, W / 3.5e9 + 87e-6
-    assert 1 - slow / disk < cut < 1 - fast / disk
+    assert cut == pytest.approx(1 - fast / disk, rel=1e-3)
     assert simulated(claims, "TPOT, gain over NVMe") > disk / slow
 
 
@@ -56,7 +56,7 @@ def test_baselines_are_loads_one_after_another() -> None:
 
 
 def test_the_account_and_the_run_agree_on_every_pass() -> None:
-    this = tried("moe_cxl", CXL, ONE)
+    this = tried("still", CXL, ONE)
     for what in ("ttft", "tpot", "whole"):
         assert this.derived(what) == pytest.approx(this.simulated(what), rel=1e-3)
     assert 0.14 < this.deployment.resident.mean() < 0.16
@@ -81,7 +81,7 @@ def test_cost_and_speed_meet_the_claim_together_for_long_prompts_alone(claims: C
     speed = simulated(claims, "share of GPU-only speed, prompt of 32 K tokens")
     machine = simulated(claims, "cost, cut of the machine's price, 96 GB, as much as Mixtral needs")
     token = simulated(claims, "cost, cut of capital per token, prompt of 32 K tokens alone, 96 GB")
-    assert speed > 0.95 > simulated(claims, "share of GPU-only speed, prompt of 16 K tokens")
+    assert speed > simulated(claims, "share of GPU-only speed, prompt of 16 K tokens") > 0.95
     assert 1 - token == pytest.approx((1 - machine) / speed, rel=0.01)
     assert simulated(claims, "cost, cut of capital per token, batch 1") < -10
 
@@ -106,8 +106,8 @@ def test_each_claim_is_told_with_sign_mechanism_and_conditions(claims: CaseResul
     ]
     for line in told.values():
         assert all(part in line for part in ("Sign:", "Mechanism:", "Holds", "annot"))
-    assert "Holds against busy DRAM (2.36), NVMe (7.97); falls short against page-locked DRAM (1.17)" in told["TTFT"]
-    assert "Holds against NVMe (0.851), pageable DRAM at 7 GB/s (0.703)" in told["Miss penalty"]
+    assert "Holds against busy DRAM (2.44), NVMe (8.25); falls short against page-locked DRAM (1.21)" in told["TTFT"]
+    assert "Holds against NVMe (0.859), pageable DRAM at 7 GB/s (0.718)" in told["Miss penalty"]
 
 
 def test_a_level_is_reached_at_least_or_exactly_and_an_effect_has_a_sign() -> None:
@@ -132,4 +132,17 @@ def test_parts_of_the_policy_are_ablated(claims: CaseResult) -> None:
     table = next(exhibit for exhibit in claims.findings.exhibits if exhibit.name == "ablations").csv
     slower = {row["change"]: float(row["over_all_parts"]) for row in csv.DictReader(io.StringIO(table))}
     assert slower["placement: at random, never mended"] > slower["placement: at random, mended by the average"] > 1
-    assert slower["devices: in turn"] > slower["placement: profile, never mended"] > slower["devices: hottest on the fastest"]
+    turns, cost, fastest = (
+        slower[f"devices: {how}, no further copies"] for how in ("in turn", "by cost", "hottest on the fastest")
+    )
+    assert turns > cost > fastest
+    assert cost > slower["placement: profile, never mended"]
+
+
+def test_recovery_scaling_and_insensitivity_are_rows_of_their_own(claims: CaseResult) -> None:
+    assert simulated(claims, "recovery after a return, times its bytes on idle links") < 2
+    assert simulated(claims, "TPOT of 235 B parameters, gain over NVMe") > 6
+    assert "Energy at batch 1" in claims.note
+    worst = [row.simulated for row in claims.findings.rows if row.name.startswith("sensitivity to ")]
+    assert len(worst) >= 5
+    assert max(worst) < 1.1

@@ -231,7 +231,8 @@ class MoeCxl(SizedPolicy):
             return self._after_pass(step, view, memory)
         moves = memory.prefetcher.after_layer(step, view)
         if self.adapt_placement and view.down is not None and (view.down != memory.down).any():
-            moves = self._replace(view, memory, moves.evict, ended=False)._replace(load=moves.load)
+            mended = self._replace(view, memory, moves.evict, ended=False)
+            moves = mended._replace(load=moves.load, load_source=moves.load_source)
         return moves
 
     def _after_pass(self, step: Step, view: View, memory: _Memory) -> Moves:
@@ -286,10 +287,11 @@ class MoeCxl(SizedPolicy):
         if ended:
             memory.slots += memory.prefetcher.give_back((read * devices.access[home])[~held], self.hysteresis)
         leaving = np.column_stack(np.divmod(drop, experts))
-        load = load[~view.in_flight.ravel()[load]]
+        entering = np.column_stack(np.divmod(load[~view.in_flight.ravel()[load]], experts))
         return Moves(
             evict=leaving if evict is None else np.concatenate([evict, leaving]),
-            load=np.column_stack(np.divmod(load, experts)),
+            load=entering,
+            load_source=memory.prefetcher.sources(view, entering),
             migrate=memory.changes,
             retire=self._retired(view, read, rows[:, 1], free),
         )

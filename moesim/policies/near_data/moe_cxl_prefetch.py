@@ -15,6 +15,7 @@ from moesim.contract import NO_MOVES, Moves, Step, View, Visit
 from moesim.policies.kit.migration import pairs_of
 from moesim.policies.near_data.moe_cxl_devices import Devices
 from moesim.policies.near_data.moe_cxl_history import SequenceHistory
+from moesim.policies.near_data.moe_cxl_replicas import route
 
 __all__ = ["Prefetcher", "Rules"]
 
@@ -83,7 +84,15 @@ class Prefetcher:
         if chosen is None or not len(chosen):
             return Moves(evict=evict) if evict is not None else NO_MOVES
         self.borrowed[target, chosen] = True
-        return Moves(evict=evict, load=pairs_of(target, chosen))
+        return Moves(evict=evict, load=pairs_of(target, chosen), load_source=self.sources(view, pairs_of(target, chosen)))
+
+    def sources(self, view: View, pairs: IntArray) -> IntArray | None:
+        """[n] tier that each of `pairs` [n, 2] is read from: the copy with the least queueing delay."""
+        if view.replicas is None or not len(pairs):
+            return None
+        layers, experts = pairs.T
+        delay = self.devices.access + self.devices.backlog(view.backlog)
+        return route(view.replicas[:, layers, experts], view.home[layers, experts], delay)
 
     def _chosen(self, step: Step, view: View, target: int, freed: int) -> IntArray:
         """Experts of layer `target` worth loading, best first."""

@@ -21,9 +21,13 @@ CHANGES: dict[str, Mapping[str, Any]] = {
     "placement: at random, never mended": {"start": "random", "adapt_placement": False},
     "placement: at random, mended by the average": {"start": "random"},
     "placement: profile, never mended": {"adapt_placement": False},
-    "devices: hottest on the fastest": {"spread": "fastest", "adapt_placement": False},
-    "devices: by hash and bandwidth": {"spread": "hash", "adapt_placement": False},
-    "devices: in turn": {"spread": "round_robin", "adapt_placement": False},
+    "devices: by cost, no further copies": {"copies": 0, "adapt_placement": False},
+    "devices: hottest on the fastest, no further copies": {"copies": 0, "spread": "fastest", "adapt_placement": False},
+    "devices: by hash, no further copies": {"copies": 0, "spread": "hash", "adapt_placement": False},
+    "devices: in turn, no further copies": {"copies": 0, "spread": "round_robin", "adapt_placement": False},
+    "devices: further copies by weighted hash": {"shard": "weighted_hash"},
+    "tiers: inclusive": {"inclusive": True},
+    "prefetch: history alone": {"hint": None},
     "prefetch: only what is certain": {"confidence": 1.0},
     "prefetch: none, its slots for residents": {"prefetch": 0},
     "balancing: no stealing": {"steal": False},
@@ -50,11 +54,11 @@ class Ablations:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["change", "seconds_per_step", "over_all_parts", "hit_rate"])
-        lines = [f"{'change':<46}{'ms per step':>12}{'slower by':>11}{'hits':>8}"]
+        lines = [f"{'change':<52}{'ms per step':>12}{'slower by':>11}{'hits':>8}"]
         for name, seconds in self.seconds.items():
             writer.writerow([name, f"{seconds:.6g}", f"{seconds / whole:.6g}", f"{self.hits[name]:.6g}"])
             change = f"{100 * (seconds / whole - 1):+.1f} %"
-            lines.append(f"{name:<46}{1e3 * seconds:>12.4g}{change:>11}{100 * self.hits[name]:>6.1f} %")
+            lines.append(f"{name:<52}{1e3 * seconds:>12.4g}{change:>11}{100 * self.hits[name]:>6.1f} %")
         return Exhibit("ablations", "\n".join(lines), text.getvalue())
 
     @property
@@ -62,11 +66,11 @@ class Ablations:
         """What the ablations say."""
         seconds = self.seconds
         chance, whole = seconds["placement: at random, never mended"], seconds["all parts"]
-        frozen, fastest = seconds["placement: profile, never mended"], seconds["devices: hottest on the fastest"]
+        by_cost, fastest = (seconds[f"devices: {how}, no further copies"] for how in ("by cost", "hottest on the fastest"))
         resident = seconds["prefetch: none, its slots for residents"] / whole
         return (
             f"Ablations ({_SCENARIO}, batch 2): a random placement takes {chance / whole:.2f} times as long per step as "
-            f"all parts together; the queue term of the device cost takes {frozen / fastest:.2f} times as long as the fastest "
+            f"all parts together; the queue term of the device cost takes {by_cost / fastest:.2f} times as long as the fastest "
             "devices first, because queues that a single PCIe link outruns never form; what prefetch hides is less than its "
             f"slots would save as residents ({resident:.2f} of the time without it).",
         )

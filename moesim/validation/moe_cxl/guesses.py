@@ -61,11 +61,11 @@ def guesses(scenario: str = "moe_cxl/mixtral-8x7b", *, hinted: bool = False, **w
     job, routing = loaded_scenario.build()
     problem = problem_of(loaded_scenario, job, routing)
     deployment = simulate(problem, policy, routing).deployment
-    memory = deployment.state
+    prefetcher = deployment.state.prefetcher
     real = problem_of(loaded(scenario), job, routing)
     copy = float(real.costs.copy(real.model.expert_bytes, "ddr", real.gpu_tier))
     alone = replayed(problem, routing, deployment.resident, policy)
-    return Guesses(memory.history.fetched, memory.history.used, memory.window["decode"], copy, alone)
+    return Guesses(prefetcher.history.fetched, prefetcher.history.used, prefetcher.window["decode"], copy, alone)
 
 
 def replayed(problem: Problem, routing: RoutingTable, resident: BoolArray, policy: MoeCxl) -> float:
