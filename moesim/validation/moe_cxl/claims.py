@@ -228,9 +228,10 @@ def _remarks(speeds: list[Finding], guess: Guesses) -> Iterator[str]:
     )
     yield (
         "A GPU reads host-attached CXL at min(PCIe, device): 24.8 GB/s from three of the devices as from page-locked DRAM, "
-        f"18 from the fourth, whose experts have copies on the others where these have room. So CXL in the place of DRAM "
-        f"gains {alone.simulated:.2f}x, whatever is claimed, and CXL-D alone changes nothing; {locked.simulated:.2f}x over DeepSpeed-MoE come from what is kept and overlapped, which any policy "
-        "may do with DRAM. CXL gains against NVMe, against copies that are not page-locked, or by holding what DRAM does not."
+        "18 from the fourth, whose experts have copies on the others. So CXL in the place of DRAM gains "
+        f"{alone.simulated:.2f}x, whatever is claimed, and CXL-D alone changes nothing; {locked.simulated:.2f}x over "
+        "DeepSpeed-MoE come from what is kept and overlapped, which any policy may do with DRAM. CXL gains against NVMe, "
+        "against copies that are not page-locked, or by holding what DRAM does not."
     )
     yield (
         "MoE-Infinity, AdapMoE and HOBBIT keep experts in GPU memory as well, so over them less is gained, if anything: see "
