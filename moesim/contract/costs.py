@@ -141,6 +141,21 @@ class Costs:
         packed = 8.0 * np.asarray(weight_bytes, dtype=np.float64) < _OPERAND_BITS * weights
         return np.where(packed, moved * weights / (gpu.own_bandwidth or np.inf) / gpu.gemm.streaming, 0.0)
 
+    def dequantise(self, nbytes: float, device: str) -> float:
+        """Seconds in which `device` reads an expert of `nbytes` bytes and writes it in the model's precision."""
+        size = self.model.expert_bytes
+        return (nbytes + size) / self._own_rate(device) if nbytes < size * (1 - 1e-12) else 0.0
+
+    def requantise(self, times: float, device: str) -> float:
+        """Seconds in which a token's activations are made `times` smaller on the GPU and whole again on `device`, or back."""
+        moved = self.model.expert_token_bytes * (1.0 + 1.0 / times) if times > 1.0 else 0.0
+        return moved / self._own_rate(self.system.gpu_name) + moved / self._own_rate(device)
+
+    def _own_rate(self, device: str) -> float:
+        """B/s of the memory of a device."""
+        rate = self.system.devices[device].own_bandwidth
+        return float("inf") if rate is None else float(rate)
+
     def cpu(self, tokens: Any, tier: str, weight_bytes: Any = None) -> FloatArray:
         """Time of experts on the CPU with their weights read from `tier`; inf without a CPU or from GPU memory."""
         if self.cpu_name is None or tier == self.system.gpu_tier:

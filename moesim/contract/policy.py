@@ -56,6 +56,9 @@ class Deployment:
     """Batch, phases, tier of the KV cache, slots for copies that come and go."""
     activation_compression: float = 1.0
     """Activations sent to the CPU or to a near-data unit (and back) are this many times smaller."""
+    dequantised: bool = False
+    """Whether smaller copies than the model's are made 16-bit before they are used, and activations made smaller, by kernels of
+    their own: each reads and writes a memory once. Without it the kernels that compute do that for nothing."""
     backup: str | None = None
     """Host tier that keeps a copy of every expert for good, wherever its home is: an expert goes home there without a move."""
     state: Any = None

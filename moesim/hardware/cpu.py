@@ -66,6 +66,8 @@ class Cpu(Device):
             if name not in self.kernels:
                 known = ", ".join(self.kernels)
                 raise ValueError(f"experts.use: no kernel '{name}'; this CPU has {known}.{did_you_mean(name, self.kernels)}")
+        if isinstance(self.experts, CpuKernels) and all(kernel.bits is not None for kernel in self._allowed()):
+            raise ValueError("experts.use: every kernel takes narrow weights only; name one that takes 16-bit weights, too")
         return self
 
     def expert_time(
@@ -78,8 +80,9 @@ class Cpu(Device):
         return reduce(np.minimum, [kernel.seconds(tokens, weight_bytes, flops_per_token, stream) for kernel in self._allowed()])
 
     def gemm_time(self, flops: ArrayLike, nbytes: ArrayLike) -> FloatArray:
-        """As `Device.gemm_time`, by the same kernels."""
-        return reduce(np.minimum, [kernel.bulk(flops, nbytes, self._own) for kernel in self._allowed()])
+        """As `Device.gemm_time`, by the same kernels, those for narrow weights left out."""
+        whole = [kernel for kernel in self._allowed() if kernel.bits is None]
+        return reduce(np.minimum, [kernel.bulk(flops, nbytes, self._own) for kernel in whole])
 
     def core_time(self, flops: ArrayLike, kv_bytes: ArrayLike, phase: Phase, bandwidth: ArrayLike | None = None) -> FloatArray:
         """As `Device.core_time`; prefill reads each KV block once for many queries, so only own memory limits the stream."""

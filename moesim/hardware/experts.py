@@ -193,6 +193,8 @@ class Kernel(Spec):
     """Roundness of the corner, as in `Roofline`."""
     unpack: ComputeRate | None = None
     """Weights per second turned from a packed format (fewer than 16 bits) into operands; without it unpacking is free."""
+    bits: Annotated[float, Gt(0)] | None = None
+    """Bits of the widest weights that the kernel takes, where that is not all: 8 for integers of 8 bits."""
     block: Annotated[int, Ge(1)] = 1
     """Tokens of an expert that are computed together, as many as tiles have rows: a block that is not full costs as much."""
     valid_tokens: TokenRange | None = None
@@ -204,7 +206,10 @@ class Kernel(Spec):
         """Seconds [..] for `tokens` [..] through experts of `weight_bytes` [..]; `stream` caps in B/s, None does not."""
         tokens, weight_bytes = np.asarray(tokens, dtype=np.float64), np.asarray(weight_bytes, dtype=np.float64)
         rows = tokens if self.block == 1 else np.ceil(tokens / self.block) * self.block
-        elapsed = self.bulk(rows * flops_per_token, weight_bytes, stream, self._unpacking(weight_bytes, flops_per_token / 2))
+        weights = flops_per_token / 2
+        elapsed = self.bulk(rows * flops_per_token, weight_bytes, stream, self._unpacking(weight_bytes, weights))
+        if self.bits is not None:
+            elapsed = np.where(8.0 * weight_bytes > self.bits * weights * (1 + 1e-12), np.inf, elapsed)
         return where_tokens(tokens, elapsed)
 
     def bulk(

@@ -33,7 +33,7 @@ FIDELITY: dict[str, Fidelity] = {
     "on_demand": _OURS,
     "static_popularity": _OURS,
     "lru": _OURS,
-    "cxl_expert": _partial("time for quantising and dequantising activations and weights"),
+    "cxl_expert": _partial("bit-plane coding of activations and weights, for which their published sizes stand"),
     "cxl_expert_gpu_only": _FAITHFUL,
     "cxl_expert_near_data": _FAITHFUL,
     "cox_moe": _partial("clusters of prompt embeddings: its strata are the topics that the routing names"),

@@ -29,8 +29,10 @@ def speed(name: str, policy: dict[str, Any], requests: int) -> float:
         ("compare/offline-qwen3-30b", NO_DEVICE, 4),
         ("compare/offline-qwen3-30b", NO_DEVICE, 256),
         ("compare/offline-mixtral-8x7b", NO_DEVICE, 1),
+        ("compare/offline-mixtral-8x7b", NO_DEVICE, 4),
         ("compare/offline-mixtral-8x7b", NO_DEVICE, 256),
         ("ktransformers/deepseek-v3-q4-dual", NO_DEVICE, 1),
+        ("ktransformers/deepseek-v3-q4-dual", NO_DEVICE, 256),
     ],
 )
 def test_it_is_within_five_percent_of_the_better_static_placement(name: str, policy: dict[str, Any], requests: int) -> None:

@@ -153,11 +153,17 @@ class VisitTables:
         scratch = k.X_HEADER + 2 * len(self.helpers)
         parts_at = scratch + 2 * len(self.helpers)
         for helper in self.helpers:
-            parts += [crossing(helper.out, tokens * self.token_bytes), crossing(helper.back, tokens * self.token_bytes)]
+            packing = to_ps(tokens * self._requantised(helper.name), f"activations made smaller for {helper.name}")
+            parts += [crossing(way, tokens * self.token_bytes) + packing for way in (helper.out, helper.back)]
         offsets = [parts_at + number * len(tokens) for number in range(len(parts))]
         head = [offsets[0], offsets[1], scratch, k.X_HEADER, *offsets[2:], *[0] * (2 * len(self.helpers))]
         whole = np.concatenate([np.array(head, dtype=np.int64), *parts])
         self.X = whole if self._arrays else whole.tolist()
+
+    def _requantised(self, helper: str) -> float:
+        """Seconds per token and way in which activations are made smaller and whole again."""
+        times = self._deployment.activation_compression if self._deployment.dequantised else 1.0
+        return self._problem.costs.requantise(times, helper)
 
     def shared(self, tokens: IntArray) -> IntArray:
         """[V] ps of the shared experts of visits of `tokens` [V] tokens."""

@@ -54,8 +54,11 @@ class _Kind(NamedTuple):
 class Placement:
     """Where the master copies lie and what follows from it for costs; refreshed when a migration changes it."""
 
-    def __init__(self, problem: Problem, home: IntArray, expert_bytes: FloatArray, pieces: int = 1) -> None:
+    def __init__(
+        self, problem: Problem, home: IntArray, expert_bytes: FloatArray, pieces: int = 1, *, dequantised: bool = False
+    ) -> None:
         self.problem = problem
+        self._dequantised = dequantised
         self.pieces = pieces
         """Pieces in which each expert crosses into GPU memory."""
         self.home = home
@@ -113,6 +116,9 @@ class Placement:
         """Times of visits with `counts` [V, E] of MoE layers `layers` [V], from copies of `kinds` [V, E] (None: the stored)."""
         largest = int(counts.max(initial=0))
         gpu = self._gpu(counts, largest)
+        if self._dequantised:
+            whole = [self.problem.costs.dequantise(kind.nbytes, self.problem.system.gpu_name) for kind in self._kinds]
+            gpu = gpu + np.where(counts > 0, np.array(whole)[self._kind_of[layers] if kinds is None else kinds], 0.0)
         cpu, ndp = self._host(counts, self._kind_of[layers] if kinds is None else kinds, largest)
         copy = self._copy[layers] if kinds is None else np.array(self._price)[kinds]
         copy_ps = self._copy_ps[layers] if kinds is None else to_ps(copy)

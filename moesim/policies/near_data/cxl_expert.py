@@ -46,7 +46,8 @@ class CxlExpert(SizedPolicy):
     experts are cold in the profile: as many of each layer as DRAM has no room for, and below the percentile `warm` as
     many as add no more than `cold_cost` to the expected work beside the GPU.
     Valid: cold experts lose precision (`quality`), so compare with lossless systems only beside a note on accuracy; an expert
-    keeps the precision that it was first stored in, wherever it migrates. Quantising activations takes no time.
+    keeps the precision that it was first stored in, wherever it migrates. A CPU unpacks weights at the rate of its kernel
+    (`unpack`), a near-data unit for nothing.
     """
 
     kind: Literal["cxl_expert"] = "cxl_expert"
@@ -68,6 +69,9 @@ class CxlExpert(SizedPolicy):
     """Which experts are stored compressed: those of the cold class (published), or all, so that uploads shrink too."""
     activation_compression: float = Field(2.0, ge=1)
     """How many times smaller activations travel to the CPU and near-data units (published: about 2)."""
+    quantising: bool = True
+    """Whether making activations smaller and whole again, and uploaded experts 16-bit, takes the time of reading and writing a
+    memory once; never if `mode: printed`."""
     adaptive: bool = True
     """Whether the thresholds follow GPU, CPU and CXL load; they never do if `mode: printed`."""
     learn: int = Field(0, ge=0)
@@ -126,12 +130,17 @@ class CxlExpert(SizedPolicy):
         thresholds = Thresholds.of(problem.popularity, self.hot, min(self.warm, self.hot), step)
         memory = Memory.of(problem, deployment, cold, thresholds, host_room(problem, cut), helpers)
         memory.learner = Learner(thresholds.factor, self.learn) if self.learn else None
-        return replace(deployment, state=memory)
+        return replace(deployment, state=memory, dequantised=self._quantises)
+
+    @property
+    def _quantises(self) -> bool:
+        return self.quantising and self.mode == "load"
 
     def _helpers(self, problem: Problem) -> dict[int, HelperCosts]:
         devices = [problem.cpu_index] if problem.cpu_index >= 0 else []
         devices += list(problem.ndp_index.values()) if self.near_data else []
-        return {device: HelperCosts.of(problem, problem.devices[device], self.activation_compression) for device in devices}
+        times, packed = self.activation_compression, self._quantises
+        return {device: HelperCosts.of(problem, problem.devices[device], times, packed=packed) for device in devices}
 
     def _cold(self, problem: Problem, cut: BatchPlan, helpers: dict[int, HelperCosts]) -> BoolArray:
         """[L, E] experts that live in CXL memory, compressed."""

@@ -34,12 +34,13 @@ class HelperCosts(NamedTuple):
     """Per call to the GPU, where the helper's thread launches it."""
 
     @classmethod
-    def of(cls, problem: Problem, name: str, activation_compression: float) -> HelperCosts:
-        """Of device `name`, with activations so many times smaller."""
+    def of(cls, problem: Problem, name: str, activation_compression: float, *, packed: bool = False) -> HelperCosts:
+        """Of device `name`, with activations so many times smaller, which takes time if `packed`."""
         calls, memory = problem.costs.calls(name), problem.memory_of(name)
         ways = problem.costs.path(problem.gpu_tier, memory), problem.costs.path(memory, problem.gpu_tier)
         fixed = calls.hand_over + calls.once + sum(way.setup for way in ways)
         token = problem.model.expert_token_bytes / activation_compression * sum(1.0 / way.rate for way in ways)
+        token += 2.0 * problem.costs.requantise(activation_compression if packed else 1.0, name)
         return cls(fixed, calls.per_call, token, calls.before)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from moesim.runs.run import loaded, run, run_loaded
+from moesim.runs.run import RunOptions, loaded, run, run_loaded
 from moesim.validation.moe_cxl.finding import Finding
 from moesim.validation.moe_cxl.setups import CXL, DRAM, LARGE, NO_CXL, NVME, ONE, POLICIES, SCENARIO, Sets, tried
 
@@ -63,7 +63,7 @@ def sensitivity(scenario: str = "moe_cxl/custom-32-top-4") -> Iterator[Finding]:
     def seconds(**change: Any) -> float:
         policy = {"kind": "moe_cxl", "period": 4, **change}
         trial = replace(loaded(base, policy=policy), job_and_table=made)
-        return float(run_loaded(trial, bound=False).summary["tpot_s"]["mean"])
+        return float(run_loaded(trial, RunOptions(bound=False)).summary["tpot_s"]["mean"])
 
     usual = seconds()
     for parameter, values in _PARAMETERS.items():

@@ -107,3 +107,14 @@ def test_only_packed_formats_pay_for_unpacking(bits, unpacks):
     nbytes = weights * bits / 8
     extra = float(paid.seconds(1, nbytes, 2 * weights, 2e11) - free.seconds(1, nbytes, 2 * weights, 2e11))
     assert extra == pytest.approx(1e-6 if unpacks else 0.0, abs=1e-15)
+
+
+def test_a_kernel_for_narrow_weights_takes_no_others() -> None:
+    weights = 1e6
+    wide = Kernel(rate=1e12, bandwidth=1e11)
+    narrow = Kernel(rate=2e12, bandwidth=1e11, bits=8)
+    for bits, runs in ((4, True), (8, True), (16, False)):
+        nbytes = bits / 8 * weights
+        elapsed = float(narrow.seconds(64, nbytes, 2 * weights, None))
+        assert (elapsed < float(wide.seconds(64, nbytes, 2 * weights, None))) == runs
+        assert math.isinf(elapsed) != runs

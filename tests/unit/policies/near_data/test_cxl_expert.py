@@ -290,3 +290,18 @@ def test_compiled_and_plain_lanes_take_the_same_decisions(monkeypatch) -> None:
         seen[compiled] = answers, deployment.state.lanes.sides(), deployment.state.thresholds.factor
     assert seen[True] == seen[False]
     assert {device for answer in seen[True][0] for device in answer} == {p.gpu_index, p.cpu_index, *p.ndp_index.values()}
+
+
+def test_quantising_takes_the_time_of_memories_and_nothing_where_it_is_off() -> None:
+    p = scene(ndp=False)
+    cpu, size, rate = p.devices[p.cpu_index], p.model.expert_bytes, p.costs
+    hbm, ddr = (p.system.devices[name].own_bandwidth for name in (p.system.gpu_name, cpu))
+    assert rate.dequantise(size / 4, p.system.gpu_name) == pytest.approx(1.25 * size / hbm)
+    assert rate.dequantise(size, p.system.gpu_name) == 0
+    token = p.model.expert_token_bytes
+    assert rate.requantise(2.0, cpu) == pytest.approx(1.5 * token / hbm + 1.5 * token / ddr)
+    assert rate.requantise(1.0, cpu) == 0
+    free, paid = (CxlExpert(quantising=on)._helpers(p)[p.cpu_index].token for on in (False, True))
+    assert paid == pytest.approx(free + 2 * rate.requantise(2.0, cpu))
+    assert CxlExpert().deploy(p).dequantised
+    assert not CxlExpert(mode="printed").deploy(p).dequantised
