@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from moesim.arrays import FloatArray, IntArray
 from moesim.clock import LIMIT, SECOND, to_ps
-from moesim.contract import Problem
+from moesim.contract import Deployment, Problem
 from moesim.hardware import Path
 from moesim.units import format_bytes
 
@@ -54,15 +54,13 @@ class _Kind(NamedTuple):
 class Placement:
     """Where the master copies lie and what follows from it for costs; refreshed when a migration changes it."""
 
-    def __init__(
-        self, problem: Problem, home: IntArray, expert_bytes: FloatArray, pieces: int = 1, *, dequantised: bool = False
-    ) -> None:
+    def __init__(self, problem: Problem, home: IntArray, deployment: Deployment) -> None:
         self.problem = problem
-        self._dequantised = dequantised
-        self.pieces = pieces
+        self._dequantised = deployment.dequantised
+        self.pieces = deployment.pieces
         """Pieces in which each expert crosses into GPU memory."""
         self.home = home
-        self.expert_bytes = expert_bytes
+        self.expert_bytes = deployment.expert_bytes
         self._tables: dict[_Kind, tuple[FloatArray, FloatArray]] = {}
         self._gpu_table: FloatArray = np.zeros(0)
         self._gpu_ps: IntTimes = np.zeros(0, dtype=np.int64)
