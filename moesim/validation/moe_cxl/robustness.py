@@ -58,11 +58,11 @@ def scaling() -> Iterator[Finding]:
 def sensitivity(scenario: str = "moe_cxl/custom-32-top-4") -> Iterator[Finding]:
     """The slowest of other values of each parameter, over the defaults."""
     base = loaded(scenario, **_SHORT)
-    made = base.build()
+    job_and_table = base.build()
 
     def seconds(**change: Any) -> float:
         policy = {"kind": "moe_cxl", "period": 4, **change}
-        trial = replace(loaded(base, policy=policy), job_and_table=made)
+        trial = replace(loaded(base, policy=policy), job_and_table=job_and_table)
         return float(run_loaded(trial, RunOptions(bound=False)).summary["tpot_s"]["mean"])
 
     usual = seconds()
