@@ -170,6 +170,9 @@ class Moves(NamedTuple):
     """[n, 3] (layer, expert, tier) further copies to give up; applied before `migrate` and `replicate`."""
     load_source: IntArray | None = None
     """[n] host tier that each copy of `load` is read from, one that has a copy; -1, or None for all, for the home."""
+    stay: IntArray | None = None
+    """[n, 3] (layer, expert, tier) experts uploaded for the layer just run that stay in a host tier which they crossed: their
+    home is there from the next pass on, without a copy. Those that find no room there do not stay."""
     load_bytes: FloatArray | None = None
     """[n] bytes of each copy of `load`, where a smaller one than the stored copy is brought (lower precision)."""
 

@@ -95,6 +95,8 @@ class Movers:
             if not there[moves.keep].all():
                 raise PolicyError("adapt asked to keep an expert that was not uploaded for the layer just run")
             self._residency.keep(layer, moves.keep, None if nbytes is None else nbytes[moves.keep])
+        if moves.stay is not None:
+            self._stay(layer, moves.stay, uploaded)
         if moves.load is not None:
             self._load(moves)
         if moves.retire is not None:
@@ -272,6 +274,19 @@ class Movers:
             books.begin(layer, expert, None if sizes is None else nbytes)
             self._unused[pair] = self.prefetched = True
             yield pair, int(sources[row]), nbytes
+
+    def _stay(self, layer: int, rows: IntArray, uploaded: IntArray) -> None:
+        """Experts [n, 3] (layer, expert, tier) that have crossed a tier and find room there get their home there."""
+        problem, books = self._problem, self._residency
+        for at, expert, tier in rows.tolist():
+            pair, name = (at, expert), problem.tiers[tier]
+            crossed = problem.costs.path(problem.tiers[int(books.home[pair])], problem.gpu_tier).usage
+            if at != layer or expert not in uploaded or f"{name}:write" not in dict(crossed) or tier == problem.gpu_tier_index:
+                raise PolicyError(f"an expert can stay only in a host tier that it has just crossed; '{name}' is not one")
+            if pair not in self._migrating and books.room(tier) >= float(books.bytes[pair]):
+                books.reserve(tier, float(books.bytes[pair]))
+                self._migrating.add(pair)
+                self._moved_homes.append((*pair, tier))
 
     def _land(self, copy: _Copy) -> None:
         self._coming.pop(copy.pair)

@@ -90,6 +90,6 @@ FIDELITY: dict[str, Fidelity] = {
     "moe_gen": _partial("hidden states in host memory"),
     "moe_lens": _partial("prefill and decode tokens in one sweep, and pre-emption"),
     "cxl_ndp": _partial("its codec's time, and its choice of channels for each precision"),
-    "rmai": _partial("keeping what has crossed for the GPU"),
+    "rmai": _partial("regions of less or more than an expert in the cache, and hints"),
 }
 """Policy -> how it stands to what it is called after."""

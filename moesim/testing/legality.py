@@ -142,7 +142,8 @@ def computed(call: Call) -> IntArray:
 
 
 def moves_shapes(call: Call, problem: Problem, stored: FloatArray) -> Iterator[str]:
-    """All int and within range: `keep` [n], `evict`, `load` [n, 2], `migrate`, `replicate`, `retire` [n, 3].
+    """All int and within range: `keep` [n], `evict`, `load` [n, 2], `migrate`, `replicate`, `retire`,
+    `stay` [n, 3].
 
     `load_bytes` [n] in (0, stored].
     """
@@ -151,7 +152,7 @@ def moves_shapes(call: Call, problem: Problem, stored: FloatArray) -> Iterator[s
         yield f"{call.where}: returned {_what(answer)}, not Moves"
         return
     limits = np.array([problem.layers, problem.experts, len(problem.tiers)])
-    columns = {"evict": 2, "load": 2, "migrate": 3, "replicate": 3, "retire": 3}
+    columns = {"evict": 2, "load": 2, "migrate": 3, "replicate": 3, "retire": 3, "stay": 3}
     for name, width in columns.items():
         array = getattr(answer, name)
         if array is None:
