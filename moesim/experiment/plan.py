@@ -18,6 +18,7 @@ from moesim.experiment.points import Planner, Row, choices
 from moesim.experiment.repeat import resolved, written
 from moesim.experiment.spec import KINDS, Axis, Experiment, Grid
 from moesim.experiment.task import Task
+from moesim.results.metrics import METRICS
 from moesim.results.provenance import collect_many
 from moesim.results.result import FIELDS
 from moesim.results.steady import Steady
@@ -45,10 +46,7 @@ _NO_AXIS = {
     "compare": "write `policies: [...]` beside the axes",
     "extends": "write an experiment for each scenario",
 }
-_HIGHEST = (
-    "throughput_tok_s", "total_tok_s", "steady_tok_s", "prefill_tok_s", "decode_tok_s", "hit_rate", "decode_hit_rate",
-    "share_of_bound", "requests_completed",
-)  # fmt: skip
+_HIGHEST = tuple(name for name, metric in METRICS.items() if metric.better == "highest")
 
 
 @dataclass(frozen=True)

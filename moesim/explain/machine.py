@@ -15,6 +15,7 @@ from moesim.contract import Costs, first_count
 from moesim.explain.rows import Quantity, Row, Section
 from moesim.hardware import Cpu, Memory, Path, PerToken
 from moesim.policies.kit.closed_forms import break_even_tokens, transparent
+from moesim.results.origins import figures
 from moesim.scenario.tree import Origin
 
 __all__ = ["Engine", "break_even", "cxl", "engines", "origins", "rooflines", "times", "uploads"]
@@ -25,25 +26,6 @@ _MANY = 2.0**30
 """Tokens per expert at which the weights' bytes no longer matter."""
 _FEW = 1e-9
 """Tokens per expert at which the FLOP do not matter yet."""
-_NAMES = frozenset(
-    {
-        "kind",
-        "name",
-        "mode",
-        "calls",
-        "kernels_used",
-        "description",
-        "at",
-        "memory",
-        "ends",
-        "inside",
-        "of",
-        "stage",
-        "use",
-        "profile",
-    }
-)
-"""Keys of a machine that name things rather than measure them."""
 
 
 class Engine(NamedTuple):
@@ -246,7 +228,7 @@ def _together(alone: Mapping[str, float], own: Mapping[str, Mapping[str, float]]
 
 def origins(data: Mapping[str, Any], provenance: Mapping[str, Origin]) -> Section:
     """How many values of the machine and the runtime of a scenario's `data` were measured, assumed, ..., and which."""
-    values = [path for part in ("hardware", "runtime") for path in _values(data[part], part)]
+    values = [path for part in ("hardware", "runtime") for path, _ in figures(data[part], part)]
     known = {path: provenance.get(path) or provenance.get(f"{path}.0") for path in values}  # a list has the source of its first
     bases = {path: origin.basis or "with a source, basis not said" for path, origin in known.items() if origin is not None}
     groups: dict[str, list[str]] = {}
@@ -257,16 +239,3 @@ def origins(data: Mapping[str, Any], provenance: Mapping[str, Origin]) -> Sectio
     rows = [Row(name, float(len(groups[name])), "values", ", ".join(groups[name])) for name in names]
     note = f"{len(values)} values; the files give the source of each."
     return Section("Where the machine's and the runtime's values come from", tuple(rows), note)
-
-
-def _values(data: Any, path: str) -> Iterator[str]:
-    """Dotted paths of everything that is a figure, not a name; a list of figures is one."""
-    if isinstance(data, dict):
-        for key, item in data.items():
-            if key not in _NAMES:
-                yield from _values(item, f"{path}.{key}")
-    elif isinstance(data, list) and any(isinstance(item, dict | list) for item in data):
-        for index, item in enumerate(data):
-            yield from _values(item, f"{path}.{index}")
-    elif data is not None and not isinstance(data, bool):
-        yield path

@@ -5,25 +5,13 @@ Knows the names of columns and the words of a machine's parts.
 
 from __future__ import annotations
 
-from moesim.results.words import LATENCY_WORDS
+from moesim.results.metrics import LATENCY_WORDS, METRICS
 
 __all__ = ["axis_name"]
 
 _NAMES = {
+    **{name: metric.axis for name, metric in METRICS.items()},
     "threshold_percentile": "threshold (percentile)",
-    "throughput_tok_s": "throughput (tokens/s)",
-    "total_tok_s": "throughput with the prompts (tokens/s)",
-    "steady_tok_s": "steady throughput (tokens/s)",
-    "bound_tok_s": "bound (tokens/s)",
-    "prefill_tok_s": "prefill (prompt tokens/s)",
-    "decode_tok_s": "decode (tokens/s)",
-    "decode_hit_rate": "hit rate while decoding (share of activations)",
-    "hit_rate": "hit rate (share of activations)",
-    "makespan_s": "makespan (s)",
-    "energy_J": "energy (J)",
-    "cost_usd_per_Mtok": "cost (USD per million tokens)",
-    "machine_usd": "price of the machine (USD)",
-    "share_of_bound": "share of bound",
     "workload.prompt": "prompt (tokens)",
     "workload.output": "output (tokens)",
     "workload.tokens": "batch (tokens)",

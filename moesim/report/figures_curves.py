@@ -16,6 +16,7 @@ from moesim.report.canvas import below, cut, dots, folded, log_axis, number, per
 from moesim.report.colours import GREY, LINES, MARKERS, OKABE_ITO, colours_of
 from moesim.report.figures_time import needed
 from moesim.results.marks import LOSSY, MARKS, STAR, marked
+from moesim.results.metrics import METRICS
 from moesim.results.result import Result
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ __all__ = ["hit_curve", "sweep_curve", "threshold_curve"]
 
 _LINES = 8
 """Series with a colour, marker and line of their own; further ones are grey."""
-_SHARES = ("hit_rate", "decode_hit_rate", "share_of_bound")
 _STYLES = ("-", "--", "-.", ":")
 
 
@@ -142,7 +142,7 @@ def sweep_curve(
 def _ends(table: Mapping[str, Any], y: str) -> list[Any]:
     """Low and high ends of the intervals of `y`, each None where the table has no such column."""
     ends = [np.asarray(table[f"{y}.{end}"], dtype=np.float64) if f"{y}.{end}" in table else None for end in ("low", "high")]
-    if y in _SHARES:  # Student's interval knows nothing of where a share ends
+    if y in METRICS and METRICS[y].share:  # Student's interval knows nothing of where a share ends
         return [None if side is None else np.clip(side, 0, 1) for side in ends]
     return ends
 
@@ -259,7 +259,7 @@ def _finish(axes: Axes, ticks: list[str], x: str, y: str) -> None:
         axes.xaxis.set_minor_formatter(lambda _value, _position: "")
     axes.set_xlabel(folded(axis_name(x), 70))
     axes.set_ylabel(folded(axis_name(y), 40))
-    if y in _SHARES:
+    if y in METRICS and METRICS[y].share:
         percent_axis(axes.yaxis)
     else:
         dots(axes.yaxis)

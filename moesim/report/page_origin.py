@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from moesim.report.html import Html, Part, element, joined, table
-from moesim.units import split
+from moesim.results.origins import figures
 
 __all__ = ["origin_parts"]
 
 _ORDER = ("measured", "datasheet", "derived", "assumed")
 _SAID = {"measured": "measured", "datasheet": "from a data sheet", "derived": "derived", "assumed": "assumed"}
-_NAMES = frozenset({"kind", "name", "description", "at", "memory", "ends", "inside", "of", "stage", "use", "profile", "source"})
-"""Keys of a machine that name things rather than measure them."""
 
 
 def origin_parts(provenance: Mapping[str, Any], repeat: str, heading: str = "Scenario") -> list[Part]:
@@ -34,8 +32,10 @@ def origin_parts(provenance: Mapping[str, Any], repeat: str, heading: str = "Sce
 
 def _origins(scenario: Mapping[str, Any], origins: Any) -> Html:
     """How many values of the machine were measured or assumed, and each of them with its source."""
-    values = {path: value for part in ("hardware", "runtime") for path, value in _values(scenario.get(part), part)}
-    groups: dict[str, Mapping[str, str]] = {path: group for group in origins or () for path in group["paths"]}
+    values = {path: value for part in ("hardware", "runtime") for path, value in figures(scenario.get(part), part)}
+    listed: dict[str, Mapping[str, str]] = {path: group for group in origins or () for path in group["paths"]}
+    # a list has the origin of its first figure
+    groups = {path: group for path in values if (group := listed.get(path) or listed.get(f"{path}.0")) is not None}
     known = {path: value for path, value in values.items() if path in groups}
     if not known:
         lost = "have origins that were not kept here" if origins is None else "do not say where they come from"
@@ -57,19 +57,6 @@ def _origins(scenario: Mapping[str, Any], origins: Any) -> Html:
         "div", table("Values of the machine and their origin", ["item", "value", "basis", "source"], rows), class_="scroll"
     )
     return joined([element("p", sentence), element("details", element("summary", "Every value with its source"), full)])
-
-
-def _values(data: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Dotted path and value of everything that is a figure, not a name."""
-    if isinstance(data, Mapping):
-        for key, item in data.items():
-            if key not in _NAMES:
-                yield from _values(item, f"{path}.{key}")
-    elif isinstance(data, list):
-        for index, item in enumerate(data):
-            yield from _values(item, f"{path}.{index}")
-    elif data is not None and not isinstance(data, bool) and split(data) is not None:
-        yield path, data
 
 
 def _scenario(scenario: Mapping[str, Any]) -> Html:

@@ -19,13 +19,12 @@ from moesim.report.html import Cell, Html, Page, Part, element, joined, table
 from moesim.report.page_origin import origin_parts
 from moesim.report.page_run import drawn
 from moesim.results.marks import marked, note
+from moesim.results.metrics import METRICS, metric_words
 from moesim.results.sweeps import SweepResult
-from moesim.results.words import metric_words
 
 __all__ = ["sweep_page"]
 
 Columns = dict[str, Any]
-_SHARES = ("hit_rate", "decode_hit_rate", "share_of_bound")
 _SHOWN = (
     "share_of_bound",
     "hit_rate",
@@ -236,7 +235,7 @@ def _settings(sweep: SweepResult) -> Html:
 
 def _setting(means: Mapping[str, Any], columns: Sequence[str], shown: Sequence[str], *, spread: bool) -> list[Any]:
     """The row of one setting with the `means` of its columns: what it is, the metric, its interval (`spread`), others."""
-    cells = [_share(means[name]) if name in _SHARES else means[name] for name in shown]
+    cells = [_share(means[name]) if name in METRICS and METRICS[name].share else means[name] for name in shown]
     lane = next((means[name] for name in ("bottleneck.words", "bottleneck.lane") if name in means), None)
     lossy, bound = (means.get(mark) == "yes" for mark in ("lossy", "is_bound"))
     who = marked(str(means["policy"]), lossy=lossy, bound=bound)

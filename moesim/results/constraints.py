@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from moesim.results.metrics import metric_words
 from moesim.results.statistics import mean
-from moesim.results.words import metric_words
 from moesim.units import format_seconds
 
 __all__ = ["constraint_words", "missed"]

@@ -10,51 +10,20 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from moesim.results.marks import marked, note
+from moesim.results.metrics import metric_words
 from moesim.results.table import align
 
 if TYPE_CHECKING:
     from moesim.results.sweeps import SweepResult
 
-__all__ = ["LATENCY_WORDS", "metric_words", "number", "optimum_sentences", "sentences", "share_words", "sweep_text"]
+__all__ = ["number", "optimum_sentences", "sentences", "share_words", "sweep_text"]
 
-_METRICS = {
-    "throughput_tok_s": ("throughput", "tok/s"),
-    "steady_tok_s": ("steady throughput", "tok/s"),
-    "total_tok_s": ("throughput with the prompts", "tok/s"),
-    "prefill_tok_s": ("prefill throughput", "tok/s"),
-    "decode_tok_s": ("decode throughput", "tok/s"),
-    "bound_tok_s": ("bound", "tok/s"),
-    "makespan_s": ("makespan", "s"),
-    "energy_J": ("energy", "J"),
-    "cost_usd_per_Mtok": ("cost", "USD per million tokens"),
-    "machine_usd": ("price of the machine", "USD"),
-    "hit_rate": ("hit rate", ""),
-    "decode_hit_rate": ("hit rate while decoding", ""),
-    "share_of_bound": ("share of the bound", ""),
-}
-LATENCY_WORDS = {
-    "ttft_s": "time to first token",
-    "tpot_s": "time per output token",
-    "e2e_s": "latency of a request",
-    "itl_s": "time between tokens",
-    "queue_s": "time in the queue",
-}
 _MOST = 12
 """Lines of each kind that a screen shows; the files hold all."""
 _ROWS = 30
 _WEIGHED = {"throughput_tok_s": "throughput", "cost_usd_per_Mtok": "cost", "energy_J": "energy"}
 _NAMED = 0.05
 """Share of the variance from which on a sentence names an axis."""
-
-
-def metric_words(name: str) -> tuple[str, str]:
-    """What a metric is called in a sentence, and its unit."""
-    if name in _METRICS:
-        return _METRICS[name]
-    metric, _, quantile = name.partition(".")
-    if metric in LATENCY_WORDS:
-        return f"{quantile} {LATENCY_WORDS[metric]}".lstrip(), "s"
-    return name, "s" if metric.endswith("_s") else ""
 
 
 def number(value: Any) -> str:

@@ -18,7 +18,7 @@ from moesim.streams import Streams
 from moesim.units import Duration, Rate, format_count
 from moesim.workload.csvfile import Table, read_columns
 
-__all__ = ["PREFIX_ROW", "PREFIX_TOKENS", "PRIORITY", "Rows", "TraceArrivals", "Window"]
+__all__ = ["PREFIX_ROW", "PREFIX_TOKENS", "PRIORITY", "Rows", "Stretch", "TraceArrivals", "Window"]
 
 PREFIX_TOKENS = "cached_prefix_tokens_infinite_cache"
 """Column: tokens that the prompt has in common with an earlier one, from the first on."""
@@ -57,7 +57,20 @@ class Window(NamedTuple):
     last: int
 
 
-class TraceArrivals(Spec):
+class Stretch(Spec):
+    """Arrivals from a `start` to an `end`."""
+
+    start: Duration = 0.0
+    end: Duration | None = None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.end is not None and self.end <= self.start:
+            raise ValueError(f"end: {self.end:g} s must be after start, {self.start:g} s")
+        return self
+
+
+class TraceArrivals(Stretch):
     """Requests of a CSV file with `arrival_s`, `prompt_tokens`, `output_tokens`, as `moesim import` writes it.
 
     Where the file says which prompts begin alike (`prefix_row`, `cached_prefix_tokens_infinite_cache`), a scheduler with a
@@ -82,12 +95,6 @@ class TraceArrivals(Spec):
     bad_rows: Literal["refuse", "drop"] = "refuse"
     """What happens with rows that are not numbers, have no tokens, or arrive before the row above: an error by line, or they
     are left out and counted."""
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        if self.end is not None and self.end <= self.start:
-            raise ValueError(f"end: {self.end:g} s must be after start, {self.start:g} s")
-        return self
 
     def rows(self, requests: int | None, streams: Streams, base: Path) -> Rows:
         """The window's rows, the first `requests` of them. InputError with every mistake in the file."""

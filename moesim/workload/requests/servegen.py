@@ -8,18 +8,17 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from moesim import files
 from moesim.arrays import FloatArray
 from moesim.errors import InputError, Mistake, excerpt
-from moesim.spec import Spec
 from moesim.streams import Streams
 from moesim.units import Duration, Rate
-from moesim.workload.requests.arrival_trace import Rows
+from moesim.workload.requests.arrival_trace import Rows, Stretch
 
 __all__ = ["ServeGen"]
 
@@ -42,7 +41,7 @@ class _Client(NamedTuple):
     shape: float
 
 
-class ServeGen(Spec):
+class ServeGen(Stretch):
     """Requests of many clients, each drawn by itself and then merged, with their lengths.
 
     A client sends rate x 600 s requests in each window of ten minutes; their gaps are gamma or Weibull of the stated shape,
@@ -64,12 +63,6 @@ class ServeGen(Spec):
     """Time at which they end; the last window of the file if not given."""
     rate: Rate | None = None
     """Mean requests per second over the stretch, to which the rates of all clients are scaled; as recorded if not given."""
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        if self.end is not None and self.end <= self.start:
-            raise ValueError(f"end: {self.end:g} s must be after start, {self.start:g} s")
-        return self
 
     def rows(self, requests: int | None, streams: Streams, base: Path) -> Rows:
         """The requests in order of arrival, the first `requests` of them. InputError with every mistake in the files."""
