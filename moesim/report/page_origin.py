@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,23 +41,24 @@ def _origins(scenario: Mapping[str, Any], origins: Any) -> Html:
     if not known:
         lost = "have origins that were not kept here" if origins is None else "do not say where they come from"
         return element("p", f"The values of this machine {lost}.") if values else Html()
-    counts: dict[str, int] = {}
-    for path in values:
-        basis = groups[path]["basis"] if path in groups else ""
-        counts[basis] = counts.get(basis, 0) + 1
-    rank = {basis: place for place, basis in enumerate(_ORDER)}
-    sentences = [f"{counts[basis]} {_SAID.get(basis, basis or 'without a stated source')}" for basis in
-            sorted(counts, key=lambda basis: (rank.get(basis, len(rank)), basis))]  # fmt: skip
     rows = [
         [path.removeprefix("hardware."), str(value), _SAID.get(groups[path]["basis"], groups[path]["basis"]),
          "; ".join(text for text in (groups[path]["source"], groups[path]["note"]) if text)]
         for path, value in known.items()
     ]  # fmt: skip
-    sentence = f"Of the {len(values)} values of the machine: {', '.join(sentences)}. What the run says holds as far as they do."
+    sentence = f"Of the {len(values)} values of the machine: {', '.join(_counted(values, groups))}. What the run says holds as far as they do."
     full = element(
         "div", table("Values of the machine and their origin", ["item", "value", "basis", "source"], rows), class_="scroll"
     )
     return joined([element("p", sentence), element("details", element("summary", "Every value with its source"), full)])
+
+
+def _counted(values: Mapping[str, Any], groups: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """How many values have each basis, the surest first."""
+    counts = Counter(groups[path]["basis"] if path in groups else "" for path in values)
+    rank = {basis: place for place, basis in enumerate(_ORDER)}
+    bases = sorted(counts, key=lambda basis: (rank.get(basis, len(rank)), basis))
+    return [f"{counts[basis]} {_SAID.get(basis, basis or 'without a stated source')}" for basis in bases]
 
 
 def _scenario(scenario: Mapping[str, Any]) -> Html:
