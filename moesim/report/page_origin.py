@@ -46,7 +46,8 @@ def _origins(scenario: Mapping[str, Any], origins: Any) -> Html:
          "; ".join(text for text in (groups[path]["source"], groups[path]["note"]) if text)]
         for path, value in known.items()
     ]  # fmt: skip
-    sentence = f"Of the {len(values)} values of the machine: {', '.join(_counted(values, groups))}. What the run says holds as far as they do."
+    counted = ", ".join(_counted(values, groups))
+    sentence = f"Of the {len(values)} values of the machine: {counted}. What the run says holds as far as they do."
     full = element(
         "div", table("Values of the machine and their origin", ["item", "value", "basis", "source"], rows), class_="scroll"
     )
