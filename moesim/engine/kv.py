@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moesim.arrays import BoolArray, IntArray
+from moesim.arrays import BoolArray, IntArray, distinct
 from moesim.contract import Problem, Series, StepPlan
 from moesim.errors import MoesimError
 from moesim.model.windows import Groups
@@ -73,7 +73,7 @@ class KvBook:
         names = ("requests", "new_tokens", "before", "prefix_tokens")
         requests, new, before, cached = (np.concatenate([getattr(series, name) for series, _, _ in passed]) for name in names)
         step, ending = np.concatenate([of for _, of, _ in passed]), np.concatenate([done for _, _, done in passed])
-        there = np.union1d(np.flatnonzero(self._tokens > 0), requests)
+        there = distinct(np.concatenate([np.flatnonzero(self._tokens > 0), requests]))
         place = np.searchsorted(there, requests)
         grown = np.zeros((steps, len(there)), dtype=np.int64)
         grown[step, place] = new + cached

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from moesim import jit
 from moesim.contract import Problem
@@ -16,9 +16,11 @@ from moesim.engine.kernel import kernel
 from moesim.engine.kernel.engine import KernelEngine
 from moesim.engine.programs.durations import queue_of
 from moesim.engine.programs.program import LABELS, Label, Operation, Program
-from moesim.engine.reference.walk import ReferenceWalk
 from moesim.results.recorder import Recorder
 from moesim.workload.table import Job
+
+if TYPE_CHECKING:
+    from moesim.engine.reference.walk import ReferenceWalk
 
 __all__ = ["STALLS", "EngineKind", "Machine", "repaid", "up_queue"]
 
@@ -67,14 +69,18 @@ class Machine:
         """The engine is the reference."""
         self.arrays = compiled and not self.plain
         """The engine reads arrays, not lists."""
-        self.engine: KernelEngine | ReferenceWalk = (
-            ReferenceWalk(self.program, self.capacity)
-            if self.plain
-            else KernelEngine(self.program, self.capacity, compiled=self.arrays, item_rows=recorder.keep_slices)
-        )
+        self.engine = self._reference() if self.plain else self._kernel()
         self._labels = list(LABELS)
         self._gpu_free = 0
         """When the GPU ended what the timeline shows of it."""
+
+    def _kernel(self) -> KernelEngine | ReferenceWalk:
+        return KernelEngine(self.program, self.capacity, compiled=self.arrays, item_rows=self.recorder.keep_slices)
+
+    def _reference(self) -> KernelEngine | ReferenceWalk:
+        from moesim.engine.reference.walk import ReferenceWalk  # brings SimPy, which no other run needs
+
+        return ReferenceWalk(self.program, self.capacity)
 
     @property
     def now(self) -> int:

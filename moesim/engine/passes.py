@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
-from moesim.arrays import BoolArray, FloatArray, IntArray
+from moesim.arrays import BoolArray, FloatArray, IntArray, distinct
 from moesim.contract import Deployment
 from moesim.contract.steps import Series, StepPlan
 from moesim.errors import MoesimError
@@ -127,7 +127,7 @@ def check_plan(job: Job, plan: StepPlan | Series, places: IntArray) -> None:
     requests, after = plan.requests, plan.before + plan.new_tokens
     if not len(requests):
         raise MoesimError("a scheduler composed a step without sequences")
-    if len(np.unique(places)) < len(places):
+    if len(distinct(places)) < len(places):
         raise MoesimError("a scheduler put a request into a step twice")
     known = after <= job.prompt[requests] + job.output[requests] - 1
     if not ((plan.new_tokens >= 1) & (plan.before >= 0) & known).all():

@@ -10,7 +10,7 @@ from dataclasses import astuple
 
 import numpy as np
 
-from moesim.arrays import BoolArray, FloatArray, IntArray
+from moesim.arrays import BoolArray, FloatArray, IntArray, distinct
 from moesim.contract import Deployment, Overlap, Problem, Serial
 from moesim.errors import CapacityError, InputError, Mistake, PolicyError
 from moesim.units import format_count, format_exact, format_sum
@@ -190,7 +190,7 @@ class Residency:
         if pinned.any():
             layer, expert = int(layers[pinned][0]), int(experts[pinned][0])
             raise PolicyError(f"expert {expert} of MoE layer {layer} has no copy outside GPU memory and can't be evicted")
-        places = np.unique(layers * self.resident.shape[1] + experts)
+        places = distinct(layers * self.resident.shape[1] + experts)
         places = places[self.resident.ravel()[places]]
         self.resident.ravel()[places] = False
         self.held -= float(self.copy_bytes.ravel()[places].sum())

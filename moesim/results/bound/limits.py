@@ -185,7 +185,7 @@ def _programme(phases: Sequence[PhaseWork], limits: Limits, units: int) -> Progr
         offset += phase.count.size + len(phase.fixed)
     table, group, owner = np.concatenate(blocks, axis=1), np.concatenate(groups), np.concatenate(owners)
     possible = np.isfinite(table).all(axis=0)
-    missing = np.setdiff1d(np.arange(offset), group[possible])
+    missing = np.flatnonzero(np.bincount(group[possible], minlength=offset) == 0)
     if missing.size:
         raise MoesimError(f"no device can do {missing.size} of {offset} kinds of work, so there is no bound")
     order = np.argsort(group[possible], kind="stable")
