@@ -1,8 +1,9 @@
-"""Times moesim and prints one JSON document: `python -m benchmarks [PART ...] [--quick] [--history FILE]`.
+"""Times moesim: `python -m benchmarks [PART ...] [--quick] [--json] [--history FILE]`.
 
 `visits`: layer visits beside naive SimPy in the same process. `serving`: requests that arrive over time, likewise. `jobs`:
 whole commands as a user starts them. `growth`: slopes with layers, experts, requests and tokens. CPU seconds, medians:
-neighbours on the machine disturb both sides alike. `--history` adds the document as one line to a file.
+neighbours on the machine disturb both sides alike. Prints tables, or with `--json` one document, which `--history` adds to a
+file as a line.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ import simpy
 from benchmarks import serving
 from benchmarks.cases import POLICIES, call_costs, make_case, make_ready, time_moesim, time_naive
 from benchmarks.growth import AXES, GROWING, slope
-from benchmarks.jobs import JOBS, timed
+from benchmarks.jobs import JOBS, QUICK, timed
+from benchmarks.tables import text_of
 from moesim.errors import InputError
 from moesim.plugins import BUILT_IN
 
@@ -34,10 +36,11 @@ TOLERANCE = 1e-9
 
 
 def main() -> None:
-    """Prints the document; exit status 1 if the two models disagree about the simulated time."""
+    """Prints what was measured; exit status 1 if the two models disagree about the simulated time."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"some of {', '.join(PARTS)} (default: visits)")
-    parser.add_argument("--quick", action="store_true", help="few sizes, passes and repetitions")
+    parser.add_argument("--quick", action="store_true", help="few jobs, sizes, passes and repetitions: a minute each part")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
     parser.add_argument("--only", action="append", default=[], metavar="JOB", help=f"of jobs: {', '.join(JOBS)}")
     parser.add_argument("--history", type=Path, metavar="FILE", help="add the document to FILE, as one line")
     options = parser.parse_args()
@@ -53,7 +56,7 @@ def main() -> None:
         "machine": platform.machine(),
         **{name: PARTS[name](options) for name in options.parts or ["visits"]},
     }
-    print(json.dumps(document, indent=2))
+    print(json.dumps(document, indent=2) if options.json else text_of(document))
     if options.history is not None:
         with options.history.open("a", encoding="utf-8") as file:
             file.write(json.dumps(document) + "\n")
@@ -75,7 +78,7 @@ def _visits(options: argparse.Namespace) -> dict[str, Any]:
 
 def _jobs(options: argparse.Namespace) -> dict[str, Any]:
     rows = {}
-    for name in options.only or JOBS:
+    for name in options.only or (QUICK if options.quick else JOBS):
         with tempfile.TemporaryDirectory() as folder:
             rows[name] = timed(
                 JOBS[name], Path(folder), 1 if options.quick else 3, lambda text, name=name: _say(f"{name}: {text}")

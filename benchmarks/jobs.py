@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ["JOBS", "Job", "Spent", "timed"]
+__all__ = ["JOBS", "QUICK", "Job", "Spent", "timed"]
 
 Data = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,6 +38,8 @@ class Job:
     """Layer visits; 0 where that is not what it counts by."""
     draws: bool = True
     """Whether it draws routing, so that kept tables save time."""
+    first_edition: float | None = None
+    """CPU seconds of it in the first edition of the engine, on two idle cores of such a machine; None where not measured."""
     reuse: bool = True
     """False where the point is that nothing has been kept, not even compiled code."""
 
@@ -52,7 +54,7 @@ class Spent:
     """Resident memory at its peak, of the process and the largest of its children."""
 
 
-def _deepseek(policy: Any) -> Job:
+def _deepseek(policy: Any, first_edition: float | None = None) -> Job:
     """256 requests of 512 + 64 tokens on a machine with CXL memory: 64 passes of 58 MoE layers."""
     workload = {"kind": "offline", "requests": 256, "prompt": 512, "output": 64, "routing": {"kind": "sticky"}}
     scenario = {
@@ -62,7 +64,8 @@ def _deepseek(policy: Any) -> Job:
         "workload": workload,
         "policy": policy,
     }
-    return Job(("run", "{folder}/job.yaml", "--json", "--out", "{folder}/out"), {"job.yaml": scenario}, visits=3712)
+    command = ("run", "{folder}/job.yaml", "--json", "--out", "{folder}/out")
+    return Job(command, {"job.yaml": scenario}, visits=3712, first_edition=first_edition)
 
 
 def _mixtral() -> Job:
@@ -96,19 +99,23 @@ def _sweep() -> Job:
 
 JOBS: dict[str, Job] = {
     "help": Job(("--help",), {}, draws=False),
-    "quickstart": Job(("run", "quickstart", "--json", "--out", "{folder}/out"), {}, visits=3072),
+    "quickstart": Job(("run", "quickstart", "--json", "--out", "{folder}/out"), {}, visits=3072, first_edition=1.8),
     "first_run_ever": Job(("run", "quickstart", "--json", "--out", "{folder}/out"), {}, visits=3072, reuse=False),
     "deepseek_memoryless": _deepseek({"kind": "cxl_expert", "mode": "printed"}),
-    "deepseek_cox_moe": _deepseek("cox_moe"),
-    "deepseek_contended": _deepseek("cxl_expert"),
-    "deepseek_lru": _deepseek("lru"),
+    "deepseek_cox_moe": _deepseek("cox_moe", 6.2),
+    "deepseek_contended": _deepseek("cxl_expert", 6.0),
+    "deepseek_lru": _deepseek("lru", 10.2),
     "deepseek_prefetch": _deepseek("prefetch"),
-    "deepseek_moe_infinity": _deepseek("moe_infinity"),
-    "deepseek_moe_cxl": _deepseek("moe_cxl"),
+    "deepseek_moe_infinity": _deepseek("moe_infinity", 12.0),
+    "deepseek_moe_cxl": _deepseek("moe_cxl", 9.9),
     "mixtral_resident": _mixtral(),
     **{f"compare_{name.removeprefix('offline-')}": _compared(name) for name in COMPARED},
     "sweep_1000": _sweep(),
 }
+
+
+QUICK = ("help", "quickstart", "deepseek_lru", "deepseek_contended")
+"""Jobs that say in a minute whether anything has become slower."""
 
 
 def timed(job: Job, folder: Path, repeats: int, progress: Callable[[str], None]) -> dict[str, Any]:
@@ -117,9 +124,9 @@ def timed(job: Job, folder: Path, repeats: int, progress: Callable[[str], None])
         (folder / name).write_text(yaml.safe_dump(content, sort_keys=False), "utf-8")
     cache = folder / "cache" if not job.reuse else None
     row: dict[str, Any] = {}
+    if job.reuse:
+        _run(job, folder, (), cache)  # compiles, and keeps what is to be kept
     for kind, extra in _ways(job):
-        if job.reuse:
-            _run(job, folder, extra, cache)  # compiles, and keeps what is to be kept
         runs = []
         for number in range(repeats):
             progress(f"{kind}, {number + 1} of {repeats}")
@@ -131,6 +138,8 @@ def timed(job: Job, folder: Path, repeats: int, progress: Callable[[str], None])
         }
         if job.visits:
             row[kind]["visits_per_cpu_s"] = round(job.visits / row[kind]["cpu_s"])
+        if job.first_edition is not None:
+            row[kind]["share_of_first_edition"] = round(row[kind]["cpu_s"] / job.first_edition, 3)
     return row
 
 
