@@ -64,7 +64,9 @@ FIDELITY: dict[str, Fidelity] = {
     "dynande": _partial("several near-data units side by side"),
     "trimoe": _partial("its limits between hot, warm and cold, and its near-data rates, which were not read"),
     "hobbit": _partial("gate weights of the router: a law draws them"),
-    "edgemoe": _partial("sensitivity of each expert to its bit width, dequantisation, a device without a GPU"),
+    "edgemoe": _partial(
+        "measured sensitivity of experts, for which use or a lot stands; dequantisation; a device without a GPU"
+    ),
     "daop": _partial("the CPU and the GPU taking turns in the first layers, and substitutes by gate scores"),
     "context_cxl_ndp": _partial("losses measured per expert, for which shares of tokens stand"),
     "belady": _OURS,

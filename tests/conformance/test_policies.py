@@ -49,7 +49,7 @@ TRIED: dict[str, list[dict[str, object]]] = {
     "dynande": [{}],
     "trimoe": [{}],
     "hobbit": [{}, {"batch": 1, "depth": 1}],
-    "edgemoe": [{}, {"buffer": None}],
+    "edgemoe": [{}, {"buffer": None}, {"importance": "chance"}],
     "daop": [{}, {"first": 1}],
     "context_cxl_ndp": [{}],
     "belady": [{}],

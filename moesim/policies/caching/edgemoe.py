@@ -16,7 +16,7 @@ from moesim.contract import NO_MOVES, Deployment, Dispatch, Moves, Problem, Step
 from moesim.policies.kit.dispatch import by_tokens, upload_missing
 from moesim.policies.kit.history import CoOccurrence
 from moesim.policies.kit.migration import pairs_of
-from moesim.policies.kit.placement import HomeOrder, SizedPolicy, fitting, place, ranking, storage_first
+from moesim.policies.kit.placement import HomeOrder, SizedPolicy, fitting, place, ranking, ranks, storage_first
 from moesim.policies.kit.precision import native_bits
 from moesim.units import Share
 
@@ -45,10 +45,11 @@ class EdgeMoe(SizedPolicy):
     before; those still in the queue when the router has spoken and not wanted are called off. The copy with the least use
     frequency / layers to its next turn leaves the buffer.
     Source: EdgeMoE, arXiv:2308.14352 (widths 2, 4, 8; buffer of 10; 1 to 3 preloaded; eviction).
-    Inferred: importance by popularity, in place of each expert's measured sensitivity to 2 bits, and the three shares, in place
-    of a budget of 2 % accuracy; the path table is learnt from the profile and online, as the mean of a first-order table per
-    distance. Left out: dequantisation, and the device without a GPU. Valid: changes outputs (`quality`); paths are predictable
-    in Switch-like models (20 % of them cover 99 %), hardly in Mixtral; published for one sequence (`batch: 1`).
+    Inferred: the three shares, in place of a budget of 2 % accuracy, and which experts are important, in place of each one's
+    measured sensitivity to 2 bits: the popular ones, or (`importance: chance`) whichever, for sensitivity need not follow use;
+    the path table is learnt from the profile and online, as the mean of a first-order table per distance. Left out:
+    dequantisation, and the device without a GPU. Valid: changes outputs (`quality`); paths are predictable in Switch-like
+    models (20 % of them cover 99 %), hardly in Mixtral; published for one sequence (`batch: 1`).
     """
 
     kind: Literal["edgemoe"] = "edgemoe"
@@ -56,6 +57,8 @@ class EdgeMoe(SizedPolicy):
     """Share of a layer's experts stored with 8 bits."""
     share2: Share = 0.25
     """Share stored with 2 bits; what is left has 4."""
+    importance: Literal["popularity", "chance"] = "popularity"
+    """What a layer's experts are put in order by before they get their bits: use in the profile, or a lot."""
     buffer: int | None = Field(10, ge=0)
     """Experts in GPU memory, of all layers together (published: 10); null for as many as fit."""
     preload: int = Field(2, ge=0)
@@ -68,7 +71,10 @@ class EdgeMoe(SizedPolicy):
     def deploy(self, problem: Problem) -> Deployment:
         """All experts on storage where there is any, the buffer filled by the profile."""
         shares, model = problem.popularity, problem.model
-        sizes = model.expert_bytes * np.minimum(self.widths(shares) / native_bits(model.expert_bytes, model.expert_flops), 1.0)
+        important = shares if self.importance == "popularity" else _lots(problem)
+        sizes = model.expert_bytes * np.minimum(
+            self.widths(important) / native_bits(model.expert_bytes, model.expert_flops), 1.0
+        )
         cut = self.cut(problem, movable=True, nbytes=float(sizes.mean()))
         fits = max(int(problem.gpu_free(cut) // sizes.max()), 0)
         slots = min(fits if self.buffer is None else self.buffer, fits, sizes.size)
@@ -145,3 +151,9 @@ def _room(memory: _Memory, number: int, layer: int, safe: BoolArray, view: View)
     scores = (memory.frequency / distance[:, None]).ravel()[candidates]
     victims = candidates[np.argsort(scores, kind="stable")[: number - max(free, 0)]]
     return min(max(free, 0) + len(victims), number), np.column_stack(np.divmod(victims, experts))
+
+
+def _lots(problem: Problem) -> FloatArray:
+    """[L, E] a lot for each expert, the same under other labels."""
+    lots = problem.rng.random((problem.layers, problem.experts))
+    return np.asarray(np.take_along_axis(lots, ranks(problem.popularity), axis=1))

@@ -150,6 +150,14 @@ def test_edgemoe_gives_widths_by_importance():
     assert (EdgeMoe(share8=1.0, share2=0.5).widths(shares) == 8).all()
 
 
+def test_edgemoe_may_order_experts_by_lot():
+    p = tiny.problem(tiny.system(hbm=0.15e9))
+    by_use, by_lot = (EdgeMoe(importance=order).deploy(p).expert_bytes for order in ("popularity", "chance"))
+    assert by_use.sum() == by_lot.sum()
+    assert (np.sort(by_use, axis=1) == np.sort(by_lot, axis=1)).all()
+    assert (by_use != by_lot).any()
+
+
 def test_edgemoe_tells_its_widths_and_keeps_its_buffer():
     policy = EdgeMoe(buffer=4)
     run = ran(policy, WORLDS["storage"])
