@@ -29,6 +29,7 @@ CASES: dict[str, str] = {
     "gpu-moe-kernels": "moesim.validation.components.gpu:KERNELS",
     "lru-hits-real-traces": "moesim.validation.components.caches:CASE",
     "expert-pool-replays": "moesim.validation.components.caches:POOLS",
+    "expert-slot-replays": "moesim.validation.components.slots:CASE",
     "oracle-break-even": "moesim.validation.oracles.costs:BREAK_EVEN",
     "oracle-upload-bound": "moesim.validation.oracles.runs:UPLOAD_BOUND",
     "oracle-distinct-experts": "moesim.validation.oracles.runs:DISTINCT",

@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from moesim.policies.kit.cache import LayerLru
 from moesim.validation.components.caches import POOLS
+from moesim.validation.components.slots import CASE as SLOTS
+from moesim.validation.components.slots import capped_hits, slot_hits
 from moesim.validation.reproduce import run_case
 from moesim.validation.systems.ik_offload import DEEPSEEK_V3, LITE, seconds
 from moesim.workload.statistics.measures import pool_hits
@@ -44,3 +47,22 @@ def test_hits_after_a_prompt_leave_out_its_own() -> None:
 def test_replays_of_recorded_routing_come_out_as_published() -> None:
     result = run_case(POOLS)
     assert result.verdict in ("pass", "skipped")
+
+
+def test_capped_uploads_leave_out_misses_and_never_what_runs() -> None:
+    ids = np.array([[[0, 1]], [[0, 2]], [[3, 0]], [[1, 3]]])
+    assert capped_hits(ids, 4, 4, 1) == pytest.approx(4 / 8)  # 0, 0, 1 and 3 are there
+    assert capped_hits(ids, 4, 1, 1) == pytest.approx(3 / 8)  # 1 did not come in
+    assert capped_hits(ids, 1, 4, 1) == pytest.approx(2 / 8)  # 0 stays while it is used
+    assert capped_hits(ids, 4, 4, 2) == pytest.approx(2 / 6)  # two tokens ask for three experts at once
+
+
+def test_caches_of_policies_serve_recorded_requests_as_their_measure_does() -> None:
+    ids = np.random.default_rng(3).permuted(np.tile(np.arange(12), (60, 2, 1)), axis=2)[:, :, :3]
+    hits = slot_hits(ids, LayerLru(np.full(2, 5), 2, 12), 12)
+    assert 0.0 < hits < 1.0
+    assert slot_hits(ids, LayerLru(np.full(2, 12), 2, 12), 12) > hits
+
+
+def test_slots_on_recorded_routing_come_out_as_published() -> None:
+    assert run_case(SLOTS).verdict in ("pass", "skipped")
