@@ -67,7 +67,7 @@ FIDELITY: dict[str, Fidelity] = {
     "edgemoe": _partial(
         "measured sensitivity of experts, for which use or a lot stands; dequantisation; a device without a GPU"
     ),
-    "daop": _partial("the CPU and the GPU taking turns in the first layers, and substitutes by gate scores"),
+    "daop": _partial("the CPU's head start of a layer, which is not timed; taking turns in the first layers; gate scores"),
     "context_cxl_ndp": _partial("losses measured per expert, for which shares of tokens stand"),
     "belady": _OURS,
     "belady_global": _OURS,
@@ -83,8 +83,8 @@ FIDELITY: dict[str, Fidelity] = {
     "llama_cpp_stream": _partial("slots in host memory beside a CPU without a GPU, and plain mmap"),
     "flashmoe": _partial("its network, for which a stated share of Belady's choices stands, and the network's time"),
     "finemoe": _partial("prefetch for the first layer; embeddings and gate probabilities, for which counts stand"),
-    "flexgen": _partial("compression, and one sweep of weights per block in prefill"),
-    "moe_lightning": _partial("the copy from pageable to pinned memory, and one sweep of weights per block in prefill"),
+    "flexgen": _partial("compression, and hidden states in the host, so that a prefill meets the weights once per portion"),
+    "moe_lightning": _partial("the copy from pageable to pinned memory, and hidden states in the host, as for `flexgen`"),
     "zero_inference": _partial("streaming of weights outside the experts where they fit into GPU memory"),
     "zero_infinity": _partial("blocks, queues and buffers of the drive"),
     "moesys": Fidelity("named after", "its ring of GPU memory sections"),
