@@ -130,12 +130,17 @@ def to_csv(columns: Columns) -> str:
 
 
 def _texts(column: NDArray[Any]) -> list[str]:
-    return [_text(value) for value in column.tolist()]
+    values = column.tolist()
+    if column.dtype.kind in "OU":
+        cells = {value: cell(value) for value in set(values) if isinstance(value, str)}
+        return [cells[value] if isinstance(value, str) else _text(value) for value in values]
+    texts = list(map(repr, values))
+    for row in np.flatnonzero(np.isnan(column)).tolist():
+        texts[row] = ""
+    return texts
 
 
-def _text(value: str | float) -> str:
-    if isinstance(value, str):
-        return cell(value)
+def _text(value: float) -> str:
     return "" if math.isnan(value) else repr(value)
 
 
