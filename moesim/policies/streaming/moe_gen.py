@@ -42,7 +42,7 @@ class Knobs(NamedTuple):
     ahead: int
     """Layers of streamed experts that the buffer holds beside the one that runs."""
     residents: int
-    """Experts per layer that stay."""
+    """Experts that stay, in all layers together."""
     homes: Homes = HERE
     """Where weights outside the experts live: outside GPU memory only if it has no room for them."""
 
@@ -94,7 +94,7 @@ def layer_seconds(costs: LayerCosts, batch: int, kv: str, knobs: Knobs, shares: 
     call = problem.runtime.fixed(problem.system.gpu, "core")
     chunks = np.ceil(np.maximum(on_gpu, 0.0) / knobs.attention_batch)
     work = costs.experts(float(batch))
-    upload = costs.upload(problem.experts - knobs.residents)
+    upload = costs.upload(problem.experts - knobs.residents / problem.layers)
     last = work / problem.experts
     parts = {
         "projections": costs.dense(float(batch)),
@@ -143,8 +143,7 @@ class MoeGen(StreamedPolicy):
         costs, kv = LayerCosts(problem), host_for_cache(problem)
         plan = self._plan(problem, costs, kv)
         cut = self._cut(problem, plan.batch, plan.knobs, kv)
-        count = plan.knobs.residents * problem.layers
-        return deploy_streamed(problem, cut, residents=count, state=plan)
+        return deploy_streamed(problem, cut, residents=plan.knobs.residents, state=plan)
 
     def _cut(self, problem: Problem, batch: int, knobs: Knobs, kv: str) -> BatchPlan:
         module = Module(knobs.ahead, knobs.cpu_share)
@@ -182,14 +181,13 @@ class MoeGen(StreamedPolicy):
         return ModulePlan(batch, best[1], balanced, best[0])
 
     def _residents(self, problem: Problem, batch: int, knobs: Knobs, kv: str) -> int:
-        """Experts per layer that stay beside the buffer and a window of the cache for one chunk; -1 if those do not fit."""
+        """Experts that stay beside the buffer and a window of the cache for one chunk; -1 if those do not fit."""
         free = problem.gpu_free(self._cut(problem, batch, knobs, kv)) - cache_window(problem, knobs.attention_batch)
         most = most_residents(problem, free, knobs.ahead)
-        fitting = most // problem.layers if most >= 0 else -1
         if self.residents is None:
-            return fitting
-        requested = min(self.residents, problem.experts)
-        return requested if requested <= fitting else -1
+            return most
+        requested = min(self.residents, problem.experts) * problem.layers
+        return requested if requested <= most else -1
 
     def _shares(self, problem: Problem, balanced: float) -> FloatArray:
         """Candidates for omega."""

@@ -16,7 +16,7 @@ __all__ = ["CASE"]
 
 _SCENARIO = "moe_gen/mixtral-8x7b-a5000"
 _SETS: dict[str, Any] = {
-    "hardware": {"profile": "a5000-epyc7453", "tiers": {"ddr": {"capacity": "256 GB"}}},
+    "hardware": {"profile": "a5000-epyc7453", "tiers": {"ddr": {"capacity": "256 GiB"}}},
     "runtime": "moe-gen",
 }
 _PROMPT, _OUTPUT, _SHARE = 512, 256, 0.6

@@ -11,6 +11,7 @@ import pytest
 from moesim.contract import Module
 from moesim.errors import InputError
 from moesim.policies.kit.layer_costs import LayerCosts, powers
+from moesim.policies.kit.streaming import cache_window
 from moesim.policies.streaming.moe_gen import Knobs, MoeGen, critical_path, layer_seconds
 
 
@@ -44,12 +45,20 @@ def test_a_layer_is_held_by_whatever_is_slowest():
     costs = LayerCosts(p)
     one = np.ones(1)
     for kept in (0.0, 1.0):
-        alone = float(layer_seconds(costs, 60, "ddr", Knobs(60, 1.0, int(kept), 3), one)[0])
+        alone = float(layer_seconds(costs, 60, "ddr", Knobs(60, 1.0, int(kept), 3 * p.layers), one)[0])
         attention = float(costs.dense(60.0) + costs.cpu_attention(60.0, "ddr"))
         upload, work = float(costs.upload(5)), float(costs.experts(60.0))
         first = upload if kept else 0.0
         longest = max(attention + work, max(first, attention) + upload - first + work / 8)
         assert alone == pytest.approx(longest)
+
+
+def test_what_gpu_memory_has_left_keeps_single_experts_of_single_layers():
+    p = setting(prompt=100)
+    deployment = MoeGen(batch=50, attention_batch=10, cpu_share=0.6, buffer=1).deploy(p)
+    assert deployment.resident.sum() == deployment.state.knobs.residents
+    spare = p.gpu_free(deployment.plan) - int(deployment.resident.sum()) * p.model.expert_bytes
+    assert spare < 2 * p.model.expert_bytes + cache_window(p, 10), "no room for one more, its slot in the buffer and the cache"
 
 
 def test_uploads_and_caches_share_the_way_to_the_gpu():
@@ -109,9 +118,10 @@ def test_published_knobs_can_be_given():
 
 def test_memory_left_over_keeps_experts():
     held = [MoeGen().deploy(setting(hbm=hbm, prompt=100)).resident for hbm in (0.15e9, 0.17e9, 0.19e9)]
-    per_layer = [int(one.sum(axis=1).min()) for one in held]
-    assert per_layer[0] < per_layer[1] < per_layer[2]
-    assert all((one == (np.arange(8) < n)).all() for one, n in zip(held, per_layer, strict=True))
+    per_layer = [resident.sum(axis=1) for resident in held]
+    assert per_layer[0].sum() < per_layer[1].sum() < per_layer[2].sum()
+    assert all(counts.max() - counts.min() <= 1 for counts in per_layer)
+    assert all((resident == (np.arange(8) < counts[:, None])).all() for resident, counts in zip(held, per_layer, strict=True))
     assert not MoeGen(residents=0).deploy(setting(prompt=100)).resident.any()
     with pytest.raises(InputError, match="does not fit"):
         MoeGen(residents=7).deploy(setting(hbm=0.15e9, prompt=100))
