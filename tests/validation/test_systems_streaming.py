@@ -55,7 +55,7 @@ def test_each_constant_is_fitted_on_a_number_of_its_own() -> None:
 def test_moe_gens_batch_is_what_the_host_holds() -> None:
     """By hand: (0.94 x 512 GB - 90.2 GB of experts) / (131,072 bytes a token)."""
     for output in (256, 1024):
-        assert moe_gen.batch(output) == int((0.94 * 512e9 - 90.194313216e9) // (131072 * (512 + output)))
+        assert moe_gen.batch(output) == int((0.94 * 512 * 2**30 - 90.194313216e9) // (131072 * (512 + output)))
 
 
 def test_gpu_attention_is_bound_by_the_link_to_hand_arithmetic() -> None:
