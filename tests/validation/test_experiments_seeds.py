@@ -117,8 +117,7 @@ def test_a_long_context_hides_copies_and_so_what_speeds_them_up() -> None:
     storage = [made[n, "SSD", "deepspeed_moe"].ttft / time for n, time in zip(lengths, ours["CXL"], strict=True)]
     assert storage == sorted(storage, reverse=True)
     assert storage[-1] == pytest.approx(4.2, rel=0.05)
-    assert ours["CXL"][0] > 1.03 * ours["DRAM"][0]
-    assert ours["CXL"][1:] == pytest.approx(ours["DRAM"][1:], rel=2e-3)
+    assert ours["CXL"] == pytest.approx(ours["DRAM"], rel=2e-3)
 
 
 def test_a_device_counts_only_where_it_is_slower_than_pcie() -> None:
