@@ -95,9 +95,7 @@ FIDDLED = {16: {16: 2.27, 64: 3.40, 256: 3.86}, 64: {16: 0.98, 64: 2.26, 256: 3.
 """Prompt -> output -> end to end, tok/s: Fiddler, Mixtral-8x7B BF16 on an L4 with 32 cores."""
 
 
-FIDDLER_ON_L4 = Setting(
-    {"profile": "l4-cloud24", "devices": {"cpu": {"cores": 32}}}, "mixtral-8x7b", "fiddler", "fiddler", {"kind": "sticky"}
-)
+FIDDLER_ON_L4 = Setting("l4-cloud32", "mixtral-8x7b", "fiddler", "fiddler", {"kind": "sticky"})
 
 
 def _fiddled() -> Findings:
