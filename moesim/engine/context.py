@@ -62,7 +62,7 @@ class Context:
         self.residency = Residency(problem, self.deployment, fallback_of(problem, self.deployment, faults))
         self.machine = Machine(problem, self.recorder, engine, compiled=repaid(problem))
         self.placement = Placement(problem, self.residency.home, self.deployment)
-        self.faults = Faults(problem, faults, self.residency, self.placement)
+        self.faults = Faults(self.machine, faults, self.residency, self.placement)
         self.movers = Movers(self.machine, self.residency, self.placement, self.deployment)
         arrays, lane = self.machine.arrays, self.machine.lane
         self.tables = VisitTables(problem, self.deployment, self.placement, policy.foresight, lane, arrays)

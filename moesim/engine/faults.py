@@ -1,4 +1,5 @@
-"""Tiers that fail and come back while the clock runs: between two passes, homes there turn to the copies kept elsewhere.
+"""Tiers that fail and come back while the clock runs, and tiers and links that are slow: all met between two passes. Homes in a
+tier that fails turn to the copies kept elsewhere.
 
 Decides nothing: where experts live next is for the policy to say, which sees `view.down`.
 """
@@ -14,11 +15,13 @@ import numpy as np
 from moesim.arrays import BoolArray
 from moesim.clock import LIMIT, SECOND
 from moesim.contract import Deployment, Problem
+from moesim.engine.machine import Machine
 from moesim.engine.programs.durations import Placement
 from moesim.engine.residency import Residency
 from moesim.errors import InputError, Mistake, did_you_mean
 from moesim.hardware import Memory
 from moesim.hardware.fault import Fault
+from moesim.results.faults import Disruption
 from moesim.units import format_bytes
 
 __all__ = ["Faults", "fallback_of"]
@@ -29,12 +32,15 @@ def fallback_of(problem: Problem, deployment: Deployment, faults: Sequence[Fault
     mistakes = [mistake for number, fault in enumerate(faults) for mistake in _mistakes(problem, deployment, fault, number)]
     if mistakes:
         raise InputError(*mistakes)
-    return faults[0].fallback if faults else deployment.backup
+    return next((fault.fallback for fault in faults if fault.fallback is not None), deployment.backup)
 
 
 def _mistakes(problem: Problem, deployment: Deployment, fault: Fault, number: int) -> Iterator[Mistake]:
     hosts, where = problem.system.host_tiers, f"faults[{number}]"
-    for key, tier in (("tier", fault.tier), ("fallback", fault.fallback)):
+    if fault.rate is not None:
+        yield from _not_slowed(problem, fault, where)
+        return
+    for key, tier in (("tier", fault.name), ("fallback", fault.fallback or "")):
         if tier not in hosts:
             known = ", ".join(hosts) or "none"
             message = f"no host tier '{tier}' in this machine; it has {known}.{did_you_mean(tier, hosts)}"
@@ -54,6 +60,15 @@ def _mistakes(problem: Problem, deployment: Deployment, fault: Fault, number: in
         yield Mistake(f"the policy keeps its spare copies in '{deployment.backup}'; name that tier", f"{where}.fallback")
 
 
+def _not_slowed(problem: Problem, fault: Fault, where: str) -> Iterator[Mistake]:
+    """A fault that slows what has no rates of its own."""
+    known = sorted({name.partition(":")[0] for name in problem.system.resources()})
+    if fault.name not in known:
+        key = "tier" if fault.tier is not None else "link"
+        message = f"nothing called '{fault.name}' in this machine has rates; there are {', '.join(known)}."
+        yield Mistake(f"{message}{did_you_mean(fault.name, known)}", f"{where}.{key}")
+
+
 def _memories(problem: Problem) -> Iterator[tuple[str, Memory]]:
     for name, tier in problem.system.tiers.items():
         if isinstance(tier, Memory):
@@ -63,8 +78,9 @@ def _memories(problem: Problem) -> Iterator[tuple[str, Memory]]:
 class Faults:
     """The faults of one run in the order of time."""
 
-    def __init__(self, problem: Problem, faults: Sequence[Fault], residency: Residency, placement: Placement) -> None:
-        self._problem, self._tiers, self._residency, self._placement = problem, problem.tiers, residency, placement
+    def __init__(self, machine: Machine, faults: Sequence[Fault], residency: Residency, placement: Placement) -> None:
+        self._machine, self._tiers = machine, machine.problem.tiers
+        self._residency, self._placement = residency, placement
         self._events: list[_Event] = []
         """What happened, and how the placement recovered from it."""
         changes = [(_reached(fault.at), True, fault) for fault in faults]
@@ -81,14 +97,18 @@ class Faults:
         for event in self._events:
             event.follow(self._residency, now)
         while self._left and self._left[0][0] <= now:
-            _, fails, fault = self._left.pop(0)
-            tier = self._tiers.index(fault.tier)
-            lost = self._residency.fail(tier) if fails else None
-            if fails:
+            _, begins, fault = self._left.pop(0)
+            if fault.rate is not None:
+                self._machine.slow(fault.name, fault.rate if begins else 1.0)
+                self._events.append(_Event(fault, -1, now, None, begins))
+                continue
+            tier = self._tiers.index(fault.name)
+            lost = self._residency.fail(tier) if begins else None
+            if begins:
                 self._placement.refresh()
             else:
                 self._residency.down[tier] = False
-            self._events.append(_Event(fault, tier, now, lost))
+            self._events.append(_Event(fault, tier, now, lost, begins))
 
     @property
     def notes(self) -> list[str]:
@@ -98,17 +118,28 @@ class Faults:
     @property
     def recoveries(self) -> list[dict[str, Any]]:
         """Per event: what moved until placement had recovered, how long that took, and what its bytes take on idle links."""
-        return [event.record(self._residency, self._problem) for event in self._events]
+        return [event.record(self._residency, self._machine.problem) for event in self._events if event.fault.rate is None]
+
+    @property
+    def disruptions(self) -> list[Disruption]:
+        """When each fault was met and was over, and what it took."""
+        ends = {id(event.fault): event.met for event in self._events if not event.begins}
+        return [
+            Disruption(event.fault.name, event.fault.rate, event.met, ends.get(id(event.fault)), event.count)
+            for event in self._events
+            if event.begins
+        ]
 
 
 @dataclass
 class _Event:
-    """A tier that failed, with the experts that it `lost`, or came back."""
+    """A tier failed, with the experts that it `lost`, or came back; or a tier or a link became slow, or no longer is."""
 
     fault: Fault
     tier: int
     met: int
     lost: BoolArray | None
+    begins: bool
     moved: int = 0
     """Experts that have another home than the fallback again, or have come to live in the tier."""
     last: int = 0
@@ -116,9 +147,14 @@ class _Event:
     over: bool = False
     """A pass has brought no more of them: what comes later is everyday adaptation."""
 
+    @property
+    def count(self) -> int:
+        """Experts that were lost."""
+        return 0 if self.lost is None else int(np.count_nonzero(self.lost))
+
     def follow(self, residency: Residency, now: int) -> None:
         """Counts homes between two passes."""
-        if self.over:
+        if self.over or self.fault.rate is not None:
             return
         here = residency.home == self.tier if self.lost is None else self.lost & (residency.home != residency.backup)
         count = int(np.count_nonzero(here))
@@ -131,11 +167,12 @@ class _Event:
 
     def record(self, residency: Residency, problem: Problem) -> dict[str, Any]:
         """As `Faults.recoveries`; the bytes come from the fallback, on its fastest way where the tier was lost."""
-        hosts = [self.fault.tier] if self.lost is None else [t for t in problem.system.host_tiers if t != self.fault.fallback]
-        rate = max(problem.costs.path(self.fault.fallback, tier).rate for tier in hosts)
+        fallback, hosts = self.fault.fallback or "", problem.system.host_tiers
+        targets = [self.fault.name] if self.lost is None else [tier for tier in hosts if tier != fallback]
+        rate = max(problem.costs.path(fallback, tier).rate for tier in targets)
         nbytes = self.moved * float(residency.bytes.mean())
         return {
-            "tier": self.fault.tier,
+            "tier": self.fault.name,
             "event": "returned" if self.lost is None else "lost",
             "met_s": self.met / SECOND,
             "experts": self.moved,
@@ -146,12 +183,14 @@ class _Event:
 
     def note(self, residency: Residency) -> str:
         """One sentence: what happened, and by when what had moved."""
-        name, when = self.fault.tier, f"(met at {self.met / 1e12:.6g} s)"
+        name, when = self.fault.name, f"(met at {self.met / 1e12:.6g} s)"
+        if self.fault.rate is not None:
+            left = f"has {100 * self.fault.rate:.3g} % of its rates" if self.begins else "has all of its rates again"
+            return f"{'tier' if self.fault.tier else 'link'} '{name}' {left} {when}"
         if self.lost is None:
             text = f"tier '{name}' is back, empty {when}"
         else:
-            lost = int(np.count_nonzero(self.lost))
-            text = f"tier '{name}' fails: {lost} experts that lived there are read from '{self.fault.fallback}' {when}"
+            text = f"tier '{name}' fails: {self.count} experts that lived there are read from '{self.fault.fallback}' {when}"
         if not self.moved:
             return text
         nbytes, later = format_bytes(self.moved * float(residency.bytes.mean())), (self.last - self.met) / 1e12

@@ -87,6 +87,12 @@ class Machine:
         """ps since the start."""
         return self.engine.now
 
+    def slow(self, name: str, share: float) -> None:
+        """From now on all rates of a tier or link are `share` of what they were at the start."""
+        for resource in self.capacity:
+            if resource.partition(":")[0] == name:
+                self.engine.slow(resource, share)
+
     def lane(self, name: str) -> int:
         """The number of a device or copy queue."""
         return self.program.lane(name)

@@ -23,6 +23,7 @@ from moesim.errors import InputError, Mistake
 from moesim.hardware.device import Phase
 from moesim.hardware.fault import Fault
 from moesim.progress import Progress
+from moesim.results.faults import Disruption
 from moesim.results.recorder import PassRow, Recorder
 from moesim.scheduling.rounds import Rounds
 from moesim.workload.table import RoutingTable
@@ -43,6 +44,8 @@ class Outcome:
     """Device -> fewest and most tokens per expert that it computed, for devices whose cost says where it holds."""
     faults: list[str]
     """What failed and came back, in the order of time."""
+    disruptions: list[Disruption]
+    """The faults, as the result counts what they cost."""
     scheduler: Scheduler
     """Who composed the steps."""
 
@@ -90,8 +93,8 @@ def simulate(problem: Problem, policy: Policy, routing: RoutingTable, options: S
     recorder.breakdown.home[:] = np.array(problem.tiers, dtype=object)[context.residency.home]
     context.quality.close()
     recorder.recoveries = context.faults.recoveries
-    smallest, notes = context.quality.smallest, context.faults.notes
-    return Outcome(recorder, context.deployment, context.tally, smallest, context.met(), notes, scheduler)
+    smallest, met = context.quality.smallest, context.faults
+    return Outcome(recorder, context.deployment, context.tally, smallest, context.met(), met.notes, met.disruptions, scheduler)
 
 
 def _job(context: Context, routing: RoutingTable, scheduler: Scheduler, progress: Progress | None) -> None:

@@ -1,4 +1,4 @@
-"""A memory device that fails during a run, and comes back empty.
+"""A memory device that fails during a run and comes back empty; a device or a link that is slow for a while.
 
 Knows times and names; what becomes of the bytes is for the engine and the policy to say.
 """
@@ -7,31 +7,50 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from moesim.spec import Spec
-from moesim.units import Duration, format_seconds
+from moesim.units import Duration, Share, format_seconds
 
 __all__ = ["Fault"]
 
 
 class Fault(Spec):
-    """A host tier cannot be read from `at` on; its experts are read from spare copies in another tier.
+    """From `at` on a host tier cannot be read, and its experts are read from spare copies in another tier; or, with `rate`, a
+    tier or a link has only a share of its rates.
 
-    Valid: met between two passes, so that copies under way still land; whatever lay in the tier is lost.
+    Valid: met between two passes, so that copies under way still land; whatever lay in a tier that fails is lost. Where it is
+    slow, everything that crosses it takes longer, set-up times included; policies go on deciding by nominal rates.
     """
 
-    tier: str
-    """The tier that fails."""
+    tier: str | None = None
+    """The tier that fails, or is slow."""
+    link: str | None = None
+    """The link that is slow."""
+    rate: Share | None = Field(default=None, gt=0, lt=1)
+    """Share of its rates that is left; not given: a tier fails."""
     at: Duration
     """Seconds from the start of the run."""
     until: Duration | None = None
     """When it is back, empty; never if not given."""
-    fallback: str
-    """Host tier that keeps a copy of every expert all along."""
+    fallback: str | None = None
+    """Host tier that keeps a copy of every expert all along, where a tier fails."""
+
+    @property
+    def name(self) -> str:
+        """The tier or the link."""
+        return self.tier or self.link or ""
 
     @model_validator(mode="after")
-    def _in_order(self) -> Self:
+    def _complete(self) -> Self:
+        if (self.tier is None) == (self.link is None):
+            raise ValueError("give either tier or link")
+        if self.rate is None and self.link is not None:
+            raise ValueError("rate: missing; a link is slow, it does not fail; write the share of its rate that is left")
+        if self.rate is None and self.fallback is None:
+            raise ValueError("fallback: missing; a tier that fails needs a tier with copies, or rate: a share that is left")
+        if self.rate is not None and self.fallback is not None:
+            raise ValueError("fallback: a tier that is slow is read all the same; leave it out")
         if self.until is not None and self.until <= self.at:
             message = f"{format_seconds(self.until)} is not after {format_seconds(self.at)}, when it fails"
             raise ValueError(f"until: {message}")

@@ -12,6 +12,7 @@ from moesim.report.figures_curves import hit_curve, sweep_curve, threshold_curve
 from moesim.report.figures_experts import expert_map
 from moesim.report.figures_machine import roofline, traffic
 from moesim.report.figures_policies import comparison, pareto
+from moesim.report.figures_rates import rate_latency, rate_of
 from moesim.report.figures_serving import queue
 from moesim.report.figures_time import lane_use, layer_time, timeline
 
@@ -19,6 +20,7 @@ OF_RUNS = ("timeline", "lane_use", "layer_time", "roofline", "traffic", "expert_
 """Figures that are drawn from one result."""
 
 __all__ = [
-    "OF_RUNS", "OKABE_ITO", "comparison", "expert_map", "hit_curve", "lane_use", "layer_time", "pareto", "queue", "render",
-    "roofline", "save", "sweep_curve", "threshold_curve", "timeline", "traffic", "waterfall",
+    "OF_RUNS", "OKABE_ITO", "comparison", "expert_map", "hit_curve", "lane_use", "layer_time", "pareto", "queue",
+    "rate_latency", "rate_of", "render", "roofline", "save", "sweep_curve", "threshold_curve", "timeline", "traffic",
+    "waterfall",
 ]  # fmt: skip

@@ -108,6 +108,7 @@ def _figures(sweep: SweepResult) -> Html:
         drawings.append(
             drawn("throughput", "Throughput by policy.", says, lambda: figures.comparison(here, level=experiment["level"]))
         )
+    drawings += _rates(means)
     numeric = [axis for axis in experiment["axes"] if axis["scale"] != "categories"]
     if numeric and _varies(means.get("hit_rate")):
         column, log = numeric[0]["column"], numeric[0]["scale"] == "log"
@@ -128,6 +129,15 @@ def _figures(sweep: SweepResult) -> Html:
     says = f"Throughput of every setting against its {' and its '.join(spent)}; those on the front are named."
     drawings.append(drawn("pareto", f"Pareto front (throughput, {', '.join(spent)}).", says, lambda: figures.pareto(named)))
     return joined(drawings)
+
+
+def _rates(means: Columns) -> list[Html]:
+    """Latency and goodput over the rate of arrivals, where the sweep has both, a policy's line for each."""
+    column = figures.rate_of(means)
+    if column is None or len(set(means["policy"])) > 1 or len(set(means[column])) < len(means[column]):
+        return []  # other axes vary, too
+    says = "Time to the first token and requests per second that keep every limit, over the rate of arrivals."
+    return [drawn("rate-latency", "Latency and goodput.", says, lambda: figures.rate_latency(means))]
 
 
 def _along(sweep: SweepResult, axis: Mapping[str, Any], best: Mapping[str, Any]) -> Html:

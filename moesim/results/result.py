@@ -20,6 +20,7 @@ from moesim.results import columns as tables
 from moesim.results import serving
 from moesim.results.breakdown import breakdown_tables
 from moesim.results.columns import TABLES, Columns
+from moesim.results.faults import sentence
 from moesim.results.plain import canonical, plain
 from moesim.results.recorder import SECOND, Recorder, Slice
 from moesim.results.serving import Served
@@ -204,6 +205,8 @@ def make_result(recorder: Recorder, facts: RunFacts) -> Result:
     }
     _check_order(columns["requests"])
     summary = plain(_summary(recorder, facts, columns["requests"]), "summary")
+    served_details = serving.serving_details(served, columns["requests"]) if served is not None else None
+    disrupted = [sentence(row) for row in served_details["faults"]] if served_details is not None else []
     details = {
         "critical_s": _sorted(recorder.critical, lambda value: value / SECOND),
         "lane_words": {lane: words for lane, words in facts.lane_words.items() if lane in {*recorder.busy, *recorder.critical}},
@@ -213,8 +216,8 @@ def make_result(recorder: Recorder, facts: RunFacts) -> Result:
         "recoveries": recorder.recoveries,
         "power_unknown": facts.power_unknown,
         "price_unknown": facts.price_unknown,
-        "serving": serving.serving_details(served) if served is not None else None,
-        "notes": [*facts.notes, *_beaten(summary, recorder)],
+        "serving": served_details,
+        "notes": [*facts.notes, *disrupted, *_beaten(summary, recorder)],
     }
     return Result(summary, columns, plain(facts.provenance, "provenance"), plain(details, "details"), list(recorder.slices))
 

@@ -5,6 +5,7 @@ Knows arrays of picoseconds; neither schedulers nor machines.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from moesim.arrays import BoolArray, FloatArray
 from moesim.errors import MoesimError
+from moesim.results.faults import Disruption, recovery
 from moesim.results.recorder import SECOND
 from moesim.results.statistics import describe
 
@@ -86,7 +88,7 @@ class Served:
     """[R] prompt tokens that the prefix cache saved."""
     refused: dict[int, str]
     """Number of a request that was not taken in -> why."""
-    gaps: list[int]
+    gaps: Sequence[int]
     """Times between two tokens of a request."""
     levels: list[tuple[int, int, int, int]]
     """(time, running, waiting, KV blocks in use), each until the next."""
@@ -100,6 +102,8 @@ class Served:
     """Requests at the beginning that statistics leave out."""
     sample: Sample | None = None
     """Of a run that was sampled."""
+    disruptions: Sequence[Disruption] = ()
+    """Faults that the run met."""
 
     def counts(self, name: str) -> BoolArray:
         """[R] requests whose latency `name` counts."""
@@ -166,8 +170,7 @@ def _kept(served: Served, requests: Columns, makespan: float) -> dict[str, Any] 
     if served.slo is None:
         return None
     counted = served.counts("e2e_s")
-    done = ~np.isnan(requests["e2e_s"])
-    good = {name: done & ~(np.nan_to_num(requests[LIMITS[name]]) > limit) for name, limit in served.slo.items()}
+    good = _within(served.slo, requests)
     in_time = np.logical_and.reduce(list(good.values()))[counted]
     sample = served.sample
     span = makespan - float(requests["arrival_s"][served.warm_up]) if sample is None else sample.seconds
@@ -180,8 +183,21 @@ def _kept(served: Served, requests: Columns, makespan: float) -> dict[str, Any] 
     }
 
 
-def serving_details(served: Served) -> dict[str, Any]:
-    """Means over time, KV blocks and why requests were refused."""
+def _within(slo: dict[str, float], requests: Columns) -> dict[str, BoolArray]:
+    """Limit -> [R] whether a request kept it."""
+    done = ~np.isnan(requests["e2e_s"])
+    return {name: done & ~(np.nan_to_num(requests[LIMITS[name]]) > limit) for name, limit in slo.items()}
+
+
+def _faults(served: Served, requests: Columns) -> list[dict[str, Any]]:
+    """What each fault cost."""
+    finish = np.where(np.isnan(requests["e2e_s"]), -1, np.rint(np.nan_to_num(requests["finish_s"]) * SECOND)).astype(np.int64)
+    in_time = None if served.slo is None else np.logical_and.reduce(list(_within(served.slo, requests).values()))
+    return [recovery(disruption, served.levels, served.arrival, finish, in_time) for disruption in served.disruptions]
+
+
+def serving_details(served: Served, requests: Columns) -> dict[str, Any]:
+    """Means over time, KV blocks, why requests were refused, and what faults cost."""
     rows = np.array(served.levels, dtype=np.float64).reshape(-1, 4)
     time = np.diff(rows[:, 0])
     whole = float(time.sum())
@@ -197,6 +213,7 @@ def serving_details(served: Served) -> dict[str, Any]:
         "cached_tokens": int(served.cached.sum()),
         "refused": {str(number): reason for number, reason in sorted(served.refused.items())},
         "warm_up": served.warm_up,
+        "faults": _faults(served, requests),
         "sample": None if served.sample is None else served.sample.details,
     }
 

@@ -196,7 +196,7 @@ def _about_sample(sample: Sample | None) -> list[str]:
 
 def _requests(loaded_scenario: LoadedScenario, job: Job, outcome: Outcome, sample: Sample | None) -> dict[str, Any]:
     """The fields of `RunFacts` about requests; those of a server stamp the record, for it says when tokens come out."""
-    served = served_by(outcome.scheduler, loaded_scenario.scenario.workload, sample)
+    served = served_by(outcome.scheduler, loaded_scenario.scenario.workload, sample, outcome.disruptions)
     lengths = {"prompt": job.prompt, "output": job.output}
     if served is None:
         return {"arrival": job.arrival, **lengths}

@@ -5,10 +5,13 @@ Knows the ledger of `scheduling` and the dataclass of `results`, which do not kn
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from moesim.arrays import IntArray
+from moesim.results.faults import Disruption
 from moesim.results.recorder import Recorder
 from moesim.results.serving import LIMITS, Sample, Served
 from moesim.scheduling.serve import Serving
@@ -17,7 +20,9 @@ from moesim.scheduling.windows import WindowedServing
 __all__ = ["counted_gaps", "served_by", "stamp"]
 
 
-def served_by(scheduler: Any, workload: Any, sample: Sample | None = None) -> Served | None:
+def served_by(
+    scheduler: Any, workload: Any, sample: Sample | None = None, disruptions: Sequence[Disruption] = ()
+) -> Served | None:
     """What the server of a run wrote down; None where all requests arrived at time 0."""
     if not isinstance(scheduler, Serving):
         return None
@@ -38,7 +43,19 @@ def served_by(scheduler: Any, workload: Any, sample: Sample | None = None) -> Se
         slo=None if slo is None else {name: limit for name in LIMITS if (limit := getattr(slo, name)) is not None},
         warm_up=getattr(workload, "warm_up", 0),
         sample=sample,
+        disruptions=[*disruptions, *_drifts(workload, ledger.arrival)],
     )
+
+
+def _drifts(workload: Any, arrival: IntArray) -> list[Disruption]:
+    """The change of popularity that the routing of a workload asks for, from the first request that it concerns."""
+    drift = getattr(getattr(workload, "routing", None), "drift", None)
+    progress = np.zeros(0) if drift is None else drift.progress(len(arrival))
+    changed, done = np.flatnonzero(progress > 0), np.flatnonzero(progress >= 1)
+    if not len(changed) or arrival[changed[0]] < 0:
+        return []
+    end = int(arrival[done[0]]) if len(done) and arrival[done[0]] >= 0 else None
+    return [Disruption("popularity", None, int(arrival[changed[0]]), end, 0)]
 
 
 def counted_gaps(scheduler: WindowedServing) -> list[int]:

@@ -86,7 +86,7 @@ class Head(Spec):
     simulation: Simulation = Simulation()
     """How the run is made, not what is run."""
     faults: tuple[Fault, ...] = ()
-    """Tiers that fail while the job runs, and come back."""
+    """Tiers that fail while the job runs, and come back; tiers and links that are slow for a while."""
     compare: tuple[str, ...] = ()
     """Policies that `moesim compare` takes when none are named."""
 

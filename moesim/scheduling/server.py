@@ -6,6 +6,7 @@ The clock is the caller's: an integer number of picoseconds that never falls.
 from __future__ import annotations
 
 import heapq
+from array import array
 from collections import deque
 from collections.abc import Sequence as Sized
 from dataclasses import dataclass, field
@@ -51,7 +52,7 @@ class Ledger:
     """When its last output token came out."""
     refused: dict[int, str] = field(default_factory=dict)
     """Number of a request that was not taken in -> why."""
-    gaps: list[int] = field(default_factory=list)
+    gaps: array[int] = field(default_factory=lambda: array("q"))
     """Times between two tokens of a request, in the order in which the second came out."""
     levels: list[tuple[int, int, int, int]] = field(default_factory=list)
     """(time, running, waiting, KV blocks in use) whenever a step was or could have been composed; each until the next."""
@@ -165,7 +166,7 @@ class Server:
                 if run is not None and number == composed - 1:
                     run.begin()
             elif run is not None:
-                self.ledger.gaps += [end - ends[number - 1]] * run.in_step[number - composed]
+                self.ledger.gaps.extend([end - ends[number - 1]] * run.in_step[number - composed])
                 self._gone(self.session.come_out(run.yields(number - composed)), end)
             if number == len(ends) - 1:
                 break

@@ -29,7 +29,8 @@ class Buffers:
         self.F: Any = []
         self._lay_out()
         for name, rate in capacity.items():
-            self.F[self.M[k.AT_RESOURCE] + self.resources[name]] = rate / SECOND
+            at = self.M[k.AT_RESOURCE] + self.resources[name]
+            self.F[at] = self.F[at + k.NOMINAL * len(capacity)] = rate / SECOND
         for lane in range(lanes):
             at = self.M[k.AT_LANE] + lane * k.LANE_WIDTH
             for field in (k.RUN, k.LAST, k.ROW, k.FREED, k.DRAWN, *range(k.QUEUE, k.LANE_WIDTH)):
@@ -48,7 +49,7 @@ class Buffers:
         at_item = at_node + 2 * sizes[k.NODE_SIZE]
         at_log = at_item + sizes[k.ITEM_SIZE]
         at_resource = lanes * k.LANE_FLOATS
-        at_demand = at_resource + 4 * resources
+        at_demand = at_resource + (k.NOMINAL + 1) * resources
         at_rate = at_demand + 2 * lanes
         at_log_rate = at_rate + sizes[k.OP_SIZE] * resources
         header = {

@@ -57,6 +57,13 @@ class KernelEngine:
         """Moments at which anything ended."""
         return int(self._buffers.M[k.MOMENTS])
 
+    def slow(self, resource: str, share: float) -> None:
+        """From now on a resource has `share` of its rate; work that set out before, and new work, contend for it."""
+        M, F, number = self._buffers.M, self._buffers.F, self._buffers.resources[resource]
+        F[M[k.AT_RESOURCE] + number] = share * F[M[k.AT_RESOURCE] + k.NOMINAL * M[k.RESOURCES] + number]
+        for lane in range(M[k.LANES]):
+            M[M[k.AT_LANE] + lane * k.LANE_WIDTH + k.DRAWN] = -2  # speeds are set anew
+
     def submit(self) -> None:
         """Takes in what the program has got since the last call."""
         first, last = self._taken_in, len(self.program)

@@ -26,6 +26,8 @@ NOW, SERIAL, LANES, RESOURCES, LOG_USED, LOG_SIZE, OP_FREE, OP_SIZE, NODE_FREE, 
 MOMENTS, SHARED, AT_LANE, AT_POOL, AT_OP, AT_NODE, AT_ITEM, AT_LOG, OP_WIDTH, AT_RATE, AT_RESOURCE, AT_DEMAND = range(12, 24)
 LOG_SINCE, OP_USED, NODE_USED, LISTS_USED, AT_LOG_RATE, BEYOND, ITEM_ROWS = range(24, 31)
 HEADER = 31
+NOMINAL = 4
+"""Place of the rates that resources have when nothing is slowed, behind what is left of them and three columns of work."""
 
 # A lane in M
 RUN, DUE, SINCE, TOTAL, ITEM_START, ROW, LAST, FREED, BUSY, DRAWN, IN_LINE, QUEUE = range(12)
@@ -109,7 +111,7 @@ def load_operation(M, F, P, PF, slots, p, f, s0, op):
     M[o + DRAWS] = draws if total > 0 else 0
     for j in range(draws if total > 0 else 0):
         M[o + OP_FIXED + j] = P[p + j]
-        F[M[AT_RATE] + op * M[RESOURCES] + j] = min(PF[f + j] / total, F[M[AT_RESOURCE] + P[p + j]])
+        F[M[AT_RATE] + op * M[RESOURCES] + j] = min(PF[f + j] / total, F[M[AT_RESOURCE] + NOMINAL * M[RESOURCES] + P[p + j]])
     return p + draws
 
 

@@ -26,6 +26,8 @@ class ReferenceEngine:
         self.program = program
         self.clock = simpy.Environment(initial_time=0)
         self.capacity = {name: rate / SECOND for name, rate in capacity.items()}
+        self.left = dict(self.capacity)
+        """What is left of the rates where resources are slowed."""
         self.lanes: list[Lane] = []
         self.pools: dict[int, Pool] = {}
         self.operations: dict[int, Running] = {}
@@ -37,6 +39,8 @@ class ReferenceEngine:
         self._taken_in = 0
         self._serial = 0
         self._contended = False
+        self._slowed = False
+        """Rates have changed since speeds were last set."""
         self._goal: Running | None = None
         self._going = False
         """Phases 2 and 3 of this moment are to come."""
@@ -229,8 +233,9 @@ class ReferenceEngine:
     def _share(self) -> None:
         """Full speed for all, unless a resource is asked for more than it has: then max-min fair speeds."""
         running = [(lane, lane.stretch if lane.running is not None else None) for lane in self.lanes]
-        if all(stretch is lane.drawn for lane, stretch in running):
+        if not self._slowed and all(stretch is lane.drawn for lane, stretch in running):
             return
+        self._slowed = False
         for lane, stretch in running:
             lane.drawn = stretch
         flows = [stretch for _, stretch in running if stretch is not None]
@@ -238,14 +243,19 @@ class ReferenceEngine:
         for stretch in flows:
             for resource, rate in stretch.operation.rates:
                 load[resource] = load.get(resource, 0.0) + rate
-        contended = any(amount > self.capacity[r] * (1 + ROUNDING) for r, amount in load.items())
+        contended = any(amount > self.left[r] * (1 + ROUNDING) for r, amount in load.items())
         if contended or self._contended:
-            speeds = max_min([stretch.operation.rates for stretch in flows], self.capacity) if contended else [1.0] * len(flows)
+            speeds = max_min([stretch.operation.rates for stretch in flows], self.left) if contended else [1.0] * len(flows)
             for stretch, speed in zip(flows, speeds, strict=True):
                 stretch.set_speed(speed, self.now)
         self._contended = contended
 
     # What others ask
+
+    def slow(self, resource: str, share: float) -> None:
+        """From now on a resource has `share` of its rate; work that set out before, and new work, contend for it."""
+        self.left[resource] = share * self.capacity[resource]
+        self._slowed = True
 
     def set_pool(self, number: int, free: int) -> None:
         """A pool has `free` slots from now on."""

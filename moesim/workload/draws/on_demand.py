@@ -26,7 +26,7 @@ from moesim.workload.table import Job, id_type
 __all__ = ["DecodeDraws", "PrefillDraws", "PromptDraws", "RequestDraws"]
 
 Ids = NDArray[np.unsignedinteger[Any]]
-_HELD = 1 << 28
+_HELD = 1 << 27
 """Bytes of expert ids of prompts that are held at a time, and of those of decode passes."""
 _BLOCKS = 4
 """Blocks of requests whose popularities are held at a time."""

@@ -20,7 +20,7 @@ in the traces overlap falls slowly with distance (gpt-oss-20b: 0.45, 0.39, 0.37,
 Without domains a static placement does as well on a foreign load as on its own; without bonds copying in time tears apart what
 coupling has tied, and the next layer is less predictable than in the traces.
 Source: fitted to per-token traces of DeepSeek-V2-Lite (ESFT) and gpt-oss-20b, and to published statistics, see `fit`.
-Valid: drift of popularity within a run is not modelled; tokens of a request are stationary.
+Valid: popularity drifts within a run where the shares of domains do (`drift`); tokens of a request are stationary.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from moesim.units import Share
 from moesim.workload.draws.blocks import Process
 from moesim.workload.draws.job import draw_job, draw_table
 from moesim.workload.draws.laws import Kin, StickyLaw
-from moesim.workload.routing.domains import Domains, Per, domain_tilts, drawn_domains, only, shares_of
+from moesim.workload.routing.domains import Domains, Drift, Per, domain_tilts, drawn_domains, only, shares_of
 from moesim.workload.routing.law import Routed, Routing, normalised, own_counts, prototypes
 from moesim.workload.routing.presets import PRESETS, Preset, nearest, ranked
 from moesim.workload.routing.profile import HeldOut, OtherTasks, Profile
@@ -111,6 +111,8 @@ class Sticky(Routing):
     domains: Domains | None = None
     """Number of domains, which come equally often, or name: share of requests. Names stand for the same domain in every run of
     a seed; a share of 0 names one that only a profile knows."""
+    drift: Drift | None = None
+    """How the shares of the domains change while requests come; they stay if not given. A profile is learnt on the first."""
     per: Per = "request"
     """`request`: each draws its domain. `user`: all requests of a user of a closed loop stay in one."""
 
@@ -161,13 +163,19 @@ class Sticky(Routing):
         preset, _ = self.resolve(model)
         shares = shares_of(self.domains or preset.domains)
         if not preset.kin:
+            if self.drift is not None:
+                message = "this routing has no domains that could drift; set workload.routing.kin, or take a preset that has it"
+                raise InputError(Mistake(message, path="workload.routing.drift"))
             if tasks:
                 message = "this routing has no domains to learn on; set workload.routing.kin, or take a preset that has it"
                 raise InputError(Mistake(message, path="workload.profile"))
             return StickyLaw(process, named, model.top_k)
         shares = only(shares, tasks) if tasks else shares
-        per = self.per if stream == "routing" else "request"
-        kin = Kin(preset.kin, domain_tilts(shares, process, streams), drawn_domains(job, shares, streams, stream, per))
+        own = stream == "routing"
+        drift = self.drift if own else None
+        shares = shares if drift is None else {**shares, **{name: shares.get(name, 0.0) for name in drift.domains}}
+        domain = drawn_domains(job, shares, streams, stream, self.per if own else "request", drift)
+        kin = Kin(preset.kin, domain_tilts(shares, process, streams), domain)
         return StickyLaw(process, named, model.top_k, kin)
 
     def table(

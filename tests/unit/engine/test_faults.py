@@ -127,3 +127,50 @@ def test_a_fault_in_a_scenario_is_told_at_its_line_and_in_the_result() -> None:
     assert "faults[0].tier" in str(told.value)
     with pytest.raises(InputError, match=r"1 s is not after 2 s"):
         loaded("moe_cxl/device-failure", faults=[{"tier": "cxl_d", "at": "2 s", "until": "1 s", "fallback": "nvme"}])
+
+
+@pytest.mark.parametrize(("slow", "bytes_of"), [({"tier": "near"}, "near:read"), ({"link": "pcie"}, "pcie:forward")])
+def test_what_is_slow_takes_longer_until_it_is_not(slow, bytes_of) -> None:
+    play, policy = scene(cxl={"near": (300e6, 22e9)}), StaticPopularity()
+    whole = play(policy)
+    fault = Fault(**slow, rate=0.25, at=at(whole, 3), until=at(whole, 3) + 4 * float(steps(whole)[3:].max()))
+    slowed = play(policy, faults=[fault])
+    last = next(number for number in range(3, 12) if at(slowed, number) >= fault.until)
+    assert (steps(slowed)[:3] == steps(whole)[:3]).all()
+    assert (steps(slowed)[3:last] > 1.5 * steps(whole)[3:last]).all()
+    assert steps(slowed)[last:] == pytest.approx(steps(whole)[last:], rel=1e-9)
+    assert slowed.recorder.moved[bytes_of] == whole.recorder.moved[bytes_of]
+    assert [note.partition(" (")[0] for note in slowed.faults] == [
+        f"{next(iter(slow))} '{next(iter(slow.values()))}' has {left}"
+        for left in ("25 % of its rates", "all of its rates again")
+    ]
+
+
+@pytest.mark.parametrize("slow", [{"tier": "near"}, {"link": "pcie"}])
+def test_both_engines_slow_alike(slow) -> None:
+    play, policy = scene(), MoeCxl(period=2)
+    whole = play(policy)
+    faults = [Fault(**slow, rate=0.3, at=at(whole, 3), until=at(whole, 8))]
+    kernel, reference = play(policy, faults=faults), play(policy, faults=faults, engine="reference")
+    assert kernel.recorder.makespan == reference.recorder.makespan > whole.recorder.makespan
+    assert kernel.recorder.moved == reference.recorder.moved
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ({"at": 1.0}, "give either tier or link"),
+        ({"at": 1.0, "tier": "near", "link": "pcie", "rate": 0.5}, "give either tier or link"),
+        ({"at": 1.0, "link": "pcie"}, "write the share of its rate that is left"),
+        ({"at": 1.0, "tier": "near"}, "fallback: missing"),
+        ({"at": 1.0, "tier": "near", "rate": 0.5, "fallback": "ssd"}, "is read all the same; leave it out"),
+    ],
+)
+def test_a_fault_says_what_fails_or_how_slow_it_is(fault, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        Fault(**fault)
+
+
+def test_what_has_no_rates_cannot_be_slow() -> None:
+    with pytest.raises(InputError, match=r"nothing called 'gpu' in this machine has rates; there are .*near.*pcie"):
+        scene()(StaticPopularity(), faults=[Fault(tier="gpu", rate=0.5, at=1e-3)])

@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from served_models import MODEL
 
+import moesim
 from moesim.errors import InputError
 from moesim.streams import Streams
 from moesim.workload.jobs import Offline
-from moesim.workload.routing.domains import drawn_domains, shares_of
+from moesim.workload.routing.domains import Drift, drawn_domains, shares_of
 from moesim.workload.routing.profile import HeldOut, OtherTasks, Profile, Uniform
 from moesim.workload.routing.sticky import Sticky
 from moesim.workload.statistics import measures
@@ -124,3 +126,46 @@ def test_spread_makes_layers_differ() -> None:
         for spread in (0.0, 0.4)
     ]
     assert shares[1] > 2 * shares[0]
+
+
+def test_domains_switch_at_once_or_drift_evenly_with_the_number_of_the_request() -> None:
+    job = Job(np.zeros(4000), np.ones(4000, dtype=np.int64), np.ones(4000, dtype=np.int64), 1)
+
+    def share_of_chat(drift: dict[str, Any]) -> list[float]:
+        """Of each quarter of the requests."""
+        shares = {"chat": 1.0, "code": 0.0}
+        domain = drawn_domains(job, shares, Streams(1), "routing", "request", Drift.model_validate(drift))
+        return [float((quarter == 0).mean()) for quarter in domain.reshape(4, -1)]
+
+    assert share_of_chat({"domains": {"code": 1}}) == [1, 1, 0, 0]
+    assert share_of_chat({"domains": {"code": 1}, "begin": "25 %", "end": "75 %"}) == pytest.approx(
+        [1, 0.75, 0.25, 0], abs=0.05
+    )
+    assert share_of_chat({"domains": {"code": 1, "chat": 3}, "begin": 0}) == pytest.approx([0.75] * 4, abs=0.05)
+
+
+def test_a_placement_of_the_first_domains_misses_after_they_have_switched() -> None:
+    routing = {"kind": "sticky", "preset": "deepseek-v2-lite-tasks", "domains": {"chat": 1}, "drift": {"domains": {"law": 1}}}
+    workload = {"kind": "online", "requests": 24, "arrivals": {"kind": "poisson", "rate": "1/s"}, "prompt": 32, "output": 8}
+    scenario = {
+        "name": "drift",
+        "hardware": "rtx4090-desktop",
+        "model": {**MODEL, "experts": 64, "top_k": 6},
+        "workload": {**workload, "routing": routing, "slo": {"ttft": "10 s"}},
+        "policy": {"kind": "static_popularity", "limit": 16},
+    }
+    result = moesim.run(scenario)
+    steps = result.frame("steps")
+    late = steps.start_s > result.frame("requests").arrival_s[12]
+    hits = [steps[part].hits.sum() / steps[part].activations.sum() for part in (~late, late)]
+    assert hits[1] < 0.9 * hits[0]
+    (change,) = result.details["serving"]["faults"]
+    assert change["name"] == "popularity"
+    assert change["begin_s"] == result.frame("requests").arrival_s[12]
+
+
+def test_a_drift_needs_domains_and_an_order() -> None:
+    with pytest.raises(ValueError, match="is before begin"):
+        Drift.model_validate({"domains": {"a": 1}, "begin": 0.5, "end": 0.4})
+    with pytest.raises(ValueError, match="all shares are 0"):
+        Drift.model_validate({"domains": {"a": 0}})
