@@ -13,9 +13,11 @@ from pydantic import TypeAdapter, ValidationError
 
 import moesim
 from moesim.experiment.plan import plan
+from moesim.hardware.fault import Fault
 from moesim.plugins import BUILT_IN
 from moesim.scenario import check
 from moesim.workload.requests.arrivals import AnyArrivals
+from moesim.workload.routing.sticky import Sticky
 
 PAGE = read("docs/serving.md")
 
@@ -50,9 +52,22 @@ def test_the_sample_of_the_page_names_its_files(tmp_path: Path) -> None:
     assert file["errors"] == []
 
 
+def test_the_faults_and_the_drift_of_the_page_are_right() -> None:
+    block = yaml.safe_load(blocks(PAGE, "yaml")[3].text)
+    faults = [Fault.model_validate(fault) for fault in block["faults"]]
+    assert [(fault.name, fault.rate, fault.until) for fault in faults] == [
+        ("cxl", None, 900),
+        ("pool_link", 0.5, 2400),
+        ("cxl", 0.25, None),
+    ]
+    drift = Sticky.model_validate(block["workload"]["routing"]).drift
+    assert drift is not None
+    assert (drift.begin, drift.end) == (0.4, 0.6)
+
+
 def test_a_measured_run_is_replayed_as_the_page_says(tmp_path: Path) -> None:
     scenario = tmp_path / "replay.yaml"
-    scenario.write_text(blocks(PAGE, "yaml")[3].text)
+    scenario.write_text(blocks(PAGE, "yaml")[4].text)
     (tmp_path / "run.csv").write_text("client_s,arrival_s,prompt_tokens,output_tokens\n0.5,0.6,20,3\n-0.25,0.6,30,2\n")
     requests = moesim.run(scenario).frame("requests")
     assert requests.arrival_s.tolist() == [0.0, 0.75]
