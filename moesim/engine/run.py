@@ -23,8 +23,8 @@ from moesim.errors import InputError, Mistake
 from moesim.hardware.device import Phase
 from moesim.hardware.fault import Fault
 from moesim.progress import Progress
-from moesim.results.faults import Disruption
 from moesim.results.recorder import PassRow, Recorder
+from moesim.results.serving import Disruption
 from moesim.scheduling.rounds import Rounds
 from moesim.workload.table import RoutingTable
 

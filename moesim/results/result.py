@@ -20,10 +20,9 @@ from moesim.results import columns as tables
 from moesim.results import serving
 from moesim.results.breakdown import breakdown_tables
 from moesim.results.columns import TABLES, Columns
-from moesim.results.faults import sentence
 from moesim.results.plain import canonical, plain
 from moesim.results.recorder import SECOND, Recorder, Slice
-from moesim.results.serving import Served
+from moesim.results.serving import Served, sentence
 from moesim.results.statistics import describe
 
 if TYPE_CHECKING:

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from moesim.arrays import IntArray
-from moesim.results.faults import Disruption
 from moesim.results.recorder import Recorder
-from moesim.results.serving import LIMITS, Sample, Served
+from moesim.results.serving import LIMITS, Disruption, Sample, Served
 from moesim.scheduling.serve import Serving
 from moesim.scheduling.windows import WindowedServing
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 
 from moesim.results.result import Result
 from moesim.runs.run import run
+from moesim.workload.foreign.requests import mooncake
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "../shared/data/requests"
@@ -22,6 +25,30 @@ pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="recorded traffic is n
 def served(name: str, path: Path, requests: int, **changes: Any) -> Result:
     whole = {"workload.arrivals.path": str(path.resolve()), "workload.requests": requests, **NARROW, **changes}
     return run(SCENARIOS / f"{name}.yaml", **whole)
+
+
+def mooncake_file(folder: Path, requests: int) -> Path:
+    """The first lines of the record, as `moesim import mooncake` writes them."""
+    with gzip.open(DATA / "raw/mooncake_conversation_trace.jsonl.gz", "rt") as record:
+        (folder / "first.jsonl").write_text("".join(islice(record, requests)))
+    (folder / "first.csv").write_bytes(mooncake(folder / "first.jsonl")[0])
+    return folder / "first.csv"
+
+
+def test_azure_conversations_are_served_by_a_model_of_many_small_experts() -> None:
+    result = served("azure-qwen3-cxl", DATA / "azure2023_conv.csv", 8)
+    assert (result.summary["requests_completed"], result.summary["requests_rejected"]) == (8, 0)
+    assert result.summary["bytes"]["cxl:read"] > 0
+
+
+def test_conversations_beyond_the_context_are_refused_and_shared_prefixes_are_found(tmp_path: Path) -> None:
+    result = served("mooncake-mixtral-cxl", mooncake_file(tmp_path, 24), 24, **{"workload.scheduler.max_model_len": 12000})
+    summary, requests = result.summary, result.frame("requests")
+    refused = requests.prompt_tokens + requests.output_tokens > 12000
+    assert 0 < refused.sum() == summary["requests_rejected"]
+    assert summary["requests_completed"] + summary["requests_rejected"] == 24
+    assert requests.cached_tokens[~refused].sum() >= 512 * (~refused).sum() / 2
+    assert requests.e2e_s[refused].isna().all()
 
 
 def test_azure_conversations_are_all_completed_or_refused_and_experts_lie_in_cxl_memory() -> None:

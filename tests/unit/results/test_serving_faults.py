@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moesim.results.faults import Disruption, recovery, sentence
+from moesim.results.serving import Disruption, recovery, sentence
 
 SECOND = 10**12
 LEVELS = [(0, 1, 0), (4, 2, 0), (10, 2, 3), (20, 2, 6), (30, 1, 0), (50, 0, 0)]
