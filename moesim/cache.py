@@ -111,7 +111,7 @@ def touch(path: Path) -> None:
 def write(path: Path, pieces: Sequence[bytes | memoryview]) -> bool:
     """Writes a file of routing so that others see all of it or nothing, then removes the least recently used above the limit.
 
-    False where the folder cannot be written or has no room: whoever asked goes on without.
+    False where the folder cannot be written or has no room: the caller goes on without it.
     """
     most = limit()
     try:

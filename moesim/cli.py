@@ -1,7 +1,7 @@
 """The command line: parses, calls the verb, prints. Nothing heavy is imported until a command needs it.
 
 Exit status: 0 done, 1 a check or tolerance failed, 2 wrong input (nothing written) or no place for the output, 130 interrupted
-(what is finished is kept), 141 nobody reads standard output any more.
+(what is finished is kept), 141 the reader of standard output has gone.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Owns what a command says, where it goes if nobody listens, and how the command ends: its exit status, whatever happens.
+"""Owns what a command says, where it goes if there is no reader, and how the command ends: its exit status, whatever happens.
 
 Knows streams and signals; not commands.
 """
@@ -23,12 +23,12 @@ from moesim.neutral import line, printable
 __all__ = ["Formatter", "Parser", "complain", "finished", "plain_warnings", "say", "say_json"]
 
 INPUT, STOPPED, UNREAD = 2, 130, 141
-"""Exit statuses: wrong input; interrupted; nobody reads on (128 + SIGPIPE, as a shell reports of other programs)."""
+"""Exit statuses: wrong input; interrupted; the reader has gone (128 + SIGPIPE, as a shell reports of other programs)."""
 _OUT = "standard output"
 
 
 class _UnreadError(Exception):
-    """Whoever read standard output has stopped."""
+    """The reader of standard output has stopped."""
 
 
 class Formatter(logging.Formatter):

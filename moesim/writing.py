@@ -88,7 +88,7 @@ def write(path: str | Path, data: bytes | str | Sequence[bytes | memoryview], *,
 def new_folder(path: str | Path) -> Iterator[Path]:
     """A new folder to fill, which takes the place of `path` when the block ends; an error in it leaves what was there.
 
-    The rename is the last act: whoever looks sees the old folder, for an instant none, or the new one, never a part.
+    The rename is the last act: a reader sees the old folder, for an instant none, or the new one, never a part.
     OSError where the system refuses.
     """
     place = _place(path)
@@ -202,7 +202,7 @@ def _folders(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _passing(folder: Path) -> Iterator[Path]:
-    """A name in `folder` that is nobody else's, at which nothing stands when the block ends."""
+    """A name in `folder` that no other process uses, at which no file stands when the block ends."""
     path = folder / f".moesim-{next(_count)}.{_host()}.{os.getpid()}.part"
     try:
         yield path

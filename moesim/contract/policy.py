@@ -267,7 +267,7 @@ class View:
     copy_bytes: FloatArray | None = None
     """[L, E] bytes of the copy in GPU memory or on its way there; meaningless for others."""
     future: Future | None = None
-    """The run to come, for policies that are `clairvoyant`, or that `imitate` it, and for nobody else."""
+    """The run to come, for policies that are `clairvoyant`, or that `imitate` it, and for no other."""
     down: BoolArray | None = None
     """[T] tiers that have failed and not come back; None where nothing fails."""
     replicas: BoolArray | None = None
@@ -318,7 +318,7 @@ class Policy(Spec):
 
     @property
     def foresight(self) -> Foresight | None:
-        """How well the policy's predictor sees the routing of later layers (`visit.ahead`); None for no such predictor."""
+        """How well the policy's predictor sees the routing of later layers (`visit.ahead`); None without a predictor."""
         return None
 
     def deploy(self, problem: Problem) -> Deployment:

@@ -7,7 +7,7 @@ clock, a scheduler owns the queue:
     while True:
         step = scheduler.compose(now)       # ps since the start
         if step is None: break              # all is done
-        if isinstance(step, int):           # nobody waits: idle until that moment, ps, and ask again
+        if isinstance(step, int):           # no request waits: idle until that moment, ps, and ask again
             ...
         else:
             ...                             # the engine times the step
@@ -51,7 +51,7 @@ class StepPlan:
     dropped: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     """[n] requests whose cache was given up since the step before, though they are not done."""
     from_prefix: IntArray | None = None
-    """Tokens of each, of those before the new ones, that it has just been given from a cache of prefixes; None for no such."""
+    """Tokens of each, of those before the new ones, that it has just been given from a cache of prefixes; None without one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +89,7 @@ class Series:
 
     @property
     def prefix_tokens(self) -> IntArray:
-        """[N] as `from_prefix`, 0 where there is no such."""
+        """[N] as `from_prefix`, 0 without a cache of prefixes."""
         return np.zeros_like(self.before) if self.from_prefix is None else self.from_prefix
 
     def first(self, steps: int) -> Series:
@@ -106,7 +106,7 @@ class Scheduler(Protocol):
     """Composes steps; asked at the start of each."""
 
     def compose(self, now: int) -> StepPlan | int | None:
-        """The step that starts at `now` (ps); a later moment (ps) until which nobody has work; None when all is done."""
+        """The step that starts at `now` (ps); a later moment (ps) until which no request has work; None when all is done."""
 
     def ended(self, step: StepPlan, end: int) -> None:
         """The step that `compose` returned last has ended at `end` (ps)."""

@@ -101,7 +101,7 @@ class Context:
         self.view.future = self.oracle.future
 
     def wait(self, until: int) -> None:
-        """Nobody has work before `until` (ps); copies under way go on."""
+        """No request has work before `until` (ps); copies under way go on."""
         if until <= self.machine.now:
             raise MoesimError("a scheduler waits for a moment that has passed")
         idle = Operation(self.machine.lane(ARRIVALS), until - self.machine.now, label=label_of("waits for requests"))

@@ -29,7 +29,7 @@ class Store:
     """A directory for the points of one experiment. InputError, with nothing written, where it holds what is not ours.
 
     Several sweeps may write to it at once (the shards of a job array on a shared disk): a point's file is made under a name of
-    its own and renamed, so whoever looks sees all of it or nothing.
+    its own and renamed, so a reader sees all of it or nothing.
     """
 
     def __init__(self, directory: Path, document: dict[str, Any]) -> None:

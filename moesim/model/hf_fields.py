@@ -78,7 +78,7 @@ class Fields:
         self.wrong(self.path(keys[0]), f"missing: {meaning}{also}.")
 
     def misspelt(self, keys: Sequence[str]) -> str:
-        """` Is 'x' a misspelling of 'y'?` when a key that nobody asked for is close to one of `keys`, else an empty text."""
+        """` Is 'x' a misspelling of 'y'?` when an unread key is close to one of `keys`, else an empty text."""
         strangers = [key for key in self.section if key not in self._asked]
         for key in keys:
             # a word more or less is another name, not a misspelling: head_dim and v_head_dim
@@ -96,7 +96,7 @@ class Fields:
         ]
 
     def unread(self, counts: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
-        """(path, key) of every key with a value that nobody asked for and whose name `counts`; sections on the way aside."""
+        """(path, key) of every unread key with a value whose name `counts`; sections on the way aside."""
         path_of = {id(place) for place, _ in self._places}
         parents = {key.split(".")[0] for key in self._asked if "." in key}
         for place, prefix in self._places:

@@ -163,6 +163,6 @@ def decides_a_size(key: str) -> bool:
 
 
 def may_be_a_size(key: str) -> bool:
-    """Whether a key that nobody read sounds like one that changes a size, and is not known to be harmless."""
+    """Whether an unread key sounds like one that changes a size, and is not known to be harmless."""
     name = key.lower()
     return bool(_WORDS.search(name)) and not _KNOWN.fullmatch(name)

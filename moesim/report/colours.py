@@ -1,4 +1,4 @@
-"""Colours: a palette that everybody tells apart, and the rule by which lanes and policies have theirs.
+"""Colours: a palette for colour-blind readers, too, and the rule by which lanes and policies have theirs.
 
 Knows names; nothing of figures.
 """

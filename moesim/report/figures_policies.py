@@ -290,7 +290,7 @@ def _bars(panel: _Panel, best: Sequence[int]) -> list[tuple[float, float]]:
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
     """Indices of the points (less, more) that none beats: no other has as little of the first and more of the second.
 
-    A thousandth more of the first counts as as little: what differs by less is the same setting to whoever pays for it.
+    A point that takes up to a thousandth more of the first is not ahead of another: a buyer sees the same setting.
     """
     order = sorted(range(len(points)), key=lambda index: (points[index][0], -points[index][1]))
     best, front_rows = -float("inf"), []

@@ -79,7 +79,7 @@ def bound_policies(rows: Sequence[Mapping[str, Any]]) -> set[str]:
 
 
 def answered(experiment: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The whole answer, as `answer.json` holds it; its sentences come first to whoever reads it."""
+    """The whole answer, as `answer.json` holds it; its sentences come first."""
     all_cells = cells(experiment, rows)
     known = [cell for cell in all_cells if not cell.bound]
     within_limits = [cell for cell in known if not cell.missed]

@@ -31,7 +31,7 @@ FILES = frozenset(
 def save(result: Result, directory: Path, *, timeline: bool = False) -> Path:
     """Writes `result` into a new folder beside `directory` and moves that into place; returns the directory.
 
-    The rename is the last act: whoever looks sees the old run, for an instant none, or the new one, never a part.
+    The rename is the last act: a reader sees the old run, for an instant none, or the new one, never a part.
     """
     directory = directory.resolve()
     refuse_foreign(directory)

@@ -194,7 +194,7 @@ def _processes(jobs: int) -> Iterator[Executor]:
 
 
 def _outlive_nobody(parent: int) -> None:
-    """Ends this worker as soon as its sweep is gone: after a `kill -9` nobody else tells it."""
+    """Ends this worker as soon as its sweep is gone: after a `kill -9` no other signal reaches it."""
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -38,7 +38,7 @@ _AGREES = 0.03
 _ROUNDS = 3
 """How often the model is mended at most."""
 _PILOT = 4
-"""Windows on which the model is mended; in the first round they begin with nobody there."""
+"""Windows on which the model is mended; in the first round they begin with an empty server."""
 _MORE = 10
 """Times the windows that the user named, where an error is aimed at."""
 

@@ -24,7 +24,7 @@ _LIST = " 'moesim list policies' shows what there is."
 
 
 def compared(head: Head | None, parts: Mapping[str, Any], tree: Tree) -> list[Mistake]:
-    """Policies to compare that nobody knows. `module:Class` is looked up where policies are compared, and by `moesim check`."""
+    """Unknown policies to compare. `module:Class` is looked up where policies are compared, and by `moesim check`."""
     written = tree.root.at(("policy", "kind"))
     own = [written.value if written is not None else "", getattr(parts.get("policy"), "kind", "")]
     known = [*plugins.names("policies"), "all"]

@@ -92,7 +92,7 @@ class Assembly:
         return after if chain else _named(after, parts.replaced(base, node, after))
 
     def _say_memory(self, machine: Node, new: Sequence[str], path: Path) -> None:
-        """Refuses a new GPU whose memory nobody describes: that of the GPU before it is not its own."""
+        """Refuses a new GPU whose memory is not described: that of the GPU before it is not its own."""
         devices = parts.members(machine, "devices")
         for name in new:
             memory = parts.memory_of(devices[name], ())

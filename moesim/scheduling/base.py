@@ -159,8 +159,8 @@ class Session:
         )
 
     def steady(self, most: int, ahead: int) -> Steady | None:
-        """Up to `most` steps that `schedule` is sure to compose next if nobody arrives, once for each of `ahead` composed ones
-        that ends; None where it may do otherwise, or its rules do not say."""
+        """Up to `most` steps that `schedule` is sure to compose next if no request arrives, once for each of `ahead` composed
+        ones that ends; None where it may do otherwise, or its rules do not say."""
         return None
 
     def finish(self, batch: Batch) -> list[Sequence]:

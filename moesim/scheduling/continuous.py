@@ -22,7 +22,7 @@ class Continuous(Batching):
     """Each request catches up with its prompt and its outputs; running ones first, in the order of their admission.
 
     Without a free block the last admitted sequence is preempted: it loses its blocks and goes to the front of the queue, to be
-    computed again. A step that preempts admits nobody. With `asynchronous` the next step is scheduled while the present one
+    computed again. A step that preempts admits no request. With `asynchronous` the next step is scheduled while the present one
     runs, so an arrival waits for up to two steps, and a sequence that ends holds its place for one more.
     Source: vLLM 0.19.0, v1/core/sched/{scheduler,async_scheduler}.py, v1/engine/core.py; defaults of its API server on GPUs of
     70 GiB and more. Valid: no speculation, no structured output, requests that end at a length known beforehand.

@@ -86,7 +86,7 @@ class Serving:
         return "decode" if decoding.all() else "prefill"
 
     def foreseen(self) -> None:
-        """Arrivals meet a clock that nobody knows beforehand."""
+        """Arrivals meet a clock that is not known beforehand."""
 
     def kv_room(self) -> float:
         """No limit in bytes: the pool counts blocks."""

@@ -76,11 +76,11 @@ class Server:
         heapq.heapify(self._coming)
         self._composed: deque[Batch] = deque()
         self._steady: Steady | None = None
-        """What follows the composed steps if nobody arrives, as said last."""
+        """What follows the composed steps if no request arrives, as said last."""
         self._latest = [-1] * len(traffic.sequences)
 
     def compose(self, now: int) -> Batch | int | None:
-        """The step that starts at `now` (ps); when the next request arrives (ps) if nobody has work; None when all is done."""
+        """The step that starts at `now` (ps); when the next request arrives (ps) if none has work; None when all is done."""
         session = self.session
         self._take(now)
         while len(self._composed) < self.ahead and self._schedule(now):
@@ -142,7 +142,7 @@ class Server:
         return self._coming[0][0] if self._coming else None
 
     def sure(self, most: int) -> tuple[list[Batch], Steady | None]:
-        """The composed steps, and what follows them if nobody arrives: `most` in all."""
+        """The composed steps, and what follows them if no request arrives: `most` in all."""
         steps = list(self._composed)
         if len(steps) > 1 and steps[1].preempted:
             steps = steps[:1]
@@ -156,7 +156,7 @@ class Server:
         return steps[:most], self._steady
 
     def passed(self, ends: Sized[int]) -> None:
-        """The first of the sure steps have ended at `ends` (ps), and nobody arrived before the last of them began."""
+        """The first of the sure steps have ended at `ends` (ps), and no request arrived before the last of them began."""
         composed = len(self._composed)
         steps = max(len(ends) - composed, 0)
         run = SteadyRun(self._steady, steps, composed, self.session.pool) if self._steady is not None and steps else None

@@ -133,7 +133,7 @@ class WindowedServing(Serving):
             self.gap_marks[window] = (len(self._whole.gaps) + len(self.server.ledger.gaps), -1)
 
     def _close(self, now: int) -> None:
-        """A window is cut: what it left is booked, and nobody of it is there any more."""
+        """A window is cut: what it left is booked, and none of its sequences is there any more."""
         part, ledger, whole = slice(self._low, self._high), self.server.ledger, self._whole
         for name in ("queued", "scheduled", "first_token", "finish"):
             getattr(whole, name)[part] = getattr(ledger, name)

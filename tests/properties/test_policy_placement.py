@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
+import policy_problems as tiny
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moesim.errors import InputError
 from moesim.plugins import BUILT_IN, find
-
-_spec = importlib.util.spec_from_file_location("policy_problems", Path(__file__).parents[1] / "policy_problems.py")
-tiny = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(tiny)
 
 POLICIES = sorted(BUILT_IN["policies"])
 BY_LABEL = {"mixtral_offloading", "ktransformers", "random"}
@@ -49,12 +44,18 @@ def deployed(name: str, p):
 
 
 @pytest.mark.parametrize("name", POLICIES)
-@settings(max_examples=25, deadline=None)
-@given(p=scenes())
-def test_capacity_is_respected_in_every_tier(name, p):
+@settings(max_examples=20, deadline=None)
+@given(p=scenes(), seed=st.integers(0, 9))
+def test_a_placement_is_sound_in_every_tier(name, p, seed):
+    """One placement for all that must hold of it: most of the time goes into finding it."""
     d = deployed(name, p)
     if d is None:
         return
+    has_room(p, d)
+    can_be_reached(name, p, d, seed)
+
+
+def has_room(p, d):
     free = p.gpu_free(d.plan)
     assert d.expert_bytes[d.resident].sum() <= free
     kv = p.host_overhead(d.plan)
@@ -63,13 +64,7 @@ def test_capacity_is_respected_in_every_tier(name, p):
             assert d.expert_bytes[d.home == index].sum() + kv.get(tier, 0.0) <= p.usable(tier)
 
 
-@pytest.mark.parametrize("name", POLICIES)
-@settings(max_examples=15, deadline=None)
-@given(p=scenes(), seed=st.integers(0, 9))
-def test_every_expert_has_a_home_and_a_device_that_can_reach_it(name, p, seed):
-    d = deployed(name, p)
-    if d is None:
-        return
+def can_be_reached(name, p, d, seed):
     assert d.resident[d.home == p.gpu_tier_index].all()
     assert 1 <= d.plan.batch <= p.job.requests
     assert min(d.plan.prefill.micro_batch, d.plan.decode.micro_batch) >= 1
@@ -86,7 +81,7 @@ def test_every_expert_has_a_home_and_a_device_that_can_reach_it(name, p, seed):
 
 
 @pytest.mark.parametrize("name", sorted(set(POLICIES) - BY_LABEL))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(p=scenes(), seed=st.integers(0, 9))
 def test_labels_of_experts_mean_nothing(name, p, seed):
     first = deployed(name, p)
@@ -101,7 +96,7 @@ def test_labels_of_experts_mean_nothing(name, p, seed):
 
 
 @pytest.mark.parametrize("name", POLICIES)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(p=scenes())
 def test_the_same_problem_gives_the_same_deployment(name, p):
     first, second = (deployed(name, replace(p, rng=np.random.default_rng(1))) for _ in range(2))

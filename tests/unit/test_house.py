@@ -303,7 +303,8 @@ def test_files_of_others_come_in_one_way() -> None:
 
 STILTED = re.compile(
     r"(?<!there )\b(?:is|are) no (?!longer|more|less|\w+er\b)|\bheld by\b|\bsomebody\b|\btold\b|\b(?:is|are) taken to\b"
-    r"|\bcannot stand here\b|\bby its own word\b|\bby lot\b|\bheld (?:it )?back\b",
+    r"|\bcannot stand here\b|\bby its own word\b|\bby lot\b|\bheld (?:it )?back\b|\bgoes on where\b|\bmade of itself\b"
+    r"|\bcome by\b|\bfor no such\b|\bTo do it again\b",
     re.IGNORECASE,
 )
 """Words that a reader stumbles over: write `is not a`, `bottleneck`, `reported`, `assumed`, `at random`."""

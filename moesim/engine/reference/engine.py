@@ -1,6 +1,6 @@
 """The reference engine: the semantics of programs in SimPy, a process for each lane; plain on purpose, and the specification.
 
-Whoever wants to know what a program means reads this file. The kernel does the same a thousand times faster.
+This file says what a program means. The kernel does the same a thousand times faster.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def soonest(next_use: IntArray | FloatArray, held: BoolArray, new: BoolArray, ca
 
 
 class LayerBelady(LayerCache):
-    """Belady's rule: `keys` [L, E] hold when each expert is used next, and whoever is used last leaves, be it in use or not.
+    """Belady's rule: `keys` [L, E] hold when each expert is used next; the one that is used last leaves, in use or not.
 
     A visit needs its missing experts once, in staging slots, so one that is used later than all that is there does not
     enter. With copies of equal size no rule that keeps what has been uploaded uploads less; the proof exchanges the first

@@ -26,7 +26,7 @@ from moesim.units import Share
 __all__ = ["HybriMoe", "Impact"]
 
 _MODEST = 8
-"""Buffers take at most one of so many expert slots, if nobody says how many there are."""
+"""Buffers take at most one of so many expert slots, unless their number is given."""
 _TRIED = 4
 """Missing experts of a layer whose impact is simulated, those with most tokens."""
 

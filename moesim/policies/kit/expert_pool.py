@@ -148,7 +148,7 @@ class Pool:
 
 
 def _active(counts: IntArray, layer: int, view: View) -> BoolArray:
-    """[L, E] experts that the layer uses: nobody's victims."""
+    """[L, E] experts that the layer uses, which cannot be victims."""
     safe = np.zeros_like(view.resident)
     safe[layer] = counts > 0
     return safe

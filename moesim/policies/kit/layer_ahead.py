@@ -40,7 +40,8 @@ class LayerAhead:
         return self.buffers.after(step, view)
 
     def decoding(self, view: View) -> IntArray:
-        """[n, 2] copies that a prefill still had on their way and nobody wants; when all are gone the cache has their room."""
+        """[n, 2] copies that a prefill still had on their way and that are not needed; when all have gone, the cache has their
+        room."""
         dropped = self.buffers.dropped(view)
         if not self.buffers.late:
             self._cache.capacity = self._roomy

@@ -72,7 +72,7 @@ class Buffers:
     borrowed: BoolArray = field(init=False)
     """[L, E] copies in buffers, or on their way there, whose layer is still to come."""
     late: set[tuple[int, int]] = field(default_factory=set)
-    """Copies of layers that have run, on their way although nobody wants them any more."""
+    """Copies of layers that have run, on their way although they are not needed any more."""
     _waiting: list[tuple[float, IntArray]] = field(default_factory=list)
     """(time at which it is known, pairs) of predictions that the host still computes."""
 

@@ -30,7 +30,7 @@ class Timed(NamedTuple):
     arrival: FloatArray
     """[R] seconds, rising; NaN where a request waits for another one of its user to end."""
     users: int = 0
-    """Users of a closed loop: request i + `users` follows request i. 0: nobody waits for an answer."""
+    """Users of a closed loop: request i + `users` follows request i. 0: no user waits for an answer."""
     think: FloatArray | None = None
     """[R] seconds between the end of a user's request before and this one."""
 
