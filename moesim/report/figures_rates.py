@@ -33,7 +33,7 @@ def rate_of(table: Mapping[str, Any]) -> str | None:
 
 
 @styled
-def rate_latency(table: Mapping[str, Any], *, by: str = "policy", title: str = "") -> Figure:
+def rate_latency(table: Mapping[str, Any], *, by: str = "policy") -> Figure:
     """Time to the first token (p50 and p99) and requests per second that keep every limit, over the rate of arrivals.
 
     `table`: the means of a sweep over `workload.arrivals.rate`; up to four values of the column `by` have lines.
@@ -62,7 +62,7 @@ def rate_latency(table: Mapping[str, Any], *, by: str = "policy", title: str = "
         if good:
             plots[1].plot(rates, _numbers(table, good, rows), linestyle=style, label="_", **look)
     _finish(plots, table, rate, good is not None)
-    set_title(plots[0], title)
+    set_title(plots[0], "")
     below(plots[-1], plots[0].get_legend_handles_labels()[0], 4)
     return figure
 
