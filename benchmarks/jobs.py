@@ -106,7 +106,7 @@ JOBS: dict[str, Job] = {
     "deepseek_contended": _deepseek("cxl_expert", 6.0),
     "deepseek_lru": _deepseek("lru", 10.2),
     "deepseek_prefetch": _deepseek("prefetch"),
-    "deepseek_moe_infinity": _deepseek("moe_infinity", 12.0),
+    "deepseek_moe_infinity": _deepseek({"kind": "moe_infinity", "prefetch": False}, 12.0),
     "deepseek_moe_cxl": _deepseek("moe_cxl", 9.9),
     "mixtral_resident": _mixtral(),
     **{f"compare_{name.removeprefix('offline-')}": _compared(name) for name in COMPARED},

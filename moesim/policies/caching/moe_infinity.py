@@ -59,7 +59,8 @@ class MoeInfinity(PooledPolicy):
         alike = bool((deployment.expert_bytes == problem.model.expert_bytes).all())
         if self._compares or self.eviction == "activation" or not alike:
             return deployment
-        return replace(deployment, state=None, pool=PastRule(deployment.state.pool, self.eviction))
+        visits = (1 + int(problem.job.output.max(initial=1))) * problem.layers
+        return replace(deployment, state=None, pool=PastRule(deployment.state.pool, self.eviction, visits))
 
     def mind(self, problem: Problem) -> SequenceMind | None:
         """Who predicts, if anything is predicted."""

@@ -20,7 +20,7 @@ Past = Literal["lfu", "lru", "lru_ds"]
 _NUMBERS: dict[Past, int] = {"lfu": k.LFU, "lru": k.LRU, "lru_ds": k.LRU_DS}
 _NEAR = 3
 """Layers whose experts `lru_ds` protects: the next three. Source: MoE-Infinity's code."""
-_EACH, _COLD = 2e-8, 3.0
+_EACH, _COLD = 5e-8, 2.0
 """Seconds that numpy takes for a copy that might leave, and that it has to save before compiling is repaid."""
 
 
@@ -36,20 +36,21 @@ def worth_of_past(pool: Pool, rule: Past, layer: int) -> FloatArray:
 class PastRule:
     """A `PoolRule`: what is uploaded stays, the least worth of what the layer does not use leaves."""
 
-    def __init__(self, pool: Pool, rule: Past) -> None:
+    def __init__(self, pool: Pool, rule: Past, visits: int) -> None:
+        """`visits`: about how many there will be."""
         self.pool, self.rule = pool, rule
+        self._compiled = jit.native(k) if jit.repaid(k, visits * pool.uses.size * _EACH, _COLD) else None
 
     def walk(self, layers: IntArray, counts: IntArray, resident: BoolArray) -> tuple[BoolArray, IntArray]:
         """See `PoolRule.walk`."""
-        compiled = jit.native(k) if jit.repaid(k, len(layers) * resident.size * _EACH, _COLD) else None
-        if compiled is None:
+        if self._compiled is None:
             return self._walk(layers, counts, resident)
         pool, experts = self.pool, resident.shape[1]
         there, before, change = resident.astype(np.int64), np.empty(counts.shape, dtype=np.int64), np.empty_like(layers)
         room = np.empty(experts), np.empty(experts, dtype=np.int64)
         books = pool.uses, pool.last, pool.tie
         number = _NUMBERS[self.rule]
-        compiled.walk(number, _NEAR, pool.slots, pool.clock, layers, counts, there, *books, before, change, *room)
+        self._compiled.walk(number, _NEAR, pool.slots, pool.clock, layers, counts, there, *books, before, change, *room)
         pool.clock += len(layers)
         resident[:] = there > 0
         return before > 0, change

@@ -15,7 +15,7 @@ LAYERS, EXPERTS, SLOTS = 5, 9, 17
 
 
 def rule_of(past: Past, rng: np.random.Generator) -> PastRule:
-    return PastRule(Pool(SLOTS, rng.dirichlet(np.ones(EXPERTS), LAYERS), 1), past)
+    return PastRule(Pool(SLOTS, rng.dirichlet(np.ones(EXPERTS), LAYERS), 1), past, visits=1)
 
 
 @pytest.mark.parametrize("past", ["lfu", "lru", "lru_ds"])
@@ -30,7 +30,7 @@ def test_compiled_and_numpy_walk_the_same(past: Past, seed: int, monkeypatch: py
     walked = []
     for compiled in (False, True):
         monkeypatch.setattr(jit, "repaid", lambda *_, compiled=compiled: compiled)
-        mine, there = copy.deepcopy(rule), resident.copy()
+        mine, there = PastRule(copy.deepcopy(rule.pool), past, visits=1), resident.copy()
         parts = [slice(0, 20), slice(20, None)]
         answers = [mine.walk(layers[part], counts[part], there) for part in parts]
         walked.append((*map(np.concatenate, zip(*answers, strict=True)), there, mine.pool.uses, mine.pool.last))
