@@ -26,6 +26,9 @@ RATES = {"name": "rates", "scenario": "quickstart", "axes": SPEEDS, "replication
          "policies": ["lru", "cox_moe", "static_popularity"]}  # fmt: skip
 HOT = {"name": "hot", "scenario": "cxl_expert/threshold", "axes": {"policy.hot": [step / 10 for step in range(1, 10)]},
        "replications": 3}  # fmt: skip
+TRAFFIC = {"name": "traffic", "scenario": {"extends": "serving/mixtral-4bit-poisson",
+           "workload": {"prompt": 512, "output": 24, "slo": {"ttft": "1 s", "tpot": "100 ms"}}},
+           "axes": {"workload.arrivals.rate": [f"{rate}/s" for rate in (2, 8, 16, 32)]}, "bound": False}  # fmt: skip
 STEPS = [("one expert after another", 0.208), ("side by side", 0.061), ("uploads overlap", 0.049), ("the CPU helps", 0.031)]
 
 
@@ -42,6 +45,8 @@ def pictures() -> Iterator[tuple[str, Callable[[], Figure]]]:
     yield "pareto", lambda: figures.pareto(compared)
     rates = moesim.sweep(RATES, jobs=1)
     yield "sweep_curve", lambda: figures.sweep_curve(rates.mean_columns, x="hardware.links.pcie.rate", log=True)
+    traffic = moesim.sweep(TRAFFIC, jobs=1)
+    yield "rate_latency", lambda: figures.rate_latency(traffic.mean_columns)
     hot = moesim.sweep(HOT, jobs=1)
     yield "threshold_curve", lambda: figures.threshold_curve(hot.mean_columns, x="policy.hot")
     yield "waterfall", lambda: figures.waterfall(STEPS)

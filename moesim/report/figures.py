@@ -12,7 +12,7 @@ from moesim.report.figures_curves import hit_curve, sweep_curve, threshold_curve
 from moesim.report.figures_experts import expert_map
 from moesim.report.figures_machine import roofline, traffic
 from moesim.report.figures_policies import comparison, pareto
-from moesim.report.figures_rates import rate_latency, rate_of
+from moesim.report.figures_rates import rate_latency
 from moesim.report.figures_serving import queue
 from moesim.report.figures_time import lane_use, layer_time, timeline
 
@@ -21,6 +21,6 @@ OF_RUNS = ("timeline", "lane_use", "layer_time", "roofline", "traffic", "expert_
 
 __all__ = [
     "OF_RUNS", "OKABE_ITO", "comparison", "expert_map", "hit_curve", "lane_use", "layer_time", "pareto", "queue",
-    "rate_latency", "rate_of", "render", "roofline", "save", "sweep_curve", "threshold_curve", "timeline", "traffic",
+    "rate_latency", "render", "roofline", "save", "sweep_curve", "threshold_curve", "timeline", "traffic",
     "waterfall",
 ]  # fmt: skip

@@ -15,6 +15,7 @@ import numpy as np
 from moesim.report import figures
 from moesim.report.axis_words import axis_name
 from moesim.report.canvas import number, percent
+from moesim.report.figures_rates import rate_of
 from moesim.report.html import Cell, Html, Page, Part, element, joined, table
 from moesim.report.page_origin import origin_parts
 from moesim.report.page_run import drawn
@@ -133,7 +134,7 @@ def _figures(sweep: SweepResult) -> Html:
 
 def _rates(means: Columns) -> list[Html]:
     """Latency and goodput over the rate of arrivals, where the sweep has both, a policy's line for each."""
-    column = figures.rate_of(means)
+    column = rate_of(means)
     if column is None or len(set(means["policy"])) > 1 or len(set(means[column])) < len(means[column]):
         return []  # other axes vary, too
     says = "Time to the first token and requests per second that keep every limit, over the rate of arrivals."

@@ -8,6 +8,7 @@ import pytest
 
 from moesim.errors import InputError
 from moesim.report import figures
+from moesim.report.figures_rates import rate_of
 
 TABLE: dict[str, Any] = {
     "workload.arrivals.rate (/s)": [4.0, 1.0, 2.0, 1.0],
@@ -34,7 +35,7 @@ def test_without_limits_there_is_no_goodput() -> None:
 
 
 def test_other_tables_are_refused() -> None:
-    assert figures.rate_of({**TABLE, "workload.arrivals.rate (/s)": [1.0] * 4}) is None
+    assert rate_of({**TABLE, "workload.arrivals.rate (/s)": [1.0] * 4}) is None
     with pytest.raises(InputError, match=r"not one of a sweep over workload\.arrivals\.rate"):
         figures.rate_latency({"policy": ["lru"], "ttft_s.p99": [1.0]})
     many = {**TABLE, "policy": list("abcd")}
