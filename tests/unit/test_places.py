@@ -66,11 +66,11 @@ def test_a_comparison_keeps_the_runs_before_one_that_fails(
     assert (here / "out" / "comparison.json").is_file()
     real, done = run.run_loaded, []
 
-    def full(this: object, **options: object) -> object:
+    def full(loaded: object, *more: object, **options: object) -> object:
         if done:
             raise OSError(28, "No space left on device", "somewhere")
-        done.append(this)
-        return real(this, **options)
+        done.append(loaded)
+        return real(loaded, *more, **options)
 
     monkeypatch.setattr(run, "run_loaded", full)
     assert cli.main(words) == 2
