@@ -67,16 +67,12 @@ class MoeCxl(SizedPolicy):
     Deploy: `algorithm_1` by F from the profile: GPU memory, then the CXL device with the least F * (latency + W / B_d) + queue,
     then the other host tiers, fastest first; what CXL devices have to spare holds further copies, sharded by hash. Run: every
     expert runs on the GPU; a missing one is uploaded from the copy with the least queueing delay (`route`), in the order that
-    two
-    machines in a row (copy engine, GPU) finish soonest. Fast time scale: see `Prefetcher`; predictions come from the sequence
-    of
-    activations and a hint, copies go into GPU memory or a faster CXL device. Slow time scale: every period, and as soon as a
-    device fails or returns, `algorithm_1` is run again over all tiers, and its difference to today's placement is carried out
-    on
-    idle links as moves and swaps of pairs, most gain first, where gain * horizon > cost * (1 + hysteresis); the idlest device
-    may
-    take an expert, with the one that is used together with it, from the busiest. A device that fails has no room until it is
-    back; its experts are read from their further or spare copies meanwhile.
+    two machines in a row (copy engine, GPU) finish soonest. Fast time scale: see `Prefetcher`; predictions come from the
+    sequence of activations and a hint, copies go into GPU memory or a faster CXL device. Slow time scale: every period, and as
+    soon as a device fails or returns, `algorithm_1` is run again over all tiers, and its difference to today's placement is
+    carried out on idle links as moves and swaps of pairs, most gain first, where gain * horizon > cost * (1 + hysteresis); the
+    idlest device may take an expert, with the one that is used together with it, from the busiest. A device that fails has no
+    room until it is back; its experts are read from their further or spare copies meanwhile.
     Source: MoE-CXL, sections 3 to 5: three tiers, EMA, sort and fill, choice by device profile, hash sharding, two time scales,
     hysteresis, stealing of placements, cost-benefit prefetch from history and a hint. Inferred: every formula and constant;
     F counts visits in which an expert had tokens (its share of the tokens breaks ties, then a hash), because a copy in GPU

@@ -138,8 +138,7 @@ def steal(
     `frequency`, `home`, `movable`: flat [N]; `room` [T] experts; `partner`: the expert activated most often with another, -1
     for none. Work of a device: F * seconds per use over the experts that live there. It takes the hottest expert, with its
     partner where both live on the other device, that leaves it below the other's work by `margin` (a share), from a device
-    whose
-    copies are no faster than its own by that margin: an idle device that is slow would lengthen every use.
+    whose copies are no faster than its own by that margin: an idle device that is slow would lengthen every use.
     """
     work = np.bincount(home[movable], (frequency * devices.occupied[home])[movable], minlength=len(room))
     thieves = np.flatnonzero(devices.cxl & (room >= 1))
