@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from moesim.results.metrics import metric_words
+from moesim.results.metrics import METRICS, metric_words
 from moesim.results.statistics import mean
 from moesim.units import format_seconds
 
@@ -36,11 +36,15 @@ def _keeps(constraint: Mapping[str, Any], value: float) -> bool:
 
 def constraint_words(constraint: Mapping[str, Any]) -> str:
     """`p99 time to first token at most 2 s`."""
-    name, unit = metric_words(constraint["metric"])
+    metric = constraint["metric"]
+    name, unit = metric_words(metric)
+    unit = "%" if metric in METRICS and METRICS[metric].share else unit
     limits = [f"{word} {_value(constraint[key], unit)}" for key, word in (("at_least", "at least"), ("at_most", "at most"))
               if constraint[key] is not None]  # fmt: skip
     return f"{name} {' and '.join(limits)}"
 
 
 def _value(value: float, unit: str) -> str:
+    if unit == "%":
+        return f"{100 * value:g} %"
     return format_seconds(value) if unit == "s" else f"{value:,g} {unit}".rstrip()

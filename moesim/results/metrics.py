@@ -35,6 +35,11 @@ METRICS = {
         "hit rate while decoding", "", "hit rate while decoding (share of activations)", "highest", share=True
     ),
     "share_of_bound": Metric("share of the bound", "", "share of bound", "highest", share=True),
+    "slo.attainment": Metric(
+        "share of requests within their limits", "", "requests within limits (share)", "highest", share=True
+    ),
+    "slo.goodput_req_s": Metric("goodput", "requests/s", "goodput (requests/s)", "highest"),
+    "slo.goodput_tok_s": Metric("goodput", "tok/s", "goodput (tokens/s)", "highest"),
     "requests_completed": Metric("completed requests", "", "completed requests (number)", "highest"),
     "bound_tok_s": Metric("bound", "tok/s", "bound (tokens/s)"),
     "makespan_s": Metric("makespan", "s", "makespan (s)"),

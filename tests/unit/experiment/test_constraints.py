@@ -61,7 +61,7 @@ def test_the_largest_rate_that_keeps_the_limit_is_found_between_two_rates(tmp_pa
         assert ends["low"] <= best["mean"] < ends["high"]
         assert best["runs"] == 2 + 3
     assert optima[0]["mean"] >= optima[1]["mean"]
-    assert "that keeps slo.attainment at least 0.95" in found.answer["sentences"][0]
+    assert "that keeps share of requests within their limits at least 95 %" in found.answer["sentences"][0]
 
 
 def test_what_no_setting_keeps_is_said(tmp_path: Path) -> None:
