@@ -259,14 +259,14 @@ class Restless(Scripted):
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         k: Knobs = self.knobs
         rng = np.random.default_rng([k.seed, 5, visit.layer, visit.index])
-        found = random_dispatch(k, rng, visit, view)
+        answer = random_dispatch(k, rng, visit, view)
         if k.replicate:
-            on_gpu = found.device == view.problem.gpu_index
-            found = found._replace(source=np.where(on_gpu, random_source(rng, visit, view), -1))
+            on_gpu = answer.device == view.problem.gpu_index
+            answer = answer._replace(source=np.where(on_gpu, random_source(rng, visit, view), -1))
         here = view.resident[visit.layer] | view.in_flight[visit.layer]
-        shown = (visit.counts, found.device, here, view.home[visit.layer])
+        shown = (visit.counts, answer.device, here, view.home[visit.layer])
         view.state.append(Seen(visit.tokens, *(array.copy() for array in shown), visit.layer))
-        return found
+        return answer
 
     def adapt(self, step: Step, view: View) -> Moves:
         k: Knobs = self.knobs

@@ -183,7 +183,7 @@ class _Event:
 
     def note(self, residency: Residency) -> str:
         """One sentence: what happened, and by when what had moved."""
-        name, when = self.fault.name, f"(met at {self.met / 1e12:.6g} s)"
+        name, when = self.fault.name, f"(met at {self.met / SECOND:.6g} s)"
         if self.fault.rate is not None:
             left = f"has {100 * self.fault.rate:.3g} % of its rates" if self.begins else "has all of its rates again"
             return f"{'tier' if self.fault.tier else 'link'} '{name}' {left} {when}"

@@ -78,19 +78,19 @@ def outcome(columns: Any, row: int) -> Outcome:
 BATCHES: list[Any] = [1, 16]
 
 
-def gains(made: dict[Any, Outcome], what: str = "throughput") -> list[float]:
+def gains(outcomes: dict[Any, Outcome], what: str = "throughput") -> list[float]:
     """MoE-CXL over DeepSpeed-MoE at each batch."""
-    return [float(getattr(made[n, "moe_cxl"], what) / getattr(made[n, "deepspeed_moe"], what)) for n in BATCHES]
+    return [float(getattr(outcomes[n, "moe_cxl"], what) / getattr(outcomes[n, "deepspeed_moe"], what)) for n in BATCHES]
 
 
 def test_batches_of_mixtral_gain_what_fits_and_less_than_claimed() -> None:
-    made = cut("moe-cxl-batch", {"workload.requests": BATCHES}, ["deepspeed_moe", "moe_cxl", "cox_moe"], workload__output=8)
-    one, many = gains(made)
+    outcomes = cut("moe-cxl-batch", {"workload.requests": BATCHES}, ["deepspeed_moe", "moe_cxl", "cox_moe"], workload__output=8)
+    one, many = gains(outcomes)
     assert 1.3 < min(one, many) < max(one, many) < 1.8  # claimed: 1.8 to 3.1
     # held by PCIe, the gain is the share that is not uploaded, and a little overlap
-    assert many == pytest.approx(1 / (1 - made[16, "moe_cxl"].hits), rel=0.15)
-    assert {made[n, name].held_by for n in BATCHES for name in ("deepspeed_moe", "moe_cxl")} == {"pcie:forward"}
-    assert all(made[n, "cox_moe"].throughput > 2 * made[n, "moe_cxl"].throughput for n in BATCHES)
+    assert many == pytest.approx(1 / (1 - outcomes[16, "moe_cxl"].hits), rel=0.15)
+    assert {outcomes[n, name].held_by for n in BATCHES for name in ("deepspeed_moe", "moe_cxl")} == {"pcie:forward"}
+    assert all(outcomes[n, "cox_moe"].throughput > 2 * outcomes[n, "moe_cxl"].throughput for n in BATCHES)
 
 
 def test_batches_gain_by_the_skew_of_the_routing() -> None:
@@ -133,50 +133,50 @@ def test_a_device_counts_only_where_it_is_slower_than_pcie() -> None:
         "SSD": NVME,
     }
     keep: dict[str, list[Any]] = {"workload.requests": [1], "experts in": ["DRAM", *rates]}
-    made = cut("moe-cxl-devices", keep, ["moe_cxl", "cox_moe"], workload__prompt=16, workload__output=6)
-    pinned = made[1, "DRAM", "moe_cxl"].throughput
+    outcomes = cut("moe-cxl-devices", keep, ["moe_cxl", "cox_moe"], workload__prompt=16, workload__output=6)
+    pinned = outcomes[1, "DRAM", "moe_cxl"].throughput
     for where, rate in rates.items():
-        assert made[1, where, "moe_cxl"].throughput / pinned == pytest.approx(rate / PCIE, rel=0.02), where
-        assert made[1, where, "moe_cxl"].throughput <= pinned
-    beside = {where: made[1, where, "cox_moe"].throughput for where in keep["experts in"]}
+        assert outcomes[1, where, "moe_cxl"].throughput / pinned == pytest.approx(rate / PCIE, rel=0.02), where
+        assert outcomes[1, where, "moe_cxl"].throughput <= pinned
+    beside = {where: outcomes[1, where, "cox_moe"].throughput for where in keep["experts in"]}
     assert beside["DRAM"] > 3 * beside["CXL-D"] > 6 * beside["CXL-C"]
     assert beside["CXL-D"] > beside["CXL-A"] > beside["CXL-B"] > beside["CXL-C"]
 
 
 def test_placement_by_average_gains_what_the_skew_allows() -> None:
     keep: dict[str, list[Any]] = {"workload.routing.exponent": [0, 1]}
-    made = cut("moe-cxl-placement", keep, workload__prompt=16, workload__output=16)
-    even = [made[0, name].hits for name in ("profile, then average", "profile, never mended", "lot, never mended", "lru")]
+    outcomes = cut("moe-cxl-placement", keep, workload__prompt=16, workload__output=16)
+    even = [outcomes[0, name].hits for name in ("profile, then average", "profile, never mended", "lot, never mended", "lru")]
     assert even == pytest.approx([0.27] * 4, abs=0.02)
-    skewed = {name: one.hits for (exponent, name), one in made.items() if exponent}
+    skewed = {name: one.hits for (exponent, name), one in outcomes.items() if exponent}
     assert skewed["profile, never mended"] > skewed["lru"] > skewed["lot, then average"] > 1.1 * skewed["lot, never mended"]
     # stationary routing, known: nothing to mend, and what differs by no more than noise stays
     for exponent in (0, 1):
-        frozen, mended = (made[exponent, name].throughput for name in ("profile, never mended", "profile, then average"))
+        frozen, mended = (outcomes[exponent, name].throughput for name in ("profile, never mended", "profile, then average"))
         assert 0.99 * frozen < mended < 1.1 * frozen
 
 
 def test_prefetch_is_right_where_it_does_not_help_and_helps_small_experts() -> None:
     none, certain, pays, likeliest = "none, residents instead", "only what is certain", "if it pays", "the likeliest"
     keep: dict[str, list[Any]] = {"workload.requests": [1, 8], "expert": ["88 MB", "5.5 MB"]}
-    made = cut("moe-cxl-prefetch", keep, [none, certain, pays, likeliest], workload__prompt=16, workload__output=16)
-    assert made[8, "88 MB", likeliest].right > 0.9 > 0.85 > made[1, "88 MB", likeliest].right > 0.6  # with a hint
-    busy = [made[8, "88 MB", name].throughput for name in (likeliest, certain)]
+    outcomes = cut("moe-cxl-prefetch", keep, [none, certain, pays, likeliest], workload__prompt=16, workload__output=16)
+    assert outcomes[8, "88 MB", likeliest].right > 0.9 > 0.85 > outcomes[1, "88 MB", likeliest].right > 0.6  # with a hint
+    busy = [outcomes[8, "88 MB", name].throughput for name in (likeliest, certain)]
     assert busy[0] == pytest.approx(busy[1], rel=0.01)  # a copy begun sooner ends no sooner
-    assert made[1, "88 MB", likeliest].throughput < 0.93 * made[1, "88 MB", none].throughput
+    assert outcomes[1, "88 MB", likeliest].throughput < 0.93 * outcomes[1, "88 MB", none].throughput
     for requests, size in ((1, "88 MB"), (8, "88 MB"), (1, "5.5 MB"), (8, "5.5 MB")):
-        assert made[requests, size, pays].throughput > 0.995 * made[requests, size, certain].throughput
-    assert made[8, "5.5 MB", pays].throughput > 1.01 * made[8, "5.5 MB", none].throughput
-    assert made[1, "5.5 MB", pays].throughput > 1.05 * made[1, "5.5 MB", none].throughput
-    assert made[8, "5.5 MB", pays].throughput > made[8, "5.5 MB", certain].throughput
-    assert np.isnan(made[1, "88 MB", none].right)
+        assert outcomes[requests, size, pays].throughput > 0.995 * outcomes[requests, size, certain].throughput
+    assert outcomes[8, "5.5 MB", pays].throughput > 1.01 * outcomes[8, "5.5 MB", none].throughput
+    assert outcomes[1, "5.5 MB", pays].throughput > 1.05 * outcomes[1, "5.5 MB", none].throughput
+    assert outcomes[8, "5.5 MB", pays].throughput > outcomes[8, "5.5 MB", certain].throughput
+    assert np.isnan(outcomes[1, "88 MB", none].right)
 
 
 def test_device_aware_beats_in_turn_where_devices_differ_and_are_slower_than_the_link() -> None:
     aware, fastest, lots, turns = "cost with queues", "fastest first", "hash", "in turn"
     keep: dict[str, list[Any]] = {"pcie": [4, 5], "devices": ["unequal", "equal"]}
-    made = cut("moe-cxl-balancing", keep, workload__prompt=16, workload__output=12)
-    tokens = {key: one.throughput for key, one in made.items()}
+    outcomes = cut("moe-cxl-balancing", keep, workload__prompt=16, workload__output=12)
+    tokens = {key: one.throughput for key, one in outcomes.items()}
     for link, least in ((4, 1.02), (5, 1.05)):
         assert tokens[link, "unequal", fastest] > tokens[link, "unequal", aware] > least * tokens[link, "unequal", turns]
         assert tokens[link, "unequal", lots] < tokens[link, "unequal", aware]
@@ -189,8 +189,8 @@ def test_device_aware_beats_in_turn_where_devices_differ_and_are_slower_than_the
 
 def test_moves_pay_where_there_is_something_to_learn() -> None:
     keep: dict[str, list[Any]] = {"routing": ["skewed, known", "skewed, unknown"], "policy.hysteresis": [0.2, 2, 1000]}
-    made = cut("moe-cxl-migration", keep, workload__output=32)
-    known, unknown = ([made[name, margin].throughput for margin in (0.2, 2, 1000)] for name in keep["routing"])
+    outcomes = cut("moe-cxl-migration", keep, workload__output=32)
+    known, unknown = ([outcomes[name, margin].throughput for margin in (0.2, 2, 1000)] for name in keep["routing"])
     assert min(known[:2]) > 0.99 * known[2]  # no harm where nothing is to be learned
     assert unknown[0] > 1.05 * unknown[2]
     assert unknown[1] > unknown[2]
@@ -203,10 +203,10 @@ def test_cost_and_speed_hold_together_for_long_prompts_alone() -> None:
         "machine": ["two cards", "one card and CXL"],
         "hardware.tiers.cxl_d.price": ["5 USD/GB"],
     }
-    made = cut("moe-cxl-cost", keep) | cut("moe-cxl-cost", {**keep, "workload.prompt": [32768], "workload.output": [1]})
+    outcomes = cut("moe-cxl-cost", keep) | cut("moe-cxl-cost", {**keep, "workload.prompt": [32768], "workload.output": [1]})
 
     def ratio(prompt: int, output: int, what: str) -> float:
-        two, one = (getattr(made[prompt, output, machine, "5 USD/GB"], what) for machine in keep["machine"])
+        two, one = (getattr(outcomes[prompt, output, machine, "5 USD/GB"], what) for machine in keep["machine"])
         return float(one / two)
 
     assert ratio(32768, 1, "throughput") > 0.99
@@ -218,8 +218,10 @@ def test_cost_and_speed_hold_together_for_long_prompts_alone() -> None:
 
 def test_a_lost_device_costs_what_it_held_until_it_is_replaced() -> None:
     keep: dict[str, list[Any]] = {"fails": ["none", "CXL-C", "CXL-D", "CXL-D for good"]}
-    made = cut("moe-cxl-failure", keep, workload__output=72)
-    moving, still = ({name: made[name, kind].throughput for name in keep["fails"]} for kind in ("re-placing", "placed once"))
+    outcomes = cut("moe-cxl-failure", keep, workload__output=72)
+    moving, still = (
+        {name: outcomes[name, kind].throughput for name in keep["fails"]} for kind in ("re-placing", "placed once")
+    )
     assert moving["none"] > moving["CXL-C"] > moving["CXL-D"]
     assert moving["CXL-D"] == pytest.approx(moving["CXL-D for good"], rel=0.01)  # by then the others hold its experts
     assert all(moving[name] > 1.15 * still[name] for name in keep["fails"][1:])
@@ -240,8 +242,8 @@ def test_the_capacities_that_give_the_published_shares() -> None:
 
 
 def test_the_table_depends_on_tokens_as_its_sums_do() -> None:
-    made = cut("cxl-expert-table", {"workload.tokens": [1024, 16384], "counts": ["expected"]})
-    times = {key: key[0] / one.throughput for key, one in made.items()}
+    outcomes = cut("cxl-expert-table", {"workload.tokens": [1024, 16384], "counts": ["expected"]})
+    times = {key: key[0] / one.throughput for key, one in outcomes.items()}
     shown = [times[1024, "expected", name] for name in ("GPU only", "CXL-Expert", "near data")]
     assert shown == pytest.approx([0.805, 0.2084, 0.0413], rel=1e-3)
     assert times[16384, "expected", "GPU only"] < 1.1 * shown[0]
@@ -249,17 +251,17 @@ def test_the_table_depends_on_tokens_as_its_sums_do() -> None:
 
 
 def test_the_serial_threshold_peaks_at_two_hot_experts() -> None:
-    made = cut("cxl-expert-threshold-serial", {"policy.hot": [0.75, 0.9765625, 0.984375, 0.9921875, 1]})
-    assert max(made, key=lambda key: made[key].throughput) == (0.984375,)
-    assert made[(0.984375,)].throughput > 5 * made[(0.75,)].throughput
+    outcomes = cut("cxl-expert-threshold-serial", {"policy.hot": [0.75, 0.9765625, 0.984375, 0.9921875, 1]})
+    assert max(outcomes, key=lambda key: outcomes[key].throughput) == (0.984375,)
+    assert outcomes[(0.984375,)].throughput > 5 * outcomes[(0.75,)].throughput
 
 
 def test_serial_compression_gains_nothing_or_without_end() -> None:
     keep: dict[str, list[Any]] = {"policy.weight_compression": [1, 2, 4, 8], "policy.activation_compression": [1, 4]}
-    made = cut("cxl-expert-quantisation", keep)
-    stated = [made[weights, crossing, "cold ones compressed"].throughput for weights in (1, 8) for crossing in (1, 4)]
+    outcomes = cut("cxl-expert-quantisation", keep)
+    stated = [outcomes[weights, crossing, "cold ones compressed"].throughput for weights in (1, 8) for crossing in (1, 4)]
     assert max(stated) < 1.001 * min(stated)
-    every = [made[weights, 1, "all compressed"].throughput for weights in (1, 2, 4, 8)]
+    every = [outcomes[weights, 1, "all compressed"].throughput for weights in (1, 2, 4, 8)]
     assert [b / a for a, b in pairwise(every)] == pytest.approx([1.92, 1.86, 1.75], rel=0.01)
 
 
@@ -270,10 +272,10 @@ def test_compression_gains_while_the_cpu_reads_and_stops_where_uploads_bind() ->
         "policy.weight_compression": [1, 2, 4],
         "policy.activation_compression": [1],
     }
-    made = cut(name, keep, ["cold ones, hot resident", "cold ones, hot uploaded"])
+    outcomes = cut(name, keep, ["cold ones, hot resident", "cold ones, hot uploaded"])
 
     def steps(hot: float, name: str) -> list[float]:
-        none, two, four = (made[hot, weights, 1, name].throughput for weights in (1, 2, 4))
+        none, two, four = (outcomes[hot, weights, 1, name].throughput for weights in (1, 2, 4))
         return [two / none, four / two]
 
     assert min(steps(0.75, "cold ones, hot resident")) > 1.7
@@ -281,7 +283,7 @@ def test_compression_gains_while_the_cpu_reads_and_stops_where_uploads_bind() ->
     first, second = steps(0.82, "cold ones, hot uploaded")
     assert first == pytest.approx(1.46, abs=0.05)
     assert second == pytest.approx(1.12, abs=0.05)
-    held = [made[0.82, weights, 1, "cold ones, hot uploaded"].held_by for weights in (1, 2)]
+    held = [outcomes[0.82, weights, 1, "cold ones, hot uploaded"].held_by for weights in (1, 2)]
     assert held == ["cpu", "pcie:forward"]
     keep = {"policy.hot": [0.82], "policy.weight_compression": [1, 4], "policy.activation_compression": [1, 2]}
     crossed = cut(name, keep)
@@ -291,16 +293,17 @@ def test_compression_gains_while_the_cpu_reads_and_stops_where_uploads_bind() ->
 
 def test_near_data_pays_while_the_device_binds_and_not_its_own_compute() -> None:
     keep: dict[str, list[Any]] = {"workload.tokens": [64, 1024, 8192], "CXL": ["16 GB/s", "52 GB/s", "128 GB/s"]}
-    made = cut("cxl-expert-near-data", keep, ["CPU", "near data"])
+    outcomes = cut("cxl-expert-near-data", keep, ["CPU", "near data"])
     ideal = cut("cxl-expert-near-data", {"workload.tokens": [8192], "CXL": ["52 GB/s"]}, ["ideal"])
     gain = {
-        (n, cxl): made[n, cxl, "near data"].throughput / made[n, cxl, "CPU"].throughput for n, cxl in product(*keep.values())
+        (n, cxl): outcomes[n, cxl, "near data"].throughput / outcomes[n, cxl, "CPU"].throughput
+        for n, cxl in product(*keep.values())
     }
     assert all(gain[64, cxl] == 1 for cxl in keep["CXL"])
     for tokens in (1024, 8192):
         assert gain[tokens, "16 GB/s"] > gain[tokens, "52 GB/s"] > gain[tokens, "128 GB/s"]
         assert gain[tokens, "16 GB/s"] > 2
     assert gain[8192, "128 GB/s"] < 0.8
-    assert [made[1024, cxl, "CPU"].held_by for cxl in ("16 GB/s", "52 GB/s")] == ["cpu", "cpu"]
-    assert made[8192, "128 GB/s", "near data"].held_by == "ndp"
-    assert ideal[8192, "52 GB/s"].throughput < 0.5 * made[8192, "52 GB/s", "near data"].throughput
+    assert [outcomes[1024, cxl, "CPU"].held_by for cxl in ("16 GB/s", "52 GB/s")] == ["cpu", "cpu"]
+    assert outcomes[8192, "128 GB/s", "near data"].held_by == "ndp"
+    assert ideal[8192, "52 GB/s"].throughput < 0.5 * outcomes[8192, "52 GB/s", "near data"].throughput

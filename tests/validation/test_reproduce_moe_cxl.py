@@ -56,10 +56,10 @@ def test_baselines_are_loads_one_after_another() -> None:
 
 
 def test_the_account_and_the_run_agree_on_every_pass() -> None:
-    this = tried("still", CXL, ONE)
+    frozen = tried("still", CXL, ONE)
     for what in ("ttft", "tpot", "whole"):
-        assert this.derived(what) == pytest.approx(this.simulated(what), rel=1e-3)
-    assert 0.14 < this.deployment.resident.mean() < 0.16
+        assert frozen.derived(what) == pytest.approx(frozen.simulated(what), rel=1e-3)
+    assert 0.14 < frozen.deployment.resident.mean() < 0.16
 
 
 def test_accuracy_follows_from_batch_and_routing(claims: CaseResult) -> None:

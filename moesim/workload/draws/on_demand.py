@@ -73,15 +73,16 @@ class RequestDraws:
 
     def prompt(self, request: int) -> Ids:
         """[P, L, k] experts of its prompt tokens."""
-        if request not in self._prompts:
-            self._draw(request)
-        return self._prompts.get(request)
+        return self._ids(self._prompts, request)
 
     def passes(self, request: int) -> Ids:
         """[G, L, k] experts of its decode passes."""
-        if request not in self._passes:
+        return self._ids(self._passes, request)
+
+    def _ids(self, held: _Held, request: int) -> Ids:
+        if request not in held:
             self._draw(request)
-        return self._passes.get(request)
+        return held.get(request)
 
     def _draw(self, request: int) -> None:
         if self._functions is None:

@@ -65,11 +65,11 @@ def setting(hbm=0.3e9, requests=64, prompt=300, output=20, **machine):
     p = tiny.problem(tiny.system(hbm=hbm, **machine), work=tiny.job(requests=requests, prompt=prompt, output=output))
     costs, policy = LayerCosts(p), FlexGen()
 
-    def made(block):
+    def cut_of(block):
         core = "cpu" if block.cpu_attention else "gpu"
         return policy.cut_into(p, block.sequences, "ddr" if block.cache_on_host else "hbm", DecodeCut(core, block.gpu_batch))
 
-    return p, costs, made
+    return p, costs, cut_of
 
 
 def value(lp, x) -> float | None:
@@ -85,9 +85,9 @@ def value(lp, x) -> float | None:
 @pytest.mark.parametrize("serial", [True, False])
 @pytest.mark.parametrize("attends", [True, False])
 def test_no_split_of_the_nine_fractions_beats_the_programme(serial, attends):
-    _, costs, made = setting(far={"ssd": 1e9})
+    _, costs, cut_of = setting(far={"ssd": 1e9})
     block = Block(16, 4, True, attends)
-    lp = programme(costs, block, made(block), serial=serial, host=0.8)
+    lp = programme(costs, block, cut_of(block), serial=serial, host=0.8)
     found = lp.solve([(0.0, 1.0)] * 9)
     assert found is not None
     x, cost = found
@@ -101,12 +101,12 @@ def test_no_split_of_the_nine_fractions_beats_the_programme(serial, attends):
 
 
 def test_a_serial_decode_adds_the_upload_to_the_rest():
-    _, costs, made = setting()
+    _, costs, cut_of = setting()
     block = Block(16, 4, True, True)
     bounds = [(0, 0), (1, 1), (0, 0), (0, 0), (1, 1), (0, 0), (1, 1), (0, 0), (0, 0)]
     times = {}
     for serial in (True, False):
-        lp = programme(costs, block, made(block), serial=serial)
+        lp = programme(costs, block, cut_of(block), serial=serial)
         times[serial] = lp.solve(bounds)[1]
     upload, rest = float(costs.upload(8)), float(costs.cpu_attention(64, "ddr") + 4 * (costs.dense(16) + costs.experts(16)))
     assert times[True] - times[False] == pytest.approx(3 * 19 * min(upload, rest))
@@ -115,10 +115,10 @@ def test_a_serial_decode_adds_the_upload_to_the_rest():
 def test_more_gpu_memory_takes_more_of_the_weights():
     shares = []
     for hbm in (0.15e9, 0.16e9, 0.17e9):
-        _, costs, made = setting(hbm=hbm, prompt=64)
+        _, costs, cut_of = setting(hbm=hbm, prompt=64)
         block = Block(64, 1, True, True)
         bounds = [(0.0, 1.0)] * 3 + [(0, 0), (1, 1), (0, 0), (1, 1), (0, 0), (0, 0)]
-        shares.append(programme(costs, block, made(block), serial=True).solve(bounds)[0][0])
+        shares.append(programme(costs, block, cut_of(block), serial=True).solve(bounds)[0][0])
     assert shares[0] < shares[1] < shares[2]
 
 
@@ -136,10 +136,10 @@ def test_blocks_stay_within_the_job_and_what_is_given():
 
 
 def test_the_plan_is_the_best_of_all_blocks():
-    _, costs, made = setting(requests=24, hbm=0.22e9)
-    plan = search(costs, Bounds(), made, most=20, serial=True, host=0.8)
+    _, costs, cut_of = setting(requests=24, hbm=0.22e9)
+    plan = search(costs, Bounds(), cut_of, most=20, serial=True, host=0.8)
     alone = [
-        search(costs, Bounds((None, None), *block[2:], *block[:2]), made, most=20, serial=True, host=0.8)
+        search(costs, Bounds((None, None), *block[2:], *block[:2]), cut_of, most=20, serial=True, host=0.8)
         for block in blocks(costs, Bounds(), 20)
     ]
     assert plan.seconds == pytest.approx(min(one.seconds for one in alone if one is not None))

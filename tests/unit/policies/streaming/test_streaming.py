@@ -72,20 +72,20 @@ def test_the_largest_batch_fits_and_one_more_does_not():
     p = tiny.problem(tiny.system(hbm=0.16e9, ddr=0.3e9), work=work)
     policy = ZeroInference(kv_offload=True)
 
-    def made(n: int):
+    def cut_of(n: int):
         return policy.cut_into(p, n, "ddr")
 
     def fits(n: int, share: float) -> bool:
-        cut = made(n)
+        cut = cut_of(n)
         kept = most_residents(p, p.gpu_free(cut), 1)
         needed = (24 - max(kept, 0)) * p.model.expert_bytes + (1 - share) * 0.3e9
         return kept >= 0 and needed <= host_room(p, cut)["ddr"]
 
     for share in (1.0, 0.8):
-        found = largest_batch(p, made, 400, 1, HostUse(share))
-        assert 0 < found < 400
-        assert fits(found, share)
-        assert not fits(found + 1, share)
+        largest = largest_batch(p, cut_of, 400, 1, HostUse(share))
+        assert 0 < largest < 400
+        assert fits(largest, share)
+        assert not fits(largest + 1, share)
 
 
 # costs of a layer
@@ -156,9 +156,9 @@ def test_zero_infinity_keeps_experts_on_the_drive():
     assert (ZeroInfinity().deploy(p).home == p.tiers.index("ssd")).all()
     assert (ZeroInference().deploy(p).home == p.tiers.index("ddr")).all()
     small = tiny.problem(tiny.system(hbm=0.16e9, far={"ssd": 0.1e9}))
-    made = ZeroInfinity().deploy(small)
-    room = 0.1e9 - lying(small.model, made.plan.homes)["ssd"]
-    assert (made.home == small.tiers.index("ssd")).sum() == int(room // small.model.expert_bytes)
+    deployment = ZeroInfinity().deploy(small)
+    room = 0.1e9 - lying(small.model, deployment.plan.homes)["ssd"]
+    assert (deployment.home == small.tiers.index("ssd")).sum() == int(room // small.model.expert_bytes)
     with pytest.raises(InputError, match="no tier of that kind"):
         ZeroInfinity().deploy(tiny.problem())
 
@@ -220,10 +220,10 @@ def test_weights_outside_the_experts_stream_where_gpu_memory_has_no_room_for_the
     policy, work = plugins.find("policies", name)(**knobs), tiny.job(requests=3, prompt=40, output=4)
     roomy, tight = (tiny.problem(tiny.system(hbm=hbm), work=work) for hbm in (0.15e9, 0.118e9))
     assert policy.deploy(roomy).plan.homes.elsewhere == (name == "zero_inference")
-    made = policy.deploy(tight)
-    assert made.plan.homes.elsewhere
-    assert tight.gpu_free(made.plan) >= 0
+    deployment = policy.deploy(tight)
+    assert deployment.plan.homes.elsewhere
+    assert tight.gpu_free(deployment.plan) >= 0
     moved = simulate(tight, policy, worlds.routing(worlds.Knobs(seed=3), work, tight.model)).recorder.moved["pcie:forward"]
     model = tight.model
     once = model.layers * (model.qkv_bytes + model.output_bytes + 8 * model.expert_bytes) + model.head_bytes
-    assert moved > 3.9 * (once - made.resident.sum() * model.expert_bytes)  # four steps
+    assert moved > 3.9 * (once - deployment.resident.sum() * model.expert_bytes)  # four steps
