@@ -36,7 +36,7 @@ __all__ = ["SeriesWalk"]
 
 _MOST = 64
 """Steps of a series at most."""
-_ROOM = 200_000
+_ROOM = 100_000
 """Experts that the visits of a series meet at most."""
 
 

@@ -83,6 +83,7 @@ class CoxMoe(SizedPolicy):
     """Expert slots that uploads land in (published: 2)."""
 
     memoryless: ClassVar[bool] = True
+    batched: ClassVar[bool] = True
     runtime: ClassVar[str] = "cox-moe"
     source: ClassVar[str] = "CoX-MoE (DAC 2026, arXiv:2605.17889)"
 

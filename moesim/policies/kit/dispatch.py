@@ -23,6 +23,7 @@ __all__ = [
     "hot_by_rank",
     "in_gpu_memory",
     "in_order",
+    "ranks",
     "threshold",
     "to_cpu_where",
     "upload_missing",
@@ -55,6 +56,14 @@ def by_tokens(counts: IntArray) -> IntArray:
     experts = counts.shape[-1]
     order: IntArray = (_ids(experts) - counts * experts).argsort()
     return order
+
+
+def ranks(counts: IntArray) -> IntArray:
+    """[..., E] place of each expert by tokens: 0 for the one with most."""
+    order = by_tokens(counts)
+    places = np.empty_like(order)
+    np.put_along_axis(places, order, _ids(counts.shape[-1]), axis=-1)
+    return places
 
 
 def in_order(counts: IntArray, resident: BoolArray) -> IntArray:

@@ -14,7 +14,7 @@ from pydantic import Field
 from moesim.arrays import BoolArray, IntArray
 from moesim.contract import BY_NAME, BatchPlan, Deployment, Dispatch, Moves, Problem, Step, View, Visit
 from moesim.errors import InputError, Mistake
-from moesim.policies.kit.dispatch import by_tokens, hot_by_rank, in_gpu_memory, in_order
+from moesim.policies.kit.dispatch import by_tokens, hot_by_rank, in_gpu_memory, in_order, ranks
 from moesim.policies.kit.migration import Terms
 from moesim.policies.kit.placement import Groups, HomeOrder, SizedPolicy, host_order, place, quota
 from moesim.policies.kit.sizing import host_room
@@ -103,6 +103,11 @@ class CxlExpert(SizedPolicy):
         return self.mode == "printed"
 
     @property
+    def batched(self) -> bool:  # type: ignore[override]
+        """Ranks of counts are taken for many visits at once."""
+        return self.mode == "printed"
+
+    @property
     def adapts(self) -> Literal["never", "pass"]:  # type: ignore[override]
         """After every pass where experts migrate."""
         return "pass" if (self.migrate or self.learn) and self.mode == "load" else "never"
@@ -168,12 +173,11 @@ class CxlExpert(SizedPolicy):
     def _by_percentile(self, visit: Visit, view: View) -> Dispatch:
         """The published evaluation: classes by rank of the counts, devices by class."""
         problem, counts, layer = view.problem, visit.counts, visit.layer
-        hot, warm = (round(len(counts) * (1.0 - share)) for share in (self.hot, min(self.warm, self.hot)))
-        ranked = by_tokens(counts)
+        hot, warm = (round(problem.experts * (1.0 - share)) for share in (self.hot, min(self.warm, self.hot)))
+        rank = ranks(counts)
         device = np.where(visit.cpu < visit.copy, problem.cpu_index, problem.gpu_index)
-        device[ranked[warm:]] = in_place(problem, view.home[layer], near_data=self.near_data)[ranked[warm:]]
-        device[ranked[:hot]] = problem.gpu_index
-        device[in_gpu_memory(visit, view)] = problem.gpu_index
+        device = np.where(rank < warm, device, in_place(problem, view.home, near_data=self.near_data)[layer])
+        device[(rank < hot) | in_gpu_memory(visit, view)] = problem.gpu_index
         return Dispatch(device, in_order(counts, view.resident[layer]))
 
     def adapt(self, step: Step, view: View) -> Moves:
