@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from moesim.contract import Policy
     from moesim.results.notebook import Comparison
     from moesim.results.result import Result
-    from moesim.results.sweeps import SweepResult
+    from moesim.results.sweeps.result import SweepResult
     from moesim.scenario import load
 
 __all__ = [
@@ -31,7 +31,7 @@ _HOMES = {
     "Comparison": "moesim.results.notebook",
     "Policy": "moesim.contract",
     "Result": "moesim.results.result",
-    "SweepResult": "moesim.results.sweeps",
+    "SweepResult": "moesim.results.sweeps.result",
     "load": "moesim.scenario",
     **dict.fromkeys(_VERBS, "moesim.api"),
 }

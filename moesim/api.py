@@ -13,7 +13,7 @@ from moesim.explain.explain import explain as explain_loaded
 from moesim.exports.again import export
 from moesim.progress import bar
 from moesim.results.notebook import Comparison
-from moesim.results.sweeps import SweepResult
+from moesim.results.sweeps.result import SearchResult, SweepResult
 from moesim.runs.run import compare_loaded, loaded, run
 from moesim.validation import CaseResult
 from moesim.validation import reproduce as reproduce_cases
@@ -69,8 +69,8 @@ def optimize(
     jobs: int | None = None,
     dask: str | None = None,
     out: str | Path | None = None,
-) -> SweepResult:
-    """Searches the best values of an experiment's axes; `answer["optimum"]` has them. Arguments as of `sweep`."""
+) -> SearchResult:
+    """Searches the best values of an experiment's axes; `answer.optimum` has them. Arguments as of `sweep`."""
     from moesim.experiment.optimum import optimize as search
 
     with bar("searching", "point") as progress:

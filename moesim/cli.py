@@ -163,6 +163,7 @@ def _compare(options: argparse.Namespace) -> int:
 def _sweep(options: argparse.Namespace) -> int:
     from moesim.experiment.plan import plan
     from moesim.experiment.sweep import run_plan, shard
+    from moesim.results.sweeps.answer_file import document
     from moesim.units import format_count
 
     part = None if options.shard is None else shard(options.shard)
@@ -175,7 +176,7 @@ def _sweep(options: argparse.Namespace) -> int:
         text = f"part {options.shard} is done; the same command without --shard runs what is left and writes the table"
         return _said(options, {"experiment": sweep_plan.experiment.name, "shard": options.shard}, text)
     text = f"{result}\n\n{format_count(len(sweep_plan.rows), 'point')} in {out}"
-    return _said(options, result.answer, text) or int(result.answer["points"]["failed"] > 0)
+    return _said(options, document(result.answer), text) or int(result.answer.points.failed > 0)
 
 
 def _said(options: argparse.Namespace, document: Any, text: str) -> int:
@@ -188,13 +189,14 @@ def _said(options: argparse.Namespace, document: Any, text: str) -> int:
 
 def _optimize(options: argparse.Namespace) -> int:
     from moesim.experiment.optimum import optimize
+    from moesim.results.sweeps.answer_file import document
 
     guard = _keeping("the same command resumes; the points that are done are", options.out) if options.out else nullcontext()
     with bar("searching", "point") as progress, guard:
         search = optimize(
             options.experiment, out=options.out, rounds=options.rounds, jobs=options.jobs, dask=options.dask, progress=progress
         )
-    return _said(options, search.answer, str(search)) or int(search.answer["points"]["failed"] > 0)
+    return _said(options, document(search.answer), str(search)) or int(search.answer.points.failed > 0)
 
 
 def _report(options: argparse.Namespace) -> int:

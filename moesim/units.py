@@ -27,8 +27,10 @@ __all__ = [
     "format_bytes",
     "format_count",
     "format_exact",
+    "format_number",
     "format_rate",
     "format_seconds",
+    "format_share",
     "format_sum",
     "parse",
     "split",
@@ -197,6 +199,27 @@ def format_bytes(value: float) -> str:
 def format_count(count: int, noun: str) -> str:
     """`1 expert`, `1,536 experts`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def format_number(value: float | None, digits: int = 3) -> str:
+    """`1,024`, `22.9`, `0.031`: whole numbers in full, others with `digits` digits; `-` for what is not known."""
+    if value is None or math.isnan(value):
+        return "-"
+    if math.isinf(value):
+        return f"{value:g}"
+    whole = float(value).is_integer() or abs(value) >= 10**digits - 0.5
+    return f"{value:,.0f}" if whole else f"{value:,.{digits}g}"
+
+
+def format_share(share: float | None, digits: int = 1, *, sign: str = "") -> str:
+    """A share of 0 to 1 in percent: `93.9 %`, `< 0.1 %` for what would look like nothing; `-` for what is not known.
+
+    `sign` is `+` for differences, which show theirs.
+    """
+    if share is None or math.isnan(share):
+        return "-"
+    least = 10**-digits
+    return f"< {least:g} %" if 0 < 100 * share < least / 2 else f"{100 * share:{sign}.{digits}f} %"
 
 
 def format_exact(value: float) -> str:

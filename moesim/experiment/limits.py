@@ -11,7 +11,7 @@ from moesim.errors import Mistake, did_you_mean
 from moesim.experiment.spec import Edge, Experiment
 from moesim.results.result import FIELDS
 from moesim.results.steady import Steady
-from moesim.results.sweeps import POWER
+from moesim.results.sweeps.result import POWER
 from moesim.scenario.tree import Node
 from moesim.units import parse
 

@@ -5,6 +5,7 @@ Knows points and means; the model behind a value is none of its business.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,11 +17,12 @@ from moesim.experiment.axes import Column, Dimension, Setting
 from moesim.experiment.plan import Plan, plan
 from moesim.experiment.sweep import Effort
 from moesim.progress import Progress
-from moesim.results.answers import Cell, cells, paired
-from moesim.results.search import find_peak
-from moesim.results.statistics import paired_difference, t_interval
-from moesim.results.sweeps import SweepResult
-from moesim.results.words import optimum_sentences
+from moesim.results.statistics import t_interval
+from moesim.results.sweeps.answer import Ends, Optimum, OutOfReach, SearchAnswer
+from moesim.results.sweeps.cells import Cell, cells, ends, paired, tied
+from moesim.results.sweeps.result import SearchResult, SweepResult
+from moesim.results.sweeps.search import find_peak
+from moesim.results.sweeps.words import optimum_sentences
 from moesim.scenario.tree import Node
 
 __all__ = ["ROUNDS", "optimize"]
@@ -37,7 +39,7 @@ def optimize(
     jobs: int | None = None,
     dask: str | None = None,
     progress: Progress | None = None,
-) -> SweepResult:
+) -> SearchResult:
     """The experiment, and then `rounds` looks between the best setting of each policy and its neighbours, axis by axis.
 
     Axes whose values are not numbers are not searched between: each of their settings is searched by itself. An axis is
@@ -68,7 +70,7 @@ def optimize(
         if len(planner.rows) == before:
             break
         effort.complete(planner.tasks, progress=progress)
-    return effort.keep(_answered({**document, "points": len(planner.rows)}, effort.rows(planner.rows), searched))
+    return effort.keep(_searched_result({**document, "points": len(planner.rows)}, effort.rows(planner.rows), searched))
 
 
 def _searched(experiment_plan: Plan) -> list[Dimension]:
@@ -79,15 +81,19 @@ def _searched(experiment_plan: Plan) -> list[Dimension]:
     return searched
 
 
-def _answered(document: dict[str, Any], rows: list[dict[str, Any]], searched: Sequence[Dimension]) -> SweepResult:
+def _searched_result(document: dict[str, Any], rows: list[dict[str, Any]], searched: Sequence[Dimension]) -> SearchResult:
     """The result of all points, with the optimum of each policy and the settings that keep the constraints nowhere."""
     result = SweepResult.of(document, rows)
     groups = _groups([cell for cell in cells(document, rows) if not cell.bound], searched)
     optima = [_optimum(searched, group, document) for group in groups if _leader(group) is not None]
-    result.answer["optimum"] = sorted(optima, key=lambda optimum: -_sign(document) * optimum["mean"])
-    result.answer["out_of_reach"] = [_nowhere(searched, group) for group in groups if _leader(group) is None]
-    result.answer["sentences"] = [*optimum_sentences(document, result.answer), *result.answer["sentences"][1:]]
-    return result
+    fields = {field.name: getattr(result.answer, field.name) for field in dataclasses.fields(result.answer)}
+    answer = SearchAnswer(
+        **fields,
+        optimum=tuple(sorted(optima, key=lambda optimum: -_sign(document) * optimum.mean)),
+        out_of_reach=tuple(_nowhere(searched, group) for group in groups if _leader(group) is None),
+    )
+    sentences = (*optimum_sentences(document, answer), *answer.sentences[1:])
+    return SearchResult(document, result.columns, replace(answer, sentences=sentences), result.mean_columns)
 
 
 def _scale(axis: Dimension) -> str:
@@ -116,10 +122,10 @@ def _leader(known: Sequence[Cell]) -> Cell | None:
     return max((cell for cell in known if not cell.missed), key=lambda cell: cell.mean, default=None)
 
 
-def _nowhere(searched: Sequence[Dimension], known: Sequence[Cell]) -> dict[str, Any]:
+def _nowhere(searched: Sequence[Dimension], known: Sequence[Cell]) -> OutOfReach:
     """A group that keeps the constraints nowhere, and what its every setting misses."""
-    always = [words for words in known[0].missed if all(words in cell.missed for cell in known)]
-    return {"policy": known[0].policy, "settings": dict(_rest(known[0], searched)), "missed": always, "runs": len(known)}
+    always = tuple(words for words in known[0].missed if all(words in cell.missed for cell in known))
+    return OutOfReach(known[0].policy, dict(_rest(known[0], searched)), always, len(known))
 
 
 def _line(axis: Dimension, best: Cell, known: Sequence[Cell]) -> dict[float, Cell]:
@@ -153,7 +159,7 @@ def _closer(experiment_plan: Plan, axes: Sequence[Dimension], known: Sequence[Ce
         neighbours = _beside(axis, best, known)
         if column.name == experiment_plan.document["metric"]:
             neighbours = [cell for cell in neighbours if cell.missed]
-        if all(not cell.missed and _tied(best, cell, level) for cell in neighbours):
+        if all(not cell.missed and tied(best, cell, level) for cell in neighbours):
             continue
         here = dict(best.settings)
         for cell in neighbours:
@@ -163,11 +169,6 @@ def _closer(experiment_plan: Plan, axes: Sequence[Dimension], known: Sequence[Ce
                 values = {**experiment_plan.planner.settings[best.settings], column.path: _node(column, value)}
                 points.append((values, shown))
     return points
-
-
-def _tied(a: Cell, b: Cell, level: float) -> bool:
-    left, right = a.beside(b)
-    return bool(left) and paired_difference(left, right, level).verdict == "tie"
 
 
 def _middle(column: Column, a: float, b: float) -> float | int | None:
@@ -182,25 +183,20 @@ def _node(column: Column, value: float | int) -> Node:
     return replace(column.values[0], value=f"{value!r} {column.unit}" if column.unit else value)
 
 
-def _optimum(axes: Sequence[Dimension], known: Sequence[Cell], document: Mapping[str, Any]) -> dict[str, Any]:
+def _optimum(axes: Sequence[Dimension], known: Sequence[Cell], document: Mapping[str, Any]) -> Optimum:
     """The best of a policy, and for each axis the tested values between which it lies (`search.find_peak`)."""
     best = _leader(known)
     assert best is not None
-    sign, here = _sign(document), dict(best.settings)
-    middle, low, high, samples = t_interval(list(best.samples.values()), float(document["level"]))
+    level = float(document["level"])
     between = {}
     for axis in axes:
-        line = _line(axis, best, known)
+        column, line = axis.columns[0].name, _line(axis, best, known)
         curve = paired(line)
         if any(cell.missed for cell in line.values()):
-            beside = [dict(cell.settings)[axis.columns[0].name] for cell in (best, *_beside(axis, best, known))]
-            between[axis.columns[0].name] = {"low": min(beside), "high": max(beside)}
+            neighbours = [dict(cell.settings)[column] for cell in (best, *_beside(axis, best, known))]
+            between[column] = Ends(min(neighbours), max(neighbours))
         elif curve:
-            peak = find_peak(curve, float(document["level"]))
-            between[axis.columns[0].name] = {"low": peak.low, "high": peak.high}
-    known_ends = sorted(sign * end for end in (low, high) if end is not None)
-    return {
-        "policy": best.policy, "settings": here, "between": between, "mean": sign * middle,
-        "low": known_ends[0] if known_ends else None, "high": known_ends[1] if known_ends else None,
-        "samples": samples, "runs": len(known),
-    }  # fmt: skip
+            peak = find_peak(curve, level)
+            between[column] = Ends(peak.low, peak.high)
+    interval = ends(t_interval(list(best.samples.values()), level), _sign(document))
+    return Optimum(best.policy, dict(best.settings), between, *interval, samples=len(best.samples), runs=len(known))

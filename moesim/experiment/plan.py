@@ -22,7 +22,7 @@ from moesim.results.metrics import METRICS
 from moesim.results.provenance import collect_many
 from moesim.results.result import FIELDS
 from moesim.results.steady import Steady
-from moesim.results.sweeps import FORMAT, POWER
+from moesim.results.sweeps.result import FORMAT, POWER
 from moesim.runs.fingerprint import physics
 from moesim.scenario import catalogue, strict_yaml
 from moesim.scenario.family import Family

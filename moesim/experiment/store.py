@@ -14,7 +14,7 @@ from typing import Any
 from moesim import files, strict_json
 from moesim.errors import InputError, Mistake
 from moesim.results.plain import canonical
-from moesim.results.sweeps import OUTPUTS
+from moesim.results.sweeps.result import OUTPUTS
 from moesim.writing import clear_leftovers, folder_target, is_leftover, remove, write
 
 __all__ = ["Store"]

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from moesim.errors import InputError, Mistake
 from moesim.experiment.plan import Plan, plan
@@ -19,10 +19,12 @@ from moesim.experiment.task import Record, Task, failed
 from moesim.progress import Progress
 from moesim.results.marks import losses
 from moesim.results.plain import canonical
-from moesim.results.sweeps import POWER, SweepResult, flat
+from moesim.results.sweeps.result import POWER, SweepResult, flat
 from moesim.runs.pools import outcomes
 
 __all__ = ["Effort", "in_turn", "mine", "run_plan", "run_sweep", "shard"]
+
+Result = TypeVar("Result", bound=SweepResult)
 
 
 def run_sweep(
@@ -104,7 +106,7 @@ class Effort:
         """The rows of the table, with the numbers of their points. The order in which these were made leaves no trace."""
         return [_row(row, self.found[row.task]) for row in rows]
 
-    def keep(self, result: SweepResult) -> SweepResult:
+    def keep(self, result: Result) -> Result:
         """Writes table and answer beside the points, where there is a directory."""
         if self.store is not None:
             result.save(self.store.directory)

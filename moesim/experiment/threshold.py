@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from moesim.errors import InputError, Mistake
 from moesim.progress import Progress
-from moesim.results.search import Peak, find_peak
 from moesim.results.statistics import mean, t_interval
+from moesim.results.sweeps.search import Peak, find_peak
 from moesim.runs.run import RunOptions, loaded, run_loaded
 from moesim.scenario.scenario import LoadedScenario
 

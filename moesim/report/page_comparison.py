@@ -20,7 +20,7 @@ from moesim.report.page_run import drawn, run_figures
 from moesim.results.compare import by_policy
 from moesim.results.marks import gap_note, lane_word, losses, note
 from moesim.results.result import Result
-from moesim.results.words import share_words
+from moesim.results.sweeps.words import share_words
 from moesim.units import format_seconds
 
 __all__ = ["comparison_page", "ranked_figures"]

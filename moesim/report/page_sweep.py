@@ -6,7 +6,7 @@ Knows the files of a finished sweep.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from moesim.report.page_origin import origin_parts
 from moesim.report.page_run import drawn
 from moesim.results.marks import marked, note
 from moesim.results.metrics import METRICS, metric_words
-from moesim.results.sweeps import SweepResult
+from moesim.results.sweeps.answer import Answer, Driver, Leader
+from moesim.results.sweeps.result import SweepResult
 
 __all__ = ["sweep_page"]
 
@@ -45,7 +46,7 @@ def sweep_page(place: Path) -> Page:
     sweep = SweepResult.load(place)
     experiment, answer = sweep.experiment, sweep.answer
     title = f"{experiment['name']}: {experiment['summary']}" if experiment.get("summary") else str(experiment["name"])
-    first, *rest = [_worded(sentence, experiment) for sentence in answer["sentences"]] or ["No point was run."]
+    first, *rest = [_worded(sentence, experiment) for sentence in answer.sentences] or ["No point was run."]
     more = element("ul", *(element("li", sentence) for sentence in rest), class_="notes") if rest else Html()
     provenance = {"scenario": experiment.get("data"), **(experiment.get("provenance") or {})}
     parts = [
@@ -72,11 +73,11 @@ def _repeat(experiment: Mapping[str, Any], place: Path) -> str:
     return f"moesim {verb} {place / 'experiment.json' if known else 'EXPERIMENT'} --out {place}"
 
 
-def _design(experiment: Mapping[str, Any], answer: Mapping[str, Any]) -> Html:
+def _design(experiment: Mapping[str, Any], answer: Answer) -> Html:
     axes = "; ".join(f"{axis_name(axis['column'])}: {_reach(axis, experiment['design'])}" for axis in experiment["axes"])
-    points, policies = answer["points"], experiment["policies"]
+    points, policies = answer.points, experiment["policies"]
     text = (
-        f"Scenario {experiment['scenario']}, {points['done']:,} of {points['asked']:,} points done, "
+        f"Scenario {experiment['scenario']}, {points.done:,} of {points.planned:,} points done, "
         f"{experiment['replications']} replication{'s' if experiment['replications'] != 1 else ''} each, "
         f"{', '.join(map(str, policies[:6]))}"
         f"{f' and {len(policies) - 6} further policies' if len(policies) > 6 else ''}. {axes}"
@@ -97,12 +98,12 @@ def _span(values: Sequence[Any]) -> str:
 
 def _figures(sweep: SweepResult) -> Html:
     experiment, answer, means = sweep.experiment, sweep.answer, sweep.mean_columns
-    best = answer.get("best")
-    if not best or not len(means.get("policy", ())):
+    best = answer.best
+    if best is None or not len(means.get("policy", ())):
         return Html()
     drawings = [_along(sweep, axis, best) for axis in experiment["axes"]]
-    here = _where(means, best["settings"])
-    at = _at(best["settings"])
+    here = _where(means, best.settings)
+    at = _at(best.settings)
     if len(set(here["policy"])) > 1:
         spread = f", with its {_level(experiment)}" if _varies(here.get("throughput_tok_s.low")) else ""
         says = f"Mean throughput of each policy{f' at {at}' if at else ''}{spread}."
@@ -114,7 +115,7 @@ def _figures(sweep: SweepResult) -> Html:
     if numeric and _varies(means.get("hit_rate")):
         column, log = numeric[0]["column"], numeric[0]["scale"] == "log"
         scattered = experiment["design"]["kind"] != "grid"
-        fixed = {name: value for name, value in best["settings"].items() if name not in numeric[0]["columns"]}
+        fixed = {name: value for name, value in best.settings.items() if name not in numeric[0]["columns"]}
         rows = means if scattered else _where(means, fixed)
         says = f"Share of activations that found their weights where they ran, along {axis_name(column)}."
         drawings.append(
@@ -141,18 +142,18 @@ def _rates(means: Columns) -> list[Html]:
     return [drawn("rate-latency", "Latency and goodput.", says, lambda: figures.rate_latency(means))]
 
 
-def _along(sweep: SweepResult, axis: Mapping[str, Any], best: Mapping[str, Any]) -> Html:
+def _along(sweep: SweepResult, axis: Mapping[str, Any], best: Leader) -> Html:
     """The metric along one axis: a line for each policy, or for each value of the next axis where there is one policy only."""
     experiment, means, metric = sweep.experiment, sweep.mean_columns, str(sweep.experiment["metric"])
     column, name = str(axis["column"]), metric_words(str(sweep.experiment["metric"]))[0]
     log, scattered = axis["scale"] == "log", experiment["design"]["kind"] != "grid"
     by, free = _lines(sweep, axis, scattered)
-    fixed = {} if scattered else {key: value for key, value in best["settings"].items() if key not in free}
+    fixed = {} if scattered else {key: value for key, value in best.settings.items() if key not in free}
     rows = _where(means, fixed)
     peaks = [
-        peak["value"]
-        for peak in sweep.answer["peaks"]
-        if (peak["column"], peak["policy"]) == (column, best["policy"]) and _agrees(fixed, peak["at"])
+        peak.value
+        for peak in sweep.answer.peaks
+        if (peak.column, peak.policy) == (column, best.policy) and _agrees(fixed, peak.at)
     ]
     alone = len(set(rows["policy"])) == 1
     says = name.capitalize() + (f" at {_at(fixed)}" if fixed else "")
@@ -239,7 +240,7 @@ def _settings(sweep: SweepResult) -> Html:
     ]
     if not rows:
         return Html()
-    stars = [note(policy, ["at most " + words[0], *words[1:]]) for policy, words in sweep.answer.get("lossy", {}).items()]
+    stars = [note(policy, ["at most " + words[0], *words[1:]]) for policy, words in sweep.answer.lossy.items()]
     whole = element("div", table("Means of every setting (summary.csv)", header, rows, most=1000), class_="scroll")
     return joined([whole, *(element("p", text, class_="soft") for text in stars)])
 
@@ -268,17 +269,17 @@ def _share(value: Any) -> Cell | None:
     return None if value is None else Cell(percent(float(value)), float(value))
 
 
-def _findings(answer: Mapping[str, Any]) -> Html:
+def _findings(answer: Answer) -> Html:
     """Peaks, crossovers, pairs and drivers, each with how sure it is."""
-    peaks = _rows(answer, "peaks", "column", "policy", "at", "value", "low", "high", "kind", "mean")
-    crossings = _rows(answer, "crossovers", "column", "below", "above", "at", "value", "low", "high")
-    pairs = _rows(answer, "pairs", "at", "a", "b", "percent", "percent_low", "percent_high", "verdict")
+    peaks = _rows(answer.peaks, "column", "policy", "at", "value", "low", "high", "kind", "mean")
+    crossings = _rows(answer.crossovers, "column", "below", "above", "at", "value", "low", "high")
+    pairs = _rows(answer.pairs, "at", "a", "b", "percent", "percent_low", "percent_high", "verdict")
     drivers = [
-        [axis_name(axis["column"]), driver["policy"], _share(axis["share"]), axis["direction"]]
-        for driver in answer.get("drivers", ())
-        for axis in driver["axes"]
+        [axis_name(axis.column), driver.policy, _share(axis.share), axis.direction]
+        for driver in answer.drivers
+        for axis in driver.axes
     ]
-    bounds = _rows(answer, "bounds", "policy", "settings", "mean", "low", "high")
+    bounds = _rows(answer.bounds, "policy", "settings", "mean", "low", "high")
     tables = (
         ("Bounds, which no system can reach", ["policy", "at", "mean", "not below", "not above"], bounds),
         ("What the metric varies with", ["axis", "policy", "share of the variance of ranks", "rank correlation"], drivers),
@@ -287,26 +288,31 @@ def _findings(answer: Mapping[str, Any]) -> Html:
         ("Policies against each other", ["at", "better", "than", "by (%)", "at least (%)", "at most (%)", "verdict"], pairs),
     )
     shown = [element("div", table(*content, most=400), class_="scroll") for content in tables if content[2]]
-    return joined([*map(_explained, answer.get("drivers", ())), *shown])
+    return joined([*map(_explained, answer.drivers), *shown])
 
 
-def _explained(driver: Mapping[str, Any]) -> Html:
+def _explained(driver: Driver) -> Html:
     """How far single axes explain what a sampled design found, and where that is too little."""
-    known = driver["explained"]
-    explained = "" if known is None else f"together they explain {percent(known)} of the variance of ranks"
-    sentence = "; ".join(text for text in (explained, driver["note"]) if text)
-    return element("p", f"{driver['policy']}, {driver['settings']:,} settings: {sentence}.", class_="soft")
+    together = driver.explained
+    explained = "" if together is None else f"together they explain {percent(together)} of the variance of ranks"
+    sentence = "; ".join(text for text in (explained, driver.note) if text)
+    return element("p", f"{driver.policy}, {driver.settings:,} settings: {sentence}.", class_="soft")
 
 
-def _rows(answer: Mapping[str, Any], kind: str, *names: str) -> list[list[Any]]:
-    words: dict[str, Callable[[Any], str]] = {"at": _at, "settings": _at, "column": axis_name}
-    return [[words[name](entry[name]) if name in words else entry[name] for name in names] for entry in answer.get(kind, ())]
+def _rows(parts: Iterable[Any], *names: str) -> list[list[Any]]:
+    """A line for each part of the answer: its fields `names`, settings and columns of axes in words."""
+    return [[_cell(name, getattr(part, name)) for name in names] for part in parts]
 
 
-def _failures(answer: Mapping[str, Any]) -> Html:
+def _cell(name: str, value: Any) -> Any:
+    if name == "column":
+        return axis_name(value)
+    return _at(value) if name in ("at", "settings") else value
+
+
+def _failures(answer: Answer) -> Html:
     rows = [
-        [point["point"], _at(point["settings"]), point["policy"], point["status"], point["error"]]
-        for point in answer.get("failures", ())
+        [failure.point, _at(failure.settings), failure.policy, failure.status, failure.error] for failure in answer.failures
     ]
     return (
         element(

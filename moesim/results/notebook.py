@@ -1,6 +1,6 @@
-"""What a notebook holds: a comparison as an object, and how runs, comparisons and sweeps look at the end of a cell.
+"""What a notebook holds: a comparison as an object, and how runs and comparisons look at the end of a cell.
 
-Knows summaries and answers; runs and draws nothing.
+Knows summaries; runs and draws nothing.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Any
 from moesim.errors import MoesimError, did_you_mean
 from moesim.results.compare import compare
 from moesim.results.marks import is_bound, lane_word, losses, marked
-from moesim.results.words import number
+from moesim.units import format_number
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from moesim.results.result import Result
-    from moesim.results.sweeps import SweepResult
 
-__all__ = ["Comparison", "comparison_html", "run_html", "sweep_html"]
+__all__ = ["Comparison", "comparison_html", "run_html"]
 
 _RUN = (
     ("throughput_tok_s", "throughput", "tok/s"),
@@ -34,7 +33,7 @@ _RUN = (
 
 
 def _value(value: float, unit: str) -> str:
-    return f"{100 * value:.1f} %" if unit == "%" else f"{number(value)} {unit}"
+    return f"{100 * value:.1f} %" if unit == "%" else f"{format_number(value, 4)} {unit}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
@@ -61,17 +60,11 @@ def comparison_html(comparison: Mapping[str, Any]) -> str:
         holder = summary["bottleneck"]
         name = marked(summary["policy"], lossy=bool(losses(summary)), bound=is_bound(summary))
         share, hits = summary["share_of_bound"], summary["hit_rate"]
-        rows.append([name, number(summary["throughput_tok_s"]), "-" if share is None else f"{100 * share:.1f} %",
-                     "-" if hits is None else f"{100 * hits:.1f} %", number(summary["cost_usd_per_Mtok"]),
+        rows.append([name, format_number(summary["throughput_tok_s"], 4), "-" if share is None else f"{100 * share:.1f} %",
+                     "-" if hits is None else f"{100 * hits:.1f} %", format_number(summary["cost_usd_per_Mtok"], 4),
                      lane_word(holder) if holder else "-"])  # fmt: skip
     head = ["policy", "tok/s", "of bound", "hit rate", "USD/Mtok", "bottleneck"]
     return _table(head, rows, str(comparison["scenario"]))
-
-
-def sweep_html(sweep: SweepResult) -> str:
-    """The answer in sentences, and the means."""
-    sentences = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sweep.answer["sentences"])
-    return f"<p>{html.escape(str(sweep.experiment['name']))}</p><ul>{sentences}</ul>{sweep.short().to_html(index=False)}"
 
 
 class Comparison(dict[str, Any]):

@@ -67,9 +67,9 @@ def test_a_quote_becomes_the_cheapest_machine_that_keeps_a_service_level(bought:
     table = bought.frame()
     keeps = table[table["tpot_s.p99"] <= 66.7e-3]
     assert len(keeps) == 2 < len(table)
-    best = bought.answer["best"]
-    assert best["mean"] == keeps["machine_usd"].min() > table["machine_usd"].min()
-    assert "rtx-pro-6000-server" in str(best["settings"]["hardware.devices.gpu"])
+    best = bought.answer.best
+    assert best.mean == keeps["machine_usd"].min() > table["machine_usd"].min()
+    assert "rtx-pro-6000-server" in str(best.settings["hardware.devices.gpu"])
 
 
 def test_a_card_brings_its_memory_and_its_price(bought: moesim.SweepResult) -> None:

@@ -6,6 +6,7 @@ import json
 import random
 import re
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from moesim.errors import InputError
 from moesim.report.html import Cell, Html, element, shown, table
 from moesim.report.page import write_page
 from moesim.results.result import Result
-from moesim.results.sweeps import SweepResult
+from moesim.results.sweeps.result import SweepResult
 
 KINDS = ("of_run", "of_comparison", "of_sweep")
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -262,8 +263,8 @@ def test_a_sweep_of_thousands_of_settings_stays_small(of_sweep: Path, tmp_path: 
         means[name] = np.array([row[place] for row in rows])
     means["policy"] = np.array([row[2] for row in rows], dtype=object)
     means["cost_usd_per_Mtok"] = np.array([draw.uniform(1, 9) for _ in rows])
-    best = {**sweep.answer["best"], "settings": {"policy.hot": 0.5, "workload.tokens": 256}, "policy": "policy_3"}
-    answer = {**sweep.answer, "best": best, "pairs": sweep.answer["pairs"] * 2000}
+    best = replace(sweep.answer.best, settings={"policy.hot": 0.5, "workload.tokens": 256}, policy="policy_3")
+    answer = replace(sweep.answer, best=best, pairs=sweep.answer.pairs * 2000)
     place = SweepResult(sweep.experiment, sweep.columns, answer, means).save(tmp_path / "large")
     text = write_page(place).read_text("utf-8")
     assert len(text.encode()) < 5_000_000

@@ -57,7 +57,7 @@ def test_answers_show_themselves_in_a_notebook(compared: moesim.Comparison, swep
     assert "<td>PCIe upload" in compared.best._repr_html_()
     assert "belady (bound)" in compared._repr_html_()
     page = swept._repr_html_()
-    assert swept.answer["sentences"][0].replace("'", "&#x27;") in page
+    assert swept.answer.sentences[0].replace("'", "&#x27;") in page
     assert "<table" in page
 
 
@@ -70,7 +70,7 @@ def test_texts_of_strangers_stay_texts() -> None:
 def test_a_search_is_a_sweep_with_an_optimum() -> None:
     found = moesim.optimize(EXPERIMENT, rounds=1, jobs=1)
     assert isinstance(found, moesim.SweepResult)
-    assert found.answer["optimum"][0]["policy"] == "lru"
+    assert found.answer.optimum[0].policy == "lru"
 
 
 def test_what_is_saved_is_reported_and_checked(tmp_path: Path) -> None:

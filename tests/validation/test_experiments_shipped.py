@@ -30,7 +30,7 @@ def test_a_shipped_experiment_is_described_and_all_its_points_are_in_order(name:
 def test_the_threshold_sweep_peaks_where_a_quarter_of_the_experts_is_hot() -> None:
     result = run_sweep("cxl-expert-threshold", jobs=1, bound=False)
     assert result is not None
-    (peak,) = result.answer["peaks"]
+    (peak,) = result.answer.peaks
     assert len(result.columns["point"]) == 21 * 5
-    assert (peak["value"], peak["samples"]) == (0.75, 5)
-    assert 0.6 <= peak["low"] < 0.75 < peak["high"] <= 0.85
+    assert (peak.value, peak.samples) == (0.75, 5)
+    assert 0.6 <= peak.low < 0.75 < peak.high <= 0.85

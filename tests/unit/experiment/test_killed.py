@@ -16,7 +16,7 @@ import pytest
 
 from moesim.experiment.store import FORMAT as POINT
 from moesim.experiment.sweep import run_sweep
-from moesim.results.sweeps import OUTPUTS
+from moesim.results.sweeps.result import OUTPUTS
 
 ROOT = Path(__file__).resolve().parents[3]
 EXPERIMENT = """\

@@ -16,7 +16,8 @@ from moesim.experiment.plan import plan
 from moesim.experiment.sweep import run_plan, run_sweep
 from moesim.policies.baselines.on_demand import OnDemand
 from moesim.results.statistics import t_interval
-from moesim.results.sweeps import OUTPUTS, SweepResult
+from moesim.results.sweeps.answer import Counts
+from moesim.results.sweeps.result import OUTPUTS, SweepResult
 from moesim.runs import pools
 
 SERIAL = {"kind": "cxl_expert", "mode": "printed", "warm": 1.0, "resident": False, "near_data": False, "pipeline": "serial"}
@@ -171,8 +172,8 @@ def test_a_point_that_goes_wrong_is_recorded_and_the_others_go_on(jobs: int, tmp
     assert result is not None
     assert result.columns["status"].tolist() == ["done", "failed", "refused"]
     assert result.columns["error"].tolist() == ["", "ZeroDivisionError: no luck", "policy: this machine is too small"]
-    assert result.answer["points"] == {"asked": 3, "done": 1, "refused": 1, "failed": 1}
-    assert [one["status"] for one in result.answer["failures"]] == ["failed", "refused"]
+    assert result.answer.points == Counts(planned=3, done=1, refused=1, failed=1)
+    assert [failure.status for failure in result.answer.failures] == ["failed", "refused"]
     assert "failed at policy.mood = broken" in str(result)
     again = SweepResult.load(tmp_path / "moods")
     assert again.answer == result.answer
@@ -194,9 +195,9 @@ def test_the_python_verb_gives_a_table_with_the_answer() -> None:
     answer, frame = result.answer, result.frame()
     assert len(frame) == 3 * 2 * 3
     best = frame.groupby(["policy.hot", "hardware.links.pcie.rate (GB/s)"])["throughput_tok_s"].mean()
-    assert tuple(answer["best"]["settings"].values()) == best.idxmax()
-    assert answer["best"]["mean"] == pytest.approx(best.max(), rel=1e-12)
-    assert [peak["axis"] for peak in answer["peaks"]] == ["policy.hot"] * 2
+    assert tuple(answer.best.settings.values()) == best.idxmax()
+    assert answer.best.mean == pytest.approx(best.max(), rel=1e-12)
+    assert [peak.axis for peak in answer.peaks] == ["policy.hot"] * 2
 
 
 def test_an_answer_says_who_beats_whom_and_by_how_much(done: Path) -> None:
@@ -219,8 +220,8 @@ def test_designs_without_a_grid_have_a_best_but_no_peaks() -> None:
     axes = {"policy.hot": {"kind": "range", "low": 0.2, "high": 0.9}}
     result = run_sweep({**SMALL, "axes": axes, "design": {"kind": "sobol", "points": 4}}, jobs=1)
     assert result is not None
-    assert result.answer["best"] is not None
-    assert result.answer["peaks"] == []
+    assert result.answer.best is not None
+    assert result.answer.peaks == ()
 
 
 def test_a_sampled_design_says_what_drives_the_metric(tmp_path: Path) -> None:
@@ -229,14 +230,14 @@ def test_a_sampled_design_says_what_drives_the_metric(tmp_path: Path) -> None:
     design = {"kind": "latin_hypercube", "points": 16}
     result = run_sweep({**SMALL, "axes": axes, "design": design}, out=tmp_path / "drawn", jobs=1)
     assert result is not None
-    told = {one["policy"]: one for one in result.answer["drivers"]}
-    assert list(told) == SMALL["policies"]
-    for one in told.values():
-        assert one["settings"] == 16
-        assert one["axes"][0]["axis"] == "hardware.links.pcie.rate"
-        assert one["axes"][0]["direction"] > 0
-    assert told["cxl_expert_gpu_only"]["axes"][0]["share"] > 0.95  # it has no such parameter, and loads whatever has tokens
-    assert any(sentence.startswith("What drives throughput (") for sentence in result.answer["sentences"])
+    drivers = {driver.policy: driver for driver in result.answer.drivers}
+    assert list(drivers) == SMALL["policies"]
+    for driver in drivers.values():
+        assert driver.settings == 16
+        assert driver.axes[0].axis == "hardware.links.pcie.rate"
+        assert driver.axes[0].direction > 0
+    assert drivers["cxl_expert_gpu_only"].axes[0].share > 0.95  # it has no such parameter, and loads whatever has tokens
+    assert any(sentence.startswith("What drives throughput (") for sentence in result.answer.sentences)
     assert "throughput (cxl_expert) varies" in str(result)
     assert SweepResult.load(tmp_path / "drawn").answer == result.answer
     run_sweep({**SMALL, "axes": axes, "design": design}, out=tmp_path / "two", jobs=2)
@@ -248,7 +249,7 @@ def test_few_drawn_settings_and_grids_have_no_drivers(done: Path) -> None:
     axes = {"policy.hot": {"kind": "range", "low": 0.2, "high": 0.9}}
     result = run_sweep({**SMALL, "axes": axes, "design": {"kind": "sobol", "points": 4}}, jobs=1)
     assert result is not None
-    assert all("too few" in one["note"] and not one["axes"] for one in result.answer["drivers"])
+    assert all("too few" in driver.note and not driver.axes for driver in result.answer.drivers)
     assert "too few" in str(result)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from moesim.errors import InputError
 from moesim.experiment.threshold import COLUMNS, sweep_threshold
-from moesim.results.search import find_peak
+from moesim.results.sweeps.search import find_peak
 from moesim.runs.run import run
 
 SERIAL = {"kind": "cxl_expert", "mode": "printed", "warm": 1.0, "resident": False, "near_data": False, "pipeline": "serial"}

@@ -18,7 +18,7 @@ from moesim.plugins import BUILT_IN, find
 from moesim.report import figures
 from moesim.report.page import write_page
 from moesim.results.marks import losses_of_rows
-from moesim.results.sweeps import SweepResult
+from moesim.results.sweeps.result import SweepResult
 from moesim.results.table import comparison_table, run_table
 from moesim.testing import small_worlds
 from moesim.testing.watched import run_world
@@ -119,12 +119,12 @@ def test_figures_show_bounds_below_and_leave_them_off_the_front(compared: Path) 
 def test_a_sweep_answers_about_policies_that_a_system_can_follow(swept: Path) -> None:
     result = SweepResult.load(swept)
     answer = result.answer
-    assert answer["best"]["policy"] in ("hobbit", "lru")
-    assert {row["policy"] for row in answer["bounds"]} == BOUNDS
-    assert {end for pair in answer["pairs"] for end in (pair["a"], pair["b"])} == {"hobbit", "lru"}
-    assert not {row["policy"] for row in answer["pareto"]} & BOUNDS
-    assert {peak["policy"] for peak in answer["peaks"]} <= {"hobbit", "lru"}
-    assert list(answer["lossy"]) == ["hobbit"]
+    assert answer.best.policy in ("hobbit", "lru")
+    assert {bound.policy for bound in answer.bounds} == BOUNDS
+    assert {end for pair in answer.pairs for end in (pair.a, pair.b)} == {"hobbit", "lru"}
+    assert not {point.policy for point in answer.pareto} & BOUNDS
+    assert {peak.policy for peak in answer.peaks} <= {"hobbit", "lru"}
+    assert list(answer.lossy) == ["hobbit"]
     text = str(result)
     assert "belady, a bound that no system can reach: " in text
     assert "belady (bound)" in text
@@ -142,15 +142,15 @@ def test_the_page_of_a_sweep_marks_them(swept: Path, tmp_path: Path) -> None:
 
 def test_an_optimum_is_that_of_a_policy_that_a_system_can_follow() -> None:
     answer = optimize({**FEW, "policies": ["lru", "best_static"]}, rounds=1, jobs=1).answer
-    assert [one["policy"] for one in answer["optimum"]] == ["lru"]
-    assert [one["policy"] for one in answer["bounds"]] == ["best_static"]
+    assert [optimum.policy for optimum in answer.optimum] == ["lru"]
+    assert [bound.policy for bound in answer.bounds] == ["best_static"]
 
 
 def test_a_sweep_of_bounds_alone_is_answered() -> None:
     result = run_sweep({**FEW, "policies": ["belady"]}, jobs=1)
     assert result is not None
-    assert result.answer["best"]["policy"] == "belady"
-    assert result.answer["bounds"] == []
+    assert result.answer.best.policy == "belady"
+    assert result.answer.bounds == ()
 
 
 def test_a_run_and_its_page_have_the_star_and_the_footnote(tmp_path: Path) -> None:

@@ -117,9 +117,9 @@ def test_an_experiment_about_energy_is_refused_with_what_its_machine_lacks(searc
 
 def test_an_experiment_about_energy_runs_where_every_power_is_known() -> None:
     answer = optimize(experiment(scenario=powered(), metric="energy_J"), rounds=0, jobs=1).answer
-    assert answer["best"]["mean"] > 0
-    assert answer["not_weighed"] == []
-    assert all("energy_J_per_tok" in point for point in answer["pareto"])
+    assert answer.best.mean > 0
+    assert answer.not_weighed == ()
+    assert all(point.energy_J_per_tok is not None for point in answer.pareto)
 
 
 def test_an_experiment_about_cost_names_the_machine_without_prices() -> None:
@@ -139,8 +139,8 @@ def test_a_front_is_not_decided_by_a_measure_that_some_settings_lack() -> None:
     axes = {"hardware": ["rtx4090-desktop", powered()["hardware"]]}
     result = run_sweep(experiment(axes=axes, policies=["lru"]), jobs=1)
     assert result is not None
-    assert result.answer["not_weighed"] == ["energy_J"]
-    assert all("energy_J_per_tok" not in point for point in result.answer["pareto"])
+    assert result.answer.not_weighed == ("energy_J",)
+    assert all(point.energy_J_per_tok is None for point in result.answer.pareto)
 
 
 def test_figures_and_pages_show_no_energy_where_none_is_known(tmp_path: Path) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from moesim.results.search import find_crossovers, find_peak
 from moesim.results.statistics import as_share, paired_difference
 from moesim.results.steady import Cut, mser, steady
-from moesim.results.words import share_words
+from moesim.results.sweeps.search import find_crossovers, find_peak
+from moesim.results.sweeps.words import share_words
 
 
 def curve(values: dict[float, float], noise: float = 0.0, replications: int = 4) -> dict[float, list[float]]:

@@ -20,15 +20,17 @@ from moesim.results.columns import Columns, from_csv, to_csv
 from moesim.results.marks import MARKS
 from moesim.results.result import FIELDS
 from moesim.results.statistics import t_interval
+from moesim.results.sweeps.answer import Answer, SearchAnswer
+from moesim.results.sweeps.answer_file import NAME, read_answer, text
 from moesim.writing import write
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FORMAT", "HEAD", "OUTPUTS", "POWER", "SweepResult", "flat"]
+__all__ = ["FORMAT", "HEAD", "OUTPUTS", "POWER", "SearchResult", "SweepResult", "flat"]
 
 FORMAT = "moesim sweep 1"
-OUTPUTS = ("table.csv", "summary.csv", "answer.json")
+OUTPUTS = ("table.csv", "summary.csv", NAME)
 """Files that are written when all points are there."""
 HEAD = ("policy", "seed", "replicate", "status", "error")
 """Columns of the table between the settings and the numbers."""
@@ -45,8 +47,8 @@ class SweepResult:
     """What `experiment.json` says: name, axes with their columns, policies, metric, goal, level."""
     columns: Columns
     """The table: one row per point, in the order of the design."""
-    answer: dict[str, Any]
-    """What `answer.json` says."""
+    answer: Answer
+    """What was found, with the sentences that say it."""
     mean_columns: Columns = field(default_factory=dict)
     """One row per setting and policy: `M`, `M.low` and `M.high` for each number M of the table."""
 
@@ -73,14 +75,13 @@ class SweepResult:
         """Writes table, means and answer into the directory of the sweep."""
         place = Path(directory)
         document = json.dumps(self.experiment, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        answer = json.dumps(self.answer, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        for name, text in (
+        for name, contents in (
             ("experiment.json", document),
             ("table.csv", to_csv(self.columns)),
             ("summary.csv", to_csv(self.mean_columns)),
-            ("answer.json", answer),
+            (NAME, text(self.answer)),
         ):
-            write(place / name, text)
+            write(place / name, contents)
         return place
 
     @classmethod
@@ -89,7 +90,7 @@ class SweepResult:
 
         InputError where the metric is none of the numbers.
         """
-        from moesim.results.answers import answered
+        from moesim.results.sweeps.findings import answered
 
         metric = experiment["metric"]
         known = [name for name in dict.fromkeys(name for row in rows for name in row) if _numeric(rows, name)]
@@ -111,17 +112,26 @@ class SweepResult:
             message = f"the sweep is not finished ({', '.join(missing)} missing); run 'moesim sweep' with this directory again"
             raise InputError(Mistake(message, file=str(place)))
         tables = [from_csv(files.read_text(place / name), str(place / name)) for name in OUTPUTS[:2]]
-        return cls(experiment, tables[0], _json(place / "answer.json"), tables[1])
+        answer = read_answer(place / NAME)
+        if isinstance(answer, SearchAnswer):
+            return SearchResult(experiment, tables[0], answer, tables[1])
+        return SweepResult(experiment, tables[0], answer, tables[1])
 
     def __str__(self) -> str:
-        from moesim.results.words import sweep_text
+        from moesim.results.sweeps.screen import sweep_text
 
         return sweep_text(self)
 
     def _repr_html_(self) -> str:
-        from moesim.results.notebook import sweep_html
+        return f"{self.answer._repr_html_()}{self.short().to_html(index=False)}"
 
-        return sweep_html(self)
+
+@dataclass(frozen=True)
+class SearchResult(SweepResult):
+    """An experiment whose best values have been searched (`moesim.optimize`)."""
+
+    answer: SearchAnswer
+    """What was found, `optimum` among it."""
 
 
 def _json(path: Path) -> dict[str, Any]:
