@@ -10,11 +10,12 @@ import importlib.util
 import re
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import doc_pages
 import pytest
 from doc_pages import PAGES, ROOT, Block, blocks, shown
+from reporting import for_all
 
 from moesim import cli, plugins
 from moesim.errors import InputError
@@ -36,9 +37,17 @@ RUN = {
 """Page with blocks -> the test that runs them."""
 
 
-def _each() -> list[Any]:
-    found = {(page.name, " ".join(words)): words for page in PAGES for words in shown(page.read_text("utf-8"))}
-    return [pytest.param(page, words, id=f"{page}: {text}") for (page, text), words in found.items()]
+class Command(NamedTuple):
+    """A command of a page, without the repetitions of it there."""
+
+    page: str
+    words: tuple[str, ...]
+
+
+def _commands() -> list[Command]:
+    return list(
+        dict.fromkeys(Command(page.name, words) for page in PAGES for words in map(tuple, shown(page.read_text("utf-8"))))
+    )
 
 
 def _verbs() -> dict[str, ArgumentParser]:
@@ -54,16 +63,16 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(("page", "words"), _each())
-def test_the_command_is_taken_and_what_it_names_is_there(page: str, words: list[str], reader: Path) -> None:
-    _, verb, *rest = words if words[1:] != ["--help"] else ["moesim", "run", "--help"]
+@for_all(_commands())
+def test_the_command_is_taken_and_what_it_names_is_there(command: Command, reader: Path) -> None:
+    _, verb, *rest = command.words if command.words[1:] != ("--help",) else ("moesim", "run", "--help")
     rest = rest[: rest.index(">")] if ">" in rest else rest
     options = {option for action in _verbs()[verb]._actions for option in action.option_strings}
     assert {word for word in rest if word.startswith("--")} <= options
     if all(word.startswith("--") for word in rest) or any(PLACEHOLDER.fullmatch(word) for word in rest):
         return  # the name of a command, or a form to fill in
     parsed = cli._parser().parse_args([verb, *rest])
-    for block in blocks(next(path for path in PAGES if path.name == page).read_text("utf-8")):
+    for block in blocks(next(path for path in PAGES if path.name == command.page).read_text("utf-8")):
         if block.file is not None:
             (reader / block.file).write_text(block.text, "utf-8")
     _check_names(parsed)
@@ -84,7 +93,7 @@ def _check_names(parsed: Namespace) -> None:
 
 
 def test_there_are_many() -> None:
-    assert len(_each()) > 60
+    assert len(_commands()) > 60
 
 
 @pytest.mark.parametrize(
@@ -96,7 +105,7 @@ def test_a_name_that_is_not_there_would_be_told(words: list[str], reader: Path) 
         _check_names(cli._parser().parse_args(words))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@for_all(PAGES)
 def test_modules_that_are_run_exist(page: Path) -> None:
     for name in re.findall(
         r"python3? -m (?!sglang\.|dynamo\.|coverage)([\w.]+)", page.read_text("utf-8")
@@ -104,7 +113,7 @@ def test_modules_that_are_run_exist(page: Path) -> None:
         assert importlib.util.find_spec(name) is not None
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@for_all(PAGES)
 def test_links_lead_somewhere(page: Path) -> None:
     """To a file that is there, and to a heading that it has."""
     for target in re.findall(r"\]\((?!https?:)([^)]+)\)", re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)):
@@ -116,7 +125,7 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}, target
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@for_all(PAGES)
 def test_every_page_with_blocks_has_a_test_that_runs_them(page: Path) -> None:
     found: list[Block] = blocks(page.read_text("utf-8"))
     assert page.read_text("utf-8").count("\n```") == 2 * len(found), "a fence that is not closed"

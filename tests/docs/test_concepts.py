@@ -7,6 +7,7 @@ from typing import Any
 
 import doc_pages
 import pytest
+from reporting import for_all
 
 import moesim
 from moesim.contract import Pipeline
@@ -47,7 +48,7 @@ def test_every_field_in_its_order() -> None:
     assert tuple(_rows("field")) == FIELDS
 
 
-@pytest.mark.parametrize("field", FIELDS)
+@for_all(FIELDS)
 def test_units_are_those_of_the_names(field: str) -> None:
     unit = next((unit for end, unit in UNITS.items() if field.endswith(end)), None)
     if unit is not None and field != "expert_tokens":  # which counts pairs

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 from models_page import PAGE, Row, main, page, rows
-
-BY_NAME = pytest.mark.parametrize("row", rows(), ids=lambda row: row.name)
+from reporting import for_all
 
 
 def test_the_page_is_up_to_date() -> None:
@@ -20,20 +19,16 @@ def test_there_are_at_least_forty_five_that_were_read_at_their_sources() -> None
     assert all(row.stated or row.checkpoint for row in rows())
 
 
-@BY_NAME
+@for_all([row for row in rows() if row.checkpoint is not None])
 def test_total_parameters_are_those_of_the_checkpoint(row: Row) -> None:
     """To 0.02 %, which norms, biases, scales and gates stay within."""
-    if row.checkpoint is None:
-        pytest.skip("no count of this checkpoint was found")
     decoder = row.checkpoint.parameters - row.checkpoint.beside
     assert row.model.total_parameters == pytest.approx(decoder, rel=0, abs=2e-4 * row.checkpoint.parameters + row.checkpoint.to)
 
 
-@BY_NAME
+@for_all([row for row in rows() if row.stated is not None and row.stated.total is not None])
 def test_total_parameters_are_those_that_the_vendor_states(row: Row) -> None:
     """To 0.3 %, or to the last digit, which vendors round or cut; further off only between what the cause names."""
-    if row.stated is None or row.stated.total is None:
-        pytest.skip("the vendor states no total that was found")
     total, embeddings = row.model.total_parameters / 1e9, 2.0 * row.model.vocab * row.model.hidden / 1e9
     slack = max(0.003 * row.stated.total, row.stated.unit)
     if row.stated.because:
@@ -44,25 +39,21 @@ def test_total_parameters_are_those_that_the_vendor_states(row: Row) -> None:
         assert total == pytest.approx(row.stated.total, rel=0, abs=slack)
 
 
-@BY_NAME
+@for_all([row for row in rows() if row.stated is not None and row.stated.active is not None])
 def test_active_parameters_are_those_that_the_vendor_states(row: Row) -> None:
     """To 3 %, or to the last digit, with or without one or both embeddings."""
-    if row.stated is None or row.stated.active is None:
-        pytest.skip("the vendor states no active count that was found")
     stated = row.stated.active
     active, embeddings = row.model.active_parameters / 1e9, 2.0 * row.model.vocab * row.model.hidden / 1e9
     unit = max(0.03 * stated, 10.0 ** -len(str(stated).partition(".")[2]))
     assert stated - unit <= active <= stated + embeddings + unit
 
 
-@BY_NAME
+@for_all(rows())
 def test_the_cache_is_what_the_shape_gives_by_hand(row: Row) -> None:
     assert float(row.model.kv_bytes_per_layer.sum()) == row.cache
 
 
-@BY_NAME
+@for_all([row for row in rows() if row.files is not None])
 def test_weights_are_those_of_the_files(row: Row) -> None:
-    if row.files is None:
-        pytest.skip("no source states the size of these files")
     read = row.model.non_expert_bytes + row.model.all_expert_bytes + row.files.beside
     assert read == pytest.approx(row.files.bytes, rel=0, abs=0.003 * row.files.bytes + row.files.to)

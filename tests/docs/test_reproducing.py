@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import doc_pages
 import pytest
+from reporting import for_all
 
 from moesim.experiment.plan import read
 from moesim.scenario import catalogue
@@ -60,7 +61,7 @@ def test_every_case_has_a_row_and_only_cases_to_come_are_not_there_yet() -> None
     assert not doc_pages.pending() & set(registry.ids()), "fill in the numbers: moesim reproduce says them"
 
 
-@pytest.mark.parametrize("case", [case for case in ROWS if case not in doc_pages.pending()])
+@for_all([case for case in ROWS if case not in doc_pages.pending()])
 def test_the_numbers_are_those_of_the_case(case: str) -> None:
     verdict, rows = _validated(case)
     assert ROWS[case][0][-1] == verdict
@@ -71,12 +72,12 @@ def test_the_numbers_are_those_of_the_case(case: str) -> None:
         assert _number(simulated) == pytest.approx(_number(rows[name][1]), rel=0.01, abs=1e-12), name
 
 
-@pytest.mark.parametrize("case", [case for case in ROWS if case not in doc_pages.pending()])
+@for_all([case for case in ROWS if case not in doc_pages.pending()])
 def test_it_says_about_how_long_each_case_takes(case: str) -> None:
     assert SECONDS.fullmatch(ROWS[case][0][0])
 
 
-@pytest.mark.parametrize("name", [entry.name for entry in catalogue.names("experiments")])
+@for_all([entry.name for entry in catalogue.names("experiments")])
 def test_every_experiment_is_told_with_what_its_file_expects(name: str) -> None:
     root, _, _ = read(name)
     expect = root.child("expect")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from doc_pages import ROOT, texts
+from reporting import for_all
 from scenario_keys_page import PAGE, Section, main, page, sections
 
 from moesim.experiment.spec import KINDS
@@ -35,14 +36,14 @@ def test_it_is_written_where_one_says(tmp_path: Path) -> None:
     assert (tmp_path / "keys.md").read_text("utf-8") == page()
 
 
-@pytest.mark.parametrize("section", EVERY, ids=lambda section: section.title)
+@for_all(EVERY)
 def test_every_key_and_every_part_is_described(section: Section) -> None:
     assert section.schema.get("description"), section.title
     silent = [key for key, field in section.keys.items() if not field.get("description")]
     assert not silent, f"{section.title}: say in a docstring what {silent} means"
 
 
-@pytest.mark.parametrize("name", BUILT_IN["policies"])
+@for_all(BUILT_IN["policies"])
 def test_every_parameter_of_a_policy_is_described(name: str) -> None:
     policy = find("policies", name)
     assert not set(policy.model_fields) - {"kind", *descriptions(policy)}

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from reporting import for_all
 
 from moesim.scenario import catalogue
 from moesim.validation.registry import CASES
@@ -22,16 +23,18 @@ def test_both_papers_are_gone_through_in_the_order_of_their_sections() -> None:
         assert sections == sorted(sections)
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[1][:40])
-def test_a_claim_is_covered_by_what_ships_or_by_a_sentence(row: tuple[str, ...]) -> None:
+@pytest.fixture(scope="module")
+def known() -> dict[str, set[str]]:
+    """What a claim may name, by its kind."""
+    shipped = {kind[:-1]: {entry.name for entry in catalogue.names(kind)} for kind in ("scenarios", "experiments")}
+    return {"case": set(CASES), **shipped}
+
+
+@for_all(ROWS)
+def test_a_claim_is_covered_by_what_ships_or_by_a_sentence(row: tuple[str, ...], known: dict[str, set[str]]) -> None:
     section, claim, covered, outcome = row
     assert section
     assert claim
     assert len(outcome) > 20
     kind, _, name = covered.partition(" ")
-    known = {
-        "case": set(CASES),
-        "scenario": {entry.name for entry in catalogue.names("scenarios")},
-        "experiment": {entry.name for entry in catalogue.names("experiments")},
-    }
     assert covered == "sentence" or name.strip("`") in known[kind]

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 from doc_pages import PAGES, ROOT, read
+from reporting import for_all
 
 from moesim.scenario import load
 
 LINK = re.compile(r"\]\(([^)#\s]+?)(?:#[^)]*)?\)")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@for_all(PAGES)
 def test_relative_links_lead_somewhere(page: Path) -> None:
     links = [link for link in LINK.findall(page.read_text("utf-8")) if "://" not in link]
     lost = [link for link in links if not (page.parent / link).exists()]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from reporting import for_all
 
 from moesim.explain.explain import explain
 from moesim.results.result import Result
@@ -48,7 +49,7 @@ def test_scenarios_have_no_mistake_but_a_record_that_is_not_there(file: Path) ->
     assert [error["path"] for error in errors] in ([], ["workload.routing.path"], ["workload.arrivals.path"])
 
 
-@pytest.mark.parametrize("name", OWN)
+@for_all(OWN)
 def test_scenarios_say_what_they_are_and_what_to_expect(name: str) -> None:
     scenario = load(SCENARIOS / f"{name}.yaml").scenario
     assert scenario.name == name

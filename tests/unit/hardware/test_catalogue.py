@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from reporting import for_all
 
 from moesim.hardware import Gpu, Memory, System
 from moesim.scenario.checking import check
@@ -93,9 +94,9 @@ def annotated(path: Path) -> list[tuple[tuple[str, ...], dict[str, Any]]]:
 # What is there
 
 
-@pytest.mark.parametrize(("folder", "name"), [(folder, name) for folder, names in WANTED.items() for name in names.split()])
-def test_every_promised_device_has_a_profile(folder, name):
-    assert (FOLDER / folder / f"{name}.yaml").is_file()
+@for_all([f"{folder}/{name}.yaml" for folder, names in WANTED.items() for name in names.split()])
+def test_every_promised_device_has_a_profile(place):
+    assert (FOLDER / place).is_file()
 
 
 @pytest.mark.skipif(not PUBLISHED.exists(), reason="published measurements are not beside the checkout")

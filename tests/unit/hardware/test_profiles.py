@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from reporting import for_all
 
 from moesim.hardware import Cpu, Gpu, Memory, System
 from moesim.scenario.annotated import KEYS
@@ -60,7 +61,7 @@ def leaves(node: Any, way: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], 
     return [(way, node)]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@for_all(FILES)
 def test_every_value_has_a_basis_and_a_source(path):
     for way, leaf in leaves(raw(path.stem)):
         if isinstance(leaf, dict):
@@ -72,7 +73,7 @@ def test_every_value_has_a_basis_and_a_source(path):
             assert isinstance(leaf, bool) or way[-1] in TEXTS, f"{way}: {leaf!r} has no source"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@for_all(FILES)
 def test_the_kind_comes_first(path):
     assert next(iter(raw(path.stem))) == "kind"
 
@@ -82,7 +83,7 @@ def test_names_are_unique():
     assert len(stems) == len(set(stems))
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+@for_all(SYSTEMS)
 def test_every_machine_loads_and_gpu_memory_can_be_filled_from_every_tier(name):
     machine = system(name)
     assert machine.name == name

@@ -6,6 +6,7 @@ import pytest
 import yaml
 from model_configs import config, read
 from models_page import FACTS, spelt_out
+from reporting import for_all
 
 from moesim.model import hf_fields, read_config
 from moesim.model.hf_fields import Fields
@@ -57,7 +58,7 @@ def test_no_other_key_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked <= KEYS | set(UNMODELLED) | set(INDEXER)
 
 
-@pytest.mark.parametrize("key", sorted(KEYS))
+@for_all(sorted(KEYS))
 def test_every_key_of_the_table_is_read_somewhere(key: str) -> None:
     assert f'"{key}"' in SOURCE or f'{{_OTHERS}}.{key.rsplit(".", 1)[-1]}"' in SOURCE
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from gguf_files import scenario
+from reporting import for_all
 
 from moesim.errors import InputError
 from moesim.model import Architecture, load_named
@@ -35,7 +36,7 @@ def test_experts_of_half_the_layers_get_more_bits() -> None:
     assert set(formats) == {plain, more}
 
 
-@pytest.mark.parametrize("kind", MIXTURES)
+@for_all(MIXTURES)
 def test_every_file_type_lies_between_its_least_and_its_most_bits(kind: str) -> None:
     for name in ("mixtral-8x7b", "deepseek-v2-lite", "gpt-oss-20b"):
         model = load_named(name)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from reporting import for_all
 
 from moesim.errors import InputError
 from moesim.model import Precision, load_named, named, named_config
@@ -36,20 +37,20 @@ def test_every_decoder_of_the_table_is_there(rows: dict[str, Any]) -> None:
     assert len(NAMES) >= 24
 
 
-@pytest.mark.parametrize("name", NAMES)
+@for_all(NAMES)
 def test_total_parameters_are_the_advertised_ones(name: str) -> None:
     advertised = named_config(name)["_advertised_params_b"]
     assert load_named(name).total_parameters / 1e9 == pytest.approx(advertised, rel=0.02)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@for_all(NAMES)
 def test_every_model_says_where_it_is_from(name: str) -> None:
     model = load_named(name)
     assert model.name == name
     assert model.source == named_config(name)["_source"] != ""
 
 
-@pytest.mark.parametrize("name", IN_TABLE)
+@for_all(IN_TABLE)
 def test_shape_agrees_with_the_table(name: str, rows: dict[str, dict[str, str]]) -> None:
     model, row = load_named(name), rows[name]
     told = (model.hidden, model.layers, model.n_moe, model.experts, model.top_k, model.shared_width, model.vocab)
@@ -58,7 +59,7 @@ def test_shape_agrees_with_the_table(name: str, rows: dict[str, dict[str, str]])
     assert model.tied_embedding == (row["tied_embedding"] == "1")
 
 
-@pytest.mark.parametrize("name", IN_TABLE)
+@for_all(IN_TABLE)
 def test_sizes_agree_with_the_table(name: str, rows: dict[str, dict[str, str]]) -> None:
     model, row = load_named(name).with_precision(Precision()), {k: v for k, v in rows[name].items() if k != "model"}
     assert model.expert_parameters == float(row["params_per_expert"])
@@ -73,7 +74,7 @@ def test_sizes_agree_with_the_table(name: str, rows: dict[str, dict[str, str]]) 
     assert (model.active_parameters + biases) / 1e9 == pytest.approx(float(row["active_params_calc_b"]), abs=0.0005001)
 
 
-@pytest.mark.parametrize("name", IN_TABLE)
+@for_all(IN_TABLE)
 def test_native_precision_agrees_with_the_table(name: str, rows: dict[str, dict[str, str]]) -> None:
     precision, native = load_named(name).precision, rows[name]["native_dtype"]
     assert (precision.weights, precision.experts) == {"bf16": ("bf16",) * 2, "fp8": ("fp8",) * 2}.get(native, ("bf16", "mxfp4"))

@@ -8,6 +8,7 @@ import engine_worlds as worlds
 import numpy as np
 import policy_problems as tiny
 import pytest
+from reporting import for_all
 
 from moesim import plugins
 from moesim.contract import Problem
@@ -81,7 +82,7 @@ def test_nothing_beats_a_gpu_that_holds_everything(name):
     assert run(name, "roomy")[1].recorder.makespan >= run("gpu_only", "roomy")[1].recorder.makespan
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@for_all(POLICIES)
 def test_it_says_where_it_comes_from(name):
     found = plugins.find("policies", name)
     assert found.source

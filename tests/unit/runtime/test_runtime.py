@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from reporting import for_all
 
 from moesim import cli
 from moesim.contract import Costs
@@ -26,7 +27,7 @@ FIXED = FixedTimes(gemm=4e-6, attention=12e-6, layer=15e-6, small=2e-6)
 SMALL = {"workload.requests": 2, "workload.prompt": 16, "workload.output": 3}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@for_all(FILES)
 def test_every_shipped_runtime_loads_and_every_value_says_where_it_is_from(path: Path) -> None:
     (file,) = check([path])["files"]
     assert not file["errors"]

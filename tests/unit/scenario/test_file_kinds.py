@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from reporting import for_all
 
 from moesim import cli
 from moesim.scenario.file_kinds import kind_of, mismatch
@@ -156,7 +157,7 @@ def test_mistakes_beside_a_part_that_is_not_there_are_told_too(capsys: pytest.Ca
     ]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "hardware_profiles").rglob("*.yaml")), ids=lambda path: path.stem)
+@for_all(sorted((ROOT / "hardware_profiles").rglob("*.yaml")))
 def test_every_shipped_profile_is_told_from_a_scenario(path: Path) -> None:
     from moesim.scenario.strict_yaml import read
 

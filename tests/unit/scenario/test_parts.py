@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from reporting import for_all
 
 from moesim.errors import InputError
 from moesim.experiment.plan import plan
@@ -207,7 +208,7 @@ def test_a_gpu_in_a_machine_of_ones_own_needs_no_tier() -> None:
     assert found.tier_names == ("ddr", "vram")
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "hardware_profiles/systems").glob("*.yaml")))
+@for_all(sorted(path.stem for path in (ROOT / "hardware_profiles/systems").glob("*.yaml")))
 def test_shipped_machines_have_the_memory_that_their_gpu_brings(name: str) -> None:
     text = yaml.safe_load((ROOT / f"hardware_profiles/systems/{name}.yaml").read_text("utf-8"))
     for device in text.get("devices", {}).values():

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from reporting import for_all
 
 from moesim import cli
 from moesim.experiment.editors import json_schema as experiment_schema
@@ -52,7 +53,7 @@ def test_draft(schema: dict[str, Any]) -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("word", ["prefixItems", "$defs", "discriminator", "unevaluatedProperties", "dependentRequired"])
+@for_all(["prefixItems", "$defs", "discriminator", "unevaluatedProperties", "dependentRequired"])
 def test_no_words_of_later_drafts(word: str, schema: dict[str, Any]) -> None:
     assert not [part for part in walk(schema) if word in part]
 
@@ -164,7 +165,7 @@ def _outside(value: Any, part: dict[str, Any]) -> bool:
     )
 
 
-@pytest.mark.parametrize("path", sorted(SCENARIOS.rglob("*.yaml")), ids=lambda path: path.relative_to(SCENARIOS).as_posix())
+@for_all(sorted(SCENARIOS.rglob("*.yaml")))
 def test_files_that_ship_are_valid(path: Path) -> None:
     schema = EXPERIMENT if "experiments" in path.parts else SCHEMA
     assert not faults(yaml.safe_load(path.read_text("utf-8")), schema, schema)

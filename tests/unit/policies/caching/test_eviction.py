@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import policy_problems as tiny
 import pytest
+from reporting import for_all
 
 from moesim.contract import NO_MOVES
 from moesim.policies.caching.fifo import FIFO
@@ -66,9 +67,7 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("kind", RULES)
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("capacity", [1, 3, 5])
+@for_all(RULES, range(5), [1, 3, 5])
 def test_hits_equal_a_plain_cache(kind, seed, capacity):
     trace = np.random.default_rng(seed).choice(SIZE, 150, p=tiny.popularity(SIZE, 1, seed=seed)[0]).tolist()
     hits = run(of(kind, capacity), one_by_one(trace))[1]

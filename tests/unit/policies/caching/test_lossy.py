@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import policy_problems as tiny
 import pytest
+from reporting import for_all
 
 from moesim.errors import InputError
 from moesim.policies.caching.edgemoe import EdgeMoe
@@ -189,7 +190,7 @@ def test_what_the_cpu_may_not_take_goes_to_the_best_resident():
     assert substituted(counts, held, score, 2, 1).tolist() == [1, 1, 0, 0]
 
 
-@pytest.mark.parametrize("seed", range(20))
+@for_all(range(20))
 def test_substitution_keeps_the_tokens_and_the_limit(seed):
     rng = np.random.default_rng(seed)
     experts, top_k, tokens = 8, 3, int(rng.integers(1, 6))

@@ -6,6 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from reporting import for_all
 
 from moesim.policies.kit.precision import GateWeights, bit_budget, native_bits
 
@@ -88,9 +89,7 @@ def best_of_all(table: np.ndarray, mean_bits: float, falling: bool) -> float:
     return min(sum(table[e, b - 1] for e, b in enumerate(bits)) for bits in fitting)
 
 
-@pytest.mark.parametrize("mean_bits", [1.0, 1.5, 2.0, 2.4, 3.0, 4.0])
-@pytest.mark.parametrize("number", [1, 2, 5, 6])
-@pytest.mark.parametrize("seed", range(3))
+@for_all([1.0, 1.5, 2.0, 2.4, 3.0, 4.0], [1, 2, 5, 6], range(3))
 def test_the_budget_search_is_exact(mean_bits, number, seed):
     table = losses(number, seed)
     bits = bit_budget(table, mean_bits)

@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 import numpy as np
 import policy_problems as tiny
-import pytest
+from reporting import for_all
 
 from moesim.contract import NO_MOVES
 from moesim.policies.caching.lru import LRU
@@ -51,9 +51,9 @@ def reference(capacity: int, visits):
     return hits, sorted(content)
 
 
-@pytest.mark.parametrize(("experts", "top_k", "tokens", "capacity"), SHAPES)
-@pytest.mark.parametrize("seed", range(4))
-def test_hits_equal_a_plain_lru_on_random_traces(experts, top_k, tokens, capacity, seed):
+@for_all(SHAPES, range(4))
+def test_hits_equal_a_plain_lru_on_random_traces(shape, seed):
+    experts, top_k, tokens, capacity = shape
     rng = np.random.default_rng(seed)
     shares = tiny.popularity(experts, 1, seed=seed)[0]
     visits = []

@@ -6,6 +6,7 @@ import copy
 
 import numpy as np
 import pytest
+from reporting import for_all
 
 from moesim import jit
 from moesim.policies.kit.expert_pool import Pool
@@ -18,8 +19,7 @@ def rule_of(past: Past, rng: np.random.Generator) -> PastRule:
     return PastRule(Pool(SLOTS, rng.dirichlet(np.ones(EXPERTS), LAYERS), 1), past, visits=1)
 
 
-@pytest.mark.parametrize("past", ["lfu", "lru", "lru_ds"])
-@pytest.mark.parametrize("seed", range(4))
+@for_all(["lfu", "lru", "lru_ds"], range(4))
 def test_compiled_and_numpy_walk_the_same(past: Past, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Few slots for what a layer uses, so that some visits find too few victims."""
     rng = np.random.default_rng(seed)

@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+from reporting import for_all
 
 from moesim.policies.kit.schedule import best_prefix, makespan, prefix_share, two_ended
 
@@ -40,8 +41,7 @@ def reference_two_ended(here, counts, gpu, cpu, copy, start):
     return sorted(cpu_side)
 
 
-@pytest.mark.parametrize("seed", range(60))
-@pytest.mark.parametrize("start", [0.0, 1e-4])
+@for_all(range(60), [0.0, 1e-4])
 def test_two_ended_equals_the_published_loop(seed, start):
     visit = drawn(seed)
     assert np.flatnonzero(two_ended(*visit, start)).tolist() == reference_two_ended(*visit, start)
@@ -64,7 +64,7 @@ def end_of(times, chosen):
     return float(loads.max(initial=0.0))
 
 
-@pytest.mark.parametrize("seed", range(60))
+@for_all(range(60))
 def test_makespan_is_never_worse_than_one_device_and_close_to_the_best(seed):
     rng = np.random.default_rng(seed)
     jobs = int(rng.integers(1, 7))
@@ -108,7 +108,7 @@ def test_prefix_share_rounds_up_and_takes_at_least_one():
     assert not prefix_share(np.zeros(3, dtype=int), 0.5).any()
 
 
-@pytest.mark.parametrize("seed", range(30))
+@for_all(range(30))
 def test_best_prefix_equals_trying_all(seed):
     rng = np.random.default_rng(seed)
     size = int(rng.integers(0, 8))

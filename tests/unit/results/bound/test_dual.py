@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from reporting import for_all
 from scipy.optimize import linprog
 
 from moesim.errors import MoesimError
@@ -41,7 +42,7 @@ def solved(case: Programme) -> float | None:
     return None if solution.status == 2 else float(solution.fun)
 
 
-@pytest.mark.parametrize("seed", [*range(24), *LOST])
+@for_all([*range(24), *LOST])
 def test_the_search_finds_the_value_of_the_programme(seed: int) -> None:
     """I4: never above the optimum, and next to nothing below it."""
     case, least = programme(seed), solved(programme(seed))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from reporting import for_all
 
 from moesim.results.statistics import as_share, paired_difference
 from moesim.results.steady import Cut, mser, steady
@@ -81,7 +82,7 @@ def test_differences_are_shares_of_the_mean_of_the_other() -> None:
     assert as_share(interval, 0.0) is None
 
 
-@pytest.mark.parametrize("seed", range(40))
+@for_all(range(40))
 def test_a_share_holds_zero_where_the_verdict_is_a_tie_and_nowhere_else(seed: int) -> None:
     draw = np.random.default_rng(seed)
     b = np.exp(draw.normal(0, 1.2, 3))  # replications that differ much: ratios and differences tell different tales

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from reporting import for_all
 
 from moesim import jit
 from moesim.portable import exponential, logarithm, power_law
@@ -75,8 +76,8 @@ def case(seed):
     return law, Job(np.zeros(requests), prompt, output, layers)
 
 
-@pytest.mark.parametrize("seed", range(60))
-def test_compiled_and_numpy_draw_the_same(compiled, seed):
+@for_all(range(60))
+def test_compiled_and_numpy_draw_the_same(seed, compiled):
     law, job = case(seed)
     expected, drawn = walk(job, law, Streams(seed), "routing"), draw_with(compiled, job, law, Streams(seed), "routing")
     assert np.array_equal(drawn.prefill, expected.prefill)
@@ -84,7 +85,7 @@ def test_compiled_and_numpy_draw_the_same(compiled, seed):
     assert drawn.decode.dtype == expected.decode.dtype
 
 
-@pytest.mark.parametrize("seed", range(12))
+@for_all(range(12))
 def test_the_source_as_plain_python_draws_the_same_within_bounds(seed):
     law, job = case(seed)
     job = Job(job.arrival[:2], np.minimum(job.prompt[:2], 8), np.minimum(job.output[:2], 3), job.layers)
@@ -114,9 +115,8 @@ def test_words_of_a_place_are_every_64th_of_the_generator(compiled):
         assert np.array_equal(drawn, words[:, place])
 
 
-@pytest.mark.parametrize("experts", [2, 5, 128, 512])
-@pytest.mark.parametrize("power", [0, 1, 40])
-def test_compiled_alias_tables_are_those_of_numpy(compiled, experts, power):
+@for_all([2, 5, 128, 512], [0, 1, 40])
+def test_compiled_alias_tables_are_those_of_numpy(experts, power, compiled):
     popularity = np.random.default_rng(experts).random((9, experts)) ** power
     popularity[1:3, 2:] = 0.0
     popularity[3] = 1.0
@@ -149,26 +149,6 @@ def test_without_numba_numpy_draws(monkeypatch):
     monkeypatch.setattr(draws, "_EACH", 1.0)
     monkeypatch.setattr(jit, "native", lambda module: None)
     assert np.array_equal(draw_job(job, law, Streams(2), "routing").prefill, walk(job, law, Streams(2), "routing").prefill)
-
-
-WITHOUT_A_HOME = """
-import numpy as np
-from test_kernel import *
-job, law = Job(np.zeros(2), np.full(2, 9), np.full(2, 3), 2), IndependentLaw(np.ones((2, 8)), 2)
-functions = jit.native(kernel)
-assert functions is not None
-drawn = draw_with(functions, job, law, Streams(0), "routing")
-assert np.array_equal(drawn.prefill, walk(job, law, Streams(0), "routing").prefill)
-"""
-
-
-def test_where_nothing_can_be_kept_the_walk_is_compiled_all_the_same(compiled, tmp_path):
-    (tmp_path / "file").write_text("not a folder")
-    environment = {**os.environ, "MOESIM_CACHE": str(tmp_path / "file" / "cache"), "HOME": str(tmp_path / "file")}
-    environment["PYTHONPATH"] = os.pathsep.join((str(ROOT), str(Path(__file__).parent)))
-    done = subprocess.run([sys.executable, "-c", WITHOUT_A_HOME], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("compiling moesim.workload.draws.kernel, for this process alone") == 1
 
 
 def test_code_is_kept_for_later_processes(compiled):
