@@ -35,14 +35,16 @@ class CxlExpert(SizedPolicy):
     theta_low and in CXL memory it runs there, near data or on the CPU, whichever is done sooner; every other one is
     uploaded if its bytes over the link and the GPU are done sooner than the CPU, activations and the queues of this visit
     included (rule 2). Both thresholds are tokens: they start at the percentiles `hot` and `warm` of the expected load, by the
-    number of tokens in the visit, and follow the load: up when uploads of hot experts make the GPU side end last, down when
-    the others end last although one more upload would not. A threshold of one token makes no expert hot. GPU memory holds the
-    hottest experts of the profile; after every pass experts whose moving average says so change places.
+    number of tokens in the visit, and follow the load, each for itself: theta_high up when uploads of hot experts make the GPU
+    side end last, down when the others end last although all experts that become hot next would not; theta_low up when the GPU
+    side ends last and uploads from CXL memory, down when the others do although one more such upload would not. A threshold of
+    one token makes no expert hot. GPU memory holds the hottest experts of the profile; after every pass experts whose moving
+    average says so change places.
     `mode: printed` is the published evaluation: percentiles of the counts of all E experts of each batch by rank, whatever
     their load, so that `hot` = 75 % makes exactly a quarter hot; warm experts take the CPU if cpu(c_e) < copy(e).
     Source: CXL-Expert, section 3; the percentile 75, 4-bit cold weights (4x smaller) and 2x smaller activations are its values,
-    the adaptive threshold and migration its words. Inferred: the steps of the threshold, the order of the experts, the terms of
-    a migration, theta_low, and that GPU, CPU and near-data work overlap (the paper adds them up: `pipeline: serial`). Which
+    the adaptive threshold and migration its words. Inferred: the steps of the thresholds, the order of the experts, the terms
+    of a migration, theta_low, and that GPU, CPU and near-data work overlap (the paper adds them up: `pipeline: serial`). Which
     experts are cold in the profile: as many of each layer as DRAM has no room for, and below the percentile `warm` as
     many as add no more than `cold_cost` to the expected work beside the GPU.
     Valid: cold experts lose precision (`quality`), so compare with lossless systems only beside a note on accuracy; an expert
@@ -134,7 +136,9 @@ class CxlExpert(SizedPolicy):
         step = self.step if self.adaptive and not self.learn else 0.0
         thresholds = Thresholds.of(problem.popularity, self.hot, min(self.warm, self.hot), step)
         memory = Memory.of(problem, deployment, cold, thresholds, host_room(problem, cut), helpers)
-        memory.learner = Learner(thresholds.factor, self.learn) if self.learn else None
+        if self.learn:
+            thresholds.low = thresholds.high
+            memory.learner = Learner(thresholds.high, self.learn)
         return replace(deployment, state=memory, dequantised=self._quantises)
 
     @property

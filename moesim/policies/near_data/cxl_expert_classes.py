@@ -24,7 +24,7 @@ __all__ = ["Memory", "Thresholds", "migrations", "very_cold"]
 
 @dataclass
 class Thresholds:
-    """theta_high and theta_low in tokens: percentiles of the expected load times a factor that follows the load.
+    """theta_high and theta_low in tokens: percentiles of the expected load, each times a factor that follows the load.
 
     One factor for each power of two of the tokens in a visit, because prompts and single tokens load a machine differently.
     """
@@ -34,9 +34,11 @@ class Thresholds:
     cold: FloatArray
     """[L] share up to which it is cold at first."""
     step: float
-    """Most by which the factor grows or shrinks per visit, as a share; 0 fixes it."""
-    factor: dict[int, float] = field(default_factory=dict)
-    """Binary digits of the tokens of a visit -> factor, 1 at first."""
+    """Most by which a factor grows or shrinks per visit, as a share; 0 fixes it."""
+    high: dict[int, float] = field(default_factory=dict)
+    """Binary digits of the tokens of a visit -> factor of theta_high, 1 at first."""
+    low: dict[int, float] = field(default_factory=dict)
+    """The same of theta_low; the same dictionary where both are learned together."""
 
     @classmethod
     def of(cls, popularity: FloatArray, hot: float, cold: float, step: float) -> Thresholds:
@@ -48,25 +50,32 @@ class Thresholds:
 
     def tokens(self, visit: Visit) -> tuple[float, float]:
         """(theta_high, theta_low) of a visit; more than theta_high tokens make an expert hot, which one token never does."""
-        load = self._factor(visit) * float(visit.counts.sum())
-        return max(load * float(self.hot[visit.layer]), 1.0), load * float(self.cold[visit.layer])
-
-    def _factor(self, visit: Visit) -> float:
-        return self.factor.get(visit.tokens.bit_length(), 1.0)
+        size, load = visit.tokens.bit_length(), float(visit.counts.sum())
+        high = max(load * float(self.hot[visit.layer]) * self.high.get(size, 1.0), 1.0)
+        return high, min(load * float(self.cold[visit.layer]) * self.low.get(size, 1.0), high)
 
     def follow(self, visit: Visit, lanes: Lanes) -> None:
-        """Moves the factor after a visit dispatched as in `lanes`.
+        """Moves the factors after a visit dispatched as in `lanes`, each by how much longer one side takes than the other.
 
-        Up if uploads above theta_high made the GPU side end last; down if the others end last although GPU and link could have
-        taken the smallest of what they run sooner than that.
+        theta_high goes up if uploads above it made the GPU side end last; down, to just below the experts that become hot next,
+        if the others end last although GPU and link could have run all of these sooner than that. theta_low goes up if the GPU
+        side ends last and has uploaded experts from CXL memory; down if the others end last although it could have been sooner
+        with such an upload.
         """
-        gpu, far = lanes.sides()
-        high = self.tokens(visit)[0]
+        if not self.step:
+            return
+        (gpu, far), (high, low) = lanes.sides(), self.tokens(visit)
         size = visit.tokens.bit_length()
-        if self.step and lanes.hot and gpu > far and high < visit.counts.max():
-            self.factor[size] = self._factor(visit) * min(gpu / max(far, 1e-12), 1.0 + self.step)
-        elif self.step and far > gpu and high > 1.0 and lanes.next_upload < far:
-            self.factor[size] = self._factor(visit) / min(far / max(gpu, 1e-12), 1.0 + self.step)
+        stride = min(max(gpu, far) / max(min(gpu, far), 1e-12), 1.0 + self.step)
+        next_tokens, next_upload = lanes.next_hot
+        if gpu > far and lanes.hot and high < visit.counts.max():
+            self.high[size] = self.high.get(size, 1.0) * stride
+        elif far > gpu and high > 1.0 and next_upload < far:
+            self.high[size] = self.high.get(size, 1.0) * max(1.0 / stride, min((next_tokens - 0.5) / high, 1.0))
+        if gpu > far and lanes.thawed and low < visit.counts.max():
+            self.low[size] = self.low.get(size, 1.0) * stride
+        elif far > gpu and lanes.cold_upload < far:
+            self.low[size] = self.low.get(size, 1.0) / stride
 
 
 @dataclass

@@ -13,12 +13,12 @@ from types import SimpleNamespace
 __all__ = ["BUFFERS", "ENTRIES", "FUNCTIONS", "PLAIN"]
 
 # Header of M, then of F
-EXPERTS, HELPERS, TIERS, MISSING, HOT, AT_ORDER, AT_HOME, AT_QUEUE, AT_COUNTS, AT_HELPER, AT_USED = range(11)
-AT_READY, AT_CALLS, AT_LINKS, AT_DRAWN, AT_COPY, AT_GPU, AT_BESIDE, AT_READS = range(11, 19)
-M_HEADER = 19
+EXPERTS, HELPERS, TIERS, MISSING, HOT, THAWED, AT_ORDER, AT_HOME, AT_QUEUE, AT_COUNTS, AT_HELPER, AT_USED = range(12)
+AT_READY, AT_CALLS, AT_LINKS, AT_DRAWN, AT_COPY, AT_GPU, AT_BESIDE, AT_READS = range(12, 20)
+M_HEADER = 20
 """`AT_HOME`: number of the expert's CXL tier, -1 elsewhere; `AT_HELPER`: the helper that it was given to, -1 for the GPU."""
-HIGH, LOW, GPU_READY, GPU_ENDS, OTHERS_END, NEXT_UPLOAD = range(6)
-F_HEADER = 6
+HIGH, LOW, GPU_READY, GPU_ENDS, OTHERS_END, NEXT_TOKENS, NEXT_UPLOAD, COLD_UPLOAD = range(8)
+F_HEADER = 8
 """theta_high and theta_low; seconds until the GPU has done what it was given; answers of `assign`."""
 NEVER = 1e300
 """Seconds from which on a device cannot run an expert at all."""
@@ -77,7 +77,7 @@ def draw(M, F, side, e):
 
 def assign(M, F):
     """Gives each missing expert to a lane, in their order, by the thresholds and the queues; then looks at the sides."""
-    M[HOT] = 0
+    M[HOT] = M[THAWED] = 0
     for j in range(M[MISSING]):
         e = M[M[AT_ORDER] + j]
         h, tokens = soonest(M, F, e), M[M[AT_COUNTS] + e]
@@ -88,14 +88,47 @@ def assign(M, F):
             in_place(M, F, h, e)
         elif upload_ends(M, F, e) < in_place_ends(M, F, h, e):  # rule 2
             upload(M, F, e)
+            if M[M[AT_HOME] + e] >= 0:
+                M[THAWED] += 1
         else:
             in_place(M, F, h, e)
     sides(M, F)
-    F[NEXT_UPLOAD] = NEVER
+    weigh_hot(M, F)
+    weigh_cold(M, F)
+    return 0
+
+
+def weigh_hot(M, F):
+    """When the GPU would end with theta_high just low enough for one more upload: all experts of so many tokens become hot."""
+    F[NEXT_TOKENS], ends = 0.0, F[GPU_READY]
     for j in range(M[MISSING]):
         e = M[M[AT_ORDER] + j]
         if M[M[AT_HELPER] + e] >= 0:
-            F[NEXT_UPLOAD] = min(F[NEXT_UPLOAD], upload_ends(M, F, e))
+            F[NEXT_TOKENS] = max(F[NEXT_TOKENS], float(M[M[AT_COUNTS] + e]))
+    F[NEXT_UPLOAD] = NEVER
+    for j in range(M[MISSING]):
+        e = M[M[AT_ORDER] + j]
+        if M[M[AT_HELPER] + e] >= 0 and M[M[AT_COUNTS] + e] == F[NEXT_TOKENS]:
+            link = M[AT_LINKS] + M[M[AT_QUEUE] + e]
+            F[GPU_READY] = F[NEXT_UPLOAD] = upload_ends(M, F, e)
+            F[link] = F[link] + F[M[AT_COPY] + e]
+    for j in range(M[MISSING]):
+        e = M[M[AT_ORDER] + j]
+        if M[M[AT_HELPER] + e] >= 0 and M[M[AT_COUNTS] + e] == F[NEXT_TOKENS]:
+            link = M[AT_LINKS] + M[M[AT_QUEUE] + e]
+            F[link] = F[link] - F[M[AT_COPY] + e]
+    F[GPU_READY] = ends
+    return 0
+
+
+def weigh_cold(M, F):
+    """When the GPU would have run the first of the cold experts in place, had it been uploaded behind all."""
+    F[COLD_UPLOAD] = NEVER
+    for j in range(M[MISSING]):
+        e = M[M[AT_ORDER] + j]
+        cold = M[M[AT_COUNTS] + e] <= F[LOW] and M[M[AT_HOME] + e] >= 0
+        if cold and M[M[AT_HELPER] + e] >= 0:
+            F[COLD_UPLOAD] = min(F[COLD_UPLOAD], upload_ends(M, F, e))
     return 0
 
 
@@ -118,7 +151,7 @@ def sides(M, F):
     return 0
 
 
-FUNCTIONS = (upload_ends, in_place_ends, soonest, upload, in_place, draw, assign, sides)
+FUNCTIONS = (upload_ends, in_place_ends, soonest, upload, in_place, draw, assign, weigh_hot, weigh_cold, sides)
 ENTRIES = (assign, upload, in_place, sides)
 BUFFERS = {"M": "int64", "F": "float64"}
 """As in the engine's kernel."""

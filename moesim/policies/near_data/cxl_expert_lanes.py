@@ -143,9 +143,19 @@ class Lanes:
         return int(self.M[k.HOT])
 
     @property
-    def next_upload(self) -> float:
-        """Seconds until the GPU would have run the first of what helpers were given, had it been uploaded behind all."""
-        return float(self.F[k.NEXT_UPLOAD])
+    def thawed(self) -> int:
+        """Experts in CXL memory that `assign` has uploaded because that ends sooner (rule 2)."""
+        return int(self.M[k.THAWED])
+
+    @property
+    def next_hot(self) -> tuple[float, float]:
+        """(tokens, seconds until the GPU has run them all) of the experts that become hot next as the threshold falls."""
+        return float(self.F[k.NEXT_TOKENS]), float(self.F[k.NEXT_UPLOAD])
+
+    @property
+    def cold_upload(self) -> float:
+        """Seconds until the GPU would have run the first of the cold experts in place, had it been uploaded behind all."""
+        return float(self.F[k.COLD_UPLOAD])
 
     def sides(self) -> tuple[float, float]:
         """Seconds until (the GPU with its uploads, CPU and near-data units) are done, the CXL devices they read included."""

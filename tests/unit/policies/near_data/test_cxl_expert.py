@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import policy_problems as tiny
 import pytest
@@ -12,6 +14,7 @@ from moesim.errors import InputError
 from moesim.policies.near_data import cxl_expert_kernel
 from moesim.policies.near_data.cxl_expert import CxlExpert
 from moesim.policies.near_data.cxl_expert_baselines import CxlExpertGpuOnly, CxlExpertNearData
+from moesim.policies.near_data.cxl_expert_classes import Thresholds
 
 EXPERTS = 128
 
@@ -192,6 +195,55 @@ def test_idle_lanes_bring_the_threshold_down_again():
     assert thresholds.tokens(visit)[0] <= risen
 
 
+@pytest.mark.parametrize(
+    ("ends_of_three", "after"),
+    [
+        (0.9, 2.5),  # all experts of three tokens would be done before the CPU: just below three
+        (1.1, 4.0),  # one of them might be, but they become hot together
+    ],
+)
+def test_theta_high_comes_down_only_where_all_that_become_hot_end_sooner_than_the_others(ends_of_three, after):
+    thresholds = Thresholds(np.array([0.4]), np.array([0.0]), step=1.0)
+    visit = SimpleNamespace(tokens=5, layer=0, counts=np.array([3, 3, 2, 1, 1]))
+    lanes = SimpleNamespace(hot=0, thawed=0, next_hot=(3.0, ends_of_three), cold_upload=9.0, sides=lambda: (0.1, 1.0))
+    assert thresholds.tokens(visit)[0] == 4.0
+    thresholds.follow(visit, lanes)
+    assert thresholds.tokens(visit)[0] == pytest.approx(after)
+
+
+def test_next_to_become_hot_is_everything_of_the_most_tokens_beside_the_gpu():
+    p = scene(ndp=False)
+    counts = np.zeros(EXPERTS, dtype=np.int64)
+    counts[:3], counts[3:5] = 2, 1
+    policy = CxlExpert(**FIXED)
+    deployment = policy.deploy(p)
+    visit, view = tiny.visit_of(p, deployment, 0, counts), tiny.view_of(p, deployment)
+    deployment.state.thresholds.high[visit.tokens.bit_length()] = 1e9
+    view.backlog = {p.costs.path("ddr", p.gpu_tier).queue: 1.0}
+    assert (policy.dispatch(visit, view).device[:5] == p.cpu_index).all()
+    calls, ends = p.costs.calls(p.system.gpu_name), 0.0
+    for landed in 1.0 + np.cumsum(visit.copy[:3]):
+        ends = max(float(landed), ends) + float(visit.gpu[0]) + calls.apart
+    assert deployment.state.lanes.next_hot == (2.0, pytest.approx(ends))
+
+
+def test_theta_low_follows_what_cold_experts_keep_waiting():
+    p = scene(ndp=False)
+    policy = CxlExpert(resident=False, migrate=0, cold_cost=10.0)
+    deployment = policy.deploy(p)
+    cold = np.flatnonzero(deployment.home[0] == p.tiers.index("a"))
+    counts = np.zeros(EXPERTS, dtype=np.int64)
+    counts[cold] = 1
+    visit, view = tiny.visit_of(p, deployment, 0, counts), tiny.view_of(p, deployment)
+    thresholds = deployment.state.thresholds
+    thresholds.low[visit.tokens.bit_length()] = 1e3
+    first = policy.dispatch(visit, view).device[cold]
+    assert (first == p.cpu_index).all()
+    for _ in range(20):
+        last = policy.dispatch(visit, view).device[cold]
+    assert (last == p.gpu_index).any()  # the link is idle, and the CPU was not done
+
+
 def test_it_needs_something_beside_the_gpu():
     with pytest.raises(InputError, match="neither a CPU nor a near-data unit"):
         CxlExpert().deploy(scene(ndp=False, cpu=False))
@@ -287,7 +339,8 @@ def test_compiled_and_plain_lanes_take_the_same_decisions(monkeypatch) -> None:
         view = tiny.view_of(p, deployment)
         visits = [tiny.visit_of(p, deployment, number % 2, counts) for number, counts in enumerate(loads)]
         answers = [policy.dispatch(visit, view).device.tolist() for visit in visits]
-        seen[compiled] = answers, deployment.state.lanes.sides(), deployment.state.thresholds.factor
+        thresholds = deployment.state.thresholds
+        seen[compiled] = answers, deployment.state.lanes.sides(), thresholds.high, thresholds.low
     assert seen[True] == seen[False]
     assert {device for answer in seen[True][0] for device in answer} == {p.gpu_index, p.cpu_index, *p.ndp_index.values()}
 
