@@ -17,7 +17,7 @@ import yaml
 from pages import written
 
 from moesim.model import Architecture, load_named, named_config, read_config
-from moesim.model.hf_keys import HARMLESS, READ
+from moesim.model.huggingface.keys import HARMLESS, READ
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "models.md"
@@ -267,10 +267,13 @@ published figures were read like the others.
   what a checkpoint spares or names keeps its own, and a part whose layers differ has their mean bits.
 * A GGUF file is read by its tensors, whose weights must be as many as its keys describe; each part counts the bytes it has
   there, experts layer by layer. Refused: dense models, tensors of blocks that moesim does not model, big-endian files.
-* Refused, since sums would come out wrong: encoder-decoders; compressed or shared caches (DeepSeek-V4, Hunyuan-Large);
-  experts that compute nothing (LongCat-Flash); hyper-connections; n-gram embeddings; attention made of experts (JetMoE);
-  experts of several widths (ERNIE-4.5-VL). Sparse attention with an indexer (DeepSeek-V3.2, GLM-5, MiniMax-M3) is refused
-  too, and reads as attention to all tokens without its key: `model: {{config: PATH, index_topk: null}}`.
+* Attention to chosen tokens (DeepSeek-V3.2, GLM-5, MiniMax-M3) counts the weights of its indexers, their keys in the cache,
+  the scores of all earlier tokens, and attention proper to the chosen ones. Compressed caches (DeepSeek-V4) keep a window and
+  entries that stand for several tokens each; hyper-connections, 0.3 % of what a token takes, are left out.
+* A dense model is read as one with a single expert in each layer, where its family is known to have no experts.
+* Refused, since sums would come out wrong: encoder-decoders; caches shared between layers (Hunyuan-Large); experts that
+  compute nothing (LongCat-Flash); n-gram embeddings; attention made of experts (JetMoE); experts of several widths
+  (ERNIE-4.5-VL).
 
 ## Every key that is read
 

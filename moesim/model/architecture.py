@@ -5,24 +5,21 @@ Knows nothing of hardware: everything here is bytes and FLOPs, never seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
 from pydantic import ValidationInfo, field_validator
 
 from moesim.arrays import FloatArray
-from moesim.model.attention import AnyAttention, Latent
+from moesim.model.attention import Latent
+from moesim.model.attention_work import AttentionWork
 from moesim.model.mixtures import mixture
 from moesim.model.precision import Precision
-from moesim.model.shape import Shape
-from moesim.model.windows import Groups, attended, cached_tokens, causal_pairs, summed, visible_before
 
 __all__ = ["Architecture"]
 
 
-class Architecture(Shape):
+class Architecture(AttentionWork):
     """The shape of a model; its properties are floats in bytes, FLOP or numbers of parameters.
 
     A multiply-add counts 2 FLOP. Norms, attention biases and router biases (together below 0.1 % of any named model) are left
@@ -72,39 +69,6 @@ class Architecture(Shape):
     def n_dense(self) -> int:
         """Decoder layers with a feed-forward block that is not made of experts."""
         return self.layers - self.n_moe - len(self.bare_layers)
-
-    @property
-    def kv_layers(self) -> int:
-        """Decoder layers with a cache."""
-        return self.layers - len(self.linear_layers)
-
-    @property
-    def _windowed_layers(self) -> tuple[int, ...]:
-        """Decoder layers with the attention of windows, where that differs from the others'."""
-        return tuple(k for k, window in enumerate(self.windows) if window) if self.windowed else ()
-
-    def _mean(self, measure: Callable[[AnyAttention], float]) -> float:
-        """What `measure` says of the attention of one layer, on average over the decoder layers."""
-        windowed = len(self._windowed_layers)
-        full = measure(self.attention) * (self.kv_layers - windowed)
-        linear = measure(self.linear) * len(self.linear_layers) if self.linear else 0.0
-        return (full + linear + (measure(self.windowed) * windowed if self.windowed else 0.0)) / self.layers
-
-    def _cached(self, measure: Callable[[AnyAttention], float]) -> float | FloatArray:
-        """What `measure` says of the attention of each layer with a cache: a number, or [layers] where windowed ones differ."""
-        if self.windowed is None:
-            return measure(self.attention)
-        values = np.full(self.layers, measure(self.attention), dtype=np.float64)
-        values[list(self._windowed_layers)] = measure(self.windowed)
-        return values
-
-    def _per_layer(self, full: ArrayLike, linear: ArrayLike = 0.0) -> FloatArray:
-        """[.., layers] `full` where a layer has a cache and `linear` [..] where it has not."""
-        array = np.asarray(full, dtype=np.float64)
-        values = np.array(np.broadcast_to(array, (*array.shape[:-1], self.layers)))
-        if self.linear_layers:
-            values[..., list(self.linear_layers)] = np.asarray(linear)[..., None]
-        return values
 
     # Experts
 
@@ -170,13 +134,19 @@ class Architecture(Shape):
 
     @property
     def qkv_bytes(self) -> float:
-        """Bytes of the QKV projection of one layer."""
-        return self._mean(lambda kind: kind.qkv_parameters(self.hidden)) * self._attention_weight
+        """Bytes of the QKV projection of one layer, with those of indexers and compressed entries."""
+        return self._qkv_parameters * self._attention_weight
+
+    @property
+    def _qkv_parameters(self) -> float:
+        """Weights that take the hidden state of one layer to what its attention core works on."""
+        own = self._mean(lambda kind: kind.qkv_parameters(self.hidden))
+        return own + self.compressor_parameters + self.indexer_parameters
 
     @property
     def qkv_flops(self) -> float:
         """FLOP of the QKV projection of one token in one layer."""
-        return 2.0 * self._mean(lambda kind: kind.qkv_parameters(self.hidden))
+        return 2.0 * self._qkv_parameters
 
     @property
     def output_bytes(self) -> float:
@@ -267,10 +237,6 @@ class Architecture(Shape):
     # Activations
 
     @property
-    def _activation(self) -> float:
-        return Precision.bytes_of(self.precision.activations)
-
-    @property
     def token_bytes(self) -> float:
         """Bytes of the hidden state of one token."""
         return self.hidden * self._activation
@@ -289,94 +255,3 @@ class Architecture(Shape):
     def core_activation_bytes(self) -> float:
         """Bytes per token and layer from the device of the attention core to that of the output projection, in decode."""
         return self._mean(lambda kind: kind.core_width) * self._activation
-
-    # The cache
-
-    @property
-    def kv_bytes(self) -> float | FloatArray:
-        """Bytes that one token adds to the cache of one layer that has one; [layers] where windowed layers differ."""
-        return self._cached(lambda kind: kind.cached) * Precision.bytes_of(self.precision.kv)
-
-    @property
-    def kv_bytes_per_layer(self) -> FloatArray:
-        """[layers] bytes that one token adds to the cache of each decoder layer, 0 where there is none."""
-        return self._per_layer(self.kv_bytes)
-
-    @property
-    def state_bytes(self) -> float:
-        """Bytes of the recurrent state of one sequence in one layer of linear attention."""
-        return self.linear.state * Precision.bytes_of(self.precision.state) if self.linear else 0.0
-
-    def kv_total(self, tokens: ArrayLike) -> float:
-        """Bytes kept for sequences of `tokens` [S] tokens: caches (no more than a window each) and recurrent states."""
-        return float(self.kv_totals(tokens))
-
-    def kv_totals(self, tokens: ArrayLike, groups: Groups | None = None) -> FloatArray:
-        """As `kv_total`; [G] with `groups` of sequences."""
-        states = summed(np.asarray(tokens) != 0, groups) * self.state_bytes
-        return np.asarray(self._per_layer(self.kv_bytes * cached_tokens(tokens, self.windows, groups), states).sum(axis=-1))
-
-    # The attention core
-
-    def core_flops_decode(self, context: ArrayLike, groups: Groups | None = None) -> FloatArray:
-        """[layers] FLOP of the attention core for one new token of each sequence; [G, layers] with `groups` of sequences.
-
-        `context`: [S] tokens attended to, the new one included. MLA in its absorbed form.
-        """
-        linear = self.linear.decode_flops * summed(np.ones_like(context), groups) if self.linear else 0.0
-        seen = attended(context, self.windows, self.chunked, groups)
-        return self._per_layer(self._cached(lambda kind: kind.decode_flops) * seen, linear)
-
-    def core_bytes_decode(self, context: ArrayLike, groups: Groups | None = None) -> FloatArray:
-        """[layers] bytes of cache that the attention core reads for one new token of each sequence, as `core_flops_decode`.
-
-        `context`: [S] tokens attended to, the new one included. Linear attention reads and writes its state.
-        """
-        states = 2.0 * self.state_bytes * summed(np.ones_like(context), groups) if self.linear else 0.0
-        return self._per_layer(self.kv_bytes * attended(context, self.windows, self.chunked, groups), states)
-
-    def core_flops_prefill(self, prompt: ArrayLike, before: ArrayLike = 0, groups: Groups | None = None) -> FloatArray:
-        """[layers] FLOP of the attention core for `prompt` [S] tokens of prompts, causal half only; MLA expanded.
-
-        `before` [S]: tokens of the same prompts that earlier passes have put into the cache; MLA expands their latents again.
-        [G, layers] with `groups` of sequences.
-        """
-        new, there = np.asarray(prompt, dtype=np.float64), np.asarray(before, dtype=np.float64)
-        linear = self.linear.prefill_flops * summed(new, groups) if self.linear else 0.0
-        pairs = self._pairs(new + there, groups) - self._pairs(there, groups)
-        again = self._cached(lambda kind: kind.expansion_flops) * self._visible(there, groups)
-        return self._per_layer(self._cached(lambda kind: kind.prefill_flops) * pairs + again, linear)
-
-    def core_bytes_prefill(self, prompt: ArrayLike, before: ArrayLike = 0, groups: Groups | None = None) -> FloatArray:
-        """[layers] bytes of keys and values that the attention core reads for `prompt` [S] tokens of prompts.
-
-        [G, layers] with `groups` of sequences.
-
-        Each key and value once, fresh from the projection in the precision of activations; the write to the cache is not
-        counted. Those of the `before` [S] tokens of earlier passes come from the cache; where they have to be expanded (MLA),
-        they are read twice, as latents and expanded.
-        Source: FlashAttention, arXiv:2205.14135. Valid: key and value tiles are shared on chip by all queries.
-        """
-        new, there = np.asarray(prompt, dtype=np.float64), np.asarray(before, dtype=np.float64)
-        tokens = summed(new, groups)
-        linear: FloatArray | float = 0.0
-        if self.linear:
-            states = self.state_bytes * (summed(new != 0, groups) + summed(there != 0, groups))
-            linear = self.linear.fresh * tokens * self._activation + states
-        fresh, expands = self._cached(lambda kind: kind.fresh), self._cached(lambda kind: float(kind.expansion_flops > 0))
-        seen = self._visible(there, groups)
-        again = self.kv_bytes * seen + expands * fresh * seen * self._activation
-        return self._per_layer(fresh * tokens[..., None] * self._activation + again, linear)
-
-    def cached_bytes(self, before: ArrayLike) -> FloatArray:
-        """[layers] bytes of cache that a further part of a prompt attends to; `before` [S] tokens are there already.
-
-        Recurrent states are not in it.
-        """
-        return self._per_layer(self.kv_bytes * self._visible(np.asarray(before, dtype=np.float64)))
-
-    def _pairs(self, tokens: FloatArray, groups: Groups | None = None) -> FloatArray:
-        return causal_pairs(tokens, self.windows, self.chunked, groups)
-
-    def _visible(self, before: FloatArray, groups: Groups | None = None) -> FloatArray:
-        return visible_before(before, self.windows, self.chunked, groups)

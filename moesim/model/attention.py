@@ -37,6 +37,12 @@ class GroupedQuery(Spec):
     """Whether the output is multiplied by a learnt gate as wide as it (Qwen3-Next)."""
     values_are_keys: bool = False
     """Whether one projection makes keys and values (Gemma-4); the cache keeps both, since only keys are rotated."""
+    one_entry: bool = False
+    """Whether a key is its value, too, and the cache keeps it once (DeepSeek-V4)."""
+    output_rank: Annotated[int, Field(ge=0)] = 0
+    """Width to which the output of each group of heads is projected first; 0 for one projection of all (DeepSeek-V4)."""
+    output_groups: Count = 1
+    """Groups of heads of that projection."""
 
     @field_validator("kv_heads")
     @classmethod
@@ -56,17 +62,19 @@ class GroupedQuery(Spec):
         queries = self.heads * self.head_dim
         to_queries = self.q_rank * (hidden + queries) if self.q_rank else hidden * queries
         to_gate = hidden * self.heads * self.value_width if self.gated else 0
-        to_values = 0 if self.values_are_keys else self.value_width
+        to_values = 0 if self.values_are_keys or self.one_entry else self.value_width
         return to_queries + to_gate + hidden * self.kv_heads * (self.head_dim + to_values)
 
     def output_parameters(self, hidden: int) -> int:
         """Weights of the projection back to the hidden state."""
-        return self.heads * self.value_width * hidden
+        if not self.output_rank:
+            return self.heads * self.value_width * hidden
+        return self.output_rank * (self.heads * self.value_width + self.output_groups * hidden)
 
     @property
     def cached(self) -> int:
-        """Numbers kept per token: a key and a value per key-value head."""
-        return self.kv_heads * (self.head_dim + self.value_width)
+        """Numbers kept per token: a key and a value per key-value head, or a key that is both."""
+        return self.kv_heads * (self.head_dim + (0 if self.one_entry else self.value_width))
 
     @property
     def fresh(self) -> int:

@@ -125,6 +125,9 @@ class Precision(Spec):
     """Input embedding and LM head, which quantised checkpoints often leave alone; as `weights` when not given."""
     state: PrecisionName = "fp32"
     """The recurrent state of linear attention."""
+    indexer: PrecisionName = "8.25 bits"
+    """Keys of an indexer in its cache: fp8 with a scale of 32 bits for 128 numbers (DeepSeek-V3.2 technical report, section
+    2.1; vLLM's `DeepseekV32IndexerCache`)."""
 
     @staticmethod
     def bytes_of(name: str) -> float:

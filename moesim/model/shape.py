@@ -10,10 +10,13 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from moesim.model.attention import Attention, Linear
+from moesim.model.indexer import Indexer
 from moesim.model.precision import Precision
 from moesim.spec import Spec
 
 __all__ = ["Shape"]
+
+_PER_LAYER: dict[str | None, str] = {"windows": "window", "compression": "rate"}
 
 
 class Shape(Spec):
@@ -60,6 +63,15 @@ class Shape(Spec):
     """[layers] tokens that each decoder layer sees, 0 for all; no windows at all when empty."""
     chunked: bool = False
     """Whether windows are chunks counted from the first token (Llama-4) rather than sliding."""
+    compression: tuple[int, ...] = Field((), validate_default=True)
+    """[layers] tokens that share one further entry of the cache, seen beyond the window, 0 for none (DeepSeek-V4); no such
+    entries at all when empty."""
+    indexer: Indexer | None = None
+    """What chooses the tokens, or the compressed entries, that the layers in `sparse_layers` attend to."""
+    sparse_layers: tuple[int, ...] = Field((), validate_default=True)
+    """Indices of the decoder layers that attend to chosen ones only; all that could when there is an indexer."""
+    indexer_layers: tuple[int, ...] = Field((), validate_default=True)
+    """Those of them with an indexer of their own; the others take the choice of the last one before. All when empty."""
     vocab: int = Field(gt=0)
     """Words of the vocabulary."""
     tied_embedding: bool = False
@@ -85,7 +97,7 @@ class Shape(Spec):
             raise ValueError(f"{experts} experts have a width; expert_width must be given")
         return value or 1  # of an expert that is not there, so that no size is a zero to divide by
 
-    @field_validator("moe_layers", "linear_layers", "bare_layers")
+    @field_validator("moe_layers", "linear_layers", "bare_layers", "sparse_layers", "indexer_layers")
     @classmethod
     def _layers_exist(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
         layers = info.data.get("layers")
@@ -124,16 +136,41 @@ class Shape(Spec):
             raise ValueError("`linear` and `linear_layers` belong together: give both or neither")
         return value
 
-    @field_validator("windows")
+    @field_validator("sparse_layers", "indexer_layers")
+    @classmethod
+    def _chosen_by_indexer(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        known = info.data
+        if not {"layers", "linear_layers", "compression", "indexer"} <= set(known):
+            return value
+        if known["indexer"] is None:
+            if value:
+                raise ValueError(f"nothing chooses tokens for layer {value[0]}; give an `indexer`, or leave the layers out")
+            return value
+        rates = known["compression"] or (1,) * known["layers"]
+        possible = [layer for layer, rate in enumerate(rates) if rate and layer not in known["linear_layers"]]
+        if info.field_name == "indexer_layers":
+            possible = list(known.get("sparse_layers", possible))
+        wrong = sorted(set(value) - set(possible))
+        if wrong:
+            reason = "is not in sparse_layers" if info.field_name == "indexer_layers" else "keeps nothing to choose from"
+            raise ValueError(f"layer {wrong[0]} {reason}")
+        if value and info.field_name == "indexer_layers" and value[0] > possible[0]:
+            raise ValueError(f"layer {possible[0]} takes the choice of a layer before, and none before it has an indexer")
+        return value or tuple(possible)
+
+    @field_validator("windows", "compression")
     @classmethod
     def _window_per_layer(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
         layers: int | None = info.data.get("layers")
         if layers is None:
             return value
         if not value:
-            return (0,) * layers
+            return (0,) * layers if info.field_name == "windows" else ()
         if len(value) != layers:
-            raise ValueError(f"{len(value)} windows for {layers} layers; write one per layer, 0 for a layer that sees all")
+            none = "sees all" if info.field_name == "windows" else "has none"
+            advice = f"write one per layer, 0 for a layer that {none}"
+            raise ValueError(f"{len(value)} {_PER_LAYER[info.field_name]}s for {layers} layers; {advice}")
         if min(value) < 0:
-            raise ValueError(f"a window of {min(value)} tokens; a window is at least 1 token, or 0 for none")
+            noun = _PER_LAYER[info.field_name]
+            raise ValueError(f"a {noun} of {min(value)} tokens; a {noun} is at least 1 token, or 0 for none")
         return value

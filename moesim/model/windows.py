@@ -1,4 +1,4 @@
-"""Owns how many earlier tokens each layer sees: sliding windows and chunks, for many sequences at once.
+"""Owns how many earlier tokens each layer sees: sliding windows, chunks, and entries that stand for several tokens each.
 
 Knows nothing of bytes or FLOPs; a window of 0 tokens means no window.
 """
@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from moesim.arrays import FloatArray, IntArray
 
-__all__ = ["Groups", "attended", "cached_tokens", "causal_pairs", "summed", "visible_before"]
+__all__ = ["Groups", "attended", "cached_tokens", "causal_pairs", "entries", "entry_pairs", "summed", "visible_before"]
 
 
 class Groups(NamedTuple):
@@ -91,3 +91,40 @@ def visible_before(
     tokens = np.asarray(before, dtype=np.float64)
     seen = np.fmod(tokens, reach) if chunked else np.minimum(tokens, reach - 1)
     return np.asarray(summed(seen, groups)[..., place])
+
+
+# Entries of a compressed cache
+
+
+@lru_cache(maxsize=256)
+def _kinds(rates: tuple[int, ...], most: tuple[int, ...]) -> tuple[FloatArray, FloatArray, NDArray[np.intp]]:
+    """The distinct pairs of rate and limit as [W, 1] each, and for each layer which of them it has; no entries at rate 0."""
+    distinct, place = np.unique(np.array([rates, most], dtype=np.float64), axis=1, return_inverse=True)
+    rate, limit = distinct[:, :, np.newaxis]
+    return np.where(rate == 0, np.inf, rate), np.where(limit == 0, _ENDLESS, limit), place.reshape(-1)
+
+
+def entries(
+    tokens: ArrayLike, rates: tuple[int, ...], most: tuple[int, ...] | None = None, groups: Groups | None = None
+) -> FloatArray:
+    """[layers] whole entries that stand for `tokens` [S] tokens at `rates` [layers] tokens each, summed as `attended`.
+
+    `most` [layers]: entries of a sequence that count at most, 0 for all.
+    """
+    rate, limit, place = _kinds(rates, most or (0,) * len(rates))
+    seen = np.minimum(np.floor(np.asarray(tokens, dtype=np.float64) / rate), limit)
+    return np.asarray(summed(seen, groups)[..., place])
+
+
+def entry_pairs(prompt: ArrayLike, rates: tuple[int, ...], most: tuple[int, ...], groups: Groups | None = None) -> FloatArray:
+    """[layers] pairs of a query and an entry of whole tokens not after it, at most `most` entries (0: all) for each query.
+
+    Summed over prompts of `prompt` [S] tokens as `causal_pairs`.
+    """
+    rate, limit, place = _kinds(rates, most)
+    tokens = np.broadcast_to(np.asarray(prompt, dtype=np.float64), (len(rate), np.size(prompt)))
+    finite = np.where(np.isinf(rate), _ENDLESS, rate)
+    free = np.minimum(tokens, limit * finite)  # queries before the limit binds: query t sees floor(t / rate) entries
+    whole = np.floor(free / finite)
+    pairs = finite * whole * (whole - 1) / 2 + whole * (free - whole * finite + 1) + (tokens - free) * limit
+    return np.asarray(summed(pairs, groups)[..., place])

@@ -24,6 +24,8 @@ from moesim.workload.table import Job
 __all__ = ["Serving", "kv_room", "room_of"]
 
 _SECOND = 10**12
+_FAR = 2**20
+"""Tokens behind every window, and a whole number of entries of any rate."""
 _UNLIMITED = 1 << 50
 """Tokens of a model without a cache that grows."""
 
@@ -158,11 +160,14 @@ def room_of(batching: Batching, problem: Problem, deployment: Deployment) -> Roo
 def _tokens(problem: Problem, room: float, sequences: int) -> int:
     """Tokens that fit into `room` bytes beside the recurrent states of `sequences` sequences.
 
-    Every token counts with a cache of every layer, also of those that forget what is behind a window.
+    Every token counts with a cache of every layer, also of those that forget what is behind a window. Where all layers do, and
+    keep compressed entries of the rest, windows are a state of their own and a token counts with its share of entries.
     """
-    first, second = (float(problem.model.kv_total([tokens])) for tokens in (1, 2))
-    grows = second - first
+    model = problem.model
+    step = _FAR if model.compression else 1
+    first, second = (float(model.kv_total([tokens])) for tokens in (step, 2 * step))
+    grows = (second - first) / step
     if grows <= 0:
         return _UNLIMITED
-    states = min(sequences, problem.job.requests) * (first - grows)
+    states = min(sequences, problem.job.requests) * (first - grows * step)
     return max(int((room - states) // grows), 0)

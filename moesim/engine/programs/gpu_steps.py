@@ -142,8 +142,8 @@ class GpuSteps:
 def _kinds(problem: Problem) -> tuple[list[int], IntArray]:
     """A decoder layer of each kind of attention, and [D] the kind of each."""
     model = problem.model
-    linear = set(model.linear_layers)
-    windows = list(model.windows) or [0] * model.layers
-    alike = [(windows[layer], layer in linear, float(model.kv_bytes_per_layer[layer])) for layer in range(model.layers)]
+    linear, sparse = set(model.linear_layers), set(model.sparse_layers)
+    windows, cached = list(model.windows) or [0] * model.layers, model.kv_bytes_per_layer
+    alike = [(windows[layer], layer in linear, layer in sparse, float(cached[layer])) for layer in range(model.layers)]
     distinct = list(dict.fromkeys(alike))
     return [alike.index(kind) for kind in distinct], np.array([distinct.index(kind) for kind in alike], dtype=np.int64)

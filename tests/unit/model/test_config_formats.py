@@ -6,7 +6,7 @@ import pytest
 from model_configs import config, mistakes, read
 
 from moesim.model import read_config
-from moesim.model.hf_modules import modules
+from moesim.model.huggingface.modules import modules
 
 LINEAR = {"targets": ["Linear"]}
 

@@ -8,10 +8,10 @@ from model_configs import config, read
 from models_page import FACTS, spelt_out
 from reporting import for_all
 
-from moesim.model import hf_fields, read_config
-from moesim.model.hf_fields import Fields
-from moesim.model.hf_keys import READ, decides_a_size, may_be_a_size
-from moesim.model.hf_unmodelled import INDEXER, UNMODELLED
+from moesim.model import huggingface, read_config
+from moesim.model.huggingface.fields import Fields
+from moesim.model.huggingface.keys import READ, decides_a_size, may_be_a_size
+from moesim.model.huggingface.unmodelled import UNMODELLED
 
 HARMLESS = """
 add_cross_attention add_full_attention_sink_bias add_swa_attention_sink_bias anyres_pooling_size
@@ -43,8 +43,8 @@ vocab_size_per_layer_input zero_expert_type
 
 
 KEYS = {key for keys in READ.values() for key in keys}
-FOLDER = Path(hf_fields.__file__).parent
-SOURCE = "".join(path.read_text("utf-8") for path in FOLDER.glob("h*.py") if path.name != "hf_keys.py")
+FOLDER = Path(huggingface.__file__).parent
+SOURCE = "".join(path.read_text("utf-8") for path in FOLDER.glob("*.py") if path.name != "keys.py")
 
 
 def test_no_other_key_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,7 +55,7 @@ def test_no_other_key_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     for row in yaml.safe_load(FACTS.read_text("utf-8"))["models"]:
         read_config(spelt_out(row["config"]))
     assert len(asked) > 150
-    assert asked <= KEYS | set(UNMODELLED) | set(INDEXER)
+    assert asked <= KEYS | set(UNMODELLED)
 
 
 @for_all(sorted(KEYS))

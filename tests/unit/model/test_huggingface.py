@@ -10,8 +10,8 @@ from model_configs import BASE, config, mistakes, read
 
 from moesim.errors import InputError, Mistake
 from moesim.model import Architecture, GroupedQuery, Latent, Linear, Precision, read_config
-from moesim.model.hf_keys import READ
-from moesim.model.hf_unmodelled import UNMODELLED
+from moesim.model.huggingface.keys import READ
+from moesim.model.huggingface.unmodelled import UNMODELLED
 
 
 def test_a_plain_config() -> None:
@@ -283,7 +283,8 @@ NOT_MOE = (
 )
 UNKNOWN_LAYER = (
     "layers of type retnet are not modelled; known: full_attention, attention, global, global_attention, indexed_attention, "
-    "deepseek_sparse_attention, sliding_attention, chunked_attention, linear_attention, mamba, conv (or 0 linear, 1 full)"
+    "deepseek_sparse_attention, minimax_m3_sparse, sliding_attention, compressed_sparse_attention, "
+    "heavily_compressed_attention, chunked_attention, linear_attention, mamba, conv (or 0 linear, 1 full)"
 )
 UNKNOWN_METHOD = (
     "quantisation 'magic' is not known; known: fp8, fbgemm-fp8, ptpc-fp8, finegrained-fp8, mxfp4, mxfp8, gptq, gptqmodel, awq, "
@@ -401,9 +402,9 @@ HEADS = "(also read: n_heads, n_head)"
             "None is wrong for the bits of a weight; it must be a whole number from 1 to 16",
         ),
         (
-            config(index_topk=2048),
-            "index_topk",
-            "sparse attention with an indexer cannot be modelled yet. Give the model key by key instead",
+            config(index_topk=2048, index_head_dim=8),
+            "index_n_heads",
+            "missing: the heads of the indexer (also read: sparse_attention_config.sparse_num_index_heads).",
         ),
         (
             {"text_config": config("vocab_size")},

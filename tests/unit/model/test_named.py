@@ -16,8 +16,9 @@ from moesim.model import Precision, load_named, named, named_config
 TABLE = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "models.csv"
 NAMES = named()
 LATER = {
-    "glm-4.7", "glm-4.7-flash", "kimi-k2-thinking", "llama-3.1-8b", "minimax-m2.1", "opt-13b", "opt-175b", "opt-30b",
-    "opt-6.7b", "opt-66b", "qwen3-32b", "qwen3-coder-next", "qwen3-next-80b-a3b",
+    "deepseek-v3.2", "deepseek-v4-flash", "deepseek-v4-pro", "glm-4.7", "glm-4.7-flash", "glm-5", "kimi-k2-thinking",
+    "llama-3.1-8b", "minimax-m2.1", "minimax-m3", "opt-13b", "opt-175b", "opt-30b", "opt-6.7b", "opt-66b", "qwen3-32b",
+    "qwen3-coder-next", "qwen3-next-80b-a3b", "qwen3.5-122b-a10b", "qwen3.5-35b-a3b",
 }  # fmt: skip
 """Named models that the table does not have."""
 IN_TABLE = sorted(set(NAMES) - LATER)

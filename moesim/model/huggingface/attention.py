@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from moesim.model.attention import GroupedQuery, Latent, Linear
-from moesim.model.hf_fields import Fields
-from moesim.model.hf_layers import Kinds, per_layer
+from moesim.model.huggingface.fields import Fields
+from moesim.model.huggingface.layers import Kinds, per_layer
 
 __all__ = ["read_attention"]
 
@@ -76,6 +76,9 @@ def _grouped(fields: Fields, heads: int, head_dim: int, gated: bool) -> GroupedQ
         "v_dim": fields.integer("", "the width of a value", ("v_head_dim",), 0),
         "q_rank": fields.integer("", "the rank of the compressed queries", ("share_q_dim", "q_lora_rank"), 0, 0),
         "gated": gated,
+        "one_entry": bool(fields.find("o_groups", "compress_ratios")[0]),  # DeepSeek-V4 keeps one vector as key and value
+        "output_rank": fields.integer("", "the width of a group of the output projection", ("o_lora_rank",), 0, 0),
+        "output_groups": fields.integer("", "the groups of the output projection", ("o_groups",), 1),
     }
     if not heads or not kv_heads or not head_dim:
         return None

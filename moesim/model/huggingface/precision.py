@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 from moesim.model.architecture import Architecture
 from moesim.model.attention import GroupedQuery
-from moesim.model.hf_fields import Fields
-from moesim.model.hf_methods import Quantization
-from moesim.model.hf_modules import FEED_FORWARD, PARTS, Modules, modules
-from moesim.model.hf_quantization import read_quantization
+from moesim.model.huggingface.fields import Fields
+from moesim.model.huggingface.methods import Quantization
+from moesim.model.huggingface.modules import FEED_FORWARD, PARTS, Modules, modules
+from moesim.model.huggingface.quantization import read_quantization
 from moesim.model.precision import Precision, bytes_of, canonical
 
 __all__ = ["Stored", "read_stored"]

@@ -1,7 +1,4 @@
-"""Owns what a config.json may hold that moesim does not model, and what to do about each.
-
-Advice to leave a key out stands only where the rest of that family's keys then read right.
-"""
+"""Owns what a config.json may hold that moesim does not model, and what to do about each."""
 
 from __future__ import annotations
 
@@ -9,25 +6,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from moesim.errors import InputError, Mistake
-from moesim.model.hf_experts import EXPERTS
-from moesim.model.hf_fields import Fields
-from moesim.model.hf_layers import LAYERS
+from moesim.model.huggingface.experts import EXPERTS
+from moesim.model.huggingface.fields import Fields
+from moesim.model.huggingface.layers import LAYERS
 
-__all__ = ["INDEXER", "UNMODELLED", "refuse"]
+__all__ = ["UNMODELLED", "refuse"]
 
 _ENCODER_DECODER = ("switch_transformers", "nllb-moe", "nllb_moe", "t5", "umt5")
-_DENSE_READS_RIGHT = ("deepseek_v32", "glm_moe_dsa", "minimax_m3", "mistral_large4")
-INDEXER = (
-    "index_n_heads",
-    "index_head_dim",
-    "indexer_types",
-    "index_topk_freq",
-    "index_topk_pattern",
-    "index_skip_topk_offset",
-    "index_block_size",
-    "index_local_blocks",
-)
-"""What goes with an indexer, which a model that attends to all tokens does without."""
 _BY_KEY = "Give the model key by key instead"
 
 
@@ -36,25 +21,13 @@ def _identity(value: Any) -> bool:
 
 
 class _Feature(NamedTuple):
-    """What a key stands for; `advice` for the families in `families`, which read right without it."""
+    """What a key stands for, and which values of it say that the model has none."""
 
     meaning: str
-    families: tuple[str, ...] = ()
-    advice: str = ""
     harmless: Callable[[Any], bool] = lambda value: not value
 
 
-_SPARSE = _Feature(
-    "sparse attention with an indexer", _DENSE_READS_RIGHT, "Without '{key}' the model is read as attending to all tokens"
-)
 UNMODELLED = {
-    "index_topk": _SPARSE,
-    "sparse_attention_config": _SPARSE,
-    "index_topk_blocks": _SPARSE,
-    "compress_ratios": _Feature("a cache compressed by layer"),
-    "compress_rates": _Feature("a cache compressed by layer"),
-    "o_lora_rank": _Feature("an output projection of low rank in groups"),
-    "hc_mult": _Feature("hyper-connections, which widen the hidden state"),
     "zero_expert_num": _Feature("experts that compute nothing, so that the number of experts of a token varies"),
     "use_cla": _Feature("a key-value cache shared between layers"),
     "num_kv_shared_layers": _Feature("a key-value cache shared between layers"),
@@ -88,15 +61,12 @@ def refuse(fields: Fields, dense: bool = False) -> None:
         reason = f"{path} is {experts}" if path else f"none of {', '.join(EXPERTS)} is there"
         hint = "" if path else fields.misspelt(EXPERTS)
         raise InputError(Mistake(f"not a Mixture-of-Experts model: {reason}.{hint}", path))
-    if kind.startswith(_DENSE_READS_RIGHT):
-        fields.heed(*INDEXER)  # weigh 0.2 % at most
     if isinstance(experts, list) and len(experts) == 2 and fields.find(*LAYERS)[1] != 2:
         message = f"experts in 2 groups, one for text and one for images, cannot be modelled yet. {_BY_KEY}"
         raise InputError(Mistake(message, path))
     for key, feature in UNMODELLED.items():
         place, value = fields.find(key)
         if place and not feature.harmless(value):
-            advice = feature.advice.format(key=key) if kind.startswith(feature.families or ("\0",)) else _BY_KEY
-            fields.wrong(place, f"{feature.meaning} cannot be modelled yet. {advice}")
+            fields.wrong(place, f"{feature.meaning} cannot be modelled yet. {_BY_KEY}")
     if kind in _FAMILIES:
         fields.wrong(fields.find("model_type")[0], f"'{kind}' has {_FAMILIES[kind]}, which cannot be modelled yet. {_BY_KEY}")

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from moesim.model.hf_fields import Fields
-from moesim.model.hf_layers import Kinds
+from moesim.model.huggingface.fields import Fields
+from moesim.model.huggingface.layers import Kinds
 
 __all__ = ["EXPERTS", "read_experts"]
 

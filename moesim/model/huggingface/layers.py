@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from moesim.model.hf_fields import Fields
+from moesim.model.huggingface.fields import Fields
 
 __all__ = ["LAYERS", "Kinds", "per_layer", "read_layers"]
 
@@ -22,7 +22,10 @@ _NAMES = {
     "global_attention": "full",
     "indexed_attention": "full",
     "deepseek_sparse_attention": "full",
+    "minimax_m3_sparse": "full",
     "sliding_attention": "sliding",
+    "compressed_sparse_attention": "sliding",
+    "heavily_compressed_attention": "sliding",
     "chunked_attention": "chunked",
     "linear_attention": "linear",
     "mamba": "linear",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from moesim.model.hf_fields import Fields
+from moesim.model.huggingface.fields import Fields
 from moesim.model.precision import canonical
 
 __all__ = ["ALGORITHMS", "METHODS", "Quantization", "listed", "unknown"]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from moesim.errors import Mistake
 
-__all__ = ["Fields"]
+__all__ = ["Fields", "sections"]
 
 _SECTIONS = ("text_config", "language_config", "llm_config", "thinker_config", "language_model", "llm", "text_model")
 _DECODER = ({"hidden_size", "d_model", "n_embd"}, {"num_hidden_layers", "n_layers", "num_layers", "n_layer"})
@@ -36,7 +36,7 @@ class Fields:
     """
 
     def __init__(self, mapping: Mapping[str, Any]) -> None:
-        self._places = _sections(mapping)
+        self._places = sections(mapping)
         self.section, self.nested = self._places[0]
         self.mistakes: list[Mistake] = []
         self.origins: dict[str, str] = {}
@@ -196,7 +196,7 @@ class Fields:
         return value if isinstance(value, str) else ""
 
 
-def _sections(mapping: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], str]]:
+def sections(mapping: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], str]]:
     """The decoder's section and all that it is nested in, innermost first, each with its path."""
     places = [(mapping, "")]
     for _ in range(8):  # deeper than any family nests; ends what refers to itself

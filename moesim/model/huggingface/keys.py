@@ -92,6 +92,16 @@ _READ = {
         "mamba_num_heads mamba_n_heads mamba_head_dim mamba_d_head mamba_expand expand n_groups mamba_n_groups "
         "ssm_state_size mamba_d_state conv_kernel mamba_d_conv chunk_size mamba_chunk_size mamba_dt_rank conv_L_cache"
     ),
+    "attention to chosen tokens": (
+        "index_topk index_n_heads index_head_dim indexer_types index_topk_pattern index_topk_freq index_skip_topk_offset "
+        "index_topk_blocks index_block_size "
+        "sparse_attention_config.sparse_topk_blocks sparse_attention_config.sparse_block_size "
+        "sparse_attention_config.sparse_num_index_heads sparse_attention_config.sparse_index_dim "
+        "sparse_attention_config.sparse_attention_freq sparse_attention_config.use_sparse_attention "
+        "sparse_attention_config.sparse_local_block sparse_attention_config.sparse_init_block "
+        "sparse_attention_config.sparse_disable_index_value"
+    ),
+    "compressed entries of the cache": "compress_ratios compress_rates o_lora_rank o_groups",
     "number formats": "torch_dtype dtype expert_dtype quantization_config compression_config quantization",
     "family": "model_type is_encoder_decoder _name _source",
 }
@@ -128,12 +138,13 @@ HARMLESS = {
         r".*(norm|eps|epsilon|bias|softcap|soft_cap|logit_cap|sink|multiplier|temperature|scaling|_scale|scale_).*|.*_alpha.*|.*_beta.*",
         r"use_qk.*|qk_.*norm.*|use_head_wise_attn_gate|head_wise.*|attention_(value_scale|gate_type)|residual_in_fp32|(mlp|group)_norm.*",
         r"group_norm_size|query_pre_attn_scalar|enable_moe_fp32.*|use_bidirectional.*|layer_?scale.*|.*_act(ivation)?(_fn|_func|_function|_type)?|activation_(fn|func).*|hidden_act.*|swiglu.*",
+        r"hc_(mult|eps|sinkhorn_iters)",  # hyper-connections of DeepSeek-V4: 0.3 % of what a token takes
         r"block_(auto_adjust|dim|ff_dim|ffn_dim|multiple|use|norm|mlp_init|out_init).*|dim_model_base|latent_moe_use_norm|max_attn_val.*|mup_.*|scale_.*|attn_res_block_size|.*_limit|gate_lower_bound|kda_.*|linear_silu|attn_qk.*|moe_act.*",
     ),
     "further heads and towers, left out of a text decoder": (
         r".*(mtp|nextn|eagle|medusa|draft|speculat|multi_token).*|.*(vision|visual|image|video|audio|speech|mm_|vit|talker|code2wav).*",
         r".*encoder.*|add_cross_attention|cross_attention.*|id2label|label2id|num_labels|decoder_.*|.*pruned_heads|.*projector.*|pixel.*",
-        r"num_logits_to_keep|lm_head_(bias|type|dtype)|(classifier|score|value)_head.*|pooler.*|untie.*|head_dtype|index_share_for.*",
+        r"num_logits_to_keep|lm_head_(bias|type|dtype)|(classifier|score|value)_head.*|pooler.*|untie.*|head_dtype|index_share_for.*|index_local_blocks",
         r"enc_index|select_layer|(lm|rm)_head|anyres.*|org_vocab_size|vocab_size_per_layer_input|vocab_size_.*pad.*|text_vocab_size|pad(ded)?_vocab_size.*|.*spatial.*|.*temporal.*|patch.*|num_beam.*",
     ),
     "text generation and tokens": (

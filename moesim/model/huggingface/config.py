@@ -13,14 +13,15 @@ from pydantic import ValidationError
 
 from moesim.errors import InputError, Mistake
 from moesim.model.architecture import Architecture
-from moesim.model.hf_attention import read_attention
-from moesim.model.hf_dense import as_one_expert
-from moesim.model.hf_experts import read_experts
-from moesim.model.hf_fields import Fields
-from moesim.model.hf_keys import decides_a_size, may_be_a_size
-from moesim.model.hf_layers import read_layers
-from moesim.model.hf_precision import read_stored
-from moesim.model.hf_unmodelled import refuse
+from moesim.model.huggingface.attention import read_attention
+from moesim.model.huggingface.dense import as_one_expert
+from moesim.model.huggingface.experts import read_experts
+from moesim.model.huggingface.fields import Fields
+from moesim.model.huggingface.keys import decides_a_size, may_be_a_size
+from moesim.model.huggingface.layers import read_layers
+from moesim.model.huggingface.precision import read_stored
+from moesim.model.huggingface.sparse import COMPRESSED_KEYS, read_sparse
+from moesim.model.huggingface.unmodelled import refuse
 
 __all__ = ["read_config"]
 
@@ -36,7 +37,7 @@ def read_config(
 
     `name` and `source` default to `_name` and `_source` of the mapping, the name then to its `model_type`. `quantization` is
     what stands in a hf_quant_config.json beside the file, if there is one. Warns of keys that are not read although they sound
-    like sizes (see hf_keys). Raises InputError with one mistake per problem: a missing or wrong value, a default that an
+    like sizes (see keys). Raises InputError with one mistake per problem: a missing or wrong value, a default that an
     unread key may deny, a model without experts of an unknown family, an encoder-decoder, or a feature whose sums would come
     out wrong.
     """
@@ -44,16 +45,16 @@ def read_config(
     modelled = not fields.mistakes
     kinds = read_layers(fields)
     hidden = fields.integer("hidden", "the width of the hidden state", _HIDDEN)
-    tied = fields.text("model_type").startswith(_TIED_FAMILIES)
     values: dict[str, Any] = {
         "name": name or fields.text("_name", "model_type") or "unnamed",
         "source": source or fields.text("_source"),
         "hidden": hidden,
         "layers": kinds.layers,
         "vocab": fields.integer("vocab", "the number of words of the vocabulary", ("vocab_size",)),
-        "tied_embedding": fields.boolean("whether embeddings are tied", _TIED, tied),
+        "tied_embedding": _tied(fields),
         **read_experts(fields, kinds),
         **read_attention(fields, hidden, kinds),
+        **read_sparse(fields, kinds),
     }
     stored = read_stored(fields, quantization)
     unread = list(fields.unread(may_be_a_size)) if modelled else []  # what goes with an unknown feature is not read either
@@ -66,7 +67,12 @@ def read_config(
     model = _build(fields, values)
     model = model.with_precision(stored.precision(model))
     _warn(model, [path for path, _ in unread if path not in blamed])
-    return model
+    return model.with_precision(indexer=COMPRESSED_KEYS) if model.compression else model
+
+
+def _tied(fields: Fields) -> bool:
+    default = fields.text("model_type").startswith(_TIED_FAMILIES)
+    return fields.boolean("whether embeddings are tied", _TIED, default)
 
 
 def _fields(mapping: Mapping[str, Any]) -> Fields:

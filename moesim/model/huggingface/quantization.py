@@ -1,6 +1,6 @@
 """Owns where a checkpoint says how it is quantised: which section or file, by which method, what is spared, and the cache.
 
-Knows the keys that methods share; nothing of their formats (see hf_methods) nor of the sizes of modules.
+Knows the keys that methods share; nothing of their formats (see methods) nor of the sizes of modules.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from moesim.model.hf_fields import Fields
-from moesim.model.hf_methods import ALGORITHMS, METHODS, Quantization, listed, unknown
+from moesim.model.huggingface.fields import Fields
+from moesim.model.huggingface.methods import ALGORITHMS, METHODS, Quantization, listed, unknown
 
 __all__ = ["read_quantization"]
 
