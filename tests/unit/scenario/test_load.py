@@ -422,7 +422,7 @@ def test_a_key_of_a_config_is_left_out_by_null() -> None:
     section = {**CONFIG, "model_type": "deepseek_v32", "index_topk": 64, "index_head_dim": 8}
     write("tiny/config.json", json.dumps({"text_config": section}))
     write("s.yaml", GOOD.replace("mixtral-8x7b", "{config: ./tiny}"))
-    assert "Without 'index_topk' the model is read as attending to all tokens" in mistakes()
+    assert "text_config.index_n_heads: missing: the heads of the indexer" in mistakes()
     write("s.yaml", GOOD.replace("mixtral-8x7b", "{config: ./tiny, index_topk: null, top_k: 1}"))
     assert load("s.yaml").scenario.model.top_k == 1
     write("s.yaml", GOOD.replace("mixtral-8x7b", "{config: ./tiny, index_topk: null, index_top: null}"))
