@@ -3,13 +3,14 @@
     from moesim.contract import Deployment, Dispatch, Policy, Problem, View, Visit
 
 `policy` holds the three slots of a policy and what passes through them, `plan` how a job is cut and its layers overlap,
-`problem` and `costs` what a placement is made from, `foresight` what may be known of routing to come, `steps` who is in the
-next step. None of them knows the engine.
+`problem` and `costs` what a placement is made from, `foresight` what may be known of routing to come and `blur` how that errs,
+`steps` who is in the next step. None of them knows the engine.
 """
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
+from moesim.contract.blur import blurred
 from moesim.contract.costs import Costs, first_count
-from moesim.contract.foresight import NEVER, Foreseen, Foresight, Future, blurred
+from moesim.contract.foresight import NEVER, Foreseen, Foresight, Future
 from moesim.contract.homes import Homes
 from moesim.contract.plan import (
     BY_NAME,

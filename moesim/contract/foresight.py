@@ -15,7 +15,7 @@ from pydantic import Field
 from moesim.arrays import FloatArray, IntArray
 from moesim.spec import Spec
 
-__all__ = ["NEVER", "Foreseen", "Foresight", "Future", "blurred"]
+__all__ = ["NEVER", "Foreseen", "Foresight", "Future"]
 
 
 Foreseen = Callable[[int], "IntArray | None"]
@@ -62,27 +62,6 @@ class Foresight(Spec):
         if depth <= known:
             return min(max(self.recall[depth - 1], 0.0), 1.0)
         return max(self.recall[-1] - _LOSS_PER_LAYER * (depth - known), 0.0)
-
-
-def blurred(counts: IntArray, recall: float, popularity: FloatArray, rng: np.random.Generator) -> IntArray:
-    """[E] tokens that a predictor of this `recall` sees where `counts` [E] are true; the sum stays.
-
-    Each pair is right with probability `recall`; a wrong one falls on any other expert without a token of its own token where
-    one token is predicted (its experts are distinct), else on any other expert, by `popularity` [E].
-    """
-    if recall >= 1.0:
-        return counts.copy()
-    right = rng.binomial(counts, recall)
-    wrong = counts - right
-    sources = np.flatnonzero(wrong)
-    if not len(sources):
-        return np.asarray(right, dtype=np.int64)
-    weights = np.tile(popularity + 1e-12 / len(popularity), (len(sources), 1))
-    weights[np.arange(len(sources)), sources] = 0.0
-    if counts.max() == 1 and np.count_nonzero(counts) < len(counts):
-        weights[:, counts > 0] = 0.0
-    moved = rng.multinomial(wrong[sources], weights / weights.sum(axis=1, keepdims=True)).sum(axis=0)
-    return np.asarray(right + moved, dtype=np.int64)
 
 
 class Future:

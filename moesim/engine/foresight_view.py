@@ -19,14 +19,18 @@ __all__ = ["Oracle", "Seer", "hindsight"]
 
 
 class Seer:
-    """Predictions of later layers of the pass that runs; the same question always gets the same answer."""
+    """Predictions of later layers of the pass that runs; the same question always gets the same answer.
+
+    All layers of a pass are foreseen at once, as soon as any is asked for: so what is seen depends on no order of questions.
+    """
 
     def __init__(self, problem: Problem, foresight: Foresight) -> None:
         self.foresight = foresight
         self._popularity = problem.popularity
         self._seed = int(problem.foresight.integers(2**62))
         self._pass: Pass | None = None
-        self._known: dict[tuple[int, int, int], IntArray] = {}
+        self._known: dict[tuple[int, int], IntArray] = {}
+        """(depth, group) -> [L, E] of the pass that runs."""
 
     def of(self, step: Pass, layer: int, group: int) -> Foreseen:
         """What is seen from MoE layer `layer` by the sequences of `group`; -1 for all of them together."""
@@ -39,16 +43,21 @@ class Seer:
         target = layer + depth
         if target >= len(step.counts) or depth < 1 or layer < 0:
             return None
-        if target < self.foresight.blind_layers:
-            return np.zeros(step.counts.shape[2], dtype=np.int64)
-        key = (target, depth, group)
-        if key not in self._known:
-            counts = step.counts[target].sum(axis=0) if group < 0 else step.counts[target, group]
-            draw = np.random.SeedSequence(self._seed, spawn_key=(step.index, target, depth, group + 1))
-            rng = np.random.Generator(np.random.PCG64(draw))
-            recall = self.foresight.of_layer(target, len(step.counts), depth)
-            self._known[key] = blurred(counts, recall, self._popularity[target], rng)
-        return self._known[key].copy()
+        if (depth, group) not in self._known:
+            self._known[depth, group] = self._foreseen(step, group, depth)
+        seen: IntArray = self._known[depth, group][target].copy()
+        return seen
+
+    def _foreseen(self, step: Pass, group: int, depth: int) -> IntArray:
+        """[L, E] what is seen `depth` layers before each layer; nothing of blind ones and of those that no layer sees."""
+        counts = step.counts.sum(axis=1) if group < 0 else step.counts[:, group]
+        draw = np.random.SeedSequence(self._seed, spawn_key=(step.index, depth, group + 1))
+        rng = np.random.Generator(np.random.PCG64(draw))
+        first, layers = max(depth, self.foresight.blind_layers), len(counts)
+        recall = np.array([self.foresight.of_layer(target, layers, depth) for target in range(first, layers)])
+        seen = np.zeros(counts.shape, dtype=np.int64)
+        seen[first:] = blurred(counts[first:], recall, self._popularity[first:], rng)
+        return seen
 
 
 def hindsight(job: Job, routing: RoutingTable) -> FloatArray:
