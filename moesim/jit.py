@@ -16,9 +16,9 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache, partial
 from pathlib import Path
 from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
@@ -47,14 +47,21 @@ def threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _scope(module: ModuleType, **options: Any) -> dict[str, Any]:
-    """The names of `module` with its functions for numba to compile."""
+def _scope(module: ModuleType) -> dict[str, Any]:
+    """The names of `module` with its functions for numba to compile, each once: a constant argument is a whole number."""
     import numba
 
+    plain: Any = {"error_model": "numpy", "_nrt": False}  # the code allocates nothing
+    bare: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, **plain}  # wrappers talk to Python
     scope = dict(vars(module))
     for function in module.FUNCTIONS:
-        scope[function.__name__] = numba.njit(**options)(_twin(function, scope))
+        scope[function.__name__] = dispatcher = numba.njit(**bare)(_twin(function, scope))
+        dispatcher.get_call_template = partial(_template, numba.types.unliteral, dispatcher.get_call_template)
     return scope
+
+
+def _template(unliteral: Callable[[Any], Any], template: Callable[..., Any], arguments: Any, names: Any) -> Any:
+    return template([unliteral(argument) for argument in arguments], names)
 
 
 def _twin(function: Any, scope: dict[str, Any]) -> FunctionType:
@@ -72,19 +79,24 @@ def _announce(module: ModuleType, writable: bool) -> None:
 # Object files
 
 
-def repaid(module: ModuleType, seconds: float, cold: float) -> bool:
-    """Whether `native(module)` costs less than it saves a process whose next work with it takes plain Python `seconds`.
+def repaid(module: ModuleType, seconds: float, compiling: float) -> bool:
+    """Whether `native(module)` costs less than it saves, where a process asks for plain Python's work of `seconds` more.
 
-    `cold`: seconds to be saved where nothing is kept from an earlier process. Many short works repay what one does not.
+    `compiling`: seconds that it takes where nothing is kept from an earlier process; what is kept from now on serves later
+    runs, too. Many short works repay what a single one does not.
     """
     if importlib.util.find_spec("numba") is None:
         return False
     work = _work[module.__name__] = _work.get(module.__name__, 0.0) + seconds
-    return work >= (_LOADING if ready(module) else cold)
+    if ready(module):
+        return work >= _LOADING
+    return work >= compiling or (work * _RUNS >= compiling and _writable(_place(module)))
 
 
 _LOADING = 0.06
 """Seconds that loading an object file takes."""
+_RUNS = 4
+"""Runs at least that whoever compiles makes with the same code, if it is kept."""
 _work: dict[str, float] = {}
 """Module -> seconds of plain Python asked for so far."""
 
@@ -150,18 +162,40 @@ def _object(module: ModuleType, llvm: Any) -> bytes:
     """Machine code of the entries and of all that they call, for this processor."""
     import numba
 
-    plain: Any = {"error_model": "numpy", "_nrt": False}  # the code allocates nothing
-    scope, whole = _scope(module, **plain), llvm.parse_assembly("")
-    bare: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, **plain}  # wrappers talk to Python
-    for entry in module.ENTRIES:
-        signature = tuple(_type(numba.types, kind) for kind in _kinds(module, entry))
-        compiled_entry: Any = numba.njit(signature, **bare)(_twin(entry, scope))
-        part = llvm.parse_assembly(compiled_entry.inspect_llvm(signature))
-        part.get_function(compiled_entry.overloads[signature].fndesc.llvm_func_name).name = _PREFIX + entry.__name__
-        whole.link_in(part)
+    whole = llvm.parse_assembly("")
+    with _unoptimised(numba.config):
+        scope = _scope(module)
+        for entry in module.ENTRIES:
+            signature = tuple(_type(numba.types, kind) for kind in _kinds(module, entry))
+            compiled_entry: Any = scope[entry.__name__]
+            compiled_entry.compile(signature)
+            part = llvm.parse_assembly(compiled_entry.inspect_llvm(signature))
+            part.get_function(compiled_entry.overloads[signature].fndesc.llvm_func_name).name = _PREFIX + entry.__name__
+            whole.link_in(part)
+    return _optimised(whole, llvm)
+
+
+@contextmanager
+def _unoptimised(config: Any) -> Iterator[None]:
+    """numba leaves its code as it is while the block runs: it would improve a function anew in each that calls it."""
+    level = config.OPT
+    config.OPT = type(level)(0)
+    try:
+        yield
+    finally:
+        config.OPT = level
+
+
+def _optimised(whole: Any, llvm: Any) -> bytes:
+    """Machine code of all functions of `whole`, improved together; only the entries are seen from outside."""
+    for function in whole.functions:
+        if not function.is_declaration and not function.name.startswith(_PREFIX):
+            function.linkage = "internal"
     machine = llvm.Target.from_default_triple().create_target_machine(
         cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3, jit=True
     )
+    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
+    builder.getModulePassManager().run(whole, builder)
     return bytes(machine.emit_object(whole))
 
 

@@ -39,7 +39,7 @@ def up_queue(problem: Problem) -> str:
 
 def repaid(problem: Problem) -> bool:
     """Whether compiling the kernel, or loading what an earlier run compiled, costs less than it saves this run."""
-    return jit.repaid(kernel, _passes(problem.job) * problem.layers * (problem.experts + _FIXED) * _EACH, _COLD)
+    return jit.repaid(kernel, _passes(problem.job) * problem.layers * (problem.experts + _FIXED) * _EACH, _COMPILING)
 
 
 def _passes(job: Job) -> int:
@@ -53,8 +53,8 @@ def _passes(job: Job) -> int:
 
 _FIXED = 60
 """Experts whose look-up costs plain Python as much as all else of a visit."""
-_EACH, _COLD = 5e-6, 10.0
-"""Seconds that plain Python takes for an expert, and that it has to save before compiling (15 s, but once) is repaid."""
+_EACH, _COMPILING = 5e-6, 8.0
+"""Seconds that plain Python takes for an expert, and that compiling the kernel takes."""
 
 
 class Machine:

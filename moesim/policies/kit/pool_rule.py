@@ -20,8 +20,8 @@ Past = Literal["lfu", "lru", "lru_ds"]
 _NUMBERS: dict[Past, int] = {"lfu": k.LFU, "lru": k.LRU, "lru_ds": k.LRU_DS}
 _NEAR = 3
 """Layers whose experts `lru_ds` protects: the next three. Source: MoE-Infinity's code."""
-_EACH, _COLD = 5e-8, 2.0
-"""Seconds that numpy takes for a copy that might leave, and that it has to save before compiling is repaid."""
+_EACH, _COMPILING = 5e-8, 1.5
+"""Seconds that numpy takes for a copy that might leave, and that compiling takes."""
 
 
 def worth_of_past(pool: Pool, rule: Past, layer: int) -> FloatArray:
@@ -39,7 +39,7 @@ class PastRule:
     def __init__(self, pool: Pool, rule: Past, visits: int) -> None:
         """`visits`: about how many there will be."""
         self.pool, self.rule = pool, rule
-        self._compiled = jit.native(k) if jit.repaid(k, visits * pool.uses.size * _EACH, _COLD) else None
+        self._compiled = jit.native(k) if jit.repaid(k, visits * pool.uses.size * _EACH, _COMPILING) else None
 
     def walk(self, layers: IntArray, counts: IntArray, resident: BoolArray) -> tuple[BoolArray, IntArray]:
         """See `PoolRule.walk`."""

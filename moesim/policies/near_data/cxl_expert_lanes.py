@@ -17,8 +17,8 @@ from moesim.policies.near_data.cxl_tiers import cxl_rates
 
 __all__ = ["HelperCosts", "Lanes"]
 
-_EACH, _COLD = 5e-6, 4.0
-"""Seconds that plain Python takes to weigh an expert, and that it has to save before compiling (3 s) is repaid."""
+_EACH, _COMPILING = 5e-6, 1.5
+"""Seconds that plain Python takes to weigh an expert, and that compiling takes."""
 
 
 class HelperCosts(NamedTuple):
@@ -64,7 +64,7 @@ class Lanes:
         self.devices: IntArray = np.array([*costs, problem.gpu_index])
         """Device of each helper; the GPU's is last, so that -1 finds it."""
         visits = (1 + int(problem.job.output.max(initial=1))) * problem.layers
-        compiled = jit.native(k) if jit.repaid(k, visits * problem.experts * _EACH, _COLD) else None
+        compiled = jit.native(k) if jit.repaid(k, visits * problem.experts * _EACH, _COMPILING) else None
         self._arrays, self._kernel = compiled is not None, compiled or k.PLAIN
         self._lay_out()
 

@@ -31,8 +31,8 @@ _MOST_TABLE = 1 << 29
 """Bytes of a table from which on requests are drawn when they are asked for, and nothing is kept for later runs."""
 _KEEP = 200_000
 """Draws from which on it is sooner read than drawn again."""
-_EACH, _COLD = 80e-9, 4.0
-"""Seconds that a draw takes numpy, and that it has to save before compiling is repaid."""
+_EACH, _COMPILING = 80e-9, 3.0
+"""Seconds that a draw takes numpy, and that compiling takes."""
 
 
 class Drawn(NamedTuple):
@@ -51,7 +51,7 @@ def draw_job(job: Job, law: Law, streams: Streams, stream: str, progress: Progre
     arrays = None if path is None else kept.read(path)
     if arrays is not None:
         return Drawn(*arrays)
-    functions = jit.native(kernel) if jit.repaid(kernel, draws * _EACH, _COLD) else None
+    functions = jit.native(kernel) if jit.repaid(kernel, draws * _EACH, _COMPILING) else None
     if functions is None:
         drawn = walk(job, law, streams, stream, progress)
     else:
