@@ -31,9 +31,9 @@ def blurred(counts: IntArray, recall: float | FloatArray, popularity: FloatArray
     single = (rows.max(axis=1) == 1) & (np.count_nonzero(rows, axis=1) < rows.shape[1])
     weights = np.maximum(popular / popular.sum(axis=1, keepdims=True) * _UNITS, 1.0).astype(np.int64)
     weights[single[:, None] & (rows > 0)] = 0
-    many = wrong.sum(axis=1) > _FEW * rows.shape[1]
+    crowded = wrong.sum(axis=1) > _FEW * rows.shape[1]
     seen = rows - wrong
-    for chosen, draw in ((~many, _pair_by_pair), (many, _by_halves)):
+    for chosen, draw in ((~crowded, _pair_by_pair), (crowded, _by_halves)):
         if chosen.any():
             seen[chosen] += draw(wrong[chosen], weights[chosen], rng)
     return np.asarray(seen.reshape(counts.shape), dtype=np.int64)
