@@ -266,7 +266,8 @@ published figures were read like the others.
 * `hf_quant_config.json` beside a `config.json` counts where the configuration is silent. Formats are mixed module by module:
   what a checkpoint spares or names keeps its own, and a part whose layers differ has their mean bits.
 * A GGUF file is read by its tensors, whose weights must be as many as its keys describe; each part counts the bytes it has
-  there, experts layer by layer. Refused: dense models, tensors of blocks that moesim does not model, big-endian files.
+  there, experts layer by layer. Layers with a state are read of Qwen3-Next and Qwen3.5, indexers of GLM-5 and DeepSeek-V3.2.
+  Refused: tensors of blocks that moesim does not model, big-endian files.
 * Attention to chosen tokens (DeepSeek-V3.2, GLM-5, MiniMax-M3) counts the weights of its indexers, their keys in the cache,
   the scores of all earlier tokens, and attention proper to the chosen ones. Compressed caches (DeepSeek-V4) keep a window and
   entries that stand for several tokens each; hyper-connections, 0.3 % of what a token takes, are left out.

@@ -103,7 +103,7 @@ def test_what_is_no_model_of_experts_is_refused(tmp_path: Path) -> None:
         writer.add_sliding_window(128)
 
     def state_space(writer: gguf.GGUFWriter) -> None:
-        writer.add_tensor("blk.0.ssm_a", np.zeros(8, dtype=np.float32))
+        writer.add_tensor("blk.0.ssm_x.weight", np.zeros(8, dtype=np.float32))
 
     dense = gguf.GGUFWriter(tmp_path / "dense.gguf", "llama")
     dense.add_block_count(1)
@@ -113,11 +113,11 @@ def test_what_is_no_model_of_experts_is_refused(tmp_path: Path) -> None:
     dense.write_tensors_to_file()
     dense.close()
     assert told(tmp_path / "dense.gguf") == (
-        "dense.gguf: is a dense model: it has no tensors of experts (ffn_down_exps), and moesim simulates MoE models"
+        "dense.gguf: has no tensors of experts (ffn_down_exps), and is not of a family that is known to be dense"
     )
     assert "not which layers see no further" in told(write(tmp_path / "window.gguf", change=window))
     assert told(write(tmp_path / "ssm.gguf", change=state_space)) == (
-        "ssm.gguf: has the tensor 'blk.0.ssm_a', which moesim does not model"
+        "ssm.gguf: has the tensor 'blk.0.ssm_x.weight', which moesim does not model"
     )
 
 
