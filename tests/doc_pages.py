@@ -32,8 +32,8 @@ class Block(NamedTuple):
     @property
     def file(self) -> str | None:
         """The name that the block says it has."""
-        found = _NAME.match(self.text)
-        return found.group(1) if found else None
+        match = _NAME.match(self.text)
+        return match.group(1) if match else None
 
 
 def read(name: str) -> str:
@@ -43,8 +43,8 @@ def read(name: str) -> str:
 
 def blocks(page: str, language: str | None = None) -> list[Block]:
     """The fenced blocks of a page's text, all or those of one language."""
-    found = [Block(m.group(1), m.group(2), page[: m.start()].count("\n") + 1) for m in _FENCE.finditer(page)]
-    return [block for block in found if language in (None, block.language)]
+    pages_blocks = [Block(m.group(1), m.group(2), page[: m.start()].count("\n") + 1) for m in _FENCE.finditer(page)]
+    return [block for block in pages_blocks if language in (None, block.language)]
 
 
 def texts(page: str, language: str) -> list[str]:
@@ -66,8 +66,8 @@ def shown(page: str) -> Iterator[list[str]]:
             yield from (words for words in commands(block.text) if _program(words) == "moesim")
         elif block.text.startswith("$ "):
             yield from commands(block.text.splitlines()[0])
-    for found in _INLINE.findall(_FENCE.sub("", page)):
-        yield shlex.split(found.replace("\\|", "|"))
+    for inline in _INLINE.findall(_FENCE.sub("", page)):
+        yield shlex.split(inline.replace("\\|", "|"))
 
 
 def _program(words: list[str]) -> str:
@@ -79,9 +79,9 @@ def timeless(text: str) -> list[str]:
     return [_TOOK.sub("computed in ...", line.rstrip()) for line in text.strip().splitlines()]
 
 
-def differs(promised: str, said: str) -> str | None:
+def differs(promised: str, printed: str) -> str | None:
     """What of a promised output a command did not say, None if it said all of it."""
-    actual = timeless(said)
+    actual = timeless(printed)
     at, free = 0, False
     for line in timeless(promised):
         if line == "...":
@@ -89,9 +89,9 @@ def differs(promised: str, said: str) -> str | None:
             continue
         reach = actual[at:] if free else actual[at : at + 1]
         if line not in reach:
-            return "\n".join([f"the page says\n  {line}\nbut the command", *(f"  {other}" for other in reach)])
+            return "\n".join([f"the page says\n  {line}\nbut the command", *(f"  {row}" for row in reach)])
         at, free = at + reach.index(line) + 1, False
-    return None if free or at == len(actual) else "\n".join(["the page leaves out", *(f"  {other}" for other in actual[at:])])
+    return None if free or at == len(actual) else "\n".join(["the page leaves out", *(f"  {line}" for line in actual[at:])])
 
 
 class Session:

@@ -226,16 +226,16 @@ class Stepwise(Scripted):
     memoryless: ClassVar[bool] = False
 
 
-def streaming(made: Deployment, how: dict[str, Any]) -> Deployment:
+def streaming(deployment: Deployment, how: dict[str, Any]) -> Deployment:
     """`made`, whose layers overlap as `how` says: a pipeline of decode by name, `ahead` layers streamed in both phases."""
     ahead, share = how.get("ahead", 0), how.get("cpu_share", 0.0)
     known: dict[str, Pipeline] = {
         "overlap": Overlap(ahead), "serial": Serial(ahead), "paged": Paged(max(ahead, 1)), "deferred": Deferred(),
         "alternating": Alternating(max(ahead, 1)), "module": Module(ahead, share),
     }  # fmt: skip
-    prefill = replace(made.plan.prefill, pipeline=Overlap(ahead))
-    decode = replace(made.plan.decode, pipeline=known[how.get("pipeline", "overlap")])
-    return replace(made, plan=replace(made.plan, prefill=prefill, decode=decode))
+    prefill = replace(deployment.plan.prefill, pipeline=Overlap(ahead))
+    decode = replace(deployment.plan.decode, pipeline=known[how.get("pipeline", "overlap")])
+    return replace(deployment, plan=replace(deployment.plan, prefill=prefill, decode=decode))
 
 
 class Seen(NamedTuple):
@@ -347,11 +347,11 @@ class Mixing:
             self.running.append(self.queue.pop(0))
         if not self.running:
             return int(self.arrival[self.queue[0]]) if self.queue else None
-        some = np.array([r for r in self.running if self.rng.random() < 0.8] or self.running[:1])
-        new = np.minimum(self.rng.integers(1, 5, len(some)), self.known[some] - self.there[some])
-        before = self.there[some].copy()
-        yields = before + new == self.known[some]
-        return StepPlan(some, new, before, yields, np.array(dropped, dtype=np.int64))
+        stepping = np.array([r for r in self.running if self.rng.random() < 0.8] or self.running[:1])
+        new = np.minimum(self.rng.integers(1, 5, len(stepping)), self.known[stepping] - self.there[stepping])
+        before = self.there[stepping].copy()
+        yields = before + new == self.known[stepping]
+        return StepPlan(stepping, new, before, yields, np.array(dropped, dtype=np.int64))
 
     def ended(self, step: StepPlan, end: int) -> None:
         self.ends.append(end)

@@ -20,12 +20,12 @@ def floors() -> dict[str, str]:
     """Name -> the lowest version allowed, of all run-time dependencies, and of those of the tests and of tables."""
     project = tomllib.loads(PROJECT.read_text("utf-8"))["project"]
     extras = project["optional-dependencies"]
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     for text in [*project["dependencies"], *(text for name in ("parquet", "dask", "test") for text in extras[name])]:
         match = re.fullmatch(r"([\w.-]+)(?:\[[\w,]+\])?>=([\d.]+)(?:;.*)?", text)
         if match is not None:
-            found[match.group(1)] = match.group(2)
-    return found
+            versions[match.group(1)] = match.group(2)
+    return versions
 
 
 if __name__ == "__main__":

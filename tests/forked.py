@@ -30,21 +30,21 @@ def started(*words: str, cwd: Path, **environment: str) -> int:
 
 def moesim(*words: str, cwd: Path, **environment: str) -> CompletedProcess[str]:
     """Exit status, standard output and standard error of `moesim words` run in `cwd`."""
-    with tempfile.TemporaryFile("w+b") as out, tempfile.TemporaryFile("w+b") as told:
+    with tempfile.TemporaryFile("w+b") as out, tempfile.TemporaryFile("w+b") as errors:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of threads: the child calls nothing that they may hold
             child = os.fork()
         if child == 0:
-            _command(list(words), cwd, environment, out.fileno(), told.fileno())
+            _command(list(words), cwd, environment, out.fileno(), errors.fileno())
         _, status = os.waitpid(child, 0)
         texts = []
-        for file in (out, told):
+        for file in (out, errors):
             file.seek(0)
             texts.append(file.read().decode("utf-8", "surrogateescape"))
     return CompletedProcess(list(words), os.waitstatus_to_exitcode(status), *texts)
 
 
-def _command(words: list[str], cwd: Path, environment: dict[str, str], out: int, told: int) -> None:
+def _command(words: list[str], cwd: Path, environment: dict[str, str], out: int, errors: int) -> None:
     """In the child, which ends here."""
     status = 70
     try:
@@ -52,7 +52,7 @@ def _command(words: list[str], cwd: Path, environment: dict[str, str], out: int,
         os.environ.update(environment)
         warnings.resetwarnings()
         logging.root.handlers.clear()
-        sys.stdout, sys.stderr = (os.fdopen(os.dup(file), "w", encoding="utf-8") for file in (out, told))
+        sys.stdout, sys.stderr = (os.fdopen(os.dup(file), "w", encoding="utf-8") for file in (out, errors))
         status = cli.main(words)
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else 1

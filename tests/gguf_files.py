@@ -23,9 +23,9 @@ def matrix(rows: int, columns: int, kind: gguf.GGMLQuantizationType, experts: in
 
 def tensors(shared: bool = False) -> dict[str, tuple[np.ndarray[Any, Any], gguf.GGMLQuantizationType]]:
     """The weights of a small model whose layers are stored in different types."""
-    found = {"token_embd.weight": (VOCAB, HIDDEN, Kinds.Q4_K, 0), "output.weight": (VOCAB, HIDDEN, Kinds.Q6_K, 0)}
+    shapes = {"token_embd.weight": (VOCAB, HIDDEN, Kinds.Q4_K, 0), "output.weight": (VOCAB, HIDDEN, Kinds.Q6_K, 0)}
     for layer in range(LAYERS):
-        found |= {
+        shapes |= {
             f"blk.{layer}.attn_q.weight": (HIDDEN, HIDDEN, Kinds.Q4_K, 0),
             f"blk.{layer}.attn_k.weight": (128, HIDDEN, Kinds.Q4_K, 0),
             f"blk.{layer}.attn_v.weight": (128, HIDDEN, Kinds.Q6_K, 0),
@@ -35,10 +35,10 @@ def tensors(shared: bool = False) -> dict[str, tuple[np.ndarray[Any, Any], gguf.
             f"blk.{layer}.ffn_down_exps.weight": (HIDDEN, WIDTH, DOWN[layer], EXPERTS),
         }
         if shared:
-            found[f"blk.{layer}.ffn_down_shexp.weight"] = (HIDDEN, WIDTH, Kinds.Q8_0, 0)
-            found[f"blk.{layer}.ffn_up_shexp.weight"] = (WIDTH, HIDDEN, Kinds.Q5_K, 0)
-            found[f"blk.{layer}.ffn_gate_shexp.weight"] = (WIDTH, HIDDEN, Kinds.Q5_K, 0)
-    return {name: (matrix(*shape), shape[2]) for name, shape in found.items()}
+            shapes[f"blk.{layer}.ffn_down_shexp.weight"] = (HIDDEN, WIDTH, Kinds.Q8_0, 0)
+            shapes[f"blk.{layer}.ffn_up_shexp.weight"] = (WIDTH, HIDDEN, Kinds.Q5_K, 0)
+            shapes[f"blk.{layer}.ffn_gate_shexp.weight"] = (WIDTH, HIDDEN, Kinds.Q5_K, 0)
+    return {name: (matrix(*shape), shape[2]) for name, shape in shapes.items()}
 
 
 def write(

@@ -60,7 +60,7 @@ def story(name: str, seed: int, visits: int = 6) -> list[Any]:
         program.lane(f"lane {lane}")
     engine = ENGINES[name](program, capacity)
     engine.set_pool(0, int(rng.integers(1, 4)))
-    told: list[Any] = []
+    notified: list[Any] = []
     copies: list[int] = []
     for _ in range(visits):
         copies += [background(rng, program, lanes, resources[0]) for _ in range(int(rng.integers(0, 3)))]
@@ -69,17 +69,19 @@ def story(name: str, seed: int, visits: int = 6) -> list[Any]:
         begin = engine.now
         first, end = visit(rng, program, lanes, resources)
         if copies and rng.random() < 0.5:
-            told.append(engine.hasten(int(rng.choice(copies)), 1))
+            notified.append(engine.hasten(int(rng.choice(copies)), 1))
         if copies and rng.random() < 0.3:
-            told.append(engine.withdraw(int(rng.choice(copies))))
+            notified.append(engine.withdraw(int(rng.choice(copies))))
         engine.submit()
         engine.run(end)
         numbers = range(first, end + 1)
-        told.append((engine.now, engine.moments, [engine.end(number) for number in numbers], engine.critical(end, begin)))
-        told.append((engine.busy(), [engine.items(copy) for copy in copies], [engine.backlog(lane) for lane in range(lanes)]))
+        notified.append((engine.now, engine.moments, [engine.end(number) for number in numbers], engine.critical(end, begin)))
+        notified.append(
+            (engine.busy(), [engine.items(copy) for copy in copies], [engine.backlog(lane) for lane in range(lanes)])
+        )
         over = [copy for copy in copies if engine.ended(copy)]
         copies = [copy for copy in copies if copy not in over]
-        for gone in (numbers, over):
-            engine.forget(gone)
-            program.forget(gone)
-    return told
+        for queue in (numbers, over):
+            engine.forget(queue)
+            program.forget(queue)
+    return notified

@@ -123,8 +123,8 @@ ALL = [Tried(name, parameters) for name, choices in TRIED.items() for parameters
 @pytest.fixture(scope="module", params=ALL, ids=lambda tried: tried.label)
 def registered(request: pytest.FixtureRequest) -> Policy:
     """Made once for all of its tests, which come one after another and share its runs."""
-    made: Policy = find("policies", request.param.name)(**request.param.parameters)
-    return made
+    policy: Policy = find("policies", request.param.name)(**request.param.parameters)
+    return policy
 
 
 class TestRegistered(PolicyCases):

@@ -199,11 +199,11 @@ BROKEN: list[tuple[type[Plain], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("broken", "case", "told"), BROKEN, ids=lambda value: getattr(value, "__name__", None))
-def test_a_broken_promise_is_found_and_told(broken: type[Plain], case: str, told: str) -> None:
+@pytest.mark.parametrize(("broken", "case", "message"), BROKEN, ids=lambda value: getattr(value, "__name__", None))
+def test_a_broken_promise_is_found_and_told(broken: type[Plain], case: str, message: str) -> None:
     (result,) = check_policy(broken, worlds=SOME, cases=[case], quiet=True).cases
     assert result.verdict == "fail", result
-    assert re.search(told, result.reason), result.reason
+    assert re.search(message, result.reason), result.reason
 
 
 def test_a_pair_that_is_not_computed_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,8 +212,8 @@ def test_a_pair_that_is_not_computed_is_found(monkeypatch: pytest.MonkeyPatch) -
 
     simulate: Callable[..., Any] = watched.simulate
 
-    def losing(*given: Any, **named: Any) -> Any:
-        outcome = simulate(*given, **named)
+    def losing(*arguments: Any, **named: Any) -> Any:
+        outcome = simulate(*arguments, **named)
         outcome.recorder.expert_tokens["gpu"] -= 1
         return outcome
 
@@ -270,10 +270,10 @@ def test_worlds_are_what_they_say(world: World) -> None:
     ordered = np.sort(table.decode, axis=-1)
     assert (ordered[..., 1:] > ordered[..., :-1]).all()
     old = np.tile(np.arange(world.model.experts)[::-1], (world.job.layers, 1))
-    other, everyone = world.relabelled(old).routing, np.arange(world.job.requests)
-    assert (other.prefill_counts(everyone) == table.prefill_counts(everyone)[:, ::-1]).all()
+    relabelled, everyone = world.relabelled(old).routing, np.arange(world.job.requests)
+    assert (relabelled.prefill_counts(everyone) == table.prefill_counts(everyone)[:, ::-1]).all()
     for position in range(world.job.passes):
-        assert (other.decode_counts(everyone, position) == table.decode_counts(everyone, position)[:, ::-1]).all()
+        assert (relabelled.decode_counts(everyone, position) == table.decode_counts(everyone, position)[:, ::-1]).all()
 
 
 def test_cases_run_where_pytest_is_not_installed() -> None:

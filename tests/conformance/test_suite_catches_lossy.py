@@ -94,18 +94,18 @@ class Foreseeing(Plain):
         return Foresight(recall=(self.recall,), seconds=1e-6, blind_layers=0)
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
-        found = self.plain(visit, view)
+        plain = self.plain(visit, view)
         ahead = visit.ahead(1)
         if ahead is None:
-            return found
+            return plain
         target = visit.layer + 1
         here = view.resident[target] | view.in_flight[target]
-        wanted = np.argsort(-ahead, kind="stable")
-        load = wanted[~here[wanted]][:1]
-        drop = wanted[view.resident[target][wanted]][::-1][:1]
+        order = np.argsort(-ahead, kind="stable")
+        load = order[~here[order]][:1]
+        drop = order[view.resident[target][order]][::-1][:1]
         if not len(load) or not len(drop) or ahead[load[0]] <= ahead[drop[0]]:
-            return found
-        return found._replace(moves=Moves(evict=np.array([[target, drop[0]]]), load=np.array([[target, load[0]]])))
+            return plain
+        return plain._replace(moves=Moves(evict=np.array([[target, drop[0]]]), load=np.array([[target, load[0]]])))
 
 
 class SeesMore(Foreseeing):
@@ -152,11 +152,11 @@ BROKEN: list[tuple[type[Plain], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("broken", "case", "told"), BROKEN, ids=lambda value: getattr(value, "__name__", None))
-def test_a_broken_promise_is_found_and_told(broken: type[Plain], case: str, told: str) -> None:
+@pytest.mark.parametrize(("broken", "case", "message"), BROKEN, ids=lambda value: getattr(value, "__name__", None))
+def test_a_broken_promise_is_found_and_told(broken: type[Plain], case: str, message: str) -> None:
     (result,) = check_policy(broken, worlds=SOME, cases=[case], quiet=True).cases
     assert result.verdict == "fail", result
-    assert re.search(told, result.reason), result.reason
+    assert re.search(message, result.reason), result.reason
 
 
 @pytest.mark.parametrize("sound", [Skips, Foreseeing, SaysSo])
@@ -177,8 +177,8 @@ def test_a_quality_that_does_not_add_up_is_found(monkeypatch: pytest.MonkeyPatch
 
     simulate = watched.simulate
 
-    def hiding(*given: Any, **named: Any) -> Any:
-        outcome = simulate(*given, **named)
+    def hiding(*arguments: Any, **named: Any) -> Any:
+        outcome = simulate(*arguments, **named)
         outcome.recorder.quality.skipped -= 1
         return outcome
 
@@ -195,8 +195,8 @@ def test_smaller_copies_count_with_their_own_bytes() -> None:
         adapts: ClassVar[Literal["never", "layer", "pass", "both"]] = "layer"
 
         def deploy(self, problem: Problem) -> Deployment:
-            found = super().deploy(problem)
-            return replace(found, resident=np.zeros_like(found.resident))
+            deployment = super().deploy(problem)
+            return replace(deployment, resident=np.zeros_like(deployment.resident))
 
         def dispatch(self, visit: Visit, view: View) -> Dispatch:
             return self.plain(visit, view)._replace(nbytes=np.full(len(visit.counts), view.problem.model.expert_bytes / 2))

@@ -79,16 +79,16 @@ def test_the_command_is_taken_and_what_it_names_is_there(command: Command, reade
 
 
 def _check_names(parsed: Namespace) -> None:
-    given = vars(parsed)
-    if not str(given.get("scenario", "runs/")).startswith("runs/"):
-        load(given["scenario"], sets=given["set"], policy=given.get("policy"))
-    if "experiment" in given:
-        assert read(given["experiment"])[0].child("scenario") is not None
-    for name in (given.get("policies") or "all").split(","):
+    options = vars(parsed)
+    if not str(options.get("scenario", "runs/")).startswith("runs/"):
+        load(options["scenario"], sets=options["set"], policy=options.get("policy"))
+    if "experiment" in options:
+        assert read(options["experiment"])[0].child("scenario") is not None
+    for name in (options.get("policies") or "all").split(","):
         assert name == "all" or plugins.find("policies", name, beside=ROOT / "scenarios" / "plugin")
-    unknown = set(given.get("ids", ())) - set(registry.ids())
+    unknown = set(options.get("ids", ())) - set(registry.ids())
     assert not unknown - doc_pages.pending(), f"no case of the name {sorted(unknown)}"
-    for file in given.get("files", ()):
+    for file in options.get("files", ()):
         assert Path(file).is_file()
 
 
@@ -127,9 +127,9 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @for_all(PAGES)
 def test_every_page_with_blocks_has_a_test_that_runs_them(page: Path) -> None:
-    found: list[Block] = blocks(page.read_text("utf-8"))
-    assert page.read_text("utf-8").count("\n```") == 2 * len(found), "a fence that is not closed"
-    if any(not block.language.startswith("{") for block in found):  # directives are for the site
+    page_blocks: list[Block] = blocks(page.read_text("utf-8"))
+    assert page.read_text("utf-8").count("\n```") == 2 * len(page_blocks), "a fence that is not closed"
+    if any(not block.language.startswith("{") for block in page_blocks):  # directives are for the site
         assert page.name in (Path(__file__).parent / RUN[page.name]).read_text("utf-8")
 
 

@@ -57,16 +57,25 @@ def test_units_are_those_of_the_names(field: str) -> None:
 
 def test_parts_of_a_field_are_named(lossy: dict[str, Any]) -> None:
     for field in ("ttft_s", "tpot_s", "e2e_s", "bottleneck", "quality", "prefetch"):
-        told = set(re.findall(r"`(\w+)`", _rows("field")[field][1]))
-        assert told == set(lossy[field]), field
+        parts = set(re.findall(r"`(\w+)`", _rows("field")[field][1]))
+        assert parts == set(lossy[field]), field
 
 
 def test_null_is_told_where_it_is_possible(lossy: dict[str, Any]) -> None:
-    told = {field for field, row in _rows("field").items() if "null" in row[-1]}
+    nullable = {field for field, row in _rows("field").items() if "null" in row[-1]}
     phases = {"prefill_tok_s", "decode_tok_s", "decode_hit_rate"}
     serving = {"queue_s", "itl_s", "slo", "preemptions"}
-    assert told == {"energy_J", "cost_usd_per_Mtok", "machine_usd", "prefetch", "bound_tok_s", "proven_gap", *phases, *serving}
-    assert all(lossy[field] is not None for field in told - serving - {"proven_gap"})
+    assert nullable == {
+        "energy_J",
+        "cost_usd_per_Mtok",
+        "machine_usd",
+        "prefetch",
+        "bound_tok_s",
+        "proven_gap",
+        *phases,
+        *serving,
+    }
+    assert all(lossy[field] is not None for field in nullable - serving - {"proven_gap"})
 
 
 def test_every_table_in_its_order() -> None:

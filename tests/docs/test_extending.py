@@ -57,12 +57,12 @@ def test_the_python_blocks_run_one_after_another(capsys: pytest.CaptureFixture[s
     from my_policy import MyPolicy
 
     names: dict[str, Any] = {"__name__": "extending"}
-    said = []
+    lines = []
     for number, block in enumerate(text for text in _blocks("python") if TEST_FILE not in text):
         exec(compile(block.replace("from __future__ import annotations\n", ""), f"extending.md block {number}", "exec"), names)
         names["MyPolicy"] = MyPolicy
-        said.append(capsys.readouterr().out)
-    assert _timeless(_blocks("text")[0]) in [_timeless(text) for text in said]
+        lines.append(capsys.readouterr().out)
+    assert _timeless(_blocks("text")[0]) in [_timeless(text) for text in lines]
 
 
 @pytest.mark.usefixtures("beside_the_plugin")

@@ -20,11 +20,11 @@ def test_every_policy_has_a_section_with_its_parameters_and_source() -> None:
     parts = re.split(r"^## ", page(), flags=re.MULTILINE)
     sections = {part.split("\n", 1)[0]: part for part in parts}
     for name in BUILT_IN["policies"]:
-        made = find("policies", name)
+        policy = find("policies", name)
         assert "*Learns*" in sections[name]
-        assert made.source, f"{name} names no source"
+        assert policy.source, f"{name} names no source"
         described = sections[name] + sections["Shared parameters"]
-        assert all(f"`{field}`" in described for field in made.model_fields if field != "kind")
+        assert all(f"`{field}`" in described for field in policy.model_fields if field != "kind")
 
 
 def test_there_are_at_least_thirty() -> None:

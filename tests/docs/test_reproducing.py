@@ -23,7 +23,7 @@ SECONDS = re.compile(r"(\d+) (s|min)")
 
 def _case_rows() -> dict[str, list[list[str]]]:
     """Case -> its rows on the page: (about, number, published, simulated, tolerance, verdict)."""
-    found: dict[str, list[list[str]]] = {}
+    tables: dict[str, list[list[str]]] = {}
     case = ""
     for line in PAGE.splitlines():
         cells = [cell.strip() for cell in line.split("|")[1:-1]]
@@ -31,8 +31,8 @@ def _case_rows() -> dict[str, list[list[str]]]:
             continue
         named = re.fullmatch(r"`moesim reproduce ([\w-]+)`", cells[1])
         case = named.group(1) if named else case
-        found.setdefault(case, []).append(cells[2:])
-    return found
+        tables.setdefault(case, []).append(cells[2:])
+    return tables
 
 
 ROWS = _case_rows()
@@ -85,19 +85,19 @@ def test_every_experiment_is_told_with_what_its_file_expects(name: str) -> None:
     words = str(expect.value).split()
     if len(words) < 5:
         pytest.skip("the file does not say yet what to expect")
-    told = re.search(rf"^\* (?:[^`]*: )?`moesim sweep {name}` \(([^)]*)\): (.*)$", PAGE, re.MULTILINE)
+    described = re.search(rf"^\* (?:[^`]*: )?`moesim sweep {name}` \(([^)]*)\): (.*)$", PAGE, re.MULTILINE)
     right = f"say in docs/reproducing.md, with the time it takes: * `moesim sweep {name}` (N s): {' '.join(words)}"
-    assert told is not None, right
-    assert SECONDS.fullmatch(told.group(1)), right
-    assert told.group(2).split() == words, right
+    assert described is not None, right
+    assert SECONDS.fullmatch(described.group(1)), right
+    assert described.group(2).split() == words, right
 
 
 def test_every_scenario_of_a_paper_is_run_or_varied() -> None:
     names = {entry.name for entry in catalogue.names("scenarios")} - {"quickstart", "plugin/my-policy"}
     used = {words[2] for words in doc_pages.shown(PAGE) if len(words) > 2 and words[1] in ("run", "compare", "explain")}
     for entry in catalogue.names("experiments"):
-        said = read(entry.name)[0].child("scenario")
-        base = said.child("extends") if said is not None and isinstance(said.value, dict) else said
+        scenario = read(entry.name)[0].child("scenario")
+        base = scenario.child("extends") if scenario is not None and isinstance(scenario.value, dict) else scenario
         used |= {str(base.value)} if base is not None else set()
     assert names - used == {"real/deepseek-v2-lite-foreign", "real/gpt-oss-20b-trace"}  # as their like, says the page
     assert all(f"`{name}`" in PAGE for name in names - used)

@@ -20,7 +20,7 @@ from moesim.scenario.schema import PARTS
 from moesim.spec import descriptions
 
 AGAIN = "write it again: python tools/scenario_keys_page.py"
-EVERY = [section for made in sections().values() for section in made]
+EVERY = [section for chapter in sections().values() for section in chapter]
 ORIGIN = {"value", "basis", "source", "note", "date", "spread"}
 PROFILE = {"profile", "summary", "source", "basis", "note", "date"}
 
@@ -61,9 +61,9 @@ def test_headings_differ_and_links_lead_to_one() -> None:
 def test_what_is_shown_can_be_laid_over_a_scenario(tmp_path: Path) -> None:
     (shown,) = texts(page(), "yaml")
     (tmp_path / "mine.yaml").write_text(f"extends: quickstart\n{shown}", "utf-8")
-    found = load(tmp_path / "mine.yaml")
-    assert found.scenario.hardware.tiers["hbm"].capacity == 24e9
-    assert found.provenance["hardware.tiers.hbm.capacity"].basis == "assumed"
+    loaded = load(tmp_path / "mine.yaml")
+    assert loaded.scenario.hardware.tiers["hbm"].capacity == 24e9
+    assert loaded.provenance["hardware.tiers.hbm.capacity"].basis == "assumed"
 
 
 def test_every_kind_has_a_section() -> None:

@@ -26,8 +26,8 @@ def test_the_workload_of_the_page_is_served() -> None:
     block = blocks(PAGE, "yaml")[0]
     workload: dict[str, Any] = yaml.safe_load(block.text)["workload"]
     scenario = {"name": "page", "hardware": "rtx4090-desktop", "model": "deepseek-v2-lite", "policy": "lru"}
-    few = {**workload, "requests": 2, "prompt": 32, "output": 3}
-    result = moesim.run({**scenario, "workload": few})
+    shorter = {**workload, "requests": 2, "prompt": 32, "output": 3}
+    result = moesim.run({**scenario, "workload": shorter})
     assert result.summary["requests_completed"] == 2
     assert result.summary["slo"]["ttft_s"] == 0.5
 

@@ -59,11 +59,11 @@ def test_check_sees_single_operations_beyond_the_clock(field: Path, number: int,
 def test_tables_of_experts_and_layers_sum_to_the_summary(field: Path) -> None:
     for name in ("experts_hits", "hit_rate", "step_lanes"):
         result = moesim.run(field / "edges" / f"meta-tables_{name}.yaml")
-        asked, hits = (int(result.columns["experts"][part].sum()) for part in ("activations", "hits"))
-        assert result.summary["hit_rate"] == hits / asked
+        activations, hits = (int(result.columns["experts"][part].sum()) for part in ("activations", "hits"))
+        assert result.summary["hit_rate"] == hits / activations
         for table in ("layers", "steps"):
             columns = result.columns[table]
-            assert (int(columns["activations"].sum()), int(columns["hits"].sum())) == (asked, hits), table
+            assert (int(columns["activations"].sum()), int(columns["hits"].sum())) == (activations, hits), table
 
 
 def test_hits_of_a_streamed_layer_are_those_of_experts_that_were_there(field: Path) -> None:
@@ -90,10 +90,10 @@ def test_both_engines_leave_the_same_lanes(field: Path) -> None:
     kernel, reference = (
         moesim.run(field / "edges" / "events-lanes.yaml", **{"simulation.engine": kind}) for kind in ("kernel", "reference")
     )
-    assert same(kernel, reference)
+    assert same_result(kernel, reference)
 
 
-def same(a: Result, b: Result) -> bool:
+def same_result(a: Result, b: Result) -> bool:
     """Equal in all but how they were simulated."""
     left, right = ({**result.summary, "wall_s": 0} for result in (a, b))
     return left == right and a.details == b.details and all(equal(a.columns[name], b.columns[name]) for name in a.columns)
@@ -120,13 +120,13 @@ def faster(part: Any, factor: float) -> Any:
     """A machine whose rates are `factor` times as high and whose fixed times are as much shorter."""
     if not isinstance(part, dict):
         return part
-    made = {}
+    results = {}
     for key, value in part.items():
         if isinstance(value, str) and key in (*RATES, *TIMES):
             number, unit = value.split()
             value = f"{float(number) * (factor if key in RATES else 1 / factor)!r} {unit}"
-        made[key] = faster(value, factor)
-    return made
+        results[key] = faster(value, factor)
+    return results
 
 
 def test_experts_of_each_tier_cross_at_a_rate_of_their_own(field: Path) -> None:

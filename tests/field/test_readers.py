@@ -32,16 +32,16 @@ def test_azure_offset_of_zero(field: Path, tmp_path: Path) -> None:
 
 def test_mooncake_null(field: Path, tmp_path: Path) -> None:
     assert imported("mooncake", field / "import-mooncake-null" / "trace.jsonl", tmp_path / "out.csv") == 0
-    found = [(float(row["arrival_s"]), row["cached_prefix_tokens_infinite_cache"]) for row in rows(tmp_path / "out.csv")]
-    assert found == [(0.0, "0"), (1.5, "0")]
+    arrivals = [(float(row["arrival_s"]), row["cached_prefix_tokens_infinite_cache"]) for row in rows(tmp_path / "out.csv")]
+    assert arrivals == [(0.0, "0"), (1.5, "0")]
 
 
 def test_mooncake_times_that_are_not_numbers(field: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert imported("mooncake", field / "edges" / "nan.jsonl", tmp_path / "out.csv") == 2
-    told = capsys.readouterr().err
-    assert "nan.jsonl:1:1" in told
-    assert "nan.jsonl:2:1: 'timestamp' is 1e+308" in told
-    assert "likewise on line 3" in told
+    message = capsys.readouterr().err
+    assert "nan.jsonl:1:1" in message
+    assert "nan.jsonl:2:1: 'timestamp' is 1e+308" in message
+    assert "likewise on line 3" in message
     assert not (tmp_path / "out.csv").exists()
 
 
@@ -68,7 +68,7 @@ def test_arrivals_are_said_to_be_unread(field: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("deep400.yaml", ":1:70: nested more than 64 levels deep"),
         ("bigU.yaml", ":1:10: not YAML: a number or the code of a character is out of range"),
@@ -76,9 +76,9 @@ def test_arrivals_are_said_to_be_unread(field: Path) -> None:
 )
 @pytest.mark.parametrize("command", ["run", "explain", "compare"])
 def test_scenarios_that_broke_the_reader(
-    command: str, name: str, told: str, field: Path, capsys: pytest.CaptureFixture[str]
+    command: str, name: str, message: str, field: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main([command, str(field / "edges" / name)]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
-    assert lines[0].endswith(told)
+    assert lines[0].endswith(message)

@@ -48,9 +48,9 @@ def _child(folder: Path, command: Sequence[str]) -> None:
     status = 70
     try:
         os.chdir(folder)
-        with Path("stderr").open("wb") as told, Path("stdout").open("wb") as out:
+        with Path("stderr").open("wb") as errors, Path("stdout").open("wb") as out:
             os.dup2(out.fileno(), 1)
-            os.dup2(told.fileno(), 2)
+            os.dup2(errors.fileno(), 2)
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY,) * 2)
         resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 5))
@@ -94,12 +94,12 @@ def _one(work: tuple[int, int]) -> Ended:
         trial = prepare(_SEEDS, number, base, folder)
         begin = time.monotonic()
         status, megabytes = _run(folder, trial.command)
-        told = (folder / "stderr").read_text("utf-8", "replace") if (folder / "stderr").exists() else ""
+        message = (folder / "stderr").read_text("utf-8", "replace") if (folder / "stderr").exists() else ""
         if status < 0:
             name = signal.Signals(-status).name
             wrong = "hang" if name in ("SIGXCPU", "SIGKILL") else f"killed by {name}"
         else:
-            wrong = complaint(trial.command, status, told)
+            wrong = complaint(trial.command, status, message)
         if wrong and _KEEP is not None:
             shutil.rmtree(_KEEP / str(number), ignore_errors=True)
             _KEEP.mkdir(parents=True, exist_ok=True)
@@ -132,22 +132,22 @@ def main() -> int:
         _SEEDS[:] = [seed for seed in build(Path(place)) if options.only in seed.name]
         ended = list(_all(range(options.first, options.first + options.inputs), options.seed, options.jobs))
     _print(ended)
-    return int(any(one.wrong for one in ended))
+    return int(any(trial.wrong for trial in ended))
 
 
 def _print(ended: Sequence[Ended]) -> None:
-    statuses = Counter(one.status for one in ended)
+    statuses = Counter(trial.status for trial in ended)
     print(f"{len(ended)} inputs; by exit status: {', '.join(f'{status}: {n}' for status, n in sorted(statuses.items()))}")
-    slow, large = max(ended, key=lambda one: one.seconds), max(ended, key=lambda one: one.megabytes)
+    slow, large = max(ended, key=lambda trial: trial.seconds), max(ended, key=lambda trial: trial.megabytes)
     print(f"longest {slow.seconds:.1f} s (input {slow.number}, {slow.seed}); most memory {large.megabytes:.0f} MB "
           f"(input {large.number}, {large.seed})")  # fmt: skip
     places: dict[str, list[Ended]] = {}
-    for one in ended:
-        if one.wrong:
-            places.setdefault(one.wrong, []).append(one)
+    for trial in ended:
+        if trial.wrong:
+            places.setdefault(trial.wrong, []).append(trial)
     print(f"{sum(map(len, places.values()))} wrong, at {len(places)} places")
     for place, group in sorted(places.items(), key=lambda item: -len(item[1])):
-        print(f"{len(group):5} {place}  (inputs {', '.join(str(one.number) for one in group[:4])}; {group[0].command})")
+        print(f"{len(group):5} {place}  (inputs {', '.join(str(trial.number) for trial in group[:4])}; {group[0].command})")
 
 
 if __name__ == "__main__":

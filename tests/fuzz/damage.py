@@ -90,19 +90,19 @@ def _bytes(raw: bytes, random: Random) -> bytes:
     if kind == 4:
         return raw[:begin] + random.randbytes(random.choice((1, 4, 40))) + raw[end:]
     if kind == 5:
-        other = random.randrange(len(raw) + 1)
-        return raw[:begin] + raw[other:]
+        stop = random.randrange(len(raw) + 1)
+        return raw[:begin] + raw[stop:]
     if kind == 6 and random.random() < 0.2:
         return random.choice((b"", b"\xef\xbb\xbf", raw.decode("utf-8", "replace").encode("utf-16"), raw * 20, b"\n" * 3000))
     return raw[:begin] + random.choice(CHUNKS) + raw[end:]
 
 
 def _places(tree: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    found = [path]
+    places = [path]
     items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     for key, below in items:
-        found += _places(below, (*path, key))
-    return found
+        places += _places(below, (*path, key))
+    return places
 
 
 def _changed(tree: Any, random: Random) -> Any:
@@ -123,10 +123,10 @@ def _changed(tree: Any, random: Random) -> Any:
         )
         parent[name] = parent.pop(last)
     elif kind == 2:
-        other = tree
+        node = tree
         for step in random.choice(places):
-            other = other[step]
-        parent[last] = json.loads(json.dumps(other))
+            node = node[step]
+        parent[last] = json.loads(json.dumps(node))
     elif kind == 3:
         value = parent[last]
         for _ in range(random.choice((1, 5, 70, 300))):

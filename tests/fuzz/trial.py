@@ -66,13 +66,13 @@ def _replace(target: Path, kind: str) -> None:
         target.symlink_to("/dev/zero" if kind == "device" else target.name)
 
 
-def complaint(command: Sequence[str], status: int, told: str) -> str:
+def complaint(command: Sequence[str], status: int, message: str) -> str:
     """What is wrong with a command that ended with `status` and wrote `told` to standard error; empty for nothing."""
-    if "Traceback (most recent call last)" in told:
-        frames = [f"{file}:{line}" for file, line in _FRAME.findall(told) if file.startswith("moesim")]
-        last = [line for line in told.splitlines() if line and not line.startswith(" ")][-1]
+    if "Traceback (most recent call last)" in message:
+        frames = [f"{file}:{line}" for file, line in _FRAME.findall(message) if file.startswith("moesim")]
+        last = [line for line in message.splitlines() if line and not line.startswith(" ")][-1]
         return f"{frames[-1] if frames else 'unknown place'}  {last.partition(':')[0]}"
-    if re.search(r"\w+Warning: ", told):
-        return f"warning  {re.search(r'[^/]*Warning: .{0,60}', told).group()}"  # type: ignore[union-attr]
+    if re.search(r"\w+Warning: ", message):
+        return f"warning  {re.search(r'[^/]*Warning: .{0,60}', message).group()}"  # type: ignore[union-attr]
     allowed = (0, 1, 2) if command[0] in ("check", "sweep") else (0, 2)  # 1: a file has mistakes, a point has failed
     return "" if status in allowed else f"exit status {status}"

@@ -76,9 +76,9 @@ def main() -> int:
     parser.add_argument("runs", nargs="*", choices=[*verbs, []], default=[])
     for name in parser.parse_args().runs or verbs:
         begin = time.perf_counter()
-        said = verbs[name]()
+        outcome = verbs[name]()
         cpu = resource.getrusage(resource.RUSAGE_SELF).ru_utime
-        print(f"{name}: {said} ({time.perf_counter() - begin:.0f} s, {cpu:.0f} s of CPU so far)", flush=True)
+        print(f"{name}: {outcome} ({time.perf_counter() - begin:.0f} s, {cpu:.0f} s of CPU so far)", flush=True)
     return 0
 
 

@@ -89,5 +89,5 @@ def test_runs_from_first_to_last(path: Path, tmp_path: Path, monkeypatch: pytest
     drawn = [cell for cell in _code(book) if any("image/png" in output.get("data", {}) for output in cell.outputs)]
     assert drawn
     assert [cell.source for cell in _code(book) if _draws(cell) and cell not in drawn] == []
-    said = [output.text for cell in _code(book) for output in cell.outputs if output.get("name") == "stderr"]
-    assert not [text for text in said if "Warning" in text]
+    warnings = [output.text for cell in _code(book) for output in cell.outputs if output.get("name") == "stderr"]
+    assert not [text for text in warnings if "Warning" in text]

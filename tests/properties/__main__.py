@@ -46,7 +46,7 @@ class Ended(NamedTuple):
     failure: str | None
 
 
-def kept(folder: Path = COUNTEREXAMPLES) -> list[tuple[str, Any]]:
+def counterexamples(folder: Path = COUNTEREXAMPLES) -> list[tuple[str, Any]]:
     """(relation, example) of everything that once failed."""
     files = sorted(folder.glob("*.json")) if folder.exists() else []
     return [(path.name.partition("-")[0], json.loads(path.read_text("utf-8"))) for path in files]
@@ -78,8 +78,8 @@ def search(job: Job) -> Ended:
 
 def jobs_of(count: int, first: int, portion: int = 100) -> list[Job]:
     """`count` examples over all relations, in portions with seeds of their own."""
-    each = -(-count // len(RELATIONS))
-    portions = [min(portion, each - start) for start in range(0, each, portion)]
+    per_relation = -(-count // len(RELATIONS))
+    portions = [min(portion, per_relation - start) for start in range(0, per_relation, portion)]
     return [Job(name, size, first + number) for number, size in enumerate(portions) for name in RELATIONS]
 
 

@@ -26,11 +26,11 @@ def tables_agree(data: Scenario) -> None:
     """I1, I4: pairs, times and lanes of all tables add up to those of the summary."""
     result = run(data)
     summary, columns = result.summary, result.columns
-    asked, hits = (int(columns["experts"][name].sum()) for name in ("activations", "hits"))
-    assert summary["hit_rate"] == (hits / asked if asked else None)
-    assert sum(summary["expert_tokens"].values()) == asked
+    activations, hits = (int(columns["experts"][name].sum()) for name in ("activations", "hits"))
+    assert summary["hit_rate"] == (hits / activations if activations else None)
+    assert sum(summary["expert_tokens"].values()) == activations
     for table in ("layers", "steps"):
-        assert (int(columns[table]["activations"].sum()), int(columns[table]["hits"].sum())) == (asked, hits)
+        assert (int(columns[table]["activations"].sum()), int(columns[table]["hits"].sum())) == (activations, hits)
     steps = columns["step_lanes"]
     for lane, share in summary["utilisation"].items():
         assert 0 < share <= 1
@@ -122,8 +122,8 @@ def an_unused_part_changes_nothing(data: Scenario) -> None:
     drive = {"kind": "nvme", "at": "drive", "capacity": "1 TB", "read": "3 GB/s", "latency": "80 us"}
     more = {"tiers": {**tiers, "drive": drive}, "links": {**links, "to_drive": {"ends": ["host", "drive"], "rate": "4 GB/s"}}}
     before, after = run(data), run({**data, "hardware": {**data["hardware"], **more}})
-    same = ("makespan_s", "bytes", "hit_rate", "expert_tokens", "utilisation", "events", "bound_tok_s", "bottleneck")
-    assert {key: before.summary[key] for key in same} == {key: after.summary[key] for key in same}
+    equal = ("makespan_s", "bytes", "hit_rate", "expert_tokens", "utilisation", "events", "bound_tok_s", "bottleneck")
+    assert {key: before.summary[key] for key in equal} == {key: after.summary[key] for key in equal}
     assert after.details["peak_B"].get("drive", 0.0) == 0.0
 
 

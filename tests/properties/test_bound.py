@@ -44,39 +44,41 @@ limits = st.builds(
 )
 
 
-def one(**given: float) -> PhaseWork:
+def phase_work(**sizes: float) -> PhaseWork:
     """One class of ten items of 8 B, 1 s on the GPU, in one pass."""
-    values = {"gpu": 1.0, "cpu": np.inf, "weight": 8.0} | given
+    values = {"gpu": 1.0, "cpu": np.inf, "weight": 8.0} | sizes
     return PhaseWork.of(np.full(10, values["gpu"]), values["weight"], cpu=values["cpu"], passes=1)
 
 
 def test_a_gpu_that_holds_everything_is_bound_by_its_own_work() -> None:
-    assert lower_bound([one()], Limits(gpu_memory=80, upload=1)).seconds == pytest.approx(10, rel=CLOSE)
+    assert lower_bound([phase_work()], Limits(gpu_memory=80, upload=1)).seconds == pytest.approx(10, rel=CLOSE)
 
 
 def test_what_does_not_fit_is_uploaded_once_per_pass() -> None:
-    found = lower_bound([one()], Limits(gpu_memory=24, upload=2))
-    assert found.seconds == pytest.approx((80 - 24) / 2, rel=CLOSE)
-    assert found.prices["upload"] == pytest.approx(1, abs=CLOSE)
+    bound = lower_bound([phase_work()], Limits(gpu_memory=24, upload=2))
+    assert bound.seconds == pytest.approx((80 - 24) / 2, rel=CLOSE)
+    assert bound.prices["upload"] == pytest.approx(1, abs=CLOSE)
 
 
 def test_gpu_and_cpu_share_the_work_so_that_both_end_together() -> None:
-    found = lower_bound([one(cpu=3.0)], Limits(gpu_memory=80, upload=1))
-    assert found.seconds == pytest.approx(10 / (1 + 1 / 3), rel=CLOSE)
-    assert sum(found.prices.values()) == pytest.approx(1)
+    bound = lower_bound([phase_work(cpu=3.0)], Limits(gpu_memory=80, upload=1))
+    assert bound.seconds == pytest.approx(10 / (1 + 1 / 3), rel=CLOSE)
+    assert sum(bound.prices.values()) == pytest.approx(1)
 
 
 def test_the_slowest_of_link_sources_and_host_memory_limits_uploads() -> None:
     machine = Limits(gpu_memory=0, upload=8)
-    assert lower_bound([one()], machine).seconds == pytest.approx(10, rel=CLOSE)
-    assert lower_bound([one()], replace(machine, sources=(1.0, 3.0))).seconds == pytest.approx(20, rel=CLOSE)
-    assert lower_bound([one()], replace(machine, host_bandwidth=2.0)).seconds == pytest.approx(40, rel=CLOSE)
-    assert lower_bound([one()], replace(machine, host_bandwidth=2.0, concurrent=2)).seconds == pytest.approx(20, rel=CLOSE)
+    assert lower_bound([phase_work()], machine).seconds == pytest.approx(10, rel=CLOSE)
+    assert lower_bound([phase_work()], replace(machine, sources=(1.0, 3.0))).seconds == pytest.approx(20, rel=CLOSE)
+    assert lower_bound([phase_work()], replace(machine, host_bandwidth=2.0)).seconds == pytest.approx(40, rel=CLOSE)
+    assert lower_bound([phase_work()], replace(machine, host_bandwidth=2.0, concurrent=2)).seconds == pytest.approx(
+        20, rel=CLOSE
+    )
 
 
 def test_uploads_and_the_reads_of_the_cpu_share_host_memory() -> None:
     machine = Limits(gpu_memory=0, upload=100, host_bandwidth=2.0)
-    assert lower_bound([one(cpu=0.1)], machine).seconds == pytest.approx(40, rel=CLOSE)
+    assert lower_bound([phase_work(cpu=0.1)], machine).seconds == pytest.approx(40, rel=CLOSE)
 
 
 def test_dense_work_goes_where_it_is_cheapest_and_may_be_split() -> None:
@@ -86,9 +88,9 @@ def test_dense_work_goes_where_it_is_cheapest_and_may_be_split() -> None:
 
 def test_work_that_nobody_can_do_is_refused() -> None:
     with pytest.raises(MoesimError, match="no device"):
-        lower_bound([one(gpu=np.inf)], Limits(gpu_memory=80, upload=1))
+        lower_bound([phase_work(gpu=np.inf)], Limits(gpu_memory=80, upload=1))
     with pytest.raises(MoesimError, match="cannot be uploaded"):
-        lower_bound([one()], Limits(gpu_memory=24))
+        lower_bound([phase_work()], Limits(gpu_memory=24))
 
 
 def test_no_work_takes_no_time() -> None:
@@ -115,17 +117,19 @@ def test_compressed_and_single_items_have_one_bound(work: PhaseWork, machine: Li
 
 @SMALL
 @given(works(), limits, st.floats(1, 10), st.sampled_from(["gpu_memory", "upload", "host_bandwidth", "sources"]))
-def test_i10_more_memory_or_bandwidth_never_raises_the_time(work: PhaseWork, machine: Limits, factor: float, what: str) -> None:
-    value = getattr(machine, what)
-    more = value if value is None else tuple(factor * v for v in value) if what == "sources" else factor * value
-    before, after = (lower_bound([work], limit).seconds for limit in (machine, replace(machine, **{what: more})))
+def test_i10_more_memory_or_bandwidth_never_raises_the_time(
+    work: PhaseWork, machine: Limits, factor: float, field: str
+) -> None:
+    value = getattr(machine, field)
+    more = value if value is None else tuple(factor * v for v in value) if field == "sources" else factor * value
+    before, after = (lower_bound([work], limit).seconds for limit in (machine, replace(machine, **{field: more})))
     assert after <= before * (1 + CLOSE)
 
 
 @SMALL
 @given(works(), limits, st.floats(1, 10), st.sampled_from(["gpu", "cpu", "ndp"]))
-def test_i10_faster_devices_never_raise_the_time(work: PhaseWork, machine: Limits, factor: float, what: str) -> None:
-    faster = replace(work, **{what: getattr(work, what) / factor})
+def test_i10_faster_devices_never_raise_the_time(work: PhaseWork, machine: Limits, factor: float, field: str) -> None:
+    faster = replace(work, **{field: getattr(work, field) / factor})
     assert lower_bound([faster], machine).seconds <= lower_bound([work], machine).seconds * (1 + CLOSE)
 
 
@@ -153,12 +157,12 @@ def test_a_machine_slower_by_a_factor_takes_that_much_longer(work: PhaseWork, ma
 @SMALL
 @given(works(), limits, st.floats(0.001, 1e9))
 def test_the_unit_of_bytes_does_not_matter(work: PhaseWork, machine: Limits, factor: float) -> None:
-    other = Limits(
+    scaled = Limits(
         factor * machine.gpu_memory, factor * machine.upload,
         machine.sources and tuple(factor * rate for rate in machine.sources),
         machine.host_bandwidth and factor * machine.host_bandwidth, machine.concurrent)  # fmt: skip
-    found = lower_bound([replace(work, weight=factor * work.weight)], other).seconds
-    assert found == pytest.approx(lower_bound([work], machine).seconds, rel=CLOSE)
+    bound = lower_bound([replace(work, weight=factor * work.weight)], scaled).seconds
+    assert bound == pytest.approx(lower_bound([work], machine).seconds, rel=CLOSE)
 
 
 @SMALL
@@ -234,12 +238,12 @@ def test_brute_force_over_splits_agrees(
     gpu, cpu, weight = np.array(rows).T
     work = PhaseWork(np.array([1.0, 2.0]), gpu, cpu, np.empty((0, 2)), weight, 1)
     machine = Limits(memory, upload, host_bandwidth=host)
-    found = lower_bound([work], machine).seconds
+    bound = lower_bound([work], machine).seconds
     coarse = grid_minimum(work, machine, parts)
     # rounding a split to the grid moves at most one step of each class from where it belongs
     step = float((work.count * (gpu + cpu + weight / upload + weight * (2 / host if host else 0))).sum()) / parts
-    assert found <= coarse * (1 + CLOSE)
-    assert found >= coarse - 2 * step
+    assert bound <= coarse * (1 + CLOSE)
+    assert bound >= coarse - 2 * step
 
 
 def best_schedule(gpu: np.ndarray, cpu: np.ndarray, passes: int, slots: int, upload: float, passed: list[set[int]]) -> float:
@@ -297,4 +301,6 @@ def test_times_and_bytes_of_any_size_have_a_bound(seed):
 
 def test_an_option_that_is_slow_beyond_reason_changes_nothing() -> None:
     machine = Limits(gpu_memory=24, upload=1)
-    assert lower_bound([one(cpu=1e20)], machine).seconds == pytest.approx(lower_bound([one()], machine).seconds, rel=CLOSE)
+    assert lower_bound([phase_work(cpu=1e20)], machine).seconds == pytest.approx(
+        lower_bound([phase_work()], machine).seconds, rel=CLOSE
+    )

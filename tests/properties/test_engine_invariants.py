@@ -304,7 +304,7 @@ def test_i6_a_lane_with_something_ready_is_never_idle(seed):
         for number in range(first, last):
             operation, run = program.operations[number], engine.operations[number]
             if operation.lane >= 0 and operation.feed < 0 and operation.takes < 0:
-                ready = max((engine.end(other) for other in operation.after), default=begin)
+                ready = max((engine.end(number) for number in operation.after), default=begin)
                 busy = sum(max(min(b, run.start) - max(a, ready), 0) for a, b in spans[operation.lane])
                 assert busy == run.start - ready
 
@@ -318,8 +318,8 @@ def test_i7_the_same_bytes_twice_and_in_any_process():
     for hash_seed in ("1", "2"):
         env = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join((str(TESTS.parent), str(TESTS)))}
         command = [sys.executable, "-c", "import engine_worlds as w; print(w.digest(w.RICH))"]
-        found = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-        assert found.stdout.strip() == here
+        process = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+        assert process.stdout.strip() == here
 
 
 def test_i7_another_seed_gives_another_run():
@@ -345,9 +345,9 @@ class Wrong(Scripted):
         return worlds.replace(d, **changes.get(self.how, {}))
 
     def dispatch(self, visit, view):
-        found = super().dispatch(visit, view)
-        device = {"device": np.full_like(found.device, 9), "size": found.device[:-1]}.get(self.how, found.device)
-        return found._replace(device=device)
+        answer = super().dispatch(visit, view)
+        device = {"device": np.full_like(answer.device, 9), "size": answer.device[:-1]}.get(self.how, answer.device)
+        return answer._replace(device=device)
 
 
 @pytest.mark.parametrize(

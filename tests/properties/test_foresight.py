@@ -50,8 +50,8 @@ def test_perfect_recall_shows_the_true_counts_of_later_layers():
     notes = looked((1.0, 1.0))
     groups = len({id(n) for n in notes}) // WORLD.layers
     assert groups > 1
-    for number, (_, layer, _, one, two, _) in enumerate(notes):
-        for depth, shown in ((1, one), (2, two)):
+    for number, (_, layer, _, near, two, _) in enumerate(notes):
+        for depth, shown in ((1, near), (2, two)):
             if layer + depth >= WORLD.layers:
                 assert shown is None
                 continue
@@ -143,16 +143,16 @@ def test_the_future_tells_the_next_use_of_every_expert():
     p, table = worlds.problem(WORLD)
     outcome = worlds.simulate(p, Bound(knobs=WORLD), table)
     notes = outcome.deployment.state
-    total = sum(one.counts.sum(axis=1) for one in passes_of_job(p.job, table, outcome.deployment))
+    total = sum(step.counts.sum(axis=1) for step in passes_of_job(p.job, table, outcome.deployment))
     future = Future(
-        [one.counts[:, g] for one in passes_of_job(p.job, table, outcome.deployment) for g in range(one.counts.shape[1])]
+        [step.counts[:, g] for step in passes_of_job(p.job, table, outcome.deployment) for g in range(step.counts.shape[1])]
     )
     assert future.popularity == pytest.approx(total / total.sum(axis=1, keepdims=True))
     for number, (here, _, uses, following) in enumerate(notes):
         for layer in range(WORLD.layers):
             later = [n[1] for n in notes[number + 1 :] if n[0] == layer]
             for expert in range(WORLD.experts):
-                wanted = next((i for i, counts in enumerate(later) if counts[expert]), None)
-                assert uses[layer][expert] == wanted or (wanted is None and uses[layer][expert] >= NEVER)
+                next_use = next((i for i, counts in enumerate(later) if counts[expert]), None)
+                assert uses[layer][expert] == next_use or (next_use is None and uses[layer][expert] >= NEVER)
             if layer == here:
                 assert following is None if not later else (following == later[0]).all()

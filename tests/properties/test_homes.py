@@ -33,8 +33,8 @@ class Away(Scripted):
     homes: Any = None
 
     def deploy(self, problem) -> Deployment:
-        made = super().deploy(problem)
-        return replace(made, plan=replace(made.plan, homes=self.homes))
+        deployment = super().deploy(problem)
+        return replace(deployment, plan=replace(deployment.plan, homes=self.homes))
 
 
 class AwayStreamed(Away):
@@ -56,16 +56,16 @@ def check(k: Knobs, policy: Any, homes: Homes, schedule: Any = worlds.Rounds) ->
     assert worlds.differences(worlds.record(by_reference), worlds.record(by_kernel)) == {}
     p, _ = worlds.problem(k)
     recorder, plan, model = by_kernel.recorder, by_kernel.deployment.plan, p.model
-    wanted = 0.0
+    expected = 0.0
     for row in recorder.passes:
-        wanted += sum(nbytes for layer in p.crossing(plan, row.phase) for _, nbytes in layer)
-        wanted += model.head_bytes if homes.head else 0.0
+        expected += sum(nbytes for layer in p.crossing(plan, row.phase) for _, nbytes in layer)
+        expected += model.head_bytes if homes.head else 0.0
     rows = homes.head if model.tied_embedding else homes.embeddings
-    wanted += sum(row.tokens for row in recorder.passes) * model.embedding_bytes / model.vocab if rows else 0.0
+    expected += sum(row.tokens for row in recorder.passes) * model.embedding_bytes / model.vocab if rows else 0.0
     here = worlds.run(k, partial(policy.func, **{**policy.keywords, "homes": Homes()}))
     uploads = int(recorder.layers.uploads.sum()) - int(here.recorder.layers.uploads.sum())
     assert uploads == 0
-    assert recorder.caused.get("demand", 0.0) - here.recorder.caused.get("demand", 0.0) == pytest.approx(wanted)
+    assert recorder.caused.get("demand", 0.0) - here.recorder.caused.get("demand", 0.0) == pytest.approx(expected)
     assert sum(recorder.critical.values()) == recorder.makespan
     assert bound_seconds(p, by_kernel) <= recorder.makespan / SECOND * (1 + 1e-9)
 
@@ -120,19 +120,19 @@ def test_streaming_ahead_hides_copies_behind_work():
 
 def test_gpu_memory_holds_buffers_instead_and_the_host_the_weights():
     p, _ = worlds.problem(PLAIN)
-    made = Scripted(knobs=PLAIN).deploy(p).plan
+    plan = Scripted(knobs=PLAIN).deploy(p).plan
     homes = Homes.everything("ddr")
-    away = replace(made, homes=homes)
+    away = replace(plan, homes=homes)
     model = p.model
     layers = p.crossing(away, "decode")
     buffer = in_flight(model, homes, layers, 0)
     assert buffer == pytest.approx(max(sum(n for layer in layers[:2] for _, n in layer), model.head_bytes))
     freed = sum(lying(model, homes).values())
-    assert p.gpu_free(away) - p.gpu_free(made) == pytest.approx(freed - buffer)
+    assert p.gpu_free(away) - p.gpu_free(plan) == pytest.approx(freed - buffer)
     assert freed == pytest.approx(model.non_expert_bytes - model.n_moe * model.router_bytes)
     assert p.host_overhead(away) == {"ddr": pytest.approx(freed)}
-    kept = replace(made, homes=Homes.everything("ddr", kept_layers=model.layers))
-    assert p.host_overhead(kept) == {
+    staying = replace(plan, homes=Homes.everything("ddr", kept_layers=model.layers))
+    assert p.host_overhead(staying) == {
         "ddr": pytest.approx(model.head_bytes + (0 if model.tied_embedding else model.embedding_bytes))
     }
 
@@ -154,8 +154,10 @@ def test_homes_that_do_not_exist_are_refused():
 def test_prefill_does_not_page():
     class Paging(Away):
         def deploy(self, problem) -> Deployment:
-            made = super().deploy(problem)
-            return replace(made, plan=replace(made.plan, prefill=replace(made.plan.prefill, pipeline=Paged())))
+            deployment = super().deploy(problem)
+            return replace(
+                deployment, plan=replace(deployment.plan, prefill=replace(deployment.plan.prefill, pipeline=Paged()))
+            )
 
     with pytest.raises(PolicyError, match="Overlap and Serial"):
         worlds.run(PLAIN, partial(Paging, homes=Homes()))

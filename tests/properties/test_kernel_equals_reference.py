@@ -127,11 +127,11 @@ class InParts(Cache):
 @given(k=strategies.knobs(), capacity=st.integers(0, 6))
 def test_caches_that_are_asked_about_whole_passes(rule, k, capacity):
     def records(policy: Cache) -> list[dict]:
-        found = []
+        unequal = []
         for engine in ("reference", "kernel"):
             problem, table = worlds.problem(k)
-            found.append(worlds.record(simulate(problem, policy, table, SimulationOptions(engine=engine))))
-        return found
+            unequal.append(worlds.record(simulate(problem, policy, table, SimulationOptions(engine=engine))))
+        return unequal
 
     for policy in (Cache, InParts):
         by_reference, by_kernel = records(policy(eviction=rule, capacity=capacity))

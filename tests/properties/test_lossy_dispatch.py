@@ -18,7 +18,7 @@ from moesim.errors import CapacityError, PolicyError
 SOME = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 
 
-def lossy_dispatch(k: worlds.Knobs, found: Dispatch, visit: Visit, stored: np.ndarray) -> Dispatch:
+def lossy_dispatch(k: worlds.Knobs, dispatch: Dispatch, visit: Visit, stored: np.ndarray) -> Dispatch:
     """The same devices, with a few tokens skipped, a few given to another expert, and every third copy at half its size."""
     rng = np.random.default_rng([k.seed, 8, visit.layer, len(visit.phase)])
     counts = visit.counts - rng.binomial(visit.counts, 0.2)
@@ -27,7 +27,7 @@ def lossy_dispatch(k: worlds.Knobs, found: Dispatch, visit: Visit, stored: np.nd
     if len(runs):
         counts[runs[0]] += given_up
     nbytes = np.where(np.arange(len(counts)) % 3 == 0, stored / 2, stored)
-    return found._replace(counts=counts, nbytes=nbytes, stale=counts // 2)
+    return dispatch._replace(counts=counts, nbytes=nbytes, stale=counts // 2)
 
 
 class Lossy(worlds.Scripted):
@@ -49,9 +49,9 @@ class LossyStepwise(Lossy):
 class Note:
     """What one visit asked for and what came of it; arrays are [E]."""
 
-    def __init__(self, visit: Visit, found: Dispatch, view) -> None:
-        self.layer, self.routed, self.counts = visit.layer, visit.counts.copy(), found.counts.copy()
-        self.device, self.nbytes = found.device.copy(), found.nbytes.copy()
+    def __init__(self, visit: Visit, dispatch: Dispatch, view) -> None:
+        self.layer, self.routed, self.counts = visit.layer, visit.counts.copy(), dispatch.counts.copy()
+        self.device, self.nbytes = dispatch.device.copy(), dispatch.nbytes.copy()
         self.held = (view.resident | view.in_flight)[visit.layer].copy()
         self.copies = view.copy_bytes[visit.layer].copy()
         self.home = view.home[visit.layer].copy()
@@ -66,11 +66,11 @@ class LossyMoving(worlds.Restless):
         k = self.knobs
         rng = np.random.default_rng([k.seed, 9, visit.layer, visit.index])
         stored = worlds.problem(k)[0].model.expert_bytes / (2.0 if k.cxl else 1.0)  # the least that is stored
-        found = lossy_dispatch(k, worlds.random_dispatch(k, rng, visit, view), visit, np.full(len(visit.counts), stored))
-        view.state.append(Note(visit, found, view))
+        answer = lossy_dispatch(k, worlds.random_dispatch(k, rng, visit, view), visit, np.full(len(visit.counts), stored))
+        view.state.append(Note(visit, answer, view))
         load = rng.permutation(np.argwhere(rng.random(view.resident.shape) < k.prefetch))
         moves = Moves(load=load, load_bytes=np.full(len(load), stored / 2)) if len(load) else None
-        return found._replace(moves=moves)
+        return answer._replace(moves=moves)
 
 
 @SOME
@@ -91,11 +91,11 @@ def test_i1_what_is_not_computed_is_told(k):
 def test_i2_smaller_copies_move_fewer_bytes(k):
     p, _ = worlds.problem(k)
     outcome = worlds.run(k, LossyMoving)
-    wanted = 0.0
+    expected = 0.0
     for n in outcome.deployment.state:
         missing = (n.counts > 0) & ~(n.held & ~(n.nbytes > n.copies))
-        wanted += float(n.nbytes[missing].sum())
-    assert outcome.recorder.caused.get("demand", 0.0) == pytest.approx(wanted)
+        expected += float(n.nbytes[missing].sum())
+    assert outcome.recorder.caused.get("demand", 0.0) == pytest.approx(expected)
     bits = {b * p.model.expert_flops / 2 / 8 for b in outcome.recorder.quality.precision}
     assert bits <= {p.model.expert_bytes, p.model.expert_bytes / 2}
 
@@ -130,7 +130,7 @@ def _one(**answer):
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "message"),
     [
         ({"counts": lambda v: v.counts + 1}, "more tokens than the router gave out"),
         ({"counts": lambda v: v.counts - 1 - v.counts.max()}, "integers of 0 or more"),
@@ -142,8 +142,8 @@ def _one(**answer):
         ({"device": lambda v: np.array([0])}, "shape"),
     ],
 )  # fmt: skip
-def test_answers_that_break_the_contract_are_refused(answer, told):
-    with pytest.raises(PolicyError, match=told):
+def test_answers_that_break_the_contract_are_refused(answer, message):
+    with pytest.raises(PolicyError, match=message):
         worlds.run(worlds.Knobs(), _one(**answer))
 
 
@@ -194,8 +194,8 @@ def test_prefetches_are_counted_by_what_became_of_them():
         def dispatch(self, visit, view):
             layers, experts = view.resident.shape
             pairs = [[visit.layer + 1, e] for e in range(experts)] if visit.layer + 1 < layers else []
-            gone = np.argwhere(view.resident & (np.arange(layers) < visit.layer)[:, None])
-            moves = Moves(load=np.array(pairs), evict=gone) if pairs else Moves(evict=gone) if len(gone) else None
+            evicted = np.argwhere(view.resident & (np.arange(layers) < visit.layer)[:, None])
+            moves = Moves(load=np.array(pairs), evict=evicted) if pairs else Moves(evict=evicted) if len(evicted) else None
             return Dispatch(np.full(experts, view.problem.gpu_index), moves=moves)
 
     k = worlds.Knobs(layers=3, experts=4, top_k=1, residents=0.0, requests=1, prompt=1, output=1, batch=1, staging=4)

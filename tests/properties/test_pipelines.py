@@ -51,8 +51,8 @@ def test_lanes_do_one_thing_at_a_time_in_rank_and_never_idle(seed, number):
     program = random_program(seed, number)
     engine = timed(program)
     work = {n: op for n, op in program.operations.items() if op.lane >= 0}
-    start, end = ({n: getattr(engine.operations[n], what) for n in program.operations} for what in ("start", "end"))
-    ready = {n: max((end[other] for other in op.after), default=0) for n, op in work.items()}
+    start, end = ({n: getattr(engine.operations[n], edge) for n in program.operations} for edge in ("start", "end"))
+    ready = {n: max((end[earlier] for earlier in op.after), default=0) for n, op in work.items()}
     for lane in program.lanes.values():
         here = {n: op for n, op in work.items() if op.lane == lane}
         spans = sorted((start[n], end[n]) for n in here)
@@ -61,9 +61,9 @@ def test_lanes_do_one_thing_at_a_time_in_rank_and_never_idle(seed, number):
             assert ready[n] <= start[n] == end[n] - op.service
             busy = sum(min(e, start[n]) - max(s, ready[n]) for s, e in spans if s < start[n] and e > ready[n])
             assert busy == start[n] - ready[n]
-            for other, its in here.items():  # nothing that was ready and went first by rank and number starts later
-                if ready[other] < start[n] < start[other]:
-                    assert (op.priority, n) < (its.priority, other)
+            for earlier, its in here.items():  # nothing that was ready and went first by rank and number starts later
+                if ready[earlier] < start[n] < start[earlier]:
+                    assert (op.priority, n) < (its.priority, earlier)
     path = engine.critical(len(program) - 1, 0)
     assert sum(stop - begin for _, begin, stop in path) == engine.now
     assert all(a[2] == b[1] for a, b in pairwise(path))
@@ -181,16 +181,16 @@ def test_pages_overlap_what_a_barrier_holds_up():
 
 def paged_slices(k: worlds.Knobs, lane: str) -> list[Any]:
     _, outcome = streamed(k, {"ahead": 1, "pipeline": "paged"}, timeline=True)
-    return sorted((one for one in outcome.recorder.slices if one.track == lane), key=lambda one: one.start)
+    return sorted((piece for piece in outcome.recorder.slices if piece.track == lane), key=lambda piece: piece.start)
 
 
 def test_a_micro_batch_goes_on_to_the_next_layer_before_another_one_meets_its_experts():
     """The CPU waits for the projections, so they go ahead of experts that are ready too."""
     k = worlds.Knobs(layers=3, residents=1.0, requests=2, prompt=3000, batch=2, micro=1, expert_batch=1, output=3, seed=6)
     k = worlds.replace(k, cpu=True, kv="ddr", places="gcg", staging=40, launch=1e-4)
-    names = [one.name for one in paged_slices(k, "gpu")]
+    names = [piece.name for piece in paged_slices(k, "gpu")]
     passes = "|".join(names).split("|LM head")
-    (both,) = (one for one in passes if "router|router" in one)  # the decode pass with both micro-batches
+    (both,) = (piece for piece in passes if "router|router" in piece)  # the decode pass with both micro-batches
     assert both.count("experts|attention|experts") == 2
     assert both.endswith("router|router|experts|experts")
 
@@ -198,8 +198,8 @@ def test_a_micro_batch_goes_on_to_the_next_layer_before_another_one_meets_its_ex
 def test_pages_are_of_equal_size_however_few_experts_they_hold():
     k = worlds.Knobs(layers=3, experts=3, residents=0.0, requests=2, batch=2, micro=1, expert_batch=1, output=3, seed=6)
     k = worlds.replace(k, cpu=True, kv="ddr", places="gcg", staging=40)
-    pages = [one for one in paged_slices(k, "pcie:forward") if one.name == "upload experts"]
-    size, number = Counter(one.end - one.start for one in pages).most_common(1)[0]
+    pages = [piece for piece in paged_slices(k, "pcie:forward") if piece.name == "upload experts"]
+    size, number = Counter(piece.end - piece.start for piece in pages).most_common(1)[0]
     assert number % 8 == 0
     p, _ = worlds.problem(k)
     assert 8 * size == 3 * int(to_ps(p.costs.copy(p.model.expert_bytes, "ddr", "hbm")))
@@ -305,8 +305,8 @@ def test_overlapping_layers_need_a_memoryless_policy_and_plain_dispatches():
         def dispatch(self, visit, view):
             return super().dispatch(visit, view)._replace(nbytes=view.copy_bytes[visit.layer] / 2)
 
-    for policy, told in ((Learning, "memoryless"), (Choosy, "precision")):
+    for policy, promise in ((Learning, "memoryless"), (Choosy, "precision")):
         k = worlds.Knobs(staging=40)
         p, table = worlds.problem(k)
-        with pytest.raises(PolicyError, match=told):
+        with pytest.raises(PolicyError, match=promise):
             worlds.simulate(p, policy(knobs=k, how={"ahead": 1}), table)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import moesim
 from moesim.errors import InputError
-from tests.properties.__main__ import Job, kept, search
+from tests.properties.__main__ import Job, counterexamples, search
 from tests.properties.relations import KNOWN, RELATIONS, Relation, programs_are_timed_alike
 from tests.properties.scenarios import faster, run
 
@@ -35,7 +35,7 @@ def test_it_holds(name: str) -> None:
 
 
 def test_what_once_failed_holds_or_is_refused() -> None:
-    for name, example in kept():
+    for name, example in counterexamples():
         with contextlib.suppress(InputError):
             RELATIONS[name].check(example)
 
@@ -48,7 +48,7 @@ def test_the_long_run_keeps_what_fails_in_its_smallest_form(tmp_path: Any, monke
     monkeypatch.setitem(RELATIONS, "small", Relation(small, st.integers(0, 10**6)))
     ended = search(Job("small", 200, 7, tmp_path))
     assert ended.failure is not None
-    assert kept(tmp_path) == [("small", 100)]
+    assert counterexamples(tmp_path) == [("small", 100)]
     assert search(Job("programs_are_timed_alike", 5, 7, tmp_path)).failure is None
 
 
@@ -56,8 +56,8 @@ def test_the_long_run_keeps_what_fails_in_its_smallest_form(tmp_path: Any, monke
 @given(KNOWN, st.floats(1.0, 3.5))
 def test_a_run_of_days_is_right_or_refused(data: Any, exponent: float) -> None:
     once = run(data).summary
-    wanted = 10**exponent * DAY
-    slow = {**data, **{part: faster(data[part], once["makespan_s"] / wanted) for part in ("hardware", "runtime")}}
+    expected = 10**exponent * DAY
+    slow = {**data, **{part: faster(data[part], once["makespan_s"] / expected) for part in ("hardware", "runtime")}}
     rounding = 20e-12 * once["layer_visits"] / once["makespan_s"]
     for engine in ("kernel", "reference"):
         try:
@@ -65,7 +65,7 @@ def test_a_run_of_days_is_right_or_refused(data: Any, exponent: float) -> None:
         except InputError as error:
             refusal = str(error)
             assert "106 days (2^63 ps)" in refusal
-            assert wanted / DAY > 20  # what is refused is at least of the size of the clock
+            assert expected / DAY > 20  # what is refused is at least of the size of the clock
         else:
-            assert days == pytest.approx(wanted / DAY, rel=1e-6 + rounding)
+            assert days == pytest.approx(expected / DAY, rel=1e-6 + rounding)
             assert days < 106.76

@@ -37,9 +37,9 @@ class Parted(Scripted):
     kind: Literal["parted"] = "parted"  # type: ignore[assignment]
 
     def deploy(self, problem) -> Deployment:
-        made = super().deploy(problem)
-        plan = replace(made.plan, kv="ddr", prefill=replace(made.plan.prefill, core="gpu"))
-        return replace(made, plan=replace(plan, decode=replace(plan.decode, core="cpu")))
+        deployment = super().deploy(problem)
+        plan = replace(deployment.plan, kv="ddr", prefill=replace(deployment.plan.prefill, core="gpu"))
+        return replace(deployment, plan=replace(plan, decode=replace(plan.decode, core="cpu")))
 
 
 class Ahead(Scripted):
@@ -124,7 +124,7 @@ def test_waiting_for_requests_holds_a_run_back_and_is_no_work():
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"requests": [0, 0]}, "twice"),
         ({"requests": []}, "without sequences"),
@@ -133,14 +133,14 @@ def test_waiting_for_requests_holds_a_run_back_and_is_no_work():
         ({"yields": [True, True]}, "before the prompt"),
     ],
 )
-def test_steps_that_cannot_be_are_refused(change, told):
+def test_steps_that_cannot_be_are_refused(change, message):
     p, table = worlds.problem(Knobs(prompt=1, output=1))
     job = replace(p.job, prompt=np.array([3, 3]))
     parts = {"requests": [0, 1], "new_tokens": [1, 1], "before": [0, 0], "yields": [False, False], **change}
     if not parts["requests"]:
         parts = {name: [] for name in parts}
     plan = StepPlan(*(np.array(values, dtype=bool if name == "yields" else np.int64) for name, values in parts.items()))
-    with pytest.raises(MoesimError, match=told):
+    with pytest.raises(MoesimError, match=message):
         pass_of(0, plan, job, table, 0)
 
 
@@ -156,9 +156,10 @@ def test_a_scheduler_that_overfills_the_cache_is_stopped():
 def test_the_steps_of_a_job_in_chunks():
     """Two prompts of 5 and 4 tokens in chunks of 3: the rest of the first one passes with the beginning of the second."""
     job = Job(np.zeros(2), np.array([5, 4]), np.array([2, 1]), layers=1, chunk=3)
-    made = worlds.Scripted(knobs=Knobs()).deploy(worlds.problem(Knobs())[0])
+    deployment = worlds.Scripted(knobs=Knobs()).deploy(worlds.problem(Knobs())[0])
     steps = [
-        (s.requests.tolist(), s.new_tokens.tolist(), s.before.tolist(), s.yields.tolist()) for s in steps_of_job(job, made)
+        (s.requests.tolist(), s.new_tokens.tolist(), s.before.tolist(), s.yields.tolist())
+        for s in steps_of_job(job, deployment)
     ]
     assert steps == [
         ([0], [3], [0], [False]),
@@ -173,11 +174,11 @@ def test_attention_of_a_mixed_step_is_the_sum_of_its_parts():
     k = Knobs(requests=2, prompt=10, output=9, layers=1, places="ggg", micro=4)
     p, table = worlds.problem(k)
     job = replace(p.job, prompt=np.array([10, 5]), output=np.array([1, 5]))
-    made = worlds.Scripted(knobs=k).deploy(p)
+    deployment = worlds.Scripted(knobs=k).deploy(p)
     plan = StepPlan(np.array([0, 1]), np.array([3, 1]), np.array([6, 8]), np.array([False, True]))
     ids = np.zeros((2, 10, 1, 1), dtype=np.uint8)
     routing = RoutingTable(np.zeros((2, 1, 4), dtype=np.uint32), ids[:, :5], 4, table.profile, prompts=lambda: ids)
-    structure = structure_of_pass(p, made, pass_of(0, plan, job, routing, 0))
+    structure = structure_of_pass(p, deployment, pass_of(0, plan, job, routing, 0))
     ((chain,),) = structure.chains
     costs, gpu, model = p.costs, "gpu", p.model
     parts = costs.core(gpu, model.core_flops_prefill([3], [6]), model.core_bytes_prefill([3], [6]), "prefill", "hbm")

@@ -28,10 +28,10 @@ class Swapping(Restless):
     kind: str = "swapping"  # type: ignore[assignment]
     left: ClassVar[list[tuple[int, float, int]]] = []
     """(ps, bytes, number) of what left."""
-    asked: ClassVar[list[int]] = []
+    dispatched: ClassVar[list[int]] = []
 
     def dispatch(self, visit, view):
-        self.asked.append(round(view.now * SECOND))
+        self.dispatched.append(round(view.now * SECOND))
         return super().dispatch(visit, view)
 
     def adapt(self, step, view):
@@ -45,7 +45,7 @@ class Swapping(Restless):
 
 def swapped(k, **more: Any):
     Swapping.left.clear()
-    Swapping.asked.clear()
+    Swapping.dispatched.clear()
     return worlds.run(k, Swapping, **more).recorder
 
 
@@ -53,11 +53,11 @@ def swapped(k, **more: Any):
 @given(strategies.moving(prefetch=0.0, keep=0.5, evict=0.6), st.integers(1, 3))
 def test_i2_what_leaves_is_written_home(k, slots):
     recorder = swapped(replace(k, swap=slots))
-    gone = sum(nbytes for _, nbytes, _ in Swapping.left)
+    leaving = sum(nbytes for _, nbytes, _ in Swapping.left)
     written = recorder.caused.get("eviction", 0.0)
-    under_way = (gone - written) / worlds.problem(k)[0].model.expert_bytes
+    under_way = (leaving - written) / worlds.problem(k)[0].model.expert_bytes
     assert under_way >= -1e-6
-    if not Swapping.left or Swapping.left[-1][0] < Swapping.asked[-1]:
+    if not Swapping.left or Swapping.left[-1][0] < Swapping.dispatched[-1]:
         assert under_way <= slots
 
 
@@ -72,8 +72,8 @@ def test_i2_what_was_brought_in_vain_and_what_is_dropped_moves_nothing():
     recorder = worlds.run(k, OnCpu).recorder
     assert recorder.caused["prefetch"] > 0
     assert "eviction" not in recorder.caused
-    kept = worlds.run(replace(k, off_gpu=0.0, swap=0), Restless).recorder
-    assert "eviction" not in kept.caused
+    staying = worlds.run(replace(k, off_gpu=0.0, swap=0), Restless).recorder
+    assert "eviction" not in staying.caused
 
 
 @pytest.mark.parametrize("slots", [1, 2])
@@ -83,7 +83,7 @@ def test_i3_no_layer_begins_while_more_leaves_than_has_slots(slots, seed):
     recorder = swapped(k, timeline=True)
     home = sorted(s.end for s in recorder.slices if s.cause == "eviction")
     waited = False
-    for now in Swapping.asked:
+    for now in Swapping.dispatched:
         leaving = sum(number for time, _, number in Swapping.left if time < now) - sum(end <= now for end in home)
         assert leaving <= slots
         waited = waited or leaving == slots
@@ -178,17 +178,17 @@ def test_pieces_of_an_expert_are_for_layers_that_do_not_overlap():
 
 
 def test_what_a_policy_is_told_of_a_copy_is_what_the_run_charges():
-    told = []
+    seen = []
 
     class Curious(Stepwise):
         kind: str = "curious"  # type: ignore[assignment]
 
         def dispatch(self, visit, view):
-            told.append(float(visit.copy[np.flatnonzero(visit.counts)].sum()))
+            seen.append(float(visit.copy[np.flatnonzero(visit.counts)].sum()))
             return super().dispatch(visit, view)
 
     for pieces in (1, 3):
-        told.clear()
+        seen.clear()
         k = Knobs(pieces=pieces, off_gpu=0.0, residents=0.0, layers=1, output=2, setup=2e-5)
         recorder = worlds.run(k, Curious).recorder
-        assert recorder.busy["pcie:forward"] == pytest.approx(sum(told) * SECOND, rel=1e-9)
+        assert recorder.busy["pcie:forward"] == pytest.approx(sum(seen) * SECOND, rel=1e-9)

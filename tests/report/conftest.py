@@ -39,8 +39,8 @@ def of_comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def of_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("pages") / "swept"
     axes = {"policy.hot": [0.5, 0.7, 0.9], "workload.tokens": [64, 256]}
-    asked = {"name": "evil", "summary": EVIL, "scenario": "cxl_expert/threshold", "axes": axes, "replications": 3}
-    moesim.sweep(asked, jobs=1, out=place)
+    experiment = {"name": "evil", "summary": EVIL, "scenario": "cxl_expert/threshold", "axes": axes, "replications": 3}
+    moesim.sweep(experiment, jobs=1, out=place)
     return place
 
 

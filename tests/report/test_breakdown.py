@@ -80,14 +80,14 @@ def test_operations_of_a_device_fill_its_lane(scenario: str, policy: str) -> Non
 
 @pytest.mark.parametrize(("scenario", "policy"), CASES)
 def test_both_engines_write_the_same_tables(scenario: str, policy: str) -> None:
-    one, other = run(scenario, policy), run(scenario, policy, "reference")
+    first, second = run(scenario, policy), run(scenario, policy, "reference")
     for name in ("experts", "step_lanes", "layer_lanes"):
-        assert to_csv(one.columns[name]) == to_csv(other.columns[name]), name
-    for name, column in one.columns["operations"].items():
+        assert to_csv(first.columns[name]) == to_csv(second.columns[name]), name
+    for name, column in first.columns["operations"].items():
         if column.dtype == object:
-            assert column.tolist() == other.columns["operations"][name].tolist()
+            assert column.tolist() == second.columns["operations"][name].tolist()
         else:
-            assert column == pytest.approx(other.columns["operations"][name], rel=1e-12)
+            assert column == pytest.approx(second.columns["operations"][name], rel=1e-12)
 
 
 def test_a_saved_run_keeps_them(tmp_path: object) -> None:

@@ -32,10 +32,10 @@ class Browser:
         self._root = f"http://127.0.0.1:{port}"
         self._open = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         options = {"binary": chromium, "args": [*FLAGS, f"--user-data-dir={profile}"]}
-        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+        capabilities = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
         self._session = ""
-        made = self.ask("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
-        self._session = f"/session/{made['sessionId']}"
+        session = self.ask("POST", "/session", {"capabilities": {"alwaysMatch": capabilities}})
+        self._session = f"/session/{session['sessionId']}"
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
@@ -59,7 +59,7 @@ class Browser:
     def run(self, script: str, *arguments: Any) -> Any:
         return self.ask("POST", "/execute/sync", {"script": script, "args": list(arguments)})
 
-    def said(self) -> list[str]:
+    def messages(self) -> list[str]:
         return [entry["message"] for entry in self.ask("POST", "/se/log", {"type": "browser"})]
 
     def quit(self) -> None:
@@ -99,10 +99,10 @@ def _wait(port: int, process: subprocess.Popen[bytes]) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_is_wrong_and_nothing_is_fetched(kind: str, browser: Browser, pages: dict[str, Path]) -> None:
-    browser.said()
+    browser.messages()
     browser.show(pages[kind])
     assert browser.run("return document.readyState") == "complete"
-    assert browser.said() == []
+    assert browser.messages() == []
     fetched = browser.run("return performance.getEntriesByType('resource').map((entry) => entry.name)")
     assert [name for name in fetched if not name.startswith("data:")] == []
     assert browser.run("return document.scripts.length") == 1
@@ -115,7 +115,7 @@ def test_the_policy_stops_foreign_scripts(browser: Browser, pages: dict[str, Pat
     broken.write_text(text.replace("</body>", "<script>window.ran = true</script></body>"), "utf-8")
     browser.show(broken)
     assert browser.run("return window.ran === undefined")
-    assert any("Content Security Policy" in message for message in browser.said())
+    assert any("Content Security Policy" in message for message in browser.messages())
 
 
 COLUMN = """
@@ -131,16 +131,16 @@ READ = COLUMN + "return [...table.tBodies[0].rows].map((row) => row.cells[index]
 
 def test_a_click_sorts_numbers_by_value_and_again_turns_them_round(browser: Browser, pages: dict[str, Path]) -> None:
     browser.show(pages["of_run"])
-    asked = ("Operations, each alone on its device", "work")
+    column = ("Operations, each alone on its device", "work")
     prefixes = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
     def values() -> list[float]:
-        pairs = [text.removesuffix("FLOP").split(" ") for text in browser.run(READ, *asked)]
+        pairs = [text.removesuffix("FLOP").split(" ") for text in browser.run(READ, *column)]
         return [float(number) * prefixes[prefix] for number, prefix in pairs]
 
-    assert browser.run(CLICK, *asked) == "descending"
+    assert browser.run(CLICK, *column) == "descending"
     down = values()
-    assert browser.run(CLICK, *asked) == "ascending"
+    assert browser.run(CLICK, *column) == "ascending"
     assert len(set(down)) > 3
     assert down == sorted(down, reverse=True)
     assert values() == sorted(down)
@@ -148,35 +148,35 @@ def test_a_click_sorts_numbers_by_value_and_again_turns_them_round(browser: Brow
 
 def test_what_is_missing_stands_last_either_way(browser: Browser, pages: dict[str, Path]) -> None:
     browser.show(pages["of_run"])
-    asked = ("Lanes, links and tiers", "moved")
+    column = ("Lanes, links and tiers", "moved")
     for order in ("descending", "ascending"):
-        assert browser.run(CLICK, *asked) == order
-        missing = [text == "\N{EN DASH}" for text in browser.run(READ, *asked)]
+        assert browser.run(CLICK, *column) == order
+        missing = [text == "\N{EN DASH}" for text in browser.run(READ, *column)]
         assert 0 < sum(missing) < len(missing)
         assert missing == sorted(missing)
 
 
 def test_a_click_sorts_texts_by_letter(browser: Browser, pages: dict[str, Path]) -> None:
     browser.show(pages["of_comparison"])
-    asked = ("Policies, the fastest first", "policy")
-    before = browser.run(READ, *asked)
-    assert browser.run(CLICK, *asked) == "ascending"
-    assert browser.run(READ, *asked) == sorted(before)
+    column = ("Policies, the fastest first", "policy")
+    before = browser.run(READ, *column)
+    assert browser.run(CLICK, *column) == "ascending"
+    assert browser.run(READ, *column) == sorted(before)
     assert before != sorted(before)
     back = ("Policies, the fastest first", "tok/s")
     assert browser.run(CLICK, *back) == "descending"
-    assert browser.run(READ, *asked) == before
-    told = COLUMN + "return [...table.tHead.rows[0].cells].filter((cell) => cell.ariaSort).map((cell) => cell.textContent);"
-    assert browser.run(told, *asked) == ["tok/s"]
+    assert browser.run(READ, *column) == before
+    script = COLUMN + "return [...table.tHead.rows[0].cells].filter((cell) => cell.ariaSort).map((cell) => cell.textContent);"
+    assert browser.run(script, *column) == ["tok/s"]
 
 
 def test_a_sorted_row_keeps_together(browser: Browser, pages: dict[str, Path]) -> None:
     browser.show(pages["of_comparison"])
-    asked = ("Policies, the fastest first", "policy")
+    column = ("Policies, the fastest first", "policy")
     rows = COLUMN + "return [...table.tBodies[0].rows].map((row) => row.textContent).sort();"
-    before = browser.run(rows, *asked)
-    browser.run(CLICK, *asked)
-    assert browser.run(rows, *asked) == before
+    before = browser.run(rows, *column)
+    browser.run(CLICK, *column)
+    assert browser.run(rows, *column) == before
 
 
 @pytest.mark.parametrize("width", [1400, 800, 400])

@@ -152,17 +152,17 @@ PICTURES: dict[str, Callable[[], Figure]] = {
 
 def shown(figure: Figure, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     """Every text that is drawn, with its place in pixels."""
-    found: list[tuple[str, Any]] = []
+    texts: list[tuple[str, Any]] = []
     draw = Text.draw
 
     def seen(text: Text, renderer: Any) -> None:
         if text.get_visible() and text.get_text().strip():
-            found.append((text.get_text(), Text.get_window_extent(text, renderer)))
+            texts.append((text.get_text(), Text.get_window_extent(text, renderer)))
         draw(text, renderer)
 
     monkeypatch.setattr(Text, "draw", seen)
     figure.canvas.draw()
-    return found
+    return texts
 
 
 @lru_cache(maxsize=len(PICTURES))
@@ -179,10 +179,10 @@ def test_no_text_is_cut_off_or_lies_over_another(name: str, monkeypatch: pytest.
     for text, box in texts:
         inside = (box.x0 >= -1, box.y0 >= -1, box.x1 <= whole.x1 + 1, box.y1 <= whole.y1 + 1)
         assert all(inside), f"'{text}' leaves the picture: {box} of {whole}"
-    for (one, first), (other, second) in combinations(texts, 2):
+    for (first_box, first), (second_box, second) in combinations(texts, 2):
         across = min(first.x1, second.x1) - max(first.x0, second.x0)
         up = min(first.y1, second.y1) - max(first.y0, second.y0)
-        assert across <= 1 or up <= 1, f"'{one}' and '{other}' overlap"
+        assert across <= 1 or up <= 1, f"'{first_box}' and '{second_box}' overlap"
 
 
 ONE_OF_EACH = [*(f"{name} of lru" for name in OF_RUNS), "35 policies", "front of 35", "sweep of 4", "threshold", "waterfall"]
@@ -209,7 +209,9 @@ def test_every_colour_has_a_key(name: str) -> None:
     from matplotlib.colors import to_hex
 
     figure = picture(name)
-    legend = {to_hex(colour) for one in figure.legends for handle in one.legend_handles for colour in _colours(handle)}
+    legend = {
+        to_hex(colour) for legend_box in figure.legends for handle in legend_box.legend_handles for colour in _colours(handle)
+    }
     plots = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]  # a colour bar is a key
     drawn = {to_hex(colour) for axes in plots for artist in (*axes.patches, *axes.lines) for colour in _colours(artist)}
     keyless = drawn - legend - {"#ffffff", "#000000", "#8a8a8a", "#808080"}
@@ -257,7 +259,12 @@ def test_no_bar_line_or_interval_leaves_its_axes(name: str) -> None:
         (left, right), (bottom, top) = sorted(axes.get_xlim()), sorted(axes.get_ylim())
         corners = [bar.get_bbox().corners() for group in axes.containers for bar in getattr(group, "patches", ())]
         lines = [line.get_xydata() for line in axes.lines if line.get_transform().contains_branch(axes.transData)]
-        segments = [np.asarray(part) for one in axes.collections if hasattr(one, "get_segments") for part in one.get_segments()]
+        segments = [
+            np.asarray(part)
+            for collection in axes.collections
+            if hasattr(collection, "get_segments")
+            for part in collection.get_segments()
+        ]
         for x, y in np.concatenate([*corners, *lines, *segments, np.empty((0, 2))]):
             slack = 1e-9 * max(abs(right), abs(top))
             assert left - slack <= x <= right + slack, f"{x} is outside {left} to {right}"
@@ -295,10 +302,10 @@ def test_hardly_dearer_is_as_cheap() -> None:
 
 
 def test_draws_that_agree_have_no_band() -> None:
-    same = threshold()
+    first = threshold()
     for end, off in (("low", -1e-12), ("high", 1e-12)):
-        same[f"throughput_tok_s.{end}"] = [value + off for value in same["throughput_tok_s"]]
-    (legend,) = figures.threshold_curve(same, x="policy.hot").legends
+        first[f"throughput_tok_s.{end}"] = [value + off for value in first["throughput_tok_s"]]
+    (legend,) = figures.threshold_curve(first, x="policy.hot").legends
     assert "band" not in legend.get_texts()[0].get_text()
 
 
@@ -346,12 +353,12 @@ def test_lane_use_keeps_the_time_at_work_when_it_joins_passes(monkeypatch: pytes
     from moesim.report import figures_time
 
     def areas(figure: Figure) -> list[float]:
-        found = []
+        outside = []
         for axes in figure.axes:
             (stairs,) = [patch for patch in axes.patches if type(patch).__name__ == "StepPatch"]
             values, edges, _ = stairs.get_data()  # type: ignore[attr-defined]
-            found.append(float(np.sum(values * np.diff(edges))))
-        return found
+            outside.append(float(np.sum(values * np.diff(edges))))
+        return outside
 
     result = run("quickstart", "lru")
     exact = areas(figures.lane_use(result))
@@ -372,9 +379,9 @@ def test_the_run_lies_on_its_hit_curve() -> None:
 
 def test_experts_by_id_keep_their_order() -> None:
     result = run("quickstart", "lru")
-    asked = result.columns["experts"]["activations"].reshape(48, -1)
+    activations = result.columns["experts"]["activations"].reshape(48, -1)
     shown_values = figures.expert_map(result, by_id=True).axes[0].images[0].get_array()
-    assert np.allclose(shown_values, asked / asked.mean(axis=1, keepdims=True))
+    assert np.allclose(shown_values, activations / activations.mean(axis=1, keepdims=True))
     ranked = np.asarray(figures.expert_map(result).axes[0].images[0].get_array())
     assert (np.diff(ranked, axis=1) <= 1e-12).all()
 

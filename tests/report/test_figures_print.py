@@ -65,9 +65,9 @@ def test_all_of_it_fits_a_column(name: str, result: Result, monkeypatch: pytest.
     for text, box in boxes:
         inside = box.x0 >= -1 and box.y0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1
         assert inside, f"'{text}' leaves the picture"
-    for (one, first), (other, second) in combinations(boxes, 2):
+    for (first_box, first), (second_box, second) in combinations(boxes, 2):
         across, up = min(first.x1, second.x1) - max(first.x0, second.x0), min(first.y1, second.y1) - max(first.y0, second.y0)
-        assert across <= 1 or up <= 1, f"'{one}' and '{other}' overlap"
+        assert across <= 1 or up <= 1, f"'{first_box}' and '{second_box}' overlap"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -123,8 +123,8 @@ def test_an_unknown_figure_is_refused(result: Result) -> None:
 
 def test_colours_belong_to_names() -> None:
     assert lane_colours(["pcie:forward", "gpu"])["gpu"] == lane_colours(["cpu", "gpu", "cxl0_link:reverse"])["gpu"]
-    few, more = colours_of(["lru", "cox_moe"]), colours_of(["cox_moe", "lru"])
-    assert few == more
+    fewer, more = colours_of(["lru", "cox_moe"]), colours_of(["cox_moe", "lru"])
+    assert fewer == more
     assert len(set(colours_of([f"policy {number}" for number in range(len(LINES))]).values())) == len(LINES)
 
 

@@ -38,8 +38,8 @@ def test_other_tables_are_refused() -> None:
     assert rate_of({**TABLE, "workload.arrivals.rate (/s)": [1.0] * 4}) is None
     with pytest.raises(InputError, match=r"not one of a sweep over workload\.arrivals\.rate"):
         figures.rate_latency({"policy": ["lru"], "ttft_s.p99": [1.0]})
-    many = {**TABLE, "policy": list("abcd")}
-    assert len(figures.rate_latency(many).axes) == 2
-    five = {name: [*values, values[0]] for name, values in many.items()} | {"policy": list("abcde")}
+    several = {**TABLE, "policy": list("abcd")}
+    assert len(figures.rate_latency(several).axes) == 2
+    five = {name: [*values, values[0]] for name, values in several.items()} | {"policy": list("abcde")}
     with pytest.raises(InputError, match="5 values of policy are more than the 4 lines"):
         figures.rate_latency(five)

@@ -58,14 +58,14 @@ def page(request: pytest.FixtureRequest, pages: dict[str, Path]) -> str:
     return pages[request.param].read_text("utf-8")
 
 
-each = pytest.mark.parametrize("page", KINDS, indirect=True)
+every_page = pytest.mark.parametrize("page", KINDS, indirect=True)
 
 
-def said(page: Path) -> str:
+def visible(page: Path) -> str:
     return " ".join(Reader(page.read_text("utf-8")).text)
 
 
-@each
+@every_page
 def test_it_is_well_formed_html(page: str) -> None:
     read = Reader(page)
     assert page.startswith("<!DOCTYPE html>")
@@ -80,7 +80,7 @@ def test_it_is_well_formed_html(page: str) -> None:
         assert not target.startswith("#") or target[1:] in ids
 
 
-@each
+@every_page
 def test_it_loads_nothing_and_forbids_to(page: str) -> None:
     read = Reader(page)
     for tag, attributes in read.tags:
@@ -97,7 +97,7 @@ def test_it_loads_nothing_and_forbids_to(page: str) -> None:
     assert len(page.encode()) < 5_000_000
 
 
-@each
+@every_page
 def test_no_text_of_the_scenario_becomes_html(page: str) -> None:
     read = Reader(page)
     assert [tag for tag, _ in read.tags].count("script") == 1
@@ -105,7 +105,7 @@ def test_no_text_of_the_scenario_becomes_html(page: str) -> None:
     assert EVIL in " ".join(read.text)
 
 
-@each
+@every_page
 def test_the_answer_comes_first(page: str) -> None:
     read = Reader(page)
     order = [
@@ -117,7 +117,7 @@ def test_the_answer_comes_first(page: str) -> None:
     assert re.search(r"\d", answer)
 
 
-@each
+@every_page
 def test_figures_speak_to_who_cannot_see_them(page: str) -> None:
     read = Reader(page)
     pictures = [attributes for tag, attributes in read.tags if tag == "svg"]
@@ -154,16 +154,16 @@ def test_the_page_of_a_run_has_everything(of_run: Path, pages: dict[str, Path]) 
 
 
 def test_every_value_of_the_machine_is_counted_once(pages: dict[str, Path]) -> None:
-    text = said(pages["of_run"])
-    found = re.search(r"Of the (\d+) values of the machine: (.*?)\. What", text)
-    assert found is not None
-    assert sum(int(number) for number in re.findall(r"(\d+) (?:measured|from|derived|assumed|without)", found.group(2))) == int(
-        found.group(1)
-    )
+    text = visible(pages["of_run"])
+    counts = re.search(r"Of the (\d+) values of the machine: (.*?)\. What", text)
+    assert counts is not None
+    assert sum(
+        int(number) for number in re.findall(r"(\d+) (?:measured|from|derived|assumed|without)", counts.group(2))
+    ) == int(counts.group(1))
 
 
 def test_the_page_of_a_comparison_ranks_and_says_who_could_not_run(of_comparison: Path, pages: dict[str, Path]) -> None:
-    text = said(pages["of_comparison"])
+    text = visible(pages["of_comparison"])
     ranked = json.loads((of_comparison / "comparison.json").read_text("utf-8"))["results"]
     assert f"{ranked[0]['policy']} is fastest with" in text
     assert "does not fit into" in text
@@ -176,7 +176,7 @@ def test_a_comparison_without_the_runs_beside_it_still_has_a_page(of_comparison:
 
 
 def test_the_page_of_a_sweep_says_what_the_sweep_says(of_sweep: Path, pages: dict[str, Path]) -> None:
-    text = said(pages["of_sweep"])
+    text = visible(pages["of_sweep"])
     answer = json.loads((of_sweep / "answer.json").read_text("utf-8"))
     for sentence in answer["sentences"]:
         worded = sentence.replace("policy.hot", "hot of the policy").replace("workload.tokens", "batch (tokens)")
@@ -188,7 +188,7 @@ def test_the_page_of_a_sweep_says_what_the_sweep_says(of_sweep: Path, pages: dic
 
 @pytest.mark.parametrize("kind", ["of_run", "of_comparison", "of_sweep"])
 def test_every_page_ends_with_where_it_comes_from(kind: str, pages: dict[str, Path]) -> None:
-    text = said(pages[kind])
+    text = visible(pages[kind])
     for word in ("Where this comes from", "sha256:", "python ", "numpy ", "platform", "Reproduce with:"):
         assert word in text
     assert "not kept here" not in text
@@ -197,9 +197,9 @@ def test_every_page_ends_with_where_it_comes_from(kind: str, pages: dict[str, Pa
 
 def test_the_page_of_a_sampled_design_says_what_drives_the_metric(tmp_path: Path) -> None:
     axes = {"policy.hot": {"kind": "range", "low": 0.4, "high": 0.9}, "workload.tokens": [64, 128, 256]}
-    asked = {"name": "drawn", "scenario": "cxl_expert/threshold", "axes": axes, "bound": False}
-    moesim.sweep({**asked, "design": {"kind": "latin_hypercube", "points": 16}}, jobs=1, out=tmp_path / "drawn")
-    text = said(write_page(tmp_path / "drawn"))
+    experiment = {"name": "drawn", "scenario": "cxl_expert/threshold", "axes": axes, "bound": False}
+    moesim.sweep({**experiment, "design": {"kind": "latin_hypercube", "points": 16}}, jobs=1, out=tmp_path / "drawn")
+    text = visible(write_page(tmp_path / "drawn"))
     assert "What the metric varies with" in text
     assert "16 settings: together they explain" in text
     assert "hot of the policy: 0.4 to 0.9" in text

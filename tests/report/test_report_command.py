@@ -30,9 +30,9 @@ def test_compare_then_report(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 def test_what_is_no_result_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(tmp_path)]) == 2
-    told = capsys.readouterr()
-    assert told.err.count("\n") == 1
-    assert "holds no result.json" in told.err
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert "holds no result.json" in captured.err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -109,9 +109,9 @@ def test_slices_on_links_carry_the_bytes_of_each_cause(folder: Path) -> None:
     for item in result.slices:
         if item.cause not in ("", "stall"):
             sums[item.cause] += item.amount
-    told = {cause: amount for cause, amount in result.details["caused_B"].items() if amount}
-    assert {"demand", "prefetch"} <= set(told)
-    assert dict(sums) == pytest.approx(told)
+    moved = {cause: amount for cause, amount in result.details["caused_B"].items() if amount}
+    assert {"demand", "prefetch"} <= set(moved)
+    assert dict(sums) == pytest.approx(moved)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -68,9 +68,9 @@ def test_texts_of_strangers_stay_texts() -> None:
 
 
 def test_a_search_is_a_sweep_with_an_optimum() -> None:
-    found = moesim.optimize(EXPERIMENT, rounds=1, jobs=1)
-    assert isinstance(found, moesim.SweepResult)
-    assert found.answer.optimum[0].policy == "lru"
+    optimum = moesim.optimize(EXPERIMENT, rounds=1, jobs=1)
+    assert isinstance(optimum, moesim.SweepResult)
+    assert optimum.answer.optimum[0].policy == "lru"
 
 
 def test_what_is_saved_is_reported_and_checked(tmp_path: Path) -> None:
@@ -83,9 +83,9 @@ def test_what_is_saved_is_reported_and_checked(tmp_path: Path) -> None:
     assert moesim.check(wrong)["files"][0]["errors"]
 
 
-@pytest.mark.parametrize("what", cli.LISTS)
-def test_lists_are_those_of_the_command_line(what: str) -> None:
-    assert moesim.list(what) == cli.entries(what)
+@pytest.mark.parametrize("kind", cli.LISTS)
+def test_lists_are_those_of_the_command_line(kind: str) -> None:
+    assert moesim.list(kind) == cli.entries(kind)
 
 
 def test_an_unknown_list_is_refused() -> None:

@@ -69,14 +69,14 @@ def test_lanes_have_words(machine: str, words: dict[str, str]) -> None:
 
 def test_a_bill_adds_up_and_follows_the_parts() -> None:
     own = load("quickstart").scenario.hardware
-    other = load("quickstart", sets={"hardware.devices.gpu": {"profile": "rtx-5090"}}).scenario.hardware
-    for system in (own, other):
+    faster = load("quickstart", sets={"hardware.devices.gpu": {"profile": "rtx-5090"}}).scenario.hardware
+    for system in (own, faster):
         assert sum(line.usd or 0.0 for line in bill(system)) == pytest.approx(system.price)
-    names = {line.part: line.name for line in bill(other)}
+    names = {line.part: line.name for line in bill(faster)}
     assert names == {
         "devices.gpu": "rtx-5090", "devices.cpu": "desktop-avx512", "tiers.ddr": "ddr5-dual-channel", "tiers.nvme": "nvme-gen4",
     }  # fmt: skip
-    assert other.capacity(other.gpu_tier) > own.capacity(own.gpu_tier)
+    assert faster.capacity(faster.gpu_tier) > own.capacity(own.gpu_tier)
 
 
 def test_a_machine_with_a_part_without_a_price_has_none() -> None:

@@ -117,9 +117,9 @@ def test_check_reports_every_mistake_and_fails(capsys: pytest.CaptureFixture[str
     assert json.loads(capsys.readouterr().out)["files"][0]["errors"] == []
 
 
-@pytest.mark.parametrize("what", cli.LISTS)
-def test_list_names_what_there_is_with_summary_and_source(capsys: pytest.CaptureFixture[str], what: str) -> None:
-    entries = _json(capsys, "list", what, "--json")
+@pytest.mark.parametrize("kind", cli.LISTS)
+def test_list_names_what_there_is_with_summary_and_source(capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    entries = _json(capsys, "list", kind, "--json")
     assert entries
     for entry in entries:
         assert set(entry) == {"name", "summary", "source"}

@@ -35,8 +35,10 @@ def offered(words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> l
     assert cli.main(["completion", "bash"]) == 0
     script = tmp_path / "moesim.bash"
     script.write_text(capsys.readouterr().out)
-    asked = ASK.format(python=sys.executable, script=script, words=words, at=len(words.split()) - 1)
-    done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True, cwd=tmp_path, env=dict(os.environ))
+    program = ASK.format(python=sys.executable, script=script, words=words, at=len(words.split()) - 1)
+    done = subprocess.run(
+        ["bash", "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path, env=dict(os.environ)
+    )
     return done.stdout.split()
 
 

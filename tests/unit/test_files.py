@@ -74,20 +74,20 @@ def test_a_file_may_be_unreadable(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "told"),
+    ("raw", "message"),
     [
         (b"a: 1\n\xc3\xa4: \xff\n", "f:2:4: not UTF-8 text (byte 0xff at offset 9)"),
         ("a: 1".encode("utf-16"), "f:1:1: not UTF-8 text (byte 0xff at offset 0, as in UTF-16)"),
         (b"ab\xc3", "f:1:3: not UTF-8 text (byte 0xc3 at offset 2)"),
     ],
 )
-def test_text_that_is_not_utf_8_is_told_with_line_and_byte(raw: bytes, told: str, tmp_path: Path) -> None:
+def test_text_that_is_not_utf_8_is_told_with_line_and_byte(raw: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_bytes(raw)
-    assert refused(path) == f"{told}; save the file as UTF-8"
+    assert refused(path) == f"{message}; save the file as UTF-8"
     with pytest.raises(InputError) as caught:
         list(files.read_lines(path, shown="f"))
-    assert str(caught.value) == f"{told}; save the file as UTF-8"
+    assert str(caught.value) == f"{message}; save the file as UTF-8"
 
 
 def test_sizes_are_limited_packed_and_unpacked(tmp_path: Path) -> None:

@@ -29,18 +29,20 @@ def test_damaged_files_end_in_a_message(part: int, seeds: list[Seed], tmp_path: 
     for number in range(part, INPUTS, PARTS):
         folder = tmp_path / str(number)
         trial = prepare(seeds, number, 1, folder)
-        told = io.StringIO()
+        printed = io.StringIO()
         with (
             contextlib.chdir(folder),
             contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(told),
+            contextlib.redirect_stderr(printed),
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore", UserWarning)
             status = cli.main(trial.command)
-        assert not complaint(trial.command, status, told.getvalue()), f"input {number}: {trial.command}\n{told.getvalue()}"
+        assert not complaint(trial.command, status, printed.getvalue()), (
+            f"input {number}: {trial.command}\n{printed.getvalue()}"
+        )
         if status == 2:
-            assert told.getvalue().strip(), f"input {number} is refused without a word"
+            assert printed.getvalue().strip(), f"input {number} is refused without a word"
 
 
 def test_the_seeds_themselves_are_sound(seeds: list[Seed], tmp_path: Path) -> None:
@@ -53,8 +55,8 @@ def test_the_seeds_themselves_are_sound(seeds: list[Seed], tmp_path: Path) -> No
 
 
 def test_a_traceback_is_found_with_its_place() -> None:
-    told = 'Traceback (most recent call last):\n  File "/x/moesim/files.py", line 7, in read\n    x\nValueError: 3\n'
-    assert complaint(["run"], 1, told) == "moesim/files.py:7  ValueError"
+    traceback = 'Traceback (most recent call last):\n  File "/x/moesim/files.py", line 7, in read\n    x\nValueError: 3\n'
+    assert complaint(["run"], 1, traceback) == "moesim/files.py:7  ValueError"
     assert complaint(["run"], 1, "") == "exit status 1"
     assert complaint(["check"], 1, "") == ""
     assert complaint(["run"], 2, "f: no such file") == ""

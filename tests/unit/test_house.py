@@ -158,8 +158,8 @@ def test_families_of_policies_share_the_kit_alone() -> None:
             if not module.path.startswith("policies/") or family == "bounds":
                 continue
             for name, _ in module.imports:
-                other = name.removeprefix("moesim.policies.").split(".")[0]
-                if name.startswith("moesim.policies.") and other in FAMILIES - {family}:
+                imported = name.removeprefix("moesim.policies.").split(".")[0]
+                if name.startswith("moesim.policies.") and imported in FAMILIES - {family}:
                     yield f"{module.path} imports {name}"
 
     _none(offenders())
@@ -337,7 +337,7 @@ VAGUE = {
     "asked", "wanted", "said", "what", "them", "it", "they", "such", "same", "thing", "things", "gone", "few", "many", "much",
 }  # fmt: skip
 """Pronouns and participles, which point at a thing instead of naming it."""
-NAMED = ("tools", "benchmarks")
+NAMED = ("tools", "benchmarks", "tests")
 
 
 def _bound(tree: ast.AST) -> Iterator[tuple[int, str]]:

@@ -93,8 +93,8 @@ def test_arrays_of_another_type_or_with_gaps_are_refused(sums):
 
 def test_each_caller_has_its_own_memory_of_arrays(sums):
     first, second = jit.native(sums).total, jit.native(sums).total
-    M, other = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64)
-    assert [first(np.ones(1), M, 1), second(np.ones(1), other, 1), first(np.ones(1), M, 1)] == [1, 1, 2]
+    M, n = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64)
+    assert [first(np.ones(1), M, 1), second(np.ones(1), n, 1), first(np.ones(1), M, 1)] == [1, 1, 2]
 
 
 def test_without_numba_there_is_none(sums, monkeypatch):

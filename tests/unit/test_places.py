@@ -31,11 +31,11 @@ def test_equal_scenarios_share_a_directory_and_others_keep_theirs(here: Path, ca
     (here / "b.yaml").write_text(SMALL.replace("prompt: 8", "prompt: 9"))
     first = place(capsys, "a.yaml")
     assert first == "runs/same-lru"
-    kept = (here / first / "result.json").read_bytes()
+    before = (here / first / "result.json").read_bytes()
     second, third = place(capsys, "b.yaml"), place(capsys, "a.yaml", "--seed", "1")
     assert len({first, second, third}) == 3
-    assert all(other.startswith(f"{first}-") and len(other) == len(first) + 9 for other in (second, third))
-    assert (here / first / "result.json").read_bytes() == kept
+    assert all(name.startswith(f"{first}-") and len(name) == len(first) + 9 for name in (second, third))
+    assert (here / first / "result.json").read_bytes() == before
     assert place(capsys, "a.yaml") == first
     assert place(capsys, "b.yaml") == second
     assert place(capsys, f"{second}/result.json") == second

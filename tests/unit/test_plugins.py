@@ -49,10 +49,10 @@ def imported() -> bool:
 
 def test_check_imports_nothing_and_says_what_it_did_not_judge(stranger: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check", "scenario.yaml", "experiment.yaml", "routing.yaml"]) == 0
-    told = capsys.readouterr().out
-    assert "scenario.yaml:3:16: policy.kind: 'evil:Mine' is a plug-in, whose code is imported only with --plugins" in told
-    assert "routing.yaml:2:56: workload.routing: 'evil:Law' is a plug-in" in told
-    assert "no mistakes" in told
+    output = capsys.readouterr().out
+    assert "scenario.yaml:3:16: policy.kind: 'evil:Mine' is a plug-in, whose code is imported only with --plugins" in output
+    assert "routing.yaml:2:56: workload.routing: 'evil:Law' is a plug-in" in output
+    assert "no mistakes" in output
     assert cli.main(["check", "scenario.yaml", "--json"]) == 0
     (file,) = json.loads(capsys.readouterr().out)["files"]
     assert file["errors"] == []
@@ -75,10 +75,10 @@ def test_other_mistakes_are_still_found_without_plug_ins(stranger: Path, capsys:
 
 def test_explain_leaves_a_plug_in_out(stranger: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["explain", "scenario.yaml", "--set", "policy.margin=3"]) == 0
-    told = " ".join(capsys.readouterr().out.split())
-    assert "placed by nobody" in told
-    assert "'evil:Mine' is a plug-in, whose code is imported only with --plugins" in told
-    assert "Break-even: upload or compute in place" in told
+    output = " ".join(capsys.readouterr().out.split())
+    assert "placed by nobody" in output
+    assert "'evil:Mine' is a plug-in, whose code is imported only with --plugins" in output
+    assert "Break-even: upload or compute in place" in output
     assert cli.main(["explain", "routing.yaml"]) == 2
     assert "'evil:Law' is a plug-in" in capsys.readouterr().err
     assert cli.main(["explain", "quickstart", "--policy", "evil:Mine"]) == 0
@@ -131,18 +131,18 @@ def test_installed_plug_ins_are_imported_on_demand_only(
 ) -> None:
     (stranger / "named.yaml").write_text("extends: quickstart\npolicy: mine\n")
 
-    def said(*more: str) -> str:
+    def output(*more: str) -> str:
         command = [sys.executable, "-m", "moesim", *words, *more]
         done = subprocess.run(command, cwd=stranger, env=installed, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout
 
-    without = said()
+    without = output()
     assert not imported()
     if words != ["schema", "experiment"]:
         assert "mine" in without
     assert "A policy that says when it is imported" not in without
-    with_it = said("--plugins")
+    with_it = output("--plugins")
     if words != ["schema", "experiment"]:
         assert imported()
     assert words[0] != "list" or shown in with_it
@@ -167,11 +167,11 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("what", BROKEN)
+@pytest.mark.parametrize("verb", BROKEN)
 def test_a_plug_in_that_fails_is_one_line_with_its_place(
-    what: str, stranger: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    verb: str, stranger: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text, reason = BROKEN[what]
+    text, reason = BROKEN[verb]
     (stranger / "broken.py").write_text(text)
     (stranger / "broken_helper.py").write_text("\n1 / 0\n")
     Path("broken.yaml").write_text("extends: quickstart\npolicy: 'broken:Mine'\n")
@@ -186,10 +186,10 @@ def test_a_plug_in_that_fails_is_one_line_with_its_place(
         status = cli.main(words)
         out, err = capsys.readouterr()
         assert status == (1 if words[0] == "check" else 2)
-        told = [row for row in (out + err).splitlines() if "broken" in row and "file(s)" not in row]
-        assert len(told) == 1, told
-        assert re.search(reason, told[0]), told
-        assert words[0] == "compare" or told[0].startswith("broken.yaml:2:9: policy.kind: ")
+        messages = [row for row in (out + err).splitlines() if "broken" in row and "file(s)" not in row]
+        assert len(messages) == 1, messages
+        assert re.search(reason, messages[0]), messages
+        assert words[0] == "compare" or messages[0].startswith("broken.yaml:2:9: policy.kind: ")
     for name in ("broken", "broken_helper"):
         sys.modules.pop(name, None)
 
@@ -231,9 +231,9 @@ def test_policies_to_compare_are_judged(
     Path("compared.yaml").write_text(f"extends: quickstart\ncompare: {entries}\n")
     assert cli.main(["check", "compared.yaml", "--plugins", "--json"]) == bool(mistakes)
     (file,) = json.loads(capsys.readouterr().out)["files"]
-    told = [f"{entry['path']}: {entry['message']}" for entry in file["errors"]]
+    messages = [f"{entry['path']}: {entry['message']}" for entry in file["errors"]]
     if len(mistakes) == 2:  # names are judged first
         mistakes = mistakes[1:]
-    assert len(told) == len(mistakes)
-    assert all(one.startswith(other) for one, other in zip(told, mistakes, strict=True))
+    assert len(messages) == len(mistakes)
+    assert all(message.startswith(mistake) for message, mistake in zip(messages, mistakes, strict=True))
     assert all(entry["line"] == 2 for entry in file["errors"])

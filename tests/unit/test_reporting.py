@@ -38,7 +38,7 @@ def test_fixtures_come_by_name(letter: str, tmp_path: Path) -> None:
 
 def test_items_may_be_left_out_and_all_of_them_skip_the_test() -> None:
     @for_all([1, 2])
-    def some(number: int) -> None:
+    def even(number: int) -> None:
         if number == 1:
             pytest.skip("left out")
 
@@ -46,7 +46,7 @@ def test_items_may_be_left_out_and_all_of_them_skip_the_test() -> None:
     def none(number: int) -> None:
         pytest.skip(f"number {number} is left out")
 
-    some()
+    even()
     with pytest.raises(pytest.skip.Exception, match="number 1 is left out"):
         none()
 

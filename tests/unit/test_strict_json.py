@@ -20,7 +20,7 @@ def test_documents_are_what_python_reads() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "f:1:1: is empty; a JSON document is needed"),
         (" \n", "f:1:1: is empty; a JSON document is needed"),
@@ -41,10 +41,10 @@ def test_documents_are_what_python_reads() -> None:
         ('["' + '\\"' * 100_000, "f:1:2: not JSON: unterminated string starting at"),
     ],
 )
-def test_what_is_refused_is_told_at_its_place(text: str, told: str) -> None:
+def test_what_is_refused_is_told_at_its_place(text: str, message: str) -> None:
     with pytest.raises(InputError) as caught:
         strict_json.parse(text, "f")
-    assert str(caught.value) == told
+    assert str(caught.value) == message
 
 
 def test_every_mistake_is_told_and_a_line_knows_its_number() -> None:

@@ -98,13 +98,13 @@ def test_control_codes_of_a_file_reach_no_terminal_and_no_page(tmp_path: Path) -
     assert SHOWN.replace("<b>", "&lt;b&gt;") in page
     name = '"evil\\e[31m\\x9b2J\\r\\u202e"'
     (tmp_path / "bad.yaml").write_text(f"hardware: {name}\nmodel: {name}\nworkload: {{kind: {name}}}\n{name}: 1\n", "utf-8")
-    said = [done.stdout, done.stderr, page]
+    outputs = [done.stdout, done.stderr, page]
     for command in ("run", "check"):
-        told = forked.moesim(command, "bad.yaml", cwd=tmp_path)
-        assert told.returncode == (2 if command == "run" else 1)
-        said += [told.stdout, told.stderr]
-    assert not {letter for letter in "".join(said) if unicodedata.category(letter) in ("Cc", "Cs")} - {"\n", "\t"}
-    assert "\u202e" not in "".join(said)
+        refused = forked.moesim(command, "bad.yaml", cwd=tmp_path)
+        assert refused.returncode == (2 if command == "run" else 1)
+        outputs += [refused.stdout, refused.stderr]
+    assert not {letter for letter in "".join(outputs) if unicodedata.category(letter) in ("Cc", "Cs")} - {"\n", "\t"}
+    assert "\u202e" not in "".join(outputs)
 
 
 @pytest.mark.parametrize(
@@ -170,15 +170,15 @@ def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing(words: list[str], t
 
 def children(parent: int) -> list[int]:
     """Processes below one, whatever they are."""
-    found = []
+    descendants = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             status = (entry / "stat").read_text()
         except OSError:
             continue
         if int(status.rpartition(")")[2].split()[1]) == parent:
-            found += [int(entry.name), *children(int(entry.name))]
-    return found
+            descendants += [int(entry.name), *children(int(entry.name))]
+    return descendants
 
 
 def _at_work(process: int) -> bool:
@@ -212,11 +212,11 @@ def stopped(words: Sequence[str], cwd: Path, begun: Path | None, number: int, *,
         time.sleep(0.01)
     family = children(running.pid)
     (os.killpg if whole_group else os.kill)(running.pid, number)
-    _out, told = running.communicate(timeout=WAIT)
+    _out, errors = running.communicate(timeout=WAIT)
     while any(Path(f"/proc/{child}").exists() for child in family):
         assert time.monotonic() < last, "a child outlives its command"
         time.sleep(0.01)
-    return running.returncode, told
+    return running.returncode, errors
 
 
 EXPERIMENT = """\
@@ -233,10 +233,12 @@ def test_a_stopped_sweep_keeps_its_points_and_leaves_no_children(number: int, jo
     (tmp_path / "stopped.yaml").write_text(EXPERIMENT)
     out = tmp_path / "out"
     words = ["sweep", "stopped.yaml", "--out", "out", "--jobs", jobs]
-    status, told = stopped(words, tmp_path, out / "points", number, whole_group=number == signal.SIGINT)
-    assert status == 130, told
-    said = [line for line in told.splitlines() if not line.startswith("Process LokyProcess-")]  # a worker may begin a last word
-    assert said == ["interrupted; the same command resumes; the points that are done are in out"]
+    status, errors = stopped(words, tmp_path, out / "points", number, whole_group=number == signal.SIGINT)
+    assert status == 130, errors
+    lines = [
+        line for line in errors.splitlines() if not line.startswith("Process LokyProcess-")
+    ]  # a worker may begin a last word
+    assert lines == ["interrupted; the same command resumes; the points that are done are in out"]
     assert [path for path in out.rglob("*") if path.is_file() and path.suffix != ".json"] == []
 
 
@@ -255,9 +257,9 @@ def test_a_stopped_comparison_keeps_the_runs_that_are_done(jobs: str, tmp_path: 
     ]
     words += ["--set", "workload.output=64"]
     first = tmp_path / "out" / "lru" / "result.json"
-    status, told = stopped(words, tmp_path, first, signal.SIGTERM, whole_group=False)
-    assert status == 130, told
-    assert told == "interrupted; the runs that are done are in out\n"
+    status, errors = stopped(words, tmp_path, first, signal.SIGTERM, whole_group=False)
+    assert status == 130, errors
+    assert errors == "interrupted; the runs that are done are in out\n"
     assert not (tmp_path / "out" / "comparison.json").exists()
     assert all((folder / "result.json").is_file() for folder in (tmp_path / "out").iterdir())
 

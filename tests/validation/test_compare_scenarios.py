@@ -35,15 +35,15 @@ def test_three_kinds_of_device_decode_sooner_than_any_two() -> None:
     names = ["trimoe", "ktransformers", "monde", "static_popularity"]
     results, refused = compare_loaded(load(FOLDER / "offline-dimm-near-data.yaml", sets=SMALL), names)
     assert not refused
-    first, *others = (result.summary["tpot_s"]["mean"] for result in results)
-    assert first < min(others)
+    first, *slower = (result.summary["tpot_s"]["mean"] for result in results)
+    assert first < min(slower)
 
 
 def test_every_shipped_comparison_is_tried_and_says_what_to_expect() -> None:
     assert {path.stem for path in FOLDER.glob("*.yaml")} == set(PAIRS)
-    told = [load(FOLDER / f"{name}.yaml").scenario.expect for name in PAIRS]
-    assert all(told)
-    assert len(set(told)) == len(told)
+    expectations = [load(FOLDER / f"{name}.yaml").scenario.expect for name in PAIRS]
+    assert all(expectations)
+    assert len(set(expectations)) == len(expectations)
 
 
 def test_a_policy_that_lacks_a_device_is_refused_with_the_reason() -> None:

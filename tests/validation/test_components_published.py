@@ -30,8 +30,8 @@ EXPLAINED = {"amx-expert-gemm-8452y": 3, "moe-lightning-fig9": 3}
 
 @cache
 def result(name: str) -> CaseResult:
-    (found,) = reproduce([name])
-    return found
+    (results,) = reproduce([name])
+    return results
 
 
 def fitted(name: str) -> list[str]:
@@ -140,9 +140,9 @@ def test_equal_bytes_take_unequal_time_in_the_source() -> None:
 @pytest.mark.parametrize("name", ["gpu-moe-kernels", "lru-hits-real-traces"])
 def test_recorded_data_are_met(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOESIM_DATA", str(DATA))
-    (found,) = reproduce([name])
-    assert found.verdict == "pass"
-    assert not any(row.fitted for row in found.findings.rows)
+    (results,) = reproduce([name])
+    assert results.verdict == "pass"
+    assert not any(row.fitted for row in results.findings.rows)
 
 
 @pytest.mark.parametrize("name", ["gpu-moe-kernels", "lru-hits-real-traces"])
@@ -150,12 +150,12 @@ def test_without_data_a_case_is_skipped_and_nothing_fails(name: str, monkeypatch
     from moesim.validation import exit_status, to_json, to_text
 
     monkeypatch.setenv("MOESIM_DATA", str(tmp_path))
-    found = reproduce([name])
-    assert [item.verdict for item in found] == ["skipped"]
-    assert exit_status(found) == 0
-    assert to_json(found)["cases"] == []
-    assert [item["id"] for item in to_json(found)["skipped"]] == [name]
-    assert "Skipped: data not found" in to_text(found)
+    results = reproduce([name])
+    assert [item.verdict for item in results] == ["skipped"]
+    assert exit_status(results) == 0
+    assert to_json(results)["cases"] == []
+    assert [item["id"] for item in to_json(results)["skipped"]] == [name]
+    assert "Skipped: data not found" in to_text(results)
 
 
 def test_data_are_looked_for_where_they_are_said_to_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -176,6 +176,6 @@ def test_a_machine_of_parts_takes_its_profiles() -> None:
 
 
 def test_every_component_of_the_list_is_a_case() -> None:
-    wanted = {*PASS, *EXPLAINED, "gpu-moe-kernels", "lru-hits-real-traces"}
-    assert wanted <= set(registry.ids())
-    assert np.isin([case.kind for case in registry.find(sorted(wanted))], "component").all()
+    expected = {*PASS, *EXPLAINED, "gpu-moe-kernels", "lru-hits-real-traces"}
+    assert expected <= set(registry.ids())
+    assert np.isin([case.kind for case in registry.find(sorted(expected))], "component").all()

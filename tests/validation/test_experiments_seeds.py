@@ -37,11 +37,11 @@ def cut(name: str, keep: dict[str, list[Any]], policies: list[str] | None = None
     data = read(name, {})[0].plain()
     axes = {axis: narrowed(data["axes"][axis], values) for axis, values in keep.items()}
     axes |= {path.replace("__", "."): [value] for path, value in scenario.items()}
-    chosen = [this for this in data.get("policies", []) if policies is None or label(this) in policies]
+    chosen = [policy for policy in data.get("policies", []) if policies is None or label(policy) in policies]
     change = {"policies": chosen} if chosen else {}
     result = run_sweep({**data, "axes": axes, **change}, jobs=1, replications=1, bound=False)
     assert result is not None
-    keys = list(product(*keep.values(), [label(this) for this in chosen] or [""]))
+    keys = list(product(*keep.values(), [label(policy) for policy in chosen] or [""]))
     columns = result.columns
     assert len(keys) == len(columns["point"])
     return {key if len(chosen) > 1 else key[:-1]: outcome(columns, number) for number, key in enumerate(keys)}
@@ -78,17 +78,17 @@ def outcome(columns: Any, row: int) -> Outcome:
 BATCHES: list[Any] = [1, 16]
 
 
-def gains(outcomes: dict[Any, Outcome], what: str = "throughput") -> list[float]:
+def gains(outcomes: dict[Any, Outcome], metric: str = "throughput") -> list[float]:
     """MoE-CXL over DeepSpeed-MoE at each batch."""
-    return [float(getattr(outcomes[n, "moe_cxl"], what) / getattr(outcomes[n, "deepspeed_moe"], what)) for n in BATCHES]
+    return [float(getattr(outcomes[n, "moe_cxl"], metric) / getattr(outcomes[n, "deepspeed_moe"], metric)) for n in BATCHES]
 
 
 def test_batches_of_mixtral_gain_what_fits_and_less_than_claimed() -> None:
     outcomes = cut("moe-cxl-batch", {"workload.requests": BATCHES}, ["deepspeed_moe", "moe_cxl", "cox_moe"], workload__output=8)
-    one, many = gains(outcomes)
-    assert 1.3 < min(one, many) < max(one, many) < 1.8  # claimed: 1.8 to 3.1
+    single, several = gains(outcomes)
+    assert 1.3 < min(single, several) < max(single, several) < 1.8  # claimed: 1.8 to 3.1
     # held by PCIe, the gain is the share that is not uploaded, and a little overlap
-    assert many == pytest.approx(1 / (1 - outcomes[16, "moe_cxl"].hits), rel=0.15)
+    assert several == pytest.approx(1 / (1 - outcomes[16, "moe_cxl"].hits), rel=0.15)
     assert {outcomes[n, name].held_by for n in BATCHES for name in ("deepspeed_moe", "moe_cxl")} == {"pcie:forward"}
     assert all(outcomes[n, "cox_moe"].throughput > 2 * outcomes[n, "moe_cxl"].throughput for n in BATCHES)
 
@@ -97,9 +97,9 @@ def test_batches_gain_by_the_skew_of_the_routing() -> None:
     policies = ["deepspeed_moe", "moe_cxl", "hobbit"]
     switch = cut("moe-cxl-batch-switch-base", {"workload.requests": BATCHES}, policies, workload__output=12)
     custom = cut("moe-cxl-batch-custom", {"workload.requests": BATCHES}, policies, workload__output=8)
-    (one, many), (few, lot) = gains(switch), gains(custom)
-    assert many > one > 2
-    assert few > lot > 1.2
+    (single, several), (less, lot) = gains(switch), gains(custom)
+    assert several > single > 2
+    assert less > lot > 1.2
     assert switch[16, "moe_cxl"].hits > 0.78 > 0.6 > custom[16, "moe_cxl"].hits
     assert switch[16, "moe_cxl"].throughput > switch[16, "hobbit"].throughput
     assert custom[1, "moe_cxl"].throughput < custom[1, "hobbit"].throughput
@@ -148,7 +148,7 @@ def test_placement_by_average_gains_what_the_skew_allows() -> None:
     outcomes = cut("moe-cxl-placement", keep, workload__prompt=16, workload__output=16)
     even = [outcomes[0, name].hits for name in ("profile, then average", "profile, never mended", "lot, never mended", "lru")]
     assert even == pytest.approx([0.27] * 4, abs=0.02)
-    skewed = {name: one.hits for (exponent, name), one in outcomes.items() if exponent}
+    skewed = {name: single.hits for (exponent, name), single in outcomes.items() if exponent}
     assert skewed["profile, never mended"] > skewed["lru"] > skewed["lot, then average"] > 1.1 * skewed["lot, never mended"]
     # stationary routing, known: nothing to mend, and what differs by no more than noise stays
     for exponent in (0, 1):
@@ -176,7 +176,7 @@ def test_device_aware_beats_in_turn_where_devices_differ_and_are_slower_than_the
     aware, fastest, lots, turns = "cost with queues", "fastest first", "hash", "in turn"
     keep: dict[str, list[Any]] = {"pcie": [4, 5], "devices": ["unequal", "equal"]}
     outcomes = cut("moe-cxl-balancing", keep, workload__prompt=16, workload__output=12)
-    tokens = {key: one.throughput for key, one in outcomes.items()}
+    tokens = {key: single.throughput for key, single in outcomes.items()}
     for link, least in ((4, 1.02), (5, 1.05)):
         assert tokens[link, "unequal", fastest] > tokens[link, "unequal", aware] > least * tokens[link, "unequal", turns]
         assert tokens[link, "unequal", lots] < tokens[link, "unequal", aware]
@@ -205,9 +205,9 @@ def test_cost_and_speed_hold_together_for_long_prompts_alone() -> None:
     }
     outcomes = cut("moe-cxl-cost", keep) | cut("moe-cxl-cost", {**keep, "workload.prompt": [32768], "workload.output": [1]})
 
-    def ratio(prompt: int, output: int, what: str) -> float:
-        two, one = (getattr(outcomes[prompt, output, machine, "5 USD/GB"], what) for machine in keep["machine"])
-        return float(one / two)
+    def ratio(prompt: int, output: int, metric: str) -> float:
+        two, single = (getattr(outcomes[prompt, output, machine, "5 USD/GB"], metric) for machine in keep["machine"])
+        return float(single / two)
 
     assert ratio(32768, 1, "throughput") > 0.99
     assert ratio(32768, 1, "cost") == pytest.approx(0.58, abs=0.02)  # of the machines: their idle power is not known
@@ -243,7 +243,7 @@ def test_the_capacities_that_give_the_published_shares() -> None:
 
 def test_the_table_depends_on_tokens_as_its_sums_do() -> None:
     outcomes = cut("cxl-expert-table", {"workload.tokens": [1024, 16384], "counts": ["expected"]})
-    times = {key: key[0] / one.throughput for key, one in outcomes.items()}
+    times = {key: key[0] / single.throughput for key, single in outcomes.items()}
     shown = [times[1024, "expected", name] for name in ("GPU only", "CXL-Expert", "near data")]
     assert shown == pytest.approx([0.805, 0.2084, 0.0413], rel=1e-3)
     assert times[16384, "expected", "GPU only"] < 1.1 * shown[0]

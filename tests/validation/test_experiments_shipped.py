@@ -21,10 +21,10 @@ def test_the_folder_is_listed_as_experiments_and_not_as_scenarios() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shipped_experiment_is_described_and_all_its_points_are_in_order(name: str) -> None:
-    this = plan(name)
-    assert (this.experiment.name, this.experiment.replications >= 3) == (name, True)
-    assert all((this.experiment.summary, this.experiment.source, this.experiment.expect))
-    assert len(this.rows) >= 21
+    whole = plan(name)
+    assert (whole.experiment.name, whole.experiment.replications >= 3) == (name, True)
+    assert all((whole.experiment.summary, whole.experiment.source, whole.experiment.expect))
+    assert len(whole.rows) >= 21
 
 
 def test_the_threshold_sweep_peaks_where_a_quarter_of_the_experts_is_hot() -> None:

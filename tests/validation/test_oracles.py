@@ -16,8 +16,8 @@ ORACLES = [name for name in registry.ids() if name.startswith("oracle-")]
 
 @cache
 def result(name: str) -> CaseResult:
-    (found,) = reproduce([name])
-    return found
+    (case_result,) = reproduce([name])
+    return case_result
 
 
 @pytest.mark.parametrize("name", ORACLES)
@@ -39,12 +39,12 @@ def test_tolerances_are_near_rounding(name: str) -> None:
 @pytest.mark.parametrize("law", ["exponential", "constant"])
 @pytest.mark.parametrize("load", [0.3, 0.7])
 def test_the_interval_of_waiting_times_holds_the_formula(law: queues.Law, load: float) -> None:
-    found = queues.waits(law, load)
-    half = found.interval.half_width
+    waits = queues.waits(law, load)
+    half = waits.interval.half_width
     assert half is not None
-    assert half < 0.02 * found.formula
+    assert half < 0.02 * waits.formula
     # 99.9 %, as four of these are drawn
-    assert abs(found.interval.mean - found.formula) < 1.75 * half
+    assert abs(waits.interval.mean - waits.formula) < 1.75 * half
 
 
 def test_the_event_server_waits_as_the_lane_to_the_picosecond() -> None:

@@ -30,8 +30,8 @@ def per_token(model: str, recall: float | None, depth: int = 1) -> float:
     }
     hardware = {"hardware.tiers.hbm.capacity": HBM[model], "hardware.tiers.ddr.capacity": "192 GB"}
     workload = {"workload.requests": 1, "workload.prompt": 16, "workload.output": 24}
-    found = moesim.run("quickstart", policy=policy, model=model, **hardware, **workload).summary
-    return float(found["tpot_s"]["mean"])
+    summary = moesim.run("quickstart", policy=policy, model=model, **hardware, **workload).summary
+    return float(summary["tpot_s"]["mean"])
 
 
 def hidden(model: str, recall: float, depth: int = 1) -> float:

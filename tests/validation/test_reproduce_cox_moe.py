@@ -12,10 +12,10 @@ from moesim.validation.cox_moe.runs import OWN, added, planned
 
 
 @pytest.fixture(scope="module")
-def found() -> dict[tuple[str, str], Cell]:
-    wanted = ("deepseek-v2-lite, A100, 97 + 32", "mixtral-8x7b, A100, 97 + 32", "qwen3-30b-a3b, A100, 97 + 32")
-    some = [(name, setting) for name, setting in settings() if name in wanted]
-    return {(cell.name, cell.over): cell for name, setting in some for cell in cells(name, setting)}
+def grid() -> dict[tuple[str, str], Cell]:
+    names = ("deepseek-v2-lite, A100, 97 + 32", "mixtral-8x7b, A100, 97 + 32", "qwen3-30b-a3b, A100, 97 + 32")
+    chosen = [(name, setting) for name, setting in settings() if name in names]
+    return {(cell.name, cell.over): cell for name, setting in chosen for cell in cells(name, setting)}
 
 
 def test_the_ablation_is_met_in_every_step_with_calls_that_an_eager_framework_makes() -> None:
@@ -49,18 +49,18 @@ def test_there_are_36_cells() -> None:
     assert len(dict(settings())) == 36
 
 
-def test_sums_over_layers_arrive_where_the_engine_does(found: dict[tuple[str, str], Cell]) -> None:
-    assert len(found) == 6
-    for cell in found.values():
+def test_sums_over_layers_arrive_where_the_engine_does(grid: dict[tuple[str, str], Cell]) -> None:
+    assert len(grid) == 6
+    for cell in grid.values():
         for simulated, summed in ((cell.cox[0], cell.cox[1]), (cell.rival[0], cell.rival[1])):
             assert summed.step == pytest.approx(simulated.step, rel=1e-3)
             assert summed.prefill == pytest.approx(simulated.prefill, rel=5e-3)
 
 
-def test_mixtral_gains_most_over_a_plan_that_uploads_twice(found: dict[tuple[str, str], Cell]) -> None:
-    gains = {name.split(",")[0]: cell.gain() for (name, over), cell in found.items() if over == "MoE-Lightning"}
+def test_mixtral_gains_most_over_a_plan_that_uploads_twice(grid: dict[tuple[str, str], Cell]) -> None:
+    gains = {name.split(",")[0]: cell.gain() for (name, over), cell in grid.items() if over == "MoE-Lightning"}
     assert gains["mixtral-8x7b"] > gains["deepseek-v2-lite"] > 1
-    assert all(cell.parts == 2 for (_, over), cell in found.items() if over == "MoE-Lightning")
+    assert all(cell.parts == 2 for (_, over), cell in grid.items() if over == "MoE-Lightning")
 
 
 def test_plans_know_nothing_of_what_the_program_costs() -> None:

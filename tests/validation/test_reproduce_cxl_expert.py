@@ -108,8 +108,8 @@ def test_compression_is_explained_not_reproduced() -> None:
     assert 1.0 < real_more.simulated < 1.15 < real.simulated
     assert [item.row for item in result.findings.explanations] == [row.name, both.name, both_more.name]
     sides = [float(number) for number in re.findall(r"([0-9.]+)x(?: at 2x|, then| at 4x|\.$)", result.note.splitlines()[-1])]
-    kept, kept_more, uploaded, uploaded_more = sides
-    assert min(kept, kept_more) > 1.7 > 1.3 > uploaded >= uploaded_more > 1.0
+    resident, kept_more, uploaded, uploaded_more = sides
+    assert min(resident, kept_more) > 1.7 > 1.3 > uploaded >= uploaded_more > 1.0
 
 
 def test_a_waterfall_runs_every_step_for_every_scheme() -> None:
@@ -118,13 +118,13 @@ def test_a_waterfall_runs_every_step_for_every_scheme() -> None:
         Step("only active", {}, {paper.GPU_ONLY: {**paper.PRINTED[paper.GPU_ONLY], "load": "active"}}),
         Step("half the tokens", {"workload.tokens": 512}),
     ]
-    made = fall("cxl_expert/table", steps, replicates=1)
-    times = [item.mean for item in made.latency[paper.GPU_ONLY]]
+    waterfall = fall("cxl_expert/table", steps, replicates=1)
+    times = [item.mean for item in waterfall.latency[paper.GPU_ONLY]]
     assert times[:2] == pytest.approx([128 * LOAD + 1024 * 5e-6, READ_BACK + 94 * LOAD + 1024 * 5e-6], rel=1e-9)
-    near = [item.mean for item in made.latency[paper.NEAR_DATA]]
+    near = [item.mean for item in waterfall.latency[paper.NEAR_DATA]]
     assert near[0] == near[1] > near[2]
-    assert made.csv().splitlines()[1].startswith(f"0,printed,{paper.GPU_ONLY},0.805")
-    assert str(made).splitlines()[1].split()[:2] == ["printed", "805.1"]
+    assert waterfall.csv().splitlines()[1].startswith(f"0,printed,{paper.GPU_ONLY},0.805")
+    assert str(waterfall).splitlines()[1].split()[:2] == ["printed", "805.1"]
 
 
 def test_the_last_step_is_the_honest_scenario() -> None:
@@ -137,8 +137,8 @@ def test_the_last_step_is_the_honest_scenario() -> None:
 
 
 def test_overlap_and_residency_never_cost_time() -> None:
-    made = fall("cxl_expert/table", paper.steps()[:4], replicates=2)
-    for scheme, items in made.latency.items():
+    waterfall = fall("cxl_expert/table", paper.steps()[:4], replicates=2)
+    for scheme, items in waterfall.latency.items():
         times = [item.mean for item in items]
         assert times[1] >= times[2] > times[3], scheme
 
@@ -197,5 +197,5 @@ def test_the_best_threshold_follows_gpu_memory() -> None:
     room: dict[str, Any] = {"hardware.tiers.hbm.capacity": "160 MB"}
     quarter, eighth = loaded("cxl_expert/threshold"), loaded("cxl_expert/threshold", **room)
     values = (0.25, 0.5, 0.75, 0.875, 1.0)
-    peaks = [sweep_threshold(this, values=values, seeds=(0, 1, 2)).peak.value for this in (quarter, eighth)]
+    peaks = [sweep_threshold(scenario, values=values, seeds=(0, 1, 2)).peak.value for scenario in (quarter, eighth)]
     assert peaks == [0.75, 0.875]

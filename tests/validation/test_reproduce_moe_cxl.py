@@ -57,8 +57,8 @@ def test_baselines_are_loads_one_after_another() -> None:
 
 def test_the_account_and_the_run_agree_on_every_pass() -> None:
     frozen = tried("still", CXL, ONE)
-    for what in ("ttft", "tpot", "whole"):
-        assert frozen.derived(what) == pytest.approx(frozen.simulated(what), rel=1e-3)
+    for metric in ("ttft", "tpot", "whole"):
+        assert frozen.derived(metric) == pytest.approx(frozen.simulated(metric), rel=1e-3)
     assert 0.14 < frozen.deployment.resident.mean() < 0.16
 
 
@@ -99,15 +99,15 @@ def test_busy_dram_and_slow_copies_are_what_cxl_gains_against(claims: CaseResult
 
 
 def test_each_claim_is_told_with_sign_mechanism_and_conditions(claims: CaseResult) -> None:
-    told = {line.split(",")[0]: line for line in claims.note.splitlines() if "claimed" in line and "Mechanism:" in line}
-    assert list(told) == [
+    described = {line.split(",")[0]: line for line in claims.note.splitlines() if "claimed" in line and "Mechanism:" in line}
+    assert list(described) == [
         *("TTFT", "TPOT", "throughput at batch 32", "16 K tokens of context"),
         *("Prefetch accuracy", "Miss penalty", "Device choice", "Cost"),
     ]
-    for line in told.values():
+    for line in described.values():
         assert all(part in line for part in ("Sign:", "Mechanism:", "Holds", "annot"))
-    assert "Holds against busy DRAM (2.44), NVMe (8.25); falls short against page-locked DRAM (1.21)" in told["TTFT"]
-    assert "Holds against NVMe (0.859), pageable DRAM at 7 GB/s (0.717)" in told["Miss penalty"]
+    assert "Holds against busy DRAM (2.44), NVMe (8.25); falls short against page-locked DRAM (1.21)" in described["TTFT"]
+    assert "Holds against NVMe (0.859), pageable DRAM at 7 GB/s (0.717)" in described["Miss penalty"]
 
 
 def test_a_level_is_reached_at_least_or_exactly_and_an_effect_has_a_sign() -> None:

@@ -87,18 +87,18 @@ def test_unknown_cases_are_all_told_before_anything_runs() -> None:
 
 
 def test_each_case_of_the_table_answers_to_its_id() -> None:
-    assert [found.id for found in registry.find()] == registry.ids()
+    assert [entry.id for entry in registry.find()] == registry.ids()
     assert [entry["name"] for entry in registry.entries()] == registry.ids()
     assert all(entry["summary"] and entry["source"] for entry in registry.entries())
 
 
 def test_a_case_is_run_once_however_often_it_is_named() -> None:
-    assert [found.id for found in registry.find(["cxl-expert-table", "cxl-expert-table"])] == ["cxl-expert-table"]
+    assert [entry.id for entry in registry.find(["cxl-expert-table", "cxl-expert-table"])] == ["cxl-expert-table"]
 
 
 def test_files_go_where_they_are_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     findings = Findings((GOOD,), exhibits=(Exhibit("numbers", "a table", "a,b\n1,2\n"),))
-    monkeypatch.setattr(registry, "find", lambda wanted: [case(findings)])
+    monkeypatch.setattr(registry, "find", lambda names: [case(findings)])
     results = reproduce_cases(["a-case"], out=tmp_path / "new")
     assert json.loads((tmp_path / "new/cases.json").read_text("utf-8")) == to_json(results)
     assert (tmp_path / "new/a-case-numbers.csv").read_text("utf-8") == "a,b\n1,2\n"

@@ -40,17 +40,17 @@ def test_distinct_experts_of_uniform_tokens(experts, top_k, tokens):
     """E (1 - (1 - k/E)**T) distinct experts of T independent tokens."""
     workload = Offline(requests=tokens, prompt=1, output=41, routing=Uniform(), profile=NoProfile())
     _, table = workload.build(Model("x", experts, top_k, 8), Streams(3), Path())
-    found = np.array([distinct(table.decode_counts(np.arange(tokens), position)) for position in range(40)])
+    counted = np.array([distinct(table.decode_counts(np.arange(tokens), position)) for position in range(40)])
     expected = experts * (1 - (1 - top_k / experts) ** tokens)
-    assert abs(found.mean() - expected) < 4 * found.std() / np.sqrt(found.size) + 1e-9
+    assert abs(counted.mean() - expected) < 4 * counted.std() / np.sqrt(counted.size) + 1e-9
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_preset_meets_its_targets_or_says_so(name):
     """Within 3 points of each target, except for the misses that the preset states, and those are stated truly."""
     preset, case = PRESETS[name], TARGETS[name]
-    found = residuals(preset, case._replace(layers=min(case.layers, 24)), seed=5)
-    for target, residual in found.items():
+    differences = residuals(preset, case._replace(layers=min(case.layers, 24)), seed=5)
+    for target, residual in differences.items():
         if target in preset.misses:
             # recall is counted on few requests: its standard deviation between seeds is 0.014, of the others 0.007 at most
             assert residual == pytest.approx(preset.misses[target], abs=0.045 if target == "recall" else 0.02), target
@@ -109,7 +109,7 @@ def test_the_counts_file_agrees():
 @pytest.mark.parametrize("task", ["law", "intent", "summary", "translation"])
 def test_static_placement_same_task_against_others(task):
     """Pinning 16 of 64 experts serves 45-65 % when learnt on the task itself, 28-34 % on the other three."""
-    others = tuple(t for t in ("law", "intent", "summary", "translation") if t != task)
+    foreign = tuple(t for t in ("law", "intent", "summary", "translation") if t != task)
 
     def served(learn):
         job, table = replay(ESFT, DEEPSEEK, tasks=(task,), profile=OtherTasks(tasks=learn))
@@ -118,7 +118,7 @@ def test_static_placement_same_task_against_others(task):
         return np.take_along_axis(counts, best, axis=1).sum() / counts.sum()
 
     assert 0.445 <= served((task,)) <= 0.655
-    assert 0.275 <= served(others) <= 0.345
+    assert 0.275 <= served(foreign) <= 0.345
 
 
 @recorded
@@ -138,9 +138,9 @@ def test_held_out_sequences_of_the_same_mix_are_nearly_as_good():
 def test_lru_hits_of_the_real_traces(file, quarter, half, hits):
     """Per-layer LRU caches, tokens in the order of the file, in 16 pieces side by side."""
     experts, _ = raw(file)
-    found = measures.lru_hits([experts], 2 * half, streams=16)
-    assert found[quarter] == pytest.approx(hits[0], abs=0.02)
-    assert found[half] == pytest.approx(hits[1], abs=0.02)
+    hit_rates = measures.lru_hits([experts], 2 * half, streams=16)
+    assert hit_rates[quarter] == pytest.approx(hits[0], abs=0.02)
+    assert hit_rates[half] == pytest.approx(hits[1], abs=0.02)
 
 
 @recorded

@@ -32,10 +32,10 @@ def replay(scenario: str, path: Path, **overrides: Any) -> Result:
 
 def own_and_foreign(task: str) -> tuple[float, float]:
     """Hit rates with the 16 experts of each layer that other requests of the task, or the other tasks, used most."""
-    others = [other for other in TASKS if other != task]
+    other_tasks = [name for name in TASKS if name != task]
     common = {"workload.routing.tasks": [task], "workload.requests": 8, **ROOM}
     own = replay("deepseek-v2-lite-trace", ESFT, **common)
-    foreign = replay("deepseek-v2-lite-trace", ESFT, **common, **{"workload.profile": {"kind": "tasks", "tasks": others}})
+    foreign = replay("deepseek-v2-lite-trace", ESFT, **common, **{"workload.profile": {"kind": "tasks", "tasks": other_tasks}})
     return own.summary["hit_rate"], foreign.summary["hit_rate"]
 
 

@@ -67,8 +67,8 @@ def test_scenarios_are_explained_before_they_run(name: str) -> None:
 
 def test_the_larger_model_needs_its_cxl_memory() -> None:
     whole = load(SCENARIOS / "moe_cxl/qwen3-235b.yaml").scenario
-    other = sum(whole.hardware.capacity(tier) for tier in ("hbm", "ddr"))
-    assert whole.model.all_expert_bytes + whole.model.non_expert_bytes > other
+    room = sum(whole.hardware.capacity(tier) for tier in ("hbm", "ddr"))
+    assert whole.model.all_expert_bytes + whole.model.non_expert_bytes > room
 
 
 @pytest.fixture(scope="module")

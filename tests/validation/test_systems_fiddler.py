@@ -15,9 +15,9 @@ def result(name: str) -> CaseResult:
 
 def test_what_is_missed_is_derived() -> None:
     assert result("fiddler-env1").verdict == "explained"
-    assert any(one.within and not one.fitted for one in result("fiddler-env1").findings.rows)
+    assert any(row.within and not row.fitted for row in result("fiddler-env1").findings.rows)
 
 
 def test_fiddler_is_fitted_on_two_points_of_eighteen() -> None:
-    assert [one.fitted for one in result("fiddler-env1").findings.rows].count(True) == 2
+    assert [row.fitted for row in result("fiddler-env1").findings.rows].count(True) == 2
     assert len(result("fiddler-env1").findings.rows) == 18

@@ -37,37 +37,37 @@ def test_two_numbers_are_fitted_on_and_twenty_tested(serving: CaseResult) -> Non
 
 
 def test_identical_and_staggered_requests_give_the_two_published_levels(serving: CaseResult) -> None:
-    found = rows(serving)
-    identical = found["8 identical requests, the first a token ahead: per token, ms"]
-    staggered = found["8 staggered requests: per token, ms"]
+    by_name = rows(serving)
+    identical = by_name["8 identical requests, the first a token ahead: per token, ms"]
+    staggered = by_name["8 staggered requests: per token, ms"]
     assert (identical.published, staggered.published) == (26.8, 56)
     assert staggered.simulated / identical.simulated == pytest.approx(56 / 26.8, rel=0.05)
 
 
 def test_the_levels_are_those_of_the_distinct_experts(serving: CaseResult) -> None:
     """Time beyond that of one request: 1.2 more experts per layer a token apart, 5.1 more when independent."""
-    found = rows(serving)
-    alone = found["1 request: per token, ms"].simulated
-    apart = found["8 identical requests, the first a token ahead: per token, ms"].simulated - alone
-    independent = found["8 staggered requests: per token, ms"].simulated - alone
-    lock_step = found["8 identical requests, in lock step: per token, ms"].simulated - alone
+    by_name = rows(serving)
+    alone = by_name["1 request: per token, ms"].simulated
+    apart = by_name["8 identical requests, the first a token ahead: per token, ms"].simulated - alone
+    independent = by_name["8 staggered requests: per token, ms"].simulated - alone
+    lock_step = by_name["8 identical requests, in lock step: per token, ms"].simulated - alone
     assert independent / apart == pytest.approx(5.1 / 1.25, rel=0.1)
     assert lock_step < 0.05 * independent
 
 
 def test_chunks_add_up_to_the_prompt() -> None:
-    made = resident.Constants(0.2, 1e-5)
-    one, four = resident.prefill(made, 256), resident.prefill(made, 1024)
-    assert 3.99 * one < four < 4.1 * one  # the head is for the last chunk only, attention to earlier chunks comes on top
-    assert resident.prefill(made, 64 * 256) > 64.5 * one  # which with many chunks weighs more
-    assert resident.prefill(made, 300) > one
+    constants = resident.Constants(0.2, 1e-5)
+    short, four = resident.prefill(constants, 256), resident.prefill(constants, 1024)
+    assert 3.99 * short < four < 4.1 * short  # the head is for the last chunk only, attention to earlier chunks comes on top
+    assert resident.prefill(constants, 64 * 256) > 64.5 * short  # which with many chunks weighs more
+    assert resident.prefill(constants, 300) > short
 
 
 def test_the_shipped_scenario_carries_the_fitted_constants() -> None:
     gpu = loaded(resident.SCENARIO).scenario.hardware.gpu
-    made = resident.fitted()
-    assert gpu.experts.efficiency == pytest.approx(made.share, rel=0.1)  # type: ignore[union-attr]
-    assert gpu.launch == pytest.approx(made.launch, rel=0.1)
+    constants = resident.fitted()
+    assert gpu.experts.efficiency == pytest.approx(constants.share, rel=0.1)  # type: ignore[union-attr]
+    assert gpu.launch == pytest.approx(constants.launch, rel=0.1)
 
 
 def test_everything_is_resident() -> None:

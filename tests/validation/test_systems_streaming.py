@@ -75,10 +75,10 @@ def test_a_batch_takes_its_prefill_and_a_step_per_further_token() -> None:
     assert Pace(10.0, 2.0).total(6) == 20.0
 
 
-@pytest.mark.parametrize(("guess", "other"), [(3.0, 5.0), (40.0, 1.0), (12.5, 30.0)])
-def test_a_constant_is_found_through_a_point(guess: float, other: float) -> None:
-    found = through_point(lambda rate: 3.0 + max(50.0 / rate, 1.0), 7.0, guess, other)
-    assert found == pytest.approx(12.5, rel=1e-3)
+@pytest.mark.parametrize(("guess", "second"), [(3.0, 5.0), (40.0, 1.0), (12.5, 30.0)])
+def test_a_constant_is_found_through_a_point(guess: float, second: float) -> None:
+    constant = through_point(lambda rate: 3.0 + max(50.0 / rate, 1.0), 7.0, guess, second)
+    assert constant == pytest.approx(12.5, rel=1e-3)
 
 
 def test_a_point_that_no_constant_reaches_is_told() -> None:

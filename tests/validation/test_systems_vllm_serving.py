@@ -12,10 +12,10 @@ from moesim.validation.systems.vllm_seconds import blocks_of_stamps
 
 @pytest.fixture(scope="module")
 def rows() -> dict[str, np.ndarray]:
-    found = case.record()
-    if found is None:
+    record = case.record()
+    if record is None:
         pytest.skip("the record of the run is not beside the checkout")
-    return found
+    return record
 
 
 def test_every_latency_is_within_its_tolerance(rows: dict[str, np.ndarray]) -> None:

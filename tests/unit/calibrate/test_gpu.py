@@ -24,13 +24,13 @@ GEMM = Roofline(streaming=0.7, efficiency=0.9, q=3.0)
 
 
 def work(number: int, line: Roofline, launch: float) -> tuple[Work, ...]:
-    found = []
+    timed = []
     for hidden, width in ((2048, 768), (4096, 14336)):
         weights = 3.0 * hidden * width
         for tokens in TOKENS:
-            each = float(line.bulk((tokens + line.half) * 2 * weights, 2 * weights, line.stream(READ), PEAK))
-            found.append(Work(hidden, width, number, tokens, launch + number * each))
-    return tuple(found)
+            seconds = float(line.bulk((tokens + line.half) * 2 * weights, 2 * weights, line.stream(READ), PEAK))
+            timed.append(Work(hidden, width, number, tokens, launch + number * seconds))
+    return tuple(timed)
 
 
 def points() -> GpuPoints:
@@ -45,27 +45,29 @@ def points() -> GpuPoints:
 
 
 def test_constants_are_found_again() -> None:
-    found = accelerator.fit(points())
-    assert found["copies"].values == pytest.approx({"rate": 25e9, "reverse": 20e9, "setup": 1.5e-5, "floor": 2.5e-5}, rel=0.02)
-    wanted = {"streaming": 0.8, "efficiency": 0.6, "q": 1.5, "half": 4.0, "launch": 2e-5}
-    assert found["experts"].values == pytest.approx(wanted, rel=0.05)
-    assert found["gemm"].values == pytest.approx({"streaming": 0.7, "efficiency": 0.9, "q": 3.0}, rel=0.05)
-    for one in found.values():
-        assert one.tested.points > 0
-        assert one.tested.worst < 0.03
+    fitted = accelerator.fit(points())
+    assert fitted["copies"].values == pytest.approx({"rate": 25e9, "reverse": 20e9, "setup": 1.5e-5, "floor": 2.5e-5}, rel=0.02)
+    expected = {"streaming": 0.8, "efficiency": 0.6, "q": 1.5, "half": 4.0, "launch": 2e-5}
+    assert fitted["experts"].values == pytest.approx(expected, rel=0.05)
+    assert fitted["gemm"].values == pytest.approx({"streaming": 0.7, "efficiency": 0.9, "q": 3.0}, rel=0.05)
+    for point in fitted.values():
+        assert point.tested.points > 0
+        assert point.tested.worst < 0.03
 
 
 def test_test_points_do_not_move_a_fit() -> None:
     plain = points()
-    bent = [one if TOKENS.index(one.tokens) % 2 == 0 else one._replace(seconds=2 * one.seconds) for one in plain.grouped]
+    bent = [
+        point if TOKENS.index(point.tokens) % 2 == 0 else point._replace(seconds=2 * point.seconds) for point in plain.grouped
+    ]
     again = accelerator.fit(plain._replace(grouped=tuple(bent)))["experts"]
     assert again.values == accelerator.fit(plain)["experts"].values
     assert again.tested.median == pytest.approx(0.5, abs=0.02)
 
 
 def test_values_make_a_gpu_its_memory_and_its_link(tmp_path: Path) -> None:
-    made = points()
-    parts = accelerator.parts(made, accelerator.fit(made), "measured here")
+    measured = points()
+    parts = accelerator.parts(measured, accelerator.fit(measured), "measured here")
     for name, part in parts.items():
         path = tmp_path / f"{name}.yaml"
         path.write_text(document.text(part, []), "utf-8")
@@ -76,7 +78,7 @@ def test_values_make_a_gpu_its_memory_and_its_link(tmp_path: Path) -> None:
     assert parts["link"]["both"].value == "40 GB/s"
     assert parts["gpu"]["attention"]["streaming"].value == 0.75
     assert "measured here: a GPU, torch 0" in parts["gpu"]["compute"].source
-    text = "\n".join(gpu_lines(made, accelerator.fit(made)))
+    text = "\n".join(gpu_lines(measured, accelerator.fit(measured)))
     assert "pinned copies" in text
     assert "grouped experts" in text
 
@@ -84,8 +86,8 @@ def test_values_make_a_gpu_its_memory_and_its_link(tmp_path: Path) -> None:
 class Tensor(np.ndarray):
     """As much of a torch tensor as is used."""
 
-    def copy_(self, other: Any, non_blocking: bool = False) -> Any:
-        np.copyto(self, other)
+    def copy_(self, source: Any, non_blocking: bool = False) -> Any:
+        np.copyto(self, source)
         return self
 
     def add_(self, number: float) -> Any:
@@ -104,7 +106,7 @@ def _attend(q: Any, k: Any, v: Any) -> Any:
 
 def fake() -> Any:
     """torch with a GPU."""
-    told = SimpleNamespace(name="fake GPU", total_memory=1e9, L2_cache_size=1000)
+    properties = SimpleNamespace(name="fake GPU", total_memory=1e9, L2_cache_size=1000)
     functional = SimpleNamespace(linear=lambda x, w: x @ w.T, scaled_dot_product_attention=_attend)
     return SimpleNamespace(
         __version__="0.0",
@@ -121,7 +123,7 @@ def fake() -> Any:
             synchronize=lambda: None,
             Stream=object,
             stream=lambda stream: contextlib.nullcontext(),
-            get_device_properties=lambda index: told,
+            get_device_properties=lambda index: properties,
         ),
     )
 
@@ -142,17 +144,17 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small")
 def test_all_of_the_measuring_on_a_fake() -> None:
-    found = cuda.measure(cuda.Gpu(fake()), Budget(0.5))
-    assert (found.name, found.library, found.capacity) == ("fake GPU", "torch 0.0, CUDA 0", 1e9)
-    assert {(copy.pinned, copy.to_gpu, copy.nbytes) for copy in found.copies} == {
+    measured = cuda.measure(cuda.Gpu(fake()), Budget(0.5))
+    assert (measured.name, measured.library, measured.capacity) == ("fake GPU", "torch 0.0, CUDA 0", 1e9)
+    assert {(copy.pinned, copy.to_gpu, copy.nbytes) for copy in measured.copies} == {
         (pinned, to_gpu, size) for pinned in (True, False) for to_gpu in (True, False) for size in (4096, 8192, 16384, 1 << 20)
     }
-    assert len(found.alone) == len(found.grouped) == 2 * len(TOKENS)
-    numbers = [found.read, found.peak, found.both, found.kv_rate, found.launch, found.round_trip]
-    numbers += [one.seconds for one in (*found.copies, *found.alone, *found.grouped)]
+    assert len(measured.alone) == len(measured.grouped) == 2 * len(TOKENS)
+    numbers = [measured.read, measured.peak, measured.both, measured.kv_rate, measured.launch, measured.round_trip]
+    numbers += [point.seconds for point in (*measured.copies, *measured.alone, *measured.grouped)]
     assert all(0 < number < float("inf") for number in numbers)
-    fits = accelerator.fit(found)
-    parts = accelerator.parts(found, fits, "here")
+    fits = accelerator.fit(measured)
+    parts = accelerator.parts(measured, fits, "here")
     assert parts["gpu"]["fixed"]["layer"].basis == ("measured" if fits["experts"].trust.holds else "assumed")
 
 

@@ -95,20 +95,20 @@ def machine(root: Path) -> Path:
 
 
 def test_a_node_without_processors_is_an_expander(tmp_path: Path) -> None:
-    found = read_machine(machine(tmp_path))
-    assert found.cpu == "A CPU @ 2 GHz"
-    assert [node.cpus for node in found.nodes] == [(0, 1), (2, 3), ()]
-    assert [node.capacity for node in found.nodes] == [65536e6, 131072e6, 196608e6]
-    assert found.nodes[0].distances == {0: 10, 1: 21, 2: 14}
-    assert (found.cache, found.available, found.huge_pages) == (2048 * 1024, 5000 * 1024, "madvise")
-    assert found.home.number == 0
+    hardware = read_machine(machine(tmp_path))
+    assert hardware.cpu == "A CPU @ 2 GHz"
+    assert [node.cpus for node in hardware.nodes] == [(0, 1), (2, 3), ()]
+    assert [node.capacity for node in hardware.nodes] == [65536e6, 131072e6, 196608e6]
+    assert hardware.nodes[0].distances == {0: 10, 1: 21, 2: 14}
+    assert (hardware.cache, hardware.available, hardware.huge_pages) == (2048 * 1024, 5000 * 1024, "madvise")
+    assert hardware.home.number == 0
 
 
 def test_a_system_that_tells_nothing_is_one_node(tmp_path: Path) -> None:
-    found = read_machine(tmp_path)
-    assert [node.number for node in found.nodes] == [0]
-    assert found.home.cpus
-    assert found.home.capacity > 0
+    hardware = read_machine(tmp_path)
+    assert [node.number for node in hardware.nodes] == [0]
+    assert hardware.home.cpus
+    assert hardware.home.capacity > 0
 
 
 def test_numbers() -> None:
@@ -120,7 +120,7 @@ def test_numbers() -> None:
     assert size_for(100e6, 1e12, 0.0) == 16 << 20
 
 
-@pytest.mark.parametrize("library", [numpy_rows(), numpy_products()], ids=lambda one: one.name)
+@pytest.mark.parametrize("library", [numpy_rows(), numpy_products()], ids=lambda library: library.name)
 def test_libraries_compute_the_same_expert(library) -> None:
     rng = np.random.default_rng(0)
     expert = tuple(rng.normal(size=shape).astype(np.float32) for shape in ((5, 8), (5, 8), (8, 5)))
@@ -130,30 +130,30 @@ def test_libraries_compute_the_same_expert(library) -> None:
 
 
 def points(kernel: Kernel, noise: float = 0.0) -> list[Point]:
-    library, found = numpy_products(), []
+    library, measured = numpy_products(), []
     rng = np.random.default_rng(0)
     for shape in shapes():
         for tokens in library.tokens:
             seconds = float(kernel.seconds(tokens, 4 * shape.weights, 2 * shape.weights, None))
             chosen = shape.model != HELD_OUT and library.tokens.index(tokens) % 2 == 0
-            found.append(Point(library.name, shape, tokens, 4 * shape.weights, seconds * (1 + noise * rng.normal()), chosen))
-    return found
+            measured.append(Point(library.name, shape, tokens, 4 * shape.weights, seconds * (1 + noise * rng.normal()), chosen))
+    return measured
 
 
 def test_a_curve_is_found_again_and_tested_on_other_points() -> None:
-    found = curve(numpy_products(), points(Kernel(bandwidth=2e10, rate=3e11, q=1.4)), 3e10)
-    assert found is not None
-    assert (found.kernel.bandwidth, found.kernel.rate, found.kernel.q) == pytest.approx((2e10, 3e11, 1.4), rel=0.01)
-    assert found.fitted.worst < 0.02
-    assert found.tested.worst < 0.02
-    assert (found.fitted.points, found.tested.points) == (10, 20)
-    assert found.tokens == (2, 1024)
+    fitted = curve(numpy_products(), points(Kernel(bandwidth=2e10, rate=3e11, q=1.4)), 3e10)
+    assert fitted is not None
+    assert (fitted.kernel.bandwidth, fitted.kernel.rate, fitted.kernel.q) == pytest.approx((2e10, 3e11, 1.4), rel=0.01)
+    assert fitted.fitted.worst < 0.02
+    assert fitted.tested.worst < 0.02
+    assert (fitted.fitted.points, fitted.tested.points) == (10, 20)
+    assert fitted.tokens == (2, 1024)
 
 
 def test_test_points_do_not_move_a_curve() -> None:
     plain = points(Kernel(bandwidth=2e10, rate=3e11, q=1.4), 0.03)
     bent = [point if point.fitted else point._replace(seconds=2 * point.seconds) for point in plain]
-    first, second = (curve(numpy_products(), some, 3e10) for some in (plain, bent))
+    first, second = (curve(numpy_products(), measured, 3e10) for measured in (plain, bent))
     assert first is not None
     assert second is not None
     assert first.kernel == second.kernel
@@ -161,9 +161,9 @@ def test_test_points_do_not_move_a_curve() -> None:
 
 
 def test_no_kernel_streams_faster_than_its_memory() -> None:
-    found = curve(numpy_products(), points(Kernel(bandwidth=9e10, rate=3e11, q=1.4)), 2e10)
-    assert found is not None
-    assert found.kernel.bandwidth == pytest.approx(1.25 * 2e10)
+    fitted = curve(numpy_products(), points(Kernel(bandwidth=9e10, rate=3e11, q=1.4)), 2e10)
+    assert fitted is not None
+    assert fitted.kernel.bandwidth == pytest.approx(1.25 * 2e10)
 
 
 def test_too_few_points_give_no_curve() -> None:
@@ -172,20 +172,20 @@ def test_too_few_points_give_no_curve() -> None:
 
 
 def test_expensive_shapes_wait_for_a_larger_budget() -> None:
-    found = experts.measure([numpy_rows()], 1e6, 4e9, Budget(0.5))
-    assert {point.shape.model for point in found} <= {"qwen3-30b-a3b", "deepseek-v2-lite"}
-    assert len(found) >= experts.LEAST
-    assert all(point.seconds > 0 for point in found)
+    measured = experts.measure([numpy_rows()], 1e6, 4e9, Budget(0.5))
+    assert {point.shape.model for point in measured} <= {"qwen3-30b-a3b", "deepseek-v2-lite"}
+    assert len(measured) >= experts.LEAST
+    assert all(point.seconds > 0 for point in measured)
 
 
 def test_loaded_latency() -> None:
     shares = [0.1, 0.3, 0.6, 0.9]
     seconds = [1e-7 * (1 + 0.2 * u / (1 - u + 0.15)) for u in shares]
-    found = profile.load_fit(1e-7, shares, seconds)
-    assert found is not None
-    assert found.k == pytest.approx(0.2)
-    assert found.tested.worst < 1e-3
-    assert found.reach == 0.9
+    fitted = profile.load_fit(1e-7, shares, seconds)
+    assert fitted is not None
+    assert fitted.k == pytest.approx(0.2)
+    assert fitted.tested.worst < 1e-3
+    assert fitted.reach == 0.9
     assert profile.load_fit(1e-7, [0.5], [2e-7]) is None
 
 
@@ -197,18 +197,18 @@ GPU = {
 
 
 def built(root: Path, *curves: Curve) -> dict:
-    found = read_machine(machine(root))
+    hardware = read_machine(machine(root))
     sweep = Sweep(0, (Rates(1, 1e10, 5e9, 1.2e10), Rates(2, 2e10, 9e9, 2.4e10)), 1 << 20, False)
     chased = Latency(0, 1e-7, (Load(5e9, 1.1e-7), Load(1e10, 1.3e-7)))
     memories = [
-        profile.Memory(found.nodes[0], sweep, chased),
-        profile.Memory(found.nodes[1], sweep._replace(node=1), None, "nothing to chase with"),
-        profile.Memory(found.nodes[2], sweep._replace(node=2), Latency(2, 3e-7, ())),
+        profile.Memory(hardware.nodes[0], sweep, chased),
+        profile.Memory(hardware.nodes[1], sweep._replace(node=1), None, "nothing to chase with"),
+        profile.Memory(hardware.nodes[2], sweep._replace(node=2), Latency(2, 3e-7, ())),
     ]
-    made = curve(numpy_products(), points(Kernel(bandwidth=2e10, rate=3e11, q=1.4)), 3e10)
-    assert made is not None
-    processor = profile.Processor(curves or [made], 5e-6, 3e9)
-    return profile.machine_profile("m", found, memories, processor, GPU, "a source, 'quoted'")
+    fitted = curve(numpy_products(), points(Kernel(bandwidth=2e10, rate=3e11, q=1.4)), 3e10)
+    assert fitted is not None
+    processor = profile.Processor(curves or [fitted], 5e-6, 3e9)
+    return profile.machine_profile("m", hardware, memories, processor, GPU, "a source, 'quoted'")
 
 
 def test_every_node_becomes_a_tier_and_the_file_loads(tmp_path: Path) -> None:
@@ -235,9 +235,9 @@ def test_every_node_becomes_a_tier_and_the_file_loads(tmp_path: Path) -> None:
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["m.yaml", "root", "s.yaml"]
 
 
-def disturbed(some: list[Point], name: str = "numpy_fp32", times: float = 20.0) -> list[Point]:
+def disturbed(measured: list[Point], name: str = "numpy_fp32", times: float = 20.0) -> list[Point]:
     """The points of a library; one of those that are fitted on took `times` as long, for another program ran beside it."""
-    own = [point._replace(kernel=name) for point in some]
+    own = [point._replace(kernel=name) for point in measured]
     slow = next(number for number, point in enumerate(own) if point.fitted)
     own[slow] = own[slow]._replace(seconds=times * own[slow].seconds)
     return own

@@ -21,24 +21,24 @@ SMALL = {"workload.requests": 2, "workload.prompt": 16, "workload.output": 3}
 
 def test_a_calibrated_machine_runs_in_a_scenario(tmp_path: Path) -> None:
     affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-    told: list[tuple[int, int]] = []
-    outcome = calibrate(tmp_path / "here.yaml", minutes=0.06, progress=lambda done, total: told.append((done, total)))
+    progress: list[tuple[int, int]] = []
+    outcome = calibrate(tmp_path / "here.yaml", minutes=0.06, progress=lambda done, total: progress.append((done, total)))
     assert affinity is None or os.sched_getaffinity(0) == affinity
-    assert told
-    assert all(0 <= done <= total == 4 for done, total in told)
+    assert progress
+    assert all(0 <= done <= total == 4 for done, total in progress)
     assert [path.name for path in tmp_path.iterdir()] == ["here.yaml"]
     (tmp_path / "s.yaml").write_text("extends: quickstart\nhardware: ./here.yaml\nmodel: deepseek-v2-lite\n", "utf-8")
-    this = load(tmp_path / "s.yaml", sets=SMALL, policy="cox_moe")
-    result = run(this)
+    scenario = load(tmp_path / "s.yaml", sets=SMALL, policy="cox_moe")
+    result = run(scenario)
     assert result.summary["hardware"] == "here"
     assert result.summary["throughput_tok_s"] > 0
-    says = this.provenance["hardware.devices.cpu.kernels.numpy_rows_fp32.rate"]
+    says = scenario.provenance["hardware.devices.cpu.kernels.numpy_rows_fp32.rate"]
     doubted = "marked as assumed, measure again on an idle machine" in outcome.report
     assert says.basis == "measured" or (
         says.basis == "assumed" and doubted
     )  # a busy machine may be measured badly, and says so
     assert "numpy" in says.source
-    unsourced = [path for path in this.provenance if path.startswith("hardware.") and not this.provenance[path].source]
+    unsourced = [path for path in scenario.provenance if path.startswith("hardware.") and not scenario.provenance[path].source]
     assert unsourced == []
     for text in ("experts on the CPU", "test: median, worst", "split: "):
         assert text in outcome.report
@@ -79,10 +79,10 @@ def test_what_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_bandwidth_by_threads() -> None:
-    found = bandwidth.measure(None, [0], 1e6, 1e9, Budget(0.2))
-    assert [rate.threads for rate in found.rates] == [1]
-    assert 1e8 < found.read < 1e13
-    assert found.total >= found.read
+    rates = bandwidth.measure(None, [0], 1e6, 1e9, Budget(0.2))
+    assert [rate.threads for rate in rates.rates] == [1]
+    assert 1e8 < rates.read < 1e13
+    assert rates.total >= rates.read
 
 
 @pytest.mark.skipif(not latency.possible(), reason="the C library has nothing that chases pointers")

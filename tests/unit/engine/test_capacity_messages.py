@@ -36,12 +36,12 @@ def refused(policy: Any, sets: dict[str, Any], **more: Any) -> str:
 
 def sums(message: str) -> list[tuple[int, int]]:
     """(total, sum of its shares) of every sum in a message."""
-    found = []
+    totals = []
     for match in SUM.finditer(message):
         first, *rest = re.split(r"(?<= B) ([+-]) ", match.group(2))
         shares = [("+", first), *zip(rest[::2], rest[1::2], strict=True)]
-        found.append((number(match.group(1)), sum(int(f"{sign}{number(text.split()[-2])}") for sign, text in shares)))
-    return found
+        totals.append((number(match.group(1)), sum(int(f"{sign}{number(text.split()[-2])}") for sign, text in shares)))
+    return totals
 
 
 def number(text: str) -> int:
@@ -49,9 +49,9 @@ def number(text: str) -> int:
 
 
 def adds_up(message: str) -> None:
-    found = sums(message)
-    assert found, message
-    for total, parts in found:
+    totals = sums(message)
+    assert totals, message
+    for total, parts in totals:
         assert total == parts, message
 
 
@@ -95,17 +95,17 @@ def test_the_host_names_its_tiers_and_the_cache_in_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("policy", "given"),
+    ("policy", "parameter"),
     [
         ({"kind": "cox_moe", "residents": 8}, "residents as given (8)"),
         ({"kind": "flexgen", "wg": 1.0}, "wg as given (1.0)"),
         ({"kind": "flexgen", "gpu_batch": 64}, "gpu_batch as given (64)"),
     ],
 )
-def test_a_plan_that_does_not_fit_as_given_says_by_how_much(policy: dict[str, Any], given: str) -> None:
+def test_a_plan_that_does_not_fit_as_given_says_by_how_much(policy: dict[str, Any], parameter: str) -> None:
     sets = {"hardware.tiers.hbm.capacity": "270 MB"}
     message = refused(policy, sets, requests=64, prompt=2048)
-    assert message.startswith(f"policy: no plan fits with {given}: ")
+    assert message.startswith(f"policy: no plan fits with {parameter}: ")
     assert "'hbm' has 253,800,000 B and would hold " in message
     adds_up(message)
 

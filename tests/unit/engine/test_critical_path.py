@@ -39,8 +39,8 @@ def test_a_lane_that_was_busy_until_then_is_on_the_critical_path_before_what_was
     program = Program()
     gpu, cpu = program.lane("gpu"), program.lane("cpu")
     program.add(Operation(cpu, 100))
-    other = program.add(Operation(gpu, 100))
-    assert path_of(name, program, program.add(Operation(cpu, 10, [other]))) == ["cpu", "cpu"]
+    second = program.add(Operation(gpu, 100))
+    assert path_of(name, program, program.add(Operation(cpu, 10, [second]))) == ["cpu", "cpu"]
 
 
 @engines

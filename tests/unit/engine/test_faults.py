@@ -122,9 +122,9 @@ def test_a_fault_in_a_scenario_is_told_at_its_line_and_in_the_result() -> None:
     quick = {"workload.output": 3, "workload.requests": 1}
     result = run("moe_cxl/device-failure", **quick, faults=[{"tier": "cxl_d", "at": "1 s", "fallback": "nvme"}])
     assert any("tier 'cxl_d' fails" in note for note in result.notes)
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as refusal:
         run("moe_cxl/device-failure", **quick, faults=[{"tier": "cxl_e", "at": "1 s", "fallback": "nvme"}])
-    assert "faults[0].tier" in str(told.value)
+    assert "faults[0].tier" in str(refusal.value)
     with pytest.raises(InputError, match=r"1 s is not after 2 s"):
         loaded("moe_cxl/device-failure", faults=[{"tier": "cxl_d", "at": "2 s", "until": "1 s", "fallback": "nvme"}])
 

@@ -49,17 +49,17 @@ def _run(case: str, **more: Any) -> Result:
     return run(data, **{**CASES[case], **more})
 
 
-def _same(result: Result, other: Result) -> None:
+def _same(result: Result, second: Result) -> None:
     for table, columns in result.columns.items():
         for column, values in columns.items():
-            beside = other.columns[table][column]
+            beside = second.columns[table][column]
             if column in MEASURED or (table == "operations" and column == "time_s"):
                 assert values.tolist() == pytest.approx(beside.tolist(), rel=1e-12, nan_ok=True), (table, column)
             else:
                 assert np.array_equal(values, beside, equal_nan=values.dtype.kind == "f"), (table, column)
-    assert result.summary["events"] == other.summary["events"]
-    assert result.summary["bottleneck"] == other.summary["bottleneck"]
-    assert result.summary["bound_tok_s"] == pytest.approx(other.summary["bound_tok_s"], rel=1e-12)
+    assert result.summary["events"] == second.summary["events"]
+    assert result.summary["bottleneck"] == second.summary["bottleneck"]
+    assert result.summary["bound_tok_s"] == pytest.approx(second.summary["bound_tok_s"], rel=1e-12)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -81,5 +81,5 @@ def test_steps_of_a_series_are_those_timed_one_by_one(case: str, monkeypatch: py
 
 @pytest.mark.parametrize("case", ["asynchronous", "misses", "cache", "micro-batches", "cache offline"])
 def test_steps_of_a_series_are_those_of_the_reference(case: str) -> None:
-    few = {"workload.requests": 5}
-    _same(_run(case, **few), _run(case, **few, **{"simulation.engine": "reference"}))
+    shorter = {"workload.requests": 5}
+    _same(_run(case, **shorter), _run(case, **shorter, **{"simulation.engine": "reference"}))

@@ -49,29 +49,29 @@ def experiment(folder: Path, **changes: Any) -> Path:
 def test_the_largest_rate_that_keeps_the_limit_is_found_between_two_rates(tmp_path: Path) -> None:
     axes = {"workload.arrivals.rate": ["4/s", "1000/s"], "workload.scheduler.max_num_seqs": {"kind": "list", "values": [2, 4],
             "labels": ["two", "four"]}}  # fmt: skip
-    found = optimize(experiment(tmp_path, axes=axes), rounds=3, jobs=1)
-    rates, attainment = found.columns[RATE], found.columns["slo.attainment"]
-    optima = found.answer.optimum
+    optimum = optimize(experiment(tmp_path, axes=axes), rounds=3, jobs=1)
+    rates, attainment = optimum.columns[RATE], optimum.columns["slo.attainment"]
+    optima = optimum.answer.optimum
     assert sorted(best.settings["workload.scheduler.max_num_seqs"] for best in optima) == ["four", "two"]
     for best in optima:
         ends = best.between[RATE]
-        own = found.columns["workload.scheduler.max_num_seqs"] == best.settings["workload.scheduler.max_num_seqs"]
+        own = optimum.columns["workload.scheduler.max_num_seqs"] == best.settings["workload.scheduler.max_num_seqs"]
         assert best.mean == max(rates[own & (attainment >= 0.95)])
         assert ends.high == min(rates[own & (attainment < 0.95)])
         assert ends.low <= best.mean < ends.high
         assert best.runs == 2 + 3
     assert optima[0].mean >= optima[1].mean
-    assert "that keeps share of requests within their limits at least 95 %" in found.answer.sentences[0]
+    assert "that keeps share of requests within their limits at least 95 %" in optimum.answer.sentences[0]
 
 
 def test_what_no_setting_keeps_is_said(tmp_path: Path) -> None:
     axes = {"workload.arrivals.rate": ["4/s", "8/s"]}
-    found = optimize(experiment(tmp_path, axes=axes, constraints={"ttft_s.p99": {"at_most": "1 us"}}), rounds=2, jobs=1)
-    assert found.answer.optimum == ()
-    (group,) = found.answer.out_of_reach
+    optimum = optimize(experiment(tmp_path, axes=axes, constraints={"ttft_s.p99": {"at_most": "1 us"}}), rounds=2, jobs=1)
+    assert optimum.answer.optimum == ()
+    (group,) = optimum.answer.out_of_reach
     assert (group.missed, group.runs) == (("p99 time to first token at most 1 us",), 2)
-    assert found.answer.best is None
-    assert "none of 2 settings that keeps p99 time to first token at most 1 us" in found.answer.sentences[0]
+    assert optimum.answer.best is None
+    assert "none of 2 settings that keeps p99 time to first token at most 1 us" in optimum.answer.sentences[0]
 
 
 @pytest.mark.parametrize(

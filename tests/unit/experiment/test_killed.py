@@ -82,15 +82,15 @@ def until(out: Path, count: int, running: subprocess.Popen[bytes]) -> None:
 
 def workers(parent: int) -> list[int]:
     """The pool's processes below a sweep."""
-    found = []
+    children = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             status, words = (entry / "stat").read_text(), (entry / "cmdline").read_bytes()
         except OSError:
             continue
         if int(status.rpartition(")")[2].split()[1]) == parent and b"popen_loky" in words:
-            found.append(int(entry.name))
-    return found
+            children.append(int(entry.name))
+    return children
 
 
 def killed_and_resumed(experiment: Path, whole: Path, kills: int, most: int) -> None:

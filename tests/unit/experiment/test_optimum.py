@@ -24,14 +24,14 @@ COARSE: dict[str, Any] = {
 
 
 def test_a_search_finds_the_peak_that_a_fine_sweep_shows() -> None:
-    found = optimize(COARSE, rounds=5, jobs=1)
-    (best,) = found.answer.optimum
+    optimum = optimize(COARSE, rounds=5, jobs=1)
+    (best,) = optimum.answer.optimum
     # the closed form of the serial accounting: two hot experts of 128, so any percentile that leaves two
     assert 1 - 3 / 128 < best.settings["policy.hot"] < 1 - 1 / 128
     assert best.between["policy.hot"].low < best.settings["policy.hot"] < best.between["policy.hot"].high
-    assert best.mean == max(found.columns["throughput_tok_s"])
-    assert "the highest throughput" in found.answer.sentences[0]
-    assert len(found.columns["point"]) == best.runs <= 5 + 2 * 5
+    assert best.mean == max(optimum.columns["throughput_tok_s"])
+    assert "the highest throughput" in optimum.answer.sentences[0]
+    assert len(optimum.columns["point"]) == best.runs <= 5 + 2 * 5
 
 
 def test_a_search_is_repeated_from_its_directory(tmp_path: Path) -> None:
@@ -44,17 +44,17 @@ def test_a_search_is_repeated_from_its_directory(tmp_path: Path) -> None:
 
 def test_whole_numbers_stay_whole() -> None:
     axes = {"workload.tokens": [16, 19], "policy.hot": [0.9]}
-    found = optimize({**COARSE, "axes": axes, "metric": "makespan_s"}, rounds=4, jobs=1)
-    assert set(found.columns["workload.tokens"].tolist()) <= {16, 17, 18, 19}
-    assert found.answer.optimum[0].settings["workload.tokens"] == 16
+    optimum = optimize({**COARSE, "axes": axes, "metric": "makespan_s"}, rounds=4, jobs=1)
+    assert set(optimum.columns["workload.tokens"].tolist()) <= {16, 17, 18, 19}
+    assert optimum.answer.optimum[0].settings["workload.tokens"] == 16
 
 
 def test_the_front_holds_what_nothing_beats() -> None:
-    found = optimize({**COARSE, "scenario": "cxl_expert/threshold"}, rounds=0, jobs=1)
-    front = found.answer.pareto
-    assert front[0].throughput_tok_s == max(found.columns["throughput_tok_s"])
+    optimum = optimize({**COARSE, "scenario": "cxl_expert/threshold"}, rounds=0, jobs=1)
+    front = optimum.answer.pareto
+    assert front[0].throughput_tok_s == max(optimum.columns["throughput_tok_s"])
     assert len(front) == 1  # neither cost nor energy of this machine is known: the fastest alone
-    assert found.answer.not_weighed == ("cost_usd_per_Mtok", "energy_J")
+    assert optimum.answer.not_weighed == ("cost_usd_per_Mtok", "energy_J")
 
 
 @pytest.mark.parametrize("axes", [{}, {"workload.routing": [{"kind": "uniform"}, {"kind": "zipf", "exponent": 1}]}])
@@ -64,11 +64,11 @@ def test_without_numbers_there_is_nothing_to_search(axes: dict[str, Any]) -> Non
 
 
 def test_policies_in_processes_give_the_results_of_one_after_another() -> None:
-    this = load("quickstart", sets={"workload.requests": 1, "workload.prompt": 8, "workload.output": 2})
+    scenario = load("quickstart", sets={"workload.requests": 1, "workload.prompt": 8, "workload.output": 2})
     names = ["lru", "on_demand", "gpu_only", "cox_moe"]
-    results, refused = compare_loaded(this, names)
-    others, also = compare_in(this, names, jobs=2)
-    assert [one.canonical_json() for one in others] == [one.canonical_json() for one in results]
+    results, refused = compare_loaded(scenario, names)
+    pooled, also = compare_in(scenario, names, jobs=2)
+    assert [result.canonical_json() for result in pooled] == [result.canonical_json() for result in results]
     assert also == refused
     assert set(also) == {"gpu_only"}
 

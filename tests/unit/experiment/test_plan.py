@@ -34,14 +34,14 @@ def test_equal_steps_are_exact_decimals() -> None:
 
 def test_equal_ratios_keep_their_ends_and_their_unit() -> None:
     axis = {"kind": "log", "low": "8 GB/s", "high": "64 GB/s", "points": 4}
-    this = planned({"hardware.links.pcie.rate": axis}).document["axes"][0]
-    assert (this["values"], this["unit"], this["scale"]) == ([8, 16, 32, 64], "GB/s", "log")
-    assert this["column"] == "hardware.links.pcie.rate (GB/s)"
+    planned_axis = planned({"hardware.links.pcie.rate": axis}).document["axes"][0]
+    assert (planned_axis["values"], planned_axis["unit"], planned_axis["scale"]) == ([8, 16, 32, 64], "GB/s", "log")
+    assert planned_axis["column"] == "hardware.links.pcie.rate (GB/s)"
 
 
 def test_a_list_of_quantities_in_one_unit_is_a_column_of_numbers() -> None:
-    this = planned({"hardware.links.pcie.rate": ["16 GB/s", "32 GB/s"]})
-    assert this.document["axes"][0]["values"] == [16.0, 32.0]
+    whole = planned({"hardware.links.pcie.rate": ["16 GB/s", "32 GB/s"]})
+    assert whole.document["axes"][0]["values"] == [16.0, 32.0]
     mixed = planned({"hardware.links.pcie.rate": ["16 GB/s", "32000 MB/s"]})
     assert mixed.document["axes"][0] == {
         "name": "hardware.links.pcie.rate", "columns": ["hardware.links.pcie.rate"], "column": "hardware.links.pcie.rate",
@@ -51,13 +51,13 @@ def test_a_list_of_quantities_in_one_unit_is_a_column_of_numbers() -> None:
 
 def test_a_zip_moves_its_paths_together_and_is_called_by_its_labels() -> None:
     paths = {"workload.tokens": [64, 128], "policy.hot": [0.5, 0.5]}
-    this = planned({"size": {"kind": "zip", "paths": paths, "labels": ["small", "large"]}})
-    assert [row.settings for row in this.rows] == [{"size": "small"}, {"size": "large"}]
-    assert [task.scenario.workload.tokens for task in this.tasks.values()] == [64, 128]  # type: ignore[attr-defined]
+    whole = planned({"size": {"kind": "zip", "paths": paths, "labels": ["small", "large"]}})
+    assert [row.settings for row in whole.rows] == [{"size": "small"}, {"size": "large"}]
+    assert [task.scenario.workload.tokens for task in whole.tasks.values()] == [64, 128]  # type: ignore[attr-defined]
 
 
 def test_a_grid_has_every_value_with_every_other_policy_and_replication() -> None:
-    this = plan(
+    whole = plan(
         {
             "scenario": BASE,
             "policies": ["cxl_expert", "cxl_expert_gpu_only"],
@@ -65,11 +65,11 @@ def test_a_grid_has_every_value_with_every_other_policy_and_replication() -> Non
             "replications": 3,
         }
     )
-    assert len(this.rows) == 2 * 2 * 2 * 3
-    assert [row.replicate for row in this.rows[:3]] == [0, 1, 2]
+    assert len(whole.rows) == 2 * 2 * 2 * 3
+    assert [row.replicate for row in whole.rows[:3]] == [0, 1, 2]
     # the second policy has no percentile: its runs are the same ones for both values
-    assert len(this.tasks) == 2 * 2 * 3 + 2 * 3
-    assert {task.scenario.replicate for task in this.tasks.values()} == {0, 1, 2}
+    assert len(whole.tasks) == 2 * 2 * 3 + 2 * 3
+    assert {task.scenario.replicate for task in whole.tasks.values()} == {0, 1, 2}
 
 
 @pytest.mark.parametrize("kind", ["latin_hypercube", "sobol"])
@@ -79,8 +79,8 @@ def test_designs_that_draw_fill_the_space_and_repeat(kind: str) -> None:
         "hardware.links.pcie.rate": {"kind": "log", "low": "8 GB/s", "high": "128 GB/s"},
         "workload.tokens": {"kind": "range", "low": 16, "high": 256, "whole": True},
     }
-    first, second, other = (planned(axes, design={"kind": kind, "points": 8, "seed": seed}) for seed in (1, 1, 2))
-    assert [row.settings for row in first.rows] == [row.settings for row in second.rows] != [row.settings for row in other.rows]
+    first, second, third = (planned(axes, design={"kind": kind, "points": 8, "seed": seed}) for seed in (1, 1, 2))
+    assert [row.settings for row in first.rows] == [row.settings for row in second.rows] != [row.settings for row in third.rows]
     eighths = sorted(int(8 * row.settings["policy.hot"]) for row in first.rows)
     assert eighths == list(range(8))  # one in each slice: what both designs promise for a power of two
     assert all(isinstance(row.settings["workload.tokens"], int) for row in first.rows)
@@ -88,9 +88,9 @@ def test_designs_that_draw_fill_the_space_and_repeat(kind: str) -> None:
 
 
 def test_replications_share_their_random_numbers_across_settings_and_policies() -> None:
-    this = plan({"scenario": "cxl_expert/honest", "axes": {"policy.hot": [0.5, 0.75]}, "replications": 2,
+    whole = plan({"scenario": "cxl_expert/honest", "axes": {"policy.hot": [0.5, 0.75]}, "replications": 2,
                  "policies": ["cxl_expert", "static_popularity"]})  # fmt: skip
-    builds = {(row.policy, row.settings["policy.hot"], row.replicate): this.tasks[row.task].build for row in this.rows}
+    builds = {(row.policy, row.settings["policy.hot"], row.replicate): whole.tasks[row.task].build for row in whole.rows}
     assert len(set(builds.values())) == 2
     assert all(builds[key] == builds["cxl_expert", 0.5, key[2]] for key in builds)
 
@@ -118,11 +118,11 @@ def test_a_trace_counts_with_its_contents(tmp_path: Path) -> None:
 
 
 def test_policies_may_be_objects_and_take_the_values_of_axes() -> None:
-    one = CxlExpert(warm=1.0, resident=False, near_data=False, pipeline="serial")
-    this = plan({"scenario": BASE, "axes": {"policy.hot": [0.5, 0.75]}, "policies": [one]})
-    assert [task.scenario.policy.hot for task in this.tasks.values()] == [0.5, 0.75]  # type: ignore[attr-defined]
+    policy = CxlExpert(warm=1.0, resident=False, near_data=False, pipeline="serial")
+    whole = plan({"scenario": BASE, "axes": {"policy.hot": [0.5, 0.75]}, "policies": [policy]})
+    assert [task.scenario.policy.hot for task in whole.tasks.values()] == [0.5, 0.75]  # type: ignore[attr-defined]
     by_name = planned({"policy.hot": [0.5, 0.75]}, policies=["cxl_expert"])
-    assert [row.policy for row in this.rows] == [row.policy for row in by_name.rows] == ["cxl_expert"] * 2
+    assert [row.policy for row in whole.rows] == [row.policy for row in by_name.rows] == ["cxl_expert"] * 2
 
 
 WRONG = """\
@@ -147,17 +147,17 @@ def test_every_mistake_is_told_at_once_with_its_place(tmp_path: Path) -> None:
     path.write_text(WRONG)
     with pytest.raises(InputError) as caught:
         plan(path)
-    told = {(m.line, m.column): m.message for m in caught.value.mistakes}
-    assert list(told) == sorted(told)
-    assert {line for line, _ in told} == {3, 4, 6, 7, 8, 9, 10, 11, 12, 13}
-    assert "Did you mean 'axes'" in told[3, 1]
-    assert "unknown policy 'lrv'" in told[4, 24]
-    assert "no policy here has a parameter 'hto'" in told[6, 3]
-    assert "repetitions are asked for by `replications`" in told[7, 3]
-    assert "not in the unit of 'low'" in told[8, 61]
-    assert "the same value as number 1" in told[9, 24]
-    assert "Did you mean 'throughput_tok_s'" in told[12, 9]
-    assert "Did you mean 'sobol'" in told[13, 9]
+    messages = {(m.line, m.column): m.message for m in caught.value.mistakes}
+    assert list(messages) == sorted(messages)
+    assert {line for line, _ in messages} == {3, 4, 6, 7, 8, 9, 10, 11, 12, 13}
+    assert "Did you mean 'axes'" in messages[3, 1]
+    assert "unknown policy 'lrv'" in messages[4, 24]
+    assert "no policy here has a parameter 'hto'" in messages[6, 3]
+    assert "repetitions are asked for by `replications`" in messages[7, 3]
+    assert "not in the unit of 'low'" in messages[8, 61]
+    assert "the same value as number 1" in messages[9, 24]
+    assert "Did you mean 'throughput_tok_s'" in messages[12, 9]
+    assert "Did you mean 'sobol'" in messages[13, 9]
 
 
 @pytest.mark.parametrize(

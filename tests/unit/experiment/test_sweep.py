@@ -87,8 +87,8 @@ def test_parts_and_a_merge_give_the_same_bytes(done: Path, tmp_path: Path) -> No
 def test_only_what_is_missing_is_run(done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "again"
     run_sweep(SMALL, out=out, jobs=1)
-    gone = sorted((out / "points").iterdir())[:3]
-    for path in gone:
+    removed = sorted((out / "points").iterdir())[:3]
+    for path in removed:
         path.unlink()
     (out / "points" / ".0123.json.thishost.999999.part").write_text('{"half": ')
     run: list[str] = []
@@ -97,7 +97,7 @@ def test_only_what_is_missing_is_run(done: Path, tmp_path: Path, monkeypatch: py
         "moesim.experiment.sweep.outcomes", lambda work, **more: (run.extend(job.name for job in work), real(work, **more))[1]
     )
     run_sweep(SMALL, out=out, jobs=1)
-    assert sorted(run) == [path.stem for path in gone]
+    assert sorted(run) == [path.stem for path in removed]
     assert outputs(out) == outputs(done)
     run.clear()
     run_sweep({**SMALL, "axes": {**SMALL["axes"], "policy.hot": [0.5, 0.6]}}, out=out, jobs=1)
@@ -132,12 +132,12 @@ def test_foreign_and_damaged_files_are_named_and_nothing_is_touched(tmp_path: Pa
     (out / "points" / "copy.json").unlink()
     with pytest.raises(InputError) as caught:
         run_sweep(SMALL, out=out, jobs=1)
-    told = {Path(m.file).name: m.message for m in caught.value.mistakes}
-    assert set(told) == {points[index].name for index in (0, 1, 2, 4)}
-    assert "cut short" in told[points[0].name]
-    assert "checksum" in told[points[1].name]
-    assert "under another name" in told[points[2].name]
-    assert "empty" in told[points[4].name]
+    messages = {Path(m.file).name: m.message for m in caught.value.mistakes}
+    assert set(messages) == {points[index].name for index in (0, 1, 2, 4)}
+    assert "cut short" in messages[points[0].name]
+    assert "checksum" in messages[points[1].name]
+    assert "under another name" in messages[points[2].name]
+    assert "empty" in messages[points[4].name]
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == {
         path: data for path, data in before.items() if path.name not in ("notes.txt", "copy.json")
     }
@@ -180,14 +180,14 @@ def test_a_point_that_goes_wrong_is_recorded_and_the_others_go_on(jobs: int, tmp
 
 
 def test_failed_points_are_run_again_and_refused_ones_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
+    points: list[int] = []
     real = pools.outcomes
     monkeypatch.setattr(
-        "moesim.experiment.sweep.outcomes", lambda work, **more: (asked.append(len(work)), real(work, **more))[1]
+        "moesim.experiment.sweep.outcomes", lambda work, **more: (points.append(len(work)), real(work, **more))[1]
     )
     for _ in range(2):
         run_sweep({**MOODS, "policies": [Moody()]}, out=tmp_path / "moods", jobs=1)
-    assert asked == [3, 1]
+    assert points == [3, 1]
 
 
 def test_the_python_verb_gives_a_table_with_the_answer() -> None:
@@ -255,17 +255,17 @@ def test_few_drawn_settings_and_grids_have_no_drivers(done: Path) -> None:
 
 def test_a_sweep_keeps_where_it_comes_from_however_it_is_run(done: Path, tmp_path: Path) -> None:
     run_sweep(SMALL, out=tmp_path / "two", jobs=2)
-    one, two = (json.loads((place / "experiment.json").read_text()) for place in (done, tmp_path / "two"))
-    assert one == two
-    kept = one["provenance"]
-    assert set(kept["versions"]) >= {"python", "moesim", "numpy"}
-    assert kept["platform"]
-    assert kept["content_hash"].startswith("sha256:")
-    assert kept["experiment"]["axes"]["policy.hot"]["values"] == [0.5, 0.75, 0.9]
-    assert kept["experiment"]["policies"] == SMALL["policies"]
-    assert kept["experiment"]["scenario"]["workload"]["tokens"] == 64
-    other = plan({**SMALL, "replications": 3}).document["provenance"]
-    assert other["content_hash"] != kept["content_hash"]
+    first, two = (json.loads((place / "experiment.json").read_text()) for place in (done, tmp_path / "two"))
+    assert first == two
+    provenance = first["provenance"]
+    assert set(provenance["versions"]) >= {"python", "moesim", "numpy"}
+    assert provenance["platform"]
+    assert provenance["content_hash"].startswith("sha256:")
+    assert provenance["experiment"]["axes"]["policy.hot"]["values"] == [0.5, 0.75, 0.9]
+    assert provenance["experiment"]["policies"] == SMALL["policies"]
+    assert provenance["experiment"]["scenario"]["workload"]["tokens"] == 64
+    longer = plan({**SMALL, "replications": 3}).document["provenance"]
+    assert longer["content_hash"] != provenance["content_hash"]
 
 
 def test_what_a_sweep_keeps_runs_again(done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,8 +308,8 @@ def test_objects_of_one_class_run_side_by_side_under_names_of_their_own() -> Non
     assert result is not None
     name = f"{Moody.__module__}:Moody"
     assert result.experiment["policies"] == [name, f"{name}(mood=bright)", "cxl_expert"]
-    kept = result.experiment["provenance"]["experiment"]["policies"]
-    assert {key: kept[1][key] for key in ("kind", "mood", "label")} == {
+    policies = result.experiment["provenance"]["experiment"]["policies"]
+    assert {key: policies[1][key] for key in ("kind", "mood", "label")} == {
         "kind": name, "mood": "bright", "label": f"{name}(mood=bright)"}  # fmt: skip
 
 

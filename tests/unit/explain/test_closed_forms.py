@@ -19,9 +19,9 @@ def section(**changes: Any) -> Section:
 
 
 def value(of: Section, row: str) -> float:
-    found = of.row(row).value
-    assert isinstance(found, float)
-    return found
+    answer = of.row(row).value
+    assert isinstance(answer, float)
+    return answer
 
 
 def test_attention_share_is_moe_gens() -> None:
@@ -36,39 +36,39 @@ def test_attention_share_is_moe_gens() -> None:
 def test_coalescing_counts_micro_batches() -> None:
     whole = section(policy={"kind": "static_popularity", "limit": 0, "micro_batch": 1})
     row = whole.row("decode: weight reads saved by coalescing")
-    one, all_ = 8.0, EXPERTS * (1 - (1 - TOP_K / EXPERTS) ** BATCH)
+    single, all_ = 8.0, EXPERTS * (1 - (1 - TOP_K / EXPERTS) ** BATCH)
     assert row.inputs["n"].value == 4
-    assert row.value == pytest.approx(4 * one / all_)
+    assert row.value == pytest.approx(4 * single / all_)
 
 
 def test_deferral_hides_attention_behind_the_cpu() -> None:
-    made = section()
-    row = made.row("decode layer with expert deferral")
+    forms = section()
+    row = forms.row("decode layer with expert deferral")
     gpu, immediate, late = (float(row.inputs[key].value) for key in ("GPU", "immediate", "deferred"))
     assert late / (immediate + late) == pytest.approx(3 / 8)
     assert row.value == max(gpu + immediate, immediate + late)
-    assert value(made, "decode layer without") == pytest.approx(gpu + immediate + late)
+    assert value(forms, "decode layer without") == pytest.approx(gpu + immediate + late)
 
 
 def test_waiting_for_the_link_at_half_load() -> None:
-    made = section()
-    service = float(made.row("upload at half load: waiting, from ddr").inputs["s"].value)
-    assert value(made, "upload at half load: waiting, from ddr") == pytest.approx(service / 2)
-    assert value(made, "the same, sizes at random") == pytest.approx(service)
-    assert value(made, "two uploads at once over one link") == pytest.approx(2 * service)
+    forms = section()
+    service = float(forms.row("upload at half load: waiting, from ddr").inputs["s"].value)
+    assert value(forms, "upload at half load: waiting, from ddr") == pytest.approx(service / 2)
+    assert value(forms, "the same, sizes at random") == pytest.approx(service)
+    assert value(forms, "two uploads at once over one link") == pytest.approx(2 * service)
 
 
 def test_interleaving_needs_cxl() -> None:
     assert not [row for row in section().rows if "interleaved" in row.name]
     machine = {"hardware": "moe-cxl-a100", "model": "mixtral-8x7b", "policy": {"kind": "static_popularity"}}
-    made = section(**machine)
-    row = made.row("pages on CXL when interleaved")
+    forms = section(**machine)
+    row = forms.row("pages on CXL when interleaved")
     dram, cxl = float(row.inputs["B_dram"].value), float(row.inputs["B_cxl"].value)
     assert row.value == pytest.approx(100 * cxl / (dram + cxl))
     assert cxl == pytest.approx(128e9)
-    assert value(made, "one expert read so") == pytest.approx(3 * 4096 * 14336 * 2.0 / (dram + cxl))
+    assert value(forms, "one expert read so") == pytest.approx(3 * 4096 * 14336 * 2.0 / (dram + cxl))
 
 
 def test_nothing_is_said_of_decode_where_nothing_is_decoded() -> None:
-    made = section(workload={**DESKTOP["workload"], "output": 1})
-    assert not [row for row in made.rows if "decode" in row.name]
+    forms = section(workload={**DESKTOP["workload"], "output": 1})
+    assert not [row for row in forms.rows if "decode" in row.name]

@@ -130,8 +130,8 @@ def test_closed_form_counts_bytes_per_weight() -> None:
 def test_upload_ceiling_is_batch_times_pcie_over_streamed_bytes(desktop: Explanation) -> None:
     title = "Ceilings of decode throughput"
     assert number(desktop, title, "uploads, nothing in GPU memory") == pytest.approx(BATCH * PCIE / (LAYERS * DISTINCT * W))
-    kept = desktop.section("What fits where").row("hbm: experts").inputs["kept"].value
-    missing = (LAYERS * EXPERTS - kept) / EXPERTS * DISTINCT * W
+    resident = desktop.section("What fits where").row("hbm: experts").inputs["kept"].value
+    missing = (LAYERS * EXPERTS - resident) / EXPERTS * DISTINCT * W
     assert number(desktop, title, "uploads, residents of this policy") == pytest.approx(BATCH * PCIE / missing)
     assert number(desktop, title, "cpu reading missing experts") == pytest.approx(BATCH * DDR / missing)
 

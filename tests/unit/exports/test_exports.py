@@ -41,7 +41,7 @@ def popular() -> Result:
     return run(POPULAR)
 
 
-def made(tool: str, result: Result) -> tuple[Placed, Exported]:
+def placed_and_exported(tool: str, result: Result) -> tuple[Placed, Exported]:
     """The run's placement, and what comes of it."""
     placed = read_placed(result)
     return placed, writer_of(tool)(placed)
@@ -55,19 +55,19 @@ def options(exported: Exported) -> dict[str, str]:
 
 def of_llama_cpp(exported: Exported, placed: Placed) -> BoolArray:
     """[L, E] what llama.cpp has in GPU memory: it looks for each pattern in the name of each tensor."""
-    said, host = options(exported), []
-    patterns = [rf"blk\.{block}\.ffn_(up|down|gate|gate_up)_(ch|)exps" for block in range(int(said.get("--n-cpu-moe", 0)))]
-    if "--override-tensor" in said:
-        pattern, _, where = said["--override-tensor"].rpartition("=")
+    flags, host = options(exported), []
+    patterns = [rf"blk\.{block}\.ffn_(up|down|gate|gate_up)_(ch|)exps" for block in range(int(flags.get("--n-cpu-moe", 0)))]
+    if "--override-tensor" in flags:
+        pattern, _, where = flags["--override-tensor"].rpartition("=")
         assert where == "CPU"
         patterns.append(pattern)
     for layer, block in enumerate(placed.model.moe_layers):
         names = [f"blk.{block}.ffn_{matrix}_exps.weight" for matrix in ("gate", "up", "down")]
-        found = {any(re.search(pattern, name) for pattern in patterns) for name in names}
-        assert len(found) == 1, "a layer is on one side"
-        host += [layer] if found == {True} else []
-    others = ["blk.1.attn_q.weight", "blk.1.ffn_down.weight", "blk.1.ffn_down_shexp.weight", "token_embd.weight"]
-    assert not any(re.search(pattern, name) for pattern in patterns for name in others)
+        matched = {any(re.search(pattern, name) for pattern in patterns) for name in names}
+        assert len(matched) == 1, "a layer is on one side"
+        host += [layer] if matched == {True} else []
+    dense = ["blk.1.attn_q.weight", "blk.1.ffn_down.weight", "blk.1.ffn_down_shexp.weight", "token_embd.weight"]
+    assert not any(re.search(pattern, name) for pattern in patterns for name in dense)
     resident = np.ones_like(placed.resident)
     resident[host] = False
     return resident
@@ -75,12 +75,12 @@ def of_llama_cpp(exported: Exported, placed: Placed) -> BoolArray:
 
 def of_ktransformers(exported: Exported, placed: Placed) -> BoolArray:
     """[L, E] as `generate_gpu_experts_masks` and `generate_uniform_masks` of the program have it."""
-    said, (layers, experts) = options(exported), placed.resident.shape
-    if "--kt-gpu-experts-ratio" in said:
-        total = int(layers * experts * float(said["--kt-gpu-experts-ratio"]))
+    flags, (layers, experts) = options(exported), placed.resident.shape
+    if "--kt-gpu-experts-ratio" in flags:
+        total = int(layers * experts * float(flags["--kt-gpu-experts-ratio"]))
     else:
-        total = int(said["--kt-num-gpu-experts"]) * layers
-    if said["--kt-expert-placement-strategy"] == "uniform":
+        total = int(flags["--kt-num-gpu-experts"]) * layers
+    if flags["--kt-expert-placement-strategy"] == "uniform":
         return np.broadcast_to(np.arange(experts) < total // layers, placed.resident.shape)
     counts = np.array(json.loads(exported.files["expert-placement.json"])["logical_count"], dtype=np.int64)
     assert counts.shape == (1, placed.model.layers, experts)
@@ -119,7 +119,7 @@ POLICIES: dict[str, tuple[dict[str, Any], Any, str]] = {
 def test_words_and_files_come_to_the_placement_that_is_simulated(name: str) -> None:
     result = run(*POLICIES[name])
     for tool, reading in READ.items():
-        placed, exported = made(tool, result)
+        placed, exported = placed_and_exported(tool, result)
         assert (reading(exported, placed) == exported.resident).all(), tool
         deployed = exported.policy.deploy(placed.problem)
         assert (deployed.resident == exported.resident).all(), tool
@@ -158,7 +158,7 @@ def test_whole_layers_serve_fewer_uses_and_the_difference_is_a_number(popular: R
 
 def test_blocks_count_dense_layers() -> None:
     """DeepSeek-V2-Lite's block 0 is dense: MoE layer 0 is block 1."""
-    placed, exported = made("llama-cpp", run(*POLICIES["layers"]))
+    placed, exported = placed_and_exported("llama-cpp", run(*POLICIES["layers"]))
     host = int((~exported.resident).all(axis=1).sum())
     assert 0 < host < len(placed.resident)
     assert options(exported)["--n-cpu-moe"] == str(host + 1)
@@ -167,13 +167,13 @@ def test_blocks_count_dense_layers() -> None:
 def test_a_gguf_is_named_and_pieces_of_prompts_are_kept(popular: Result) -> None:
     result = run({"kind": "llama_cpp", "batch": 1, "ubatch": 16})
     result.provenance["scenario"]["model"] = {**result.provenance["scenario"]["model"], "source": "x/small.gguf"}
-    said = options(made("llama-cpp", result)[1])
-    assert (said["--model"], said["--ubatch-size"], said["--ctx-size"]) == ("x/small.gguf", "16", "44")
-    assert options(made("llama-cpp", popular)[1])["--ubatch-size"] == "512"
+    flags = options(placed_and_exported("llama-cpp", result)[1])
+    assert (flags["--model"], flags["--ubatch-size"], flags["--ctx-size"]) == ("x/small.gguf", "16", "44")
+    assert options(placed_and_exported("llama-cpp", popular)[1])["--ubatch-size"] == "512"
 
 
 def test_counts_of_the_run_start_the_balancer_of_sglang(popular: Result) -> None:
-    placed, exported = made("sglang", popular)
+    placed, exported = placed_and_exported("sglang", popular)
     counts = np.array(json.loads(exported.files["expert-counts.json"])["logical_count"])
     assert counts.shape == (1, placed.model.layers, placed.model.experts)
     assert counts.sum() == placed.uses.sum() == popular.frame("experts")["activations"].sum()
@@ -182,12 +182,12 @@ def test_counts_of_the_run_start_the_balancer_of_sglang(popular: Result) -> None
 
 def test_deferral_and_thresholds_are_those_of_the_run() -> None:
     result = run({"kind": "ktransformers", "limit": 8, "defer": 2, "layerwise": 77, "batch": 1, "kv": "hbm"})
-    said = options(made("ktransformers", result)[1])
-    assert said["--kt-max-deferred-experts-per-token"] == "2"
-    assert said["--kt-gpu-prefill-token-threshold"] == "77"
-    assert said["--kt-num-gpu-experts"] == "8"
-    assert said["--kt-expert-placement-strategy"] == "uniform"
-    assert "--init-expert-location" not in said
+    flags = options(placed_and_exported("ktransformers", result)[1])
+    assert flags["--kt-max-deferred-experts-per-token"] == "2"
+    assert flags["--kt-gpu-prefill-token-threshold"] == "77"
+    assert flags["--kt-num-gpu-experts"] == "8"
+    assert flags["--kt-expert-placement-strategy"] == "uniform"
+    assert "--init-expert-location" not in flags
 
 
 def test_the_command_line_writes_all_or_nothing(

@@ -13,16 +13,16 @@ from moesim.fit.loads import _fill, loads
     [(1, 256, 8, {1: 8}), (4, 8, 2, {1: 8}), (3, 8, 2, {1: 6}), (5, 8, 2, {1: 6, 2: 2}), (1024, 128, 8, {64: 128})],
 )
 def test_balanced_loads_are_even(tokens, experts, top_k, expected):
-    found = loads(tokens, experts, top_k, "balanced")
-    assert dict(zip(found.tokens.tolist(), found.number.tolist(), strict=True)) == expected
+    drawn = loads(tokens, experts, top_k, "balanced")
+    assert dict(zip(drawn.tokens.tolist(), drawn.number.tolist(), strict=True)) == expected
 
 
 @given(st.integers(1, 2000), st.sampled_from([(8, 2), (16, 1), (128, 8), (384, 8)]), st.sampled_from(["1.01", "1.2"]))
 def test_skewed_loads_lose_no_token_and_ask_an_expert_once(tokens, shape, exponent):
-    found = loads(tokens, *shape, f"power_law_{exponent}")
-    assert float(found.tokens @ found.number) == pytest.approx(tokens * shape[1], rel=1e-12)
-    assert found.tokens.max() <= tokens
-    assert found.active <= shape[0] * (1 + 1e-12)
+    drawn = loads(tokens, *shape, f"power_law_{exponent}")
+    assert float(drawn.tokens @ drawn.number) == pytest.approx(tokens * shape[1], rel=1e-12)
+    assert drawn.tokens.max() <= tokens
+    assert drawn.active <= shape[0] * (1 + 1e-12)
 
 
 def test_skew_touches_fewer_experts_and_loads_some_of_them_more():

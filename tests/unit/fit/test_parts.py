@@ -12,11 +12,11 @@ from moesim.fit import copies, cpu, gpu, memory, published
 def test_kernel_curves_of_the_8452y(name, fitted, tested):
     # The published tolerance is 5 %. Two points miss it: the tuned kernel at 32 tokens (test) lies 6 % above any rounded
     # roofline between 16 and 64; the stock one peaks at 256 tokens (fit) and falls again, which no roofline does.
-    found = cpu.curve(name)
-    assert (found.fitted.points, found.tested.points) == (6, 5)
-    assert found.fitted.worst < fitted
-    assert found.tested.worst < tested
-    assert found.tested.median < 0.025
+    curve = cpu.curve(name)
+    assert (curve.fitted.points, curve.tested.points) == (6, 5)
+    assert curve.fitted.worst < fitted
+    assert curve.tested.worst < tested
+    assert curve.tested.median < 0.025
 
 
 @pytest.mark.parametrize("name", ["amx", "avx512"])
@@ -32,17 +32,17 @@ def test_avx512_wins_up_to_four_tokens_per_expert():
 
 
 def test_packed_formats_within_ten_percent():
-    found = cpu.packed()
-    assert (found.fitted.points, found.tested.points) == (2, 6)
-    assert found.tested.worst < 0.10
+    fitted = cpu.packed()
+    assert (fitted.fitted.points, fitted.tested.points) == (2, 6)
+    assert fitted.tested.worst < 0.10
 
 
 @pytest.mark.parametrize("fit", [copies.pinned, copies.pageable])
 def test_copies_of_every_size_within_five_percent(fit):
-    found = fit()
-    assert found.fitted.worst < 0.05
-    assert found.tested.worst < 0.05
-    assert found.fitted.points + found.tested.points == len(published.PINNED if fit is copies.pinned else published.PAGEABLE)
+    fitted = fit()
+    assert fitted.fitted.worst < 0.05
+    assert fitted.tested.worst < 0.05
+    assert fitted.fitted.points + fitted.tested.points == len(published.PINNED if fit is copies.pinned else published.PAGEABLE)
 
 
 @pytest.mark.parametrize("system", list(published.MESS))

@@ -32,8 +32,8 @@ def test_residuals_are_relative_errors():
 def test_a_known_law_is_found_from_the_points_named(robust):
     measured = line({"setup": 2e-5, "rate": 2.5e10})
     measured[1] *= 9  # not fitted on, so it must not matter
-    found = least_squares(line, measured, alternate(5), LINE, robust=robust)
-    assert found == pytest.approx({"setup": 2e-5, "rate": 2.5e10}, rel=1e-3)
+    fitted = least_squares(line, measured, alternate(5), LINE, robust=robust)
+    assert fitted == pytest.approx({"setup": 2e-5, "rate": 2.5e10}, rel=1e-3)
 
 
 def test_a_wild_point_hardly_bends_a_robust_fit():
@@ -75,11 +75,11 @@ def test_a_profile_shows_value_unit_basis_and_source():
         valid={"tokens per expert": (1.0, 512.0)},
     )
     text = fit.to_profile(indent=2)
-    said = 'basis: derived, source: "somebody, a host; every second: 1.0% median, 2.0% p90"'
+    origin = 'basis: derived, source: "somebody, a host; every second: 1.0% median, 2.0% p90"'
     assert text.splitlines() == [
-        f"  rate: {{value: 27.4 GB/s, {said}}}",
-        f"  setup: {{value: 13.5 us, {said}}}",
-        f"  valid_tokens: {{value: [1, 512], {said}}}",
+        f"  rate: {{value: 27.4 GB/s, {origin}}}",
+        f"  setup: {{value: 13.5 us, {origin}}}",
+        f"  valid_tokens: {{value: [1, 512], {origin}}}",
     ]
 
 

@@ -58,8 +58,8 @@ def test_experts_run_in_the_format_that_their_bits_fit():
     device = gpu(experts=Roofline(streaming=1.0), formats={"fp8": eight, "int4": four})
     tiny = [float(device.expert_time(1e-9, W * bits / 8, 2 * W)) for bits in (16, 8, 4.25)]
     assert tiny == pytest.approx([2 * W / 1e12, W / 0.5e12, W * 4.25 / 8 / 0.25e12], rel=1e-6)
-    many = [1e9 * 2 * W / float(device.expert_time(1e9, W * bits / 8, 2 * W)) for bits in (16, 8, 4.25)]
-    assert many == pytest.approx([0.7e14, 1.4e14, 0.7e14], rel=1e-3)
+    rates = [1e9 * 2 * W / float(device.expert_time(1e9, W * bits / 8, 2 * W)) for bits in (16, 8, 4.25)]
+    assert rates == pytest.approx([0.7e14, 1.4e14, 0.7e14], rel=1e-3)
     assert [device.valid_tokens(W * bits / 8, 2 * W) for bits in (16, 8, 4.25)] == [None, (1.0, 64.0), None]
 
 

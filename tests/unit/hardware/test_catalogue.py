@@ -109,15 +109,15 @@ def test_every_published_case_has_its_machine():
 
 @pytest.mark.parametrize("folder", ["gpus", "cpus", "memory", "links", "ndp", "systems"])
 def test_every_file_is_resolved_and_loaded_by_the_real_reader(folder):
-    found = check(sorted((FOLDER / folder).glob("*.yaml")))
-    assert [file for file in found["files"] if file["errors"]] == []
+    report = check(sorted((FOLDER / folder).glob("*.yaml")))
+    assert [file for file in report["files"] if file["errors"]] == []
 
 
 def test_no_part_is_left_without_a_machine_or_a_name_of_its_own_kind():
     kinds = {"gpus": {"gpu"}, "cpus": {"cpu"}, "links": {"link"}, "ndp": {"ndp"}, "systems": {"system"}}
     for path in FILES:
-        wanted = kinds.get(path.parent.name, {"hbm", "ddr", "cxl", "nvme", "remote"})
-        assert refresh().read(path)["kind"] in wanted, path.stem
+        expected = kinds.get(path.parent.name, {"hbm", "ddr", "cxl", "nvme", "remote"})
+        assert refresh().read(path)["kind"] in expected, path.stem
 
 
 # What is said about it
@@ -135,10 +135,10 @@ def test_every_gpu_is_measured_or_named_by_the_rule():
 
 def test_what_was_carried_over_names_the_rule_and_its_basis():
     for name, (parent, basis) in refresh().RULE.items():
-        said = [leaf for _, leaf in annotated(FOLDER / "gpus" / f"{name}.yaml") if leaf["source"].startswith(refresh().MARK)]
-        assert said, name
-        assert {leaf["basis"] for leaf in said} == {basis}, name
-        assert all(leaf["source"].endswith(parent) for leaf in said), name
+        marked = [leaf for _, leaf in annotated(FOLDER / "gpus" / f"{name}.yaml") if leaf["source"].startswith(refresh().MARK)]
+        assert marked, name
+        assert {leaf["basis"] for leaf in marked} == {basis}, name
+        assert all(leaf["source"].endswith(parent) for leaf in marked), name
 
 
 def test_the_counts_on_the_page_are_those_of_the_files():
@@ -168,14 +168,14 @@ def test_a_value_from_memory_is_not_called_measured_without_saying_so():
 
 
 def test_ddr_reads_stay_below_channels_times_rate():
-    found = 0
+    count = 0
     for path in (FOLDER / "memory").glob("*.yaml"):
         named = re.match(r"(?:ddr\d|mrdimm)-(\d+)-x(\d+)", path.stem)
         if named:
-            found += 1
+            count += 1
             peak = float(named[1]) * float(named[2]) * 8e6
             assert 0.6 * peak < parse(tree(path.stem)["read"], "bandwidth") <= peak, path.stem
-    assert found >= 10
+    assert count >= 10
 
 
 LANE = {"3": 0.985e9, "4": 1.969e9, "5": 3.938e9, "6": 7.563e9}
@@ -183,17 +183,17 @@ LANE = {"3": 0.985e9, "4": 1.969e9, "5": 3.938e9, "6": 7.563e9}
 
 
 def test_pcie_links_stay_below_lanes_times_rate():
-    found = 0
+    count = 0
     for path in (FOLDER / "links").glob("*.yaml"):
         named = re.match(r"(?:pcie|nvme-gen)(\d)-x(\d+)", path.stem)
         if named:
-            found += 1
+            count += 1
             peak = LANE[named[1]] * float(named[2]) * 1.001
             link = tree(path.stem)
             rates = [parse(link[key], "bandwidth") for key in ("rate", "reverse") if key in link]
             assert max(rates) <= peak, path.stem
             assert max(rates) <= parse(link.get("both", f"{2 * max(rates)} B/s"), "bandwidth") <= 2 * peak, path.stem
-    assert found >= 15
+    assert count >= 15
 
 
 @pytest.mark.parametrize(("name", "peak"), [("nvlink-c2c-gh200", 450e9), ("rdma-100g", 12.5e9), ("rdma-400g", 50e9)])
@@ -279,8 +279,8 @@ def test_the_slowest_part_of_the_way_sets_the_rate(name, tier, rate):
 
 
 def test_a_second_socket_of_6454s_adds_seventy_percent():
-    one, two = machine("rtx4090-xeon6454s").devices["cpu"], machine("rtx4090-xeon6454s-dual").devices["cpu"]
-    assert float(one.expert_time(1, MIXTRAL, MIXTRAL) / two.expert_time(1, MIXTRAL, MIXTRAL)) == pytest.approx(1.7, rel=0.01)
+    single, two = machine("rtx4090-xeon6454s").devices["cpu"], machine("rtx4090-xeon6454s-dual").devices["cpu"]
+    assert float(single.expert_time(1, MIXTRAL, MIXTRAL) / two.expert_time(1, MIXTRAL, MIXTRAL)) == pytest.approx(1.7, rel=0.01)
 
 
 def test_a_fiddler_expert_takes_seven_milliseconds():

@@ -232,12 +232,12 @@ TABLES = [
 """System of the measured tables, GPU profile, memory profile, last-level cache in bytes."""
 
 
-def table(wanted: str) -> np.ndarray:
+def table(system_name: str) -> np.ndarray:
     """[n, 5] active experts, tokens per expert, bytes of an expert, layer bytes, seconds: balanced BF16 rows, best kernel."""
     best: dict[tuple[Any, ...], float] = {}
     with gzip.open(KERNELS, "rt", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            if row["system"] == wanted and row["moe_dtype"] == "bfloat16" and row["distribution"] == "balanced":
+            if row["system"] == system_name and row["moe_dtype"] == "bfloat16" and row["distribution"] == "balanced":
                 sizes = [int(row[key]) for key in ("num_experts", "topk", "hidden_size", "inter_size", "num_tokens")]
                 key = (row["model"], *sizes)
                 best[key] = min(best.get(key, np.inf), float(row["latency_ms"]) * 1e-3)
@@ -249,9 +249,9 @@ def table(wanted: str) -> np.ndarray:
 
 
 @pytest.mark.skipif(not KERNELS.exists(), reason="measured kernel tables are not beside the checkout")
-@pytest.mark.parametrize(("wanted", "name", "memory", "cache"), TABLES)
-def test_fused_layers_on_rows_not_fitted_on(wanted, name, memory, cache):
-    rows = table(wanted)
+@pytest.mark.parametrize(("system_name", "name", "memory", "cache"), TABLES)
+def test_fused_layers_on_rows_not_fitted_on(system_name, name, memory, cache):
+    rows = table(system_name)
     active, tokens, weights, _, seconds = rows[rows[:, 3] > 1.5 * cache][1::2].T
     device = gpu(name, memory)
     per_expert = np.array([float(device.expert_time(t, w, w)) for t, w in zip(tokens, weights, strict=True)])
@@ -262,10 +262,10 @@ def test_fused_layers_on_rows_not_fitted_on(wanted, name, memory, cache):
 
 
 @pytest.mark.skipif(not GEMMS.exists(), reason="measured kernel tables are not beside the checkout")
-@pytest.mark.parametrize(("wanted", "name", "memory", "cache"), TABLES)
-def test_large_gemms_on_rows_not_fitted_on(wanted, name, memory, cache):
+@pytest.mark.parametrize(("system_name", "name", "memory", "cache"), TABLES)
+def test_large_gemms_on_rows_not_fitted_on(system_name, name, memory, cache):
     with gzip.open(GEMMS, "rt", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["system"] == wanted and row["dtype"] == "bfloat16"]
+        rows = [row for row in csv.DictReader(file) if row["system"] == system_name and row["dtype"] == "bfloat16"]
     sizes = np.array(sorted([*(float(row[key]) for key in "mnk"), float(row["latency_ms"]) * 1e-3] for row in rows))
     m, n, k, seconds = sizes[2 * sizes[:, 1] * sizes[:, 2] > 1.5 * cache][1::2].T
     device = gpu(name, memory)

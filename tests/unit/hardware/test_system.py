@@ -138,19 +138,19 @@ def test_a_set_with_a_capacity_leaves_the_rest():
     ],
 )
 def test_what_is_refused_and_how(changes, where, message):
-    found = mistakes(**changes)
-    assert any(place == where and text.endswith(message) for place, text in found), found
+    messages = mistakes(**changes)
+    assert any(place == where and text.endswith(message) for place, text in messages), messages
 
 
 def test_all_mistakes_come_at_once():
-    found = mistakes(devices__gpu__memory="x", tiers__ssd__stage="y", links__nvme__ends=["ssd", "ssd"])
-    assert [place for place, _ in found] == ["devices.gpu.memory", "tiers.ssd.stage", "links.nvme.ends"]
+    messages = mistakes(devices__gpu__memory="x", tiers__ssd__stage="y", links__nvme__ends=["ssd", "ssd"])
+    assert [place for place, _ in messages] == ["devices.gpu.memory", "tiers.ssd.stage", "links.nvme.ends"]
 
 
 def test_two_whole_sets_cannot_share_a_tier():
-    found = mistakes(tiers__a=SET, tiers__b=SET)
-    assert [place for place, _ in found] == ["tiers.b.of", "tiers.b.of"]
-    assert found[0][1] == "'ddr' is already taken by the set 'a'; give both sets a capacity to share it"
+    messages = mistakes(tiers__a=SET, tiers__b=SET)
+    assert [place for place, _ in messages] == ["tiers.b.of", "tiers.b.of"]
+    assert messages[0][1] == "'ddr' is already taken by the set 'a'; give both sets a capacity to share it"
 
 
 def test_an_unknown_kind_of_device_is_named():
@@ -159,9 +159,9 @@ def test_an_unknown_kind_of_device_is_named():
 
 
 def test_bare_numbers_are_refused_with_their_place():
-    found = mistakes(tiers__ddr__read=200)
-    assert found[0][0] == "tiers.ddr.ddr.read"
-    assert "needs its unit" in found[0][1]
+    messages = mistakes(tiers__ddr__read=200)
+    assert messages[0][0] == "tiers.ddr.ddr.read"
+    assert "needs its unit" in messages[0][1]
 
 
 def test_devices_work_from_their_own_memory():
@@ -203,8 +203,8 @@ def test_an_installed_kind_of_device_joins_a_machine(monkeypatch):
     system = machine(devices__asic={"kind": "asic", "at": "host", "speed": 2.0})
     assert system.device_names == ("gpu", "cpu", "ndp", "asic")
     assert float(system.devices["asic"].gemm_time(6.0, 0.0)) == 3.0
-    found = mistakes(devices__asic={"kind": "asic", "at": "host", "speed": "fast"})
-    assert found[0][0] == "devices.asic.speed"
+    messages = mistakes(devices__asic={"kind": "asic", "at": "host", "speed": "fast"})
+    assert messages[0][0] == "devices.asic.speed"
     assert System.model_validate(system.model_dump(mode="json")) == system
 
 

@@ -198,8 +198,8 @@ def test_layers_without_a_pattern_all_have_experts_and_no_window() -> None:
 def test_impossible_shapes(changes: dict[str, Any], field: str, message: str) -> None:
     with pytest.raises(ValidationError) as caught:
         tiny(**changes)
-    told = [(str(error["loc"][0]), error["msg"].removeprefix("Value error, ")) for error in caught.value.errors()]
-    assert told == [(field, message)]
+    messages = [(str(error["loc"][0]), error["msg"].removeprefix("Value error, ")) for error in caught.value.errors()]
+    assert messages == [(field, message)]
 
 
 def test_every_mistake_is_told_at_once() -> None:

@@ -207,6 +207,6 @@ def test_experts_in_a_format_of_their_own() -> None:
     ],
 )
 def test_what_a_pattern_of_modules_stands_for(pattern: str, parts: tuple[str, ...], layers: tuple[int, ...] | None) -> None:
-    found = modules(pattern)
-    assert found.parts == parts
-    assert found.layers == (layers if parts or layers is None else found.layers)
+    matched = modules(pattern)
+    assert matched.parts == parts
+    assert matched.layers == (layers if parts or layers is None else matched.layers)

@@ -48,14 +48,14 @@ SOURCE = "".join(path.read_text("utf-8") for path in FOLDER.glob("*.py") if path
 
 
 def test_no_other_key_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: set[str] = set()
+    requested: set[str] = set()
     find, heed = Fields.find, Fields.heed
-    monkeypatch.setattr(Fields, "find", lambda self, *keys: (asked.update(keys), find(self, *keys))[1])
-    monkeypatch.setattr(Fields, "heed", lambda self, *keys: (asked.update(keys), heed(self, *keys))[1])
+    monkeypatch.setattr(Fields, "find", lambda self, *keys: (requested.update(keys), find(self, *keys))[1])
+    monkeypatch.setattr(Fields, "heed", lambda self, *keys: (requested.update(keys), heed(self, *keys))[1])
     for row in yaml.safe_load(FACTS.read_text("utf-8"))["models"]:
         read_config(spelt_out(row["config"]))
-    assert len(asked) > 150
-    assert asked <= KEYS | set(UNMODELLED)
+    assert len(requested) > 150
+    assert requested <= KEYS | set(UNMODELLED)
 
 
 @for_all(sorted(KEYS))

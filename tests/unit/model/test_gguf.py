@@ -19,9 +19,9 @@ from moesim.scenario import check, load_data
 
 def bytes_by_package(path: Path, *words: str) -> int:
     """Bytes of the tensors whose name holds any of `words`, as the package reads the file."""
-    found = [tensor for tensor in gguf.GGUFReader(path).tensors if any(word in tensor.name for word in words)]
-    assert found
-    return sum(int(tensor.n_bytes) for tensor in found)
+    tensors = [tensor for tensor in gguf.GGUFReader(path).tensors if any(word in tensor.name for word in words)]
+    assert tensors
+    return sum(int(tensor.n_bytes) for tensor in tensors)
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -35,8 +35,8 @@ def test_a_file_is_read_to_the_byte(tmp_path: Path, shared: bool) -> None:
                                                     f"blk.{layer}.ffn_down_exps")  # fmt: skip
     assert len(set(model.expert_bytes_by_layer)) == LAYERS
     assert model.all_expert_bytes == bytes_by_package(path, "_exps")
-    others = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate_inp", "token_embd", "output.weight", *["shexp"] * shared]
-    assert model.non_expert_bytes == pytest.approx(bytes_by_package(path, *others), abs=1e-3)
+    dense = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate_inp", "token_embd", "output.weight", *["shexp"] * shared]
+    assert model.non_expert_bytes == pytest.approx(bytes_by_package(path, *dense), abs=1e-3)
 
 
 def test_types_are_those_of_the_package() -> None:
@@ -90,7 +90,7 @@ def test_a_tied_embedding_and_windows_are_seen(tmp_path: Path) -> None:
     assert read_model(write(tmp_path / "windows.gguf", change=change)).windows == (128, 0, 128)
 
 
-def told(path: Path) -> str:
+def message(path: Path) -> str:
     """The one message about a file."""
     with pytest.raises(InputError) as caught:
         read_model(path, path.name)
@@ -112,11 +112,11 @@ def test_what_is_no_model_of_experts_is_refused(tmp_path: Path) -> None:
     dense.write_kv_data_to_file()
     dense.write_tensors_to_file()
     dense.close()
-    assert told(tmp_path / "dense.gguf") == (
+    assert message(tmp_path / "dense.gguf") == (
         "dense.gguf: has no tensors of experts (ffn_down_exps), and is not of a family that is known to be dense"
     )
-    assert "not which layers see no further" in told(write(tmp_path / "window.gguf", change=window))
-    assert told(write(tmp_path / "ssm.gguf", change=state_space)) == (
+    assert "not which layers see no further" in message(write(tmp_path / "window.gguf", change=window))
+    assert message(write(tmp_path / "ssm.gguf", change=state_space)) == (
         "ssm.gguf: has the tensor 'blk.0.ssm_x.weight', which moesim does not model"
     )
 
@@ -126,7 +126,7 @@ def test_files_that_are_not_whole_are_refused_in_one_message(tmp_path: Path) -> 
 
     def file(name: str, data: bytes) -> str:
         (tmp_path / name).write_bytes(data)
-        return told(tmp_path / name)
+        return message(tmp_path / name)
 
     assert "is cut short: blk.2.ffn_gate_inp.weight ends at byte" in file("short.gguf", whole[: len(whole) - 3000])
     for length in (5, 20, 60, 3000):
@@ -135,7 +135,7 @@ def test_files_that_are_not_whole_are_refused_in_one_message(tmp_path: Path) -> 
     assert "begins with b'PK" in file("zip.gguf", b"PK\x03\x04" + whole[4:])
     assert "is GGUF version 1; versions 2 and 3 are read" in file("old.gguf", whole[:4] + struct.pack("<I", 1) + whole[8:])
     big = write(tmp_path / "big.gguf", endianess=gguf.GGUFEndian.BIG)
-    assert "is a big-endian GGUF file" in told(big)
+    assert "is a big-endian GGUF file" in message(big)
     with pytest.raises(InputError, match="no such file"):
         read_model(tmp_path / "missing.gguf")
 
@@ -153,7 +153,7 @@ def test_a_length_is_not_believed(tmp_path: Path, claim: int) -> None:
     )
     for data in (*(head + body for body in bodies), struct.pack("<4sIQQ", b"GGUF", 3, claim, 0)):
         (tmp_path / "damaged.gguf").write_bytes(data + bytes(64))
-        assert any(word in told(tmp_path / "damaged.gguf") for word in ("is cut short", "is damaged"))
+        assert any(word in message(tmp_path / "damaged.gguf") for word in ("is cut short", "is damaged"))
 
 
 def test_every_damaged_byte_of_a_header_ends_in_a_message_or_a_model(tmp_path: Path) -> None:

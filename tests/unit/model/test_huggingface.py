@@ -54,7 +54,7 @@ def test_unknown_keys_that_name_a_width_are_refused(key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("without", "unread", "what", "instead"),
+    ("without", "unread", "meaning", "instead"),
     [
         ("num_key_value_heads", "num_qkv_groups", "the number of key-value heads", "num_key_value_heads"),
         ("head_dim", "size_per_head", "the width of a head", "head_dim"),
@@ -63,10 +63,10 @@ def test_unknown_keys_that_name_a_width_are_refused(key: str) -> None:
         ("x", "attn_kind_pattern", "which attention each layer has", "layer_types"),
     ],
 )
-def test_a_default_that_an_unread_key_may_deny_is_refused(without: str, unread: str, what: str, instead: str) -> None:
+def test_a_default_that_an_unread_key_may_deny_is_refused(without: str, unread: str, meaning: str, instead: str) -> None:
     [(path, message)] = mistakes(config(without, **{unread: 2}))
     assert path == unread
-    assert message.startswith(f"'{unread}' may say {what}, and moesim does not read it; write '{instead}'")
+    assert message.startswith(f"'{unread}' may say {meaning}, and moesim does not read it; write '{instead}'")
 
 
 def test_name_and_source_may_stand_in_the_file() -> None:
@@ -76,7 +76,7 @@ def test_name_and_source_may_stand_in_the_file() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "others"),
+    ("key", "spellings"),
     [
         ("hidden_size", ["d_model", "n_embd"]),
         ("num_hidden_layers", ["n_layers", "num_layers", "n_layer"]),
@@ -88,9 +88,9 @@ def test_name_and_source_may_stand_in_the_file() -> None:
         ("head_dim", ["attention_head_dim", "kv_channels"]),
     ],
 )
-def test_other_spellings_mean_the_same(key: str, others: list[str]) -> None:
-    for other in others:
-        assert read(key, **{other: BASE[key]}) == read()
+def test_other_spellings_mean_the_same(key: str, spellings: list[str]) -> None:
+    for spelling in spellings:
+        assert read(key, **{spelling: BASE[key]}) == read()
 
 
 def test_dbrx_nests_attention_and_experts() -> None:

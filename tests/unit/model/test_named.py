@@ -54,9 +54,9 @@ def test_every_model_says_where_it_is_from(name: str) -> None:
 @for_all(IN_TABLE)
 def test_shape_agrees_with_the_table(name: str, rows: dict[str, dict[str, str]]) -> None:
     model, row = load_named(name), rows[name]
-    told = (model.hidden, model.layers, model.n_moe, model.experts, model.top_k, model.shared_width, model.vocab)
+    sizes = (model.hidden, model.layers, model.n_moe, model.experts, model.top_k, model.shared_width, model.vocab)
     columns = ("hidden", "layers", "moe_layers", "experts", "top_k", "shared_intermediate_total", "vocab")
-    assert told == tuple(int(row[column]) for column in columns)
+    assert sizes == tuple(int(row[column]) for column in columns)
     assert model.tied_embedding == (row["tied_embedding"] == "1")
 
 

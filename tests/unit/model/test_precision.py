@@ -33,7 +33,7 @@ def test_bytes_per_number(name: str, expected: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "kept"),
+    ("written", "unified"),
     [
         ("BF16", "bf16"),
         ("bfloat16", "bf16"),
@@ -43,9 +43,9 @@ def test_bytes_per_number(name: str, expected: float) -> None:
         ("8 bits", "8 bits"),
     ],
 )
-def test_spellings_are_unified(written: str, kept: str) -> None:
-    assert canonical(written) == kept
-    assert Precision(experts=written).experts == kept
+def test_spellings_are_unified(written: str, unified: str) -> None:
+    assert canonical(written) == unified
+    assert Precision(experts=written).experts == unified
 
 
 def test_canonical_names_are_fixed_points() -> None:

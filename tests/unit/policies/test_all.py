@@ -84,7 +84,7 @@ def test_nothing_beats_a_gpu_that_holds_everything(name):
 
 @for_all(POLICIES)
 def test_it_says_where_it_comes_from(name):
-    found = plugins.find("policies", name)
-    assert found.source
-    assert found.model_fields["kind"].default == name
-    assert "Source:" in found.__doc__ or "Algorithm" in found.__doc__
+    policy = plugins.find("policies", name)
+    assert policy.source
+    assert policy.model_fields["kind"].default == name
+    assert "Source:" in policy.__doc__ or "Algorithm" in policy.__doc__

@@ -72,8 +72,8 @@ def test_a_copy_moves_if_its_gain_over_the_horizon_exceeds_its_cost(
     frequency: float, horizon: float, hysteresis: float, cost: float, moves: bool
 ) -> None:
     """The one inside is used 2 times a period; a use saves 1 s."""
-    found = moved(Terms(horizon, hysteresis, 9), [2.0, frequency], cost=cost)
-    assert found == (([1], [0]) if moves else ([], []))
+    targets = moved(Terms(horizon, hysteresis, 9), [2.0, frequency], cost=cost)
+    assert targets == (([1], [0]) if moves else ([], []))
 
 
 def test_without_a_cost_a_copy_has_to_earn_what_one_use_saves() -> None:
@@ -93,8 +93,8 @@ def test_free_slots_cost_nobody_a_place_and_the_hottest_go_first() -> None:
 
 def test_each_way_takes_the_hottest_expert_that_is_to_move() -> None:
     home, moving = np.array([[0, 0, 0, 1]]), np.array([[1, 1, 0, 0]])
-    asked = under_way(moving, home, np.array([[1.0, 3.0, 9.0, 2.0]]))
-    assert asked is not None
-    assert asked.tolist() == [[0, 1, 1], [0, 3, 0]]
+    copies = under_way(moving, home, np.array([[1.0, 3.0, 9.0, 2.0]]))
+    assert copies is not None
+    assert copies.tolist() == [[0, 1, 1], [0, 3, 0]]
     assert moving.tolist() == [[1, 1, -1, 0]]  # what has arrived is struck out
     assert under_way(np.array([[0, 0, 0, 1]]), home, np.ones((1, 4))) is None

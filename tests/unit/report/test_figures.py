@@ -21,12 +21,12 @@ STEPS = [("serial, as printed", 0.8), ("with overlap", 0.5), ("with contention",
 def result(policy: str = "lru", speed: float = 50.0, bound: float | None = 80.0) -> Result:
     summary: dict[str, Any] = {"scenario": "a $cenario$", "policy": policy, "seed": 1, "replicate": 0}
     summary |= {"throughput_tok_s": speed, "bound_tok_s": bound}
-    made = [
+    drawn = [
         Slice("gpu", "attention", 0, SECOND), Slice("gpu", "experts", SECOND, 2 * SECOND),
         Slice("pcie:forward", "expert 1", 0, 2 * SECOND, 1e6, "demand"),
         Slice("pcie:forward", "expert 2", SECOND, 3 * SECOND, 1e6, "prefetch"), Slice("counter:hbm", "", 0, 9 * SECOND, 5.0),
     ]  # fmt: skip
-    return Result(summary, {}, slices=made)
+    return Result(summary, {}, slices=drawn)
 
 
 def pictures() -> dict[str, Figure]:

@@ -17,10 +17,10 @@ NOTHING = {"mean": None, "p50": None, "p90": None, "p99": None}
 
 
 def summary(policy: str, speed: float | None, replicate: int = 0, **changes: Any) -> dict[str, Any]:
-    made: dict[str, Any] = dict.fromkeys(FIELDS)
-    made.update(scenario="s", policy=policy, hardware="h", model="m", seed=1, replicate=replicate, throughput_tok_s=speed)
-    made.update(ttft_s=NOTHING, tpot_s=NOTHING, e2e_s=NOTHING, utilisation={}, bytes={}, expert_tokens={})
-    return made | changes
+    row: dict[str, Any] = dict.fromkeys(FIELDS)
+    row.update(scenario="s", policy=policy, hardware="h", model="m", seed=1, replicate=replicate, throughput_tok_s=speed)
+    row.update(ttft_s=NOTHING, tpot_s=NOTHING, e2e_s=NOTHING, utilisation={}, bytes={}, expert_tokens={})
+    return row | changes
 
 
 def big_result(**changes: Any) -> Result:
@@ -40,20 +40,20 @@ def big_result(**changes: Any) -> Result:
 
 def test_the_fastest_comes_first_whatever_the_order_given() -> None:
     rows = [summary("slow", 1.0), summary("none", None), summary("fast", 4.0), summary("also", 1.0)]
-    for given in (rows, rows[::-1]):
-        assert [row["policy"] for row in compare(given)["results"]] == ["fast", "also", "slow", "none"]
+    for order in (rows, rows[::-1]):
+        assert [row["policy"] for row in compare(order)["results"]] == ["fast", "also", "slow", "none"]
 
 
 def test_pairs_say_what_the_better_is_against_the_other() -> None:
-    found = compare([summary("b", 1.0), summary("a", 4.0), summary("c", 1.0005)])
-    assert list(found) == ["scenario", "results", "bounds", "pairs"]
-    shares = [[pair.pop(name) for name in ("percent", "percent_low", "percent_high")] for pair in found["pairs"]]
+    comparison = compare([summary("b", 1.0), summary("a", 4.0), summary("c", 1.0005)])
+    assert list(comparison) == ["scenario", "results", "bounds", "pairs"]
+    shares = [[pair.pop(name) for name in ("percent", "percent_low", "percent_high")] for pair in comparison["pairs"]]
     assert shares == [
         [pytest.approx(100 * (4.0 / 1.0005 - 1)), None, None],
         [300.0, None, None],
         [pytest.approx(0.05), None, None],
     ]
-    assert found["pairs"] == [
+    assert comparison["pairs"] == [
         {"a": "a", "b": "c", "ratio": 4.0 / 1.0005, "difference_tok_s": 4.0 - 1.0005, "verdict": "faster", "samples": 1},
         {"a": "a", "b": "b", "ratio": 4.0, "difference_tok_s": 3.0, "verdict": "faster", "samples": 1},
         {"a": "c", "b": "b", "ratio": 1.0005, "difference_tok_s": pytest.approx(0.0005), "verdict": "tie", "samples": 1},
@@ -62,10 +62,10 @@ def test_pairs_say_what_the_better_is_against_the_other() -> None:
 
 def test_replications_are_paired_by_their_workload() -> None:
     rows = [summary("a", 10.0 * k + 1, k) for k in range(3)] + [summary("b", 10.0 * k, k) for k in (2, 0, 1)]
-    found = compare(rows)
-    assert [(row["policy"], row["replicate"]) for row in found["results"]] == [(p, k) for p in "ab" for k in range(3)]
-    assert found["pairs"][0]["verdict"] == "faster"
-    assert found["pairs"][0]["difference_tok_s"] == 1.0
+    comparison = compare(rows)
+    assert [(row["policy"], row["replicate"]) for row in comparison["results"]] == [(p, k) for p in "ab" for k in range(3)]
+    assert comparison["pairs"][0]["verdict"] == "faster"
+    assert comparison["pairs"][0]["difference_tok_s"] == 1.0
 
 
 def test_without_a_common_workload_there_is_no_verdict() -> None:

@@ -52,19 +52,22 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def document(place: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((place / "comparison.json").read_text("utf-8"))
-    return found
+    comparison: dict[str, Any] = json.loads((place / "comparison.json").read_text("utf-8"))
+    return comparison
 
 
 def texts(figure: Figure) -> list[str]:
-    legend = [text.get_text() for one in figure.legends for text in one.get_texts()]
+    legend = [text.get_text() for legend_box in figure.legends for text in legend_box.get_texts()]
     return [*(label.get_text() for axes in figure.axes for label in axes.get_yticklabels()), *legend]
 
 
 def test_every_clairvoyant_policy_is_a_bound_and_so_are_the_two_that_search() -> None:
-    bounds = {name for name, made in CLASSES.items() if is_bound(made)}
-    assert bounds == {name for name, made in CLASSES.items() if made.clairvoyant} | {"oracle_dispatch", "optimum"}
-    assert bounds == {name for name, made in CLASSES.items() if made.source.startswith("bound")}
+    bounds = {name for name, policy_class in CLASSES.items() if is_bound(policy_class)}
+    assert bounds == {name for name, policy_class in CLASSES.items() if policy_class.clairvoyant} | {
+        "oracle_dispatch",
+        "optimum",
+    }
+    assert bounds == {name for name, policy_class in CLASSES.items() if policy_class.source.startswith("bound")}
 
 
 def test_a_comparison_ranks_bounds_in_a_block_of_their_own(compared: Path) -> None:
@@ -168,27 +171,27 @@ def test_lists_star_the_lossy_and_put_bounds_last(capsys: pytest.CaptureFixture[
     assert cli.main(["list", "policies"]) == 0
     known, _, rest = capsys.readouterr().out.partition("\nbounds, which no system can reach\n")
     starred = {line.split()[0] for line in known.splitlines() if line.split()[1] == "*"}
-    assert starred == {name for name, made in CLASSES.items() if made.lossy}
+    assert starred == {name for name, policy_class in CLASSES.items() if policy_class.lossy}
     assert {line.split()[0] for line in rest.splitlines() if line and line[0] != "*"} == {
-        name for name, made in CLASSES.items() if is_bound(made)
+        name for name, policy_class in CLASSES.items() if is_bound(policy_class)
     }
     assert rest.endswith("\n* changes the model's output\n")
 
 
 @pytest.mark.parametrize("world", small_worlds(), ids=lambda world: world.name)
 def test_what_changes_outputs_by_default_is_starred_in_lists(world: World) -> None:
-    for name, made in CLASSES.items():
-        outcome = run_world(world, made()).outcome
+    for name, policy_class in CLASSES.items():
+        outcome = run_world(world, policy_class()).outcome
         if outcome is None:  # the policy does not fit this machine
             continue
         quality = outcome.recorder.quality
-        other = any(share and bits != quality.native for bits, share in quality.precision.items())
-        assert made.lossy or not (quality.skipped or quality.replaced or quality.stale or other), name
+        converted = any(share and bits != quality.native for bits, share in quality.precision.items())
+        assert policy_class.lossy or not (quality.skipped or quality.replaced or quality.stale or converted), name
 
 
 def test_every_star_of_a_list_is_told_in_the_docstring() -> None:
-    told = {name for name, made in CLASSES.items() if "`quality`" in (made.__doc__ or "")}
-    assert told == {name for name, made in CLASSES.items() if made.lossy}
+    described = {name for name, policy_class in CLASSES.items() if "`quality`" in (policy_class.__doc__ or "")}
+    assert described == {name for name, policy_class in CLASSES.items() if policy_class.lossy}
 
 
 def test_losses_of_a_sweep_are_the_most_of_its_rows() -> None:

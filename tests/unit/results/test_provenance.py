@@ -51,7 +51,7 @@ def test_runs_of_a_comparison_share_all_but_their_policies() -> None:
     assert shared["scenario"] == {"model": "m"}
     assert shared["policies"] == {"a": {"kind": "a"}, "b": {"kind": "b"}}
     assert (shared["seed"], shared["platform"]) == (3, runs[0][1]["platform"])
-    assert shared["content_hash"] not in {one["content_hash"] for _, one in runs}
+    assert shared["content_hash"] not in {entry["content_hash"] for _, entry in runs}
     assert provenance.of_comparison([]) == {}
 
 

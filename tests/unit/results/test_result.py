@@ -26,22 +26,22 @@ def recorder() -> Recorder:
     """Three requests in 10 s: two answered, one never finished."""
     sums = LayerSums.zeros(2)
     sums.visits[:], sums.activations[:], sums.hits[:] = 3, [40, 60], [10, 40]
-    made = Recorder(sums, 3)
-    made.first_token[:] = [2 * SECOND, 3 * SECOND, -1]
-    made.finish[:] = [5 * SECOND, 3 * SECOND, -1]
-    made.passes = [
+    written = Recorder(sums, 3)
+    written.first_token[:] = [2 * SECOND, 3 * SECOND, -1]
+    written.finish[:] = [5 * SECOND, 3 * SECOND, -1]
+    written.passes = [
         PassRow(0, "prefill", 0, 3 * SECOND, 2, 30, 60, 20, 4),
         PassRow(1, "decode", 3 * SECOND, 10 * SECOND, 1, 1, 40, 30, 2),
     ]
-    made.busy = {"pcie:forward": 6 * SECOND, "gpu": 4 * SECOND}
-    made.critical = {"pcie:forward": 6 * SECOND, "gpu": 4 * SECOND}
-    made.critical_by_phase = {
+    written.busy = {"pcie:forward": 6 * SECOND, "gpu": 4 * SECOND}
+    written.critical = {"pcie:forward": 6 * SECOND, "gpu": 4 * SECOND}
+    written.critical_by_phase = {
         "prefill": {"pcie:forward": 3 * SECOND}, "decode": {"pcie:forward": 3 * SECOND, "gpu": 4 * SECOND}}  # fmt: skip
-    made.moved = {"pcie:forward": 6e9, "ddr:read": 7e9}
-    made.caused = {"prefetch": 2e9, "demand": 4e9}
-    made.expert_tokens = {"gpu": 70, "cpu": 30}
-    made.makespan, made.events, made.layer_visits = 10 * SECOND, 12, 6
-    return made
+    written.moved = {"pcie:forward": 6e9, "ddr:read": 7e9}
+    written.caused = {"prefetch": 2e9, "demand": 4e9}
+    written.expert_tokens = {"gpu": 70, "cpu": 30}
+    written.makespan, written.events, written.layer_visits = 10 * SECOND, 12, 6
+    return written
 
 
 def facts(**changes: object) -> RunFacts:
@@ -208,15 +208,15 @@ def test_an_unknown_table_is_named_with_the_right_one() -> None:
 
 
 def test_only_wall_time_and_place_may_differ_between_equal_runs() -> None:
-    def made(**changes: object) -> bytes:
+    def written(**changes: object) -> bytes:
         return make_result(recorder(), facts(**changes)).canonical_json()
 
     here = {"scenario": {"a": 1}, "platform": "Linux", "command": ["moesim", "run"], "versions": {"numpy": "2"}}
-    assert made() == made(wall_s=99.0)
-    assert made(provenance=here) == made(provenance=here | {"platform": "Darwin", "command": None, "versions": {}})
-    assert made(provenance=here) != made(provenance=here | {"scenario": {"a": 2}})
-    assert made() != made(seed=8)
-    assert made() != made(arrival=np.array([0.5, 0.0, 1.5]))
+    assert written() == written(wall_s=99.0)
+    assert written(provenance=here) == written(provenance=here | {"platform": "Darwin", "command": None, "versions": {}})
+    assert written(provenance=here) != written(provenance=here | {"scenario": {"a": 2}})
+    assert written() != written(seed=8)
+    assert written() != written(arrival=np.array([0.5, 0.0, 1.5]))
 
 
 def test_making_a_result_loads_nothing_heavy() -> None:

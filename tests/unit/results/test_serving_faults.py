@@ -17,9 +17,9 @@ FINISH = np.array([5 * SECOND, 11 * SECOND, 22 * SECOND, -1, 50 * SECOND])
 KEPT = np.array([True, True, False, False, True])
 
 
-def cost(end: int, kept: np.ndarray[Any, Any] | None = KEPT) -> dict[str, Any]:
+def cost(end: int, survivors: np.ndarray[Any, Any] | None = KEPT) -> dict[str, Any]:
     disruption = Disruption("cxl", None, 10 * SECOND, end * SECOND, 7)
-    return recovery(disruption, [(time * SECOND, *more, 0) for time, *more in LEVELS], SENT, FINISH, kept)
+    return recovery(disruption, [(time * SECOND, *more, 0) for time, *more in LEVELS], SENT, FINISH, survivors)
 
 
 def test_the_server_has_recovered_when_no_more_requests_are_there_than_before() -> None:

@@ -22,9 +22,9 @@ def test_percentiles_lie_between_neighbours(share: float, expected: float) -> No
 @given(values, st.floats(0, 1))
 def test_percentiles_are_those_of_numpy_and_within_the_values(numbers: list[float], share: float) -> None:
     ordered = sorted(numbers)
-    found = percentile(ordered, share)
-    assert ordered[0] <= found <= ordered[-1]
-    assert found == pytest.approx(float(np.percentile(ordered, 100 * share)), rel=1e-9, abs=1e-5)
+    value = percentile(ordered, share)
+    assert ordered[0] <= value <= ordered[-1]
+    assert value == pytest.approx(float(np.percentile(ordered, 100 * share)), rel=1e-9, abs=1e-5)
 
 
 def test_describe_leaves_out_what_is_unknown() -> None:

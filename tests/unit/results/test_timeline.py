@@ -64,8 +64,8 @@ def test_every_slice_and_every_byte_is_there(given_slices: list[Slice]) -> None:
 
 
 def test_no_more_rows_than_slices_at_once() -> None:
-    made = [Slice("pcie:forward", str(start), start, start + 10) for start in (0, 5, 10, 15, 20)]
-    assert {track: [item.name for item in row] for track, row in subtracks(made).items()} == {
+    drawn = [Slice("pcie:forward", str(start), start, start + 10) for start in (0, 5, 10, 15, 20)]
+    assert {track: [item.name for item in row] for track, row in subtracks(drawn).items()} == {
         "pcie:forward": ["0", "10", "20"], "pcie:forward #2": ["5", "15"]}  # fmt: skip
 
 
@@ -89,20 +89,20 @@ def counters(events: list[dict[str, Any]]) -> list[tuple[str, Any, dict[str, Any
 
 
 def test_levels_hold_until_the_next() -> None:
-    made = [Slice("counter:bytes in hbm", "", 2 * 10**6, 2 * 10**6, 7.0), Slice("counter:bytes in hbm", "", 0, 0, 4.0)]
-    events = read(trace([*made, Slice("counter:hit rate", "", 3 * 10**6, 3 * 10**6, 0.5)], "p"))
+    drawn = [Slice("counter:bytes in hbm", "", 2 * 10**6, 2 * 10**6, 7.0), Slice("counter:bytes in hbm", "", 0, 0, 4.0)]
+    events = read(trace([*drawn, Slice("counter:hit rate", "", 3 * 10**6, 3 * 10**6, 0.5)], "p"))
     half = ("hit rate", 3, {"share": Decimal("0.5")})
     assert counters(events) == [("bytes in hbm", 0, {"bytes": 4}), ("bytes in hbm", 2, {"bytes": 7}), half]
     assert not names(events)
 
 
 def test_links_count_their_bytes_by_cause_as_transfers_end() -> None:
-    made = [
+    drawn = [
         Slice("pcie:forward", "b", 5 * 10**6, 9 * 10**6, 2.0, "prefetch"),
         Slice("pcie:forward", "a", 10**6, 5 * 10**6, 3.0, "demand"),
         Slice("cpu", "reads", 0, 10**6, 8.0),
     ]
-    assert counters(read(trace(made, "p"))) == [
+    assert counters(read(trace(drawn, "p"))) == [
         ("bytes over pcie:forward", 1, {"demand": 0, "prefetch": 0}),
         ("bytes over pcie:forward", 5, {"demand": 3, "prefetch": 0}),
         ("bytes over pcie:forward", 9, {"demand": 3, "prefetch": 2}),
@@ -110,9 +110,9 @@ def test_links_count_their_bytes_by_cause_as_transfers_end() -> None:
 
 
 def test_equal_slices_give_equal_bytes_without_a_date() -> None:
-    made = [Slice("gpu", "work", 0, 5), Slice("cpu", "work", 0, 5)]
-    packed = trace(made, "p")
-    assert packed == trace(made, "p")
+    drawn = [Slice("gpu", "work", 0, 5), Slice("cpu", "work", 0, 5)]
+    packed = trace(drawn, "p")
+    assert packed == trace(drawn, "p")
     assert packed[4:8] == bytes(4)
 
 

@@ -90,12 +90,12 @@ def test_two_comparisons_in_one_directory_and_one_cache_both_end_with_whole_runs
     undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
     """Each draws, keeps and maps the same routing; one of a third pair is killed meanwhile."""
-    kept = {"MOESIM_CACHE": str(tmp_path / "cache")}
-    both = [forked.started(*COMPARE, cwd=tmp_path, **kept) for _ in range(2)]
+    environment = {"MOESIM_CACHE": str(tmp_path / "cache")}
+    both = [forked.started(*COMPARE, cwd=tmp_path, **environment) for _ in range(2)]
     assert [ended(child) for child in both] == [0, 0]
     assert whole(tmp_path / "out", undisturbed) == 3
     shutil.rmtree(tmp_path / "cache", ignore_errors=True)
-    both = [forked.started(*COMPARE, cwd=tmp_path, **kept) for _ in range(2)]
+    both = [forked.started(*COMPARE, cwd=tmp_path, **environment) for _ in range(2)]
     os.kill(both[0], signal.SIGKILL)
     assert ended(both[1]) == 0
     ended(both[0])

@@ -51,20 +51,20 @@ def test_packages_count_with_their_beginnings(tmp_path: Path) -> None:
         "outside.py": "",
     }.items():
         (tmp_path / name).write_text(text)
-    found = imports.sources("pack.mine", tmp_path / "pack" / "mine.py")
-    assert set(found) == {"pack.mine", "pack", "pack.beside", "pack.inner", "pack.inner.leaf", "pack.other"}
+    files = imports.sources("pack.mine", tmp_path / "pack" / "mine.py")
+    assert set(files) == {"pack.mine", "pack", "pack.beside", "pack.inner", "pack.inner.leaf", "pack.other"}
     assert set(imports.sources("pack", tmp_path / "pack" / "__init__.py")) == {"pack"}
 
 
 def test_of_installed_modules_only_their_own_package_counts() -> None:
     import yaml
 
-    found = imports.sources("yaml", Path(str(yaml.__file__)))
-    assert "yaml.loader" in found
-    assert {name.partition(".")[0] for name in found} == {"yaml"}
-    found = imports.sources("json", Path(json.__file__))
-    assert set(found) >= {"json", "json.decoder", "json.scanner"}
-    assert {name.partition(".")[0] for name in found} == {"json"}
+    files = imports.sources("yaml", Path(str(yaml.__file__)))
+    assert "yaml.loader" in files
+    assert {name.partition(".")[0] for name in files} == {"yaml"}
+    files = imports.sources("json", Path(json.__file__))
+    assert set(files) >= {"json", "json.decoder", "json.scanner"}
+    assert {name.partition(".")[0] for name in files} == {"json"}
 
 
 def test_what_is_no_source_counts_as_it_is(tmp_path: Path) -> None:

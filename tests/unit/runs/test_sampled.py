@@ -50,11 +50,11 @@ def test_intervals_of_a_sample_cover_the_full_run(sample: moesim.Result) -> None
 
 
 def test_a_sample_walks_its_share_and_says_so(sample: moesim.Result) -> None:
-    told, requests = sample.details["serving"]["sample"], sample.frame("requests")
-    assert told["windows"] == 8
-    assert told["share"] == pytest.approx(0.4)
-    assert told["requests"] == 240
-    assert told["model_off"] < 0.05
+    sampling, requests = sample.details["serving"]["sample"], sample.frame("requests")
+    assert sampling["windows"] == 8
+    assert sampling["share"] == pytest.approx(0.4)
+    assert sampling["requests"] == 240
+    assert sampling["model_off"] < 0.05
     assert sample.summary["makespan_s"] == pytest.approx(0.4 * 240 / 400, rel=0.15)
     counted = requests[requests.first_counts]
     assert sample.summary["ttft_s"]["mean"] == pytest.approx(counted.ttft_s.mean())
@@ -64,12 +64,12 @@ def test_a_sample_walks_its_share_and_says_so(sample: moesim.Result) -> None:
 
 def test_an_error_that_is_aimed_at_takes_more_windows() -> None:
     result = run(**{"simulation.sample": "4 %", "simulation.windows": 4, "simulation.error": "5 %", "workload.requests": 60})
-    told = result.details["serving"]["sample"]
-    assert 4 < told["windows"] <= 40
-    assert told["error"] == 0.05
-    assert told["reached"] == all(
+    sampling = result.details["serving"]["sample"]
+    assert 4 < sampling["windows"] <= 40
+    assert sampling["error"] == 0.05
+    assert sampling["reached"] == all(
         (end["high"] - end["mean"]) <= 0.05 * end["mean"]
-        for name, end in told["intervals"].items()
+        for name, end in sampling["intervals"].items()
         if name != "throughput_tok_s"
     )
 

@@ -33,15 +33,15 @@ def quickstart(policy: str = "on_demand"):
 
 
 def test_the_shipped_desktop_carries_its_published_ranges() -> None:
-    found = {one.path: one.spread for one in parameters(quickstart())}
-    assert set(found) >= QUICK
-    assert found[RATE] == (24.8, 26.5, 28.3, "GB/s")
-    assert found[SYNC] == (52, 79, 138, "us")
+    spreads = {parameter.path: parameter.spread for parameter in parameters(quickstart())}
+    assert set(spreads) >= QUICK
+    assert spreads[RATE] == (24.8, 26.5, 28.3, "GB/s")
+    assert spreads[SYNC] == (52, 79, 138, "us")
 
 
 def test_a_value_that_is_set_has_no_spread() -> None:
-    this = load("quickstart", sets=[*SMALL, f"{RATE}=20 GB/s"])
-    assert RATE not in {one.path for one in parameters(this)}
+    scenario = load("quickstart", sets=[*SMALL, f"{RATE}=20 GB/s"])
+    assert RATE not in {parameter.path for parameter in parameters(scenario)}
 
 
 def test_draws_lie_in_the_spread_and_peak_at_the_value() -> None:
@@ -53,23 +53,23 @@ def test_draws_lie_in_the_spread_and_peak_at_the_value() -> None:
 
 
 def test_a_parameter_keeps_its_draws_whoever_else_is_drawn_and_however_many() -> None:
-    one, other = Parameter("a", Spread(1, 2, 5)), Parameter("b", Spread(0, 0, 1))
-    alone, beside = sample([one], 5, Streams(3)), sample([other, one], 9, Streams(3))
+    first, second = Parameter("a", Spread(1, 2, 5)), Parameter("b", Spread(0, 0, 1))
+    alone, beside = sample([first], 5, Streams(3)), sample([second, first], 9, Streams(3))
     assert alone[:, 0].tolist() == beside[:5, 1].tolist()
-    assert abs(np.corrcoef(sample([one, other], 2000, Streams(3)).T)[0, 1]) < 0.06
+    assert abs(np.corrcoef(sample([first, second], 2000, Streams(3)).T)[0, 1]) < 0.06
 
 
 def test_shares_of_a_weighted_sum() -> None:
     samples = np.random.default_rng(1).normal(size=(4000, 3))
-    each, explained = drivers(samples, samples @ np.array([3.0, 1.0, 0.0]) + 100)
+    shares, explained = drivers(samples, samples @ np.array([3.0, 1.0, 0.0]) + 100)
     assert explained == pytest.approx(1)
-    assert each == pytest.approx([0.9, 0.1, 0.0], abs=0.02)
-    assert each.sum() == pytest.approx(explained)
+    assert shares == pytest.approx([0.9, 0.1, 0.0], abs=0.02)
+    assert shares.sum() == pytest.approx(explained)
 
 
 def test_nothing_drives_what_does_not_vary() -> None:
-    each, explained = drivers(np.random.default_rng(1).normal(size=(50, 2)), np.full(50, 7.0))
-    assert each.tolist() == [0, 0]
+    shares, explained = drivers(np.random.default_rng(1).normal(size=(50, 2)), np.full(50, 7.0))
+    assert shares.tolist() == [0, 0]
     assert explained == 0
 
 
@@ -80,33 +80,33 @@ def test_figures_of_a_summary() -> None:
 
 
 def test_an_upload_bound_run_is_driven_by_pcie() -> None:
-    this = quickstart()
-    count = enough(len(parameters(this)))
-    found = study(this, count)
-    told = found.summary()
-    assert list(told) == ["draws", "metrics", "drivers"]
-    assert told["draws"] == count
-    assert told["drivers"][0]["path"] == RATE
-    assert told["drivers"][0]["share"] > 0.9
-    speed = told["metrics"]["throughput_tok_s"]
+    scenario = quickstart()
+    count = enough(len(parameters(scenario)))
+    studied = study(scenario, count)
+    summary = studied.summary()
+    assert list(summary) == ["draws", "metrics", "drivers"]
+    assert summary["draws"] == count
+    assert summary["drivers"][0]["path"] == RATE
+    assert summary["drivers"][0]["share"] > 0.9
+    speed = summary["metrics"]["throughput_tok_s"]
     assert speed["p5"] < speed["p50"] < speed["p95"]
-    assert told["metrics"]["output_tokens"] == {"p5": 6, "p50": 6, "p95": 6}
-    assert "links.pcie.rate" in found.table({"throughput_tok_s": 1.0})
+    assert summary["metrics"]["output_tokens"] == {"p5": 6, "p50": 6, "p95": 6}
+    assert "links.pcie.rate" in studied.table({"throughput_tok_s": 1.0})
 
 
 def test_all_draws_meet_the_same_routing_and_every_repetition_gives_the_same() -> None:
-    this = quickstart()
-    table = this.build()
-    first, again = study(this, 3), study(quickstart(), 3)
-    assert this.build() is table
+    scenario = quickstart()
+    table = scenario.build()
+    first, again = study(scenario, 3), study(quickstart(), 3)
+    assert scenario.build() is table
     assert first.metrics == again.metrics
     assert len(set(first.metrics["layer_visits"])) == 1
 
 
 def test_few_draws_say_so() -> None:
-    told = study(quickstart(), 2).summary()
-    assert told["drivers"] == []
-    assert "2 draws are too few" in told["note"]
+    summary = study(quickstart(), 2).summary()
+    assert summary["drivers"] == []
+    assert "2 draws are too few" in summary["note"]
 
 
 def test_a_machine_without_spreads_is_refused() -> None:
@@ -130,15 +130,15 @@ def test_a_spread_outside_the_hardware_is_refused(tmp_path: Path) -> None:
 
 
 def test_command_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    sets = [word for one in SMALL for word in ("--set", one)]
+    sets = [word for setting in SMALL for word in ("--set", setting)]
     command = ["run", "quickstart", "--policy", "on_demand", *sets, "--out", str(tmp_path / "run"), "--json"]
     assert cli.main(command) == 0
     plain = json.loads(capsys.readouterr().out)
     assert "uncertainty" not in plain
     assert cli.main([*command, "--uncertainty", "4"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    spread = told.pop("uncertainty")
-    assert {**told, "wall_s": 0} == {**plain, "wall_s": 0}
+    summary = json.loads(capsys.readouterr().out)
+    spread = summary.pop("uncertainty")
+    assert {**summary, "wall_s": 0} == {**plain, "wall_s": 0}
     assert spread["draws"] == 4
     rows = list(csv.DictReader((tmp_path / "run" / "uncertainty.csv").read_text("utf-8").splitlines()))
     assert len(rows) == 4
@@ -170,14 +170,14 @@ def test_borrowed_routing_widens_the_interval_and_is_named(tmp_path: Path) -> No
             f"hardware: rtx4090-desktop\nmodel: {MINE}\npolicy: lru\nworkload: {{kind: offline, requests: 2, prompt: 8, "
             f"output: 24, routing: {routing}, profile: {{kind: uniform}}}}\n"
         )
-        found = study(load(path), 8)
-        hits = found.intervals()["hit_rate"]
+        studied = study(load(path), 8)
+        hits = studied.intervals()["hit_rate"]
         assert hits["p95"] is not None
         assert hits["p5"] is not None
-        return hits["p95"] - hits["p5"], found.note
+        return hits["p95"] - hits["p5"], studied.note
 
     borrowed, note = width("{kind: sticky}")
-    own, other = width("{kind: sticky, preset: deepseek-v2-lite}")
+    own, lent = width("{kind: sticky, preset: deepseek-v2-lite}")
     assert borrowed > own + 0.01
     assert "each draw borrows one of deepseek-v2-lite" in note
-    assert "borrow" not in other
+    assert "borrow" not in lent

@@ -46,8 +46,8 @@ def test_the_value_itself_is_as_without() -> None:
     ],
 )
 def test_mistakes(value: object, spread: object, wrong: str) -> None:
-    found, mistakes = strip(value, spread)
-    assert found is None
+    stripped, mistakes = strip(value, spread)
+    assert stripped is None
     assert [mistake.path for mistake in mistakes] == ["rate.spread"]
     assert wrong in mistakes[0].message
 

@@ -31,8 +31,8 @@ SMALL = {"workload.requests": 2, "workload.prompt": 16, "workload.output": 3}
 def test_every_shipped_runtime_loads_and_every_value_says_where_it_is_from(path: Path) -> None:
     (file,) = check([path])["files"]
     assert not file["errors"]
-    said = annotated.push_down(annotated.strip(read(path, path.name).root, []))
-    for way, leaf in said.leaves():
+    tree = annotated.push_down(annotated.strip(read(path, path.name).root, []))
+    for way, leaf in tree.leaves():
         if isinstance(leaf.value, (int, float, str)) and not isinstance(leaf.value, bool) and way[-1] not in TEXTS:
             assert leaf.origin is not None, way
             assert leaf.origin.basis in ("measured", "datasheet", "derived", "assumed"), way
@@ -61,20 +61,20 @@ def test_an_operation_costs_the_kernels_of_its_kind_and_a_launch_each(mode: Any,
 
 
 def test_dense_operations_take_their_fixed_cost_once_per_call_and_nothing_without_tokens() -> None:
-    this = load("quickstart").scenario
-    costs = Costs(this.model, this.hardware, this.runtime)
+    scenario = load("quickstart").scenario
+    costs = Costs(scenario.model, scenario.hardware, scenario.runtime)
     gpu = costs.system.gpu
     for operation in ("router", "head"):
-        cost, bare = (getattr(one, operation) for one in (costs, costs.bare))
-        assert float(cost(5) - bare(5)) == pytest.approx(this.runtime.gpu.seconds(operation, gpu.fixed), rel=1e-9)
+        cost, bare = (getattr(table, operation) for table in (costs, costs.bare))
+        assert float(cost(5) - bare(5)) == pytest.approx(scenario.runtime.gpu.seconds(operation, gpu.fixed), rel=1e-9)
         assert float(cost(0)) == 0
-    assert costs.calls("gpu").once == this.runtime.gpu.seconds("experts", gpu.fixed)
-    assert Costs(this.model, this.hardware, FREE).calls("cpu").hand_over == 0
+    assert costs.calls("gpu").once == scenario.runtime.gpu.seconds("experts", gpu.fixed)
+    assert Costs(scenario.model, scenario.hardware, FREE).calls("cpu").hand_over == 0
 
 
 def test_what_a_device_says_itself_goes_before_the_runtime() -> None:
-    this = load("quickstart", sets=["hardware.devices.gpu.launch=7us", "hardware.devices.cpu.sync=1ms"]).scenario
-    costs = Costs(this.model, this.hardware, this.runtime)
+    scenario = load("quickstart", sets=["hardware.devices.gpu.launch=7us", "hardware.devices.cpu.sync=1ms"]).scenario
+    costs = Costs(scenario.model, scenario.hardware, scenario.runtime)
     assert (costs.calls("gpu").together, costs.calls("gpu").apart, costs.calls("cpu").hand_over) == (7e-6, 7e-6, 1e-3)
     assert float(costs.router(1) - costs.bare.router(1)) == pytest.approx(7e-6)
 
@@ -89,11 +89,11 @@ def test_kernels_that_the_cpu_was_not_measured_with_are_refused_at_their_place()
 
 
 def test_the_chosen_kernels_and_attention_replace_those_of_the_cpu() -> None:
-    this = load("cox_moe/mixtral-8x7b", sets=["runtime.cpu.attention.bandwidth=2 GB/s"]).scenario
-    cpu = this.runtime.over(this.hardware).devices["cpu"]
+    scenario = load("cox_moe/mixtral-8x7b", sets=["runtime.cpu.attention.bandwidth=2 GB/s"]).scenario
+    cpu = scenario.runtime.over(scenario.hardware).devices["cpu"]
     assert cpu.experts.use == ("amx_stock", "avx512")
     assert float(cpu.core_time(0.0, 2e9, "decode")) == pytest.approx(1.0)
-    assert cpu.own_bandwidth == this.hardware.devices["cpu"].own_bandwidth
+    assert cpu.own_bandwidth == scenario.hardware.devices["cpu"].own_bandwidth
 
 
 def test_a_scenario_names_a_runtime_changes_it_or_writes_it_out(tmp_path: Path) -> None:
@@ -115,8 +115,8 @@ def test_an_unknown_runtime_is_told_with_what_is_near_it() -> None:
 
 def test_runtimes_are_listed_and_are_no_hardware(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list", "runtimes"]) == 0
-    told = capsys.readouterr().out
-    assert all(path.stem in told for path in FILES)
+    output = capsys.readouterr().out
+    assert all(path.stem in output for path in FILES)
     assert "reference" not in {entry.name for entry in catalogue.names("hardware")}
 
 
@@ -136,22 +136,24 @@ def test_hand_over_costs_its_time_in_every_layer_that_the_cpu_takes_part_in() ->
 
 
 def test_own_takes_the_program_of_each_policy() -> None:
-    this = load("quickstart", sets={**SMALL, "runtime": "own"}, policy="cox_moe")
-    results, refused = compare_loaded(this, ["on_demand", "fiddler"])
+    scenario = load("quickstart", sets={**SMALL, "runtime": "own"}, policy="cox_moe")
+    results, refused = compare_loaded(scenario, ["on_demand", "fiddler"])
     assert not refused
     assert {result.summary["runtime"] for result in results} <= {path.stem for path in FILES}
     assert all(result.provenance["scenario"]["runtime"]["name"] == result.summary["runtime"] for result in results)
 
 
 def test_a_class_of_kernels_is_held_by_cores_or_by_memory() -> None:
-    this = load("quickstart", sets=["runtime=llama-cpp", "hardware.devices.cpu.cores=2"]).scenario
-    few = this.runtime.over(this.hardware).devices["cpu"].kernels["ggml"]
-    kind, memory = this.runtime.cpu.classes["ggml"], this.hardware.devices["cpu"].own_bandwidth
-    assert few.bandwidth == pytest.approx(2 * kind.core_bandwidth)
-    assert few.rate == pytest.approx(2 * kind.core_rate)
+    scenario = load("quickstart", sets=["runtime=llama-cpp", "hardware.devices.cpu.cores=2"]).scenario
+    two_cores = scenario.runtime.over(scenario.hardware).devices["cpu"].kernels["ggml"]
+    kind, memory = scenario.runtime.cpu.classes["ggml"], scenario.hardware.devices["cpu"].own_bandwidth
+    assert two_cores.bandwidth == pytest.approx(2 * kind.core_bandwidth)
+    assert two_cores.rate == pytest.approx(2 * kind.core_rate)
     for cores, share in ((31, kind.share), (64, kind.wide_share)):
-        many = load("quickstart", sets=["runtime=llama-cpp", f"hardware.devices.cpu.cores={cores}"]).scenario
-        assert many.runtime.over(many.hardware).devices["cpu"].kernels["ggml"].bandwidth == pytest.approx(share * memory)
+        more_cores = load("quickstart", sets=["runtime=llama-cpp", f"hardware.devices.cpu.cores={cores}"]).scenario
+        assert more_cores.runtime.over(more_cores.hardware).devices["cpu"].kernels["ggml"].bandwidth == pytest.approx(
+            share * memory
+        )
 
 
 def test_storage_is_read_at_the_share_that_the_program_reaches() -> None:
@@ -168,8 +170,8 @@ def test_storage_is_read_at_the_share_that_the_program_reaches() -> None:
 
 def test_tiles_of_rows_cost_as_much_half_empty() -> None:
     kernel = Kernel(bandwidth=1e15, rate=1e12, block=32)
-    one, full, more = (float(kernel.seconds(tokens, 1e6, 1e9, None)) for tokens in (1, 32, 33))
-    assert one == full == pytest.approx(32e-3)
+    single, full, more = (float(kernel.seconds(tokens, 1e6, 1e9, None)) for tokens in (1, 32, 33))
+    assert single == full == pytest.approx(32e-3)
     assert more == pytest.approx(64e-3)
     assert float(kernel.seconds(0, 1e6, 1e9, None)) == 0.0
 
@@ -190,8 +192,8 @@ def test_a_program_whose_kernels_no_cpu_has_is_refused() -> None:
     programs = CpuPrograms(classes={"tiles": KernelClass(core_bandwidth=1e9, core_rate=1e9, needs="amx")})
     with pytest.raises(InputError) as caught:
         programs.over(cpu)
-    wanted = "the program's CPU kernels need amx, and the CPU of this machine was measured with avx512 only"
-    assert wanted in str(caught.value)
+    message = "the program's CPU kernels need amx, and the CPU of this machine was measured with avx512 only"
+    assert message in str(caught.value)
 
 
 def test_experts_may_reach_another_share_than_dense_products() -> None:
@@ -226,34 +228,40 @@ def test_packed_weights_are_unpacked_beside_their_stream_and_16_bit_ones_are_not
 
 
 def test_latents_are_read_as_slowly_as_the_program_reads_them_and_scores_cost_what_they_move() -> None:
-    this = load("quickstart", sets=["model=deepseek-v2-lite"]).scenario
-    model = this.model
+    scenario = load("quickstart", sets=["model=deepseek-v2-lite"]).scenario
+    model = scenario.model
     flops, nbytes = model.core_flops_decode([4096]), model.core_bytes_decode([4096])
-    slow = this.runtime.model_copy(update={"gpu": this.runtime.gpu.model_copy(update={"attention": GpuCore(latent=50e9)})})
-    plain, held = (Costs(model, this.hardware, runtime).core("gpu", flops, nbytes, "decode", "hbm") for runtime in (FREE, slow))
+    slow = scenario.runtime.model_copy(
+        update={"gpu": scenario.runtime.gpu.model_copy(update={"attention": GpuCore(latent=50e9)})}
+    )
+    plain, held = (
+        Costs(model, scenario.hardware, runtime).core("gpu", flops, nbytes, "decode", "hbm") for runtime in (FREE, slow)
+    )
     assert (held >= nbytes / 50e9).all()
     assert (held > plain).all()
-    wide = this.runtime.model_copy(update={"gpu": this.runtime.gpu.model_copy(update={"attention": GpuCore(scores=16)})})
+    wide = scenario.runtime.model_copy(
+        update={"gpu": scenario.runtime.gpu.model_copy(update={"attention": GpuCore(scores=16)})}
+    )
     first = model.core_flops_prefill([512]), model.core_bytes_prefill([512])
     without, moved = (
-        Costs(model, this.hardware, runtime).core("gpu", *first, "prefill", "hbm") for runtime in (this.runtime, wide)
+        Costs(model, scenario.hardware, runtime).core("gpu", *first, "prefill", "hbm") for runtime in (scenario.runtime, wide)
     )
-    gpu = Costs(model, this.hardware, this.runtime).system.gpu
+    gpu = Costs(model, scenario.hardware, scenario.runtime).system.gpu
     scores = 16 * model.attention.heads * (512 * 513 / 2) / gpu.own_bandwidth / gpu.attention.streaming
     assert moved - without == pytest.approx(np.full(model.layers, scores), rel=1e-6)
     assert model.absorbed().core_flops_prefill([512]).sum() > model.core_flops_prefill([512]).sum()
 
 
 def test_modules_and_unpacking_of_a_framework_are_paid_on_the_gpu() -> None:
-    this = load("quickstart").scenario
-    gpu = this.runtime.gpu
-    hooked = this.runtime.model_copy(update={"gpu": gpu.model_copy(update={"module": 1e-3, "unpack": 4.0})})
-    plain, more = (Costs(this.model, this.hardware, runtime) for runtime in (this.runtime, hooked))
-    assert float(more.router(3) - plain.router(3)) == pytest.approx(1e-3 * this.model.experts)
+    scenario = load("quickstart").scenario
+    gpu = scenario.runtime.gpu
+    hooked = scenario.runtime.model_copy(update={"gpu": gpu.model_copy(update={"module": 1e-3, "unpack": 4.0})})
+    plain, more = (Costs(scenario.model, scenario.hardware, runtime) for runtime in (scenario.runtime, hooked))
+    assert float(more.router(3) - plain.router(3)) == pytest.approx(1e-3 * scenario.model.experts)
     assert float(more.router(0)) == 0.0
     assert float(more.gpu(2) - plain.gpu(2)) == 0.0, "16-bit weights are not packed"
-    packed = this.model.with_precision(weights="int4", experts="int4")
-    plain, more = (Costs(packed, this.hardware, runtime) for runtime in (this.runtime, hooked))
+    packed = scenario.model.with_precision(weights="int4", experts="int4")
+    plain, more = (Costs(packed, scenario.hardware, runtime) for runtime in (scenario.runtime, hooked))
     moved = 4.0 * packed.expert_flops / 2
     rate = plain.system.gpu.own_bandwidth * plain.system.gpu.gemm.streaming
     assert float(more.gpu(2) - plain.gpu(2)) == pytest.approx(moved / rate)
@@ -267,33 +275,35 @@ def test_kernels_that_scale_with_cores_need_their_number() -> None:
 
 
 def test_copies_of_a_program_are_slower_and_staged_ones_draw_on_the_host_s_memory() -> None:
-    this = load("quickstart").scenario
-    pinned = Costs(this.model, this.hardware, this.runtime).path("ddr", "hbm")
+    scenario = load("quickstart").scenario
+    pinned = Costs(scenario.model, scenario.hardware, scenario.runtime).path("ddr", "hbm")
     copies = {"share": 0.5, "staged": True}
-    staged = Costs(this.model, this.hardware, this.runtime.model_copy(update={"copies": Copies(**copies)})).path("ddr", "hbm")
+    staged = Costs(scenario.model, scenario.hardware, scenario.runtime.model_copy(update={"copies": Copies(**copies)})).path(
+        "ddr", "hbm"
+    )
     assert staged.rate == pytest.approx(0.5 * pinned.rate)
     assert dict(staged.usage)["ddr:read"] == dict(pinned.usage)["ddr:read"] + 1
     assert dict(staged.usage)["ddr:write"] == 1
-    assert Costs(this.model, this.hardware, this.runtime).path("hbm", "ddr") == this.hardware.path("hbm", "ddr")
+    assert Costs(scenario.model, scenario.hardware, scenario.runtime).path("hbm", "ddr") == scenario.hardware.path("hbm", "ddr")
 
 
 def test_the_program_s_share_of_the_gpu_replaces_what_the_gpu_was_measured_to() -> None:
-    this = load("quickstart", sets=["runtime.gpu.efficiency=0.2"]).scenario
-    slow, gpu = this.runtime.over(this.hardware).gpu, this.hardware.gpu
+    scenario = load("quickstart", sets=["runtime.gpu.efficiency=0.2"]).scenario
+    slow, gpu = scenario.runtime.over(scenario.hardware).gpu, scenario.hardware.gpu
     assert slow.gemm.efficiency == 0.2
     assert all(packed.experts.efficiency == 0.2 for packed in slow.formats.values())
     assert slow.gemm.streaming == gpu.gemm.streaming
-    assert this.runtime.over(this.runtime.over(this.hardware)).gpu == slow
+    assert scenario.runtime.over(scenario.runtime.over(scenario.hardware)).gpu == slow
 
 
 def test_prompts_are_cut_as_the_program_cuts_them_unless_the_workload_says() -> None:
     small = {"workload.requests": 1, "workload.prompt": 64, "workload.output": 1}
-    whole, cut, said = (
+    whole, cut, tree = (
         run("quickstart", **small, **more).summary
         for more in ({}, {"runtime.chunk": 16}, {"runtime.chunk": 16, "workload.chunk": 64})
     )
     assert cut["layer_visits"] == 4 * whole["layer_visits"]
-    assert said["layer_visits"] == whole["layer_visits"]
+    assert tree["layer_visits"] == whole["layer_visits"]
 
 
 def test_memory_that_the_program_keeps_is_not_for_experts() -> None:

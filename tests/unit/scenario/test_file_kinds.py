@@ -37,7 +37,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     """The one line that a command which cannot run says."""
     assert cli.main(words) == 2
     captured = capsys.readouterr()
@@ -101,25 +101,25 @@ WRONG = {
 
 @pytest.mark.parametrize("command", WRONG)
 def test_what_is_of_the_wrong_kind_says_what_it_is(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert said(capsys, *command.split(" ")) == WRONG[command]
+    assert refusal(capsys, *command.split(" ")) == WRONG[command]
 
 
 def test_a_directory_of_results_says_which_file_repeats_the_run(capsys: pytest.CaptureFixture[str]) -> None:
     Path("some/result.json").write_text("{}")
     assert (
-        said(capsys, "run", "some")
+        refusal(capsys, "run", "some")
         == "unknown scenario 'some': this is a directory; name a file in it, such as some/result.json"
     )
 
 
 def test_a_scenario_that_extends_an_experiment_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     Path("above.yaml").write_text("extends: vary\n")
-    assert said(capsys, "run", "above.yaml") == WRONG["run vary.yaml"]
+    assert refusal(capsys, "run", "above.yaml") == WRONG["run vary.yaml"]
 
 
 def test_changes_without_a_machine_say_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
     Path("bare.yaml").write_text(SCENARIO.replace("rtx4090-desktop", "{devices: {gpu: {profile: rtx-5090}}}"))
-    assert said(capsys, "run", "bare.yaml") == (
+    assert refusal(capsys, "run", "bare.yaml") == (
         "bare.yaml:1:11: hardware: this changes parts of a machine and names none; write 'profile: NAME' beside them "
         "('moesim list machines'), or all of 'devices', 'tiers' and 'links'"
     )
@@ -137,7 +137,7 @@ def test_a_scenario_may_be_called_like_the_one_that_it_extends(capsys: pytest.Ca
     assert cli.main(["check", "quickstart.yaml"]) == 0
     Path("mine.yaml").write_text("extends: mine\n")
     capsys.readouterr()
-    assert said(capsys, "run", "mine.yaml") == "mine.yaml:1:10: extends: extends itself: mine.yaml -> mine.yaml"
+    assert refusal(capsys, "run", "mine.yaml") == "mine.yaml:1:10: extends: extends itself: mine.yaml -> mine.yaml"
 
 
 def test_check_reads_a_models_configuration(capsys: pytest.CaptureFixture[str]) -> None:

@@ -192,14 +192,14 @@ def test_overrides_are_logged_old_to_new(caplog: pytest.LogCaptureFixture) -> No
     loaded = load(
         "good.yaml", policy="lru", seed=7, sets=["hardware.tiers.ddr.capacity=128 GB", "hardware.tiers.ddr.write=9 GB/s"]
     )
-    told = [
+    messages = [
         '--policy policy: {"kind": "static_popularity", "spare": 0.1} -> lru',
         "--seed seed: 1 -> 7",
         "--set hardware.tiers.ddr.capacity: 256 GB -> 128 GB",
         "--set hardware.tiers.ddr.write: null -> 9 GB/s",
     ]
-    assert [record.getMessage() for record in caplog.records if record.name == "moesim.scenario"] == told
-    assert [str(override) for override in loaded.overrides] == told
+    assert [record.getMessage() for record in caplog.records if record.name == "moesim.scenario"] == messages
+    assert [str(override) for override in loaded.overrides] == messages
 
 
 def test_override_of_a_default_names_the_default() -> None:
@@ -223,9 +223,9 @@ def test_set_inside_a_union_default_keeps_its_kind() -> None:
 def test_set_a_whole_part_by_name_with_changes() -> None:
     """What stands in a file may stand in an override: a profile or a named model, and what differs from it."""
     machine = {"profile": "a100-xeon8452y", "devices": {"gpu": {"launch": "2 ms"}}}
-    found = load("good.yaml", sets={"hardware": machine, "model": {"name": "qwen3-30b-a3b", "top_k": 4}}).scenario
-    assert (found.hardware.name, found.hardware.gpu.launch) == ("a100-xeon8452y", 2e-3)
-    assert (found.model.name, found.model.top_k, found.model.experts) == ("qwen3-30b-a3b", 4, 128)
+    scenario = load("good.yaml", sets={"hardware": machine, "model": {"name": "qwen3-30b-a3b", "top_k": 4}}).scenario
+    assert (scenario.hardware.name, scenario.hardware.gpu.launch) == ("a100-xeon8452y", 2e-3)
+    assert (scenario.model.name, scenario.model.top_k, scenario.model.experts) == ("qwen3-30b-a3b", 4, 128)
 
 
 def test_set_list_entry_of_a_profile() -> None:
@@ -288,17 +288,17 @@ def test_wrong_sets_are_told_together_after_the_file() -> None:
 
 
 def test_provenance_of_annotated_values() -> None:
-    found = load("good.yaml").provenance
-    assert found["hardware.devices.cpu.kernels.avx512.rate"] == ("measured", "a paper, table 2", "")
-    assert found["hardware.devices.gpu.launch"] == ("assumed", "", "")
-    assert found["hardware.devices.gpu.compute"] == ("", "its data sheet", "")
-    assert found["hardware.tiers.ddr.capacity"] == ("", "made up for tests", "")
+    provenance = load("good.yaml").provenance
+    assert provenance["hardware.devices.cpu.kernels.avx512.rate"] == ("measured", "a paper, table 2", "")
+    assert provenance["hardware.devices.gpu.launch"] == ("assumed", "", "")
+    assert provenance["hardware.devices.gpu.compute"] == ("", "its data sheet", "")
+    assert provenance["hardware.tiers.ddr.capacity"] == ("", "made up for tests", "")
 
 
 def test_an_override_may_say_where_its_value_comes_from() -> None:
-    said = {"value": "30 GB/s", "basis": "measured", "source": "this machine"}
+    stated = {"value": "30 GB/s", "basis": "measured", "source": "this machine"}
     tier = {"kind": "ddr", "at": "host", "capacity": {"value": "999 GB"}, "read": "240 GB/s"}
-    loaded = load("good.yaml", sets={"hardware.links.pcie.rate": said, "hardware.tiers.ddr": tier})
+    loaded = load("good.yaml", sets={"hardware.links.pcie.rate": stated, "hardware.tiers.ddr": tier})
     assert loaded.data["hardware"]["links"]["pcie"]["rate"] == "30 GB/s"
     assert loaded.data["hardware"]["tiers"]["ddr"]["capacity"] == "999 GB"
     assert loaded.provenance["hardware.links.pcie.rate"].source == "this machine"

@@ -67,7 +67,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def told(text: str, sets: tuple[str, ...] = ()) -> str:
+def complaints(text: str, sets: tuple[str, ...] = ()) -> str:
     Path("s.yaml").write_text(text)
     with pytest.raises(InputError) as error:
         load("s.yaml", sets=sets)
@@ -380,7 +380,7 @@ BROKEN: dict[str, tuple[str, str]] = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_message(name: str) -> None:
     text, message = BROKEN[name]
-    assert told(text) == message
+    assert complaints(text) == message
 
 
 def test_enough_broken_scenarios() -> None:
@@ -397,7 +397,7 @@ def test_the_whole_ones_are_right(text: str) -> None:
 def test_every_mistake_at_once_in_the_order_of_the_file() -> None:
     text = WIDE.replace("256 GB", "256 Gb") + "policy: {kind: lru, capacity: -1}\nseed: x\nsummry: y\n"
     text = text.replace("mixtral-8x7b", "{name: mixtral-8x7b, top_k: 9}").replace("tokens: 8", "tokens: 0")
-    assert [line.split(": ")[:2] for line in told(text).split("\n")] == [
+    assert [line.split(": ")[:2] for line in complaints(text).split("\n")] == [
         ["s.yaml:5:17", "hardware.tiers.ddr.capacity"],
         ["s.yaml:6:36", "model.top_k"],
         ["s.yaml:7:39", "workload.tokens"],
@@ -409,7 +409,7 @@ def test_every_mistake_at_once_in_the_order_of_the_file() -> None:
 
 def test_mistake_in_the_profile_is_not_hidden_by_one_in_the_scenario() -> None:
     Path("hardware_profiles/box.yaml").write_text(BOX.replace("960 GB/s", "960 Gb/s"))
-    assert [line.split(": ")[0] for line in told(GOOD + "seed: -1\n").split("\n")] == [
+    assert [line.split(": ")[0] for line in complaints(GOOD + "seed: -1\n").split("\n")] == [
         "s.yaml:10:7",
         "hardware_profiles/box.yaml:8:52",
     ]
@@ -442,28 +442,33 @@ def test_good_trace_is_read_once() -> None:
 
 def test_trace_with_another_k() -> None:
     trace("t.npz", top_k=3)
-    assert told(REPLAY) == "s.yaml:6:32: workload.routing.path: t.npz: records 3 experts per token; the model has 2"
+    assert complaints(REPLAY) == "s.yaml:6:32: workload.routing.path: t.npz: records 3 experts per token; the model has 2"
 
 
 def test_trace_with_experts_out_of_range() -> None:
     trace("t.npz", highest=9)
-    assert told(REPLAY) == "s.yaml:6:32: workload.routing.path: t.npz: token 5, layer 1: expert 9 of 4"
+    assert complaints(REPLAY) == "s.yaml:6:32: workload.routing.path: t.npz: token 5, layer 1: expert 9 of 4"
 
 
 def test_truncated_trace() -> None:
     trace("t.npz")
     Path("t.npz").write_bytes(Path("t.npz").read_bytes()[:200])
-    assert told(REPLAY).startswith("s.yaml:6:32: workload.routing.path: t.npz: is not a readable npz file, perhaps truncated (")
+    assert complaints(REPLAY).startswith(
+        "s.yaml:6:32: workload.routing.path: t.npz: is not a readable npz file, perhaps truncated ("
+    )
 
 
 def test_trace_is_judged_beside_other_mistakes() -> None:
     trace("t.npz", top_k=3)
-    assert [line.split(": ")[1] for line in told(REPLAY + "summry: x\n").split("\n")] == ["workload.routing.path", "summry"]
+    assert [line.split(": ")[1] for line in complaints(REPLAY + "summry: x\n").split("\n")] == [
+        "workload.routing.path",
+        "summry",
+    ]
 
 
 def test_trace_that_is_a_directory() -> None:
     Path("t.npz").mkdir()
-    assert told(REPLAY) == "s.yaml:6:32: workload.routing.path: 't.npz' is a directory; name a file in it"
+    assert complaints(REPLAY) == "s.yaml:6:32: workload.routing.path: 't.npz' is a directory; name a file in it"
 
 
 # check
@@ -472,16 +477,16 @@ def test_trace_that_is_a_directory() -> None:
 def test_check_puts_each_mistake_under_its_file() -> None:
     Path("hardware_profiles/box.yaml").write_text(BOX.replace("960 GB/s", "960 Gb/s"))
     Path("s.yaml").write_text(GOOD + "seed: -1\n")
-    found = check(["s.yaml", "none.yaml"])
-    assert found["files"][0] == {
+    report = check(["s.yaml", "none.yaml"])
+    assert report["files"][0] == {
         "file": "s.yaml",
         "errors": [{"line": 10, "column": 7, "path": "seed", "message": "-1 is out of range; it must be at least 0"}],
     }
-    assert found["files"][1] == {
+    assert report["files"][1] == {
         "file": "none.yaml",
         "errors": [{"line": 0, "column": 0, "path": "", "message": "no such file"}],
     }
-    assert [(file["file"], [(e["line"], e["column"]) for e in file["errors"]]) for file in found["files"][2:]] == [
+    assert [(file["file"], [(e["line"], e["column"]) for e in file["errors"]]) for file in report["files"][2:]] == [
         ("hardware_profiles/box.yaml", [(8, 52)])
     ]
 

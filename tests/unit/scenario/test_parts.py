@@ -36,17 +36,17 @@ def shipped(name: str) -> System:
     return machine(name)
 
 
-def said(hardware: Any, sets: Any = ()) -> str:
+def refusal(hardware: Any, sets: Any = ()) -> str:
     with pytest.raises(InputError) as error:
         scenario(hardware, sets)
     return str(error.value)
 
 
-def is_rtx_5090(found: System) -> None:
+def is_rtx_5090(built: System) -> None:
     """The data sheet: 32 GB at 1,792 GB/s, 1,999 USD."""
-    tier = found.tiers["hbm"]
+    tier = built.tiers["hbm"]
     assert (tier.capacity, tier.read, tier.at) == (32e9, 1792e9, "gpu")
-    assert (found.gpu.price, found.gpu.compute) == (1999.0, 209.5e12)
+    assert (built.gpu.price, built.gpu.compute) == (1999.0, 209.5e12)
 
 
 # The same by every way
@@ -64,13 +64,13 @@ WAYS: dict[str, tuple[Any, Any]] = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_gpu_brings_its_memory_and_price_by_every_way(way: str) -> None:
-    found = machine(*WAYS[way])
-    is_rtx_5090(found)
-    assert found.name == f"{MACHINE} (gpu: rtx-5090)"
-    other = shipped(MACHINE)
-    assert found.tiers["ddr"] == other.tiers["ddr"]
-    assert found.links == other.links
-    assert found.price == pytest.approx(other.price - 8500 + 1999)
+    built = machine(*WAYS[way])
+    is_rtx_5090(built)
+    assert built.name == f"{MACHINE} (gpu: rtx-5090)"
+    changed = shipped(MACHINE)
+    assert built.tiers["ddr"] == changed.tiers["ddr"]
+    assert built.links == changed.links
+    assert built.price == pytest.approx(changed.price - 8500 + 1999)
 
 
 def test_a_scenario_replaces_parts_of_the_one_that_it_extends(tmp_path: Path) -> None:
@@ -78,11 +78,11 @@ def test_a_scenario_replaces_parts_of_the_one_that_it_extends(tmp_path: Path) ->
     (tmp_path / "below.yaml").write_text(yaml.safe_dump({**below, "model": "qwen3-30b-a3b", "workload": WORKLOAD}))
     above = {"extends": "below", "hardware": {"devices": {"gpu": GPU}}}
     (tmp_path / "above.yaml").write_text(yaml.safe_dump(above))
-    found = load(tmp_path / "above.yaml").scenario.hardware
-    is_rtx_5090(found)
-    assert (found.gpu.launch, found.gpu.fixed.layer) == (None, pytest.approx(14.3e-6))
+    built = load(tmp_path / "above.yaml").scenario.hardware
+    is_rtx_5090(built)
+    assert (built.gpu.launch, built.gpu.fixed.layer) == (None, pytest.approx(14.3e-6))
     assert load(tmp_path / "below.yaml").scenario.hardware.gpu.launch == pytest.approx(99e-6)
-    assert found.name == f"{MACHINE} (gpu: rtx-5090)"
+    assert built.name == f"{MACHINE} (gpu: rtx-5090)"
 
 
 def test_a_part_replaces_one_that_is_written_out_below(tmp_path: Path) -> None:
@@ -91,10 +91,10 @@ def test_a_part_replaces_one_that_is_written_out_below(tmp_path: Path) -> None:
     (tmp_path / "above.yaml").write_text(
         "extends: below\nhardware: {devices: {gpu: {profile: rtx-5090}, cpu: {profile: epyc-9355}}}\n"
     )
-    found = load(tmp_path / "above.yaml").scenario.hardware
-    is_rtx_5090(found)
-    assert found.name == "rtx4090-desktop (gpu: rtx-5090, cpu: epyc-9355)"
-    assert kernels(found) == kernels(shipped("rtx5090-epyc9355"))
+    built = load(tmp_path / "above.yaml").scenario.hardware
+    is_rtx_5090(built)
+    assert built.name == "rtx4090-desktop (gpu: rtx-5090, cpu: epyc-9355)"
+    assert kernels(built) == kernels(shipped("rtx5090-epyc9355"))
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -105,7 +105,7 @@ def test_axes_replace_parts_whatever_their_order(order: int) -> None:
     machines = {task.scenario.hardware.name: task.scenario.hardware for task in tasks}
     assert set(machines) == {f"{MACHINE} (gpu: {name})" for name in ("rtx-5090", "h200-sxm")}
     is_rtx_5090(machines[f"{MACHINE} (gpu: rtx-5090)"])
-    assert {found.tiers["hbm"].usable for found in machines.values()} == {0.5}
+    assert {shipped_machine.tiers["hbm"].usable for shipped_machine in machines.values()} == {0.5}
     assert machines[f"{MACHINE} (gpu: h200-sxm)"].tiers["hbm"].capacity == 141e9
 
 
@@ -131,33 +131,33 @@ def test_a_result_names_the_parts_and_repeats_with_them() -> None:
 # Other parts
 
 
-def kernels(found: System) -> Mapping[str, Any]:
-    cpu = found.devices["cpu"]
+def kernels(built: System) -> Mapping[str, Any]:
+    cpu = built.devices["cpu"]
     assert isinstance(cpu, Cpu)
     return cpu.kernels
 
 
 def test_a_cpu_keeps_no_kernel_of_the_one_before() -> None:
-    found = machine({"profile": "rtx4090-desktop", "devices": {"cpu": {"profile": "xeon-8452y"}}})
-    assert kernels(found) == kernels(shipped("a100-xeon8452y"))
-    cpu = found.devices["cpu"]
+    built = machine({"profile": "rtx4090-desktop", "devices": {"cpu": {"profile": "xeon-8452y"}}})
+    assert kernels(built) == kernels(shipped("a100-xeon8452y"))
+    cpu = built.devices["cpu"]
     assert (cpu.at, cpu.memory) == ("host", "ddr")  # type: ignore[attr-defined]
-    assert found.name == "rtx4090-desktop (cpu: xeon-8452y)"
+    assert built.name == "rtx4090-desktop (cpu: xeon-8452y)"
 
 
 def test_a_cpu_written_out_keeps_no_kernel_either() -> None:
     mine = {"kind": "cpu", "kernels": {"mine": {"rate": "1 TFLOPS"}}}
-    found = machine({"profile": "rtx4090-desktop", "devices": {"cpu": mine}})
-    assert list(kernels(found)) == ["mine"]
-    assert found.devices["cpu"].price is None
-    assert found.name == "rtx4090-desktop (cpu: inline)"
+    built = machine({"profile": "rtx4090-desktop", "devices": {"cpu": mine}})
+    assert list(kernels(built)) == ["mine"]
+    assert built.devices["cpu"].price is None
+    assert built.name == "rtx4090-desktop (cpu: inline)"
 
 
 def test_what_the_machine_said_of_the_old_cpu_goes_with_it() -> None:
     """The machine restricts its Xeon to two of its kernels; the new CPU has none of that name."""
     assert machine("a100-xeon8460h-cxl").devices["cpu"].experts.use == ("amx_tuned", "avx512")  # type: ignore[attr-defined]
-    found = machine({"profile": "a100-xeon8460h-cxl", "devices": {"cpu": {"profile": "epyc-9355"}}})
-    assert found.devices["cpu"].experts == shipped("rtx5090-epyc9355").devices["cpu"].experts  # type: ignore[attr-defined]
+    built = machine({"profile": "a100-xeon8460h-cxl", "devices": {"cpu": {"profile": "epyc-9355"}}})
+    assert built.devices["cpu"].experts == shipped("rtx5090-epyc9355").devices["cpu"].experts  # type: ignore[attr-defined]
 
 
 def test_tiers_and_links_are_replaced_where_they_stand() -> None:
@@ -166,12 +166,12 @@ def test_tiers_and_links_are_replaced_where_they_stand() -> None:
         "hardware.links.pcie.profile=pcie5-x16",
         "hardware.tiers.ddr.profile=hbm2e-xeon-max",
     ]
-    found = machine("rtx4090-desktop", sets)
-    nvme, ddr, pcie = found.tiers["nvme"], found.tiers["ddr"], found.links["pcie"]
+    built = machine("rtx4090-desktop", sets)
+    nvme, ddr, pcie = built.tiers["nvme"], built.tiers["ddr"], built.links["pcie"]
     assert (nvme.stage, nvme.at) == ("ddr", "ssd")  # type: ignore[union-attr]
     assert (ddr.kind, ddr.at) == ("hbm", "host")  # type: ignore[union-attr]
     assert pcie == shipped("h100-xeon8452y").links["pcie"].model_copy(update={"ends": pcie.ends})
-    assert found.name == "rtx4090-desktop (nvme: nvme-gen5, ddr: hbm2e-xeon-max, pcie: pcie5-x16)"
+    assert built.name == "rtx4090-desktop (nvme: nvme-gen5, ddr: hbm2e-xeon-max, pcie: pcie5-x16)"
 
 
 def test_a_machine_keeps_nothing_of_the_machine_before() -> None:
@@ -181,12 +181,12 @@ def test_a_machine_keeps_nothing_of_the_machine_before() -> None:
 
 def test_single_values_stay_changes() -> None:
     before = shipped("rtx4090-desktop")
-    found = machine(
+    built = machine(
         {"profile": "rtx4090-desktop", "devices": {"gpu": {"launch": "9 us"}}, "tiers": {"hbm": {"capacity": "20 GB"}}}
     )
-    assert found.name == "rtx4090-desktop"
-    assert (found.gpu.launch, found.tiers["hbm"].capacity) == (pytest.approx(9e-6), 20e9)
-    assert found.gpu.model_copy(update={"launch": before.gpu.launch}) == before.gpu
+    assert built.name == "rtx4090-desktop"
+    assert (built.gpu.launch, built.tiers["hbm"].capacity) == (pytest.approx(9e-6), 20e9)
+    assert built.gpu.model_copy(update={"launch": before.gpu.launch}) == before.gpu
     assert machine("rtx4090-desktop", ["hardware.devices.gpu.profile=rtx-4090"]).name == "rtx4090-desktop"  # the same part
 
 
@@ -194,8 +194,8 @@ def test_the_layer_that_replaces_a_gpu_may_change_its_memory() -> None:
     both = {"profile": MACHINE, "devices": {"gpu": GPU}, "tiers": {"hbm": {"capacity": "24 GB"}}}
     tier = machine(both).tiers["hbm"]
     assert (tier.capacity, tier.read) == (24e9, 1792e9)
-    other = {"profile": MACHINE, "devices": {"gpu": GPU}, "tiers": {"hbm": {"profile": "gddr6x-rtx-4090"}}}
-    assert machine(other).tiers["hbm"].capacity == 24e9
+    changed = {"profile": MACHINE, "devices": {"gpu": GPU}, "tiers": {"hbm": {"profile": "gddr6x-rtx-4090"}}}
+    assert machine(changed).tiers["hbm"].capacity == 24e9
     later = machine(MACHINE, ["hardware.devices.gpu.profile=rtx-5090", "hardware.tiers.hbm.capacity=24 GB"])
     assert (later.tiers["hbm"].capacity, later.tiers["hbm"].read) == (24e9, 1792e9)
 
@@ -203,9 +203,9 @@ def test_the_layer_that_replaces_a_gpu_may_change_its_memory() -> None:
 def test_a_gpu_in_a_machine_of_ones_own_needs_no_tier() -> None:
     devices = {"gpu": {"profile": "rtx-5090", "at": "gpu", "memory": "vram"}}
     tiers = {"ddr": {"profile": "ddr5-dual-channel", "at": "host"}}
-    found = machine({"devices": devices, "tiers": tiers, "links": {"pcie": {"profile": "pcie5-x16", "ends": ["host", "gpu"]}}})
-    assert found.tiers["vram"].capacity == 32e9
-    assert found.tier_names == ("ddr", "vram")
+    built = machine({"devices": devices, "tiers": tiers, "links": {"pcie": {"profile": "pcie5-x16", "ends": ["host", "gpu"]}}})
+    assert built.tiers["vram"].capacity == 32e9
+    assert built.tier_names == ("ddr", "vram")
 
 
 @for_all(sorted(path.stem for path in (ROOT / "hardware_profiles/systems").glob("*.yaml")))
@@ -225,14 +225,14 @@ def test_shipped_machines_have_the_memory_that_their_gpu_brings(name: str) -> No
 
 
 def test_a_gpu_that_says_no_memory_is_refused_and_not_given_the_old_one() -> None:
-    message = said({"profile": MACHINE, "devices": {"gpu": {"kind": "gpu", "compute": "100 TFLOPS"}}})
+    message = refusal({"profile": MACHINE, "devices": {"gpu": {"kind": "gpu", "compute": "100 TFLOPS"}}})
     assert message == (
         "hardware.tiers.hbm: nothing says which memory the GPU 'gpu' has; write it in its profile (memory: {profile: NAME}), "
         "or in the machine (tiers: {hbm: {profile: NAME}})"
     )
     own = {"kind": "hbm", "capacity": "10 GB", "read": "500 GB/s"}
-    found = machine({"profile": MACHINE, "devices": {"gpu": {"kind": "gpu", "compute": "100 TFLOPS", "memory": own}}})
-    assert (found.tiers["hbm"].capacity, found.tiers["hbm"].at, found.gpu.price) == (10e9, "gpu", None)
+    built = machine({"profile": MACHINE, "devices": {"gpu": {"kind": "gpu", "compute": "100 TFLOPS", "memory": own}}})
+    assert (built.tiers["hbm"].capacity, built.tiers["hbm"].at, built.gpu.price) == (10e9, "gpu", None)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_a_gpu_that_says_no_memory_is_refused_and_not_given_the_old_one() -> Non
 def test_a_change_that_a_later_one_undoes_is_refused(early: str) -> None:
     path, part = early.partition("=")[0], "hardware.devices.gpu.profile"
     undone = f"this change is undone by the later one of '{part}' (--set); write it after that one"
-    assert said(MACHINE, [early, f"{part}=rtx-5090"]) == f"--set {path}: {undone}"
+    assert refusal(MACHINE, [early, f"{part}=rtx-5090"]) == f"--set {path}: {undone}"
 
 
 def inside(group: str, name: str, profile: Any) -> Any:
@@ -263,7 +263,7 @@ WRONG_PLACE = {
 @pytest.mark.parametrize("case", WRONG_PLACE)
 def test_a_profile_in_the_wrong_place_is_told_once(case: str) -> None:
     hardware, words = WRONG_PLACE[case]
-    message = said(hardware)
+    message = refusal(hardware)
     assert words in message
     assert "\n" not in message
 
@@ -271,8 +271,8 @@ def test_a_profile_in_the_wrong_place_is_told_once(case: str) -> None:
 def test_a_gpu_profile_is_checked_with_the_memory_that_it_brings(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("kind: gpu\ncompute: 100 TFLOPS\nmemory: {kind: hbm, capacity: 32 GB, reed: 1 TB/s}\n")
-    (found,) = check([file])["files"]
-    (error,) = found["errors"]
+    (report,) = check([file])["files"]
+    (error,) = report["errors"]
     assert (error["line"], error["path"]) == (3, "memory.reed")
     file.write_text("kind: gpu\ncompute: 100 TFLOPS\nmemory: {profile: gddr7-rtx-5090}\n")
     assert check([file])["files"][0]["errors"] == []

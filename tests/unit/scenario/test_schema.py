@@ -142,8 +142,8 @@ def faults(value: Any, schema: dict[str, Any], part: dict[str, Any]) -> bool:
     if isinstance(value, list):
         short = len(value) < part.get("minItems", 0) or len(value) > part.get("maxItems", len(value))
         return short or any(faults(item, schema, part.get("items", {})) for item in value)
-    fields, others = part.get("properties", {}), part.get("additionalProperties", True)
-    rest = {} if others is True else {"not": {}} if others is False else others
+    fields, additional = part.get("properties", {}), part.get("additionalProperties", True)
+    rest = {} if additional is True else {"not": {}} if additional is False else additional
     missing = [key for key in part.get("required", ()) if key not in value]
     return bool(missing) or any(faults(item, schema, fields.get(key, rest)) for key, item in value.items())
 

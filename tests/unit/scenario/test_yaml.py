@@ -43,9 +43,9 @@ def value(text: str) -> object:
     ],
 )
 def test_scalars_are_what_they_look_like(text: str, expected: object) -> None:
-    found = value(text)
-    assert found == expected
-    assert type(found) is type(expected)
+    parsed = value(text)
+    assert parsed == expected
+    assert type(parsed) is type(expected)
 
 
 BROKEN = {

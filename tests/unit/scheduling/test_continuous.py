@@ -77,10 +77,10 @@ def test_what_is_computed_again_is_found_in_the_prefix_cache_while_its_blocks_la
     sequence = Sequence(0, 7, 2)
     assert pool.extend(sequence, 7)
     pool.release(sequence)
-    other = Sequence(1, 2, 1)
-    assert pool.extend(other, 2)  # takes the block that was free for longest: the tail of request 0, which was not full
+    second = Sequence(1, 2, 1)
+    assert pool.extend(second, 2)  # takes the block that was free for longest: the tail of request 0, which was not full
     assert len(pool.match(sequence)) == 3
-    assert pool.extend(other, 4)  # takes the next one, block 2 of request 0
+    assert pool.extend(second, 4)  # takes the next one, block 2 of request 0
     assert len(pool.match(sequence)) == 2
 
 

@@ -34,7 +34,7 @@ def scenario(**changes: Any) -> dict[str, Any]:
     }
 
 
-def told(**changes: Any) -> str:
+def refusal(**changes: Any) -> str:
     with pytest.raises(InputError) as caught:
         moesim.run(scenario(**changes))
     return str(caught.value)
@@ -80,9 +80,9 @@ def test_a_run_is_repeated_from_its_result(tmp_path: Path) -> None:
 
 
 def test_the_two_engines_agree_on_a_served_job() -> None:
-    one, other = (moesim.run({**scenario(), "simulation": {"engine": engine}}) for engine in ("kernel", "reference"))
-    assert np.array_equal(one.columns["requests"]["finish_s"], other.columns["requests"]["finish_s"])
-    assert one.columns["queue"]["time_s"].tolist() == other.columns["queue"]["time_s"].tolist()
+    compiled, reference = (moesim.run({**scenario(), "simulation": {"engine": engine}}) for engine in ("kernel", "reference"))
+    assert np.array_equal(compiled.columns["requests"]["finish_s"], reference.columns["requests"]["finish_s"])
+    assert compiled.columns["queue"]["time_s"].tolist() == reference.columns["queue"]["time_s"].tolist()
 
 
 def test_the_kv_cache_is_what_the_policy_sets_aside_and_preempts_when_it_is_full() -> None:
@@ -165,4 +165,4 @@ def test_bounds_that_know_the_run_say_that_they_cannot() -> None:
     ],
 )
 def test_mistakes_say_what_would_be_right(changes: dict[str, Any], message: str) -> None:
-    assert message in told(**changes)
+    assert message in refusal(**changes)

@@ -58,10 +58,10 @@ def test_every_token_takes_k_distinct_experts(routing):
 
 @pytest.mark.parametrize("routing", ROUTINGS)
 def test_a_request_does_not_depend_on_those_that_follow(routing):
-    _, few = build(routing, requests=3)
-    _, many = build(routing, requests=67)
-    assert np.array_equal(few.prefill, many.prefill[:3])
-    assert np.array_equal(few.decode, many.decode[:3])
+    _, short = build(routing, requests=3)
+    _, long = build(routing, requests=67)
+    assert np.array_equal(short.prefill, long.prefill[:3])
+    assert np.array_equal(short.decode, long.decode[:3])
 
 
 @pytest.mark.parametrize("routing", ROUTINGS)
@@ -136,13 +136,13 @@ class TestProfiles:
     @pytest.mark.parametrize("routing", ROUTINGS[1:])
     def test_held_out_comes_from_other_draws_of_the_same_law(self, routing):
         held = build(routing, requests=40, prompt=200, profile=HeldOut(requests=200, tokens=100))[1]
-        same = build(routing, requests=40, prompt=200, profile=Same())[1]
-        assert not np.allclose(held.profile, same.profile, rtol=1e-6)
-        assert np.corrcoef(held.profile.ravel(), same.profile.ravel())[0, 1] > 0.9
+        own = build(routing, requests=40, prompt=200, profile=Same())[1]
+        assert not np.allclose(held.profile, own.profile, rtol=1e-6)
+        assert np.corrcoef(held.profile.ravel(), own.profile.ravel())[0, 1] > 0.9
 
     def test_held_out_does_not_touch_the_run(self):
-        one, two = (build(Sticky(**LAW), profile=profile)[1] for profile in (Same(), HeldOut(requests=3, tokens=8)))
-        assert np.array_equal(one.decode, two.decode)
+        own, two = (build(Sticky(**LAW), profile=profile)[1] for profile in (Same(), HeldOut(requests=3, tokens=8)))
+        assert np.array_equal(own.decode, two.decode)
 
     def test_uniform(self):
         assert (build(Zipf(exponent=1.0), profile=Uniform())[1].profile == 1 / 16).all()
@@ -243,10 +243,10 @@ class TestLengths:
 
     def test_more_requests_begin_with_the_same_lengths(self):
         lengths = LogNormal(median=20, sigma=0.5)
-        few, many = (build(UniformRouting(), requests=n, prompt=lengths, output=lengths)[0] for n in (5, 9))
-        assert np.array_equal(few.prompt, many.prompt[:5])
-        assert np.array_equal(few.output, many.output[:5])
-        assert not np.array_equal(few.prompt, few.output)
+        short, long = (build(UniformRouting(), requests=n, prompt=lengths, output=lengths)[0] for n in (5, 9))
+        assert np.array_equal(short.prompt, long.prompt[:5])
+        assert np.array_equal(short.output, long.output[:5])
+        assert not np.array_equal(short.prompt, short.output)
 
     @pytest.mark.parametrize("pick", ["file", "sampled"])
     def test_table_keeps_prompt_and_output_together(self, tmp_path, pick):

@@ -32,7 +32,7 @@ def by_simpy(jobs: list[tuple[int, int]]) -> list[int]:
     env, finish = simpy.Environment(), [0] * len(jobs)
     resource = simpy.Resource(env)
 
-    def one(index: int, ready: int, service: int):
+    def lane(index: int, ready: int, service: int):
         yield env.timeout(ready)
         with resource.request() as turn:
             yield turn
@@ -40,7 +40,7 @@ def by_simpy(jobs: list[tuple[int, int]]) -> list[int]:
             finish[index] = env.now
 
     for index, (ready, service) in enumerate(jobs):
-        env.process(one(index, ready, service))
+        env.process(lane(index, ready, service))
     env.run()
     return finish
 
@@ -112,15 +112,15 @@ def slow_max_min(demands, draws, capacity) -> np.ndarray:
 
         def best(objective, extra, extra_limits, fixed=fixed):
             bounds = [(fixed[i], fixed[i]) if i in fixed else (0, demands[i]) for i in range(n)] + [(0, None)]
-            found = linprog(objective, rows + extra, limits + extra_limits, bounds=bounds)
-            return found.x
+            solution = linprog(objective, rows + extra, limits + extra_limits, bounds=bounds)
+            return solution.x
 
         floor = [[-1.0 if j == i else 0.0 for j in range(n)] + [1.0] for i in free]
         level = best([0.0] * n + [-1.0], floor, [0.0] * len(free))[-1]
         for i in free:
             goal = [-1.0 if j == i else 0.0 for j in range(n + 1)]
-            others = [[-1.0 if j == o else 0.0 for j in range(n + 1)] for o in free]
-            if best(goal, others, [-(level * (1 - 1e-9))] * len(free))[i] <= level * (1 + 1e-6):
+            orders = [[-1.0 if j == o else 0.0 for j in range(n + 1)] for o in free]
+            if best(goal, orders, [-(level * (1 - 1e-9))] * len(free))[i] <= level * (1 + 1e-6):
                 fixed[i] = level
     return np.array([fixed[i] / demands[i] for i in range(n)])
 

@@ -67,7 +67,9 @@ def most_hits(visits: list[np.ndarray], start: np.ndarray, capacity: int) -> int
             return 0
         choice = held | used[number]
         size = min(capacity, len(choice))
-        return len(held & used[number]) + max(best(number + 1, frozenset(some)) for some in combinations(sorted(choice), size))
+        return len(held & used[number]) + max(
+            best(number + 1, frozenset(subset)) for subset in combinations(sorted(choice), size)
+        )
 
     return best(0, frozenset(np.flatnonzero(start)))
 
@@ -125,8 +127,8 @@ def test_belady_is_above_all_rules_on_recorded_routing(name):
         for capacity in (experts // 4, experts // 2):
             limit, start = np.array([capacity]), np.arange(experts) < capacity
             belady = replay(LayerBelady(limit, 1, experts), visits, start, future)
-            others = [replay(layer_cache(rule, _Rng(experts), limit), visits, start) for rule in RULES]  # type: ignore[arg-type]
-            assert belady > max(others)
+            online = [replay(layer_cache(rule, _Rng(experts), limit), visits, start) for rule in RULES]  # type: ignore[arg-type]
+            assert belady > max(online)
 
 
 def test_soonest_keeps_who_is_there_on_a_tie():
@@ -181,8 +183,8 @@ def test_in_runs_no_cache_uploads_less_than_belady_and_none_less_than_one_pool(n
         pool = ran(BeladyGlobal(start=start, batch=batch, capacity=4), world)
         assert uploads(pool) <= uploads(belady)
         for rule in RULES:
-            other = ran(Cache(eviction=rule, start=start, batch=batch, capacity=4), world)
-            assert uploads(belady) <= uploads(other), rule
+            cached = ran(Cache(eviction=rule, start=start, batch=batch, capacity=4), world)
+            assert uploads(belady) <= uploads(cached), rule
 
 
 @pytest.mark.parametrize("world", HOSTED, ids=lambda world: world.name)
@@ -203,7 +205,7 @@ def test_no_fixed_choice_hits_more_often_than_that_of_hindsight(world, limit):
 
 def prefetchers(world: World) -> list[tuple[str, Run]]:
     """Runs of all policies that fetch ahead, change no output, compute on the GPU alone and know no future."""
-    found = []
+    counted = []
     for name in BUILT_IN["policies"]:
         policy = find("policies", name)
         if policy.clairvoyant or name == "optimum":
@@ -215,8 +217,8 @@ def prefetchers(world: World) -> list[tuple[str, Run]]:
         lossless = list(record.quality.precision) == [record.quality.native] and not record.quality.skipped
         lossless &= not (record.quality.replaced or record.quality.stale)
         if lossless and {device for device, tokens in record.expert_tokens.items() if tokens} == {"gpu"}:
-            found.append((name, run))
-    return found
+            counted.append((name, run))
+    return counted
 
 
 def test_no_prefetcher_is_faster_than_the_oracle():

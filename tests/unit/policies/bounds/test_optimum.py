@@ -43,7 +43,7 @@ def cheapest(programme: Programme) -> float:
     """By trying every option of every expert in every phase."""
     phases, number, options, _ = programme.cost.shape
     best = np.inf
-    of_one = [some for some in product(range(options), repeat=phases) if len({int(programme.tier[j]) for j in some}) == 1]
+    of_one = [choice for choice in product(range(options), repeat=phases) if len({int(programme.tier[j]) for j in choice}) == 1]
     for flat in product(of_one, repeat=number):
         chosen = np.array(flat).T  # [P, N]
         home = programme.tier[chosen[0]]
@@ -58,21 +58,21 @@ def test_the_programme_finds_what_exhaustive_search_finds(seed):
     programme = random_programme(seed)
     if programme.cost.shape[0] == 2:
         programme = replace(programme, cost=programme.cost[:, :4], layer=np.array([0, 0, 1, 1]), sizes=programme.sizes[:4])
-    found = solve(programme)
-    assert found is not None
-    assert programme.seconds(found.options) == pytest.approx(cheapest(programme), rel=1e-7)
-    assert found.gap == pytest.approx(0.0, abs=1e-6)
+    solution = solve(programme)
+    assert solution is not None
+    assert programme.seconds(solution.options) == pytest.approx(cheapest(programme), rel=1e-7)
+    assert solution.gap == pytest.approx(0.0, abs=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_plan_says_how_far_from_the_optimum_it_may_be(seed):
     programme = random_programme(seed)
     least_seconds = cheapest(programme)
-    found = solve(programme, gap=0.5)
-    assert found is not None
-    seconds = programme.seconds(found.options)
-    assert 0 <= found.gap <= 0.5 + 1e-9
-    assert seconds * (1 - found.gap) <= least_seconds * (1 + 1e-7)
+    solution = solve(programme, gap=0.5)
+    assert solution is not None
+    seconds = programme.seconds(solution.options)
+    assert 0 <= solution.gap <= 0.5 + 1e-9
+    assert seconds * (1 - solution.gap) <= least_seconds * (1 + 1e-7)
 
 
 def test_a_search_that_found_no_plan_does_not_say_that_nothing_fits(monkeypatch):
@@ -123,10 +123,10 @@ def test_a_plan_of_the_profile_is_no_worse_than_static_popularity_by_its_own_mea
     cut = policy.cut(problem)
     programme, _ = formulate(problem, cut, problem.popularity, [("decode", 1.0)])
     resident = quota(problem.popularity)(problem.gpu_free(cut), np.full(problem.popularity.shape, problem.model.expert_bytes))
-    found = solve(programme)
-    assert found is not None
+    solution = solve(programme)
+    assert solution is not None
     for missing in (1, 2):  # all uploaded, all on the CPU
-        assert programme.seconds(found.options) <= programme.seconds(np.where(resident.ravel(), 0, missing)[None, :]) + 1e-12
+        assert programme.seconds(solution.options) <= programme.seconds(np.where(resident.ravel(), 0, missing)[None, :]) + 1e-12
 
 
 # The best dispatch of a visit
@@ -211,7 +211,7 @@ def test_with_the_same_residents_no_rule_is_faster(world, rule):
     for misses in ("upload", "cpu", "threshold"):
         if misses == "cpu" and world.problem().cpu_index < 0:
             continue
-        other = run_world(world, StaticPopularity(rule=rule, misses=misses))
-        assert other.outcome is not None
-        assert (other.deployment.resident == best.deployment.resident).all()  # type: ignore[union-attr]
-        assert best.outcome.recorder.makespan <= other.outcome.recorder.makespan, misses
+        static = run_world(world, StaticPopularity(rule=rule, misses=misses))
+        assert static.outcome is not None
+        assert (static.deployment.resident == best.deployment.resident).all()  # type: ignore[union-attr]
+        assert best.outcome.recorder.makespan <= static.outcome.recorder.makespan, misses

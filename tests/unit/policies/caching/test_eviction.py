@@ -116,8 +116,8 @@ def test_the_lowest_score_leaves():
 
 def test_random_draws_from_what_it_was_given():
     trace = one_by_one(np.random.default_rng(0).integers(0, SIZE, 60))
-    first, again, other = (run(of(LayerRandom, 3, np.random.default_rng(s)), trace)[0] for s in (1, 1, 2))
-    assert first == again != other
+    first, again, reseeded = (run(of(LayerRandom, 3, np.random.default_rng(s)), trace)[0] for s in (1, 1, 2))
+    assert first == again != reseeded
 
 
 def test_copies_on_their_way_take_room():

@@ -17,12 +17,12 @@ def summary(capacity: int):
 
 
 def test_the_time_of_a_token_is_linear_in_the_misses():
-    few, some, most = (summary(capacity) for capacity in (4, 16, 40))
-    misses = [1.0 - run["decode_hit_rate"] for run in (few, some, most)]
-    seconds = [run["tpot_s"]["mean"] for run in (few, some, most)]
+    small, middle, most = (summary(capacity) for capacity in (4, 16, 40))
+    misses = [1.0 - run["decode_hit_rate"] for run in (small, middle, most)]
+    seconds = [run["tpot_s"]["mean"] for run in (small, middle, most)]
     share = (misses[0] - misses[1]) / (misses[0] - misses[2])
     assert seconds[0] - seconds[1] == pytest.approx(share * (seconds[0] - seconds[2]), rel=0.05)
-    assert few["bytes"]["nvme:read"] == pytest.approx(few["bytes"]["pcie:forward"], rel=0.02)
+    assert small["bytes"]["nvme:read"] == pytest.approx(small["bytes"]["pcie:forward"], rel=0.02)
 
 
 def test_halved_counts_let_an_expert_of_the_past_go():

@@ -99,11 +99,11 @@ def test_hobbit_serves_low_wants_from_high_copies_and_loads_over_low_ones():
     again = 0
     for before, after in pairwise(run.calls):
         if before.slot == "dispatch" and after.slot == "adapt":
-            held, asked = before.resident[before.layer], before.answer.nbytes
-            serves = held & ~(asked > before.copy_bytes[before.layer])
+            held, nbytes = before.resident[before.layer], before.answer.nbytes
+            serves = held & ~(nbytes > before.copy_bytes[before.layer])
             missing = np.flatnonzero((before.answer.counts > 0) & ~serves)
             assert sorted(after.seen.uploaded.tolist()) == missing.tolist()
-            again += int((held & (asked == size) & (before.copy_bytes[before.layer] < size))[missing].sum())
+            again += int((held & (nbytes == size) & (before.copy_bytes[before.layer] < size))[missing].sum())
     assert again > 0
 
 
@@ -261,8 +261,8 @@ def test_the_prompt_pins_its_most_used_experts_and_decode_moves_nothing():
 def test_near_data_units_compute_from_copies_within_the_budget(mean_bits):
     run = ran(ContextCxlNdp(mean_bits=mean_bits, pinned=2), ROOMY)
     for call in dispatches(run, "decode"):
-        others = ~call.resident[call.layer]
-        bits = 16 * call.answer.nbytes[others] / run.problem.model.expert_bytes
+        absent = ~call.resident[call.layer]
+        bits = 16 * call.answer.nbytes[absent] / run.problem.model.expert_bytes
         assert set(bits) <= {1.0, 2.0, 3.0, 4.0}
         assert bits.mean() <= mean_bits + 1e-9
     assert min(run.outcome.recorder.quality.precision) <= mean_bits

@@ -64,14 +64,14 @@ def test_many_pairs_have_the_shares_of_few():
 
 def test_a_prediction_and_its_visit_agree_on_gate_weights():
     """The gate weights of a visit are drawn once; an expert that both name asks for the same, but for ranks that shift."""
-    gates, rng, same = GateWeights(), RNG(0), 0
+    gates, rng, equal = GateWeights(), RNG(0), 0
     for _ in range(200):
         drawn = gates.ranking(1, 2, np.arange(8), rng)
-        one, other = np.zeros(8, dtype=np.int64), np.zeros(8, dtype=np.int64)
-        one[[2, 5]] = other[[2, 5]] = 1
-        first, second = (gates.pairs(counts, drawn, np.ones(3), rng) for counts in (one, other))
-        same += all((a == b).all() for a, b in zip(first, second, strict=True))
-    assert same == 200
+        first_counts, second_counts = np.zeros(8, dtype=np.int64), np.zeros(8, dtype=np.int64)
+        first_counts[[2, 5]] = second_counts[[2, 5]] = 1
+        first, second = (gates.pairs(counts, drawn, np.ones(3), rng) for counts in (first_counts, second_counts))
+        equal += all((a == b).all() for a, b in zip(first, second, strict=True))
+    assert equal == 200
 
 
 def losses(number: int, seed: int) -> np.ndarray:

@@ -69,15 +69,15 @@ def test_a_perfect_predictor_fetches_what_is_missing_of_the_next_layer_and_all_o
     run = ran("prefetch", world(), predictor={"kind": "perfect"}, buffers=4)
     dispatches = [call for call in run.calls if call.slot == "dispatch" and call.phase == "decode"]
     for call, following in pairwise(dispatches):
-        wanted = set(loads(call))
+        requested = set(loads(call))
         if call.layer == LAYERS - 1:
-            assert not wanted
+            assert not requested
             continue
         active = {(following.layer, e) for e in np.flatnonzero(following.seen.counts).tolist()}
         there = {pair for pair in active if call.resident[pair] or call.in_flight[pair]}
-        assert wanted == active - there
-    kept = run.outcome.recorder.prefetches
-    assert kept.used == kept.copies > 0
+        assert requested == active - there
+    prefetches = run.outcome.recorder.prefetches
+    assert prefetches.used == prefetches.copies > 0
 
 
 def test_what_was_fetched_in_vain_is_dropped_and_the_cache_never_knows():
@@ -146,9 +146,9 @@ def test_a_prediction_that_takes_time_leaves_at_a_later_decision():
     slow = ran("promoe", world(), predictor={"kind": "learned", "recall": [1.0, 1.0], "cost": 1.0})
     assert not any(loads(call) for call in slow.calls)
     quick = ran("promoe", world(), predictor={"kind": "learned", "recall": [1.0, 1.0], "cost": 0})
-    some = ran("promoe", world(), predictor={"kind": "learned", "recall": [1.0, 1.0], "cost": 5e-5})
+    partial = ran("promoe", world(), predictor={"kind": "learned", "recall": [1.0, 1.0], "cost": 5e-5})
     assert all(call.slot == "dispatch" for call in quick.calls if loads(call))
-    assert any(call.slot == "adapt" for call in some.calls if loads(call))
+    assert any(call.slot == "adapt" for call in partial.calls if loads(call))
 
 
 def test_promoe_looks_a_stride_ahead():
@@ -226,8 +226,8 @@ def test_pre_gated_waits_for_uploads_of_the_first_block_only():
         if call.slot == "adapt" and call.phase == "decode":
             assert (len(call.seen.uploaded) > 0) == (call.layer == 0)
     assert not any(loads(call) for call in run.calls if call.phase == "prefill" or call.layer == LAYERS - 1)
-    kept = run.outcome.recorder.prefetches
-    assert kept.used == kept.copies == (TOKENS - 1) * (LAYERS - 1) * TOP_K
+    prefetches = run.outcome.recorder.prefetches
+    assert prefetches.used == prefetches.copies == (TOKENS - 1) * (LAYERS - 1) * TOP_K
 
 
 def test_pre_gated_holds_two_buffers_of_active_experts():
@@ -324,18 +324,18 @@ def test_mixtral_offloading_speculates_only_when_asked():
     on = ran("mixtral_offloading", world(), speculate=1, predictor={"kind": "gate", "recall": [1.0]})
     assert 0 < max(len(loads(call)) for call in on.calls) <= 1
     assert not any(loads(call) for call in on.calls if call.phase == "prefill")
-    kept = on.outcome.recorder.prefetches
-    assert kept.used == kept.copies
+    prefetches = on.outcome.recorder.prefetches
+    assert prefetches.used == prefetches.copies
 
 
 @dataclass
 class Seen:
     """A visit that sees what it is told of later layers."""
 
-    told: dict[int, np.ndarray] = field(default_factory=dict)
+    foreseen: dict[int, np.ndarray] = field(default_factory=dict)
 
     def __call__(self, depth: int):
-        return self.told.get(depth)
+        return self.foreseen.get(depth)
 
 
 def test_hybrimoe_fetches_what_shortens_a_later_schedule_most():
@@ -356,8 +356,10 @@ def test_hybrimoe_fetches_what_shortens_a_later_schedule_most():
     best = [(float(g.max()), layer, int(e[g.argmax()])) for layer, (e, g) in zip((1, 2), gains, strict=True)]
     counts = np.zeros(8, dtype=np.int64)
     counts[there[0][:2]] = 1
-    one = tiny.visit_of(p, deployment, 0, counts)
-    visit = Visit(0, "decode", 0, 1, counts, one.gpu, one.cpu, one.ndp, one.copy, one.resident, Seen({1: near, 2: far}))
+    single = tiny.visit_of(p, deployment, 0, counts)
+    visit = Visit(
+        0, "decode", 0, 1, counts, single.gpu, single.cpu, single.ndp, single.copy, single.resident, Seen({1: near, 2: far})
+    )
     moves = policy.dispatch(visit, view).moves
     assert moves.load.tolist() == [list(max(best)[1:])]
     assert max(best)[0] > 0
@@ -382,9 +384,9 @@ def test_a_copy_that_nobody_waits_for_any_more_is_called_off_or_dropped():
 
 
 def test_a_policy_object_with_times_in_it_is_repeated_from_its_result(tmp_path):
-    given = find("policies", "prefetch")(predictor={"kind": "learned", "cost": 123e-6}, buffers=2)
+    stated = find("policies", "prefetch")(predictor={"kind": "learned", "cost": 123e-6}, buffers=2)
     small = {"workload.requests": 1, "workload.prompt": 8, "workload.output": 3}
-    first = moesim.run("quickstart", policy=given, **small)
+    first = moesim.run("quickstart", policy=stated, **small)
     first.save(tmp_path)
     again = moesim.run(tmp_path / "result.json")
     assert again.summary["makespan_s"] == first.summary["makespan_s"]

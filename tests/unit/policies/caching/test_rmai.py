@@ -81,15 +81,15 @@ def test_a_cache_without_turnover_stays_as_it_is():
 
 def world(rate: float = 12e9, ddr: float | None = None):
     """The small world with a peer, its network of `rate` B/s."""
-    found = next(world for world in small_worlds() if world.name == "network")
-    tree = found.system.model_dump(exclude_none=True)
+    network = next(world for world in small_worlds() if world.name == "network")
+    tree = network.system.model_dump(exclude_none=True)
     tree["links"]["to_peer"]["rate"] = rate
     tree["tiers"]["ddr"]["capacity"] = ddr or tree["tiers"]["ddr"]["capacity"]
-    return replace(found, system=System.model_validate(tree))
+    return replace(network, system=System.model_validate(tree))
 
 
-def ended(policy, **given):
-    return Bench(policy).run(world(**given)).outcome.recorder
+def ended(policy, **changes):
+    return Bench(policy).run(world(**changes)).outcome.recorder
 
 
 def test_a_slow_network_binds_until_everything_is_cached():

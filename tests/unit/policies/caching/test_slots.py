@@ -37,8 +37,8 @@ def test_loads_of_two_of_eight_are_the_four_terms(a, r):
         f2 = 2 * max(0, (8 - s) * (7 - s) / 56) * (1 - a)
         f3 = max((8 - s) * (7 - s) / 56, 0) * a
         f4 = 2 * (8 - s) * s / 56 * (1 - a)
-        found = expected_loads(8, 2, np.array([a]), np.array([r]))[0, s]
-        assert found == pytest.approx(r * f1 + (1 - r) * (f2 + f3 + f4), abs=1e-12)
+        slots = expected_loads(8, 2, np.array([a]), np.array([r]))[0, s]
+        assert slots == pytest.approx(r * f1 + (1 - r) * (f2 + f3 + f4), abs=1e-12)
 
 
 @pytest.mark.parametrize(("experts", "top_k"), [(6, 1), (6, 3), (5, 5)])
@@ -47,7 +47,7 @@ def test_loads_equal_counting_every_choice_of_experts(experts, top_k, a, r):
     loads = expected_loads(experts, top_k, np.array([a]), np.array([r]))[0]
 
     def waited(active: int, slots: int) -> float:
-        missing = [sum(e >= slots for e in some) for some in combinations(range(experts), active)]
+        missing = [sum(e >= slots for e in active_experts) for active_experts in combinations(range(experts), active)]
         return float(np.mean([(1 - a) * m + a * max(m - 1, 0) for m in missing]))
 
     for slots in range(experts + 1):
@@ -59,14 +59,14 @@ def test_loads_equal_counting_every_choice_of_experts(experts, top_k, a, r):
 def test_the_programme_is_as_good_as_the_best_of_all_splits(total):
     rng = np.random.default_rng(3)
     loads = np.sort(rng.random((3, 5)), axis=1)[:, ::-1]  # not convex
-    found = best_slots(loads, total)
-    assert found.sum() == min(total, 12)
+    slots = best_slots(loads, total)
+    assert slots.sum() == min(total, 12)
     least = 1 if total >= 3 else 0
     splits = [s for s in product(range(least, 5), repeat=3) if sum(s) == min(total, 12)]
     costs = [sum(loads[layer, own] for layer, own in enumerate(split)) for split in splits]
-    assert sum(loads[layer, own] for layer, own in enumerate(found)) == pytest.approx(min(costs))
-    assert found.min() >= least
-    assert found.max() <= 4
+    assert sum(loads[layer, own] for layer, own in enumerate(slots)) == pytest.approx(min(costs))
+    assert slots.min() >= least
+    assert slots.max() <= 4
 
 
 def test_other_depths_read_the_same_curve():

@@ -76,10 +76,10 @@ def test_four_buffers_are_shared_between_the_ways():
 
 def test_speculated_experts_that_nobody_used_are_in_the_host_still():
     run = ran("mixtral_offloading", world(), speculate=1, predictor={"kind": "gate", "recall": [0.3]})
-    kept, caused = run.outcome.recorder.prefetches, run.outcome.recorder.caused
-    vain = kept.copies - kept.used
+    prefetches, caused = run.outcome.recorder.prefetches, run.outcome.recorder.caused
+    vain = prefetches.copies - prefetches.used
     assert vain > 5
-    arrived = caused["demand"] / SIZE + kept.used  # of what came and was used no more can have left
+    arrived = caused["demand"] / SIZE + prefetches.used  # of what came and was used no more can have left
     assert caused["eviction"] / SIZE <= arrived
 
 

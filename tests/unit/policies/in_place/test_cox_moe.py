@@ -53,21 +53,23 @@ def op3(p, tokens: float, shares, resident: int, upload: int) -> float:
     return float(np.mean(times))
 
 
-def brute_force(p, found: Candidates, shares):
+def brute_force(p, candidates: Candidates, shares):
     """Cheapest total of all plans, one at a time."""
     passes = {"prefill": 1, "decode": int(p.job.output.max()) - 1}
-    tokens = {phase: sequences(p, phase, found.batch)[0] for phase in passes}
+    tokens = {phase: sequences(p, phase, candidates.batch)[0] for phase in passes}
     size, best = p.model.experts, np.inf
     groups = {
         phase: [min(op3(p, tokens[phase], shares, n, m) for m in range(size + 1 - n)) for n in range(size + 1)]
         for phase in passes
     }
-    for kv, a, b, m, n in product(found.kv, found.prefill, found.decode, found.micro_prefill, found.micro_decode):
+    for kv, a, b, m, n in product(
+        candidates.kv, candidates.prefill, candidates.decode, candidates.micro_prefill, candidates.micro_decode
+    ):
         if kv == "hbm" and (a[1] != "gpu" or b[1] != "gpu"):
             continue
-        free = p.gpu_free(BatchPlan(found.batch, PhasePlan(m, *a), PhasePlan(n, *b), kv, found.staging))
-        attention = attention_time(p, "prefill", a, m, kv, found.batch, found.host)
-        attention += passes["decode"] * attention_time(p, "decode", b, n, kv, found.batch, found.host)
+        free = p.gpu_free(BatchPlan(candidates.batch, PhasePlan(m, *a), PhasePlan(n, *b), kv, candidates.staging))
+        attention = attention_time(p, "prefill", a, m, kv, candidates.batch, candidates.host)
+        attention += passes["decode"] * attention_time(p, "decode", b, n, kv, candidates.batch, candidates.host)
         for resident in range(size + 1):
             if resident * p.layers * p.model.expert_bytes <= free:
                 experts = sum(count * p.layers * groups[phase][resident] for phase, count in passes.items())
@@ -79,9 +81,9 @@ def brute_force(p, found: Candidates, shares):
 def test_search_finds_what_a_loop_over_everything_finds(hbm):
     p = scene(hbm)
     shares = -np.sort(-p.popularity, axis=1)
-    found = space(p)
-    plan = search(p, found, shares, Pins(), "ddr")
-    assert plan.seconds == pytest.approx(brute_force(p, found, shares), rel=1e-9)
+    candidates = space(p)
+    plan = search(p, candidates, shares, Pins(), "ddr")
+    assert plan.seconds == pytest.approx(brute_force(p, candidates, shares), rel=1e-9)
 
 
 def test_expert_table_is_the_maximum_of_three_sides():

@@ -62,8 +62,8 @@ def test_the_threshold_is_the_best_of_all_subsets():
 
 def test_fiddlers_code_takes_the_cpu_to_be_linear():
     p, deployment, visit, view = scene(Fiddler(estimate="linear", share=0.0), [50, 0, 9000, 1, 1, 0, 2, 3])
-    one = float(p.costs.cpu(1, "ddr"))
-    linear = one * visit.counts <= visit.copy + visit.gpu
+    single = float(p.costs.cpu(1, "ddr"))
+    linear = single * visit.counts <= visit.copy + visit.gpu
     assert not deployment.resident.any()
     assert (Fiddler(estimate="linear").dispatch(visit, view).device == np.where(linear, p.cpu_index, p.gpu_index)).all()
     assert (Fiddler().dispatch(visit, view).device != Fiddler(estimate="linear").dispatch(visit, view).device).any()
@@ -140,8 +140,10 @@ def test_strategies_choose_as_they_say():
 
 
 def test_the_count_of_experts_is_given_as_users_of_the_program_give_it():
-    for given, count in (({"per_layer": 2}, 6), ({"ratio": 0.3}, 6), ({"ratio": 0.3, "strategy": "front"}, 7)):
-        assert int(scene(KTransformers(**given))[1].resident.sum()) == count  # 0.3 of 24 experts are 7, of which layers share 6
+    for parameters, count in (({"per_layer": 2}, 6), ({"ratio": 0.3}, 6), ({"ratio": 0.3, "strategy": "front"}, 7)):
+        assert (
+            int(scene(KTransformers(**parameters))[1].resident.sum()) == count
+        )  # 0.3 of 24 experts are 7, of which layers share 6
     assert int(scene(KTransformers(per_layer=2, strategy="frequency"))[1].resident.sum()) == 6
     with pytest.raises(ValueError, match="leave all but one out"):
         KTransformers(ratio=0.5, limit=3)

@@ -88,13 +88,13 @@ def bare(rate: float = 2e12, pcie: float = 25e9, memory: float = 200e9) -> Syste
 def test_experts_move_to_the_gpu_at_the_closed_form_threshold(rate, pcie):
     """M* = P (1 / B_pcie - 1 / B_ddr) tokens per expert; every expert gets k B / E of B sequences."""
     threshold = break_even_tokens(rate, pcie, 200e9) * 8 / 2
-    found = {}
+    vectors = {}
     for side in (0.9, 1.1):
         batch = int(side * threshold)
         work = tiny.job(requests=batch, prompt=16, output=2)
         p = tiny.problem(bare(rate, pcie), work=work, profile=np.full((3, 8), 1 / 8))
-        found[side] = best(price(LayerCosts(p), "decode", batch, "ddr"))[0][4:].tolist()
-    assert found == {0.9: [1, 1], 1.1: [0, 0]}
+        vectors[side] = best(price(LayerCosts(p), "decode", batch, "ddr"))[0][4:].tolist()
+    assert vectors == {0.9: [1, 1], 1.1: [0, 0]}
 
 
 def test_attention_stays_on_the_cpu_when_the_cache_is_longer_than_what_crosses():
@@ -128,12 +128,12 @@ def test_vectors_become_devices_and_dispatch():
 
 def test_the_best_runnable_plan_is_chosen():
     p = tiny.problem(tiny.system(hbm=0.2e9), work=tiny.job(requests=40, prompt=400, output=30))
-    found = Lia().deploy(p).state
+    vectors = Lia().deploy(p).state
     pinned = []
     for vector in VECTORS[expressible()].tolist():
-        for other in VECTORS[expressible()].tolist():
-            pinned.append(Lia(prefill_vector=vector, decode_vector=other).deploy(p).state.seconds)
-    assert found.seconds == pytest.approx(min(pinned))
+        for rival in VECTORS[expressible()].tolist():
+            pinned.append(Lia(prefill_vector=vector, decode_vector=rival).deploy(p).state.seconds)
+    assert vectors.seconds == pytest.approx(min(pinned))
 
 
 def test_spare_gpu_memory_takes_whole_layers():

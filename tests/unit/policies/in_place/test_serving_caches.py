@@ -58,8 +58,8 @@ def test_admission_is_capped_whatever_the_misses() -> None:
 
 
 def _prefill_bytes() -> float:
-    one = summary({"kind": "vllm_cpu_misses", "capacity": 16}, **{"workload.output": 1})
-    return float(one["bytes"]["pcie:forward"])
+    single = summary({"kind": "vllm_cpu_misses", "capacity": 16}, **{"workload.output": 1})
+    return float(single["bytes"]["pcie:forward"])
 
 
 def test_a_gate_copies_less_and_leaves_the_link_to_the_step() -> None:

@@ -44,8 +44,8 @@ def test_a_prefill_fetches_every_missing_expert_of_the_next_layer():
     for call in run.calls:
         if call.slot == "dispatch":
             missing = np.flatnonzero(~call.resident[call.layer + 1]) if call.layer + 1 < LAYERS else np.zeros(0, dtype=int)
-            wanted = {(call.layer + 1, e) for e in missing.tolist()} if call.phase == "prefill" else set()
-            assert fetched(call) == wanted
+            expected = {(call.layer + 1, e) for e in missing.tolist()} if call.phase == "prefill" else set()
+            assert fetched(call) == expected
     recorder = run.outcome.recorder
     assert recorder.passes[0].uploads == EXPERTS - 3  # those of the first layer alone wait for their routing
     assert recorder.prefetches.used == recorder.prefetches.copies == (LAYERS - 1) * (EXPERTS - 3)

@@ -35,5 +35,5 @@ def test_compiled_and_numpy_walk_the_same(past: Past, seed: int, monkeypatch: py
         answers = [mine.walk(layers[part], counts[part], there) for part in parts]
         walked.append((*map(np.concatenate, zip(*answers, strict=True)), there, mine.pool.uses, mine.pool.last))
         assert there.sum() == resident.sum() + sum(int(change.sum()) for _, change in answers) <= SLOTS
-    for one, other in zip(*walked, strict=True):
-        assert np.array_equal(one, other)
+    for compiled_side, plain_side in zip(*walked, strict=True):
+        assert np.array_equal(compiled_side, plain_side)

@@ -105,11 +105,11 @@ def test_recall_on_recorded_routing(file, model, low, high):
         ids, seq = archive["experts"], archive["seq"]
     known = np.unique(seq)
     chosen = known[np.linspace(0, len(known) - 1, 40).astype(int)]
-    tokens = [ids[seq == one][-24:] for one in chosen]
-    counts = [[(token[:, :, None] == np.arange(model.experts)).sum(axis=1) for token in some] for some in tokens]
+    tokens = [ids[seq == request][-24:] for request in chosen]
+    counts = [[(token[:, :, None] == np.arange(model.experts)).sum(axis=1) for token in sequence] for sequence in tokens]
     job, table = Offline(requests=2, prompt=4, output=2, routing=Sticky()).build(model, Streams(0), Path())
     problem = problem_of(model, job, table)
-    problem.popularity[:] = np.mean([one for some in counts[:28] for one in some], axis=0) / model.top_k
+    problem.popularity[:] = np.mean([pass_counts for passes in counts[:28] for pass_counts in passes], axis=0) / model.top_k
     world = (problem, counts)
     assert low <= mean(History(), world, skip=28) <= high
     assert mean(History(order=2), world, skip=28) > mean(History(), world, skip=28)
@@ -157,15 +157,15 @@ def test_a_table_learns_what_follows():
 
 def test_order_two_tells_apart_what_one_layer_alone_cannot():
     """Paths 0-1-2 and 3-1-0: after expert 1 only the layer before it says what comes."""
-    one, two = History().start(small(FLAT)), History(order=2).start(small(FLAT))
-    for mind in (one, two):
+    first, two = History().start(small(FLAT)), History(order=2).start(small(FLAT))
+    for mind in (first, two):
         for index in range(40):
             for layer, expert in enumerate((0, 1, 2) if index % 2 else (3, 1, 0)):
                 mind.meet(visit(layer, np.eye(4)[expert], index=index))
                 mind.scores(visit(layer, np.eye(4)[expert]), 1)
         mind.meet(visit(0, np.eye(4)[0]))
         mind.meet(visit(1, np.eye(4)[1]))
-    assert abs(float(one.scores(visit(1, np.eye(4)[1]), 1) @ [-1, 0, 1, 0])) < 0.05
+    assert abs(float(first.scores(visit(1, np.eye(4)[1]), 1) @ [-1, 0, 1, 0])) < 0.05
     assert two.scores(visit(1, np.eye(4)[1]), 1).argmax() == 2
 
 

@@ -48,10 +48,10 @@ def test_comparison_layer_by_layer_equals_the_formula(by_layer):
         for layer in range(LAYERS):
             store.compare(layer, running[layer])
             if by_layer:
-                wanted = [np.mean([cosine(t[i], running[i]) for i in range(layer + 1)]) for t in traces]
+                expected = [np.mean([cosine(t[i], running[i]) for i in range(layer + 1)]) for t in traces]
             else:
-                wanted = [cosine(t[: layer + 1].ravel(), running[: layer + 1].ravel()) for t in traces]
-            assert store.similarity() == pytest.approx(wanted, rel=1e-5)
+                expected = [cosine(t[: layer + 1].ravel(), running[: layer + 1].ravel()) for t in traces]
+            assert store.similarity() == pytest.approx(expected, rel=1e-5)
     assert store.full
 
 
@@ -84,17 +84,17 @@ def test_a_sequence_counts_its_prompt_and_all_its_tokens():
 
 def test_a_full_store_gives_up_the_sequence_most_like_the_new_one():
     mind, rng = Sequence(capacity=3, full="replace").start(problem()), np.random.default_rng(4)
-    kept = [run(mind, rng, "prefill", index) for index in range(3)]
+    runs = [run(mind, rng, "prefill", index) for index in range(3)]
     assert mind.store.full
     before = [mind.store.shares(number, slice(None)) for number in range(3)]
-    twin = kept[0].copy()
+    twin = runs[0].copy()
     for layer in range(LAYERS):
         mind.meet(visit(layer, twin[layer], "prefill", 3))  # stores the third: the second and the profile may go, not the first
     mind.meet(visit(0, twin[0], "prefill", 4))  # stores the twin of the first in its place
     after = [mind.store.shares(number, slice(None)) for number in range(3)]
     assert mind.store.size == 3
     assert np.allclose(after[1], before[1])
-    assert np.allclose(after[1], kept[0] / kept[0].sum(axis=1, keepdims=True), atol=1e-6)
+    assert np.allclose(after[1], runs[0] / runs[0].sum(axis=1, keepdims=True), atol=1e-6)
 
 
 def test_clusters_hold_the_mean_of_the_sequences_that_joined_them():
@@ -143,9 +143,9 @@ def test_a_map_expects_more_the_less_alike_it_is():
 
 def test_the_first_layers_go_by_the_last_pass():
     mind = ExpertMap(distance=LAYERS).start(problem())
-    one = np.tile([3, 2, 1, 0, 0, 0], (LAYERS, 1))
+    trace = np.tile([3, 2, 1, 0, 0, 0], (LAYERS, 1))
     for layer in range(LAYERS):
-        mind.meet(visit(layer, one[layer], "prefill"))
+        mind.meet(visit(layer, trace[layer], "prefill"))
     now = visit(0, [3, 2, 1, 0, 0, 0], index=1)
     mind.meet(now)
     assert mind.scores(now, 1) == pytest.approx([0.5, 1 / 3, 0, 0, 0, 0], abs=1e-6)

@@ -20,8 +20,8 @@ class Mine(OnDemand):
 
 
 def test_all_may_stand_beside_ones_own() -> None:
-    this = loaded("quickstart", **SMALL)
-    names = [name for name, _ in policies_for(["lru", "all", Mine()], this)]
+    scenario = loaded("quickstart", **SMALL)
+    names = [name for name, _ in policies_for(["lru", "all", Mine()], scenario)]
     assert names == ["lru", *(name for name in plugins.names("policies") if name != "lru"), f"{Mine.__module__}:Mine"]
 
 

@@ -75,8 +75,8 @@ def test_experts_are_cold_for_want_of_dram_or_where_it_costs_little():
     slower = p.costs.cpu(1, "a", p.model.expert_bytes / 4) > p.costs.cpu(1, "ddr")
     assert slower
     assert not (roomy.home == cxl).any()
-    few, many = (int((CxlExpert(cold_cost=cost).deploy(p).home == cxl).sum()) for cost in (0.1, 10.0))
-    assert 0 < few < many <= 128  # half of each layer is below the percentile
+    cheap, dear = (int((CxlExpert(cold_cost=cost).deploy(p).home == cxl).sum()) for cost in (0.1, 10.0))
+    assert 0 < cheap < dear <= 128  # half of each layer is below the percentile
     tight = scene(ndp=False, hbm=1e9, ddr=1.5 * EXPERTS * p.model.expert_bytes)
     full = CxlExpert(cold_cost=0.0).deploy(tight)
     assert (full.home == cxl).sum() >= EXPERTS // 2
@@ -288,10 +288,10 @@ def test_a_cxl_device_that_both_sides_read_holds_both() -> None:
     assert alone[0] == 0.0
     for e in inside[1:]:
         lanes.give(e, p.gpu_index)
-    gpu, others = lanes.sides()
-    assert others > alone[1]
-    assert others == pytest.approx(len(inside) * p.model.expert_bytes / 4 / 32e9)
-    assert gpu >= others
+    gpu, far_side = lanes.sides()
+    assert far_side > alone[1]
+    assert far_side == pytest.approx(len(inside) * p.model.expert_bytes / 4 / 32e9)
+    assert gpu >= far_side
 
 
 def test_compressing_all_shrinks_uploads_too() -> None:

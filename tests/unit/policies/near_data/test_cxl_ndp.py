@@ -18,16 +18,16 @@ COUNTS = [4, 1, 9, 3, 0, 7, 2, 6]
 RATIOS = {"weights": 0.748, "kv": 0.531}
 
 
-def machine(device: float = 22e9, compression: dict[str, float] | None = None, **given) -> System:
+def machine(device: float = 22e9, compression: dict[str, float] | None = None, **machine_parts) -> System:
     """64 GB/s of link to a device of 0.2 GB that reads `device` B/s inside."""
-    plain = tiny.system(**{"hbm": 0.1e9, "cxl": {"dev": (0.2e9, device)}, **given}).model_dump(exclude_none=True)
+    plain = tiny.system(**{"hbm": 0.1e9, "cxl": {"dev": (0.2e9, device)}, **machine_parts}).model_dump(exclude_none=True)
     if compression:
         plain["tiers"]["dev"]["compression"] = compression
     return System.model_validate(plain)
 
 
-def scene(policy, **given):
-    p = tiny.problem(machine(**given))
+def scene(policy, **changes):
+    p = tiny.problem(machine(**changes))
     deployment = policy.deploy(p)
     return p, deployment, policy.dispatch(tiny.visit_of(p, deployment, 0, COUNTS), tiny.view_of(p, deployment))
 

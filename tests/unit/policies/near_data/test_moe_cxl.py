@@ -71,8 +71,8 @@ def test_swapping_names_of_devices_changes_nothing_else():
     swapped = scene(cxl={"slow": (0.04e9, 20e9), "fast": (0.04e9, 10e9)})
     second = MoeCxl().deploy(swapped)
     assert (first.resident == second.resident).all()
-    other = {0: 0, 1: 1, 2: 3, 3: 2}
-    assert (np.vectorize(other.get)(first.home) == second.home).all()
+    exchanged = {0: 0, 1: 1, 2: 3, 3: 2}
+    assert (np.vectorize(exchanged.get)(first.home) == second.home).all()
 
 
 def test_nvme_comes_last():
@@ -88,22 +88,22 @@ def test_nvme_comes_last():
 def periods(policy, p, deployment, counts, number: int):
     """Changes after each of `number` periods of one pass with `counts` [L, E]."""
     view = tiny.view_of(p, deployment)
-    made = []
+    period_moves = []
     for _ in range(number):
         view.now += 1.0
         moves = policy.adapt(tiny.step_of(-1, counts), view)
         apply(view, moves)
-        made.append(changes(moves))
-    return made, view
+        period_moves.append(changes(moves))
+    return period_moves, view
 
 
 def test_stationary_counts_settle_and_never_thrash():
     p = scene()
     policy = MoeCxl(period=1, prefetch=0)
     counts = np.random.default_rng(3).permuted(np.tile([40, 20, 10, 5, 2, 1, 0, 0], (3, 1)), axis=1)
-    made, view = periods(policy, p, policy.deploy(p), counts, 60)
-    assert sum(made) > 0
-    assert made[-30:] == [0] * 30
+    moves, view = periods(policy, p, policy.deploy(p), counts, 60)
+    assert sum(moves) > 0
+    assert moves[-30:] == [0] * 30
     assert counts[view.resident].min() > 0
 
 
@@ -111,13 +111,13 @@ def test_noise_around_equal_frequencies_exchanges_almost_nothing():
     p = scene()
     policy = MoeCxl(period=8, prefetch=0)
     view = tiny.view_of(p, policy.deploy(p))
-    rng, made = np.random.default_rng(5), []
+    rng, period_moves = np.random.default_rng(5), []
     for _ in range(50 * 8):
         counts = np.stack([rng.permutation([1, 1, 1, 1, 0, 0, 0, 0]) for _ in range(3)])
         moves = policy.adapt(tiny.step_of(-1, counts), view)
         apply(view, moves)
-        made.append(changes(moves))
-    assert sum(made[8 * 20 :]) / 30 < 1.5  # per period, of up to 16 + 16
+        period_moves.append(changes(moves))
+    assert sum(period_moves[8 * 20 :]) / 30 < 1.5  # per period, of up to 16 + 16
 
 
 def test_a_shift_of_popularity_is_followed():
@@ -155,11 +155,11 @@ def test_free_slots_are_filled_before_anything_is_dropped():
 def devices(access, cxl=(), move=10.0, scores=None) -> Devices:
     """Tiers with these seconds per use; the first is GPU memory."""
     access, tiers = np.array(access, dtype=float), len(access)
-    far, other = list(cxl), [t for t in range(1, tiers) if t not in cxl]
+    far, near_tiers = list(cxl), [t for t in range(1, tiers) if t not in cxl]
     is_cxl = np.isin(np.arange(tiers), far)
     costs = np.full((tiers, tiers), move)
     shard = np.zeros((16, tiers))
-    return Devices(access, access, costs, np.full(tiers, 10.0), is_cxl, (), far, other, shard, scores)
+    return Devices(access, access, costs, np.full(tiers, 10.0), is_cxl, (), far, near_tiers, shard, scores)
 
 
 def test_algorithm_1_sorts_and_fills() -> None:
@@ -273,8 +273,8 @@ def test_without_moves_the_placement_is_frozen():
     p = scene()
     policy = MoeCxl(adapt_placement=False, period=1, prefetch=0)
     deployment = policy.deploy(p)
-    made, _ = periods(policy, p, deployment, np.where(deployment.resident, 0, 3), 10)
-    assert made == [0] * 10
+    moves, _ = periods(policy, p, deployment, np.where(deployment.resident, 0, 3), 10)
+    assert moves == [0] * 10
 
 
 def test_an_ngram_tells_what_one_layer_cannot() -> None:
@@ -300,11 +300,11 @@ def test_an_ngram_tells_what_one_layer_cannot() -> None:
 def test_repetition_from_pass_to_pass_is_learnt_in_decode_only() -> None:
     history = {phase: SequenceHistory(np.full((2, 8), 0.125), 1, 1, 1) for phase in ("decode", "prefill")}
     last = np.eye(8, dtype=np.int64)[5]
-    for phase, one in history.items():
+    for phase, trained in history.items():
         for turn in range(200):
-            one.learn(0, np.eye(8, dtype=np.int64)[turn % 3], phase)
-            one.chance(0, np.eye(8, dtype=np.int64)[turn % 3], phase)
-            one.learn(1, last, phase)
+            trained.learn(0, np.eye(8, dtype=np.int64)[turn % 3], phase)
+            trained.chance(0, np.eye(8, dtype=np.int64)[turn % 3], phase)
+            trained.learn(1, last, phase)
     assert history["decode"].chance(0, np.eye(8, dtype=np.int64)[0], "decode").argmax() == 5
     assert history["decode"]._stay[1] > 0.8
     assert history["prefill"]._stay[1] == 0
@@ -321,14 +321,14 @@ def test_trust_falls_with_every_expert_that_was_fetched_in_vain() -> None:
 
 def test_confidence_keeps_guesses_back() -> None:
     p = scene()
-    for confidence, some in ((0.0, True), (0.999, False)):
+    for confidence, prefetches in ((0.0, True), (0.999, False)):
         policy = MoeCxl(hint=None, confidence=confidence)
         deployment = policy.deploy(p)
         view = tiny.view_of(p, deployment)
         view.resident[1] = False
         view.free_slots = deployment.state.prefetcher.slots = 4
         deployment.state.prefetcher.window["decode"] = 1.0
-        assert (policy.adapt(tiny.step_of(0, [1] * 8), view).load is not None) == some
+        assert (policy.adapt(tiny.step_of(0, [1] * 8), view).load is not None) == prefetches
 
 
 def sharded(spread: str, *names: str):
@@ -353,11 +353,11 @@ def test_sharding_by_hash_is_even_or_follows_bandwidth_and_a_lost_device_moves_i
 @pytest.mark.parametrize("spread", ["hash", "round_robin"])
 def test_other_ways_of_spreading_keep_tiers_in_order(spread: str) -> None:
     p = scene()
-    plain, other = MoeCxl().deploy(p), MoeCxl(spread=spread).deploy(p)
-    assert (plain.resident == other.resident).all()
+    plain, spread_out = MoeCxl().deploy(p), MoeCxl(spread=spread).deploy(p)
+    assert (plain.resident == spread_out.resident).all()
     cxl = [p.tiers.index("slow"), p.tiers.index("fast")]
-    assert (np.isin(plain.home, cxl) == np.isin(other.home, cxl)).all()
-    assert (plain.home != other.home).any()
+    assert (np.isin(plain.home, cxl) == np.isin(spread_out.home, cxl)).all()
+    assert (plain.home != spread_out.home).any()
 
 
 def test_the_idlest_device_takes_an_expert_from_the_busiest() -> None:
@@ -398,17 +398,17 @@ def test_uploads_go_in_the_order_that_ends_soonest() -> None:
     for _ in range(30):
         copy, gpu = rng.uniform(1, 9, 5), rng.uniform(1, 9, 5)
         best = min(flow_shop(order, copy, gpu) for order in permutations(range(5)))
-        made = johnson(copy, gpu, np.ones(5, bool), np.arange(5))
-        assert flow_shop(made, copy, gpu) == pytest.approx(best, rel=1e-12)
+        sequence = johnson(copy, gpu, np.ones(5, bool), np.arange(5))
+        assert flow_shop(sequence, copy, gpu) == pytest.approx(best, rel=1e-12)
 
 
 def test_residents_keep_their_places_in_the_order_of_uploads() -> None:
     copy, gpu = np.array([0.0, 3.0, 0.0, 1.0]), np.ones(4)
-    made = johnson(copy, gpu, np.array([False, True, False, True]), np.array([0, 2, 1, 3]))
-    assert made.tolist() == [0, 2, 1, 3]
+    sequence = johnson(copy, gpu, np.array([False, True, False, True]), np.array([0, 2, 1, 3]))
+    assert sequence.tolist() == [0, 2, 1, 3]
     gpu[1] = 9.0
-    made = johnson(copy, gpu, np.array([False, True, False, True]), np.array([0, 2, 3, 1]))
-    assert made.tolist() == [0, 2, 1, 3]
+    sequence = johnson(copy, gpu, np.array([False, True, False, True]), np.array([0, 2, 3, 1]))
+    assert sequence.tolist() == [0, 2, 1, 3]
 
 
 def test_it_refuses_a_machine_without_cxl_memory_unless_it_is_allowed() -> None:

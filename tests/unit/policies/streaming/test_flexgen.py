@@ -26,9 +26,9 @@ ON_HOST, ON_GPU, ON_DISK = Split(0, 1), Split(1, 0), Split(0, 0, 1)
 )
 def test_the_fitted_model_gives_what_its_repository_gives(prompt, weights, gpu_batch, num_batches, predicted, published):
     shares = Shares(Split(weights, 1 - weights), ON_HOST, ON_HOST, gpu_batch, num_batches)
-    found = throughput(OPT_30B, T4_HOST, shares, prompt, 32)
-    assert round(found, 2) == predicted
-    assert found == pytest.approx(published, rel=0.10)
+    speed = throughput(OPT_30B, T4_HOST, shares, prompt, 32)
+    assert round(speed, 2) == predicted
+    assert speed == pytest.approx(published, rel=0.10)
 
 
 def test_an_opt_layer_weighs_twelve_squares_of_its_width():
@@ -88,14 +88,14 @@ def test_no_split_of_the_nine_fractions_beats_the_programme(serial, attends):
     _, costs, cut_of = setting(far={"ssd": 1e9})
     block = Block(16, 4, True, attends)
     lp = programme(costs, block, cut_of(block), serial=serial, host=0.8)
-    found = lp.solve([(0.0, 1.0)] * 9)
-    assert found is not None
-    x, cost = found
+    solution = lp.solve([(0.0, 1.0)] * 9)
+    assert solution is not None
+    x, cost = solution
     assert [x[i : i + 3].sum() for i in (0, 3, 6)] == pytest.approx([1, 1, 1])
     assert value(lp, x) == pytest.approx(cost)
     rng = np.random.default_rng(0)
-    others = rng.dirichlet([0.5] * 3, size=(3000, 3)).reshape(-1, 9)
-    values = [v for other in others if (v := value(lp, other)) is not None]
+    candidates = rng.dirichlet([0.5] * 3, size=(3000, 3)).reshape(-1, 9)
+    values = [v for candidate in candidates if (v := value(lp, candidate)) is not None]
     assert len(values) > 100
     assert min(values) >= cost * (1 - 1e-9)
 
@@ -131,8 +131,8 @@ def test_blocks_stay_within_the_job_and_what_is_given():
     assert {b.gpu_batch for b in every} == {1, 2, 4, 8, 12}
     assert all(b.num_batches <= min(4, -(-12 // b.gpu_batch)) for b in every)
     assert not any(b.cpu_attention and not b.cache_on_host for b in every)
-    given = list(blocks(costs, Bounds(gpu_batch=3, num_batches=4, cache_on_host=True, cpu_attention=False), 4))
-    assert given == [Block(3, 4, True, False)]
+    listed = list(blocks(costs, Bounds(gpu_batch=3, num_batches=4, cache_on_host=True, cpu_attention=False), 4))
+    assert listed == [Block(3, 4, True, False)]
 
 
 def test_the_plan_is_the_best_of_all_blocks():
@@ -142,7 +142,7 @@ def test_the_plan_is_the_best_of_all_blocks():
         search(costs, Bounds((None, None), *block[2:], *block[:2]), cut_of, most=20, serial=True, host=0.8)
         for block in blocks(costs, Bounds(), 20)
     ]
-    assert plan.seconds == pytest.approx(min(one.seconds for one in alone if one is not None))
+    assert plan.seconds == pytest.approx(min(plan_alone.seconds for plan_alone in alone if plan_alone is not None))
 
 
 # the policy
@@ -150,8 +150,8 @@ def test_the_plan_is_the_best_of_all_blocks():
 
 def share_of_all(p, experts: float) -> float:
     """wg that keeps a share `experts` of the experts beside the weights outside them."""
-    whole, other = 24 * p.model.expert_bytes, p.non_expert_bytes()
-    return (other + experts * whole) / (other + whole)
+    whole, dense_bytes = 24 * p.model.expert_bytes, p.non_expert_bytes()
+    return (dense_bytes + experts * whole) / (dense_bytes + whole)
 
 
 def test_published_shares_are_placed_and_not_searched():

@@ -27,12 +27,12 @@ def test_the_longest_path_is_the_longest_of_all_paths(seed):
     rng = np.random.default_rng(seed)
     names = [f"n{i}" for i in range(7)]
     costs = {name: rng.random(3) for name in names}
-    before = {name: tuple(other for other in names[:i] if rng.random() < 0.5) for i, name in enumerate(names)}
+    before = {name: tuple(earlier for earlier in names[:i] if rng.random() < 0.5) for i, name in enumerate(names)}
 
     def paths(node):
         yield (node,)
-        for other in before[node]:
-            for path in paths(other):
+        for earlier in before[node]:
+            for path in paths(earlier):
                 yield (*path, node)
 
     every = [sum(costs[node] for node in path) for name in names for path in paths(name)]
@@ -43,12 +43,12 @@ def test_the_longest_path_is_the_longest_of_all_paths(seed):
 def test_a_layer_is_held_by_whatever_is_slowest():
     p = setting()
     costs = LayerCosts(p)
-    one = np.ones(1)
-    for kept in (0.0, 1.0):
-        alone = float(layer_seconds(costs, 60, "ddr", Knobs(60, 1.0, int(kept), 3 * p.layers), one)[0])
+    unit = np.ones(1)
+    for share in (0.0, 1.0):
+        alone = float(layer_seconds(costs, 60, "ddr", Knobs(60, 1.0, int(share), 3 * p.layers), unit)[0])
         attention = float(costs.dense(60.0) + costs.cpu_attention(60.0, "ddr"))
         upload, work = float(costs.upload(5)), float(costs.experts(60.0))
-        first = upload if kept else 0.0
+        first = upload if share else 0.0
         longest = max(attention + work, max(first, attention) + upload - first + work / 8)
         assert alone == pytest.approx(longest)
 

@@ -33,8 +33,8 @@ def test_fewer_tokens_would_leave_the_gpu_waiting(pcie):
 
 
 def test_a_faster_link_saturates_with_fewer_tokens():
-    found = [saturating_tokens(LayerCosts(tiny.problem(tiny.system(pcie=pcie)))) for pcie in (12e9, 25e9, 50e9)]
-    assert found[0] > found[1] > found[2]
+    saturating = [saturating_tokens(LayerCosts(tiny.problem(tiny.system(pcie=pcie)))) for pcie in (12e9, 25e9, 50e9)]
+    assert saturating[0] > saturating[1] > saturating[2]
 
 
 def test_two_groups_of_what_the_host_holds():

@@ -57,15 +57,15 @@ def test_micro_batches_are_tried_as_published():
 def test_no_other_micro_batch_promises_a_shorter_job(hbm):
     p = setting(hbm=hbm)
     plan = MoeLightning().deploy(p).state
-    others = []
+    plans = []
     for mu in candidates(150):
         for attention in ("cpu", "gpu"):
             try:
-                others.append(MoeLightning(micro_batch=mu, attention=attention).deploy(p).state)
+                plans.append(MoeLightning(micro_batch=mu, attention=attention).deploy(p).state)
             except InputError:
                 continue
-    assert len(others) > 4
-    jobs = [-(-150 // other.batch) * other.seconds for other in others if other.attention == plan.attention]
+    assert len(plans) > 4
+    jobs = [-(-150 // candidate.batch) * candidate.seconds for candidate in plans if candidate.attention == plan.attention]
     assert -(-150 // plan.batch) * plan.seconds == pytest.approx(min(jobs))
 
 
@@ -142,7 +142,7 @@ def test_micro_batches_hold_about_equally_many_tokens(requests, batch, micro):
 def test_balancing_beats_going_by_number():
     prompt = np.sort(np.random.default_rng(0).integers(1, 400, 40))
     order = balanced(prompt, 40, 10)
-    spread = [np.ptp(prompt[some].reshape(4, 10).sum(axis=1)) for some in (order, np.arange(40))]
+    spread = [np.ptp(prompt[arrangement].reshape(4, 10).sum(axis=1)) for arrangement in (order, np.arange(40))]
     assert spread[0] < 0.05 * spread[1]
 
 

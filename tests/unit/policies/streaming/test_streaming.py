@@ -77,9 +77,9 @@ def test_the_largest_batch_fits_and_one_more_does_not():
 
     def fits(n: int, share: float) -> bool:
         cut = cut_of(n)
-        kept = most_residents(p, p.gpu_free(cut), 1)
-        needed = (24 - max(kept, 0)) * p.model.expert_bytes + (1 - share) * 0.3e9
-        return kept >= 0 and needed <= host_room(p, cut)["ddr"]
+        residents = most_residents(p, p.gpu_free(cut), 1)
+        needed = (24 - max(residents, 0)) * p.model.expert_bytes + (1 - share) * 0.3e9
+        return residents >= 0 and needed <= host_room(p, cut)["ddr"]
 
     for share in (1.0, 0.8):
         largest = largest_batch(p, cut_of, 400, 1, HostUse(share))
@@ -110,8 +110,8 @@ def test_parts_of_a_layer_cost_what_the_machine_says():
     costs = LayerCosts(p)
     assert costs.upload(5) == pytest.approx(5 * p.costs.copy(p.model.expert_bytes, "ddr", "hbm"))
     assert costs.cache_read(3) == pytest.approx(3 * p.model.core_bytes_decode([64 + 8]).mean())
-    one, many = costs.core("cpu", "decode", np.array([1, 7]), "ddr")
-    assert many == pytest.approx(7 * one)
+    short, long = costs.core("cpu", "decode", np.array([1, 7]), "ddr")
+    assert long == pytest.approx(7 * short)
     assert (np.diff(costs.experts(np.array([1, 4, 64, 1000]))) > 0).all()
     assert np.isinf(LayerCosts(tiny.problem(tiny.system(cpu=False))).experts_on_cpu(4)).all()
 
@@ -198,12 +198,12 @@ def test_every_request_is_prefilled_once_and_decoded_to_its_end(portion, order):
     deployment = replace(ZeroInference(batch=4).deploy(p), order=None if order is None else np.array(order))
     deployment = replace(deployment, plan=replace(deployment.plan, prefill=replace(deployment.plan.prefill, sequences=portion)))
     passes = list(passes_of_job(work, table, deployment))
-    first = [one for one in passes if one.phase == "prefill"]
-    assert np.concatenate([one.requests for one in first]).tolist() == (order or [0, 1, 2, 3, 4])
-    assert max(len(one.requests) for one in first) <= (portion or 4)
-    assert sum(int(one.new_tokens.sum()) for one in passes) == 150 + (work.output - 1).sum()
-    assert sorted(np.concatenate([one.ending for one in passes]).tolist()) == [0, 1, 2, 3, 4]
-    assert [one.index for one in passes] == list(range(len(passes)))
+    first = [short for short in passes if short.phase == "prefill"]
+    assert np.concatenate([short.requests for short in first]).tolist() == (order or [0, 1, 2, 3, 4])
+    assert max(len(short.requests) for short in first) <= (portion or 4)
+    assert sum(int(short.new_tokens.sum()) for short in passes) == 150 + (work.output - 1).sum()
+    assert sorted(np.concatenate([short.ending for short in passes]).tolist()) == [0, 1, 2, 3, 4]
+    assert [short.index for short in passes] == list(range(len(passes)))
 
 
 def test_an_order_that_forgets_a_request_is_refused():

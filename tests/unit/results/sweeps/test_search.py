@@ -39,16 +39,16 @@ def test_curves_cross_where_the_line_through_the_means_does() -> None:
     a, b = (
         {x: [f(x) + d for d in (-1.0, 0.0, 1.0)] for x in (0.0, 1.0, 2.0, 3.0)} for f in (lambda x: 2 * x, lambda x: 4.0 - x)
     )
-    (one,) = find_crossovers(a, b)
-    assert one.value == pytest.approx(4 / 3)
-    assert (one.low, one.high, one.before) == (1.0, 2.0, "b")
+    (crossing,) = find_crossovers(a, b)
+    assert crossing.value == pytest.approx(4 / 3)
+    assert (crossing.low, crossing.high, crossing.before) == (1.0, 2.0, "b")
 
 
 def test_ties_between_two_sure_leaders_hold_one_crossover() -> None:
     a = {0.0: [5.0, 5.1], 1.0: [3.0, 1.0], 2.0: [1.0, 1.1]}
     b = {0.0: [1.0, 1.1], 1.0: [1.0, 3.0], 2.0: [5.0, 5.1]}
-    (one,) = find_crossovers(a, b)
-    assert (one.low, one.high, one.before) == (0.0, 2.0, "a")
+    (crossing,) = find_crossovers(a, b)
+    assert (crossing.low, crossing.high, crossing.before) == (0.0, 2.0, "a")
     assert find_crossovers(a, {x: [v - 10 for v in values] for x, values in a.items()}) == []
 
 
@@ -67,8 +67,8 @@ def test_mser_cuts_nothing_of_a_steady_series_and_calls_a_trend_unsettled() -> N
 
 def test_steady_throughput_leaves_the_warm_up_out() -> None:
     times, tokens = np.r_[np.full(10, 4.0), np.full(40, 1.0)], np.full(50, 8)
-    found = steady(times, tokens)
-    assert (found.warm_up_steps, found.steady_tok_s, found.settled) == (10, 8.0, True)
+    window = steady(times, tokens)
+    assert (window.warm_up_steps, window.steady_tok_s, window.settled) == (10, 8.0, True)
     assert steady(times, tokens, "none").steady_tok_s == pytest.approx(400 / 80)
     assert steady(times, tokens, 49).steady_tok_s == steady(times, tokens, 99).steady_tok_s == 8.0
     assert steady(np.array([]), np.array([])).steady_tok_s is None

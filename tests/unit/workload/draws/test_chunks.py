@@ -61,9 +61,11 @@ def check(job: Job, table: RoutingTable) -> None:
     parts.append(table.chunk_counts(every[rest], cut[rest], job.prompt[rest], job.prompt[rest]))
     assert (sum(parts) == table.prefill_counts(every)).all()
     assert (parts[0].sum(axis=1) == cut.sum() * table.top_k).all()
-    one = [table.chunk_counts(every[:1], none[:1] + t, none[:1] + t + 1, job.prompt[:1]) for t in range(int(job.prompt[0]))]
-    assert (sum(one) == table.prefill[0]).all()
-    assert all((part.sum(axis=1) == table.top_k).all() and part.max() <= 1 for part in one)
+    single_tokens = [
+        table.chunk_counts(every[:1], none[:1] + t, none[:1] + t + 1, job.prompt[:1]) for t in range(int(job.prompt[0]))
+    ]
+    assert (sum(single_tokens) == table.prefill[0]).all()
+    assert all((part.sum(axis=1) == table.top_k).all() and part.max() <= 1 for part in single_tokens)
 
 
 @pytest.mark.parametrize("law", LAWS)
@@ -82,11 +84,11 @@ def test_requests_that_share_a_routing() -> None:
 def test_tokens_behind_the_prompt_are_generated_ones() -> None:
     """A sequence that is computed again: its prompt and the tokens that it has generated, in one part."""
     job, table = built(STICKY)
-    some, prompt = np.array([4, 9]), job.prompt[[4, 9]]
-    again = table.chunk_counts(some, np.zeros(2, dtype=np.int64), prompt + 3, prompt)
-    decoded = [table.decode_counts(some, position) for position in range(3)]
-    assert (again == table.prefill_counts(some) + sum(decoded)).all()
-    tail = table.chunk_counts(some, prompt + 1, prompt + 3, prompt)
+    chosen, prompt = np.array([4, 9]), job.prompt[[4, 9]]
+    again = table.chunk_counts(chosen, np.zeros(2, dtype=np.int64), prompt + 3, prompt)
+    decoded = [table.decode_counts(chosen, position) for position in range(3)]
+    assert (again == table.prefill_counts(chosen) + sum(decoded)).all()
+    tail = table.chunk_counts(chosen, prompt + 1, prompt + 3, prompt)
     assert (tail == decoded[1] + decoded[2]).all()
 
 

@@ -39,8 +39,8 @@ def test_every_ordered_draw_has_its_exact_probability(popularity, top_k):
     ids = draw(popularity, top_k, tokens).astype(int)
     code = (ids * len(shares) ** np.arange(top_k)[:, None]).sum(axis=0)
     for order in permutations(np.flatnonzero(shares), top_k):
-        wanted = sum(expert * len(shares) ** place for place, expert in enumerate(order))
-        assert abs(z_scores((code == wanted).sum(), sequence_probability(shares, order), tokens)) < 4.5
+        index = sum(expert * len(shares) ** place for place, expert in enumerate(order))
+        assert abs(z_scores((code == index).sum(), sequence_probability(shares, order), tokens)) < 4.5
 
 
 def test_inclusion_equals_that_of_the_exponential_race():

@@ -186,9 +186,9 @@ def test_processes_that_draw_the_same_at_once_all_get_it_whole():
 def test_the_command_shows_and_clears(capsys):
     drawn()
     assert main(["cache", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["routing"] == {"entries": 1, "bytes": files()[0].stat().st_size}
-    assert told["folder"] == os.environ["MOESIM_CACHE"]
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["routing"] == {"entries": 1, "bytes": files()[0].stat().st_size}
+    assert printed["folder"] == os.environ["MOESIM_CACHE"]
     assert main(["cache", "--clear"]) == 0
     assert "1 table " in capsys.readouterr().out
     assert files() == []

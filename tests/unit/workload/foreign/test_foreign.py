@@ -39,8 +39,8 @@ def test_azure_times_count_from_the_first_request(tmp_path: Path) -> None:
     imported = import_trace("azure", source, tmp_path / "out.csv")
     assert imported[:2] == (2, "requests")
     assert "kind: online" in imported.notes[0]
-    found = columns(tmp_path / "out.csv")
-    assert found == {"arrival_s": [0.0, 4.3146], "prompt_tokens": [374, 396], "output_tokens": [44, 109]}
+    written = columns(tmp_path / "out.csv")
+    assert written == {"arrival_s": [0.0, 4.3146], "prompt_tokens": [374, 396], "output_tokens": [44, 109]}
 
 
 def test_mooncake_blocks_seen_before_count_as_cached(tmp_path: Path) -> None:
@@ -49,10 +49,10 @@ def test_mooncake_blocks_seen_before_count_as_cached(tmp_path: Path) -> None:
     objects = [{"timestamp": t, "input_length": i, "output_length": o, "hash_ids": h} for t, i, o, h in lines]
     source.write_bytes(gzip.compress("\n".join(map(json.dumps, objects)).encode()))
     import_trace("mooncake", source, tmp_path / "out.csv")
-    found = columns(tmp_path / "out.csv")
-    assert found["arrival_s"] == [0.0, 0.5, 6.0]
-    assert found["cached_prefix_tokens_infinite_cache"] == [0, 1024, 0]
-    assert found["prefix_row"] == [-1, 0, -1]
+    written = columns(tmp_path / "out.csv")
+    assert written["arrival_s"] == [0.0, 0.5, 6.0]
+    assert written["cached_prefix_tokens_infinite_cache"] == [0, 1024, 0]
+    assert written["prefix_row"] == [-1, 0, -1]
 
 
 @pytest.mark.parametrize(
@@ -66,11 +66,11 @@ def test_recorded_traces_become_what_was_made_of_them_elsewhere(format: str, raw
     if not (DATA / "raw" / raw).is_file():
         pytest.skip(f"recorded data is not beside the checkout ({DATA})")
     import_trace(format, DATA / "raw" / raw, tmp_path / "out.csv")
-    found, known = columns(tmp_path / "out.csv"), columns(DATA / ready)
-    assert [name for name in found if name in known] == list(known)
-    assert found["arrival_s"] == pytest.approx(known["arrival_s"], abs=2e-4)
+    written, known = columns(tmp_path / "out.csv"), columns(DATA / ready)
+    assert [name for name in written if name in known] == list(known)
+    assert written["arrival_s"] == pytest.approx(known["arrival_s"], abs=2e-4)
     for name in known:  # requests 25 us apart stand the other way round where times were rounded to 100 us
-        assert sorted(found[name]) == pytest.approx(sorted(known[name]), abs=2e-4)
+        assert sorted(written[name]) == pytest.approx(sorted(known[name]), abs=2e-4)
 
 
 def routing(tokens: int, layers: int, seed: int) -> np.ndarray[Any, Any]:
@@ -108,7 +108,7 @@ def test_counts_of_sglang_become_a_popularity_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("format", "text", "told"),
+    ("format", "text", "message"),
     [
         ("azur", "", "Did you mean 'azure'"),
         ("azure", "TIMESTAMP,ContextTokens\n", "no column GeneratedTokens"),
@@ -124,12 +124,12 @@ def test_counts_of_sglang_become_a_popularity_table(tmp_path: Path) -> None:
         ("sglang", "{}", "name the model with --model"),
     ],
 )
-def test_mistakes_are_told_with_their_line_and_nothing_is_written(format: str, text: str, told: str, tmp_path: Path) -> None:
+def test_mistakes_are_told_with_their_line_and_nothing_is_written(format: str, text: str, message: str, tmp_path: Path) -> None:
     source, out = tmp_path / "source", tmp_path / "out"
     source.write_text(text)
     with pytest.raises(InputError) as caught:
         import_trace(format, source, out)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert not out.exists()
 
 
@@ -198,14 +198,14 @@ def test_counts_of_dense_layers_are_left_out(form: str, tmp_path: Path) -> None:
 
 def test_counts_that_do_not_fit_the_model_are_told(tmp_path: Path) -> None:
     source, model = tmp_path / "counts.json", load_named("deepseek-v2-lite")
-    for counts, told in (
+    for counts, message in (
         (np.ones((27, 64)), "layer 0 is dense in the model, but its experts were counted"),
         (np.ones((28, 64)), "layer 27 is not one of the model's 27"),
         (np.ones((26, 65)), "expert 64 is not one of the model's 64"),
         (np.zeros((3, 64)), "layer 3 has experts in the model, but is not in the file"),
     ):
         source.write_text(json.dumps({"logical_count": counts.tolist()}))
-        with pytest.raises(InputError, match=re.escape(told)):
+        with pytest.raises(InputError, match=re.escape(message)):
             import_trace("sglang-counts", source, tmp_path / "out.csv", model)
 
 

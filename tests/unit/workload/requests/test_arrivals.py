@@ -32,9 +32,9 @@ def gaps(arrivals: dict[str, Any], requests: int = MANY, seed: int = 1) -> Any:
     ],
 )
 def test_gaps_have_the_mean_and_the_variation_of_their_law(law: dict[str, Any], variation: float) -> None:
-    found = gaps({**law, "rate": "4/s"})
-    assert found.mean() == pytest.approx(0.25, rel=4 * variation / np.sqrt(MANY))
-    assert found.std() / found.mean() == pytest.approx(variation, rel=0.06)
+    drawn = gaps({**law, "rate": "4/s"})
+    assert drawn.mean() == pytest.approx(0.25, rel=4 * variation / np.sqrt(MANY))
+    assert drawn.std() / drawn.mean() == pytest.approx(variation, rel=0.06)
 
 
 def test_constant_gaps_begin_at_zero() -> None:
@@ -120,8 +120,8 @@ def test_bad_rows_are_refused_by_line(tmp_path: Path) -> None:
         TraceArrivals(path="trace.csv").rows(
             None, Streams(0), written(tmp_path, BAD.replace("nan", "11").replace("5,9\n", "5,9,1\n"))
         )
-    told = {(mistake.line, mistake.message.partition(" ")[0]) for mistake in caught.value.mistakes}
-    assert told == {(7, "arrival_s"), (3, "prompt_tokens"), (4, "output_tokens"), (5, "arrival_s")}
+    mistakes = {(mistake.line, mistake.message.partition(" ")[0]) for mistake in caught.value.mistakes}
+    assert mistakes == {(7, "arrival_s"), (3, "prompt_tokens"), (4, "output_tokens"), (5, "arrival_s")}
     with pytest.raises(InputError, match="'nan' is not a number"):
         TraceArrivals(path="trace.csv").rows(None, Streams(0), written(tmp_path, BAD))
 
@@ -143,17 +143,17 @@ def test_prompts_that_begin_alike_are_chained(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "requests", "told"),
+    ("changes", "requests", "message"),
     [
         ({}, 5, "5 requests asked for; the window of trace.csv has 4"),
         ({"start": "9 s"}, None, "no request of trace.csv arrives in this window"),
     ],
 )
 def test_a_window_that_holds_too_little_is_refused(
-    changes: dict[str, Any], requests: int | None, told: str, tmp_path: Path
+    changes: dict[str, Any], requests: int | None, message: str, tmp_path: Path
 ) -> None:
     trace = TraceArrivals.model_validate({"path": "trace.csv", **changes}, context={"units": "required"})
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         trace.rows(requests, Streams(0), written(tmp_path, ROWS))
 
 

@@ -48,8 +48,8 @@ def served(profile: Profile, **more: Any) -> float:
 def test_a_placement_learnt_on_one_domain_fails_on_another() -> None:
     """With kin 0.9 the others' hot experts are hardly better than any; without kin nobody has a domain."""
     law = {"kin": 0.9, "domains": {"law": 1, "code": 0}}
-    own, other = (served(OtherTasks(tasks=(name,)), **law) for name in ("law", "code"))
-    assert own > other + 0.15
+    own, code = (served(OtherTasks(tasks=(name,)), **law) for name in ("law", "code"))
+    assert own > code + 0.15
     # in the common skew alone all domains agree
     flat = {"kin": 0.9, "exponent": 0.0, "domains": {"law": 1, "code": 0}}
     assert served(OtherTasks(tasks=("code",)), **flat) == pytest.approx(0.25, abs=0.06)
@@ -95,19 +95,19 @@ def test_users_stay_in_their_domain() -> None:
 
 
 def test_domains_of_requests_do_not_depend_on_how_many_follow() -> None:
-    few, many = (built(kin=0.9, domains=TWO, requests=number).decode for number in (3, 70))
-    assert np.array_equal(few, many[:3])
+    short, long = (built(kin=0.9, domains=TWO, requests=number).decode for number in (3, 70))
+    assert np.array_equal(short, long[:3])
 
 
 def test_bonds_let_pairs_of_neighbouring_layers_last() -> None:
     """With full bonds a slot that is kept in one layer is kept in the next; without, as often as any slot."""
-    kept = {}
+    repeated = {}
     for bond in (0.0, 1.0):
         ids = built(reuse=0.3, memory=0.0, coupling=0.0, exponent=0.0, tilt=0.0, bond=bond).decode[:, :, 2:4]
-        same = ids[:, 1:] == ids[:, :-1]
-        kept[bond] = same.all(axis=2).sum() / same[:, :, 0].sum()
-    assert kept[0.0] == pytest.approx(0.39, abs=0.05)
-    assert kept[1.0] > 0.9
+        unchanged = ids[:, 1:] == ids[:, :-1]
+        repeated[bond] = unchanged.all(axis=2).sum() / unchanged[:, :, 0].sum()
+    assert repeated[0.0] == pytest.approx(0.39, abs=0.05)
+    assert repeated[1.0] > 0.9
 
 
 def test_reuse_falls_with_decay_and_ends_at_reach() -> None:

@@ -21,14 +21,14 @@ class Model(NamedTuple):
     n_moe: int = 32
 
 
-def made(requests: int, ahead: int = 0, of: str = "sticky", **changes: Any) -> RoutingTable:
+def built(requests: int, ahead: int = 0, of: str = "sticky", **changes: Any) -> RoutingTable:
     routing = {"kind": "shared", "of": {"kind": of}, "ahead": ahead}
     jobs = {"requests": requests, "prompt": 16, "output": 9, "routing": routing, "profile": {"kind": "uniform"}, **changes}
     return Offline.model_validate(jobs).build(Model(), Streams(3), Path())[1]
 
 
 def test_all_requests_take_the_same_experts() -> None:
-    table = made(4)
+    table = built(4)
     assert (table.prefill == table.prefill[0]).all()
     assert (table.decode == table.decode[0]).all()
     assert table.prefill[0].sum() == 16 * 2 * 32
@@ -36,12 +36,12 @@ def test_all_requests_take_the_same_experts() -> None:
 
 @pytest.mark.parametrize("batch", [1, 3, 8])
 def test_lock_step_touches_k_experts_at_any_batch(batch: int) -> None:
-    table = made(batch)
+    table = built(batch)
     assert {int(d) for g in range(8) for d in distinct(table.decode_counts(np.arange(batch), g))} == {2}
 
 
 def test_the_first_request_is_ahead_by_a_token() -> None:
-    table, plain = made(3, ahead=1), made(3)
+    table, plain = built(3, ahead=1), built(3)
     assert (table.decode[0, :-1] == table.decode[1, 1:]).all()
     assert (table.decode[1] == table.decode[2]).all()
     assert (table.decode[1] == plain.decode[1]).all()
@@ -49,18 +49,18 @@ def test_the_first_request_is_ahead_by_a_token() -> None:
 
 def test_two_independent_neighbours_touch_three_and_a_half() -> None:
     """Uniform tokens a token apart: 8 (1 - 0.75^2) = 3.5, whatever the batch."""
-    table = made(8, ahead=1, of="uniform", output=201)
-    found = np.mean([distinct(table.decode_counts(np.arange(8), g)) for g in range(200)])
-    assert found == pytest.approx(3.5, abs=0.03)
+    table = built(8, ahead=1, of="uniform", output=201)
+    mean_distinct = np.mean([distinct(table.decode_counts(np.arange(8), g)) for g in range(200)])
+    assert mean_distinct == pytest.approx(3.5, abs=0.03)
 
 
 def test_one_request_is_never_ahead_of_itself() -> None:
-    assert (made(1, ahead=1).decode == made(1).decode).all()
+    assert (built(1, ahead=1).decode == built(1).decode).all()
 
 
 def test_requests_of_one_routing_have_one_prompt() -> None:
     with pytest.raises(InputError, match="share their routing") as caught:
-        made(2, prompt={"kind": "uniform", "minimum": 8, "maximum": 64})
+        built(2, prompt={"kind": "uniform", "minimum": 8, "maximum": 64})
     assert caught.value.mistakes[0].path == "workload.prompt"
 
 
@@ -74,4 +74,4 @@ def test_a_layer_batch_can_share_too() -> None:
 
 
 def test_the_table_says_that_requests_share() -> None:
-    assert "4 requests share one routing" in made(4).notes
+    assert "4 requests share one routing" in built(4).notes

@@ -50,20 +50,20 @@ def test_every_draw_is_given_to_a_stratum_that_has_it(sizes: list[int], count: i
 
 
 def table(profile: dict[str, object], seed: int = 0, routing: dict[str, object] | None = None):
-    asked = {"routing": routing or {"kind": "sticky"}, "profile": profile}
-    workload = {"kind": "offline", "requests": 24, "prompt": 40, "output": 3, **asked}
+    shape = {"routing": routing or {"kind": "sticky"}, "profile": profile}
+    workload = {"kind": "offline", "requests": 24, "prompt": 40, "output": 3, **shape}
     data = {"hardware": "rtx4090-desktop", "model": "qwen3-30b-a3b", "workload": workload, "policy": "lru", "seed": seed}
     return load_data(data).build()[1]
 
 
 def test_a_scenario_learns_from_its_own_prompts() -> None:
-    few, all_of_them = (table({"kind": "stratified", "prototypes": count}) for count in (6, 24))
-    assert np.allclose(few.profile.sum(axis=1), 1.0)
-    assert np.array_equal(few.prefill, all_of_them.prefill)
+    six, all_of_them = (table({"kind": "stratified", "prototypes": count}) for count in (6, 24))
+    assert np.allclose(six.profile.sum(axis=1), 1.0)
+    assert np.array_equal(six.prefill, all_of_them.prefill)
     counts = all_of_them.prefill.sum(axis=0, dtype=np.int64)
     assert np.allclose(all_of_them.profile, counts / counts.sum(axis=1, keepdims=True))
     own = counts / counts.sum(axis=1, keepdims=True)
-    assert np.abs(few.profile - own).sum() < np.abs(1.0 / 128 - own).sum()
+    assert np.abs(six.profile - own).sum() < np.abs(1.0 / 128 - own).sum()
 
 
 def test_prototypes_are_the_same_at_every_run() -> None:
@@ -89,15 +89,15 @@ def test_the_policy_draws_its_own_prototypes_from_a_batch_that_is_there() -> Non
         "output": 3,
         "routing": {"kind": "sticky", "kin": 0.5, "domains": 3},
     }
-    this = load_data({"hardware": "rtx4090-desktop", "model": "qwen3-30b-a3b", "workload": workload, "policy": "cox_moe"})
-    problem = problem_of(this, *this.build())
+    scenario = load_data({"hardware": "rtx4090-desktop", "model": "qwen3-30b-a3b", "workload": workload, "policy": "cox_moe"})
+    problem = problem_of(scenario, *scenario.build())
     assert problem.prompted is not None
 
     def residents(policy: CoxMoe) -> np.ndarray:
         return policy.deploy(problem).resident
 
     every = CoxMoe(prototypes=24, residents=32)
-    used = this.build()[1].prefill.sum(axis=0, dtype=np.int64)
+    used = scenario.build()[1].prefill.sum(axis=0, dtype=np.int64)
     by_use = np.argsort(np.argsort(-used, axis=1, kind="stable"), axis=1) < 32
     assert np.array_equal(residents(every), by_use)
     assert not np.array_equal(residents(CoxMoe(members="profile", residents=32)), by_use)

@@ -99,10 +99,10 @@ def test_prompt_of_a_decode_trace_cycles(tmp_path):
 
 
 def test_shuffled_by_the_seed_and_prefix_stable(tmp_path):
-    one, _ = build(tmp_path, order="shuffled")
+    shuffled, _ = build(tmp_path, order="shuffled")
     two, _ = build(tmp_path, order="shuffled", requests=2)
-    assert sorted(one.source) == [0, 1, 2, 3]
-    assert np.array_equal(one.source[:2], two.source)
+    assert sorted(shuffled.source) == [0, 1, 2, 3]
+    assert np.array_equal(shuffled.source[:2], two.source)
 
 
 def test_tasks_and_repeat(tmp_path):
@@ -113,14 +113,14 @@ def test_tasks_and_repeat(tmp_path):
 
 
 def test_profiles(tmp_path):
-    _, other = build(tmp_path, tasks=("a",), profile=OtherTasks(tasks=("b",)))
+    _, foreign = build(tmp_path, tasks=("a",), profile=OtherTasks(tasks=("b",)))
     rest = direct(np.concatenate([sequence(2), sequence(3)]))
-    assert np.allclose(other.profile, rest / rest.sum(axis=1, keepdims=True))
+    assert np.allclose(foreign.profile, rest / rest.sum(axis=1, keepdims=True))
     job, held = build(tmp_path, profile=HeldOut())
     assert job.source.tolist() == [0, 1, 2]
     assert np.allclose(held.profile, direct(sequence(3)) / (9 * 2))
-    _, same = build(tmp_path, profile=Same())
-    assert np.allclose(same.profile, direct(arrays()["experts"]) / (33 * 2))
+    _, own = build(tmp_path, profile=Same())
+    assert np.allclose(own.profile, direct(arrays()["experts"]) / (33 * 2))
 
 
 def test_nothing_left_to_hold_out(tmp_path):

@@ -37,16 +37,16 @@ def two_domains(path: Path) -> Path:
 
 
 def test_a_record_of_two_domains_shows_both(tmp_path: Path) -> None:
-    found = summary(two_domains(tmp_path / "two.npz"))
-    assert (found["tokens"], found["sequences"], found["moe_layers"], found["experts"], found["top_k"]) == (80, 4, 2, 8, 2)
-    assert found["domains"]["hot_in_common"] == 0.0
-    assert found["domains"]["static_other"] == 0.0
-    assert found["domains"]["static_same"] > 0.4
+    summed = summary(two_domains(tmp_path / "two.npz"))
+    assert (summed["tokens"], summed["sequences"], summed["moe_layers"], summed["experts"], summed["top_k"]) == (80, 4, 2, 8, 2)
+    assert summed["domains"]["hot_in_common"] == 0.0
+    assert summed["domains"]["static_other"] == 0.0
+    assert summed["domains"]["static_same"] > 0.4
     # a layer that takes what the one above took is foreseen by co-occurrence as far as its partner is not a guess
-    assert found["next_layer"]["co_occurrence"] > 0.9
-    assert [part["hot_in_common"] for part in found["drift"]] == [1.0, found["drift"][1]["hot_in_common"], 0.0, 0.0]
-    assert found["within_request"] > 0.5 > found["skew"]["top_25"]
-    assert found["working_set"][1] == {"random": 2.0, "consecutive": 2.0}
+    assert summed["next_layer"]["co_occurrence"] > 0.9
+    assert [part["hot_in_common"] for part in summed["drift"]] == [1.0, summed["drift"][1]["hot_in_common"], 0.0, 0.0]
+    assert summed["within_request"] > 0.5 > summed["skew"]["top_25"]
+    assert summed["working_set"][1] == {"random": 2.0, "consecutive": 2.0}
 
 
 def test_caches_by_hand() -> None:
@@ -84,8 +84,8 @@ def test_text_json_and_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_one_short_sequence_is_enough(tmp_path: Path) -> None:
     path = record(tmp_path / "short.npz", np.array([[[3, 1]]]), [1])
-    found = summary(path)
-    assert (found["next_layer"], found["domains"], found["reuse"]) == (None, None, {})
+    summed = summary(path)
+    assert (summed["next_layer"], summed["domains"], summed["reuse"]) == (None, None, {})
 
 
 def test_a_file_that_is_no_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
