@@ -77,8 +77,8 @@ M3 = {"sparse_topk_blocks": 2, "sparse_block_size": 4, "sparse_num_index_heads":
 def test_compressed_layers_keep_a_window_and_entries() -> None:
     model = compressed()
     both, key = 32 * 2, 6 * 4.25 / 8  # one vector is key and value
-    kept = [3 * both, 3 * both + 50 * (both + key), 3 * both + 25 * both, 3 * both]
-    assert model.kv_total([100]) == pytest.approx(sum(kept))
+    cached = [3 * both, 3 * both + 50 * (both + key), 3 * both + 25 * both, 3 * both]
+    assert model.kv_total([100]) == pytest.approx(sum(cached))
     assert model.kv_bytes_per_layer.tolist() == [both, both + (both + key) / 2, both + both / 4, both]
 
 
