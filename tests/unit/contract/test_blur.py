@@ -17,9 +17,9 @@ def exact(wrong, weights):
     """Outcome -> probability of where `wrong` [E] pairs fall: a multinomial for each expert that they leave, all added up."""
 
     def of_source(source):
-        others = np.where(np.arange(len(weights)) == source, 0, weights)
+        rest = np.where(np.arange(len(weights)) == source, 0, weights)
         outcomes = [outcome for outcome in np.ndindex(*[wrong[source] + 1] * len(weights)) if sum(outcome) == wrong[source]]
-        law = multinomial(wrong[source], others / others.sum())
+        law = multinomial(wrong[source], rest / rest.sum())
         return {outcome: law.pmf(outcome) for outcome in outcomes}
 
     def added(left, right):
@@ -45,10 +45,10 @@ def test_wrong_pairs_fall_by_the_exact_joint_law(draw, wrong):
     assert chisquare(observed, expected).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("few", [0, 16])
-def test_a_whole_prediction_has_the_mean_of_its_law(monkeypatch, few):
+@pytest.mark.parametrize("tokens", [0, 16])
+def test_a_whole_prediction_has_the_mean_of_its_law(monkeypatch, tokens):
     """E[seen] = recall * counts + sum over sources s of (1 - recall) * counts_s * w_e / (1 - w_s), none on its own source."""
-    monkeypatch.setattr(blur, "_FEW", few)
+    monkeypatch.setattr(blur, "_FEW", tokens)
     counts, recall = np.array([40, 0, 9, 1, 200, 30]), 0.7
     popularity = np.array([0.3, 0.2, 0.1, 0.05, 0.25, 0.1])
     rows = blurred(np.tile(counts, (20_000, 1)), recall, np.tile(popularity, (20_000, 1)), np.random.default_rng(5))
