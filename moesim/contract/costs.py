@@ -185,6 +185,13 @@ class Costs:
         chunks = self.chunks(size, source, target, pieces) / pieces
         return np.asarray(pieces * self.path(source, target).seconds(size / pieces, chunks))
 
+    def joined(self, nbytes: float, source: str, pieces: int = 1) -> float:
+        """Seconds that a copy of an expert of `nbytes` bytes to the GPU saves by continuing that of the expert before it."""
+        target = self.system.gpu_tier
+        if source == target or not self.runtime.copies.adjacent or self.chunks(nbytes, source, target, pieces) > 1:
+            return 0.0
+        return float(self.copy(nbytes, source, target)) - nbytes / self.path(source, target).rate
+
     def chunks(self, nbytes: Any, source: str, target: str, pieces: int = 1) -> FloatArray:
         """Chunks [...] in which a copy of `nbytes` [...] bytes crosses: one for each piece where the path has no chunk size."""
         size, chunk = np.asarray(nbytes, dtype=np.float64) / pieces, self.path(source, target).chunk

@@ -51,6 +51,8 @@ class Cpu(Device):
     """Physical cores, by which programs' kernels scale; without them only kernels measured on this CPU can run."""
     sockets: Annotated[int, Gt(0)] = 1
     """Sockets that it stands for."""
+    bf16: bool = False
+    """Whether it has instructions that multiply BF16 numbers (AVX512_BF16, AMX); frameworks emulate them elsewhere."""
     kernels: Annotated[dict[str, Kernel], Len(min_length=1)]
     """Kernel curves by name."""
     experts: Annotated[CpuKernels | PerToken, Field(discriminator="kind")] = CpuKernels()

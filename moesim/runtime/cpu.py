@@ -60,11 +60,12 @@ class KernelClass(Spec):
     block: Annotated[int, Ge(1)] = 1
     """Tokens of an expert that are computed together, as in a kernel of the hardware."""
     needs: str = ""
-    """What it needs of a CPU: one of whose kernels the name begins with this (`amx`); empty for any CPU."""
+    """What it needs of a CPU: one of whose kernels the name begins with this (`amx`), or products of BF16 numbers (`bf16`); empty
+    for any CPU."""
 
     def runs_on(self, cpu: Cpu) -> bool:
         """Whether `cpu` has the instructions that it needs."""
-        return any(name.startswith(self.needs) for name in cpu.kernels)
+        return cpu.bf16 if self.needs == "bf16" else any(name.startswith(self.needs) for name in cpu.kernels)
 
     def kernel(self, cpu: Cpu) -> Kernel:
         """The kernel on `cpu`, whose cores are known."""

@@ -670,8 +670,9 @@ T_HEADER = 20
 S_DEVICE, S_LANE, S_OUT, S_BACK, S_SYNC, S_LAUNCH, S_FUSED, S_BEFORE, S_NEAR = range(9)
 S_OUT_DRAWS, S_BACK_DRAWS, S_READS = 9, 12, 15
 """Behind `S_READS` the draws of reading an expert of each kind in place."""
-K_CHUNKS, K_DRAWS = 0, 1
-KIND_WIDTH = 4
+K_CHUNKS, K_DRAWS, K_JOINED = 0, 1, 4
+"""`K_JOINED`: ps that a copy saves by continuing that of the expert before it."""
+KIND_WIDTH = 5
 
 # Times by tokens in X: offsets stand at its start
 X_SHARED, X_IDS, X_SIDES, X_WAYS = range(4)
@@ -967,6 +968,9 @@ def emit_uploads(T, TF, P, PF, C, R):
             P[at + 10] = n * chunks
             for _ in range(n):
                 put_parts(P, C, service, chunks)
+        elif T[K + K_JOINED] > 0:
+            P[at + 10] = n
+            put_joined(T, P, C, R, service, T[K + K_JOINED], position, stop)
         put_after(P, C, at, C[C_KNOWN])
         put_draws(T, TF, P, PF, C, at, K + K_DRAWS, n)
         if not T[T_SERIAL]:
@@ -980,6 +984,17 @@ def put_parts(P, C, time, parts):
     for part in range(parts):
         P[C[C_P]] = time // parts + (time % parts if part == parts - 1 else 0)
         C[C_P] += 1
+
+
+def put_joined(T, P, C, R, service, saved, position, stop):
+    """Copies of experts, an item each: those that continue the one before them take less."""
+    before = -2
+    for q in range(position, stop):
+        e = R[field(R, ORDER) + C[C_AT] + q]
+        if R[field(R, FLYING) + C[C_AT] + e] == 0 and may_wait(T, R, C[C_AT] + e):
+            P[C[C_P]] = service - (saved if e == before + 1 else 0)
+            C[C_P] += 1
+            before = e
 
 
 def put_consumer(T, P, C, R, feed, ratio, pool, position, stop):
@@ -1211,7 +1226,7 @@ FUNCTIONS = (
     take_next, start_item, begin_row, set_due, share, set_speed, max_min, stops, advance, release, clear_log, critical,
     withdraw, hasten, backlog, backlogs, left_of, service_of, served_of, put, put_after, put_draws, field, may_wait,
     work_of_visit, work_on_gpu, note_met, note_run, work_beside, read_back,
-    measure, emit_visit, emit_uploads, put_parts, put_consumer, emit_side,
+    measure, emit_visit, emit_uploads, put_parts, put_joined, put_consumer, emit_side,
     emit_serial, walk_steps, walk, begin_visit, load_visit, idle, on_gpu_alone, work_alone, book_path,
 )
 """All that is compiled."""

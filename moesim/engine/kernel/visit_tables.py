@@ -113,6 +113,7 @@ class VisitTables:
             pieces = self._placement.pieces
             ints[at + k.K_CHUNKS] = int(problem.costs.chunks(nbytes, tier, problem.gpu_tier, pieces)) if away else pieces
             draws(at + k.K_DRAWS, path.usage if away else (), nbytes)
+            ints[at + k.K_JOINED] = int(to_ps(problem.costs.joined(nbytes, tier, pieces), "a set-up that a copy saves"))
         if self.down is not None:
             draws(k.T_IDS, self.down.usage, self.id_bytes)
         self._head(ints, len(kinds), at_sides, at_kinds)

@@ -79,9 +79,9 @@ class LlamaCpp(SizedPolicy):
         return problem.layers - int(np.searchsorted(from_last, free, side="right"))
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
-        """All missing experts the same way."""
+        """All missing experts the same way; copies go by the numbers of the experts, so that neighbours can cross as one."""
         model = view.problem.model
         limit = self.upload_from * (model.experts / model.top_k if self.scaled else 1.0)
         if visit.tokens < limit:
             return cpu_missing(visit, view)
-        return upload_missing(visit, view, whole_layer=self.whole_tensors)
+        return upload_missing(visit, view, whole_layer=self.whole_tensors)._replace(order=None)

@@ -78,7 +78,7 @@ class LlamaCppCache(SizedPolicy):
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """By the tokens of the step."""
         if visit.tokens >= self.upload_from:
-            return upload_missing(visit, view)
+            return upload_missing(visit, view)._replace(order=None)  # by number: neighbours cross as one copy
         if visit.tokens <= self.most_tokens:
             return cpu_missing(visit, view)
         return to_cpu_where(np.isfinite(visit.cpu), visit, view)

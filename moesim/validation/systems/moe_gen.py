@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from functools import cache
 
-from moesim.contract import Costs
 from moesim.runs.run import loaded
 from moesim.validation.case import Case, Explanation, Findings, Row
 from moesim.validation.pace import decode_step, prefill
@@ -68,39 +67,8 @@ def _findings() -> Findings:
     ]
     for system, kind in (("moe_gen", "moe_gen"), ("deepspeed", "zero_inference")):
         rows.append(Row(f"prefill, {system}: tok/s", PREFILL[system], _prefill(kind), _TOLERANCE))
-    explained = (_hybrid(256), _uploads(256), _uploads(1024))
+    explained = (_uploads(256), _uploads(1024))
     return Findings(tuple(rows), explained, (worst(rows), *_notes()))
-
-
-def _hybrid(output: int) -> Explanation:
-    """The CPU's share of the attention, then the experts of all sequences: a layer's experts wait for all its attention.
-
-    Activations wait for half an expert whose upload is under way, unless the link has been idle by then.
-    """
-    scenario = loaded(SCENARIO).scenario
-    costs, model, gpu = Costs(scenario.model, scenario.hardware, scenario.runtime), scenario.model, scenario.hardware.gpu_name
-    experts, token, _ = _bytes()
-    share, count, context = SHARE["hybrid"], batch(output), PROMPT + output // 2
-    read, link = count * token * context, scenario.hardware.path("ddr", "hbm").rate
-    kernel = scenario.hardware.devices[str(costs.cpu_name)].attention.bandwidth  # type: ignore[union-attr]
-    work = float(costs.gpu(count * model.top_k / model.experts)) * model.experts
-    work += sum(float(part(gpu, count)) for part in (costs.projections, costs.output)) + float(costs.router(count))
-    crossing = float(costs.copy(share * count * model.qkv_activation_bytes, "hbm", "ddr"))
-    crossing += float(costs.copy(share * count * model.core_activation_bytes, "ddr", "hbm"))
-    idle = (share * read / kernel - (experts + (1 - share) * read) / link) / model.layers
-    wait = max(experts / model.layers / 8 / link / 2 - max(idle, 0.0), 0.0)
-    rest = model.layers * (work + crossing + wait)
-    derived, published = count / (share * read / kernel + rest), DECODE["hybrid"][output]
-    needed = share * read / (count / published - rest)
-    uploads = (experts + (1 - share) * read) * published / count
-    text = (
-        f"Hybrid at {output} tokens: {count} sequences / ({share * read / 1e9:.0f} GB of cache / {kernel / 1e9:.0f} GB/s on "
-        f"the CPU + {rest:.1f} s of projections, activations and experts; the link idles {1e3 * idle:.0f} ms a layer) = "
-        f"{derived:.0f} tok/s. The published {published:.0f} need both a CPU that attends at {needed / 1e9:.0f} GB/s, above "
-        f"the 20 to 25 at which the published share balances, and uploads at {uploads / 1e9:.1f} GB/s, above the link's "
-        f"{link / 1e9:.1f}."
-    )
-    return Explanation(f"decode, hybrid, {output} tokens: tok/s", derived, text)
 
 
 def _uploads(output: int) -> Explanation:

@@ -99,7 +99,7 @@ def test_the_chosen_kernels_and_attention_replace_those_of_the_cpu() -> None:
 def test_a_scenario_names_a_runtime_changes_it_or_writes_it_out(tmp_path: Path) -> None:
     assert load("quickstart").scenario.runtime.name == "reference"
     changed = load("cox_moe/mixtral-8x7b", sets=["runtime=cox-moe", "runtime.gpu.mode=graph"]).scenario.runtime
-    assert (changed.name, changed.gpu.mode, changed.cpu.kernels) == ("cox-moe", "graph", ("amx_stock", "avx512"))
+    assert (changed.name, changed.gpu.mode, changed.cpu.kernels) == ("cox-moe", "graph", ("amx_stock", "avx512", "avx2"))
     inline = {"kind": "runtime", "name": "mine", "cpu": {"hand_over": "1 ms"}}
     path = tmp_path / "s.yaml"
     path.write_text(yaml.safe_dump({"extends": "quickstart", "runtime": inline}), "utf-8")
@@ -285,6 +285,43 @@ def test_copies_of_a_program_are_slower_and_staged_ones_draw_on_the_host_s_memor
     assert dict(staged.usage)["ddr:read"] == dict(pinned.usage)["ddr:read"] + 1
     assert dict(staged.usage)["ddr:write"] == 1
     assert Costs(scenario.model, scenario.hardware, scenario.runtime).path("hbm", "ddr") == scenario.hardware.path("hbm", "ddr")
+
+
+@pytest.mark.parametrize("adjacent", [False, True])
+def test_neighbouring_experts_cross_in_one_copy_and_pay_one_set_up_where_the_program_joins_them(adjacent: bool) -> None:
+    policy = {"kind": "llama_cpp", "whole_tensors": True, "cpu_layers": 48}
+    sets = {"workload.requests": 1, "workload.prompt": 64, "workload.output": 1, "runtime": "llama-cpp"}
+    result = run("quickstart", policy=policy, **sets, **{"runtime.copies.adjacent": adjacent})
+    path = Costs(*(getattr(load("quickstart").scenario, part) for part in ("model", "hardware"))).path("ddr", "hbm")
+    copies = 1 if adjacent else 128
+    lane = result.frame("lanes").set_index("lane").loc["pcie:forward"]
+    transfer = lane["moved_B"] / (path.rate * load("quickstart", sets=["runtime=llama-cpp"]).scenario.runtime.copies.share)
+    assert lane["busy_s"] - transfer == pytest.approx(48 * copies * path.setup, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("machine", "kernels"),
+    [
+        ("quadro-rtx6000-xeon6126", {"bf16_emulated"}),
+        ("rtx5090-epyc9355", {"bf16_emulated", "bf16_stock"}),
+        ("h100-server", {"bf16_emulated", "bf16_stock", "bf16_amx"}),
+    ],
+)
+def test_a_framework_emulates_bf16_only_where_the_cpu_lacks_it(machine: str, kernels: set[str]) -> None:
+    scenario = load("quickstart", sets=["runtime=fiddler", f"hardware={machine}"]).scenario
+    cpu = scenario.runtime.over(scenario.hardware).devices["cpu"]
+    assert set(cpu.kernels) == kernels
+    emulated = 16 * scenario.model.expert_flops / (2.43e9 * cpu.cores)
+    ratio = emulated / float(cpu.expert_time(16, scenario.model.expert_bytes, scenario.model.expert_flops))
+    assert ratio == pytest.approx(1.0) if len(kernels) == 1 else ratio > 5.0
+
+
+def test_a_second_socket_adds_little_to_a_program_that_places_no_weights() -> None:
+    times = []
+    for machine in ("rtx5090-epyc9355", "rtx5090-epyc9355-dual"):
+        scenario = load("quickstart", sets=["runtime=llama-cpp", f"hardware={machine}"]).scenario
+        times.append(float(Costs(scenario.model, scenario.hardware, scenario.runtime).cpu(1, "ddr")))
+    assert 1.0 < times[0] / times[1] < 1.2
 
 
 def test_the_program_s_share_of_the_gpu_replaces_what_the_gpu_was_measured_to() -> None:
