@@ -33,8 +33,8 @@ class Copies(Spec):
     buffer, all of which contend for that memory."""
 
     adjacent: bool = False
-    """Whether experts with neighbouring numbers that a layer uploads cross in one copy, so that only the first of a run pays the
-    set-up of the link. Where a pipeline streams whole layers, each expert pays."""
+    """Whether experts with neighbouring numbers that a layer uploads cross in one copy, so that only the first of a run pays
+    the set-up of the link. Where a pipeline streams whole layers, each expert pays."""
 
     def over(self, path: Path, buffer: str, resources: Mapping[str, float], *, stored: bool = False) -> Path:
         """`path`, which leads to GPU memory, as this program copies; a staging buffer lies in tier `buffer`, and what comes

@@ -60,8 +60,8 @@ class KernelClass(Spec):
     block: Annotated[int, Ge(1)] = 1
     """Tokens of an expert that are computed together, as in a kernel of the hardware."""
     needs: str = ""
-    """What it needs of a CPU: one of whose kernels the name begins with this (`amx`), or products of BF16 numbers (`bf16`); empty
-    for any CPU."""
+    """What it needs of a CPU: one of whose kernels the name begins with this (`amx`), or products of BF16 numbers (`bf16`);
+    empty for any CPU."""
 
     def runs_on(self, cpu: Cpu) -> bool:
         """Whether `cpu` has the instructions that it needs."""

@@ -44,7 +44,8 @@ def _findings() -> Findings:
         "Fitted: products at 0.65 of the peak (prefill). From sources: a CPU that attends at "
         f"{rate / 1e9:.0f} GB/s, at which the share published for 512 GB is the best there, pinned copies.",
         f"The CPU's share is the plan's own: with {_SHARE}, {count} sequences, as many as the host holds beside the experts, "
-        f"take {moved / 1e9:.0f} GB over the link in a pass, which is {count * link / moved:.0f} tok/s at its {link / 1e9:.1f} GB/s.",
+        f"take {moved / 1e9:.0f} GB over the link in a pass, which is {count * link / moved:.0f} tok/s at its "
+        f"{link / 1e9:.1f} GB/s.",
     )
     return Findings(rows, (), notes)
 
