@@ -37,7 +37,7 @@ def _findings() -> Findings:
         Row("decode, 512 in, 256 out: tok/s", DECODE, speed, 0.15),
         Row("prefill, 16,384 tokens: tok/s", PREFILL, first, 0.15, fitted=True),
     )
-    link, rate = machine.path("ddr", machine.gpu_tier).rate, machine.devices["cpu"].attention.bandwidth
+    link, rate = machine.path("ddr", machine.gpu_tier).rate, machine.devices["cpu"].attention.bandwidth  # type: ignore[union-attr]
     moved = model.all_expert_bytes + (1 - _SHARE) * count * token * context
     notes = (
         spread(rows),
