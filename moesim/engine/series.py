@@ -20,11 +20,11 @@ from moesim.engine.context import Context
 from moesim.engine.dispatches import Answers, batched
 from moesim.engine.kernel import kernel as k
 from moesim.engine.kernel.engine import KernelEngine
-from moesim.engine.kernel.visits import Copies, PackedTemplates, visit_rows
+from moesim.engine.kernel.visits import ByLayer, Demand, visit_rows
 from moesim.engine.kv import KvBook
 from moesim.engine.passes import check_plan
 from moesim.engine.programs.durations import ExpertTimes
-from moesim.engine.programs.gpu_steps import GpuSteps, Parts, attends_alone
+from moesim.engine.programs.gpu_steps import GpuSteps, Parts, StepTemplates, attends_alone
 from moesim.engine.stream import StreamWalk
 from moesim.engine.walk import refuse
 from moesim.hardware.device import PHASES
@@ -138,7 +138,7 @@ class _Asked:
 
 
 class _Visits(Visit):
-    """Some of them."""
+    """Some of them; the engine reads no seconds, so they need no copies."""
 
     __slots__ = ("_asked", "_some")
 
@@ -147,10 +147,10 @@ class _Visits(Visit):
         self.counts = demand.counts[rows].copy()
         self._asked, self._some = demand, rows
 
-    gpu = property(lambda self: self._asked.times.gpu[self._some].copy())
-    cpu = property(lambda self: self._asked.times.cpu[self._some].copy())
-    ndp = property(lambda self: self._asked.times.ndp[self._some].copy())
-    copy = property(lambda self: self._asked.times.copy[self._some].copy())
+    gpu = property(lambda self: self._asked.times.gpu[self._some])
+    cpu = property(lambda self: self._asked.times.cpu[self._some])
+    ndp = property(lambda self: self._asked.times.ndp[self._some])
+    copy = property(lambda self: self._asked.times.copy[self._some])
     resident = property(lambda self: self._asked.resident[self._some].copy())
 
 
@@ -163,9 +163,6 @@ class SeriesWalk:
         self._context, self._routing, self._scheduler, self._cache = context, routing, scheduler, cache
         self._known: _Known = {}
         """FLOP and bytes of the attention of prompts."""
-        self._version = -1
-        """Of the placement, when `_resident` was made."""
-        self._resident: IntArray = np.zeros(k.R_HEADER, dtype=np.int64)
         self._snapshot: Snapshot | None = None
         """The cache before the visits handed over last."""
         self._pace = 0
@@ -202,8 +199,7 @@ class SeriesWalk:
             of = steps.of * micro_batches + self._micro_batch(steps)
             pieces = _parts(steps, of, steps.number * micro_batches, context.problem, program.kinds, self._known)
         begin = context.machine.now
-        forms = program.times(parts, pieces)
-        done, laps = self._run(index, steps, program, forms, k.MOST if until is None else until)
+        done, laps = self._run(index, steps, program.templates(parts, pieces), k.MOST if until is None else until)
         number = len(done)
         if number < steps.number:
             series = series.first(number)
@@ -237,8 +233,7 @@ class SeriesWalk:
 
     def _program(self, micro_batches: int) -> GpuSteps:
         if micro_batches not in self._programs:
-            lane = self._context.machine.lane
-            self._programs[micro_batches] = GpuSteps(self._context.problem, self._engine.resources, lane, micro_batches)
+            self._programs[micro_batches] = GpuSteps(self._context.problem, micro_batches)
         return self._programs[micro_batches]
 
     def _most(self, until: int | None) -> int:
@@ -269,22 +264,18 @@ class SeriesWalk:
         place = np.arange(len(steps.of)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         return place // np.where(steps.decodes[steps.of], plan.decode.micro_batch, plan.prefill.micro_batch)
 
-    def _run(
-        self, index: int, steps: _Steps, programs: GpuSteps, times: tuple[PackedTemplates, BoolArray], until: int
-    ) -> tuple[IntArray, IntArray]:
+    def _run(self, index: int, steps: _Steps, templates: StepTemplates, until: int) -> tuple[IntArray, IntArray]:
         """Hands the steps to the engine: [done, STEP_WIDTH] those that were walked, and [done, lanes] ps at work."""
-        (forms, trails), context, number = times, self._context, steps.number
+        context, number = self._context, steps.number
         layers = context.problem.layers
         visits = np.empty((number, layers + 1, k.V_WIDTH), dtype=np.int64)
         visits[:, :, k.V_LAYER] = np.arange(layers + 1)
         visits[:, :, k.V_TOKENS] = steps.tokens[:, None]
-        first = (np.arange(number) * programs.templates)[:, None]
-        visits[:, :layers, k.V_TEMPLATE] = first + programs.of_layer
-        visits[:, layers, k.V_TEMPLATE] = np.where(trails, first[:, 0] + programs.templates - 1, -1)
+        visits[:, :, k.V_TEMPLATE] = templates.of_visit
         visits[:, :, k.V_AT] = (np.arange(number) * layers)[:, None] + np.arange(layers + 1)
         context.refresh()
-        context.tables.for_tokens(int(steps.tokens.max()))
-        self._engine.begin_steps(context.tables, context.books, forms, visits.ravel())
+        context.tables.for_tokens(steps.tokens)
+        self._engine.begin_steps(context.tables, context.books, templates.packed, visits.ravel())
         plan = np.zeros((number, k.STEP_WIDTH), dtype=np.int64)
         plan[:, k.STEP_DECODES] = steps.decodes
         plan[:, k.STEP_SERIAL] = np.where(steps.decodes, context.tables.serial("decode"), context.tables.serial("prefill"))
@@ -310,17 +301,14 @@ class SeriesWalk:
         context = self._context
         number, layers, experts = steps.counts.shape
         counts, of = steps.counts.reshape(-1, experts), np.tile(np.arange(layers), number)
-        demand = _Asked(context, counts, of)
-        if context.deployment.ruled:
+        demand, ruled = _Asked(context, counts, of), context.deployment.ruled
+        if ruled:
             demand.resident = self._cached(steps.counts)
         answers = self._answers(index, steps, demand)
-        if context.deployment.ruled:
+        if ruled:
             check_cached(context, answers, counts)
-        on_gpu = (answers.device == context.problem.gpu_index).all() and answers.load is None and answers.order is None
-        if on_gpu and not context.deployment.ruled and context.residency.resident.all():
-            return self._resident_rows(counts)
-        kinds = context.placement.kind_of(of)
-        return visit_rows(counts, demand.times, Copies(kinds, demand.resident), answers)
+        resident = demand.resident if ruled else ByLayer(context.residency.resident)
+        return visit_rows(context.placement, Demand(counts, of, demand.times, answers, resident))
 
     def _answers(self, index: int, steps: _Steps, demand: _Asked) -> Answers:
         """The policy's answers, asked for all visits of neighbouring steps of a phase in one."""
@@ -345,21 +333,6 @@ class SeriesWalk:
                 [np.zeros(part.device.shape, dtype=np.bool_) if part.load is None else part.load for part in parts]
             )
         return Answers(np.concatenate([part.device for part in parts]), order, load)
-
-    def _resident_rows(self, counts: IntArray) -> IntArray:
-        """`R` of visits that the GPU computes from resident experts: only counts and times differ from one time to the next."""
-        context, size = self._context, counts.size
-        if self._version != context.placement.version or self._resident[k.R_SIZE] < size:
-            self._version = context.placement.version
-            most = np.zeros((1 << (len(counts) - 1).bit_length(), counts.shape[1]), dtype=np.int64)
-            of = np.arange(len(most)) % context.problem.layers
-            times, kinds = context.placement.times(most, of), context.placement.kind_of(of)
-            answers = Answers(np.full_like(most, context.problem.gpu_index))
-            self._resident = visit_rows(most, times, Copies(kinds, np.ones_like(most, np.bool_)), answers)
-        for field, values in ((k.COUNTS, counts), (k.GPU, context.placement.gpu_ps(counts))):
-            start = k.R_HEADER + field * int(self._resident[k.R_SIZE])
-            self._resident[start : start + size] = values.ravel()
-        return self._resident
 
     def _close(self, index: int, steps: _Steps, begin: int, done: IntArray, laps: IntArray) -> None:
         """Books steps that have ended."""

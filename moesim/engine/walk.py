@@ -14,7 +14,7 @@ from moesim.engine.context import Context
 from moesim.engine.dispatches import Answers, batched, stacked
 from moesim.engine.kernel import kernel as k
 from moesim.engine.kernel.visit_tables import VisitTables
-from moesim.engine.kernel.visits import Copies, visit_rows, visits_of_pass
+from moesim.engine.kernel.visits import Demand, visit_rows, visits_of_pass
 from moesim.engine.passes import Pass
 from moesim.engine.programs.durations import ExpertTimes
 from moesim.engine.programs.pre_expert import Structure, templates_of, trailer_of
@@ -60,7 +60,7 @@ class PassWalk:
         first = np.arange(len(self.layers)) % self.groups == 0
         visits = visits_of_pass(self.layers, self.tokens, np.where(first, of_layer[self.layers], -1))
         context.refresh()
-        context.tables.for_tokens(int(self.tokens.max()))
+        context.tables.for_tokens(self.tokens)
         context.tables.for_phase(self.step.phase)
         machine.engine.begin_pass(context.tables, context.books, templates, visits)
         if context.whole_pass:
@@ -211,8 +211,8 @@ class PassWalk:
         here = context.residency.resident[layers] if resident is None else resident
         self._serving = context.residency.serving(here, layers, answers.nbytes)
         context.quality.visits(answers, self.counts[rows], counts, layers, self._serving)
-        stored = context.placement.kind_of(layers) if kinds is None else kinds
-        return visit_rows(counts, times, Copies(stored, self._serving, flying, kinds is not None), answers, data)
+        demand = Demand(counts, layers, times, answers, self._serving, kinds, flying)
+        return visit_rows(context.placement, demand, data)
 
     def measure(self, answers: Answers, counts: IntArray, times: ExpertTimes, held: IntArray) -> IntArray:
         """What devices have to do in all visits, entered into the books: `W` of the kernel.
@@ -221,9 +221,8 @@ class PassWalk:
         """
         context = self.context
         context.refresh()
-        context.tables.for_tokens(int(self.tokens.max()))
-        kinds = context.placement.kind_of(self.layers)
-        rows = visit_rows(counts, times, Copies(kinds, held), answers)
+        context.tables.for_tokens(self.tokens)
+        rows = visit_rows(context.placement, Demand(counts, self.layers, times, answers, held))
         visits = visits_of_pass(self.layers, self.tokens, np.full(len(self.layers), -1))
         status, measured = context.machine.engine.measure(context.tables, context.books, visits, rows)
         self._check(status)

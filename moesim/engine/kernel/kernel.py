@@ -675,22 +675,25 @@ K_CHUNKS, K_DRAWS, K_JOINED = 0, 1, 4
 KIND_WIDTH = 5
 
 # Times by tokens in X: offsets stand at its start
-X_SHARED, X_IDS, X_SIDES, X_WAYS = range(4)
-"""At `X_SIDES` two numbers of scratch for each side; at `X_WAYS` the offsets of its times out and back, by tokens sent."""
-X_HEADER = 4
+X_SHARED, X_IDS, X_NEEDS, X_SIDES, X_WAYS = range(5)
+"""At `X_NEEDS` scratch for each expert, at `X_SIDES` two numbers of scratch for each side; at `X_WAYS` the offsets of its times
+out and back, by tokens sent."""
+X_HEADER = 5
+NOTHING, UPLOAD, COPY_FLYING = range(3)
+"""What the GPU needs of an expert: nothing that it has not, an upload, or a copy that is on its way."""
 PAIRS, WORK = 0, 1
 W_FIRST, W_IDS, W_SIDES = range(3)
 """What `measure` writes of each visit, the last for each side as there."""
 
-# What some visits are to do in R: a head, then fields of `R_SIZE` numbers, one for each visit and expert
-R_SIZE, R_DATA, R_ODD, R_ASKS, R_LOADED = range(5)
-"""Numbers in a field; the visit that they begin with; and whether copies other than the stored ones are asked for, moves depend
-on the routing, experts are loaded unasked."""
-R_HEADER = 5
+# What some visits are to do in R: a head, then fields of numbers by expert
+R_DATA, R_ODD, R_ASKS, R_LOADED, R_PLACES = range(5)
+"""The visit that they begin with; whether copies other than the stored ones are asked for, moves depend on the routing, experts
+are loaded unasked; and of each field where it begins, and how far apart it has the numbers of two visits, and of two layers."""
 COUNTS, DEVICE, GPU, CPU, NDP, COPY, KIND, RESIDENT, ORDER, LOADED, FLYING = range(11)
 ABSENT, THERE, BROUGHT = range(3)
 """`RESIDENT`: whether a copy is in GPU memory, and whether another visit of the same layer has just brought it."""
 R_FIELDS = 11
+R_HEADER = R_PLACES + 3 * R_FIELDS
 COMING = 1 << 32
 """A copy on its way is written as 1 + its operation, and `COMING` times the items that bring one piece of it."""
 
@@ -752,16 +755,10 @@ def put_draws(T, TF, P, PF, C, at, draws, number):
             P[at + 12] += 1
 
 
-def field(R, number):
-    """Where a field of R begins."""
-    return R_HEADER + number * R[R_SIZE]
-
-
-def may_wait(T, R, i):
-    """Whether the GPU needs a copy of an expert that it has not."""
-    size = R[R_SIZE]
-    used = R[R_HEADER + DEVICE * size + i] == T[T_GPU] and R[R_HEADER + COUNTS * size + i] > 0
-    return (used or R[R_HEADER + LOADED * size + i] > 0) and R[R_HEADER + RESIDENT * size + i] == 0
+def field(C, R, number):
+    """Where a field of R has the experts of the visit."""
+    place = R_PLACES + 3 * number
+    return R[place] + C[C_AT] * R[place + 1] + C[C_LAYER] * R[place + 2]
 
 
 def work_of_visit(T, X, B, C, R, row, layer, tokens):
@@ -769,7 +766,7 @@ def work_of_visit(T, X, B, C, R, row, layer, tokens):
 
     `row`: the visit's among those of R.
     """
-    C[C_P], C[C_F], C[C_N], C[C_AT], C[C_LAYER], C[C_SENT] = 1, 0, 0, row * T[T_EXPERTS], layer, tokens
+    C[C_P], C[C_F], C[C_N], C[C_AT], C[C_LAYER], C[C_SENT] = 1, 0, 0, row, layer, tokens
     status = work_on_gpu(T, X, B, C, R)
     if status != 0:
         return status
@@ -779,38 +776,41 @@ def work_of_visit(T, X, B, C, R, row, layer, tokens):
 def work_on_gpu(T, X, B, C, R):
     """What the GPU and its link have to do in a visit, and the books of the layer."""
     E, layer, launch = T[T_EXPERTS], C[C_LAYER], T[T_APART]
-    counts, device, gpu = field(R, COUNTS), field(R, DEVICE), field(R, GPU)
-    resident, flying = field(R, RESIDENT), field(R, FLYING)
+    counts, device, gpu = field(C, R, COUNTS), field(C, R, DEVICE), field(C, R, GPU)
+    resident, flying, loaded, needs = field(C, R, RESIDENT), field(C, R, FLYING), field(C, R, LOADED), X[X_NEEDS]
     first, after = plus(X[X[X_SHARED] + C[C_SENT]], T[T_PREDICTION]), 0
     calls = uploads = waits = total = missed = on_gpu = distinct = 0
     for e in range(E):
-        i = C[C_AT] + e
-        c = R[counts + i]
+        c, needed = R[counts + e], R[loaded + e] > 0
         if c > 0:
-            if R[device + i] < 0 or R[device + i] >= T[T_DEVICES]:
+            if R[device + e] < 0 or R[device + e] >= T[T_DEVICES]:
                 return BAD_DEVICE
             total += c
             distinct += 1
             B[B[B_TOKENS] + layer * E + e] += c
-            note_met(B, R[device + i], c)
-            if R[device + i] == T[T_GPU]:
+            note_met(B, R[device + e], c)
+            if R[device + e] == T[T_GPU]:
+                needed = True
                 on_gpu += c
                 note_run(T, B, C, R, T[T_SIDES], e)
-                if R[resident + i] > 0:
-                    first = plus(first, R[gpu + i])
+                if R[resident + e] > 0:
+                    first = plus(first, R[gpu + e])
                     calls += 1
-        if c > 0 and R[device + i] == T[T_GPU] and R[resident + i] != THERE:
-            missed += c
-            B[B[B_MISSED] + layer * E + e] += c
-        if may_wait(T, R, i):
+                if R[resident + e] != THERE:
+                    missed += c
+                    B[B[B_MISSED] + layer * E + e] += c
+        X[needs + e] = NOTHING
+        if needed and R[resident + e] == 0:
             if c > 0:
-                after = plus(after, plus(R[gpu + i], launch))
-            if R[flying + i] > 0:
+                after = plus(after, plus(R[gpu + e], launch))
+            if R[flying + e] > 0:
+                X[needs + e] = COPY_FLYING
                 waits += 1
             else:
+                X[needs + e] = UPLOAD
                 uploads += 1
                 if R[R_ODD]:
-                    B[B[B_ODD_COPIES] + R[field(R, KIND) + i]] += 1
+                    B[B[B_ODD_COPIES] + R[field(C, R, KIND) + e]] += 1
                 else:
                     B[B[B_COPIES] + layer * E + e] += 1
     if uploads > 0 and T[T_STAGING] < 1:
@@ -844,7 +844,7 @@ def note_met(B, device, tokens):
 def note_run(T, B, C, R, side, e):
     """The side computes an expert: its weights are read there."""
     if R[R_ODD]:
-        B[B[B_ODD_RUNS] + side * T[T_KINDS] + R[field(R, KIND) + C[C_AT] + e]] += 1
+        B[B[B_ODD_RUNS] + side * T[T_KINDS] + R[field(C, R, KIND) + e]] += 1
     else:
         B[B[B_RUNS] + (side * T[T_LAYERS] + C[C_LAYER]) * T[T_EXPERTS] + e] += 1
 
@@ -852,23 +852,21 @@ def note_run(T, B, C, R, side, e):
 def work_beside(T, X, B, C, R):
     """What each side has to do in a visit."""
     E, width, calls, left = T[T_EXPERTS], S_READS + 3 * T[T_KINDS], C[C_CALLS], C[C_SIDE_TOKENS]
-    counts, device = field(R, COUNTS), field(R, DEVICE)
+    counts, device, needs = field(C, R, COUNTS), field(C, R, DEVICE), X[X_NEEDS]
     for e in range(E if left > 0 else 0):  # calls for uploaded experts hold up a side whose thread makes them
-        i = C[C_AT] + e
-        if R[counts + i] > 0 and R[device + i] == T[T_GPU] and R[field(R, RESIDENT) + i] == 0:
+        if R[counts + e] > 0 and R[device + e] == T[T_GPU] and X[needs + e] != NOTHING:
             calls += 1
     for s in range(T[T_SIDES]):
         S, scratch, books = T[T_AT_SIDES] + s * width, X[X_SIDES] + 2 * s, B[B_SIDES] + s * SIDE_BOOKS
-        alone = field(R, NDP) if T[S + S_NEAR] else field(R, CPU)
+        alone = field(C, R, NDP) if T[S + S_NEAR] else field(C, R, CPU)
         pairs = runs = work = 0
         for e in range(E if left > 0 else 0):
-            i = C[C_AT] + e
-            if R[counts + i] > 0 and R[device + i] == T[S + S_DEVICE]:
-                if R[alone + i] < 0:
+            if R[counts + e] > 0 and R[device + e] == T[S + S_DEVICE]:
+                if R[alone + e] < 0:
                     return BAD_READER - s
-                pairs += R[counts + i]
+                pairs += R[counts + e]
                 runs += 1
-                work = plus(work, R[alone + i])
+                work = plus(work, R[alone + e])
                 note_run(T, B, C, R, s, e)
         if pairs > 0:
             work = plus(work, plus(times(T[S + S_LAUNCH], 1 if T[S + S_FUSED] else runs), T[S + S_SYNC]))
@@ -920,17 +918,17 @@ def emit_visit(T, TF, X, B, P, PF, C, R):
         put_draws(T, TF, P, PF, C, at, T_IDS, C[C_SENT])
     C[C_KNOWN] = known
     if T[T_SERIAL]:
-        emit_serial(T, TF, X, P, PF, C, R, emit_uploads(T, TF, P, PF, C, R))
+        emit_serial(T, TF, X, P, PF, C, R, emit_uploads(T, TF, X, P, PF, C, R))
         return
     if C[C_FIRST] > 0:
         put(P, C, T[T_GPU_LANE], 1, C[C_FIRST], LABEL_RESIDENT)
-    flying = field(R, FLYING)
+    flying, order = field(C, R, FLYING), field(C, R, ORDER)
     for position in range(T[T_EXPERTS] if C[C_WAITS] > 0 else 0):
-        i = C[C_AT] + R[field(R, ORDER) + C[C_AT] + position]
-        if R[flying + i] > 0 and may_wait(T, R, i):
-            copy, ratio = R[flying + i] % COMING, R[flying + i] // COMING
-            put_consumer(T, P, C, R, -1 - copy, ratio, -1, position, position + 1)
-    emit_uploads(T, TF, P, PF, C, R)
+        e = R[order + position]
+        if X[X[X_NEEDS] + e] == COPY_FLYING:
+            copy, ratio = R[flying + e] % COMING, R[flying + e] // COMING
+            put_consumer(T, X, P, C, R, -1 - copy, ratio, -1, position, position + 1)
+    emit_uploads(T, TF, X, P, PF, C, R)
     for s in range(T[T_SIDES]):
         if X[X[X_SIDES] + 2 * s + PAIRS] > 0:
             emit_side(T, TF, X, P, PF, C, R, s, known)
@@ -942,26 +940,26 @@ def emit_visit(T, TF, X, B, P, PF, C, R):
     C[C_END] = count
 
 
-def emit_uploads(T, TF, P, PF, C, R):
+def emit_uploads(T, TF, X, P, PF, C, R):
     """Uploads in the order of dispatch, an operation for each run of the same kind, and what consumes them; the last one."""
-    order, kind, flying = field(R, ORDER) + C[C_AT], field(R, KIND), field(R, FLYING)
+    order, kind, times, needs = field(C, R, ORDER), field(C, R, KIND), field(C, R, COPY), X[X_NEEDS]
     E, last, position = T[T_EXPERTS], C[C_KNOWN], 0
     pool = 0 if C[C_UPLOADS] > T[T_STAGING] and not T[T_SERIAL] else -1
     while position < E and C[C_UPLOADS] > 0:
-        i = C[C_AT] + R[order + position]
-        if R[flying + i] > 0 or not may_wait(T, R, i):
+        e = R[order + position]
+        if X[needs + e] != UPLOAD:
             position += 1
             continue
         stop, n = position + 1, 1
         while stop < E:
-            j = C[C_AT] + R[order + stop]
-            if R[flying + j] == 0 and may_wait(T, R, j):
-                if R[kind + j] != R[kind + i]:
+            later = R[order + stop]
+            if X[needs + later] == UPLOAD:
+                if R[kind + later] != R[kind + e]:
                     break
                 n += 1
             stop += 1
-        K, number = T[T_AT_KINDS] + R[kind + i] * KIND_WIDTH, C[C_N]
-        chunks, service = T[K + K_CHUNKS], R[field(R, COPY) + i]
+        K, number = T[T_AT_KINDS] + R[kind + e] * KIND_WIDTH, C[C_N]
+        chunks, service = T[K + K_CHUNKS], R[times + e]
         at = put(P, C, T[T_UP], 1, service, LABEL_UPLOAD)
         P[at + 3], P[at + 7], P[at + 9] = n * chunks, pool, chunks
         if chunks > 1:
@@ -970,11 +968,11 @@ def emit_uploads(T, TF, P, PF, C, R):
                 put_parts(P, C, service, chunks)
         elif T[K + K_JOINED] > 0:
             P[at + 10] = n
-            put_joined(T, P, C, R, service, T[K + K_JOINED], position, stop)
+            put_joined(X, P, C, R, service, T[K + K_JOINED], position, stop)
         put_after(P, C, at, C[C_KNOWN])
         put_draws(T, TF, P, PF, C, at, K + K_DRAWS, n)
         if not T[T_SERIAL]:
-            put_consumer(T, P, C, R, number, chunks // T[T_PIECES], pool, position, stop)
+            put_consumer(T, X, P, C, R, number, chunks // T[T_PIECES], pool, position, stop)
         last, position = number, stop
     return last
 
@@ -986,27 +984,27 @@ def put_parts(P, C, time, parts):
         C[C_P] += 1
 
 
-def put_joined(T, P, C, R, service, saved, position, stop):
+def put_joined(X, P, C, R, service, saved, position, stop):
     """Copies of experts, an item each: those that continue the one before them take less."""
-    before = -2
+    before, order = -2, field(C, R, ORDER)
     for q in range(position, stop):
-        e = R[field(R, ORDER) + C[C_AT] + q]
-        if R[field(R, FLYING) + C[C_AT] + e] == 0 and may_wait(T, R, C[C_AT] + e):
+        e = R[order + q]
+        if X[X[X_NEEDS] + e] == UPLOAD:
             P[C[C_P]] = service - (saved if e == before + 1 else 0)
             C[C_P] += 1
             before = e
 
 
-def put_consumer(T, P, C, R, feed, ratio, pool, position, stop):
+def put_consumer(T, X, P, C, R, feed, ratio, pool, position, stop):
     """The GPU runs each expert, or each part of one, when the `ratio` items that `feed` brings of it have landed."""
-    pieces, n = T[T_PIECES], 0
+    pieces, n, needed = T[T_PIECES], 0, COPY_FLYING if feed < 0 else UPLOAD
+    order, counts, gpu = field(C, R, ORDER), field(C, R, COUNTS), field(C, R, GPU)
     at = put(P, C, T[T_GPU_LANE], 1, 0, LABEL_UPLOADED)
     P[at + 5], P[at + 6], P[at + 8], P[at + 9] = feed, ratio, pool, pieces
     for q in range(position, stop):
-        i = C[C_AT] + R[field(R, ORDER) + C[C_AT] + q]
-        if may_wait(T, R, i) and (feed < 0 or R[field(R, FLYING) + i] == 0):
-            used = R[field(R, COUNTS) + i] > 0
-            put_parts(P, C, plus(R[field(R, GPU) + i], T[T_APART]) if used else 0, pieces)
+        e = R[order + q]
+        if X[X[X_NEEDS] + e] == needed:
+            put_parts(P, C, plus(R[gpu + e], T[T_APART]) if R[counts + e] > 0 else 0, pieces)
             n += pieces
     P[at + 3] = P[at + 10] = n
 
@@ -1024,11 +1022,11 @@ def emit_side(T, TF, X, P, PF, C, R, s, before):
         before = C[C_N] - 1
     at = put(P, C, T[S + S_LANE], 1, work, LABEL_EXPERTS)
     put_after(P, C, at, before)
+    kinds, counts, device = field(C, R, KIND), field(C, R, COUNTS), field(C, R, DEVICE)
     for kind in range(T[T_KINDS]):
         n = 0
         for e in range(T[T_EXPERTS] if T[S + S_READS + 3 * kind + 1] > 0 else 0):
-            i = C[C_AT] + e
-            if R[field(R, KIND) + i] == kind and R[field(R, COUNTS) + i] > 0 and R[field(R, DEVICE) + i] == T[S + S_DEVICE]:
+            if R[kinds + e] == kind and R[counts + e] > 0 and R[device + e] == T[S + S_DEVICE]:
                 n += 1
         if n > 0:
             put_draws(T, TF, P, PF, C, at, S + S_READS + 3 * kind, n)
@@ -1043,18 +1041,16 @@ def emit_side(T, TF, X, P, PF, C, R, s, before):
 
 def emit_serial(T, TF, X, P, PF, C, R, last):
     """Nothing overlaps: uploads, of which `last` is the last, then the GPU, then one side after another."""
-    service = C[C_FIRST]
+    service, counts, gpu, needs = C[C_FIRST], field(C, R, COUNTS), field(C, R, GPU), X[X_NEEDS]
     for e in range(T[T_EXPERTS]):
-        i = C[C_AT] + e
-        if R[field(R, COUNTS) + i] > 0 and may_wait(T, R, i):
-            service = plus(service, plus(R[field(R, GPU) + i], T[T_APART]))
+        if R[counts + e] > 0 and X[needs + e] != NOTHING:
+            service = plus(service, plus(R[gpu + e], T[T_APART]))
     if service > 0:
         at = put(P, C, T[T_GPU_LANE], 1, service, LABEL_EXPERTS)
         put_after(P, C, at, last)
         for e in range(T[T_EXPERTS]):
-            i = C[C_AT] + e
-            if R[field(R, FLYING) + i] > 0 and may_wait(T, R, i):
-                put_after(P, C, at, -1 - R[field(R, FLYING) + i] % COMING)
+            if X[needs + e] == COPY_FLYING:
+                put_after(P, C, at, -1 - R[field(C, R, FLYING) + e] % COMING)
         last = C[C_N] - 1
     for s in range(T[T_SIDES]):
         if X[X[X_SIDES] + 2 * s + PAIRS] > 0:
@@ -1224,7 +1220,7 @@ FUNCTIONS = (
     load, load_operation, load_items, place_of, wait_for, plus, times, make_ready, tell_heirs, item_there, offer, enqueue,
     unlink, block_on_pool, give_slot, end_item,
     take_next, start_item, begin_row, set_due, share, set_speed, max_min, stops, advance, release, clear_log, critical,
-    withdraw, hasten, backlog, backlogs, left_of, service_of, served_of, put, put_after, put_draws, field, may_wait,
+    withdraw, hasten, backlog, backlogs, left_of, service_of, served_of, put, put_after, put_draws, field,
     work_of_visit, work_on_gpu, note_met, note_run, work_beside, read_back,
     measure, emit_visit, emit_uploads, put_parts, put_joined, put_consumer, emit_side,
     emit_serial, walk_steps, walk, begin_visit, load_visit, idle, on_gpu_alone, work_alone, book_path,

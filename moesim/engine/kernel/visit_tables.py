@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.arrays import IntArray
+from moesim.arrays import IntArray, distinct
 from moesim.clock import to_ps
 from moesim.contract import Deployment, Foresight, Problem, Serial
 from moesim.engine.kernel import kernel as k
@@ -19,6 +19,9 @@ from moesim.engine.programs.durations import Placement, queue_of
 from moesim.hardware import Path
 
 __all__ = ["Helper", "VisitTables", "crossing"]
+
+_LARGE = 1 << 12
+"""Tokens of a visit from which on the shared experts are priced for the numbers that come, not for all up to there."""
 
 
 class Helper:
@@ -143,21 +146,30 @@ class VisitTables:
         """Whether nothing overlaps in the layers of a phase."""
         return int(isinstance(self._deployment.plan.of(phase).pipeline, Serial))
 
-    def for_tokens(self, most: int) -> None:
-        """Times for visits of up to `most` tokens."""
-        if most <= self._tokens:
-            return
-        self._tokens = most = max(64, 1 << int(most).bit_length())
-        tokens = np.arange(most + 1)
-        parts = [self.shared(tokens)]
-        parts.append(crossing(self.down, tokens * self.id_bytes) if self.down is not None else np.zeros_like(tokens))
-        scratch = k.X_HEADER + 2 * len(self.helpers)
-        parts_at = scratch + 2 * len(self.helpers)
+    def for_tokens(self, tokens: IntArray) -> None:
+        """Times for visits of `tokens` [V] tokens."""
+        if (most := int(tokens.max())) > self._tokens:
+            self._tokens = max(64, 1 << most.bit_length())
+            self._tabulate()
+        if most >= _LARGE and self._problem.model.shared_bytes:
+            at = self.X[k.X_SHARED]
+            for large in distinct(tokens[tokens >= _LARGE]):
+                self.X[at + large] = int(self.shared(large[None])[0])
+
+    def _tabulate(self) -> None:
+        """`X` by tokens, but for the shared experts of large visits, which cost more to price than to look up."""
+        tokens = np.arange(self._tokens + 1)
+        shared = np.zeros_like(tokens)
+        shared[:_LARGE] = self.shared(tokens[:_LARGE])
+        parts = [shared, crossing(self.down, tokens * self.id_bytes) if self.down is not None else np.zeros_like(tokens)]
+        needs = k.X_HEADER + 2 * len(self.helpers)
+        sides = needs + self._problem.experts
+        parts_at = sides + 2 * len(self.helpers)
         for helper in self.helpers:
             packing = to_ps(tokens * self._requantised(helper.name), f"activations made smaller for {helper.name}")
             parts += [crossing(way, tokens * self.token_bytes) + packing for way in (helper.out, helper.back)]
         offsets = [parts_at + number * len(tokens) for number in range(len(parts))]
-        head = [offsets[0], offsets[1], scratch, k.X_HEADER, *offsets[2:], *[0] * (2 * len(self.helpers))]
+        head = [*offsets[:2], needs, sides, k.X_HEADER, *offsets[2:], *[0] * (parts_at - needs)]
         whole = np.concatenate([np.array(head, dtype=np.int64), *parts])
         self.X = whole if self._arrays else whole.tolist()
 

@@ -6,17 +6,27 @@ Knows the layout of `R` and `V` in `kernel.py`; times in ps.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
 from moesim.engine.dispatches import Answers
 from moesim.engine.kernel import kernel as k
-from moesim.engine.programs.durations import ExpertTimes
+from moesim.engine.programs.durations import ExpertTimes, Placement
 from moesim.engine.programs.program import JOIN, Operation, packed
 
-__all__ = ["Copies", "PackedTemplates", "Stretch", "Template", "packed_templates", "visit_rows", "visits_of_pass"]
+__all__ = [
+    "ByLayer",
+    "Demand",
+    "PackedTemplates",
+    "Stretch",
+    "Template",
+    "packed_templates",
+    "visit_rows",
+    "visits_of_pass",
+]
 
 
 class Template(NamedTuple):
@@ -37,18 +47,6 @@ class PackedTemplates(NamedTuple):
     table: IntArray
     room: tuple[int, int, int]
     """Most operations, items and references of a template."""
-    services: IntArray
-    """Where in `numbers` the time of each operation stands, template by template; that of a join too."""
-
-    def repeated(self, services: IntArray) -> PackedTemplates:
-        """Once for each of n steps, in which the operations take `services` [n, operations] ps; nothing is drawn."""
-        steps, length = len(services), len(self.numbers) - 1
-        numbers, index = np.tile(self.numbers[1:], (steps, 1)), np.tile(self.table.reshape(-1, k.A_WIDTH), (steps, 1, 1))
-        numbers[:, self.services - 1] = services
-        index[:, :, k.A_FIRST] += (np.arange(steps) * length)[:, None]
-        first = np.cumsum(index[0, :, k.A_OPS]) - index[0, :, k.A_OPS]
-        index[:, :, k.A_ALONE] = np.where(index[:, :, k.A_ALONE] < 0, -1, np.add.reduceat(services, first, axis=1))
-        return self._replace(numbers=np.concatenate([self.numbers[:1], numbers.ravel()]), table=index.ravel())
 
 
 class Stretch(NamedTuple):
@@ -66,21 +64,17 @@ class Stretch(NamedTuple):
 
 def packed_templates(templates: Sequence[Template], resources: Mapping[str, int], gpu: int) -> PackedTemplates:
     """Templates as the kernel reads them; `gpu`: the lane of the GPU."""
-    numbers, floats, index, services = [0], [0.0], [0] * (not templates), []
+    numbers, floats, index = [0], [0.0], [0] * (not templates)
     room = [(0, 0, 0)]
     for template in templates:
         operations, form = template.operations, packed(template.operations, resources, {})
         index += (len(numbers), len(form.numbers), len(floats), len(operations), form.items, template.known, template.stored)
         index += (_alone(template, gpu), sum(operation.lane != JOIN for operation in operations))
-        at = len(numbers) + 1
-        for operation in operations:
-            services.append(at + 4)
-            at += k.PACKED + len(operation.services) + len(operation.after) + len(operation.draws)
         numbers += form.numbers
         floats += form.floats
         room.append((len(operations), form.items, form.heirs))
     most = tuple(max(part) for part in zip(*room, strict=True))
-    return PackedTemplates(_ints(numbers), np.array(floats), _ints(index), most, _ints(services))
+    return PackedTemplates(_ints(numbers), np.array(floats), _ints(index), most)
 
 
 def _ints(values: Sequence[int]) -> IntArray:
@@ -106,32 +100,67 @@ def visits_of_pass(layers: IntArray, tokens: IntArray, templates: IntArray) -> I
     return np.stack([layers, tokens, templates, np.arange(len(layers))], axis=1).astype(np.int64).ravel()
 
 
-class Copies(NamedTuple):
-    """Copies of the experts of some visits, [V, E]."""
+class ByLayer(NamedTuple):
+    """Numbers that are the same in all visits of a layer."""
 
-    kinds: IntArray
-    """Of those that are uploaded or read in place."""
-    resident: BoolArray | IntArray
-    """Those in GPU memory that serve, or what the kernel calls them."""
+    values: NDArray[Any]
+    """[L, E]"""
+
+
+Field = NDArray[Any] | ByLayer | int
+"""Numbers by expert: [V, E]; the same in all visits [E], or of all experts."""
+
+
+class Demand(NamedTuple):
+    """What some visits are to do, [V, E]."""
+
+    counts: IntArray
+    layers: IntArray
+    """[V]"""
+    times: ExpertTimes
+    answers: Answers
+    resident: BoolArray | IntArray | ByLayer
+    """Copies in GPU memory that serve, or what the kernel calls them."""
+    kinds: IntArray | None = None
+    """Of the copies asked for; None: the stored ones."""
     flying: IntArray | None = None
-    """How the engine refers to those on their way there; None: there are none."""
-    odd: bool = False
-    """Whether `kinds` are not the stored ones."""
+    """How the engine refers to copies on their way to GPU memory; None: there are none."""
 
 
-def visit_rows(counts: IntArray, times: ExpertTimes, copies: Copies, answers: Answers, data: int = 0) -> IntArray:
-    """`R` of the kernel for some visits [V, E] from number `data` on."""
-    size, experts = counts.size, counts.shape[1]
-    rows = np.empty(k.R_HEADER + k.R_FIELDS * size, dtype=np.int64)
-    rows[: k.R_HEADER] = size, data, copies.odd, answers.moves is not None, answers.load is not None
-    order = np.arange(experts) if answers.order is None else answers.order
-    loaded = 0 if answers.load is None else answers.load
-    fields = {
-        k.COUNTS: counts, k.DEVICE: answers.device, k.GPU: times.gpu_ps, k.CPU: times.cpu_ps, k.NDP: times.ndp_ps,
-        k.COPY: times.copy_ps, k.KIND: copies.kinds, k.RESIDENT: copies.resident, k.ORDER: order, k.LOADED: loaded,
-        k.FLYING: 0 if copies.flying is None else copies.flying,
+def visit_rows(placement: Placement, demand: Demand, data: int = 0) -> IntArray:
+    """`R` of the kernel for visits from number `data` on."""
+    counts, layers, times, answers, resident, kinds, flying = demand
+    problem = placement.problem
+    beside = bool((answers.device != problem.gpu_index).any())
+    fields: dict[int, Field] = {
+        k.COUNTS: counts, k.DEVICE: answers.device if beside else problem.gpu_index, k.GPU: times.gpu_ps, k.RESIDENT: resident,
+        k.ORDER: np.arange(counts.shape[1]) if answers.order is None else answers.order,
     }  # fmt: skip
-    body = rows[k.R_HEADER :].reshape(k.R_FIELDS, *counts.shape)
-    for number, values in fields.items():
-        body[number] = values
-    return rows
+    if beside:
+        fields |= {k.CPU: times.cpu_ps, k.NDP: times.ndp_ps if problem.ndp_index else -1}
+    if answers.load is not None:
+        fields[k.LOADED] = answers.load
+    if flying is not None:
+        fields[k.FLYING] = flying
+    stored, copy_ps = placement.stored
+    if kinds is not None or len(layers) < len(stored):
+        fields |= {k.KIND: stored[layers] if kinds is None else kinds, k.COPY: times.copy_ps}
+    else:
+        fields |= {k.KIND: ByLayer(stored), k.COPY: ByLayer(copy_ps)}
+    return _laid_out(counts.shape[1], fields, (data, kinds is not None, answers.moves is not None, answers.load is not None))
+
+
+def _laid_out(experts: int, fields: Mapping[int, Field], head_numbers: tuple[int, bool, bool, bool]) -> IntArray:
+    """`R`: `head_numbers`, where each field is, and the fields; those that are not named are 0."""
+    head, parts = np.empty(k.R_HEADER, dtype=np.int64), [np.zeros(experts, dtype=np.int64)]
+    head[: k.R_PLACES] = head_numbers
+    places = head[k.R_PLACES :].reshape(k.R_FIELDS, 3)
+    places[:] = k.R_HEADER, 0, 0
+    place = k.R_HEADER + experts
+    for number, field in fields.items():
+        part = field.values if isinstance(field, ByLayer) else np.full(experts, field) if isinstance(field, int) else field
+        by_layer = experts if isinstance(field, ByLayer) else 0
+        places[number] = place, experts if part.ndim == 2 and not by_layer else 0, by_layer
+        place += part.size
+        parts.append(part.ravel())
+    return np.concatenate([head, *parts], dtype=np.int64, casting="unsafe")

@@ -5,7 +5,7 @@ Knows the cost models; knows neither policies nor events.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,8 +24,8 @@ _TABLE_LIMIT = 4096
 """Token counts up to this are looked up; above it (prefill) the models are evaluated directly."""
 
 
-class ExpertTimes(NamedTuple):
-    """Times [V, E] of the experts of V visits, each alone: seconds for policies, ps for the engine."""
+class ExpertTimes:
+    """Times [V, E] of the experts of V visits, each alone: seconds for policies, ps for the engine; found when asked for."""
 
     gpu: FloatArray
     cpu: FloatArray
@@ -35,13 +35,22 @@ class ExpertTimes(NamedTuple):
     cpu_ps: IntTimes
     ndp_ps: IntTimes
     copy_ps: IntTimes
+    """-1 in the last four where a device cannot compute the expert."""
+
+    def __init__(self, find: Callable[[str], Any]) -> None:
+        self._find = find
+
+    def __getattr__(self, name: str) -> Any:
+        values = self._find(name)
+        setattr(self, name, values)
+        return values
 
     def rows(self, index: slice | IntArray) -> ExpertTimes:
         """The times of some of the visits."""
-        gpu, cpu, ndp, copy, gpu_ps, cpu_ps, ndp_ps, copy_ps = self
-        return ExpertTimes(
-            gpu[index], cpu[index], ndp[index], copy[index], gpu_ps[index], cpu_ps[index], ndp_ps[index], copy_ps[index]
-        )
+        return ExpertTimes(lambda name: getattr(self, name)[index])
+
+
+_CPU, _CPU_PS, _NDP, _NDP_PS = range(4)
 
 
 class _Kind(NamedTuple):
@@ -61,9 +70,10 @@ class Placement:
         """Pieces in which each expert crosses into GPU memory."""
         self.home = home
         self.expert_bytes = deployment.expert_bytes
-        self._tables: dict[_Kind, tuple[FloatArray, FloatArray]] = {}
+        self._tables: dict[_Kind, tuple[NDArray[Any], ...]] = {}
+        """Kind -> by tokens: s and ps on the CPU, s and ps on the near-data unit."""
         self._gpu_table: FloatArray = np.zeros(0)
-        self._gpu_ps: IntTimes = np.zeros(0, dtype=np.int64)
+        self._gpu_ps_table: IntTimes = np.zeros(0, dtype=np.int64)
         self.version = 0
         """Changes whenever kinds do."""
         self.refresh()
@@ -111,17 +121,39 @@ class Placement:
         return seconds
 
     def times(self, counts: IntArray, layers: IntArray, kinds: IntArray | None = None) -> ExpertTimes:
-        """Times of visits with `counts` [V, E] of MoE layers `layers` [V], from copies of `kinds` [V, E] (None: the stored)."""
-        largest = int(counts.max(initial=0))
-        gpu = self._gpu(counts, largest)
-        if self._dequantised:
-            whole = [self.problem.costs.dequantise(kind.nbytes, self.problem.system.gpu_name) for kind in self._kinds]
-            gpu = gpu + np.where(counts > 0, np.array(whole)[self._kind_of[layers] if kinds is None else kinds], 0.0)
-        cpu, ndp = self._host(counts, self._kind_of[layers] if kinds is None else kinds, largest)
-        copy = self._copy[layers] if kinds is None else np.array(self._price)[kinds]
-        copy_ps = self._copy_ps[layers] if kinds is None else to_ps(copy)
-        gpu_ps = to_ps(gpu, f"an expert with up to {largest:,} tokens on the GPU")
-        return ExpertTimes(gpu, cpu, ndp, copy, gpu_ps, _possible_ps(cpu), _possible_ps(ndp), copy_ps)
+        """Times of visits with `counts` [V, E] of MoE layers `layers` [V], from copies of `kinds` [V, E] (None: the stored).
+
+        As placement and kinds are now, whenever a time is looked at.
+        """
+        known, kind_of, copy, copy_ps = self._kinds, self._kind_of, self._copy, self._copy_ps
+        price, largest = self._price, int(counts.max(initial=0))
+
+        def host(curve: int) -> Any:
+            return self._host(counts, known, kind_of[layers] if kinds is None else kinds, largest, curve)
+
+        def gpu() -> FloatArray:
+            seconds = self._gpu(counts, largest)
+            if self._dequantised:
+                whole = [self.problem.costs.dequantise(kind.nbytes, self.problem.system.gpu_name) for kind in known]
+                seconds = seconds + np.where(counts > 0, np.array(whole)[kind_of[layers] if kinds is None else kinds], 0.0)
+            return seconds
+
+        find: dict[str, Callable[[], Any]] = {
+            "gpu": gpu,
+            "cpu": lambda: host(_CPU),
+            "ndp": lambda: host(_NDP),
+            "copy": lambda: copy[layers] if kinds is None else np.array(price)[kinds],
+            "gpu_ps": lambda: self._gpu_ps(counts, largest, gpu),
+            "cpu_ps": lambda: host(_CPU_PS),
+            "ndp_ps": lambda: host(_NDP_PS),
+            "copy_ps": lambda: copy_ps[layers] if kinds is None else to_ps(np.array(price)[kinds]),
+        }
+        return ExpertTimes(lambda name: find[name]())
+
+    @property
+    def stored(self) -> tuple[IntArray, IntTimes]:
+        """[L, E] kinds of the stored copies, and [L, E] ps of each on its way into GPU memory."""
+        return self._kind_of, self._copy_ps
 
     def upload(self, layer: int, experts: IntArray, kinds: IntArray | None = None) -> tuple[dict[str, float], IntTimes | None]:
         """What uploading `experts` [n] of a layer draws [resource -> bytes], and chunks per copy [n] (None: one each).
@@ -164,17 +196,16 @@ class Placement:
         kinds = self._kind_of if kinds is None else kinds
         return np.bincount(kinds.ravel(), weights=weights, minlength=len(self._kinds)).astype(np.float64)
 
-    def gpu_ps(self, counts: IntArray) -> IntTimes:
-        """[V, E] ps of resident experts with `counts` [V, E] tokens on the GPU."""
-        largest = int(counts.max(initial=0))
-        padded = self.problem.runtime.gpu.capacity is not None
-        by_formula = padded or largest >= _TABLE_LIMIT or largest >= len(self._gpu_table)
-        seconds = self._gpu(counts, largest) if by_formula else None
-        if seconds is not None:
-            return to_ps(seconds, f"an expert with up to {largest:,} tokens on the GPU")
-        if len(self._gpu_ps) != len(self._gpu_table):
-            self._gpu_ps = to_ps(self._gpu_table, "an expert on the GPU")
-        return np.asarray(self._gpu_ps[counts])
+    def _gpu_ps(self, counts: IntArray, largest: int, gpu: Callable[[], FloatArray]) -> IntTimes:
+        """[V, E] ps on the GPU: of `gpu`, or looked up."""
+        seconds, padded = len(self._gpu_table), self.problem.runtime.gpu.capacity is not None
+        if not (padded or self._dequantised or largest >= _TABLE_LIMIT):
+            if largest >= seconds or len(self._gpu_ps_table) != seconds:
+                self._gpu(counts[:0], largest)
+                self._gpu_ps_table = _possible_ps(self._gpu_table)
+            if self._gpu_ps_table.min() >= 0:
+                return np.asarray(self._gpu_ps_table[counts])
+        return to_ps(gpu(), f"an expert with up to {largest:,} tokens on the GPU")
 
     def _padded(self, counts: IntArray, factor: float) -> FloatArray:
         """[V, E] s where each expert computes at least its capacity; the others share the time of those without tokens."""
@@ -193,23 +224,27 @@ class Placement:
             self._gpu_table = self.problem.costs.gpu(np.arange(_table_size(largest)))
         return np.asarray(self._gpu_table[counts])
 
-    def _host(self, counts: IntArray, kinds: IntArray, largest: int) -> tuple[FloatArray, FloatArray]:
-        cpu, ndp = np.empty(counts.shape), np.empty(counts.shape)
-        for index, kind in enumerate(self._kinds):
-            where: slice | NDArray[np.bool_] = slice(None) if len(self._kinds) == 1 else kinds == index
-            cpu[where], ndp[where] = self._host_of(kind, counts[where], largest)
-        return cpu, ndp
+    def _host(self, counts: IntArray, known: list[_Kind], kinds: IntArray, largest: int, curve: int) -> NDArray[Any]:
+        """[V, E] one of the curves of helpers, by the kind of each copy."""
+        if len(known) == 1:
+            return self._host_of(known[0], counts, largest, curve)
+        values = np.empty(counts.shape, dtype=np.float64 if curve in (_CPU, _NDP) else np.int64)
+        for index, kind in enumerate(known):
+            where = kinds == index
+            values[where] = self._host_of(kind, counts[where], largest, curve)
+        return values
 
-    def _host_of(self, kind: _Kind, counts: IntArray, largest: int) -> tuple[FloatArray, FloatArray]:
-        costs = self.problem.costs
+    def _host_of(self, kind: _Kind, counts: IntArray, largest: int, curve: int) -> NDArray[Any]:
         if largest >= _TABLE_LIMIT:
-            return costs.cpu(counts, kind.tier, kind.nbytes), costs.ndp(counts, kind.tier, kind.nbytes)
-        table = self._tables.get(kind)
-        if table is None or largest >= len(table[0]):
+            price = self.problem.costs.cpu if curve in (_CPU, _CPU_PS) else self.problem.costs.ndp
+            seconds = price(counts, kind.tier, kind.nbytes)
+            return seconds if curve in (_CPU, _NDP) else _possible_ps(seconds)
+        curves = self._tables.get(kind)
+        if curves is None or largest >= len(curves[0]):
             tokens = np.arange(_table_size(largest))
-            table = (costs.cpu(tokens, kind.tier, kind.nbytes), costs.ndp(tokens, kind.tier, kind.nbytes))
-            self._tables[kind] = table
-        return table[0][counts], table[1][counts]
+            sides = (price(tokens, kind.tier, kind.nbytes) for price in (self.problem.costs.cpu, self.problem.costs.ndp))
+            curves = self._tables[kind] = tuple(values for side in sides for values in (side, _possible_ps(side)))
+        return np.asarray(curves[curve][counts])
 
 
 def _table_size(largest: int) -> int:

@@ -1,24 +1,24 @@
-"""What precedes the experts of each MoE layer where the GPU attends alone: the same operations in every step.
+"""What precedes the experts of each MoE layer where the GPU attends alone: a time, for many steps at once.
 
 Knows the plan and the costs; knows no routing and no clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from moesim.arrays import BoolArray, FloatArray, IntArray
+from moesim.arrays import FloatArray, IntArray
 from moesim.clock import to_ps
 from moesim.contract import Deployment, Module, Problem
 from moesim.contract.costs import StepLoad
-from moesim.engine.kernel.visits import PackedTemplates, Template, packed_templates
-from moesim.engine.programs.program import JOIN, Operation, label_of
+from moesim.engine.kernel import kernel as k
+from moesim.engine.kernel.visits import PackedTemplates
 from moesim.hardware.device import PHASES
 
-__all__ = ["GpuSteps", "Parts", "attends_alone"]
+__all__ = ["GpuSteps", "Parts", "StepTemplates", "attends_alone"]
 
 
 _LARGE = 1 << 14
@@ -53,12 +53,19 @@ def attends_alone(problem: Problem, deployment: Deployment) -> bool:
     return problem.job.attention and here and not split and plan.kv == problem.gpu_tier and not plan.homes.elsewhere
 
 
-class GpuSteps:
-    """The templates of any step of m micro-batches, and their times."""
+class StepTemplates(NamedTuple):
+    """What the GPU does before the experts of each layer of n steps, and behind the layers: a time each, no operations."""
 
-    def __init__(self, problem: Problem, resources: Mapping[str, int], lane: Callable[[str], int], micro_batches: int) -> None:
-        self._problem, self._micro_batches = problem, micro_batches
-        self.gpu = lane(problem.system.gpu_name)
+    packed: PackedTemplates
+    of_visit: IntArray
+    """[n, L + 1] the template of each visit, -1 where nothing follows the layers."""
+
+
+class GpuSteps:
+    """Steps of m micro-batches: the GPU passes them one after another, then what follows attention."""
+
+    def __init__(self, problem: Problem, micro_batches: int) -> None:
+        self._problem = problem
         self.kinds, kind_of = _kinds(problem)
         """[K] a decoder layer of each kind of attention."""
         self.layers_of_kind = np.bincount(kind_of, minlength=len(self.kinds))
@@ -73,46 +80,32 @@ class GpuSteps:
                 groups.append(tuple(columns))
                 columns = []
         self._trailing = columns
-        distinct = list(dict.fromkeys(groups))
-        self.of_layer: IntArray = np.array([distinct.index(group) for group in groups], dtype=np.int64)
+        self._groups = list(dict.fromkeys(groups))
+        """Columns of the times that each template adds up."""
+        self._of_layer: IntArray = np.array([self._groups.index(group) for group in groups], dtype=np.int64)
         """[L] the template of each MoE layer; that of what follows the layers is the last."""
-        templates = [self._template(group) for group in distinct]
-        templates.append(Template([Operation(self.gpu, 0, label=label_of("LM head"))], 0, -1))
-        self.templates = len(templates)
-        self._forms = packed_templates(templates, resources, self.gpu)
-        joined = [column for group in distinct for column in (*group, parts + 2)]
-        self._columns: IntArray = np.array([*joined, parts + 3], dtype=np.int64)
 
-    def _template(self, group: tuple[int, ...]) -> Template:
-        """For each layer the micro-batches behind one another, and what follows them; then the routing is known."""
-        operations: list[Operation] = []
-        after: list[int] = []
-        while len(operations) < len(group):
-            first = len(operations)
-            ends = list(range(first, first + self._micro_batches))
-            operations += [Operation(self.gpu, 0, after, label=label_of("attention")) for _ in ends]
-            operations.append(Operation(self.gpu, 0, ends, label=label_of("router")))
-            after = [len(operations) - 1]
-        operations.append(Operation(JOIN, 0, after))
-        return Template(operations, len(group), -1)
-
-    def times(self, parts: Parts, micro_batches: Parts) -> tuple[PackedTemplates, BoolArray]:
-        """The templates of n steps, those of one behind those of another; and [n] whether anything follows the layers.
-
-        `micro_batches`: the m of the first step, then those of the next.
-        """
-        model, costs = self._problem.model, self._problem.costs
+    def templates(self, parts: Parts, micro_batches: Parts) -> StepTemplates:
+        """Of n steps; `micro_batches`: the m of the first step, then those of the next."""
+        model, costs, number = self._problem.model, self._problem.costs, len(parts.tokens)
         gpu, pieces, tokens = self._problem.system.gpu_name, micro_batches.tokens, parts.tokens
         around = self._ps("QKV projection", pieces, lambda t: costs.projections(gpu, t))
         around = around + self._ps("output projection", pieces, lambda t: costs.output(gpu, t))
-        attention = (around[:, None] + self._cores(micro_batches)).reshape(len(tokens), -1)
-        zero = np.zeros(len(tokens), dtype=np.int64)
+        attention = (around[:, None] + self._cores(micro_batches)).reshape(number, -1)
+        zero = np.zeros(number, dtype=np.int64)
         dense = self._ps("a dense layer", tokens, costs.dense) if model.n_dense else zero
-        router = self._ps("the router", tokens, costs.router) if len(self.of_layer) else zero
-        bank = np.column_stack([attention, router, dense, zero])
+        router = self._ps("the router", tokens, costs.router) if self._groups else zero
         head = np.where(parts.sampled > 0, self._ps("the LM head", parts.sampled, costs.head), 0)
+        bank = np.column_stack([attention, router, dense, zero])
         last = head + bank[:, self._trailing].sum(axis=1)
-        return self._forms.repeated(np.column_stack([bank, last])[:, self._columns]), last > 0
+        table = np.zeros((number, len(self._groups) + 1, k.A_WIDTH), dtype=np.int64)
+        for place, group in enumerate(self._groups):
+            table[:, place, k.A_ALONE], table[:, place, k.A_MOMENTS] = bank[:, group].sum(axis=1), len(group)
+        table[:, -1, k.A_ALONE], table[:, -1, k.A_MOMENTS] = last, 1
+        first = (np.arange(number) * table.shape[1])[:, None]
+        behind = np.where(last > 0, first[:, 0] + table.shape[1] - 1, -1)
+        of_visit = np.column_stack([first + self._of_layer, behind])
+        return StepTemplates(PackedTemplates(np.zeros(1, dtype=np.int64), np.zeros(1), table.ravel(), (0, 0, 0)), of_visit)
 
     def _cores(self, parts: Parts) -> IntArray:
         """[n, K] ps of the attention core: prompts and decodes one after another."""

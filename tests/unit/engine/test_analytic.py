@@ -168,7 +168,8 @@ def moments_per_visit(hardware: str, policy: dict) -> list[float]:
 
     patch.setattr(engine_run, "_close", mark)
     try:
-        simulate(problem_of(loaded, job, table), loaded.scenario.policy, table)
+        # with a timeline, each pass is walked by itself
+        simulate(problem_of(loaded, job, table), loaded.scenario.policy, table, SimulationOptions(timeline=True))
     finally:
         patch.undo()
     return [(b - a) / job.layers for a, b in pairwise(marks)]
