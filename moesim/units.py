@@ -211,15 +211,17 @@ def format_number(value: float | None, digits: int = 3) -> str:
     return f"{value:,.0f}" if whole else f"{value:,.{digits}g}"
 
 
-def format_share(share: float | None, digits: int = 1, *, sign: str = "") -> str:
+def format_share(share: float | None, digits: int = 1, *, sign: str = "", trim: bool = False) -> str:
     """A share of 0 to 1 in percent: `93.9 %`, `< 0.1 %` for what would look like nothing; `-` for what is not known.
 
-    `sign` is `+` for differences, which show theirs.
+    `sign` is `+` for differences, which show theirs; `trim` leaves out zeros at the end.
     """
     if share is None or math.isnan(share):
         return "-"
     least = 10**-digits
-    return f"< {least:g} %" if 0 < 100 * share < least / 2 else f"{100 * share:{sign}.{digits}f} %"
+    if not sign and 0 < 100 * share < least / 2:
+        return f"< {least:g} %"
+    return f"{round(100 * share, digits) + 0.0:{sign}{'g' if trim else f'.{digits}f'}} %"
 
 
 def format_exact(value: float) -> str:
@@ -241,8 +243,10 @@ def format_rate(value: float, unit: str = "B/s") -> str:
     return _scaled(value, unit)
 
 
-def format_seconds(value: float) -> str:
-    """`812 ms`, `6.25 ms`, `100 ns`: three digits in the largest unit that leaves at least 1."""
+def format_seconds(value: float | None) -> str:
+    """`812 ms`, `6.25 ms`, `100 ns`: three digits in the largest unit that leaves at least 1; `-` for what is not known."""
+    if value is None:
+        return "-"
     for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns")):
         if abs(value) >= factor * 0.9995:
             return f"{value / factor:.3g} {unit}"

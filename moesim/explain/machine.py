@@ -17,6 +17,7 @@ from moesim.hardware import Cpu, Memory, Path, PerToken
 from moesim.policies.kit.closed_forms import break_even_tokens, transparent
 from moesim.results.origins import figures
 from moesim.scenario.tree import Origin
+from moesim.units import format_count
 
 __all__ = ["Engine", "break_even", "cxl", "engines", "origins", "rooflines", "times", "uploads"]
 
@@ -88,15 +89,17 @@ def _roofline(costs: Costs, engine: Engine) -> Iterator[Row]:
 def times(costs: Costs) -> Section:
     """Seconds of one expert on each device at a few tokens per expert."""
     rows = [
-        Row(f"{e.device}, weights in {e.tier}, {_tokens(c)}", float(e.time(c)), "s", _law(costs, e), _terms(costs, e))
+        Row(
+            f"{e.device}, weights in {e.tier}, {format_count(c, 'token')}",
+            float(e.time(c)),
+            "s",
+            _law(costs, e),
+            _terms(costs, e),
+        )
         for e in engines(costs)
         for c in TOKENS
     ]
     return Section("Time of one expert", tuple(rows), "c tokens through one expert, launches, hand-over and queues left out.")
-
-
-def _tokens(number: int) -> str:
-    return "1 token" if number == 1 else f"{number} tokens"
 
 
 def _law(costs: Costs, engine: Engine) -> str:

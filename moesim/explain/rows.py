@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from moesim.errors import InputError, Mistake, MoesimError, did_you_mean
-from moesim.units import format_bytes, format_rate, format_seconds
+from moesim.units import format_bytes, format_number, format_rate, format_seconds
 
 __all__ = ["Explanation", "Quantity", "Row", "Section", "shown", "to_json", "to_text"]
 
@@ -109,7 +109,7 @@ def shown(value: float | str, unit: str = "") -> str:
         return format_seconds(value)
     if unit in ("B/s", "FLOP", "FLOP/s"):
         return format_rate(value, unit)
-    number = f"{value:,.0f}" if value == round(value) or abs(value) >= 1000 else f"{value:.3g}"
+    number = format_number(value)
     return f"{number} {unit.removesuffix('s') if number == '1' else unit}".rstrip()
 
 

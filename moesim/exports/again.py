@@ -13,7 +13,7 @@ from moesim.exports import writer_of
 from moesim.exports.placed import Exported, Placed, read_placed
 from moesim.results.result import Result
 from moesim.runs.run import RunOptions, loaded, run_loaded
-from moesim.units import format_bytes
+from moesim.units import format_bytes, format_number, format_share
 from moesim.writing import folder_target, write
 
 __all__ = ["Export", "export"]
@@ -38,12 +38,12 @@ class Export:
             else f"placement   {placement['moved']:,} of {placement['pairs']:,} experts are elsewhere than in the run; "
             f"{placement['exported_bytes']} in GPU memory, {placement['run_bytes']} in the run"
         )
-        shares = f"{100 * placement['run_share']:.1f} % in the run, {100 * placement['exported_share']:.1f} % here"
+        shares = f"{format_share(placement['run_share'])} in the run, {format_share(placement['exported_share'])} here"
         lines.append(f"uses        of experts in GPU memory: {shares}")
         width = max(len(row["what"]) for row in rows)
         lines += ["", f"{'':{width}}  {'tok/s':>8}  {'prefill':>8}  {'decode':>8}"]
         for row in rows:
-            numbers = "  ".join(_number(row[name]) for name in _METRICS[:3])
+            numbers = "  ".join(f"{format_number(row[name], 4):>8}" for name in _METRICS[:3])
             lines.append(f"{row['what']:{width}}  {numbers}")
         return "\n".join([*lines, *(f"\nnote: {note}" for note in self.answer["notes"])])
 
@@ -106,7 +106,3 @@ def _simulated(placed: Placed, exported: Exported) -> list[dict[str, Any]]:
 
 def _row(place: str, summary: dict[str, Any]) -> dict[str, Any]:
     return {"what": place, **{name: summary[name] for name in _METRICS}, "ttft_s": summary["ttft_s"]["mean"]}
-
-
-def _number(value: float | None) -> str:
-    return f"{'-' if value is None else format(value, '.4g'):>8}"

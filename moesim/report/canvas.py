@@ -17,6 +17,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from moesim.errors import InputError
+from moesim.units import format_number
 from moesim.writing import write
 
 if TYPE_CHECKING:
@@ -36,9 +37,7 @@ __all__ = [
     "letters",
     "log_axis",
     "narrow",
-    "number",
     "panels",
-    "percent",
     "percent_axis",
     "printed",
     "render",
@@ -321,18 +320,6 @@ def time_scale(longest: float) -> tuple[float, str]:
     return next(((f, unit) for f, unit in ((1.0, "s"), (1e3, "ms"), (1e6, "us")) if longest * f >= 1), (1e9, "ns"))
 
 
-def number(value: float) -> str:
-    """`478,089`, `12.5`, `0.031`, `3.2e+08`: whole numbers from 100 on, three digits below, powers of ten far out."""
-    if value != 0 and not 1e-3 <= abs(value) < 1e7:
-        return f"{value:.3g}"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def percent(share: float) -> str:
-    """`93.9 %`; `< 0.1 %` for what would look like nothing."""
-    return "< 0.1 %" if 0 < share < 5e-4 else f"{100 * share:.1f} %"
-
-
 def folded(label: str, width: int = 28) -> str:
     """A long label on two or more lines, so that it leaves room for the picture: `width` letters of a full one."""
     return "\n".join(wrap(label, letters(width, 18))) or label
@@ -375,8 +362,8 @@ def percent_axis(axis: Any) -> None:
 
 
 def dots(axis: Any) -> None:
-    """Numbers on an axis as `number` writes them."""
-    axis.set_major_formatter(lambda value, _position: number(value))
+    """Numbers on an axis, powers of ten from ten million on."""
+    axis.set_major_formatter(lambda value, _position: format_number(value) if abs(value) < 1e7 else f"{value:.3g}")
 
 
 def log_axis(axes: Axes, *, wide: bool) -> None:

@@ -12,12 +12,13 @@ import numpy as np
 
 from moesim.errors import InputError, did_you_mean
 from moesim.report.axis_words import axis_name
-from moesim.report.canvas import below, cut, dots, folded, log_axis, number, percent_axis, set_title, single, styled, tip
+from moesim.report.canvas import below, cut, dots, folded, log_axis, percent_axis, set_title, single, styled, tip
 from moesim.report.colours import GREY, LINES, MARKERS, OKABE_ITO, colours_of
 from moesim.report.figures_time import needed
 from moesim.results.marks import LOSSY, MARKS, STAR, marked
 from moesim.results.metrics import METRICS
 from moesim.results.result import Result
+from moesim.units import format_number, format_share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,8 +88,8 @@ def _curve(axes: Axes, curve: _Curve, goal: str, level: float) -> tuple[float, f
     if band is not None:
         axes.fill_between(*band, color=tint, alpha=0.18, linewidth=0)
     # the values stand in the legend: beside the peaks they would cover the curves
-    shade = f", band: {100 * level:g} % interval" if band is not None else ""
-    text = f"{curve.label}: {'peak' if goal == 'highest' else 'least'} {number(peak_y)} at {peak_x:.4g}{shade}"
+    shade = f", band: {format_share(level, trim=True)} interval" if band is not None else ""
+    text = f"{curve.label}: {'peak' if goal == 'highest' else 'least'} {format_number(peak_y)} at {peak_x:.4g}{shade}"
     axes.plot(xs, ys, color=tint, marker=curve.marker, linestyle=curve.line, label=folded(text, 80), markersize=4.5)
     ring: dict[str, Any] = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "markeredgewidth": 1.5}
     axes.plot([peak_x], [peak_y], linestyle="", color=tint, **ring)
@@ -219,7 +220,10 @@ def _line(axes: Axes, xs: Any, ys: Any, band: list[Any], line: _Line) -> None:
         look = {"color": line.colour, "marker": MARKERS[place], "linestyle": _STYLES[place % 4]}
         look |= {"label": cut(line.name), "zorder": 3}
     drawn = axes.plot(xs, ys, **(look if line.joined else {**look, "linestyle": "", "marker": look.get("marker", ".")}))
-    tip(drawn[0], [f"{line.name}: {number(float(y))} at {at}".removeprefix(": ") for y, at in zip(ys, line.at, strict=True)])
+    tip(
+        drawn[0],
+        [f"{line.name}: {format_number(float(y))} at {at}".removeprefix(": ") for y, at in zip(ys, line.at, strict=True)],
+    )
     if named and band[0] is not None and np.isfinite(band[0]).any():
         axes.errorbar(
             xs, ys, yerr=[ys - band[0], band[1] - ys], color=line.colour, capsize=2.5, linestyle="", linewidth=1, zorder=2
@@ -246,7 +250,11 @@ def _footnote(shown: bool) -> list[Any]:
 def _intervals(shown: bool, level: float) -> list[Any]:
     from matplotlib.lines import Line2D
 
-    return [Line2D([], [], color="black", marker="|", linewidth=1, label=f"bars: {100 * level:g} % interval")] if shown else []
+    return (
+        [Line2D([], [], color="black", marker="|", linewidth=1, label=f"bars: {format_share(level, trim=True)} interval")]
+        if shown
+        else []
+    )
 
 
 def _finish(axes: Axes, ticks: list[str], x: str, y: str) -> None:
@@ -278,9 +286,7 @@ def _places(values: Any) -> tuple[Any, list[str]]:
 
 
 def _text(value: Any) -> str:
-    return (
-        value if isinstance(value, str) else number(float(value)) if isinstance(value, (int, float, np.number)) else str(value)
-    )
+    return format_number(float(value)) if isinstance(value, (int, float, np.number)) else str(value)
 
 
 def _band(columns: Mapping[str, Any], x: str, y: str) -> tuple[Any, Any, Any] | None:
@@ -362,7 +368,7 @@ def _hits_of_run(result: Result) -> Figure:
     axes.grid(alpha=0.3)
     set_title(axes, "what a share of the experts in GPU memory serves, and what the run found where it ran")
     if rate is not None:
-        label = f"this run: {result.summary['policy']}, {100 * rate:.1f} % with {100 * held:.1f} % in GPU memory at its end"
+        label = f"this run: {result.summary['policy']}, {format_share(rate)} with {format_share(held)} in GPU memory at its end"
         axes.plot(
             [held],
             [rate],

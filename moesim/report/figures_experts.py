@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moesim.report.canvas import below, folded, narrow, panels, percent, percent_axis, set_title, styled
+from moesim.report.canvas import below, folded, narrow, panels, percent_axis, set_title, styled
 from moesim.report.colours import GREY, PALETTE
 from moesim.report.figures_time import needed
 from moesim.results.result import Result
+from moesim.units import format_share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,7 +59,7 @@ def expert_map(result: Result, *, by_id: bool = False) -> Figure:
     from matplotlib.patches import Patch
 
     counts = np.bincount(place.ravel(), minlength=len(names)) / place.size
-    labels = [folded(f"{name}: {percent(share)}", 30) for name, share in zip(names, counts.tolist(), strict=True)]
+    labels = [folded(f"{name}: {format_share(share)}", 30) for name, share in zip(names, counts.tolist(), strict=True)]
     below(figure, [Patch(color=PALETTE[i % len(PALETTE)], label=label) for i, label in enumerate(labels)], 4)
     return figure
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moesim.errors import InputError
-from moesim.report.canvas import ROWS, below, folded, narrow, number, panels, set_title, single, small, styled, tip
+from moesim.report.canvas import ROWS, below, dots, folded, narrow, panels, set_title, single, small, styled, tip
 from moesim.report.colours import GREY, MARKERS, OKABE_ITO, lane_colours
 from moesim.report.figures_time import needed
 from moesim.results.result import Result
@@ -58,7 +58,7 @@ def roofline(result: Result) -> Figure:
     axes.set_xlabel("operational intensity (FLOP per byte)")
     axes.set_ylabel("rate (FLOP/s)")
     axes.yaxis.set_major_formatter(lambda value, _position: format_rate(value, "FLOP/s"))
-    axes.xaxis.set_major_formatter(lambda value, _position: number(value))
+    dots(axes.xaxis)
     axes.grid(alpha=0.3)
     set_title(axes, "operations under the roofs of their devices; larger: more of the device's time")
     below(axes, _roofline_legend(rows, colours), 4)

@@ -20,7 +20,6 @@ from moesim.report.canvas import (
     folded,
     log_axis,
     narrow,
-    number,
     panels,
     set_title,
     single,
@@ -33,6 +32,7 @@ from moesim.results.compare import by_policy
 from moesim.results.marks import LOSSY, MARKS, is_bound, losses, marked
 from moesim.results.result import Result
 from moesim.results.statistics import TIE, mean, t_interval
+from moesim.units import format_number, format_share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -190,9 +190,9 @@ def _speed(row: Row) -> str:
     if row.speed is None:
         return "-" if narrow() else "no throughput"
     if narrow() or not row.bound:
-        return number(row.speed) if narrow() else f"{number(row.speed)} tok/s"
+        return format_number(row.speed) if narrow() else f"{format_number(row.speed)} tok/s"
     share = 100 * row.speed / row.bound
-    return f"{number(row.speed)} tok/s ({f'{share:.0f}' if share >= 10 else f'{share:.2g}'} % of bound)"
+    return f"{format_number(row.speed)} tok/s ({f'{share:.0f}' if share >= 10 else f'{share:.2g}'} % of bound)"
 
 
 def _comparison_legend(rows: Sequence[Row], bounds: bool, level: float) -> list[Any]:
@@ -206,7 +206,11 @@ def _comparison_legend(rows: Sequence[Row], bounds: bool, level: float) -> list[
         hatched: dict[str, Any] = {"facecolor": OKABE_ITO["sky"], "hatch": "////", "edgecolor": "white"}
         handles.append(Patch(label="simulated, with what no system can know", **hatched))
     if any(row.low is not None for row in rows):
-        handles.append(Line2D([], [], color=OKABE_ITO["black"], marker="|", linewidth=1.1, label=f"{100 * level:g} % interval"))
+        handles.append(
+            Line2D(
+                [], [], color=OKABE_ITO["black"], marker="|", linewidth=1.1, label=f"{format_share(level, trim=True)} interval"
+            )
+        )
     if bounds:
         handles.append(
             Line2D([], [], color=OKABE_ITO["vermilion"], linewidth=2.5, label="bound: no placement or schedule is faster")
@@ -312,7 +316,7 @@ def _panel(axes: Axes, panel: _Panel) -> None:
     )
     _intervals(axes, panel)
     names = {
-        point: f"{row.label}: {number(point[1])} tok/s, {number(point[0])}"
+        point: f"{row.label}: {format_number(point[1])} tok/s, {format_number(point[0])}"
         for point, row in zip(panel.points, panel.rows, strict=True)
     }
     behind = [point for index, point in enumerate(panel.points) if index not in best]

@@ -17,7 +17,6 @@ from moesim.report.canvas import (
     folded,
     narrow,
     panels,
-    percent,
     percent_axis,
     set_title,
     single,
@@ -30,6 +29,7 @@ from moesim.report.colours import GREY, OKABE_ITO, lane_colours
 from moesim.results.recorder import COUNTER, SECOND, Slice
 from moesim.results.result import Result
 from moesim.results.timeline import rank, subtracks
+from moesim.units import format_share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -145,7 +145,7 @@ def lane_use(result: Result) -> Figure:
         name, offset = folded(lane, 18), (-36, 0)
         axes.annotate(name, (0, 0.5), offset, "axes fraction", "offset points", ha="right", va="center")
         total = float(busy[lane].sum()) / float(ends[-1] - starts[0])
-        axes.text(1.01, 0.5, percent(total), transform=axes.transAxes, va="center")
+        axes.text(1.01, 0.5, format_share(total), transform=axes.transAxes, va="center")
     set_title(strips[0], "lanes at work, share of each pass (in all: on the right)", panel=True)
     strips[-1].set_xlim(starts[0] * factor, ends[-1] * factor)
     strips[-1].set_xlabel(f"simulated time ({unit})")
@@ -193,7 +193,7 @@ def layer_time(result: Result) -> Figure:
     axes.grid(axis="y", alpha=0.3)
     set_title(axes, "what each layer waits for: lanes on the critical path")
     total = sum(sums.values())
-    shares = {lane: f"{lane} ({percent(sums[lane] / total)})" for lane in own}
+    shares = {lane: f"{lane} ({format_share(sums[lane] / total)})" for lane in own}
     handles = [Patch(color=colours[lane], label=shares[lane] if narrow() else folded(shares[lane], 34)) for lane in own]
     if len(own) < len(ranked):
         handles.append(Patch(color=GREY, label=f"{len(ranked) - len(own)} other lanes"))

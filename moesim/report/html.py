@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from moesim.neutral import printable
-from moesim.report.canvas import number
+from moesim.units import format_number
 
 __all__ = ["Cell", "Html", "Page", "Part", "element", "joined", "shown", "table", "unbroken"]
 
@@ -81,7 +81,7 @@ def shown(value: Any) -> Cell:
     if isinstance(value, int):
         return Cell(f"{value:,}", float(value))
     if isinstance(value, float):
-        return Cell(number(value), value)
+        return Cell(format_number(value), value)
     return Cell(str(value), str(value))
 
 

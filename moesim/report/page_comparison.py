@@ -12,7 +12,6 @@ from typing import Any
 from moesim import strict_json
 from moesim.errors import InputError, Mistake
 from moesim.report import figures
-from moesim.report.canvas import number, percent
 from moesim.report.figures_policies import Row, front, rows_of
 from moesim.report.html import Cell, Html, Page, Part, element, joined, table
 from moesim.report.page_origin import origin_parts
@@ -21,7 +20,7 @@ from moesim.results.compare import by_policy
 from moesim.results.marks import gap_note, lane_word, losses, note
 from moesim.results.result import Result
 from moesim.results.sweeps.words import share_words
-from moesim.units import format_seconds
+from moesim.units import format_number, format_seconds, format_share
 
 __all__ = ["comparison_page", "ranked_figures"]
 
@@ -66,20 +65,20 @@ def comparison_page(place: Path) -> Page:
 def _sentence(rows: Sequence[Row], pairs: Sequence[Mapping[str, Any]], best: Mapping[str, Any]) -> str:
     first, rest = rows[0], [row for row in rows[1:] if row.speed and not row.is_bound]
     if first.is_bound:
-        speed = number(first.speed or 0.0)
+        speed = format_number(first.speed or 0.0)
         return f"Only bounds were run, which no system can reach; {first.name} is at {speed} tokens per second."
     sentence = _lead(first, rest, pairs)
     if first.bound:
-        sentence += f"; it reaches {percent((first.speed or 0.0) / first.bound)} of what any placement and schedule could"
+        sentence += f"; it reaches {format_share((first.speed or 0.0) / first.bound)} of what any placement and schedule could"
     holder = best.get("bottleneck")
     return sentence + (
-        f", bottleneck: {lane_word(holder)}, {percent(holder['share'])} of the critical path." if holder else "."
+        f", bottleneck: {lane_word(holder)}, {format_share(holder['share'])} of the critical path." if holder else "."
     )
 
 
 def _lead(first: Row, rest: Sequence[Row], pairs: Sequence[Mapping[str, Any]]) -> str:
     """Who is fastest, and by how much."""
-    speed = number(first.speed or 0.0)
+    speed = format_number(first.speed or 0.0)
     ties = [pair["b"] for pair in pairs if pair["a"] == first.name and pair["verdict"] == "tie"]
     if ties:
         return f"{first.label} and {', '.join(ties)} tie at {speed} tokens per second"
@@ -89,13 +88,13 @@ def _lead(first: Row, rest: Sequence[Row], pairs: Sequence[Mapping[str, Any]]) -
     if pair is None or pair["percent"] is None:
         return sentence
     more = share_words(pair["percent"], pair["percent_low"], pair["percent_high"])
-    return f"{sentence}, {more} more than {rest[0].label} ({number(rest[0].speed or 0.0)})"
+    return f"{sentence}, {more} more than {rest[0].label} ({format_number(rest[0].speed or 0.0)})"
 
 
 def ranked_figures(runs: Any, rows: Sequence[Row]) -> Html:
     """Throughput by policy, and what it costs."""
     real = [row for row in rows if not row.is_bound] or list(rows)
-    top = ", ".join(f"{row.label} {number(row.speed)}" for row in real[:3] if row.speed)
+    top = ", ".join(f"{row.label} {format_number(row.speed)}" for row in real[:3] if row.speed)
     says = f"Mean throughput of each policy in tokens per second, the best first: {top}" + (
         " and further ones." if len(real) > 3 else "."
     )
@@ -130,7 +129,9 @@ def _row(place: int | None, row: Row, group: Sequence[Mapping[str, Any]], best: 
     first = group[0]
     holder = first["bottleneck"]
     spread = (
-        None if row.low is None or row.high is None else Cell(f"{number(row.low)} to {number(row.high)}", row.high - row.low)
+        None
+        if row.low is None or row.high is None
+        else Cell(f"{format_number(row.low)} to {format_number(row.high)}", row.high - row.low)
     )
     return [
         place, row.label, row.speed, spread, _share(row.speed / best if row.speed and best else None),
@@ -142,7 +143,7 @@ def _row(place: int | None, row: Row, group: Sequence[Mapping[str, Any]], best: 
 
 
 def _share(value: float | None) -> Cell | None:
-    return None if value is None else Cell(percent(value), float(value))
+    return None if value is None else Cell(format_share(value), float(value))
 
 
 def _time(value: float | None) -> Cell | None:

@@ -17,14 +17,13 @@ import numpy as np
 from moesim.errors import InputError
 from moesim.report import figures
 from moesim.report.axis_words import axis_name
-from moesim.report.canvas import number, percent
 from moesim.report.html import Cell, Html, Page, Part, element, joined, table, unbroken
 from moesim.report.inline_svg import figure
 from moesim.report.page_origin import origin_parts
 from moesim.results.marks import gap_note, is_bound, lane_word, losses, marked, named_lane, note, part_words
 from moesim.results.result import Result
 from moesim.results.serving import LATENCIES
-from moesim.units import format_bytes, format_rate, format_seconds
+from moesim.units import format_bytes, format_number, format_rate, format_seconds, format_share
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,15 +64,16 @@ def sentence(summary: Mapping[str, Any]) -> str:
     speed, bound, holder = (summary.get(name) for name in ("throughput_tok_s", "bound_tok_s", "bottleneck"))
     if speed is None:
         return "The run produced no token."
-    parts = [f"{number(speed)} tokens per second"]
+    parts = [f"{format_number(speed)} tokens per second"]
     if bound:
         parts[0] += (
-            f", {percent(speed / bound)} of the {number(bound)} that no placement and no schedule could exceed on this machine"
+            f", {format_share(speed / bound)} of the {format_number(bound)} "
+            "that no placement and no schedule could exceed on this machine"
         )
     if holder:
-        parts.append(f"bottleneck: {named_lane(holder)}, {percent(holder['share'])} of the critical path")
+        parts.append(f"bottleneck: {named_lane(holder)}, {format_share(holder['share'])} of the critical path")
     if summary.get("hit_rate") is not None:
-        parts.append(f"{percent(summary['hit_rate'])} of the expert activations found the weights where they ran")
+        parts.append(f"{format_share(summary['hit_rate'])} of the expert activations found the weights where they ran")
     return "; ".join(parts) + "."
 
 
@@ -94,9 +94,9 @@ def tiles(summary: Mapping[str, Any]) -> Html:
     without = ", without electricity" if joules is None else ""
     holder = summary.get("bottleneck")
     candidates = [
-        ("throughput", _with(summary.get("throughput_tok_s"), number, " tok/s"), ""),
-        ("while decoding", _with(summary.get("decode_tok_s"), number, " tok/s"), ""),
-        ("of the bound", _with(summary.get("share_of_bound"), percent), ""),
+        ("throughput", _with(summary.get("throughput_tok_s"), format_number, " tok/s"), ""),
+        ("while decoding", _with(summary.get("decode_tok_s"), format_number, " tok/s"), ""),
+        ("of the bound", _with(summary.get("share_of_bound"), format_share), ""),
         (
             "to the first token",
             _with(summary["ttft_s"]["p50"], format_seconds),
@@ -109,17 +109,17 @@ def tiles(summary: Mapping[str, Any]) -> Html:
         ),
         (
             "hit rate",
-            _with(summary.get("hit_rate"), percent),
-            _with(summary.get("decode_hit_rate"), percent, " while decoding"),
+            _with(summary.get("hit_rate"), format_share),
+            _with(summary.get("decode_hit_rate"), format_share, " while decoding"),
         ),
         (
             "bottleneck",
             lane_word(holder) if holder else "",
-            percent(holder["share"]) + " of the critical path" if holder else "",
+            format_share(holder["share"]) + " of the critical path" if holder else "",
         ),
-        ("energy", _with(joules / tokens if joules is not None and tokens else None, number, " J"), "per output token"),
-        ("cost", _with(summary.get("cost_usd_per_Mtok"), number, " USD"), "per million output tokens" + without),
-        ("machine", _with(summary.get("machine_usd"), number, " USD"), "price of its parts"),
+        ("energy", _with(joules / tokens if joules is not None and tokens else None, format_number, " J"), "per output token"),
+        ("cost", _with(summary.get("cost_usd_per_Mtok"), format_number, " USD"), "per million output tokens" + without),
+        ("machine", _with(summary.get("machine_usd"), format_number, " USD"), "price of its parts"),
     ]
     boxes = [element("div", element("dt", name), element("dd", value, element("small", more) if more else Html()))
              for name, value, more in candidates if value]  # fmt: skip
@@ -158,9 +158,9 @@ def run_figures(result: Result, prefix: str = "") -> Html:
     """Everything that can be drawn of one run; `prefix` keeps ids apart where a page shows several runs."""
     summary = result.summary
     busy = sorted(((share or 0.0, lane) for lane, share in summary["utilisation"].items()), reverse=True)[:4]
-    lanes = ", ".join(f"{lane} {percent(share)}" for share, lane in busy)
+    lanes = ", ".join(f"{lane} {format_share(share)}" for share, lane in busy)
     critical = sorted(result.details.get("critical_s", {}).items(), key=lambda item: -item[1])[:3]
-    held = ", ".join(f"{lane} {percent(time / summary['makespan_s'])}" for lane, time in critical if summary["makespan_s"])
+    held = ", ".join(f"{lane} {format_share(time / summary['makespan_s'])}" for lane, time in critical if summary["makespan_s"])
     moved = sorted(result.details.get("caused_B", {}).items(), key=lambda item: -item[1])[:3]
     causes = ", ".join(f"{cause} {format_bytes(amount)}" for cause, amount in moved if amount) or "nothing"
     lying = result.columns.get("experts", {}).get("resident", ())
@@ -176,7 +176,7 @@ def run_figures(result: Result, prefix: str = "") -> Html:
          "Each kind of operation by its FLOP per byte and its rate, under the most that its device reaches. Points on the "
          "slope wait for bytes, points under the flat part for FLOP."),
         ("expert-map", "Experts.", figures.expert_map,
-         f"Popularity, place and hits of every expert of every layer; at the end {percent(resident)} lay in GPU memory."),
+         f"Popularity, place and hits of every expert of every layer; at the end {format_share(resident)} lay in GPU memory."),
         ("hit-curve", "What a cache can serve.", figures.hit_curve,
          "The share of activations that the most popular experts of each layer would serve from GPU memory, against the share "
          "of experts kept there; the mark is this run, which also counts experts computed where they lie."),
@@ -277,7 +277,7 @@ def _seconds(value: float | None) -> Cell | None:
 
 
 def _share(value: float) -> Cell | None:
-    return None if np.isnan(value) else Cell(percent(value), float(value))
+    return None if np.isnan(value) else Cell(format_share(value), float(value))
 
 
 def _amount(value: float) -> Cell | None:

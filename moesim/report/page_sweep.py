@@ -14,7 +14,6 @@ import numpy as np
 
 from moesim.report import figures
 from moesim.report.axis_words import axis_name
-from moesim.report.canvas import number, percent
 from moesim.report.figures_rates import rate_of
 from moesim.report.html import Cell, Html, Page, Part, element, joined, table
 from moesim.report.page_origin import origin_parts
@@ -23,6 +22,7 @@ from moesim.results.marks import marked, note
 from moesim.results.metrics import METRICS, metric_words
 from moesim.results.sweeps.answer import Answer, Driver, Leader
 from moesim.results.sweeps.result import SweepResult
+from moesim.units import format_number, format_share
 
 __all__ = ["sweep_page"]
 
@@ -92,7 +92,7 @@ def _reach(axis: Mapping[str, Any], design: Mapping[str, Any]) -> str:
 
 
 def _span(values: Sequence[Any]) -> str:
-    texts = [value if isinstance(value, str) else number(float(value)) for value in values]
+    texts = [value if isinstance(value, str) else format_number(float(value)) for value in values]
     return ", ".join(texts) if len(texts) <= 6 else f"{texts[0]} to {texts[-1]} in {len(texts)} values"
 
 
@@ -190,7 +190,7 @@ def _agrees(fixed: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
 
 
 def _level(experiment: Mapping[str, Any]) -> str:
-    return f"{100 * float(experiment['level']):g} % interval"
+    return f"{format_share(experiment['level'], trim=True)} interval"
 
 
 def _where(columns: Mapping[str, Any], fixed: Mapping[str, Any]) -> Columns:
@@ -257,7 +257,11 @@ def _setting(means: Mapping[str, Any], columns: Sequence[str], shown: Sequence[s
 
 
 def _interval(low: float | None, high: float | None) -> Cell | None:
-    return None if low is None or high is None else Cell(f"{number(low)} to {number(high)}", float(high) - float(low))
+    return (
+        None
+        if low is None or high is None
+        else Cell(f"{format_number(low)} to {format_number(high)}", float(high) - float(low))
+    )
 
 
 def _plain(value: Any) -> Any:
@@ -266,7 +270,7 @@ def _plain(value: Any) -> Any:
 
 
 def _share(value: Any) -> Cell | None:
-    return None if value is None else Cell(percent(float(value)), float(value))
+    return None if value is None else Cell(format_share(float(value)), float(value))
 
 
 def _findings(answer: Answer) -> Html:
@@ -294,7 +298,7 @@ def _findings(answer: Answer) -> Html:
 def _explained(driver: Driver) -> Html:
     """How far single axes explain what a sampled design found, and where that is too little."""
     together = driver.explained
-    explained = "" if together is None else f"together they explain {percent(together)} of the variance of ranks"
+    explained = "" if together is None else f"together they explain {format_share(together)} of the variance of ranks"
     sentence = "; ".join(text for text in (explained, driver.note) if text)
     return element("p", f"{driver.policy}, {driver.settings:,} settings: {sentence}.", class_="soft")
 

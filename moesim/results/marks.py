@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from moesim.units import format_share
+
 __all__ = [
     "LOSSY",
     "MARKS",
@@ -54,7 +56,9 @@ def losses(summary: Mapping[str, Any]) -> list[str]:
 def _told(quality: Mapping[str, Any]) -> list[str]:
     shares = {name: quality.get(name) or 0.0 for name in _SHARES}
     shares |= {f"at {bits} bits": share for bits, share in quality.get("precision", {}).items() if bits != quality["native"]}
-    return [f"{100 * shares[name]:.1f} % {name}" for name in sorted(shares, key=lambda name: -shares[name]) if shares[name] > 0]
+    return [
+        f"{format_share(shares[name])} {name}" for name in sorted(shares, key=lambda name: -shares[name]) if shares[name] > 0
+    ]
 
 
 def losses_of_rows(rows: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from moesim.errors import MoesimError, did_you_mean
 from moesim.results.compare import compare
 from moesim.results.marks import is_bound, lane_word, losses, marked
-from moesim.units import format_number
+from moesim.units import format_number, format_share
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +33,7 @@ _RUN = (
 
 
 def _value(value: float, unit: str) -> str:
-    return f"{100 * value:.1f} %" if unit == "%" else f"{format_number(value, 4)} {unit}"
+    return format_share(value) if unit == "%" else f"{format_number(value, 4)} {unit}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
@@ -48,7 +48,7 @@ def run_html(result: Result) -> str:
     rows = [[name, _value(summary[field], unit)] for field, name, unit in _RUN if summary.get(field) is not None]
     holder = summary.get("bottleneck")
     if holder:
-        rows.append(["bottleneck", f"{lane_word(holder)}, {100 * holder['share']:.1f} % of the critical path"])
+        rows.append(["bottleneck", f"{lane_word(holder)}, {format_share(holder['share'])} of the critical path"])
     title = f"{summary['scenario']}: {marked(summary['policy'], lossy=bool(losses(summary)))} runs {summary['model']} on "
     return _table(["", ""], rows, title + str(summary["hardware"]))
 
@@ -60,8 +60,8 @@ def comparison_html(comparison: Mapping[str, Any]) -> str:
         holder = summary["bottleneck"]
         name = marked(summary["policy"], lossy=bool(losses(summary)), bound=is_bound(summary))
         share, hits = summary["share_of_bound"], summary["hit_rate"]
-        rows.append([name, format_number(summary["throughput_tok_s"], 4), "-" if share is None else f"{100 * share:.1f} %",
-                     "-" if hits is None else f"{100 * hits:.1f} %", format_number(summary["cost_usd_per_Mtok"], 4),
+        rows.append([name, format_number(summary["throughput_tok_s"], 4), format_share(share),
+                     format_share(hits), format_number(summary["cost_usd_per_Mtok"], 4),
                      lane_word(holder) if holder else "-"])  # fmt: skip
     head = ["policy", "tok/s", "of bound", "hit rate", "USD/Mtok", "bottleneck"]
     return _table(head, rows, str(comparison["scenario"]))

@@ -13,7 +13,7 @@ from moesim.results.compare import by_policy
 from moesim.results.marks import gap_note, is_bound, lane_word, losses, marked, named_lane, note, part_words
 from moesim.results.serving import LATENCIES, LIMITS
 from moesim.results.statistics import mean, t_interval
-from moesim.units import format_bytes, format_count, format_seconds
+from moesim.units import format_bytes, format_count, format_number, format_seconds, format_share
 
 if TYPE_CHECKING:
     from moesim.results.result import Result
@@ -51,21 +51,6 @@ def _cut(text: str, width: int = _NAME) -> str:
     return text if len(text) <= width else f"{text[: width - 2]}.."
 
 
-def _number(value: float | None) -> str:
-    """A count in full, another number with three digits: `1,024`, `9.70`, `12,300`."""
-    if value is None:
-        return "-"
-    return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 99.95 or value == 0 else f"{value:#.3g}".rstrip(".")
-
-
-def _time(value: float | None) -> str:
-    return "-" if value is None else format_seconds(value)
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"
-
-
 def _bar(share: float) -> str:
     filled = round(min(max(share, 0.0), 1.0) * _BAR)
     return "#" * filled + "." * (_BAR - filled)
@@ -95,28 +80,31 @@ def _fact(name: str, text: str) -> list[str]:
 def _headline(summary: Mapping[str, Any]) -> list[str]:
     completed, rejected = summary["requests_completed"], summary["requests_rejected"]
     requests = completed + rejected
-    output = f" and {_number(summary['output_tokens'])} output" if summary["output_tokens"] else ""
-    lines = _fact("workload", f"{format_count(requests, 'request')}: {_number(summary['prompt_tokens'])} prompt{output} tokens "
-                  f"(seed {summary['seed']}, replicate {summary['replicate']})")  # fmt: skip
+    output = f" and {format_number(summary['output_tokens'])} output" if summary["output_tokens"] else ""
+    tokens = f"{format_number(summary['prompt_tokens'])} prompt{output} tokens"
+    seed = f"(seed {summary['seed']}, replicate {summary['replicate']})"
+    lines = _fact("workload", f"{format_count(requests, 'request')}: {tokens} {seed}")
     if rejected:
-        lines += _fact("", f"{_number(completed)} completed, {_number(rejected)} rejected; tokens of the completed ones")
-    cost = "" if summary["wall_s"] is None else f", computed in {_time(summary['wall_s'])}"
-    lines += _fact("simulated time", f"{_time(summary['makespan_s'])} ({format_count(summary['layer_visits'], 'layer visit')}, "
-                   f"{format_count(summary['events'], 'event')}{cost})")  # fmt: skip
-    total = f" ({_number(summary['total_tok_s'])} tok/s with the prompts)" if summary["output_tokens"] else ""
-    lines += _fact("throughput", f"{_number(summary['throughput_tok_s'])} tok/s{total}")
+        lines += _fact(
+            "", f"{format_number(completed)} completed, {format_number(rejected)} rejected; tokens of the completed ones"
+        )
+    cost = "" if summary["wall_s"] is None else f", computed in {format_seconds(summary['wall_s'])}"
+    counts = f"{format_count(summary['layer_visits'], 'layer visit')}, {format_count(summary['events'], 'event')}"
+    lines += _fact("simulated time", f"{format_seconds(summary['makespan_s'])} ({counts}{cost})")
+    total = f" ({format_number(summary['total_tok_s'])} tok/s with the prompts)" if summary["output_tokens"] else ""
+    lines += _fact("throughput", f"{format_number(summary['throughput_tok_s'])} tok/s{total}")
     for phase in ("prefill", "decode"):
         lines += _phase(summary, phase)
     if summary["bound_tok_s"] is not None:
-        lines += _fact("bound", f"{_number(summary['bound_tok_s'])} tok/s, which no placement or schedule can beat; "
-                       f"this run reaches {_share(summary['share_of_bound'])} of it")  # fmt: skip
+        lines += _fact("bound", f"{format_number(summary['bound_tok_s'])} tok/s, which no placement or schedule can beat; "
+                       f"this run reaches {format_share(summary['share_of_bound'])} of it")  # fmt: skip
     if summary["bottleneck"] is not None:
         holder = summary["bottleneck"]
-        lines += _fact("bottleneck", f"{named_lane(holder)}, {_share(holder['share'])} of the critical path")
+        lines += _fact("bottleneck", f"{named_lane(holder)}, {format_share(holder['share'])} of the critical path")
     if summary["hit_rate"] is not None:
         decode = summary.get("decode_hit_rate")
-        of_decode = "" if decode is None else f", {_share(decode)} while decoding"
-        text = f"{_share(summary['hit_rate'])} of expert activations found the weights where they ran{of_decode}"
+        of_decode = "" if decode is None else f", {format_share(decode)} while decoding"
+        text = f"{format_share(summary['hit_rate'])} of expert activations found the weights where they ran{of_decode}"
         lines += _fact("hit rate", text)
     return lines + _prefetch(summary) + _slo(summary)
 
@@ -126,16 +114,18 @@ def _phase(summary: Mapping[str, Any], phase: str) -> list[str]:
     speed, holder = summary.get(f"{phase}_tok_s"), (summary["bottleneck"] or {}).get(phase)
     if not speed:
         return []
-    bounded = f", bottleneck: {lane_word(holder)}, {_share(holder['share'])} of its critical path" if holder else ""
-    return _fact(phase, f"{_number(speed)} tok/s{bounded}")
+    bounded = f", bottleneck: {lane_word(holder)}, {format_share(holder['share'])} of its critical path" if holder else ""
+    return _fact(phase, f"{format_number(speed)} tok/s{bounded}")
 
 
 def _prefetch(summary: Mapping[str, Any]) -> list[str]:
     prefetch = summary["prefetch"]
     if prefetch is None:
         return []
-    used, in_time, brought = (_share(prefetch[name]) for name in ("used", "in_time", "coverage"))
-    text = f"{_number(prefetch['copies'])} copies, {used} of them used, {in_time} of those in time; they brought {brought}"
+    used, in_time, brought = (format_share(prefetch[name]) for name in ("used", "in_time", "coverage"))
+    text = (
+        f"{format_number(prefetch['copies'])} copies, {used} of them used, {in_time} of those in time; they brought {brought}"
+    )
     return _fact("prefetch", f"{text} of what was missing")
 
 
@@ -144,14 +134,14 @@ def _slo(summary: Mapping[str, Any]) -> list[str]:
     lines, slo = [], summary.get("slo")
     if slo is not None:
         limits = [
-            f"{name.upper()} {_time(slo[f'{name}_s'])} ({_share(slo[f'{name}_attainment'])})"
+            f"{name.upper()} {format_seconds(slo[f'{name}_s'])} ({format_share(slo[f'{name}_attainment'])})"
             for name in LIMITS
             if f"{name}_s" in slo
         ]
-        text = f"{_share(slo['attainment'])} of the requests keep {', '.join(limits)}"
-        lines += _fact("SLO", f"{text}; goodput {_number(slo['goodput_req_s'])} requests/s")
+        text = f"{format_share(slo['attainment'])} of the requests keep {', '.join(limits)}"
+        lines += _fact("SLO", f"{text}; goodput {format_number(slo['goodput_req_s'])} requests/s")
     if summary.get("preemptions"):
-        lines += _fact("preempted", f"{_number(summary['preemptions'])} times a sequence lost its KV blocks")
+        lines += _fact("preempted", f"{format_number(summary['preemptions'])} times a sequence lost its KV blocks")
     return lines
 
 
@@ -168,13 +158,13 @@ def _spending(result: Result) -> list[str]:
     summary, lines = result.summary, []
     if summary["energy_J"] is not None:
         tokens = summary["output_tokens"]
-        per_token = f", {_number(summary['energy_J'] / tokens)} J per output token" if tokens else ""
-        lines += _fact("energy", f"{_number(summary['energy_J'])} J{per_token}")
+        per_token = f", {format_number(summary['energy_J'] / tokens)} J per output token" if tokens else ""
+        lines += _fact("energy", f"{format_number(summary['energy_J'])} J{per_token}")
     elif result.details.get("power_unknown"):
         lines += _fact("energy", f"not known without {', '.join(result.details['power_unknown'])}")
     if summary["cost_usd_per_Mtok"] is not None:
         without = "" if summary["energy_J"] is not None else ", without electricity"
-        lines += _fact("cost", f"{_number(summary['cost_usd_per_Mtok'])} USD per million output tokens{without}")
+        lines += _fact("cost", f"{format_number(summary['cost_usd_per_Mtok'])} USD per million output tokens{without}")
     elif result.details.get("price_unknown"):
         lines += _fact("cost", f"not known without {', '.join(result.details['price_unknown'])}")
     return lines + _bill(result)
@@ -185,13 +175,13 @@ def _bill(result: Result) -> list[str]:
     price, lines = result.summary.get("machine_usd"), result.details.get("bill", [])
     if price is None:
         return []
-    parts = ", ".join(f"{part_words(line)} {_number(line['usd'])}" for line in lines if line["usd"])
+    parts = ", ".join(f"{part_words(line)} {format_number(line['usd'])}" for line in lines if line["usd"])
     return _fact("machine", f"{price:,.0f} USD: {parts}")
 
 
 def _latency(summary: Mapping[str, Any]) -> list[str]:
     rows = [
-        [text, *(_time(summary[name][key]) for key in ("mean", "p50", "p90", "p99"))]
+        [text, *(format_seconds(summary[name][key]) for key in ("mean", "p50", "p90", "p99"))]
         for name, text in LATENCIES.items()
         if summary.get(name) is not None and summary[name]["mean"] is not None
     ]
@@ -206,7 +196,7 @@ def _lanes(result: Result) -> list[str]:
     ranked = sorted(shares, key=lambda lane: (-shares[lane], -(busy.get(lane) or 0.0), lane))
     words = result.details.get("lane_words", {})
     rows = [
-        [lane, words.get(lane, ""), _bar(busy.get(lane) or 0.0), _share(busy.get(lane)), _share(shares[lane])]
+        [lane, words.get(lane, ""), _bar(busy.get(lane) or 0.0), format_share(busy.get(lane)), format_share(shares[lane])]
         for lane in ranked
         if shares[lane] > 0 or busy.get(lane)
     ]
@@ -219,7 +209,9 @@ def _experts(summary: Mapping[str, Any]) -> list[str]:
     if not total:
         return []
     ranked = sorted(counts, key=lambda device: (-counts[device], device))
-    rows = [[name, _bar(counts[name] / total), _share(counts[name] / total), _number(counts[name])] for name in ranked]
+    rows = [
+        [name, _bar(counts[name] / total), format_share(counts[name] / total), format_number(counts[name])] for name in ranked
+    ]
     return align(["experts run on", "", "share", "(token, expert) pairs"], rows, left=2)
 
 
@@ -272,20 +264,20 @@ def _below(groups: Mapping[str, Sequence[Mapping[str, Any]]], pairs: Sequence[Ma
 def _rank(index: str, name: str, group: Sequence[Mapping[str, Any]], best: float | None, several: bool) -> list[str]:
     speed = _mean(group, "throughput_tok_s")
     values = [summary["throughput_tok_s"] for summary in group if summary["throughput_tok_s"] is not None]
-    spread = [_number(t_interval(values).half_width) if values else "-"] if several else []
+    spread = [format_number(t_interval(values).half_width) if values else "-"] if several else []
     holder = group[0]["bottleneck"]
     return [
         index,
         marked(name, lossy=bool(losses(group[0]))),
-        _number(speed),
+        format_number(speed),
         *spread,
-        _share(speed / best if speed is not None and best else None),
-        _share(_mean(group, "share_of_bound")),
-        _time(_mean(group, "ttft_s", "p50")),
-        _time(_mean(group, "tpot_s", "p50")),
-        _share(_mean(group, "hit_rate")),
-        _number(_mean(group, "cost_usd_per_Mtok")),
-        _cut(f"{lane_word(holder)} {100 * holder['share']:.0f} %", 24) if holder else "-",
+        format_share(speed / best if speed is not None and best else None),
+        format_share(_mean(group, "share_of_bound")),
+        format_seconds(_mean(group, "ttft_s", "p50")),
+        format_seconds(_mean(group, "tpot_s", "p50")),
+        format_share(_mean(group, "hit_rate")),
+        format_number(_mean(group, "cost_usd_per_Mtok")),
+        _cut(f"{lane_word(holder)} {format_share(holder['share'], 0)}", 24) if holder else "-",
     ]
 
 

@@ -33,6 +33,7 @@ from moesim.scenario.judge import judged
 from moesim.scenario.scenario import LoadedScenario
 from moesim.scenario.tree import NOWHERE, Node, Path, Place, Spread
 from moesim.streams import Streams
+from moesim.units import format_share
 
 __all__ = ["Parameter", "Study", "flat", "parameters", "sample", "study"]
 
@@ -160,10 +161,10 @@ class Study:
         if self.shares:
             known = {parameter.path: parameter.spread for parameter in self.parameters}
             rows = [
-                [path.removeprefix("hardware."), _range(known[path]), f"{100 * share:.1f} %"]
+                [path.removeprefix("hardware."), _range(known[path]), format_share(share)]
                 for path, share in self.shares.items()
             ]
-            rows.append(["not explained by any one of them", "", f"{100 * max(0.0, 1 - self.explained):.1f} %"])
+            rows.append(["not explained by any one of them", "", format_share(max(0.0, 1 - self.explained))])
             lines = align(["throughput varies because of", "from ... to", "share of variance"], rows)
         return [*lines, *([f"note: {self.note}"] if self.note else [])]
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from moesim.units import format_number, format_share
 from moesim.validation.case import CaseResult, Row
 from moesim.validation.programs import table as programs_table
 
@@ -53,7 +54,8 @@ def page(results: Sequence[CaseResult]) -> str:
 
 def _line(result: CaseResult) -> str:
     tested = [abs(row.error) for row in result.findings.rows if not row.fitted]
-    numbers = (_percent(float(np.median(tested))), _percent(max(tested))) if tested else ("", "")
+    errors = (float(np.median(tested)), max(tested)) if tested else ()
+    numbers = [format_share(error, 2, trim=True) for error in errors] or ["", ""]
     case = result.case
     cells = (f"[{case.id}](#{case.id})", case.kind, result.verdict, str(len(tested)), *numbers, _plain(case.fitted))
     return f"| {' | '.join(cells)} |"
@@ -82,21 +84,13 @@ def _row(row: Row) -> str:
     mark = "fitted" if row.fitted else "" if row.within else "outside"
     cells = (
         _plain(row.name),
-        _number(row.published),
-        _number(row.simulated),
-        _percent(row.error, "+"),
-        _percent(row.tolerance),
+        format_number(row.published, 4),
+        format_number(row.simulated, 4),
+        format_share(row.error, 2, sign="+", trim=True),
+        format_share(row.tolerance, 2, trim=True),
         mark,
     )
     return f"| {' | '.join(cells)} |"
-
-
-def _number(value: float) -> str:
-    return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
-
-
-def _percent(value: float, sign: str = "") -> str:
-    return f"{round(100 * value, 2) + 0.0:{sign}g} %"
 
 
 def _plain(text: str) -> str:

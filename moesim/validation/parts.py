@@ -16,6 +16,7 @@ import numpy as np
 from moesim.hardware import System
 from moesim.scenario import catalogue
 from moesim.scenario.resolve import Resolver
+from moesim.units import format_share
 from moesim.validation.case import Exhibit, Row
 
 __all__ = ["NO_DATA", "Curve", "data_folder", "machine", "picture", "profile", "worst"]
@@ -95,4 +96,6 @@ def worst(rows: Iterable[Row]) -> str:
     tested = [abs(row.error) for row in rows if not row.fitted]
     if not tested:
         return "No row is a test: each is a point that a constant was taken from."
-    return f"{len(tested)} tested rows: median error {100 * float(np.median(tested)):.1f} %, worst {100 * max(tested):.1f} %."
+    return (
+        f"{len(tested)} tested rows: median error {format_share(float(np.median(tested)))}, worst {format_share(max(tested))}."
+    )

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from moesim.units import format_share
 from moesim.validation.case import CaseResult, Row
 
 __all__ = ["PROGRAMS", "Program", "in_order", "table"]
@@ -98,8 +99,8 @@ def _rows(program: Program, by_id: dict[str, CaseResult]) -> list[Row]:
 
 def _line(name: str, fitted: str, rows: Sequence[Row], right: int, pairs: int) -> str:
     errors = [abs(row.error) for row in rows if not row.fitted]
-    median, p90 = (f"{100 * np.quantile(errors, q):.1f} %" for q in (0.5, 0.9))
-    order = f"{right} of {pairs} ({100 * right / pairs:.0f} %)" if pairs else ""
+    median, p90 = (format_share(float(np.quantile(errors, q))) for q in (0.5, 0.9))
+    order = f"{right} of {pairs} ({format_share(right / pairs, 0)})" if pairs else ""
     return f"| {name} | {fitted} | {len(errors)} | {median} | {p90} | {order} |"
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from textwrap import wrap
 from typing import Any
 
+from moesim.units import format_number, format_share
 from moesim.validation.case import CaseResult, Row
 
 __all__ = ["exit_status", "to_json", "to_text"]
@@ -71,12 +72,15 @@ def _table(rows: Sequence[Row]) -> list[str]:
 
 def _cells(row: Row) -> tuple[str, str, str, str, str, str]:
     mark = "fitted" if row.fitted else "" if row.within else "outside"
-    return row.name, _number(row.published), _number(row.simulated), _share(row.error, "+"), _share(row.tolerance), mark
-
-
-def _number(value: float) -> str:
-    return f"{value:,.5g}" if abs(value) < 1e5 else f"{value:,.0f}"
+    return (
+        row.name,
+        format_number(row.published, 5),
+        format_number(row.simulated, 5),
+        _share(row.error, "+"),
+        _share(row.tolerance),
+        mark,
+    )
 
 
 def _share(value: float, sign: str = "") -> str:
-    return f"{100 * value:{sign}.2f} %" if math.isfinite(value) else "none"
+    return format_share(value, 2, sign=sign) if math.isfinite(value) else "none"

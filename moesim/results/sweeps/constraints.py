@@ -10,7 +10,7 @@ from typing import Any
 
 from moesim.results.metrics import METRICS, metric_words
 from moesim.results.statistics import mean
-from moesim.units import format_seconds
+from moesim.units import format_number, format_seconds, format_share
 
 __all__ = ["constraint_words", "missed"]
 
@@ -46,5 +46,5 @@ def constraint_words(constraint: Mapping[str, Any]) -> str:
 
 def _value(value: float, unit: str) -> str:
     if unit == "%":
-        return f"{100 * value:g} %"
-    return format_seconds(value) if unit == "s" else f"{value:,g} {unit}".rstrip()
+        return format_share(value, trim=True)
+    return format_seconds(value) if unit == "s" else f"{format_number(value, 4)} {unit}".rstrip()

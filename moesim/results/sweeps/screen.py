@@ -14,7 +14,7 @@ from moesim.results.metrics import metric_words
 from moesim.results.sweeps.answer import Answer, PointFailure, SearchAnswer, settings_words, value_words
 from moesim.results.sweeps.words import who
 from moesim.results.table import align
-from moesim.units import format_count
+from moesim.units import format_count, format_share
 
 if TYPE_CHECKING:
     from moesim.results.sweeps.result import SweepResult
@@ -52,8 +52,8 @@ def _drivers_table(experiment: Mapping[str, Any], answer: Answer) -> list[str]:
         who = f" ({driver.policy})" if len(answer.drivers) > 1 else ""
         if driver.axes:
             ways = ["" if axis.direction is None else f"{axis.direction:+.2f}" for axis in driver.axes]
-            rows = [[axis.column, f"{100 * axis.share:.1f} %", way] for axis, way in zip(driver.axes, ways, strict=True)]
-            rows.append(["not explained by any one of them", f"{100 * max(0.0, 1 - (driver.explained or 0.0)):.1f} %", ""])
+            rows = [[axis.column, format_share(axis.share), way] for axis, way in zip(driver.axes, ways, strict=True)]
+            rows.append(["not explained by any one of them", format_share(max(0.0, 1 - (driver.explained or 0.0))), ""])
             head = [
                 f"{metric_words(experiment['metric'])[0]}{who} varies with",
                 "share of variance (by rank)",
@@ -103,7 +103,15 @@ def _means(result: SweepResult) -> tuple[list[str], list[list[str]]]:
     names = [name for axis in experiment["axes"] for name in axis["columns"]]
     policies = ["policy"] if len(experiment["policies"]) > 1 or not names else []
     limits = [limit["metric"] for limit in experiment.get("constraints", ()) if limit["metric"] in means]
-    header = [*names, *policies, metric, f"{100 * experiment['level']:g} % interval", *limits, "samples", "bottleneck"]
+    header = [
+        *names,
+        *policies,
+        metric,
+        f"{format_share(experiment['level'], trim=True)} interval",
+        *limits,
+        "samples",
+        "bottleneck",
+    ]
     rows = []
     for index in range(len(means["samples"])):
         at = {name: means[name][index] for name in means}

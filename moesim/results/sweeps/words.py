@@ -23,7 +23,7 @@ from moesim.results.sweeps.answer import (
     settings_words,
     value_words,
 )
-from moesim.units import format_count
+from moesim.units import format_count, format_share
 
 __all__ = ["optimum_sentences", "sentences", "share_words", "who"]
 
@@ -161,7 +161,9 @@ def _driver(experiment: Mapping[str, Any], driver: Driver) -> str:
     who = f" ({driver.policy})" if len(experiment["policies"]) > 1 else ""
     if not driver.axes:
         return f"What drives {name}{who} is not known: {driver.note}."
-    shares = [f"{axis.column} {100 * axis.share:.0f} %{_way(axis.direction)}" for axis in driver.axes if axis.share >= _NAMED]
+    shares = [
+        f"{axis.column} {format_share(axis.share, 0)}{_way(axis.direction)}" for axis in driver.axes if axis.share >= _NAMED
+    ]
     note = f"; {driver.note}" if driver.note else ""
     return f"What drives {name}{who}, as shares of the variance of its ranks: {', '.join(shares) or 'no axis'}{note}."
 
@@ -188,7 +190,7 @@ def _basis(experiment: Mapping[str, Any], pair: Pair) -> str:
     """What a verdict rests on."""
     if pair.samples == 1:
         return "one run each, so no interval"
-    return f"{100 * experiment['level']:g} % interval, {pair.samples} replications"
+    return f"{format_share(experiment['level'], trim=True)} interval, {pair.samples} replications"
 
 
 def _elsewhere(answer: Answer, pair: Pair) -> str:

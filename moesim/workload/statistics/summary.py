@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from moesim.arrays import FloatArray, IntArray
+from moesim.units import format_share
 from moesim.workload.routing.record import Record, read_record, shape_of
 from moesim.workload.statistics import likeness, measures
 from moesim.workload.statistics.measures import Ids
@@ -154,35 +155,31 @@ def lines(document: Mapping[str, Any]) -> list[tuple[str, Sequence[str], Sequenc
     """The summary as tables: (heading, names of columns, rows of cells)."""
     skew, domains, ahead = document["skew"], document["domains"], document["next_layer"]
     tables: list[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = []
-    shares = [(f"top {share} % of the experts", _percent(skew[f"top_{share}"])) for share in (10, 25, 50)]
-    shares += [("top 25 % within a sequence", _percent(document["within_request"]))]
+    shares = [(f"top {share} % of the experts", format_share(skew[f"top_{share}"])) for share in (10, 25, 50)]
+    shares += [("top 25 % within a sequence", format_share(document["within_request"]))]
     shares += [("entropy, 1 for an even load", f"{skew['entropy']:.3f}"), ("Gini coefficient", f"{skew['gini']:.3f}")]
     shares += [("hottest expert over the mean", f"{skew['max_over_mean']:.2f}")]
     tables.append(("skew", ("tokens, mean over layers", ""), shares))
-    reuse = [(f"{lag}", _percent(share)) for lag, share in document["reuse"].items()]
+    reuse = [(f"{lag}", format_share(share)) for lag, share in document["reuse"].items()]
     tables.append(("reuse", ("tokens back", "experts in common"), reuse))
     touched = [(f"{size}", *(f"{entry[kind]:.1f}" for kind in entry)) for size, entry in document["working_set"].items()]
     tables.append(("working set", ("tokens", "experts, at random", "in a row"), touched))
     caches = [
-        (f"{entry['experts']}", *(_percent(entry[name]) for name in ("share", "lru", "belady", "static")))
+        (f"{entry['experts']}", *(format_share(entry[name]) for name in ("share", "lru", "belady", "static")))
         for entry in document["caches"]
     ]
     tables.append(("caches of each layer, hits", ("experts", "share of all", "LRU", "Belady", "static"), caches))
     if ahead is not None:
-        rows = [("co-occurrence", _percent(ahead["co_occurrence"])), ("popularity", _percent(ahead["popularity"]))]
+        rows = [("co-occurrence", format_share(ahead["co_occurrence"])), ("popularity", format_share(ahead["popularity"]))]
         tables.append(("next layer, experts foreseen", ("by", "share"), rows))
     drift = [
-        (f"{place + 1} of {len(document['drift'])}", _percent(part["hot_in_common"]), _percent(part["static_hits"]))
+        (f"{place + 1} of {len(document['drift'])}", format_share(part["hot_in_common"]), format_share(part["static_hits"]))
         for place, part in enumerate(document["drift"])
     ]
     tables.append(("drift", ("part of the file", "hottest quarter as in part 1", "hits of that"), drift))
     if domains is not None:
-        named = [("learnt on the same domain", _percent(domains["static_same"]))]
-        named += [("learnt on the others", _percent(domains["static_other"]))]
-        named += [("hottest quarters in common", _percent(domains["hot_in_common"]))]
+        named = [("learnt on the same domain", format_share(domains["static_same"]))]
+        named += [("learnt on the others", format_share(domains["static_other"]))]
+        named += [("hottest quarters in common", format_share(domains["hot_in_common"]))]
         tables.append((f"domains ({len(domains['names'])})", ("static quarter of the experts", "hits"), named))
     return tables
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
