@@ -4,15 +4,58 @@ from __future__ import annotations
 
 import ast
 import inspect
+from collections.abc import Mapping
 from contextvars import ContextVar
 from functools import cache
 from itertools import pairwise
 from textwrap import dedent
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler
 
-__all__ = ["Spec", "bare_schema", "descriptions"]
+__all__ = ["GIVEN", "Spec", "Unread", "bare_schema", "descriptions"]
+
+GIVEN = object()
+"""In `Unread`: any value but None."""
+
+
+class Unread(NamedTuple):
+    """Fields of a spec that nothing reads `when` other fields have these values, or `unless` they have them."""
+
+    fields: tuple[str, ...]
+    when: Mapping[str, Any] = {}
+    """Field -> the value with which `fields` are not read."""
+    unless: Mapping[str, Any] = {}
+    """Field -> the only value, or a tuple of them, with which `fields` are read. All of `when` and `unless` must hold."""
+
+    def switches(self) -> tuple[str, ...]:
+        """The fields that decide."""
+        return (*self.when, *self.unless)
+
+    def holds(self, spec: BaseModel) -> bool:
+        """Whether `spec` does not read the fields."""
+        unlike = (getattr(spec, name) not in _several(values) for name, values in self.unless.items())
+        return all(_is(getattr(spec, name), value) for name, value in self.when.items()) and all(unlike)
+
+    def why(self) -> str:
+        """`prefetch is 0`, `eviction is not hotness`."""
+        reasons = [f"{name} is {'given' if value is GIVEN else _plain(value)}" for name, value in self.when.items()]
+        reasons += [f"{name} is not {' or '.join(map(_plain, _several(values)))}" for name, values in self.unless.items()]
+        return " and ".join(reasons)
+
+
+def _several(values: Any) -> tuple[Any, ...]:
+    return values if isinstance(values, tuple) else (values,)
+
+
+def _is(value: Any, target: Any) -> bool:
+    return value is not None if target is GIVEN else bool(value == target)
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "not given"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 class Spec(BaseModel):
@@ -23,6 +66,13 @@ class Spec(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    unread: ClassVar[tuple[Unread, ...]] = ()
+    """Fields that are not read where others have certain values: a file that sets both is refused."""
+
+    def unused(self) -> dict[str, Unread]:
+        """Field that nothing reads, the others being as they are -> the rule that says so."""
+        return {name: rule for rule in type(self).unread if rule.holds(self) for name in rule.fields}
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:

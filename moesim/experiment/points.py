@@ -214,7 +214,9 @@ class Planner:
 def _changed(policy: Policy, own: dict[str, Node]) -> Policy:
     """The object with other parameters, judged as its class does."""
     try:
-        return type(policy).model_validate({**policy.model_dump(), **{name: node.plain() for name, node in own.items()}})
+        return type(policy).model_validate(
+            {**policy.model_dump(exclude_unset=True), **{name: node.plain() for name, node in own.items()}}
+        )
     except ValidationError as error:
         wrong = [(str(detail["loc"][0]) if detail["loc"] else next(iter(own)), str(detail["msg"])) for detail in error.errors()]
         raise InputError(*(Mistake(text, f"policy.{name}", *_place(own, name)) for name, text in wrong)) from None

@@ -17,7 +17,7 @@ from moesim import files, plugins, strict_json
 from moesim.contract import Policy
 from moesim.errors import InputError, Mistake
 from moesim.runtime import Runtime
-from moesim.scenario import annotated, catalogue, cross, durations, overrides, schema
+from moesim.scenario import annotated, catalogue, cross, durations, overrides, schema, unused
 from moesim.scenario.file_kinds import refuse_other
 from moesim.scenario.judge import as_written, judged, unknown_key
 from moesim.scenario.overrides import Override
@@ -95,6 +95,7 @@ def load(
         shown = catalogue.shown(path)
         raise InputError(Mistake(f"this is a model, not a scenario; a scenario names it by 'model: {shown}'", file=shown))
     resolver = Resolver(path.parent)
+    resolver.mistakes += unused.of_object(policy)
     raw = resolver.scenario(path)
     if raw.child("name") is None:
         raw = raw.put(("name",), Node(path.stem, Place(catalogue.shown(path), 1, 1)))
@@ -117,6 +118,7 @@ def load_data(
     """
     root = from_plain(data)
     resolver = Resolver(base if base is not None else folder_of(root, beside))
+    resolver.mistakes += unused.of_object(policy)
     node = annotated.strip(root, resolver.mistakes)
     if not isinstance(node.value, dict):
         raise InputError(Mistake("a scenario is a mapping of keys to values"))
@@ -158,7 +160,8 @@ def assemble(raw: Node, resolver: Resolver, sets: Sets, policy: Any, seed: int |
     """The scenario of joined files with changes laid over them, judged as a whole. InputError with every mistake."""
     policy_object = policy if isinstance(policy, Policy) else None
     if policy_object is not None:
-        policy = {"kind": _class_name(type(policy_object)), **policy_object.model_dump(mode="json", exclude={"kind"})}
+        parameters = policy_object.model_dump(mode="json", exclude={"kind", *policy_object.unused()})
+        policy = {"kind": _class_name(type(policy_object)), **parameters}
     requested, unread = overrides.changes(sets, policy, seed)
     resolver.mistakes += unread
     if raw.child("policy") is None:
@@ -167,8 +170,8 @@ def assemble(raw: Node, resolver: Resolver, sets: Sets, policy: Any, seed: int |
         raw = raw.put(("runtime",), Node(schema.DEFAULT_RUNTIME, raw.place, raw.key))
     raw, applied = overrides.apply(raw, resolver, requested)
     node = resolver.expand(raw)
-    scenario, made_table, mistakes = _judge(node, resolver, policy_object)
-    mistakes = [*resolver.mistakes, *mistakes]
+    parts, scenario, made_table, mistakes = _judge(node, resolver, policy_object)
+    mistakes = [*resolver.mistakes, *mistakes, *unused.unused(parts, raw, applied)]
     if mistakes or scenario is None:
         raise InputError(*_ordered(mistakes, catalogue.shown(path) if path is not None else ""))
     origins = annotated.provenance(node)
@@ -214,8 +217,10 @@ def _short(mistake: Mistake) -> Mistake:
     return mistake._replace(path="") if mistake.file == f"--set {mistake.path}" else mistake
 
 
-def _judge(node: Node, resolver: Resolver, policy_object: Policy | None) -> tuple[schema.Scenario | None, Any, list[Mistake]]:
-    """Every part against its spec, then against each other; the scenario (None if anything is wrong) and its built workload."""
+def _judge(
+    node: Node, resolver: Resolver, policy_object: Policy | None
+) -> tuple[dict[str, Any], schema.Scenario | None, Any, list[Mistake]]:
+    """Every part against its spec, then against each other: parts, scenario (None if anything is wrong), built workload."""
     mistakes: list[Mistake] = []
     parts: dict[str, Any] = {}
     head, wrong = judged(schema.Head, _head(node, mistakes), ())
@@ -236,9 +241,9 @@ def _judge(node: Node, resolver: Resolver, policy_object: Policy | None) -> tupl
     built, wrong = _known_build(parts, head, tree, resolver)
     mistakes += wrong
     if mistakes or resolver.mistakes or head is None:
-        return None, None, mistakes
+        return parts, None, None, mistakes
     fields = {name: getattr(head, name) for name in schema.Head.model_fields}
-    return schema.Scenario.model_validate({**fields, **parts}), built, mistakes
+    return {**parts, **fields}, schema.Scenario.model_validate({**fields, **parts}), built, mistakes
 
 
 def _known_part(part: str, node: Node, resolver: Resolver) -> tuple[Any, list[Mistake]]:

@@ -6,7 +6,7 @@ Knows the specs of every part by class only; reads no files.
 from __future__ import annotations
 
 from pathlib import Path as FilePath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, SerializeAsAny
@@ -20,7 +20,7 @@ from moesim.model import Architecture
 from moesim.runtime import FREE, Runtime
 from moesim.scenario.shape import shape_of
 from moesim.scenario.tree import Node, Path, from_plain
-from moesim.spec import Spec
+from moesim.spec import Spec, Unread
 from moesim.units import Share
 
 __all__ = [
@@ -52,6 +52,8 @@ SampleShare = Annotated[Share, Gt(0), Le(0.5)]
 
 class Simulation(Spec):
     """How the run is made, not what is run: no choice here but `sample` may change a result beyond the last digit."""
+
+    unread: ClassVar[tuple[Unread, ...]] = (Unread(("error", "windows"), when={"sample": None}),)
 
     engine: Literal["auto", "kernel", "reference", "events"] = "auto"
     """What times the run: `kernel`, or the slow and plain `reference`, which gives the same picoseconds; `auto` is the kernel.

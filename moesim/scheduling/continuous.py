@@ -14,6 +14,7 @@ from moesim.scheduling.base import Batching, Chosen, Room, Session, urgency
 from moesim.scheduling.blocks import BlockPool
 from moesim.scheduling.sequence import Batch, Sequence
 from moesim.scheduling.steady import Steady
+from moesim.spec import Unread
 
 __all__ = ["Continuous", "ContinuousSession"]
 
@@ -27,6 +28,8 @@ class Continuous(Batching):
     Source: vLLM 0.19.0, v1/core/sched/{scheduler,async_scheduler}.py, v1/engine/core.py; defaults of its API server on GPUs of
     70 GiB and more. Valid: no speculation, no structured output, requests that end at a length known beforehand.
     """
+
+    unread: ClassVar[tuple[Unread, ...]] = (Unread(("long_prefill_token_threshold",), when={"chunked_prefill": False}),)
 
     kind: Literal["continuous"] = "continuous"
     max_num_batched_tokens: int = Field(default=8192, ge=1)

@@ -83,8 +83,6 @@ class Slo(Spec):
     """Longest mean time per further token; a request of one token keeps it."""
     e2e: Duration | None = None
     """Longest time from arrival to the last token."""
-    attainment: Share = 0.99
-    """Share of the requests that must keep all limits where a largest rate is looked for."""
 
     @model_validator(mode="after")
     def _asks_something(self) -> Self:

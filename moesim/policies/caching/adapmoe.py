@@ -20,6 +20,7 @@ from moesim.policies.kit.dispatch import upload_missing
 from moesim.policies.kit.placement import SizedPolicy, place, quota, ranks
 from moesim.policies.kit.predictors import Gate
 from moesim.policies.kit.prefetch_buffers import Aim, Buffers, buffer_slots
+from moesim.spec import Unread
 from moesim.units import Duration, Share
 
 __all__ = ["AdapMoe"]
@@ -52,6 +53,11 @@ class AdapMoe(SizedPolicy):
     takes a third of the expert's GPU time, its launch included.
     Valid: changes outputs (`quality`: skipped); made for one sequence (`batch: 1`); the programme takes routing as uniform.
     """
+
+    unread: ClassVar[tuple[Unread, ...]] = (
+        *SizedPolicy.unread,
+        Unread(("single",), when={"gating": False}),
+    )
 
     kind: Literal["adapmoe"] = "adapmoe"
     gating: bool = True

@@ -17,6 +17,7 @@ from moesim.policies.kit.dispatch import by_tokens, in_gpu_memory, in_order
 from moesim.policies.kit.migration import pairs_of
 from moesim.policies.kit.placement import SizedPolicy, place, quota, ranks
 from moesim.policies.kit.precision import GateWeights, Pairs, Ranking, with_copies
+from moesim.spec import Unread
 from moesim.units import Share
 
 __all__ = ["Hobbit"]
@@ -76,6 +77,11 @@ class Hobbit(SizedPolicy):
     out: the mode in which the CPU computes, group scales of low-precision copies. Valid: changes outputs (`quality`);
     published for one sequence at a time (`batch: 1`), where it gains most.
     """
+
+    unread: ClassVar[tuple[Unread, ...]] = (
+        *SizedPolicy.unread,
+        Unread(("recall",), when={"depth": 0}),
+    )
 
     kind: Literal["hobbit"] = "hobbit"
     gates: GateWeights = GateWeights()

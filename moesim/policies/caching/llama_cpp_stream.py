@@ -16,6 +16,7 @@ from moesim.contract import Deployment, Dispatch, Problem, Uses, View, Visit
 from moesim.policies.kit.cache import LayerCache, LayerLru, deploy_cached
 from moesim.policies.kit.dispatch import upload_missing
 from moesim.policies.kit.placement import HomeOrder, SizedPolicy, place, storage_first
+from moesim.spec import Unread
 
 __all__ = ["LayerHot", "LlamaCppStream"]
 
@@ -44,6 +45,11 @@ class LlamaCppStream(SizedPolicy):
     first filling by the profile; the period of halving. Left out: slots in host memory for CPUs without a GPU, on which its
     measured rows are; prompts in waves of (slots - k) / 2 experts, whose reads are the same; the page cache of plain mmap.
     """
+
+    unread: ClassVar[tuple[Unread, ...]] = (
+        *SizedPolicy.unread,
+        Unread(("period",), unless={"eviction": "hotness"}),
+    )
 
     kind: Literal["llama_cpp_stream"] = "llama_cpp_stream"
     capacity: int | None = Field(None, ge=0)

@@ -15,6 +15,7 @@ from moesim.contract import Deployment, Foresight, Problem
 from moesim.policies.kit.cache import LayerLru, deploy_cached
 from moesim.policies.kit.predictors import Gate
 from moesim.policies.kit.prefetch_buffers import Aim, BufferedPolicy, Buffers, buffer_slots
+from moesim.spec import Unread
 
 __all__ = ["MixtralOffloading"]
 
@@ -34,6 +35,11 @@ class MixtralOffloading(BufferedPolicy):
     unless the model is stored so.
     Valid: made for one sequence at a time; `batch: 1` runs it so.
     """
+
+    unread: ClassVar[tuple[Unread, ...]] = (
+        *BufferedPolicy.unread,
+        Unread(("predictor",), when={"speculate": 0}),
+    )
 
     kind: Literal["mixtral_offloading"] = "mixtral_offloading"
     offloaded: int | None = Field(None, ge=0)

@@ -16,6 +16,7 @@ from moesim.policies.kit.dispatch import upload_missing
 from moesim.policies.kit.expert_pool import PooledPolicy, PoolMemory, Wanted
 from moesim.policies.kit.pool_rule import PastRule, worth_of_past
 from moesim.policies.kit.predictors_sequence import Sequence, SequenceMind
+from moesim.spec import Unread
 
 __all__ = ["MoeInfinity"]
 
@@ -36,6 +37,12 @@ class MoeInfinity(PooledPolicy):
     prefetches go only against lower scores; what a comparison costs (`trace.per_cell`), and that its prefetches leave at the
     first decision after it. Left out: experts on SSD unless the host is too small for them.
     """
+
+    unread: ClassVar[tuple[Unread, ...]] = (
+        *PooledPolicy.unread,
+        Unread(("flight",), when={"prefetch": False}),
+        Unread(("trace",), when={"prefetch": False}, unless={"eviction": "activation"}),
+    )
 
     kind: Literal["moe_infinity"] = "moe_infinity"
     eviction: Literal["lfu", "activation", "lru", "lru_ds"] = "lfu"

@@ -20,6 +20,7 @@ from moesim.policies.kit.dispatch import in_order
 from moesim.policies.kit.orchestration import Candidates, Devices, Orchestration, Pins, search
 from moesim.policies.kit.placement import HomeOrder, SizedPolicy, host_order, place, portions
 from moesim.policies.kit.sizing import Sizing, gpu_account, host_room, no_plan, slots_in_host, too_large
+from moesim.spec import GIVEN, Unread
 from moesim.workload.routing.law import normalised
 from moesim.workload.routing.strata import prototypes
 
@@ -53,6 +54,12 @@ class CoxMoe(SizedPolicy):
     unless `planner: published`, and takes all host experts to lie in the best host tier.
     Valid: one residency for both phases; a cache outside GPU memory means decode attention on the CPU.
     """
+
+    unread: ClassVar[tuple[Unread, ...]] = (
+        *SizedPolicy.unread,
+        Unread(("prototypes",), unless={"members": "stratified"}),
+        Unread(("micro_batch",), when={"micro_batch_prefill": GIVEN, "micro_batch_decode": GIVEN}),
+    )
 
     kind: Literal["cox_moe"] = "cox_moe"
     residents: int | None = Field(None, ge=0)

@@ -17,6 +17,7 @@ from moesim.policies.kit.dispatch import by_tokens, in_gpu_memory, to_cpu_where
 from moesim.policies.kit.migration import pairs_of
 from moesim.policies.kit.placement import SizedPolicy, place, quota, require_cpu
 from moesim.policies.kit.predictors import Gate
+from moesim.spec import Unread
 
 __all__ = ["Dali", "assign"]
 
@@ -67,6 +68,11 @@ class Dali(SizedPolicy):
     takes. Valid: a fetch ahead pays where the link would be idle; where the assignment keeps it busy, it takes the place of a
     copy that is asked for, on a worse guess, and where a copy takes longer than a layer it delays the next one.
     """
+
+    unread: ClassVar[tuple[Unread, ...]] = (
+        *SizedPolicy.unread,
+        Unread(("predictor",), when={"prefetch": False}),
+    )
 
     kind: Literal["dali"] = "dali"
     capacity: int | None = Field(None, ge=0)

@@ -21,6 +21,7 @@ from moesim.policies.kit.placement import SizedPolicy, quota, require_cpu
 from moesim.policies.kit.predictors import Gate
 from moesim.policies.kit.prefetch_buffers import with_evicted
 from moesim.policies.kit.schedule import two_ended_dispatch, two_ended_end
+from moesim.spec import Unread
 from moesim.units import Share
 
 __all__ = ["HybriMoe", "Impact"]
@@ -60,6 +61,13 @@ class HybriMoe(SizedPolicy):
     fetched and used enters the cache as uploads do. Left out: the time to simulate.
     Valid: where prompts are short, the buffers' room costs a prefill more hits than the overlap saves.
     """
+
+    unread: ClassVar[tuple[Unread, ...]] = (
+        *SizedPolicy.unread,
+        Unread(("choose", "horizon", "predictor"), when={"prefetch": 0}),
+        Unread(("horizon", "predictor"), unless={"choose": "impact"}),
+        Unread(("buffers",), when={"prefill": "schedule"}),
+    )
 
     kind: Literal["hybrimoe"] = "hybrimoe"
     alpha: Share = 0.5

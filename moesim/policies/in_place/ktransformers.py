@@ -16,6 +16,7 @@ from moesim.contract import NO_MOVES, Deferred, Deployment, Dispatch, Moves, Pro
 from moesim.errors import InputError, Mistake
 from moesim.policies.kit.dispatch import cpu_missing, in_gpu_memory, upload_missing
 from moesim.policies.kit.placement import Choice, SizedPolicy, overall, place, quota, require_cpu
+from moesim.spec import Unread
 from moesim.units import Share
 
 __all__ = ["KTransformers", "deferred"]
@@ -51,6 +52,11 @@ class KTransformers(SizedPolicy):
     that follow; uploads of a layer overlap its own experts only. A hand-over per layer is the CPU's `sync` (0.2-0.35 ms are
     reported). Valid: deferral with a set that does not change.
     """
+
+    unread: ClassVar[tuple[Unread, ...]] = (
+        *SizedPolicy.unread,
+        Unread(("repick",), unless={"strategy": "dynamic"}),
+    )
 
     kind: Literal["ktransformers"] = "ktransformers"
     strategy: Literal["uniform", "frequency", "front", "random", "dynamic"] = "uniform"

@@ -20,6 +20,7 @@ from moesim.policies.kit.placement import require_cpu
 from moesim.policies.kit.precision import GateWeights
 from moesim.policies.kit.predictors import Gate
 from moesim.portable import exponential
+from moesim.spec import Unread
 from moesim.units import Share
 
 __all__ = ["Smoe", "balanced", "replaceable"]
@@ -73,6 +74,11 @@ class Smoe(PooledPolicy):
     gate. Left out: eviction by a window of scores, off in all shipped configurations; that later layers route otherwise after a
     replacement. Valid: changes outputs (`quality`: replaced); made for one to three sequences.
     """
+
+    unread: ClassVar[tuple[Unread, ...]] = (
+        *PooledPolicy.unread,
+        Unread(("predictor", "flight"), when={"prefetch": False}),
+    )
 
     kind: Literal["smoe"] = "smoe"
     margin: Share = 0.25

@@ -6,7 +6,7 @@ Knows capacities and scores; knows neither visits nor time.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -15,6 +15,7 @@ from moesim.arrays import BoolArray, FloatArray, IntArray
 from moesim.contract import BatchPlan, Deployment, Policy, Problem
 from moesim.errors import InputError, Mistake
 from moesim.policies.kit.sizing import Sizing, host_order, host_room, portions, too_large
+from moesim.spec import GIVEN, Unread
 from moesim.units import Share, format_bytes, format_exact, format_sum
 
 __all__ = [
@@ -264,6 +265,8 @@ def _homes(
 
 class SizedPolicy(Policy):
     """Parameters that most policies share: how the job is cut. Everything left out is chosen by `portions`."""
+
+    unread: ClassVar[tuple[Unread, ...]] = (Unread(("spare",), when={"kv": GIVEN}),)
 
     batch: int | None = Field(None, ge=1)
     """Sequences decoded together; the largest number that fits if not given."""

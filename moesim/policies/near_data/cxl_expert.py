@@ -23,6 +23,7 @@ from moesim.policies.near_data.cxl_expert_lanes import HelperCosts
 from moesim.policies.near_data.cxl_expert_learner import Learner
 from moesim.policies.near_data.cxl_tiers import CxlUse, cxl_tiers, require_cxl
 from moesim.policies.near_data.units import in_place
+from moesim.spec import Unread
 from moesim.units import Share
 
 __all__ = ["CxlExpert"]
@@ -51,6 +52,15 @@ class CxlExpert(SizedPolicy):
     keeps the precision that it was first stored in, wherever it migrates. A CPU unpacks weights at the rate of its kernel
     (`unpack`), a near-data unit for nothing.
     """
+
+    unread: ClassVar[tuple[Unread, ...]] = (
+        *SizedPolicy.unread,
+        Unread(("cold_cost", "quantising", "adaptive", "learn", "step", "migrate"), when={"mode": "printed"}),
+        Unread(("link_share", "alpha", "hysteresis", "horizon"), when={"mode": "printed"}),
+        Unread(("link_share", "alpha", "hysteresis", "horizon"), when={"migrate": 0}),
+        Unread(("adaptive", "step"), unless={"learn": 0}),
+        Unread(("step",), when={"adaptive": False}),
+    )
 
     kind: Literal["cxl_expert"] = "cxl_expert"
     mode: Literal["load", "printed"] = "load"

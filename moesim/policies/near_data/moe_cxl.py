@@ -26,6 +26,7 @@ from moesim.policies.near_data.moe_cxl_placement import algorithm_1, difference
 from moesim.policies.near_data.moe_cxl_prefetch import Prefetcher, Rules
 from moesim.policies.near_data.moe_cxl_replicas import crowded, route, spare_copies
 from moesim.portable import hazard, one_or_more
+from moesim.spec import Unread
 from moesim.units import Share
 
 __all__ = ["MoeCxl"]
@@ -81,6 +82,12 @@ class MoeCxl(SizedPolicy):
     Valid: a GPU reads CXL at min(PCIe, device), so CXL cannot beat pinned DRAM for uploads; it gains against NVMe or by
     capacity.
     """
+
+    unread: ClassVar[tuple[Unread, ...]] = (
+        *SizedPolicy.unread,
+        Unread(("depth", "ngram", "hint", "confidence", "idle_cost"), when={"prefetch": 0}),
+        Unread(("horizon", "hysteresis", "doubt", "link_share", "steal"), when={"adapt_placement": False}),
+    )
 
     kind: Literal["moe_cxl"] = "moe_cxl"
     alpha: Share = 0.2

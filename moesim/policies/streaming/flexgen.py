@@ -31,6 +31,7 @@ from moesim.policies.kit.streaming import (
     spread,
 )
 from moesim.policies.streaming.flexgen_search import Block, Bounds, Plan, search
+from moesim.spec import GIVEN, Unread
 from moesim.units import Share, format_exact
 
 __all__ = ["FlexGen"]
@@ -50,6 +51,8 @@ class FlexGen(StreamedPolicy):
     machine, not the T4 constants, which are in `flexgen_model`. Valid: the cache in one tier as a whole, hidden states on the
     GPU, 16-bit cache.
     """
+
+    unread: ClassVar[tuple[Unread, ...]] = (Unread(("most_batches",), when={"num_batches": GIVEN}),)
 
     kind: Literal["flexgen"] = "flexgen"
     wg: Share | None = None
