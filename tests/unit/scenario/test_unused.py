@@ -88,9 +88,9 @@ def test_what_a_policy_calls_unread_changes_nothing(name: str, rule: Unread) -> 
     assert set(rule.fields) <= set(policy.unused())
     changed = policy.model_copy(update={field: varied(policy, field) for field in rule.fields})
     assert changed != policy
-    plain, other = (run_loaded(scenario, RunOptions(bound=False), policy=version) for version in (policy, changed))
-    assert plain.summary["throughput_tok_s"] == other.summary["throughput_tok_s"]
-    assert plain.summary["bytes"] == other.summary["bytes"]
+    plain, varied_run = (run_loaded(scenario, RunOptions(bound=False), policy=version) for version in (policy, changed))
+    assert plain.summary["throughput_tok_s"] == varied_run.summary["throughput_tok_s"]
+    assert plain.summary["bytes"] == varied_run.summary["bytes"]
 
 
 def write(path: Path, **keys: Any) -> Path:
