@@ -3,13 +3,19 @@
 import atexit
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import settings
 
-CODE = Path(__file__).parents[1] / ".pytest_cache" / "machine-code"
+sys.dont_write_bytecode = False  # else each process that a test starts compiles the whole package anew
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+ROOT = Path(__file__).parents[1]
+CODE = ROOT / ".pytest_cache" / "machine-code"
 """What one run of the tests has compiled the next one finds; folders are named by the source that they come from."""
 VERSIONS = 12
 """Most folders kept there."""
@@ -29,8 +35,35 @@ def _own_cache() -> None:
 if "PYTEST_XDIST_WORKER" not in os.environ:  # workers, and every process that a test starts, share the folder
     _own_cache()
 
-settings.register_profile("repeatable", derandomize=True, deadline=None)
-settings.load_profile("repeatable")
+
+def pytest_configure() -> None:
+    from hypothesis import settings
+
+    settings.register_profile("repeatable", derandomize=True, deadline=None)
+    settings.load_profile("repeatable")
+
+
+COMPILER = pytest.StashKey[subprocess.Popen[bytes]]()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config) -> None:
+    """Compiles while workers collect: each would compile for itself what all of them need."""
+    config.stash[COMPILER] = subprocess.Popen([sys.executable, "-m", "tests.machine_code"], cwd=ROOT)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(node: Any) -> None:
+    """Tests begin when that is done."""
+    node.config.stash[COMPILER].wait()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Neighbours stay together, and so do the runs that they share; a worker that has finished takes over from the other."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
