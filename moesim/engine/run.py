@@ -23,7 +23,8 @@ from moesim.errors import InputError, Mistake
 from moesim.hardware.device import Phase
 from moesim.hardware.fault import Fault
 from moesim.progress import Progress
-from moesim.results.recorder import PassRow, Recorder
+from moesim.results.recorder import Recorder
+from moesim.results.rows import PassRow
 from moesim.results.serving import Disruption
 from moesim.scheduling.rounds import Rounds
 from moesim.workload.table import RoutingTable
@@ -113,7 +114,7 @@ def _job(context: Context, routing: RoutingTable, scheduler: Scheduler, progress
         walked = series.walk(index)
         if not walked:
             walked = _step(context, pass_of(index, plan, job, routing, expert_batch), scheduler, stream, cache)
-        done += sum(row.tokens for row in context.recorder.passes[index:])
+        done += sum(row.tokens for row in context.recorder.passes[index:]) if progress is not None else 0
         index += walked
         if progress is not None:
             progress(min(done, total), total)

@@ -29,7 +29,6 @@ from moesim.engine.stream import StreamWalk
 from moesim.engine.walk import refuse
 from moesim.hardware.device import PHASES
 from moesim.model.windows import Groups
-from moesim.results.recorder import PassRow
 from moesim.workload.table import Job, RoutingTable
 
 __all__ = ["SeriesWalk"]
@@ -346,8 +345,8 @@ class SeriesWalk:
         recorder.finish[series.requests[ending]] = ends[steps.of[ending]]
         self._cache.pass_through(series, steps.of, ending)
         columns = (steps.decodes, series.sizes, steps.tokens, *done[:, k.STEP_ACTIVATIONS : k.STEP_WIDTH].T)
-        times = pairwise([begin, *ends.tolist()])
-        rows = zip(times, *(column.tolist() for column in columns), strict=True)
-        for number, ((start, end), decodes, size, tokens, *sums) in enumerate(rows, index):
-            recorder.passes.append(PassRow(number, PHASES[decodes], start, end, size, tokens, *sums))
-        recorder.breakdown.laps += [self._context.machine.named(lap) for lap in laps.tolist()]
+        numbers = np.arange(index, index + len(ends))
+        starts = np.concatenate([[begin], ends[:-1]])
+        recorder.passes.extend(np.stack([numbers, columns[0], starts, ends, *columns[1:]], axis=1))
+        for lap in laps.tolist():
+            recorder.breakdown.laps.append(self._context.machine.named(lap))

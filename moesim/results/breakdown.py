@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moesim.results.rows import BusyRows
+
 __all__ = ["BREAKDOWNS", "Breakdown", "breakdown_tables"]
 
 BREAKDOWNS = ("experts", "operations", "step_lanes", "layer_lanes")
@@ -32,8 +34,7 @@ class Breakdown:
         """[L, E] in GPU memory at the end of the run."""
         self.critical: dict[tuple[str, str], NDArray[np.int64]] = {}
         """(part of a layer, lane) -> [L] ps during which that lane held up that part; parts are `attention` and `experts`."""
-        self.laps: list[dict[str, int]] = []
-        """Lane -> ps at work from the start of the run to the end of each pass."""
+        self.laps = BusyRows()
         self.operations: dict[tuple[str, str, str], tuple[float, float, int]] = {}
         """(phase, device, operation) -> FLOP, bytes read from the device's memory or its tier, ps at work."""
         self.roofs: dict[str, tuple[float, float]] = {}
@@ -88,9 +89,10 @@ def _operations(breakdown: Breakdown) -> dict[str, NDArray[Any]]:
     return {**names, **numbers, "roof_B_s": roofs[:, 0], "roof_FLOP_s": roofs[:, 1]}
 
 
-def _step_lanes(laps: list[dict[str, int]]) -> dict[str, NDArray[Any]]:
-    lanes = sorted({lane for lap in laps for lane, time in lap.items() if time})
-    sums = np.array([[lap.get(lane, 0) for lane in lanes] for lap in laps], dtype=np.int64).reshape(len(laps), len(lanes))
+def _step_lanes(laps: BusyRows) -> dict[str, NDArray[Any]]:
+    columns = laps.columns()
+    lanes = list(columns)
+    sums = np.stack(list(columns.values()), axis=1) if lanes else np.zeros((len(laps), 0), dtype=np.int64)
     return {
         "step": np.repeat(np.arange(len(laps)), len(lanes)),
         "lane": np.array(lanes * len(laps), dtype=object),

@@ -18,6 +18,7 @@ from moesim.errors import InputError, Mistake
 from moesim.neutral import cell, cell_text
 from moesim.results.breakdown import BREAKDOWNS
 from moesim.results.recorder import SECOND, Recorder
+from moesim.results.rows import PHASES
 
 __all__ = ["TABLES", "Columns", "from_csv", "lanes", "layers", "requests", "steps", "to_csv"]
 
@@ -70,11 +71,11 @@ def requests(
 def steps(recorder: Recorder) -> Columns:
     """One row per forward pass of a batch."""
     rows = recorder.passes
-    whole = {name: np.array([getattr(row, name) for row in rows], dtype=np.int64) for name in
-             ("index", "start", "end", "sequences", "tokens", "activations", "hits", "uploads")}  # fmt: skip
+    names = ("index", "phase", "start", "end", "sequences", "tokens", "activations", "hits", "uploads")
+    whole = {name: rows.column(name) for name in names}
     return {
         "step": whole["index"],
-        "phase": np.array([row.phase for row in rows], dtype=object),
+        "phase": np.array(PHASES, dtype=object)[whole["phase"]],
         "start_s": _seconds(whole["start"]),
         "end_s": _seconds(whole["end"]),
         "step_time_s": _seconds(whole["end"] - whole["start"]),

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.results.breakdown import Breakdown
+from moesim.results.rows import PassRow, PassRows
 
 __all__ = ["COUNTER", "SECOND", "LayerSums", "PassRow", "Prefetches", "Quality", "Recorder", "Slice"]
 
@@ -20,21 +21,6 @@ SECOND = 10**12
 """Picoseconds in a second."""
 COUNTER = "counter:"
 """Tracks whose name starts so hold levels over time, such as the bytes in GPU memory."""
-
-
-@dataclass(frozen=True, slots=True)
-class PassRow:
-    """One forward pass of a batch through all layers; times in ps, `hits` and `activations` in (token, expert) pairs."""
-
-    index: int
-    phase: str
-    start: int
-    end: int
-    sequences: int
-    tokens: int
-    activations: int
-    hits: int
-    uploads: int
 
 
 class Slice(NamedTuple):
@@ -107,7 +93,7 @@ class Recorder:
     """[R] end of the pass that yields the request's first token; -1 before."""
     finish: NDArray[np.int64] = field(init=False)
     """[R] end of the pass that yields its last token; -1 before."""
-    passes: list[PassRow] = field(default_factory=list)
+    passes: PassRows = field(default_factory=PassRows)
     busy: dict[str, int] = field(default_factory=dict)
     """Lane (device or copy queue) -> ps at work."""
     critical: dict[str, int] = field(default_factory=dict)

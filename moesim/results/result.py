@@ -22,6 +22,7 @@ from moesim.results.breakdown import breakdown_tables
 from moesim.results.columns import TABLES, Columns
 from moesim.results.plain import canonical, plain
 from moesim.results.recorder import SECOND, Recorder, Slice
+from moesim.results.rows import PHASES
 from moesim.results.serving import Served, sentence
 from moesim.results.statistics import describe
 
@@ -228,7 +229,7 @@ def _sorted(values: dict[str, Any], convert: Callable[[Any], Any]) -> dict[str, 
 def _summary(recorder: Recorder, facts: RunFacts, requests: Columns) -> dict[str, Any]:
     done = recorder.finish >= 0
     produced, read = int(requests["output_tokens"][done].sum()), int(requests["prompt_tokens"][done].sum())
-    batch = sum(row.tokens for row in recorder.passes)
+    batch = int(recorder.passes.column("tokens").sum())
     # a layer alone turns the tokens of its batch into hidden states, not into output tokens
     produced = 0 if facts.single_layer_batch else produced
     counted, total = (batch, batch) if facts.single_layer_batch else (produced, produced + read)
@@ -285,12 +286,13 @@ def _by_phase(recorder: Recorder, facts: RunFacts) -> dict[str, float | None]:
     rates: dict[str, float | None] = dict.fromkeys(("prefill_tok_s", "decode_tok_s", "decode_hit_rate"))
     if facts.single_layer_batch:
         return rates
-    for phase in ("prefill", "decode"):
-        rows = [row for row in recorder.passes if row.phase == phase]
-        seconds = sum(row.end - row.start for row in rows) / SECOND
-        rates[f"{phase}_tok_s"] = _per(sum(row.tokens for row in rows), seconds)
+    passes = recorder.passes
+    for number, phase in enumerate(PHASES):
+        rows = passes.column("phase") == number
+        sums = {name: int(passes.column(name)[rows].sum()) for name in ("start", "end", "tokens", "hits", "activations")}
+        rates[f"{phase}_tok_s"] = _per(sums["tokens"], (sums["end"] - sums["start"]) / SECOND)
         if phase == "decode":
-            rates["decode_hit_rate"] = _per(sum(row.hits for row in rows), sum(row.activations for row in rows))
+            rates["decode_hit_rate"] = _per(sums["hits"], sums["activations"])
     return rates
 
 

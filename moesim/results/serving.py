@@ -108,8 +108,8 @@ class Served:
     """Number of a request that was not taken in -> why."""
     gaps: Sequence[int]
     """Times between two tokens of a request."""
-    levels: list[tuple[int, int, int, int]]
-    """(time, running, waiting, KV blocks in use), each until the next."""
+    levels: Sequence[int]
+    """Time, running, waiting, KV blocks in use, one row behind the other, each until the next."""
     blocks: int
     """KV blocks in all."""
     block_size: int
@@ -209,7 +209,7 @@ def _within(slo: dict[str, float], requests: Columns) -> dict[str, BoolArray]:
 
 def recovery(
     disruption: Disruption,
-    levels: Sequence[tuple[int, int, int, int]],
+    levels: Sequence[int] | Sequence[tuple[int, int, int, int]],
     sent: IntArray,
     finish: IntArray,
     in_time: BoolArray | None,

@@ -24,6 +24,7 @@ __all__ = [
     "paired_difference",
     "percentile",
     "ratio_interval",
+    "regressed_interval",
     "t_interval",
     "windows_needed",
 ]
@@ -151,6 +152,35 @@ def ratio_interval(sums: Sequence[float], counts: Sequence[float], level: float 
     squares = math.fsum((y - ratio * n) ** 2 for y, n in zip(sums, counts, strict=True))
     half = float(stdtrit(windows - 1, (1 + level) / 2)) * math.sqrt(squares * windows / (windows - 1)) / total
     return Interval(ratio, ratio - half, ratio + half, windows)
+
+
+def regressed_interval(
+    sums: FloatArray, counts: FloatArray, model: tuple[FloatArray, FloatArray], whole: float, level: float = 0.95
+) -> Interval | None:
+    """As `ratio_interval`, corrected by what a model says of the same windows and of the whole run.
+
+    `model`: [W] sums and counts of the model; `whole`: its mean over the whole run. With r and q the means of windows and model
+    in the sample, the estimate is r + b (whole - q), b the slope of least squares between the deviations of windows from r and
+    from q, and what is left of them its variance, with Student's t of W - 2 degrees. The worse the model, the nearer b is to
+    zero and the estimate to r. Source: W. Cochran, Sampling Techniques, 3rd edition, sections 7.1 to 7.7. Valid: some ten
+    windows and more; a model that is off alike everywhere does no harm.
+    """
+    windows, varies = len(sums), False
+    if windows > 2 and sum(counts) and sum(model[1]):
+        ratio, known = (float(np.sum(part) / np.sum(of)) for part, of in ((sums, counts), model))
+        deviation = (sums - ratio * counts) * windows / np.sum(counts)
+        expected = (model[0] - known * model[1]) * windows / np.sum(model[1])
+        square = float(expected @ expected)
+        varies = square > 1e-18 * windows * known**2
+    if not varies:
+        return ratio_interval(sums.tolist(), counts.tolist(), level)
+    from scipy.special import stdtrit
+
+    slope = float(expected @ deviation) / square
+    left = deviation - slope * expected
+    spread = float(left @ left) / (windows - 2) * (1 / windows + (whole - known) ** 2 / square)
+    middle, half = ratio + slope * (whole - known), float(stdtrit(windows - 2, (1 + level) / 2)) * math.sqrt(spread)
+    return Interval(middle, middle - half, middle + half, windows)
 
 
 def windows_needed(intervals: Iterable[Interval], error: float) -> int:

@@ -6,7 +6,6 @@ walks each window, first a part that does not count, and what its steps took men
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -19,8 +18,8 @@ from moesim.engine.run import Outcome
 from moesim.errors import InputError, Mistake
 from moesim.results.recorder import SECOND
 from moesim.results.serving import Sample
-from moesim.results.statistics import Interval, ratio_interval, windows_needed
-from moesim.runs.served import counted_gaps
+from moesim.results.statistics import Interval, windows_needed
+from moesim.runs.estimates import Counted, counted, estimates, modelled
 from moesim.scenario.scenario import LoadedScenario
 from moesim.scheduling.continuous import Continuous
 from moesim.scheduling.fluid import Fluid, Snapshot, StepLine, fit_steps, play
@@ -28,12 +27,15 @@ from moesim.scheduling.online import Online
 from moesim.scheduling.prefill_first import PrefillFirst
 from moesim.scheduling.windows import WindowedServing, WindowRows
 from moesim.streams import Streams
+from moesim.workload.draws.late import begun, drawn_part
 from moesim.workload.jobs import routed
+from moesim.workload.routing.sticky import Sticky
+from moesim.workload.routing.zipf import Uniform, Zipf
 from moesim.workload.table import Job, RoutingTable
 
 __all__ = ["Part", "walk"]
 
-_AGREES = 0.03
+_AGREES = 0.01
 """Share by which a step of the model may differ from one of the engine."""
 _ROUNDS = 3
 """How often the model is mended at most."""
@@ -60,6 +62,14 @@ class _Windows(NamedTuple):
     counted: FloatArray
     end: FloatArray
 
+    @property
+    def looks(self) -> IntArray:
+        """[3, W] places of `begin`, `counted` and `end` among all these moments in order."""
+        moments = np.concatenate(self)
+        places = np.empty(len(moments), dtype=np.int64)
+        places[np.argsort(moments, kind="stable")] = np.arange(len(moments))
+        return places.reshape(3, -1)
+
 
 def walk(loaded_scenario: LoadedScenario, policy: Policy, problem_of: Any) -> Part:
     """The sample that `simulation` of a scenario asks for. InputError where the run cannot be sampled."""
@@ -78,16 +88,17 @@ def walk(loaded_scenario: LoadedScenario, policy: Policy, problem_of: Any) -> Pa
         )
     walker = _Walker(loaded_scenario, policy, problem_of, job, notes)
     count = simulation.windows
-    length = simulation.sample * float(job.arrival[-1]) / count
-    pilot_steps = _spread(job, min(_PILOT, count), length)
+    length = simulation.sample * walker.last / count
+    pilot_steps = _spread(walker.last, min(_PILOT, count), length)
     walker.pilot(pilot_steps)
     walker.mend(pilot_steps)
-    part = walker.walk(_spread(job, count, length))
+    length = simulation.sample * walker.last / count
+    part = walker.walk(_spread(walker.last, count, length))
     if simulation.error is not None:
         needed = windows_needed(_aims(part), simulation.error)
-        more = min(needed, _MORE * count, int(0.5 * float(job.arrival[-1]) / length))
+        more = min(needed, _MORE * count, int(0.5 * walker.last / length))
         if more > count:
-            part = walker.walk(_spread(job, more, length))
+            part = walker.walk(_spread(walker.last, more, length))
         part.sample.details["error"] = simulation.error
         part.sample.details["reached"] = windows_needed(_aims(part), simulation.error) <= part.sample.details["windows"]
     return part
@@ -108,15 +119,15 @@ def _refuse(loaded_scenario: LoadedScenario, policy: Policy) -> None:
         scheduler, arrivals = scenario.workload.scheduler, scenario.workload.arrivals
         kinds = isinstance(scheduler, (Continuous, PrefillFirst))
         reasons["only schedulers of kind continuous and prefill_first can begin with sequences that are there"] = not kinds
+        reasons["max_waiting refuses by a queue that a window knows in part; leave it out"] = scheduler.max_waiting is not None
         reasons["users of a closed loop wait for answers; run the whole job"] = arrivals.kind == "closed"
     sentences = [text for text, applies in reasons.items() if applies]
     if sentences:
         raise InputError(*(Mistake(f"cannot be sampled: {text}", _KEY) for text in sentences))
 
 
-def _spread(job: Job, count: int, length: float) -> _Windows:
-    """`count` windows that count for `length` seconds each, evenly spread over the run; as long before each to settle."""
-    last = float(job.arrival[-1])
+def _spread(last: float, count: int, length: float) -> _Windows:
+    """`count` windows that count for `length` seconds each, evenly spread over `last` s; as long before each to settle."""
     counted = (np.arange(count) + 0.5) * last / count - length / 2
     return _Windows(np.maximum(counted - length, 0.0), counted, counted + length)
 
@@ -134,30 +145,36 @@ class _Walker:
     def __init__(
         self, loaded_scenario: LoadedScenario, policy: Policy, problem_of: Any, job: Job, notes: tuple[str, ...]
     ) -> None:
-        self.loaded_scenario, self.policy, self.problem_of, self.job, self.notes = (
-            loaded_scenario,
-            policy,
-            problem_of,
-            job,
-            notes,
-        )
+        self.loaded_scenario, self.policy, self.problem_of = loaded_scenario, policy, problem_of
+        self.job, self.notes = job, notes
         self.line = StepLine(0.0, 0.0, 0.0)
         self.places = 1
+        self.served: IntArray = np.arange(job.requests)
+        """Numbers of the requests that no rule refuses whatever the queue."""
+        self.last = float(job.arrival[-1])
+        """s at which the run is over, as far as is known."""
 
     def pilot(self, windows: _Windows) -> None:
-        """The first line of steps from windows that begin empty."""
-        empty = Fluid(self.job.arrival, self.job.arrival, [Snapshot([], [])] * len(windows.begin))
+        """The first line of steps from windows that begin empty, and who is refused."""
+        empty = Fluid(self.job.arrival, self.job.arrival, [Snapshot([], [])] * 3 * len(windows.begin))
         outcome = self._simulate(_rows(self.job, windows, empty))[3]
         scheduler: Any = outcome.scheduler
-        pool, job = scheduler.server.session.pool, self.job
-        held = float((job.output * (job.prompt + job.output / 2)).sum() / job.output.sum())  # as a running one is met
-        self.places = max(min(_places(self.loaded_scenario), int(pool.total * pool.size / held)), 1)
+        session, tokens = scheduler.server.session, self.job.prompt + self.job.output
+        most = min(session.limits.max_model_len or tokens.max(), session.pool.total * session.pool.size)
+        self.served = np.flatnonzero(tokens <= most)
+        if not len(self.served):
+            raise InputError(Mistake(f"every request is longer than the {most:,} tokens that one may have", path="workload"))
+        output, length = self.job.output[self.served], tokens[self.served]
+        held = float((output * (length - output / 2)).sum() / output.sum())  # as a running one is met
+        self.places = max(min(_places(self.loaded_scenario), int(session.pool.total * session.pool.size / held)), 1)
         self.line = _line(outcome)
 
     def mend(self, windows: _Windows) -> None:
         """Fits the line anew on windows that begin where the model says, until the two agree about steps."""
         for _ in range(_ROUNDS):
-            mended, off = self._off(self._simulate(_rows(self.job, windows, self._play(windows)))[3])
+            fluid = self._play(windows)
+            self.last = float(np.nanmax(fluid.finish))
+            mended, off = self._off(self._simulate(_rows(self.job, windows, fluid))[3])
             self.line = mended
             if off <= _AGREES:
                 break
@@ -167,32 +184,57 @@ class _Walker:
         fluid = self._play(windows)
         rows = _rows(self.job, windows, fluid)
         part, table, problem, outcome = self._simulate(rows)
+        model = modelled(fluid, rows, self.job, (windows.looks[1], windows.looks[2]))
+        result = counted(outcome.scheduler, rows)
+        intervals = estimates(result, model, float(self.job.output[self.served].mean()) - 1.0)
         details = {
             "windows": len(windows.begin),
-            "share": float((windows.end - windows.counted).sum() / self.job.arrival[-1]),
+            "share": float((windows.end - windows.counted).sum() / self.last),
             "requests": self.job.requests,
             "model_off": self._off(outcome)[1],
+            "intervals": {name: interval._asdict() for name, interval in intervals.items()},
         }
-        return Part(part, table, problem, outcome, _sample(outcome, rows, fluid, details))
+        return Part(part, table, problem, outcome, _sample(result, outcome.scheduler, rows, fluid, details))
 
     def _play(self, windows: _Windows) -> Fluid:
-        job = self.job
-        return play(job.arrival, job.prompt, job.output, self.places, self.line, windows.begin.tolist())
+        """The model's run, with what it says of refused requests left open."""
+        job, served = self.job, self.served
+        moments = np.sort(np.concatenate([windows.begin, windows.counted, windows.end]))
+        parts = job.arrival[served], job.prompt[served], job.output[served]
+        fluid = play(*parts, self.places, self.line, moments.tolist())
+        return fluid if len(served) == job.requests else fluid.of(served, job.requests)
 
     def _off(self, outcome: Outcome) -> tuple[StepLine, float]:
         """The line of a run, and by which share its mean step is off the present one's."""
         line = _line(outcome)
-        return line, line.off(self.line, float(np.mean([row.sequences for row in outcome.recorder.passes])))
+        return line, line.off(self.line, float(outcome.recorder.passes.column("sequences").mean()))
 
     def _simulate(self, rows: WindowRows) -> tuple[Job, RoutingTable, Problem, Outcome]:
+        """The windows in detail; outputs are cut to what a window has time for, and to twice that where a window had more."""
+        left = rows.end[rows.window] - np.maximum(rows.begin[rows.window], rows.arrival)
+        most = np.full(len(left), int(self.job.output.max()))
+        steps = np.minimum(64 + np.ceil(1.25 * left / self.line.step).astype(np.int64), most) if self.line.step else most
+        while True:
+            job = _job_of(rows, self.job, steps)
+            table, problem, outcome = self._outcome(rows, job)
+            cut = job.output < self.job.output[rows.request] - rows.produced
+            scheduler: Any = outcome.scheduler
+            if not (cut & (scheduler.ledger.finish >= 0)).any():
+                return job, table, problem, outcome
+            steps = np.minimum(2 * steps, most)
+
+    def _outcome(self, rows: WindowRows, job: Job) -> tuple[RoutingTable, Problem, Outcome]:
         loaded_scenario, workload = self.loaded_scenario, self.loaded_scenario.scenario.workload
         assert isinstance(workload, Online)
-        job = _job_of(rows, self.job, self.line)
-        streams = Streams(loaded_scenario.scenario.seed, loaded_scenario.scenario.replicate)
-        table = routed(
-            workload.routing, workload.profile, job, loaded_scenario.scenario.model, streams, loaded_scenario.base, None
+        streams, model = (
+            Streams(loaded_scenario.scenario.seed, loaded_scenario.scenario.replicate),
+            loaded_scenario.scenario.model,
         )
-        table = replace(table, notes=(*table.notes, *self.notes))
+        laws = isinstance(workload.routing, (Uniform, Zipf, Sticky))
+        begun_tokens = np.where(laws & (rows.produced > 0), job.prompt - 1, 0)
+        drawn = drawn_part(job, begun_tokens)
+        table = routed(workload.routing, workload.profile, drawn, model, streams, loaded_scenario.base, None)
+        table = replace(begun(table, job, begun_tokens), notes=(*table.notes, *self.notes))
         problem = self.problem_of(loaded_scenario, job, table)
         whole = replace(problem, job=replace(self.job, chunk=problem.job.chunk))
 
@@ -200,8 +242,11 @@ class _Walker:
             return WindowedServing(workload.scheduler, part, deployment, rows, whole)
 
         engine = loaded_scenario.scenario.simulation.engine
-        outcome = simulate(problem, self.policy, table, SimulationOptions(engine=engine, whole=whole, schedule=schedule))
-        return job, table, problem, outcome
+        return (
+            table,
+            problem,
+            simulate(problem, self.policy, table, SimulationOptions(engine=engine, whole=whole, schedule=schedule)),
+        )
 
 
 def _rows(job: Job, windows: _Windows, fluid: Fluid) -> WindowRows:
@@ -210,12 +255,13 @@ def _rows(job: Job, windows: _Windows, fluid: Fluid) -> WindowRows:
     Of the last two those that the model serves within twice the window: a queue may be as long as the run.
     """
     window, request, tokens = [], [], []
-    for number, (begin, end, there) in enumerate(zip(windows.begin, windows.end, fluid.snapshots, strict=True)):
+    states = [fluid.snapshots[look] for look in windows.looks[0]]
+    for number, (begin, end, there) in enumerate(zip(windows.begin, windows.end, states, strict=True)):
         low, high = np.searchsorted(job.arrival, [begin, end])
         running = [(name, has) for name, has in there.running if has]
         early = [name for name, has in there.running if not has] + there.waiting
         fresh = np.array([*early, *range(max(int(low), 1 + max(early, default=-1)), int(high))], dtype=np.int64)
-        fresh = fresh[fluid.first[fresh] < 2 * end - begin]
+        fresh = fresh[~(fluid.first[fresh] >= 2 * end - begin)]  # one that is refused has no first token
         names = [*running, *((name, 0) for name in fresh.tolist())]
         request += [name for name, _ in names]
         tokens += [has for _, has in names]
@@ -226,15 +272,13 @@ def _rows(job: Job, windows: _Windows, fluid: Fluid) -> WindowRows:
     )
 
 
-def _job_of(rows: WindowRows, job: Job, line: StepLine) -> Job:
-    """The rows as a job. What a sequence has counts as its prompt; no output is longer than its window has steps."""
-    longest = float((rows.end - rows.begin).max())
-    most = 64 + math.ceil(2 * longest / line.step) if line.step else int(job.output.max())
+def _job_of(rows: WindowRows, job: Job, steps: IntArray) -> Job:
+    """The rows as a job. What a sequence has counts as its prompt; no output is longer than `steps` [R]."""
     return replace(
         job,
         arrival=np.zeros(len(rows.request)),
         prompt=job.prompt[rows.request] + rows.produced,
-        output=np.minimum(job.output[rows.request] - rows.produced, most),
+        output=np.minimum(job.output[rows.request] - rows.produced, steps),
         shared=None,
         source=None if job.source is None else job.source[rows.request],
         priority=None if job.priority is None else job.priority[rows.request],
@@ -243,45 +287,17 @@ def _job_of(rows: WindowRows, job: Job, line: StepLine) -> Job:
 
 def _line(outcome: Outcome) -> StepLine:
     steps = outcome.recorder.passes
-    seconds = np.array([(row.end - row.start) / SECOND for row in steps])
-    counts = np.array([(row.sequences, row.tokens) for row in steps], dtype=np.int64)
-    return fit_steps(seconds, counts[:, 0], counts[:, 1])
+    seconds = (steps.column("end") - steps.column("start")) / SECOND
+    return fit_steps(seconds, steps.column("sequences"), steps.column("tokens"))
 
 
-def _sample(outcome: Outcome, rows: WindowRows, fluid: Fluid, details: dict[str, Any]) -> Sample:
-    """What counts of the windows, and the intervals of means."""
-    scheduler: Any = outcome.scheduler
-    ledger, started = scheduler.ledger, rows.produced > 0
-    since = np.array([scheduler.counted_from(window) for window in range(len(rows.begin))])
-    first = ~started & (ledger.first_token >= since[rows.window])
-    finish = ledger.finish >= since[rows.window]
-    seconds = (np.array(scheduler.closed) - since) / SECOND
-    gap_counts = np.array([last - first_gap for first_gap, last in scheduler.gap_marks], dtype=np.float64)
-    gaps = np.array(counted_gaps(scheduler), dtype=np.float64) / SECOND
-    places = np.repeat(np.arange(len(since)), gap_counts.astype(np.int64))
-    tokens = gap_counts + np.bincount(rows.window[first], minlength=len(since))
-    windows = len(since)
-    times = {
-        "ttft_s": np.where(first, (ledger.first_token - ledger.arrival) / SECOND, np.nan),
-        "e2e_s": np.where(finish, (ledger.finish - ledger.arrival) / SECOND, np.nan),
-    }
-    sampled = {name: ratio_interval(*_by_window(values, rows.window, windows)) for name, values in times.items()}
-    sampled["itl_s"] = ratio_interval(*_by_window(gaps, places, windows))
-    sampled["throughput_tok_s"] = ratio_interval(tokens.tolist(), seconds.tolist())
-    before = np.where(started, fluid.first[rows.request] - rows.arrival, np.nan)
-    intervals = {name: interval._asdict() for name, interval in sampled.items() if interval is not None}
+def _sample(windows: Counted, scheduler: Any, rows: WindowRows, fluid: Fluid, details: dict[str, Any]) -> Sample:
+    """What counts of the windows."""
+    before = np.where(rows.produced > 0, fluid.first[rows.request] - rows.arrival, np.nan)
     return Sample(
-        window=rows.window, left=scheduler.left, first_counts=first, finish_counts=finish, ttft_before=before,
-        seconds=float(seconds.sum()), tokens=int(tokens.sum()), details={**details, "intervals": intervals},
+        window=rows.window, left=scheduler.left, first_counts=windows.first, finish_counts=windows.finish, ttft_before=before,
+        seconds=float(windows.seconds.sum()), tokens=int(windows.tokens.sum()), details=details,
     )  # fmt: skip
-
-
-def _by_window(values: FloatArray, window: IntArray, windows: int) -> tuple[list[float], list[float]]:
-    """[W] sums and counts of the `values` that are numbers, by their `window`."""
-    known = ~np.isnan(values)
-    sums = np.bincount(window[known], weights=values[known], minlength=windows)
-    counts = np.bincount(window[known], minlength=windows)
-    return sums.tolist(), counts.astype(np.float64).tolist()
 
 
 def _aims(part: Part) -> list[Interval]:

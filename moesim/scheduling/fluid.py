@@ -9,7 +9,7 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -53,6 +53,10 @@ class Snapshot:
     """(request, output tokens that it has), in the order of their admission."""
     waiting: list[int]
     """Requests in the queue, the first to be admitted first."""
+    spent: float = 0.0
+    """Seconds that sequences have run since the beginning, summed over them."""
+    tokens: float = 0.0
+    """Output tokens that they have got meanwhile."""
 
 
 @dataclass
@@ -65,6 +69,25 @@ class Fluid:
     """[R] when the last one does."""
     snapshots: list[Snapshot] = field(default_factory=list)
     """One for each moment asked for."""
+    spent: float = 0.0
+    """As in `Snapshot`, when the last request has ended."""
+    tokens: float = 0.0
+    """As in `Snapshot`, when the last request has ended."""
+
+    def of(self, numbers: IntArray, requests: int) -> Fluid:
+        """The same where these are the `numbers` [R] of more `requests`, of which it says nothing (NaN)."""
+        first, finish = np.full(requests, math.nan), np.full(requests, math.nan)
+        first[numbers], finish[numbers] = self.first, self.finish
+        names = numbers.tolist()
+        snapshots = [
+            replace(
+                state,
+                running=[(names[place], tokens) for place, tokens in state.running],
+                waiting=[names[place] for place in state.waiting],
+            )
+            for state in self.snapshots
+        ]
+        return Fluid(first, finish, snapshots, self.spent, self.tokens)
 
 
 def play(
@@ -91,7 +114,7 @@ class _Player:
 
     def run(self, moments: Sequence[float]) -> Fluid:
         place, looks = 0, deque(moments)
-        arrival, count = self.arrival, len(self.arrival)
+        arrival, count, result = self.arrival, len(self.arrival), self.result
         while place < count or self.running or looks:
             pace = self.line.step + self.line.sequence * len(self.running)
             end = self.now + (self.running[0][0] - self.tokens) * pace if self.running else math.inf
@@ -100,28 +123,33 @@ class _Player:
             until = max(min(end, coming, look), self.now)
             if self.running:
                 self.tokens += (until - self.now) / pace
+                result.tokens += len(self.running) * (until - self.now) / pace
+                result.spent += len(self.running) * (until - self.now)
             self.now = until
             if look <= until:
-                self.result.snapshots.append(self._look())
+                result.snapshots.append(self._look())
                 looks.popleft()
             elif end <= until:
                 ended, request = heapq.heappop(self.running)
                 self.tokens = max(self.tokens, ended)
-                self.result.finish[request] = self.now
+                result.finish[request] = self.now
             else:
                 self.waiting.append(place)
                 place += 1
             self._admit()
-        return self.result
+        return result
 
     def _admit(self) -> None:
         while self.waiting and len(self.running) < self.places:
             request = self.waiting.popleft()
-            self.now += self.line.token * self.prompt[request]
+            reading = self.line.token * self.prompt[request]
+            self.now += reading
+            self.result.spent += len(self.running) * reading
             self.result.first[request] = self.now + self.line.step
             heapq.heappush(self.running, (self.tokens + self.output[request], request))
 
     def _look(self) -> Snapshot:
         left = {request: end - self.tokens for end, request in self.running}
         has = ((request, self.output[request] - max(math.ceil(left[request]), 1)) for request in sorted(left))
-        return Snapshot([(request, max(tokens, 0)) for request, tokens in has], list(self.waiting))
+        running = [(request, max(tokens, 0)) for request, tokens in has]
+        return Snapshot(running, list(self.waiting), self.result.spent, self.result.tokens)

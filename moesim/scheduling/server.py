@@ -54,8 +54,8 @@ class Ledger:
     """Number of a request that was not taken in -> why."""
     gaps: array[int] = field(default_factory=lambda: array("q"))
     """Times between two tokens of a request, in the order in which the second came out."""
-    levels: list[tuple[int, int, int, int]] = field(default_factory=list)
-    """(time, running, waiting, KV blocks in use) whenever a step was or could have been composed; each until the next."""
+    levels: array[int] = field(default_factory=lambda: array("q"))
+    """Time, running, waiting, KV blocks in use, a row behind the other, whenever a step was or could have been composed."""
 
     def __post_init__(self) -> None:
         for name in ("queued", "scheduled", "first_token", "finish"):
@@ -107,7 +107,7 @@ class Server:
 
     def _level(self, now: int) -> None:
         session = self.session
-        self.ledger.levels.append((now, len(session.running), len(session.waiting), session.pool.used))
+        self.ledger.levels.extend((now, len(session.running), len(session.waiting), session.pool.used))
 
     @property
     def next(self) -> Batch | None:

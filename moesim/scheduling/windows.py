@@ -140,7 +140,7 @@ class WindowedServing(Serving):
         whole.refused.update({self._low + number: reason for number, reason in ledger.refused.items()})
         whole.gaps += ledger.gaps
         whole.levels += ledger.levels
-        whole.levels.append((now, 0, 0, 0))
+        whole.levels.extend((now, 0, 0, 0))
         self.closed.append(now)
         self._played += self.server.traffic.sequences
         first = self.gap_marks[-1][0]

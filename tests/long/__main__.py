@@ -1,8 +1,9 @@
-"""Runs too long for every day: `python -m tests.long [killed|serving|visits ...]`, all three by default.
+"""Runs too long for every day: `python -m tests.long [killed|serving|visits|sampled ...]`, all of them by default.
 
 `killed`: a sweep of 1,008 points, killed ten times and resumed, ends with the bytes of one left alone. `serving`: requests that
-arrive for an hour; memory in use after ten minutes of it and after the hour. `visits`: a million visits of layers, after which
-the books of bytes agree with the uploads that they are of, to the byte.
+arrive for an hour; memory in use after ten minutes of it and after the hour. `sampled`: ten minutes of a day of recorded clients
+in full, and a sample of the same ten minutes, whose intervals cover the full run's means. `visits`: a million visits of layers,
+after which the books of bytes agree with the uploads that they are of, to the byte.
 """
 
 from __future__ import annotations
@@ -70,8 +71,31 @@ def exact(result: Result, expert_bytes: float = 3 * 2048 * 768 * 2) -> None:
     assert abs(sum(result.details["critical_s"].values()) - summary["makespan_s"]) < 1e-9 * summary["makespan_s"]
 
 
+def sampled(minutes: float = 10.0, share: str = "10 %") -> str:
+    """A stretch of a day in full and by a sample; AssertionError where an interval does not cover the full run's mean."""
+    tables = Path(__file__).parents[3] / "shared/data/requests"
+    if not tables.is_dir():
+        return "the tables of clients are not there: ../shared/data/requests"
+    day = {f"workload.arrivals.{name}": str(tables / f"servegen_deepseek-r1_{name}.csv.gz") for name in ("clients", "lengths")}
+    day |= {"workload.arrivals.start": "10 h", "workload.arrivals.end": f"{600 + minutes} min", "simulation.error": None}
+    name, costs, results = "real/servegen-gpt-oss-b200", [], []
+    for part in (share, None):
+        begin = time.process_time()
+        results.append(moesim.run(name, **day, **{"simulation.sample": part}))
+        costs.append(time.process_time() - begin)
+    sample, whole = results
+    intervals, said = sample.details["serving"]["sample"]["intervals"], []
+    for metric in ("ttft_s", "itl_s", "e2e_s", "throughput_tok_s"):
+        interval = intervals[metric]
+        mean = whole.summary[metric] if metric == "throughput_tok_s" else whole.summary[metric]["mean"]
+        said.append(f"{metric} {mean:.5g} in [{interval['low']:.5g}, {interval['high']:.5g}]")
+        assert interval["low"] <= mean <= interval["high"], said[-1]
+    number = whole.summary["requests_completed"]
+    return f"{number:,} requests: {', '.join(said)}; {costs[0]:.0f} s of CPU for {costs[1]:.0f} s"
+
+
 def main() -> int:
-    verbs = {"killed": killed, "serving": serving, "visits": visits}
+    verbs = {"killed": killed, "serving": serving, "sampled": sampled, "visits": visits}
     parser = argparse.ArgumentParser(prog="python -m tests.long", description=__doc__)
     parser.add_argument("runs", nargs="*", choices=[*verbs, []], default=[])
     for name in parser.parse_args().runs or verbs:

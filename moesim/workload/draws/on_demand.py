@@ -33,26 +33,41 @@ _BLOCKS = 4
 
 
 class _Held:
-    """Number of a request -> ids; the least recently used give way once there are more than so many bytes."""
+    """Number of a request -> ids; the least recently used give way once there are more than so many bytes.
+
+    What the present series of steps and the one before asked for stays: sequences that run ask in every step, so dropping one
+    of them would draw all of them anew each time.
+    """
 
     def __init__(self, most: int) -> None:
         self._most, self._nbytes = most, 0
         self._ids: OrderedDict[int, Ids] = OrderedDict()
+        self._asked: dict[int, int] = {}
+        self._turn = 0
+
+    def turn(self) -> None:
+        """Another series of steps begins."""
+        self._turn += 1
 
     def __contains__(self, request: int) -> bool:
         return request in self._ids
 
     def get(self, request: int) -> Ids:
         self._ids.move_to_end(request)
+        self._asked[request] = self._turn
         return self._ids[request]
 
     def put(self, request: int, ids: Ids) -> None:
         if request in self._ids:
             return
-        self._ids[request] = ids
+        self._ids[request], self._asked[request] = ids, self._turn
         self._nbytes += ids.nbytes
         while self._nbytes > self._most and len(self._ids) > 1:
-            self._nbytes -= self._ids.popitem(last=False)[1].nbytes
+            oldest = next(iter(self._ids))
+            if self._turn and self._asked[oldest] >= self._turn - 1:
+                break
+            self._nbytes -= self._ids.pop(oldest).nbytes
+            del self._asked[oldest]
 
 
 class RequestDraws:
@@ -74,6 +89,10 @@ class RequestDraws:
     def prompt(self, request: int) -> Ids:
         """[P, L, k] experts of its prompt tokens."""
         return self._ids(self._prompts, request)
+
+    def turn(self) -> None:
+        """Decode passes of another series of steps are asked for."""
+        self._passes.turn()
 
     def passes(self, request: int) -> Ids:
         """[G, L, k] experts of its decode passes."""
@@ -109,7 +128,7 @@ class RequestDraws:
         """Holds what was drawn, `request` as the one used last."""
         for number in [*(number for number in drawn if number != request), request]:
             prompt = int(self.job.prompt[number])
-            self._prompts.put(number, drawn[number][:prompt])
+            self._prompts.put(number, drawn[number][:prompt].copy())  # a view would keep its passes
             self._passes.put(number, drawn[number][prompt:].copy())
 
     def _of_block(self, block: int) -> DrawRequest:
@@ -182,9 +201,10 @@ class DecodeDraws:
 
     def _gather(self, requests: IntArray, passes: IntArray) -> Ids:
         """[S, L, k], request by request."""
+        self._draws.turn()
         ids: Ids = np.empty((len(requests), *self.shape[2:]), dtype=self.dtype)
         order = np.argsort(requests, kind="stable")
         names, first = np.unique(requests[order], return_index=True)
-        for name, rows in zip(names.tolist(), np.split(order, first[1:]), strict=True):
+        for name, rows in zip(names.tolist(), np.split(order, first)[1:], strict=True):
             ids[rows] = self._draws.passes(name)[passes[rows]]
         return ids

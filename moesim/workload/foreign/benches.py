@@ -11,7 +11,7 @@ from typing import Any
 from moesim import files, strict_json
 from moesim.errors import InputError, Mistake, excerpt
 from moesim.workload.foreign.imported import Imported
-from moesim.workload.foreign.lines import Lines
+from moesim.workload.foreign.lines import Entries, Lines
 from moesim.workload.foreign.requests import requests_of
 
 __all__ = ["burstgpt", "llmservingsim", "vllm_bench"]
@@ -75,10 +75,10 @@ def vllm_bench(path: Path) -> tuple[bytes, Imported]:
     if not len(starts) == len(prompts) == len(outputs):
         sizes = f"{len(starts)}, {len(prompts)} and {len(outputs)} entries"
         raise InputError(Mistake(f"'start_times', 'input_lens' and 'output_lens' have {sizes}", file=str(path)))
-    lines, rows, failed = Lines(path), [], 0
-    for start, prompt, output in zip(starts, prompts, outputs, strict=True):
-        time = _seconds(lines, start, 1)
-        tokens = lines.count(prompt, "input_lens", 1, 1), lines.count(output, "output_lens", 1)
+    lines, rows, failed = Entries(path), [], 0
+    for number, (start, prompt, output) in enumerate(zip(starts, prompts, outputs, strict=True)):
+        time = _seconds(lines, start, number)
+        tokens = lines.count(prompt, "input_lens", number, 1), lines.count(output, "output_lens", number)
         if tokens[1]:
             rows.append((time, *tokens))
         else:

@@ -14,7 +14,7 @@ from typing import Any
 from moesim import files, strict_json
 from moesim.errors import InputError, Mistake, excerpt
 
-__all__ = ["Lines"]
+__all__ = ["Entries", "Lines"]
 
 _WHOLE = re.compile(r"-?[0-9]{1,18}\Z")
 _MOST = 10_000
@@ -26,6 +26,9 @@ _LISTED = 4
 class Lines:
     """The lines of one file, and what is wrong with them: each kind of mistake once, with the numbers of its lines."""
 
+    noun = "line"
+    """What mistakes are numbered by."""
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self._wrong: dict[str, tuple[Mistake, list[int], int]] = {}
@@ -33,14 +36,15 @@ class Lines:
 
     def wrong(self, message: str, line: int, kind: str = "", column: int = 1) -> None:
         """Adds a mistake of `kind`, by default the message itself; only the first message of a kind is reported."""
-        new: tuple[Mistake, list[int], int] = (Mistake(message, "", str(self.path), line, column), [], 0)
+        where, at = self.place(line)
+        new: tuple[Mistake, list[int], int] = (Mistake(f"{where}{message}", "", str(self.path), at, column), [], 0)
         first, lines, count = self._wrong.get(kind or message, new)
         later = lines if not count or len(lines) == _LISTED else [*lines, line]
         self._wrong[kind or message] = (first, later, count + 1)
         if sum(count for _, _, count in self._wrong.values()) >= _MOST:
             raise InputError(
                 *self._told(),
-                Mistake(f"line {line:,} is the last that was read, after {_MOST:,} mistakes", file=str(self.path)),
+                Mistake(f"{self.noun} {line:,} is the last that was read, after {_MOST:,} mistakes", file=str(self.path)),
             )
 
     def lines(self) -> Iterator[tuple[int, str]]:
@@ -89,6 +93,10 @@ class Lines:
             return least
         return number
 
+    def place(self, number: int) -> tuple[str, int]:
+        """How a message begins, and its line, for what is wrong at `number`."""
+        return "", number
+
     def checked(self, count: int, noun: str) -> None:
         """InputError for all mistakes, or when nothing was found."""
         if not self._wrong and not count:
@@ -97,13 +105,23 @@ class Lines:
             raise InputError(*self._told())
 
     def _told(self) -> list[Mistake]:
-        return sorted((_told(*wrong) for wrong in self._wrong.values()), key=lambda mistake: mistake.line)
+        return sorted((_told(*wrong, self.noun) for wrong in self._wrong.values()), key=lambda mistake: mistake.line)
 
 
-def _told(first: Mistake, later: list[int], count: int) -> Mistake:
+class Entries(Lines):
+    """The entries of lists in one JSON document, numbered from 0 as in the lists; the document is one line for its reader."""
+
+    noun = "entry"
+
+    def place(self, number: int) -> tuple[str, int]:
+        return f"entry {number}: ", 1
+
+
+def _told(first: Mistake, later: list[int], count: int, noun: str) -> Mistake:
     """The first mistake of a kind, with the numbers of some further lines that have it."""
     if count == 1:
         return first
     numbers = ", ".join(map(str, later)) + (", ..." if count - 1 > len(later) else "")
-    more = f"likewise on line {numbers}" if count == 2 else f"likewise on {count - 1:,} more lines ({numbers})"
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    more = f"likewise on {noun} {numbers}" if count == 2 else f"likewise on {count - 1:,} more {plural} ({numbers})"
     return first._replace(message=f"{first.message}; {more}")

@@ -140,8 +140,8 @@ def _histograms(path: Path) -> dict[tuple[str, float, str], tuple[FloatArray, Fl
         if row["field"] not in _FIELDS:
             continue
         start, value, share = (_number(row[name]) for name in ("window_start_s", "value", "prob"))
-        if min(start, value, share) < 0:
-            text = f"'{excerpt(row['value'])}' with '{excerpt(row['prob'])}' is not a length with its probability"
+        if min(start, share) < 0 or value < 1:
+            text = f"'{excerpt(row['value'])}' with '{excerpt(row['prob'])}' is not a length, 1 or more, with its probability"
             wrong.append(Mistake(text, file=str(path), line=line, column=1))
         bars.setdefault((row["client"], start, row["field"]), []).append((value, share))
     if wrong:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from moesim.errors import MoesimError
-from moesim.results.recorder import SECOND, LayerSums, PassRow, Recorder
+from moesim.results.recorder import SECOND, LayerSums, Recorder
 from moesim.results.result import FIELDS, Result, RunFacts, make_result
+from moesim.results.rows import PassRow, PassRows
 
 CONTRACT = (
     "scenario policy hardware model seed replicate throughput_tok_s total_tok_s makespan_s output_tokens prompt_tokens "
@@ -29,10 +30,8 @@ def recorder() -> Recorder:
     written = Recorder(sums, 3)
     written.first_token[:] = [2 * SECOND, 3 * SECOND, -1]
     written.finish[:] = [5 * SECOND, 3 * SECOND, -1]
-    written.passes = [
-        PassRow(0, "prefill", 0, 3 * SECOND, 2, 30, 60, 20, 4),
-        PassRow(1, "decode", 3 * SECOND, 10 * SECOND, 1, 1, 40, 30, 2),
-    ]
+    written.passes.append(PassRow(0, "prefill", 0, 3 * SECOND, 2, 30, 60, 20, 4))
+    written.passes.append(PassRow(1, "decode", 3 * SECOND, 10 * SECOND, 1, 1, 40, 30, 2))
     written.busy = {"pcie:forward": 6 * SECOND, "gpu": 4 * SECOND}
     written.critical = {"pcie:forward": 6 * SECOND, "gpu": 4 * SECOND}
     written.critical_by_phase = {
@@ -64,7 +63,7 @@ def test_prefill_and_decode_have_rates_of_their_own() -> None:
 
 def test_without_decoding_there_is_no_rate_of_it() -> None:
     record = recorder()
-    record.passes.pop()
+    record.passes = PassRows(record.passes[:1])
     summary = make_result(record, facts()).summary
     assert (summary["decode_tok_s"], summary["decode_hit_rate"]) == (None, None)
     alone = make_result(recorder(), facts(single_layer_batch=True)).summary

@@ -11,15 +11,16 @@ import pytest
 from moesim.errors import InputError
 from moesim.results import store
 from moesim.results.columns import from_csv, to_csv
-from moesim.results.recorder import SECOND, LayerSums, PassRow, Recorder
+from moesim.results.recorder import SECOND, LayerSums, Recorder
 from moesim.results.result import Result, RunFacts, make_result
+from moesim.results.rows import PassRow
 
 
 @pytest.fixture
 def result() -> Result:
     record = Recorder(LayerSums.zeros(2), 3, keep_slices=True)
     record.first_token[:], record.finish[:] = [SECOND // 3, SECOND // 7, -1], [SECOND, SECOND, -1]
-    record.passes = [PassRow(0, "prefill", 0, SECOND, 3, 9, 0, 0, 0)]
+    record.passes.append(PassRow(0, "prefill", 0, SECOND, 3, 9, 0, 0, 0))
     record.busy, record.critical, record.makespan = {"gpu": SECOND // 3}, {"gpu": SECOND}, SECOND
     record.slice("gpu", "attention", 0, SECOND)
     facts = RunFacts(

@@ -22,7 +22,7 @@ a,0,input_tokens,10,0.25
 a,0,input_tokens,30,0.75
 a,0,output_tokens,7,1
 b,0,input_tokens,500,1
-b,0,output_tokens,0,1
+b,0,output_tokens,1,1
 b,0,reason_ratio,0.5,1
 """
 
@@ -65,7 +65,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         spec.rows(None, Streams(0), tmp_path)
     assert [mistake.line for mistake in caught.value.mistakes] == [3, 4]
     (tmp_path / "clients.csv").write_text(CLIENTS)
-    (tmp_path / "lengths.csv").write_text(LENGTHS.replace("b,0,output_tokens,0,1\n", ""))
+    (tmp_path / "lengths.csv").write_text(LENGTHS.replace("b,0,output_tokens,1,1\n", ""))
     with pytest.raises(InputError, match="client b has no output_tokens from 0 s on"):
         spec.rows(None, Streams(0), tmp_path)
     with pytest.raises(InputError, match=r"2,101 requests asked for; the clients of clients\.csv send 2,100"):
