@@ -1,9 +1,9 @@
 """Runs too long for every day: `python -m tests.long [killed|serving|visits|sampled ...]`, all of them by default.
 
 `killed`: a sweep of 1,008 points, killed ten times and resumed, ends with the bytes of one left alone. `serving`: requests that
-arrive for an hour; memory in use after ten minutes of it and after the hour. `sampled`: ten minutes of a day of recorded clients
-in full, and a sample of the same ten minutes, whose intervals cover the full run's means. `visits`: a million visits of layers,
-after which the books of bytes agree with the uploads that they are of, to the byte.
+arrive for an hour; memory in use after ten minutes of it and after the hour. `sampled`: ten minutes of a day of recorded
+clients in full, and a sample of the same ten minutes, whose intervals cover the full run's means. `visits`: a million visits of
+layers, after which the books of bytes agree with the uploads that they are of, to the byte.
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ import pytest
 
 import moesim
 from moesim.errors import InputError
-from moesim.results.statistics import ratio_interval, windows_needed
+from moesim.results.statistics import ratio_interval, regressed_interval, windows_needed
+from moesim.scheduling.fluid import StepLine, play
 
 SCENARIO: dict[str, Any] = {
     "name": "sampled",
@@ -78,6 +79,7 @@ def test_an_error_that_is_aimed_at_takes_more_windows() -> None:
     ("changes", "message"),
     [
         ({"workload.arrivals": {"kind": "closed", "users": 4}}, "users of a closed loop wait for answers"),
+        ({"workload.scheduler.max_waiting": 3}, "max_waiting refuses by a queue"),
         ({"workload.scheduler": {"kind": "static"}}, "only schedulers of kind continuous and prefill_first"),
         (
             {"workload": {"kind": "offline", "requests": 1, "prompt": 4, "output": 2, "routing": {"kind": "uniform"}}},
@@ -107,3 +109,53 @@ def test_the_interval_of_a_ratio_is_that_of_a_mean_where_windows_count_alike() -
         assert windows_needed([interval], half / interval.mean / 2) == pytest.approx(80, abs=1)
     assert 0.92 < covered / 400 < 0.98
     assert ratio_interval([0.0] * 3, [0.0] * 3) is None
+
+
+def test_an_interval_that_knows_a_model_covers_the_whole_and_is_narrower() -> None:
+    """Loads of 200 windows vary tenfold and 12 are walked: the model knows the loads, and is off by a third and a constant."""
+    generator = np.random.default_rng(2)
+    covered, narrower = 0, 0
+    for _ in range(200):
+        load = generator.uniform(1.0, 10.0, 200)
+        truth = 0.5 + load + 0.05 * generator.standard_normal(200)
+        model = 0.2 + 1.3 * load
+        counts = np.full(12, 30.0)
+        chosen = generator.choice(200, 12, replace=False)
+        known = (model[chosen] * counts, counts)
+        interval = regressed_interval(truth[chosen] * counts, counts, known, float(model.mean()))
+        plain = ratio_interval((truth[chosen] * counts).tolist(), counts.tolist())
+        assert interval is not None
+        assert plain is not None
+        assert interval.low is not None
+        assert interval.high is not None
+        covered += interval.low <= truth.mean() <= interval.high
+        narrower += (interval.half_width or 0) < (plain.half_width or 0) / 10
+    assert 0.90 < covered / 200 < 0.99
+    assert narrower > 195
+
+
+def test_a_model_that_says_the_same_everywhere_changes_nothing() -> None:
+    sums, counts = np.array([3.0, 5.0, 4.0, 8.0]), np.array([1.0, 2.0, 2.0, 3.0])
+    plain = ratio_interval(sums.tolist(), counts.tolist())
+    assert regressed_interval(sums, counts, (2 * counts, counts), 2.0) == plain
+
+
+def test_the_model_counts_the_time_and_the_tokens_of_who_runs() -> None:
+    """Two requests at a time, 1 s a step: the third waits for the first. The books at the end are the sums of the stays."""
+    output = np.array([3, 5, 2])
+    fluid = play(np.zeros(3), np.ones(3, dtype=np.int64), output, 2, StepLine(1.0, 0.0, 0.0), [2.0, 100.0])
+    assert fluid.finish.tolist() == [3.0, 5.0, 5.0]
+    assert (fluid.spent, fluid.tokens) == (10.0, 10.0)
+    assert (fluid.snapshots[0].spent, fluid.snapshots[0].tokens, len(fluid.snapshots[0].waiting)) == (4.0, 4.0, 1)
+    widened = fluid.of(np.array([1, 2, 4]), 6)
+    assert np.flatnonzero(~np.isnan(widened.finish)).tolist() == [1, 2, 4]
+    assert [request for request, _ in widened.snapshots[0].running] == [1, 2]
+
+
+def test_requests_that_no_rule_takes_in_are_left_out_of_the_model() -> None:
+    result = run(**{"simulation.sample": "40 %", "simulation.windows": 4, "workload.scheduler.max_model_len": 100})
+    requests = result.frame("requests")
+    longer = requests.prompt_tokens + requests.output_tokens > 100
+    assert longer.sum() > 0
+    assert result.summary["requests_rejected"] == longer.sum()
+    assert requests.ttft_s[longer].isna().all()
