@@ -59,7 +59,7 @@ class Context:
         self.deployment = policy.deploy(whole or problem)
         self.recorder = Recorder(LayerSums.zeros(problem.layers), problem.job.requests, problem.experts, keep_slices=timeline)
         self.recorder.window = window
-        self.residency = Residency(problem, self.deployment, fallback_of(problem, self.deployment, faults))
+        self.residency = Residency(whole or problem, self.deployment, fallback_of(problem, self.deployment, faults))
         self.machine = Machine(problem, self.recorder, engine, compiled=repaid(problem))
         self.placement = Placement(problem, self.residency.home, self.deployment)
         self.faults = Faults(self.machine, faults, self.residency, self.placement)
