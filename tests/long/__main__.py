@@ -84,14 +84,14 @@ def sampled(minutes: float = 10.0, share: str = "10 %") -> str:
         results.append(moesim.run(name, **day, **{"simulation.sample": part}))
         costs.append(time.process_time() - begin)
     sample, whole = results
-    intervals, said = sample.details["serving"]["sample"]["intervals"], []
+    intervals, sentences = sample.details["serving"]["sample"]["intervals"], []
     for metric in ("ttft_s", "itl_s", "e2e_s", "throughput_tok_s"):
         interval = intervals[metric]
         mean = whole.summary[metric] if metric == "throughput_tok_s" else whole.summary[metric]["mean"]
-        said.append(f"{metric} {mean:.5g} in [{interval['low']:.5g}, {interval['high']:.5g}]")
-        assert interval["low"] <= mean <= interval["high"], said[-1]
+        sentences.append(f"{metric} {mean:.5g} in [{interval['low']:.5g}, {interval['high']:.5g}]")
+        assert interval["low"] <= mean <= interval["high"], sentences[-1]
     number = whole.summary["requests_completed"]
-    return f"{number:,} requests: {', '.join(said)}; {costs[0]:.0f} s of CPU for {costs[1]:.0f} s"
+    return f"{number:,} requests: {', '.join(sentences)}; {costs[0]:.0f} s of CPU for {costs[1]:.0f} s"
 
 
 def main() -> int:
