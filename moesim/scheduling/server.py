@@ -88,6 +88,8 @@ class Server:
         self._level(now)
         if self._composed:
             return self._composed[0]
+        if not session.waiting and not session.running:
+            self._refuse_ahead()
         if self._coming:
             return int(self._coming[0][0])
         if session.waiting or session.running:
@@ -199,5 +201,19 @@ class Server:
             if reason is None:
                 self.session.add(sequence)
             else:
-                self.ledger.refused[number] = reason
-                self._answered(number, now)
+                self._refuse(number, reason, now)
+
+    def _refuse_ahead(self) -> None:
+        """Refuses the next arrivals up to one that is taken in: a run ends with its last answer, and waits for none of them."""
+        while self._coming:
+            time, number = self._coming[0]
+            reason = self.session.refuses(self.traffic.sequences[number])
+            if reason is None:
+                return
+            heapq.heappop(self._coming)
+            self.ledger.queued[number] = time
+            self._refuse(number, reason, time)
+
+    def _refuse(self, number: int, reason: str, now: int) -> None:
+        self.ledger.refused[number] = reason
+        self._answered(number, now)

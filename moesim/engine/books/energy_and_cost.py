@@ -46,7 +46,7 @@ def _phase(problem: Problem, outcome: Outcome, tally: WorkTally, phase: str) -> 
     ndp = [costs.ndp(counts, tier, weight) for tier in costs.ndp_of]
     near = np.stack(ndp) if ndp else np.zeros((0, len(counts)))
     weights = np.full(counts.shape, weight)
-    fixed = tuple(Dense(*pair) for pair in tally.dense[phase].values())
+    fixed = tuple(Dense(*pair) for pair in tally.dense(phase))
     return PhaseWork(number, costs.gpu(counts), cpu, near, weights, tally.passes[phase], fixed)
 
 

@@ -100,6 +100,17 @@ def test_a_server_that_refuses_every_request_is_an_error_with_the_reason_of_the_
         moesim.run({**scenario(scheduler=tight, prompt=30, output=16), "simulation": {"engine": engine}})
 
 
+@pytest.mark.parametrize("engine", ["kernel", "reference"])
+def test_a_run_does_not_wait_for_a_last_request_that_is_refused(tmp_path: Path, engine: str) -> None:
+    (tmp_path / "trace.csv").write_text("arrival_s,prompt_tokens,output_tokens\n0,20,2\n5,400,2\n9,500,2\n")
+    trace = {"kind": "trace", "path": str(tmp_path / "trace.csv")}
+    data = scenario(arrivals=trace, scheduler={"kind": "continuous", "max_model_len": 100})
+    data["workload"] = {key: data["workload"][key] for key in ("kind", "arrivals", "routing", "scheduler")}
+    summary = moesim.run({**data, "simulation": {"engine": engine}}).summary
+    assert (summary["requests_completed"], summary["requests_rejected"]) == (1, 2)
+    assert summary["makespan_s"] < 5
+
+
 def test_a_closed_loop_has_no_more_requests_than_users() -> None:
     result = moesim.run(scenario(arrivals={"kind": "closed", "users": 2, "think": "1 s"}))
     requests = result.frame("requests")
