@@ -46,6 +46,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "hybrimoe": "moesim.policies.in_place.hybrimoe:HybriMoe",
         "ktransformers": "moesim.policies.in_place.ktransformers:KTransformers",
         "llama_cpp": "moesim.policies.in_place.llama_cpp:LlamaCpp",
+        "ik_llama": "moesim.policies.in_place.ik_llama:IkLlama",
         "llama_cpp_cache": "moesim.policies.in_place.llama_cpp_cache:LlamaCppCache",
         "vllm_cpu_misses": "moesim.policies.in_place.vllm_cpu_misses:VllmCpuMisses",
         "vllm_expert_cache": "moesim.policies.caching.vllm_expert_cache:VllmExpertCache",

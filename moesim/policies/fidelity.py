@@ -51,6 +51,7 @@ FIDELITY: dict[str, Fidelity] = {
         "its rule for which experts a batch defers, which is inferred; splitting over sockets, which is a CPU profile"
     ),
     "llama_cpp": _partial("the mmap of the weights' file; an expert cache is `llama_cpp_cache`"),
+    "ik_llama": _partial("gate weights, for which a law stands, and repacked weights (-rtr), which are a CPU profile"),
     "llama_cpp_cache": _partial("the zero slot's work on the GPU, drafts of several tokens"),
     "vllm_cpu_misses": _partial("gate scores, for which token counts stand; copies for the next layer in prefill"),
     "vllm_expert_cache": _partial("its split of a batch by tokens where a layer uses more experts than slots"),

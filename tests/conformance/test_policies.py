@@ -34,6 +34,7 @@ TRIED: dict[str, list[dict[str, object]]] = {
     "hybrimoe": [{}, {"choose": "impact"}],
     "ktransformers": [{}, {"strategy": "dynamic", "repick": 10}, {"strategy": "frequency", "defer": 1}],
     "llama_cpp": [{}],
+    "ik_llama": [{}, {"least": 1}, {"least": 1, "relative": 0.3}],
     "llama_cpp_cache": [{}, {"admit": 2, "window": 4, "most_tokens": 64, "pipeline": "overlap"}],
     "vllm_cpu_misses": [{}],
     "vllm_expert_cache": [{}, {"start": "empty"}],

@@ -1,4 +1,4 @@
-"""Owns ik_llama.cpp's rule for uploads beside llama.cpp's: prompts of two DeepSeek models by piece and by length, measured.
+"""Owns ik_llama.cpp's rules: uploads beside llama.cpp's on prompts of two DeepSeek models, and decode with fewer experts.
 
 Knows the profile of the fork and two desktops; rates that the source does not give are fitted on named rows.
 """
@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from moesim.validation.case import Case, Findings, Row
-from moesim.validation.runtimes.single import Setting, single, spread
+from moesim.validation.runtimes.single import Setting, Speeds, single, spread
 
-__all__ = ["CASE", "DEEPSEEK_V3", "LITE", "Table"]
+__all__ = ["CASE", "DEEPSEEK_V3", "LITE", "Table", "fewer", "seconds"]
 
 _TOKENS = 32
 _TOLERANCE = 0.15
+_FEWER = 1.2
+"""Pull request 239 says nearly 20 %: as much as the sixth of the experts' bytes that is not read, were there nothing else."""
 _SHARE, _EFFICIENCY = "runtime.copies.share", "runtime.gpu.efficiency"
 _RATE, _STREAM = "runtime.cpu.classes.ggml.core_rate", "runtime.cpu.classes.ggml.share"
 
@@ -83,13 +85,19 @@ _TENSORS, _SETUP_US = 3, 17
 
 def seconds(table: Table, by_expert: bool, number: int) -> float:
     """Until the prompt is read: of `number` tokens, or in pieces of as many."""
-    policy = {
-        "kind": "llama_cpp",
-        "cpu_layers": table.layers,
-        "ubatch": number if table.prompt else max(table.by_tokens),
-        "scaled": by_expert,
-        "whole_tensors": True,
-    }
+    piece = number if table.prompt else max(table.by_tokens)
+    return _timed(table, {"ubatch": piece, "scaled": by_expert, "whole_tensors": True}, table.prompt or number, 1).ttft
+
+
+def fewer(table: Table, least: int) -> float:
+    """How many times as fast decode is with the `least` highest experts of each token alone (-ser)."""
+    whole, some = (_timed(table, {"least": least}, 32, 64).tpot for least in (None, least))
+    return whole / some
+
+
+def _timed(table: Table, rules: Mapping[str, Any], prompt: int, output: int) -> Speeds:
+    """One request with all experts in the host."""
+    policy = {"kind": "ik_llama", "cpu_layers": table.layers, **rules}
     setting = Setting(dict(table.hardware), dict(table.model), policy, "ik-llama", {"kind": "uniform"})
     sets: dict[str, Any] = {
         "runtime.gpu.kernels.expert.gemm": _PRODUCTS / table.experts,
@@ -98,7 +106,7 @@ def seconds(table: Table, by_expert: bool, number: int) -> float:
     sets |= {key: f"{value:.6g}{_UNITS[key]}" if key in _UNITS else value for key, (value, *_) in table.fits.items()}
     # one efficiency stands for dense products and for experts, whatever tokens they have
     sets |= {"runtime.gpu.expert_efficiency": sets[_EFFICIENCY], "runtime.gpu.expert_half": 0}
-    return single(setting, table.prompt or number, 1, sets).ttft
+    return single(setting, prompt, output, sets)
 
 
 def _uploads(table: Table, by_expert: bool, number: int) -> bool:
@@ -126,6 +134,7 @@ def _rows(table: Table) -> list[Row]:
 def _findings() -> Findings:
     tables = (LITE, DEEPSEEK_V3)
     rows = [row for table in tables for row in _rows(table)]
+    rows.append(Row(f"{LITE.name}, 5 of 6 experts a token: gain in decode", _FEWER, fewer(LITE, 5), _TOLERANCE))
     lines = [spread(rows)]
     for table in tables:
         values = ", ".join(f"{key.removeprefix('runtime.')} {value:.3g}" for key, (value, *_) in table.fits.items())
@@ -137,8 +146,8 @@ def _findings() -> Findings:
 CASE = Case(
     id="ik-llama-offload",
     kind="system",
-    summary="Prompts with all experts in host memory under two rules for uploads: 32 tokens, and 32 tokens an expert.",
-    source="ikawrakow/ik_llama.cpp pull request 520: the author's DeepSeek-V2-Lite, a user's DeepSeek-V3",
+    summary="Experts in host memory: prompts under two rules for uploads (32 tokens, or 32 an expert), and decode with fewer.",
+    source="ikawrakow/ik_llama.cpp pull requests 520 and 239: the author's DeepSeek-V2-Lite, a user's DeepSeek-V3",
     runner=_findings,
     fitted="share of the link, efficiency of the GPU, rate (and share of memory) of the CPU, each on one row of each table",
 )

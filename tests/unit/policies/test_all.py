@@ -24,7 +24,7 @@ MACHINES = {
 }
 NEED_UNITS = {"cxl_expert_near_data", "monde", "dynande", "trimoe", "context_cxl_ndp"}
 NEED_CPU = {"fiddler", "hybrimoe", "ktransformers", "llama_cpp", "trimoe", "moe_lens", "daop"}
-NEED_CPU |= {"llama_cpp_cache", "vllm_cpu_misses", "dali", "freetoken", "smoe", "onnxruntime"}
+NEED_CPU |= {"llama_cpp_cache", "vllm_cpu_misses", "dali", "freetoken", "smoe", "onnxruntime", "ik_llama"}
 NEED_DRIVE = {"zero_infinity"}
 NEED_CXL = {"cxl_ndp", "cxl_expert", "moe_cxl"}
 NEED_NETWORK = {"rmai"}
