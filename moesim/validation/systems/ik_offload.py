@@ -91,8 +91,8 @@ def seconds(table: Table, by_expert: bool, number: int) -> float:
 
 def fewer(table: Table, least: int) -> float:
     """How many times as fast decode is with the `least` highest experts of each token alone (-ser)."""
-    whole, some = (_timed(table, {"least": least}, 32, 64).tpot for least in (None, least))
-    return whole / some
+    all_k, reduced = (_timed(table, {"least": most}, 32, 64).tpot for most in (None, least))
+    return all_k / reduced
 
 
 def _timed(table: Table, rules: Mapping[str, Any], prompt: int, output: int) -> Speeds:
