@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -21,6 +22,8 @@ from moesim.testing.cases import CASES
 PLUGIN = ROOT / "scenarios" / "plugin"
 PAGE = read("docs/extending.md")
 TEST_FILE = '"""test_my_policy.py"""'
+_PATH = re.compile(r"# ([\w/.-]+/[\w.-]+)\n")
+"""First line of a block that is a file of moesim."""
 
 
 def _blocks(language: str) -> list[str]:
@@ -41,7 +44,7 @@ def _timeless(text: str) -> list[str]:
 
 
 def test_every_block_is_of_a_kind_that_is_run() -> None:
-    assert {block.language for block in blocks(PAGE)} == {"python", "sh", "text", "toml"}
+    assert {block.language for block in blocks(PAGE)} == {"python", "sh", "text", "toml", "yaml", "diff"}
     assert [len(_blocks(kind)) for kind in ("sh", "text", "toml")] == [2, 1, 1]
 
 
@@ -58,7 +61,7 @@ def test_the_python_blocks_run_one_after_another(capsys: pytest.CaptureFixture[s
 
     names: dict[str, Any] = {"__name__": "extending"}
     lines = []
-    for number, block in enumerate(text for text in _blocks("python") if TEST_FILE not in text):
+    for number, block in enumerate(text for text in _blocks("python") if TEST_FILE not in text and not _PATH.match(text)):
         exec(compile(block.replace("from __future__ import annotations\n", ""), f"extending.md block {number}", "exec"), names)
         names["MyPolicy"] = MyPolicy
         lines.append(capsys.readouterr().out)
@@ -130,3 +133,44 @@ def test_the_entry_point_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_every_case_is_explained() -> None:
     explained = re.findall(r"^\| `(\w+)` \|", PAGE.split("| case | promise |")[1].split("\n\n")[0], re.MULTILINE)
     assert explained == list(CASES)
+
+
+def _added(place: Path) -> list[Path]:
+    """Writes every file that the page shows into the copy at `place`, and every line of a registry; returns the tests."""
+    tests = []
+    for block in (*_blocks("python"), *_blocks("yaml")):
+        if match := _PATH.match(block):
+            path = place / match.group(1)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block[match.end() :], "utf-8")
+            tests += [path] if match.group(1).startswith("tests/") else []
+    for block in _blocks("diff"):
+        first, *lines = block.splitlines()
+        path = place / first.removeprefix("--- ")
+        before = next(line[1:] for line in lines if line.startswith(" "))
+        text = path.read_text("utf-8")
+        assert text.count(f"\n{before}\n") == 1, before
+        new = "".join(f"{line[1:]}\n" for line in lines if line.startswith("+"))
+        path.write_text(text.replace(f"\n{before}\n", f"\n{before}\n{new}"), "utf-8")
+    return tests
+
+
+def test_what_is_to_ship_needs_one_folder_a_line_and_a_test(tmp_path: Path) -> None:
+    """All five additions of the page, put into a copy of moesim, whose tests then pass; lists and commands know them."""
+    for folder in ("moesim", "hardware_profiles", "scenarios"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "*.nbi", "*.nbc"))
+    tests = _added(tmp_path)
+    assert {path.relative_to(tmp_path).parts[2] for path in tests} == {"policies", "runtime", "hardware", "workload", "report"}
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    options = ["-q", "-p", "no:cacheprovider", "--import-mode=importlib", "-c", os.devnull, f"--rootdir={tmp_path}"]
+    asserted = (
+        "import sys, pytest, moesim\n"
+        "names = {kind: {entry.name for entry in moesim.list(kind)} for kind in ('policies', 'runtimes', 'parts')}\n"
+        "assert {'sparing'} <= names['policies'] and 'acme' in names['runtimes'] and 'acme-48' in names['parts'], names\n"
+        "assert moesim.__file__.startswith(sys.argv[1])\n"
+        "sys.exit(pytest.main(sys.argv[2:]))\n"
+    )
+    words = [sys.executable, "-c", asserted, str(tmp_path), *options, *map(str, tests)]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "6 passed" in done.stdout
