@@ -37,6 +37,8 @@ class Speeds(NamedTuple):
     """s; nan without a second token."""
     makespan: float
     """s."""
+    step: float
+    """s of the last decode pass; nan without one."""
 
 
 def single(setting: Setting, prompt: int, output: int, sets: Mapping[str, Any] | None = None) -> Speeds:
@@ -70,9 +72,12 @@ def scenario_of(setting: Setting, requests: int, prompt: int, output: int) -> di
 
 @cache
 def _timed(data: str, sets: str) -> Speeds:
-    summary = run_loaded(loaded(json.loads(data), **json.loads(sets)), RunOptions(bound=False)).summary
+    result = run_loaded(loaded(json.loads(data), **json.loads(sets)), RunOptions(bound=False))
+    summary, steps = result.summary, result.frame("steps")
     tpot = summary["tpot_s"]["mean"] if summary["tpot_s"] else None
-    return Speeds(summary["ttft_s"]["mean"], float("nan") if tpot is None else tpot, summary["makespan_s"])
+    decoding = steps.loc[steps["phase"] == "decode", "step_time_s"]
+    step = float(decoding.iloc[-1]) if len(decoding) else float("nan")
+    return Speeds(summary["ttft_s"]["mean"], float("nan") if tpot is None else tpot, summary["makespan_s"], step)
 
 
 def spread(rows: Sequence[Row]) -> str:

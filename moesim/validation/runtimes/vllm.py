@@ -31,7 +31,7 @@ MI300X = Setting("mi300x-epyc9654", "gpt-oss-120b", "gpu_only", "vllm-0.19", _LI
 def _rate(sequences: int) -> float:
     """Output tok/s where a request takes the place of one that ends: a decode step per token, a prefill per request."""
     setting = MI300X._replace(policy={"kind": "gpu_only", "batch": sequences})
-    step = batched(setting, sequences, _LENGTH + _LENGTH // 2, 3).tpot
+    step = batched(setting, sequences, _LENGTH + _LENGTH // 2, 3).step
     return sequences * _LENGTH / (_LENGTH * step + sequences * single(MI300X, _LENGTH, 1).ttft)
 
 

@@ -334,13 +334,13 @@ def test_the_program_s_share_of_the_gpu_replaces_what_the_gpu_was_measured_to() 
 
 
 def test_prompts_are_cut_as_the_program_cuts_them_unless_the_workload_says() -> None:
-    small = {"workload.requests": 1, "workload.prompt": 64, "workload.output": 1}
-    whole, cut, tree = (
+    small = {"workload.requests": 1, "workload.prompt": 512, "workload.output": 1}
+    whole, cut, finer = (
         run("quickstart", **small, **more).summary
-        for more in ({}, {"runtime.chunk": 16}, {"runtime.chunk": 16, "workload.chunk": 64})
+        for more in ({}, {"runtime": "ktransformers-0.2"}, {"runtime": "ktransformers-0.2", "workload.chunk": 64})
     )
-    assert cut["layer_visits"] == 4 * whole["layer_visits"]
-    assert tree["layer_visits"] == whole["layer_visits"]
+    assert cut["layer_visits"] == 2 * whole["layer_visits"]
+    assert finer["layer_visits"] == 8 * whole["layer_visits"]
 
 
 def test_memory_that_the_program_keeps_is_not_for_experts() -> None:
