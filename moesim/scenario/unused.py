@@ -50,9 +50,16 @@ def _of_part(spec: Any, path: Path, raw: Node, applied: Sequence[Override]) -> I
 
 
 def _written(raw: Node, path: Path) -> Node | None:
-    """The node at `path` where a file or a change wrote it; plain data, which programs write in full, has no place."""
+    """The node at `path` where a file or a change wrote it; plain data, which programs write in full, has no place.
+
+    Defaults that a change inside their section brought with it have its place, and nobody wrote them.
+    """
     node = raw.at(path)
-    return node if node is not None and (node.place.line or node.place.file.startswith("--")) else None
+    if node is None or node.place.line:
+        return node
+    by, _, changed = node.place.file.partition(" ")
+    inside = f"{dotted(path)}.".startswith(f"{changed}.") if changed else path[0] == by.removeprefix("--")
+    return node if by.startswith("--") and inside else None
 
 
 def _turned_off(path: Path, name: str, switches: Sequence[str], applied: Sequence[Override]) -> bool:

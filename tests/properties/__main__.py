@@ -89,8 +89,12 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--seed", type=int, default=0, help="of the first portion; other seeds draw other examples")
     arguments = parser.parse_args()
+    jobs, ended = jobs_of(arguments.count, arguments.seed), []
     with ProcessPoolExecutor(arguments.jobs) as pool:
-        ended = list(pool.map(search, jobs_of(arguments.count, arguments.seed)))
+        for row in pool.map(search, jobs):
+            ended.append(row)
+            said = f", {row.relation} failed: {row.failure}" if row.failure else ""
+            print(f"{len(ended)} of {len(jobs)} portions{said}", file=sys.stderr, flush=True)
     for name in RELATIONS:
         own = [row for row in ended if row.relation == name]
         failures = [row.failure for row in own if row.failure is not None]

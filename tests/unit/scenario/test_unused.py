@@ -134,6 +134,11 @@ def test_changes_that_nothing_reads_are_refused(sets: list[str], words: str) -> 
     assert words in refused("quickstart", sets=sets)
 
 
+def test_defaults_beside_a_change_are_nobodys() -> None:
+    """A change inside a section that the file leaves out brings its defaults along."""
+    assert load("quickstart", sets=["simulation.engine=reference"]).scenario.simulation.engine == "reference"
+
+
 def test_a_serving_program_has_no_chunk_where_a_scheduler_decides(tmp_path: Path) -> None:
     path = write(tmp_path / "s.yaml", workload=SERVED, runtime={"profile": "reference", "chunk": 64})
     assert "runtime.chunk: nothing reads this key, because the workload's scheduler says" in refused(path)
