@@ -93,8 +93,8 @@ def main() -> int:
     with ProcessPoolExecutor(arguments.jobs) as pool:
         for row in pool.map(search, jobs):
             ended.append(row)
-            said = f", {row.relation} failed: {row.failure}" if row.failure else ""
-            print(f"{len(ended)} of {len(jobs)} portions{said}", file=sys.stderr, flush=True)
+            verdict = f", {row.relation} failed: {row.failure}" if row.failure else ""
+            print(f"{len(ended)} of {len(jobs)} portions{verdict}", file=sys.stderr, flush=True)
     for name in RELATIONS:
         own = [row for row in ended if row.relation == name]
         failures = [row.failure for row in own if row.failure is not None]
