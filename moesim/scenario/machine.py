@@ -11,7 +11,7 @@ from pathlib import Path as FilePath
 
 from moesim import files, plugins
 from moesim.errors import did_you_mean
-from moesim.scenario import annotated, parts
+from moesim.scenario import parts
 from moesim.scenario.tree import Node, Path
 
 __all__ = ["Assembly"]
@@ -151,12 +151,12 @@ class Assembly:
         file = self._find(name, where)
         if file is None:
             return None
-        if files.resolved(file) in chain:
-            loop = [*chain[chain.index(files.resolved(file)) :], file]
+        if (whole := files.resolved(file)) in chain:
+            loop = [*chain[chain.index(whole) :], file]
             self._refuse(name, f"circular profile reference: {' -> '.join(step.stem for step in loop)}", where)
             return None
         node = self._read(file)
-        return None if node is None else (file, annotated.push_down(node))
+        return None if node is None else (file, node)
 
     def _fits(self, name: Node, part: Node, path: Path) -> None:
         """Refuses a profile of something else than what stands at `path`."""

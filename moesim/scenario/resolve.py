@@ -45,11 +45,13 @@ class Resolver:
         self.broken: set[str] = set()
         """Top-level parts that could not be put together; what they hold is not to be judged further."""
         self._files: dict[FilePath, Node] = {}
+        self._profiles: dict[tuple[FilePath, tuple[str, ...]], Node] = {}
 
     def again(self) -> Resolver:
         """Another one for the next scenario of the same files: what was read is kept, mistakes of reading too."""
         fresh = Resolver(self.base, self.memory)
-        fresh.mistakes, fresh.broken, fresh._files = list(self.mistakes), set(self.broken), self._files
+        fresh.mistakes, fresh.broken = list(self.mistakes), set(self.broken)
+        fresh._files, fresh._profiles = self._files, self._profiles
         return fresh
 
     def file(self, path: FilePath) -> Node:
@@ -261,15 +263,17 @@ class Resolver:
         return self._text(file, _PROFILES)
 
     def _text(self, file: FilePath, kinds: tuple[str, ...]) -> Node | None:
-        """A profile of one of the `kinds` as written; None where it cannot be read, which is reported."""
-        try:
-            node = self.file(file)
-            refuse_other(node.top, kinds, catalogue.shown(file))
-        except InputError as error:
-            self.broken.add("runtime" if kinds == ("runtime",) else "hardware")
-            self.mistakes += error.mistakes
-            return None
-        return node
+        """A profile of one of the `kinds`, annotations at its values; None where it cannot be read, which is reported."""
+        if (file, kinds) not in self._profiles:
+            try:
+                node = self.file(file)
+                refuse_other(node.top, kinds, catalogue.shown(file))
+            except InputError as error:
+                self.broken.add("runtime" if kinds == ("runtime",) else "hardware")
+                self.mistakes += error.mistakes
+                return None
+            self._profiles[file, kinds] = annotated.push_down(node)
+        return self._profiles[file, kinds]
 
     def _tell(self, node: Node, message: str, path: Path) -> None:
         self.mistakes.append(Mistake(message, dotted(path), *node.place))
