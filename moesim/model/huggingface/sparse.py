@@ -26,6 +26,8 @@ _NO_SIZE = (
     "sparse_attention_config.sparse_disable_index_value",
 )
 """Blocks that are always among those chosen, and a value of the indexer that no checkpoint has."""
+_SPARSE = ("indexed_attention", "deepseek_sparse_attention", "minimax_m3_sparse")
+"""Names of layers that attend to chosen tokens."""
 _RATES = {"sliding_attention": 0, "compressed_sparse_attention": 4, "heavily_compressed_attention": 128}
 """Layers by name and the tokens of an entry. Source: defaults of `DeepseekV4Config` in transformers 5.24."""
 
@@ -48,6 +50,8 @@ def read_sparse(fields: Fields, kinds: Kinds) -> dict[str, Any]:
         "weighted": not by_block,
     }
     sparse = _sparse_layers(fields, kinds, compression)
+    if not sparse:
+        return {}
     chooses = _choosing_layers(fields, kinds, sparse)
     if len(fields.mistakes) > before:
         return {}
@@ -95,10 +99,11 @@ def _sparse_layers(fields: Fields, kinds: Kinds, compression: tuple[int, ...]) -
             fields, path, fields.integers(path, flags, "the layers with sparse attention (1) or not (0)"), kinds.layers
         )
         return tuple(layer for layer, flag in enumerate(rows) if flag)
-    path, names = fields.find("layer_types")
-    if isinstance(names, list) and "minimax_m3_sparse" in names:
-        return tuple(layer for layer, name in enumerate(names[: kinds.layers]) if name == "minimax_m3_sparse")
-    return tuple(cached)
+    names = fields.find("layer_types")[1]
+    listed = names[: kinds.layers] if isinstance(names, list) else []
+    named = tuple(layer for layer, name in enumerate(listed) if name in _SPARSE)
+    by_block = bool(fields.find(*_BLOCKS)[0])  # MiniMax-M3, whose class takes every layer for full that is not named
+    return named if named or (by_block and listed) else tuple(cached)
 
 
 def _choosing_layers(fields: Fields, kinds: Kinds, sparse: tuple[int, ...]) -> tuple[int, ...]:

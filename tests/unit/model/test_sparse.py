@@ -71,6 +71,20 @@ def test_layers_without_an_indexer_attend_to_all() -> None:
     assert model.core_flops_prefill([9])[:2].tolist() == [45 * per_token, 44 * per_token + 45 * score]
 
 
+@pytest.mark.parametrize(
+    ("names", "sparse"),
+    [
+        (["full_attention", "minimax_m3_sparse", "minimax_m3_sparse", "full_attention"], (1, 2)),
+        (["full_attention"] * 4, ()),
+    ],
+)
+def test_layers_of_blocks_are_those_that_are_named(names: list[str], sparse: tuple[int, ...]) -> None:
+    blocks = {"index_topk_blocks": 2, "index_block_size": 4, "index_n_heads": 2, "index_head_dim": 6}
+    model = read_config(config(layer_types=names, **blocks), "m", "s")
+    assert model.sparse_layers == sparse
+    assert (model.indexer is None) == (not sparse)
+
+
 M3 = {"sparse_topk_blocks": 2, "sparse_block_size": 4, "sparse_num_index_heads": 2, "sparse_index_dim": 6}
 
 
