@@ -6,7 +6,6 @@ Knows the run's placement and what fits; nothing of the words of a program.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -40,8 +39,7 @@ class HostLayers(SizedPolicy):
 
     def deploy(self, problem: Problem) -> Deployment:
         """The other layers resident."""
-        cut = self.cut(problem)
-        cut = replace(cut, prefill=replace(cut.prefill, chunk=self.chunk))
+        cut = self.cut(problem, chunk=self.chunk)
         return place(problem, resident=resident_of(problem, self.host_layers), cut=cut.piped(Serial()))
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:

@@ -12,13 +12,13 @@ from pydantic import Field
 
 from moesim.contract import Deployment, Dispatch, Problem, Serial, View, Visit
 from moesim.policies.kit.dispatch import upload_missing
-from moesim.policies.kit.placement import SizedPolicy, place
+from moesim.policies.kit.placement import GpuKvPolicy, place
 from moesim.units import Share
 
 __all__ = ["Accelerate"]
 
 
-class Accelerate(SizedPolicy):
+class Accelerate(GpuKvPolicy):
     """The experts of the first layers stay; those of each later layer are copied in, used or not, and go when it has run.
 
     Source: huggingface/accelerate, `device_map="auto"` with CPU offload: modules are placed in order until a share of GPU

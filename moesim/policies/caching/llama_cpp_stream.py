@@ -15,7 +15,7 @@ from moesim.arrays import IntArray
 from moesim.contract import Deployment, Dispatch, Problem, Uses, View, Visit
 from moesim.policies.kit.cache import LayerCache, LayerLru, deploy_cached
 from moesim.policies.kit.dispatch import upload_missing
-from moesim.policies.kit.placement import HomeOrder, SizedPolicy, place, storage_first
+from moesim.policies.kit.placement import GpuKvPolicy, HomeOrder, place, storage_first
 from moesim.spec import Unread
 
 __all__ = ["LayerHot", "LlamaCppStream"]
@@ -36,7 +36,7 @@ class LayerHot(LayerCache):
         keys += uses.counts + (uses.counts > 0) * 1e-9 * uses.clock[:, None]
 
 
-class LlamaCppStream(SizedPolicy):
+class LlamaCppStream(GpuKvPolicy):
     """K slots per layer; a missing expert is read from the SSD into one when the router has spoken, and the layer waits for it.
 
     Resident experts run first, each other one as it lands; experts of the running layer never leave. A pass reads each of its
@@ -47,7 +47,7 @@ class LlamaCppStream(SizedPolicy):
     """
 
     unread: ClassVar[tuple[Unread, ...]] = (
-        *SizedPolicy.unread,
+        *GpuKvPolicy.unread,
         Unread(("period",), unless={"eviction": "hotness"}),
     )
 

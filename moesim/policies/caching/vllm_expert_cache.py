@@ -15,7 +15,7 @@ from moesim.arrays import FloatArray, IntArray
 from moesim.contract import Deployment, Dispatch, Problem, Serial, Uses, View, Visit
 from moesim.policies.kit.cache import LayerCache, deploy_cached, emptied
 from moesim.policies.kit.dispatch import upload_missing
-from moesim.policies.kit.placement import SizedPolicy
+from moesim.policies.kit.placement import GpuKvPolicy
 
 __all__ = ["LayerLfru", "VllmExpertCache"]
 
@@ -45,7 +45,7 @@ class LayerLfru(LayerCache):
         keys[...] = self._uses[rows] / (now - self._last[rows] + 1.0)
 
 
-class VllmExpertCache(SizedPolicy):
+class VllmExpertCache(GpuKvPolicy):
     """N slots per layer; every miss is copied from pinned memory and stays, and the least f / age leaves; the GPU computes all.
 
     The host reads the routing back once per layer, then copies, then the GPU runs: nothing overlaps in the base version.

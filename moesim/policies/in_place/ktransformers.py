@@ -15,7 +15,7 @@ from moesim.arrays import BoolArray, FloatArray, IntArray
 from moesim.contract import NO_MOVES, Deferred, Deployment, Dispatch, Moves, Problem, Step, View, Visit
 from moesim.errors import InputError, Mistake
 from moesim.policies.kit.dispatch import cpu_missing, in_gpu_memory, upload_missing
-from moesim.policies.kit.placement import Choice, SizedPolicy, overall, place, quota, require_cpu
+from moesim.policies.kit.placement import Choice, GpuKvPolicy, overall, place, quota, require_cpu
 from moesim.spec import Unread
 from moesim.units import Share
 
@@ -36,7 +36,7 @@ def deferred(counts: IntArray, movable: BoolArray, share: float) -> BoolArray:
     return chosen
 
 
-class KTransformers(SizedPolicy):
+class KTransformers(GpuKvPolicy):
     """Chosen experts on the GPU, the rest on the CPU at the same time; a long prefill runs on the GPU layer by layer.
 
     `strategy`: `uniform` takes the lowest ids of every layer, `frequency` the most popular (layer, expert) pairs of the
@@ -54,7 +54,7 @@ class KTransformers(SizedPolicy):
     """
 
     unread: ClassVar[tuple[Unread, ...]] = (
-        *SizedPolicy.unread,
+        *GpuKvPolicy.unread,
         Unread(("repick",), unless={"strategy": "dynamic"}),
     )
 

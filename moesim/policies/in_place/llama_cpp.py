@@ -5,7 +5,6 @@ Knows capacities and one visit; nothing of popularity.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -14,12 +13,12 @@ from pydantic import Field, model_validator
 from moesim.contract import Deployment, Dispatch, Problem, Serial, View, Visit
 from moesim.errors import InputError, Mistake
 from moesim.policies.kit.dispatch import cpu_missing, upload_missing
-from moesim.policies.kit.placement import SizedPolicy, place, require_cpu
+from moesim.policies.kit.placement import GpuKvPolicy, place, require_cpu
 
 __all__ = ["LlamaCpp"]
 
 
-class LlamaCpp(SizedPolicy):
+class LlamaCpp(GpuKvPolicy):
     """The experts of the first N layers live in the host and run on the CPU; passes of 32 tokens and more upload them instead.
 
     Other layers are resident as a whole. Upload or CPU goes by the tokens of the pass alone: decode of fewer than 32 sequences
@@ -61,9 +60,7 @@ class LlamaCpp(SizedPolicy):
         if self.host_layers and max(self.host_layers) >= problem.layers:
             message = f"layer {max(self.host_layers)} is out of range; the model has MoE layers 0 to {problem.layers - 1}"
             raise InputError(Mistake(message, path="policy.host_layers"))
-        cut = self.cut(problem)
-        if problem.job.attention:
-            cut = replace(cut, prefill=replace(cut.prefill, chunk=self.ubatch))
+        cut = self.cut(problem, chunk=self.ubatch)
         resident = np.zeros((problem.layers, problem.experts), dtype=np.bool_)
         if self.host_layers is None:
             resident[self._first(problem, problem.gpu_free(cut)) :] = True

@@ -16,7 +16,7 @@ from moesim.contract import BY_NAME, NO_MOVES, Deployment, Dispatch, Moves, Prob
 from moesim.policies.kit.cache import LayerLru, deploy_cached
 from moesim.policies.kit.dispatch import by_tokens, cpu_missing, to_cpu_where, upload_missing
 from moesim.policies.kit.migration import pairs_of
-from moesim.policies.kit.placement import SizedPolicy, require_cpu
+from moesim.policies.kit.placement import GpuKvPolicy, require_cpu
 
 __all__ = ["LlamaCppCache"]
 
@@ -30,7 +30,7 @@ class _Memory:
     """[L, E, a] the last steps in which an expert was missing, the latest last; a: misses that admit."""
 
 
-class LlamaCppCache(SizedPolicy):
+class LlamaCppCache(GpuKvPolicy):
     """K slots per layer in GPU memory; after a step at most `inserts` of its misses per layer are copied in, the LRU leaves.
 
     The CPU computes what is missing, so no step waits for a copy. A copy on its way neither serves nor can be evicted. An
@@ -67,9 +67,7 @@ class LlamaCppCache(SizedPolicy):
     def deploy(self, problem: Problem) -> Deployment:
         """A cache per layer."""
         require_cpu(problem)
-        cut, shape = self.cut(problem, movable=True), (problem.layers, problem.experts)
-        if problem.job.attention:
-            cut = replace(cut, prefill=replace(cut.prefill, chunk=self.ubatch))
+        cut, shape = self.cut(problem, movable=True, chunk=self.ubatch), (problem.layers, problem.experts)
         cut = cut.piped(BY_NAME[self.pipeline])
         deployment = deploy_cached(problem, cut, self.capacity, lambda capacity: LayerLru(capacity, *shape))
         never = np.full((*shape, self.admit), -self.window, dtype=np.int64)

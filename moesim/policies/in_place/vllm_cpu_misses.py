@@ -14,7 +14,7 @@ from moesim.arrays import BoolArray
 from moesim.contract import NO_MOVES, Deployment, Dispatch, Moves, Problem, Step, View, Visit
 from moesim.policies.kit.cache import LayerLru, deploy_cached
 from moesim.policies.kit.dispatch import in_gpu_memory, in_order
-from moesim.policies.kit.placement import SizedPolicy, require_cpu
+from moesim.policies.kit.placement import GpuKvPolicy, require_cpu
 
 __all__ = ["VllmCpuMisses", "copied_in_prefill"]
 
@@ -33,7 +33,7 @@ def copied_in_prefill(tokens: int, experts: int) -> int:
     return min(-(-published * experts // _EXPERTS), experts)
 
 
-class VllmCpuMisses(SizedPolicy):
+class VllmCpuMisses(GpuKvPolicy):
     """In decode at most `admit` missing experts per layer enter the cache and run on the GPU, the CPU computes the rest.
 
     Admitted are experts among the first `ranks` choices of any token, in the order of their ids; the slots that were matched

@@ -20,6 +20,7 @@ from moesim.units import Share, format_bytes, format_exact, format_sum
 
 __all__ = [
     "Choice",
+    "GpuKvPolicy",
     "Groups",
     "SizedPolicy",
     "device_cost",
@@ -289,8 +290,17 @@ class SizedPolicy(Policy):
         nbytes: float | None = None,
         needed: float = 0.0,
         staging: int | None = None,
+        chunk: int = 0,
     ) -> BatchPlan:
-        """The job cut by this policy's parameters; `nbytes` and `needed` as in `portions`, `staging` if none is given."""
+        """The job cut by this policy's parameters; `nbytes` and `needed` as in `portions`, `staging` if none is given, `chunk`
+        as in `Sizing`."""
         slots = staging if self.staging is None else self.staging
-        sizing = Sizing(self.batch, self.micro_batch, self.kv, self.core, slots, self.spare)
+        sizing = Sizing(self.batch, self.micro_batch, self.kv, self.core, slots, self.spare, chunk)
         return portions(problem, sizing, movable=movable, nbytes=nbytes, needed=needed)
+
+
+class GpuKvPolicy(SizedPolicy):
+    """Those whose program keeps the KV cache in GPU memory as long as it fits there, whatever that leaves for experts."""
+
+    spare: Share = 0.0
+    """Share of GPU memory that must remain for experts, else the KV cache goes to a host tier; none, as in the program."""

@@ -6,6 +6,7 @@ Knows capacities, not which expert is popular; every policy that does not search
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -106,6 +107,8 @@ class Sizing(NamedTuple):
     """Expert slots in GPU memory that uploads land in."""
     spare: float = 0.2
     """Share of GPU memory that must remain for experts, else the KV cache goes to a host tier."""
+    chunk: int = 0
+    """Tokens of prompts that pass the layers together at most; 0 for whole prompts."""
 
 
 def portions(
@@ -123,7 +126,7 @@ def portions(
     `nbytes` (default: the model's) is the size of a host copy, `needed` bytes of GPU memory must remain for experts wherever
     the cache goes. Raises InputError if not even one sequence fits.
     """
-    batch, micro_batch, kv, core, staging, spare = sizing or Sizing()
+    batch, micro_batch, kv, core, staging, spare, chunk = sizing or Sizing()
     _check_names(problem, kv, core)
     requested = min(batch or problem.job.together, problem.job.together)
     stage = default_staging(problem) if staging is None else staging
@@ -131,7 +134,8 @@ def portions(
     pairs = problem.layers * problem.experts
 
     def cut(count: int, tier: str) -> BatchPlan:
-        return _portions(problem, count, tier, stage, micro_batch, core)
+        plan = _portions(problem, count, tier, stage, micro_batch, core)
+        return replace(plan, prefill=replace(plan.prefill, chunk=chunk)) if chunk and problem.job.attention else plan
 
     def fits(count: int, tier: str, floor: float) -> bool:
         trial = cut(count, tier)

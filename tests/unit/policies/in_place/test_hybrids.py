@@ -19,7 +19,7 @@ from moesim.policies.in_place.llama_cpp import LlamaCpp
 from moesim.policies.kit.dispatch import threshold
 from moesim.policies.kit.placement import place
 from moesim.policies.kit.schedule import two_ended
-from moesim.runs.run import RunOptions, loaded, run_loaded
+from moesim.runs.run import RunOptions, loaded, problem_of, run_loaded
 
 COUNTS = [5, 0, 9000, 1, 1, 0, 2, 3]
 
@@ -237,3 +237,24 @@ def test_random_computes_misses_as_told():
     assert (device == np.where(view.resident[0], p.gpu_index, p.cpu_index)).all()
     with pytest.raises(InputError, match="no CPU"):
         Random(misses="cpu").deploy(tiny.problem(tiny.system(cpu=False)))
+
+
+@pytest.mark.parametrize("kind", ["llama_cpp", "llama_cpp_cache", "ktransformers", "vllm_cpu_misses", "vllm_expert_cache"])
+def test_programs_that_attend_on_the_gpu_keep_their_cache_there_as_long_as_it_fits(kind):
+    uniform = {"workload.routing": {"kind": "uniform"}, "workload.profile": {"kind": "uniform"}}
+    long = {"workload.requests": 1, "workload.prompt": 12_000, "workload.output": 2, **uniform}
+    scenario = loaded("quickstart", policy=kind, **long, **{"hardware.tiers.hbm.capacity": "6 GB"})
+    problem = problem_of(scenario, *scenario.build())
+    plan = scenario.scenario.policy.deploy(problem).plan
+    assert problem.gpu_free(plan) < 0.2 * problem.usable("hbm")  # what other policies leave to experts
+    assert plan.kv == "hbm"
+
+
+def test_llama_cpp_has_room_for_the_intermediates_of_its_micro_batch_and_not_of_the_whole_prompt():
+    shares = []
+    for prompt in (1024, 4096):
+        scenario = loaded("quickstart", policy="llama_cpp", **{"workload.requests": 1, "workload.prompt": prompt})
+        problem = problem_of(scenario, *scenario.build())
+        plan = scenario.scenario.policy.cut(problem, chunk=512)
+        shares.append(problem.activation_bytes(plan))
+    assert shares[0] == shares[1]
