@@ -7,6 +7,7 @@ Here stand sums and products alone, which IEEE 754 rounds in one way only, and d
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from decimal import Context
 from functools import cache
 
@@ -31,14 +32,38 @@ def exponential(x: FloatArray) -> FloatArray:
 
     Source: e**x = 2**n e**r with |r| <= ln(2) / 2, and Taylor's series of e**r to r**13.
     """
+    if np.ndim(x) == 0:
+        return np.asarray(_exponential(float(x)))
     x = np.clip(x, -800.0, 800.0)  # 0 and infinity from there on
     doublings = np.rint(x * _PER_DOUBLING)
     rest = (x - doublings * _DOUBLING) - doublings * _DOUBLING_REST
-    series = np.full_like(rest, _SERIES[-1])
-    for coefficient in _SERIES[-2::-1]:
-        series *= rest
+    return np.ldexp(_series(_SERIES, rest), doublings.astype(np.int32))
+
+
+def _exponential(x: float) -> float:
+    """The same of one number: Python adds and multiplies as numpy does, and spends a thirtieth of the time on it."""
+    if not -800.0 < x < 800.0:
+        return math.nan if math.isnan(x) else math.inf if x > 0 else 0.0
+    doublings = round(x * _PER_DOUBLING)
+    rest = (x - doublings * _DOUBLING) - doublings * _DOUBLING_REST
+    return float(np.ldexp(_series_at(_SERIES, rest), doublings))
+
+
+def _series(coefficients: Sequence[float], x: FloatArray) -> FloatArray:
+    """The sum of `coefficients[i] * x**i`."""
+    series = np.full_like(x, coefficients[-1])
+    for coefficient in coefficients[-2::-1]:
+        series *= x
         series += coefficient
-    return np.ldexp(series, doublings.astype(np.int32))
+    return series
+
+
+def _series_at(coefficients: Sequence[float], x: float) -> float:
+    """The same at one number."""
+    series = coefficients[-1]
+    for coefficient in coefficients[-2::-1]:
+        series = series * x + coefficient
+    return series
 
 
 def logarithms(x: FloatArray) -> FloatArray:
@@ -47,16 +72,24 @@ def logarithms(x: FloatArray) -> FloatArray:
     Source: ln x = n ln 2 + 2 artanh((m - 1) / (m + 1)) with x = m 2**n and m within a factor of sqrt 2 of 1, and the series of
     artanh to the 25th power.
     """
+    if np.ndim(x) == 0:
+        return np.asarray(_logarithm(float(x)))
     mantissa, doublings = np.frexp(x)
     small = mantissa < _HALF
     mantissa, doublings = np.where(small, 2.0 * mantissa, mantissa), doublings - small
     ratio = (mantissa - 1.0) / (mantissa + 1.0)
-    square = ratio * ratio
-    series = np.full_like(square, _ODD[-1])
-    for coefficient in _ODD[-2::-1]:
-        series *= square
-        series += coefficient
+    series = _series(_ODD, ratio * ratio)
     return np.asarray(doublings * _DOUBLING + (2.0 * ratio * series + doublings * _DOUBLING_REST))
+
+
+def _logarithm(x: float) -> float:
+    """The same of one number."""
+    mantissa, doublings = math.frexp(x)
+    if mantissa < _HALF:
+        mantissa, doublings = 2.0 * mantissa, doublings - 1
+    ratio = (mantissa - 1.0) / (mantissa + 1.0)
+    series = _series_at(_ODD, ratio * ratio)
+    return doublings * _DOUBLING + (2.0 * ratio * series + doublings * _DOUBLING_REST)
 
 
 def cube_root(x: FloatArray) -> FloatArray:
@@ -86,11 +119,7 @@ def powers(x: FloatArray, exponent: float) -> FloatArray:
 def one_or_more(expected: FloatArray) -> FloatArray:
     """1 - e**-x: the chance of an event where `expected`, not negative, are expected; within 3 units in the last place."""
     small = np.minimum(expected, 0.5)
-    series = np.full_like(small, _COMPLEMENT[-1])
-    for coefficient in _COMPLEMENT[-2::-1]:
-        series *= small
-        series += coefficient
-    return np.where(expected < 0.5, series * small, 1.0 - exponential(-expected))
+    return np.where(expected < 0.5, _series(_COMPLEMENT, small) * small, 1.0 - exponential(-expected))
 
 
 def hazard(share: FloatArray) -> FloatArray:
@@ -100,11 +129,7 @@ def hazard(share: FloatArray) -> FloatArray:
     """
     small = np.minimum(share, 0.25)
     ratio = small / (2.0 - small)
-    square = ratio * ratio
-    series = np.full_like(square, _ODD[-1])
-    for coefficient in _ODD[-2::-1]:
-        series *= square
-        series += coefficient
+    series = _series(_ODD, ratio * ratio)
     return np.where(share < 0.25, 2.0 * ratio * series, -logarithms(1.0 - share))
 
 

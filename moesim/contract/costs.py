@@ -60,8 +60,8 @@ class Costs:
         self._gpu = self.system.devices[system.gpu_name]
         self._reach: dict[tuple[str, str], Path] = {}
         self._paths: dict[tuple[str, str], Path] = {}
-        self._alone: dict[tuple[Operation, int], FloatArray] = {}
-        """Seconds of dense work on the GPU by its tokens, which are the same in many steps."""
+        self._alone: dict[tuple[Operation, str, float], FloatArray] = {}
+        """Seconds of dense work by device and tokens, which are the same in many steps and many plans."""
         self._dense = model.experts == 1
         self._bare = False
         """Whether calls cost nothing, even on devices that price them themselves."""
@@ -271,17 +271,22 @@ class Costs:
         return np.asarray(moved * scores / (gpu.own_bandwidth or np.inf) / gpu.attention.streaming)
 
     def _on_gpu(self, operation: Operation, tokens: Any, flops: float, weight_bytes: float, activations: float) -> FloatArray:
-        if not isinstance(tokens, int):
-            return self._gemm(operation, self.system.gpu_name, tokens, flops, weight_bytes, activations)
-        key = operation, tokens
-        if key not in self._alone:
-            self._alone[key] = self._gemm(operation, self.system.gpu_name, tokens, flops, weight_bytes, activations)
-        return self._alone[key]
+        return self._gemm(operation, self.system.gpu_name, tokens, flops, weight_bytes, activations)
 
     def _gemm(
         self, operation: Operation, device: str, tokens: Any, flops: float, weight_bytes: float, activations: float
     ) -> FloatArray:
         """Dense work of `flops` and `activations` bytes (in and out) per token over `weight_bytes` of weights."""
+        if not isinstance(tokens, int | float):
+            return self._priced(operation, device, tokens, flops, weight_bytes, activations)
+        key = operation, device, tokens
+        if key not in self._alone:
+            self._alone[key] = self._priced(operation, device, tokens, flops, weight_bytes, activations)
+        return self._alone[key]
+
+    def _priced(
+        self, operation: Operation, device: str, tokens: Any, flops: float, weight_bytes: float, activations: float
+    ) -> FloatArray:
         t = np.asarray(tokens, dtype=np.float64)
         if device == self.system.gpu_name and operation != "head" and not self._bare:
             t = self.runtime.gpu.rows(t)

@@ -35,7 +35,7 @@ __all__ = ["SeriesWalk"]
 
 _MOST = 64
 """Steps of a series at most."""
-_ROOM = 100_000
+_ROOM = 150_000
 """Experts that the visits of a series meet at most."""
 
 

@@ -18,6 +18,9 @@ from moesim.errors import InputError, Mistake
 
 __all__ = ["Job", "RoutingTable", "distinct", "id_type", "nowhere"]
 
+_AT_ONCE = 1 << 17
+"""Expert ids that are counted together: as many as the cache of a core holds."""
+
 
 def id_type(experts: int) -> type[np.unsignedinteger[Any]]:
     """The smallest unsigned type that holds expert ids below `experts`."""
@@ -168,12 +171,19 @@ class RoutingTable:
         return self.count(self.decode[requests, positions])
 
     def step_counts(self, requests: IntArray, positions: IntArray, step: IntArray, steps: int) -> IntArray:
-        """[n, L, E] like `mixed_counts`, each request of [S] in a step of its own of n = `steps`: that of `step` [S]."""
-        ids = self.decode[requests, positions].astype(np.intp)
-        cells = self.layers * self.experts
-        ids += self._offsets
-        ids += (step * cells)[:, None, None]
-        return np.bincount(ids.ravel(), minlength=steps * cells).reshape(steps, self.layers, self.experts)
+        """[n, L, E] like `mixed_counts`, each request of [S] in the step `step` [S] of n = `steps`, which rises."""
+        ids = self.decode[requests, positions].reshape(len(requests), self.layers * self.top_k)
+        cells, offsets = self.layers * self.experts, self._offsets.ravel()
+        counts = np.empty((steps, cells), dtype=np.int64)
+        together = max(1, _AT_ONCE * steps // max(ids.size, 1))
+        for first in range(0, steps, together):
+            last = min(first + together, steps)
+            rows = slice(*np.searchsorted(step, (first, last)))
+            keys = ids[rows].astype(np.uint32)
+            keys += offsets
+            keys += ((step[rows] - first) * cells).astype(np.uint32)[:, None]
+            counts[first:last] = np.bincount(keys.ravel(), minlength=(last - first) * cells).reshape(last - first, cells)
+        return counts.reshape(steps, self.layers, self.experts)
 
     def count(self, ids: NDArray[np.unsignedinteger[Any]]) -> IntArray:
         """[L, E] tokens per expert of the expert ids [S, L, k]."""

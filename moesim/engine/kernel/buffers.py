@@ -33,7 +33,7 @@ class Buffers:
             self.F[at] = self.F[at + k.NOMINAL * len(capacity)] = rate / SECOND
         for lane in range(lanes):
             at = self.M[k.AT_LANE] + lane * k.LANE_WIDTH
-            for field in (k.RUN, k.LAST, k.ROW, k.FREED, k.DRAWN, *range(k.QUEUE, k.LANE_WIDTH)):
+            for field in (k.RUN, k.LAST, k.ROW, k.FREED, k.DRAWING, k.DRAWN, *range(k.QUEUE, k.LANE_WIDTH)):
                 self.M[at + field] = -1
         for pool in range(k.POOLS):
             at = self.M[k.AT_POOL] + pool * k.POOL_WIDTH

@@ -30,11 +30,11 @@ NOMINAL = 4
 """Place of the rates that resources have when nothing is slowed, behind what is left of them and three columns of work."""
 
 # A lane in M
-RUN, DUE, SINCE, TOTAL, ITEM_START, ROW, LAST, FREED, BUSY, DRAWN, IN_LINE, QUEUE = range(12)
+RUN, DUE, SINCE, TOTAL, ITEM_START, ROW, LAST, FREED, BUSY, DRAWING, DRAWN, IN_LINE, QUEUE = range(13)
 PRIORITIES = 4
 LANE_WIDTH = QUEUE + 2 * PRIORITIES
-"""`DRAWN`: the operation with which the lane drew from resources when speeds were last set, -1 for none; `IN_LINE`: how many
-wait. Behind `QUEUE`: first and last waiting operation of each priority."""
+"""`DRAWING`: the operation in service if it draws from resources, else -1; `DRAWN`: that when speeds were last set; `IN_LINE`:
+how many wait. Behind `QUEUE`: first and last waiting operation of each priority."""
 # A lane in F
 DONE, SPEED = 0, 1
 LANE_FLOATS = 2
@@ -285,7 +285,7 @@ def end_item(M, lane_at):
     width, base, now = M[OP_WIDTH], M[AT_OP], M[NOW]
     op, row = M[lane_at + RUN], M[lane_at + ROW]
     o = base + op * width
-    M[lane_at + RUN], M[lane_at + LAST], M[lane_at + FREED] = -1, op, now
+    M[lane_at + RUN], M[lane_at + DRAWING], M[lane_at + LAST], M[lane_at + FREED] = -1, -1, op, now
     M[lane_at + BUSY] += now - M[lane_at + ITEM_START]
     number, log = M[o + NEXT], M[AT_LOG] + row * ROW_WIDTH
     M[log + ROW_END] = now
@@ -353,7 +353,7 @@ def start_item(M, F, lane, op):
         begin_row(M, F, lane, op, before)
         if M[o + DRAWS] > 0 or M[at + DRAWN] >= 0:
             M[at + DRAWN] = -2  # whatever runs now, speeds change: one stretch draws no more, or another does
-    M[at + RUN], M[at + ITEM_START], M[o + STATE] = op, now, RUNNING
+    M[at + RUN], M[at + DRAWING], M[at + ITEM_START], M[o + STATE] = op, op if M[o + DRAWS] > 0 else -1, now, RUNNING
     if M[o + START] < 0:
         M[o + START] = now
     if beyond:
@@ -389,19 +389,11 @@ def set_due(M, F, lane):
 
 
 def share(M, F):
-    """Sets the speeds of all lanes anew if what they draw has changed: full speed unless a resource is asked for too much."""
-    changed = False
+    """Sets the speeds of all lanes anew: full speed unless a resource is asked for too much."""
     lanes, resources, load_at = M[LANES], M[RESOURCES], M[AT_RESOURCE] + M[RESOURCES]
     for lane in range(lanes):
         at = M[AT_LANE] + lane * LANE_WIDTH
-        op = M[at + RUN]
-        if op >= 0 and M[M[AT_OP] + op * M[OP_WIDTH] + DRAWS] == 0:
-            op = -1
-        if op != M[at + DRAWN]:
-            changed = True
-            M[at + DRAWN] = op
-    if not changed:
-        return
+        M[at + DRAWN] = M[at + DRAWING]
     for resource in range(resources):
         F[load_at + resource] = 0.0
     for lane in range(lanes):
@@ -513,11 +505,15 @@ def advance(M, F, until):
     while M[goal + STATE] != ENDED:
         if M[LOG_USED] + lanes > M[LOG_SIZE]:
             return LOG_FULL
+        changed = False
         for lane in range(lanes):
             at = M[AT_LANE] + lane * LANE_WIDTH
             if M[at + RUN] < 0 and M[at + IN_LINE] > 0:
                 take_next(M, F, lane)
-        share(M, F)
+            if M[at + DRAWING] != M[at + DRAWN]:
+                changed = True
+        if changed:
+            share(M, F)
         due = -1
         for lane in range(lanes):
             at = M[AT_LANE] + lane * LANE_WIDTH

@@ -149,7 +149,7 @@ class VisitTables:
     def for_tokens(self, tokens: IntArray) -> None:
         """Times for visits of `tokens` [V] tokens."""
         if (most := int(tokens.max())) > self._tokens:
-            self._tokens = max(64, 1 << most.bit_length())
+            self._tokens = max(64, most + most // 4)  # a batch that grows makes new tables a few times only
             self._tabulate()
         if most >= _LARGE and self._problem.model.shared_bytes:
             at = self.X[k.X_SHARED]

@@ -85,11 +85,9 @@ class Placement:
     def refresh(self) -> None:
         """Sorts the experts into kinds and prices a copy of each; call after `home` has changed."""
         self.version += 1
-        pairs = np.stack([self.home.ravel().astype(np.float64), self.expert_bytes.ravel()])
-        unique, inverse = np.unique(pairs, axis=1, return_inverse=True)
-        self._kinds = [_Kind(self.problem.tiers[int(tier)], float(nbytes)) for tier, nbytes in unique.T]
-        self._kind_of: IntArray = inverse.reshape(self.home.shape)
-        self._price = [self._priced(kind) for kind in self._kinds]
+        self._kinds: list[_Kind] = []
+        self._price: list[float] = []
+        self._kind_of: IntArray = self.kinds_of(self.home, self.expert_bytes)
         self._copy: FloatArray = np.array(self._price)[self._kind_of]
         self._copy_ps = to_ps(self._copy)
 
@@ -102,8 +100,10 @@ class Placement:
             return np.asarray(numbers[tiers])
         pairs = np.stack([tiers.ravel().astype(np.float64), nbytes.ravel()])
         unique, inverse = np.unique(pairs, axis=1, return_inverse=True)
-        known = np.array([self._known(_Kind(self.problem.tiers[int(tier)], float(size))) for tier, size in unique.T])
-        return np.asarray(known[inverse.reshape(nbytes.shape)])
+        numbers = np.array(
+            [self._known(_Kind(self.problem.tiers[int(tier)], float(size))) for tier, size in unique.T], dtype=np.int64
+        )
+        return np.asarray(numbers[inverse.reshape(nbytes.shape)])
 
     def _known(self, kind: _Kind) -> int:
         """Number of a kind, which need not be one of the stored copies."""

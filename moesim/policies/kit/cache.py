@@ -99,10 +99,9 @@ def _last(keys: Any, among: BoolArray, number: IntArray) -> BoolArray:
     chosen = among.copy()
     crowded = np.flatnonzero(np.count_nonzero(among, axis=1) > number)
     if len(crowded):
-        order = np.argsort(np.where(among[crowded], keys[crowded], _lowest(keys)), axis=1, kind="stable")
-        rows, experts = np.zeros(order.shape, dtype=np.bool_), keys.shape[1]
-        np.put_along_axis(rows, order, np.arange(experts) >= experts - number[crowded][:, None], axis=1)
-        chosen[crowded] = rows
+        # the highest are all but the lowest
+        rest = keys.shape[1] - number[crowded]
+        chosen[crowded] = ~_least(np.where(among[crowded], keys[crowded], _lowest(keys)), rest)
     return chosen
 
 
@@ -111,11 +110,19 @@ def _first(keys: Any, among: BoolArray, number: IntArray) -> BoolArray:
     chosen = np.zeros(keys.shape, dtype=np.bool_)
     full_rows = np.flatnonzero(number > 0)
     if len(full_rows):
-        order = np.argsort(np.where(among[full_rows], keys[full_rows], _highest(keys)), axis=1, kind="stable")
-        rows = np.zeros(order.shape, dtype=np.bool_)
-        np.put_along_axis(rows, order, np.arange(keys.shape[1]) < number[full_rows][:, None], axis=1)
-        chosen[full_rows] = rows
+        values = np.where(among[full_rows], keys[full_rows], _highest(keys))
+        chosen[full_rows] = _least(values, number[full_rows])
     return chosen
+
+
+def _least(values: Any, number: IntArray) -> BoolArray:
+    """[n, E] the `number` [n] lowest `values` [n, E] of each row, at least one; of equal ones, those of lower id."""
+    edge = np.take_along_axis(np.sort(values, axis=1), number[:, None] - 1, axis=1)
+    below, level = values < edge, values == edge
+    short = number - np.count_nonzero(below, axis=1)
+    if (np.count_nonzero(level, axis=1) > short).any():
+        level &= np.cumsum(level, axis=1) <= short[:, None]
+    return np.asarray(below | level)
 
 
 def _lowest(keys: Any) -> Any:

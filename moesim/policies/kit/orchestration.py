@@ -73,17 +73,30 @@ class Orchestration:
     """Predicted time of one batch, prefill and all decode passes."""
 
 
-def sequences(problem: Problem, phase: Phase, batch: int) -> tuple[float, FloatArray, FloatArray]:
-    """Tokens of a pass, and [layers] FLOP and KV bytes of its attention core; decode at the middle of the output."""
+class Attended(NamedTuple):
+    """A pass of a batch of sequences."""
+
+    tokens: float
+    flops: FloatArray
+    """[layers] of its attention core."""
+    nbytes: FloatArray
+    """[layers] of keys and values."""
+    batch: int
+
+
+def sequences(problem: Problem, phase: Phase, batch: int) -> Attended:
+    """What a pass attends to; decode at the middle of the output."""
     job, model = problem.job, problem.model
     prompt = job.prompt[:batch]
     if phase == "prefill":
-        return float(prompt.sum()), model.core_flops_prefill(prompt), model.core_bytes_prefill(prompt)
+        return Attended(float(prompt.sum()), model.core_flops_prefill(prompt), model.core_bytes_prefill(prompt), batch)
     context = prompt + job.output[:batch] // 2
-    return float(batch), model.core_flops_decode(context), model.core_bytes_decode(context)
+    return Attended(float(batch), model.core_flops_decode(context), model.core_bytes_decode(context), batch)
 
 
-def attention_time(problem: Problem, phase: Phase, devices: Devices, micro: int, kv: str, batch: int, host: str) -> float:
+def attention_time(
+    problem: Problem, phase: Phase, devices: Devices, micro: int, kv: str, attended: Attended, host: str
+) -> float:
     """Seconds of OP0, OP1 and OP2 of one layer: over the micro-batches, the sum of T_load + T_comp + T_store.
 
     Source: CoX-MoE, section on orchestration. Where QKV and core run on different devices the new keys and values cross
@@ -91,7 +104,7 @@ def attention_time(problem: Problem, phase: Phase, devices: Devices, micro: int,
     T_store that of new keys and values back.
     """
     costs, model, gpu = problem.costs, problem.model, problem.system.gpu_name
-    tokens, flops, nbytes = sequences(problem, phase, batch)
+    tokens, flops, nbytes, batch = attended
     parts = -(-batch // micro)
     t = tokens / parts
     crossing = (model.token_bytes, model.qkv_activation_bytes, model.core_activation_bytes, model.token_bytes)
@@ -203,16 +216,17 @@ def _plans(
     """(seconds of all attention parts, prefill plan, decode plan, residents that fit) of every combination with this KV
     tier."""
     weight = {phase: count * problem.model.layers for phase, count in passes.items()}
-    choices: dict[str, list[tuple[float, PhasePlan]]] = {}
+    choices: dict[str, list[tuple[float, PhasePlan]]] = {"prefill": [], "decode": []}
     options: dict[Phase, tuple[Sequence[Devices], Sequence[int]]] = {
         "prefill": (candidates.prefill, candidates.micro_prefill),
         "decode": (candidates.decode, candidates.micro_decode),
     }
     for phase, (devices, micros) in options.items():
-        choices[phase] = [
-            (weight[phase] * _attention(problem, phase, option, micro, kv, candidates), PhasePlan(micro, *option))
-            for option, micro in product(_allowed(problem, devices, kv), micros)
-        ]
+        attended = sequences(problem, phase, candidates.batch)
+        for option, micro in product(_allowed(problem, devices, kv), micros):
+            here = problem.job.attention
+            seconds = attention_time(problem, phase, option, micro, kv, attended, candidates.host) if here else 0.0
+            choices[phase].append((weight[phase] * seconds, PhasePlan(micro, *option)))
     rooms: dict[tuple[object, ...], int] = {}
     plans = []
     for (a, pre), (b, dec) in product(choices["prefill"], choices["decode"]):
@@ -223,12 +237,6 @@ def _plans(
             rooms[key] = capacity(problem, candidates, kv, pre, dec)
         plans.append((a + b, pre, dec, rooms[key]))
     return plans
-
-
-def _attention(problem: Problem, phase: Phase, devices: Devices, micro: int, kv: str, candidates: Candidates) -> float:
-    if not problem.job.attention:
-        return 0.0
-    return attention_time(problem, phase, devices, micro, kv, candidates.batch, candidates.host)
 
 
 def _allowed(problem: Problem, devices: Sequence[Devices], kv: str) -> list[Devices]:

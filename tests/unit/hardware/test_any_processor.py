@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moesim.hardware.experts import p_norm
-from moesim.portable import cube_root, hazard, logarithms, one_or_more, powers
+from moesim.portable import cube_root, exponential, hazard, logarithms, one_or_more, powers
 
 ROOT = Path(__file__).resolve().parents[3]
 TIMES = """
@@ -65,6 +65,15 @@ def test_roots_powers_and_logarithms_are_right_to_the_last_digits() -> None:
     for exponent in (0.2, 2 / 3, 1.0, 1.5, 3.0, 4.7):
         assert apart(powers(x, exponent), wide ** np.longdouble(exponent)) < 2.5 + 2 * exponent * np.log(4.0)
     assert powers(np.array([0.0, 1.0]), 0.7).tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("function", [exponential, logarithms], ids=["exponential", "logarithms"])
+def test_a_number_alone_gives_the_bits_that_it_gives_among_others(function) -> None:
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.uniform(0.0, 1.0, 300), 2.0 ** rng.uniform(-300, 9, 300), [799.9, 800.0, 1000.0]])
+    x = np.concatenate([x, -x]) if function is exponential else x
+    with np.errstate(over="ignore"):
+        assert np.array([float(function(np.asarray(value))) for value in x]).tobytes() == function(x).tobytes()
 
 
 def test_chances_are_right_to_the_last_digits_however_small() -> None:

@@ -68,8 +68,10 @@ def brute_force(p, candidates: Candidates, shares):
         if kv == "hbm" and (a[1] != "gpu" or b[1] != "gpu"):
             continue
         free = p.gpu_free(BatchPlan(candidates.batch, PhasePlan(m, *a), PhasePlan(n, *b), kv, candidates.staging))
-        attention = attention_time(p, "prefill", a, m, kv, candidates.batch, candidates.host)
-        attention += passes["decode"] * attention_time(p, "decode", b, n, kv, candidates.batch, candidates.host)
+        attention = attention_time(p, "prefill", a, m, kv, sequences(p, "prefill", candidates.batch), candidates.host)
+        attention += passes["decode"] * attention_time(
+            p, "decode", b, n, kv, sequences(p, "decode", candidates.batch), candidates.host
+        )
         for resident in range(size + 1):
             if resident * p.layers * p.model.expert_bytes <= free:
                 experts = sum(count * p.layers * groups[phase][resident] for phase, count in passes.items())
@@ -132,7 +134,7 @@ def test_attention_on_the_cpu_means_a_cache_in_the_host():
 def test_the_gpu_may_attend_to_a_cache_in_the_host_which_then_crosses_in_every_pass():
     p = scene(0.3e9)
     gpu = ("gpu", "gpu", "gpu")
-    here, there = (attention_time(p, "decode", gpu, 8, kv, 8, "ddr") for kv in ("hbm", "ddr"))
+    here, there = (attention_time(p, "decode", gpu, 8, kv, sequences(p, "decode", 8), "ddr") for kv in ("hbm", "ddr"))
     read = float(sequences(p, "decode", 8)[2].mean())
     written = float(p.model.kv_bytes_per_layer.mean()) * 8
     crossing = float(p.costs.copy(read, "ddr", "hbm")) + float(p.costs.copy(written, "hbm", "ddr"))
