@@ -1,9 +1,10 @@
-"""Runs too long for every day: `python -m tests.long [killed|serving|visits|sampled ...]`, all of them by default.
+"""Runs too long for every day: `python -m tests.long [cases|killed|serving|visits|sampled ...]`, all of them by default.
 
-`killed`: a sweep of 1,008 points, killed ten times and resumed, ends with the bytes of one left alone. `serving`: requests that
-arrive for an hour; memory in use after ten minutes of it and after the hour. `sampled`: ten minutes of a day of recorded
-clients in full, and a sample of the same ten minutes, whose intervals cover the full run's means. `visits`: a million visits of
-layers, after which the books of bytes agree with the uploads that they are of, to the byte.
+`cases`: every case of published numbers in full, beside what `docs/validation.md` says of it; the tests take few rows and draws
+of the long ones. `killed`: a sweep of 1,008 points, killed ten times and resumed, ends with the bytes of one left alone.
+`serving`: requests that arrive for an hour; memory in use after ten minutes of it and after the hour. `sampled`: ten minutes of
+a day of recorded clients in full, and a sample of the same ten minutes, whose intervals cover the full run's means. `visits`: a
+million visits of layers, after which the books of bytes agree with the uploads that they are of, to the byte.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # helpers of the tests, as p
 import moesim
 from moesim.experiment.sweep import run_sweep
 from moesim.results.result import Result
+from moesim.validation import registry, reproduce
+from tests.docs import test_validation_page
 from tests.unit.experiment import test_killed
 
 SERVED = """
@@ -61,6 +64,18 @@ def visits(number: int = 1_000_000) -> str:
     return f"{result.summary['layer_visits']:,} visits of layers: books of bytes exact"
 
 
+def cases() -> str:
+    """Every case in full against its section of the page; cases whose data are absent are left out."""
+    written, compared = test_validation_page.sections(), 0
+    for name in registry.ids():
+        (result,) = reproduce([name])
+        if result.verdict != "skipped":
+            assert result.verdict in ("pass", "explained"), f"{name}: {result.verdict}"
+            test_validation_page.agrees(written[name], result)
+            compared += 1
+    return f"{compared} of {len(registry.ids())} cases: as the page says"
+
+
 def exact(result: Result, expert_bytes: float = 3 * 2048 * 768 * 2) -> None:
     """Demanded bytes are uploads of whole experts and equal on each part of their way; critical times add up."""
     uploads = int(result.columns["layers"]["uploads"].sum())
@@ -95,7 +110,7 @@ def sampled(minutes: float = 10.0, share: str = "10 %") -> str:
 
 
 def main() -> int:
-    verbs = {"killed": killed, "serving": serving, "sampled": sampled, "visits": visits}
+    verbs = {"cases": cases, "killed": killed, "serving": serving, "sampled": sampled, "visits": visits}
     parser = argparse.ArgumentParser(prog="python -m tests.long", description=__doc__)
     parser.add_argument("runs", nargs="*", choices=[*verbs, []], default=[])
     for name in parser.parse_args().runs or verbs:
