@@ -54,7 +54,7 @@ def sweep(
     """
     from moesim.experiment.sweep import run_sweep
 
-    with bar("sweeping", "point") as progress:
+    with bar("sweeping", "points") as progress:
         result = run_sweep(
             experiment, policies=policies, replications=replications, jobs=jobs, dask=dask, out=out, progress=progress
         )
@@ -73,7 +73,7 @@ def optimize(
     """Searches the best values of an experiment's axes; `answer.optimum` has them. Arguments as of `sweep`."""
     from moesim.experiment.optimum import optimize as search
 
-    with bar("searching", "point") as progress:
+    with bar("searching", "points") as progress:
         return search(experiment, rounds=rounds, jobs=jobs, dask=dask, out=out, progress=progress)
 
 

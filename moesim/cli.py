@@ -96,7 +96,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.trace is not None:
         file_target(options.trace)
     spread = None if options.uncertainty is None else _uncertainty(options, loaded_scenario)
-    with bar("simulating", "tok") as progress:
+    with bar("simulating", "tokens") as progress:
         result = run_loaded(
             loaded_scenario,
             RunOptions(
@@ -122,7 +122,7 @@ def _run(options: argparse.Namespace) -> int:
 def _uncertainty(options: argparse.Namespace, loaded_scenario: Any) -> Any:
     from moesim.runs.uncertainty import study
 
-    with bar("drawing", "machine") as progress:
+    with bar("drawing", "machines") as progress:
         return study(loaded_scenario, options.uncertainty, progress=progress)
 
 
@@ -141,7 +141,7 @@ def _compare(options: argparse.Namespace) -> int:
         if out is not None:
             result.save(compared_directory(out, result.summary["policy"]))
 
-    with bar("comparing", "policy") as progress, _keeping("the runs that are done are", out) if out else nullcontext():
+    with bar("comparing", "policies") as progress, _keeping("the runs that are done are", out) if out else nullcontext():
         results, refused = compare_in(
             loaded_scenario,
             names,
@@ -170,7 +170,7 @@ def _sweep(options: argparse.Namespace) -> int:
     sweep_plan = plan(options.experiment)
     out = options.out or f"runs/sweep-{sweep_plan.experiment.name}"
     message = "the same command resumes; the points that are done are"
-    with bar("sweeping", "point") as progress, _keeping(message, out):
+    with bar("sweeping", "points") as progress, _keeping(message, out):
         result = run_plan(sweep_plan, out=out, jobs=options.jobs, dask=options.dask, part=part, progress=progress)
     if result is None:
         text = f"part {options.shard} is done; the same command without --shard runs what is left and writes the table"
@@ -192,7 +192,7 @@ def _optimize(options: argparse.Namespace) -> int:
     from moesim.results.sweeps.answer_file import document
 
     guard = _keeping("the same command resumes; the points that are done are", options.out) if options.out else nullcontext()
-    with bar("searching", "point") as progress, guard:
+    with bar("searching", "points") as progress, guard:
         search = optimize(
             options.experiment, out=options.out, rounds=options.rounds, jobs=options.jobs, dask=options.dask, progress=progress
         )
@@ -251,7 +251,7 @@ def _reproduce(options: argparse.Namespace) -> int:
     from moesim import validation
 
     guard = _keeping("the cases that are done are", options.out) if options.out else nullcontext()
-    with bar("reproducing", "case") as progress, guard:
+    with bar("reproducing", "cases") as progress, guard:
         results = validation.reproduce(options.ids, progress=progress, out=options.out)
     if options.json:
         say_json(validation.to_json(results))
@@ -270,7 +270,7 @@ def _cache(options: argparse.Namespace) -> int:
 def _calibrate(options: argparse.Namespace) -> int:
     from moesim.calibrate import calibrate
 
-    with bar("measuring", "s") as progress:
+    with bar("measuring", "seconds") as progress:
         outcome = calibrate(options.out, minutes=options.minutes, gpu=options.gpu, progress=progress)
     say(f"{outcome.report}\n\nprofile in {outcome.path}, after {outcome.seconds:.0f} s; name it as `hardware:` of a scenario")
     return 0

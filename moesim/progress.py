@@ -5,25 +5,38 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 __all__ = ["Progress", "bar"]
 
 Progress = Callable[[int, int], None]
 """`progress(done, total)`: called as work goes on."""
+_SHAPE = "{desc}: {percentage:3.0f} % {bar} {n:,.0f} of {total:,.0f} {unit} [{elapsed}, {remaining} left]"
+"""Without a rate: tokens per second of the simulator would look like those of what it simulates."""
 
 
 @contextmanager
 def bar(name: str, unit: str) -> Iterator[Progress]:
-    """A function `progress(done, total)` that draws a bar while the block runs; tokens are shown in thousands and millions."""
+    """A function `progress(done, total)` that draws a bar while the block runs, from the first time that it is called.
+
+    `unit` is what is counted, in the plural: `points`, `tokens`.
+    """
     if not sys.stderr.isatty():
         yield lambda _done, _total: None
         return
-    from tqdm import tqdm
+    drawn: list[Any] = []
 
-    with tqdm(desc=name, unit=unit, unit_scale=unit == "tok", file=sys.stderr, leave=False) as drawn:
+    def progress(done: int, total: int) -> None:
+        from tqdm import tqdm
 
-        def progress(done: int, total: int) -> None:
-            drawn.total = total
-            drawn.update(done - drawn.n)
+        if not drawn:
+            look = {"desc": name, "unit": unit, "bar_format": _SHAPE, "file": sys.stderr, "leave": False}
+            drawn.append(tqdm(total=total, initial=done, **look))
+        drawn[0].total = total
+        drawn[0].update(done - drawn[0].n)
 
+    try:
         yield progress
+    finally:
+        for shown in drawn:
+            shown.close()

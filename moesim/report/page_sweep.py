@@ -157,7 +157,7 @@ def _along(sweep: SweepResult, axis: Mapping[str, Any], best: Leader) -> Html:
     ]
     alone = len(set(rows["policy"])) == 1
     says = name.capitalize() + (f" at {_at(fixed)}" if fixed else "")
-    says += f", by {axis_name(by)}" if by != "policy" or not alone else ""
+    says += f", by {'policy' if by == 'policy' else axis_name(by)}" if by != "policy" or not alone else ""
     says += f"; bars or bands: {_level(experiment)}" if _varies(rows.get(f"{metric}.low")) else ""
     says += f". Best at {_span(peaks[:1])}." if len(peaks) == 1 else "."
     single = alone and by == "policy" and not log and not scattered

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import sys
-import time
 from typing import Any
 
 import pytest
@@ -14,7 +11,6 @@ from moesim import cli
 from moesim.explain.rows import shown
 from moesim.hardware.bill import bill, machine_price
 from moesim.hardware.lane_words import lane_words
-from moesim.progress import bar
 from moesim.results.table import run_table
 from moesim.scenario import load
 
@@ -110,18 +106,3 @@ def test_explain_shows_the_sections_that_are_asked_for(capsys: pytest.CaptureFix
     assert " of 6,144 experts" in text
     assert cli.main(["explain", "quickstart", "--section", "price"]) == 2
     assert "--section: no section has 'price' in its title; there are: The model; " in capsys.readouterr().err
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_a_bar_counts_whole_points(monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = Terminal()
-    monkeypatch.setattr(sys, "stderr", screen)
-    with bar("sweeping", "point") as progress:
-        time.sleep(0.15)  # a bar is drawn ten times a second at most
-        progress(3, 7)
-    assert "3/7" in screen.getvalue()
-    assert "7.00" not in screen.getvalue()

@@ -35,8 +35,8 @@ def sweep_text(result: SweepResult) -> str:
     lines = [title, "=" * min(len(title), 100), *answer.sentences, ""]
     if len(answer.pareto) > 1 and isinstance(answer, SearchAnswer):
         lines += _front(answer)
-    header, rows = _means(result)
-    lines += align(header, rows[:_ROWS], left=len(header) - 4)
+    header, rows, left = _means(result)
+    lines += align(header, rows[:_ROWS], left=left)
     if len(rows) > _ROWS:
         lines.append(f"... and {len(rows) - _ROWS} more rows; summary.csv has all")
     lines += [note(policy, ["at most " + words[0], *words[1:]]) for policy, words in answer.lossy.items()]
@@ -97,21 +97,27 @@ def _front(answer: Answer) -> list[str]:
     ]
 
 
-def _means(result: SweepResult) -> tuple[list[str], list[list[str]]]:
+def _tails(columns: Sequence[str]) -> list[str]:
+    """Names of columns by the last steps of their paths, as many as tell them from each other: `capacity (GB)`, `prompt`."""
+    paths = [column.partition(" (")[0].split(".") for column in columns]
+    units = [column[len(column.partition(" (")[0]) :] for column in columns]
+    for count in range(1, 1 + max(map(len, paths), default=0)):
+        tails = [".".join(path[-count:]) for path in paths]
+        if len(set(tails)) == len(tails):
+            return [f"{tail}{unit}" for tail, unit in zip(tails, units, strict=True)]
+    return list(columns)
+
+
+def _means(result: SweepResult) -> tuple[list[str], list[list[str]], int]:
+    """Head and rows of the table of means, and how many columns say what was run."""
     experiment, means = result.experiment, result.mean_columns
     metric = experiment["metric"]
     names = [name for axis in experiment["axes"] for name in axis["columns"]]
     policies = ["policy"] if len(experiment["policies"]) > 1 or not names else []
-    limits = [limit["metric"] for limit in experiment.get("constraints", ()) if limit["metric"] in means]
-    header = [
-        *names,
-        *policies,
-        metric,
-        f"{format_share(experiment['level'], trim=True)} interval",
-        *limits,
-        "samples",
-        "bottleneck",
-    ]
+    limited_to = [limit["metric"] for limit in experiment.get("constraints", ())]
+    limits = [name for name in limited_to if name in means and name != metric]
+    interval = f"{format_share(experiment['level'], trim=True)} interval"
+    header = [*_tails(names), *policies, metric, interval, *limits, "samples", "bottleneck"]
     rows = []
     for index in range(len(means["samples"])):
         at = {name: means[name][index] for name in means}
@@ -124,7 +130,7 @@ def _means(result: SweepResult) -> tuple[list[str], list[list[str]]]:
         holder = str(at.get("bottleneck.words") or at["bottleneck.lane"])
         last = [value_words(at.get(metric)), spread, *limited, str(at["samples"]), holder]
         rows.append([*(value_words(at[column]) for column in names), *own, *last])
-    return header, rows
+    return header, rows, len(names) + len(policies)
 
 
 def _warm_up(answer: Answer) -> list[str]:

@@ -80,6 +80,7 @@ def test_what_no_setting_keeps_is_said(tmp_path: Path) -> None:
         ({"ttft_s.p99": {"at_most": 2}}, "has no unit; a duration is written like"),
         ({"tftt_s": {"at_most": "2 s"}}, "no run has a number 'tftt_s'"),
         ({"machine_usd": {"at_most": "2 s"}}, "'s' is not a unit of money"),
+        ({"throughput_tok_s": {"at_least": "2 s"}}, "'2 s' is not in tok/s; write a number, or '15 tok/s'"),
         ({"slo.attainment": {}}, "give at_least, at_most or both"),
     ],
 )
@@ -87,6 +88,13 @@ def test_mistakes_in_constraints_are_named(tmp_path: Path, constraints: dict[str
     with pytest.raises(InputError) as caught:
         plan(experiment(tmp_path, constraints=constraints))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("limit", [15, "15 tok/s"])
+def test_a_throughput_is_asked_for_in_tokens_per_second(tmp_path: Path, limit: Any) -> None:
+    document = plan(experiment(tmp_path, constraints={"throughput_tok_s": {"at_least": limit}})).document
+    assert document["constraints"] == [{"metric": "throughput_tok_s", "at_least": 15.0, "at_most": None}]
+    assert constraint_words(document["constraints"][0]) == "throughput at least 15 tok/s"
 
 
 def test_a_number_that_is_not_known_keeps_no_limit() -> None:
