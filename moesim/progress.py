@@ -30,8 +30,8 @@ def bar(name: str, unit: str) -> Iterator[Progress]:
         from tqdm import tqdm
 
         if not drawn:
-            look = {"desc": name, "unit": unit, "bar_format": _SHAPE, "file": sys.stderr, "leave": False}
-            drawn.append(tqdm(total=total, initial=done, **look))
+            shape = {"bar_format": _SHAPE, "unit": unit}
+            drawn.append(tqdm(desc=name, total=total, initial=done, file=sys.stderr, leave=False, **shape))  # type: ignore[call-overload]
         drawn[0].total = total
         drawn[0].update(done - drawn[0].n)
 
