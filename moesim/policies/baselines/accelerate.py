@@ -5,26 +5,28 @@ Knows capacities and one visit.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from moesim.contract import Deployment, Dispatch, Problem, Serial, View, Visit
+from moesim.contract import BatchPlan, Deployment, Dispatch, Homes, Problem, Serial, View, Visit
+from moesim.contract.homes import HERE
 from moesim.policies.kit.dispatch import upload_missing
-from moesim.policies.kit.placement import GpuKvPolicy, place
+from moesim.policies.kit.placement import GpuKvPolicy, host_order, place
+from moesim.policies.kit.sizing import largest
 from moesim.units import Share
 
 __all__ = ["Accelerate"]
 
 
 class Accelerate(GpuKvPolicy):
-    """The experts of the first layers stay; those of each later layer are copied in, used or not, and go when it has run.
+    """The first layers stay, with all that they hold; each later one is copied in, used or not, and goes when it has run.
 
-    Source: huggingface/accelerate, `device_map="auto"` with CPU offload: modules are placed in order until a share of GPU
-    memory is full, with room for the largest layer that comes and goes; hooks copy a module's weights before its forward pass,
-    and nothing runs meanwhile.
-    Inferred: that only routed experts leave GPU memory (attention of later layers, a few per cent of them, stays).
+    Source: huggingface/accelerate, `device_map="auto"` with CPU offload: embedding, layers and head are placed in this order
+    until a share of GPU memory is full, with room for the largest module that comes and goes; hooks copy a module's weights
+    before its forward pass, and nothing runs meanwhile. Left out: routers stay, which are small.
     """
 
     kind: Literal["accelerate"] = "accelerate"
@@ -37,12 +39,22 @@ class Accelerate(GpuKvPolicy):
 
     def deploy(self, problem: Problem) -> Deployment:
         """Whole layers from the first on, beside room for one that is copied in."""
-        cut = self.model_copy(update={"staging": problem.experts}).cut(problem)
-        free = problem.gpu_free(cut) - (1.0 - self.share) * problem.usable(problem.gpu_tier)
-        resident_layers = int(np.searchsorted(np.cumsum(problem.expert_bytes().sum(axis=1)), max(free, 0.0), side="right"))
-        resident = np.zeros((problem.layers, problem.experts), dtype=np.bool_)
-        resident[:resident_layers] = True
-        return place(problem, resident=resident, cut=cut.piped(Serial(ahead=1)))
+        slots, tiers = self.model_copy(update={"staging": problem.experts}), host_order(problem)
+        away = Homes(*[tiers[0]] * 4) if tiers and problem.job.attention else HERE
+        cut, layers = slots.cut(problem, homes=away), np.array(problem.model.moe_layers[: problem.layers])
+        sizes = problem.expert_bytes().sum(axis=1)
+
+        def plan(kept: int) -> BatchPlan:
+            everything = kept >= problem.model.layers
+            return replace(cut, homes=HERE if everything else replace(away, kept_layers=kept))
+
+        def fits(kept: int) -> bool:
+            free = problem.gpu_free(plan(kept)) - (1.0 - self.share) * problem.usable(problem.gpu_tier)
+            return free >= float(sizes[layers < kept].sum())
+
+        kept = largest(fits, problem.model.layers)
+        resident = np.repeat((layers < kept)[:, None], problem.experts, axis=1)
+        return place(problem, resident=resident, cut=plan(kept).piped(Serial(ahead=1)))
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """A layer that is not there is copied whole."""

@@ -12,7 +12,8 @@ import numpy as np
 from pydantic import Field
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
-from moesim.contract import BatchPlan, Deployment, Policy, Problem
+from moesim.contract import BatchPlan, Deployment, Homes, Policy, Problem
+from moesim.contract.homes import HERE
 from moesim.errors import InputError, Mistake
 from moesim.policies.kit.sizing import Sizing, host_order, host_room, portions, too_large
 from moesim.spec import GIVEN, Unread
@@ -291,11 +292,12 @@ class SizedPolicy(Policy):
         needed: float = 0.0,
         staging: int | None = None,
         chunk: int = 0,
+        homes: Homes = HERE,
     ) -> BatchPlan:
         """The job cut by this policy's parameters; `nbytes` and `needed` as in `portions`, `staging` if none is given, `chunk`
-        as in `Sizing`."""
+        and `homes` as in `Sizing`."""
         slots = staging if self.staging is None else self.staging
-        sizing = Sizing(self.batch, self.micro_batch, self.kv, self.core, slots, self.spare, chunk)
+        sizing = Sizing(self.batch, self.micro_batch, self.kv, self.core, slots, self.spare, chunk, homes)
         return portions(problem, sizing, movable=movable, nbytes=nbytes, needed=needed)
 
 

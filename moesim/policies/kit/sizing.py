@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moesim.contract import BatchPlan, PhasePlan, Problem
+from moesim.contract import BatchPlan, Homes, PhasePlan, Problem
+from moesim.contract.homes import HERE
 from moesim.errors import InputError, Mistake, did_you_mean
 from moesim.units import format_count, format_exact, format_sum
 
@@ -109,6 +110,8 @@ class Sizing(NamedTuple):
     """Share of GPU memory that must remain for experts, else the KV cache goes to a host tier."""
     chunk: int = 0
     """Tokens of prompts that pass the layers together at most; 0 for whole prompts."""
+    homes: Homes = HERE
+    """Where weights other than routed experts live."""
 
 
 def portions(
@@ -126,7 +129,7 @@ def portions(
     `nbytes` (default: the model's) is the size of a host copy, `needed` bytes of GPU memory must remain for experts wherever
     the cache goes. Raises InputError if not even one sequence fits.
     """
-    batch, micro_batch, kv, core, staging, spare, chunk = sizing or Sizing()
+    batch, micro_batch, kv, core, staging, spare, chunk, homes = sizing or Sizing()
     _check_names(problem, kv, core)
     requested = min(batch or problem.job.together, problem.job.together)
     stage = default_staging(problem) if staging is None else staging
@@ -134,7 +137,7 @@ def portions(
     pairs = problem.layers * problem.experts
 
     def cut(count: int, tier: str) -> BatchPlan:
-        plan = _portions(problem, count, tier, stage, micro_batch, core)
+        plan = replace(_portions(problem, count, tier, stage, micro_batch, core), homes=homes)
         return replace(plan, prefill=replace(plan.prefill, chunk=chunk)) if chunk and problem.job.attention else plan
 
     def fits(count: int, tier: str, floor: float) -> bool:
