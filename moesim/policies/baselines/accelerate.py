@@ -40,7 +40,8 @@ class Accelerate(GpuKvPolicy):
     def deploy(self, problem: Problem) -> Deployment:
         """Whole layers from the first on, beside room for one that is copied in."""
         slots, tiers = self.model_copy(update={"staging": problem.experts}), host_order(problem)
-        away = Homes(*[tiers[0]] * 4) if tiers and problem.job.attention else HERE
+        tier = tiers[0] if tiers and problem.job.attention else None
+        away = Homes(attention=tier, dense=tier, shared=tier, head=tier)
         cut, layers = slots.cut(problem, homes=away), np.array(problem.model.moe_layers[: problem.layers])
         sizes = problem.expert_bytes().sum(axis=1)
 
