@@ -45,17 +45,17 @@ class Accelerate(GpuKvPolicy):
         cut, layers = slots.cut(problem, homes=away), np.array(problem.model.moe_layers[: problem.layers])
         sizes = problem.expert_bytes().sum(axis=1)
 
-        def plan(kept: int) -> BatchPlan:
-            everything = kept >= problem.model.layers
-            return replace(cut, homes=HERE if everything else replace(away, kept_layers=kept))
+        def plan(count: int) -> BatchPlan:
+            everything = count >= problem.model.layers
+            return replace(cut, homes=HERE if everything else replace(away, kept_layers=count))
 
-        def fits(kept: int) -> bool:
-            free = problem.gpu_free(plan(kept)) - (1.0 - self.share) * problem.usable(problem.gpu_tier)
-            return free >= float(sizes[layers < kept].sum())
+        def fits(count: int) -> bool:
+            free = problem.gpu_free(plan(count)) - (1.0 - self.share) * problem.usable(problem.gpu_tier)
+            return free >= float(sizes[layers < count].sum())
 
-        kept = largest(fits, problem.model.layers)
-        resident = np.repeat((layers < kept)[:, None], problem.experts, axis=1)
-        return place(problem, resident=resident, cut=plan(kept).piped(Serial(ahead=1)))
+        count = largest(fits, problem.model.layers)
+        resident = np.repeat((layers < count)[:, None], problem.experts, axis=1)
+        return place(problem, resident=resident, cut=plan(count).piped(Serial(ahead=1)))
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """A layer that is not there is copied whole."""

@@ -20,27 +20,27 @@ def _scenario(hardware: str, model: str, output: int = 3) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("hardware", "model"), [("t4-cloud24", "opt-30b"), ("a5000-epyc7453", "mixtral-8x7b"), ("rtx4090-epyc9274f", "deepseek-v2")]
+    ("hardware", "name"), [("t4-cloud24", "opt-30b"), ("a5000-epyc7453", "mixtral-8x7b"), ("rtx4090-epyc9274f", "deepseek-v2")]
 )
-def test_every_step_copies_the_layers_that_do_not_stay_with_all_that_they_hold(hardware: str, model: str) -> None:
-    this = loaded(_scenario(hardware, model))
-    deployment = this.scenario.policy.deploy(problem_of(this, *this.build()))
-    kept, part = deployment.plan.homes.kept_layers, this.scenario.model
-    assert 0 < kept < part.layers
-    experts = float((~deployment.resident).sum()) * part.expert_bytes
-    dense = sum(part.dense_bytes for layer in range(kept, part.layers) if layer not in part.moe_layers)
-    beside = sum(part.shared_bytes for layer in range(kept, part.layers) if layer in part.moe_layers)
-    attention = (part.layers - kept) * (part.qkv_bytes + part.output_bytes)
+def test_every_step_copies_the_layers_that_do_not_stay_with_all_that_they_hold(hardware: str, name: str) -> None:
+    scenario = loaded(_scenario(hardware, name))
+    deployment = scenario.scenario.policy.deploy(problem_of(scenario, *scenario.build()))
+    first, model = deployment.plan.homes.kept_layers, scenario.scenario.model
+    assert 0 < first < model.layers
+    experts = float((~deployment.resident).sum()) * model.expert_bytes
+    dense = sum(model.dense_bytes for layer in range(first, model.layers) if layer not in model.moe_layers)
+    beside = sum(model.shared_bytes for layer in range(first, model.layers) if layer in model.moe_layers)
+    attention = (model.layers - first) * (model.qkv_bytes + model.output_bytes)
     crossed = [
-        run_loaded(loaded(_scenario(hardware, model, output)), RunOptions(bound=False)).summary["bytes"]["pcie:forward"]
+        run_loaded(loaded(_scenario(hardware, name, output)), RunOptions(bound=False)).summary["bytes"]["pcie:forward"]
         for output in (2, 3)
     ]
-    rows = part.token_bytes if deployment.plan.homes.embeddings or part.tied_embedding else 0.0
-    assert crossed[1] - crossed[0] == pytest.approx(experts + dense + beside + attention + part.head_bytes + rows, rel=1e-6)
+    rows = model.token_bytes if deployment.plan.homes.embeddings or model.tied_embedding else 0.0
+    assert crossed[1] - crossed[0] == pytest.approx(experts + dense + beside + attention + model.head_bytes + rows, rel=1e-6)
 
 
 def test_a_model_that_fits_stays_as_a_whole() -> None:
-    this = loaded(_scenario("h100-server", "qwen3-30b-a3b"))
-    deployment = this.scenario.policy.deploy(problem_of(this, *this.build()))
+    scenario = loaded(_scenario("h100-server", "qwen3-30b-a3b"))
+    deployment = scenario.scenario.policy.deploy(problem_of(scenario, *scenario.build()))
     assert deployment.resident.all()
     assert deployment.plan.homes == HERE
