@@ -98,7 +98,7 @@ class ContinuousSession(Session):
 
     def steady(self, most: int, ahead: int) -> Steady | None:
         going = [sequence for sequence in self.running if sequence.sampled + sequence.pending < sequence.output]
-        if not going or any(sequence.tokens + sequence.pending - sequence.computed != 1 for sequence in going):
+        if not going or not all(map(_decodes, going)):
             return None
         computed, output, held = np.array(
             [(s.computed, s.output - s.sampled - s.pending, len(s.blocks)) for s in going], dtype=np.int64
@@ -176,3 +176,9 @@ class ContinuousSession(Session):
             pool.extend(sequence, sequence.computed + new)
             chosen.append((sequence, new))
             budget -= new
+
+
+def _decodes(sequence: Sequence) -> bool:
+    """Whether the next token to compute is one that came out; the last of a prompt may be the only one that is left, too."""
+    began = sequence.sampled + sequence.pending > 0
+    return began and sequence.tokens + sequence.pending - sequence.computed == 1

@@ -111,6 +111,14 @@ def test_a_run_does_not_wait_for_a_last_request_that_is_refused(tmp_path: Path, 
     assert summary["makespan_s"] < 5
 
 
+def test_the_last_token_of_a_prompt_by_itself_brings_the_first_of_the_answer() -> None:
+    """A prompt of 17 tokens in parts of 8 leaves one token, which a step of the answer has, too."""
+    eights = {"kind": "continuous", "max_num_seqs": 1, "max_num_batched_tokens": 8, "asynchronous": False}
+    requests = moesim.run(scenario(scheduler=eights, prompt=17, output=3)).frame("requests")
+    assert (requests.ttft_s > 0).all()
+    assert (requests.ttft_s < requests.e2e_s).all()
+
+
 def test_a_closed_loop_has_no_more_requests_than_users() -> None:
     result = moesim.run(scenario(arrivals={"kind": "closed", "users": 2, "think": "1 s"}))
     requests = result.frame("requests")
