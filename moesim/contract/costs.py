@@ -37,7 +37,7 @@ class StepLoad(NamedTuple):
 
 
 def first_count(better: Callable[[int], bool], limit: int = 1 << 20) -> float:
-    """The least c in 1 .. limit with `better(c)`, which must not turn false again; inf if there is none. By bisection."""
+    """The least count c in 1 .. limit with `better(c)`, which must not turn false again; inf if there is none. By bisection."""
     if not better(limit):
         return float("inf")
     low, high = 0, limit
@@ -240,7 +240,9 @@ class Costs:
         return np.asarray(time + programs.step + programs.request * np.asarray(tokens, dtype=np.float64))
 
     def core(self, device: str, flops: Any, kv_bytes: Any, phase: Phase, tier: str, load: StepLoad | None = None) -> FloatArray:
-        """OP1: attention core on `device` over a KV cache in `tier`; the `load` of the step matters where a profile says so.
+        """OP1, seconds [..]: attention core on `device` over a KV cache in `tier`, for `flops` [..] and `kv_bytes` [..].
+
+        The `load` of the step matters where a profile says so.
 
         The GPU always reads its own memory: a cache in another tier is copied there first, which is not in this time.
         """

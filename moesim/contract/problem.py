@@ -175,7 +175,7 @@ class Problem:
         return min(float(np.sort(self.job.prompt)[::-1][: min(sequences, plan.batch)].sum()), chunk)
 
     def logit_bytes(self, plan: BatchPlan) -> float:
-        """GPU memory for the logits of prompts, if the runtime makes all of them."""
+        """Bytes of GPU memory for the logits of prompts, if the runtime makes all of them."""
         return self.runtime.logits * self.model.vocab * self._prompt_tokens(plan) if self.job.attention else 0.0
 
     def gpu_free(self, plan: BatchPlan) -> float:

@@ -61,9 +61,13 @@ class Series:
     sizes: IntArray
     """[n] sequences of each step."""
     requests: IntArray
+    """[N] number of the request of each sequence."""
     new_tokens: IntArray
+    """[N] tokens that pass the layers."""
     before: IntArray
+    """[N] tokens of the sequence that the cache holds already."""
     yields: BoolArray
+    """[N] whether a token comes out."""
     dropped: IntArray
     """As in the first step; no later one drops any."""
     from_prefix: IntArray | None = None

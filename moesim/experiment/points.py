@@ -117,7 +117,10 @@ class Planner:
     _members: int = 0
 
     def add(self, settings: Iterable[tuple[Setting, dict[str, Any]]], policies: Sequence[Choice] | None = None) -> None:
-        """The points of some settings: each with every policy (or those given) and every replication."""
+        """The points of some settings: each with every policy (or those of `policies`) and every replication.
+
+        InputError for more points than a sweep takes; other mistakes are gathered (`mistakes`).
+        """
         for values, shown in settings:
             self.settings[tuple(shown.items())] = values
             if len(self.rows) >= MOST:

@@ -41,7 +41,10 @@ def _policy(choice: Choice, planner: Planner) -> Any:
 
 
 def written(path: Path) -> tuple[Node, Path]:
-    """The experiment inside the `experiment.json` of a sweep, and the folder that its paths start from."""
+    """The experiment inside the `experiment.json` of a sweep, and the folder that its paths start from.
+
+    InputError for a file that no sweep wrote.
+    """
     shown = catalogue.shown(path)
     document = strict_json.read(path, shown=shown)
     provenance = document.get("provenance") if isinstance(document, dict) else None

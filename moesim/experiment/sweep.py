@@ -54,7 +54,7 @@ def run_plan(
     part: tuple[int, int] | None = None,
     progress: Progress | None = None,
 ) -> SweepResult | None:
-    """Runs the points of a plan that are missing, and gathers them; see `run_sweep`."""
+    """Runs the points of a plan that are missing, and gathers them, as `run_sweep`; InputError for a part without `out`."""
     if part is not None and out is None:
         raise InputError(Mistake("needs a directory that the parts share; name it with --out", file="--shard"))
     effort = Effort(out, experiment_plan.document, jobs=jobs, dask=dask)

@@ -82,12 +82,12 @@ class Cpu(Device):
         return reduce(np.minimum, [kernel.seconds(tokens, weight_bytes, flops_per_token, stream) for kernel in self._allowed()])
 
     def gemm_time(self, flops: ArrayLike, nbytes: ArrayLike) -> FloatArray:
-        """As `Device.gemm_time`, by the same kernels, those for narrow weights left out."""
+        """Seconds, as `Device.gemm_time`, by the same kernels, those for narrow weights left out."""
         whole = [kernel for kernel in self._allowed() if kernel.bits is None]
         return reduce(np.minimum, [kernel.bulk(flops, nbytes, self._own) for kernel in whole])
 
     def core_time(self, flops: ArrayLike, kv_bytes: ArrayLike, phase: Phase, bandwidth: ArrayLike | None = None) -> FloatArray:
-        """As `Device.core_time`; prefill reads each KV block once for many queries, so only own memory limits the stream."""
+        """Seconds, as `Device.core_time`; prefill reads each KV block once for many queries: own memory limits it."""
         stream = self._own if bandwidth is None else bandwidth
         if phase == "decode" or stream is None:
             stream = np.minimum(self.attention.bandwidth, np.inf if stream is None else stream)

@@ -117,7 +117,7 @@ class Gpu(Device):
         return experts.seconds(tokens, weight_bytes, flops_per_token, experts.stream(own, bandwidth), peak, own)
 
     def gemm_time(self, flops: ArrayLike, nbytes: ArrayLike) -> FloatArray:
-        """As `Device.gemm_time`."""
+        """Seconds, as `Device.gemm_time`."""
         return self.gemm.bulk(flops, nbytes, self.gemm.stream(self._memory()), self.compute)
 
     def core_time(self, flops: ArrayLike, kv_bytes: ArrayLike, phase: Phase, bandwidth: ArrayLike | None = None) -> FloatArray:

@@ -307,7 +307,7 @@ def render(figure: Figure, kind: str = "svg") -> bytes:
 
 
 def save(figure: Figure, path: str | Path) -> Path:
-    """Writes the picture to `path`, whose ending says how: `.svg`, `.png` or `.pdf`."""
+    """Writes the picture to `path`, whose ending says how: `.svg`, `.png` or `.pdf`; InputError for another."""
     path = Path(path)
     kind = path.suffix.lower().removeprefix(".")
     if kind not in KINDS:

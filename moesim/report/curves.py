@@ -26,7 +26,10 @@ _COLOURS = ("blue", "vermilion", "green", "orange", "purple", "sky", "black", "y
 
 @styled
 def curves(series: Sequence[Series], *, x: str = "", y: str = "") -> Figure:
-    """A line per series with its published points: hollow where a constant was fitted on them, filled where they are a test."""
+    """A line per series with its published points: hollow where a constant was fitted on them, filled where they are a test.
+
+    InputError without any series.
+    """
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     if not series:
@@ -56,7 +59,7 @@ def curves(series: Sequence[Series], *, x: str = "", y: str = "") -> Figure:
 def errors(rows: Sequence[tuple[str, float, float, bool]]) -> Figure:
     """A mark per number at its error, on the band of its tolerance; hollow where a constant was fitted on it.
 
-    `rows`: (name, error, tolerance, fitted), shares. Errors that are not numbers are left out.
+    `rows`: (name, error, tolerance, fitted), shares. Errors that are not numbers are left out. InputError without any row.
     """
     if not rows:
         raise InputError("there is no error to draw")

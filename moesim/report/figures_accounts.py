@@ -24,6 +24,7 @@ def waterfall(steps: Sequence[tuple[str, float]]) -> Figure:
     """From one account of a latency to another: `steps` are (what is counted by now, latency in s), in order.
 
     The first and the last step stand as whole bars; each one between shows what its account adds or takes away.
+    InputError for fewer than two steps.
     """
     from matplotlib.patches import Patch
 

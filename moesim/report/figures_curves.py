@@ -336,7 +336,7 @@ def hit_curve(
     From a sweep's table: over its column `x`, a line for each policy. From a run: the share of its activations that the best
     fixed choice of experts would have served, as many of every layer, over the share kept; beside it experts chosen at random
     and the run itself. The best fixed choice knows the run's counts; a cache that follows the conversation can lie above it.
-    `where`: `ax` or `width`, as of all figures.
+    `where`: `ax` or `width`, as of all figures. InputError for a table without `x`.
     """
     if isinstance(source, Result):
         return _hits_of_run(source, **where)

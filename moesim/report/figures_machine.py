@@ -32,6 +32,7 @@ def roofline(result: Result) -> Figure:
 
     A point is all work of one kind, phase and device: filled for decode, hollow for prefill, its area by its share of the
     device's time. The roofs are the most bytes and FLOP per second that any kernel of the device's profile reaches.
+    InputError for a run without such operations.
     """
     columns = needed(result, "operations")
     rows = [
@@ -107,7 +108,7 @@ def _roofline_legend(rows: list[dict[str, Any]], colours: Mapping[str, str]) -> 
 
 @styled
 def traffic(result: Result) -> Figure:
-    """Bytes over every link and tier, the most first, with the mean rate; and why bytes moved."""
+    """Bytes over every link and tier, the most first, with the mean rate; and why bytes moved. InputError where none did."""
     # both directions of a link, or reads and writes of a tier, taken together say nothing new
     moved = {
         name: float(value)

@@ -53,9 +53,12 @@ class Row(NamedTuple):
 
     name: str
     speed: float | None
+    """Throughput, tok/s."""
     low: float | None
+    """Of its interval, tok/s."""
     high: float | None
     bound: float | None
+    """Throughput that no placement and no schedule exceeds, tok/s."""
     cost: float | None
     """USD per million tokens that the throughput counts."""
     energy: float | None
@@ -225,7 +228,7 @@ def pareto(results: Any) -> Figure:
     """Throughput against cost and against energy per output token; policies that none beats in both stand on the front.
 
     The front is drawn and its policies are named; the others are grey. Policies that no system can follow are left out. A panel
-    without any figure is left out too, and one that lacks some says how many.
+    without any figure is left out too, and one that lacks some says how many. InputError where no cost or energy is known.
     """
     heading, rows = rows_of(results)
     rows = [row for row in rows if row.speed and not row.is_bound] or [row for row in rows if row.speed]

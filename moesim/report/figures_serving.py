@@ -27,7 +27,10 @@ _MOST = 4000
 
 @styled
 def queue(result: Result) -> Figure:
-    """Sequences that run and requests that wait, and the share of the KV blocks in use, over the time of the run."""
+    """Sequences that run and requests that wait, and the share of the KV blocks in use, over the time of the run.
+
+    InputError for a run whose requests do not arrive over time.
+    """
     table = result.columns.get("queue")
     if table is None or not len(table["time_s"]):
         raise InputError("the run has no queue: its requests do not arrive over time")

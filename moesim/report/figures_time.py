@@ -63,7 +63,8 @@ def timeline(result: Result, *, start: float | None = None, end: float | None = 
     """Who worked when: one row per device and link, from `start` to `end` (s, the whole run by default).
 
     Computation has the colour of its device, movement that of its cause (with a hatch as well), waiting is grey. Only the
-    parts of slices inside the window are drawn; the first 20,000 of them, which the title says if there are more.
+    parts of slices inside the window are drawn; the first 20,000 of them, which the title says if there are more. InputError
+    for a run without slices, and for an empty window.
     """
     if not result.slices:
         raise InputError("the run kept no timeline; run it with a trace to see who worked when")
@@ -120,7 +121,8 @@ def _gantt(axes: Axes, rows: dict[str, list[Slice]], window: tuple[float, float]
 def lane_use(result: Result) -> Figure:
     """How busy every lane was over the run: one strip per lane, pass by pass, prefill passes shaded.
 
-    A run of more than 300 passes is drawn in 300 stretches of equal time. Lanes that never worked are left out.
+    A run of more than 300 passes is drawn in 300 stretches of equal time. Lanes that never worked are left out. InputError
+    where none did.
     """
     table, steps = needed(result, "step_lanes"), needed(result, "steps")
     starts, ends = (np.asarray(steps[name], dtype=np.float64) for name in ("start_s", "end_s"))

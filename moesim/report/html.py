@@ -29,7 +29,7 @@ class Html(str):
 
 
 class Cell(NamedTuple):
-    """What a table shows, and what it sorts by (None: sorts behind everything)."""
+    """What a table shows, and the number or text that it sorts by (None: sorts behind everything)."""
 
     text: str
     key: float | str | None

@@ -26,7 +26,7 @@ __all__ = ["comparison_page", "ranked_figures"]
 
 
 def comparison_page(place: Path) -> Page:
-    """The page of the comparison in the directory `place`."""
+    """The page of the comparison in the directory `place`; InputError where its file is none, or compares nothing."""
     try:
         document = strict_json.read_object(place / "comparison.json")
         groups, bounds, pairs = by_policy(document["results"]), by_policy(document.get("bounds", ())), document["pairs"]

@@ -29,8 +29,11 @@ class Slice(NamedTuple):
     track: str
     name: str
     start: int
+    """Picoseconds of simulated time."""
     end: int
+    """Picoseconds of simulated time."""
     amount: float = 0.0
+    """Bytes moved, or (token, expert) pairs computed."""
     cause: str = ""
 
 
@@ -40,15 +43,23 @@ class LayerSums:
 
     visits: NDArray[np.int64]
     time: NDArray[np.int64]
+    """From the beginning of the layer to its end."""
     attention: NDArray[np.int64]
+    """Of that, until its experts are known."""
     experts: NDArray[np.int64]
+    """Of that, from there on."""
     activations: NDArray[np.int64]
+    """(token, expert) pairs."""
     hits: NDArray[np.int64]
+    """Pairs whose weights were where they ran."""
     distinct: NDArray[np.int64]
+    """Experts with tokens, added up over the visits."""
     uploads: NDArray[np.int64]
+    """Copies to GPU memory that a visit asked for."""
 
     @classmethod
     def zeros(cls, layers: int) -> LayerSums:
+        """Of `layers` MoE layers that nothing has visited."""
         return cls(*(np.zeros(layers, dtype=np.int64) for _ in range(8)))
 
 

@@ -66,6 +66,7 @@ class RunFacts:
     bound_s: float | None = None
     """Least time in which any placement and schedule could have done this work, s."""
     energy_J: float | None = None
+    """Joules of the whole run; None where the power of a part is not known."""
     energy_known: float | None = None
     """Share of the machine's parts whose power is known."""
     power_unknown: list[str] = field(default_factory=list)

@@ -35,7 +35,7 @@ TIE = 1e-3
 
 
 def mean(values: FloatArray | Sequence[float]) -> float:
-    """Arithmetic mean from an exactly rounded sum, so that it is the same on every processor."""
+    """Arithmetic mean of one value or more from an exactly rounded sum, so that it is the same on every processor."""
     return math.fsum(values) / len(values)
 
 
@@ -74,6 +74,7 @@ class Interval(NamedTuple):
 
     @property
     def half_width(self) -> float | None:
+        """Half of what lies between the ends; None for a single value."""
         return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
 

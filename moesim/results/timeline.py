@@ -83,7 +83,7 @@ def trace(slices: Sequence[Slice], name: str) -> bytes:
 
 
 def write_trace(result: Result, path: str | Path) -> Path:
-    """Writes the timeline of `result` to `path` (a `.json.gz`); the run must have kept its slices."""
+    """Writes the timeline of `result` to `path` (a `.json.gz`); InputError where the run kept no slices."""
     if not result.slices:
         raise InputError("the run kept no timeline; run it with a trace to see who worked when")
     return write(path, trace(result.slices, f"moesim {result.summary['policy']}"))

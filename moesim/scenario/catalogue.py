@@ -117,7 +117,8 @@ def _direct(place: Path, name: str, group: str, passed: Callable[[Path], bool]) 
 def find(group: str, name: str, *, beside: Sequence[Path] = (), passed: Callable[[Path], bool] = lambda _path: False) -> Path:
     """The file called `name` in `group`, from the first place that has one.
 
-    Files that lie directly `beside` are taken too, but those that are `passed` over.
+    Files that lie directly `beside` are taken too, but not those that are `passed` over. InputError where there is none, and
+    where one place has two.
     """
     known: list[str] = []
     for place in _places(beside):

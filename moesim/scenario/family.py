@@ -110,7 +110,10 @@ def _file(base: Node, folder: FilePath) -> FilePath:
 
 
 def change(path: str, value: Node) -> Change:
-    """What an experiment wants at a dotted path; a mistake in it is reported at the place of `value`."""
+    """What an experiment wants at a dotted path; a mistake in it is reported at the place of `value`.
+
+    InputError where `path` is not keys with dots between them.
+    """
     if not is_path(path):
         message = f"'{path}' is not a path; write keys with dots between them, such as workload.requests"
         raise InputError(Mistake(message, path, *value.key))

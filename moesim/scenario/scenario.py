@@ -114,7 +114,7 @@ def load_data(
     """The scenario in plain data, such as `LoadedScenario.data`; mistakes have a path but no line.
 
     Relative paths start from `base`; without it from the first folder that has all the files: `beside`, the current one,
-    that of the catalogue's scenario of this name.
+    that of the catalogue's scenario of this name. InputError with every mistake.
     """
     root = from_plain(data)
     resolver = Resolver(base if base is not None else folder_of(root, beside))
@@ -188,7 +188,10 @@ def _is_own(runtime: Node | None) -> bool:
 
 
 def with_own_runtime(loaded_scenario: LoadedScenario, policy: Policy) -> LoadedScenario:
-    """The scenario with the program of the system of `policy`, where it asks for each policy's own; else as it is."""
+    """The scenario with the program of the system of `policy`, where it asks for each policy's own; else as it is.
+
+    InputError where that program is not known, or its profile is wrong.
+    """
     if loaded_scenario.runtime is None:
         return loaded_scenario
     resolver = Resolver(loaded_scenario.base)

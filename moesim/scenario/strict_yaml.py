@@ -43,7 +43,7 @@ def read(path: FilePath, shown: str = "") -> Tree:
 
 
 def parse(text: str, shown: str) -> Tree:
-    """The mapping that `text` holds."""
+    """The mapping that `text` holds; messages call the file `shown`. InputError with every mistake in it."""
     root = _compose(text, shown)
     if root is None:
         raise InputError(Mistake("the file is empty; a mapping of keys to values is needed", "", shown, 1, 1))
@@ -58,7 +58,7 @@ def parse(text: str, shown: str) -> Tree:
 
 
 def scalar(text: str, shown: str) -> Node:
-    """What follows `path=` on the command line: a YAML scalar, `[list]` or `{mapping}`."""
+    """What follows `path=` on the command line: a YAML scalar, `[list]` or `{mapping}`. InputError where it is not YAML."""
     try:
         root = _compose(text, shown)
     except InputError as error:

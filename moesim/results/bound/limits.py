@@ -26,7 +26,9 @@ class Dense(NamedTuple):
     """
 
     gpu: float
+    """Seconds."""
     cpu: float = float("inf")
+    """Seconds."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +115,11 @@ class Bound(NamedTuple):
     """
 
     seconds: float
+    """Least time of all phases together."""
     phases: tuple[float, ...]
+    """Seconds of each."""
     prices: dict[str, float]
+    """Resource -> weight, 0 to 1."""
 
 
 def lower_bound(phases: Sequence[PhaseWork], limits: Limits, *, joint: bool = False) -> Bound:

@@ -30,7 +30,9 @@ class Summit(Protocol):
     """`under(plane)` takes one plane [M + P] more and answers with the highest point under all of them."""
 
     def __init__(self, first: FloatArray, rows: int) -> None: ...
-    def under(self, plane: FloatArray) -> Point: ...
+    def under(self, plane: FloatArray) -> Point:
+        """The highest point under `plane` [M + P] and all planes before it."""
+        ...
 
 
 class Simplex:

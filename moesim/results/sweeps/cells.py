@@ -32,7 +32,7 @@ class Cell:
 
     @property
     def mean(self) -> float:
-        """Over the replications."""
+        """Of the metric over the replications, signed so that more is better."""
         return mean(list(self.samples.values()))
 
     def beside(self, reference: Cell) -> tuple[list[float], list[float]]:
