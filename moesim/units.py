@@ -71,7 +71,7 @@ _BITS = re.compile(r"(?:[kKMGTP]i?)?(?:b|bit|bits)(?:/s|ps)?\Z|[kKMGT]bps\Z")
 
 
 def split(value: Any) -> tuple[float, str] | None:
-    """Number and unit of a quantity as it was written (`"24.8 GB/s"`, `0.84`); None for what is none."""
+    """Number and unit of a quantity as it was written (`"24.8 GB/s"`, `0.84`); None for other values."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return (float(value), "") if math.isfinite(value) else None
     match = _NUMBER.match(value) if isinstance(value, str) else None

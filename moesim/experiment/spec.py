@@ -85,7 +85,7 @@ class Zip(Spec):
 
     kind: Literal["zip"] = "zip"
     paths: dict[str, Column] = Field(min_length=1)
-    """Dotted path -> its values, as many for each."""
+    """Dotted path -> its values; all paths have equally many."""
     labels: tuple[int | float | str, ...] | None = None
     """What tables and figures call the steps, in a column that is called like the axis; without, they show every path."""
 
@@ -102,7 +102,7 @@ class Grid(Spec):
 
 
 class LatinHypercube(Spec):
-    """Random settings of which each axis, cut into as many slices, gets one per slice (scipy.stats.qmc.LatinHypercube)."""
+    """Random settings, one in each of equally many slices of every axis (scipy.stats.qmc.LatinHypercube)."""
 
     kind: Literal["latin_hypercube"] = "latin_hypercube"
     points: int = Field(ge=1)
@@ -180,7 +180,7 @@ class Experiment(Spec):
     level: float = Field(0.95, gt=0, lt=1)
     """Confidence level of every interval."""
     warm_up: Literal["auto", "none"] | Annotated[int, Field(ge=0)] = "auto"
-    """Decode passes left out of `steady_tok_s`: by MSER-5 for each run, none, or so many."""
+    """Decode passes left out of `steady_tok_s`: by MSER-5 for each run (`auto`), `none`, or a number of passes."""
     bound: bool = True
     """Whether each run is held against its bound; without, a run of a small scenario is several times as fast."""
 

@@ -129,7 +129,7 @@ def mine(missing: Iterable[Task], names: Sequence[str], part: tuple[int, int] | 
 
 
 def shard(text: str) -> tuple[int, int]:
-    """`2/8` as numbers; InputError for what is none."""
+    """`2/8` as numbers; InputError for any other text."""
     first, slash, second = text.partition("/")
     if slash and first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second):
         return int(first), int(second)

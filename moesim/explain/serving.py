@@ -104,5 +104,5 @@ class _Trade:
         return max(uploads, nbytes / problem.system.reach(problem.system.gpu_name, problem.gpu_tier).rate)
 
     def tokens_per_second(self, sequences: int) -> float:
-        """Decode throughput with so many sequences and the residents beside them."""
+        """Decode throughput with a number of sequences, and the experts that are resident beside their KV cache."""
         return sequences / self.step(sequences, self.residents(sequences))

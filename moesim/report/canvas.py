@@ -219,7 +219,7 @@ def single(width: float, height: float, flat: float = _FLAT) -> tuple[Figure, Ax
 def panels(
     heights: Sequence[float], width: float, height: float, flat: float = _FLAT, *, sharex: bool = True, sharey: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """A picture of panels one above the other with one x axis (`heights`: shares), or as many inside the caller's axes."""
+    """A picture of panels one above the other with one x axis (`heights`: shares), or such panels inside the caller's axes."""
     ax = _SHEET.get().ax
     if ax is None:
         figure = blank(width, height, flat)
@@ -259,7 +259,7 @@ def _scale() -> float:
 
 
 def letters(count: int, least: int = 12) -> int:
-    """`count` letters of a line in a full picture, as many of them as this one has room for."""
+    """Letters of a line that this picture has room for, where a full one has room for `count`."""
     return max(round(count * _scale()), least)
 
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["Row", "comparison", "front", "pareto", "rows_of"]
 
 _FAR = 4.0
-"""A bound so many times beyond the fastest policy would squeeze the bars; it is left to the text beside them."""
+"""A bound more than this number of times the fastest policy would squeeze the bars; the text beside them names it."""
 
 
 _MANY = 60

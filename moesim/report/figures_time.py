@@ -42,7 +42,7 @@ _CAUSES = {"demand": "vermilion", "prefetch": "sky", "migration": "purple", "evi
 _HATCHES = {"prefetch": "////", "migration": "xxxx", "eviction": "\\\\\\\\", "activation": "....", "kv": "----"}
 _MAX_SLICES = 20_000
 _FEW_SLICES = 150
-"""Up to so many slices have a white rim; of more, narrow ones would be nothing but rim."""
+"""Slices have a white rim up to this number; of more, narrow ones would be nothing but rim."""
 _MAX_BINS = 300
 _MAX_LANES = 7
 _NO_WORK = ("pass", "layer")

@@ -63,7 +63,7 @@ def run(scenario: Any, *, policy: Any = None, seed: int | None = None, timeline:
 
 
 def loaded(scenario: Any, *, policy: Any = None, seed: int | None = None, **overrides: Any) -> LoadedScenario:
-    """The scenario behind whatever a caller has in hand."""
+    """The scenario that a caller names or hands over: a path, a name, plain data, or a loaded scenario. InputError as `run`."""
     if isinstance(scenario, LoadedScenario):
         if policy is None and seed is None and not overrides:
             return scenario

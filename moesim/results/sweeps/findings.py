@@ -24,7 +24,7 @@ from moesim.results.sweeps.words import sentences
 __all__ = ["answered"]
 
 ALL_PAIRS = 6
-"""Up to so many policies are compared each with each; of more, the best of a setting with every other."""
+"""Up to this number, policies are compared each with each; of more, the best of a setting with every other."""
 MOST_ROWS = 2000
 
 

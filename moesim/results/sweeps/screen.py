@@ -98,7 +98,7 @@ def _front(answer: Answer) -> list[str]:
 
 
 def _tails(columns: Sequence[str]) -> list[str]:
-    """Names of columns by the last steps of their paths, as many as tell them from each other: `capacity (GB)`, `prompt`."""
+    """Names of columns by the ends of their paths, long enough to differ: `capacity (GB)`, `prompt`."""
     paths = [column.partition(" (")[0].split(".") for column in columns]
     units = [column[len(column.partition(" (")[0]) :] for column in columns]
     for count in range(1, 1 + max(map(len, paths), default=0)):
