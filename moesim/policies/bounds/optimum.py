@@ -191,8 +191,9 @@ class Optimum(SizedPolicy):
     unit): the sum over experts of the probability of any tokens times the time at the expected tokens. Prefill counts once,
     decode as often as there are passes.
     Source: the placement integer programmes of MoE serving; solved by HiGHS (scipy.optimize.milp). Valid: optimal for expected
-    loads under the profile and for a device per expert that does not change with the visit; dispatch that sees the counts
-    (`oracle_dispatch`) can be faster. Small cases only.
+    loads under the profile and for a device per expert that does not change with the visit, attention where `core` has it.
+    With few tokens a layer's busiest lane changes from visit to visit, so that a policy which leaves uploads alone may beat
+    it by a few percent, as one that moves attention or sees the counts (`oracle_dispatch`) may. Small cases only.
     """
 
     kind: Literal["optimum"] = "optimum"

@@ -17,6 +17,7 @@ from moesim.contract import Deployment, Dispatch, Problem, View, Visit
 from moesim.policies.in_place.llama_cpp import LlamaCpp
 from moesim.policies.kit.precision import GateWeights
 from moesim.portable import exponential
+from moesim.spec import Unread
 from moesim.units import Share
 
 __all__ = ["IkLlama", "without"]
@@ -44,6 +45,7 @@ class IkLlama(LlamaCpp):
     weights: GateWeights = GateWeights()
     """Law of the gate weights."""
 
+    unread: ClassVar[tuple[Unread, ...]] = (*LlamaCpp.unread, Unread(("relative", "weights"), when={"least": None}))
     runtime: ClassVar[str] = "ik-llama"
     source: ClassVar[str] = "ikawrakow/ik_llama.cpp (-ser, --n-cpu-moe)"
 

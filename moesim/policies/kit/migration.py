@@ -23,6 +23,8 @@ class Terms(NamedTuple):
     """How much more than its cost a move must gain, as a share."""
     limit: int
     """Moves per period."""
+    margin: float = 0.0
+    """How much more than what leaves whoever takes its place must save, as a share: for averages whose noise nobody counts."""
 
 
 def exchanges(
@@ -39,8 +41,8 @@ def exchanges(
     `held`: in GPU memory or on the way there; `evictable`: those of them that are there already.
 
     The hottest experts outside the best `slots` displace the coldest inside, pairwise, where
-    (F_in t_in - (1 + h) F_out t_out) * horizon > (1 + h) cost_in with t = `saved`, seconds per use that a copy in GPU memory
-    saves; `cost` [N] are the seconds of the copy, by default what one use saves.
+    (F_in t_in - (1 + margin) F_out t_out) * horizon > (1 + h) cost_in with t = `saved`, seconds per use that a copy in GPU
+    memory saves; `cost` [N] are the seconds of the copy, by default what one use saves.
     """
     target = np.zeros(len(held), dtype=np.bool_)
     target[np.argsort(-frequency, kind="stable")[:slots]] = True
@@ -53,9 +55,8 @@ def exchanges(
     lost = np.zeros(len(incoming))
     lost[len(incoming) - len(outgoing) :] = (frequency * saved)[outgoing]
     factor = 1.0 + terms.hysteresis
-    worth = ((frequency * saved)[incoming] - factor * lost) * terms.horizon > factor * (saved if cost is None else cost)[
-        incoming
-    ]
+    price = factor * (saved if cost is None else cost)[incoming]
+    worth = ((frequency * saved)[incoming] - (1.0 + terms.margin) * lost) * terms.horizon > price
     return incoming[worth], outgoing[worth[len(incoming) - len(outgoing) :]]
 
 

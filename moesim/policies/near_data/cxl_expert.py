@@ -202,7 +202,7 @@ class CxlExpert(SizedPolicy):
             memory.learner.ended(tokens, view.now - memory.last)
         memory.observe(step.counts, self.alpha)
         limit = memory.affordable(view.now, self.link_share, self.migrate)
-        return migrations(memory, view, Terms(self.horizon, self.hysteresis, limit))
+        return migrations(memory, view, Terms(self.horizon, self.hysteresis, limit, self.hysteresis))
 
 
 def _missing(counts: IntArray, here: BoolArray) -> IntArray:

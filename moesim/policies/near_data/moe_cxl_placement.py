@@ -57,8 +57,8 @@ def difference(
 
     An expert that would move to a faster tier takes a free place (`free` [T] experts), else the place of the expert of least
     F that would leave that tier for a slower one: the one that leaves stands first. Worth it if
-    (F_e dt_e - (1 + h) F_x dt_x) * horizon > (1 + h) * (copy_e + copy_x), and F_e is above F_x by h and by the `doubt` [N] of
-    both, so that noise does not exchange equals. What is not worth its copy is left where it is.
+    (F_e dt_e - F_x dt_x) * horizon > (1 + h) * (copy_e + copy_x), and F_e is above F_x by the `doubt` [N] of both, so that
+    noise does not exchange equals. What is not worth its copy is left where it is.
     """
     access, move, factor = devices.access, devices.move, 1.0 + terms.hysteresis
     gain = np.where(target >= 0, frequency * (access[home] - access[target]), 0.0)
@@ -77,8 +77,8 @@ def difference(
             continue
         x = leaving[there][-1]
         copies = move[here, there] + move[there, int(target[x])]
-        sure = frequency[e] > factor * frequency[x] + doubt[e] + doubt[x]
-        if sure and (gain[e] + factor * gain[x]) * terms.horizon > factor * copies:
+        sure = frequency[e] > frequency[x] + doubt[e] + doubt[x]
+        if sure and (gain[e] + gain[x]) * terms.horizon > factor * copies:
             changes += [(x, int(target[x])), (e, there)]
             leaving[there].pop()
     return changes

@@ -112,7 +112,7 @@ class TriMoe(SizedPolicy):
             return NO_MOVES
         average += self.alpha * (step.counts - average)
         resident = view.resident[layer]
-        held, terms = resident | view.in_flight[layer], Terms(1.0, self.hysteresis, self.moves)
+        held, terms = resident | view.in_flight[layer], Terms(1.0, self.hysteresis, self.moves, self.hysteresis)
         enter, drop = exchanges(average, np.ones(len(average)), held, resident, int(memory.slots[layer]), terms)
         layouts = self._layouts(step, view, memory)
         if not len(enter) and layouts is None:

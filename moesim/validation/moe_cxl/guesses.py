@@ -54,7 +54,7 @@ def guesses(scenario: str = "moe_cxl/mixtral-8x7b", *, hinted: bool = False, **w
 
     From the sequence of activations alone, or with the policy's hint, too.
     """
-    plain = {"prefetch": 1, "idle_cost": 0.0, "adapt_placement": False, "steal": False}
+    plain = {"prefetch": 1, "idle_cost": 0.0, "adapt_placement": False}
     policy = MoeCxl.model_validate(plain if hinted else {**plain, "hint": None})
     sets = {f"workload.{key}": value for key, value in {"prompt": 1, "output": 32, **workload}.items()}
     loaded_scenario = loaded(scenario, **_AT_ONCE, **sets)

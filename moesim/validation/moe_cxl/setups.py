@@ -83,7 +83,7 @@ SCENARIO, LARGE = "moe_cxl/mixtral-8x7b", "moe_cxl/qwen3-235b"
 POLICIES: dict[str, dict[str, Any]] = {
     "baseline": {"kind": "deepspeed_moe"},
     "moe_cxl": {"kind": "moe_cxl", "period": 4},
-    "still": {"kind": "moe_cxl", "prefetch": 0, "adapt_placement": False, "steal": False},
+    "still": {"kind": "moe_cxl", "prefetch": 0, "adapt_placement": False},
     "gpu_only": {"kind": "gpu_only"},
 }
 """`moe_cxl` has all its parts, with periods as short as the jobs; `still` changes nothing during a run, so that sums by hand

@@ -72,8 +72,13 @@ def test_a_copy_moves_if_its_gain_over_the_horizon_exceeds_its_cost(
     frequency: float, horizon: float, hysteresis: float, cost: float, moves: bool
 ) -> None:
     """The one inside is used 2 times a period; a use saves 1 s."""
-    targets = moved(Terms(horizon, hysteresis, 9), [2.0, frequency], cost=cost)
+    targets = moved(Terms(horizon, hysteresis, 9, margin=hysteresis), [2.0, frequency], cost=cost)
     assert targets == (([1], [0]) if moves else ([], []))
+
+
+def test_without_a_margin_hysteresis_is_a_share_of_the_cost_alone() -> None:
+    assert moved(Terms(1.0, 0.2, 9), [2.0, 3.0], cost=0.83) == ([1], [0])  # 3 - 2 = 1 > 1.2 x 0.83 = 0.996
+    assert moved(Terms(1.0, 0.2, 9), [2.0, 3.0], cost=0.84) == ([], [])
 
 
 def test_without_a_cost_a_copy_has_to_earn_what_one_use_saves() -> None:

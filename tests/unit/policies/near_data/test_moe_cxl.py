@@ -134,7 +134,7 @@ def test_exchange_needs_a_gain_over_cost_and_hysteresis():
     saved, held = np.ones(3), np.array([True, False, False])
 
     def swap(cold, hot):
-        return exchanges(np.array([cold, hot, 0.0]), saved, held, held, 1, TERMS)[0].tolist()
+        return exchanges(np.array([cold, hot, 0.0]), saved, held, held, 1, TERMS._replace(margin=0.2))[0].tolist()
 
     assert swap(1.0, 1.0) == []
     assert swap(1.0, 1.2) == []
@@ -191,7 +191,9 @@ def test_the_difference_is_moves_where_there_is_room_and_swaps_where_a_device_is
     assert difference(frequency, none, home, target, tiers, room, TERMS) == [(1, 2), (0, 1)]
     assert difference(frequency, np.full(3, 2.0), home, target, tiers, room, TERMS) == []  # 5 +- 2 and 1 +- 2 may be equal
     near = np.array([1.1, 1.0, 0.5])
-    assert difference(near, none, home, target, tiers, room, TERMS) == []
+    assert difference(near, none, home, target, tiers, room, TERMS) == []  # 0.1 x 3 s in 50 periods is less than two copies
+    near[0] = 1.2  # and 0.2 x 3 s is more, though it is no more than a sixth of what the other is used
+    assert difference(near, none, home, target, tiers, room, TERMS) == [(1, 2), (0, 1)]
     dear = devices([0, 1, 4, 9], cxl=(1,), move=1000.0)
     assert difference(frequency, none, home, target, dear, room, TERMS) == []
 
