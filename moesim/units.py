@@ -201,14 +201,19 @@ def format_count(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def format_number(value: float | None, digits: int = 3) -> str:
-    """`1,024`, `22.9`, `0.031`: whole numbers in full, others with `digits` digits; `-` for what is not known."""
+def format_number(value: float | None, digits: int = 3, *, zeros: bool = False) -> str:
+    """`1,024`, `22.9`, `0.031`: whole numbers in full, others with `digits` digits; `-` for what is not known.
+
+    `zeros` keeps those at the end (`6.50`), for columns of measured values; counts are of type int.
+    """
     if value is None or math.isnan(value):
         return "-"
     if math.isinf(value):
         return f"{value:g}"
-    whole = float(value).is_integer() or abs(value) >= 10**digits - 0.5
-    return f"{value:,.0f}" if whole else f"{value:,.{digits}g}"
+    whole = value == 0 or (isinstance(value, int) if zeros else float(value).is_integer())
+    if whole or abs(value) >= 10**digits - 0.5:
+        return f"{value:,.0f}"
+    return f"{value:#,.{digits}g}".rstrip(".") if zeros else f"{value:,.{digits}g}"
 
 
 def format_share(share: float | None, digits: int = 1, *, sign: str = "", trim: bool = False) -> str:

@@ -51,6 +51,10 @@ def _cut(text: str, width: int = _NAME) -> str:
     return text if len(text) <= width else f"{text[: width - 2]}.."
 
 
+def _number(value: float | None) -> str:
+    return format_number(value, zeros=True)
+
+
 def _bar(share: float) -> str:
     filled = round(min(max(share, 0.0), 1.0) * _BAR)
     return "#" * filled + "." * (_BAR - filled)
@@ -80,23 +84,21 @@ def _fact(name: str, text: str) -> list[str]:
 def _headline(summary: Mapping[str, Any]) -> list[str]:
     completed, rejected = summary["requests_completed"], summary["requests_rejected"]
     requests = completed + rejected
-    output = f" and {format_number(summary['output_tokens'])} output" if summary["output_tokens"] else ""
-    tokens = f"{format_number(summary['prompt_tokens'])} prompt{output} tokens"
+    output = f" and {_number(summary['output_tokens'])} output" if summary["output_tokens"] else ""
+    tokens = f"{_number(summary['prompt_tokens'])} prompt{output} tokens"
     seed = f"(seed {summary['seed']}, replicate {summary['replicate']})"
     lines = _fact("workload", f"{format_count(requests, 'request')}: {tokens} {seed}")
     if rejected:
-        lines += _fact(
-            "", f"{format_number(completed)} completed, {format_number(rejected)} rejected; tokens of the completed ones"
-        )
+        lines += _fact("", f"{_number(completed)} completed, {_number(rejected)} rejected; tokens of the completed ones")
     cost = "" if summary["wall_s"] is None else f", computed in {format_seconds(summary['wall_s'])}"
     counts = f"{format_count(summary['layer_visits'], 'layer visit')}, {format_count(summary['events'], 'event')}"
     lines += _fact("simulated time", f"{format_seconds(summary['makespan_s'])} ({counts}{cost})")
-    total = f" ({format_number(summary['total_tok_s'])} tok/s with the prompts)" if summary["output_tokens"] else ""
-    lines += _fact("throughput", f"{format_number(summary['throughput_tok_s'])} tok/s{total}")
+    total = f" ({_number(summary['total_tok_s'])} tok/s with the prompts)" if summary["output_tokens"] else ""
+    lines += _fact("throughput", f"{_number(summary['throughput_tok_s'])} tok/s{total}")
     for phase in ("prefill", "decode"):
         lines += _phase(summary, phase)
     if summary["bound_tok_s"] is not None:
-        lines += _fact("bound", f"{format_number(summary['bound_tok_s'])} tok/s, which no placement or schedule can beat; "
+        lines += _fact("bound", f"{_number(summary['bound_tok_s'])} tok/s, which no placement or schedule can beat; "
                        f"this run reaches {format_share(summary['share_of_bound'])} of it")  # fmt: skip
     if summary["bottleneck"] is not None:
         holder = summary["bottleneck"]
@@ -115,7 +117,7 @@ def _phase(summary: Mapping[str, Any], phase: str) -> list[str]:
     if not speed:
         return []
     bounded = f", bottleneck: {lane_word(holder)}, {format_share(holder['share'])} of its critical path" if holder else ""
-    return _fact(phase, f"{format_number(speed)} tok/s{bounded}")
+    return _fact(phase, f"{_number(speed)} tok/s{bounded}")
 
 
 def _prefetch(summary: Mapping[str, Any]) -> list[str]:
@@ -123,9 +125,7 @@ def _prefetch(summary: Mapping[str, Any]) -> list[str]:
     if prefetch is None:
         return []
     used, in_time, brought = (format_share(prefetch[name]) for name in ("used", "in_time", "coverage"))
-    text = (
-        f"{format_number(prefetch['copies'])} copies, {used} of them used, {in_time} of those in time; they brought {brought}"
-    )
+    text = f"{_number(prefetch['copies'])} copies, {used} of them used, {in_time} of those in time; they brought {brought}"
     return _fact("prefetch", f"{text} of what was missing")
 
 
@@ -139,9 +139,9 @@ def _slo(summary: Mapping[str, Any]) -> list[str]:
             if f"{name}_s" in slo
         ]
         text = f"{format_share(slo['attainment'])} of the requests keep {', '.join(limits)}"
-        lines += _fact("SLO", f"{text}; goodput {format_number(slo['goodput_req_s'])} requests/s")
+        lines += _fact("SLO", f"{text}; goodput {_number(slo['goodput_req_s'])} requests/s")
     if summary.get("preemptions"):
-        lines += _fact("preempted", f"{format_number(summary['preemptions'])} times a sequence lost its KV blocks")
+        lines += _fact("preempted", f"{_number(summary['preemptions'])} times a sequence lost its KV blocks")
     return lines
 
 
@@ -158,13 +158,13 @@ def _spending(result: Result) -> list[str]:
     summary, lines = result.summary, []
     if summary["energy_J"] is not None:
         tokens = summary["output_tokens"]
-        per_token = f", {format_number(summary['energy_J'] / tokens)} J per output token" if tokens else ""
-        lines += _fact("energy", f"{format_number(summary['energy_J'])} J{per_token}")
+        per_token = f", {_number(summary['energy_J'] / tokens)} J per output token" if tokens else ""
+        lines += _fact("energy", f"{_number(summary['energy_J'])} J{per_token}")
     elif result.details.get("power_unknown"):
         lines += _fact("energy", f"not known without {', '.join(result.details['power_unknown'])}")
     if summary["cost_usd_per_Mtok"] is not None:
         without = "" if summary["energy_J"] is not None else ", without electricity"
-        lines += _fact("cost", f"{format_number(summary['cost_usd_per_Mtok'])} USD per million output tokens{without}")
+        lines += _fact("cost", f"{_number(summary['cost_usd_per_Mtok'])} USD per million output tokens{without}")
     elif result.details.get("price_unknown"):
         lines += _fact("cost", f"not known without {', '.join(result.details['price_unknown'])}")
     return lines + _bill(result)
@@ -175,7 +175,7 @@ def _bill(result: Result) -> list[str]:
     price, lines = result.summary.get("machine_usd"), result.details.get("bill", [])
     if price is None:
         return []
-    parts = ", ".join(f"{part_words(line)} {format_number(line['usd'])}" for line in lines if line["usd"])
+    parts = ", ".join(f"{part_words(line)} {_number(line['usd'])}" for line in lines if line["usd"])
     return _fact("machine", f"{price:,.0f} USD: {parts}")
 
 
@@ -209,9 +209,7 @@ def _experts(summary: Mapping[str, Any]) -> list[str]:
     if not total:
         return []
     ranked = sorted(counts, key=lambda device: (-counts[device], device))
-    rows = [
-        [name, _bar(counts[name] / total), format_share(counts[name] / total), format_number(counts[name])] for name in ranked
-    ]
+    rows = [[name, _bar(counts[name] / total), format_share(counts[name] / total), _number(counts[name])] for name in ranked]
     return align(["experts run on", "", "share", "(token, expert) pairs"], rows, left=2)
 
 
@@ -264,19 +262,19 @@ def _below(groups: Mapping[str, Sequence[Mapping[str, Any]]], pairs: Sequence[Ma
 def _rank(index: str, name: str, group: Sequence[Mapping[str, Any]], best: float | None, several: bool) -> list[str]:
     speed = _mean(group, "throughput_tok_s")
     values = [summary["throughput_tok_s"] for summary in group if summary["throughput_tok_s"] is not None]
-    spread = [format_number(t_interval(values).half_width) if values else "-"] if several else []
+    spread = [_number(t_interval(values).half_width) if values else "-"] if several else []
     holder = group[0]["bottleneck"]
     return [
         index,
         marked(name, lossy=bool(losses(group[0]))),
-        format_number(speed),
+        _number(speed),
         *spread,
         format_share(speed / best if speed is not None and best else None),
         format_share(_mean(group, "share_of_bound")),
         format_seconds(_mean(group, "ttft_s", "p50")),
         format_seconds(_mean(group, "tpot_s", "p50")),
         format_share(_mean(group, "hit_rate")),
-        format_number(_mean(group, "cost_usd_per_Mtok")),
+        _number(_mean(group, "cost_usd_per_Mtok")),
         _cut(f"{lane_word(holder)} {format_share(holder['share'], 0)}", 24) if holder else "-",
     ]
 

@@ -43,6 +43,11 @@ def test_zeros_at_the_end_may_be_left_out() -> None:
     assert [format_share(share, 2, trim=True) for share in (0.1, 0.0125, 0.999, 0.0)] == ["10 %", "1.25 %", "99.9 %", "0 %"]
 
 
+def test_columns_keep_zeros_at_the_end() -> None:
+    values = [61.0, 6.5, 99.96, 0.03, 0.0, 61, 1234.5, None]
+    assert [format_number(value, zeros=True) for value in values] == ["61.0", "6.50", "100", "0.0300", "0", "61", "1,234", "-"]
+
+
 def test_times_and_counts() -> None:
     assert [format_seconds(value) for value in (None, 0.0, 1.5, 6.25e-3, 1e-7)] == ["-", "0 s", "1.5 s", "6.25 ms", "100 ns"]
     assert (format_count(1, "run"), format_count(1536, "run")) == ("1 run", "1,536 runs")
@@ -50,7 +55,7 @@ def test_times_and_counts() -> None:
 
 def test_numbers_have_one_formatter() -> None:
     """No module beside `units` defines a function that writes a number or a share."""
-    names = {"number", "percent", "figure_words", "_number", "_percent"}
+    names = {"number", "percent", "_percent"}
     own = [
         f"{path.relative_to(PACKAGE)}: {node.name}"
         for path in sorted(PACKAGE.rglob("*.py"))

@@ -93,7 +93,7 @@ def test_a_run_reads_well_and_fits_the_terminal() -> None:
     assert text.isascii()
     assert "throughput      5,000 tok/s (5,512 tok/s with the prompts)" in text
     assert "reaches 50.0 % of it" in text
-    assert "0.03 J per output token" in text
+    assert "0.0300 J per output token" in text
     assert "pcie:forward   3 GB    1.5 GB/s" in text
     assert "pcie:reverse" not in text
     assert "caused by       demand 2.5 GB, prefetch 500 MB" in text
@@ -130,4 +130,4 @@ def test_the_ranking_names_ties_and_shares() -> None:
     text = comparison_table(compare([summary("a", 4.0), summary("b", 4.0), summary("c", 1.0)]))
     assert "a and b tie" in text
     assert text.count("tie") == 1
-    assert [line.split()[:5] for line in text.splitlines() if line.startswith("3")] == [["3", "c", "1", "25.0", "%"]]
+    assert [line.split()[:5] for line in text.splitlines() if line.startswith("3")] == [["3", "c", "1.00", "25.0", "%"]]
