@@ -157,10 +157,14 @@ def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
 
 def _scenario_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("scenario", metavar="SCENARIO", help="a YAML file, the name of a shipped scenario, or a result.json")
-    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override one value; later ones win")
+    _set_option(parser)
     parser.add_argument("--seed", type=int, help="seed of every random stream")
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     _cache_option(parser)
+
+
+def _set_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override one value; later ones win")
 
 
 def _plugin_option(parser: argparse.ArgumentParser) -> None:
@@ -170,6 +174,7 @@ def _plugin_option(parser: argparse.ArgumentParser) -> None:
 
 
 def _where_options(parser: argparse.ArgumentParser) -> None:
+    _set_option(parser)
     parser.add_argument("--jobs", type=int, metavar="N", help="run points in N processes (default: one for each core)")
     parser.add_argument("--dask", metavar="ADDRESS", help="run points on the Dask cluster at ADDRESS, such as tcp://host:8786")
     _cache_option(parser)

@@ -167,7 +167,7 @@ def _sweep(options: argparse.Namespace) -> int:
     from moesim.units import format_count
 
     part = None if options.shard is None else shard(options.shard)
-    sweep_plan = plan(options.experiment)
+    sweep_plan = plan(options.experiment, options.set)
     out = options.out or f"runs/sweep-{sweep_plan.experiment.name}"
     message = "the same command resumes; the points that are done are"
     with bar("sweeping", "points") as progress, _keeping(message, out):
@@ -194,7 +194,13 @@ def _optimize(options: argparse.Namespace) -> int:
     guard = _keeping("the same command resumes; the points that are done are", options.out) if options.out else nullcontext()
     with bar("searching", "points") as progress, guard:
         search = optimize(
-            options.experiment, out=options.out, rounds=options.rounds, jobs=options.jobs, dask=options.dask, progress=progress
+            options.experiment,
+            out=options.out,
+            rounds=options.rounds,
+            jobs=options.jobs,
+            dask=options.dask,
+            progress=progress,
+            sets=options.set,
         )
     return _said(options, document(search.answer), str(search)) or int(search.answer.points.failed > 0)
 

@@ -35,6 +35,8 @@ __all__ = ["SeriesWalk"]
 
 _MOST = 64
 """Steps of a series at most."""
+_KNOWN = 4096
+"""Sizes of prompts whose attention is remembered at most."""
 _ROOM = 150_000
 """Experts that the visits of a series meet at most."""
 
@@ -106,6 +108,8 @@ def _parts(steps: _Steps, of: IntArray, number: int, problem: Problem, kinds: li
         new, before = series.new_tokens[read], series.before[read]
         sizes = new.tobytes(), before.tobytes()
         if sizes not in known:
+            if len(known) >= _KNOWN:
+                known.clear()
             known[sizes] = model.core_flops_prefill(new, before)[kinds], model.core_bytes_prefill(new, before)[kinds]
         flops[group, 0], nbytes[group, 0] = known[sizes]
     if decoding.any():

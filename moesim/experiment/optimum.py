@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ def optimize(
     jobs: int | None = None,
     dask: str | None = None,
     progress: Progress | None = None,
+    sets: Iterable[str] = (),
 ) -> SearchResult:
     """The experiment, and then `rounds` looks between the best setting of each policy and its neighbours, axis by axis.
 
@@ -50,7 +51,7 @@ def optimize(
     and of its surroundings: a higher peak between two values that were both far from the best is not found. InputError for
     mistakes, and where no axis has numbers.
     """
-    experiment_plan = plan(source)
+    experiment_plan = plan(source, sets)
     searched = _searched(experiment_plan)
     if rounds < 0:
         raise InputError(Mistake(f"{rounds} rounds are not a search; write 0 or more", file="--rounds"))

@@ -24,7 +24,7 @@ from moesim.results.result import FIELDS
 from moesim.results.steady import Steady
 from moesim.results.sweeps.result import FORMAT, POWER
 from moesim.runs.fingerprint import physics
-from moesim.scenario import catalogue, strict_yaml
+from moesim.scenario import catalogue, overrides, strict_yaml
 from moesim.scenario.family import Family
 from moesim.scenario.file_kinds import refuse_other
 from moesim.scenario.judge import judged
@@ -92,8 +92,11 @@ def read(source: str | Path | Mapping[str, Any], changes: Mapping[str, Any] | No
     return root, folder, name
 
 
-def plan(source: str | Path | Mapping[str, Any], **changes: Any) -> Plan:
-    """The experiment with every point resolved and judged; InputError with all mistakes, of all points."""
+def plan(source: str | Path | Mapping[str, Any], sets: Iterable[str] = (), **changes: Any) -> Plan:
+    """The experiment with every point resolved and judged; InputError with all mistakes, of all points.
+
+    `sets`, `path=value` each, are laid over its scenario.
+    """
     root, folder, name = read(source, changes)
     root = _in_full(root)
     experiment, mistakes = _head(root)
@@ -104,8 +107,10 @@ def plan(source: str | Path | Mapping[str, Any], **changes: Any) -> Plan:
     drawn = not isinstance(experiment.design, Grid) or any(mistake.path.startswith("design") for mistake in mistakes)
     axes, wrong = _axes(root, drawn)
     mistakes += [*wrong, *_metric(experiment, root, axes), *constraints(experiment, root)[1]]
+    requested, unread = overrides.changes(sets, None, None)
+    mistakes += unread
     try:
-        family = Family(scenario_node, folder)
+        family = Family(scenario_node, folder, requested)
     except InputError as error:
         raise InputError(*dict.fromkeys([*mistakes, *error.mistakes])) from None
     listed = root.child("policies")

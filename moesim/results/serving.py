@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from moesim.arrays import BoolArray, FloatArray
 from moesim.errors import MoesimError
 from moesim.results.recorder import SECOND
-from moesim.results.statistics import describe
+from moesim.results.statistics import batch_means, describe
 
 __all__ = [
     "LATENCIES",
@@ -266,6 +266,19 @@ def _faults(served: Served, requests: Columns) -> list[dict[str, Any]]:
     return [recovery(disruption, served.levels, served.arrival, finish, in_time) for disruption in served.disruptions]
 
 
+def _batch_means(served: Served, requests: Columns) -> dict[str, Any]:
+    """Latency of requests -> the interval of its mean by batches of requests in the order of arrival; {} for a sample."""
+    if served.sample is not None:
+        return {}
+    known: dict[str, Any] = {}
+    for name in ("queue_s", "ttft_s", "tpot_s", "e2e_s"):
+        values = requests[name][served.counts(name)]
+        batched = batch_means(values[~np.isnan(values)])
+        if batched is not None:
+            known[name] = {**batched[0]._asdict(), "correlation": batched[1]}
+    return known
+
+
 def serving_details(served: Served, requests: Columns) -> dict[str, Any]:
     """Means over time, KV blocks, why requests were refused, and what faults cost."""
     rows = np.array(served.levels, dtype=np.float64).reshape(-1, 4)
@@ -284,6 +297,7 @@ def serving_details(served: Served, requests: Columns) -> dict[str, Any]:
         "refused": {str(number): reason for number, reason in sorted(served.refused.items())},
         "warm_up": served.warm_up,
         "faults": _faults(served, requests),
+        "batch_means": _batch_means(served, requests),
         "sample": None if served.sample is None else served.sample.details,
     }
 

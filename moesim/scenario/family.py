@@ -14,7 +14,7 @@ from moesim.contract import Policy
 from moesim.errors import InputError, Mistake
 from moesim.scenario import annotated, catalogue, schema
 from moesim.scenario.judge import as_written
-from moesim.scenario.overrides import Change, is_path
+from moesim.scenario.overrides import Change, apply, is_path
 from moesim.scenario.resolve import SHORTHAND, Resolver, in_full
 from moesim.scenario.scenario import LoadedScenario, assemble
 from moesim.scenario.tree import Node, Place, from_plain
@@ -26,11 +26,11 @@ class Family:
     """All variations of one scenario.
 
     `base` is the node that says which: a name, a path, or a mapping that may extend one; from Python also a path object or
-    a LoadedScenario. `folder` is that of the file in which it was written. InputError when it cannot be read; what else is
-    wrong is reported by `member`.
+    a LoadedScenario. `folder` is that of the file in which it was written. `sets` are laid over the base. InputError when it
+    cannot be read; what else is wrong is reported by `member`.
     """
 
-    def __init__(self, base: Node, folder: FilePath) -> None:
+    def __init__(self, base: Node, folder: FilePath, sets: Sequence[Change] = ()) -> None:
         memory: dict[Any, Any] = {}
         self.path: FilePath | None = None
         if isinstance(base.value, LoadedScenario):
@@ -51,6 +51,8 @@ class Family:
         if self._raw.child("name") is None:
             name = self.path.stem if self.path is not None else "scenario"
             self._raw = self._raw.put(("name",), Node(name, self._raw.place))
+        if sets:
+            self._raw, _ = apply(self._raw, self._resolver, list(sets))
 
     @property
     def base(self) -> FilePath:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PATIENCE = 600
 """Seconds after which a cell counts as stuck: far more than any needs."""
-MAY_IMPORT = ("json", "numpy", "pandas", "pathlib", "pydantic", "tempfile", "typing")
+MAY_IMPORT = ("json", "math", "numpy", "pandas", "pathlib", "pydantic", "tempfile", "typing")
 MOESIM = ("moesim", "moesim.model", "moesim.policies", "moesim.report", "moesim.results", "moesim.testing", "moesim.workload")
 
 
@@ -44,8 +44,8 @@ def _draws(cell: Any) -> bool:
     return last.startswith("figures.") or "plot_" in last
 
 
-def test_there_are_six() -> None:
-    assert [path.stem[:2] for path in BOOKS] == ["01", "02", "03", "04", "05", "06"]
+def test_there_are_seven() -> None:
+    assert [path.stem[:2] for path in BOOKS] == ["01", "02", "03", "04", "05", "06", "07"]
 
 
 @pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.stem)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from moesim.errors import InputError
 from moesim.experiment.plan import plan
 from moesim.experiment.sweep import run_sweep
 from moesim.scenario import catalogue
@@ -19,9 +20,31 @@ def test_the_folder_is_listed_as_experiments_and_not_as_scenarios() -> None:
     assert not [entry.name for entry in catalogue.names("scenarios") if entry.name.startswith("experiments")]
 
 
+RECORDED = ("azure-mixtral-rate", "azure-qwen3-rate", "mooncake-mixtral-rate", "mooncake-qwen3-rate")
+"""Experiments on records that are not part of the project."""
+
+
+def _sets(name: str, folder: Path) -> list[str]:
+    """The record that an experiment asks for, as `--set` names it."""
+    if name not in RECORDED:
+        return []
+    rows = "".join(f"{second},100,10\n" for second in range(600))
+    (folder / "record.csv").write_text(f"arrival_s,prompt_tokens,output_tokens\n{rows}")
+    return [f"workload.arrivals.path={folder / 'record.csv'}"]
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_record_that_is_absent_is_one_mistake_that_names_its_file(name: str) -> None:
+    with pytest.raises(InputError) as caught:
+        plan(name)
+    (mistake,) = caught.value.mistakes
+    assert mistake.path == "workload.arrivals.path"
+    assert mistake.message.startswith("no such file: ")
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_a_shipped_experiment_is_described_and_all_its_points_are_in_order(name: str) -> None:
-    whole = plan(name)
+def test_a_shipped_experiment_is_described_and_all_its_points_are_in_order(name: str, tmp_path: Path) -> None:
+    whole = plan(name, _sets(name, tmp_path))
     assert (whole.experiment.name, whole.experiment.replications >= 3) == (name, True)
     assert all((whole.experiment.summary, whole.experiment.source, whole.experiment.expect))
     assert len(whole.rows) >= 21

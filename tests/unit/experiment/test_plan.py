@@ -225,3 +225,14 @@ def test_the_kind_of_an_axis_is_a_word(kind: object) -> None:
 def test_policies_are_a_list(policies: object) -> None:
     with pytest.raises(InputError, match=r"policies: .* is not a list"):
         plan({"scenario": "quickstart", "axes": {"workload.requests": [1, 2]}, "policies": policies})
+
+
+def test_values_that_are_set_are_laid_over_the_scenario_of_every_point_and_kept() -> None:
+    document = {"scenario": BASE, "axes": {"policy.hot": [0.25, 0.5]}}
+    whole = plan(document, ["workload.tokens=64", "seed=3"])
+    assert {task.scenario.workload.tokens for task in whole.tasks.values()} == {64}  # type: ignore[attr-defined]
+    again = plan({key: whole.document[key] for key in ("scenario",)} | {"axes": document["axes"]})
+    assert list(again.tasks) == list(whole.tasks)
+    with pytest.raises(InputError) as caught:
+        plan(document, ["workload.tokens", "workload.tokns=3"])
+    assert [mistake.file for mistake in caught.value.mistakes] == ["--set workload.tokens", "--set workload.tokns"]

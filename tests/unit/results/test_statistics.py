@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moesim.results.statistics import describe, paired_difference, percentile, t_interval
+from moesim.results.statistics import batch_means, describe, paired_difference, percentile, t_interval
 
 values = st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=40)
 
@@ -84,3 +84,34 @@ def test_single_runs_tie_within_a_thousandth(a: float, b: float, verdict: str) -
 def test_pairs_must_be_pairs() -> None:
     with pytest.raises(ValueError, match="2 values against 1"):
         paired_difference([1, 2], [1])
+
+
+def test_batch_means_cover_the_mean_of_a_run_that_remembers() -> None:
+    """A chain with correlation 0.8: an interval that takes its values as independent covers far too seldom."""
+    generator, covered, naive = np.random.default_rng(3), 0, 0
+    for _ in range(200):
+        noise = generator.standard_normal(4000)
+        chain = np.empty(4000)
+        chain[0] = noise[0] / 0.6
+        for step in range(1, 4000):
+            chain[step] = 0.8 * chain[step - 1] + noise[step]
+        batched = batch_means(chain)
+        assert batched is not None
+        interval, correlation = batched
+        assert interval.low is not None
+        assert interval.high is not None
+        covered += interval.low <= 0 <= interval.high
+        apart = t_interval(chain.tolist())
+        assert apart.low is not None
+        assert apart.high is not None
+        naive += apart.low <= 0 <= apart.high
+        assert abs(correlation) < 0.9
+    assert covered / 200 > 0.90
+    assert naive / 200 < 0.65
+
+
+def test_what_does_not_fill_batches_is_left_out_or_has_no_interval() -> None:
+    batched = batch_means([100.0, *[1.0, 3.0] * 20])
+    assert batched is not None
+    assert batched[0].mean == 2.0
+    assert batch_means([1.0] * 39) is None
