@@ -231,8 +231,8 @@ def test_values_that_are_set_are_laid_over_the_scenario_of_every_point_and_kept(
     document = {"scenario": BASE, "axes": {"policy.hot": [0.25, 0.5]}}
     whole = plan(document, ["workload.tokens=64", "seed=3"])
     assert {task.scenario.workload.tokens for task in whole.tasks.values()} == {64}  # type: ignore[attr-defined]
-    again = plan({key: whole.document[key] for key in ("scenario",)} | {"axes": document["axes"]})
-    assert list(again.tasks) == list(whole.tasks)
+    assert whole.planner.family.written["workload"]["tokens"] == 64  # as `experiment.json` repeats it
+    assert not set(whole.tasks) & set(plan(document).tasks)
     with pytest.raises(InputError) as caught:
         plan(document, ["workload.tokens", "workload.tokns=3"])
     assert [mistake.file for mistake in caught.value.mistakes] == ["--set workload.tokens", "--set workload.tokns"]
