@@ -22,7 +22,7 @@ from moesim.results.statistics import Interval, windows_needed
 from moesim.runs.estimates import Counted, counted, estimates, modelled
 from moesim.scenario.scenario import LoadedScenario
 from moesim.scheduling.continuous import Continuous
-from moesim.scheduling.fluid import Fluid, Snapshot, StepLine, fit_steps, play
+from moesim.scheduling.fluid import Fluid, Limits, Snapshot, StepLine, fit_steps, play
 from moesim.scheduling.online import Online
 from moesim.scheduling.prefill_first import PrefillFirst
 from moesim.scheduling.windows import WindowedServing, WindowRows
@@ -148,7 +148,7 @@ class _Walker:
         self.loaded_scenario, self.policy, self.problem_of = loaded_scenario, policy, problem_of
         self.job, self.notes = job, notes
         self.line = StepLine(0.0, 0.0, 0.0)
-        self.places = 1
+        self.limits = Limits(1)
         self.served: IntArray = np.arange(job.requests)
         """Numbers of the requests that no rule refuses whatever the queue."""
         self.last = float(job.arrival[-1])
@@ -164,9 +164,7 @@ class _Walker:
         self.served = np.flatnonzero(tokens <= most)
         if not len(self.served):
             raise InputError(Mistake(f"every request is longer than the {most:,} tokens that one may have", path="workload"))
-        output, length = self.job.output[self.served], tokens[self.served]
-        held = float((output * (length - output / 2)).sum() / output.sum())  # as a running one is met
-        self.places = max(min(_places(self.loaded_scenario), int(session.pool.total * session.pool.size / held)), 1)
+        self.limits = Limits(_places(self.loaded_scenario), session.pool.total * session.pool.size)
         self.line = _line(outcome)
 
     def mend(self, windows: _Windows) -> None:
@@ -201,13 +199,13 @@ class _Walker:
         job, served = self.job, self.served
         moments = np.sort(np.concatenate([windows.begin, windows.counted, windows.end]))
         parts = job.arrival[served], job.prompt[served], job.output[served]
-        fluid = play(*parts, self.places, self.line, moments.tolist())
+        fluid = play(*parts, self.limits, self.line, moments.tolist())
         return fluid if len(served) == job.requests else fluid.of(served, job.requests)
 
     def _off(self, outcome: Outcome) -> tuple[StepLine, float]:
         """The line of a run, and by which share its mean step is off the present one's."""
-        line = _line(outcome)
-        return line, line.off(self.line, float(outcome.recorder.passes.column("sequences").mean()))
+        line, sequences, held = _line(outcome), outcome.recorder.passes.column("sequences"), _held(outcome)
+        return line, line.off(self.line, float(sequences.mean()), float(held.mean()))
 
     def _simulate(self, rows: WindowRows) -> tuple[Job, RoutingTable, Problem, Outcome]:
         """The windows in detail; outputs are cut to what a window has time for, and to twice that where a window had more."""
@@ -288,7 +286,15 @@ def _job_of(rows: WindowRows, job: Job, steps: IntArray) -> Job:
 def _line(outcome: Outcome) -> StepLine:
     steps = outcome.recorder.passes
     seconds = (steps.column("end") - steps.column("start")) / SECOND
-    return fit_steps(seconds, steps.column("sequences"), steps.column("tokens"))
+    return fit_steps(seconds, steps.column("sequences"), steps.column("tokens"), _held(outcome))
+
+
+def _held(outcome: Outcome) -> FloatArray:
+    """Tokens of the KV blocks in use when each step began."""
+    scheduler: Any = outcome.scheduler
+    levels = np.array(scheduler.ledger.levels, dtype=np.int64).reshape(-1, 4)
+    place = np.searchsorted(levels[:, 0], outcome.recorder.passes.column("start"), side="right") - 1
+    return levels[place, 3] * float(scheduler.server.session.pool.size)
 
 
 def _sample(windows: Counted, scheduler: Any, rows: WindowRows, fluid: Fluid, details: dict[str, Any]) -> Sample:

@@ -10,7 +10,7 @@ import pytest
 import moesim
 from moesim.errors import InputError
 from moesim.results.statistics import ratio_interval, regressed_interval, windows_needed
-from moesim.scheduling.fluid import StepLine, play
+from moesim.scheduling.fluid import Limits, StepLine, fit_steps, play
 
 SCENARIO: dict[str, Any] = {
     "name": "sampled",
@@ -143,7 +143,7 @@ def test_a_model_that_says_the_same_everywhere_changes_nothing() -> None:
 def test_the_model_counts_the_time_and_the_tokens_of_who_runs() -> None:
     """Two requests at a time, 1 s a step: the third waits for the first. The books at the end are the sums of the stays."""
     output = np.array([3, 5, 2])
-    fluid = play(np.zeros(3), np.ones(3, dtype=np.int64), output, 2, StepLine(1.0, 0.0, 0.0), [2.0, 100.0])
+    fluid = play(np.zeros(3), np.ones(3, dtype=np.int64), output, Limits(2), StepLine(1.0, 0.0, 0.0), [2.0, 100.0])
     assert fluid.finish.tolist() == [3.0, 5.0, 5.0]
     assert (fluid.spent, fluid.tokens) == (10.0, 10.0)
     assert (fluid.snapshots[0].spent, fluid.snapshots[0].tokens, len(fluid.snapshots[0].waiting)) == (4.0, 4.0, 1)
@@ -159,3 +159,31 @@ def test_requests_that_no_rule_takes_in_are_left_out_of_the_model() -> None:
     assert longer.sum() > 0
     assert result.summary["requests_rejected"] == longer.sum()
     assert requests.ttft_s[longer].isna().all()
+
+
+def test_a_full_cache_makes_the_last_one_give_way_and_compute_again() -> None:
+    """Prompts of 4 and outputs of 8 in 20 tokens: two together are full after 6 steps of 1 s, and the second starts anew."""
+    lengths = np.array([4, 4]), np.array([8, 8])
+    fluid = play(np.zeros(2), *lengths, Limits(2, 20.0), StepLine(1.0, 0.0, 0.5), [5.0, 10.5])
+    # both prompts take 4 s, then 6 s until the cache is full; 2 s more end the first, and 10 tokens are read anew in 5 s
+    assert fluid.finish.tolist() == [12.0, 19.0]
+    assert fluid.snapshots[0].running == [(0, 1), (1, 1)]
+    assert fluid.snapshots[1].running == [(0, 6), (1, 6)]
+    assert fluid.tokens == 16.0
+    assert fluid.spent == (12.0 - 2.0) + (19.0 - 4.0)  # from the first admission to the end, with what it waited in between
+
+
+def test_steps_that_grow_with_the_cache_take_the_time_of_their_sum() -> None:
+    output = np.array([1000])
+    fluid = play(np.zeros(1), np.array([50]), output, Limits(1), StepLine(1e-3, 0.0, 0.0, 1e-5), [])
+    assert fluid.finish[0] == pytest.approx(1000 * 1e-3 + 1e-5 * (50 * 1000 + 1000**2 / 2))
+
+
+def test_a_line_finds_what_steps_were_made_of() -> None:
+    generator = np.random.default_rng(4)
+    sequences, held = generator.integers(1, 500, 300), generator.uniform(1e3, 3e6, 300)
+    tokens = sequences + generator.integers(0, 2, 300) * generator.integers(1, 8000, 300)
+    seconds = 3e-3 + 1e-5 * sequences + 5e-6 * (tokens - sequences) + 2e-9 * held
+    line = fit_steps(seconds, sequences, tokens, held)
+    assert tuple(line) == pytest.approx((3e-3, 1e-5, 5e-6, 2e-9), rel=1e-6)
+    assert line.off(StepLine(3e-3, 1e-5, 0.0, 2e-9), 100, 1e6) < 1e-6
