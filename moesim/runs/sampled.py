@@ -294,7 +294,8 @@ def _held(outcome: Outcome) -> FloatArray:
     scheduler: Any = outcome.scheduler
     levels = np.array(scheduler.ledger.levels, dtype=np.int64).reshape(-1, 4)
     place = np.searchsorted(levels[:, 0], outcome.recorder.passes.column("start"), side="right") - 1
-    return levels[place, 3] * float(scheduler.server.session.pool.size)
+    blocks: FloatArray = levels[place, 3].astype(np.float64)
+    return blocks * float(scheduler.server.session.pool.size)
 
 
 def _sample(windows: Counted, scheduler: Any, rows: WindowRows, fluid: Fluid, details: dict[str, Any]) -> Sample:
