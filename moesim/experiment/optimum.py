@@ -48,8 +48,7 @@ def optimize(
     settings that keep the experiment's constraints can be best; where the metric is an axis, the search halves the distance
     to the nearest setting that does not keep them. The answer gains `optimum`: for each policy the best values, and between
     which tested ones they lie; and `out_of_reach`: those that keep the constraints nowhere. It is the best of the design
-    and of its surroundings: a higher peak between two values that were both far from the best is not found. InputError for
-    mistakes, and where no axis has numbers.
+    and of its surroundings: a higher peak between two values far from the best is not found. InputError for mistakes.
     """
     experiment_plan = plan(source, sets)
     searched = _searched(experiment_plan)
