@@ -154,7 +154,7 @@ def _ways(job: Job) -> Iterator[tuple[str, tuple[str, ...]]]:
 def _run(job: Job, folder: Path, extra: tuple[str, ...], cache: Path | None) -> Spent:
     """One run in a process of its own; RuntimeError with its last words where it fails."""
     command = [sys.executable, "-m", "moesim", *(part.format(folder=folder) for part in job.command), *extra]
-    environment = dict(os.environ)
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}  # an installed moesim has its bytecode, too
     if cache is not None:
         _empty(cache)
         environment["MOESIM_CACHE"] = str(cache)

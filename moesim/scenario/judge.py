@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from moesim.errors import InputError, Mistake, did_you_mean
-from moesim.scenario.shape import Shape, shape_of
+from moesim.scenario.shape import Shape, kept_as_written, shape_of
 from moesim.scenario.tree import Node, Path, Tree, dotted
 
 __all__ = ["as_written", "judged", "unknown_key"]
@@ -25,21 +25,23 @@ _FIELD = re.compile(r"([A-Za-z_][\w-]*(?:\.[\w-]+)*): (?=\S)")
 
 def judged(spec: type[T], node: Node, path: Path) -> tuple[T | None, list[Mistake]]:
     """`node` as an instance of `spec`, or None and every mistake; `path` is where the part stands in the scenario."""
-    tree, shape = Tree(node), shape_of(spec)
+    tree = Tree(node)
     if not isinstance(node.value, dict):
         message = f"{as_written(node.plain())} is not a mapping; write keys and their values"
         return None, [_mistake(tree, path, (), message)]
-    complaints: list[tuple[Path, str, bool]] = [(where, message, False) for where, message in shape.converted(node)]
+    complaints: list[tuple[Path, str, bool]] = []
     raised: list[tuple[Path, str, bool]] = []
     result: T | None = None
     try:
         result = spec.model_validate(tree.data, context={"units": "required"})
     except ValidationError as error:
-        complaints += _told(error, node, shape)
+        complaints = _told(error, node, shape_of(spec))
     except MemoryError:
         raised = [((), "too large: it does not fit into this computer's memory", False)]
     except InputError as error:
         raised = [(*_refined(mistake.message, _path(mistake.path, node), node), False) for mistake in error.mistakes]
+    if result is None or any(not kept_as_written(leaf.value, result, where) for where, leaf in node.leaves()):
+        complaints = [*((where, message, False) for where, message in shape_of(spec).converted(node)), *complaints]
     mistakes = [_mistake(tree, path, where, message, key) for where, message, key in [*_joined(complaints), *raised]]
     return (None if mistakes else result), mistakes
 

@@ -6,7 +6,7 @@ would quietly convert (`yes` to true, true to 1, "8" to 8).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -15,7 +15,7 @@ from pydantic import BaseModel, PydanticUserError
 from moesim.scenario.tree import Node, Path
 from moesim.spec import bare_schema
 
-__all__ = ["Shape", "shape_of"]
+__all__ = ["Shape", "kept_as_written", "shape_of"]
 
 Schema = dict[str, Any]
 
@@ -100,6 +100,45 @@ def _converted(value: Any, types: set[str]) -> str | None:
         needed = "number" if "number" in types else "whole number"
         return f"'{value}' is not a {needed}; write it without quotes and without a unit"
     return None
+
+
+def kept_as_written(value: Any, spec: Any, path: Path) -> bool:
+    """Whether the scalar `value` at `path` is of the kind in the validated `spec` that it was written as, or of a kind that
+    pydantic would convert to no other.
+
+    Saves making a JSON Schema for data that are right; False where it cannot be seen.
+    """
+    if isinstance(value, str):
+        return not _convertible(value) or isinstance(_inside(spec, path), str)
+    if isinstance(value, bool):
+        return isinstance(_inside(spec, path), bool)
+    return value not in (0, 1) or not isinstance(_inside(spec, path), (bool, type(None)))
+
+
+def _convertible(text: str) -> bool:
+    """Whether pydantic takes `text` for a boolean or a number where it needs that."""
+    if text.strip().lower() in _BOOLEAN:
+        return True
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+_BOOLEAN = {"t", "true", "on", "y", "yes", "f", "false", "off", "n", "no"}
+
+
+def _inside(spec: Any, path: Path) -> Any:
+    """What a validated spec holds at `path`; None where nothing of that name is there."""
+    for step in path:
+        if isinstance(spec, BaseModel):
+            spec = getattr(spec, str(step), None)
+        elif isinstance(spec, Mapping):
+            spec = spec.get(step)
+        else:
+            spec = spec[step] if isinstance(spec, (list, tuple)) and isinstance(step, int) and step < len(spec) else None
+    return spec
 
 
 @cache

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import suppress
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -90,13 +91,60 @@ class _Loader(yaml.SafeLoader):
         return node  # type: ignore[no-any-return]
 
 
+def _quick_loader() -> Any:
+    """libyaml's parser, which composes nodes twenty times as fast; None where PyYAML was built without it."""
+    base: Any = getattr(yaml, "CSafeLoader", None)
+    untagged = {"resolve": lambda *_: ""}
+    return None if base is None else type("QuickLoader", (base,), untagged)
+
+
+_QuickLoader = _quick_loader()
+_DISPUTED = re.compile(r"[!?\t\ufeff]|:\s*[,}\]]")
+"""What the two parsers do not read alike: tags, question marks, tabs, byte order marks, and values left out in braces."""
+_DEEPEST_QUICK = 2000
+"""Levels that libyaml may meet: it nests calls, and counts none of them."""
+
+
 def _compose(text: str, shown: str) -> yaml.Node | None:
+    """The nodes of `text`, by libyaml where that has no complaint; else by PyYAML's own parser, which says what is wrong."""
+    if _QuickLoader is not None and not _DISPUTED.search(text) and _deepest(text) <= _DEEPEST_QUICK:
+        with suppress(yaml.YAMLError, UnicodeError, ValueError, OverflowError):
+            root = _composed(_QuickLoader(text))
+            if root is None or not _too_deep(root):
+                return root
+    return _compose_slowly(text, shown)
+
+
+def _composed(loader: Any) -> yaml.Node | None:
+    try:
+        node: yaml.Node | None = loader.get_single_node()
+        return node
+    finally:
+        loader.dispose()
+
+
+def _deepest(text: str) -> int:
+    """Levels that the nodes of a text can have at most: each takes a bracket, or a column of a line."""
+    return text.count("[") + text.count("{") + max(map(len, text.splitlines()), default=0)
+
+
+def _too_deep(root: yaml.Node) -> bool:
+    level = [root]
+    for _ in range(DEEPEST):
+        inner = [node.value for node in level if not isinstance(node, yaml.ScalarNode)]
+        pairs = [part for value in inner for part in value]
+        nodes = [node for part in pairs for node in (part if isinstance(part, tuple) else (part,))]
+        level = list({id(node): node for node in nodes}.values())  # an alias repeats its node
+    return bool(level)
+
+
+def _compose_slowly(text: str, shown: str) -> yaml.Node | None:
     try:
         loader = _Loader(text)
     except yaml.reader.ReaderError as error:
         raise InputError(_unreadable(text, error, shown)) from None
     try:
-        return loader.get_single_node()
+        return _composed(loader)
     except yaml.reader.ReaderError as error:
         raise InputError(_unreadable(text, error, shown)) from None
     except yaml.MarkedYAMLError as error:
@@ -105,8 +153,6 @@ def _compose(text: str, shown: str) -> yaml.Node | None:
         mark = loader.get_mark()
         message = "not YAML: a number or the code of a character is out of range"
         raise InputError(Mistake(message, "", shown, mark.line + 1, mark.column + 1)) from None
-    finally:
-        loader.dispose()
 
 
 def _unreadable(text: str, error: yaml.reader.ReaderError, shown: str) -> Mistake:
@@ -185,7 +231,7 @@ class _Builder:
                 self.mistake("a key must be plain text", path, key)
                 continue
             name = self._text(key, path)
-            if name == "<<" and key.style is None:
+            if name == "<<" and not key.style:
                 self.mistake("merge keys ('<<') are not read; use 'extends' or 'profile'", path, key)
             elif name in nodes:
                 first = nodes[name].key
@@ -206,7 +252,7 @@ class _Builder:
 
     def _scalar(self, node: yaml.ScalarNode, path: Path) -> Any:
         text = self._text(node, path)
-        if node.style is not None:
+        if node.style:
             return text
         if text in _WORDS:
             return _WORDS[text]

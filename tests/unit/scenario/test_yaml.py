@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -169,3 +170,64 @@ def test_command_line_value_that_is_no_yaml() -> None:
     with pytest.raises(InputError) as error:
         strict_yaml.scalar("[1,", "--set x")
     assert str(error.value).startswith("--set x: '[1,' cannot be read: not YAML: ")
+
+
+ROOT = Path(__file__).resolve().parents[3]
+PIECES = (
+    "[",
+    "]",
+    "{",
+    "}",
+    ": ",
+    ", ",
+    "- ",
+    "\n  ",
+    "'",
+    '"',
+    " #",
+    "|\n",
+    ">\n",
+    "? ",
+    "&a ",
+    "*a",
+    "!x ",
+    "%",
+    "\t",
+    "<<: ",
+    "~",
+    "\ufeff",
+)
+
+
+def _outcome(text: str) -> object:
+    """What is read, with all places, or every mistake."""
+    try:
+        return strict_yaml.parse(text, "f.yaml").root
+    except InputError as error:
+        return error.mistakes
+
+
+def test_libyaml_and_the_parser_in_python_read_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every third shipped file, and lines of the others with pieces of syntax put in at random."""
+    if strict_yaml._QuickLoader is None:
+        pytest.skip("PyYAML was built without libyaml")
+    rng = random.Random(0)
+    files = sorted(file for folder in ("hardware_profiles", "scenarios") for file in (ROOT / folder).rglob("*.yaml"))
+    texts = [file.read_text("utf-8") for file in files[::3]]
+    for _ in range(600):
+        lines = rng.choice(texts).split("\n")
+        text = "\n".join(lines[(first := rng.randrange(len(lines))) : first + 6])
+        for _ in range(rng.randint(1, 3)):
+            place = rng.randrange(len(text) + 1)
+            text = text[:place] + rng.choice(PIECES) + text[place + rng.randrange(2) :]
+        texts.append(text)
+    quick = [_outcome(text) for text in texts]
+    monkeypatch.setattr(strict_yaml, "_QuickLoader", None)
+    assert quick == [_outcome(text) for text in texts]
+
+
+def test_what_the_quick_parser_cannot_be_trusted_with_goes_to_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strict_yaml, "_QuickLoader", None)
+    slowly = _outcome("a: {b: , c: 1}\n"), _outcome("a: ! x\n"), _outcome(f"a: {'[' * 3000}\n")
+    monkeypatch.undo()
+    assert slowly == (_outcome("a: {b: , c: 1}\n"), _outcome("a: ! x\n"), _outcome(f"a: {'[' * 3000}\n"))
