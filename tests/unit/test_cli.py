@@ -150,3 +150,12 @@ def test_an_unknown_command_exits_with_2() -> None:
     with pytest.raises(SystemExit) as stop:
         cli.main(["simulate"])
     assert stop.value.code == 2
+
+
+def test_every_command_takes_help(capsys: pytest.CaptureFixture[str]) -> None:
+    (commands,) = (action.choices for action in cli._parser()._actions if isinstance(action.choices, dict))
+    for command in commands:
+        with pytest.raises(SystemExit) as left:
+            cli.main([command, "--help"])
+        assert left.value.code == 0
+        assert f"usage: moesim {command}" in capsys.readouterr().out

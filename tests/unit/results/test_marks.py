@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from matplotlib.figure import Figure
@@ -68,6 +68,18 @@ def test_every_clairvoyant_policy_is_a_bound_and_so_are_the_two_that_search() ->
         "optimum",
     }
     assert bounds == {name for name, policy_class in CLASSES.items() if policy_class.source.startswith("bound")}
+
+
+class Unreachable(find("policies", "lru")):  # type: ignore[misc]
+    """A bound that sees nothing of the future, as a plug-in may be."""
+
+    unreachable: ClassVar[bool] = True
+
+
+def test_a_plug_in_that_says_unreachable_is_ranked_apart() -> None:
+    ranked = moesim.compare("quickstart", ["lru", Unreachable()], **SMALL)
+    assert [run["policy"] for run in ranked["results"]] == ["lru"]
+    assert [run["is_bound"] for run in ranked["bounds"]] == [True]
 
 
 def test_a_comparison_ranks_bounds_in_a_block_of_their_own(compared: Path) -> None:
