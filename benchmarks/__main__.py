@@ -24,13 +24,17 @@ import numpy as np
 import simpy
 
 from benchmarks import serving
-from benchmarks.cases import POLICIES, call_costs, make_case, make_ready, time_moesim, time_naive
+from benchmarks.cases import CONTENDED, FREE, POLICIES, call_costs, make_case, make_ready, time_moesim, time_naive
 from benchmarks.growth import AXES, GROWING, slope
 from benchmarks.jobs import JOBS, QUICK, timed
 from benchmarks.tables import text_of
+from moesim.engine.machine import EngineKind
 from moesim.errors import InputError
 from moesim.plugins import BUILT_IN
 
+ENGINES: tuple[EngineKind, ...] = ("kernel", "reference")
+_LONG = 128
+"""Passes of the runs by which the kernel is timed, at least."""
 TOLERANCE = 1e-9
 """Largest relative difference between the makespans of moesim and naive SimPy; none is seen, both count whole ps."""
 
@@ -60,15 +64,20 @@ def main() -> None:
     if options.history is not None:
         with options.history.open("a", encoding="utf-8") as file:
             file.write(json.dumps(document) + "\n")
-    sys.exit(any(row["makespan_difference"] > TOLERANCE for row in document.get("visits", {}).get("cases", ())))
+    sys.exit(any((row["makespan_difference"] or 0) > TOLERANCE for row in document.get("visits", {}).get("cases", ())))
 
 
 def _visits(options: argparse.Namespace) -> dict[str, Any]:
     quick: bool = options.quick
     batches, passes, repeats = ((64,), 8, 3) if quick else ((64, 512), 32, 5)
-    rows = [_measure(policy, batch, passes, repeats) for policy in POLICIES for batch in batches]
+    rows = [
+        _measure(policy, hardware, batch, passes, repeats)
+        for hardware in (FREE, CONTENDED)
+        for policy in POLICIES
+        for batch in batches
+    ]
     return {
-        "what": "decode of Qwen3-30B-A3B on rtx6000ada-xeon8452y; naive: one SimPy process per active expert",
+        "what": "decode of Qwen3-30B-A3B; naive: one SimPy process per active expert, which knows no shared bandwidth",
         "cases": rows,
         "least_speedup": min(row["speedup"] for row in rows),
         "calls": _calls(passes, (*POLICIES, "lru") if quick else BUILT_IN["policies"]),
@@ -121,41 +130,38 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _measure(policy: str, batch: int, passes: int, repeats: int) -> dict[str, Any]:
-    """One case, all three simulators in turn, `repeats` times."""
-    case = make_case(POLICIES[policy], batch, passes)
+def _measure(policy: str, hardware: str, batch: int, passes: int, repeats: int) -> dict[str, Any]:
+    """One case, all three simulators in turn, `repeats` times: moesim's run is long, for it places the model once."""
+    case, long = (make_case(POLICIES[policy], batch, number, hardware=hardware) for number in (passes, max(passes, _LONG)))
     ready = make_ready(case)
-    visits = len(ready.visits)
-    naive, kernel, reference = [], [], []
+    speeds = [time_moesim(case, engine).decode for engine in ENGINES]
+    rates: dict[str, list[float]] = {"naive": [], **{engine: [] for engine in ENGINES}}
     for _ in range(repeats):
-        naive.append(time_naive(ready))
-        kernel.append(time_moesim(case, "kernel"))
-        reference.append(time_moesim(case, "reference"))
-    cpu = {
-        name: median(run.cpu for run in runs) for name, runs in (("naive", naive), ("kernel", kernel), ("reference", reference))
-    }
-    simulated = naive[0].decode
-    speeds = [run.decode for run in (*kernel, *reference)]
+        naive = time_naive(ready)
+        rates["naive"].append(naive.cpu / naive.visits)
+        for engine, timed_case in zip(ENGINES, (long, case), strict=True):
+            run = time_moesim(timed_case, engine)
+            rates[engine].append(run.cpu / run.visits)
+            if engine == "kernel":
+                events = run.events / run.visits
+    seconds = {name: median(values) for name, values in rates.items()}
+    off = max(abs(speed - naive.decode) / naive.decode for speed in speeds)
     return {
         "policy": policy,
+        "hardware": hardware,
         "batch": batch,
-        "layer_visits": visits,
-        "expert_executions": ready.executions,
-        "layer_visits_per_s": {name: round(visits / seconds) for name, seconds in cpu.items()},
-        "expert_executions_per_s": {name: round(ready.executions / seconds) for name, seconds in cpu.items()},
-        "speedup": round(cpu["naive"] / cpu["kernel"], 1),
-        "speedup_reference": round(cpu["naive"] / cpu["reference"], 2),
-        "events_per_layer_visit": {
-            "kernel": round(kernel[0].events / kernel[0].visits, 3),
-            "naive": round(naive[0].events / naive[0].visits, 1),
-        },
-        "decode_ps": simulated,
-        "makespan_difference": max(abs(speed - simulated) / simulated for speed in speeds),
+        "experts_per_visit": round(ready.executions / len(ready.visits), 1),
+        "layer_visits_per_s": {name: round(1.0 / second) for name, second in seconds.items()},
+        "speedup": round(seconds["naive"] / seconds["kernel"], 1),
+        "speedup_reference": round(seconds["naive"] / seconds["reference"], 2),
+        "events_per_layer_visit": {"kernel": round(events, 3), "naive": round(naive.events / naive.visits, 1)},
+        "decode_ps": speeds[0],
+        "makespan_difference": off if hardware == FREE else None,
     }
 
 
 def _calls(passes: int, policies: Iterable[str]) -> dict[str, dict[str, float | None]]:
-    """Microseconds per call of the two slots that run while the clock does; a policy that cannot run here is left out."""
+    """Microseconds of the two slots that run while the clock does, as `call_costs`; without policies that cannot run here."""
     seconds_of = {}
     for policy in policies:
         try:

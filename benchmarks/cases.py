@@ -1,4 +1,4 @@
-"""The decodes that are timed: one machine, one model, two placements; what moesim gets, and the same made ready for SimPy.
+"""The decodes that are timed: two machines, one model, three policies; what moesim gets, and the same made ready for SimPy.
 
 Everything that both need is made here, before any clock runs.
 """
@@ -25,7 +25,19 @@ from moesim.runtime import Calls
 from moesim.scenario import load_data
 from moesim.workload.table import RoutingTable
 
-__all__ = ["POLICIES", "Case", "Ready", "Timing", "call_costs", "make_case", "make_ready", "time_moesim", "time_naive"]
+__all__ = [
+    "CONTENDED",
+    "FREE",
+    "POLICIES",
+    "Case",
+    "Ready",
+    "Timing",
+    "call_costs",
+    "make_case",
+    "make_ready",
+    "time_moesim",
+    "time_naive",
+]
 
 POLICIES: dict[str, dict[str, Any]] = {
     "cox_moe": {"kind": "cox_moe"},
@@ -33,6 +45,8 @@ POLICIES: dict[str, dict[str, Any]] = {
     "static_popularity": {"kind": "static_popularity", "misses": "threshold"},
 }
 """Memoryless policies that the naive model can follow, with their parameters."""
+FREE, CONTENDED = "rtx6000ada-xeon8452y", "rtx4090-desktop"
+"""A machine where lanes alone are waited for, and one whose CPU and uploads ask DRAM for more than it has."""
 
 
 @dataclass(frozen=True)
@@ -70,15 +84,17 @@ class Timing:
     """Layer visits of the whole run (moesim's includes the prefill pass)."""
 
 
-def make_case(policy: dict[str, Any], batch: int, passes: int, model: dict[str, Any] | None = None) -> Case:
-    """Qwen3-30B-A3B on a workstation with an AMX CPU, `passes` decode passes of `batch` sequences.
+def make_case(
+    policy: dict[str, Any], batch: int, passes: int, model: dict[str, Any] | None = None, hardware: str = FREE
+) -> Case:
+    """Qwen3-30B-A3B on a machine, `passes` decode passes of `batch` sequences.
 
     `policy` is what a scenario would say of it, `model` what differs from the model. Prompts are short, because decode is what
     is timed.
     """
     data = {
         "name": "benchmark",
-        "hardware": "rtx6000ada-xeon8452y",
+        "hardware": hardware,
         "model": {"name": "qwen3-30b-a3b", **(model or {})},
         "workload": {
             "kind": "offline",
@@ -195,7 +211,7 @@ def _called(services: IntArray, calls: Calls, once: int) -> list[int]:
 
 
 def call_costs(case: Case) -> dict[str, float | None]:
-    """CPU seconds per call of `dispatch` and `adapt` over one run (None: never called), their bodies alone."""
+    """Seconds of `dispatch` by visit and of `adapt` by call over one run (None: never called), their bodies alone."""
     spent: dict[str, list[float]] = {"dispatch": [], "adapt": []}
 
     def timed(name: str) -> Any:
@@ -204,7 +220,9 @@ def call_costs(case: Case) -> dict[str, float | None]:
         def call(*arguments: Any) -> Any:
             begin = time.perf_counter()
             answer = method(*arguments)
-            spent[name].append(time.perf_counter() - begin)
+            counts = arguments[0].counts
+            visits = len(counts) if name == "dispatch" and counts.ndim > 1 else 1
+            spent[name].append((time.perf_counter() - begin) / visits)
             return answer
 
         return call

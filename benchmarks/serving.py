@@ -111,8 +111,9 @@ def steps_of(engine: KernelEngine, rows: Any, number: int) -> Iterator[naive_ser
     templates = np.array(engine._templates[2]).reshape(-1, k.A_WIDTH)[:, k.A_ALONE]
     visits = np.array(engine._visits).reshape(-1, k.V_WIDTH)
     layers, experts = int(engine._tables.T[k.T_LAYERS]), int(engine._tables.T[k.T_EXPERTS])
-    size = int(rows[k.R_SIZE])
-    counts, gpu = (rows[k.R_HEADER + field * size :][:size].reshape(-1, experts) for field in (k.COUNTS, k.GPU))
+    size = number * layers * experts
+    begins = (int(rows[k.R_PLACES + 3 * field]) for field in (k.COUNTS, k.GPU))
+    counts, gpu = (rows[begin : begin + size].reshape(-1, experts) for begin in begins)
     call = int(engine._tables.T[k.T_TOGETHER])
     for step in range(number):
         here = visits[step * (layers + 1) : (step + 1) * (layers + 1)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 from typing import Any
 
 __all__ = ["text_of"]
@@ -18,20 +19,21 @@ def text_of(document: Row) -> str:
 
 def _visits(part: Row) -> Iterator[str]:
     """Layer visits beside naive SimPy."""
-    heads = ("decode", "batch", "naive/s", "moesim/s", "times", "reference", "differs by")
+    rest = itemgetter("speedup", "speedup_reference", "makespan_difference")
+    heads = ("decode", "machine", "batch", "naive/s", "moesim/s", "times", "reference", "differs by")
     yield from _table(
         "layer visits of a whole run, beside naive SimPy in the same process",
         heads,
         [
-            (
-                row["policy"], row["batch"], row["layer_visits_per_s"]["naive"], row["layer_visits_per_s"]["kernel"],
-                row["speedup"], row["speedup_reference"], row["makespan_difference"],
-            )
+            (row["policy"], row["hardware"], row["batch"], *map(row["layer_visits_per_s"].get, ("naive", "kernel")), *rest(row))
             for row in part["cases"]
         ],
-    )  # fmt: skip
+    )
     calls = [(name, row["dispatch_us"], row["adapt_us"]) for name, row in part["calls"].items()]
-    yield from ("", *_table("microseconds of a policy's slots", ("policy", "dispatch", "adapt"), calls))
+    yield from (
+        "",
+        *_table("microseconds of a policy's slots, those of dispatch by visit", ("policy", "dispatch", "adapt"), calls),
+    )
     yield from ("", *_table("seconds to import", ("module", "s"), list(part["import_s"].items())))
 
 
