@@ -60,10 +60,13 @@ def pytest_xdist_node_collection_finished(node: Any) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Neighbours stay together, and so do the runs that they share; a worker that has finished takes over from the other."""
+    """Neighbours stay together, and so do the runs that they share; a worker that has finished takes over from the other.
+
+    Unless `--dist` says otherwise.
+    """
     from xdist.scheduler import WorkStealingScheduling
 
-    return WorkStealingScheduling(config, log)
+    return WorkStealingScheduling(config, log) if config.getoption("dist") == "load" else None
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

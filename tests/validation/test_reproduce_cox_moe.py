@@ -13,7 +13,7 @@ from moesim.validation.cox_moe.runs import OWN, added, planned
 
 @pytest.fixture(scope="module")
 def grid() -> dict[tuple[str, str], Cell]:
-    names = ("deepseek-v2-lite, A100, 97 + 32", "mixtral-8x7b, A100, 97 + 32", "qwen3-30b-a3b, A100, 97 + 32")
+    names = ("deepseek-v2-lite, A100, 97 + 32", "mixtral-8x7b, A100, 97 + 32")
     chosen = [(name, setting) for name, setting in settings() if name in names]
     return {(cell.name, cell.over): cell for name, setting in chosen for cell in cells(name, setting)}
 
@@ -50,7 +50,7 @@ def test_there_are_36_cells() -> None:
 
 
 def test_sums_over_layers_arrive_where_the_engine_does(grid: dict[tuple[str, str], Cell]) -> None:
-    assert len(grid) == 6
+    assert len(grid) == 4
     for cell in grid.values():
         for simulated, summed in ((cell.cox[0], cell.cox[1]), (cell.rival[0], cell.rival[1])):
             assert summed.step == pytest.approx(simulated.step, rel=1e-3)
