@@ -59,7 +59,7 @@ FIDELITY: dict[str, Fidelity] = {
     "onnxruntime": _FAITHFUL,
     "smoe": _partial("gate scores, for which a law stands, and the other routing of later layers after a replacement"),
     "freetoken": _partial("rates measured while both run, and moving memory between cache and pool at run time"),
-    "accelerate": _partial("attention and other weights of later layers in the host, layers on disk"),
+    "accelerate": _partial("layers on disk, and the emptying of its allocator between modules"),
     "deepspeed_moe": _partial("expert parallelism and its kernels"),
     "monde": _FAITHFUL,
     "dynande": _partial("several near-data units side by side"),
