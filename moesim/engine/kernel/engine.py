@@ -240,6 +240,8 @@ class KernelEngine:
 
         Returns the stage reached, the steps that were walked, and [n, lanes] ps at work of every lane at the end of each.
         """
+        if self._buffers.M[k.OP_USED]:  # their templates are times alone, which hold for a machine that does nothing else
+            raise MoesimError("operations are left where steps begin; please report it")
         self._reserve()
         lanes = len(self.program.lanes)
         S, laps = self._fixed(steps.ravel()), self._ints(len(steps) * lanes)
