@@ -19,7 +19,7 @@ from moesim.progress import Progress
 from moesim.streams import Streams
 from moesim.workload.draws import kept, kernel
 from moesim.workload.draws.blocks import BLOCK, Ledger
-from moesim.workload.draws.laws import Law
+from moesim.workload.draws.laws import Law, StickyLaw
 from moesim.workload.draws.on_demand import DecodeDraws, PrefillDraws, PromptDraws, RequestDraws
 from moesim.workload.table import Job, id_type
 
@@ -31,8 +31,8 @@ _MOST_TABLE = 1 << 29
 """Bytes of a table from which on requests are drawn when they are asked for, and nothing is kept for later runs."""
 _KEEP = 200_000
 """Draws from which on it is sooner read than drawn again."""
-_EACH, _COMPILING = 80e-9, 3.0
-"""Seconds that a draw takes numpy, and that compiling takes."""
+_EACH, _STEP, _COMPILING = 80e-9, 4e-4, 2.0
+"""Seconds that numpy takes for a draw and, beside its draws, for a step of a block, and that compiling takes."""
 
 
 class Drawn(NamedTuple):
@@ -51,7 +51,7 @@ def draw_job(job: Job, law: Law, streams: Streams, stream: str, progress: Progre
     arrays = None if path is None else kept.read(path)
     if arrays is not None:
         return Drawn(*arrays)
-    functions = jit.native(kernel) if jit.repaid(kernel, draws * _EACH, _COMPILING) else None
+    functions = jit.native(kernel) if jit.repaid(kernel, draws * _EACH + _steps(job, law) * _STEP, _COMPILING) else None
     if functions is None:
         drawn = walk(job, law, streams, stream, progress)
     else:
@@ -59,6 +59,12 @@ def draw_job(job: Job, law: Law, streams: Streams, stream: str, progress: Progre
     if path is not None:
         kept.write(path, drawn)
     return drawn
+
+
+def _steps(job: Job, law: Law) -> int:
+    """Steps that numpy takes one after another: tokens of the longest request of each block, where a law draws them in turn."""
+    total = job.prompt + job.output - 1
+    return int(np.maximum.reduceat(total, np.arange(0, job.requests, BLOCK)).sum()) if isinstance(law, StickyLaw) else 0
 
 
 def draw_table(job: Job, law: Law, streams: Streams, stream: str, progress: Progress | None = None) -> tuple[Any, Any, Any]:
