@@ -299,6 +299,15 @@ def test_neighbouring_experts_cross_in_one_copy_and_pay_one_set_up_where_the_pro
     assert lane["busy_s"] - transfer == pytest.approx(48 * copies * path.setup, rel=1e-3)
 
 
+def test_both_engines_time_joined_copies_alike() -> None:
+    sets = {"runtime": "llama-cpp", "workload.requests": 1, "workload.prompt": 40, "workload.output": 2}
+    policy = {"kind": "llama_cpp", "cpu_layers": 48}
+    kernel, reference = (
+        run("quickstart", policy=policy, **sets, simulation={"engine": engine}).summary for engine in ("kernel", "reference")
+    )
+    assert (kernel["makespan_s"], kernel["bytes"]) == (reference["makespan_s"], reference["bytes"])
+
+
 @pytest.mark.parametrize(
     ("machine", "kernels"),
     [
