@@ -64,7 +64,8 @@ def choices(nodes: Sequence[Node] | None, family: Family) -> tuple[list[Choice],
     """The policies that an experiment names (None: the scenario's own), and what is wrong with their names."""
     if nodes is None:
         return [Choice("")], []
-    labels = iter(told_apart([node.value for node in nodes if isinstance(node.value, Policy)]))
+    values = [node.value for node in nodes]
+    labels = iter(told_apart([value for value in values if isinstance(value, Policy)], values))
     entries: list[Choice] = []
     mistakes: list[Mistake] = []
     for index, node in enumerate(nodes):

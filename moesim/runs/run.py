@@ -274,10 +274,16 @@ def policy_label(policy: Policy) -> str:
     return str(kind) if kind is not None and "kind" in own else name
 
 
-def told_apart(policies: Sequence[Policy]) -> list[str]:
-    """The labels of policies that were handed over as objects; of one kind, they say what each has other than its class."""
-    names = [policy_label(policy) for policy in policies]
-    return [f"{name}{_own(policy)}" if names.count(name) > 1 else name for name, policy in zip(names, policies, strict=True)]
+def told_apart(policies: Sequence[Policy], beside: Iterable[Any] = ()) -> list[str]:
+    """The labels of policies that were handed over as objects; of one kind, they say what each has other than its class.
+
+    `beside`: names of policies that are compared with them.
+    """
+    names, named = [policy_label(policy) for policy in policies], [name for name in beside if isinstance(name, str)]
+    return [
+        f"{name}{_own(policy)}" if names.count(name) > 1 or name in named else name
+        for name, policy in zip(names, policies, strict=True)
+    ]
 
 
 def _own(policy: Policy) -> str:
@@ -294,7 +300,7 @@ def policies_for(names: Iterable[str | Policy], loaded_scenario: LoadedScenario)
     policies = list(names)
     kinds = [entry for name in policies for entry in (plugins.names("policies") if name == "all" else [name])]
     own = (policy_label(loaded_scenario.scenario.policy), loaded_scenario.data["policy"].get("kind"))
-    labels = iter(told_apart([name for name in policies if isinstance(name, Policy)]))
+    labels = iter(told_apart([name for name in policies if isinstance(name, Policy)], kinds))
     chosen: list[tuple[str, Policy]] = []
     mistakes: list[Mistake] = []
     for name in kinds:

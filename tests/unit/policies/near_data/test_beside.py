@@ -29,6 +29,8 @@ def test_objects_of_one_class_are_told_apart_by_what_they_have_other_than_it() -
     name = f"{Mine.__module__}:Mine"
     assert told_apart([Mine(margin=2.0), LRU()]) == [name, "lru"]
     assert told_apart([Mine(), Mine(margin=2.0), LRU()]) == [name, f"{name}(margin=2.0)", "lru"]
+    assert told_apart([LRU(capacity=3), LRU()], ["lru"]) == ["lru(capacity=3)", "lru"]
+    assert told_apart([LRU(capacity=3)], ["lru", {"kind": "lru"}]) == ["lru(capacity=3)"]
     ranked = moesim.compare("quickstart", [Mine(), Mine(margin=2.0)], **SMALL)
     assert sorted(run["policy"] for run in ranked["results"]) == [name, f"{name}(margin=2.0)"]
 
