@@ -29,6 +29,8 @@ class Counted(NamedTuple):
     """[R] the same of the last token."""
     ttft: FloatArray
     """[R] s to the first token; NaN where it does not count."""
+    waited: FloatArray
+    """[R] s from the arrival to the beginning of the window, 0 where it arrived in the window."""
     window: IntArray
     """[R] number of the window."""
     gap_time: FloatArray
@@ -75,6 +77,7 @@ def counted(scheduler: Any, rows: WindowRows) -> Counted:
         first=first,
         finish=ledger.finish >= since[rows.window],
         ttft=np.where(first, (ledger.first_token - ledger.arrival) / SECOND, np.nan),
+        waited=np.maximum(rows.begin[rows.window] - rows.arrival, 0.0),
         window=rows.window,
         gap_time=np.bincount(of_gap, weights=gap_s, minlength=windows).astype(np.float64),
         gaps=gaps.astype(np.float64),
@@ -105,7 +108,8 @@ def estimates(windows: Counted, model: Modelled, further: float) -> dict[str, In
 
     `further`: output tokens of a request beside its first, on average over the run. Mean end-to-end time is mean TTFT plus
     `further` mean gaps, for all gaps of all requests are in the run; so nothing of it is taken from before the windows. Its
-    half-width is the sum of theirs, whatever they have to do with each other.
+    half-width is the sum of theirs, whatever they have to do with each other. What requests waited before their window began is
+    the model's word alone: of mean TTFT it counts as uncertain in full.
     """
     number = len(windows.seconds)
     first = windows.first
@@ -122,9 +126,17 @@ def estimates(windows: Counted, model: Modelled, further: float) -> dict[str, In
         ),
     }
     intervals = {name: interval for name, interval in known.items() if interval is not None}
+    if "ttft_s" in intervals:
+        intervals["ttft_s"] = _widened(intervals["ttft_s"], float(windows.waited[first].sum() / requests.sum()))
     if "ttft_s" in intervals and "itl_s" in intervals:
         intervals["e2e_s"] = _end_to_end(intervals["ttft_s"], intervals["itl_s"], further)
     return intervals
+
+
+def _widened(interval: Interval, seconds: float) -> Interval:
+    if interval.low is None or interval.high is None:
+        return interval
+    return interval._replace(low=max(interval.low - seconds, 0.0), high=interval.high + seconds)
 
 
 def _end_to_end(ttft: Interval, gap: Interval, further: float) -> Interval:

@@ -187,3 +187,13 @@ def test_a_line_finds_what_steps_were_made_of() -> None:
     line = fit_steps(seconds, sequences, tokens, held)
     assert tuple(line) == pytest.approx((3e-3, 1e-5, 5e-6, 2e-9), rel=1e-6)
     assert line.off(StepLine(3e-3, 1e-5, 0.0, 2e-9), 100, 1e6) < 1e-6
+
+
+def test_a_queue_longer_than_a_window_makes_waits_uncertain_and_they_are_covered() -> None:
+    changes = {"workload.arrivals": {"kind": "poisson", "rate": "20000/s"}}
+    whole, sampled = run(**changes), run(**changes, **{"simulation.sample": "40 %", "simulation.windows": 8})
+    intervals, requests = sampled.details["serving"]["sample"]["intervals"], sampled.frame("requests")
+    for name in ("ttft_s", "itl_s", "e2e_s"):
+        assert intervals[name]["low"] <= whole.summary[name]["mean"] <= intervals[name]["high"], name
+    # nearly all that they waited lies before their window
+    assert intervals["ttft_s"]["high"] - intervals["ttft_s"]["mean"] > 0.5 * requests.ttft_s[requests.first_counts].mean()
