@@ -23,7 +23,7 @@ from moesim.experiment.plan import read
 from moesim.scenario import load
 from moesim.validation import registry
 
-PLACEHOLDER = re.compile(r"(?:.*=)?[A-Z]+(?:/[\w.]+)?(?:\.\w+)?")
+PLACEHOLDER = re.compile(r"(?:.*=)?[A-Z]+(?:/[\w.]+)?(?:\.\w+)*")
 """What a reader has to fill in: `SCENARIO`, `I/N`, `DIR/result.json`, `path=FILE.npz`."""
 RUN = {
     "README.md": "test_readme.py",

@@ -46,6 +46,7 @@ class IkLlama(LlamaCpp):
     """Law of the gate weights."""
 
     unread: ClassVar[tuple[Unread, ...]] = (*LlamaCpp.unread, Unread(("relative", "weights"), when={"least": None}))
+    lossy: ClassVar[bool] = True
     runtime: ClassVar[str] = "ik-llama"
     source: ClassVar[str] = "ikawrakow/ik_llama.cpp (-ser, --n-cpu-moe)"
 
