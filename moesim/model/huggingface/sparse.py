@@ -26,6 +26,7 @@ _NO_SIZE = (
     "sparse_attention_config.sparse_disable_index_value",
 )
 """Blocks that are always among those chosen, and a value of the indexer that no checkpoint has."""
+_OF_INDEXERS = ("indexer_types", "index_topk_pattern", "index_topk_freq", "index_skip_topk_offset", "index_block_size")
 _SPARSE = ("indexed_attention", "deepseek_sparse_attention", "minimax_m3_sparse")
 """Names of layers that attend to chosen tokens."""
 _RATES = {"sliding_attention": 0, "compressed_sparse_attention": 4, "heavily_compressed_attention": 128}
@@ -39,6 +40,7 @@ def read_sparse(fields: Fields, kinds: Kinds) -> dict[str, Any]:
     unused = fields.boolean("whether attention is sparse", ("sparse_attention_config.use_sparse_attention",), True) is False
     tokens = 0 if unused else _chosen(fields)
     if not tokens:
+        fields.heed(*_HEADS, *_WIDTH, *_OF_INDEXERS)  # say nothing of a model that attends to all tokens
         return {"compression": compression} if any(compression) else {}
     before = len(fields.mistakes)
     by_block = bool(fields.find(*_BLOCKS)[0])
