@@ -35,10 +35,11 @@ CASES: dict[str, dict[str, Any]] = {
         "hardware.tiers.hbm.capacity": "7.5 GB",
         "hardware.tiers.cxl_d.capacity": "17 GB",
     },
-    "skewed": {
+    "skewed, and DRAM full as well": {
         "model": _THREE,
         "seed": 4,
         "workload.routing.exponent": 1.3,
+        "hardware.tiers.ddr.capacity": "0.5 GB",
         "hardware.tiers.hbm.capacity": "1.75 GB",
         "hardware.tiers.cxl_d.capacity": "1.85 GB",
     },

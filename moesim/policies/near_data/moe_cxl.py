@@ -282,6 +282,8 @@ class MoeCxl(SizedPolicy):
             held[load], held[drop] = True, False
         read = np.where(held, 0.0, frequency)  # a master copy is not read while its expert is in GPU memory
         doubt, free = np.where(held, 0.0, self._doubt(memory)), self._free(view, memory)
+        # the tiers behind GPU memory by what it really holds: an expert that it is still to get is read until then
+        target = algorithm_1(frequency if self.inclusive else read, 0, devices, devices.slots(size, down)).home
         changes = difference(read, doubt, home, target, devices, free, Terms(self.horizon, self.hysteresis, len(home)))
         if self.steal and not changes:
             changes = steal(read, home, devices, free, ~held, self.hysteresis, self._partner(memory, experts))

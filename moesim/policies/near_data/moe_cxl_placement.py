@@ -56,7 +56,8 @@ def difference(
     """(expert, tier) of the changes of home that lead from `home` to `target` [N], most gain first; swaps stand in pairs.
 
     An expert that would move to a faster tier takes a free place (`free` [T] experts), else the place of the expert of least
-    F that would leave that tier for a slower one: the one that leaves stands first. Worth it if
+    F that would leave that tier for a slower one (or another tier faster than its own, where nobody leaves that one): the one
+    that leaves stands first. Worth it if
     (F_e dt_e - F_x dt_x) * horizon > (1 + h) * (copy_e + copy_x), and F_e is above F_x by the `doubt` [N] of both, so that
     noise does not exchange equals. What is not worth its copy is left where it is.
     """
@@ -64,7 +65,7 @@ def difference(
     gain = np.where(target >= 0, frequency * (access[home] - access[target]), 0.0)
     rising = np.flatnonzero(gain > 0)
     falling = (target >= 0) & (access[target] > access[home])
-    leaving = {d: _coldest(frequency, np.flatnonzero(falling & (home == d))) for d in set(target[rising].tolist())}
+    leaving = {d: _coldest(frequency, np.flatnonzero(falling & (home == d))) for d in set(home[falling].tolist())}
     left, changes = free.copy(), []
     for e in rising[np.argsort(-gain[rising], kind="stable")].tolist():
         here, there = int(home[e]), int(target[e])
@@ -73,15 +74,24 @@ def difference(
                 changes.append((e, there))
                 left[there] -= 1
             continue
-        if not leaving[there]:
+        if not leaving.get(there):
+            there = _given_up(leaving, access, here)
+        if there < 0:
             continue
         x = leaving[there][-1]
         copies = move[here, there] + move[there, int(target[x])]
+        won = float(frequency[e] * (access[here] - access[there]))
         sure = frequency[e] > frequency[x] + doubt[e] + doubt[x]
-        if sure and (gain[e] + gain[x]) * terms.horizon > factor * copies:
+        if sure and (won + gain[x]) * terms.horizon > factor * copies:
             changes += [(x, int(target[x])), (e, there)]
             leaving[there].pop()
     return changes
+
+
+def _given_up(leaving: dict[int, list[int]], access: FloatArray, here: int) -> int:
+    """The fastest tier, faster than `here`, that an expert would leave; -1 for none."""
+    faster = [d for d, experts in leaving.items() if experts and access[d] < access[here]]
+    return min(faster, key=lambda d: float(access[d]), default=-1)
 
 
 def _coldest(frequency: FloatArray, experts: IntArray) -> list[int]:

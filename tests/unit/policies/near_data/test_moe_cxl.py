@@ -198,6 +198,15 @@ def test_the_difference_is_moves_where_there_is_room_and_swaps_where_a_device_is
     assert difference(frequency, none, home, target, dear, room, TERMS) == []
 
 
+def test_where_nobody_leaves_its_target_an_expert_takes_a_place_that_is_given_up_elsewhere() -> None:
+    tiers, none, full = devices([0, 1, 1.1, 9], cxl=(1,)), np.zeros(3), np.zeros(4)
+    frequency, home, target = np.array([5.0, 3.0, 0.0]), np.array([3, 1, 2]), np.array([1, 2, 3])
+    # 1 leaves tier 1 for tier 2, which is full and as good as fast; 2 leaves tier 2 for storage, and is not read at all
+    assert difference(frequency, none, home, target, tiers, full, TERMS) == [(1, 2), (0, 1)]
+    stays = np.array([1, 1, 3])
+    assert difference(frequency, none, home, stays, tiers, full, TERMS) == [(2, 3), (0, 2)]
+
+
 def test_history_learns_who_follows_whom():
     history = CoOccurrence(np.full((2, 4), 0.25), top_k=1)
     for _ in range(50):
