@@ -54,7 +54,7 @@ LITE = Table(
     6,
     {128: 345, 256: 604, 512: 973, 1024: 1428, 2048: 1804, 4096: 1878},
     {128: 723, 256: 956, 512: 975, 1024: 1411, 2048: 1839, 4096: 2071},
-    {_EFFICIENCY: (0.12365, False, 1024), _SHARE: (0.944, False, 128), _RATE: (333.6, True, 128)},
+    {_EFFICIENCY: (0.1231, False, 1024), _SHARE: (0.9395, False, 128), _RATE: (333.6, True, 128)},
     4096,
 )
 """IQ4_KS on a Ryzen 7950X with an RTX 4080 (data sheet: 97.5 TFLOPS, 717 GB/s)."""
