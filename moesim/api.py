@@ -30,7 +30,7 @@ def compare(
     """Runs several policies on the same requests and routing: a mapping of `results` (best first), `bounds` and `pairs`.
 
     `policies` are names (`all` for every one known) or Policy objects; one that cannot run on this scenario stands under
-    `refused` with the reason. Bounds that no system can reach are ranked under `bounds`. Raises InputError when none can.
+    `refused` with the reason. Bounds that no system can run are ranked under `bounds`. Raises InputError when none can.
     """
     names_given = builtins.list(policies)
     results, refused = compare_loaded(loaded(scenario, seed=seed, **overrides), names_given)

@@ -352,7 +352,7 @@ def _list(options: argparse.Namespace) -> int:
     width = max(map(len, names.values()), default=0)
     blocks: dict[str, list[str]] = {}
     for entry in items:
-        heading = "bounds, which no system can reach" if entry.bound else entry.kind if options.what == "parts" else ""
+        heading = "bounds, which no system can run" if entry.bound else entry.kind if options.what == "parts" else ""
         blocks.setdefault(heading, []).append(f"{names[entry]:{width}}  {entry.summary}".rstrip())
     notes = [LOSSY] if any(entry.lossy for entry in items) else []
     parts = ["\n".join([*([heading] if heading else []), *blocks[heading]]) for heading in sorted(blocks)]

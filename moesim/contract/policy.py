@@ -294,7 +294,7 @@ class Policy(Spec):
     """True for a system whose learned predictor is trained to imitate the future, which it is shown (`view.future`) in place of
     what training would have taught it, and errs by a stated skill. Not a bound."""
     unreachable: ClassVar[bool] = False
-    """True for bounds that no system can reach although the future is hidden from them: rankings leave them out, too."""
+    """True for bounds that no system can run although the future is hidden from them: rankings leave them out, too."""
     batched: ClassVar[bool] = False
     """True if `dispatch` treats the last axis of its visit's arrays as the experts, whatever stands before it, and looks at
     nothing else that may change: the engine asks about whole passes then, where nothing else moves experts."""
@@ -343,5 +343,5 @@ class Policy(Spec):
 
 
 def is_bound(policy: Policy | type[Policy]) -> bool:
-    """Whether rankings keep a policy apart, as a bound that no system can reach."""
+    """Whether rankings keep a policy apart, as a bound that no system can run."""
     return policy.clairvoyant or policy.unreachable

@@ -66,7 +66,7 @@ def _sentence(rows: Sequence[Row], pairs: Sequence[Mapping[str, Any]], best: Map
     first, rest = rows[0], [row for row in rows[1:] if row.speed and not row.is_bound]
     if first.is_bound:
         speed = format_number(first.speed or 0.0)
-        return f"Only bounds were run, which no system can reach; {first.name} is at {speed} tokens per second."
+        return f"Only bounds were run, which no system can run; {first.name} is at {speed} tokens per second."
     sentence = _lead(first, rest, pairs)
     if first.bound:
         sentence += f"; it reaches {format_share((first.speed or 0.0) / first.bound)} of what any placement and schedule could"
@@ -98,7 +98,7 @@ def ranked_figures(runs: Any, rows: Sequence[Row]) -> Html:
     says = f"Mean throughput of each policy in tokens per second, the best first: {top}" + (
         " and further ones." if len(real) > 3 else "."
     )
-    says += " Hatched: bounds, which no system can reach." if len(real) < len(rows) else ""
+    says += " Hatched: bounds, which no system can run." if len(real) < len(rows) else ""
     priced = [row for row in real if row.cost is not None and row.speed]
     best = [priced[i].label for i in front([(row.cost or 0.0, row.speed or 0.0) for row in priced])]
     message = f"Pareto front (throughput, cost): {', '.join(best)}." if best else "Throughput against energy."
@@ -115,7 +115,7 @@ def _ranking(groups: Mapping[str, Sequence[Mapping[str, Any]]], ranked: Sequence
     header = ["rank", "policy", "tok/s", "95 % interval", "of best", "of bound", "first token p50", "per token p50", "hit rate",
               "J/token", "USD/Mtok", "bottleneck", "share"]  # fmt: skip
     tables = []
-    for title, block in (("Policies, the fastest first", real), ("Bounds, which no system can reach", bounds)):
+    for title, block in (("Policies, the fastest first", real), ("Bounds, which no system can run", bounds)):
         rows = [_row(None if row.is_bound else place, row, groups[row.name], best) for place, row in enumerate(block, 1)]
         filled = [i for i in range(len(header)) if any(row[i] is not None for row in rows)]
         if rows:

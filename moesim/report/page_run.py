@@ -41,7 +41,7 @@ def run_page(place: Path) -> Page:
     lossy = losses(summary)
     title = f"{marked(summary['policy'], lossy=bool(lossy))} runs {summary['model']} on {summary['hardware']}"
     head_notes = [note(summary["policy"], lossy)] if lossy else []
-    head_notes += [f"{summary['policy']} is a bound, which no system can reach"] if is_bound(summary) else []
+    head_notes += [f"{summary['policy']} is a bound, which no system can run"] if is_bound(summary) else []
     lacking = result.details.get("power_unknown"), result.details.get("price_unknown")
     head_notes += [f"Energy is not known without {', '.join(lacking[0])}"] if lacking[0] else []
     head_notes += [f"Cost is not known without {', '.join(lacking[1])}"] if lacking[1] else []

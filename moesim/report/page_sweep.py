@@ -285,7 +285,7 @@ def _findings(answer: Answer) -> Html:
     ]
     bounds = _rows(answer.bounds, "policy", "settings", "mean", "low", "high")
     tables = (
-        ("Bounds, which no system can reach", ["policy", "at", "mean", "not below", "not above"], bounds),
+        ("Bounds, which no system can run", ["policy", "at", "mean", "not below", "not above"], bounds),
         ("What the metric varies with", ["axis", "policy", "share of the variance of ranks", "rank correlation"], drivers),
         ("Peaks along each axis", ["axis", "policy", "at", "peak at", "not below", "not above", "kind", "mean there"], peaks),
         ("Crossovers", ["axis", "ahead before", "ahead behind", "at", "crosses at", "not below", "not above"], crossings),

@@ -79,7 +79,7 @@ class Comparison(dict[str, Any]):
     def best(self) -> Result:
         """The fastest run of a policy that a system can follow; MoesimError where there is none."""
         if not self["results"]:
-            raise MoesimError("only bounds were compared, which no system can reach")
+            raise MoesimError("only bounds were compared, which no system can run")
         return self.runs[str(self["results"][0]["policy"])]
 
     def run(self, policy: str) -> Result:

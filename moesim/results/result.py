@@ -82,7 +82,7 @@ class RunFacts:
     """Lane -> what it does, in words."""
     wall_s: float | None = None
     is_bound: bool = False
-    """The policy is a bound that no system can reach."""
+    """The policy is a bound that no system can run."""
     proven_gap: float | None = None
     """Where the policy solves a programme: by which share of its plan's objective the best plan may be below it."""
     single_layer_batch: bool = False

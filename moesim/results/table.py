@@ -149,7 +149,7 @@ def _footnotes(summary: Mapping[str, Any]) -> list[str]:
     """What the star behind the policy's name stands for, and how good a plan is proven to be."""
     losses_shown, name = losses(summary), summary["policy"]
     gap = gap_note(name, summary.get("proven_gap"))
-    apart = f"{name} is a bound, which no system can reach" if is_bound(summary) else ""
+    apart = f"{name} is a bound, which no system can run" if is_bound(summary) else ""
     return [line for text in (note(name, losses_shown) if losses_shown else "", apart, gap) for line in wrap(text, WIDTH)]
 
 
@@ -243,7 +243,7 @@ def comparison_table(comparison: Mapping[str, Any]) -> str:
     rows += [_rank("", name, group, best, several) for name, group in bounds.items()]
     lines = align(header, rows, left=2)
     rule, ranked = "-" * max(map(len, lines)), len(groups) + 1
-    apart = ["", "bounds, which no system can reach", rule, *lines[ranked:]] if bounds else []
+    apart = ["", "bounds, which no system can run", rule, *lines[ranked:]] if bounds else []
     first = next(iter(everyone.values()))[0]
     title = f"{comparison['scenario']}: {first['model']} on {first['hardware']}"
     runs = f", {max(map(len, everyone.values()))} replications, same requests and routing for each policy" if several else ""

@@ -96,7 +96,7 @@ def _best(known: Sequence[Cell], level: float, sign: float) -> Leader | None:
 
 
 def _bounds(all_cells: Sequence[Cell], level: float, sign: float) -> tuple[BoundReached, ...]:
-    """The best setting of each bound that no system can reach, the best of them first."""
+    """The best setting of each bound that no system can run, the best of them first."""
     groups: dict[str, list[Cell]] = {}
     for cell in all_cells:
         if cell.bound:

@@ -67,7 +67,7 @@ def _bound(experiment: Mapping[str, Any], bound: BoundReached, best: float) -> s
     times = f", {bound.mean / best:.3g} times the best" if best > 0 else ""
     where = f" at {settings_words(bound.settings)}" if bound.settings else ""
     value = _interval(bound.mean, bound.low, bound.high, metric_words(experiment["metric"])[1])
-    return f"{bound.policy}, a bound that no system can reach: {value}{times}{where}."
+    return f"{bound.policy}, a bound that no system can run: {value}{times}{where}."
 
 
 def _limits(answer: Answer) -> str:

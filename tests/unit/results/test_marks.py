@@ -95,7 +95,7 @@ def test_a_comparison_ranks_bounds_in_a_block_of_their_own(compared: Path) -> No
 def test_of_best_is_relative_to_the_best_that_a_system_can_follow(compared: Path) -> None:
     ranked = document(compared)
     lines = comparison_table(ranked).splitlines()
-    border = lines.index("bounds, which no system can reach")
+    border = lines.index("bounds, which no system can run")
     best = ranked["results"][0]["throughput_tok_s"]
     assert lines[4].split()[0] == "1"
     assert f"{100 * ranked['bounds'][0]['throughput_tok_s'] / best:.1f} %" in lines[border + 2]
@@ -107,14 +107,14 @@ def test_a_comparison_of_bounds_alone_has_no_results() -> None:
     ranked = moesim.compare("quickstart", ["belady", "best_static"], **SMALL)
     assert ranked["results"] == ranked["pairs"] == []
     assert len(ranked["bounds"]) == 2
-    assert "bounds, which no system can reach" in comparison_table(ranked)
+    assert "bounds, which no system can run" in comparison_table(ranked)
 
 
 def test_the_page_of_a_comparison_calls_no_bound_the_fastest(compared: Path, tmp_path: Path) -> None:
     text = write_page(compared, tmp_path / "page.html").read_text("utf-8")
     first = document(compared)["results"][0]["policy"]
     assert f"{first}{' *' if first == 'hobbit' else ''} is fastest with" in text
-    assert "Bounds, which no system can reach" in text
+    assert "Bounds, which no system can run" in text
     assert "* hobbit changes the model&#x27;s output: " in text or "* hobbit changes the model's output: " in text
     assert "oracle_dispatch: its plan is proven to be within" in text
 
@@ -141,7 +141,7 @@ def test_a_sweep_answers_about_policies_that_a_system_can_follow(swept: Path) ->
     assert {peak.policy for peak in answer.peaks} <= {"hobbit", "lru"}
     assert list(answer.lossy) == ["hobbit"]
     text = str(result)
-    assert "belady, a bound that no system can reach: " in text
+    assert "belady, a bound that no system can run: " in text
     assert "belady (bound)" in text
     assert "hobbit *" in text
     assert "* hobbit changes the model's output: at most " in text
@@ -151,7 +151,7 @@ def test_a_sweep_answers_about_policies_that_a_system_can_follow(swept: Path) ->
 
 def test_the_page_of_a_sweep_marks_them(swept: Path, tmp_path: Path) -> None:
     text = write_page(swept, tmp_path / "page.html").read_text("utf-8")
-    for words in ("hobbit *", "belady (bound)", "Bounds, which no system can reach", "hobbit changes the model"):
+    for words in ("hobbit *", "belady (bound)", "Bounds, which no system can run", "hobbit changes the model"):
         assert words in text
 
 
@@ -181,7 +181,7 @@ def test_a_run_and_its_page_have_the_star_and_the_footnote(tmp_path: Path) -> No
 
 def test_lists_star_the_lossy_and_put_bounds_last(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list", "policies"]) == 0
-    known, _, rest = capsys.readouterr().out.partition("\nbounds, which no system can reach\n")
+    known, _, rest = capsys.readouterr().out.partition("\nbounds, which no system can run\n")
     starred = {line.split()[0] for line in known.splitlines() if line.split()[1] == "*"}
     assert starred == {name for name, policy_class in CLASSES.items() if policy_class.lossy}
     assert {line.split()[0] for line in rest.splitlines() if line and line[0] != "*"} == {
