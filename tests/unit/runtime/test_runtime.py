@@ -149,11 +149,21 @@ def test_a_class_of_kernels_is_held_by_cores_or_by_memory() -> None:
     kind, memory = scenario.runtime.cpu.classes["ggml"], scenario.hardware.devices["cpu"].own_bandwidth
     assert two_cores.bandwidth == pytest.approx(2 * kind.core_bandwidth)
     assert two_cores.rate == pytest.approx(2 * kind.core_rate)
-    for cores, share in ((31, kind.share), (64, kind.wide_share)):
-        more_cores = load("quickstart", sets=["runtime=llama-cpp", f"hardware.devices.cpu.cores={cores}"]).scenario
+    # wide is what a socket is: 40 cores are of one, and not of two
+    for cores, sockets, share in ((31, 1, kind.share), (40, 1, kind.wide_share), (64, 1, kind.wide_share), (40, 2, kind.share)):
+        of_cpu = {"cores": cores, "sockets": sockets}
+        sets = ["runtime=llama-cpp", *(f"hardware.devices.cpu.{key}={value}" for key, value in of_cpu.items())]
+        more_cores = load("quickstart", sets=sets).scenario
         assert more_cores.runtime.over(more_cores.hardware).devices["cpu"].kernels["ggml"].bandwidth == pytest.approx(
             share * memory
         )
+
+
+@pytest.mark.parametrize("capacity", [0.5, 1.0, 2.0])
+def test_a_program_may_pad_by_any_factor_above_zero(capacity: float) -> None:
+    assert GpuPrograms.model_validate({"capacity": capacity}).capacity == capacity
+    with pytest.raises(ValueError, match="greater than 0"):
+        GpuPrograms.model_validate({"capacity": 0})
 
 
 def test_storage_is_read_at_the_share_that_the_program_reaches() -> None:
