@@ -14,10 +14,10 @@ ROWS, RENTS = 4, 3
 def test_the_simplex_answers_what_highs_does(seed: int) -> None:
     rng = np.random.default_rng(seed)
     planes = np.hstack([rng.uniform(0.1, 2.0, (9, ROWS)), -rng.uniform(0.0, 1.0, (9, RENTS))])
-    own, other = Simplex(planes[0], ROWS), Solver(planes[0], ROWS)
+    own, highs = Simplex(planes[0], ROWS), Solver(planes[0], ROWS)
     for number, plane in enumerate(planes[1:], 2):
         height, (prices, rents) = own.under(plane)
-        assert height == pytest.approx(other.under(plane)[0], rel=1e-9)
+        assert height == pytest.approx(highs.under(plane)[0], rel=1e-9)
         assert prices.sum() == pytest.approx(1.0)
         assert (prices >= 0).all()
         assert (rents >= 0).all()
