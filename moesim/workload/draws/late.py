@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.arrays import IntArray
+from moesim.workload.draws.on_demand import PrefillCounts
 from moesim.workload.table import Job, RoutingTable
 
 __all__ = ["begun", "drawn_part"]
@@ -54,20 +55,12 @@ class _Prompts:
         return np.concatenate([np.repeat(self._drawn[request, 0:1], min(last, earlier) - first, axis=0), late])
 
 
-class _Prefill:
-    """As the array `RoutingTable.prefill`: `[requests]` is [n, L, E], `[request]` is [L, E]."""
+class _Prefill(PrefillCounts):
+    """The counts of prompts that began before the job."""
 
     def __init__(self, prompts: _Prompts, prompt: IntArray) -> None:
         self._prompts, self._prompt = prompts, prompt
         self.shape = prompts.table.prefill.shape
-
-    def __getitem__(self, requests: Any) -> NDArray[np.uint32]:
-        if np.ndim(requests) == 0:
-            return self._counts(int(requests))
-        counts = np.zeros((len(requests), *self.shape[1:]), dtype=np.uint32)
-        for row, request in enumerate(requests):
-            counts[row] = self._counts(int(request))
-        return counts
 
     def _counts(self, request: int) -> NDArray[np.uint32]:
         table = self._prompts.table

@@ -23,7 +23,7 @@ from moesim.workload.draws.blocks import BLOCK, Ledger
 from moesim.workload.draws.laws import DrawRequest, Law
 from moesim.workload.table import Job, id_type
 
-__all__ = ["DecodeDraws", "PrefillDraws", "PromptDraws", "RequestDraws"]
+__all__ = ["DecodeDraws", "PrefillCounts", "PrefillDraws", "PromptDraws", "RequestDraws"]
 
 Ids = NDArray[np.unsignedinteger[Any]]
 _HELD = 1 << 27
@@ -160,12 +160,11 @@ class PromptDraws:
         return self._draws.prompt(int(place[0]))[place[1]]
 
 
-class PrefillDraws:
-    """As the array `RoutingTable.prefill`: `draws[requests]` is [n, L, E], `draws[request]` is [L, E]."""
+class PrefillCounts:
+    """As the array `RoutingTable.prefill`, counted when asked for: `[requests]` is [n, L, E], `[request]` is [L, E]."""
 
-    def __init__(self, draws: RequestDraws) -> None:
-        self._draws, law = draws, draws.law
-        self.shape = (draws.job.requests, law.layers, law.experts)
+    shape: tuple[int, ...]
+    """(R, L, E)."""
 
     def __getitem__(self, requests: Any) -> NDArray[np.uint32]:
         if np.ndim(requests) == 0:
@@ -174,6 +173,18 @@ class PrefillDraws:
         for row, request in enumerate(requests):
             counts[row] = self._counts(int(request))
         return counts
+
+    def _counts(self, request: int) -> NDArray[np.uint32]:
+        """[L, E] tokens of the prompt of a request by expert."""
+        raise NotImplementedError
+
+
+class PrefillDraws(PrefillCounts):
+    """The counts of prompts that are drawn when they are asked for."""
+
+    def __init__(self, draws: RequestDraws) -> None:
+        self._draws, law = draws, draws.law
+        self.shape = (draws.job.requests, law.layers, law.experts)
 
     def _counts(self, request: int) -> NDArray[np.uint32]:
         layers, experts = self.shape[1:]
