@@ -36,12 +36,12 @@ _RATES = {"sliding_attention": 0, "compressed_sparse_attention": 4, "heavily_com
 def read_sparse(fields: Fields, kinds: Kinds) -> dict[str, Any]:
     """The shape's fields of indexers and of compressed entries; nothing for a model that attends to all tokens."""
     compression = _compression(fields, kinds)
-    fields.heed(*_NO_SIZE, *(("qk_rope_head_dim",) if any(compression) else ()))
+    fields.heed(*_NO_SIZE, *(("qk_rope_head_dim",) if compression else ()))
     unused = fields.boolean("whether attention is sparse", ("sparse_attention_config.use_sparse_attention",), True) is False
     tokens = 0 if unused else _chosen(fields)
     if not tokens:
         fields.heed(*_HEADS, *_WIDTH, *_OF_INDEXERS)  # say nothing of a model that attends to all tokens
-        return {"compression": compression} if any(compression) else {}
+        return {"compression": compression}
     before = len(fields.mistakes)
     by_block = bool(fields.find(*_BLOCKS)[0])
     parts = {
@@ -57,8 +57,8 @@ def read_sparse(fields: Fields, kinds: Kinds) -> dict[str, Any]:
     chooses = _choosing_layers(fields, kinds, sparse)
     if len(fields.mistakes) > before:
         return {}
-    values = {"indexer": Indexer.model_validate(parts), "sparse_layers": sparse, "indexer_layers": chooses}
-    return {**values, "compression": compression} if any(compression) else values
+    indexer = Indexer.model_validate(parts)
+    return {"compression": compression, "indexer": indexer, "sparse_layers": sparse, "indexer_layers": chooses}
 
 
 def _chosen(fields: Fields) -> int:
@@ -71,7 +71,12 @@ def _chosen(fields: Fields) -> int:
 
 
 def _compression(fields: Fields, kinds: Kinds) -> tuple[int, ...]:
-    """[layers] tokens of an entry of the compressed cache; empty without one."""
+    """[layers] tokens of an entry of the compressed cache; empty where no layer has one."""
+    rates = _rates(fields, kinds)
+    return rates if any(rates) else ()
+
+
+def _rates(fields: Fields, kinds: Kinds) -> tuple[int, ...]:
     path, rates = fields.find("compress_ratios")
     if path:
         return tuple(
@@ -92,7 +97,7 @@ def _compression(fields: Fields, kinds: Kinds) -> tuple[int, ...]:
 def _sparse_layers(fields: Fields, kinds: Kinds, compression: tuple[int, ...]) -> tuple[int, ...]:
     """Layers that attend to chosen tokens only."""
     cached = [layer for layer in range(kinds.layers) if layer not in kinds.linear]
-    if any(compression):  # the least compressed entries are the many of which some are chosen
+    if compression:  # the least compressed entries are the many of which some are chosen
         least = min(rate for rate in compression if rate)
         return tuple(layer for layer in cached if compression[layer] == least)
     path, flags = fields.find("sparse_attention_config.sparse_attention_freq")
