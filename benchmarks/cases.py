@@ -139,7 +139,7 @@ def make_ready(case: Case) -> Ready:
     for step in passes_of_job(case.problem.job, case.routing, context.deployment):
         if step.phase == "decode":
             structure = structure_of_pass(case.problem, context.deployment, step)
-            gpu = case.problem.system.gpu_name
+            gpu = case.problem.system.attending_gpu
             trailers.append(_on_gpu(structure, structure.trailing, gpu) + structure.head)
             before = [_on_gpu(structure, group, gpu) for group in structure.layers]
             visits += [_plain(context, visit, time) for visit, time in zip(_visits(context, step), before, strict=True)]
@@ -151,7 +151,7 @@ def _visits(context: Context, step: Pass) -> list[Visit]:
     counts = step.counts[:, 0]
     times = context.placement.times(counts, np.arange(len(counts)))
     tokens = int(step.group_tokens[0])
-    seconds, resident = (times.gpu, times.cpu, times.ndp, times.copy), context.residency.resident
+    seconds, resident = (times.gpu, times.cpu, times.local, times.copy), context.residency.resident
     return [
         Visit(step.index, step.phase, layer, tokens, counts[layer], *(values[layer] for values in seconds), resident[layer])
         for layer in range(len(counts))
@@ -177,10 +177,10 @@ def _plain(context: Context, visit: Visit, before: int) -> naive.NaiveVisit:
     dispatch = context.policy.dispatch(visit, context.view)
     order = np.arange(len(visit.counts)) if dispatch.order is None else dispatch.order
     order = order[visit.counts[order] > 0]
-    gpu = dispatch.device[order] == problem.gpu_index
+    gpu = dispatch.device[order] == problem.attending_index
     here = context.residency.resident[visit.layer, order]
     residents, uploads, beside = order[gpu & here], order[gpu & ~here], order[~gpu]
-    gpu_calls, cpu_calls = costs.calls(problem.system.gpu_name), costs.calls(str(costs.cpu_name))
+    gpu_calls, cpu_calls = costs.calls(problem.system.attending_gpu), costs.calls(str(costs.cpu_name))
     apart = int(to_ps(gpu_calls.apart))
     on_gpu = (1 if gpu_calls.fused else len(residents)) if len(residents) else 0
     held_up = int(to_ps(cpu_calls.hand_over)) + on_gpu * int(to_ps(cpu_calls.before))

@@ -261,7 +261,7 @@ class Restless(Scripted):
         rng = np.random.default_rng([k.seed, 5, visit.layer, visit.index])
         answer = random_dispatch(k, rng, visit, view)
         if k.replicate:
-            on_gpu = answer.device == view.problem.gpu_index
+            on_gpu = answer.device == view.problem.attending_index
             answer = answer._replace(source=np.where(on_gpu, random_source(rng, visit, view), -1))
         here = view.resident[visit.layer] | view.in_flight[visit.layer]
         shown = (visit.counts, answer.device, here, view.home[visit.layer])
@@ -305,9 +305,9 @@ def random_dispatch(k: Knobs, rng: np.random.Generator, visit: Visit, view: View
     """Every expert on the GPU or on a device that can read it where it lies."""
     p = view.problem
     experts = len(visit.counts)
-    device = np.full(experts, p.gpu_index)
+    device = np.full(experts, p.attending_index)
     for expert in range(experts):
-        legal = [p.gpu_index]
+        legal = [p.attending_index]
         if p.cpu_index >= 0:
             legal.append(p.cpu_index)
         unit = p.ndp_index.get(int(view.home[visit.layer, expert]))

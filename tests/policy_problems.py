@@ -53,7 +53,7 @@ def visit_of(p: Problem, deployment, layer: int, counts, phase: str = "decode") 
     for index, tier in enumerate(p.tiers):
         there = home == index
         cpu[there] = p.costs.cpu(counts[there], tier, sizes[there])
-        ndp[there] = p.costs.ndp(counts[there], tier, sizes[there])
+        ndp[there] = p.costs.local(counts[there], tier, sizes[there])
         copy[there] = p.costs.copy(sizes[there], tier, p.gpu_tier, deployment.pieces)
     gpu = p.costs.gpu(counts, sizes)
     tokens = int(counts.sum()) // p.model.top_k

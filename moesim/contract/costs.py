@@ -57,7 +57,7 @@ class Costs:
         self.model = model
         self.runtime = runtime.serving_latents() if isinstance(model.attention, Latent) else runtime
         self.system = self.runtime.over(system)
-        self._gpu = self.system.devices[system.gpu_name]
+        self._gpu = self.system.devices[system.attending_gpu]
         self._reach: dict[tuple[str, str], Path] = {}
         self._paths: dict[tuple[str, str], Path] = {}
         self._alone: dict[tuple[Operation, str, float], FloatArray] = {}
@@ -76,7 +76,7 @@ class Costs:
     def calls(self, device: str) -> Calls:
         """What calls to experts on a device cost, and handing over to it."""
         calls = self.runtime.calls(self.system.devices[device])
-        if self._dense and device == self.system.gpu_name:
+        if self._dense and device == self.system.attending_gpu:
             block = self.runtime.fixed(self._gpu, "dense")
             calls = calls._replace(together=block, apart=block)
         if not self.runtime.one_thread(self.system.devices[device]):
@@ -149,7 +149,7 @@ class Costs:
     def requantise(self, times: float, device: str) -> float:
         """Seconds in which a token's activations are made `times` smaller on the GPU and whole again on `device`, or back."""
         moved = self.model.expert_token_bytes * (1.0 + 1.0 / times) if times > 1.0 else 0.0
-        return moved / self._own_rate(self.system.gpu_name) + moved / self._own_rate(device)
+        return moved / self._own_rate(self.system.attending_gpu) + moved / self._own_rate(device)
 
     def _own_rate(self, device: str) -> float:
         """B/s of the memory of a device."""
@@ -163,7 +163,7 @@ class Costs:
         device = self.system.devices[self.cpu_name]
         return self._expert(device, tokens, weight_bytes, self.reach(self.cpu_name, tier).rate)
 
-    def ndp(self, tokens: Any, tier: str, weight_bytes: Any = None) -> FloatArray:
+    def local(self, tokens: Any, tier: str, weight_bytes: Any = None) -> FloatArray:
         """Time of experts on the near-data unit inside `tier`; inf where there is none."""
         name = self.ndp_of.get(tier)
         if name is None:
@@ -247,7 +247,7 @@ class Costs:
         The GPU always reads its own memory: a cache in another tier is copied there first, which is not in this time.
         """
         sequences, mixed, tokens = load or StepLoad()
-        reach = None if device == self.system.gpu_name else self.reach(device, tier).rate
+        reach = None if device == self.system.attending_gpu else self.reach(device, tier).rate
         unit = self.system.devices[device]
         time = np.asarray(unit.core_time(flops, kv_bytes, phase, reach), dtype=np.float64)
         if isinstance(unit, Gpu) and phase == "decode":
@@ -273,7 +273,7 @@ class Costs:
         return np.asarray(moved * scores / (gpu.own_bandwidth or np.inf) / gpu.attention.streaming)
 
     def _on_gpu(self, operation: Operation, tokens: Any, flops: float, weight_bytes: float, activations: float) -> FloatArray:
-        return self._gemm(operation, self.system.gpu_name, tokens, flops, weight_bytes, activations)
+        return self._gemm(operation, self.system.attending_gpu, tokens, flops, weight_bytes, activations)
 
     def _gemm(
         self, operation: Operation, device: str, tokens: Any, flops: float, weight_bytes: float, activations: float
@@ -290,10 +290,10 @@ class Costs:
         self, operation: Operation, device: str, tokens: Any, flops: float, weight_bytes: float, activations: float
     ) -> FloatArray:
         t = np.asarray(tokens, dtype=np.float64)
-        if device == self.system.gpu_name and operation != "head" and not self._bare:
+        if device == self.system.attending_gpu and operation != "head" and not self._bare:
             t = self.runtime.gpu.rows(t)
         time = self.system.devices[device].gemm_time(flops * t, np.where(t > 0, weight_bytes + activations * t, 0.0))
-        if device == self.system.gpu_name:
+        if device == self.system.attending_gpu:
             time = time + np.where(t > 0, self._unpacking(weight_bytes, flops / 2), 0.0)
         return self._fixed(operation, device, np.asarray(time, dtype=np.float64), t > 0, t)
 

@@ -203,8 +203,8 @@ class Visit:
     """[E] time on the GPU once the weights are there."""
     cpu: FloatArray
     """[E] time on the CPU, weights read from the expert's home tier (inf without a CPU or from GPU memory)."""
-    ndp: FloatArray
-    """[E] time on the near-data unit of the expert's home tier (inf where there is none)."""
+    local: FloatArray
+    """[E] time on the device that works from the expert's home tier alone, a near-data unit (inf where there is none)."""
     copy: FloatArray
     """[E] time of a lone copy from the expert's home to GPU memory (0 where its home is GPU memory)."""
     resident: BoolArray
@@ -327,7 +327,7 @@ class Policy(Spec):
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """Called at every visit of an MoE layer, after its routing is known."""
-        return Dispatch(np.full(visit.counts.shape, view.problem.gpu_index))
+        return Dispatch(np.full(visit.counts.shape, view.problem.attending_index))
 
     def adapt(self, step: Step, view: View) -> Moves:
         """Called when `adapts` says so, after the layer (or the last layer of the pass) has ended."""

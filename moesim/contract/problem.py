@@ -94,9 +94,9 @@ class Problem:
         return self.tiers.index(self.gpu_tier)
 
     @cached_property
-    def gpu_index(self) -> int:
-        """Index of the GPU in `devices`."""
-        return self.devices.index(self.system.gpu_name)
+    def attending_index(self) -> int:
+        """Index in `devices` of the attending GPU, which runs attention, router and head."""
+        return self.devices.index(self.system.attending_gpu)
 
     @cached_property
     def cpu_index(self) -> int:
@@ -116,7 +116,7 @@ class Problem:
 
     def memory_of(self, device: str) -> str:
         """The tier that `device` takes activations from and leaves them in."""
-        if device == self.system.gpu_name:
+        if device == self.system.attending_gpu:
             return self.gpu_tier
         inside = {name: tier for tier, name in self.costs.ndp_of.items()}
         return inside.get(device, self.main_memory)
@@ -219,11 +219,11 @@ class Problem:
 
     def _on_gpu(self, plan: BatchPlan, operation: str) -> bool:
         """Whether the GPU runs an operation in either phase."""
-        return self.system.gpu_name in (getattr(plan.prefill, operation), getattr(plan.decode, operation))
+        return self.system.attending_gpu in (getattr(plan.prefill, operation), getattr(plan.decode, operation))
 
     def crossing(self, plan: BatchPlan, phase: str) -> list[Weights]:
         """[D] weights other than routed experts that are copied to the GPU for each decoder layer in a step of `phase`."""
-        own, gpu = plan.of(phase), self.system.gpu_name
+        own, gpu = plan.of(phase), self.system.attending_gpu
         return crossing(self.model, plan.homes, first=own.projections == gpu, last=own.output == gpu)
 
     def weight_buffer(self, plan: BatchPlan) -> float:

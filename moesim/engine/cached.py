@@ -49,7 +49,7 @@ def cached_residents(context: Context, visited: IntArray, counts: IntArray, alik
 
 def check_cached(context: Context, answers: Answers, counts: IntArray) -> None:
     """PolicyError where a policy with a cache does not upload whatever is used and not there."""
-    uploads = (answers.device == context.problem.gpu_index) | (counts == 0)
+    uploads = (answers.device == context.problem.attending_index) | (counts == 0)
     if not uploads.all() or answers.load is not None:
         raise PolicyError("a batched policy with a cache gives all experts with tokens, and no others, to the GPU")
 

@@ -75,7 +75,7 @@ class Context:
         self.operations = Operations(problem, self.deployment, self.recorder)
         self.ledger = Ledger(problem, self.placement, self.tables, self.books, self.recorder, self.operations)
         self.tally = WorkTally(problem)
-        self.gpu, self.up = problem.system.gpu_name, up_queue(problem)
+        self.gpu, self.up = problem.system.attending_gpu, up_queue(problem)
         cached = policy.batched and self.deployment.ruled and not timeline
         self.whole_pass = (policy.memoryless or cached) and not self.machine.plain
         """No decision waits for the clock, so all layers of a pass run in one call; the reference asks at every visit."""

@@ -64,7 +64,7 @@ class Machine:
         self.problem, self.recorder = problem, recorder
         self.capacity: Mapping[str, float] = problem.system.resources()
         self.program = Program()
-        self.gpu = self.program.lane(problem.system.gpu_name)
+        self.gpu = self.program.lane(problem.system.attending_gpu)
         self.plain = kind in _PLAIN
         """The engine is the reference."""
         self.arrays = compiled and not self.plain

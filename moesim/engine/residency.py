@@ -67,7 +67,7 @@ class Residency:
         if (self.home < 0).any() or (self.home >= len(self.problem.tiers)).any():
             raise PolicyError("deploy gave an expert a home that is not a tier of the machine")
         for plan in (deployment.plan.prefill, deployment.plan.decode):
-            if deployment.plan.kv == self.problem.gpu_tier and plan.core != self.problem.system.gpu_name:
+            if deployment.plan.kv == self.problem.gpu_tier and plan.core != self.problem.system.attending_gpu:
                 raise PolicyError(f"deploy put the KV cache into GPU memory and the attention core on '{plan.core}'")
         if not isinstance(deployment.plan.prefill.pipeline, Overlap | Serial):
             raise PolicyError(

@@ -152,7 +152,7 @@ class _Visits(Visit):
 
     gpu = property(lambda self: self._asked.times.gpu[self._some])
     cpu = property(lambda self: self._asked.times.cpu[self._some])
-    ndp = property(lambda self: self._asked.times.ndp[self._some])
+    local = property(lambda self: self._asked.times.local[self._some])
     copy = property(lambda self: self._asked.times.copy[self._some])
     resident = property(lambda self: self._asked.resident[self._some].copy())
 

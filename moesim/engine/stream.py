@@ -97,7 +97,7 @@ class StreamWalk:
         counts = walk.computed.reshape(walk.counts.shape)
         times = walk.times if answers.counts is None else context.placement.times(counts, layers)
         walk.times = times
-        on_gpu = answers.device == context.problem.gpu_index
+        on_gpu = answers.device == context.problem.attending_index
         resident = context.residency.resident[layers]
         held: IntArray = resident.astype(np.int64)
         if style.streamed:

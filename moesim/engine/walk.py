@@ -97,7 +97,7 @@ class PassWalk:
             return self.answers(slice(None), dispatches)
         visits = Visit(
             self.step.index, self.step.phase, self.layers, self.tokens, self.counts.copy(), times.gpu.copy(), times.cpu.copy(),
-            times.ndp.copy(), times.copy.copy(), resident.copy(),
+            times.local.copy(), times.copy.copy(), resident.copy(),
         )  # fmt: skip
         answers = batched(context.policy.dispatch(visits, context.view), self.counts)
         if context.deployment.ruled:
@@ -118,7 +118,7 @@ class PassWalk:
             dispatch = self.dispatch(row)
             answers = self.answers(slice(row, row + 1), [dispatch])
             if context.movers.prefetched:
-                needed = (self._computed[row] > 0) & (dispatch.device == context.problem.gpu_index)
+                needed = (self._computed[row] > 0) & (dispatch.device == context.problem.attending_index)
                 context.movers.met(layer, needed)
             flying = context.movers.flying(layer) if context.residency.in_flight[layer].any() else None
             rows = self._rows(slice(row, row + 1), answers, flying, data=row)
@@ -175,7 +175,7 @@ class PassWalk:
 
     def _needed(self, row: int, answers: Answers) -> BoolArray:
         """[E] copies that a visit which was asked for alone needs in GPU memory."""
-        needed: BoolArray = (answers.device[0] == self.context.problem.gpu_index) & (self._computed[row] > 0)
+        needed: BoolArray = (answers.device[0] == self.context.problem.attending_index) & (self._computed[row] > 0)
         return needed if answers.load is None else needed | answers.load[0]
 
     def _swapped(self, layer: int) -> None:
@@ -244,7 +244,7 @@ class PassWalk:
             self.counts[row].copy(),
             times.gpu[row].copy(),
             times.cpu[row].copy(),
-            times.ndp[row].copy(),
+            times.local[row].copy(),
             times.copy[row].copy(),
             self.context.residency.resident[layer].copy(),
             self._foreseen(row),

@@ -106,7 +106,7 @@ def _deferral(plan: Plan) -> Iterator[Row]:
     deferred = min(round(_DEFERRED * top_k), top_k - 1)
     if not plan.decodes or _cpu(plan) is None or deferred < 1 or plan.resident.all():
         return
-    gpu, tier = problem.system.gpu_name, problem.main_memory
+    gpu, tier = problem.system.attending_gpu, problem.main_memory
     context = np.full(plan.batch, plan.context)
     flops, read = problem.model.core_flops_decode(context).mean(), problem.model.core_bytes_decode(context).mean()
     front = float(costs.projections(gpu, plan.batch) + costs.output(gpu, plan.batch) + costs.router(plan.batch))

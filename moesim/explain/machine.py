@@ -56,10 +56,10 @@ def engines(costs: Costs) -> list[Engine]:
         weights = 0.0 if isinstance(getattr(spec, "experts", None), PerToken) else float(time(_FEW))
         return Engine(device, tier, time, weights, float(time(_MANY)) / _MANY)
 
-    places = [place(system.gpu_name, system.gpu_tier, costs.gpu)]
+    places = [place(system.attending_gpu, system.gpu_tier, costs.gpu)]
     if costs.cpu_name is not None:
         places += [place(costs.cpu_name, tier, partial(costs.cpu, tier=tier)) for tier in system.host_tiers]
-    return [*places, *(place(unit, tier, partial(costs.ndp, tier=tier)) for tier, unit in costs.ndp_of.items())]
+    return [*places, *(place(unit, tier, partial(costs.local, tier=tier)) for tier, unit in costs.ndp_of.items())]
 
 
 def rooflines(costs: Costs) -> Section:

@@ -60,7 +60,7 @@ def _floor(costs: Costs) -> Iterator[Row]:
     model, system = costs.model, costs.system
     embedding = 0.0 if model.tied_embedding else model.embedding_bytes
     nbytes = model.non_expert_bytes - embedding + model.n_moe * model.top_k * model.expert_bytes
-    rate = system.reach(system.gpu_name, system.gpu_tier).rate
+    rate = system.reach(system.attending_gpu, system.gpu_tier).rate
     inputs = {"bytes": Quantity(nbytes, "B"), "B": Quantity(rate, "B/s")}
     yield Row("floor: weights of one token", nbytes / rate, "s", "bytes / B, the memory's own bandwidth", inputs)
 
@@ -79,6 +79,6 @@ def _calls(costs: Costs) -> dict[Operation, float]:
 def _hand_over(costs: Costs) -> Iterator[Row]:
     for name in costs.system.device_names:
         calls = costs.calls(name)
-        if name != costs.system.gpu_name and (calls.hand_over or calls.apart):
+        if name != costs.system.attending_gpu and (calls.hand_over or calls.apart):
             yield Row(f"{name}: hand-over", calls.hand_over, "s", "per layer visit in which it takes part")
             yield Row(f"{name}: call", calls.apart, "s", "per layer visit" if calls.fused else "per active expert")

@@ -101,7 +101,7 @@ class _Trade:
                 uploads += float(missing[at].sum()) / problem.costs.path(tier, problem.gpu_tier).rate
         context = np.full(sequences, round(self.plan.context))
         nbytes = problem.non_expert_bytes() + float(expected.sum() + problem.model.core_bytes_decode(context).sum())
-        return max(uploads, nbytes / problem.system.reach(problem.system.gpu_name, problem.gpu_tier).rate)
+        return max(uploads, nbytes / problem.system.reach(problem.system.attending_gpu, problem.gpu_tier).rate)
 
     def tokens_per_second(self, sequences: int) -> float:
         """Decode throughput with a number of sequences, and the experts that are resident beside their KV cache."""

@@ -230,7 +230,7 @@ def _memory_row(plan: Plan, expected: FloatArray) -> Row:
     cache = float(architecture.core_bytes_decode(context).sum())
     on_gpu = plan.deployment is None or plan.deployment.plan.kv == problem.gpu_tier
     nbytes = weights + float(expected.sum()) + cache * on_gpu
-    rate = problem.system.reach(problem.system.gpu_name, problem.gpu_tier).rate
+    rate = problem.system.reach(problem.system.attending_gpu, problem.gpu_tier).rate
     inputs = {
         "batch": Quantity(plan.batch),
         "B": Quantity(rate, "B/s"),

@@ -86,14 +86,14 @@ class System(Spec):
         return self
 
     @cached_property
-    def gpu_name(self) -> str:
-        """Name of the GPU."""
+    def attending_gpu(self) -> str:
+        """Name of the GPU that runs attention, router and head."""
         return next(name for name, device in self.devices.items() if isinstance(device, Gpu))
 
     @property
     def gpu(self) -> Gpu:
         """The GPU."""
-        device = self.devices[self.gpu_name]
+        device = self.devices[self.attending_gpu]
         assert isinstance(device, Gpu)
         return device
 

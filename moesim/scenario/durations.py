@@ -64,12 +64,12 @@ def _fixed(costs: Costs) -> Iterator[Operation]:
         yield ("hardware", "devices", name, "launch"), device.launch or 0.0, f"a call to {name}"
         yield ("hardware", "devices", name, "sync"), device.sync or 0.0, f"a hand-over to {name}"
     for kind, seconds in costs.system.gpu.fixed:
-        yield ("hardware", "devices", costs.system.gpu_name, "fixed", kind), seconds, "a kernel with nothing to do"
+        yield ("hardware", "devices", costs.system.attending_gpu, "fixed", kind), seconds, "a kernel with nothing to do"
 
 
 def _computed(costs: Costs) -> Iterator[Operation]:
     """One token through one expert on every device that computes experts, and through the other layers on the GPU."""
-    system, gpu = costs.system, costs.system.gpu_name
+    system, gpu = costs.system, costs.system.attending_gpu
     where: Path = ("hardware", "devices", gpu)
     yield where, float(costs.gpu(1)), f"one token of an expert on {gpu}"
     for name, seconds in (
@@ -88,7 +88,7 @@ def _computed(costs: Costs) -> Iterator[Operation]:
             yield where, float(costs.cpu(1, tier)), f"one token of an expert in {tier} on {costs.cpu_name}"
         unit = costs.ndp_of.get(tier)
         if unit is not None and isinstance(system.devices[unit], NearDataUnit):
-            yield ("hardware", "devices", unit), float(costs.ndp(1, tier)), f"one token of an expert on {unit}"
+            yield ("hardware", "devices", unit), float(costs.local(1, tier)), f"one token of an expert on {unit}"
 
 
 def _copied(costs: Costs) -> Iterator[Operation]:

@@ -193,7 +193,7 @@ def devices(call: Call, problem: Problem) -> Iterator[str]:
         return  # reported by the check of shapes
     home, active = call.home[call.layer], computed(call) > 0
     units = np.array([problem.ndp_index.get(tier, -1) for tier in range(len(problem.tiers))])
-    legal = call.answer.device == problem.gpu_index
+    legal = call.answer.device == problem.attending_index
     legal |= (call.answer.device == units[home]) & (units[home] >= 0)
     if problem.cpu_index >= 0:
         legal |= (call.answer.device == problem.cpu_index) & np.isfinite(call.seen.cpu)

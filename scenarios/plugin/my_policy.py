@@ -26,4 +26,4 @@ class MyPolicy(SizedPolicy):
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """Times in `visit` are [E] seconds on an idle machine: `cpu` is inf where no CPU can reach the expert."""
         on_cpu = ~view.resident[visit.layer] & (visit.cpu < self.margin * (visit.copy + visit.gpu))
-        return Dispatch(np.where(on_cpu, view.problem.cpu_index, view.problem.gpu_index))
+        return Dispatch(np.where(on_cpu, view.problem.cpu_index, view.problem.attending_index))

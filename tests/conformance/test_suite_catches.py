@@ -30,7 +30,7 @@ class Plain(SizedPolicy):
         return place(problem, resident=quota(problem.popularity), cut=self.cut(problem, movable=True), movable=True)
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
-        return Dispatch(np.full(len(visit.counts), view.problem.gpu_index))
+        return Dispatch(np.full(len(visit.counts), view.problem.attending_index))
 
 
 class Overfull(Plain):
@@ -66,7 +66,7 @@ class NoSuchReader(Plain):
     """Gives everything to the near-data unit, wherever it lies."""
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
-        units = list(view.problem.ndp_index.values()) or [view.problem.gpu_index]
+        units = list(view.problem.ndp_index.values()) or [view.problem.attending_index]
         return Dispatch(np.full(len(visit.counts), units[0]))
 
 
@@ -75,7 +75,7 @@ class Rolls(Plain):
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         return Dispatch(
-            np.full(len(visit.counts), view.problem.gpu_index), np.random.default_rng().permutation(len(visit.counts))
+            np.full(len(visit.counts), view.problem.attending_index), np.random.default_rng().permutation(len(visit.counts))
         )
 
 
@@ -84,7 +84,7 @@ class HashOrder(Plain):
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         order = sorted(range(len(visit.counts)), key=lambda expert: hash(f"expert {expert}"))
-        return Dispatch(np.full(len(visit.counts), view.problem.gpu_index), np.array(order))
+        return Dispatch(np.full(len(visit.counts), view.problem.attending_index), np.array(order))
 
 
 class LowIds(Plain):
@@ -113,7 +113,7 @@ class Seer(Plain):
             frame = frame.f_back
         rows = frame.f_locals["self"].counts
         after = rows[min(frame.f_locals["row"] + 1, len(rows) - 1)]
-        return Dispatch(np.full(len(visit.counts), view.problem.gpu_index), np.argsort(-after, kind="stable"))
+        return Dispatch(np.full(len(visit.counts), view.problem.attending_index), np.argsort(-after, kind="stable"))
 
 
 class Clairvoyant(Plain):
@@ -148,7 +148,9 @@ class Leaky(Plain):
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         _SEEN.append(visit.layer)
-        return Dispatch(np.full(len(visit.counts), view.problem.gpu_index), np.roll(np.arange(len(visit.counts)), len(_SEEN)))
+        return Dispatch(
+            np.full(len(visit.counts), view.problem.attending_index), np.roll(np.arange(len(visit.counts)), len(_SEEN))
+        )
 
 
 class Pretender(Plain):
@@ -158,7 +160,7 @@ class Pretender(Plain):
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         order = np.arange(len(visit.counts))
-        return Dispatch(np.full(len(visit.counts), view.problem.gpu_index), order if view.now < 1e-3 else order[::-1])
+        return Dispatch(np.full(len(visit.counts), view.problem.attending_index), order if view.now < 1e-3 else order[::-1])
 
 
 class Crash(Plain):

@@ -26,7 +26,7 @@ class Plain(SizedPolicy):
         return place(problem, resident=quota(problem.popularity), cut=self.cut(problem, movable=True), movable=True)
 
     def plain(self, visit: Visit, view: View) -> Dispatch:
-        return Dispatch(np.full(len(visit.counts), view.problem.gpu_index), np.argsort(-visit.counts, kind="stable"))
+        return Dispatch(np.full(len(visit.counts), view.problem.attending_index), np.argsort(-visit.counts, kind="stable"))
 
 
 class Skips(Plain):

@@ -47,7 +47,7 @@ class AwayStreamed(Away):
         return worlds.streaming(super().deploy(problem), self.how)
 
     def dispatch(self, visit, view) -> Dispatch:
-        return Dispatch(np.full(len(visit.counts), view.problem.gpu_index))
+        return Dispatch(np.full(len(visit.counts), view.problem.attending_index))
 
 
 def check(k: Knobs, policy: Any, homes: Homes, schedule: Any = worlds.Rounds) -> None:

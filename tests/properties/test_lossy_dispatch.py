@@ -169,7 +169,7 @@ def test_small_copies_take_little_memory_and_serve_only_what_asks_for_little():
             share = 0.5 if visit.index < 2 else 1.0
             stored = view.problem.model.expert_bytes
             return Dispatch(
-                np.full(len(visit.counts), view.problem.gpu_index), nbytes=np.full(len(visit.counts), share * stored)
+                np.full(len(visit.counts), view.problem.attending_index), nbytes=np.full(len(visit.counts), share * stored)
             )
 
         def adapt(self, step, view):
@@ -196,7 +196,7 @@ def test_prefetches_are_counted_by_what_became_of_them():
             pairs = [[visit.layer + 1, e] for e in range(experts)] if visit.layer + 1 < layers else []
             evicted = np.argwhere(view.resident & (np.arange(layers) < visit.layer)[:, None])
             moves = Moves(load=np.array(pairs), evict=evicted) if pairs else Moves(evict=evicted) if len(evicted) else None
-            return Dispatch(np.full(experts, view.problem.gpu_index), moves=moves)
+            return Dispatch(np.full(experts, view.problem.attending_index), moves=moves)
 
     k = worlds.Knobs(layers=3, experts=4, top_k=1, residents=0.0, requests=1, prompt=1, output=1, batch=1, staging=4)
     prefetches = worlds.run(k, NextLayer).recorder.prefetches
@@ -210,7 +210,7 @@ def test_too_many_prefetches_are_refused():
 
         def dispatch(self, visit, view):
             everything = np.argwhere(~view.resident & ~view.in_flight)
-            return Dispatch(np.full(len(visit.counts), view.problem.gpu_index), moves=Moves(load=everything))
+            return Dispatch(np.full(len(visit.counts), view.problem.attending_index), moves=Moves(load=everything))
 
     with pytest.raises(CapacityError, match="must evict first"):
         worlds.run(worlds.Knobs(experts=7, layers=3, residents=0.0), Greedy, hbm=1.2e6)

@@ -92,7 +92,7 @@ class Streamed(worlds.Scripted):
         return worlds.streaming(super().deploy(problem), self.how)
 
     def dispatch(self, visit, view) -> Dispatch:
-        return Dispatch(np.full(len(visit.counts), view.problem.gpu_index))
+        return Dispatch(np.full(len(visit.counts), view.problem.attending_index))
 
 
 WAYS = [

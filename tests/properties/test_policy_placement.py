@@ -73,7 +73,7 @@ def can_be_reached(name, p, d, seed):
     for phase in ("prefill", "decode") if p.job.passes else ("prefill",):
         visit, view = tiny.visit_of(p, d, 0, counts, phase), tiny.view_of(p, d)
         chosen = find("policies", name)().dispatch(visit, view)
-        on_cpu, on_gpu = chosen.device == p.cpu_index, chosen.device == p.gpu_index
+        on_cpu, on_gpu = chosen.device == p.cpu_index, chosen.device == p.attending_index
         assert np.isfinite(visit.cpu[on_cpu & (counts > 0)]).all()
         near = ~on_cpu & ~on_gpu
         assert all(p.ndp_index[int(tier)] == device for tier, device in zip(d.home[0][near], chosen.device[near], strict=True))

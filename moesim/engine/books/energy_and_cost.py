@@ -43,7 +43,7 @@ def _phase(problem: Problem, outcome: Outcome, tally: WorkTally, phase: str) -> 
     costs = problem.costs
     tiers = problem.system.host_tiers
     cpu = np.min([costs.cpu(counts, tier, weight) for tier in tiers], axis=0) if tiers else np.full(counts.shape, np.inf)
-    ndp = [costs.ndp(counts, tier, weight) for tier in costs.ndp_of]
+    ndp = [costs.local(counts, tier, weight) for tier in costs.ndp_of]
     near = np.stack(ndp) if ndp else np.zeros((0, len(counts)))
     weights = np.full(counts.shape, weight)
     fixed = tuple(Dense(*pair) for pair in tally.dense(phase))

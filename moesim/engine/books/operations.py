@@ -66,7 +66,7 @@ class Operations:
     def _rest(self, whole: IntArray, sampled: IntArray) -> None:
         """Router, dense layers and head of steps of `whole` [n] tokens, of which `sampled` [n] come out."""
         problem = self._problem
-        model, costs, gpu, hidden = problem.model, problem.costs.bare, problem.system.gpu_name, problem.model.token_bytes
+        model, costs, gpu, hidden = problem.model, problem.costs.bare, problem.system.attending_gpu, problem.model.token_bytes
         sampled = sampled[sampled > 0]
         sizes = (model.router_flops, model.router_bytes, hidden)
         self._gemm("router", gpu, whole, problem.layers, sizes, lambda _, tokens: costs.router(tokens))
@@ -109,7 +109,7 @@ class Operations:
     def _core(self, phase: Phase, flops: FloatArray, nbytes: FloatArray) -> None:
         """Attention cores of one phase: [.., D] FLOP and bytes."""
         costs, problem, device = self._problem.costs.bare, self._problem, self._deployment.plan.of(phase).core
-        tier = problem.gpu_tier if device == problem.system.gpu_name else self._deployment.plan.kv
+        tier = problem.gpu_tier if device == problem.system.attending_gpu else self._deployment.plan.kv
         taken = costs.core(device, flops, nbytes, phase, tier)
         self._recorder.rounded += taken.size * (2 if cpu_share(self._deployment.plan.decode) else 1)
         time = int(to_ps(taken, "attention").sum())

@@ -129,7 +129,7 @@ class Ledger:
             self._helper(
                 phase, helper, self._by_kind(by_device[place], odd[place]), sides[place * k.SIDE_BOOKS :][: k.SIDE_BOOKS]
             )
-        name = problem.system.gpu_name
+        name = problem.system.attending_gpu
         recorder.expert_tokens[name] = recorder.expert_tokens.get(name, 0) + int(gpu[k.G_TOKENS])
         read = self._nbytes(self._by_kind(by_device[-1], odd[-1])) + visits * problem.model.shared_bytes
         shared = activations / max(problem.model.top_k, 1) * problem.model.shared_flops

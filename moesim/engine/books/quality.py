@@ -20,7 +20,7 @@ class QualityBook:
     """Running sums of one run; `close` writes the last of them into the recorder."""
 
     def __init__(self, problem: Problem, residency: Residency, recorder: Recorder) -> None:
-        self._gpu = problem.gpu_index
+        self._gpu = problem.attending_index
         self._residency, self._recorder = residency, recorder
         self._stored: FloatArray = residency.bytes
         weights = problem.model.expert_flops / 2.0  # one multiplication and one addition for each weight and token

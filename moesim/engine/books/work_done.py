@@ -71,7 +71,7 @@ class WorkTally:
         here, there = 0, 0 if costs.cpu_name is not None else None
         for number, part in enumerate(PHASES):
             sizes = parts.flops[:, number], parts.nbytes[:, number]
-            here += _by_kind(costs.core(problem.system.gpu_name, *sizes, part, problem.gpu_tier), layers)
+            here += _by_kind(costs.core(problem.system.attending_gpu, *sizes, part, problem.gpu_tier), layers)
             if there is not None:
                 there += _by_kind(self._least(*sizes, part), layers)
         self._enter(phase, len(parts.tokens), numbers, {**work, "core": (here, there)})
@@ -96,7 +96,7 @@ class WorkTally:
             self._known[key] = self._fixed(*key)
         if not problem.job.attention:
             return self._known[key]
-        gpu, cpu = problem.system.gpu_name, costs.cpu_name
+        gpu, cpu = problem.system.attending_gpu, costs.cpu_name
         cores = [(part.phase, core_work(problem.model, part)) for part in step.parts]
         here = sum(_exact(costs.core(gpu, *work, phase, problem.gpu_tier)) for phase, work in cores)
         there = None if cpu is None else sum(_exact(self._least(*work, phase)) for phase, work in cores)
@@ -118,7 +118,7 @@ class WorkTally:
         work: dict[str, Exact] = {"shared experts": (shared, None)} if shared else {}
         if not problem.job.attention:
             return work
-        gpu, cpu = problem.system.gpu_name, costs.cpu_name
+        gpu, cpu = problem.system.attending_gpu, costs.cpu_name
         only_gpu = _exact(costs.router(tokens)) * problem.layers + _exact(costs.head(sampled))
         if model.n_dense:
             only_gpu += _exact(costs.dense(tokens)) * model.n_dense

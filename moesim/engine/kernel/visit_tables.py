@@ -36,7 +36,7 @@ class Helper:
             int(to_ps(calls.apart, f"a call to {self.name}")),
             calls.fused,
         )
-        self.before = int(to_ps(calls.before, f"a call to {problem.system.gpu_name}"))
+        self.before = int(to_ps(calls.before, f"a call to {problem.system.attending_gpu}"))
         """ps by which each call to the GPU holds it up: its thread launches those first."""
         self.near_data = index in problem.ndp_index.values()
 
@@ -76,15 +76,15 @@ class VisitTables:
             arrays,
         )
         self._resources = {name: number for number, name in enumerate(problem.system.resources())}
-        self._gpu = problem.costs.calls(problem.system.gpu_name)
-        self._together, self._apart = (int(to_ps(s, f"a call to {problem.system.gpu_name}")) for s in self._gpu[2:4])
+        self._gpu = problem.costs.calls(problem.system.attending_gpu)
+        self._together, self._apart = (int(to_ps(s, f"a call to {problem.system.attending_gpu}")) for s in self._gpu[2:4])
         self._prediction = int(to_ps(foresight.seconds, "a prediction")) if foresight else 0
         self.token_bytes = problem.model.expert_token_bytes / deployment.activation_compression
         self.down = problem.costs.path(problem.gpu_tier, problem.main_memory) if problem.system.host_tiers else None
         """The way on which the host reads routing back."""
         self.id_bytes = 4.0 * problem.model.top_k
         """Expert ids of one token, 32 bits each."""
-        self.helpers = [Helper(problem, i) for i in range(len(problem.devices)) if i != problem.gpu_index]
+        self.helpers = [Helper(problem, i) for i in range(len(problem.devices)) if i != problem.attending_index]
         self.T: Any = []
         self.TF: Any = []
         self.X: Any = []
@@ -127,7 +127,7 @@ class VisitTables:
         problem = self._problem
         up = queue_of(problem.costs.path(problem.main_memory, problem.gpu_tier))
         header = {
-            k.T_GPU: problem.gpu_index, k.T_GPU_LANE: self._lane(problem.system.gpu_name), k.T_UP: self._lane(up),
+            k.T_GPU: problem.attending_index, k.T_GPU_LANE: self._lane(problem.system.attending_gpu), k.T_UP: self._lane(up),
             k.T_DOWN: -1 if self.down is None else self._lane(queue_of(self.down)), k.T_APART: self._apart,
             k.T_TOGETHER: self._together if self._gpu.fused else -1, k.T_PREDICTION: self._prediction,
             k.T_SERIAL: self._serial, k.T_STAGING: self._deployment.plan.staging,

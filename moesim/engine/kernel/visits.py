@@ -131,13 +131,13 @@ def visit_rows(placement: Placement, demand: Demand, data: int = 0) -> IntArray:
     """`R` of the kernel for visits from number `data` on."""
     counts, layers, times, answers, resident, kinds, flying = demand
     problem = placement.problem
-    beside = bool((answers.device != problem.gpu_index).any())
+    beside = bool((answers.device != problem.attending_index).any())
     fields: dict[int, Field] = {
-        k.COUNTS: counts, k.DEVICE: answers.device if beside else problem.gpu_index, k.GPU: times.gpu_ps, k.RESIDENT: resident,
-        k.ORDER: np.arange(counts.shape[1]) if answers.order is None else answers.order,
+        k.COUNTS: counts, k.DEVICE: answers.device if beside else problem.attending_index, k.GPU: times.gpu_ps,
+        k.RESIDENT: resident, k.ORDER: np.arange(counts.shape[1]) if answers.order is None else answers.order,
     }  # fmt: skip
     if beside:
-        fields |= {k.CPU: times.cpu_ps, k.NDP: times.ndp_ps if problem.ndp_index else -1}
+        fields |= {k.CPU: times.cpu_ps, k.NDP: times.local_ps if problem.ndp_index else -1}
     if answers.load is not None:
         fields[k.LOADED] = answers.load
     if flying is not None:

@@ -183,7 +183,7 @@ class _Builder:
     def __init__(self, problem: Problem, deployment: Deployment, cores: Sequence[Core]) -> None:
         self.problem, self.deployment, self.plan, self.cores = problem, deployment, cores[0].plan, cores
         self.tokens = np.sum([core.tokens for core in self.cores], axis=0)
-        self.gpu = problem.system.gpu_name
+        self.gpu = problem.system.attending_gpu
 
     def build(self, layer: int, kv_bytes: float) -> Chain:
         """Chain of a decoder layer in whose cache a token takes `kv_bytes`."""

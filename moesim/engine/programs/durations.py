@@ -29,11 +29,11 @@ class ExpertTimes:
 
     gpu: FloatArray
     cpu: FloatArray
-    ndp: FloatArray
+    local: FloatArray
     copy: FloatArray
     gpu_ps: IntTimes
     cpu_ps: IntTimes
-    ndp_ps: IntTimes
+    local_ps: IntTimes
     copy_ps: IntTimes
     """-1 in the last four where a device cannot compute the expert."""
 
@@ -50,7 +50,7 @@ class ExpertTimes:
         return ExpertTimes(lambda name: getattr(self, name)[index])
 
 
-_CPU, _CPU_PS, _NDP, _NDP_PS = range(4)
+_CPU, _CPU_PS, _LOCAL, _LOCAL_PS = range(4)
 
 
 class _Kind(NamedTuple):
@@ -134,18 +134,18 @@ class Placement:
         def gpu() -> FloatArray:
             seconds = self._gpu(counts, largest)
             if self._dequantised:
-                whole = [self.problem.costs.dequantise(kind.nbytes, self.problem.system.gpu_name) for kind in known]
+                whole = [self.problem.costs.dequantise(kind.nbytes, self.problem.system.attending_gpu) for kind in known]
                 seconds = seconds + np.where(counts > 0, np.array(whole)[kind_of[layers] if kinds is None else kinds], 0.0)
             return seconds
 
         find: dict[str, Callable[[], Any]] = {
             "gpu": gpu,
             "cpu": lambda: host(_CPU),
-            "ndp": lambda: host(_NDP),
+            "local": lambda: host(_LOCAL),
             "copy": lambda: copy[layers] if kinds is None else np.array(price)[kinds],
             "gpu_ps": lambda: self._gpu_ps(counts, largest, gpu),
             "cpu_ps": lambda: host(_CPU_PS),
-            "ndp_ps": lambda: host(_NDP_PS),
+            "local_ps": lambda: host(_LOCAL_PS),
             "copy_ps": lambda: copy_ps[layers] if kinds is None else to_ps(np.array(price)[kinds]),
         }
         return ExpertTimes(lambda name: find[name]())
@@ -228,7 +228,7 @@ class Placement:
         """[V, E] one of the curves of helpers, by the kind of each copy."""
         if len(known) == 1:
             return self._host_of(known[0], counts, largest, curve)
-        values = np.empty(counts.shape, dtype=np.float64 if curve in (_CPU, _NDP) else np.int64)
+        values = np.empty(counts.shape, dtype=np.float64 if curve in (_CPU, _LOCAL) else np.int64)
         for index, kind in enumerate(known):
             where = kinds == index
             values[where] = self._host_of(kind, counts[where], largest, curve)
@@ -236,13 +236,13 @@ class Placement:
 
     def _host_of(self, kind: _Kind, counts: IntArray, largest: int, curve: int) -> NDArray[Any]:
         if largest >= _TABLE_LIMIT:
-            price = self.problem.costs.cpu if curve in (_CPU, _CPU_PS) else self.problem.costs.ndp
+            price = self.problem.costs.cpu if curve in (_CPU, _CPU_PS) else self.problem.costs.local
             seconds = price(counts, kind.tier, kind.nbytes)
-            return seconds if curve in (_CPU, _NDP) else _possible_ps(seconds)
+            return seconds if curve in (_CPU, _LOCAL) else _possible_ps(seconds)
         curves = self._tables.get(kind)
         if curves is None or largest >= len(curves[0]):
             tokens = np.arange(_table_size(largest))
-            sides = (price(tokens, kind.tier, kind.nbytes) for price in (self.problem.costs.cpu, self.problem.costs.ndp))
+            sides = (price(tokens, kind.tier, kind.nbytes) for price in (self.problem.costs.cpu, self.problem.costs.local))
             curves = self._tables[kind] = tuple(values for side in sides for values in (side, _possible_ps(side)))
         return np.asarray(curves[curve][counts])
 

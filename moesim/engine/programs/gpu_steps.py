@@ -46,7 +46,7 @@ class Parts(NamedTuple):
 
 def attends_alone(problem: Problem, deployment: Deployment) -> bool:
     """Whether all of a step but its experts runs on the GPU, from its own memory."""
-    plan, gpu = deployment.plan, problem.system.gpu_name
+    plan, gpu = deployment.plan, problem.system.attending_gpu
     phases = (plan.prefill, plan.decode)
     here = all(device == gpu for part in phases for device in (part.projections, part.core, part.output))
     split = any(isinstance(part.pipeline, Module) for part in phases)
@@ -88,7 +88,7 @@ class GpuSteps:
     def templates(self, parts: Parts, micro_batches: Parts) -> StepTemplates:
         """Of n steps; `micro_batches`: the m of the first step, then those of the next."""
         model, costs, number = self._problem.model, self._problem.costs, len(parts.tokens)
-        gpu, pieces, tokens = self._problem.system.gpu_name, micro_batches.tokens, parts.tokens
+        gpu, pieces, tokens = self._problem.system.attending_gpu, micro_batches.tokens, parts.tokens
         around = self._ps("QKV projection", pieces, lambda t: costs.projections(gpu, t))
         around = around + self._ps("output projection", pieces, lambda t: costs.output(gpu, t))
         attention = (around[:, None] + self._cores(micro_batches)).reshape(number, -1)
@@ -109,7 +109,7 @@ class GpuSteps:
 
     def _cores(self, parts: Parts) -> IntArray:
         """[n, K] ps of the attention core: prompts and decodes one after another."""
-        problem, gpu = self._problem, self._problem.system.gpu_name
+        problem, gpu = self._problem, self._problem.system.attending_gpu
         seconds = np.zeros((len(parts.tokens), len(self.kinds)))
         mixed = np.all(parts.of_phase > 0, axis=1, keepdims=True)
         for number, phase in enumerate(PHASES):

@@ -257,9 +257,9 @@ def formulate(
     """
     hosts, size = host_order(problem), float(problem.model.expert_bytes)
     units = {tier: problem.ndp_index[problem.tiers.index(tier)] for tier in hosts if tier in problem.costs.ndp_of}
-    options = [Option(-1, problem.gpu_index)]
+    options = [Option(-1, problem.attending_index)]
     for number, tier in enumerate(hosts):
-        options.append(Option(number, problem.gpu_index))
+        options.append(Option(number, problem.attending_index))
         options += [Option(number, problem.cpu_index)] if problem.cpu_index >= 0 else []
         options += [Option(number, units[tier])] if tier in units else []
     room = [max(bytes_left, 0.0) // size for bytes_left in host_room(problem, cut).values()]
@@ -284,16 +284,16 @@ def _lanes(
     costs = problem.costs
     tokens = sequences(problem, phase, cut.batch)[0]
     chance, counts = (part.ravel() for part in expected_counts(tokens, problem.model.top_k * shares))
-    lanes = [problem.gpu_index, -1, *(index for index in range(len(problem.devices)) if index != problem.gpu_index)]
+    lanes = [problem.attending_index, -1, *(index for index in range(len(problem.devices)) if index != problem.attending_index)]
     lane_seconds = np.zeros((len(chance), len(options), len(lanes)))
     for column, (number, device) in enumerate(options):
-        if device == problem.gpu_index:
+        if device == problem.attending_index:
             seconds = costs.gpu(counts)
             if number >= 0:
                 copy = float(costs.copy(problem.model.expert_bytes, hosts[number], problem.gpu_tier))
                 lane_seconds[:, column, 1] = chance * copy
         else:
-            alone = costs.cpu if device == problem.cpu_index else costs.ndp
+            alone = costs.cpu if device == problem.cpu_index else costs.local
             seconds = alone(counts, hosts[number])
         lane_seconds[:, column, lanes.index(device)] = chance * (seconds + costs.calls(problem.devices[device]).per_call)
     base = np.zeros(len(lanes))

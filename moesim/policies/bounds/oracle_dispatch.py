@@ -51,7 +51,7 @@ class OracleDispatch(SizedPolicy):
         layer = Layer(view.state, visit, view)
         chosen, floor = least(layer, _starts(layer), self.nodes)
         view.state.ends, view.state.floors = view.state.ends + layer.end(chosen), view.state.floors + floor
-        device = np.full(len(visit.counts), view.problem.gpu_index)
+        device = np.full(len(visit.counts), view.problem.attending_index)
         device[layer.experts] = layer.devices(chosen)
         uploads = layer.experts[layer.johnson]
         rest = np.setdiff1d(np.arange(len(device)), uploads)

@@ -39,8 +39,8 @@ class Machine:
     """What does not change from visit to visit."""
 
     def __init__(self, problem: Problem, deployment: Deployment) -> None:
-        self.gpu = problem.gpu_index
-        self.calls = problem.costs.calls(problem.system.gpu_name)
+        self.gpu = problem.attending_index
+        self.calls = problem.costs.calls(problem.system.attending_gpu)
         self.shared = problem.costs.shared if problem.model.shared_bytes else None
         self.staging = max(deployment.plan.staging, 1)
         self.token_bytes = problem.model.expert_token_bytes / deployment.activation_compression
@@ -78,7 +78,7 @@ class Layer:
         home = view.home[visit.layer, active]
         columns = [visit.gpu[active]]
         for side in machine.sides:
-            alone = visit.cpu[active] if side.tier < 0 else np.where(home == side.tier, visit.ndp[active], np.inf)
+            alone = visit.cpu[active] if side.tier < 0 else np.where(home == side.tier, visit.local[active], np.inf)
             columns.append(alone + side.per_call)
         times = np.stack(columns, axis=1)
         longest = np.argsort(-np.min(times + np.pad(copy[:, None], ((0, 0), (0, len(columns) - 1))), axis=1), kind="stable")

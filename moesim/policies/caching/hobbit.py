@@ -150,7 +150,7 @@ class Hobbit(SizedPolicy):
         memory.high_uses[layer] += high
         order = in_order(computed, view.resident[layer] & (nbytes <= _copies(view)[layer]))
         moves = self._prefetch(visit, view, active) if self.depth else None
-        device = np.full(len(counts), view.problem.gpu_index)
+        device = np.full(len(counts), view.problem.attending_index)
         return Dispatch(device, order, counts=computed, nbytes=nbytes, moves=moves)
 
     def adapt(self, step: Step, view: View) -> Moves:

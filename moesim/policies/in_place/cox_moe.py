@@ -107,7 +107,7 @@ class CoxMoe(SizedPolicy):
             raise self._infeasible(problem, candidates)
         place_in_order = np.argsort(order, axis=1)  # [L, E] rank of each expert
         device = {
-            phase: np.where(place_in_order < count, problem.gpu_index, problem.cpu_index)
+            phase: np.where(place_in_order < count, problem.attending_index, problem.cpu_index)
             for phase, count in plan.on_gpu.items()
         }
         together = 0 if self.coalesced else plan.decode.micro_batch
@@ -161,7 +161,7 @@ class CoxMoe(SizedPolicy):
         )
 
     def _devices(self, problem: Problem) -> list[Devices]:
-        names = [problem.system.gpu_name]
+        names = [problem.system.attending_gpu]
         if problem.costs.cpu_name and problem.job.attention:
             names.append(problem.costs.cpu_name)
         return list(product(names, names, names))
@@ -207,6 +207,6 @@ def _kept(
     if pin is not None:
         if "cpu" in pin and problem.costs.cpu_name is None:
             raise InputError(Mistake("'cpu' needs a machine with a CPU", path="policy"))
-        names = {"gpu": problem.system.gpu_name, "cpu": str(problem.costs.cpu_name)}
+        names = {"gpu": problem.system.attending_gpu, "cpu": str(problem.costs.cpu_name)}
         options = [(names[pin[0]], names[pin[1]], names[pin[2]])]
     return tuple(option for option in options if core is None or option[1] == core)

@@ -106,7 +106,7 @@ class Daop(SizedPolicy):
         swap = counts[hot] > self.swap_factor * counts[cold]
         memory.entering, memory.leaving = hot[swap], cold[swap]
         dispatch = threshold(visit, view)
-        dispatch.device[memory.entering] = view.problem.gpu_index
+        dispatch.device[memory.entering] = view.problem.attending_index
         return dispatch
 
     def _predicted(self, routing: IntArray, visit: Visit, view: View) -> Dispatch:
@@ -114,7 +114,7 @@ class Daop(SizedPolicy):
         held = in_gpu_memory(visit, view) | ~np.isfinite(visit.cpu)
         limit = max(problem.model.top_k // 2, 1) * visit.tokens
         counts = substituted(routing, held, problem.popularity[visit.layer], limit, visit.tokens)
-        device = np.where(held, problem.gpu_index, problem.cpu_index)
+        device = np.where(held, problem.attending_index, problem.cpu_index)
         return Dispatch(device, by_tokens(counts), counts=counts, stale=np.where(held, 0, counts))
 
 

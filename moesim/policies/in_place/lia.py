@@ -213,7 +213,7 @@ def _is_cxl(problem: Problem, tier: str) -> bool:
 
 def _on(problem: Problem, plan: PhasePlan, vector: Vector) -> PhasePlan:
     """`plan` with the devices of `vector`; weights are streamed ahead where the GPU runs the experts."""
-    names = (problem.system.gpu_name, str(problem.costs.cpu_name))
+    names = (problem.system.attending_gpu, str(problem.costs.cpu_name))
     plan = replace(plan, pipeline=Overlap(1 - vector[4]))
     return replace(plan, projections=names[vector[0]], core=names[vector[1]], output=names[vector[3]])
 

@@ -47,7 +47,7 @@ def price(costs: LayerCosts, phase: Phase, batch: int, kv: str, pinned: float = 
     the expert bytes a share `pinned` needs no copy. Weights outside the experts lie where they are used, or in `homes`.
     """
     problem = costs.problem
-    model, gpu, cpu = problem.model, problem.system.gpu_name, problem.costs.cpu_name
+    model, gpu, cpu = problem.model, problem.system.attending_gpu, problem.costs.cpu_name
     t = float(costs.tokens(phase, batch))
     first = (model.matrices - 1) / model.matrices
     compute, operand = np.zeros((6, 2)), np.zeros((6, 2))

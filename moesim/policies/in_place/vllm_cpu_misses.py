@@ -80,7 +80,7 @@ class VllmCpuMisses(GpuKvPolicy):
         else:
             entering, load = self._admitted(visit, view, here), None
         on_cpu = ~here & ~entering & np.isfinite(visit.cpu)
-        device = np.where(on_cpu, view.problem.cpu_index, view.problem.gpu_index)
+        device = np.where(on_cpu, view.problem.cpu_index, view.problem.attending_index)
         return Dispatch(device, in_order(visit.counts, visit.resident), load)
 
     def _admitted(self, visit: Visit, view: View, here: BoolArray) -> BoolArray:

@@ -78,7 +78,7 @@ def in_order(counts: IntArray, resident: BoolArray) -> IntArray:
 def upload_missing(visit: Visit, view: View, *, whole_layer: bool = False) -> Dispatch:
     """Everything runs on the GPU; what is missing is uploaded (`whole_layer`: with or without tokens)."""
     here = in_gpu_memory(visit, view)
-    device = np.full(here.shape, view.problem.gpu_index)
+    device = np.full(here.shape, view.problem.attending_index)
     return Dispatch(device, in_order(visit.counts, visit.resident), ~here if whole_layer else None)
 
 
@@ -108,7 +108,7 @@ def by_misses(misses: Misses, visit: Visit, view: View) -> Dispatch:
 def to_cpu_where(on_cpu: BoolArray, visit: Visit, view: View) -> Dispatch:
     """The CPU for experts `on_cpu` [..., E], the GPU for the rest."""
     problem = view.problem
-    device = np.where(on_cpu, problem.cpu_index, problem.gpu_index)
+    device = np.where(on_cpu, problem.cpu_index, problem.attending_index)
     return Dispatch(device, in_order(visit.counts, visit.resident))
 
 

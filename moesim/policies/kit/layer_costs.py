@@ -92,7 +92,7 @@ class LayerCosts:
     def experts(self, tokens: Any) -> FloatArray:
         """Routed and shared experts of `tokens` [..] tokens together on the GPU, weights in its memory, launches included."""
         problem, t = self.problem, np.asarray(tokens, dtype=np.float64)
-        calls = problem.costs.calls(problem.system.gpu_name)
+        calls = problem.costs.calls(problem.system.attending_gpu)
         chance, counts = expected_counts(t[..., None], self._picks)
         routed: FloatArray = (chance * (problem.costs.gpu(counts) + calls.per_call)).sum(axis=-1)
         return routed + calls.once + problem.costs.shared(t)
@@ -110,7 +110,7 @@ class LayerCosts:
     def dense(self, tokens: Any) -> FloatArray:
         """QKV projection, output projection and router of `tokens` [..] tokens on the GPU, launches included."""
         problem, t = self.problem, np.asarray(tokens, dtype=np.float64)
-        gpu, costs = problem.system.gpu_name, problem.costs
+        gpu, costs = problem.system.attending_gpu, problem.costs
         if not problem.job.attention:
             return np.zeros(t.shape)
         return costs.projections(gpu, t) + costs.output(gpu, t) + costs.router(t)
@@ -121,7 +121,7 @@ class LayerCosts:
         if not problem.job.attention:
             return np.zeros(n.shape)
         flops, nbytes = self._core[phase]
-        tier = problem.gpu_tier if device == problem.system.gpu_name else kv
+        tier = problem.gpu_tier if device == problem.system.attending_gpu else kv
         whole = problem.costs.core(device, n[..., None] * flops, n[..., None] * nbytes, phase, tier)
         return np.asarray(whole.mean(axis=-1), dtype=np.float64)
 

@@ -103,7 +103,7 @@ def attention_time(
     with the activations. Where the core is on the GPU and the cache is not, T_load is the cache's way to the GPU in decode, and
     T_store that of new keys and values back.
     """
-    costs, model, gpu = problem.costs, problem.model, problem.system.gpu_name
+    costs, model, gpu = problem.costs, problem.model, problem.system.attending_gpu
     tokens, flops, nbytes, batch = attended
     parts = -(-batch // micro)
     t = tokens / parts
@@ -133,7 +133,7 @@ def expert_table(problem: Problem, tokens: float, shares: FloatArray, tier: str)
     """
     costs, system, experts = problem.costs, problem.system, problem.experts
     chance, counts = expected_counts(tokens, problem.model.top_k * shares)
-    on_gpu = costs.calls(system.gpu_name)
+    on_gpu = costs.calls(system.attending_gpu)
     gpu = _sums(chance * (costs.gpu(counts) + on_gpu.per_call)) + float(costs.shared(tokens)) + on_gpu.once
     upload = _sums(chance * float(costs.copy(problem.model.expert_bytes, tier, problem.gpu_tier)))
     side = gpu
@@ -230,7 +230,7 @@ def _plans(
     rooms: dict[tuple[object, ...], int] = {}
     plans = []
     for (a, pre), (b, dec) in product(choices["prefill"], choices["decode"]):
-        gpu = problem.system.gpu_name
+        gpu = problem.system.attending_gpu
         on_gpu = gpu in (pre.projections, dec.projections), gpu in (pre.output, dec.output)
         key = (*on_gpu, pre.micro_batch, dec.micro_batch)
         if key not in rooms:
@@ -241,4 +241,4 @@ def _plans(
 
 def _allowed(problem: Problem, devices: Sequence[Devices], kv: str) -> list[Devices]:
     """A cache in GPU memory is attended to there; one in the host by either device, the GPU copying it first."""
-    return [option for option in devices if kv != problem.gpu_tier or option[1] == problem.system.gpu_name]
+    return [option for option in devices if kv != problem.gpu_tier or option[1] == problem.system.attending_gpu]

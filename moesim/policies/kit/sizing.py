@@ -182,7 +182,7 @@ def _is_storage(problem: Problem, tier: str) -> bool:
 
 
 def _portions(problem: Problem, batch: int, kv: str, staging: int, micro_batch: int | None, core: str | None) -> BatchPlan:
-    gpu = problem.system.gpu_name
+    gpu = problem.system.attending_gpu
     first, later = micro_batches(problem, batch) if micro_batch is None else (min(micro_batch, batch),) * 2
     device = core or _decode_core(problem, batch, kv)
     return BatchPlan(batch, PhasePlan(first, gpu, gpu, gpu), PhasePlan(later, gpu, device, gpu), kv, staging)
@@ -191,7 +191,7 @@ def _portions(problem: Problem, batch: int, kv: str, staging: int, micro_batch: 
 def _decode_core(problem: Problem, batch: int, kv: str) -> str:
     """The device that finishes decode attention first, at the mean context of the job."""
     costs, job = problem.costs, problem.job
-    gpu = problem.system.gpu_name
+    gpu = problem.system.attending_gpu
     if kv == problem.gpu_tier or costs.cpu_name is None or not job.attention:
         return gpu
     context = (job.prompt + job.output // 2)[:batch]
@@ -207,7 +207,7 @@ def _check_names(problem: Problem, kv: str | None, core: str | None) -> None:
             field = "kv" if kind == "tier" else "core"
             text = f"no {kind} '{name}' in this machine; it has {', '.join(known)}.{did_you_mean(name, known)}"
             raise InputError(Mistake(text, path=f"policy.{field}"))
-    if core is not None and core != problem.system.gpu_name and kv == problem.gpu_tier:
+    if core is not None and core != problem.system.attending_gpu and kv == problem.gpu_tier:
         raise InputError(Mistake(f"'{core}' cannot attend to a KV cache in GPU memory; choose a host tier", path="policy.kv"))
 
 

@@ -202,7 +202,7 @@ def most_ahead(cut: BatchPlan) -> int:
 def stream_in_order(visit: Visit, view: View) -> Dispatch:
     """Everything on the GPU: residents first, the others in the order in which they are streamed, by id."""
     order = np.argsort(~view.resident[visit.layer], kind="stable")
-    return Dispatch(np.full(len(visit.counts), view.problem.gpu_index), order)
+    return Dispatch(np.full(len(visit.counts), view.problem.attending_index), order)
 
 
 def _with_homes(cut_of: Callable[[int], BatchPlan], homes: Homes) -> Callable[[int], BatchPlan]:
@@ -252,7 +252,7 @@ class StreamedPolicy(Policy):
         The buffer is not in it: `deploy_streamed` adds it.
         """
         core, micro, pipeline = decode or DecodeCut()
-        gpu = problem.system.gpu_name
+        gpu = problem.system.attending_gpu
         first, later = micro_batches(problem, batch)
         pre = min(self.prefill_batch or prefill_batch(problem), batch)
         small = micro or later

@@ -85,7 +85,7 @@ class ContextCxlNdp(SizedPolicy):
             return upload_missing(visit, view)
         memory: _Memory = view.state
         here = in_gpu_memory(visit, view)
-        device = np.where(here, view.problem.gpu_index, memory.units[visit.layer])
+        device = np.where(here, view.problem.attending_index, memory.units[visit.layer])
         return on_devices(device, visit, view)._replace(nbytes=memory.nbytes[visit.layer])
 
     def adapt(self, step: Step, view: View) -> Moves:

@@ -189,9 +189,9 @@ class CxlExpert(SizedPolicy):
         problem, counts, layer = view.problem, visit.counts, visit.layer
         hot, warm = (round(problem.experts * (1.0 - share)) for share in (self.hot, min(self.warm, self.hot)))
         rank = ranks(counts)
-        device = np.where(visit.cpu < visit.copy, problem.cpu_index, problem.gpu_index)
+        device = np.where(visit.cpu < visit.copy, problem.cpu_index, problem.attending_index)
         device = np.where(rank < warm, device, in_place(problem, view.home, near_data=self.near_data)[layer])
-        device[(rank < hot) | in_gpu_memory(visit, view)] = problem.gpu_index
+        device[(rank < hot) | in_gpu_memory(visit, view)] = problem.attending_index
         return Dispatch(device, in_order(counts, view.resident[layer]))
 
     def adapt(self, step: Step, view: View) -> Moves:

@@ -74,7 +74,7 @@ class CxlExpertNearData(SizedPolicy):
             resident=quota(problem.popularity, hot),
             cut=self.cut(problem).piped(BY_NAME[self.pipeline]),
         )
-        devices = np.where(deployment.resident, problem.gpu_index, in_place(problem, deployment.home))
+        devices = np.where(deployment.resident, problem.attending_index, in_place(problem, deployment.home))
         return replace(deployment, activation_compression=self.activation_compression, state=devices)
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:

@@ -195,7 +195,7 @@ def _in_cxl(problem: Problem, tier: str, counts: FloatArray, size: float, helper
     on_cpu, unit = problem.costs.cpu(counts, tier, size), problem.ndp_index.get(problem.tiers.index(tier))
     if unit not in helpers:
         return on_cpu
-    return np.minimum(on_cpu, problem.costs.ndp(counts, tier, size))
+    return np.minimum(on_cpu, problem.costs.local(counts, tier, size))
 
 
 def migrations(memory: Memory, view: View, terms: Terms) -> Moves:

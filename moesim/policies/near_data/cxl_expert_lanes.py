@@ -49,7 +49,7 @@ class Lanes:
 
     def __init__(self, problem: Problem, costs: dict[int, HelperCosts]) -> None:
         self._problem, self._costs = problem, costs
-        self._gpu = problem.costs.calls(problem.system.gpu_name)
+        self._gpu = problem.costs.calls(problem.system.attending_gpu)
         self._rates = cxl_rates(problem)
         queues = [problem.costs.path(tier, problem.gpu_tier).queue or tier for tier in problem.tiers]
         self._links = list(dict.fromkeys(queues))
@@ -61,7 +61,7 @@ class Lanes:
             self._far[tier] = number
         units = {device: tier for tier, device in problem.ndp_index.items()}
         self._units = [units.get(device, -1) for device in costs]
-        self.devices: IntArray = np.array([*costs, problem.gpu_index])
+        self.devices: IntArray = np.array([*costs, problem.attending_index])
         """Device of each helper; the GPU's is last, so that -1 finds it."""
         visits = (1 + int(problem.job.output.max(initial=1))) * problem.layers
         compiled = jit.native(k) if jit.repaid(k, visits * problem.experts * _EACH, _COMPILING) else None
@@ -119,7 +119,7 @@ class Lanes:
 
     def _beside(self, visit: Visit, home: IntArray) -> list[FloatArray]:
         """[E] seconds on each helper, activations included; inf where it cannot reach an expert."""
-        alone = [visit.cpu if unit < 0 else np.where(home == unit, visit.ndp, np.inf) for unit in self._units]
+        alone = [visit.cpu if unit < 0 else np.where(home == unit, visit.local, np.inf) for unit in self._units]
         return [time + cost.call + cost.token * visit.counts for time, cost in zip(alone, self._costs.values(), strict=True)]
 
     def assign(self, missing: IntArray, high: float, low: float) -> IntArray:
@@ -132,7 +132,7 @@ class Lanes:
 
     def give(self, expert: int, device: int) -> None:
         """Gives an expert to a device."""
-        if device == self._problem.gpu_index:
+        if device == self._problem.attending_index:
             self._kernel.upload(self.M, self.F, expert)
         else:
             self._kernel.in_place(self.M, self.F, list(self._costs).index(device), expert)

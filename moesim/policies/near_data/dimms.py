@@ -53,7 +53,7 @@ class Layout:
     def times(self, tokens: FloatArray) -> tuple[FloatArray, FloatArray]:
         """([E] seconds on the CPU from all modules, [E] seconds on one unit) of experts with `tokens` [E]."""
         costs = self._problem.costs
-        return costs.cpu(tokens, self._cpu_tier), costs.ndp(tokens, self._unit_tier)
+        return costs.cpu(tokens, self._cpu_tier), costs.local(tokens, self._unit_tier)
 
     def cold(self, tokens: FloatArray, apart: BoolArray) -> BoolArray:
         """[E] the experts with fewest tokens, so many that units and CPU would end together; none of those `apart`.

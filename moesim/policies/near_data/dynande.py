@@ -77,13 +77,13 @@ class DynaNde(SizedPolicy):
         """The best beginning to the GPU, the rest stays."""
         memory: _Memory = view.state
         copy: FloatArray = np.where(in_gpu_memory(visit, view), 0.0, visit.copy)
-        benefit = np.where(visit.counts > 0, visit.ndp - visit.gpu - copy, -np.inf)
+        benefit = np.where(visit.counts > 0, visit.local - visit.gpu - copy, -np.inf)
         order = np.argsort(-benefit, kind="stable")[: int(np.count_nonzero(visit.counts))]
         rest = np.concatenate((np.cumsum(visit.counts[order][::-1])[::-1], [0]))
         crossing = memory.setup + np.minimum(rest, visit.tokens) * memory.token
-        first = order[: best_prefix(copy[order], visit.gpu[order], visit.ndp[order], crossing)]
+        first = order[: best_prefix(copy[order], visit.gpu[order], visit.local[order], crossing)]
         device = memory.devices[visit.layer].copy()
-        device[first] = view.problem.gpu_index
+        device[first] = view.problem.attending_index
         return on_devices(device, visit, view)
 
     def adapt(self, step: Step, view: View) -> Moves:

@@ -54,11 +54,11 @@ class Monde(SizedPolicy):
         for index in problem.ndp_index:
             tier = problem.tiers[index]
             copy = float(problem.costs.copy(problem.model.expert_bytes, tier, problem.gpu_tier))
-            ratio[index] = self.alpha * float(problem.costs.ndp(1, tier)) / copy
+            ratio[index] = self.alpha * float(problem.costs.local(1, tier)) / copy
         return replace(deployment, state=_Plan(in_place(problem, deployment.home), ratio[deployment.home].mean(axis=1)))
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """The heaviest to the GPU, the rest stays."""
         plan: _Plan = view.state
         moved = prefix_share(visit.counts, float(plan.share[visit.layer]))
-        return on_devices(np.where(moved, view.problem.gpu_index, plan.devices[visit.layer]), visit, view)
+        return on_devices(np.where(moved, view.problem.attending_index, plan.devices[visit.layer]), visit, view)

@@ -92,15 +92,15 @@ class TriMoe(SizedPolicy):
         problem, modules = view.problem, memory.modules
         order = by_tokens(visit.counts)[: int(np.count_nonzero(visit.counts))]
         home, missing = view.home[visit.layer][order], ~in_gpu_memory(visit, view)[order]
-        columns = np.concatenate(([problem.gpu_index, problem.cpu_index], modules.units))
+        columns = np.concatenate(([problem.attending_index, problem.cpu_index], modules.units))
         times = np.full((len(order), len(columns)), np.inf)
         times[:, 0] = np.maximum(visit.gpu[order], visit.copy[order] * missing)
         times[:, 1] = visit.cpu[order] if self.cpu else np.inf
-        times[:, 2:] = np.where(home[:, None] == modules.tiers, visit.ndp[order][:, None], np.inf)
+        times[:, 2:] = np.where(home[:, None] == modules.tiers, visit.local[order][:, None], np.inf)
         reads = np.zeros((len(order), 2, len(columns)))
         reads[:, 0, 2:] = memory.read[home] * missing[:, None]
         reads[:, 1, 2:] = memory.read[home]
-        device = np.full(len(visit.counts), problem.gpu_index)
+        device = np.full(len(visit.counts), problem.attending_index)
         device[order] = columns[shared_out(times, reads, 2, refine=self.refine)]
         return on_devices(device, visit, view)
 

@@ -17,8 +17,10 @@ __all__ = ["in_place", "near_data_first", "near_data_tiers", "place_near_data"]
 
 def in_place(problem: Problem, home: IntArray, *, near_data: bool = True) -> IntArray:
     """[L, E] device index: the near-data unit of the expert's home, else the CPU, else (or from GPU memory) the GPU."""
-    table = np.full(len(problem.tiers), problem.cpu_index if problem.cpu_index >= 0 else problem.gpu_index, dtype=np.int64)
-    table[problem.gpu_tier_index] = problem.gpu_index
+    table = np.full(
+        len(problem.tiers), problem.cpu_index if problem.cpu_index >= 0 else problem.attending_index, dtype=np.int64
+    )
+    table[problem.gpu_tier_index] = problem.attending_index
     for tier, device in problem.ndp_index.items() if near_data else ():
         table[tier] = device
     devices: IntArray = table[home]

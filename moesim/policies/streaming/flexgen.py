@@ -83,7 +83,7 @@ class FlexGen(StreamedPolicy):
         cache = host_for_cache(problem)
 
         def plan_of(block: Block, homes: Homes) -> BatchPlan:
-            gpu, cpu = problem.system.gpu_name, problem.costs.cpu_name
+            gpu, cpu = problem.system.attending_gpu, problem.costs.cpu_name
             core = str(cpu) if block.cpu_attention else gpu
             kv = cache if block.cache_on_host else problem.gpu_tier
             batch = min(block.sequences, problem.job.requests)

@@ -100,7 +100,7 @@ def programme(costs: LayerCosts, block: Block, cut: BatchPlan, *, serial: bool, 
 
 def _prefill_rows(costs: LayerCosts, block: Block, prefilled: int, uploads: tuple[float, float], rows: FloatArray) -> float:
     """Fills the rows below T_pre; the limit of the last of them, which is the work of the GPU. `uploads`: s from host, disk."""
-    problem, gpu = costs.problem, costs.problem.system.gpu_name
+    problem, gpu = costs.problem, costs.problem.system.attending_gpu
     prompt, (up_w, up_d) = costs.tokens("prefill", prefilled), uploads
     moved = float(costs.copy_in(problem.model.token_bytes * prompt))
     rows[0, 1:3], rows[0, 7:9], rows[0, 9] = (up_w, up_d), moved, -1
@@ -113,7 +113,7 @@ def _prefill_rows(costs: LayerCosts, block: Block, prefilled: int, uploads: tupl
 
 def _decode_rows(costs: LayerCosts, block: Block, uploads: tuple[float, float], rows: FloatArray, *, serial: bool) -> float:
     """Fills the rows below T_gen; the limit of the last of them, which is work outside attention. `uploads` as for prefill."""
-    problem, gpu, tokens = costs.problem, costs.problem.system.gpu_name, float(block.sequences)
+    problem, gpu, tokens = costs.problem, costs.problem.system.attending_gpu, float(block.sequences)
     # uploads count in every row of T_gen, or in one of their own
     moved = float(costs.copy_in(problem.model.token_bytes * tokens))
     upload = np.zeros(11)

@@ -101,7 +101,7 @@ def layer_seconds(costs: LayerCosts, batch: int, kv: str, knobs: Knobs, shares: 
         "cache in": cache,
         "first uploads": upload * hidden,
         "attention on CPU": np.where(shares > 0, costs.cpu_attention(np.maximum(batch * shares, 1e-9), kv), 0.0),
-        "attention on GPU": costs.core(problem.system.gpu_name, "decode", on_gpu, kv) + np.maximum(chunks - 1, 0) * call,
+        "attention on GPU": costs.core(problem.system.attending_gpu, "decode", on_gpu, kv) + np.maximum(chunks - 1, 0) * call,
         "gather": np.zeros(()),
         "other uploads": upload * (1.0 - hidden),
         "experts": work - last,

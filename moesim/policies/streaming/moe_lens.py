@@ -85,7 +85,7 @@ class MoeLens(StreamedPolicy):
         policy = self.model_copy(update={"prefill_batch": self.prefill_batch or min(portion, prefill_batch(problem))})
 
         def plan_of(batch: int) -> BatchPlan:
-            core = str(problem.costs.cpu_name) if problem.job.attention else problem.system.gpu_name
+            core = str(problem.costs.cpu_name) if problem.job.attention else problem.system.attending_gpu
             return policy.cut_into(problem, batch, kv, DecodeCut(core, -(-batch // 2), Alternating()))
 
         cut = policy.fitted(problem, plan_of, 1, HostUse(self.host_share, masters=self.residents is not None))

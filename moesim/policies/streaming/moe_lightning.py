@@ -132,7 +132,7 @@ class MoeLightning(StreamedPolicy):
         )
 
     def _cut(self, problem: Problem, batch: int, micro: int, kv: str, core: str, homes: Homes = HERE) -> BatchPlan:
-        paged = core != problem.system.gpu_name
+        paged = core != problem.system.attending_gpu
         pipeline = Overlap() if self.reupload else Paged() if paged else Overlap(1)
         return self.cut_into(problem, batch, kv, DecodeCut(core, micro, pipeline), homes=homes)
 
@@ -142,7 +142,7 @@ class MoeLightning(StreamedPolicy):
         for homes in homes_to_try(problem):
             if plan := self._plan(costs, homes):
                 return plan
-        host, gpu = host_for_cache(problem), problem.system.gpu_name
+        host, gpu = host_for_cache(problem), problem.system.attending_gpu
         cut = self._cut(problem, self.batch or 1, self.micro_batch or 1, host, gpu)
         slots, size = int(buffer_slots(problem, 0, 1)), problem.model.expert_bytes
         reserve = (1.0 - self.gpu_share) * problem.usable(problem.gpu_tier)
@@ -187,21 +187,21 @@ class MoeLightning(StreamedPolicy):
         count = -(-batch // mu)
         comm = float(costs.upload(problem.experts - residents)) * (count if self.reupload else 1)
         gpu = count * float(costs.dense(mu) + costs.experts(mu))
-        if device == problem.system.gpu_name:
+        if device == problem.system.attending_gpu:
             comm += float(costs.copy_in(costs.cache_read(batch), kv)) if kv != problem.gpu_tier else 0.0
             return max(comm, gpu + float(costs.core(device, "decode", batch, kv)))
         return max(comm, gpu, float(costs.cpu_attention(batch, kv)))
 
     def _caches(self, problem: Problem, host: str) -> list[tuple[str, str]]:
         """(device of the core, tier of the cache) to try; the CPU attends to a cache in host memory alone."""
-        gpu, devices = problem.system.gpu_name, self._attention(problem, host)
+        gpu, devices = problem.system.attending_gpu, self._attention(problem, host)
         in_host = [] if self.cache == "gpu" else [(device, host) for device in devices]
         on_gpu = [] if self.cache == "host" or self.attention == "cpu" else [(gpu, problem.gpu_tier)]
         return [*in_host, *on_gpu]
 
     def _attention(self, problem: Problem, kv: str) -> list[str]:
         """Devices of the core to try: as given; the CPU alone where the roofline says that the cache had better stay."""
-        gpu, cpu = problem.system.gpu_name, problem.costs.cpu_name
+        gpu, cpu = problem.system.attending_gpu, problem.costs.cpu_name
         if self.attention == "cpu" and cpu is None:
             raise InputError(Mistake("'cpu' needs a machine with a CPU", path="policy.attention"))
         if cpu is None or self.attention == "gpu" or not problem.job.attention:

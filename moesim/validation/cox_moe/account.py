@@ -125,7 +125,7 @@ def _landing(uploads: _Uploads, slots: int, link: float, gpu: float, computed: f
 def _first(step: _Pass, counts: IntArray, tokens: int, layer: int) -> float:
     """Seconds of what the GPU can begin at once: shared experts, and experts in its memory."""
     costs = step.problem.costs
-    calls = costs.calls(step.problem.system.gpu_name)
+    calls = costs.calls(step.problem.system.attending_gpu)
     ready = _on_gpu(step, layer) & (counts > 0) & step.deployment.resident[layer]
     own = float(costs.gpu(counts[ready]).sum()) + calls.per_call * int(ready.sum()) + (calls.once if ready.any() else 0.0)
     return own + float(costs.shared(tokens))
@@ -138,7 +138,7 @@ def _uploads(step: _Pass, counts: IntArray, layer: int, missing: BoolArray) -> _
     if hasattr(step.deployment.state, "device"):
         experts = experts[np.argsort(-counts[experts], kind="stable")]
     copy = float(costs.copy(model.expert_bytes, step.problem.main_memory, step.problem.gpu_tier))
-    apart = costs.calls(step.problem.system.gpu_name).apart
+    apart = costs.calls(step.problem.system.attending_gpu).apart
     runs = np.where(counts[experts] > 0, costs.gpu(counts[experts]) + apart, 0.0)
     return _Uploads([copy] * len(experts), runs.tolist())
 
@@ -151,7 +151,7 @@ def _side(
     if not there.any():
         return None
     costs = problem.costs
-    cpu, gpu = costs.calls(str(costs.cpu_name)), costs.calls(problem.system.gpu_name)
+    cpu, gpu = costs.calls(str(costs.cpu_name)), costs.calls(problem.system.attending_gpu)
     ready = int(resident.any()) if gpu.fused else int(resident.sum())
     called = ready + int((on_gpu & ~resident).sum())
     work = float(costs.cpu(counts[there], problem.main_memory).sum()) + cpu.per_call * int(there.sum()) + cpu.once
@@ -169,7 +169,7 @@ def _on_gpu(step: _Pass, layer: int) -> BoolArray:
     groups = getattr(step.deployment.state, "device", None)
     if groups is None:
         return np.ones(step.problem.experts, dtype=np.bool_)
-    on_gpu: BoolArray = groups[step.phase][layer] == step.problem.gpu_index
+    on_gpu: BoolArray = groups[step.phase][layer] == step.problem.attending_index
     return on_gpu
 
 

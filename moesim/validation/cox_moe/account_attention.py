@@ -44,7 +44,7 @@ def attention(problem: Problem, deployment: Deployment, prompts: IntArray, phase
     batches = [prompts[begin : begin + plan.micro_batch] for begin in range(0, len(prompts), plan.micro_batch)]
     tokens = np.array([float(batch.sum()) if phase == "prefill" else float(len(batch)) for batch in batches])
     cached = np.array([float(np.mean(_core_work(problem, phase, batch)[1])) for batch in batches])
-    away = plan.core == problem.system.gpu_name and deployment.plan.kv != problem.gpu_tier
+    away = plan.core == problem.system.attending_gpu and deployment.plan.kv != problem.gpu_tier
     read = problem.costs.copy(cached, deployment.plan.kv, problem.gpu_tier) if away and phase == "decode" else None
     stages = _stages(problem, deployment, phase, batches, tokens)
     free = {"up": 0.0, "down": 0.0}
@@ -64,7 +64,7 @@ def _stages(
     problem: Problem, deployment: Deployment, phase: Phase, batches: list[IntArray], tokens: FloatArray
 ) -> list[_Stage]:
     """QKV projection, core and output projection where the plan puts them, and activations where the device changes."""
-    costs, model, plan, gpu = problem.costs, problem.model, deployment.plan.of(phase), problem.system.gpu_name
+    costs, model, plan, gpu = problem.costs, problem.model, deployment.plan.of(phase), problem.system.attending_gpu
     operations = (
         (plan.projections, costs.projections(plan.projections, tokens), model.token_bytes),
         (plan.core, _cores(problem, deployment, phase, batches), model.qkv_activation_bytes),
@@ -86,7 +86,7 @@ def _stages(
 
 
 def _crossing(problem: Problem, source: str, nbytes: FloatArray) -> _Stage:
-    if source == problem.system.gpu_name:
+    if source == problem.system.attending_gpu:
         return _Stage("down", problem.costs.copy(nbytes, problem.gpu_tier, problem.main_memory))
     return _Stage("up", problem.costs.copy(nbytes, problem.main_memory, problem.gpu_tier))
 
@@ -94,7 +94,7 @@ def _crossing(problem: Problem, source: str, nbytes: FloatArray) -> _Stage:
 def _cores(problem: Problem, deployment: Deployment, phase: Phase, batches: list[IntArray]) -> FloatArray:
     """[n] seconds of the attention core of each micro-batch, averaged over the layers."""
     plan: PhasePlan = deployment.plan.of(phase)
-    tier = problem.gpu_tier if plan.core == problem.system.gpu_name else deployment.plan.kv
+    tier = problem.gpu_tier if plan.core == problem.system.attending_gpu else deployment.plan.kv
     work = [_core_work(problem, phase, batch) for batch in batches]
     return np.array([float(np.mean(problem.costs.core(plan.core, *parts, phase, tier))) for parts in work])
 

@@ -71,7 +71,7 @@ def _pass(
     problem: Problem, deployment: Deployment, counts: IntArray, phase: Phase, new: FloatArray, context: FloatArray, ahead: int
 ) -> float:
     """Seconds of a pass with `counts` [L, E] in which sequence s adds `new` [S] tokens to a context of `context` [S]."""
-    costs, gpu = problem.costs, problem.system.gpu_name
+    costs, gpu = problem.costs, problem.system.attending_gpu
     calls = costs.calls(gpu)
     missing = (counts > 0) & ~deployment.resident
     copy = _copies(problem, deployment)
@@ -100,7 +100,7 @@ def _pass(
 
 def _before_experts(problem: Problem, phase: Phase, new: FloatArray, context: FloatArray) -> float:
     """Seconds of attention in a layer, as the mean of all."""
-    costs, gpu, model, tokens = problem.costs, problem.system.gpu_name, problem.model, float(new.sum())
+    costs, gpu, model, tokens = problem.costs, problem.system.attending_gpu, problem.model, float(new.sum())
     if phase == "prefill":
         flops, nbytes = model.core_flops_prefill(new), model.core_bytes_prefill(new)
     else:

@@ -36,7 +36,7 @@ def drawn(setting: Setting, sequences: int, prompt: int, output: int) -> Drawn:
 
 def resident_prefill(run: Drawn) -> float:
     """Seconds until the prompt of the first request has passed all layers and one word is sampled."""
-    costs, gpu, memory = run.costs, run.costs.system.gpu_name, run.costs.system.gpu_tier
+    costs, gpu, memory = run.costs, run.costs.system.attending_gpu, run.costs.system.gpu_tier
     flops, nbytes = costs.model.core_flops_prefill([run.prompt]), costs.model.core_bytes_prefill([run.prompt])
     core = costs.core(gpu, flops, nbytes, "prefill", memory, StepLoad(tokens=run.prompt))
     counts = run.routing.prefill_counts(np.arange(1))
@@ -45,7 +45,7 @@ def resident_prefill(run: Drawn) -> float:
 
 def _layers(costs: Costs, tokens: int, counts: IntArray) -> float:
     """Seconds of everything in the layers but the attention core, with `counts` [L, E] tokens per expert."""
-    model, gpu = costs.model, costs.system.gpu_name
+    model, gpu = costs.model, costs.system.attending_gpu
     dense = float(costs.projections(gpu, tokens) + costs.output(gpu, tokens))
     per_layer = float(costs.router(tokens) + costs.shared(tokens)) + costs.calls(gpu).once
     experts = float(costs.gpu(counts).sum())

@@ -102,7 +102,7 @@ def _by_hand_once(prompt: int, kernel: tuple[float, float], replicate: int) -> F
     job, routing = loaded_scenario.build()
     problem = problem_of(loaded_scenario, job, routing)
     resident, costs = loaded_scenario.scenario.policy.deploy(problem).resident, problem.costs
-    gpu, cpu = costs.calls(problem.system.gpu_name), costs.calls(str(costs.cpu_name))
+    gpu, cpu = costs.calls(problem.system.attending_gpu), costs.calls(str(costs.cpu_name))
     everybody = np.arange(1)
     passes = [routing.prefill_counts(everybody), *routing.pass_counts(everybody, 0, OUTPUTS[-1] - 1)]
     upload = float(costs.copy(problem.model.expert_bytes, "ddr", problem.gpu_tier))
@@ -121,7 +121,7 @@ def _by_hand_once(prompt: int, kernel: tuple[float, float], replicate: int) -> F
 
 def _outside(problem: Problem, tokens: int, context: int) -> float:
     """Attention, router and head on the GPU, and the crossings between GPU and CPU, of one pass."""
-    costs, model, gpu = problem.costs, problem.model, problem.system.gpu_name
+    costs, model, gpu = problem.costs, problem.model, problem.system.attending_gpu
     lengths = np.array([context])
     if tokens > 1:
         core = costs.core(

@@ -154,7 +154,7 @@ def _findings() -> Findings:
 def _lock_step(row: Row, constants: Constants, batch: int) -> Explanation:
     """Requests in lock step ask for the two experts per layer that one asks for: time by hand from that of one request."""
     costs = _costs(constants)
-    model, gpu = costs.model, costs.system.gpu_name
+    model, gpu = costs.model, costs.system.attending_gpu
     context = np.full(batch - 1, 128 + 16)
     flops, read = model.core_flops_decode(context), model.core_bytes_decode(context)
     caches = float(costs.bare.core(gpu, flops, read, "decode", costs.system.gpu_tier).sum())

@@ -76,7 +76,7 @@ def test_a_thread_that_launches_for_the_gpu_first_begins_later_by_every_call(eng
         p, table = worlds.problem(k)
         (counts,) = table.prefill_counts(np.array([0]))
         outcome = simulate(p, Halves(knobs=k), table, SimulationOptions(engine=engine))
-        assert p.gpu_index == 0
+        assert p.attending_index == 0
         return outcome.recorder.busy["cpu"], int(np.count_nonzero(counts[::2]))
 
     (alone, active), (first, _) = busy(k), busy(replace(k, launches_gpu=True))

@@ -11,7 +11,7 @@ import pytest
 from moesim.engine.cached import check_cached
 from moesim.errors import PolicyError
 
-CONTEXT: Any = SimpleNamespace(problem=SimpleNamespace(gpu_index=0))
+CONTEXT: Any = SimpleNamespace(problem=SimpleNamespace(attending_index=0))
 COUNTS = np.array([[3, 0, 1]])
 
 

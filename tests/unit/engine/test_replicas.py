@@ -40,7 +40,9 @@ class Copier(SizedPolicy):
         fast = view.problem.tiers.index("fast")
         source = np.where(view.replicas[fast, visit.layer] | (self.read == "anywhere"), fast, -1)
         view.state.append(int(np.count_nonzero(source >= 0)))
-        return Dispatch(np.full(len(visit.counts), view.problem.gpu_index), source=None if self.read == "home" else source)
+        return Dispatch(
+            np.full(len(visit.counts), view.problem.attending_index), source=None if self.read == "home" else source
+        )
 
     def adapt(self, step: Step, view: View) -> Moves:
         pairs = np.argwhere(view.home >= 0)

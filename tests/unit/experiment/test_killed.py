@@ -160,7 +160,7 @@ class Mine(SizedPolicy):
 
     def dispatch(self, visit, view):
         on_cpu = ~view.resident[visit.layer] & worth(visit, self.margin)
-        return Dispatch(np.where(on_cpu, view.problem.cpu_index, view.problem.gpu_index))
+        return Dispatch(np.where(on_cpu, view.problem.cpu_index, view.problem.attending_index))
 
 
 small = {"extends": "quickstart", "workload": {"requests": 1, "prompt": 4, "output": 2}}

@@ -67,7 +67,7 @@ def mistakes(**changes: Any) -> list[tuple[str, str]]:
 
 def test_names():
     system = machine()
-    assert (system.gpu_name, system.cpu_names, system.ndp_names) == ("gpu", ("cpu",), ("ndp",))
+    assert (system.attending_gpu, system.cpu_names, system.ndp_names) == ("gpu", ("cpu",), ("ndp",))
     assert (system.gpu_tier, system.host_tiers) == ("hbm", ("ddr", "cxl", "ssd"))
     assert (system.tier_names, system.device_names) == (("hbm", "ddr", "cxl", "ssd"), ("gpu", "cpu", "ndp"))
 

@@ -149,7 +149,7 @@ def scene(world: World, seed: int, active: int) -> Layer:
         tier = tiers[home[0, expert]]
         copy[expert] = problem.costs.copy(problem.model.expert_bytes, tier, problem.gpu_tier)
         cpu[expert] = problem.costs.cpu(counts[expert], tier)
-        ndp[expert] = problem.costs.ndp(counts[expert], tier)
+        ndp[expert] = problem.costs.local(counts[expert], tier)
     gpu = problem.costs.gpu(counts)
     visit = Visit(0, "decode", 0, int(counts.sum()) // problem.model.top_k + 1, counts, gpu, cpu, ndp, copy, resident[0])
     view = View(problem, resident, np.zeros_like(resident), home, Machine(problem, deployment))

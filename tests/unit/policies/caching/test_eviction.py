@@ -147,7 +147,7 @@ def test_huang_starts_empty_and_runs_everything_on_the_gpu():
     assert not deployment.resident.any()
     assert deployment.cache.capacity.tolist() == [4, 4, 4]
     visit = tiny.visit_of(p, deployment, 0, [1] * 8)
-    assert (HuangBuffering().dispatch(visit, tiny.view_of(p, deployment)).device == p.gpu_index).all()
+    assert (HuangBuffering().dispatch(visit, tiny.view_of(p, deployment)).device == p.attending_index).all()
 
 
 def test_mixtral_offloading_starts_with_the_highest_ids():

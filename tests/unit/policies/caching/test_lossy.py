@@ -213,7 +213,7 @@ def test_daop_swaps_by_the_prompt():
             entering, leaving = after.answer.keep, after.answer.evict[:, 1]
             counts = call.seen.counts
             assert (counts[entering] > 1.05 * counts[leaving]).all()
-            assert (call.answer.device[entering] == run.problem.gpu_index).all()
+            assert (call.answer.device[entering] == run.problem.attending_index).all()
             swapped += len(entering)
     assert swapped == (run.calls[-1].resident & ~run.deployment.resident).sum()
 

@@ -358,7 +358,7 @@ def test_hybrimoe_fetches_what_shortens_a_later_schedule_most():
     counts[there[0][:2]] = 1
     single = tiny.visit_of(p, deployment, 0, counts)
     visit = Visit(
-        0, "decode", 0, 1, counts, single.gpu, single.cpu, single.ndp, single.copy, single.resident, Seen({1: near, 2: far})
+        0, "decode", 0, 1, counts, single.gpu, single.cpu, single.local, single.copy, single.resident, Seen({1: near, 2: far})
     )
     moves = policy.dispatch(visit, view).moves
     assert moves.load.tolist() == [list(max(best)[1:])]

@@ -111,7 +111,7 @@ def test_groups_are_filled_by_popularity():
         assert deployment.resident[layer, order[layer, :2]].all()
         visit = tiny.visit_of(p, deployment, layer, [1] * 8, phase)
         device = CoxMoe().dispatch(visit, tiny.view_of(p, deployment)).device
-        assert (device[order[layer, :3]] == p.gpu_index).all()
+        assert (device[order[layer, :3]] == p.attending_index).all()
         assert (device[order[layer, 3:]] == p.cpu_index).all()
 
 

@@ -65,7 +65,7 @@ def test_fiddlers_code_takes_the_cpu_to_be_linear():
     single = float(p.costs.cpu(1, "ddr"))
     linear = single * visit.counts <= visit.copy + visit.gpu
     assert not deployment.resident.any()
-    assert (Fiddler(estimate="linear").dispatch(visit, view).device == np.where(linear, p.cpu_index, p.gpu_index)).all()
+    assert (Fiddler(estimate="linear").dispatch(visit, view).device == np.where(linear, p.cpu_index, p.attending_index)).all()
     assert (Fiddler().dispatch(visit, view).device != Fiddler(estimate="linear").dispatch(visit, view).device).any()
 
 
@@ -92,7 +92,7 @@ def test_llama_cpp_goes_by_the_tokens_of_the_pass(tokens, uploads):
     counts = [tokens, tokens] + [0] * 6
     p, _, visit, view = scene(LlamaCpp(cpu_layers=99), counts)
     chosen = LlamaCpp().dispatch(visit, view)
-    assert (chosen.device[:2] == (p.gpu_index if uploads else p.cpu_index)).all()
+    assert (chosen.device[:2] == (p.attending_index if uploads else p.cpu_index)).all()
     assert chosen.load is None
 
 
@@ -114,7 +114,7 @@ def test_the_fork_waits_for_32_tokens_per_expert():
     p, _, visit, view = scene(LlamaCpp(cpu_layers=99), [127, 127] + [0] * 6)
     assert (LlamaCpp(scaled=True).dispatch(visit, view).device == p.cpu_index).all()
     p, _, visit, view = scene(LlamaCpp(cpu_layers=99), [128, 128] + [0] * 6)
-    assert (LlamaCpp(scaled=True).dispatch(visit, view).device == p.gpu_index).all()
+    assert (LlamaCpp(scaled=True).dispatch(visit, view).device == p.attending_index).all()
 
 
 def test_a_placement_by_hand_that_does_not_fit_is_refused():
@@ -155,9 +155,9 @@ def test_decode_and_short_prompts_use_both_and_long_prompts_stream_layers():
         policy = KTransformers(limit=1, layerwise=limit)
         p, _, visit, view = scene(policy, counts, phase)
         chosen = policy.dispatch(visit, view)
-        assert (chosen.device[[2, 6, 7]] == (p.gpu_index if streams else p.cpu_index)).all()
+        assert (chosen.device[[2, 6, 7]] == (p.attending_index if streams else p.cpu_index)).all()
         assert (chosen.load is not None) == streams
-        assert chosen.device[0] == p.gpu_index
+        assert chosen.device[0] == p.attending_index
         assert not streams or (chosen.load == ~view.resident[0]).all()
 
 
@@ -175,7 +175,7 @@ def test_hybrimoe_decodes_by_the_two_ended_schedule_with_the_hand_over():
 
 def test_hybrimoe_prefills_on_the_gpu_unless_told_otherwise():
     p, _, visit, view = scene(HybriMoe(capacity=1), [5] * 8, "prefill")
-    assert (HybriMoe().dispatch(visit, view).device == p.gpu_index).all()
+    assert (HybriMoe().dispatch(visit, view).device == p.attending_index).all()
     assert (HybriMoe(prefill="schedule").dispatch(visit, view).device == p.cpu_index).any()
 
 
@@ -234,7 +234,7 @@ def test_random_residents_come_from_the_runs_seed():
 def test_random_computes_misses_as_told():
     p, _, visit, view = scene(Random(misses="cpu"))
     device = Random(misses="cpu").dispatch(visit, view).device
-    assert (device == np.where(view.resident[0], p.gpu_index, p.cpu_index)).all()
+    assert (device == np.where(view.resident[0], p.attending_index, p.cpu_index)).all()
     with pytest.raises(InputError, match="no CPU"):
         Random(misses="cpu").deploy(tiny.problem(tiny.system(cpu=False)))
 

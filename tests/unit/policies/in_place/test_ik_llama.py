@@ -45,4 +45,4 @@ def test_uploads_begin_at_32_tokens_an_expert(tokens: int, uploads: bool) -> Non
     deployment = policy.deploy(p)
     counts = np.full(experts, tokens * top_k // experts)
     chosen = policy.dispatch(tiny.visit_of(p, deployment, 0, counts), tiny.view_of(p, deployment))
-    assert (chosen.device == (p.gpu_index if uploads else p.cpu_index)).all()
+    assert (chosen.device == (p.attending_index if uploads else p.cpu_index)).all()

@@ -44,7 +44,7 @@ def test_order_is_residents_then_tokens_then_id():
 def test_uploads_put_everything_on_the_gpu():
     p, visit, view = scene()
     chosen = upload_missing(visit, view)
-    assert (chosen.device == p.gpu_index).all()
+    assert (chosen.device == p.attending_index).all()
     assert chosen.load is None
 
 
@@ -58,22 +58,22 @@ def test_whole_layer_loads_all_that_is_neither_resident_nor_in_flight():
 def test_cpu_takes_what_is_missing():
     p, visit, view = scene()
     chosen = cpu_missing(visit, view)
-    assert (chosen.device[view.resident[0]] == p.gpu_index).all()
+    assert (chosen.device[view.resident[0]] == p.attending_index).all()
     assert (chosen.device[~view.resident[0]] == p.cpu_index).all()
 
 
 def test_cpu_leaves_copies_in_flight_to_the_gpu():
     p, visit, view = scene()
     view.in_flight[0] = ~view.resident[0]
-    assert (cpu_missing(visit, view).device == p.gpu_index).all()
+    assert (cpu_missing(visit, view).device == p.attending_index).all()
 
 
 def test_threshold_compares_cpu_with_copy_and_gpu():
     p, visit, view = scene(residents=0)
     device = threshold(visit, view).device
     faster = visit.cpu <= visit.copy + visit.gpu
-    assert device[2] == p.gpu_index
-    assert (device == np.where(faster, p.cpu_index, p.gpu_index)).all()
+    assert device[2] == p.attending_index
+    assert (device == np.where(faster, p.cpu_index, p.attending_index)).all()
     assert faster[0]
 
 
@@ -83,13 +83,13 @@ def test_threshold_is_the_break_even_of_the_costs():
     deployment = place(p)
     visit = tiny.visit_of(p, deployment, 0, [even - 1, even, 0, 0, 0, 0, 0, 0])
     device = threshold(visit, tiny.view_of(p, deployment)).device
-    assert device[:2].tolist() == [p.cpu_index, p.gpu_index]
+    assert device[:2].tolist() == [p.cpu_index, p.attending_index]
 
 
 def test_without_a_cpu_everything_is_uploaded():
     p, visit, view = scene(cpu=False)
-    assert (cpu_missing(visit, view).device == p.gpu_index).all()
-    assert (threshold(visit, view).device == p.gpu_index).all()
+    assert (cpu_missing(visit, view).device == p.attending_index).all()
+    assert (threshold(visit, view).device == p.attending_index).all()
 
 
 def test_on_demand_keeps_nothing():

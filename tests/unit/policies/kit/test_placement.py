@@ -183,4 +183,4 @@ def test_a_policy_of_few_lines():
     assert deployment.resident.sum(axis=1).tolist() == [1, 1, 1]
     assert deployment.plan.batch == 2
     visit = tiny.visit_of(p, deployment, 0, [1] * 8)
-    assert (Mine().dispatch(visit, tiny.view_of(p, deployment)).device == p.gpu_index).all()
+    assert (Mine().dispatch(visit, tiny.view_of(p, deployment)).device == p.attending_index).all()

@@ -44,9 +44,9 @@ def test_exactly_a_quarter_is_hot_in_the_printed_mode():
     p = scene(ndp=False)
     _, visit, chosen = dispatched(printed(resident=False), p, zipf_counts())
     hot = np.argsort(-visit.counts, kind="stable")[:32]
-    assert (chosen.device[hot] == p.gpu_index).all()
+    assert (chosen.device[hot] == p.attending_index).all()
     warm = np.argsort(-visit.counts, kind="stable")[32:64]
-    assert (chosen.device == p.gpu_index).sum() == 32 + (visit.cpu >= visit.copy)[warm].sum()
+    assert (chosen.device == p.attending_index).sum() == 32 + (visit.cpu >= visit.copy)[warm].sum()
 
 
 def test_the_printed_mode_keeps_its_percentile_resident_and_the_default_all_that_fits():
@@ -113,7 +113,7 @@ def test_warm_experts_take_the_published_cpu_or_load_test():
     warm = np.argsort(-visit.counts, kind="stable")[32:]
     on_cpu = visit.cpu[warm] < visit.copy[warm]
     assert 0 < on_cpu.sum() < len(warm)
-    assert (chosen.device[warm] == np.where(on_cpu, p.cpu_index, p.gpu_index)).all()
+    assert (chosen.device[warm] == np.where(on_cpu, p.cpu_index, p.attending_index)).all()
 
 
 FIXED = {"resident": False, "adaptive": False, "migrate": 0, "cold_cost": 0.0}
@@ -126,7 +126,7 @@ def test_more_tokens_than_theta_high_go_to_the_gpu_whatever_it_costs():
     deployment, visit, chosen = dispatched(CxlExpert(**FIXED), p, counts)
     high, _ = deployment.state.thresholds.tokens(visit)
     assert 1.0 < high < 60
-    assert (chosen.device[:2] == p.gpu_index).all()
+    assert (chosen.device[:2] == p.attending_index).all()
 
 
 def test_single_tokens_are_never_hot_and_rule_2_counts_the_queues():
@@ -159,7 +159,7 @@ def test_no_visit_ends_later_than_with_all_misses_on_one_side(tokens):
         counts = rng.multinomial(2 * tokens, share / share.sum())
         deployment, visit, chosen = dispatched(CxlExpert(migrate=0), p, counts)
         ours = ends(p, deployment, visit, chosen.device)
-        for side in (p.cpu_index, p.gpu_index):
+        for side in (p.cpu_index, p.attending_index):
             assert ours <= 1.05 * ends(p, deployment, visit, np.full(EXPERTS, side))
 
 
@@ -174,7 +174,7 @@ def test_the_threshold_follows_the_load_and_stays_between_one_token_and_the_most
         chosen = policy.dispatch(visit, view)
     assert seen[1] > seen[0]  # 32 uploads take longer than the CPU's part
     assert 1.0 <= min(seen) <= max(seen) <= 1.5 * visit.counts.max()
-    gpu_only = ends(p, deployment, visit, np.full(EXPERTS, p.gpu_index))
+    gpu_only = ends(p, deployment, visit, np.full(EXPERTS, p.attending_index))
     assert ends(p, deployment, visit, chosen.device) < 0.8 * gpu_only
     small = tiny.visit_of(p, deployment, 0, np.ones(EXPERTS, dtype=np.int64))
     assert thresholds.tokens(small)[0] == 1.0  # a visit of other size has a threshold of its own
@@ -221,7 +221,7 @@ def test_next_to_become_hot_is_everything_of_the_most_tokens_beside_the_gpu():
     deployment.state.thresholds.high[visit.tokens.bit_length()] = 1e9
     view.backlog = {p.costs.path("ddr", p.gpu_tier).queue: 1.0}
     assert (policy.dispatch(visit, view).device[:5] == p.cpu_index).all()
-    calls, ends = p.costs.calls(p.system.gpu_name), 0.0
+    calls, ends = p.costs.calls(p.system.attending_gpu), 0.0
     for landed in 1.0 + np.cumsum(visit.copy[:3]):
         ends = max(float(landed), ends) + float(visit.gpu[0]) + calls.apart
     assert deployment.state.lanes.next_hot == (2.0, pytest.approx(ends))
@@ -241,7 +241,7 @@ def test_theta_low_follows_what_cold_experts_keep_waiting():
     assert (first == p.cpu_index).all()
     for _ in range(20):
         last = policy.dispatch(visit, view).device[cold]
-    assert (last == p.gpu_index).any()  # the link is idle, and the CPU was not done
+    assert (last == p.attending_index).any()  # the link is idle, and the CPU was not done
 
 
 def test_it_needs_something_beside_the_gpu():
@@ -256,14 +256,14 @@ def test_baseline_loads_every_expert_or_those_with_tokens(load, count):
     assert not deployment.resident.any()
     assert deployment.plan.decode.pipeline == Serial()
     assert (0 if chosen.load is None else chosen.load.sum()) == count
-    assert (chosen.device == p.gpu_index).all()
+    assert (chosen.device == p.attending_index).all()
 
 
 def test_ideal_moves_no_weights():
     p = scene()
     deployment, _, chosen = dispatched(CxlExpertNearData(), p, zipf_counts())
     unit = p.ndp_index[p.tiers.index("a")]
-    assert (chosen.device == np.where(deployment.resident[0], p.gpu_index, unit)).all()
+    assert (chosen.device == np.where(deployment.resident[0], p.attending_index, unit)).all()
     assert deployment.resident.sum(axis=1).tolist() == [32, 32]
 
 
@@ -287,7 +287,7 @@ def test_a_cxl_device_that_both_sides_read_holds_both() -> None:
     alone = lanes.sides()
     assert alone[0] == 0.0
     for e in inside[1:]:
-        lanes.give(e, p.gpu_index)
+        lanes.give(e, p.attending_index)
     gpu, far_side = lanes.sides()
     assert far_side > alone[1]
     assert far_side == pytest.approx(len(inside) * p.model.expert_bytes / 4 / 32e9)
@@ -342,15 +342,15 @@ def test_compiled_and_plain_lanes_take_the_same_decisions(monkeypatch) -> None:
         thresholds = deployment.state.thresholds
         seen[compiled] = answers, deployment.state.lanes.sides(), thresholds.high, thresholds.low
     assert seen[True] == seen[False]
-    assert {device for answer in seen[True][0] for device in answer} == {p.gpu_index, p.cpu_index, *p.ndp_index.values()}
+    assert {device for answer in seen[True][0] for device in answer} == {p.attending_index, p.cpu_index, *p.ndp_index.values()}
 
 
 def test_quantising_takes_the_time_of_memories_and_nothing_where_it_is_off() -> None:
     p = scene(ndp=False)
     cpu, size, rate = p.devices[p.cpu_index], p.model.expert_bytes, p.costs
-    hbm, ddr = (p.system.devices[name].own_bandwidth for name in (p.system.gpu_name, cpu))
-    assert rate.dequantise(size / 4, p.system.gpu_name) == pytest.approx(1.25 * size / hbm)
-    assert rate.dequantise(size, p.system.gpu_name) == 0
+    hbm, ddr = (p.system.devices[name].own_bandwidth for name in (p.system.attending_gpu, cpu))
+    assert rate.dequantise(size / 4, p.system.attending_gpu) == pytest.approx(1.25 * size / hbm)
+    assert rate.dequantise(size, p.system.attending_gpu) == 0
     token = p.model.expert_token_bytes
     assert rate.requantise(2.0, cpu) == pytest.approx(1.5 * token / hbm + 1.5 * token / ddr)
     assert rate.requantise(1.0, cpu) == 0

@@ -74,7 +74,7 @@ def test_experts_in_other_tiers_are_read_in_full():
 def test_missing_experts_go_to_the_cpu_if_told():
     p, deployment, answer = scene(CxlNdp(misses="cpu"))
     assert (answer.device[~deployment.resident[0]] == p.cpu_index).all()
-    assert (answer.device[deployment.resident[0]] == p.gpu_index).all()
+    assert (answer.device[deployment.resident[0]] == p.attending_index).all()
 
 
 # The device

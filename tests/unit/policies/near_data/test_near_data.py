@@ -37,18 +37,18 @@ def test_they_need_units_with_room_for_all_experts(policy):
 
 def test_monde_moves_the_heaviest_in_proportion_to_the_link():
     p, deployment, visit, view = scene(Monde(alpha=4.0))
-    share = 4.0 * float(p.costs.ndp(1, "cxl0")) / float(p.costs.copy(p.model.expert_bytes, "cxl0", "hbm"))
+    share = 4.0 * float(p.costs.local(1, "cxl0")) / float(p.costs.copy(p.model.expert_bytes, "cxl0", "hbm"))
     moved = int(np.ceil(share * 7))
     assert moved == 2
     assert deployment.state.share == pytest.approx([share] * 3)
-    on_gpu = Monde().dispatch(visit, view).device == p.gpu_index
+    on_gpu = Monde().dispatch(visit, view).device == p.attending_index
     assert np.flatnonzero(on_gpu).tolist() == [2, 6]
 
 
 def test_monde_moves_one_at_least_and_keeps_none():
     p, deployment, visit, view = scene(Monde())
     device = Monde().dispatch(visit, view).device
-    assert np.flatnonzero(device == p.gpu_index).tolist() == [2]
+    assert np.flatnonzero(device == p.attending_index).tolist() == [2]
     assert (np.delete(device, 2) == p.devices.index("ndp_cxl0")).all()
     assert not deployment.resident.any()
 
@@ -71,7 +71,7 @@ def end_of(p, visit, here, on_gpu):
     rest = [e for e in np.flatnonzero(visit.counts) if e not in on_gpu]
     nbytes = min(sum(visit.counts[e] for e in rest), visit.tokens) * p.model.token_bytes
     away = float(p.costs.copy(nbytes, "hbm", "cxl0") + p.costs.copy(nbytes, "cxl0", "hbm"))
-    return max(copies + last, sum(visit.gpu[e] for e in on_gpu), away + sum(visit.ndp[e] for e in rest))
+    return max(copies + last, sum(visit.gpu[e] for e in on_gpu), away + sum(visit.local[e] for e in rest))
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -79,17 +79,17 @@ def test_dynande_takes_the_best_beginning_of_its_list(seed):
     counts = np.random.default_rng(seed).integers(0, 3000, 8)
     p, _, visit, view = scene(DynaNde(), counts)
     here = view.resident[0]
-    benefit = visit.ndp - visit.gpu - np.where(here, 0.0, visit.copy)
+    benefit = visit.local - visit.gpu - np.where(here, 0.0, visit.copy)
     order = [e for e in np.argsort(-benefit, kind="stable").tolist() if counts[e]]
     ends = [end_of(p, visit, here, order[:n]) for n in range(len(order) + 1)]
-    chosen = DynaNde().dispatch(visit, view).device == p.gpu_index
+    chosen = DynaNde().dispatch(visit, view).device == p.attending_index
     on_gpu = [e for e in order if chosen[e]]
     assert end_of(p, visit, here, on_gpu) == pytest.approx(min(ends))
 
 
 def test_dynande_never_loses_to_near_data_alone_or_to_mondes_share():
     p, _, visit, view = scene(DynaNde(cached=0.0), [2] * 8)
-    dynamic = np.flatnonzero(DynaNde().dispatch(visit, view).device == p.gpu_index).tolist()
+    dynamic = np.flatnonzero(DynaNde().dispatch(visit, view).device == p.attending_index).tolist()
     assert end_of(p, visit, view.resident[0], dynamic) <= end_of(p, visit, view.resident[0], [])
     assert end_of(p, visit, view.resident[0], []) < end_of(p, visit, view.resident[0], [0])  # what a fixed ratio costs
 
@@ -115,7 +115,7 @@ def test_trimoe_uses_all_three_kinds_and_prompts_only_the_gpu():
     used = {p.devices[d] for d in TriMoe().dispatch(visit, view).device}
     assert used == {"gpu", "cpu", "ndp_cxl0"}
     visit = tiny.visit_of(p, TriMoe().deploy(p), 0, COUNTS, "prefill")
-    assert (TriMoe().dispatch(visit, view).device == p.gpu_index).all()
+    assert (TriMoe().dispatch(visit, view).device == p.attending_index).all()
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -124,7 +124,7 @@ def test_trimoe_is_never_slower_than_one_device(seed):
     p, _, visit, view = scene(TriMoe(), counts)
     device = TriMoe().dispatch(visit, view).device
     gpu = np.maximum(visit.gpu, np.where(view.resident[0], 0.0, visit.copy))
-    times = {"gpu": gpu, "cpu": visit.cpu, "ndp_cxl0": visit.ndp}
+    times = {"gpu": gpu, "cpu": visit.cpu, "ndp_cxl0": visit.local}
     ends = {name: float(t[device == p.devices.index(name)].sum()) for name, t in times.items()}
     assert max(ends.values()) <= min(float(t.sum()) for t in times.values()) + 1e-12
 

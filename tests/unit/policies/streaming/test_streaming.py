@@ -135,7 +135,7 @@ def test_zero_fetches_nothing_ahead_where_one_layer_is_all_that_fits():
     assert (ahead_of(deployment.plan.decode.pipeline), deployment.plan.staging) == (0, 8)
     visit = tiny.visit_of(p, deployment, 0, [1, 1] + [0] * 6)
     chosen = ZeroInference().dispatch(visit, tiny.view_of(p, deployment))
-    assert (chosen.device == p.gpu_index).all()
+    assert (chosen.device == p.attending_index).all()
     assert chosen.load is None, "a module that is not called is not fetched"
     with pytest.raises(InputError, match="16 staging slots 100,663,296 B"):
         ZeroInference(depth=1).deploy(p)
