@@ -55,8 +55,8 @@ class Problem:
         object.__setattr__(self, "system", self.runtime.over(self.system))
         if self.runtime.gpu.attention.absorbed:
             object.__setattr__(self, "model", self.model.absorbed())
-        if self.runtime.chunk and not self.job.chunk:
-            object.__setattr__(self, "job", replace(self.job, chunk=self.runtime.chunk))
+        if not self.job.chunk and (chunk := self.runtime.chunk_on(self.system)):
+            object.__setattr__(self, "job", replace(self.job, chunk=chunk))
 
     @cached_property
     def costs(self) -> Costs:

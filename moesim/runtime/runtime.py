@@ -10,6 +10,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 from annotated_types import Ge
 
 from moesim.hardware import Cpu, Device, Gpu, System
+from moesim.runtime.budget import Budget, tokens_on
 from moesim.runtime.copies import Copies
 from moesim.runtime.cpu import CpuPrograms
 from moesim.runtime.gpu import GpuPrograms, Kernels, Operation, Operations
@@ -61,9 +62,11 @@ class Runtime(Spec):
     """What it does on a CPU."""
     copies: Copies = Copies()
     """How it copies to the GPU."""
-    chunk: Annotated[int, Ge(0)] = 0
-    """Tokens of prompts that pass the layers together at most; 0 for whole prompts. What the workload or its
-    scheduler says goes before."""
+    chunk: Annotated[int, Ge(0)] | None = None
+    """Tokens of prompts that pass the layers together at most; 0 for whole prompts, by `budgets` if not given. What the
+    workload or its scheduler says goes before."""
+    budgets: tuple[Budget, ...] = ()
+    """The same by the GPU, where the program chooses it so: the last one that holds counts; without any, prompts are whole."""
     logits: Annotated[float, Ge(0)] = 0.0
     """Bytes of GPU memory per word of the vocabulary and token of the prompts that pass together: 0 where only the last token
     of a prompt has logits, 6 where a framework makes those of all tokens, in 16 bit and once more in 32."""
@@ -93,6 +96,10 @@ class Runtime(Spec):
             if isinstance(device, Gpu)
             else self.calls(device).apart
         )
+
+    def chunk_on(self, system: System) -> int:
+        """Tokens of prompts that pass the layers of `system` together; 0 for whole prompts."""
+        return tokens_on(system, self.budgets) if self.chunk is None else self.chunk
 
     def one_thread(self, cpu: Device) -> bool:
         """Whether the thread that computes experts on `cpu` launches the GPU's calls first."""

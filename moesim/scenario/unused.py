@@ -79,9 +79,11 @@ def _crossing(parts: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
     """Keys of the serving program that the workload or the machine leaves nothing to do for."""
     hardware, workload = parts.get("hardware"), parts.get("workload")
     if hasattr(workload, "scheduler"):
-        yield ("runtime", "chunk"), "the workload's scheduler says how many tokens pass the layers together"
+        for key in ("chunk", "budgets"):
+            yield ("runtime", key), "the workload's scheduler says how many tokens pass the layers together"
     elif getattr(workload, "chunk", 0):
-        yield ("runtime", "chunk"), "workload.chunk is given and goes before it"
+        for key in ("chunk", "budgets"):
+            yield ("runtime", key), "workload.chunk is given and goes before it"
     if hardware is not None and not any(isinstance(device, Cpu) for device in hardware.devices.values()):
         yield ("runtime", "cpu"), "the machine has no CPU"
 

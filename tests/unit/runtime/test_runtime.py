@@ -366,3 +366,33 @@ def test_memory_that_the_program_keeps_is_not_for_experts() -> None:
     small = {**SMALL, "policy": "static_popularity"}
     rates = [run("quickstart", **small, **{"runtime.reserve": size}).summary["hit_rate"] for size in ("1 MB", "6 GB")]
     assert rates[1] < rates[0]
+
+
+@pytest.mark.parametrize(
+    ("machine", "vllm", "sglang"),
+    [
+        ("rtx4090-desktop", 8192, 2048),
+        ("l40s-server", 8192, 4096),
+        ("a100-80gb-server", 8192, 8192),
+        ("h100-server", 16384, 8192),
+        ("h200-server", 16384, 8192),
+        ("b200-server", 16384, 16384),
+    ],
+)
+def test_prompts_are_cut_as_the_program_cuts_them_on_such_a_gpu(machine: str, vllm: int, sglang: int) -> None:
+    hardware = load("quickstart", sets=[f"hardware={machine}"]).scenario.hardware
+    for name, tokens in (("vllm-0.19", vllm), ("sglang", sglang), ("reference", 0), ("trt-llm", 8192)):
+        assert load("quickstart", sets=[f"runtime={name}"]).scenario.runtime.chunk_on(hardware) == tokens
+    assert load("quickstart", sets=["runtime=vllm-0.19", "runtime.chunk=0"]).scenario.runtime.chunk_on(hardware) == 0
+
+
+def test_a_budget_cuts_a_long_prompt_and_one_that_holds_it_is_the_run_without() -> None:
+    def steps(prompt: int, **sets: Any) -> list[int]:
+        long = {"workload.requests": 1, "workload.prompt": prompt, "workload.output": 2, "runtime": "sglang", **sets}
+        return [int(tokens) for tokens in run("quickstart", **long).frame("steps")["tokens"]]
+
+    assert steps(5000) == [2048, 2048, 904, 1]
+    assert steps(5000, **{"workload.chunk": 3000}) == [3000, 2000, 1]
+    assert steps(5000, **{"runtime.chunk": 0}) == [5000, 1]
+    whole, held = (run("quickstart", **SMALL, runtime="vllm-0.19", **more) for more in ({"runtime.chunk": 0}, {}))
+    assert {**whole.summary, "wall_s": 0} == {**held.summary, "wall_s": 0}
