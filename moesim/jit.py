@@ -1,7 +1,8 @@
 """Owns how functions become machine code: by numba, where that is there, and kept in the cache folder for later processes.
 
-Knows numba and the cache folder, nothing of what the functions do. A module that is compiled is complete in itself, because
-numba notices no change in others. It names what is compiled in `FUNCTIONS`, imports no numba and runs as plain Python, too.
+Knows numba and the cache folder, nothing of what the functions do. A module that is compiled names the functions in
+`FUNCTIONS`, and in `SOURCES` the other modules, if any, that they stand in: numba notices no change in other files, so
+what is kept belongs to the text of all of these. None imports numba, and all run as plain Python, too.
 
 Functions take arrays and numbers alone and allocate nothing: they are kept as an object file, which LLVM loads in 0.06 s. numba
 itself, which takes 0.5 s to load, is there for the first run alone.
@@ -53,7 +54,7 @@ def _scope(module: ModuleType) -> dict[str, Any]:
 
     plain: Any = {"error_model": "numpy", "_nrt": False}  # the code allocates nothing
     bare: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, **plain}  # wrappers talk to Python
-    scope = dict(vars(module))
+    scope = {name: value for source in _sources(module) for name, value in vars(source).items()}
     for function in module.FUNCTIONS:
         scope[function.__name__] = dispatcher = numba.njit(**bare)(_twin(function, scope))
         dispatcher.get_call_template = partial(_template, numba.types.unliteral, dispatcher.get_call_template)
@@ -273,8 +274,15 @@ _Start = ctypes.c_char * 0
 
 def _place(module: ModuleType) -> Path:
     """Folder for the machine code of this source on this Python."""
-    digest = hashlib.sha256(Path(str(module.__file__)).read_bytes() + sys.version.encode())
+    digest = hashlib.sha256(sys.version.encode())
+    for source in _sources(module):
+        digest.update(Path(str(source.__file__)).read_bytes())
     return folder() / CODE / f"{module.__name__}-{digest.hexdigest()[:16]}"
+
+
+def _sources(module: ModuleType) -> tuple[ModuleType, ...]:
+    """The modules whose functions are compiled together, and whose names they share."""
+    return (*getattr(module, "SOURCES", ()), module)
 
 
 def _writable(place: Path) -> bool:

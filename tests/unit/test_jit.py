@@ -91,6 +91,43 @@ def test_arrays_of_another_type_or_with_gaps_are_refused(sums):
             total(F, np.zeros(1, dtype=np.int64), 4)
 
 
+PART = """
+FACTOR = 3
+
+
+def product(a):
+    return FACTOR * a
+"""
+WHOLE = """
+import part
+from part import product
+
+SOURCES = (part,)
+
+
+def triple(M, n):
+    return product(n)
+
+
+FUNCTIONS, ENTRIES, BUFFERS = (product, triple), (triple,), {"M": "int64"}
+"""
+
+
+def test_functions_may_stand_in_several_files_and_a_change_in_any_of_them_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setenv("MOESIM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "part.py").write_text(PART)
+    (tmp_path / "whole.py").write_text(WHOLE)
+    whole = importlib.import_module("whole")
+    try:
+        assert jit.native(whole).triple(np.zeros(1, dtype=np.int64), 5) == 15
+        assert jit.ready(whole)
+        (tmp_path / "part.py").write_text(PART.replace("3", "4"))
+        assert not jit.ready(whole)
+    finally:
+        del sys.modules["whole"], sys.modules["part"]
+
+
 def test_each_caller_has_its_own_memory_of_arrays(sums):
     first, second = jit.native(sums).total, jit.native(sums).total
     M, n = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64)

@@ -1,6 +1,6 @@
 """Sums over visits, by phase: who computed what, what moved, what was hit; flat arrays that the kernel adds to.
 
-Knows the layout of `B` in `kernel.py`; what the sums mean in bytes is for `ledger.py`.
+Knows the layout of `B`; what the sums mean in bytes is for `work_done.py`.
 """
 
 from __future__ import annotations

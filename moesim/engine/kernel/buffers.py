@@ -1,6 +1,6 @@
 """The state of a machine in the kernel's two buffers: laid out, enlarged, read.
 
-Knows the layout of `kernel.py`; times nothing.
+Knows the layout of `M` and `F`; times nothing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What the walk hands to an engine: the visits of a pass, what precedes their experts, and what the policy decided of them.
 
-Knows the layout of `R` and `V` in `kernel.py`; times in ps.
+Knows the layout of `R` and `V`; times in ps.
 """
 
 from __future__ import annotations
