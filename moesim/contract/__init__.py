@@ -41,7 +41,7 @@ from moesim.contract.policy import (
     is_bound,
 )
 from moesim.contract.problem import Problem
-from moesim.contract.steps import Scheduler, Series, StepPlan
+from moesim.contract.steps import KvMove, Scheduler, Series, StepPlan
 
 __all__ = [
     "BY_NAME",
@@ -61,6 +61,7 @@ __all__ = [
     "Future",
     "Homes",
     "IntArray",
+    "KvMove",
     "Module",
     "Moves",
     "Overlap",

@@ -239,6 +239,8 @@ class Problem:
         shares: dict[str, dict[str, float]] = {}
         if plan.kv != self.gpu_tier:
             shares[plan.kv] = {"KV cache": self.kv_bytes(plan.batch) * self.system.kv_share(plan.kv)}
+        for tier, nbytes in self.job.kv_aside.items():
+            shares.setdefault(tier, {})["KV blocks that left GPU memory"] = nbytes * self.system.kv_share(tier)
         for tier, nbytes in lying(self.model, plan.homes).items():
             shares.setdefault(tier, {})["weights other than routed experts"] = nbytes
         return shares

@@ -23,14 +23,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from moesim.arrays import BoolArray, IntArray
 from moesim.hardware.device import Phase
 
-__all__ = ["Scheduler", "Series", "StepPlan"]
+__all__ = ["KvMove", "Scheduler", "Series", "StepPlan"]
+
+
+class KvMove(NamedTuple):
+    """KV blocks on their way from one tier to another."""
+
+    nbytes: float
+    source: str
+    target: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +60,8 @@ class StepPlan:
     """[n] requests whose cache was given up since the step before, though they are not done."""
     from_prefix: IntArray | None = None
     """Tokens of each, of those before the new ones, that it has just been given from a cache of prefixes; None without one."""
+    moves: tuple[KvMove, ...] = ()
+    """KV blocks that change their tier before the step begins."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +126,10 @@ class Scheduler(Protocol):
         """The step that `compose` returned last has ended at `end` (ps)."""
 
     def sure(self, most: int) -> Series:
-        """The step composed last and up to `most` - 1 that are sure to follow it, if each begins before `until`."""
+        """The step composed last and up to `most` - 1 that are sure to follow it, if each begins before `until`.
+
+        No KV block moves before any of them but the first.
+        """
 
     def until(self) -> int | None:
         """When (ps) something happens that steps behind the one composed last depend on; None if nothing more does."""

@@ -49,6 +49,7 @@ def _mistakes(problem: Problem, deployment: Deployment, fault: Fault, number: in
         yield Mistake(f"'{fault.tier}' cannot stand in for itself", f"{where}.fallback")
     busy = {
         "the KV cache": deployment.plan.kv,
+        **{f"KV blocks that left GPU memory for '{tier}'": tier for tier in problem.job.kv_aside},
         "activations on their way to and from the host": problem.main_memory,
         **{f"the near-data unit '{name}'": tier for tier, name in problem.costs.ndp_of.items()},
         **{f"what passes through on its way from '{n}'": t.stage for n, t in _memories(problem) if t.stage},

@@ -13,6 +13,7 @@ from moesim.engine.books.work_done import WorkTally
 from moesim.engine.context import Context
 from moesim.engine.foresight_view import hindsight
 from moesim.engine.kv import KvBook
+from moesim.engine.kv_moves import carry
 from moesim.engine.machine import EngineKind
 from moesim.engine.passes import Pass, pass_of
 from moesim.engine.programs.pre_expert import structure_of_pass
@@ -111,6 +112,8 @@ def _job(context: Context, routing: RoutingTable, scheduler: Scheduler, progress
         if isinstance(plan, int):
             context.wait(plan)
             continue
+        if plan.moves:
+            carry(context, plan.moves)
         walked = series.walk(index)
         if not walked:
             walked = _step(context, pass_of(index, plan, job, routing, expert_batch), scheduler, stream, cache)

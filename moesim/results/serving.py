@@ -5,7 +5,7 @@ Knows arrays of picoseconds; neither schedulers nor machines.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,6 +122,8 @@ class Served:
     """Of a run that was sampled."""
     disruptions: Sequence[Disruption] = ()
     """Faults that the run met."""
+    swap: Mapping[str, Any] | None = None
+    """What a swap space did for preempted sequences: its tier, and numbers of sequences and blocks; None without one."""
 
     def counts(self, name: str) -> BoolArray:
         """[R] requests whose latency `name` counts."""
@@ -296,6 +298,7 @@ def serving_details(served: Served, requests: Columns) -> dict[str, Any]:
         "cached_tokens": int(served.cached.sum()),
         "refused": {str(number): reason for number, reason in sorted(served.refused.items())},
         "warm_up": served.warm_up,
+        "swap": None if served.swap is None else dict(served.swap),
         "faults": _faults(served, requests),
         "batch_means": _batch_means(served, requests),
         "sample": None if served.sample is None else served.sample.details,

@@ -120,6 +120,7 @@ def _refuse(loaded_scenario: LoadedScenario, policy: Policy) -> None:
         kinds = isinstance(scheduler, (Continuous, PrefillFirst))
         reasons["only schedulers of kind continuous and prefill_first can begin with sequences that are there"] = not kinds
         reasons["max_waiting refuses by a queue that a window knows in part; leave it out"] = scheduler.max_waiting is not None
+        reasons["KV blocks in other tiers depend on all before; leave swap out"] = bool(scheduler.aside)
         reasons["users of a closed loop wait for answers; run the whole job"] = arrivals.kind == "closed"
     sentences = [text for text, applies in reasons.items() if applies]
     if sentences:

@@ -14,6 +14,7 @@ from moesim.arrays import IntArray
 from moesim.results.recorder import Recorder
 from moesim.results.serving import LIMITS, Disruption, Sample, Served
 from moesim.scheduling.serve import Serving
+from moesim.scheduling.swap import SwapBook
 from moesim.scheduling.windows import WindowedServing
 
 __all__ = ["counted_gaps", "served_by", "stamp"]
@@ -43,7 +44,14 @@ def served_by(
         warm_up=getattr(workload, "warm_up", 0),
         sample=sample,
         disruptions=[*disruptions, *_drifts(workload, ledger.arrival)],
+        swap=_swapped(scheduler.server.session.swap),
     )
+
+
+def _swapped(book: SwapBook | None) -> dict[str, Any] | None:
+    """What the result says of a swap space."""
+    names = ("tier", "total", "most", "sequences_out", "sequences_in", "blocks_out", "blocks_in", "without_room")
+    return None if book is None else {name: getattr(book, name) for name in names}
 
 
 def _drifts(workload: Any, arrival: IntArray) -> list[Disruption]:

@@ -16,9 +16,9 @@ from moesim.scenario import catalogue
 from moesim.scenario.schema import PARTS, Head
 from moesim.scenario.tree import Node, Path, Tree, dotted
 from moesim.streams import Streams
-from moesim.units import format_sum
+from moesim.units import format_bytes, format_sum
 
-__all__ = ["built", "capacity", "compared", "located", "programs"]
+__all__ = ["built", "capacity", "compared", "kv_tiers", "located", "programs"]
 
 _LIST = " 'moesim list policies' shows what there is."
 
@@ -58,6 +58,24 @@ def capacity(parts: Mapping[str, Any], tree: Tree) -> list[Mistake]:
         "enlarge a tier, or store the model in fewer bits (model.precision)"
     )
     return [tree.mistake(message, ("model",))]
+
+
+def kv_tiers(parts: Mapping[str, Any], tree: Tree) -> list[Mistake]:
+    """Tiers for KV blocks that the machine does not have, or that are smaller than the room asked for."""
+    hardware, scheduler = parts.get("hardware"), getattr(parts.get("workload"), "scheduler", None)
+    if hardware is None or scheduler is None:
+        return []
+    mistakes, hosts = [], hardware.host_tiers
+    for tier, room in scheduler.aside.items():
+        where = next((path for path, leaf in tree.root.leaves() if path[-1] == "tier" and leaf.value == tier), ("workload",))
+        if tier not in hosts:
+            message = f"no host tier '{excerpt(tier)}' in this machine; it has {', '.join(hosts) or 'none'}."
+            mistakes.append(tree.mistake(f"{message}{did_you_mean(tier, hosts)}", where))
+        elif room * hardware.kv_share(tier) > hardware.capacity(tier):
+            holds = format_bytes(hardware.capacity(tier))
+            message = f"{format_bytes(room)} for KV blocks do not fit into '{tier}', which holds {holds}"
+            mistakes.append(tree.mistake(message, (*where[:-1], "room")))
+    return mistakes
 
 
 def programs(parts: Mapping[str, Any], tree: Tree) -> list[Mistake]:

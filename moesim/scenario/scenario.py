@@ -240,6 +240,7 @@ def _judge(
     mistakes += cross.compared(head, parts, tree)
     mistakes += cross.capacity(parts, tree)
     mistakes += cross.programs(parts, tree)
+    mistakes += cross.kv_tiers(parts, tree)
     mistakes += durations.mistakes(parts, tree)
     built, wrong = _known_build(parts, head, tree, resolver)
     mistakes += wrong

@@ -6,14 +6,16 @@ Knows sequences and blocks; no clock. Plug-ins subclass both (group `schedulers`
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 from pydantic import Field
 
 from moesim.scheduling.blocks import BlockPool
-from moesim.scheduling.sequence import Batch, Sequence
+from moesim.scheduling.sequence import Batch, BlockMove, Sequence
 from moesim.scheduling.steady import Steady
+from moesim.scheduling.swap import SwapBook
 from moesim.spec import Spec
 from moesim.units import Size
 
@@ -30,6 +32,8 @@ class Room(NamedTuple):
     """Tokens whose keys and values fit beside everything else."""
     longest: int
     """Tokens of the longest sequence of the job, prompt and output."""
+    token_bytes: float = 1.0
+    """Bytes of the keys and values of a token."""
 
 
 class Batching(Spec):
@@ -63,6 +67,11 @@ class Batching(Spec):
     max_model_len: int | None = Field(default=None, ge=1)
     """Longest sequence, prompt and output; a longer request is refused, as vLLM does. None: as long as the cache holds."""
 
+    @property
+    def aside(self) -> Mapping[str, float]:
+        """Tier of the host -> bytes of it that the scheduler takes for KV blocks."""
+        return {}
+
     def session(self, room: Room) -> Session:
         """A fresh session with `room` for keys and values."""
         raise NotImplementedError
@@ -81,6 +90,9 @@ class Session:
         """In the order in which they were admitted."""
         self._entered: list[Sequence] = []
         self._preempted: list[Sequence] = []
+        self.swap: SwapBook | None = None
+        """Where preempted sequences leave their blocks; None where they are computed again."""
+        self._moves: list[BlockMove] = []
 
     def add(self, sequence: Sequence) -> None:
         """A request joins the queue: one that has arrived, or lost its blocks and is no longer the first to be admitted."""
@@ -116,6 +128,9 @@ class Session:
     def _admit(self, sequence: Sequence, hits: list[int]) -> None:
         """The first of those that wait runs; `hits` are its blocks in the prefix cache."""
         self.pool.admit(sequence, hits)
+        if self.swap is not None and (tokens := self.swap.tokens(sequence)):
+            sequence.computed = max(sequence.computed, tokens)
+            self._move(self.swap.give_back(sequence, len(hits)), out=False)
         sequence.from_prefix = sequence.computed
         if not sequence.preemptions:
             sequence.hits = sequence.computed
@@ -123,13 +138,27 @@ class Session:
         self.running.append(sequence)
         self._entered.append(sequence)
 
+    def _there(self, sequence: Sequence, hits: list[int]) -> int:
+        """Tokens of a sequence that waits which need not be computed when it is admitted with `hits`."""
+        cached = len(hits) * self.pool.size
+        return cached if self.swap is None else max(cached, self.swap.tokens(sequence))
+
     def _preempt(self, victim: Sequence) -> None:
         """A running sequence loses its blocks; where it waits is for the caller to say."""
         self.running.remove(victim)
+        ends = victim.sampled + victim.pending >= victim.output  # its last token is under way
+        if self.swap is not None and victim.computed and not ends:
+            blocks = self.pool.needed(victim.computed)
+            self._move(blocks if self.swap.take(victim, blocks) else 0, out=True)
         self.pool.release(victim)
         victim.computed = 0
         victim.preemptions += 1
         self._preempted.append(victim)
+
+    def _move(self, blocks: int, *, out: bool) -> None:
+        """Blocks cross to the swap space, or back, before the next step."""
+        if blocks and self.swap is not None:
+            self._moves.append(BlockMove(blocks, self.swap.tier, out))
 
     def _batch(self, chosen: Chosen) -> Batch:
         """The step of `chosen`; its tokens count as computed, and outputs that it will yield as pending, from here on."""
@@ -145,8 +174,8 @@ class Session:
             samples.append(complete)
             cached.append(sequence.from_prefix)
             sequence.from_prefix = 0
-        entered, preempted = tuple(self._entered), tuple(self._preempted)
-        self._entered, self._preempted = [], []
+        entered, preempted, moves = tuple(self._entered), tuple(self._preempted), tuple(self._moves)
+        self._entered, self._preempted, self._moves = [], [], []
         return Batch(
             [sequence for sequence, _ in chosen],
             np.array(new, dtype=np.int64),
@@ -156,6 +185,7 @@ class Session:
             np.array(cached, dtype=np.int64),
             entered,
             preempted,
+            moves,
         )
 
     def steady(self, most: int, ahead: int) -> Steady | None:
@@ -177,6 +207,8 @@ class Session:
                 ended.append(sequence)
         for sequence in ended:
             self.pool.release(sequence)
+            if self.swap is not None:
+                self.swap.drop(sequence)
             # one that was preempted while its last token was under way ends in the queue
             (self.running if sequence in self.running else self.waiting).remove(sequence)
         return ended

@@ -5,6 +5,7 @@ Knows tokens and blocks only.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal, Self
 
 import numpy as np
@@ -14,6 +15,7 @@ from moesim.scheduling.base import Batching, Chosen, Room, Session, urgency
 from moesim.scheduling.blocks import BlockPool
 from moesim.scheduling.sequence import Batch, Sequence
 from moesim.scheduling.steady import Steady
+from moesim.scheduling.swap import SwapBook, SwapSpace
 from moesim.spec import Unread
 
 __all__ = ["Continuous", "ContinuousSession"]
@@ -23,8 +25,9 @@ class Continuous(Batching):
     """Each request catches up with its prompt and its outputs; running ones first, in the order of their admission.
 
     Without a free block the last admitted sequence is preempted: it loses its blocks and goes to the front of the queue, to be
-    computed again. A step that preempts admits no request. With `asynchronous` the next step is scheduled while the present one
-    runs, so an arrival waits for up to two steps, and a sequence that ends holds its place for one more.
+    computed again, or brought back from where `swap` keeps them. A step that preempts admits no request. With
+    `asynchronous` the next step is scheduled while the present one runs, so an arrival waits for up to two steps, and a
+    sequence that ends holds its place for one more.
     Source: vLLM 0.19.0, v1/core/sched/{scheduler,async_scheduler}.py, v1/engine/core.py; defaults of its API server on GPUs of
     70 GiB and more. Valid: no speculation, no structured output, requests that end at a length known beforehand.
     """
@@ -50,6 +53,8 @@ class Continuous(Batching):
     """Whether blocks with equal first tokens are shared."""
     order: Literal["fcfs", "priority"] = "fcfs"
     """Who waits and who is preempted: by arrival, or by `priority` and then arrival."""
+    swap: SwapSpace | None = None
+    """Where a preempted sequence leaves its KV blocks until it is admitted again; None: it is computed again."""
 
     source: ClassVar[str] = "vLLM 0.19.0"
 
@@ -72,9 +77,16 @@ class Continuous(Batching):
     def most_sequences(self) -> int:
         return self.max_num_seqs
 
+    @property
+    def aside(self) -> Mapping[str, float]:
+        return {} if self.swap is None else {self.swap.tier: self.swap.room}
+
     def session(self, room: Room) -> ContinuousSession:
         blocks = self.num_gpu_blocks_override or room.tokens // self.block_size
-        return ContinuousSession(self, BlockPool(blocks, self.block_size, prefix_cache=self.prefix_caching))
+        session = ContinuousSession(self, BlockPool(blocks, self.block_size, prefix_cache=self.prefix_caching))
+        if self.swap is not None:
+            session.swap = SwapBook(self.swap.tier, int(self.swap.room // (room.token_bytes * self.block_size)))
+        return session
 
 
 class ContinuousSession(Session):
@@ -166,7 +178,7 @@ class ContinuousSession(Session):
         while self.waiting and budget > 0 and len(self.running) < rules.max_num_seqs:
             sequence = self.waiting[0]
             hits = pool.match(sequence)
-            missing = sequence.tokens - len(hits) * pool.size
+            missing = sequence.tokens - self._there(sequence, hits)
             if not rules.chunked_prefill and missing > budget:
                 break
             if not pool.fits(sequence.tokens, hits):

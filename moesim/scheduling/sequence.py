@@ -6,13 +6,14 @@ Knows numbers of tokens; no clock and no machine.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moesim.arrays import IntArray
 
-__all__ = ["Batch", "Sequence"]
+__all__ = ["Batch", "BlockMove", "Sequence"]
 
 
 class Sequence:
@@ -84,6 +85,15 @@ class Sequence:
         return owner, block
 
 
+class BlockMove(NamedTuple):
+    """KV blocks on their way between the pool and a tier of the host."""
+
+    blocks: int
+    tier: str
+    out: bool
+    """Whether they leave the pool."""
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """What passes the layers together: S sequences, each with its next tokens."""
@@ -104,6 +114,8 @@ class Batch:
     """Sequences that were admitted since the step before."""
     preempted: tuple[Sequence, ...] = ()
     """Sequences that lost their blocks since the step before."""
+    moves: tuple[BlockMove, ...] = ()
+    """KV blocks that change their tier before the step begins."""
 
     @property
     def tokens(self) -> int:

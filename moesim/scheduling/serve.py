@@ -11,7 +11,7 @@ from collections.abc import Sequence as Sized
 import numpy as np
 
 from moesim.arrays import FloatArray, IntArray
-from moesim.contract import Deployment, Problem, Series, StepPlan
+from moesim.contract import Deployment, KvMove, Problem, Series, StepPlan
 from moesim.errors import InputError, Mistake
 from moesim.hardware.device import Phase
 from moesim.scheduling.base import Batching, Room
@@ -35,7 +35,8 @@ class Serving:
 
     def __init__(self, batching: Batching, problem: Problem, deployment: Deployment) -> None:
         job, self._room = problem.job, kv_room(problem, deployment)
-        self.room = room_of(batching, problem, deployment)
+        _refuse_aside(batching, problem, deployment)
+        self.room, self._gpu = room_of(batching, problem, deployment), problem.gpu_tier
         session = batching.session(self.room)
         self.server = Server(session, _traffic(job), batching.steps_ahead)
         self._decodes = job.prompt
@@ -59,7 +60,16 @@ class Serving:
         if step is None and len(self.ledger.refused) == len(self._decodes):
             reason = self.ledger.refused[0]
             raise InputError(Mistake(f"no request is taken in; the first one: {reason}", path="workload"))
-        return _plan(step) if isinstance(step, Batch) else step
+        return self._plan(step) if isinstance(step, Batch) else step
+
+    def _plan(self, batch: Batch) -> StepPlan:
+        dropped = np.array([sequence.number for sequence in batch.preempted], dtype=np.int64)
+        before, block = batch.attended - batch.new_tokens, self.room.token_bytes * self.server.session.pool.size
+        ways = (
+            (move.blocks * block, *((self._gpu, move.tier) if move.out else (move.tier, self._gpu))) for move in batch.moves
+        )
+        moves = tuple(KvMove(*way) for way in ways)
+        return StepPlan(batch.numbers, batch.new_tokens, before, batch.samples, dropped, batch.from_prefix, moves)
 
     def ended(self, step: StepPlan, end: int) -> None:
         """Its tokens come out."""
@@ -68,7 +78,7 @@ class Serving:
     def sure(self, most: int) -> Series:
         """The composed steps, then decodes of who runs."""
         batches, steady = self.server.sure(most)
-        plans = [_plan(batch) for batch in batches]
+        plans = [self._plan(batch) for batch in batches]
         return _series(plans, steady)
 
     def until(self) -> int | None:
@@ -95,10 +105,19 @@ class Serving:
         return math.inf
 
 
-def _plan(batch: Batch) -> StepPlan:
-    dropped = np.array([sequence.number for sequence in batch.preempted], dtype=np.int64)
-    before = batch.attended - batch.new_tokens
-    return StepPlan(batch.numbers, batch.new_tokens, before, batch.samples, dropped, batch.from_prefix)
+def _refuse_aside(batching: Batching, problem: Problem, deployment: Deployment) -> None:
+    """InputError for KV blocks that are to leave GPU memory where they cannot."""
+    for tier in batching.aside:
+        state, _ = _sizes(problem)
+        mistake = ""
+        if deployment.plan.kv != problem.gpu_tier:
+            mistake = f"the policy keeps the KV cache in '{deployment.plan.kv}', and not in GPU memory"
+        elif not problem.job.attention:
+            mistake = "there is no KV cache without attention"
+        elif state:
+            mistake = "a sequence of this model has a state of fixed size beside keys and values, which is not in blocks"
+        if mistake:
+            raise InputError(Mistake(f"no KV blocks leave for '{tier}': {mistake}", path="workload.scheduler"))
 
 
 def _series(plans: list[StepPlan], steady: Steady | None) -> Series:
@@ -154,7 +173,7 @@ def room_of(batching: Batching, problem: Problem, deployment: Deployment) -> Roo
     """What the machine leaves for sequences of the problem's job."""
     job = problem.job
     tokens = _tokens(problem, kv_room(problem, deployment), batching.most_sequences)
-    return Room(tokens, int((job.prompt + job.output).max()))
+    return Room(tokens, int((job.prompt + job.output).max()), _sizes(problem)[1])
 
 
 def _tokens(problem: Problem, room: float, sequences: int) -> int:
@@ -163,11 +182,16 @@ def _tokens(problem: Problem, room: float, sequences: int) -> int:
     Every token counts with a cache of every layer, also of those that forget what is behind a window. Where all layers do, and
     keep compressed entries of the rest, windows are a state of their own and a token counts with its share of entries.
     """
+    state, grows = _sizes(problem)
+    if grows <= 0:
+        return _UNLIMITED
+    return max(int((room - min(sequences, problem.job.requests) * state) // grows), 0)
+
+
+def _sizes(problem: Problem) -> tuple[float, float]:
+    """Bytes that a sequence has whatever its length, and bytes that each of its tokens adds."""
     model = problem.model
     step = _FAR if model.compression else 1
     first, second = (float(model.kv_total([tokens])) for tokens in (step, 2 * step))
     grows = (second - first) / step
-    if grows <= 0:
-        return _UNLIMITED
-    states = min(sequences, problem.job.requests) * (first - grows * step)
-    return max(int((room - states) // grows), 0)
+    return first - grows * step, grows

@@ -146,7 +146,7 @@ class Server:
     def sure(self, most: int) -> tuple[list[Batch], Steady | None]:
         """The composed steps, and what follows them if no request arrives: `most` in all."""
         steps = list(self._composed)
-        if len(steps) > 1 and steps[1].preempted:
+        if len(steps) > 1 and (steps[1].preempted or steps[1].moves):
             steps = steps[:1]
         self._steady = None
         if len(steps) == self.ahead < most:

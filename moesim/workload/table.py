@@ -5,7 +5,7 @@ Knows nothing of where routing comes from, of machines or of policies.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -58,6 +58,8 @@ class Job:
     """Sequences that a scheduler lets run at a time; None where the policy cuts the job into rounds."""
     kv: float | None = None
     """Bytes set aside for keys and values whatever the batch; None: room for the longest requests of the batch."""
+    kv_aside: Mapping[str, float] = field(default_factory=dict)
+    """Tier of the host -> bytes of it set aside for keys and values that a scheduler moves there."""
 
     @property
     def requests(self) -> int:

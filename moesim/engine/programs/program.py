@@ -135,6 +135,7 @@ LABELS = (
     Label("waits for requests"),
     Label("upload weights", "demand"),
     Label("layers without experts"),
+    Label("KV blocks", "kv"),
 )
 """The first ones as the kernel's visit builder numbers them."""
 _NUMBERS = {label.name: number for number, label in enumerate(LABELS)}
