@@ -65,9 +65,10 @@ def kv_tiers(parts: Mapping[str, Any], tree: Tree) -> list[Mistake]:
     hardware, scheduler = parts.get("hardware"), getattr(parts.get("workload"), "scheduler", None)
     if hardware is None or scheduler is None:
         return []
-    mistakes, hosts = [], hardware.host_tiers
+    mistakes, hosts, rules = [], hardware.host_tiers, tree.root.at(("workload", "scheduler")) or tree.root
     for tier, room in scheduler.aside.items():
-        where = next((path for path, leaf in tree.root.leaves() if path[-1] == "tier" and leaf.value == tier), ("workload",))
+        where = next((path for path, leaf in rules.leaves() if path[-1] == "tier" and leaf.value == tier), ())
+        where = ("workload", "scheduler", *where)
         if tier not in hosts:
             message = f"no host tier '{excerpt(tier)}' in this machine; it has {', '.join(hosts) or 'none'}."
             mistakes.append(tree.mistake(f"{message}{did_you_mean(tier, hosts)}", where))

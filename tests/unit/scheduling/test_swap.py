@@ -132,7 +132,7 @@ def test_one_swap_out_and_in_summed_by_hand(engine: str) -> None:
     [
         ({"tier": "cxl", "room": "1 GB"}, {}, "no host tier 'cxl' in this machine; it has ddr"),
         ({"tier": "hbm", "room": "1 GB"}, {}, "no host tier 'hbm' in this machine"),
-        ({"tier": "ddr", "room": "90 TB"}, {}, "90.0 TB for KV blocks do not fit into 'ddr'"),
+        ({"tier": "ddr", "room": "90 TB"}, {}, "90 TB for KV blocks do not fit into 'ddr'"),
         (
             {"tier": "ddr", "room": "1 GB"},
             {"policy": {"kind": "cox_moe", "kv": "ddr"}},
