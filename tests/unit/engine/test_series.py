@@ -28,7 +28,11 @@ CASES: dict[str, dict[str, Any]] = {
     "synchronous": {"workload.scheduler.asynchronous": False},
     "few places": {"workload.scheduler.max_num_seqs": 3},
     "few blocks": {**TIGHT, "workload.scheduler.max_num_seqs": 4},
-    "swapped blocks": {**TIGHT, "workload.scheduler.swap": {"tier": "ddr", "room": "1 MB"}},
+    "swapped blocks": {
+        **TIGHT,
+        "workload.scheduler.max_num_seqs": 4,
+        "workload.scheduler.swap": {"tier": "ddr", "room": "1 MB"},
+    },
     "no prefix cache": {"workload.scheduler.prefix_caching": False, "workload.scheduler.block_size": 2},
     "closed loop": {"workload.arrivals": {"kind": "closed", "users": 3, "think": "1 ms"}},
     "misses": {"policy": "on_demand"},
