@@ -250,9 +250,9 @@ def _export(options: argparse.Namespace) -> int:
     from moesim.exports.again import export
 
     exported = export(options.tool, Path(options.run), out=options.out)
-    files = f"\n\nfiles in {options.out}: {', '.join(exported.files)}" if options.out is not None else ""
-    missing = "" if files or not exported.answer["files"] else "\n\n--out DIR writes the files that it names"
-    return _said(options, exported.answer, f"{exported}{files}{missing}")
+    files = f"\n\nfiles in {options.out}: {', '.join(['command.sh', *exported.files])}" if options.out is not None else ""
+    missing = "" if files or not exported.files else "\n\n--out DIR writes the files that it names"
+    return _said(options, exported.document, f"{exported}{files}{missing}")
 
 
 def _reproduce(options: argparse.Namespace) -> int:

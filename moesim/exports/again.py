@@ -5,7 +5,7 @@ Knows runs and placements; nothing of the words of a program.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +22,79 @@ _METRICS = ("throughput_tok_s", "prefill_tok_s", "decode_tok_s", "decode_hit_rat
 
 
 @dataclass(frozen=True)
-class Export:
-    """The answer of an export: `answer` in plain JSON types, and the text of each file."""
+class Moved:
+    """How far the exported placement is from the run's."""
 
-    answer: dict[str, Any]
+    pairs: int
+    """(layer, expert) pairs."""
+    moved: int
+    """Pairs that are elsewhere than in the run."""
+    run_bytes: str
+    """Experts in GPU memory, with a unit: of the run, and of the export."""
+    exported_bytes: str
+    run_share: float
+    """Share of the run's expert uses that met a copy in GPU memory: of the run's placement, and of the exported one."""
+    exported_share: float
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """One placement on the run's requests and routing."""
+
+    what: str
+    throughput_tok_s: float
+    prefill_tok_s: float | None
+    decode_tok_s: float | None
+    decode_hit_rate: float | None
+    ttft_s: float | None
+    """Mean."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """The answer of an export."""
+
+    tool: str
+    run: str
+    """Where the run lies."""
+    command: tuple[str, ...]
+    """Program, then one option with its value each."""
+    placement: Moved
+    simulated: tuple[Simulated, ...]
+    """The run, the export under the run's runtime, and under the program's own if that is another."""
+    notes: tuple[str, ...]
+    """What the program cannot hold of the run."""
     files: dict[str, str]
+    """Name -> text of each file that the command names."""
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """In plain JSON types, the files by name."""
+        return {**asdict(self), "files": sorted(self.files)}
+
+    @property
+    def line(self) -> str:
+        """The command as it is typed, an option a line."""
+        return " \\\n    ".join(self.command)
 
     def __str__(self) -> str:
-        placement, rows = self.answer["placement"], self.answer["simulated"]
-        lines = [" \\\n    ".join(self.answer["command"]), ""]
-        unmoved = placement["moved"] == 0
+        placement, rows = self.placement, self.simulated
+        lines = [self.line, ""]
         lines.append(
             "placement   the run's own"
-            if unmoved
-            else f"placement   {placement['moved']:,} of {placement['pairs']:,} experts are elsewhere than in the run; "
-            f"{placement['exported_bytes']} in GPU memory, {placement['run_bytes']} in the run"
+            if placement.moved == 0
+            else f"placement   {placement.moved:,} of {placement.pairs:,} experts are elsewhere than in the run; "
+            f"{placement.exported_bytes} in GPU memory, {placement.run_bytes} in the run"
         )
-        shares = f"{format_share(placement['run_share'])} in the run, {format_share(placement['exported_share'])} here"
+        shares = f"{format_share(placement.run_share)} in the run, {format_share(placement.exported_share)} here"
         lines.append(f"uses        of experts in GPU memory: {shares}")
-        width = max(len(row["what"]) for row in rows)
+        width = max(len(row.what) for row in rows)
         lines += ["", f"{'':{width}}  {'tok/s':>8}  {'prefill':>8}  {'decode':>8}"]
         for row in rows:
-            numbers = "  ".join(f"{format_number(row[name], 4):>8}" for name in _METRICS[:3])
-            lines.append(f"{row['what']:{width}}  {numbers}")
-        return "\n".join([*lines, *(f"\nnote: {note}" for note in self.answer["notes"])])
+            speeds = row.throughput_tok_s, row.prefill_tok_s, row.decode_tok_s
+            numbers = "  ".join(f"{format_number(speed, 4):>8}" for speed in speeds)
+            lines.append(f"{row.what:{width}}  {numbers}")
+        return "\n".join([*lines, *(f"\nnote: {note}" for note in self.notes)])
 
 
 def export(tool: str, run: str | Path | Result, *, out: str | Path | None = None) -> Export:
@@ -61,35 +110,34 @@ def export(tool: str, run: str | Path | Result, *, out: str | Path | None = None
         folder_target(out)
     placed = read_placed(run)
     exported: Exported = writer(placed)
-    answer = {
-        "tool": tool,
-        "run": placed.place,
-        "command": list(exported.command),
-        "files": sorted(exported.files),
-        "placement": _compared(placed, exported),
-        "simulated": _simulated(placed, exported),
-        "notes": list(exported.notes),
-    }
-    files = {"command.sh": " \\\n    ".join(exported.command) + "\n", **exported.files}
+    answer = Export(
+        tool=tool,
+        run=placed.place,
+        command=exported.command,
+        placement=_compared(placed, exported),
+        simulated=tuple(_simulated(placed, exported)),
+        notes=exported.notes,
+        files=dict(exported.files),
+    )
     if out is not None:
-        for name, text in files.items():
+        for name, text in {"command.sh": answer.line + "\n", **answer.files}.items():
             write(Path(out) / name, text)
-    return Export(answer, files)
+    return answer
 
 
-def _compared(placed: Placed, exported: Exported) -> dict[str, Any]:
+def _compared(placed: Placed, exported: Exported) -> Moved:
     uses = max(int(placed.uses.sum()), 1)
-    return {
-        "pairs": int(placed.resident.size),
-        "moved": int((placed.resident != exported.resident).sum()),
-        "run_bytes": format_bytes(float(placed.sizes[placed.resident].sum())),
-        "exported_bytes": format_bytes(float(placed.sizes[exported.resident].sum())),
-        "run_share": float(placed.uses[placed.resident].sum()) / uses,
-        "exported_share": float(placed.uses[exported.resident].sum()) / uses,
-    }
+    return Moved(
+        pairs=int(placed.resident.size),
+        moved=int((placed.resident != exported.resident).sum()),
+        run_bytes=format_bytes(float(placed.sizes[placed.resident].sum())),
+        exported_bytes=format_bytes(float(placed.sizes[exported.resident].sum())),
+        run_share=float(placed.uses[placed.resident].sum()) / uses,
+        exported_share=float(placed.uses[exported.resident].sum()) / uses,
+    )
 
 
-def _simulated(placed: Placed, exported: Exported) -> list[dict[str, Any]]:
+def _simulated(placed: Placed, exported: Exported) -> list[Simulated]:
     """The run, the export under its runtime, and the export under the program's own, if that is another."""
     own = exported.policy.runtime
     runtime = str(placed.summary["runtime"])
@@ -104,5 +152,5 @@ def _simulated(placed: Placed, exported: Exported) -> list[dict[str, Any]]:
     return rows
 
 
-def _row(place: str, summary: dict[str, Any]) -> dict[str, Any]:
-    return {"what": place, **{name: summary[name] for name in _METRICS}, "ttft_s": summary["ttft_s"]["mean"]}
+def _row(what: str, summary: dict[str, Any]) -> Simulated:
+    return Simulated(what=what, ttft_s=summary["ttft_s"]["mean"], **{name: summary[name] for name in _METRICS})

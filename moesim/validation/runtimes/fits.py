@@ -6,8 +6,7 @@ Knows rows and settings of the cases beside it; writes no profile. `python -m mo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from moesim.terminal import say
 from moesim.validation.pace import through_point
@@ -17,7 +16,8 @@ from moesim.validation.runtimes.single import Setting, Speeds, single, value
 __all__ = ["FITS", "Fit", "shipped", "solved"]
 
 
-class Fit(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Fit:
     """A constant of a program and the published row that sets it, the program's other constants as shipped."""
 
     setting: Setting
@@ -32,7 +32,7 @@ class Fit(NamedTuple):
     prompt: int
     output: int
     taken: Callable[[Speeds], float]
-    """Which seconds of a request they are."""
+    """Picks the seconds of a request that the row is about."""
     rises: bool = False
     """Whether the seconds grow with the constant: a duration, not a rate."""
 
@@ -71,35 +71,102 @@ def _whole(speeds: Speeds) -> float:
 def _ktransformers() -> Iterator[Fit]:
     old, amx, now = ktransformers.V021, ktransformers.V03, ktransformers.CURRENT
     prefill, decode = ktransformers.PROMPTS[969]
-    rate, hand_over = "cpu.classes.llamafile_q4.core_rate", "cpu.hand_over"
-    yield Fit(old, rate, "TFLOPS", "prefill of 969 tokens", 969 / prefill, 969, 1, _first)
-    yield Fit(old, hand_over, "us", "decode after 969 tokens", 1 / decode, 969, 5, _later, rises=True)
     yield Fit(
-        amx,
-        "cpu.classes.kt_amx.core_rate",
-        "TFLOPS",
-        "prefill of 1,000 tokens",
-        1000 / ktransformers.AMX[1000],
-        1000,
-        1,
-        _first,
+        setting=old,
+        key="cpu.classes.llamafile_q4.core_rate",
+        unit="TFLOPS",
+        row="prefill of 969 tokens",
+        target=969 / prefill,
+        prompt=969,
+        output=1,
+        taken=_first,
     )
+    yield Fit(
+        setting=old,
+        key="cpu.hand_over",
+        unit="us",
+        row="decode after 969 tokens",
+        target=1 / decode,
+        prompt=969,
+        output=5,
+        taken=_later,
+        rises=True,
+    )
+    yield Fit(
+        setting=amx,
+        key="cpu.classes.kt_amx.core_rate",
+        unit="TFLOPS",
+        row="prefill of 1,000 tokens",
+        target=1000 / ktransformers.AMX[1000],
+        prompt=1000,
+        output=1,
+        taken=_first,
+    )
+    yield from _ktransformers_now(now)
+
+
+def _ktransformers_now(setting: Setting) -> Iterator[Fit]:
     prefill, decode = ktransformers.MINIMAX[2048]
-    kernel = "cpu.classes.kt_kernel"
-    yield Fit(now, f"{kernel}.core_bandwidth", "GB/s", "decode after 2,048 tokens", 1 / decode, 2048, 3, _later)
-    yield Fit(now, f"{kernel}.core_rate", "TFLOPS", "prefill of 2,048 tokens", 2048 / prefill, 2048, 1, _first)
-    yield Fit(now, "copies.share", "", "prefill of 8,192 tokens", 8192 / ktransformers.MINIMAX[8192][0], 8192, 1, _first)
+    yield Fit(
+        setting=setting,
+        key="cpu.classes.kt_kernel.core_bandwidth",
+        unit="GB/s",
+        row="decode after 2,048 tokens",
+        target=1 / decode,
+        prompt=2048,
+        output=3,
+        taken=_later,
+    )
+    yield Fit(
+        setting=setting,
+        key="cpu.classes.kt_kernel.core_rate",
+        unit="TFLOPS",
+        row="prefill of 2,048 tokens",
+        target=2048 / prefill,
+        prompt=2048,
+        output=1,
+        taken=_first,
+    )
+    yield Fit(
+        setting=setting,
+        key="copies.share",
+        unit="",
+        row="prefill of 8,192 tokens",
+        target=8192 / ktransformers.MINIMAX[8192][0],
+        prompt=8192,
+        output=1,
+        taken=_first,
+    )
 
 
-def _others() -> Iterator[Fit]:
-    fit_on = llama_cpp.FIT_ON
-    first = partial(Fit, llama_cpp.setting(fit_on), "copies.share", "")
-    yield first(f"prefill with micro-batches of {fit_on}", 2048 / llama_cpp.PREFILL[fit_on], 2048, 1, _first)
-    key, speed = "cpu.classes.bf16_emulated.core_rate", offloading.FIDDLED[64][16]
-    yield Fit(offloading.FIDDLER_ON_L4, key, "GFLOPS", "prompt 64, output 16", 16 / speed, 64, 16, _whole)
+def _llama_cpp() -> Fit:
+    micro_batch = llama_cpp.FIT_ON
+    return Fit(
+        setting=llama_cpp.setting(micro_batch),
+        key="copies.share",
+        unit="",
+        row=f"prefill with micro-batches of {micro_batch}",
+        target=2048 / llama_cpp.PREFILL[micro_batch],
+        prompt=2048,
+        output=1,
+        taken=_first,
+    )
 
 
-FITS: tuple[Fit, ...] = (*_ktransformers(), *_others())
+def _fiddler() -> Fit:
+    return Fit(
+        setting=offloading.FIDDLER_ON_L4,
+        key="cpu.classes.bf16_emulated.core_rate",
+        unit="GFLOPS",
+        row="prompt 64, output 16",
+        target=16 / offloading.FIDDLED[64][16],
+        prompt=64,
+        output=16,
+        taken=_whole,
+    )
+
+
+FITS: tuple[Fit, ...] = (*_ktransformers(), _llama_cpp(), _fiddler())
 """Every constant that one run of one request sets; those of FlexGen and MoE-Lightning are of whole jobs, in their case."""
 
 

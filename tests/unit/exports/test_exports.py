@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,30 +131,30 @@ def test_words_and_files_come_to_the_placement_that_is_simulated(name: str) -> N
 def test_a_run_of_the_programs_own_rules_is_the_same_again(tool: str) -> None:
     own = {"llama-cpp": "layers", "ktransformers": "lowest ids"}
     result = run(*POLICIES[own.get(tool, "everything")])
-    answer = moesim.export(tool, result).answer
-    assert answer["placement"]["moved"] == 0
-    before, again, *_ = answer["simulated"]
+    answer = moesim.export(tool, result)
+    assert answer.placement.moved == 0
+    before, again, *_ = answer.simulated
     if tool in own:
-        assert {**before, "what": ""} == {**again, "what": ""}
+        assert replace(before, what="") == replace(again, what="")
     else:  # nothing is in the host, but prompts pass in the program's own pieces
-        assert again["decode_tok_s"] == pytest.approx(before["decode_tok_s"], rel=1e-9)
+        assert again.decode_tok_s == pytest.approx(before.decode_tok_s, rel=1e-9)
 
 
 def test_the_very_placement_of_single_experts_reaches_ktransformers(popular: Result) -> None:
-    answer = moesim.export("ktransformers", popular).answer
-    assert answer["placement"]["moved"] == 0
-    before, again, program = answer["simulated"]
-    assert {**before, "what": ""} == {**again, "what": ""}
-    assert program["what"].endswith("runtime ktransformers")
+    answer = moesim.export("ktransformers", popular)
+    assert answer.placement.moved == 0
+    before, again, program = answer.simulated
+    assert replace(before, what="") == replace(again, what="")
+    assert program.what.endswith("runtime ktransformers")
 
 
 def test_whole_layers_serve_fewer_uses_and_the_difference_is_a_number(popular: Result) -> None:
-    answer = moesim.export("llama-cpp", popular).answer
-    placement = answer["placement"]
-    assert placement["moved"] > 0
-    assert placement["exported_share"] < placement["run_share"]
-    before, again, _ = answer["simulated"]
-    assert again["decode_tok_s"] < before["decode_tok_s"]
+    answer = moesim.export("llama-cpp", popular)
+    placement = answer.placement
+    assert placement.moved > 0
+    assert placement.exported_share < placement.run_share
+    before, again, _ = answer.simulated
+    assert again.decode_tok_s < before.decode_tok_s
 
 
 def test_blocks_count_dense_layers() -> None:
