@@ -41,7 +41,7 @@ class Moved:
 class Simulated:
     """One placement on the run's requests and routing."""
 
-    what: str
+    label: str
     throughput_tok_s: float
     prefill_tok_s: float | None
     decode_tok_s: float | None
@@ -88,12 +88,12 @@ class Export:
         )
         shares = f"{format_share(placement.run_share)} in the run, {format_share(placement.exported_share)} here"
         lines.append(f"uses        of experts in GPU memory: {shares}")
-        width = max(len(row.what) for row in rows)
+        width = max(len(row.label) for row in rows)
         lines += ["", f"{'':{width}}  {'tok/s':>8}  {'prefill':>8}  {'decode':>8}"]
         for row in rows:
             speeds = row.throughput_tok_s, row.prefill_tok_s, row.decode_tok_s
             numbers = "  ".join(f"{format_number(speed, 4):>8}" for speed in speeds)
-            lines.append(f"{row.what:{width}}  {numbers}")
+            lines.append(f"{row.label:{width}}  {numbers}")
         return "\n".join([*lines, *(f"\nnote: {note}" for note in self.notes)])
 
 
@@ -152,5 +152,5 @@ def _simulated(placed: Placed, exported: Exported) -> list[Simulated]:
     return rows
 
 
-def _row(what: str, summary: dict[str, Any]) -> Simulated:
-    return Simulated(what=what, ttft_s=summary["ttft_s"]["mean"], **{name: summary[name] for name in _METRICS})
+def _row(label: str, summary: dict[str, Any]) -> Simulated:
+    return Simulated(label=label, ttft_s=summary["ttft_s"]["mean"], **{name: summary[name] for name in _METRICS})

@@ -135,7 +135,7 @@ def test_a_run_of_the_programs_own_rules_is_the_same_again(tool: str) -> None:
     assert answer.placement.moved == 0
     before, again, *_ = answer.simulated
     if tool in own:
-        assert replace(before, what="") == replace(again, what="")
+        assert replace(before, label="") == replace(again, label="")
     else:  # nothing is in the host, but prompts pass in the program's own pieces
         assert again.decode_tok_s == pytest.approx(before.decode_tok_s, rel=1e-9)
 
@@ -144,8 +144,8 @@ def test_the_very_placement_of_single_experts_reaches_ktransformers(popular: Res
     answer = moesim.export("ktransformers", popular)
     assert answer.placement.moved == 0
     before, again, program = answer.simulated
-    assert replace(before, what="") == replace(again, what="")
-    assert program.what.endswith("runtime ktransformers")
+    assert replace(before, label="") == replace(again, label="")
+    assert program.label.endswith("runtime ktransformers")
 
 
 def test_whole_layers_serve_fewer_uses_and_the_difference_is_a_number(popular: Result) -> None:
