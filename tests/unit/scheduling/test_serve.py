@@ -36,9 +36,9 @@ def test_room_is_what_the_policy_set_aside_for_the_longest_requests_of_its_batch
     batch = deployment.plan.batch
     assert batch >= 3
     assert kv_room(work, deployment) == pytest.approx((43 + 22 + 12) * TOKEN)
-    assert room_of(Continuous(), work, deployment) == (43 + 22 + 12, 43)
+    assert room_of(Continuous(), work, deployment) == (43 + 22 + 12, 43, TOKEN)
     work, deployment = posed(kv=10.5 * TOKEN)
-    assert room_of(Continuous(), work, deployment) == (10, 43)
+    assert room_of(Continuous(), work, deployment) == (10, 43, TOKEN)
 
 
 def test_where_every_expert_is_resident_all_that_is_left_of_gpu_memory_is_room() -> None:
