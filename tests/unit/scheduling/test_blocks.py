@@ -96,8 +96,8 @@ def test_of_two_blocks_with_equal_tokens_the_cache_knows_the_first_until_it_is_t
     pool.extend(twin, 2)  # without a look at the cache: block 1 holds the same tokens
     assert pool.match(third) == [0]
     pool.release(twin)
-    other = Sequence(3, 6, 1)
-    pool.extend(other, 6)  # takes blocks 2, 3 and 1
+    newcomer = Sequence(3, 6, 1)
+    pool.extend(newcomer, 6)  # takes blocks 2, 3 and 1
     assert pool.match(third) == [0], "the tokens of the first block are still there"
     pool.release(first)
     pool.extend(Sequence(4, 2, 1), 2)  # takes block 0

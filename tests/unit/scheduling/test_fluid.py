@@ -60,8 +60,8 @@ def test_a_step_grows_with_the_tokens_in_the_cache_and_a_moment_cuts_it_at_the_e
     fluid = played([(0, 10, 4)], Limits(3), line, [4.2])
     assert fluid.snapshots == [Snapshot([(0, 2)], [], pytest.approx(4.2), pytest.approx(2.0))]
     assert fluid.finish.tolist() == pytest.approx([8.8])
-    many = played([(0, 10, 4)], Limits(3), line, [0.1 * place for place in range(1, 80)])
-    assert many.finish.tolist() == pytest.approx([8.8], rel=1e-12), "looks cost nothing"
+    watched = played([(0, 10, 4)], Limits(3), line, [0.1 * place for place in range(1, 80)])
+    assert watched.finish.tolist() == pytest.approx([8.8], rel=1e-12), "looks cost nothing"
 
 
 def test_each_coefficient_of_the_line_counts_by_hand() -> None:

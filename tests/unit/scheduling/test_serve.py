@@ -130,5 +130,5 @@ def test_a_job_of_which_nothing_is_taken_in_says_why() -> None:
     tight = Continuous(max_model_len=5, max_num_seqs=1)
     with pytest.raises(InputError, match="no request is taken in; the first one: its 43 tokens exceed max_model_len 5"):
         served(tight).compose(0)
-    some = served(Continuous(max_model_len=12, max_num_seqs=1))
-    assert some.compose(0) == 10**12, "request 1 is taken in when it comes"
+    taken = served(Continuous(max_model_len=12, max_num_seqs=1))
+    assert taken.compose(0) == 10**12, "request 1 is taken in when it comes"

@@ -53,9 +53,9 @@ def test_an_idle_server_says_when_the_next_request_comes() -> None:
 
 
 def test_the_step_behind_the_one_that_runs_is_known_where_steps_are_composed_ahead() -> None:
-    one = Traffic([Sequence(0, 2, 2)], np.zeros(1, dtype=np.int64))
-    two = Traffic([Sequence(0, 2, 2)], np.zeros(1, dtype=np.int64))
-    alone, ahead = Server(rules().session(Room(64, 0)), one), Server(rules().session(Room(64, 0)), two, 2)
+    early = Traffic([Sequence(0, 2, 2)], np.zeros(1, dtype=np.int64))
+    late = Traffic([Sequence(0, 2, 2)], np.zeros(1, dtype=np.int64))
+    alone, ahead = Server(rules().session(Room(64, 0)), early), Server(rules().session(Room(64, 0)), late, 2)
     assert alone.compose(0) is not None
     assert alone.next is None
     assert ahead.compose(0) is not None
