@@ -77,3 +77,15 @@ def test_given_shares_win():
 def test_wrong_sets_are_refused(changes, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         Interleaved(kind="interleaved", **changes)
+
+
+def test_compression_inside_makes_room_and_saves_reads_by_what_shrinks_least():
+    packed = ddr(usable=0.5, compression={"weights": 0.8, "kv": 0.6})
+    assert packed.room == pytest.approx(512e9 * 0.5 / 0.8)
+    assert (packed.kv_share, packed.inside) == (pytest.approx(0.75), 0.8)
+    assert ddr(compression={"weights": 0.5, "kv": 0.6}).inside == 0.6
+    assert (ddr(usable=0.5).room, ddr().kv_share, ddr().inside) == (256e9, 1.0, 1.0)
+
+
+def test_without_a_latency_requests_in_flight_bound_nothing():
+    assert float(ddr(latency=0.0).latency_bound(1.0)) == 267e9
