@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from moesim.scheduling.base import Room
 from moesim.scheduling.prefill_first import PrefillFirst
-from moesim.scheduling.sequence import Batch
+from moesim.scheduling.sequence import Batch, Sequence
 from moesim.scheduling.server import Server
 from moesim.scheduling.slots import Slots
 from moesim.scheduling.static import Static
@@ -74,3 +75,50 @@ def test_a_static_round_ends_before_the_next_begins() -> None:
 def test_a_static_batch_of_nothing_is_refused(field: str) -> None:
     with pytest.raises(ValidationError, match="greater than or equal to 1"):
         Static.model_validate({field: 0})
+
+
+def test_slots_share_the_room_in_cells_or_have_an_equal_share_of_the_context_each() -> None:
+    room = Room(100, 0)
+    shared, apart = Slots(slots=3).session(room).pool, Slots(slots=3, n_ctx=50).session(room).pool
+    assert (shared.total, shared.size, shared.prefix_cache) == (6, 16, False)
+    assert (apart.total, apart.size, apart.prefix_cache) == (3, 16, False)
+    assert Slots(slots=3, n_ctx=2).session(room).pool.size == 1
+
+
+def test_a_request_waits_until_its_whole_length_fits_beside_the_others() -> None:
+    rules = Slots(slots=3)
+    # cells of 16: the first takes 2 of 4, the second needs 3 and waits for it; the third would fit and waits behind it
+    steps = steps_of(rules, [(20, 3), (30, 4), (2, 1)], room=64)
+    assert steps == [{0: 20}, {0: 1}, {0: 1}, {1: 30, 2: 2}, {1: 1}, {1: 1}, {1: 1}]
+
+
+def test_a_request_as_long_as_a_slot_is_taken() -> None:
+    assert Slots(slots=2, n_ctx=10).session(Room(0, 0)).refuses(Sequence(0, 3, 2)) is None
+
+
+def test_prompts_are_read_in_the_order_of_slots_and_a_freed_slot_goes_to_the_next_request() -> None:
+    rules = Slots(slots=2, n_batch=4, n_ubatch=4)
+    # request 1 ends first: request 2 takes its slot, the second, and reads behind request 0, which has the first
+    steps = steps_of(rules, [(9, 2), (1, 1), (9, 1)])
+    assert steps == [{0: 4}, {0: 4}, {0: 1, 1: 1}, {0: 1, 2: 3}, {2: 4}, {2: 2}]
+    # a slot keeps its place: request 2 has the first slot and reads before request 1, though it came later
+    steps = steps_of(Slots(slots=2, n_batch=3, n_ubatch=3), [(1, 1), (8, 1), (4, 1)])
+    assert steps == [{0: 1, 1: 2}, {2: 3}, {2: 1, 1: 2}, {1: 3}, {1: 1}]
+
+
+def test_a_static_round_takes_what_fits_whole_with_its_outputs() -> None:
+    rules = Static(batch=4, block_size=2)
+    # blocks of 2: requests of 3 + 2 and 4 + 4 tokens take 3 and 4 of 7; the third waits for the next round
+    assert steps_of(rules, [(3, 2), (4, 4), (1, 1)], room=15)[:2] == [{0: 3, 1: 4}, {0: 1, 1: 1}]
+    assert steps_of(rules, [(3, 2), (4, 4), (1, 1)], room=16)[0] == {0: 3, 1: 4, 2: 1}
+    # 9 tokens are 5 blocks and 5 more are 3: of 7 blocks only the first is taken
+    assert steps_of(rules, [(5, 4), (3, 2)], room=14)[0] == {0: 5}
+    session = rules.session(Room(15, 0))
+    session.add(Sequence(0, 3, 2))
+    session.schedule()
+    assert (session.pool.total, session.pool.used, session.pool.size) == (7, 3, 2)
+
+
+def test_prompts_of_a_static_round_go_together_as_far_as_the_step_allows() -> None:
+    rules = Static(batch=4, max_num_batched_tokens=5)
+    assert steps_of(rules, [(2, 1), (3, 1), (1, 1), (7, 1)]) == [{0: 2, 1: 3}, {2: 1}, {3: 7}]
