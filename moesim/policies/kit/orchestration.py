@@ -124,36 +124,55 @@ def attention_time(
 
 
 def expert_table(problem: Problem, tokens: float, shares: FloatArray, tier: str) -> FloatArray:
-    """[E + 1, E + 1] seconds of OP3 of one layer with n residents and j experts on the GPU; inf where j < n.
+    """[E + 1, E + 1] seconds of OP3 of one layer with N_R = n residents and N_R + N_M = j experts on the GPU; inf where j < n.
 
-    OP3 = max(uploads of N_M = j - n experts, GPU time of j experts, CPU time of the rest and of their activations' ways),
-    averaged over layers. `shares` [L, E]: popularity in the order in which experts are put into the groups. With few tokens an
-    expert may get none:
-    its costs count with the probability that it gets one (inferred; 1 in the batches of the paper).
+    T(OP3) = max(GPU, link, CPU), averaged over layers: the experts of groups R and M on the GPU; the uploads of group M and the
+    results of group C on their way to the GPU; the activations of group C there, its experts, and those results. `shares`
+    [L, E]: popularity in the order in which experts are put into the groups. With few tokens an expert may get none: its costs
+    count with the probability that it gets one (inferred; 1 in the batches of the paper).
     """
-    costs, system, experts = problem.costs, problem.system, problem.experts
+    costs, experts = problem.costs, problem.experts
     chance, counts = expected_counts(tokens, problem.model.top_k * shares)
-    on_gpu = costs.calls(system.attending_gpu)
-    gpu = _sums(chance * (costs.gpu(counts) + on_gpu.per_call)) + float(costs.shared(tokens)) + on_gpu.once
+    calls = costs.calls(problem.system.attending_gpu)
+    busy = _sums(chance * (costs.gpu(counts) + calls.per_call)) + float(costs.shared(tokens)) + calls.once
     upload = _sums(chance * float(costs.copy(problem.model.expert_bytes, tier, problem.gpu_tier)))
-    side = gpu
+    back = np.zeros_like(upload)
     if costs.cpu_name is not None:
-        calls = costs.calls(costs.cpu_name)
-        memory = problem.memory_of(costs.cpu_name)
-        ways = costs.path(problem.gpu_tier, memory), costs.path(memory, problem.gpu_tier)
-        token = problem.model.expert_token_bytes * sum(1.0 / way.rate for way in ways)
-        per_tier = _sums(chance * (costs.cpu(counts, tier) + calls.per_call + token * counts))
-        fixed = np.full(per_tier.shape, calls.hand_over + calls.once + sum(way.setup for way in ways))
-        fixed += calls.before if on_gpu.fused else _sums(chance * calls.before)
-        side = np.maximum(gpu, per_tier[:, -1:] - per_tier + np.where(np.arange(experts + 1) < experts, fixed, 0.0))
+        on_cpu, back = _cpu_side(problem, tokens, chance, counts, tier)
+        busy = np.maximum(busy, on_cpu)
     table = np.zeros((experts + 1, experts + 1))
     for layer in range(len(shares)):  # [E + 1, E + 1] at a time: all layers at once would take hundreds of megabytes
-        table += np.maximum(side[layer], upload[layer] - upload[layer][:, None])
+        table += np.maximum(busy[layer], upload[layer] + back[layer] - upload[layer][:, None])
     table /= len(shares)
     table[np.tril_indices(experts + 1, -1)] = np.inf
     if costs.cpu_name is None:
         table[:, :experts] = np.inf
     return table
+
+
+def _cpu_side(
+    problem: Problem, tokens: float, chance: FloatArray, counts: FloatArray, tier: str
+) -> tuple[FloatArray, FloatArray]:
+    """[L, E + 1] seconds of group C where the GPU has the first 0 .. E experts, ways included; and of its results' way back.
+
+    A token crosses once, however many of its experts are in the group: their results are added up before they return.
+    """
+    costs, cpu = problem.costs, str(problem.costs.cpu_name)
+    calls, memory = costs.calls(cpu), problem.memory_of(cpu)
+    on_gpu = costs.calls(problem.system.attending_gpu)
+    some = np.arange(problem.experts + 1) < problem.experts
+    sent = np.minimum(_rest(chance * counts), tokens) * problem.model.expert_token_bytes
+    there, back = costs.path(problem.gpu_tier, memory), costs.path(memory, problem.gpu_tier)
+    returning = np.where(some, sent / back.rate + back.setup, 0.0)
+    work = _rest(chance * (costs.cpu(counts, tier) + calls.per_call))
+    fixed = calls.hand_over + calls.once + (calls.before if on_gpu.fused else _sums(chance * calls.before))
+    return work + returning + np.where(some, sent / there.rate + there.setup + fixed, 0.0), returning
+
+
+def _rest(values: FloatArray) -> FloatArray:
+    """[L, E + 1] sums over the columns behind the first 0 .. E."""
+    sums = _sums(values)
+    return np.maximum(sums[:, -1:] - sums, 0.0)
 
 
 def _sums(values: FloatArray) -> FloatArray:

@@ -13,9 +13,10 @@ from typing import NamedTuple
 import numpy as np
 
 from moesim.contract import Deployment
+from moesim.runs.run import loaded
 from moesim.validation.case import Case, Exhibit, Explanation, Findings, Row
 from moesim.validation.cox_moe.ablation import EXPONENT
-from moesim.validation.cox_moe.runs import OWN, Parameters, Program, Setting, added, planned, simulated
+from moesim.validation.cox_moe.runs import OWN, SCENARIO, Parameters, Program, Setting, added, planned, simulated
 from moesim.validation.pace import Pace
 
 __all__ = ["CASE", "HYPOTHESES", "OVER", "Cell", "cells", "explored", "findings", "gains", "settings"]
@@ -103,6 +104,8 @@ BLOCKING: Parameters = (
     ("cache", None),
 )
 """FlexGen's streaming as a program would do it whose copies block: GPU batches of 256, each of which uploads for itself."""
+SLOWEST: Parameters = (("kind", "flexgen"), ("wg", 0.0), ("kv_cpu", True), ("cpu_attention", False))
+"""FlexGen at its slowest that still uploads a layer once for a block: no weight in GPU memory, a cache that crosses PCIe."""
 HYPOTHESES: dict[str, tuple[Program, Program, Parameters, Parameters]] = {
     "as simulated": (OWN, (), COX, OVER["FlexGen"][1]),
     "with copies of 7.2 GB/s and a cache read at 12.8 GB/s, the differences of table 3": (
@@ -113,6 +116,7 @@ HYPOTHESES: dict[str, tuple[Program, Program, Parameters, Parameters]] = {
     ),
     "with plans that know the program": (OWN, OWN, COX, OVER["FlexGen"][1]),
     "with CoX-MoE's plan by the constants that it quotes": (OWN, (), (*COX, ("planner", "published")), OVER["FlexGen"][1]),
+    "with FlexGen at its slowest, no weight in GPU memory and its cache crossing PCIe": (OWN, (), COX, SLOWEST),
     "with FlexGen uploading for each of four GPU batches": (OWN, (), COX, BLOCKING),
 }
 """Hypothesis -> (program, what plans know of it, CoX-MoE's policy, FlexGen's)."""
@@ -184,9 +188,28 @@ def _notes(all_cells: list[Cell], tried: Tried) -> Iterator[str]:
         f"{blocks} times by the blocks that FlexGen's search finds."
     )
     yield f"By model: {'; '.join(_by_model(all_cells))}."
+    yield _ceiling(all_cells)
     for hypothesis, gains_so_far in tried.items():
         parts = (_counted(over, [gain[over] for gain in gains_so_far]) for over in OVER)
         yield f"By sums over layers, {hypothesis}: {'; '.join(parts)}."
+
+
+def _ceiling(all_cells: list[Cell]) -> str:
+    """By hand, the cell with the largest cache: what FlexGen can lose where both systems read the cache in every pass."""
+    cell = max((cell for cell in all_cells if cell.over == "FlexGen"), key=lambda cell: cell.cox[1].step)
+    setting, runtime = cell.setting, loaded(SCENARIO, **dict(OWN)).scenario.runtime
+    model = loaded(SCENARIO, model=setting.model, hardware=setting.hardware).scenario.model
+    link, cpu = float(runtime.copies.rate or 0.0), float(runtime.cpu.attention.bandwidth or 0.0)
+    cache = float(model.kv_total(np.full(setting.sequences, setting.prompt + setting.output // 2)))
+    weights = float(model.all_expert_bytes)
+    most = (cache / link + weights / link) / (cache / cpu)
+    return (
+        f"By hand, {cell.name}: in each pass {cache / 1e9:.0f} GB of cache are read, in {cache / cpu:.1f} s by the CPU or "
+        f"{cache / link:.1f} s over PCIe, and FlexGen uploads at most all {weights / 1e9:.0f} GB of experts, in "
+        f"{weights / link:.1f} s. What it moves takes {most:.2f} times what CoX-MoE needs for the cache alone, and "
+        f"{OVER['FlexGen'][0][0]} is claimed. "
+        "Only a program that uploads the same weights several times a pass is so slow, which FlexGen's block is there to avoid."
+    )
 
 
 def _counted(over: str, gains: list[float]) -> str:

@@ -32,24 +32,26 @@ def ways(p):
 
 def op3(p, tokens: float, shares, resident: int, upload: int) -> float:
     """OP3 of one layer, one expert at a time."""
-    times = []
+    times, on_gpu = [], resident + upload
     for layer in shares:
-        gpu = up = cpu = 0.0
+        gpu = link = cpu = pairs = 0.0
         for rank, share in enumerate(layer):
             chance = 1 - (1 - min(p.model.top_k * share, 1 - 1e-12)) ** tokens
             count = max(tokens * p.model.top_k * share / chance, 1.0)
-            if rank < resident + upload:
+            if rank < on_gpu:
                 gpu += chance * float(p.costs.gpu(count))
             else:
-                cpu += chance * (
-                    float(p.costs.cpu(count, "ddr")) + count * p.model.expert_token_bytes * sum(1 / w.rate for w in ways(p))
-                )
-            if resident <= rank < resident + upload:
-                up += chance * float(p.costs.copy(p.model.expert_bytes, "ddr", "hbm"))
+                cpu += chance * float(p.costs.cpu(count, "ddr"))
+                pairs += chance * count
+            if resident <= rank < on_gpu:
+                link += chance * float(p.costs.copy(p.model.expert_bytes, "ddr", "hbm"))
         gpu += p.costs.calls("gpu").once
-        fixed = p.costs.calls("cpu").hand_over + sum(way.setup for way in ways(p))
-        cpu += fixed if resident + upload < len(layer) else 0.0
-        times.append(max(gpu, up, cpu))
+        if on_gpu < len(layer):
+            sent = min(pairs, tokens) * p.model.expert_token_bytes  # a token crosses once, whatever experts it has there
+            there, back = (sent / way.rate + way.setup for way in ways(p))
+            cpu += p.costs.calls("cpu").hand_over + there + back
+            link += back
+        times.append(max(gpu, link, cpu))
     return float(np.mean(times))
 
 
