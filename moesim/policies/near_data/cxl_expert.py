@@ -18,7 +18,7 @@ from moesim.policies.kit.dispatch import by_tokens, hot_by_rank, in_gpu_memory, 
 from moesim.policies.kit.migration import Terms
 from moesim.policies.kit.placement import Groups, HomeOrder, SizedPolicy, host_order, place, quota
 from moesim.policies.kit.sizing import host_room
-from moesim.policies.near_data.cxl_expert_classes import Memory, Thresholds, migrations, very_cold
+from moesim.policies.near_data.cxl_expert_classes import Memory, Thresholds, break_even, migrations, very_cold
 from moesim.policies.near_data.cxl_expert_lanes import HelperCosts
 from moesim.policies.near_data.cxl_expert_learner import Learner
 from moesim.policies.near_data.cxl_tiers import CxlUse, cxl_tiers, require_cxl
@@ -36,7 +36,8 @@ class CxlExpert(SizedPolicy):
     theta_low and in CXL memory it runs there, near data or on the CPU, whichever is done sooner; every other one is
     uploaded if its bytes over the link and the GPU are done sooner than the CPU, activations and the queues of this visit
     included (rule 2). Both thresholds are tokens: they start at the percentiles `hot` and `warm` of the expected load, by the
-    number of tokens in the visit, and follow the load, each for itself: theta_high up when uploads of hot experts make the GPU
+    number of tokens in the visit, theta_high no lower than an upload breaks even on idle lanes, and follow the load, each for
+    itself: theta_high up when uploads of hot experts make the GPU
     side end last, down when the others end last although all experts that become hot next would not; theta_low up when the GPU
     side ends last and uploads from CXL memory, down when the others do although one more such upload would not. A threshold of
     one token makes no expert hot. GPU memory holds the hottest experts of the profile; after every pass experts whose moving
@@ -144,7 +145,8 @@ class CxlExpert(SizedPolicy):
         )
         deployment = replace(deployment, activation_compression=self.activation_compression)
         step = self.step if self.adaptive and not self.learn else 0.0
-        thresholds = Thresholds.of(problem.popularity, self.hot, min(self.warm, self.hot), step)
+        least = break_even(problem, helpers) if step else 1.0
+        thresholds = Thresholds.of(problem.popularity, self.hot, min(self.warm, self.hot), step, least)
         memory = Memory.of(problem, deployment, cold, thresholds, host_room(problem, cut), helpers)
         if self.learn:
             thresholds.low = thresholds.high

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
-from moesim.contract import BatchPlan, Deployment, Moves, Problem, View, Visit
+from moesim.contract import BatchPlan, Deployment, Moves, Problem, View, Visit, first_count
 from moesim.policies.kit.layer_costs import expected_counts
 from moesim.policies.kit.migration import Terms, exchanges, under_way
 from moesim.policies.kit.placement import host_order, ranking, ranks
@@ -19,14 +19,17 @@ from moesim.policies.near_data.cxl_expert_lanes import HelperCosts, Lanes
 from moesim.policies.near_data.cxl_expert_learner import Learner
 from moesim.policies.near_data.cxl_tiers import cxl_tiers
 
-__all__ = ["Memory", "Thresholds", "migrations", "very_cold"]
+__all__ = ["Memory", "Thresholds", "break_even", "migrations", "very_cold"]
+
+_MOST = 1 << 20
+"""Tokens that no visit has."""
 
 
 @dataclass
 class Thresholds:
     """theta_high and theta_low in tokens: percentiles of the expected load, each times a factor that follows the load.
 
-    One factor for each power of two of the tokens in a visit, because prompts and single tokens load a machine differently.
+    theta_high starts no lower than an upload breaks even on idle lanes: below, rule 2 looks at the queues, too. One factor for each power of two of the tokens in a visit, because prompts and single tokens load a machine differently.
     """
 
     hot: FloatArray
@@ -35,23 +38,25 @@ class Thresholds:
     """[L] share up to which it is cold at first."""
     step: float
     """Most by which a factor grows or shrinks per visit, as a share; 0 fixes it."""
+    least: float = 1.0
+    """Tokens from which an expert is uploaded sooner than the CPU computes it, both idle."""
     high: dict[int, float] = field(default_factory=dict)
     """Binary digits of the tokens of a visit -> factor of theta_high, 1 at first."""
     low: dict[int, float] = field(default_factory=dict)
     """The same of theta_low; the same dictionary where both are learned together."""
 
     @classmethod
-    def of(cls, popularity: FloatArray, hot: float, cold: float, step: float) -> Thresholds:
+    def of(cls, popularity: FloatArray, hot: float, cold: float, step: float, least: float = 1.0) -> Thresholds:
         """From shares `popularity` [L, E] and percentiles by rank: exactly round(E * (1 - hot)) expected loads lie above."""
         falling = np.sort(popularity, axis=1)[:, ::-1]
         experts = popularity.shape[1]
         first, second = (min(round(experts * (1.0 - share)), experts - 1) for share in (hot, cold))
-        return cls(falling[:, first], falling[:, second], step)
+        return cls(falling[:, first], falling[:, second], step, least)
 
     def tokens(self, visit: Visit) -> tuple[float, float]:
         """(theta_high, theta_low) of a visit; more than theta_high tokens make an expert hot, which one token never does."""
         size, load = visit.tokens.bit_length(), float(visit.counts.sum())
-        high = max(load * float(self.hot[visit.layer]) * self.high.get(size, 1.0), 1.0)
+        high = max(max(load * float(self.hot[visit.layer]), self.least) * self.high.get(size, 1.0), 1.0)
         return high, min(load * float(self.cold[visit.layer]) * self.low.get(size, 1.0), high)
 
     def follow(self, visit: Visit, lanes: Lanes) -> None:
@@ -76,6 +81,26 @@ class Thresholds:
             self.low[size] = self.low.get(size, 1.0) * stride
         elif far > gpu and lanes.cold_upload < far:
             self.low[size] = self.low.get(size, 1.0) / stride
+
+
+def break_even(problem: Problem, helpers: dict[int, HelperCosts]) -> float:
+    """Tokens from which uploading an expert from the best host tier ends sooner than the CPU, both idle; 1 without a CPU.
+
+    At most a million, so that a threshold can fall from there.
+    """
+    beside = helpers.get(problem.cpu_index)
+    near = [tier for tier in host_order(problem) if tier not in cxl_tiers(problem)]
+    if beside is None or not near:
+        return 1.0
+    costs, tier = problem.costs, near[0]
+    upload = float(costs.copy(problem.model.expert_bytes, tier, problem.gpu_tier))
+    upload += costs.calls(problem.system.attending_gpu).apart
+    here = beside.fixed + beside.call
+
+    def uploaded_sooner(tokens: int) -> bool:
+        return here + beside.token * tokens + float(costs.cpu(tokens, tier)) >= upload + float(costs.gpu(tokens))
+
+    return min(first_count(uploaded_sooner, _MOST), float(_MOST))
 
 
 @dataclass

@@ -169,6 +169,7 @@ def test_the_threshold_follows_the_load_and_stays_between_one_token_and_the_most
     deployment = policy.deploy(p)
     visit, view = tiny.visit_of(p, deployment, 0, zipf_counts()), tiny.view_of(p, deployment)
     thresholds, seen = deployment.state.thresholds, []
+    thresholds.least = 1.0  # from the percentile
     for _ in range(60):
         seen.append(thresholds.tokens(visit)[0])
         chosen = policy.dispatch(visit, view)
@@ -178,6 +179,27 @@ def test_the_threshold_follows_the_load_and_stays_between_one_token_and_the_most
     assert ends(p, deployment, visit, chosen.device) < 0.8 * gpu_only
     small = tiny.visit_of(p, deployment, 0, np.ones(EXPERTS, dtype=np.int64))
     assert thresholds.tokens(small)[0] == 1.0  # a visit of other size has a threshold of its own
+
+
+def test_a_threshold_that_follows_the_load_starts_no_lower_than_an_upload_breaks_even():
+    p = scene(ndp=False)
+    deployment, visit, chosen = dispatched(CxlExpert(resident=False, migrate=0, cold_cost=0.0), p, zipf_counts())
+    high, cpu = int(deployment.state.thresholds.least), deployment.state.lanes._costs[p.cpu_index]
+
+    def by_cpu(tokens: int) -> float:
+        return cpu.fixed + cpu.call + cpu.token * tokens + float(p.costs.cpu(tokens, "ddr"))
+
+    def by_gpu(tokens: int) -> float:
+        upload = float(p.costs.copy(p.model.expert_bytes, "ddr", p.gpu_tier))
+        return upload + p.costs.calls(p.system.attending_gpu).apart + float(p.costs.gpu(tokens))
+
+    assert by_cpu(high - 1) < by_gpu(high - 1)
+    assert by_cpu(high) >= by_gpu(high)
+    assert np.count_nonzero(visit.counts > high) == 1  # no other upload is forced: rule 2 looks at the queues
+    assert deployment.state.thresholds.tokens(visit)[0] == pytest.approx(high, rel=0.5)
+    assert (chosen.device == p.cpu_index).any()
+    fixed = CxlExpert(**FIXED).deploy(p).state.thresholds
+    assert fixed.tokens(visit)[0] < high
 
 
 def test_idle_lanes_bring_the_threshold_down_again():
