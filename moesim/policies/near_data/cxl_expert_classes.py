@@ -29,7 +29,8 @@ _MOST = 1 << 20
 class Thresholds:
     """theta_high and theta_low in tokens: percentiles of the expected load, each times a factor that follows the load.
 
-    theta_high starts no lower than an upload breaks even on idle lanes: below, rule 2 looks at the queues, too. One factor for each power of two of the tokens in a visit, because prompts and single tokens load a machine differently.
+    theta_high starts no lower than an upload breaks even on idle lanes: below, rule 2 looks at the queues, too. One factor
+    for each power of two of the tokens in a visit, because prompts and single tokens load a machine differently.
     """
 
     hot: FloatArray
