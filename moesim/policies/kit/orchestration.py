@@ -160,13 +160,13 @@ def _cpu_side(
     costs, cpu = problem.costs, str(problem.costs.cpu_name)
     calls, memory = costs.calls(cpu), problem.memory_of(cpu)
     on_gpu = costs.calls(problem.system.attending_gpu)
-    some = np.arange(problem.experts + 1) < problem.experts
+    nonempty = np.arange(problem.experts + 1) < problem.experts
     sent = np.minimum(_rest(chance * counts), tokens) * problem.model.expert_token_bytes
     there, back = costs.path(problem.gpu_tier, memory), costs.path(memory, problem.gpu_tier)
-    returning = np.where(some, sent / back.rate + back.setup, 0.0)
+    returning = np.where(nonempty, sent / back.rate + back.setup, 0.0)
     work = _rest(chance * (costs.cpu(counts, tier) + calls.per_call))
     fixed = calls.hand_over + calls.once + (calls.before if on_gpu.fused else _sums(chance * calls.before))
-    return work + returning + np.where(some, sent / there.rate + there.setup + fixed, 0.0), returning
+    return work + returning + np.where(nonempty, sent / there.rate + there.setup + fixed, 0.0), returning
 
 
 def _rest(values: FloatArray) -> FloatArray:
