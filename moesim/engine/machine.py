@@ -6,9 +6,9 @@ Knows nothing of layers, passes or policies.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from moesim import jit
 from moesim.contract import Problem
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["STALLS", "EngineKind", "Machine", "repaid", "up_queue"]
 
 EngineKind = Literal["auto", "kernel", "reference", "events"]
+_Times = TypeVar("_Times")
 _PLAIN = ("reference", "events")
 ARRIVALS = "arrivals"
 """The lane that is critical while no request has work; it does not count as busy."""
@@ -157,7 +158,7 @@ class Machine:
         """Lane -> ps at work so far, what runs now counted up to now; waiting for requests is not work."""
         return self.named(self.engine.busy())
 
-    def named(self, busy: Sequence[int]) -> dict[str, int]:
+    def named(self, busy: Iterable[_Times]) -> dict[str, _Times]:
         """Lane -> ps at work, by the number of the lane."""
         times = zip(self.program.lanes, busy, strict=False)
         return {lane: time for lane, time in times if lane != ARRIVALS}

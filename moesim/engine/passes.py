@@ -89,7 +89,7 @@ class Pass:
 def core_work(model: Architecture, part: Part) -> tuple[FloatArray, FloatArray]:
     """[D] FLOP of the attention core of each decoder layer, and [D] bytes of keys and values that it reads."""
     if part.phase == "decode":
-        return model.core_flops_decode(part.context), model.core_bytes_decode(part.context)
+        return model.core_work_decode(part.context)
     sizes = part.new_tokens, part.before
     return model.core_flops_prefill(*sizes), model.core_bytes_prefill(*sizes)
 

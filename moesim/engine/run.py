@@ -114,11 +114,12 @@ def _job(context: Context, routing: RoutingTable, scheduler: Scheduler, progress
             continue
         if plan.moves:
             carry(context, plan.moves)
-        walked = series.walk(index)
+        walked, tokens = series.walk(index)
         if not walked:
-            walked = _step(context, pass_of(index, plan, job, routing, expert_batch), scheduler, stream, cache)
-        done += sum(row.tokens for row in context.recorder.passes[index:]) if progress is not None else 0
-        index += walked
+            step = pass_of(index, plan, job, routing, expert_batch)
+            _step(context, step, scheduler, stream, cache)
+            walked, tokens = 1, int(step.new_tokens.sum())
+        index, done = index + walked, done + tokens
         if progress is not None:
             progress(min(done, total), total)
     series.close()

@@ -5,7 +5,7 @@ Knows the order of things in a step; times nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
@@ -15,6 +15,7 @@ from moesim.arrays import BoolArray, FloatArray, IntArray
 from moesim.contract import Problem, Series, Visit
 from moesim.contract.steps import Scheduler
 from moesim.engine.books.steps import StepBooks
+from moesim.engine.books.walked import Walked, WalkedSteps
 from moesim.engine.cached import Snapshot, cached_residents, check_cached
 from moesim.engine.context import Context
 from moesim.engine.dispatches import Answers, batched
@@ -52,19 +53,38 @@ class _Steps:
     series: Series
     of: IntArray
     """[N] number of the step of each sequence."""
+    prompt: IntArray
+    """[N] tokens of its prompt."""
     decoding: BoolArray
     """[N] whether it passes one generated token."""
-    counts: IntArray
-    """[n, L, E] tokens per expert."""
+
+    @classmethod
+    def of_series(cls, series: Series, job: Job) -> _Steps:
+        """All steps of a series."""
+        of, prompt = np.repeat(np.arange(len(series.sizes)), series.sizes), job.prompt[series.requests]
+        return cls(series, of, prompt, (series.new_tokens == 1) & (series.before >= prompt))
+
+    def first(self, steps: int) -> _Steps:
+        """The first `steps` of them."""
+        if steps == self.number:
+            return self
+        series = self.series.first(steps)
+        sequences = len(series.requests)
+        return _Steps(series, self.of[:sequences], self.prompt[:sequences], self.decoding[:sequences])
 
     @cached_property
     def number(self) -> int:
         """n."""
         return len(self.series.sizes)
 
+    @cached_property
+    def _begins(self) -> IntArray:
+        """[n] the first sequence of each step."""
+        return np.cumsum(self.series.sizes) - self.series.sizes
+
     def sums(self, values: IntArray | BoolArray) -> IntArray:
         """[n] sums of `values` [N]."""
-        return np.bincount(self.of, weights=values, minlength=self.number).astype(np.int64)
+        return np.add.reduceat(values, self._begins, dtype=np.int64)
 
     @cached_property
     def tokens(self) -> IntArray:
@@ -74,26 +94,23 @@ class _Steps:
     @cached_property
     def decodes(self) -> BoolArray:
         """[n] whether nothing but generated tokens passes: such a step goes by the plan of decode."""
-        return np.asarray(self.sums(self.decoding) == self.series.sizes)
+        return np.asarray(self.decoded == self.series.sizes)
 
+    @cached_property
+    def decoded(self) -> IntArray:
+        """[n] sequences that pass one generated token."""
+        return self.sums(self.decoding)
 
-def _met(series: Series, job: Job, routing: RoutingTable) -> _Steps:
-    of = np.repeat(np.arange(len(series.sizes)), series.sizes)
-    prompt = job.prompt[series.requests]
-    check_plan(job, series, of * job.requests + series.requests)
-    decoding = _decoding(series, job)
-    tokens_of = series.requests[decoding], (series.before - prompt)[decoding], of[decoding]
-    counts = routing.step_counts(*tokens_of, len(series.sizes))
-    for step in dict.fromkeys(of[~decoding].tolist()):
-        read = (of == step) & ~decoding
-        begin, new = series.before[read], series.new_tokens[read]
-        counts[step] += routing.chunk_counts(series.requests[read], begin, begin + new, prompt[read])
-    return _Steps(series, of, decoding, counts)
-
-
-def _decoding(series: Series, job: Job) -> BoolArray:
-    """[N] sequences that pass one generated token."""
-    return np.asarray((series.new_tokens == 1) & (series.before >= job.prompt[series.requests]))
+    def counts(self, routing: RoutingTable) -> IntArray:
+        """[n, L, E] tokens per expert."""
+        series, of, prompt, decoding = self.series, self.of, self.prompt, self.decoding
+        tokens_of = series.requests[decoding], (series.before - prompt)[decoding], of[decoding]
+        counts = routing.step_counts(*tokens_of, self.number)
+        for step in dict.fromkeys(of[~decoding].tolist()):
+            read = (of == step) & ~decoding
+            begin, new = series.before[read], series.new_tokens[read]
+            counts[step] += routing.chunk_counts(series.requests[read], begin, begin + new, prompt[read])
+        return counts
 
 
 def _parts(steps: _Steps, of: IntArray, number: int, problem: Problem, kinds: list[int], known: _Known) -> Parts:
@@ -114,8 +131,7 @@ def _parts(steps: _Steps, of: IntArray, number: int, problem: Problem, kinds: li
         flops[group, 0], nbytes[group, 0] = known[sizes]
     if decoding.any():
         context, groups = series.before[decoding] + 1, Groups(of[decoding], number)
-        flops[:, 1] = model.core_flops_decode(context, groups)[:, kinds]
-        nbytes[:, 1] = model.core_bytes_decode(context, groups)[:, kinds]
+        flops[:, 1], nbytes[:, 1] = (work[:, kinds] for work in model.core_work_decode(context, groups))
     tokens, decodes, sampled = (
         np.bincount(of, weights=weights, minlength=number).astype(np.int64)
         for weights in (series.new_tokens, decoding, series.yields)
@@ -183,40 +199,39 @@ class SeriesWalk:
             self._programs: dict[int, GpuSteps] = {}
             """By the number of micro-batches."""
             self._books = StepBooks(context.operations, context.tally, self._program(1).layers_of_kind)
+            self._walked = WalkedSteps(context.recorder, problem.job, context.machine.named)
 
-    def walk(self, index: int) -> int:
-        """Walks from the step composed last on, which has number `index`; how many steps that were, 0 for none."""
+    def walk(self, index: int) -> tuple[int, int]:
+        """Walks from the step composed last on, which has number `index`; how many steps that were, and tokens in them."""
         if not self._takes:
-            return 0
+            return 0, 0
         context, scheduler = self._context, self._scheduler
-        until = scheduler.until()
-        series = scheduler.sure(self._most(until))
-        fitting, micro_batches = self._fitting(series)
+        until, job = scheduler.until(), context.problem.job
+        steps = _Steps.of_series(scheduler.sure(self._most(until)), job)
+        fitting, micro_batches = self._fitting(steps)
         if fitting == 0:
             self._settle()
-            return 0
-        steps = _met(series.first(fitting), context.problem.job, self._routing)
+            return 0, 0
+        steps = steps.first(fitting)
+        check_plan(job, steps.series, steps.of * job.requests + steps.series.requests)
+        counts = steps.counts(self._routing)
         program = self._program(micro_batches)
         parts = pieces = _parts(steps, steps.of, steps.number, context.problem, program.kinds, self._known)
         if micro_batches > 1:
             of = steps.of * micro_batches + self._micro_batch(steps)
             pieces = _parts(steps, of, steps.number * micro_batches, context.problem, program.kinds, self._known)
         begin = context.machine.now
-        done, laps = self._run(index, steps, program.templates(parts, pieces), k.MOST if until is None else until)
-        number = len(done)
-        if number < steps.number:
-            series = series.first(number)
-            steps = replace(steps, series=series, of=steps.of[: len(series.requests)], counts=steps.counts[:number])
-            steps = replace(steps, decoding=steps.decoding[: len(series.requests)])
+        templates = program.templates(parts, pieces)
+        done, laps = self._run(index, steps, counts, templates, k.MOST if until is None else until)
+        steps = steps.first(len(done))
         cut = pieces.tokens.reshape(-1, micro_batches)
         for decodes, phase in enumerate(PHASES):
             of_phase = np.flatnonzero(steps.decodes == bool(decodes))
             if len(of_phase):
-                self._books.add(phase, parts.rows(of_phase), cut[of_phase], steps.counts[of_phase])
+                self._books.add(phase, parts.rows(of_phase), cut[of_phase], counts[of_phase])
         self._booked = True
-        self._close(index, steps, begin, done, laps)
-        scheduler.passed(done[:, k.STEP_END].tolist())
-        return number
+        self._close(steps, begin, done, laps)
+        return steps.number, int(steps.tokens.sum())
 
     def close(self) -> None:
         """Enters what was done into the books of the run."""
@@ -229,6 +244,7 @@ class SeriesWalk:
         if not self._booked:
             return
         self._booked, context = False, self._context
+        self._walked.enter()
         context.recorder.close_phase(None)
         for phase in PHASES:
             context.ledger.close_pass(phase, list(context.machine.program.lanes))
@@ -247,15 +263,15 @@ class SeriesWalk:
             most = min(most, max(until - self._context.machine.now, 0) // self._pace + beyond)
         return max(1, min(most, _ROOM // max(problem.layers * problem.experts, 1)))
 
-    def _fitting(self, series: Series) -> tuple[int, int]:
+    def _fitting(self, steps: _Steps) -> tuple[int, int]:
         """How many of the steps pass attention in as many micro-batches as the first, and how many these are.
 
         No step that holds both prompts and decodes in more than one, for these are cut apart.
         """
-        plan, decoding = self._context.deployment.plan, _decoding(series, self._context.problem.job)
-        of = np.repeat(np.arange(len(series.sizes)), series.sizes)
-        decodes = np.bincount(of, weights=decoding, minlength=len(series.sizes)).astype(np.int64)
-        prompts = series.sizes - decodes
+        plan, sizes, decodes = self._context.deployment.plan, steps.series.sizes, steps.decoded
+        if int(sizes.max()) <= min(plan.prefill.micro_batch, plan.decode.micro_batch):
+            return steps.number, 1
+        prompts = sizes - decodes
         number = np.maximum(-(-prompts // plan.prefill.micro_batch), -(-decodes // plan.decode.micro_batch))
         number[(number > 1) & (prompts > 0) & (decodes > 0)] = 0
         alike = number == number[0]
@@ -267,7 +283,9 @@ class SeriesWalk:
         place = np.arange(len(steps.of)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         return place // np.where(steps.decodes[steps.of], plan.decode.micro_batch, plan.prefill.micro_batch)
 
-    def _run(self, index: int, steps: _Steps, templates: StepTemplates, until: int) -> tuple[IntArray, IntArray]:
+    def _run(
+        self, index: int, steps: _Steps, counts: IntArray, templates: StepTemplates, until: int
+    ) -> tuple[IntArray, IntArray]:
         """Hands the steps to the engine: [done, STEP_WIDTH] those that were walked, and [done, lanes] ps at work."""
         context, number = self._context, steps.number
         layers = context.problem.layers
@@ -283,12 +301,12 @@ class SeriesWalk:
         plan[:, k.STEP_DECODES] = steps.decodes
         plan[:, k.STEP_SERIAL] = np.where(steps.decodes, context.tables.serial("decode"), context.tables.serial("prefill"))
         plan[:, k.STEP_ROWS] = np.arange(1, number + 1) * (layers + 1)
-        rows = self._rows(index, steps) if layers else np.zeros(k.R_HEADER, dtype=np.int64)
+        rows = self._rows(index, steps, counts) if layers else np.zeros(k.R_HEADER, dtype=np.int64)
         status, done, laps = self._engine.walk_steps(rows, plan, until)
         refuse(status, context.tables)
         if self._snapshot is not None and len(done) < number:
             self._snapshot.restore()
-            self._cached(steps.counts[: len(done)])
+            self._cached(counts[: len(done)])
         return done, laps
 
     def _cached(self, counts: IntArray) -> BoolArray:
@@ -299,14 +317,14 @@ class SeriesWalk:
         steps = [slice(first, first + layers) for first in range(0, len(of), layers)]
         return cached_residents(self._context, of, counts.reshape(-1, experts), steps)
 
-    def _rows(self, index: int, steps: _Steps) -> IntArray:
-        """`R` of the kernel."""
+    def _rows(self, index: int, steps: _Steps, of_steps: IntArray) -> IntArray:
+        """`R` of the kernel, for steps with `of_steps` [n, L, E] tokens."""
         context = self._context
-        number, layers, experts = steps.counts.shape
-        counts, of = steps.counts.reshape(-1, experts), np.tile(np.arange(layers), number)
+        number, layers, experts = of_steps.shape
+        counts, of = of_steps.reshape(-1, experts), np.tile(np.arange(layers), number)
         demand, ruled = _Asked(context, counts, of), context.deployment.ruled
         if ruled:
-            demand.resident = self._cached(steps.counts)
+            demand.resident = self._cached(of_steps)
         answers = self._answers(index, steps, demand)
         if ruled:
             check_cached(context, answers, counts)
@@ -315,7 +333,7 @@ class SeriesWalk:
 
     def _answers(self, index: int, steps: _Steps, demand: _Asked) -> Answers:
         """The policy's answers, asked for all visits of neighbouring steps of a phase in one."""
-        context, layers = self._context, steps.counts.shape[1]
+        context, layers = self._context, self._context.problem.layers
         tokens = np.repeat(steps.tokens, layers)
         edges = [0, *(np.flatnonzero(np.diff(steps.decodes)) + 1).tolist(), steps.number]
         parts = []
@@ -337,20 +355,10 @@ class SeriesWalk:
             )
         return Answers(np.concatenate([part.device for part in parts]), order, load)
 
-    def _close(self, index: int, steps: _Steps, begin: int, done: IntArray, laps: IntArray) -> None:
+    def _close(self, steps: _Steps, begin: int, done: IntArray, laps: IntArray) -> None:
         """Books steps that have ended."""
-        recorder, job, series = self._context.recorder, self._context.problem.job, steps.series
-        ends = done[:, k.STEP_END]
-        self._pace = int(ends[-1]) - (int(ends[-2]) if len(ends) > 1 else begin)
-        generated = series.before + series.new_tokens - job.prompt[series.requests] + 1
-        first = series.yields & (generated == 1)
-        ending = series.yields & (generated == job.output[series.requests])
-        recorder.first_token[series.requests[first]] = ends[steps.of[first]]
-        recorder.finish[series.requests[ending]] = ends[steps.of[ending]]
-        self._cache.pass_through(series, steps.of, ending)
-        columns = (steps.decodes, series.sizes, steps.tokens, *done[:, k.STEP_ACTIVATIONS : k.STEP_WIDTH].T)
-        numbers = np.arange(index, index + len(ends))
-        starts = np.concatenate([[begin], ends[:-1]])
-        recorder.passes.extend(np.stack([numbers, columns[0], starts, ends, *columns[1:]], axis=1))
-        for lap in laps.tolist():
-            recorder.breakdown.laps.append(self._context.machine.named(lap))
+        ends = done[:, k.STEP_END].tolist()
+        self._pace = ends[-1] - (ends[-2] if len(ends) > 1 else begin)
+        self._cache.pass_through(steps.series, steps.of)
+        self._walked.add(Walked(steps.series, steps.of, steps.tokens, steps.decodes, begin, done, laps))
+        self._scheduler.passed(ends)

@@ -189,11 +189,7 @@ class AttentionWork(Shape):
 
         `context`: [S] tokens attended to, the new one included. MLA in its absorbed form; the scores of an indexer are in it.
         """
-        linear = self.linear.decode_flops * summed(np.ones_like(context), groups) if self.linear else 0.0
-        flops = self._cached(lambda kind: kind.decode_flops) * self._attended(context, groups)
-        if self.indexer:
-            flops = flops + self._of_indexers(self.indexer.score_flops) * entries(context, self._rates, groups=groups)
-        return self._per_layer(flops, linear)
+        return self.core_work_decode(context, groups)[0]
 
     def core_bytes_decode(self, context: ArrayLike, groups: Groups | None = None) -> FloatArray:
         """[layers] bytes of cache that the attention core reads for one new token of each sequence, as `core_flops_decode`.
@@ -201,11 +197,22 @@ class AttentionWork(Shape):
         `context`: [S] tokens attended to, the new one included. Linear attention reads and writes its state; an indexer reads
         its keys of all tokens.
         """
-        states = 2.0 * self.state_bytes * summed(np.ones_like(context), groups) if self.linear else 0.0
-        read = self._pair_bytes * self._attended(context, groups)
+        return self.core_work_decode(context, groups)[1]
+
+    def core_work_decode(self, context: ArrayLike, groups: Groups | None = None) -> tuple[FloatArray, FloatArray]:
+        """`core_flops_decode` and `core_bytes_decode`."""
+        linear: FloatArray | float = 0.0
+        states: FloatArray | float = 0.0
+        if self.linear:
+            number = summed(np.ones_like(context), groups)
+            linear, states = self.linear.decode_flops * number, 2.0 * self.state_bytes * number
+        seen = self._attended(context, groups)
+        flops, read = self._cached(lambda kind: kind.decode_flops) * seen, self._pair_bytes * seen
         if self.indexer:
-            read = read + self._index_bytes * entries(context, self._rates, groups=groups)
-        return self._per_layer(read, states)
+            chosen = entries(context, self._rates, groups=groups)
+            flops = flops + self._of_indexers(self.indexer.score_flops) * chosen
+            read = read + self._index_bytes * chosen
+        return self._per_layer(flops, linear), self._per_layer(read, states)
 
     def core_flops_prefill(self, prompt: ArrayLike, before: ArrayLike = 0, groups: Groups | None = None) -> FloatArray:
         """[layers] FLOP of the attention core for `prompt` [S] tokens of prompts, causal half only; MLA expanded.

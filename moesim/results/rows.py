@@ -109,6 +109,15 @@ class BusyRows:
             if len(times) < self._rows:
                 times.append(0)
 
+    def extend(self, busy: Mapping[str, NDArray[np.int64]], passes: int) -> None:
+        """Adds passes: lane -> [passes] ps."""
+        for lane, times in busy.items():
+            before = self._lanes.setdefault(lane, array("q", bytes(8 * self._rows)))
+            before.frombytes(np.ascontiguousarray(times, dtype=np.int64).tobytes())
+        self._rows += passes
+        for before in self._lanes.values():
+            before.frombytes(bytes(8 * (self._rows - len(before))))
+
     def __len__(self) -> int:
         return self._rows
 

@@ -106,8 +106,8 @@ class Served:
     """[R] prompt tokens that the prefix cache saved."""
     refused: dict[int, str]
     """Number of a request that was not taken in -> why."""
-    gaps: Sequence[int]
-    """Times between two tokens of a request."""
+    gaps: IntArray
+    """[n, 2] time between two tokens of a request, and how many tokens came out that long after the one before."""
     levels: Sequence[int]
     """Time, running, waiting, KV blocks in use, one row behind the other, each until the next."""
     blocks: int
@@ -175,7 +175,7 @@ def summary_fields(served: Served | None, requests: Columns, makespan: float) ->
     counted = served.counts("queue_s")
     return {
         "queue_s": describe(requests["queue_s"][counted]),
-        "itl_s": describe(np.array(served.gaps, dtype=np.int64) / SECOND),
+        "itl_s": describe(served.gaps[:, 0] / SECOND, served.gaps[:, 1]),
         "slo": _kept(served, requests, makespan),
         "preemptions": int(served.preemptions.sum()),
     }

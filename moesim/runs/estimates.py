@@ -70,16 +70,16 @@ def counted(scheduler: Any, rows: WindowRows) -> Counted:
     ledger, windows = scheduler.ledger, len(rows.begin)
     since = np.array([scheduler.counted_from(window) for window in range(windows)])
     first = (rows.produced == 0) & (ledger.first_token >= since[rows.window])
-    gaps = np.array([last - begin for begin, last in scheduler.gap_marks], dtype=np.int64)
-    of_gap = np.repeat(np.arange(windows), gaps)
-    gap_s = np.asarray(counted_gaps(scheduler), dtype=np.float64) / SECOND
+    rows_of_window = counted_gaps(scheduler)
+    gaps = np.array([gap_rows[:, 1].sum() for gap_rows in rows_of_window])
+    gap_s = np.repeat(*np.concatenate(rows_of_window).T) / SECOND
     return Counted(
         first=first,
         finish=ledger.finish >= since[rows.window],
         ttft=np.where(first, (ledger.first_token - ledger.arrival) / SECOND, np.nan),
         waited=np.maximum(rows.begin[rows.window] - rows.arrival, 0.0),
         window=rows.window,
-        gap_time=np.bincount(of_gap, weights=gap_s, minlength=windows).astype(np.float64),
+        gap_time=np.bincount(np.repeat(np.arange(windows), gaps), weights=gap_s, minlength=windows).astype(np.float64),
         gaps=gaps.astype(np.float64),
         seconds=(np.array(scheduler.closed) - since) / SECOND,
     )

@@ -36,7 +36,7 @@ def served_by(
         preemptions=np.array([sequence.preemptions for sequence in sequences], dtype=np.int64),
         cached=np.array([sequence.hits for sequence in sequences], dtype=np.int64),
         refused=ledger.refused,
-        gaps=counted_gaps(scheduler) if isinstance(scheduler, WindowedServing) else ledger.gaps,
+        gaps=np.concatenate(counted_gaps(scheduler)) if isinstance(scheduler, WindowedServing) else _rows(ledger.gaps),
         levels=ledger.levels,
         blocks=pool.total,
         block_size=pool.size,
@@ -65,9 +65,13 @@ def _drifts(workload: Any, arrival: IntArray) -> list[Disruption]:
     return [Disruption("popularity", None, int(arrival[changed[0]]), end, 0)]
 
 
-def counted_gaps(scheduler: WindowedServing) -> list[int]:
-    """The gaps between tokens (ps) that count, window by window."""
-    return [gap for first, last in scheduler.gap_marks for gap in scheduler.ledger.gaps[first:last]]
+def counted_gaps(scheduler: WindowedServing) -> list[IntArray]:
+    """[W][n, 2] the gaps between tokens (ps) that count in each window, and how many tokens came out so late."""
+    return [_rows(scheduler.ledger.gaps[first:last]) for first, last in scheduler.gap_marks]
+
+
+def _rows(numbers: Sequence[int]) -> IntArray:
+    return np.array(numbers, dtype=np.int64).reshape(-1, 2)
 
 
 def stamp(recorder: Recorder, scheduler: Any) -> None:

@@ -81,8 +81,7 @@ class BlockPool:
         if missing > 0:
             if missing > len(self._free):
                 return False
-            for _ in range(missing):
-                sequence.blocks.append(self._take())
+            sequence.blocks += self._take(missing)
         if self.prefix_cache:
             self._index(sequence, min(tokens, sequence.tokens) // self.size)
         return True
@@ -96,21 +95,24 @@ class BlockPool:
         sequence.blocks = []
         sequence.indexed = 0
 
-    def _take(self) -> int:
-        block, _ = self._free.popitem(last=False)
-        key = self._key[block]
-        if key is not _NOBODY:
-            if self._cached.get(key) == block:
-                del self._cached[key]
-            self._key[block] = _NOBODY
-        self._users[block] = 1
-        return block
+    def _take(self, number: int) -> list[int]:
+        """The `number` blocks that have been free for longest; the cache forgets their tokens."""
+        keys, cached, users, taken = self._key, self._cached, self._users, []
+        for _ in range(number):
+            block, _ = self._free.popitem(last=False)
+            key = keys[block]
+            if key is not _NOBODY:
+                if cached.get(key) == block:
+                    del cached[key]
+                keys[block] = _NOBODY
+            users[block] = 1
+            taken.append(block)
+        return taken
 
     def _index(self, sequence: Sequence, full: int) -> None:
         """Lets the cache know the first `full` blocks of `sequence`."""
-        while sequence.indexed < full:
-            block = sequence.blocks[sequence.indexed]
-            key = sequence.key(sequence.indexed, self.size)
+        for place in range(sequence.indexed, full):
+            block, key = sequence.blocks[place], sequence.key(place, self.size)
             if self._cached.setdefault(key, block) == block:
                 self._key[block] = key
-            sequence.indexed += 1
+        sequence.indexed = max(sequence.indexed, full)

@@ -122,7 +122,7 @@ class ContinuousSession(Session):
         size, free = self.pool.size, self.pool.free
         while steps and int(np.maximum(-(-(computed + np.minimum(steps, output)) // size) - held, 0).sum()) > free:
             steps //= 2
-        return Steady(going, output, steps) if steps else None
+        return Steady(going, computed, output, steps) if steps else None
 
     def _cut(self, tokens: int, budget: int) -> int:
         """How many of `tokens` a step takes that has `budget` left."""

@@ -125,15 +125,13 @@ def _series(plans: list[StepPlan], steady: Steady | None) -> Series:
     composed = Series.of(plans)
     if steady is None:
         return composed
-    numbers, computed = np.array([(s.number, s.computed) for s in steady.sequences], dtype=np.int64).T
-    step = np.arange(steady.steps)[:, None]
-    there = step < steady.remaining
-    ones = np.ones(int(np.count_nonzero(there)), dtype=np.int64)
+    step, place = steady.taking_part(steady.steps)
+    numbers, ones = np.array([sequence.number for sequence in steady.sequences], dtype=np.int64), np.ones_like(step)
     return Series(
-        np.concatenate([composed.sizes, np.count_nonzero(there, axis=1)]),
-        np.concatenate([composed.requests, np.broadcast_to(numbers, there.shape)[there]]),
+        np.concatenate([composed.sizes, np.bincount(step)]),
+        np.concatenate([composed.requests, numbers[place]]),
         np.concatenate([composed.new_tokens, ones]),
-        np.concatenate([composed.before, (computed + step)[there]]),
+        np.concatenate([composed.before, steady.computed[place] + step]),
         np.concatenate([composed.yields, ones.astype(np.bool_)]),
         composed.dropped,
         None if composed.from_prefix is None else np.concatenate([composed.from_prefix, np.zeros_like(ones)]),

@@ -53,7 +53,8 @@ class Ledger:
     refused: dict[int, str] = field(default_factory=dict)
     """Number of a request that was not taken in -> why."""
     gaps: array[int] = field(default_factory=lambda: array("q"))
-    """Times between two tokens of a request, in the order in which the second came out."""
+    """Time between two tokens of a request (ps), and how many tokens came out that long after the one before; a row behind
+    the other, in the order in which they came out."""
     levels: array[int] = field(default_factory=lambda: array("q"))
     """Time, running, waiting, KV blocks in use, a row behind the other, whenever a step was or could have been composed."""
 
@@ -125,13 +126,17 @@ class Server:
     def _stamp(self, yields: list[Sequence], end: int) -> None:
         """An output token of each comes out."""
         ledger, latest = self.ledger, self._latest
+        tokens: dict[int, int] = {}
         for sequence in yields:
             number = sequence.number
             if sequence.sampled:
-                ledger.gaps.append(end - latest[number])
+                gap = end - latest[number]
+                tokens[gap] = tokens.get(gap, 0) + 1
             else:
                 ledger.first_token[number] = end
             latest[number] = end
+        for row in tokens.items():
+            ledger.gaps.extend(row)
 
     def _gone(self, ended: list[Sequence], end: int) -> None:
         """These have had their last token."""
@@ -168,8 +173,9 @@ class Server:
                 if run is not None and number == composed - 1:
                     run.begin()
             elif run is not None:
-                self.ledger.gaps.extend([end - ends[number - 1]] * run.in_step[number - composed])
-                self._gone(self.session.come_out(run.yields(number - composed)), end)
+                self.ledger.gaps.extend((end - ends[number - 1], run.in_step[number - composed]))
+                if yields := run.yields(number - composed):
+                    self._gone(self.session.come_out(yields), end)
             if number == len(ends) - 1:
                 break
             if run is not None and number < steps:

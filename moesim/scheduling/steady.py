@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import NamedTuple
 
+import numpy as np
+
 from moesim.arrays import IntArray
 from moesim.scheduling.blocks import BlockPool
 from moesim.scheduling.sequence import Sequence
@@ -20,10 +22,16 @@ class Steady(NamedTuple):
 
     sequences: list[Sequence]
     """[S] in the order of a step."""
+    computed: IntArray
+    """[S] tokens that the steps before have computed."""
     remaining: IntArray
     """[S] steps that each is in, from the first on."""
     steps: int
     """How many are sure."""
+
+    def taking_part(self, steps: int) -> tuple[IntArray, IntArray]:
+        """Step and place of each sequence that is in one of the first `steps` steps, [N] each, step by step."""
+        return np.nonzero(np.arange(steps)[:, None] < self.remaining)
 
 
 class SteadyRun:
@@ -34,23 +42,20 @@ class SteadyRun:
 
     def __init__(self, steady: Steady, steps: int, ahead: int, pool: BlockPool) -> None:
         self._pool, self._ahead, self._steps = pool, ahead, steps
-        self._remaining = steady.remaining.tolist()
+        self._remaining, self._computed = steady.remaining.tolist(), steady.computed.tolist()
         self.sequences = steady.sequences
-        self._computed = [sequence.computed for sequence in steady.sequences]
         self._sampled: list[int] = []
         self._settled = False
-        self.in_step: list[int] = [0] * steps
+        step, place = steady.taking_part(steps)
+        self.in_step: list[int] = np.bincount(step, minlength=steps).tolist()
         """Sequences of each step."""
         self._ending: dict[int, list[int]] = defaultdict(list)
+        for number, remaining in enumerate(self._remaining):
+            self._ending[remaining - 1].append(number)
         self._blocks: dict[int, list[int]] = defaultdict(list)
-        size = pool.size
-        for place, (computed, remaining) in enumerate(zip(self._computed, self._remaining, strict=True)):
-            self._ending[remaining - 1].append(place)
-            for rest in {0, 1 % size}:  # a block is complete, or the next one begins
-                for step in range((rest - computed - 1) % size, min(remaining, steps), size):
-                    self._blocks[step].append(place)
-        for step in range(steps):
-            self.in_step[step] = sum(remaining > step for remaining in self._remaining)
+        met = (steady.computed[place] + step + 1) % pool.size <= 1 % pool.size  # a block is complete, or the next one begins
+        for row, number in zip(step[met].tolist(), place[met].tolist(), strict=True):
+            self._blocks[row].append(number)
 
     def begin(self) -> None:
         """The composed steps have ended."""
@@ -59,7 +64,7 @@ class SteadyRun:
     def compose(self, step: int) -> None:
         """Composes a step: sequences take the blocks that they need for it."""
         ended = step + 1 - self._ahead
-        for place in sorted(set(self._blocks.get(step, ()))):
+        for place in self._blocks.get(step, ()):
             sequence = self.sequences[place]
             if ended >= 0:
                 sequence.sampled = self._sampled[place] + ended

@@ -64,7 +64,7 @@ class WindowedServing(Serving):
         """ps at which each window was cut."""
         self._played: list[Sequence] = []
         self.gap_marks: list[tuple[int, int]] = []
-        """For each window the first of its gaps that counts, and the one behind its last."""
+        """For each window where in `Ledger.gaps` those that count begin, and where they end."""
         self._low = self._high = 0
         self._cut: list[int] = []
         self._dropped: IntArray = np.zeros(0, dtype=np.int64)

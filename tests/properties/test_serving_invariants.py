@@ -58,9 +58,10 @@ def test_requests_tokens_and_blocks_are_conserved(name: str, requests: list[tupl
     refused = np.isin(np.arange(len(lengths)), list(ledger.refused))
     assert (done ^ refused).all()
     prompt, output = np.array(lengths).T
-    assert len(ledger.gaps) == (output - 1)[done].sum()
-    assert sum(ledger.gaps) == (ledger.finish - ledger.first_token)[done].sum()
-    assert min(ledger.gaps, default=1) > 0
+    gap, tokens = np.array(ledger.gaps, dtype=np.int64).reshape(-1, 2).T
+    assert tokens.sum() == (output - 1)[done].sum()
+    assert (gap * tokens).sum() == (ledger.finish - ledger.first_token)[done].sum()
+    assert gap.min(initial=1) > 0
     assert (held[done] == (prompt + output - 1)[done]).all()
     assert (np.array(arrival)[done] <= ledger.queued[done]).all()
     assert (ledger.queued[done] <= ledger.scheduled[done]).all()

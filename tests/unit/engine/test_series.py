@@ -72,15 +72,16 @@ def test_steps_of_a_series_are_those_timed_one_by_one(case: str, monkeypatch: py
     walked: list[int] = []
     walk = series.SeriesWalk.walk
 
-    def counted(self: series.SeriesWalk, index: int) -> int:
-        walked.append(walk(self, index))
-        return walked[-1]
+    def counted(self: series.SeriesWalk, index: int) -> tuple[int, int]:
+        steps, tokens = walk(self, index)
+        walked.append(steps)
+        return steps, tokens
 
     monkeypatch.setattr(series.SeriesWalk, "walk", counted)
     result = _run(case)
     assert max(walked) > 1
     assert sum(walked) == len(result.columns["steps"]["step"])
-    monkeypatch.setattr(series.SeriesWalk, "walk", lambda self, index: 0)
+    monkeypatch.setattr(series.SeriesWalk, "walk", lambda self, index: (0, 0))
     _same(result, _run(case))
 
 
