@@ -31,7 +31,8 @@ class Steady(NamedTuple):
 
     def taking_part(self, steps: int) -> tuple[IntArray, IntArray]:
         """Step and place of each sequence that is in one of the first `steps` steps, [N] each, step by step."""
-        return np.nonzero(np.arange(steps)[:, None] < self.remaining)
+        step, place = np.nonzero(np.arange(steps)[:, None] < self.remaining)
+        return step, place
 
 
 class SteadyRun:
