@@ -66,23 +66,24 @@ class WalkedSteps:
         """Enters what is kept, in order."""
         if not self._kept:
             return
-        kept, self._kept, self._steps = self._kept, [], 0
-        rows = ((walked.done, walked.starts, walked.decodes, walked.series.sizes, walked.tokens) for walked in kept)
+        series, self._kept, self._steps = self._kept, [], 0
+        rows = ((walked.done, walked.starts, walked.decodes, walked.series.sizes, walked.tokens) for walked in series)
         done, starts, decodes, sizes, tokens = (np.concatenate(column) for column in zip(*rows, strict=True))
         ends, first = done[:, k.STEP_END], len(self._recorder.passes)
-        self._stamp(kept, ends)
+        self._stamp(series, ends)
         numbers = np.arange(first, first + len(done))
         columns = (numbers, decodes, starts, ends, sizes, tokens, *done[:, k.STEP_ACTIVATIONS : k.STEP_WIDTH].T)
         self._recorder.passes.extend(np.stack(columns, axis=1))
-        for _, alike in groupby((walked.laps for walked in kept), key=lambda laps: laps.shape[1]):  # lanes come to be used
+        for _, alike in groupby((walked.laps for walked in series), key=lambda laps: laps.shape[1]):  # lanes come to be used
             laps = np.concatenate(list(alike))
             self._recorder.breakdown.laps.extend(self._named(laps.T), len(laps))
 
-    def _stamp(self, kept: Sequence[Walked], ends: IntArray) -> None:
+    def _stamp(self, series: Sequence[Walked], ends: IntArray) -> None:
         """First and last tokens come out at the `ends` [n] of their steps."""
-        numbers = np.cumsum([0, *(len(walked.done) for walked in kept)])
-        step = np.concatenate([walked.of + number for walked, number in zip(kept, numbers[:-1].tolist(), strict=True)])
-        rows = ((series.requests, series.before, series.new_tokens, series.yields) for series, *_ in kept)
+        numbers = np.cumsum([0, *(len(walked.done) for walked in series)])
+        step = np.concatenate([walked.of + number for walked, number in zip(series, numbers[:-1].tolist(), strict=True)])
+        parts = (walked.series for walked in series)
+        rows = ((part.requests, part.before, part.new_tokens, part.yields) for part in parts)
         requests, before, new, yields = (np.concatenate(column) for column in zip(*rows, strict=True))
         generated = before + new - self._job.prompt[requests] + 1
         first, ending = yields & (generated == 1), yields & (generated == self._job.output[requests])
