@@ -31,7 +31,7 @@ def test_every_stamp_of_two_requests_by_hand() -> None:
     ledger = server.ledger
     stamps = [getattr(ledger, name).tolist() for name in STAMPS]
     assert stamps == [[0, 13], [0, 20], [0, 20], [10, 30], [30, 40]]
-    assert ledger.gaps.tolist() == [10, 10, 10]
+    assert ledger.gaps.tolist() == [10, 1, 10, 1, 10, 1]
     # time, running, waiting, blocks in use
     levels = np.array(ledger.levels).reshape(-1, 4).tolist()
     assert levels == [[0, 1, 0, 1], [10, 1, 0, 1], [20, 2, 0, 2], [30, 1, 0, 1], [40, 0, 0, 0]]
