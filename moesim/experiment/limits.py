@@ -5,13 +5,12 @@ Knows names of columns and quantities; not what a run yields.
 
 from __future__ import annotations
 
-from typing import Any
-
 from moesim.errors import Mistake, did_you_mean
 from moesim.experiment.spec import Edge, Experiment
 from moesim.results.metrics import metric_words
 from moesim.results.result import FIELDS
 from moesim.results.steady import Steady
+from moesim.results.sweeps.description import Limit
 from moesim.results.sweeps.result import POWER
 from moesim.scenario.tree import Node
 from moesim.units import parse, split
@@ -23,10 +22,10 @@ _QUANTITIES = {"_s": "duration", "_usd": "money", "_W": "power"}
 _RATES = ("tok/s", "requests/s")
 
 
-def constraints(experiment: Experiment, root: Node) -> tuple[list[dict[str, Any]], list[Mistake]]:
-    """`metric`, `at_least` and `at_most` of each constraint, in the column's unit, and what is wrong with the others."""
+def constraints(experiment: Experiment, root: Node) -> tuple[list[Limit], list[Mistake]]:
+    """The constraints, in the units of their columns, and what is wrong with the others."""
     known = [*FIELDS, *Steady._fields, POWER]
-    limits: list[dict[str, Any]] = []
+    limits: list[Limit] = []
     mistakes: list[Mistake] = []
     for name, limit in experiment.constraints.items():
         place = (root.at(("constraints", name)) or root).place
@@ -40,7 +39,7 @@ def constraints(experiment: Experiment, root: Node) -> tuple[list[dict[str, Any]
         except ValueError as error:
             mistakes.append(Mistake(str(error), f"constraints.{name}", *place))
         else:
-            limits.append({"metric": name, **edges})
+            limits.append(Limit(name, **edges))
     return limits, mistakes
 
 

@@ -20,6 +20,7 @@ from moesim.progress import Progress
 from moesim.results.statistics import t_interval
 from moesim.results.sweeps.answer import Ends, Optimum, OutOfReach, SearchAnswer
 from moesim.results.sweeps.cells import Cell, cells, ends, paired, tied
+from moesim.results.sweeps.description import Description
 from moesim.results.sweeps.result import SearchResult, SweepResult
 from moesim.results.sweeps.search import find_peak
 from moesim.results.sweeps.words import optimum_sentences
@@ -54,13 +55,13 @@ def optimize(
     searched = _searched(experiment_plan)
     if rounds < 0:
         raise InputError(Mistake(f"{rounds} rounds are not a search; write 0 or more", file="--rounds"))
-    design = {"kind": "search", "rounds": rounds, "start": experiment_plan.document["design"]}
-    document, planner = {**experiment_plan.document, "design": design}, experiment_plan.planner
-    effort = Effort(out, document, jobs=jobs, dask=dask)
+    design = {"kind": "search", "rounds": rounds, "start": experiment_plan.description.design}
+    description, planner = replace(experiment_plan.description, design=design), experiment_plan.planner
+    effort = Effort(out, description, jobs=jobs, dask=dask)
     effort.complete(experiment_plan.tasks, progress=progress)
     for _ in range(rounds):
         before = len(planner.rows)
-        known = cells(document, effort.rows(planner.rows))
+        known = cells(description, effort.rows(planner.rows))
         for choice in planner.policies:
             own = [cell for cell in known if cell.policy == (choice.label or experiment_plan.rows[0].policy)]
             for group in _groups(own, searched):
@@ -70,7 +71,7 @@ def optimize(
         if len(planner.rows) == before:
             break
         effort.complete(planner.tasks, progress=progress)
-    return effort.keep(_searched_result({**document, "points": len(planner.rows)}, effort.rows(planner.rows), searched))
+    return effort.keep(_searched_result(replace(description, points=len(planner.rows)), effort.rows(planner.rows), searched))
 
 
 def _searched(experiment_plan: Plan) -> list[Dimension]:
@@ -81,27 +82,23 @@ def _searched(experiment_plan: Plan) -> list[Dimension]:
     return searched
 
 
-def _searched_result(document: dict[str, Any], rows: list[dict[str, Any]], searched: Sequence[Dimension]) -> SearchResult:
+def _searched_result(description: Description, rows: list[dict[str, Any]], searched: Sequence[Dimension]) -> SearchResult:
     """The result of all points, with the optimum of each policy and the settings that keep the constraints nowhere."""
-    result = SweepResult.of(document, rows)
-    groups = _groups([cell for cell in cells(document, rows) if not cell.bound], searched)
-    optima = [_optimum(searched, group, document) for group in groups if _leader(group) is not None]
+    result = SweepResult.of(description, rows)
+    groups = _groups([cell for cell in cells(description, rows) if not cell.bound], searched)
+    optima = [_optimum(searched, group, description) for group in groups if _leader(group) is not None]
     fields = {field.name: getattr(result.answer, field.name) for field in dataclasses.fields(result.answer)}
     answer = SearchAnswer(
         **fields,
-        optimum=tuple(sorted(optima, key=lambda optimum: -_sign(document) * optimum.mean)),
+        optimum=tuple(sorted(optima, key=lambda optimum: -description.sign * optimum.mean)),
         out_of_reach=tuple(_nowhere(searched, group) for group in groups if _leader(group) is None),
     )
-    sentences = (*optimum_sentences(document, answer), *answer.sentences[1:])
-    return SearchResult(document, result.columns, replace(answer, sentences=sentences), result.mean_columns)
+    sentences = (*optimum_sentences(description, answer), *answer.sentences[1:])
+    return SearchResult(description, result.columns, replace(answer, sentences=sentences), result.mean_columns)
 
 
 def _scale(axis: Dimension) -> str:
     return axis.columns[0].scale
-
-
-def _sign(document: Mapping[str, Any]) -> float:
-    return 1.0 if document["goal"] == "highest" else -1.0
 
 
 def _groups(known: Sequence[Cell], searched: Sequence[Dimension]) -> list[list[Cell]]:
@@ -152,12 +149,12 @@ def _closer(experiment_plan: Plan, axes: Sequence[Dimension], known: Sequence[Ce
     best = _leader(known)
     if best is None:
         return []
-    level = float(experiment_plan.document["level"])
+    level = experiment_plan.description.level
     points = []
     for axis in axes:
         column = axis.columns[0]
         neighbours = _beside(axis, best, known)
-        if column.name == experiment_plan.document["metric"]:
+        if column.name == experiment_plan.description.metric:
             neighbours = [cell for cell in neighbours if cell.missed]
         if all(not cell.missed and tied(best, cell, level) for cell in neighbours):
             continue
@@ -183,11 +180,11 @@ def _node(column: Column, value: float | int) -> Node:
     return replace(column.values[0], value=f"{value!r} {column.unit}" if column.unit else value)
 
 
-def _optimum(axes: Sequence[Dimension], known: Sequence[Cell], document: Mapping[str, Any]) -> Optimum:
+def _optimum(axes: Sequence[Dimension], known: Sequence[Cell], description: Description) -> Optimum:
     """The best of a policy, and for each axis the tested values between which it lies (`search.find_peak`)."""
     best = _leader(known)
     assert best is not None
-    level = float(document["level"])
+    level = description.level
     between = {}
     for axis in axes:
         column, line = axis.columns[0].name, _line(axis, best, known)
@@ -198,5 +195,5 @@ def _optimum(axes: Sequence[Dimension], known: Sequence[Cell], document: Mapping
         elif curve:
             peak = find_peak(curve, level)
             between[column] = Ends(peak.low, peak.high)
-    interval = ends(t_interval(list(best.samples.values()), level), _sign(document))
+    interval = ends(t_interval(list(best.samples.values()), level), description.sign)
     return Optimum(best.policy, dict(best.settings), between, *interval, samples=len(best.samples), runs=len(known))

@@ -22,7 +22,8 @@ from moesim.results.metrics import METRICS
 from moesim.results.provenance import collect_many
 from moesim.results.result import FIELDS
 from moesim.results.steady import Steady
-from moesim.results.sweeps.result import FORMAT, POWER
+from moesim.results.sweeps.description import DescribedAxis, Description
+from moesim.results.sweeps.result import POWER
 from moesim.runs.fingerprint import physics
 from moesim.scenario import catalogue, overrides, strict_yaml
 from moesim.scenario.family import Family
@@ -59,14 +60,14 @@ class Plan:
     """In the order of the table."""
     tasks: dict[str, Task]
     """Name -> run; several rows may share one, where a policy has no use for an axis."""
-    document: dict[str, Any]
+    description: Description
     """What `experiment.json` says."""
     planner: Planner
 
     @property
     def columns(self) -> list[str]:
         """The columns of the settings."""
-        return [name for axis in self.document["axes"] for name in axis["columns"]]
+        return self.description.settings
 
 
 def read(source: str | Path | Mapping[str, Any], changes: Mapping[str, Any] | None = None) -> tuple[Node, Path, str]:
@@ -122,7 +123,7 @@ def plan(source: str | Path | Mapping[str, Any], sets: Iterable[str] = (), **cha
     if mistakes or planner.first is None:
         here = root.place.file
         raise InputError(*sorted(dict.fromkeys(mistakes), key=lambda m: (m.file != here, m.file, m.line, m.column)))
-    return Plan(experiment, tuple(axes), tuple(planner.rows), planner.tasks, _document(planner, axes, root), planner)
+    return Plan(experiment, tuple(axes), tuple(planner.rows), planner.tasks, _description(planner, axes, root), planner)
 
 
 def _head(root: Node) -> tuple[Experiment | None, list[Mistake]]:
@@ -255,34 +256,35 @@ def _used(axes: Iterable[Dimension], planner: Planner) -> tuple[list[Dimension],
     return used, mistakes
 
 
-def _document(planner: Planner, axes: Sequence[Dimension], root: Node) -> dict[str, Any]:
+def _description(planner: Planner, axes: Sequence[Dimension], root: Node) -> Description:
     experiment, first = planner.experiment, planner.first
     assert first is not None
     data = to_plain(first.data)
     own = _numbers_of(experiment.metric, axes)
-    goal = experiment.goal or ("highest" if own or experiment.metric in _HIGHEST else "lowest")
-    return {
-        "format": FORMAT,
-        **{key: getattr(experiment, key) for key in ("name", "summary", "source", "expect")},
-        "scenario": first.scenario.name,
-        "metric": own or experiment.metric,
-        "goal": goal,
-        "constraints": constraints(experiment, root)[0],
-        "level": experiment.level,
-        "axes": [_described(axis) for axis in axes],
-        "design": experiment.design.model_dump(mode="json"),
-        "policies": list(dict.fromkeys(row.policy for row in planner.rows)),
-        "replications": experiment.replications,
-        "warm_up": experiment.warm_up,
-        "points": len(planner.rows),
-        "data": data,
-        "version": __version__,
-        "physics": physics(),
-        "provenance": collect_many(resolved(root, planner), data, origins=first.provenance),
-    }
+    return Description(
+        name=experiment.name,
+        summary=experiment.summary,
+        source=experiment.source,
+        expect=experiment.expect,
+        scenario=first.scenario.name,
+        metric=own or experiment.metric,
+        goal=experiment.goal or ("highest" if own or experiment.metric in _HIGHEST else "lowest"),
+        constraints=tuple(constraints(experiment, root)[0]),
+        level=experiment.level,
+        axes=tuple(_described(axis) for axis in axes),
+        design=experiment.design.model_dump(mode="json"),
+        policies=tuple(dict.fromkeys(row.policy for row in planner.rows)),
+        replications=experiment.replications,
+        warm_up=experiment.warm_up,
+        points=len(planner.rows),
+        data=data,
+        version=__version__,
+        physics=physics(),
+        provenance=collect_many(resolved(root, planner), data, origins=first.provenance),
+    )
 
 
-def _described(axis: Dimension) -> dict[str, Any]:
+def _described(axis: Dimension) -> DescribedAxis:
     first = axis.tables[0]
-    return {"name": axis.name, "columns": [table.name for table in axis.tables], "column": first.name, "unit": first.unit,
-            "scale": first.scale, "values": list(first.shown)}  # fmt: skip
+    columns = tuple(table.name for table in axis.tables)
+    return DescribedAxis(axis.name, columns, first.name, first.unit, first.scale, tuple(first.shown))

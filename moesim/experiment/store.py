@@ -6,7 +6,6 @@ Knows files, names and checksums; not what the numbers mean.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,9 @@ from typing import Any
 from moesim import files, strict_json
 from moesim.errors import InputError, Mistake
 from moesim.results.plain import canonical
+from moesim.results.sweeps.description import FORMAT as SWEEP
+from moesim.results.sweeps.description import NAME as EXPERIMENT
+from moesim.results.sweeps.description import Description
 from moesim.results.sweeps.result import OUTPUTS
 from moesim.writing import clear_leftovers, folder_target, is_leftover, remove, write
 
@@ -32,10 +34,10 @@ class Store:
     its own and renamed, so a reader sees all of it or nothing.
     """
 
-    def __init__(self, directory: Path, document: dict[str, Any]) -> None:
+    def __init__(self, directory: Path, description: Description) -> None:
         self.directory = folder_target(directory)
         self.points = directory / "points"
-        self._document = document
+        self._description = description
         self.records: dict[str, dict[str, Any]] = {}
         """Name -> record of every point that lies there, of older forms of the experiment too."""
         mistakes = self._strangers()
@@ -50,7 +52,7 @@ class Store:
         """Makes the directory, takes away what a killed sweep left half-written, and says what the directory is for."""
         for folder in (self.directory, self.points):
             clear_leftovers(folder)
-        write(self.directory / "experiment.json", _text(self._document))
+        write(self.directory / EXPERIMENT, self._description.text())
 
     def forget_outputs(self) -> None:
         """Takes away the table and the answer of an earlier state: they are written anew when all points are there."""
@@ -80,7 +82,7 @@ class Store:
 
     def _other(self) -> list[Mistake]:
         """Whether the directory belongs to another experiment."""
-        path = self.directory / "experiment.json"
+        path = self.directory / EXPERIMENT
         if not path.exists():
             if self.points.is_dir() and any(_POINT.match(entry.name) for entry in self.points.iterdir()):
                 return [Mistake("is missing, though there are points; name a new or empty directory", file=str(path))]
@@ -89,10 +91,10 @@ class Store:
             document = strict_json.read(path)
         except InputError:
             return [Mistake("cannot be read as JSON; take the file away and run again", file=str(path))]
-        if not isinstance(document, dict) or document.get("format") != self._document["format"]:
-            return [Mistake(f"is not a '{self._document['format']}'; name a new or empty directory", file=str(path))]
-        if document.get("name") != self._document["name"]:
-            names = f"'{document.get('name')}', not to '{self._document['name']}'"
+        if not isinstance(document, dict) or document.get("format") != SWEEP:
+            return [Mistake(f"is not a '{SWEEP}'; name a new or empty directory", file=str(path))]
+        if document.get("name") != self._description.name:
+            names = f"'{document.get('name')}', not to '{self._description.name}'"
             message = f"belongs to the experiment {names}; name another directory"
             return [Mistake(message, file=str(path))]
         return []
@@ -113,7 +115,7 @@ class Store:
 
 
 def _is_ours(name: str) -> bool:
-    return name in ("experiment.json", *OUTPUTS) or bool(_PICTURE.match(name)) or is_leftover(name)
+    return name in (EXPERIMENT, *OUTPUTS) or bool(_PICTURE.match(name)) or is_leftover(name)
 
 
 def _record(path: Path, name: str) -> tuple[dict[str, Any] | None, str]:
@@ -138,7 +140,3 @@ def _record(path: Path, name: str) -> tuple[dict[str, Any] | None, str]:
 
 def _check(body: dict[str, Any]) -> str:
     return hashlib.sha256(canonical(body)).hexdigest()
-
-
-def _text(document: dict[str, Any]) -> str:
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

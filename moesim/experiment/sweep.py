@@ -19,6 +19,7 @@ from moesim.experiment.task import Record, Task, failed
 from moesim.progress import Progress
 from moesim.results.marks import losses
 from moesim.results.plain import canonical
+from moesim.results.sweeps.description import Description
 from moesim.results.sweeps.result import POWER, SweepResult, flat
 from moesim.runs.pools import outcomes
 
@@ -57,23 +58,23 @@ def run_plan(
     """Runs the points of a plan that are missing, and gathers them, as `run_sweep`; InputError for a part without `out`."""
     if part is not None and out is None:
         raise InputError(Mistake("needs a directory that the parts share; name it with --out", file="--shard"))
-    effort = Effort(out, experiment_plan.document, jobs=jobs, dask=dask)
+    effort = Effort(out, experiment_plan.description, jobs=jobs, dask=dask)
     effort.complete(experiment_plan.tasks, part=part, progress=progress)
     if any(name not in effort.found for name in experiment_plan.tasks):
         return None
-    return effort.keep(SweepResult.of(experiment_plan.document, effort.rows(experiment_plan.rows)))
+    return effort.keep(SweepResult.of(experiment_plan.description, effort.rows(experiment_plan.rows)))
 
 
 class Effort:
     """Points that are run, and the directory that keeps them; InputError, with nothing written, where it may not."""
 
     def __init__(
-        self, out: str | Path | None, document: Mapping[str, Any], *, jobs: int | None = None, dask: str | None = None
+        self, out: str | Path | None, description: Description, *, jobs: int | None = None, dask: str | None = None
     ) -> None:
         if jobs is not None and jobs < 1:
             raise InputError(Mistake(f"must be at least 1, got {jobs}", file="--jobs"))
         self.jobs, self.dask = jobs, dask
-        self.store = Store(Path(out), dict(document)) if out is not None else None
+        self.store = Store(Path(out), description) if out is not None else None
         self.found: dict[str, Record] = dict(self.store.records) if self.store is not None else {}
         """Name -> record of every point that is done."""
         self._opened = False

@@ -21,6 +21,7 @@ from moesim.report.page_run import drawn
 from moesim.results.marks import marked, note
 from moesim.results.metrics import METRICS, metric_words
 from moesim.results.sweeps.answer import Answer, Driver, Leader
+from moesim.results.sweeps.description import DescribedAxis, Description
 from moesim.results.sweeps.result import SweepResult
 from moesim.units import format_number, format_share
 
@@ -45,10 +46,10 @@ def sweep_page(place: Path) -> Page:
     """The page of the sweep in the directory `place`."""
     sweep = SweepResult.load(place)
     experiment, answer = sweep.experiment, sweep.answer
-    title = f"{experiment['name']}: {experiment['summary']}" if experiment.get("summary") else str(experiment["name"])
+    title = f"{experiment.name}: {experiment.summary}" if experiment.summary else experiment.name
     first, *rest = [_worded(sentence, experiment) for sentence in answer.sentences] or ["No point was run."]
     more = element("ul", *(element("li", sentence) for sentence in rest), class_="notes") if rest else Html()
-    provenance = {"scenario": experiment.get("data"), **(experiment.get("provenance") or {})}
+    provenance = {"scenario": experiment.data, **experiment.provenance}
     parts = [
         Part("figures", "Figures", _figures(sweep)),
         Part("settings", "Settings", _settings(sweep)),
@@ -59,36 +60,36 @@ def sweep_page(place: Path) -> Page:
     return Page(title, [str(first)], joined([more, _design(experiment, answer)]), parts)
 
 
-def _worded(sentence: str, experiment: Mapping[str, Any]) -> str:
+def _worded(sentence: str, experiment: Description) -> str:
     """A sentence with the axes in words where it names their columns."""
-    columns = sorted((name for axis in experiment["axes"] for name in axis["columns"]), key=len, reverse=True)
+    columns = sorted(experiment.settings, key=len, reverse=True)
     pattern = "|".join(map(re.escape, columns))
     return re.sub(pattern, lambda match: axis_name(match.group()), sentence) if columns else sentence
 
 
-def _repeat(experiment: Mapping[str, Any], place: Path) -> str:
+def _repeat(experiment: Description, place: Path) -> str:
     """The command that runs what is missing, or all of it in another directory."""
-    verb = "optimize" if experiment["design"]["kind"] == "search" else "sweep"
-    known = "experiment" in (experiment.get("provenance") or {})
+    verb = "optimize" if experiment.design["kind"] == "search" else "sweep"
+    known = "experiment" in experiment.provenance
     return f"moesim {verb} {place / 'experiment.json' if known else 'EXPERIMENT'} --out {place}"
 
 
-def _design(experiment: Mapping[str, Any], answer: Answer) -> Html:
-    axes = "; ".join(f"{axis_name(axis['column'])}: {_reach(axis, experiment['design'])}" for axis in experiment["axes"])
-    points, policies = answer.points, experiment["policies"]
+def _design(experiment: Description, answer: Answer) -> Html:
+    axes = "; ".join(f"{axis_name(axis.column)}: {_reach(axis, experiment.design)}" for axis in experiment.axes)
+    points, policies = answer.points, experiment.policies
     text = (
-        f"Scenario {experiment['scenario']}, {points.done:,} of {points.planned:,} points done, "
-        f"{experiment['replications']} replication{'s' if experiment['replications'] != 1 else ''} each, "
+        f"Scenario {experiment.scenario}, {points.done:,} of {points.planned:,} points done, "
+        f"{experiment.replications} replication{'s' if experiment.replications != 1 else ''} each, "
         f"{', '.join(map(str, policies[:6]))}"
         f"{f' and {len(policies) - 6} further policies' if len(policies) > 6 else ''}. {axes}"
     )
     return element("p", text, class_="soft")
 
 
-def _reach(axis: Mapping[str, Any], design: Mapping[str, Any]) -> str:
+def _reach(axis: DescribedAxis, design: Mapping[str, Any]) -> str:
     """The values of an axis; of one that was drawn from, its ends."""
-    drawn = design["kind"] in ("latin_hypercube", "sobol") and axis["scale"] != "categories" and len(axis["values"]) == 2
-    return f"{_span(axis['values'][:1])} to {_span(axis['values'][1:])}" if drawn else _span(axis["values"])
+    drawn = design["kind"] in ("latin_hypercube", "sobol") and axis.numeric and len(axis.values) == 2
+    return f"{_span(axis.values[:1])} to {_span(axis.values[1:])}" if drawn else _span(axis.values)
 
 
 def _span(values: Sequence[Any]) -> str:
@@ -101,21 +102,21 @@ def _figures(sweep: SweepResult) -> Html:
     best = answer.best
     if best is None or not len(means.get("policy", ())):
         return Html()
-    drawings = [_along(sweep, axis, best) for axis in experiment["axes"]]
+    drawings = [_along(sweep, axis, best) for axis in experiment.axes]
     here = _where(means, best.settings)
     at = _at(best.settings)
     if len(set(here["policy"])) > 1:
         spread = f", with its {_level(experiment)}" if _varies(here.get("throughput_tok_s.low")) else ""
         says = f"Mean throughput of each policy{f' at {at}' if at else ''}{spread}."
         drawings.append(
-            drawn("throughput", "Throughput by policy.", says, lambda: figures.comparison(here, level=experiment["level"]))
+            drawn("throughput", "Throughput by policy.", says, lambda: figures.comparison(here, level=experiment.level))
         )
     drawings += _rates(means)
-    numeric = [axis for axis in experiment["axes"] if axis["scale"] != "categories"]
+    numeric = [axis for axis in experiment.axes if axis.numeric]
     if numeric and _varies(means.get("hit_rate")):
-        column, log = numeric[0]["column"], numeric[0]["scale"] == "log"
-        scattered = experiment["design"]["kind"] != "grid"
-        fixed = {name: value for name, value in best.settings.items() if name not in numeric[0]["columns"]}
+        column, log = numeric[0].column, numeric[0].scale == "log"
+        scattered = experiment.design["kind"] != "grid"
+        fixed = {name: value for name, value in best.settings.items() if name not in numeric[0].columns}
         rows = means if scattered else _where(means, fixed)
         says = f"Share of activations that found their weights where they ran, along {axis_name(column)}."
         drawings.append(
@@ -123,10 +124,10 @@ def _figures(sweep: SweepResult) -> Html:
                 "hit-curve",
                 "Hit rate.",
                 says,
-                lambda: figures.hit_curve(rows, x=column, log=log, points=scattered, level=experiment["level"]),
+                lambda: figures.hit_curve(rows, x=column, log=log, points=scattered, level=experiment.level),
             )
         )
-    named = _named(means, [axis["column"] for axis in experiment["axes"]])
+    named = _named(means, [axis.column for axis in experiment.axes])
     spent = [word for column, word in _SPENT.items() if column in means and np.isfinite(np.asarray(means[column], float)).any()]
     says = f"Throughput of every setting against its {' and its '.join(spent)}; those on the front are named."
     drawings.append(drawn("pareto", f"Pareto front (throughput, {', '.join(spent)}).", says, lambda: figures.pareto(named)))
@@ -142,11 +143,11 @@ def _rates(means: Columns) -> list[Html]:
     return [drawn("rate-latency", "Latency and goodput.", says, lambda: figures.rate_latency(means))]
 
 
-def _along(sweep: SweepResult, axis: Mapping[str, Any], best: Leader) -> Html:
+def _along(sweep: SweepResult, axis: DescribedAxis, best: Leader) -> Html:
     """The metric along one axis: a line for each policy, or for each value of the next axis where there is one policy only."""
-    experiment, means, metric = sweep.experiment, sweep.mean_columns, str(sweep.experiment["metric"])
-    column, name = str(axis["column"]), metric_words(str(sweep.experiment["metric"]))[0]
-    log, scattered = axis["scale"] == "log", experiment["design"]["kind"] != "grid"
+    experiment, means, metric = sweep.experiment, sweep.mean_columns, sweep.experiment.metric
+    column, name = axis.column, metric_words(sweep.experiment.metric)[0]
+    log, scattered = axis.scale == "log", experiment.design["kind"] != "grid"
     by, free = _lines(sweep, axis, scattered)
     fixed = {} if scattered else {key: value for key, value in best.settings.items() if key not in free}
     rows = _where(means, fixed)
@@ -163,25 +164,23 @@ def _along(sweep: SweepResult, axis: Mapping[str, Any], best: Leader) -> Html:
     single = alone and by == "policy" and not log and not scattered
     label = str(rows["policy"][0])
     return drawn(
-        f"along-{experiment['axes'].index(axis)}",
+        f"along-{experiment.axes.index(axis)}",
         f"Along {axis_name(column)}.",
         says,
         lambda: (
-            figures.threshold_curve(
-                rows, x=column, y=metric, labels=(label, ""), goal=experiment["goal"], level=experiment["level"]
-            )
+            figures.threshold_curve(rows, x=column, y=metric, labels=(label, ""), goal=experiment.goal, level=experiment.level)
             if single
-            else figures.sweep_curve(rows, x=column, y=metric, by=by, log=log, points=scattered, level=experiment["level"])
+            else figures.sweep_curve(rows, x=column, y=metric, by=by, log=log, points=scattered, level=experiment.level)
         ),
     )
 
 
-def _lines(sweep: SweepResult, axis: Mapping[str, Any], scattered: bool) -> tuple[str, set[str]]:
+def _lines(sweep: SweepResult, axis: DescribedAxis, scattered: bool) -> tuple[str, set[str]]:
     """The column whose values are lines of their own along `axis`, and the columns that vary in that picture."""
-    further = [candidate for candidate in sweep.experiment["axes"] if candidate is not axis]
+    further = [candidate for candidate in sweep.experiment.axes if candidate is not axis]
     if len(set(sweep.mean_columns["policy"])) > 1 or not further or scattered:
-        return "policy", {*axis["columns"]}
-    return str(further[0]["column"]), {*axis["columns"], *further[0]["columns"]}
+        return "policy", {*axis.columns}
+    return further[0].column, {*axis.columns, *further[0].columns}
 
 
 def _agrees(fixed: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
@@ -189,8 +188,8 @@ def _agrees(fixed: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
     return all(fixed.get(key, value) == value for key, value in settings.items())
 
 
-def _level(experiment: Mapping[str, Any]) -> str:
-    return f"{format_share(experiment['level'], trim=True)} interval"
+def _level(experiment: Description) -> str:
+    return f"{format_share(experiment.level, trim=True)} interval"
 
 
 def _where(columns: Mapping[str, Any], fixed: Mapping[str, Any]) -> Columns:
@@ -227,8 +226,8 @@ def _varies(column: Any) -> bool:
 
 def _settings(sweep: SweepResult) -> Html:
     """Every setting and policy with its means."""
-    means, metric = sweep.mean_columns, str(sweep.experiment["metric"])
-    columns = [name for axis in sweep.experiment["axes"] for name in axis["columns"]]
+    means, metric = sweep.mean_columns, sweep.experiment.metric
+    columns = sweep.experiment.settings
     shown = [metric, *(name for name in _SHOWN if name in means and name != metric)]
     spread = f"{metric}.low" in means and _varies(means[f"{metric}.low"])
     between = [_level(sweep.experiment)] if spread else []

@@ -35,8 +35,8 @@ def test_the_workload_of_the_page_is_served() -> None:
 def test_the_experiment_of_the_page_is_right(tmp_path: Path) -> None:
     (tmp_path / "largest.yaml").write_text(blocks(PAGE, "yaml")[1].text)
     planned = plan(tmp_path / "largest.yaml")
-    assert [limit["metric"] for limit in planned.document["constraints"]] == ["slo.attainment", "ttft_s.p99", "machine_usd"]
-    assert planned.document["metric"] == "workload.arrivals.rate (/s)"
+    assert [limit.metric for limit in planned.description.constraints] == ["slo.attainment", "ttft_s.p99", "machine_usd"]
+    assert planned.description.metric == "workload.arrivals.rate (/s)"
 
 
 def test_the_sample_of_the_page_names_its_files(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from moesim.results.statistics import mean
 from moesim.results.sweeps.answer import Crossover, Peak
 from moesim.results.sweeps.cells import Cell, ends, paired
+from moesim.results.sweeps.description import DescribedAxis, Description
 from moesim.results.sweeps.search import find_crossovers, find_peak
 
 __all__ = ["crossovers", "peaks"]
@@ -19,22 +20,22 @@ __all__ = ["crossovers", "peaks"]
 Slice = tuple[dict[str, Any], dict[str, dict[float, Cell]]]
 
 
-def _slices(known: Sequence[Cell], axis: Mapping[str, Any]) -> Iterator[Slice]:
+def _slices(known: Sequence[Cell], axis: DescribedAxis) -> Iterator[Slice]:
     """For each setting of the other axes: policy -> value of this axis -> cell."""
     groups: dict[tuple[tuple[str, Any], ...], dict[str, dict[float, Cell]]] = {}
     for cell in known:
-        fixed = tuple((name, value) for name, value in cell.settings if name not in axis["columns"])
-        value = dict(cell.settings)[axis["column"]]
+        fixed = tuple((name, value) for name, value in cell.settings if name not in axis.columns)
+        value = dict(cell.settings)[axis.column]
         groups.setdefault(fixed, {}).setdefault(cell.policy, {})[value] = cell
     for fixed, policies in groups.items():
         yield dict(fixed), policies
 
 
-def _numeric(experiment: Mapping[str, Any], fewest: int) -> list[Mapping[str, Any]]:
-    return [axis for axis in experiment["axes"] if axis["scale"] != "categories" and len(axis["values"]) >= fewest]
+def _numeric(experiment: Description, fewest: int) -> list[DescribedAxis]:
+    return [axis for axis in experiment.axes if axis.numeric and len(axis.values) >= fewest]
 
 
-def peaks(experiment: Mapping[str, Any], known: Sequence[Cell], level: float, sign: float) -> Iterator[Peak]:
+def peaks(experiment: Description, known: Sequence[Cell], level: float, sign: float) -> Iterator[Peak]:
     """Of each policy along each axis with three numbers or more, at each setting of the other axes."""
     for axis in _numeric(experiment, 3):
         for fixed, policies in _slices(known, axis):
@@ -45,14 +46,14 @@ def peaks(experiment: Mapping[str, Any], known: Sequence[Cell], level: float, si
                 best = find_peak(samples, level)
                 middle, low, high = ends(best.best, sign)
                 yield Peak(
-                    axis=axis["name"], column=axis["column"], policy=policy, at=fixed, value=best.value,
+                    axis=axis.name, column=axis.column, policy=policy, at=fixed, value=best.value,
                     low=best.low, high=best.high, kind=best.kind, tied=best.tied, at_edge=best.at_edge,
                     mean=middle, mean_low=low, mean_high=high, samples=best.best.samples,
                     worst=sign * min(mean(values) for values in samples.values()),
                 )  # fmt: skip
 
 
-def crossovers(experiment: Mapping[str, Any], known: Sequence[Cell], level: float) -> Iterator[Crossover]:
+def crossovers(experiment: Description, known: Sequence[Cell], level: float) -> Iterator[Crossover]:
     """Among the policies that lead somewhere along an axis: where one passes another."""
     for axis in _numeric(experiment, 2):
         for fixed, policies in _slices(known, axis):
@@ -63,7 +64,7 @@ def crossovers(experiment: Mapping[str, Any], known: Sequence[Cell], level: floa
                 for crossing in find_crossovers(left, right, level):
                     before, behind = (a, b) if crossing.before == "a" else (b, a)
                     yield Crossover(
-                        axis=axis["name"], column=axis["column"], a=a, b=b, at=fixed, value=crossing.value,
+                        axis=axis.name, column=axis.column, a=a, b=b, at=fixed, value=crossing.value,
                         low=crossing.low, high=crossing.high, below=before, above=behind,
                     )  # fmt: skip
 

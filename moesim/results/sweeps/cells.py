@@ -12,6 +12,7 @@ from typing import Any
 from moesim.results.marks import is_bound
 from moesim.results.statistics import Interval, mean, paired_difference
 from moesim.results.sweeps.constraints import missed
+from moesim.results.sweeps.description import Description
 
 __all__ = ["Cell", "bound_policies", "cells", "ends", "paired", "tied"]
 
@@ -41,20 +42,20 @@ class Cell:
         return [self.samples[key] for key in common], [reference.samples[key] for key in common]
 
 
-def cells(experiment: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[Cell]:
+def cells(experiment: Description, rows: Sequence[Mapping[str, Any]]) -> list[Cell]:
     """The points with a value of the metric, by setting and policy, in the order of the design."""
-    names = [name for axis in experiment["axes"] for name in axis["columns"]]
-    sign = 1.0 if experiment["goal"] == "highest" else -1.0
+    names = experiment.settings
+    sign = experiment.sign
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-    bounds, limits = bound_policies(rows), experiment.get("constraints", [])
+    bounds, limits = bound_policies(rows), experiment.constraints
     for row in rows:
-        if row["status"] == "done" and isinstance(row.get(experiment["metric"]), (int, float)):
+        if row["status"] == "done" and isinstance(row.get(experiment.metric), (int, float)):
             groups.setdefault((tuple((name, row[name]) for name in names), row["policy"]), []).append(row)
     return [
         Cell(
             settings,
             policy,
-            {(row["seed"], row["replicate"]): sign * float(row[experiment["metric"]]) for row in group},
+            {(row["seed"], row["replicate"]): sign * float(row[experiment.metric]) for row in group},
             policy in bounds,
             missed(limits, group),
         )

@@ -13,6 +13,7 @@ import numpy as np
 from moesim.arrays import FloatArray
 from moesim.results.drivers import drivers, enough, ranks, together
 from moesim.results.sweeps.answer import Driver, ShareOfAxis
+from moesim.results.sweeps.description import DescribedAxis
 
 __all__ = ["driven"]
 
@@ -21,7 +22,7 @@ _DIGITS = 6
 """Of a share: what the last digits of linear algebra leave the same on every processor."""
 
 
-def driven(axes: Sequence[Mapping[str, Any]], outcomes: Outcomes) -> tuple[Driver, ...]:
+def driven(axes: Sequence[DescribedAxis], outcomes: Outcomes) -> tuple[Driver, ...]:
     """For each policy of a sampled design, which axes its outcome varies with; `outcomes`: (policy, settings, metric).
 
     Standardised *rank* regression: values and outcomes enter by their rank, so that equal ratios, saturation and any other
@@ -35,12 +36,12 @@ def driven(axes: Sequence[Mapping[str, Any]], outcomes: Outcomes) -> tuple[Drive
     return tuple(_of_policy(policy, group, axes) for policy, group in groups.items())
 
 
-def _of_policy(policy: str, group: Sequence[tuple[Mapping[str, Any], float]], axes: Sequence[Mapping[str, Any]]) -> Driver:
+def _of_policy(policy: str, group: Sequence[tuple[Mapping[str, Any], float]], axes: Sequence[DescribedAxis]) -> Driver:
     outcome = ranks([value for _, value in group])
     columns, inputs = [], 0
     for axis in axes:
-        values = [settings[axis["column"]] for settings, _ in group]
-        numbers = axis["scale"] != "categories"
+        values = [settings[axis.column] for settings, _ in group]
+        numbers = axis.numeric
         columns.append(ranks(values) if numbers else _mean_ranks(values, outcome))
         inputs += 1 if numbers else max(len(set(values)) - 1, 1)
     needed = enough(inputs)
@@ -55,9 +56,9 @@ def _of_policy(policy: str, group: Sequence[tuple[Mapping[str, Any], float]], ax
     return Driver(policy, len(group), round(explained, _DIGITS), together(explained), tuple(parts))
 
 
-def _share_of(axis: Mapping[str, Any], column: FloatArray, share: float, outcome: FloatArray) -> ShareOfAxis:
-    direction = _direction(column, outcome) if axis["scale"] != "categories" else None
-    return ShareOfAxis(axis["name"], axis["column"], round(share, _DIGITS), direction)
+def _share_of(axis: DescribedAxis, column: FloatArray, share: float, outcome: FloatArray) -> ShareOfAxis:
+    direction = _direction(column, outcome) if axis.numeric else None
+    return ShareOfAxis(axis.name, axis.column, round(share, _DIGITS), direction)
 
 
 def _mean_ranks(values: Sequence[Any], outcome: FloatArray) -> FloatArray:

@@ -17,6 +17,7 @@ from moesim.results.sweeps.answer import Answer, BoundReached, Counts, Driver, L
 from moesim.results.sweeps.answer_file import FORMAT
 from moesim.results.sweeps.cells import Cell, cells, ends, tied
 from moesim.results.sweeps.constraints import constraint_words
+from moesim.results.sweeps.description import Description
 from moesim.results.sweeps.driven import driven
 from moesim.results.sweeps.front import not_weighed, pareto
 from moesim.results.sweeps.words import sentences
@@ -28,23 +29,23 @@ ALL_PAIRS = 6
 MOST_ROWS = 2000
 
 
-def answered(experiment: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Answer:
+def answered(experiment: Description, rows: Sequence[Mapping[str, Any]]) -> Answer:
     """The whole answer of an experiment whose points gave `rows`."""
     all_cells = cells(experiment, rows)
     known = [cell for cell in all_cells if not cell.bound]
-    level = float(experiment["level"])
-    sign = 1.0 if experiment["goal"] == "highest" else -1.0
-    grid = experiment["design"]["kind"] == "grid"
+    level = experiment.level
+    sign = experiment.sign
+    grid = experiment.design["kind"] == "grid"
     contenders, rivals = _rivals(experiment, known)
     answer = Answer(
         format=FORMAT,
-        metric=experiment["metric"],
-        goal=experiment["goal"],
-        level=experiment["level"],
-        experiment=experiment["name"],
+        metric=experiment.metric,
+        goal=experiment.goal,
+        level=experiment.level,
+        experiment=experiment.name,
         points=Counts(len(rows), *(_count(rows, status) for status in ("done", "refused", "failed"))),
         sentences=(),
-        constraints=tuple(constraint_words(limit) for limit in experiment.get("constraints", [])),
+        constraints=tuple(constraint_words(limit) for limit in experiment.constraints),
         best=_best([cell for cell in known if not cell.missed], level, sign),
         bounds=_bounds(all_cells, level, sign),
         lossy=_lossy(rows),
@@ -65,15 +66,15 @@ def _count(rows: Sequence[Mapping[str, Any]], status: str) -> int:
     return sum(row["status"] == status for row in rows)
 
 
-def _failure(experiment: Mapping[str, Any], row: Mapping[str, Any]) -> PointFailure:
-    settings = {name: row[name] for axis in experiment["axes"] for name in axis["columns"]}
+def _failure(experiment: Description, row: Mapping[str, Any]) -> PointFailure:
+    settings = {name: row[name] for name in experiment.settings}
     return PointFailure(row["point"], settings, row["policy"], row["replicate"], row["status"], row["error"])
 
 
-def _rivals(experiment: Mapping[str, Any], known: Sequence[Cell]) -> tuple[str, list[Cell]]:
+def _rivals(experiment: Description, known: Sequence[Cell]) -> tuple[str, list[Cell]]:
     """What is compared: the policies, or with one policy alone the values of the only axis without numbers, in their place."""
-    words = [axis["column"] for axis in experiment["axes"] if axis["scale"] == "categories"]
-    if len(experiment["policies"]) > 1 or len(words) != 1:
+    words = [axis.column for axis in experiment.axes if not axis.numeric]
+    if len(experiment.policies) > 1 or len(words) != 1:
         return "policy", list(known)
     return words[0], [
         Cell(tuple(pair for pair in cell.settings if pair[0] != words[0]), str(dict(cell.settings)[words[0]]), cell.samples)
@@ -119,11 +120,11 @@ def _lossy(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
     return {policy: tuple(words) for policy, words in losses_of.items() if words}
 
 
-def _drivers(experiment: Mapping[str, Any], known: Sequence[Cell], sign: float) -> tuple[Driver, ...]:
+def _drivers(experiment: Description, known: Sequence[Cell], sign: float) -> tuple[Driver, ...]:
     """What the metric varies with, where settings were drawn from all axes at once; a grid has its peaks instead."""
-    if experiment["design"]["kind"] not in ("latin_hypercube", "sobol") or not experiment["axes"]:
+    if experiment.design["kind"] not in ("latin_hypercube", "sobol") or not experiment.axes:
         return ()
-    return driven(experiment["axes"], ((cell.policy, dict(cell.settings), sign * cell.mean) for cell in known))
+    return driven(experiment.axes, ((cell.policy, dict(cell.settings), sign * cell.mean) for cell in known))
 
 
 def _pairs(known: Sequence[Cell], level: float, sign: float) -> Iterator[Pair]:
@@ -153,7 +154,7 @@ def _pair(a: Cell, b: Cell, level: float, sign: float) -> Pair:
     )  # fmt: skip
 
 
-def _warm_up(experiment: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> WarmUp:
+def _warm_up(experiment: Description, rows: Sequence[Mapping[str, Any]]) -> WarmUp:
     cuts = [float(row["warm_up_steps"]) for row in rows if row.get("warm_up_steps") is not None]
     unsettled = sum(row.get("settled") == "no" for row in rows)
-    return WarmUp(experiment["warm_up"], len(cuts), mean(cuts) if cuts else None, unsettled)
+    return WarmUp(experiment.warm_up, len(cuts), mean(cuts) if cuts else None, unsettled)

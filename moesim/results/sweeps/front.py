@@ -11,19 +11,20 @@ from typing import Any
 from moesim.results.statistics import mean
 from moesim.results.sweeps.answer import FrontPoint
 from moesim.results.sweeps.cells import bound_policies
+from moesim.results.sweeps.description import Description
 
 __all__ = ["not_weighed", "pareto"]
 
 PARETO = ("throughput_tok_s", "cost_usd_per_Mtok", "energy_J")
 
 
-def pareto(experiment: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> tuple[FrontPoint, ...]:
+def pareto(experiment: Description, rows: Sequence[Mapping[str, Any]]) -> tuple[FrontPoint, ...]:
     """Settings that no other one beats in throughput, cost and energy per token at once; the fastest first.
 
     Means over the replications, bounds left out. A measure that is unknown for any setting is not weighed: what is not known
     cannot put a setting on the front or keep it off.
     """
-    names = [name for axis in experiment["axes"] for name in axis["columns"]]
+    names = experiment.settings
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for row in _weighable(rows):
         groups.setdefault((tuple((name, row[name]) for name in names), row["policy"]), []).append(row)

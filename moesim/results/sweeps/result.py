@@ -5,7 +5,6 @@ Knows columns and summaries; not how a point was run.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moesim import files, strict_json
+from moesim import files
 from moesim.errors import InputError, Mistake
 from moesim.results.columns import Columns, from_csv, to_csv
 from moesim.results.marks import MARKS
@@ -22,14 +21,15 @@ from moesim.results.result import FIELDS
 from moesim.results.statistics import t_interval
 from moesim.results.sweeps.answer import Answer, SearchAnswer
 from moesim.results.sweeps.answer_file import NAME, read_answer, text
+from moesim.results.sweeps.description import NAME as EXPERIMENT
+from moesim.results.sweeps.description import Description
 from moesim.writing import write
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FORMAT", "HEAD", "OUTPUTS", "POWER", "SearchResult", "SweepResult", "flat"]
+__all__ = ["HEAD", "OUTPUTS", "POWER", "SearchResult", "SweepResult", "flat"]
 
-FORMAT = "moesim sweep 1"
 OUTPUTS = ("table.csv", "summary.csv", NAME)
 """Files that are written when all points are there."""
 HEAD = ("policy", "seed", "replicate", "status", "error")
@@ -43,8 +43,8 @@ _FIRST = ("throughput_tok_s", "steady_tok_s", "warm_up_steps", "settled")
 class SweepResult:
     """An experiment that has been run."""
 
-    experiment: dict[str, Any]
-    """What `experiment.json` says: name, axes with their columns, policies, metric, goal, level."""
+    experiment: Description
+    """What `experiment.json` says."""
     columns: Columns
     """The table: one row per point, in the order of the design."""
     answer: Answer
@@ -66,17 +66,16 @@ class SweepResult:
 
     def short(self) -> pd.DataFrame:
         """Of the means what the answer is about: settings, policy, metric with its interval, bottleneck."""
-        metric = str(self.experiment["metric"])
-        names = [name for axis in self.experiment["axes"] for name in axis["columns"]]
+        metric = self.experiment.metric
+        names = self.experiment.settings
         names += ["policy", metric, f"{metric}.low", f"{metric}.high", "bottleneck.words"]
         return self.means()[[name for name in names if name in self.mean_columns]]
 
     def save(self, directory: str | Path) -> Path:
         """Writes table, means and answer into the directory of the sweep."""
         place = Path(directory)
-        document = json.dumps(self.experiment, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         for name, contents in (
-            ("experiment.json", document),
+            (EXPERIMENT, self.experiment.text()),
             ("table.csv", to_csv(self.columns)),
             ("summary.csv", to_csv(self.mean_columns)),
             (NAME, text(self.answer)),
@@ -85,32 +84,30 @@ class SweepResult:
         return place
 
     @classmethod
-    def of(cls, experiment: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> SweepResult:
+    def of(cls, experiment: Description, rows: Sequence[Mapping[str, Any]]) -> SweepResult:
         """Tables and answer from one mapping per point: its settings, `HEAD`, then its numbers and texts.
 
         InputError where the metric is none of the numbers.
         """
         from moesim.results.sweeps.findings import answered
 
-        metric = experiment["metric"]
+        metric = experiment.metric
         known = [name for name in dict.fromkeys(name for row in rows for name in row) if _numeric(rows, name)]
         if any(row["status"] == "done" for row in rows) and metric not in known:
             raise InputError(Mistake(f"no run has a number '{metric}'; there are: {', '.join(known)}", "metric"))
-        settings = [name for axis in experiment["axes"] for name in axis["columns"]]
-        table, means = _gathered(rows, settings, float(experiment["level"]))
-        return cls(dict(experiment), table, answered(experiment, rows), means)
+        settings = experiment.settings
+        table, means = _gathered(rows, settings, experiment.level)
+        return cls(experiment, table, answered(experiment, rows), means)
 
     @classmethod
     def load(cls, directory: str | Path) -> SweepResult:
         """The sweep in a directory that `moesim sweep` has finished; InputError where it is none, or not finished."""
         place = Path(directory)
-        experiment = _json(place / "experiment.json")
-        if experiment.get("format") != FORMAT:
-            raise InputError(Mistake(f"is not a '{FORMAT}'", file=str(place / "experiment.json")))
         missing = [name for name in OUTPUTS if not (place / name).is_file()]
-        if missing:
+        if missing and (place / EXPERIMENT).is_file():
             message = f"the sweep is not finished ({', '.join(missing)} missing); run 'moesim sweep' with this directory again"
             raise InputError(Mistake(message, file=str(place)))
+        experiment = Description.read(place)
         tables = [from_csv(files.read_text(place / name), str(place / name)) for name in OUTPUTS[:2]]
         answer = read_answer(place / NAME)
         if isinstance(answer, SearchAnswer):
@@ -132,10 +129,6 @@ class SearchResult(SweepResult):
 
     answer: SearchAnswer
     """What was found, `optimum` among it."""
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return strict_json.read_object(path, missing="no such file; name the directory of a sweep")
 
 
 def flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

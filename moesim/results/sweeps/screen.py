@@ -6,12 +6,13 @@ Knows tables and answers; finds nothing of its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from moesim.results.marks import marked, note
 from moesim.results.metrics import metric_words
 from moesim.results.sweeps.answer import Answer, PointFailure, SearchAnswer, settings_words, value_words
+from moesim.results.sweeps.description import Description
 from moesim.results.sweeps.words import who
 from moesim.results.table import align
 from moesim.units import format_count, format_share
@@ -31,7 +32,7 @@ _MEASURES = ("throughput_tok_s", "cost_usd_per_Mtok", "energy_J_per_tok")
 def sweep_text(result: SweepResult) -> str:
     """A sweep on one screen: the answer, the means, and what went wrong."""
     experiment, answer = result.experiment, result.answer
-    title = f"{experiment['name']}: {experiment['summary'] or experiment['scenario']}"
+    title = f"{experiment.name}: {experiment.summary or experiment.scenario}"
     lines = [title, "=" * min(len(title), 100), *answer.sentences, ""]
     if len(answer.pareto) > 1 and isinstance(answer, SearchAnswer):
         lines += _front(answer)
@@ -45,7 +46,7 @@ def sweep_text(result: SweepResult) -> str:
     return "\n".join([*lines, *_failures(answer.failures)])
 
 
-def _drivers_table(experiment: Mapping[str, Any], answer: Answer) -> list[str]:
+def _drivers_table(experiment: Description, answer: Answer) -> list[str]:
     """What the metric of each policy varies with, for a sampled design."""
     lines = []
     for driver in answer.drivers:
@@ -55,7 +56,7 @@ def _drivers_table(experiment: Mapping[str, Any], answer: Answer) -> list[str]:
             rows = [[axis.column, format_share(axis.share), way] for axis, way in zip(driver.axes, ways, strict=True)]
             rows.append(["not explained by any one of them", format_share(max(0.0, 1 - (driver.explained or 0.0))), ""])
             head = [
-                f"{metric_words(experiment['metric'])[0]}{who} varies with",
+                f"{metric_words(experiment.metric)[0]}{who} varies with",
                 "share of variance (by rank)",
                 "rank correlation",
             ]
@@ -111,12 +112,12 @@ def _tails(columns: Sequence[str]) -> list[str]:
 def _means(result: SweepResult) -> tuple[list[str], list[list[str]], int]:
     """Head and rows of the table of means, and how many columns say what was run."""
     experiment, means = result.experiment, result.mean_columns
-    metric = experiment["metric"]
-    names = [name for axis in experiment["axes"] for name in axis["columns"]]
-    policies = ["policy"] if len(experiment["policies"]) > 1 or not names else []
-    limited_to = [limit["metric"] for limit in experiment.get("constraints", ())]
+    metric = experiment.metric
+    names = experiment.settings
+    policies = ["policy"] if len(experiment.policies) > 1 or not names else []
+    limited_to = [limit.metric for limit in experiment.constraints]
     limits = [name for name in limited_to if name in means and name != metric]
-    interval = f"{format_share(experiment['level'], trim=True)} interval"
+    interval = f"{format_share(experiment.level, trim=True)} interval"
     header = [*_tails(names), *policies, metric, interval, *limits, "samples", "bottleneck"]
     rows = []
     for index in range(len(means["samples"])):

@@ -23,6 +23,7 @@ from moesim.results.sweeps.answer import (
     settings_words,
     value_words,
 )
+from moesim.results.sweeps.description import Description
 from moesim.units import format_count, format_share
 
 __all__ = ["optimum_sentences", "sentences", "share_words", "who"]
@@ -42,7 +43,7 @@ def _ends(low: float | None, high: float | None) -> str:
     return f"[{value_words(low)}, {value_words(high)}]"
 
 
-def sentences(experiment: Mapping[str, Any], answer: Answer) -> list[str]:
+def sentences(experiment: Description, answer: Answer) -> list[str]:
     """The answer, the most wanted first: best setting, peaks and crossovers around it, policies against each other."""
     best = answer.best
     if best is None:
@@ -62,11 +63,11 @@ def sentences(experiment: Mapping[str, Any], answer: Answer) -> list[str]:
     return [*texts, *(_bound(experiment, bound, best.mean) for bound in answer.bounds), *_troubles(answer)]
 
 
-def _bound(experiment: Mapping[str, Any], bound: BoundReached, best: float) -> str:
+def _bound(experiment: Description, bound: BoundReached, best: float) -> str:
     """What a policy that no system can follow reaches, beside the best that a system can."""
     times = f", {bound.mean / best:.3g} times the best" if best > 0 else ""
     where = f" at {settings_words(bound.settings)}" if bound.settings else ""
-    value = _interval(bound.mean, bound.low, bound.high, metric_words(experiment["metric"])[1])
+    value = _interval(bound.mean, bound.low, bound.high, metric_words(experiment.metric)[1])
     return f"{bound.policy}, a bound that no system can run: {value}{times}{where}."
 
 
@@ -74,9 +75,9 @@ def _limits(answer: Answer) -> str:
     return " and ".join(answer.constraints)
 
 
-def optimum_sentences(experiment: Mapping[str, Any], answer: SearchAnswer) -> list[str]:
+def optimum_sentences(experiment: Description, answer: SearchAnswer) -> list[str]:
     """The best values of each policy, between which tested ones they lie, and who keeps the constraints nowhere."""
-    name, unit = metric_words(experiment["metric"])
+    name, unit = metric_words(experiment.metric)
     keeping = f" that keeps {_limits(answer)}" if answer.constraints else ""
     texts = []
     for optimum in answer.optimum:
@@ -105,10 +106,10 @@ def _around(at: Mapping[str, Any], best: Mapping[str, Any]) -> bool:
     return all(best.get(name) == value for name, value in at.items())
 
 
-def _best(experiment: Mapping[str, Any], answer: Answer, best: Leader) -> str:
-    name, unit = metric_words(experiment["metric"])
+def _best(experiment: Description, answer: Answer, best: Leader) -> str:
+    name, unit = metric_words(experiment.metric)
     value = _interval(best.mean, best.low, best.high, unit)
-    name_of_best = f" by {who(answer, best.policy)}" if len(experiment["policies"]) > 1 or not best.settings else ""
+    name_of_best = f" by {who(answer, best.policy)}" if len(experiment.policies) > 1 or not best.settings else ""
     where = f" at {settings_words(best.settings)}" if best.settings else ""
     name += f" that keeps {_limits(answer)}" if answer.constraints else ""
     tied = len(best.tied)
@@ -117,33 +118,33 @@ def _best(experiment: Mapping[str, Any], answer: Answer, best: Leader) -> str:
     return f"The {answer.goal} {name}, {value}, is reached{name_of_best}{where}{rivals}."
 
 
-def _peak(experiment: Mapping[str, Any], peak: Peak) -> str:
-    name, _ = metric_words(experiment["metric"])
-    highest = experiment["goal"] == "highest"
+def _peak(experiment: Description, peak: Peak) -> str:
+    name, _ = metric_words(experiment.metric)
+    highest = experiment.goal == "highest"
     word, place = (
         "Peak" if highest else "Least",
         f"{value_words(peak.value)} {_ends(peak.low, peak.high)}",
     )
-    who = f" ({peak.policy})" if len(experiment["policies"]) > 1 else ""
+    who = f" ({peak.policy})" if len(experiment.policies) > 1 else ""
     if peak.kind == "flat":
         return f"{peak.column} makes no measurable difference to {name}{who}."
     if peak.kind == "edge":
         gain = _factor(peak, highest)
         end = "last" if peak.value == max(peak.tied) and peak.low != peak.value else "first"
-        return f"Along {peak.column}, {name} is {experiment['goal']} at the {end} value, {value_words(peak.value)}{gain}{who}."
+        return f"Along {peak.column}, {name} is {experiment.goal} at the {end} value, {value_words(peak.value)}{gain}{who}."
     if peak.kind == "plateau":
         span = f"{value_words(peak.tied[0])} to {value_words(peak.tied[-1])}"
         if peak.at_edge:
-            return f"Along {peak.column}, {name} is {experiment['goal']} from {span}, which tie{who}."
+            return f"Along {peak.column}, {name} is {experiment.goal} from {span}, which tie{who}."
         return f"{word} of {name} along {peak.column} at {place}: a plateau, {span} tie{who}."
     return f"{word} of {name} along {peak.column} at {place}{who}."
 
 
-def _crossover(experiment: Mapping[str, Any], cross: Crossover) -> str:
+def _crossover(experiment: Description, cross: Crossover) -> str:
     """Who passes whom, and where; between whole numbers there is no place to name."""
     who, column = f"{cross.above} passes {cross.below}", cross.column
     low, high = value_words(cross.low), value_words(cross.high)
-    values = next(axis["values"] for axis in experiment["axes"] if axis["column"] == column)
+    values = next(axis.values for axis in experiment.axes if axis.column == column)
     if all(isinstance(value, int) for value in values):
         return f"{who} between {column} = {low} and {high}."
     return f"{who} at {column} = {value_words(cross.value)} [{low}, {high}]."
@@ -155,10 +156,10 @@ def _factor(peak: Peak, highest: bool) -> str:
     return f", {high / low:.3g} times {'the lowest' if highest else 'less than the highest'}" if low > 0 else ""
 
 
-def _driver(experiment: Mapping[str, Any], driver: Driver) -> str:
+def _driver(experiment: Description, driver: Driver) -> str:
     """Which axes a sampled design found to matter, and which way."""
-    name, _ = metric_words(experiment["metric"])
-    who = f" ({driver.policy})" if len(experiment["policies"]) > 1 else ""
+    name, _ = metric_words(experiment.metric)
+    who = f" ({driver.policy})" if len(experiment.policies) > 1 else ""
     if not driver.axes:
         return f"What drives {name}{who} is not known: {driver.note}."
     shares = [
@@ -172,7 +173,7 @@ def _way(direction: float | None) -> str:
     return "" if direction is None else " (rising)" if direction > 0 else " (falling)"
 
 
-def _pair(experiment: Mapping[str, Any], answer: Answer, pair: Pair) -> str:
+def _pair(experiment: Description, answer: Answer, pair: Pair) -> str:
     """`At pcie = 16, A beats B by 7 +- 1 % (95 % interval, 5 replications)`, or that the two tie; and at how many settings."""
     where, basis = settings_words(pair.at), _basis(experiment, pair)
     place = f"At {where}, " if where else ""
@@ -180,17 +181,17 @@ def _pair(experiment: Mapping[str, Any], answer: Answer, pair: Pair) -> str:
     if pair.verdict == "tie":
         return f"{place}{a} and {b} tie ({basis}){_elsewhere(answer, pair)}."
     if pair.percent is None:
-        amount = f"{value_words(abs(pair.difference))} {metric_words(experiment['metric'])[1]}".rstrip()
+        amount = f"{value_words(abs(pair.difference))} {metric_words(experiment.metric)[1]}".rstrip()
     else:
         amount = share_words(pair.percent, pair.percent_low, pair.percent_high)
     return f"{place}{a} beats {b} by {amount} ({basis}){_elsewhere(answer, pair)}."
 
 
-def _basis(experiment: Mapping[str, Any], pair: Pair) -> str:
+def _basis(experiment: Description, pair: Pair) -> str:
     """What a verdict rests on."""
     if pair.samples == 1:
         return "one run each, so no interval"
-    return f"{format_share(experiment['level'], trim=True)} interval, {pair.samples} replications"
+    return f"{format_share(experiment.level, trim=True)} interval, {pair.samples} replications"
 
 
 def _elsewhere(answer: Answer, pair: Pair) -> str:

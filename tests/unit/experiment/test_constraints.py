@@ -12,6 +12,7 @@ from moesim.errors import InputError
 from moesim.experiment.optimum import optimize
 from moesim.experiment.plan import plan
 from moesim.results.sweeps.constraints import constraint_words, missed
+from moesim.results.sweeps.description import Limit
 
 MODEL: dict[str, Any] = {
     "name": "tiny", "hidden": 512, "layers": 2, "experts": 8, "top_k": 2, "expert_width": 1024, "vocab": 32000,
@@ -92,15 +93,15 @@ def test_mistakes_in_constraints_are_named(tmp_path: Path, constraints: dict[str
 
 @pytest.mark.parametrize("limit", [15, "15 tok/s"])
 def test_a_throughput_is_asked_for_in_tokens_per_second(tmp_path: Path, limit: Any) -> None:
-    document = plan(experiment(tmp_path, constraints={"throughput_tok_s": {"at_least": limit}})).document
-    assert document["constraints"] == [{"metric": "throughput_tok_s", "at_least": 15.0, "at_most": None}]
-    assert constraint_words(document["constraints"][0]) == "throughput at least 15 tok/s"
+    (limited,) = plan(experiment(tmp_path, constraints={"throughput_tok_s": {"at_least": limit}})).description.constraints
+    assert limited == Limit("throughput_tok_s", at_least=15.0, at_most=None)
+    assert constraint_words(limited) == "throughput at least 15 tok/s"
 
 
 def test_a_number_that_is_not_known_keeps_no_limit() -> None:
-    limit = {"metric": "machine_usd", "at_least": None, "at_most": 5.0}
+    limit = Limit("machine_usd", at_least=None, at_most=5.0)
     rows = [{"status": "done", "machine_usd": value} for value in (4.0, 5.5)]
     assert missed([limit], rows) == ()
     assert missed([limit], [*rows, {"status": "done", "machine_usd": None}]) == ("price of the machine at most 5 USD",)
     assert missed([limit], [*rows, {"status": "done", "machine_usd": 9.0}]) == ("price of the machine at most 5 USD",)
-    assert constraint_words({"metric": "m", "at_least": 1, "at_most": 2.5}) == "m at least 1 and at most 2.5"
+    assert constraint_words(Limit("m", at_least=1, at_most=2.5)) == "m at least 1 and at most 2.5"

@@ -12,6 +12,7 @@ from moesim.experiment.plan import Plan, plan
 from moesim.policies.caching.lru import LRU
 from moesim.policies.near_data.cxl_expert import CxlExpert
 from moesim.runs.fingerprint import foreign_code
+from tests.descriptions import axis
 
 SERIAL = {"kind": "cxl_expert", "warm": 1.0, "resident": False, "near_data": False, "pipeline": "serial"}
 BASE = {"extends": "cxl_expert/table", "policy": SERIAL}
@@ -21,8 +22,8 @@ def planned(axes: dict[str, Any], **more: Any) -> Plan:
     return plan({"scenario": BASE, "axes": axes, **more})
 
 
-def values(axis: Any, path: str = "policy.hot") -> list[Any]:
-    return planned({path: axis}).document["axes"][0]["values"]
+def values(written: Any, path: str = "policy.hot") -> list[Any]:
+    return list(planned({path: written}).description.axes[0].values)
 
 
 def test_equal_steps_are_exact_decimals() -> None:
@@ -33,20 +34,17 @@ def test_equal_steps_are_exact_decimals() -> None:
 
 
 def test_equal_ratios_keep_their_ends_and_their_unit() -> None:
-    axis = {"kind": "log", "low": "8 GB/s", "high": "64 GB/s", "points": 4}
-    planned_axis = planned({"hardware.links.pcie.rate": axis}).document["axes"][0]
-    assert (planned_axis["values"], planned_axis["unit"], planned_axis["scale"]) == ([8, 16, 32, 64], "GB/s", "log")
-    assert planned_axis["column"] == "hardware.links.pcie.rate (GB/s)"
+    written = {"kind": "log", "low": "8 GB/s", "high": "64 GB/s", "points": 4}
+    planned_axis = planned({"hardware.links.pcie.rate": written}).description.axes[0]
+    assert (planned_axis.values, planned_axis.unit, planned_axis.scale) == ((8, 16, 32, 64), "GB/s", "log")
+    assert planned_axis.column == "hardware.links.pcie.rate (GB/s)"
 
 
 def test_a_list_of_quantities_in_one_unit_is_a_column_of_numbers() -> None:
     whole = planned({"hardware.links.pcie.rate": ["16 GB/s", "32 GB/s"]})
-    assert whole.document["axes"][0]["values"] == [16.0, 32.0]
+    assert whole.description.axes[0].values == (16.0, 32.0)
     mixed = planned({"hardware.links.pcie.rate": ["16 GB/s", "32000 MB/s"]})
-    assert mixed.document["axes"][0] == {
-        "name": "hardware.links.pcie.rate", "columns": ["hardware.links.pcie.rate"], "column": "hardware.links.pcie.rate",
-        "unit": "", "scale": "categories", "values": ["16 GB/s", "32000 MB/s"],
-    }  # fmt: skip
+    assert mixed.description.axes[0] == axis("hardware.links.pcie.rate", "16 GB/s", "32000 MB/s", scale="categories")
 
 
 def test_a_zip_moves_its_paths_together_and_is_called_by_its_labels() -> None:

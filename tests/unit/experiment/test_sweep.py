@@ -264,7 +264,7 @@ def test_a_sweep_keeps_where_it_comes_from_however_it_is_run(done: Path, tmp_pat
     assert provenance["experiment"]["axes"]["policy.hot"]["values"] == [0.5, 0.75, 0.9]
     assert provenance["experiment"]["policies"] == SMALL["policies"]
     assert provenance["experiment"]["scenario"]["workload"]["tokens"] == 64
-    longer = plan({**SMALL, "replications": 3}).document["provenance"]
+    longer = plan({**SMALL, "replications": 3}).description.provenance
     assert longer["content_hash"] != provenance["content_hash"]
 
 
@@ -296,10 +296,10 @@ def test_other_json_is_no_experiment(text: str, message: str, tmp_path: Path) ->
 
 def test_an_axis_whose_values_are_names_of_profiles_comes_back_the_same(tmp_path: Path) -> None:
     first = plan("pcie-generation")
-    (tmp_path / "kept.json").write_text(json.dumps(first.document))
+    (tmp_path / "kept.json").write_text(first.description.text())
     again = plan(tmp_path / "kept.json")
     assert list(again.tasks) == list(first.tasks)
-    assert again.document["provenance"]["content_hash"] == first.document["provenance"]["content_hash"]
+    assert again.description.provenance["content_hash"] == first.description.provenance["content_hash"]
 
 
 def test_objects_of_one_class_run_side_by_side_under_names_of_their_own() -> None:
@@ -307,8 +307,8 @@ def test_objects_of_one_class_run_side_by_side_under_names_of_their_own() -> Non
     result = run_sweep({**SMALL, "axes": axes, "policies": [Moody(), Moody(mood="bright"), "cxl_expert"]}, jobs=1)
     assert result is not None
     name = f"{Moody.__module__}:Moody"
-    assert result.experiment["policies"] == [name, f"{name}(mood=bright)", "cxl_expert"]
-    policies = result.experiment["provenance"]["experiment"]["policies"]
+    assert result.experiment.policies == (name, f"{name}(mood=bright)", "cxl_expert")
+    policies = result.experiment.provenance["experiment"]["policies"]
     assert {key: policies[1][key] for key in ("kind", "mood", "label")} == {
         "kind": name, "mood": "bright", "label": f"{name}(mood=bright)"}  # fmt: skip
 

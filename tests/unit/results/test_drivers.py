@@ -9,12 +9,9 @@ import pytest
 
 from moesim.results.drivers import enough, ranks
 from moesim.results.sweeps.driven import driven
+from tests.descriptions import axis
 
-AXES: list[dict[str, Any]] = [
-    {"name": "rate", "column": "rate (GB/s)", "scale": "log"},
-    {"name": "size", "column": "size", "scale": "linear"},
-    {"name": "model", "column": "model", "scale": "categories"},
-]
+AXES = axis("rate (GB/s)", name="rate", scale="log"), axis("size"), axis("model", scale="categories")
 
 
 def outcomes(count: int, of: Any) -> list[tuple[str, dict[str, Any], float]]:

@@ -13,14 +13,12 @@ from moesim.errors import InputError
 from moesim.results.sweeps import answer as kinds
 from moesim.results.sweeps.answer import Answer, FrontPoint, SearchAnswer
 from moesim.results.sweeps.answer_file import document, read_answer, text
+from moesim.results.sweeps.description import Description, Limit
 from moesim.results.sweeps.findings import answered
+from tests.descriptions import axis, description
 
 ROOT = Path(__file__).resolve().parents[4]
-AXIS = {"name": "rate", "column": "rate (GB/s)", "columns": ["rate (GB/s)"], "scale": "linear", "values": [1, 2, 4.5]}
-EXPERIMENT: dict[str, Any] = {
-    "name": "small", "metric": "throughput_tok_s", "goal": "highest", "level": 0.95, "warm_up": "auto",
-    "axes": [AXIS], "policies": ["lru", "static"], "design": {"kind": "grid"}, "constraints": [],
-}  # fmt: skip
+AXIS = axis("rate (GB/s)", 1, 2, 4.5, name="rate")
 
 
 def row(rate: float, policy: str, replicate: int, speed: float) -> dict[str, Any]:
@@ -35,7 +33,7 @@ def rows() -> list[dict[str, Any]]:
     """`lru` rises with the rate and passes `static`, whose speed stays."""
     return [
         row(rate, policy, replicate, speed + 0.01 * replicate)
-        for rate in AXIS["values"]
+        for rate in AXIS.values
         for policy, speed in (("lru", 2.0 * rate), ("static", 5.0))
         for replicate in (0, 1)
     ]
@@ -44,7 +42,7 @@ def rows() -> list[dict[str, Any]]:
 @pytest.fixture
 def answer() -> Answer:
     failed = {**rows()[0], "point": "broken", "status": "failed", "error": "no luck"}
-    return answered(EXPERIMENT, [*rows(), failed])
+    return answered(description(AXIS), [*rows(), failed])
 
 
 def test_each_question_has_its_value(answer: Answer) -> None:
@@ -103,7 +101,7 @@ def test_all_mistakes_of_a_file_are_named(answer: Answer, tmp_path: Path) -> Non
 
 
 def test_parts_are_tables_in_a_notebook_and_texts_of_strangers_stay_texts() -> None:
-    answer = answered({**EXPERIMENT, "name": "<b>"}, rows())
+    answer = answered(description(AXIS, name="<b>"), rows())
     assert "&lt;b&gt;" in answer._repr_html_()
     assert answer._repr_html_().count("<li>") == len(answer.sentences)
     page = answer.pairs[0]._repr_html_()
@@ -123,3 +121,17 @@ def test_the_reference_lists_every_class_of_an_answer_and_each_says_what_it_is()
         assert kind.__doc__ is not None
         assert "(" not in kind.__doc__.splitlines()[0][: len(kind.__name__) + 1]  # written, not made by `dataclass`
         assert kind is kinds.Part or fields(kind)
+
+
+def test_an_experiment_comes_back_from_its_file_as_it_was(tmp_path: Path) -> None:
+    limit = Limit("ttft_s.p99", at_least=None, at_most=2.0)
+    first = description(AXIS, axis("model", "a", "b", scale="categories"), constraints=(limit,), data={"seed": 1}, warm_up=3)
+    (tmp_path / "experiment.json").write_text(first.text())
+    assert Description.read(tmp_path) == first
+    assert first.settings == ["rate (GB/s)", "model"]
+    assert [varied.numeric for varied in first.axes] == [True, False]
+    (tmp_path / "experiment.json").write_text(first.text().replace('"level": 0.95', '"levels": 0.95'))
+    with pytest.raises(InputError) as caught:
+        Description.read(tmp_path)
+    for key in ("level", "levels"):
+        assert f"experiment.json: {key}: " in str(caught.value)

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
+from moesim.results.sweeps.description import Limit
 from moesim.results.sweeps.result import SweepResult
 from moesim.results.sweeps.screen import sweep_text
+from tests.descriptions import axis, description
 
 COLUMNS = ("hardware.tiers.hbm.capacity (GB)", "workload.prompt")
-EXPERIMENT: dict[str, Any] = {
-    "name": "small", "summary": "", "scenario": "quickstart", "metric": "throughput_tok_s", "goal": "highest", "level": 0.95,
-    "warm_up": "auto", "policies": ["lru", "belady"], "design": {"kind": "grid"},
-    "constraints": [{"metric": "ttft_s.p50", "at_least": None, "at_most": 0.4},
-                    {"metric": "throughput_tok_s", "at_least": 1.0, "at_most": None}],
-}  # fmt: skip
+LIMITS = Limit("ttft_s.p50", at_least=None, at_most=0.4), Limit("throughput_tok_s", at_least=1.0, at_most=None)
 
 
 def table(columns: tuple[str, ...]) -> list[str]:
     """The screen of two policies at two settings, two replications each."""
-    axes = [{"name": name, "column": name, "columns": [name], "scale": "linear", "values": [12, 16]} for name in columns]
+    axes = (axis(name, 12, 16) for name in columns)
     rows = [
         {"point": f"{value}{policy}{replicate}", **dict.fromkeys(columns, value), "policy": policy, "seed": 0,
          "replicate": replicate, "status": "done", "error": None, "throughput_tok_s": 5.0 + value + replicate,
          "ttft_s.p50": 0.25, "bottleneck.lane": "pcie:forward", "is_bound": "yes" if policy == "belady" else "no"}
         for value in (12, 16) for policy in ("lru", "belady") for replicate in (0, 1)
     ]  # fmt: skip
-    return sweep_text(SweepResult.of({**EXPERIMENT, "axes": axes}, rows)).splitlines()
+    return sweep_text(SweepResult.of(description(*axes, policies=("lru", "belady"), constraints=LIMITS), rows)).splitlines()
 
 
 @pytest.mark.parametrize(
