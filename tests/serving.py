@@ -22,9 +22,14 @@ def serve(
     room: int = 1_000_000,
     step_time: Callable[[Batch], int] = lambda batch: 1,
     seen: Callable[[Server, Batch, int], None] = lambda server, batch, now: None,
+    shared: Sized[tuple[tuple[int, int], ...]] = (),
 ) -> Server:
-    """Serves (prompt, output) requests to the end; times are whole numbers, all requests arrive at 0 by default."""
-    sequences = [Sequence(number, *lengths) for number, lengths in enumerate(requests)]
+    """Serves (prompt, output) requests to the end; times are whole numbers, all requests arrive at 0 by default.
+
+    Blocks that come from other tiers take a step. `shared`: as of a `Sequence`, for each request.
+    """
+    alike = [*shared, *[()] * (len(requests) - len(shared))]
+    sequences = [Sequence(number, *lengths, shared=alike[number]) for number, lengths in enumerate(requests)]
     arrivals = np.asarray(arrival if arrival is not None else [0] * len(requests), dtype=np.int64)
     server = Server(rules.session(Room(room, 0)), Traffic(sequences, arrivals), rules.steps_ahead)
     now = 0
@@ -34,7 +39,9 @@ def serve(
             continue
         seen(server, step, now)
         now += step_time(step)
-        server.ended(now)
+        if step.sequences:
+            server.ended(now)
+        server.landed([move.request for move in step.moves if move.request >= 0])
     return server
 
 

@@ -39,6 +39,12 @@ class KvMove(NamedTuple):
     nbytes: float
     source: str
     target: str
+    items: int = 1
+    """Parts between which more urgent copies go ahead."""
+    request: int = -1
+    """The request that waits for them while others run, if one does."""
+    awaited: bool = True
+    """Whether the step begins when they have come; else they move beside it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +67,8 @@ class StepPlan:
     from_prefix: IntArray | None = None
     """Tokens of each, of those before the new ones, that it has just been given from a cache of prefixes; None without one."""
     moves: tuple[KvMove, ...] = ()
-    """KV blocks that change their tier before the step begins."""
+    """KV blocks that change their tier before the step begins, or set off when it does. A step without requests is a pause: the
+    scheduler is asked again when those have come that a request waits for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +137,9 @@ class Scheduler(Protocol):
 
         No KV block moves before any of them but the first.
         """
+
+    def landed(self, requests: Sequence[int]) -> None:
+        """All KV blocks that these requests waited for have come; said before `compose`."""
 
     def until(self) -> int | None:
         """When (ps) something happens that steps behind the one composed last depend on; None if nothing more does."""

@@ -17,6 +17,7 @@ from moesim.engine.books.work_done import WorkTally
 from moesim.engine.faults import Faults, fallback_of
 from moesim.engine.foresight_view import Oracle, Seer
 from moesim.engine.kernel.visit_tables import VisitTables
+from moesim.engine.kv_moves import KvMoves
 from moesim.engine.machine import ARRIVALS, EngineKind, Machine, repaid, up_queue
 from moesim.engine.movers import Movers
 from moesim.engine.passes import Pass
@@ -74,6 +75,7 @@ class Context:
         """The run to come, for a clairvoyant policy; set before the first pass."""
         self.operations = Operations(problem, self.deployment, self.recorder)
         self.ledger = Ledger(problem, self.placement, self.tables, self.books, self.recorder, self.operations)
+        self.kv_moves = KvMoves(self.machine, self.ledger)
         self.tally = WorkTally(problem)
         self.gpu, self.up = problem.system.attending_gpu, up_queue(problem)
         cached = policy.batched and self.deployment.ruled and not timeline

@@ -13,7 +13,6 @@ from moesim.engine.books.work_done import WorkTally
 from moesim.engine.context import Context
 from moesim.engine.foresight_view import hindsight
 from moesim.engine.kv import KvBook
-from moesim.engine.kv_moves import carry
 from moesim.engine.machine import EngineKind
 from moesim.engine.passes import Pass, pass_of
 from moesim.engine.programs.pre_expert import structure_of_pass
@@ -108,12 +107,16 @@ def _job(context: Context, routing: RoutingTable, scheduler: Scheduler, progress
         context.foresee([pass_of(number, plan, job, routing, expert_batch) for number, plan in enumerate(_all(scheduler))])
     stream, cache = StreamWalk(context), KvBook(context.problem, scheduler.kv_room())
     series = SeriesWalk(context, routing, scheduler, cache, stream)
-    while (plan := scheduler.compose(context.machine.now)) is not None:
+    kv_moves = context.kv_moves
+    while (plan := _next(context, scheduler)) is not None:
         if isinstance(plan, int):
             context.wait(plan)
             continue
         if plan.moves:
-            carry(context, plan.moves)
+            kv_moves.begin(plan.moves)
+        if not len(plan.requests):
+            kv_moves.pause()
+            continue
         walked, tokens = series.walk(index)
         if not walked:
             step = pass_of(index, plan, job, routing, expert_batch)
@@ -125,6 +128,13 @@ def _job(context: Context, routing: RoutingTable, scheduler: Scheduler, progress
     series.close()
     cache.settle()
     context.recorder.kv_peak = cache.peak
+
+
+def _next(context: Context, scheduler: Scheduler) -> StepPlan | int | None:
+    """What the scheduler composes, once it knows which KV blocks have come."""
+    if context.kv_moves.any and (landed := context.kv_moves.landed()):
+        scheduler.landed(landed)
+    return scheduler.compose(context.machine.now)
 
 
 def _step(context: Context, step: Pass, scheduler: Scheduler, stream: StreamWalk, cache: KvBook) -> int:

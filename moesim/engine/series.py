@@ -206,6 +206,9 @@ class SeriesWalk:
         if not self._takes:
             return 0, 0
         context, scheduler = self._context, self._scheduler
+        if context.kv_moves.any:  # each step is asked for when it is known which blocks have come
+            self._settle()
+            return 0, 0
         until, job = scheduler.until(), context.problem.job
         steps = _Steps.of_series(scheduler.sure(self._most(until)), job)
         fitting, micro_batches = self._fitting(steps)

@@ -23,7 +23,7 @@ from moesim.results.rows import PHASES
 __all__ = ["TABLES", "Columns", "from_csv", "lanes", "layers", "requests", "steps", "to_csv"]
 
 Columns = dict[str, NDArray[Any]]
-TABLES = ("requests", "steps", "queue", "lanes", "layers", *BREAKDOWNS)
+TABLES = ("requests", "steps", "queue", "kv_tiers", "lanes", "layers", *BREAKDOWNS)
 """Names of the tables of a run."""
 
 

@@ -200,6 +200,7 @@ def make_result(recorder: Recorder, facts: RunFacts) -> Result:
         "requests": requests,
         "steps": tables.steps(recorder),
         "queue": serving.queue_table(served),
+        "kv_tiers": serving.tier_table(served),
         "lanes": tables.lanes(recorder),
         "layers": tables.layers(recorder),
         **breakdown_tables(recorder.breakdown),

@@ -30,6 +30,7 @@ __all__ = [
     "sentence",
     "serving_details",
     "summary_fields",
+    "tier_table",
 ]
 
 IntArray = NDArray[np.int64]
@@ -124,6 +125,10 @@ class Served:
     """Faults that the run met."""
     swap: Mapping[str, Any] | None = None
     """What a swap space did for preempted sequences: its tier, and numbers of sequences and blocks; None without one."""
+    tiers: Sequence[tuple[str, int]] = ()
+    """Tiers that keep KV blocks for the prefix cache, GPU memory first, and blocks of each; none where it lies there alone."""
+    tier_levels: Sequence[tuple[int, Sequence[int], Sequence[int]]] = ()
+    """Time, and for each of `tiers` blocks in use and tokens found there so far, each until the next."""
 
     def counts(self, name: str) -> BoolArray:
         """[R] requests whose latency `name` counts."""
@@ -166,6 +171,31 @@ def queue_table(served: Served | None) -> Columns:
         "kv_blocks": rows[:, 3],
         "kv_share": share,
     }
+
+
+def tier_table(served: Served | None) -> Columns:
+    """One row per tier that keeps KV blocks, whenever a step was composed: blocks from then on, tokens found since the row
+    before."""
+    levels, tiers = (served.tier_levels, served.tiers) if served is not None else ((), ())
+    time = np.array([row[0] for row in levels], dtype=np.int64)
+    blocks, found = (np.array([row[side] for row in levels], dtype=np.int64).reshape(len(time), len(tiers)) for side in (1, 2))
+    names = np.array([tier for tier, _ in tiers], dtype=object)
+    return {
+        "time_s": np.repeat(time, len(tiers)) / SECOND,
+        "tier": np.tile(names, len(time)),
+        "kv_blocks": blocks.ravel(),
+        "hit_tokens": np.diff(found, axis=0, prepend=0).ravel(),
+    }
+
+
+def _tiers(served: Served) -> list[dict[str, Any]]:
+    """What each tier kept and gave over the whole run."""
+    if not served.tiers:
+        return []
+    blocks = np.array([row[1] for row in served.tier_levels], dtype=np.int64).reshape(-1, len(served.tiers))
+    found = served.tier_levels[-1][2] if served.tier_levels else []
+    rows = zip(served.tiers, blocks.T.tolist(), found, strict=True)
+    return [{"tier": tier, "kv_blocks": total, "most": max(used), "hit_tokens": tokens} for (tier, total), used, tokens in rows]
 
 
 def summary_fields(served: Served | None, requests: Columns, makespan: float) -> dict[str, Any]:
@@ -298,6 +328,7 @@ def serving_details(served: Served, requests: Columns) -> dict[str, Any]:
         "cached_tokens": int(served.cached.sum()),
         "refused": {str(number): reason for number, reason in sorted(served.refused.items())},
         "warm_up": served.warm_up,
+        "kv_tiers": _tiers(served),
         "swap": None if served.swap is None else dict(served.swap),
         "faults": _faults(served, requests),
         "batch_means": _batch_means(served, requests),

@@ -45,6 +45,8 @@ def served_by(
         sample=sample,
         disruptions=[*disruptions, *_drifts(workload, ledger.arrival)],
         swap=_swapped(scheduler.server.session.swap),
+        tiers=scheduler.tiers,
+        tier_levels=ledger.tiers,
     )
 
 

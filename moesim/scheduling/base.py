@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from collections.abc import Sequence as Sized
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 from pydantic import Field
 
 from moesim.scheduling.blocks import BlockPool
-from moesim.scheduling.sequence import Batch, BlockMove, Sequence
+from moesim.scheduling.offload import BlockTiers, Key
+from moesim.scheduling.sequence import POOL, Batch, BlockMove, Sequence
 from moesim.scheduling.steady import Steady
 from moesim.scheduling.swap import SwapBook
 from moesim.spec import Spec
@@ -92,7 +94,18 @@ class Session:
         self._preempted: list[Sequence] = []
         self.swap: SwapBook | None = None
         """Where preempted sequences leave their blocks; None where they are computed again."""
+        self.tiers: BlockTiers | None = None
+        """The prefix cache below the pool; None without one."""
+        self.loading: list[Sequence] = []
+        """Who waits for blocks from there; they hold all that they need to run."""
         self._moves: list[BlockMove] = []
+        self._filled: list[Key] = []
+        """Blocks that the step composed last fills."""
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait, for a place or for blocks of another tier."""
+        return len(self.waiting) + len(self.loading)
 
     def add(self, sequence: Sequence) -> None:
         """A request joins the queue: one that has arrived, or lost its blocks and is no longer the first to be admitted."""
@@ -112,7 +125,7 @@ class Session:
     def refuses(self, sequence: Sequence) -> str | None:
         """Why `sequence`, which has just arrived, is not taken in; None if it is."""
         limits, tokens = self.limits, sequence.prompt + sequence.output
-        if limits.max_waiting is not None and len(self.waiting) >= limits.max_waiting:
+        if limits.max_waiting is not None and self.queued >= limits.max_waiting:
             return f"{limits.max_waiting} requests wait already"
         if limits.max_model_len is not None and tokens > limits.max_model_len:
             return f"its {tokens:,} tokens exceed max_model_len {limits.max_model_len:,}"
@@ -126,8 +139,10 @@ class Session:
         raise NotImplementedError
 
     def _admit(self, sequence: Sequence, hits: list[int]) -> None:
-        """The first of those that wait runs; `hits` are its blocks in the prefix cache."""
-        self.pool.admit(sequence, hits)
+        """The first of those that wait runs; `hits` are its blocks in the prefix cache, unless it has blocks already."""
+        if not sequence.blocks:
+            self._found(hits)
+            self.pool.admit(sequence, hits)
         if self.swap is not None and (tokens := self.swap.tokens(sequence)):
             sequence.computed = max(sequence.computed, tokens)
             self._move(self.swap.give_back(sequence, len(hits)), out=False)
@@ -138,8 +153,44 @@ class Session:
         self.running.append(sequence)
         self._entered.append(sequence)
 
+    def _found(self, hits: list[int]) -> None:
+        if self.tiers is not None:
+            self.tiers.hits[0] += len(hits) * self.pool.size
+
+    def _load(self, sequence: Sequence, hits: list[int], places: list[int]) -> None:
+        """The first of those that wait waits for blocks of other tiers instead, behind its `hits`, with all that it needs."""
+        assert self.tiers is not None
+        self._found(hits)
+        self.pool.admit(sequence, hits)
+        self.pool.hold(sequence, sequence.tokens)
+        self._moves += self.tiers.fetch(sequence, len(hits), places)
+        sequence.computed += len(places) * self.pool.size
+        self.waiting.popleft()
+        self.loading.append(sequence)
+
+    def landed(self, requests: Sized[int]) -> None:
+        """The blocks of these requests have come: they go ahead of those that wait."""
+        for sequence in [sequence for sequence in reversed(self.loading) if sequence.number in requests]:
+            self.loading.remove(sequence)
+            full = sequence.computed // self.pool.size
+            if self.tiers is not None:
+                for block in range(sequence.indexed, full):
+                    self.tiers.raise_up(sequence.key(block, self.pool.size))
+            self.pool.remember(sequence, full)
+            self.waiting.appendleft(sequence)
+            if self.by_priority:
+                self.waiting = deque(sorted(self.waiting, key=urgency))
+
+    def pause(self) -> Batch:
+        """A step of nobody: blocks move, and nothing can run before some have come."""
+        moves, self._moves = tuple(self._moves), []
+        none = np.zeros(0, dtype=np.int64)
+        return Batch([], none, none, none.astype(np.bool_), [], none, moves=moves)
+
     def _there(self, sequence: Sequence, hits: list[int]) -> int:
         """Tokens of a sequence that waits which need not be computed when it is admitted with `hits`."""
+        if sequence.blocks:
+            return sequence.computed
         cached = len(hits) * self.pool.size
         return cached if self.swap is None else max(cached, self.swap.tokens(sequence))
 
@@ -158,7 +209,8 @@ class Session:
     def _move(self, blocks: int, *, out: bool) -> None:
         """Blocks cross to the swap space, or back, before the next step."""
         if blocks and self.swap is not None:
-            self._moves.append(BlockMove(blocks, self.swap.tier, out))
+            tier = self.swap.tier
+            self._moves.append(BlockMove(blocks, *((POOL, tier) if out else (tier, POOL))))
 
     def _batch(self, chosen: Chosen) -> Batch:
         """The step of `chosen`; its tokens count as computed, and outputs that it will yield as pending, from here on."""
@@ -174,6 +226,9 @@ class Session:
             samples.append(complete)
             cached.append(sequence.from_prefix)
             sequence.from_prefix = 0
+        if self.tiers is not None:
+            self._moves += self.tiers.store(self._filled)
+            self._filled, self.pool.fresh = self.pool.fresh or [], []
         entered, preempted, moves = tuple(self._entered), tuple(self._preempted), tuple(self._moves)
         self._entered, self._preempted, self._moves = [], [], []
         return Batch(

@@ -33,6 +33,8 @@ class BlockPool:
         self._users = [0] * total
         self._key = [_NOBODY] * total
         self._cached: dict[tuple[int, int], int] = {}
+        self.fresh: list[tuple[int, int]] | None = None
+        """Keys of blocks that the cache has come to know, for who empties it; None where nobody does."""
 
     @property
     def free(self) -> int:
@@ -77,13 +79,19 @@ class BlockPool:
 
     def extend(self, sequence: Sequence, tokens: int) -> bool:
         """Blocks so that `sequence` can hold `tokens` tokens; False, and nothing changes, if too few are free."""
+        if not self.hold(sequence, tokens):
+            return False
+        if self.prefix_cache:
+            self.remember(sequence, min(tokens, sequence.tokens) // self.size)
+        return True
+
+    def hold(self, sequence: Sequence, tokens: int) -> bool:
+        """As `extend`, but the prefix cache does not know the new blocks yet."""
         missing = -(-tokens // self.size) - len(sequence.blocks)
         if missing > 0:
             if missing > len(self._free):
                 return False
             sequence.blocks += self._take(missing)
-        if self.prefix_cache:
-            self._index(sequence, min(tokens, sequence.tokens) // self.size)
         return True
 
     def release(self, sequence: Sequence) -> None:
@@ -109,10 +117,12 @@ class BlockPool:
             taken.append(block)
         return taken
 
-    def _index(self, sequence: Sequence, full: int) -> None:
+    def remember(self, sequence: Sequence, full: int) -> None:
         """Lets the cache know the first `full` blocks of `sequence`."""
         for place in range(sequence.indexed, full):
             block, key = sequence.blocks[place], sequence.key(place, self.size)
             if self._cached.setdefault(key, block) == block:
                 self._key[block] = key
+                if self.fresh is not None:
+                    self.fresh.append(key)
         sequence.indexed = max(sequence.indexed, full)

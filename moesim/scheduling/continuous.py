@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from moesim.scheduling.base import Batching, Chosen, Room, Session, urgency
 from moesim.scheduling.blocks import BlockPool
+from moesim.scheduling.offload import BlockTiers, OffloadTier
 from moesim.scheduling.sequence import Batch, Sequence
 from moesim.scheduling.steady import Steady
 from moesim.scheduling.swap import SwapBook, SwapSpace
@@ -55,6 +56,8 @@ class Continuous(Batching):
     """Who waits and who is preempted: by arrival, or by `priority` and then arrival."""
     swap: SwapSpace | None = None
     """Where a preempted sequence leaves its KV blocks until it is admitted again; None: it is computed again."""
+    offload: tuple[OffloadTier, ...] = ()
+    """Tiers of the host that keep KV blocks for the prefix cache when the pool has forgotten them, the first one first."""
 
     source: ClassVar[str] = "vLLM 0.19.0"
 
@@ -77,15 +80,32 @@ class Continuous(Batching):
     def most_sequences(self) -> int:
         return self.max_num_seqs
 
+    @model_validator(mode="after")
+    def _offloads_once(self) -> Self:
+        if not self.offload:
+            return self
+        if not self.prefix_caching:
+            raise ValueError("offload: without prefix_caching no block is looked for")
+        if self.swap is not None:
+            raise ValueError("swap: with offload the blocks of a preempted sequence lie in a tier already; leave swap out")
+        tiers = [level.tier for level in self.offload]
+        if len(set(tiers)) < len(tiers):
+            raise ValueError(f"offload: a tier stands there twice ({', '.join(tiers)})")
+        return self
+
     @property
     def aside(self) -> Mapping[str, float]:
-        return {} if self.swap is None else {self.swap.tier: self.swap.room}
+        swap = {} if self.swap is None else {self.swap.tier: self.swap.room}
+        return swap | {level.tier: level.room for level in self.offload}
 
     def session(self, room: Room) -> ContinuousSession:
         blocks = self.num_gpu_blocks_override or room.tokens // self.block_size
         session = ContinuousSession(self, BlockPool(blocks, self.block_size, prefix_cache=self.prefix_caching))
         if self.swap is not None:
             session.swap = SwapBook(self.swap.tier, int(self.swap.room // (room.token_bytes * self.block_size)))
+        if self.offload:
+            levels = [(level.tier, int(level.room // (room.token_bytes * self.block_size))) for level in self.offload]
+            session.tiers, session.pool.fresh = BlockTiers(levels, self.block_size), []
         return session
 
 
@@ -110,7 +130,7 @@ class ContinuousSession(Session):
 
     def steady(self, most: int, ahead: int) -> Steady | None:
         going = [sequence for sequence in self.running if sequence.sampled + sequence.pending < sequence.output]
-        if not going or not all(map(_decodes, going)):
+        if not going or self.tiers is not None or not all(map(_decodes, going)):
             return None
         computed, output, held = np.array(
             [(s.computed, s.output - s.sampled - s.pending, len(s.blocks)) for s in going], dtype=np.int64
@@ -177,11 +197,14 @@ class ContinuousSession(Session):
         rules, pool = self.rules, self.pool
         while self.waiting and budget > 0 and len(self.running) < rules.max_num_seqs:
             sequence = self.waiting[0]
-            hits = pool.match(sequence)
+            hits = [] if sequence.blocks else pool.match(sequence)
+            if not sequence.blocks and not pool.fits(sequence.tokens, hits):
+                break
+            if self.tiers is not None and not sequence.blocks and (places := self.tiers.find(sequence, len(hits))):
+                self._load(sequence, hits, places)
+                continue
             missing = sequence.tokens - self._there(sequence, hits)
             if not rules.chunked_prefill and missing > budget:
-                break
-            if not pool.fits(sequence.tokens, hits):
                 break
             new = self._cut(missing, budget)
             self._admit(sequence, hits)

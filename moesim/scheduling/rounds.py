@@ -49,6 +49,9 @@ class Rounds:
         self._look(most - 1)
         return Series.of([self._now, *islice(self._coming, most - 1)])
 
+    def landed(self, requests: Sequence[int]) -> None:
+        """No block moves between tiers."""
+
     def until(self) -> int | None:
         """No step depends on the clock."""
 

@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 
 from moesim.arrays import IntArray
 
-__all__ = ["Batch", "BlockMove", "Sequence"]
+__all__ = ["POOL", "Batch", "BlockMove", "Sequence"]
+
+POOL = ""
+"""What a `BlockMove` calls the pool of KV blocks, in GPU memory."""
 
 
 class Sequence:
@@ -86,12 +89,15 @@ class Sequence:
 
 
 class BlockMove(NamedTuple):
-    """KV blocks on their way between the pool and a tier of the host."""
+    """KV blocks on their way between the pool and a tier of the host, or between two of these."""
 
     blocks: int
-    tier: str
-    out: bool
-    """Whether they leave the pool."""
+    source: str
+    target: str
+    request: int = -1
+    """The request that waits for them while others run, if one does."""
+    awaited: bool = True
+    """Whether the next step begins when they have come; else they move beside it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,11 @@ class Serving:
         if session.pool.total < 1:
             text = f"{format_exact(self._room)} for the KV cache are less than one block of {session.pool.size} tokens"
             raise InputError(Mistake(text, path="policy"))
+        tiers = session.tiers
+        for place, total in enumerate(tiers.totals if tiers is not None else ()):
+            if total < 1:
+                text = f"less than one block of {session.pool.size} tokens"
+                raise InputError(Mistake(text, path=f"workload.scheduler.offload.{place}.room"))
 
     @property
     def ledger(self) -> Ledger:
@@ -53,6 +58,13 @@ class Serving:
     def sequences(self) -> Sized[Sequence]:
         """[R] the requests as they were served."""
         return self.server.traffic.sequences
+
+    @property
+    def tiers(self) -> list[tuple[str, int]]:
+        """Tiers that keep KV blocks for the prefix cache, and blocks of each; none where the pool alone does."""
+        session = self.server.session
+        below = session.tiers
+        return [] if below is None else [(self._gpu, session.pool.total), *zip(below.tiers, below.totals, strict=True)]
 
     def compose(self, now: int) -> StepPlan | int | None:
         """As the server composes it."""
@@ -65,10 +77,11 @@ class Serving:
     def _plan(self, batch: Batch) -> StepPlan:
         dropped = np.array([sequence.number for sequence in batch.preempted], dtype=np.int64)
         before, block = batch.attended - batch.new_tokens, self.room.token_bytes * self.server.session.pool.size
-        ways = (
-            (move.blocks * block, *((self._gpu, move.tier) if move.out else (move.tier, self._gpu))) for move in batch.moves
+        gpu = self._gpu
+        moves = tuple(
+            KvMove(blocks * block, source or gpu, target or gpu, blocks, request, awaited)
+            for blocks, source, target, request, awaited in batch.moves
         )
-        moves = tuple(KvMove(*way) for way in ways)
         return StepPlan(batch.numbers, batch.new_tokens, before, batch.samples, dropped, batch.from_prefix, moves)
 
     def ended(self, step: StepPlan, end: int) -> None:
@@ -80,6 +93,10 @@ class Serving:
         batches, steady = self.server.sure(most)
         plans = [self._plan(batch) for batch in batches]
         return _series(plans, steady)
+
+    def landed(self, requests: Sized[int]) -> None:
+        """They wait for a place now."""
+        self.server.landed(requests)
 
     def until(self) -> int | None:
         """The next arrival."""

@@ -57,6 +57,8 @@ class Ledger:
     the other, in the order in which they came out."""
     levels: array[int] = field(default_factory=lambda: array("q"))
     """Time, running, waiting, KV blocks in use, a row behind the other, whenever a step was or could have been composed."""
+    tiers: list[tuple[int, list[int], list[int]]] = field(default_factory=list)
+    """Time, and in the pool and each tier below it blocks in use, and tokens found there so far; as often as `levels`."""
 
     def __post_init__(self) -> None:
         for name in ("queued", "scheduled", "first_token", "finish"):
@@ -89,6 +91,8 @@ class Server:
         self._level(now)
         if self._composed:
             return self._composed[0]
+        if session.loading:
+            return session.pause()
         if not session.waiting and not session.running:
             self._refuse_ahead()
         if self._coming:
@@ -110,7 +114,9 @@ class Server:
 
     def _level(self, now: int) -> None:
         session = self.session
-        self.ledger.levels.extend((now, len(session.running), len(session.waiting), session.pool.used))
+        self.ledger.levels.extend((now, len(session.running), session.queued, session.pool.used))
+        if session.tiers is not None:
+            self.ledger.tiers.append((now, [session.pool.used, *session.tiers.used], list(session.tiers.hits)))
 
     @property
     def next(self) -> Batch | None:
@@ -143,6 +149,10 @@ class Server:
         for sequence in ended:
             self.ledger.finish[sequence.number] = end
             self._answered(sequence.number, end)
+
+    def landed(self, requests: Sized[int]) -> None:
+        """The KV blocks that these requests waited for have come."""
+        self.session.landed(requests)
 
     def until(self) -> int | None:
         """When the next request arrives, ps; None where no more is known to."""

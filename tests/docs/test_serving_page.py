@@ -16,6 +16,7 @@ from moesim.experiment.plan import plan
 from moesim.hardware.fault import Fault
 from moesim.plugins import BUILT_IN
 from moesim.scenario import check
+from moesim.scheduling.continuous import Continuous
 from moesim.workload.requests.arrivals import AnyArrivals
 from moesim.workload.routing.sticky import Sticky
 
@@ -32,15 +33,20 @@ def test_the_workload_of_the_page_is_served() -> None:
     assert result.summary["slo"]["ttft_s"] == 0.5
 
 
+def test_the_tiers_of_the_page_keep_blocks() -> None:
+    rules = Continuous.model_validate(yaml.safe_load(blocks(PAGE, "yaml")[1].text)["scheduler"], context={"units": "required"})
+    assert rules.aside == {"ddr": 32e9, "nvme": 500e9}
+
+
 def test_the_experiment_of_the_page_is_right(tmp_path: Path) -> None:
-    (tmp_path / "largest.yaml").write_text(blocks(PAGE, "yaml")[1].text)
+    (tmp_path / "largest.yaml").write_text(blocks(PAGE, "yaml")[2].text)
     planned = plan(tmp_path / "largest.yaml")
     assert [limit.metric for limit in planned.description.constraints] == ["slo.attainment", "ttft_s.p99", "machine_usd"]
     assert planned.description.metric == "workload.arrivals.rate (/s)"
 
 
 def test_the_sample_of_the_page_names_its_files(tmp_path: Path) -> None:
-    (tmp_path / "day.yaml").write_text(blocks(PAGE, "yaml")[2].text)
+    (tmp_path / "day.yaml").write_text(blocks(PAGE, "yaml")[3].text)
     (file,) = check([str(tmp_path / "day.yaml")])["files"]
     assert [error["path"] for error in file["errors"]] == ["workload.arrivals.clients", "workload.arrivals.lengths"]
     (tmp_path / "servegen_clients.csv.gz").write_text(
@@ -53,7 +59,7 @@ def test_the_sample_of_the_page_names_its_files(tmp_path: Path) -> None:
 
 
 def test_the_faults_and_the_drift_of_the_page_are_right() -> None:
-    block = yaml.safe_load(blocks(PAGE, "yaml")[3].text)
+    block = yaml.safe_load(blocks(PAGE, "yaml")[4].text)
     faults = [Fault.model_validate(fault) for fault in block["faults"]]
     assert [(fault.name, fault.rate, fault.until) for fault in faults] == [
         ("cxl", None, 900),
@@ -67,7 +73,7 @@ def test_the_faults_and_the_drift_of_the_page_are_right() -> None:
 
 def test_a_measured_run_is_replayed_as_the_page_says(tmp_path: Path) -> None:
     scenario = tmp_path / "replay.yaml"
-    scenario.write_text(blocks(PAGE, "yaml")[4].text)
+    scenario.write_text(blocks(PAGE, "yaml")[5].text)
     (tmp_path / "run.csv").write_text("client_s,arrival_s,prompt_tokens,output_tokens\n0.5,0.6,20,3\n-0.25,0.6,30,2\n")
     requests = moesim.run(scenario).frame("requests")
     assert requests.arrival_s.tolist() == [0.0, 0.75]

@@ -13,7 +13,7 @@ from served_models import MODEL
 import moesim
 from moesim.errors import InputError
 from moesim.scheduling.continuous import Continuous
-from moesim.scheduling.sequence import Batch, BlockMove
+from moesim.scheduling.sequence import POOL, Batch, BlockMove
 from moesim.scheduling.server import Server
 from moesim.scheduling.swap import SwapSpace
 from tests.serving import serve, steps_of
@@ -56,7 +56,7 @@ def test_blocks_leave_before_the_step_that_takes_their_place_and_come_back_befor
     moves: list[tuple[BlockMove, ...]] = []
     rules = _rules(100, asynchronous=False, prefix_caching=False)
     serve(rules, [(4, 6), (4, 6)], room=16, seen=lambda server, batch, now: moves.append(batch.moves))
-    assert moves == [(), (), (), (), (), (BlockMove(2, "ddr", out=True),), (BlockMove(2, "ddr", out=False),)]
+    assert moves == [(), (), (), (), (), (BlockMove(2, POOL, "ddr"),), (BlockMove(2, "ddr", POOL),)]
 
 
 def test_without_room_a_sequence_is_computed_again() -> None:
