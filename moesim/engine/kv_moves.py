@@ -59,9 +59,9 @@ class KvMoves:
         ended = [copy for copy in self._under_way if self._machine.engine.ended(copy.number)]
         if not ended:
             return []
-        gone = {copy.number for copy in ended}
-        self._under_way = [copy for copy in self._under_way if copy.number not in gone]
-        self._machine.forget(sorted(gone))
+        numbers = {copy.number for copy in ended}
+        self._under_way = [copy for copy in self._under_way if copy.number not in numbers]
+        self._machine.forget(sorted(numbers))
         for copy in ended:
             self._book(copy.move)
         wait = {copy.move.request for copy in self._under_way}

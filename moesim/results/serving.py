@@ -178,13 +178,13 @@ def tier_table(served: Served | None) -> Columns:
     before."""
     levels, tiers = (served.tier_levels, served.tiers) if served is not None else ((), ())
     time = np.array([row[0] for row in levels], dtype=np.int64)
-    blocks, found = (np.array([row[side] for row in levels], dtype=np.int64).reshape(len(time), len(tiers)) for side in (1, 2))
+    blocks, tokens = (np.array([row[side] for row in levels], dtype=np.int64).reshape(len(time), len(tiers)) for side in (1, 2))
     names = np.array([tier for tier, _ in tiers], dtype=object)
     return {
         "time_s": np.repeat(time, len(tiers)) / SECOND,
         "tier": np.tile(names, len(time)),
         "kv_blocks": blocks.ravel(),
-        "hit_tokens": np.diff(found, axis=0, prepend=0).ravel(),
+        "hit_tokens": np.diff(tokens, axis=0, prepend=0).ravel(),
     }
 
 
@@ -193,8 +193,8 @@ def _tiers(served: Served) -> list[dict[str, Any]]:
     if not served.tiers:
         return []
     blocks = np.array([row[1] for row in served.tier_levels], dtype=np.int64).reshape(-1, len(served.tiers))
-    found = served.tier_levels[-1][2] if served.tier_levels else []
-    rows = zip(served.tiers, blocks.T.tolist(), found, strict=True)
+    sums = served.tier_levels[-1][2] if served.tier_levels else []
+    rows = zip(served.tiers, blocks.T.tolist(), sums, strict=True)
     return [{"tier": tier, "kv_blocks": total, "most": max(used), "hit_tokens": tokens} for (tier, total), used, tokens in rows]
 
 

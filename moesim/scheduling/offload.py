@@ -82,10 +82,10 @@ class BlockTiers:
         """Blocks that steps have filled, or that came from a later tier, lie in the first tier from now on."""
         source, moves = POOL, []
         keys = keys[::-1]
-        for tier, total, kept in zip(self.tiers, self.totals, self._keys, strict=True):
+        for tier, total, lru in zip(self.tiers, self.totals, self._keys, strict=True):
             new = [key for key in keys if self._place(key) is None]
-            kept.update(dict.fromkeys(new))
-            keys = [kept.popitem(last=False)[0] for _ in range(len(kept) - total)]
+            lru.update(dict.fromkeys(new))
+            keys = [lru.popitem(last=False)[0] for _ in range(len(lru) - total)]
             if new:
                 moves.append(BlockMove(len(new), source, tier, awaited=False))
             source = tier

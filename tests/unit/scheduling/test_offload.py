@@ -142,9 +142,9 @@ def test_one_fetch_summed_by_hand(tmp_path: Path) -> None:
     begins = steps["start_s"][steps["start_s"] >= 0.2][0]
     assert begins - 0.2 == pytest.approx(17.08e-6 + 7 * BLOCK / 26.5e9, abs=1e-11)
     table = result.frame("kv_tiers")
-    found = {tier: int(table[table.tier == tier].hit_tokens.sum()) for tier in ("hbm", "ddr")}
-    assert sum(found.values()) == 96
-    assert [(row["tier"], row["hit_tokens"]) for row in result.details["serving"]["kv_tiers"]] == [*found.items()]
+    hits = {tier: int(table[table.tier == tier].hit_tokens.sum()) for tier in ("hbm", "ddr")}
+    assert sum(hits.values()) == 96
+    assert [(row["tier"], row["hit_tokens"]) for row in result.details["serving"]["kv_tiers"]] == [*hits.items()]
 
 
 def test_bytes_on_links_are_those_of_the_blocks_that_crossed(tmp_path: Path) -> None:
