@@ -8,14 +8,17 @@ import pytest
 from moesim.contract.steps import Series, StepPlan
 from moesim.engine.kv import KvBook
 from moesim.errors import MoesimError
-from tests.policy_problems import job, problem
+from moesim.workload.table import Job
+from tests.policy_problems import problem
 
 TOKEN = 3 * 2 * 2 * 128 * 2.0
 """Bytes of a token: 3 layers, 2 heads of 128 values in 2 bytes, keys and values."""
 
 
-def book(tokens: float = 1000.0, attention: bool = True) -> KvBook:
-    return KvBook(problem(work=job(requests=3, attention=attention)), tokens * TOKEN)
+def book(tokens: float = 1000.0, attention: bool = True, prompts: tuple[int, ...] = (600, 600, 600)) -> KvBook:
+    """Room for `tokens` tokens, and requests with `prompts` and two tokens of output each."""
+    work = Job(np.zeros(3), np.array(prompts), np.full(3, 2), layers=3, attention=attention)
+    return KvBook(problem(work=work), tokens * TOKEN)
 
 
 def plan(*rows: tuple[int, int, int], dropped: tuple[int, ...] = (), cached: list[int] | None = None) -> StepPlan:
@@ -67,22 +70,15 @@ def test_a_step_may_fill_the_room_and_no_more() -> None:
     assert unread.peak == 0.0
 
 
-def passed(kv: KvBook, *plans: StepPlan, ending: dict[int, tuple[int, ...]] | None = None) -> None:
+def passed(kv: KvBook, *plans: StepPlan) -> None:
     series = Series.of(plans)
-    step = np.repeat(np.arange(len(plans)), series.sizes)
-    ends = np.array(
-        [
-            request in (ending or {}).get(number, ())
-            for number, request in zip(step.tolist(), series.requests.tolist(), strict=True)
-        ]
-    )
-    kv.pass_through(series, step, ends)
+    kv.pass_through(series, np.repeat(np.arange(len(plans)), series.sizes))
 
 
 def test_steps_that_pass_many_at_once_hold_what_they_hold_one_by_one() -> None:
-    kv = book()
+    kv = book(prompts=(5, 600, 600))
     # request 1 has 3 tokens from a prefix; request 0 ends with the second step, so the third holds 6 + 3
-    passed(kv, plan((0, 5, 0)), plan((0, 1, 5), (1, 2, 3), cached=[0, 3]), plan((1, 1, 5), (2, 3, 0)), ending={1: (0,)})
+    passed(kv, plan((0, 5, 0)), plan((0, 1, 5), (1, 2, 3), cached=[0, 3]), plan((1, 1, 5), (2, 3, 0)))
     kv.settle()
     assert kv.peak == 11 * TOKEN
     kv.enter(plan((0, 2, 0), (1, 1, 6), (2, 1, 3)))
