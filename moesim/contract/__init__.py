@@ -25,6 +25,7 @@ from moesim.contract.plan import (
     Serial,
     ahead_of,
     chunk_of,
+    devices_of,
 )
 from moesim.contract.policy import (
     NO_MOVES,
@@ -82,6 +83,7 @@ __all__ = [
     "ahead_of",
     "blurred",
     "chunk_of",
+    "devices_of",
     "first_count",
     "is_bound",
 ]

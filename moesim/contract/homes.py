@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from moesim.model import Architecture
 
 __all__ = ["HERE", "Homes", "Weights", "crossing", "in_flight", "lying"]
@@ -38,6 +40,9 @@ class Homes:
     """Input embedding, where it is a matrix of its own."""
     kept_layers: int = 0
     """Decoder layers, from the first, whose weights stay in GPU memory all the same."""
+    attends: str | None = None
+    """Device that attends in the layers that are not kept, over a cache in the tier of `attention`; decoding it projects there,
+    too, and reads the weights where they lie. None: the GPU does, and the cache lies with that of the other layers."""
 
     @classmethod
     def everything(cls, tier: str, kept_layers: int = 0) -> Homes:
@@ -45,9 +50,24 @@ class Homes:
         return cls(tier, tier, tier, tier, tier, kept_layers)
 
     @property
+    def tiers(self) -> tuple[str, ...]:
+        """The tiers that it names."""
+        kinds = (self.attention, self.dense, self.shared, self.head, self.embeddings)
+        return tuple(dict.fromkeys(tier for tier in kinds if tier is not None))
+
+    @property
     def elsewhere(self) -> bool:
         """Whether any weights live outside GPU memory."""
-        return any((self.attention, self.dense, self.shared, self.head, self.embeddings))
+        return bool(self.tiers)
+
+    def away(self, layer: int) -> bool:
+        """Whether another device attends in decoder layer `layer`."""
+        return self.attends is not None and layer >= self.kept_layers
+
+    def cache_share(self, model: Architecture) -> float:
+        """Share of the KV cache that lies with that device."""
+        nbytes = model.kv_bytes_per_layer
+        return float(np.sum(nbytes[self.kept_layers :]) / np.sum(nbytes)) if self.attends is not None else 0.0
 
 
 HERE = Homes()

@@ -24,6 +24,7 @@ __all__ = [
     "Serial",
     "ahead_of",
     "chunk_of",
+    "devices_of",
 ]
 
 
@@ -146,3 +147,15 @@ class BatchPlan:
 def chunk_of(job: Job, prefill: PhasePlan) -> int:
     """Tokens of prompts that pass the layers together: the fewest that job and plan ask for; 0 for whole prompts."""
     return min(filter(None, (job.chunk, prefill.chunk)), default=0)
+
+
+def devices_of(plan: BatchPlan, phase: str, layer: int) -> tuple[str, str, str]:
+    """Devices of QKV projection, attention core and output projection in decoder layer `layer` of a step of `phase`.
+
+    Prompts are projected where the plan says even in layers whose weights live elsewhere: the products of many tokens repay a
+    copy of the weights.
+    """
+    own, attends = plan.of(phase), plan.homes.attends
+    if attends is None or not plan.homes.away(layer):
+        return own.projections, own.core, own.output
+    return (own.projections, attends, own.output) if phase == "prefill" else (attends, attends, attends)

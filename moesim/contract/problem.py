@@ -14,7 +14,7 @@ import numpy as np
 from moesim.arrays import FloatArray, IntArray
 from moesim.contract.costs import Costs
 from moesim.contract.homes import Weights, crossing, in_flight, lying
-from moesim.contract.plan import BatchPlan, ahead_of, chunk_of
+from moesim.contract.plan import BatchPlan, ahead_of, chunk_of, devices_of
 from moesim.hardware import System
 from moesim.model import Architecture
 from moesim.runtime import FREE, Runtime
@@ -205,7 +205,7 @@ class Problem:
             shares["those that live elsewhere"] = -self._elsewhere(plan)
             shares["buffers for those"] = self.weight_buffer(plan)
         if plan.kv == self.gpu_tier:
-            shares["KV cache"] = self.kv_bytes(plan.batch)
+            shares["KV cache"] = self.kv_bytes(plan.batch) * (1.0 - plan.homes.cache_share(self.model))
         shares[format_count(plan.slots, "staging slot")] = plan.slots * self.model.expert_bytes
         return shares
 
@@ -223,8 +223,9 @@ class Problem:
 
     def crossing(self, plan: BatchPlan, phase: str) -> list[Weights]:
         """[D] weights other than routed experts that are copied to the GPU for each decoder layer in a step of `phase`."""
-        own, gpu = plan.of(phase), self.system.attending_gpu
-        return crossing(self.model, plan.homes, first=own.projections == gpu, last=own.output == gpu)
+        first, _, last = devices_of(plan, phase, self.model.layers - 1)
+        gpu = self.system.attending_gpu
+        return crossing(self.model, plan.homes, first=first == gpu, last=last == gpu)
 
     def weight_buffer(self, plan: BatchPlan) -> float:
         """Bytes of GPU memory that such copies take at most."""
@@ -237,8 +238,12 @@ class Problem:
     def host_shares(self, plan: BatchPlan) -> dict[str, dict[str, float]]:
         """Host tier -> what it holds beside routed experts, in words -> bytes of the room for weights."""
         shares: dict[str, dict[str, float]] = {}
-        if plan.kv != self.gpu_tier:
-            shares[plan.kv] = {"KV cache": self.kv_bytes(plan.batch) * self.system.kv_share(plan.kv)}
+        away = plan.homes.cache_share(self.model)
+        for tier, share in ((plan.kv, 1.0 - away), (plan.homes.attention, away)):
+            if tier is not None and tier != self.gpu_tier and share:
+                cache = share * self.kv_bytes(plan.batch) * self.system.kv_share(tier)
+                held = shares.setdefault(tier, {})
+                held["KV cache"] = held.get("KV cache", 0.0) + cache
         for tier, nbytes in self.job.kv_aside.items():
             shares.setdefault(tier, {})["KV blocks that left GPU memory"] = nbytes * self.system.kv_share(tier)
         for tier, nbytes in lying(self.model, plan.homes).items():

@@ -6,7 +6,6 @@ Keeps the books only: moving bytes is for `movers.py`, deciding for policies.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import astuple
 
 import numpy as np
 
@@ -74,10 +73,12 @@ class Residency:
                 f"deploy gave prefill the pipeline {deployment.plan.prefill.pipeline}; it knows Overlap and Serial"
             )
         homes = deployment.plan.homes
-        if unknown := {home for home in astuple(homes)[:-1] if home is not None} - set(self.problem.system.host_tiers):
+        if unknown := set(homes.tiers) - set(self.problem.system.host_tiers):
             raise PolicyError(f"deploy gave weights a home that is not a host tier: {', '.join(sorted(unknown))}")
         if homes.elsewhere and not self.problem.job.attention:
             raise PolicyError("the weights of a lone MoE layer other than routed experts stay in GPU memory")
+        if homes.attends is not None and (homes.attention is None or homes.attends not in self.problem.devices):
+            raise PolicyError(f"deploy has '{homes.attends}' attend without a home of its weights, or it is not a device")
         requests, order = self.problem.job.requests, deployment.order
         if order is not None and not np.array_equal(np.sort(order), np.arange(requests)):
             raise PolicyError(f"deploy returned an order that is not a permutation of the {requests} requests")

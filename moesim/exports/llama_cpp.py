@@ -21,6 +21,8 @@ _LARGEST_UBATCH = 4096
 def export(placed: Placed) -> Exported:
     """The nearest placement by whole layers."""
     ubatch = _ubatch(placed)
+    if placed.plan.homes.attends is not None:
+        return _whole_layers(placed, ubatch)
     own = placed.loaded.scenario.policy
     sized = own.model_dump(include={"upload_from", "scaled"}) if isinstance(own, LlamaCpp) else {}
 
@@ -29,22 +31,38 @@ def export(placed: Placed) -> Exported:
         return LlamaCpp(host_layers=host, ubatch=ubatch, batch=placed.plan.batch, kv=kv, **sized)
 
     host = nearest_layers(placed, policy)
+    command = _command(placed, ubatch, ["--n-gpu-layers 999", *_placement(placed, host)])
+    notes = ["llama.cpp holds the experts of a layer as whole tensors: a layer is in GPU memory or in the host."]
+    if placed.chunk > ubatch:
+        notes.append(f"Prompts passed the layers {placed.chunk:,} tokens at a time in the run; here in pieces of {ubatch:,}.")
+    return Exported(command=command, resident=resident_of(placed.problem, host), policy=policy(host), notes=tuple(notes))
+
+
+def _whole_layers(placed: Placed, ubatch: int) -> Exported:
+    """A run in which the CPU attends in some layers: as many whole layers on the GPU."""
+    count = placed.plan.homes.kept_layers
+    policy = LlamaCpp.model_validate({"gpu_layers": count, "ubatch": ubatch, "batch": placed.plan.batch})
+    note = "llama.cpp keeps the last layers on the GPU, the run the first ones, which are alike."
+    return Exported(
+        command=_command(placed, ubatch, [f"--n-gpu-layers {count}"]),
+        resident=placed.resident,
+        policy=policy,
+        notes=(note,),
+    )
+
+
+def _command(placed: Placed, ubatch: int, placement: list[str]) -> tuple[str, ...]:
     source = placed.model.source
-    command = [
+    return (
         "llama-server",
         f"--model {source if source.endswith('.gguf') else 'MODEL.gguf'}",
-        "--n-gpu-layers 999",
-        *_placement(placed, host),
+        *placement,
         f"--ubatch-size {ubatch}",
         *([f"--batch-size {ubatch}"] if ubatch > 2048 else []),
         f"--parallel {placed.plan.batch}",
         f"--ctx-size {placed.longest * placed.plan.batch}",
         *(["--no-kv-offload"] if placed.cache_in_host else []),
-    ]
-    notes = ["llama.cpp holds the experts of a layer as whole tensors: a layer is in GPU memory or in the host."]
-    if placed.chunk > ubatch:
-        notes.append(f"Prompts passed the layers {placed.chunk:,} tokens at a time in the run; here in pieces of {ubatch:,}.")
-    return Exported(command=tuple(command), resident=resident_of(placed.problem, host), policy=policy(host), notes=tuple(notes))
+    )
 
 
 def _ubatch(placed: Placed) -> int:

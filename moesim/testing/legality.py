@@ -6,7 +6,7 @@ Knows one recorded run; each check gives a text for every violation.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import astuple, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -58,8 +58,8 @@ def deployment_shapes(deployment: Deployment, problem: Problem) -> Iterator[str]
         yield f"deploy: pieces is {deployment.pieces}; a whole expert is one"
     if deployment.plan.kv not in problem.tiers:
         yield f"deploy: kv names '{deployment.plan.kv}', which is not a tier ({', '.join(problem.tiers)})"
-    for home in astuple(deployment.plan.homes)[:-1]:
-        if home is not None and home not in problem.system.host_tiers:
+    for home in deployment.plan.homes.tiers:
+        if home not in problem.system.host_tiers:
             yield f"deploy: homes name '{home}', which is not a host tier ({', '.join(problem.system.host_tiers)})"
     if not isinstance(deployment.plan.prefill.pipeline, Overlap | Serial):
         yield f"deploy: the pipeline of prefill is {deployment.plan.prefill.pipeline}; it knows Overlap and Serial"

@@ -14,7 +14,7 @@ import numpy as np
 
 from moesim.arrays import FloatArray, IntArray
 from moesim.clock import to_ps
-from moesim.contract import Deployment, PhasePlan, Problem
+from moesim.contract import Deployment, Problem, devices_of
 from moesim.engine.passes import Pass, core_work
 from moesim.engine.programs.attention import Core, cpu_share
 from moesim.engine.programs.gpu_steps import Parts
@@ -36,6 +36,7 @@ class Operations:
         self._phase = ""
         self._known: dict[tuple[str, str, bytes], int] = {}
         """ps of projections and the like by what passes them."""
+        self._who: dict[Phase, list[tuple[tuple[str, str, str], IntArray]]] = {}
         breakdown.roofs.update(roofs(problem))
 
     def dense(self, step: Pass, sets: Sequence[Sequence[Core]]) -> None:
@@ -44,7 +45,7 @@ class Operations:
         if not problem.job.attention:
             return
         for cores in sets:
-            self._projections(cores[0].plan, np.sum([core.tokens for core in cores], axis=0))
+            self._projections(cores[0].phase, np.sum([core.tokens for core in cores], axis=0))
         for part in step.parts:
             self._core(part.phase, *core_work(problem.model, part))
         self._rest(step.new_tokens.sum(keepdims=True), np.array([step.sampled]))
@@ -55,7 +56,7 @@ class Operations:
         `micro_batches`: tokens of all of them. `layers` [K]: decoder layers of each kind of attention.
         """
         self._phase = phase
-        self._projections(self._deployment.plan.of(phase), micro_batches)
+        self._projections(phase, micro_batches)
         for number, part in enumerate(PHASES):
             there = parts.of_phase[:, number] > 0
             if there.any():
@@ -77,14 +78,23 @@ class Operations:
             sizes = (model.head_flops, model.head_bytes, hidden)
             self._gemm("LM head", gpu, sampled, 1, sizes, lambda _, tokens: costs.head(tokens))
 
-    def _projections(self, plan: PhasePlan, pieces: IntArray) -> None:
+    def _layers_of(self, phase: Phase) -> list[tuple[tuple[str, str, str], IntArray]]:
+        """Devices of projection, core and output with the decoder layers in which they do it in a step of `phase`."""
+        if phase not in self._who:
+            of_layer = [devices_of(self._deployment.plan, phase, layer) for layer in range(self._problem.model.layers)]
+            distinct = dict.fromkeys(of_layer)
+            self._who[phase] = [(devices, np.flatnonzero([devices == there for there in of_layer])) for devices in distinct]
+        return self._who[phase]
+
+    def _projections(self, phase: Phase, pieces: IntArray) -> None:
         """Projections around the cores of `pieces` [n] tokens."""
-        model, costs, layers = self._problem.model, self._problem.costs.bare, self._problem.model.layers
+        model, costs = self._problem.model, self._problem.costs.bare
         qkv, core_out, hidden = model.qkv_activation_bytes, model.core_activation_bytes, model.token_bytes
-        sizes = (model.qkv_flops, model.qkv_bytes, hidden + qkv)
-        self._gemm("QKV projection", plan.projections, pieces, layers, sizes, costs.projections)
-        sizes = (model.output_flops, model.output_bytes, core_out + hidden)
-        self._gemm("output projection", plan.output, pieces, layers, sizes, costs.output)
+        for (first, _, last), layers in self._layers_of(phase):
+            sizes = (model.qkv_flops, model.qkv_bytes, hidden + qkv)
+            self._gemm("QKV projection", first, pieces, len(layers), sizes, costs.projections)
+            sizes = (model.output_flops, model.output_bytes, core_out + hidden)
+            self._gemm("output projection", last, pieces, len(layers), sizes, costs.output)
 
     def _gemm(
         self,
@@ -108,12 +118,15 @@ class Operations:
 
     def _core(self, phase: Phase, flops: FloatArray, nbytes: FloatArray) -> None:
         """Attention cores of one phase: [.., D] FLOP and bytes."""
-        costs, problem, device = self._problem.costs.bare, self._problem, self._deployment.plan.of(phase).core
-        tier = problem.gpu_tier if device == problem.system.attending_gpu else self._deployment.plan.kv
-        taken = costs.core(device, flops, nbytes, phase, tier)
-        self._recorder.rounded += taken.size * (2 if cpu_share(self._deployment.plan.decode) else 1)
-        time = int(to_ps(taken, "attention").sum())
-        self._kept.operate(self._phase, device, "attention core", float(flops.sum()), float(nbytes.sum()), time)
+        costs, problem, plan = self._problem.costs.bare, self._problem, self._deployment.plan
+        for (_, device, _), layers in self._layers_of(phase):
+            cache = str(plan.homes.attention) if plan.homes.away(int(layers[0])) else plan.kv
+            tier = problem.gpu_tier if device == problem.system.attending_gpu else cache
+            work, read = flops[..., layers], nbytes[..., layers]
+            taken = costs.core(device, work, read, phase, tier)
+            self._recorder.rounded += taken.size * (2 if cpu_share(plan.decode) else 1)
+            time = int(to_ps(taken, "attention").sum())
+            self._kept.operate(self._phase, device, "attention core", float(work.sum()), float(read.sum()), time)
 
     def experts(self, phase: str, work: ExpertWork) -> None:
         """Adds the experts that a device computed in a pass. Launches and hand-overs are in the time."""

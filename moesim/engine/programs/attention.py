@@ -14,7 +14,7 @@ import numpy as np
 
 from moesim.arrays import FloatArray, IntArray
 from moesim.clock import added, to_ps, total
-from moesim.contract import Deployment, Module, PhasePlan, Problem
+from moesim.contract import BatchPlan, Deployment, Module, PhasePlan, Problem, devices_of
 from moesim.contract.costs import StepLoad
 from moesim.engine.passes import Part, Pass
 from moesim.engine.programs.durations import IntTimes, queue_of, usage_of
@@ -115,12 +115,14 @@ def stage_operation(stage: Stage, item: int, lane: int, after: Sequence[int], pr
 def chains_of_pass(problem: Problem, deployment: Deployment, sets: Sequence[Sequence[Core]]) -> tuple[list[Chains], list[int]]:
     """The distinct chains of a step with the cores `sets`, and for every decoder layer [D] which of them it passes.
 
-    Layers differ only by their attention window, so there are one or two kinds. Where a step holds prompts and decodes, both
-    pass one chain whose core takes the sum of both; or each its own, side by side, if their plans name different devices.
+    Layers differ by their attention window and by who attends, so there are few kinds. Where a step holds prompts and decodes,
+    both pass one chain whose core takes the sum of both; or each its own, side by side, if their plans name different devices.
     """
     kv_bytes = problem.model.kv_bytes_per_layer
     sizes = [size for cores in sets for core in cores for size in (core.flops, core.kv, core.cached)]
-    columns = np.concatenate([*sizes, (kv_bytes > 0)[None, :]], axis=0).T.copy()
+    homes = deployment.plan.homes
+    away = np.full(len(kv_bytes), homes.attends is not None) & (np.arange(len(kv_bytes)) >= homes.kept_layers)
+    columns = np.concatenate([*sizes, (kv_bytes > 0)[None, :], away[None, :]], axis=0).T.copy()
     alike: dict[bytes, int] = {}
     kind = [alike.setdefault(column.tobytes(), len(alike)) for column in columns]
     first = [kind.index(number) for number in range(len(alike))]
@@ -146,7 +148,7 @@ class Core(NamedTuple):
 def cores_of_step(problem: Problem, deployment: Deployment, step: Pass) -> list[list[Core]]:
     """The cores of a step, those together that pass the same chain, cut into the same number of micro-batches."""
     cores = [_core_of(problem, deployment, part) for part in step.parts]
-    if not _alike(cores):
+    if not _alike(cores, deployment.plan):
         return [[core] for core in cores]
     most = max(len(core.tokens) for core in cores)
     return [[Core(core.phase, core.plan, *(_padded(sizes, most) for sizes in core[2:])) for core in cores]]
@@ -166,9 +168,10 @@ def _core_of(problem: Problem, deployment: Deployment, part: Part) -> Core:
     return Core(part.phase, plan, tokens, np.stack(flops), np.stack(kv), np.stack(cached))
 
 
-def _alike(cores: Sequence[Core]) -> bool:
+def _alike(cores: Sequence[Core], plan: BatchPlan) -> bool:
     """Whether all of them pass the same devices, so that one chain serves."""
-    devices = {(core.plan.projections, core.plan.core, core.plan.output) for core in cores}
+    ends = (0, cores[0].flops.shape[1] - 1)
+    devices = {tuple(devices_of(plan, core.phase, layer) for layer in ends) for core in cores}
     return len(devices) == 1 and not (len(cores) > 1 and any(cpu_share(core.plan) for core in cores))
 
 
@@ -187,27 +190,15 @@ class _Builder:
 
     def build(self, layer: int, kv_bytes: float) -> Chain:
         """Chain of a decoder layer in whose cache a token takes `kv_bytes`."""
-        model, plan, tokens = self.problem.model, self.plan, self.tokens
-        costs = self.problem.costs
-        aside, left = self._aside(layer), 1.0
-        if aside:
-            left = 1.0 - cpu_share(plan)
-            kv_bytes = left * kv_bytes
-        cached = left * np.sum([core.cached[:, layer] for core in self.cores], axis=0)
-        operations = [
-            (plan.projections, costs.projections(plan.projections, tokens), model.token_bytes, {}),
-            (
-                plan.core,
-                self._core_seconds(layer, left),
-                model.qkv_activation_bytes,
-                self._core_usage(left * np.sum([core.kv[:, layer] for core in self.cores], axis=0)),
-            ),
-            (plan.output, costs.output(plan.output, tokens), model.core_activation_bytes, {}),
-        ]
+        tier, aside = self._cache(layer), self._aside(layer)
+        left = 1.0 - cpu_share(self.plan) if aside else 1.0
+        operations = self._operations(layer, left, tier)
         stages: list[Stage] = []
         here = self.gpu
         core = 0
-        read = self._kv_read(cached)
+        crosses = operations[1][0] == self.gpu and tier != self.problem.gpu_tier
+        cached = left * np.sum([core.cached[:, layer] for core in self.cores], axis=0)
+        read = self._kv_read(cached, tier) if crosses else None
         for number, (device, seconds, crossing, usage) in enumerate(operations):
             if device != here:
                 stages.append(self._transfer(here, device, crossing))
@@ -223,15 +214,32 @@ class _Builder:
             if number == 1:
                 core = len(stages) - 1
         if here != self.gpu:
-            stages.append(self._transfer(here, self.gpu, model.token_bytes))
-        return Chain(tuple(stages), core, read, self._kv_store(kv_bytes), aside)
+            stages.append(self._transfer(here, self.gpu, self.problem.model.token_bytes))
+        stored = self._kv_store(left * kv_bytes, tier) if crosses and kv_bytes else None
+        return Chain(tuple(stages), core, read, stored, aside)
 
-    def _core_seconds(self, layer: int, left: float) -> FloatArray:
+    def _operations(self, layer: int, left: float, tier: str) -> list[tuple[str, FloatArray, float, dict[str, float]]]:
+        """Projections, core and output of a layer: (device, seconds [n], bytes that reach it per token, what it draws)."""
+        model, tokens, costs = self.problem.model, self.tokens, self.problem.costs
+        first, attends, last = devices_of(self.deployment.plan, self.cores[0].phase, layer)
+        usage = self._core_usage(left * np.sum([core.kv[:, layer] for core in self.cores], axis=0), attends, tier)
+        return [
+            (first, costs.projections(first, tokens), model.token_bytes, {}),
+            (attends, self._core_seconds(layer, left, attends), model.qkv_activation_bytes, usage),
+            (last, costs.output(last, tokens), model.core_activation_bytes, {}),
+        ]
+
+    def _cache(self, layer: int) -> str:
+        """The tier of a layer's KV cache."""
+        plan = self.deployment.plan
+        return str(plan.homes.attention) if plan.homes.away(layer) else plan.kv
+
+    def _core_seconds(self, layer: int, left: float, device: str) -> FloatArray:
         """[n] time of the core of a layer, prompts and decodes one after another; `left`: the share that is not done aside."""
-        costs, device = self.problem.costs, self.plan.core
+        costs, tier = self.problem.costs, self.problem.gpu_tier if device == self.gpu else self._cache(layer)
         seconds, mixed = np.zeros(len(self.tokens)), len(self.cores) > 1
         for core in self.cores:
-            flops, kv, tier = left * core.flops[:, layer], left * core.kv[:, layer], self._kv_tier(device)
+            flops, kv = left * core.flops[:, layer], left * core.kv[:, layer]
             alone = costs.core(device, flops, kv, core.phase, tier, StepLoad(left * core.tokens, mixed, self.tokens))
             seconds += np.where(core.tokens > 0, alone, 0.0)
         return seconds
@@ -253,27 +261,19 @@ class _Builder:
         out = self._copy(here, there, model.qkv_activation_bytes * tokens, "activations", "activation")
         return out, core, self._copy(there, here, model.core_activation_bytes * tokens, "activations", "activation")
 
-    def _kv_tier(self, device: str) -> str:
-        return self.problem.gpu_tier if device == self.gpu else self.deployment.plan.kv
-
-    def _core_usage(self, kv: np.ndarray) -> dict[str, float]:
+    def _core_usage(self, kv: np.ndarray, device: str, tier: str) -> dict[str, float]:
         """A core off the GPU reads its cache from a tier that others read too."""
-        if self.plan.core == self.gpu:
-            return {}
-        return usage_of(self.problem.costs.reach(self.plan.core, self.deployment.plan.kv).usage, float(kv.sum()))
+        return {} if device == self.gpu else usage_of(self.problem.costs.reach(device, tier).usage, float(kv.sum()))
 
-    def _kv_read(self, cached: np.ndarray) -> Stage | None:
-        """What the core needs of a cache elsewhere; whole prompts need nothing."""
-        prompts_alone = all(core.phase == "prefill" for core in self.cores) and not cached.any()
-        if prompts_alone or self.plan.core != self.gpu or self.deployment.plan.kv == self.problem.gpu_tier:
+    def _kv_read(self, cached: np.ndarray, tier: str) -> Stage | None:
+        """What a core on the GPU needs of a cache in another tier; whole prompts need nothing."""
+        if all(core.phase == "prefill" for core in self.cores) and not cached.any():
             return None
-        return self._copy(self.deployment.plan.kv, self.problem.gpu_tier, cached, "read KV", "kv")
+        return self._copy(tier, self.problem.gpu_tier, cached, "read KV", "kv")
 
-    def _kv_store(self, kv_bytes: float) -> Stage | None:
+    def _kv_store(self, kv_bytes: float, tier: str) -> Stage:
         """New entries made on the GPU; those made where the core runs are there already or came with the QKV transfer."""
-        if self.deployment.plan.kv == self.problem.gpu_tier or self.plan.core != self.gpu or kv_bytes == 0:
-            return None
-        return self._copy(self.problem.gpu_tier, self.deployment.plan.kv, kv_bytes * self.tokens, "store KV", "kv")
+        return self._copy(self.problem.gpu_tier, tier, kv_bytes * self.tokens, "store KV", "kv")
 
     def _transfer(self, source: str, target: str, per_token: float) -> Stage:
         """Activations on their way between the memories that two devices work from."""
