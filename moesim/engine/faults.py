@@ -64,10 +64,10 @@ def _mistakes(problem: Problem, deployment: Deployment, fault: Fault, number: in
 def _not_slowed(problem: Problem, fault: Fault, where: str) -> Iterator[Mistake]:
     """A fault that slows what has no rates of its own."""
     known = sorted({name.partition(":")[0] for name in problem.system.resources()})
+    known = known if fault.device is None else list(problem.devices)
     if fault.name not in known:
-        key = "tier" if fault.tier is not None else "link"
         message = f"nothing called '{fault.name}' in this machine has rates; there are {', '.join(known)}."
-        yield Mistake(f"{message}{did_you_mean(fault.name, known)}", f"{where}.{key}")
+        yield Mistake(f"{message}{did_you_mean(fault.name, known)}", f"{where}.{fault.kind}")
 
 
 def _memories(problem: Problem) -> Iterator[tuple[str, Memory]]:
@@ -100,7 +100,8 @@ class Faults:
         while self._left and self._left[0][0] <= now:
             _, begins, fault = self._left.pop(0)
             if fault.rate is not None:
-                self._machine.slow(fault.name, fault.rate if begins else 1.0)
+                slow = self._machine.slow if fault.device is None else self._machine.slow_device
+                slow(fault.name, fault.rate if begins else 1.0)
                 self._events.append(_Event(fault, -1, now, None, begins))
                 continue
             tier = self._tiers.index(fault.name)
@@ -113,8 +114,13 @@ class Faults:
 
     @property
     def notes(self) -> list[str]:
-        """What happened, for the result."""
-        return [event.note(self._residency) for event in self._events]
+        """What happened, for the result, and what the run did not live to see."""
+        unmet = [
+            f"the fault of {fault.kind} '{fault.name}' at {fault.at:.6g} s is not met: the run ends before"
+            for _, begins, fault in self._left
+            if begins
+        ]
+        return [*(event.note(self._residency) for event in self._events), *unmet]
 
     @property
     def recoveries(self) -> list[dict[str, Any]]:
@@ -134,7 +140,7 @@ class Faults:
 
 @dataclass
 class _Event:
-    """A tier failed, with the experts that it `lost`, or came back; or a tier or a link became slow, or no longer is."""
+    """A tier failed, with the experts that it `lost`, or came back; or something became slow, or no longer is."""
 
     fault: Fault
     tier: int
@@ -187,7 +193,7 @@ class _Event:
         name, when = self.fault.name, f"(met at {self.met / SECOND:.6g} s)"
         if self.fault.rate is not None:
             left = f"has {100 * self.fault.rate:.3g} % of its rates" if self.begins else "has all of its rates again"
-            return f"{'tier' if self.fault.tier else 'link'} '{name}' {left} {when}"
+            return f"{self.fault.kind} '{name}' {left} {when}"
         if self.lost is None:
             text = f"tier '{name}' is back, empty {when}"
         else:

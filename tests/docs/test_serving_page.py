@@ -65,6 +65,7 @@ def test_the_faults_and_the_drift_of_the_page_are_right() -> None:
         ("cxl", None, 900),
         ("pool_link", 0.5, 2400),
         ("cxl", 0.25, None),
+        ("gpu", 0.6, 3360),
     ]
     drift = Sticky.model_validate(block["workload"]["routing"]).drift
     assert drift is not None

@@ -64,6 +64,12 @@ class KernelEngine:
         for lane in range(M[k.LANES]):
             M[M[k.AT_LANE] + lane * k.LANE_WIDTH + k.DRAWN] = -2  # speeds are set anew
 
+    def slow_lane(self, lane: int, share: float) -> None:
+        """From now on what a lane is given takes 1 / `share` times as long as it says."""
+        M, F, pace = self._buffers.M, self._buffers.F, lane * k.LANE_FLOATS + k.PACE
+        before, F[pace] = F[pace], 0.0 if share == 1.0 else share
+        M[k.SLOWED] += int(F[pace] > 0) - int(before > 0)
+
     def submit(self) -> None:
         """Takes in what the program has got since the last call."""
         first, last = self._taken_in, len(self.program)

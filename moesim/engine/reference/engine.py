@@ -5,12 +5,14 @@ This file says what a program means. The kernel does the same a thousand times f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 import simpy
 
 from moesim.clock import LIMIT, SECOND, beyond
-from moesim.engine.programs.program import JOIN, Program
+from moesim.engine.programs.program import JOIN, Operation, Program
 from moesim.engine.reference.state import Lane, Pool, Running, Stretch, max_min
 
 __all__ = ["ReferenceEngine"]
@@ -40,6 +42,8 @@ class ReferenceEngine:
         self._serial = 0
         self._contended = False
         self._slowed = False
+        self._paces: dict[int, float] = {}
+        """Lane -> share of its rates that a slow device has left."""
         """Rates have changed since speeds were last set."""
         self._goal: Running | None = None
         self._going = False
@@ -64,7 +68,7 @@ class ReferenceEngine:
                 self._make_ready(operation)
 
     def _take_in(self, number: int) -> Running:
-        entry = self.program.operations[number]
+        entry = self._slower(self.program.operations[number])
         operation = self.operations[number] = Running(number, entry)
         if entry.feed >= 0:
             operation.feed = self.operations[entry.feed]
@@ -76,6 +80,13 @@ class ReferenceEngine:
         if entry.total > 0:
             operation.rates = [(r, min(b / entry.total, self.capacity[r])) for r, b in entry.draws.items()]
         return operation
+
+    def _slower(self, entry: Operation) -> Operation:
+        """An operation as a slow device does it."""
+        pace = self._paces.get(entry.lane, 1.0)
+        if pace == 1.0:
+            return entry
+        return replace(entry, service=math.ceil(entry.service / pace), services=[math.ceil(t / pace) for t in entry.services])
 
     def _make_ready(self, operation: Running) -> None:
         """It waits for no other operation: a join ends, anything else is queued."""
@@ -256,6 +267,10 @@ class ReferenceEngine:
         """From now on a resource has `share` of its rate; work that set out before, and new work, contend for it."""
         self.left[resource] = share * self.capacity[resource]
         self._slowed = True
+
+    def slow_lane(self, lane: int, share: float) -> None:
+        """From now on what a lane is given takes 1 / `share` times as long as it says."""
+        self._paces[lane] = share
 
     def set_pool(self, number: int, free: int) -> None:
         """A pool has `free` slots from now on."""

@@ -146,24 +146,61 @@ def test_what_is_slow_takes_longer_until_it_is_not(slow, bytes_of) -> None:
     ]
 
 
-@pytest.mark.parametrize("slow", [{"tier": "near"}, {"link": "pcie"}])
-def test_both_engines_slow_alike(slow) -> None:
-    play, policy = scene(), MoeCxl(period=2)
+def test_a_slow_gpu_takes_as_many_times_longer_for_all_that_it_does() -> None:
+    """All experts are resident, so that a step is the GPU's work alone; each operation is rounded up to whole ps."""
+    play, policy = scene(hbm=1e9), StaticPopularity()
+    whole = play(policy)
+    slowed = play(policy, faults=[Fault(device="gpu", rate=0.25, at=at(whole, 3), until=at(whole, 5))])
+    last = next(number for number in range(3, 12) if at(slowed, number) >= at(whole, 5))
+    assert (steps(slowed)[:3] == steps(whole)[:3]).all()
+    assert steps(slowed)[3:last] == pytest.approx(4 * steps(whole)[3:last], rel=1e-6)
+    assert (steps(slowed)[last:] == steps(whole)[last:]).all()
+    assert slowed.recorder.moved == whole.recorder.moved
+    assert slowed.faults[0].startswith("device 'gpu' has 25 % of its rates (met at")
+    (disruption,) = slowed.disruptions
+    assert (disruption.name, disruption.rate, disruption.lost) == ("gpu", 0.25, 0)
+
+
+def test_a_fault_behind_the_end_of_the_run_is_named() -> None:
+    (note,) = scene()(StaticPopularity(), faults=[Fault(device="gpu", rate=0.5, at=100.0)]).faults
+    assert note == "the fault of device 'gpu' at 100 s is not met: the run ends before"
+
+
+def test_a_slow_cpu_leaves_the_bandwidth_to_others_that_it_does_not_use() -> None:
+    """The CPU reads experts at half the rate: each of its tasks takes twice as long, and the DRAM gives the same bytes."""
+    play, policy = scene(), StaticPopularity(misses="cpu")
+    whole = play(policy)
+    slowed = play(policy, faults=[Fault(device="cpu", rate=0.5, at=0.0)])
+    assert slowed.recorder.busy["cpu"] == pytest.approx(2 * whole.recorder.busy["cpu"], rel=1e-6)
+    assert slowed.recorder.busy["gpu"] == whole.recorder.busy["gpu"]
+    assert slowed.recorder.moved == whole.recorder.moved
+    assert slowed.recorder.makespan > whole.recorder.makespan
+
+
+SLOW = [{"tier": "near"}, {"link": "pcie"}, {"device": "gpu"}, {"device": "cpu"}]
+
+
+@pytest.mark.parametrize("slow", SLOW, ids=lambda slow: next(iter(slow.values())))
+@pytest.mark.parametrize("policy", [MoeCxl(period=2), CxlExpert(mode="printed")], ids=lambda policy: policy.kind)
+def test_both_engines_slow_alike(slow, policy) -> None:
+    play = scene()
     whole = play(policy)
     faults = [Fault(**slow, rate=0.3, at=at(whole, 3), until=at(whole, 8))]
     kernel, reference = play(policy, faults=faults), play(policy, faults=faults, engine="reference")
-    assert kernel.recorder.makespan == reference.recorder.makespan > whole.recorder.makespan
+    idle = slow == {"device": "cpu"} and not whole.recorder.busy.get("cpu")
+    assert kernel.recorder.makespan == reference.recorder.makespan
+    assert (kernel.recorder.makespan == whole.recorder.makespan) == idle
     assert kernel.recorder.moved == reference.recorder.moved
 
 
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ({"at": 1.0}, "give either tier or link"),
-        ({"at": 1.0, "tier": "near", "link": "pcie", "rate": 0.5}, "give either tier or link"),
+        ({"at": 1.0}, "give either tier, link or device"),
+        ({"at": 1.0, "tier": "near", "link": "pcie", "rate": 0.5}, "give either tier, link or device"),
         ({"at": 1.0, "link": "pcie"}, "write the share of its rate that is left"),
         ({"at": 1.0, "tier": "near"}, "fallback: missing"),
-        ({"at": 1.0, "tier": "near", "rate": 0.5, "fallback": "ssd"}, "is read all the same; leave it out"),
+        ({"at": 1.0, "tier": "near", "rate": 0.5, "fallback": "ssd"}, "is used all the same; leave it out"),
     ],
 )
 def test_a_fault_says_what_fails_or_how_slow_it_is(fault, message) -> None:
@@ -174,3 +211,5 @@ def test_a_fault_says_what_fails_or_how_slow_it_is(fault, message) -> None:
 def test_what_has_no_rates_cannot_be_slow() -> None:
     with pytest.raises(InputError, match=r"nothing called 'gpu' in this machine has rates; there are .*near.*pcie"):
         scene()(StaticPopularity(), faults=[Fault(tier="gpu", rate=0.5, at=1e-3)])
+    with pytest.raises(InputError, match=r"nothing called 'pcie' in this machine has rates; there are gpu, cpu"):
+        scene()(StaticPopularity(), faults=[Fault(device="pcie", rate=0.5, at=1e-3)])

@@ -13,8 +13,8 @@ from moesim.hardware.fault import Fault
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({}, "give either tier or link"),
-        ({"tier": "ddr", "link": "pcie", "rate": 0.5}, "give either tier or link"),
+        ({}, "give either tier, link or device"),
+        ({"tier": "ddr", "link": "pcie", "rate": 0.5}, "give either tier, link or device"),
         ({"link": "pcie"}, "rate: missing; a link is slow, it does not fail"),
     ],
 )
@@ -23,7 +23,7 @@ def test_a_fault_is_of_one_thing(keys: dict[str, Any], words: str) -> None:
         Fault.model_validate({"at": 1.0, **keys})
 
 
-@pytest.mark.parametrize("place", ["tier", "link"])
-def test_a_tier_or_a_link_may_be_slow(place: str) -> None:
+@pytest.mark.parametrize("place", ["tier", "link", "device"])
+def test_a_tier_a_link_or_a_device_may_be_slow(place: str) -> None:
     fault = Fault.model_validate({"at": 1.0, "rate": 0.25, place: "there"})
-    assert (fault.name, fault.rate) == ("there", 0.25)
+    assert (fault.name, fault.rate, fault.kind) == ("there", 0.25, place)

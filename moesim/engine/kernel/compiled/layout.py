@@ -4,8 +4,8 @@
 # Header of M
 NOW, SERIAL, LANES, RESOURCES, LOG_USED, LOG_SIZE, OP_FREE, OP_SIZE, NODE_FREE, NODE_SIZE, ITEM_USED, ITEM_SIZE = range(12)
 MOMENTS, SHARED, AT_LANE, AT_POOL, AT_OP, AT_NODE, AT_ITEM, AT_LOG, OP_WIDTH, AT_RATE, AT_RESOURCE, AT_DEMAND = range(12, 24)
-LOG_SINCE, OP_USED, NODE_USED, LISTS_USED, AT_LOG_RATE, BEYOND, ITEM_ROWS = range(24, 31)
-HEADER = 31
+LOG_SINCE, OP_USED, NODE_USED, LISTS_USED, AT_LOG_RATE, BEYOND, ITEM_ROWS, SLOWED = range(24, 32)
+HEADER = 32
 NOMINAL = 4
 """Place of the rates that resources have when nothing is slowed, behind what is left of them and three columns of work."""
 
@@ -16,8 +16,9 @@ LANE_WIDTH = QUEUE + 2 * PRIORITIES
 """`DRAWING`: the operation in service if it draws from resources, else -1; `DRAWN`: that when speeds were last set; `IN_LINE`:
 how many wait. Behind `QUEUE`: first and last waiting operation of each priority."""
 # A lane in F
-DONE, SPEED = 0, 1
-LANE_FLOATS = 2
+DONE, SPEED, PACE = 0, 1, 2
+LANE_FLOATS = 3
+"""`PACE`: share of its rates that a slow device has left, 0 for all of them; `SLOWED` in the header counts such lanes."""
 
 # A pool of slots in M
 FREE, FIRST_WAITING, LAST_WAITING = 0, 1, 2

@@ -3,6 +3,8 @@
 # fmt: off
 from __future__ import annotations
 
+import math
+
 from moesim.engine.kernel.compiled.layout import *
 
 
@@ -36,10 +38,12 @@ def load_operation(M, F, P, PF, slots, p, f, s0, op):
     M[o + READY_AT], M[o + READY_BY], M[o + START], M[o + END] = -1, -1, -1, -1
     if P[p] >= 0 and M[M[AT_LANE] + P[p] * LANE_WIDTH + LAST] == op:
         M[M[AT_LANE] + P[p] * LANE_WIDTH + LAST] = -1  # its place had another operation, which the lane has just ended
+    pace = F[P[p] * LANE_FLOATS + PACE] if P[p] >= 0 else 0.0
+    M[o + SERVICE] = slower(M[o + SERVICE], pace)
     p += PACKED
     total = times(M[o + SERVICE], M[o + COUNT])
     if items > 0:
-        total = load_items(M, P, p, o, items)
+        total = load_items(M, P, p, o, items, pace)
         p += items
     if feed != NOBODY:
         M[o + FEED] = place_of(slots, s0, feed)
@@ -54,13 +58,22 @@ def load_operation(M, F, P, PF, slots, p, f, s0, op):
     return p + draws
 
 
-def load_items(M, P, p, o, items):
-    """Keeps the services of the items of an operation, which begin at `p`; their sum."""
+def slower(service, pace):
+    """A service on a lane that has the share `pace` of its rates, 0 for all of them."""
+    if pace == 0.0:
+        return service
+    longer = service / pace
+    return MOST if longer >= MOST else math.ceil(longer)
+
+
+def load_items(M, P, p, o, items, pace):
+    """Keeps the services of the items of an operation, which begin at `p`, on a lane of some pace; their sum."""
     total = 0
     M[o + ITEMS] = M[ITEM_USED]
     for j in range(items):
-        M[M[AT_ITEM] + M[ITEM_USED] + j] = P[p + j]
-        total = plus(total, P[p + j])
+        service = slower(P[p + j], pace)
+        M[M[AT_ITEM] + M[ITEM_USED] + j] = service
+        total = plus(total, service)
     M[ITEM_USED] += items
     M[LISTS_USED] += 1
     return total

@@ -110,8 +110,9 @@ def load_visit(M, F, T, TF, X, B, P, PF, C, R, slots):
 
 
 def idle(M):
-    """Whether no operation is left, so that one lane may work by itself; not where a timeline shows each operation."""
-    return M[OP_USED] == 0 and M[ITEM_ROWS] == 0
+    """Whether no operation is left, so that one lane may work by itself; not where a timeline shows each operation, nor where
+    a device is slow."""
+    return M[OP_USED] == 0 and M[ITEM_ROWS] == 0 and M[SLOWED] == 0
 
 
 def on_gpu_alone(C, R):
