@@ -55,6 +55,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "smoe": "moesim.policies.in_place.smoe:Smoe",
         "freetoken": "moesim.policies.in_place.freetoken:FreeToken",
         "accelerate": "moesim.policies.baselines.accelerate:Accelerate",
+        "vllm_offload": "moesim.policies.baselines.vllm_offload:VllmOffload",
         "deepspeed_moe": "moesim.policies.baselines.deepspeed_moe:DeepSpeedMoe",
         "monde": "moesim.policies.near_data.monde:Monde",
         "dynande": "moesim.policies.near_data.dynande:DynaNde",

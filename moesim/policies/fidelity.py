@@ -60,6 +60,7 @@ FIDELITY: dict[str, Fidelity] = {
     "smoe": _partial("gate scores, for which a law stands, and the other routing of later layers after a replacement"),
     "freetoken": _partial("rates measured while both run, and moving memory between cache and pool at run time"),
     "accelerate": _partial("layers on disk, and the emptying of its allocator between modules"),
+    "vllm_offload": _partial("the prefetching off-loader of December 2025, and reading a weight more than once in a step"),
     "deepspeed_moe": _partial("expert parallelism and its kernels"),
     "monde": _FAITHFUL,
     "dynande": _partial("several near-data units side by side"),

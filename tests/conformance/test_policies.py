@@ -45,6 +45,7 @@ TRIED: dict[str, list[dict[str, object]]] = {
     "smoe": [{}, {"prefetch": False, "margin": 0.9}],
     "freetoken": [{}, {"both_from": 0.0}],
     "accelerate": [{}],
+    "vllm_offload": [{}],
     "deepspeed_moe": [{}],
     "monde": [{}],
     "dynande": [{}],

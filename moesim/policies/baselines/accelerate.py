@@ -5,6 +5,7 @@ Knows capacities and one visit.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import ClassVar, Literal
 
@@ -39,10 +40,15 @@ class Accelerate(GpuKvPolicy):
 
     def deploy(self, problem: Problem) -> Deployment:
         """Whole layers from the first on, beside room for one that is copied in."""
-        slots, tiers = self.model_copy(update={"staging": problem.experts}), host_order(problem)
+        tiers = host_order(problem)
         tier = tiers[0] if tiers and problem.job.attention else None
         away = Homes(attention=tier, dense=tier, shared=tier, head=tier)
-        cut, layers = slots.cut(problem, homes=away), np.array(problem.model.moe_layers[: problem.layers])
+        slots = self.model_copy(update={"staging": problem.experts})
+        return self._layers(problem, slots.cut(problem, homes=away), Serial(ahead=1))
+
+    def _layers(self, problem: Problem, cut: BatchPlan, pipeline: Serial) -> Deployment:
+        """As many whole layers as the map holds, the others as `cut` has them and `pipeline` copies them."""
+        away, layers = cut.homes, np.array(problem.model.moe_layers[: problem.layers])
         sizes = problem.expert_bytes().sum(axis=1)
 
         def plan(count: int) -> BatchPlan:
@@ -53,9 +59,13 @@ class Accelerate(GpuKvPolicy):
             free = problem.gpu_free(plan(count)) - (1.0 - self.share) * problem.usable(problem.gpu_tier)
             return free >= float(sizes[layers < count].sum())
 
-        count = largest(fits, problem.model.layers)
+        count = self._count(problem, fits)
         resident = np.repeat((layers < count)[:, None], problem.experts, axis=1)
-        return place(problem, resident=resident, cut=plan(count).piped(Serial(ahead=1)))
+        return place(problem, resident=resident, cut=plan(count).piped(pipeline))
+
+    def _count(self, problem: Problem, fits: Callable[[int], bool]) -> int:
+        """Layers that stay, of which so many `fits`."""
+        return largest(fits, problem.model.layers)
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """A layer that is not there is copied whole."""

@@ -12,10 +12,10 @@ from moesim.runs.run import RunOptions, loaded, problem_of, run_loaded
 _UNIFORM: dict[str, Any] = {"kind": "uniform"}
 
 
-def _scenario(hardware: str, model: str, output: int = 3) -> dict[str, Any]:
+def _scenario(hardware: str, model: str, output: int = 3, policy: Any = "accelerate") -> dict[str, Any]:
     workload = {"kind": "offline", "requests": 1, "prompt": 32, "output": output, "routing": _UNIFORM, "profile": _UNIFORM}
     return {
-        "name": "map", "hardware": hardware, "model": model, "policy": "accelerate", "runtime": "own", "workload": workload
+        "name": "map", "hardware": hardware, "model": model, "policy": policy, "runtime": "own", "workload": workload
     }  # fmt: skip
 
 
@@ -44,3 +44,24 @@ def test_a_model_that_fits_stays_as_a_whole() -> None:
     deployment = scenario.scenario.policy.deploy(problem_of(scenario, *scenario.build()))
     assert deployment.resident.all()
     assert deployment.plan.homes == HERE
+
+
+def test_vllm_leaves_whole_layers_in_the_host_and_reads_what_a_step_asks_for_in_place() -> None:
+    policy = {"kind": "vllm_offload", "offload": "30 GB"}
+    scenario = loaded(_scenario("a100-80gb-server", "mixtral-8x7b", 3, policy))
+    problem = problem_of(scenario, *scenario.build())
+    deployment, model = scenario.scenario.policy.deploy(problem), scenario.scenario.model
+    whole = model.qkv_bytes + model.output_bytes + model.experts * model.expert_bytes
+    away = -(-30e9 // whole)
+    assert deployment.plan.homes.kept_layers == deployment.resident.all(axis=1).sum() == model.layers - away
+    results = [
+        run_loaded(loaded(_scenario("a100-80gb-server", "mixtral-8x7b", output, policy)), RunOptions(bound=False))
+        for output in (2, 3)
+    ]
+    crossed = [result.summary["bytes"]["pcie:forward"] for result in results]
+    used = away * (model.qkv_bytes + model.output_bytes + model.top_k * model.expert_bytes)
+    assert crossed[1] - crossed[0] == pytest.approx(used, rel=1e-6)
+    link = problem.costs.path("ddr", "hbm")
+    assert link.rate == pytest.approx(0.54 * scenario.scenario.hardware.path("ddr", "hbm").rate)
+    step = float(results[1].frame("steps")["step_time_s"].iloc[-1])
+    assert step > used / link.rate, "nothing runs beside a read"
