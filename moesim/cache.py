@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -108,7 +108,7 @@ def touch(path: Path) -> None:
         os.utime(path)
 
 
-def write(path: Path, pieces: Sequence[bytes | memoryview]) -> bool:
+def write(path: Path, pieces: Iterable[bytes | memoryview]) -> bool:
     """Writes a file of routing so that others see all of it or nothing, then removes the least recently used above the limit.
 
     False where the folder cannot be written or has no room: the caller goes on without it.

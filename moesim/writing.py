@@ -12,7 +12,7 @@ import shutil
 import socket
 import stat
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def folder_target(path: str | Path, *, replaced: bool = False) -> Path:
     return Path(path)
 
 
-def write(path: str | Path, data: bytes | str | Sequence[bytes | memoryview], *, durable: bool = True) -> Path:
+def write(path: str | Path, data: bytes | str | Iterable[bytes | memoryview], *, durable: bool = True) -> Path:
     """Writes a file that is there with all its bytes, on disk, or not at all; returns `path`.
 
     Several pieces of data follow each other. A file that is not `durable` may be cut off where the machine loses power.

@@ -32,6 +32,10 @@ from moesim.workload.table import RoutingTable
 __all__ = ["Outcome", "SimulationOptions", "simulate"]
 
 
+_PASSED = 512
+"""Steps after which the routing that was read is let go."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a run leaves: the record, the placement used, the work that the bound is taken over, the token counts met."""
@@ -122,6 +126,8 @@ def _job(context: Context, routing: RoutingTable, scheduler: Scheduler, progress
             step = pass_of(index, plan, job, routing, expert_batch)
             _step(context, step, scheduler, stream, cache)
             walked, tokens = 1, int(step.new_tokens.sum())
+        if (index + walked) // _PASSED > index // _PASSED:
+            routing.let_go()
         index, done = index + walked, done + tokens
         if progress is not None:
             progress(min(done, total), total)

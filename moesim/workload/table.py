@@ -5,6 +5,7 @@ Knows nothing of where routing comes from, of machines or of policies.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -111,6 +112,14 @@ class RoutingTable:
         kind = np.uint16 if layers * self.experts <= 2**16 else np.uint32
         first = (np.arange(layers) * self.experts).astype(kind)
         object.__setattr__(self, "_offsets", np.repeat(first, top_k).reshape(layers, top_k))
+
+    def let_go(self) -> None:
+        """What was read of a file leaves memory; what is asked for again comes from the file once more."""
+        for array in (self.prefill, self.decode, vars(self).get("_prompt_ids")):
+            while isinstance(array, np.ndarray):
+                array = array.base
+            if isinstance(array, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+                array.madvise(mmap.MADV_DONTNEED)
 
     @property
     def layers(self) -> int:

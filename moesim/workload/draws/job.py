@@ -5,7 +5,7 @@ Knows laws by their slot; nothing of models, profiles or files of users. All thr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -23,7 +23,7 @@ from moesim.workload.draws.laws import Law, StickyLaw
 from moesim.workload.draws.on_demand import DecodeDraws, PrefillDraws, PromptDraws, RequestDraws
 from moesim.workload.table import Job, id_type
 
-__all__ = ["Drawn", "draw_job", "draw_prompts", "draw_table", "draw_with", "walk"]
+__all__ = ["Drawn", "draw_job", "draw_prompts", "draw_table", "draw_with", "joined", "walk"]
 
 _MOST_PROMPTS = 1 << 28
 """Bytes of expert ids of prompts from which on they are drawn when they are asked for."""
@@ -52,13 +52,25 @@ def draw_job(job: Job, law: Law, streams: Streams, stream: str, progress: Progre
     if arrays is not None:
         return Drawn(*arrays)
     functions = jit.native(kernel) if jit.repaid(kernel, draws * _EACH + _steps(job, law) * _STEP, _COMPILING) else None
-    if functions is None:
-        drawn = walk(job, law, streams, stream, progress)
-    else:
-        drawn = draw_with(functions, job, law, streams, stream, progress)
-    if path is not None:
-        kept.write(path, drawn)
-    return drawn
+
+    def blocks() -> Iterator[Drawn]:
+        if functions is None:
+            return walk(job, law, streams, stream, progress)
+        return draw_with(functions, job, law, streams, stream, progress)
+
+    if path is not None and kept.write(path, [(array.dtype, array.shape) for array in _empty(job, law)], blocks):
+        arrays = kept.read(path)
+    return joined(job, law, blocks()) if arrays is None else Drawn(*arrays)
+
+
+def joined(job: Job, law: Law, blocks: Iterable[Drawn]) -> Drawn:
+    """The draws of a whole job, which come block by block."""
+    whole, first = _empty(job, law), 0
+    for block in blocks:
+        last = first + len(block.prefill)
+        whole.prefill[first:last], whole.decode[first:last] = block
+        first = last
+    return whole
 
 
 def _steps(job: Job, law: Law) -> int:
@@ -91,9 +103,9 @@ def draw_prompts(job: Job, law: Law, streams: Streams, stream: str) -> Any:
     return draw_job(decoded, law, streams, stream).decode
 
 
-def walk(job: Job, law: Law, streams: Streams, stream: str, progress: Progress | None = None) -> Drawn:
+def walk(job: Job, law: Law, streams: Streams, stream: str, progress: Progress | None = None) -> Iterator[Drawn]:
     """`draw_job` block by block, with numpy."""
-    drawn, total = _empty(job, law), job.prompt + job.output - 1
+    total = job.prompt + job.output - 1
     done, everything = 0, int(total.sum())
     for block, first in enumerate(range(0, job.requests, BLOCK)):
         part = slice(first, min(first + BLOCK, job.requests))
@@ -101,36 +113,42 @@ def walk(job: Job, law: Law, streams: Streams, stream: str, progress: Progress |
         ledger = Ledger(job.prompt[part][order], job.output[part][order], law.layers, law.experts, law.top_k, job.passes)
         if progress is not None:
             ledger.tick = _tick(progress, done, int(total[part].sum()), everything)
-        drawn.prefill[first + order], drawn.decode[first + order] = law.walk(streams.spawn(stream, block), order, ledger, first)
+        drawn = _empty(job, law, len(order))
+        drawn.prefill[order], drawn.decode[order] = law.walk(streams.spawn(stream, block), order, ledger, first)
         done += int(total[part].sum())
         if progress is not None:
             progress(done, everything)
-    return drawn
+        yield drawn
 
 
-def draw_with(functions: Any, job: Job, law: Law, streams: Streams, stream: str, progress: Progress | None = None) -> Drawn:
-    """`draw_job` request by request, by the `functions` of `kernel`, in as many threads as there are cores."""
-    drawn, total = _empty(job, law), job.prompt + job.output - 1
+def draw_with(
+    functions: Any, job: Job, law: Law, streams: Streams, stream: str, progress: Progress | None = None
+) -> Iterator[Drawn]:
+    """`draw_job` block by block, by the `functions` of `kernel`, its requests in as many threads as there are cores."""
+    total = job.prompt + job.output - 1
     done, everything = 0, int(total.sum())
     with ThreadPoolExecutor(jit.threads()) as pool:
         for block, first in enumerate(range(0, job.requests, BLOCK)):
-            draw = law.compiled(functions, streams.spawn(stream, block), first)
+            numbers = range(first, min(first + BLOCK, job.requests))
+            draw, drawn = law.compiled(functions, streams.spawn(stream, block), first), _empty(job, law, len(numbers))
 
-            def request(number: int, draw: Callable[..., None] = draw, first: int = first) -> int:
-                passes = int(job.output[number]) - 1
-                draw(number - first, int(job.prompt[number]), drawn.prefill[number], drawn.decode[number, :passes])
+            def request(number: int, draw: Callable[..., None] = draw, drawn: Drawn = drawn, first: int = first) -> int:
+                place, passes = number - first, int(job.output[number]) - 1
+                draw(place, int(job.prompt[number]), drawn.prefill[place], drawn.decode[place, :passes])
                 return number
 
-            for number in pool.map(request, range(first, min(first + BLOCK, job.requests))):
+            for number in pool.map(request, numbers):
                 done += int(total[number])
                 if progress is not None:
                     progress(done, everything)
-    return drawn
+            yield drawn
 
 
-def _empty(job: Job, law: Law) -> Drawn:
-    prefill = np.zeros((job.requests, law.layers, law.experts), dtype=np.uint32)
-    return Drawn(prefill, np.zeros((job.requests, job.passes, law.layers, law.top_k), dtype=id_type(law.experts)))
+def _empty(job: Job, law: Law, requests: int | None = None) -> Drawn:
+    """Room for what is drawn for so many requests, or for all."""
+    number = job.requests if requests is None else requests
+    prefill = np.zeros((number, law.layers, law.experts), dtype=np.uint32)
+    return Drawn(prefill, np.zeros((number, job.passes, law.layers, law.top_k), dtype=id_type(law.experts)))
 
 
 def _tick(progress: Progress, done: int, block: int, everything: int) -> Progress:

@@ -20,7 +20,7 @@ from moesim.workload.draws import job as draws
 from moesim.workload.draws import kernel
 from moesim.workload.draws.blocks import BLOCK, Process
 from moesim.workload.draws.experts import AliasTable, mean_one
-from moesim.workload.draws.job import draw_job, draw_with, walk
+from moesim.workload.draws.job import draw_job, draw_with, joined, walk
 from moesim.workload.draws.laws import IndependentLaw, Kin, StickyLaw, strides
 from moesim.workload.jobs import Offline
 from moesim.workload.routing.sticky import Sticky
@@ -79,7 +79,8 @@ def case(seed):
 @for_all(range(60))
 def test_compiled_and_numpy_draw_the_same(seed, compiled):
     law, job = case(seed)
-    expected, drawn = walk(job, law, Streams(seed), "routing"), draw_with(compiled, job, law, Streams(seed), "routing")
+    blocks = walk(job, law, Streams(seed), "routing"), draw_with(compiled, job, law, Streams(seed), "routing")
+    expected, drawn = (joined(job, law, part) for part in blocks)
     assert np.array_equal(drawn.prefill, expected.prefill)
     assert np.array_equal(drawn.decode, expected.decode)
     assert drawn.decode.dtype == expected.decode.dtype
@@ -89,8 +90,8 @@ def test_compiled_and_numpy_draw_the_same(seed, compiled):
 def test_the_source_as_plain_python_draws_the_same_within_bounds(seed):
     law, job = case(seed)
     job = Job(job.arrival[:2], np.minimum(job.prompt[:2], 8), np.minimum(job.output[:2], 3), job.layers)
-    drawn = draw_with(PLAIN, job, law, Streams(seed), "routing")
-    assert np.array_equal(drawn.prefill, walk(job, law, Streams(seed), "routing").prefill)
+    drawn = joined(job, law, draw_with(PLAIN, job, law, Streams(seed), "routing"))
+    assert np.array_equal(drawn.prefill, joined(job, law, walk(job, law, Streams(seed), "routing")).prefill)
 
 
 def test_without_the_new_parameters_the_first_law_draws_what_it_always_drew():
@@ -132,7 +133,7 @@ def test_threads_do_not_change_what_is_drawn(compiled, monkeypatch):
     drawn = []
     for threads in ("1", "5"):
         monkeypatch.setenv("OMP_NUM_THREADS", threads)
-        drawn.append(draw_with(compiled, job, law, Streams(0), "routing"))
+        drawn.append(joined(job, law, draw_with(compiled, job, law, Streams(0), "routing")))
     assert np.array_equal(drawn[0].prefill, drawn[1].prefill)
     assert np.array_equal(drawn[0].decode, drawn[1].decode)
 
@@ -148,12 +149,14 @@ def test_without_numba_numpy_draws(monkeypatch):
     law, job = case(2)
     monkeypatch.setattr(draws, "_EACH", 1.0)
     monkeypatch.setattr(jit, "native", lambda module: None)
-    assert np.array_equal(draw_job(job, law, Streams(2), "routing").prefill, walk(job, law, Streams(2), "routing").prefill)
+    assert np.array_equal(
+        draw_job(job, law, Streams(2), "routing").prefill, joined(job, law, walk(job, law, Streams(2), "routing")).prefill
+    )
 
 
 def test_code_is_kept_for_later_processes(compiled):
     law, job = case(1)
-    draw_with(compiled, job, law, Streams(0), "routing")
+    list(draw_with(compiled, job, law, Streams(0), "routing"))
     assert jit.ready(kernel)
 
 
