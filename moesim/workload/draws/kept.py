@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 import moesim
-from moesim.cache import ROUTING, folder, keeps_routing, touch
+from moesim.cache import ROUTING, folder, keeps_routing, limit, touch
 from moesim.cache import write as write_file
 from moesim.workload.table import Job
 
@@ -89,6 +89,8 @@ def write(path: Path, forms: Sequence[Form], blocks: Callable[[], Iterable[Seque
     The arrays of a row follow each other, then those of the next row.
     """
     ends = _ends(forms)
+    if forms[0][1][0] * _record(ends) > limit():  # it would be the first to go
+        return False
 
     def pieces() -> Iterator[bytes]:
         header = json.dumps([(dtype.str, shape) for dtype, shape in forms]).encode().ljust(_HEADER)
