@@ -44,6 +44,8 @@ def _single_runs(commands: Any) -> None:
     run.add_argument("--trace-window", metavar="START..END", help=stretch)
     spread = "also run N machines drawn from the spreads of the values: 5-95 %% of every metric, and what drives them"
     run.add_argument("--uncertainty", type=int, metavar="N", help=spread)
+    upgrade = "also run it with each part FACTOR times as good, one at a time: what to buy next (below 1: what could be spared)"
+    run.add_argument("--better", type=float, metavar="FACTOR", help=upgrade)
     compare = _command(commands, "compare", "run several policies on the same requests and rank them")
     _scenario_options(compare)
     compare.add_argument(

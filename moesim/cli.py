@@ -90,6 +90,7 @@ def _run(options: argparse.Namespace) -> int:
     from moesim.results.store import refuse_foreign
     from moesim.results.table import run_table
     from moesim.runs.run import RunOptions, out_directory, run_loaded
+    from moesim.runs.studies import studies
     from moesim.scenario.catalogue import shown
     from moesim.writing import file_target
 
@@ -97,7 +98,7 @@ def _run(options: argparse.Namespace) -> int:
     refuse_foreign(out_directory(loaded_scenario, options.out))
     if options.trace is not None:
         file_target(options.trace)
-    spread = None if options.uncertainty is None else _uncertainty(options, loaded_scenario)
+    beside = studies(loaded_scenario, options.uncertainty, options.better)
     with bar("simulating", "tokens") as progress:
         result = run_loaded(
             loaded_scenario,
@@ -105,27 +106,20 @@ def _run(options: argparse.Namespace) -> int:
                 timeline=options.trace is not None, window=options.trace_window, progress=progress, command=options.command
             ),
         )
-    if spread is not None:
-        spread.enter(result)
+    for study in beside.values():
+        study.enter(result)
     place = result.save(out_directory(loaded_scenario, options.out), timeline=loaded_scenario.scenario.simulation.timeline)
     if options.trace is not None:
         from moesim.results.timeline import write_trace
 
         write_trace(result, options.trace)
     if options.json:
-        say_json(result.summary if spread is None else {**result.summary, "uncertainty": spread.summary()})
+        say_json({**result.summary, **{name: study.summary() for name, study in beside.items()}})
         return 0
-    intervals = f"\n\n{spread.table(result.summary)}" if spread is not None else ""
+    tables = "".join(f"\n\n{study.table(result.summary)}" for study in beside.values())
     timeline = f", timeline in {options.trace} (open it at https://ui.perfetto.dev)" if options.trace else ""
-    say(f"{run_table(result)}{intervals}\n\nresults in {shown(place)}{timeline}")
+    say(f"{run_table(result)}{tables}\n\nresults in {shown(place)}{timeline}")
     return 0
-
-
-def _uncertainty(options: argparse.Namespace, loaded_scenario: Any) -> Any:
-    from moesim.runs.uncertainty import study
-
-    with bar("drawing", "machines") as progress:
-        return study(loaded_scenario, options.uncertainty, progress=progress)
 
 
 def _compare(options: argparse.Namespace) -> int:

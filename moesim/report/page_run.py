@@ -52,6 +52,7 @@ def run_page(place: Path) -> Page:
     lead = joined([_asked(summary), tiles(summary), notes, element("p", seen, class_="soft") if seen else Html()])
     parts = [
         Part("figures", "Figures", run_figures(result)),
+        Part("better", "What a better part would bring", _better(result)),
         Part("uncertainty", "How far it may be off", _uncertainty(result)),
         Part("tables", "Tables", _tables(result)),
         *origin_parts(result.provenance, f"moesim run {place / 'result.json'}"),
@@ -272,8 +273,34 @@ def _uncertainty(result: Result) -> Html:
     return joined([says, *(table(caption, [head, "5 %", "median", "95 %"], rows) for caption, head, rows in tables if rows)])
 
 
+def _better(result: Result) -> Html:
+    """The gain from each part of the machine by itself, and what then limits it."""
+    columns = result.columns.get("better")
+    if not columns:
+        return Html()
+    study = result.provenance["better"]
+    gain = "throughput" if study["metric"] == "throughput_tok_s" else "speed of a whole request"
+    rows = [
+        [
+            f"{part} {respect}",
+            Cell(format_share(change, sign="+"), float(change)),
+            float(speed),
+            _seconds(first),
+            _seconds(later),
+            holder,
+        ]
+        for part, respect, change, speed, first, later, holder in zip(
+            *(columns[name] for name in ("part", "respect", "gain", "throughput_tok_s", "ttft_s", "tpot_s", "bottleneck")),
+            strict=True,
+        )
+    ]
+    head = ["part", gain, "tokens per second", "first token", "per token", "then limited by"]
+    says = f"The same requests on machines that have one part {study['factor']:g} times as good; the policy plans on each anew."
+    return joined([element("p", says), table(f"One part {study['factor']:g} times as good", head, rows)])
+
+
 def _seconds(value: float | None) -> Cell | None:
-    return None if value is None else Cell(format_seconds(value), float(value))
+    return None if value is None or np.isnan(value) else Cell(format_seconds(value), float(value))
 
 
 def _share(value: float) -> Cell | None:

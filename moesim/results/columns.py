@@ -20,11 +20,13 @@ from moesim.results.breakdown import BREAKDOWNS
 from moesim.results.recorder import SECOND, Recorder
 from moesim.results.rows import PHASES
 
-__all__ = ["TABLES", "Columns", "from_csv", "lanes", "layers", "requests", "steps", "to_csv"]
+__all__ = ["STUDIES", "TABLES", "Columns", "from_csv", "lanes", "layers", "requests", "steps", "to_csv"]
 
 Columns = dict[str, NDArray[Any]]
 TABLES = ("requests", "steps", "queue", "kv_tiers", "lanes", "layers", *BREAKDOWNS)
 """Names of the tables of a run."""
+STUDIES = ("uncertainty", "better")
+"""Names of the tables of further machines that were asked for beside it."""
 
 
 def _seconds(picoseconds: Any) -> NDArray[np.float64]:

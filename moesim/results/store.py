@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from moesim import files, strict_json
 from moesim.errors import InputError, Mistake
-from moesim.results.columns import TABLES, Columns, from_csv, to_csv
+from moesim.results.columns import STUDIES, TABLES, Columns, from_csv, to_csv
 from moesim.writing import folder_target, new_folder, write
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ __all__ = ["FILES", "content_of", "load", "refuse_foreign", "save"]
 FORMAT = "moesim result 1"
 FILES = frozenset(
     {"result.json", "trace.json.gz", "report.html"}
-    | {f"{name}.{end}" for name in (*TABLES, "uncertainty") for end in ("csv", "parquet")}
+    | {f"{name}.{end}" for name in (*TABLES, *STUDIES) for end in ("csv", "parquet")}
 )
 """Names that a run directory may hold; a directory with any other file is not overwritten."""
 
@@ -76,7 +76,7 @@ def load(place: Path) -> tuple[dict[str, Any], dict[str, Columns], dict[str, Any
     path = place / "result.json" if place.is_dir() else place
     document = _read(path)
     columns = {}
-    for name in (*TABLES, "uncertainty"):
+    for name in (*TABLES, *STUDIES):
         table = path.parent / f"{name}.csv"
         if table.exists():
             columns[name] = from_csv(files.read_text(table), str(table))

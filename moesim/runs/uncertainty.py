@@ -17,21 +17,19 @@ import numpy as np
 
 from moesim.arrays import FloatArray
 from moesim.errors import InputError, Mistake
-from moesim.hardware import System
 from moesim.progress import Progress
 from moesim.results.columns import Columns
 from moesim.results.drivers import drivers, enough, together
 from moesim.results.result import Result
 from moesim.results.statistics import percentile
 from moesim.results.table import align
+from moesim.runs.altered import altered, place_of, root_of
 from moesim.runs.borrowed import borrowed_note, lenders
 from moesim.runs.borrowed import chosen as which
 from moesim.runs.run import run_loaded
-from moesim.runtime import Runtime
 from moesim.scenario.annotated import spreads
-from moesim.scenario.judge import judged
 from moesim.scenario.scenario import LoadedScenario
-from moesim.scenario.tree import NOWHERE, Node, Path, Place, Spread
+from moesim.scenario.tree import Spread
 from moesim.streams import Streams
 from moesim.units import format_share
 
@@ -57,12 +55,12 @@ def parameters(loaded_scenario: LoadedScenario) -> tuple[Parameter, ...]:
 
     InputError when there are none, when one stands outside the hardware, or when an end of it is not a possible value.
     """
-    known_spreads = spreads(_root(loaded_scenario))
+    known_spreads = spreads(root_of(loaded_scenario))
     mistakes = [
         Mistake(
             "a spread counts on values of the hardware and the runtime only: nothing else is drawn",
             path,
-            *_place(loaded_scenario, path),
+            *place_of(loaded_scenario, path),
         )
         for path in known_spreads
         if not path.startswith(("hardware.", "runtime."))
@@ -73,7 +71,7 @@ def parameters(loaded_scenario: LoadedScenario) -> tuple[Parameter, ...]:
         mistakes.append(Mistake(f"no value of this machine carries a spread; write one as {example}", "hardware"))
     for parameter in chosen if not mistakes else ():
         for end in (parameter.spread.low, parameter.spread.high):
-            wrong = _drawn(loaded_scenario, {parameter.path: parameter.spread.as_written(end)})[1]
+            wrong = altered(loaded_scenario, {parameter.path: parameter.spread.as_written(end)})[1]
             mistakes += [one_wrong._replace(message=f"no end of a spread: {one_wrong.message}") for one_wrong in wrong]
     if mistakes:
         raise InputError(*dict.fromkeys(mistakes))
@@ -184,7 +182,7 @@ def study(loaded_scenario: LoadedScenario, draws: int, *, progress: Progress | N
         if progress is not None:
             progress(number, draws)
         changed = {parameter.path: parameter.spread.as_written(value) for parameter, value in zip(chosen, row, strict=True)}
-        drawn_parts, wrong = _drawn(loaded_scenario, changed)
+        drawn_parts, wrong = altered(loaded_scenario, changed)
         if wrong:
             raise InputError(*wrong)
         world = worlds[taken[number]]
@@ -238,36 +236,3 @@ def _figure(value: float | None) -> str:
 
 def _range(spread: Spread) -> str:
     return f"{spread.low:g} ... {spread.high:g} {spread.unit}".rstrip()
-
-
-def _root(loaded_scenario: LoadedScenario) -> Node:
-    assert loaded_scenario.tree is not None, "a scenario that was loaded keeps its tree"
-    return loaded_scenario.tree.root
-
-
-def _place(loaded_scenario: LoadedScenario, path: str) -> Place:
-    node = _root(loaded_scenario).at(_steps(loaded_scenario, path))
-    return node.place if node is not None else NOWHERE
-
-
-def _steps(loaded_scenario: LoadedScenario, path: str) -> Path:
-    """The keys and list indices of a dotted path."""
-    return next(steps for steps, _ in _root(loaded_scenario).leaves() if ".".join(map(str, steps)) == path)
-
-
-def _drawn(loaded_scenario: LoadedScenario, changed: Mapping[str, Any]) -> tuple[dict[str, Any], list[Mistake]]:
-    """The scenario's machine and runtime with other values at some paths, and what is wrong with them."""
-    root = _root(loaded_scenario)
-    for path, value in changed.items():
-        steps = _steps(loaded_scenario, path)
-        before = root.at(steps)
-        assert before is not None
-        root = root.put(steps, replace(before, value=value))
-    parts: dict[str, Any] = {}
-    mistakes: list[Mistake] = []
-    for part, spec in (("hardware", System), ("runtime", Runtime)):
-        node = root.child(part)
-        assert node is not None
-        parts[part], wrong = judged(spec, node, (part,))
-        mistakes += wrong
-    return parts, mistakes
