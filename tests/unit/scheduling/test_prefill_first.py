@@ -89,7 +89,9 @@ def test_a_chunk_goes_on_before_anybody_joins_and_counts_against_the_step() -> N
     served = session(chunked_prefill_size=6, max_prefill_tokens=8)
     queued(served, (9, 2), (5, 2), (2, 2))
     assert step(served) == {0: 6}
+    assert served.pool.used == 6
     assert step(served) == {0: 3, 1: 3}
+    assert served.pool.used == 12, "pages of a token: those computed and no more"
     assert step(served) == {1: 2, 2: 2}
     assert step(served) == {0: 1, 1: 1, 2: 1}
 

@@ -22,7 +22,7 @@ TOKEN = 3 * 2 * 2 * 128 * 2.0
 
 def posed(policy: str = "on_demand", hbm: float = GB, **changes: Any) -> tuple[Problem, Deployment]:
     """Three requests that come at 0, 1 and 2.5 s."""
-    job = Job(np.array([0.0, 1.0, 2.5]), np.array([40, 7, 20]), np.array([3, 5, 2]), layers=3, attention=True)
+    job = Job(np.array([0.0, 1.0, 2.5]), np.array([43, 7, 20]), np.array([3, 5, 2]), layers=3, attention=True)
     work = problem(system(hbm=hbm), work=replace(job, **changes))
     return work, find("policies", policy)().deploy(work)
 
@@ -35,10 +35,10 @@ def test_room_is_what_the_policy_set_aside_for_the_longest_requests_of_its_batch
     work, deployment = posed()
     batch = deployment.plan.batch
     assert batch >= 3
-    assert kv_room(work, deployment) == pytest.approx((43 + 22 + 12) * TOKEN)
-    assert room_of(Continuous(), work, deployment) == (43 + 22 + 12, 43, TOKEN)
+    assert kv_room(work, deployment) == pytest.approx((46 + 22 + 12) * TOKEN)
+    assert room_of(Continuous(), work, deployment) == (46 + 22 + 12, 46, TOKEN)
     work, deployment = posed(kv=10.5 * TOKEN)
-    assert room_of(Continuous(), work, deployment) == (10, 43, TOKEN)
+    assert room_of(Continuous(), work, deployment) == (10, 46, TOKEN)
 
 
 def test_where_every_expert_is_resident_all_that_is_left_of_gpu_memory_is_room() -> None:
@@ -64,7 +64,7 @@ def test_requests_come_in_picoseconds_and_those_that_wait_for_a_user_do_not_come
     assert traffic.arrival.tolist() == [0, 1, -1]
     assert (traffic.users, traffic.think.tolist() if traffic.think is not None else None) == (2, [0, 0, 2])
     assert [(s.number, s.prompt, s.output, s.priority, s.shared) for s in requests.sequences] == [
-        (0, 40, 3, 0, ()), (1, 7, 5, 0, ()), (2, 20, 2, 0, ()),
+        (0, 43, 3, 0, ()), (1, 7, 5, 0, ()), (2, 20, 2, 0, ()),
     ]  # fmt: skip
     alike = [(), ((4, 0),), ()]
     urgent = served(priority=np.array([1, 0, 1]), shared=alike)
@@ -81,18 +81,18 @@ def test_a_step_is_a_plan_and_a_series_goes_on_where_it_ends() -> None:
     second = serving.compose(10)
     assert isinstance(second, StepPlan)
     assert second.requests.tolist() == [0, 1, 2]
-    assert (second.new_tokens.tolist(), second.before.tolist()) == ([8, 7, 17], [32, 0, 0])
+    assert (second.new_tokens.tolist(), second.before.tolist()) == ([11, 7, 14], [32, 0, 0])
     assert second.yields.tolist() == [True, True, False]
     serving.ended(second, 20)
     third = serving.compose(20)
     assert isinstance(third, StepPlan)
-    assert (third.new_tokens.tolist(), third.before.tolist()) == ([1, 1, 3], [40, 7, 17])
+    assert (third.new_tokens.tolist(), third.before.tolist()) == ([1, 1, 6], [43, 7, 14])
     # requests 0 and 2 have one more token then, request 1 has three
     series = serving.sure(9)
     assert series.sizes.tolist() == [3, 3, 1, 1]
     assert series.requests.tolist() == [0, 1, 2, 0, 1, 2, 1, 1]
-    assert series.new_tokens.tolist() == [1, 1, 3, 1, 1, 1, 1, 1]
-    assert series.before.tolist() == [40, 7, 17, 41, 8, 20, 9, 10]
+    assert series.new_tokens.tolist() == [1, 1, 6, 1, 1, 1, 1, 1]
+    assert series.before.tolist() == [43, 7, 14, 44, 8, 20, 9, 10]
     assert series.yields.all()
     assert series.dropped.tolist() == []
     assert series.prefix_tokens.tolist() == [0] * 8
@@ -110,12 +110,12 @@ def test_a_step_composed_ahead_is_a_decode_if_none_of_its_tokens_is_of_a_prompt(
         phases.append((step.new_tokens.tolist(), serving.follows()))
         now += 1
         serving.ended(step, now)
-    assert phases == [([32], "prefill"), ([8], "decode"), ([1], "decode"), ([1], None)]
+    assert phases == [([32], "prefill"), ([11], "decode"), ([1], "decode"), ([1], None)]
     assert serving.until() == 5 * 10**12
 
 
 def test_the_last_token_of_a_prompt_by_itself_is_of_the_prompt() -> None:
-    serving = served(Continuous(max_num_batched_tokens=39, max_num_seqs=1), arrival=np.array([0.0, 5.0, 5.0]))
+    serving = served(Continuous(max_num_batched_tokens=42, max_num_seqs=1), arrival=np.array([0.0, 5.0, 5.0]))
     serving.compose(0)
     assert serving.follows() == "prefill"
 
@@ -128,7 +128,7 @@ def test_a_server_knows_no_step_beforehand_and_no_limit_in_bytes() -> None:
 
 def test_a_job_of_which_nothing_is_taken_in_says_why() -> None:
     tight = Continuous(max_model_len=5, max_num_seqs=1)
-    with pytest.raises(InputError, match="no request is taken in; the first one: its 43 tokens exceed max_model_len 5"):
+    with pytest.raises(InputError, match="no request is taken in; the first one: its 46 tokens exceed max_model_len 5"):
         served(tight).compose(0)
     taken = served(Continuous(max_model_len=12, max_num_seqs=1))
     assert taken.compose(0) == 10**12, "request 1 is taken in when it comes"

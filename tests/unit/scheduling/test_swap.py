@@ -13,9 +13,9 @@ from served_models import MODEL
 import moesim
 from moesim.errors import InputError
 from moesim.scheduling.continuous import Continuous
-from moesim.scheduling.sequence import POOL, Batch, BlockMove
+from moesim.scheduling.sequence import POOL, Batch, BlockMove, Sequence
 from moesim.scheduling.server import Server
-from moesim.scheduling.swap import SwapSpace
+from moesim.scheduling.swap import SwapBook, SwapSpace
 from tests.serving import serve, steps_of
 
 WORKLOAD: dict[str, Any] = {
@@ -145,3 +145,19 @@ def test_a_swap_space_that_cannot_be_is_refused(swap: dict[str, str], more: dict
     with pytest.raises(InputError) as caught:
         moesim.run({**SCENARIO, "workload": workload, **more})
     assert message in str(caught.value)
+
+
+def test_the_book_of_a_swap_space_counts_blocks_there_and_back() -> None:
+    book, first, second = SwapBook("ddr", 7), Sequence(0, 9, 2), Sequence(1, 9, 2)
+    first.computed, second.computed = 17, 9
+    assert book.take(first, 5)
+    assert not book.take(second, 3), "two are free"
+    assert book.take(second, 2)
+    assert (book.tokens(first), book.tokens(second), book.tokens(Sequence(2, 1, 1))) == (17, 9, 0)
+    assert (book.used, book.most, book.sequences_out, book.blocks_out, book.without_room) == (7, 7, 2, 7, 1)
+    assert book.give_back(first, shared=2) == 3
+    assert (book.used, book.most, book.tokens(first)) == (2, 7, 0)
+    assert book.give_back(second, shared=3) == 0, "the prefix cache has more than what lies there"
+    assert (book.used, book.sequences_in, book.blocks_in) == (0, 2, 3)
+    book.drop(first)
+    assert book.used == 0
