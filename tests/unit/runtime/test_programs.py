@@ -13,6 +13,7 @@ from moesim.hardware.paths import Path
 from moesim.runtime import FREE, Copies, GpuPrograms, Runtime
 from moesim.runtime.budget import Budget, tokens_on
 from moesim.runtime.cpu import CpuPrograms, KernelClass
+from moesim.runtime.gpu import Operations
 from moesim.runtime.runtime import Calls
 from tests.policy_problems import system
 
@@ -71,6 +72,15 @@ def test_a_larger_step_costs_what_its_mode_costs_above_a_graph() -> None:
     compiled = GpuPrograms.model_validate({"mode": "compiled", "launches": {"graph": 1e-6, "compiled": 8e-6}})
     assert compiled.captured("output", fixed) == pytest.approx(7e-6)
     assert compiled.captured("expert", fixed) == 0.0
+
+
+def test_an_operation_is_a_single_kernel_of_its_kind_unless_the_program_says_more() -> None:
+    fixed = FixedTimes(gemm=1.0, attention=100.0, layer=10_000.0, small=1_000_000.0)
+    seconds = {name: kernels.seconds(fixed, 0.5) for name, kernels in Operations()}
+    assert seconds.pop("core") == 100.5
+    assert seconds.pop("experts") == 10_000.5
+    assert set(seconds.values()) == {1.5}
+    assert len(seconds) == 7
 
 
 @pytest.mark.parametrize(
