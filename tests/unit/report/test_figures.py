@@ -124,3 +124,18 @@ def test_a_picture_is_saved_as_svg_png_or_pdf_only(tmp_path: Path) -> None:
 def test_a_notebook_shows_a_picture_by_itself() -> None:
     picture = figures.waterfall(STEPS)
     assert picture._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "name", ["timeline", "lane_use", "layer_time", "roofline", "traffic", "expert_map", "hit_curve", "queue"]
+)
+def test_a_result_draws_each_figure_of_a_run_under_its_own_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[float] = []
+
+    def draw(run: Result, **options: Any) -> Figure:
+        drawn.append(options["width"])
+        return Figure()
+
+    monkeypatch.setattr(figures, name, draw)
+    assert isinstance(getattr(result(), f"plot_{name}")(width=3.5), Figure)
+    assert drawn == [3.5]

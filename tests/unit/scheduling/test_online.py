@@ -31,6 +31,7 @@ def online(**changes: Any) -> Online:
     ("changes", "message"),
     [
         ({"requests": None}, "requests: missing; it has to be given, unless arrivals come from a trace"),
+        ({"requests": 0}, "requests\n  Input should be greater than or equal to 1"),
         ({"urgent": 0.5}, "the scheduler does not order by priority"),
         ({"warm_up": 4}, "warm_up: 4 of 4 requests leaves none"),
         ({"slo": {}}, "give at least one of ttft, tpot, e2e"),

@@ -62,6 +62,8 @@ def test_every_scheduler_serves_under_policies_of_all_kinds(scheduler: dict[str,
     tokens = requests.prompt_tokens.sum() + requests.output_tokens.sum() - 8
     assert sum(summary["expert_tokens"].values()) == tokens * 3 * 2
     assert summary["itl_s"]["mean"] > 0
+    layers = result.frame("layers")
+    assert (layers.attention_s + layers.experts_s).to_numpy() == pytest.approx(layers.time_s.to_numpy())
     assert 0 <= summary["slo"]["attainment"] <= 1
 
 
@@ -161,6 +163,9 @@ def test_goodput_counts_requests_that_keep_every_limit() -> None:
     assert slo["attainment"] == pytest.approx(good.mean())
     span = result.summary["makespan_s"] - requests.arrival_s[0]
     assert slo["goodput_req_s"] == pytest.approx(good.sum() / span)
+    assert slo["goodput_tok_s"] == pytest.approx(requests.output_tokens[good].sum() / span)
+    assert slo["ttft_attainment"] == pytest.approx((requests.ttft_s <= 2.0).mean())
+    assert slo["tpot_attainment"] == pytest.approx((~(requests.tpot_s > 1.0)).mean())
 
 
 def test_bounds_that_know_the_run_say_that_they_cannot() -> None:

@@ -11,6 +11,7 @@ from moesim.scheduling.prefill_first import PrefillFirst
 from moesim.scheduling.sequence import Sequence
 from moesim.scheduling.slots import Slots
 from moesim.scheduling.static import Static
+from moesim.scheduling.swap import SwapBook
 
 
 def session(blocks: int = 8, by_priority: bool = False, **limits: int) -> Session:
@@ -100,6 +101,20 @@ def test_a_preempted_sequence_computes_all_again_and_its_first_hits_are_kept() -
     served._admit(second, served.pool.match(second))
     assert (second.hits, second.from_prefix) == (4, 6), "its own blocks are found again, which is not a hit of its prompt"
     assert [sequence.number for sequence in served._batch([]).preempted] == [1]
+
+
+@pytest.mark.parametrize(("sampled", "pending", "blocks"), [(1, 1, 2), (2, 0, 2), (2, 1, 0)])
+def test_a_victim_whose_last_token_is_under_way_leaves_nothing_in_the_swap_space(
+    sampled: int, pending: int, blocks: int
+) -> None:
+    served = session()
+    served.swap = SwapBook("ddr", 10)
+    victim = Sequence(0, 3, 3)
+    served.add(victim)
+    served._admit(victim, [])
+    victim.computed, victim.sampled, victim.pending = 4, sampled, pending
+    served._preempt(victim)
+    assert (served.swap.used, victim.computed) == (blocks, 0)
 
 
 def test_a_sequence_that_ends_in_the_queue_leaves_it() -> None:

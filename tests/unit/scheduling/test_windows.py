@@ -19,6 +19,10 @@ SECOND = 10**12
 
 @pytest.fixture
 def serving() -> WindowedServing:
+    return windowed()
+
+
+def windowed(output: tuple[int, ...] = (3, 2, 9, 2), **limits: int) -> WindowedServing:
     """Two windows of 10 s, the second of which counts from 2 s on; request 0 runs already when the first begins."""
     rows = WindowRows(
         window=np.array([0, 0, 0, 1]),
@@ -29,10 +33,10 @@ def serving() -> WindowedServing:
         counted=np.array([0.0, 102.0]),
         end=np.array([10.0, 110.0]),
     )
-    job = Job(np.zeros(4), np.full(4, 4), np.array([3, 2, 9, 2]), layers=3, attention=True)
+    job = Job(np.zeros(4), np.full(4, 4), np.array(output), layers=3, attention=True)
     work = problem(work=job)
     deployment = find("policies", "on_demand")().deploy(work)
-    rules = Continuous.model_validate({"max_num_batched_tokens": 16, "max_num_seqs": 4, "asynchronous": False})
+    rules = Continuous.model_validate({"max_num_batched_tokens": 16, "max_num_seqs": 4, "asynchronous": False, **limits})
     return WindowedServing(rules, work, deployment, rows, replace(work, job=job))
 
 
@@ -96,3 +100,10 @@ def test_a_series_has_the_numbers_that_requests_have_among_all_windows(serving: 
     assert series.dropped.tolist() == [2]
     serving.passed([now + SECOND * (place + 1) for place in range(len(series.sizes))])
     assert serving.server.ledger.finish[0] > 0
+
+
+def test_a_request_that_is_refused_has_its_number_among_all_windows() -> None:
+    serving = windowed((3, 2, 9, 9), max_model_len=12)
+    played(serving)
+    assert serving.ledger.refused.keys() == {2, 3}
+    assert serving.left.tolist() == [-1] * 4, "who was refused was not there to be cut off"
