@@ -61,6 +61,11 @@ class Dimension:
         return len(self.columns[0].values)
 
     @property
+    def spread(self) -> Range | LogRange | None:
+        """What a design may draw between the ends, where the axis is one range."""
+        return self.columns[0].spread if len(self.columns) == 1 else None
+
+    @property
     def tables(self) -> tuple[Column, ...]:
         """The columns that tables show."""
         return self.columns if self.label is None else (self.label,)
@@ -72,8 +77,8 @@ class Dimension:
 
     def drawn(self, share: float) -> tuple[Setting, dict[str, Any]]:
         """The values at `share` (0 to 1) of the way: between the ends of a range, or the step of a list."""
-        spread = self.columns[0].spread
-        if len(self.columns) > 1 or spread is None:
+        spread = self.spread
+        if spread is None:
             return self.step(min(int(share * self.size), self.size - 1))
         column = self.columns[0]
         (low, unit), (high, _) = (_number(edge) for edge in (spread.low, spread.high))

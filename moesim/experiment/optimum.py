@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from moesim.errors import InputError, Mistake
+from moesim.experiment import tpe
 from moesim.experiment.axes import Column, Dimension, Setting
 from moesim.experiment.plan import Plan, plan
+from moesim.experiment.spec import Tpe
 from moesim.experiment.sweep import Effort
 from moesim.progress import Progress
 from moesim.results.statistics import t_interval
@@ -52,6 +55,11 @@ def optimize(
     and of its surroundings: a higher peak between two values far from the best is not found. InputError for mistakes.
     """
     experiment_plan = plan(source, sets)
+    if isinstance(experiment_plan.experiment.design, Tpe):
+        if tpe.installed():
+            return _proposed(experiment_plan, Effort(out, experiment_plan.description, jobs=jobs, dask=dask), progress)
+        warnings.warn("Optuna is not installed (pip install 'moesim[optimize]'): the grid is searched instead", stacklevel=2)
+        experiment_plan = plan(source, sets, design="grid")
     searched = _searched(experiment_plan)
     if rounds < 0:
         raise InputError(Mistake(f"{rounds} rounds are not a search; write 0 or more", file="--rounds"))
@@ -74,6 +82,20 @@ def optimize(
     return effort.keep(_searched_result(replace(description, points=len(planner.rows)), effort.rows(planner.rows), searched))
 
 
+def _proposed(experiment_plan: Plan, effort: Effort, progress: Progress | None) -> SearchResult:
+    """The settings that Optuna proposes, and the best of each policy among them."""
+    design, planner = experiment_plan.experiment.design, experiment_plan.planner
+    assert isinstance(design, Tpe)
+    left_out = tpe.propose(experiment_plan, effort, design, progress)
+    description = replace(experiment_plan.description, points=len(planner.rows))
+    rows = effort.rows(planner.rows)
+    known = [cell for cell in cells(description, rows) if not cell.bound]
+    groups = [[cell for cell in known if cell.policy == policy] for policy in dict.fromkeys(cell.policy for cell in known)]
+    result = _result_of(description, rows, groups, [], description.settings)
+    sentences = (*result.answer.sentences, *(f"Left out: settings with which {words}" for words in left_out))
+    return effort.keep(replace(result, answer=replace(result.answer, sentences=sentences)))
+
+
 def _searched(experiment_plan: Plan) -> list[Dimension]:
     """The axes of numbers; InputError where there is none."""
     searched = [axis for axis in experiment_plan.axes if len(axis.columns) == 1 and _scale(axis) != "categories"]
@@ -84,14 +106,26 @@ def _searched(experiment_plan: Plan) -> list[Dimension]:
 
 def _searched_result(description: Description, rows: list[dict[str, Any]], searched: Sequence[Dimension]) -> SearchResult:
     """The result of all points, with the optimum of each policy and the settings that keep the constraints nowhere."""
-    result = SweepResult.of(description, rows)
     groups = _groups([cell for cell in cells(description, rows) if not cell.bound], searched)
-    optima = [_optimum(searched, group, description) for group in groups if _leader(group) is not None]
+    return _result_of(description, rows, groups, searched, _names(searched))
+
+
+def _result_of(
+    description: Description,
+    rows: list[dict[str, Any]],
+    groups: Sequence[Sequence[Cell]],
+    between: Sequence[Dimension],
+    varied: Sequence[str],
+) -> SearchResult:
+    """The result, with the optimum of each group of cells that differ in the columns `varied`; along the axes `between` it is
+    known between which values it lies."""
+    result = SweepResult.of(description, rows)
+    optima = [_optimum(between, group, description) for group in groups if _leader(group) is not None]
     fields = {field.name: getattr(result.answer, field.name) for field in dataclasses.fields(result.answer)}
     answer = SearchAnswer(
         **fields,
         optimum=tuple(sorted(optima, key=lambda optimum: -description.sign * optimum.mean)),
-        out_of_reach=tuple(_nowhere(searched, group) for group in groups if _leader(group) is None),
+        out_of_reach=tuple(_nowhere(varied, group) for group in groups if _leader(group) is None),
     )
     sentences = (*optimum_sentences(description, answer), *answer.sentences[1:])
     return SearchResult(description, result.columns, replace(answer, sentences=sentences), result.mean_columns)
@@ -105,13 +139,16 @@ def _groups(known: Sequence[Cell], searched: Sequence[Dimension]) -> list[list[C
     """The cells that differ in searched axes alone: of one policy, and at the same values of the axes without numbers."""
     groups: dict[Any, list[Cell]] = {}
     for cell in known:
-        groups.setdefault((cell.policy, _rest(cell, searched)), []).append(cell)
+        groups.setdefault((cell.policy, _rest(cell, _names(searched))), []).append(cell)
     return list(groups.values())
 
 
-def _rest(cell: Cell, searched: Sequence[Dimension]) -> tuple[tuple[str, Any], ...]:
-    names = {axis.columns[0].name for axis in searched}
-    return tuple(pair for pair in cell.settings if pair[0] not in names)
+def _names(searched: Sequence[Dimension]) -> list[str]:
+    return [axis.columns[0].name for axis in searched]
+
+
+def _rest(cell: Cell, varied: Sequence[str]) -> tuple[tuple[str, Any], ...]:
+    return tuple(pair for pair in cell.settings if pair[0] not in varied)
 
 
 def _leader(known: Sequence[Cell]) -> Cell | None:
@@ -119,10 +156,10 @@ def _leader(known: Sequence[Cell]) -> Cell | None:
     return max((cell for cell in known if not cell.missed), key=lambda cell: cell.mean, default=None)
 
 
-def _nowhere(searched: Sequence[Dimension], known: Sequence[Cell]) -> OutOfReach:
+def _nowhere(varied: Sequence[str], known: Sequence[Cell]) -> OutOfReach:
     """A group that keeps the constraints nowhere, and what its every setting misses."""
     always = tuple(words for words in known[0].missed if all(words in cell.missed for cell in known))
-    return OutOfReach(known[0].policy, dict(_rest(known[0], searched)), always, len(known))
+    return OutOfReach(known[0].policy, dict(_rest(known[0], varied)), always, len(known))
 
 
 def _line(axis: Dimension, best: Cell, known: Sequence[Cell]) -> dict[float, Cell]:

@@ -200,6 +200,12 @@ class Planner:
         build = hashlib.sha256(canonical(to_plain(built))).hexdigest()
         return Task(name, scenario, loaded_scenario.base, build, self.experiment.warm_up, self.experiment.bound)
 
+    def impossible(self) -> list[str]:
+        """What is wrong with the settings added last, in words; it is not reported again."""
+        words = [mistake.message for mistake in self._wrong]
+        self._wrong.clear()
+        return words
+
     def mistakes(self, file: str) -> list[Mistake]:
         """What is wrong, each once; what some settings cause outside the experiment's own `file` says which."""
         reported = []

@@ -24,6 +24,7 @@ __all__ = [
     "LogRange",
     "Range",
     "Sobol",
+    "Tpe",
     "Zip",
 ]
 
@@ -130,7 +131,23 @@ class Sobol(Spec):
         return self
 
 
-Design = Annotated[Grid | LatinHypercube | Sobol, Field(discriminator="kind")]
+class Tpe(Spec):
+    """Settings that Optuna proposes from what the ones before gave, numbers, words and policies alike: for `moesim optimize`.
+
+    The first ones are the first value of every axis, and each further value (of a range its other end) by itself, with every
+    policy; then a Parzen estimator in several variables, four settings at a time whatever the number of processes. Settings
+    that miss a constraint tell it where not to look. Without Optuna (`pip install moesim[optimize]`) the grid is searched.
+    Source: Bergstra et al., Algorithms for hyper-parameter optimization, NIPS 2011; optuna.samplers.TPESampler.
+    """
+
+    kind: Literal["tpe"] = "tpe"
+    points: int = Field(ge=1)
+    """How many settings are tried, those of the first look included; a setting that is proposed twice is run once."""
+    seed: int = Field(0, ge=0)
+    """Of the proposals; the runs' own randomness is the scenario's `seed`."""
+
+
+Design = Annotated[Grid | LatinHypercube | Sobol | Tpe, Field(discriminator="kind")]
 
 
 class Limit(Spec):

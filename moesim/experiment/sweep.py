@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from moesim.errors import InputError, Mistake
 from moesim.experiment.plan import Plan, plan
 from moesim.experiment.points import Row
+from moesim.experiment.spec import Tpe
 from moesim.experiment.store import Store
 from moesim.experiment.task import Record, Task, failed
 from moesim.progress import Progress
@@ -56,6 +57,9 @@ def run_plan(
     progress: Progress | None = None,
 ) -> SweepResult | None:
     """Runs the points of a plan that are missing, and gathers them, as `run_sweep`; InputError for a part without `out`."""
+    if isinstance(experiment_plan.experiment.design, Tpe):
+        text = "settings follow from what comes out of those before; run moesim optimize, or take another design for a sweep"
+        raise InputError(Mistake(text, "design"))
     if part is not None and out is None:
         raise InputError(Mistake("needs a directory that the parts share; name it with --out", file="--shard"))
     effort = Effort(out, experiment_plan.description, jobs=jobs, dask=dask)

@@ -69,7 +69,7 @@ def _worded(sentence: str, experiment: Description) -> str:
 
 def _repeat(experiment: Description, place: Path) -> str:
     """The command that runs what is missing, or all of it in another directory."""
-    verb = "optimize" if experiment.design["kind"] == "search" else "sweep"
+    verb = "optimize" if experiment.design["kind"] in ("search", "tpe") else "sweep"
     known = "experiment" in experiment.provenance
     return f"moesim {verb} {place / 'experiment.json' if known else 'EXPERIMENT'} --out {place}"
 
@@ -88,7 +88,7 @@ def _design(experiment: Description, answer: Answer) -> Html:
 
 def _reach(axis: DescribedAxis, design: Mapping[str, Any]) -> str:
     """The values of an axis; of one that was drawn from, its ends."""
-    drawn = design["kind"] in ("latin_hypercube", "sobol") and axis.numeric and len(axis.values) == 2
+    drawn = design["kind"] in ("latin_hypercube", "sobol", "tpe") and axis.numeric and len(axis.values) == 2
     return f"{_span(axis.values[:1])} to {_span(axis.values[1:])}" if drawn else _span(axis.values)
 
 

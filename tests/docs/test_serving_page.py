@@ -45,8 +45,15 @@ def test_the_experiment_of_the_page_is_right(tmp_path: Path) -> None:
     assert planned.description.metric == "workload.arrivals.rate (/s)"
 
 
+def test_the_search_of_the_page_is_right(tmp_path: Path) -> None:
+    (tmp_path / "buy.yaml").write_text(blocks(PAGE, "yaml")[3].text)
+    planned = plan(tmp_path / "buy.yaml")
+    assert [limit.metric for limit in planned.description.constraints] == ["ttft_s.p99", "power_W", "slo.attainment"]
+    assert len(planned.rows) == 2 * (1 + 4 + 1 + 1)
+
+
 def test_the_sample_of_the_page_names_its_files(tmp_path: Path) -> None:
-    (tmp_path / "day.yaml").write_text(blocks(PAGE, "yaml")[3].text)
+    (tmp_path / "day.yaml").write_text(blocks(PAGE, "yaml")[4].text)
     (file,) = check([str(tmp_path / "day.yaml")])["files"]
     assert [error["path"] for error in file["errors"]] == ["workload.arrivals.clients", "workload.arrivals.lengths"]
     (tmp_path / "servegen_clients.csv.gz").write_text(
@@ -59,7 +66,7 @@ def test_the_sample_of_the_page_names_its_files(tmp_path: Path) -> None:
 
 
 def test_the_faults_and_the_drift_of_the_page_are_right() -> None:
-    block = yaml.safe_load(blocks(PAGE, "yaml")[4].text)
+    block = yaml.safe_load(blocks(PAGE, "yaml")[5].text)
     faults = [Fault.model_validate(fault) for fault in block["faults"]]
     assert [(fault.name, fault.rate, fault.until) for fault in faults] == [
         ("cxl", None, 900),
@@ -74,7 +81,7 @@ def test_the_faults_and_the_drift_of_the_page_are_right() -> None:
 
 def test_a_measured_run_is_replayed_as_the_page_says(tmp_path: Path) -> None:
     scenario = tmp_path / "replay.yaml"
-    scenario.write_text(blocks(PAGE, "yaml")[5].text)
+    scenario.write_text(blocks(PAGE, "yaml")[6].text)
     (tmp_path / "run.csv").write_text("client_s,arrival_s,prompt_tokens,output_tokens\n0.5,0.6,20,3\n-0.25,0.6,30,2\n")
     requests = moesim.run(scenario).frame("requests")
     assert requests.arrival_s.tolist() == [0.0, 0.75]

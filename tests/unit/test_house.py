@@ -52,7 +52,14 @@ OPEN = {"__init__", "__main__", "api", "arguments", "cli", "completion", "testin
 """Rooms that may import everything."""
 FAMILIES = {"in_place", "caching", "streaming", "near_data", "bounds", "baselines"}
 """Folders of policies, which import the kit and their own family; bounds look at all others."""
-SINGLE_IMPORTER = {"simpy": "engine", "yaml": "scenario", "matplotlib": "report", "numba": "jit", "llvmlite": "jit"}
+SINGLE_IMPORTER = {
+    "simpy": "engine",
+    "yaml": "scenario",
+    "matplotlib": "report",
+    "numba": "jit",
+    "llvmlite": "jit",
+    "optuna": "experiment",
+}
 LATE = {("results", "report"), ("experiment", "report"), ("validation", "report")}
 """Imports inside functions that draw: `Result.plot_timeline`, and the figures of sweeps and cases."""
 PLOTS = ("moesim.results.result", "moesim.report.figures")

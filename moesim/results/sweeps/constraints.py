@@ -13,7 +13,7 @@ from moesim.results.statistics import mean
 from moesim.results.sweeps.description import Limit
 from moesim.units import format_number, format_seconds, format_share
 
-__all__ = ["constraint_words", "missed"]
+__all__ = ["constraint_words", "excess", "missed"]
 
 
 def missed(constraints: Sequence[Limit], rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
@@ -30,6 +30,17 @@ def missed(constraints: Sequence[Limit], rows: Sequence[Mapping[str, Any]]) -> t
 def _keeps(constraint: Limit, value: float) -> bool:
     low, high = constraint.at_least, constraint.at_most
     return (low is None or value >= low) and (high is None or value <= high)
+
+
+def excess(constraint: Limit, rows: Sequence[Mapping[str, Any]]) -> float:
+    """How far the replications `rows` of a setting pass a limit in their mean, in shares of it; 0 and below if they keep it,
+    1 where the number is not known."""
+    values = [row.get(constraint.metric) for row in rows if row["status"] == "done"]
+    known = [float(value) for value in values if isinstance(value, (int, float))]
+    if not known or len(known) < len(values):
+        return 1.0
+    edges = (constraint.at_least, 1.0), (constraint.at_most, -1.0)
+    return max(sign * (edge - mean(known)) / (abs(edge) or 1.0) for edge, sign in edges if edge is not None)
 
 
 def constraint_words(constraint: Limit) -> str:
