@@ -68,18 +68,23 @@ def optimize(
     effort = Effort(out, description, jobs=jobs, dask=dask)
     effort.complete(experiment_plan.tasks, progress=progress)
     for _ in range(rounds):
-        before = len(planner.rows)
-        known = cells(description, effort.rows(planner.rows))
-        for choice in planner.policies:
-            own = [cell for cell in known if cell.policy == (choice.label or experiment_plan.rows[0].policy)]
-            for group in _groups(own, searched):
-                planner.add(_closer(experiment_plan, searched, group), [choice])
-        if planner.mistakes(""):
-            raise InputError(*planner.mistakes(""))
-        if len(planner.rows) == before:
+        if not _look_closer(experiment_plan, searched, cells(description, effort.rows(planner.rows))):
             break
         effort.complete(planner.tasks, progress=progress)
     return effort.keep(_searched_result(replace(description, points=len(planner.rows)), effort.rows(planner.rows), searched))
+
+
+def _look_closer(experiment_plan: Plan, searched: Sequence[Dimension], known: Sequence[Cell]) -> bool:
+    """Adds the settings between the best of each policy and their neighbours; whether there are any."""
+    planner = experiment_plan.planner
+    before = len(planner.rows)
+    for choice in planner.policies:
+        own = [cell for cell in known if cell.policy == (choice.label or experiment_plan.rows[0].policy)]
+        for group in _groups(own, searched):
+            planner.add(_closer(experiment_plan, searched, group), [choice])
+    if planner.mistakes(""):
+        raise InputError(*planner.mistakes(""))
+    return len(planner.rows) > before
 
 
 def _proposed(experiment_plan: Plan, effort: Effort, progress: Progress | None) -> SearchResult:
