@@ -41,8 +41,8 @@ def test_words_and_numbers_are_searched_together_under_constraints() -> None:
     assert best.mean >= 0.95 * grid.answer.best.mean
     assert best.runs == len(search.columns["point"]) <= 24
     assert best.between == {}
-    kept = search.columns["makespan_s"] <= 0.02
-    assert best.mean == search.columns["throughput_tok_s"][kept].max()
+    in_time = search.columns["makespan_s"] <= 0.02
+    assert best.mean == search.columns["throughput_tok_s"][in_time].max()
 
 
 @needs_optuna
@@ -50,8 +50,8 @@ def test_the_first_look_has_each_value_by_itself() -> None:
     rows = plan(MIXED).rows
     settings = [tuple(row.settings.values()) for row in rows]
     uniform, zipf = '{"kind": "uniform"}', '{"exponent": 1.0, "kind": "zipf"}'
-    others = [(0.5, 128, uniform), (0.5, 256, uniform), (0.5, 64, zipf)]
-    assert settings == [(0.5, 64, uniform), (1, 64, uniform), *others]
+    further = [(0.5, 128, uniform), (0.5, 256, uniform), (0.5, 64, zipf)]
+    assert settings == [(0.5, 64, uniform), (1, 64, uniform), *further]
     with pytest.raises(InputError, match="4 settings are fewer than the 5 of the first look"):
         optimize({**MIXED, "design": {"kind": "tpe", "points": 4}}, jobs=1)
 
