@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moesim.results.long_table import Table, by_step
 from moesim.results.rows import BusyRows
 
 __all__ = ["BREAKDOWNS", "Breakdown", "breakdown_tables"]
@@ -58,7 +59,7 @@ class Breakdown:
         self.operations[key] = (before[0] + flops, before[1] + nbytes, before[2] + time)
 
 
-def breakdown_tables(breakdown: Breakdown) -> dict[str, dict[str, NDArray[Any]]]:
+def breakdown_tables(breakdown: Breakdown) -> dict[str, Table]:
     """Table name (`BREAKDOWNS`) -> columns, in an order that does not depend on the order in which things were added."""
     return {
         "experts": _experts(breakdown),
@@ -89,15 +90,17 @@ def _operations(breakdown: Breakdown) -> dict[str, NDArray[Any]]:
     return {**names, **numbers, "roof_B_s": roofs[:, 0], "roof_FLOP_s": roofs[:, 1]}
 
 
-def _step_lanes(laps: BusyRows) -> dict[str, NDArray[Any]]:
-    columns = laps.columns()
-    lanes = list(columns)
-    sums = np.stack(list(columns.values()), axis=1) if lanes else np.zeros((len(laps), 0), dtype=np.int64)
-    return {
-        "step": np.repeat(np.arange(len(laps)), len(lanes)),
-        "lane": np.array(lanes * len(laps), dtype=object),
-        "busy_s": np.diff(sums, axis=0, prepend=0).ravel() / _SECOND,
-    }
+def _step_lanes(laps: BusyRows) -> Table:
+    lanes = laps.worked()
+
+    def part(rows: slice) -> dict[str, NDArray[Any]]:
+        return {
+            "step": np.repeat(np.arange(rows.start, rows.stop), len(lanes)),
+            "lane": np.array(lanes * (rows.stop - rows.start), dtype=object),
+            "busy_s": laps.within(lanes, rows).ravel() / _SECOND,
+        }
+
+    return by_step(len(laps), part)
 
 
 def _layer_lanes(critical: Mapping[tuple[str, str], NDArray[np.int64]]) -> dict[str, NDArray[Any]]:

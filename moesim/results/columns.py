@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from moesim.errors import InputError, Mistake
 from moesim.neutral import cell, cell_text
 from moesim.results.breakdown import BREAKDOWNS
+from moesim.results.long_table import Table, by_step, parts
 from moesim.results.recorder import SECOND, Recorder
-from moesim.results.rows import PHASES
+from moesim.results.rows import PHASES, PassRows
 
-__all__ = ["STUDIES", "TABLES", "Columns", "from_csv", "lanes", "layers", "requests", "steps", "to_csv"]
+__all__ = ["STUDIES", "TABLES", "Columns", "csv_parts", "from_csv", "lanes", "layers", "requests", "steps", "to_csv"]
 
 Columns = dict[str, NDArray[Any]]
 TABLES = ("requests", "steps", "queue", "kv_tiers", "lanes", "layers", *BREAKDOWNS)
@@ -70,11 +71,14 @@ def requests(
     }
 
 
-def steps(recorder: Recorder) -> Columns:
+def steps(recorder: Recorder) -> Table:
     """One row per forward pass of a batch."""
-    rows = recorder.passes
+    return by_step(len(recorder.passes), lambda rows: _steps(recorder.passes, rows))
+
+
+def _steps(passes: PassRows, rows: slice) -> Columns:
     names = ("index", "phase", "start", "end", "sequences", "tokens", "activations", "hits", "uploads")
-    whole = {name: rows.column(name) for name in names}
+    whole = {name: passes.column(name, rows) for name in names}
     return {
         "step": whole["index"],
         "phase": np.array(PHASES, dtype=object)[whole["phase"]],
@@ -123,13 +127,20 @@ def layers(recorder: Recorder) -> Columns:
     }
 
 
-def to_csv(columns: Columns) -> str:
+def to_csv(columns: Table) -> str:
     """RFC 4180 text with a header; floats with every digit they need, NaN as an empty field, text without formulas."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(map(cell, columns))
-    writer.writerows(zip(*(_texts(column) for column in columns.values()), strict=True))
-    return buffer.getvalue()
+    return "".join(csv_parts(columns))
+
+
+def csv_parts(columns: Table) -> Iterator[str]:
+    """`to_csv` piece by piece: the text of a long table takes many times the memory of its numbers."""
+    for number, part in enumerate(parts(columns)):
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        if not number:
+            writer.writerow(map(cell, part))
+        writer.writerows(zip(*(_texts(column) for column in part.values()), strict=True))
+        yield buffer.getvalue()
 
 
 def _texts(column: NDArray[Any]) -> list[str]:

@@ -20,6 +20,7 @@ from moesim.results import columns as tables
 from moesim.results import serving
 from moesim.results.breakdown import breakdown_tables
 from moesim.results.columns import TABLES, Columns
+from moesim.results.long_table import Table, whole
 from moesim.results.plain import canonical, plain
 from moesim.results.recorder import SECOND, Recorder, Slice
 from moesim.results.rows import PHASES
@@ -96,7 +97,7 @@ class Result:
     """One run: `summary` (fields of `FIELDS`, plain JSON types), tables, provenance, and slices if they were kept."""
 
     summary: dict[str, Any]
-    columns: dict[str, Columns]
+    columns: dict[str, Table]
     """Table name -> column name -> values: what `frame` shows."""
     provenance: dict[str, Any] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
@@ -112,7 +113,7 @@ class Result:
         if name not in self._frames:
             import pandas as pd
 
-            self._frames[name] = pd.DataFrame(self.columns[name])
+            self._frames[name] = pd.DataFrame(whole(self.columns[name]))
         return self._frames[name]
 
     @property
@@ -152,7 +153,7 @@ class Result:
 
         Tables enter by their hash, so a difference names the table that differs.
         """
-        hashes = {name: hashlib.sha256(tables.to_csv(table).encode()).hexdigest() for name, table in self.columns.items()}
+        hashes = {name: _digest(table) for name, table in self.columns.items()}
         summary = {key: value for key, value in self.summary.items() if key != "wall_s"}
         origin = {key: self.provenance.get(key) for key in ("scenario", "content_hash", "seed", "replicate")}
         return canonical({"summary": summary, "details": self.details, "provenance": origin, "tables": hashes})
@@ -184,6 +185,14 @@ class Result:
         return run_html(self)
 
 
+def _digest(table: Table) -> str:
+    """SHA-256 of a table as CSV."""
+    digest = hashlib.sha256()
+    for text in tables.csv_parts(table):
+        digest.update(text.encode())
+    return digest.hexdigest()
+
+
 def make_result(recorder: Recorder, facts: RunFacts) -> Result:
     """The result of the run that left `recorder`; raises MoesimError when the record contradicts itself."""
     _check(recorder, facts)
@@ -196,7 +205,7 @@ def make_result(recorder: Recorder, facts: RunFacts) -> Result:
         if served.sample is not None:
             before = served.sample.ttft_before
             requests["ttft_s"] = np.where(np.isnan(before), requests["ttft_s"], before)
-    columns = {
+    columns: dict[str, Table] = {
         "requests": requests,
         "steps": tables.steps(recorder),
         "queue": serving.queue_table(served),
@@ -205,9 +214,9 @@ def make_result(recorder: Recorder, facts: RunFacts) -> Result:
         "layers": tables.layers(recorder),
         **breakdown_tables(recorder.breakdown),
     }
-    _check_order(columns["requests"])
-    summary = plain(_summary(recorder, facts, columns["requests"]), "summary")
-    served_details = serving.serving_details(served, columns["requests"]) if served is not None else None
+    _check_order(requests)
+    summary = plain(_summary(recorder, facts, requests), "summary")
+    served_details = serving.serving_details(served, requests) if served is not None else None
     disrupted = [sentence(row) for row in served_details["faults"]] if served_details is not None else []
     details = {
         "critical_s": _sorted(recorder.critical, lambda value: value / SECOND),

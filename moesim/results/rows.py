@@ -6,7 +6,7 @@ Knows integers and names only.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from typing import overload
 
@@ -57,9 +57,9 @@ class PassRows:
         """Adds passes [n, fields of `PassRow`], whose phase is 0 for prefill and 1 for decode."""
         self._values.frombytes(np.ascontiguousarray(columns, dtype=np.int64).tobytes())
 
-    def column(self, name: str) -> NDArray[np.int64]:
-        """[n] a field of all passes, `phase` as in `extend`."""
-        return np.array(self._values, dtype=np.int64).reshape(-1, _WIDTH)[:, _FIELDS.index(name)].copy()
+    def column(self, name: str, rows: slice = slice(None)) -> NDArray[np.int64]:
+        """[n] a field of all passes, or of some, `phase` as in `extend`."""
+        return np.asarray(self._values).reshape(-1, _WIDTH)[rows, _FIELDS.index(name)].copy()
 
     def __len__(self) -> int:
         return len(self._values) // _WIDTH
@@ -124,6 +124,13 @@ class BusyRows:
     def __getitem__(self, place: int) -> dict[str, int]:
         return {lane: times[place] for lane, times in self._lanes.items()}
 
-    def columns(self) -> dict[str, NDArray[np.int64]]:
-        """Lane -> [n] ps, in the order of their names, of lanes that worked."""
-        return {lane: np.array(times, dtype=np.int64) for lane, times in sorted(self._lanes.items()) if any(times)}
+    def worked(self) -> list[str]:
+        """Lanes that worked, in the order of their names."""
+        return sorted(lane for lane, times in self._lanes.items() if any(times))
+
+    def within(self, lanes: Sequence[str], rows: slice) -> NDArray[np.int64]:
+        """[n, lanes] ps at work of each lane in each of some passes."""
+        before = slice(max(rows.start - 1, 0), rows.stop)
+        sums = [np.asarray(self._lanes[lane])[before] for lane in lanes]
+        table = np.stack(sums, axis=1) if sums else np.zeros((rows.stop - before.start, 0), dtype=np.int64)
+        return np.diff(table, axis=0) if rows.start else np.diff(table, axis=0, prepend=0)

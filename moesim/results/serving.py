@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from moesim.arrays import BoolArray, FloatArray
 from moesim.errors import MoesimError
+from moesim.results.long_table import Table, by_step
 from moesim.results.recorder import SECOND
 from moesim.results.statistics import batch_means, describe
 
@@ -160,17 +161,21 @@ def _sampled_columns(served: Served) -> Columns:
     return {"window": sample.window, "first_counts": sample.first_counts, "finish_counts": sample.finish_counts}
 
 
-def queue_table(served: Served | None) -> Columns:
+def queue_table(served: Served | None) -> Table:
     """One row per step that was composed, and per pause: who runs, who waits, KV blocks in use from then on."""
-    rows = np.array(served.levels if served else [], dtype=np.int64).reshape(-1, 4)
-    share = rows[:, 3] / max(served.blocks, 1) if served else np.zeros(0)
-    return {
-        "time_s": rows[:, 0] / SECOND,
-        "running": rows[:, 1],
-        "waiting": rows[:, 2],
-        "kv_blocks": rows[:, 3],
-        "kv_share": share,
-    }
+    levels, blocks = (served.levels, served.blocks) if served else ([], 0)
+
+    def part(rows: slice) -> Columns:
+        time, running, waiting, used = np.array(levels[4 * rows.start : 4 * rows.stop], dtype=np.int64).reshape(-1, 4).T
+        return {
+            "time_s": time / SECOND,
+            "running": running,
+            "waiting": waiting,
+            "kv_blocks": used,
+            "kv_share": used / max(blocks, 1),
+        }
+
+    return by_step(len(levels) // 4, part)
 
 
 def tier_table(served: Served | None) -> Columns:
@@ -313,11 +318,11 @@ def _batch_means(served: Served, requests: Columns) -> dict[str, Any]:
 
 def serving_details(served: Served, requests: Columns) -> dict[str, Any]:
     """Means over time, KV blocks, why requests were refused, and what faults cost."""
-    rows = np.array(served.levels, dtype=np.float64).reshape(-1, 4)
-    time = np.diff(rows[:, 0])
+    rows = np.asarray(served.levels, dtype=np.int64).reshape(-1, 4)
+    time = np.diff(rows[:, 0].astype(np.float64))
     whole = float(time.sum())
     mean = {
-        name: float((rows[:-1, column] * time).sum() / whole) if whole else 0.0
+        name: float((rows[:-1, column].astype(np.float64) * time).sum() / whole) if whole else 0.0
         for column, name in ((1, "running"), (2, "waiting"), (3, "kv_blocks"))
     }
     return {
@@ -349,7 +354,7 @@ def check(served: Served, finish: IntArray) -> None:
     if (ways != 1).any():
         lost = int(np.flatnonzero(ways != 1)[0])
         raise MoesimError(f"I12: request {lost} was neither completed nor refused, or both")
-    levels = np.array(served.levels, dtype=np.int64).reshape(-1, 4)
+    levels = np.asarray(served.levels, dtype=np.int64).reshape(-1, 4)
     present = int(((levels[:-1, 1] + levels[:-1, 2]) * np.diff(levels[:, 0])).sum())
     spent = int((finish - served.queued)[done].sum() + (left - served.queued)[left >= 0].sum())
     if present != spent:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from moesim import files, strict_json
 from moesim.errors import InputError, Mistake
-from moesim.results.columns import STUDIES, TABLES, Columns, from_csv, to_csv
+from moesim.results.columns import STUDIES, TABLES, csv_parts, from_csv
+from moesim.results.long_table import Table
 from moesim.writing import folder_target, new_folder, write
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def _write(result: Result, folder: Path, timeline: bool) -> None:
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
     write(folder / "result.json", text + "\n")
     for name, columns in result.columns.items():
-        write(folder / f"{name}.csv", to_csv(columns))
+        write(folder / f"{name}.csv", (text.encode() for text in csv_parts(columns)))
         if find_spec("pyarrow") is not None:
             write(folder / f"{name}.parquet", result.frame(name).to_parquet(None, index=False))
     if timeline:
@@ -71,11 +72,11 @@ def _write(result: Result, folder: Path, timeline: bool) -> None:
         write_trace(result, folder / "trace.json.gz")
 
 
-def load(place: Path) -> tuple[dict[str, Any], dict[str, Columns], dict[str, Any], dict[str, Any]]:
+def load(place: Path) -> tuple[dict[str, Any], dict[str, Table], dict[str, Any], dict[str, Any]]:
     """Summary, tables, provenance and details of a saved run; `place` is its directory or its `result.json`."""
     path = place / "result.json" if place.is_dir() else place
     document = _read(path)
-    columns = {}
+    columns: dict[str, Table] = {}
     for name in (*TABLES, *STUDIES):
         table = path.parent / f"{name}.csv"
         if table.exists():

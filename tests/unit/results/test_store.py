@@ -93,7 +93,7 @@ def test_a_failed_save_leaves_the_earlier_run(result: Result, tmp_path: Path, mo
     def full(columns: object) -> str:
         raise OSError("disk full")
 
-    monkeypatch.setattr(store, "to_csv", full)
+    monkeypatch.setattr(store, "csv_parts", full)
     with pytest.raises(OSError, match="disk full"):
         result.save(tmp_path / "run")
     assert contents(tmp_path) == ["run"]
