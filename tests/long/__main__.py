@@ -3,9 +3,8 @@
 `cases`: every case of published numbers in full, beside what `docs/validation.md` says of it; the tests take few rows and draws
 of the long ones. `killed`: a sweep of 1,008 points, killed ten times and resumed, ends with the bytes of one left alone.
 `serving`: requests that arrive for an hour; memory of it and of its first ten minutes, and how much each request adds.
-`sampled`: ten minutes of a day of recorded clients in full, and a sample of the same ten minutes, whose intervals cover the full
-run's means. `visits`: a million visits of layers, after which the books of bytes agree with the uploads that they are of, to the
-byte.
+`sampled`: ten minutes of a day of recorded clients in full, and a sample of the same ten minutes, whose intervals cover the
+means of all. `visits`: a million visits of layers, after which the books of bytes agree with their uploads, to the byte.
 """
 
 from __future__ import annotations
@@ -37,8 +36,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 PER_SECOND = 2
 """Requests of the scenario."""
 PER_REQUEST = 10_000
-"""Bytes by which a request may add to the memory of a run: the rows of twenty steps, its stamps, and what is at hand while tables
-are written; its routing alone takes 17,000."""
+"""Bytes by which a request may add to the memory of a run: rows of twenty steps, its stamps, and what is at hand while tables are
+written; its routing alone takes 17,000."""
 
 
 def killed() -> str:
