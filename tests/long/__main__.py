@@ -36,7 +36,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 PER_SECOND = 2
 """Requests of the scenario."""
 PER_REQUEST = 10_000
-"""Bytes by which a request may add to the memory of a run: rows of twenty steps, its stamps, and what tables take while they are
+"""Bytes by which a request may add to the memory of a run: rows of twenty steps, stamps, and what tables take while they are
 written; its routing alone takes 17,000."""
 
 
