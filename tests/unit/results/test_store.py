@@ -46,8 +46,8 @@ def test_a_saved_run_reads_back_bit_for_bit(result: Result, tmp_path: Path) -> N
 def test_a_run_directory_holds_what_the_contract_says(result: Result, tmp_path: Path) -> None:
     result.save(tmp_path / "a" / "run", timeline=True)
     assert contents(tmp_path / "a" / "run") == [
-        "experts.csv", "lanes.csv", "layer_lanes.csv", "layers.csv", "operations.csv", "queue.csv", "requests.csv",
-        "result.json", "step_lanes.csv", "steps.csv", "trace.json.gz"]  # fmt: skip
+        "experts.csv", "kv_tiers.csv", "lanes.csv", "layer_lanes.csv", "layers.csv", "operations.csv", "queue.csv",
+        "requests.csv", "result.json", "step_lanes.csv", "steps.csv", "trace.json.gz"]  # fmt: skip
     document = json.loads((tmp_path / "a" / "run" / "result.json").read_text(encoding="utf-8"))
     assert document["summary"] == result.summary
     assert document["provenance"]["scenario"] == {"workload": {"requests": 3}}
