@@ -56,10 +56,10 @@ def tried(case: str, *, known: bool, frozen: bool) -> Result:
     return run_loaded(load("moe_cxl/drift", policy=policy, sets=sets), RunOptions(bound=False))
 
 
-def last(result: Result, count: int = 50) -> float:
-    """Seconds per decode step, of the last `count`."""
+def last(result: Result) -> float:
+    """Seconds per decode step at the end."""
     steps = result.columns["steps"]
-    return float(np.mean((np.array(steps["end_s"]) - np.array(steps["start_s"]))[-count:]))
+    return float(np.mean((np.array(steps["end_s"]) - np.array(steps["start_s"]))[-50:]))
 
 
 @each_case
@@ -68,16 +68,6 @@ def test_adapting_is_no_slower_after_a_drift_and_ends_near_the_true_placement(ca
     true = tried(case, known=True, frozen=True)
     assert adapting.summary["makespan_s"] < 0.95 * frozen.summary["makespan_s"]
     assert last(adapting) < 1.05 * last(true) < last(frozen)
-
-
-def test_one_sequence_ends_near_the_true_placement_too_once_the_average_knows_enough_of_it() -> None:
-    """By the default period of 32 passes: its average knows 288 of them."""
-    ends = []
-    for sets in ({}, KNOWN):
-        policy = {"kind": "moe_cxl", "prefetch": 0, **(FROZEN if sets else {})}
-        long = {**CASES["many small experts"], "workload.requests": 1, "workload.output": 600, **sets}
-        ends.append(last(run_loaded(load("moe_cxl/drift", policy=policy, sets=long), RunOptions(bound=False)), 100))
-    assert ends[0] < 1.05 * ends[1]
 
 
 @each_case
