@@ -70,7 +70,7 @@ def test_it_needs_a_cpu():
 
 
 def test_a_scheduler_mixes_prompts_and_decodes_in_a_sweep_and_computes_preempted_sequences_again():
-    rules = {"kv_cache_memory": "0.4 GB", "max_num_batched_tokens": 400, "max_num_seqs": 64}  # blocks of 23 sequences at full length
+    rules = {"kv_cache_memory": "0.4 GB", "max_num_batched_tokens": 400, "max_num_seqs": 64}  # blocks of 23 sequences
     sets = {"workload.requests": 40, **{f"workload.scheduler.{key}": value for key, value in rules.items()}}
     result = run_loaded(load("moe_lens/mixtral-8x7b-a40", sets=sets), RunOptions(bound=False))
     steps = result.frame("steps")
