@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -44,6 +44,7 @@ class Resolver:
         self.mistakes: list[Mistake] = []
         self.broken: set[str] = set()
         """Top-level parts that could not be put together; what they hold is not to be judged further."""
+        self._listing = cache(catalogue.listing)
         self._files: dict[FilePath, Node] = {}
         self._profiles: dict[tuple[FilePath, tuple[str, ...]], Node] = {}
 
@@ -51,7 +52,7 @@ class Resolver:
         """Another one for the next scenario of the same files: what was read is kept, mistakes of reading too."""
         fresh = Resolver(self.base, self.memory)
         fresh.mistakes, fresh.broken = list(self.mistakes), set(self.broken)
-        fresh._files, fresh._profiles = self._files, self._profiles
+        fresh._listing, fresh._files, fresh._profiles = self._listing, self._files, self._profiles
         return fresh
 
     def file(self, path: FilePath) -> Node:
@@ -124,13 +125,17 @@ class Resolver:
         beside = self.folder(node.place) / f"{text}.yaml"
         if group == "scenarios" and files.is_file(beside):
             try:
-                return catalogue.find(group, text) if self._passed_over(group, beside, node.place) else beside
+                return (
+                    catalogue.find(group, text, listing=self._listing)
+                    if self._passed_over(group, beside, node.place)
+                    else beside
+                )
             except InputError:  # nothing else is called that: it extends itself
                 return beside
         key = ("file", group, text, node.place.file, *self.beside(node.place))
         if self.memory is None or key not in self.memory:
             passed = partial(self._passed_over, group, place=node.place)
-            entry = catalogue.find(group, text, beside=self.beside(node.place), passed=passed)
+            entry = catalogue.find(group, text, beside=self.beside(node.place), passed=passed, listing=self._listing)
             if self.memory is None:
                 return entry
             self.memory[key] = entry
