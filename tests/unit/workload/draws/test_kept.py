@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import caches
 import numpy as np
 import pytest
 
@@ -22,8 +23,6 @@ from moesim.workload.draws.laws import IndependentLaw
 from moesim.workload.table import Job, RoutingTable
 
 ROOT = Path(__file__).resolve().parents[4]
-COMPILED = cache.folder() / cache.CODE
-"""Machine code that all tests share."""
 LAW = IndependentLaw(np.arange(1.0, 33.0).reshape(2, 16), 2)
 JOB = Job(np.zeros(3), np.full(3, 50), np.array([4, 1, 9]), 2)
 
@@ -207,8 +206,7 @@ def test_the_command_shows_and_clears(capsys):
 
 
 def test_no_cache_holds_for_one_command_and_its_processes(capsys):
-    cache.folder().mkdir()
-    (cache.folder() / cache.CODE).symlink_to(COMPILED)  # else each process compiles for itself
+    caches.own(cache.folder())
     arguments = ["compare", "quickstart", "--policies", "on_demand,static_popularity", "--set", "workload.output=2", "--json"]
     assert main([*arguments, "--jobs", "2", "--no-cache"]) == 0
     alone = capsys.readouterr().out
