@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from moesim.arrays import FloatArray, IntArray
-from moesim.contract import Policy, Problem, Step, View
+from moesim.contract import Policy, Problem, Step
 from moesim.engine.books.operations import Operations
 from moesim.engine.books.passes import Ledger
 from moesim.engine.books.quality import QualityBook
@@ -24,6 +24,7 @@ from moesim.engine.passes import Pass
 from moesim.engine.programs.durations import Placement
 from moesim.engine.programs.program import Operation, label_of
 from moesim.engine.residency import Residency
+from moesim.engine.shown import MachineView
 from moesim.errors import InputError, Mistake, MoesimError, PolicyError
 from moesim.hardware.fault import Fault
 from moesim.results.recorder import LayerSums, Recorder
@@ -83,7 +84,7 @@ class Context:
         """No decision waits for the clock, so all layers of a pass run in one call; the reference asks at every visit."""
         self.view = self._view()
 
-    def _view(self) -> View:
+    def _view(self) -> MachineView:
         def shown(array: Any) -> Any:
             view = array.view()
             view.flags.writeable = False
@@ -91,7 +92,8 @@ class Context:
 
         books = self.residency
         state = self.deployment.state
-        view = View(self.problem, shown(books.resident), shown(books.in_flight), shown(books.home), state)
+        view = MachineView(self.problem, shown(books.resident), shown(books.in_flight), shown(books.home), state)
+        view.machine = self.machine
         view.copy_bytes = shown(books.copy_bytes)
         view.down = shown(books.down)
         view.replicas = shown(books.replicas)
@@ -114,9 +116,7 @@ class Context:
     def look(self) -> None:
         """Brings the books of copies under way and the policy's view up to now."""
         self.movers.look()
-        self.view.now = self.machine.now / 1e12
-        self.view.free_slots, self.view.free_bytes = self.residency.free_slots, self.residency.free_bytes
-        self.view.backlog = self.machine.backlog()
+        self.view.look(self.residency.free_bytes)
 
     def kinds_of(self, layers: IntArray, nbytes: FloatArray | None, source: IntArray | None) -> IntArray:
         """[V, E] kinds of the copies that visits of MoE layers `layers` [V] ask for.

@@ -31,8 +31,9 @@ class Answers(NamedTuple):
     """[V] visits that set off background moves."""
 
 
-def stacked(dispatches: list[Dispatch], routed: IntArray, stored: FloatArray) -> Answers:
-    """The answers to visits with `routed` [V, E] tokens, of experts whose stored copies have `stored` [V, E] bytes.
+def stacked(dispatches: list[Dispatch], routed: IntArray, layers: IntArray, stored: FloatArray) -> Answers:
+    """The answers to visits of `layers` [V] with `routed` [V, E] tokens, of experts whose stored copies have `stored` [L, E]
+    bytes.
 
     Raises PolicyError where an answer breaks the contract of `Dispatch`.
     """
@@ -49,7 +50,7 @@ def stacked(dispatches: list[Dispatch], routed: IntArray, stored: FloatArray) ->
         _rows(dispatches, "order", np.arange(routed.shape[1])) if "order" in filled else None,
         _rows(dispatches, "load", np.zeros(routed.shape[1], dtype=np.bool_)) if "load" in filled else None,
         counts,
-        _nbytes(dispatches, stored) if "nbytes" in filled else None,
+        _nbytes(dispatches, stored[layers]) if "nbytes" in filled else None,
         _stale(dispatches, routed if counts is None else counts) if "stale" in filled else None,
         _rows(dispatches, "source", np.full_like(routed[0], -1)) if "source" in filled else None,
         np.array([answer.moves is not None for answer in dispatches]) if "moves" in filled else None,

@@ -51,7 +51,6 @@ class Residency:
         self.fixed = problem.usable(problem.gpu_tier) - problem.gpu_free(deployment.plan)
         """GPU bytes that are not resident experts: other weights, KV cache, activations, slots for copies that come and go."""
         self.limit = problem.usable(problem.gpu_tier)
-        self._expert_bytes = problem.model.expert_bytes
         self.held = float(self.bytes[self.resident].sum())
         """GPU bytes of resident experts and of those on their way."""
         self.host = self._host_bytes()
@@ -137,16 +136,11 @@ class Residency:
         """Bytes of GPU memory that nothing holds."""
         return self.limit - self.fixed - self.held
 
-    @property
-    def free_slots(self) -> int:
-        """Experts (of the model's size) that still fit into GPU memory."""
-        return int(self.free_bytes // self._expert_bytes)
-
     def serving(self, held: BoolArray, layers: IntArray | slice, nbytes: FloatArray | None) -> BoolArray:
         """[V, E] which copies of `held` [V, E] in GPU memory serve visits that ask for `nbytes` [V, E] (None: any)."""
         return held if nbytes is None else held & ~(nbytes > self.copy_bytes[layers])
 
-    def _size(self, layer: int, experts: IntArray, nbytes: FloatArray | None) -> None:
+    def _size(self, layer: int | IntArray, experts: IntArray, nbytes: FloatArray | None) -> None:
         """Notes how large the copies are that GPU memory gets."""
         if nbytes is not None:
             self.copy_bytes[layer, experts] = nbytes
@@ -196,22 +190,24 @@ class Residency:
         self.resident.ravel()[places] = False
         self.held -= float(self.copy_bytes.ravel()[places].sum())
 
-    def begin(self, layer: int, expert: int, nbytes: float | None = None) -> None:
-        """A copy sets out for GPU memory, of `nbytes` where that is less than the stored copy has."""
-        experts = np.array([expert])
-        self._size(layer, experts, None if nbytes is None else np.array([nbytes]))
-        self.hold(layer, experts)
-        self.in_flight[layer, expert] = True
+    def begin(self, layers: IntArray, experts: IntArray, nbytes: FloatArray | None = None) -> None:
+        """Copies [n] set out for GPU memory, of `nbytes` [n] where that is less than the stored copies have."""
+        self._size(layers, experts, nbytes)
+        held = np.cumsum([self.held, *self.copy_bytes[layers, experts].tolist()])
+        self._within(float(held[-1]))
+        self.held = float(held[-1])
+        self.in_flight[layers, experts] = True
 
-    def land(self, layer: int, expert: int) -> None:
-        """The copy has arrived."""
-        self.in_flight[layer, expert] = False
-        self.resident[layer, expert] = True
+    def land(self, layers: IntArray, experts: IntArray) -> None:
+        """The copies [n] have arrived."""
+        self.in_flight[layers, experts] = False
+        self.resident[layers, experts] = True
 
-    def cancel(self, layer: int, expert: int) -> None:
-        """The copy will not be made."""
-        self.in_flight[layer, expert] = False
-        self.held -= float(self.copy_bytes[layer, expert])
+    def cancel(self, layers: IntArray, experts: IntArray) -> None:
+        """The copies [n] will not be made."""
+        self.in_flight[layers, experts] = False
+        for nbytes in self.copy_bytes[layers, experts].tolist():
+            self.held -= nbytes
 
     def room(self, tier: int) -> float:
         """Bytes that a host tier has to spare; without end in the backup, which has a copy of everything."""

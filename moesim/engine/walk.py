@@ -5,6 +5,8 @@ Knows the order of things in a pass; times nothing.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from moesim.arrays import BoolArray, IntArray
@@ -14,10 +16,11 @@ from moesim.engine.context import Context
 from moesim.engine.dispatches import Answers, batched, stacked
 from moesim.engine.kernel import kernel as k
 from moesim.engine.kernel.visit_tables import VisitTables
-from moesim.engine.kernel.visits import Demand, visit_rows, visits_of_pass
+from moesim.engine.kernel.visits import AnsweredRows, Demand, visit_rows, visits_of_pass
 from moesim.engine.passes import Pass
 from moesim.engine.programs.durations import ExpertTimes
 from moesim.engine.programs.pre_expert import Structure, templates_of, trailer_of
+from moesim.engine.shown import ShownVisit
 from moesim.errors import PolicyError
 
 __all__ = ["PassWalk", "refuse"]
@@ -109,8 +112,9 @@ class PassWalk:
         context, machine, engine = self.context, self.context.machine, self.context.machine.engine
         ruled = context.deployment.ruled
         adapts = context.policy.adapts in ("layer", "both") and context.deployment.pool is None
-        for row in range(len(self.layers)):
-            begin, layer = machine.now, int(self.layers[row])
+        self._answered = AnsweredRows(context.placement, self.counts, self.layers, self.times, machine.arrays)
+        for row, layer in enumerate(self.layers.tolist()):
+            begin = machine.now
             self._swapped(layer)
             machine.show()
             engine.walk(_NO_ROWS, k.ROUTED, row + 1)
@@ -118,10 +122,9 @@ class PassWalk:
             dispatch = self.dispatch(row)
             answers = self.answers(slice(row, row + 1), [dispatch])
             if context.movers.prefetched:
-                needed = (self._computed[row] > 0) & (dispatch.device == context.problem.attending_index)
-                context.movers.met(layer, needed)
-            flying = context.movers.flying(layer) if context.residency.in_flight[layer].any() else None
-            rows = self._rows(slice(row, row + 1), answers, flying, data=row)
+                context.movers.met(layer, self._on_gpu(row, answers))
+            flying = context.movers.flying(layer)
+            rows = self._rows_of(row, answers, flying)
             moves = self._moves(row, dispatch)
             if moves is not None or flying is not None:
                 self._check(engine.walk(rows, k.COMPUTING, row + 1))
@@ -135,6 +138,15 @@ class PassWalk:
                     self._keep(row, uploaded)
                 if adapts:
                     self._adapt(row, answers, uploaded)
+
+    def _rows_of(self, row: int, answers: Answers, flying: IntArray | None) -> Any:
+        """What the engine has to know of one visit."""
+        if answers.counts is not None or answers.nbytes is not None or answers.source is not None:
+            return self._rows(slice(row, row + 1), answers, flying, data=row)
+        context, layers = self.context, self.layers[row : row + 1]
+        self._serving = context.residency.resident[layers]
+        context.quality.visits(answers, self.counts[row : row + 1], self.counts[row : row + 1], layers, self._serving)
+        return self._answered.of(answers, self._serving[0], flying)
 
     def _while_computing(self, row: int, answers: Answers, moves: Moves | None, flying: IntArray | None) -> None:
         """What the host sets off once it knows the routing: it hastens copies on their way, and starts moves."""
@@ -175,8 +187,12 @@ class PassWalk:
 
     def _needed(self, row: int, answers: Answers) -> BoolArray:
         """[E] copies that a visit which was asked for alone needs in GPU memory."""
-        needed: BoolArray = (answers.device[0] == self.context.problem.attending_index) & (self._computed[row] > 0)
+        needed = self._on_gpu(row, answers)
         return needed if answers.load is None else needed | answers.load[0]
+
+    def _on_gpu(self, row: int, answers: Answers) -> BoolArray:
+        """[E] experts that the GPU computes in a visit."""
+        return np.asarray((answers.device[0] == self.context.problem.attending_index) & (self._computed[row] > 0))
 
     def _swapped(self, layer: int) -> None:
         """A layer begins when every copy that the layers before sent home has a slot of its own; others hold their places."""
@@ -189,7 +205,7 @@ class PassWalk:
 
     def answers(self, rows: slice, dispatches: list[Dispatch]) -> Answers:
         """The answers for some of the visits, checked, and what they do to the counts."""
-        answers = stacked(dispatches, self.counts[rows], self.context.residency.bytes[self.layers[rows]])
+        answers = stacked(dispatches, self.counts[rows], self.layers[rows], self.context.residency.bytes)
         if answers.counts is not None:
             if self._computed is self.counts:
                 self._computed = self.counts.copy()
@@ -236,19 +252,10 @@ class PassWalk:
         times, step, layer = self.times, self.step, int(self.layers[row])
         if self.context.oracle is not None:
             self.context.oracle.move(step, layer, row % self.groups)
-        visit = Visit(
-            step.index,
-            step.phase,
-            layer,
-            int(self.tokens[row]),
-            self.counts[row].copy(),
-            times.gpu[row].copy(),
-            times.cpu[row].copy(),
-            times.local[row].copy(),
-            times.copy[row].copy(),
-            self.context.residency.resident[layer].copy(),
-            self._foreseen(row),
-        )
+        visit = ShownVisit(
+            (step.index, step.phase), row, (layer, int(self.tokens[row])), self.counts[row].copy(), times,
+            self.context.residency.resident[layer].copy(), self._foreseen(row),
+        )  # fmt: skip
         return self.context.policy.dispatch(visit, self.context.view)
 
     def _foreseen(self, row: int) -> Foreseen | None:

@@ -144,11 +144,11 @@ class Recorder:
         self.finish = np.full(self.requests, -1, dtype=np.int64)
         self.breakdown = Breakdown(self.layers.visits.size, self.experts)
 
-    def count_move(self, usage: Mapping[str, float], nbytes: float, cause: str) -> None:
-        """Adds a move of `nbytes` that drew `usage` [resource -> bytes] on its way."""
+    def count_moves(self, usage: Mapping[str, float], nbytes: float, cause: str, number: int = 1) -> None:
+        """Adds a `number` of moves of `nbytes` that drew `usage` [resource -> bytes] each on their way."""
         for resource, drawn in usage.items():
-            self.moved[resource] = self.moved.get(resource, 0.0) + drawn
-        self.caused[cause] = self.caused.get(cause, 0.0) + nbytes
+            self.moved[resource] = self.moved.get(resource, 0.0) + number * drawn
+        self.caused[cause] = self.caused.get(cause, 0.0) + number * nbytes
 
     def close_phase(self, phase: str | None) -> None:
         """Gives `phase` what has become critical since the last call; None for time outside passes."""

@@ -64,12 +64,12 @@ class Ledger:
                 self._chain(chain)
         copies = [copy for layer in layers for copy in layer.copies]
         for copy in (*copies, *structure.head_copies, *structure.rows):
-            self._recorder.count_move(dict(copy.usage), copy.nbytes, "demand")
+            self._recorder.count_moves(dict(copy.usage), copy.nbytes, "demand")
 
     def _chain(self, chain: Chain) -> None:
         for stage in chain.sides():
             if stage.usage:
-                self._recorder.count_move(stage.usage, max(stage.usage.values()), stage.cause)
+                self._recorder.count_moves(stage.usage, max(stage.usage.values()), stage.cause)
 
     def close_pass(self, phase: Phase, lanes: Iterable[str]) -> PassSums:
         """Writes what the books hold of passes of a phase into the recorder, copies priced by where they lie now."""
@@ -119,10 +119,10 @@ class Ledger:
         for (tier, nbytes), number in zip(kinds, self._by_kind(copies.reshape(shape), odd_copies).tolist(), strict=True):
             if number:
                 path = problem.costs.path(tier, problem.gpu_tier)
-                recorder.count_move(usage_of(path.usage, nbytes * number), nbytes * number, "demand")
+                recorder.count_moves(usage_of(path.usage, nbytes * number), nbytes * number, "demand")
         if gpu[k.G_IDS] and self._tables.down is not None:
             read_back = float(gpu[k.G_IDS]) * self._tables.id_bytes
-            recorder.count_move(usage_of(self._tables.down.usage, read_back), read_back, "routing")
+            recorder.count_moves(usage_of(self._tables.down.usage, read_back), read_back, "routing")
         by_device = runs.reshape(len(helpers) + 1, *shape)
         odd = odd_runs.reshape(len(helpers) + 1, -1)
         for place, helper in enumerate(helpers):
@@ -150,8 +150,8 @@ class Ledger:
                         recorder.moved[resource] = recorder.moved.get(resource, 0.0) + drawn
         sent = sent_tokens * self._tables.token_bytes
         if sent:
-            recorder.count_move(usage_of(helper.out.usage, sent), sent, "activation")
-            recorder.count_move(usage_of(helper.back.usage, sent), sent, "activation")
+            recorder.count_moves(usage_of(helper.out.usage, sent), sent, "activation")
+            recorder.count_moves(usage_of(helper.back.usage, sent), sent, "activation")
 
     def _by_kind(self, values: IntArray, odd: IntArray) -> FloatArray:
         """[kinds] sums of `values` [L, E] over the experts of each kind, and `odd` ones of other kinds."""

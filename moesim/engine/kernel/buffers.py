@@ -117,12 +117,10 @@ class Buffers:
         self.M[k.LANES] = lanes
         if not self.M[k.LISTS_USED]:
             self.M[k.ITEM_USED] = 0
-        needs = {
-            k.OP_SIZE: self.M[k.OP_USED] + operations,
-            k.NODE_SIZE: self.M[k.NODE_USED] + heirs,
-            k.ITEM_SIZE: self.M[k.ITEM_USED] + items,
-        }
-        self._grow({field: need for field, need in needs.items() if need > self._sizes[field]})
+        used = self.M[k.OP_USED] + operations, self.M[k.NODE_USED] + heirs, self.M[k.ITEM_USED] + items
+        sizes = self._sizes[k.OP_SIZE], self._sizes[k.NODE_SIZE], self._sizes[k.ITEM_SIZE]
+        if any(need > size for need, size in zip(used, sizes, strict=True)):
+            self._grow(dict(zip((k.OP_SIZE, k.NODE_SIZE, k.ITEM_SIZE), used, strict=True)))
 
     def grow_log(self) -> None:
         """Room for more stretches."""
@@ -132,5 +130,4 @@ class Buffers:
         for field, need in needs.items():
             while self._sizes[field] < need:
                 self._sizes[field] *= 2
-        if needs:
-            self._lay_out()
+        self._lay_out()

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from moesim import jit
-from moesim.arrays import IntArray
+from moesim.arrays import BoolArray, IntArray
 from moesim.clock import beyond
 from moesim.engine.books.sums import VisitBooks
 from moesim.engine.kernel import kernel as k
 from moesim.engine.kernel.buffers import Buffers
 from moesim.engine.kernel.visit_tables import VisitTables
 from moesim.engine.kernel.visits import PackedTemplates, Stretch, Template, packed_templates
-from moesim.engine.programs.program import Program, packed
+from moesim.engine.programs.program import Operation, Program, packed
 from moesim.errors import MoesimError
 
 __all__ = ["KernelEngine"]
@@ -87,7 +87,11 @@ class KernelEngine:
 
     def run(self, number: int) -> None:
         """Runs the clock until an operation has ended, to the end of that moment's first phase."""
-        while (status := self._kernel.advance(self._buffers.M, self._buffers.F, self._place[number])) != 0:
+        self.wait_for(self._place[number])
+
+    def wait_for(self, place: int) -> None:
+        """Runs the clock until the operation at a place of the buffers has ended, to the end of that moment's first phase."""
+        while (status := self._kernel.advance(self._buffers.M, self._buffers.F, place)) != 0:
             self._mend(status)
 
     def _mend(self, status: int) -> None:
@@ -227,7 +231,7 @@ class KernelEngine:
         status = self._kernel.measure(tables.T, tables.X, books.B, cursor, self._fixed(rows), self._fixed(visits), W, count)
         return int(status), np.array(W, dtype=np.int64).reshape(count, -1)
 
-    def walk(self, rows: IntArray, stop: int, last: int) -> int:
+    def walk(self, rows: Any, stop: int, last: int) -> int:
         """Walks visits up to number `last` - 1, or to the stage `stop`; the stage reached. `rows` are read from `ROUTED` on."""
         self._reserve()
         fixed, B, tables = self._fixed(rows), self._buffers, self._tables
@@ -279,12 +283,51 @@ class KernelEngine:
     def run_until_known(self) -> None:
         """Within a visit that has been built: until the host knows the routing."""
         place = int(self._cursor[k.C_KNOWN])
-        while place >= 0 and (status := self._kernel.advance(self._buffers.M, self._buffers.F, place)) != 0:
-            self._mend(status)
+        if place >= 0:
+            self.wait_for(place)
 
-    def place_of(self, number: int) -> int:
-        """How a visit refers to an operation."""
-        return self._place[number]
+    # Copies in the background, which are known by their places in the buffers
+
+    def set_off(self, runs: Sequence[tuple[Operation, int]]) -> IntArray:
+        """Takes in copies that wait for nothing, of every operation so many; how visits refer to each."""
+        total, numbers, floats = sum(number for _, number in runs), [0], [0.0]
+        for operation, number in runs:
+            form = packed([operation], self._buffers.resources, {})
+            numbers += form.numbers[1:] * number
+            floats += form.floats * number
+        numbers[0] = total
+        self._buffers.reserve(total, 0, 0, len(self.program.lanes))
+        slots = self._ints(total)
+        self._kernel.load(
+            self._buffers.M, self._buffers.F, self._fixed(numbers), self._fixed(floats[1:] or floats, float), slots, 0, 0, 0
+        )
+        return np.array(slots, dtype=np.int64)
+
+    def landed(self, copies: IntArray) -> BoolArray:
+        """[n] whether each of `copies` [n] has ended."""
+        M, states = self._buffers.M, self._buffers.M[k.AT_OP] + copies * self._buffers.M[k.OP_WIDTH] + k.STATE
+        values = M[states] if self._arrays else np.array([M[state] for state in states.tolist()], dtype=np.int64)
+        return np.asarray(values == k.ENDED)
+
+    def call_off(self, copies: IntArray) -> BoolArray:
+        """[n] which of `copies` [n] had not begun: they are taken back and forgotten."""
+        withdrawn = np.array([self._kernel.withdraw(self._buffers.M, copy) > 0 for copy in copies.tolist()])
+        self.let_go(copies[withdrawn])
+        return withdrawn
+
+    def promote(self, copies: IntArray, priority: int, labels: Sequence[int]) -> BoolArray:
+        """[n] which of `copies` [n] had not begun: they get another priority, and labels if there are any."""
+        of_copy = labels or [0] * len(copies)
+        return np.array(
+            [
+                self._kernel.hasten(self._buffers.M, copy, priority, label) > 0
+                for copy, label in zip(copies.tolist(), of_copy, strict=True)
+            ]
+        )
+
+    def let_go(self, copies: IntArray) -> None:
+        """These copies have ended and are not asked for any more."""
+        self._kernel.release(self._buffers.M, self._fixed(copies.copy()), len(copies))
 
     def _ints(self, size: int) -> Any:
         return np.zeros(size, dtype=np.int64) if self._arrays else [0] * size

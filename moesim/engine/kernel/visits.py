@@ -18,6 +18,7 @@ from moesim.engine.programs.durations import ExpertTimes, Placement
 from moesim.engine.programs.program import JOIN, Operation, packed
 
 __all__ = [
+    "AnsweredRows",
     "ByLayer",
     "Demand",
     "PackedTemplates",
@@ -148,6 +149,48 @@ def visit_rows(placement: Placement, demand: Demand, data: int = 0) -> IntArray:
     else:
         fields |= {k.KIND: ByLayer(stored), k.COPY: ByLayer(copy_ps)}
     return _laid_out(counts.shape[1], fields, (data, kinds is not None, answers.moves is not None, answers.load is not None))
+
+
+class AnsweredRows:
+    """`R` for visits of a pass that are answered one by one: what is known of all stands in it once, an answer takes the place
+    of the one before."""
+
+    def __init__(self, placement: Placement, counts: IntArray, layers: IntArray, times: ExpertTimes, arrays: bool) -> None:
+        """`arrays`: whether the engine reads arrays, not lists."""
+        self._placement, self._pass, self._arrays = placement, (counts, layers, times), arrays
+        self._experts, self._gpu = counts.shape[1], placement.problem.attending_index
+        self._nothing: IntArray = np.zeros(self._experts, dtype=np.int64)
+        self._ids: IntArray = np.arange(self._experts)
+        self._beside = self._loaded = self._flown = False
+        self.R: Any = None
+
+    def of(self, answers: Answers, resident: BoolArray, flying: IntArray | None) -> Any:
+        """`R` with the answer to one visit, which asks for stored copies, and the copies `resident` [E] that serve it."""
+        device, order, load = answers.device[0], answers.order, answers.load
+        if self.R is None or (not self._beside and (device != self._gpu).any()):
+            self._lay_out(bool((device != self._gpu).any()))
+        self.R[k.R_ASKS], self.R[k.R_LOADED] = int(answers.moves is not None), int(load is not None)
+        self._put(k.DEVICE, device)
+        self._put(k.ORDER, self._ids if order is None else order[0])
+        self._put(k.RESIDENT, resident)
+        if load is not None or self._loaded:
+            self._put(k.LOADED, self._nothing if load is None else load[0])
+        if flying is not None or self._flown:
+            self._put(k.FLYING, self._nothing if flying is None else flying)
+        self._loaded, self._flown = load is not None, flying is not None
+        return self.R
+
+    def _lay_out(self, beside: bool) -> None:
+        counts, layers, times = self._pass
+        nothing, self._beside = self._nothing, beside
+        answers = Answers(nothing if not beside else nothing - 1, nothing, self._nothing > 0)
+        rows = visit_rows(self._placement, Demand(counts, layers, times, answers, nothing, flying=nothing))
+        self._at = rows[k.R_PLACES : k.R_HEADER : 3].tolist()
+        self.R = rows if self._arrays else rows.tolist()
+
+    def _put(self, field: int, values: NDArray[Any]) -> None:
+        at = self._at[field]
+        self.R[at : at + self._experts] = values if self._arrays else values.tolist()
 
 
 def _laid_out(experts: int, fields: Mapping[int, Field], head_numbers: tuple[int, bool, bool, bool]) -> IntArray:

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from moesim.arrays import IntArray
+from moesim.arrays import BoolArray, IntArray
 from moesim.engine.books.sums import VisitBooks
 from moesim.engine.kernel import kernel as k
 from moesim.engine.kernel.visit_tables import VisitTables
 from moesim.engine.kernel.visits import Stretch, Template
-from moesim.engine.programs.program import unpacked
+from moesim.engine.programs.program import Operation, unpacked
 from moesim.engine.reference import state as reference_state
 from moesim.engine.reference.engine import ReferenceEngine
 
@@ -44,7 +45,7 @@ class ReferenceWalk(ReferenceEngine):
         status = k.PLAIN.measure(tables.T, tables.X, books.B, [0] * k.CURSOR, rows.tolist(), visits.tolist(), W, count)
         return int(status), np.array(W, dtype=np.int64).reshape(count, -1)
 
-    def walk(self, rows: IntArray, stop: int, last: int) -> int:
+    def walk(self, rows: Any, stop: int, last: int) -> int:
         """Walks visits up to number `last` - 1, or to the stage `stop`; the stage reached. `rows` are read from `ROUTED` on."""
         while self._row < last:
             layer, _, template, _ = self._visits[self._row]
@@ -85,10 +86,10 @@ class ReferenceWalk(ReferenceEngine):
         self._book(0, layer)
         self._mark = self.now
 
-    def _build(self, rows: IntArray, layer: int) -> int:
+    def _build(self, rows: Any, layer: int) -> int:
         """The expert part of the visit; what is wrong with its dispatch, or 0."""
-        T, numbers = self._tables.T, rows.tolist()
-        size = 4096 + 256 * len(numbers)
+        T, numbers = self._tables.T, rows if isinstance(rows, list) else rows.tolist()
+        size = 4096 + 2048 * T[k.T_EXPERTS]
         P, PF, C = [0] * size, [0.0] * size, [0] * k.CURSOR
         C[k.C_STORED] = self._stored
         tokens, row = self._visits[self._row][k.V_TOKENS], self._row - numbers[k.R_DATA]
@@ -122,9 +123,37 @@ class ReferenceWalk(ReferenceEngine):
         for lane, start, end in path:
             B[B[k.B_CRITICAL] + (part * L + layer) * k.MOST_LANES + lane] += end - start
 
-    def place_of(self, number: int) -> int:
-        """How a visit refers to an operation."""
-        return number
+    # Copies in the background, which are known by their numbers
+
+    def wait_for(self, copy: int) -> None:
+        """Runs the clock until a copy has ended, to the end of that moment's first phase."""
+        self.run(copy)
+
+    def set_off(self, runs: Sequence[tuple[Operation, int]]) -> IntArray:
+        """Takes in copies that wait for nothing, of every operation so many; how visits refer to each."""
+        copies = [self.program.add(replace(operation)) for operation, number in runs for _ in range(number)]
+        self.submit()
+        return np.array(copies, dtype=np.int64)
+
+    def landed(self, copies: IntArray) -> BoolArray:
+        """[n] whether each of `copies` [n] has ended."""
+        return np.array([self.ended(copy) for copy in copies.tolist()])
+
+    def call_off(self, copies: IntArray) -> BoolArray:
+        """[n] which of `copies` [n] had not begun: they are taken back and forgotten."""
+        withdrawn = np.array([self.withdraw(copy) for copy in copies.tolist()])
+        self.let_go(copies[withdrawn])
+        return withdrawn
+
+    def promote(self, copies: IntArray, priority: int, labels: Sequence[int]) -> BoolArray:
+        """[n] which of `copies` [n] had not begun: they get another priority, and labels if there are any."""
+        of_copy = labels or [0] * len(copies)
+        return np.array([self.hasten(copy, priority, label) for copy, label in zip(copies.tolist(), of_copy, strict=True)])
+
+    def let_go(self, copies: IntArray) -> None:
+        """These copies have ended and are not asked for any more."""
+        self.forget(copies.tolist())
+        self.program.forget(copies.tolist())
 
     def stretches(self, *, last: bool = False) -> list[Stretch]:
         """What lanes have done since `mark`; what may go on is left out, or for the `last` time cut at this moment."""
