@@ -92,4 +92,4 @@ class KvMoves:
 
     def _book(self, move: KvMove) -> None:
         usage = self._machine.problem.costs.path(move.source, move.target).usage
-        self._machine.recorder.count_move(usage_of(usage, move.nbytes), move.nbytes, "kv")
+        self._machine.recorder.count_moves(usage_of(usage, move.nbytes), move.nbytes, "kv")

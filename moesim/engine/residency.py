@@ -32,6 +32,7 @@ class Residency:
         self.in_flight: BoolArray = np.zeros_like(self.resident)
         self.pinned: BoolArray = self.home == problem.gpu_tier_index
         """[L, E] experts whose only copy is in GPU memory."""
+        self._any_pinned = bool(self.pinned.any())
         self._check_shapes(deployment)
         self.backup = -1 if backup is None else problem.tiers.index(backup)
         """Tier that keeps a copy of every expert, -1 for none."""
@@ -181,11 +182,12 @@ class Residency:
 
     def evict(self, layers: IntArray, experts: IntArray) -> None:
         """Drops copies [n] from GPU memory: the master copies stay, or what leaves is in a slot set aside for it."""
-        pinned = self.pinned[layers, experts]
-        if pinned.any():
+        if self._any_pinned and (pinned := self.pinned[layers, experts]).any():
             layer, expert = int(layers[pinned][0]), int(experts[pinned][0])
             raise PolicyError(f"expert {expert} of MoE layer {layer} has no copy outside GPU memory and can't be evicted")
-        places = distinct(layers * self.resident.shape[1] + experts)
+        places = np.sort(layers * self.resident.shape[1] + experts)
+        if (places[1:] == places[:-1]).any():
+            places = distinct(places)
         places = places[self.resident.ravel()[places]]
         self.resident.ravel()[places] = False
         self.held -= float(self.copy_bytes.ravel()[places].sum())

@@ -121,7 +121,7 @@ class PassWalk:
             context.look()
             dispatch = self.dispatch(row)
             answers = self.answers(slice(row, row + 1), [dispatch])
-            if context.movers.prefetched:
+            if context.movers.meets(layer):
                 context.movers.met(layer, self._on_gpu(row, answers))
             flying = context.movers.flying(layer)
             rows = self._rows_of(row, answers, flying)

@@ -39,6 +39,8 @@ class KernelEngine:
         self._P, self._PF, self._slots, self._path = self._ints(1), self._fixed([0.0], float), self._ints(1), self._ints(1)
         self._sums = self._ints(k.MOST_LANES)
         self._needs = (0, 0, 0)
+        self._forms: list[tuple[Any, Any]] = []
+        """Numbers and floats of an operation as the kernel reads it, for each form of copies."""
         self._roomy = -1
         """Length of the tables for which there is room."""
 
@@ -288,20 +290,28 @@ class KernelEngine:
 
     # Copies in the background, which are known by their places in the buffers
 
-    def set_off(self, runs: Sequence[tuple[Operation, int]]) -> IntArray:
-        """Takes in copies that wait for nothing, of every operation so many; how visits refer to each."""
-        total, numbers, floats = sum(number for _, number in runs), [0], [0.0]
-        for operation, number in runs:
-            form = packed([operation], self._buffers.resources, {})
-            numbers += form.numbers[1:] * number
-            floats += form.floats * number
-        numbers[0] = total
-        self._buffers.reserve(total, 0, 0, len(self.program.lanes))
-        slots = self._ints(total)
-        self._kernel.load(
-            self._buffers.M, self._buffers.F, self._fixed(numbers), self._fixed(floats[1:] or floats, float), slots, 0, 0, 0
-        )
-        return np.array(slots, dtype=np.int64)
+    def form(self, operation: Operation) -> int:
+        """The number of what many copies have in common, an operation that waits for nothing."""
+        form = packed([operation], self._buffers.resources, {})
+        self._forms.append((self._fixed(form.numbers[1:]), self._fixed(form.floats, float)))
+        return len(self._forms) - 1
+
+    def set_off(self, forms: Sequence[int], labels: Sequence[int]) -> IntArray:
+        """Takes in copies, each of a form [n], with `labels` [n] if there are any; how visits refer to each."""
+        numbers, floats = zip(*[self._forms[form] for form in forms], strict=True)
+        if labels:
+            numbers = tuple(self._labelled(row, label) for row, label in zip(numbers, labels, strict=True))
+        joined = np.concatenate if self._arrays else lambda parts: [number for part in parts for number in part]
+        self._buffers.reserve(len(forms), 0, 0, len(self.program.lanes))
+        slots = self._ints(len(forms))
+        P, PF = joined([self._fixed([len(forms)]), *numbers]), joined([*floats, self._fixed([0.0], float)])
+        self._kernel.load(self._buffers.M, self._buffers.F, P, PF, slots, 0, 0, 0)
+        return np.asarray(slots)
+
+    def _labelled(self, row: Any, label: int) -> Any:
+        labelled = row.copy()
+        labelled[k.PACKED - 1] = label
+        return labelled
 
     def landed(self, copies: IntArray) -> BoolArray:
         """[n] whether each of `copies` [n] has ended."""

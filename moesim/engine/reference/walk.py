@@ -26,6 +26,7 @@ __all__ = ["ReferenceWalk"]
 class ReferenceWalk(ReferenceEngine):
     """The reference with the visits of a pass."""
 
+    _forms: Sequence[Operation] = ()
     _row = 0
     _stage = k.BEFORE
     _numbers: list[int]
@@ -129,9 +130,15 @@ class ReferenceWalk(ReferenceEngine):
         """Runs the clock until a copy has ended, to the end of that moment's first phase."""
         self.run(copy)
 
-    def set_off(self, runs: Sequence[tuple[Operation, int]]) -> IntArray:
-        """Takes in copies that wait for nothing, of every operation so many; how visits refer to each."""
-        copies = [self.program.add(replace(operation)) for operation, number in runs for _ in range(number)]
+    def form(self, operation: Operation) -> int:
+        """The number of what many copies have in common, an operation that waits for nothing."""
+        self._forms = [*self._forms, operation]
+        return len(self._forms) - 1
+
+    def set_off(self, forms: Sequence[int], labels: Sequence[int]) -> IntArray:
+        """Takes in copies, each of a form [n], with `labels` [n] if there are any; how visits refer to each."""
+        named = zip(forms, labels or [0] * len(forms), strict=True)
+        copies = [self.program.add(replace(self._forms[form], label=label)) for form, label in named]
         self.submit()
         return np.array(copies, dtype=np.int64)
 
