@@ -258,15 +258,16 @@ def _array_caller(address: int, name: str, kinds: Sequence[str]) -> Callable[...
     for kind in kinds:
         types += [pointer, pointer, whole, whole, pointer, *[whole] * 2 * (kind.count(":") - 1)] if kind else [whole]
     function = ctypes.CFUNCTYPE(ctypes.c_int32, *types)(address)
+    numbers = [_NAMES.get(number, number) for number in (kind.partition("[")[0] for kind in kinds)]
 
     def call(*values: Any) -> int:
         result, error = ctypes.c_int64(), ctypes.c_int64()
         arguments: list[Any] = [ctypes.addressof(result), ctypes.addressof(error)]
-        for value, kind in zip(values, kinds, strict=True):
-            if not kind:
+        for value, number in zip(values, numbers, strict=True):
+            if not number:
                 arguments.append(int(value))
                 continue
-            if value.dtype.name != _NAMES.get(number := kind.partition("[")[0], number) or not value.flags.c_contiguous:
+            if value.dtype != number or not value.flags.c_contiguous:
                 raise TypeError(f"{name} takes contiguous arrays of {number}")
             begin = value.__array_interface__["data"][0]
             arguments += [None, None, value.size, value.itemsize, begin, *value.shape, *value.strides]

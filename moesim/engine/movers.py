@@ -184,21 +184,21 @@ class Movers:
         if sizes is not None and len(sizes) != len(pairs):
             raise PolicyError(f"load_bytes has {len(sizes)} entries for {len(pairs)} copies to load")
         books, places = self._residency, layers * self._problem.experts + experts
-        wanted = np.flatnonzero(~(books.resident[layers, experts] | books.in_flight[layers, experts]))
-        if len(set(places[wanted].tolist())) < len(wanted):  # the first counts
-            wanted = wanted[np.sort(np.unique(places[wanted], return_index=True)[1])]
-        if not len(wanted):
+        missing = np.flatnonzero(~(books.resident[layers, experts] | books.in_flight[layers, experts]))
+        if len(set(places[missing].tolist())) < len(missing):  # the first counts
+            missing = missing[np.sort(np.unique(places[missing], return_index=True)[1])]
+        if not len(missing):
             return
-        layers, experts = layers[wanted], experts[wanted]
+        layers, experts = layers[missing], experts[missing]
         stored = books.bytes[layers, experts]
-        nbytes = stored if sizes is None else sizes[wanted]
+        nbytes = stored if sizes is None else sizes[missing]
         if not ((nbytes > 0) & (nbytes <= stored * (1 + 1e-12))).all():
             raise PolicyError("load_bytes lies outside (0, bytes of the stored copy]")
         books.begin(layers, experts, None if sizes is None else nbytes)
         self._unused[layers, experts] = True
         for layer in layers.tolist():
             self._unused_of[layer] += 1
-        self._copies.send(places[wanted], nbytes, tiers[wanted], self._problem.gpu_tier_index, PREFETCHED)
+        self._copies.send(places[missing], nbytes, tiers[missing], self._problem.gpu_tier_index, PREFETCHED)
 
     def _sources(self, layers: IntArray, experts: IntArray, chosen: IntArray | None) -> IntArray:
         """[n] tier that each copy is read from, where a policy has `chosen` [n] or left it."""

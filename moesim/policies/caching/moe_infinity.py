@@ -103,10 +103,6 @@ class MoeInfinity(PooledPolicy):
         """The missing experts of later layers with the best scores: as many as may be on their way."""
         missing = ~(view.resident | view.in_flight)
         missing[: layer + 1] = False
-        candidates = np.flatnonzero(missing)
-        values = outlook.ravel()[candidates]
-        if len(candidates) > self.flight:
-            top = np.argpartition(-values, self.flight)[: self.flight]
-            candidates, values = candidates[top], values[top]
-        order = np.argsort(-values, kind="stable")
-        return Wanted(np.column_stack(np.divmod(candidates[order], outlook.shape[1])), values[order])
+        memory: PoolMemory = view.state
+        places = memory.pool.choice.most(outlook, missing, self.flight)
+        return Wanted(np.column_stack(np.divmod(places, outlook.shape[1])), outlook.ravel()[places])

@@ -15,11 +15,14 @@ from moesim.arrays import BoolArray, FloatArray, IntArray
 from moesim.contract import NO_MOVES, Deployment, Moves, Problem, Step, View, Visit
 from moesim.policies.kit.dispatch import by_tokens
 from moesim.policies.kit.history import hashed
+from moesim.policies.kit.least import Least
 from moesim.policies.kit.placement import SizedPolicy, overall, place, ranks
 from moesim.policies.kit.pool_kernel import TIE
 from moesim.units import Share
 
 __all__ = ["Pool", "PoolMemory", "PooledPolicy", "Wanted"]
+
+_NONE: IntArray = np.zeros((0, 2), dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,9 @@ class Pool:
     """[L, E] visits since the expert came into the pool."""
     last: IntArray = field(init=False)
     """[L, E] when it was last used: clock, then tokens."""
+    visits: int = 0
+    """About how many there will be."""
+    choice: Least = field(init=False)
     clock: int = 1
     _waiting: tuple[float, Wanted] | None = None
 
@@ -55,6 +61,7 @@ class Pool:
         places = ranks(self.popularity)
         self.last = self.popularity.shape[1] - places
         self.tie = np.take_along_axis(hashed(*self.popularity.shape), places, axis=1)
+        self.choice = Least(self.popularity.size, self.visits)
 
     def met(self, visit: Visit) -> None:
         """The routing of a visit is known."""
@@ -79,12 +86,12 @@ class Pool:
 
     def before(self, visit: Visit, view: View, worth: FloatArray) -> Moves | None:
         """What sets out with a visit: calls off copies for layers that have passed or do not use them, and prefetches."""
-        layer = visit.layer
-        over = view.in_flight.copy()
-        over[layer + 1 :] = False
-        over[layer] &= visit.counts == 0
-        vain = np.argwhere(over)
-        drop, load = self._exchange(layer, view, worth, _active(visit.counts, layer, view))
+        layer, vain = visit.layer, _NONE
+        if view.in_flight[: layer + 1].any():
+            over = view.in_flight[: layer + 1].copy()
+            over[layer] &= visit.counts == 0
+            vain = np.argwhere(over)
+        drop, load = self._exchange(layer, view, worth, visit.counts)
         if not len(vain) and not len(load):
             return None
         return Moves(evict=np.concatenate([vain, drop]), load=load)
@@ -92,7 +99,7 @@ class Pool:
     def after(self, step: Step, view: View, worth: FloatArray) -> Moves:
         """What was uploaded stays, the least worth leaves; then predictions that have become known."""
         layer, new = step.layer, step.uploaded
-        keep, drop = new, np.zeros((0, 2), dtype=np.int64)
+        keep, drop = new, _NONE
         if len(new):
             room = self.slots - int(np.count_nonzero(view.resident | view.in_flight))
             keep, drop = self.exchanged(layer, step.counts, new, room, view.resident, worth)
@@ -100,9 +107,7 @@ class Pool:
             return NO_MOVES
         if self._waiting is None:
             return Moves(keep=keep, evict=drop)
-        safe = _active(step.counts, layer, view)
-        safe[drop[:, 0], drop[:, 1]] = True
-        out, load = self._exchange(layer, view, worth, safe, len(keep) - len(drop))
+        out, load = self._exchange(layer, view, worth, step.counts, drop, len(keep) - len(drop))
         return Moves(keep=keep, evict=np.concatenate([drop, out]), load=load)
 
     def exchanged(
@@ -112,18 +117,20 @@ class Pool:
         new = new[by_tokens(counts[new])]
         idle = resident.copy()
         idle[layer] &= counts == 0
-        drop = _least(worth, idle, len(new) - room)
+        drop = _pairs(self.choice.least(worth, idle, len(new) - room), worth)
         keep = new[: max(room + len(drop), 0)]
         self.uses[layer, keep] = 1
         return keep, drop
 
     def _exchange(
-        self, layer: int, view: View, worth: FloatArray, safe: BoolArray, entered: int = 0
+        self, layer: int, view: View, worth: FloatArray, counts: IntArray, leaving: IntArray | None = None, entered: int = 0
     ) -> tuple[IntArray, IntArray]:
-        """([m, 2] copies to drop, [n, 2] copies to bring), of the predictions that are known by now."""
-        none = np.zeros((0, 2), dtype=np.int64)
+        """([m, 2] copies to drop, [n, 2] copies to bring), of the predictions that are known by now.
+
+        No victims: what the layer uses with `counts` [E], and `leaving` [m, 2] copies that leave in any case.
+        """
         if self._waiting is None or self._waiting[0] > view.now:
-            return none, none
+            return _NONE, _NONE
         outlook, self._waiting = self._waiting[1], None
         later = outlook.pairs[:, 0] > layer
         pairs = outlook.pairs[later]
@@ -132,12 +139,14 @@ class Pool:
         number = self.flight - int(np.count_nonzero(view.in_flight))
         load = pairs[missing][: max(number, 0)]
         if not len(load):
-            return none, none
+            return _NONE, _NONE
         room = max(self.slots - int(np.count_nonzero(held)) - entered, 0)
-        if outlook.value is None:
-            safe = safe.copy()
-            safe[pairs[:, 0], pairs[:, 1]] = True
-        drop = _least(worth, view.resident & ~safe, len(load) - room)
+        victims = view.resident.copy()
+        victims[layer] &= counts == 0
+        for spared in (leaving, pairs if outlook.value is None else None):
+            if spared is not None:
+                victims[spared[:, 0], spared[:, 1]] = False
+        drop = _pairs(self.choice.least(worth, victims, len(load) - room), worth)
         load = load[: room + len(drop)]
         if outlook.value is not None and len(drop):  # pairwise: the best of what comes against the least of what leaves
             value = outlook.value[later][missing][room : room + len(drop)]
@@ -147,24 +156,9 @@ class Pool:
         return drop, load
 
 
-def _active(counts: IntArray, layer: int, view: View) -> BoolArray:
-    """[L, E] experts that the layer uses, which cannot be victims."""
-    safe = np.zeros_like(view.resident)
-    safe[layer] = counts > 0
-    return safe
-
-
-def _least(worth: FloatArray, of: BoolArray, number: int) -> IntArray:
-    """[m, 2] the `number` experts among `of` [L, E] with the least `worth` [L, E], least first."""
-    if number <= 0:
-        return np.zeros((0, 2), dtype=np.int64)
-    members = np.flatnonzero(of)
-    values = worth.ravel()[members]
-    if number < len(members):  # no more than those that are up to the last one's worth have to be sorted
-        least = np.flatnonzero(values <= np.partition(values, number - 1)[number - 1])
-        members, values = members[least], values[least]
-    members = members[np.argsort(values, kind="stable")[:number]]
-    return np.column_stack(np.divmod(members, worth.shape[1]))
+def _pairs(places: IntArray, of: FloatArray) -> IntArray:
+    """[n, 2] (layer, expert) of places [n] in an array [L, E] laid flat."""
+    return np.column_stack(np.divmod(places, of.shape[1]))
 
 
 @dataclass
@@ -199,7 +193,8 @@ class PooledPolicy(SizedPolicy):
         cut, fill = self.cut(problem, movable=True), overall(problem.popularity)
         slots = int(self.share * max(problem.gpu_free(cut), 0.0) // problem.model.expert_bytes)
         budget = slots * problem.model.expert_bytes
-        memory = PoolMemory(Pool(slots, problem.popularity, self.flight), self.mind(problem))
+        visits = (1 + int(problem.job.output.max(initial=1))) * problem.layers
+        memory = PoolMemory(Pool(slots, problem.popularity, self.flight, visits), self.mind(problem))
         deployment = place(problem, resident=lambda _, sizes: fill(budget, sizes), cut=cut, movable=True)
         return replace(deployment, state=memory)
 

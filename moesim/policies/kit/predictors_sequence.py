@@ -135,8 +135,13 @@ class SequenceMind(Mind):
         self.store = Store(spec.capacity, problem.popularity, by_layer=True)
         self._cluster = spec.full == "cluster"
         self._per_cell = spec.per_cell * problem.layers * problem.experts
-        self._prompt = False
         self._nearest: int | None = None
+        self._matched: tuple[int, FloatArray] | None = None
+        """The stored matrix that was nearest last, and its shares [L, E]."""
+        layers = np.arange(len(self.matrix))
+        distance = (layers - layers[:, None] - 1) % len(layers) + 1
+        self._decay = (1.0 - distance / (len(layers) + 1))[:, :, None]
+        """[L, L, 1] by how much a layer counts, seen from another."""
 
     def meet(self, visit: Visit) -> None:
         if visit.layer == 0:
@@ -154,15 +159,16 @@ class SequenceMind(Mind):
         if self.matrix.any():
             nearest = self.store.nearest_to(self.matrix) if self.store.full else None
             self.store.put(self.matrix, nearest, merge=self._cluster and nearest is not None)
+            self._matched = None
             self.matrix[:] = 0.0
 
     def outlook(self, layer: int) -> FloatArray:
         """[L, E] scores seen from `layer`: the layers after it in this pass, then the others, in the pass after it."""
-        layers = len(self.matrix)
         if self._nearest is None:
             self._nearest = int(self.store.similarity().argmax())
-        distance = (np.arange(layers) - layer - 1) % layers + 1
-        return np.asarray((self.store.shares(self._nearest, slice(None)) + _UNSEEN) * (1.0 - distance / (layers + 1))[:, None])
+        if self._matched is None or self._matched[0] != self._nearest:
+            self._matched = self._nearest, self.store.shares(self._nearest, slice(None)) + _UNSEEN
+        return np.asarray(self._matched[1] * self._decay[layer])
 
     def scores(self, visit: Visit, depth: int) -> FloatArray | None:
         target = visit.layer + depth

@@ -1,0 +1,87 @@
+"""The few least of many numbers, as numba compiles it; `least` says the same with numpy."""
+
+# fmt: off
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+__all__ = ["BUFFERS", "ENTRIES", "FUNCTIONS"]
+
+Array = NDArray[Any]
+STRIDE = 16
+INFINITE = float("inf")
+"""No limit."""
+
+
+def above(value: float, place: int, limit: float, beside: int) -> bool:
+    """Whether the number at `place` comes after `limit` at `beside`."""
+    return value > limit or (value == limit and place > beside)
+
+
+def sink(root: int, size: int, values: Array, places: Array) -> None:
+    """Puts the number at `root` of a heap below those that come after it."""
+    value, place = values[root], places[root]
+    child = 2 * root + 1
+    while child < size:
+        if child + 1 < size and above(values[child + 1], places[child + 1], values[child], places[child]):
+            child += 1
+        if not above(values[child], places[child], value, place):
+            break
+        values[root], places[root] = values[child], places[child]
+        root, child = child, 2 * child + 1
+    values[root], places[root] = value, place
+
+
+def collect(
+    worth: Array, members: Array, number: int, sign: int, stride: int, limit: float, values: Array, places: Array
+) -> int:
+    """Of every `stride`-th number up to `limit`, the `number` least as a heap, what comes last at its top; how many."""
+    count = 0
+    for place in range(0, len(worth), stride):
+        value = sign * worth[place]
+        if value > limit or not members[place]:
+            continue
+        if count < number:
+            values[count], places[count] = value, place
+            count += 1
+            if count == number:
+                for root in range(number // 2 - 1, -1, -1):
+                    sink(root, number, values, places)
+                limit = values[0]
+        elif value < values[0]:
+            values[0], places[0] = value, place
+            sink(0, number, values, places)
+            limit = values[0]
+    return count
+
+
+def least(worth: Array, members: Array, number: int, sign: int, values: Array, places: Array) -> int:
+    """The `number` members [n] with the least `worth` [n], or with `sign` -1 the most, as `places`, in order; how many.
+
+    Of equal ones those in front. A sample says about how far one has to look. Room: `values` and `places` [n].
+    """
+    limit, sample = INFINITE, 2 * number // STRIDE + 8
+    if collect(worth, members, sample, sign, STRIDE, limit, values, places) == sample:
+        limit = values[0]
+    count = collect(worth, members, number, sign, 1, limit, values, places)
+    if count < number and limit < INFINITE:
+        count = collect(worth, members, number, sign, 1, INFINITE, values, places)
+    if count < number:
+        for root in range(count // 2 - 1, -1, -1):
+            sink(root, count, values, places)
+    for last in range(count - 1, 0, -1):
+        value, place = values[0], places[0]
+        values[0], places[0] = values[last], places[last]
+        values[last], places[last] = value, place
+        sink(0, last, values, places)
+    return count
+
+
+FUNCTIONS = (above, sink, collect, least)
+"""What `moesim.jit` compiles."""
+ENTRIES = (least,)
+"""What others call."""
+BUFFERS = {"worth": "float64[::1]", "members": "boolean[::1]", "values": "float64[::1]", "places": "int64[::1]"}
+"""Parameters of the entry that are arrays; all others are whole numbers."""
