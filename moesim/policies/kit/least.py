@@ -35,7 +35,8 @@ class Least:
             return np.zeros(0, dtype=np.int64)
         if self._compiled is not None:
             room = self._values, self._places
-            count = self._compiled.least(worth.ravel(), members.ravel(), min(number, worth.size), sign, *room)
+            size, bits = worth.size, members.view(np.uint8)
+            count = self._compiled.least(worth, bits, size, min(number, size), sign, *room)
             return self._places[:count].copy()
         places = np.flatnonzero(members)
         values = sign * worth.ravel()[places]

@@ -35,11 +35,11 @@ def sink(root: int, size: int, values: Array, places: Array) -> None:
 
 
 def collect(
-    worth: Array, members: Array, number: int, sign: int, stride: int, limit: float, values: Array, places: Array
+    worth: Array, members: Array, size: int, number: int, sign: int, stride: int, limit: float, values: Array, places: Array
 ) -> int:
     """Of every `stride`-th number up to `limit`, the `number` least as a heap, what comes last at its top; how many."""
     count = 0
-    for place in range(0, len(worth), stride):
+    for place in range(0, size, stride):
         value = sign * worth[place]
         if value > limit or not members[place]:
             continue
@@ -57,17 +57,17 @@ def collect(
     return count
 
 
-def least(worth: Array, members: Array, number: int, sign: int, values: Array, places: Array) -> int:
-    """The `number` members [n] with the least `worth` [n], or with `sign` -1 the most, as `places`, in order; how many.
+def least(worth: Array, members: Array, size: int, number: int, sign: int, values: Array, places: Array) -> int:
+    """The `number` members [`size`] with the least `worth` [`size`], or with `sign` -1 the most, as `places`, in order; how many.
 
-    Of equal ones those in front. A sample says about how far one has to look. Room: `values` and `places` [n].
+    Of equal ones those in front. A sample says about how far one has to look. Room: `values` and `places` [`size`].
     """
     limit, sample = INFINITE, 2 * number // STRIDE + 8
-    if collect(worth, members, sample, sign, STRIDE, limit, values, places) == sample:
+    if collect(worth, members, size, sample, sign, STRIDE, limit, values, places) == sample:
         limit = values[0]
-    count = collect(worth, members, number, sign, 1, limit, values, places)
+    count = collect(worth, members, size, number, sign, 1, limit, values, places)
     if count < number and limit < INFINITE:
-        count = collect(worth, members, number, sign, 1, INFINITE, values, places)
+        count = collect(worth, members, size, number, sign, 1, INFINITE, values, places)
     if count < number:
         for root in range(count // 2 - 1, -1, -1):
             sink(root, count, values, places)
@@ -83,5 +83,5 @@ FUNCTIONS = (above, sink, collect, least)
 """What `moesim.jit` compiles."""
 ENTRIES = (least,)
 """What others call."""
-BUFFERS = {"worth": "float64[::1]", "members": "boolean[::1]", "values": "float64[::1]", "places": "int64[::1]"}
+BUFFERS = {"worth": "float64", "members": "uint8", "values": "float64", "places": "int64"}
 """Parameters of the entry that are arrays; all others are whole numbers."""
