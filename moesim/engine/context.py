@@ -93,7 +93,7 @@ class Context:
         books = self.residency
         state = self.deployment.state
         view = MachineView(self.problem, shown(books.resident), shown(books.in_flight), shown(books.home), state)
-        view.machine = self.machine
+        view.machine, view.slot = self.machine, self.problem.model.expert_bytes
         view.copy_bytes = shown(books.copy_bytes)
         view.down = shown(books.down)
         view.replicas = shown(books.replicas)

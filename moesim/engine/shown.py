@@ -42,11 +42,13 @@ class MachineView(View):
     """The view of a machine, which looks into its queues when it is asked for the `backlog`."""
 
     machine: Machine
+    slot: float
+    """Bytes of an expert, as the model's are on average."""
 
     def look(self, free_bytes: float) -> None:
         """Shows this moment, with so many bytes of GPU memory free."""
         self.now = self.machine.now / 1e12
-        self.free_bytes, self.free_slots = free_bytes, int(free_bytes // self.problem.model.expert_bytes)
+        self.free_bytes, self.free_slots = free_bytes, int(free_bytes // self.slot)
         self.__dict__.pop("backlog", None)
 
     def __getattr__(self, name: str) -> Any:

@@ -117,10 +117,14 @@ class Buffers:
         self.M[k.LANES] = lanes
         if not self.M[k.LISTS_USED]:
             self.M[k.ITEM_USED] = 0
-        used = self.M[k.OP_USED] + operations, self.M[k.NODE_USED] + heirs, self.M[k.ITEM_USED] + items
-        sizes = self._sizes[k.OP_SIZE], self._sizes[k.NODE_SIZE], self._sizes[k.ITEM_SIZE]
-        if any(need > size for need, size in zip(used, sizes, strict=True)):
-            self._grow(dict(zip((k.OP_SIZE, k.NODE_SIZE, k.ITEM_SIZE), used, strict=True)))
+        operations, heirs, items = (
+            self.M[k.OP_USED] + operations,
+            self.M[k.NODE_USED] + heirs,
+            self.M[k.ITEM_USED] + items,
+        )
+        sizes = self._sizes
+        if operations > sizes[k.OP_SIZE] or heirs > sizes[k.NODE_SIZE] or items > sizes[k.ITEM_SIZE]:
+            self._grow({k.OP_SIZE: operations, k.NODE_SIZE: heirs, k.ITEM_SIZE: items})
 
     def grow_log(self) -> None:
         """Room for more stretches."""

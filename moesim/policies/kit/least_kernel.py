@@ -58,7 +58,7 @@ def collect(
 
 
 def least(worth: Array, members: Array, size: int, number: int, sign: int, values: Array, places: Array) -> int:
-    """The `number` members [`size`] with the least `worth` [`size`], or with `sign` -1 the most, as `places`, in order; how many.
+    """The `number` members with the least `worth`, or with `sign` -1 the most, as `places`, in order; how many.
 
     Of equal ones those in front. A sample says about how far one has to look. Room: `values` and `places` [`size`].
     """

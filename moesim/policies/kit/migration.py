@@ -11,7 +11,7 @@ import numpy as np
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
 
-__all__ = ["Terms", "exchanges", "pairs_of", "under_way"]
+__all__ = ["Terms", "exchanges", "highest", "pairs_of", "under_way"]
 
 
 class Terms(NamedTuple):
@@ -44,8 +44,7 @@ def exchanges(
     (F_in t_in - (1 + margin) F_out t_out) * horizon > (1 + h) cost_in with t = `saved`, seconds per use that a copy in GPU
     memory saves; `cost` [N] are the seconds of the copy, by default what one use saves.
     """
-    target = np.zeros(len(held), dtype=np.bool_)
-    target[np.argsort(-frequency, kind="stable")[:slots]] = True
+    target = highest(frequency, slots)
     incoming, outgoing = np.flatnonzero(target & ~held), np.flatnonzero(evictable & ~target)
     incoming = incoming[np.argsort(-frequency[incoming], kind="stable")]
     outgoing = outgoing[np.argsort(frequency[outgoing], kind="stable")]
@@ -58,6 +57,16 @@ def exchanges(
     price = factor * (saved if cost is None else cost)[incoming]
     worth = ((frequency * saved)[incoming] - (1.0 + terms.margin) * lost) * terms.horizon > price
     return incoming[worth], outgoing[worth[len(incoming) - len(outgoing) :]]
+
+
+def highest(values: FloatArray, number: int) -> BoolArray:
+    """[N] which of `values` [N] are the `number` highest, of equal ones those in front: without putting them in order."""
+    if number <= 0 or number >= len(values):
+        return np.full(len(values), number > 0)
+    border = np.partition(values, len(values) - number)[len(values) - number]
+    high: BoolArray = values > border
+    high[np.flatnonzero(values == border)[: number - int(np.count_nonzero(high))]] = True
+    return high
 
 
 def pairs_of(layer: int, experts: IntArray) -> IntArray:

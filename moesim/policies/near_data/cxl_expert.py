@@ -181,9 +181,9 @@ class CxlExpert(SizedPolicy):
         memory: Memory = view.state
         here, counts, layer = in_gpu_memory(visit, view), visit.counts, visit.layer
         high, low = memory.thresholds.tokens(visit)
-        memory.lanes.meet(visit, view, here, memory.sizes[layer])
+        memory.lanes.meet(visit, view, here, memory.sizes)
         device = memory.lanes.assign(_missing(counts, here), high, low)
-        memory.thresholds.follow(visit, memory.lanes)
+        memory.thresholds.follow(visit, memory.lanes, high, low)
         return Dispatch(device, in_order(counts, view.resident[layer]))
 
     def _by_percentile(self, visit: Visit, view: View) -> Dispatch:

@@ -60,9 +60,10 @@ class Thresholds:
         high = max(max(load * float(self.hot[visit.layer]), self.least) * self.high.get(size, 1.0), 1.0)
         return high, min(load * float(self.cold[visit.layer]) * self.low.get(size, 1.0), high)
 
-    def follow(self, visit: Visit, lanes: Lanes) -> None:
+    def follow(self, visit: Visit, lanes: Lanes, high: float, low: float) -> None:
         """Moves the factors after a visit dispatched as in `lanes`, each by how much longer one side takes than the other.
 
+        `high` and `low`: the thresholds that it was dispatched by.
         theta_high goes up if uploads above it made the GPU side end last; down, to just below the experts that become hot next,
         if the others end last although GPU and link could have run all of these sooner than that. theta_low goes up if the GPU
         side ends last and has uploaded experts from CXL memory; down if the others end last although it could have been sooner
@@ -70,7 +71,7 @@ class Thresholds:
         """
         if not self.step:
             return
-        (gpu, far), (high, low) = lanes.sides(), self.tokens(visit)
+        gpu, far = lanes.ends
         size = visit.tokens.bit_length()
         stride = min(max(gpu, far) / max(min(gpu, far), 1e-12), 1.0 + self.step)
         next_tokens, next_upload = lanes.next_hot
@@ -127,6 +128,8 @@ class Memory:
     """[L, E] tier an expert is to move to, -1 if none."""
     lanes: Lanes
     """What each lane has to do in the visit that runs."""
+    near_and_far: tuple[list[int], list[int]]
+    """Host tiers for experts that are not cold, storage and peers left out, and CXL devices, fastest first."""
     copy: float
     """Seconds of an upload from where experts live on average."""
     last: float = 0.0
@@ -151,6 +154,9 @@ class Memory:
         chance, tokens = expected_counts(deployment.plan.batch, problem.model.top_k * problem.popularity)
         usual = float((chance * tokens).sum() / chance.sum())
         upload = np.array([float(costs.copy(size, tier, gpu)) for tier in problem.tiers])
+        far = cxl_tiers(problem)
+        slow = [name for name, tier in problem.system.tiers.items() if tier.kind in ("nvme", "remote")]
+        near = [tier for tier in host_order(problem) if tier not in far and tier not in slow]
         return cls(
             thresholds=thresholds,
             sizes=deployment.expert_bytes,
@@ -162,6 +168,7 @@ class Memory:
             saved=np.minimum(upload, [float(costs.cpu(usual, tier)) for tier in problem.tiers]),
             moving=np.full(cold.shape, -1, dtype=np.int64),
             lanes=Lanes(problem, helpers),
+            near_and_far=([problem.tiers.index(tier) for tier in near], [problem.tiers.index(tier) for tier in far]),
             copy=max(float(upload[deployment.home].mean()), 1e-12),
         )
 
@@ -260,11 +267,7 @@ def _class_changes(memory: Memory, view: View, room: FloatArray, terms: Terms) -
     Warm is who stands high enough by its uses in the layer. A warm expert moves from CXL memory to the best other tier with
     room, a cold one the other way; it has to be past the border by the hysteresis, so that equals do not change places.
     """
-    problem, uses, still = view.problem, memory.uses, memory.moving < 0
-    hosts = host_order(problem)
-    far = [problem.tiers.index(tier) for tier in cxl_tiers(problem)]
-    last = [problem.tiers.index(tier) for tier in hosts if problem.system.tiers[tier].kind in ("nvme", "remote")]
-    near = [tier for tier in map(problem.tiers.index, hosts) if tier not in far and tier not in last]
+    uses, still, (near, far) = memory.uses, memory.moving < 0, memory.near_and_far
     if not far or not near:
         return np.zeros((0, 3), dtype=np.int64)
     count, most = memory.warm, uses.shape[1] - 1

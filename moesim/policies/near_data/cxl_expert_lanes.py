@@ -66,6 +66,15 @@ class Lanes:
         visits = (1 + int(problem.job.output.max(initial=1))) * problem.layers
         compiled = jit.native(k) if jit.repaid(k, visits * problem.experts * _EACH, _COMPILING) else None
         self._arrays, self._kernel = compiled is not None, compiled or k.PLAIN
+        self._shared_of: dict[int, float] = {}
+        self._reads_of: dict[int, list[FloatArray]] = {}
+        self._fresh: dict[int, Any] = {
+            k.AT_HELPER: np.full(problem.experts, -1),
+            k.AT_USED: np.zeros(len(costs), dtype=np.int64),
+            k.AT_READY: np.array([cost.fixed for cost in costs.values()]),
+            k.AT_DRAWN: np.zeros(2 * len(self._rates)),
+        }
+        """Part of a buffer -> what it begins a visit with."""
         self._lay_out()
 
     def _lay_out(self) -> None:
@@ -96,26 +105,36 @@ class Lanes:
     def _put(self, buffer: Any, part: int, values: Any) -> None:
         buffer[self._places[part]] = values if self._arrays else values.ravel().tolist()
 
-    def meet(self, visit: Visit, view: View, here: BoolArray, sizes: FloatArray) -> None:
-        """Lanes at the start of a visit whose experts `here` [E] need no upload; `sizes` [E] stored bytes."""
-        home, F = view.home[visit.layer], self.F
+    def meet(self, visit: Visit, view: View, here: BoolArray, layer_sizes: FloatArray) -> None:
+        """Lanes at the start of a visit whose experts `here` [E] need no upload; `layer_sizes` [L, E] stored bytes."""
+        home, F, fresh = view.home[visit.layer], self.F, self._fresh
         ready = here & (visit.counts > 0)
         calls = int(np.count_nonzero(ready))
-        resident = float(visit.gpu[ready].sum()) + float(self._problem.costs.shared(visit.tokens))
+        resident = float(visit.gpu[ready].sum()) + self._shared(visit.tokens)
         F[k.GPU_READY] = resident + self._gpu.once * min(calls, 1) + self._gpu.per_call * calls
         self._put(self.M, k.AT_HOME, self._far[home])
         self._put(self.M, k.AT_QUEUE, self._link_of[home])
         self._put(self.M, k.AT_COUNTS, visit.counts)
-        self._put(self.M, k.AT_HELPER, np.full(len(home), -1))
-        self._put(self.M, k.AT_USED, np.zeros(len(self._costs), dtype=np.int64))
-        self._put(F, k.AT_READY, np.array([cost.fixed for cost in self._costs.values()]))
+        for part, values in fresh.items():
+            self._put(self.M if part in (k.AT_HELPER, k.AT_USED) else F, part, values)
         self._put(F, k.AT_LINKS, np.array([view.backlog.get(link, 0.0) for link in self._links]))
-        self._put(F, k.AT_DRAWN, np.zeros(2 * len(self._rates)))
         self._put(F, k.AT_COPY, visit.copy)
         self._put(F, k.AT_GPU, visit.gpu + self._gpu.apart)
-        for part, rows in ((k.AT_BESIDE, self._beside(visit, home)), (k.AT_READS, [sizes / rate for _, rate in self._rates])):
+        for part, rows in ((k.AT_BESIDE, self._beside(visit, home)), (k.AT_READS, self._reads(visit.layer, layer_sizes))):
             if rows:
-                self._put(F, part, np.concatenate(rows))
+                self._put(F, part, rows[0] if len(rows) == 1 else np.concatenate(rows))
+
+    def _shared(self, tokens: int) -> float:
+        """Seconds of the shared experts of a visit."""
+        if tokens not in self._shared_of:
+            self._shared_of[tokens] = float(self._problem.costs.shared(tokens))
+        return self._shared_of[tokens]
+
+    def _reads(self, layer: int, layer_sizes: FloatArray) -> list[FloatArray]:
+        """[E] seconds that each CXL device takes to give an expert of a layer."""
+        if layer not in self._reads_of:
+            self._reads_of[layer] = [layer_sizes[layer] / rate for _, rate in self._rates]
+        return self._reads_of[layer]
 
     def _beside(self, visit: Visit, home: IntArray) -> list[FloatArray]:
         """[E] seconds on each helper, activations included; inf where it cannot reach an expert."""
@@ -157,7 +176,12 @@ class Lanes:
         """Seconds until the GPU would have run the first of the cold experts in place, had it been uploaded behind all."""
         return float(self.F[k.COLD_UPLOAD])
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Seconds until (the GPU with its uploads, CPU and near-data units) are done as `assign` has left them."""
+        return float(self.F[k.GPU_ENDS]), float(self.F[k.OTHERS_END])
+
     def sides(self) -> tuple[float, float]:
         """Seconds until (the GPU with its uploads, CPU and near-data units) are done, the CXL devices they read included."""
         self._kernel.sides(self.M, self.F)
-        return float(self.F[k.GPU_ENDS]), float(self.F[k.OTHERS_END])
+        return self.ends

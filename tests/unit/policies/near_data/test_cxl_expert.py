@@ -145,7 +145,7 @@ def ends(p, deployment, visit, device) -> float:
     """Seconds in which the lanes of a visit are done with experts on `device` [E]."""
     state, here = deployment.state, deployment.resident[visit.layer]
     lanes = state.lanes
-    lanes.meet(visit, tiny.view_of(p, deployment), here, state.sizes[visit.layer])
+    lanes.meet(visit, tiny.view_of(p, deployment), here, state.sizes)
     for e in np.flatnonzero((visit.counts > 0) & ~here).tolist():
         lanes.give(e, int(device[e]))
     return max(lanes.sides())
@@ -227,9 +227,9 @@ def test_idle_lanes_bring_the_threshold_down_again():
 def test_theta_high_comes_down_only_where_all_that_become_hot_end_sooner_than_the_others(ends_of_three, after):
     thresholds = Thresholds(np.array([0.4]), np.array([0.0]), step=1.0)
     visit = SimpleNamespace(tokens=5, layer=0, counts=np.array([3, 3, 2, 1, 1]))
-    lanes = SimpleNamespace(hot=0, thawed=0, next_hot=(3.0, ends_of_three), cold_upload=9.0, sides=lambda: (0.1, 1.0))
+    lanes = SimpleNamespace(hot=0, thawed=0, next_hot=(3.0, ends_of_three), cold_upload=9.0, ends=(0.1, 1.0))
     assert thresholds.tokens(visit)[0] == 4.0
-    thresholds.follow(visit, lanes)
+    thresholds.follow(visit, lanes, *thresholds.tokens(visit))
     assert thresholds.tokens(visit)[0] == pytest.approx(after)
 
 
@@ -304,7 +304,7 @@ def test_a_cxl_device_that_both_sides_read_holds_both() -> None:
     counts[inside] = 1
     visit, view, state = tiny.visit_of(p, deployment, 0, counts), tiny.view_of(p, deployment), deployment.state
     lanes = state.lanes
-    lanes.meet(visit, view, deployment.resident[0], state.sizes[0])
+    lanes.meet(visit, view, deployment.resident[0], state.sizes)
     lanes.give(inside[0], p.cpu_index)
     alone = lanes.sides()
     assert alone[0] == 0.0
