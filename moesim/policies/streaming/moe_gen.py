@@ -29,7 +29,7 @@ from moesim.policies.kit.streaming import (
 )
 from moesim.units import Share
 
-__all__ = ["Knobs", "ModulePlan", "MoeGen", "critical_path", "layer_seconds"]
+__all__ = ["Knobs", "ModulePlan", "MoeGen", "critical_path", "layer_seconds", "prefill_seconds"]
 
 
 class Knobs(NamedTuple):
@@ -110,13 +110,27 @@ def layer_seconds(costs: LayerCosts, batch: int, kv: str, knobs: Knobs, shares: 
     return critical_path({name: np.asarray(cost, dtype=np.float64) for name, cost in parts.items()}, _BEFORE)
 
 
+def prefill_seconds(costs: LayerCosts, batch: int, sequences: int, knobs: Knobs) -> float:
+    """Seconds of a layer in all passes that read the prompts of `batch` sequences, `sequences` at a time.
+
+    With a buffer of two layers uploads go on beside attention, with one they wait for it; experts run as they land.
+    """
+    problem, gpu = costs.problem, costs.problem.system.attending_gpu
+    tokens = costs.tokens("prefill", sequences)
+    attention = float(costs.dense(tokens) + costs.core(gpu, "prefill", sequences, problem.gpu_tier))
+    work, upload = float(costs.experts(tokens)), float(costs.upload(problem.experts - knobs.residents / problem.layers))
+    one_pass = max(upload, attention + work) if knobs.ahead else attention + max(upload, work)
+    return -(-batch // sequences) * one_pass
+
+
 class MoeGen(StreamedPolicy):
     """The whole host's worth of sequences per pass: attention in chunks, a share of it on the CPU, experts once per layer.
 
     All weights and the KV cache are in host memory, so the batch is what the host holds beside the experts. In decode a share
     `cpu_share` of the sequences attends on the CPU in place, the caches of the others are copied to the GPU chunk by chunk;
     then every expert that does not stay is uploaded, used or not, and each runs once on all its tokens. The plan takes the
-    chunk, the share and the buffer with the shortest critical path of a layer; GPU memory left over keeps experts.
+    chunk, the share and the buffer with the shortest prefill and decode by critical paths of a layer; GPU memory left over
+    keeps experts.
     Source: MoE-Gen, arXiv:2503.09716, and EfficientMoE/MoE-Gen; published: omega = 0.6 for Mixtral-8x7B at 512 + 256.
     Inferred: candidates (chunks in powers of two, shares in steps of 0.05 and the balanced one, buffers of one or two layers);
     residents by lowest id; prefill in portions. Valid: other weights stay on the GPU; chunks of an expert's tokens
@@ -163,7 +177,8 @@ class MoeGen(StreamedPolicy):
         batch, homes = fitted.batch, fitted.homes
         balanced = self._balanced(problem, costs, batch, kv)
         shares = self._shares(problem, balanced)
-        best: tuple[float, Knobs] | None = None
+        prompts = fitted.prefill.sequences or batch
+        best: tuple[float, float, Knobs] | None = None
         for layers in [self.buffer] if self.buffer else [2, 1]:
             for chunk in [min(self.attention_batch, batch)] if self.attention_batch else powers(batch)[::-1]:
                 held = self._residents(problem, batch, Knobs(chunk, 0.0, layers - 1, 0, homes), kv)
@@ -172,13 +187,16 @@ class MoeGen(StreamedPolicy):
                 knobs = Knobs(chunk, 0.0, layers - 1, held, homes)
                 times = layer_seconds(costs, batch, kv, knobs, shares)
                 chosen = int(np.argmin(times))
-                if best is None or times[chosen] < best[0] * (1 - 1e-9):
-                    best = float(times[chosen]), knobs._replace(cpu_share=float(shares[chosen]))
+                step = float(times[chosen])
+                whole = prefill_seconds(costs, batch, prompts, knobs) + costs.steps * step
+                if best is None or whole < best[0] * (1 - 1e-9):
+                    best = whole, step, knobs._replace(cpu_share=float(shares[chosen]))
         if best is None:  # the buffer fits, the cache of one chunk beside it does not
             slots = int(buffer_slots(problem, 0, ahead))
             window = cache_window(problem, self.attention_batch or 1)
             raise too_large(problem, replace(smallest(batch), staging=slots), problem.model.expert_bytes, reserve=window)
-        return ModulePlan(batch, best[1], balanced, best[0])
+        _, step, knobs = best
+        return ModulePlan(batch, knobs, balanced, step)
 
     def _residents(self, problem: Problem, batch: int, knobs: Knobs, kv: str) -> int:
         """Experts that stay beside the buffer and a window of the cache for one chunk; -1 if those do not fit."""

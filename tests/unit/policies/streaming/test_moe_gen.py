@@ -12,7 +12,7 @@ from moesim.contract import Module
 from moesim.errors import InputError
 from moesim.policies.kit.layer_costs import LayerCosts, powers
 from moesim.policies.kit.streaming import cache_window
-from moesim.policies.streaming.moe_gen import Knobs, MoeGen, critical_path, layer_seconds
+from moesim.policies.streaming.moe_gen import Knobs, MoeGen, critical_path, layer_seconds, prefill_seconds
 
 
 def setting(requests=60, prompt=800, output=40, hbm=0.2e9, **machine):
@@ -53,6 +53,23 @@ def test_a_layer_is_held_by_whatever_is_slowest():
         assert alone == pytest.approx(longest)
 
 
+def test_prompts_wait_for_what_the_buffer_lets_wait():
+    p = setting()
+    costs = LayerCosts(p)
+    attention = float(costs.dense(6 * 800.0) + costs.core("gpu", "prefill", 6, "hbm"))
+    work, upload = float(costs.experts(6 * 800.0)), float(costs.upload(5))
+    single, double = (prefill_seconds(costs, 60, 6, Knobs(60, 1.0, ahead, 3 * p.layers)) for ahead in (0, 1))
+    assert single == pytest.approx(10 * (attention + max(upload, work)))
+    assert double == pytest.approx(10 * max(upload, attention + work))
+
+
+def test_the_plan_is_for_prompts_and_decode_together():
+    long, short = (MoeGen().deploy(setting(20, 400, output, 0.16e9)).state.knobs for output in (5000, 2))
+    assert (long.ahead, short.ahead) == (1, 0), (
+        "a second buffer, best for decode, takes the room of residents, which spare prompts uploads"
+    )
+
+
 def test_what_gpu_memory_has_left_keeps_single_experts_of_single_layers():
     p = setting(prompt=100)
     deployment = MoeGen(batch=50, attention_batch=10, cpu_share=0.6, buffer=1).deploy(p)
@@ -74,7 +91,13 @@ def test_uploads_and_caches_share_the_way_to_the_gpu():
 @pytest.mark.parametrize("prompt", [50, 800, 3000])
 def test_the_plan_is_the_best_of_all_knobs(prompt):
     p = setting(prompt=prompt)
-    plan, costs = MoeGen().deploy(p).state, LayerCosts(p)
+    deployment, costs = MoeGen().deploy(p), LayerCosts(p)
+    plan, prompts = deployment.state, deployment.plan.prefill.sequences or deployment.plan.batch
+
+    def whole(knobs):
+        step = float(layer_seconds(costs, plan.batch, "ddr", knobs, np.array([knobs.cpu_share]))[0])
+        return prefill_seconds(costs, plan.batch, prompts, knobs) + costs.steps * step
+
     shares = [*np.linspace(0, 1, 21), plan.balanced]
     every = []
     for chunk, share, buffer in product(powers(plan.batch), shares, (1, 2)):
@@ -83,8 +106,8 @@ def test_the_plan_is_the_best_of_all_knobs(prompt):
         except InputError:
             continue
         assert knobs[:3] == (chunk, share, buffer - 1)
-        every.append(float(layer_seconds(costs, plan.batch, "ddr", knobs, np.array([share]))[0]))
-    assert plan.seconds == pytest.approx(min(every))
+        every.append(whole(knobs))
+    assert whole(plan.knobs) == pytest.approx(min(every))
 
 
 def test_the_balanced_share_ends_uploads_and_cpu_attention_together():
