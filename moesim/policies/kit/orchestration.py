@@ -201,39 +201,42 @@ def capacity(problem: Problem, candidates: Candidates, kv: str, pre: PhasePlan, 
 
 
 def search(problem: Problem, candidates: Candidates, shares: FloatArray, pins: Pins, tier: str) -> Orchestration | None:
-    """The cheapest plan of all, None if none fits. Exhaustive over devices, micro-batches and groups of both phases.
+    """CoX-MoE's exhaustive search: the plan of least predicted time of the job, None if none fits in GPU memory.
 
-    The cost is a sum of an attention part and an expert part that only the number of residents couples, so the best groups
-    are found once per number of residents, and a running minimum turns them into the best under each capacity.
+    For every (p0, p1, p2) in {CPU, GPU}^3 and micro-batch m of both phases and all (N_R, N_M, N_C) with N_R + N_M + N_C = E:
+    T_layer = sum over micro-batches of [T(OP0) + T(OP1) + T(OP2)] + T(OP3); the smallest L * T_layer of prefill and all decode
+    passes wins. N_R and the tier of the cache are common to both phases. Nothing but N_R couples OP3 to the rest, so T(OP3) of
+    the best N_M is found once for each N_R, and a running minimum makes it the best of all N_R that a plan leaves room for.
     """
     passes: dict[Phase, float] = {
         "prefill": 1.0,
         "decode": float(max(int(problem.job.output[: candidates.batch].max()) - 1, 0)),
     }
-    tables, by_resident = {}, np.zeros(problem.experts + 1)
+    tables, op3 = {}, np.zeros(problem.experts + 1)
     for phase, weight in passes.items():
         tokens = sequences(problem, phase, candidates.batch)[0]
         tables[phase] = _pinned(expert_table(problem, tokens, shares, tier), pins)
-        by_resident = by_resident + (max(weight, 1e-12) * problem.layers) * tables[phase].min(axis=1)
+        op3 = op3 + (max(weight, 1e-12) * problem.layers) * tables[phase].min(axis=1)
     best: tuple[float, str, PhasePlan, PhasePlan, int] | None = None
     for kv, least in zip(candidates.kv, candidates.least, strict=True):
-        enough = np.where(np.arange(len(by_resident)) < least, np.inf, by_resident)
-        best_under = np.minimum.accumulate(enough)
-        for total, pre, dec, room in _plans(problem, candidates, kv, passes):
-            if room >= 0 and (best is None or total + best_under[room] < best[0]):
-                best = (total + float(best_under[room]), kv, pre, dec, int(np.argmin(enough[: room + 1])))
+        allowed = np.where(np.arange(len(op3)) < least, np.inf, op3)
+        best_up_to = np.minimum.accumulate(allowed)
+        for op012, prefill, decode, most in _plans(problem, candidates, kv, passes):
+            if most >= 0 and (best is None or op012 + best_up_to[most] < best[0]):
+                resident = int(np.argmin(allowed[: most + 1]))
+                best = (op012 + float(best_up_to[most]), kv, prefill, decode, resident)
     if best is None or not np.isfinite(best[0]):
         return None
-    seconds, kv, pre, dec, resident = best
+    seconds, kv, prefill, decode, resident = best
     on_gpu: dict[str, int] = {phase: int(np.argmin(table[resident])) for phase, table in tables.items()}
-    return Orchestration(pre, dec, kv, resident, on_gpu, seconds)
+    return Orchestration(prefill, decode, kv, resident, on_gpu, seconds)
 
 
 def _plans(
     problem: Problem, candidates: Candidates, kv: str, passes: dict[Phase, float]
 ) -> list[tuple[float, PhasePlan, PhasePlan, int]]:
-    """(seconds of all attention parts, prefill plan, decode plan, residents that fit) of every combination with this KV
-    tier."""
+    """(seconds of OP0 to OP2 in all passes, prefill plan, decode plan, most residents) of every combination with this tier of
+    the cache."""
     weight = {phase: count * problem.model.layers for phase, count in passes.items()}
     choices: dict[str, list[tuple[float, PhasePlan]]] = {"prefill": [], "decode": []}
     options: dict[Phase, tuple[Sequence[Devices], Sequence[int]]] = {

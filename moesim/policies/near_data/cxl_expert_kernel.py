@@ -76,19 +76,24 @@ def draw(M, F, side, e):
 
 
 def assign(M, F):
-    """Gives each missing expert to a lane, in their order, by the thresholds and the queues; then looks at the sides."""
+    """Section 3.3: gives each missing expert to a lane, in their order, by its class and the queues; then looks at the sides.
+
+    Hot, of more than theta_high tokens: to the GPU. Cold, of up to theta_low, and in CXL memory: it runs where it lives, near
+    data or on the CPU, whichever is done sooner. Every other one, warm or cold (rule 2): to the GPU if its bytes over the link
+    and the GPU are done sooner than the CPU, else to that.
+    """
     M[HOT] = M[THAWED] = 0
     for j in range(M[MISSING]):
         e = M[M[AT_ORDER] + j]
-        h, tokens = soonest(M, F, e), M[M[AT_COUNTS] + e]
-        if tokens > F[HIGH] or h < 0:
+        h, tokens, in_cxl = soonest(M, F, e), M[M[AT_COUNTS] + e], M[M[AT_HOME] + e] >= 0
+        if tokens > F[HIGH] or h < 0:  # hot
             upload(M, F, e)
             M[HOT] += 1
-        elif tokens <= F[LOW] and M[M[AT_HOME] + e] >= 0:
+        elif tokens <= F[LOW] and in_cxl:  # cold
             in_place(M, F, h, e)
         elif upload_ends(M, F, e) < in_place_ends(M, F, h, e):  # rule 2
             upload(M, F, e)
-            if M[M[AT_HOME] + e] >= 0:
+            if in_cxl:
                 M[THAWED] += 1
         else:
             in_place(M, F, h, e)
