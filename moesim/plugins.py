@@ -50,6 +50,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "llama_cpp_cache": "moesim.policies.in_place.llama_cpp_cache:LlamaCppCache",
         "vllm_cpu_misses": "moesim.policies.in_place.vllm_cpu_misses:VllmCpuMisses",
         "vllm_expert_cache": "moesim.policies.caching.vllm_expert_cache:VllmExpertCache",
+        "sglang_managed": "moesim.policies.caching.sglang_managed:SglangManaged",
         "dali": "moesim.policies.in_place.dali:Dali",
         "onnxruntime": "moesim.policies.in_place.onnxruntime:OnnxRuntime",
         "smoe": "moesim.policies.in_place.smoe:Smoe",

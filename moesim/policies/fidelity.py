@@ -55,6 +55,7 @@ FIDELITY: dict[str, Fidelity] = {
     "llama_cpp_cache": _partial("the zero slot's work on the GPU, drafts of several tokens"),
     "vllm_cpu_misses": _partial("gate scores, for which token counts stand; copies for the next layer in prefill"),
     "vllm_expert_cache": _partial("its split of a batch by tokens where a layer uses more experts than slots"),
+    "sglang_managed": _partial("prefetching of predicted pages; reading weights again for each block of rows"),
     "dali": _partial("the time that scheduling takes, and the residual vectors, for which a stated recall stands"),
     "onnxruntime": _FAITHFUL,
     "smoe": _partial("gate scores, for which a law stands, and the other routing of later layers after a replacement"),

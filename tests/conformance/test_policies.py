@@ -38,6 +38,7 @@ TRIED: dict[str, list[dict[str, object]]] = {
     "llama_cpp_cache": [{}, {"admit": 2, "window": 4, "most_tokens": 64, "pipeline": "overlap"}],
     "vllm_cpu_misses": [{}],
     "vllm_expert_cache": [{}, {"start": "empty"}],
+    "sglang_managed": [{}, {"period": 1, "moves": 2}],
     "flashmoe": [{}, {"skill": 1.0}],
     "dali": [{}, {"window": 1, "swaps": 1, "prefetch": False}],
     "onnxruntime": [{}, {"resplit": False, "experts": 9, "margin": 0.0}],
