@@ -57,6 +57,8 @@ class Knobs:
     cpu: bool = False
     cxl: int = 0
     ndp: int = 0
+    gpus: int = 0
+    """Further GPUs: the first over a link to the one that attends, others over the host."""
     serial_link: bool = True
     setup: float = 1e-6
     latency: float = 0.0
@@ -116,7 +118,7 @@ def model(k: Knobs) -> Architecture:
 
 
 def system(k: Knobs, hbm: float = TB, ddr: float = TB) -> System:
-    """GPU, DRAM and up to two CXL tiers with or without near-data units; rates are such that lanes take similar times."""
+    """GPUs, DRAM and up to two CXL tiers with or without near-data units; rates are such that lanes take similar times."""
     devices: dict[str, Any] = {"gpu": {"kind": "gpu", "at": "gpu", "memory": "hbm", "compute": 5e12}}
     if k.cpu:
         kernels = {"amx": {"rate": 2e11, "bandwidth": 8e9}}
@@ -143,6 +145,13 @@ def system(k: Knobs, hbm: float = TB, ddr: float = TB) -> System:
         if i < k.ndp:
             unit = {"kind": "ndp", "inside": f"cxl{i}", "bandwidth": 30e9, "compute": 1e12, "sync": k.sync}
             devices[f"ndp{i}"] = unit
+    for i in range(k.gpus):
+        own = {"kind": "gpu", "at": f"gpu{i + 1}", "memory": f"hbm{i + 1}", "compute": 3e12 / (i + 1)}
+        devices[f"gpu{i + 1}"] = own | ({"launch": 2 * k.launch, "fused": not k.fused} if i else {})
+        tiers[f"hbm{i + 1}"] = {"kind": "hbm", "at": f"gpu{i + 1}", "capacity": TB, "read": 80e9 / (i + 1)}
+        links[f"pcie{i + 1}"] = {"ends": ["host", f"gpu{i + 1}"], "rate": k.pcie, "setup": k.setup, "serial": k.serial_link}
+        if not i:
+            links["nvlink"] = {"ends": ["gpu", "gpu1"], "rate": 2 * k.pcie, "setup": k.setup / 2, "serial": k.serial_link}
     return System(name="bench", devices=devices, tiers=tiers, links=links)
 
 
@@ -197,7 +206,7 @@ class Scripted(Policy):
         k: Knobs = self.knobs
         rng = np.random.default_rng([k.seed, 3])
         shape = (problem.layers, problem.experts)
-        hosts = np.array([problem.tiers.index(name) for name in problem.system.host_tiers])
+        hosts = np.array(far_tiers(problem))
         devices = [{"g": "gpu", "c": "cpu"}[letter] for letter in k.places]
         plan = PhasePlan(k.micro, *devices, Serial() if k.serial else Overlap())
         sizes = np.full(shape, problem.model.expert_bytes)
@@ -274,8 +283,9 @@ class Restless(Scripted):
         shape = view.resident.shape
         keep = step.uploaded[rng.random(len(step.uploaded)) < k.keep] if step.layer >= 0 else None
         evict = np.argwhere((view.resident | view.in_flight) & (rng.random(shape) < k.evict))
-        load = rng.permutation(np.argwhere(rng.random(shape) < k.prefetch))
-        hosts = [view.problem.tiers.index(name) for name in view.problem.system.host_tiers]
+        hosts, p = far_tiers(view.problem), view.problem
+        in_host = p.gpu_at[view.home] == p.attending_index
+        load = rng.permutation(np.argwhere((rng.random(shape) < k.prefetch) & in_host))
         pairs = np.argwhere(rng.random(shape) < k.migrate)
         migrate = np.column_stack((pairs, rng.choice(hosts, len(pairs)))) if len(pairs) else None
         if keep is None and not len(evict) and not len(load) and migrate is None and not k.replicate:
@@ -283,11 +293,16 @@ class Restless(Scripted):
         return Moves(keep, evict, load, migrate, *random_replicas(k, rng, view))
 
 
+def far_tiers(problem: Problem) -> list[int]:
+    """Tiers that are not the memory of the GPU that attends."""
+    return [tier for tier, name in enumerate(problem.tiers) if name != problem.gpu_tier]
+
+
 def random_replicas(k: Knobs, rng: np.random.Generator, view: View) -> tuple[np.ndarray | None, np.ndarray | None]:
     """(replicate, retire), each [n, 3]."""
     if not k.replicate:
         return None, None
-    hosts = [view.problem.tiers.index(name) for name in view.problem.system.host_tiers]
+    hosts = far_tiers(view.problem)
     pairs = np.argwhere(rng.random(view.home.shape) < k.replicate)
     there = np.argwhere(view.replicas & (rng.random(view.replicas.shape) < 0.2))
     return np.column_stack((pairs, rng.choice(hosts, len(pairs)))), there[:, [1, 2, 0]]
@@ -297,6 +312,8 @@ def random_source(rng: np.random.Generator, visit: Visit, view: View) -> np.ndar
     """[E] any tier that has a copy of an expert that the GPU uploads; the home of others."""
     layer, chance = visit.layer, rng.random(view.replicas[:, visit.layer].shape)
     chance[~view.replicas[:, layer]] = -1.0
+    for memory in view.problem.system.gpu_memory.values():
+        chance[view.problem.tiers.index(memory)] = -1.0  # another GPU's copies stay there
     chosen = np.where(chance.max(axis=0) > 0.4, chance.argmax(axis=0), -1)
     return np.where(chosen == view.problem.gpu_tier_index, -1, chosen)
 
@@ -306,18 +323,22 @@ def random_dispatch(k: Knobs, rng: np.random.Generator, visit: Visit, view: View
     p = view.problem
     experts = len(visit.counts)
     device = np.full(experts, p.attending_index)
+    away = ~view.resident[visit.layer] & ~view.in_flight[visit.layer]
+    there = away & (p.gpu_at[view.home[visit.layer]] != p.attending_index)
     for expert in range(experts):
+        home = int(view.home[visit.layer, expert])
         legal = [p.attending_index]
-        if p.cpu_index >= 0:
+        if p.cpu_index >= 0 and not p.system.is_gpu_memory(p.tiers[home]):
             legal.append(p.cpu_index)
-        unit = p.ndp_index.get(int(view.home[visit.layer, expert]))
+        unit = p.local_index.get(home)
         if unit is not None:
             legal.append(unit)
-        if rng.random() < k.off_gpu:
+        if there[expert]:
+            device[expert] = unit
+        elif rng.random() < k.off_gpu:
             device[expert] = legal[int(rng.integers(len(legal)))]
     order = rng.permutation(experts) if k.ordered else None
-    away = ~view.resident[visit.layer] & ~view.in_flight[visit.layer]
-    load = away & (rng.random(experts) < 0.5) if k.streamed else None
+    load = away & ~there & (rng.random(experts) < 0.5) if k.streamed else None
     return Dispatch(device, order, load)
 
 

@@ -28,6 +28,7 @@ def knobs(draw: st.DrawFn, **fixed: Any) -> Any:
         "cpu": cpu,
         "cxl": cxl,
         "ndp": draw(st.integers(0, cxl)),
+        "gpus": draw(pick(0, 0, 1, 2)),
         "setup": draw(pick(1e-6, 0.0, 2e-5)),
         "latency": draw(pick(0.0, 1e-7)),
         "chunk": draw(pick(None, None, 20e3)),

@@ -75,17 +75,19 @@ class Costs:
 
     def calls(self, device: str) -> Calls:
         """What calls to experts on a device cost, and handing over to it."""
-        calls = self.runtime.calls(self.system.devices[device])
-        if self._dense and device == self.system.attending_gpu:
-            block = self.runtime.fixed(self._gpu, "dense")
+        unit = self.system.devices[device]
+        calls = self.runtime.calls(unit)
+        if self._dense and isinstance(unit, Gpu):
+            block = self.runtime.fixed(unit, "dense")
             calls = calls._replace(together=block, apart=block)
-        if not self.runtime.one_thread(self.system.devices[device]):
+        if not self.runtime.one_thread(unit):
             return calls
         return calls._replace(before=self.runtime.calls(self._gpu).apart)
 
     def path(self, source: str, target: str) -> Path:
         """How the runtime's copies get from one tier to another."""
-        if target != self.system.gpu_tier or source == target or self.runtime.copies == _PINNED:
+        is_gpu_memory = self.system.is_gpu_memory
+        if self.runtime.copies == _PINNED or is_gpu_memory(source) or not is_gpu_memory(target):
             return self.system.path(source, target)
         key = (source, target)
         if key not in self._paths:
@@ -118,26 +120,34 @@ class Costs:
         units = {name: self.system.devices[name] for name in self.system.ndp_names}
         return {unit.inside: name for name, unit in units.items() if isinstance(unit, NearDataUnit)}
 
+    @cached_property
+    def local_of(self) -> dict[str, str]:
+        """Tier -> device that computes experts which live there, and no others: a near-data unit, or a further GPU."""
+        return {self.system.gpu_memory[name]: name for name in self.system.further_gpus} | self.ndp_of
+
     def gpu(self, tokens: Any, weight_bytes: Any = None) -> FloatArray:
-        """Time of experts with `tokens` [...] tokens on the GPU, weights in its memory, without launches.
+        """Time of experts with `tokens` [...] tokens on the GPU that attends, weights in its memory, without launches.
 
         The only expert of a layer is a dense block, which runs as other dense products do.
         """
+        return self._on_its_gpu(self._gpu, tokens, weight_bytes)
+
+    def _on_its_gpu(self, gpu: Any, tokens: Any, weight_bytes: Any) -> FloatArray:
+        """Time of experts on a GPU, weights in its own memory."""
         t = np.asarray(tokens, dtype=np.float64)
         weights = self.model.expert_bytes if weight_bytes is None else np.asarray(weight_bytes)
         if self._dense:
             moved = np.where(t > 0, weights + 2 * self.model.token_bytes * t, 0.0)
-            time = np.asarray(self._gpu.gemm_time(self.model.expert_flops * t, moved), dtype=np.float64)
+            time = np.asarray(gpu.gemm_time(self.model.expert_flops * t, moved), dtype=np.float64)
         else:
-            time = self._expert(self._gpu, tokens, weight_bytes, None)
-        return np.where(t > 0, time + self._unpacking(weights, self.model.expert_flops / 2), time)
+            time = self._expert(gpu, tokens, weight_bytes, None)
+        return np.where(t > 0, time + self._unpacking(gpu, weights, self.model.expert_flops / 2), time)
 
-    def _unpacking(self, weight_bytes: Any, weights: float) -> Any:
-        """Seconds to unpack `weights` weights of `weight_bytes` [..] on the GPU, where the program does that apart."""
+    def _unpacking(self, gpu: Any, weight_bytes: Any, weights: float) -> Any:
+        """Seconds to unpack `weights` weights of `weight_bytes` [..] on a GPU, where the program does that apart."""
         moved = self.runtime.gpu.unpack
         if not moved or not weights:
             return 0.0
-        gpu = self.system.gpu
         packed = 8.0 * np.asarray(weight_bytes, dtype=np.float64) < _OPERAND_BITS * weights
         return np.where(packed, moved * weights / (gpu.own_bandwidth or np.inf) / gpu.gemm.streaming, 0.0)
 
@@ -158,17 +168,20 @@ class Costs:
 
     def cpu(self, tokens: Any, tier: str, weight_bytes: Any = None) -> FloatArray:
         """Time of experts on the CPU with their weights read from `tier`; inf without a CPU or from GPU memory."""
-        if self.cpu_name is None or tier == self.system.gpu_tier:
+        if self.cpu_name is None or self.system.is_gpu_memory(tier):
             return np.full(np.shape(tokens), np.inf)
         device = self.system.devices[self.cpu_name]
         return self._expert(device, tokens, weight_bytes, self.reach(self.cpu_name, tier).rate)
 
     def local(self, tokens: Any, tier: str, weight_bytes: Any = None) -> FloatArray:
-        """Time of experts on the near-data unit inside `tier`; inf where there is none."""
-        name = self.ndp_of.get(tier)
+        """Time of experts on the device that works from `tier` alone (`local_of`); inf where there is none."""
+        name = self.local_of.get(tier)
         if name is None:
             return np.full(np.shape(tokens), np.inf)
-        return self._expert(self.system.devices[name], tokens, weight_bytes, None)
+        device = self.system.devices[name]
+        if isinstance(device, Gpu):
+            return self._on_its_gpu(device, tokens, weight_bytes)
+        return self._expert(device, tokens, weight_bytes, None)
 
     def _expert(self, device: Any, tokens: Any, weight_bytes: Any, bandwidth: float | None) -> FloatArray:
         weights = self.model.expert_bytes if weight_bytes is None else weight_bytes
@@ -294,7 +307,7 @@ class Costs:
             t = self.runtime.gpu.rows(t)
         time = self.system.devices[device].gemm_time(flops * t, np.where(t > 0, weight_bytes + activations * t, 0.0))
         if device == self.system.attending_gpu:
-            time = time + np.where(t > 0, self._unpacking(weight_bytes, flops / 2), 0.0)
+            time = time + np.where(t > 0, self._unpacking(self._gpu, weight_bytes, flops / 2), 0.0)
         return self._fixed(operation, device, np.asarray(time, dtype=np.float64), t > 0, t)
 
     def _fixed(self, operation: Operation, device: str, time: FloatArray, called: Any, tokens: Any) -> FloatArray:

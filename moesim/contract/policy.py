@@ -47,9 +47,9 @@ class Deployment:
     """What lives where at the start, and how the job is cut: the answer of `deploy`."""
 
     home: IntArray
-    """[L, E] index into `problem.tiers` of the tier that holds the expert's master copy."""
+    """[L, E] index into `problem.tiers` of the tier that holds the expert's master copy: a GPU's, or one of the host."""
     resident: BoolArray
-    """[L, E] experts with a copy in GPU memory at the start; must hold wherever `home` is the GPU's tier."""
+    """[L, E] experts with a copy in the memory of the GPU that attends at the start; must hold wherever `home` is that tier."""
     expert_bytes: FloatArray
     """[L, E] bytes of one stored copy (smaller than the model's where the copy is quantised)."""
     plan: BatchPlan
@@ -124,8 +124,9 @@ class PoolRule(Protocol):
 class Dispatch(NamedTuple):
     """Who computes each expert of one visit.
 
-    An expert given to the GPU that is neither resident nor in flight is uploaded from its home first. An expert given
-    to a CPU is computed in place from its home tier; one given to a near-data unit must live in that unit's tier.
+    An expert given to the GPU that attends and neither resident nor in flight is uploaded from its home in the host first. An
+    expert given to a CPU is computed in place from its home tier; one given to a near-data unit or to another GPU must live in
+    the tier of that device.
     """
 
     device: IntArray
@@ -200,13 +201,15 @@ class Visit:
     counts: IntArray
     """[E] tokens routed to each expert; their sum is k * tokens."""
     gpu: FloatArray
-    """[E] time on the GPU once the weights are there."""
+    """[E] time on the GPU that attends once the weights are there."""
     cpu: FloatArray
     """[E] time on the CPU, weights read from the expert's home tier (inf without a CPU or from GPU memory)."""
     local: FloatArray
-    """[E] time on the device that works from the expert's home tier alone, a near-data unit (inf where there is none)."""
+    """[E] time on the device that works from the expert's home tier alone: a near-data unit, or a GPU that does not attend (inf
+    where there is none)."""
     copy: FloatArray
-    """[E] time of a lone copy from the expert's home to GPU memory (0 where its home is GPU memory)."""
+    """[E] time of a lone copy from the expert's home to GPU memory: 0 where its home is there, inf where it is the memory of
+    another GPU, which computes it."""
     resident: BoolArray
     """[E] copies in GPU memory."""
     foreseen: Foreseen | None = None
@@ -277,7 +280,7 @@ class View:
 class Policy(Spec):
     """A placement policy: frozen parameters and the three slots. `deploy` has to be written, the others have defaults.
 
-    By default the GPU runs what is resident and uploads the rest, and nothing moves between layers.
+    By default every GPU runs what lives in its memory, the one that attends uploads the rest, and nothing moves between layers.
     """
 
     adapts: ClassVar[Literal["never", "layer", "pass", "both"]] = "never"
@@ -327,7 +330,8 @@ class Policy(Spec):
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """Called at every visit of an MoE layer, after its routing is known."""
-        return Dispatch(np.full(visit.counts.shape, view.problem.attending_index))
+        gpus = view.problem.gpu_at[view.home[visit.layer]]
+        return Dispatch(np.where(visit.resident, view.problem.attending_index, gpus))
 
     def adapt(self, step: Step, view: View) -> Moves:
         """Called when `adapts` says so, after the layer (or the last layer of the pass) has ended."""

@@ -85,12 +85,12 @@ class Problem:
 
     @property
     def gpu_tier(self) -> str:
-        """Name of the GPU's memory."""
+        """Name of the memory of the GPU that attends."""
         return self.system.gpu_tier
 
     @cached_property
     def gpu_tier_index(self) -> int:
-        """Index of the GPU's memory in `tiers`."""
+        """Index in `tiers` of the memory of the GPU that attends."""
         return self.tiers.index(self.gpu_tier)
 
     @cached_property
@@ -109,6 +109,21 @@ class Problem:
         return {self.tiers.index(tier): self.devices.index(name) for tier, name in self.costs.ndp_of.items()}
 
     @cached_property
+    def local_index(self) -> dict[int, int]:
+        """Tier index -> device index of what computes experts that live in that tier, and no others: the near-data unit inside
+        it, or the GPU whose memory it is, unless that GPU attends."""
+        return {self.tiers.index(tier): self.devices.index(name) for tier, name in self.costs.local_of.items()}
+
+    @cached_property
+    def gpu_at(self) -> IntArray:
+        """[T] index in `devices` of the GPU that runs experts from each tier: the one whose memory it is, else the one that
+        attends, to which they are uploaded."""
+        gpus = np.full(len(self.tiers), self.attending_index)
+        for name in self.system.further_gpus:
+            gpus[self.tiers.index(self.system.gpu_memory[name])] = self.devices.index(name)
+        return gpus
+
+    @cached_property
     def main_memory(self) -> str:
         """The host tier that the CPU works from: where activations for it lie; the first DDR tier, else the first host tier."""
         tiers = self.system.host_tiers
@@ -118,13 +133,13 @@ class Problem:
         """The tier that `device` takes activations from and leaves them in."""
         if device == self.system.attending_gpu:
             return self.gpu_tier
-        inside = {name: tier for tier, name in self.costs.ndp_of.items()}
-        return inside.get(device, self.main_memory)
+        local = {name: tier for tier, name in self.costs.local_of.items()}
+        return local.get(device, self.main_memory)
 
     def usable(self, tier: str) -> float:
-        """Bytes of weights that a program may put into `tier`; in GPU memory beside what the runtime keeps for itself."""
+        """Bytes of weights that a program may put into `tier`; in a GPU's memory beside what the runtime keeps for itself."""
         capacity = self.system.capacity(tier)
-        return max(capacity - self.runtime.reserve, 0.0) if tier == self.gpu_tier else capacity
+        return max(capacity - self.runtime.reserve, 0.0) if self.system.is_gpu_memory(tier) else capacity
 
     def expert_bytes(self, *, alike: bool = False) -> FloatArray:
         """[L, E] bytes of each routed expert as the model is stored; all `alike` are as large as the mean.
@@ -160,14 +175,17 @@ class Problem:
         """
         batch, prefill, decode = plan.batch, plan.prefill, plan.decode
         prompt, chunk = np.sort(self.job.prompt)[::-1], float(chunk_of(self.job, prefill) or np.inf)
-        tokens = self._prompt_tokens(plan)
         micro_prefill = min(float(prompt[: prefill.micro_batch].sum()), chunk)
         micro_decode = float(min(decode.micro_batch, batch))
-        hidden = 3.0 * self.model.token_bytes * max(tokens, float(batch))
+        hidden = self.hidden_bytes(plan)
         if not self.job.attention:
             return hidden
         per_token = self.model.qkv_activation_bytes + self.model.core_activation_bytes
         return hidden + 2.0 * per_token * max(micro_prefill, micro_decode)
+
+    def hidden_bytes(self, plan: BatchPlan) -> float:
+        """Bytes of hidden states in and out of all tokens that pass the layers together, and of an expert's gathered input."""
+        return 3.0 * self.model.token_bytes * max(self._prompt_tokens(plan), float(plan.batch))
 
     def _prompt_tokens(self, plan: BatchPlan) -> float:
         """Most tokens of prompts that pass the layers together."""
@@ -236,8 +254,12 @@ class Problem:
         return max(sizes) if plan.homes.elsewhere else 0.0
 
     def host_shares(self, plan: BatchPlan) -> dict[str, dict[str, float]]:
-        """Host tier -> what it holds beside routed experts, in words -> bytes of the room for weights."""
-        shares: dict[str, dict[str, float]] = {}
+        """Tier -> what it holds beside routed experts, in words -> bytes of the room for weights; `gpu_tier` is left out.
+
+        The memory of another GPU holds the hidden states that its experts read and write.
+        """
+        hidden = f"hidden states of {format_count(plan.batch, 'sequence')}"
+        shares = {self.system.gpu_memory[name]: {hidden: self.hidden_bytes(plan)} for name in self.system.further_gpus}
         away = plan.homes.cache_share(self.model)
         for tier, share in ((plan.kv, 1.0 - away), (plan.homes.attention, away)):
             if tier is not None and tier != self.gpu_tier and share:
@@ -251,5 +273,5 @@ class Problem:
         return shares
 
     def host_overhead(self, plan: BatchPlan) -> dict[str, float]:
-        """Host tier -> bytes of its room that are not for routed experts."""
+        """Tier -> bytes of its room that are not for routed experts; `gpu_tier` is left out."""
         return {tier: sum(shares.values()) for tier, shares in self.host_shares(plan).items()}

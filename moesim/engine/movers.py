@@ -190,6 +190,9 @@ class Movers:
         if not len(missing):
             return
         layers, experts = layers[missing], experts[missing]
+        if (elsewhere := self._problem.gpu_at[tiers[missing]] != self._problem.attending_index).any():
+            memory = self._problem.tiers[int(tiers[missing][elsewhere][0])]
+            raise PolicyError(f"an expert that lives in '{memory}', the memory of another GPU, is computed there, not loaded")
         stored = books.bytes[layers, experts]
         nbytes = stored if sizes is None else sizes[missing]
         if not ((nbytes > 0) & (nbytes <= stored * (1 + 1e-12))).all():

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from moesim.arrays import BoolArray, FloatArray, IntArray, distinct
-from moesim.contract import Deployment, Overlap, Problem, Serial
+from moesim.contract import Deployment, Overlap, PhasePlan, Problem, Serial
 from moesim.errors import CapacityError, InputError, Mistake, PolicyError
 from moesim.units import format_count, format_exact, format_sum
 
@@ -66,8 +66,7 @@ class Residency:
         if (self.home < 0).any() or (self.home >= len(self.problem.tiers)).any():
             raise PolicyError("deploy gave an expert a home that is not a tier of the machine")
         for plan in (deployment.plan.prefill, deployment.plan.decode):
-            if deployment.plan.kv == self.problem.gpu_tier and plan.core != self.problem.system.attending_gpu:
-                raise PolicyError(f"deploy put the KV cache into GPU memory and the attention core on '{plan.core}'")
+            self._check_attention(plan, deployment.plan.kv)
         if not isinstance(deployment.plan.prefill.pipeline, Overlap | Serial):
             raise PolicyError(
                 f"deploy gave prefill the pipeline {deployment.plan.prefill.pipeline}; it knows Overlap and Serial"
@@ -84,6 +83,16 @@ class Residency:
             raise PolicyError(f"deploy returned an order that is not a permutation of the {requests} requests")
         if (self.pinned & ~self.resident).any():
             raise PolicyError("deploy gave an expert its home in GPU memory but did not make it resident")
+
+    def _check_attention(self, plan: PhasePlan, kv: str) -> None:
+        """The GPU that attends, or the CPU, runs it, over a cache in the memory of that GPU or in the host."""
+        system, cached_here = self.problem.system, kv == self.problem.gpu_tier
+        if cached_here and plan.core != system.attending_gpu:
+            raise PolicyError(f"deploy put the KV cache into GPU memory and the attention core on '{plan.core}'")
+        unfit = set(system.further_gpus) & {plan.projections, plan.core, plan.output}
+        if unfit or (system.is_gpu_memory(kv) and not cached_here):
+            place = f"'{min(unfit)}'" if unfit else f"KV cache in '{kv}'"
+            raise PolicyError(f"deploy put attention on another GPU ({place}) than '{system.attending_gpu}', which attends")
 
     def _check_replicas(self) -> None:
         shape = (len(self.problem.tiers), *self.home.shape)

@@ -101,7 +101,8 @@ class StreamWalk:
         resident = context.residency.resident[layers]
         held: IntArray = resident.astype(np.int64)
         if style.streamed:
-            streamed = (~resident & on_gpu).reshape(-1, groups, resident.shape[1]).any(axis=1)
+            here = context.problem.gpu_at[context.residency.home[layers]] == context.problem.attending_index
+            streamed = (~resident & on_gpu & here).reshape(-1, groups, resident.shape[1]).any(axis=1)
             self._check_room(style, streamed)
             load = np.zeros_like(resident)
             load[::groups] = streamed

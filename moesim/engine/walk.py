@@ -141,7 +141,8 @@ class PassWalk:
 
     def _rows_of(self, row: int, answers: Answers, flying: IntArray | None) -> Any:
         """What the engine has to know of one visit."""
-        if answers.counts is not None or answers.nbytes is not None or answers.source is not None:
+        special = answers.counts is not None or answers.nbytes is not None or answers.source is not None
+        if special or self.context.problem.system.further_gpus:
             return self._rows(slice(row, row + 1), answers, flying, data=row)
         context, layers = self.context, self.layers[row : row + 1]
         self._serving = context.residency.resident[layers]

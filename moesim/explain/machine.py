@@ -59,7 +59,7 @@ def engines(costs: Costs) -> list[Engine]:
     places = [place(system.attending_gpu, system.gpu_tier, costs.gpu)]
     if costs.cpu_name is not None:
         places += [place(costs.cpu_name, tier, partial(costs.cpu, tier=tier)) for tier in system.host_tiers]
-    return [*places, *(place(unit, tier, partial(costs.local, tier=tier)) for tier, unit in costs.ndp_of.items())]
+    return [*places, *(place(unit, tier, partial(costs.local, tier=tier)) for tier, unit in costs.local_of.items())]
 
 
 def rooflines(costs: Costs) -> Section:
@@ -154,7 +154,8 @@ def _narrowest(path: Path, resources: Mapping[str, float]) -> str:
 
 def break_even(costs: Costs) -> Section:
     """Tokens per expert from which uploading beats computing in place."""
-    rows = [row for engine in engines(costs)[1:] for row in _break_even(costs, engine)]
+    in_host = [engine for engine in engines(costs)[1:] if not costs.system.is_gpu_memory(engine.tier)]
+    rows = [row for engine in in_host for row in _break_even(costs, engine)]
     note = "From so many tokens per expert on, uploading it and running it on the GPU is sooner than running it where it lies."
     if not rows:
         note = "No device computes experts beside the GPU."

@@ -95,7 +95,7 @@ class _Trade:
         lives = deployment.home == problem.gpu_tier_index
         uploads = 0.0
         for index, tier in enumerate(problem.tiers):
-            if tier != problem.gpu_tier:
+            if not problem.system.is_gpu_memory(tier):
                 # what was resident and gives way is read from where most of the others live
                 at = (deployment.home == index) | (lives & (tier == problem.main_memory))
                 uploads += float(missing[at].sum()) / problem.costs.path(tier, problem.gpu_tier).rate

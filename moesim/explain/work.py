@@ -30,6 +30,7 @@ def used(popularity: FloatArray, top_k: int, tokens: float) -> FloatArray:
 
 _OTHERS = "attention, routers, shared experts, dense layers, embeddings"
 _CACHE = "the longest sequences of a batch at full length"
+_HIDDEN = "of all tokens that pass the layers together, in and out, and a gathered input"
 
 
 @dataclass(frozen=True)
@@ -144,11 +145,15 @@ def _host_rows(problem: Problem, deployment: Deployment) -> Iterator[Row]:
         copies = {"there": Quantity(int(lives.sum()), whole), "also on the GPU": Quantity(copied)}
         yield Row(f"{tier}: capacity", room, "B")
         for content, nbytes in aside.items():
-            law = _CACHE if content == "KV cache" else "those that live here; what the GPU computes with crosses in every step"
+            law = "those that live here; what the GPU computes with crosses in every step"
+            law = _CACHE if content == "KV cache" else _HIDDEN if problem.system.is_gpu_memory(tier) else law
             yield Row(
                 f"{tier}: {content}", nbytes, "B", law, {"batch": Quantity(deployment.plan.batch)} if law == _CACHE else {}
             )
-        yield Row(f"{tier}: master copies", held, "B", "experts that live there", copies)
+        if problem.system.is_gpu_memory(tier):
+            yield Row(f"{tier}: experts", held, "B", "experts that its GPU computes", {"there": copies["there"]})
+        else:
+            yield Row(f"{tier}: master copies", held, "B", "experts that live there", copies)
         yield Row(f"{tier}: left over", room - sum(aside.values()) - held, "B", "capacity less these")
 
 
@@ -187,7 +192,8 @@ def ceilings(plan: Plan) -> Section:
     chance = used(problem.popularity, problem.model.top_k, float(plan.batch))
     sizes = plan.deployment.expert_bytes if plan.deployment is not None else np.full(chance.shape, problem.model.expert_bytes)
     expected = chance * sizes
-    rows = [*_upload_rows(plan, expected), _memory_row(plan, expected), *_cpu_rows(plan, expected), *_attention_row(plan)]
+    memories = [_memory_row(plan, expected), *_further_rows(plan, expected)]
+    rows = [*_upload_rows(plan, expected), *memories, *_cpu_rows(plan, expected), *_attention_row(plan)]
     note = (
         "Each as if nothing else took time, without set-ups and launches, for independent tokens and the first residents: "
         "tokens that resemble each other need fewer experts, and a cache follows them."
@@ -201,7 +207,7 @@ def _homes(plan: Plan) -> list[tuple[str, BoolArray]]:
     if plan.deployment is None:
         return [(problem.main_memory, ~plan.resident)]
     masks = [(tier, plan.deployment.home == index) for index, tier in enumerate(problem.tiers)]
-    return [(tier, mask) for tier, mask in masks if tier != problem.gpu_tier and mask.any()]
+    return [(tier, mask) for tier, mask in masks if not problem.system.is_gpu_memory(tier) and mask.any()]
 
 
 def _upload_rows(plan: Plan, expected: FloatArray) -> Iterator[Row]:
@@ -229,17 +235,36 @@ def _memory_row(plan: Plan, expected: FloatArray) -> Row:
     context = np.full(plan.batch, plan.context)
     cache = float(architecture.core_bytes_decode(context).sum())
     on_gpu = plan.deployment is None or plan.deployment.plan.kv == problem.gpu_tier
-    nbytes = weights + float(expected.sum()) + cache * on_gpu
+    experts = float(expected.sum()) - sum(nbytes for _, nbytes in _with_further_gpus(plan, expected))
+    nbytes = weights + experts + cache * on_gpu
     rate = problem.system.reach(problem.system.attending_gpu, problem.gpu_tier).rate
     inputs = {
         "batch": Quantity(plan.batch),
         "B": Quantity(rate, "B/s"),
         "other weights": Quantity(weights, "B"),
-        "experts": Quantity(float(expected.sum()), "B"),
+        "experts": Quantity(experts, "B"),
         "KV": Quantity(cache * on_gpu, "B"),
     }
     law = "batch x B / (other weights + active experts + KV cache read), all of it in GPU memory"
     return Row("GPU memory", plan.batch * rate / nbytes, "tok/s", law, inputs)
+
+
+def _with_further_gpus(plan: Plan, expected: FloatArray) -> list[tuple[str, float]]:
+    """(GPU, bytes of active experts per pass) for each GPU that does not attend."""
+    system, tiers = plan.problem.system, plan.problem.tiers
+    if plan.deployment is None:
+        return []
+    homes = {name: plan.deployment.home == tiers.index(system.gpu_memory[name]) for name in system.further_gpus}
+    return [(name, float(expected[home & ~plan.resident].sum())) for name, home in homes.items()]
+
+
+def _further_rows(plan: Plan, expected: FloatArray) -> Iterator[Row]:
+    system = plan.problem.system
+    for name, nbytes in _with_further_gpus(plan, expected):
+        rate = system.reach(name, system.gpu_memory[name]).rate
+        inputs = {"batch": Quantity(plan.batch), "B": Quantity(rate, "B/s"), "experts": Quantity(nbytes, "B")}
+        value = _unbounded(plan.batch * rate / nbytes if nbytes else float("inf"))
+        yield Row(f"memory of {name}", value, "tok/s", "batch x B / active experts that live there", inputs)
 
 
 def _cpu_rows(plan: Plan, expected: FloatArray) -> Iterator[Row]:

@@ -104,6 +104,9 @@ def read_placed(run: str | Path | Result) -> Placed:
         raise InputError(Mistake("has no experts.csv beside it, which holds the placement; run it again", file=place))
     loaded = load_data(data, beside=None if isinstance(run, Result) else Path(run))
     loaded = replace(loaded, job_and_table=loaded.build())
+    if further := loaded.scenario.hardware.further_gpus:
+        gpus = ", ".join((loaded.scenario.hardware.attending_gpu, *further))
+        raise InputError(Mistake(f"is a run on several GPUs ({gpus}); exports write placements for one", file=place))
     table, layers = result.columns["experts"], loaded.job_and_table[0].layers if loaded.job_and_table else 0
     shape = (layers, loaded.scenario.model.experts)
     if len(table["resident"]) != shape[0] * shape[1]:

@@ -34,7 +34,7 @@ def bill(system: System) -> list[BillLine]:
     """
     lines = [BillLine(f"devices.{name}", device.name, "", device.price) for name, device in system.devices.items()]
     for name, tier in system.tiers.items():
-        if isinstance(tier, Memory) and (tier.price is not None or name != system.gpu_tier):
+        if isinstance(tier, Memory) and (tier.price is not None or not system.is_gpu_memory(name)):
             rate = "" if tier.price is None else f" at {tier.price * 1e9:.4g} USD/GB"
             usd = None if tier.price is None else tier.capacity * tier.price
             lines.append(BillLine(f"tiers.{name}", tier.name, f"{format_bytes(tier.capacity)}{rate}", usd))

@@ -1,4 +1,4 @@
-"""What must hold between the parts of a machine: names that exist, one GPU, a way to everything, capacity for sets.
+"""What must hold between the parts of a machine: names that exist, a memory for each GPU, a way to everything, capacity.
 
 Knows the parts, not the machine made of them; finds every problem, raises none.
 """
@@ -17,7 +17,7 @@ from moesim.hardware.ndp import NearDataUnit
 from moesim.hardware.paths import distances, nodes_of
 from moesim.units import format_exact, format_sum
 
-__all__ = ["Problem", "capacity", "node_of", "problems"]
+__all__ = ["Problem", "capacity", "gpu_memories", "node_of", "problems"]
 
 Problem = tuple[tuple[str, ...], str]
 """Where (keys from the system down) and what."""
@@ -25,10 +25,24 @@ Devices = Mapping[str, Device]
 Tiers = Mapping[str, Memory | Interleaved]
 
 
-def problems(devices: Devices, tiers: Tiers, links: Mapping[str, Link]) -> list[Problem]:
-    """Every problem of the machine, in the order devices, tiers, links; ways are looked for once the names are right."""
-    mistakes = [*_one_gpu(devices), *_device_names(devices, tiers), *_tier_names(tiers, devices), *_link_ends(links)]
-    return mistakes or [*_set_capacities(tiers), *_ways(devices, tiers, links)]
+def problems(devices: Devices, tiers: Tiers, links: Mapping[str, Link], attending: str | None = None) -> list[Problem]:
+    """Every problem of the machine, in the order devices, tiers, links; ways are looked for once the names are right.
+
+    `attending`: the GPU that attends, None for the first one.
+    """
+    mistakes = [
+        *_gpus(devices, attending),
+        *_device_names(devices, tiers),
+        *_own_nodes(devices),
+        *_tier_names(tiers, devices),
+        *_link_ends(links),
+    ]
+    return mistakes or [*_set_capacities(tiers), *_ways(devices, tiers, links, attending)]
+
+
+def gpu_memories(devices: Devices) -> dict[str, str]:
+    """GPU -> tier that is its memory, in the order of the file."""
+    return {name: device.memory for name, device in devices.items() if isinstance(device, Gpu)}
 
 
 def node_of(device: Device, tiers: Tiers) -> str | None:
@@ -74,14 +88,29 @@ def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
     return f"no {kind} '{name}'; known: {', '.join(names) or 'none'}.{did_you_mean(name, names)}"
 
 
-def _one_gpu(devices: Devices) -> Iterator[Problem]:
-    gpus = [name for name, device in devices.items() if isinstance(device, Gpu)]
-    if len(gpus) != 1:
-        names = f" ({', '.join(gpus)})" if gpus else ""
-        yield ("devices",), f"a system has exactly one GPU; this one has {len(gpus)}{names}"
+def _gpus(devices: Devices, attending: str | None) -> Iterator[Problem]:
+    gpus = gpu_memories(devices)
+    if not gpus:
+        yield ("devices",), "a system has at least one GPU; this one has none"
+    elif attending is not None and attending not in gpus:
+        missing = "is not a GPU" if attending in devices else "is not a device of this machine"
+        hint = did_you_mean(attending, list(gpus))
+        yield ("attending",), f"'{attending}' {missing}; one of its GPUs attends: {', '.join(gpus)}.{hint}"
+
+
+def _own_nodes(devices: Devices) -> Iterator[Problem]:
+    nodes: dict[str, str] = {}
+    memories = gpu_memories(devices)
+    for name, device in devices.items():
+        if not isinstance(device, Gpu):
+            continue
+        neighbour = nodes.setdefault(device.at, name)
+        if neighbour != name and memories[neighbour] != device.memory:  # one memory for two is a mistake of its own
+            yield ("devices", name, "at"), f"'{neighbour}' is at node '{device.at}'; each GPU has a node of its own"
 
 
 def _device_names(devices: Devices, tiers: Tiers) -> Iterator[Problem]:
+    owners = {memory: name for name, memory in reversed(gpu_memories(devices).items())}
     for name, device in devices.items():
         for key in ("memory", "inside"):
             memory = getattr(device, key, None)
@@ -93,6 +122,8 @@ def _device_names(devices: Devices, tiers: Tiers) -> Iterator[Problem]:
                 yield where, _unknown("tier", memory, tiers)
             elif isinstance(tier, Interleaved) and not isinstance(device, Cpu):
                 yield where, f"'{memory}' is an interleaved set; a single memory is needed here"
+            elif isinstance(device, Gpu) and owners[memory] != name:
+                yield where, f"tier '{memory}' is the memory of '{owners[memory]}'; each GPU has one of its own"
             elif isinstance(device, Gpu) and isinstance(tier, Memory) and tier.at != device.at:
                 yield (
                     where,
@@ -101,7 +132,7 @@ def _device_names(devices: Devices, tiers: Tiers) -> Iterator[Problem]:
 
 
 def _tier_names(tiers: Tiers, devices: Devices) -> Iterator[Problem]:
-    own = {device.memory for device in devices.values() if isinstance(device, Gpu)}
+    own = set(gpu_memories(devices).values())
     sets = {name: tier for name, tier in tiers.items() if isinstance(tier, Interleaved) and tier.capacity is None}
     # The first set without a capacity takes its members whole and leaves nothing to any other set.
     whole = {part: name for name, tier in reversed(sets.items()) for part in tier.of}
@@ -154,16 +185,20 @@ def _set_capacities(tiers: Tiers) -> Iterator[Problem]:
                 yield ("tiers", name, "capacity"), text
 
 
-def _ways(devices: Devices, tiers: Tiers, links: Mapping[str, Link]) -> Iterator[Problem]:
-    start = next(str(node_of(device, tiers)) for device in devices.values() if isinstance(device, Gpu))
+def _ways(devices: Devices, tiers: Tiers, links: Mapping[str, Link], attending: str | None) -> Iterator[Problem]:
+    memories = gpu_memories(devices)
+    gpu = attending or next(iter(memories))
+    start = str(node_of(devices[gpu], tiers))
+    place = f"the GPU's node '{start}'" if len(memories) == 1 else f"node '{start}' of '{gpu}', the GPU that attends"
     reached = distances(links, start)
     places: list[tuple[tuple[str, ...], str]] = []
     for name, device in devices.items():
         node = node_of(device, tiers)
         if node is not None and not isinstance(device, NearDataUnit):
             places.append((("devices", name, "at"), node))
-    places += [(("tiers", name, "at"), tier.at) for name, tier in tiers.items() if isinstance(tier, Memory)]
+    own = memories.values()  # at the nodes of their GPUs
+    places += [(("tiers", name, "at"), tier.at) for name, tier in tiers.items() if isinstance(tier, Memory) and name not in own]
     for where, node in places:
         if node not in reached:
             hint = did_you_mean(node, [n for n in (*nodes_of(links), start) if n in reached])
-            yield where, f"no link leads from '{node}' to the GPU's node '{start}'.{hint}"
+            yield where, f"no link leads from '{node}' to {place}.{hint}"

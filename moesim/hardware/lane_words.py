@@ -24,13 +24,19 @@ def lane_words(system: System) -> dict[str, str]:
     """Lane (device or `<link>:forward|reverse`) -> its work in words.
 
     A link that ends at the GPU uploads to it and downloads from it; any other one is read where bytes come
-    nearer to the GPU and written where they go away from it.
+    nearer to the GPU and written where they go away from it. A link of a further GPU is named by that GPU.
     """
     words = {name: _device(system, name) for name in system.devices}
     home = system.gpu.at
     far = distances(system.links, home) if home is not None else {}
+    further = {system.node(name): name for name in system.further_gpus}
     for name, link in system.links.items():
         first, second = link.ends
+        gpu = further.get(first) or further.get(second)
+        if gpu is not None:
+            towards, away = ("forward", "reverse") if second in further else ("reverse", "forward")
+            words |= {f"{name}:{towards}": f"{_spelled(name)} to {gpu}", f"{name}:{away}": f"{_spelled(name)} from {gpu}"}
+            continue
         at_gpu = home in link.ends
         inwards = far.get(second, 0) < far.get(first, 0)
         verbs = ("upload", "download") if at_gpu else ("read", "write")

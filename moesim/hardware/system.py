@@ -55,10 +55,10 @@ AnyDevice = Annotated[
 
 
 class System(Spec):
-    """A machine of one GPU and whatever else there is.
+    """A machine of one or more GPUs and whatever else there is.
 
-    Nodes are the places that `at` and `ends` name; a node with nothing at it is a switch. Valid: one GPU; links are undirected
-    edges with a rate per direction; a flow takes the way with the fewest links.
+    Nodes are the places that `at` and `ends` name; a node with nothing at it is a switch. Valid: one GPU attends, others hold
+    experts and compute them; links are undirected edges with a rate per direction; a flow takes the way with the fewest links.
     """
 
     kind: Literal["system"] = "system"
@@ -67,7 +67,10 @@ class System(Spec):
     description: str = ""
     """One sentence about it, which lists show."""
     devices: dict[str, AnyDevice]
-    """Name -> what computes; exactly one GPU."""
+    """Name -> what computes; at least one GPU."""
+    attending: str | None = None
+    """Name of the GPU that runs attention, router, shared experts and head; the first one if not given. The others hold routed
+    experts in their own memories and compute them there."""
     tiers: dict[str, Tier]
     """Name -> what holds bytes."""
     links: dict[str, Link] = Field(default_factory=dict)
@@ -75,7 +78,7 @@ class System(Spec):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        problems = checks.problems(self.devices, self.tiers, self.links)
+        problems = checks.problems(self.devices, self.tiers, self.links, self.attending)
         if problems:
             details = [_detail(location, text) for location, text in problems]
             raise ValidationError.from_exception_data("System", details)
@@ -88,11 +91,21 @@ class System(Spec):
     @cached_property
     def attending_gpu(self) -> str:
         """Name of the GPU that runs attention, router and head."""
-        return next(name for name, device in self.devices.items() if isinstance(device, Gpu))
+        return self.attending or next(iter(self.gpu_memory))
+
+    @cached_property
+    def further_gpus(self) -> tuple[str, ...]:
+        """Names of the GPUs that do not attend, in the order of the file."""
+        return tuple(name for name in self.gpu_memory if name != self.attending_gpu)
+
+    @cached_property
+    def gpu_memory(self) -> dict[str, str]:
+        """GPU -> tier that is its memory, in the order of the file."""
+        return checks.gpu_memories(self.devices)
 
     @property
     def gpu(self) -> Gpu:
-        """The GPU."""
+        """The GPU that attends."""
         device = self.devices[self.attending_gpu]
         assert isinstance(device, Gpu)
         return device
@@ -114,8 +127,12 @@ class System(Spec):
 
     @cached_property
     def gpu_tier(self) -> str:
-        """Name of the tier that is GPU memory."""
-        return self.gpu.memory
+        """Name of the tier that is the memory of the GPU that attends."""
+        return self.gpu_memory[self.attending_gpu]
+
+    def is_gpu_memory(self, tier: str) -> bool:
+        """Whether a tier is the memory of a GPU."""
+        return tier in self.gpu_memory.values()
 
     @cached_property
     def tier_names(self) -> tuple[str, ...]:
@@ -127,8 +144,8 @@ class System(Spec):
 
     @cached_property
     def host_tiers(self) -> tuple[str, ...]:
-        """Names of the tiers that are not GPU memory."""
-        return tuple(name for name in self.tier_names if name != self.gpu_tier)
+        """Names of the tiers that are not the memory of a GPU."""
+        return tuple(name for name in self.tier_names if not self.is_gpu_memory(name))
 
     def capacity(self, tier: str) -> float:
         """Bytes of weights that a program may put into `tier`; 0 for a tier that an interleaved set takes whole."""
@@ -179,7 +196,7 @@ class System(Spec):
         """Paths of the prices that are not known; a GPU's memory comes with the GPU."""
         devices = [f"devices.{name}.price" for name, device in self.devices.items() if device.price is None]
         tiers = [f"tiers.{name}.price" for name, tier in self.tiers.items()
-                 if isinstance(tier, Memory) and tier.price is None and name != self.gpu_tier]  # fmt: skip
+                 if isinstance(tier, Memory) and tier.price is None and not self.is_gpu_memory(name)]  # fmt: skip
         return (*devices, *tiers)
 
     @cached_property
@@ -225,7 +242,14 @@ class System(Spec):
             if name != tier:
                 tiers[name] = left
         devices = {n: d for n, d in self.devices.items() if not (isinstance(d, NearDataUnit) and d.inside == tier)}
-        return System(name=self.name, description=self.description, devices=devices, tiers=tiers, links=self.links)
+        return System(
+            name=self.name,
+            description=self.description,
+            devices=devices,
+            attending=self.attending,
+            tiers=tiers,
+            links=self.links,
+        )
 
     @cached_property
     def _paths(self) -> dict[tuple[str, str], Path]:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from moesim import plugins
 from moesim.contract import Policy, Problem, is_bound
-from moesim.engine.books.energy_and_cost import bound_seconds, cost_per_million_tokens, energy, range_notes
+from moesim.engine.books.energy_and_cost import bound_seconds, cost_per_million_tokens, energy, notes
 from moesim.engine.machine import ARRIVALS
 from moesim.engine.run import Outcome, SimulationOptions, simulate
 from moesim.errors import InputError, Mistake, MoesimError, excerpt
@@ -162,7 +162,7 @@ def _facts(
         "bill": [line._asdict() for line in bill(scenario.hardware)],
         "lane_words": {**lane_words(scenario.hardware), ARRIVALS: "waiting for requests"},
         "single_layer_batch": not job.attention,
-        "notes": [*range_notes(problem, outcome), *outcome.faults, *unbounded, *_about_sample(sample)],
+        "notes": [*notes(problem, outcome), *outcome.faults, *unbounded, *_about_sample(sample)],
     }
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from moesim.clock import LIMIT, SECOND, to_ps
 from moesim.contract import Costs
 from moesim.errors import InputError, Mistake
-from moesim.hardware import NearDataUnit
+from moesim.hardware import Gpu, NearDataUnit
 from moesim.hardware import Path as Way
 from moesim.scenario.tree import Path, Tree
 from moesim.units import format_bytes
@@ -63,8 +63,9 @@ def _fixed(costs: Costs) -> Iterator[Operation]:
     for name, device in costs.system.devices.items():
         yield ("hardware", "devices", name, "launch"), device.launch or 0.0, f"a call to {name}"
         yield ("hardware", "devices", name, "sync"), device.sync or 0.0, f"a hand-over to {name}"
-    for kind, seconds in costs.system.gpu.fixed:
-        yield ("hardware", "devices", costs.system.attending_gpu, "fixed", kind), seconds, "a kernel with nothing to do"
+    for name, device in costs.system.devices.items():
+        for kind, seconds in device.fixed if isinstance(device, Gpu) else ():
+            yield ("hardware", "devices", name, "fixed", kind), seconds, "a kernel with nothing to do"
 
 
 def _computed(costs: Costs) -> Iterator[Operation]:
@@ -81,6 +82,8 @@ def _computed(costs: Costs) -> Iterator[Operation]:
         ("the output projection", costs.output(gpu, 1)),
     ):
         yield where, float(seconds), f"one token of {name} on {gpu}"
+    for name in system.further_gpus:
+        yield ("hardware", "devices", name), float(costs.local(1, system.gpu_memory[name])), f"one token of an expert on {name}"
     for tier in system.host_tiers:
         if costs.cpu_name is not None:
             reach, where = costs.reach(costs.cpu_name, tier), ("hardware", "devices", costs.cpu_name)

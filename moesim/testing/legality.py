@@ -73,6 +73,8 @@ def _plan(phase: str, plan: PhasePlan, problem: Problem) -> Iterator[str]:
     for name in (plan.projections, plan.core, plan.output):
         if name not in problem.devices:
             yield f"deploy: {phase} names '{name}', which is not a device ({', '.join(problem.devices)})"
+        elif name in problem.system.further_gpus:
+            yield f"deploy: {phase} attends on '{name}'; the GPU that attends is '{problem.system.attending_gpu}'"
 
 
 def dispatch_shapes(call: Call, problem: Problem, stored: FloatArray) -> Iterator[str]:
@@ -186,14 +188,15 @@ def _load_bytes(answer: Moves, call: Call, stored: FloatArray) -> Iterator[str]:
 
 
 def devices(call: Call, problem: Problem) -> Iterator[str]:
-    """Active experts go to the GPU, to a CPU that reads their home in the host, or to the near-data unit of their home."""
+    """Active experts go to the GPU that attends, to a CPU that reads their home in the host, or to the device of their home."""
     if call.slot != "dispatch" or not isinstance(call.answer, Dispatch) or not isinstance(call.seen, Visit):
         return
     if np.shape(call.answer.device) != call.seen.counts.shape:
         return  # reported by the check of shapes
     home, active = call.home[call.layer], computed(call) > 0
-    units = np.array([problem.ndp_index.get(tier, -1) for tier in range(len(problem.tiers))])
-    legal = call.answer.device == problem.attending_index
+    units = np.array([problem.local_index.get(tier, -1) for tier in range(len(problem.tiers))])
+    reached = call.resident[call.layer] | call.in_flight[call.layer] | (problem.gpu_at[home] == problem.attending_index)
+    legal = (call.answer.device == problem.attending_index) & reached
     legal |= (call.answer.device == units[home]) & (units[home] >= 0)
     if problem.cpu_index >= 0:
         legal |= (call.answer.device == problem.cpu_index) & np.isfinite(call.seen.cpu)

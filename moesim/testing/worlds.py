@@ -8,14 +8,12 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
 
 from moesim.arrays import FloatArray, IntArray
 from moesim.contract import Problem
-from moesim.contract.costs import Costs
 from moesim.hardware import System
 from moesim.model import Architecture
 from moesim.runtime import Runtime
@@ -42,10 +40,7 @@ class World:
     def problem(self) -> Problem:
         """The placement problem, made anew: arrays of its own, and a generator that starts from the seed."""
         job = replace(self.job, arrival=self.job.arrival.copy(), prompt=self.job.prompt.copy(), output=self.job.output.copy())
-        rng = Streams(self.seed)["policy"]
-        problem = Problem(self.model, self.system, job, self.routing.profile.copy(), rng, runtime=RUNTIME)
-        vars(problem)["costs"] = _costs(_Same(self.model), _Same(self.system))
-        return problem
+        return Problem(self.model, self.system, job, self.routing.profile.copy(), Streams(self.seed)["policy"], runtime=RUNTIME)
 
     def rerouted(self, routing: RoutingTable) -> World:
         """The same world, in which tokens ask for other experts."""
@@ -73,25 +68,6 @@ class World:
         return bool((ordered[..., 1:] > ordered[..., :-1]).all())
 
 
-class _Same:
-    """A specification as a key: the object itself, whose values would take longer to compare than its costs to find."""
-
-    def __init__(self, spec: Any) -> None:
-        self.spec = spec
-
-    def __hash__(self) -> int:
-        return id(self.spec)
-
-    def __eq__(self, key: object) -> bool:
-        return isinstance(key, _Same) and self.spec is key.spec
-
-
-@lru_cache(maxsize=32)
-def _costs(model: _Same, system: _Same) -> Costs:
-    """Durations of a world, which remember what was asked for: runs of many policies ask for the same."""
-    return Costs(model.spec, RUNTIME.over(system.spec), RUNTIME)
-
-
 RUNTIME = Runtime.model_validate({"gpu": {"launches": {"graph": 5e-6, "direct": 5e-6}}, "cpu": {"hand_over": 1e-5}})
 """A program whose calls to the GPU cost 5 us each, and a hand-over to the CPU 10 us."""
 
@@ -107,7 +83,7 @@ def machine(
 ) -> System:
     """A GPU, `ddr` bytes of DRAM (0: none), CXL devices name -> (bytes, B/s) behind a link each, and what is `far`.
 
-    `far`: bytes of an `ssd`, and of DRAM of a `peer` behind a network.
+    `far`: bytes of an `ssd`, of DRAM of a `peer` behind a network, and of the memory `hbm1` of a second GPU, half as fast.
     `ndp` puts a near-data unit into every CXL device; without `cpu` nothing but the GPU and those units computes.
     """
     devices: dict[str, Any] = {"gpu": {"kind": "gpu", "at": "gpu", "memory": "hbm", "compute": 200e12}}
@@ -132,7 +108,15 @@ def machine(
         memory = {"kind": "remote", "capacity": far["peer"], "read": 250e9, "latency": 1e-7}
         tiers["peer"] = {**memory, "at": "peer", "stage": "ddr"}
         links["to_peer"] = {"ends": ["peer", "host"], "rate": 12e9, "setup": 2.5e-6}
+    if "hbm1" in far:
+        _add_gpu(devices, tiers, links, far["hbm1"])
     return System(name="bench", devices=devices, tiers=tiers, links=links)
+
+
+def _add_gpu(devices: dict[str, Any], tiers: dict[str, Any], links: dict[str, Any], capacity: float) -> None:
+    devices["gpu1"] = {"kind": "gpu", "at": "gpu1", "memory": "hbm1", "compute": 100e12}
+    tiers["hbm1"] = {"kind": "hbm", "at": "gpu1", "capacity": capacity, "read": 1e12}
+    links["nvlink"] = {"ends": ["gpu", "gpu1"], "rate": 100e9, "setup": 3e-6, "serial": True}
 
 
 def small_model(
@@ -171,11 +155,6 @@ def small_job(prompt: list[int], output: list[int], layers: int, attention: bool
 
 def small_worlds() -> list[World]:
     """The worlds that every policy is tried on: each kind of machine, ragged and even jobs, with and without attention."""
-    return list(_small_worlds())
-
-
-@cache
-def _small_worlds() -> tuple[World, ...]:
     pair = {"near": (100 * MB, 22e9), "far": (120 * MB, 9e9)}
     ragged = small_job([9, 30, 4, 17, 12, 25], [4, 1, 5, 3, 4, 2], 3)
     even = small_job([20] * 14, [3] * 14, 3)
@@ -183,13 +162,14 @@ def _small_worlds() -> tuple[World, ...]:
     lone = small_job([16] * 14, [1] * 14, 1, attention=False)
     plain, wide = small_model(), small_model(shared=512, dense=1)
     single = small_model(layers=1)
-    return (
+    return [
         _world("gpu_cpu", "GPU and CPU, a third of the experts fits", machine(hbm=100 * MB), plain, ragged),
         _world("gpu_cpu_even", "GPU and CPU, most experts fit", machine(hbm=160 * MB), plain, even),
         _world("cxl", "DRAM too small, two unequal CXL devices", machine(110 * MB, 40 * MB, pair), wide, even),
         _world("near_data", "CXL devices that compute", machine(120 * MB, 60 * MB, pair, ndp=True), wide, ragged),
         _world("storage", "DRAM too small, the rest on an SSD", machine(90 * MB, 80 * MB, far={"ssd": GB}), plain, ragged),
         _world("network", "DRAM too small, the rest with a peer", machine(90 * MB, 80 * MB, far={"peer": GB}), plain, ragged),
+        _world("two_gpus", "a second GPU, and the rest in DRAM", machine(90 * MB, far={"hbm1": 50 * MB}), wide, ragged),
         _world("lone_layer", "one MoE layer, every kind of device", machine(40 * MB, GB, pair, ndp=True), single, lone),
         _world(
             "gpu_host",
@@ -199,7 +179,7 @@ def _small_worlds() -> tuple[World, ...]:
             long,
         ),
         _world("gpu_alone", "a GPU that holds everything", machine(GB, 0.0, cpu=False), plain, even),
-    )
+    ]
 
 
 def impossible_worlds() -> list[World]:

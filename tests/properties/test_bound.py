@@ -12,11 +12,16 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 from moesim.errors import MoesimError
-from moesim.results.bound import Dense, Limits, PhaseWork, lower_bound
+from moesim.results.bound import Dense, FurtherGpus, Limits, PhaseWork, lower_bound
 
 CLOSE = 1e-6
 SMALL = settings(max_examples=25, deadline=None)
 seconds = st.floats(0.01, 100)
+
+
+RATE = st.one_of(st.just(0.0), st.floats(0.1, 100))
+GPUS = 2
+"""Kinds of further GPUs that works know; a machine has none of them, or both."""
 
 
 @st.composite
@@ -29,8 +34,9 @@ def works(draw: st.DrawFn, passes: st.SearchStrategy[int] | None = None) -> Phas
     near = np.array([numbers(0.01, 100) for _ in range(units)]).reshape(units, classes)
     count = np.array(draw(st.lists(st.integers(1, 50), min_size=classes, max_size=classes)), dtype=float)
     fixed = tuple(Dense(draw(seconds), draw(st.one_of(seconds, st.just(np.inf)))) for _ in range(draw(st.integers(0, 2))))
+    further = np.array([numbers(0.01, 10) for _ in range(GPUS)])
     return PhaseWork(
-        count, numbers(0.01, 10), numbers(0.01, 100), near, numbers(1, 50), draw(passes or st.integers(1, 9)), fixed
+        count, numbers(0.01, 10), numbers(0.01, 100), near, numbers(1, 50), draw(passes or st.integers(1, 9)), fixed, further
     )
 
 
@@ -41,6 +47,7 @@ limits = st.builds(
     sources=st.one_of(st.none(), st.tuples(st.floats(0.1, 100), st.floats(0.1, 100))),
     host_bandwidth=st.one_of(st.none(), st.floats(0.1, 200)),
     concurrent=st.integers(1, 3),
+    further=st.one_of(st.just(()), st.tuples(*[st.builds(FurtherGpus, st.integers(1, 7), st.floats(0, 500), RATE)] * GPUS)),
 )
 
 
@@ -111,7 +118,8 @@ def test_compressed_and_single_items_have_one_bound(work: PhaseWork, machine: Li
     times = work.count.astype(int)
     items = PhaseWork.of(
         np.repeat(work.gpu, times), np.repeat(work.weight, times), cpu=np.repeat(work.cpu, times),
-        ndp=np.repeat(work.ndp, times, axis=1), passes=work.passes, fixed=work.fixed)  # fmt: skip
+        ndp=np.repeat(work.ndp, times, axis=1), passes=work.passes, fixed=work.fixed,
+        further=np.repeat(work.further, times, axis=1))  # fmt: skip
     assert lower_bound([items], machine).seconds == pytest.approx(lower_bound([work], machine).seconds, rel=CLOSE)
 
 
@@ -127,7 +135,7 @@ def test_i10_more_memory_or_bandwidth_never_raises_the_time(
 
 
 @SMALL
-@given(works(), limits, st.floats(1, 10), st.sampled_from(["gpu", "cpu", "ndp"]))
+@given(works(), limits, st.floats(1, 10), st.sampled_from(["gpu", "cpu", "ndp", "further"]))
 def test_i10_faster_devices_never_raise_the_time(work: PhaseWork, machine: Limits, factor: float, field: str) -> None:
     faster = replace(work, **{field: getattr(work, field) / factor})
     assert lower_bound([faster], machine).seconds <= lower_bound([work], machine).seconds * (1 + CLOSE)
@@ -138,17 +146,29 @@ def test_i10_faster_devices_never_raise_the_time(work: PhaseWork, machine: Limit
 def test_i10_another_device_never_raises_the_time(work: PhaseWork, machine: Limits) -> None:
     alone = replace(work, ndp=work.ndp[:0])
     assert lower_bound([work], machine).seconds <= lower_bound([alone], machine).seconds * (1 + CLOSE)
+    assert lower_bound([work], machine).seconds <= lower_bound([work], replace(machine, further=())).seconds * (1 + CLOSE)
+
+
+@SMALL
+@given(works(), limits, st.floats(1, 10), st.sampled_from(["memory", "upload", "number"]))
+def test_i10_more_of_further_gpus_never_raises_the_time(work: PhaseWork, machine: Limits, factor: float, field: str) -> None:
+    scale = int(factor) if field == "number" else factor
+    more = tuple(gpus._replace(**{field: scale * getattr(gpus, field)}) for gpus in machine.further)
+    before, after = (lower_bound([work], limit).seconds for limit in (machine, replace(machine, further=more)))
+    assert after <= before * (1 + CLOSE)
 
 
 @SMALL
 @given(works(), limits, st.floats(0.01, 100))
 def test_a_machine_slower_by_a_factor_takes_that_much_longer(work: PhaseWork, machine: Limits, factor: float) -> None:
     fixed = tuple(Dense(factor * pair.gpu, factor * pair.cpu) for pair in work.fixed)
-    slow = replace(work, gpu=factor * work.gpu, cpu=factor * work.cpu, ndp=factor * work.ndp, fixed=fixed)
+    times = {name: factor * getattr(work, name) for name in ("gpu", "cpu", "ndp", "further")}
+    slow = replace(work, **times, fixed=fixed)
     rates = {
         "upload": machine.upload / factor,
         "sources": machine.sources and tuple(rate / factor for rate in machine.sources),
         "host_bandwidth": machine.host_bandwidth and machine.host_bandwidth / factor,
+        "further": tuple(gpus._replace(upload=gpus.upload / factor) for gpus in machine.further),
     }
     expected = factor * lower_bound([work], machine).seconds
     assert lower_bound([slow], replace(machine, **rates)).seconds == pytest.approx(expected, rel=CLOSE)
@@ -160,7 +180,8 @@ def test_the_unit_of_bytes_does_not_matter(work: PhaseWork, machine: Limits, fac
     scaled = Limits(
         factor * machine.gpu_memory, factor * machine.upload,
         machine.sources and tuple(factor * rate for rate in machine.sources),
-        machine.host_bandwidth and factor * machine.host_bandwidth, machine.concurrent)  # fmt: skip
+        machine.host_bandwidth and factor * machine.host_bandwidth, machine.concurrent,
+        tuple(gpus._replace(memory=factor * gpus.memory, upload=factor * gpus.upload) for gpus in machine.further))  # fmt: skip
     bound = lower_bound([replace(work, weight=factor * work.weight)], scaled).seconds
     assert bound == pytest.approx(lower_bound([work], machine).seconds, rel=CLOSE)
 
@@ -177,15 +198,16 @@ def test_phases_add_up_and_together_they_are_never_slower(phases: list[PhaseWork
 
 def primal(work: PhaseWork, machine: Limits) -> float:
     """The linear programme as the docstring of `lower_bound` states it: unknowns are items per option, and T."""
-    classes, units, dense = work.count.size, len(work.ndp), len(work.fixed)
-    unknowns = (3 + units) * classes + 2 * dense + 1
-    part = [slice(index * classes, (index + 1) * classes) for index in range(3 + units)]
-    offset = (3 + units) * classes
-    rows, limit = np.zeros((5 + units, unknowns)), np.zeros(5 + units)
+    classes, units, dense, gpus = work.count.size, len(work.ndp), len(work.fixed), machine.further
+    options = 3 + units + 2 * len(gpus)
+    unknowns = options * classes + 2 * dense + 1
+    part = [slice(index * classes, (index + 1) * classes) for index in range(options)]
+    offset = options * classes
+    rows, limit = np.zeros((5 + units + 3 * len(gpus), unknowns)), np.zeros(5 + units + 3 * len(gpus))
     rows[0, part[0]] = rows[0, part[1]] = work.gpu
     rows[0, offset : offset + dense] = [pair.gpu for pair in work.fixed]
     rows[1, part[2]] = work.cpu
-    rows[1, offset + dense : -1] = [min(pair.cpu, 1e6) for pair in work.fixed]
+    rows[1, offset + dense : -1] = [min(pair.cpu, 1e9) for pair in work.fixed]
     rows[2, part[1]] = work.weight / min(machine.upload, sum(machine.sources or (np.inf,))) / machine.concurrent
     if machine.host_bandwidth:
         rows[3, part[1]] = work.weight / machine.host_bandwidth / machine.concurrent
@@ -193,6 +215,12 @@ def primal(work: PhaseWork, machine: Limits) -> float:
     for unit in range(units):
         rows[5 + unit, part[3 + unit]] = work.ndp[unit]
     rows[:, -1] = -1
+    for number, gpu in enumerate(gpus):  # their seconds, bytes brought there, bytes that lie there
+        first, here = 5 + units + 3 * number, [part[3 + units + 2 * number], part[4 + units + 2 * number]]
+        rows[first, here[0]] = rows[first, here[1]] = work.further[number] / gpu.number
+        rows[first + 1, here[1]] = work.weight / max(gpu.number * gpu.upload * machine.concurrent, 1e-9)
+        rows[first + 2, here[0]], rows[first + 2, -1] = work.weight, 0
+        limit[first + 2] = work.passes * gpu.number * gpu.memory
     rows[4] = 0
     rows[4, part[0]], limit[4] = work.weight, work.passes * machine.gpu_memory
     whole = np.zeros((classes + dense, unknowns))

@@ -229,7 +229,7 @@ def test_i5_a_link_never_exceeds_its_rates(k):
 
 
 @SOME
-@given(strategies.moving(serial_link=True, prefetch=0.0, migrate=0.0, cpu=True, places="ggg", ndp=0))
+@given(strategies.moving(serial_link=True, prefetch=0.0, migrate=0.0, cpu=True, places="ggg", ndp=0, gpus=0))
 def test_i4_results_follow_work_and_work_follows_activations(k):
     recorder = worlds.run(k, Restless, timeline=True).recorder
 

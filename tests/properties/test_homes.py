@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, Literal
 
 import engine_worlds as worlds
-import numpy as np
 import pytest
 import strategies
 from hypothesis import given, settings
@@ -47,7 +46,7 @@ class AwayStreamed(Away):
         return worlds.streaming(super().deploy(problem), self.how)
 
     def dispatch(self, visit, view) -> Dispatch:
-        return Dispatch(np.full(len(visit.counts), view.problem.attending_index))
+        return Dispatch(view.problem.gpu_at[view.home[visit.layer]])
 
 
 def check(k: Knobs, policy: Any, homes: Homes, schedule: Any = worlds.Rounds) -> None:

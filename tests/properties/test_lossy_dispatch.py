@@ -74,7 +74,7 @@ class LossyMoving(worlds.Restless):
 
 
 @SOME
-@given(strategies.moving())
+@given(strategies.moving(gpus=0))
 def test_i1_what_is_not_computed_is_told(k):
     outcome = worlds.run(k, LossyMoving)
     notes, recorder = outcome.deployment.state, outcome.recorder
@@ -87,7 +87,7 @@ def test_i1_what_is_not_computed_is_told(k):
 
 
 @SOME
-@given(strategies.moving(cpu=False, cxl=0, kv="hbm", places="ggg", attention=False, prefetch=0.0))
+@given(strategies.moving(gpus=0, cpu=False, cxl=0, kv="hbm", places="ggg", attention=False, prefetch=0.0))
 def test_i2_smaller_copies_move_fewer_bytes(k):
     p, _ = worlds.problem(k)
     outcome = worlds.run(k, LossyMoving)
@@ -101,7 +101,7 @@ def test_i2_smaller_copies_move_fewer_bytes(k):
 
 
 @SOME
-@given(strategies.knobs())
+@given(strategies.knobs(gpus=0))
 def test_i9_lossy_visits_in_closed_form_equal_events(k):
     together, one_by_one, events = (
         worlds.record(worlds.run(k, policy, engine))
@@ -112,7 +112,7 @@ def test_i9_lossy_visits_in_closed_form_equal_events(k):
 
 
 @SOME
-@given(strategies.moving())
+@given(strategies.moving(gpus=0))
 def test_i11_a_lossy_run_does_not_beat_its_bound(k):
     p, _ = worlds.problem(k)
     outcome = worlds.run(k, LossyMoving)

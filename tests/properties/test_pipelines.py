@@ -92,7 +92,7 @@ class Streamed(worlds.Scripted):
         return worlds.streaming(super().deploy(problem), self.how)
 
     def dispatch(self, visit, view) -> Dispatch:
-        return Dispatch(np.full(len(visit.counts), view.problem.attending_index))
+        return Dispatch(view.problem.gpu_at[view.home[visit.layer]])
 
 
 WAYS = [
@@ -121,7 +121,8 @@ def test_i1_i2_i11_of_streamed_runs(k, how):
     recorder = outcome.recorder
     tokens = int(p.job.prompt.sum()) + (int(p.job.output.sum()) - p.job.requests if k.attention else 0)
     assert sum(recorder.expert_tokens.values()) == p.model.top_k * tokens * p.layers
-    away = ~outcome.deployment.resident
+    streams = p.gpu_at[outcome.deployment.home] == p.attending_index  # what lives with another GPU runs there
+    away = ~outcome.deployment.resident & streams
     per_pass = float((outcome.deployment.expert_bytes * away).sum())
     passes = len(recorder.passes)
     if how["ahead"] or how.get("pipeline") != "module":
@@ -129,7 +130,7 @@ def test_i1_i2_i11_of_streamed_runs(k, how):
     assert sum(recorder.critical.values()) == recorder.makespan
     assert max(recorder.busy.values()) <= recorder.makespan
     assert recorder.layers.time.sum() <= recorder.makespan
-    assert bound_seconds(p, outcome) <= recorder.makespan / SECOND * (1 + 1e-9)
+    assert bound_seconds(p, outcome) <= (recorder.makespan + recorder.rounded / 2) / SECOND * (1 + 1e-9)
 
 
 @SOME

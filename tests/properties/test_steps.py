@@ -52,7 +52,7 @@ class Ahead(Scripted):
         return worlds.streaming(super().deploy(problem), self.how)
 
     def dispatch(self, visit, view) -> Dispatch:
-        return Dispatch(np.full(len(visit.counts), view.problem.attending_index))
+        return Dispatch(view.problem.gpu_at[view.home[visit.layer]])
 
 
 def alike(k: Knobs, policy: type, schedule: Any = worlds.Rounds) -> worlds.Outcome:

@@ -13,10 +13,10 @@ from moesim.contract import Problem
 from moesim.engine.books.work_done import WorkTally
 from moesim.engine.run import Outcome
 from moesim.hardware import Link, Memory
-from moesim.results.bound import Dense, Limits, PhaseWork, lower_bound
+from moesim.results.bound import Dense, FurtherGpus, Limits, PhaseWork, lower_bound
 from moesim.results.recorder import SECOND, Recorder
 
-__all__ = ["bound_seconds", "cost_per_million_tokens", "energy", "range_notes"]
+__all__ = ["bound_seconds", "cost_per_million_tokens", "energy", "notes"]
 
 YEARS = 3.0
 """Years over which a machine is paid off. Source: common practice of total-cost studies; assumed."""
@@ -44,24 +44,45 @@ def _phase(problem: Problem, outcome: Outcome, tally: WorkTally, phase: str) -> 
     tiers = problem.system.host_tiers
     cpu = np.min([costs.cpu(counts, tier, weight) for tier in tiers], axis=0) if tiers else np.full(counts.shape, np.inf)
     ndp = [costs.local(counts, tier, weight) for tier in costs.ndp_of]
+    further = [costs.local(counts, tiers[0]) for tiers in _alike(problem)]
     near = np.stack(ndp) if ndp else np.zeros((0, len(counts)))
     weights = np.full(counts.shape, weight)
     fixed = tuple(Dense(*pair) for pair in tally.dense(phase))
-    return PhaseWork(number, costs.gpu(counts), cpu, near, weights, tally.passes[phase], fixed)
+    more = np.stack(further) if further else None
+    return PhaseWork(number, costs.gpu(counts), cpu, near, weights, tally.passes[phase], fixed, more)
 
 
 def _limits(problem: Problem) -> Limits:
     system, costs = problem.system, problem.costs
     tiers = [tier for tier in system.host_tiers if problem.usable(tier) > 0]
     resources = system.resources()
-    shared = (
-        set.intersection(*(({name for name, _ in costs.path(t, problem.gpu_tier).usage}) for t in tiers)) if tiers else set()
-    )
-    upload = min((resources[name] for name in shared), default=math.inf)
     sources = tuple(resources.get(f"{tier}:read", costs.path(tier, problem.gpu_tier).rate) for tier in tiers)
-    if not math.isfinite(upload):
-        upload = sum(sources)
-    return Limits(problem.usable(problem.gpu_tier), upload if tiers else 0.0, sources or None)
+    further = tuple(
+        FurtherGpus(len(alike), problem.usable(alike[0]), max(_upload(problem, sources, tiers, tier) for tier in alike))
+        for alike in _alike(problem)
+    )
+    return Limits(
+        problem.usable(problem.gpu_tier), _upload(problem, sources, tiers, problem.gpu_tier), sources or None, further=further
+    )
+
+
+def _upload(problem: Problem, sources: tuple[float, ...], tiers: list[str], target: str) -> float:
+    """The most B/s of weights from host `tiers`, which yield `sources`, into a GPU's memory."""
+    if not tiers:
+        return 0.0
+    resources = problem.system.resources()
+    shared = set.intersection(*({name for name, _ in problem.costs.path(tier, target).usage} for tier in tiers))
+    return min((resources[name] for name in shared), default=sum(sources))
+
+
+def _alike(problem: Problem) -> list[list[str]]:
+    """The memories of the GPUs that do not attend, those of equal parts together."""
+    system, groups = problem.system, dict[str, list[str]]()
+    for name in system.further_gpus:
+        device, tier = system.devices[name], system.gpu_memory[name]
+        alike = device.model_dump(exclude={"at", "memory"}), problem.usable(tier), device.own_bandwidth
+        groups.setdefault(repr(alike), []).append(tier)
+    return list(groups.values())
 
 
 def energy(problem: Problem, recorder: Recorder) -> float | None:
@@ -96,7 +117,23 @@ def cost_per_million_tokens(problem: Problem, recorder: Recorder, joules: float 
     return (capital + (joules or 0.0) * PRICE_OF_ENERGY) / tokens * 1e6
 
 
-def range_notes(problem: Problem, outcome: Outcome) -> list[str]:
+def notes(problem: Problem, outcome: Outcome) -> list[str]:
+    """What a reader of the numbers should know of the devices that made them."""
+    return [*_idle(problem, outcome), *_out_of_range(problem, outcome)]
+
+
+def _idle(problem: Problem, outcome: Outcome) -> list[str]:
+    """A sentence where GPUs of the machine computed nothing."""
+    idle = [name for name in problem.system.further_gpus if not outcome.recorder.expert_tokens.get(name)]
+    if not idle:
+        return []
+    names = " and ".join(idle)
+    return [
+        f"{names} computed nothing: this policy places no experts there; the price and the power of the machine count all GPUs"
+    ]
+
+
+def _out_of_range(problem: Problem, outcome: Outcome) -> list[str]:
     """A sentence for each device that computed experts with fewer or more tokens than its cost was measured at."""
     notes = []
     for name, (low, high) in outcome.met.items():

@@ -142,7 +142,7 @@ class Ledger:
         if tokens:
             recorder.expert_tokens[helper.name] = recorder.expert_tokens.get(helper.name, 0) + tokens
         self._operations.experts(phase, ExpertWork(helper.name, tokens, self._nbytes(runs), time))
-        if not helper.near_data:
+        if not helper.local:
             for (tier, nbytes), number in zip(self._placement.kinds(), runs.tolist(), strict=True):
                 if number:
                     usage = usage_of(problem.costs.reach(helper.name, tier).usage, nbytes * number)

@@ -25,7 +25,7 @@ _LARGE = 1 << 12
 
 
 class Helper:
-    """A device that computes experts beside the GPU, and the ways its activations take."""
+    """A device that computes experts beside the GPU that attends, and the ways its activations take."""
 
     def __init__(self, problem: Problem, index: int) -> None:
         self.index, self.name = index, problem.devices[index]
@@ -38,7 +38,8 @@ class Helper:
         )
         self.before = int(to_ps(calls.before, f"a call to {problem.system.attending_gpu}"))
         """ps by which each call to the GPU holds it up: its thread launches those first."""
-        self.near_data = index in problem.ndp_index.values()
+        self.local = index in problem.local_index.values()
+        """It works from a tier of its own, which nothing else reads meanwhile."""
 
 
 class _Draws:
@@ -104,11 +105,12 @@ class VisitTables:
             ints[at + k.S_DEVICE], ints[at + k.S_LANE] = helper.index, self._lane(helper.name)
             ints[at + k.S_OUT], ints[at + k.S_BACK] = self._lane(queue_of(helper.out)), self._lane(queue_of(helper.back))
             ints[at + k.S_SYNC], ints[at + k.S_LAUNCH], ints[at + k.S_FUSED] = helper.sync, helper.launch, int(helper.fused)
-            ints[at + k.S_BEFORE], ints[at + k.S_NEAR] = helper.before, int(helper.near_data)
+            ints[at + k.S_BEFORE], ints[at + k.S_NEAR] = helper.before, int(helper.local)
             draws(at + k.S_OUT_DRAWS, helper.out.usage, self.token_bytes)
             draws(at + k.S_BACK_DRAWS, helper.back.usage, self.token_bytes)
             for number, (tier, nbytes) in enumerate(kinds):
-                reads = () if helper.near_data or tier == problem.gpu_tier else problem.costs.reach(helper.name, tier).usage
+                apart = helper.local or problem.system.is_gpu_memory(tier)
+                reads = () if apart else problem.costs.reach(helper.name, tier).usage
                 draws(at + k.S_READS + 3 * number, reads, nbytes)
         for number, (tier, nbytes) in enumerate(kinds):
             at, path = at_kinds + number * k.KIND_WIDTH, problem.costs.path(tier, problem.gpu_tier)

@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
+from moesim.contract import Problem
 from moesim.engine.dispatches import Answers
 from moesim.engine.kernel import kernel as k
 from moesim.engine.programs.durations import ExpertTimes, Placement
 from moesim.engine.programs.program import JOIN, Operation, packed
+from moesim.errors import PolicyError
 
 __all__ = [
     "AnsweredRows",
@@ -132,13 +134,15 @@ def visit_rows(placement: Placement, demand: Demand, data: int = 0) -> IntArray:
     """`R` of the kernel for visits from number `data` on."""
     counts, layers, times, answers, resident, kinds, flying = demand
     problem = placement.problem
+    if problem.system.further_gpus:
+        _check_homes(problem, demand)
     beside = bool((answers.device != problem.attending_index).any())
     fields: dict[int, Field] = {
         k.COUNTS: counts, k.DEVICE: answers.device if beside else problem.attending_index, k.GPU: times.gpu_ps,
         k.RESIDENT: resident, k.ORDER: np.arange(counts.shape[1]) if answers.order is None else answers.order,
     }  # fmt: skip
     if beside:
-        fields |= {k.CPU: times.cpu_ps, k.NDP: times.local_ps if problem.ndp_index else -1}
+        fields |= {k.CPU: times.cpu_ps, k.NDP: times.local_ps if problem.local_index else -1}
     if answers.load is not None:
         fields[k.LOADED] = answers.load
     if flying is not None:
@@ -191,6 +195,18 @@ class AnsweredRows:
     def _put(self, field: int, values: NDArray[Any]) -> None:
         at = self._at[field]
         self.R[at : at + self._experts] = values if self._arrays else values.tolist()
+
+
+def _check_homes(problem: Problem, demand: Demand) -> None:
+    """PolicyError for an expert that the GPU which attends would have to take from the memory of another GPU."""
+    counts, layers, times, answers, resident = demand[:5]
+    here = (resident.values[layers] if isinstance(resident, ByLayer) else resident) > 0
+    here = here if demand.flying is None else here | (demand.flying > 0)
+    needed = (answers.device == problem.attending_index) & (counts > 0)
+    needed = needed if answers.load is None else needed | answers.load
+    if (needed & ~here & (times.copy_ps < 0)).any():
+        raise PolicyError(f"dispatch gave '{problem.system.attending_gpu}' an expert that lives in the memory of another GPU, "
+                          "which computes it there")  # fmt: skip
 
 
 def _laid_out(experts: int, fields: Mapping[int, Field], head_numbers: tuple[int, bool, bool, bool]) -> IntArray:

@@ -6,6 +6,7 @@ Knows the cost models; knows neither policies nor events.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -89,7 +90,7 @@ class Placement:
         self._price: list[float] = []
         self._kind_of: IntArray = self.kinds_of(self.home, self.expert_bytes)
         self._copy: FloatArray = np.array(self._price)[self._kind_of]
-        self._copy_ps = to_ps(self._copy)
+        self._copy_ps = _possible_ps(self._copy)
 
     def kinds_of(self, tiers: IntArray, nbytes: FloatArray) -> IntArray:
         """[V, E] kinds of copies in `tiers` [V, E], of `nbytes` [V, E] bytes each."""
@@ -114,8 +115,11 @@ class Placement:
         return self._kinds.index(kind)
 
     def _priced(self, kind: _Kind) -> float:
-        """Seconds of a copy into GPU memory; InputError where the clock does not hold them."""
+        """Seconds of a copy to the GPU that attends: inf from another GPU, which computes in place; InputError where the clock
+        does not hold them."""
         target = self.problem.gpu_tier
+        if kind.tier != target and self.problem.system.is_gpu_memory(kind.tier):
+            return float("inf")
         seconds = float(self.problem.costs.copy(kind.nbytes, kind.tier, target, self.pieces))
         to_ps(seconds, f"a copy of an expert ({format_bytes(kind.nbytes)}) from {kind.tier} to {target}")
         return seconds
@@ -146,7 +150,7 @@ class Placement:
             "gpu_ps": lambda: self._gpu_ps(counts, largest, gpu),
             "cpu_ps": lambda: host(_CPU_PS),
             "local_ps": lambda: host(_LOCAL_PS),
-            "copy_ps": lambda: copy_ps[layers] if kinds is None else to_ps(np.array(price)[kinds]),
+            "copy_ps": lambda: copy_ps[layers] if kinds is None else _possible_ps(np.array(price)[kinds]),
         }
         return ExpertTimes(lambda name: find[name]())
 
@@ -175,7 +179,7 @@ class Placement:
     def read_by(self, device: int, runs: NDArray[np.bool_], layer: int, kinds: IntArray | None = None) -> dict[str, float]:
         """What a side device draws [resource -> bytes] by reading the weights of the experts `runs` [E] in place."""
         usage: dict[str, float] = {}
-        if device in self.problem.ndp_index.values():
+        if device in self.problem.local_index.values():
             return usage  # reads inside its own memory, which nobody else sees
         name = self.problem.devices[device]
         kinds = self._kind_of[layer] if kinds is None else kinds
@@ -207,17 +211,9 @@ class Placement:
                 return np.asarray(self._gpu_ps_table[counts])
         return to_ps(gpu(), f"an expert with up to {largest:,} tokens on the GPU")
 
-    def _padded(self, counts: IntArray, factor: float) -> FloatArray:
-        """[V, E] s where each expert computes at least its capacity; the others share the time of those without tokens."""
-        experts, used = counts.shape[-1], counts > 0
-        least = np.ceil(factor * counts.sum(axis=-1, keepdims=True) / experts)
-        idle = (~used).sum(axis=-1, keepdims=True) * self.problem.costs.gpu(least)
-        own = self.problem.costs.gpu(np.maximum(counts, least)) + idle / np.maximum(used.sum(axis=-1, keepdims=True), 1)
-        return np.where(used, own, 0.0)
-
     def _gpu(self, counts: IntArray, largest: int) -> FloatArray:
         if self.problem.runtime.gpu.capacity is not None:
-            return self._padded(counts, self.problem.runtime.gpu.capacity)
+            return _padded(counts, self.problem.runtime.gpu.capacity, self.problem.costs.gpu)
         if largest >= _TABLE_LIMIT:
             return self.problem.costs.gpu(counts)
         if largest >= len(self._gpu_table):
@@ -226,6 +222,14 @@ class Placement:
 
     def _host(self, counts: IntArray, known: list[_Kind], kinds: IntArray, largest: int, curve: int) -> NDArray[Any]:
         """[V, E] one of the curves of helpers, by the kind of each copy."""
+        capacity, system = self.problem.runtime.gpu.capacity, self.problem.system
+        if capacity is not None and system.further_gpus and curve in (_LOCAL, _LOCAL_PS):
+            values = np.full(counts.shape, np.inf)
+            for index, kind in enumerate(known):
+                price = partial(self._local, tier=kind.tier, nbytes=kind.nbytes)
+                on_gpu = system.is_gpu_memory(kind.tier)
+                values = np.where(kinds == index, _padded(counts, capacity, price) if on_gpu else price(counts), values)
+            return values if curve == _LOCAL else _possible_ps(values)
         if len(known) == 1:
             return self._host_of(known[0], counts, largest, curve)
         values = np.empty(counts.shape, dtype=np.float64 if curve in (_CPU, _LOCAL) else np.int64)
@@ -234,17 +238,35 @@ class Placement:
             values[where] = self._host_of(kind, counts[where], largest, curve)
         return values
 
+    def _local(self, counts: IntArray, tier: str, nbytes: float) -> FloatArray:
+        """[..] s on the device that works from `tier` alone; a GPU takes the time of the model's precision, as the one that
+        attends does."""
+        costs = self.problem.costs
+        if not self.problem.system.is_gpu_memory(tier) or tier not in costs.local_of:
+            return costs.local(counts, tier, nbytes)
+        whole = costs.dequantise(nbytes, costs.local_of[tier]) if self._dequantised else 0.0
+        return costs.local(counts, tier) + np.where(counts > 0, whole, 0.0)
+
     def _host_of(self, kind: _Kind, counts: IntArray, largest: int, curve: int) -> NDArray[Any]:
         if largest >= _TABLE_LIMIT:
-            price = self.problem.costs.cpu if curve in (_CPU, _CPU_PS) else self.problem.costs.local
+            price = self.problem.costs.cpu if curve in (_CPU, _CPU_PS) else self._local
             seconds = price(counts, kind.tier, kind.nbytes)
             return seconds if curve in (_CPU, _LOCAL) else _possible_ps(seconds)
         curves = self._tables.get(kind)
         if curves is None or largest >= len(curves[0]):
             tokens = np.arange(_table_size(largest))
-            sides = (price(tokens, kind.tier, kind.nbytes) for price in (self.problem.costs.cpu, self.problem.costs.local))
+            sides = (price(tokens, kind.tier, kind.nbytes) for price in (self.problem.costs.cpu, self._local))
             curves = self._tables[kind] = tuple(values for side in sides for values in (side, _possible_ps(side)))
         return np.asarray(curves[curve][counts])
+
+
+def _padded(counts: IntArray, factor: float, price: Callable[[Any], FloatArray]) -> FloatArray:
+    """[V, E] s where each expert computes at least its capacity; the others share the time of those without tokens."""
+    experts, used = counts.shape[-1], counts > 0
+    least = np.ceil(factor * counts.sum(axis=-1, keepdims=True) / experts)
+    idle = (~used).sum(axis=-1, keepdims=True) * price(least)
+    own = price(np.maximum(counts, least)) + idle / np.maximum(used.sum(axis=-1, keepdims=True), 1)
+    return np.where(used, own, 0.0)
 
 
 def _table_size(largest: int) -> int:

@@ -346,7 +346,7 @@ class PassBuilder:
 
     def _seconds_of(self, part: HelperWork, row: int, late: BoolArray) -> int:
         """ps of the experts `late` [E] on a side."""
-        alone = (self._times.local_ps if part.helper.near_data else self._times.cpu_ps)[row]
+        alone = (self._times.local_ps if part.helper.local else self._times.cpu_ps)[row]
         calls = 0 if part.helper.fused else int(late.sum())
         return int(alone[late].sum()) + calls * part.helper.launch
 

@@ -9,14 +9,16 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from moesim.arrays import BoolArray, FloatArray
 from moesim.contract import Deployment, Problem
-from moesim.policies.kit.placement import SizedPolicy, place
+from moesim.policies.kit.placement import SizedPolicy, place_on_gpus
+from moesim.policies.kit.sizing import too_large_for_gpus
 
 __all__ = ["GpuOnly"]
 
 
 class GpuOnly(SizedPolicy):
-    """Everything is resident, nothing ever moves; refused where the experts do not fit into GPU memory.
+    """Everything is resident, nothing ever moves; refused where the experts do not fit into the memory of the GPUs.
 
     Source: what every off-loading paper measures itself against. The batch is the largest whose KV cache fits beside the
     experts; `kv` moves the cache to the host.
@@ -26,13 +28,20 @@ class GpuOnly(SizedPolicy):
 
     memoryless: ClassVar[bool] = True
     batched: ClassVar[bool] = True
+    all_gpus: ClassVar[bool] = True
     runtime: ClassVar[str] = "vllm-0.19"
     source: ClassVar[str] = "reference of MoE-CXL and others: the model fits"
 
     def deploy(self, problem: Problem) -> Deployment:
-        """All experts in GPU memory; no staging."""
+        """All experts in the memory of GPUs; no staging."""
         everything = problem.layers * problem.experts * problem.model.expert_bytes
         kv = self.kv or problem.gpu_tier
         cut = self.model_copy(update={"kv": kv}).cut(problem, needed=everything, staging=0)
-        resident = np.ones((problem.layers, problem.experts), dtype=np.bool_)
-        return place(problem, resident=resident, cut=cut)
+        deployment = place_on_gpus(problem, _all, cut)
+        if not (deployment.resident | (problem.gpu_at[deployment.home] != problem.attending_index)).all():
+            raise too_large_for_gpus(problem, cut, hosts=False)
+        return deployment
+
+
+def _all(budget: float, sizes: FloatArray) -> BoolArray:
+    return np.ones(sizes.shape, dtype=np.bool_)

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from moesim.contract import Deployment, Dispatch, Problem, View, Visit
 from moesim.policies.kit.dispatch import Misses, by_misses
-from moesim.policies.kit.placement import HomeOrder, SizedPolicy, place, quota, require_cpu
+from moesim.policies.kit.placement import SizedPolicy, place_on_gpus, quota, require_cpu
 
 __all__ = ["Random"]
 
@@ -27,6 +27,7 @@ class Random(SizedPolicy):
 
     memoryless: ClassVar[bool] = True
     batched: ClassVar[bool] = True
+    all_gpus: ClassVar[bool] = True
     source: ClassVar[str] = "yardstick; KTransformers (SOSP 2025), strategy random"
 
     def deploy(self, problem: Problem) -> Deployment:
@@ -34,7 +35,7 @@ class Random(SizedPolicy):
         if self.misses == "cpu":
             require_cpu(problem)
         scores = problem.rng.random((problem.layers, problem.experts))
-        return place(problem, resident=quota(scores), homes=HomeOrder(scores=scores), cut=self.cut(problem))
+        return place_on_gpus(problem, quota(scores), self.cut(problem), scores)
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """Residents on the GPU, the rest by `misses`."""

@@ -12,7 +12,7 @@ from pydantic import Field
 from moesim.contract import BY_NAME, Deployment, Dispatch, Problem, View, Visit
 from moesim.errors import InputError, Mistake
 from moesim.policies.kit.dispatch import Misses, by_misses
-from moesim.policies.kit.placement import SizedPolicy, overall, place, quota
+from moesim.policies.kit.placement import SizedPolicy, overall, place_on_gpus, quota
 
 __all__ = ["StaticPopularity"]
 
@@ -39,16 +39,17 @@ class StaticPopularity(SizedPolicy):
 
     memoryless: ClassVar[bool] = True
     batched: ClassVar[bool] = True
+    all_gpus: ClassVar[bool] = True
     source: ClassVar[str] = "Fiddler (ICLR 2025, arXiv:2402.07033); KTransformers (SOSP 2025)"
 
     def deploy(self, problem: Problem) -> Deployment:
-        """Fills GPU memory by popularity."""
+        """Fills the memory of all GPUs by popularity."""
         if self.misses == "cpu" and problem.cpu_index < 0:
             raise InputError(Mistake("'cpu' needs a machine with a CPU that computes; choose 'upload'", path="policy.misses"))
         rule = quota if self.rule == "quota" else overall
         cut = self.cut(problem).piped(BY_NAME[self.pipeline])
-        return place(problem, resident=rule(problem.popularity, self.limit), cut=cut)
+        return place_on_gpus(problem, rule(problem.popularity, self.limit), cut)
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
-        """Residents on the GPU, the rest by `misses`."""
+        """What a GPU has on that GPU, the rest by `misses`."""
         return by_misses(self.misses, visit, view)

@@ -1,8 +1,8 @@
 """Who computes the experts of a visit: shared rules, each a handful of array operations.
 
-Knows one visit, or several at once ([..., E]), and where copies are; keeps nothing. Every rule gives experts in GPU memory (or
-on their way there) to the GPU, and orders the rest so that no job waits behind one that is not needed sooner: residents first,
-then most tokens.
+Knows one visit, or several at once ([..., E]), and where copies are; keeps nothing. Every rule gives experts in the memory of a
+GPU (or on their way there) to that GPU, and orders the rest so that no job waits behind one that is not needed sooner:
+residents first, then most tokens.
 """
 
 from __future__ import annotations
@@ -37,9 +37,17 @@ _MANY = 1 << 40
 
 
 def in_gpu_memory(visit: Visit, view: View) -> BoolArray:
-    """[..., E] experts of this layer that need no upload: resident, or already on their way."""
+    """[..., E] experts of this layer that need no upload: resident, already on their way, or with another GPU."""
     here: BoolArray = visit.resident | view.in_flight[visit.layer]
-    return here
+    return here | (_gpus(view, visit) != view.problem.attending_index) if view.problem.system.further_gpus else here
+
+
+def _gpus(view: View, visit: Visit) -> IntArray:
+    """[..., E] the GPU of each expert: the one that has a copy, else the one that attends."""
+    problem = view.problem
+    if not problem.system.further_gpus:
+        return np.full(visit.resident.shape, problem.attending_index)
+    return np.where(visit.resident, problem.attending_index, problem.gpu_at[view.home[visit.layer]])
 
 
 @lru_cache(maxsize=64)
@@ -76,14 +84,13 @@ def in_order(counts: IntArray, resident: BoolArray) -> IntArray:
 
 
 def upload_missing(visit: Visit, view: View, *, whole_layer: bool = False) -> Dispatch:
-    """Everything runs on the GPU; what is missing is uploaded (`whole_layer`: with or without tokens)."""
+    """Everything runs on a GPU; what no GPU has is uploaded (`whole_layer`: with or without tokens)."""
     here = in_gpu_memory(visit, view)
-    device = np.full(here.shape, view.problem.attending_index)
-    return Dispatch(device, in_order(visit.counts, visit.resident), ~here if whole_layer else None)
+    return Dispatch(_gpus(view, visit), in_order(visit.counts, visit.resident), ~here if whole_layer else None)
 
 
 def cpu_missing(visit: Visit, view: View) -> Dispatch:
-    """Residents run on the GPU, the rest on the CPU in place; on the GPU where no CPU can reach them."""
+    """Experts in the memory of a GPU run there, the rest on the CPU in place; on the GPU where no CPU can reach them."""
     on_cpu = ~in_gpu_memory(visit, view) & np.isfinite(visit.cpu)
     return to_cpu_where(on_cpu, visit, view)
 
@@ -106,9 +113,8 @@ def by_misses(misses: Misses, visit: Visit, view: View) -> Dispatch:
 
 
 def to_cpu_where(on_cpu: BoolArray, visit: Visit, view: View) -> Dispatch:
-    """The CPU for experts `on_cpu` [..., E], the GPU for the rest."""
-    problem = view.problem
-    device = np.where(on_cpu, problem.cpu_index, problem.attending_index)
+    """The CPU for experts `on_cpu` [..., E], their GPU for the rest."""
+    device = np.where(on_cpu, view.problem.cpu_index, _gpus(view, visit))
     return Dispatch(device, in_order(visit.counts, visit.resident))
 
 

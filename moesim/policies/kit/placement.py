@@ -6,6 +6,8 @@ Knows capacities and scores; knows neither visits nor time.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -15,7 +17,7 @@ from moesim.arrays import BoolArray, FloatArray, IntArray
 from moesim.contract import BatchPlan, Deployment, Homes, Policy, Problem
 from moesim.contract.homes import HERE
 from moesim.errors import InputError, Mistake
-from moesim.policies.kit.sizing import Sizing, host_order, host_room, portions, too_large
+from moesim.policies.kit.sizing import Sizing, gpu_room, host_order, host_room, portions, too_large
 from moesim.spec import GIVEN, Unread
 from moesim.units import Share, format_bytes, format_exact, format_sum
 
@@ -32,6 +34,7 @@ __all__ = [
     "nothing",
     "overall",
     "place",
+    "place_on_gpus",
     "portions",
     "quota",
     "ranking",
@@ -256,7 +259,7 @@ def _homes(
     classes: Sequence[tuple[BoolArray, Groups]],
 ) -> IntArray:
     """[L, E] tier indices, -1 where nothing had room; master copies of residents come last, they are read least."""
-    room = {tier: max(bytes_left, 0.0) for tier, bytes_left in host_room(problem, cut).items()}
+    room = {tier: max(bytes_left, 0.0) for tier, bytes_left in {**gpu_room(problem, cut), **host_room(problem, cut)}.items()}
     order, home = ranking(uses), np.full(held.shape, -1, dtype=np.int64)
     for group in (~held, held):
         for members, groups in classes:
@@ -265,10 +268,85 @@ def _homes(
     return home
 
 
+def place_on_gpus(problem: Problem, choice: Choice, cut: BatchPlan, scores: FloatArray | None = None) -> Deployment:
+    """The experts of `choice` in the memories of all GPUs, the rest in the host; with one GPU as `place` does it.
+
+    `choice` fills the room of all GPUs together. Each expert, those of the first places of all layers first, goes to the GPU
+    that would be done with its layer soonest: the one that attends has the shared experts to run, another one gets activations
+    and sends results back. `scores` [L, E], the profile if not given, say how often an expert is used.
+    Raises InputError when something has no place.
+    """
+    order = HomeOrder(scores=scores)
+    if not problem.system.further_gpus:
+        return place(problem, resident=choice, homes=order, cut=cut)
+    sizes, room = problem.expert_bytes(), gpu_room(problem, cut)
+    chosen = choice(sum(room.values()), sizes)
+    tier = _SpreadOverGpus(problem, cut, room, problem.popularity if scores is None else scores).tiers(chosen, sizes)
+    groups = [
+        (tier == problem.tiers.index(name), [[name]] if name != problem.gpu_tier else everywhere(problem)) for name in room
+    ]
+    classes = [*groups, (tier < 0, everywhere(problem))]
+    return place(problem, resident=tier == problem.gpu_tier_index, homes=HomeOrder(classes=classes, scores=scores), cut=cut)
+
+
+@dataclass
+class _SpreadOverGpus:
+    """How far each GPU is with each layer as experts are dealt out."""
+
+    problem: Problem
+    cut: BatchPlan
+    room: dict[str, float]
+    """Memory of a GPU -> bytes left for experts."""
+    scores: FloatArray
+    """[L, E]"""
+
+    @cached_property
+    def chance(self) -> FloatArray:
+        """[L, E] share of decode steps in which each expert has tokens, for independent ones."""
+        share = self.scores / self.scores.sum(axis=1, keepdims=True)
+        return np.asarray(1.0 - (1.0 - np.minimum(self.problem.model.top_k * share, 1.0)) ** self.cut.batch)
+
+    def tiers(self, chosen: BoolArray, sizes: FloatArray) -> IntArray:
+        """[L, E] the tier of each of the `chosen` [L, E] experts of `sizes` [L, E] bytes, -1 for others and for no room."""
+        experts, memories = chosen.shape[1], list(self.room)
+        tiers = np.full(chosen.size, -1, dtype=np.int64)
+        index, left = [self.problem.tiers.index(name) for name in memories], [self.room[name] for name in memories]
+        seconds, ends = self._each(memories), np.repeat(self._first(memories)[:, None], chosen.shape[0], axis=1)
+        places = (-np.where(chosen, self.scores, -np.inf)).argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
+        flat = np.flatnonzero(chosen)
+        for expert in flat[np.lexsort((flat, places.ravel()[flat]))].tolist():
+            layer, size = expert // experts, float(sizes.ravel()[expert])
+            work = self.chance.ravel()[expert] * seconds
+            free = [gpu for gpu in range(len(memories)) if left[gpu] >= size]
+            if free:
+                best = min(free, key=lambda gpu: float(ends[gpu, layer] + work[gpu]))
+                tiers[expert] = index[best]
+                left[best] -= size
+                ends[best, layer] += work[best]
+        return tiers.reshape(chosen.shape)
+
+    def _each(self, memories: list[str]) -> FloatArray:
+        """[G] seconds of an expert with tokens on each GPU, its call included."""
+        problem, costs = self.problem, self.problem.costs
+        tokens = max(self.cut.batch * problem.model.top_k / max(float(self.chance.sum(axis=1).mean()), 1e-9), 1.0)
+        devices = [costs.local_of.get(name, problem.system.attending_gpu) for name in memories]
+        times = [costs.gpu(tokens) if name == problem.gpu_tier else costs.local(tokens, name) for name in memories]
+        return np.array([float(time) + costs.calls(device).per_call for time, device in zip(times, devices, strict=True)])
+
+    def _first(self, memories: list[str]) -> FloatArray:
+        """[G] seconds of a decode layer before the first expert, or besides them: shared experts, activations out and back."""
+        problem, costs = self.problem, self.problem.costs
+        sent = self.cut.batch * problem.model.expert_token_bytes
+        ways = {name: costs.copy(sent, problem.gpu_tier, name) + costs.copy(sent, name, problem.gpu_tier) for name in memories}
+        return np.array([float(costs.shared(self.cut.batch) if n == problem.gpu_tier else ways[n]) for n in memories])
+
+
 class SizedPolicy(Policy):
     """Parameters that most policies share: how the job is cut. Everything left out is chosen by `portions`."""
 
     unread: ClassVar[tuple[Unread, ...]] = (Unread(("spare",), when={"kv": GIVEN}),)
+    all_gpus: ClassVar[bool] = False
+    """Whether experts live in the memories of all GPUs of the machine; else the one that attends is the only one that works."""
 
     batch: int | None = Field(None, ge=1)
     """Sequences decoded together; the largest number that fits if not given."""
@@ -297,7 +375,7 @@ class SizedPolicy(Policy):
         """The job cut by this policy's parameters; `nbytes` and `needed` as in `portions`, `staging` if none is given, `chunk`
         and `homes` as in `Sizing`."""
         slots = staging if self.staging is None else self.staging
-        sizing = Sizing(self.batch, self.micro_batch, self.kv, self.core, slots, self.spare, chunk, homes)
+        sizing = Sizing(self.batch, self.micro_batch, self.kv, self.core, slots, self.spare, chunk, homes, self.all_gpus)
         return portions(problem, sizing, movable=movable, nbytes=nbytes, needed=needed)
 
 

@@ -20,6 +20,7 @@ __all__ = [
     "Sizing",
     "default_staging",
     "gpu_account",
+    "gpu_room",
     "host_order",
     "host_room",
     "largest",
@@ -28,6 +29,7 @@ __all__ = [
     "portions",
     "slots_in_host",
     "too_large",
+    "too_large_for_gpus",
 ]
 
 STAGING_SHARE = 0.06
@@ -40,6 +42,14 @@ def host_room(problem: Problem, cut: BatchPlan) -> dict[str, float]:
     """Host tier -> bytes left for experts beside the KV cache, in the order of `host_order`."""
     taken = problem.host_overhead(cut)
     return {tier: problem.usable(tier) - taken.get(tier, 0.0) for tier in host_order(problem)}
+
+
+def gpu_room(problem: Problem, cut: BatchPlan) -> dict[str, float]:
+    """Memory of each GPU -> bytes left for experts, that of the GPU which attends first."""
+    taken = problem.host_overhead(cut)
+    further = [problem.system.gpu_memory[name] for name in problem.system.further_gpus]
+    rooms = {tier: max(problem.usable(tier) - taken.get(tier, 0.0), 0.0) for tier in further}
+    return {problem.gpu_tier: max(problem.gpu_free(cut), 0.0), **rooms}
 
 
 def host_order(problem: Problem) -> list[str]:
@@ -112,6 +122,8 @@ class Sizing(NamedTuple):
     """Tokens of prompts that pass the layers together at most; 0 for whole prompts."""
     homes: Homes = HERE
     """Where weights other than routed experts live."""
+    all_gpus: bool = False
+    """Whether experts live in the memories of all GPUs, and not only with the one that attends."""
 
 
 def portions(
@@ -129,12 +141,11 @@ def portions(
     `nbytes` (default: the model's) is the size of a host copy, `needed` bytes of GPU memory must remain for experts wherever
     the cache goes. Raises InputError if not even one sequence fits.
     """
-    batch, micro_batch, kv, core, staging, spare, chunk, homes = sizing or Sizing()
+    batch, micro_batch, kv, core, staging, spare, chunk, homes, all_gpus = sizing or Sizing()
     _check_names(problem, kv, core)
     requested = min(batch or problem.job.together, problem.job.together)
     stage = default_staging(problem) if staging is None else staging
     size = problem.model.expert_bytes if nbytes is None else nbytes
-    pairs = problem.layers * problem.experts
 
     def cut(count: int, tier: str) -> BatchPlan:
         plan = replace(_portions(problem, count, tier, stage, micro_batch, core), homes=homes)
@@ -142,15 +153,25 @@ def portions(
 
     def fits(count: int, tier: str, floor: float) -> bool:
         trial = cut(count, tier)
-        free = problem.gpu_free(trial)
-        resident = 0 if movable else max(int(free // problem.model.expert_bytes), 0)
-        held = slots_in_host(problem, trial, size) + resident >= pairs
-        return held and free >= floor and all(room >= 0 for room in host_room(problem, trial).values())
+        resident, further = _slots_with_gpus(problem, trial, all_gpus)
+        held = slots_in_host(problem, trial, size) + (0 if movable else resident + further)
+        enough = problem.gpu_free(trial) >= max(floor - further * problem.model.expert_bytes, 0.0)
+        roomy = all(room >= 0 for room in host_room(problem, trial).values())
+        return held >= problem.layers * problem.experts and enough and roomy
 
     best, chosen = _roomiest(_candidates(problem, kv, spare, needed), fits, requested) or (0, problem.gpu_tier)
     if best == 0 or (batch is not None and best < requested):
-        raise too_large(problem, cut(requested if batch else 1, chosen), size, needed=needed, masters=movable)
+        least = cut(requested if batch else 1, chosen)
+        if all_gpus and problem.system.further_gpus:
+            raise too_large_for_gpus(problem, least, hosts=not needed)
+        raise too_large(problem, least, size, needed=needed, masters=movable)
     return cut(best, chosen)
+
+
+def _slots_with_gpus(problem: Problem, cut: BatchPlan, all_gpus: bool) -> tuple[int, int]:
+    """Experts that the GPU which attends has room for, and the further GPUs together (with `all_gpus`, else 0)."""
+    first, *further = (int(room // problem.model.expert_bytes) for room in gpu_room(problem, cut).values())
+    return first, sum(further) if all_gpus else 0
 
 
 def _roomiest(
@@ -202,10 +223,15 @@ def _decode_core(problem: Problem, batch: int, kv: str) -> str:
 
 
 def _check_names(problem: Problem, kv: str | None, core: str | None) -> None:
-    for kind, name, known in (("tier", kv, problem.tiers), ("device", core, problem.devices)):
+    system = problem.system
+    tiers = tuple(tier for tier in problem.tiers if tier == problem.gpu_tier or not system.is_gpu_memory(tier))
+    devices = tuple(device for device in problem.devices if device not in system.further_gpus)
+    for kind, name, known in (("tier", kv, tiers), ("device", core, devices)):
         if name is not None and name not in known:
             field = "kv" if kind == "tier" else "core"
             text = f"no {kind} '{name}' in this machine; it has {', '.join(known)}.{did_you_mean(name, known)}"
+            if name in (*problem.tiers, *problem.devices):
+                text = f"'{name}' is not of '{system.attending_gpu}', the GPU that attends, or of the host: {', '.join(known)}"
             raise InputError(Mistake(text, path=f"policy.{field}"))
     if core is not None and core != problem.system.attending_gpu and kv == problem.gpu_tier:
         raise InputError(Mistake(f"'{core}' cannot attend to a KV cache in GPU memory; choose a host tier", path="policy.kv"))
@@ -242,9 +268,23 @@ def too_large(
     there = f"{copies}, and there is room for {format_sum(room)}"
     if _sum(held) <= problem.usable(gpu_tier) and _sum(room) >= pairs * nbytes:
         there += ", which is not enough in whole experts"
+    return InputError(Mistake(f"{_not_into(problem, cut)}: {here}; {there}"))
+
+
+def too_large_for_gpus(problem: Problem, cut: BatchPlan, *, hosts: bool) -> InputError:
+    """That the experts do not fit into the memories of all GPUs, and of the host where that may hold some (`hosts`)."""
+    if problem.gpu_free(cut) < 0:
+        return too_large(problem, cut, problem.model.expert_bytes)
+    rooms = {**gpu_room(problem, cut), **(host_room(problem, cut) if hosts else {})}
+    pairs, size = problem.layers * problem.experts, problem.model.expert_bytes
+    there = format_sum({f"'{tier}'": max(room, 0.0) for tier, room in rooms.items()})
+    experts = f"{format_count(pairs, 'expert')} of {format_exact(size)} are {format_exact(pairs * size)}"
+    return InputError(Mistake(f"{_not_into(problem, cut)}: {experts}, and there is room for {there} in whole experts"))
+
+
+def _not_into(problem: Problem, cut: BatchPlan) -> str:
     name = problem.system.name or "this machine"
-    text = f"{problem.model.name} with a batch of {cut.batch} does not fit into {name}: {here}; {there}"
-    return InputError(Mistake(text))
+    return f"{problem.model.name} with a batch of {cut.batch} does not fit into {name}"
 
 
 def no_plan(pins: Mapping[str, object], why: str) -> InputError:

@@ -31,11 +31,13 @@ class Programme(NamedTuple):
     time: FloatArray
     """[M, V] seconds on each resource when the option takes the whole class."""
     resident: FloatArray
-    """[P, V] bytes run as resident, one row per phase."""
+    """[P, V] bytes run as resident, one row per memory and phase."""
     capacity: FloatArray
     """[P] bytes that may be run as resident."""
     group: NDArray[np.int64]
     """[V] class that the option belongs to, ascending."""
+    memories: int = 1
+    """Memories that bytes may be resident in."""
 
 
 def _group_min(values: FloatArray, group: NDArray[np.int64]) -> FloatArray:
@@ -78,8 +80,9 @@ def best_prices(programme: Programme) -> tuple[FloatArray, FloatArray]:
     """
     # memory in shares of all bytes, so that every number the solver sees is near 1
     whole = np.maximum(np.maximum(programme.resident.sum(axis=1), programme.capacity), 1.0)
+    whole = np.tile(whole.reshape(programme.memories, -1).max(axis=0), programme.memories)  # alike in all memories
     scaled = programme._replace(resident=programme.resident / whole[:, None], capacity=programme.capacity / whole)
-    if (scaled.resident[:, _choice(scaled.resident.sum(axis=0), scaled.group)].sum(axis=1) > scaled.capacity + _GAP).any():
+    if (_least_held(scaled)[len(scaled.time) :] > _GAP).any():
         raise MoesimError("the work cannot be done: what only the GPU can run does not fit and cannot be uploaded")
     prices, rents = _quickly(scaled) or _solved(scaled)
     return prices, rents / whole
@@ -109,8 +112,7 @@ def _search(scaled: Programme, method: type[Summit]) -> tuple[FloatArray, FloatA
     """Cutting planes over a programme whose numbers are near 1: best prices, best rents, and whether nothing better is left."""
     rows, phases = len(scaled.time), len(scaled.capacity)
     best, value = (np.full(rows, 1.0 / rows), np.zeros(phases)), -np.inf
-    # the first choice needs the least memory and so keeps rents from growing without end
-    first = _plane(scaled, scaled.resident.sum(axis=0))
+    first = _least_held(scaled)
     first[rows:] = np.minimum(first[rows:], 0.0)
     summit = method(first, rows)
     tried = best
@@ -122,6 +124,19 @@ def _search(scaled: Programme, method: type[Summit]) -> tuple[FloatArray, FloatA
         if top - value <= _GAP * abs(top):
             return *best, True
     return *best, False
+
+
+def _least_held(programme: Programme) -> FloatArray:
+    """The plane [M + P] of the choices that need the least memory, which keeps rents from growing without end.
+
+    What has to be in some memory is spread over all of them by their room.
+    """
+    shape = programme.memories, len(programme.capacity) // programme.memories
+    held = programme.resident.reshape(*shape, len(programme.group)).sum(axis=1)
+    total, room = held.sum(axis=0), programme.capacity.reshape(shape).sum(axis=1)
+    shares = room / room.sum() if room.sum() > 0 else np.full(programme.memories, 1.0 / programme.memories)
+    planes = [_plane(programme, total + _GAP * (total - part)) for part in held]
+    return np.asarray(shares @ np.array(planes))
 
 
 def _plane(programme: Programme, cost: FloatArray) -> FloatArray:

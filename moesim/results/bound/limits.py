@@ -16,7 +16,7 @@ from moesim.arrays import FloatArray
 from moesim.errors import MoesimError
 from moesim.results.bound.dual import Programme, best_prices, lagrangian, reference
 
-__all__ = ["Bound", "Dense", "Limits", "PhaseWork", "lower_bound"]
+__all__ = ["Bound", "Dense", "FurtherGpus", "Limits", "PhaseWork", "lower_bound"]
 
 
 class Dense(NamedTuple):
@@ -53,6 +53,8 @@ class PhaseWork:
     """Forward passes in the phase."""
     fixed: tuple[Dense, ...] = ()
     """Work outside the experts, over the whole phase."""
+    further: FloatArray | None = None
+    """[G, U] s on a GPU of each of `Limits.further`, weights in its memory; None without any."""
 
     @classmethod
     def of(
@@ -64,25 +66,38 @@ class PhaseWork:
         cpu: ArrayLike = np.inf,
         ndp: ArrayLike | None = None,
         fixed: Sequence[tuple[float, float]] = (),
+        further: ArrayLike | None = None,
     ) -> PhaseWork:
         """From one entry per item, in any order and shape; items of equal cost are counted together.
 
-        `gpu`, `cpu`, `weight`: broadcast against each other; `ndp`: [D, ...] over the same items.
+        `gpu`, `cpu`, `weight`: broadcast against each other; `ndp`: [D, ...], `further`: [G, ...] over the same items.
         """
-        near = np.empty((0, 1)) if ndp is None else np.asarray(ndp, dtype=np.float64)
-        flat = np.broadcast_arrays(np.asarray(gpu, dtype=np.float64), cpu, weight, *near) if near.size else (
-            np.broadcast_arrays(np.asarray(gpu, dtype=np.float64), cpu, weight))  # fmt: skip
+        near, more = (np.empty((0, 1)) if part is None else np.asarray(part, dtype=np.float64) for part in (ndp, further))
+        flat = np.broadcast_arrays(np.asarray(gpu, dtype=np.float64), cpu, weight, *near, *more)
         rows = np.stack([np.ravel(column) for column in flat]).astype(np.float64)
         classes, count = np.unique(rows, axis=1, return_counts=True)
+        last = 3 + len(near)
         return cls(
             count.astype(np.float64),
             classes[0],
             classes[1],
-            classes[3:],
+            classes[3:last],
             classes[2],
             passes,
             tuple(Dense(*pair) for pair in fixed),
+            classes[last:] if len(more) else None,
         )
+
+
+class FurtherGpus(NamedTuple):
+    """GPUs beside the one that attends, which compute experts alike: together as one of all their rates and bytes."""
+
+    number: int
+    """How many there are."""
+    memory: float
+    """Bytes of expert weights that the memory of each may hold."""
+    upload: float = 0.0
+    """B/s of weights into each; 0 when nothing can be brought there."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +114,8 @@ class Limits:
     """B/s of all memory outside the GPU together, which uploads and the CPU's reads of weights share; None: no limit."""
     concurrent: int = 1
     """Largest number of passes in flight at once: one upload may serve that many."""
+    further: tuple[FurtherGpus, ...] = ()
+    """GPUs beside the one that attends, those that are alike together."""
 
     @property
     def upload_rate(self) -> float:
@@ -131,6 +148,10 @@ def lower_bound(phases: Sequence[PhaseWork], limits: Limits, *, joint: bool = Fa
         bytes uploaded <= T * upload rate                       bytes uploaded + bytes read by the CPU <= T * host rate
         bytes run as resident <= passes * GPU memory
 
+    Further GPUs add a pair x_resident, x_uploaded each, with the same three limits of their own but no dense share: attention,
+    router and head run where the machine says. n that are alike are taken as one with n times the rates and n times the memory,
+    which allows all that they can do.
+
     Every term is needed by any schedule, and everything else (order, waiting, whole experts, the capacity of other tiers,
     activations) is left out, so no run is faster. The last line holds for every cache, however it changes: in one pass
     each (layer, expert) is visited once, and an expert that the GPU runs without an upload since the pass began must
@@ -157,13 +178,14 @@ def lower_bound(phases: Sequence[PhaseWork], limits: Limits, *, joint: bool = Fa
     return Bound(seconds, tuple(part for part, _ in solved), prices)
 
 
-def _rows(units: int) -> list[str]:
-    return ["gpu", "cpu", "upload", "host", *(f"ndp {unit}" for unit in range(units))]
+def _rows(units: int, gpus: int) -> list[str]:
+    further = [f"{row} {gpu + 1}" for row in ("gpu", "upload") for gpu in range(gpus)]
+    return ["gpu", "cpu", "upload", "host", *(f"ndp {unit}" for unit in range(units)), *further]
 
 
 def _solve(phases: Sequence[PhaseWork], limits: Limits) -> tuple[float, dict[str, float]]:
     units = max(len(phase.ndp) for phase in phases)
-    names = _rows(units)
+    names = _rows(units, len(limits.further))
     programme = _programme(phases, limits, units)
     scale = reference(programme)
     if not np.isfinite(scale):
@@ -180,9 +202,9 @@ def _programme(phases: Sequence[PhaseWork], limits: Limits, units: int) -> Progr
     blocks: list[FloatArray] = []
     owners: list[NDArray[np.int64]] = []
     groups: list[NDArray[np.int64]] = []
-    offset = 0
+    offset, gpus = 0, len(limits.further)
     for index, phase in enumerate(phases):
-        for block in (*_expert_options(phase, limits, units), *_dense_options(phase, units)):
+        for block in (*_expert_options(phase, limits, units), *_dense_options(phase, len(_rows(units, gpus)) + 1 + gpus)):
             options, items = block
             blocks.append(options)
             groups.append(items + offset)
@@ -195,33 +217,50 @@ def _programme(phases: Sequence[PhaseWork], limits: Limits, units: int) -> Progr
         raise MoesimError(f"no device can do {missing.size} of {offset} kinds of work, so there is no bound")
     order = np.argsort(group[possible], kind="stable")
     table, group, owner = table[:, possible][:, order], group[possible][order], owner[possible][order]
-    resident = np.where(owner == np.arange(len(phases))[:, None], table[-1], 0.0)
-    capacity = np.array([phase.passes * limits.gpu_memory for phase in phases], dtype=np.float64)
-    return Programme(table[:-1], resident, capacity, group)
+    memories = [limits.gpu_memory, *(gpu.number * gpu.memory for gpu in limits.further)]
+    held = table[-len(memories) :, None]
+    resident = np.where(owner == np.arange(len(phases))[:, None], held, 0.0)
+    resident = resident.reshape(len(memories) * len(phases), len(owner))
+    capacity = np.array([phase.passes * memory for memory in memories for phase in phases], dtype=np.float64)
+    return Programme(table[: -len(memories)], resident, capacity, group, len(memories))
 
 
 def _expert_options(phase: PhaseWork, limits: Limits, units: int) -> list[tuple[FloatArray, NDArray[np.int64]]]:
-    """Options of the expert items: rows as in `_rows`, then resident bytes; [rows, U] each."""
-    items, none = np.arange(phase.count.size), np.zeros(phase.count.size)
-    nbytes = phase.count * phase.weight
-    upload = nbytes / limits.upload_rate if limits.upload_rate > 0 else np.where(nbytes > 0, np.inf, 0.0)
-    host = nbytes / limits.host_bandwidth if limits.host_bandwidth else none
-    rows = [none] * units
+    """Options of the expert items: rows as in `_rows`, then bytes resident in each memory; [rows, U] each."""
+    gpus = len(limits.further)
+    place = {name: number for number, name in enumerate([*_rows(units, gpus), *(f"memory {gpu}" for gpu in range(gpus + 1))])}
+    items, nbytes = np.arange(phase.count.size), phase.count * phase.weight
+    host = nbytes / limits.host_bandwidth if limits.host_bandwidth else np.zeros_like(nbytes)
+
+    def option(**rows: FloatArray) -> tuple[FloatArray, NDArray[np.int64]]:
+        table = np.zeros((len(place), items.size))
+        for name, values in rows.items():
+            table[place[name.replace("_", " ")]] = values
+        return table, items
+
+    def brought(rate: float) -> FloatArray:
+        return nbytes / rate if rate > 0 else np.where(nbytes > 0, np.inf, 0.0)
+
+    gpu = phase.count * phase.gpu
     options = [
-        [phase.count * phase.gpu, none, none, none, *rows, nbytes],
-        [phase.count * phase.gpu, none, upload, host / limits.concurrent, *rows, none],
-        [none, phase.count * phase.cpu, none, host, *rows, none],
+        option(gpu=gpu, memory_0=nbytes),
+        option(gpu=gpu, upload=brought(limits.upload_rate), host=host / limits.concurrent),
+        option(cpu=phase.count * phase.cpu, host=host),
+        *(option(**{f"ndp_{unit}": phase.count * seconds}) for unit, seconds in enumerate(phase.ndp)),
     ]
-    for unit, seconds in enumerate(phase.ndp):
-        options.append([none, none, none, none, *rows[:unit], phase.count * seconds, *rows[unit + 1 :], none])
-    return [(np.stack(option), items) for option in options]
+    for number, alike in enumerate(limits.further, 1):
+        assert phase.further is not None
+        work = {f"gpu_{number}": phase.count * phase.further[number - 1] / alike.number}
+        options.append(option(**work, **{f"memory_{number}": nbytes}))
+        options.append(option(**work, **{f"upload_{number}": brought(alike.number * alike.upload * limits.concurrent)}))
+    return options
 
 
-def _dense_options(phase: PhaseWork, units: int) -> list[tuple[FloatArray, NDArray[np.int64]]]:
+def _dense_options(phase: PhaseWork, rows: int) -> list[tuple[FloatArray, NDArray[np.int64]]]:
     items = phase.count.size + np.arange(len(phase.fixed))
     options = []
     for row, name in enumerate(("gpu", "cpu")):
-        table = np.zeros((5 + units, len(phase.fixed)))
+        table = np.zeros((rows, len(phase.fixed)))
         table[row] = [getattr(work, name) for work in phase.fixed]
         options.append((table, items))
     return options

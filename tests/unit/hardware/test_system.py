@@ -97,8 +97,23 @@ def test_a_set_with_a_capacity_leaves_the_rest():
 @pytest.mark.parametrize(
     ("changes", "where", "message"),
     [
-        ({"devices__gpu": None}, "devices", "a system has exactly one GPU; this one has 0"),
-        ({"devices__g2": MACHINE["devices"]["gpu"]}, "devices", "a system has exactly one GPU; this one has 2 (gpu, g2)"),
+        ({"devices__gpu": None}, "devices", "a system has at least one GPU; this one has none"),
+        (
+            {"devices__g2": MACHINE["devices"]["gpu"]},
+            "devices.g2.memory",
+            "tier 'hbm' is the memory of 'gpu'; each GPU has one of its own",
+        ),
+        (
+            {"devices__g2": MACHINE["devices"]["gpu"] | {"memory": "more"}, "tiers__more": MACHINE["tiers"]["hbm"]},
+            "devices.g2.at",
+            "'gpu' is at node 'gpu'; each GPU has a node of its own",
+        ),
+        ({"attending": "cpu"}, "attending", "'cpu' is not a GPU; one of its GPUs attends: gpu. Did you mean 'gpu'?"),
+        (
+            {"attending": "tpu"},
+            "attending",
+            "'tpu' is not a device of this machine; one of its GPUs attends: gpu. Did you mean 'gpu'?",
+        ),
         (
             {"devices__gpu__memory": "hmb"},
             "devices.gpu.memory",

@@ -349,7 +349,7 @@ BROKEN: dict[str, tuple[str, str]] = {
     ),
     "two gpus": (
         swap("  tiers:\n", "  devices: {b: {kind: gpu, at: gpu, memory: hbm, compute: 1 TFLOPS}}\n  tiers:\n", WIDE),
-        "s.yaml:3:12: hardware.devices: a system has exactly one GPU; this one has 2 (gpu, b)",
+        "s.yaml:3:45: hardware.devices.b.memory: tier 'hbm' is the memory of 'gpu'; each GPU has one of its own",
     ),
     "three ends": (
         swap("  tiers:\n", "  links: {pcie: {ends: [host, gpu, x]}}\n  tiers:\n", WIDE),
