@@ -1,0 +1,264 @@
+"""Moves beside the layers, on a machine whose clock and lanes stand still until they are told to go on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from moesim.contract import Moves, Problem
+from moesim.engine.kernel.kernel import COMING
+from moesim.engine.movers import Movers
+from moesim.engine.programs.program import DEMAND, MIGRATION, PREFETCH, Program
+from moesim.engine.residency import Residency
+from moesim.errors import PolicyError
+from moesim.plugins import find
+from tests.policy_problems import GB, problem, system
+
+EXPERT = 6 * 1024 * 1024.0
+
+
+class Bench:
+    """Movers over a fake engine: copies end when `end` says so, `begun` ones cannot be called off."""
+
+    def __init__(self, *, swap: int = 0, backup: str | None = None) -> None:
+        self.problem: Problem = problem(system(hbm=GB, cxl={"near": (GB, 22e9), "far": (GB, 9e9)}))
+        deployment = find("policies", "on_demand")().deploy(self.problem)
+        deployment = replace(deployment, plan=replace(deployment.plan, swap=swap))
+        self.books = Residency(self.problem, deployment, backup)
+        self.program, self.done, self.begun = Program(), set[int](), set[int]()
+        self.busy, self.moved = set[str](), list[tuple[float, str]]()
+        self.prefetches = SimpleNamespace(used=0, in_time=0, copies=0)
+        self.refreshed = 0
+        engine = SimpleNamespace(
+            submit=lambda: None, ended=self.done.__contains__, withdraw=lambda number: number not in self.begun,
+            hasten=self._hasten, run=self.done.add, place_of=lambda number: 100 + number,
+        )  # fmt: skip
+        recorder = SimpleNamespace(
+            keep_slices=False, rounded=0, prefetches=self.prefetches,
+            count_move=lambda draws, nbytes, cause: self.moved.append((nbytes, cause)),
+        )  # fmt: skip
+        self.machine: Any = SimpleNamespace(
+            problem=self.problem, recorder=recorder, engine=engine, program=self.program, now=0, lane=self.program.lane,
+            label=lambda name, cause: 0, idle=lambda queue: queue not in self.busy, forget=self.program.forget,
+        )  # fmt: skip
+        placement: Any = SimpleNamespace(pieces=1, refresh=self._refresh)
+        self.movers = Movers(self.machine, self.books, placement, deployment)
+        self.tier = {name: number for number, name in enumerate(self.problem.tiers)}
+        self.hastened: list[tuple[int, int]] = []
+
+    def _hasten(self, number: int, priority: int, label: int) -> bool:
+        self.hastened.append((number, priority))
+        return number not in self.begun
+
+    def _refresh(self) -> None:
+        self.refreshed += 1
+
+    def apply(self, layer: int = 0, uploaded: tuple[int, ...] = (), **parts: Any) -> None:
+        rows = {name: np.array(part) if part is not None else None for name, part in parts.items()}
+        self.movers.apply(Moves(**rows), layer, np.array(uploaded, dtype=np.int64))
+
+    def end(self, *numbers: int) -> None:
+        self.done.update(numbers)
+        self.movers.look()
+
+    @property
+    def sent(self) -> list[tuple[str, int]]:
+        """Lane and priority of every copy that is still under way."""
+        names = {number: name for name, number in self.program.lanes.items()}
+        return [(names[operation.lane], operation.priority) for operation in self.program.operations.values()]
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_a_prefetch_takes_its_room_at_once_and_is_there_and_booked_when_it_has_ended(bench: Bench) -> None:
+    bench.apply(load=[[0, 3], [1, 2]])
+    assert bench.sent == [("pcie:forward", PREFETCH)] * 2
+    assert bench.books.in_flight[[0, 1], [3, 2]].all()
+    assert (bench.books.held, bench.moved) == (2 * EXPERT, [])
+    bench.end(0)
+    assert (bench.books.resident[0, 3], bench.books.resident[1, 2]) == (True, False)
+    assert bench.moved == [(EXPERT, "prefetch")]
+    assert set(bench.program.operations) == {1}
+
+
+def test_what_is_there_or_on_its_way_is_not_fetched_again(bench: Bench) -> None:
+    bench.apply(load=[[0, 3]])
+    bench.apply(load=[[0, 3]])
+    bench.end(0)
+    bench.apply(load=[[0, 3]])
+    assert len(bench.program) == 1
+
+
+def test_prefetches_count_as_used_once_and_in_time_if_they_have_landed(bench: Bench) -> None:
+    bench.apply(load=[[0, 3], [0, 4], [0, 5]])
+    bench.end(0)
+    needed = np.zeros(8, dtype=np.bool_)
+    needed[[3, 4]] = True
+    for _ in range(2):
+        bench.movers.met(0, needed)
+    assert (bench.prefetches.used, bench.prefetches.in_time, bench.prefetches.copies) == (2, 1, 2)
+    bench.end(1, 2)
+    assert bench.prefetches.copies == 3, "expert 5 has landed unused, expert 4 was counted on its way"
+
+
+def test_a_visit_refers_to_the_copies_of_its_layer_by_their_place_in_the_engine(bench: Bench) -> None:
+    bench.apply(load=[[0, 3], [1, 2]])
+    assert bench.movers.flying(0).tolist() == [0, 0, 0, 1 + 100 + COMING, 0, 0, 0, 0], "one item, at place 100"
+    assert bench.movers.flying(1).tolist() == [0, 0, 1 + 101 + COMING, 0, 0, 0, 0, 0]
+
+
+def test_copies_that_a_layer_needs_go_ahead_and_count_as_demanded_unless_they_have_begun(bench: Bench) -> None:
+    bench.apply(load=[[0, 3], [0, 4]])
+    bench.begun.add(1)
+    bench.movers.promote(0, np.array([3, 4, 7]))
+    bench.movers.promote(0, np.array([3]))
+    assert bench.hastened == [(0, DEMAND), (1, DEMAND)]
+    bench.end(0, 1)
+    assert bench.moved == [(EXPERT, "demand"), (EXPERT, "prefetch")]
+
+
+def test_an_eviction_calls_off_what_waits_and_drops_what_is_there(bench: Bench) -> None:
+    bench.apply(load=[[0, 3], [0, 4], [0, 5]])
+    bench.end(0)
+    bench.begun.add(2)
+    bench.apply(evict=[[0, 3], [0, 4], [0, 5]])
+    assert not bench.books.resident.any()
+    assert np.argwhere(bench.books.in_flight).tolist() == [[0, 5]], "a copy that crosses goes on"
+    assert bench.books.held == EXPERT
+    assert set(bench.program.operations) == {2}
+
+
+def test_with_swaps_a_used_copy_is_written_home_and_the_next_layer_waits_for_its_slot() -> None:
+    bench = Bench(swap=1)
+    bench.apply(load=[[0, 3], [0, 4], [0, 5]])
+    bench.end(0, 1, 2)
+    needed = np.zeros(8, dtype=np.bool_)
+    needed[[3, 4]] = True
+    bench.movers.met(0, needed)
+    bench.apply(evict=[[0, 3], [0, 4], [0, 5], [0, 3]])
+    assert bench.sent == [("pcie:reverse", MIGRATION)] * 2, "expert 5 was never used: what the host has is as good"
+    assert bench.movers.wait_for_slots() == "pcie:reverse"
+    assert 3 in bench.done
+    assert 4 not in bench.done
+    assert bench.movers.wait_for_slots() == ""
+    assert bench.moved[-1] == (EXPERT, "eviction")
+
+
+def test_an_uploaded_expert_may_be_kept_and_no_other(bench: Bench) -> None:
+    bench.apply(uploaded=(2, 5), keep=[5])
+    assert np.argwhere(bench.books.resident).tolist() == [[0, 5]]
+    with pytest.raises(PolicyError, match="adapt asked to keep an expert that was not uploaded for the layer just run"):
+        bench.apply(uploaded=(2, 5), keep=[4])
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"load": [[0, 3]], "load_bytes": [1.0, 2.0]}, "load_bytes has 2 entries for 1 copies to load"),
+        ({"load": [[0, 3]], "load_bytes": [0.0]}, r"load_bytes lies outside \(0, bytes of the stored copy\]"),
+        ({"load": [[0, 3]], "load_bytes": [7e6]}, r"load_bytes lies outside \(0, bytes of the stored copy\]"),
+        ({"load": [[0, 3]], "load_source": [1, 1]}, "load_source has 2 entries for 1 copies to load"),
+        ({"load": [[0, 3]], "load_source": [3]}, "load_source names a tier that has no copy of the expert"),
+        ({"migrate": [[0, 3, 0]]}, "a copy in the host goes to a host tier; use load to bring it into GPU memory"),
+        ({"stay": [[0, 3, 2]]}, "an expert can stay only in a host tier that it has just crossed; 'near' is not one"),
+    ],
+)
+def test_moves_that_break_the_contract_are_refused(bench: Bench, parts: dict[str, Any], message: str) -> None:
+    with pytest.raises(PolicyError, match=message):
+        bench.apply(uploaded=(3,), **parts)
+
+
+def test_a_smaller_copy_may_be_fetched(bench: Bench) -> None:
+    bench.apply(load=[[0, 3]], load_bytes=[EXPERT / 4])
+    assert bench.books.held == EXPERT / 4
+    bench.end(0)
+    assert bench.moved == [(EXPERT / 4, "prefetch")]
+
+
+def test_a_migration_is_a_copy_that_may_be_read_at_once_and_the_master_after_the_pass(bench: Bench) -> None:
+    home, near = int(bench.books.home[0, 3]), bench.tier["near"]
+    bench.apply(migrate=[[0, 3, near]])
+    assert [priority for _, priority in bench.sent] == [MIGRATION]
+    assert bench.books.host["near"] == EXPERT
+    bench.machine.now = 77
+    bench.end(0)
+    assert (bench.books.home[0, 3], bench.books.replicas[near, 0, 3], bench.books.arrived[near]) == (home, True, 77)
+    assert bench.moved == [(EXPERT, "migration")]
+    bench.movers.settle()
+    assert (bench.books.home[0, 3], bench.refreshed) == (near, 1)
+    assert bench.books.host[bench.problem.tiers[home]] == 23 * EXPERT
+    bench.movers.settle()
+    assert bench.refreshed == 1
+
+
+def test_a_replica_leaves_the_master_where_it_is(bench: Bench) -> None:
+    home, near = int(bench.books.home[0, 3]), bench.tier["near"]
+    bench.apply(replicate=[[0, 3, near]])
+    bench.end(0)
+    bench.movers.settle()
+    assert (bench.books.home[0, 3], bench.books.replicas[near, 0, 3], bench.refreshed) == (home, True, 0)
+    bench.apply(replicate=[[0, 3, near]])
+    assert len(bench.program) == 1, "it is there already"
+    bench.apply(migrate=[[0, 3, near]])
+    bench.movers.settle()
+    assert len(bench.program) == 1, "a home that has a copy needs none"
+    assert bench.books.home[0, 3] == near
+
+
+def test_migrations_wait_for_an_idle_way_and_a_new_wish_takes_the_place_of_those_that_wait(bench: Bench) -> None:
+    near, far = bench.tier["near"], bench.tier["far"]
+    bench.busy.add("ddr>near")
+    bench.apply(migrate=[[0, 1, near], [0, 2, near], [0, 3, far]])
+    assert bench.sent == [("ddr>far", MIGRATION)], "the way to the near device is busy"
+    bench.busy.clear()
+    bench.machine.now = 1
+    bench.movers.look()
+    assert [lane for lane, _ in bench.sent] == ["ddr>far", "ddr>near"], "one at a time, the first first"
+    assert np.argwhere(bench.books.home != bench.tier["ddr"]).size == 0
+    bench.apply(migrate=[[0, 5, far]])
+    bench.machine.now = 10**15
+    bench.movers.look()
+    assert [lane for lane, _ in bench.sent] == ["ddr>far", "ddr>near", "ddr>far"], "expert 2 is not asked for any more"
+    bench.end(1)
+    bench.movers.settle()
+    assert np.argwhere(bench.books.home == near).tolist() == [[0, 1]]
+
+
+def test_a_way_that_was_idle_is_given_as_much_as_it_carries_until_the_next_look(bench: Bench) -> None:
+    near = bench.tier["near"]
+    bench.busy.add("ddr>near")
+    bench.apply(migrate=[[0, expert, near] for expert in range(8)])
+    bench.busy.clear()
+    # a copy takes some 286 us at 22 GB/s; 600 us since the last look are room for those that begin within them: three
+    bench.machine.now = 600 * 10**6
+    bench.movers.look()
+    assert len(bench.program) == 3
+
+
+def test_a_copy_that_lands_in_a_tier_that_has_failed_is_lost(bench: Bench) -> None:
+    near = bench.tier["near"]
+    bench.apply(migrate=[[0, 3, near]])
+    bench.books.down[near] = True
+    bench.end(0)
+    bench.movers.settle()
+    assert not bench.books.replicas.any()
+    assert bench.books.host["near"] == 0.0
+    bench.apply(migrate=[[0, 4, near]])
+    assert len(bench.program) == 1, "nothing sets out for it"
+
+
+def test_what_waits_for_room_sets_out_when_there_is_some(bench: Bench) -> None:
+    near = bench.tier["near"]
+    bench.books.reserve(near, GB - EXPERT / 2)
+    bench.apply(migrate=[[0, 3, near]])
+    assert len(bench.program) == 0
+    bench.books.release(near, GB / 2)
+    bench.movers.look()
+    assert len(bench.program) == 1
