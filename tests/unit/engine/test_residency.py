@@ -31,6 +31,10 @@ def books(posed: tuple[Problem, Deployment], backup: str | None = None, **change
     return Residency(work, replace(deployment, **changes), backup)
 
 
+def at(layer: int, expert: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([layer]), np.array([expert])
+
+
 def mask_of(work: Problem, *experts: tuple[int, int]) -> np.ndarray:
     """[L, E] true for these (layer, expert)."""
     mask = np.zeros((work.layers, work.experts), dtype=np.bool_)
@@ -45,7 +49,6 @@ def test_at_the_start_memory_holds_what_is_resident_and_hosts_the_masters(posed:
     assert copies.held == 2 * EXPERT
     assert copies.fixed == pytest.approx(GB - work.gpu_free(deployment.plan))
     assert copies.free_bytes == pytest.approx(GB - copies.fixed - 2 * EXPERT)
-    assert copies.free_slots == copies.free_bytes // EXPERT
     home = work.tiers[int(deployment.home[0, 0])]
     assert (deployment.home == deployment.home[0, 0]).all()
     assert copies.host == {tier: 24 * EXPERT if tier == home else 0.0 for tier in ("ddr", "near", "far")}
@@ -54,20 +57,20 @@ def test_at_the_start_memory_holds_what_is_resident_and_hosts_the_masters(posed:
 
 def test_copies_that_set_out_take_their_room_at_once_and_land_or_are_cancelled(posed: tuple[Problem, Deployment]) -> None:
     copies = books(posed)
-    copies.begin(1, 3)
+    copies.begin(*at(1, 3))
     assert (copies.held, copies.in_flight[1, 3], copies.resident[1, 3]) == (EXPERT, True, False)
-    copies.land(1, 3)
+    copies.land(*at(1, 3))
     assert (copies.held, copies.in_flight[1, 3], copies.resident[1, 3]) == (EXPERT, False, True)
-    copies.begin(1, 4)
-    copies.cancel(1, 4)
+    copies.begin(*at(1, 4))
+    copies.cancel(*at(1, 4))
     assert (copies.held, copies.in_flight[1, 4], copies.resident[1, 4]) == (EXPERT, False, False)
     assert copies.peak["hbm"] == copies.fixed + 2 * EXPERT
 
 
 def test_smaller_copies_take_what_they_have_and_whole_ones_take_their_place(posed: tuple[Problem, Deployment]) -> None:
     copies = books(posed)
-    copies.begin(0, 2, EXPERT / 4)
-    copies.land(0, 2)
+    copies.begin(*at(0, 2), np.array([EXPERT / 4]))
+    copies.land(*at(0, 2))
     assert (copies.held, copies.mixed) == (EXPERT / 4, True)
     sizes = np.full((1, 8), EXPERT / 2)
     assert not copies.serving(copies.resident[:1], slice(0, 1), sizes).any()
@@ -85,7 +88,7 @@ def test_smaller_copies_take_what_they_have_and_whole_ones_take_their_place(pose
 
 def test_a_copy_of_the_stored_size_is_not_a_smaller_one(posed: tuple[Problem, Deployment]) -> None:
     copies = books(posed)
-    copies.begin(0, 2, EXPERT)
+    copies.begin(*at(0, 2), np.array([EXPERT]))
     assert not copies.mixed
 
 
@@ -115,10 +118,10 @@ def test_gpu_memory_may_be_filled_to_the_last_byte_and_no_further(posed: tuple[P
     exact = deployment.expert_bytes.copy()
     exact[0, :3] = room / 2
     copies = books(posed, expert_bytes=exact)
-    copies.begin(0, 0)
-    copies.begin(0, 1)
+    copies.begin(*at(0, 0))
+    copies.begin(*at(0, 1))
     with pytest.raises(CapacityError, match=r"resident experts and those on their way .* the policy must evict first"):
-        copies.begin(0, 2)
+        copies.begin(*at(0, 2))
     with pytest.raises(InputError, match="3 resident experts"):
         books(posed, expert_bytes=exact, resident=mask_of(work, (0, 0), (0, 1), (0, 2)))
 
