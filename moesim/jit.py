@@ -86,12 +86,20 @@ def repaid(module: ModuleType, seconds: float, compiling: float) -> bool:
     `compiling`: seconds that it takes where nothing is kept from an earlier process; what is kept from now on serves later
     runs, too. Many short works repay what a single one does not.
     """
+    if module.__name__ in _paid:
+        return True
     if importlib.util.find_spec("numba") is None:
         return False
     work = _work[module.__name__] = _work.get(module.__name__, 0.0) + seconds
-    if ready(module):
-        return work >= _LOADING
-    return work >= compiling or (work * _RUNS >= compiling and _writable(_place(module)))
+    paid = work >= _LOADING if ready(module) else work >= compiling or _serves(module, work * _RUNS, compiling)
+    if paid:
+        _paid.add(module.__name__)
+    return paid
+
+
+def _serves(module: ModuleType, work: float, compiling: float) -> bool:
+    """Whether later runs, too, find what is compiled now, and all of them do `work` that repays it."""
+    return work >= compiling and _writable(_place(module))
 
 
 _LOADING = 0.06
@@ -100,6 +108,8 @@ _RUNS = 4
 """Runs at least that whoever compiles makes with the same code, if it is kept."""
 _work: dict[str, float] = {}
 """Module -> seconds of plain Python asked for so far."""
+_paid: set[str] = set()
+"""Modules of which that was enough: their source is not looked at once more at each run."""
 
 
 def native(module: ModuleType) -> SimpleNamespace | None:

@@ -15,7 +15,7 @@ from moesim import files, plugins, strict_json
 from moesim.errors import InputError, Mistake, did_you_mean
 from moesim.scenario import strict_yaml
 
-__all__ = ["FOLDERS", "Entry", "classes", "find", "is_path", "names", "shown", "unknown"]
+__all__ = ["FOLDERS", "Entry", "classes", "find", "is_path", "listing", "names", "shown", "unknown"]
 
 FOLDERS = {
     "hardware": "hardware_profiles",
@@ -88,8 +88,8 @@ def _roots(folder: Path) -> Iterator[Path]:
             yield inside.parent
 
 
-def _by_name(place: Path, group: str) -> dict[str, list[str]]:
-    """Name -> the files in `place` that have it, in order: one, unless they clash.
+def listing(place: Path, group: str) -> dict[str, list[str]]:
+    """Name -> what may be the files in `place` that have it, which nothing has looked at.
 
     A profile or model is called by its file's name, a scenario or an experiment by its path below its folder. Names stay text:
     a run looks some ninety times, and objects for all paths would take longer than a short run.
@@ -105,7 +105,16 @@ def _by_name(place: Path, group: str) -> dict[str, list[str]]:
             stem, dot, suffix = file.rpartition(".")
             if stem and dot + suffix in _SUFFIXES[group]:
                 known.setdefault(below + stem, []).append(f"{at}/{file}")
-    return {name: paths for name in sorted(known) if (paths := sorted(filter(os.path.isfile, known[name])))}
+    return known
+
+
+def _regular(paths: Iterable[str]) -> list[str]:
+    return sorted(filter(os.path.isfile, paths))
+
+
+def _by_name(place: Path, group: str) -> dict[str, list[str]]:
+    """Name -> the files in `place` that have it, in order: one, unless they clash."""
+    return {name: paths for name, candidates in sorted(listing(place, group).items()) if (paths := _regular(candidates))}
 
 
 def _direct(place: Path, name: str, group: str, passed: Callable[[Path], bool]) -> Path | None:
@@ -114,17 +123,21 @@ def _direct(place: Path, name: str, group: str, passed: Callable[[Path], bool]) 
     return next((path for path in candidates if files.is_file(path) and not passed(path)), None)
 
 
-def find(group: str, name: str, *, beside: Sequence[Path] = (), passed: Callable[[Path], bool] = lambda _path: False) -> Path:
+def find(
+    group: str,
+    name: str,
+    *,
+    beside: Sequence[Path] = (),
+    passed: Callable[[Path], bool] = lambda _path: False,
+    listing: Callable[[Path, str], dict[str, list[str]]] = listing,
+) -> Path:
     """The file called `name` in `group`, from the first place that has one.
 
-    Files that lie directly `beside` are taken too, but not those that are `passed` over. InputError where there is none, and
-    where one place has two.
+    Files that lie directly `beside` are taken too, but not those that are `passed` over. `listing` may remember what a place
+    holds, for who looks often. InputError where there is none, and where one place has two.
     """
-    known: list[str] = []
     for place in _places(beside):
-        here = _by_name(place, group)
-        known += here
-        paths = [Path(path) for path in here.get(name, [])]
+        paths = [Path(path) for path in _regular(listing(place, group).get(name, ()))]
         if len(paths) > 1:
             files = " and ".join(shown(path) for path in paths)
             raise InputError(Mistake(f"two {_WORDS[group]}s are called '{name}': {files}; rename one"))
@@ -133,7 +146,7 @@ def find(group: str, name: str, *, beside: Sequence[Path] = (), passed: Callable
         direct = _direct(place, name, group, passed) if place in beside else None
         if direct is not None:
             return direct
-    raise InputError(Mistake(unknown(group, name, known)))
+    raise InputError(Mistake(unknown(group, name, (known for place in _places(beside) for known in _by_name(place, group)))))
 
 
 def unknown(group: str, name: str, known: Iterable[str]) -> str:

@@ -17,12 +17,15 @@ from moesim.scenario.tree import Node, Path
 __all__ = ["Assembly"]
 
 Chain = tuple[FilePath, ...]
+Known = dict[tuple[FilePath, Path, Chain], Node]
+"""File of a profile, where it stands, files that led to it -> the profile with those that it names filled in."""
 
 
 class Assembly:
     """`find` gives the file of a profile's name, `read` what a file says; both None once they have reported what is wrong.
 
     `tell(node, message, path)` tells a mistake at a node; `refuse` also says that the machine cannot be judged further.
+    `known` is looked up first and added to: machines that differ in little have most parts in common.
     """
 
     def __init__(
@@ -31,8 +34,18 @@ class Assembly:
         read: Callable[[FilePath], Node | None],
         tell: Callable[[Node, str, Path], None],
         refuse: Callable[[Node, str, Path], None],
+        known: Known,
     ) -> None:
-        self._find, self._read, self._tell, self._refuse = find, read, tell, refuse
+        self._find, self._read, self._known = find, read, known
+        self._faults = 0
+        self._tell, self._refuse = self._counted(tell), self._counted(refuse)
+
+    def _counted(self, report: Callable[[Node, str, Path], None]) -> Callable[[Node, str, Path], None]:
+        def counted(node: Node, message: str, path: Path) -> None:
+            self._faults += 1
+            report(node, message, path)
+
+        return counted
 
     def laid(self, node: Node, path: Path, chain: Chain = (), below: Node | None = None) -> Node:
         """`node`, which stands at `path`, over the profiles that it names, and those over `below`.
@@ -141,22 +154,37 @@ class Assembly:
                 )
                 self._refuse(name, message, (*path, "profile"))
                 continue
-            base = self.laid(_titled(node, file, path, base), path, (*chain, files.resolved(file)), base)
+            base = self._filled(file, node, path, chain, base)
             before = name
             self._fits(name, base, path)
         return base
+
+    def _filled(self, file: FilePath, node: Node, path: Path, chain: Chain, base: Node | None) -> Node:
+        """The profile `node` of `file` over `base`; what is wrong with it is reported each time."""
+        key = (file, path, chain)
+        if base is None and key in self._known:
+            return self._known[key]
+        faults = self._faults
+        filled = self.laid(_titled(node, file, path, base), path, (*chain, files.resolved(file)), base)
+        if base is None and self._faults == faults:
+            self._known[key] = filled
+        return filled
 
     def _profile(self, name: Node, path: Path, chain: Chain) -> tuple[FilePath, Node] | None:
         where = (*path, "profile")
         file = self._find(name, where)
         if file is None:
+            self._faults += 1
             return None
-        if (whole := files.resolved(file)) in chain:
+        if (file, path, chain) not in self._known and (whole := files.resolved(file)) in chain:
             loop = [*chain[chain.index(whole) :], file]
             self._refuse(name, f"circular profile reference: {' -> '.join(step.stem for step in loop)}", where)
             return None
         node = self._read(file)
-        return None if node is None else (file, node)
+        if node is None:
+            self._faults += 1
+            return None
+        return file, node
 
     def _fits(self, name: Node, part: Node, path: Path) -> None:
         """Refuses a profile of something else than what stands at `path`."""

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -19,7 +20,7 @@ from moesim.model import named_after
 from moesim.scenario import annotated, catalogue, strict_yaml
 from moesim.scenario.config_keys import left_out
 from moesim.scenario.file_kinds import mismatch, refuse_other
-from moesim.scenario.machine import Assembly
+from moesim.scenario.machine import Assembly, Known
 from moesim.scenario.model_files import in_folder, read_model_file, unknown_model
 from moesim.scenario.own import OWN, own_program
 from moesim.scenario.parts import cleared, names_parts
@@ -44,14 +45,19 @@ class Resolver:
         self.mistakes: list[Mistake] = []
         self.broken: set[str] = set()
         """Top-level parts that could not be put together; what they hold is not to be judged further."""
+        self._listing = cache(catalogue.listing)
         self._files: dict[FilePath, Node] = {}
+        self._found: dict[tuple[str, str, tuple[FilePath, ...], str], FilePath] = {}
         self._profiles: dict[tuple[FilePath, tuple[str, ...]], Node] = {}
+        self._filled: dict[str, Known] = defaultdict(dict)
+        """Of machines ('') and of runtimes by the policy's program."""
 
     def again(self) -> Resolver:
         """Another one for the next scenario of the same files: what was read is kept, mistakes of reading too."""
         fresh = Resolver(self.base, self.memory)
         fresh.mistakes, fresh.broken = list(self.mistakes), set(self.broken)
-        fresh._files, fresh._profiles = self._files, self._profiles
+        fresh._listing, fresh._files, fresh._found = self._listing, self._files, self._found
+        fresh._profiles, fresh._filled = self._profiles, self._filled
         return fresh
 
     def file(self, path: FilePath) -> Node:
@@ -121,20 +127,17 @@ class Resolver:
         text = str(node.value)
         if catalogue.is_path(text):
             return self.folder(node.place) / files.expanded(text)
-        beside = self.folder(node.place) / f"{text}.yaml"
-        if group == "scenarios" and files.is_file(beside):
+        if group == "scenarios" and files.is_file(beside := self.folder(node.place) / f"{text}.yaml"):
             try:
-                return catalogue.find(group, text) if self._passed_over(group, beside, node.place) else beside
+                passed = self._passed_over(group, beside, node.place)
+                return catalogue.find(group, text, listing=self._listing) if passed else beside
             except InputError:  # nothing else is called that: it extends itself
                 return beside
-        key = ("file", group, text, node.place.file, *self.beside(node.place))
-        if self.memory is None or key not in self.memory:
-            passed = partial(self._passed_over, group, place=node.place)
-            entry = catalogue.find(group, text, beside=self.beside(node.place), passed=passed)
-            if self.memory is None:
-                return entry
-            self.memory[key] = entry
-        return FilePath(self.memory[key])
+        key = group, text, self.beside(node.place), node.place.file
+        if key not in self._found:
+            passed_over = partial(self._passed_over, group, place=node.place)
+            self._found[key] = catalogue.find(group, text, beside=key[2], passed=passed_over, listing=self._listing)
+        return self._found[key]
 
     def _passed_over(self, group: str, file: FilePath, place: Place) -> bool:
         """Whether a file beside the scenario is not what its name means there: the file that says the name, or of another kind.
@@ -189,7 +192,8 @@ class Resolver:
     def runtime(self, node: Node, own: str) -> Node:
         """`node` laid over the runtime profiles it names; `own`: the policy's program, which the name 'own' stands for."""
         find = partial(self._runtime_file, own=own)
-        return Assembly(find, self._runtime_text, self._tell, self._refuse_runtime).laid(node, ("runtime",))
+        assembly = Assembly(find, self._runtime_text, self._tell, self._refuse_runtime, self._filled[own])
+        return assembly.laid(node, ("runtime",))
 
     def _runtime_file(self, name: Node, path: Path, own: str) -> FilePath | None:
         message = f"{_said(name)} is not a runtime; write the name of one, or a list of names"
@@ -228,9 +232,8 @@ class Resolver:
         self, node: Node, path: Path = ("hardware",), chain: tuple[FilePath, ...] = (), below: Node | None = None
     ) -> Node:
         """`node` laid over the profiles it names, at every depth, and over `below`, whose profiles are filled in."""
-        return Assembly(self._profile_file, self._profile_text, self._tell, self._refuse_hardware).laid(
-            node, path, chain, below
-        )
+        assembly = Assembly(self._profile_file, self._profile_text, self._tell, self._refuse_hardware, self._filled[""])
+        return assembly.laid(node, path, chain, below)
 
     def over(self, below: Node, above: Node) -> Node:
         """The machine `below`, as written, without what `above` puts other parts in the place of."""

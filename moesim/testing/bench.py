@@ -32,12 +32,19 @@ class Bench:
         self.policy = instance(policy)
         self.worlds = small_worlds() if tried is None else list(tried)
         self._runs: dict[str, Run] = {}
+        self._frozen: dict[str, Run] = {}
 
     def run(self, world: World) -> Run:
         """The plain run in a world: with the engine's own choice of closed form or events."""
         if world.name not in self._runs:
             self._runs[world.name] = run_world(world, self.policy)
         return self._runs[world.name]
+
+    def frozen(self, world: World) -> Run:
+        """Another run in a world, that is shown read-only arrays."""
+        if world.name not in self._frozen:
+            self._frozen[world.name] = run_world(world, self.policy, frozen=True)
+        return self._frozen[world.name]
 
     def begun(self) -> list[Run]:
         """Runs in which the policy placed the model, whatever came of it."""

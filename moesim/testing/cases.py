@@ -121,7 +121,10 @@ def deterministic(bench: Bench) -> None:
     """The same problem gives the same decisions and the same picoseconds, run after run (I7)."""
 
     def check(run: Run) -> Iterable[str]:
-        label = first_difference(trace(run), trace(run_world(run.world, bench.policy)))
+        again = bench.frozen(run.world)
+        if again.error is not None:  # for `read_only` to report
+            again = run_world(run.world, bench.policy)
+        label = first_difference(trace(run), trace(again))
         if label is not None:
             yield f"a second run differs, first in: {label}"
 
@@ -151,7 +154,7 @@ def read_only(bench: Bench) -> None:
     """It does not write to what it is shown: problem, visit, step and view."""
 
     def check(run: Run) -> Iterable[str]:
-        frozen = run_world(run.world, bench.policy, frozen=True)
+        frozen = bench.frozen(run.world)
         if frozen.error is not None:
             at = "deploy" if frozen.deployment is None else f"a call after {len(frozen.calls)} others"
             yield f"{at} raised {type(frozen.error).__name__} when all arrays were read-only: {frozen.error}"

@@ -21,7 +21,7 @@ from moesim.engine.run import Outcome
 from moesim.errors import InputError
 from moesim.testing.worlds import World
 
-__all__ = ["Call", "Predictions", "Run", "Watched", "copied", "run_world"]
+__all__ = ["Call", "Left", "Predictions", "Run", "Watched", "copied", "run_world"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,10 @@ class Call:
         return f"{self.slot} of pass {self.index} ({self.phase}), {place}"
 
 
+class Left(Exception):  # noqa: N818 - nothing is wrong
+    """What follows in a run tells nothing more."""
+
+
 Predictions = dict[tuple[int, int], IntArray | None]
 """(number of the call, depth) -> tokens [E] that the policy's foresight predicted."""
 
@@ -83,9 +87,10 @@ class Run:
 class Watched:
     """A policy that behaves as another one and writes down its calls; everything else that is asked of it goes through.
 
-    `frozen` hands in read-only copies of all arrays. `between(number of calls so far)` is called before each call. `ids`
-    [L, E] stands in for the order by expert id that the engine takes when a dispatch gives none. `predictions` holds what the
-    foresight said in another run, which it says again wherever it is asked again. `all_seeing`: it is never wrong.
+    `frozen` hands in read-only copies of all arrays. `before(run so far, slot, what is asked)` is called before each call,
+    and may end the run with Left. `ids` [L, E] stands in for the order by expert id that the engine takes when a dispatch gives
+    none. `predictions` holds what the foresight said in another run, which it says again wherever it is asked again.
+    `all_seeing`: it is never wrong.
     """
 
     def __init__(
@@ -94,12 +99,12 @@ class Watched:
         run: Run,
         *,
         frozen: bool = False,
-        between: Callable[[int], None] | None = None,
+        before: Callable[[Run, str, Visit | Step], None] | None = None,
         ids: IntArray | None = None,
         predictions: Predictions | None = None,
         all_seeing: bool = False,
     ) -> None:
-        self._policy, self._run, self._frozen, self._between, self._ids = policy, run, frozen, between, ids
+        self._policy, self._run, self._frozen, self._before, self._ids = policy, run, frozen, before, ids
         self._predictions, self._all_seeing = predictions or {}, all_seeing
 
     batched = False
@@ -135,8 +140,8 @@ class Watched:
 
     def _call(self, slot: str, seen: Visit | Step, view: View) -> Any:
         run = self._run
-        if self._between is not None:
-            self._between(len(run.calls))
+        if self._before is not None:
+            self._before(run, slot, seen)
         seen = self._heard(seen)
         snapshot = copied(seen)
         assert view.copy_bytes is not None

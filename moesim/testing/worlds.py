@@ -8,12 +8,14 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
 
 from moesim.arrays import FloatArray, IntArray
 from moesim.contract import Problem
+from moesim.contract.costs import Costs
 from moesim.hardware import System
 from moesim.model import Architecture
 from moesim.runtime import Runtime
@@ -40,7 +42,10 @@ class World:
     def problem(self) -> Problem:
         """The placement problem, made anew: arrays of its own, and a generator that starts from the seed."""
         job = replace(self.job, arrival=self.job.arrival.copy(), prompt=self.job.prompt.copy(), output=self.job.output.copy())
-        return Problem(self.model, self.system, job, self.routing.profile.copy(), Streams(self.seed)["policy"], runtime=RUNTIME)
+        rng = Streams(self.seed)["policy"]
+        problem = Problem(self.model, self.system, job, self.routing.profile.copy(), rng, runtime=RUNTIME)
+        vars(problem)["costs"] = _costs(_Same(self.model), _Same(self.system))
+        return problem
 
     def rerouted(self, routing: RoutingTable) -> World:
         """The same world, in which tokens ask for other experts."""
@@ -66,6 +71,25 @@ class World:
         counts = [self.routing.prefill_counts(requests), *self.routing.pass_counts(requests, 0, self.job.passes)]
         ordered = np.sort(np.stack(counts), axis=-1)
         return bool((ordered[..., 1:] > ordered[..., :-1]).all())
+
+
+class _Same:
+    """A specification as a key: the object itself, whose values would take longer to compare than its costs to find."""
+
+    def __init__(self, spec: Any) -> None:
+        self.spec = spec
+
+    def __hash__(self) -> int:
+        return id(self.spec)
+
+    def __eq__(self, key: object) -> bool:
+        return isinstance(key, _Same) and self.spec is key.spec
+
+
+@lru_cache(maxsize=32)
+def _costs(model: _Same, system: _Same) -> Costs:
+    """Durations of a world, which remember what was asked for: runs of many policies ask for the same."""
+    return Costs(model.spec, RUNTIME.over(system.spec), RUNTIME)
 
 
 RUNTIME = Runtime.model_validate({"gpu": {"launches": {"graph": 5e-6, "direct": 5e-6}}, "cpu": {"hand_over": 1e-5}})
@@ -155,6 +179,11 @@ def small_job(prompt: list[int], output: list[int], layers: int, attention: bool
 
 def small_worlds() -> list[World]:
     """The worlds that every policy is tried on: each kind of machine, ragged and even jobs, with and without attention."""
+    return list(_small_worlds())
+
+
+@cache
+def _small_worlds() -> tuple[World, ...]:
     pair = {"near": (100 * MB, 22e9), "far": (120 * MB, 9e9)}
     ragged = small_job([9, 30, 4, 17, 12, 25], [4, 1, 5, 3, 4, 2], 3)
     even = small_job([20] * 14, [3] * 14, 3)
@@ -162,7 +191,7 @@ def small_worlds() -> list[World]:
     lone = small_job([16] * 14, [1] * 14, 1, attention=False)
     plain, wide = small_model(), small_model(shared=512, dense=1)
     single = small_model(layers=1)
-    return [
+    return (
         _world("gpu_cpu", "GPU and CPU, a third of the experts fits", machine(hbm=100 * MB), plain, ragged),
         _world("gpu_cpu_even", "GPU and CPU, most experts fit", machine(hbm=160 * MB), plain, even),
         _world("cxl", "DRAM too small, two unequal CXL devices", machine(110 * MB, 40 * MB, pair), wide, even),
@@ -179,7 +208,7 @@ def small_worlds() -> list[World]:
             long,
         ),
         _world("gpu_alone", "a GPU that holds everything", machine(GB, 0.0, cpu=False), plain, even),
-    ]
+    )
 
 
 def impossible_worlds() -> list[World]:

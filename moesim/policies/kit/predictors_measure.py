@@ -5,12 +5,13 @@ Knows routing only; what a prediction is worth in time is for runs to say (`pref
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, partial
 
 import numpy as np
 
 from moesim.arrays import FloatArray, IntArray
-from moesim.contract import Foreseen, Problem, Visit, blurred
+from moesim.contract import Foreseen, Foresight, Problem, Visit, blurred
 from moesim.policies.kit.predictors import Predictor, best
 from moesim.workload.table import RoutingTable
 
@@ -37,29 +38,38 @@ def recall(
     them; the first `skip` sequences are learnt from and not scored. The first pass of a sequence counts as its prompt; the
     first `depth` layers are nan.
     """
-    mind, sight = predictor.start(problem), predictor.foresight(depth)
-    right, all_ = np.zeros(problem.layers), np.zeros(problem.layers)
+    mind, right, used = predictor.start(problem), np.zeros(problem.layers), np.zeros(problem.layers)
     index = 0
     for number, passes in enumerate(sequences):
         for position, counts in enumerate(passes):
+            foreseen = _foreseen(predictor.foresight(depth), problem, counts)
             for layer in range(problem.layers):
-
-                def ahead(deep: int, counts: IntArray = counts, layer: int = layer) -> IntArray | None:
-                    if sight is None or layer + deep >= problem.layers:
-                        return None
-                    return blurred(counts[layer + deep], sight.at(deep), problem.popularity[layer + deep], problem.foresight)
-
-                visit = _visit(index, "decode" if position else "prefill", layer, counts[layer], ahead)
+                visit = _visit(index, "decode" if position else "prefill", layer, counts[layer], partial(foreseen, layer))
                 mind.meet(visit)
                 scores = mind.scores(visit, depth)
                 if scores is None or number < skip:
                     continue
-                used = counts[layer + depth] > 0
-                named = best(scores, problem.popularity[layer + depth], int(used.sum()))
-                right[layer + depth] += int(used[named].sum())
-                all_[layer + depth] += int(used.sum())
+                target = layer + depth
+                uses = counts[target] > 0
+                named = best(scores, problem.popularity[target], int(uses.sum()))
+                right[target] += int(uses[named].sum())
+                used[target] += int(uses.sum())
             index += 1
-    return np.asarray(np.divide(right, all_, out=np.full(problem.layers, np.nan), where=all_ > 0))
+    return np.asarray(np.divide(right, used, out=np.full(problem.layers, np.nan), where=used > 0))
+
+
+def _foreseen(sight: Foresight | None, problem: Problem, counts: IntArray) -> Callable[[int, int], IntArray | None]:
+    """(layer, depth) -> [E] tokens that are foreseen of the layer so far ahead, in a pass of `counts` [L, E], drawn at once."""
+
+    @cache
+    def drawn(depth: int) -> IntArray:
+        assert sight is not None
+        return blurred(counts[depth:], sight.at(depth), problem.popularity[depth:], problem.foresight)
+
+    def ahead(layer: int, depth: int) -> IntArray | None:
+        return None if sight is None or layer + depth >= problem.layers else drawn(depth)[layer]
+
+    return ahead
 
 
 def _visit(index: int, phase: str, layer: int, counts: IntArray, ahead: Foreseen) -> Visit:

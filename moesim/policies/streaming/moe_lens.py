@@ -59,11 +59,14 @@ class LensPlan:
 class MoeLens(StreamedPolicy):
     """As many sequences as host memory has KV cache for, in two groups: one attends on the CPU while the other is on the GPU.
 
-    All experts that do not stay are streamed once per pass for both groups. Prefill goes in portions of n_real tokens, with
-    which the GPU's work covers one sweep of the weights.
+    All experts that do not stay are streamed once per pass for both groups. In rounds (`kind: offline`) the batch fits at full
+    length, and prefill goes in portions of n_real tokens, with which the GPU's work covers one sweep of the weights. Mixed
+    sweeps and pre-emption are a scheduler's (`kind: online` with `continuous`): each sweep takes all decodes, then prompts up
+    to `max_num_batched_tokens` (n_real), and a sequence without a free KV block is computed again. The scenario
+    `moe_lens/mixtral-8x7b-a40` runs so.
     Source: MoE-Lens, arXiv:2504.09345 (no code). Published: 100 MB packets, paged KV cache, pre-emption when blocks run out.
-    Inferred: groups of equal size; residents by lowest id, as MoE-Lightning. Left out: prefill tokens that share a sweep with
-    decode tokens, and pre-emption: a batch is chosen that fits at full length. `ceiling` is the paper's model with both.
+    Inferred: groups of equal size; residents by lowest id, as MoE-Lightning. Left out: the turns of the two groups in sweeps
+    that hold prompts, where all decodes attend on the CPU beside the prompts on the GPU. `ceiling` is the paper's model.
     """
 
     kind: Literal["moe_lens"] = "moe_lens"

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import caches
 import pytest
 
 import moesim
@@ -90,11 +91,12 @@ def test_two_comparisons_in_one_directory_and_one_cache_both_end_with_whole_runs
     undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
     """Each draws, keeps and maps the same routing; one of a third pair is killed meanwhile."""
-    environment = {"MOESIM_CACHE": str(tmp_path / "cache")}
+    environment = {"MOESIM_CACHE": str(caches.own(tmp_path / "cache"))}
     both = [forked.started(*COMPARE, cwd=tmp_path, **environment) for _ in range(2)]
     assert [ended(child) for child in both] == [0, 0]
     assert whole(tmp_path / "out", undisturbed) == 3
-    shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+    shutil.rmtree(tmp_path / "cache")
+    caches.own(tmp_path / "cache")
     both = [forked.started(*COMPARE, cwd=tmp_path, **environment) for _ in range(2)]
     os.kill(both[0], signal.SIGKILL)
     assert ended(both[1]) == 0
@@ -133,7 +135,7 @@ def test_a_clock_that_jumps_changes_no_result_and_keeps_the_cache_in_bounds(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The wall clock goes back a day and ahead a year; files in the cache seem to come from the future."""
-    monkeypatch.setenv("MOESIM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MOESIM_CACHE", str(caches.own(tmp_path / "cache")))
     small: dict[str, Any] = {"workload.requests": 2, "workload.prompt": 1000, "workload.output": 2}
     still = moesim.run("quickstart", **small).canonical_json()
     jumps = iter([-86_400.0, 3.2e7] * 10_000)

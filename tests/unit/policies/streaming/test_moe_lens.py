@@ -9,6 +9,8 @@ from moesim.contract import Alternating
 from moesim.errors import InputError
 from moesim.policies.kit.layer_costs import LayerCosts
 from moesim.policies.streaming.moe_lens import MoeLens, ceiling, memory_efficiency, saturating_tokens
+from moesim.runs.run import RunOptions, run_loaded
+from moesim.scenario import load
 
 
 @pytest.mark.parametrize(("prompt", "output"), [(100, 20), (500, 500), (77, 256)])
@@ -65,3 +67,16 @@ def test_residents_fill_gpu_memory_unless_told_otherwise():
 def test_it_needs_a_cpu():
     with pytest.raises(InputError, match="no CPU"):
         MoeLens().deploy(tiny.problem(tiny.system(cpu=False)))
+
+
+def test_a_scheduler_mixes_prompts_and_decodes_in_a_sweep_and_computes_preempted_sequences_again():
+    rules = {"kv_cache_memory": "0.4 GB", "max_num_batched_tokens": 400, "max_num_seqs": 64}  # blocks of 23 sequences
+    sets = {"workload.requests": 40, **{f"workload.scheduler.{key}": value for key, value in rules.items()}}
+    result = run_loaded(load("moe_lens/mixtral-8x7b-a40", sets=sets), RunOptions(bound=False))
+    steps = result.frame("steps")
+    mixed = (steps["tokens"] > steps["sequences"]) & (steps["tokens"] < 98 * steps["sequences"])
+    assert mixed.sum() >= 5
+    assert result.summary["preemptions"] > 0
+    assert result.summary["requests_completed"] == 40
+    sweeps = steps["uploads"]
+    assert (sweeps == sweeps.iloc[0]).all()  # each step streams the weights once, whatever is in it

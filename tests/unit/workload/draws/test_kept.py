@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import caches
 import numpy as np
 import pytest
 
@@ -205,6 +206,7 @@ def test_the_command_shows_and_clears(capsys):
 
 
 def test_no_cache_holds_for_one_command_and_its_processes(capsys):
+    caches.own(cache.folder())
     arguments = ["compare", "quickstart", "--policies", "on_demand,static_popularity", "--set", "workload.output=2", "--json"]
     assert main([*arguments, "--jobs", "2", "--no-cache"]) == 0
     alone = capsys.readouterr().out
