@@ -9,6 +9,7 @@ import numpy as np
 import policy_problems as tiny
 import pytest
 
+from moesim.errors import InputError
 from moesim.plugins import find
 from moesim.policies.caching.promoe import ProMoe
 from moesim.policies.in_place.daop import Daop
@@ -17,6 +18,7 @@ from moesim.policies.in_place.onnxruntime import OnnxRuntime
 from moesim.policies.kit.history import CoOccurrence
 from moesim.policies.near_data.moe_cxl import MoeCxl, _with_swap_slots
 from moesim.policies.streaming.moe_lightning import MoeLightning
+from moesim.policies.streaming.zero_inference import ZeroInference
 
 ROOMY = tiny.system()
 """All experts fit into its GPU memory, so that a policy's own limit counts."""
@@ -131,3 +133,21 @@ def test_a_history_starts_with_so_many_tokens_of_its_profile() -> None:
             np.array([prior / 4, prior / 4, prior / 4 + 1, prior / 4]) / (prior + 1)
         )
         assert table.follower(0, 0) == 2
+
+
+@pytest.mark.parametrize(("hbm", "depth"), [(110, 0), (130, 1)])
+def test_zero_inference_fetches_a_layer_ahead_where_its_buffer_fits_and_none_elsewhere(hbm: int, depth: int) -> None:
+    """Two layers of 50 MB beside what else there is: 110 MB hold one of them, and 14 sequences call all experts."""
+    work = tiny.problem(tiny.system(hbm=hbm * tiny.MB), work=tiny.job(requests=14))
+    assert ZeroInference().deploy(work).state == depth
+    assert ZeroInference(depth=0).deploy(work).state == 0
+    if depth == 0:
+        with pytest.raises(InputError):
+            ZeroInference(depth=1).deploy(work)
+
+
+@pytest.mark.parametrize(("batch", "depth"), [(7, 0), (8, 1)])
+def test_the_order_of_modules_is_traced_where_a_step_calls_all_experts(batch: int, depth: int) -> None:
+    """8 experts of which a token takes a quarter: 8 (3/4)^7 = 1.07 are left out by seven tokens, 0.80 by eight."""
+    work = tiny.problem(tiny.system(hbm=200 * tiny.MB), work=tiny.job(requests=14))
+    assert ZeroInference(batch=batch).deploy(work).state == depth
