@@ -86,7 +86,9 @@ FIDELITY: dict[str, Fidelity] = {
     "llama_cpp_stream": _partial("slots in host memory beside a CPU without a GPU, and plain mmap"),
     "flashmoe": _partial("its network, for which a stated share of Belady's choices stands, and the network's time"),
     "finemoe": _partial("prefetch for the first layer; embeddings and gate probabilities, for which counts stand"),
-    "flexgen": _partial("compression, and hidden states in the host, so that a prefill meets the weights once per portion"),
+    "flexgen": _partial(
+        "compression, and hidden states in the host, so that a prefill meets the weights once per portion (1 % at most)"
+    ),
     "moe_lightning": _partial("the copy from pageable to pinned memory, and hidden states in the host, as for `flexgen`"),
     "zero_inference": _partial("streaming of weights outside the experts where they fit into GPU memory"),
     "zero_infinity": _partial("blocks, queues and buffers of the drive"),

@@ -90,6 +90,11 @@ def prefill_batch(problem: Problem, share: float = PREFILL_SHARE) -> int:
     return max(int(np.searchsorted(tokens, limit, side="right")), 1)
 
 
+def _whole(sequences: int, micro: int | None) -> int:
+    """Of so many sequences those that make up whole micro-batches; all where not even one does."""
+    return sequences - sequences % micro if micro and sequences > micro else sequences
+
+
 def cache_window(problem: Problem, sequences: int, layers: int = 1) -> float:
     """Bytes of the KV cache of the `sequences` longest requests at full length in `layers` average layers.
 
@@ -226,8 +231,9 @@ class StreamedPolicy(Policy):
     batch: int | None = Field(None, ge=1)
     """Sequences decoded together; as many as the policy's own rule finds room for if not given."""
     prefill_batch: int | None = Field(None, ge=1)
-    """Sequences prefilled together, each time with all weights streamed anew; as many as keep the hidden states in a tenth of
-    GPU memory if not given (inferred)."""
+    """Sequences prefilled together, each time with all weights streamed anew; as many whole micro-batches as keep the hidden
+    states in a tenth of GPU memory if not given (inferred). A block with hidden states in the host streams them once: that is
+    at most 1 % sooner, for a portion of so many tokens computes longer than the next sweep takes."""
 
     memoryless: ClassVar[bool] = True
     symmetric: ClassVar[bool] = False
@@ -254,7 +260,7 @@ class StreamedPolicy(Policy):
         core, micro, pipeline = decode or DecodeCut()
         gpu = problem.system.attending_gpu
         first, later = micro_batches(problem, batch)
-        pre = min(self.prefill_batch or prefill_batch(problem), batch)
+        pre = min(self.prefill_batch or _whole(prefill_batch(problem), micro), batch)
         small = micro or later
         portion = 0 if pre == batch else pre
         prefill = PhasePlan(min(first, pre), gpu, gpu, gpu, pipeline=Overlap(ahead), sequences=portion)

@@ -29,6 +29,7 @@ from moesim.policies.kit.streaming import (
 )
 from moesim.policies.streaming.moesys import MoeSys
 from moesim.policies.streaming.zero_inference import ZeroInference, ZeroInfinity
+from moesim.runs.run import RunOptions, loaded, problem_of, run_loaded
 from moesim.workload.table import RoutingTable
 
 
@@ -227,3 +228,19 @@ def test_weights_outside_the_experts_stream_where_gpu_memory_has_no_room_for_the
     model = tight.model
     once = model.layers * (model.qkv_bytes + model.output_bytes + 8 * model.expert_bytes) + model.head_bytes
     assert moved > 3.9 * (once - deployment.resident.sum() * model.expert_bytes)  # four steps
+
+
+def test_portions_of_a_prefill_are_whole_micro_batches_and_hide_the_sweeps_of_the_next():
+    policy = {"kind": "moe_lightning", "batch": 504, "micro_batch": 36, "resident_share": 0, "balance": False}
+    sets = {"workload.output": 1, "workload.profile": {"kind": "uniform"}}
+    scenario = loaded("moe_lightning/mixtral-8x7b-t4", policy=policy, **sets)
+    portion = scenario.scenario.policy.deploy(problem_of(scenario, *scenario.build())).plan.prefill.sequences
+    assert 36 < portion < 504
+    assert portion % 36 == 0
+    seconds, crossed = [], []
+    for sequences in (36, 504):
+        run = run_loaded(loaded(scenario, policy={**policy, "prefill_batch": sequences}), RunOptions(bound=False)).summary
+        seconds.append(run["makespan_s"])
+        crossed.append(run["bytes"]["pcie:forward"])
+    assert crossed[0] == pytest.approx(14 * crossed[1], rel=0.06)  # 14 sweeps of the weights, and one
+    assert seconds[0] == pytest.approx(seconds[1], rel=0.01)
