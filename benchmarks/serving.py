@@ -94,8 +94,8 @@ def _noted() -> Iterator[list[naive_serving.StepTimes]]:
     steps: list[naive_serving.StepTimes] = []
     walk = KernelEngine.walk_steps
 
-    def noting(self: KernelEngine, rows: Any, plan: Any, until: int) -> Any:
-        answer = walk(self, rows, plan, until)
+    def noting(self: KernelEngine, rows: Any, plan: Any) -> Any:
+        answer = walk(self, rows, plan)
         steps.extend(steps_of(self, np.array(rows), len(answer[1])))
         return answer
 

@@ -30,7 +30,7 @@ import numpy as np
 from moesim.arrays import BoolArray, IntArray
 from moesim.hardware.device import Phase
 
-__all__ = ["KvMove", "Scheduler", "Series", "StepPlan"]
+__all__ = ["Join", "KvMove", "Pace", "Scheduler", "Series", "StepPlan"]
 
 
 class KvMove(NamedTuple):
@@ -71,6 +71,30 @@ class StepPlan:
     scheduler is asked again when those have come that a request waits for."""
 
 
+class Pace(NamedTuple):
+    """How fast steps went of late, by which a scheduler may guess in which of them a request will arrive."""
+
+    now: int
+    """ps"""
+    step: int
+    """ps of a step that decodes."""
+    token: float
+    """ps by which a token of a prompt makes a step longer."""
+    most: int
+    """Steps of a series at most."""
+
+
+class Join(NamedTuple):
+    """The guess that a request arrives while a step of a series runs: the steps behind it hold for that case alone."""
+
+    step: int
+    """Number of the step."""
+    arrival: int
+    """ps"""
+    until: int | None
+    """When (ps) the next one arrives, as `Scheduler.until`."""
+
+
 @dataclass(frozen=True, eq=False)
 class Series:
     """n steps, one right after another. Arrays are [N], over the sequences of the first step, then over those of the next."""
@@ -88,6 +112,8 @@ class Series:
     dropped: IntArray
     """As in the first step; no later one drops any."""
     from_prefix: IntArray | None = None
+    join: Join | None = None
+    """A request that is expected to arrive meanwhile."""
 
     @classmethod
     def of(cls, steps: Sequence[StepPlan]) -> Series:
@@ -120,7 +146,7 @@ class Series:
         end = int(self.sizes[:steps].sum())
         from_prefix = None if self.from_prefix is None else self.from_prefix[:end]
         first = self.requests[:end], self.new_tokens[:end], self.before[:end]
-        return Series(self.sizes[:steps], *first, self.yields[:end], self.dropped, from_prefix)
+        return Series(self.sizes[:steps], *first, self.yields[:end], self.dropped, from_prefix, self.join)
 
 
 class Scheduler(Protocol):
@@ -132,10 +158,11 @@ class Scheduler(Protocol):
     def ended(self, step: StepPlan, end: int) -> None:
         """The step that `compose` returned last has ended at `end` (ps)."""
 
-    def sure(self, most: int) -> Series:
+    def sure(self, most: int, pace: Pace | None = None) -> Series:
         """The step composed last and up to `most` - 1 that are sure to follow it, if each begins before `until`.
 
-        No KV block moves before any of them but the first.
+        No KV block moves before any of them but the first. With a `pace` they may go on past `until`, if the series says how
+        (`Series.join`): the engine walks them as long as what it says of the arrival is true.
         """
 
     def landed(self, requests: Sequence[int]) -> None:
@@ -145,7 +172,8 @@ class Scheduler(Protocol):
         """When (ps) something happens that steps behind the one composed last depend on; None if nothing more does."""
 
     def passed(self, ends: Sequence[int]) -> None:
-        """The first of the steps that are `sure` have ended at `ends` (ps), each but the first begun before `until`."""
+        """The first of the steps that are `sure` have ended at `ends` (ps), each but the first begun before `until`, or as the
+        series said."""
 
     def follows(self) -> Phase | None:
         """Of the step that is sure to follow the one composed last: `prefill` if it holds tokens of prompts, else `decode`.

@@ -13,7 +13,7 @@ import numpy as np
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
 from moesim.contract import Problem, Series, Visit
-from moesim.contract.steps import Scheduler
+from moesim.contract.steps import Pace, Scheduler
 from moesim.engine.books.steps import StepBooks
 from moesim.engine.books.walked import Walked, WalkedSteps
 from moesim.engine.cached import Snapshot, cached_residents, check_cached
@@ -184,8 +184,8 @@ class SeriesWalk:
         """FLOP and bytes of the attention of prompts."""
         self._snapshot: Snapshot | None = None
         """The cache before the visits handed over last."""
-        self._pace = 0
-        """ps of the step before."""
+        self._pace = Pace(0, 0, 0.0, 1)
+        """Of the steps before."""
         self._booked = False
         """The books hold steps that no phase has been given yet."""
         policy, plan, problem = context.policy, context.deployment.plan, context.problem
@@ -210,7 +210,7 @@ class SeriesWalk:
             self._settle()
             return 0, 0
         until, job = scheduler.until(), context.problem.job
-        steps = _Steps.of_series(scheduler.sure(self._most(until)), job)
+        steps = _Steps.of_series(scheduler.sure(*self._asked(until)), job)
         fitting, micro_batches = self._fitting(steps)
         if fitting == 0:
             self._settle()
@@ -225,7 +225,7 @@ class SeriesWalk:
             pieces = _parts(steps, of, steps.number * micro_batches, context.problem, program.kinds, self._known)
         begin = context.machine.now
         templates = program.templates(parts, pieces)
-        done, laps = self._run(index, steps, counts, templates, k.MOST if until is None else until)
+        done, laps = self._run(index, steps, counts, templates, until)
         steps = steps.first(len(done))
         cut = pieces.tokens.reshape(-1, micro_batches)
         for decodes, phase in enumerate(PHASES):
@@ -258,13 +258,15 @@ class SeriesWalk:
             self._programs[micro_batches] = GpuSteps(self._context.problem, micro_batches)
         return self._programs[micro_batches]
 
-    def _most(self, until: int | None) -> int:
-        """Steps to ask for: about as many as begin before `until`."""
-        problem, most = self._context.problem, _MOST
-        if self._pace and until is not None:
-            beyond = 0 if self._context.deployment.ruled else 2  # a cache has to be taken back behind the last step
-            most = min(most, max(until - self._context.machine.now, 0) // self._pace + beyond)
-        return max(1, min(most, _ROOM // max(problem.layers * problem.experts, 1)))
+    def _asked(self, until: int | None) -> tuple[int, Pace | None]:
+        """Steps to ask for, about as many as begin before `until`; and by which pace the scheduler may go further."""
+        context, problem, pace = self._context, self._context.problem, self._pace
+        fitting = max(1, min(_MOST, _ROOM // max(problem.layers * problem.experts, 1)))
+        if not pace.step or until is None:
+            return fitting, None
+        ruled = context.deployment.ruled  # a cache has to be taken back behind the last step
+        most = max(until - context.machine.now, 0) // pace.step + (0 if ruled else 2)
+        return max(1, min(most, fitting)), None if ruled else pace._replace(now=context.machine.now, most=fitting)
 
     def _fitting(self, steps: _Steps) -> tuple[int, int]:
         """How many of the steps pass attention in as many micro-batches as the first, and how many these are.
@@ -287,7 +289,7 @@ class SeriesWalk:
         return place // np.where(steps.decodes[steps.of], plan.decode.micro_batch, plan.prefill.micro_batch)
 
     def _run(
-        self, index: int, steps: _Steps, counts: IntArray, templates: StepTemplates, until: int
+        self, index: int, steps: _Steps, counts: IntArray, templates: StepTemplates, until: int | None
     ) -> tuple[IntArray, IntArray]:
         """Hands the steps to the engine: [done, STEP_WIDTH] those that were walked, and [done, lanes] ps at work."""
         context, number = self._context, steps.number
@@ -304,8 +306,12 @@ class SeriesWalk:
         plan[:, k.STEP_DECODES] = steps.decodes
         plan[:, k.STEP_SERIAL] = np.where(steps.decodes, context.tables.serial("decode"), context.tables.serial("prefill"))
         plan[:, k.STEP_ROWS] = np.arange(1, number + 1) * (layers + 1)
+        plan[:, k.STEP_UNTIL] = k.MOST if until is None else until
+        if (join := steps.series.join) is not None and join.step < number:
+            plan[join.step, k.STEP_SINCE] = join.arrival
+            plan[join.step :, k.STEP_UNTIL] = k.MOST if join.until is None else join.until
         rows = self._rows(index, steps, counts) if layers else np.zeros(k.R_HEADER, dtype=np.int64)
-        status, done, laps = self._engine.walk_steps(rows, plan, until)
+        status, done, laps = self._engine.walk_steps(rows, plan)
         refuse(status, context.tables)
         if self._snapshot is not None and len(done) < number:
             self._snapshot.restore()
@@ -361,7 +367,18 @@ class SeriesWalk:
     def _close(self, steps: _Steps, begin: int, done: IntArray, laps: IntArray) -> None:
         """Books steps that have ended."""
         ends = done[:, k.STEP_END].tolist()
-        self._pace = ends[-1] - (ends[-2] if len(ends) > 1 else begin)
+        self._look_at(steps, np.diff(done[:, k.STEP_END], prepend=begin))
         self._cache.pass_through(steps.series, steps.of)
         self._walked.add(Walked(steps.series, steps.of, steps.tokens, steps.decodes, begin, done, laps))
         self._scheduler.passed(ends)
+
+    def _look_at(self, steps: _Steps, lasted: IntArray) -> None:
+        """How long steps took, `lasted` [n] ps each: the last one that decoded, and the last one that read prompts."""
+        step, token = self._pace.step, self._pace.token
+        if steps.decodes.any():
+            step = int(lasted[np.flatnonzero(steps.decodes)[-1]])
+        if not steps.decodes.all():
+            last = np.flatnonzero(~steps.decodes)[-1]
+            token = max(int(lasted[last]) - step, 0) / int(steps.tokens[last] - steps.decoded[last])
+            step = step or int(lasted[last])
+        self._pace = Pace(0, step, token, 1)

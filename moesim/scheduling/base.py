@@ -248,6 +248,11 @@ class Session:
         ones that ends; None where it may do otherwise, or its rules do not say."""
         return None
 
+    def joins(self, sequence: Sequence, steady: Steady, step: int) -> bool:
+        """Whether a request that arrives during `steady` is sure to be admitted when its step number `step` is composed, whole,
+        and takes nothing from those that run; False where its rules do not say."""
+        return False
+
     def finish(self, batch: Batch) -> list[Sequence]:
         """What `batch` yielded has come out: the sequences that end with it, which give their blocks back."""
         return self.come_out(batch.yields)

@@ -144,6 +144,20 @@ class ContinuousSession(Session):
             steps //= 2
         return Steady(going, computed, output, steps) if steps else None
 
+    def joins(self, sequence: Sequence, steady: Steady, step: int) -> bool:
+        rules, pool = self.rules, self.pool
+        if self.waiting or self.refuses(sequence) is not None or len(self.running) >= rules.max_num_seqs:
+            return False
+        if (
+            sequence.shared
+            or self._cut(sequence.prompt, rules.max_num_batched_tokens - len(steady.sequences)) < sequence.prompt
+        ):
+            return False
+        blocks = np.array([len(other.blocks) for other in steady.sequences])
+        last = steady.computed + np.minimum(steady.steps, steady.remaining)
+        grown = sequence.prompt + min(steady.steps - step, sequence.output)
+        return int(np.maximum(-(-last // pool.size) - blocks, 0).sum()) + pool.needed(grown) <= pool.free
+
     def _cut(self, tokens: int, budget: int) -> int:
         """How many of `tokens` a step takes that has `budget` left."""
         threshold = self.rules.long_prefill_token_threshold

@@ -13,7 +13,7 @@ import numpy as np
 
 from moesim.arrays import IntArray
 from moesim.contract import Deployment, Problem, chunk_of
-from moesim.contract.steps import Series, StepPlan
+from moesim.contract.steps import Pace, Series, StepPlan
 from moesim.hardware.device import Phase
 from moesim.workload.table import Job
 
@@ -43,7 +43,7 @@ class Rounds:
     def ended(self, step: StepPlan, end: int) -> None:
         """Nothing follows from when a step ends."""
 
-    def sure(self, most: int) -> Series:
+    def sure(self, most: int, pace: Pace | None = None) -> Series:
         """The step composed last and those that follow it."""
         assert self._now is not None
         self._look(most - 1)

@@ -12,6 +12,7 @@ import numpy as np
 
 from moesim.arrays import FloatArray, IntArray
 from moesim.contract import Deployment, KvMove, Problem, Series, StepPlan
+from moesim.contract.steps import Join, Pace
 from moesim.errors import InputError, Mistake
 from moesim.hardware.device import Phase
 from moesim.scheduling.base import Batching, Room
@@ -88,9 +89,9 @@ class Serving:
         """Its tokens come out."""
         self.server.ended(end)
 
-    def sure(self, most: int) -> Series:
-        """The composed steps, then decodes of who runs."""
-        batches, steady = self.server.sure(most)
+    def sure(self, most: int, pace: Pace | None = None) -> Series:
+        """The composed steps, then decodes of who runs, and of the next request if it is sure how it joins them."""
+        batches, steady = self.server.sure(most, pace)
         plans = [self._plan(batch) for batch in batches]
         return _series(plans, steady)
 
@@ -143,15 +144,23 @@ def _series(plans: list[StepPlan], steady: Steady | None) -> Series:
     if steady is None:
         return composed
     step, place = steady.taking_part(steady.steps)
-    numbers, ones = np.array([sequence.number for sequence in steady.sequences], dtype=np.int64), np.ones_like(step)
+    ones, computed, join = np.ones_like(step), steady.computed, None
+    if steady.join is not None:
+        sequence, first, arrival, until = steady.join
+        computed, join = np.append(computed, sequence.prompt - 1 - first), Join(first, arrival, until)
+    new, before = ones.copy(), computed[place] + step
+    if join is not None:
+        reads = (place == len(steady.sequences)) & (step == join.step)
+        new[reads], before[reads] = sequence.prompt, 0
     return Series(
         np.concatenate([composed.sizes, np.bincount(step)]),
-        np.concatenate([composed.requests, numbers[place]]),
-        np.concatenate([composed.new_tokens, ones]),
-        np.concatenate([composed.before, steady.computed[place] + step]),
+        np.concatenate([composed.requests, steady.numbers[place]]),
+        np.concatenate([composed.new_tokens, new]),
+        np.concatenate([composed.before, before]),
         np.concatenate([composed.yields, ones.astype(np.bool_)]),
         composed.dropped,
         None if composed.from_prefix is None else np.concatenate([composed.from_prefix, np.zeros_like(ones)]),
+        join,
     )
 
 

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from moesim.arrays import IntArray
+from moesim.contract.steps import Pace
 from moesim.errors import MoesimError
 from moesim.scheduling.base import Session
 from moesim.scheduling.sequence import Batch, Sequence
-from moesim.scheduling.steady import Steady, SteadyRun
+from moesim.scheduling.steady import Joiner, Steady, SteadyRun
 
 __all__ = ["Ledger", "Server", "Traffic"]
 
@@ -158,12 +159,18 @@ class Server:
         """When the next request arrives, ps; None where no more is known to."""
         return self._coming[0][0] if self._coming else None
 
-    def sure(self, most: int) -> tuple[list[Batch], Steady | None]:
-        """The composed steps, and what follows them if no request arrives: `most` in all."""
+    def sure(self, most: int, pace: Pace | None = None) -> tuple[list[Batch], Steady | None]:
+        """The composed steps, and what follows them if no request arrives: `most` in all.
+
+        With a `pace`, more of them where it is sure how the next request joins, if it arrives when it is guessed to.
+        """
         steps = list(self._composed)
         if len(steps) > 1 and (steps[1].preempted or steps[1].moves):
             steps = steps[:1]
         self._steady = None
+        if pace is not None and len(steps) == self.ahead and (steady := self._joined(steps, pace)) is not None:
+            self._steady = steady
+            return steps, steady
         if len(steps) == self.ahead < most:
             steady = self.session.steady(most - self.ahead, self.ahead)
             if steady is not None and self.traffic.users:  # an answer calls for the next request
@@ -172,8 +179,45 @@ class Server:
             self._steady = steady
         return steps[:most], self._steady
 
+    def _joined(self, steps: list[Batch], pace: Pace) -> Steady | None:
+        """What follows the composed `steps`, with the next request in it; None where that is not sure."""
+        if self.traffic.users or not self._coming:
+            return None
+        arrival, number = self._coming[0]
+        until = min(self._coming[1:3])[0] if len(self._coming) > 1 else None
+        taken, end = _arrives(arrival, steps, pace)
+        if until is not None and until <= end:
+            return None
+        sequence = self.traffic.sequences[number]
+        behind = pace.most if until is None else int((until - end - pace.token * sequence.prompt) // pace.step) + 2
+        steady = self.session.steady(min(pace.most, taken + 1 + behind) - self.ahead, self.ahead)
+        if steady is None or steady.steps <= taken or not self.session.joins(sequence, steady, taken):
+            return None
+        return steady._replace(join=Joiner(sequence, taken, arrival, until))
+
     def passed(self, ends: Sized[int]) -> None:
-        """The first of the sure steps have ended at `ends` (ps), and no request arrived before the last of them began."""
+        """The first of the sure steps have ended at `ends` (ps), and no request arrived before the last of them began, or only
+        the one that joins them, when it was guessed to."""
+        steady = self._steady
+        if steady is None or steady.join is None:
+            self._passed(ends)
+            return
+        self._steady, taken = steady._replace(join=None), steady.join.step + 1
+        self._passed(ends[:taken])
+        if taken < len(ends):
+            self._let_join(steady.join.sequence, ends[taken - 1], len(ends) - taken)
+            self._passed(ends[taken:])
+
+    def _let_join(self, joiner: Sequence, now: int, steps: int) -> None:
+        """Takes it in by the rules of the session, which must then be sure of the `steps` that were walked with it."""
+        self.compose(now)
+        batches, rest = self.sure(steps)
+        joined, sure = self._composed[-1], len(batches) + (rest.steps if rest is not None else 0)
+        if joined.sequences[-1] is not joiner or joined.new_tokens[-1] != joiner.prompt or sure < steps:
+            raise MoesimError("a request joined others unlike its scheduler was sure of; please report it")
+
+    def _passed(self, ends: Sized[int]) -> None:
+        """As `passed`, where no request arrived before the last began."""
         composed = len(self._composed)
         steps = max(len(ends) - composed, 0)
         run = SteadyRun(self._steady, steps, composed, self.session.pool) if self._steady is not None and steps else None
@@ -233,3 +277,14 @@ class Server:
     def _refuse(self, number: int, reason: str, now: int) -> None:
         self.ledger.refused[number] = reason
         self._answered(number, now)
+
+
+def _arrives(arrival: int, steps: Sized[Batch], pace: Pace) -> tuple[int, int]:
+    """During which step `arrival` (ps) is expected, and when (ps) that one ends: of composed `steps`, or behind them."""
+    end, number = pace.now, -1
+    for number, batch in enumerate(steps):
+        end += pace.step + int(pace.token * (batch.tokens - len(batch.sequences)))
+        if end >= arrival:
+            return number, end
+    further = -(-(arrival - end) // pace.step)
+    return number + further, end + further * pace.step

@@ -14,11 +14,23 @@ from moesim.arrays import IntArray
 from moesim.scheduling.blocks import BlockPool
 from moesim.scheduling.sequence import Sequence
 
-__all__ = ["Steady", "SteadyRun"]
+__all__ = ["Joiner", "Steady", "SteadyRun"]
+
+
+class Joiner(NamedTuple):
+    """A request that is guessed to arrive during steady steps, and to be admitted at once with its whole prompt."""
+
+    sequence: Sequence
+    step: int
+    """Number of the steady step that reads its prompt, and of the step, composed ones included, in which it arrives."""
+    arrival: int
+    """ps"""
+    until: int | None
+    """When (ps) the next one arrives."""
 
 
 class Steady(NamedTuple):
-    """Steps that decode one token of each running sequence to its end, and nothing else."""
+    """Steps that decode one token of each running sequence to its end, and nothing else but what a joiner brings."""
 
     sequences: list[Sequence]
     """[S] in the order of a step."""
@@ -28,10 +40,22 @@ class Steady(NamedTuple):
     """[S] steps that each is in, from the first on."""
     steps: int
     """How many are sure."""
+    join: Joiner | None = None
+
+    @property
+    def numbers(self) -> IntArray:
+        """[S] requests, the joiner's last."""
+        joining = [] if self.join is None else [self.join.sequence]
+        return np.array([sequence.number for sequence in (*self.sequences, *joining)], dtype=np.int64)
 
     def taking_part(self, steps: int) -> tuple[IntArray, IntArray]:
         """Step and place of each sequence that is in one of the first `steps` steps, [N] each, step by step."""
-        step, place = np.nonzero(np.arange(steps)[:, None] < self.remaining)
+        number = np.arange(steps)[:, None]
+        there = number < self.remaining
+        if self.join is not None:
+            first = self.join.step
+            there = np.hstack([there, (number >= first) & (number < first + self.join.sequence.output)])
+        step, place = np.nonzero(there)
         return step, place
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from moesim.arrays import FloatArray, IntArray
 from moesim.contract import Deployment, Problem, StepPlan
-from moesim.contract.steps import Series
+from moesim.contract.steps import Pace, Series
 from moesim.scheduling.base import Batching
 from moesim.scheduling.sequence import Batch, Sequence
 from moesim.scheduling.serve import Serving, room_of
@@ -158,7 +158,7 @@ class WindowedServing(Serving):
         self._dropped = np.array([*cut, *dropped], dtype=np.int64)
         return StepPlan(batch.numbers + self._low, batch.new_tokens, before, batch.samples, self._dropped, batch.from_prefix)
 
-    def sure(self, most: int) -> Series:
+    def sure(self, most: int, pace: Pace | None = None) -> Series:
         series = super().sure(most)
         return replace(series, requests=series.requests + self._low, dropped=self._dropped)
 

@@ -247,8 +247,8 @@ class KernelEngine:
             self._mend(status)
             self._reserve_path()
 
-    def walk_steps(self, rows: IntArray, steps: IntArray, until: int) -> tuple[int, IntArray, IntArray]:
-        """Walks `steps` [n, STEP_WIDTH] of the kernel until all are done, or the next one would begin at `until` (ps) or later.
+    def walk_steps(self, rows: IntArray, steps: IntArray) -> tuple[int, IntArray, IntArray]:
+        """Walks `steps` [n, STEP_WIDTH] of the kernel until all are done, or the next one would begin when it may not.
 
         Returns the stage reached, the steps that were walked, and [n, lanes] ps at work of every lane at the end of each.
         """
@@ -261,7 +261,7 @@ class KernelEngine:
         while True:
             status = self._kernel.walk_steps(
                 B.M, B.F, tables.T, tables.TF, tables.X, *self._books.all, self._P, self._PF, self._cursor, fixed, self._visits,
-                self._slots, self._path, *self._templates, S, laps, len(steps), until,
+                self._slots, self._path, *self._templates, S, laps, len(steps),
             )  # fmt: skip
             if status not in (k.LOG_FULL, k.STALLED, k.TOO_LONG):
                 break

@@ -11,6 +11,8 @@ from served_models import MODEL
 from moesim.engine import series
 from moesim.results.result import Result
 from moesim.runs.run import run
+from moesim.scheduling.sequence import Sequence
+from moesim.scheduling.server import Server
 
 WORKLOAD: dict[str, Any] = {
     "kind": "online",
@@ -45,6 +47,8 @@ CASES: dict[str, dict[str, Any]] = {
     "cache offline": {"workload": OFFLINE, "policy": {"kind": "lru", "capacity": 4, "micro_batch": 3}},
     "random cache": {"policy": {"kind": "cache", "capacity": 5}},
 }
+LONG = {"workload.output": 40, "workload.requests": 16, "workload.arrivals.rate": "150/s"}
+"""Requests that overlap with the next ones for many steps."""
 MEASURED = ("moved_B", "work_FLOP", "read_B", "roof_B_s", "roof_FLOP_s")
 """Columns of sums whose last digit depends on the order of adding."""
 
@@ -83,6 +87,27 @@ def test_steps_of_a_series_are_those_timed_one_by_one(case: str, monkeypatch: py
     assert sum(walked) == len(result.columns["steps"]["step"])
     monkeypatch.setattr(series.SeriesWalk, "walk", lambda self, index: (0, 0))
     _same(result, _run(case))
+
+
+@pytest.mark.parametrize("wrong", [1, 3])
+def test_requests_join_a_series_when_they_arrive_as_was_guessed(wrong: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    joined: list[int] = []
+    let_join, look_at = Server._let_join, series.SeriesWalk._look_at
+
+    def counted(self: Server, joiner: Sequence, now: int, steps: int) -> None:
+        joined.append(joiner.number)
+        let_join(self, joiner, now, steps)
+
+    def misled(self: series.SeriesWalk, steps: Any, lasted: Any) -> None:
+        look_at(self, steps, lasted)
+        self._pace = self._pace._replace(step=self._pace.step * wrong)
+
+    monkeypatch.setattr(Server, "_let_join", counted)
+    monkeypatch.setattr(series.SeriesWalk, "_look_at", misled)
+    result = _run("asynchronous", **LONG)
+    assert len(joined) >= 4 or wrong > 1
+    monkeypatch.setattr(series.SeriesWalk, "walk", lambda self, index: (0, 0))
+    _same(result, _run("asynchronous", **LONG))
 
 
 @pytest.mark.parametrize("case", ["asynchronous", "misses", "cache", "micro-batches", "cache offline"])

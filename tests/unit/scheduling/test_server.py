@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from moesim.contract.steps import Pace
 from moesim.errors import MoesimError
 from moesim.scheduling.base import Room, Session
 from moesim.scheduling.blocks import BlockPool
@@ -232,3 +233,78 @@ def test_a_composed_step_that_preempts_is_not_among_the_sure_ones() -> None:
         ahead.yields, ahead.from_prefix, (), (Sequence(1, 2, 1),))])  # fmt: skip
     batches, steady = server.sure(9)
     assert (len(batches), steady) == (1, None)
+
+
+def spread(number: int = 24) -> Traffic:
+    """Requests of their own, most of which arrive while others run."""
+    generator = np.random.default_rng(7)
+    lengths = generator.integers([1, 1], [20, 25], (number, 2)).tolist()
+    sequences = [Sequence(place, *pair) for place, pair in enumerate(lengths)]
+    return Traffic(sequences, np.cumsum(generator.integers(0, 14 * STEP, number)))
+
+
+def joined(server: Server, guess: int) -> int:
+    """Serves all by series that go on past the next arrival, steps being guessed to take `guess` ps; how often it was right."""
+    now = right = 0
+    while (step := server.compose(now)) is not None:
+        if isinstance(step, int):
+            now = step
+            continue
+        until, (batches, steady) = server.until(), server.sure(2, Pace(now, guess, 0.0, 40))
+        join, ends = steady.join if steady is not None else None, []
+        for place in range(len(batches) + (steady.steps if steady is not None else 0)):
+            now, since, before = now + STEP, 0, until
+            ends.append(now)
+            if join is not None and place >= join.step:
+                since, before = join.arrival if place == join.step else 0, join.until
+            if now < since or (before is not None and now >= before):
+                break
+        right += join is not None and len(ends) > join.step + 1
+        server.passed(ends)
+    return right
+
+
+@pytest.mark.parametrize("guess", [STEP, 2 * STEP, STEP // 3])
+@pytest.mark.parametrize("case", [{}, {"asynchronous": True}, {"asynchronous": True, "prefix_caching": False}])
+def test_requests_that_join_a_series_are_served_as_one_by_one(case: dict[str, Any], guess: int) -> None:
+    limits = rules(**{"max_num_seqs": 24, "max_num_batched_tokens": 64, "num_gpu_blocks_override": 300, **case})
+    servers = [Server(limits.session(Room(1200, 0)), spread(), limits.steps_ahead) for _ in range(2)]
+    now = 0
+    while (step := servers[0].compose(now)) is not None:
+        now = step if isinstance(step, int) else now + STEP
+        if not isinstance(step, int):
+            servers[0].ended(now)
+    right = joined(servers[1], guess)
+    assert right > 8 or guess != STEP
+    ledgers = [server.ledger for server in servers]
+    for name in (*STAMPS, "gaps", "levels"):
+        expected, own = (getattr(ledger, name).tolist() for ledger in ledgers)
+        assert own == expected, name
+    free = [list(server.session.pool._free) for server in servers]
+    assert free[0] == free[1]
+    assert servers[0].session.pool._cached == servers[1].session.pool._cached
+
+
+@pytest.mark.parametrize(
+    "hindrance",
+    [
+        {"max_num_seqs": 2},
+        {"max_num_batched_tokens": 9},
+        {"long_prefill_token_threshold": 4},
+        {"num_gpu_blocks_override": 6},
+        {"max_waiting": 0},
+    ],
+)
+def test_nobody_is_sure_to_join_where_something_is_in_the_way(hindrance: dict[str, int]) -> None:
+    limits = rules(**{"max_num_seqs": 8, "max_num_batched_tokens": 64, "num_gpu_blocks_override": 60, "block_size": 4})
+    for plain, joins in ((limits, True), (limits.model_copy(update=hindrance), False)):
+        sequences = [Sequence(0, 2, 20), Sequence(1, 2, 20), Sequence(2, 8, 9)]
+        session = plain.session(Room(240, 0))
+        for sequence in sequences[:2]:
+            session.add(sequence)
+        batch = session.schedule()
+        assert batch is not None
+        session.finish(batch)
+        steady = session.steady(6, 1)
+        assert steady is not None
+        assert session.joins(sequences[2], steady, 3) is joins

@@ -12,8 +12,8 @@ from moesim.engine.kernel.compiled.visit_program import emit_visit
 from moesim.engine.kernel.compiled.visit_work import work_of_visit
 
 
-def walk_steps(M, F, T, TF, X, BP, BD, P, PF, C, R, V, slots, path, TP, TPF, TM, S, laps, steps, until):
-    """Walks steps from the cursor on until `steps` are done, or one after the first would begin at `until` (ps) or later.
+def walk_steps(M, F, T, TF, X, BP, BD, P, PF, C, R, V, slots, path, TP, TPF, TM, S, laps, steps):
+    """Walks steps from the cursor on until `steps` are done, or one after the first would begin when it may not.
 
     Books are `BP` for steps that go by prefill, `BD` for others.
     `laps` [steps * lanes] receives the ps at work of every lane so far at the end of each. Returns the stage reached, or what
@@ -32,7 +32,7 @@ def walk_steps(M, F, T, TF, X, BP, BD, P, PF, C, R, V, slots, path, TP, TPF, TM,
         for lane in range(M[LANES]):
             laps[C[C_STEP] * M[LANES] + lane] = M[M[AT_LANE] + lane * LANE_WIDTH + BUSY]
         C[C_STEP] += 1
-        if M[NOW] >= until:
+        if M[NOW] < S[s + STEP_SINCE] or M[NOW] >= S[s + STEP_UNTIL]:
             break
     return DONE_VISIT
 

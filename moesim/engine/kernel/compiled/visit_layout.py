@@ -69,6 +69,7 @@ V_LAYER, V_TOKENS, V_TEMPLATE, V_AT = range(4)
 """Of every visit in V: its layer, its tokens, the template that precedes it (-1: none), and its place in R. A visit of the
 layer behind the last is a template alone: what follows the layers."""
 V_WIDTH = 4
-STEP_DECODES, STEP_SERIAL, STEP_ROWS, STEP_END, STEP_ACTIVATIONS, STEP_HITS, STEP_UPLOADS = range(7)
-"""Of every step: whether it goes by decode, whether its layers are serial, the first visit behind it; then what came of it."""
-STEP_WIDTH = 7
+STEP_DECODES, STEP_SERIAL, STEP_ROWS, STEP_SINCE, STEP_UNTIL, STEP_END, STEP_ACTIVATIONS, STEP_HITS, STEP_UPLOADS = range(9)
+"""Of every step: whether it goes by decode, whether its layers are serial, the first visit behind it, the ps from which and
+before which the next one may begin; then what came of it."""
+STEP_WIDTH = 9
