@@ -153,7 +153,7 @@ class ContinuousSession(Session):
             or self._cut(sequence.prompt, rules.max_num_batched_tokens - len(steady.sequences)) < sequence.prompt
         ):
             return False
-        blocks = np.array([len(other.blocks) for other in steady.sequences])
+        blocks = np.array([len(beside.blocks) for beside in steady.sequences])
         last = steady.computed + np.minimum(steady.steps, steady.remaining)
         grown = sequence.prompt + min(steady.steps - step, sequence.output)
         return int(np.maximum(-(-last // pool.size) - blocks, 0).sum()) + pool.needed(grown) <= pool.free
