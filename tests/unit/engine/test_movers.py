@@ -24,10 +24,13 @@ EXPERT = 6 * 1024 * 1024.0
 class Bench:
     """Movers over a fake engine: copies end when `end` says so, `begun` ones cannot be called off."""
 
-    def __init__(self, *, swap: int = 0) -> None:
+    def __init__(self, *, swap: int = 0, pinned: tuple[tuple[int, int], ...] = ()) -> None:
         self.problem: Problem = problem(system(hbm=GB, cxl={"near": (GB, 22e9), "far": (GB, 9e9)}))
         deployment = find("policies", "on_demand")().deploy(self.problem)
-        deployment = replace(deployment, plan=replace(deployment.plan, swap=swap))
+        home, resident = deployment.home.copy(), deployment.resident.copy()
+        for pair in pinned:
+            home[pair], resident[pair] = self.problem.gpu_tier_index, True
+        deployment = replace(deployment, plan=replace(deployment.plan, swap=swap), home=home, resident=resident)
         self.books = Residency(self.problem, deployment)
         self.program, self.forms = Program(), list[Operation]()
         self.number = 0
@@ -270,6 +273,25 @@ def test_a_way_that_was_idle_is_given_as_much_as_it_carries_until_the_next_look(
     bench.machine.now = 600 * 10**6
     bench.movers.look()
     assert bench.number == 3
+
+
+def test_an_expert_that_two_tiers_are_to_get_sets_out_for_the_first_and_the_second_wish_is_over(bench: Bench) -> None:
+    near, far = bench.tier["near"], bench.tier["far"]
+    bench.apply(migrate=[[0, 1, near], [0, 1, far], [0, 2, far]])
+    assert sorted(lane for lane, _ in bench.sent) == ["ddr>far", "ddr>near"]
+    assert bench.books.host["far"] == EXPERT, "expert 2 alone is on its way there"
+    bench.end(0, 1)
+    bench.movers.settle()
+    bench.machine.now = 10**15
+    bench.movers.look()
+    assert (bench.number, int(bench.books.home[0, 1])) == (2, near)
+
+
+def test_an_expert_whose_only_copy_is_in_gpu_memory_moves_nowhere_and_raises_nothing() -> None:
+    bench = Bench(pinned=((1, 2),))
+    bench.apply(migrate=[[1, 2, bench.tier["hbm"]], [1, 2, bench.tier["near"]], [1, 3, bench.tier["near"]]])
+    assert bench.sent == [("ddr>near", MIGRATION)]
+    assert bench.books.home[1, 2] == bench.tier["hbm"]
 
 
 def test_a_copy_that_lands_in_a_tier_that_has_failed_is_lost(bench: Bench) -> None:
