@@ -200,5 +200,6 @@ def _ways(devices: Devices, tiers: Tiers, links: Mapping[str, Link], attending: 
     places += [(("tiers", name, "at"), tier.at) for name, tier in tiers.items() if isinstance(tier, Memory) and name not in own]
     for where, node in places:
         if node not in reached:
-            hint = did_you_mean(node, [n for n in (*nodes_of(links), start) if n in reached])
+            near = [] if where[1] in memories else [n for n in (*nodes_of(links), start) if n in reached]
+            hint = did_you_mean(node, near)
             yield where, f"no link leads from '{node}' to {place}.{hint}"

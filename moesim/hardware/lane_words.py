@@ -24,17 +24,19 @@ def lane_words(system: System) -> dict[str, str]:
     """Lane (device or `<link>:forward|reverse`) -> its work in words.
 
     A link that ends at the GPU uploads to it and downloads from it; any other one is read where bytes come
-    nearer to the GPU and written where they go away from it. A link of a further GPU is named by that GPU.
+    nearer to the GPU and written where they go away from it. Links of further GPUs, and between GPUs, lead to and from a GPU.
     """
     words = {name: _device(system, name) for name in system.devices}
     home = system.gpu.at
     far = distances(system.links, home) if home is not None else {}
-    further = {system.node(name): name for name in system.further_gpus}
+    gpus = {system.node(name): name for name in system.further_gpus}
+    from_host = {link for tier in system.host_tiers for link in system.path(tier, system.gpu_tier).links}
     for name, link in system.links.items():
         first, second = link.ends
-        gpu = further.get(first) or further.get(second)
-        if gpu is not None:
-            towards, away = ("forward", "reverse") if second in further else ("reverse", "forward")
+        at = next((node for node in (second, first) if node in gpus), home if gpus and home in link.ends else None)
+        if at is not None and name not in from_host:
+            gpu = gpus.get(at, system.attending_gpu)
+            towards, away = ("forward", "reverse") if second == at else ("reverse", "forward")
             words |= {f"{name}:{towards}": f"{_spelled(name)} to {gpu}", f"{name}:{away}": f"{_spelled(name)} from {gpu}"}
             continue
         at_gpu = home in link.ends
@@ -50,7 +52,7 @@ def _device(system: System, name: str) -> str:
     for kind, word in _KINDS:
         if isinstance(device, kind):
             alike = [device for device in system.devices.values() if isinstance(device, kind)]
-            return f"{word} compute" if len(alike) == 1 else f"{word} compute ({name})"
+            return f"{word} compute" if len(alike) == 1 or name == system.attending_gpu else f"{word} compute ({name})"
     return f"{_spelled(name)} compute"
 
 

@@ -102,7 +102,7 @@ def lane_word(holder: Mapping[str, Any]) -> str:
 def named_lane(holder: Mapping[str, Any]) -> str:
     """`PCIe upload (pcie:forward)`."""
     word, lane = lane_word(holder), str(holder["lane"])
-    return lane if word == lane else f"{word} ({lane})"
+    return lane if word == lane else word if word.endswith(f"({lane})") else f"{word} ({lane})"
 
 
 def part_words(line: Mapping[str, Any]) -> str:
