@@ -124,6 +124,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace) -> int:
     from moesim.results.compare import compare
+    from moesim.results.marks import idle_notes
     from moesim.results.table import comparison_table
     from moesim.runs.compare import compare_in
     from moesim.runs.run import compared_directory, comparison_target, save_comparison
@@ -152,7 +153,9 @@ def _compare(options: argparse.Namespace) -> int:
     if options.json:
         say_json(ranked)
         return 0
-    say("\n".join([comparison_table(ranked), *(f"{name} cannot run here: {line(reason)}" for name, reason in refused.items())]))
+    idle = idle_notes({result.summary["policy"]: result.notes for result in results})
+    sentences = [*idle, *(f"{name} cannot run here: {line(reason)}" for name, reason in refused.items())]
+    say("\n".join([comparison_table(ranked), *sentences]))
     return 0
 
 

@@ -11,11 +11,13 @@ from typing import Any
 from moesim.units import format_share
 
 __all__ = [
+    "IDLE",
     "LOSSY",
     "MARKS",
     "STAR",
     "bounds_apart",
     "gap_note",
+    "idle_notes",
     "is_bound",
     "lane_word",
     "losses",
@@ -83,6 +85,16 @@ def marked(policy: str, *, lossy: bool = False, bound: bool = False) -> str:
 def note(policy: str, losses: Iterable[str]) -> str:
     """The footnote of a star."""
     return f"* {policy} changes the model's output: {', '.join(losses)}"
+
+
+IDLE = "computed nothing: this policy places no experts there; the price and the power of the machine count all GPUs"
+"""What is said of GPUs that a policy does not use."""
+
+
+def idle_notes(notes_of: Mapping[str, Iterable[str]]) -> list[str]:
+    """Under a comparison: which policies (name -> notes of its run) leave a GPU idle."""
+    idle = [policy for policy, notes in notes_of.items() if any(text.endswith(IDLE) for text in notes)]
+    return [f"one GPU alone works under {', '.join(idle)}"] if idle else []
 
 
 def gap_note(policy: str, gap: float | None) -> str:

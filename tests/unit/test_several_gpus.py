@@ -1,10 +1,11 @@
-"""A shipped machine of two GPUs from end to end: words, bill, energy, notes, explain, exports, and mistakes with their place."""
+"""A shipped machine of two GPUs from end to end: words, bill, energy, notes, explain, exports, and where mistakes are."""
 
 from typing import Any
 
 import pytest
 
 import moesim
+from moesim import cli
 from moesim.errors import InputError
 from moesim.exports.placed import read_placed
 from moesim.hardware.bill import bill
@@ -106,3 +107,9 @@ def test_a_mistake_has_its_place(tmp_path, change, message):
     with pytest.raises(InputError) as refused:
         load(file)
     assert message in str(refused.value)
+
+
+def test_a_comparison_says_once_who_leaves_a_gpu_idle(capsys):
+    sets = [f"--set={key}={value}" for key, value in PAIR.items()]
+    assert cli.main(["compare", "buy/second-gpu", "--policies", "static_popularity,fiddler,lru", "--jobs", "1", *sets]) == 0
+    assert "one GPU alone works under fiddler, lru\n" in capsys.readouterr().out

@@ -14,6 +14,7 @@ from moesim.engine.books.work_done import WorkTally
 from moesim.engine.run import Outcome
 from moesim.hardware import Link, Memory
 from moesim.results.bound import Dense, FurtherGpus, Limits, PhaseWork, lower_bound
+from moesim.results.marks import IDLE
 from moesim.results.recorder import SECOND, Recorder
 
 __all__ = ["bound_seconds", "cost_per_million_tokens", "energy", "notes"]
@@ -127,10 +128,7 @@ def _idle(problem: Problem, outcome: Outcome) -> list[str]:
     idle = [name for name in problem.system.further_gpus if not outcome.recorder.expert_tokens.get(name)]
     if not idle:
         return []
-    names = " and ".join(idle)
-    return [
-        f"{names} computed nothing: this policy places no experts there; the price and the power of the machine count all GPUs"
-    ]
+    return [f"{' and '.join(idle)} {IDLE}"]
 
 
 def _out_of_range(problem: Problem, outcome: Outcome) -> list[str]:
