@@ -330,8 +330,11 @@ class Policy(Spec):
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """Called at every visit of an MoE layer, after its routing is known."""
+        attending = view.problem.attending_index
+        if not view.problem.system.further_gpus:
+            return Dispatch(np.full(visit.counts.shape, attending))
         gpus = view.problem.gpu_at[view.home[visit.layer]]
-        return Dispatch(np.where(visit.resident, view.problem.attending_index, gpus))
+        return Dispatch(np.where(visit.resident, attending, gpus))
 
     def adapt(self, step: Step, view: View) -> Moves:
         """Called when `adapts` says so, after the layer (or the last layer of the pass) has ended."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 
 import numpy as np
 
@@ -161,16 +160,31 @@ class _Visits(Visit):
 
     __slots__ = ("_asked", "_some")
 
-    def __init__(self, index: int, phase: str, tokens: IntArray, demand: _Asked, rows: slice) -> None:
+    def __init__(self, index: int, phase: str, tokens: IntArray, demand: _Asked, rows: IntArray) -> None:
         self.index, self.phase, self.layer, self.tokens, self.foreseen = index, phase, demand.layers[rows], tokens, None
-        self.counts = demand.counts[rows].copy()
+        self.counts = demand.counts[rows]
         self._asked, self._some = demand, rows
 
     gpu = property(lambda self: self._asked.times.gpu[self._some])
     cpu = property(lambda self: self._asked.times.cpu[self._some])
     local = property(lambda self: self._asked.times.local[self._some])
     copy = property(lambda self: self._asked.times.copy[self._some])
-    resident = property(lambda self: self._asked.resident[self._some].copy())
+    resident = property(lambda self: self._asked.resident[self._some])
+
+
+def _woven(answers: list[tuple[IntArray, Answers]], shape: tuple[int, ...]) -> Answers:
+    """Answers to some rows each, as answers to all of `shape`."""
+    parts = [part for _, part in answers]
+    device = np.empty(shape, dtype=np.int64)
+    order = np.empty(shape, dtype=np.int64) if any(part.order is not None for part in parts) else None
+    load = np.zeros(shape, dtype=np.bool_) if any(part.load is not None for part in parts) else None
+    for rows, part in answers:
+        device[rows] = part.device
+        if order is not None:
+            order[rows] = np.arange(shape[1]) if part.order is None else part.order
+        if load is not None and part.load is not None:
+            load[rows] = part.load
+    return Answers(device, order, load)
 
 
 class SeriesWalk:
@@ -341,28 +355,16 @@ class SeriesWalk:
         return visit_rows(context.placement, Demand(counts, of, demand.times, answers, resident))
 
     def _answers(self, index: int, steps: _Steps, demand: _Asked) -> Answers:
-        """The policy's answers, asked for all visits of neighbouring steps of a phase in one."""
-        context, layers = self._context, self._context.problem.layers
+        """The policy's answers, asked for all visits of the steps of a phase in one."""
+        context, layers, answers = self._context, self._context.problem.layers, []
         tokens = np.repeat(steps.tokens, layers)
-        edges = [0, *(np.flatnonzero(np.diff(steps.decodes)) + 1).tolist(), steps.number]
-        parts = []
-        for first, last in pairwise(edges):
-            rows = slice(first * layers, last * layers)
-            visits = _Visits(index + first, PHASES[int(steps.decodes[first])], tokens[rows], demand, rows)
-            parts.append(batched(context.policy.dispatch(visits, context.view), demand.counts[rows]))
-        if len(parts) == 1:
-            return parts[0]
-        order = load = None
-        if any(part.order is not None for part in parts):
-            by_id = np.arange(demand.counts.shape[1])
-            order = np.concatenate(
-                [np.broadcast_to(by_id, part.device.shape) if part.order is None else part.order for part in parts]
-            )
-        if any(part.load is not None for part in parts):
-            load = np.concatenate(
-                [np.zeros(part.device.shape, dtype=np.bool_) if part.load is None else part.load for part in parts]
-            )
-        return Answers(np.concatenate([part.device for part in parts]), order, load)
+        for decodes, phase in enumerate(PHASES):
+            of_phase = np.flatnonzero(steps.decodes == bool(decodes))
+            if len(of_phase):
+                rows = (of_phase[:, None] * layers + np.arange(layers)).ravel()
+                visits = _Visits(index + int(of_phase[0]), phase, tokens[rows], demand, rows)
+                answers.append((rows, batched(context.policy.dispatch(visits, context.view), visits.counts)))
+        return answers[0][1] if len(answers) == 1 else _woven(answers, demand.counts.shape)
 
     def _close(self, steps: _Steps, begin: int, done: IntArray, laps: IntArray) -> None:
         """Books steps that have ended."""
