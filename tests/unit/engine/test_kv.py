@@ -85,6 +85,14 @@ def test_steps_that_pass_many_at_once_hold_what_they_hold_one_by_one() -> None:
     assert kv.peak == 13 * TOKEN
 
 
+def test_a_series_goes_on_from_what_is_held_already() -> None:
+    kv = book()
+    kv.enter(plan((0, 5, 0), (2, 3, 0)))
+    passed(kv, plan((0, 1, 5)), plan((0, 1, 6), (2, 1, 3)))
+    kv.settle()
+    assert kv.peak == 11 * TOKEN
+
+
 def test_series_one_behind_the_other_are_counted_together_until_a_request_loses_its_cache() -> None:
     kv = book()
     passed(kv, plan((0, 5, 0)))

@@ -7,6 +7,7 @@ import pytest
 from moesim.scheduling.base import Batching, Room, Session
 from moesim.scheduling.blocks import BlockPool
 from moesim.scheduling.continuous import Continuous
+from moesim.scheduling.offload import BlockTiers
 from moesim.scheduling.prefill_first import PrefillFirst
 from moesim.scheduling.sequence import Sequence
 from moesim.scheduling.slots import Slots
@@ -115,6 +116,21 @@ def test_a_victim_whose_last_token_is_under_way_leaves_nothing_in_the_swap_space
     victim.computed, victim.sampled, victim.pending = 4, sampled, pending
     served._preempt(victim)
     assert (served.swap.used, victim.computed) == (blocks, 0)
+
+
+def test_blocks_of_a_lower_tier_are_known_to_the_prefix_cache_when_they_have_come() -> None:
+    served = session()
+    served.tiers = BlockTiers([("ddr", 4)], 2)
+    served.tiers.store([(0, 0), (0, 1)])
+    sequence, twin = (Sequence(number, 6, 2, shared=((4, 0),)) for number in (1, 2))
+    served.add(sequence)
+    served._load(sequence, [], served.tiers.find(sequence, 0))
+    assert (served.loading, list(served.waiting), sequence.computed, served.pool.used) == ([sequence], [], 4, 3)
+    assert served.pool.match(twin) == []
+    served.add(twin)
+    served.landed([1])
+    assert (served.loading, list(served.waiting)) == ([], [sequence, twin]), "it goes ahead of those that wait"
+    assert served.pool.match(twin) == sequence.blocks[:2]
 
 
 def test_a_sequence_that_ends_in_the_queue_leaves_it() -> None:
