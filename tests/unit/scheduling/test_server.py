@@ -223,6 +223,18 @@ def test_a_session_that_does_not_say_is_sure_of_nothing() -> None:
     assert Idle(BlockPool(4), rules()).steady(100, 1) is None
 
 
+@pytest.mark.parametrize(("sampled", "steps"), [(296, 2), (297, 1), (298, None)])
+def test_in_a_closed_loop_steps_are_sure_until_the_first_answer_is_complete(sampled: int, steps: int | None) -> None:
+    """Of 300 tokens two more are under way: whoever has had the last calls for the next request."""
+    sequences = [Sequence(0, 2, 300), Sequence(1, 2, 600)]
+    closed = Traffic(sequences, np.zeros(2, dtype=np.int64), users=2, think=np.zeros(2, dtype=np.int64))
+    server = Server(rules(asynchronous=True).session(Room(4096, 0)), closed, 2)
+    server.compose(0)
+    sequences[0].sampled, sequences[0].computed = sampled, 2 + sampled + 1
+    _, steady = server.sure(50)
+    assert (steady.steps if steady else None) == steps
+
+
 def test_a_composed_step_that_preempts_is_not_among_the_sure_ones() -> None:
     server = Server(rules(asynchronous=True).session(Room(64, 0)), Traffic([Sequence(0, 2, 9)], np.zeros(1, dtype=np.int64)), 2)
     server.compose(0)
