@@ -39,8 +39,8 @@ def step(prompt: int = 0) -> Any:
 
 def chain_of(work: Problem, deployment: Any, passed: Any = None) -> Chain:
     cores = cores_of_step(work, deployment, passed or step())
-    (chains, *others), kinds = chains_of_pass(work, deployment, cores)
-    assert (others, kinds) == ([], [0, 0, 0]), "all layers attend alike"
+    (chains, *further), kinds = chains_of_pass(work, deployment, cores)
+    assert (further, kinds) == ([], [0, 0, 0]), "all layers attend alike"
     (chain,) = chains
     return chain
 
