@@ -13,12 +13,14 @@ from moesim.errors import PolicyError
 
 DEVICE = np.array([0, 1, 0])
 ROUTED = np.array([[3, 0, 2], [1, 4, 0]])
-STORED = np.array([[8.0, 8.0, 8.0], [6.0, 6.0, 6.0]])
+STORED = np.array([[6.0, 6.0, 6.0], [9.0, 9.0, 9.0], [8.0, 8.0, 8.0]])
+"""[L, E]: visits are of layers 2 and 0."""
+LAYERS = np.array([2, 0])
 
 
 def answered(*answers: dict[str, Any]) -> Any:
     rows = [Dispatch(DEVICE, **answer) for answer in answers]
-    return stacked(rows, ROUTED[: len(rows)], STORED[: len(rows)])
+    return stacked(rows, ROUTED[: len(rows)], LAYERS[: len(rows)], STORED)
 
 
 def test_what_no_visit_says_is_left_out() -> None:
@@ -71,7 +73,7 @@ def test_tokens_may_change_their_expert_as_long_as_none_is_added() -> None:
 
 def test_devices_of_another_shape_are_refused() -> None:
     with pytest.raises(PolicyError, match=r"dispatch returned device of shape \(2,\), not \[E\] = \(3,\)"):
-        stacked([Dispatch(np.array([0, 1]))], ROUTED[:1], STORED[:1])
+        stacked([Dispatch(np.array([0, 1]))], ROUTED[:1], LAYERS[:1], STORED)
     with pytest.raises(PolicyError, match=r"dispatch returned device of shape \(3,\), not \[V, E\] = \(2, 3\)"):
         batched(Dispatch(DEVICE), ROUTED)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from moesim.contract import Problem
-from moesim.engine.books.energy_and_cost import _limits, cost_per_million_tokens, energy, range_notes
+from moesim.engine.books.energy_and_cost import _limits, cost_per_million_tokens, energy, notes
 from moesim.hardware import System
 from moesim.results.bound import Limits
 from tests.policy_problems import GB, problem
@@ -84,7 +84,7 @@ def test_uploads_are_limited_by_what_all_their_ways_share_and_by_their_sources()
 
 
 def met(**counts: tuple[int, int]) -> list[str]:
-    return range_notes(powered(), SimpleNamespace(met=counts))  # type: ignore[arg-type]
+    return notes(powered(), SimpleNamespace(met=counts))  # type: ignore[arg-type]
 
 
 def test_a_note_says_which_device_left_the_range_that_its_cost_was_measured_in() -> None:
