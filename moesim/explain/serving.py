@@ -15,7 +15,10 @@ from moesim.explain.work import Plan, used
 
 __all__ = ["trade"]
 
-_STEP = "the longer of: missing experts / upload rate, active experts, other weights and KV cache / rate of GPU memory"
+_STEP = (
+    "other weights and KV cache / rate of GPU memory, and for each layer the longer of missing experts / upload rate and "
+    "active residents / rate of GPU memory"
+)
 
 
 def trade(plan: Plan) -> Section:
@@ -32,7 +35,8 @@ def trade(plan: Plan) -> Section:
 
 _NOTE = (
     "GPU memory that holds the keys and values of a sequence of mean length could hold experts, the most popular of those that "
-    "miss. Decode steps as if nothing but uploads and GPU memory took time, for independent tokens."
+    "miss. Decode steps as if nothing but uploads and GPU memory took time, and no layer's uploads began before it, for "
+    "independent tokens."
 )
 
 
@@ -93,15 +97,16 @@ class _Trade:
         expected = used(problem.popularity, problem.model.top_k, float(sequences)) * self.sizes
         missing = expected * ~resident
         lives = deployment.home == problem.gpu_tier_index
-        uploads = 0.0
+        uploads = np.zeros(problem.layers)
         for index, tier in enumerate(problem.tiers):
             if not problem.system.is_gpu_memory(tier):
                 # what was resident and gives way is read from where most of the others live
                 at = (deployment.home == index) | (lives & (tier == problem.main_memory))
-                uploads += float(missing[at].sum()) / problem.costs.path(tier, problem.gpu_tier).rate
+                uploads += np.where(at, missing, 0.0).sum(axis=1) / problem.costs.path(tier, problem.gpu_tier).rate
         context = np.full(sequences, round(self.plan.context))
-        nbytes = problem.non_expert_bytes() + float(expected.sum() + problem.model.core_bytes_decode(context).sum())
-        return max(uploads, nbytes / problem.system.reach(problem.system.attending_gpu, problem.gpu_tier).rate)
+        rate = problem.system.reach(problem.system.attending_gpu, problem.gpu_tier).rate
+        others = problem.non_expert_bytes() + float(problem.model.core_bytes_decode(context).sum())
+        return others / rate + float(np.maximum(uploads, (expected * resident).sum(axis=1) / rate).sum())
 
     def tokens_per_second(self, sequences: int) -> float:
         """Decode throughput with a number of sequences, and the experts that are resident beside their KV cache."""
