@@ -105,8 +105,8 @@ class _Trade:
                 uploads += np.where(at, missing, 0.0).sum(axis=1) / problem.costs.path(tier, problem.gpu_tier).rate
         context = np.full(sequences, round(self.plan.context))
         rate = problem.system.reach(problem.system.attending_gpu, problem.gpu_tier).rate
-        others = problem.non_expert_bytes() + float(problem.model.core_bytes_decode(context).sum())
-        return others / rate + float(np.maximum(uploads, (expected * resident).sum(axis=1) / rate).sum())
+        dense = problem.non_expert_bytes() + float(problem.model.core_bytes_decode(context).sum())
+        return dense / rate + float(np.maximum(uploads, (expected * resident).sum(axis=1) / rate).sum())
 
     def tokens_per_second(self, sequences: int) -> float:
         """Decode throughput with a number of sequences, and the experts that are resident beside their KV cache."""

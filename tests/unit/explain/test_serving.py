@@ -64,10 +64,10 @@ def test_uploads_bound_the_layers_that_have_any_and_a_sequence_takes_residents_a
     rate = scenario.hardware.reach("gpu", "hbm").rate
 
     def step(sequences: int, residents: int) -> float:
-        asked = (1 - 0.75**sequences) * EXPERT
+        nbytes = (1 - 0.75**sequences) * EXPERT
         attended = float(scenario.model.core_bytes_decode(np.full(sequences, 950)).sum())
-        last = max((24 - residents) * asked / 26.5e9, (residents - 16) * asked / rate)
-        return (scenario.model.non_expert_bytes + attended) / rate + 16 * asked / rate + last
+        last = max((24 - residents) * nbytes / 26.5e9, (residents - 16) * nbytes / rate)
+        return (scenario.model.non_expert_bytes + attended) / rate + 16 * nbytes / rate + last
 
     assert cut.inputs["residents"].value == RESIDENT
     assert cut.value == pytest.approx(10 / step(10, RESIDENT), rel=2e-3)
