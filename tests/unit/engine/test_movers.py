@@ -109,6 +109,9 @@ def bench() -> Bench:
 def test_a_prefetch_takes_its_room_at_once_and_is_there_and_booked_when_it_has_ended(bench: Bench) -> None:
     bench.apply(load=[[0, 3], [1, 2]])
     assert bench.sent == [("pcie:forward", PREFETCH)] * 2
+    first = bench.under_way[0]
+    assert (first.count, first.service) == (1, round((EXPERT / 25e9 + 1e-5 + 1e-7) * 1e12)), "at 25 GB/s, behind 10.1 us"
+    assert first.draws == {"ddr:read": EXPERT, "pcie:forward": EXPERT, "hbm:write": EXPERT}
     assert bench.books.in_flight[[0, 1], [3, 2]].all()
     assert (bench.books.held, bench.moved) == (2 * EXPERT, [])
     bench.end(0)
