@@ -32,6 +32,17 @@ def _own_cache() -> None:
     (Path(folder) / "code").symlink_to(CODE)
 
 
+def _own_share_of_cores(workers: int) -> None:
+    """A command that says no `--jobs` starts no more processes than there are cores for each of `workers` workers of the tests.
+
+    Most of the time of a further one would go into importing; tests that are about several processes say how many.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    os.environ["LOKY_MAX_CPU_COUNT"] = str(max(cores // workers, 1))
+
+
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    _own_share_of_cores(int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
 if "PYTEST_XDIST_WORKER" not in os.environ:  # workers, and every process that a test starts, share the folder
     _own_cache()
 

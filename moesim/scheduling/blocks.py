@@ -29,9 +29,11 @@ class BlockPool:
         self.size = size
         """Tokens of a block."""
         self.prefix_cache = prefix_cache
-        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(total))
-        self._users = [0] * total
-        self._key = [_NOBODY] * total
+        self._freed: OrderedDict[int, None] = OrderedDict()
+        """Blocks that were held and are free, longest free first; those that no sequence has held yet were free before them."""
+        self._users: list[int] = []
+        """By block that was ever held, from block 0 on: a machine may have millions, and a short run needs few."""
+        self._key: list[tuple[int, int]] = []
         self._cached: dict[tuple[int, int], int] = {}
         self.fresh: list[tuple[int, int]] | None = None
         """Keys of blocks that the cache has come to know, for who empties it; None where nobody does."""
@@ -39,12 +41,12 @@ class BlockPool:
     @property
     def free(self) -> int:
         """Blocks that no sequence holds."""
-        return len(self._free)
+        return self.total - len(self._users) + len(self._freed)
 
     @property
     def used(self) -> int:
         """Blocks that sequences hold."""
-        return self.total - len(self._free)
+        return len(self._users) - len(self._freed)
 
     def needed(self, tokens: int) -> int:
         """Blocks for `tokens` tokens."""
@@ -65,13 +67,13 @@ class BlockPool:
     def fits(self, tokens: int, hits: list[int]) -> bool:
         """Whether the blocks of `tokens` tokens are free, `hits` of them being cached."""
         idle = sum(1 for block in hits if not self._users[block])
-        return self.needed(tokens) - len(hits) + idle <= len(self._free)
+        return self.needed(tokens) - len(hits) + idle <= self.free
 
     def admit(self, sequence: Sequence, hits: list[int]) -> None:
         """Lets `sequence`, which holds nothing, hold its cached blocks; `computed` is what they cover."""
         for block in hits:
             if not self._users[block]:
-                del self._free[block]
+                del self._freed[block]
             self._users[block] += 1
         sequence.blocks = list(hits)
         sequence.indexed = len(hits)
@@ -89,7 +91,7 @@ class BlockPool:
         """As `extend`, but the prefix cache does not know the new blocks yet."""
         missing = -(-tokens // self.size) - len(sequence.blocks)
         if missing > 0:
-            if missing > len(self._free):
+            if missing > self.free:
                 return False
             sequence.blocks += self._take(missing)
         return True
@@ -99,15 +101,19 @@ class BlockPool:
         for block in reversed(sequence.blocks):
             self._users[block] -= 1
             if not self._users[block]:
-                self._free[block] = None
+                self._freed[block] = None
         sequence.blocks = []
         sequence.indexed = 0
 
     def _take(self, number: int) -> list[int]:
         """The `number` blocks that have been free for longest; the cache forgets their tokens."""
-        keys, cached, users, taken = self._key, self._cached, self._users, []
-        for _ in range(number):
-            block, _ = self._free.popitem(last=False)
+        keys, cached, users = self._key, self._cached, self._users
+        begun = len(users)
+        taken = list(range(begun, min(begun + number, self.total)))
+        users += [1] * len(taken)
+        keys += [_NOBODY] * len(taken)
+        for _ in range(number - len(taken)):
+            block, _ = self._freed.popitem(last=False)
             key = keys[block]
             if key is not _NOBODY:
                 if cached.get(key) == block:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ast
 import os
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
+from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
+from nbclient.util import run_sync
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -74,18 +76,27 @@ def test_public_names_only(path: Path) -> None:
             assert not (isinstance(node, ast.Attribute) and node.attr.startswith("_"))
 
 
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AsyncKernelManager]:
+    """A process that runs one notebook after another: most of the time of a new one would go into importing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
+        patch.setenv("IPYTHONDIR", str(tmp_path_factory.mktemp("ipython")))
+        patch.setenv("JUPYTER_PLATFORM_DIRS", "1")
+        manager = AsyncKernelManager(kernel_name="python3")
+        yield manager
+        run_sync(manager.shutdown_kernel)(now=True)
+
+
 @pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.stem)
-def test_runs_from_first_to_last(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_from_first_to_last(path: Path, kernel: AsyncKernelManager, tmp_path: Path) -> None:
     book = _read(path)
     cell = _parameters(book)
     sizes = cell.metadata["moesim"]["small"]
     small = nbformat.v4.new_code_cell("\n".join(f"{name} = {value!r}" for name, value in sizes.items()))
     book.cells.insert(book.cells.index(cell) + 1, small)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-    monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
-    book.metadata["kernelspec"] = {"name": "python3", "display_name": sys.executable}
-    NotebookClient(book, timeout=PATIENCE, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    book.cells.insert(0, nbformat.v4.new_code_cell(f"%reset -f\n%cd -q {tmp_path}"))  # no name of the one before it is there
+    NotebookClient(book, km=kernel, timeout=PATIENCE, resources={"metadata": {"path": str(tmp_path)}}).execute()
     drawn = [cell for cell in _code(book) if any("image/png" in output.get("data", {}) for output in cell.outputs)]
     assert drawn
     assert [cell.source for cell in _code(book) if _draws(cell) and cell not in drawn] == []

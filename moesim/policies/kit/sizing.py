@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 from moesim.contract import BatchPlan, Homes, PhasePlan, Problem
+from moesim.contract.costs import Costs
 from moesim.contract.homes import HERE
 from moesim.errors import InputError, Mistake, did_you_mean
 from moesim.units import format_count, format_exact, format_sum
@@ -58,8 +60,13 @@ def host_order(problem: Problem) -> list[str]:
     Decided by what the paths give, never by names or kinds. Copies count as equally fast within a thousandth of the fastest, so
     that the order does not depend on how fast the machine is as a whole.
     """
-    costs, system = problem.costs, problem.system
-    size, gpu = problem.model.expert_bytes, problem.gpu_tier
+    return list(_host_order(problem.costs, problem.gpu_tier))
+
+
+@lru_cache(maxsize=16)
+def _host_order(costs: Costs, gpu: str) -> tuple[str, ...]:
+    """The same for all cuts of a job that a policy tries."""
+    system, size = costs.system, costs.model.expert_bytes
     copies = {tier: float(costs.copy(size, tier, gpu)) for tier in system.host_tiers}
 
     def key(tier: str) -> tuple[float, float, float]:
@@ -67,7 +74,7 @@ def host_order(problem: Problem) -> list[str]:
         read = system.reach(costs.cpu_name, tier).rate if costs.cpu_name else path.rate
         return round(copies[tier] / min(copies.values()), 3), -read, path.setup
 
-    return sorted(system.host_tiers, key=key)
+    return tuple(sorted(system.host_tiers, key=key))
 
 
 def default_staging(problem: Problem) -> int:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import cache, lru_cache
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 from pydantic import Field, SerializeAsAny
 
 from moesim.contract import Deployment, Dispatch, Policy, Problem, View, Visit
@@ -113,12 +114,10 @@ def planned(setting: Setting, policy: Parameters, known: Program = ()) -> Planne
     """The policy with the plan it makes for the whole job, knowing the hardware's rates but not the program's (`known`)."""
     fixed = {**setting.workload(), **_lengths(setting.prompt, setting.output), "hardware": setting.hardware}
     scenario = loaded(SCENARIO, policy=dict(policy), **fixed, **dict(known))
-    scenario = replace(
-        scenario, job_and_table=_built(setting.model, setting.exponent, setting.sequences, setting.prompt, setting.output)
-    )
-    return Planned(
-        inner=scenario.scenario.policy, plan=scenario.scenario.policy.deploy(problem_of(scenario, *scenario.build()))
-    )
+    prompts, table = _built(setting.model, setting.exponent, setting.sequences, setting.prompt, 1)
+    # of routing a plan knows the profile, which is the same however long the answers are
+    job = replace(prompts, output=np.full_like(prompts.output, setting.output))
+    return Planned(inner=scenario.scenario.policy, plan=scenario.scenario.policy.deploy(problem_of(scenario, job, table)))
 
 
 @cache

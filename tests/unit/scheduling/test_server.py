@@ -161,7 +161,7 @@ def test_steps_that_pass_at_once_leave_what_they_leave_one_by_one(case: str, use
         for own, beside in zip(server.traffic.sequences, expected.traffic.sequences, strict=True):
             counts = ("computed", "sampled", "pending", "preemptions", "hits")
             assert [getattr(own, name) for name in counts] == [getattr(beside, name) for name in counts]
-        order = [list(pool._free) for pool in (server.session.pool, expected.session.pool)]
+        order = [(pool.used, list(pool._freed)) for pool in (server.session.pool, expected.session.pool)]
         assert order[0] == order[1], "blocks are free in the same order"
         assert server.session.pool._cached == expected.session.pool._cached
         assert together or most < 5, "some steps pass without being composed"
