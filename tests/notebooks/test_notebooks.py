@@ -96,7 +96,11 @@ def test_runs_from_first_to_last(path: Path, kernel: AsyncKernelManager, tmp_pat
     small = nbformat.v4.new_code_cell("\n".join(f"{name} = {value!r}" for name, value in sizes.items()))
     book.cells.insert(book.cells.index(cell) + 1, small)
     book.cells.insert(0, nbformat.v4.new_code_cell(f"%reset -f\n%cd -q {tmp_path}"))  # no name of the one before it is there
-    NotebookClient(book, km=kernel, timeout=PATIENCE, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    client = NotebookClient(book, km=kernel, timeout=PATIENCE, resources={"metadata": {"path": str(tmp_path)}})
+    try:
+        client.execute()
+    finally:
+        client.kc.stop_channels()
     drawn = [cell for cell in _code(book) if any("image/png" in output.get("data", {}) for output in cell.outputs)]
     assert drawn
     assert [cell.source for cell in _code(book) if _draws(cell) and cell not in drawn] == []
