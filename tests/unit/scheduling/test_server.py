@@ -292,7 +292,7 @@ def test_requests_that_join_a_series_are_served_as_one_by_one(case: dict[str, An
     for name in (*STAMPS, "gaps", "levels"):
         expected, own = (getattr(ledger, name).tolist() for ledger in ledgers)
         assert own == expected, name
-    free = [list(server.session.pool._free) for server in servers]
+    free = [(server.session.pool.used, list(server.session.pool._freed)) for server in servers]
     assert free[0] == free[1]
     assert servers[0].session.pool._cached == servers[1].session.pool._cached
 
