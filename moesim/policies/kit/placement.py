@@ -281,6 +281,8 @@ def place_on_gpus(problem: Problem, choice: Choice, cut: BatchPlan, scores: Floa
         return place(problem, resident=choice, homes=order, cut=cut)
     sizes, room = problem.expert_bytes(), gpu_room(problem, cut)
     chosen = choice(sum(room.values()), sizes)
+    if not chosen.any():  # a dense model has none to choose
+        return place(problem, homes=order, cut=cut)
     tier = _SpreadOverGpus(problem, cut, room, problem.popularity if scores is None else scores).tiers(chosen, sizes)
     groups = [
         (tier == problem.tiers.index(name), [[name]] if name != problem.gpu_tier else everywhere(problem)) for name in room

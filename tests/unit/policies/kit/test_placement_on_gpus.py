@@ -71,6 +71,11 @@ def test_a_policy_of_one_gpu_leaves_the_other_alone():
     assert StaticPopularity(limit=0).deploy(p).home.tolist() == np.full((3, 8), p.tiers.index("ddr")).tolist()
 
 
+def test_a_dense_model_runs_on_the_gpu_that_attends():
+    dense = tiny.problem(machine(8e9, far={"hbm1": 8e9}), tiny.model(layers=0, dense=2), tiny.job(layers=0), np.zeros((0, 8)))
+    assert StaticPopularity().deploy(dense).resident.shape == (0, 8)
+
+
 def test_gpu_only_takes_the_memory_of_all_gpus_and_says_what_is_missing():
     size = 24 * tiny.model().expert_bytes
     p = scene(120 * MB, size / 2 + 10 * MB)
