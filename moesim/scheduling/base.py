@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from moesim.scheduling.blocks import BlockPool
-from moesim.scheduling.offload import BlockTiers, Key
+from moesim.scheduling.offload import BlockTiers, Key, OffloadTier
 from moesim.scheduling.sequence import POOL, Batch, BlockMove, Sequence
 from moesim.scheduling.steady import Steady
 from moesim.scheduling.swap import SwapBook
@@ -101,6 +101,13 @@ class Session:
         self._moves: list[BlockMove] = []
         self._filled: list[Key] = []
         """Blocks that the step composed last fills."""
+
+    def keep_below(self, offload: Sized[OffloadTier], room: Room) -> None:
+        """Lets tiers of the host keep what the pool forgets."""
+        if offload:
+            block = room.token_bytes * self.pool.size
+            self.tiers = BlockTiers([(level.tier, int(level.room // block)) for level in offload], self.pool.size)
+            self.pool.fresh = []
 
     @property
     def queued(self) -> int:

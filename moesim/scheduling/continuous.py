@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from moesim.scheduling.base import Batching, Chosen, Room, Session, urgency
 from moesim.scheduling.blocks import BlockPool
-from moesim.scheduling.offload import BlockTiers, OffloadTier
+from moesim.scheduling.offload import OffloadTier, contradiction
 from moesim.scheduling.sequence import Batch, Sequence
 from moesim.scheduling.steady import Steady
 from moesim.scheduling.swap import SwapBook, SwapSpace
@@ -82,15 +82,10 @@ class Continuous(Batching):
 
     @model_validator(mode="after")
     def _offloads_once(self) -> Self:
-        if not self.offload:
-            return self
-        if not self.prefix_caching:
-            raise ValueError("offload: without prefix_caching no block is looked for")
-        if self.swap is not None:
+        if self.offload and self.swap is not None:
             raise ValueError("swap: with offload the blocks of a preempted sequence lie in a tier already; leave swap out")
-        tiers = [level.tier for level in self.offload]
-        if len(set(tiers)) < len(tiers):
-            raise ValueError(f"offload: a tier stands there twice ({', '.join(tiers)})")
+        if text := contradiction(self.offload, self.prefix_caching):
+            raise ValueError(text)
         return self
 
     @property
@@ -103,9 +98,7 @@ class Continuous(Batching):
         session = ContinuousSession(self, BlockPool(blocks, self.block_size, prefix_cache=self.prefix_caching))
         if self.swap is not None:
             session.swap = SwapBook(self.swap.tier, int(self.swap.room // (room.token_bytes * self.block_size)))
-        if self.offload:
-            levels = [(level.tier, int(level.room // (room.token_bytes * self.block_size))) for level in self.offload]
-            session.tiers, session.pool.fresh = BlockTiers(levels, self.block_size), []
+        session.keep_below(self.offload, room)
         return session
 
 

@@ -12,7 +12,7 @@ from moesim.scheduling.sequence import POOL, BlockMove, Sequence
 from moesim.spec import Spec
 from moesim.units import Size
 
-__all__ = ["BlockTiers", "Key", "OffloadTier"]
+__all__ = ["BlockTiers", "Key", "OffloadTier", "contradiction"]
 
 Key = tuple[int, int]
 """What identifies the tokens of a block, and all before them, as `Sequence.key` gives it."""
@@ -25,6 +25,14 @@ class OffloadTier(Spec):
     """Tier of the host."""
     room: Size
     """Bytes of it set aside."""
+
+
+def contradiction(offload: Sized[OffloadTier], prefix_caching: bool) -> str | None:
+    """What is wrong with tiers below a pool that shares prefixes or not."""
+    if offload and not prefix_caching:
+        return "offload: without prefix_caching no block is looked for"
+    tiers = [level.tier for level in offload]
+    return f"offload: a tier stands there twice ({', '.join(tiers)})" if len(set(tiers)) < len(tiers) else None
 
 
 class BlockTiers:

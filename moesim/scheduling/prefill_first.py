@@ -5,12 +5,14 @@ Knows tokens and blocks only.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from moesim.scheduling.base import Batching, Chosen, Room, Session
 from moesim.scheduling.blocks import BlockPool
+from moesim.scheduling.offload import OffloadTier, contradiction
 from moesim.scheduling.sequence import Batch, Sequence
 
 __all__ = ["PrefillFirst", "PrefillFirstSession"]
@@ -50,6 +52,9 @@ class PrefillFirst(Batching):
     """Tokens of a KV page; SGLang's default is 1, many attention kernels force 16 to 128."""
     prefix_caching: bool = True
     """Whether pages with equal first tokens are shared."""
+    offload: tuple[OffloadTier, ...] = ()
+    """Tiers of the host that keep pages for the prefix cache when the pool has forgotten them, the first one first, as the
+    hierarchical cache does; all that a request finds there is copied before it joins."""
 
     source: ClassVar[str] = "SGLang 0.5.9"
 
@@ -65,10 +70,21 @@ class PrefillFirst(Batching):
     def most_sequences(self) -> int:
         return self.max_running_requests
 
+    @model_validator(mode="after")
+    def _offloads_what_it_finds(self) -> Self:
+        if text := contradiction(self.offload, self.prefix_caching):
+            raise ValueError(text)
+        return self
+
+    @property
+    def aside(self) -> Mapping[str, float]:
+        return {level.tier: level.room for level in self.offload}
+
     def session(self, room: Room) -> PrefillFirstSession:
-        return PrefillFirstSession(
-            self, BlockPool(room.tokens // self.page_size, self.page_size, prefix_cache=self.prefix_caching)
-        )
+        pool = BlockPool(room.tokens // self.page_size, self.page_size, prefix_cache=self.prefix_caching)
+        session = PrefillFirstSession(self, pool)
+        session.keep_below(self.offload, room)
+        return session
 
 
 class PrefillFirstSession(Session):
@@ -128,11 +144,15 @@ class PrefillFirstSession(Session):
             tokens, chunk, room = tokens - new, chunk - new, room - new
         while self.waiting and self.chunked is None and len(self.running) < rules.max_running_requests and chunk > 0:
             sequence = self.waiting[0]
-            hits = pool.match(sequence)
-            missing = sequence.tokens - len(hits) * pool.size
-            needed = missing + min(sequence.output - sequence.sampled, _LONGEST_GUESS)
-            if needed >= room or (chosen and missing > tokens) or not pool.fits(sequence.tokens, hits):
+            hits = [] if sequence.blocks else pool.match(sequence)
+            missing = sequence.tokens - self._there(sequence, hits)
+            needed = (0 if sequence.blocks else missing) + min(sequence.output - sequence.sampled, _LONGEST_GUESS)
+            if not self._joins(sequence, hits, needed < room) or (chosen and missing > tokens):
                 break
+            if self.tiers is not None and not sequence.blocks and (places := self.tiers.find(sequence, len(hits))):
+                self._load(sequence, hits, places)
+                room -= needed
+                continue
             new = min(missing, chunk)
             self._admit(sequence, hits)
             pool.extend(sequence, sequence.computed + new)
@@ -140,6 +160,12 @@ class PrefillFirstSession(Session):
             self.chunked = sequence if new < missing else None
             tokens, chunk, room = tokens - new, chunk - new, room - needed
         return chosen
+
+    def _joins(self, sequence: Sequence, hits: list[int], has_room: bool) -> bool:
+        """Whether the first of those that wait finds pages: it has them already, where they came from another tier."""
+        if sequence.blocks:
+            return has_room or not self.running
+        return has_room and self.pool.fits(sequence.tokens, hits)
 
     def _make_room(self, decoding: list[Sequence]) -> None:
         """Retracts of `decoding` until a token of each of the others fits; the expectation follows."""

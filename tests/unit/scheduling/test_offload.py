@@ -15,8 +15,10 @@ from served_models import MODEL
 import moesim
 from moesim.errors import InputError
 from moesim.results.result import Result
+from moesim.scheduling.base import Batching
 from moesim.scheduling.continuous import Continuous
 from moesim.scheduling.offload import BlockTiers, OffloadTier
+from moesim.scheduling.prefill_first import PrefillFirst
 from moesim.scheduling.sequence import POOL, Batch, BlockMove, Sequence
 from moesim.scheduling.server import Server
 from tests.serving import serve
@@ -78,13 +80,14 @@ def test_others_run_while_a_request_waits_for_its_blocks() -> None:
     assert server.session.tiers.hits == [4, 4]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     requests=st.lists(st.tuples(st.integers(1, 30), st.integers(1, 12), st.integers(0, 40)), min_size=2, max_size=12),
     heads=st.lists(st.tuples(st.integers(0, 11), st.integers(1, 30)), min_size=12, max_size=12),
     room=st.integers(44, 120),
     below=st.lists(st.integers(1, 12), min_size=1, max_size=3),
-    asynchronous=st.booleans(),
+    kind=st.sampled_from(["continuous", "prefill_first"]),
+    ahead=st.booleans(),
     order=st.sampled_from(["fcfs", "priority"]),
 )
 def test_tokens_blocks_and_requests_are_conserved(
@@ -92,7 +95,8 @@ def test_tokens_blocks_and_requests_are_conserved(
     heads: list[tuple[int, int]],
     room: int,
     below: list[int],
-    asynchronous: bool,
+    kind: str,
+    ahead: bool,
     order: Any,
 ) -> None:
     """I3: no tier above its room; I1: each token is computed once, or found; I12: all that arrive are completed."""
@@ -111,9 +115,13 @@ def test_tokens_blocks_and_requests_are_conserved(
         held[batch.numbers] = batch.attended
 
     levels = tuple(OffloadTier(tier=f"tier {place}", room=4.0 * blocks) for place, blocks in enumerate(below))
-    rules = Continuous(
-        max_num_batched_tokens=16, max_num_seqs=4, block_size=4, offload=levels, asynchronous=asynchronous, order=order
-    )
+    rules: Batching
+    if kind == "continuous":
+        rules = Continuous(
+            max_num_batched_tokens=16, max_num_seqs=4, block_size=4, offload=levels, asynchronous=ahead, order=order
+        )
+    else:
+        rules = PrefillFirst(max_prefill_tokens=16, chunked_prefill_size=12, page_size=4, offload=levels, overlap=ahead)
     lengths, arrival = [request[:2] for request in ordered], [request[2] for request in ordered]
     server = serve(rules, lengths, arrival=arrival, room=room, seen=seen, shared=shared)
     assert (server.ledger.finish >= 0).all()
@@ -121,9 +129,13 @@ def test_tokens_blocks_and_requests_are_conserved(
     assert (held == [prompt + output - 1 for prompt, output in lengths]).all()
 
 
-def _run(folder: Path, offload: list[dict[str, str]], **more: Any) -> Result:
+def _run(folder: Path, offload: list[dict[str, str]], kind: str = "continuous", **more: Any) -> Result:
     (folder / "alike.csv").write_text(HEADER + ROWS)
-    scheduler = {"kind": "continuous", "num_gpu_blocks_override": 11, "block_size": 4, "max_num_seqs": 4, "offload": offload}
+    scheduler: dict[str, Any] = {"kind": kind, "offload": offload}
+    if kind == "continuous":
+        scheduler |= {"num_gpu_blocks_override": 11, "block_size": 4, "max_num_seqs": 4}
+    else:
+        scheduler |= {"page_size": 4, "kv_cache_memory": f"{12 * BLOCK} B", "max_running_requests": 4}
     workload = {
         "kind": "online",
         "arrivals": {"kind": "trace", "path": str(folder / "alike.csv")},
@@ -165,8 +177,11 @@ def test_bytes_on_links_are_those_of_the_blocks_that_crossed(tmp_path: Path) -> 
 
 def test_both_engines_move_blocks_alike(tmp_path: Path) -> None:
     levels = [{"tier": "ddr", "room": "130 kB"}, {"tier": "nvme", "room": "10 MB"}]
-    for policy in ("gpu_only", "lru"):
-        compiled, plain = (_run(tmp_path, levels, policy=policy, **{"simulation.engine": e}) for e in ("kernel", "reference"))
+    few = {"kind": "lru", "capacity": 4}  # where all experts are resident, the cache has what is left of GPU memory
+    for policy, kind in (("gpu_only", "continuous"), ("lru", "continuous"), (few, "prefill_first")):
+        engines = ({"simulation.engine": engine} for engine in ("kernel", "reference"))
+        compiled, plain = (_run(tmp_path, levels, kind, policy=policy, **engine) for engine in engines)
+        assert sum(row["hit_tokens"] for row in compiled.details["serving"]["kv_tiers"][1:]) > 0
         assert compiled.summary["bytes"] == pytest.approx(plain.summary["bytes"], rel=1e-12)
         for table in ("requests", "steps", "kv_tiers"):
             for name, values in compiled.columns[table].items():
