@@ -177,8 +177,8 @@ def test_bytes_on_links_are_those_of_the_blocks_that_crossed(tmp_path: Path) -> 
 
 def test_both_engines_move_blocks_alike(tmp_path: Path) -> None:
     levels = [{"tier": "ddr", "room": "130 kB"}, {"tier": "nvme", "room": "10 MB"}]
-    few = {"kind": "lru", "capacity": 4}  # where all experts are resident, the cache has what is left of GPU memory
-    for policy, kind in (("gpu_only", "continuous"), ("lru", "continuous"), (few, "prefill_first")):
+    small_cache = {"kind": "lru", "capacity": 4}  # where all experts are resident, the cache has what is left of GPU memory
+    for policy, kind in (("gpu_only", "continuous"), ("lru", "continuous"), (small_cache, "prefill_first")):
         engines = ({"simulation.engine": engine} for engine in ("kernel", "reference"))
         compiled, plain = (_run(tmp_path, levels, kind, policy=policy, **engine) for engine in engines)
         assert sum(row["hit_tokens"] for row in compiled.details["serving"]["kv_tiers"][1:]) > 0
