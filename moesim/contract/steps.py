@@ -112,8 +112,8 @@ class Series:
     dropped: IntArray
     """As in the first step; no later one drops any."""
     from_prefix: IntArray | None = None
-    join: Join | None = None
-    """A request that is expected to arrive meanwhile."""
+    joins: Sequence[Join] = ()
+    """Requests that are expected to arrive meanwhile, in order."""
 
     @classmethod
     def of(cls, steps: Sequence[StepPlan]) -> Series:
@@ -146,7 +146,7 @@ class Series:
         end = int(self.sizes[:steps].sum())
         from_prefix = None if self.from_prefix is None else self.from_prefix[:end]
         first = self.requests[:end], self.new_tokens[:end], self.before[:end]
-        return Series(self.sizes[:steps], *first, self.yields[:end], self.dropped, from_prefix, self.join)
+        return Series(self.sizes[:steps], *first, self.yields[:end], self.dropped, from_prefix, self.joins)
 
 
 class Scheduler(Protocol):
@@ -162,7 +162,7 @@ class Scheduler(Protocol):
         """The step composed last and up to `most` - 1 that are sure to follow it, if each begins before `until`.
 
         No KV block moves before any of them but the first. With a `pace` they may go on past `until`, if the series says how
-        (`Series.join`): the engine walks them as long as what it says of the arrival is true.
+        (`Series.joins`): the engine walks them as long as what it says of the arrival is true.
         """
 
     def landed(self, requests: Sequence[int]) -> None:

@@ -321,8 +321,8 @@ class SeriesWalk:
         plan[:, k.STEP_SERIAL] = np.where(steps.decodes, context.tables.serial("decode"), context.tables.serial("prefill"))
         plan[:, k.STEP_ROWS] = np.arange(1, number + 1) * (layers + 1)
         plan[:, k.STEP_UNTIL] = k.MOST if until is None else until
-        if (join := steps.series.join) is not None and join.step < number:
-            plan[join.step, k.STEP_SINCE] = join.arrival
+        for join in steps.series.joins:
+            plan[join.step : join.step + 1, k.STEP_SINCE] = join.arrival
             plan[join.step :, k.STEP_UNTIL] = k.MOST if join.until is None else join.until
         rows = self._rows(index, steps, counts) if layers else np.zeros(k.R_HEADER, dtype=np.int64)
         status, done, laps = self._engine.walk_steps(rows, plan)

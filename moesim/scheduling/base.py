@@ -16,7 +16,7 @@ from pydantic import Field
 from moesim.scheduling.blocks import BlockPool
 from moesim.scheduling.offload import BlockTiers, Key, OffloadTier
 from moesim.scheduling.sequence import POOL, Batch, BlockMove, Sequence
-from moesim.scheduling.steady import Steady
+from moesim.scheduling.steady import Joiner, Steady
 from moesim.scheduling.swap import SwapBook
 from moesim.spec import Spec
 from moesim.units import Size
@@ -255,10 +255,10 @@ class Session:
         ones that ends; None where it may do otherwise, or its rules do not say."""
         return None
 
-    def joins(self, sequence: Sequence, steady: Steady, step: int) -> bool:
-        """Whether a request that arrives during `steady` is sure to be admitted when its step number `step` is composed, whole,
-        and takes nothing from those that run; False where its rules do not say."""
-        return False
+    def joins(self, joiners: Sized[Joiner], steady: Steady) -> int:
+        """How many of the `joiners`, from the first on, are sure to be admitted with their whole prompts when the steps of
+        `steady` that they say are composed, and take nothing from those that run; 0 where its rules do not say."""
+        return 0
 
     def finish(self, batch: Batch) -> list[Sequence]:
         """What `batch` yielded has come out: the sequences that end with it, which give their blocks back."""

@@ -6,6 +6,7 @@ Knows tokens and blocks only.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Sequence as Sized
 from typing import ClassVar, Literal, Self
 
 import numpy as np
@@ -15,7 +16,7 @@ from moesim.scheduling.base import Batching, Chosen, Room, Session, urgency
 from moesim.scheduling.blocks import BlockPool
 from moesim.scheduling.offload import OffloadTier, contradiction
 from moesim.scheduling.sequence import Batch, Sequence
-from moesim.scheduling.steady import Steady
+from moesim.scheduling.steady import Joiner, Steady
 from moesim.scheduling.swap import SwapBook, SwapSpace
 from moesim.spec import Unread
 
@@ -137,19 +138,19 @@ class ContinuousSession(Session):
             steps //= 2
         return Steady(going, computed, output, steps) if steps else None
 
-    def joins(self, sequence: Sequence, steady: Steady, step: int) -> bool:
+    def joins(self, joiners: Sized[Joiner], steady: Steady) -> int:
         rules, pool = self.rules, self.pool
-        if self.waiting or self.refuses(sequence) is not None or len(self.running) >= rules.max_num_seqs:
-            return False
-        if (
-            sequence.shared
-            or self._cut(sequence.prompt, rules.max_num_batched_tokens - len(steady.sequences)) < sequence.prompt
-        ):
-            return False
-        blocks = np.array([len(beside.blocks) for beside in steady.sequences])
+        blocks = np.array([len(sequence.blocks) for sequence in steady.sequences])
         last = steady.computed + np.minimum(steady.steps, steady.remaining)
-        grown = sequence.prompt + min(steady.steps - step, sequence.output)
-        return int(np.maximum(-(-last // pool.size) - blocks, 0).sum()) + pool.needed(grown) <= pool.free
+        free = 0 if self.waiting else pool.free - int(np.maximum(-(-last // pool.size) - blocks, 0).sum())
+        for number, (sequence, step, _, _) in enumerate(joiners):
+            budget = rules.max_num_batched_tokens - len(steady.sequences) - number
+            free -= pool.needed(sequence.prompt + min(steady.steps - step, sequence.output))
+            if free < 0 or step >= steady.steps or len(self.running) + number >= rules.max_num_seqs:
+                return number
+            if sequence.shared or self._cut(sequence.prompt, budget) < sequence.prompt or self.refuses(sequence) is not None:
+                return number
+        return len(joiners)
 
     def _cut(self, tokens: int, budget: int) -> int:
         """How many of `tokens` a step takes that has `budget` left."""

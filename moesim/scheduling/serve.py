@@ -90,7 +90,7 @@ class Serving:
         self.server.ended(end)
 
     def sure(self, most: int, pace: Pace | None = None) -> Series:
-        """The composed steps, then decodes of who runs, and of the next request if it is sure how it joins them."""
+        """The composed steps, then decodes of who runs, and of the next requests if it is sure how they join them."""
         batches, steady = self.server.sure(most, pace)
         plans = [self._plan(batch) for batch in batches]
         return _series(plans, steady)
@@ -144,14 +144,12 @@ def _series(plans: list[StepPlan], steady: Steady | None) -> Series:
     if steady is None:
         return composed
     step, place = steady.taking_part(steady.steps)
-    ones, computed, join = np.ones_like(step), steady.computed, None
-    if steady.join is not None:
-        sequence, first, arrival, until = steady.join
-        computed, join = np.append(computed, sequence.prompt - 1 - first), Join(first, arrival, until)
+    ones, joiners = np.ones_like(step), steady.joiners
+    computed = np.append(steady.computed, [joiner.sequence.prompt - 1 - joiner.step for joiner in joiners]).astype(np.int64)
     new, before = ones.copy(), computed[place] + step
-    if join is not None:
-        reads = (place == len(steady.sequences)) & (step == join.step)
-        new[reads], before[reads] = sequence.prompt, 0
+    for number, joiner in enumerate(joiners, len(steady.sequences)):
+        reads = (place == number) & (step == joiner.step)
+        new[reads], before[reads] = joiner.sequence.prompt, 0
     return Series(
         np.concatenate([composed.sizes, np.bincount(step)]),
         np.concatenate([composed.requests, steady.numbers[place]]),
@@ -160,7 +158,7 @@ def _series(plans: list[StepPlan], steady: Steady | None) -> Series:
         np.concatenate([composed.yields, ones.astype(np.bool_)]),
         composed.dropped,
         None if composed.from_prefix is None else np.concatenate([composed.from_prefix, np.zeros_like(ones)]),
-        join,
+        [Join(step, arrival, until) for _, step, arrival, until in joiners],
     )
 
 

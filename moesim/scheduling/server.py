@@ -22,6 +22,9 @@ from moesim.scheduling.steady import Joiner, Steady, SteadyRun
 
 __all__ = ["Ledger", "Server", "Traffic"]
 
+_JOINERS = 4
+"""Requests that may join a series at most."""
+
 
 @dataclass(frozen=True)
 class Traffic:
@@ -78,6 +81,8 @@ class Server:
         self.ledger = Ledger(traffic.arrival.copy())
         self._coming = [(time, number) for number, time in enumerate(traffic.arrival.tolist()) if time >= 0]
         heapq.heapify(self._coming)
+        self._sent = [] if traffic.users else sorted(self._coming)
+        """All that come, in order; those of closed loops are not known beforehand."""
         self._composed: deque[Batch] = deque()
         self._steady: Steady | None = None
         """What follows the composed steps if no request arrives, as said last."""
@@ -162,7 +167,7 @@ class Server:
     def sure(self, most: int, pace: Pace | None = None) -> tuple[list[Batch], Steady | None]:
         """The composed steps, and what follows them if no request arrives: `most` in all.
 
-        With a `pace`, more of them where it is sure how the next request joins, if it arrives when it is guessed to.
+        With a `pace`, more of them where it is sure how the next requests join, if they arrive when they are guessed to.
         """
         steps = list(self._composed)
         if len(steps) > 1 and (steps[1].preempted or steps[1].moves):
@@ -180,33 +185,43 @@ class Server:
         return steps[:most], self._steady
 
     def _joined(self, steps: list[Batch], pace: Pace) -> Steady | None:
-        """What follows the composed `steps`, with the next request in it; None where that is not sure."""
-        if self.traffic.users or not self._coming:
-            return None
-        arrival, number = self._coming[0]
-        until = min(self._coming[1:3])[0] if len(self._coming) > 1 else None
-        taken, end = _arrives(arrival, steps, pace)
-        if until is not None and until <= end:
-            return None
-        sequence = self.traffic.sequences[number]
-        behind = pace.most if until is None else int((until - end - pace.token * sequence.prompt) // pace.step) + 2
-        steady = self.session.steady(min(pace.most, taken + 1 + behind) - self.ahead, self.ahead)
-        if steady is None or steady.steps <= taken or not self.session.joins(sequence, steady, taken):
-            return None
-        return steady._replace(join=Joiner(sequence, taken, arrival, until))
+        """What follows the composed `steps`, with the next requests in it; None where that is not sure of any."""
+        joiners, number = self._guessed(steps, pace)
+        steady = self.session.steady(number - self.ahead, self.ahead) if joiners else None
+        sure = self.session.joins(joiners, steady) if steady is not None else 0
+        return steady._replace(joiners=tuple(joiners[:sure])) if steady is not None and sure else None
+
+    def _guessed(self, steps: list[Batch], pace: Pace) -> tuple[list[Joiner], int]:
+        """The next requests that arrive during a step each, by the `pace` of the steps; and steps up to one in which two do."""
+        joiners: list[Joiner] = []
+        taken = len(self._sent) - len(self._coming)
+        coming = [] if self.traffic.users else self._sent[taken : taken + _JOINERS + 1]
+        prompts = {number: batch.tokens - len(batch.sequences) for number, batch in enumerate(steps)}
+        end, place = pace.now, 0
+        for number in range(pace.most):
+            end += pace.step + int(pace.token * prompts.get(number, 0))
+            if place == len(coming) or coming[place][0] > end:
+                continue
+            until = coming[place + 1][0] if place + 1 < len(coming) else None
+            if place == _JOINERS or (until is not None and until <= end):
+                return joiners, number + 1
+            arrival, request = coming[place]
+            joiners.append(Joiner(self.traffic.sequences[request], number, arrival, until))
+            prompts[number + self.ahead], place = joiners[-1].sequence.prompt, place + 1
+        return joiners, pace.most
 
     def passed(self, ends: Sized[int]) -> None:
         """The first of the sure steps have ended at `ends` (ps), and no request arrived before the last of them began, or only
-        the one that joins them, when it was guessed to."""
-        steady = self._steady
-        if steady is None or steady.join is None:
-            self._passed(ends)
-            return
-        self._steady, taken = steady._replace(join=None), steady.join.step + 1
-        self._passed(ends[:taken])
-        if taken < len(ends):
-            self._let_join(steady.join.sequence, ends[taken - 1], len(ends) - taken)
-            self._passed(ends[taken:])
+        those that join them, when they were guessed to."""
+        joiners, first = self._steady.joiners if self._steady is not None else (), 0
+        if self._steady is not None and joiners:
+            self._steady = self._steady._replace(joiners=())
+        edges = [joiner.step + 1 for joiner in joiners if joiner.step + 1 < len(ends)]
+        for joiner, edge, last in zip(joiners, edges, [*edges[1:], len(ends)], strict=False):
+            self._passed(ends[first:edge])
+            self._let_join(joiner.sequence, ends[edge - 1], last - edge)
+            first = edge
+        self._passed(ends[first:])
 
     def _let_join(self, joiner: Sequence, now: int, steps: int) -> None:
         """Takes it in by the rules of the session, which must then be sure of the `steps` that were walked with it."""
@@ -277,14 +292,3 @@ class Server:
     def _refuse(self, number: int, reason: str, now: int) -> None:
         self.ledger.refused[number] = reason
         self._answered(number, now)
-
-
-def _arrives(arrival: int, steps: Sized[Batch], pace: Pace) -> tuple[int, int]:
-    """During which step `arrival` (ps) is expected, and when (ps) that one ends: of composed `steps`, or behind them."""
-    end, number = pace.now, -1
-    for number, batch in enumerate(steps):
-        end += pace.step + int(pace.token * (batch.tokens - len(batch.sequences)))
-        if end >= arrival:
-            return number, end
-    further = -(-(arrival - end) // pace.step)
-    return number + further, end + further * pace.step

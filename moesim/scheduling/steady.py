@@ -30,7 +30,7 @@ class Joiner(NamedTuple):
 
 
 class Steady(NamedTuple):
-    """Steps that decode one token of each running sequence to its end, and nothing else but what a joiner brings."""
+    """Steps that decode one token of each running sequence to its end, and nothing else but what joiners bring."""
 
     sequences: list[Sequence]
     """[S] in the order of a step."""
@@ -40,21 +40,21 @@ class Steady(NamedTuple):
     """[S] steps that each is in, from the first on."""
     steps: int
     """How many are sure."""
-    join: Joiner | None = None
+    joiners: tuple[Joiner, ...] = ()
 
     @property
     def numbers(self) -> IntArray:
-        """[S] requests, the joiner's last."""
-        joining = [] if self.join is None else [self.join.sequence]
+        """[S + J] requests, those of the joiners last."""
+        joining = [joiner.sequence for joiner in self.joiners]
         return np.array([sequence.number for sequence in (*self.sequences, *joining)], dtype=np.int64)
 
     def taking_part(self, steps: int) -> tuple[IntArray, IntArray]:
         """Step and place of each sequence that is in one of the first `steps` steps, [N] each, step by step."""
         number = np.arange(steps)[:, None]
         there = number < self.remaining
-        if self.join is not None:
-            first = self.join.step
-            there = np.hstack([there, (number >= first) & (number < first + self.join.sequence.output)])
+        if self.joiners:
+            first, output = np.array([(joiner.step, joiner.sequence.output) for joiner in self.joiners]).T
+            there = np.hstack([there, (number >= first) & (number < first + output)])
         step, place = np.nonzero(there)
         return step, place
 

@@ -15,6 +15,7 @@ from moesim.scheduling.blocks import BlockPool
 from moesim.scheduling.continuous import Continuous
 from moesim.scheduling.sequence import Batch, Sequence
 from moesim.scheduling.server import Server, Traffic
+from moesim.scheduling.steady import Joiner
 from tests.serving import serve
 
 STEP = 10
@@ -263,15 +264,16 @@ def joined(server: Server, guess: int) -> int:
             now = step
             continue
         until, (batches, steady) = server.until(), server.sure(2, Pace(now, guess, 0.0, 40))
-        join, ends = steady.join if steady is not None else None, []
+        joiners, ends = steady.joiners if steady is not None else (), list[int]()
         for place in range(len(batches) + (steady.steps if steady is not None else 0)):
             now, since, before = now + STEP, 0, until
             ends.append(now)
-            if join is not None and place >= join.step:
-                since, before = join.arrival if place == join.step else 0, join.until
+            for joiner in joiners:
+                if place >= joiner.step:
+                    since, before = joiner.arrival if place == joiner.step else 0, joiner.until
             if now < since or (before is not None and now >= before):
                 break
-        right += join is not None and len(ends) > join.step + 1
+        right += sum(len(ends) > joiner.step + 1 for joiner in joiners)
         server.passed(ends)
     return right
 
@@ -319,4 +321,4 @@ def test_nobody_is_sure_to_join_where_something_is_in_the_way(hindrance: dict[st
         session.finish(batch)
         steady = session.steady(6, 1)
         assert steady is not None
-        assert session.joins(sequences[2], steady, 3) is joins
+        assert session.joins([Joiner(sequences[2], 3, 0, None)], steady) == joins
