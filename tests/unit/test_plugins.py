@@ -116,6 +116,18 @@ def installed(stranger: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(package)])}
 
 
+BREAK = "\x1c"
+TWICE = f"""
+import sys
+from pathlib import Path
+from moesim.cli import main
+status = main(sys.argv[1:])
+print({BREAK!r}, Path("IMPORTED").exists(), {BREAK!r}, sep="", end="")
+sys.exit(status or main([*sys.argv[1:], "--plugins"]))
+"""
+"""A process that runs a command without plug-ins, says whether one was imported, and runs it with them."""
+
+
 @pytest.mark.parametrize(
     ("words", "shown"),
     [
@@ -131,18 +143,15 @@ def test_installed_plug_ins_are_imported_on_demand_only(
 ) -> None:
     (stranger / "named.yaml").write_text("extends: quickstart\npolicy: mine\n")
 
-    def output(*more: str) -> str:
-        command = [sys.executable, "-m", "moesim", *words, *more]
-        done = subprocess.run(command, cwd=stranger, env=installed, capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stderr) == (0, "")
-        return done.stdout
-
-    without = output()
-    assert not imported()
+    done = subprocess.run(
+        [sys.executable, "-c", TWICE, *words], cwd=stranger, env=installed, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    without, imported_before, with_it = done.stdout.split(BREAK)
+    assert imported_before == "False"
     if words != ["schema", "experiment"]:
         assert "mine" in without
     assert "A policy that says when it is imported" not in without
-    with_it = output("--plugins")
     if words != ["schema", "experiment"]:
         assert imported()
     assert words[0] != "list" or shown in with_it
