@@ -215,7 +215,7 @@ def very_cold(
     longer = np.cumsum(np.maximum(there - here, 0.0)[cheap])
     cold = np.zeros(chance.size, dtype=np.bool_)
     cold[cheap[: int(np.searchsorted(longer, cost * _total(here[missing]), side="right"))]] = True
-    cold[coldest[:overflow]] = True
+    cold[coldest[: min(overflow, coldest.size - held)]] = True  # what stays on the GPU is kept whole
     return cold.reshape(candidates.shape)
 
 

@@ -68,6 +68,13 @@ def test_cold_experts_live_compressed_in_cxl_memory():
     assert deployment.activation_compression == 2.0
 
 
+def test_what_gpu_memory_holds_is_kept_whole_however_little_room_dram_has():
+    p = scene(ndp=False, hbm=40e9, ddr=0.1e9)
+    deployment = CxlExpert().deploy(p)
+    assert deployment.resident.all()
+    assert (deployment.expert_bytes == p.model.expert_bytes).all()
+
+
 def test_experts_are_cold_for_want_of_dram_or_where_it_costs_little():
     p = scene(ndp=False, hbm=1e9)
     roomy = CxlExpert(cold_cost=0.0).deploy(p)
