@@ -135,10 +135,12 @@ class CxlExpert(SizedPolicy):
         sizes = np.where(small, problem.model.expert_bytes / self.weight_compression, problem.model.expert_bytes)
         cut = self.cut(problem, nbytes=float(sizes.mean()))
         most = round(problem.experts * (1.0 - self.hot)) if self.mode == "printed" else problem.experts
+        whole = self._held(problem, cut) // problem.layers if self.mode == "load" else 0
+        held = ranks(problem.popularity) < whole
         deployment = place(
             problem,
             resident=quota(problem.popularity, most if self.resident else 0),
-            homes=HomeOrder(classes=_classes(problem, cold)),
+            homes=HomeOrder(classes=_classes(problem, cold, held)),
             expert_bytes=sizes,
             cut=cut.piped(BY_NAME[self.pipeline]),
         )
@@ -169,9 +171,13 @@ class CxlExpert(SizedPolicy):
             return np.zeros_like(by_percentile)
         if self.mode == "printed":
             return by_percentile
-        held = int(problem.gpu_free(cut) // problem.model.expert_bytes) if self.resident else 0
         terms = (self.weight_compression, self.cold_cost, helpers)
-        return very_cold(problem, cut, min(max(held, 0), by_percentile.size), by_percentile, *terms)
+        return very_cold(problem, cut, self._held(problem, cut), by_percentile, *terms)
+
+    def _held(self, problem: Problem, cut: BatchPlan) -> int:
+        """Experts that GPU memory holds whole."""
+        slots = int(problem.gpu_free(cut) // problem.model.expert_bytes) if self.resident else 0
+        return min(max(slots, 0), problem.popularity.size)
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """Section 3.3, expert by expert."""
@@ -212,9 +218,13 @@ def _missing(counts: IntArray, here: BoolArray) -> IntArray:
     return missing[by_tokens(counts[missing])]
 
 
-def _classes(problem: Problem, cold: BoolArray) -> list[tuple[BoolArray, Groups]]:
-    """Tiers of each class: CXL memory first for cold experts, DRAM first for the others, storage and peers last for both."""
+def _classes(problem: Problem, cold: BoolArray, held: BoolArray) -> list[tuple[BoolArray, Groups]]:
+    """Tiers of each class: CXL memory first for cold experts, DRAM first for the others, storage and peers last for both.
+
+    Masters of experts that GPU memory holds (`held` [L, E]) take what room the others leave: they are not read while it does.
+    """
     far, order = cxl_tiers(problem), host_order(problem)
     last = [tier for tier in order if problem.system.tiers[tier].kind in ("nvme", "remote")]
     near = [tier for tier in order if tier not in far and tier not in last]
-    return [(cold, [[tier] for tier in (*far, *near, *last)]), (~cold, [[tier] for tier in (*near, *far, *last)])]
+    for_cold, for_others = [[tier] for tier in (*far, *near, *last)], [[tier] for tier in (*near, *far, *last)]
+    return [(cold, for_cold), (~cold & ~held, for_others), (~cold & held, for_others)]

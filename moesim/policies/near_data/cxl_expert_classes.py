@@ -198,14 +198,14 @@ def very_cold(
 ) -> BoolArray:
     """[L, E] experts to keep in CXL memory, `times` smaller, least popular first; the `held` most popular are on the GPU.
 
-    Those that DRAM has no room for, and of the `candidates` [L, E] as many as add no more than the share `cost` to the work
-    expected beside the GPU in a decode pass of `cut`.
+    Of the others those that DRAM has no room for, and of the `candidates` [L, E] as many as add no more than the share `cost`
+    to the work expected beside the GPU in a decode pass of `cut`.
     """
     far, order = cxl_tiers(problem), host_order(problem)
     near = [tier for tier in order if tier not in far and problem.system.tiers[tier].kind not in ("nvme", "remote")]
     size, room = problem.model.expert_bytes, host_room(problem, cut)
     coldest = ranking(problem.popularity)[::-1]
-    overflow = max(coldest.size - sum(max(int(room[tier] // size), 0) for tier in near), 0)
+    overflow = max(coldest.size - held - sum(max(int(room[tier] // size), 0) for tier in near), 0)
     chance, counts = expected_counts(cut.batch, problem.model.top_k * problem.popularity.ravel())
     here = min((chance * problem.costs.cpu(counts, tier) for tier in near), key=_total, default=np.full(chance.shape, np.inf))
     there = min((chance * _in_cxl(problem, tier, counts, size / times, helpers) for tier in far), key=_total)
@@ -215,7 +215,7 @@ def very_cold(
     longer = np.cumsum(np.maximum(there - here, 0.0)[cheap])
     cold = np.zeros(chance.size, dtype=np.bool_)
     cold[cheap[: int(np.searchsorted(longer, cost * _total(here[missing]), side="right"))]] = True
-    cold[coldest[: min(overflow, coldest.size - held)]] = True  # what stays on the GPU is kept whole
+    cold[coldest[:overflow]] = True
     return cold.reshape(candidates.shape)
 
 

@@ -84,10 +84,20 @@ def test_experts_are_cold_for_want_of_dram_or_where_it_costs_little():
     assert not (roomy.home == cxl).any()
     cheap, dear = (int((CxlExpert(cold_cost=cost).deploy(p).home == cxl).sum()) for cost in (0.1, 10.0))
     assert 0 < cheap < dear <= 128  # half of each layer is below the percentile
-    tight = scene(ndp=False, hbm=1e9, ddr=1.5 * EXPERTS * p.model.expert_bytes)
+    tight = scene(ndp=False, hbm=1e9, ddr=0.5 * EXPERTS * p.model.expert_bytes)
     full = CxlExpert(cold_cost=0.0).deploy(tight)
-    assert (full.home == cxl).sum() >= EXPERTS // 2
-    assert (full.expert_bytes[full.home == cxl] == p.model.expert_bytes / 4).all()
+    size, missing = p.model.expert_bytes, ~full.resident
+    assert (full.home == cxl)[missing].sum() >= missing.sum() - EXPERTS // 2 > 0
+    assert (full.expert_bytes[missing & (full.home == cxl)] == size / 4).all()
+    assert (full.expert_bytes[~missing] == size).all()
+
+
+def test_dram_is_for_what_gpu_memory_lacks_and_masters_of_the_rest_take_what_is_left():
+    p = scene(ndp=False, hbm=1e9, ddr=1.5 * EXPERTS * tiny.model(experts=EXPERTS, layers=2).expert_bytes)
+    deployment = CxlExpert(cold_cost=0.0).deploy(p)
+    assert (deployment.home[~deployment.resident] == p.tiers.index("ddr")).all()
+    assert (deployment.home[deployment.resident] == p.tiers.index("a")).any()
+    assert (deployment.expert_bytes == p.model.expert_bytes).all()
 
 
 def test_it_refuses_a_machine_without_cxl_memory_unless_it_is_allowed():
