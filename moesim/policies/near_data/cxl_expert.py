@@ -136,7 +136,7 @@ class CxlExpert(SizedPolicy):
         cut = self.cut(problem, nbytes=float(sizes.mean()))
         most = round(problem.experts * (1.0 - self.hot)) if self.mode == "printed" else problem.experts
         whole = self._held(problem, cut) // problem.layers if self.mode == "load" else 0
-        held = ranks(problem.popularity) < whole
+        held = hot_by_rank(problem.popularity, 1.0 - whole / problem.experts)
         deployment = place(
             problem,
             resident=quota(problem.popularity, most if self.resident else 0),
