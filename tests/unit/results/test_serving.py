@@ -77,6 +77,7 @@ def test_limits_are_kept_up_to_themselves_and_by_requests_that_ended_alone() -> 
         "ttft_s": 1.0, "tpot_s": 0.5, "ttft_attainment": 0.5, "tpot_attainment": 0.75, "attainment": 0.5,
         "goodput_req_s": pytest.approx(2 / 9), "goodput_tok_s": pytest.approx(8 / 9),
     }  # fmt: skip
+    assert summary_fields(SERVED, REQUESTS, 0.5)["slo"]["goodput_req_s"] == pytest.approx(4.0), "half a second is enough"
     assert summary["preemptions"] == 3
     assert (summary["queue_s"]["mean"], summary["queue_s"]["p50"]) == (pytest.approx(1 / 3), 0.0)
     assert summary["itl_s"]["mean"] == pytest.approx((3 * 1 + 2) / 4)
