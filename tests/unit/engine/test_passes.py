@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -157,6 +158,16 @@ def test_the_same_question_has_the_same_answer_and_another_step_another() -> Non
         assert again.tolist() == answers[-1]
     assert answers[0] == answers[3]
     assert len({tuple(answer) for answer in answers}) > 1
+
+
+def test_runs_of_different_seeds_foresee_different_experts() -> None:
+    work = problem(shape=model(experts=3, layers=2, top_k=1), work=JOB)
+    step, answers = composed((0, 3, 0, True), (1, 2, 0, True)), set()
+    for seed in range(4):
+        seen = Seer(replace(work, foresight=np.random.default_rng(seed)), Foresight(recall=(0.0,))).of(step, 0, -1)(1)
+        assert seen is not None
+        answers.add(tuple(seen.tolist()))
+    assert len(answers) > 1
 
 
 def test_hindsight_is_the_share_of_each_expert_over_prompts_and_decodes() -> None:

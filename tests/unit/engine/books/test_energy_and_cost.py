@@ -5,10 +5,13 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from moesim.contract import Problem
-from moesim.engine.books.energy_and_cost import _limits, cost_per_million_tokens, energy, notes
+from moesim.engine.books.energy_and_cost import _limits, bound_seconds, cost_per_million_tokens, energy, notes
+from moesim.engine.books.work_done import WorkTally
+from moesim.engine.passes import Part
 from moesim.hardware import System
 from moesim.results.bound import Limits
 from tests.policy_problems import GB, problem
@@ -95,3 +98,19 @@ def test_a_note_says_which_device_left_the_range_that_its_cost_was_measured_in()
     assert high.startswith("gpu ran experts with 65 tokens;")
     (wide,) = met(gpu=(4, 12_345))
     assert wide.startswith("gpu ran experts with 4 to 12,345 tokens;")
+
+
+def test_rounds_that_may_overlap_are_bound_together_and_a_single_round_phase_by_phase() -> None:
+    """A prefill that the GPU's products bound and decodes that memory bounds take less time side by side than one by one."""
+    work = powered()
+    tally = WorkTally(work)
+    for phase, new, tokens in (("prefill", 4000, 1000), ("decode", 4, 1)):
+        part = Part(phase, np.array([new]) if phase == "prefill" else np.ones(new, dtype=np.int64), np.zeros(1, dtype=np.int64))
+        step = SimpleNamespace(phase=phase, new_tokens=part.new_tokens, sampled=4, parts=[part])
+        tally.add(step, np.full((3, 1, 8), tokens))  # type: ignore[arg-type]
+
+    def bound(batch: int) -> float:
+        plan = SimpleNamespace(batch=batch)
+        return bound_seconds(work, SimpleNamespace(tally=tally, deployment=SimpleNamespace(plan=plan), smallest=6291456.0))  # type: ignore[arg-type]
+
+    assert bound(4) == bound(9) > bound(3) == bound(1)
