@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from moesim.clock import to_ps
-from moesim.contract import BatchPlan, PhasePlan, Problem
+from moesim.contract import BatchPlan, Module, PhasePlan, Problem
 from moesim.engine.passes import Part
 from moesim.engine.programs.attention import Chain, Stage, chain_operations, chains_of_pass, cores_of_step, stage_operation
 from moesim.engine.programs.program import ACTIVATION, DEMAND
@@ -24,9 +24,9 @@ def posed() -> Problem:
     return problem(system(), SHAPE, job(layers=3))
 
 
-def plan(kv: str = "hbm", micro_batch: int = 2, **devices: str) -> Any:
+def plan(kv: str = "hbm", micro_batch: int = 2, **changes: Any) -> Any:
     """Decodes of 3 sequences in micro-batches of 2 and 1."""
-    decode = PhasePlan(micro_batch, **devices)  # type: ignore[arg-type]
+    decode = PhasePlan(micro_batch, **changes)
     return SimpleNamespace(plan=BatchPlan(BATCH, PhasePlan(1), decode, kv=kv))
 
 
@@ -110,6 +110,24 @@ def test_a_core_on_the_gpu_waits_for_a_cache_in_the_host_and_new_entries_go_back
     assert (chain.kv_read.lane, chain.kv_read.service.tolist()) == ("pcie:forward", ps(costs.copy(cached, "ddr", "hbm")))
     entries = 2 * 2 * 128 * 2.0 * sizes
     assert (chain.kv_store.lane, chain.kv_store.service.tolist()) == ("pcie:reverse", ps(costs.copy(entries, "hbm", "ddr")))
+
+
+def test_a_share_of_the_sequences_attends_on_the_cpu_while_the_gpu_has_the_rest() -> None:
+    work, share = posed(), 0.25
+    chain = chain_of(work, plan(kv="ddr", pipeline=Module(cpu_share=share)))
+    costs, sizes = work.costs, share * np.array([2, 1])
+    work_of = [
+        (share * SHAPE.core_flops_decode([CONTEXT] * number)[0], share * SHAPE.core_bytes_decode([CONTEXT] * number)[0])
+        for number in (2, 1)
+    ]
+    assert [stage.lane for stage in chain.aside] == ["pcie:reverse", "cpu", "pcie:forward"]
+    services = [stage.service.tolist() for stage in chain.aside]
+    assert services[0] == ps(costs.copy(SHAPE.qkv_activation_bytes * sizes, "hbm", "ddr"))
+    assert services[1] == ps([float(costs.core("cpu", *sums, "decode", "ddr")) for sums in work_of])
+    assert services[2] == ps(costs.copy(SHAPE.core_activation_bytes * sizes, "ddr", "hbm"))
+    assert chain.kv_read is not None
+    left = [0.75 * SHAPE.core_bytes_decode([CONTEXT] * number)[0] for number in (2, 1)]
+    assert chain.kv_read.service.tolist() == ps(costs.copy(left, "ddr", "hbm"))
 
 
 def test_a_whole_prompt_reads_nothing_from_the_cache_but_stores_its_entries() -> None:
