@@ -114,10 +114,10 @@ class Copies:
 
     def book(self, rows: IntArray, cause: str) -> None:
         """Books the bytes of copies: not before they have ended, for a copy in the queue can be called off."""
-        for number, copies in enumerate(np.bincount(rows[:, FORM]).tolist() if len(rows) else ()):
-            if copies:
-                form = self._forms[number]
-                self._machine.recorder.count_moves(form.draws, form.nbytes, cause, copies)
+        numbers = rows[:, FORM].tolist()
+        for number in sorted(set(numbers)):
+            form = self._forms[number]
+            self._machine.recorder.count_moves(form.draws, form.nbytes, cause, numbers.count(number))
 
     def _form(self, nbytes: float, source_tier: int, target_tier: int, role: int) -> int:
         key = nbytes, source_tier, target_tier, role

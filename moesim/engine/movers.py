@@ -71,8 +71,9 @@ class Movers:
         rows = self._copies.set_off()
         if rows is None:
             return
-        ahead = rows[rows[:, ROLE] == PREFETCHED]
-        if len(ahead):
+        ahead = rows[:, ROLE] == PREFETCHED
+        if ahead.any():
+            ahead = rows if ahead.all() else rows[ahead]
             self._coming.ravel()[ahead[:, PAIR]] = 1 + ahead[:, COPY] + self._copies.widths(ahead) * COMING
 
     def _note(self) -> None:
@@ -86,10 +87,12 @@ class Movers:
         rows = self._copies.ended()
         if rows is not None:
             roles = rows[:, ROLE]
-            self._land(rows[roles == PREFETCHED])
-            self._copies.book(rows[roles == EVICTION], "eviction")
-            if len(migrated := rows[roles >= MIGRATED]):
-                self._migrations.arrive(migrated)
+            if (roles == PREFETCHED).all():
+                self._land(rows)
+            else:
+                self._land(rows[roles == PREFETCHED])
+                self._copies.book(rows[roles == EVICTION], "eviction")
+                self._migrations.arrive(rows[roles >= MIGRATED])
         self._migrations.look()
         self._set_off()
 
@@ -101,8 +104,10 @@ class Movers:
         self._demanded[places] = False
         # the others were counted when they were needed on their way
         self._machine.recorder.prefetches.copies += int(np.count_nonzero(self._unused[places]))
-        self._copies.book(rows[~demanded], "prefetch")
-        self._copies.book(rows[demanded], "demand")
+        if demanded.any():
+            self._copies.book(rows[demanded], "demand")
+            rows = rows[~demanded]
+        self._copies.book(rows, "prefetch")
 
     def meets(self, layer: int) -> bool:
         """Whether any copy of a layer was brought ahead of need and not used yet."""
@@ -189,19 +194,21 @@ class Movers:
             missing = missing[np.sort(np.unique(places[missing], return_index=True)[1])]
         if not len(missing):
             return
-        layers, experts = layers[missing], experts[missing]
-        if (elsewhere := self._problem.gpu_at[tiers[missing]] != self._problem.attending_index).any():
-            memory = self._problem.tiers[int(tiers[missing][elsewhere][0])]
+        if len(missing) < len(pairs):
+            layers, experts, tiers, places = layers[missing], experts[missing], tiers[missing], places[missing]
+        if (elsewhere := self._problem.gpu_at[tiers] != self._problem.attending_index).any():
+            memory = self._problem.tiers[int(tiers[elsewhere][0])]
             raise PolicyError(f"an expert that lives in '{memory}', the memory of another GPU, is computed there, not loaded")
-        stored = books.bytes[layers, experts]
-        nbytes = stored if sizes is None else sizes[missing]
-        if not ((nbytes > 0) & (nbytes <= stored * (1 + 1e-12))).all():
-            raise PolicyError("load_bytes lies outside (0, bytes of the stored copy]")
+        nbytes = stored = books.bytes[layers, experts]
+        if sizes is not None:
+            nbytes = sizes[missing]
+            if not ((nbytes > 0) & (nbytes <= stored * (1 + 1e-12))).all():
+                raise PolicyError("load_bytes lies outside (0, bytes of the stored copy]")
         books.begin(layers, experts, None if sizes is None else nbytes)
         self._unused[layers, experts] = True
         for layer in layers.tolist():
             self._unused_of[layer] += 1
-        self._copies.send(places[missing], nbytes, tiers[missing], self._problem.gpu_tier_index, PREFETCHED)
+        self._copies.send(places, nbytes, tiers, self._problem.gpu_tier_index, PREFETCHED)
 
     def _sources(self, layers: IntArray, experts: IntArray, chosen: IntArray | None) -> IntArray:
         """[n] tier that each copy is read from, where a policy has `chosen` [n] or left it."""
@@ -211,6 +218,6 @@ class Movers:
         if len(chosen) != len(layers):
             raise PolicyError(f"load_source has {len(chosen)} entries for {len(layers)} copies to load")
         tiers: IntArray = np.where(chosen >= 0, chosen, homes)
-        if not self._residency.holds(tiers, layers, experts).all():
+        if (tiers != homes).any() and not self._residency.holds(tiers, layers, experts).all():
             raise PolicyError("load_source names a tier that has no copy of the expert")
         return tiers

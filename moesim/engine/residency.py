@@ -204,9 +204,9 @@ class Residency:
     def begin(self, layers: IntArray, experts: IntArray, nbytes: FloatArray | None = None) -> None:
         """Copies [n] set out for GPU memory, of `nbytes` [n] where that is less than the stored copies have."""
         self._size(layers, experts, nbytes)
-        held = np.cumsum([self.held, *self.copy_bytes[layers, experts].tolist()])
-        self._within(float(held[-1]))
-        self.held = float(held[-1])
+        for nbytes_of_copy in self.copy_bytes[layers, experts].tolist():
+            self.held += nbytes_of_copy
+        self._within(self.held)
         self.in_flight[layers, experts] = True
 
     def land(self, layers: IntArray, experts: IntArray) -> None:

@@ -126,11 +126,21 @@ class KernelEngine:
 
     def withdraw(self, number: int) -> bool:
         """Takes an operation back of which nothing has begun; False if it is too late."""
-        return bool(self._kernel.withdraw(self._buffers.M, self._place[number]))
+        return bool(self._withdrawn([self._place[number]])[0])
 
     def hasten(self, number: int, priority: int, label: int = 0) -> bool:
         """Gives what has not begun another priority and label, behind what waits there; False if it is too late."""
-        return bool(self._kernel.hasten(self._buffers.M, self._place[number], priority, label))
+        return bool(self._hastened([self._place[number]], priority, label)[0])
+
+    def _withdrawn(self, places: Sequence[int]) -> BoolArray:
+        slots = self._fixed(list(places))
+        self._kernel.withdraw(self._buffers.M, slots, len(slots))
+        return np.asarray(slots) > 0
+
+    def _hastened(self, places: Sequence[int], priority: int, label: int) -> BoolArray:
+        slots = self._fixed(list(places))
+        self._kernel.hasten(self._buffers.M, slots, len(slots), priority, label)
+        return np.asarray(slots) > 0
 
     def mark(self) -> None:
         """Paths are asked for from now on only."""
@@ -321,19 +331,16 @@ class KernelEngine:
 
     def call_off(self, copies: IntArray) -> BoolArray:
         """[n] which of `copies` [n] had not begun: they are taken back and forgotten."""
-        withdrawn = np.array([self._kernel.withdraw(self._buffers.M, copy) > 0 for copy in copies.tolist()])
+        withdrawn = self._withdrawn(copies.tolist())
         self.let_go(copies[withdrawn])
         return withdrawn
 
     def promote(self, copies: IntArray, priority: int, labels: Sequence[int]) -> BoolArray:
         """[n] which of `copies` [n] had not begun: they get another priority, and labels if there are any."""
-        of_copy = labels or [0] * len(copies)
-        return np.array(
-            [
-                self._kernel.hasten(self._buffers.M, copy, priority, label) > 0
-                for copy, label in zip(copies.tolist(), of_copy, strict=True)
-            ]
-        )
+        if not labels:
+            return self._hastened(copies.tolist(), priority, 0)
+        pairs = zip(copies.tolist(), labels, strict=True)
+        return np.concatenate([self._hastened([copy], priority, label) for copy, label in pairs])
 
     def let_go(self, copies: IntArray) -> None:
         """These copies have ended and are not asked for any more."""

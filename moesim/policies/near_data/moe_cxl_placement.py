@@ -36,18 +36,38 @@ def algorithm_1(frequency: FloatArray, slots: int, devices: Devices, free: Float
     order = np.argsort(-frequency, kind="stable")
     mapping = Mapping(np.zeros(len(order), dtype=np.bool_), np.full(len(order), -1, dtype=np.int64))
     mapping.resident[order[:slots]] = True
-    left, queue = np.floor(free).tolist(), [0.0] * len(free)
-    for e in (order if inclusive else np.concatenate([order[slots:], order[:slots]])).tolist():
-        with_room = [d for d in devices.cxl_tiers if left[d] >= 1]
-        if with_room:
-            tier = min(with_room, key=lambda d: (devices.cost(e, float(frequency[e]), d, queue[d]), devices.shard[e, d]))
-        else:
-            tier = next((t for t in devices.other_tiers if left[t] >= 1), -1)
-        if tier >= 0:
-            mapping.home[e] = tier
-            left[tier] -= 1
-            queue[tier] += frequency[e] * devices.occupied[tier]
+    order = order if inclusive else np.concatenate([order[slots:], order[:slots]])
+    left = np.floor(free).astype(np.int64)
+    chosen = _among_devices(order.tolist(), frequency.tolist(), devices, left.tolist())
+    mapping.home[order[: len(chosen)]] = chosen
+    begin = len(chosen)
+    for tier in devices.other_tiers:
+        end = begin + max(int(left[tier]), 0)
+        mapping.home[order[begin:end]] = tier
+        begin = min(end, len(order))
     return mapping
+
+
+def _among_devices(order: list[int], frequency: list[float], devices: Devices, left: list[int]) -> list[int]:
+    """CXL device of each expert in `order`, of the one of least cost first, until all devices are full; `left` [T] places."""
+    with_room = [device for device in devices.cxl_tiers if left[device] >= 1]
+    occupied, queue, chosen = devices.occupied.tolist(), [0.0] * len(left), []
+    for expert in order:
+        if not with_room:
+            break
+        used = frequency[expert]
+        best = with_room[0]
+        if len(with_room) > 1:
+            costs = [devices.cost(expert, used, device, queue[device]) for device in with_room]
+            least = min(costs)
+            ties = [device for device, cost in zip(with_room, costs, strict=True) if cost == least]
+            best = ties[0] if len(ties) == 1 else min(ties, key=lambda device: float(devices.shard[expert, device]))
+        chosen.append(best)
+        queue[best] += used * occupied[best]
+        left[best] -= 1
+        if left[best] < 1:
+            with_room.remove(best)
+    return chosen
 
 
 def difference(

@@ -25,25 +25,34 @@ def critical(M, op, begin, path, n):
     return n
 
 
-def withdraw(M, op):
-    """Takes back an operation of which nothing has begun; 1 if it has been, 0 if it is too late."""
-    o = M[AT_OP] + op * M[OP_WIDTH]
-    if M[o + STATE] != QUEUED or M[o + NEXT] > 0:
-        return 0
-    unlink(M, op)
-    M[o + STATE] = ENDED
-    return 1
+def withdraw(M, slots, n):
+    """Takes back those of the operations `slots` [n] of which nothing has begun: 1 in their places, 0 where it is too late."""
+    for k in range(n):
+        op = slots[k]
+        slots[k] = 1 if untouched(M, op) else 0
+        if slots[k] > 0:
+            unlink(M, op)
+            M[M[AT_OP] + op * M[OP_WIDTH] + STATE] = ENDED
+    return n
 
 
-def hasten(M, op, priority, label):
-    """Gives what has not begun another priority and label, behind what waits there; 1 if it has, 0 if it is too late."""
+def hasten(M, slots, n, priority, label):
+    """Gives those of `slots` [n] that have not begun another priority and label, behind what waits; marks as `withdraw`."""
+    for k in range(n):
+        op = slots[k]
+        slots[k] = 1 if untouched(M, op) else 0
+        if slots[k] > 0:
+            o = M[AT_OP] + op * M[OP_WIDTH]
+            unlink(M, op)
+            M[o + PRIORITY], M[o + LABEL] = priority, label
+            offer(M, op)
+    return n
+
+
+def untouched(M, op):
+    """Whether an operation waits in a queue and nothing of it has begun."""
     o = M[AT_OP] + op * M[OP_WIDTH]
-    if M[o + STATE] != QUEUED or M[o + NEXT] > 0:
-        return 0
-    unlink(M, op)
-    M[o + PRIORITY], M[o + LABEL] = priority, label
-    offer(M, op)
-    return 1
+    return M[o + STATE] == QUEUED and M[o + NEXT] == 0
 
 
 def backlog(M, F, lane):
