@@ -188,7 +188,8 @@ class MoeCxl(SizedPolicy):
     def _prefetcher(self, problem: Problem, devices: Devices, slots: int) -> Prefetcher:
         hinted = self.hint is not None
         known, top_k, followers = problem.popularity, problem.model.top_k, problem.followers
-        history = SequenceHistory(known, top_k, self.depth, self.ngram, hinted=hinted, followers=followers)
+        visits = (1 + int(problem.job.output.max(initial=1))) * problem.layers
+        history = SequenceHistory(known, top_k, self.depth, self.ngram, hinted=hinted, followers=followers, visits=visits)
         return Prefetcher(
             rules=Rules(self.depth, self.confidence, self.idle_cost, self.alpha),
             devices=devices,

@@ -11,7 +11,7 @@ import numpy as np
 
 from moesim.arrays import FloatArray, IntArray
 from moesim.policies.kit.history import CoOccurrence
-from moesim.portable import exponential, logarithms, one_or_more
+from moesim.portable import Portable, exponential
 
 __all__ = ["SequenceHistory"]
 
@@ -41,8 +41,11 @@ class SequenceHistory:
         *,
         hinted: bool = False,
         followers: Callable[[int], IntArray] | None = None,
+        visits: int = 0,
     ) -> None:
+        """`visits`: about how many there will be."""
         layers = len(popularity)
+        self._portable = Portable(visits)
         self.depth = depth
         self.fetched, self.used = 0, 0
         """Experts fetched ahead so far whose layer has run, and those of them that had tokens."""
@@ -65,7 +68,7 @@ class SequenceHistory:
     @property
     def weights(self) -> FloatArray:
         """[predictors] weights: the n-gram's, repetition's, and the hint's where there is one."""
-        raw = exponential(self._score - self._score.max())
+        raw = np.array([exponential(score) for score in self._score - self._score.max()])  # so few are sooner one by one
         weights: FloatArray = raw / raw.sum()
         return weights
 
@@ -79,7 +82,7 @@ class SequenceHistory:
         share = counts / max(int(counts.sum()), 1)
         predicted, self._told[layer] = self._told[layer], None
         if predicted is not None:
-            self._score = _MEMORY * self._score + logarithms(np.maximum(predicted, _FLOOR)) @ share
+            self._score = _MEMORY * self._score + self._portable.logarithms(np.maximum(predicted, _FLOOR)) @ share
         self._judge(layer, counts)
         for table in self._tables:
             before = self._seen[layer - table.distance] if layer >= table.distance else None
@@ -111,7 +114,7 @@ class SequenceHistory:
             predicted[-1] = self._popularity[target] if hint is None or not hint.any() else hint
         predicted /= predicted.sum(axis=1, keepdims=True)
         self._told[target] = predicted
-        chance: FloatArray = one_or_more(tokens * (self.weights @ predicted)) * self.trust
+        chance: FloatArray = self._portable.one_or_more(tokens * (self.weights @ predicted)) * self.trust
         return chance
 
     def again(self) -> FloatArray:
@@ -121,7 +124,7 @@ class SequenceHistory:
         )
         tokens = last.sum(axis=1, keepdims=True)
         share = self._popularity + self._stay[:, None] * (last / np.maximum(tokens, 1.0) - self._popularity)
-        return one_or_more(tokens * share)
+        return self._portable.one_or_more(tokens * share)
 
     def partner(self, layer: int, expert: int) -> tuple[int, int] | None:
         """(layer, expert) that has followed an expert most often, None for one of the last layers."""
