@@ -13,10 +13,9 @@ from functools import cache
 
 import numpy as np
 
-from moesim import jit, portable_kernel
 from moesim.arrays import FloatArray
 
-__all__ = ["Portable", "cube_root", "exponential", "hazard", "logarithm", "logarithms", "one_or_more", "power_law", "powers"]
+__all__ = ["cube_root", "exponential", "hazard", "logarithm", "logarithms", "one_or_more", "power_law", "powers"]
 
 _PER_DOUBLING = 1.4426950408889634
 _DOUBLING, _DOUBLING_REST = float.fromhex("0x1.62e42feep-1"), float.fromhex("0x1.a39ef35793c76p-33")
@@ -121,35 +120,6 @@ def one_or_more(expected: FloatArray) -> FloatArray:
     """1 - e**-x: the chance of an event where `expected`, not negative, are expected; within 3 units in the last place."""
     small = np.minimum(expected, 0.5)
     return np.where(expected < 0.5, _series(_COMPLEMENT, small) * small, 1.0 - exponential(-expected))
-
-
-class Portable:
-    """`logarithms` and `one_or_more` for many calls: compiled, to the same bits, where that is repaid."""
-
-    def __init__(self, calls: int) -> None:
-        """`calls`: about how many there will be of each."""
-        compiled = jit.native(portable_kernel) if jit.repaid(portable_kernel, calls * _EACH, _COMPILING) else None
-        self._compiled = compiled
-
-    def logarithms(self, x: FloatArray) -> FloatArray:
-        """As the function."""
-        if self._compiled is None:
-            return logarithms(x)
-        mantissa, doublings = np.frexp(x)
-        self._compiled.logarithms(mantissa, doublings, x.size, mantissa)
-        return np.asarray(mantissa)
-
-    def one_or_more(self, expected: FloatArray) -> FloatArray:
-        """As the function."""
-        if self._compiled is None:
-            return one_or_more(expected)
-        chance = np.array(expected, dtype=np.float64)
-        self._compiled.one_or_more(chance, chance.size, chance)
-        return chance
-
-
-_EACH, _COMPILING = 6e-5, 1.0
-"""Seconds that numpy takes for a call of each, and that compiling takes."""
 
 
 def hazard(share: FloatArray) -> FloatArray:

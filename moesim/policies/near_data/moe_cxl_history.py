@@ -11,7 +11,8 @@ import numpy as np
 
 from moesim.arrays import FloatArray, IntArray
 from moesim.policies.kit.history import CoOccurrence
-from moesim.portable import Portable, exponential
+from moesim.policies.near_data.moe_cxl_chances import Chances
+from moesim.portable import exponential
 
 __all__ = ["SequenceHistory"]
 
@@ -45,7 +46,7 @@ class SequenceHistory:
     ) -> None:
         """`visits`: about how many there will be."""
         layers = len(popularity)
-        self._portable = Portable(visits)
+        self._chances = Chances(visits)
         self.depth = depth
         self.fetched, self.used = 0, 0
         """Experts fetched ahead so far whose layer has run, and those of them that had tokens."""
@@ -82,7 +83,7 @@ class SequenceHistory:
         share = counts / max(int(counts.sum()), 1)
         predicted, self._told[layer] = self._told[layer], None
         if predicted is not None:
-            self._score = _MEMORY * self._score + self._portable.logarithms(np.maximum(predicted, _FLOOR)) @ share
+            self._score = _MEMORY * self._score + self._chances.logarithms(np.maximum(predicted, _FLOOR)) @ share
         self._judge(layer, counts)
         for table in self._tables:
             before = self._seen[layer - table.distance] if layer >= table.distance else None
@@ -114,7 +115,7 @@ class SequenceHistory:
             predicted[-1] = self._popularity[target] if hint is None or not hint.any() else hint
         predicted /= predicted.sum(axis=1, keepdims=True)
         self._told[target] = predicted
-        chance: FloatArray = self._portable.one_or_more(tokens * (self.weights @ predicted)) * self.trust
+        chance: FloatArray = self._chances.one_or_more(tokens * (self.weights @ predicted)) * self.trust
         return chance
 
     def again(self) -> FloatArray:
@@ -124,7 +125,7 @@ class SequenceHistory:
         )
         tokens = last.sum(axis=1, keepdims=True)
         share = self._popularity + self._stay[:, None] * (last / np.maximum(tokens, 1.0) - self._popularity)
-        return self._portable.one_or_more(tokens * share)
+        return self._chances.one_or_more(tokens * share)
 
     def partner(self, layer: int, expert: int) -> tuple[int, int] | None:
         """(layer, expert) that has followed an expert most often, None for one of the last layers."""

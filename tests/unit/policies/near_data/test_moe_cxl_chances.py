@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 
 from moesim import jit, portable
+from moesim.policies.near_data.moe_cxl_chances import Chances
 
 
 @pytest.fixture
-def compiled(monkeypatch: pytest.MonkeyPatch) -> portable.Portable:
+def compiled(monkeypatch: pytest.MonkeyPatch) -> Chances:
     monkeypatch.setattr(jit, "repaid", lambda *_: True)
-    return portable.Portable(1)
+    return Chances(1)
 
 
-def test_logarithms_have_the_bits_of_numpy(compiled: portable.Portable) -> None:
+def test_logarithms_have_the_bits_of_numpy(compiled: Chances) -> None:
     rng = np.random.default_rng(0)
     numbers = np.concatenate(
         [10.0 ** rng.uniform(-300, 300, 2000), 1.0 + rng.normal(0, 1e-9, 200), 2.0 ** np.arange(-9.0, 9.0)]
@@ -22,7 +23,7 @@ def test_logarithms_have_the_bits_of_numpy(compiled: portable.Portable) -> None:
     assert compiled.logarithms(numbers).tobytes() == portable.logarithms(numbers).tobytes()
 
 
-def test_chances_have_the_bits_of_numpy(compiled: portable.Portable) -> None:
+def test_chances_have_the_bits_of_numpy(compiled: Chances) -> None:
     rng = np.random.default_rng(1)
     edges = [0.0, 0.5, np.nextafter(0.5, 0.0), 39.0, 44.3, 45.0, 800.0, 1e9, np.inf]
     expected = np.concatenate([10.0 ** rng.uniform(-9, 4, 2000), edges])
