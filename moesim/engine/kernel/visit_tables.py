@@ -40,6 +40,13 @@ class Helper:
         """ps by which each call to the GPU holds it up: its thread launches those first."""
         self.local = index in problem.local_index.values()
         """It works from a tier of its own, which nothing else reads meanwhile."""
+        self.gpu = self.name in problem.system.further_gpus
+        """It is a GPU, to which the GPU that attends sends activations without the host."""
+
+    @property
+    def side(self) -> int:
+        """What the kernel calls its kind."""
+        return k.GPU_SIDE if self.gpu else k.LOCAL_SIDE if self.local else k.CPU_SIDE
 
 
 class _Draws:
@@ -105,7 +112,7 @@ class VisitTables:
             ints[at + k.S_DEVICE], ints[at + k.S_LANE] = helper.index, self._lane(helper.name)
             ints[at + k.S_OUT], ints[at + k.S_BACK] = self._lane(queue_of(helper.out)), self._lane(queue_of(helper.back))
             ints[at + k.S_SYNC], ints[at + k.S_LAUNCH], ints[at + k.S_FUSED] = helper.sync, helper.launch, int(helper.fused)
-            ints[at + k.S_BEFORE], ints[at + k.S_NEAR] = helper.before, int(helper.local)
+            ints[at + k.S_BEFORE], ints[at + k.S_NEAR] = helper.before, helper.side
             draws(at + k.S_OUT_DRAWS, helper.out.usage, self.token_bytes)
             draws(at + k.S_BACK_DRAWS, helper.back.usage, self.token_bytes)
             for number, (tier, nbytes) in enumerate(kinds):

@@ -323,12 +323,12 @@ class PassBuilder:
         for part in self._work.helpers:
             if not part.tokens[row]:
                 continue
-            if known == ready and self._work.ids[row]:
+            if known == ready and self._work.ids[row] and not part.helper.gpu:
                 known = self._read_back(row, ready)
             late = self._late(part, row)
             waits = self._seconds_of(part, row, late)
             layer, read_by = row // self.groups, self.context.placement.read_by
-            out = self._crossing(part, row, known, out=True)
+            out = self._crossing(part, row, ready if part.helper.gpu else known, out=True)
             drawn = read_by(part.helper.index, part.runs[row] & ~late, layer)
             now = self._add(part.helper.name, int(part.work[row]) - waits, out, "experts", drawn)
             ends += self._crossing(part, row, (now,), out=False)

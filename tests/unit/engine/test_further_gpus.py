@@ -40,20 +40,20 @@ def lone_layer(k: Knobs, engine: str):
 @pytest.mark.parametrize("engine", ["kernel", "reference"])
 @pytest.mark.parametrize("seed", [3, 4])
 def test_a_layer_on_two_gpus_is_summed_by_hand(engine, seed):
-    """The first GPU's experts beside: ids to the host, activations out, the other GPU's experts, results back."""
+    """The first GPU's experts beside: activations out, the other GPU's experts, results back; the host has no part in it."""
     p, counts, recorder = lone_layer(replace(LAYER, seed=seed), engine)
     tokens, hidden = counts.sum() // 2, 128.0  # 64 values of 16 bits for each token
     there = np.minimum(counts[3:].sum(), tokens)
     weights, flops = 6 * 64 * 96, 6.0 * 64 * 96  # bytes of an expert (3 matrices, 2 B each) and FLOP per token
     assert (p.model.expert_bytes, p.model.expert_flops) == (weights, flops)
-    nvlink, pcie = 0.5e-6 + there * hidden / 40e9, 1e-6 + tokens * 2 * 4 / 18e9
+    nvlink = 0.5e-6 + there * hidden / 40e9
     first = sum(float(p.costs.gpu(c)) for c in counts[:3])
     second = sum(float(p.system.devices["gpu1"].expert_time(c, weights, flops)) for c in counts[3:])
-    assert recorder.makespan / SECOND == pytest.approx(max(first, pcie + nvlink + second + nvlink), abs=20e-12)
+    assert recorder.makespan / SECOND == pytest.approx(max(first, nvlink + second + nvlink), abs=20e-12)
     assert recorder.busy["gpu1"] == int(to_ps(p.costs.local(counts[3:], "hbm1")).sum())
     assert recorder.expert_tokens == {"gpu": counts[:3].sum(), "gpu1": counts[3:].sum()}
     assert recorder.moved["nvlink:forward"] == recorder.moved["nvlink:reverse"] == there * hidden
-    assert "pcie1:forward" not in recorder.moved
+    assert not any(resource.startswith("pcie") for resource in recorder.moved)
 
 
 def test_the_other_gpu_has_costs_and_calls_of_its_own():

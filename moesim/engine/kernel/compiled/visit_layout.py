@@ -10,6 +10,8 @@ T_HEADER = 20
 S_DEVICE, S_LANE, S_OUT, S_BACK, S_SYNC, S_LAUNCH, S_FUSED, S_BEFORE, S_NEAR = range(9)
 S_OUT_DRAWS, S_BACK_DRAWS, S_READS = 9, 12, 15
 """Behind `S_READS` the draws of reading an expert of each kind in place."""
+CPU_SIDE, LOCAL_SIDE, GPU_SIDE = range(3)
+"""`S_NEAR`: a CPU, a near-data unit, or a GPU, to which the GPU that attends sends activations without the host."""
 K_CHUNKS, K_DRAWS, K_JOINED = 0, 1, 4
 """`K_JOINED`: ps that a copy saves by continuing that of the expert before it."""
 KIND_WIDTH = 5
@@ -51,7 +53,9 @@ C_P, C_F, C_N, C_KNOWN, C_END, C_STAGE, C_ROW, C_SLOTS, C_GOAL, C_STORED, C_MARK
 C_AT, C_LAYER, C_SENT, C_FIRST, C_UPLOADS, C_WAITS, C_SIDE_TOKENS, C_CALLS = range(11, 19)
 C_STEP, C_ACTIVATIONS, C_HITS, C_COPIES = range(19, 23)
 """The step, and its sums so far."""
-CURSOR = 23
+C_HANDED = 23
+"""Tokens of a visit that the host hands over to sides."""
+CURSOR = 24
 
 BAD_DEVICE, NO_SLOT, BAD_READER = -3, -4, -7
 """What may be wrong with a dispatch; `BAD_READER` - s for the device number s beside the GPU."""

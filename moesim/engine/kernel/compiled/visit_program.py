@@ -71,7 +71,8 @@ def emit_visit(T, TF, X, B, P, PF, C, R):
     emit_uploads(T, TF, X, P, PF, C, R)
     for s in range(T[T_SIDES]):
         if X[X[X_SIDES] + 2 * s + PAIRS] > 0:
-            emit_side(T, TF, X, P, PF, C, R, s, known)
+            near = T[T[T_AT_SIDES] + s * (S_READS + 3 * T[T_KINDS]) + S_NEAR]
+            emit_side(T, TF, X, P, PF, C, R, s, NOBODY if near == GPU_SIDE else known)
     count = C[C_N]
     at = put(P, C, -1, 0, 0, 0)
     for number in range(count):

@@ -105,12 +105,13 @@ def work_beside(T, X, B, C, R):
     """What each side has to do in a visit."""
     E, width, calls, left = T[T_EXPERTS], S_READS + 3 * T[T_KINDS], C[C_CALLS], C[C_SIDE_TOKENS]
     counts, device, needs = field(C, R, COUNTS), field(C, R, DEVICE), X[X_NEEDS]
+    C[C_HANDED] = 0
     for e in range(E if left > 0 else 0):  # calls for uploaded experts hold up a side whose thread makes them
         if R[counts + e] > 0 and R[device + e] == T[T_GPU] and X[needs + e] != NOTHING:
             calls += 1
     for s in range(T[T_SIDES]):
         S, scratch, books = T[T_AT_SIDES] + s * width, X[X_SIDES] + 2 * s, B[B_SIDES] + s * SIDE_BOOKS
-        alone = field(C, R, NDP) if T[S + S_NEAR] else field(C, R, CPU)
+        alone = field(C, R, CPU) if T[S + S_NEAR] == CPU_SIDE else field(C, R, NDP)
         pairs = runs = work = 0
         for e in range(E if left > 0 else 0):
             if R[counts + e] > 0 and R[device + e] == T[S + S_DEVICE]:
@@ -127,13 +128,14 @@ def work_beside(T, X, B, C, R):
         B[books + D_SENT] += min(pairs, C[C_SENT])
         B[books + D_TIME] = plus(B[books + D_TIME], work)
         X[scratch + PAIRS], X[scratch + WORK] = pairs, work
+        C[C_HANDED] += pairs if T[S + S_NEAR] != GPU_SIDE else 0
         left -= pairs
     return 0 if left == 0 else BAD_DEVICE
 
 
 def read_back(T, X, B, C, R):
     """ps in which the host learns what to send, entered into the books; 0 where that was fixed before, or is nothing."""
-    sends = (C[C_UPLOADS] > 0 and R[R_LOADED] == 0) or R[R_ASKS] > 0 or C[C_SIDE_TOKENS] > 0
+    sends = (C[C_UPLOADS] > 0 and R[R_LOADED] == 0) or R[R_ASKS] > 0 or C[C_HANDED] > 0
     ids = X[X[X_IDS] + C[C_SENT]] if T[T_DOWN] >= 0 and sends else 0
     if ids > 0:
         B[B[B_GPU] + G_IDS] += C[C_SENT]
