@@ -18,7 +18,7 @@ from moesim.policies.kit.dispatch import by_tokens, hot_by_rank, in_gpu_memory, 
 from moesim.policies.kit.migration import Terms
 from moesim.policies.kit.placement import Groups, HomeOrder, SizedPolicy, host_order, place, quota
 from moesim.policies.kit.sizing import host_room
-from moesim.policies.near_data.cxl_expert_classes import Memory, Thresholds, break_even, migrations, very_cold
+from moesim.policies.near_data.cxl_expert_classes import Memory, Thresholds, break_even, break_even_cold, migrations, very_cold
 from moesim.policies.near_data.cxl_expert_lanes import HelperCosts
 from moesim.policies.near_data.cxl_expert_learner import Learner
 from moesim.policies.near_data.cxl_tiers import CxlUse, cxl_tiers, require_cxl
@@ -36,11 +36,12 @@ class CxlExpert(SizedPolicy):
     theta_low and in CXL memory it runs there, near data or on the CPU, whichever is done sooner; every other one is
     uploaded if its bytes over the link and the GPU are done sooner than the CPU, activations and the queues of this visit
     included (rule 2). Both thresholds are tokens: they start at the percentiles `hot` and `warm` of the expected load, by the
-    number of tokens in the visit, theta_high no lower than an upload breaks even on idle lanes, and follow the load, each for
-    itself: theta_high up when uploads of hot experts make the GPU side end last, down when the others end last although all
-    experts that become hot next would not; theta_low up when the GPU side ends last and uploads from CXL memory, down when the
-    others do although one more such upload would not. A threshold of one token makes no expert hot. GPU memory holds the
-    hottest experts of the profile; after every pass experts whose moving average says so change places.
+    number of tokens in the visit, theta_high no lower than an upload breaks even on idle lanes and theta_low no higher than one
+    from CXL memory does, and follow the load, each for itself: theta_high up when uploads of hot experts make the GPU side end
+    last, down when the others end last although all experts that become hot next would not; theta_low up when the GPU side ends
+    last and uploads from CXL memory, down when the others do although one more such upload would not. A threshold of one token
+    makes no expert hot. GPU memory holds the hottest experts of the profile; after every pass experts whose moving average says
+    so change places.
     `mode: printed` is the published evaluation: percentiles of the counts of all E experts of each batch by rank, whatever
     their load, so that `hot` = 75 % makes exactly a quarter hot; warm experts take the CPU if cpu(c_e) < copy(e).
     Source: CXL-Expert, section 3; the percentile 75, 4-bit cold weights (4x smaller) and 2x smaller activations are its values,
@@ -148,6 +149,8 @@ class CxlExpert(SizedPolicy):
         step = self.step if self.adaptive and not self.learn else 0.0
         least = break_even(problem, helpers) if step else 1.0
         thresholds = Thresholds.of(problem.popularity, self.hot, min(self.warm, self.hot), step, least)
+        if step:
+            thresholds.most_cold = break_even_cold(problem, helpers, self.weight_compression)
         memory = Memory.of(problem, deployment, cold, thresholds, host_room(problem, cut), helpers)
         if self.learn:
             thresholds.low = thresholds.high

@@ -19,7 +19,7 @@ from moesim.policies.near_data.cxl_expert_lanes import HelperCosts, Lanes
 from moesim.policies.near_data.cxl_expert_learner import Learner
 from moesim.policies.near_data.cxl_tiers import cxl_tiers
 
-__all__ = ["Memory", "Thresholds", "break_even", "migrations", "very_cold"]
+__all__ = ["Memory", "Thresholds", "break_even", "break_even_cold", "migrations", "very_cold"]
 
 _MOST = 1 << 20
 """Tokens that no visit has."""
@@ -29,8 +29,9 @@ _MOST = 1 << 20
 class Thresholds:
     """theta_high and theta_low in tokens: percentiles of the expected load, each times a factor that follows the load.
 
-    theta_high starts no lower than an upload breaks even on idle lanes: below, rule 2 looks at the queues, too. One factor
-    for each power of two of the tokens in a visit, because prompts and single tokens load a machine differently.
+    theta_high starts no lower than an upload breaks even on idle lanes, and theta_low no higher than one from CXL memory does:
+    between them rule 2 looks at the queues, too. One factor for each power of two of the tokens in a visit, because prompts and
+    single tokens load a machine differently.
     """
 
     hot: FloatArray
@@ -41,6 +42,8 @@ class Thresholds:
     """Most by which a factor grows or shrinks per visit, as a share; 0 fixes it."""
     least: float = 1.0
     """Tokens from which an expert is uploaded sooner than the CPU computes it, both idle."""
+    most_cold: float = float("inf")
+    """Tokens from which one in CXL memory is uploaded sooner than it runs in place, both idle."""
     high: dict[int, float] = field(default_factory=dict)
     """Binary digits of the tokens of a visit -> factor of theta_high, 1 at first."""
     low: dict[int, float] = field(default_factory=dict)
@@ -58,7 +61,8 @@ class Thresholds:
         """(theta_high, theta_low) of a visit; more than theta_high tokens make an expert hot, which one token never does."""
         size, load = visit.tokens.bit_length(), float(visit.counts.sum())
         high = max(max(load * float(self.hot[visit.layer]), self.least) * self.high.get(size, 1.0), 1.0)
-        return high, min(load * float(self.cold[visit.layer]) * self.low.get(size, 1.0), high)
+        low = min(load * float(self.cold[visit.layer]), self.most_cold) * self.low.get(size, 1.0)
+        return high, min(low, high)
 
     def follow(self, visit: Visit, lanes: Lanes, high: float, low: float) -> None:
         """Moves the factors after a visit dispatched as in `lanes`, each by how much longer one side takes than the other.
@@ -90,17 +94,26 @@ def break_even(problem: Problem, helpers: dict[int, HelperCosts]) -> float:
 
     At most a million, so that a threshold can fall from there.
     """
-    beside = helpers.get(problem.cpu_index)
     near = [tier for tier in host_order(problem) if tier not in cxl_tiers(problem)]
-    if beside is None or not near:
+    if problem.cpu_index not in helpers or not near:
         return 1.0
-    costs, tier = problem.costs, near[0]
-    upload = float(costs.copy(problem.model.expert_bytes, tier, problem.gpu_tier))
-    upload += costs.calls(problem.system.attending_gpu).apart
-    here = beside.fixed + beside.call
+    return _sooner_uploaded(problem, helpers, near[0], problem.model.expert_bytes)
+
+
+def break_even_cold(problem: Problem, helpers: dict[int, HelperCosts], times: float) -> float:
+    """The same of an expert that is `times` smaller in CXL memory, which runs there near data or on the CPU; inf without any."""
+    far = cxl_tiers(problem)
+    return _sooner_uploaded(problem, helpers, far[0], problem.model.expert_bytes / times) if far else float("inf")
+
+
+def _sooner_uploaded(problem: Problem, helpers: dict[int, HelperCosts], tier: str, size: float) -> float:
+    costs, gpu = problem.costs, problem.system.attending_gpu
+    beside = min(helpers.values(), key=lambda helper: helper.token)
+    upload = float(costs.copy(size, tier, problem.gpu_tier)) + costs.dequantise(size, gpu) + costs.calls(gpu).apart
 
     def uploaded_sooner(tokens: int) -> bool:
-        return here + beside.token * tokens + float(costs.cpu(tokens, tier)) >= upload + float(costs.gpu(tokens))
+        here = float(_in_place(problem, tier, np.array([float(tokens)]), size, helpers)[0])
+        return beside.fixed + beside.call + beside.token * tokens + here >= upload + float(costs.gpu(tokens))
 
     return min(first_count(uploaded_sooner, _MOST), float(_MOST))
 
@@ -208,7 +221,7 @@ def very_cold(
     overflow = max(coldest.size - held - sum(max(int(room[tier] // size), 0) for tier in near), 0)
     chance, counts = expected_counts(cut.batch, problem.model.top_k * problem.popularity.ravel())
     here = min((chance * problem.costs.cpu(counts, tier) for tier in near), key=_total, default=np.full(chance.shape, np.inf))
-    there = min((chance * _in_cxl(problem, tier, counts, size / times, helpers) for tier in far), key=_total)
+    there = min((chance * _in_place(problem, tier, counts, size / times, helpers) for tier in far), key=_total)
     missing = np.zeros(chance.size, dtype=np.bool_)
     missing[coldest[: coldest.size - held]] = True
     cheap = coldest[(candidates.ravel() & missing)[coldest]]
@@ -223,7 +236,7 @@ def _total(seconds: FloatArray) -> float:
     return float(seconds.sum())
 
 
-def _in_cxl(problem: Problem, tier: str, counts: FloatArray, size: float, helpers: dict[int, HelperCosts]) -> FloatArray:
+def _in_place(problem: Problem, tier: str, counts: FloatArray, size: float, helpers: dict[int, HelperCosts]) -> FloatArray:
     """[N] seconds of experts of `size` bytes in place from `tier`, near data or on the CPU."""
     on_cpu, unit = problem.costs.cpu(counts, tier, size), problem.ndp_index.get(problem.tiers.index(tier))
     if unit not in helpers:

@@ -219,6 +219,24 @@ def test_a_threshold_that_follows_the_load_starts_no_lower_than_an_upload_breaks
     assert fixed.tokens(visit)[0] < high
 
 
+def test_theta_low_starts_no_higher_than_an_upload_from_cxl_memory_breaks_even():
+    p = scene(ndp=False)
+    deployment, visit, _ = dispatched(CxlExpert(resident=False, migrate=0), p, zipf_counts())
+    thresholds, cpu = deployment.state.thresholds, deployment.state.lanes._costs[p.cpu_index]
+    size, gpu, most = p.model.expert_bytes / 4, p.system.attending_gpu, int(thresholds.most_cold)
+    upload = float(p.costs.copy(size, "a", p.gpu_tier)) + p.costs.dequantise(size, gpu) + p.costs.calls(gpu).apart
+
+    def ahead(tokens: int) -> float:
+        """Seconds by which the CPU is done before an upload."""
+        in_place = cpu.fixed + cpu.call + cpu.token * tokens + float(p.costs.cpu(tokens, "a", size))
+        return upload + float(p.costs.gpu(tokens)) - in_place
+
+    assert ahead(most - 1) > 0 >= ahead(most)
+    thresholds.low.clear()
+    thresholds.cold[:] = 1.0
+    assert thresholds.tokens(visit)[1] == min(most, thresholds.tokens(visit)[0])
+
+
 def test_idle_lanes_bring_the_threshold_down_again():
     p = scene(ndp=False)
     policy = CxlExpert(resident=False)
