@@ -101,7 +101,7 @@ def break_even(problem: Problem, helpers: dict[int, HelperCosts]) -> float:
 
 
 def break_even_cold(problem: Problem, helpers: dict[int, HelperCosts], times: float) -> float:
-    """The same of an expert that is `times` smaller in CXL memory, which runs there near data or on the CPU; inf without any."""
+    """The same of an expert that is `times` smaller in CXL memory, where it runs near data or on the CPU; inf without any."""
     far = cxl_tiers(problem)
     return _sooner_uploaded(problem, helpers, far[0], problem.model.expert_bytes / times) if far else float("inf")
 
