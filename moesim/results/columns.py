@@ -143,15 +143,15 @@ def csv_parts(columns: Table) -> Iterator[str]:
         yield buffer.getvalue()
 
 
-def _texts(column: NDArray[Any]) -> list[str]:
-    values = column.tolist()
+def _texts(column: NDArray[Any]) -> list[Any]:
+    """What the writer of CSV writes as text: it gives numbers all their digits by itself."""
+    values: list[Any] = column.tolist()
     if column.dtype.kind in "OU":
         cells = {value: cell(value) for value in set(values) if isinstance(value, str)}
         return [cells[value] if isinstance(value, str) else _text(value) for value in values]
-    texts = list(map(repr, values))
     for row in np.flatnonzero(np.isnan(column)).tolist():
-        texts[row] = ""
-    return texts
+        values[row] = ""
+    return values
 
 
 def _text(value: float) -> str:
