@@ -36,12 +36,12 @@ class CxlExpert(SizedPolicy):
     theta_low and in CXL memory it runs there, near data or on the CPU, whichever is done sooner; every other one is
     uploaded if its bytes over the link and the GPU are done sooner than the CPU, activations and the queues of this visit
     included (rule 2). Both thresholds are tokens: they start at the percentiles `hot` and `warm` of the expected load, by the
-    number of tokens in the visit, theta_high no lower than an upload breaks even on idle lanes and theta_low no higher than one
-    from CXL memory does, and follow the load, each for itself: theta_high up when uploads of hot experts make the GPU side end
-    last, down when the others end last although all experts that become hot next would not; theta_low up when the GPU side ends
-    last and uploads from CXL memory, down when the others do although one more such upload would not. A threshold of one token
-    makes no expert hot. GPU memory holds the hottest experts of the profile; after every pass experts whose moving average says
-    so change places.
+    number of tokens in the visit, theta_high no lower than an upload breaks even on idle lanes and theta_low never above where
+    one from CXL memory does, and follow the load, each for itself: theta_high up when uploads of hot experts make the GPU side
+    end last, down when the others end last although all experts that become hot next would not; theta_low up when the GPU side
+    ends last and uploads from CXL memory, down when the others do although one more such upload would not. A threshold of one
+    token makes no expert hot. GPU memory holds the hottest experts of the profile; after every pass experts whose moving
+    average says so change places.
     `mode: printed` is the published evaluation: percentiles of the counts of all E experts of each batch by rank, whatever
     their load, so that `hot` = 75 % makes exactly a quarter hot; warm experts take the CPU if cpu(c_e) < copy(e).
     Source: CXL-Expert, section 3; the percentile 75, 4-bit cold weights (4x smaller) and 2x smaller activations are its values,

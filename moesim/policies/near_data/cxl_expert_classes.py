@@ -29,8 +29,8 @@ _MOST = 1 << 20
 class Thresholds:
     """theta_high and theta_low in tokens: percentiles of the expected load, each times a factor that follows the load.
 
-    theta_high starts no lower than an upload breaks even on idle lanes, and theta_low no higher than one from CXL memory does:
-    between them rule 2 looks at the queues, too. One factor for each power of two of the tokens in a visit, because prompts and
+    theta_high starts no lower than an upload breaks even on idle lanes, and theta_low is never above where one from CXL memory
+    does: between them rule 2 looks at the queues, too. One factor for each power of two of the tokens in a visit, because prompts and
     single tokens load a machine differently.
     """
 
@@ -61,8 +61,8 @@ class Thresholds:
         """(theta_high, theta_low) of a visit; more than theta_high tokens make an expert hot, which one token never does."""
         size, load = visit.tokens.bit_length(), float(visit.counts.sum())
         high = max(max(load * float(self.hot[visit.layer]), self.least) * self.high.get(size, 1.0), 1.0)
-        low = min(load * float(self.cold[visit.layer]), self.most_cold) * self.low.get(size, 1.0)
-        return high, min(low, high)
+        low = load * float(self.cold[visit.layer]) * self.low.get(size, 1.0)
+        return high, min(low, self.most_cold, high)
 
     def follow(self, visit: Visit, lanes: Lanes, high: float, low: float) -> None:
         """Moves the factors after a visit dispatched as in `lanes`, each by how much longer one side takes than the other.
