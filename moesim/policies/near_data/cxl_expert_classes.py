@@ -30,8 +30,8 @@ class Thresholds:
     """theta_high and theta_low in tokens: percentiles of the expected load, each times a factor that follows the load.
 
     theta_high starts no lower than an upload breaks even on idle lanes, and theta_low is never above where one from CXL memory
-    does: between them rule 2 looks at the queues, too. One factor for each power of two of the tokens in a visit, because prompts and
-    single tokens load a machine differently.
+    does: between them rule 2 looks at the queues, too. One factor for each power of two of the tokens in a visit, because
+    prompts and single tokens load a machine differently.
     """
 
     hot: FloatArray
