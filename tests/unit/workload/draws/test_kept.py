@@ -175,15 +175,15 @@ def test_a_table_that_is_in_use_survives_its_removal():
 
 def test_processes_that_draw_the_same_at_once_all_get_it_whole():
     program = (
-        "import sys, hashlib, numpy as np; sys.path.insert(0, sys.argv[1])\n"
+        "import sys, hashlib, numpy as np; sys.path[:0] = sys.argv[1:]\n"
         "from moesim.workload.draws import job; job._KEEP = 0\n"
-        "from test_kept import drawn\n"
+        "from tests.unit.workload.draws.test_kept import drawn\n"
         "digest = hashlib.sha256()\n"
         "for round in range(20):\n"
         "    for array in drawn(seed=round % 4): digest.update(array.tobytes())\n"
         "print(digest.hexdigest())"
     )
-    command = [sys.executable, "-c", program, str(Path(__file__).parent)]
+    command = [sys.executable, "-c", program, str(ROOT), str(ROOT / "tests")]
     environment = {**os.environ, "MOESIM_CACHE_LIMIT": "20 kB"}
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT, env=environment) for _ in range(4)]
     answers = [process.communicate()[0] for process in running]
