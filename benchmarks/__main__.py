@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import simpy
 
-from benchmarks import serving
+from benchmarks import peers, serving
 from benchmarks.cases import CONTENDED, FREE, POLICIES, call_costs, make_case, make_ready, time_moesim, time_naive
 from benchmarks.growth import AXES, GROWING, slope
 from benchmarks.jobs import JOBS, QUICK, timed
@@ -115,6 +115,8 @@ def _serving(options: argparse.Namespace) -> dict[str, Any]:
     for share, slots in serving.SHARES.items():
         _say(f"{share:.0%} of the experts resident")
         document[f"lru_{share:.0%}"] = serving.measure(requests, slots=slots)
+    _say("peers that are installed")
+    document["peers"] = peers.measure(requests)
     return document
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any
 
+from benchmarks.peers import INSTALLED_BY
+
 __all__ = ["text_of"]
 
 Row = dict[str, Any]
@@ -60,10 +62,16 @@ def _serving(part: Row) -> Iterator[str]:
     """Output tokens per CPU second."""
     naive = part["naive"]["output_tokens_per_cpu_s"]
     rows = [
-        (name, row["requests"], row["cpu_s"], row["output_tokens_per_cpu_s"]) for name, row in part.items() if name != "naive"
+        (name, row["requests"], row["cpu_s"], row["output_tokens_per_cpu_s"])
+        for name, row in part.items()
+        if name not in ("naive", "peers")
     ]
     yield from _table("served requests: the loop with routing drawn before", ("case", "requests", "CPU s", "tokens/s"), rows)
     yield f"beside naive SimPy: {naive['kernel']:,} and {naive['naive']:,} tokens/s, {part['naive']['speedup']:,} times"
+    for name, row in part["peers"].items():
+        yield f"beside {name} {row['version']}, which knows no experts: {row['output_tokens_per_cpu_s']:,} tokens/s on w1"
+    if not part["peers"]:
+        yield f"no peer is installed; there is {', '.join(f'{name} ({package})' for name, package in INSTALLED_BY.items())}"
 
 
 _PARTS: dict[str, Callable[[Row], Iterator[str]]] = {
