@@ -1,6 +1,6 @@
 """Simulators of served requests that others publish, on the requests of W1, where they are installed from PyPI.
 
-NVIDIA Dynamo's mocker (`pip install ai-dynamo-runtime`): vLLM's scheduler in Rust over a fitted time of a step, without experts.
+NVIDIA Dynamo's mocker (`pip install ai-dynamo-runtime`): vLLM's scheduler in Rust over a fitted time of a step, no experts.
 """
 
 from __future__ import annotations
