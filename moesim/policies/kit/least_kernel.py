@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-__all__ = ["BUFFERS", "ENTRIES", "FUNCTIONS"]
+__all__ = ["BUFFERS", "ENTRIES", "FUNCTIONS", "HEAP", "take"]
 
 Array = NDArray[Any]
 STRIDE = 16
@@ -34,6 +34,28 @@ def sink(root: int, size: int, values: Array, places: Array) -> None:
     values[root], places[root] = value, place
 
 
+def order(size: int, values: Array, places: Array) -> None:
+    """Makes a heap of `size` numbers."""
+    for root in range(size // 2 - 1, -1, -1):
+        sink(root, size, values, places)
+
+
+def take(value: float, place: int, count: int, number: int, values: Array, places: Array) -> int:
+    """Takes a number in if it is among the `number` least, of equal ones those in front; how many there are then.
+
+    They are a heap from the moment on at which they are `number`.
+    """
+    if count < number:
+        values[count], places[count] = value, place
+        count += 1
+        if count == number:
+            order(number, values, places)
+    elif value < values[0]:
+        values[0], places[0] = value, place
+        sink(0, number, values, places)
+    return count
+
+
 def collect(
     worth: Array, members: Array, size: int, number: int, sign: int, stride: int, limit: float, values: Array, places: Array
 ) -> int:
@@ -43,16 +65,8 @@ def collect(
         value = sign * worth[place]
         if value > limit or not members[place]:
             continue
-        if count < number:
-            values[count], places[count] = value, place
-            count += 1
-            if count == number:
-                for root in range(number // 2 - 1, -1, -1):
-                    sink(root, number, values, places)
-                limit = values[0]
-        elif value < values[0]:
-            values[0], places[0] = value, place
-            sink(0, number, values, places)
+        count = take(value, place, count, number, values, places)
+        if count == number:
             limit = values[0]
     return count
 
@@ -69,8 +83,7 @@ def least(worth: Array, members: Array, size: int, number: int, sign: int, value
     if count < number and limit < INFINITE:
         count = collect(worth, members, size, number, sign, 1, INFINITE, values, places)
     if count < number:
-        for root in range(count // 2 - 1, -1, -1):
-            sink(root, count, values, places)
+        order(count, values, places)
     for last in range(count - 1, 0, -1):
         value, place = values[0], places[0]
         values[0], places[0] = values[last], places[last]
@@ -79,7 +92,9 @@ def least(worth: Array, members: Array, size: int, number: int, sign: int, value
     return count
 
 
-FUNCTIONS = (above, sink, collect, least)
+HEAP = (above, sink, order, take)
+"""What keeps the few least, for others that are compiled, too."""
+FUNCTIONS = (*HEAP, collect, least)
 """What `moesim.jit` compiles."""
 ENTRIES = (least,)
 """What others call."""

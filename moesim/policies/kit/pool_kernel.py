@@ -11,7 +11,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-__all__ = ["BUFFERS", "ENTRIES", "FUNCTIONS", "LFU", "LRU", "LRU_DS", "TIE"]
+from moesim.policies.kit import least_kernel
+from moesim.policies.kit.least_kernel import take
+
+__all__ = ["BUFFERS", "ENTRIES", "FUNCTIONS", "LFU", "LRU", "LRU_DS", "SOURCES", "TIE"]
 
 LFU, LRU, LRU_DS = range(3)
 """Who leaves: the fewest visits since entry; the longest unused; that, but for the next layers."""
@@ -33,7 +36,7 @@ def worth(rule: int, near: int, layer: int, at: int, expert: int, uses: Array, l
     return last[at, expert] * 1.0
 
 
-def least(
+def leaving(
     rule: int, near: int, layer: int, number: int, counts: Array, resident: Array, uses: Array, last: Array, tie: Array,
     values: Array, places: Array,
 ) -> int:
@@ -48,35 +51,8 @@ def least(
             if not resident[at, expert] or (at == layer and counts[expert] > 0):
                 continue
             value = worth(rule, near, layer, at, expert, uses, last, tie)
-            if count < number:
-                values[count], places[count] = value, at * experts + expert
-                count += 1
-                if count == number:
-                    for root in range(number // 2 - 1, -1, -1):
-                        sink(root, number, values, places)
-            elif value < values[0]:
-                values[0], places[0] = value, at * experts + expert
-                sink(0, number, values, places)
+            count = take(value, at * experts + expert, count, number, values, places)
     return count
-
-
-def sink(root: int, size: int, values: Array, places: Array) -> None:
-    """Puts the copy at `root` of a heap below those that are worth more, or as much and stand behind it."""
-    value, place = values[root], places[root]
-    child = 2 * root + 1
-    while child < size:
-        if child + 1 < size and above(values[child + 1], places[child + 1], values[child], places[child]):
-            child += 1
-        if not above(values[child], places[child], value, place):
-            break
-        values[root], places[root] = values[child], places[child]
-        root, child = child, 2 * child + 1
-    values[root], places[root] = value, place
-
-
-def above(value: float, place: int, limit: float, beside: int) -> bool:
-    """Whether the copy at `place` leaves after that of worth `limit` at `beside`."""
-    return value > limit or (value == limit and place > beside)
 
 
 def enter(room: int, missing: int, layer: int, counts: Array, resident: Array, uses: Array) -> int:
@@ -121,7 +97,7 @@ def walk(
         over, dropped = missing - (slots - held), 0
         if missing > 0 and over > 0:
             number = min(over, len(values))
-            dropped = least(rule, near, layer, number, counts, resident, uses, last, tie, values, places)
+            dropped = leaving(rule, near, layer, number, counts, resident, uses, last, tie, values, places)
             for place in range(dropped):
                 resident[places[place] // experts, places[place] % experts] = 0
         change[visit] = enter(slots - held + dropped, missing, layer, counts, resident, uses) - dropped
@@ -129,7 +105,9 @@ def walk(
     return held
 
 
-FUNCTIONS = (worth, above, sink, least, enter, walk)
+SOURCES = (least_kernel,)
+"""Modules that stand in what is compiled, too."""
+FUNCTIONS = (*least_kernel.HEAP, worth, leaving, enter, walk)
 """What `moesim.jit` compiles."""
 ENTRIES = (walk,)
 """What others call."""

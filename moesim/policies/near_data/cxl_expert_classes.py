@@ -43,7 +43,7 @@ class Thresholds:
     least: float = 1.0
     """Tokens from which an expert is uploaded sooner than the CPU computes it, both idle."""
     most_cold: float = float("inf")
-    """Tokens from which one in CXL memory is uploaded sooner than it runs in place, both idle."""
+    """Tokens from which an expert in CXL memory is uploaded sooner than it runs in place, both idle."""
     high: dict[int, float] = field(default_factory=dict)
     """Binary digits of the tokens of a visit -> factor of theta_high, 1 at first."""
     low: dict[int, float] = field(default_factory=dict)
