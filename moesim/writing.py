@@ -5,6 +5,7 @@ Knows paths and bytes; not what they say. The one module of moesim that writes t
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import re
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from moesim.errors import InputError, Mistake
 
-__all__ = ["clear_leftovers", "file_target", "folder_target", "is_leftover", "new_folder", "remove", "write"]
+__all__ = ["clear_leftovers", "entries", "file_target", "folder_target", "is_leftover", "new_folder", "remove", "write"]
 
 _PASSING = re.compile(r"\.[\w.\-]+\.part\Z")
 _OURS = re.compile(r"\.moesim-\d+\.([^.]*)\.(\d+)\.part\Z")
@@ -96,14 +97,8 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         fresh = work / _NEW
         fresh.mkdir(parents=True)
         yield fresh
-        if place.exists():
-            place.rename(work / _OLD)
-        try:
-            fresh.rename(place)
-        except BaseException:
-            if (work / _OLD).exists():
-                (work / _OLD).rename(place)
-            raise
+        while not _swapped(fresh, place, work / _OLD):
+            pass
 
 
 def remove(path: Path) -> None:
@@ -117,12 +112,29 @@ def remove(path: Path) -> None:
 
 def clear_leftovers(folder: Path) -> None:
     """Takes away what processes that were killed on this machine left half-written in `folder`; others' may be at work."""
-    if not folder.is_dir():
-        return
-    for path in folder.iterdir():
-        match = _OURS.match(path.name)
+    for name, _is_file in entries(folder):
+        match, path = _OURS.match(name), folder / name
         if match and match.group(1) == _host() and not _alive(int(match.group(2))) and not (path / _OLD).exists():
             _discard(path)
+
+
+def entries(folder: Path) -> list[tuple[str, bool]]:
+    """Name of all that stands in `folder`, and whether it is a file; nothing where no folder is.
+
+    What another process moves away meanwhile is as it was when the folder was read. OSError where it cannot be read.
+    """
+    try:
+        with os.scandir(folder) as listing:
+            return [(entry.name, _is_file(entry)) for entry in listing]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link to itself
+        return False
 
 
 def is_leftover(name: str) -> bool:
@@ -161,16 +173,19 @@ def _try_out(folder: Path, path: str | Path) -> None:
     """Writes a nameless file to `folder`, or to the nearest of its parents that is there, and forgets it."""
     for nearest in (folder, *folder.parents):
         mode = _mode(nearest, path)
-        if mode is not None:
-            break
-    if mode is None or not stat.S_ISDIR(mode):
-        raise _refusal(path, f"cannot be written: '{nearest}' is not a directory")
-    clear_leftovers(nearest)
-    try:
-        with tempfile.TemporaryFile(dir=nearest, buffering=0) as probe:
-            probe.write(bytes(512))
-    except OSError as error:
-        raise _refusal(path, f"cannot be written: {error.strerror or error}") from None
+        if mode is None:
+            continue
+        if not stat.S_ISDIR(mode):
+            raise _refusal(path, f"cannot be written: '{nearest}' is not a directory")
+        clear_leftovers(nearest)
+        try:
+            with tempfile.TemporaryFile(dir=nearest, buffering=0) as probe:
+                probe.write(bytes(512))
+        except FileNotFoundError:
+            continue  # another process has taken the folder away
+        except OSError as error:
+            raise _refusal(path, f"cannot be written: {error.strerror or error}") from None
+        return
 
 
 @contextmanager
@@ -208,6 +223,22 @@ def _passing(folder: Path) -> Iterator[Path]:
         yield path
     finally:
         _discard(path)
+
+
+def _swapped(fresh: Path, place: Path, old: Path) -> bool:
+    """Whether `fresh` took the place of what stood there; another process's folder may have come between, then it did not."""
+    _discard(old)
+    with suppress(FileNotFoundError):  # nothing stood there, or another process is swapping it
+        place.rename(old)
+    try:
+        fresh.rename(place)
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        if old.exists():
+            old.rename(place)
+        raise
+    return True
 
 
 def _discard(path: Path) -> None:

@@ -17,7 +17,7 @@ from moesim.results.sweeps.description import FORMAT as SWEEP
 from moesim.results.sweeps.description import NAME as EXPERIMENT
 from moesim.results.sweeps.description import Description
 from moesim.results.sweeps.result import OUTPUTS
-from moesim.writing import clear_leftovers, folder_target, is_leftover, remove, write
+from moesim.writing import clear_leftovers, entries, folder_target, is_leftover, remove, write
 
 __all__ = ["Store"]
 
@@ -67,17 +67,14 @@ class Store:
 
     def _strangers(self) -> list[Mistake]:
         """Files that no sweep wrote."""
-        if not self.directory.exists():
-            return []
         message = "no sweep of moesim wrote this; name a new or empty directory, or take it away"
         mistakes = []
-        for path in sorted(self.directory.iterdir()):
-            known = path.is_dir() if path.name == "points" else path.is_file() and _is_ours(path.name)
-            if not known:
-                mistakes.append(Mistake(message, file=str(path)))
-        for path in sorted(self.points.iterdir()) if self.points.is_dir() else ():
-            if not path.is_file() or not (_POINT.match(path.name) or is_leftover(path.name)):
-                mistakes.append(Mistake(message, file=str(path)))
+        for name, is_file in sorted(entries(self.directory)):
+            if not (self.points.is_dir() if name == "points" else is_file and _is_ours(name)):
+                mistakes.append(Mistake(message, file=str(self.directory / name)))
+        for name, is_file in sorted(entries(self.points)) if self.points.is_dir() else ():
+            if not is_file or not (_POINT.match(name) or is_leftover(name)):
+                mistakes.append(Mistake(message, file=str(self.points / name)))
         return mistakes
 
     def _other(self) -> list[Mistake]:

@@ -14,7 +14,7 @@ from moesim import files, strict_json
 from moesim.errors import InputError, Mistake
 from moesim.results.columns import STUDIES, TABLES, csv_parts, from_csv
 from moesim.results.long_table import Table
-from moesim.writing import folder_target, new_folder, write
+from moesim.writing import entries, folder_target, new_folder, write
 
 if TYPE_CHECKING:
     from moesim.results.result import Result
@@ -44,9 +44,7 @@ def save(result: Result, directory: Path, *, timeline: bool = False) -> Path:
 def refuse_foreign(directory: Path) -> None:
     """InputError where the files of a run cannot take the place of what stands at `directory`. Raised before the run."""
     folder_target(directory, replaced=True)
-    if not directory.exists():
-        return
-    foreign = sorted(entry.name for entry in directory.iterdir() if entry.name not in FILES or not entry.is_file())
+    foreign = sorted(name for name, is_file in entries(directory) if name not in FILES or not is_file)
     if foreign:
         shown = ", ".join(foreign[:5]) + (f" and {len(foreign) - 5} more" if len(foreign) > 5 else "")
         message = f"holds files that no run of moesim wrote ({shown}); name a new or empty directory"

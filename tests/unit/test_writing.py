@@ -96,6 +96,29 @@ def test_a_new_folder_takes_the_place_of_the_old_one_or_leaves_it(tmp_path: Path
     assert left(tmp_path) == ["run", "run/second"]
 
 
+REPLACED = """
+import sys
+from pathlib import Path
+from moesim import writing
+
+place = Path(sys.argv[1])
+for _ in range(300):
+    writing.folder_target(place, replaced=True)
+    assert all(name in "ab" and is_file for name, is_file in writing.entries(place))
+    with writing.new_folder(place) as fresh:
+        for name in "ab":
+            (fresh / name).write_text("")
+"""
+"""Looks at a place as a run does before it starts, and puts a new folder there."""
+
+
+@posix
+def test_two_processes_that_replace_a_folder_both_end_and_leave_it_whole(tmp_path: Path) -> None:
+    pair = [subprocess.Popen([sys.executable, "-c", REPLACED, str(tmp_path / "run")], env=PATH) for _ in range(2)]
+    assert [process.wait() for process in pair] == [0, 0]
+    assert left(tmp_path) == ["run", "run/a", "run/b"]
+
+
 def _broken_off(path: Path, error: BaseException) -> None:
     with writing.new_folder(path) as fresh:
         (fresh / "third").write_text("")
