@@ -1,14 +1,14 @@
 """Mutation of the rooms that decide results, by Cosmic Ray (extra `mutation`): `python -m tests.mutation --sample 100`.
 
 Works on a copy of the checkout, draws mutants of each room at random, runs the tests that `[tool.cosmic-ray.rooms]` of
-pyproject.toml names for it, and prints the share that they kill and the difference of every mutant that survives. Tests run in
-processes that are forked from one which has loaded the libraries: loading them takes as long as most unit tests together.
+pyproject.toml names for it, and prints the share that they kill and the difference of every mutant that survives. A mutant
+meets those tests alone that run its line (tests/mutation/loop.py), and whatever may run as plain Python does.
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
+import json
 import os
 import random
 import shutil
@@ -16,23 +16,20 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections import Counter
+from collections import defaultdict
+from collections.abc import Sequence
 from difflib import unified_diff
-from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any
 
-from cosmic_ray.commands import init
-from cosmic_ray.mutating import use_mutation
-from cosmic_ray.plugins import get_operator
-from cosmic_ray.work_db import WorkDB, use_db
-from cosmic_ray.work_item import MutationSpec, WorkItem
-
-from tests.mutation.child import LIBRARIES, run_tests
+from cosmic_ray.ast import ast_nodes, get_ast_from_path
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.plugins import get_operator, operator_names
+from cosmic_ray.work_item import MutationSpec
 
 ROOT = Path(__file__).parents[2]
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(LIBRARIES)
+WORK = "MOESIM_MUTANTS"
+"""Environment variable with the file of mutants that tests/mutation/loop.py reads."""
 
 
 def settings() -> dict[str, Any]:
@@ -40,6 +37,14 @@ def settings() -> dict[str, Any]:
     document = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     table: dict[str, Any] = document["tool"]["cosmic-ray"]
     return table
+
+
+def tests_of(place: str, rooms: dict[str, list[str]]) -> tuple[str, ...]:
+    """The tests of the smallest room that a folder or module lies in."""
+    around = [name for name in rooms if place == name or place.startswith(f"{name}/")]
+    if not around:
+        sys.exit(f"{place} lies in none of the rooms {', '.join(rooms)}")
+    return tuple(rooms[max(around, key=len)])
 
 
 def copied(target: Path) -> None:
@@ -51,75 +56,85 @@ def copied(target: Path) -> None:
             shutil.copyfile(ROOT / name, target / name)
 
 
-def mutants(room: str, without: list[str]) -> list[WorkItem]:
+def places(room: str, without: Sequence[str]) -> list[MutationSpec]:
     """All mutants of a room of moesim, in the current folder."""
     place = Path("moesim", room)
     modules = sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
-    with use_db(":memory:", WorkDB.Mode.create) as database:
-        init(modules, database, {})
-        items = list(database.work_items)
-    return [item for item in items if not any(m.operator_name.startswith(tuple(without)) for m in item.mutations)]
+    names = [name for name in sorted(operator_names()) if not name.startswith(tuple(without))]
+    operators = [(name, get_operator(name)) for name in names if not get_operator(name).arguments()]
+    mutants = []
+    for module in modules:
+        nodes = list(ast_nodes(get_ast_from_path(module)))
+        for name, operator in operators:
+            spans = (span for node in nodes for span in operator().mutation_positions(node))
+            mutants += [MutationSpec(module, name, number, *span) for number, span in enumerate(spans)]
+    return mutants
 
 
-def cpu_seconds(tests: list[str], settled: dict[str, Any], most: int = 0) -> float | None:
-    """CPU seconds that the tests take; None where one fails, or they take more than `most` (0: no limit)."""
-    taken = Path(os.environ["TMPDIR"], "taken")
-    process = SERVER.Process(target=run_tests, args=(tests, most, taken))
-    process.start()
-    process.join(settled["seconds"])
-    status = process.exitcode
-    process.kill()
-    process.join()
-    return float(taken.read_text("utf-8")) if status == 0 else None
+def mutant(place: MutationSpec, room: str) -> dict[str, Any]:
+    """A mutant as tests/mutation/loop.py reads it, with what is printed of it."""
+    operator = get_operator(place.operator_name)(**(place.operator_args or {}))
+    before = place.module_path.read_text("utf-8")
+    after = mutate_code(before, operator, place.occurrence) or before
+    line, column = place.start_pos
+    return {
+        "room": room,
+        "path": str(place.module_path),
+        "line": line,
+        "column": column,
+        "after": after,
+        "operator": place.operator_name,
+        "difference": "\n".join(unified_diff(before.splitlines(), after.splitlines(), n=1, lineterm="")),
+    }
 
 
-def survives(place: MutationSpec, tests: list[str], settled: dict[str, Any], most: int) -> str | None:
-    """The difference that a mutant makes where no test sees it; None where one does."""
-    path, operator = place.module_path, get_operator(place.operator_name)(**(place.operator_args or {}))
-    with use_mutation(path, operator, place.occurrence) as (before, after):
-        Path(cache_from_source(str(path))).unlink(missing_ok=True)  # of the same second, perhaps, and as long
-        seconds = cpu_seconds(tests, settled, most)
-    Path(cache_from_source(str(path))).unlink(missing_ok=True)
-    lines = unified_diff(before.splitlines(), (after or "").splitlines(), n=1, lineterm="")
-    return None if seconds is None else "\n".join(lines)
-
-
-def tried(items: list[WorkItem], tests: list[str], settled: dict[str, Any]) -> Counter[str]:
-    """How many of the mutants are killed, and how many survive; a test that takes three times its time fails."""
-    outcomes: Counter[str] = Counter()
-    whole = cpu_seconds(tests, settled)
-    if whole is None:
-        sys.exit(f"{' '.join(tests)} fail without a mutant")
-    for item in items:
-        place = item.mutations[0]
-        difference = survives(place, tests, settled, int(3 * whole) + 10)
-        outcome = "killed" if difference is None else "survived"
-        outcomes[outcome] += 1
-        print(outcome, f"{place.module_path}:{place.start_pos[0]}", place.operator_name, difference or "", flush=True)
-    return outcomes
+def tried(mutants: list[dict[str, Any]], tests: Sequence[str], seconds: int) -> list[bool]:
+    """Which of the mutants are killed by these tests, each of which may wait for `seconds`."""
+    work = Path(os.environ["TMPDIR"], "work.json")
+    work.write_text(json.dumps({"seconds": seconds, "mutants": mutants}), "utf-8")
+    chosen = ["-k", "not compiled", *tests]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "tests.mutation.loop", *chosen]
+    done = subprocess.run(command, env=os.environ | {WORK: str(work)}, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(tests)} fail without a mutant\n{done.stdout}{done.stderr}")
+    outcomes = map(json.loads, work.with_suffix(".outcomes").read_text("utf-8").splitlines())
+    for shown, outcome in zip(mutants, outcomes, strict=True):
+        word = "killed" if outcome["killed"] else "survived"
+        difference = "" if outcome["killed"] else shown["difference"]
+        taken = f"({outcome['tests']} tests, {outcome['seconds']} s)"
+        print(word, f"{shown['path']}:{shown['line']}", shown["operator"], taken, difference, flush=True)
+        shown["killed"] = outcome["killed"]
+    return [shown["killed"] for shown in mutants]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
     parser.add_argument("--sample", type=int, default=100, help="mutants in all, spread over the rooms; 0 for every one")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rooms", nargs="*", help="only these")
+    parser.add_argument("--rooms", nargs="*", help="only these, or folders and modules inside them, such as engine/walk")
     arguments = parser.parse_args()
     settled, chance = settings(), random.Random(arguments.seed)
-    rooms: dict[str, list[str]] = {name: settled["rooms"][name] for name in arguments.rooms or settled["rooms"]}
+    rooms = {name: tests_of(name, settled["rooms"]) for name in arguments.rooms or settled["rooms"]}
     lines = []
     with tempfile.TemporaryDirectory(prefix="moesim-mutation-") as folder:
         copied(Path(folder))
         os.chdir(folder)
         os.environ |= {"PYTHONPATH": folder, "TMPDIR": str(Path(folder, "tmp"))}
         Path(folder, "tmp").mkdir()
+        drawn: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
+        every: dict[str, int] = {}
         for room, tests in rooms.items():
-            every = mutants(room, settled["without"])
-            number = -(-arguments.sample // len(rooms)) if arguments.sample else len(every)
-            outcomes = tried(chance.sample(every, min(number, len(every))), tests, settled)
-            total, killed = outcomes.total(), outcomes["killed"]
+            known = places(room, settled["without"])
+            every[room] = len(known)
+            number = -(-arguments.sample // len(rooms)) if arguments.sample else len(known)
+            drawn[tests] += [mutant(place, room) for place in chance.sample(known, min(number, len(known)))]
+        for tests, mutants in drawn.items():
+            tried(mutants, tests, settled["seconds"])
+        for room, tests in rooms.items():
+            outcomes = [shown["killed"] for shown in drawn[tests] if shown["room"] == room]
+            total, killed = len(outcomes), sum(outcomes)
             share = killed / max(total, 1)
-            lines.append(f"{room:14} {len(every):6} mutants {total:5} tried {killed:5} killed ({share:.0%})")
+            lines.append(f"{room:28} {every[room]:6} mutants {total:5} tried {killed:5} killed ({share:.0%})")
     print("\n".join(lines))
     return 0
 

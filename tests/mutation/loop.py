@@ -1,0 +1,167 @@
+"""A plug-in of pytest that runs the tests it has collected once for each mutant, each time in a process forked for it.
+
+The first child records which tests run which lines. Every further one puts a mutant in place of what has been imported, runs
+the tests that can see it and ends at the first that fails. What a module does as it is loaded is mutated on disk instead,
+and a new process imports it.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
+from importlib.util import cache_from_source
+from pathlib import Path
+from types import CodeType, FunctionType
+from typing import Any
+
+import pytest
+from coverage import Coverage
+
+from moesim import jit
+from tests.mutation.seen import Seen, statement
+
+WORK = "MOESIM_MUTANTS"
+"""Environment variable with a JSON file: `seconds` for each of `mutants` (`path`, `line`, `column`, `after`: all its text)."""
+PLAIN = ["-q", "-x", "-p", "no:cacheprovider", "-p", "tests.branches.plain"]
+
+
+def pytest_configure() -> None:
+    jit.repaid = lambda module, seconds, cold: False
+
+
+def pytest_runtestloop(session: pytest.Session) -> bool:
+    """Writes a line for each mutant into the file of outcomes beside the work."""
+    place = Path(os.environ[WORK])
+    work = json.loads(place.read_text("utf-8"))
+    for mutant in work["mutants"]:
+        importlib.import_module(".".join(Path(mutant["path"]).with_suffix("").parts))
+    record = place.with_suffix(".data")
+    if not _true_in_a_child(lambda: _record(session, record), work["seconds"]):
+        session.shouldfail = "tests fail without a mutant"
+        return True
+    seen = Seen(record)
+    with place.with_suffix(".outcomes").open("w", encoding="utf-8") as outcomes:
+        for mutant in work["mutants"]:
+            outcomes.write(json.dumps(_outcome(session, mutant, seen, work["seconds"])) + "\n")
+            outcomes.flush()
+    return True
+
+
+def _outcome(session: pytest.Session, mutant: dict[str, Any], seen: Seen, seconds: int) -> dict[str, Any]:
+    """Whether a mutant is killed, by how many tests it can be seen, and the seconds that they took."""
+    path, text = Path(mutant["path"]), mutant["after"]
+    span = statement(path.read_text("utf-8"), mutant["line"], mutant["column"])
+    seeing = seen.tests(path, span)
+    items = _ordered([item for item in session.items if item.nodeid in seeing], seen.seconds)
+    most = int(3 * sum(seen.seconds[item.nodeid] for item in items)) + 10
+    begin = time.monotonic()
+    if not items:
+        passed = True
+    elif span is None:
+        passed = _pass_anew(path, text, [item.nodeid for item in items], seconds, most + 30)
+    else:
+        passed = _true_in_a_child(lambda: _pass(session, items, path, text), seconds, most)
+    return {"killed": not passed, "tests": len(items), "seconds": round(time.monotonic() - begin, 1)}
+
+
+def _ordered(items: list[pytest.Item], seconds: dict[str, float]) -> list[pytest.Item]:
+    """File by file, for tests of a file share what they set up; the quickest file first."""
+    files: dict[Path, float] = defaultdict(float)
+    for item in items:
+        files[item.path] += seconds[item.nodeid]
+    return sorted(items, key=lambda item: (files[item.path], item.path))
+
+
+def _true_in_a_child(work: Callable[[], bool], seconds: int, most: int = 0) -> bool:
+    """Whether `work` is true in a forked process, which ends after `seconds`, or `most` CPU seconds (0: no limit)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads: the child calls nothing that they may hold
+        child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            signal.alarm(seconds)
+            if most:
+                resource.setrlimit(resource.RLIMIT_CPU, (most, most))
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nowhere, 1)
+            os.dup2(nowhere, 2)
+            status = 0 if work() else 1
+        finally:
+            os._exit(status)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def _record(session: pytest.Session, record: Path) -> bool:
+    """Runs all tests and writes which lines and how many CPU seconds each of them takes; whether they pass."""
+    coverage = Coverage(data_file=str(record), config_file=False, source_pkgs=["moesim"])
+    coverage.start()
+    taken: dict[str, float] = {}
+    for item, successor in zip(session.items, [*session.items[1:], None], strict=True):
+        coverage.switch_context(item.nodeid)
+        begin = time.process_time()
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=successor)
+        taken[item.nodeid] = time.process_time() - begin
+    coverage.stop()
+    coverage.save()
+    record.with_suffix(".json").write_text(json.dumps(taken), "utf-8")
+    return not session.testsfailed
+
+
+def _pass(session: pytest.Session, items: list[pytest.Item], path: Path, text: str) -> bool:
+    """Whether the tests pass while a module has another text; the first that fails is the last that runs."""
+    replace(path, text)
+    for item, successor in zip(items, [*items[1:], None], strict=True):
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=successor)
+        if session.testsfailed:
+            return False
+    return True
+
+
+def _pass_anew(path: Path, text: str, tests: list[str], seconds: int, most: int) -> bool:
+    """The same in a new process, which imports the module from the disk."""
+    before = path.read_text("utf-8")
+    compiled = Path(cache_from_source(str(path)))
+    command = [sys.executable, "-m", "pytest", *PLAIN, *tests]
+    try:
+        path.write_text(text, "utf-8")
+        compiled.unlink(missing_ok=True)  # of the same second, perhaps, and as long
+        environment = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+        limit = partial(resource.setrlimit, resource.RLIMIT_CPU, (most, most))
+        quiet = subprocess.DEVNULL
+        done = subprocess.run(
+            command, env=environment, stdout=quiet, stderr=quiet, preexec_fn=limit, timeout=seconds, check=False
+        )
+        return done.returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
+    finally:
+        path.write_text(before, "utf-8")
+        compiled.unlink(missing_ok=True)
+
+
+def replace(path: Path, text: str) -> None:
+    """Gives the functions that come from a file the code that they have in another text of it."""
+    name = str(path.resolve())
+    codes: dict[tuple[str, int], CodeType] = {}
+    waiting = [compile(text, name, "exec", dont_inherit=True)]
+    while waiting:
+        code = waiting.pop()
+        codes[code.co_qualname, code.co_firstlineno] = code
+        waiting += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    for function in gc.get_objects():
+        if isinstance(function, FunctionType) and function.__code__.co_filename == name:
+            code = codes.get((function.__code__.co_qualname, function.__code__.co_firstlineno))
+            if code and len(code.co_freevars) == len(function.__code__.co_freevars):
+                function.__code__ = code
