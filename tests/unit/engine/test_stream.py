@@ -1,0 +1,187 @@
+"""The walk through passes whose layers overlap: which it takes, the room that streams need, and whose time a layer was."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from moesim.contract import Alternating, Deferred, Module, Overlap, Paged, Serial
+from moesim.engine.programs.pipelines import LayerMarks, Style
+from moesim.engine.stream import StreamWalk, _shares
+from moesim.errors import PolicyError
+from moesim.results.recorder import LayerSums
+
+EXPERT = 6e6
+OVERLAP = Style(1, streamed=True, barrier=True)
+
+
+def walk(**changes: Any) -> StreamWalk:
+    """A walk of a memoryless policy with `prefill` and `decode` pipelines, `staging` slots and `sizes` [L, E] of experts."""
+    known = {
+        "prefill": Overlap(1), "decode": Overlap(1), "staging": 4, "sizes": np.full((3, 2), EXPERT), "pieces": 1,
+        "memoryless": True, "crossing": {"prefill": (), "decode": ()},
+    } | changes  # fmt: skip
+    phases = {phase: SimpleNamespace(pipeline=known[phase]) for phase in ("prefill", "decode")}
+    plan = SimpleNamespace(of=phases.__getitem__, staging=known["staging"])
+    problem = SimpleNamespace(
+        model=SimpleNamespace(expert_bytes=EXPERT), crossing=lambda _plan, phase: known["crossing"][phase]
+    )
+    context: Any = SimpleNamespace(
+        deployment=SimpleNamespace(plan=plan, pieces=known["pieces"]), problem=problem,
+        policy=SimpleNamespace(memoryless=known["memoryless"]), residency=SimpleNamespace(bytes=known["sizes"]),
+    )  # fmt: skip
+    return StreamWalk(context)
+
+
+def test_it_takes_the_phases_whose_pipeline_overlaps_layers() -> None:
+    mixed = walk(prefill=Overlap(0), decode=Paged(1))
+    assert [mixed.takes(phase) for phase in ("prefill", "decode")] == [False, True]
+    assert walk(decode=Deferred()).takes("decode")
+    assert not walk(decode=Serial(0), memoryless=False, pieces=2).takes("decode"), "what it does not take it does not check"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"memoryless": False}, "layers overlap only under a policy that is memoryless"),
+        ({"pieces": 2}, "the pipeline says in which portions weights cross: leave pieces at 1"),
+    ],
+)
+def test_what_overlapping_layers_cannot_carry_out_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(PolicyError, match=message):
+        walk(**changes).takes("decode")
+
+
+# Room
+
+
+def fits(staging: float, style: Style, streamed: Any, sizes: Any = None) -> bool:
+    known = {} if sizes is None else {"sizes": np.array(sizes)}
+    try:
+        walk(staging=staging, **known)._check_room(style, np.array(streamed, dtype=np.bool_))
+    except PolicyError:
+        return False
+    return True
+
+
+ALL = [[1, 1], [1, 1], [1, 1]]
+
+
+def test_the_layer_that_runs_and_those_ahead_of_it_are_in_the_buffer() -> None:
+    """Two experts a layer: 2 layers of them with one ahead, 3 with two, no more than there are, 1 where none overlaps."""
+    for style, slots in (
+        (OVERLAP, 4),
+        (Style(2, streamed=True, barrier=True), 6),
+        (Style(7, streamed=True, barrier=True), 6),
+        (Style(0, streamed=True, barrier=True), 2),
+        (Style(2, streamed=True, barrier=True, serial=True), 2),
+    ):
+        assert [fits(slots - 1, style, ALL), fits(slots, style, ALL)] == [False, True], style
+
+
+def test_residents_take_no_room_and_the_fullest_layers_in_a_row_count() -> None:
+    """1, 0 and 2 experts are streamed: the last and, behind it, the first of the next pass are 3."""
+    assert [fits(slots, OVERLAP, [[1, 0], [0, 0], [1, 1]]) for slots in (2, 3)] == [False, True]
+
+
+def test_small_copies_take_less_and_a_rounding_is_forgiven() -> None:
+    sizes = [[EXPERT / 2] * 2] * 3
+    assert [fits(slots, OVERLAP, ALL, sizes) for slots in (1, 2)] == [False, True]
+    assert fits(2, OVERLAP, ALL, np.array(sizes) * (1 + 1e-12))
+
+
+def test_the_message_names_both_sizes_and_the_layers() -> None:
+    streams = walk(staging=3)
+    with pytest.raises(
+        PolicyError, match=r"up to 24 MB are streamed at a time, and deploy set 18 MB of staging aside for 2 layers"
+    ):
+        streams._check_room(OVERLAP, np.array(ALL, dtype=np.bool_))
+
+
+# One pass behind another
+
+
+@pytest.mark.parametrize(
+    ("prefill", "decode", "same"),
+    [
+        (Overlap(1), Overlap(1), True),
+        (Overlap(1), Paged(1), True),
+        (Overlap(1), Overlap(2), False),
+        (Overlap(1), Serial(1), False),
+        (Overlap(1), Deferred(), False),
+        (Overlap(1), Overlap(0), False),
+        (Module(0), Module(0), False),
+        (Overlap(2), Alternating(2), True),
+    ],
+)
+def test_a_pass_uploads_for_the_next_one_if_that_streams_as_far_ahead(prefill: Any, decode: Any, same: bool) -> None:
+    style = Style(prefill.ahead, streamed=True, barrier=True)
+    assert walk(prefill=prefill, decode=decode)._same(style, "prefill", "decode") is same
+
+
+def test_phases_for_which_other_weights_cross_do_not_share_uploads() -> None:
+    streams = walk(crossing={"prefill": (), "decode": ((("ddr", 1.0),),)})
+    assert not streams._same(OVERLAP, "prefill", "decode")
+    assert streams._same(OVERLAP, "decode", "decode")
+
+
+def test_operations_stay_in_the_program_until_they_have_ended_in_a_later_pass() -> None:
+    """Of the pass before, those that have ended go; the rest go with the next pass."""
+    operations, ended, gone = dict.fromkeys(range(6)), {0, 1, 3}, []
+
+    def forget(numbers: list[int]) -> None:
+        gone.extend(numbers)
+        for number in numbers:
+            del operations[number]
+
+    streams = walk()
+    streams.context.machine = SimpleNamespace(
+        forget=forget, program=SimpleNamespace(operations=operations), engine=SimpleNamespace(ended=ended.__contains__)
+    )  # type: ignore[assignment]
+    streams._forget(range(3))
+    assert gone == []
+    streams._forget(range(3, 5))
+    assert gone == [0, 1], "operation 2, an upload for the next pass, goes on"
+    ended |= {2, 4}
+    streams._forget(range(5, 6))
+    assert gone == [0, 1, 2, 3, 4]
+
+
+# Time
+
+
+PATH = [("up", 0, 10), ("gpu", 10, 14), ("up", 14, 20), ("gpu", 20, 26)]
+
+
+def test_shares_of_a_path_are_cut_where_a_part_ends() -> None:
+    path = PATH[::-1]
+    assert _shares(path, 12) == {"up": 10, "gpu": 2}
+    assert _shares(path, 12) == {}
+    assert _shares(path, 20) == {"gpu": 2, "up": 6}
+    assert _shares(path, 99) == {"gpu": 6}
+    assert path == []
+
+
+def test_a_layer_lasts_from_the_end_of_the_one_before_and_its_lanes_share_its_time() -> None:
+    """Layer 0 attends until 12 and computes until 14; of layer 1 attention ends at 13, before that, and its experts at 20.
+
+    The rest of the path, to 26, belongs to no layer.
+    """
+    ends, booked = [12, 14, 13, 20, 26], []
+    engine = SimpleNamespace(
+        end=ends.__getitem__, critical=lambda last, begin: [(("gpu", "up").index(n), s, e) for n, s, e in PATH]
+    )
+    sums = LayerSums.zeros(2)
+    streams = walk()
+    streams.context.machine = SimpleNamespace(engine=engine, program=SimpleNamespace(lanes={"gpu": 0, "up": 1}))  # type: ignore[assignment]
+    streams.context.recorder = SimpleNamespace(layers=sums)  # type: ignore[assignment]
+    streams.context.ledger = SimpleNamespace(critical=lambda shares, part, layer: booked.append((shares, part, layer)))  # type: ignore[assignment]
+    streams._close(LayerMarks([(0,), (2,)], [(0, 1), (3,)]), 0, 4)
+    assert (sums.attention.tolist(), sums.experts.tolist()) == ([12, 0], [2, 6])
+    assert booked == [
+        ({"up": 10, "gpu": 2}, "attention", 0), ({"gpu": 2}, "experts", 0), ({}, "attention", 1), ({"up": 6}, "experts", 1),
+        ({"gpu": 6}, "", None),
+    ]  # fmt: skip
