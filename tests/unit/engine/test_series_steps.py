@@ -53,19 +53,19 @@ def test_the_first_steps_are_those_of_a_shorter_series() -> None:
 
 def test_counts_of_a_step_are_those_of_its_decodes_and_of_each_prompt() -> None:
     """Two experts in one layer; the table says which part of a prompt was asked for, and which token was decoded."""
-    asked: list[Any] = []
+    questions: list[Any] = []
 
     def step_counts(requests: Any, tokens: Any, of: Any, number: int) -> Any:
-        asked.append((requests.tolist(), tokens.tolist(), of.tolist(), number))
+        questions.append((requests.tolist(), tokens.tolist(), of.tolist(), number))
         return np.zeros((number, 1, 2), dtype=np.int64) + np.bincount(of, minlength=number)[:, None, None]
 
     def chunk_counts(requests: Any, begin: Any, end: Any, prompt: Any) -> Any:
-        asked.append((requests.tolist(), begin.tolist(), end.tolist(), prompt.tolist()))
+        questions.append((requests.tolist(), begin.tolist(), end.tolist(), prompt.tolist()))
         return np.array([[0, int((end - begin).sum())]])
 
     routing: Any = SimpleNamespace(step_counts=step_counts, chunk_counts=chunk_counts)
     counts = steps(*MIXED).counts(routing)
-    assert asked == [
+    assert questions == [
         ([0, 1, 0, 1, 0], [0, 0, 1, 1, 2], [1, 1, 2, 2, 3], 4),
         ([0, 1], [0, 0], [3, 2], [3, 2]),
         ([2], [0], [5], [8]),
@@ -140,13 +140,13 @@ def walk(prefill: int = 9, decode: int = 9, **changes: Any) -> SeriesWalk:
     """A walk with micro-batches of so many sequences, as far as the choice of steps needs one."""
     known = {"layers": 2, "experts": 4, "ruled": False, "now": 1000, "pace": Pace(0, 0, 0.0, 1)} | changes
     plan = SimpleNamespace(prefill=SimpleNamespace(micro_batch=prefill), decode=SimpleNamespace(micro_batch=decode))
-    made = SeriesWalk.__new__(SeriesWalk)
-    made._context = SimpleNamespace(
+    walker = SeriesWalk.__new__(SeriesWalk)
+    walker._context = SimpleNamespace(
         deployment=SimpleNamespace(plan=plan, ruled=known["ruled"]), machine=SimpleNamespace(now=known["now"]),
         problem=SimpleNamespace(layers=known["layers"], experts=known["experts"]),
     )  # type: ignore[assignment]  # fmt: skip
-    made._pace = known["pace"]
-    return made
+    walker._pace = known["pace"]
+    return walker
 
 
 def test_as_many_steps_are_asked_for_as_begin_before_something_happens() -> None:
@@ -195,12 +195,12 @@ def test_sequences_of_a_step_go_to_its_micro_batches_in_turn() -> None:
 )
 def test_the_pace_is_that_of_the_last_step_of_each_kind(rows: Any, lasted: list[int], pace: tuple[int, float]) -> None:
     """A token of a prompt takes what its step lasted beyond one that decodes: 50 for 5 tokens, or 100 - 40 for 3."""
-    made = walk()
-    made._look_at(steps(*rows), np.array(lasted))
-    assert (made._pace.step, made._pace.token, made._pace.now, made._pace.most) == (*pace, 0, 1)
+    walker = walk()
+    walker._look_at(steps(*rows), np.array(lasted))
+    assert (walker._pace.step, walker._pace.token, walker._pace.now, walker._pace.most) == (*pace, 0, 1)
 
 
 def test_the_pace_of_decodes_stays_while_prompts_are_read() -> None:
-    made = walk(pace=Pace(0, 30, 0.0, 1))
-    made._look_at(steps(*MIXED[:1]), np.array([80]))
-    assert (made._pace.step, made._pace.token) == (30, 10.0)
+    walker = walk(pace=Pace(0, 30, 0.0, 1))
+    walker._look_at(steps(*MIXED[:1]), np.array([80]))
+    assert (walker._pace.step, walker._pace.token) == (30, 10.0)

@@ -105,7 +105,7 @@ def test_the_message_names_both_sizes_and_the_layers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prefill", "decode", "same"),
+    ("prefill", "decode", "shared"),
     [
         (Overlap(1), Overlap(1), True),
         (Overlap(1), Paged(1), True),
@@ -117,9 +117,9 @@ def test_the_message_names_both_sizes_and_the_layers() -> None:
         (Overlap(2), Alternating(2), True),
     ],
 )
-def test_a_pass_uploads_for_the_next_one_if_that_streams_as_far_ahead(prefill: Any, decode: Any, same: bool) -> None:
+def test_a_pass_uploads_for_the_next_one_if_that_streams_as_far_ahead(prefill: Any, decode: Any, shared: bool) -> None:
     style = Style(prefill.ahead, streamed=True, barrier=True)
-    assert walk(prefill=prefill, decode=decode)._same(style, "prefill", "decode") is same
+    assert walk(prefill=prefill, decode=decode)._same(style, "prefill", "decode") is shared
 
 
 def test_phases_for_which_other_weights_cross_do_not_share_uploads() -> None:
@@ -130,10 +130,10 @@ def test_phases_for_which_other_weights_cross_do_not_share_uploads() -> None:
 
 def test_operations_stay_in_the_program_until_they_have_ended_in_a_later_pass() -> None:
     """Of the pass before, those that have ended go; the rest go with the next pass."""
-    operations, ended, gone = dict.fromkeys(range(6)), {0, 1, 3}, []
+    operations, ended, forgotten = dict.fromkeys(range(6)), {0, 1, 3}, []
 
     def forget(numbers: list[int]) -> None:
-        gone.extend(numbers)
+        forgotten.extend(numbers)
         for number in numbers:
             del operations[number]
 
@@ -142,12 +142,12 @@ def test_operations_stay_in_the_program_until_they_have_ended_in_a_later_pass() 
         forget=forget, program=SimpleNamespace(operations=operations), engine=SimpleNamespace(ended=ended.__contains__)
     )  # type: ignore[assignment]
     streams._forget(range(3))
-    assert gone == []
+    assert forgotten == []
     streams._forget(range(3, 5))
-    assert gone == [0, 1], "operation 2, an upload for the next pass, goes on"
+    assert forgotten == [0, 1], "operation 2, an upload for the next pass, goes on"
     ended |= {2, 4}
     streams._forget(range(5, 6))
-    assert gone == [0, 1, 2, 3, 4]
+    assert forgotten == [0, 1, 2, 3, 4]
 
 
 # Time

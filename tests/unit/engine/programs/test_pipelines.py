@@ -319,8 +319,8 @@ def helper(groups: int = 1, layers: int = 1, **changes: Any) -> HelperWork:
         back=SimpleNamespace(queue="up", usage=(), source="ddr", target="hbm"),
     )  # fmt: skip
     runs = np.tile(np.array([False, True, True, False]), (rows, 1))
-    each = {"out": 2, "work": 12, "back": 3} | changes
-    arrays = {name: np.full(rows, value) for name, value in each.items()}
+    times = {"out": 2, "work": 12, "back": 3} | changes
+    arrays = {name: np.full(rows, value) for name, value in times.items()}
     return HelperWork(device, np.full(rows, 2), np.full(rows, 64.0), **arrays, runs=runs)  # type: ignore[arg-type]
 
 
