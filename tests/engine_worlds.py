@@ -22,6 +22,7 @@ from moesim.contract import (
     PhasePlan,
     Pipeline,
     Policy,
+    Precomputed,
     Problem,
     Serial,
     Step,
@@ -240,6 +241,7 @@ def streaming(deployment: Deployment, how: dict[str, Any]) -> Deployment:
     ahead, share = how.get("ahead", 0), how.get("cpu_share", 0.0)
     known: dict[str, Pipeline] = {
         "overlap": Overlap(ahead), "serial": Serial(ahead), "paged": Paged(max(ahead, 1)), "deferred": Deferred(),
+        "precomputed": Precomputed(how.get("turns", 0)),
         "alternating": Alternating(max(ahead, 1)), "module": Module(ahead, share),
     }  # fmt: skip
     prefill = replace(deployment.plan.prefill, pipeline=Overlap(ahead))

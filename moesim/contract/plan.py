@@ -21,6 +21,7 @@ __all__ = [
     "Paged",
     "PhasePlan",
     "Pipeline",
+    "Precomputed",
     "Serial",
     "ahead_of",
     "chunk_of",
@@ -76,7 +77,17 @@ class Deferred:
     """As `Overlap`, but experts that a dispatch calls stale run on the CPU while the GPU attends in the next layer."""
 
 
-Pipeline = Overlap | Serial | Paged | Alternating | Module | Deferred
+@dataclass(frozen=True)
+class Precomputed:
+    """As `Overlap`, but experts that a dispatch calls stale begin a layer early: when the router of the layer before is done.
+
+    They work on what that layer's experts get. Of a layer's experts a device computes all early, or none."""
+
+    turns: int = 0
+    """First MoE layers in which the GPU's experts wait for those of the other devices."""
+
+
+Pipeline = Overlap | Serial | Paged | Alternating | Module | Deferred | Precomputed
 """Which lanes run side by side in the layers of a phase."""
 BY_NAME: Mapping[str, Overlap | Serial] = {"overlap": Overlap(), "serial": Serial()}
 """The two that a policy may offer as a parameter."""
@@ -84,7 +95,7 @@ BY_NAME: Mapping[str, Overlap | Serial] = {"overlap": Overlap(), "serial": Seria
 
 def ahead_of(pipeline: Pipeline) -> int:
     """Layers streamed ahead."""
-    return 0 if isinstance(pipeline, Deferred) else pipeline.ahead
+    return 0 if isinstance(pipeline, Deferred | Precomputed) else pipeline.ahead
 
 
 @dataclass(frozen=True)

@@ -301,6 +301,9 @@ class Policy(Spec):
     batched: ClassVar[bool] = False
     """True if `dispatch` treats the last axis of its visit's arrays as the experts, whatever stands before it, and looks at
     nothing else that may change: the engine asks about whole passes then, where nothing else moves experts."""
+    sure_phases: ClassVar[tuple[str, ...]] = ()
+    """Phases in whose passes `dispatch` looks at nothing but residents and the visits of its pass, and nothing moves between
+    layers, so that layers may overlap: every dispatch is asked for before the pass begins, and `adapt` after no layer of it."""
     runtime: ClassVar[str] = "reference"
     """The runtime profile of the system's own program, which a scenario's `runtime: own` takes."""
     lossy: ClassVar[bool] = False

@@ -37,8 +37,12 @@ class StreamWalk:
         """Whether the passes of `phase` are for it."""
         if style_of(self.context, phase) is None:
             return False
-        if not self.context.policy.memoryless:
-            raise PolicyError("layers overlap only under a policy that is memoryless: its dispatches are known before the pass")
+        policy = self.context.policy
+        if not policy.memoryless and phase not in policy.sure_phases:
+            raise PolicyError(
+                f"layers overlap only under a policy that is memoryless, or names '{phase}' in sure_phases: its dispatches are "
+                "known before the pass"
+            )
         if self.context.deployment.pieces > 1:
             raise PolicyError("where layers overlap, the pipeline says in which portions weights cross: leave pieces at 1")
         return True
@@ -59,6 +63,8 @@ class StreamWalk:
         style = style_of(context, step.phase)
         assert style is not None
         walk = PassWalk(context, step)
+        if not context.policy.memoryless:
+            context.look()
         work, stale = self._work(walk, style)
         machine.mark()
         begin, first = machine.now, len(machine.program)
@@ -111,12 +117,26 @@ class StreamWalk:
                 held[group::groups][streamed] = k.BROUGHT
         needed = on_gpu & (counts > 0)
         up = (needed if answers.load is None else needed | answers.load) & (held == k.ABSENT)
-        if style.deferred and up.any():
-            raise PolicyError("the pipeline 'deferred' uploads nothing: what is not in GPU memory runs where it lies")
+        if style.shift and up.any():
+            name = "deferred" if style.shift > 0 else "precomputed"
+            raise PolicyError(f"the pipeline '{name}' uploads nothing: what is not in GPU memory runs where it lies")
+        if style.shift < 0 and answers.stale is not None:
+            self._check_early(walk, answers.device, (counts > 0) & (answers.stale > 0))
         measured = walk.measure(answers, counts, times, held)
         context.quality.visits(answers, walk.counts, counts, layers, resident)
         work = work_of_visits(context.tables, measured, counts, walk.tokens, answers, up, times)
         return work, answers.stale
+
+    def _check_early(self, walk: PassWalk, device: IntArray, stale: BoolArray) -> None:
+        """Of a visit's experts a device begins all a layer early, or none, as `stale` [V, E] says; in the first layer none."""
+        if stale[: walk.groups].any():
+            raise PolicyError("no layer stands before MoE layer 0 in which its experts could begin: call none of them stale")
+        computed = walk.computed.reshape(stale.shape) > 0
+        for index in np.unique(device[stale]).tolist():
+            runs = computed & (device == index)
+            if (runs & ~stale)[(runs & stale).any(axis=1)].any():
+                name = self.context.problem.devices[index]
+                raise PolicyError(f"the pipeline 'precomputed' begins all experts of a layer on '{name}' early, or none")
 
     def _close(self, marks: LayerMarks, begin: int, last: int) -> None:
         """Books the time of each layer, until its router and from there to its end, and which lanes were its bottleneck."""

@@ -70,7 +70,7 @@ FIDELITY: dict[str, Fidelity] = {
     "edgemoe": _partial(
         "measured sensitivity of experts, for which use or a lot stands; dequantisation; a device without a GPU"
     ),
-    "daop": _partial("the CPU's head start of a layer, which is not timed; taking turns in the first layers; gate scores"),
+    "daop": _partial("gate scores, for which token counts and popularity stand"),
     "context_cxl_ndp": _partial("losses measured per expert, for which shares of tokens stand"),
     "belady": _OURS,
     "belady_global": _OURS,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import pairwise
+from operator import itemgetter
 from typing import Any, Literal
 
 import engine_worlds as worlds
@@ -252,6 +253,112 @@ def test_late_experts_run_beside_the_next_layer(share):
     assert (then.recorder.makespan < now.recorder.makespan) == (share > 0)
     assert worlds.differences(worlds.record(then), worlds.record(late(k, share, "reference"))) == {}
     assert sum(then.recorder.critical.values()) == then.recorder.makespan
+
+
+class Early(Streamed):
+    """Odd experts are on the GPU, the others on the CPU: in decode those of all layers from `first` on a layer early."""
+
+    kind: Literal["early"] = "early"
+    first: int = 1
+    half: bool = False
+    """Whether the CPU computes only one of its experts early, which no pipeline takes."""
+
+    def deploy(self, problem) -> Deployment:
+        deployment = super().deploy(problem)
+        deployment.resident[:, 1::2] = True
+        return deployment
+
+    def dispatch(self, visit, view) -> Dispatch:
+        problem, on_gpu = view.problem, np.arange(len(visit.counts)) % 2 == 1
+        view.state.append(visit.counts)
+        device = np.where(on_gpu, problem.attending_index, problem.cpu_index)
+        if visit.phase == "prefill" or visit.layer < self.first:
+            return Dispatch(device)
+        stale = np.where(on_gpu, 0, visit.counts)
+        if self.half:
+            stale[np.flatnonzero(stale)[1:]] = 0
+        return Dispatch(device, stale=stale)
+
+
+def early(k: worlds.Knobs, engine: Any = "auto", timeline: bool = False, turns: int = 0, **keys: Any):
+    p, table = worlds.problem(k)
+    policy = Early(knobs=k, how={"pipeline": "precomputed", "turns": turns}, **keys)
+    return worlds.simulate(p, policy, table, worlds.SimulationOptions(engine=engine, timeline=timeline))
+
+
+EARLY = worlds.Knobs(layers=5, experts=6, top_k=3, shared=True, requests=1, batch=1, output=5, cpu=True, sync=2e-5, seed=9)
+
+
+@SOME
+@given(
+    strategies.knobs(**{**KNOBS, "cpu": True, "residents": 0.0, "swap": 0, "pieces": 1, "gpus": 0}),
+    st.integers(0, 3), st.integers(1, 3),
+)  # fmt: skip
+def test_i9_experts_that_begin_early_are_alike_on_both_engines(k, turns, first):
+    kernel, reference = (early(k, engine, turns=turns, first=first) for engine in ("auto", "reference"))
+    assert worlds.differences(worlds.record(kernel), worlds.record(reference)) == {}
+    assert sum(kernel.recorder.critical.values()) == kernel.recorder.makespan
+
+
+@pytest.mark.parametrize(("turns", "first"), [(0, 1), (2, 2), (1, 3)])
+@pytest.mark.parametrize("launch", [0.0, 1e-4])
+def test_a_layer_ends_when_its_gpu_experts_and_what_the_cpu_began_a_layer_before_have_ended(turns, first, launch):
+    """The last pass summed by hand from the services of its parts, in which each lane serves in turn."""
+    outcome = early(worlds.replace(EARLY, launch=launch), timeline=True, turns=turns, first=first)
+    decode, layers = outcome.recorder.passes[-1], EARLY.layers
+    slices = sorted(outcome.recorder.slices, key=lambda piece: piece.start)
+    parts = [piece for piece in slices if decode.start <= piece.start < decode.end and piece.end > piece.start]
+    services = {lane: [(s.name, s.end - s.start) for s in parts if s.track == lane] for lane in LANES}
+    gpu = [list(map(itemgetter(1), group)) for group in _runs_of_experts(services["gpu"])]
+    (ids,) = {service for name, service in services["pcie:reverse"] if name == "expert ids"}
+    (out,) = {service for name, service in services["pcie:reverse"] if name == "activations"}
+    (back,) = {service for name, service in services["pcie:forward"] if name == "activations"}
+    cpu = iter([service for _, service in services["cpu"]])
+    on_cpu = [bool(counts[::2].any()) for counts in outcome.deployment.state[-layers:]]
+    free = dict.fromkeys(LANES, decode.start)
+
+    def serve(lane: str, ready: int, service: int) -> int:
+        free[lane] = max(free[lane], ready) + service
+        return free[lane]
+
+    def helped(ready: int) -> int:
+        sent = serve("pcie:reverse", serve("pcie:reverse", ready, ids), out)
+        return serve("pcie:forward", serve("cpu", sent, next(cpu)), back)
+
+    now, ahead = decode.start, 0
+    for layer, (*front, experts) in enumerate(gpu[:layers]):
+        router, own = now + sum(front), 0
+        before, ahead = ahead, helped(router) if first <= layer + 1 < layers and on_cpu[layer + 1] else 0
+        if layer < first and on_cpu[layer]:
+            own = helped(router)
+        now = max((own if own and layer < turns else router) + experts, own, before)
+    assert sum(on_cpu[first:]) > 0
+    assert now + sum(gpu[layers]) == decode.end
+    assert sum(name == "experts ahead" for name, _ in services["cpu"]) == sum(on_cpu[first:])
+
+
+def _runs_of_experts(services: list[tuple[str, int]]) -> list[list[tuple[str, int]]]:
+    """The services of a lane, cut behind the experts of each layer."""
+    runs: list[list[tuple[str, int]]] = [[]]
+    for name, service in services:
+        runs[-1].append((name, service))
+        if name == "experts":
+            runs.append([])
+    return runs
+
+
+def test_a_head_start_hides_what_the_gpu_has_to_do_and_moves_no_byte_more():
+    now, then = early(EARLY, first=EARLY.layers), early(EARLY)
+    assert then.recorder.makespan < now.recorder.makespan
+    assert then.recorder.busy == now.recorder.busy
+    assert then.recorder.moved == pytest.approx(now.recorder.moved)
+    assert then.recorder.quality.stale > now.recorder.quality.stale == 0
+
+
+@pytest.mark.parametrize(("keys", "mistake"), [({"first": 0}, "before MoE layer 0"), ({"half": True}, "early, or none")])
+def test_a_layer_begins_early_as_a_whole_and_behind_another_one(keys, mistake):
+    with pytest.raises(PolicyError, match=mistake):
+        early(EARLY, **keys)
 
 
 @pytest.mark.parametrize("how", [how for how in WAYS if how.get("pipeline") != "serial"])

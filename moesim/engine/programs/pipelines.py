@@ -1,7 +1,7 @@
 """Pipelines in which layers overlap: a pass becomes a program of uploads, attention, experts and what they wait for.
 
 Layers stream ahead of their turn (`overlap` and `serial` with `ahead`, `paged`, `alternating`, `module`), or experts join late
-(`deferred`). Knows costs and plans; times nothing.
+(`deferred`) or begin early (`precomputed`). Knows costs and plans; times nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from moesim.arrays import BoolArray, IntArray
 from moesim.clock import to_ps
-from moesim.contract import Alternating, Deferred, Module, Overlap, Paged, Serial
+from moesim.contract import Alternating, Deferred, Module, Overlap, Paged, Precomputed, Serial
 from moesim.engine.context import Context
 from moesim.engine.passes import Pass
 from moesim.engine.programs.attention import Chain, Chains, Stage
@@ -45,15 +45,19 @@ class Style:
     """A layer begins when the one before has ended for all sequences, not micro-batch by micro-batch."""
     serial: bool = False
     """Nothing runs while weights are uploaded, and no experts before all micro-batches have attended."""
-    deferred: bool = False
-    """Stale experts join the next layer."""
+    shift: int = 0
+    """1: the results of stale experts join the layer behind theirs; -1: stale experts begin in the layer before theirs."""
+    turns: int = 0
+    """First MoE layers in which the GPU's experts wait for those of other devices."""
 
 
 def style_of(context: Context, phase: str) -> Style | None:
     """How the passes of `phase` overlap; None if each layer is walked by itself."""
     match context.deployment.plan.of(phase).pipeline:
         case Deferred():
-            return Style(0, streamed=False, barrier=True, deferred=True)
+            return Style(0, streamed=False, barrier=True, shift=1)
+        case Precomputed(turns):
+            return Style(0, streamed=False, barrier=True, shift=-1, turns=turns)
         case Module(ahead):
             return Style(ahead, streamed=True, barrier=True)
         case Paged(ahead) | Alternating(ahead):
@@ -102,6 +106,8 @@ class PassBuilder:
         """Late results of the layer before, which this one waits for."""
         self._coming: list[int] = []
         """Those of this layer, so far."""
+        self._early: dict[int, Ops] = {}
+        """Visit -> ends of what other devices began for it in the layer before."""
         self._tail: list[Ops] | None = None
         """Copies of the weights behind the last MoE layer, once they are in the program."""
         self._stores: list[int] = []
@@ -294,8 +300,10 @@ class PassBuilder:
             for group in range(self.groups):
                 row = layer * self.groups + group
                 service = int(self._work.gpu_first[row] + self._work.gpu_after[row].sum())
-                used.append(self._gpu(service, (*ready[group], *uploads), "experts"))
-                ends.append((*used[-1], *self._sides(row, ready[group])))
+                self._begin_early(row + self.groups, ready[group])
+                sides = self._sides(row, ready[group]) if layer < self.style.turns else _NONE
+                used.append(self._gpu(service, (*(sides or ready[group]), *uploads), "experts"))
+                ends.append((*used[-1], *(sides or self._sides(row, ready[group]))))
             self.carried.released = _all(used)[-1:]
         before, self._before = self._before, tuple(self._coming)
         self._coming.clear()
@@ -319,9 +327,9 @@ class PassBuilder:
     def _sides(self, row: int, ready: Ops) -> Ops:
         """What other devices compute in a visit, with reading back the routing and activations out and back; its ends."""
         known = ready
-        ends: Ops = ()
+        ends = self._early.pop(row, _NONE)
         for part in self._work.helpers:
-            if not part.tokens[row]:
+            if not part.tokens[row] or self._is_early(part, row):
                 continue
             if known == ready and self._work.ids[row] and not part.helper.gpu:
                 known = self._read_back(row, ready)
@@ -337,12 +345,31 @@ class PassBuilder:
                 self._coming.append(self._add(part.helper.name, waits, (now,), "deferred experts", drawn))
         return ends
 
+    def _begin_early(self, row: int, ready: Ops) -> None:
+        """What other devices do for a visit of the next layer as soon as the host knows its predicted routing."""
+        for part in self._work.helpers:
+            if row >= len(part.tokens) or not self._is_early(part, row):
+                continue
+            known = self._read_back(row, ready) if self._work.ids[row] and not part.helper.gpu else ready
+            drawn = self.context.placement.read_by(part.helper.index, part.runs[row], row // self.groups)
+            out = self._crossing(part, row, known, out=True)
+            work = self._add(part.helper.name, int(part.work[row]), out, "experts ahead", drawn)
+            self._early[row] = (*self._early.get(row, _NONE), *self._crossing(part, row, (work,), out=False))
+
+    def _is_early(self, part: HelperWork, row: int) -> bool:
+        """Whether a side computes its experts of a visit in the layer before."""
+        return self.style.shift < 0 and bool(self._stale_on(part, row).any())
+
     def _late(self, part: HelperWork, row: int) -> BoolArray:
         """[E] a side's experts whose results may join the next layer."""
-        if not self.style.deferred or self._stale is None:
+        return self._stale_on(part, row) if self.style.shift > 0 else np.zeros_like(part.runs[row])
+
+    def _stale_on(self, part: HelperWork, row: int) -> BoolArray:
+        """[E] a side's experts that the dispatch calls stale."""
+        if self._stale is None:
             return np.zeros_like(part.runs[row])
-        late: BoolArray = part.runs[row] & (self._stale[row] > 0)
-        return late
+        stale: BoolArray = part.runs[row] & (self._stale[row] > 0)
+        return stale
 
     def _seconds_of(self, part: HelperWork, row: int, late: BoolArray) -> int:
         """ps of the experts `late` [E] on a side."""

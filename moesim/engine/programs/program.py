@@ -132,6 +132,7 @@ LABELS = (
     Label("dense part"),
     Label("LM head"),
     Label("deferred experts"),
+    Label("experts ahead"),
     Label("waits for requests"),
     Label("upload weights", "demand"),
     Label("layers without experts"),

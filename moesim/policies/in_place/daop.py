@@ -1,4 +1,4 @@
-"""DAOP: the prompt decides which experts the GPU holds; in decode, predicted experts of the CPU are computed ahead.
+"""DAOP: the prompt decides which experts the GPU holds; in decode the CPU computes predicted experts a layer ahead.
 
 Knows the profile, one visit, and what a gate predictor says of the next layer.
 """
@@ -12,8 +12,8 @@ import numpy as np
 from pydantic import Field
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
-from moesim.contract import NO_MOVES, Deployment, Dispatch, Foresight, Moves, Problem, Step, View, Visit
-from moesim.policies.kit.dispatch import by_tokens, in_gpu_memory, threshold, to_cpu_where
+from moesim.contract import NO_MOVES, Deployment, Dispatch, Foresight, Moves, Precomputed, Problem, Step, View, Visit
+from moesim.policies.kit.dispatch import by_tokens, in_gpu_memory, in_order, threshold, to_cpu_where
 from moesim.policies.kit.migration import pairs_of
 from moesim.policies.kit.placement import SizedPolicy, place, quota, require_cpu
 from moesim.units import Share
@@ -33,20 +33,21 @@ class _Memory:
 
 
 class Daop(SizedPolicy):
-    """Popular experts on the GPU, swapped once per prompt by its own counts; in decode the CPU computes few, and those early.
+    """Popular experts on the GPU, swapped once per prompt by its own counts; in decode the CPU computes few, a layer ahead.
 
-    Prompt: the `swaps` most loaded experts of the CPU and the least loaded of the GPU change places where c_hot > 1.05 c_cold;
-    each other missing expert runs where that takes less time alone. Decode, from layer `first` on: the gate of a layer is
-    applied to the input of the layer before, and what it says is used as the routing. At most k/2 experts of a token run on the
-    CPU, on that earlier input; what is above goes to the experts in GPU memory. Before `first`: true routing, missing experts
-    on the CPU.
+    Prompt: the `swaps` most loaded experts of the CPU and the least loaded of the GPU change places where c_hot > 1.05 c_cold,
+    the colder one copied home; each other missing expert runs where that takes less time alone. Decode, from layer `first` on:
+    the gate of a layer is applied to what the experts of the layer before get, and what it says is used as the routing. At most
+    k/2 experts of a token run on the CPU, on that earlier input and from that moment on, beside the GPU's experts of the layer
+    before and the attention of their own; what is above goes to the experts in GPU memory. A layer ends when both have ended.
+    Before `first`: true routing, missing experts on the CPU, and the GPU's experts after them. A wrong prediction costs no
+    time, for nothing is computed again: the output pays for it (`quality`: replaced, stale).
     Source: DAOP, DATE 2025, arXiv:2501.10375, and ecolab-nus/DAOP (quota by calibration, swap, first predicted layer 5,
     prediction accuracy 84 %). Inferred: k/2 for more than two experts per token; the weaker of two predicted experts is the one
     with fewer tokens, then the less popular, and the substitute the most popular resident, in place of gate scores, which
-    routing tables do not hold; this machine's times in place of 3.5 ms per token and 30 ms per expert (A6000 host).
-    Left out: CPU and GPU taking turns before `first`. Valid: changes outputs (`quality`: replaced, stale). The CPU works
-    beside the GPU on the same layer; that it may begin a layer earlier is not timed, so a layer may take as much longer than
-    in the system as its GPU experts and attention take.
+    routing tables do not hold; this machine's times in place of 3.5 ms per token and 30 ms per expert (A6000 host); that swaps
+    run beside the experts of their layer, and the next layer waits until they have left.
+    Valid: made for one sequence at a time; `batch: 1` runs it so.
     """
 
     kind: Literal["daop"] = "daop"
@@ -55,11 +56,14 @@ class Daop(SizedPolicy):
     swap_factor: float = Field(1.05, ge=1)
     """How many times the tokens of the colder expert the hotter one needs (published: 1.05)."""
     first: int = Field(5, ge=1)
-    """First MoE layer whose routing is predicted (published: 5)."""
+    """First MoE layer whose routing is predicted (published: 5); before it, CPU and GPU take turns."""
+    staging: int | None = Field(3, ge=1)
+    """Expert slots in GPU memory that copies in pass through and, one of them, copies home (each way at least one)."""
     recall: Share = 0.84
     """Share of (token, expert) pairs that are predicted right (published: 84 %)."""
 
     adapts: ClassVar[Literal["never", "layer", "pass", "both"]] = "layer"
+    sure_phases: ClassVar[tuple[str, ...]] = ("decode",)
     lossy: ClassVar[bool] = True
     source: ClassVar[str] = "DAOP (DATE 2025, arXiv:2501.10375)"
 
@@ -73,7 +77,9 @@ class Daop(SizedPolicy):
         require_cpu(problem)
         memory = _Memory(_NOBODY, _NOBODY, [None] * problem.layers)
         cut = self.cut(problem, movable=True)
-        return replace(place(problem, resident=quota(problem.popularity), cut=cut, movable=True), state=memory)
+        cut = replace(cut, staging=max(cut.staging, 2), decode=replace(cut.decode, pipeline=Precomputed(turns=self.first)))
+        deployment = place(problem, resident=quota(problem.popularity), cut=cut, movable=True)
+        return replace(deployment, plan=replace(cut, staging=cut.staging - 1, swap=1), state=memory)
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """By phase."""
@@ -105,9 +111,11 @@ class Daop(SizedPolicy):
         hot, cold = hot[:pairs], cold[:pairs]
         swap = counts[hot] > self.swap_factor * counts[cold]
         memory.entering, memory.leaving = hot[swap], cold[swap]
-        dispatch = threshold(visit, view)
-        dispatch.device[memory.entering] = view.problem.attending_index
-        return dispatch
+        device = threshold(visit, view).device
+        device[memory.entering] = view.problem.attending_index
+        left = memory.leaving[visit.cpu[memory.leaving] <= (visit.copy + visit.gpu)[memory.leaving]]
+        device[left] = view.problem.cpu_index
+        return Dispatch(device, in_order(counts, resident))
 
     def _predicted(self, routing: IntArray, visit: Visit, view: View) -> Dispatch:
         problem = view.problem

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from moesim.contract import BatchPlan, PhasePlan
-from moesim.contract.plan import Deferred, Overlap, Serial, ahead_of, chunk_of
+from moesim.contract.plan import Deferred, Overlap, Precomputed, Serial, ahead_of, chunk_of
 from moesim.contract.steps import Series, StepPlan
 from tests.policy_problems import job
 
@@ -62,7 +62,7 @@ def test_a_plan_knows_its_slots_and_the_plan_of_a_phase() -> None:
     assert (plan.of("prefill").micro_batch, plan.of("decode").micro_batch) == (1, 2)
     serial = plan.piped(Serial(1))
     assert (serial.prefill.pipeline, serial.decode.pipeline, serial.batch) == (Serial(1), Serial(1), 4)
-    assert [ahead_of(pipeline) for pipeline in (Overlap(2), Serial(), Deferred())] == [2, 0, 0]
+    assert [ahead_of(pipeline) for pipeline in (Overlap(2), Serial(), Deferred(), Precomputed(5))] == [2, 0, 0, 0]
 
 
 @pytest.mark.parametrize("batch", [1, 3])

@@ -10,6 +10,7 @@ import policy_problems as tiny
 import pytest
 from reporting import for_all
 
+from moesim.contract import Overlap, Precomputed
 from moesim.errors import InputError
 from moesim.policies.caching.edgemoe import EdgeMoe
 from moesim.policies.caching.hobbit import Hobbit
@@ -204,8 +205,9 @@ def test_substitution_keeps_the_tokens_and_the_limit(seed):
     assert after[~held].sum() == max(min(counts[~held].sum(), limit), counts[~held].sum() - room)
 
 
-def test_daop_swaps_by_the_prompt():
-    run = ran(Daop(), WORLDS["gpu_cpu"])
+@pytest.mark.parametrize("world", ["cxl", "storage", "gpu_cpu_even"])
+def test_daop_swaps_by_the_prompt(world):
+    run = ran(Daop(), WORLDS[world])
     prompt = [call for call in run.calls if call.phase == "prefill"]
     swapped = 0
     for call, after in pairwise(prompt):
@@ -214,8 +216,18 @@ def test_daop_swaps_by_the_prompt():
             counts = call.seen.counts
             assert (counts[entering] > 1.05 * counts[leaving]).all()
             assert (call.answer.device[entering] == run.problem.attending_index).all()
+            sooner = call.seen.cpu[leaving] <= (call.seen.copy + call.seen.gpu)[leaving]
+            assert ((call.answer.device[leaving] == run.problem.cpu_index) == sooner).all()
             swapped += len(entering)
-    assert swapped == (run.calls[-1].resident & ~run.deployment.resident).sum()
+    assert swapped == (run.calls[-1].resident & ~run.deployment.resident).sum() > 0
+    assert run.outcome.recorder.caused["eviction"] == swapped * run.problem.model.expert_bytes  # weights change places
+
+
+def test_daops_cpu_begins_a_layer_before_and_takes_turns_before_that():
+    deployment = Daop(first=3, staging=1).deploy(WORLDS["gpu_cpu"].problem())
+    assert (deployment.plan.decode.pipeline, deployment.plan.prefill.pipeline) == (Precomputed(turns=3), Overlap())
+    assert (deployment.plan.staging, deployment.plan.swap) == (1, 1)
+    assert Daop().deploy(WORLDS["gpu_cpu"].problem()).plan.staging == 2
 
 
 @pytest.mark.parametrize("recall", [0.3, 1.0])
