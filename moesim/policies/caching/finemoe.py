@@ -13,7 +13,6 @@ from moesim.arrays import FloatArray
 from moesim.contract import Dispatch, Problem, View, Visit
 from moesim.policies.kit.dispatch import upload_missing
 from moesim.policies.kit.expert_pool import PooledPolicy, PoolMemory, Wanted
-from moesim.policies.kit.migration import pairs_of
 from moesim.policies.kit.predictors_sequence import ExpertMap, MapMind
 
 __all__ = ["FineMoe"]
@@ -51,7 +50,7 @@ class FineMoe(PooledPolicy):
         pool.met(visit)
         mind.meet(visit)
         pool.look_ahead(view.now + mind.seconds, self._held(visit, mind))
-        return upload_missing(visit, view)._replace(moves=pool.before(visit, view, self.worth(visit.layer, memory)))
+        return upload_missing(visit, view)._replace(moves=pool.before(visit, view, lambda: self.worth(visit.layer, memory)))
 
     def worth(self, layer: int, memory: PoolMemory) -> FloatArray:
         """[L, E] share in the matched map x visits."""
@@ -60,13 +59,13 @@ class FineMoe(PooledPolicy):
     def _held(self, visit: Visit, mind: MapMind) -> Wanted:
         """What the maps hold of the layers that are predicted now, best first."""
         nearest = 1 if visit.layer == 0 else self.maps.distance
-        pairs, priority = [np.zeros((0, 2), dtype=np.int64)], [np.zeros(0)]
+        places, priority = [np.zeros(0, dtype=np.int64)], [np.zeros(0)]
         for depth in range(nearest, self.maps.distance + 1):
             scores = mind.scores(visit, depth)
             if scores is None:
                 break
             expected = np.flatnonzero(scores)
-            pairs.append(pairs_of(visit.layer + depth, expected))
+            places.append((visit.layer + depth) * len(scores) + expected)
             priority.append(scores[expected] * (1.0 - depth / (len(mind.matched) + 1)))
         order = np.argsort(-np.concatenate(priority), kind="stable")
-        return Wanted(np.concatenate(pairs)[order])
+        return Wanted(np.concatenate(places)[order])

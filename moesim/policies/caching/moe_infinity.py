@@ -13,7 +13,7 @@ import numpy as np
 from moesim.arrays import FloatArray
 from moesim.contract import Deployment, Dispatch, Problem, View, Visit
 from moesim.policies.kit.dispatch import upload_missing
-from moesim.policies.kit.expert_pool import PooledPolicy, PoolMemory, Wanted
+from moesim.policies.kit.expert_pool import PooledPolicy, PoolMemory
 from moesim.policies.kit.pool_rule import PastRule, worth_of_past
 from moesim.policies.kit.predictors_sequence import Sequence, SequenceMind
 from moesim.spec import Unread
@@ -85,9 +85,8 @@ class MoeInfinity(PooledPolicy):
         plain = upload_missing(visit, view)
         if not self.prefetch:
             return plain
-        outlook = mind.outlook(visit.layer)
-        pool.look_ahead(view.now + mind.seconds, self._likely(outlook, visit.layer, view))
-        return plain._replace(moves=pool.before(visit, view, outlook))
+        pool.look_ahead(view.now + mind.seconds, pool.likely(visit.layer, mind.nearest_shares(), mind.decay, view))
+        return plain._replace(moves=pool.before(visit, view, lambda: mind.outlook(visit.layer)))
 
     def worth(self, layer: int, memory: PoolMemory) -> FloatArray:
         """[L, E] by the rule of `eviction`."""
@@ -98,11 +97,3 @@ class MoeInfinity(PooledPolicy):
         matrix = memory.mind.matrix
         share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1.0)
         return np.asarray((share * (1.0 - distance / (layers + 1))[:, None] + _FAR) * pool.by_use())
-
-    def _likely(self, outlook: FloatArray, layer: int, view: View) -> Wanted:
-        """The missing experts of later layers with the best scores: as many as may be on their way."""
-        missing = ~(view.resident | view.in_flight)
-        missing[: layer + 1] = False
-        memory: PoolMemory = view.state
-        places = memory.pool.choice.most(outlook, missing, self.flight)
-        return Wanted(np.column_stack(np.divmod(places, outlook.shape[1])), outlook.ravel()[places])

@@ -162,8 +162,8 @@ class Smoe(PooledPolicy):
         if expected is not None:
             missing = expected * ~(view.resident[visit.layer + 1] | view.in_flight[visit.layer + 1])
             first = by_tokens(missing)[: min(int(np.count_nonzero(missing)), 1)]
-            pool.look_ahead(view.now, Wanted(np.column_stack((np.full(len(first), visit.layer + 1), first))))
-        return pool.before(visit, view, pool.last.astype(np.float64))
+            pool.look_ahead(view.now, Wanted((visit.layer + 1) * len(expected) + first))
+        return pool.before(visit, view, lambda: pool.last.astype(np.float64))
 
     def adapt(self, step: Step, view: View) -> Moves:
         """Keeps what was uploaded."""

@@ -5,6 +5,7 @@ Knows uses and residence; what an expert is worth is for policies to say.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -15,22 +16,24 @@ from moesim.arrays import BoolArray, FloatArray, IntArray
 from moesim.contract import NO_MOVES, Deployment, Moves, Problem, Step, View, Visit
 from moesim.policies.kit.dispatch import by_tokens
 from moesim.policies.kit.history import hashed
-from moesim.policies.kit.least import Least
+from moesim.policies.kit.least import least, most
 from moesim.policies.kit.placement import SizedPolicy, overall, place, ranks
 from moesim.policies.kit.pool_kernel import TIE
+from moesim.policies.kit.pool_moves import Changes, PoolMoves, compiled_moves
 from moesim.units import Share
 
 __all__ = ["Pool", "PoolMemory", "PooledPolicy", "Wanted"]
 
 _NONE: IntArray = np.zeros((0, 2), dtype=np.int64)
+_NOBODY: IntArray = np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
 class Wanted:
     """Experts of later layers, best first."""
 
-    pairs: IntArray
-    """[n, 2] (layer, expert)."""
+    places: IntArray
+    """[n] places in [L, E] laid flat."""
     value: FloatArray | None = None
     """[n] what each is worth; None: more than anything in the pool."""
 
@@ -52,7 +55,7 @@ class Pool:
     """[L, E] when it was last used: clock, then tokens."""
     visits: int = 0
     """About how many there will be."""
-    choice: Least = field(init=False)
+    compiled: PoolMoves | None = field(init=False)
     clock: int = 1
     _waiting: tuple[float, Wanted] | None = None
 
@@ -61,7 +64,8 @@ class Pool:
         places = ranks(self.popularity)
         self.last = self.popularity.shape[1] - places
         self.tie = np.take_along_axis(hashed(*self.popularity.shape), places, axis=1)
-        self.choice = Least(self.popularity.size, self.visits)
+        self._by_use = self.uses + self.tie
+        self.compiled = compiled_moves(self.popularity.shape, self.visits)
 
     def met(self, visit: Visit) -> None:
         """The routing of a visit is known."""
@@ -73,92 +77,133 @@ class Pool:
         used = counts > 0
         np.copyto(self.last[layer], counts + self.clock * TIE, where=used)
         self.uses[layer] += used
+        np.add(self.uses[layer], self.tie[layer], out=self._by_use[layer])
         if layer == 0:
             self._waiting = None
 
     def by_use(self) -> FloatArray:
         """[L, E] visits since entry; among equals nothing decides but a lot drawn once."""
-        return np.asarray(self.uses + self.tie)
+        return self._by_use
+
+    def _entered(self, places: IntArray, uses: int) -> None:
+        """Copies at `places` [n] come in with so many `uses`."""
+        self.uses.ravel()[places] = uses
+        self._by_use.ravel()[places] = uses + self.tie.ravel()[places]
 
     def look_ahead(self, time: float, outlook: Wanted) -> None:
         """`outlook` is known at `time`; what was wanted before is forgotten."""
         self._waiting = time, outlook
 
-    def before(self, visit: Visit, view: View, worth: FloatArray) -> Moves | None:
+    def likely(self, layer: int, shares: FloatArray, decay: FloatArray, view: View) -> Wanted:
+        """The missing experts of layers after `layer` with the best scores: as many as may be on their way.
+
+        Scores are the shares [L, E] of a matrix times `decay` [L, L, 1], by how much a layer counts, seen from another.
+        """
+        if self.compiled is not None:
+            return Wanted(*self.compiled.likely(layer, self.flight, shares, decay, view))
+        scores, missing = shares * decay[layer], ~(view.resident | view.in_flight)
+        missing[: layer + 1] = False
+        places = most(scores, missing, self.flight)
+        return Wanted(places, scores.ravel()[places])
+
+    def before(self, visit: Visit, view: View, worth: Callable[[], FloatArray]) -> Moves | None:
         """What sets out with a visit: calls off copies for layers that have passed or do not use them, and prefetches."""
         layer, vain = visit.layer, _NONE
         if view.in_flight[: layer + 1].any():
             over = view.in_flight[: layer + 1].copy()
             over[layer] &= visit.counts == 0
             vain = np.argwhere(over)
-        drop, load = self._exchange(layer, view, worth, visit.counts)
-        if not len(vain) and not len(load):
+        if not self._known(view):
+            return Moves(evict=vain, load=_NONE) if len(vain) else None
+        changes = self._changes(layer, visit.counts, _NOBODY, view, worth())
+        if not len(vain) and not len(changes.load):
             return None
-        return Moves(evict=np.concatenate([vain, drop]), load=load)
+        experts = view.resident.shape[1]
+        return Moves(evict=np.concatenate([vain, _pairs(changes.out, experts)]), load=_pairs(changes.load, experts))
 
     def after(self, step: Step, view: View, worth: FloatArray) -> Moves:
         """What was uploaded stays, the least worth leaves; then predictions that have become known."""
-        layer, new = step.layer, step.uploaded
-        keep, drop = new, _NONE
-        if len(new):
-            room = self.slots - int(np.count_nonzero(view.resident | view.in_flight))
-            keep, drop = self.exchanged(layer, step.counts, new, room, view.resident, worth)
-        elif self._waiting is None:
+        if not len(step.uploaded) and self._waiting is None:
             return NO_MOVES
-        if self._waiting is None:
-            return Moves(keep=keep, evict=drop)
-        out, load = self._exchange(layer, view, worth, step.counts, drop, len(keep) - len(drop))
-        return Moves(keep=keep, evict=np.concatenate([drop, out]), load=load)
+        awaited, experts = self._waiting is not None, view.resident.shape[1]
+        changes = self._changes(step.layer, step.counts, step.uploaded, view, worth)
+        drop = _pairs(changes.drop, experts)
+        if not awaited:
+            return Moves(keep=changes.keep, evict=drop)
+        if len(changes.out):
+            drop = np.concatenate([drop, _pairs(changes.out, experts)])
+        return Moves(keep=changes.keep, evict=drop, load=_pairs(changes.load, experts))
+
+    def _known(self, view: View) -> bool:
+        """Whether predictions are known by now that have not set out."""
+        return self._waiting is not None and self._waiting[0] <= view.now
+
+    def _changes(self, layer: int, counts: IntArray, uploaded: IntArray, view: View, worth: FloatArray) -> Changes:
+        """What stays and sets out, and what leaves for it, after `layer` has used experts with `counts` [E] tokens."""
+        outlook = None
+        if self._waiting is not None and self._known(view):
+            outlook, self._waiting = self._waiting[1], None
+        if self.compiled is not None:
+            wanted = None if outlook is None else (outlook.places, outlook.value)
+            room = self.slots, self.flight
+            changes = self.compiled.after_layer(layer, room, counts, uploaded, worth, view, wanted)
+            self._entered(layer * len(counts) + changes.keep, 1)
+        else:
+            held = view.resident | view.in_flight
+            keep, drop, room_left = uploaded, _NOBODY, self.slots - int(np.count_nonzero(held))
+            if len(uploaded):
+                keep, drop = self.exchanged(layer, counts, uploaded, room_left, view.resident, worth)
+            changes = Changes(keep, drop, _NOBODY, _NOBODY)
+            if outlook is not None:
+                changes = self._set_out(layer, outlook, view, worth, counts, changes)
+        self._entered(changes.load, 0)
+        return changes
 
     def exchanged(
         self, layer: int, counts: IntArray, new: IntArray, room: int, resident: BoolArray, worth: FloatArray
     ) -> tuple[IntArray, IntArray]:
-        """(who of the uploaded experts `new` [n] stays, [m, 2] who leaves), with `room` for so many more copies."""
+        """(who of the uploaded experts `new` [n] stays, [m] places of who leaves), with `room` for so many more copies."""
         new = new[by_tokens(counts[new])]
         idle = resident.copy()
         idle[layer] &= counts == 0
-        drop = _pairs(self.choice.least(worth, idle, len(new) - room), worth)
+        drop = least(worth, idle, len(new) - room)
         keep = new[: max(room + len(drop), 0)]
-        self.uses[layer, keep] = 1
+        self._entered(layer * len(counts) + keep, 1)
         return keep, drop
 
-    def _exchange(
-        self, layer: int, view: View, worth: FloatArray, counts: IntArray, leaving: IntArray | None = None, entered: int = 0
-    ) -> tuple[IntArray, IntArray]:
-        """([m, 2] copies to drop, [n, 2] copies to bring), of the predictions that are known by now.
+    def _set_out(
+        self, layer: int, outlook: Wanted, view: View, worth: FloatArray, counts: IntArray, changes: Changes
+    ) -> Changes:
+        """`changes` with the copies to bring of `outlook`, and what they displace.
 
-        No victims: what the layer uses with `counts` [E], and `leaving` [m, 2] copies that leave in any case.
+        No victims: what the layer uses with `counts` [E], and what leaves in any case.
         """
-        if self._waiting is None or self._waiting[0] > view.now:
-            return _NONE, _NONE
-        outlook, self._waiting = self._waiting[1], None
-        later = outlook.pairs[:, 0] > layer
-        pairs = outlook.pairs[later]
-        held = view.resident | view.in_flight
-        missing = ~held[pairs[:, 0], pairs[:, 1]]
-        number = self.flight - int(np.count_nonzero(view.in_flight))
-        load = pairs[missing][: max(number, 0)]
+        later = outlook.places >= (layer + 1) * len(counts)
+        places, held = outlook.places[later], view.resident | view.in_flight
+        missing = ~held.ravel()[places]
+        load = places[missing][: max(self.flight - int(np.count_nonzero(view.in_flight)), 0)]
         if not len(load):
-            return _NONE, _NONE
-        room = max(self.slots - int(np.count_nonzero(held)) - entered, 0)
+            return changes
+        room = max(self.slots - int(np.count_nonzero(held)) - len(changes.keep) + len(changes.drop), 0)
         victims = view.resident.copy()
         victims[layer] &= counts == 0
-        for spared in (leaving, pairs if outlook.value is None else None):
-            if spared is not None:
-                victims[spared[:, 0], spared[:, 1]] = False
-        drop = _pairs(self.choice.least(worth, victims, len(load) - room), worth)
-        load = load[: room + len(drop)]
-        if outlook.value is not None and len(drop):  # pairwise: the best of what comes against the least of what leaves
-            value = outlook.value[later][missing][room : room + len(drop)]
-            better = int(np.count_nonzero(np.cumprod(value > worth[drop[:, 0], drop[:, 1]])))
-            drop, load = drop[:better], load[: room + better]
-        self.uses[load[:, 0], load[:, 1]] = 0
-        return drop, load
+        victims.ravel()[changes.drop] = False
+        if outlook.value is None:
+            victims.ravel()[places] = False
+        out = least(worth, victims, len(load) - room)
+        load = load[: room + len(out)]
+        if outlook.value is not None and len(out):  # pairwise: the best of what comes against the least of what leaves
+            value = outlook.value[later][missing][room : room + len(out)]
+            better = int(np.count_nonzero(np.cumprod(value > worth.ravel()[out])))
+            out, load = out[:better], load[: room + better]
+        return changes._replace(load=load, out=out)
 
 
-def _pairs(places: IntArray, of: FloatArray) -> IntArray:
+def _pairs(places: IntArray, experts: int) -> IntArray:
     """[n, 2] (layer, expert) of places [n] in an array [L, E] laid flat."""
-    return np.column_stack(np.divmod(places, of.shape[1]))
+    pairs = np.empty((len(places), 2), dtype=np.int64)
+    np.divmod(places, experts, out=(pairs[:, 0], pairs[:, 1]))
+    return pairs
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-__all__ = ["BUFFERS", "ENTRIES", "FUNCTIONS", "HEAP", "take"]
+__all__ = ["FUNCTIONS", "HEAP", "least", "order", "sink", "take"]
 
 Array = NDArray[Any]
 STRIDE = 16
@@ -76,6 +76,8 @@ def least(worth: Array, members: Array, size: int, number: int, sign: int, value
 
     Of equal ones those in front. A sample says about how far one has to look. Room: `values` and `places` [`size`].
     """
+    if number <= 0:
+        return 0
     limit, sample = INFINITE, 2 * number // STRIDE + 8
     if collect(worth, members, size, sample, sign, STRIDE, limit, values, places) == sample:
         limit = values[0]
@@ -96,7 +98,3 @@ HEAP = (above, sink, order, take)
 """What keeps the few least, for others that are compiled, too."""
 FUNCTIONS = (*HEAP, collect, least)
 """What `moesim.jit` compiles."""
-ENTRIES = (least,)
-"""What others call."""
-BUFFERS = {"worth": "float64", "members": "uint8", "values": "float64", "places": "int64"}
-"""Parameters of the entry that are arrays; all others are whole numbers."""

@@ -66,7 +66,7 @@ class PastRule:
                 room = pool.slots - int(np.count_nonzero(resident))
                 worth = worth_of_past(pool, self.rule, layer)
                 keep, drop = pool.exchanged(layer, counts[visit], new, room, resident, worth)
-                resident[drop[:, 0], drop[:, 1]] = False
+                resident.ravel()[drop] = False
                 resident[layer, keep] = True
                 change[visit] = len(keep) - len(drop)
         return before, change

@@ -140,7 +140,7 @@ class SequenceMind(Mind):
         """The stored matrix that was nearest last, and its shares [L, E]."""
         layers = np.arange(len(self.matrix))
         distance = (layers - layers[:, None] - 1) % len(layers) + 1
-        self._decay = (1.0 - distance / (len(layers) + 1))[:, :, None]
+        self.decay = (1.0 - distance / (len(layers) + 1))[:, :, None]
         """[L, L, 1] by how much a layer counts, seen from another."""
 
     def meet(self, visit: Visit) -> None:
@@ -164,11 +164,15 @@ class SequenceMind(Mind):
 
     def outlook(self, layer: int) -> FloatArray:
         """[L, E] scores seen from `layer`: the layers after it in this pass, then the others, in the pass after it."""
+        return np.asarray(self.nearest_shares() * self.decay[layer])
+
+    def nearest_shares(self) -> FloatArray:
+        """[L, E] shares of each layer's tokens in the stored matrix that is most like the running one."""
         if self._nearest is None:
             self._nearest = int(self.store.similarity().argmax())
         if self._matched is None or self._matched[0] != self._nearest:
             self._matched = self._nearest, self.store.shares(self._nearest, slice(None)) + _UNSEEN
-        return np.asarray(self._matched[1] * self._decay[layer])
+        return self._matched[1]
 
     def scores(self, visit: Visit, depth: int) -> FloatArray | None:
         target = visit.layer + depth

@@ -1,0 +1,88 @@
+"""The compiled moves of a pool: room for what `pool_moves_kernel` reads and writes, and its answers as arrays."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from moesim import jit
+from moesim.arrays import FloatArray, IntArray
+from moesim.contract import View
+from moesim.policies.kit import pool_moves_kernel as k
+
+__all__ = ["Changes", "PoolMoves", "compiled_moves"]
+
+_EACH, _COMPILING = 5e-8, 2.0
+"""Seconds that numpy takes for an expert of the pool at a visit, and that compiling takes."""
+
+
+class Changes(NamedTuple):
+    """What a visit changes in a pool; experts of its layer [n], or places in [L, E] laid flat."""
+
+    keep: IntArray
+    """Uploaded experts of the layer that stay."""
+    drop: IntArray
+    """Copies that leave for them."""
+    load: IntArray
+    """Predicted experts that set out, best first."""
+    out: IntArray
+    """Copies that leave for those."""
+
+
+def compiled_moves(shape: tuple[int, ...], visits: int) -> PoolMoves | None:
+    """The moves of a pool of `shape` [L, E] in a run of about so many `visits`; None where numpy is as well."""
+    repaid = jit.repaid(k, visits * shape[0] * shape[1] * _EACH, _COMPILING)
+    return PoolMoves(shape, jit.native(k)) if repaid else None
+
+
+class PoolMoves:
+    """Calls of the kernel on arrays that stay where they are."""
+
+    def __init__(self, shape: tuple[int, ...], compiled: Any) -> None:
+        self._compiled = compiled
+        self._layers, self._experts = shape
+        self._size = size = self._layers * self._experts
+        self._resident, self._in_flight, self._members = (np.zeros(size, dtype=np.uint8) for _ in range(3))
+        self._worth, self._scores, self._values, self._value = (np.zeros(size) for _ in range(4))
+        self._counts, self._uploaded, self._keep = (np.zeros(self._experts, dtype=np.int64) for _ in range(3))
+        self._wanted, self._drop, self._load, self._out, self._places = (np.zeros(size, dtype=np.int64) for _ in range(5))
+        self._answer = np.zeros(4, dtype=np.int64)
+
+    def likely(self, layer: int, number: int, shares: FloatArray, decay: FloatArray, view: View) -> tuple[IntArray, FloatArray]:
+        """Places [n] of the best missing experts of later layers, best first, and their scores: `shares` [L, E] times `decay`
+        [L, L, 1], of each layer seen from another."""
+        self._look(view)
+        there = self._resident, self._in_flight, self._members
+        room = self._scores, self._values, self._places
+        count = self._compiled.likely(layer, self._layers, self._experts, number, shares, decay, *there, *room)
+        places = self._places[:count].copy()
+        return places, self._scores[places]
+
+    def after_layer(
+        self, layer: int, room: tuple[int, int], counts: IntArray, uploaded: IntArray, worth: FloatArray, view: View,
+        wanted: tuple[IntArray, FloatArray | None] | None,
+    ) -> Changes:  # fmt: skip
+        """What `uploaded` [n] displaces, and what is `wanted`: places [n] with their value, if what they displace has to be
+        worth less. `room`: slots of the pool, and copies that may be on their way."""
+        self._look(view)
+        self._counts[:] = counts
+        self._uploaded[: len(uploaded)] = uploaded
+        predicted = valued = 0
+        if wanted is not None:
+            predicted, valued = len(wanted[0]), int(wanted[1] is not None)
+            self._wanted[:predicted] = wanted[0]
+            if wanted[1] is not None:
+                self._value[:predicted] = wanted[1]
+        self._compiled.after_layer(
+            layer, self._experts, self._size, *room, self._counts, self._uploaded, len(uploaded), worth, self._resident,
+            self._in_flight, self._wanted, self._value, predicted, valued, self._keep, self._drop, self._load, self._out,
+            self._members, self._values, self._places, self._answer,
+        )  # fmt: skip
+        parts = zip((self._keep, self._drop, self._load, self._out), self._answer.tolist(), strict=True)
+        return Changes(*(part[:count].copy() for part, count in parts))
+
+    def _look(self, view: View) -> None:
+        """Copies what may be read alone to where the kernel finds it."""
+        self._resident[:] = view.resident.ravel()
+        self._in_flight[:] = view.in_flight.ravel()
