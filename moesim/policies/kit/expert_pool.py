@@ -19,7 +19,7 @@ from moesim.policies.kit.history import hashed
 from moesim.policies.kit.least import least, most
 from moesim.policies.kit.placement import SizedPolicy, overall, place, ranks
 from moesim.policies.kit.pool_kernel import TIE
-from moesim.policies.kit.pool_moves import Changes, PoolMoves, compiled_moves
+from moesim.policies.kit.pool_moves import Changes, PoolMoves
 from moesim.units import Share
 
 __all__ = ["Pool", "PoolMemory", "PooledPolicy", "Wanted"]
@@ -65,7 +65,8 @@ class Pool:
         self.last = self.popularity.shape[1] - places
         self.tie = np.take_along_axis(hashed(*self.popularity.shape), places, axis=1)
         self._by_use = self.uses + self.tie
-        self.compiled = compiled_moves(self.popularity.shape, self.visits)
+        repaid = PoolMoves.repaid(self.popularity.shape, self.visits)
+        self.compiled = PoolMoves(self.uses, self.last, self.tie, self._by_use) if repaid else None
 
     def met(self, visit: Visit) -> None:
         """The routing of a visit is known."""
@@ -74,12 +75,15 @@ class Pool:
     def used(self, layer: int, counts: IntArray) -> None:
         """A visit of `layer` uses experts with `counts` [E] tokens."""
         self.clock += 1
+        if layer == 0:
+            self._waiting = None
+        if self.compiled is not None:
+            self.compiled.used(layer, self.clock * TIE, counts)
+            return
         used = counts > 0
         np.copyto(self.last[layer], counts + self.clock * TIE, where=used)
         self.uses[layer] += used
         np.add(self.uses[layer], self.tie[layer], out=self._by_use[layer])
-        if layer == 0:
-            self._waiting = None
 
     def by_use(self) -> FloatArray:
         """[L, E] visits since entry; among equals nothing decides but a lot drawn once."""
@@ -145,17 +149,14 @@ class Pool:
             outlook, self._waiting = self._waiting[1], None
         if self.compiled is not None:
             wanted = None if outlook is None else (outlook.places, outlook.value)
-            room = self.slots, self.flight
-            changes = self.compiled.after_layer(layer, room, counts, uploaded, worth, view, wanted)
-            self._entered(layer * len(counts) + changes.keep, 1)
-        else:
-            held = view.resident | view.in_flight
-            keep, drop, room_left = uploaded, _NOBODY, self.slots - int(np.count_nonzero(held))
-            if len(uploaded):
-                keep, drop = self.exchanged(layer, counts, uploaded, room_left, view.resident, worth)
-            changes = Changes(keep, drop, _NOBODY, _NOBODY)
-            if outlook is not None:
-                changes = self._set_out(layer, outlook, view, worth, counts, changes)
+            return self.compiled.after_layer(layer, (self.slots, self.flight), counts, uploaded, worth, view, wanted)
+        keep, drop, held = uploaded, _NOBODY, view.resident | view.in_flight
+        if len(uploaded):
+            room = self.slots - int(np.count_nonzero(held))
+            keep, drop = self.exchanged(layer, counts, uploaded, room, view.resident, worth)
+        changes = Changes(keep, drop, _NOBODY, _NOBODY)
+        if outlook is not None:
+            changes = self._set_out(layer, outlook, view, worth, counts, changes)
         self._entered(changes.load, 0)
         return changes
 

@@ -7,12 +7,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-__all__ = ["FUNCTIONS", "HEAP", "least", "order", "sink", "take"]
+__all__ = ["FUNCTIONS", "HEAP", "in_order", "take"]
 
 Array = NDArray[Any]
-STRIDE = 16
-INFINITE = float("inf")
-"""No limit."""
 
 
 def above(value: float, place: int, limit: float, beside: int) -> bool:
@@ -56,34 +53,8 @@ def take(value: float, place: int, count: int, number: int, values: Array, place
     return count
 
 
-def collect(
-    worth: Array, members: Array, size: int, number: int, sign: int, stride: int, limit: float, values: Array, places: Array
-) -> int:
-    """Of every `stride`-th number up to `limit`, the `number` least as a heap, what comes last at its top; how many."""
-    count = 0
-    for place in range(0, size, stride):
-        value = sign * worth[place]
-        if value > limit or not members[place]:
-            continue
-        count = take(value, place, count, number, values, places)
-        if count == number:
-            limit = values[0]
-    return count
-
-
-def least(worth: Array, members: Array, size: int, number: int, sign: int, values: Array, places: Array) -> int:
-    """The `number` members with the least `worth`, or with `sign` -1 the most, as `places`, in order; how many.
-
-    Of equal ones those in front. A sample says about how far one has to look. Room: `values` and `places` [`size`].
-    """
-    if number <= 0:
-        return 0
-    limit, sample = INFINITE, 2 * number // STRIDE + 8
-    if collect(worth, members, size, sample, sign, STRIDE, limit, values, places) == sample:
-        limit = values[0]
-    count = collect(worth, members, size, number, sign, 1, limit, values, places)
-    if count < number and limit < INFINITE:
-        count = collect(worth, members, size, number, sign, 1, INFINITE, values, places)
+def in_order(count: int, number: int, values: Array, places: Array) -> int:
+    """Puts the `count` least that `take` has kept, of `number` at most, in order, least first; how many they are."""
     if count < number:
         order(count, values, places)
     for last in range(count - 1, 0, -1):
@@ -96,5 +67,5 @@ def least(worth: Array, members: Array, size: int, number: int, sign: int, value
 
 HEAP = (above, sink, order, take)
 """What keeps the few least, for others that are compiled, too."""
-FUNCTIONS = (*HEAP, collect, least)
-"""What `moesim.jit` compiles."""
+FUNCTIONS = (*HEAP, in_order)
+"""All of it."""

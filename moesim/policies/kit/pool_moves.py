@@ -11,7 +11,7 @@ from moesim.arrays import FloatArray, IntArray
 from moesim.contract import View
 from moesim.policies.kit import pool_moves_kernel as k
 
-__all__ = ["Changes", "PoolMoves", "compiled_moves"]
+__all__ = ["Changes", "PoolMoves"]
 
 _EACH, _COMPILING = 5e-8, 2.0
 """Seconds that numpy takes for an expert of the pool at a visit, and that compiling takes."""
@@ -30,34 +30,41 @@ class Changes(NamedTuple):
     """Copies that leave for those."""
 
 
-def compiled_moves(shape: tuple[int, ...], visits: int) -> PoolMoves | None:
-    """The moves of a pool of `shape` [L, E] in a run of about so many `visits`; None where numpy is as well."""
-    repaid = jit.repaid(k, visits * shape[0] * shape[1] * _EACH, _COMPILING)
-    return PoolMoves(shape, jit.native(k)) if repaid else None
-
-
 class PoolMoves:
     """Calls of the kernel on arrays that stay where they are."""
 
-    def __init__(self, shape: tuple[int, ...], compiled: Any) -> None:
-        self._compiled = compiled
-        self._layers, self._experts = shape
-        self._size = size = self._layers * self._experts
-        self._resident, self._in_flight, self._members = (np.zeros(size, dtype=np.uint8) for _ in range(3))
-        self._worth, self._scores, self._values, self._value = (np.zeros(size) for _ in range(4))
+    def __init__(self, uses: IntArray, last: IntArray, tie: FloatArray, by_use: FloatArray) -> None:
+        """The books of the pool, [L, E], which the kernel keeps."""
+        self._compiled: Any = jit.native(k)
+        self._layers, self._experts = uses.shape
+        self._size = size = uses.size
+        self._last, self._books = last, (uses, tie, by_use)
+        self._resident, self._in_flight, self._spared = (np.zeros(size, dtype=np.uint8) for _ in range(3))
+        self._values, self._value = np.zeros(size), np.zeros(size)
         self._counts, self._uploaded, self._keep = (np.zeros(self._experts, dtype=np.int64) for _ in range(3))
-        self._wanted, self._drop, self._load, self._out, self._places = (np.zeros(size, dtype=np.int64) for _ in range(5))
+        self._wanted, self._drop, self._load, self._out = (np.zeros(size, dtype=np.int64) for _ in range(4))
+        self._idle, self._places = np.zeros(size + 1, dtype=np.int64), np.zeros(size, dtype=np.int64)
         self._answer = np.zeros(4, dtype=np.int64)
+
+    @classmethod
+    def repaid(cls, shape: tuple[int, ...], visits: int) -> bool:
+        """Whether compiling costs less than it saves, for a pool of `shape` [L, E] in a run of about so many `visits`."""
+        return jit.repaid(k, visits * shape[0] * shape[1] * _EACH, _COMPILING)
+
+    def used(self, layer: int, tick: int, counts: IntArray) -> None:
+        """A visit of `layer` uses experts with `counts` [E] tokens, at a `tick` of the clock."""
+        self._counts[:] = counts
+        self._compiled.meet(layer, self._experts, tick, self._counts, self._last, *self._books)
 
     def likely(self, layer: int, number: int, shares: FloatArray, decay: FloatArray, view: View) -> tuple[IntArray, FloatArray]:
         """Places [n] of the best missing experts of later layers, best first, and their scores: `shares` [L, E] times `decay`
         [L, L, 1], of each layer seen from another."""
         self._look(view)
-        there = self._resident, self._in_flight, self._members
-        room = self._scores, self._values, self._places
-        count = self._compiled.likely(layer, self._layers, self._experts, number, shares, decay, *there, *room)
-        places = self._places[:count].copy()
-        return places, self._scores[places]
+        there, number = (self._resident, self._in_flight), min(number, self._size)
+        count = self._compiled.likely(
+            layer, self._layers, self._experts, number, shares, decay, *there, self._values, self._places
+        )
+        return self._places[:count].copy(), -self._values[:count]
 
     def after_layer(
         self, layer: int, room: tuple[int, int], counts: IntArray, uploaded: IntArray, worth: FloatArray, view: View,
@@ -76,8 +83,8 @@ class PoolMoves:
                 self._value[:predicted] = wanted[1]
         self._compiled.after_layer(
             layer, self._experts, self._size, *room, self._counts, self._uploaded, len(uploaded), worth, self._resident,
-            self._in_flight, self._wanted, self._value, predicted, valued, self._keep, self._drop, self._load, self._out,
-            self._members, self._values, self._places, self._answer,
+            self._in_flight, self._wanted, self._value, predicted, valued, *self._books, self._keep, self._drop, self._load,
+            self._out, self._idle, self._spared, self._values, self._places, self._answer,
         )  # fmt: skip
         parts = zip((self._keep, self._drop, self._load, self._out), self._answer.tolist(), strict=True)
         return Changes(*(part[:count].copy() for part, count in parts))

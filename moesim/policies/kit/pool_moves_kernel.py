@@ -11,9 +11,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from moesim.policies.kit import least_kernel
-from moesim.policies.kit.least_kernel import least, order, sink
+from moesim.policies.kit.least_kernel import in_order, take
 
-__all__ = ["BUFFERS", "DROPPED", "ENTRIES", "FUNCTIONS", "KEPT", "LOADED", "OUT", "SOURCES"]
+__all__ = ["BUFFERS", "ENTRIES", "FUNCTIONS", "SOURCES"]
 
 Array = NDArray[Any]
 KEPT, DROPPED, LOADED, OUT = range(4)
@@ -21,76 +21,90 @@ KEPT, DROPPED, LOADED, OUT = range(4)
 those."""
 
 
+def meet(layer: int, experts: int, tick: int, counts: Array, last: Array, uses: Array, tie: Array, by_use: Array) -> int:
+    """A visit of `layer` uses experts with `counts` [E] tokens, at a `tick` of the clock."""
+    for expert in range(experts):
+        if counts[expert] > 0:
+            place = layer * experts + expert
+            last[place] = counts[expert] + tick
+            uses[place] += 1
+            by_use[place] = uses[place] + tie[place]
+    return layer
+
+
 def likely(
     layer: int, layers: int, experts: int, number: int, shares: Array, decay: Array, resident: Array, in_flight: Array,
-    members: Array, scores: Array, values: Array, places: Array,
+    values: Array, places: Array,
 ) -> int:
-    """The missing experts of later layers with the best `scores`, at most `number`, best first, as `places`; how many.
+    """The missing experts of later layers with the best scores, at most `number`, best first, as `places`; how many.
 
-    A score is an expert's share in the matrix that is most alike, less the farther its layer is: share x decay.
+    A score is an expert's share in the matrix that is most alike, less the farther its layer is: share x decay. `values`
+    receives minus the scores.
     """
-    for place in range((layer + 1) * experts):
-        members[place] = 0
+    count = 0
     for later in range(layer + 1, layers):
         weight = decay[layer * layers + later]
         for place in range(later * experts, (later + 1) * experts):
-            members[place] = 1 - (resident[place] | in_flight[place])
-            scores[place] = shares[place] * weight
-    return least(scores, members, layers * experts, min(number, layers * experts), -1, values, places)
+            if not (resident[place] or in_flight[place]):
+                count = take(-(shares[place] * weight), place, count, number, values, places)
+    return in_order(count, number, values, places)
 
 
 def after_layer(
     layer: int, experts: int, size: int, slots: int, flight: int, counts: Array, uploaded: Array, number: int, worth: Array,
-    resident: Array, in_flight: Array, wanted: Array, wanted_value: Array, predicted: int, valued: int,
-    keep: Array, drop: Array, load: Array, out: Array, members: Array, values: Array, places: Array, answer: Array,
+    resident: Array, in_flight: Array, wanted: Array, wanted_value: Array, predicted: int, valued: int, uses: Array, tie: Array,
+    by_use: Array, keep: Array, drop: Array, load: Array, out: Array, idle: Array, spared: Array, values: Array, places: Array,
+    answer: Array,
 ) -> int:
     """What was `uploaded` stays, the copies that are worth least leave; then predictions that have become known set out."""
     held = flying = 0
     for place in range(size):
-        held += 1 if resident[place] or in_flight[place] else 0
-        flying += 1 if in_flight[place] else 0
-    room, leave, stay = slots - held, 0, number
+        held += int(resident[place] | in_flight[place])
+        flying += int(in_flight[place])
+    copies, room, leave, stay = find_idle(layer, experts, size, counts, resident, spared, idle), slots - held, 0, number
     if number > 0:
-        idle(layer, experts, size, counts, resident, members)
-        leave = least(worth, members, size, min(number - room, size), 1, values, places)
+        leave = least_worth(worth, idle, copies, spared, number - room, values, places)
         copy_to(places, leave, drop)
         most_tokens(counts, uploaded, number, keep, values, places)
         stay = min(number, max(room + leave, 0))
+        for rank in range(stay):
+            enters(layer * experts + keep[rank], 1, uses, tie, by_use)
     answer[KEPT], answer[DROPPED], answer[LOADED], answer[OUT] = stay, leave, 0, 0
     if predicted > 0:
+        for leaver in range(leave):
+            spared[drop[leaver]] = 1
         set_out(
-            layer, experts, size, max(room - stay + leave, 0), flight - flying, counts, worth, resident, in_flight, wanted,
-            wanted_value, predicted, valued, drop, load, out, members, values, places, answer,
+            layer, experts, max(room - stay + leave, 0), flight - flying, worth, resident, in_flight, wanted, wanted_value,
+            predicted, valued, load, out, idle, copies, spared, values, places, answer,
         )
+        for rank in range(answer[LOADED]):
+            enters(load[rank], 0, uses, tie, by_use)
     return stay
 
 
 def set_out(
-    layer: int, experts: int, size: int, room: int, free: int, counts: Array, worth: Array, resident: Array, in_flight: Array,
-    wanted: Array, wanted_value: Array, predicted: int, valued: int, leaving: Array, load: Array, out: Array, members: Array,
+    layer: int, experts: int, room: int, free: int, worth: Array, resident: Array, in_flight: Array, wanted: Array,
+    wanted_value: Array, predicted: int, valued: int, load: Array, out: Array, idle: Array, copies: int, spared: Array,
     values: Array, places: Array, answer: Array,
 ) -> None:
     """The best missing experts of the `predicted` ones that are `wanted`, while `free` copies may be on their way.
 
-    Where there is no `room` each displaces the copy that is worth least: of no expert that the layer uses, of none that leaves
-    anyway, and, if what comes is `valued`, only one that is worth less.
+    Where there is no `room` each displaces the `idle` copy that is worth least: none that is `spared`, for it leaves anyway,
+    and, if what comes is `valued`, only one that is worth less.
     """
-    idle(layer, experts, size, counts, resident, members)
-    for leaver in range(answer[DROPPED]):
-        members[leaving[leaver]] = 0
     loads = 0
     for rank in range(predicted):
         place = wanted[rank]
         if place < (layer + 1) * experts:
             continue
         if not valued:
-            members[place] = 0
+            spared[place] = 1
         if not (resident[place] or in_flight[place]) and loads < free:
             load[loads], out[loads] = place, rank
             loads += 1
     if loads == 0:
         return
-    victims = least(worth, members, size, min(loads - room, size), 1, values, places)
+    victims = least_worth(worth, idle, copies, spared, loads - room, values, places)
     loads = min(loads, room + victims)
     if valued > 0 and victims > 0:  # pairwise: the best of what comes against the least of what leaves
         better = 0
@@ -101,24 +115,41 @@ def set_out(
     answer[LOADED], answer[OUT] = loads, victims
 
 
-def idle(layer: int, experts: int, size: int, counts: Array, resident: Array, members: Array) -> None:
-    """The copies in GPU memory of experts that the layer does not use."""
+def find_idle(layer: int, experts: int, size: int, counts: Array, resident: Array, spared: Array, idle: Array) -> int:
+    """Places of the copies in GPU memory that the layer does not use; how many. None of them is `spared` so far."""
+    count = 0
     for place in range(size):
-        members[place] = resident[place]
+        idle[count], spared[place] = place, 0
+        count += int(resident[place])
     for expert in range(experts):
         if counts[expert] > 0:
-            members[layer * experts + expert] = 0
+            spared[layer * experts + expert] = 1
+    return count
+
+
+def least_worth(worth: Array, idle: Array, copies: int, spared: Array, number: int, values: Array, places: Array) -> int:
+    """The `number` copies that are worth least, but for `spared` ones, as `places`, least first; how many."""
+    if number <= 0:
+        return 0
+    count = 0
+    for copy in range(copies):
+        if not spared[idle[copy]]:
+            count = take(worth[idle[copy]], idle[copy], count, number, values, places)
+    return in_order(count, number, values, places)
 
 
 def most_tokens(counts: Array, experts: Array, number: int, ordered: Array, values: Array, places: Array) -> None:
     """The `number` `experts` with most tokens first, ties by expert id."""
+    count = 0
     for rank in range(number):
-        values[rank], places[rank] = -counts[experts[rank]], experts[rank]
-    order(number, values, places)
-    for last in range(number - 1, -1, -1):
-        ordered[last] = places[0]
-        values[0], places[0] = values[last], places[last]
-        sink(0, last, values, places)
+        count = take(-counts[experts[rank]], experts[rank], count, number, values, places)
+    in_order(count, number, values, places)
+    copy_to(places, number, ordered)
+
+
+def enters(place: int, times: int, uses: Array, tie: Array, by_use: Array) -> None:
+    """A copy comes in that has been used so many `times`."""
+    uses[place], by_use[place] = times, times + tie[place]
 
 
 def copy_to(places: Array, number: int, target: Array) -> None:
@@ -129,13 +160,14 @@ def copy_to(places: Array, number: int, target: Array) -> None:
 
 SOURCES = (least_kernel,)
 """Modules that stand in what is compiled, too."""
-FUNCTIONS = (*least_kernel.FUNCTIONS, copy_to, most_tokens, idle, set_out, likely, after_layer)
+FUNCTIONS = (*least_kernel.FUNCTIONS, enters, copy_to, most_tokens, find_idle, least_worth, set_out, meet, likely, after_layer)
 """What `moesim.jit` compiles."""
-ENTRIES = (likely, after_layer)
+ENTRIES = (meet, likely, after_layer)
 """What others call."""
 BUFFERS = {
-    **dict.fromkeys(("shares", "decay", "scores", "worth", "wanted_value", "values"), "float64"),
-    **dict.fromkeys(("resident", "in_flight", "members"), "uint8"),
-    **dict.fromkeys(("counts", "uploaded", "wanted", "keep", "drop", "load", "out", "places", "answer"), "int64"),
+    **dict.fromkeys(("shares", "decay", "worth", "wanted_value", "tie", "by_use", "values"), "float64"),
+    **dict.fromkeys(("resident", "in_flight", "spared"), "uint8"),
+    **dict.fromkeys(("counts", "uploaded", "last", "uses", "wanted", "keep", "drop", "load", "out", "idle", "places"), "int64"),
+    "answer": "int64",
 }
 """Parameters of the entries that are arrays; all others are whole numbers."""
