@@ -14,11 +14,11 @@ from pydantic import Field
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
 from moesim.contract import NO_MOVES, Deployment, Moves, Problem, Step, View, Visit
+from moesim.policies.kit.compiled.pool_kernel import TIE
 from moesim.policies.kit.dispatch import by_tokens
 from moesim.policies.kit.history import hashed
 from moesim.policies.kit.least import least, most
 from moesim.policies.kit.placement import SizedPolicy, overall, place, ranks
-from moesim.policies.kit.pool_kernel import TIE
 from moesim.policies.kit.pool_moves import Changes, PoolMoves
 from moesim.units import Share
 
@@ -148,8 +148,8 @@ class Pool:
         if self._waiting is not None and self._known(view):
             outlook, self._waiting = self._waiting[1], None
         if self.compiled is not None:
-            wanted = None if outlook is None else (outlook.places, outlook.value)
-            return self.compiled.after_layer(layer, (self.slots, self.flight), counts, uploaded, worth, view, wanted)
+            predicted = None if outlook is None else (outlook.places, outlook.value)
+            return self.compiled.after_layer(layer, (self.slots, self.flight), counts, uploaded, worth, view, predicted)
         keep, drop, held = uploaded, _NOBODY, view.resident | view.in_flight
         if len(uploaded):
             room = self.slots - int(np.count_nonzero(held))

@@ -9,7 +9,7 @@ import numpy as np
 from moesim import jit
 from moesim.arrays import FloatArray, IntArray
 from moesim.contract import View
-from moesim.policies.kit import pool_moves_kernel as k
+from moesim.policies.kit.compiled import pool_moves_kernel as k
 
 __all__ = ["Changes", "PoolMoves"]
 
@@ -42,7 +42,7 @@ class PoolMoves:
         self._resident, self._in_flight, self._spared = (np.zeros(size, dtype=np.uint8) for _ in range(3))
         self._values, self._value = np.zeros(size), np.zeros(size)
         self._counts, self._uploaded, self._keep = (np.zeros(self._experts, dtype=np.int64) for _ in range(3))
-        self._wanted, self._drop, self._load, self._out = (np.zeros(size, dtype=np.int64) for _ in range(4))
+        self._predicted, self._drop, self._load, self._out = (np.zeros(size, dtype=np.int64) for _ in range(4))
         self._idle, self._places = np.zeros(size + 1, dtype=np.int64), np.zeros(size, dtype=np.int64)
         self._answer = np.zeros(4, dtype=np.int64)
 
@@ -68,23 +68,23 @@ class PoolMoves:
 
     def after_layer(
         self, layer: int, room: tuple[int, int], counts: IntArray, uploaded: IntArray, worth: FloatArray, view: View,
-        wanted: tuple[IntArray, FloatArray | None] | None,
+        predicted: tuple[IntArray, FloatArray | None] | None,
     ) -> Changes:  # fmt: skip
-        """What `uploaded` [n] displaces, and what is `wanted`: places [n] with their value, if what they displace has to be
+        """What `uploaded` [n] displaces, and what is `predicted`: places [n] with their value, if what they displace has to be
         worth less. `room`: slots of the pool, and copies that may be on their way."""
         self._look(view)
         self._counts[:] = counts
         self._uploaded[: len(uploaded)] = uploaded
-        predicted = valued = 0
-        if wanted is not None:
-            predicted, valued = len(wanted[0]), int(wanted[1] is not None)
-            self._wanted[:predicted] = wanted[0]
-            if wanted[1] is not None:
-                self._value[:predicted] = wanted[1]
+        predictions = valued = 0
+        if predicted is not None:
+            predictions, valued = len(predicted[0]), int(predicted[1] is not None)
+            self._predicted[:predictions] = predicted[0]
+            if predicted[1] is not None:
+                self._value[:predictions] = predicted[1]
         self._compiled.after_layer(
             layer, self._experts, self._size, *room, self._counts, self._uploaded, len(uploaded), worth, self._resident,
-            self._in_flight, self._wanted, self._value, predicted, valued, *self._books, self._keep, self._drop, self._load,
-            self._out, self._idle, self._spared, self._values, self._places, self._answer,
+            self._in_flight, self._predicted, self._value, predictions, valued, *self._books, self._keep, self._drop,
+            self._load, self._out, self._idle, self._spared, self._values, self._places, self._answer,
         )  # fmt: skip
         parts = zip((self._keep, self._drop, self._load, self._out), self._answer.tolist(), strict=True)
         return Changes(*(part[:count].copy() for part, count in parts))

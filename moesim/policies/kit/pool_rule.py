@@ -11,7 +11,7 @@ import numpy as np
 
 from moesim import jit
 from moesim.arrays import BoolArray, FloatArray, IntArray
-from moesim.policies.kit import pool_kernel as k
+from moesim.policies.kit.compiled import pool_kernel as k
 from moesim.policies.kit.expert_pool import Pool
 
 __all__ = ["Past", "PastRule", "worth_of_past"]

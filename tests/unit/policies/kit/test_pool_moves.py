@@ -37,17 +37,17 @@ class World:
         shares, decay, worth = rng.random((LAYERS, EXPERTS)), rng.random((LAYERS, LAYERS, 1)), rng.random((LAYERS, EXPERTS)) * 3
         visit: Any = SimpleNamespace(layer=layer, counts=counts)
         pool.met(visit)
-        wanted = pool.likely(layer, shares, decay, view)
+        prediction = pool.likely(layer, shares, decay, view)
         if self.kind == 1:
-            wanted = Wanted(wanted.places)
-        pool.look_ahead(number + (0.0 if self.kind == 0 else rng.choice([0.0, 0.5])), wanted)
+            prediction = Wanted(prediction.places)
+        pool.look_ahead(number + (0.0 if self.kind == 0 else rng.choice([0.0, 0.5])), prediction)
         before = pool.before(visit, view, lambda: worth)
         self.carry_out(before, layer)
         uploaded = np.flatnonzero((counts > 0) & ~view.resident[layer] & ~view.in_flight[layer])
         view.now += 0.75
         after = pool.after(Step(0, "decode", layer, counts, uploaded, None), view, pool.by_use() if number % 2 else worth)
         self.carry_out(after, layer)
-        return [wanted.places, wanted.value, *(before or ()), *after]
+        return [prediction.places, prediction.value, *(before or ()), *after]
 
     def carry_out(self, moves: Moves | None, layer: int) -> None:
         """As the engine would; half of what is under way lands."""

@@ -11,8 +11,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from moesim.policies.kit import least_kernel
-from moesim.policies.kit.least_kernel import take
+from moesim.policies.kit.compiled import least_kernel
+from moesim.policies.kit.compiled.least_kernel import take
 
 __all__ = ["BUFFERS", "ENTRIES", "FUNCTIONS", "LFU", "LRU", "LRU_DS", "SOURCES", "TIE"]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from moesim.policies.kit import least_kernel
-from moesim.policies.kit.least_kernel import in_order, take
+from moesim.policies.kit.compiled import least_kernel
+from moesim.policies.kit.compiled.least_kernel import in_order, take
 
 __all__ = ["BUFFERS", "ENTRIES", "FUNCTIONS", "SOURCES"]
 
@@ -52,7 +52,7 @@ def likely(
 
 def after_layer(
     layer: int, experts: int, size: int, slots: int, flight: int, counts: Array, uploaded: Array, number: int, worth: Array,
-    resident: Array, in_flight: Array, wanted: Array, wanted_value: Array, predicted: int, valued: int, uses: Array, tie: Array,
+    resident: Array, in_flight: Array, predicted: Array, value: Array, predictions: int, valued: int, uses: Array, tie: Array,
     by_use: Array, keep: Array, drop: Array, load: Array, out: Array, idle: Array, spared: Array, values: Array, places: Array,
     answer: Array,
 ) -> int:
@@ -70,12 +70,12 @@ def after_layer(
         for rank in range(stay):
             enters(layer * experts + keep[rank], 1, uses, tie, by_use)
     answer[KEPT], answer[DROPPED], answer[LOADED], answer[OUT] = stay, leave, 0, 0
-    if predicted > 0:
+    if predictions > 0:
         for leaver in range(leave):
             spared[drop[leaver]] = 1
         set_out(
-            layer, experts, max(room - stay + leave, 0), flight - flying, worth, resident, in_flight, wanted, wanted_value,
-            predicted, valued, load, out, idle, copies, spared, values, places, answer,
+            layer, experts, max(room - stay + leave, 0), flight - flying, worth, resident, in_flight, predicted, value,
+            predictions, valued, load, out, idle, copies, spared, values, places, answer,
         )
         for rank in range(answer[LOADED]):
             enters(load[rank], 0, uses, tie, by_use)
@@ -83,18 +83,18 @@ def after_layer(
 
 
 def set_out(
-    layer: int, experts: int, room: int, free: int, worth: Array, resident: Array, in_flight: Array, wanted: Array,
-    wanted_value: Array, predicted: int, valued: int, load: Array, out: Array, idle: Array, copies: int, spared: Array,
+    layer: int, experts: int, room: int, free: int, worth: Array, resident: Array, in_flight: Array, predicted: Array,
+    value: Array, predictions: int, valued: int, load: Array, out: Array, idle: Array, copies: int, spared: Array,
     values: Array, places: Array, answer: Array,
 ) -> None:
-    """The best missing experts of the `predicted` ones that are `wanted`, while `free` copies may be on their way.
+    """The best missing ones of the `predictions` set out, while `free` copies may be on their way.
 
     Where there is no `room` each displaces the `idle` copy that is worth least: none that is `spared`, for it leaves anyway,
     and, if what comes is `valued`, only one that is worth less.
     """
     loads = 0
-    for rank in range(predicted):
-        place = wanted[rank]
+    for rank in range(predictions):
+        place = predicted[rank]
         if place < (layer + 1) * experts:
             continue
         if not valued:
@@ -108,7 +108,7 @@ def set_out(
     loads = min(loads, room + victims)
     if valued > 0 and victims > 0:  # pairwise: the best of what comes against the least of what leaves
         better = 0
-        while better < victims and wanted_value[out[room + better]] > worth[places[better]]:
+        while better < victims and value[out[room + better]] > worth[places[better]]:
             better += 1
         victims, loads = better, room + better
     copy_to(places, victims, out)
@@ -165,9 +165,9 @@ FUNCTIONS = (*least_kernel.FUNCTIONS, enters, copy_to, most_tokens, find_idle, l
 ENTRIES = (meet, likely, after_layer)
 """What others call."""
 BUFFERS = {
-    **dict.fromkeys(("shares", "decay", "worth", "wanted_value", "tie", "by_use", "values"), "float64"),
+    **dict.fromkeys(("shares", "decay", "worth", "value", "tie", "by_use", "values"), "float64"),
     **dict.fromkeys(("resident", "in_flight", "spared"), "uint8"),
-    **dict.fromkeys(("counts", "uploaded", "last", "uses", "wanted", "keep", "drop", "load", "out", "idle", "places"), "int64"),
-    "answer": "int64",
+    **dict.fromkeys(("counts", "uploaded", "last", "uses", "predicted", "keep", "drop", "load", "out"), "int64"),
+    **dict.fromkeys(("idle", "places", "answer"), "int64"),
 }
 """Parameters of the entries that are arrays; all others are whole numbers."""
