@@ -1,6 +1,6 @@
 """CoX-MoE's planner: what a layer costs for every choice of devices, micro-batches and expert groups, and the best choice.
 
-Knows expected counts only (tokens times popularity); places nothing and knows no queue.
+Knows expected counts only (tokens times popularity); places nothing, and of queues it knows the slots of uploads alone.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ __all__ = [
     "expert_table",
     "search",
     "sequences",
+    "uploads_computed",
 ]
 
 Phase = Literal["prefill", "decode"]
@@ -123,31 +124,55 @@ def attention_time(
     return total * parts
 
 
-def expert_table(problem: Problem, tokens: float, shares: FloatArray, tier: str) -> FloatArray:
+def expert_table(problem: Problem, tokens: float, shares: FloatArray, tier: str, slots: int) -> FloatArray:
     """[E + 1, E + 1] seconds of OP3 of one layer with N_R = n residents and N_R + N_M = j experts on the GPU; inf where j < n.
 
-    T(OP3) = max(GPU, link, CPU), averaged over layers: the experts of groups R and M on the GPU; the uploads of group M and the
-    results of group C on their way to the GPU; the activations of group C there, its experts, and those results. `shares`
-    [L, E]: popularity in the order in which experts are put into the groups. With few tokens an expert may get none: its costs
-    count with the probability that it gets one (inferred; 1 in the batches of the paper).
+    T(OP3) = max(GPU, link, CPU), averaged over layers: the experts of groups R and M on the GPU; the uploads of group M into
+    `slots` and the results of group C on their way to the GPU; the activations of group C there, its experts, and those
+    results. `shares` [L, E]: popularity in the order in which experts are put into the groups. With few tokens an expert may
+    get none: its costs count with the probability that it gets one (inferred; 1 in the batches of the paper).
     """
     costs, experts = problem.costs, problem.experts
     chance, counts = expected_counts(tokens, problem.model.top_k * shares)
     calls = costs.calls(problem.system.attending_gpu)
-    busy = _sums(chance * (costs.gpu(counts) + calls.per_call)) + float(costs.shared(tokens)) + calls.once
-    upload = _sums(chance * float(costs.copy(problem.model.expert_bytes, tier, problem.gpu_tier)))
-    back = np.zeros_like(upload)
+    alone = costs.gpu(counts) + calls.per_call
+    busy = _sums(chance * alone) + float(costs.shared(tokens)) + calls.once
+    copy = float(costs.copy(problem.model.expert_bytes, tier, problem.gpu_tier))
+    upload, last = _sums(chance * copy), np.concatenate([np.zeros((len(alone), 1)), alone], axis=1)
+    back, side = np.zeros_like(upload), np.zeros_like(upload)
     if costs.cpu_name is not None:
-        on_cpu, back = _cpu_side(problem, tokens, chance, counts, tier)
-        busy = np.maximum(busy, on_cpu)
+        side, back = _cpu_side(problem, tokens, chance, counts, tier)
     table = np.zeros((experts + 1, experts + 1))
     for layer in range(len(shares)):  # [E + 1, E + 1] at a time: all layers at once would take hundreds of megabytes
-        table += np.maximum(busy[layer], upload[layer] + back[layer] - upload[layer][:, None])
+        on_gpu = uploads_computed(busy[layer], upload[layer], last[layer], copy, slots)
+        link = upload[layer] + back[layer] - upload[layer][:, None]
+        table += np.maximum(np.maximum(on_gpu, side[layer]), link)
     table /= len(shares)
     table[np.tril_indices(experts + 1, -1)] = np.inf
     if costs.cpu_name is None:
         table[:, :experts] = np.inf
     return table
+
+
+def uploads_computed(busy: FloatArray, upload: FloatArray, last: FloatArray, copy: float, slots: int) -> FloatArray:
+    """[n, j] seconds until the GPU has computed its first j experts, of which it has n and the others are uploaded.
+
+    A copy begins when the one before it has ended and the GPU has computed the expert `slots` places before; the GPU computes
+    uploaded experts behind its residents, each when it has landed. So it ends, for some i, when it has computed i experts in
+    a row and the copies behind them have followed one another, all of them if i = n; with one slot they take turns.
+    `busy`, `upload` [E + 1]: seconds of the first 0 .. E experts on the GPU and of their copies, each of which takes `copy`;
+    `last` [E + 1]: of the last of them on the GPU.
+    Valid: uploaded experts in the order of their time on the GPU, the longest first, as they are by popularity.
+    """
+    first, count = np.arange(len(busy))[:, None], np.arange(len(busy))[None, :]
+    copies = np.append(np.diff(upload), 0.0)
+    computed = busy + np.maximum(copies - busy, 0.0)[:, None]
+    if slots == 1:
+        return np.where(count > first, computed + upload - (upload + copies)[:, None], busy)
+    before = np.searchsorted(upload, upload - (slots - 1e-9) * copy, side="right") - 1  # all that may hold a slot of the last
+    held = np.maximum.accumulate(np.where(count > first, computed - upload, -np.inf), axis=1)[:, np.maximum(before, 0)]
+    landed = upload + np.maximum(-upload[:, None], held - (slots - 1) * copy)
+    return np.where(count > first, np.maximum(computed, landed + last), busy)
 
 
 def _cpu_side(
@@ -215,7 +240,7 @@ def search(problem: Problem, candidates: Candidates, shares: FloatArray, pins: P
     tables, op3 = {}, np.zeros(problem.experts + 1)
     for phase, weight in passes.items():
         tokens = sequences(problem, phase, candidates.batch)[0]
-        tables[phase] = _pinned(expert_table(problem, tokens, shares, tier), pins)
+        tables[phase] = _pinned(expert_table(problem, tokens, shares, tier, candidates.staging), pins)
         op3 = op3 + (max(weight, 1e-12) * problem.layers) * tables[phase].min(axis=1)
     best: tuple[float, str, PhasePlan, PhasePlan, int] | None = None
     for kv, least in zip(candidates.kv, candidates.least, strict=True):

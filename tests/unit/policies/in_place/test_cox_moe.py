@@ -7,12 +7,22 @@ from itertools import pairwise, product
 import numpy as np
 import policy_problems as tiny
 import pytest
+from reporting import for_all
 
 from moesim.contract import BatchPlan, PhasePlan
 from moesim.errors import InputError
 from moesim.policies.in_place.cox_moe import CoxMoe
 from moesim.policies.in_place.planner_constants import AMX, believed
-from moesim.policies.kit.orchestration import Candidates, Pins, attention_time, expert_table, search, sequences
+from moesim.policies.kit.orchestration import (
+    Candidates,
+    Pins,
+    attention_time,
+    expert_table,
+    search,
+    sequences,
+    uploads_computed,
+)
+from moesim.runs.run import RunOptions, loaded, problem_of, run_loaded
 
 
 def scene(hbm: float = 0.09e9, experts: int = 4, **work):
@@ -32,20 +42,28 @@ def ways(p):
 
 def op3(p, tokens: float, shares, resident: int, upload: int) -> float:
     """OP3 of one layer, one expert at a time."""
-    times, on_gpu = [], resident + upload
+    times, on_gpu, copy = [], resident + upload, float(p.costs.copy(p.model.expert_bytes, "ddr", "hbm"))
     for layer in shares:
-        gpu = link = cpu = pairs = 0.0
+        gpu = link = cpu = pairs = last = 0.0
+        done: list[tuple[float, float]] = []
         for rank, share in enumerate(layer):
             chance = 1 - (1 - min(p.model.top_k * share, 1 - 1e-12)) ** tokens
             count = max(tokens * p.model.top_k * share / chance, 1.0)
             if rank < on_gpu:
-                gpu += chance * float(p.costs.gpu(count))
+                if rank == resident:  # the GPU waits for the first copy
+                    gpu = max(gpu + p.costs.calls("gpu").once, chance * copy) - p.costs.calls("gpu").once
+                last = float(p.costs.gpu(count))
+                gpu += chance * last
             else:
                 cpu += chance * float(p.costs.cpu(count, "ddr"))
                 pairs += chance * count
             if resident <= rank < on_gpu:
-                link += chance * float(p.costs.copy(p.model.expert_bytes, "ddr", "hbm"))
+                link += chance * copy
+                done.append((gpu + p.costs.calls("gpu").once, link))
         gpu += p.costs.calls("gpu").once
+        for computed, landed in [(0.0, -copy), *done] if upload else []:
+            behind = link - landed - copy  # two slots: the copy that runs meanwhile has the other
+            gpu = max(gpu, computed + behind + last) if behind >= copy * (1 - 1e-9) or landed < 0 else gpu
         if on_gpu < len(layer):
             sent = min(pairs, tokens) * p.model.expert_token_bytes  # a token crosses once, whatever experts it has there
             there, back = (sent / way.rate + way.setup for way in ways(p))
@@ -93,10 +111,37 @@ def test_search_finds_what_a_loop_over_everything_finds(hbm):
 def test_expert_table_is_the_maximum_of_three_sides():
     p = scene()
     shares = -np.sort(-p.popularity, axis=1)
-    table = expert_table(p, 64.0, shares, "ddr")
+    table = expert_table(p, 64.0, shares, "ddr", 2)
     for resident, gpu in product(range(5), repeat=2):
         expected = op3(p, 64.0, shares, resident, gpu - resident) if gpu >= resident else np.inf
         assert table[resident, gpu] == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3])
+@for_all(range(20))
+def test_uploads_end_where_a_walk_from_copy_to_copy_ends(seed, slots):
+    rng = np.random.default_rng(seed)
+    runs, copy, shared = -np.sort(-rng.exponential(size=9)), float(rng.exponential()), float(rng.exponential() / 2)
+    busy, upload = (np.concatenate([[0.0], np.cumsum(times)]) for times in (runs, np.full(9, copy)))
+    ends = uploads_computed(shared + busy, upload, np.concatenate([[0.0], runs]), copy, slots)
+    for resident in range(10):
+        link, gpu, freed = 0.0, shared + float(runs[:resident].sum()), []
+        for number, run in enumerate(runs[resident:].tolist()):
+            link = max(link, freed[number - slots] if number >= slots else 0.0) + copy
+            gpu = max(gpu, link) + run
+            freed.append(gpu)
+            assert ends[resident, resident + number + 1] == pytest.approx(gpu, rel=1e-9)
+        assert ends[resident, resident] == pytest.approx(shared + float(runs[:resident].sum()))
+
+
+@pytest.mark.parametrize("hbm", ["48 GB", "72 GB"])
+def test_a_plan_that_knows_its_program_ends_when_the_run_does(hbm):
+    """Calls of 0.3 ms for each expert: residents keep the GPU, so that uploads wait for their slots."""
+    sets = {"runtime": "own", "hardware.tiers.hbm.capacity": hbm, "policy": {"kind": "cox_moe"}}
+    scenario = loaded("cox_moe/qwen3-30b", **sets, **{"workload.requests": 96, "workload.prompt": 97, "workload.output": 4})
+    plan = scenario.scenario.policy.deploy(problem_of(scenario, *scenario.build())).state.plan
+    outcome = run_loaded(scenario, RunOptions(bound=False))
+    assert plan.seconds == pytest.approx(outcome.summary["makespan_s"], rel=0.04)
 
 
 def test_more_memory_never_costs():
