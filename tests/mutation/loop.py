@@ -46,7 +46,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool:
     work = json.loads(place.read_text("utf-8"))
     for mutant in work["mutants"]:
         importlib.import_module(".".join(Path(mutant["path"]).with_suffix("").parts))
-    record = place.with_suffix(".data")
+    record = place.with_name("seen.data")
     if not _true_in_a_child(lambda: _record(session, record), work["seconds"]):
         session.shouldfail = "tests fail without a mutant"
         return True
@@ -64,14 +64,13 @@ def _outcome(session: pytest.Session, mutant: dict[str, Any], seen: Seen, second
     span = statement(path.read_text("utf-8"), mutant["line"], mutant["column"])
     seeing = seen.tests(path, span)
     items = _ordered([item for item in session.items if item.nodeid in seeing], seen.seconds)
-    most = int(3 * sum(seen.seconds[item.nodeid] for item in items)) + 10
     begin = time.monotonic()
     if not items:
         passed = True
     elif span is None:
-        passed = _pass_anew(path, text, [item.nodeid for item in items], seconds, most + 30)
+        passed = _pass_anew(path, text, {item.nodeid: seen.seconds[item.nodeid] for item in items}, seconds)
     else:
-        passed = _true_in_a_child(lambda: _pass(session, items, path, text), seconds, most)
+        passed = _true_in_a_child(lambda: _pass(session, items, seen.seconds, path, text), seconds)
     return {"killed": not passed, "tests": len(items), "seconds": round(time.monotonic() - begin, 1)}
 
 
@@ -83,8 +82,8 @@ def _ordered(items: list[pytest.Item], seconds: dict[str, float]) -> list[pytest
     return sorted(items, key=lambda item: (files[item.path], item.path))
 
 
-def _true_in_a_child(work: Callable[[], bool], seconds: int, most: int = 0) -> bool:
-    """Whether `work` is true in a forked process, which ends after `seconds`, or `most` CPU seconds (0: no limit)."""
+def _true_in_a_child(work: Callable[[], bool], seconds: int) -> bool:
+    """Whether `work` is true in a forked process, which ends after `seconds`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of threads: the child calls nothing that they may hold
         child = os.fork()
@@ -92,8 +91,6 @@ def _true_in_a_child(work: Callable[[], bool], seconds: int, most: int = 0) -> b
         status = 1
         try:
             signal.alarm(seconds)
-            if most:
-                resource.setrlimit(resource.RLIMIT_CPU, (most, most))
             nowhere = os.open(os.devnull, os.O_RDWR)
             os.dup2(nowhere, 1)
             os.dup2(nowhere, 2)
@@ -119,27 +116,31 @@ def _record(session: pytest.Session, record: Path) -> bool:
     return not session.testsfailed
 
 
-def _pass(session: pytest.Session, items: list[pytest.Item], path: Path, text: str) -> bool:
-    """Whether the tests pass while a module has another text; the first that fails is the last that runs."""
+def _pass(session: pytest.Session, items: list[pytest.Item], taken: dict[str, float], path: Path, text: str) -> bool:
+    """Whether the tests pass while a module has another text; the first that fails is the last that runs.
+
+    One that takes much more than the CPU seconds that it has `taken` without a mutant ends the process.
+    """
     replace(path, text)
     for item, successor in zip(items, [*items[1:], None], strict=True):
+        most = int(time.process_time() + _most(taken[item.nodeid]))
+        resource.setrlimit(resource.RLIMIT_CPU, (most, resource.RLIM_INFINITY))
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=successor)
         if session.testsfailed:
             return False
     return True
 
 
-def _pass_anew(path: Path, text: str, tests: list[str], seconds: int, most: int) -> bool:
+def _pass_anew(path: Path, text: str, taken: dict[str, float], seconds: int) -> bool:
     """The same in a new process, which imports the module from the disk."""
-    before = path.read_text("utf-8")
+    before, most = path.read_text("utf-8"), int(_most(sum(taken.values()))) + _LOADING
     compiled = Path(cache_from_source(str(path)))
-    command = [sys.executable, "-m", "pytest", *PLAIN, *tests]
+    command = [sys.executable, "-m", "pytest", *PLAIN, *taken]
     try:
         path.write_text(text, "utf-8")
         compiled.unlink(missing_ok=True)  # of the same second, perhaps, and as long
         environment = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
-        limit = partial(resource.setrlimit, resource.RLIMIT_CPU, (most, most))
-        quiet = subprocess.DEVNULL
+        limit, quiet = partial(resource.setrlimit, resource.RLIMIT_CPU, (most, most)), subprocess.DEVNULL
         done = subprocess.run(
             command, env=environment, stdout=quiet, stderr=quiet, preexec_fn=limit, timeout=seconds, check=False
         )
@@ -149,6 +150,15 @@ def _pass_anew(path: Path, text: str, tests: list[str], seconds: int, most: int)
     finally:
         path.write_text(before, "utf-8")
         compiled.unlink(missing_ok=True)
+
+
+_LOADING = 30
+"""CPU seconds at most in which a process loads the tests."""
+
+
+def _most(seconds: float) -> float:
+    """CPU seconds that tests may take, which took `seconds` without a mutant; what they set up may count for another one."""
+    return 3 * seconds + 6
 
 
 def replace(path: Path, text: str) -> None:
