@@ -48,4 +48,4 @@ def _statements(node: ast.AST, within: bool) -> Iterator[tuple[ast.stmt, bool]]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.stmt):
             yield child, within
-        yield from _statements(child, within or isinstance(node, ast.FunctionDef))
+        yield from _statements(child, within or isinstance(child, ast.FunctionDef))
