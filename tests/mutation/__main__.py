@@ -30,6 +30,8 @@ from cosmic_ray.work_item import MutationSpec
 ROOT = Path(__file__).parents[2]
 WORK = "MOESIM_MUTANTS"
 """Environment variable with the file of mutants that tests/mutation/loop.py reads."""
+PLAIN = ["-q", "-x", "-p", "no:cacheprovider", "-p", "tests.branches.plain"]
+"""Arguments of pytest."""
 
 
 def settings() -> dict[str, Any]:
@@ -92,8 +94,7 @@ def tried(mutants: list[dict[str, Any]], tests: Sequence[str], seconds: int) -> 
     """Which of the mutants are killed by these tests, each of which may wait for `seconds`."""
     work = Path(os.environ["TMPDIR"], "work.json")
     work.write_text(json.dumps({"seconds": seconds, "mutants": mutants}), "utf-8")
-    chosen = ["-k", "not compiled", *tests]
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "tests.mutation.loop", *chosen]
+    command = [sys.executable, "-m", "pytest", *PLAIN, "-p", "tests.mutation.loop", *tests]
     done = subprocess.run(command, env=os.environ | {WORK: str(work)}, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(tests)} fail without a mutant\n{done.stdout}{done.stderr}")

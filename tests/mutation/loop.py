@@ -28,16 +28,11 @@ from typing import Any
 import pytest
 from coverage import Coverage
 
-from moesim import jit
 from tests.mutation.seen import Seen, statement
 
 WORK = "MOESIM_MUTANTS"
 """Environment variable with a JSON file: `seconds` for each of `mutants` (`path`, `line`, `column`, `after`: all its text)."""
 PLAIN = ["-q", "-x", "-p", "no:cacheprovider", "-p", "tests.branches.plain"]
-
-
-def pytest_configure() -> None:
-    jit.repaid = lambda module, seconds, cold: False
 
 
 def pytest_runtestloop(session: pytest.Session) -> bool:

@@ -60,8 +60,8 @@ def test_layers_behind_the_last_one_with_experts_trail() -> None:
 def test_a_step_that_yields_nothing_needs_no_head() -> None:
     _, known = structure(passed=step(sampled=0))
     assert known.head == 0
-    work, few = structure(passed=step(sampled=1))
-    assert few.head == ps(work.costs.head(1))
+    work, single = structure(passed=step(sampled=1))
+    assert single.head == ps(work.costs.head(1))
 
 
 def test_without_attention_nothing_stands_before_the_experts() -> None:
