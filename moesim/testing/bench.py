@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import median
+from typing import TYPE_CHECKING
 
 from moesim.contract import Policy
 from moesim.testing.watched import Run, run_world
 from moesim.testing.worlds import World, small_worlds
+
+if TYPE_CHECKING:
+    from moesim.testing.elsewhere import OtherProcess
 
 __all__ = ["Bench", "NotApplicable", "Violation", "instance"]
 
@@ -26,10 +30,15 @@ class NotApplicable(Exception):  # noqa: N818
 
 
 class Bench:
-    """A policy and the worlds that it is tried in (default: `small_worlds()`)."""
+    """A policy and the worlds that it is tried in (default: `small_worlds()`).
 
-    def __init__(self, policy: Policy | type[Policy], tried: Sequence[World] | None = None) -> None:
-        self.policy = instance(policy)
+    `process`: another process that is there already, for the case that needs one.
+    """
+
+    def __init__(
+        self, policy: Policy | type[Policy], tried: Sequence[World] | None = None, process: OtherProcess | None = None
+    ) -> None:
+        self.policy, self.process = instance(policy), process
         self.worlds = small_worlds() if tried is None else list(tried)
         self._runs: dict[str, Run] = {}
         self._frozen: dict[str, Run] = {}

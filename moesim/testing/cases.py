@@ -20,7 +20,7 @@ from moesim.testing.symmetry import labels_mean_nothing
 from moesim.testing.watched import Run, run_world
 from moesim.testing.worlds import impossible_worlds
 
-__all__ = ["CASES", "deterministic_in_another_process"]
+__all__ = ["CASES"]
 
 Case = Callable[[Bench], None]
 
@@ -133,14 +133,13 @@ def deterministic(bench: Bench) -> None:
 
 def deterministic_elsewhere(bench: Bench) -> None:
     """Another process under another hash seed decides the same; where the class can be imported there."""
-    with OtherProcess() as process:
-        deterministic_in_another_process(bench, process)
-
-
-def deterministic_in_another_process(bench: Bench, process: OtherProcess) -> None:
-    """As `deterministic_elsewhere`, in a process that is there already."""
-    runs = bench.ended()
-    traces = process.traces(bench.policy, [run.world for run in runs])
+    runs = bench.ended(longest=True)
+    worlds = [run.world for run in runs]
+    if bench.process is not None:
+        traces = bench.process.traces(bench.policy, worlds)
+    else:
+        with OtherProcess() as process:
+            traces = process.traces(bench.policy, worlds)
 
     def check(run: Run) -> Iterable[str]:
         label = first_difference(trace(run), traces[run.world.name])

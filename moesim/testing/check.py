@@ -13,6 +13,7 @@ from typing import Literal
 from moesim.contract import Policy
 from moesim.testing.bench import Bench, NotApplicable, Violation
 from moesim.testing.cases import CASES
+from moesim.testing.elsewhere import OtherProcess
 from moesim.testing.worlds import World
 
 __all__ = ["CaseResult", "Report", "check_policy"]
@@ -65,13 +66,15 @@ def check_policy(
     *,
     worlds: Sequence[World] | None = None,
     cases: Sequence[str] | None = None,
+    process: OtherProcess | None = None,
     quiet: bool = False,
 ) -> Report:
     """Runs every case (or those named) on a policy, in `worlds` (default: all shipped ones), and prints a line for each.
 
-    Policies may be defined in a notebook; the case that needs another process is then skipped.
+    Policies may be defined in a notebook; the case that needs another process is then skipped. `process`: one that is
+    there already, for many policies in turn; it knows their modules as they were when it first imported them.
     """
-    bench = Bench(policy, worlds)
+    bench = Bench(policy, worlds, process)
     chosen = CASES if cases is None else {name: CASES[name] for name in cases}
     results = tuple(_result(name, bench) for name in chosen)
     outcomes = {world.name: str(run.error or "ran") for world in bench.worlds for run in [bench.run(world)]}

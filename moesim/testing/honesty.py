@@ -92,21 +92,22 @@ def _foreseen(run: Run, rerouted: Run) -> str | None:
 
 
 def no_state_leaks(bench: Bench) -> None:
-    """One object serves many runs at once: another run in the middle of a run, and one after it, change nothing."""
+    """One object serves many runs at once: a run that another one interrupts, and the one that interrupts it, are as alone."""
     runs = bench.ended(longest=True)
-    texts = []
-    for number, run in enumerate(runs):
-        neighbour = runs[(number + 1) % len(runs)].world
+    run, neighbour = runs[0], runs[-1]
+    beside: list[Run] = []
 
-        def disturb(so_far: Run, *_: Any, neighbour: World = neighbour, middle: int = len(run.calls) // 2) -> None:
-            if len(so_far.calls) == middle:
-                run_world(neighbour, bench.policy)
+    def disturb(so_far: Run, *_: Any) -> None:
+        if len(so_far.calls) == len(run.calls) // 2:
+            beside.append(run_world(neighbour.world, bench.policy))
 
-        disturbed = run_world(run.world, bench.policy, before=disturb)
-        if (label := first_difference(trace(run), trace(disturbed))) is not None:
-            texts.append(
-                f"{run.world.name}: a run of '{neighbour.name}' beside it changes {label}; keep state in Deployment.state"
-            )
+    disturbed = run_world(run.world, bench.policy, before=disturb)
+    pairs = [(run, disturbed, neighbour), *((neighbour, nested, run) for nested in beside)]
+    texts = [
+        f"{alone.world.name}: a run of '{guest.world.name}' beside it changes {label}; keep state in Deployment.state"
+        for alone, together, guest in pairs
+        if (label := first_difference(trace(alone), trace(together))) is not None
+    ]
     if texts:
         raise Violation("\n".join(texts))
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from moesim.contract import Policy
 from moesim.testing.bench import Bench, NotApplicable
-from moesim.testing.cases import CASES, deterministic_in_another_process
+from moesim.testing.cases import CASES
 from moesim.testing.elsewhere import OtherProcess
 from moesim.testing.worlds import World
 
@@ -58,7 +58,7 @@ class PolicyCases:
         """Its runs, kept from test to test as long as the object is the same."""
         last = PolicyCases._last
         if last is None or last.policy is not policy:
-            PolicyCases._last = last = Bench(policy, self.worlds)
+            PolicyCases._last = last = Bench(policy, self.worlds, _other_process())
         return last
 
     def test_runs_or_refuses(self, bench: Bench) -> None:
@@ -87,10 +87,7 @@ class PolicyCases:
 
     def test_deterministic_elsewhere(self, bench: Bench) -> None:
         """Another process under another hash seed gives the same."""
-        try:
-            deterministic_in_another_process(bench, _other_process())
-        except NotApplicable as why:
-            pytest.skip(str(why))
+        _case("deterministic_elsewhere", bench)
 
     def test_labels_mean_nothing(self, bench: Bench) -> None:
         """Other labels, the same placement and makespan."""
