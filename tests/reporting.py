@@ -12,17 +12,19 @@ from typing import Any
 import pytest
 
 
-def for_all(*lists: Iterable[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def for_all(*lists: Iterable[Any] | Callable[[], Iterable[Any]]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Makes a check of an item a test of all items, of every combination where there are several lists.
+
+    A list that takes long to make may come as a function that makes it, which is called when the test runs.
 
     The check takes an item of each list by position and fixtures by name. Items for which it calls `pytest.skip` are left
     out; where nothing else is left, the test is skipped. Nothing to check is a failure.
     """
-    combinations = list(product(*lists))
 
     def decorate(check: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(check)
         def test(**fixtures: Any) -> None:
+            combinations = list(product(*(items() if callable(items) else items for items in lists)))
             failures, skipped = _outcomes(check, combinations, fixtures)
             if failures:
                 lines = "\n".join(f"{_name(items)}: {error or type(error).__name__}" for items, error in failures)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from moesim.scenario.schema import PARTS
 from moesim.spec import descriptions
 
 AGAIN = "write it again: python tools/scenario_keys_page.py"
-EVERY = [section for chapter in sections().values() for section in chapter]
 ORIGIN = {"value", "basis", "source", "note", "date", "spread"}
 PROFILE = {"profile", "summary", "source", "basis", "note", "date"}
 
@@ -36,7 +36,12 @@ def test_it_is_written_where_one_says(tmp_path: Path) -> None:
     assert (tmp_path / "keys.md").read_text("utf-8") == page()
 
 
-@for_all(EVERY)
+@cache
+def every() -> list[Section]:
+    return [section for chapter in sections().values() for section in chapter]
+
+
+@for_all(every)
 def test_every_key_and_every_part_is_described(section: Section) -> None:
     assert section.schema.get("description"), section.title
     silent = [key for key, field in section.keys.items() if not field.get("description")]
@@ -67,14 +72,14 @@ def test_what_is_shown_can_be_laid_over_a_scenario(tmp_path: Path) -> None:
 
 
 def test_every_kind_has_a_section() -> None:
-    kinds = {kind for section in EVERY for kind in section.kinds}
+    kinds = {kind for section in every() for kind in section.kinds}
     assert kinds >= {*BUILT_IN["hardware"], *BUILT_IN["workload"], *BUILT_IN["routing"], *KINDS}
 
 
 def _keys() -> dict[str, set[str]]:
     """Pattern of a place -> the keys that the page has there."""
     known: dict[str, set[str]] = {}
-    for section in EVERY:
+    for section in every():
         for place in section.places:
             path = place.path or section.chapter
             known.setdefault(path, {"kind"} if section.kinds else set()).update(section.keys)
