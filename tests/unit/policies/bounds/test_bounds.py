@@ -115,11 +115,11 @@ def test_belady_is_the_best_of_all_choices(trace):
 
 @pytest.mark.parametrize("name", ["gpt-oss-20b_decode", "deepseek-v2-lite_esft_prefill"])
 def test_belady_is_above_all_rules_on_recorded_routing(name):
-    """One token at a time, 400 of them, a quarter and a half of the experts in the cache."""
+    """One token at a time, 250 of them, a quarter and a half of the experts in the cache."""
     path = ROUTING / f"{name}.npz"
     if not path.exists():
         pytest.skip(f"no recorded routing at {path}")
-    ids = np.load(path)["experts"][:400, ::11].astype(np.int64)  # [tokens, layers, k]
+    ids = np.load(path)["experts"][:250, ::11].astype(np.int64)  # [tokens, layers, k]
     experts = int(ids.max()) + 1
     for layer in range(ids.shape[1]):
         visits = [np.bincount(row, minlength=experts) for row in ids[:, layer]]
@@ -173,25 +173,23 @@ def rerouted(world: World, seed: int) -> World:
     return world.rerouted(RoutingTable(table.prefill, decode, table.experts, table.profile))
 
 
-@pytest.mark.parametrize("start", ["profile", "empty"])
-@pytest.mark.parametrize("name", ["gpu_cpu", "near_data", "storage", "gpu_host"])
+@pytest.mark.parametrize(
+    ("name", "start"), [("gpu_cpu", "empty"), ("near_data", "profile"), ("storage", "empty"), ("gpu_host", "profile")]
+)
 def test_in_runs_no_cache_uploads_less_than_belady_and_none_less_than_one_pool(name, start):
     """Same capacity per layer and same start; one sequence at a time, and as many as fit."""
     world = rerouted(WORLDS[name], seed=len(start))
-    for batch in (1, None):
+    for batch, rules in ((1, RULES), (None, ("lru", "score"))):
         belady = ran(Belady(start=start, batch=batch, capacity=4), world)
         pool = ran(BeladyGlobal(start=start, batch=batch, capacity=4), world)
         assert uploads(pool) <= uploads(belady)
-        for rule in RULES:
+        for rule in rules:
             cached = ran(Cache(eviction=rule, start=start, batch=batch, capacity=4), world)
             assert uploads(belady) <= uploads(cached), rule
 
 
 @pytest.mark.parametrize("world", HOSTED, ids=lambda world: world.name)
-@pytest.mark.parametrize("limit", [1, 3])
-def test_no_fixed_choice_hits_more_often_than_that_of_hindsight(world, limit):
-    best = ran(BestStatic(limit=limit), world)
-    assert hits(best) >= hits(ran(StaticPopularity(limit=limit), world))
+def test_no_fixed_choice_hits_more_often_than_that_of_hindsight(world):
     assert hits(ran(BestStatic(rule="global"), world)) >= hits(ran(StaticPopularity(rule="global"), world))
     table, job = world.routing, world.job
     totals = table.prefill_counts(np.arange(job.requests))
@@ -199,36 +197,35 @@ def test_no_fixed_choice_hits_more_often_than_that_of_hindsight(world, limit):
         for position in range(job.output[request] - 1):
             totals += table.decode_counts(np.array([request]), position)
     assert hindsight(job, table) == pytest.approx(totals / totals.sum(axis=1, keepdims=True))
-    top = np.sort(totals, axis=1)[:, ::-1][:, :limit].sum()
-    assert hits(best) == top or best.deployment.resident.sum() < limit * job.layers  # type: ignore[union-attr]
+    for limit in (1, 3):
+        best = ran(BestStatic(limit=limit), world)
+        assert hits(best) >= hits(ran(StaticPopularity(limit=limit), world))
+        top = np.sort(totals, axis=1)[:, ::-1][:, :limit].sum()
+        assert hits(best) == top or best.deployment.resident.sum() < limit * job.layers  # type: ignore[union-attr]
 
 
-def prefetchers(world: World) -> list[tuple[str, Run]]:
-    """Runs of all policies that fetch ahead, change no output, compute on the GPU alone and know no future."""
-    counted = []
-    for name in BUILT_IN["policies"]:
-        policy = find("policies", name)
-        if policy.clairvoyant or name == "optimum":
-            continue
-        run = run_world(world, policy())
-        if run.outcome is None or not run.outcome.recorder.prefetches.copies:
-            continue
-        record = run.outcome.recorder
-        lossless = list(record.quality.precision) == [record.quality.native] and not record.quality.skipped
-        lossless &= not (record.quality.replaced or record.quality.stale)
-        if lossless and {device for device, tokens in record.expert_tokens.items() if tokens} == {"gpu"}:
-            counted.append((name, run))
-    return counted
+def fetches_ahead(run: Run) -> bool:
+    """Whether it does, changes no output and computes on the GPU alone."""
+    if run.outcome is None or not run.outcome.recorder.prefetches.copies:
+        return False
+    record = run.outcome.recorder
+    lossless = list(record.quality.precision) == [record.quality.native] and not record.quality.skipped
+    lossless &= not (record.quality.replaced or record.quality.stale)
+    return lossless and {device for device, tokens in record.expert_tokens.items() if tokens} == {"gpu"}
 
 
 def test_no_prefetcher_is_faster_than_the_oracle():
-    """In the small worlds: the same GPU memory, whatever the prefetcher."""
+    """In the small worlds: the same GPU memory, whatever the prefetcher. Who fetches nothing in one is not run in the next."""
+    names = [name for name in BUILT_IN["policies"] if name != "optimum" and not find("policies", name).clairvoyant]
     met = set()
     for world in (WORLDS[name] for name in ("gpu_cpu", "cxl", "storage", "gpu_host")):
         oracle = ran(OraclePrefetch(), world)
-        for name, run in prefetchers(world):
-            met.add(name)
+        runs = {name: run_world(world, find("policies", name)()) for name in names}
+        ahead = {name: run for name, run in runs.items() if fetches_ahead(run)}
+        for name, run in ahead.items():
             assert oracle.outcome.recorder.makespan <= run.outcome.recorder.makespan, (world.name, name)  # type: ignore[union-attr]
+        met |= set(ahead)
+        names = [name for name, run in runs.items() if name in ahead or run.outcome is None]
     assert {"prefetch", "promoe"} <= met
 
 
