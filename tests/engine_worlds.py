@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from copy import copy
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -190,10 +192,20 @@ def routing(k: Knobs, work: Job, shape: Architecture) -> RoutingTable:
 
 
 def problem(k: Knobs, **capacity: float) -> tuple[Problem, RoutingTable]:
+    """A problem that draws from the beginning; what is fixed about a world, and its costs, all its problems share."""
+    posed, table = _posed(k, tuple(capacity.items()))
+    fresh = copy(posed)
+    object.__setattr__(fresh, "rng", np.random.default_rng(k.seed))
+    return fresh, table
+
+
+@lru_cache(maxsize=8)
+def _posed(k: Knobs, capacity: tuple[tuple[str, float], ...]) -> tuple[Problem, RoutingTable]:
     shape, work = model(k), job(k)
     table = routing(k, work, shape)
-    rng = np.random.default_rng(k.seed)
-    return Problem(shape, system(k, **capacity), work, table.profile, rng, runtime=runtime(k)), table
+    posed = Problem(shape, system(k, **dict(capacity)), work, table.profile, np.random.default_rng(0), runtime=runtime(k))
+    assert posed.costs  # found once
+    return posed, table
 
 
 class Scripted(Policy):

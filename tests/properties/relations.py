@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from moesim.units import parse
 from tests.properties.scenarios import EAGER, Scenario, changed, faster, run, scenarios
+from tests.properties.scenarios import run as anew
 
 NO_LANE = ("pass", "layer", "stalls")
 """Tracks of a timeline on which nothing works."""
@@ -69,7 +70,7 @@ def lanes_and_tiers_keep_their_limits(data: Scenario) -> None:
 
 def engines_agree(data: Scenario) -> None:
     """I9: kernel and reference leave the same result to the picosecond, the byte and the critical path."""
-    kernel, reference = (run(data, **{"simulation.engine": kind}) for kind in ("kernel", "reference"))
+    kernel, reference = run(data), run(data, **{"simulation.engine": "reference"})
     assert {**kernel.summary, "wall_s": 0} == {**reference.summary, "wall_s": 0}
     assert kernel.details == reference.details
     for name, columns in kernel.columns.items():
@@ -80,8 +81,8 @@ def engines_agree(data: Scenario) -> None:
 def a_run_repeats_itself(data: Scenario) -> None:
     """I7: the same scenario leaves the same bytes again, and again from what its result keeps."""
     first = run(data)
-    assert first.canonical_json() == run(data).canonical_json()
-    assert first.canonical_json() == run(first.provenance["scenario"]).canonical_json()
+    assert first.canonical_json() == anew(data).canonical_json()
+    assert first.canonical_json() == anew(first.provenance["scenario"]).canonical_json()
 
 
 def prefill_and_decode_share_the_makespan(data: Scenario) -> None:

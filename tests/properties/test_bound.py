@@ -310,7 +310,7 @@ def test_i11_no_schedule_with_a_dynamic_cache_beats_the_bound(
     assert lower_bound([work], Limits(slots, upload)).seconds <= best * (1 + 1e-12)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@settings(max_examples=25, deadline=None, derandomize=True, database=None)
 @given(st.integers(0, 2**32 - 1))
 def test_times_and_bytes_of_any_size_have_a_bound(seed):
     rng = np.random.default_rng(seed)

@@ -42,10 +42,19 @@ def seen(outcome):
 
 
 @SOME
-@given(strategies.moving(), st.sampled_from(["kernel", "reference"]))
-def test_i1_every_routed_pair_is_computed_once(k, engine):
+@given(strategies.moving(), st.sampled_from(["kernel", "kernel", "reference"]))
+def test_i1_i3_i4_i5_hold_in_any_world(k, engine):
+    """One run for all that needs no certain kind of world."""
     p, _ = worlds.problem(k)
-    recorder = worlds.run(k, Restless, engine).recorder
+    outcome = worlds.run(k, Restless, engine, timeline=True)
+    every_routed_pair_is_computed_once(k, p, outcome.recorder)
+    each_device_computes_what_it_was_given(p, outcome)
+    no_tier_ever_holds_more_than_it_has(p, outcome.recorder)
+    passes_follow_each_other_and_tokens_come_in_order(outcome.recorder)
+    a_lane_never_does_two_jobs_at_once(outcome.recorder)
+
+
+def every_routed_pair_is_computed_once(k, p, recorder):
     tokens = int(p.job.prompt.sum()) + (int(p.job.output.sum()) - p.job.requests if k.attention else 0)
     pairs = p.model.top_k * tokens
     assert sum(recorder.expert_tokens.values()) == pairs * p.layers
@@ -54,16 +63,36 @@ def test_i1_every_routed_pair_is_computed_once(k, engine):
     assert sum(row.activations for row in recorder.passes) == pairs * p.layers
 
 
-@SOME
-@given(strategies.moving())
-def test_i1_each_device_computes_what_it_was_given(k):
-    p, _ = worlds.problem(k)
-    outcome = worlds.run(k, Restless)
+def each_device_computes_what_it_was_given(p, outcome):
     given_to: dict[str, int] = defaultdict(int)
     for visit in seen(outcome):
         for device, count in zip(visit.device, visit.counts, strict=True):
             given_to[p.devices[device]] += int(count)
     assert {d: n for d, n in given_to.items() if n} == {d: n for d, n in outcome.recorder.expert_tokens.items() if n}
+
+
+def no_tier_ever_holds_more_than_it_has(p, recorder):
+    assert set(recorder.peak) == set(p.tiers)
+    assert all(held <= p.usable(tier) for tier, held in recorder.peak.items())
+
+
+def passes_follow_each_other_and_tokens_come_in_order(recorder):
+    assert [row.start for row in recorder.passes] == [0, *(row.end for row in recorder.passes[:-1])]
+    assert recorder.passes[-1].end == recorder.makespan == sum(recorder.critical.values())
+    assert (recorder.first_token > 0).all()
+    assert (recorder.finish >= recorder.first_token).all()
+    assert recorder.layers.attention.sum() + recorder.layers.experts.sum() <= recorder.makespan
+
+
+def a_lane_never_does_two_jobs_at_once(recorder):
+    tracks = defaultdict(list)
+    for s in recorder.slices:
+        # passes, layers, what visits waited for and levels are no lanes
+        if s.track not in ("pass", "layer", "stalls") and not s.track.startswith("counter:"):
+            tracks[s.track].append((s.start, s.end))
+    for track, spans in tracks.items():
+        assert all(a[1] <= b[0] for a, b in pairwise(sorted(spans)))
+        assert sum(end - start for start, end in spans) == recorder.busy[track]
 
 
 # I2
@@ -106,16 +135,6 @@ def test_i2_bytes_of_experts_and_activations_are_those_of_the_dispatches(k, engi
         assert got.get(resource, 0.0) == pytest.approx(expected.get(resource, 0.0), rel=1e-9, abs=1e-3)
 
 
-@SOME
-@given(strategies.moving(chunk=None, pieces=1))
-def test_i2_bytes_on_a_link_are_those_of_the_copies_on_its_timeline(k):
-    k = replace(k, serial_link=True, kv="ddr" if k.places[1] == "c" else k.kv)  # else a CPU reads GPU memory as it computes
-    recorder = worlds.run(k, Restless, timeline=True).recorder
-    for track in ("pcie:forward", "pcie:reverse"):
-        drawn = sum(s.amount for s in recorder.slices if s.track == track)
-        assert recorder.moved.get(track, 0.0) == pytest.approx(drawn, rel=1e-6, abs=1e-3)
-
-
 def test_i2_a_prefetch_that_is_called_off_moves_nothing():
     k = Knobs(layers=3, experts=7, output=5, prefetch=0.6, evict=0.6, off_gpu=0.0, residents=0.0, pcie=3e9)
     recorder = worlds.run(k, Restless, timeline=True).recorder
@@ -135,15 +154,6 @@ def test_i2_kv_cache_in_host_memory_crosses_the_link_once_each_way():
 
 
 # I3
-
-
-@SOME
-@given(strategies.moving(keep=0.0))
-def test_i3_no_tier_ever_holds_more_than_it_has(k):
-    p, _ = worlds.problem(k)
-    recorder = worlds.run(k, Restless).recorder
-    assert set(recorder.peak) == set(p.tiers)
-    assert all(held <= p.usable(tier) for tier, held in recorder.peak.items())
 
 
 def tight(k, experts: float) -> float:
@@ -196,23 +206,13 @@ def test_i3_no_more_uploads_than_staging_slots_wait_to_be_computed(staging, pcie
 
 
 @SOME
-@given(strategies.moving())
-def test_i5_a_lane_never_does_two_jobs_at_once(k):
+@given(strategies.moving(serial_link=True, both=5e9, chunk=None, pieces=1))
+def test_i2_i5_a_link_moves_the_bytes_of_its_copies_within_its_rates(k):
+    k = replace(k, kv="ddr" if k.places[1] == "c" else k.kv)  # else a CPU reads GPU memory as it computes
     recorder = worlds.run(k, Restless, timeline=True).recorder
-    tracks = defaultdict(list)
-    for s in recorder.slices:
-        # passes, layers, what visits waited for and levels are no lanes
-        if s.track not in ("pass", "layer", "stalls") and not s.track.startswith("counter:"):
-            tracks[s.track].append((s.start, s.end))
-    for track, spans in tracks.items():
-        assert all(a[1] <= b[0] for a, b in pairwise(sorted(spans)))
-        assert sum(end - start for start, end in spans) == recorder.busy[track]
-
-
-@SOME
-@given(strategies.moving(serial_link=True, both=5e9, chunk=None))
-def test_i5_a_link_never_exceeds_its_rates(k):
-    recorder = worlds.run(k, Restless, timeline=True).recorder
+    for track in ("pcie:forward", "pcie:reverse"):
+        drawn = sum(s.amount for s in recorder.slices if s.track == track)
+        assert recorder.moved.get(track, 0.0) == pytest.approx(drawn, rel=1e-6, abs=1e-3)
     limits = {"pcie:forward": k.pcie, "pcie:reverse": 0.9 * k.pcie, "both": k.both}
     for name, rate in limits.items():
         spans = [s for s in recorder.slices if s.track == name or (name == "both" and s.track.startswith("pcie:"))]
@@ -271,17 +271,6 @@ def test_i4_experts_wait_for_prefetches_that_are_under_way(serial, seed):
     assert all(any(a <= end <= b for a, b in steps) for ends in copies.values() for end in ends)
     slow = worlds.run(replace(k, pcie=2e8), Restless).recorder.makespan
     assert outcome.recorder.makespan > slow
-
-
-@SOME
-@given(strategies.moving())
-def test_i4_passes_follow_each_other_and_tokens_come_in_order(k):
-    recorder = worlds.run(k, Restless).recorder
-    assert [row.start for row in recorder.passes] == [0, *(row.end for row in recorder.passes[:-1])]
-    assert recorder.passes[-1].end == recorder.makespan == sum(recorder.critical.values())
-    assert (recorder.first_token > 0).all()
-    assert (recorder.finish >= recorder.first_token).all()
-    assert recorder.layers.attention.sum() + recorder.layers.experts.sum() <= recorder.makespan
 
 
 # I6
