@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ast
 import inspect
+import sys
 from collections.abc import Mapping
 from contextvars import ContextVar
 from functools import cache
 from itertools import pairwise
-from textwrap import dedent
 from typing import Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler
@@ -121,13 +121,35 @@ def descriptions(spec: type[BaseModel]) -> dict[str, str]:
 def _docstrings(spec: type) -> dict[str, str]:
     """Attribute -> the string that follows its annotation in the source; nothing where there is no source."""
     try:
-        body = ast.parse(dedent(inspect.getsource(spec))).body[0]
-    except (OSError, SyntaxError):
+        source = inspect.getsource(sys.modules[spec.__module__])
+    except (KeyError, OSError, TypeError):  # a module that nothing can import, one without lines, one without a file
         return {}
-    assert isinstance(body, ast.ClassDef)
     return {
         field.target.id: inspect.cleandoc(text.value.value)
-        for field, text in pairwise(body.body)
+        for field, text in pairwise(_bodies(source).get(spec.__qualname__, ()))
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
         if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
     }
+
+
+@cache
+def _bodies(source: str) -> dict[str, list[ast.stmt]]:
+    """Qualified name -> statements of each class of a module, which is parsed once for all of its specs."""
+    bodies: dict[str, list[ast.stmt]] = {}
+
+    def enter(scope: ast.AST, outer: str) -> None:
+        for node in ast.iter_child_nodes(scope):
+            inner = outer
+            if isinstance(node, ast.ClassDef):
+                bodies[f"{outer}{node.name}"] = node.body
+                inner = f"{outer}{node.name}."
+            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                inner = f"{outer}{node.name}.<locals>."
+            if not isinstance(node, ast.expr):  # no class is defined in one
+                enter(node, inner)
+
+    try:
+        enter(ast.parse(source), "")
+    except SyntaxError:  # changed since it was imported
+        return {}
+    return bodies

@@ -297,11 +297,13 @@ def render(figure: Figure, kind: str = "svg") -> bytes:
     }
     buffer = io.BytesIO()
     settings: Any = getattr(figure, "settings", _STYLE)
-    with rc_context(settings):
-        if figure.get_layout_engine() is not None:
-            # a layout goes on from where the last one ended, so it is made once and then kept
-            figure.draw_without_rendering()
-            figure.set_layout_engine("none")
+    with rc_context({**settings, "figure.autolayout": False, "figure.constrained_layout.use": False}):
+        engine = figure.get_layout_engine()
+        if engine is not None:
+            # a layout goes on from where the last one ended, so it is made once and then kept; saving with an engine, even one
+            # that does nothing, would draw everything once more beforehand
+            engine.execute(figure)
+            figure.set_layout_engine(None)
         figure.savefig(buffer, format=kind, metadata=metadata[kind], dpi=getattr(figure, "sharp", 150.0))
     return buffer.getvalue()
 
