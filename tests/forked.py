@@ -6,60 +6,99 @@ starts (encodings, what is imported when, pools of processes) needs `python -m m
 
 from __future__ import annotations
 
+import codecs
+import importlib
 import logging
 import os
+import signal
 import sys
 import tempfile
 import warnings
+from functools import cache
 from pathlib import Path
 from subprocess import CompletedProcess
 
+import moesim as moesim_package
 from moesim import cli
 
 
-def started(*words: str, cwd: Path, **environment: str) -> int:
-    """The id of a process that runs `moesim words` in `cwd`, whose output goes nowhere; the caller waits for it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        child = os.fork()
+def started(*words: str, cwd: Path, log: Path | None = None, session: bool = False, **environment: str) -> int:
+    """The id of a process that runs `moesim words` in `cwd`; the caller waits for it.
+
+    Its output goes to `log`, or nowhere. In a `session` of its own it leads a group that can be signalled as a terminal does.
+    """
+    child = _fork()
     if child == 0:
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        _command(list(words), cwd, environment, nowhere, nowhere)
+        target = os.open(log or os.devnull, os.O_RDWR | os.O_CREAT)
+        if session:
+            os.setsid()
+        _command(list(words), cwd, environment, target, target)
     return child
 
 
-def moesim(*words: str, cwd: Path, **environment: str) -> CompletedProcess[str]:
-    """Exit status, standard output and standard error of `moesim words` run in `cwd`."""
+def moesim(*words: str, cwd: Path, stdout: int | None = None, **environment: str) -> CompletedProcess[str]:
+    """Exit status, standard output and standard error of `moesim words` run in `cwd`; `stdout`: where the former goes instead.
+
+    PYTHONIOENCODING is followed as an interpreter does that starts.
+    """
     with tempfile.TemporaryFile("w+b") as out, tempfile.TemporaryFile("w+b") as errors:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of threads: the child calls nothing that they may hold
-            child = os.fork()
+        child = _fork()
         if child == 0:
-            _command(list(words), cwd, environment, out.fileno(), errors.fileno())
+            _command(list(words), cwd, environment, out.fileno() if stdout is None else stdout, errors.fileno())
         _, status = os.waitpid(child, 0)
         texts = []
         for file in (out, errors):
             file.seek(0)
-            texts.append(file.read().decode("utf-8", "surrogateescape"))
+            texts.append(file.read().decode(environment.get("PYTHONIOENCODING", "utf-8"), "surrogateescape"))
     return CompletedProcess(list(words), os.waitstatus_to_exitcode(status), *texts)
+
+
+def ended(child: int) -> bool:
+    """Whether a process has ended, for whose status the caller still has to wait."""
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def status(child: int) -> int:
+    """The exit status of a process once it has ended."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@cache
+def _ready() -> None:
+    """Imports here, once, what each child would import for itself, and loads machine code and the parts of a scenario."""
+    for name in ("moesim.experiment.sweep", "moesim.report.page", "matplotlib.backends.backend_svg", "matplotlib.figure"):
+        importlib.import_module(name)
+    moesim_package.run("quickstart", **{"workload.requests": 1, "workload.prompt": 2, "workload.output": 1})
+
+
+def _fork() -> int:
+    _ready()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads: the child calls nothing that they may hold
+        return os.fork()
 
 
 def _command(words: list[str], cwd: Path, environment: dict[str, str], out: int, errors: int) -> None:
     """In the child, which ends here."""
-    status = 70
+    end = 70
     try:
         os.chdir(cwd)
         os.environ.update(environment)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run deaf to Ctrl-C, in a shell's background
         warnings.resetwarnings()
         logging.root.handlers.clear()
-        sys.stdout, sys.stderr = (os.fdopen(os.dup(file), "w", encoding="utf-8") for file in (out, errors))
-        status = cli.main(words)
+        encoding = codecs.lookup(environment.get("PYTHONIOENCODING", "utf-8")).name
+        sys.stdout, sys.stderr = (os.fdopen(os.dup(file), "w", encoding=encoding) for file in (out, errors))
+        end = cli.main(words)
     except SystemExit as error:
-        status = error.code if isinstance(error.code, int) else 1
+        end = error.code if isinstance(error.code, int) else 1
     except BaseException:  # as the interpreter reports it
         sys.excepthook(*sys.exc_info())
-        status = 1
+        end = 1
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except OSError:
+            end = 120  # as the interpreter ends where the last words cannot be written
+        os._exit(end)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -12,12 +11,15 @@ import pytest
 
 from tests import forked
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture
-def experiment(field: Path, tmp_path: Path) -> Path:
-    """The folder of the experiment, its policy and that policy's helper, with the scenario that it varies."""
+def experiment(field: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the experiment, its policy and that policy's helper, with the scenario that it varies.
+
+    No bytecode is kept: it would stand for a file that changes within its second.
+    """
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     place = tmp_path / "plugin-helper"
     shutil.copytree(field / "edges" / "plugin-helper", place)
     shutil.copy(field / "edges" / "tiny.yaml", place)
@@ -26,9 +28,8 @@ def experiment(field: Path, tmp_path: Path) -> Path:
 
 def sweep(place: Path, *more: str) -> dict[str, bytes]:
     """Point -> bytes of its file, and the table, after the experiment has been run."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "moesim", "sweep", "expt.yaml", "--out", "out", *more]
-    subprocess.run(command, cwd=place, env=environment, capture_output=True, check=True)
+    done = moesim(place, "sweep", "expt.yaml", "--out", "out", *more)
+    assert done.returncode == 0, done.stderr
     files = [*(place / "out" / "points").iterdir(), place / "out" / "table.csv"]
     return {path.name: path.read_bytes() for path in files}
 

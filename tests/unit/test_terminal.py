@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -35,31 +35,38 @@ def moesim(*words: str, cwd: Path, stdout: int | None = subprocess.PIPE, **chang
     )
 
 
+FULL = "standard output: cannot be written: No space left on device\n"
+
+
 @posix
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["--help"],
-        ["list", "models", "--json"],
-        ["explain", "quickstart"],
-    ],
-)
+@pytest.mark.parametrize("words", [["list", "models", "--json"], ["explain", "quickstart"]])
 def test_a_full_standard_output_is_one_line(words: list[str], tmp_path: Path) -> None:
     with Path("/dev/full").open("wb") as full:
-        done = moesim(*words, cwd=tmp_path, stdout=full.fileno())
-    assert done.returncode == 2
-    assert done.stderr == "standard output: cannot be written: No space left on device\n"
+        done = forked.moesim(*words, cwd=tmp_path, stdout=full.fileno())
+    assert (done.returncode, done.stderr) == (2, FULL)
 
 
 @posix
-@pytest.mark.parametrize("words", [["--help"], ["list", "models"], ["schema"]])
+@pytest.mark.parametrize("words", [["list", "models"], ["schema"]])
 def test_a_reader_that_leaves_ends_a_command_quietly(words: list[str], tmp_path: Path) -> None:
     read, write = os.pipe()
     os.close(read)
-    done = moesim(*words, cwd=tmp_path, stdout=write)
+    done = forked.moesim(*words, cwd=tmp_path, stdout=write)
     os.close(write)
-    assert done.returncode == 128 + signal.SIGPIPE
-    assert done.stderr == ""
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
+@posix
+def test_an_interpreter_that_ends_has_nothing_to_add(tmp_path: Path) -> None:
+    """It writes what is left in its buffers, and complains where that fails."""
+    with Path("/dev/full").open("wb") as full:
+        done = moesim("--help", cwd=tmp_path, stdout=full.fileno())
+    assert (done.returncode, done.stderr) == (2, FULL)
+    read, write = os.pipe()
+    os.close(read)
+    done = moesim("--help", cwd=tmp_path, stdout=write)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 
 @posix
@@ -70,14 +77,15 @@ def test_a_closed_standard_output_is_told(tmp_path: Path) -> None:
 
 
 def test_a_terminal_that_lacks_letters_shows_their_codes_and_says_so(tmp_path: Path) -> None:
-    done = moesim("run", "quickstart", *SMALL, "--set", "name=a–字", cwd=tmp_path, PYTHONIOENCODING="latin-1")
+    latin = {"cwd": tmp_path, "PYTHONIOENCODING": "latin-1"}
+    done = moesim("run", "quickstart", *SMALL, "--set", "name=a–字", **latin)
     assert done.returncode == 2
     assert "a\\u2013\\u5b57: lru runs" in done.stdout
     assert done.stderr.splitlines() == [
         "standard output: is iso8859-1 and lacks '\\u2013' and maybe more, shown as \\uXXXX; set PYTHONIOENCODING=utf-8"
     ]
     assert (tmp_path / "runs" / "a–字-lru" / "result.json").is_file()
-    done = moesim("run", "quickstart", *SMALL, "--set", "name=a–字", "--json", cwd=tmp_path, PYTHONIOENCODING="latin-1")
+    done = forked.moesim("run", "quickstart", *SMALL, "--set", "name=a–字", "--json", **latin)
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["scenario"] == "a–字"
 
@@ -191,32 +199,35 @@ def _hears_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def stopped(words: Sequence[str], cwd: Path, begun: Path | None, number: int, *, whole_group: bool) -> tuple[int, str]:
-    """Exit status and standard error of a command that is stopped as soon as `begun` is there (None: as it begins to compute).
+def interpreted(words: Sequence[str], cwd: Path, log: Path) -> int:
+    """The id of a command that an interpreter of its own runs, which the caller waits for."""
+    with log.open("wb") as errors:
+        running = subprocess.Popen(
+            [*PROGRAM, *words],
+            cwd=cwd,
+            env=environment(),
+            stdout=errors,
+            stderr=errors,
+            start_new_session=True,
+            preexec_fn=_hears_interrupts,
+        )
+    running.returncode = 0  # for Popen, which would warn of a process that it has not waited for
+    return running.pid
 
-    Waits until its children are gone.
-    """
-    running = subprocess.Popen(
-        [*PROGRAM, *words],
-        cwd=cwd,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=_hears_interrupts,
-    )
+
+def stopped(running: int, begun: Callable[[], bool], number: int, log: Path, *, whole_group: bool) -> tuple[int, str]:
+    """Exit status and output of a command that is stopped as soon as it has `begun`. Waits until its children are gone."""
     last = time.monotonic() + WAIT
-    while not (begun.exists() if begun is not None else _at_work(running.pid)) and running.poll() is None:
+    while not begun() and not forked.ended(running):
         assert time.monotonic() < last, "nothing is done for too long"
         time.sleep(0.01)
-    family = children(running.pid)
-    (os.killpg if whole_group else os.kill)(running.pid, number)
-    _out, errors = running.communicate(timeout=WAIT)
+    family = children(running)
+    (os.killpg if whole_group else os.kill)(running, number)
+    status = forked.status(running)
     while any(Path(f"/proc/{child}").exists() for child in family):
         assert time.monotonic() < last, "a child outlives its command"
         time.sleep(0.01)
-    return running.returncode, errors
+    return status, log.read_text("utf-8")
 
 
 EXPERIMENT = """\
@@ -230,10 +241,13 @@ bound: false
 @posix
 @pytest.mark.parametrize(("number", "jobs"), [(signal.SIGTERM, "1"), (signal.SIGINT, "2")])
 def test_a_stopped_sweep_keeps_its_points_and_leaves_no_children(number: int, jobs: str, tmp_path: Path) -> None:
+    """With children its interpreter is one of its own, whose end ends them too."""
     (tmp_path / "stopped.yaml").write_text(EXPERIMENT)
-    out = tmp_path / "out"
+    out, log = tmp_path / "out", tmp_path / "log"
     words = ["sweep", "stopped.yaml", "--out", "out", "--jobs", jobs]
-    status, errors = stopped(words, tmp_path, out / "points", number, whole_group=number == signal.SIGINT)
+    group = number == signal.SIGINT
+    running = interpreted(words, tmp_path, log) if jobs == "2" else forked.started(*words, cwd=tmp_path, log=log, session=group)
+    status, errors = stopped(running, (out / "points").exists, number, log, whole_group=group)
     assert status == 130, errors
     lines = [
         line for line in errors.splitlines() if not line.startswith("Process LokyProcess-")
@@ -245,19 +259,11 @@ def test_a_stopped_sweep_keeps_its_points_and_leaves_no_children(number: int, jo
 @posix
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_a_stopped_comparison_keeps_the_runs_that_are_done(jobs: str, tmp_path: Path) -> None:
-    words = [
-        "compare",
-        "quickstart",
-        "--policies",
-        "lru,on_demand,fiddler,cox_moe,lfu,fifo,random",
-        "--out",
-        "out",
-        "--jobs",
-        jobs,
-    ]
-    words += ["--set", "workload.output=64"]
-    first = tmp_path / "out" / "lru" / "result.json"
-    status, errors = stopped(words, tmp_path, first, signal.SIGTERM, whole_group=False)
+    policies = "lru,on_demand,fiddler,cox_moe,lfu,fifo,random"
+    words = ["compare", "quickstart", "--policies", policies, "--out", "out", "--jobs", jobs, "--set", "workload.output=64"]
+    log, first = tmp_path / "log", tmp_path / "out" / "lru" / "result.json"
+    running = forked.started(*words, cwd=tmp_path, log=log)
+    status, errors = stopped(running, first.exists, signal.SIGTERM, log, whole_group=False)
     assert status == 130, errors
     assert errors == "interrupted; the runs that are done are in out\n"
     assert not (tmp_path / "out" / "comparison.json").exists()
@@ -266,6 +272,9 @@ def test_a_stopped_comparison_keeps_the_runs_that_are_done(jobs: str, tmp_path: 
 
 @posix
 def test_a_stopped_run_writes_nothing(tmp_path: Path) -> None:
-    words = ["run", "quickstart", *LONG, "--out", "x/out"]
-    assert stopped(words, tmp_path, None, signal.SIGINT, whole_group=True) == (130, "interrupted; nothing was written\n")
-    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "here").mkdir()
+    log = tmp_path / "log"
+    running = interpreted(["run", "quickstart", *LONG, "--out", "x/out"], tmp_path / "here", log)
+    ending = stopped(running, lambda: _at_work(running), signal.SIGINT, log, whole_group=True)
+    assert ending == (130, "interrupted; nothing was written\n")
+    assert list((tmp_path / "here").iterdir()) == []

@@ -17,7 +17,9 @@ import pytest
 from moesim.experiment.store import FORMAT as POINT
 from moesim.experiment.sweep import run_sweep
 from moesim.results.sweeps.result import OUTPUTS
+from tests import forked
 
+linux = pytest.mark.skipif(sys.platform != "linux", reason="forks, and finds workers in /proc")
 ROOT = Path(__file__).resolve().parents[3]
 EXPERIMENT = """\
 name: killed
@@ -70,13 +72,14 @@ def process(*arguments: str, cwd: Path) -> Iterator[subprocess.Popen[bytes]]:
             running.kill()
 
 
-def sweep(experiment: Path, out: Path, *options: str) -> tuple[str, ...]:
-    return ("-m", "moesim", "sweep", str(experiment), "--out", str(out), *options)
+def sweep(experiment: Path, out: Path, *options: str) -> int:
+    """The id of a process that sweeps into `out`."""
+    return forked.started("sweep", str(experiment), "--out", str(out), *options, cwd=experiment.parent)
 
 
-def until(out: Path, count: int, running: subprocess.Popen[bytes]) -> None:
+def until(out: Path, count: int, running: int) -> None:
     """Waits until so many points are there, or the sweep is over, however long a busy machine takes."""
-    while points(out) < count and running.poll() is None:
+    while points(out) < count and not forked.ended(running):
         time.sleep(0.002)
 
 
@@ -97,12 +100,12 @@ def killed_and_resumed(experiment: Path, whole: Path, kills: int, most: int) -> 
     """Kills a sweep `kills` times, each after up to `most` further points, and compares what it ends with."""
     chance, out = random.Random(5), experiment.parent / "out"
     for kill in range(kills):
-        with process(*sweep(experiment, out, "--jobs", "2" if kill % 3 == 0 else "1"), cwd=experiment.parent) as running:
-            until(out, points(out) + chance.randrange(most), running)
-            time.sleep(chance.random() * 0.02)
-            pool = workers(running.pid)
-            running.send_signal(signal.SIGKILL)
-            running.wait()
+        running = sweep(experiment, out, "--jobs", "2" if kill % 3 == 0 else "1")
+        until(out, points(out) + chance.randrange(most), running)
+        time.sleep(chance.random() * 0.02)
+        pool = workers(running)
+        os.kill(running, signal.SIGKILL)
+        forked.status(running)
         while any(Path(f"/proc/{worker}").exists() for worker in pool):  # one that outlived its sweep would hold this up
             time.sleep(0.05)
         assert not (out / "table.csv").exists()
@@ -113,7 +116,7 @@ def killed_and_resumed(experiment: Path, whole: Path, kills: int, most: int) -> 
     assert not list(out.rglob(".*.part"))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="finds workers in /proc")
+@linux
 def test_a_sweep_killed_again_and_again_and_resumed_ends_with_the_same_bytes(
     experiment: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -123,14 +126,14 @@ def test_a_sweep_killed_again_and_again_and_resumed_ends_with_the_same_bytes(
     killed_and_resumed(again, experiment.parent / "undisturbed", kills=3, most=12)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="finds workers in /proc")
+@linux
 def test_a_sweep_survives_the_death_of_a_worker(experiment: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with process(*sweep(experiment, out, "--jobs", "2"), cwd=tmp_path) as running:
-        until(out, 10, running)
-        for worker in workers(running.pid)[:1]:
-            os.kill(worker, signal.SIGKILL)
-        assert running.wait() == 0
+    running = sweep(experiment, out, "--jobs", "2")
+    until(out, 10, running)
+    for worker in workers(running)[:1]:
+        os.kill(worker, signal.SIGKILL)
+    assert forked.status(running) == 0
     assert outputs(out) == undisturbed
 
 
@@ -175,9 +178,9 @@ assert set(there.policy) == {"Mine", "lru"}
 
 
 def test_a_policy_of_a_notebook_runs_in_other_processes(tmp_path: Path) -> None:
-    script = tmp_path / "cell.py"  # run as `__main__`, which nobody can import, as the cells of a notebook are
-    script.write_text(POLICY)
-    done = subprocess.run([sys.executable, str(script)], env=environment(), cwd=tmp_path, capture_output=True, check=False)
+    """It is in a `__main__` without a file, as cells of a notebook are."""
+    command = [sys.executable, "-c", POLICY]
+    done = subprocess.run(command, env=environment(), cwd=tmp_path, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
 
 
@@ -202,29 +205,27 @@ def dask_worker(address: str, place: Path) -> Iterator[subprocess.Popen[bytes]]:
         yield running
 
 
+@linux
 def test_a_cluster_gives_the_same_bytes_and_loses_no_point_with_a_worker(
     scheduler: str, experiment: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    """One of its two workers is killed when a quarter of the points is there; the other one does a notebook's sweep, too."""
+    out = tmp_path / "out"
     with dask_worker(scheduler, tmp_path) as first, dask_worker(scheduler, tmp_path):
-        with process(*sweep(experiment, whole, "--dask", scheduler), cwd=tmp_path) as running:
-            assert running.wait() == 0
-        assert outputs(whole) == undisturbed
-        with process(*sweep(experiment, killed, "--dask", scheduler), cwd=tmp_path) as running:
-            until(killed, POINTS // 4, running)
-            first.send_signal(signal.SIGKILL)
-            assert running.wait() == 0
-        assert outputs(killed) == undisturbed
-        script = tmp_path / "cell.py"
-        script.write_text(POLICY)
-        with process(str(script), scheduler, cwd=tmp_path) as running:
-            assert running.wait() == 0
+        running = sweep(experiment, out, "--dask", scheduler)
+        until(out, POINTS // 4, running)
+        first.send_signal(signal.SIGKILL)
+        assert forked.status(running) == 0
+        assert outputs(out) == undisturbed
+        with process("-c", POLICY, scheduler, cwd=tmp_path) as cell:
+            assert cell.wait() == 0
 
 
+@linux
 def test_no_cluster_is_told(experiment: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, *sweep(experiment, out, "--dask", "tcp://127.0.0.1:1")]
-    done = subprocess.run(command, env=environment(), cwd=tmp_path, capture_output=True, check=False)
+    words = ("sweep", str(experiment), "--out", str(out), "--dask", "tcp://127.0.0.1:1")
+    done = forked.moesim(*words, cwd=tmp_path)
     assert done.returncode == 2
-    assert b"--dask" in done.stderr
+    assert "--dask" in done.stderr
     assert not out.exists()
