@@ -19,13 +19,15 @@ from moesim.arguments import LISTS, parser_of
 from moesim.errors import InputError, Mistake
 from moesim.neutral import line
 from moesim.progress import bar
-from moesim.terminal import Formatter, finished, plain_warnings, say, say_json
+from moesim.terminal import Formatter, finished, plain_warnings, say, say_json, spare_start_up
 
 __all__ = ["LISTS", "entries", "main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit status."""
+    """Runs one command, by default that of the process; returns its exit status."""
+    if arguments is None:
+        spare_start_up()
     words = list(sys.argv[1:] if arguments is None else arguments)
     return finished(lambda: _command(words))
 

@@ -285,10 +285,18 @@ _Start = ctypes.c_char * 0
 
 def _place(module: ModuleType) -> Path:
     """Folder for the machine code of this source on this Python."""
+    files = tuple(str(source.__file__) for source in _sources(module))
+    last = tuple((state.st_mtime_ns, state.st_size) for state in map(os.stat, files))
+    return folder() / CODE / f"{module.__name__}-{_text_hash(files, last)}"
+
+
+@cache
+def _text_hash(files: tuple[str, ...], _last: tuple[tuple[int, int], ...]) -> str:
+    """Hash of the text of the files as long as each was last changed at that time and is so long."""
     digest = hashlib.sha256(sys.version.encode())
-    for source in _sources(module):
-        digest.update(Path(str(source.__file__)).read_bytes())
-    return folder() / CODE / f"{module.__name__}-{digest.hexdigest()[:16]}"
+    for file in files:
+        digest.update(Path(file).read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _sources(module: ModuleType) -> tuple[ModuleType, ...]:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from decimal import Context
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -97,6 +98,12 @@ def cube_root(x: FloatArray) -> FloatArray:
 
     Source: three of Halley's steps, each of which triples the digits, from a line that is 3.3 % off at most.
     """
+    if np.ndim(x) == 0:
+        return np.asarray(_cube_root(float(x)))
+    return _cube_root(x)
+
+
+def _cube_root(x: Any) -> Any:
     root = 0.84 + 0.19 * x
     for _ in range(3):
         cube = root * root * root
@@ -106,6 +113,8 @@ def cube_root(x: FloatArray) -> FloatArray:
 
 def powers(x: FloatArray, exponent: float) -> FloatArray:
     """x**exponent of numbers that are not negative, within 2 + 2 |exponent ln x| units in the last place; 0**exponent is 0."""
+    if np.ndim(x) == 0:
+        return np.asarray(_power(float(x), exponent))
     if exponent == 1.0:
         return x
     if exponent == 1.5:
@@ -114,6 +123,17 @@ def powers(x: FloatArray, exponent: float) -> FloatArray:
         return x * x * x
     positive = x > 0
     return np.where(positive, exponential(exponent * logarithms(np.where(positive, x, 1.0))), 0.0)
+
+
+def _power(x: float, exponent: float) -> float:
+    """The same of one number."""
+    if exponent == 1.0:
+        return x
+    if exponent == 1.5:
+        return x * math.sqrt(x)
+    if exponent == 3.0:
+        return x * x * x
+    return _exponential(exponent * _logarithm(x)) if x > 0 else 0.0
 
 
 def one_or_more(expected: FloatArray) -> FloatArray:

@@ -49,11 +49,22 @@ def p_norm(first: ArrayLike, second: ArrayLike, q: float) -> FloatArray:
     Written around the larger term, so that no power under- or overflows.
     """
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if a.ndim == b.ndim == 0:
+        return np.asarray(_p_norm(float(a), float(b), q))
     large = np.maximum(a, b)
     if math.isinf(q):
         return large
     ratio = np.divide(np.minimum(a, b), large, out=np.zeros_like(large), where=large > 0)
     return np.asarray(large * _root(1.0 + powers(ratio, q), q))
+
+
+def _p_norm(a: float, b: float, q: float) -> float:
+    """The same of two numbers: Python adds and multiplies as numpy does, in a tenth of the time."""
+    large, small = (a, b) if a >= b or math.isnan(a) else (b, a)
+    if math.isinf(q):
+        return large
+    ratio = small / large if large > 0 else 0.0
+    return large * float(_root(np.asarray(1.0 + float(powers(np.asarray(ratio), q))), q))
 
 
 def _root(x: FloatArray, q: float) -> FloatArray:

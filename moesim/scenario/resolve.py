@@ -10,27 +10,28 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cache, lru_cache, partial
+from functools import cache, partial
 from pathlib import Path as FilePath
 from typing import Any
 
 from moesim import files
 from moesim.errors import InputError, Mistake
 from moesim.model import named_after
-from moesim.scenario import annotated, catalogue, strict_yaml
+from moesim.scenario import annotated, catalogue
 from moesim.scenario.config_keys import left_out
+from moesim.scenario.documents import Document, document
 from moesim.scenario.file_kinds import mismatch, refuse_other
 from moesim.scenario.machine import Assembly, Known
 from moesim.scenario.model_files import in_folder, read_model_file, unknown_model
 from moesim.scenario.own import OWN, own_program
 from moesim.scenario.parts import cleared, names_parts
-from moesim.scenario.tree import Node, Path, Place, Tree, dotted, from_plain, merge
+from moesim.scenario.tree import Node, Path, Place, dotted, from_plain, merge
 
 __all__ = ["SHORTHAND", "Resolver", "in_full", "named_model"]
 
 SHORTHAND = {"hardware": "profile", "model": "name", "policy": "kind", "runtime": "profile"}
 """A part given as one word means this key of the part."""
-_FILLED = 64
+_MADE = 64
 """Parts that are kept as they come out of their profiles: scenarios of a family share most."""
 _PROFILES = ("machine", "part")
 
@@ -46,25 +47,32 @@ class Resolver:
         self.broken: set[str] = set()
         """Top-level parts that could not be put together; what they hold is not to be judged further."""
         self._listing = cache(catalogue.listing)
-        self._files: dict[FilePath, Node] = {}
+        self._whole = cache(files.resolved)
+        self._files: dict[FilePath, Document] = {}
         self._found: dict[tuple[str, str, tuple[FilePath, ...], str], FilePath] = {}
         self._profiles: dict[tuple[FilePath, tuple[str, ...]], Node] = {}
         self._filled: dict[str, Known] = defaultdict(dict)
         """Of machines ('') and of runtimes by the policy's program."""
+        self._made: dict[tuple[int, str], tuple[Node, Node]] = {} if memory is None else memory.setdefault("made", {})
+        """Identity of a part as written, and its variant -> the part itself, and what it is with its profiles filled in."""
 
     def again(self) -> Resolver:
         """Another one for the next scenario of the same files: what was read is kept, mistakes of reading too."""
         fresh = Resolver(self.base, self.memory)
         fresh.mistakes, fresh.broken = list(self.mistakes), set(self.broken)
-        fresh._listing, fresh._files, fresh._found = self._listing, self._files, self._found
+        fresh._listing, fresh._whole, fresh._files, fresh._found = self._listing, self._whole, self._files, self._found
         fresh._profiles, fresh._filled = self._profiles, self._filled
         return fresh
 
     def file(self, path: FilePath) -> Node:
         """One file as written, annotations taken off; InputError if it cannot be read."""
-        key = files.resolved(path)
+        return self._document(path).node
+
+    def _document(self, path: FilePath) -> Document:
+        key = self._whole(path)
         if key not in self._files:
-            self._files[key] = annotated.strip(_tree(path).root, self.mistakes)
+            self._files[key] = document(path, key)
+            self.mistakes += self._files[key].mistakes
         return self._files[key]
 
     def folder(self, place: Place) -> FilePath:
@@ -75,9 +83,9 @@ class Resolver:
 
     def scenario(self, path: FilePath, chain: tuple[FilePath, ...] = ()) -> Node:
         """The file laid over what it extends, over what that extends, and so on."""
-        node = self.file(path)
-        refuse_other(node.top, ("scenario",), catalogue.shown(path))
-        return self.joined(node, (*chain, files.resolved(path)))
+        file = self._document(path)
+        refuse_other(file.node.top, ("scenario",), file.shown)
+        return self.joined(file.node, (*chain, self._whole(path)))
 
     def joined(self, node: Node, chain: tuple[FilePath, ...] = ()) -> Node:
         """A scenario as written laid over what it extends; `chain`: the files that led here."""
@@ -111,8 +119,8 @@ class Resolver:
             path = self._named("scenarios", parent)
         except InputError as error:
             return self._refuse("extends", parent, error.mistakes[0].message)
-        if files.resolved(path) in chain:
-            loop = [*chain[chain.index(files.resolved(path)) :], path]
+        if self._whole(path) in chain:
+            loop = [*chain[chain.index(self._whole(path)) :], path]
             return self._refuse("extends", parent, f"extends itself: {' -> '.join(catalogue.shown(file) for file in loop)}")
         if not files.is_file(path):
             return self._refuse("extends", parent, f"no such file: {catalogue.shown(path)}")
@@ -144,7 +152,7 @@ class Resolver:
 
         So a scenario may be called like the machine that it names, or like the shipped scenario that it changes.
         """
-        if files.resolved(file) == files.resolved(FilePath(place.file)):
+        if self._whole(file) == self._whole(FilePath(place.file)):
             return True
         if group != "hardware":
             return False
@@ -169,10 +177,10 @@ class Resolver:
             return replace(node, value={name: self.rebased(child, (*path, name)) for name, child in node.value.items()})
         if path[-1:] != ("path",) or not isinstance(node.value, str) or FilePath(node.value).is_absolute():
             return node
-        folder = files.resolved(self.folder(node.place))
-        if folder == files.resolved(self.base):
+        folder = self._whole(self.folder(node.place))
+        if folder == self._whole(self.base):
             return node
-        return replace(node, value=FilePath(os.path.relpath(folder / node.value, files.resolved(self.base))).as_posix())
+        return replace(node, value=FilePath(os.path.relpath(folder / node.value, self._whole(self.base))).as_posix())
 
     def expand(self, raw: Node) -> Node:
         """`raw` with its hardware profiles and its model filled in."""
@@ -212,20 +220,18 @@ class Resolver:
         self._refuse("runtime", node, message, path)
 
     def _once(self, raw: Node, fill: Callable[[], Node], variant: str = "") -> Node:
-        """What `fill` makes of `raw`, made once for each node that many scenarios share, and for each `variant`."""
-        if self.memory is None:
-            return fill()
-        filled: dict[tuple[int, str], tuple[Node, Node]] = self.memory.setdefault("filled", {})
+        """What `fill` makes of `raw`, made once for each node that changes leave alone or that many scenarios share, and for
+        each `variant`."""
         key = id(raw), variant
-        known = filled.pop(key, None)  # put back as the latest
+        known = self._made.pop(key, None)  # put back as the latest
         if known is None:
             before = len(self.mistakes)
             known = (raw, fill())  # with the node itself, so that its id stays its own
             if len(self.mistakes) > before:
                 return known[1]
-        filled[key] = known
-        if len(filled) > _FILLED:
-            del filled[next(iter(filled))]
+        self._made[key] = known
+        if len(self._made) > _MADE:
+            del self._made[next(iter(self._made))]
         return known[1]
 
     def hardware(
@@ -269,13 +275,13 @@ class Resolver:
         """A profile of one of the `kinds`, annotations at its values; None where it cannot be read, which is reported."""
         if (file, kinds) not in self._profiles:
             try:
-                node = self.file(file)
-                refuse_other(node.top, kinds, catalogue.shown(file))
+                profile = self._document(file)
+                refuse_other(profile.node.top, kinds, profile.shown)
             except InputError as error:
                 self.broken.add("runtime" if kinds == ("runtime",) else "hardware")
                 self.mistakes += error.mistakes
                 return None
-            self._profiles[file, kinds] = annotated.push_down(node)
+            self._profiles[file, kinds] = profile.pushed_down
         return self._profiles[file, kinds]
 
     def _tell(self, node: Node, message: str, path: Path) -> None:
@@ -345,20 +351,6 @@ def named_model(name: str) -> Any:
     if mistakes:
         raise InputError(*mistakes)
     return model
-
-
-def _tree(path: FilePath) -> Tree:
-    """The file, composed once as long as it does not change: a sweep loads the same profiles many times."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return strict_yaml.read(path, catalogue.shown(path))
-    return _composed(files.resolved(path), catalogue.shown(path), stat.st_mtime_ns, stat.st_size)
-
-
-@lru_cache(maxsize=256)
-def _composed(path: FilePath, shown: str, changed: int, size: int) -> Tree:
-    return strict_yaml.read(path, shown)
 
 
 def _said(node: Node) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from moesim.terminal import spare_start_up
 from tests import forked
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -278,3 +280,12 @@ def test_a_stopped_run_writes_nothing(tmp_path: Path) -> None:
     ending = stopped(running, lambda: _at_work(running), signal.SIGINT, log, whole_group=True)
     assert ending == (130, "interrupted; nothing was written\n")
     assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_the_first_search_for_garbage_waits_until_start_up_is_over() -> None:
+    usual, callbacks = gc.get_threshold(), len(gc.callbacks)
+    spare_start_up()
+    assert gc.get_threshold()[0] > 100_000
+    gc.collect()
+    assert (gc.get_threshold(), len(gc.callbacks)) == (usual, callbacks)
+    assert gc.get_freeze_count() > 0

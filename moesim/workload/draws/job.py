@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,10 +48,33 @@ class Drawn(NamedTuple):
 def draw_job(job: Job, law: Law, streams: Streams, stream: str, progress: Progress | None = None) -> Drawn:
     """What `law` draws for `job`; `stream` names the generators, whose part b is that of requests 64 b to 64 b + 63."""
     draws = int((job.prompt + job.output - 1).sum()) * law.layers * law.top_k
-    path = kept.place(law.parts(), (streams.seed, streams.replicate, stream), job) if draws >= _KEEP else None
-    arrays = None if path is None else kept.read(path)
-    if arrays is not None:
-        return Drawn(*arrays)
+    place = kept.place(law.parts(), (streams.seed, streams.replicate, stream), job)
+    if place is not None and draws < _KEEP:
+        return _remembered(place, lambda: _drawn(job, law, streams, stream, progress))
+    arrays = None if place is None else kept.read(place)
+    return Drawn(*arrays) if arrays is not None else _drawn(job, law, streams, stream, progress, place)
+
+
+def _remembered(place: Path, draw: Callable[[], Drawn]) -> Drawn:
+    """What `draw` gives, not to be written to: what this process drew last for the same `place`, if that is not long ago."""
+    drawn = _latest.pop(place, None) or draw()
+    for array in drawn:
+        array.flags.writeable = False
+    if sum(array.nbytes for array in drawn) <= _LARGEST:
+        _latest[place] = drawn
+    if len(_latest) > _REMEMBERED:
+        del _latest[next(iter(_latest))]
+    return drawn
+
+
+_LARGEST, _REMEMBERED = 2 * 2**20, 16
+"""Most bytes of a short draw that is remembered, and most such draws: comparisons and tests draw the same again and again."""
+_latest: dict[Path, Drawn] = {}
+
+
+def _drawn(job: Job, law: Law, streams: Streams, stream: str, progress: Progress | None, path: Path | None = None) -> Drawn:
+    """`draw_job` without looking for what has been drawn before; kept at `path` where that is possible."""
+    draws = int((job.prompt + job.output - 1).sum()) * law.layers * law.top_k
     functions = jit.native(kernel) if jit.repaid(kernel, draws * _EACH + _steps(job, law) * _STEP, _COMPILING) else None
 
     def blocks() -> Iterator[Drawn]:
@@ -60,7 +84,9 @@ def draw_job(job: Job, law: Law, streams: Streams, stream: str, progress: Progre
 
     if path is not None and kept.write(path, [(array.dtype, array.shape) for array in _empty(job, law)], blocks):
         arrays = kept.read(path)
-    return joined(job, law, blocks()) if arrays is None else Drawn(*arrays)
+        if arrays is not None:
+            return Drawn(*arrays)
+    return joined(job, law, blocks())
 
 
 def joined(job: Job, law: Law, blocks: Iterable[Drawn]) -> Drawn:

@@ -27,6 +27,14 @@ def test_p_norm_of_zeros_is_zero_without_warning():
     assert p_norm([0.0, 0.0], [0.0, 7.0], 1.5).tolist() == [0.0, 7.0]
 
 
+@pytest.mark.parametrize("q", [1.0, 1.5, 2.7, 3.0, math.inf])
+def test_a_single_number_has_the_bits_that_it_has_in_an_array(q):
+    first = np.array([0.0, 1.0, 3.7e-9, 2.5e12, 5e-324, math.inf, math.nan])
+    second = np.array([2.0, 1.0, 9.1e-9, 7.0, 0.0, 1.0, 4.0])
+    alone = [float(p_norm(a, b, q)) for a, b in zip(first, second, strict=True)]
+    np.testing.assert_array_equal(alone, p_norm(first, second, q))
+
+
 @given(positive, positive, st.floats(1.0, 20.0))
 def test_p_norm_lies_between_maximum_and_sum(a, b, q):
     value = float(p_norm(a, b, q))
