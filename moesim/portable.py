@@ -100,7 +100,7 @@ def cube_root(x: FloatArray) -> FloatArray:
     """
     if np.ndim(x) == 0:
         return np.asarray(_cube_root(float(x)))
-    return _cube_root(x)
+    return np.asarray(_cube_root(x))
 
 
 def _cube_root(x: Any) -> Any:
