@@ -14,6 +14,7 @@ from pydantic import Field
 
 from moesim.arrays import FloatArray, IntArray
 from moesim.spec import Spec
+from moesim.units import Share
 
 __all__ = ["NEVER", "Foreseen", "Foresight", "Future"]
 
@@ -37,14 +38,14 @@ class Foresight(Spec):
     Sources: next-layer gates 0.87 to 0.96 one layer ahead (AdapMoE arXiv:2408.10284, HOBBIT arXiv:2411.01433).
     """
 
-    recall: tuple[float, ...] = Field(default=(0.9,), min_length=1)
+    recall: tuple[Share, ...] = Field(default=(0.9,), min_length=1)
     """Share of pairs predicted right, by depth from 1; deeper than given, 0.03 less for each further layer."""
     seconds: float = Field(default=0.0, ge=0)
     """GPU time of the predictions of one visit, s."""
     blind_layers: int = Field(default=0, ge=0)
     """First MoE layers of which nothing is predicted (their true routing follows from nothing that is known)."""
 
-    by_layer: tuple[float, ...] | None = None
+    by_layer: tuple[Share, ...] | None = None
     """Share of pairs of a layer predicted right one layer ahead, from the first layer to the last, read off at the same
     relative depth of a model with more or fewer; it takes the place of `recall`, less 0.03 for each further layer ahead."""
 
@@ -54,13 +55,13 @@ class Foresight(Spec):
             return self.at(depth)
         place = target / max(layers - 1, 1) * (len(self.by_layer) - 1)
         nearest = float(np.interp(place, np.arange(len(self.by_layer)), self.by_layer))
-        return min(max(nearest - _LOSS_PER_LAYER * (depth - 1), 0.0), 1.0)
+        return max(nearest - _LOSS_PER_LAYER * (depth - 1), 0.0)
 
     def at(self, depth: int) -> float:
         """Recall `depth` >= 1 layers ahead."""
         known = len(self.recall)
         if depth <= known:
-            return min(max(self.recall[depth - 1], 0.0), 1.0)
+            return self.recall[depth - 1]
         return max(self.recall[-1] - _LOSS_PER_LAYER * (depth - known), 0.0)
 
 

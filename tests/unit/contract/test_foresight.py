@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from moesim.contract.foresight import NEVER, Foresight, Future
 
@@ -12,8 +13,6 @@ def test_recall_falls_by_three_hundredths_with_each_layer_beyond_those_given() -
     sight = Foresight(recall=(0.9, 0.8))
     assert [sight.at(depth) for depth in (1, 2, 3, 5)] == pytest.approx([0.9, 0.8, 0.77, 0.71])
     assert [Foresight(recall=(0.05,)).at(depth) for depth in (2, 3, 9)] == pytest.approx([0.02, 0.0, 0.0])
-    assert Foresight(recall=(1.5, -0.5)).at(1) == 1.0
-    assert Foresight(recall=(1.5, -0.5)).at(2) == 0.0
 
 
 def test_recall_by_layer_is_read_off_at_the_same_relative_depth() -> None:
@@ -22,9 +21,16 @@ def test_recall_by_layer_is_read_off_at_the_same_relative_depth() -> None:
     assert [sight.of_layer(layer, 5, 1) for layer in range(5)] == pytest.approx([0.5, 0.7, 0.9, 0.8, 0.7])
     assert sight.of_layer(1, 3, 3) == pytest.approx(0.84)
     assert sight.of_layer(0, 1, 1) == pytest.approx(0.5)
-    assert Foresight(by_layer=(1.2,)).of_layer(0, 4, 1) == 1.0
     assert Foresight(by_layer=(0.05,)).of_layer(0, 4, 9) == 0.0
     assert Foresight(recall=(0.9, 0.6)).of_layer(2, 4, 2) == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize("shares", [(1.84,), (0.9, -0.1)])
+def test_a_recall_that_is_not_a_share_is_refused_not_cut_to_one(shares: tuple[float, ...]) -> None:
+    for field in ("recall", "by_layer"):
+        with pytest.raises(ValidationError, match="share"):
+            Foresight(**{field: shares})
+    assert Foresight(recall=("84 %",)).at(1) == 0.84  # type: ignore[arg-type]
 
 
 @pytest.fixture

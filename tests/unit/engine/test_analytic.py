@@ -83,6 +83,24 @@ def test_a_thread_that_launches_for_the_gpu_first_begins_later_by_every_call(eng
     assert first - alone == 7_000_000 * (1 if fused else active)
 
 
+@pytest.mark.parametrize("serial", [False, True])
+def test_an_expert_that_is_loaded_without_tokens_takes_the_link_and_no_call_of_the_gpu(serial):
+    """Three tokens in one layer of six experts, each of which has a call of its own."""
+    k = replace(LAYER, prompt=3, launch=5e-6, fused=False, serial=serial)
+
+    class AllLoaded(Everywhere):
+        def dispatch(self, visit, view):
+            return super().dispatch(visit, view)._replace(load=np.ones(len(visit.counts), dtype=bool))
+
+    p, table = worlds.problem(k)
+    (counts,) = table.prefill_counts(np.array([0]))
+    recorder = simulate(p, AllLoaded(knobs=k), table, SimulationOptions()).recorder
+    active = counts[counts > 0]
+    assert len(active) < 6
+    assert recorder.busy["gpu"] == int(to_ps(p.costs.gpu(active)).sum()) + len(active) * 5_000_000
+    assert recorder.busy["pcie:forward"] == 6 * int(to_ps(p.costs.copy(p.model.expert_bytes, "ddr", "hbm")))
+
+
 def test_a_serial_pipeline_is_the_sum_of_its_lanes():
     k = Knobs(serial=True, cpu=True, layers=3, experts=7, output=4, prompt=40, seed=5)
     recorder = worlds.run(k, Scripted).recorder

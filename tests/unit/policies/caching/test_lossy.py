@@ -124,6 +124,20 @@ def test_hobbit_evicts_the_lowest_score():
             assert policy._score(memory, current)[layer, expert] == pytest.approx(past / 9 + near, abs=1e-8)
 
 
+def test_hobbit_computes_first_what_is_there_in_the_precision_asked_for():
+    """All are wanted in full: resident 3 has a copy of a quarter, so 5 goes first, and then whoever has most tokens."""
+    policy, problem = Hobbit(depth=0, batch=1, gates=GateWeights(high=1.0, low=1.0)), tiny.problem(tiny.system(hbm=0.1e9))
+    deployment = policy.deploy(problem)
+    view = tiny.view_of(problem, deployment)
+    view.resident[0] = False
+    view.resident[0, [3, 5]] = True
+    view.copy_bytes = np.full(view.resident.shape, problem.model.expert_bytes)
+    view.copy_bytes[0, 3] /= 4
+    order = policy.dispatch(tiny.visit_of(problem, deployment, 0, [0, 7, 0, 6, 0, 1, 5, 5]), view).order
+    assert order is not None
+    assert order[:5].tolist() == [5, 1, 3, 6, 7]
+
+
 def test_hobbit_forgets_the_sequence_before():
     memory = Hobbit().deploy(tiny.problem(tiny.system(hbm=0.1e9))).state
     memory.uses[:] = 5

@@ -181,3 +181,14 @@ def test_weights_outside_the_experts_leave_gpu_memory_where_it_has_no_room_for_t
     deployment = scenario.scenario.policy.deploy(problem_of(scenario, *scenario.build()))
     assert deployment.plan.homes == deployment.state.homes == Homes.everything("ddr")
     assert deployment.plan.batch == 64
+
+
+@pytest.mark.parametrize(
+    ("layers", "ahead", "pinned"), [(0.5, 0, 0), (1, 0, 0), (2, 0, 1), (2, 1, 0), (2.9, 0, 1), (3, 0, 3), (3, 1, 3), (9, 1, 3)]
+)
+def test_layers_are_pinned_beside_a_buffer_for_those_that_are_not(layers, ahead, pinned):
+    """Of three: with a buffer of one, n pinned layers take n + 1 layers of memory until all three are there."""
+    problem = tiny.problem()
+    free = layers * problem.experts * problem.model.expert_bytes
+    assert Lia()._pinned(problem, free, ahead) == pinned
+    assert Lia(pinned_layers=2)._pinned(problem, free, ahead) == 2, "as stated"

@@ -10,7 +10,7 @@ from reporting import for_all
 
 from moesim import jit
 from moesim.policies.kit.expert_pool import Pool
-from moesim.policies.kit.pool_rule import Past, PastRule
+from moesim.policies.kit.pool_rule import Past, PastRule, worth_of_past
 
 LAYERS, EXPERTS, SLOTS = 5, 9, 17
 
@@ -37,3 +37,13 @@ def test_compiled_and_numpy_walk_the_same(past: Past, seed: int, monkeypatch: py
         assert there.sum() == resident.sum() + sum(int(change.sum()) for _, change in answers) <= SLOTS
     for compiled_side, plain_side in zip(*walked, strict=True):
         assert np.array_equal(compiled_side, plain_side)
+
+
+def test_a_copy_is_worth_its_uses_or_how_lately_it_was_used_and_the_next_three_layers_stay() -> None:
+    """Behind layer 3 of 5 come layers 4, 0 and 1."""
+    pool = Pool(SLOTS, np.full((LAYERS, EXPERTS), 1 / EXPERTS), 1)
+    pool.last[:] = np.arange(LAYERS)[:, None] * 10
+    assert worth_of_past(pool, "lru", 3)[:, 0].tolist() == [0.0, 10.0, 20.0, 30.0, 40.0]
+    assert worth_of_past(pool, "lru_ds", 3)[:, 0].tolist() == [np.inf, np.inf, 20.0, 30.0, np.inf]
+    assert worth_of_past(pool, "lru_ds", 4)[:, 0].tolist() == [np.inf, np.inf, np.inf, 30.0, 40.0]
+    assert np.array_equal(worth_of_past(pool, "lfu", 3), pool.by_use())

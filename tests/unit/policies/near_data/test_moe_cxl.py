@@ -432,6 +432,19 @@ def test_it_refuses_a_machine_without_cxl_memory_unless_it_is_allowed() -> None:
 def test_storage_that_holds_everything_keeps_a_copy_and_smaller_storage_does_not() -> None:
     assert MoeCxl().deploy(scene(far={"ssd": 1e9})).backup == "ssd"
     assert MoeCxl().deploy(scene(far={"ssd": 20e6})).backup is None
+    whole = 24 * scene().model.expert_bytes
+    assert [MoeCxl().deploy(scene(far={"ssd": room})).backup for room in (whole - 1, whole)] == [None, "ssd"]
+
+
+def test_beside_storage_that_holds_everything_a_tier_takes_the_experts_that_fit_and_no_more() -> None:
+    """DRAM that lacks half a byte of room for ten experts has nine."""
+    size, storage = scene().model.expert_bytes, {"ssd": 1e9}
+    plain = scene()
+    aside = 1e9 - MoeCxl(swap_slots=0).deploy(plain).state.devices.room[plain.tiers.index("ddr")]
+    for spare, held in ((0.5, 9), (-0.5, 10)):
+        p = scene(far=storage, ddr=aside + 10 * size - spare)
+        state = MoeCxl().deploy(p).state
+        assert state.devices.slots(size, np.zeros(len(p.tiers), dtype=bool))[p.tiers.index("ddr")] == held
 
 
 def test_a_hint_that_is_right_gets_the_weight_and_one_that_is_not_loses_it() -> None:

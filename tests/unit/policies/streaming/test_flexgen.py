@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import policy_problems as tiny
 import pytest
@@ -110,6 +112,21 @@ def test_a_serial_decode_adds_the_upload_to_the_rest():
         times[serial] = lp.solve(bounds)[1]
     upload, rest = float(costs.upload(8)), float(costs.cpu_attention(64, "ddr") + 4 * (costs.dense(16) + costs.experts(16)))
     assert times[True] - times[False] == pytest.approx(3 * 19 * min(upload, rest))
+
+
+def test_the_cost_counts_the_prefills_and_decode_passes_of_all_rounds_and_layers():
+    """100 requests in rounds of 64, each prefilled 24 at a time: 2 rounds of 3 prefills and 19 decodes, in 3 layers."""
+    _, costs, cut_of = setting(requests=100)
+    cut = cut_of(Block(16, 4, True, True))
+    cut = replace(cut, prefill=replace(cut.prefill, sequences=24))
+    assert programme(costs, Block(16, 4, True, True), cut, serial=True).cost.tolist() == [0.0] * 9 + [2 * 3 * 3, 2 * 3 * 19]
+
+
+def test_hidden_states_are_three_for_each_token_of_the_prompts_that_are_read_together():
+    """A GPU batch of 16 at a time."""
+    p, costs, cut_of = setting(requests=100, prompt=300)
+    lp = programme(costs, Block(16, 4, True, True), cut_of(Block(16, 4, True, True)), serial=True)
+    assert lp.rows[6, 6] == lp.rows[7, 7] == 3 * p.model.token_bytes * 16 * 300
 
 
 def test_more_gpu_memory_takes_more_of_the_weights():
