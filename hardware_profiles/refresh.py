@@ -47,7 +47,7 @@ RULE = {
     "mi300x": ("h100-80gb-sxm", "assumed"),
 }
 """GPU without kernel measurements -> the measured one its shares come from, and the basis they get."""
-OWN = ("kind", "compute", "power_idle", "power_active", "price", "memory")
+OWN = ("kind", "compute", "vector", "power_idle", "power_active", "price", "memory")
 """What a GPU never takes from another one."""
 MARK = "carry-over rule (docs/hardware.md): "
 BASES = ("measured", "datasheet", "derived", "assumed")

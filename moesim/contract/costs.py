@@ -36,6 +36,11 @@ class StepLoad(NamedTuple):
     """All tokens of the step."""
 
 
+def _is_packed(weight_bytes: Any, weights: float) -> Any:
+    """Whether `weights` weights of `weight_bytes` [..] take fewer bits than operands do."""
+    return 8.0 * np.asarray(weight_bytes, dtype=np.float64) < _OPERAND_BITS * weights
+
+
 def first_count(better: Callable[[int], bool], limit: int = 1 << 20) -> float:
     """The least count c in 1 .. limit with `better(c)`, which must not turn false again; inf if there is none. By bisection."""
     if not better(limit):
@@ -69,7 +74,9 @@ class Costs:
     @cached_property
     def bare(self) -> Costs:
         """The same durations without the fixed costs of calls."""
-        costs = Costs(self.model, self.system)
+        packed = self.runtime.gpu.packed
+        free = FREE.model_copy(update={"gpu": FREE.gpu.model_copy(update={"packed": packed})}) if packed else FREE
+        costs = Costs(self.model, self.system, free)
         costs._bare = True
         return costs
 
@@ -137,19 +144,28 @@ class Costs:
         t = np.asarray(tokens, dtype=np.float64)
         weights = self.model.expert_bytes if weight_bytes is None else np.asarray(weight_bytes)
         if self._dense:
-            moved = np.where(t > 0, weights + 2 * self.model.token_bytes * t, 0.0)
-            time = np.asarray(gpu.gemm_time(self.model.expert_flops * t, moved), dtype=np.float64)
+            time = self._product(gpu, t, self.model.expert_flops, weights, 2 * self.model.token_bytes)
         else:
             time = self._expert(gpu, tokens, weight_bytes, None)
         return np.where(t > 0, time + self._unpacking(gpu, weights, self.model.expert_flops / 2), time)
+
+    def _product(self, unit: Any, tokens: FloatArray, flops: float, weight_bytes: Any, activations: float) -> FloatArray:
+        """Dense work of `tokens` [..] on a device, `flops` and `activations` bytes each, over `weight_bytes` [..]."""
+        moved = np.where(tokens > 0, weight_bytes + activations * tokens, 0.0)
+        time = np.asarray(unit.gemm_time(flops * tokens, moved), dtype=np.float64)
+        law = self.runtime.gpu.packed
+        if law is None or not isinstance(unit, Gpu) or unit.vector is None:
+            return time
+        packed = np.where(tokens > 0, law.seconds(tokens, moved, flops, unit), 0.0)
+        return np.where(_is_packed(weight_bytes, flops / 2.0), packed, time)
 
     def _unpacking(self, gpu: Any, weight_bytes: Any, weights: float) -> Any:
         """Seconds to unpack `weights` weights of `weight_bytes` [..] on a GPU, where the program does that apart."""
         moved = self.runtime.gpu.unpack
         if not moved or not weights:
             return 0.0
-        packed = 8.0 * np.asarray(weight_bytes, dtype=np.float64) < _OPERAND_BITS * weights
-        return np.where(packed, moved * weights / (gpu.own_bandwidth or np.inf) / gpu.gemm.streaming, 0.0)
+        seconds = moved * weights / (gpu.own_bandwidth or np.inf) / gpu.gemm.streaming
+        return np.where(_is_packed(weight_bytes, weights), seconds, 0.0)
 
     def dequantise(self, nbytes: float, device: str) -> float:
         """Seconds in which `device` reads an expert of `nbytes` bytes and writes it in the model's precision."""
@@ -305,7 +321,7 @@ class Costs:
         t = np.asarray(tokens, dtype=np.float64)
         if device == self.system.attending_gpu and operation != "head" and not self._bare:
             t = self.runtime.gpu.rows(t)
-        time = self.system.devices[device].gemm_time(flops * t, np.where(t > 0, weight_bytes + activations * t, 0.0))
+        time = self._product(self.system.devices[device], t, flops, weight_bytes, activations)
         if device == self.system.attending_gpu:
             time = time + np.where(t > 0, self._unpacking(self._gpu, weight_bytes, flops / 2), 0.0)
         return self._fixed(operation, device, np.asarray(time, dtype=np.float64), t > 0, t)

@@ -1,6 +1,6 @@
 """A CPU: the fastest of its kernels runs an expert; attention reads the KV cache at a rate of its own.
 
-Knows nothing of NUMA nodes; a tier that is not its own only caps the stream.
+Several sockets behave as one whose kernels reach a share of their sum; a tier that is not its own only caps the stream.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from moesim.arrays import FloatArray
 from moesim.errors import did_you_mean
 from moesim.hardware.device import Device, Phase
-from moesim.hardware.experts import CpuKernels, Kernel, PerToken, TokenRange
+from moesim.hardware.experts import CpuKernels, Kernel, PerToken, PositiveShare, TokenRange
 from moesim.spec import Spec
 from moesim.units import Bandwidth, ComputeRate
 
@@ -51,6 +51,8 @@ class Cpu(Device):
     """Physical cores, by which programs' kernels scale; without them only kernels measured on this CPU can run."""
     sockets: Annotated[int, Gt(0)] = 1
     """Sockets that it stands for."""
+    together: PositiveShare = 1.0
+    """Share of the sum of each socket alone that its kernels reach: those of programs that place weights by socket."""
     bf16: bool = False
     """Whether it has instructions that multiply BF16 numbers (AVX512_BF16, AMX); frameworks emulate them elsewhere."""
     kernels: Annotated[dict[str, Kernel], Len(min_length=1)]

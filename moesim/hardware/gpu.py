@@ -68,6 +68,9 @@ class Gpu(Device):
     """Tier that is this GPU's memory; in a profile of a GPU, the memory that it brings, as a mapping."""
     compute: ComputeRate
     """Dense BF16 peak, FLOP/s."""
+    vector: ComputeRate | None = None
+    """Vector operations per second, 64 of each multiprocessor and clock: what unpacking weights in registers takes most of.
+    Without it a program's own kernels for packed products (`packed` of a runtime) cost what other products do."""
     experts: Annotated[Roofline | Table | PerToken, Field(discriminator="kind")] = Roofline()
     """Cost of an expert: a roofline, an interpolated table, or a price per token."""
     formats: dict[str, ExpertFormat] = Field(default_factory=dict)

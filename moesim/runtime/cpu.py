@@ -55,6 +55,8 @@ class KernelClass(Spec):
     """Share that several sockets reach of the sum of each alone: below 1 without a copy of the weights on each."""
     together_rate: PositiveShare | None = None
     """The same with many tokens per expert, where it is another."""
+    together_memory: PositiveShare = 1.0
+    """Share that several sockets reach of `share` of all their memory: below 1 where threads read that of other sockets."""
     q: Sharpness = 1.5
     """Roundness of the corner, as in a kernel of the hardware."""
     block: Annotated[int, Ge(1)] = 1
@@ -74,7 +76,8 @@ class KernelClass(Spec):
         busy = float(cpu.cores or 0) * ((self.together_rate or self.together) if several else 1.0)
         memory = cpu.own_bandwidth if cpu.own_bandwidth is not None else math.inf
         wide = (cpu.cores or 0) >= _WIDE * cpu.sockets and self.wide_share is not None
-        stream = min(cores * self.core_bandwidth, (self.wide_share if wide and self.wide_share else self.share) * memory)
+        share = (self.wide_share if wide and self.wide_share else self.share) * (self.together_memory if several else 1.0)
+        stream = min(cores * self.core_bandwidth, share * memory)
         unpack = None if self.core_unpack is None else cores * self.core_unpack
         return Kernel(bandwidth=stream, rate=busy * self.core_rate, q=self.q, unpack=unpack, block=self.block)
 
@@ -89,12 +92,18 @@ class CpuPrograms(Spec):
     """Names of the CPU's kernels that the program has; empty for all. A CPU that has none of them cannot compute experts."""
     classes: dict[str, KernelClass] = Field(default_factory=dict)
     """Kernels of the program that scale to any CPU whose cores are known, by name; they take the place of the CPU's."""
+    together: PositiveShare | None = None
+    """Share of the sum of each socket alone that a CPU's own kernels reach under this program, which places no weights by
+    socket; without it what the CPU was measured to. Classes have a share of their own."""
     fused: bool = False
     """One call for all experts of a visit if true, one per active expert otherwise."""
     launch: Duration = 0.0
     """Fixed seconds of a call: waking the threads."""
     hand_over: Duration = 0.0
     """Fixed seconds of a layer visit in which the CPU takes part beside the GPU."""
+    group: Annotated[int, Ge(1)] = 1
+    """Fewest tokens of a step whose experts are computed for all their tokens together. In smaller steps, as those of a few
+    streams are, every token goes through its experts by itself, and an expert of two streams is read twice."""
     one_thread: bool = False
     """Whether the thread that computes experts launches those of the GPU first, as in frameworks that run eagerly: each call
     to the GPU in a visit then holds the CPU up by what such a call costs."""
@@ -108,6 +117,8 @@ class CpuPrograms(Spec):
             changes |= self._scaled(cpu)
         elif self.kernels and isinstance(cpu.experts, CpuKernels):
             changes["experts"] = CpuKernels(use=self._chosen(cpu))
+        if self.together is not None and not self.classes and cpu.sockets > 1:
+            changes |= self._oblivious(cpu)
         core = {key: value for key, value in self.attention if value is not None}
         if core:
             changes["attention"] = cpu.attention.model_copy(update=core)
@@ -125,6 +136,23 @@ class CpuPrograms(Spec):
             message = f"the program's CPU kernels need {wants}, and the CPU of this machine was measured with {has} only"
             raise InputError(Mistake(message, "runtime.cpu.classes"))
         return {"kernels": kernels, "experts": CpuKernels()}
+
+    def _oblivious(self, cpu: Cpu) -> dict[str, object]:
+        """The kernels of several sockets where a thread finds its weights in any socket's memory."""
+        share = (self.together or cpu.together) / cpu.together
+        kernels = {
+            name: kernel.model_copy(
+                update={
+                    "rate": kernel.rate * share,
+                    "bandwidth": None
+                    if cpu.own_bandwidth is None
+                    else share * min(kernel.bandwidth or math.inf, cpu.own_bandwidth),
+                    "unpack": None if kernel.unpack is None else kernel.unpack * share,
+                }
+            )
+            for name, kernel in cpu.kernels.items()
+        }
+        return {"kernels": kernels, "together": self.together}
 
     def _chosen(self, cpu: Cpu) -> tuple[str, ...]:
         chosen = tuple(name for name in self.kernels if name in cpu.kernels)

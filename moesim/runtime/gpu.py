@@ -17,6 +17,7 @@ from moesim.arrays import FloatArray
 from moesim.hardware import Gpu, Roofline
 from moesim.hardware.experts import PositiveShare
 from moesim.hardware.gpu import ExpertFormat, FixedTimes
+from moesim.runtime.packed import PackedProducts
 from moesim.spec import Spec
 from moesim.units import Bandwidth, Duration
 
@@ -137,6 +138,9 @@ class GpuPrograms(Spec):
     """The same of experts alone, where their kernels reach another share; without it `efficiency`."""
     expert_half: Count | None = None
     """Tokens per expert at which half of that is reached, for tiles that are not filled; without it the GPU's own."""
+    packed: PackedProducts | None = None
+    """Its own kernels for dense products of packed weights; without them these cost what products of 16-bit weights of as many
+    bytes do."""
     unpack: Count = 0.0
     """Bytes of GPU memory moved per packed weight (fewer than 16 bits) where a kernel of its own unpacks a matrix before each
     product; 0 where the product unpacks, or nothing is packed."""

@@ -41,6 +41,10 @@ PROGRAMS = (
         "stream and rate of a core, share of the link, on MiniMax-M2.1 at 2,048 and 8,192 tokens", "current",
     ),
     Program("llama.cpp", "runtime-llama-cpp", "share of the link on micro-batch 512"),
+    Program(
+        "llama.cpp, dense models on the GPU", "runtime-llama-cpp-dense",
+        "products of vectors on 1 and 8 tokens, of matrices on 16 and 512",
+    ),
     Program("vLLM, one stream and batches", "runtime-vllm"),
     Program("vLLM, serving", "vllm-llama8b-pro6000", "time per step on the first third of the requests", "one constant"),
     Program("vLLM, serving, kernels and rules alone", "vllm-llama8b-pro6000", "nothing", "kernels"),

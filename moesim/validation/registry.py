@@ -55,6 +55,7 @@ CASES: dict[str, str] = {
     "cox-moe-ranges": "moesim.validation.cox_moe.grid:CASE",
     "runtime-ktransformers": "moesim.validation.runtimes.ktransformers:CASE",
     "runtime-llama-cpp": "moesim.validation.runtimes.llama_cpp:CASE",
+    "runtime-llama-cpp-dense": "moesim.validation.runtimes.llama_cpp_dense:CASE",
     "runtime-vllm": "moesim.validation.runtimes.vllm:CASE",
     "runtime-offloading-l4": "moesim.validation.runtimes.offloading:L4",
     "runtime-eager": "moesim.validation.runtimes.eager:CASE",

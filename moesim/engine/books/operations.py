@@ -18,6 +18,7 @@ from moesim.contract import Deployment, Problem, devices_of
 from moesim.engine.passes import Pass, core_work
 from moesim.engine.programs.attention import Core, cpu_share
 from moesim.engine.programs.gpu_steps import Parts
+from moesim.hardware import Gpu
 from moesim.hardware.device import PHASES, Phase
 from moesim.results.recorder import Recorder
 
@@ -164,6 +165,10 @@ def roofs(problem: Problem) -> dict[str, tuple[float, float]]:
         weights = float(device.expert_time(np.float64(1e-9), model.expert_bytes, model.expert_flops))
         if getattr(device.experts, "kind", "") != "per_token" and weights > 0:
             streams.append(model.expert_bytes / weights)
+        law = problem.costs.runtime.gpu.packed
+        if law is not None and isinstance(device, Gpu) and device.vector is not None:
+            rates.append(law.matrix_flops * device.vector)
+            streams.append(law.streaming * (device.own_bandwidth or 0.0))
         if all(map(math.isfinite, (max(streams), max(rates)))):
             roofs_of[name] = (max(streams), max(rates))
     return roofs_of

@@ -133,7 +133,9 @@ class Placement:
         price, largest = self._price, int(counts.max(initial=0))
 
         def host(curve: int) -> Any:
-            return self._host(counts, known, kind_of[layers] if kinds is None else kinds, largest, curve)
+            kinds_of = kind_of[layers] if kinds is None else kinds
+            values = self._host(counts, known, kinds_of, largest, curve)
+            return self._one_by_one(values, counts, known, kinds_of, curve) if curve in (_CPU, _CPU_PS) else values
 
         def gpu() -> FloatArray:
             seconds = self._gpu(counts, largest)
@@ -237,6 +239,17 @@ class Placement:
             where = kinds == index
             values[where] = self._host_of(kind, counts[where], largest, curve)
         return values
+
+    def _one_by_one(
+        self, values: NDArray[Any], counts: IntArray, known: list[_Kind], kinds: IntArray, curve: int
+    ) -> NDArray[Any]:
+        """[V, E] `values`, but those of one token for each token in visits of fewer than the program takes together."""
+        least = self.problem.runtime.cpu.group
+        alone = counts.sum(axis=-1, keepdims=True) < least * self.problem.model.top_k if least > 1 else np.False_
+        if not np.any(alone):
+            return values
+        single = self._host(np.minimum(counts, 1), known, kinds, 1, curve)
+        return np.where(alone & (single >= 0), counts * single, values)
 
     def _local(self, counts: IntArray, tier: str, nbytes: float) -> FloatArray:
         """[..] s on the device that works from `tier` alone; a GPU takes the time of the model's precision, as the one that

@@ -35,8 +35,8 @@ def _findings() -> Findings:
     constants = (
         f"Fitted: copies reach {value(middle, 'copies', 'share')} of the link's pinned rate (micro-batch 512; the source "
         "leaves this to be fitted, for it does not state the machine: a desktop with an RTX 4090 on PCIe 4 is taken). From "
-        f"sources: dense products at {value(middle, 'gpu', 'efficiency')} of the peak (dense models on two GPUs), experts at "
-        f"{value(middle, 'gpu', 'expert_efficiency')} of it, at half with {value(middle, 'gpu', 'expert_half')} tokens "
+        f"sources: dense products as in runtime-llama-cpp-dense, experts at "
+        f"{value(middle, 'gpu', 'expert_efficiency')} of the peak, at half with {value(middle, 'gpu', 'expert_half')} tokens "
         "(DeepSeek-V2-Lite on an RTX 3090)."
     )
     return Findings(tuple(rows), (), (spread(rows), constants))
