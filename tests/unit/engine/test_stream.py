@@ -22,7 +22,7 @@ def walk(**changes: Any) -> StreamWalk:
     """A walk of a memoryless policy with `prefill` and `decode` pipelines, `staging` slots and `sizes` [L, E] of experts."""
     known = {
         "prefill": Overlap(1), "decode": Overlap(1), "staging": 4, "sizes": np.full((3, 2), EXPERT), "pieces": 1,
-        "memoryless": True, "crossing": {"prefill": (), "decode": ()},
+        "memoryless": True, "sure": (), "crossing": {"prefill": (), "decode": ()},
     } | changes  # fmt: skip
     phases = {phase: SimpleNamespace(pipeline=known[phase]) for phase in ("prefill", "decode")}
     plan = SimpleNamespace(of=phases.__getitem__, staging=known["staging"])
@@ -31,7 +31,7 @@ def walk(**changes: Any) -> StreamWalk:
     )
     context: Any = SimpleNamespace(
         deployment=SimpleNamespace(plan=plan, pieces=known["pieces"]), problem=problem,
-        policy=SimpleNamespace(memoryless=known["memoryless"]), residency=SimpleNamespace(bytes=known["sizes"]),
+        policy=SimpleNamespace(memoryless=known["memoryless"], sure_phases=known["sure"]), residency=SimpleNamespace(bytes=known["sizes"]),
     )  # fmt: skip
     return StreamWalk(context)
 
@@ -47,12 +47,34 @@ def test_it_takes_the_phases_whose_pipeline_overlaps_layers() -> None:
     ("changes", "message"),
     [
         ({"memoryless": False}, "layers overlap only under a policy that is memoryless"),
+        ({"memoryless": False, "sure": ("prefill",)}, "or names 'decode' in sure_phases"),
         ({"pieces": 2}, "the pipeline says in which portions weights cross: leave pieces at 1"),
     ],
 )
 def test_what_overlapping_layers_cannot_carry_out_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(PolicyError, match=message):
         walk(**changes).takes("decode")
+
+
+def test_a_policy_that_remembers_may_be_sure_of_a_phase() -> None:
+    assert walk(memoryless=False, sure=("decode",)).takes("decode")
+
+
+def early(*stale: tuple[int, ...]) -> None:
+    """Two layers of three experts with tokens, the first on the GPU, the others on a CPU."""
+    device, computed = np.tile([0, 1, 1], (2, 1)), np.ones((2, 1, 3), dtype=np.int64)
+    streams = walk()
+    streams.context.problem.devices = ("gpu", "cpu")  # type: ignore[misc]
+    streams._check_early(SimpleNamespace(groups=1, computed=computed), device, np.array(stale) > 0)  # type: ignore[arg-type]
+
+
+def test_a_device_begins_all_experts_of_a_layer_early_or_none() -> None:
+    for stale in ((0, 1, 1), (1, 0, 0), (1, 1, 1), (0, 0, 0)):
+        early((0, 0, 0), stale)
+    with pytest.raises(PolicyError, match="begins all experts of a layer on 'cpu' early, or none"):
+        early((0, 0, 0), (0, 1, 0))
+    with pytest.raises(PolicyError, match="no layer stands before MoE layer 0"):
+        early((0, 1, 1), (0, 1, 1))
 
 
 # Room

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moesim.contract import Alternating, Deferred, Module, Overlap, Paged, Serial
+from moesim.contract import Alternating, Deferred, Module, Overlap, Paged, Precomputed, Serial
 from moesim.engine.programs.attention import Chain, Chains, Stage
 from moesim.engine.programs.pipelines import Carried, PassBuilder, Style, style_of
 from moesim.engine.programs.plan_visit import HelperWork, VisitWork
@@ -22,7 +22,8 @@ OVERLAP = Style(1, streamed=True, barrier=True)
 SERIAL = Style(1, streamed=True, barrier=True, serial=True)
 PAGED = Style(1, streamed=True, barrier=False)
 MODULE = Style(0, streamed=True, barrier=True)
-DEFERRED = Style(0, streamed=False, barrier=True, deferred=True)
+DEFERRED = Style(0, streamed=False, barrier=True, shift=1)
+PRECOMPUTED = Style(0, streamed=False, barrier=True, shift=-1)
 LINK = SimpleNamespace(queue="down", usage=(("link", 1.0),), source="hbm", target="ddr")
 
 
@@ -110,6 +111,8 @@ def overlapping(pipeline: Any) -> Style | None:
         (Paged(2), Style(2, streamed=True, barrier=False)),
         (Alternating(1), PAGED),
         (Deferred(), DEFERRED),
+        (Precomputed(), PRECOMPUTED),
+        (Precomputed(2), Style(0, streamed=False, barrier=True, shift=-1, turns=2)),
     ],
 )
 def test_a_pipeline_overlaps_layers_as_its_name_says(pipeline: Any, style: Style | None) -> None:
@@ -365,6 +368,38 @@ def test_late_results_hold_up_the_end_of_the_layer_behind() -> None:
     times = SimpleNamespace(cpu_ps=np.tile(whole(9, 4, 30, 9), (2, 1)))
     bench.build(DEFERRED, plain(2, head=4), with_helper(part), stale=np.array([[0, 0, 1, 0], [0, 0, 0, 0]]), times=times)
     assert bench.makespan() == 3 + 2 + 6 + 31 + 4
+
+
+def test_experts_that_are_predicted_begin_behind_the_router_of_the_layer_before() -> None:
+    """Layer 1 has a helper: out 2, work 12, back 3 behind the first router at 3 end at 20, where its own is done at 9; head 4.
+
+    Layer 1's GPU side is done at 12. What is predicted of the GPU's own experts changes nothing.
+    """
+    part = helper(layers=2)._replace(tokens=whole(0, 2))
+    for stale, end in (([0, 1, 1, 0], 20), ([1, 0, 0, 0], 9 + 17), ([0, 0, 0, 0], 9 + 17)):
+        bench = Bench()
+        work = with_helper(part)
+        bench.build(PRECOMPUTED, plain(2, head=4), work, stale=np.array([[0, 0, 0, 0], stale]))
+        assert bench.makespan() == end + 4
+        assert [op.service for _, op in bench.named("experts ahead")] == ([12] if end == 20 else [])
+
+
+def test_what_begins_early_waits_for_the_routing_to_be_read() -> None:
+    part = helper(layers=2)._replace(tokens=whole(0, 2))
+    bench = Bench()
+    bench.build(PRECOMPUTED, plain(2), with_helper(part, ids=1), stale=np.array([[0] * 4, [0, 1, 1, 0]]))
+    assert bench.makespan() == 3 + 1 + 17
+    ((_, work),) = bench.named("experts ahead")
+    assert work.draws == {"ddr:read": 20.0}
+
+
+def test_in_the_first_layers_the_gpu_may_take_turns_with_the_others() -> None:
+    """3, then 17 of the helper and 3 of the GPU behind it; in the second layer both run side by side."""
+    for turns, end in ((0, 20 + 20), (1, 23 + 20), (2, 23 + 23)):
+        bench = Bench()
+        style = Style(0, streamed=False, barrier=True, shift=-1, turns=turns)
+        bench.build(style, plain(2), with_helper(helper(layers=2)))
+        assert bench.makespan() == end
 
 
 def test_another_gpu_needs_no_routing_in_the_host() -> None:
