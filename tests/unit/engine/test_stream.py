@@ -29,9 +29,10 @@ def walk(**changes: Any) -> StreamWalk:
     problem = SimpleNamespace(
         model=SimpleNamespace(expert_bytes=EXPERT), crossing=lambda _plan, phase: known["crossing"][phase]
     )
+    policy = SimpleNamespace(memoryless=known["memoryless"], sure_phases=known["sure"])
     context: Any = SimpleNamespace(
         deployment=SimpleNamespace(plan=plan, pieces=known["pieces"]), problem=problem,
-        policy=SimpleNamespace(memoryless=known["memoryless"], sure_phases=known["sure"]), residency=SimpleNamespace(bytes=known["sizes"]),
+        policy=policy, residency=SimpleNamespace(bytes=known["sizes"]),
     )  # fmt: skip
     return StreamWalk(context)
 
