@@ -11,11 +11,11 @@ SECOND = 10**12
 
 
 def tables(breakdown: Breakdown) -> dict[str, dict[str, list[object]]]:
-    found: dict[str, dict[str, list[object]]] = {}
+    columns_of: dict[str, dict[str, list[object]]] = {}
     for name, table in breakdown_tables(breakdown).items():
         pieces = list(parts(table))
-        found[name] = {column: [value for piece in pieces for value in piece[column].tolist()] for column in pieces[0]}
-    return found
+        columns_of[name] = {column: [value for piece in pieces for value in piece[column].tolist()] for column in pieces[0]}
+    return columns_of
 
 
 def test_what_a_lane_held_up_is_summed_by_part_and_layer() -> None:
