@@ -6,23 +6,19 @@ Knows how copies cross and what they move; what becomes of an expert that has la
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
 from moesim.clock import to_ps
+from moesim.engine.kernel import kernel as k
 from moesim.engine.machine import Machine
 from moesim.engine.programs.durations import Placement, queue_of, usage_of
 from moesim.engine.programs.program import MIGRATION, PREFETCH, Operation
 
-__all__ = ["COPY", "EVICTION", "FORM", "MIGRATED", "PAIR", "PREFETCHED", "REPLICATED", "ROLE", "TIER", "Copies"]
+__all__ = ["Arrivals", "Books", "Copies", "Loads"]
 
-COPY, PAIR, FORM, ROLE, TIER = range(5)
-"""Columns of a row: how the engine refers to the copy, its place in [L, E] laid flat, the number of its form, its role, and the
-host tier that it goes to."""
-_COLUMNS = 5
-PREFETCHED, EVICTION, MIGRATED, REPLICATED = range(4)
 _CAUSES = ("prefetch", "eviction", "migration", "migration")
 
 
@@ -36,88 +32,189 @@ class _Form(NamedTuple):
     operation: Operation
     label: str
     """What the timeline says of why such bytes move."""
-    number: int
-    """By which the engine knows it."""
+
+
+class Loads(NamedTuple):
+    """Experts to bring into GPU memory; what is -1 or 0 is as the books have it."""
+
+    pairs: IntArray
+    """[n, 2] (layer, expert)."""
+    tiers: IntArray
+    """[n] the tier that each is read from, -1 for its home."""
+    forms: IntArray
+    """[n] the form of each copy, -1 for that of a stored one."""
+    nbytes: FloatArray
+    """[n] of copies whose form is given."""
+
+    @classmethod
+    def stored(cls, pairs: IntArray) -> Loads:
+        """Copies of what is stored, from their homes."""
+        nothing = np.full(len(pairs), -1)
+        return cls(pairs, nothing, nothing, np.zeros(len(pairs)))
+
+
+class Arrivals(NamedTuple):
+    """Copies that have landed since the last look."""
+
+    fresh: int
+    """Copies for GPU memory that no visit has used yet."""
+    demanded: list[int]
+    """How many copies of each form a layer waited for."""
+    ahead: list[int]
+    """The same of those that none waited for."""
+    elsewhere: IntArray
+    """[columns, n] rows of copies that went to the host."""
+
+
+class Books(NamedTuple):
+    """What is known of each place in GPU memory, [L * E] but for one, for the kernel to keep."""
+
+    resident: Any
+    in_flight: Any
+    coming: IntArray
+    """How a visit refers to a copy on its way into GPU memory (see `kernel.COMING`); 0 for the others."""
+    demanded: Any
+    """Copies on their way that a layer waits for."""
+    unused: Any
+    """Copies brought ahead of need and not used yet."""
+    unused_of: IntArray
+    """[L] at most so many of them in each layer."""
 
 
 class Copies:
     """The copies under way of one run; they contend with the layers for their ways."""
 
-    def __init__(self, machine: Machine, placement: Placement, experts: int) -> None:
-        self._machine, self._placement, self._experts = machine, placement, experts
-        self.rows: IntArray = np.zeros((0, _COLUMNS), dtype=np.int64)
-        """[n, columns] in the order in which they set out."""
-        self._leaving: list[IntArray] = []
-        """Rows that the engine has still to take in."""
+    def __init__(self, machine: Machine, placement: Placement, stored: FloatArray, home: IntArray) -> None:
+        """`stored` and `home` [L, E]: bytes and tier of the master copies."""
+        self._machine, self._placement, self._experts = machine, placement, stored.shape[1]
+        self._kernel, self._gpu = machine.engine.kernel, machine.problem.gpu_tier_index
+        self._count = self._set = 0
+        """Rows, and how many of them the engine has taken in."""
+        self._make_room(64)
         self._forms: list[_Form] = []
         self._numbers: dict[tuple[float, int, int, int], int] = {}
         self._chunks: IntArray = np.zeros(0, dtype=np.int64)
         """Items of the operation of each form."""
+        self._tally: IntArray = np.zeros(0, dtype=np.int64)
+        self._sums, self._held = np.zeros(3, dtype=np.int64), np.zeros(1)
+        self._home, self._stored = home.reshape(-1), np.array(stored, dtype=np.float64).ravel()
+        self._sizes, size_of = np.unique(self._stored, return_inverse=True)
+        self._size_of = size_of.astype(np.int64).ravel()
+        self._known = np.full(len(machine.problem.tiers) * len(self._sizes), -1)
+        """[T * sizes] form of a stored copy by tier and size."""
+
+    def _make_room(self, width: int) -> None:
+        """The table has `width` rows at least."""
+        table: IntArray = np.zeros((k.COLUMNS, width), dtype=np.int64)
+        if self._count:
+            table[:, : self._count] = self._table[:, : self._count]
+        self._table, self._flat, self._width = table, table.reshape(-1), width
+        self._others, self._picked = np.zeros_like(self._flat), np.zeros(width, dtype=np.int64)
+
+    @property
+    def rows(self) -> IntArray:
+        """[columns, n] copies under way, in the order in which they set out."""
+        return self._table[:, : self._count]
 
     def send(self, pairs: IntArray, nbytes: FloatArray, sources: IntArray, target: int, role: int) -> None:
         """Copies of `nbytes` [n] of the experts at `pairs` [n] from tiers `sources` [n]; `set_off` hands them to the engine."""
-        rows = np.zeros((len(pairs), _COLUMNS), dtype=np.int64)
-        kinds = set(zip(nbytes.tolist(), sources.tolist(), strict=True))
-        if len(kinds) == 1:
-            rows[:, FORM] = self._form(*kinds.pop(), target, role)
-        else:
-            ways = zip(nbytes.tolist(), sources.tolist(), strict=True)
-            rows[:, FORM] = [self._form(size, source, target, role) for size, source in ways]
-        rows[:, PAIR], rows[:, ROLE], rows[:, TIER] = pairs, role, target
-        self._leaving.append(rows)
+        first, count = self._count, len(pairs)
+        self._reserve(count)
+        self._count += count
+        rows = self._table[:, first : self._count]
+        rows[k.FORM] = self.forms(nbytes, sources, target, role)
+        rows[k.PLACE], rows[k.ROLE], rows[k.TIER] = pairs, role, target
 
-    def set_off(self) -> IntArray | None:
-        """The engine takes in what has been sent since the last time: these rows, None for none."""
-        if not self._leaving:
-            return None
-        rows, self._leaving = self._leaving[0] if len(self._leaving) == 1 else np.concatenate(self._leaving), []
-        forms = [self._forms[number] for number in rows[:, FORM].tolist()]
-        labels: list[int] = []
+    def forms(self, nbytes: FloatArray, sources: IntArray, target: int, role: int) -> IntArray:
+        """[n] forms of copies of `nbytes` [n] from tiers `sources` [n]."""
+        ways = zip(nbytes.tolist(), sources.tolist(), strict=True)
+        return np.array([self._form(size, source, target, role) for size, source in ways], dtype=np.int64)
+
+    def send_for(self, loads: Loads, books: Books, held: float) -> tuple[IntArray, float]:
+        """Copies into GPU memory of those experts that are neither there nor on their way.
+
+        `held`: bytes of experts in GPU memory. Returns [m] which of the experts set out, and the bytes then.
+        """
+        self._reserve(len(loads.pairs))
+        self._held[0] = held
+        there = self._size_of, self._stored, self._home, books.resident, books.in_flight, books.unused, books.unused_of
+        pairs, size = np.array(loads.pairs, dtype=np.int64), len(self._sizes)
+        while True:
+            sent = self._kernel.send_for(
+                self._flat, self._width, self._count, pairs.reshape(-1), len(pairs), self._experts, loads.tiers, loads.forms,
+                loads.nbytes, self._known, size, *there, self._picked, self._held, self._gpu,
+            )  # fmt: skip
+            if sent >= 0:
+                break
+            place, tier = int(pairs[-1 - sent] @ (self._experts, 1)), int(loads.tiers[-1 - sent])
+            tier = int(self._home[place]) if tier < 0 else tier
+            known = self._form(float(self._stored[place]), tier, self._gpu, k.PREFETCHED)
+            self._known[tier * size + self._size_of[place]] = known
+        self._count += sent
+        return self._picked[:sent], float(self._held[0])
+
+    def _reserve(self, count: int) -> None:
+        """Room for so many more rows."""
+        if self._count + count > self._width:
+            self._make_room(2 * (self._count + count))
+
+    def set_off(self, coming: IntArray) -> None:
+        """The engine takes in what has been sent since the last time; `coming` [L * E] receives how visits refer to it."""
+        first, last = self._set, self._count
+        if first == last:
+            return
+        rows, labels = self._table[:, first:last], list[int]()
         if self._machine.recorder.keep_slices:
-            layers, experts = (part.tolist() for part in np.divmod(rows[:, PAIR], self._experts))
-            labels = [self.label(*pair) for pair in zip(layers, experts, [form.label for form in forms], strict=True)]
-        rows[:, COPY] = self._machine.engine.set_off([form.number for form in forms], labels)
-        self._machine.recorder.rounded += int(self._chunks[rows[:, FORM]].sum())
-        self.rows = np.concatenate([self.rows, rows])
-        return rows
+            places = zip(rows[k.PLACE].tolist(), rows[k.FORM].tolist(), strict=True)
+            labels = [self.label(*divmod(place, self._experts), self._forms[form].label) for place, form in places]
+        rows[k.OPERATION] = self._machine.engine.set_off(rows[k.FORM], labels)
+        pieces = self._placement.pieces
+        items = self._kernel.under_way(self._flat, self._width, first, last, self._chunks, pieces, coming)
+        self._machine.recorder.rounded += int(items)
+        self._set = last
 
     def label(self, layer: int, expert: int, cause: str) -> int:
         """What the timeline calls a copy of an expert."""
         return self._machine.label(f"expert {layer}.{expert}", cause)
 
-    def ended(self) -> IntArray | None:
-        """The rows of copies that have ended since the last time, which are under way no more; None for none."""
-        if not len(self.rows):
+    def landed(self, books: Books) -> Arrivals | None:
+        """What has landed since the last time and is under way no more; None for nothing."""
+        if not self._count:
             return None
-        landed = self._machine.engine.landed(self.rows[:, COPY])
-        if not landed.any():
+        marks = self._machine.engine.landed(self._table[k.OPERATION, : self._count])
+        if not marks.any():
             return None
-        rows, self.rows = self.rows[landed], self.rows[~landed]
-        self._machine.engine.let_go(rows[:, COPY])
-        return rows
+        forms = len(self._forms)
+        there = books.resident, books.in_flight, books.coming, books.demanded, books.unused
+        self._kernel.land(self._flat, self._width, self._count, marks, *there, self._tally, forms, self._others, self._sums)
+        self._count, elsewhere, fresh = self._sums.tolist()
+        self._set = self._count
+        tally, others = self._tally.tolist(), self._others.reshape(k.COLUMNS, -1)[:, :elsewhere]
+        return Arrivals(fresh, tally[:forms], tally[forms:], others)
 
     def call_off(self, copies: IntArray) -> BoolArray:
         """[n] which of `copies` [n] had not begun and are taken back."""
         withdrawn = self._machine.engine.call_off(copies)
         if withdrawn.any():
-            self.rows = self.rows[~np.isin(self.rows[:, COPY], copies[withdrawn])]
+            rows = self.rows[:, ~np.isin(self.rows[k.OPERATION], copies[withdrawn])]
+            self._count = self._set = rows.shape[1]
+            self._table[:, : self._count] = rows
         return withdrawn
 
     def wait(self, row: IntArray) -> str:
         """Runs until a copy has ended; the queue that it waited in."""
-        self._machine.engine.wait_for(int(row[COPY]))
-        return self._forms[int(row[FORM])].queue
+        self._machine.engine.wait_for(int(row[k.OPERATION]))
+        return self._forms[int(row[k.FORM])].queue
 
-    def widths(self, rows: IntArray) -> IntArray:
-        """[n] items of each copy that bring one piece of its expert into GPU memory."""
-        return np.asarray(self._chunks[rows[:, FORM]] // self._placement.pieces)
+    def book(self, numbers: list[int], cause: str) -> None:
+        """Books the bytes of so many copies of each form: not before they have ended, for one that waits can be called off."""
+        for form, number in zip(self._forms, numbers, strict=True):
+            if number:
+                self._machine.recorder.count_moves(form.draws, form.nbytes, cause, number)
 
-    def book(self, rows: IntArray, cause: str) -> None:
-        """Books the bytes of copies: not before they have ended, for a copy in the queue can be called off."""
-        numbers = rows[:, FORM].tolist()
-        for number in sorted(set(numbers)):
-            form = self._forms[number]
-            self._machine.recorder.count_moves(form.draws, form.nbytes, cause, numbers.count(number))
+    def book_rows(self, rows: IntArray, cause: str) -> None:
+        """Books the bytes of the copies `rows` [columns, n]."""
+        self.book(np.bincount(rows[k.FORM], minlength=len(self._forms)).tolist(), cause)
 
     def _form(self, nbytes: float, source_tier: int, target_tier: int, role: int) -> int:
         key = nbytes, source_tier, target_tier, role
@@ -125,6 +222,7 @@ class Copies:
             self._numbers[key] = len(self._forms)
             self._forms.append(self._formed(*key))
             self._chunks = np.append(self._chunks, self._forms[-1].operation.count)
+            self._tally = np.zeros(2 * len(self._forms), dtype=np.int64)
         return self._numbers[key]
 
     def _formed(self, nbytes: float, source_tier: int, target_tier: int, role: int) -> _Form:
@@ -135,6 +233,8 @@ class Copies:
         seconds = float(costs.copy(nbytes, source, target, pieces)) / chunks
         alone = int(to_ps(seconds, f"a copy of an expert from {source} to {target}"))
         queue, draws = queue_of(path), usage_of(path.usage, nbytes)
-        priority = PREFETCH if role == PREFETCHED else MIGRATION
+        priority = PREFETCH if role == k.PREFETCHED else MIGRATION
         operation = Operation(self._machine.lane(queue), alone, (), priority, count=chunks, draws=draws)
-        return _Form(nbytes, queue, draws, operation, _CAUSES[role], self._machine.engine.form(operation))
+        number = self._machine.engine.form(operation)
+        assert number == len(self._forms)
+        return _Form(nbytes, queue, draws, operation, _CAUSES[role])

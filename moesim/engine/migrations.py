@@ -10,7 +10,8 @@ import numpy as np
 from moesim.arrays import BoolArray, IntArray
 from moesim.clock import to_ps
 from moesim.contract import Problem
-from moesim.engine.copies import MIGRATED, PAIR, REPLICATED, ROLE, TIER, Copies
+from moesim.engine.copies import Copies
+from moesim.engine.kernel.kernel import MIGRATED, PLACE, REPLICATED, ROLE, TIER
 from moesim.engine.machine import Machine
 from moesim.engine.programs.durations import queue_of
 from moesim.engine.residency import Residency
@@ -46,9 +47,12 @@ class Migrations:
             self.start()
 
     def arrive(self, rows: IntArray) -> None:
-        """Copies have landed in host tiers: they may be read at once, and are the masters between passes, but for replicas."""
+        """The copies `rows` [columns, n] have landed in host tiers.
+
+        They may be read at once, and are the masters between passes, but for replicas.
+        """
         books = self._residency
-        for place, tier, role in rows[:, [PAIR, TIER, ROLE]].tolist():
+        for place, tier, role in rows[[PLACE, TIER, ROLE]].T.tolist():
             pair = divmod(place, self._problem.experts)
             if books.down[tier]:  # it failed meanwhile
                 books.release(tier, float(books.bytes[pair]))
@@ -60,7 +64,7 @@ class Migrations:
                 self._busy[pair] = False
             else:
                 self._moved_homes.append((*pair, tier))
-        self._copies.book(rows, "migration")
+        self._copies.book_rows(rows, "migration")
 
     def settle(self) -> bool:
         """Between passes: finished migrations become the new homes. Whether there were any."""

@@ -9,8 +9,8 @@ import numpy as np
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
 from moesim.contract import Deployment, Moves
-from moesim.engine.copies import COPY, EVICTION, MIGRATED, PAIR, PREFETCHED, ROLE, Copies
-from moesim.engine.kernel.kernel import COMING
+from moesim.engine.copies import Books, Copies, Loads
+from moesim.engine.kernel import kernel as k
 from moesim.engine.machine import Machine
 from moesim.engine.migrations import Migrations
 from moesim.engine.programs.durations import Placement
@@ -28,17 +28,21 @@ class Movers:
         self._machine, self._residency, self._placement = machine, residency, placement
         self._problem = machine.problem
         self._swap = deployment.plan.swap
-        self._copies = Copies(machine, placement, self._problem.experts)
+        self._copies = Copies(machine, placement, residency.bytes, residency.home)
         self._migrations = Migrations(machine, residency, self._copies)
         shape = residency.resident.shape
         self._coming: IntArray = np.zeros(shape, dtype=np.int64)
-        """[L, E] how a visit refers to a copy on its way into GPU memory (see `kernel.COMING`); 0 for the others."""
         self._demanded: BoolArray = np.zeros(shape, dtype=np.bool_)
-        """[L, E] copies on their way that a layer waits for."""
         self._unused: BoolArray = np.zeros(shape, dtype=np.bool_)
-        """[L, E] copies brought ahead of need and not used yet."""
-        self._unused_of = [0] * shape[0]
-        """[L] at most so many of them in each layer."""
+        self._unused_of: IntArray = np.zeros(shape[0], dtype=np.int64)
+        resident, in_flight, demanded, unused = (
+            flags.reshape(-1).view(np.uint8)
+            for flags in (residency.resident, residency.in_flight, self._demanded, self._unused)
+        )
+        self._books = Books(resident, in_flight, self._coming.reshape(-1), demanded, unused, self._unused_of)
+        """The same, laid flat."""
+        self._awaited, self._places, self._order = (np.zeros(shape[1], dtype=np.int64) for _ in range(3))
+        self._needed = np.zeros(shape[1], dtype=np.uint8)
         self._note()
 
     def apply(self, moves: Moves, layer: int, uploaded: IntArray, nbytes: FloatArray | None = None) -> None:
@@ -63,18 +67,8 @@ class Movers:
         if moves.migrate is not None or moves.replicate is not None:
             self._migrations.ask(moves.migrate, moves.replicate)
             self._migrations.start()
-        self._set_off()
+        self._copies.set_off(self._books.coming)
         self._note()
-
-    def _set_off(self) -> None:
-        """What has been sent is on its way from now on."""
-        rows = self._copies.set_off()
-        if rows is None:
-            return
-        ahead = rows[:, ROLE] == PREFETCHED
-        if ahead.any():
-            ahead = rows if ahead.all() else rows[ahead]
-            self._coming.ravel()[ahead[:, PAIR]] = 1 + ahead[:, COPY] + self._copies.widths(ahead) * COMING
 
     def _note(self) -> None:
         """How much every tier holds now, for the timeline."""
@@ -84,34 +78,22 @@ class Movers:
 
     def look(self) -> None:
         """Brings the books up to now: copies that have landed are in GPU memory."""
-        rows = self._copies.ended()
-        if rows is not None:
-            roles = rows[:, ROLE]
-            if (roles == PREFETCHED).all():
-                self._land(rows)
-            else:
-                self._land(rows[roles == PREFETCHED])
-                self._copies.book(rows[roles == EVICTION], "eviction")
-                self._migrations.arrive(rows[roles >= MIGRATED])
+        arrivals = self._copies.landed(self._books)
+        if arrivals is not None:
+            # the others were counted when they were needed on their way
+            self._machine.recorder.prefetches.copies += arrivals.fresh
+            self._copies.book(arrivals.demanded, "demand")
+            self._copies.book(arrivals.ahead, "prefetch")
+            if arrivals.elsewhere.size:
+                roles = arrivals.elsewhere[k.ROLE]
+                self._copies.book_rows(arrivals.elsewhere[:, roles == k.EVICTION], "eviction")
+                self._migrations.arrive(arrivals.elsewhere[:, roles >= k.MIGRATED])
         self._migrations.look()
-        self._set_off()
-
-    def _land(self, rows: IntArray) -> None:
-        places = np.divmod(rows[:, PAIR], self._problem.experts)
-        demanded = self._demanded[places]
-        self._residency.land(*places)
-        self._coming[places] = 0
-        self._demanded[places] = False
-        # the others were counted when they were needed on their way
-        self._machine.recorder.prefetches.copies += int(np.count_nonzero(self._unused[places]))
-        if demanded.any():
-            self._copies.book(rows[demanded], "demand")
-            rows = rows[~demanded]
-        self._copies.book(rows, "prefetch")
+        self._copies.set_off(self._books.coming)
 
     def meets(self, layer: int) -> bool:
         """Whether any copy of a layer was brought ahead of need and not used yet."""
-        return self._unused_of[layer] > 0
+        return bool(self._unused_of[layer])
 
     def met(self, layer: int, needed: BoolArray) -> None:
         """A visit of `layer` needs the copies `needed` [E] in GPU memory: which of the prefetched ones does it meet there?"""
@@ -129,20 +111,28 @@ class Movers:
         references = self._coming[layer]
         return references.copy() if references.any() else None
 
-    def promote(self, layer: int, experts: IntArray) -> None:
-        """A layer needs copies that are on their way: those that have not begun go ahead of other prefetches."""
-        experts = experts[(self._coming[layer, experts] > 0) & ~self._demanded[layer, experts]]
-        if len(experts):
-            named = experts.tolist() if self._machine.recorder.keep_slices else []
-            labels = [self._copies.label(layer, expert, "demand") for expert in named]
-            copies = (self._coming[layer, experts] - 1) % COMING
-            self._demanded[layer, experts[self._machine.engine.promote(copies, DEMAND, labels)]] = True
+    def promote(self, layer: int, order: IntArray, needed: BoolArray) -> None:
+        """A visit waits for copies on their way that it has `needed` [E], in the `order` [E] of its experts.
+
+        Those that have not begun go ahead of other prefetches.
+        """
+        self._needed[:], self._order[:] = needed, order
+        books = self._books
+        count = self._machine.engine.kernel.awaited(
+            self._order, self._needed, len(order), layer, books.coming, books.demanded, self._awaited, self._places
+        )
+        if count:
+            places = self._places[:count]
+            pairs = [divmod(place, len(needed)) for place in places.tolist()] if self._machine.recorder.keep_slices else []
+            labels = [self._copies.label(*pair, "demand") for pair in pairs]
+            begun = self._machine.engine.promote(self._awaited[:count], DEMAND, labels)
+            books.demanded[places[begun]] = True
 
     def wait_for_slots(self) -> str:
         """Runs until every copy that leaves GPU memory has a slot of its own; the queue that it waited for, if any."""
         queue = ""
-        while self._swap and len(rows := self._copies.rows[self._copies.rows[:, ROLE] == EVICTION]) > self._swap:
-            queue = self._copies.wait(rows[0])
+        while self._swap and len(leaving := np.flatnonzero(self._copies.rows[k.ROLE] == k.EVICTION)) > self._swap:
+            queue = self._copies.wait(self._copies.rows[:, leaving[0]])
             self.look()
         return queue
 
@@ -170,7 +160,7 @@ class Movers:
 
     def _call_off(self, layers: IntArray, experts: IntArray) -> None:
         """Calls copies on their way into GPU memory off, those that have not begun."""
-        withdrawn = self._copies.call_off((self._coming[layers, experts] - 1) % COMING)
+        withdrawn = self._copies.call_off((self._coming[layers, experts] - 1) % k.COMING)
         layers, experts = layers[withdrawn], experts[withdrawn]
         self._residency.cancel(layers, experts)
         self._coming[layers, experts] = 0
@@ -180,35 +170,38 @@ class Movers:
         books, gpu = self._residency, np.full(len(pairs), self._problem.gpu_tier_index)
         sizes, homes = books.copy_bytes.ravel()[pairs], books.home.ravel()[pairs]
         for row, home in enumerate(homes.tolist()):
-            self._copies.send(pairs[row : row + 1], sizes[row : row + 1], gpu[row : row + 1], home, EVICTION)
+            self._copies.send(pairs[row : row + 1], sizes[row : row + 1], gpu[row : row + 1], home, k.EVICTION)
 
     def _load(self, pairs: IntArray, chosen: IntArray | None, sizes: FloatArray | None) -> None:
         """Sends for those of `pairs` [n, 2] that are neither there nor on their way; makes room for them."""
+        loads, books, system = Loads.stored(pairs), self._residency, self._problem.system
+        if chosen is not None or sizes is not None or system.further_gpus:
+            loads = self._special(pairs, chosen, sizes)
+        picked, books.held = self._copies.send_for(loads, self._books, books.held)
+        if sizes is not None or books.mixed:
+            layers, experts = pairs[picked].T
+            books.size(layers, experts, None if sizes is None else sizes[picked])
+        if len(picked):
+            books.within()
+
+    def _special(self, pairs: IntArray, chosen: IntArray | None, sizes: FloatArray | None) -> Loads:
+        """Copies from tiers that a policy has `chosen` [n], or of other `sizes` [n] than the stored ones."""
         layers, experts = pairs.T
         tiers = self._sources(layers, experts, chosen)
-        if sizes is not None and len(sizes) != len(pairs):
-            raise PolicyError(f"load_bytes has {len(sizes)} entries for {len(pairs)} copies to load")
-        books, places = self._residency, layers * self._problem.experts + experts
-        missing = np.flatnonzero(~(books.resident[layers, experts] | books.in_flight[layers, experts]))
-        if len(set(places[missing].tolist())) < len(missing):  # the first counts
-            missing = missing[np.sort(np.unique(places[missing], return_index=True)[1])]
-        if not len(missing):
-            return
-        if len(missing) < len(pairs):
-            layers, experts, tiers, places = layers[missing], experts[missing], tiers[missing], places[missing]
-        if (elsewhere := self._problem.gpu_at[tiers] != self._problem.attending_index).any():
+        books, loads = self._residency, Loads.stored(pairs)
+        missing = ~(books.resident[layers, experts] | books.in_flight[layers, experts])
+        if (elsewhere := missing & (self._problem.gpu_at[tiers] != self._problem.attending_index)).any():
             memory = self._problem.tiers[int(tiers[elsewhere][0])]
             raise PolicyError(f"an expert that lives in '{memory}', the memory of another GPU, is computed there, not loaded")
-        nbytes = stored = books.bytes[layers, experts]
-        if sizes is not None:
-            nbytes = sizes[missing]
-            if not ((nbytes > 0) & (nbytes <= stored * (1 + 1e-12))).all():
-                raise PolicyError("load_bytes lies outside (0, bytes of the stored copy]")
-        books.begin(layers, experts, None if sizes is None else nbytes)
-        self._unused[layers, experts] = True
-        for layer in layers.tolist():
-            self._unused_of[layer] += 1
-        self._copies.send(places, nbytes, tiers, self._problem.gpu_tier_index, PREFETCHED)
+        if sizes is None:
+            return loads._replace(tiers=tiers)
+        if len(sizes) != len(pairs):
+            raise PolicyError(f"load_bytes has {len(sizes)} entries for {len(pairs)} copies to load")
+        if not ((sizes > 0) & (sizes <= books.bytes[layers, experts] * (1 + 1e-12)))[missing].all():
+            raise PolicyError("load_bytes lies outside (0, bytes of the stored copy]")
+        gpu, forms = self._problem.gpu_tier_index, loads.forms.copy()
+        forms[missing] = self._copies.forms(sizes[missing], tiers[missing], gpu, k.PREFETCHED)
+        return Loads(pairs, tiers, forms, np.ascontiguousarray(sizes, dtype=np.float64))
 
     def _sources(self, layers: IntArray, experts: IntArray, chosen: IntArray | None) -> IntArray:
         """[n] tier that each copy is read from, where a policy has `chosen` [n] or left it."""

@@ -150,7 +150,7 @@ class Residency:
         """[V, E] which copies of `held` [V, E] in GPU memory serve visits that ask for `nbytes` [V, E] (None: any)."""
         return held if nbytes is None else held & ~(nbytes > self.copy_bytes[layers])
 
-    def _size(self, layer: int | IntArray, experts: IntArray, nbytes: FloatArray | None) -> None:
+    def size(self, layer: int | IntArray, experts: IntArray, nbytes: FloatArray | None) -> None:
         """Notes how large the copies are that GPU memory gets."""
         if nbytes is not None:
             self.copy_bytes[layer, experts] = nbytes
@@ -161,10 +161,11 @@ class Residency:
     def hold(self, layer: int, experts: IntArray) -> None:
         """Takes GPU memory for copies that are to stay."""
         self.held += float(self.copy_bytes[layer, experts].sum())
-        self._within(self.held)
+        self.within()
 
-    def _within(self, held: float) -> None:
-        """CapacityError where GPU memory has no room for `held` bytes of experts."""
+    def within(self, held: float | None = None) -> None:
+        """CapacityError where GPU memory has no room for `held` bytes of experts, or for those that it holds."""
+        held = self.held if held is None else held
         used = self.fixed + held
         if used > self.limit * (1 + 1e-12):
             shares = {**self.beside, "resident experts and those on their way": held}
@@ -178,14 +179,14 @@ class Residency:
             experts = experts[~old]
         else:
             self.held -= float(self.copy_bytes[layer, experts[old]].sum())
-        self._size(layer, experts, nbytes)
+        self.size(layer, experts, nbytes)
         self.hold(layer, experts)
         self.resident[layer, experts] = True
 
     def follow(self, resident: BoolArray, gained: FloatArray) -> None:
         """The copies `resident` [L, E] are there after visits that each made GPU memory hold `gained` [V] more bytes."""
         held = self.held + np.cumsum(gained)
-        self._within(float(held.max(initial=self.held)))
+        self.within(float(held.max(initial=self.held)))
         self.held = float(held[-1])
         self.resident[:] = resident
 
@@ -200,19 +201,6 @@ class Residency:
         places = places[self.resident.ravel()[places]]
         self.resident.ravel()[places] = False
         self.held -= float(self.copy_bytes.ravel()[places].sum())
-
-    def begin(self, layers: IntArray, experts: IntArray, nbytes: FloatArray | None = None) -> None:
-        """Copies [n] set out for GPU memory, of `nbytes` [n] where that is less than the stored copies have."""
-        self._size(layers, experts, nbytes)
-        for nbytes_of_copy in self.copy_bytes[layers, experts].tolist():
-            self.held += nbytes_of_copy
-        self._within(self.held)
-        self.in_flight[layers, experts] = True
-
-    def land(self, layers: IntArray, experts: IntArray) -> None:
-        """The copies [n] have arrived."""
-        self.in_flight[layers, experts] = False
-        self.resident[layers, experts] = True
 
     def cancel(self, layers: IntArray, experts: IntArray) -> None:
         """The copies [n] will not be made."""

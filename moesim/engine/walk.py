@@ -154,9 +154,8 @@ class PassWalk:
         context, layer = self.context, int(self.layers[row])
         context.machine.engine.run_until_known()
         if flying is not None:
-            waited = self._needed(row, answers) & (flying > 0)
-            order = np.arange(len(waited)) if answers.order is None else answers.order[0]
-            context.movers.promote(layer, order[waited[order]])
+            order = np.arange(len(flying)) if answers.order is None else answers.order[0]
+            context.movers.promote(layer, order, self._needed(row, answers))
         if moves is not None:
             context.movers.apply(moves, layer, _EMPTY)
 

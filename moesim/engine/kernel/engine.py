@@ -29,7 +29,8 @@ class KernelEngine:
 
     def __init__(self, program: Program, capacity: Mapping[str, float], *, compiled: bool, item_rows: bool = False) -> None:
         self.program = program
-        self._kernel: Any = jit.native(k) if compiled else k.PLAIN
+        self.kernel: Any = jit.native(k) if compiled else k.PLAIN
+        """The functions of the kernel, for whoever keeps books that they write."""
         self._buffers = Buffers(capacity, arrays=compiled)
         self._arrays = compiled
         self._place: dict[int, int] = {}
@@ -39,8 +40,9 @@ class KernelEngine:
         self._P, self._PF, self._slots, self._path = self._ints(1), self._fixed([0.0], float), self._ints(1), self._ints(1)
         self._sums = self._ints(k.MOST_LANES)
         self._needs = (0, 0, 0)
-        self._forms: list[tuple[Any, Any]] = []
-        """Numbers and floats of an operation as the kernel reads it, for each form of copies."""
+        self._forms: tuple[Any, Any, Any] = self._ints(0), self._fixed([], float), self._ints(0)
+        """Numbers and floats of an operation as the kernel reads it, for each form of copies, and where each begins in them."""
+        self._copies, self._labels = self._ints(64), self._ints(64)
         self._roomy = -1
         """Length of the tables for which there is room."""
 
@@ -81,7 +83,7 @@ class KernelEngine:
         form = packed(operations, self._buffers.resources, self._place, first)
         self._buffers.reserve(last - first, form.heirs, form.items, len(self.program.lanes))
         slots = self._ints(last - first)
-        self._kernel.load(
+        self.kernel.load(
             self._buffers.M, self._buffers.F, self._fixed(form.numbers), self._fixed(form.floats, float), slots, 0, 0, 0
         )
         self._place.update(zip(range(first, last), map(int, slots), strict=True))
@@ -93,7 +95,7 @@ class KernelEngine:
 
     def wait_for(self, place: int) -> None:
         """Runs the clock until the operation at a place of the buffers has ended, to the end of that moment's first phase."""
-        while (status := self._kernel.advance(self._buffers.M, self._buffers.F, place)) != 0:
+        while (status := self.kernel.advance(self._buffers.M, self._buffers.F, place)) != 0:
             self._mend(status)
 
     def _mend(self, status: int) -> None:
@@ -132,31 +134,31 @@ class KernelEngine:
         """Gives what has not begun another priority and label, behind what waits there; False if it is too late."""
         return bool(self._hastened([self._place[number]], priority, label)[0])
 
-    def _withdrawn(self, places: Sequence[int]) -> BoolArray:
-        slots = self._fixed(list(places))
-        self._kernel.withdraw(self._buffers.M, slots, len(slots))
+    def _withdrawn(self, places: Sequence[int] | IntArray) -> BoolArray:
+        slots = self._fixed(np.array(places))
+        self.kernel.withdraw(self._buffers.M, slots, len(slots))
         return np.asarray(slots) > 0
 
-    def _hastened(self, places: Sequence[int], priority: int, label: int) -> BoolArray:
-        slots = self._fixed(list(places))
-        self._kernel.hasten(self._buffers.M, slots, len(slots), priority, label)
+    def _hastened(self, places: Sequence[int] | IntArray, priority: int, label: int) -> BoolArray:
+        slots = self._fixed(np.array(places))
+        self.kernel.hasten(self._buffers.M, slots, len(slots), priority, label)
         return np.asarray(slots) > 0
 
     def mark(self) -> None:
         """Paths are asked for from now on only."""
-        self._kernel.clear_log(self._buffers.M, self._buffers.F)
+        self.kernel.clear_log(self._buffers.M, self._buffers.F)
 
     def critical(self, number: int, begin: int) -> list[tuple[int, int, int]]:
         """(lane, from, to) of the path from `begin` to the end of an operation, in order of time; see the reference."""
         path = self._ints(3 * (int(self._buffers.M[k.LOG_USED]) + 1))
-        length = self._kernel.critical(self._buffers.M, self._place[number], begin, path, 0)
+        length = self.kernel.critical(self._buffers.M, self._place[number], begin, path, 0)
         numbers = path[: 3 * length].tolist() if self._arrays else path[: 3 * length]
         return [(numbers[j], numbers[j + 1], numbers[j + 2]) for j in range(3 * length - 3, -1, -3)]
 
     def forget(self, numbers: Iterable[int]) -> None:
         """These operations have ended and are not asked for any more."""
         places = [self._place.pop(number) for number in numbers]
-        self._kernel.release(self._buffers.M, np.array(places, dtype=np.int64) if self._arrays else places, len(places))
+        self.kernel.release(self._buffers.M, np.array(places, dtype=np.int64) if self._arrays else places, len(places))
 
     def busy(self) -> list[int]:
         """ps at work of every lane so far, what runs now counted up to now."""
@@ -173,13 +175,13 @@ class KernelEngine:
 
     def backlog(self, lane: int) -> int:
         """ps of work, each operation alone, that runs or waits on a lane."""
-        return int(self._kernel.backlog(self._buffers.M, self._buffers.F, lane))
+        return int(self.kernel.backlog(self._buffers.M, self._buffers.F, lane))
 
     def backlogs(self) -> list[int]:
         """The backlog of every lane; empty where nothing runs or waits on any."""
         if len(self._sums) < len(self.program.lanes):
             self._sums = self._ints(len(self.program.lanes))
-        if not self._kernel.backlogs(self._buffers.M, self._buffers.F, self._sums):
+        if not self.kernel.backlogs(self._buffers.M, self._buffers.F, self._sums):
             return []
         return [int(self._sums[lane]) for lane in range(int(self._buffers.M[k.LANES]))]
 
@@ -240,7 +242,7 @@ class KernelEngine:
         """What devices have to do in visits that a program overlaps: (what is wrong or 0, `W` of the kernel, a row each)."""
         count = len(visits) // k.V_WIDTH
         W, cursor = self._ints(count * (k.W_SIDES + 2 * len(tables.helpers))), self._ints(k.CURSOR)
-        status = self._kernel.measure(tables.T, tables.X, books.B, cursor, self._fixed(rows), self._fixed(visits), W, count)
+        status = self.kernel.measure(tables.T, tables.X, books.B, cursor, self._fixed(rows), self._fixed(visits), W, count)
         return int(status), np.array(W, dtype=np.int64).reshape(count, -1)
 
     def walk(self, rows: Any, stop: int, last: int) -> int:
@@ -248,7 +250,7 @@ class KernelEngine:
         self._reserve()
         fixed, B, tables = self._fixed(rows), self._buffers, self._tables
         while True:
-            status = self._kernel.walk(
+            status = self.kernel.walk(
                 B.M, B.F, tables.T, tables.TF, tables.X, self._books.B, self._P, self._PF, self._cursor, fixed, self._visits,
                 self._slots, self._path, *self._templates, last, stop,
             )  # fmt: skip
@@ -269,7 +271,7 @@ class KernelEngine:
         S, laps = self._fixed(steps.ravel()), self._ints(len(steps) * lanes)
         fixed, B, tables = self._fixed(rows), self._buffers, self._tables
         while True:
-            status = self._kernel.walk_steps(
+            status = self.kernel.walk_steps(
                 B.M, B.F, tables.T, tables.TF, tables.X, *self._books.all, self._P, self._PF, self._cursor, fixed, self._visits,
                 self._slots, self._path, *self._templates, S, laps, len(steps),
             )  # fmt: skip
@@ -302,49 +304,53 @@ class KernelEngine:
 
     def form(self, operation: Operation) -> int:
         """The number of what many copies have in common, an operation that waits for nothing."""
-        form = packed([operation], self._buffers.resources, {})
-        self._forms.append((self._fixed(form.numbers[1:]), self._fixed(form.floats, float)))
-        return len(self._forms) - 1
+        form, (numbers, floats, places) = packed([operation], self._buffers.resources, {}), self._forms
+        begins = [len(numbers), len(floats)]
+        parts = ((numbers, form.numbers[1:], int), (floats, form.floats, float), (places, begins, int))
+        numbers, floats, places = (self._fixed([*old, *new], kind) for old, new, kind in parts)
+        self._forms = numbers, floats, places
+        return len(places) // 2 - 1
 
-    def set_off(self, forms: Sequence[int], labels: Sequence[int]) -> IntArray:
+    def set_off(self, forms: IntArray, labels: Sequence[int]) -> IntArray:
         """Takes in copies, each of a form [n], with `labels` [n] if there are any; how visits refer to each."""
-        numbers, floats = zip(*[self._forms[form] for form in forms], strict=True)
-        if labels:
-            numbers = tuple(self._labelled(row, label) for row, label in zip(numbers, labels, strict=True))
-        joined = np.concatenate if self._arrays else lambda parts: [number for part in parts for number in part]
-        self._buffers.reserve(len(forms), 0, 0, len(self.program.lanes))
-        slots = self._ints(len(forms))
-        P, PF = joined([self._fixed([len(forms)]), *numbers]), joined([*floats, self._fixed([0.0], float)])
-        self._kernel.load(self._buffers.M, self._buffers.F, P, PF, slots, 0, 0, 0)
-        return np.asarray(slots)
+        count = len(forms)
+        self._buffers.reserve(count, 0, 0, len(self.program.lanes))
+        slots = self._slots_of(forms)
+        if len(self._labels) < len(slots):
+            self._labels = self._ints(len(slots))
+        named = self._fixed(labels) if labels else self._labels
+        numbers, floats, places = self._forms
+        self.kernel.set_off(self._buffers.M, self._buffers.F, numbers, floats, places, slots, named, count)
+        return np.array(slots[:count])
 
-    def _labelled(self, row: Any, label: int) -> Any:
-        labelled = row.copy()
-        labelled[k.PACKED - 1] = label
-        return labelled
+    def _slots_of(self, values: IntArray) -> Any:
+        """Room that stays where it is, or a list, with `values` [n] at its beginning."""
+        if not self._arrays:
+            return values.tolist()
+        if len(self._copies) < len(values):
+            self._copies = self._ints(2 * len(values))
+        self._copies[: len(values)] = values
+        return self._copies
 
-    def landed(self, copies: IntArray) -> BoolArray:
-        """[n] whether each of `copies` [n] has ended."""
-        M, states = self._buffers.M, self._buffers.M[k.AT_OP] + copies * self._buffers.M[k.OP_WIDTH] + k.STATE
-        values = M[states] if self._arrays else np.array([M[state] for state in states.tolist()], dtype=np.int64)
-        return np.asarray(values == k.ENDED)
+    def landed(self, copies: IntArray) -> IntArray:
+        """[n] 1 for each of `copies` [n] that has ended, which is not asked for any more; 0 for the others."""
+        slots = self._slots_of(copies)
+        self.kernel.landed(self._buffers.M, slots, len(copies))
+        return np.asarray(slots[: len(copies)])
 
     def call_off(self, copies: IntArray) -> BoolArray:
         """[n] which of `copies` [n] had not begun: they are taken back and forgotten."""
-        withdrawn = self._withdrawn(copies.tolist())
-        self.let_go(copies[withdrawn])
+        withdrawn = self._withdrawn(copies)
+        back = self._fixed(copies[withdrawn])
+        self.kernel.release(self._buffers.M, back, len(back))
         return withdrawn
 
     def promote(self, copies: IntArray, priority: int, labels: Sequence[int]) -> BoolArray:
         """[n] which of `copies` [n] had not begun: they get another priority, and labels if there are any."""
         if not labels:
-            return self._hastened(copies.tolist(), priority, 0)
+            return self._hastened(copies, priority, 0)
         pairs = zip(copies.tolist(), labels, strict=True)
         return np.concatenate([self._hastened([copy], priority, label) for copy, label in pairs])
-
-    def let_go(self, copies: IntArray) -> None:
-        """These copies have ended and are not asked for any more."""
-        self._kernel.release(self._buffers.M, self._fixed(copies.copy()), len(copies))
 
     def _ints(self, size: int) -> Any:
         return np.zeros(size, dtype=np.int64) if self._arrays else [0] * size

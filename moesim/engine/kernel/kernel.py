@@ -17,11 +17,23 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from moesim.engine.kernel.compiled import layout, moments, operations, queries, steps, visit_layout, visit_program, visit_work
+from moesim.engine.kernel.compiled import (
+    copies,
+    copy_layout,
+    layout,
+    moments,
+    operations,
+    queries,
+    steps,
+    visit_layout,
+    visit_program,
+    visit_work,
+)
+from moesim.engine.kernel.compiled.copy_layout import *  # noqa: F403
 from moesim.engine.kernel.compiled.layout import *  # noqa: F403
 from moesim.engine.kernel.compiled.visit_layout import *  # noqa: F403
 
-SOURCES = (layout, visit_layout, operations, moments, queries, visit_work, visit_program, steps)
+SOURCES = (layout, visit_layout, copy_layout, operations, moments, queries, visit_work, visit_program, steps, copies)
 """The modules that are compiled together."""
 FUNCTIONS = tuple(
     value for source in SOURCES for value in vars(source).values() if getattr(value, "__module__", "") == source.__name__
@@ -40,10 +52,34 @@ ENTRIES = (
     visit_work.measure,
     steps.walk,
     steps.walk_steps,
+    copies.set_off,
+    copies.landed,
+    copies.send_for,
+    copies.under_way,
+    copies.land,
+    copies.awaited,
 )
 """What others call."""
 _WHOLE = ["M", "T", "X", "B", "BP", "BD", "P", "C", "R", "V", "S", "W", "TP", "TM", "slots", "path", "sums", "laps"]
-BUFFERS = dict.fromkeys(_WHOLE, "int64") | dict.fromkeys(("F", "TF", "PF", "TPF"), "float64")
+_TABLES = [
+    "FP",
+    "FX",
+    "labels",
+    "table",
+    "pairs",
+    "tiers",
+    "form_of",
+    "known",
+    "size_of",
+    "home",
+    "unused_of",
+    "picked",
+    "marks",
+]
+_TABLES += ["chunks", "coming", "tally", "others", "order", "copies", "places"]
+_FLOATS = ("F", "TF", "PF", "TPF", "FPF", "nbytes", "stored", "held")
+_FLAGS = ("resident", "in_flight", "unused", "demanded", "needed")
+BUFFERS = dict.fromkeys(_WHOLE + _TABLES, "int64") | dict.fromkeys(_FLOATS, "float64") | dict.fromkeys(_FLAGS, "uint8")
 """Parameters of the entries that are buffers, and what these hold; all others are whole numbers."""
 
 PLAIN = SimpleNamespace(**{function.__name__: function for function in FUNCTIONS})

@@ -26,6 +26,7 @@ __all__ = ["ReferenceWalk"]
 class ReferenceWalk(ReferenceEngine):
     """The reference with the visits of a pass."""
 
+    kernel = k.PLAIN
     _forms: Sequence[Operation] = ()
     _row = 0
     _stage = k.BEFORE
@@ -135,21 +136,23 @@ class ReferenceWalk(ReferenceEngine):
         self._forms = [*self._forms, operation]
         return len(self._forms) - 1
 
-    def set_off(self, forms: Sequence[int], labels: Sequence[int]) -> IntArray:
+    def set_off(self, forms: IntArray, labels: Sequence[int]) -> IntArray:
         """Takes in copies, each of a form [n], with `labels` [n] if there are any; how visits refer to each."""
-        named = zip(forms, labels or [0] * len(forms), strict=True)
+        named = zip(forms.tolist(), labels or [0] * len(forms), strict=True)
         copies = [self.program.add(replace(self._forms[form], label=label)) for form, label in named]
         self.submit()
         return np.array(copies, dtype=np.int64)
 
-    def landed(self, copies: IntArray) -> BoolArray:
-        """[n] whether each of `copies` [n] has ended."""
-        return np.array([self.ended(copy) for copy in copies.tolist()])
+    def landed(self, copies: IntArray) -> IntArray:
+        """[n] 1 for each of `copies` [n] that has ended, which is not asked for any more; 0 for the others."""
+        marks = np.array([self.ended(copy) for copy in copies.tolist()], dtype=np.int64)
+        self._let_go(copies[marks > 0])
+        return marks
 
     def call_off(self, copies: IntArray) -> BoolArray:
         """[n] which of `copies` [n] had not begun: they are taken back and forgotten."""
         withdrawn = np.array([self.withdraw(copy) for copy in copies.tolist()])
-        self.let_go(copies[withdrawn])
+        self._let_go(copies[withdrawn])
         return withdrawn
 
     def promote(self, copies: IntArray, priority: int, labels: Sequence[int]) -> BoolArray:
@@ -157,7 +160,7 @@ class ReferenceWalk(ReferenceEngine):
         of_copy = labels or [0] * len(copies)
         return np.array([self.hasten(copy, priority, label) for copy, label in zip(copies.tolist(), of_copy, strict=True)])
 
-    def let_go(self, copies: IntArray) -> None:
+    def _let_go(self, copies: IntArray) -> None:
         """These copies have ended and are not asked for any more."""
         self.forget(copies.tolist())
         self.program.forget(copies.tolist())

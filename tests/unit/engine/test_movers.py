@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from moesim.contract import Moves, Problem
-from moesim.engine.kernel.kernel import COMING
+from moesim.engine.kernel.kernel import COMING, PLAIN
 from moesim.engine.movers import Movers
 from moesim.engine.programs.program import DEMAND, MIGRATION, PREFETCH, Operation, Program
 from moesim.engine.residency import Residency
@@ -42,7 +42,7 @@ class Bench:
         self.refreshed = 0
         self.prefetches = SimpleNamespace(used=0, in_time=0, copies=0)
         engine = SimpleNamespace(
-            form=self._form, set_off=self._set_off, landed=self._landed, let_go=self._let_go, call_off=self._call_off,
+            form=self._form, set_off=self._set_off, landed=self._landed, call_off=self._call_off, kernel=PLAIN,
             wait_for=self.done.add, promote=self._promote,
         )  # fmt: skip
         recorder = SimpleNamespace(keep_slices=False, rounded=0, prefetches=self.prefetches, count_moves=self._count)
@@ -58,14 +58,16 @@ class Bench:
         self.forms.append(operation)
         return len(self.forms) - 1
 
-    def _set_off(self, forms: list[int], labels: list[int]) -> list[int]:
+    def _set_off(self, forms: np.ndarray, labels: list[int]) -> list[int]:
         numbers = list(range(self.number, self.number + len(forms)))
-        self.under_way |= {number: self.forms[form] for number, form in zip(numbers, forms, strict=True)}
+        self.under_way |= {number: self.forms[form] for number, form in zip(numbers, forms.tolist(), strict=True)}
         self.number += len(forms)
         return numbers
 
     def _landed(self, copies: np.ndarray) -> np.ndarray:
-        return np.isin(copies, list(self.done))
+        ended = np.isin(copies, list(self.done))
+        self._let_go(copies[ended])
+        return ended.astype(np.int64)
 
     def _let_go(self, copies: np.ndarray) -> None:
         for copy in copies.tolist():
@@ -153,8 +155,8 @@ def test_a_visit_refers_to_the_copies_of_its_layer_by_their_place_in_the_engine(
 def test_copies_that_a_layer_needs_go_ahead_and_count_as_demanded_unless_they_have_begun(bench: Bench) -> None:
     bench.apply(load=[[0, 3], [0, 4]])
     bench.begun.add(1)
-    bench.movers.promote(0, np.array([3, 4, 7]))
-    bench.movers.promote(0, np.array([3]))
+    for experts in ([3, 4, 7], [3]):
+        bench.movers.promote(0, np.arange(8), np.isin(np.arange(8), experts))
     assert bench.hastened == [(0, DEMAND), (1, DEMAND)]
     bench.end(0, 1)
     assert sorted(bench.moved) == [(EXPERT, "demand", 1), (EXPERT, "prefetch", 1)]

@@ -55,13 +55,10 @@ def test_at_the_start_memory_holds_what_is_resident_and_hosts_the_masters(posed:
     assert copies.levels() == copies.peak == {"hbm": copies.fixed + 2 * EXPERT, **copies.host}
 
 
-def test_copies_that_set_out_take_their_room_at_once_and_land_or_are_cancelled(posed: tuple[Problem, Deployment]) -> None:
+def test_room_of_a_copy_on_its_way_is_given_back_if_it_is_cancelled(posed: tuple[Problem, Deployment]) -> None:
     copies = books(posed)
-    copies.begin(*at(1, 3))
-    assert (copies.held, copies.in_flight[1, 3], copies.resident[1, 3]) == (EXPERT, True, False)
-    copies.land(*at(1, 3))
-    assert (copies.held, copies.in_flight[1, 3], copies.resident[1, 3]) == (EXPERT, False, True)
-    copies.begin(*at(1, 4))
+    copies.in_flight[1, 4], copies.held = True, 2 * EXPERT
+    copies.within()
     copies.cancel(*at(1, 4))
     assert (copies.held, copies.in_flight[1, 4], copies.resident[1, 4]) == (EXPERT, False, False)
     assert copies.peak["hbm"] == copies.fixed + 2 * EXPERT
@@ -69,8 +66,7 @@ def test_copies_that_set_out_take_their_room_at_once_and_land_or_are_cancelled(p
 
 def test_smaller_copies_take_what_they_have_and_whole_ones_take_their_place(posed: tuple[Problem, Deployment]) -> None:
     copies = books(posed)
-    copies.begin(*at(0, 2), np.array([EXPERT / 4]))
-    copies.land(*at(0, 2))
+    copies.keep(0, np.array([2]), np.array([EXPERT / 4]))
     assert (copies.held, copies.mixed) == (EXPERT / 4, True)
     sizes = np.full((1, 8), EXPERT / 2)
     assert not copies.serving(copies.resident[:1], slice(0, 1), sizes).any()
@@ -88,7 +84,7 @@ def test_smaller_copies_take_what_they_have_and_whole_ones_take_their_place(pose
 
 def test_a_copy_of_the_stored_size_is_not_a_smaller_one(posed: tuple[Problem, Deployment]) -> None:
     copies = books(posed)
-    copies.begin(*at(0, 2), np.array([EXPERT]))
+    copies.keep(0, np.array([2]), np.array([EXPERT]))
     assert not copies.mixed
 
 
@@ -118,10 +114,10 @@ def test_gpu_memory_may_be_filled_to_the_last_byte_and_no_further(posed: tuple[P
     exact = deployment.expert_bytes.copy()
     exact[0, :3] = room / 2
     copies = books(posed, expert_bytes=exact)
-    copies.begin(*at(0, 0))
-    copies.begin(*at(0, 1))
+    copies.keep(0, np.array([0]))
+    copies.keep(0, np.array([1]))
     with pytest.raises(CapacityError, match=r"resident experts and those on their way .* the policy must evict first"):
-        copies.begin(*at(0, 2))
+        copies.keep(0, np.array([2]))
     with pytest.raises(InputError, match="3 resident experts"):
         books(posed, expert_bytes=exact, resident=mask_of(work, (0, 0), (0, 1), (0, 2)))
 

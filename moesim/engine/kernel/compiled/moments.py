@@ -234,15 +234,19 @@ def release(M, slots, n):
     """Gives the places of ended operations back; the others keep theirs and move to the front of `slots`. How many they are."""
     left = 0
     for k in range(n):
-        o = M[AT_OP] + slots[k] * M[OP_WIDTH]
-        if M[o + STATE] == ENDED:
-            M[o + LINK_NEXT] = M[OP_FREE]
-            M[OP_FREE] = slots[k]
-            M[OP_USED] -= 1
+        if M[M[AT_OP] + slots[k] * M[OP_WIDTH] + STATE] == ENDED:
+            give_back(M, slots[k])
         else:
             slots[left] = slots[k]
             left += 1
     return left
+
+
+def give_back(M, op):
+    """The place of an ended operation is free for another."""
+    M[M[AT_OP] + op * M[OP_WIDTH] + LINK_NEXT] = M[OP_FREE]
+    M[OP_FREE] = op
+    M[OP_USED] -= 1
 
 
 def clear_log(M, F):
