@@ -90,6 +90,7 @@ class Copies:
         self._kernel, self._gpu = machine.engine.kernel, machine.problem.gpu_tier_index
         self._count = self._set = 0
         """Rows, and how many of them the engine has taken in."""
+        self._table: IntArray = np.zeros((k.COLUMNS, 0), dtype=np.int64)
         self._make_room(64)
         self._forms: list[_Form] = []
         self._numbers: dict[tuple[float, int, int, int], int] = {}
@@ -106,8 +107,7 @@ class Copies:
     def _make_room(self, width: int) -> None:
         """The table has `width` rows at least."""
         table: IntArray = np.zeros((k.COLUMNS, width), dtype=np.int64)
-        if self._count:
-            table[:, : self._count] = self._table[:, : self._count]
+        table[:, : self._count] = self._table[:, : self._count]
         self._table, self._flat, self._width = table, table.reshape(-1), width
         self._others, self._picked = np.zeros_like(self._flat), np.zeros(width, dtype=np.int64)
 
@@ -166,15 +166,16 @@ class Copies:
         rows, labels = self._table[:, first:last], list[int]()
         if self._machine.recorder.keep_slices:
             places = zip(rows[k.PLACE].tolist(), rows[k.FORM].tolist(), strict=True)
-            labels = [self.label(*divmod(place, self._experts), self._forms[form].label) for place, form in places]
+            labels = [self.label(place, self._forms[form].label) for place, form in places]
         rows[k.OPERATION] = self._machine.engine.set_off(rows[k.FORM], labels)
         pieces = self._placement.pieces
         items = self._kernel.under_way(self._flat, self._width, first, last, self._chunks, pieces, coming)
         self._machine.recorder.rounded += int(items)
         self._set = last
 
-    def label(self, layer: int, expert: int, cause: str) -> int:
-        """What the timeline calls a copy of an expert."""
+    def label(self, place: int, cause: str) -> int:
+        """What the timeline calls a copy of the expert at a place in [L, E] laid flat."""
+        layer, expert = divmod(place, self._experts)
         return self._machine.label(f"expert {layer}.{expert}", cause)
 
     def landed(self, books: Books) -> Arrivals | None:

@@ -123,8 +123,8 @@ class Movers:
         )
         if count:
             places = self._places[:count]
-            pairs = [divmod(place, len(needed)) for place in places.tolist()] if self._machine.recorder.keep_slices else []
-            labels = [self._copies.label(*pair, "demand") for pair in pairs]
+            named = places.tolist() if self._machine.recorder.keep_slices else []
+            labels = [self._copies.label(place, "demand") for place in named]
             begun = self._machine.engine.promote(self._awaited[:count], DEMAND, labels)
             books.demanded[places[begun]] = True
 
