@@ -109,7 +109,7 @@ class Copies:
         table: IntArray = np.zeros((k.COLUMNS, width), dtype=np.int64)
         table[:, : self._count] = self._table[:, : self._count]
         self._table, self._flat, self._width = table, table.reshape(-1), width
-        self._others, self._picked = np.zeros_like(self._flat), np.zeros(width, dtype=np.int64)
+        self._host_rows, self._picked = np.zeros_like(self._flat), np.zeros(width, dtype=np.int64)
 
     @property
     def rows(self) -> IntArray:
@@ -187,11 +187,11 @@ class Copies:
             return None
         forms = len(self._forms)
         there = books.resident, books.in_flight, books.coming, books.demanded, books.unused
-        self._kernel.land(self._flat, self._width, self._count, marks, *there, self._tally, forms, self._others, self._sums)
+        self._kernel.land(self._flat, self._width, self._count, marks, *there, self._tally, forms, self._host_rows, self._sums)
         self._count, elsewhere, fresh = self._sums.tolist()
         self._set = self._count
-        tally, others = self._tally.tolist(), self._others.reshape(k.COLUMNS, -1)[:, :elsewhere]
-        return Arrivals(fresh, tally[:forms], tally[forms:], others)
+        tally, host_rows = self._tally.tolist(), self._host_rows.reshape(k.COLUMNS, -1)[:, :elsewhere]
+        return Arrivals(fresh, tally[:forms], tally[forms:], host_rows)
 
     def call_off(self, copies: IntArray) -> BoolArray:
         """[n] which of `copies` [n] had not begun and are taken back."""

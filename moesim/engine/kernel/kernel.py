@@ -76,7 +76,7 @@ _TABLES = [
     "picked",
     "marks",
 ]
-_TABLES += ["chunks", "coming", "tally", "others", "order", "copies", "places"]
+_TABLES += ["chunks", "coming", "tally", "host_rows", "order", "copies", "places"]
 _FLOATS = ("F", "TF", "PF", "TPF", "FPF", "nbytes", "stored", "held")
 _FLAGS = ("resident", "in_flight", "unused", "demanded", "needed")
 BUFFERS = dict.fromkeys(_WHOLE + _TABLES, "int64") | dict.fromkeys(_FLOATS, "float64") | dict.fromkeys(_FLAGS, "uint8")
