@@ -89,8 +89,8 @@ def under_way(table, width, first, n, chunks, pieces, coming):
 def land(table, width, n, marks, resident, in_flight, coming, demanded, unused, tally, forms, host_rows, sums):
     """Of the rows [n] those with `marks` have ended: what goes to GPU memory is there. The rows of the rest move up.
 
-    `tally` receives how many of each form have landed there that a layer waited for, and how many that none did; `host_rows` the
-    rows that went elsewhere; `sums` how many rows are left, how many went elsewhere, and how many copies are not used yet.
+    `tally` receives how many of each form have landed there that a layer waited for, and how many that none did; `host_rows`
+    those that went elsewhere; `sums` how many rows are left, how many went elsewhere, and how many copies are not used yet.
     """
     left = elsewhere = fresh = 0
     for form in range(2 * forms):
