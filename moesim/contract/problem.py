@@ -63,6 +63,16 @@ class Problem:
         """Durations on this machine."""
         return Costs(self.model, self.system, self.runtime)
 
+    @cached_property
+    def _free(self) -> dict[BatchPlan, float]:
+        """`gpu_free` of plans: a search for the largest batch asks for each several times."""
+        return {}
+
+    @cached_property
+    def _overhead(self) -> dict[BatchPlan, dict[str, float]]:
+        """`host_overhead` of plans."""
+        return {}
+
     @property
     def layers(self) -> int:
         """L, MoE layers simulated."""
@@ -198,10 +208,12 @@ class Problem:
 
     def gpu_free(self, plan: BatchPlan) -> float:
         """Bytes of GPU memory left for resident experts; negative when even none fits."""
-        free = self.usable(self.gpu_tier)
-        for nbytes in self.gpu_shares(plan).values():
-            free -= nbytes
-        return free
+        if plan not in self._free:
+            free = self.usable(self.gpu_tier)
+            for nbytes in self.gpu_shares(plan).values():
+                free -= nbytes
+            self._free[plan] = free
+        return self._free[plan]
 
     def gpu_shares(self, plan: BatchPlan) -> dict[str, float]:
         """What GPU memory holds beside resident experts, in words -> bytes.
@@ -274,4 +286,6 @@ class Problem:
 
     def host_overhead(self, plan: BatchPlan) -> dict[str, float]:
         """Tier -> bytes of its room that are not for routed experts; `gpu_tier` is left out."""
-        return {tier: sum(shares.values()) for tier, shares in self.host_shares(plan).items()}
+        if plan not in self._overhead:
+            self._overhead[plan] = {tier: sum(shares.values()) for tier, shares in self.host_shares(plan).items()}
+        return self._overhead[plan]

@@ -20,7 +20,7 @@ from moesim.model import Architecture
 from moesim.scheduling.rounds import steps_of_job
 from moesim.workload.table import Job, RoutingTable
 
-__all__ = ["Part", "Pass", "check_plan", "core_work", "pass_of", "passes_of_job"]
+__all__ = ["Part", "Pass", "Work", "check_plan", "core_work", "pass_of", "passes_of_job"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +86,11 @@ class Pass:
         return parts
 
 
-def core_work(model: Architecture, part: Part) -> tuple[FloatArray, FloatArray]:
+Work = tuple[FloatArray, FloatArray]
+"""[D] FLOP of an attention core in each decoder layer, and [D] bytes of keys and values that it reads."""
+
+
+def core_work(model: Architecture, part: Part) -> Work:
     """[D] FLOP of the attention core of each decoder layer, and [D] bytes of keys and values that it reads."""
     if part.phase == "decode":
         return model.core_work_decode(part.context)

@@ -167,7 +167,7 @@ def _all(scheduler: Scheduler) -> list[StepPlan]:
 def _pass(context: Context, step: Pass, following: Phase | None, stream: StreamWalk) -> None:
     start, problem = context.machine.now, context.problem
     structure = structure_of_pass(problem, context.deployment, step)
-    context.operations.dense(step, structure.cores)
+    context.operations.dense(step, structure.cores, structure.work)
     context.ledger.attention(structure)
     context.books.turn_to(step.phase)
     if stream.takes(step.phase):
@@ -176,7 +176,7 @@ def _pass(context: Context, step: Pass, following: Phase | None, stream: StreamW
         walk = PassWalk(context, step)
         walk.run(structure)
         computed = walk.computed
-    context.tally.add(step, computed)
+    context.tally.add(step, computed, structure.work)
     _close(context, step, start)
 
 

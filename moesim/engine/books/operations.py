@@ -15,7 +15,7 @@ import numpy as np
 from moesim.arrays import FloatArray, IntArray
 from moesim.clock import to_ps
 from moesim.contract import Deployment, Problem, devices_of
-from moesim.engine.passes import Pass, core_work
+from moesim.engine.passes import Pass, Work
 from moesim.engine.programs.attention import Core, cpu_share
 from moesim.engine.programs.gpu_steps import Parts
 from moesim.hardware import Gpu
@@ -40,15 +40,18 @@ class Operations:
         self._who: dict[Phase, list[tuple[tuple[str, str, str], IntArray]]] = {}
         breakdown.roofs.update(roofs(problem))
 
-    def dense(self, step: Pass, sets: Sequence[Sequence[Core]]) -> None:
-        """Everything of a pass with the cores `sets` outside the routed experts, and the phase for the visits that follow."""
+    def dense(self, step: Pass, sets: Sequence[Sequence[Core]], work: Sequence[Work]) -> None:
+        """Everything of a pass with the cores `sets` outside the routed experts, and the phase for the visits that follow.
+
+        `work`: of the attention core of each part of the pass.
+        """
         problem, self._phase = self._problem, step.phase
         if not problem.job.attention:
             return
         for cores in sets:
             self._projections(cores[0].phase, np.sum([core.tokens for core in cores], axis=0))
-        for part in step.parts:
-            self._core(part.phase, *core_work(problem.model, part))
+        for part, sizes in zip(step.parts, work, strict=True):
+            self._core(part.phase, *sizes)
         self._rest(step.new_tokens.sum(keepdims=True), np.array([step.sampled]))
 
     def steps(self, phase: Phase, parts: Parts, micro_batches: IntArray, layers: IntArray) -> None:

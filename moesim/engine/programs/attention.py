@@ -16,7 +16,7 @@ from moesim.arrays import FloatArray, IntArray
 from moesim.clock import added, to_ps, total
 from moesim.contract import BatchPlan, Deployment, Module, PhasePlan, Problem, devices_of
 from moesim.contract.costs import StepLoad
-from moesim.engine.passes import Part, Pass
+from moesim.engine.passes import Part, Work, core_work
 from moesim.engine.programs.durations import IntTimes, queue_of, usage_of
 from moesim.engine.programs.program import ACTIVATION, DEMAND, Operation, label_of
 from moesim.errors import PolicyError
@@ -145,27 +145,29 @@ class Core(NamedTuple):
     """Those of them that lie in the cache, wherever that is: the earlier parts of prompts, or all that a decode attends to."""
 
 
-def cores_of_step(problem: Problem, deployment: Deployment, step: Pass) -> list[list[Core]]:
-    """The cores of a step, those together that pass the same chain, cut into the same number of micro-batches."""
-    cores = [_core_of(problem, deployment, part) for part in step.parts]
+def cores_of_step(problem: Problem, deployment: Deployment, parts: Sequence[Part], work: Sequence[Work]) -> list[list[Core]]:
+    """The cores of a step of `parts`, those together that pass the same chain, cut into the same number of micro-batches.
+
+    `work`: what the core of each part does in one piece.
+    """
+    cores = [_core_of(problem, deployment, part, whole) for part, whole in zip(parts, work, strict=True)]
     if not _alike(cores, deployment.plan):
         return [[core] for core in cores]
     most = max(len(core.tokens) for core in cores)
     return [[Core(core.phase, core.plan, *(_padded(sizes, most) for sizes in core[2:])) for core in cores]]
 
 
-def _core_of(problem: Problem, deployment: Deployment, part: Part) -> Core:
+def _core_of(problem: Problem, deployment: Deployment, part: Part, whole: Work) -> Core:
     model, plan = problem.model, deployment.plan.of(part.phase)
-    groups = [slice(i, i + plan.micro_batch) for i in range(0, len(part.new_tokens), plan.micro_batch)]
-    if part.phase == "prefill":
-        flops = [model.core_flops_prefill(part.new_tokens[g], part.before[g]) for g in groups]
-        kv = [model.core_bytes_prefill(part.new_tokens[g], part.before[g]) for g in groups]
-        cached = [model.cached_bytes(part.before[g]) for g in groups]
-    else:
-        flops = [model.core_flops_decode(part.context[g]) for g in groups]
-        cached = kv = [model.core_bytes_decode(part.context[g]) for g in groups]
-    tokens = np.array([int(part.new_tokens[g].sum()) for g in groups], dtype=np.int64)
-    return Core(part.phase, plan, tokens, np.stack(flops), np.stack(kv), np.stack(cached))
+    pieces, work = [part], [whole]
+    if len(part.new_tokens) > plan.micro_batch:
+        groups = [slice(i, i + plan.micro_batch) for i in range(0, len(part.new_tokens), plan.micro_batch)]
+        pieces = [Part(part.phase, part.new_tokens[group], part.before[group]) for group in groups]
+        work = [core_work(model, piece) for piece in pieces]
+    flops, kv = (np.stack(sizes) for sizes in zip(*work, strict=True))
+    cached = kv if part.phase == "decode" else np.stack([model.cached_bytes(piece.before) for piece in pieces])
+    tokens = np.array([int(piece.new_tokens.sum()) for piece in pieces], dtype=np.int64)
+    return Core(part.phase, plan, tokens, flops, kv, cached)
 
 
 def _alike(cores: Sequence[Core], plan: BatchPlan) -> bool:

@@ -16,7 +16,7 @@ from moesim.clock import to_ps
 from moesim.contract import Deployment, Problem
 from moesim.contract.homes import Weights
 from moesim.engine.kernel.visits import Template
-from moesim.engine.passes import Pass
+from moesim.engine.passes import Pass, Work, core_work
 from moesim.engine.programs.attention import Chains, Core, chain_operations, chains_of_pass, cores_of_step
 from moesim.engine.programs.durations import queue_of, usage_of
 from moesim.engine.programs.program import DEMAND, JOIN, Operation, label_of
@@ -73,6 +73,8 @@ class Structure:
     """The head's weights, where they are not in GPU memory."""
     rows: tuple[Copy, ...] = ()
     """The embeddings of the step's tokens, where they come from another tier."""
+    work: Sequence[Work] = ()
+    """What the attention core of each part of the step does."""
 
 
 def structure_of_pass(problem: Problem, deployment: Deployment, step: Pass) -> Structure:
@@ -80,7 +82,8 @@ def structure_of_pass(problem: Problem, deployment: Deployment, step: Pass) -> S
     if not problem.job.attention:
         return Structure([], [], [()] * problem.layers, (), 0)
     model, costs = problem.model, problem.costs
-    cores = cores_of_step(problem, deployment, step)
+    work = [core_work(model, part) for part in step.parts]
+    cores = cores_of_step(problem, deployment, step.parts, work)
     chains, kind = chains_of_pass(problem, deployment, cores)
     tokens = int(step.new_tokens.sum())
     router = int(to_ps(float(costs.router(tokens)), "the router"))
@@ -101,7 +104,7 @@ def structure_of_pass(problem: Problem, deployment: Deployment, step: Pass) -> S
     looked_up = homes.head if model.tied_embedding else homes.embeddings
     row = model.embedding_bytes / model.vocab
     rows = _copies(problem, ((looked_up, tokens * row),)) if looked_up is not None else ()
-    return Structure(cores, chains, layers, tuple(group), head, head_copies, rows)
+    return Structure(cores, chains, layers, tuple(group), head, head_copies, rows, work)
 
 
 def _copies(problem: Problem, weights: Weights) -> tuple[Copy, ...]:

@@ -11,7 +11,7 @@ import pytest
 from moesim.contract import Problem
 from moesim.engine.books.energy_and_cost import _limits, bound_seconds, cost_per_million_tokens, energy, notes
 from moesim.engine.books.work_done import WorkTally
-from moesim.engine.passes import Part
+from moesim.engine.passes import Part, core_work
 from moesim.hardware import System
 from moesim.results.bound import Limits
 from tests.policy_problems import GB, problem
@@ -107,7 +107,7 @@ def test_rounds_that_may_overlap_are_bound_together_and_a_single_round_phase_by_
     for phase, new, tokens in (("prefill", 4000, 1000), ("decode", 4, 1)):
         part = Part(phase, np.array([new]) if phase == "prefill" else np.ones(new, dtype=np.int64), np.zeros(1, dtype=np.int64))
         step = SimpleNamespace(phase=phase, new_tokens=part.new_tokens, sampled=4, parts=[part])
-        tally.add(step, np.full((3, 1, 8), tokens))  # type: ignore[arg-type]
+        tally.add(step, np.full((3, 1, 8), tokens), [core_work(work.model, part)])  # type: ignore[arg-type]
 
     def bound(batch: int) -> float:
         plan = SimpleNamespace(batch=batch)

@@ -11,8 +11,16 @@ import pytest
 
 from moesim.clock import to_ps
 from moesim.contract import BatchPlan, Module, PhasePlan, Problem
-from moesim.engine.passes import Part
-from moesim.engine.programs.attention import Chain, Stage, chain_operations, chains_of_pass, cores_of_step, stage_operation
+from moesim.engine.passes import Part, core_work
+from moesim.engine.programs.attention import (
+    Chain,
+    Core,
+    Stage,
+    chain_operations,
+    chains_of_pass,
+    cores_of_step,
+    stage_operation,
+)
 from moesim.engine.programs.program import ACTIVATION, DEMAND
 from tests.policy_problems import job, model, problem, system
 
@@ -37,8 +45,12 @@ def step(prompt: int = 0) -> Any:
     return SimpleNamespace(parts=parts)
 
 
+def cores_in(work: Problem, deployment: Any, passed: Any) -> list[list[Core]]:
+    return cores_of_step(work, deployment, passed.parts, [core_work(work.model, part) for part in passed.parts])
+
+
 def chain_of(work: Problem, deployment: Any, passed: Any = None) -> Chain:
-    cores = cores_of_step(work, deployment, passed or step())
+    cores = cores_in(work, deployment, passed or step())
     (chains, *further), kinds = chains_of_pass(work, deployment, cores)
     assert (further, kinds) == ([], [0, 0, 0]), "all layers attend alike"
     (chain,) = chains
@@ -140,10 +152,10 @@ def test_a_whole_prompt_reads_nothing_from_the_cache_but_stores_its_entries() ->
 
 def test_prompts_and_decodes_pass_one_chain_where_their_plans_name_the_same_devices_and_two_elsewhere() -> None:
     work = posed()
-    (cores,) = cores_of_step(work, plan(), step(prompt=7))
+    (cores,) = cores_in(work, plan(), step(prompt=7))
     assert [core.phase for core in cores] == ["prefill", "decode"]
     assert [core.tokens.tolist() for core in cores] == [[7, 0], [2, 1]], "as many micro-batches as the larger has"
-    apart = cores_of_step(work, plan(kv="ddr", core="cpu"), step(prompt=7))
+    apart = cores_in(work, plan(kv="ddr", core="cpu"), step(prompt=7))
     assert [[core.phase for core in part] for part in apart] == [["prefill"], ["decode"]]
 
 
