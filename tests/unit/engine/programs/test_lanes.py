@@ -336,6 +336,22 @@ def test_an_engine_says_what_has_ended_and_what_is_left(name):
 
 
 @engines
+def test_a_backlog_counts_what_is_left_of_items_that_differ(name):
+    """One operation behind another on a lane, whose items take 60 altogether."""
+    program = Program()
+    lane, clock = program.lane("pcie"), program.lane("clock")
+    for services in ([5, 7, 2], [4, 6], [3, 1, 1], [2, 2], [1, 6], [5, 5], [1, 2, 3], [4]):
+        program.add(Operation(lane, 0, services=services, count=len(services)))
+    engine = program_worlds.ENGINES[name](program, {})
+    for time in (1, 5, 7, 1, 4, 9, 32):
+        number = program.add(Operation(clock, time))
+        engine.submit()
+        engine.run(number)
+        assert engine.backlog(lane) == 60 - engine.now
+    assert engine.now == 59
+
+
+@engines
 def test_slots_hold_copies_back_until_what_landed_has_been_used(name):
     """Two slots, copies of 10, uses of 40: copy i begins when use i - 2 has ended."""
     program = Program()
