@@ -98,6 +98,8 @@ def test_an_expert_that_is_loaded_without_tokens_takes_the_link_and_no_call_of_t
     active = counts[counts > 0]
     assert len(active) < 6
     assert recorder.busy["gpu"] == int(to_ps(p.costs.gpu(active)).sum()) + len(active) * 5_000_000
+    work = recorder.breakdown.operations["prefill", "gpu", "experts"]
+    assert work[2] == recorder.busy["gpu"], "the table of operations has the time of uploaded experts, too"
     assert recorder.busy["pcie:forward"] == 6 * int(to_ps(p.costs.copy(p.model.expert_bytes, "ddr", "hbm")))
 
 
