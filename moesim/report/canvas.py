@@ -34,6 +34,7 @@ __all__ = [
     "dots",
     "folded",
     "house_style",
+    "lay_out",
     "letters",
     "log_axis",
     "narrow",
@@ -286,6 +287,19 @@ def tip(artist: Any, texts: str | Sequence[str]) -> None:
     tips[name] = texts
 
 
+def lay_out(figure: Figure) -> None:
+    """Gives everything in the picture its place, once: a layout goes on from where the last one ended."""
+    from matplotlib import rc_context
+
+    settings: Any = getattr(figure, "settings", _STYLE)
+    with rc_context({**settings, "figure.autolayout": False, "figure.constrained_layout.use": False}):
+        engine = figure.get_layout_engine()
+        if engine is not None:
+            engine.execute(figure)
+        # with an engine, even one that does nothing, saving would draw everything once more beforehand
+        figure.set_layout_engine(None)
+
+
 def render(figure: Figure, kind: str = "svg") -> bytes:
     """The picture as `svg`, `png` or `pdf`; the same picture gives the same bytes, however often it is asked for."""
     from matplotlib import rc_context
@@ -296,14 +310,9 @@ def render(figure: Figure, kind: str = "svg") -> bytes:
         "png": {"Software": "moesim"},
     }
     buffer = io.BytesIO()
+    lay_out(figure)
     settings: Any = getattr(figure, "settings", _STYLE)
-    with rc_context({**settings, "figure.autolayout": False, "figure.constrained_layout.use": False}):
-        engine = figure.get_layout_engine()
-        if engine is not None:
-            # a layout goes on from where the last one ended, so it is made once and then kept; saving with an engine, even one
-            # that does nothing, would draw everything once more beforehand
-            engine.execute(figure)
-            figure.set_layout_engine(None)
+    with rc_context(settings):
         figure.savefig(buffer, format=kind, metadata=metadata[kind], dpi=getattr(figure, "sharp", 150.0))
     return buffer.getvalue()
 

@@ -171,8 +171,10 @@ def test_the_page_of_a_comparison_ranks_and_says_who_could_not_run(of_comparison
 
 
 def test_a_comparison_without_the_runs_beside_it_still_has_a_page(of_comparison: Path, tmp_path: Path) -> None:
+    """It lies beside the results by default."""
     (tmp_path / "comparison.json").write_bytes((of_comparison / "comparison.json").read_bytes())
-    assert "is fastest with" in write_page(tmp_path).read_text("utf-8")
+    assert write_page(tmp_path) == tmp_path / "report.html"
+    assert "is fastest with" in (tmp_path / "report.html").read_text("utf-8")
 
 
 def test_the_page_of_a_sweep_says_what_the_sweep_says(of_sweep: Path, pages: dict[str, Path]) -> None:
@@ -206,9 +208,10 @@ def test_the_page_of_a_sampled_design_says_what_drives_the_metric(tmp_path: Path
     assert "Scenario of the first point" in text
 
 
-def test_by_default_it_lies_beside_the_results(of_run: Path) -> None:
-    assert write_page(of_run) == of_run / "report.html"
-    Result.load(of_run).save(of_run)  # the next run may overwrite it
+def test_a_directory_with_a_page_may_take_the_next_run(of_run: Path, tmp_path: Path) -> None:
+    place = Result.load(of_run).save(tmp_path / "run")
+    (place / "report.html").write_text("the page of the last run")
+    assert Result.load(of_run).save(place) == place
 
 
 @pytest.mark.parametrize(
