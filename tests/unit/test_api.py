@@ -73,8 +73,8 @@ def test_a_search_is_a_sweep_with_an_optimum() -> None:
     assert optimum.answer.optimum[0].policy == "lru"
 
 
-def test_what_is_saved_is_reported_and_checked(tmp_path: Path) -> None:
-    place = moesim.run("quickstart", **SMALL).save(tmp_path / "run")
+def test_what_is_saved_is_reported_and_checked(swept: moesim.SweepResult, tmp_path: Path) -> None:
+    place = swept.save(tmp_path / "swept")
     (page,) = moesim.report(place)
     assert page.name == "report.html"
     assert moesim.report(place, figures=tmp_path / "figures", width=3.0)[0].suffix == ".pdf"

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from moesim import cli
+from tests import forked
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--set", "workload.requests=2", "--set", "workload.prompt=16", "--set", "workload.output=3"]
@@ -30,7 +31,7 @@ def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
         [sys.executable, "-m", "moesim", *arguments],
         capture_output=True,
         text=True,
-        cwd=environment.pop("cwd", str(ROOT)),
+        cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         check=False,
     )
@@ -97,7 +98,7 @@ def test_wrong_input_exits_with_2_tells_the_place_and_writes_nothing(tmp_path: P
         "workload: {kind: offline, requests: 4, request: 4, routing: uniform}\n",
         "utf-8",
     )
-    done = _run("run", str(bad), "--json", cwd=str(tmp_path))
+    done = forked.moesim("run", str(bad), "--json", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""
     assert "bad.yaml:2:8: model: " in done.stderr

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -12,6 +10,7 @@ import pytest
 
 from moesim.runs.pools import outcomes
 from moesim.terminal import plain_warnings
+from tests import forked
 
 MODEL = (
     "{name: mine, hidden: 64, layers: 2, experts: 48, top_k: 3, expert_width: 32, vocab: 100, "
@@ -29,6 +28,7 @@ NOTE = (
 )
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="forks")
 @pytest.mark.parametrize(
     "words",
     [
@@ -42,10 +42,7 @@ NOTE = (
 def test_borrowed_routing_is_told_in_one_line_once(words: list[str], tmp_path: Path) -> None:
     (tmp_path / "odd.yaml").write_text(SCENARIO)
     (tmp_path / "vary.yaml").write_text("scenario: odd\naxes: {workload.prompt: [2, 3, 4]}\npolicies: [lru, on_demand]\n")
-    clean = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
-    done = subprocess.run(
-        [sys.executable, "-m", "moesim", *words], capture_output=True, text=True, cwd=tmp_path, env=clean, check=False
-    )
+    done = forked.moesim(*words, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, NOTE)
 
 
