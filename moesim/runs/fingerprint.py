@@ -16,22 +16,42 @@ from typing import Any
 from moesim import files
 from moesim.runs.imports import sources
 
-__all__ = ["file_digest", "foreign_code", "physics"]
+__all__ = ["code", "file_digest", "foreign_code", "physics"]
 
-ROOMS = ("model", "hardware", "runtime", "workload", "policies", "engine", "results", "scenario")
+ROOMS = (
+    *(
+        "model",
+        "hardware",
+        "contract",
+        "runtime",
+        "scheduling",
+        "workload",
+        "policies",
+        "engine",
+        "results",
+        "runs",
+        "scenario",
+    ),
+)
 """Folders of moesim whose code a run goes through, beside the modules at the top."""
-TOP = ("files", "strict_json", "units", "spec", "streams", "plugins")
+TOP = ("arrays", "clock", "files", "jit", "plugins", "portable", "spec", "streams", "strict_json", "units")
+
+
+def code() -> list[Path]:
+    """The source files that a run goes through."""
+    package = Path(__file__).resolve().parents[1]
+    paths = [package / f"{name}.py" for name in TOP]
+    for room in ROOMS:
+        paths += sorted(path for path in (package / room).rglob("*") if path.suffix in (".py", ".json"))
+    return paths
 
 
 @lru_cache(maxsize=1)
 def physics() -> str:
     """`sha256:...` of the source files that a run goes through; equal in every installation of the same version."""
     package = Path(__file__).resolve().parents[1]
-    files = [package / f"{name}.py" for name in TOP]
-    for room in ROOMS:
-        files += sorted(path for path in (package / room).rglob("*") if path.suffix in (".py", ".json"))
     digest = hashlib.sha256()
-    for path in files:
+    for path in code():
         digest.update(path.relative_to(package).as_posix().encode() + b"\0")
         digest.update(path.read_bytes().replace(b"\r\n", b"\n") + b"\0")
     return f"sha256:{digest.hexdigest()}"

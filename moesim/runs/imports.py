@@ -23,7 +23,8 @@ _CALLS = ("import_module", "__import__")
 def sources(module: str, file: Path) -> dict[str, Path]:
     """Dotted name -> file of `module`, which lies in `file`, and of what it imports from the folder that it was found in.
 
-    Of an installed module, only the package that it belongs to counts: beside it lies everything that is installed.
+    Of an installed module, only the package that it belongs to counts: beside it lies everything that is installed. Nor does
+    moesim count for others, where they lie beside it: `physics` has its code.
     """
     root = file.resolve().parents[module.count(".") + (file.name == "__init__.py")]
     installed = any(root == Path(sysconfig.get_path(kind)).resolve() for kind in ("purelib", "platlib", "stdlib"))
@@ -33,8 +34,10 @@ def sources(module: str, file: Path) -> dict[str, Path]:
         path = files[waiting.pop()]
         stat = path.stat()
         for name in _imported(path, _package(path, root), stat.st_mtime_ns, stat.st_size):
+            if name in files or (_top(name) != _top(module) and (installed or _top(name) == "moesim")):
+                continue
             place = _located(root, name)
-            if place is not None and name not in files and not (installed and _top(name) != _top(module)):
+            if place is not None:
                 files[name] = place
                 waiting.append(name)
     return files

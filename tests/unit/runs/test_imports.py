@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from moesim.runs import imports
+from moesim.runs import fingerprint, imports
 from moesim.runs.fingerprint import foreign_code
 
 
@@ -89,3 +89,25 @@ def test_the_digest_follows_every_file_and_no_other(tmp_path: Path, monkeypatch:
     assert foreign_code(spec) == before
     for name in ("mine_digest", "helper_digest"):
         del sys.modules[name]
+
+
+def test_moesim_is_no_file_of_a_policy_beside_it(tmp_path: Path) -> None:
+    """A policy at the root of a checkout would count all of moesim, whose code every point counts already."""
+    folder(tmp_path, mine="import moesim.contract\nimport helper", helper="", moesim__in__contract="", moesim__in____init__="")
+    assert set(imports.sources("mine", tmp_path / "mine.py")) == {"mine", "helper"}
+
+
+BESIDE_RUNS = {
+    *("calibrate", "experiment", "explain", "exports", "fit", "report", "testing", "validation"),
+    *("__init__", "__main__", "api", "arguments", "cache", "cli", "completion", "errors", "neutral", "progress"),
+    *("terminal", "verbs", "version", "writing"),
+}
+"""Rooms and modules that no number of a run depends on."""
+
+
+def test_every_room_that_decides_a_number_enters_the_names_of_points() -> None:
+    """`contract` and `scheduling` did not: a sweep resumed after a change of costs or of a scheduler kept the old points."""
+    package = Path(imports.__file__).parents[1]
+    rooms = {path.stem for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    assert rooms == {*fingerprint.ROOMS, *fingerprint.TOP, *BESIDE_RUNS}
+    assert all(path.is_file() for path in fingerprint.code())
