@@ -252,15 +252,17 @@ class Costs:
         modules = self.model.experts * self.runtime.gpu.module
         return np.where(np.asarray(tokens) > 0, time + modules, time) if modules else time
 
-    def shared(self, tokens: Any) -> FloatArray:
-        """Shared experts of one MoE layer, on the GPU; 0 without any."""
-        if not self.model.shared_bytes:
+    def shared(self, tokens: Any, device: str | None = None) -> FloatArray:
+        """Shared experts of one MoE layer, on a device (the GPU that attends); 0 without any."""
+        model, device = self.model, device or self.system.attending_gpu
+        if not model.shared_bytes:
             return np.zeros(np.shape(tokens))
-        return self._on_gpu("shared", tokens, self.model.shared_flops, self.model.shared_bytes, 2 * self.model.token_bytes)
+        return self._gemm("shared", device, tokens, model.shared_flops, model.shared_bytes, 2 * model.token_bytes)
 
-    def dense(self, tokens: Any) -> FloatArray:
-        """Feed-forward part of one layer without experts, on the GPU."""
-        return self._on_gpu("dense", tokens, self.model.dense_flops, self.model.dense_bytes, 2 * self.model.token_bytes)
+    def dense(self, tokens: Any, device: str | None = None) -> FloatArray:
+        """Feed-forward part of one layer without experts, on a device (the GPU that attends)."""
+        model, device = self.model, device or self.system.attending_gpu
+        return self._gemm("dense", device, tokens, model.dense_flops, model.dense_bytes, 2 * model.token_bytes)
 
     def head(self, tokens: Any) -> FloatArray:
         """LM head and sampler for `tokens` [...] sampled positions, on the GPU, and what the host does between two steps."""

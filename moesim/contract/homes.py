@@ -39,10 +39,13 @@ class Homes:
     embeddings: str | None = None
     """Input embedding, where it is a matrix of its own."""
     kept_layers: int = 0
-    """Decoder layers, from the first, whose weights stay in GPU memory all the same."""
+    """Decoder layers, from `kept_from` on, whose weights stay in GPU memory all the same."""
+    kept_from: int = 0
+    """The first of them."""
     attends: str | None = None
     """Device that attends in the layers that are not kept, over a cache in the tier of `attention`; decoding it projects there,
-    too, and reads the weights where they lie. None: the GPU does, and the cache lies with that of the other layers."""
+    too, computes shared experts and feed-forward parts that live elsewhere, and reads the weights where they lie. None: the
+    GPU does, and the cache lies with that of the other layers."""
 
     @classmethod
     def everything(cls, tier: str, kept_layers: int = 0) -> Homes:
@@ -60,22 +63,33 @@ class Homes:
         """Whether any weights live outside GPU memory."""
         return bool(self.tiers)
 
+    def stays(self, layer: int) -> bool:
+        """Whether the weights of decoder layer `layer` stay in GPU memory."""
+        return self.kept_from <= layer < self.kept_from + self.kept_layers
+
     def away(self, layer: int) -> bool:
         """Whether another device attends in decoder layer `layer`."""
-        return self.attends is not None and layer >= self.kept_layers
+        return self.attends is not None and not self.stays(layer)
+
+    @property
+    def shares_apart(self) -> bool:
+        """Whether shared experts run before the routed ones of their layer, on the device that attends there."""
+        return self.attends is not None and self.shared is not None
 
     def cache_share(self, model: Architecture) -> float:
         """Share of the KV cache that lies with that device."""
         nbytes = model.kv_bytes_per_layer
-        return float(np.sum(nbytes[self.kept_layers :]) / np.sum(nbytes)) if self.attends is not None else 0.0
+        apart = [self.away(layer) for layer in range(model.layers)]
+        return float(np.sum(nbytes[apart]) / np.sum(nbytes)) if self.attends is not None else 0.0
 
 
 HERE = Homes()
 """Everything in GPU memory."""
 
 
-def crossing(model: Architecture, homes: Homes, *, first: bool = True, last: bool = True) -> list[Weights]:
-    """[D] what crosses for each decoder layer in a step; `first`, `last`: whether the GPU runs the projections in and out."""
+def crossing(model: Architecture, homes: Homes, *, first: bool = True, last: bool = True, rest: bool = True) -> list[Weights]:
+    """[D] what crosses for each decoder layer in a step; `first`, `last`, `rest`: whether the GPU runs the projections in and
+    out, and what follows them."""
     if not homes.elsewhere:
         return [()] * model.layers
     matrices = model.qkv_bytes * first + model.output_bytes * last
@@ -83,12 +97,14 @@ def crossing(model: Architecture, homes: Homes, *, first: bool = True, last: boo
     weights: list[Weights] = []
     for layer in range(model.layers):
         parts = [(homes.attention, matrices)]
-        if layer in dense:
+        if not rest:
+            pass
+        elif layer in dense:
             parts.append((homes.dense, model.dense_bytes))
         elif layer not in model.bare_layers:
             parts.append((homes.shared, model.shared_bytes))
         sums: dict[str, float] = {}
-        for tier, nbytes in parts if layer >= homes.kept_layers else ():
+        for tier, nbytes in () if homes.stays(layer) else parts:
             if tier is not None and nbytes:
                 sums[tier] = sums.get(tier, 0.0) + float(nbytes)
         weights.append(tuple(sums.items()))

@@ -253,9 +253,11 @@ class Problem:
 
     def crossing(self, plan: BatchPlan, phase: str) -> list[Weights]:
         """[D] weights other than routed experts that are copied to the GPU for each decoder layer in a step of `phase`."""
-        first, _, last = devices_of(plan, phase, self.model.layers - 1)
+        apart = next((layer for layer in range(self.model.layers) if plan.homes.away(layer)), 0)
+        first, _, last = devices_of(plan, phase, apart)
         gpu = self.system.attending_gpu
-        return crossing(self.model, plan.homes, first=first == gpu, last=last == gpu)
+        rest = phase == "prefill" or plan.homes.attends is None
+        return crossing(self.model, plan.homes, first=first == gpu, last=last == gpu, rest=rest)
 
     def weight_buffer(self, plan: BatchPlan) -> float:
         """Bytes of GPU memory that such copies take at most."""

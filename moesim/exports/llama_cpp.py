@@ -42,9 +42,9 @@ def _whole_layers(placed: Placed, ubatch: int) -> Exported:
     """A run in which the CPU attends in some layers: as many whole layers on the GPU."""
     count = placed.plan.homes.kept_layers
     policy = LlamaCpp.model_validate({"gpu_layers": count, "ubatch": ubatch, "batch": placed.plan.batch})
-    note = "llama.cpp keeps the last layers on the GPU, the run the first ones, which are alike."
+    note = "--n-gpu-layers counts the output, too: so many of the last layers, less one, are on the GPU."
     return Exported(
-        command=_command(placed, ubatch, [f"--n-gpu-layers {count}"]),
+        command=_command(placed, ubatch, [f"--n-gpu-layers {count + 1}"]),
         resident=placed.resident,
         policy=policy,
         notes=(note,),

@@ -75,12 +75,26 @@ class Operations:
         sampled = sampled[sampled > 0]
         sizes = (model.router_flops, model.router_bytes, hidden)
         self._gemm("router", gpu, whole, problem.layers, sizes, lambda _, tokens: costs.router(tokens))
-        if model.n_dense:
+        homes, moe = self._deployment.plan.homes, set(model.moe_layers)
+        dense = set(range(model.layers)) - moe - set(model.bare_layers)
+        if dense:
             sizes = (model.dense_flops, model.dense_bytes, 2 * hidden)
-            self._gemm("dense layers", gpu, whole, model.n_dense, sizes, lambda _, tokens: costs.dense(tokens))
+            for device, number in self._sharing(dense, apart=homes.dense is not None):
+                self._gemm("dense layers", device, whole, number, sizes, lambda unit, tokens: costs.dense(tokens, unit))
+        if homes.shares_apart:
+            sizes = (model.shared_flops, model.shared_bytes, 2 * hidden)
+            for device, number in self._sharing(moe, apart=True):
+                self._gemm("shared experts", device, whole, number, sizes, lambda unit, tokens: costs.shared(tokens, unit))
         if len(sampled):
             sizes = (model.head_flops, model.head_bytes, hidden)
             self._gemm("LM head", gpu, sampled, 1, sizes, lambda _, tokens: costs.head(tokens))
+
+    def _sharing(self, layers: set[int], *, apart: bool) -> list[tuple[str, int]]:
+        """(device, layers) that compute what follows attention in `layers`; `apart`: that lives where another one attends."""
+        homes, gpu = self._deployment.plan.homes, self._problem.system.attending_gpu
+        there = sum(homes.away(layer) for layer in layers) if apart and self._phase == "decode" else 0
+        shares = [(gpu, len(layers) - there), (homes.attends or gpu, there)]
+        return [(device, number) for device, number in shares if number]
 
     def _layers_of(self, phase: Phase) -> list[tuple[tuple[str, str, str], IntArray]]:
         """Devices of projection, core and output with the decoder layers in which they do it in a step of `phase`."""

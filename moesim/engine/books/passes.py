@@ -131,8 +131,10 @@ class Ledger:
             )
         name = problem.system.attending_gpu
         recorder.expert_tokens[name] = recorder.expert_tokens.get(name, 0) + int(gpu[k.G_TOKENS])
-        read = self._nbytes(self._by_kind(by_device[-1], odd[-1])) + visits * problem.model.shared_bytes
-        shared = activations / max(problem.model.top_k, 1) * problem.model.shared_flops
+        read, shared = self._nbytes(self._by_kind(by_device[-1], odd[-1])), 0.0
+        if not self._tables.shares_apart:
+            read += visits * problem.model.shared_bytes
+            shared = activations / max(problem.model.top_k, 1) * problem.model.shared_flops
         recorder.rounded += int(by_device[-1].sum()) + int(odd[-1].sum()) + uploads + visits
         self._operations.experts(phase, ExpertWork(name, int(gpu[k.G_TOKENS]), read, int(gpu[k.G_TIME]), shared))
 

@@ -187,9 +187,14 @@ class VisitTables:
         times = self._deployment.activation_compression if self._deployment.dequantised else 1.0
         return self._problem.costs.requantise(times, helper)
 
+    @property
+    def shares_apart(self) -> bool:
+        """Whether shared experts run before visits, which do not count them."""
+        return self._deployment.plan.homes.shares_apart
+
     def shared(self, tokens: IntArray) -> IntArray:
         """[V] ps of the shared experts of visits of `tokens` [V] tokens."""
-        if not self._problem.model.shared_bytes:
+        if not self._problem.model.shared_bytes or self.shares_apart:
             return np.zeros(len(tokens), dtype=np.int64)
         return to_ps(self._problem.costs.shared(tokens), "the shared experts")
 

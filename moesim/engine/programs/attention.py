@@ -121,7 +121,7 @@ def chains_of_pass(problem: Problem, deployment: Deployment, sets: Sequence[Sequ
     kv_bytes = problem.model.kv_bytes_per_layer
     sizes = [size for cores in sets for core in cores for size in (core.flops, core.kv, core.cached)]
     homes = deployment.plan.homes
-    away = np.full(len(kv_bytes), homes.attends is not None) & (np.arange(len(kv_bytes)) >= homes.kept_layers)
+    away = np.array([homes.away(layer) for layer in range(len(kv_bytes))], dtype=np.bool_)
     columns = np.concatenate([*sizes, (kv_bytes > 0)[None, :], away[None, :]], axis=0).T.copy()
     alike: dict[bytes, int] = {}
     kind = [alike.setdefault(column.tobytes(), len(alike)) for column in columns]

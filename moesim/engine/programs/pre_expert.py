@@ -14,7 +14,7 @@ import numpy as np
 from moesim.arrays import IntArray
 from moesim.clock import to_ps
 from moesim.contract import Deployment, Problem
-from moesim.contract.homes import Weights
+from moesim.contract.homes import Homes, Weights
 from moesim.engine.kernel.visits import Template
 from moesim.engine.passes import Pass, Work, core_work
 from moesim.engine.programs.attention import Chains, Core, chain_operations, chains_of_pass, cores_of_step
@@ -40,6 +40,10 @@ class Copy(NamedTuple):
         )
 
 
+_NOWHERE = ("", 0)
+_NOTHING = (0, _NOWHERE)
+
+
 class Layer(NamedTuple):
     """A decoder layer before its routed experts."""
 
@@ -49,6 +53,8 @@ class Layer(NamedTuple):
     """GPU time of what follows attention: router, dense part, or nothing."""
     copies: tuple[Copy, ...] = ()
     """Its weights, where they are not in GPU memory."""
+    aside: tuple[str, int] = _NOWHERE
+    """Device that computes its dense part or its shared experts where they lie, and its ps; none where the GPU does."""
 
 
 Group = tuple[Layer, ...]
@@ -86,25 +92,39 @@ def structure_of_pass(problem: Problem, deployment: Deployment, step: Pass) -> S
     cores = cores_of_step(problem, deployment, step.parts, work)
     chains, kind = chains_of_pass(problem, deployment, cores)
     tokens = int(step.new_tokens.sum())
-    router = int(to_ps(float(costs.router(tokens)), "the router"))
-    dense = int(to_ps(float(costs.dense(tokens)), "a dense layer")) if model.n_dense else 0
-    after = dict.fromkeys(model.moe_layers, router) | dict.fromkeys(model.bare_layers, 0)
-    moe = set(model.moe_layers)
+    homes, moe, bare = deployment.plan.homes, set(model.moe_layers), set(model.bare_layers)
+    kinds = [(layer in moe, step.phase == "decode" and homes.away(layer)) for layer in range(model.layers)]
+    parts = {of: _after_attention(problem, homes, *of, tokens) for of in dict.fromkeys(kinds)}
     layers: list[Group] = []
     group: list[Layer] = []
     weights = problem.crossing(deployment.plan, step.phase)
     for layer, k in enumerate(kind):
-        group.append(Layer(k, after.get(layer, dense), _copies(problem, weights[layer])))
+        service, aside = _NOTHING if layer in bare else parts[kinds[layer]]
+        group.append(Layer(k, service, _copies(problem, weights[layer]), aside))
         if layer in moe:
             layers.append(tuple(group))
             group = []
     head = int(to_ps(float(costs.head(step.sampled)), "the LM head")) if step.sampled else 0
-    homes = deployment.plan.homes
     head_copies = _copies(problem, ((homes.head, model.head_bytes),)) if homes.head is not None and head else ()
     looked_up = homes.head if model.tied_embedding else homes.embeddings
     row = model.embedding_bytes / model.vocab
     rows = _copies(problem, ((looked_up, tokens * row),)) if looked_up is not None else ()
     return Structure(cores, chains, layers, tuple(group), head, head_copies, rows, work)
+
+
+def _after_attention(problem: Problem, homes: Homes, moe: bool, away: bool, tokens: int) -> tuple[int, tuple[str, int]]:
+    """ps on the GPU of what follows attention in a decoder layer with or without experts, and the device and ps of what runs
+    on the one that attends in layers `away`."""
+    costs, there = problem.costs, homes.attends if away else None
+    if moe:
+        router = int(to_ps(float(costs.router(tokens)), "the router"))
+        if not homes.shares_apart:
+            return router, _NOWHERE
+        shared = int(to_ps(float(costs.shared(tokens, there)), "the shared experts"))
+        return (router + shared, _NOWHERE) if there is None else (router, (there, shared))
+    if there is None or homes.dense is None:
+        return int(to_ps(float(costs.dense(tokens)), "a dense layer")), _NOWHERE
+    return 0, (there, int(to_ps(float(costs.dense(tokens, there)), "a dense layer")))
 
 
 def _copies(problem: Problem, weights: Weights) -> tuple[Copy, ...]:
@@ -155,8 +175,8 @@ def _alone(structure: Structure, gpu: str) -> int | None:
     if structure.head_copies or (structure.rows and not structure.layers):
         return None
     whole = 0
-    for kind, service, copies in structure.trailing:
-        if copies:
+    for kind, service, copies, aside in structure.trailing:
+        if copies or aside[1]:
             return None
         for chain in structure.chains[kind]:
             if chain.sides() != chain.stages or any(stage.lane != gpu or stage.usage for stage in chain.stages):
@@ -181,7 +201,7 @@ def _layers(
     operations: list[Operation] = []
     after: list[int] = []
     stores: list[int] = []
-    for number, (kind, service, copies) in enumerate(group):
+    for number, (kind, service, copies, aside) in enumerate(group):
         ends: list[int] = []
         stores = []
         weights = list(range(len(operations), len(operations) + len(copies)))
@@ -189,6 +209,9 @@ def _layers(
         for chain in structure.chains[kind]:
             more, last, stored = chain_operations(chain, lane, gpu, len(operations), after, weights)
             operations, ends, stores = operations + more, ends + last, stores + stored
+        if aside[1]:
+            operations.append(Operation(lane(aside[0]), aside[1], ends, label=label_of("dense part")))
+            ends = [len(operations) - 1]
         feeds = last_is_moe and number == len(group) - 1
         operations.append(Operation(lane(gpu), service, ends, label=label_of("router" if feeds else "dense part")))
         after = [len(operations) - 1] if feeds else [len(operations) - 1, *stores]

@@ -25,26 +25,28 @@ __all__ = ["LlamaCpp"]
 class LlamaCpp(GpuKvPolicy):
     """The experts of the first N layers live in the host and run on the CPU; passes of 32 tokens and more upload them instead.
 
-    Other layers are resident as a whole. With `gpu_layers`, and for models that do not fit otherwise (dense ones, above all),
-    whole layers are left to the CPU: their attention with its weights and its cache, too, where the products of prompts take
-    uploaded weights as experts do. Upload or CPU goes by the tokens of the pass alone: decode of fewer than 32 sequences
+    Other layers are resident as a whole; so are shared experts and the dense parts of all layers. With `gpu_layers`, and for
+    models that do not fit otherwise (dense ones, above all), the first layers are left to the CPU as wholes: their attention
+    with its weights and its cache, their shared experts and dense parts, too, where the products of prompts take uploaded
+    weights as experts do. Upload or CPU goes by the tokens of the pass alone: decode of fewer than 32 sequences
     never uploads. Only experts with tokens are copied. GPU and CPU never work at the same time. Prompts are read in pieces of
     `ubatch` tokens, each of which uploads anew (`whole_tensors`: experts without tokens, too).
     Source: ggml-org/llama.cpp (`-ngl`, `--n-cpu-moe`, `--cpu-moe`, op off-load from a batch of 32; active experts only since
     pull request 15346); the fork ik_llama.cpp copies from 32 E / k tokens (`scaled`).
-    Inferred: none of the rules. Left out: shared experts and dense parts of MoE models stay on the GPU whatever `gpu_layers`
-    says; the program keeps the last layers on the GPU, the simulator the first; uploads of attention weights to batches that
-    decode; pageable copies from a memory-mapped file; 2-8 bit weights, unless the model is stored so.
+    Inferred: none of the rules. Left out: the input embedding, which the program keeps in the host, counts in GPU memory;
+    routers stay on the GPU; a hand-over between two layers that both run on the CPU; uploads of attention weights to batches
+    that decode; pageable copies from a memory-mapped file; 2-8 bit weights, unless the model is stored so.
     """
 
     kind: Literal["llama_cpp"] = "llama_cpp"
     cpu_layers: int | None = Field(None, ge=0)
-    """N: MoE layers whose experts stay in the host (as many as there are: `--cpu-moe`); as few as fit if not given."""
+    """N of `--n-cpu-moe`: decoder layers, from the first and those without experts counted, whose experts stay in the host (as
+    many as there are: `--cpu-moe`); as few as fit if not given."""
     host_layers: tuple[int, ...] | None = None
     """The MoE layers (from 0) whose experts stay in the host, in place of the first N: what `-ot` patterns can say."""
     gpu_layers: int | None = Field(None, ge=0)
-    """Decoder layers that are on the GPU as wholes (`-ngl`); all if not given, or as many as fit where the model does not fit
-    with its experts alone in the host."""
+    """Decoder layers, the last ones, that are on the GPU as wholes (`-ngl`, which counts the output as one more); all if not
+    given, or as many as fit where the model does not fit with its experts alone in the host."""
     upload_from: int = Field(32, ge=1)
     """Tokens in a pass from which missing experts are uploaded (published: 32)."""
     ubatch: int = Field(512, ge=1)
@@ -83,19 +85,24 @@ class LlamaCpp(GpuKvPolicy):
         return place(problem, resident=resident, cut=cut.piped(Serial()))
 
     def _whole(self, problem: Problem) -> Deployment | None:
-        """Whole layers on the GPU, the first ones, and the others on the CPU; None where every layer attends on the GPU."""
+        """Whole layers on the GPU, the last ones, and the others on the CPU; None where every layer attends on the GPU."""
         layers = problem.model.layers
         if self.gpu_layers is None and (self._attends_on_gpu(problem) or not problem.job.attention):
             return None
         moe, sizes = np.array(problem.model.moe_layers[: problem.layers]), problem.expert_bytes().sum(axis=1)
-        away = Homes(attention=problem.main_memory, attends=problem.costs.cpu_name)
-        cut = self.cut(problem, chunk=self.ubatch, homes=replace(away, kept_layers=self.gpu_layers or 0))
+        host, shared = problem.main_memory, problem.main_memory if problem.model.shared_bytes else None
+        away = Homes(attention=host, dense=host, shared=shared, attends=problem.costs.cpu_name)
+
+        def homes(count: int) -> Homes:
+            return replace(away, kept_layers=count, kept_from=layers - count) if count < layers else HERE
+
+        cut = self.cut(problem, chunk=self.ubatch, homes=homes(min(self.gpu_layers or 0, layers)))
 
         def plan(count: int) -> BatchPlan:
-            return replace(cut, homes=replace(away, kept_layers=count) if count < layers else HERE)
+            return replace(cut, homes=homes(count))
 
         def resident(count: int) -> BoolArray:
-            held: BoolArray = (moe < count) & (np.arange(problem.layers) >= (self.cpu_layers or 0))
+            held: BoolArray = moe >= max(layers - count, self.cpu_layers or 0)
             return held
 
         def fits(count: int) -> bool:
@@ -126,7 +133,7 @@ class LlamaCpp(GpuKvPolicy):
     def _first(self, problem: Problem, free: float) -> int:
         """The first MoE layer whose experts are resident: as many of the last ones as `free` bytes hold, unless given."""
         if self.cpu_layers is not None:
-            return min(self.cpu_layers, problem.layers)
+            return int(np.searchsorted(problem.model.moe_layers[: problem.layers], self.cpu_layers))
         from_last = np.cumsum(problem.expert_bytes().sum(axis=1)[::-1])
         return problem.layers - int(np.searchsorted(from_last, free, side="right"))
 

@@ -149,8 +149,9 @@ def test_a_class_of_kernels_is_held_by_cores_or_by_memory() -> None:
     kind, memory = scenario.runtime.cpu.classes["ggml"], scenario.hardware.devices["cpu"].own_bandwidth
     assert two_cores.bandwidth == pytest.approx(2 * kind.core_bandwidth)
     assert two_cores.rate == pytest.approx(2 * kind.core_rate)
-    # wide is what a socket is: 40 cores are of one, and not of two
-    for cores, sockets, share in ((31, 1, kind.share), (40, 1, kind.wide_share), (64, 1, kind.wide_share), (40, 2, kind.share)):
+    # wide is what a socket is: 40 cores are of one, and not of two, which wait for each other's memory
+    both = kind.share * kind.together_memory
+    for cores, sockets, share in ((31, 1, kind.share), (40, 1, kind.wide_share), (64, 1, kind.wide_share), (40, 2, both)):
         of_cpu = {"cores": cores, "sockets": sockets}
         sets = ["runtime=llama-cpp", *(f"hardware.devices.cpu.{key}={value}" for key, value in of_cpu.items())]
         more_cores = load("quickstart", sets=sets).scenario

@@ -50,7 +50,7 @@ def test_weights_and_cache_lie_where_their_layer_runs() -> None:
     problem = problem_of(source, *source.build())
     deployment = source.scenario.policy.deploy(problem)
     model, plan = problem.model, deployment.plan
-    assert deployment.resident.any(axis=1).tolist() == [layer < 16 for layer in range(64)]
+    assert deployment.resident.any(axis=1).tolist() == [layer >= 48 for layer in range(64)]
     attention = 48 * (model.qkv_bytes + model.output_bytes)
     assert problem.host_shares(plan) == {
         "ddr": {"KV cache": 0.75 * problem.kv_bytes(1), "weights other than routed experts": pytest.approx(attention)}
@@ -66,8 +66,8 @@ def test_a_dense_model_that_does_not_fit_leaves_as_few_whole_layers_to_the_cpu_a
     deployment = source.scenario.policy.deploy(problem)
     count, sizes = deployment.plan.homes.kept_layers, problem.expert_bytes().sum(axis=1)
     assert 0 < count < 64
-    free = problem.gpu_free(deployment.plan) - float(sizes[:count].sum())
-    assert 0 <= free < float(sizes[count]) + problem.model.qkv_bytes + problem.model.output_bytes + problem.kv_bytes(1)
+    free = problem.gpu_free(deployment.plan) - float(sizes[-count:].sum())
+    assert 0 <= free < float(sizes[-count - 1]) + problem.model.qkv_bytes + problem.model.output_bytes + problem.kv_bytes(1)
     small = loaded(scenario({}, model={**PACKED, "name": "llama-3.1-8b"}))
     assert small.scenario.policy.deploy(problem_of(small, *small.build())).plan.homes.attends is None
 
@@ -92,7 +92,7 @@ def test_a_mixture_whose_attention_does_not_fit_leaves_whole_layers_too_and_an_e
     source = loaded(data)
     plan = source.scenario.policy.deploy(problem_of(source, *source.build())).plan
     assert plan.homes.attends == "cpu"
-    assert f"--n-gpu-layers {plan.homes.kept_layers}" in command
+    assert f"--n-gpu-layers {plan.homes.kept_layers + 1}" in command  # which counts the output
 
 
 def test_whole_layers_and_a_list_of_layers_without_experts_do_not_go_together() -> None:
