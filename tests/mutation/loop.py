@@ -57,7 +57,7 @@ def _outcome(session: pytest.Session, mutant: dict[str, Any], seen: Seen, second
     """Whether a mutant is killed, by how many tests it can be seen, and the seconds that they took."""
     path, text = Path(mutant["path"]), mutant["after"]
     span = statement(path.read_text("utf-8"), mutant["line"], mutant["column"])
-    seeing = seen.tests(path, span)
+    seeing = seen.tests(path, span) or (seen.seconds.keys() if span is None else set())  # names alone, that others import
     items = _ordered([item for item in session.items if item.nodeid in seeing], seen.seconds)
     begin = time.monotonic()
     if not items:
