@@ -63,6 +63,8 @@ class Plan:
     description: Description
     """What `experiment.json` says."""
     planner: Planner
+    root: Node
+    """As written; says where a part of it stands."""
 
     @property
     def columns(self) -> list[str]:
@@ -123,7 +125,7 @@ def plan(source: str | Path | Mapping[str, Any], sets: Iterable[str] = (), **cha
     if mistakes or planner.first is None:
         here = root.place.file
         raise InputError(*sorted(dict.fromkeys(mistakes), key=lambda m: (m.file != here, m.file, m.line, m.column)))
-    return Plan(experiment, tuple(axes), tuple(planner.rows), planner.tasks, _description(planner, axes, root), planner)
+    return Plan(experiment, tuple(axes), tuple(planner.rows), planner.tasks, _description(planner, axes, root), planner, root)
 
 
 def _head(root: Node) -> tuple[Experiment | None, list[Mistake]]:

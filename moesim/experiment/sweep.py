@@ -23,6 +23,7 @@ from moesim.results.plain import canonical
 from moesim.results.sweeps.description import Description
 from moesim.results.sweeps.result import POWER, SweepResult, flat
 from moesim.runs.pools import outcomes
+from moesim.scenario.tree import Tree
 
 __all__ = ["Effort", "in_turn", "mine", "run_plan", "run_sweep", "shard"]
 
@@ -59,7 +60,7 @@ def run_plan(
     """Runs the points of a plan that are missing, and gathers them, as `run_sweep`; InputError for a part without `out`."""
     if isinstance(experiment_plan.experiment.design, Tpe):
         text = "settings follow from what comes out of those before; run moesim optimize, or take another design for a sweep"
-        raise InputError(Mistake(text, "design"))
+        raise InputError(Tree(experiment_plan.root).mistake(text, ("design", "kind")))
     if part is not None and out is None:
         raise InputError(Mistake("needs a directory that the parts share; name it with --out", file="--shard"))
     effort = Effort(out, experiment_plan.description, jobs=jobs, dask=dask)

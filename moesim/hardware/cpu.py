@@ -77,7 +77,7 @@ class Cpu(Device):
     def expert_time(
         self, tokens: ArrayLike, weight_bytes: ArrayLike, flops_per_token: float, bandwidth: ArrayLike | None = None
     ) -> FloatArray:
-        """As `Device.expert_time`: each kernel streams at min(its bandwidth, `bandwidth` or that of own memory)."""
+        """As `Device.expert_time`: each kernel at most at `bandwidth`, or at that of own memory."""
         if isinstance(self.experts, PerToken):
             return self.experts.seconds(tokens)
         stream = self._own if bandwidth is None else bandwidth
@@ -105,4 +105,4 @@ class Cpu(Device):
 
     def _allowed(self) -> list[Kernel]:
         use = self.experts.use if isinstance(self.experts, CpuKernels) else ()
-        return [self.kernels[name] for name in use or self.kernels]
+        return [self.kernels[name].beside(self._own) for name in use or self.kernels]

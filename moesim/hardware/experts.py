@@ -198,6 +198,10 @@ class Kernel(Spec):
 
     bandwidth: Bandwidth | None = None
     """The most weight bytes per second the kernel was seen to stream; without it, whatever its memory gives."""
+    memory: Bandwidth | None = None
+    """Read bandwidth of the memory that it streamed them from. Where the CPU has a faster or slower memory of its own, it
+    streams in proportion (the carry-over rule of docs/hardware.md); without it `bandwidth` is what the cores manage. Valid:
+    as long as the cores can ask for so much; none of the kernels was measured beside a second memory."""
     rate: ComputeRate
     """FLOP/s with many tokens per expert, as reached, not the peak."""
     q: Sharpness = 1.5
@@ -210,6 +214,12 @@ class Kernel(Spec):
     """Tokens of an expert that are computed together, as many as tiles have rows: a block that is not full costs as much."""
     valid_tokens: TokenRange | None = None
     """Range of tokens per expert that the constants were fitted and tested on; a run that leaves it says so."""
+
+    def beside(self, memory: float | None) -> Kernel:
+        """The kernel on a CPU whose own memory gives `memory` B/s; None for one that is not known."""
+        if self.bandwidth is None or self.memory is None or memory is None:
+            return self
+        return self.model_copy(update={"bandwidth": self.bandwidth * (memory / self.memory)})
 
     def seconds(
         self, tokens: ArrayLike, weight_bytes: ArrayLike, flops_per_token: float, stream: ArrayLike | None

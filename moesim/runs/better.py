@@ -7,7 +7,7 @@ the shares of a peak that kernels were measured to reach.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -123,13 +123,19 @@ def changes(loaded_scenario: LoadedScenario, factor: float) -> tuple[PartChange,
     groups = _groups(hardware)
     values: dict[tuple[str, str], dict[str, Any]] = {}
     for path, leaf in hardware.leaves():
-        if len(path) < 3:
+        if len(path) < 3 or _of_memory(hardware, path):
             continue
         respect, value = _better(str(path[0]), str(path[-1]), leaf.value, factor)
         if respect:
             part = groups.get((str(path[0]), str(path[1])), str(path[1]))
             values.setdefault((part, respect), {})[".".join(map(str, ("hardware", *path)))] = value
     return tuple(PartChange(part, respect, values) for (part, respect), values in values.items())
+
+
+def _of_memory(hardware: Node, path: Sequence[str | int]) -> bool:
+    """Whether a value of a CPU's kernel is its memory's doing: the weight stream that was seen beside a stated memory."""
+    beside = hardware.at((*path[:-1], "memory"))
+    return path[0] == "devices" and path[2] == "kernels" and path[-1] in ("bandwidth", "memory") and beside is not None
 
 
 def _better(kind: str, key: str, value: Any, factor: float) -> tuple[str, Any]:

@@ -141,16 +141,7 @@ class CpuPrograms(Spec):
         """The kernels of several sockets where a thread finds its weights in any socket's memory."""
         share = (self.together or cpu.together) / cpu.together
         kernels = {
-            name: kernel.model_copy(
-                update={
-                    "rate": kernel.rate * share,
-                    "bandwidth": None
-                    if cpu.own_bandwidth is None
-                    else share * min(kernel.bandwidth or math.inf, cpu.own_bandwidth),
-                    "unpack": None if kernel.unpack is None else kernel.unpack * share,
-                }
-            )
-            for name, kernel in cpu.kernels.items()
+            name: _shared(kernel.beside(cpu.own_bandwidth), share, cpu.own_bandwidth) for name, kernel in cpu.kernels.items()
         }
         return {"kernels": kernels, "together": self.together}
 
@@ -161,3 +152,10 @@ class CpuPrograms(Spec):
             message = f"the program has the CPU kernels {wants}, and the CPU of this machine was measured with {has} only"
             raise InputError(Mistake(message, "runtime.cpu.kernels"))
         return chosen
+
+
+def _shared(kernel: Kernel, share: float, memory: float | None) -> Kernel:
+    """A kernel at `share` of its rates, its weight stream that of a memory of `memory` B/s."""
+    stream = None if memory is None else share * min(kernel.bandwidth or math.inf, memory)
+    unpack = None if kernel.unpack is None else share * kernel.unpack
+    return kernel.model_copy(update={"rate": share * kernel.rate, "bandwidth": stream, "memory": None, "unpack": unpack})

@@ -103,8 +103,9 @@ def test_without_optuna_the_grid_is_searched_and_that_is_said(monkeypatch: pytes
 
 
 def test_a_sweep_does_not_follow_proposals() -> None:
-    with pytest.raises(InputError, match="run moesim optimize, or take another design for a sweep"):
+    with pytest.raises(InputError, match="run moesim optimize, or take another design for a sweep") as refused:
         run_sweep(MIXED, jobs=1)
+    assert [mistake.path for mistake in refused.value.mistakes] == ["design.kind"]
 
 
 def test_an_excess_is_a_share_of_its_limit() -> None:

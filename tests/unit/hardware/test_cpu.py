@@ -28,6 +28,17 @@ def test_the_fastest_kernel_runs_an_expert() -> None:
     assert float(cpu(bandwidth=None).expert_time(1, 1.5 * GB, 1e9)) == pytest.approx(1.5 / 200)
 
 
+def test_a_kernel_that_memory_held_up_streams_as_its_memory_gives() -> None:
+    kernels = {"fast": {**FAST, "memory": 250 * GB}}  # 100 of 250 GB/s
+    for own, stream in ((250 * GB, 100 * GB), (500 * GB, 200 * GB), (125 * GB, 50 * GB)):
+        assert float(cpu(own, kernels=kernels).expert_time(1, 1.5 * GB, 1.0)) == pytest.approx(1.5 * GB / stream)
+        assert float(cpu(own, kernels=kernels).gemm_time(1.0, 3 * GB)) == pytest.approx(3 * GB / stream)
+    # weights in another tier come at its rate, up to what the kernel manages beside its own
+    assert float(cpu(500 * GB, kernels=kernels).expert_time(1, 1.5 * GB, 1.0, bandwidth=30 * GB)) == pytest.approx(0.05)
+    assert float(cpu(500 * GB, kernels=kernels).expert_time(1, 1.5 * GB, 1.0, bandwidth=300 * GB)) == pytest.approx(1.5 / 200)
+    assert float(cpu(None, kernels=kernels).expert_time(1, 1.5 * GB, 1.0)) == pytest.approx(0.015)
+
+
 def test_a_framework_may_have_some_of_the_kernels() -> None:
     stock = cpu(experts={"kind": "kernels", "use": ["fast"]})
     assert float(stock.expert_time(1, 1.5 * GB, 1e9)) == pytest.approx(0.015)

@@ -37,6 +37,13 @@ def test_a_part_changes_in_all_values_of_one_respect() -> None:
     assert not {path for values in parts.values() for path in values if path.endswith(("setup", "launch", "latency"))}
 
 
+def test_a_faster_memory_and_not_a_faster_cpu_brings_kernels_that_wait_for_it_their_weights() -> None:
+    parts = {change.name: change.values for change in changes(load("quickstart", sets=["hardware=rtx6000ada-xeon8452y"]), 2.0)}
+    kernel = "hardware.devices.cpu.kernels.amx_tuned"
+    assert parts["cpu speed"][f"{kernel}.rate"] == "45.2 TFLOPS"
+    assert not {f"{kernel}.bandwidth", f"{kernel}.memory"} & {path for values in parts.values() for path in values}
+
+
 def test_devices_that_are_read_as_one_get_better_together() -> None:
     machine = load("quickstart", sets=["hardware=h200-cxl"])
     parts = {change.name: set(change.values) for change in changes(machine, 2.0)}
