@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Bench", "NotApplicable", "Violation", "instance"]
 
-_FEW = 2
-
 
 class Violation(AssertionError):  # noqa: N818 - a verdict, as is the next
     """A policy does not do what its slots promise; the text says where."""
@@ -59,12 +57,12 @@ class Bench:
         """Runs in which the policy placed the model, whatever came of it."""
         return [run for run in map(self.run, self.worlds) if run.deployment is not None]
 
-    def ended(self, longest: bool = False) -> list[Run]:
-        """Runs that came to their end; `longest`: two at most, the longest walks first. NotApplicable if there are none."""
+    def ended(self, longest: int | None = None) -> list[Run]:
+        """Runs that came to their end; `longest`: so many at most, the longest walks first. NotApplicable if there are none."""
         runs = [run for run in self.begun() if run.outcome is not None]
         if not runs:
             raise NotApplicable("no run came to its end, see runs_or_refuses")
-        return sorted(runs, key=lambda run: -len(run.calls))[:_FEW] if longest else runs
+        return runs if longest is None else sorted(runs, key=lambda run: -len(run.calls))[:longest]
 
     def decision_seconds(self) -> float | None:
         """Median wall-clock seconds of `dispatch` plus those of `adapt`, per visit of a layer; None without a visit."""

@@ -128,12 +128,12 @@ def deterministic(bench: Bench) -> None:
         if label is not None:
             yield f"a second run differs, first in: {label}"
 
-    _judge(bench.ended(longest=True), check)
+    _judge(bench.ended(longest=2), check)
 
 
 def deterministic_elsewhere(bench: Bench) -> None:
     """Another process under another hash seed decides the same; where the class can be imported there."""
-    runs = bench.ended(longest=True)
+    runs = bench.ended(longest=2)
     worlds = [run.world for run in runs]
     if bench.process is not None:
         traces = bench.process.traces(bench.policy, worlds)
@@ -158,7 +158,7 @@ def read_only(bench: Bench) -> None:
             at = "deploy" if frozen.deployment is None else f"a call after {len(frozen.calls)} others"
             yield f"{at} raised {type(frozen.error).__name__} when all arrays were read-only: {frozen.error}"
 
-    _judge(bench.ended(longest=True), check)
+    _judge(bench.ended(longest=2), check)
 
 
 def engines_agree(bench: Bench) -> None:
@@ -175,7 +175,7 @@ def engines_agree(bench: Bench) -> None:
         for name, (fast, plain) in differences(record(run.outcome), record(by_reference.outcome)).items():
             yield f"{name} differs: {fast} by the kernel, {plain} by the reference engine"
 
-    _judge(bench.ended(), check)
+    _judge(bench.ended(longest=4), check)
 
 
 def decision_cost(bench: Bench) -> None:

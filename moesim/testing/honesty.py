@@ -33,7 +33,7 @@ def no_peeking(bench: Bench) -> None:
     if bench.policy.imitates:
         raise NotApplicable("declared to imitate the future with a stated skill: it is shown the whole run")
     texts = []
-    for run in bench.ended(longest=True):
+    for run in bench.ended(longest=2):
         for since, table in _other_futures(run.world):
             leave = partial(_leave_where_they_part, run)
             rerouted = run_world(run.world.rerouted(table), bench.policy, predictions=run.predictions, before=leave)
@@ -93,7 +93,7 @@ def _foreseen(run: Run, rerouted: Run) -> str | None:
 
 def no_state_leaks(bench: Bench) -> None:
     """One object serves many runs at once: a run that another one interrupts, and the one that interrupts it, are as alone."""
-    runs = bench.ended(longest=True)
+    runs = bench.ended(longest=2)
     run, neighbour = runs[0], runs[-1]
     beside: list[Run] = []
 
@@ -119,7 +119,7 @@ def memoryless_is_honest(bench: Bench) -> None:
     if bench.policy.adapts != "never":
         raise Violation(f"it says that it is memoryless and adapts = '{bench.policy.adapts}'")
     texts = []
-    for run in bench.ended(longest=True):
+    for run in bench.ended(longest=2):
         text = _remembers(run, bench.policy)
         if text is not None:
             texts.append(f"{run.world.name}: {text}")

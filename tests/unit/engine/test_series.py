@@ -17,7 +17,7 @@ from moesim.scheduling.server import Server
 WORKLOAD: dict[str, Any] = {
     "kind": "online",
     "scheduler": {"kind": "continuous", "num_gpu_blocks_override": 600},
-    "requests": 14,
+    "requests": 10,
     "arrivals": {"kind": "poisson", "rate": "800/s"},
     "prompt": {"kind": "uniform", "minimum": 1, "maximum": 90},
     "output": {"kind": "uniform", "minimum": 1, "maximum": 40},

@@ -40,7 +40,7 @@ def problem_of(model: Model, job, table) -> Problem:
     return Problem(shape, tiny.system(), job, table.profile, np.random.default_rng(0), np.random.default_rng(1))
 
 
-def generated(model: Model = DEEPSEEK, requests: int = 24, tokens: int = 40):
+def generated(model: Model = DEEPSEEK, requests: int = 20, tokens: int = 36):
     job, table = Offline(requests=requests, prompt=4, output=tokens + 1, routing=Sticky()).build(model, Streams(5), Path())
     return problem_of(model, job, table), decoded(table, range(requests))
 

@@ -98,7 +98,7 @@ def test_the_plan_is_the_best_of_all_knobs(prompt):
         step = float(layer_seconds(costs, plan.batch, "ddr", knobs, np.array([knobs.cpu_share]))[0])
         return prefill_seconds(costs, plan.batch, prompts, knobs) + costs.steps * step
 
-    shares = [*np.linspace(0, 1, 21), plan.balanced]
+    shares = {*np.linspace(0, 1, 11).tolist(), plan.balanced, plan.knobs.cpu_share}
     every = []
     for chunk, share, buffer in product(powers(plan.batch), shares, (1, 2)):
         try:
