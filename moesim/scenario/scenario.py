@@ -241,7 +241,7 @@ def _judge(
     mistakes += cross.capacity(parts, tree)
     mistakes += cross.programs(parts, tree)
     mistakes += cross.kv_tiers(parts, tree)
-    mistakes += durations.mistakes(parts, tree)
+    mistakes += _known_durations(parts, tree, resolver)
     built, wrong = _known_build(parts, head, tree, resolver)
     mistakes += wrong
     if mistakes or resolver.mistakes or head is None:
@@ -278,6 +278,20 @@ def _known_build(
     if not wrong and all(parts.get(part) is not None for part in ("workload", "model")):
         resolver.memory[key] = True
     return None, wrong
+
+
+def _known_durations(parts: Mapping[str, Any], tree: Tree, resolver: Resolver) -> list[Mistake]:
+    """`durations.mistakes`, not looked for again on a machine, a model and a program that were right together before."""
+    nodes = [tree.root.child(part) for part in ("hardware", "model", "runtime")]
+    if resolver.memory is None or None in nodes:
+        return durations.mistakes(parts, tree)
+    key = ("durations", *(_text(node) for node in nodes if node is not None))
+    if key in resolver.memory:
+        return []
+    wrong = durations.mistakes(parts, tree)
+    if not wrong and all(parts.get(part) is not None for part in ("hardware", "model", "runtime")):
+        resolver.memory[key] = True
+    return wrong
 
 
 def _text(node: Node) -> str:

@@ -52,7 +52,7 @@ TRIED: dict[str, list[dict[str, object]]] = {
     "monde": [{}],
     "dynande": [{}],
     "trimoe": [{}],
-    "hobbit": [{}, {"batch": 1, "depth": 1}],
+    "hobbit": [{}, {"batch": 2, "depth": 1}],
     "edgemoe": [{}, {"buffer": None}, {"importance": "chance"}],
     "daop": [{}, {"first": 1}],
     "context_cxl_ndp": [{}],
