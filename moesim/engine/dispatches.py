@@ -31,6 +31,10 @@ class Answers(NamedTuple):
     """[V] visits that set off background moves."""
 
 
+_MOVES: BoolArray = np.ones(1, dtype=np.bool_)
+"""A single visit that sets off moves."""
+
+
 def stacked(dispatches: list[Dispatch], routed: IntArray, layers: IntArray, stored: FloatArray) -> Answers:
     """The answers to visits of `layers` [V] with `routed` [V, E] tokens, of experts whose stored copies have `stored` [L, E]
     bytes.
@@ -39,7 +43,8 @@ def stacked(dispatches: list[Dispatch], routed: IntArray, layers: IntArray, stor
     """
     if len(dispatches) == 1 and _plain(dispatches[0]) and dispatches[0].device.shape == routed.shape[1:]:
         answer = dispatches[0]
-        return Answers(answer.device[None], None if answer.order is None else answer.order[None])
+        order = None if answer.order is None else answer.order[None]
+        return Answers(answer.device[None], order, moves=None if answer.moves is None else _MOVES)
     for answer in dispatches:
         if answer.device.shape != routed.shape[1:]:
             raise PolicyError(f"dispatch returned device of shape {answer.device.shape}, not [E] = {routed.shape[1:]}")
@@ -95,5 +100,5 @@ def _nbytes(dispatches: list[Dispatch], stored: FloatArray) -> FloatArray:
 
 
 def _plain(dispatch: Dispatch) -> bool:
-    """Whether it says no more than devices and an order."""
-    return all(part is None for part in dispatch[2:])
+    """Whether it says no more than devices, an order and moves."""
+    return all(part is None for part in dispatch[2:-1])

@@ -108,8 +108,7 @@ class Movers:
 
     def flying(self, layer: int) -> IntArray | None:
         """[E] how a visit refers to the copies of a layer that are on their way; None where there are none."""
-        references = self._coming[layer]
-        return references.copy() if references.any() else None
+        return self._coming[layer].copy() if self._residency.in_flight[layer].any() else None
 
     def promote(self, layer: int, order: IntArray, needed: BoolArray) -> None:
         """A visit waits for copies on their way that it has `needed` [E], in the `order` [E] of its experts.
@@ -145,26 +144,26 @@ class Movers:
 
     def _evict(self, pairs: IntArray) -> None:
         """Drops copies [n, 2] from GPU memory, or calls them off on their way there."""
-        layers, experts = pairs.T
-        flying = self._residency.in_flight[layers, experts]
+        books, places = self._books, pairs[:, 0] * self._problem.experts + pairs[:, 1]
+        flying = books.in_flight[places] > 0
         if flying.any():
-            self._call_off(layers[flying], experts[flying])
-            layers, experts = layers[~flying], experts[~flying]
+            self._call_off(places[flying])
+            places = places[~flying]
         if self._swap:
-            leave = self._residency.resident[layers, experts] & ~self._unused[layers, experts]
-            leaving = list(dict.fromkeys((layers * self._problem.experts + experts)[leave].tolist()))
+            leave = (books.resident[places] > 0) & (books.unused[places] == 0)
+            leaving = list(dict.fromkeys(places[leave].tolist()))
             if leaving:
                 self._write_home(np.array(leaving))
-        self._residency.evict(layers, experts)
-        self._unused[layers, experts] = False
+        self._residency.drop(places)
+        books.unused[places] = 0
 
-    def _call_off(self, layers: IntArray, experts: IntArray) -> None:
+    def _call_off(self, places: IntArray) -> None:
         """Calls copies on their way into GPU memory off, those that have not begun."""
-        withdrawn = self._copies.call_off((self._coming[layers, experts] - 1) % k.COMING)
-        layers, experts = layers[withdrawn], experts[withdrawn]
-        self._residency.cancel(layers, experts)
-        self._coming[layers, experts] = 0
-        self._demanded[layers, experts] = self._unused[layers, experts] = False
+        books = self._books
+        places = places[self._copies.call_off((books.coming[places] - 1) % k.COMING)]
+        self._residency.cancel(*np.divmod(places, self._problem.experts))
+        for flags in (books.coming, books.demanded, books.unused):
+            flags[places] = 0
 
     def _write_home(self, pairs: IntArray) -> None:
         books, gpu = self._residency, np.full(len(pairs), self._problem.gpu_tier_index)

@@ -192,14 +192,18 @@ class Residency:
 
     def evict(self, layers: IntArray, experts: IntArray) -> None:
         """Drops copies [n] from GPU memory: the master copies stay, or what leaves is in a slot set aside for it."""
-        if self._any_pinned and (pinned := self.pinned[layers, experts]).any():
-            layer, expert = int(layers[pinned][0]), int(experts[pinned][0])
+        self.drop(layers * self.resident.shape[1] + experts)
+
+    def drop(self, places: IntArray) -> None:
+        """As `evict`, of experts at `places` [n] in [L, E] laid flat."""
+        if self._any_pinned and (pinned := self.pinned.ravel()[places]).any():
+            layer, expert = divmod(int(places[pinned][0]), self.resident.shape[1])
             raise PolicyError(f"expert {expert} of MoE layer {layer} has no copy outside GPU memory and can't be evicted")
-        places = np.sort(layers * self.resident.shape[1] + experts)
+        places, resident = np.sort(places), self.resident.reshape(-1)
         if (places[1:] == places[:-1]).any():
             places = distinct(places)
-        places = places[self.resident.ravel()[places]]
-        self.resident.ravel()[places] = False
+        places = places[resident[places]]
+        resident[places] = False
         self.held -= float(self.copy_bytes.ravel()[places].sum())
 
     def cancel(self, layers: IntArray, experts: IntArray) -> None:

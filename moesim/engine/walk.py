@@ -42,6 +42,8 @@ class PassWalk:
         self.times = context.placement.times(self.counts, self.layers)
         self._serving: BoolArray = np.zeros((0, 0), dtype=np.bool_)
         """[V, E] copies in GPU memory that serve the visits handed over last."""
+        self._seen: tuple[Answers, BoolArray] | None = None
+        """The answers to the visit asked for last, and [E] the experts that the GPU computes in it."""
 
     @property
     def computed(self) -> IntArray:
@@ -191,8 +193,11 @@ class PassWalk:
         return needed if answers.load is None else needed | answers.load[0]
 
     def _on_gpu(self, row: int, answers: Answers) -> BoolArray:
-        """[E] experts that the GPU computes in a visit."""
-        return np.asarray((answers.device[0] == self.context.problem.attending_index) & (self._computed[row] > 0))
+        """[E] experts that the GPU computes in a visit, which is asked for some times."""
+        if self._seen is None or self._seen[0] is not answers:
+            on_gpu = (answers.device[0] == self.context.problem.attending_index) & (self._computed[row] > 0)
+            self._seen = answers, on_gpu
+        return self._seen[1]
 
     def _swapped(self, layer: int) -> None:
         """A layer begins when every copy that the layers before sent home has a slot of its own; others hold their places."""

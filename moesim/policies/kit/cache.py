@@ -71,6 +71,8 @@ class LayerCache:
 
     def exchange(self, keys: Any, uses: Uses) -> tuple[BoolArray, BoolArray]:
         """As `after`, with the keys [n, E] as they are now."""
+        if len(keys) == 1 and (changes := _of_one_layer(int(self.capacity[uses.layers[0]]), keys[0], uses)) is not None:
+            return changes
         used = uses.counts > 0
         idle = uses.resident & ~used
         free = self.capacity[uses.layers] - np.count_nonzero(uses.resident, axis=1) - uses.coming
@@ -82,16 +84,38 @@ class LayerCache:
 
     def after_layer(self, step: Step, resident: BoolArray, coming: int = 0) -> Moves:
         """The moves after one visit; `resident` [E]: copies of its layer in GPU memory, `coming` are on their way."""
-        self.clock += 1
-        uploaded = np.zeros((1, len(resident)), dtype=np.bool_)
-        uploaded[0, step.uploaded] = True
-        place = np.array([step.layer]), np.array([self.clock])
-        stay, leave = self.after(Uses(*place, step.counts[None], uploaded, resident[None], coming))
+        uploaded = np.zeros(len(resident), dtype=np.bool_)
+        uploaded[step.uploaded] = True
+        stay, leave = self.after_visit(step, uploaded, resident, coming)
         if not stay.any() and not leave.any():
             return NO_MOVES
-        victims = np.flatnonzero(leave[0])
+        victims = np.flatnonzero(leave)
         evict = pairs_of(step.layer, victims) if len(victims) else None
-        return Moves(keep=np.flatnonzero(stay[0]), evict=evict)
+        return Moves(keep=np.flatnonzero(stay), evict=evict)
+
+    def after_visit(self, step: Step, uploaded: BoolArray, resident: BoolArray, coming: int = 0) -> tuple[BoolArray, BoolArray]:
+        """([E] copies that stay, [E] residents that leave) after one visit that `uploaded` [E] experts; see `after_layer`."""
+        self.clock += 1
+        place = np.array([step.layer]), np.array([self.clock])
+        stay, leave = self.after(Uses(*place, step.counts[None], uploaded[None], resident[None], coming))
+        return stay[0], leave[0]
+
+
+def _of_one_layer(capacity: int, keys: Any, uses: Uses) -> tuple[BoolArray, BoolArray] | None:
+    """`exchange` of a single visit, sooner than that of many; None where more would have to leave than are idle."""
+    used, resident = uses.counts[0] > 0, uses.resident[0]
+    new, idle = np.flatnonzero(uses.uploaded[0] & used), np.flatnonzero(resident & ~used)
+    free = capacity - int(np.count_nonzero(resident)) - uses.coming
+    number = min(len(new), max(free + len(idle), 0))
+    surplus = number - free if uses.uploaded[0].any() else 0
+    if surplus > len(idle):
+        return None
+    stay, leave = np.zeros((1, len(keys)), dtype=np.bool_), np.zeros((1, len(keys)), dtype=np.bool_)
+    # ties go by expert id, whatever order the uploads had
+    stay[0, new if number == len(new) else new[keys[new].argsort(kind="stable")[len(new) - number :]]] = True
+    if surplus > 0:
+        leave[0, idle if surplus == len(idle) else idle[keys[idle].argsort(kind="stable")[:surplus]]] = True
+    return stay, leave
 
 
 def _last(keys: Any, among: BoolArray, number: IntArray) -> BoolArray:

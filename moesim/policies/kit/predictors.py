@@ -59,8 +59,8 @@ class Predictor(Spec):
 
 def best(scores: FloatArray, tie: FloatArray, number: int) -> IntArray:
     """The `number` experts with the highest `scores` [E] above zero, best first; equal ones go by `tie` [E], then by id."""
-    order = np.lexsort((-tie, -scores))[:number]
-    return order[scores[order] > 0.0]
+    likely = np.flatnonzero(scores > 0.0)
+    return likely[np.lexsort((-tie[likely], -scores[likely]))[:number]]
 
 
 class _Ahead(Mind):

@@ -8,7 +8,7 @@ would; if not it is dropped, and the cache never knows of it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -90,23 +90,24 @@ class Buffers:
         vain = np.flatnonzero(self.borrowed[layer] & view.in_flight[layer] & (visit.counts == 0))
         if self.slots and (self.aim.prompts or visit.phase == "decode") and (visit.tokens == 1 or not self.aim.lone):
             self._waiting.append((view.now + self.mind.seconds, self._foreseen(visit)))
-        evict = np.concatenate([pairs_of(layer, vain), self.dropped(view)])
+        evict, dropped = pairs_of(layer, vain), self.dropped(view)
+        evict = np.concatenate([evict, dropped]) if len(dropped) else evict
         load = self._leave(view, layer)
         return Moves(evict=evict, load=load) if len(evict) or len(load) else None
 
     def after(self, step: Step, view: View) -> Moves:
         """What a layer that has run leaves behind: keeps and evictions of its cache, with used prefetches among its uploads."""
         layer = step.layer
-        mine = self.borrowed[layer]
-        resident = view.resident[layer]
+        mine, resident = self.borrowed[layer], view.resident[layer]
         if mine.any():
-            new = np.flatnonzero(mine & resident & (step.counts > 0))
-            moves = self.cache.after_layer(replace(step, uploaded=np.union1d(step.uploaded, new)), resident & ~mine)
-            staying = np.zeros(0, dtype=np.int64) if moves.keep is None else moves.keep
-            spent = np.setdiff1d(np.flatnonzero(mine), staying, assume_unique=True)  # those still on their way are called off
+            there = np.zeros(len(mine), dtype=np.bool_)
+            there[step.uploaded] = True
+            there |= mine & resident & (step.counts > 0)
+            stay, leave = self.cache.after_visit(step, there, resident & ~mine)
+            spent = np.flatnonzero(mine & ~stay)  # those still on their way are called off
             self.late.update((layer, expert) for expert in spent[view.in_flight[layer, spent]].tolist())
-            evict = pairs_of(layer, spent) if moves.evict is None else np.concatenate([pairs_of(layer, spent), moves.evict])
-            moves = Moves(keep=staying[~mine[staying]], evict=evict)
+            evict = np.concatenate([spent, np.flatnonzero(leave)])
+            moves = Moves(keep=np.flatnonzero(stay & ~mine), evict=pairs_of(layer, evict))
             mine[:] = False
         else:
             moves = self.cache.after_layer(step, resident)
@@ -133,6 +134,8 @@ class Buffers:
             if scores is not None:
                 target = visit.layer + depth
                 groups.append(pairs_of(target, best(scores, self.tie[target], number)))
+        if len(groups) == 1:
+            return groups[0]
         return np.concatenate(groups) if groups else _NONE
 
     def _leave(self, view: View, layer: int) -> IntArray:
@@ -141,9 +144,10 @@ class Buffers:
         if not known:
             return _NONE
         self._waiting = [entry for entry in self._waiting if entry[0] > view.now]
-        pairs = np.concatenate(known)
+        pairs = known[0] if len(known) == 1 else np.concatenate(known)
         ahead = pairs[pairs[:, 0] > layer]
-        there = view.resident[ahead[:, 0], ahead[:, 1]] | view.in_flight[ahead[:, 0], ahead[:, 1]]
+        targets, experts = ahead.T
+        there = view.resident[targets, experts] | view.in_flight[targets, experts]
         for pair in map(tuple, ahead[there].tolist() if self.late else ()):
             self._wanted_again(pair)
         room = self.slots - int(np.count_nonzero(self.borrowed)) - len(self.late)
