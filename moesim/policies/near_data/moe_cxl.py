@@ -20,6 +20,7 @@ from moesim.policies.kit.migration import Terms, exchanges
 from moesim.policies.kit.placement import Groups, HomeOrder, SizedPolicy, host_order, place
 from moesim.policies.kit.sizing import host_room
 from moesim.policies.near_data.cxl_tiers import CxlUse, require_cxl
+from moesim.policies.near_data.moe_cxl_chances import compiled
 from moesim.policies.near_data.moe_cxl_devices import Devices, Shard, Spread, johnson, steal
 from moesim.policies.near_data.moe_cxl_history import SequenceHistory
 from moesim.policies.near_data.moe_cxl_placement import algorithm_1, difference
@@ -199,6 +200,7 @@ class MoeCxl(SizedPolicy):
             ended=[None] * problem.layers,
             learning=self.prefetch > 0,
             hinted=hinted,
+            functions=compiled(visits),
         )
 
     def _first(self, problem: Problem, batch: int) -> tuple[FloatArray, FloatArray]:

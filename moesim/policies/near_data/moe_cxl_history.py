@@ -11,15 +11,11 @@ import numpy as np
 
 from moesim.arrays import FloatArray, IntArray
 from moesim.policies.kit.history import CoOccurrence
-from moesim.policies.near_data.moe_cxl_chances import Chances
-from moesim.portable import exponential
+from moesim.policies.near_data.moe_cxl_chances import chances, compiled
+from moesim.policies.near_data.moe_cxl_chances_kernel import FLOOR, MEMORY
+from moesim.portable import exponential, logarithms
 
 __all__ = ["SequenceHistory"]
-
-_FLOOR = 1e-4
-"""Share of a layer's tokens that no predictor gives to any expert less than: one surprise must not silence it for good."""
-_MEMORY = 0.99
-"""Weight of what was known before each visit, in the score of a predictor: about the last hundred visits count."""
 
 
 class SequenceHistory:
@@ -45,23 +41,28 @@ class SequenceHistory:
         visits: int = 0,
     ) -> None:
         """`visits`: about how many there will be."""
-        layers = len(popularity)
-        self._chances = Chances(visits)
+        layers, experts = popularity.shape
+        self._functions = compiled(visits)
         self.depth = depth
         self.fetched, self.used = 0, 0
         """Experts fetched ahead so far whose layer has run, and those of them that had tokens."""
-        self._popularity = popularity
+        self._popularity: FloatArray = np.array(popularity, dtype=np.float64)
         self._tables = [CoOccurrence(popularity, top_k, depth + back) for back in range(order)]
         if followers is not None:
             for table in self._tables:
                 table.start(followers(table.distance))
         self._stay = np.zeros(layers)
-        self._seen: list[IntArray | None] = [None] * layers
-        """[L] counts of each layer in this pass, or the pass before."""
+        self._seen: IntArray = np.zeros(popularity.shape, dtype=np.int64)
+        """[L, E] counts of each layer in this pass, or the pass before."""
+        self._met, self._predicted = [False] * layers, [False] * layers
+        """[L] whether there are any, and whether anything has been predicted for its next visit."""
         self._score = np.zeros(order + 1 + hinted)
         self._hinted = hinted
-        self._told: list[FloatArray | None] = [None] * layers
-        """[L] what each predictor expected of a layer, [predictors, E] shares."""
+        self._told: FloatArray = np.zeros((layers, order + 1 + hinted, experts))
+        """[L, predictors, E] the shares that each predictor expected of a layer."""
+        self._told_bits = self._told.reshape(-1).view(np.int64)
+        self._counts, self._hint = np.zeros(experts, dtype=np.int64), np.zeros(experts, dtype=np.int64)
+        self._weights, self._trust = np.zeros(len(self._score)), np.zeros(1)
         self._pending: list[tuple[IntArray, float] | None] = [None] * layers
         """[L] experts fetched for a layer, and how many of them were expected to be used, before scaling by `trust`."""
         self._expected, self._hits = 1.0, 1.0
@@ -80,52 +81,76 @@ class SequenceHistory:
 
     def learn(self, layer: int, counts: IntArray, phase: str) -> None:
         """`counts` [E] of the visit of `layer` that has just ended."""
-        share = counts / max(int(counts.sum()), 1)
-        predicted, self._told[layer] = self._told[layer], None
-        if predicted is not None:
-            self._score = _MEMORY * self._score + self._chances.logarithms(np.maximum(predicted, _FLOOR)) @ share
         self._judge(layer, counts)
         for table in self._tables:
-            before = self._seen[layer - table.distance] if layer >= table.distance else None
-            if before is not None:
-                table.learn(layer - table.distance, before, counts)
-        last = self._seen[layer]
-        if phase == "decode" and last is not None and last.sum() == counts.sum():
-            stayed = float(np.minimum(last, counts).sum()) / max(float(counts.sum()), 1.0)
-            self._stay[layer] += (1.0 - _MEMORY) * (stayed - self._stay[layer])
-        self._seen[layer] = counts
+            before = layer - table.distance
+            if before >= 0 and self._met[before]:
+                table.learn(before, self._seen[before], counts)
+        repeats = phase == "decode" and self._met[layer]
+        if self._functions is None:
+            self._compare(layer, counts, repeats=repeats)
+        else:
+            self._counts[:] = counts
+            self._functions.learn(
+                layer, len(counts), len(self._score), self._predicted[layer], repeats, self._counts, self._told_bits,
+                self._seen, self._stay, self._score,
+            )  # fmt: skip
+        self._met[layer], self._predicted[layer] = True, False
+
+    def _compare(self, layer: int, counts: IntArray, *, repeats: bool) -> None:
+        """Which predictor was right, and how much is repeated of what the layer used before."""
+        tokens, last = int(counts.sum()), self._seen[layer]
+        if self._predicted[layer]:
+            likelihood = logarithms(np.maximum(self._told[layer], FLOOR)) * (counts / max(tokens, 1))
+            self._score[:] = MEMORY * self._score + _sums(likelihood)
+        if repeats and last.sum() == tokens:
+            stayed = float(np.minimum(last, counts).sum()) / max(float(tokens), 1.0)
+            self._stay[layer] += (1.0 - MEMORY) * (stayed - self._stay[layer])
+        last[:] = counts
 
     def chance(self, layer: int, counts: IntArray, phase: str, hint: IntArray | None = None) -> FloatArray:
         """[E] probability that an expert of `layer` + depth gets any token, after `counts` [E] in `layer`.
 
         `hint` [E]: tokens that a gate predicts for it.
         """
-        target, tokens = layer + self.depth, float(counts.sum())
-        predicted = np.empty((len(self._score), len(counts)))
+        target, tokens = layer + self.depth, int(counts.sum())
+        predicted = self._told[target]
         for number, table in enumerate(self._tables):
             first = target - table.distance
-            before = self._seen[first] if first >= 0 else None
-            predicted[number] = self._popularity[target] if before is None else table.expected(first, before)
-        repeated = len(self._tables)
-        predicted[repeated] = self._popularity[target]
-        last = self._seen[target]
-        if phase == "decode" and last is not None:
-            predicted[repeated] += self._stay[target] * (last / max(float(last.sum()), 1.0) - predicted[repeated])
-        if self._hinted:
-            predicted[-1] = self._popularity[target] if hint is None or not hint.any() else hint
-        predicted /= predicted.sum(axis=1, keepdims=True)
-        self._told[target] = predicted
-        chance: FloatArray = self._chances.one_or_more(tokens * (self.weights @ predicted)) * self.trust
+            met = first >= 0 and self._met[first]
+            predicted[number] = table.expected(first, self._seen[first]) if met else self._popularity[target]
+        repeats = phase == "decode" and self._met[target]
+        self._predicted[target] = True
+        if self._functions is None:
+            return self._mixed(target, tokens, hint, repeats=repeats)
+        if hint is not None:
+            self._hint[:] = hint
+        self._trust[0], chance = self.trust, np.empty(len(counts))
+        self._functions.predict(
+            target, len(counts), len(self._tables), len(self._score), repeats, hint is not None, tokens, self._popularity,
+            self._seen, self._stay, self._hint, self._score, self._trust, self._told, self._weights, chance,
+        )  # fmt: skip
         return chance
+
+    def _mixed(self, target: int, tokens: int, hint: IntArray | None, *, repeats: bool) -> FloatArray:
+        """The chances of layer `target`, the tables' shares of which are there."""
+        predicted, repeated, usual = self._told[target], len(self._tables), self._popularity[target]
+        predicted[repeated] = usual
+        if repeats:
+            last = self._seen[target]
+            predicted[repeated] += self._stay[target] * (last / max(float(last.sum()), 1.0) - usual)
+        if self._hinted:
+            predicted[-1] = usual if hint is None or not hint.any() else hint
+        predicted /= _sums(predicted)[:, None]
+        expected = (self.weights[:, None] * predicted).sum(axis=0)
+        return chances(None, float(tokens) * expected) * self.trust
 
     def again(self) -> FloatArray:
         """[L, E] probability that an expert gets any token in the next pass, by repetition from the last one."""
-        last = np.stack(
-            [np.zeros(share.shape) if seen is None else seen for seen, share in zip(self._seen, self._popularity, strict=True)]
-        )
+        last = self._seen
         tokens = last.sum(axis=1, keepdims=True)
         share = self._popularity + self._stay[:, None] * (last / np.maximum(tokens, 1.0) - self._popularity)
-        return self._chances.one_or_more(tokens * share)
+        return chances(self._functions, tokens * share)
 
     def partner(self, layer: int, expert: int) -> tuple[int, int] | None:
         """(layer, expert) that has followed an expert most often, None for one of the last layers."""
@@ -150,5 +175,10 @@ class SequenceHistory:
         used = int(np.count_nonzero(counts[experts]))
         self.fetched += len(experts)
         self.used += used
-        self._expected = _MEMORY * self._expected + expected
-        self._hits = _MEMORY * self._hits + used
+        self._expected = MEMORY * self._expected + expected
+        self._hits = MEMORY * self._hits + used
+
+
+def _sums(rows: FloatArray) -> FloatArray:
+    """[n] sums of `rows` [n, E], one number after another, as the compiled functions add."""
+    return np.asarray(np.add.accumulate(rows, axis=1)[:, -1])

@@ -6,13 +6,14 @@ Knows predictions, times and backlogs; places no resident and no master copy.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
 from moesim.contract import NO_MOVES, Moves, Step, View, Visit
 from moesim.policies.kit.migration import pairs_of
+from moesim.policies.near_data.moe_cxl_chances import Choice
 from moesim.policies.near_data.moe_cxl_devices import Devices
 from moesim.policies.near_data.moe_cxl_history import SequenceHistory
 from moesim.policies.near_data.moe_cxl_replicas import route
@@ -35,9 +36,7 @@ class Rules(NamedTuple):
 
 @dataclass
 class Prefetcher:
-    """Prefetches of one run. A copy pays if p * saved > (1 - p) * (idle * W / B + backlog).
-
-    `saved` is the part of the copy that fits before its layer needs it. Pollution: the places in GPU memory that prefetched
+    """Prefetches of one run: `Choice` says which copies pay. Pollution: the places in GPU memory that prefetched
     copies take are given back, half of them each period, while residents would save more there.
     """
 
@@ -54,12 +53,18 @@ class Prefetcher:
     """Whether anything is prefetched at all; places may all be given back."""
     hinted: bool
     """Whether a hint of coming layers is part of the prediction."""
+    functions: Any = None
+    """Of the kernel, where they are compiled."""
     window: dict[str, float] = field(default_factory=lambda: {"prefill": 0.0, "decode": 0.0})
     """Phase -> moving average of the seconds between a layer's end and the dispatch of the layer that it predicts."""
     earned: float = 0.0
     """Seconds that prefetched copies have saved in this period."""
+    choice: Choice = field(init=False)
     polluted: float = 0.0
     """Seconds that their places would have saved as residents, in all periods in which that was more."""
+
+    def __post_init__(self) -> None:
+        self.choice = Choice(self.functions, self.borrowed.shape[1])
 
     def meet(self, visit: Visit, now: float) -> None:
         """A layer asks for its dispatch."""
@@ -102,13 +107,10 @@ class Prefetcher:
         room = min(view.free_slots + freed, self.slots - int(np.count_nonzero(self.borrowed)))
         if room <= 0:
             return np.zeros(0, dtype=np.int64)
-        copy = self.devices.access[view.home[target]]
-        saved = np.minimum(copy, self.window[step.phase])
-        waiting = self.devices.backlog(view.backlog)[view.home[target]]
-        worth = chance * saved - (1.0 - chance) * (rules.idle_cost * copy + waiting)
-        worth[view.resident[target] | view.in_flight[target] | (chance < rules.confidence)] = -1.0
-        good = np.flatnonzero(worth > 0.0)
-        chosen: IntArray = good[np.argsort(-worth[good], kind="stable")[:room]]
+        home, there = view.home[target], view.resident[target] | view.in_flight[target]
+        copy, waiting = self.devices.access[home], self.devices.backlog(view.backlog)[home]
+        terms = self.window[step.phase], rules.confidence, rules.idle_cost
+        chosen = self.choice.best(chance, copy, waiting, there, terms, room)
         self.history.fetch(target, chosen, chance[chosen])
         return chosen
 
