@@ -151,7 +151,7 @@ class Buffers:
         for pair in map(tuple, ahead[there].tolist() if self.late else ()):
             self._wanted_again(pair)
         room = self.slots - int(np.count_nonzero(self.borrowed)) - len(self.late)
-        chosen = ahead[~there][: max(room if self.aim.most is None else min(room, self.aim.most), 0)]
+        chosen: IntArray = ahead[~there][: max(room if self.aim.most is None else min(room, self.aim.most), 0)]
         self.borrowed[chosen[:, 0], chosen[:, 1]] = True
         return chosen
 
