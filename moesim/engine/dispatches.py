@@ -42,9 +42,7 @@ def stacked(dispatches: list[Dispatch], routed: IntArray, layers: IntArray, stor
     Raises PolicyError where an answer breaks the contract of `Dispatch`.
     """
     if len(dispatches) == 1 and _plain(dispatches[0]) and dispatches[0].device.shape == routed.shape[1:]:
-        answer = dispatches[0]
-        order = None if answer.order is None else answer.order[None]
-        return Answers(answer.device[None], order, moves=None if answer.moves is None else _MOVES)
+        return _lone(dispatches[0])
     for answer in dispatches:
         if answer.device.shape != routed.shape[1:]:
             raise PolicyError(f"dispatch returned device of shape {answer.device.shape}, not [E] = {routed.shape[1:]}")
@@ -97,6 +95,12 @@ def _nbytes(dispatches: list[Dispatch], stored: FloatArray) -> FloatArray:
     if not ((nbytes > 0) & (nbytes <= stored * (1 + 1e-12))).all():
         raise PolicyError("dispatch.nbytes lies outside (0, bytes of the stored copy]")
     return nbytes
+
+
+def _lone(answer: Dispatch) -> Answers:
+    """The answer to a single visit that says no more than devices, an order and moves."""
+    order = None if answer.order is None else answer.order[None]
+    return Answers(answer.device[None], order, moves=None if answer.moves is None else _MOVES)
 
 
 def _plain(dispatch: Dispatch) -> bool:
