@@ -82,12 +82,12 @@ def chances(expected: Array, size: int, result: Array) -> int:
 
 
 def learn(
-    layer: int, experts: int, predictors: int, predicted: int, repeats: int, counts: Array, told_bits: Array, seen: Array,
+    layer: int, experts: int, predictors: int, predicted: int, repeats: int, counts: Array, share_bits: Array, seen: Array,
     stay: Array, score: Array,
 ) -> int:
     """A visit of `layer` has used experts with `counts` [E] tokens: which predictor was right, and how much is repeated.
 
-    `told_bits`: what each had `predicted`, if anything was, as the bits of its numbers, from which logarithms are taken.
+    `share_bits`: what each had `predicted`, if anything was, as the bits of its numbers, from which logarithms are taken.
     """
     tokens = 0
     for expert in range(experts):
@@ -96,7 +96,7 @@ def learn(
         likelihood, first = 0.0, (layer * predictors + predictor) * experts
         for expert in range(experts):
             if counts[expert] > 0:
-                bits = max(told_bits[first + expert], FLOOR_BITS)
+                bits = max(share_bits[first + expert], FLOOR_BITS)
                 ln = logarithm((bits % FRACTION + FRACTION) * POINT, bits // FRACTION - 1022)
                 likelihood += ln * (counts[expert] / max(tokens, 1))
         score[predictor] = MEMORY * score[predictor] + likelihood
@@ -124,9 +124,9 @@ def weigh(score: Array, predictors: int, weights: Array) -> None:
 
 def predict(
     target: int, experts: int, tables: int, predictors: int, repeats: int, hinted: int, tokens: int, popularity: Array,
-    seen: Array, stay: Array, hint: Array, score: Array, trust: Array, told: Array, weights: Array, chance: Array,
+    seen: Array, stay: Array, hint: Array, score: Array, trust: Array, shares: Array, weights: Array, chance: Array,
 ) -> int:
-    """The `chance` [E] that an expert of layer `target` gets any of `tokens`; `told` receives what each predictor expects.
+    """The `chance` [E] that an expert of layer `target` gets any of `tokens`; `shares` receives what each predictor expects.
 
     The first predictors are `tables`, whose rows are there; then repetition, a part of the tokens that stays with the experts
     of the pass before, where there is one (`repeats`); then, if there is one, a hint, which says nothing where it is not
@@ -139,18 +139,18 @@ def predict(
     for expert in range(experts):
         usual = popularity[target * experts + expert]
         again = stay[target] * (seen[target * experts + expert] / max(last * 1.0, 1.0) - usual) if repeats else 0.0
-        told[first + tables * experts + expert] = usual + again
+        shares[first + tables * experts + expert] = usual + again
         if predictors > tables + 1:
-            told[first + (tables + 1) * experts + expert] = hint[expert] if hints > 0 else usual
+            shares[first + (tables + 1) * experts + expert] = hint[expert] if hints > 0 else usual
         chance[expert] = 0.0
     weigh(score, predictors, weights)
     for predictor in range(predictors):
         row, total = first + predictor * experts, 0.0
         for expert in range(experts):
-            total += told[row + expert]
+            total += shares[row + expert]
         for expert in range(experts):
-            told[row + expert] /= total
-            chance[expert] += weights[predictor] * told[row + expert]
+            shares[row + expert] /= total
+            chance[expert] += weights[predictor] * shares[row + expert]
     for expert in range(experts):
         chance[expert] = one_or_more(tokens * chance[expert]) * trust[0]
     return target
@@ -181,9 +181,9 @@ FUNCTIONS = (*least_kernel.FUNCTIONS, logarithm, exponential, one_or_more, weigh
 ENTRIES = (chances, learn, predict, choose)
 """What others call."""
 BUFFERS = {
-    **dict.fromkeys(("expected", "result", "popularity", "stay", "score", "trust", "told", "weights", "chance"), "float64"),
+    **dict.fromkeys(("expected", "result", "popularity", "stay", "score", "trust", "shares", "weights", "chance"), "float64"),
     **dict.fromkeys(("copy", "waiting", "terms", "values"), "float64"),
-    **dict.fromkeys(("counts", "told_bits", "seen", "hint", "chosen"), "int64"),
+    **dict.fromkeys(("counts", "share_bits", "seen", "hint", "chosen"), "int64"),
     "there": "uint8",
 }
 """Parameters of the entries that are arrays; all others are whole numbers."""
