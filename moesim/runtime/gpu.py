@@ -209,6 +209,9 @@ class GpuPrograms(Spec):
             if isinstance(gpu.experts, Roofline):
                 changes["experts"] = gpu.experts.model_copy(update=shares)
             changes["formats"] = {name: _shared(packed, shares) for name, packed in gpu.formats.items()}
+        if self.packed is not None and (most := self.packed.most_streaming(gpu)) < 1.0:
+            formats: dict[str, ExpertFormat] = changes.get("formats", gpu.formats)  # type: ignore[assignment]
+            changes["formats"] = {name: _no_faster(packed, most) for name, packed in formats.items()}
         if core := self.attention.shares:
             changes["attention"] = gpu.attention.model_copy(update=core)
         return gpu.model_copy(update=changes) if changes else gpu
@@ -223,6 +226,13 @@ class GpuPrograms(Spec):
 
 def _given(**shares: float | None) -> dict[str, float]:
     return {name: share for name, share in shares.items() if share is not None}
+
+
+def _no_faster(packed: ExpertFormat, most: float) -> ExpertFormat:
+    """The format with a stream of at most that share of the memory's bandwidth."""
+    if not isinstance(packed.experts, Roofline) or packed.experts.streaming <= most:
+        return packed
+    return _shared(packed, {"streaming": most})
 
 
 def _shared(packed: ExpertFormat, shares: dict[str, float]) -> ExpertFormat:

@@ -22,7 +22,8 @@ Positive = Annotated[float, Gt(0)]
 
 
 class PackedProducts(Spec):
-    """Dense products of weights of fewer than 16 bits; v are the vector operations per second of the GPU.
+    """Products of weights of fewer than 16 bits; v are the vector operations per second of the GPU. Experts keep a cost of
+    their own, but stream no faster than these do with one token, for they run by the same kernel.
 
     Up to `vector_tokens` tokens, a product of matrix and vectors: ((bytes / stream)^q + (FLOP / (vector_flops v))^q)^(1/q),
     where the stream is `streaming` of the memory's bandwidth, at most `vector_bytes` v. With more tokens, one of matrices:
@@ -44,6 +45,12 @@ class PackedProducts(Spec):
     """Weights per vector operation that a product of matrices unpacks."""
     matrix_flops: Positive
     """FLOP per vector operation of a product of matrices."""
+
+    def most_streaming(self, gpu: Gpu) -> float:
+        """The most of the memory's bandwidth that products of vectors stream at on a `gpu`: those of experts, too."""
+        if gpu.vector is None or gpu.own_bandwidth is None:
+            return 1.0
+        return min(self.vector_bytes * gpu.vector / gpu.own_bandwidth, 1.0)
 
     def seconds(self, tokens: ArrayLike, nbytes: ArrayLike, flops: float, gpu: Gpu) -> FloatArray:
         """Seconds [..] of `tokens` [..] at `flops` each over `nbytes` [..] on a `gpu` with `vector`."""

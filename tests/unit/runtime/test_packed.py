@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from moesim.contract import Costs
-from moesim.hardware import Gpu
-from moesim.runtime import Runtime
+from moesim.hardware import Gpu, Roofline
+from moesim.hardware.gpu import ExpertFormat
+from moesim.runtime import GpuPrograms, Runtime
 from moesim.runtime.packed import PackedProducts
 from moesim.testing.worlds import machine, small_model
 
@@ -73,3 +74,17 @@ def test_the_bound_counts_the_same_products_without_their_calls() -> None:
     call = costs.runtime.fixed(costs.system.gpu, "output")
     for tokens in (1, 8, 9, 512):
         assert float(costs.output("gpu", tokens)) == pytest.approx(float(costs.bare.output("gpu", tokens)) + call)
+
+
+def test_experts_of_packed_formats_stream_no_faster_than_one_token_of_a_dense_product() -> None:
+    def streaming(vector: float | None) -> float:
+        experts = {"kind": "roofline", "streaming": 0.85}
+        unit = gpu(vector).model_copy(
+            update={"formats": {"int4": ExpertFormat.model_validate({"bits": 4.6, "experts": experts})}}
+        )
+        limited = GpuPrograms(packed=LAW).over(unit.bound(2e11)).formats["int4"].experts
+        assert isinstance(limited, Roofline)
+        return limited.streaming
+
+    # 0.1 B x 1e12 = 100 of 200 GB/s; with twice the units the format's own share holds
+    assert [streaming(vector) for vector in (1e12, 2e12, None)] == [pytest.approx(0.5), 0.85, 0.85]
