@@ -1,4 +1,4 @@
-"""A plug-in of pytest: all that is compiled runs as plain Python, so that its branches are seen, or its mutants."""
+"""A plug-in of pytest: what engine and policies compile runs as plain Python, so that its branches are seen, or its mutants."""
 
 from __future__ import annotations
 
@@ -10,8 +10,14 @@ from typing import Any
 from moesim import jit
 
 
-def _plain(module: ModuleType) -> SimpleNamespace:
+_native = jit.native
+ROOMS = ("moesim.engine.", "moesim.policies.")
+
+
+def _plain(module: ModuleType) -> SimpleNamespace | None:
     """The functions that `jit.native` compiles."""
+    if not module.__name__.startswith(ROOMS):
+        return _native(module)
     return SimpleNamespace(**{entry.__name__: _on_flat(entry, module.BUFFERS) for entry in module.ENTRIES})
 
 

@@ -43,8 +43,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool:
         importlib.import_module(".".join(Path(mutant["path"]).with_suffix("").parts))
     record = place.with_name("seen.data")
     if not _true_in_a_child(lambda: _record(session, record), work["seconds"]):
-        session.shouldfail = "tests fail without a mutant"
-        return True
+        raise session.Failed(f"these tests fail without a mutant: {record.with_suffix('.failed').read_text('utf-8')}")
     seen = Seen(record)
     with place.with_suffix(".outcomes").open("w", encoding="utf-8") as outcomes:
         for mutant in work["mutants"]:
@@ -100,15 +99,18 @@ def _record(session: pytest.Session, record: Path) -> bool:
     coverage = Coverage(data_file=str(record), config_file=False, source_pkgs=["moesim"])
     coverage.start()
     taken: dict[str, float] = {}
+    failed: list[str] = []
     for item, successor in zip(session.items, [*session.items[1:], None], strict=True):
         coverage.switch_context(item.nodeid)
         begin = time.process_time()
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=successor)
         taken[item.nodeid] = time.process_time() - begin
+        failed += [item.nodeid] * (session.testsfailed > len(failed))
+    record.with_suffix(".failed").write_text(", ".join(failed) or "the process has ended", "utf-8")
     coverage.stop()
     coverage.save()
     record.with_suffix(".json").write_text(json.dumps(taken), "utf-8")
-    return not session.testsfailed
+    return not failed
 
 
 def _pass(session: pytest.Session, items: list[pytest.Item], taken: dict[str, float], path: Path, text: str) -> bool:
