@@ -9,7 +9,6 @@ from typing import Any
 
 from moesim import jit
 
-
 _native = jit.native
 ROOMS = ("moesim.engine.", "moesim.policies.")
 
