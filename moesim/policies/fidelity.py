@@ -96,7 +96,7 @@ FIDELITY: dict[str, Fidelity] = {
     "lia": _partial("a published extension to experts, which is inferred here"),
     "moe_gen": _partial("hidden states in host memory"),
     "moe_lens": _partial("turns of its two groups in sweeps that hold prompts, too; mixed sweeps and pre-emption in rounds"),
-    "cxl_ndp": _partial("its codec's time, and its choice of channels for each precision"),
+    "cxl_ndp": _partial("its choice of channels for each precision"),
     "rmai": _partial("regions of less or more than an expert in the cache, and hints"),
 }
 """Policy -> how it stands to what it is called after."""

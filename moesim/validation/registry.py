@@ -51,6 +51,7 @@ CASES: dict[str, str] = {
     "fiddler-env1": "moesim.validation.systems.fiddler:CASE",
     "dynande-order": "moesim.validation.systems.dynande:CASE",
     "ik-llama-offload": "moesim.validation.systems.ik_offload:CASE",
+    "llama-cpp-hot-experts": "moesim.validation.systems.hot_experts:CASE",
     "cox-moe-table3": "moesim.validation.cox_moe.ablation:CASE",
     "cox-moe-ranges": "moesim.validation.cox_moe.grid:CASE",
     "runtime-ktransformers": "moesim.validation.runtimes.ktransformers:CASE",

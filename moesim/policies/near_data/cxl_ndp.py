@@ -31,8 +31,9 @@ class CxlNdp(SizedPolicy):
     `bits` shortens a copy, by bits / native bits, and lossless compression alone changes nothing.
     Channels of a weight matrix may get different precisions (`channels`); of the KV cache it is the model's `precision.kv`.
     Source: CXL-NDP, arXiv:2509.03377 (footprint of weights -25.2 %, of the KV cache -46.9 %). Inferred: the same precisions for
-    all experts in CXL memory; residents and experts in other tiers are read in full. Left out: the codec (tens of nanoseconds,
-    up to 2 TB/s behind links of 32 GB/s); the choice of channels, which changes outputs and no time.
+    all experts in CXL memory; residents and experts in other tiers are read in full. The codec works in step with memory and
+    link: its tens of nanoseconds are part of the tier's `latency`, and its 2 TB/s never bind behind links of 32 GB/s. Left
+    out: the choice of channels, which changes outputs and no time.
     Valid: fewer bits than the model's change its outputs (`quality`); the source is a simulation.
     """
 
