@@ -26,7 +26,6 @@ from types import CodeType, FunctionType
 from typing import Any
 
 import pytest
-from coverage import Coverage
 
 from tests.mutation.seen import Seen, statement
 
@@ -96,6 +95,8 @@ def _true_in_a_child(work: Callable[[], bool], seconds: int) -> bool:
 
 def _record(session: pytest.Session, record: Path) -> bool:
     """Runs all tests and writes which lines and how many CPU seconds each of them takes; whether they pass."""
+    from coverage import Coverage  # an extra
+
     coverage = Coverage(data_file=str(record), config_file=False, source_pkgs=["moesim"])
     coverage.start()
     taken: dict[str, float] = {}

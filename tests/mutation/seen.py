@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from coverage import CoverageData
-
 
 class Seen:
     """The record of one run of the tests: `record` has contexts by line, and beside it lie the CPU seconds of every test."""
 
     def __init__(self, record: Path) -> None:
+        from coverage import CoverageData  # an extra, which the tests of this module do without
+
         self._data = CoverageData(str(record))
         self._data.read()
         self.seconds: dict[str, float] = json.loads(record.with_suffix(".json").read_text("utf-8"))
