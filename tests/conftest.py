@@ -62,6 +62,16 @@ def pytest_configure() -> None:
     settings.load_profile("repeatable")
 
 
+@pytest.fixture
+def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes of `--jobs` are forked from the tests' own, where that can be, instead of started."""
+    if sys.platform == "linux":
+        from moesim.runs import pools
+        from tests import forked
+
+        monkeypatch.setattr(pools, "_processes", forked.workers)
+
+
 COMPILER = pytest.StashKey[subprocess.Popen[bytes]]()
 
 

@@ -14,7 +14,11 @@ import signal
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -51,6 +55,16 @@ def moesim(*words: str, cwd: Path, stdout: int | None = None, **environment: str
             file.seek(0)
             texts.append(file.read().decode(environment.get("PYTHONIOENCODING", "utf-8"), "surrogateescape"))
     return CompletedProcess(list(words), os.waitstatus_to_exitcode(status), *texts)
+
+
+@contextmanager
+def workers(jobs: int) -> Iterator[Executor]:
+    """In place of a pool whose processes start anew: for tests in which several are asked and their start is not the point."""
+    _ready()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        with ProcessPoolExecutor(jobs, mp_context=get_context("fork")) as pool:
+            yield pool
 
 
 def ended(child: int) -> bool:

@@ -57,6 +57,7 @@ class Warner:
         return 7
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_what_a_worker_warns_of_reaches_who_asked() -> None:
     with pytest.warns(UserWarning, match="a note") as caught:
         assert [answer for _, answer in outcomes([Warner(), Warner()], jobs=2)] == [7, 7]

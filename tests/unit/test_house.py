@@ -137,7 +137,14 @@ def _calls(module: Module) -> Iterator[tuple[int, str]]:
     """Line and written form of what each call calls."""
     for node in module.nodes:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name):
-            yield node.lineno, ast.unparse(node.func)
+            yield node.lineno, _written(node.func)
+
+
+def _written(called: ast.expr) -> str:
+    """`path.write_text` of what is called; a value without a name is `...`."""
+    if isinstance(called, ast.Attribute):
+        return f"{_written(called.value)}.{called.attr}"
+    return called.id if isinstance(called, ast.Name) else "..."
 
 
 def _none(offenders: Iterator[str]) -> None:

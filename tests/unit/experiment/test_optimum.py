@@ -63,6 +63,7 @@ def test_without_numbers_there_is_nothing_to_search(axes: dict[str, Any]) -> Non
         optimize({**COARSE, "axes": axes}, jobs=1)
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_policies_in_processes_give_the_results_of_one_after_another() -> None:
     scenario = load("quickstart", sets={"workload.requests": 1, "workload.prompt": 8, "workload.output": 2})
     names = ["lru", "on_demand", "gpu_only", "cox_moe"]

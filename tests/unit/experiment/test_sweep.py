@@ -67,10 +67,17 @@ def test_means_have_their_t_intervals(done: Path) -> None:
     assert first["samples"] == 2
 
 
-def test_any_number_of_processes_gives_the_same_bytes(done: Path, tmp_path: Path) -> None:
-    run_sweep(SMALL, out=tmp_path / "two", jobs=2)
-    assert outputs(tmp_path / "two") == outputs(done)
-    assert not list((tmp_path / "two").rglob("*.part"))
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same from two processes."""
+    out = tmp_path_factory.mktemp("sweep") / "two"
+    run_sweep(SMALL, out=out, jobs=2)
+    return out
+
+
+def test_any_number_of_processes_gives_the_same_bytes(done: Path, two: Path) -> None:
+    assert outputs(two) == outputs(done)
+    assert not list(two.rglob("*.part"))
 
 
 def test_parts_and_a_merge_give_the_same_bytes(done: Path, tmp_path: Path) -> None:
@@ -166,6 +173,7 @@ class Moody(OnDemand):
 MOODS: dict[str, Any] = {"name": "moods", "scenario": BASE, "axes": {"policy.mood": ["fine", "broken", "choosy"]}}
 
 
+@pytest.mark.usefixtures("forked_workers")
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_point_that_goes_wrong_is_recorded_and_the_others_go_on(jobs: int, tmp_path: Path) -> None:
     result = run_sweep({**MOODS, "policies": [Moody()]}, out=tmp_path / "moods", jobs=jobs)
@@ -224,6 +232,7 @@ def test_designs_without_a_grid_have_a_best_but_no_peaks() -> None:
     assert result.answer.peaks == ()
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_a_sampled_design_says_what_drives_the_metric(tmp_path: Path) -> None:
     axes = {"policy.hot": {"kind": "range", "low": 0.2, "high": 0.9},
             "hardware.links.pcie.rate": {"kind": "log", "low": "1 GB/s", "high": "64 GB/s"}}  # fmt: skip
@@ -253,10 +262,9 @@ def test_few_drawn_settings_and_grids_have_no_drivers(done: Path) -> None:
     assert "too few" in str(result)
 
 
-def test_a_sweep_keeps_where_it_comes_from_however_it_is_run(done: Path, tmp_path: Path) -> None:
-    run_sweep(SMALL, out=tmp_path / "two", jobs=2)
-    first, two = (json.loads((place / "experiment.json").read_text()) for place in (done, tmp_path / "two"))
-    assert first == two
+def test_a_sweep_keeps_where_it_comes_from_however_it_is_run(done: Path, two: Path) -> None:
+    first, second = (json.loads((place / "experiment.json").read_text()) for place in (done, two))
+    assert first == second
     provenance = first["provenance"]
     assert set(provenance["versions"]) >= {"python", "moesim", "numpy"}
     assert provenance["platform"]

@@ -57,6 +57,7 @@ def test_the_first_look_has_each_value_by_itself() -> None:
 
 
 @needs_optuna
+@pytest.mark.usefixtures("forked_workers")
 def test_proposals_are_the_same_at_any_number_of_processes_and_from_a_directory(tmp_path: Path) -> None:
     small = {**MIXED, "policies": ["lru", "on_demand"], "design": {"kind": "tpe", "points": 16}, "constraints": {}}
     small = {**small, "axes": {"workload.tokens": {"kind": "log", "low": 8, "high": 512, "whole": True}}}

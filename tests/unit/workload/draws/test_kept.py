@@ -214,9 +214,5 @@ def test_no_cache_holds_for_one_command_and_its_processes(capsys):
     assert cache.keeps_routing()
     assert main([*arguments, "--jobs", "1"]) == 0
     assert len(files()) == 2
-    kept_now = capsys.readouterr().out
-    assert main([*arguments, "--jobs", "2"]) == 0
-    throughputs = [
-        [r["throughput_tok_s"] for r in json.loads(text)["results"]] for text in (alone, kept_now, capsys.readouterr().out)
-    ]
-    assert throughputs[0] == throughputs[1] == throughputs[2]
+    throughputs = [[r["throughput_tok_s"] for r in json.loads(text)["results"]] for text in (alone, capsys.readouterr().out)]
+    assert throughputs[0] == throughputs[1]
