@@ -113,14 +113,18 @@ def no_state_leaks(bench: Bench) -> None:
 
 
 def memoryless_is_honest(bench: Bench) -> None:
-    """A policy that says `memoryless` answers alike in any order, at any time, whatever the queues hold, and never adapts."""
-    if not bench.policy.memoryless:
+    """A policy that says `memoryless` answers alike in any order, at any time, whatever the queues hold, and never adapts.
+
+    One that names `sure_phases` moves nothing behind the layers of their passes.
+    """
+    policy = bench.policy
+    if not policy.memoryless and not policy.sure_phases:
         raise NotApplicable("it does not say that it is memoryless")
-    if bench.policy.adapts != "never":
-        raise Violation(f"it says that it is memoryless and adapts = '{bench.policy.adapts}'")
+    if policy.memoryless and policy.adapts != "never":
+        raise Violation(f"it says that it is memoryless and adapts = '{policy.adapts}'")
     texts = []
     for run in bench.ended(longest=2):
-        text = _remembers(run, bench.policy)
+        text = _remembers(run, policy) if policy.memoryless else _moves_experts(run, policy)
         if text is not None:
             texts.append(f"{run.world.name}: {text}")
     if texts:
@@ -142,6 +146,18 @@ def _remembers(run: Run, policy: Policy) -> str | None:
         repeated = replace(call, answer=again)
         if (part := same_answer(call, repeated)) is not None:
             return f"asked again out of turn, {call.where} answers with another {part}"
+    return None
+
+
+def _moves_experts(run: Run, policy: Policy) -> str | None:
+    """Asks for moves behind every layer of the phases in which there are to be none."""
+    view = _view(run, policy.deploy(replace(run.world.problem(), hindsight=run.problem.hindsight)))
+    for call in run.calls:
+        if isinstance(call.seen, Visit) and call.phase in policy.sure_phases:
+            nothing = np.zeros(0, dtype=np.int64)
+            step = Step(call.index, call.phase, call.layer, call.seen.counts.copy(), nothing, call.seen.foreseen)
+            if any(part is not None and len(part) for part in policy.adapt(step, view)):
+                return f"it names '{call.phase}' in sure_phases and moves experts behind the layer of {call.where}"
     return None
 
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pytest
 
-from moesim.contract import Deployment, Dispatch, Moves, Problem, Step, View, Visit
+from moesim.contract import NO_MOVES, Deployment, Dispatch, Moves, Problem, Step, View, Visit
 from moesim.policies.kit.placement import SizedPolicy, place, quota
 from moesim.testing import CaseResult, PolicyCases, World, check_policy, small_worlds
 from moesim.testing.worlds import impossible_worlds
@@ -163,6 +163,17 @@ class Pretender(Plain):
         return Dispatch(np.full(len(visit.counts), view.problem.attending_index), order if view.now < 1e-3 else order[::-1])
 
 
+class Mover(Plain):
+    """Says that nothing moves in decode and sends for experts there."""
+
+    adapts: ClassVar[Literal["layer"]] = "layer"
+    memoryless: ClassVar[bool] = False
+    sure_phases: ClassVar[tuple[str, ...]] = ("decode",)
+
+    def adapt(self, step: Step, view: View) -> Moves:
+        return NO_MOVES if step.phase == "prefill" else Moves(load=np.array([[0, 0]]))
+
+
 class Crash(Plain):
     def deploy(self, problem: Problem) -> Deployment:
         raise KeyError("cxl0")
@@ -195,6 +206,7 @@ BROKEN: list[tuple[type[Plain], str, str]] = [
     (Scribbler, "read_only", "raised ValueError when all arrays were read-only"),
     (Leaky, "no_state_leaks", "a run of '.*' beside it changes dispatch"),
     (Pretender, "memoryless_is_honest", "asked again out of turn, .* answers with another order"),
+    (Mover, "memoryless_is_honest", "it names 'decode' in sure_phases and moves experts behind the layer of dispatch"),
     (Pretender, "engines_agree", "by the reference engine it answers differently"),
     (Crash, "runs_or_refuses", "gpu_cpu: deploy raised KeyError"),
     (Anywhere, "runs_or_refuses", "tiny_gpu: deploy placed a model that has no room there"),
