@@ -12,7 +12,7 @@ from annotated_types import Ge
 from pydantic import Field
 
 from moesim.errors import InputError, Mistake
-from moesim.hardware import Cpu, CpuKernels, Kernel
+from moesim.hardware import Cpu, CpuAttention, CpuKernels, Kernel
 from moesim.hardware.experts import PositiveShare, Sharpness
 from moesim.spec import Spec
 from moesim.units import Bandwidth, ComputeRate, Duration
@@ -93,8 +93,8 @@ class CpuPrograms(Spec):
     classes: dict[str, KernelClass] = Field(default_factory=dict)
     """Kernels of the program that scale to any CPU whose cores are known, by name; they take the place of the CPU's."""
     together: PositiveShare | None = None
-    """Share of the sum of each socket alone that a CPU's own kernels reach under this program, which places no weights by
-    socket; without it what the CPU was measured to. Classes have a share of their own."""
+    """Share of the sum of each socket alone that a CPU's own kernels and attention reach under this program, which places no
+    weights by socket; without it what the CPU was measured to. Classes have a share of their own."""
     fused: bool = False
     """One call for all experts of a visit if true, one per active expert otherwise."""
     launch: Duration = 0.0
@@ -121,7 +121,8 @@ class CpuPrograms(Spec):
             changes |= self._oblivious(cpu)
         core = {key: value for key, value in self.attention if value is not None}
         if core:
-            changes["attention"] = cpu.attention.model_copy(update=core)
+            attention: CpuAttention = changes.get("attention", cpu.attention)  # type: ignore[assignment]
+            changes["attention"] = attention.model_copy(update=core)
         return cpu.model_copy(update=changes) if changes else cpu
 
     def _scaled(self, cpu: Cpu) -> dict[str, object]:
@@ -138,12 +139,13 @@ class CpuPrograms(Spec):
         return {"kernels": kernels, "experts": CpuKernels()}
 
     def _oblivious(self, cpu: Cpu) -> dict[str, object]:
-        """The kernels of several sockets where a thread finds its weights in any socket's memory."""
+        """The kernels and the attention of several sockets where a thread finds what it reads in any socket's memory."""
         share = (self.together or cpu.together) / cpu.together
         kernels = {
             name: _shared(kernel.beside(cpu.own_bandwidth), share, cpu.own_bandwidth) for name, kernel in cpu.kernels.items()
         }
-        return {"kernels": kernels, "together": self.together}
+        core = {key: value * share for key, value in cpu.attention}
+        return {"kernels": kernels, "together": self.together, "attention": cpu.attention.model_copy(update=core)}
 
     def _chosen(self, cpu: Cpu) -> tuple[str, ...]:
         chosen = tuple(name for name in self.kernels if name in cpu.kernels)

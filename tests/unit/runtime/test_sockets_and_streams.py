@@ -12,7 +12,7 @@ from moesim.engine.programs.durations import Placement
 from moesim.hardware import Cpu
 from moesim.policies.kit.placement import place
 from moesim.runtime import Runtime
-from moesim.runtime.cpu import CpuPrograms, KernelClass
+from moesim.runtime.cpu import CpuCore, CpuPrograms, KernelClass
 from moesim.testing.worlds import small_job
 from tests.policy_problems import GB, MB, problem, system
 
@@ -28,6 +28,11 @@ def test_a_program_that_places_no_weights_by_socket_reaches_its_share_of_the_sum
     # the sum is 100 / 0.85; half of it
     kernel = CpuPrograms(together=0.5).over(cpu()).kernels["avx2"]
     assert (kernel.bandwidth, kernel.rate) == (pytest.approx(100e9 * 0.5 / 0.85), pytest.approx(1e12 * 0.5 / 0.85))
+    # so does reading the KV cache, unless the program has a core of its own
+    core = CpuPrograms(together=0.5).over(cpu()).attention
+    assert (core.bandwidth, core.rate) == (pytest.approx(45e9 * 0.5 / 0.85), pytest.approx(1e12 * 0.5 / 0.85))
+    own = CpuPrograms(together=0.5, attention=CpuCore(bandwidth=5e9)).over(cpu()).attention
+    assert (own.bandwidth, own.rate) == (5e9, pytest.approx(1e12 * 0.5 / 0.85))
     assert CpuPrograms().over(cpu()).kernels == cpu().kernels
     assert CpuPrograms(together=0.5).over(cpu(sockets=1)).kernels == cpu().kernels
 
