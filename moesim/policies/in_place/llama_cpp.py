@@ -34,7 +34,7 @@ class LlamaCpp(GpuKvPolicy):
     Source: ggml-org/llama.cpp (`-ngl`, `--n-cpu-moe`, `--cpu-moe`, op off-load from a batch of 32; active experts only since
     pull request 15346); the fork ik_llama.cpp copies from 32 E / k tokens (`scaled`).
     Inferred: none of the rules. Left out: the input embedding, which the program keeps in the host, counts in GPU memory;
-    routers stay on the GPU; a hand-over between two layers that both run on the CPU; uploads of attention weights to batches
+    routers stay on the GPU; two layers that both run on the CPU hand over all the same; uploads of attention weights to batches
     that decode; pageable copies from a memory-mapped file; 2-8 bit weights, unless the model is stored so.
     """
 
