@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler
 
-__all__ = ["GIVEN", "Spec", "Unread", "bare_schema", "descriptions"]
+__all__ = ["GIVEN", "Same", "Spec", "Unread", "bare_schema", "descriptions"]
 
 GIVEN = object()
 """In `Unread`: any value but None."""
@@ -56,6 +56,19 @@ def _plain(value: Any) -> str:
     if value is None:
         return "not given"
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+class Same:
+    """A specification as a key: the object itself, whose values would take longer to compare than what is found by it."""
+
+    def __init__(self, spec: Any) -> None:
+        self.spec = spec
+
+    def __hash__(self) -> int:
+        return id(self.spec)
+
+    def __eq__(self, key: object) -> bool:
+        return isinstance(key, Same) and self.spec is key.spec
 
 
 class Spec(BaseModel):

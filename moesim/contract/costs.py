@@ -6,7 +6,7 @@ Pure and vectorised; knows no clock, no queue and no policy.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,12 +17,17 @@ from moesim.hardware.device import Phase
 from moesim.model import Architecture, Latent
 from moesim.runtime import FREE, Calls, Copies, Runtime
 from moesim.runtime.gpu import Operation
+from moesim.spec import Same
 
-__all__ = ["Costs", "StepLoad", "first_count"]
+__all__ = ["Costs", "StepLoad", "costs_of", "first_count"]
 
 _OPERAND_BITS = 16.0
 _PINNED = Copies()
 """Copies that nothing slows down."""
+
+
+_FEW, _MOST = 32, 4096
+"""Most numbers of tokens that a price of dense work is remembered by, and most such prices."""
 
 
 class StepLoad(NamedTuple):
@@ -52,6 +57,16 @@ def first_count(better: Callable[[int], bool], limit: int = 1 << 20) -> float:
     return float(high)
 
 
+def costs_of(model: Architecture, system: System, runtime: Runtime) -> Costs:
+    """`Costs`, shared by all who ask with the same objects: runs of many policies ask for the same durations."""
+    return _shared(Same(model), Same(system), Same(runtime))
+
+
+@lru_cache(maxsize=16)
+def _shared(model: Same, system: Same, runtime: Same) -> Costs:
+    return Costs(model.spec, system.spec, runtime.spec)
+
+
 class Costs:
     """Every duration that a policy may ask for. Times are seconds without queueing; arrays broadcast.
 
@@ -65,7 +80,7 @@ class Costs:
         self._gpu = self.system.devices[system.attending_gpu]
         self._reach: dict[tuple[str, str], Path] = {}
         self._paths: dict[tuple[str, str], Path] = {}
-        self._alone: dict[tuple[Operation, str, float], FloatArray] = {}
+        self._known: dict[tuple[Operation, str, Any], FloatArray] = {}
         """Seconds of dense work by device and tokens, which are the same in many steps and many plans."""
         self._dense = model.experts == 1
         self._bare = False
@@ -310,12 +325,20 @@ class Costs:
         self, operation: Operation, device: str, tokens: Any, flops: float, weight_bytes: float, activations: float
     ) -> FloatArray:
         """Dense work of `flops` and `activations` bytes (in and out) per token over `weight_bytes` of weights."""
-        if not isinstance(tokens, int | float):
-            return self._priced(operation, device, tokens, flops, weight_bytes, activations)
-        key = operation, device, tokens
-        if key not in self._alone:
-            self._alone[key] = self._priced(operation, device, tokens, flops, weight_bytes, activations)
-        return self._alone[key]
+        if isinstance(tokens, int | float):
+            number: Any = tokens
+        else:
+            tokens = np.asarray(tokens, dtype=np.float64)
+            if tokens.size > _FEW:
+                return self._priced(operation, device, tokens, flops, weight_bytes, activations)
+            number = tokens.shape, tokens.tobytes()
+        key = operation, device, number
+        if key not in self._known:
+            if len(self._known) == _MOST:
+                self._known.clear()
+            self._known[key] = self._priced(operation, device, tokens, flops, weight_bytes, activations)
+            self._known[key].flags.writeable = False
+        return self._known[key]
 
     def _priced(
         self, operation: Operation, device: str, tokens: Any, flops: float, weight_bytes: float, activations: float

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from moesim.arrays import FloatArray, IntArray
-from moesim.contract.costs import Costs
+from moesim.contract.costs import Costs, costs_of
 from moesim.contract.homes import Weights, crossing, in_flight, lying
 from moesim.contract.plan import BatchPlan, ahead_of, chunk_of, devices_of
 from moesim.hardware import System
@@ -61,7 +61,7 @@ class Problem:
     @cached_property
     def costs(self) -> Costs:
         """Durations on this machine."""
-        return Costs(self.model, self.system, self.runtime)
+        return costs_of(self.model, self.system, self.runtime)
 
     @cached_property
     def _free(self) -> dict[BatchPlan, float]:

@@ -5,6 +5,7 @@ Applies itself to a machine (`over`) and says what calls cost on it (`calls`, `f
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Annotated, Literal, NamedTuple, Self
 
 from annotated_types import Ge
@@ -14,7 +15,7 @@ from moesim.runtime.budget import Budget, tokens_on
 from moesim.runtime.copies import Copies
 from moesim.runtime.cpu import CpuPrograms
 from moesim.runtime.gpu import GpuPrograms, Kernels, Operation, Operations
-from moesim.spec import Spec
+from moesim.spec import Same, Spec
 from moesim.units import Size
 
 __all__ = ["FREE", "Calls", "Runtime"]
@@ -111,12 +112,19 @@ class Runtime(Spec):
         return self.model_copy(update={"gpu": self.gpu.serving_latents()}) if self.gpu.latent else self
 
     def over(self, system: System) -> System:
-        """The machine as this program uses it: kernels and attention of its devices."""
-        changed: dict[str, Device] = {}
-        for name, device in system.devices.items():
-            if isinstance(device, Cpu | Gpu):
-                changed[name] = self.cpu.over(device) if isinstance(device, Cpu) else self.gpu.over(device)
-        return system.with_devices({name: device for name, device in changed.items() if device is not system.devices[name]})
+        """The machine as this program uses it: kernels and attention of its devices. The same for the same objects."""
+        return _over(Same(self), Same(system))
+
+
+@lru_cache(maxsize=64)
+def _over(runtime: Same, machine: Same) -> System:
+    program, system = runtime.spec, machine.spec
+    changed: dict[str, Device] = {}
+    for name, device in system.devices.items():
+        if isinstance(device, Cpu | Gpu):
+            changed[name] = program.cpu.over(device) if isinstance(device, Cpu) else program.gpu.over(device)
+    used: System = system.with_devices({name: device for name, device in changed.items() if device is not system.devices[name]})
+    return used
 
 
 FREE = Runtime(gpu=GpuPrograms(kernels=Operations(**dict.fromkeys(Operations.model_fields, Kernels()))))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from moesim.clock import LIMIT, SECOND, to_ps
-from moesim.contract import Costs
+from moesim.contract.costs import Costs, costs_of
 from moesim.errors import InputError, Mistake
 from moesim.hardware import Gpu, NearDataUnit
 from moesim.hardware import Path as Way
@@ -32,7 +32,7 @@ def mistakes(parts: Mapping[str, Any], tree: Tree) -> list[Mistake]:
     if system is None or model is None or runtime is None:
         return []
     try:
-        costs = Costs(model, system, runtime)
+        costs = costs_of(model, runtime.over(system), runtime)
     except InputError:  # reported where the parts are compared
         return []
     messages: dict[Path, str] = {}

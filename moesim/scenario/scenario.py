@@ -251,17 +251,26 @@ def _judge(
 
 
 def _known_part(part: str, node: Node, resolver: Resolver) -> tuple[Any, list[Mistake]]:
-    """`_part`, looked up where an equal part was right before."""
-    inside = node.child(part)
-    if resolver.memory is None or inside is None:
+    """`_part`, looked up where an equal part was right before: in any scenario, or among those that share a `memory`."""
+    inside, memory = node.child(part), _known_parts if part in _LASTING else resolver.memory
+    if memory is None or inside is None:
         return _part(part, node, resolver.base)
     key = ("part", part, _text(inside))
-    if key not in resolver.memory:
+    if key not in memory:
         spec, wrong = _part(part, node, resolver.base)
         if wrong:
             return spec, wrong
-        resolver.memory[key] = spec
-    return resolver.memory[key], []
+        if len(_known_parts) == _MOST_PARTS:
+            _known_parts.clear()
+        memory[key] = spec
+    return memory[key], []
+
+
+_LASTING = ("hardware", "model", "runtime")
+"""Parts that say all by themselves; classes of workloads and policies may stand beside a scenario."""
+_MOST_PARTS = 128
+_known_parts: dict[Any, Any] = {}
+"""Specs of such parts, shared by all scenarios that say the same: what was computed from one is known to the next."""
 
 
 def _known_build(

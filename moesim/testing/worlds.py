@@ -8,14 +8,13 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from moesim.arrays import FloatArray, IntArray
 from moesim.contract import Problem
-from moesim.contract.costs import Costs
 from moesim.hardware import System
 from moesim.model import Architecture
 from moesim.runtime import Runtime
@@ -43,9 +42,7 @@ class World:
         """The placement problem, made anew: arrays of its own, and a generator that starts from the seed."""
         job = replace(self.job, arrival=self.job.arrival.copy(), prompt=self.job.prompt.copy(), output=self.job.output.copy())
         rng = Streams(self.seed)["policy"]
-        problem = Problem(self.model, self.system, job, self.routing.profile.copy(), rng, runtime=RUNTIME)
-        vars(problem)["costs"] = _costs(_Same(self.model), _Same(self.system))
-        return problem
+        return Problem(self.model, self.system, job, self.routing.profile.copy(), rng, runtime=RUNTIME)
 
     def rerouted(self, routing: RoutingTable) -> World:
         """The same world, in which tokens ask for other experts."""
@@ -71,25 +68,6 @@ class World:
         counts = [self.routing.prefill_counts(requests), *self.routing.pass_counts(requests, 0, self.job.passes)]
         ordered = np.sort(np.stack(counts), axis=-1)
         return bool((ordered[..., 1:] > ordered[..., :-1]).all())
-
-
-class _Same:
-    """A specification as a key: the object itself, whose values would take longer to compare than its costs to find."""
-
-    def __init__(self, spec: Any) -> None:
-        self.spec = spec
-
-    def __hash__(self) -> int:
-        return id(self.spec)
-
-    def __eq__(self, key: object) -> bool:
-        return isinstance(key, _Same) and self.spec is key.spec
-
-
-@lru_cache(maxsize=32)
-def _costs(model: _Same, system: _Same) -> Costs:
-    """Durations of a world, which remember what was asked for: runs of many policies ask for the same."""
-    return Costs(model.spec, RUNTIME.over(system.spec), RUNTIME)
 
 
 RUNTIME = Runtime.model_validate({"gpu": {"launches": {"graph": 5e-6, "direct": 5e-6}}, "cpu": {"hand_over": 1e-5}})
