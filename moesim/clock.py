@@ -28,6 +28,8 @@ def to_ps(seconds: Any, operation: str = "an operation") -> NDArray[np.int64]:
 
     Raises InputError where a time is negative, not a number, or `LIMIT` and more; `operation` says what takes it.
     """
+    if isinstance(seconds, float) and 0 <= (ps := seconds * SECOND) < LIMIT:
+        return np.asarray(round(ps), dtype=np.int64)
     with np.errstate(over="ignore"):  # what overflows is refused
         time = np.asarray(seconds, dtype=np.float64) * SECOND
     fits = (time >= 0) & (time < LIMIT)

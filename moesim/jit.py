@@ -13,7 +13,6 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import importlib.util
-import inspect
 import logging
 import os
 import sys
@@ -212,7 +211,7 @@ def _optimised(whole: Any, llvm: Any) -> bytes:
 
 def _kinds(module: ModuleType, entry: Any) -> list[str]:
     """What the parameters of an entry are: `int64` and `float64` for pointers, `int64[:, ::1]` and the like, or nothing."""
-    return [module.BUFFERS.get(name, "") for name in inspect.signature(entry).parameters]
+    return [module.BUFFERS.get(name, "") for name in entry.__code__.co_varnames[: entry.__code__.co_argcount]]
 
 
 def _type(types: Any, kind: str) -> Any:

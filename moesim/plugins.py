@@ -13,13 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from moesim.errors import InputError, Mistake, did_you_mean, excerpt
 
-__all__ = ["BUILT_IN", "UNJUDGED", "closed", "find", "is_foreign", "names"]
+__all__ = ["BUILT_IN", "UNJUDGED", "closed", "find", "is_foreign", "knows", "names"]
 
 UNJUDGED = "whose code is imported only with --plugins"
 """Words of the refusals of `find` while plug-ins are not imported: what they are about is not wrong, but not judged."""
@@ -134,13 +133,22 @@ _ENTRY_GROUPS = {
 @cache
 def _installed(group: str) -> dict[str, str]:
     """Kind -> `module:Class` of installed plug-ins; a built-in name can't be taken over."""
-    entries = entry_points(group=_ENTRY_GROUPS[group]) if group in _ENTRY_GROUPS else ()
+    if group not in _ENTRY_GROUPS:
+        return {}
+    from importlib.metadata import entry_points  # reads a file of every package that is installed
+
+    entries = entry_points(group=_ENTRY_GROUPS[group])
     return {entry.name: entry.value for entry in entries if entry.name not in BUILT_IN[group]}
 
 
 def names(group: str) -> list[str]:
     """Every name known in `group`, built-ins first."""
     return [*BUILT_IN[group], *sorted(_installed(group))]
+
+
+def knows(group: str, name: str) -> bool:
+    """Whether `name` is one of `names(group)`; what is installed is looked at only where it is not a built-in."""
+    return name in BUILT_IN[group] or name in _installed(group)
 
 
 def is_foreign(group: str, name: str) -> bool:

@@ -43,7 +43,8 @@ def named_after(repository: str) -> str | None:
 
     Repositories of the same weights in another format or tuned further are not: their files may say otherwise.
     """
-    return _repositories().get(repository.strip().removeprefix("https://huggingface.co/").rstrip("/").lower())
+    name = repository.strip().removeprefix("https://huggingface.co/").rstrip("/").lower()
+    return _repositories().get(name) if "/" in name else None  # all configurations have to be read for that
 
 
 @cache

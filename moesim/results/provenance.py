@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ Origins = Mapping[str, tuple[str, str, str]]
 """Dotted path -> (basis, source, note) of a value that says where it comes from."""
 
 _PACKAGES = ("moesim", "numpy", "simpy", "scipy")
+_VERSION = re.compile(r"^Version: *(\S+)", re.MULTILINE)
+"""In the description of a package, whose whole text, licences and all, `importlib.metadata.version` would read as an email."""
 
 
 def content_hash(scenario: Mapping[str, Any]) -> str:
@@ -34,10 +37,17 @@ def _versions() -> tuple[tuple[str, str | None], ...]:
     versions: list[tuple[str, str | None]] = [("python", platform.python_version())]
     for package in _PACKAGES:
         try:
-            versions.append((package, version(package)))
+            written = _VERSION.search(_described(package))
         except PackageNotFoundError:
-            versions.append((package, None))
+            written = None
+        versions.append((package, None if written is None else written.group(1)))
     return tuple(versions)
+
+
+def _described(package: str) -> str:
+    """What is written about an installed package; PackageNotFoundError where it is not."""
+    files = map(distribution(package).read_text, ("METADATA", "PKG-INFO"))
+    return next((text for text in files if text), "")
 
 
 def versions() -> dict[str, str | None]:
@@ -54,10 +64,7 @@ def git_commit(root: Path | None = None) -> str | None:
     root = Path(__file__).resolve().parents[2] if root is None else root
     if not (root / ".git").exists():
         return None
-    commit = _git(root, "rev-parse", "--verify", "HEAD")
-    if not commit:
-        return None
-    return f"{commit}+changes" if _git(root, "status", "--porcelain", "--untracked-files=no") else commit
+    return _git(root, "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes") or None
 
 
 def _git(root: Path, *arguments: str) -> str | None:

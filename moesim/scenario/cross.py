@@ -27,10 +27,10 @@ def compared(head: Head | None, parts: Mapping[str, Any], tree: Tree) -> list[Mi
     """Unknown policies to compare. `module:Class` is looked up where policies are compared, and by `moesim check`."""
     written = tree.root.at(("policy", "kind"))
     own = [written.value if written is not None else "", getattr(parts.get("policy"), "kind", "")]
-    known = [*plugins.names("policies"), "all"]
     mistakes = []
     for index, name in enumerate(head.compare if head is not None else ()):
-        if ":" not in name and name not in known and name not in own:
+        if ":" not in name and name not in ("all", *own) and not plugins.knows("policies", name):
+            known = [*plugins.names("policies"), "all"]
             message = f"unknown policy '{excerpt(name)}'.{did_you_mean(name, known) or _LIST}"
             mistakes.append(tree.mistake(message, ("compare", index)))
     return mistakes

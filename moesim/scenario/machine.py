@@ -192,6 +192,8 @@ class Assembly:
         expected = _wanted(parts.inside(path))
         if expected is None or kind is None or kind.value in expected[1]:
             return
+        if expected is _EXPECTED["devices"] and plugins.knows("hardware", str(kind.value)):
+            return
         group = next((group for group, (_, kinds) in _EXPECTED.items() if kind.value in kinds), None)
         if group is None:
             return  # an unknown kind is reported where the part is judged
@@ -220,8 +222,7 @@ def _wanted(steps: Path) -> tuple[str, tuple[str, ...]] | None:
         return _EXPECTED["tiers"]
     if steps and (len(steps) != 2 or steps[0] not in parts.GROUPS):
         return None
-    word, kinds = _EXPECTED[str(steps[0]) if steps else ""]
-    return word, (*kinds, *plugins.names("hardware")) if steps[:1] == ("devices",) else kinds
+    return _EXPECTED[str(steps[0]) if steps else ""]
 
 
 def _of_another_kind(node: Node, below: Node | None) -> bool:

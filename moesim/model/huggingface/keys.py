@@ -9,12 +9,13 @@ import re
 
 __all__ = ["HARMLESS", "READ", "decides_a_size", "may_be_a_size"]
 
-_WORDS = re.compile(
+# patterns are compiled where the first key asks for them: configurations whose keys are all read never do
+_WORDS = (
     r"expert|moe|layer|attn|attention|head|kv|dim|size|group|block|index|ngram|residual|quant|rank|width|window|mamba|ssm|shared|latent|"
     r"conv|mlp|ffn"
 )
 
-_DECISIVE = re.compile(
+_DECISIVE = (
     r"(moe|expert).*(hidden|size|dim|width|inner|rank|latent)|(hidden|size|dim|width).*(moe|expert)|ngram|residual.*(moe|mlp|dense|dim)"
     r"|dense.*residual|(embed|embedding).*(dim|size)|(attn|attention|head|kv|query|key|value|qkv?).*(dim|rank|width)|latent.*(dim|size)"
 )
@@ -165,15 +166,15 @@ HARMLESS = {
 }
 """Reason -> patterns of whole names of keys."""
 
-_KNOWN = re.compile("|".join(f"(?:{pattern})" for patterns in HARMLESS.values() for pattern in patterns))
+_KNOWN = "|".join(f"(?:{pattern})" for patterns in HARMLESS.values() for pattern in patterns)
 
 
 def decides_a_size(key: str) -> bool:
     """Whether a key that `may_be_a_size` names a width, so that the model cannot be right without it."""
-    return bool(_DECISIVE.search(key.lower()))
+    return bool(re.search(_DECISIVE, key.lower()))
 
 
 def may_be_a_size(key: str) -> bool:
     """Whether an unread key sounds like one that changes a size, and is not known to be harmless."""
     name = key.lower()
-    return bool(_WORDS.search(name)) and not _KNOWN.fullmatch(name)
+    return bool(re.search(_WORDS, name)) and not re.fullmatch(_KNOWN, name)
