@@ -25,12 +25,12 @@ class Bench:
     def __init__(self, **changes: Any) -> None:
         self.resident = np.array([[True, False, False, False], [False, False, True, False]])
         self.applied: list[tuple[Moves, int, list[int]]] = []
-        self.promoted: list[tuple[int, list[int]]] = []
+        self.promoted: list[tuple[int, list[int], list[bool]]] = []
         self.waits: list[str] = []
         self.critical: list[Any] = []
         movers = SimpleNamespace(
             apply=lambda moves, layer, uploaded: self.applied.append((moves, layer, uploaded.tolist())),
-            promote=lambda layer, experts: self.promoted.append((layer, experts.tolist())),
+            promote=lambda layer, order, needed: self.promoted.append((layer, order.tolist(), needed.tolist())),
             wait_for_slots=self._wait,
         )
         self.machine = SimpleNamespace(now=100, engine=SimpleNamespace(run_until_known=lambda: None))
@@ -83,7 +83,10 @@ def test_copies_on_their_way_that_a_visit_needs_are_hastened_in_its_order() -> N
     bench.walk._while_computing(0, answers(GPU, GPU, GPU, GPU), None, flying)
     bench.walk._while_computing(0, answers(GPU, GPU, GPU, GPU, order=[3, 1, 2, 0]), None, flying)
     bench.walk._while_computing(0, answers(GPU, GPU, GPU, CPU), None, flying)
-    assert bench.promoted == [(0, [2, 3]), (0, [3, 2]), (0, [2])]
+    assert bench.promoted == [
+        (0, [0, 1, 2, 3], [True, False, True, True]), (0, [3, 1, 2, 0], [True, False, True, True]),
+        (0, [0, 1, 2, 3], [True, False, True, False]),
+    ]  # fmt: skip
     assert bench.applied == []
 
 
