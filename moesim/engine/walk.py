@@ -117,7 +117,8 @@ class PassWalk:
         self._answered = AnsweredRows(context.placement, self.counts, self.layers, self.times, machine.arrays)
         for row, layer in enumerate(self.layers.tolist()):
             begin = machine.now
-            self._swapped(layer)
+            if context.deployment.plan.swap:
+                self._swapped(layer)
             machine.show()
             engine.walk(_NO_ROWS, k.ROUTED, row + 1)
             context.look()
@@ -146,9 +147,10 @@ class PassWalk:
         special = answers.counts is not None or answers.nbytes is not None or answers.source is not None
         if special or self.context.problem.system.further_gpus:
             return self._rows(slice(row, row + 1), answers, flying, data=row)
-        context, layers = self.context, self.layers[row : row + 1]
-        self._serving = context.residency.resident[layers]
-        context.quality.visits(answers, self.counts[row : row + 1], self.counts[row : row + 1], layers, self._serving)
+        context, layers, counts = self.context, self.layers[row : row + 1], self.counts[row : row + 1]
+        self._serving = context.residency.resident[self.layers[row]].copy()[None]
+        if answers.stale is not None or context.residency.mixed:
+            context.quality.visits(answers, counts, counts, layers, self._serving)
         return self._answered.of(answers, self._serving[0], flying)
 
     def _while_computing(self, row: int, answers: Answers, moves: Moves | None, flying: IntArray | None) -> None:

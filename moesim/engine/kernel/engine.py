@@ -247,7 +247,8 @@ class KernelEngine:
 
     def walk(self, rows: Any, stop: int, last: int) -> int:
         """Walks visits up to number `last` - 1, or to the stage `stop`; the stage reached. `rows` are read from `ROUTED` on."""
-        self._reserve()
+        if self._cursor[k.C_STAGE] != k.COMPUTING:  # else all that is to run has been taken in
+            self._reserve()
         fixed, B, tables = self._fixed(rows), self._buffers, self._tables
         while True:
             status = self.kernel.walk(

@@ -85,8 +85,8 @@ def in_order(counts: IntArray, resident: BoolArray) -> IntArray:
 
 def upload_missing(visit: Visit, view: View, *, whole_layer: bool = False) -> Dispatch:
     """Everything runs on a GPU; what no GPU has is uploaded (`whole_layer`: with or without tokens)."""
-    here = in_gpu_memory(visit, view)
-    return Dispatch(_gpus(view, visit), in_order(visit.counts, visit.resident), ~here if whole_layer else None)
+    load = ~in_gpu_memory(visit, view) if whole_layer else None
+    return Dispatch(_gpus(view, visit), in_order(visit.counts, visit.resident), load)
 
 
 def cpu_missing(visit: Visit, view: View) -> Dispatch:

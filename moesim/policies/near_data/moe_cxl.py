@@ -218,7 +218,7 @@ class MoeCxl(SizedPolicy):
         memory.prefetcher.meet(visit, view.now)
         plain = upload_missing(visit, view)
         source, copy = None, visit.copy
-        if self.copies and view.replicas is not None:
+        if self.copies and view.replicas is not None and view.replicas[:, visit.layer].any():
             delay = memory.devices.access + memory.devices.backlog(view.backlog)
             source = route(view.replicas[:, visit.layer], view.home[visit.layer], delay)
         if source is not None:

@@ -89,15 +89,18 @@ class Prefetcher:
         if chosen is None or not len(chosen):
             return Moves(evict=evict) if evict is not None else NO_MOVES
         self.borrowed[target, chosen] = True
-        return Moves(evict=evict, load=pairs_of(target, chosen), load_source=self.sources(view, pairs_of(target, chosen)))
+        load = pairs_of(target, chosen)
+        return Moves(evict=evict, load=load, load_source=self.sources(view, load))
 
     def sources(self, view: View, pairs: IntArray) -> IntArray | None:
         """[n] tier that each of `pairs` [n, 2] is read from: the copy with the least queueing delay."""
         if view.replicas is None or not len(pairs):
             return None
         layers, experts = pairs.T
-        delay = self.devices.access + self.devices.backlog(view.backlog)
-        return route(view.replicas[:, layers, experts], view.home[layers, experts], delay)
+        copies = view.replicas[:, layers, experts]
+        if not copies.any():
+            return None
+        return route(copies, view.home[layers, experts], self.devices.access + self.devices.backlog(view.backlog))
 
     def _chosen(self, step: Step, view: View, target: int, freed: int) -> IntArray:
         """Experts of layer `target` worth loading, best first."""
