@@ -99,6 +99,8 @@ class Copies:
         self._tally: IntArray = np.zeros(0, dtype=np.int64)
         self._sums, self._held = np.zeros(3, dtype=np.int64), np.zeros(1)
         self._home, self._stored = home.reshape(-1), np.array(stored, dtype=np.float64).ravel()
+        self._withdrawn: BoolArray = np.zeros(self._stored.size, dtype=np.bool_)
+        """[L * E] scratch of `call_off`."""
         self._sizes, size_of = np.unique(self._stored, return_inverse=True)
         self._size_of = size_of.astype(np.int64).ravel()
         self._known = np.full(len(machine.problem.tiers) * len(self._sizes), -1)
@@ -193,11 +195,14 @@ class Copies:
         tally, host_rows = self._tally.tolist(), self._host_rows.reshape(k.COLUMNS, -1)[:, :elsewhere]
         return Arrivals(fresh, tally[:forms], tally[forms:], host_rows)
 
-    def call_off(self, copies: IntArray) -> BoolArray:
-        """[n] which of `copies` [n] had not begun and are taken back."""
-        withdrawn = self._machine.engine.call_off(copies)
-        if withdrawn.any():
-            rows = self.rows[:, ~np.isin(self.rows[k.OPERATION], copies[withdrawn])]
+    def call_off(self, copies: IntArray, places: IntArray) -> IntArray:
+        """[m] which of `places` [n] had `copies` on their way to GPU memory that had not begun: these are taken back."""
+        withdrawn = places[self._machine.engine.call_off(copies)]
+        if len(withdrawn):
+            rows = self.rows
+            self._withdrawn[withdrawn] = True
+            rows = rows[:, ~self._withdrawn[rows[k.PLACE]] | (rows[k.ROLE] != k.PREFETCHED)]
+            self._withdrawn[withdrawn] = False
             self._count = self._set = rows.shape[1]
             self._table[:, : self._count] = rows
         return withdrawn

@@ -160,7 +160,7 @@ class Movers:
     def _call_off(self, places: IntArray) -> None:
         """Calls copies on their way into GPU memory off, those that have not begun."""
         books = self._books
-        places = places[self._copies.call_off((books.coming[places] - 1) % k.COMING)]
+        places = self._copies.call_off((books.coming[places] - 1) % k.COMING, places)
         self._residency.cancel(*np.divmod(places, self._problem.experts))
         for flags in (books.coming, books.demanded, books.unused):
             flags[places] = 0

@@ -57,10 +57,10 @@ class Predictor(Spec):
         raise NotImplementedError
 
 
-def best(scores: FloatArray, tie: FloatArray, number: int) -> IntArray:
-    """The `number` experts with the highest `scores` [E] above zero, best first; equal ones go by `tie` [E], then by id."""
-    likely = np.flatnonzero(scores > 0.0)
-    return likely[np.lexsort((-tie[likely], -scores[likely]))[:number]]
+def best(scores: FloatArray, order: IntArray, number: int) -> IntArray:
+    """The `number` experts with the highest `scores` [E] above zero, best first; equal ones in `order` [E]."""
+    likely = order[scores[order] > 0.0]
+    return likely[(-scores[likely]).argsort(kind="stable")[:number]]
 
 
 class _Ahead(Mind):

@@ -51,7 +51,7 @@ def recall(
                     continue
                 target = layer + depth
                 uses = counts[target] > 0
-                named = best(scores, problem.popularity[target], int(uses.sum()))
+                named = best(scores, (-problem.popularity[target]).argsort(kind="stable"), int(uses.sum()))
                 right[target] += int(uses[named].sum())
                 used[target] += int(uses.sum())
             index += 1

@@ -26,6 +26,7 @@ __all__ = ["Aim", "BufferedPolicy", "Buffers", "buffer_slots", "with_evicted"]
 _MODEST = 8
 """Modest buffers take at most one of so many expert slots, unless that is less than one."""
 _NONE: IntArray = np.zeros((0, 2), dtype=np.int64)
+_NOBODY: IntArray = np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,11 @@ class Buffers:
     late: set[tuple[int, int]] = field(default_factory=set)
     """Copies of layers that have run, on their way although they are not needed any more."""
     _waiting: list[tuple[float, IntArray]] = field(default_factory=list)
-    """(time at which it is known, pairs) of predictions that the host still computes."""
+    """(time at which it is known, places in [L, E] laid flat) of predictions that the host still computes."""
 
     def __post_init__(self) -> None:
         self.borrowed = np.zeros(self.tie.shape, dtype=np.bool_)
+        self._order: IntArray = np.argsort(-self.tie, axis=1, kind="stable")
 
     def before(self, visit: Visit, view: View) -> Moves | None:
         """What sets out with a visit, behind its own uploads; what was expected of this layer in vain is called off."""
@@ -104,9 +106,11 @@ class Buffers:
             there[step.uploaded] = True
             there |= mine & resident & (step.counts > 0)
             stay, leave = self.cache.after_visit(step, there, resident & ~mine)
-            spent = np.flatnonzero(mine & ~stay)  # those still on their way are called off
-            self.late.update((layer, expert) for expert in spent[view.in_flight[layer, spent]].tolist())
-            evict = np.concatenate([spent, np.flatnonzero(leave)])
+            spent = mine & ~stay
+            called_off = spent & view.in_flight[layer]
+            if called_off.any():
+                self.late.update((layer, expert) for expert in np.flatnonzero(called_off).tolist())
+            evict = np.concatenate([np.flatnonzero(spent), np.flatnonzero(leave)])
             moves = Moves(keep=np.flatnonzero(stay & ~mine), evict=pairs_of(layer, evict))
             mine[:] = False
         else:
@@ -126,34 +130,33 @@ class Buffers:
         return np.array(landed, dtype=np.int64).reshape(-1, 2)
 
     def _foreseen(self, visit: Visit) -> IntArray:
-        """[n, 2] (layer, expert) expected, nearest layer first, in it the best first."""
+        """[n] places of the experts expected, nearest layer first, in it the best first."""
         number = len(visit.counts) if self.mind.definite else int(np.count_nonzero(visit.counts))
         groups = []
         for depth in range(self.aim.first, self.aim.depth + 1):
             scores = self.mind.scores(visit, depth)
             if scores is not None:
                 target = visit.layer + depth
-                groups.append(pairs_of(target, best(scores, self.tie[target], number)))
-        if len(groups) == 1:
-            return groups[0]
-        return np.concatenate(groups) if groups else _NONE
+                groups.append(target * len(scores) + best(scores, self._order[target], number))
+        return groups[0] if len(groups) == 1 else np.concatenate([_NOBODY, *groups])
 
     def _leave(self, view: View, layer: int) -> IntArray:
         """[n, 2] copies that set out now: of the predictions known by now, what is missing and finds a buffer."""
-        known = [pairs for time, pairs in self._waiting if time <= view.now]
+        known = [places for time, places in self._waiting if time <= view.now]
         if not known:
             return _NONE
         self._waiting = [entry for entry in self._waiting if entry[0] > view.now]
-        pairs = known[0] if len(known) == 1 else np.concatenate(known)
-        ahead = pairs[pairs[:, 0] > layer]
-        targets, experts = ahead.T
-        there = view.resident[targets, experts] | view.in_flight[targets, experts]
-        for pair in map(tuple, ahead[there].tolist() if self.late else ()):
-            self._wanted_again(pair)
+        places, experts = known[0] if len(known) == 1 else np.concatenate(known), self.borrowed.shape[1]
+        ahead = places[places >= (layer + 1) * experts]
+        there = view.resident.reshape(-1)[ahead] | view.in_flight.reshape(-1)[ahead]
+        for place in ahead[there].tolist() if self.late else ():
+            self._wanted_again(divmod(place, experts))
         room = self.slots - int(np.count_nonzero(self.borrowed)) - len(self.late)
-        chosen: IntArray = ahead[~there][: max(room if self.aim.most is None else min(room, self.aim.most), 0)]
-        self.borrowed[chosen[:, 0], chosen[:, 1]] = True
-        return chosen
+        chosen = ahead[~there][: max(room if self.aim.most is None else min(room, self.aim.most), 0)]
+        self.borrowed.reshape(-1)[chosen] = True
+        pairs = np.empty((len(chosen), 2), dtype=np.int64)
+        np.divmod(chosen, experts, out=(pairs[:, 0], pairs[:, 1]))
+        return pairs
 
     def _wanted_again(self, pair: tuple[int, int]) -> None:
         """A late copy has found a use before it was dropped."""

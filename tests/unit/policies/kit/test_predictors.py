@@ -177,10 +177,10 @@ def test_order_two_tells_apart_what_one_layer_alone_cannot():
     assert two.scores(visit(1, np.eye(4)[1]), 1).argmax() == 2
 
 
-def test_best_takes_the_highest_above_zero_and_breaks_ties_by_the_second_key():
-    scores, tie = np.array([2.0, 0.0, 3.0, 2.0, 2.0]), np.array([0.1, 0.9, 0.0, 0.3, 0.2])
-    assert best(scores, tie, 3).tolist() == [2, 3, 4]
-    assert best(scores, tie, 9).tolist() == [2, 3, 4, 0]
+def test_best_takes_the_highest_above_zero_and_equal_ones_in_order():
+    scores, order = np.array([2.0, 0.0, 3.0, 2.0, 2.0]), np.array([1, 3, 4, 0, 2])
+    assert best(scores, order, 3).tolist() == [2, 3, 4]
+    assert best(scores, order, 9).tolist() == [2, 3, 4, 0]
 
 
 @recorded
