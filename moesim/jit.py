@@ -228,21 +228,20 @@ def _caller(address: int, module: ModuleType, entry: Any) -> Callable[..., int]:
         return _array_caller(address, entry.__name__, kinds)
     types = [ctypes.c_void_p, ctypes.c_void_p, *(ctypes.c_void_p if kind else ctypes.c_int64 for kind in kinds)]
     function = ctypes.CFUNCTYPE(ctypes.c_int32, *types)(address)
-    places = [(place, kind) for place, kind in enumerate(kinds) if kind]
+    buffers, numbers = ([place for place, kind in enumerate(kinds) if bool(kind) == buffer] for buffer in (True, False))
     result, error = ctypes.c_int64(), ctypes.c_int64()
     arguments: list[Any] = [ctypes.addressof(result), ctypes.addressof(error), *[0] * len(kinds)]
     seen: list[Any] = [None] * len(kinds)
-    begins: list[int] = [0] * len(kinds)
 
     def call(*values: Any) -> int:
-        arguments[2:] = values
-        for place, kind in places:
+        for place in buffers:
             array = values[place]
             if array is not seen[place]:
-                if array.dtype != kind or not array.flags.c_contiguous:
-                    raise TypeError(f"{entry.__name__} takes contiguous arrays of {kind}")
-                seen[place], begins[place] = array, ctypes.addressof(_Start.from_buffer(array))
-            arguments[place + 2] = begins[place]
+                if array.dtype != kinds[place] or not array.flags.c_contiguous:
+                    raise TypeError(f"{entry.__name__} takes contiguous arrays of {kinds[place]}")
+                seen[place], arguments[place + 2] = array, ctypes.addressof(_Start.from_buffer(array))
+        for place in numbers:
+            arguments[place + 2] = values[place]
         if function(*arguments):
             raise MoesimError(f"the compiled {entry.__name__} failed with {error.value}; please report it")
         return result.value
