@@ -13,6 +13,7 @@ from moesim.hardware import Cpu
 from moesim.policies.kit.placement import place
 from moesim.runtime import Runtime
 from moesim.runtime.cpu import CpuCore, CpuPrograms, KernelClass
+from moesim.scenario import load
 from moesim.testing.worlds import small_job
 from tests.policy_problems import GB, MB, problem, system
 
@@ -79,3 +80,28 @@ def test_tokens_of_a_few_streams_go_through_their_experts_one_by_one() -> None:
     assert together[1] < 1.5 * single
     # four streams are enough
     assert times(4, [2, 3, 1, 2, 0, 0, 0, 0]) == times(1, [2, 3, 1, 2, 0, 0, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("program", "gain"),
+    [
+        ("reference", 1.7),
+        ("torch-eager", 1.0),
+        ("hf-eager", 1.0),
+        ("ipex-eager", 1.0),
+        ("llama-cpp", 1.12),
+        ("ik-llama", 1.12),
+        ("llama-cpp-numa", 1.98),
+        ("ktransformers-0.2.0", 1.98),
+        ("ktransformers", 1.63),
+    ],
+)
+def test_two_sockets_over_one_are_what_each_shipped_program_makes_of_them(program: str, gain: float) -> None:
+    def second(machine: str) -> float:
+        """s of one token through an expert of 25 million weights in 4.85 bits."""
+        scenario = load("quickstart", sets=[f"hardware={machine}", f"runtime={program}"]).scenario
+        processor = scenario.runtime.over(scenario.hardware).devices["cpu"]
+        return float(processor.expert_time(1, 25e6 * 4.85 / 8, 50e6))
+
+    # what unpacking and cores take of it differs by program
+    assert second("rtx4090-xeon6454s") / second("rtx4090-xeon6454s-dual") == pytest.approx(gain, rel=0.05)
