@@ -121,7 +121,7 @@ def _imports(node: ast.AST, names: set[str], place: str) -> Iterator[Import]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
             yield from _imports(child, names, "function")
-        elif isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+        elif isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
             yield from _imports(child, names, "typing")
         elif isinstance(child, ast.Import):
             yield from (Import(alias.name, place) for alias in child.names)
