@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,15 +69,28 @@ class Programme:
     limits: FloatArray
 
     def solve(self, bounds: list[tuple[float, float]]) -> tuple[FloatArray, float] | None:
-        """([9] fractions, cost) within `bounds` [9]; None if nothing fits."""
-        from scipy.optimize import linprog  # takes 0.4 s to import
+        """([9] fractions, not to be written to, and cost) within `bounds` [9]; None if nothing fits."""
+        return _solved(self.cost.tobytes(), self.rows.tobytes(), self.limits.tobytes(), tuple(bounds))
 
-        sums = np.zeros((3, len(self.cost)))
-        for row, variables in enumerate((_W, _C, _H)):
-            sums[row, variables] = 1.0
-        free = [(0.0, None), (0.0, None)]
-        solution: Any = linprog(self.cost, self.rows, self.limits, sums, np.ones(3), [*bounds, *free], method="highs")
-        return (solution.x[:9], float(solution.fun)) if solution.success else None
+
+@lru_cache(maxsize=512)
+def _solved(
+    cost: bytes, rows: bytes, limits: bytes, bounds: tuple[tuple[float, float], ...]
+) -> tuple[FloatArray, float] | None:
+    """The same, remembered: runs on the same machine with jobs alike ask for the same programmes."""
+    from scipy.optimize import linprog  # takes 0.4 s to import
+
+    costs, tops = np.frombuffer(cost), np.frombuffer(limits)
+    sums = np.zeros((3, len(costs)))
+    for row, variables in enumerate((_W, _C, _H)):
+        sums[row, variables] = 1.0
+    table, free = np.frombuffer(rows).reshape(len(tops), len(costs)), [(0.0, None), (0.0, None)]
+    solution: Any = linprog(costs, table, tops, sums, np.ones(3), [*bounds, *free], method="highs")
+    if not solution.success:
+        return None
+    fractions: FloatArray = solution.x[:9]
+    fractions.flags.writeable = False
+    return fractions, float(solution.fun)
 
 
 def programme(costs: LayerCosts, block: Block, cut: BatchPlan, *, serial: bool, host: float = 1.0) -> Programme:
