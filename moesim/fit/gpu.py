@@ -83,7 +83,7 @@ class _Rows:
 
     def __init__(self, rows: Sequence[Layer], bits: float) -> None:
         row_loads = [loads(row.tokens, row.experts, row.top_k, row.distribution) for row in rows]
-        self.rows = rows
+        self.rows, self.bits = rows, bits
         self.seconds = np.array([row.seconds for row in rows])
         lengths = np.array([len(load.tokens) for load in row_loads])
         self.starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
@@ -94,6 +94,10 @@ class _Rows:
         self.layer_bytes = self.active * weights * bits / 8
         self.weights = np.repeat(weights * bits / 8, lengths)
         self.flops = np.repeat(2.0 * weights, lengths)
+
+    def part(self, some: BoolArray) -> _Rows:
+        """Those of `some` [rows]."""
+        return _Rows([self.rows[i] for i in np.flatnonzero(some).tolist()], self.bits)
 
     def sums(self, per_load: FloatArray) -> FloatArray:
         """[rows] sums over the experts of a row."""
@@ -149,15 +153,19 @@ def experts(data: Path, system: str, dtype: str, framework: str | None = None, *
     large = rows.layer_bytes > CACHED * facts.cache
     chosen = _split(rows, large)
 
-    def predict(values: Values) -> FloatArray:
+    def predict(values: Values, of: _Rows) -> FloatArray:
         roof = roofline(values)
-        per_expert = roof.seconds(rows.tokens, rows.weights, rows.flops, roof.stream(facts.bandwidth), rate, facts.bandwidth)
-        return values["launch"] + rows.sums(per_expert)
+        per_expert = roof.seconds(of.tokens, of.weights, of.flops, roof.stream(facts.bandwidth), rate, facts.bandwidth)
+        return values["launch"] + of.sums(per_expert)
 
-    values = least_squares(predict, rows.seconds, chosen, PARAMETERS)
-    odd = sorted({row.model for row in rows.rows}) if interpolate else _outliers(rows, chosen, predict(values))
+    def searched(some: BoolArray) -> dict[str, float]:
+        part = rows.part(some)  # the search predicts some thousand times, and nothing that it does not look at
+        return least_squares(lambda values: predict(values, part), part.seconds, np.ones(len(part.rows), np.bool_), PARAMETERS)
+
+    values = searched(chosen)
+    odd = sorted({row.model for row in rows.rows}) if interpolate else _outliers(rows, chosen, predict(values, rows))
     if odd and not interpolate:
-        values = least_squares(predict, rows.seconds, chosen & ~rows.where(lambda row: row.model in odd), PARAMETERS)
+        values = searched(chosen & ~rows.where(lambda row: row.model in odd))
     values.update({name: 0.0 for name in ("half", "activations") if values[name] <= _NOTHING})
     tables = {model: table for model in odd if (table := _table(rows, chosen, model)) is not None}
     blank, none = _blank(system, dtype, framework, values), Residuals.of([], [])
