@@ -49,7 +49,7 @@ def test_distinct_experts_of_uniform_tokens(experts, top_k, tokens):
 def test_a_preset_meets_its_targets_or_says_so(name):
     """Within 3 points of each target, except for the misses that the preset states, and those are stated truly."""
     preset, case = PRESETS[name], TARGETS[name]
-    differences = residuals(preset, case._replace(layers=min(case.layers, 12)), seed=5)
+    differences = residuals(preset, case._replace(layers=min(case.layers, 24)), seed=5)
     for target, residual in differences.items():
         if target in preset.misses:
             # recall is counted on few requests: its standard deviation between seeds is 0.014, of the others 0.007 at most

@@ -11,7 +11,7 @@ import pytest
 from reporting import for_all
 
 from moesim import plugins
-from moesim.contract import Problem
+from moesim.contract import Costs, Problem
 from moesim.engine import SimulationOptions, simulate
 from moesim.errors import InputError
 
@@ -44,10 +44,18 @@ def world(machine: str):
 
 
 @cache
+def costs(machine: str) -> Costs:
+    """Durations on a machine, which remember what was asked for: all policies ask for the same."""
+    system, shape, work, _ = world(machine)
+    return Problem(shape, system, work, tiny.popularity(8, 3), np.random.default_rng(0)).costs
+
+
+@cache
 def makespan(name: str, machine: str) -> int:
     """Picoseconds; InputError where the policy refuses the machine."""
     system, shape, work, table = world(machine)
     p = Problem(shape, system, work, tiny.popularity(8, 3), np.random.default_rng(0))
+    vars(p)["costs"] = costs(machine)
     return simulate(p, plugins.find("policies", name)(), table, SimulationOptions()).recorder.makespan
 
 

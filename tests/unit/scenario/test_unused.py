@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,7 +19,7 @@ from moesim.policies.caching.moe_infinity import MoeInfinity
 from moesim.policies.kit.predictors import Gate
 from moesim.policies.near_data.moe_cxl import MoeCxl
 from moesim.runs.run import RunOptions, loaded, run_loaded
-from moesim.scenario import load
+from moesim.scenario import LoadedScenario, load
 from moesim.spec import GIVEN, Unread
 
 SMALL = {"workload.requests": 2, "workload.prompt": 24, "workload.output": 5}
@@ -80,10 +82,17 @@ def varied(policy: Policy, name: str) -> Any:
     return value.model_copy(update={"capacity": 1})
 
 
+@cache
+def small(name: str) -> LoadedScenario:
+    """A short job with its routing, which no policy changes."""
+    scenario = loaded(name, **SMALL)
+    return replace(scenario, job_and_table=scenario.build())
+
+
 @pytest.mark.parametrize(("name", "rule"), [pytest.param(*pair, id=f"{pair[0]}-{pair[1].fields[0]}") for pair in rules()])
 def test_what_a_policy_calls_unread_changes_nothing(name: str, rule: Unread) -> None:
     kind = plugins.find("policies", name)
-    scenario = loaded("moe_cxl/mixtral-8x7b" if name in ON_CXL else "quickstart", **SMALL)
+    scenario = small("moe_cxl/mixtral-8x7b" if name in ON_CXL else "quickstart")
     policy = kind(**switched(kind, rule))
     assert set(rule.fields) <= set(policy.unused())
     changed = policy.model_copy(update={field: varied(policy, field) for field in rule.fields})
