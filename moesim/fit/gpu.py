@@ -95,9 +95,9 @@ class _Rows:
         self.weights = np.repeat(weights * bits / 8, lengths)
         self.flops = np.repeat(2.0 * weights, lengths)
 
-    def part(self, some: BoolArray) -> _Rows:
-        """Those of `some` [rows]."""
-        return _Rows([self.rows[i] for i in np.flatnonzero(some).tolist()], self.bits)
+    def part(self, looked_at: BoolArray) -> _Rows:
+        """The rows of `looked_at` [rows]."""
+        return _Rows([self.rows[i] for i in np.flatnonzero(looked_at).tolist()], self.bits)
 
     def sums(self, per_load: FloatArray) -> FloatArray:
         """[rows] sums over the experts of a row."""
@@ -158,8 +158,8 @@ def experts(data: Path, system: str, dtype: str, framework: str | None = None, *
         per_expert = roof.seconds(of.tokens, of.weights, of.flops, roof.stream(facts.bandwidth), rate, facts.bandwidth)
         return values["launch"] + of.sums(per_expert)
 
-    def searched(some: BoolArray) -> dict[str, float]:
-        part = rows.part(some)  # the search predicts some thousand times, and nothing that it does not look at
+    def searched(looked_at: BoolArray) -> dict[str, float]:
+        part = rows.part(looked_at)  # the search predicts some thousand times, and nothing that it does not look at
         return least_squares(lambda values: predict(values, part), part.seconds, np.ones(len(part.rows), np.bool_), PARAMETERS)
 
     values = searched(chosen)
