@@ -50,6 +50,8 @@ class LayerCosts:
         """Mean tokens of a prompt."""
         self.steps = max(int(problem.job.output.max(initial=1)) - 1, 0)
         """Decode passes of a round."""
+        self._experts: dict[float, FloatArray] = {}
+        """`experts` of single numbers of tokens: a search asks for each many times."""
 
     @cached_property
     def layer_bytes(self) -> float:
@@ -72,6 +74,11 @@ class LayerCosts:
             "decode": (model.core_flops_decode(middle) / n, model.core_bytes_decode(middle) / n),
         }
 
+    @cached_property
+    def _entry(self) -> float:
+        """Bytes that a token takes in the cache of one layer."""
+        return float(self.problem.model.kv_bytes_per_layer.mean()) if self.problem.job.attention else 0.0
+
     def tokens(self, phase: Phase, sequences: Any) -> FloatArray:
         """Tokens of a pass over `sequences` [..]."""
         return np.asarray(sequences, dtype=np.float64) * (self.prompt if phase == "prefill" else 1.0)
@@ -91,6 +98,14 @@ class LayerCosts:
 
     def experts(self, tokens: Any) -> FloatArray:
         """Routed and shared experts of `tokens` [..] tokens together on the GPU, weights in its memory, launches included."""
+        if np.ndim(tokens):
+            return self._together(tokens)
+        number = float(tokens)
+        if number not in self._experts:
+            self._experts[number] = self._together(number)
+        return self._experts[number]
+
+    def _together(self, tokens: Any) -> FloatArray:
         problem, t = self.problem, np.asarray(tokens, dtype=np.float64)
         calls = problem.costs.calls(problem.system.attending_gpu)
         chance, counts = expected_counts(t[..., None], self._picks)
@@ -132,8 +147,7 @@ class LayerCosts:
 
     def cache_written(self, tokens: Any) -> FloatArray:
         """Bytes that `tokens` [..] new tokens add to the cache of one layer."""
-        per_token = float(self.problem.model.kv_bytes_per_layer.mean()) if self.problem.job.attention else 0.0
-        return np.asarray(tokens, dtype=np.float64) * per_token
+        return np.asarray(tokens, dtype=np.float64) * self._entry
 
     def cpu_attention(self, sequences: Any, kv: str, tokens: Any | None = None) -> FloatArray:
         """Attention core of a decode pass on the CPU with the activations there and back; inf without a CPU."""
