@@ -161,7 +161,7 @@ def shown(figure: Figure, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, An
         draw(text, renderer)
 
     monkeypatch.setattr(Text, "draw", seen)
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     return texts
 
 

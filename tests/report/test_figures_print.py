@@ -18,7 +18,7 @@ import moesim
 from moesim import cli
 from moesim.errors import InputError, MoesimError
 from moesim.report import figures
-from moesim.report.canvas import render
+from moesim.report.canvas import lay_out, render
 from moesim.report.colours import LINES, colours_of, lane_colours
 from moesim.results.result import Result
 
@@ -61,7 +61,8 @@ def test_all_of_it_fits_a_column(name: str, result: Result, monkeypatch: pytest.
         draw(text, renderer)
 
     monkeypatch.setattr(Text, "draw", seen)
-    figure.canvas.draw()
+    lay_out(figure)
+    figure.draw_without_rendering()
     for text, box in boxes:
         inside = box.x0 >= -1 and box.y0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1
         assert inside, f"'{text}' leaves the picture"
