@@ -168,6 +168,7 @@ def replace(path: Path, text: str) -> None:
         code = waiting.pop()
         codes[code.co_qualname, code.co_firstlineno] = code
         waiting += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    gc.unfreeze()  # what starts up may have hidden all that it has loaded
     for function in gc.get_objects():
         if isinstance(function, FunctionType) and function.__code__.co_filename == name:
             code = codes.get((function.__code__.co_qualname, function.__code__.co_firstlineno))
