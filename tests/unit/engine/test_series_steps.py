@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from moesim.contract import Dispatch
 from moesim.contract.steps import Pace, Series
 from moesim.engine import series
 from moesim.engine.dispatches import Answers
@@ -131,6 +132,24 @@ def test_answers_of_two_phases_are_woven_by_their_rows() -> None:
     assert woven.load.tolist() == [[True, False], [False, False], [False, False]]
     plain = _woven([(np.array([1, 0]), Answers(np.array([[0, 1], [1, 0]])))], (2, 2))
     assert (plain.device.tolist(), plain.order, plain.load) == ([[1, 0], [0, 1]], None, None)
+
+
+def test_a_policy_is_asked_once_for_each_phase_and_shown_the_number_of_its_first_step() -> None:
+    """Steps 3, 4 and 6 hold prompts, step 5 decodes alone; all of an expert per layer go where the policy says."""
+    questions: list[Any] = []
+
+    def dispatch(visits: Any, _view: Any) -> Dispatch:
+        questions.append((visits.index, visits.phase, visits.layer.tolist(), visits.tokens.tolist()))
+        return Dispatch(np.full(visits.counts.shape, len(questions)))
+
+    walker = SeriesWalk.__new__(SeriesWalk)
+    walker._context = SimpleNamespace(  # type: ignore[assignment]
+        problem=SimpleNamespace(layers=2), policy=SimpleNamespace(dispatch=dispatch), view=None
+    )
+    demand = series._Asked(walker._context, np.ones((8, 1), dtype=np.int64), np.tile([0, 1], 4))
+    answers = walker._answers(3, steps(*MIXED), demand)
+    assert questions == [(3, "prefill", [0, 1] * 3, [5, 5, 7, 7, 4, 4]), (5, "decode", [0, 1], [2, 2])]
+    assert answers.device[:, 0].tolist() == [1, 1, 1, 1, 2, 2, 1, 1]
 
 
 # How many steps

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
+import engine_worlds as worlds
 import numpy as np
 import pytest
 
-from moesim.contract import Alternating, Deferred, Module, Overlap, Paged, Serial
+from moesim.contract import (
+    Alternating,
+    Deferred,
+    Deployment,
+    Dispatch,
+    Module,
+    Overlap,
+    Paged,
+    Precomputed,
+    Problem,
+    Serial,
+    View,
+    Visit,
+)
 from moesim.engine.programs.pipelines import LayerMarks, Style
 from moesim.engine.stream import StreamWalk, _shares
 from moesim.errors import PolicyError
@@ -114,6 +129,7 @@ def test_small_copies_take_less_and_a_rounding_is_forgiven() -> None:
     sizes = [[EXPERT / 2] * 2] * 3
     assert [fits(slots, OVERLAP, ALL, sizes) for slots in (1, 2)] == [False, True]
     assert fits(2, OVERLAP, ALL, np.array(sizes) * (1 + 1e-12))
+    assert not fits(2, OVERLAP, ALL, np.array(sizes) + 0.1), "four tenths of a byte are not a rounding"
 
 
 def test_the_message_names_both_sizes_and_the_layers() -> None:
@@ -122,6 +138,47 @@ def test_the_message_names_both_sizes_and_the_layers() -> None:
         PolicyError, match=r"up to 24 MB are streamed at a time, and deploy set 18 MB of staging aside for 2 layers"
     ):
         streams._check_room(OVERLAP, np.array(ALL, dtype=np.bool_))
+
+
+# Whole runs
+
+
+class Moved(worlds.Scripted):
+    """All experts on one device, all of them stale in decodes; the pipeline of decodes is what a test says."""
+
+    kind: Literal["moved"] = "moved"  # type: ignore[assignment]
+    device: str = "cpu"
+    pipeline: Any = None
+
+    def deploy(self, problem: Problem) -> Deployment:
+        deployment = super().deploy(problem)
+        decode = dataclasses.replace(deployment.plan.decode, pipeline=self.pipeline)
+        return dataclasses.replace(deployment, plan=dataclasses.replace(deployment.plan, decode=decode))
+
+    def dispatch(self, visit: Visit, view: View) -> Dispatch:
+        stale = visit.counts if visit.phase == "decode" else None
+        return Dispatch(np.full(len(visit.counts), view.problem.devices.index(self.device)), stale=stale)
+
+
+def ran(device: str, pipeline: Any) -> int:
+    k = worlds.Knobs(experts=4, residents=0.0, requests=1, batch=1, output=3, cpu=True, staging=20)
+    problem, table = worlds.problem(k)
+    moved = Moved(knobs=k, device=device, pipeline=pipeline)
+    makespan: int = worlds.simulate(problem, moved, table, worlds.SimulationOptions()).recorder.makespan
+    return makespan
+
+
+@pytest.mark.parametrize(("pipeline", "name"), [(Deferred(), "deferred"), (Precomputed(), "precomputed")])
+def test_a_pipeline_that_uploads_nothing_says_so_by_its_name(pipeline: Any, name: str) -> None:
+    with pytest.raises(PolicyError, match=f"the pipeline '{name}' uploads nothing"):
+        ran("gpu", pipeline)
+
+
+def test_experts_may_be_stale_from_the_first_layer_on_but_not_begin_before_it() -> None:
+    for pipeline in (Overlap(0), Overlap(1), Deferred()):
+        assert ran("cpu", pipeline) > 0
+    with pytest.raises(PolicyError, match="no layer stands before MoE layer 0"):
+        ran("cpu", Precomputed())
 
 
 # One pass behind another

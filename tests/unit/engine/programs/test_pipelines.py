@@ -402,6 +402,14 @@ def test_in_the_first_layers_the_gpu_may_take_turns_with_the_others() -> None:
         assert bench.makespan() == end
 
 
+def test_late_results_of_the_last_layer_end_the_pass() -> None:
+    """3 until the routing is known, 2 out, 6 of the expert in time, and 6 of the late one beside 3 of the way back."""
+    bench = Bench()
+    times = SimpleNamespace(cpu_ps=np.array([[9, 4, 5, 9]]))
+    bench.build(DEFERRED, plain(1), with_helper(helper()), stale=np.array([[0, 0, 1, 1]]), times=times)
+    assert bench.makespan() == 3 + 2 + 6 + 6
+
+
 def test_another_gpu_needs_no_routing_in_the_host() -> None:
     part = helper()
     device = SimpleNamespace(**{**vars(part.helper), "gpu": True, "name": "gpu1"})
