@@ -105,4 +105,5 @@ def _lone(answer: Dispatch) -> Answers:
 
 def _plain(dispatch: Dispatch) -> bool:
     """Whether it says no more than devices, an order and moves."""
-    return all(part is None for part in dispatch[2:-1])
+    _, _, load, counts, nbytes, stale, source, _ = dispatch
+    return load is None and counts is None and nbytes is None and stale is None and source is None

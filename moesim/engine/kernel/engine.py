@@ -105,6 +105,7 @@ class KernelEngine:
         if status == k.TOO_LONG:
             raise beyond(f"an operation on {list(self.program.lanes)[int(self._buffers.M[k.BEYOND]) - 1]}")
         self._buffers.grow_log()
+        self._reserve_path()
 
     def set_pool(self, number: int, free: int) -> None:
         """A pool has `free` slots from now on."""
@@ -247,8 +248,8 @@ class KernelEngine:
 
     def walk(self, rows: Any, stop: int, last: int) -> int:
         """Walks visits up to number `last` - 1, or to the stage `stop`; the stage reached. `rows` are read from `ROUTED` on."""
-        if self._cursor[k.C_STAGE] != k.COMPUTING:  # else all that is to run has been taken in
-            self._reserve()
+        if self._cursor[k.C_STAGE] == k.BEFORE or self._roomy != len(self._tables.T):
+            self._reserve()  # for the whole visit; copies that set off meanwhile leave that room as it is
         fixed, B, tables = self._fixed(rows), self._buffers, self._tables
         while True:
             status = self.kernel.walk(
@@ -258,7 +259,6 @@ class KernelEngine:
             if status not in (k.LOG_FULL, k.STALLED, k.TOO_LONG):
                 return int(status)
             self._mend(status)
-            self._reserve_path()
 
     def walk_steps(self, rows: IntArray, steps: IntArray) -> tuple[int, IntArray, IntArray]:
         """Walks `steps` [n, STEP_WIDTH] of the kernel until all are done, or the next one would begin when it may not.
@@ -279,7 +279,6 @@ class KernelEngine:
             if status not in (k.LOG_FULL, k.STALLED, k.TOO_LONG):
                 break
             self._mend(status)
-            self._reserve_path()
         done = int(self._cursor[k.C_STEP])
         walked = np.array(S, dtype=np.int64).reshape(-1, k.STEP_WIDTH)[:done]
         return int(status), walked, np.array(laps, dtype=np.int64).reshape(-1, lanes)[:done]
@@ -314,8 +313,8 @@ class KernelEngine:
 
     def set_off(self, forms: IntArray, labels: Sequence[int]) -> IntArray:
         """Takes in copies, each of a form [n], with `labels` [n] if there are any; how visits refer to each."""
-        count = len(forms)
-        self._buffers.reserve(count, 0, 0, len(self.program.lanes))
+        count, (operations, heirs, items) = len(forms), self._needs
+        self._buffers.reserve(count + operations, heirs, items, len(self.program.lanes))
         slots = self._slots_of(forms)
         if len(self._labels) < len(slots):
             self._labels = self._ints(len(slots))

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from moesim import jit
 from moesim.contract import Moves, Problem
+from moesim.engine.kernel import kernel
 from moesim.engine.kernel.kernel import COMING, PLAIN
 from moesim.engine.movers import Movers
 from moesim.engine.programs.program import DEMAND, MIGRATION, PREFETCH, Operation, Program
@@ -24,7 +26,7 @@ EXPERT = 6 * 1024 * 1024.0
 class Bench:
     """Movers over a fake engine: copies end when `end` says so, `begun` ones cannot be called off."""
 
-    def __init__(self, *, swap: int = 0, pinned: tuple[tuple[int, int], ...] = ()) -> None:
+    def __init__(self, *, swap: int = 0, pinned: tuple[tuple[int, int], ...] = (), functions: Any = PLAIN) -> None:
         self.problem: Problem = problem(system(hbm=GB, cxl={"near": (GB, 22e9), "far": (GB, 9e9)}))
         deployment = find("policies", "on_demand")().deploy(self.problem)
         home, resident = deployment.home.copy(), deployment.resident.copy()
@@ -42,7 +44,7 @@ class Bench:
         self.refreshed = 0
         self.prefetches = SimpleNamespace(used=0, in_time=0, copies=0)
         engine = SimpleNamespace(
-            form=self._form, set_off=self._set_off, landed=self._landed, call_off=self._call_off, kernel=PLAIN,
+            form=self._form, set_off=self._set_off, landed=self._landed, call_off=self._call_off, kernel=functions,
             wait_for=self.done.add, promote=self._promote,
         )  # fmt: skip
         recorder = SimpleNamespace(keep_slices=False, rounded=0, prefetches=self.prefetches, count_moves=self._count)
@@ -103,9 +105,12 @@ class Bench:
         return [(names[operation.lane], operation.priority) for operation in self.under_way.values()]
 
 
-@pytest.fixture
-def bench() -> Bench:
-    return Bench()
+@pytest.fixture(params=["plain", "compiled"])
+def bench(request: pytest.FixtureRequest) -> Bench:
+    functions = PLAIN if request.param == "plain" else jit.native(kernel)
+    if functions is None:
+        pytest.skip("nothing is compiled without numba")
+    return Bench(functions=functions)
 
 
 def test_a_prefetch_takes_its_room_at_once_and_is_there_and_booked_when_it_has_ended(bench: Bench) -> None:
