@@ -7,6 +7,7 @@ Knows streams and signals; not commands.
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import gc
 import json
@@ -171,7 +172,7 @@ def _stop(_number: int, _frame: Any) -> NoReturn:
 
 def spare_start_up() -> None:
     """Puts the first search for garbage off until start-up is over; from then on Python searches as usual, and not in what
-    start-up has made."""
+    start-up has made. At the end of the process, which frees everything, it does not search at all."""
     usual = gc.get_threshold()
 
     def searched(phase: str, _generation: dict[str, Any]) -> None:
@@ -182,3 +183,4 @@ def spare_start_up() -> None:
 
     gc.callbacks.append(searched)
     gc.set_threshold(_START_UP)
+    atexit.register(gc.freeze)
