@@ -199,7 +199,7 @@ class Optimum(SizedPolicy):
     kind: Literal["optimum"] = "optimum"
     gap: Share = 0.01
     """How far above the optimum the plan may be, as a share; 0 proves the optimum."""
-    nodes: int = Field(200, ge=1)
+    nodes: int = Field(20, ge=1)
     """Nodes of the search tree after which the best plan found so far is taken, whatever its distance."""
     limit: int = Field(5000, ge=1)
     """Most binary variables that are taken on; what is larger is refused."""
