@@ -48,10 +48,14 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # workers, and every process that a
     _own_cache()
 
 
+gc.disable()  # until tests are collected: what is made before stays
+
+
 def pytest_collection_finish() -> None:
     """Tests and modules stay: Python need not look for garbage among them, nor so often in what tests make."""
     gc.collect()
     gc.freeze()
+    gc.enable()
     gc.set_threshold(10_000)
 
 
