@@ -181,7 +181,8 @@ class Problem:
         """GPU memory for intermediates of the larger phase.
 
         Hidden states in and out of all tokens that pass the layers together (2 x token bytes each), one gathered expert
-        input (bounded by those tokens), and QKV and attention output of one attention micro-batch, twice for double buffering.
+        input (bounded by those tokens), and the largest of what operations hold one after another: QKV and attention output of
+        one attention micro-batch, twice for double buffering; the feed-forward part's; the logits.
         """
         batch, prefill, decode = plan.batch, plan.prefill, plan.decode
         prompt, chunk = np.sort(self.job.prompt)[::-1], float(chunk_of(self.job, prefill) or np.inf)
@@ -191,19 +192,36 @@ class Problem:
         if not self.job.attention:
             return hidden
         per_token = self.model.qkv_activation_bytes + self.model.core_activation_bytes
-        return hidden + 2.0 * per_token * max(micro_prefill, micro_decode)
+        micro = max(micro_prefill, micro_decode)
+        experts = max(self._prompt_tokens(plan, plan.expert_batch), float(min(plan.expert_batch or batch, batch)))
+        return hidden + max(2.0 * per_token * micro, self.feed_forward_bytes(experts, micro), self.logit_bytes(plan))
+
+    def feed_forward_bytes(self, tokens: float, micro: float) -> float:
+        """What the matrices of a feed-forward part make, before the last of them: experts of `tokens` tokens, dense parts and
+        shared experts of the `micro` tokens of an attention micro-batch, with which they go.
+
+        A call takes `expert_tokens` tokens at most. One fused call makes those of all pairs of a token and an expert; where
+        one expert runs after another, the most used one counts. Source: intermediate_cache1 and 2 of vLLM's fused_moe.py.
+        """
+        model, gpu = self.model, self.runtime.gpu
+        most = float(gpu.expert_tokens or np.inf)
+        busiest = min(1.0, model.top_k * float(self.popularity.max(axis=1).mean())) if self.popularity.size else 0.0
+        calls = model.top_k * min(tokens, most) if gpu.fused else min(tokens * busiest, most)
+        wide = max(calls * model.expert_width, micro * model.dense_width, micro * model.shared_width)
+        return model.matrices * wide * model.token_bytes / model.hidden
 
     def hidden_bytes(self, plan: BatchPlan) -> float:
         """Bytes of hidden states in and out of all tokens that pass the layers together, and of an expert's gathered input."""
         return 3.0 * self.model.token_bytes * max(self._prompt_tokens(plan), float(plan.batch))
 
-    def _prompt_tokens(self, plan: BatchPlan) -> float:
-        """Most tokens of prompts that pass the layers together."""
+    def _prompt_tokens(self, plan: BatchPlan, most: int = 0) -> float:
+        """Most tokens of prompts that pass the layers together, of `most` sequences unless 0."""
         chunk, sequences = float(chunk_of(self.job, plan.prefill) or np.inf), plan.prefill.sequences or plan.batch
-        return min(float(np.sort(self.job.prompt)[::-1][: min(sequences, plan.batch)].sum()), chunk)
+        sequences = min(sequences, plan.batch, most or plan.batch)
+        return min(float(np.sort(self.job.prompt)[::-1][:sequences].sum()), chunk)
 
     def logit_bytes(self, plan: BatchPlan) -> float:
-        """Bytes of GPU memory for the logits of prompts, if the runtime makes all of them."""
+        """Bytes of the logits of prompts, if the runtime makes all of them."""
         return self.runtime.logits * self.model.vocab * self._prompt_tokens(plan) if self.job.attention else 0.0
 
     def gpu_free(self, plan: BatchPlan) -> float:
@@ -224,8 +242,6 @@ class Problem:
             "weights other than routed experts": self.non_expert_bytes(),
             f"intermediates of {format_count(plan.batch, 'sequence')}": self.activation_bytes(plan),
         }
-        if self.runtime.logits:
-            shares["logits of prompts"] = self.logit_bytes(plan)
         if self.job.attention:
             if not self._on_gpu(plan, "projections"):
                 shares["projections that another device runs"] = -self.model.qkv_bytes * self.model.layers

@@ -89,7 +89,7 @@ FIDELITY: dict[str, Fidelity] = {
     "flexgen": _partial(
         "compression, and hidden states in the host, so that a prefill meets the weights once per portion (1 % at most)"
     ),
-    "moe_lightning": _partial("the copy from pageable to pinned memory, and hidden states in the host, as for `flexgen`"),
+    "moe_lightning": _partial("hidden states in the host, as for `flexgen`"),
     "zero_inference": _partial("streaming of weights outside the experts where they fit into GPU memory"),
     "zero_infinity": _partial("blocks, queues and buffers of the drive"),
     "moesys": Fidelity("named after", "its ring of GPU memory sections"),

@@ -126,6 +126,10 @@ class GpuPrograms(Spec):
     """What a launch costs in each mode."""
     fused: bool = True
     """One call for all resident experts of a layer if true, one per active expert otherwise."""
+    expert_tokens: int | None = Field(default=32768, ge=1)
+    """Tokens that a call to experts takes at most, and longer steps in turn, which bounds its intermediates (their time is as
+    without turns). None: no limit. A fused call counts the tokens of the step, one of a single expert those of that expert.
+    Source of the default: vLLM, envs.py, VLLM_FUSED_MOE_CHUNK_SIZE."""
     kernels: Operations = Operations()
     """Kernels by operation."""
     latent: dict[Operation, Kernels] = Field(default_factory=dict)

@@ -59,6 +59,7 @@ CASES: dict[str, str] = {
     "runtime-llama-cpp-dense": "moesim.validation.runtimes.llama_cpp_dense:CASE",
     "runtime-vllm": "moesim.validation.runtimes.vllm:CASE",
     "runtime-offloading-l4": "moesim.validation.runtimes.offloading:L4",
+    "offloading-plans": "moesim.validation.runtimes.plans:CASE",
     "runtime-eager": "moesim.validation.runtimes.eager:CASE",
     "runtime-opt-a6000": "moesim.validation.runtimes.a6000:CASE",
     "runtime-moe-gen": "moesim.validation.runtimes.moe_gen:CASE",

@@ -29,6 +29,7 @@ MACHINES = {
     "rmai": machine("peer", ddr="100 MB"),
     "gpu_only": machine(hbm="1 GB"),
     "moe_lightning": machine(hbm="1 GB"),
+    "flexgen": machine(hbm="200 MB"),
 }
 """Of policies that the machine of all others does not suit."""
 

@@ -134,6 +134,8 @@ class HostUse(NamedTuple):
     """All of them if not given."""
     masters: bool = False
     """Whether every expert has a copy there; else those that GPU memory has no room for."""
+    aside: Callable[[int], float] | None = None
+    """Bytes by the batch that the policy keeps for other things there; none if not given."""
 
 
 def largest_batch(
@@ -161,7 +163,8 @@ def largest_batch(
             return False
         tiers = room if host.tiers is None else room.keys() & host.tiers
         left = [room[tier] - (1.0 - host.share) * problem.usable(tier) for tier in tiers]
-        return sum(max(int(nbytes // size), 0) for nbytes in left) + (0 if host.masters else residents) >= pairs
+        slots = sum(max(int(nbytes // size), 0) for nbytes in left) - (int(-(-host.aside(count) // size)) if host.aside else 0)
+        return slots + (0 if host.masters else residents) >= pairs
 
     return largest(fits, limit)
 
@@ -223,6 +226,8 @@ class DecodeCut(NamedTuple):
     """Sequences of a micro-batch; as many as keep their intermediates small."""
     pipeline: Pipeline | None = None
     """How layers overlap; as in prefill."""
+    rereads: bool = False
+    """Whether each micro-batch passes the experts by itself, in prefill, too."""
 
 
 class StreamedPolicy(Policy):
@@ -257,7 +262,7 @@ class StreamedPolicy(Policy):
 
         The buffer is not in it: `deploy_streamed` adds it.
         """
-        core, micro, pipeline = decode or DecodeCut()
+        core, micro, pipeline, rereads = decode or DecodeCut()
         gpu = problem.system.attending_gpu
         first, later = micro_batches(problem, batch)
         pre = min(self.prefill_batch or _whole(prefill_batch(problem), micro), batch)
@@ -265,7 +270,8 @@ class StreamedPolicy(Policy):
         portion = 0 if pre == batch else pre
         prefill = PhasePlan(min(first, pre), gpu, gpu, gpu, pipeline=Overlap(ahead), sequences=portion)
         later_steps = PhasePlan(min(small, batch), gpu, core or gpu, gpu, pipeline=pipeline or Overlap(ahead))
-        return BatchPlan(batch, prefill, later_steps, kv, 0, homes=homes)
+        together = min(small, batch) if rereads else 0
+        return BatchPlan(batch, prefill, later_steps, kv, 0, expert_batch=together, homes=homes)
 
     def fitted(
         self,

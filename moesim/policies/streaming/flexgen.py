@@ -30,7 +30,7 @@ from moesim.policies.kit.streaming import (
     most_residents,
     spread,
 )
-from moesim.policies.streaming.flexgen_search import Block, Bounds, Plan, search
+from moesim.policies.streaming.flexgen_search import Block, Bounds, Plan, Shares, search
 from moesim.spec import GIVEN, Unread
 from moesim.units import Share, format_exact
 
@@ -47,9 +47,10 @@ class FlexGen(StreamedPolicy):
     Source: FlexGen, ICML 2023, arXiv:2303.06865; its port to Mixtral in the MoE-Lightning artifact streams all experts.
     Inferred: a share of every tensor becomes a share of each layer's experts (lowest ids), because experts move whole; weights
     outside the experts stay on the GPU and count first, so that as many bytes are streamed, or live in the host where it has no
-    room for them (on disk with `wc: 0`); candidates are powers of two with at most 20 GPU batches; times are those of this
-    machine, not the T4 constants, which are in `flexgen_model`. Valid: the cache in one tier as a whole, hidden states on the
-    GPU, 16-bit cache.
+    room for them (on disk with `wc: 0`); candidates are powers of two, and the most GPU batches that fit; times are those of
+    this machine, not the T4 constants, which are in `flexgen_model`. Where `wg` is searched for, it fills a share of GPU memory
+    as the repository's account has it; given, it needs the room that runs take. Valid: the cache in one tier as a whole, hidden
+    states on the GPU, 16-bit cache.
     """
 
     unread: ClassVar[tuple[Unread, ...]] = (Unread(("most_batches",), when={"num_batches": GIVEN}),)
@@ -67,10 +68,12 @@ class FlexGen(StreamedPolicy):
     """gbs, sequences per GPU batch; searched for if not given."""
     num_batches: int | None = Field(None, ge=1)
     """n_b, GPU batches per block; searched for if not given."""
-    most_batches: int = Field(20, ge=1)
-    """Most GPU batches that the search tries."""
+    most_batches: int = Field(160, ge=1)
+    """Most GPU batches that the search tries (published plans of Mixtral have 18 to 139)."""
     host_share: Share = 0.8
     """Share of host memory and disk that the search fills (published: 0.8)."""
+    gpu_share: Share = 0.8
+    """Share of GPU memory that the search fills, if it chooses `wg` (published: 0.8)."""
     decode: Literal["sum", "max"] = "sum"
     """How a decode layer adds up: upload plus the slowest of the rest, or the slowest of all."""
 
@@ -88,7 +91,7 @@ class FlexGen(StreamedPolicy):
             kv = cache if block.cache_on_host else problem.gpu_tier
             batch = min(block.sequences, problem.job.requests)
             pipeline = Serial(1) if self.decode == "sum" else Overlap(1)
-            return self.cut_into(problem, batch, kv, DecodeCut(core, block.gpu_batch, pipeline), homes=homes)
+            return self.cut_into(problem, batch, kv, DecodeCut(core, block.gpu_batch, pipeline, rereads=True), homes=homes)
 
         plan, homes = self._plan(problem, costs, plan_of)
         cut = plan_of(plan.block, homes)
@@ -99,7 +102,7 @@ class FlexGen(StreamedPolicy):
         held = lowest_ids(problem, spread(problem, count))
         return deploy_streamed(
             problem,
-            replace(cut, expert_batch=min(plan.block.gpu_batch, cut.batch)),
+            cut,
             held=held,
             classes=_homes(problem, wd),
             state=plan,
@@ -121,7 +124,7 @@ class FlexGen(StreamedPolicy):
                 cut,
                 most=self.most_batches,
                 serial=self.decode == "sum",
-                host=self.host_share,
+                filled=Shares(self.host_share, self.gpu_share if self.wg is None else None),
             )
             if solution is not None:
                 return solution, homes
@@ -157,7 +160,9 @@ class FlexGen(StreamedPolicy):
                 f"disk has {format_exact(room['disk'])}"
             )
             return no_plan(pins, why)
-        return too_large(problem, cut, problem.model.expert_bytes)
+        usable = problem.usable(problem.gpu_tier)
+        free = usable - self.gpu_share * float(problem.system.tiers[problem.gpu_tier].capacity or usable)
+        return too_large(problem, cut, problem.model.expert_bytes, reserve=max(free, 0.0), host=self.host_share)
 
 
 def _homes(problem: Problem, on_disk: float) -> Sequence[tuple[BoolArray, Groups]] | None:

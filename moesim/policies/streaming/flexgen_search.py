@@ -17,9 +17,10 @@ from moesim.arrays import FloatArray
 from moesim.contract import BatchPlan
 from moesim.contract.homes import lying
 from moesim.policies.kit.layer_costs import LayerCosts, powers
+from moesim.policies.kit.sizing import largest
 from moesim.policies.kit.streaming import cache_window
 
-__all__ = ["Block", "Bounds", "Plan", "Programme", "blocks", "programme", "search"]
+__all__ = ["Block", "Bounds", "Plan", "Programme", "Shares", "blocks", "programme", "search", "working_bytes"]
 
 _W, _C, _H = (slice(0, 3), slice(3, 6), slice(6, 9))
 """Weights, cache and hidden states: each a share in GPU memory, in host memory and on disk."""
@@ -34,6 +35,19 @@ class Bounds(NamedTuple):
     cpu_attention: bool | None = None
     gpu_batch: int | None = None
     num_batches: int | None = None
+
+
+class Shares(NamedTuple):
+    """How much of the memories a plan fills."""
+
+    host: float = 1.0
+    """Of host memory and disk."""
+    gpu: float | None = None
+    """Of GPU memory, by FlexGen's own account of it; without it, what runs hold has to fit."""
+
+
+WHOLE = Shares()
+"""All that runs find room for."""
 
 
 class Block(NamedTuple):
@@ -93,11 +107,11 @@ def _solved(
     return fractions, float(solution.fun)
 
 
-def programme(costs: LayerCosts, block: Block, cut: BatchPlan, *, serial: bool, host: float = 1.0) -> Programme:
+def programme(costs: LayerCosts, block: Block, cut: BatchPlan, *, serial: bool, filled: Shares = WHOLE) -> Programme:
     """The linear programme of `block`, cut as `cut`; `serial`: decode is upload plus the slowest of the rest, else a maximum.
 
     Rows: the streams of prefill (up, down, compute) below T_pre, those of decode below T_gen, then room in GPU memory, in
-    host memory (a share `host` of it) and on disk. Uploads from disk take the whole path to the GPU.
+    host memory and on disk, `filled` as far as it says. Uploads from disk take the whole path to the GPU.
     """
     problem, disk = costs.problem, _disk(costs)
     prefilled = cut.prefill.sequences or block.sequences
@@ -105,8 +119,8 @@ def programme(costs: LayerCosts, block: Block, cut: BatchPlan, *, serial: bool, 
     rows, limits = np.zeros((9, 11)), np.zeros(9)
     limits[2] = _prefill_rows(costs, block, prefilled, uploads, rows)
     limits[5] = _decode_rows(costs, block, uploads, rows, serial=serial)
-    _room(costs, block, cut, rows, limits, host, disk)
-    rounds, passes = -(-problem.job.requests // block.sequences), -(-block.sequences // prefilled)
+    _room(costs, block, cut, rows, limits, filled, disk)
+    rounds, passes = max(problem.job.requests / block.sequences, 1.0), -(-block.sequences // prefilled)
     cost = np.zeros(11)
     cost[9], cost[10] = rounds * problem.layers * passes, rounds * problem.layers * max(costs.steps, 1e-9)
     return Programme(cost, rows, limits)
@@ -146,7 +160,7 @@ def _decode_rows(costs: LayerCosts, block: Block, uploads: tuple[float, float], 
 
 
 def _room(
-    costs: LayerCosts, block: Block, cut: BatchPlan, rows: FloatArray, limits: FloatArray, host: float, disk: str | None
+    costs: LayerCosts, block: Block, cut: BatchPlan, rows: FloatArray, limits: FloatArray, filled: Shares, disk: str | None
 ) -> None:
     """Fills the last three rows: bytes in GPU memory (with two layers of what is streamed), in host memory and on disk."""
     problem, layer = costs.problem, costs.layer_bytes
@@ -155,6 +169,8 @@ def _room(
     hidden = 3.0 * problem.model.token_bytes * float(prompts.sum())
     rows[6, 0], rows[6, 3], rows[6, 6] = whole - 2 * layer, cache, hidden
     limits[6] = problem.gpu_free(replace(cut, batch=block.sequences, kv=costs.host, staging=0)) + hidden - 2 * layer
+    if filled.gpu is not None:
+        limits[6] = min(limits[6], _planned(costs, block, cut, filled.gpu) + hidden - 2 * layer)
     if block.cache_on_host and not block.cpu_attention:  # the cache of this GPU batch and of the next
         limits[6] -= cache_window(problem, block.gpu_batch, 2)
     if costs.host == problem.gpu_tier:
@@ -162,9 +178,34 @@ def _room(
     rows[7, 1], rows[7, 4], rows[7, 7] = whole, cache, hidden
     room = [tier for tier in problem.system.host_tiers if tier != disk]
     lying_bytes = lying(problem.model, cut.homes)
-    limits[7] = host * sum(problem.usable(tier) for tier in room) - sum(lying_bytes.get(tier, 0.0) for tier in room)
+    limits[7] = filled.host * sum(problem.usable(tier) for tier in room) - sum(lying_bytes.get(tier, 0.0) for tier in room)
     rows[8, 2], rows[8, 5], rows[8, 8] = whole, cache, hidden
-    limits[8] = host * problem.usable(disk) if disk else 0.0
+    limits[8] = filled.host * problem.usable(disk) if disk else 0.0
+
+
+def _planned(costs: LayerCosts, block: Block, cut: BatchPlan, share: float) -> float:
+    """Bytes of a `share` of GPU memory that FlexGen's account leaves to shares of experts, cache and hidden states."""
+    problem = costs.problem
+    tier = problem.system.tiers[problem.gpu_tier]
+    weights = problem.weight_buffer(cut) if cut.homes.elsewhere else problem.non_expert_bytes()
+    return share * float(tier.capacity or problem.usable(problem.gpu_tier)) - weights - working_bytes(costs, block.gpu_batch)
+
+
+def working_bytes(costs: LayerCosts, gpu_batch: int) -> float:
+    """Bytes that FlexGen sets aside in GPU memory for the prompts of a GPU batch: what all operations hold, added up.
+
+    Hidden states and queries, keys and values; queries, scores of 16 bits and sums; both sides of the output projection; both
+    sides of one feed-forward part, as wide as one expert (its port to Mixtral plans as for a dense model: that gives the shares
+    that were published).
+    Source: FlexGen's repository, experimental/cost_model.py, interp. Valid: scores that are written out.
+    """
+    problem, model = costs.problem, costs.problem.model
+    if not problem.job.attention:
+        return 0.0
+    prompt = np.sort(problem.job.prompt)[::-1][:gpu_batch].astype(np.float64)
+    state, core, scores = model.token_bytes, model.core_activation_bytes, 2.0 * model.attention.heads * float((prompt**2).sum())
+    wide = max(model.expert_width if model.experts else 0, model.dense_width) * state / model.hidden
+    return scores + float(prompt.sum()) * (state + model.qkv_activation_bytes + 2.0 * core + 2.0 * state + wide + state)
 
 
 def _disk(costs: LayerCosts) -> str | None:
@@ -177,20 +218,27 @@ def _from_disk(costs: LayerCosts, disk: str | None) -> float:
     return problem.experts * float(costs.copy_in(problem.model.expert_bytes, disk)) if disk else 0.0
 
 
-def blocks(costs: LayerCosts, bounds: Bounds, most: int) -> Iterator[Block]:
-    """Candidates: powers of two of both numbers, at most `most` GPU batches, no more sequences than there are requests.
+def blocks(costs: LayerCosts, bounds: Bounds, most: int, fits: Callable[[Block], bool] | None = None) -> Iterator[Block]:
+    """Candidates: powers of two of both numbers and the most GPU batches that fit, no more sequences than there are requests.
 
-    The cache lies in GPU memory or in host memory; the CPU attends to one in host memory, or does not.
+    At most `most` GPU batches. The cache lies in GPU memory or in host memory; the CPU attends to one in host memory, or not.
     """
     requests = costs.problem.job.requests
     cpu = costs.problem.costs.cpu_name is not None and costs.problem.job.attention
     for size in [bounds.gpu_batch] if bounds.gpu_batch else powers(requests):
-        number = -(-requests // size)
-        for count in [bounds.num_batches] if bounds.num_batches else powers(min(number, most)):
-            for on_host in [bounds.cache_on_host] if bounds.cache_on_host is not None else [False, True]:
-                choices = [False, True] if bounds.cpu_attention is None else [bounds.cpu_attention]
-                for attends in choices if on_host and cpu else [False]:
-                    yield Block(min(size, requests), count, on_host, attends)
+        limit = min(-(-requests // size), most)
+        for on_host in [bounds.cache_on_host] if bounds.cache_on_host is not None else [False, True]:
+            choices = [False, True] if bounds.cpu_attention is None else [bounds.cpu_attention]
+            for attends in choices if on_host and cpu else [False]:
+
+                def block(count: int, size: int = size, on_host: bool = on_host, attends: bool = attends) -> Block:
+                    return Block(min(size, requests), count, on_host, attends)
+
+                if bounds.num_batches:
+                    yield block(bounds.num_batches)
+                    continue
+                top = largest(lambda count, block=block: fits is None or fits(block(count)), limit)  # type: ignore[misc]
+                yield from (block(count) for count in powers(top) if top)
 
 
 def search(
@@ -200,7 +248,7 @@ def search(
     *,
     most: int,
     serial: bool,
-    host: float = 1.0,
+    filled: Shares = WHOLE,
 ) -> Plan | None:
     """The plan of the least predicted time of the job; None if none fits. `cut_of` cuts the job as a block asks.
 
@@ -210,11 +258,15 @@ def search(
     best: Plan | None = None
     wg, wc = limits.weights
     weights = [(0.0, 1.0) if wg is None else (wg, wg), (0.0, 1.0) if wc is None else (wc, wc), (0.0, 1.0)]
-    for block in blocks(costs, limits, most):
+
+    def solved(block: Block) -> tuple[FloatArray, float] | None:
         on = float(block.cache_on_host)
         cache = [(1.0 - on, 1.0 - on), (on, on), (0.0, 0.0)]
         bounds = [*weights, *cache, (1.0, 1.0), (0.0, 0.0), (0.0, 0.0)]
-        solution = programme(costs, block, cut_of(block), serial=serial, host=host).solve(bounds)
+        return programme(costs, block, cut_of(block), serial=serial, filled=filled).solve(bounds)
+
+    for block in blocks(costs, limits, most, lambda block: solved(block) is not None):
+        solution = solved(block)
         if solution is not None and (best is None or solution[1] < best.seconds * (1 - 1e-9)):
             best = Plan(block, *solution)
     return best

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -31,6 +32,7 @@ from moesim.policies.kit.streaming import (
     most_residents,
 )
 from moesim.policies.streaming.hrm import Level, leave_below
+from moesim.policies.streaming.moe_lightning_memory import planned_aside, planned_free
 from moesim.units import Share
 
 __all__ = ["MoeLightning", "PagedPlan", "balanced", "candidates"]
@@ -85,16 +87,17 @@ class MoeLightning(StreamedPolicy):
     """Plans (N, mu, r_w) by a hierarchical roofline, then pages the weights of the next layer in between micro-batches.
 
     The plan is the one with the least max(T_comm, T_cpu, T_gpu) of a decode layer per sequence: mu from 1, 2, 3, 4, 36, 68 ...,
-    the number of micro-batches by bisection on memory, then as many residents (experts 0 .. int(E r_w) - 1 of every layer) as
-    fit. T_gpu re-reads the experts for each micro-batch, T_comm streams all other experts of the layer, used or not. Prefill
-    streams layer by layer on the GPU. Attention stays on the CPU where its FLOP per byte of KV cache lie below the turning
-    point of the roofline; above it both devices are tried. Micro-batches are balanced by prompt tokens.
+    the number of micro-batches by bisection on memory as the program accounts for it (`moe_lightning_memory`), then as many
+    residents (experts 0 .. int(E r_w) - 1 of every layer) as fit. T_gpu re-reads the experts for each micro-batch, T_comm
+    streams all other experts of the layer, used or not. Prefill streams layer by layer on the GPU. Attention stays on the CPU
+    where its FLOP per byte of KV cache lie below the turning point of the roofline; above it both devices are tried.
+    Micro-batches are balanced by prompt tokens.
     Source: MoE-Lightning, ASPLOS 2025, arXiv:2411.11217, and caoshiyi/artifacts (branch asplos25); published: 0.86 of GPU
-    memory, 0.8 of host memory, buffer of two streamed layers.
-    Inferred: of micro-batches that are equally good the smallest; rounds of equal size where the job needs several; the costs
-    are those of the simulated machine. The "(p)" variants pad every prompt to the longest: give the workload such prompts.
+    memory, 0.8 of host memory, buffer of two streamed layers; of plans that are equally good the largest micro-batch.
+    Inferred: the costs are those of the simulated machine; a batch and a micro-batch that are both given need only the room
+    that runs take. The "(p)" variants pad every prompt to the longest: give the workload such prompts. The copy from pageable
+    to pinned memory is the program's (`copies` of the runtime).
     Valid: where weights outside the experts have to stream, too, the plan does not count their time.
-    Left out: the copy from pageable to pinned memory (two more passes over DRAM).
     """
 
     kind: Literal["moe_lightning"] = "moe_lightning"
@@ -125,7 +128,7 @@ class MoeLightning(StreamedPolicy):
         cut = self._cut(problem, plan.batch, plan.micro_batch, plan.kv, plan.attention, plan.homes)
         return deploy_streamed(
             problem,
-            replace(cut, expert_batch=min(plan.micro_batch, plan.batch)),
+            cut,
             held=lowest_ids(problem, np.full(problem.layers, plan.residents)),
             state=plan,
             order=balanced(problem.job.prompt, plan.batch, plan.micro_batch) if self.balance else None,
@@ -134,7 +137,7 @@ class MoeLightning(StreamedPolicy):
     def _cut(self, problem: Problem, batch: int, micro: int, kv: str, core: str, homes: Homes = HERE) -> BatchPlan:
         paged = core != problem.system.attending_gpu
         pipeline = Overlap() if self.reupload else Paged() if paged else Overlap(1)
-        return self.cut_into(problem, batch, kv, DecodeCut(core, micro, pipeline), homes=homes)
+        return self.cut_into(problem, batch, kv, DecodeCut(core, micro, pipeline, rereads=True), homes=homes)
 
     def _planned(self, costs: LayerCosts) -> PagedPlan:
         """The best plan, with weights outside the experts in the host only where none fits without; InputError if none does."""
@@ -143,10 +146,9 @@ class MoeLightning(StreamedPolicy):
             if plan := self._plan(costs, homes):
                 return plan
         host, gpu = host_for_cache(problem), problem.system.attending_gpu
-        cut = self._cut(problem, self.batch or 1, self.micro_batch or 1, host, gpu)
+        cut = self._cut(problem, self.batch or self.micro_batch or 1, self.micro_batch or 1, host, gpu)
         slots, size = int(buffer_slots(problem, 0, 1)), problem.model.expert_bytes
-        reserve = (1.0 - self.gpu_share) * problem.usable(problem.gpu_tier)
-        raise too_large(problem, replace(cut, staging=slots), size, reserve=reserve, host=self.host_share)
+        raise too_large(problem, replace(cut, staging=slots), size, reserve=self._reserve(problem, cut), host=self.host_share)
 
     def _plan(self, costs: LayerCosts, homes: Homes) -> PagedPlan | None:
         """The best plan over the candidates; None if none fits."""
@@ -159,27 +161,43 @@ class MoeLightning(StreamedPolicy):
         for device, kv in self._caches(problem, host):
             for mu in [min(self.micro_batch, limit)] if self.micro_batch else candidates(limit):
                 plan = self._with(costs, kv, device, mu, limit, homes)
-                seconds = -(-requests // plan.batch) * plan.seconds if plan else np.inf
-                if seconds < best_seconds * (1 - 1e-9):
+                seconds = plan.seconds / plan.batch if plan else np.inf
+                if seconds <= best_seconds * (1 + 1e-9):
                     best, best_seconds = plan, seconds
         return best
 
     def _with(self, costs: LayerCosts, kv: str, device: str, mu: int, limit: int, homes: Homes) -> PagedPlan | None:
-        """The plan with micro-batches of `mu`, None if it does not fit or not as many sequences as given do."""
+        """The plan with micro-batches of `mu`, None if it does not fit or not as many sequences as given do.
+
+        Searched for, N is of whole micro-batches and fits the planner's own account; given with mu, what runs hold.
+        """
         problem = costs.problem
-        reserve = (1.0 - self.gpu_share) * problem.usable(problem.gpu_tier)
 
         def plan_of(batch: int) -> BatchPlan:
             return self._cut(problem, batch, mu, kv, device, homes)
 
-        most = largest_batch(problem, plan_of, limit, 1, HostUse(self.host_share), reserve)
-        if most == 0 or (self.batch is not None and most < limit):
+        def left_free(batch: int) -> float:
+            return self._reserve(problem, plan_of(batch))
+
+        host = HostUse(self.host_share, aside=None if self._given else partial(planned_aside, problem))
+        most = largest_batch(problem, plan_of, limit, 1, host, left_free)
+        if most < min(mu, limit) or (self.batch is not None and most < limit):
             return None
-        batch = limit if most == limit else -(-problem.job.requests // -(-problem.job.requests // most))
-        fitting = most_residents(problem, problem.gpu_free(plan_of(batch)) - reserve, 1) // problem.layers
+        batch = limit if most == limit else most - most % mu
+        fitting = most_residents(problem, problem.gpu_free(plan_of(batch)) - left_free(batch), 1) // problem.layers
         requested = fitting if self.resident_share is None else int(self.resident_share * problem.experts * (1 + 1e-9))
         residents = min(requested, problem.experts)
         return PagedPlan(batch, mu, device, kv, residents, self._seconds(costs, batch, mu, residents, device, kv), homes)
+
+    @property
+    def _given(self) -> bool:
+        return self.batch is not None and self.micro_batch is not None
+
+    def _reserve(self, problem: Problem, cut: BatchPlan) -> float:
+        """Bytes of GPU memory that stay free: a share if the plan is given, else what its account leaves beyond it."""
+        if self._given:
+            return (1.0 - self.gpu_share) * problem.usable(problem.gpu_tier)
+        return max(problem.gpu_free(cut) - planned_free(problem, cut, self.gpu_share), 0.0)
 
     def _seconds(self, costs: LayerCosts, batch: int, mu: int, residents: int, device: str, kv: str) -> float:
         """max(T_comm, T_cpu, T_gpu) of a decode layer."""

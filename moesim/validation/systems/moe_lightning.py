@@ -67,7 +67,7 @@ def _flexgen(output: int, batches: int, *, cpu: bool) -> dict[str, Any]:
 @cache
 def _flexgen_pace(constants: Constants, output: int, cpu: bool) -> Pace:
     _, size, batches = BLOCKS[output]
-    sets, context = _sets(constants, own_attention=cpu), PROMPT + output // 2
+    sets, context = {**_sets(constants, own_attention=cpu), "runtime.gpu.fused": False}, PROMPT + output // 2
     first = prefill(SCENARIO, _flexgen(output, batches, cpu=cpu), 64, PROMPT, sets) * size * batches / 64
     less, more = (
         decode_step(SCENARIO, _flexgen(output, count, cpu=cpu), size * count, context, sets, passes=1)
@@ -78,7 +78,7 @@ def _flexgen_pace(constants: Constants, output: int, cpu: bool) -> Pace:
 
 @cache
 def _lightning_pace(constants: Constants, output: int) -> Pace:
-    policy = {"kind": "moe_lightning", "micro_batch": MICRO_BATCH, "resident_share": 0, "balance": False}
+    policy = {"kind": "moe_lightning", "batch": SEQUENCES, "micro_batch": MICRO_BATCH, "resident_share": 0, "balance": False}
     return pace(SCENARIO, policy, sequences=SEQUENCES, prompt=PROMPT, output=output, portion=72, sets=_sets(constants))
 
 

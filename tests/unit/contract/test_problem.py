@@ -56,16 +56,44 @@ def test_a_program_keeps_memory_of_the_gpu_for_itself() -> None:
 
 def test_intermediates_are_those_of_the_larger_phase() -> None:
     work, shape = posed(), model()
-    per_token = shape.qkv_activation_bytes + shape.core_activation_bytes
+    per_token = 2 * (shape.qkv_activation_bytes + shape.core_activation_bytes)
+    routed = 2.0 * shape.top_k * shape.matrices * shape.expert_width  # of every expert of a token, what all matrices make of it
+
+    def expected(together: int, attending: int) -> float:
+        return 3 * STATE * together + max(per_token * attending, routed * together)
+
     # prompts of 30 + 20 tokens pass together; attention goes by one sequence in the prefill, by two in a decode
-    assert work.activation_bytes(PLAN) == 3 * STATE * 50 + 2 * per_token * 30
-    small = replace(PLAN, prefill=PhasePlan(1, sequences=1))
-    assert work.activation_bytes(small) == 3 * STATE * 30 + 2 * per_token * 30
-    cut = replace(PLAN, prefill=PhasePlan(1, chunk=8))
-    assert work.activation_bytes(cut) == 3 * STATE * 8 + 2 * per_token * 8
+    assert work.activation_bytes(PLAN) == expected(50, 30)
+    assert work.activation_bytes(replace(PLAN, prefill=PhasePlan(1, sequences=1))) == expected(30, 30)
+    assert work.activation_bytes(replace(PLAN, prefill=PhasePlan(1, chunk=8))) == expected(8, 8)
     tiny = replace(PLAN, prefill=PhasePlan(1, chunk=1))
-    assert work.activation_bytes(tiny) == 3 * STATE * 2 + 2 * per_token * 2, "the decode of two sequences is larger"
+    assert work.activation_bytes(tiny) == expected(2, 2), "the decode of two sequences is larger"
     assert posed(attention=False).activation_bytes(PLAN) == 3 * STATE * 50
+
+
+def test_the_feed_forward_part_takes_room_for_all_pairs_of_a_fused_call_or_for_the_busiest_expert() -> None:
+    shape, attended = model(), 2 * (model().qkv_activation_bytes + model().core_activation_bytes) * 30
+    per_pair = 2.0 * shape.matrices * 4096
+
+    def room(runtime: dict[str, Any], **changes: Any) -> float:
+        work = replace(posed(runtime), model=shape.model_copy(update={"expert_width": 4096, **changes}))
+        return work.activation_bytes(PLAN) - 3 * STATE * 50
+
+    assert room({}) == per_pair * shape.top_k * 50 > attended
+    busiest = shape.top_k * posed().popularity.max(axis=1).mean()
+    assert room({"gpu": {"fused": False}}) == pytest.approx(max(attended, per_pair * busiest * 50))
+    assert room({"gpu": {"fused": False}}, dense_width=50_000) == 2.0 * shape.matrices * 50_000 * 30
+    assert room({"gpu": {"expert_tokens": 40}}) == per_pair * shape.top_k * 40, "longer steps take turns"
+    assert room({"gpu": {"fused": False, "expert_tokens": 5}}, expert_width=40_960) == 10 * per_pair * 5
+    apart = replace(posed({}), model=shape.model_copy(update={"expert_width": 4096}))
+    one_by_one = apart.activation_bytes(replace(PLAN, expert_batch=1)) - 3 * STATE * 50
+    assert one_by_one == per_pair * shape.top_k * 30, "of the sequences that pass the experts together, the longest"
+
+
+def test_logits_take_the_room_that_intermediates_leave() -> None:
+    with_logits, without = (posed({"logits": logits}).activation_bytes(PLAN) for logits in (600.0, 0.0))
+    assert with_logits == 3 * STATE * 50 + 600.0 * 1000 * 50
+    assert without < with_logits
 
 
 def test_logits_are_those_of_all_prompt_tokens_that_pass_together() -> None:
@@ -81,7 +109,6 @@ def test_gpu_memory_holds_what_its_shares_say_and_the_rest_is_free() -> None:
     assert shares == {
         "weights other than routed experts": shape.non_expert_bytes,
         "intermediates of 2 sequences": work.activation_bytes(PLAN),
-        "logits of prompts": 300_000.0,
         "KV cache": 55 * TOKEN,
         "3 staging slots": 3 * shape.expert_bytes,
     }

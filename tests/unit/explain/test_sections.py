@@ -192,10 +192,10 @@ def test_a_machine_without_cxl_says_so(desktop: Explanation) -> None:
 
 def test_origins_count_every_figure_of_the_machine() -> None:
     section = explained(hardware=machine(1, "64 GB/s")).section("Where the machine's and the runtime's values come from")
-    assert section.row("datasheet").formula == "devices.gpu.compute"
+    assert section.row("datasheet").formula == "devices.gpu.compute, runtime.gpu.expert_tokens"
     assert section.row("nothing said").value == 1 + 2 * 3 + 2
     machine_values, runtime_values = 10, 26
-    assert section.note.startswith(f"{machine_values + runtime_values} values")
+    assert section.note.startswith(f"{machine_values + runtime_values + 1} values")
     assert section.row("measured").value + section.row("derived").value == runtime_values
 
 

@@ -88,7 +88,7 @@ def test_kv_goes_to_gpu_memory_while_enough_of_it_remains():
 
 def test_kv_goes_to_the_largest_host_tier_otherwise():
     work = tiny.job(requests=64, prompt=2000, output=16)
-    p = tiny.problem(tiny.system(hbm=0.5 * GB, ddr=8 * GB, cxl={"a": (4 * GB, 26e9)}), work=work)
+    p = tiny.problem(tiny.system(hbm=GB, ddr=8 * GB, cxl={"a": (4 * GB, 26e9)}), work=work)
     cut = portions(p, Sizing(16, spare=0.6))
     assert cut.kv == "ddr"
     assert cut.decode.core == "cpu"
@@ -96,7 +96,7 @@ def test_kv_goes_to_the_largest_host_tier_otherwise():
 
 def test_without_a_cpu_the_gpu_attends_to_a_cache_in_the_host():
     work = tiny.job(requests=64, prompt=2000, output=16)
-    cut = portions(tiny.problem(tiny.system(hbm=0.5 * GB, cpu=False), work=work), Sizing(16, spare=0.6))
+    cut = portions(tiny.problem(tiny.system(hbm=GB, cpu=False), work=work), Sizing(16, spare=0.6))
     assert (cut.kv, cut.decode.core) == ("ddr", "gpu")
 
 

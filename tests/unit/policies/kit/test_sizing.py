@@ -89,13 +89,13 @@ def test_rooms_are_what_is_left_beside_the_cache() -> None:
 
 def test_the_cache_lies_in_gpu_memory_where_a_fifth_of_it_remains_for_experts() -> None:
     work = {"requests": 64, "prompt": 1000, "output": 24}
-    roomy, tight = portions(posed(work, hbm=GB)), portions(posed(work, hbm=300 * MB))
+    roomy, tight = portions(posed(work, hbm=2 * GB)), portions(posed(work, hbm=300 * MB))
     assert (roomy.kv, roomy.batch) == ("hbm", 64)
     assert tight.kv == "ddr"
     stated = portions(posed(work, hbm=300 * MB), Sizing(kv="hbm"))
     assert stated.kv == "hbm"
     assert stated.batch < tight.batch
-    assert portions(posed(work, hbm=GB), Sizing(spare=0.99)).kv == "ddr"
+    assert portions(posed(work, hbm=2 * GB), Sizing(spare=0.99)).kv == "ddr"
 
 
 def test_what_is_stated_is_kept() -> None:

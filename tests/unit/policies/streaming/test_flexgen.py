@@ -14,7 +14,9 @@ from moesim.policies.kit.layer_costs import LayerCosts
 from moesim.policies.kit.streaming import DecodeCut
 from moesim.policies.streaming.flexgen import FlexGen
 from moesim.policies.streaming.flexgen_model import OPT_30B, T4_HOST, Dense, Shares, Split, cpu_rate, layer_seconds, throughput
-from moesim.policies.streaming.flexgen_search import Block, Bounds, blocks, programme, search
+from moesim.policies.streaming.flexgen_search import Block, Bounds, blocks, programme, search, working_bytes
+from moesim.policies.streaming.flexgen_search import Shares as Fill
+from moesim.runs.run import loaded, problem_of
 
 ON_HOST, ON_GPU, ON_DISK = Split(0, 1), Split(1, 0), Split(0, 0, 1)
 
@@ -89,7 +91,7 @@ def value(lp, x) -> float | None:
 def test_no_split_of_the_nine_fractions_beats_the_programme(serial, attends):
     _, costs, cut_of = setting(far={"ssd": 1e9})
     block = Block(16, 4, True, attends)
-    lp = programme(costs, block, cut_of(block), serial=serial, host=0.8)
+    lp = programme(costs, block, cut_of(block), serial=serial, filled=Fill(0.8))
     solution = lp.solve([(0.0, 1.0)] * 9)
     assert solution is not None
     x, cost = solution
@@ -114,12 +116,13 @@ def test_a_serial_decode_adds_the_upload_to_the_rest():
     assert times[True] - times[False] == pytest.approx(3 * 19 * min(upload, rest))
 
 
-def test_the_cost_counts_the_prefills_and_decode_passes_of_all_rounds_and_layers():
-    """100 requests in rounds of 64, each prefilled 24 at a time: 2 rounds of 3 prefills and 19 decodes, in 3 layers."""
+def test_the_cost_counts_the_prefills_and_decode_passes_of_all_blocks_and_layers():
+    """100 requests in blocks of 64, each prefilled 24 at a time: 100 / 64 times 3 prefills and 19 decodes, in 3 layers."""
     _, costs, cut_of = setting(requests=100)
     cut = cut_of(Block(16, 4, True, True))
     cut = replace(cut, prefill=replace(cut.prefill, sequences=24))
-    assert programme(costs, Block(16, 4, True, True), cut, serial=True).cost.tolist() == [0.0] * 9 + [2 * 3 * 3, 2 * 3 * 19]
+    cost = programme(costs, Block(16, 4, True, True), cut, serial=True).cost.tolist()
+    assert cost == [0.0] * 9 + [100 / 64 * 3 * 3, 100 / 64 * 3 * 19]
 
 
 def test_hidden_states_are_three_for_each_token_of_the_prompts_that_are_read_together():
@@ -131,12 +134,43 @@ def test_hidden_states_are_three_for_each_token_of_the_prompts_that_are_read_tog
 
 def test_more_gpu_memory_takes_more_of_the_weights():
     shares = []
-    for hbm in (0.15e9, 0.16e9, 0.17e9):
+    for hbm in (0.2e9, 0.21e9, 0.22e9):
         _, costs, cut_of = setting(hbm=hbm, prompt=64)
         block = Block(64, 1, True, True)
         bounds = [(0.0, 1.0)] * 3 + [(0, 0), (1, 1), (0, 0), (1, 1), (0, 0), (0, 0)]
         shares.append(programme(costs, block, cut_of(block), serial=True).solve(bounds)[0][0])
     assert shares[0] < shares[1] < shares[2]
+
+
+def test_a_plan_fills_its_share_of_gpu_memory_by_flexgens_own_account():
+    p, costs, cut_of = setting(prompt=100)
+    block, state = Block(16, 4, True, True), 2 * 1024
+    queries, keys = 2 * p.model.attention.heads * 128, 2 * 2 * 2 * 128
+    scores = 2 * p.model.attention.heads * 100**2
+    around = 100 * (state + queries + keys + 2 * queries + 2 * state + 2 * p.model.expert_width + state)
+    assert working_bytes(costs, 16) == pytest.approx(16 * (scores + around))
+    lp = programme(costs, block, cut_of(block), serial=True, filled=Fill(gpu=0.6))
+    hidden = 3 * state * (cut_of(block).prefill.sequences or 64) * 100
+    left = 0.6 * p.system.tiers["hbm"].capacity - p.non_expert_bytes() - working_bytes(costs, 16)
+    assert lp.limits[6] == pytest.approx(left + hidden - 2 * costs.layer_bytes)
+    runs = programme(costs, block, cut_of(block), serial=True)
+    assert runs.limits[6] > lp.limits[6], "without a share, what runs hold has to fit"
+
+
+@pytest.mark.parametrize(("machine", "output", "size", "share", "batches"), [
+    ("l4-cloud24", 32, 64, 12, 21), ("l4-cloud24", 128, 64, 12, 18), ("l4-cloud24", 256, 32, 14, 30),
+    ("t4-cloud24", 32, 32, 7, 40), ("t4-cloud24", 128, 8, 8, 139), ("t4-cloud24", 256, 8, 8, 113),
+])  # fmt: skip
+def test_the_plan_is_that_of_its_port_to_mixtral_at_the_gpu_batch_that_was_run(machine, output, size, share, batches):
+    """MoE-Lightning artifact, benchmarks/flexgen/*/mtbench_8x7b_*.sh; shares there are whole per cent."""
+    policy = {"kind": "flexgen", "gpu_batch": size, "kv_cpu": True, "cpu_attention": True}
+    lengths = {"workload.requests": 4880, "workload.output": output, "workload.profile": {"kind": "uniform"}}
+    scenario = loaded("moe_lightning/mixtral-8x7b-t4", policy=policy, hardware=machine, **lengths)
+    p = problem_of(scenario, *scenario.build())
+    plan, experts = scenario.scenario.policy.deploy(p).state, p.model.all_expert_bytes
+    weights = (plan.fractions[0] * experts + p.non_expert_bytes()) / (experts + p.non_expert_bytes())
+    assert 100 * weights == pytest.approx(share, abs=1.0)
+    assert plan.block.num_batches == pytest.approx(batches, rel=0.04)
 
 
 # the enumeration
@@ -154,9 +188,9 @@ def test_blocks_stay_within_the_job_and_what_is_given():
 
 def test_the_plan_is_the_best_of_all_blocks():
     _, costs, cut_of = setting(requests=24, hbm=0.22e9)
-    plan = search(costs, Bounds(), cut_of, most=20, serial=True, host=0.8)
+    plan = search(costs, Bounds(), cut_of, most=20, serial=True, filled=Fill(0.8))
     alone = [
-        search(costs, Bounds((None, None), *block[2:], *block[:2]), cut_of, most=20, serial=True, host=0.8)
+        search(costs, Bounds((None, None), *block[2:], *block[:2]), cut_of, most=20, serial=True, filled=Fill(0.8))
         for block in blocks(costs, Bounds(), 20)
     ]
     assert plan.seconds == pytest.approx(min(plan_alone.seconds for plan_alone in alone if plan_alone is not None))

@@ -64,7 +64,7 @@ def test_prompts_wait_for_what_the_buffer_lets_wait():
 
 
 def test_the_plan_is_for_prompts_and_decode_together():
-    long, short = (MoeGen().deploy(setting(20, 400, output, 0.16e9)).state.knobs for output in (5000, 2))
+    long, short = (MoeGen().deploy(setting(20, 400, output, 0.18e9)).state.knobs for output in (5000, 2))
     assert (long.ahead, short.ahead) == (1, 0), (
         "a second buffer, best for decode, takes the room of residents, which spare prompts uploads"
     )
@@ -129,7 +129,7 @@ def test_the_batch_is_what_the_host_holds():
 
 
 def test_published_knobs_can_be_given():
-    p = setting()
+    p = setting(hbm=0.25e9)
     policy = MoeGen(batch=50, attention_batch=10, cpu_share=0.6, residents=2, buffer=2)
     deployment = policy.deploy(p)
     assert (deployment.plan.batch, deployment.plan.expert_batch, deployment.plan.staging) == (50, 0, 12)
