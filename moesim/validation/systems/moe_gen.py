@@ -94,10 +94,16 @@ def _uploads(output: int) -> Explanation:
 def _notes() -> tuple[str, ...]:
     experts, token, host = _bytes()
     link = loaded(SCENARIO).scenario.hardware.path("ddr", "hbm").rate
+    speeds = DECODE["GPU attention"]
+    short, long = min(speeds), max(speeds)
+    bound = (PROMPT + long) / (PROMPT + short)
     implied = ", ".join(f"{name} {value * experts / link:.0f}" for name, value in OTHERS.items())
     return (
         f"Batches by the source's rule, (usable host bytes - experts) / cache per sequence = ({host / 1e9:.0f} - "
         f"{experts / 1e9:.0f} GB) / {token / 1e6:.3f} MB a token: {batch(256)} and {batch(1024)} sequences.",
+        f"GPU attention: no rate of copies meets both lengths. By that rule {long:,} tokens have {bound:.3g} times fewer "
+        f"sequences, whose caches together are smaller at the middle of the output, so that a pass gets shorter and {short} "
+        f"tokens are at most {bound:.3g} times as fast; published are {speeds[short] / speeds[long]:.3g} times.",
         f"Not compared: baselines whose batches are not published. Bound by uploads, their decode means batches of {implied}.",
     )
 
