@@ -235,7 +235,7 @@ def stopped(running: int, begun: Callable[[], bool], number: int, log: Path, *, 
 EXPERIMENT = """\
 name: stopped
 scenario: {extends: quickstart, workload: {requests: 2, prompt: 64, output: 16}}
-replications: 400
+replications: 200
 bound: false
 """
 
