@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from functools import cache
 from itertools import pairwise
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler
 
@@ -82,6 +82,13 @@ class Spec(BaseModel):
 
     unread: ClassVar[tuple[Unread, ...]] = ()
     """Fields that are not read where others have certain values: a file that sets both is refused."""
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As pydantic's. What was found from the fields and kept (`cached_property`) stays behind: a copy finds its own."""
+        copied = super().model_copy(update=update, deep=deep)
+        for name in copied.__dict__.keys() - type(self).model_fields.keys():
+            del copied.__dict__[name]
+        return copied
 
     def unused(self) -> dict[str, Unread]:
         """Field that nothing reads, the others being as they are -> the rule that says so."""

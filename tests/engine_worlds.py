@@ -196,6 +196,7 @@ def problem(k: Knobs, **capacity: float) -> tuple[Problem, RoutingTable]:
     posed, table = _posed(k, tuple(capacity.items()))
     fresh = copy(posed)
     object.__setattr__(fresh, "rng", np.random.default_rng(k.seed))
+    object.__setattr__(fresh, "foresight", np.random.default_rng(0))
     return fresh, table
 
 

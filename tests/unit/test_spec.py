@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import ClassVar
 
 import pytest
@@ -33,6 +34,24 @@ class Derived(Base):
     depth: int = 2
     """Layers ahead, two of them."""
     skill: float | None = 0.5
+
+
+class Found(Spec):
+    """A spec that finds something from its field and keeps it."""
+
+    depth: int = 1
+
+    @cached_property
+    def deeper(self) -> int:
+        """One layer more."""
+        return self.depth + 1
+
+
+def test_a_copy_finds_anew_what_its_original_had_found() -> None:
+    """A machine without the price of its CPU cost as much as with it, once that had been asked for."""
+    shallow = Found()
+    assert shallow.deeper == 2
+    assert (shallow.model_copy(update={"depth": 5}).deeper, shallow.deeper) == (6, 2)
 
 
 def test_unknown_keys_are_refused_and_values_stay_as_they_are() -> None:

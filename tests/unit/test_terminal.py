@@ -283,6 +283,7 @@ def test_a_stopped_run_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_the_first_search_for_garbage_waits_until_start_up_is_over() -> None:
+    gc.collect()  # ends the start-up of commands that tests before called in this process
     usual, callbacks = gc.get_threshold(), len(gc.callbacks)
     spare_start_up()
     assert gc.get_threshold()[0] > 100_000

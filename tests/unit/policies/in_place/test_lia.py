@@ -161,7 +161,7 @@ def test_what_only_the_gpu_reads_lies_in_cxl_memory_and_the_cache_in_dram():
 def test_freed_dram_buys_a_larger_batch():
     work = tiny.job(requests=200, prompt=400, output=20)
     batches = [
-        Lia(decode_vector=(0, 1, 1, 0, 0, 0)).deploy(tiny.problem(tiny.system(0.15e9, 0.3e9, cxl), work=work)).plan.batch
+        Lia(decode_vector=(0, 1, 1, 0, 0, 0)).deploy(tiny.problem(tiny.system(0.3e9, 0.3e9, cxl), work=work)).plan.batch
         for cxl in (None, PAIR)
     ]
     assert batches[0] < batches[1]

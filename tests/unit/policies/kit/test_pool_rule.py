@@ -9,6 +9,7 @@ import pytest
 from reporting import for_all
 
 from moesim import jit
+from moesim.policies.kit.compiled.pool_kernel import enter
 from moesim.policies.kit.expert_pool import Pool
 from moesim.policies.kit.pool_rule import Past, PastRule, worth_of_past
 
@@ -47,3 +48,13 @@ def test_a_copy_is_worth_its_uses_or_how_lately_it_was_used_and_the_next_three_l
     assert worth_of_past(pool, "lru_ds", 3)[:, 0].tolist() == [np.inf, np.inf, 20.0, 30.0, np.inf]
     assert worth_of_past(pool, "lru_ds", 4)[:, 0].tolist() == [np.inf, np.inf, np.inf, 30.0, 40.0]
     assert np.array_equal(worth_of_past(pool, "lfu", 3), pool.by_use())
+
+
+def test_where_not_all_find_room_those_with_most_tokens_enter_the_first_expert_among_them() -> None:
+    """Experts 0, 1 and 3 are missing, with 5, 2 and 4 tokens."""
+    for room, entering in ((0, []), (1, [0]), (2, [0, 3]), (3, [0, 1, 3]), (9, [0, 1, 3])):
+        resident, uses = np.zeros((1, 4), dtype=np.int64), np.full((1, 4), 7)
+        resident[0, 2] = 1
+        assert enter(room, 3, 0, np.array([5, 2, 6, 4]), resident, uses) == len(entering)
+        assert np.flatnonzero(resident[0]).tolist() == sorted([*entering, 2])
+        assert np.flatnonzero(uses[0] == 1).tolist() == entering, "their uses count anew"
