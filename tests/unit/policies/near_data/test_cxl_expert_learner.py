@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+import moesim
 from moesim.policies.near_data.cxl_expert_learner import Learner
 
 
@@ -20,6 +21,15 @@ def searched(best: float, start: float = 1.0, passes: int = 200) -> float:
 @pytest.mark.parametrize("best", [0.1, 0.8, 1.0, 5.0])
 def test_it_comes_to_the_best_factor(best: float) -> None:
     assert searched(best) == pytest.approx(best, rel=0.06)
+
+
+def test_it_hears_of_all_tokens_of_each_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two prompts of 40 tokens, then two tokens a pass: both go through all layers that have experts."""
+    sizes: list[int] = []
+    monkeypatch.setattr(Learner, "ended", lambda _self, tokens, seconds: sizes.append(tokens) if seconds > 0 else None)
+    work = {"workload.requests": 2, "workload.prompt": 40, "workload.output": 4}
+    moesim.run("quickstart", policy={"kind": "cxl_expert", "cxl": "none", "learn": 2}, **work)
+    assert sizes == [80, 2, 2, 2]
 
 
 def test_sizes_are_searched_apart() -> None:
