@@ -192,8 +192,13 @@ def children(parent: int) -> list[int]:
 
 
 def _at_work(process: int) -> bool:
-    """Whether a command has begun to import what it computes with."""
-    return "numpy" in Path(f"/proc/{process}/maps").read_text()
+    """Whether a command has loaded what it computes with: numpy, when it is stopped half imported, says so in its own words."""
+    return "llvmlite" in Path(f"/proc/{process}/maps").read_text()
+
+
+def _has_points(out: Path, number: int) -> bool:
+    """Whether a sweep has finished so many points: all of its workers have started by then."""
+    return len(list((out / "points").glob("*.json"))) >= number
 
 
 def _hears_interrupts() -> None:
@@ -235,7 +240,7 @@ def stopped(running: int, begun: Callable[[], bool], number: int, log: Path, *, 
 EXPERIMENT = """\
 name: stopped
 scenario: {extends: quickstart, workload: {requests: 2, prompt: 64, output: 16}}
-replications: 200
+replications: 400
 bound: false
 """
 
@@ -249,7 +254,7 @@ def test_a_stopped_sweep_keeps_its_points_and_leaves_no_children(number: int, jo
     words = ["sweep", "stopped.yaml", "--out", "out", "--jobs", jobs]
     group = number == signal.SIGINT
     running = interpreted(words, tmp_path, log) if jobs == "2" else forked.started(*words, cwd=tmp_path, log=log, session=group)
-    status, errors = stopped(running, (out / "points").exists, number, log, whole_group=group)
+    status, errors = stopped(running, lambda: _has_points(out, 30), number, log, whole_group=group)
     assert status == 130, errors
     lines = [
         line for line in errors.splitlines() if not line.startswith("Process LokyProcess-")
