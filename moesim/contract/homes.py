@@ -97,11 +97,9 @@ def crossing(model: Architecture, homes: Homes, *, first: bool = True, last: boo
     weights: list[Weights] = []
     for layer in range(model.layers):
         parts = [(homes.attention, matrices)]
-        if not rest:
-            pass
-        elif layer in dense:
+        if rest and layer in dense:
             parts.append((homes.dense, model.dense_bytes))
-        elif layer not in model.bare_layers:
+        elif rest and layer not in model.bare_layers:
             parts.append((homes.shared, model.shared_bytes))
         sums: dict[str, float] = {}
         for tier, nbytes in () if homes.stays(layer) else parts:

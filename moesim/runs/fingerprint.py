@@ -19,19 +19,17 @@ from moesim.runs.imports import sources
 __all__ = ["code", "file_digest", "foreign_code", "physics"]
 
 ROOMS = (
-    *(
-        "model",
-        "hardware",
-        "contract",
-        "runtime",
-        "scheduling",
-        "workload",
-        "policies",
-        "engine",
-        "results",
-        "runs",
-        "scenario",
-    ),
+    "model",
+    "hardware",
+    "contract",
+    "runtime",
+    "scheduling",
+    "workload",
+    "policies",
+    "engine",
+    "results",
+    "runs",
+    "scenario",
 )
 """Folders of moesim whose code a run goes through, beside the modules at the top."""
 TOP = ("arrays", "clock", "files", "jit", "plugins", "portable", "spec", "streams", "strict_json", "units")

@@ -291,14 +291,14 @@ def _known_build(
 
 def _known_durations(parts: Mapping[str, Any], tree: Tree, resolver: Resolver) -> list[Mistake]:
     """`durations.mistakes`, not looked for again on a machine, a model and a program that were right together before."""
-    nodes = [tree.root.child(part) for part in ("hardware", "model", "runtime")]
+    nodes = [tree.root.child(part) for part in _LASTING]
     if resolver.memory is None or None in nodes:
         return durations.mistakes(parts, tree)
     key = ("durations", *(_text(node) for node in nodes if node is not None))
     if key in resolver.memory:
         return []
     wrong = durations.mistakes(parts, tree)
-    if not wrong and all(parts.get(part) is not None for part in ("hardware", "model", "runtime")):
+    if not wrong and all(parts.get(part) is not None for part in _LASTING):
         resolver.memory[key] = True
     return wrong
 

@@ -87,7 +87,7 @@ def passes_follow_each_other_and_tokens_come_in_order(recorder):
 def a_lane_never_does_two_jobs_at_once(recorder):
     tracks = defaultdict(list)
     for s in recorder.slices:
-        # passes, layers, what visits waited for and levels are no lanes
+        # passes, layers, what visits waited for and levels are not lanes
         if s.track not in ("pass", "layer", "stalls") and not s.track.startswith("counter:"):
             tracks[s.track].append((s.start, s.end))
     for track, spans in tracks.items():
