@@ -6,6 +6,7 @@ Knows names only; nothing is imported before it is asked for, and no plug-in whi
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 import traceback
 import types
@@ -215,11 +216,21 @@ def _imported(target: str, name: str, beside: Path | None) -> types.ModuleType:
         if isinstance(error, ModuleNotFoundError) and error.name is not None and name.startswith(error.name):
             where = f" (looked beside the scenario, in {beside}, and on the Python path)" if beside else ""
             raise InputError(Mistake(f"cannot import '{target}': no module named '{error.name}'{where}")) from None
-        reason = " ".join(f"{type(error).__name__}: {error.msg if isinstance(error, SyntaxError) else error}".split())
-        raise InputError(Mistake(f"cannot import '{target}': {_place(error, beside)}{reason}")) from None
+        raise InputError(Mistake(f"cannot import '{target}': {_place(error, beside)}{_reason(error)}")) from None
     finally:
         if added is not None:
             sys.path.remove(added)
+
+
+def _reason(error: BaseException) -> str:
+    """What was raised, in a line; an attribute without a type in words of policies, not of the library that reads classes."""
+    if getattr(error, "code", None) == "model-field-missing-annotation" and (named := re.search(r"[`'](\w+)", str(error))):
+        name = named[1]
+        return (
+            f"'{name}' needs a type: '{name}: bool = ...' is a parameter, which files may set; "
+            f"'{name}: ClassVar[bool] = ...' is what the class says of itself, such as memoryless or adapts"
+        )
+    return " ".join(f"{type(error).__name__}: {error.msg if isinstance(error, SyntaxError) else error}".split())
 
 
 def _place(error: BaseException, beside: Path | None) -> str:

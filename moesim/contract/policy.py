@@ -318,7 +318,7 @@ class Policy(Spec):
     def memoryless(self) -> bool:
         """True if `dispatch` looks at nothing but its visit and the first placement, and `adapt` is unused.
 
-        Such a policy is timed in closed form, all layers of a pass at once, wherever nothing contends.
+        The engine asks such a policy about all layers of a pass, or of many steps, and times them in one call.
         """
         return False
 

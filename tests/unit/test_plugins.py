@@ -182,6 +182,10 @@ BROKEN = {
     "no class": ("", r"module 'broken' has no 'Mine'"),
     "no type": ("Mine = 1\n", r"'broken:Mine' is not a class"),
     "no policy": ("class Mine: pass\n", r"'broken:Mine' is not a policy"),
+    "no annotation": (
+        "\nfrom moesim.contract import Policy\nclass Mine(Policy):\n    memoryless = True\n",
+        r"broken\.py:3: 'memoryless' needs a type: 'memoryless: bool = ...' is a parameter",
+    ),
     "class body": (
         "\nfrom moesim.policies.baselines.on_demand import OnDemand\nclass Mine(OnDemand):\n    x: object() = 1\n",
         r"broken\.py:\d+: ",
