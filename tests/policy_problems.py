@@ -65,35 +65,34 @@ def step_of(layer: int, counts, uploaded=(), phase: str = "decode") -> Step:
     return Step(0, phase, layer, np.asarray(counts, dtype=np.int64), np.asarray(uploaded, dtype=np.int64))
 
 
-def deployed(policy: Policy, p: Problem) -> tuple[Deployment, View]:
+def first_placement(policy: Policy, p: Problem) -> tuple[Deployment, View]:
     """The first placement of a policy, and the view of it."""
     deployment = policy.deploy(p)
     return deployment, view_of(p, deployment)
 
 
-def met(view: View, counts, *, layer: int = 0, phase: str = "decode", ahead=(), **seconds) -> Visit:
+def timed_visit(view: View, counts, *, layer: int = 0, phase: str = "decode", ahead=(), **seconds) -> Visit:
     """A visit of known times: seconds of `gpu` (1), `cpu` (2), `copy` (3) and `local` (inf), alike or [E].
 
     `ahead`: tokens [E] that are predicted of the next layers, nearest first.
     """
     counts = np.asarray(counts, dtype=np.int64)
     times = {"gpu": 1.0, "cpu": 2.0, "copy": 3.0, "local": np.inf, **seconds}
-    spread = {name: np.broadcast_to(np.asarray(value, dtype=np.float64), counts.shape) for name, value in times.items()}
-    known = [np.asarray(later, dtype=np.int64) for later in ahead]
-    here = view.resident[layer].copy()
+    by_expert = {name: np.broadcast_to(np.asarray(value, dtype=np.float64), counts.shape) for name, value in times.items()}
+    predictions = [np.asarray(later, dtype=np.int64) for later in ahead]
     return Visit(
         index=0,
         phase=phase,
         layer=layer,
         tokens=int(counts.sum()) // view.problem.model.top_k,
         counts=counts,
-        resident=here,
-        foreseen=lambda depth: known[depth - 1] if depth <= len(known) else None,
-        **spread,
+        resident=view.resident[layer].copy(),
+        foreseen=lambda depth: predictions[depth - 1] if depth <= len(predictions) else None,
+        **by_expert,
     )
 
 
-def holds(view: View, *layers) -> View:
+def with_residents(view: View, *layers) -> View:
     """The same view, with these experts of each layer in GPU memory."""
     view.resident = np.zeros_like(view.resident)
     for layer, experts in enumerate(layers):

@@ -19,7 +19,7 @@ QUEUE = "pcie:forward"
 
 def started(*here: list[int], **keys: Any) -> tuple[Dali, Any]:
     policy = Dali(**keys)
-    view = tiny.holds(tiny.deployed(policy, WORK)[1], *here)
+    view = tiny.with_residents(tiny.first_placement(policy, WORK)[1], *here)
     view.free_slots = 9
     return policy, view
 
@@ -50,10 +50,10 @@ def test_each_expert_goes_where_the_later_end_stays_lower(
 def test_a_missing_expert_costs_the_gpu_its_copy_and_a_resident_its_computation() -> None:
     policy, view = started([0])
     # expert 0: 1 s of GPU; expert 1: 3 s of copy (its GPU time is not counted) against 3.5 s of CPU, so the GPU takes neither
-    chosen = policy.dispatch(tiny.met(view, [1, 1] + [0] * 6, cpu=3.5), view)
+    chosen = policy.dispatch(tiny.timed_visit(view, [1, 1] + [0] * 6, cpu=3.5), view)
     assert chosen.device.tolist()[:2] == [GPU, CPU]
     # 1 + 3 = 4 s of GPU against 4.1 s of CPU
-    chosen = policy.dispatch(tiny.met(view, [1, 1] + [0] * 6, cpu=4.1), view)
+    chosen = policy.dispatch(tiny.timed_visit(view, [1, 1] + [0] * 6, cpu=4.1), view)
     assert chosen.device.tolist()[:2] == [GPU, GPU]
 
 
@@ -65,17 +65,17 @@ def test_copies_for_the_layer_that_have_not_landed_count_for_the_gpu(backlog: fl
     view.in_flight[0, coming] = True
     counts = [2, 2 if coming == [1] else 0] + [0] * 6
     times = {"cpu": 5.0 if coming else 2.9, "gpu": 1.0}
-    assert policy.dispatch(tiny.met(view, counts, **times), view).device[0] == device
+    assert policy.dispatch(tiny.timed_visit(view, counts, **times), view).device[0] == device
 
 
 def test_the_missing_expert_with_most_tokens_of_the_next_layer_is_fetched_once() -> None:
     policy, view = started([], [4])
     ahead = [[0, 3, 0, 0, 9, 3, 1, 0]]
-    moves = policy.dispatch(tiny.met(view, [8] + [0] * 7, ahead=ahead), view).moves
+    moves = policy.dispatch(tiny.timed_visit(view, [8] + [0] * 7, ahead=ahead), view).moves
     assert moves is not None
     assert moves.load is not None
     assert moves.load.tolist() == [[1, 1]], "of equal ones the first; expert 4 is there"
-    assert policy.dispatch(tiny.met(view, [8] + [0] * 7, ahead=ahead), view).moves is None
+    assert policy.dispatch(tiny.timed_visit(view, [8] + [0] * 7, ahead=ahead), view).moves is None
 
 
 @pytest.mark.parametrize("reason", ["no slot", "nothing missing", "on its way", "last layer", "off"])
@@ -85,12 +85,12 @@ def test_nothing_is_fetched_where_nothing_can_be_or_needs_to_be(reason: str) -> 
     view.in_flight[1, 5] = reason == "on its way"
     predicted = {"nothing missing": [0, 0, 0, 0, 8, 0, 0, 0], "on its way": [0, 0, 0, 0, 0, 8, 0, 0]}
     ahead = [] if reason == "last layer" else [predicted.get(reason, [8] + [0] * 7)]
-    assert policy.dispatch(tiny.met(view, [8] + [0] * 7, ahead=ahead), view).moves is None
+    assert policy.dispatch(tiny.timed_visit(view, [8] + [0] * 7, ahead=ahead), view).moves is None
 
 
 def test_a_fetched_expert_leaves_after_its_layer() -> None:
     policy, view = started([], [4])
-    policy.dispatch(tiny.met(view, [8] + [0] * 7, ahead=[[0, 0, 8] + [0] * 5]), view)
+    policy.dispatch(tiny.timed_visit(view, [8] + [0] * 7, ahead=[[0, 0, 8] + [0] * 5]), view)
     assert policy.adapt(tiny.step_of(0, [8] + [0] * 7), view) is NO_MOVES
     moves = policy.adapt(tiny.step_of(1, [0, 0, 8] + [0] * 5), view)
     assert moves.evict is not None
@@ -118,7 +118,7 @@ def test_an_exchange_takes_more_tokens_and_not_as_many(tokens: int, swaps: int, 
 
 def test_a_fetched_expert_that_wins_a_place_needs_no_second_copy() -> None:
     policy, view = started([], [0, 4], window=1, swaps=1)
-    policy.dispatch(tiny.met(view, [8] + [0] * 7, ahead=[[0, 0, 8] + [0] * 5]), view)
+    policy.dispatch(tiny.timed_visit(view, [8] + [0] * 7, ahead=[[0, 0, 8] + [0] * 5]), view)
     view.resident[1, 2] = True
     moves = policy.adapt(tiny.step_of(1, [7, 0, 9, 0, 3, 0, 0, 0]), view)
     assert moves.evict is not None

@@ -18,7 +18,7 @@ HELD = np.array([False, False, True, True])
 
 def started(here: list[list[int]], **keys: Any) -> tuple[Daop, Any]:
     policy = Daop(**keys)
-    return policy, tiny.holds(tiny.deployed(policy, WORK)[1], *here)
+    return policy, tiny.with_residents(tiny.first_placement(policy, WORK)[1], *here)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_what_exceeds_the_limit_goes_to_experts_on_the_gpu(
 def test_a_prompt_swaps_the_hottest_missing_experts_for_the_coldest_residents() -> None:
     policy, view = started([[0, 1, 2, 3]])
     # missing 9, 6, 3, 0; resident, coldest first, 1, 2, 4, 10: 9 > 1, 6 > 2, 3 < 4
-    chosen = policy.dispatch(tiny.met(view, [4, 2, 10, 1, 9, 0, 6, 3], phase="prefill"), view)
+    chosen = policy.dispatch(tiny.timed_visit(view, [4, 2, 10, 1, 9, 0, 6, 3], phase="prefill"), view)
     assert (view.state.entering.tolist(), view.state.leaving.tolist()) == ([4, 6], [3, 1])
     # what enters runs on the GPU, what leaves on the CPU if that is sooner, as every expert that stays outside
     assert chosen.device.tolist() == [GPU, CPU, GPU, CPU, GPU, CPU, GPU, CPU]
@@ -63,7 +63,7 @@ def test_a_prompt_swaps_the_hottest_missing_experts_for_the_coldest_residents() 
 
 def test_what_leaves_is_computed_on_the_gpu_where_the_cpu_takes_longer() -> None:
     policy, view = started([[0, 1]])
-    chosen = policy.dispatch(tiny.met(view, [5, 1, 9, 0, 0, 0, 0, 0], phase="prefill", cpu=9.0), view)
+    chosen = policy.dispatch(tiny.timed_visit(view, [5, 1, 9, 0, 0, 0, 0, 0], phase="prefill", cpu=9.0), view)
     assert view.state.leaving.tolist() == [1]
     assert chosen.device.tolist() == [GPU] * 8
 
@@ -71,23 +71,23 @@ def test_what_leaves_is_computed_on_the_gpu_where_the_cpu_takes_longer() -> None
 @pytest.mark.parametrize(("swaps", "entering"), [(0, []), (1, [5]), (2, [5, 4]), (8, [5, 4])])
 def test_a_layer_swaps_at_most_so_many_pairs(swaps: int, entering: list[int]) -> None:
     policy, view = started([[0, 1]], swaps=swaps)
-    policy.dispatch(tiny.met(view, [1, 1, 0, 0, 8, 9, 7, 6], phase="prefill"), view)
+    policy.dispatch(tiny.timed_visit(view, [1, 1, 0, 0, 8, 9, 7, 6], phase="prefill"), view)
     assert view.state.entering.tolist() == entering
 
 
 def test_before_the_first_predicted_layer_the_cpu_computes_what_is_missing() -> None:
     policy, view = started([[0], [1]], first=2)
-    chosen = policy.dispatch(tiny.met(view, [1, 1, 0, 0, 0, 0, 0, 0]), view)
+    chosen = policy.dispatch(tiny.timed_visit(view, [1, 1, 0, 0, 0, 0, 0, 0]), view)
     assert (chosen.device.tolist(), chosen.stale, chosen.counts) == ([GPU] + [CPU] * 7, None, None)
-    unreachable = policy.dispatch(tiny.met(view, [1, 1, 0, 0, 0, 0, 0, 0], cpu=[2.0, np.inf] + [2.0] * 6), view)
+    unreachable = policy.dispatch(tiny.timed_visit(view, [1, 1, 0, 0, 0, 0, 0, 0], cpu=[2.0, np.inf] + [2.0] * 6), view)
     assert unreachable.device.tolist()[:3] == [GPU, GPU, CPU]
 
 
 def test_from_then_on_the_prediction_of_the_layer_before_is_the_routing() -> None:
     policy, view = started([[0], [0, 1]], first=1)
     # four tokens of two experts: layer 0 says 3 + 2 for the missing 4 and 5 of layer 1; k / 2 = 1 a token may run on the CPU
-    policy.dispatch(tiny.met(view, [4, 4, 0, 0, 0, 0, 0, 0], ahead=[[2, 1, 0, 0, 3, 2, 0, 0]]), view)
-    chosen = policy.dispatch(tiny.met(view, [0, 0, 8, 0, 0, 0, 0, 0], layer=1), view)
+    policy.dispatch(tiny.timed_visit(view, [4, 4, 0, 0, 0, 0, 0, 0], ahead=[[2, 1, 0, 0, 3, 2, 0, 0]]), view)
+    chosen = policy.dispatch(tiny.timed_visit(view, [0, 0, 8, 0, 0, 0, 0, 0], layer=1), view)
     assert chosen.counts is not None
     assert chosen.stale is not None
     # 5 - 4 = 1 token of expert 5, the weaker, goes to expert 1: in layer 1 it is more popular than expert 0
@@ -98,15 +98,15 @@ def test_from_then_on_the_prediction_of_the_layer_before_is_the_routing() -> Non
 
 def test_the_prediction_of_a_prompt_is_nobody_s_routing() -> None:
     policy, view = started([[0], [1]], first=1)
-    policy.dispatch(tiny.met(view, [8] + [0] * 7, phase="prefill", ahead=[[0, 0, 8] + [0] * 5]), view)
+    policy.dispatch(tiny.timed_visit(view, [8] + [0] * 7, phase="prefill", ahead=[[0, 0, 8] + [0] * 5]), view)
     assert view.state.predicted == [None] * 3
 
 
 def test_nothing_stays_or_leaves_after_a_layer_of_a_decode_or_of_a_prompt_without_swaps() -> None:
     policy, view = started([[0, 1]])
-    policy.dispatch(tiny.met(view, [1, 1, 5, 0, 0, 0, 0, 0], phase="prefill"), view)
+    policy.dispatch(tiny.timed_visit(view, [1, 1, 5, 0, 0, 0, 0, 0], phase="prefill"), view)
     assert policy.adapt(tiny.step_of(0, [1] * 8), view) is NO_MOVES
-    policy.dispatch(tiny.met(view, [5, 5, 1, 0, 0, 0, 0, 0], phase="prefill"), view)
+    policy.dispatch(tiny.timed_visit(view, [5, 5, 1, 0, 0, 0, 0, 0], phase="prefill"), view)
     assert policy.adapt(tiny.step_of(0, [1] * 8, phase="prefill"), view) is NO_MOVES
 
 

@@ -19,9 +19,11 @@ GPU, CPU = NARROW.attending_index, NARROW.cpu_index
 
 def devices(policy: Fiddler, counts: list[int], here: list[int] = (), **seconds: Any) -> list[int]:  # type: ignore[assignment]
     """[E] who computes each expert; those of `here` are in GPU memory, one token takes the CPU 2 s."""
-    _, view = tiny.deployed(policy, NARROW)
+    _, view = tiny.first_placement(policy, NARROW)
     view.state = np.full((NARROW.layers, NARROW.experts), 2.0)
-    chosen: list[int] = policy.dispatch(tiny.met(tiny.holds(view, here), counts, **seconds), view).device.tolist()
+    chosen: list[int] = policy.dispatch(
+        tiny.timed_visit(tiny.with_residents(view, here), counts, **seconds), view
+    ).device.tolist()
     return chosen
 
 
@@ -55,8 +57,8 @@ def test_the_released_code_multiplies_the_time_of_a_token() -> None:
 
 
 def test_the_queue_has_residents_first_and_then_those_with_most_tokens() -> None:
-    _, view = tiny.deployed(Fiddler(), NARROW)
-    order = Fiddler().dispatch(tiny.met(tiny.holds(view, [2, 6]), [1, 5, 2, 5, 0, 9, 3, 0]), view).order
+    _, view = tiny.first_placement(Fiddler(), NARROW)
+    order = Fiddler().dispatch(tiny.timed_visit(tiny.with_residents(view, [2, 6]), [1, 5, 2, 5, 0, 9, 3, 0]), view).order
     assert order is not None
     assert order.tolist() == [6, 2, 5, 1, 3, 0, 4, 7]
 
@@ -64,7 +66,7 @@ def test_the_queue_has_residents_first_and_then_those_with_most_tokens() -> None
 @pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.5, 5), (0.9, 9), (0.95, 10), (1.0, 10)])
 def test_so_large_a_share_of_the_room_is_filled_in_whole_experts(share: float, count: int) -> None:
     """With one slot for uploads 10.8 experts fit: half of them are 5.4, 0.9 are 9.7, 0.95 are 10.3."""
-    deployment, view = tiny.deployed(Fiddler(share=share), NARROW)
+    deployment, view = tiny.first_placement(Fiddler(share=share), NARROW)
     assert int(deployment.resident.sum()) == count
     most = np.sort(NARROW.popularity[deployment.resident])
     assert most.tolist() == np.sort(NARROW.popularity.ravel())[NARROW.popularity.size - count :].tolist()
@@ -73,7 +75,7 @@ def test_so_large_a_share_of_the_room_is_filled_in_whole_experts(share: float, c
 
 def test_what_a_token_takes_is_read_at_the_home_of_its_expert() -> None:
     work = tiny.problem(tiny.system(hbm=0.1e9, ddr=80e6, cxl={"cxl0": (1e9, 20e9)}))
-    deployment, _ = tiny.deployed(Fiddler(), work)
+    deployment, _ = tiny.first_placement(Fiddler(), work)
     near, far = (deployment.home == work.tiers.index(tier) for tier in ("ddr", "cxl0"))
     assert near.any()
     assert far.any()
