@@ -6,7 +6,7 @@ from typing import Any
 
 from moesim.results.sweeps.description import DescribedAxis, Description
 
-__all__ = ["axis", "description"]
+__all__ = ["axis", "description", "row"]
 
 
 def axis(column: str, *values: Any, name: str = "", scale: str = "linear") -> DescribedAxis:
@@ -23,3 +23,11 @@ def description(*axes: DescribedAxis, **changes: Any) -> Description:
         "physics": "", "provenance": {},
     }  # fmt: skip
     return Description(**{**fields, **changes})
+
+
+def row(policy: str, speed: float | None = None, replicate: int = 0, **fields: Any) -> dict[str, Any]:
+    """A point that was run, as a table holds it: `speed` is its throughput, tokens per second; `fields` are axes, too."""
+    return {
+        "point": f"{policy}-{replicate}", "policy": policy, "seed": 0, "replicate": replicate, "status": "done", "error": None,
+        "throughput_tok_s": speed, **fields,
+    }  # fmt: skip

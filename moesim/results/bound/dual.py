@@ -51,7 +51,8 @@ def _group_min(values: FloatArray, group: NDArray[np.int64]) -> FloatArray:
 def reference(programme: Programme) -> float:
     """A time of the size of the answer, s: each class alone on its quickest resource that memory does not limit."""
     alone = programme.time.max(axis=0, initial=0.0)
-    return float(_group_min(alone, programme.group).sum())
+    with np.errstate(over="ignore"):  # the caller refuses what overflows
+        return float(_group_min(alone, programme.group).sum())
 
 
 def _choice(cost: FloatArray, group: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -128,7 +128,8 @@ def _means(result: SweepResult) -> tuple[list[str], list[list[str]], int]:
         name = marked(str(at["policy"]), lossy=at.get("lossy") == "yes", bound=at.get("is_bound") == "yes")
         own = [name] if policies else []
         limited = [value_words(at[name]) for name in limits]
-        holder = str(at.get("bottleneck.words") or at["bottleneck.lane"])
+        texts = (at.get(name) for name in ("bottleneck.words", "bottleneck.lane"))
+        holder = next((text for text in texts if isinstance(text, str) and text), "")  # read from a file, no text is NaN
         last = [value_words(at.get(metric)), spread, *limited, str(at["samples"]), holder]
         rows.append([*(value_words(at[column]) for column in names), *own, *last])
     return header, rows, len(names) + len(policies)

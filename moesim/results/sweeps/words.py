@@ -88,12 +88,12 @@ def optimum_sentences(experiment: Description, answer: SearchAnswer) -> list[str
         value = _interval(optimum.mean, optimum.low, optimum.high, unit)
         texts.append(
             f"{who(answer, optimum.policy)}: the {answer.goal} {name}{keeping}, {value}, at {where}; "
-            f"{optimum.runs} settings tried."
+            f"{format_count(optimum.runs, 'setting')} tried."
         )
     for group in answer.out_of_reach:
         where = f" at {settings_words(group.settings)}" if group.settings else ""
         missed = f"; all miss {' and '.join(group.missed)}" if group.missed else ""
-        texts.append(f"{who(answer, group.policy)}{where}: none of {group.runs} settings{keeping}{missed}.")
+        texts.append(f"{who(answer, group.policy)}{where}: none of {format_count(group.runs, 'setting')}{keeping}{missed}.")
     return texts
 
 

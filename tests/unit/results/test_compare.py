@@ -10,17 +10,9 @@ import pytest
 from moesim.errors import InputError
 from moesim.results.compare import compare
 from moesim.results.recorder import SECOND, LayerSums, Recorder
-from moesim.results.result import FIELDS, Result, RunFacts, make_result
+from moesim.results.result import Result, RunFacts, make_result
 from moesim.results.table import WIDTH, align, comparison_table, run_table
-
-NOTHING = {"mean": None, "p50": None, "p90": None, "p99": None}
-
-
-def summary(policy: str, speed: float | None, replicate: int = 0, **changes: Any) -> dict[str, Any]:
-    row: dict[str, Any] = dict.fromkeys(FIELDS)
-    row.update(scenario="s", policy=policy, hardware="h", model="m", seed=1, replicate=replicate, throughput_tok_s=speed)
-    row.update(ttft_s=NOTHING, tpot_s=NOTHING, e2e_s=NOTHING, utilisation={}, bytes={}, expert_tokens={})
-    return row | changes
+from tests.summaries import summary
 
 
 def big_result(**changes: Any) -> Result:

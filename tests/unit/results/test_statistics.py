@@ -9,7 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moesim.results.statistics import batch_means, describe, paired_difference, percentile, t_interval
+from moesim.results.statistics import (
+    Interval,
+    as_share,
+    batch_means,
+    describe,
+    mean,
+    paired_difference,
+    percentile,
+    ratio_interval,
+    t_interval,
+    windows_needed,
+)
 
 values = st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=40)
 
@@ -115,3 +126,67 @@ def test_what_does_not_fill_batches_is_left_out_or_has_no_interval() -> None:
     assert batched is not None
     assert batched[0].mean == 2.0
     assert batch_means([1.0] * 39) is None
+
+
+def test_a_mean_is_rounded_once() -> None:
+    assert mean([0.1] * 10) == 0.1  # ten additions end at 0.9999999999999999
+    assert mean([1e16, 1.0, -1e16, 1.0]) == 0.5
+
+
+def test_values_that_are_there_many_times_are_described_as_if_written_out() -> None:
+    values, counts = np.array([3.0, math.nan, 1.0, 0.1]), np.array([2, 5, 1, 7])
+    assert describe(values, counts) == describe(np.repeat(values, counts))
+    assert describe(np.array([5.0]), np.array([0]))["mean"] is None
+    assert describe([]) == dict.fromkeys(("mean", "p50", "p90", "p99"))
+
+
+@pytest.mark.parametrize(
+    ("values", "batches", "middle", "correlation"),
+    [
+        ([9.0, 1.0, 1.0, 3.0, 3.0], 2, 2.0, -0.5),  # the first does not fill a batch; means 1 and 3 lie 1 on either side of 2
+        ([1.0, 3.0] * 4, 4, 2.0, 0.0),  # batches without any difference
+        ([1.0, 1.0, 1.0, 1.0, 4.0, 4.0], 3, 2.0, -1 / 6),  # 1, 1, 4: deviations -1, -1, 2; (1 - 2) / (1 + 1 + 4)
+    ],
+)
+def test_batch_means_leave_out_the_beginning_and_say_how_neighbours_correlate(
+    values: list[float], batches: int, middle: float, correlation: float
+) -> None:
+    outcome = batch_means(values, batches)
+    assert outcome is not None
+    assert (outcome[0].mean, outcome[0].samples) == (middle, batches)
+    assert outcome[1] == pytest.approx(correlation)
+
+
+def test_batches_of_one_value_tell_nothing() -> None:
+    assert batch_means([1.0] * 39) is None
+    assert batch_means([1.0] * 40) == ((1.0, 1.0, 1.0, 20), 0.0)
+
+
+def test_a_ratio_weighs_windows_by_what_they_count() -> None:
+    # 10 tokens in 4 steps, 2 in 2: 12 / 6 = 2; deviations 10 - 8 and 2 - 4; 2 / 1 * (4 + 4) / 36 under the root, t(1) = 12.706
+    interval = ratio_interval([10.0, 2.0], [4.0, 2.0])
+    assert interval is not None
+    assert (interval.mean, interval.samples) == (2.0, 2)
+    assert interval.half_width == pytest.approx(12.7062 * 4 / 6, rel=1e-5)
+    assert ratio_interval([10.0], [4.0]) == (2.5, None, None, 1)
+    assert ratio_interval([], []) is None
+
+
+@pytest.mark.parametrize(
+    ("intervals", "error", "windows"),
+    [
+        ([Interval(10.0, 9.0, 11.0, 5)], 0.1, 5),  # a tenth already
+        ([Interval(10.0, 9.0, 11.0, 5)], 0.05, 20),  # half the error, four times the windows
+        ([Interval(10.0, 9.0, 11.0, 5), Interval(10.0, 8.0, 12.0, 4)], 0.1, 16),  # the one that needs most
+        ([Interval(10.0, None, None, 1), Interval(0.0, -1.0, 1.0, 9)], 0.1, 0),  # neither says how many
+        ([], 0.1, 0),
+    ],
+)
+def test_windows_grow_with_the_square_of_what_is_missing(intervals: list[Interval], error: float, windows: int) -> None:
+    assert windows_needed(intervals, error) == windows
+
+
+def test_a_share_of_nothing_is_not_known() -> None:
+    assert as_share(Interval(3.0, 2.0, 4.0, 5), 2.0) == (1.5, 1.0, 2.0, 5)
+    assert as_share(Interval(3.0, None, None, 1), 2.0) == (1.5, None, None, 1)
+    assert as_share(Interval(3.0, 2.0, 4.0, 5), -1.0) is None
