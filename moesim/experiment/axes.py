@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
@@ -16,7 +16,7 @@ from typing import Any
 from moesim.errors import Mistake
 from moesim.experiment.spec import List, LogRange, Range, Zip
 from moesim.scenario.tree import Node
-from moesim.units import split
+from moesim.units import format_count, split
 
 __all__ = ["Column", "Dimension", "Setting", "dimension"]
 
@@ -123,7 +123,8 @@ def _path(steps: Sequence[str]) -> str:
 
 def _labels(labels: Sequence[Any], count: int, node: Node, where: Sequence[str]) -> Mistake:
     place = (node.child("labels") or node).place
-    return Mistake(f"{len(labels)} labels for {count} values; one for each is needed", f"{_path(where)}.labels", *place)
+    counts = f"{format_count(len(labels), 'label')} for {format_count(count, 'value')}"
+    return Mistake(f"{counts}; one for each is needed", f"{_path(where)}.labels", *place)
 
 
 def _column(
@@ -159,31 +160,33 @@ def _edges(axis: Range | LogRange, node: Node, where: tuple[str, ...], drawn: bo
         return Mistake(message, _path((*where, key)), *(node.child(key) or node).place)
 
     step = axis.step if isinstance(axis, Range) else None
-    edges = {"low": axis.low, "high": axis.high, **({"step": step} if step is not None else {})}
-    read = {key: split(value) for key, value in edges.items()}
+    edges = {key: below.plain() for key in ("low", "high", "step") if (below := node.child(key)) is not None}
+    read = {key: split(value) for key, value in edges.items() if value is not None}
     mistakes = [wrong(key, f"'{edges[key]}' is not a number or quantity") for key, pair in read.items() if pair is None]
     if mistakes:
         return mistakes
-    low, high = (_number(edge) for edge in (axis.low, axis.high))
+    low = _number(edges["low"])
     for key, pair in read.items():
         if pair is not None and pair[1] != low[1]:
-            mistakes.append(wrong(key, f"'{edges[key]}' is not in the unit of 'low', '{axis.low}'; write all in one unit"))
+            mistakes.append(wrong(key, f"'{edges[key]}' is not in the unit of 'low', '{edges['low']}'; write all in one unit"))
     if not mistakes:
-        mistakes += [wrong(key, text) for key, text in _order(axis, low[0], high[0], step)]
+        mistakes += [wrong(key, text) for key, text in _order(axis, edges)]
     if axis.points is None and step is None and not drawn:
         needed = "'points' or 'step'" if isinstance(axis, Range) else "'points'"
         mistakes.append(wrong("points", f"missing; {needed} says how many values there are"))
     return mistakes
 
 
-def _order(axis: Range | LogRange, low: float, high: float, step: float | str | None) -> Iterator[tuple[str, str]]:
-    """The first mistake in the order of the ends and the step, as (key, message)."""
+def _order(axis: Range | LogRange, edges: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The first mistake in the order of the ends and the step as written, as (key, message)."""
+    low, high = (_number(edges[key])[0] for key in ("low", "high"))
+    step = edges.get("step")
     if low >= high:
-        yield "high", f"{axis.high} is not above 'low', {axis.low}"
+        yield "high", f"{edges['high']} is not above 'low', {edges['low']}"
     elif isinstance(axis, LogRange) and low <= 0:
-        yield "low", f"{axis.low} is not above zero, as equal ratios need"
+        yield "low", f"{edges['low']} is not above zero, as equal ratios need"
     elif step is not None and not 0 < _number(step)[0] <= high - low:
-        yield "step", f"{step} is not a step between {axis.low} and {axis.high}"
+        yield "step", f"{step} is not a step between {edges['low']} and {edges['high']}"
 
 
 def _number(edge: float | str) -> tuple[float, str]:

@@ -172,7 +172,7 @@ def test_every_mistake_is_told_at_once_with_its_place(tmp_path: Path) -> None:
         ({"scenario": BASE, "axes": {"policy.hot": 3}}, "write a list of values"),
         ({"scenario": BASE, "axes": {"policy.hot": [0.5], "policy": [1]}}, "write `policies"),
         ({"scenario": BASE, "axes": {"a": {"kind": "zip", "paths": {"policy.hot": [1], "seed": [1, 2]}}}}, "equally many"),
-        ({"scenario": BASE, "axes": {"a": {"kind": "zip", "paths": {"policy.hot": [1, 0]}, "labels": [1]}}}, "1 labels for 2"),
+        ({"scenario": BASE, "axes": {"a": {"kind": "zip", "paths": {"policy.hot": [1, 0]}, "labels": [1]}}}, "1 label for 2"),
         ({"scenario": BASE, "policies": ["cxl_expert", {"kind": "cxl_expert", "hot": 0.5}]}, "tell them apart"),
         ({"scenario": BASE, "replications": 0}, "out of range"),
         ({"scenario": BASE, "name": "../up"}, "names files"),

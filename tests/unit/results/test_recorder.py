@@ -50,7 +50,7 @@ def test_lanes_that_never_worked_are_dropped(recorder: Recorder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "end", "kept"),
+    ("start", "end", "stays"),
     [
         (0, 100, True),  # over the whole window
         (0, 10, False),  # ends where the window begins
@@ -60,10 +60,10 @@ def test_lanes_that_never_worked_are_dropped(recorder: Recorder) -> None:
         (12, 12, False),  # empty
     ],
 )
-def test_slices_that_touch_the_window_are_kept_whole(recorder: Recorder, start: int, end: int, kept: bool) -> None:
+def test_slices_that_touch_the_window_are_kept_whole(recorder: Recorder, start: int, end: int, stays: bool) -> None:
     recorder.window = (10, 20)
     recorder.slice("gpu", "attention", start, end, 5.0, "demand")
-    assert recorder.slices == ([Slice("gpu", "attention", start, end, 5.0, "demand")] if kept else [])
+    assert recorder.slices == ([Slice("gpu", "attention", start, end, 5.0, "demand")] if stays else [])
 
 
 def levels(recorder: Recorder, *steps: tuple[int, float]) -> list[tuple[int, float]]:

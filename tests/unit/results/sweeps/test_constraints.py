@@ -20,7 +20,7 @@ def taking(*seconds: Any) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("constraint", "seconds", "kept", "over"),
+    ("constraint", "seconds", "keeps", "over"),
     [
         (limit(at_most=2.0), (1.0, 3.0), True, 0.0),  # the mean is 2: at the limit
         (limit(at_most=2.0), (2.0, 4.0), False, 0.5),
@@ -38,10 +38,10 @@ def taking(*seconds: Any) -> list[dict[str, Any]]:
     ],
 )
 def test_a_mean_keeps_a_limit_or_passes_it_by_a_share(
-    constraint: Limit, seconds: tuple[Any, ...], kept: bool, over: float
+    constraint: Limit, seconds: tuple[Any, ...], keeps: bool, over: float
 ) -> None:
     rows = taking(*seconds)
-    assert missed([constraint], rows) == (() if kept else (constraint_words(constraint),))
+    assert missed([constraint], rows) == (() if keeps else (constraint_words(constraint),))
     assert excess(constraint, rows) == pytest.approx(over)
 
 

@@ -115,8 +115,8 @@ def test_what_drives_a_sampled_metric_is_a_table_with_what_is_left_unexplained()
         ["size", "100.0", "%", "+1.00"], ["model", "0.0", "%"],
         ["not", "explained", "by", "any", "one", "of", "them", "0.0", "%"],
     ]  # fmt: skip
-    few = screen(experiment, rows[:5])
-    assert "note: 5 settings are too few to tell 2 axes apart; take 14 or more" in few
+    small = screen(experiment, rows[:5])
+    assert "note: 5 settings are too few to tell 2 axes apart; take 14 or more" in small
 
 
 def test_the_front_of_a_search_says_what_was_not_weighed() -> None:

@@ -54,7 +54,7 @@ DRIVER = Driver(
 )  # fmt: skip
 
 
-def said(experiment: Description = EXPERIMENT, **fields: Any) -> list[str]:
+def texts_of(experiment: Description = EXPERIMENT, **fields: Any) -> list[str]:
     return sentences(experiment, Answer(**{**NOTHING, **fields}))
 
 
@@ -88,7 +88,7 @@ def said(experiment: Description = EXPERIMENT, **fields: Any) -> list[str]:
     ],
 )  # fmt: skip
 def test_the_best_setting_comes_first(experiment: Description, best: Leader, fields: dict[str, Any], sentence: str) -> None:
-    assert said(experiment, best=best, **fields) == [sentence]
+    assert texts_of(experiment, best=best, **fields) == [sentence]
 
 
 @pytest.mark.parametrize(
@@ -121,8 +121,8 @@ def test_the_best_setting_comes_first(experiment: Description, best: Leader, fie
 )  # fmt: skip
 def test_peaks_of_the_best_policy_are_said_by_their_kind(goal: Any, changes: dict[str, Any], sentence: str) -> None:
     experiment = description(SIZE, goal=goal)
-    assert said(experiment, goal=goal, peaks=(replace(PEAK, **changes),))[1:] == [sentence]
-    alone = said(description(SIZE, goal=goal, policies=("lru",)), goal=goal, peaks=(replace(PEAK, **changes),))
+    assert texts_of(experiment, goal=goal, peaks=(replace(PEAK, **changes),))[1:] == [sentence]
+    alone = texts_of(description(SIZE, goal=goal, policies=("lru",)), goal=goal, peaks=(replace(PEAK, **changes),))
     assert alone[1] == sentence.replace(" (lru)", "")
 
 
@@ -130,13 +130,13 @@ def test_peaks_and_crossovers_elsewhere_are_not_said() -> None:
     best = replace(BEST, settings={"size": 2, "rate": 1.5})
     peaks = (replace(PEAK, at={"rate": 0.5}), replace(PEAK, policy="static", at={"rate": 1.5}), replace(PEAK, at={"rate": 1.5}))
     crossings = replace(CROSSING, at={"size": 4}), replace(CROSSING, at={"size": 2})
-    texts = said(description(SIZE, RATE), best=best, peaks=peaks, crossovers=crossings)
+    texts = texts_of(description(SIZE, RATE), best=best, peaks=peaks, crossovers=crossings)
     assert texts[1:] == ["Peak of throughput along size at 2 [1, 4] (lru).", "lru passes static at rate = 1.234 [0.5, 1.5]."]
 
 
 def test_between_whole_numbers_a_crossover_has_no_place() -> None:
     crossing = replace(CROSSING, axis="size", column="size", value=2.7, low=2, high=4)
-    assert said(crossovers=(crossing,))[1] == "lru passes static between size = 2 and 4."
+    assert texts_of(crossovers=(crossing,))[1] == "lru passes static between size = 2 and 4."
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_between_whole_numbers_a_crossover_has_no_place() -> None:
     ],
 )
 def test_what_drives_the_best_policy_names_axes_from_a_twentieth_on(driver: Driver, sentence: str) -> None:
-    assert said(drivers=(replace(driver, policy="static"), driver))[1:] == [sentence]
+    assert texts_of(drivers=(replace(driver, policy="static"), driver))[1:] == [sentence]
 
 
 @pytest.mark.parametrize(
@@ -178,27 +178,27 @@ def test_what_drives_the_best_policy_names_axes_from_a_twentieth_on(driver: Driv
     ],
 )
 def test_the_best_is_compared_with_the_others_at_its_setting(changes: dict[str, Any], sentence: str) -> None:
-    assert said(pairs=(replace(PAIR, **changes),))[1:] == [sentence]
+    assert texts_of(pairs=(replace(PAIR, **changes),))[1:] == [sentence]
 
 
 def test_a_pair_says_at_how_many_settings_it_is_the_same() -> None:
     turned = replace(PAIR, a="static", b="lru", at={"size": 4})
     pairs = (PAIR, replace(PAIR, at={"size": 1}), turned, replace(PAIR, verdict="tie", at={"size": 3}))
-    (sentence,) = said(pairs=pairs)[1:]
+    (sentence,) = texts_of(pairs=pairs)[1:]
     assert sentence.endswith("; of 4 settings, lru is better at 2, tied at 1, worse at 1.")
-    (sentence,) = said(pairs=(PAIR, replace(PAIR, at={"size": 1})))[1:]
+    (sentence,) = texts_of(pairs=(PAIR, replace(PAIR, at={"size": 1})))[1:]
     assert sentence.endswith("; of 2 settings, lru is better at 2.")
 
 
 def test_at_most_twelve_pairs_of_the_best_are_said() -> None:
     pairs = tuple(replace(PAIR, b=f"p{number}") for number in range(15))
-    assert len(said(pairs=(replace(PAIR, a="static", b="p0"), *pairs))) == 1 + 12
+    assert len(texts_of(pairs=(replace(PAIR, a="static", b="p0"), *pairs))) == 1 + 12
 
 
 def test_with_one_policy_the_value_of_the_axis_of_words_is_the_contender() -> None:
     words = description(axis("model", "a", "b", scale="categories"), policies=("lru",))
     best = replace(BEST, settings={"model": "b"})
-    texts = said(words, best=best, contenders="model", pairs=(replace(PAIR, at={}, a="b", b="a"),))
+    texts = texts_of(words, best=best, contenders="model", pairs=(replace(PAIR, at={}, a="b", b="a"),))
     assert texts[1:] == ["b beats a by 20 % (one run each, so no interval)."]
 
 
@@ -211,17 +211,17 @@ def test_with_one_policy_the_value_of_the_axis_of_words_is_the_contender() -> No
     ],
 )  # fmt: skip
 def test_bounds_are_set_beside_the_best(best: float, bound: BoundReached, sentence: str) -> None:
-    assert said(best=replace(BEST, mean=best), bounds=(bound,))[1:] == [sentence]
+    assert texts_of(best=replace(BEST, mean=best), bounds=(bound,))[1:] == [sentence]
 
 
 def test_points_without_a_result_are_counted_at_the_end() -> None:
-    texts = said(points=Counts(9, 6, 1, 2))
+    texts = texts_of(points=Counts(9, 6, 1, 2))
     assert texts[1:] == ["1 point of 9 cannot be run; the table says why.", "2 points of 9 failed; the table gives the errors."]
 
 
 def test_without_a_best_the_answer_says_why_there_is_none() -> None:
-    assert said(best=None) == ["No point has a value of the metric, so there is no answer."]
-    assert said(best=None, constraints=("a at most 1",), points=Counts(3, 1, 2, 0)) == [
+    assert texts_of(best=None) == ["No point has a value of the metric, so there is no answer."]
+    assert texts_of(best=None, constraints=("a at most 1",), points=Counts(3, 1, 2, 0)) == [
         "No point has a value of the metric that keeps a at most 1, so there is no answer.",
         "2 points of 3 cannot be run; the table says why.",
     ]
