@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -13,6 +14,9 @@ import pytest
 from moesim.errors import InputError
 from moesim.model import Architecture, read_model
 from moesim.model.attention import GroupedQuery, Latent, Linear
+from moesim.model.gguf_attention import read_attention
+from moesim.model.gguf_header import Header
+from tests import gguf_headers
 
 HIDDEN, VOCAB, WIDTH, EXPERTS = 64, 100, 32, 4
 Shapes = dict[str, tuple[int, ...]]
@@ -132,3 +136,121 @@ def test_states_of_other_families_are_refused(tmp_path: Path) -> None:
         InputError, match=r"layers with a state \(ssm_out\), which moesim reads of qwen3next, qwen35, qwen35moe only"
     ):
         read_model(path)
+
+
+# Headers without a file
+
+
+def attention(*blocks: Shapes, family: str = "qwen3moe", **keys: object) -> dict[str, Any]:
+    return read_attention(Header(gguf_headers.gguf(list(blocks) or [gguf_headers.LAYER] * 4, family, **keys), "m.gguf"))
+
+
+def refusal(*blocks: Shapes, **more: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        attention(*blocks, **more)
+    [mistake] = caught.value.mistakes
+    assert mistake.file == "m.gguf"
+    return mistake.message
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({}, GroupedQuery(heads=4, kv_heads=2, head_dim=16)),
+        ({"attention__head_count_kv": None}, GroupedQuery(heads=4, kv_heads=4, head_dim=16)),
+        ({"attention__head_count_kv": [2, 2, 2, 2]}, GroupedQuery(heads=4, kv_heads=2, head_dim=16)),
+        # without a width of a key, heads share the hidden state of 64; values are as wide as keys
+        (
+            {"attention__head_count": 8, "attention__key_length": None, "attention__value_length": None},
+            GroupedQuery(heads=8, kv_heads=2, head_dim=8),
+        ),
+        ({"attention__value_length": 12}, GroupedQuery(heads=4, kv_heads=2, head_dim=16, v_dim=12)),
+        # latent: the width of a key counts its rotary part; widths of MLA go before those of the expanded form
+        (
+            {
+                "attention__kv_lora_rank": 20,
+                "attention__key_length_mla": 12,
+                "attention__value_length_mla": 8,
+                "rope__dimension_count": 4,
+            },
+            Latent(heads=4, kv_rank=20, nope_dim=8, rope_dim=4, v_dim=8),
+        ),
+        (
+            {"attention__kv_lora_rank": 20, "attention__q_lora_rank": 24, "rope__dimension_count": 4},
+            Latent(heads=4, q_rank=24, kv_rank=20, nope_dim=12, rope_dim=4, v_dim=16),
+        ),
+    ],
+)
+def test_layers_with_a_cache(keys: dict[str, Any], expected: GroupedQuery | Latent) -> None:
+    assert attention(**keys) == {"attention": expected}
+
+
+@pytest.mark.parametrize("family", ["qwen3moe", "qwen3next"])
+def test_queries_twice_as_wide_are_those_of_a_gate_in_some_families_only(family: str) -> None:
+    """A gate is as wide as the values of all heads; elsewhere such a tensor contradicts its keys and is refused later."""
+    block = gguf_headers.LAYER | {"attn_q": (64, 128)}
+    assert attention(block, block, family=family)["attention"].gated == (family == "qwen3next")
+    assert not attention(family=family)["attention"].gated
+
+
+@pytest.mark.parametrize(
+    ("family", "keys", "expected"),
+    [
+        ("qwen3moe", {"attention__sliding_window": 0}, {}),
+        ("qwen3moe", {"attention__sliding_window": 4096}, {}),  # as long as the context
+        ("gpt-oss", {"attention__sliding_window": 128}, {"windows": (128, 0, 128, 0)}),
+        ("gemma3", {"attention__sliding_window": 512}, {"windows": (512, 512, 512, 512, 512, 0, 512)}),
+        ("llama4", {}, {"windows": (8192, 8192, 8192, 0), "chunked": True}),
+        ("llama4", {"attention__sliding_window": 7}, {"windows": (8192, 8192, 8192, 0), "chunked": True}),
+        (
+            "qwen3moe",
+            {"attention__sliding_window": 128, "attention__sliding_window_pattern": [False, True, True, False, True]},
+            {"windows": (0, 128, 128, 0)},
+        ),
+        (
+            "gpt-oss",
+            {"attention__sliding_window": 128, "attention__sliding_window_pattern": [True, True]},
+            {"windows": (128, 0, 128, 0)},
+        ),
+        ("gpt-oss", {"attention__sliding_window": 128, "context_length": None}, {"windows": (128, 0, 128, 0)}),
+    ],
+)
+def test_windows(family: str, keys: dict[str, Any], expected: dict[str, Any]) -> None:
+    blocks = [gguf_headers.LAYER] * len(expected.get("windows", (0,) * 4))
+    read = attention(*blocks, family=family, **keys)
+    del read["attention"]
+    assert read == expected
+
+
+@pytest.mark.parametrize(
+    ("blocks", "more", "message"),
+    [
+        (
+            [gguf_headers.LAYER],
+            {"attention__sliding_window": 128},
+            "has a window of 128 tokens, but not which layers see no further; give the model's config.json",
+        ),
+        ([gguf_headers.LAYER], {"attention__head_count": None}, "qwen3moe.attention.head_count is missing"),
+        (
+            [gguf_headers.LAYER],
+            {"attention__head_count_kv": [2, 4]},
+            "qwen3moe.attention.head_count_kv is [2, 4]; one whole number for all layers is read",
+        ),
+        ([gguf_headers.LAYER], {"attention__kv_lora_rank": 20}, "qwen3moe.rope.dimension_count is missing"),
+        (
+            [gguf_headers.LAYER | {"indexer.attn_q_b": (64, 16)}],
+            {"attention__indexer__head_count": 2},
+            "qwen3moe.attention.indexer.key_length is missing",
+        ),
+        (
+            [
+                gguf_headers.LAYER | {"ssm_out": (32, 64), "ssm_ba": (64, 8)},
+                gguf_headers.LAYER | {"ssm_out": (32, 64), "ssm_ba": (64, 4)},
+            ],
+            {"family": "qwen3next", "ssm__time_step_rank": 4, "ssm__group_count": 2},
+            "has layers with states of several sizes; all alike are read",
+        ),
+    ],
+)
+def test_what_is_not_said_is_not_guessed(blocks: list[Shapes], more: dict[str, Any], message: str) -> None:
+    assert refusal(*blocks, **more) == message
