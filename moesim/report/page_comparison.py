@@ -20,7 +20,7 @@ from moesim.results.compare import by_policy
 from moesim.results.marks import gap_note, lane_word, losses, note
 from moesim.results.result import Result
 from moesim.results.sweeps.words import share_words
-from moesim.units import format_number, format_seconds, format_share
+from moesim.units import format_count, format_number, format_seconds, format_share
 
 __all__ = ["comparison_page", "ranked_figures"]
 
@@ -157,4 +157,8 @@ def _pairs(pairs: Sequence[Mapping[str, Any]]) -> Html:
         return Html()
     header = ["policy", "against", "times as fast", "% more", "at least", "at most", "tok/s more", "replications", "verdict"]
     inner = table("Each policy against each slower one", header, rows)
-    return element("details", element("summary", f"All {len(rows):,} pairs"), element("div", inner, class_="scroll"))
+    return element(
+        "details",
+        element("summary", f"All {format_count(len(rows), 'pair')}" if len(rows) > 1 else "The pair"),
+        element("div", inner, class_="scroll"),
+    )

@@ -246,7 +246,8 @@ def _settings(sweep: SweepResult) -> Html:
 
 def _setting(means: Mapping[str, Any], columns: Sequence[str], shown: Sequence[str], *, spread: bool) -> list[Any]:
     """The row of one setting with the `means` of its columns: what it is, the metric, its interval (`spread`), others."""
-    cells = [_share(means[name]) if name in METRICS and METRICS[name].share else means[name] for name in shown]
+    values = {name: means.get(name) for name in shown}  # no point ran: not even the metric is there
+    cells = [_share(value) if name in METRICS and METRICS[name].share else value for name, value in values.items()]
     lane = next((means[name] for name in ("bottleneck.words", "bottleneck.lane") if name in means), None)
     lossy, bound = (means.get(mark) == "yes" for mark in ("lossy", "is_bound"))
     who = marked(str(means["policy"]), lossy=lossy, bound=bound)

@@ -51,6 +51,11 @@ def test_a_drawn_design_has_a_setting_in_each_slice_and_a_seed(kind: Any) -> Non
     assert first != shown(kind(points=8, seed=1), SIZE, numbers("rate", 0.0, 1.0))
 
 
+def test_a_latin_hypercube_fills_any_number_of_slices() -> None:
+    rows = shown(LatinHypercube(points=6), SIZE)
+    assert sorted(int(6 * share) for (share,) in rows) == list(range(6))
+
+
 def test_a_setting_has_the_values_of_all_axes() -> None:
     setting, table = joined([MODEL.step(1), SIZE.drawn(0.25)])
     assert {path: node.value for path, node in setting.items()} == {"model": "b", "size": 0.25}

@@ -24,19 +24,19 @@ def listed(values: Any) -> list[Any]:
 
 
 def test_a_request_has_three_latencies_where_it_got_that_far() -> None:
-    recorder = record()
-    # the second has one token, the third was cut off behind its first, the last never began
-    recorder.first_token[:] = [3 * SECOND, 5 * SECOND, 7 * SECOND, -1]
-    recorder.finish[:] = [9 * SECOND, 5 * SECOND, -1, -1]
-    arrival, prompt, output = np.array([1.0, 0.5, 0.25, 0.0]), np.full(4, 10), np.array([5, 1, 5, 5])
+    recorder = record(5)
+    # the second has one token, the third was cut off behind its first, the fourth never began, the last took no time
+    recorder.first_token[:] = [3 * SECOND, 5 * SECOND, 7 * SECOND, -1, 0]
+    recorder.finish[:] = [9 * SECOND, 5 * SECOND, -1, -1, 0]
+    arrival, prompt, output = np.array([1.0, 0.5, 0.25, 0.0, 0.0]), np.full(5, 10), np.array([5, 1, 5, 5, 2])
     table = columns.requests(recorder, arrival, prompt, output)
-    assert listed(table["ttft_s"]) == [2.0, 4.5, 6.75, None]
-    assert listed(table["e2e_s"]) == [8.0, 4.5, None, None]
-    assert listed(table["tpot_s"]) == [1.5, None, None, None]  # 6 s for the 4 tokens behind the first
-    assert listed(table["first_token_s"]) == [3.0, 5.0, 7.0, None]
-    assert listed(table["finish_s"]) == [9.0, 5.0, None, None]
+    assert listed(table["ttft_s"]) == [2.0, 4.5, 6.75, None, 0.0]
+    assert listed(table["e2e_s"]) == [8.0, 4.5, None, None, 0.0]
+    assert listed(table["tpot_s"]) == [1.5, None, None, None, 0.0]  # 6 s for the 4 tokens behind the first
+    assert listed(table["first_token_s"]) == [3.0, 5.0, 7.0, None, 0.0]
+    assert listed(table["finish_s"]) == [9.0, 5.0, None, None, 0.0]
     assert table["arrival_s"].tolist() == arrival.tolist()
-    assert (table["prompt_tokens"].tolist(), table["output_tokens"].tolist()) == ([10] * 4, [5, 1, 5, 5])
+    assert (table["prompt_tokens"].tolist(), table["output_tokens"].tolist()) == ([10] * 5, [5, 1, 5, 5, 2])
 
 
 def test_a_layer_alone_yields_no_token() -> None:

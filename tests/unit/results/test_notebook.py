@@ -52,9 +52,9 @@ def test_the_frame_has_a_row_a_policy_with_bounds_behind_and_nested_names() -> N
 
 
 def test_a_run_shows_what_is_known_and_nothing_else() -> None:
-    page = run_html(result("lru", 12.5, hit_rate=0.5, machine_usd=3061.0, scenario="<b>"))
+    page = run_html(result("lru", 12.346, hit_rate=0.5, machine_usd=3061.0, scenario="<b>"))
     assert "<caption>&lt;b&gt;: lru runs m on h</caption>" in page
-    assert "<tr><td>throughput</td><td>12.5 tok/s</td></tr>" in page
+    assert "<tr><td>throughput</td><td>12.35 tok/s</td></tr>" in page
     assert "<tr><td>hit rate</td><td>50.0 %</td></tr><tr><td>machine</td><td>3,061 USD</td></tr>" in page
     for absent in ("prefill", "bound", "cost", "bottleneck", "None"):
         assert absent not in page
@@ -68,10 +68,10 @@ def test_a_run_names_its_bottleneck_in_words_and_stars_what_it_changes() -> None
 
 
 def test_a_comparison_shows_a_row_a_policy_and_dashes_for_what_is_unknown() -> None:
-    known = {"share_of_bound": 0.25, "hit_rate": 1.0, "cost_usd_per_Mtok": 1.5, "bottleneck": {"lane": "gpu", "share": 1.0}}
-    page = comparison_html(Comparison([result("lru", 4.0, **known), *RUNS[2:]], {}))
+    known = {"share_of_bound": 0.25, "hit_rate": 1.0, "cost_usd_per_Mtok": 1.2346, "bottleneck": {"lane": "gpu", "share": 1.0}}
+    page = comparison_html(Comparison([result("lru", 4.1234, **known), *RUNS[2:]], {}))
     rows = page.split("<tbody>")[1].split("</tr>")
-    assert rows[0] == "<tr>" + "".join(f"<td>{text}</td>" for text in ("lru", "4", "25.0 %", "100.0 %", "1.5", "gpu"))
+    assert rows[0] == "<tr>" + "".join(f"<td>{text}</td>" for text in ("lru", "4.123", "25.0 %", "100.0 %", "1.235", "gpu"))
     assert rows[1] == "<tr>" + "".join(f"<td>{text}</td>" for text in ("belady (bound)", "9", "-", "-", "-", "-"))
     assert Comparison(RUNS, {})._repr_html_().startswith("<table><caption>s</caption>")
 
