@@ -63,7 +63,7 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@for_all(_commands())
+@for_all(_commands)
 def test_the_command_is_taken_and_what_it_names_is_there(command: Command, reader: Path) -> None:
     _, verb, *rest = command.words if command.words[1:] != ("--help",) else ("moesim", "run", "--help")
     rest = rest[: rest.index(">")] if ">" in rest else rest

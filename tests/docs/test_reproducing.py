@@ -77,7 +77,7 @@ def test_it_says_about_how_long_each_case_takes(case: str) -> None:
     assert SECONDS.fullmatch(ROWS[case][0][0])
 
 
-@for_all([entry.name for entry in catalogue.names("experiments")])
+@for_all(lambda: [entry.name for entry in catalogue.names("experiments")])
 def test_every_experiment_is_told_with_what_its_file_expects(name: str) -> None:
     root, _, _ = read(name)
     expect = root.child("expect")

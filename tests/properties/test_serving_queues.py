@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from moesim.scheduling.continuous import Continuous
 from tests.serving import serve
@@ -37,7 +37,7 @@ def waits(outputs: np.ndarray, load: float, places: int, rng: np.random.Generato
 def interval(values: np.ndarray) -> tuple[float, float]:
     """Mean and half of its interval, by batch means."""
     means = values.reshape(BATCHES, -1).mean(axis=1)
-    return float(means.mean()), float(student.ppf(0.9995, BATCHES - 1) * means.std(ddof=1) / math.sqrt(BATCHES))
+    return float(means.mean()), float(stdtrit(BATCHES - 1, 0.9995) * means.std(ddof=1) / math.sqrt(BATCHES))
 
 
 @pytest.mark.parametrize("law", LAWS)

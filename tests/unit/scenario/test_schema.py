@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,20 @@ from moesim.experiment.editors import json_schema as experiment_schema
 from moesim.scenario import json_schema
 from moesim.scenario.catalogue import classes
 
-SCHEMA = json_schema()
-EXPERIMENT = experiment_schema()
-BOTH = pytest.mark.parametrize("schema", [SCHEMA, EXPERIMENT], ids=["scenario", "experiment"])
+SCHEMAS = {"scenario": json_schema, "experiment": experiment_schema}
 SCENARIOS = Path(__file__).resolve().parents[3] / "scenarios"
+
+
+@cache
+def schema_of(files: str) -> dict[str, Any]:
+    """Of scenarios or of experiments, written once, when a test first asks for it."""
+    return SCHEMAS[files]()
+
+
+@pytest.fixture(params=SCHEMAS)
+def schema(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """One after the other."""
+    return schema_of(request.param)
 
 
 def walk(part: Any) -> Iterator[dict[str, Any]]:
@@ -36,29 +47,25 @@ def walk(part: Any) -> Iterator[dict[str, Any]]:
             yield from walk(value)
 
 
-def definition(reference: dict[str, str], schema: dict[str, Any] = SCHEMA) -> Any:
+def definition(reference: dict[str, str], schema: dict[str, Any] | None = None) -> Any:
     prefix, name = reference["$ref"].rsplit("/", 1)
     assert prefix == "#/definitions"
-    return schema["definitions"][name]
+    return (schema or schema_of("scenario"))["definitions"][name]
 
 
-@BOTH
 def test_it_is_json(schema: dict[str, Any]) -> None:
     assert json.loads(json.dumps(schema, allow_nan=False)) == schema
 
 
-@BOTH
 def test_draft(schema: dict[str, Any]) -> None:
     assert schema["$schema"] == "http://json-schema.org/draft-07/schema#"
 
 
-@BOTH
 @for_all(["prefixItems", "$defs", "discriminator", "unevaluatedProperties", "dependentRequired"])
 def test_no_words_of_later_drafts(word: str, schema: dict[str, Any]) -> None:
     assert not [part for part in walk(schema) if word in part]
 
 
-@BOTH
 def test_references_lead_somewhere_and_stand_alone(schema: dict[str, Any]) -> None:
     references = [part for part in walk(schema) if isinstance(part.get("$ref"), str)]
     assert references
@@ -67,18 +74,22 @@ def test_references_lead_somewhere_and_stand_alone(schema: dict[str, Any]) -> No
         assert definition(part, schema) is not None
 
 
-@pytest.mark.parametrize(("words", "title"), [([], "scenario"), (["scenario"], "scenario"), (["experiment"], "experiment")])
-def test_the_command_prints_it(words: list[str], title: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["schema", *words]) == 0
+@for_all(SCHEMAS)
+def test_the_command_prints_it(files: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["schema", files]) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert printed == {"scenario": SCHEMA, "experiment": EXPERIMENT}[title]
-    assert printed["title"] == f"moesim {title}"
+    assert printed == schema_of(files)
+    assert printed["title"] == f"moesim {files}"
+
+
+def test_the_command_without_a_word_means_scenarios() -> None:
+    assert cli._parser().parse_args(["schema"]) == cli._parser().parse_args(["schema", "scenario"])
 
 
 def test_top_level() -> None:
-    assert SCHEMA["additionalProperties"] is False
-    assert "required" not in SCHEMA
-    assert set(SCHEMA["properties"]) == {
+    assert schema_of("scenario")["additionalProperties"] is False
+    assert "required" not in schema_of("scenario")
+    assert set(schema_of("scenario")["properties"]) == {
         "extends", "name", "summary", "source", "expect", "seed", "replicate", "simulation", "faults", "compare",
         "hardware", "model", "workload", "policy", "runtime",
     }  # fmt: skip
@@ -86,14 +97,14 @@ def test_top_level() -> None:
 
 @pytest.mark.parametrize(("part", "group"), [("workload", "workload"), ("policy", "policies"), ("routing", "routing")])
 def test_one_branch_per_kind(part: str, group: str) -> None:
-    branches = [definition(branch) for branch in SCHEMA["definitions"][part]["oneOf"]]
+    branches = [definition(branch) for branch in schema_of("scenario")["definitions"][part]["oneOf"]]
     kinds = [branch["properties"]["kind"]["const"] for branch in branches]
     assert kinds == [name for name, spec in classes(group).items() if isinstance(spec, type)]
     assert all("kind" in branch["required"] for branch in branches)
 
 
 def test_quantities_may_be_annotated() -> None:
-    memory = next(part for name, part in SCHEMA["definitions"].items() if name == "Memory")
+    memory = next(part for name, part in schema_of("scenario")["definitions"].items() if name == "Memory")
     plain, annotated = memory["properties"]["capacity"]["anyOf"]
     assert re.match(plain["pattern"], "48 GB")
     assert not re.match(plain["pattern"], "48 Gb")
@@ -104,21 +115,25 @@ def test_quantities_may_be_annotated() -> None:
 
 def test_parts_of_a_machine_may_come_from_profiles() -> None:
     for name in ("System", "Gpu", "Cpu", "Memory", "Link"):
-        assert {"profile", "source"} <= set(SCHEMA["definitions"][name]["properties"])
-        assert "required" not in SCHEMA["definitions"][name]
+        assert {"profile", "source"} <= set(schema_of("scenario")["definitions"][name]["properties"])
+        assert "required" not in schema_of("scenario")["definitions"][name]
 
 
 def test_fields_are_described() -> None:
-    bare = {name for name, field in SCHEMA["properties"].items() if not {"description", "$ref", "anyOf", "allOf"} & set(field)}
+    bare = {
+        name
+        for name, field in schema_of("scenario")["properties"].items()
+        if not {"description", "$ref", "anyOf", "allOf"} & set(field)
+    }
     assert bare <= {"simulation"}
 
 
 def test_an_experiment_holds_a_scenario_by_name_or_written_out() -> None:
-    known, name, whole = EXPERIMENT["properties"]["scenario"]["anyOf"]
+    known, name, whole = schema_of("experiment")["properties"]["scenario"]["anyOf"]
     assert "quickstart" in known["enum"]
     assert name == {"type": "string"}
-    assert definition(whole, EXPERIMENT)["properties"] == SCHEMA["properties"]
-    assert EXPERIMENT["required"] == ["scenario"]
+    assert definition(whole, schema_of("experiment"))["properties"] == schema_of("scenario")["properties"]
+    assert schema_of("experiment")["required"] == ["scenario"]
 
 
 def faults(value: Any, schema: dict[str, Any], part: dict[str, Any]) -> bool:
@@ -167,7 +182,7 @@ def _outside(value: Any, part: dict[str, Any]) -> bool:
 
 @for_all(sorted(SCENARIOS.rglob("*.yaml")))
 def test_files_that_ship_are_valid(path: Path) -> None:
-    schema = EXPERIMENT if "experiments" in path.parts else SCHEMA
+    schema = schema_of("experiment") if "experiments" in path.parts else schema_of("scenario")
     assert not faults(yaml.safe_load(path.read_text("utf-8")), schema, schema)
 
 
@@ -187,7 +202,7 @@ def test_files_that_ship_are_valid(path: Path) -> None:
     ],
 )
 def test_what_an_editor_marks_in_a_scenario_that_extends_another(part: dict[str, Any], right: bool) -> None:
-    assert faults({"extends": "quickstart", **part}, SCHEMA, SCHEMA) is not right
+    assert faults({"extends": "quickstart", **part}, schema_of("scenario"), schema_of("scenario")) is not right
 
 
 GOOD: dict[str, Any] = {"scenario": "quickstart", "axes": {"workload.requests": [1, 2]}}
@@ -218,11 +233,11 @@ GOOD: dict[str, Any] = {"scenario": "quickstart", "axes": {"workload.requests": 
     ],
 )
 def test_what_an_editor_marks_in_an_experiment(changes: dict[str, Any], right: bool) -> None:
-    assert faults({**GOOD, **changes}, EXPERIMENT, EXPERIMENT) is not right
+    assert faults({**GOOD, **changes}, schema_of("experiment"), schema_of("experiment")) is not right
 
 
 def test_known_names_are_completions() -> None:
-    schema = SCHEMA
+    schema = schema_of("scenario")
 
     def offered(key: str) -> list[str]:
         branches = schema["properties"][key]["anyOf"]
