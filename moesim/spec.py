@@ -78,7 +78,7 @@ class Spec(BaseModel):
     validated with the context `{"units": "required"}`, which refuses bare numbers; from Python, SI numbers are welcome.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), defer_build=True)
 
     unread: ClassVar[tuple[Unread, ...]] = ()
     """Fields that are not read where others have certain values: a file that sets both is refused."""

@@ -11,7 +11,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, PlainSerializer, ValidationInfo, WithJsonSchema
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
+from pydantic_core import core_schema
 
 __all__ = [
     "Bandwidth",
@@ -140,15 +141,30 @@ def _validator(quantity: str, minimum: float, exclusive: bool) -> Callable[[Any,
     return validate
 
 
-def _written(quantity: str) -> PlainSerializer:
+def _writer(quantity: str) -> Callable[[float], Any]:
     """How JSON gets a value that a file may hold as well: with its unit, exactly, wherever a unit of 1 is known."""
     unit = next((known for known, power in _TABLES[quantity][0].items() if known and power == 0), None)
-    return PlainSerializer(lambda value: value if unit is None else f"{value!r} {unit}", when_used="json-unless-none")
+    return lambda value: value if unit is None else f"{value!r} {unit}"
 
 
-def _quantity(
-    quantity: str, *, minimum: float = 0.0, exclusive: bool = False
-) -> tuple[BeforeValidator, PlainSerializer, WithJsonSchema]:
+class _Quantity:
+    """What pydantic does with a field. Handed to it ready-made: it would look at the signatures of a `BeforeValidator` and a
+    `PlainSerializer` anew in each of the hundred fields that have a unit."""
+
+    def __init__(
+        self, validator: Callable[[Any, ValidationInfo], float], writer: Callable[[float], Any], json_schema: dict[str, Any]
+    ) -> None:
+        self.validator, self.writer, self.json_schema = validator, writer, json_schema
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        written = core_schema.plain_serializer_function_ser_schema(self.writer, when_used="json-unless-none")
+        return core_schema.with_info_before_validator_function(self.validator, handler(source), serialization=written)
+
+    def __get_pydantic_json_schema__(self, _schema: Any, _handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return dict(self.json_schema)
+
+
+def _quantity(quantity: str, *, minimum: float = 0.0, exclusive: bool = False) -> _Quantity:
     table, example = _TABLES[quantity]
     units = "|".join(sorted((re.escape(unit) for unit in table if unit), key=len, reverse=True))
     optional = "?" if "" in table else ""
@@ -158,28 +174,28 @@ def _quantity(
         "examples": [example],
     }
     schema = {"anyOf": [text, {"type": "number"}]} if quantity == "share" else text
-    return BeforeValidator(_validator(quantity, minimum, exclusive)), _written(quantity), WithJsonSchema(schema)
+    return _Quantity(_validator(quantity, minimum, exclusive), _writer(quantity), schema)
 
 
-Size = Annotated[float, *_quantity("size", exclusive=True)]
+Size = Annotated[float, _quantity("size", exclusive=True)]
 """Bytes, above zero."""
-Bandwidth = Annotated[float, *_quantity("bandwidth", exclusive=True)]
+Bandwidth = Annotated[float, _quantity("bandwidth", exclusive=True)]
 """Bytes per second, above zero."""
-Duration = Annotated[float, *_quantity("duration")]
+Duration = Annotated[float, _quantity("duration")]
 """Seconds, zero allowed."""
-ComputeRate = Annotated[float, *_quantity("compute rate", exclusive=True)]
+ComputeRate = Annotated[float, _quantity("compute rate", exclusive=True)]
 """Floating-point (or integer) operations per second."""
-Power = Annotated[float, *_quantity("power")]
+Power = Annotated[float, _quantity("power")]
 """Watts."""
-EnergyPerByte = Annotated[float, *_quantity("energy per byte")]
+EnergyPerByte = Annotated[float, _quantity("energy per byte")]
 """Joules per byte moved."""
-Money = Annotated[float, *_quantity("money")]
+Money = Annotated[float, _quantity("money")]
 """US dollars."""
-MoneyPerByte = Annotated[float, *_quantity("money per byte")]
+MoneyPerByte = Annotated[float, _quantity("money per byte")]
 """US dollars per byte."""
-Rate = Annotated[float, *_quantity("rate", exclusive=True)]
+Rate = Annotated[float, _quantity("rate", exclusive=True)]
 """Events per second, above zero."""
-Share = Annotated[float, *_quantity("share")]
+Share = Annotated[float, _quantity("share")]
 """A share between 0 and 1; `75 %` and `0.75` are the same."""
 
 
