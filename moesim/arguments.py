@@ -6,7 +6,7 @@ Knows no command: what a name does is handed in.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from moesim.terminal import Parser
@@ -19,16 +19,20 @@ LISTS = ("policies", "machines", "parts", "runtimes", "models", "scenarios", "ex
 Verb = Callable[[argparse.Namespace], int]
 
 
-def parser_of(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
-    """The parser of the command line; the options of command NAME have `verbs[NAME]` as their `verb`."""
+def parser_of(verbs: Mapping[str, Verb], words: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The parser of the command line; the options of command NAME have `verbs[NAME]` as their `verb`.
+
+    Where the first of `words` is a command, it knows that and few others, which is sooner done.
+    """
     parser = Parser(
         prog="moesim", description="Simulates Mixture-of-Experts inference on GPUs, AMX CPUs, CXL memory and near-data units."
     )
     parser.add_argument("--version", action="version", version=f"moesim {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="say what is overridden and read")
     commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
-    for describe in (_single_runs, _many_runs, _about_runs, _about_files):
-        describe(commands)
+    groups = [group for group in _GROUPS if words and words[0] in group] or _GROUPS
+    for group in groups:
+        _GROUPS[group](commands)
     for name, command in commands.choices.items():
         command.set_defaults(verb=verbs[name])
     return parser
@@ -137,6 +141,14 @@ def _about_files(commands: Any) -> None:
     schema = _command(commands, "schema", "JSON Schema of scenario or experiment files, for editors")
     schema.add_argument("what", nargs="?", choices=("scenario", "experiment"), default="scenario", help="(default: scenario)")
     _plugin_option(schema)
+
+
+_GROUPS = {
+    ("run", "compare"): _single_runs,
+    ("sweep", "optimize"): _many_runs,
+    ("report", "export", "explain", "reproduce", "cache"): _about_runs,
+    ("calibrate", "import", "trace", "check", "list", "completion", "schema"): _about_files,
+}
 
 
 def _width_option(parser: argparse.ArgumentParser) -> None:

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(words: list[str]) -> int:
-    options = _parser().parse_args(words)
+    options = _parser(words).parse_args(words)
     options.command = ["moesim", *words]
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # it would look for some in every package that is installed
     handler = logging.StreamHandler(sys.stderr)
@@ -59,7 +59,7 @@ def _keeping(label: str, place: Any) -> Iterator[None]:
         raise KeyboardInterrupt(*saved) from None
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     return parser_of(
         {
             "run": _run,
@@ -78,7 +78,8 @@ def _parser() -> argparse.ArgumentParser:
             "list": _list,
             "completion": _completion,
             "schema": _schema,
-        }
+        },
+        words,
     )
 
 
@@ -90,7 +91,6 @@ def _load(options: argparse.Namespace) -> Any:
 
 def _run(options: argparse.Namespace) -> int:
     from moesim.results.store import refuse_foreign
-    from moesim.results.table import run_table
     from moesim.runs.run import RunOptions, out_directory, run_loaded
     from moesim.runs.studies import studies
     from moesim.scenario.catalogue import shown
@@ -118,6 +118,8 @@ def _run(options: argparse.Namespace) -> int:
     if options.json:
         say_json({**result.summary, **{name: study.summary() for name, study in beside.items()}})
         return 0
+    from moesim.results.table import run_table
+
     tables = "".join(f"\n\n{study.table(result.summary)}" for study in beside.values())
     timeline = f", timeline in {options.trace} (open it at https://ui.perfetto.dev)" if options.trace else ""
     say(f"{run_table(result)}{tables}\n\nresults in {shown(place)}{timeline}")

@@ -10,7 +10,6 @@ Every exception here can be rebuilt from its `args`: simpy re-raises exceptions 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -60,6 +59,8 @@ class PolicyError(MoesimError):
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?` when something known is close to `wrong`, else an empty text."""
+    import difflib
+
     close = difflib.get_close_matches(wrong, list(known), n=1, cutoff=0.6)
     return f" Did you mean '{close[0]}'?" if close else ""
 

@@ -27,11 +27,10 @@ _MOST_VALUES = 10_000_000
 _MOST_MISTAKES = 20
 _SUSPICIOUS = re.compile(r"[0-9]{21}|\\u(?:[dD][89a-fA-F]|0000)")
 _STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)'  # possessive, and to the end where it is not closed: linear
-_STRUCTURE = re.compile(rf"{_STRING}|[\[{{\]}}]", re.DOTALL)
-_TOKEN = re.compile(
-    rf"(?P<text>{_STRING})(?P<colon>\s*+:)?|(?P<open>[\[{{])|(?P<close>[\]}}])"
-    r"|(?P<constant>NaN|-?Infinity)|(?P<number>-?[0-9][0-9.eE+-]*+)",
-    re.DOTALL,
+_STRUCTURE = rf"(?s:{_STRING}|[\[{{\]}}])"
+_TOKEN = (
+    rf"(?s:(?P<text>{_STRING})(?P<colon>\s*+:)?|(?P<open>[\[{{])|(?P<close>[\]}}])"
+    r"|(?P<constant>NaN|-?Infinity)|(?P<number>-?[0-9][0-9.eE+-]*+))"
 )
 
 
@@ -117,7 +116,7 @@ def _finite(text: str) -> float:
 def _is_deep(text: str) -> bool:
     level = 0
     if text.count("[") + text.count("{") > DEEPEST:
-        for token in _STRUCTURE.finditer(text):
+        for token in re.finditer(_STRUCTURE, text):
             first = text[token.start()]
             level += (first in "[{") - (first in "]}")
             if level > DEEPEST:
@@ -139,7 +138,7 @@ def _refuse_scanned(text: str, shown: str, line: int, infinite: bool) -> None:
 def _scanned(text: str, infinite: bool) -> Iterator[tuple[str, int]]:
     """(message, position) of everything in well-formed JSON that is refused; stops at the depth that is."""
     keys: list[set[str]] = [set()]
-    for token in _TOKEN.finditer(text):
+    for token in re.finditer(_TOKEN, text):
         position, kind = token.start(), token.lastgroup
         if kind == "open":
             keys.append(set())

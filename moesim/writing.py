@@ -8,9 +8,9 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import platform
 import re
 import shutil
-import socket
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -250,7 +250,7 @@ def _discard(path: Path) -> None:
 
 
 def _host() -> str:
-    return socket.gethostname().partition(".")[0]
+    return platform.node().partition(".")[0]
 
 
 def _alive(process: int) -> bool:

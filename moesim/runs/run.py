@@ -28,7 +28,6 @@ from moesim.results.recorder import SECOND
 from moesim.results.result import Result, RunFacts, make_result
 from moesim.results.serving import Sample
 from moesim.results.store import content_of, refuse_foreign
-from moesim.runs.served import served_by, stamp
 from moesim.scenario.scenario import LoadedScenario, load, load_data, with_own_runtime
 from moesim.scenario.schema import Scenario, policy_class
 from moesim.scenario.tree import to_plain
@@ -196,10 +195,12 @@ def _about_sample(sample: Sample | None) -> list[str]:
 
 def _requests(loaded_scenario: LoadedScenario, job: Job, outcome: Outcome, sample: Sample | None) -> dict[str, Any]:
     """The fields of `RunFacts` about requests; those of a server stamp the record, for it says when tokens come out."""
-    served = served_by(outcome.scheduler, loaded_scenario.scenario.workload, sample, outcome.disruptions)
     lengths = {"prompt": job.prompt, "output": job.output}
-    if served is None:
+    if isinstance(outcome.scheduler, Rounds):
         return {"arrival": job.arrival, **lengths}
+    from moesim.runs.served import served_by, stamp
+
+    served = served_by(outcome.scheduler, loaded_scenario.scenario.workload, sample, outcome.disruptions)
     stamp(outcome.recorder, outcome.scheduler)
     return {"arrival": served.arrival / SECOND, **lengths, "served": served, "rejected": len(served.refused)}
 

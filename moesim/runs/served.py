@@ -13,19 +13,14 @@ import numpy as np
 from moesim.arrays import IntArray
 from moesim.results.recorder import Recorder
 from moesim.results.serving import LIMITS, Disruption, Sample, Served
-from moesim.scheduling.serve import Serving
 from moesim.scheduling.swap import SwapBook
 from moesim.scheduling.windows import WindowedServing
 
 __all__ = ["counted_gaps", "served_by", "stamp"]
 
 
-def served_by(
-    scheduler: Any, workload: Any, sample: Sample | None = None, disruptions: Sequence[Disruption] = ()
-) -> Served | None:
-    """What the server of a run wrote down; None where all requests arrived at time 0."""
-    if not isinstance(scheduler, Serving):
-        return None
+def served_by(scheduler: Any, workload: Any, sample: Sample | None = None, disruptions: Sequence[Disruption] = ()) -> Served:
+    """What the server (`Serving`) of a run wrote down."""
     ledger, sequences = scheduler.ledger, scheduler.sequences
     slo, pool = getattr(workload, "slo", None), scheduler.server.session.pool
     return Served(
@@ -78,6 +73,5 @@ def _rows(numbers: Sequence[int]) -> IntArray:
 
 def stamp(recorder: Recorder, scheduler: Any) -> None:
     """Tokens come out when the server says so, which may be after the step that computed them."""
-    if isinstance(scheduler, Serving):
-        recorder.first_token[:] = scheduler.ledger.first_token
-        recorder.finish[:] = scheduler.ledger.finish
+    recorder.first_token[:] = scheduler.ledger.first_token
+    recorder.finish[:] = scheduler.ledger.finish

@@ -24,7 +24,7 @@ class _Guess(NamedTuple):
 
     meaning: str
     keys: Sequence[str]
-    like: re.Pattern[str]
+    like: str
     default: object
 
 
@@ -115,7 +115,7 @@ class Fields:
         """Notes a mistake for each default that hangs on an unread key; the paths of such keys."""
         blamed: set[str] = set()
         for guess in self._guesses:
-            suspects = [path for path, key in unread if guess.like.search(key) and path not in blamed]
+            suspects = [path for path, key in unread if re.search(guess.like, key) and path not in blamed]
             if suspects:
                 blamed.update(suspects)
                 named = ", ".join(f"'{path.rsplit('.', 1)[-1]}'" for path in suspects)
@@ -128,7 +128,7 @@ class Fields:
 
     def guess(self, meaning: str, keys: Sequence[str], like: str, default: object) -> None:
         """Notes that `default` was taken as none of `keys` is there, which an unread key whose name matches `like` may deny."""
-        self._guesses.append(_Guess(meaning, keys, re.compile(like), default))
+        self._guesses.append(_Guess(meaning, keys, like, default))
 
     def integer(
         self,

@@ -14,19 +14,15 @@ PARTS = ("experts", "shared", "dense", "router", "qkv", "output", "embedding", "
 FEED_FORWARD = ("experts", "shared", "dense", "router")
 _ATTENTION = ("qkv", "output")
 
-_OUTSIDE = re.compile(r"vision|visual|audio|speech|talker|projector|mm_|mtp|nextn|eagle|draft|vit\b|patch|code2wav|aligner")
-_SMALL = re.compile(r"norm|conv1d|indexer|rotary|in_proj_(a|b)\b|dt_proj|a_log|sinks?\b|bias")
-_LAYER = re.compile(r"(?:layers?|blocks?|h)\.(?:\(?((?:\d+\|)*\d+)\)?(?!\d)|\[(\d)-(\d)\])")
-_OUTPUT = re.compile(r"\b(o_proj|out_proj|wo|o_b_proj|o_a_proj|dense|proj_out|c_proj)\b|\bo\b")
-_QKV = re.compile(r"\b(q|k|v|kv|qkv|wq|wk|wv|in|in_proj|c_attn)(_[a-z]+)*\b")
-_PROJECTION = re.compile(
-    r"(gate|up|down|gate_up|gate_up_down)\b.*proj|(gate|up|down|gate_up)_proj|\bw[123]\b|\bfc[12]\b|gate\|up"
-)
-
-
-_DIRECT = re.compile(r"(mlp|ffn|feed_forward)\.\(?(gate|up|down|gate_up|w[123])")
-_FEED_FORWARD_NAME = re.compile(r"(?<![a-z])(gate_up|gate|up|down|w[123]|fc[12])(?![a-z])")
-_ATTENTION_NAME = re.compile(r"(?<![a-z])(q_a|q_b|kv_a|kv_b|qkv|kv|q|k|v)(?![a-z])")
+_OUTSIDE = r"vision|visual|audio|speech|talker|projector|mm_|mtp|nextn|eagle|draft|vit\b|patch|code2wav|aligner"
+_SMALL = r"norm|conv1d|indexer|rotary|in_proj_(a|b)\b|dt_proj|a_log|sinks?\b|bias"
+_LAYER = r"(?:layers?|blocks?|h)\.(?:\(?((?:\d+\|)*\d+)\)?(?!\d)|\[(\d)-(\d)\])"
+_OUTPUT = r"\b(o_proj|out_proj|wo|o_b_proj|o_a_proj|dense|proj_out|c_proj)\b|\bo\b"
+_QKV = r"\b(q|k|v|kv|qkv|wq|wk|wv|in|in_proj|c_attn)(_[a-z]+)*\b"
+_PROJECTION = r"(gate|up|down|gate_up|gate_up_down)\b.*proj|(gate|up|down|gate_up)_proj|\bw[123]\b|\bfc[12]\b|gate\|up"
+_DIRECT = r"(mlp|ffn|feed_forward)\.\(?(gate|up|down|gate_up|w[123])"
+_FEED_FORWARD_NAME = r"(?<![a-z])(gate_up|gate|up|down|w[123]|fc[12])(?![a-z])"
+_ATTENTION_NAME = r"(?<![a-z])(q_a|q_b|kv_a|kv_b|qkv|kv|q|k|v)(?![a-z])"
 _MATRICES = {"gate_up": ("gate", "up"), "w1": ("gate",), "w3": ("up",), "w2": ("down",), "fc1": ("up",), "fc2": ("down",)}
 
 
@@ -41,9 +37,9 @@ class Modules(NamedTuple):
 def modules(pattern: str) -> Modules:
     """What `pattern` stands for: a name, one with `*`, a regular expression (`re:...`), or the end of a name."""
     text = re.sub(r"^re:|^[-+]:|[\^$]", "", pattern.lower()).replace("\\.", ".").replace("\\d+", "*")
-    if _OUTSIDE.search(text):
+    if re.search(_OUTSIDE, text):
         return Modules(())
-    match = _LAYER.search(text)
+    match = re.search(_LAYER, text)
     if match is None:
         return _named(text, None)
     listed = match.group(1)
@@ -55,10 +51,10 @@ def modules(pattern: str) -> Modules:
 def _named(text: str, layers: tuple[int, ...] | None) -> Modules:
     parts = _parts(text)
     if parts == ("qkv",):
-        names = _ATTENTION_NAME.findall(text)
+        names = re.findall(_ATTENTION_NAME, text)
         return Modules(parts, layers, () if {"qkv", "kv"} & set(names) else tuple(dict.fromkeys(names)))
     if set(parts) <= {"experts", "shared", "dense"}:
-        names = [matrix for name in _FEED_FORWARD_NAME.findall(text) for matrix in _MATRICES.get(name, (name,))]
+        names = [matrix for name in re.findall(_FEED_FORWARD_NAME, text) for matrix in _MATRICES.get(name, (name,))]
         return Modules(parts, layers, tuple(dict.fromkeys(names)))
     return Modules(parts, layers)
 
@@ -76,18 +72,18 @@ def _parts(text: str) -> tuple[str, ...]:
         return ("experts",)
     if re.search(r"attn|attention|mixer|mamba", text):
         return _of_attention(re.sub(r".*?(attn|attention|mixer|mamba)", "", text))
-    if _SMALL.search(text):
+    if re.search(_SMALL, text):
         return ()
-    if _PROJECTION.search(text):
-        return ("dense",) if _DIRECT.search(text) else ("experts", "shared", "dense")
+    if re.search(_PROJECTION, text):
+        return ("dense",) if re.search(_DIRECT, text) else ("experts", "shared", "dense")
     if re.search(r"mlp|ffn|feed_forward|moe", text):
         return FEED_FORWARD
-    return _of_attention(text) if _OUTPUT.search(text) or _QKV.search(text) else ()
+    return _of_attention(text) if re.search(_OUTPUT, text) or re.search(_QKV, text) else ()
 
 
 def _of_attention(module: str) -> tuple[str, ...]:
-    if _SMALL.search(module):
+    if re.search(_SMALL, module):
         return ()
-    if _OUTPUT.search(module):
+    if re.search(_OUTPUT, module):
         return ("output",)
-    return ("qkv",) if _QKV.search(module) else _ATTENTION
+    return ("qkv",) if re.search(_QKV, module) else _ATTENTION
