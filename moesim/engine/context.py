@@ -82,6 +82,8 @@ class Context:
         cached = policy.batched and self.deployment.ruled and not timeline
         self.whole_pass = (policy.memoryless or cached) and not self.machine.plain
         """No decision waits for the clock, so all layers of a pass run in one call; the reference asks at every visit."""
+        self.decided = not (self.machine.plain or timeline or self.deployment.plan.swap)
+        """The kernel walks from decision to decision by itself; not where others have a say, or look on."""
         self.view = self._view()
 
     def _view(self) -> MachineView:
@@ -116,6 +118,10 @@ class Context:
     def look(self) -> None:
         """Brings the books of copies under way and the policy's view up to now."""
         self.movers.look()
+        self.show()
+
+    def show(self) -> None:
+        """Brings the policy's view up to now."""
         self.view.look(self.residency.free_bytes)
 
     def kinds_of(self, layers: IntArray, nbytes: FloatArray | None, source: IntArray | None) -> IntArray:

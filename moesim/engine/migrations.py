@@ -11,7 +11,7 @@ from moesim.arrays import BoolArray, IntArray
 from moesim.clock import to_ps
 from moesim.contract import Problem
 from moesim.engine.copies import Copies
-from moesim.engine.kernel.kernel import MIGRATED, PLACE, REPLICATED, ROLE, TIER
+from moesim.engine.kernel.kernel import K_SPAN, MIGRATED, PLACE, REPLICATED, ROLE, TIER
 from moesim.engine.machine import Machine
 from moesim.engine.programs.durations import queue_of
 from moesim.engine.residency import Residency
@@ -33,18 +33,16 @@ class Migrations:
         """(layer, expert, tier, whether it is a replica) of what waits, in the order in which it was asked for."""
         self._repeated = False
         """An expert waits more than once."""
-        self._looked = 0
-        """ps at the last look."""
-        self._span = 0
-        """ps between the last two looks: as much as a way may be given at once."""
 
-    def look(self) -> None:
-        """At this moment more of what waits may set off."""
-        now = self._machine.now
-        if now > self._looked:
-            self._span, self._looked = now - self._looked, now
-        if len(self._waiting):
-            self.start()
+    @property
+    def _span(self) -> int:
+        """ps between the last two looks: as much as a way may be given at once."""
+        return int(self._copies.K[K_SPAN])
+
+    @property
+    def waits(self) -> bool:
+        """Whether anything waits for its way."""
+        return len(self._waiting) > 0
 
     def arrive(self, rows: IntArray) -> None:
         """The copies `rows` [columns, n] have landed in host tiers.

@@ -5,12 +5,15 @@ Carries out what `dispatch` and `adapt` decided; decides nothing itself.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
 from moesim.contract import Deployment, Moves
-from moesim.engine.copies import Books, Copies, Loads
+from moesim.engine.copies import Books, Copies, Orders
 from moesim.engine.kernel import kernel as k
+from moesim.engine.kernel.engine import KernelEngine
 from moesim.engine.machine import Machine
 from moesim.engine.migrations import Migrations
 from moesim.engine.programs.durations import Placement
@@ -20,6 +23,8 @@ from moesim.errors import PolicyError
 
 __all__ = ["Movers"]
 
+_NOT_UPLOADED = "adapt asked to keep an expert that was not uploaded for the layer just run"
+
 
 class Movers:
     """Copies into GPU memory and out of it; a visit costs what has changed."""
@@ -28,19 +33,19 @@ class Movers:
         self._machine, self._residency, self._placement = machine, residency, placement
         self._problem = machine.problem
         self._swap = deployment.plan.swap
-        self._copies = Copies(machine, placement, residency.bytes, residency.home)
-        self._migrations = Migrations(machine, residency, self._copies)
+        self.copies = Copies(machine, placement, residency.bytes, residency.home)
+        self.migrations = Migrations(machine, residency, self.copies)
         shape = residency.resident.shape
-        self._coming: IntArray = np.zeros(shape, dtype=np.int64)
-        self._demanded: BoolArray = np.zeros(shape, dtype=np.bool_)
-        self._unused: BoolArray = np.zeros(shape, dtype=np.bool_)
-        self._unused_of: IntArray = np.zeros(shape[0], dtype=np.int64)
-        resident, in_flight, demanded, unused = (
+        self.orders = Orders(residency.resident.size, shape[1])
+        self._demanded, self._unused = (np.zeros(shape, dtype=np.bool_) for _ in range(2))
+        resident, in_flight, demanded, unused, self._pinned = (
             flags.reshape(-1).view(np.uint8)
-            for flags in (residency.resident, residency.in_flight, self._demanded, self._unused)
+            for flags in (residency.resident, residency.in_flight, self._demanded, self._unused, residency.pinned)
         )
-        self._books = Books(resident, in_flight, self._coming.reshape(-1), demanded, unused, self._unused_of)
-        """The same, laid flat."""
+        coming, self._unused_of = (np.zeros(size, dtype=np.int64) for size in (residency.resident.size, shape[0]))
+        self.books = Books(resident, in_flight, demanded, unused, coming, self._unused_of)
+        self._coming = self.books.coming.reshape(shape)
+        self._copy_bytes = residency.copy_bytes.reshape(-1)
         self._awaited, self._places, self._order = (np.zeros(shape[1], dtype=np.int64) for _ in range(3))
         self._needed = np.zeros(shape[1], dtype=np.uint8)
         self._note()
@@ -50,25 +55,73 @@ class Movers:
 
         `nbytes` [E]: of the copies asked for in that layer, where they are not the stored ones.
         """
+        first = int(self.copies.K[k.K_COUNT])
         if moves.evict is not None and len(moves.evict):
-            self._evict(moves.evict)
+            first -= self._evict(moves.evict)
         if moves.keep is not None and len(moves.keep):
             there = np.zeros(self._problem.experts, dtype=np.bool_)
             there[uploaded] = True
             if not there[moves.keep].all():
-                raise PolicyError("adapt asked to keep an expert that was not uploaded for the layer just run")
+                raise PolicyError(_NOT_UPLOADED)
             self._residency.keep(layer, moves.keep, None if nbytes is None else nbytes[moves.keep])
         if moves.stay is not None:
-            self._migrations.stay(layer, moves.stay, uploaded)
+            self.migrations.stay(layer, moves.stay, uploaded)
         if moves.load is not None and len(moves.load):
             self._load(moves.load, moves.load_source, moves.load_bytes)
         if moves.retire is not None:
             self._residency.retire(moves.retire)
         if moves.migrate is not None or moves.replicate is not None:
-            self._migrations.ask(moves.migrate, moves.replicate)
-            self._migrations.start()
-        self._copies.set_off(self._books.coming)
+            self.migrations.ask(moves.migrate, moves.replicate)
+            self.migrations.start()
+        self.copies.set_off(first, self.books.coming)
         self._note()
+
+    def order(self, moves: Moves | None, *, sized: bool = False) -> int:
+        """Writes what a decision asks for where the kernel reads it: whether there is anything, and the kernel can do it.
+
+        `sized`: what stays may be smaller than the stored copies.
+        """
+        if moves is None:
+            return k.NO_MOVES
+        keep, evict, load = moves[:3]
+        special = any(part is not None for part in moves[3:]) or (sized and keep is not None)
+        orders, K = self.orders, self.copies.K
+        parts = ((k.K_EVICT, orders.evict, evict), (k.K_KEEP, orders.keep, keep), (k.K_LOAD, orders.load, load))
+        if special or self._problem.system.further_gpus or any(x is not None and len(x) > len(room) for _, room, x in parts):
+            return k.SPECIAL_MOVES
+        for field, room, rows in parts:
+            count = K[field] = 0 if rows is None else len(rows)
+            if rows is not None and count:
+                room[:count] = rows if field == k.K_KEEP else rows[:, 0] * self._problem.experts + rows[:, 1]
+        return k.PLAIN_MOVES
+
+    def walk_on(self, rows: Any) -> int:
+        """Walks on to the next decision: why the kernel stopped. `rows`: `R` with the answer to the visit at hand."""
+        copies, orders, residency, engine = self.copies, self.orders, self._residency, self._machine.engine
+        assert isinstance(engine, KernelEngine)
+        while True:
+            status = engine.walk_moving(
+                rows, copies.K, residency.sums, copies.table, copies.marks, copies.host_rows, copies.labels, copies.tally,
+                *self.books[:4], orders.uploaded, *self.books[4:], self._pinned, copies.stored, self._copy_bytes, copies.home,
+                copies.size_of, orders.evict, orders.keep, orders.load, orders.tiers, orders.forms, orders.nbytes, copies.known,
+                copies.chunks,
+            )  # fmt: skip
+            if status == k.NO_ROOM:
+                copies.reserve(int(copies.K[k.K_LOAD]))
+            elif status == k.NO_FORM:
+                copies.learn_form(orders)
+            else:
+                return int(status)
+
+    def refuse(self, status: int) -> None:
+        """Raises what the kernel has found wrong with moves, if that is what `status` says."""
+        if status == k.PINNED:
+            at = int(self.copies.K[k.K_AT])
+            self._residency.drop(self.orders.evict[at : at + 1])
+        elif status == k.NOT_UPLOADED:
+            raise PolicyError(_NOT_UPLOADED)
+        elif status == k.OVERFULL:
+            self._residency.within()
 
     def _note(self) -> None:
         """How much every tier holds now, for the timeline."""
@@ -78,18 +131,22 @@ class Movers:
 
     def look(self) -> None:
         """Brings the books up to now: copies that have landed are in GPU memory."""
-        arrivals = self._copies.landed(self._books)
-        if arrivals is not None:
-            # the others were counted when they were needed on their way
-            self._machine.recorder.prefetches.copies += arrivals.fresh
-            self._copies.book(arrivals.demanded, "demand")
-            self._copies.book(arrivals.ahead, "prefetch")
-            if arrivals.elsewhere.size:
-                roles = arrivals.elsewhere[k.ROLE]
-                self._copies.book_rows(arrivals.elsewhere[:, roles == k.EVICTION], "eviction")
-                self._migrations.arrive(arrivals.elsewhere[:, roles >= k.MIGRATED])
-        self._migrations.look()
-        self._copies.set_off(self._books.coming)
+        self.copies.landed(self.books)
+        K, now = self.copies.K, self._machine.now
+        if now > K[k.K_LOOKED]:
+            K[k.K_SPAN], K[k.K_LOOKED] = now - K[k.K_LOOKED], now
+        self.look_at_host()
+
+    def look_at_host(self) -> None:
+        """What has landed in host tiers is there, and more of what waits may set off."""
+        if self.copies.K[k.K_ELSEWHERE]:
+            rows = self.copies.elsewhere
+            self.copies.book_rows(rows[:, rows[k.ROLE] == k.EVICTION], "eviction")
+            self.migrations.arrive(rows[:, rows[k.ROLE] >= k.MIGRATED])
+        if self.migrations.waits:
+            first = int(self.copies.K[k.K_COUNT])
+            self.migrations.start()
+            self.copies.set_off(first, self.books.coming)
 
     def meets(self, layer: int) -> bool:
         """Whether any copy of a layer was brought ahead of need and not used yet."""
@@ -99,10 +156,7 @@ class Movers:
         """A visit of `layer` needs the copies `needed` [E] in GPU memory: which of the prefetched ones does it meet there?"""
         used = self._unused[layer] & needed
         number, landed = int(np.count_nonzero(used)), int(np.count_nonzero(used & self._residency.resident[layer]))
-        prefetches = self._machine.recorder.prefetches
-        prefetches.used += number
-        prefetches.in_time += landed
-        prefetches.copies += number - landed
+        self.copies.K[[k.K_USED, k.K_IN_TIME, k.K_FRESH]] += number, landed, number - landed
         self._unused[layer] &= ~used
         self._unused_of[layer] = int(np.count_nonzero(self._unused[layer]))
 
@@ -116,38 +170,51 @@ class Movers:
         Those that have not begun go ahead of other prefetches.
         """
         self._needed[:], self._order[:] = needed, order
-        books = self._books
+        books = self.books
         count = self._machine.engine.kernel.awaited(
             self._order, self._needed, len(order), layer, books.coming, books.demanded, self._awaited, self._places
         )
         if count:
             places = self._places[:count]
             named = places.tolist() if self._machine.recorder.keep_slices else []
-            labels = [self._copies.label(place, "demand") for place in named]
+            labels = [self.copies.label(place, "demand") for place in named]
             begun = self._machine.engine.promote(self._awaited[:count], DEMAND, labels)
             books.demanded[places[begun]] = True
 
     def wait_for_slots(self) -> str:
         """Runs until every copy that leaves GPU memory has a slot of its own; the queue that it waited for, if any."""
         queue = ""
-        while self._swap and len(leaving := np.flatnonzero(self._copies.rows[k.ROLE] == k.EVICTION)) > self._swap:
-            queue = self._copies.wait(self._copies.rows[:, leaving[0]])
+        while self._swap and len(leaving := np.flatnonzero(self.copies.rows[k.ROLE] == k.EVICTION)) > self._swap:
+            queue = self.copies.wait(self.copies.rows[:, leaving[0]])
             self.look()
         return queue
 
     def settle(self) -> None:
         """Between passes: finished migrations become the new homes."""
         self.look()
-        if self._migrations.settle():
+        self.close()
+        if self.migrations.settle():
             self._note()
             self._placement.refresh()
 
-    def _evict(self, pairs: IntArray) -> None:
-        """Drops copies [n, 2] from GPU memory, or calls them off on their way there."""
-        books, places = self._books, pairs[:, 0] * self._problem.experts + pairs[:, 1]
+    def close(self) -> None:
+        """Enters what was counted into the books of the run."""
+        recorder, counted = self._machine.recorder, (k.K_FRESH, k.K_USED, k.K_IN_TIME, k.K_ITEMS)
+        fresh, used, in_time, items = self.copies.K[list(counted)].tolist()
+        self.copies.K[list(counted)] = 0
+        recorder.prefetches.copies += fresh
+        recorder.prefetches.used += used
+        recorder.prefetches.in_time += in_time
+        recorder.rounded += items
+        self.copies.book()
+        self._residency.note_fullest()
+
+    def _evict(self, pairs: IntArray) -> int:
+        """Drops copies [n, 2] from GPU memory, or calls them off on their way there: how many."""
+        books, places, called_off = self.books, pairs[:, 0] * self._problem.experts + pairs[:, 1], 0
         flying = books.in_flight[places] > 0
         if flying.any():
-            self._call_off(places[flying])
+            called_off = self._call_off(places[flying])
             places = places[~flying]
         if self._swap:
             leave = (books.resident[places] > 0) & (books.unused[places] == 0)
@@ -156,51 +223,57 @@ class Movers:
                 self._write_home(np.array(leaving))
         self._residency.drop(places)
         books.unused[places] = 0
+        return called_off
 
-    def _call_off(self, places: IntArray) -> None:
-        """Calls copies on their way into GPU memory off, those that have not begun."""
-        books = self._books
-        places = self._copies.call_off((books.coming[places] - 1) % k.COMING, places)
+    def _call_off(self, places: IntArray) -> int:
+        """Calls copies on their way into GPU memory off, those that have not begun: how many."""
+        places = self.copies.call_off(places, self.books)
         self._residency.cancel(*np.divmod(places, self._problem.experts))
-        for flags in (books.coming, books.demanded, books.unused):
+        for flags in (self.books.coming, self.books.demanded, self.books.unused):
             flags[places] = 0
+        return len(places)
 
     def _write_home(self, pairs: IntArray) -> None:
         books, gpu = self._residency, np.full(len(pairs), self._problem.gpu_tier_index)
         sizes, homes = books.copy_bytes.ravel()[pairs], books.home.ravel()[pairs]
         for row, home in enumerate(homes.tolist()):
-            self._copies.send(pairs[row : row + 1], sizes[row : row + 1], gpu[row : row + 1], home, k.EVICTION)
+            self.copies.send(pairs[row : row + 1], sizes[row : row + 1], gpu[row : row + 1], home, k.EVICTION)
 
     def _load(self, pairs: IntArray, chosen: IntArray | None, sizes: FloatArray | None) -> None:
         """Sends for those of `pairs` [n, 2] that are neither there nor on their way; makes room for them."""
-        loads, books, system = Loads.stored(pairs), self._residency, self._problem.system
-        if chosen is not None or sizes is not None or system.further_gpus:
-            loads = self._special(pairs, chosen, sizes)
-        picked, books.held = self._copies.send_for(loads, self._books, books.held)
-        if sizes is not None or books.mixed:
-            layers, experts = pairs[picked].T
-            books.size(layers, experts, None if sizes is None else sizes[picked])
-        if len(picked):
+        count, orders, books = len(pairs), self.orders, self._residency
+        special = chosen is not None or sizes is not None or bool(self._problem.system.further_gpus)
+        orders.load[:count] = pairs[:, 0] * self._problem.experts + pairs[:, 1]
+        if special:
+            self._specify(pairs, chosen, sizes)
+        held, self.copies.K[k.K_LOAD] = books.held, count
+        self.copies.send_for(orders, self.books, books.sums, self._copy_bytes)
+        self.copies.K[k.K_LOAD] = 0
+        if special:
+            orders.tiers[:count] = orders.forms[:count] = -1
+        if books.held != held:
             books.within()
 
-    def _special(self, pairs: IntArray, chosen: IntArray | None, sizes: FloatArray | None) -> Loads:
+    def _specify(self, pairs: IntArray, chosen: IntArray | None, sizes: FloatArray | None) -> None:
         """Copies from tiers that a policy has `chosen` [n], or of other `sizes` [n] than the stored ones."""
         layers, experts = pairs.T
         tiers = self._sources(layers, experts, chosen)
-        books, loads = self._residency, Loads.stored(pairs)
+        books, orders, count = self._residency, self.orders, len(pairs)
         missing = ~(books.resident[layers, experts] | books.in_flight[layers, experts])
         if (elsewhere := missing & (self._problem.gpu_at[tiers] != self._problem.attending_index)).any():
             memory = self._problem.tiers[int(tiers[elsewhere][0])]
             raise PolicyError(f"an expert that lives in '{memory}', the memory of another GPU, is computed there, not loaded")
+        orders.tiers[:count] = tiers
         if sizes is None:
-            return loads._replace(tiers=tiers)
-        if len(sizes) != len(pairs):
-            raise PolicyError(f"load_bytes has {len(sizes)} entries for {len(pairs)} copies to load")
-        if not ((sizes > 0) & (sizes <= books.bytes[layers, experts] * (1 + 1e-12)))[missing].all():
+            return
+        if len(sizes) != count:
+            raise PolicyError(f"load_bytes has {len(sizes)} entries for {count} copies to load")
+        stored = books.bytes[layers, experts]
+        if not ((sizes > 0) & (sizes <= stored * (1 + 1e-12)))[missing].all():
             raise PolicyError("load_bytes lies outside (0, bytes of the stored copy]")
-        gpu, forms = self._problem.gpu_tier_index, loads.forms.copy()
-        forms[missing] = self._copies.forms(sizes[missing], tiers[missing], gpu, k.PREFETCHED)
-        return Loads(pairs, tiers, forms, np.ascontiguousarray(sizes, dtype=np.float64))
+        forms = self.copies.forms(sizes[missing], tiers[missing], self._problem.gpu_tier_index, k.PREFETCHED)
+        orders.forms[:count][missing], orders.nbytes[:count] = forms, sizes
+        books.mixed = books.mixed or bool((sizes != stored)[missing].any())
 
     def _sources(self, layers: IntArray, experts: IntArray, chosen: IntArray | None) -> IntArray:
         """[n] tier that each copy is read from, where a policy has `chosen` [n] or left it."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from moesim.arrays import BoolArray, FloatArray, IntArray, distinct
 from moesim.contract import Deployment, Overlap, PhasePlan, Problem, Serial
+from moesim.engine.kernel.kernel import FULLEST, HELD
 from moesim.errors import CapacityError, InputError, Mistake, PolicyError
 from moesim.units import format_count, format_exact, format_sum
 
@@ -52,8 +53,9 @@ class Residency:
         self.fixed = problem.usable(problem.gpu_tier) - problem.gpu_free(deployment.plan)
         """GPU bytes that are not resident experts: other weights, KV cache, activations, slots for copies that come and go."""
         self.limit = problem.usable(problem.gpu_tier)
-        self.held = float(self.bytes[self.resident].sum())
-        """GPU bytes of resident experts and of those on their way."""
+        held = float(self.bytes[self.resident].sum())
+        self.sums: FloatArray = np.array([held, held, self.limit * (1 + 1e-12) - self.fixed])
+        """`KF` of the kernel: GPU bytes of resident experts and of those on their way; that at the fullest, and at most."""
         self.host = self._host_bytes()
         self.peak = {problem.gpu_tier: self.fixed + self.held, **self.host}
         self._check_start()
@@ -100,6 +102,15 @@ class Residency:
             raise PolicyError(f"deploy returned replicas of shape {self.replicas.shape}, not bool [T, L, E] = {shape}")
         if self.replicas[self.problem.gpu_tier_index].any() or np.take_along_axis(self.replicas, self.home[None], 0).any():
             raise PolicyError("deploy put a replica into GPU memory or beside its master copy")
+
+    @property
+    def held(self) -> float:
+        """GPU bytes of resident experts and of those on their way."""
+        return float(self.sums[HELD])
+
+    @held.setter
+    def held(self, nbytes: float) -> None:
+        self.sums[HELD] = nbytes
 
     def holds(self, tiers: IntArray, layers: IntArray, experts: IntArray) -> BoolArray:
         """[n] whether each tier has a copy of its expert."""
@@ -171,6 +182,10 @@ class Residency:
             shares = {**self.beside, "resident experts and those on their way": held}
             raise CapacityError(f"{self._too_much(self.problem.gpu_tier, shares)}; the policy must evict first")
         self.peak[self.problem.gpu_tier] = max(self.peak[self.problem.gpu_tier], used)
+
+    def note_fullest(self) -> None:
+        """How full GPU memory was while the kernel kept the books."""
+        self.within(float(self.sums[FULLEST]))
 
     def keep(self, layer: int, experts: IntArray, nbytes: FloatArray | None = None) -> None:
         """Makes experts [n] resident that a visit has just uploaded, in copies of `nbytes` [n]; smaller ones are replaced."""

@@ -42,6 +42,9 @@ class PassWalk:
         self.times = context.placement.times(self.counts, self.layers)
         self._serving: BoolArray = np.zeros((0, 0), dtype=np.bool_)
         """[V, E] copies in GPU memory that serve the visits handed over last."""
+        self._last: Answers
+        self._special: Moves
+        """The answer to the visit asked for last, and the last moves that were set off with one."""
         self._seen: tuple[Answers, BoolArray] | None = None
         """The answers to the visit asked for last, and [E] the experts that the GPU computes in it."""
 
@@ -70,6 +73,8 @@ class PassWalk:
         machine.engine.begin_pass(context.tables, context.books, templates, visits)
         if context.whole_pass:
             self._whole()
+        elif context.decided:
+            self._by_decisions()
         else:
             self._one_by_one()
 
@@ -109,11 +114,79 @@ class PassWalk:
             check_cached(context, answers, self.counts)
         return answers
 
+    def _by_decisions(self) -> None:
+        """One visit after another, as `_one_by_one` says, in the kernel, which stops where the policy is asked."""
+        context, movers = self.context, self.context.movers
+        K, ruled, adapts = movers.copies.K, context.deployment.ruled, self._adapts
+        self._answered = AnsweredRows(context.placement, self.counts, self.layers, self.times, context.machine.arrays)
+        K[[k.K_TURN, k.K_ROWS]] = k.TO_ROUTED, len(self.layers)
+        K[k.K_FOLLOWS] = k.A_RULE if ruled else k.A_LOOK if adapts else k.NOTHING_FOLLOWS
+        rows, row = _NO_ROWS, -1
+        while (status := movers.walk_on(rows)) != k.FINISHED:
+            if status == k.ASKED:
+                row += 1
+                rows = self._asked(row)
+            elif status == k.KNOWN_TO_HOST:
+                movers.apply(self._special, int(self.layers[row]), _EMPTY)
+            elif status == k.VISITED:
+                self._visited(row, ruled, adapts)
+            else:
+                movers.refuse(status)
+                self._check(status)
+
+    def _asked(self, row: int) -> Any:
+        """`R` with the policy's answer to a visit whose routing is known."""
+        context, movers, layer = self.context, self.context.movers, int(self.layers[row])
+        movers.look_at_host()
+        context.show()
+        dispatch = self.dispatch(row)
+        self._last = answers = self.answers(slice(row, row + 1), [dispatch])
+        moves = self._moves(row, dispatch)
+        K = movers.copies.K
+        K[k.K_ASKS], K[k.K_PATCHED] = movers.order(moves), not self._unusual(answers)
+        if moves is not None:
+            self._special = moves
+        if self._unusual(answers):
+            numbers = self._rows(slice(row, row + 1), answers, movers.flying(layer), data=row)
+            return numbers if context.machine.arrays else numbers.tolist()
+        if answers.stale is not None or context.residency.mixed:
+            resident = context.residency.resident[layer].copy()[None]
+            rows = slice(row, row + 1)
+            context.quality.visits(answers, self.counts[rows], self.counts[rows], self.layers[rows], resident)
+        return self._answered.answered(answers)
+
+    def _visited(self, row: int, ruled: bool, adapts: bool) -> None:
+        """What stays of what a visit has uploaded, and what the policy does next."""
+        context, movers, layer = self.context, self.context.movers, int(self.layers[row])
+        uploaded = movers.orders.uploaded > 0
+        if ruled:
+            self._keep(row, uploaded)
+        if not adapts:
+            return
+        if ruled:
+            movers.look()
+        else:
+            movers.look_at_host()
+        context.show()
+        step, nbytes = self._step(row, uploaded), self._last.nbytes
+        moves = context.policy.adapt(step, context.view)
+        if movers.order(moves, sized=nbytes is not None) == k.SPECIAL_MOVES:
+            movers.apply(moves, layer, step.uploaded, None if nbytes is None else nbytes[0])
+
+    def _unusual(self, answers: Answers) -> bool:
+        """Whether an answer says more than what `AnsweredRows` lays out."""
+        special = answers.counts is not None or answers.nbytes is not None or answers.source is not None
+        return special or bool(self.context.problem.system.further_gpus)
+
+    @property
+    def _adapts(self) -> bool:
+        return self.context.policy.adapts in ("layer", "both") and self.context.deployment.pool is None
+
     def _one_by_one(self) -> None:
         """One visit after another: dispatch at the time at which the routing is known."""
         context, machine, engine = self.context, self.context.machine, self.context.machine.engine
         ruled = context.deployment.ruled
-        adapts = context.policy.adapts in ("layer", "both") and context.deployment.pool is None
+        adapts = self._adapts
         self._answered = AnsweredRows(context.placement, self.counts, self.layers, self.times, machine.arrays)
         for row, layer in enumerate(self.layers.tolist()):
             begin = machine.now
@@ -144,8 +217,7 @@ class PassWalk:
 
     def _rows_of(self, row: int, answers: Answers, flying: IntArray | None) -> Any:
         """What the engine has to know of one visit."""
-        special = answers.counts is not None or answers.nbytes is not None or answers.source is not None
-        if special or self.context.problem.system.further_gpus:
+        if self._unusual(answers):
             return self._rows(slice(row, row + 1), answers, flying, data=row)
         context, layers, counts = self.context, self.layers[row : row + 1], self.counts[row : row + 1]
         self._serving = context.residency.resident[self.layers[row]].copy()[None]
@@ -185,9 +257,12 @@ class PassWalk:
         self.context.movers.apply(Moves(np.flatnonzero(stay[layer]), np.argwhere(leave)), layer, np.flatnonzero(uploaded))
 
     def _adapt(self, row: int, answers: Answers, uploaded: BoolArray) -> None:
-        step, layer, counts = self.step, int(self.layers[row]), self.counts[row].copy()
-        seen = Step(step.index, step.phase, layer, counts, np.flatnonzero(uploaded), self._foreseen(row))
-        self.context.adapt(seen, None if answers.nbytes is None else answers.nbytes[0])
+        self.context.adapt(self._step(row, uploaded), None if answers.nbytes is None else answers.nbytes[0])
+
+    def _step(self, row: int, uploaded: BoolArray) -> Step:
+        """What a policy is shown behind a visit."""
+        step, layer = self.step, int(self.layers[row])
+        return Step(step.index, step.phase, layer, self.counts[row].copy(), uploaded.nonzero()[0], self._foreseen(row))
 
     def _needed(self, row: int, answers: Answers) -> BoolArray:
         """[E] copies that a visit which was asked for alone needs in GPU memory."""

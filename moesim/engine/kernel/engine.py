@@ -260,6 +260,27 @@ class KernelEngine:
                 return int(status)
             self._mend(status)
 
+    def walk_moving(self, rows: Any, K: IntArray, *books: Any) -> int:
+        """Walks visits whose copies move on to the next decision, or to what the caller has to mend: why it stopped.
+
+        `rows` hold the answer to the visit at hand, `K` and `books` what is known of copies.
+        """
+        if self._roomy != len(self._tables.T):
+            self._reserve()
+            K[[k.K_OPERATIONS, k.K_NODES, k.K_NUMBERS]] = self._needs
+        B, tables, forms = self._buffers, self._tables, self._forms
+        while True:
+            status = self.kernel.walk_moving(
+                B.M, B.F, tables.T, tables.TF, tables.X, self._books.B, self._P, self._PF, self._cursor, rows, self._visits,
+                self._slots, self._path, *self._templates, K, *books, *forms,
+            )  # fmt: skip
+            if status == k.NO_ROOM:
+                operations, heirs, items = self._needs
+                B.reserve(int(K[k.K_LOAD]) + operations, heirs, items, len(self.program.lanes))
+            if status not in (k.LOG_FULL, k.STALLED, k.TOO_LONG):
+                return int(status)
+            self._mend(status)
+
     def walk_steps(self, rows: IntArray, steps: IntArray) -> tuple[int, IntArray, IntArray]:
         """Walks `steps` [n, STEP_WIDTH] of the kernel until all are done, or the next one would begin when it may not.
 
@@ -309,6 +330,7 @@ class KernelEngine:
         parts = ((numbers, form.numbers[1:], int), (floats, form.floats, float), (places, begins, int))
         numbers, floats, places = (self._fixed([*old, *new], kind) for old, new, kind in parts)
         self._forms = numbers, floats, places
+        self._buffers.reserve(0, 0, 0, len(self.program.lanes))
         return len(places) // 2 - 1
 
     def set_off(self, forms: IntArray, labels: Sequence[int]) -> IntArray:

@@ -22,6 +22,7 @@ from moesim.engine.kernel.compiled import (
     copy_layout,
     layout,
     moments,
+    moving,
     operations,
     queries,
     steps,
@@ -33,7 +34,7 @@ from moesim.engine.kernel.compiled.copy_layout import *  # noqa: F403
 from moesim.engine.kernel.compiled.layout import *  # noqa: F403
 from moesim.engine.kernel.compiled.visit_layout import *  # noqa: F403
 
-SOURCES = (layout, visit_layout, copy_layout, operations, moments, queries, visit_work, visit_program, steps, copies)
+SOURCES = (layout, visit_layout, copy_layout, operations, moments, queries, visit_work, visit_program, steps, copies, moving)
 """The modules that are compiled together."""
 FUNCTIONS = tuple(
     value for source in SOURCES for value in vars(source).values() if getattr(value, "__module__", "") == source.__name__
@@ -57,29 +58,40 @@ ENTRIES = (
     copies.send_for,
     copies.under_way,
     copies.land,
+    copies.forget,
     copies.awaited,
+    moving.walk_moving,
 )
 """What others call."""
-_WHOLE = ["M", "T", "X", "B", "BP", "BD", "P", "C", "R", "V", "S", "W", "TP", "TM", "slots", "path", "sums", "laps"]
-_TABLES = [
-    "FP",
-    "FX",
-    "labels",
-    "table",
-    "pairs",
-    "tiers",
-    "form_of",
-    "known",
-    "size_of",
-    "home",
-    "unused_of",
-    "picked",
-    "marks",
-]
-_TABLES += ["chunks", "coming", "tally", "host_rows", "order", "copies", "places"]
-_FLOATS = ("F", "TF", "PF", "TPF", "FPF", "nbytes", "stored", "held")
-_FLAGS = ("resident", "in_flight", "unused", "demanded", "needed")
-BUFFERS = dict.fromkeys(_WHOLE + _TABLES, "int64") | dict.fromkeys(_FLOATS, "float64") | dict.fromkeys(_FLAGS, "uint8")
+_WHOLE = (
+    "M",
+    "T",
+    "X",
+    "B",
+    "BP",
+    "BD",
+    "P",
+    "C",
+    "R",
+    "V",
+    "S",
+    "W",
+    "TP",
+    "TM",
+    "K",
+    "slots",
+    "path",
+    "sums",
+    "laps",
+    "order",
+)
+_TABLES = ("FP", "FX", "labels", "table", "marks", "host_rows", "tally", "known", "chunks", "copies", "places")
+_PLACES = ("coming", "unused_of", "home", "size_of", "evict", "keep", "load", "tiers", "form_of")
+_FLOATS = ("F", "TF", "PF", "TPF", "FPF", "KF", "nbytes", "stored", "copy_bytes")
+_FLAGS = ("resident", "in_flight", "unused", "demanded", "needed", "uploaded", "pinned")
+BUFFERS = (
+    dict.fromkeys(_WHOLE + _TABLES + _PLACES, "int64") | dict.fromkeys(_FLOATS, "float64") | dict.fromkeys(_FLAGS, "uint8")
+)
 """Parameters of the entries that are buffers, and what these hold; all others are whole numbers."""
 
 PLAIN = SimpleNamespace(**{function.__name__: function for function in FUNCTIONS})

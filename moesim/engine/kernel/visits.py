@@ -170,18 +170,24 @@ class AnsweredRows:
 
     def of(self, answers: Answers, resident: BoolArray, flying: IntArray | None) -> Any:
         """`R` with the answer to one visit, which asks for stored copies, and the copies `resident` [E] that serve it."""
+        self.answered(answers)
+        self._put(k.RESIDENT, resident)
+        if flying is not None or self._flown:
+            self._put(k.FLYING, self._nothing if flying is None else flying)
+        self._flown = flying is not None
+        return self.R
+
+    def answered(self, answers: Answers) -> Any:
+        """`R` with the answer alone; which copies serve the visit is for the kernel to add."""
         device, order, load = answers.device[0], answers.order, answers.load
         if self.R is None or (not self._beside and (device != self._gpu).any()):
             self._lay_out(bool((device != self._gpu).any()))
         self.R[k.R_ASKS], self.R[k.R_LOADED] = int(answers.moves is not None), int(load is not None)
         self._put(k.DEVICE, device)
         self._put(k.ORDER, self._ids if order is None else order[0])
-        self._put(k.RESIDENT, resident)
         if load is not None or self._loaded:
             self._put(k.LOADED, self._nothing if load is None else load[0])
-        if flying is not None or self._flown:
-            self._put(k.FLYING, self._nothing if flying is None else flying)
-        self._loaded, self._flown = load is not None, flying is not None
+        self._loaded = load is not None
         return self.R
 
     def _lay_out(self, beside: bool) -> None:

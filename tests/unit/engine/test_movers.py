@@ -97,6 +97,7 @@ class Bench:
     def end(self, *numbers: int) -> None:
         self.done.update(numbers)
         self.movers.look()
+        self.movers.close()
 
     @property
     def sent(self) -> list[tuple[str, int]]:
@@ -142,6 +143,7 @@ def test_prefetches_count_as_used_once_and_in_time_if_they_have_landed(bench: Be
     needed[[3, 4]] = True
     for _ in range(2):
         bench.movers.met(0, needed)
+    bench.movers.close()
     assert (bench.prefetches.used, bench.prefetches.in_time, bench.prefetches.copies) == (2, 1, 2)
     bench.end(1, 2)
     assert bench.prefetches.copies == 3, "expert 5 has landed unused, expert 4 was counted on its way"

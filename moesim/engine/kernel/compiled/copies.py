@@ -22,13 +22,14 @@ def set_off(M, F, FP, FPF, FX, slots, labels, n):
         form, op = slots[k], M[OP_FREE]
         M[OP_FREE] = M[M[AT_OP] + op * M[OP_WIDTH] + LINK_NEXT]
         M[OP_USED] += 1
-        FP[FX[2 * form] + PACKED - 1] = labels[k]
+        FP[FX[2 * form] + PACKED - 1] = int(labels[k])
         load_operation(M, F, FP, FPF, slots, FX[2 * form], FX[2 * form + 1], 0, op)
         slots[k] = op
     for k in range(n):
-        o = M[AT_OP] + slots[k] * M[OP_WIDTH]
+        op = int(slots[k])
+        o = M[AT_OP] + op * M[OP_WIDTH]
         M[o + READY_AT], M[o + LINK_NEXT] = M[NOW], -1
-        make_ready(M, slots[k])
+        make_ready(M, op)
     return n
 
 
@@ -36,7 +37,7 @@ def landed(M, slots, n):
     """Marks those of the copies `slots` [n] that have ended, with 1 in their places, and gives these back; how many."""
     count = 0
     for k in range(n):
-        op = slots[k]
+        op = int(slots[k])
         slots[k] = 1 if M[M[AT_OP] + op * M[OP_WIDTH] + STATE] == ENDED else 0
         if slots[k] > 0:
             give_back(M, op)
@@ -45,56 +46,55 @@ def landed(M, slots, n):
 
 
 def send_for(
-    table, width, first, pairs, n, E, tiers, form_of, nbytes, known, sizes, size_of, stored, home, resident, in_flight, unused,
-    unused_of, picked, held, target,
+    K, KF, table, load, tiers, form_of, nbytes, known, size_of, stored, copy_bytes, home, resident, in_flight, unused, unused_of
 ):
-    """Rows from `first` on for those of `pairs` [n, 2] whose expert is neither there nor on its way: a place is taken for each.
+    """Rows for those of `load` whose expert is neither there nor on its way: a place in GPU memory is taken for each.
 
-    `tiers` and `form_of` [n]: where it is read from and the form of its copy of `nbytes` [n], -1 for its home and for what is
-    `known` of a `stored` copy by tier and size. `picked` receives the pairs that set out, `held` [1] counts their bytes. How
-    many they are; -1 - pair if the form of one is not known yet, and nothing has changed.
+    `tiers` and `form_of`: where it is read from and the form of its copy of `nbytes`, -1 for its home and for what is `known`
+    of a `stored` copy by tier and size. How many they are; `NO_FORM` if that of one is not known, and nothing has changed.
     """
+    n, first, width = K[K_LOAD], K[K_COUNT], K[K_WIDTH]
     for k in range(n):
-        place = pairs[2 * k] * E + pairs[2 * k + 1]
+        place = load[k]
         tier = tiers[k] if tiers[k] >= 0 else home[place]
-        if form_of[k] < 0 and known[tier * sizes + size_of[place]] < 0 and not (resident[place] or in_flight[place]):
-            return -1 - k
+        if form_of[k] < 0 and known[tier * K[K_SIZES] + size_of[place]] < 0 and not (resident[place] or in_flight[place]):
+            K[K_AT] = k
+            return NO_FORM
     row = first
     for k in range(n):
-        place = pairs[2 * k] * E + pairs[2 * k + 1]
+        place = load[k]
         if resident[place] or in_flight[place]:
             continue
         tier = tiers[k] if tiers[k] >= 0 else home[place]
         in_flight[place] = unused[place] = 1
-        unused_of[pairs[2 * k]] += 1
-        held[0] += nbytes[k] if form_of[k] >= 0 else stored[place]
-        table[PLACE * width + row], table[ROLE * width + row], table[TIER * width + row] = place, PREFETCHED, target
-        table[FORM * width + row] = form_of[k] if form_of[k] >= 0 else known[tier * sizes + size_of[place]]
-        picked[row - first] = k
+        unused_of[place // K[K_EXPERTS]] += 1
+        copy_bytes[place] = nbytes[k] if form_of[k] >= 0 else stored[place]
+        KF[HELD] += copy_bytes[place]
+        table[PLACE * width + row], table[ROLE * width + row], table[TIER * width + row] = place, PREFETCHED, K[K_TARGET]
+        table[FORM * width + row] = form_of[k] if form_of[k] >= 0 else known[tier * K[K_SIZES] + size_of[place]]
         row += 1
+    K[K_COUNT] = row
     return row - first
 
 
-def under_way(table, width, first, n, chunks, pieces, coming):
-    """The engine has taken in the rows from `first` to `n`: how visits refer to those for GPU memory. Items of all of them."""
-    total = 0
-    for row in range(first, n):
+def under_way(K, table, first, chunks, coming):
+    """The engine has taken in the rows from `first` on: how visits refer to those for GPU memory."""
+    width = K[K_WIDTH]
+    for row in range(first, K[K_COUNT]):
         items = chunks[table[FORM * width + row]]
-        total += items
+        K[K_ITEMS] += items
         if table[ROLE * width + row] == PREFETCHED:
-            coming[table[PLACE * width + row]] = 1 + table[OPERATION * width + row] + items // pieces * COMING
-    return total
+            coming[table[PLACE * width + row]] = 1 + table[OPERATION * width + row] + items // K[K_PIECES] * COMING
+    return K[K_COUNT] - first
 
 
-def land(table, width, n, marks, resident, in_flight, coming, demanded, unused, tally, forms, host_rows, sums):
-    """Of the rows [n] those with `marks` have ended: what goes to GPU memory is there. The rows of the rest move up.
+def land(K, table, marks, resident, in_flight, coming, demanded, unused, tally, host_rows):
+    """Of the rows those with `marks` have ended: what goes to GPU memory is there. The rows of the rest move up.
 
-    `tally` receives how many of each form have landed there that a layer waited for, and how many that none did; `host_rows`
-    those that went elsewhere; `sums` how many rows are left, how many went elsewhere, and how many copies are not used yet.
+    `tally` gets two numbers more for each form: copies that a layer waited for, and others; `host_rows` the rows of those that
+    went elsewhere. How many rows are left.
     """
-    left = elsewhere = fresh = 0
-    for form in range(2 * forms):
-        tally[form] = 0
+    n, width, left, elsewhere = K[K_COUNT], K[K_WIDTH], 0, 0
     for row in range(n):
         if marks[row] == 0:
             move_row(table, width, row, table, left)
@@ -104,10 +104,10 @@ def land(table, width, n, marks, resident, in_flight, coming, demanded, unused, 
             elsewhere += 1
         else:
             place = table[PLACE * width + row]
-            tally[table[FORM * width + row] + (0 if demanded[place] else forms)] += 1
-            fresh += 1 if unused[place] else 0
+            tally[2 * table[FORM * width + row] + (0 if demanded[place] else 1)] += 1
+            K[K_FRESH] += 1 if unused[place] else 0
             resident[place], in_flight[place], coming[place], demanded[place] = 1, 0, 0, 0
-    sums[LEFT], sums[ELSEWHERE], sums[FRESH] = left, elsewhere, fresh
+    K[K_COUNT], K[K_ELSEWHERE] = left, elsewhere
     return left
 
 
@@ -115,6 +115,17 @@ def move_row(table, width, row, target, to):
     """A row takes another place, or one in another table."""
     for column in range(COLUMNS):
         target[column * width + to] = table[column * width + row]
+
+
+def forget(K, table, in_flight):
+    """The rows of copies that are not on their way to GPU memory any more go; how many are left."""
+    left, width = 0, K[K_WIDTH]
+    for row in range(K[K_COUNT]):
+        if in_flight[table[PLACE * width + row]] or table[ROLE * width + row] != PREFETCHED:
+            move_row(table, width, row, table, left)
+            left += 1
+    K[K_COUNT] = left
+    return left
 
 
 def awaited(order, needed, E, layer, coming, demanded, copies, places):
