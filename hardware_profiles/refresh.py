@@ -59,7 +59,7 @@ Tree = dict[str, Any]
 
 def read(path: Path) -> Tree:
     """A profile as written."""
-    data: Tree = yaml.safe_load(path.read_text("utf-8"))
+    data: Tree = yaml.load(path.read_text("utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     return data
 
 

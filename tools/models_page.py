@@ -94,7 +94,7 @@ def spelt_out(value: Any) -> Any:
 @cache
 def rows() -> tuple[Row, ...]:
     """Every public model, those that ship with moesim first."""
-    facts = yaml.safe_load(FACTS.read_text("utf-8"))
+    facts = yaml.load(FACTS.read_text("utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     named = ({"name": name, "cache": terms} for name, terms in facts["named"].items())
     return tuple(_row(entry, facts) for entry in (*named, *facts["models"]))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+import yaml_files
 from doc_pages import ROOT, texts
 from reporting import for_all
 from scenario_keys_page import PAGE, Section, main, page, sections
@@ -119,7 +119,7 @@ def test_shipped_files_use_no_key_that_the_page_does_not_have() -> None:
     free = {path.removesuffix(".*") for path in known if path.endswith(".*")} - {"faults"}
     used = 0
     for file in _files():
-        data = yaml.safe_load(file.read_text("utf-8"))
+        data = yaml_files.read(file)
         folder = file.parent.name
         start = "Experiment" if folder == "experiments" else "Scenario"
         if "hardware_profiles" in file.parts:

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import yaml
 
+from tests import yaml_files
+
 __all__ = ["damaged"]
 
 LONG = "x" * 3000
@@ -148,7 +150,7 @@ def _changed(tree: Any, random: Random) -> Any:
 
 
 def _yaml(raw: bytes, random: Random) -> bytes:
-    tree = _changed(yaml.safe_load(raw), random)
+    tree = _changed(yaml_files.parse(raw), random)
     text = yaml.dump(tree, sort_keys=False, allow_unicode=random.random() < 0.5, default_flow_style=random.random() < 0.2)
     return text.encode("utf-8", "surrogatepass")
 

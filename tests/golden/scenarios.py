@@ -6,12 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from moesim import plugins
 from moesim.scenario import catalogue
+from tests import yaml_files
 
-PARTS: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "parts.yaml").read_text("utf-8"))
+PARTS: dict[str, Any] = yaml_files.read(Path(__file__).parent / "parts.yaml")
 EXPERT_BYTES = 3 * 1024 * 1024 * 2
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+import yaml_files
 from reporting import for_all
 
 from moesim.hardware import Gpu, Memory, System
@@ -63,7 +63,7 @@ def refresh() -> Any:
 def tree(name: str) -> Any:
     """A file with its own profiles filled in and annotations taken off."""
     (path,) = [path for path in FILES if path.stem == name]
-    return filled(yaml.safe_load(path.read_text("utf-8")))
+    return filled(yaml_files.read(path))
 
 
 def filled(node: Any) -> Any:
@@ -101,7 +101,7 @@ def test_every_promised_device_has_a_profile(place):
 
 @pytest.mark.skipif(not PUBLISHED.exists(), reason="published measurements are not beside the checkout")
 def test_every_published_case_has_its_machine():
-    published = yaml.safe_load(PUBLISHED.read_text("utf-8"))
+    published = yaml_files.read(PUBLISHED)
     cases = [case["id"] for part in ("systems", "ratios", "seeds") for case in published[part]]
     assert set(cases) <= set(MACHINES)
     assert [name for names in MACHINES.values() for name in names if not (FOLDER / "systems" / f"{name}.yaml").is_file()] == []

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
+import yaml_files
 from reporting import for_all
 
 from moesim.hardware import Cpu, Gpu, Memory, System
@@ -27,7 +27,7 @@ TEXTS = {"kind", "name", "description", "profile", "at", "memory", "inside", "st
 @cache
 def raw(name: str) -> Any:
     (path,) = [path for path in FILES if path.stem == name]
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    return yaml_files.read(path)
 
 
 def merged(under: Any, over: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+import yaml_files
 from reporting import for_all
 
 from moesim.errors import InputError
@@ -210,14 +211,14 @@ def test_a_gpu_in_a_machine_of_ones_own_needs_no_tier() -> None:
 
 @for_all(sorted(path.stem for path in (ROOT / "hardware_profiles/systems").glob("*.yaml")))
 def test_shipped_machines_have_the_memory_that_their_gpu_brings(name: str) -> None:
-    text = yaml.safe_load((ROOT / f"hardware_profiles/systems/{name}.yaml").read_text("utf-8"))
+    text = yaml_files.read(ROOT / f"hardware_profiles/systems/{name}.yaml")
     for device in text.get("devices", {}).values():
         if (
             "memory" in device
             and device.get("profile")
             and (ROOT / f"hardware_profiles/gpus/{device['profile']}.yaml").is_file()
         ):
-            gpu = yaml.safe_load((ROOT / f"hardware_profiles/gpus/{device['profile']}.yaml").read_text("utf-8"))
+            gpu = yaml_files.read(ROOT / f"hardware_profiles/gpus/{device['profile']}.yaml")
             assert text["tiers"][device["memory"]]["profile"] == gpu["memory"]["profile"]
 
 

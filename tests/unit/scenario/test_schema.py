@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+import yaml_files
 from reporting import for_all
 
 from moesim import cli
@@ -183,7 +183,7 @@ def _outside(value: Any, part: dict[str, Any]) -> bool:
 @for_all(sorted(SCENARIOS.rglob("*.yaml")))
 def test_files_that_ship_are_valid(path: Path) -> None:
     schema = schema_of("experiment") if "experiments" in path.parts else schema_of("scenario")
-    assert not faults(yaml.safe_load(path.read_text("utf-8")), schema, schema)
+    assert not faults(yaml_files.read(path), schema, schema)
 
 
 @pytest.mark.parametrize(
