@@ -17,6 +17,7 @@ from moesim.hardware.device import Phase
 from moesim.model import Architecture, Latent
 from moesim.runtime import FREE, Calls, Copies, Runtime
 from moesim.runtime.gpu import Operation
+from moesim.runtime.packed import PackedProducts
 from moesim.spec import Same
 
 __all__ = ["Costs", "StepLoad", "costs_of", "first_count"]
@@ -147,32 +148,43 @@ class Costs:
         """Tier -> device that computes experts which live there, and no others: a near-data unit, or a further GPU."""
         return {self.system.gpu_memory[name]: name for name in self.system.further_gpus} | self.ndp_of
 
-    def gpu(self, tokens: Any, weight_bytes: Any = None) -> FloatArray:
+    def gpu(self, tokens: Any, weight_bytes: Any = None, *, several: Any = None) -> FloatArray:
         """Time of experts with `tokens` [...] tokens on the GPU that attends, weights in its memory, without launches.
 
-        The only expert of a layer is a dense block, which runs as other dense products do.
+        `several` [...]: whether the step has more than one token, for programs whose kernels differ then; by default where the
+        expert has. The only expert of a layer is a dense block, which runs as other dense products do.
         """
-        return self._on_its_gpu(self._gpu, tokens, weight_bytes)
+        return self._on_its_gpu(self._gpu, tokens, weight_bytes, several)
 
-    def _on_its_gpu(self, gpu: Any, tokens: Any, weight_bytes: Any) -> FloatArray:
+    def _on_its_gpu(self, gpu: Any, tokens: Any, weight_bytes: Any, several: Any = None) -> FloatArray:
         """Time of experts on a GPU, weights in its own memory."""
         t = np.asarray(tokens, dtype=np.float64)
         weights = self.model.expert_bytes if weight_bytes is None else np.asarray(weight_bytes)
+        law = self._packed_on(gpu)
         if self._dense:
             time = self._product(gpu, t, self.model.expert_flops, weights, 2 * self.model.token_bytes)
         else:
             time = self._expert(gpu, tokens, weight_bytes, None)
+            if law is not None:
+                flops, matrices = self.model.expert_flops, t > 1 if several is None else several
+                alone = np.where(t > 0, law.seconds(t, weights, flops, gpu), 0.0)
+                own = np.where(matrices, law.expert_seconds(t, weights, flops, gpu), alone)
+                time = np.where(_is_packed(weights, flops / 2), own, time)
         return np.where(t > 0, time + self._unpacking(gpu, weights, self.model.expert_flops / 2), time)
 
     def _product(self, unit: Any, tokens: FloatArray, flops: float, weight_bytes: Any, activations: float) -> FloatArray:
         """Dense work of `tokens` [..] on a device, `flops` and `activations` bytes each, over `weight_bytes` [..]."""
         moved = np.where(tokens > 0, weight_bytes + activations * tokens, 0.0)
         time = np.asarray(unit.gemm_time(flops * tokens, moved), dtype=np.float64)
-        law = self.runtime.gpu.packed
-        if law is None or not isinstance(unit, Gpu) or unit.vector is None:
+        law = self._packed_on(unit)
+        if law is None:
             return time
         packed = np.where(tokens > 0, law.seconds(tokens, moved, flops, unit), 0.0)
         return np.where(_is_packed(weight_bytes, flops / 2.0), packed, time)
+
+    def _packed_on(self, unit: Any) -> PackedProducts | None:
+        """The program's own products of packed weights, where `unit` is a GPU that says what its vector units do."""
+        return self.runtime.gpu.packed if isinstance(unit, Gpu) and unit.vector is not None else None
 
     def _unpacking(self, gpu: Any, weight_bytes: Any, weights: float) -> Any:
         """Seconds to unpack `weights` weights of `weight_bytes` [..] on a GPU, where the program does that apart."""
@@ -265,7 +277,12 @@ class Costs:
             return np.zeros(np.shape(tokens))
         time = self._on_gpu("router", tokens, self.model.router_flops, self.model.router_bytes, self.model.token_bytes)
         modules = self.model.experts * self.runtime.gpu.module
-        return np.where(np.asarray(tokens) > 0, time + modules, time) if modules else time
+        law = None if self._bare else self._packed_on(self._gpu)
+        grouping = law.grouping if law is not None and _is_packed(self.model.expert_bytes, self.model.expert_flops / 2) else 0.0
+        if not modules and not grouping:
+            return time
+        number = np.asarray(tokens)
+        return np.asarray(time + np.where(number > 0, modules, 0.0) + np.where(number > 1, grouping, 0.0))
 
     def shared(self, tokens: Any, device: str | None = None) -> FloatArray:
         """Shared experts of one MoE layer, on a device (the GPU that attends); 0 without any."""

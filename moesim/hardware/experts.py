@@ -27,6 +27,7 @@ __all__ = [
     "Sharpness",
     "Table",
     "TokenRange",
+    "activation_unit",
     "p_norm",
     "where_tokens",
 ]
@@ -79,6 +80,11 @@ def where_tokens(tokens: ArrayLike, seconds: ArrayLike) -> FloatArray:
     return np.where(np.asarray(tokens) > 0, seconds, 0.0)
 
 
+def activation_unit(flops_per_token: ArrayLike) -> FloatArray:
+    """Bytes [..] of sqrt(hidden * width) 16-bit numbers of experts that take `flops_per_token` [..]."""
+    return np.asarray(_ACTIVATION_BYTES * np.sqrt(np.asarray(flops_per_token, dtype=np.float64) / (2.0 * _MATRICES)))
+
+
 class Roofline(Spec):
     """Time = ((bytes / (bandwidth * streaming))^q + (FLOP / (peak * efficiency))^q)^(1/q), a roofline with a rounded corner.
 
@@ -124,8 +130,7 @@ class Roofline(Spec):
         tokens, flops = np.asarray(tokens, dtype=np.float64), np.asarray(flops_per_token, dtype=np.float64)
         compute = (tokens + self.half) * flops / (peak * self.efficiency)
         if self.activations:
-            moved = self.activations * _ACTIVATION_BYTES * np.sqrt(flops / (2.0 * _MATRICES))
-            compute = compute + tokens * moved / own
+            compute = compute + tokens * (self.activations * activation_unit(flops)) / own
         return where_tokens(tokens, p_norm(np.asarray(weight_bytes) / stream, compute, self.q))
 
     def bulk(self, flops: ArrayLike, nbytes: ArrayLike, stream: ArrayLike, peak: float) -> FloatArray:

@@ -138,13 +138,9 @@ class GpuPrograms(Spec):
     """Share of the memory bandwidth that its products and experts reach; without it what the GPU was measured to."""
     efficiency: PositiveShare | None = None
     """Share of the peak that its products and experts reach with many tokens; without it what the GPU was measured to."""
-    expert_efficiency: PositiveShare | None = None
-    """The same of experts alone, where their kernels reach another share; without it `efficiency`."""
-    expert_half: Count | None = None
-    """Tokens per expert at which half of that is reached, for tiles that are not filled; without it the GPU's own."""
     packed: PackedProducts | None = None
-    """Its own kernels for dense products of packed weights; without them these cost what products of 16-bit weights of as many
-    bytes do."""
+    """Its own kernels for products of packed weights; without them dense ones cost what products of 16-bit weights of as many
+    bytes do, and experts what the GPU was measured to."""
     unpack: Count = 0.0
     """Bytes of GPU memory moved per packed weight (fewer than 16 bits) where a kernel of its own unpacks a matrix before each
     product; 0 where the product unpacks, or nothing is packed."""
@@ -208,14 +204,9 @@ class GpuPrograms(Spec):
         changes: dict[str, object] = {}
         if shares := _given(streaming=self.streaming, efficiency=self.efficiency):
             changes["gemm"] = gpu.gemm.model_copy(update=shares)
-        efficiency = self.efficiency if self.expert_efficiency is None else self.expert_efficiency
-        if shares := _given(streaming=self.streaming, efficiency=efficiency, half=self.expert_half):
             if isinstance(gpu.experts, Roofline):
                 changes["experts"] = gpu.experts.model_copy(update=shares)
             changes["formats"] = {name: _shared(packed, shares) for name, packed in gpu.formats.items()}
-        if self.packed is not None and (most := self.packed.most_streaming(gpu)) < 1.0:
-            formats: dict[str, ExpertFormat] = changes.get("formats", gpu.formats)  # type: ignore[assignment]
-            changes["formats"] = {name: _no_faster(packed, most) for name, packed in formats.items()}
         if core := self.attention.shares:
             changes["attention"] = gpu.attention.model_copy(update=core)
         return gpu.model_copy(update=changes) if changes else gpu
@@ -230,13 +221,6 @@ class GpuPrograms(Spec):
 
 def _given(**shares: float | None) -> dict[str, float]:
     return {name: share for name, share in shares.items() if share is not None}
-
-
-def _no_faster(packed: ExpertFormat, most: float) -> ExpertFormat:
-    """The format with a stream of at most that share of the memory's bandwidth."""
-    if not isinstance(packed.experts, Roofline) or packed.experts.streaming <= most:
-        return packed
-    return _shared(packed, {"streaming": most})
 
 
 def _shared(packed: ExpertFormat, shares: dict[str, float]) -> ExpertFormat:

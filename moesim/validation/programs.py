@@ -45,6 +45,10 @@ PROGRAMS = (
         "llama.cpp, dense models on the GPU", "runtime-llama-cpp-dense",
         "products of vectors on 1 and 8 tokens, of matrices on 16 and 512",
     ),
+    Program(
+        "llama.cpp, experts in GPU memory", "runtime-llama-cpp-moe",
+        "experts' products and grouping on 2, 32 and 256 tokens of one model",
+    ),
     Program("vLLM, one stream and batches", "runtime-vllm"),
     Program("vLLM, serving", "vllm-llama8b-pro6000", "time per step on the first third of the requests", "one constant"),
     Program("vLLM, serving, kernels and rules alone", "vllm-llama8b-pro6000", "nothing", "kernels"),

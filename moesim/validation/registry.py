@@ -57,6 +57,7 @@ CASES: dict[str, str] = {
     "runtime-ktransformers": "moesim.validation.runtimes.ktransformers:CASE",
     "runtime-llama-cpp": "moesim.validation.runtimes.llama_cpp:CASE",
     "runtime-llama-cpp-dense": "moesim.validation.runtimes.llama_cpp_dense:CASE",
+    "runtime-llama-cpp-moe": "moesim.validation.runtimes.llama_cpp_moe:CASE",
     "runtime-vllm": "moesim.validation.runtimes.vllm:CASE",
     "runtime-offloading-l4": "moesim.validation.runtimes.offloading:L4",
     "offloading-plans": "moesim.validation.runtimes.plans:CASE",

@@ -50,7 +50,8 @@ def _phase(problem: Problem, outcome: Outcome, tally: WorkTally, phase: str) -> 
     weights = np.full(counts.shape, weight)
     fixed = tuple(Dense(*pair) for pair in tally.dense(phase))
     more = np.stack(further) if further else None
-    return PhaseWork(number, costs.gpu(counts), cpu, near, weights, tally.passes[phase], fixed, more)
+    gpu = np.minimum(costs.gpu(counts), costs.gpu(counts, several=True))
+    return PhaseWork(number, gpu, cpu, near, weights, tally.passes[phase], fixed, more)
 
 
 def _limits(problem: Problem) -> Limits:

@@ -210,17 +210,28 @@ class Placement:
                 self._gpu(counts[:0], largest)
                 self._gpu_ps_table = _possible_ps(self._gpu_table)
             if self._gpu_ps_table.min() >= 0:
-                return np.asarray(self._gpu_ps_table[counts])
+                return self._of_one_token(np.asarray(self._gpu_ps_table[counts]), counts)
         return to_ps(gpu(), f"an expert with up to {largest:,} tokens on the GPU")
 
     def _gpu(self, counts: IntArray, largest: int) -> FloatArray:
         if self.problem.runtime.gpu.capacity is not None:
             return _padded(counts, self.problem.runtime.gpu.capacity, self.problem.costs.gpu)
         if largest >= _TABLE_LIMIT:
-            return self.problem.costs.gpu(counts)
+            return self.problem.costs.gpu(counts, several=True)
         if largest >= len(self._gpu_table):
-            self._gpu_table = self.problem.costs.gpu(np.arange(_table_size(largest)))
-        return np.asarray(self._gpu_table[counts])
+            self._gpu_table = self.problem.costs.gpu(np.arange(_table_size(largest)), several=True)
+        return self._of_one_token(np.asarray(self._gpu_table[counts]), counts)
+
+    def _of_one_token(self, values: NDArray[Any], counts: IntArray) -> NDArray[Any]:
+        """[V, E] `values`, s or ps on the GPU, but those of visits of one token where its experts go through other kernels."""
+        if self.problem.runtime.gpu.packed is None:
+            return values
+        alone = counts.sum(axis=-1, keepdims=True) <= self.problem.model.top_k
+        if not alone.any():
+            return values
+        seconds = self.problem.costs.gpu(1, several=False)
+        own = seconds if values.dtype == np.float64 else to_ps(seconds, "an expert of one token on the GPU")
+        return np.where(alone & (counts > 0), own, values)
 
     def _host(self, counts: IntArray, known: list[_Kind], kinds: IntArray, largest: int, curve: int) -> NDArray[Any]:
         """[V, E] one of the curves of helpers, by the kind of each copy."""

@@ -34,13 +34,19 @@ def drawn(setting: Setting, sequences: int, prompt: int, output: int) -> Drawn:
     return Drawn(Costs(scenario.model, scenario.hardware, scenario.runtime), loaded_scenario.build()[1], prompt)
 
 
-def resident_prefill(run: Drawn) -> float:
-    """Seconds until the prompt of the first request has passed all layers and one word is sampled."""
+def resident_prefill(run: Drawn, piece: int | None = None) -> float:
+    """Seconds until the prompt of the first request has passed all layers, in pieces of `piece` tokens or whole, and one word
+    is sampled."""
     costs, gpu, memory = run.costs, run.costs.system.attending_gpu, run.costs.system.gpu_tier
-    flops, nbytes = costs.model.core_flops_prefill([run.prompt]), costs.model.core_bytes_prefill([run.prompt])
-    core = costs.core(gpu, flops, nbytes, "prefill", memory, StepLoad(tokens=run.prompt))
-    counts = run.routing.prefill_counts(np.arange(1))
-    return _layers(costs, run.prompt, counts) + float(core.sum()) + float(costs.head(1))
+    total, whole = float(costs.head(1)), np.array([run.prompt])
+    for first in range(0, run.prompt, piece or run.prompt):
+        last = min(first + (piece or run.prompt), run.prompt)
+        tokens = last - first
+        flops, nbytes = (work([tokens], [first]) for work in (costs.model.core_flops_prefill, costs.model.core_bytes_prefill))
+        core = costs.core(gpu, flops, nbytes, "prefill", memory, StepLoad(tokens=tokens))
+        counts = run.routing.chunk_counts(np.arange(1), np.array([first]), np.array([last]), whole)
+        total += _layers(costs, tokens, counts) + float(core.sum())
+    return total
 
 
 def _layers(costs: Costs, tokens: int, counts: IntArray) -> float:
@@ -48,5 +54,5 @@ def _layers(costs: Costs, tokens: int, counts: IntArray) -> float:
     model, gpu = costs.model, costs.system.attending_gpu
     dense = float(costs.projections(gpu, tokens) + costs.output(gpu, tokens))
     per_layer = float(costs.router(tokens) + costs.shared(tokens)) + costs.calls(gpu).once
-    experts = float(costs.gpu(counts).sum())
+    experts = float(costs.gpu(counts, several=tokens > 1).sum())
     return model.layers * dense + model.n_moe * per_layer + experts + model.n_dense * float(costs.dense(tokens))

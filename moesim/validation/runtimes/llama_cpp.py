@@ -35,9 +35,7 @@ def _findings() -> Findings:
     constants = (
         f"Fitted: copies reach {value(middle, 'copies', 'share')} of the link's pinned rate (micro-batch 512; the source "
         "leaves this to be fitted, for it does not state the machine: a desktop with an RTX 4090 on PCIe 4 is taken). From "
-        f"sources: dense products as in runtime-llama-cpp-dense, experts at "
-        f"{value(middle, 'gpu', 'expert_efficiency')} of the peak, at half with {value(middle, 'gpu', 'expert_half')} tokens "
-        "(DeepSeek-V2-Lite on an RTX 3090)."
+        "sources: dense products as in runtime-llama-cpp-dense, experts as in runtime-llama-cpp-moe."
     )
     return Findings(tuple(rows), (), (spread(rows), constants))
 

@@ -17,7 +17,7 @@ _TOKENS = 32
 _TOLERANCE = 0.15
 _FEWER = 1.2
 """Pull request 239 says nearly 20 %: as much as the sixth of the experts' bytes that is not read, were there nothing else."""
-_SHARE, _EFFICIENCY = "runtime.copies.share", "runtime.gpu.expert_efficiency"
+_SHARE, _PRODUCT = "runtime.copies.share", "runtime.gpu.packed.expert_flops"
 _RATE, _STREAM = "runtime.cpu.classes.ggml.core_rate", "runtime.cpu.classes.ggml.share"
 
 
@@ -39,6 +39,8 @@ class Table(NamedTuple):
     """Path of a constant of the program -> (value, and the row that sets it: by expert, piece or prompt)."""
     prompt: int | None = None
     """Tokens of the prompt, of which the rows are pieces; None: the rows are prompts."""
+    share: float = 1.0
+    """Share of the link that copies reach, where no row sets it."""
 
 
 LITE = Table(
@@ -54,7 +56,7 @@ LITE = Table(
     6,
     {128: 345, 256: 604, 512: 973, 1024: 1428, 2048: 1804, 4096: 1878},
     {128: 723, 256: 956, 512: 975, 1024: 1411, 2048: 1839, 4096: 2071},
-    {_EFFICIENCY: (0.0781, False, 1024), _SHARE: (0.939, False, 128), _RATE: (248.8, True, 128)},
+    {_PRODUCT: (0.652, False, 1024), _SHARE: (0.994, False, 128), _RATE: (259.6, True, 128)},
     4096,
 )
 """IQ4_KS on a Ryzen 7950X with an RTX 4080 (data sheet: 97.5 TFLOPS, 717 GB/s, 76 multiprocessors at 2.505 GHz)."""
@@ -72,10 +74,10 @@ DEEPSEEK_V3 = Table(
     8,
     {16: 7.8, 32: 1.89, 64: 3.69, 128: 7.44, 256: 14.5, 512: 27.9, 1024: 53.0, 4096: 166},
     {16: 7.8, 32: 10.6, 64: 13.3, 128: 17.6, 256: 19.7, 512: 21.2, 1024: 52.8, 4096: 166},
-    {_EFFICIENCY: (0.4632, False, 4096), _SHARE: (0.9943, False, 32), _RATE: (52.8, True, 256), _STREAM: (0.7431, True, 16)},
+    {_PRODUCT: (4.637, False, 4096), _RATE: (52.8, True, 256), _STREAM: (0.746, True, 16)},
 )
 """IQ1_S_R4 (130 GiB) on two channels of DDR4-3200 and two RTX 3090, whose layers run one after another: one GPU. Copies
-come at up to 7.7 GB/s, more than the 6.2 that a copy engine reaches on eight lanes of PCIe 3: the link has their peak."""
+come at up to 7.7 GB/s, more than the 6.2 that a copy engine reaches on eight lanes of PCIe 3: they have the link's peak."""
 _UNITS = {_RATE: " GFLOPS"}
 _PRODUCTS = 2
 """Grouped products of a layer (`-fmoe`: one for two matrices), which its uploaded experts share."""
@@ -102,9 +104,9 @@ def _timed(table: Table, rules: Mapping[str, Any], prompt: int, output: int) -> 
     sets: dict[str, Any] = {
         "runtime.gpu.kernels.expert.gemm": _PRODUCTS / table.experts,
         "hardware.links.pcie.setup": f"{_SETUP_US * _TENSORS / table.experts} us",
+        _SHARE: table.share,
     }
     sets |= {key: f"{value:.6g}{_UNITS[key]}" if key in _UNITS else value for key, (value, *_) in table.fits.items()}
-    sets |= {"runtime.gpu.expert_half": 0}  # one efficiency stands for experts of all numbers of tokens
     return single(setting, prompt, output, sets)
 
 
@@ -148,5 +150,5 @@ CASE = Case(
     summary="Experts in host memory: prompts under two rules for uploads (32 tokens, or 32 an expert), and decode with fewer.",
     source="ikawrakow/ik_llama.cpp pull requests 520 and 239: the author's DeepSeek-V2-Lite, a user's DeepSeek-V3",
     runner=_findings,
-    fitted="share of the link, efficiency of the GPU's experts, rate (and share of memory) of the CPU, a row of each table",
+    fitted="share of one link, products of the GPU's experts, rate (and share of memory) of the CPU, a row of each table",
 )

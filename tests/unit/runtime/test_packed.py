@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 
 from moesim.contract import Costs
-from moesim.hardware import Gpu, Roofline
-from moesim.hardware.gpu import ExpertFormat
-from moesim.runtime import GpuPrograms, Runtime
+from moesim.hardware import Gpu
+from moesim.runtime import Runtime
 from moesim.runtime.packed import PackedProducts
 from moesim.testing.worlds import machine, small_model
 
-LAW = PackedProducts(vector_tokens=8, streaming=0.9, vector_bytes=0.1, vector_flops=1.0, unpack=0.1, matrix_flops=8.0)
+LAW = PackedProducts(
+    vector_tokens=8, streaming=0.9, vector_bytes=0.1, vector_flops=1.0, unpack=0.1, matrix_flops=8.0,
+    expert_flops=4.0, expert_activations=10.0, grouping=1e-4,
+)  # fmt: skip
 WEIGHTS, BYTES = 1e6, 0.5e6
 """A product of a million weights of 4 bits."""
 
@@ -76,15 +78,42 @@ def test_the_bound_counts_the_same_products_without_their_calls() -> None:
         assert float(costs.output("gpu", tokens)) == pytest.approx(float(costs.bare.output("gpu", tokens)) + call)
 
 
-def test_experts_of_packed_formats_stream_no_faster_than_one_token_of_a_dense_product() -> None:
-    def streaming(vector: float | None) -> float:
-        experts = {"kind": "roofline", "streaming": 0.85}
-        unit = gpu(vector).model_copy(
-            update={"formats": {"int4": ExpertFormat.model_validate({"bits": 4.6, "experts": experts})}}
-        )
-        limited = GpuPrograms(packed=LAW).over(unit.bound(2e11)).formats["int4"].experts
-        assert isinstance(limited, Roofline)
-        return limited.streaming
+def test_an_expert_is_a_product_of_matrices_whose_activations_cross_the_memory() -> None:
+    def expert(tokens: float, nbytes: float = BYTES) -> float:
+        return float(LAW.expert_seconds(tokens, nbytes, 6e6, gpu()))
 
-    # 0.1 B x 1e12 = 100 of 200 GB/s; with twice the units the format's own share holds
-    assert [streaming(vector) for vector in (1e12, 2e12, None)] == [pytest.approx(0.5), 0.85, 0.85]
+    # 3 million weights at 0.1 x 1e12: 30 us to unpack; a token: 6 MFLOP at 4e12 = 1.5 us, and 10 x 2 B x sqrt(1e6) = 20 kB at
+    # 200 GB/s = 0.1 us
+    assert expert(1) == pytest.approx(31.6e-6)
+    assert expert(100) == pytest.approx(30e-6 + 100 * 1.6e-6)
+    # 9 MB at 0.9 x 200 GB/s = 50 us hide the products of one token, and not its activations
+    assert expert(1, 9e6) == pytest.approx(50.1e-6)
+    assert expert(0) == 0.0
+
+
+def sparse(bits: str, law: PackedProducts | None = LAW) -> Costs:
+    """Eight experts, of which a token takes two."""
+    shape = small_model(experts=8, top_k=2, hidden=1024, width=1024).with_precision(weights=bits, experts=bits)
+    known = machine()
+    system = known.with_devices({"gpu": known.gpu.model_copy(update={"vector": 2e13})})
+    return Costs(shape, system, Runtime.model_validate({"gpu": {"packed": law and law.model_dump()}}))
+
+
+def test_experts_of_one_token_are_vectors_and_those_of_larger_steps_matrices() -> None:
+    costs = sparse("4 bits")
+    law, unit, flops, nbytes = LAW, costs.system.gpu, costs.model.expert_flops, costs.model.expert_bytes
+    vector, matrix = float(law.seconds(1, nbytes, flops, unit)), float(law.expert_seconds(1, nbytes, flops, unit))
+    assert vector != pytest.approx(matrix, rel=0.05)
+    assert [float(costs.gpu(1, several=several)) for several in (False, True)] == [vector, matrix]
+    # without a word about the step an expert with one token is alone in it
+    assert [float(time) for time in costs.gpu([0, 1, 2])] == [0.0, vector, float(law.expert_seconds(2, nbytes, flops, unit))]
+    plain = sparse("bf16")
+    assert float(plain.gpu(1, several=True)) == float(sparse("bf16", None).gpu(1))
+
+
+def test_tokens_are_grouped_by_expert_from_two_on() -> None:
+    grouped, plain = sparse("4 bits"), sparse("4 bits", LAW.model_copy(update={"grouping": 0.0}))
+    more = [float(grouped.router(tokens) - plain.router(tokens)) for tokens in (0, 1, 2, 64)]
+    assert more == pytest.approx([0.0, 0.0, 1e-4, 1e-4])
+    assert float(sparse("bf16").router(2)) == float(sparse("bf16", None).router(2))
+    assert float(grouped.bare.router(2)) == float(plain.bare.router(2))

@@ -207,17 +207,6 @@ def test_a_program_whose_kernels_no_cpu_has_is_refused() -> None:
     assert message in str(caught.value)
 
 
-def test_experts_may_reach_another_share_than_dense_products() -> None:
-    gpu = load("quickstart").scenario.hardware.gpu
-    apart = GpuPrograms(efficiency=0.8, expert_efficiency=0.3, expert_half=6).over(gpu)
-    assert (apart.gemm.efficiency, apart.experts.efficiency, apart.experts.half) == (0.8, 0.3, 6)
-    alike = GpuPrograms(efficiency=0.8).over(gpu)
-    assert (alike.gemm.efficiency, alike.experts.efficiency, alike.experts.half) == (0.8, 0.8, gpu.experts.half)
-    packed = GpuPrograms(expert_half=6).over(gpu)
-    assert packed.gemm == gpu.gemm
-    assert {kind.experts.half for kind in packed.formats.values()} <= {6}
-
-
 def test_a_captured_step_has_the_rows_of_its_graph() -> None:
     programs = GpuPrograms(graph_sizes=(1, 2, 4, 8, 16), graph_tokens=8)
     assert programs.rows([0, 1, 3, 5, 8, 9, 100]).tolist() == [0, 1, 4, 8, 8, 9, 100]
