@@ -165,7 +165,7 @@ def esft(path: Path, model: Shape | None) -> tuple[bytes, Imported]:
         ids = np.array(layers)
         tokens = fitting(ids.transpose(1, 0, 2), model, [])
     except ValueError as error:
-        message = f"the logs {error}" if "ids" in locals() else "lines differ in their number of experts"
+        message = f"the log {error}" if "ids" in locals() else "lines differ in their number of experts"
         raise InputError(Mistake(message, file=str(path))) from None
     shared = (tokens[:, :, :, None] == tokens[0][None, :, None, :]).any(axis=3).mean(axis=(1, 2))
     pieces = np.split(tokens, np.flatnonzero(shared >= _ALIKE)[1:])
