@@ -166,7 +166,7 @@ def test_generated_requests_are_like_those_that_no_fit_has_seen(file, model, pre
     record = read_record(DATA / file, model.n_moe, model.experts, model.top_k)
     held_out = {name: places[1::2] for name, places in record.tasks.items()}
     domain = np.repeat(np.arange(len(held_out)), [len(places) for places in held_out.values()])
-    real = [record.sequence(int(n)).astype(np.int64) for n in np.concatenate(list(held_out.values()))]
+    real = [record.sequence(int(n)) for n in np.concatenate(list(held_out.values()))]
     lengths = np.array([len(sequence) for sequence in real])
     pairs = np.array([[layer, layer + 1] for layer in range(0, model.n_moe - 1, 4)])
     known, hot = likeness.statistics(real, domain, model.experts, pairs), likeness.hot_overlap(real, domain, model.experts)

@@ -184,7 +184,7 @@ def generate(preset: Preset, layers: int, requests: int, tokens: int, seed: int)
     job = Job(np.zeros(requests), np.ones(requests, dtype=np.int64), np.full(requests, tokens + 1), layers)
     law = Sticky(**{name: getattr(preset, name) for name in (*_LIMITS, *_FIXED)})
     table = law.table(job, _Model(preset.name, preset.experts, preset.top_k, layers), Streams(seed), Path(), Uniform())
-    return [request.astype(np.int64) for request in table.decode]
+    return list(table.decode)
 
 
 def like(preset: Preset, lengths: IntArray, domain: IntArray, layers: int, seed: int) -> list[measures.Ids]:
@@ -195,7 +195,7 @@ def like(preset: Preset, lengths: IntArray, domain: IntArray, layers: int, seed:
     kin = Kin(preset.kin, domain_tilts(shares_of(int(domain.max()) + 1), process, streams), domain)
     law = StickyLaw(process, rank_order(layers, preset.experts, streams, permute=True), preset.top_k, kin)
     decode = draw_job(job, law, streams, "routing").decode
-    return [ids[:length].astype(np.int64) for ids, length in zip(decode, lengths, strict=True)]
+    return [ids[:length] for ids, length in zip(decode, lengths, strict=True)]
 
 
 def measure(preset: Preset, case: Case, *, requests: int = 192, cached: int = 32, seed: int = 1) -> dict[str, float]:

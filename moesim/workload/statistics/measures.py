@@ -38,7 +38,7 @@ def popularity(sequences: list[Ids], experts: int) -> IntArray:
     """[L, E] tokens that each expert was drawn for."""
     ids = np.concatenate(sequences)
     layers = ids.shape[1]
-    flat = ids.astype(np.intp) + np.arange(layers)[:, None] * experts
+    flat = ids + np.arange(layers)[:, None] * experts
     return np.bincount(flat.ravel(), minlength=layers * experts).reshape(layers, experts)
 
 
@@ -64,7 +64,10 @@ def overlap(sequences: list[Ids], lag: int = 1) -> FloatArray:
     shared, tokens = np.zeros(sequences[0].shape[1]), 0
     for sequence in sequences:
         now, before = sequence[lag:], sequence[:-lag]
-        shared += (now[..., :, None] == before[..., None, :]).any(axis=-1).sum(axis=(0, 2))
+        again = np.zeros(now.shape, dtype=np.bool_)
+        for slot in range(before.shape[2]):
+            again |= now == before[..., slot, None]
+        shared += again.sum(axis=(0, 2))
         tokens += len(now)
     share: FloatArray = shared / (tokens * sequences[0].shape[2])
     return share
@@ -78,15 +81,17 @@ def coverage(
     The stream is all sequences one after another.
     """
     ids = np.concatenate(sequences)
-    layers, sizes = ids.shape[1], []
+    layers, experts, sizes = ids.shape[1], int(ids.max()) + 1, []
+    first, touched = np.arange(layers)[:, None] * experts, np.empty(layers * experts, dtype=np.bool_)
     for _ in range(samples):
         if consecutive:
             start = int(generator.integers(0, len(ids) - tokens + 1))
             part = ids[start : start + tokens]
         else:
             part = ids[generator.choice(len(ids), size=tokens, replace=False)]
-        flat = part.astype(np.intp) + np.arange(layers)[:, None] * (int(ids.max()) + 1)
-        sizes.append(np.unique(flat).size / layers)
+        touched[:] = False
+        touched[part + first] = True
+        sizes.append(np.count_nonzero(touched) / layers)
     return float(np.mean(sizes))
 
 
@@ -171,7 +176,10 @@ def next_layer_recall(train: list[Ids], test: list[Ids], experts: int) -> tuple[
         pairs = learn[:, layer - 1, :, None] * experts + learn[:, layer, None, :]
         table = np.bincount(pairs.ravel(), minlength=experts**2).reshape(experts, experts).astype(np.float64)
         table /= np.maximum(table.sum(axis=1, keepdims=True), 1.0)
-        best = np.argsort(-table[score[:, layer - 1]].sum(axis=1), axis=1)[:, :top_k]
+        expected = table[score[:, layer - 1, 0]]
+        for slot in range(1, top_k):
+            expected += table[score[:, layer - 1, slot]]
+        best = np.argsort(-expected, axis=1)[:, :top_k]
         hits += int((score[:, layer, :, None] == best[:, None, :]).sum())
         static = np.argsort(-np.bincount(learn[:, layer].ravel(), minlength=experts))[:top_k]
         static_hits += int(np.isin(score[:, layer], static).sum())
