@@ -79,7 +79,11 @@ _LAW = "launch + sum over experts of ((W / (streaming B))^q + ((c + half) F / (e
 
 
 class _Rows:
-    """Measured layers laid out for one evaluation: the (tokens, number of such experts) of all rows in a line."""
+    """Measured layers laid out for one evaluation: loads (tokens of an expert, number of such experts) of all rows in a line.
+
+    A time depends on the tokens and the shape alone, so `tokens`, `weights` and `flops` [kinds] have each pair of these once,
+    and `kind` [loads] says where.
+    """
 
     def __init__(self, rows: Sequence[Layer], bits: float) -> None:
         row_loads = [loads(row.tokens, row.experts, row.top_k, row.distribution) for row in rows]
@@ -87,21 +91,24 @@ class _Rows:
         self.seconds = np.array([row.seconds for row in rows])
         lengths = np.array([len(load.tokens) for load in row_loads])
         self.starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-        self.tokens = np.concatenate([load.tokens for load in row_loads])
+        tokens = np.concatenate([load.tokens for load in row_loads])
         self.number = np.concatenate([load.number for load in row_loads])
         weights = np.array([3.0 * row.hidden * row.width for row in rows])
         self.active = np.array([load.active for load in row_loads])
         self.layer_bytes = self.active * weights * bits / 8
-        self.weights = np.repeat(weights * bits / 8, lengths)
-        self.flops = np.repeat(2.0 * weights, lengths)
+        pairs = np.stack([tokens, np.repeat(weights, lengths)], axis=1)
+        (self.tokens, kinds), self.kind = (
+            (array.T if array.ndim == 2 else array.ravel()) for array in np.unique(pairs, axis=0, return_inverse=True)
+        )
+        self.weights, self.flops = kinds * bits / 8, 2.0 * kinds
 
     def part(self, looked_at: BoolArray) -> _Rows:
         """The rows of `looked_at` [rows]."""
         return _Rows([self.rows[i] for i in np.flatnonzero(looked_at).tolist()], self.bits)
 
-    def sums(self, per_load: FloatArray) -> FloatArray:
-        """[rows] sums over the experts of a row."""
-        return np.asarray(np.add.reduceat(per_load * self.number, self.starts))
+    def sums(self, per_kind: FloatArray) -> FloatArray:
+        """[rows] sums over the experts of a row, of what [kinds] each takes."""
+        return np.asarray(np.add.reduceat(per_kind[self.kind] * self.number, self.starts))
 
     def where(self, test: Callable[[Layer], bool]) -> BoolArray:
         """[rows] those that pass."""
@@ -252,7 +259,7 @@ def _reported(
             groups[name] = over(test & rows.where(lambda row, key=key, name=name: getattr(row, key) == name))  # type: ignore[misc]
     if not large.all():
         groups["left out: weights within 1.5 last-level caches"] = over(~large)
-    old, tokens = fitted.fit, rows.tokens[np.repeat(large, np.diff([*rows.starts, len(rows.tokens)]))]
+    old, tokens = fitted.fit, rows.tokens[rows.kind[np.repeat(large, np.diff([*rows.starts, len(rows.kind)]))]]
     fit = replace(
         old,
         fitted=over(chosen),
