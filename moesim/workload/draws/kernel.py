@@ -106,44 +106,57 @@ def sweep(scaled: Array, threshold: Array, alias: Array) -> None:
 def drawn(word: Any, row: int, threshold: Array, alias: Array) -> Any:
     """The expert that the low 32 bits of a word draw from a row."""
     scaled = (word & _LOW) * np.uint64(threshold.shape[1])
-    column = np.int64(scaled >> _32)
-    if (scaled & _LOW) < threshold[row, column]:
-        return column
-    return np.int64(alias[row, column])
+    column = scaled >> _32
+    other = np.uint64(alias[row, column])  # read whatever the outcome: half of all guesses at a branch would be wrong
+    return np.int64(column if (scaled & _LOW) < threshold[row, column] else other)
 
 
-def conflicts(ids: Array, held: Array, bad: Array) -> bool:
-    """Marks the slots that must draw again: those equal to an earlier slot, or to any held one. Whether there are any."""
-    top_k, clash = len(ids), False
-    for slot in range(top_k):
-        bad[slot] = False
-    for late in range(1, top_k):
-        for early in range(late):
-            if ids[early] == ids[late]:
-                bad[early if held[late] else late] = True
-                clash = True
+def conflicts(ids: Array, flags: Array, taken_by: Array, mark: int) -> bool:
+    """Flags the slots that must draw again: those equal to an earlier slot, or to any held one. Whether there are any.
+
+    `flags` [2, k]: slots that are held, which differ, and those to draw again. `taken_by` [E]: marks `mark` and older ones.
+    """
+    held, bad, clash = flags[0], flags[1], False
+    for slot in range(len(ids)):
+        if held[slot]:
+            taken_by[ids[slot]] = mark
+    for slot in range(len(ids)):
+        bad[slot] = not held[slot] and taken_by[ids[slot]] == mark
+        clash |= bad[slot]
+        taken_by[ids[slot]] = mark
     return clash
 
 
 def settle(
-    ids: Array, words: Array, flags: Array, row: int, threshold: Array, alias: Array, weights: Array, spare: Array
-) -> None:
-    """Draws the slots [k] of a token again until all differ.
+    ids: Array,
+    words: Array,
+    flags: Array,
+    row: int,
+    threshold: Array,
+    alias: Array,
+    weights: Array,
+    taken_by: Array,
+    mark: int,
+    spare: Array,
+) -> int:
+    """Draws the slots [k] of a token again until all differ; returns the last mark that it left in `taken_by`.
 
-    `flags` [2, k]: slots that are held, and room. `weights` [rows, E]: popularity, any scale. `spare` [E]: room.
+    `flags`, `taken_by`, `mark`: see `conflicts`. `weights` [rows, E]: popularity, any scale. `spare` [E]: room.
     """
-    held, bad = flags[0], flags[1]
     for _ in range(ROUNDS):
-        if not conflicts(ids, held, bad):
-            return
+        mark += 1
+        if not conflicts(ids, flags, taken_by, mark):
+            return mark
         for slot in range(len(ids)):
-            if bad[slot]:
+            if flags[1, slot]:
                 words[slot] = successor(words[slot])
                 ids[slot] = drawn(words[slot], row, threshold, alias)
-    if conflicts(ids, held, bad):
+    mark += 1
+    if conflicts(ids, flags, taken_by, mark):
         for expert in range(len(spare)):
             spare[expert] = weights[row, expert]
-        finish(ids, words, held, spare)
+        finish(ids, words, flags[0], spare)
+    return mark
 
 
 def finish(ids: Array, words: Array, held: Array, weight: Array) -> None:
@@ -199,7 +212,7 @@ def independent(
                     clash |= taken_by[ids[slot]] == token
                     taken_by[ids[slot]] = token
                 if clash:
-                    settle(ids, own, flags, layer, threshold, alias, weights, spare)
+                    token = settle(ids, own, flags, layer, threshold, alias, weights, taken_by, token, spare)
                 for slot in range(top_k):
                     if time < prompt:
                         prefill[layer, ids[slot]] += 1
@@ -280,7 +293,7 @@ def sticky(
                 clash |= taken_by[rank] == token
                 taken_by[rank] = token
             if clash:
-                settle(ids, own, flags, layer, threshold, alias, weights, spare)
+                token = settle(ids, own, flags, layer, threshold, alias, weights, taken_by, token, spare)
             book(ids, named, layer, time - prompt, prefill, decode)
 
 
