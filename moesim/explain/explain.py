@@ -8,24 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from moesim import plugins
-from moesim.arrays import FloatArray
-from moesim.contract import Problem
 from moesim.errors import InputError
 from moesim.explain import closed_forms as explain_closed_forms
 from moesim.explain import machine as explain_machine
 from moesim.explain import runtime as explain_runtime
 from moesim.explain import serving as explain_serving
 from moesim.explain import work as explain_work
+from moesim.explain.posed import posed
 from moesim.explain.rows import Explanation, Quantity, Row, Section, to_json, to_text
 from moesim.explain.work import Plan
 from moesim.scenario.scenario import LoadedScenario, load
-from moesim.streams import Streams
-from moesim.workload.jobs import Offline
-from moesim.workload.routing.profile import Same
-from moesim.workload.table import Job
 
 __all__ = ["Explanation", "Quantity", "Row", "Section", "explain", "load_known", "to_json", "to_text"]
 
@@ -57,9 +50,7 @@ def explain(loaded: LoadedScenario, *, unasked: str = "") -> Explanation:
     policy is not to be asked, for the reason `unasked`. Raises InputError only for what keeps the job itself from being made.
     """
     scenario = loaded.scenario
-    job, popularity = _job_and_profile(loaded)
-    rng = Streams(scenario.seed, scenario.replicate)["policy"]
-    problem = Problem(scenario.model, scenario.hardware, job, popularity, rng, runtime=scenario.runtime)
+    problem = posed(loaded)
     deployment, refusal = None, unasked
     if not unasked:
         try:
@@ -94,19 +85,3 @@ def _of_experts(plan: Plan) -> tuple[Section, ...]:
         explain_closed_forms.section(plan),
         explain_machine.cxl(costs),
     )
-
-
-def _job_and_profile(loaded: LoadedScenario) -> tuple[Job, FloatArray]:
-    """The job and the [L, E] profile, without the run's own routing wherever the profile can be had alone."""
-    scenario, workload = loaded.scenario, loaded.scenario.workload
-    if loaded.job_and_table is not None or not isinstance(workload, Offline) or isinstance(workload.profile, Same):
-        job, table = loaded.build()
-        return job, table.profile
-    streams, routing = Streams(scenario.seed, scenario.replicate), workload.routing
-    lengths = (workload.requests, workload.prompt, workload.output)
-    try:
-        job = routing.job(*lengths, scenario.model, streams, loaded.base, workload.profile)
-        nothing = np.zeros((job.layers, scenario.model.experts), dtype=np.int64)
-        return job, routing.learn(workload.profile, nothing, scenario.model, streams, loaded.base)
-    except InputError as error:
-        raise loaded.located(error) from None

@@ -46,7 +46,7 @@ LAYERS["runs"] = LAYERS["scenario"] | {"scenario", "engine"}
 LAYERS["calibrate"] = {"model", "hardware", "results", "scenario", "fit"}
 LAYERS["exports"] = LAYERS["runs"] | {"runs"}
 LAYERS["experiment"] = LAYERS["runs"] | {"runs"}
-LAYERS["validation"] = LAYERS["experiment"] | {"experiment", "fit"}
+LAYERS["validation"] = LAYERS["experiment"] | {"experiment", "explain", "fit"}
 """Room -> rooms that its modules may import beside the base."""
 OPEN = {"__init__", "__main__", "api", "arguments", "cli", "completion", "testing"}
 """Rooms that may import everything."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from moesim.runs.run import loaded, problem_of
+from moesim.explain.posed import posed
+from moesim.runs.run import loaded
 from moesim.validation.case import Case, Findings, Row
 from moesim.validation.pace import BLIND, Pace, decode_step, pace, prefill
 from moesim.validation.runtimes.single import Setting, single, spread, value
@@ -60,7 +61,7 @@ def _deepspeed(output: int) -> float:
     policy = {"kind": "zero_inference"}
     sets: dict[str, Any] = {**_L4, "runtime": "deepspeed"}
     loaded_scenario = loaded(_SCENARIO, policy=policy, **{**BLIND, **sets, "workload.output": output})
-    count = loaded_scenario.scenario.policy.deploy(problem_of(loaded_scenario, *loaded_scenario.build())).plan.batch
+    count = loaded_scenario.scenario.policy.deploy(posed(loaded_scenario)).plan.batch
     return count * output / pace(_SCENARIO, policy, sequences=count, prompt=_PROMPT, output=output, sets=sets).total(output)
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from moesim.runs.run import loaded, problem_of
+from moesim.explain.posed import posed
+from moesim.runs.run import loaded
 from moesim.validation.case import Case, Findings, Row
 from moesim.validation.pace import BLIND
 from moesim.validation.parts import worst
@@ -32,7 +33,7 @@ def _state(gpu: str, policy: dict[str, Any], output: int) -> tuple[Any, float, f
     lengths = {"workload.requests": _REQUESTS, "workload.output": output}
     sets = {"hardware": f"{gpu.lower()}-cloud24", **BLIND, **lengths}
     scenario = loaded(moe_lightning.SCENARIO, policy=policy, **sets)
-    problem = problem_of(scenario, *scenario.build())
+    problem = posed(scenario)
     return scenario.scenario.policy.deploy(problem).state, problem.model.all_expert_bytes, problem.non_expert_bytes()
 
 

@@ -12,9 +12,10 @@ from typing import Any, Literal
 import numpy as np
 
 from moesim.contract import Problem
+from moesim.explain.posed import posed
 from moesim.policies.in_place.lia_vector import price, seconds
 from moesim.policies.kit.layer_costs import LayerCosts
-from moesim.runs.run import RunOptions, loaded, problem_of, run_loaded
+from moesim.runs.run import RunOptions, loaded, run_loaded
 from moesim.validation.case import Case, Findings, Row
 
 __all__ = ["CASE", "PUBLISHED", "by_equations"]
@@ -29,8 +30,7 @@ _TOLERANCE, _DIFFERENCE = 0.15, 0.01
 
 @cache
 def _problem() -> Problem:
-    loaded_scenario = loaded(SCENARIO)
-    return problem_of(loaded_scenario, *loaded_scenario.build())
+    return posed(loaded(SCENARIO))
 
 
 def _layer(phase: Literal["prefill", "decode"], tier: str) -> float:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from functools import cache, partial
 from typing import Any, NamedTuple
 
-from moesim.runs.run import loaded, problem_of
+from moesim.explain.posed import posed
+from moesim.runs.run import loaded
 from moesim.validation.case import Case, Findings, Row
 from moesim.validation.pace import BLIND, Pace, decode_step, pace, prefill, through_point
 from moesim.validation.parts import worst
@@ -88,7 +89,7 @@ def _deepspeed(output: int) -> tuple[int, Pace]:
     policy: dict[str, Any] = {"kind": "zero_inference"}
     sets = {"runtime": "deepspeed"}  # its products are its own: nothing that is fitted here is of it
     loaded_scenario = loaded(SCENARIO, policy=policy, **{**BLIND, **sets, "workload.output": output})
-    batch = loaded_scenario.scenario.policy.deploy(problem_of(loaded_scenario, *loaded_scenario.build())).plan.batch
+    batch = loaded_scenario.scenario.policy.deploy(posed(loaded_scenario)).plan.batch
     return batch, pace(SCENARIO, policy, sequences=batch, prompt=PROMPT, output=output, sets=sets)
 
 

@@ -107,8 +107,8 @@ def drawn(word: Any, row: int, threshold: Array, alias: Array) -> Any:
     """The expert that the low 32 bits of a word draw from a row."""
     scaled = (word & _LOW) * np.uint64(threshold.shape[1])
     column = scaled >> _32
-    other = np.uint64(alias[row, column])  # read whatever the outcome: half of all guesses at a branch would be wrong
-    return np.int64(column if (scaled & _LOW) < threshold[row, column] else other)
+    substitute = np.uint64(alias[row, column])  # read whatever the outcome: half of all guesses at a branch would be wrong
+    return np.int64(column if (scaled & _LOW) < threshold[row, column] else substitute)
 
 
 def conflicts(ids: Array, flags: Array, taken_by: Array, mark: int) -> bool:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from moesim.contract.homes import HERE
-from moesim.runs.run import RunOptions, loaded, problem_of, run_loaded
+from moesim.explain.posed import posed
+from moesim.runs.run import RunOptions, loaded, run_loaded
 
 _UNIFORM: dict[str, Any] = {"kind": "uniform"}
 
@@ -24,7 +25,7 @@ def _scenario(hardware: str, model: str, output: int = 3, policy: Any = "acceler
 )
 def test_every_step_copies_the_layers_that_do_not_stay_with_all_that_they_hold(hardware: str, name: str) -> None:
     scenario = loaded(_scenario(hardware, name))
-    deployment = scenario.scenario.policy.deploy(problem_of(scenario, *scenario.build()))
+    deployment = scenario.scenario.policy.deploy(posed(scenario))
     first, model = deployment.plan.homes.kept_layers, scenario.scenario.model
     assert 0 < first < model.layers
     experts = float((~deployment.resident).sum()) * model.expert_bytes
@@ -41,7 +42,7 @@ def test_every_step_copies_the_layers_that_do_not_stay_with_all_that_they_hold(h
 
 def test_a_model_that_fits_stays_as_a_whole() -> None:
     scenario = loaded(_scenario("h100-server", "qwen3-30b-a3b"))
-    deployment = scenario.scenario.policy.deploy(problem_of(scenario, *scenario.build()))
+    deployment = scenario.scenario.policy.deploy(posed(scenario))
     assert deployment.resident.all()
     assert deployment.plan.homes == HERE
 
@@ -49,7 +50,7 @@ def test_a_model_that_fits_stays_as_a_whole() -> None:
 def test_vllm_leaves_whole_layers_in_the_host_and_reads_what_a_step_asks_for_in_place() -> None:
     policy = {"kind": "vllm_offload", "offload": "30 GB"}
     scenario = loaded(_scenario("a100-80gb-server", "mixtral-8x7b", 3, policy))
-    problem = problem_of(scenario, *scenario.build())
+    problem = posed(scenario)
     deployment, model = scenario.scenario.policy.deploy(problem), scenario.scenario.model
     whole = model.qkv_bytes + model.output_bytes + model.experts * model.expert_bytes
     away = -(-30e9 // whole)

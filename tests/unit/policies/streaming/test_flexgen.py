@@ -10,13 +10,14 @@ import pytest
 
 from moesim.contract import Overlap, Serial
 from moesim.errors import InputError
+from moesim.explain.posed import posed
 from moesim.policies.kit.layer_costs import LayerCosts
 from moesim.policies.kit.streaming import DecodeCut
 from moesim.policies.streaming.flexgen import FlexGen
 from moesim.policies.streaming.flexgen_model import OPT_30B, T4_HOST, Dense, Shares, Split, cpu_rate, layer_seconds, throughput
 from moesim.policies.streaming.flexgen_search import Block, Bounds, blocks, programme, search, working_bytes
 from moesim.policies.streaming.flexgen_search import Shares as Fill
-from moesim.runs.run import loaded, problem_of
+from moesim.runs.run import loaded
 
 ON_HOST, ON_GPU, ON_DISK = Split(0, 1), Split(1, 0), Split(0, 0, 1)
 
@@ -166,7 +167,7 @@ def test_the_plan_is_that_of_its_port_to_mixtral_at_the_gpu_batch_that_was_run(m
     policy = {"kind": "flexgen", "gpu_batch": size, "kv_cpu": True, "cpu_attention": True}
     lengths = {"workload.requests": 4880, "workload.output": output, "workload.profile": {"kind": "uniform"}}
     scenario = loaded("moe_lightning/mixtral-8x7b-t4", policy=policy, hardware=machine, **lengths)
-    p = problem_of(scenario, *scenario.build())
+    p = posed(scenario)
     plan, experts = scenario.scenario.policy.deploy(p).state, p.model.all_expert_bytes
     weights = (plan.fractions[0] * experts + p.non_expert_bytes()) / (experts + p.non_expert_bytes())
     assert 100 * weights == pytest.approx(share, abs=1.0)

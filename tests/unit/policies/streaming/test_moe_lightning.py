@@ -10,11 +10,12 @@ import pytest
 
 from moesim.contract import Overlap, Paged
 from moesim.errors import InputError
+from moesim.explain.posed import posed
 from moesim.policies.kit.layer_costs import LayerCosts
 from moesim.policies.streaming.hrm import Level, attainable, leave_below, link_free_above
 from moesim.policies.streaming.moe_lightning import MoeLightning, balanced, candidates
 from moesim.policies.streaming.moe_lightning_memory import planned_aside, planned_free
-from moesim.runs.run import loaded, problem_of
+from moesim.runs.run import loaded
 
 CPU, GPU = Level(1.6e12, 100e9), Level(104e12, 285e9)
 LINK = 16e9
@@ -139,7 +140,7 @@ def test_the_planner_chooses_the_batches_that_its_authors_ran(machine, output, b
     """MTBench, prompts padded to 418 tokens (benchmarks/mtbench/mtbench_moel_p_*.jsonl: time x throughput / tokens)."""
     lengths = {"workload.requests": 4880, "workload.output": output, "workload.profile": {"kind": "uniform"}}
     scenario = loaded("moe_lightning/mixtral-8x7b-t4", policy={"kind": "moe_lightning"}, hardware=machine, **lengths)
-    plan = scenario.scenario.policy.deploy(problem_of(scenario, *scenario.build())).state
+    plan = scenario.scenario.policy.deploy(posed(scenario)).state
     assert (plan.batch, plan.micro_batch, plan.residents) == (batch, micro, 0)
 
 
