@@ -87,6 +87,7 @@ def machine(name: str) -> System:
     return System.model_validate(tree(name), context={"units": "required"})
 
 
+@cache
 def annotated(path: Path) -> list[tuple[tuple[str, ...], dict[str, Any]]]:
     return list(refresh().leaves(refresh().read(path)))
 
