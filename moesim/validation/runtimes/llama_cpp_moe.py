@@ -48,6 +48,11 @@ TABLES = (
         "RTX 4090, gpt-oss-20b MXFP4", "rtx4090-desktop", "gpt-oss-20b", "MXFP4_MOE", 4096,
         {1024: 11094.10, 2048: 10565.77, 4096: 8984.82},
     ),
+    Table("RTX 3090, gpt-oss-20b MXFP4", "rtx3090-workstation", "gpt-oss-20b", "MXFP4_MOE", 4096, {1: 186.29}),
+    Table(
+        "RTX 3090, gpt-oss-20b MXFP4, half a year later", "rtx3090-workstation", "gpt-oss-20b", "MXFP4_MOE", 2048,
+        {16: 1098.97, 32: 1582.25},
+    ),
     Table(
         "RTX 4090, Qwen3.5-35B-A3B Q4_0, half a year later", "rtx4090-desktop", "qwen3.5-35b-a3b", "4.5 bits", 2048,
         {64: 2930.05, 128: 3694.61, 256: 5782.42, 512: 7999.83, 1024: 9559.98, 2048: 10026.03},
@@ -88,13 +93,20 @@ def _rows(explanations: list[Explanation]) -> Iterator[Row]:
         yield Row(f"{name}: decode, tok/s", speed, 1 / single(resident, 16, 129).tpot, _TOLERANCE)
 
 
+_WHY = {
+    (False, True): "Vectors times experts of this shape do not reach the bandwidth that dense ones do.",
+    (True, True): "Half a year later a few tokens are spread over a GPU's multiprocessors more evenly (pull request 22298).",
+    (True, False): "Experts with a hundred tokens each fill tiles that the fitted ones leave open.",
+}
+"""(More than one token in a piece, fewer than 64) -> what the constants leave out."""
+
+
 def _summed(table: Table, piece: int, name: str) -> Explanation:
     """What the constants, fitted on another GPU and model, say of the prompt by hand."""
     seconds = resident_prefill(drawn(table.setting(piece), 1, table.prompt, 1), piece)
     text = (
-        f"{name}: kernels and activations, summed by hand with the constants of the RTX 3090, take {seconds:.3g} s where "
-        f"{table.prompt / table.speeds[piece]:.3g} were measured: experts as wide as the model, with a hundred tokens each, "
-        "fill tiles that the fitted ones leave open, and larger pieces lose some of that again to attention."
+        f"{name}: kernels and activations, summed by hand with the constants of DeepSeek-V2-Lite on the RTX 3090, take "
+        f"{seconds:.3g} s where {table.prompt / table.speeds[piece]:.3g} were measured. {_WHY[piece > 1, piece < 64]}"
     )
     return Explanation(name, table.prompt / seconds, text)
 
