@@ -10,6 +10,7 @@
 from moesim.arrays import BoolArray, FloatArray, IntArray
 from moesim.contract.blur import blurred
 from moesim.contract.costs import Costs, first_count
+from moesim.contract.desk import Decider, Desk
 from moesim.contract.foresight import NEVER, Foreseen, Foresight, Future
 from moesim.contract.homes import Homes
 from moesim.contract.plan import (
@@ -54,8 +55,10 @@ __all__ = [
     "BoolArray",
     "CacheRule",
     "Costs",
+    "Decider",
     "Deferred",
     "Deployment",
+    "Desk",
     "Dispatch",
     "FloatArray",
     "Foreseen",

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 import numpy as np
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
+from moesim.contract.desk import Decider, Desk
 from moesim.contract.foresight import Foreseen, Foresight, Future
 from moesim.contract.plan import BatchPlan
 from moesim.errors import PolicyError
@@ -216,7 +217,10 @@ class Visit:
     """What the policy's `foresight` says of later layers; read it through `ahead`."""
 
     def ahead(self, depth: int) -> IntArray | None:
-        """[E] tokens that the policy's `foresight` predicts for MoE layer `layer + depth` of the pass; None past the last."""
+        """[E] tokens that the policy's `foresight` predicts for MoE layer `layer + depth` of the pass; None past the last.
+
+        Of all visits of a pass [V, E], without a token past the last layer.
+        """
         return _asked(self.foreseen, depth)
 
 
@@ -342,6 +346,11 @@ class Policy(Spec):
     def adapt(self, step: Step, view: View) -> Moves:
         """Called when `adapts` says so, after the layer (or the last layer of the pass) has ended."""
         return NO_MOVES
+
+    def decider(self, desk: Desk, view: View) -> Decider | None:
+        """Called once after `deploy`, in compiled runs: who decides on arrays in the place of `dispatch`, and of `adapt` after
+        layers, where nothing but stored copies from their homes moves. None where the policy does."""
+        return None
 
     def proven_gap(self, state: Any) -> float | None:
         """Called once after the run, with `Deployment.state`, for policies that search a best plan.

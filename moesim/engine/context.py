@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from moesim.arrays import FloatArray, IntArray
-from moesim.contract import Policy, Problem, Step
+from moesim.contract import Decider, Policy, Problem, Step
 from moesim.engine.books.operations import Operations
 from moesim.engine.books.passes import Ledger
 from moesim.engine.books.quality import QualityBook
@@ -86,6 +87,12 @@ class Context:
         """The kernel walks from decision to decision by itself; not where others have a say, or look on."""
         self.view = self._view()
 
+    @cached_property
+    def decider(self) -> Decider | None:
+        """Who decides on arrays, in the place of the policy."""
+        decides = self.decided and self.machine.arrays and not self.problem.system.further_gpus
+        return self.policy.decider(self.movers.desk, self.view) if decides else None
+
     def _view(self) -> MachineView:
         def shown(array: Any) -> Any:
             view = array.view()
@@ -118,11 +125,13 @@ class Context:
     def look(self) -> None:
         """Brings the books of copies under way and the policy's view up to now."""
         self.movers.look()
-        self.show()
-
-    def show(self) -> None:
-        """Brings the policy's view up to now."""
         self.view.look(self.residency.free_bytes)
+
+    def look_at_host(self, shown: bool = True) -> None:
+        """Does what is left of `look` where the kernel has looked at copies; `shown`: whether the view is wanted."""
+        self.movers.look_at_host()
+        if shown:
+            self.view.look(self.residency.free_bytes)
 
     def kinds_of(self, layers: IntArray, nbytes: FloatArray | None, source: IntArray | None) -> IntArray:
         """[V, E] kinds of the copies that visits of MoE layers `layers` [V] ask for.

@@ -50,17 +50,13 @@ class Books(NamedTuple):
 
 
 class Orders:
-    """What a decision asks for, in lists that the kernel reads as far as `K` says: places in [L, E] laid flat, or experts."""
+    """Copies to load, in lists that begin with their length, where a policy has chosen more than who they are of."""
 
-    def __init__(self, places: int, experts: int) -> None:
-        self.evict, self.load = np.zeros(places, dtype=np.int64), np.zeros(places, dtype=np.int64)
-        self.keep: IntArray = np.zeros(experts, dtype=np.int64)
-        self.tiers, self.forms = np.full(places, -1), np.full(places, -1)
-        """Of each copy to load: the tier that it is read from, -1 for its home, and its form, -1 for that of a stored one."""
-        self.nbytes: FloatArray = np.zeros(places)
+    def __init__(self, places: int) -> None:
+        self.tiers, self.forms = np.full(1 + places, -1), np.full(1 + places, -1)
+        """The tier that each is read from, -1 for its home, and its form, -1 for that of a stored one."""
+        self.nbytes: FloatArray = np.zeros(1 + places)
         """Of copies whose form is given."""
-        self.uploaded: Any = np.zeros(experts, dtype=np.uint8)
-        """[E] experts that the visit just made has uploaded."""
 
 
 class Copies:
@@ -115,22 +111,22 @@ class Copies:
         ways = zip(nbytes.tolist(), sources.tolist(), strict=True)
         return np.array([self._form(size, source, target, role) for size, source in ways], dtype=np.int64)
 
-    def send_for(self, orders: Orders, books: Books, sums: FloatArray, copy_bytes: FloatArray) -> None:
-        """Copies set out into GPU memory, of those experts to load that are neither there nor on their way.
+    def send_for(self, load: IntArray, orders: Orders, books: Books, sums: FloatArray, copy_bytes: FloatArray) -> None:
+        """Copies set out into GPU memory, of those experts to `load` that are neither there nor on their way.
 
         `sums`: `KF` of the kernel; `copy_bytes` [L * E]: of the copies there.
         """
-        self.reserve(int(self.K[k.K_LOAD]))
+        self.reserve(int(load[0]))
         there = books.resident, books.in_flight, books.unused, books.unused_of
-        copies = orders.load, orders.tiers, orders.forms, orders.nbytes
+        copies = load, orders.tiers, orders.forms, orders.nbytes
         sizes = self.size_of, self.stored, copy_bytes, self.home
         while self._kernel.send_for(self.K, sums, self.table, *copies, self.known, *sizes, *there) == k.NO_FORM:
-            self.learn_form(orders)
+            self.learn_form(load, orders)
 
-    def learn_form(self, orders: Orders) -> None:
-        """Makes the form of the copy to load that has none."""
+    def learn_form(self, load: IntArray, orders: Orders) -> None:
+        """Makes the form of the copy to `load` that has none."""
         at = int(self.K[k.K_AT])
-        place, tier = int(orders.load[at]), int(orders.tiers[at])
+        place, tier = int(load[at]), int(orders.tiers[at])
         tier = int(self.home[place]) if tier < 0 else tier
         known = self._form(float(self.stored[place]), tier, self._gpu, k.PREFETCHED)
         self.known[tier * len(self._sizes) + self.size_of[place]] = known

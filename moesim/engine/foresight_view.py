@@ -34,19 +34,33 @@ class Seer:
 
     def of(self, step: Pass, layer: int, group: int) -> Foreseen:
         """What is seen from MoE layer `layer` by the sequences of `group`; -1 for all of them together."""
-        if step is not self._pass:
-            self._pass = step
-            self._known.clear()
         return partial(self._ahead, step, layer, group)
+
+    def of_all(self, step: Pass) -> Foreseen:
+        """What is seen by each of the V visits of a pass: [V, E], without a token past the last layer."""
+        return partial(self._all_ahead, step)
+
+    def _all_ahead(self, step: Pass, depth: int) -> IntArray:
+        seen = np.zeros_like(step.counts)
+        for group in range(step.counts.shape[1]):
+            seen[: max(len(seen) - depth, 0), group] = self._known_layers(step, depth, group)[depth:]
+        return seen.reshape(-1, seen.shape[2])
 
     def _ahead(self, step: Pass, layer: int, group: int, depth: int) -> IntArray | None:
         target = layer + depth
         if target >= len(step.counts) or depth < 1 or layer < 0:
             return None
+        seen: IntArray = self._known_layers(step, depth, group)[target].copy()
+        return seen
+
+    def _known_layers(self, step: Pass, depth: int, group: int) -> IntArray:
+        """[L, E] what is seen of each layer of a pass, drawn once."""
+        if step is not self._pass:
+            self._pass = step
+            self._known.clear()
         if (depth, group) not in self._known:
             self._known[depth, group] = self._foreseen(step, group, depth)
-        seen: IntArray = self._known[depth, group][target].copy()
-        return seen
+        return self._known[depth, group]
 
     def _foreseen(self, step: Pass, group: int, depth: int) -> IntArray:
         """[L, E] what is seen `depth` layers before each layer; nothing of blind ones and of those that no layer sees."""

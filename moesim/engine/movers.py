@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
-from moesim.contract import Deployment, Moves
+from moesim.contract import Deployment, Desk, Moves
 from moesim.engine.copies import Books, Copies, Orders
 from moesim.engine.kernel import kernel as k
 from moesim.engine.kernel.engine import KernelEngine
@@ -36,14 +36,18 @@ class Movers:
         self.copies = Copies(machine, placement, residency.bytes, residency.home)
         self.migrations = Migrations(machine, residency, self.copies)
         shape = residency.resident.shape
-        self.orders = Orders(residency.resident.size, shape[1])
+        self.orders, size = Orders(residency.resident.size), residency.resident.size
         self._demanded, self._unused = (np.zeros(shape, dtype=np.bool_) for _ in range(2))
         resident, in_flight, demanded, unused, self._pinned = (
             flags.reshape(-1).view(np.uint8)
             for flags in (residency.resident, residency.in_flight, self._demanded, self._unused, residency.pinned)
         )
-        coming, self._unused_of = (np.zeros(size, dtype=np.int64) for size in (residency.resident.size, shape[0]))
+        coming, self._unused_of = (np.zeros(count, dtype=np.int64) for count in (size, shape[0]))
         self.books = Books(resident, in_flight, demanded, unused, coming, self._unused_of)
+        self.desk = Desk(
+            resident, in_flight, np.zeros(shape[1], dtype=np.uint8),
+            *(np.zeros(count, dtype=np.int64) for count in (shape[1], 1 + size, 1 + shape[1], 1 + size)),
+        )  # fmt: skip
         self._coming = self.books.coming.reshape(shape)
         self._copy_bytes = residency.copy_bytes.reshape(-1)
         self._awaited, self._places, self._order = (np.zeros(shape[1], dtype=np.int64) for _ in range(3))
@@ -76,40 +80,40 @@ class Movers:
         self.copies.set_off(first, self.books.coming)
         self._note()
 
-    def order(self, moves: Moves | None, *, sized: bool = False) -> int:
-        """Writes what a decision asks for where the kernel reads it: whether there is anything, and the kernel can do it.
+    def order(self, moves: Moves | None, *, sized: bool = False) -> bool:
+        """Writes what a decision asks for into the lists; False for moves that the kernel does not carry out by itself.
 
         `sized`: what stays may be smaller than the stored copies.
         """
         if moves is None:
-            return k.NO_MOVES
+            return True
         keep, evict, load = moves[:3]
-        special = any(part is not None for part in moves[3:]) or (sized and keep is not None)
-        orders, K = self.orders, self.copies.K
-        parts = ((k.K_EVICT, orders.evict, evict), (k.K_KEEP, orders.keep, keep), (k.K_LOAD, orders.load, load))
-        if special or self._problem.system.further_gpus or any(x is not None and len(x) > len(room) for _, room, x in parts):
-            return k.SPECIAL_MOVES
-        for field, room, rows in parts:
-            count = K[field] = 0 if rows is None else len(rows)
-            if rows is not None and count:
-                room[:count] = rows if field == k.K_KEEP else rows[:, 0] * self._problem.experts + rows[:, 1]
-        return k.PLAIN_MOVES
+        if any(part is not None for part in moves[3:]) or (sized and keep is not None):
+            return False
+        desk, experts = self.desk, self._problem.experts
+        lists = tuple((room, rows) for room, rows in zip(desk[4:], (evict, keep, load), strict=True) if rows is not None)
+        if self._problem.system.further_gpus or any(len(rows) >= len(room) for room, rows in lists):
+            return False
+        for room, rows in lists:
+            count = room[0] = len(rows)
+            room[1 : count + 1] = rows if rows.ndim == 1 else rows[:, 0] * experts + rows[:, 1]
+        return True
 
     def walk_on(self, rows: Any) -> int:
         """Walks on to the next decision: why the kernel stopped. `rows`: `R` with the answer to the visit at hand."""
-        copies, orders, residency, engine = self.copies, self.orders, self._residency, self._machine.engine
+        copies, orders, desk, books, engine = self.copies, self.orders, self.desk, self.books, self._machine.engine
         assert isinstance(engine, KernelEngine)
         while True:
             status = engine.walk_moving(
-                rows, copies.K, residency.sums, copies.table, copies.marks, copies.host_rows, copies.labels, copies.tally,
-                *self.books[:4], orders.uploaded, *self.books[4:], self._pinned, copies.stored, self._copy_bytes, copies.home,
-                copies.size_of, orders.evict, orders.keep, orders.load, orders.tiers, orders.forms, orders.nbytes, copies.known,
-                copies.chunks,
+                rows, copies.K, self._residency.sums, copies.table, copies.marks, copies.host_rows, copies.labels, copies.tally,
+                *books[:4], desk.uploaded, *books[4:], self._pinned, copies.stored, self._copy_bytes, copies.home,
+                copies.size_of, *desk[3:], orders.tiers, orders.forms, orders.nbytes, copies.known, copies.chunks,
             )  # fmt: skip
             if status == k.NO_ROOM:
-                copies.reserve(int(copies.K[k.K_LOAD]))
+                copies.reserve(int(desk.load[0]))
+                engine.make_room(int(desk.load[0]))
             elif status == k.NO_FORM:
-                copies.learn_form(orders)
+                copies.learn_form(desk.load, orders)
             else:
                 return int(status)
 
@@ -117,7 +121,7 @@ class Movers:
         """Raises what the kernel has found wrong with moves, if that is what `status` says."""
         if status == k.PINNED:
             at = int(self.copies.K[k.K_AT])
-            self._residency.drop(self.orders.evict[at : at + 1])
+            self._residency.drop(self.desk.evict[at : at + 1])
         elif status == k.NOT_UPLOADED:
             raise PolicyError(_NOT_UPLOADED)
         elif status == k.OVERFULL:
@@ -241,29 +245,32 @@ class Movers:
 
     def _load(self, pairs: IntArray, chosen: IntArray | None, sizes: FloatArray | None) -> None:
         """Sends for those of `pairs` [n, 2] that are neither there nor on their way; makes room for them."""
-        count, orders, books = len(pairs), self.orders, self._residency
+        load, orders, books = (
+            np.append(len(pairs), pairs[:, 0] * self._problem.experts + pairs[:, 1]),
+            self.orders,
+            self._residency,
+        )
         special = chosen is not None or sizes is not None or bool(self._problem.system.further_gpus)
-        orders.load[:count] = pairs[:, 0] * self._problem.experts + pairs[:, 1]
         if special:
-            self._specify(pairs, chosen, sizes)
-        held, self.copies.K[k.K_LOAD] = books.held, count
-        self.copies.send_for(orders, self.books, books.sums, self._copy_bytes)
-        self.copies.K[k.K_LOAD] = 0
-        if special:
-            orders.tiers[:count] = orders.forms[:count] = -1
+            orders = Orders(len(pairs))
+            self._specify(orders, pairs, chosen, sizes)
+        elif len(pairs) > books.home.size:
+            orders = Orders(len(pairs))
+        held = books.held
+        self.copies.send_for(load, orders, self.books, books.sums, self._copy_bytes)
         if books.held != held:
             books.within()
 
-    def _specify(self, pairs: IntArray, chosen: IntArray | None, sizes: FloatArray | None) -> None:
+    def _specify(self, orders: Orders, pairs: IntArray, chosen: IntArray | None, sizes: FloatArray | None) -> None:
         """Copies from tiers that a policy has `chosen` [n], or of other `sizes` [n] than the stored ones."""
         layers, experts = pairs.T
         tiers = self._sources(layers, experts, chosen)
-        books, orders, count = self._residency, self.orders, len(pairs)
+        books, count = self._residency, len(pairs)
         missing = ~(books.resident[layers, experts] | books.in_flight[layers, experts])
         if (elsewhere := missing & (self._problem.gpu_at[tiers] != self._problem.attending_index)).any():
             memory = self._problem.tiers[int(tiers[elsewhere][0])]
             raise PolicyError(f"an expert that lives in '{memory}', the memory of another GPU, is computed there, not loaded")
-        orders.tiers[:count] = tiers
+        orders.tiers[1:] = tiers
         if sizes is None:
             return
         if len(sizes) != count:
@@ -272,7 +279,7 @@ class Movers:
         if not ((sizes > 0) & (sizes <= stored * (1 + 1e-12)))[missing].all():
             raise PolicyError("load_bytes lies outside (0, bytes of the stored copy]")
         forms = self.copies.forms(sizes[missing], tiers[missing], self._problem.gpu_tier_index, k.PREFETCHED)
-        orders.forms[:count][missing], orders.nbytes[:count] = forms, sizes
+        orders.forms[1:][missing], orders.nbytes[1:] = forms, sizes
         books.mixed = books.mixed or bool((sizes != stored)[missing].any())
 
     def _sources(self, layers: IntArray, experts: IntArray, chosen: IntArray | None) -> IntArray:

@@ -21,7 +21,7 @@ class ShownVisit(Visit):
     __slots__ = ("_row", "_times")
 
     def __init__(
-        self, number: tuple[int, str], row: int, place: tuple[int, int], counts: IntArray, times: ExpertTimes,
+        self, number: tuple[int, str], row: int | slice, place: tuple[Any, Any], counts: IntArray, times: ExpertTimes,
         resident: BoolArray, foreseen: Foreseen | None,
     ) -> None:  # fmt: skip
         """`number`: index and phase of the pass; `row`: of the visit in it; `place`: its layer and tokens."""

@@ -117,33 +117,46 @@ class PassWalk:
     def _by_decisions(self) -> None:
         """One visit after another, as `_one_by_one` says, in the kernel, which stops where the policy is asked."""
         context, movers = self.context, self.context.movers
-        K, ruled, adapts = movers.copies.K, context.deployment.ruled, self._adapts
+        K, ruled, adapts, decider = movers.copies.K, context.deployment.ruled, self._adapts, context.decider
         self._answered = AnsweredRows(context.placement, self.counts, self.layers, self.times, context.machine.arrays)
         K[[k.K_TURN, k.K_ROWS]] = k.TO_ROUTED, len(self.layers)
         K[k.K_FOLLOWS] = k.A_RULE if ruled else k.A_LOOK if adapts else k.NOTHING_FOLLOWS
         rows, row = _NO_ROWS, -1
+        if decider is not None:
+            rows, K[k.K_ANSWER], K[k.K_PATCHED] = self._answered.bare(), k.IN_LISTS, 1
+            decider.begin(self._all_visits())
         while (status := movers.walk_on(rows)) != k.FINISHED:
-            if status == k.ASKED:
-                row += 1
+            row += status == k.ASKED
+            if status not in (k.ASKED, k.KNOWN_TO_HOST, k.VISITED):
+                movers.refuse(status)
+                self._check(status)
+            elif decider is not None:
+                context.look_at_host(decider.looks)
+                (decider.dispatch if status == k.ASKED else decider.adapt)(row)
+            elif status == k.ASKED:
                 rows = self._asked(row)
-            elif status == k.KNOWN_TO_HOST:
-                movers.apply(self._special, int(self.layers[row]), _EMPTY)
             elif status == k.VISITED:
                 self._visited(row, ruled, adapts)
             else:
-                movers.refuse(status)
-                self._check(status)
+                movers.apply(self._special, int(self.layers[row]), _EMPTY)
+
+    def _all_visits(self) -> Visit:
+        """All visits of the pass in one."""
+        seer, step = self.context.seer, self.step
+        return ShownVisit(
+            (step.index, step.phase), slice(None), (self.layers, self.tokens), self.counts, self.times,
+            self.context.residency.resident, None if seer is None else seer.of_all(step),
+        )  # fmt: skip
 
     def _asked(self, row: int) -> Any:
         """`R` with the policy's answer to a visit whose routing is known."""
         context, movers, layer = self.context, self.context.movers, int(self.layers[row])
-        movers.look_at_host()
-        context.show()
+        context.look_at_host()
         dispatch = self.dispatch(row)
         self._last = answers = self.answers(slice(row, row + 1), [dispatch])
         moves = self._moves(row, dispatch)
         K = movers.copies.K
-        K[k.K_ASKS], K[k.K_PATCHED] = movers.order(moves), not self._unusual(answers)
+        K[k.K_ANSWER], K[k.K_PATCHED] = k.IN_ROWS if movers.order(moves) else k.WITH_MOVES, not self._unusual(answers)
         if moves is not None:
             self._special = moves
         if self._unusual(answers):
@@ -158,19 +171,18 @@ class PassWalk:
     def _visited(self, row: int, ruled: bool, adapts: bool) -> None:
         """What stays of what a visit has uploaded, and what the policy does next."""
         context, movers, layer = self.context, self.context.movers, int(self.layers[row])
-        uploaded = movers.orders.uploaded > 0
+        uploaded = movers.desk.uploaded > 0
         if ruled:
             self._keep(row, uploaded)
         if not adapts:
             return
         if ruled:
-            movers.look()
+            context.look()
         else:
-            movers.look_at_host()
-        context.show()
+            context.look_at_host()
         step, nbytes = self._step(row, uploaded), self._last.nbytes
         moves = context.policy.adapt(step, context.view)
-        if movers.order(moves, sized=nbytes is not None) == k.SPECIAL_MOVES:
+        if not movers.order(moves, sized=nbytes is not None):
             movers.apply(moves, layer, step.uploaded, None if nbytes is None else nbytes[0])
 
     def _unusual(self, answers: Answers) -> bool:

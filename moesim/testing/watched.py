@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
-from moesim.contract import Deployment, Dispatch, Foresight, Moves, Policy, Problem, Step, View, Visit
+from moesim.contract import Deployment, Desk, Dispatch, Foresight, Moves, Policy, Problem, Step, View, Visit
 from moesim.engine import SimulationOptions, simulate
 from moesim.engine.machine import EngineKind
 from moesim.engine.run import Outcome
@@ -127,6 +127,9 @@ class Watched:
         deployment = self._policy.deploy(problem)
         self._run.deployment = copied(replace(deployment, state=None, cache=None, pool=None))
         return deployment
+
+    def decider(self, desk: Desk, view: View) -> None:
+        """Nobody decides without being watched."""
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """As the policy does."""

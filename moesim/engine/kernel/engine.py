@@ -274,12 +274,14 @@ class KernelEngine:
                 B.M, B.F, tables.T, tables.TF, tables.X, self._books.B, self._P, self._PF, self._cursor, rows, self._visits,
                 self._slots, self._path, *self._templates, K, *books, *forms,
             )  # fmt: skip
-            if status == k.NO_ROOM:
-                operations, heirs, items = self._needs
-                B.reserve(int(K[k.K_LOAD]) + operations, heirs, items, len(self.program.lanes))
             if status not in (k.LOG_FULL, k.STALLED, k.TOO_LONG):
                 return int(status)
             self._mend(status)
+
+    def make_room(self, copies: int) -> None:
+        """For a visit and so many copies that set off meanwhile."""
+        operations, heirs, items = self._needs
+        self._buffers.reserve(copies + operations, heirs, items, len(self.program.lanes))
 
     def walk_steps(self, rows: IntArray, steps: IntArray) -> tuple[int, IntArray, IntArray]:
         """Walks `steps` [n, STEP_WIDTH] of the kernel until all are done, or the next one would begin when it may not.
@@ -335,8 +337,8 @@ class KernelEngine:
 
     def set_off(self, forms: IntArray, labels: Sequence[int]) -> IntArray:
         """Takes in copies, each of a form [n], with `labels` [n] if there are any; how visits refer to each."""
-        count, (operations, heirs, items) = len(forms), self._needs
-        self._buffers.reserve(count + operations, heirs, items, len(self.program.lanes))
+        count = len(forms)
+        self.make_room(count)
         slots = self._slots_of(forms)
         if len(self._labels) < len(slots):
             self._labels = self._ints(len(slots))

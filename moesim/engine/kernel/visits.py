@@ -177,6 +177,12 @@ class AnsweredRows:
         self._flown = flying is not None
         return self.R
 
+    def bare(self) -> Any:
+        """`R` of visits that the GPU does alone, for the kernel to complete."""
+        self._lay_out(False)
+        self.R[k.R_LOADED] = 0
+        return self.R
+
     def answered(self, answers: Answers) -> Any:
         """`R` with the answer alone; which copies serve the visit is for the kernel to add."""
         device, order, load = answers.device[0], answers.order, answers.load

@@ -10,7 +10,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from moesim.contract import Deployment, Foresight, Problem
+from moesim.contract import Decider, Deployment, Desk, Foresight, Problem, View
+from moesim.policies.kit.buffers_decider import BuffersDecider
 from moesim.policies.kit.cache import deploy_cached
 from moesim.policies.kit.cached import Eviction, layer_cache
 from moesim.policies.kit.predictors import Gate, History, Learned, Perfect, Popularity, Predictor
@@ -51,6 +52,12 @@ class PrefetchPolicy(BufferedPolicy):
     def foresight(self) -> Foresight | None:
         """That of the predictor."""
         return self.sight().foresight(self.aim().depth)
+
+    def decider(self, desk: Desk, view: View) -> Decider | None:
+        """What the buffers say, on arrays."""
+        if type(self).dispatch is not BufferedPolicy.dispatch or type(self).adapt is not BufferedPolicy.adapt:
+            return None
+        return BuffersDecider.of(view.state, desk, (1 + int(view.problem.job.output.max(initial=1))) * view.problem.layers)
 
     def deploy(self, problem: Problem) -> Deployment:
         """Buffers first, caches with the rest."""

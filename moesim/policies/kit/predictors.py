@@ -31,6 +31,8 @@ class Mind:
 
     definite: ClassVar[bool] = False
     """A score of zero says that the expert will not be used; else scores only rank."""
+    sees: ClassVar[bool] = False
+    """Scores are what the policy's `foresight` shows, as it is, and nothing is learnt from what is met."""
     seconds: float = 0.0
     """Host time from the moment at which a visit's routing is known until its predictions are."""
 
@@ -66,7 +68,7 @@ def best(scores: FloatArray, order: IntArray, number: int) -> IntArray:
 class _Ahead(Mind):
     """Reads `visit.ahead`."""
 
-    definite = True
+    definite = sees = True
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds

@@ -79,7 +79,8 @@ class Buffers:
 
     def __post_init__(self) -> None:
         self.borrowed = np.zeros(self.tie.shape, dtype=np.bool_)
-        self._order: IntArray = np.argsort(-self.tie, axis=1, kind="stable")
+        self.order: IntArray = np.argsort(-self.tie, axis=1, kind="stable")
+        """[L, E] experts with equal scores, who comes first."""
 
     def before(self, visit: Visit, view: View) -> Moves | None:
         """What sets out with a visit, behind its own uploads; what was expected of this layer in vain is called off."""
@@ -137,7 +138,7 @@ class Buffers:
             scores = self.mind.scores(visit, depth)
             if scores is not None:
                 target = visit.layer + depth
-                groups.append(target * len(scores) + best(scores, self._order[target], number))
+                groups.append(target * len(scores) + best(scores, self.order[target], number))
         return groups[0] if len(groups) == 1 else np.concatenate([_NOBODY, *groups])
 
     def _leave(self, view: View, layer: int) -> IntArray:

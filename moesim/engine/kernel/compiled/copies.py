@@ -48,20 +48,20 @@ def landed(M, slots, n):
 def send_for(
     K, KF, table, load, tiers, form_of, nbytes, known, size_of, stored, copy_bytes, home, resident, in_flight, unused, unused_of
 ):
-    """Rows for those of `load` whose expert is neither there nor on its way: a place in GPU memory is taken for each.
+    """Rows for those of `load`, a list, whose expert is neither there nor on its way: a place in GPU memory is taken for each.
 
     `tiers` and `form_of`: where it is read from and the form of its copy of `nbytes`, -1 for its home and for what is `known`
     of a `stored` copy by tier and size. How many they are; `NO_FORM` if that of one is not known, and nothing has changed.
     """
-    n, first, width = K[K_LOAD], K[K_COUNT], K[K_WIDTH]
-    for k in range(n):
+    n, first, width = load[0], K[K_COUNT], K[K_WIDTH]
+    for k in range(1, n + 1):
         place = load[k]
         tier = tiers[k] if tiers[k] >= 0 else home[place]
         if form_of[k] < 0 and known[tier * K[K_SIZES] + size_of[place]] < 0 and not (resident[place] or in_flight[place]):
             K[K_AT] = k
             return NO_FORM
     row = first
-    for k in range(n):
+    for k in range(1, n + 1):
         place = load[k]
         if resident[place] or in_flight[place]:
             continue

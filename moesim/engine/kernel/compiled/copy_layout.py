@@ -15,15 +15,14 @@ K_COUNT, K_WIDTH, K_EXPERTS, K_PIECES, K_TARGET, K_SIZES, K_ELSEWHERE, K_FRESH, 
 """Rows of the table and how many it may have; experts of a layer, pieces of one, the tier of the GPU, sizes of stored copies.
 Then what came of them: rows that ended elsewhere at the last look; copies that ended and were not used before, prefetched ones
 that were used, and those that were there in time; times of items."""
-K_TURN, K_ROWS, K_ASKS, K_FOLLOWS, K_PATCHED, K_EVICT, K_KEEP, K_LOAD, K_AT, K_LOOKED, K_SPAN = range(11, 22)
-"""Whose turn it is; visits to walk; whether a visit sets moves off; what follows a visit; whether R is the kernel's to
-complete; how many copies the decision drops, keeps and loads; which of them is amiss; ps of the last look, and between the last
-two."""
-K_OPERATIONS, K_NODES, K_NUMBERS, K_LAYER = range(22, 26)
+K_TURN, K_ROWS, K_ANSWER, K_FOLLOWS, K_PATCHED, K_AT, K_LOOKED, K_SPAN = range(11, 19)
+"""Whose turn it is; visits to walk; how a visit was answered; what follows it; whether R is the kernel's to complete; which
+copy of a list is amiss; ps of the last look, and between the last two."""
+K_OPERATIONS, K_NODES, K_NUMBERS, K_LAYER = range(19, 23)
 """Room that a visit takes at most: operations, references and items; and the layer that was asked for last."""
-K_HEADER = 26
-NO_MOVES, PLAIN_MOVES, SPECIAL_MOVES = range(3)
-"""`K_ASKS`: none, or what the kernel carries out, or what only its caller can."""
+K_HEADER = 23
+IN_ROWS, WITH_MOVES, IN_LISTS = range(3)
+"""`K_ANSWER`: in R, with moves that the kernel carries out, or with such as only its caller can; or in lists alone."""
 NOTHING_FOLLOWS, A_RULE, A_LOOK = range(3)
 """`K_FOLLOWS` a visit: nothing, a rule of a cache, or a look at the machine before the policy adapts."""
 TO_ROUTED, ANSWERED, KNOWING, WITHIN, WORKING, BEHIND = range(6)

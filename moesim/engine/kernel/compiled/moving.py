@@ -16,14 +16,15 @@ from moesim.engine.kernel.compiled.visit_work import field
 
 def walk_moving(
     M, F, T, TF, X, B, P, PF, C, R, V, slots, path, TP, TPF, TM, K, KF, table, marks, host_rows, labels, tally, resident,
-    in_flight, demanded, unused, uploaded, coming, unused_of, pinned, stored, copy_bytes, home, size_of, evict, keep, load,
-    tiers, form_of, nbytes, known, chunks, FP, FPF, FX,
+    in_flight, demanded, unused, uploaded, coming, unused_of, pinned, stored, copy_bytes, home, size_of, order, evict, keep,
+    load, tiers, form_of, nbytes, known, chunks, FP, FPF, FX,
 ):
     """Walks from the cursor to the next decision, or to what keeps it from going on: it goes on from there when called again.
 
-    A visit is asked for (`ASKED`) when its routing is known. The answer stands in R and, of copies that move, in the lists
-    `evict` and `load` (places, with the tier, form and size of each where they are not the stored copy's), as long as K says.
-    Behind the visit (`VISITED`), in which experts were `uploaded` [E], `keep` says which of them stay.
+    A visit is asked for (`ASKED`) when its routing is known. The answer stands in R, or in `order` [E] alone, and, of copies
+    that move, in the lists `evict` and `load` (places, with the tier, form and size of each where they are not the stored
+    copy's), which begin with their length. Behind the visit (`VISITED`), in which experts were `uploaded` [E], `keep` says
+    which of them stay.
     """
     while K[K_TURN] != TO_ROUTED or C[C_ROW] < K[K_ROWS]:
         status = 0
@@ -38,8 +39,9 @@ def walk_moving(
             status = NO_ROOM
         else:
             stop = ROUTED if K[K_TURN] == TO_ROUTED else DONE_VISIT
-            if K[K_TURN] == ANSWERED and (meet(T, C, K, R, V, resident, in_flight, unused, coming, unused_of) or K[K_ASKS]):
-                stop = COMPUTING
+            if K[K_TURN] == ANSWERED:
+                flying = meet(T, C, K, R, V, resident, in_flight, unused, coming, unused_of, order, evict, load)
+                stop = COMPUTING if flying or R[R_ASKS] > 0 else stop
             status = walk(M, F, T, TF, X, B, P, PF, C, R, V, slots, path, TP, TPF, TM, C[C_ROW] + 1, stop)
             K[K_TURN] = WORKING if K[K_TURN] == ANSWERED and stop == DONE_VISIT else K[K_TURN]
         if status < 0:
@@ -48,7 +50,7 @@ def walk_moving(
         K[K_TURN] = following(K)
         if turn == KNOWING:
             promote(M, X, C, R, K, coming, demanded)
-            if K[K_ASKS] == SPECIAL_MOVES:
+            if K[K_ANSWER] == WITH_MOVES:
                 K[K_TURN] = WORKING
                 return KNOWN_TO_HOST
         elif turn == WORKING and K[K_FOLLOWS] != NOTHING_FOLLOWS:
@@ -98,7 +100,7 @@ def look(M, K, table, marks, resident, in_flight, coming, demanded, unused, tall
         land(K, table, marks, resident, in_flight, coming, demanded, unused, tally, host_rows)
 
 
-def meet(T, C, K, R, V, resident, in_flight, unused, coming, unused_of):
+def meet(T, C, K, R, V, resident, in_flight, unused, coming, unused_of, order, evict, load):
     """What a visit finds in GPU memory and on the way there, counted and entered into R; whether any is on its way."""
     E, row, layer, flying = K[K_EXPERTS], C[C_ROW], K[K_LAYER], False
     C[C_AT], C[C_LAYER] = V[row * V_WIDTH + V_AT] - R[R_DATA], layer
@@ -121,6 +123,10 @@ def meet(T, C, K, R, V, resident, in_flight, unused, coming, unused_of):
         there, ways = field(C, R, RESIDENT), field(C, R, FLYING)
         for e in range(E):
             R[there + e], R[ways + e] = int(resident[first + e]), int(coming[first + e])
+    if K[K_ANSWER] == IN_LISTS:
+        R[R_ASKS], turns = 1 if evict[0] + load[0] > 0 else 0, field(C, R, ORDER)
+        for e in range(E):
+            R[turns + e] = order[e]
     return flying
 
 
@@ -146,10 +152,10 @@ def carry_out(
     """Drops, keeps and brings what a decision says; 0, or why it cannot. What is done is not done again."""
     status = drop(M, K, KF, table, resident, in_flight, demanded, unused, coming, pinned, copy_bytes, evict)
     if status == 0:
-        status = retain(K, KF, K[K_LAYER] * K[K_EXPERTS], resident, uploaded, stored, copy_bytes, keep)
-    if status != 0 or K[K_LOAD] == 0:
+        status = retain(KF, K[K_LAYER] * K[K_EXPERTS], resident, uploaded, stored, copy_bytes, keep)
+    if status != 0 or load[0] == 0:
         return status
-    if not roomy(M, K, K[K_LOAD]) or K[K_COUNT] + K[K_LOAD] > K[K_WIDTH]:
+    if not roomy(M, K, load[0]) or K[K_COUNT] + load[0] > K[K_WIDTH]:
         return NO_ROOM
     first = K[K_COUNT]
     n = send_for(
@@ -158,7 +164,7 @@ def carry_out(
     )
     if n < 0:
         return n
-    K[K_LOAD] = 0
+    load[0] = 0
     for row in range(n):
         marks[row] = table[FORM * K[K_WIDTH] + first + row]
     set_off(M, F, FP, FPF, FX, marks, labels, n)
@@ -176,8 +182,8 @@ def within(KF):
 
 def drop(M, K, KF, table, resident, in_flight, demanded, unused, coming, pinned, copy_bytes, evict):
     """Drops copies from GPU memory; those on their way there are called off, but for copies that have begun."""
-    n, called_off = K[K_EVICT], 0
-    for k in range(n):
+    called_off = 0
+    for k in range(1, evict[0] + 1):
         place = evict[k]
         if in_flight[place]:
             op = int((coming[place] - 1) % COMING)
@@ -197,21 +203,21 @@ def drop(M, K, KF, table, resident, in_flight, demanded, unused, coming, pinned,
             resident[place], unused[place] = 0, 0
     if called_off > 0:
         forget(K, table, in_flight)
-    K[K_EVICT] = 0
+    evict[0] = 0
     return 0
 
 
-def retain(K, KF, first, resident, uploaded, stored, copy_bytes, keep):
+def retain(KF, first, resident, uploaded, stored, copy_bytes, keep):
     """What was uploaded for the layer whose places begin at `first` stays, as far as it is to be kept."""
-    n = K[K_KEEP]
-    for k in range(n):
+    n = keep[0]
+    for k in range(1, n + 1):
         if not uploaded[keep[k]]:
             return NOT_UPLOADED
-    for k in range(n):
+    for k in range(1, n + 1):
         place = first + keep[k]
         if not resident[place]:
             copy_bytes[place] = stored[place]
             KF[HELD] += stored[place]
             resident[place] = 1
-    K[K_KEEP] = 0
+    keep[0] = 0
     return within(KF) if n > 0 else 0

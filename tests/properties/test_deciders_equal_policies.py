@@ -1,0 +1,81 @@
+"""Policies that decide on arrays, compiled, answer as they do with numpy: the same runs to the picosecond and the byte."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import Any
+
+import engine_worlds as worlds
+import pytest
+import strategies
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from moesim import jit
+from moesim.contract import Deployment, Policy, Problem
+from moesim.engine import SimulationOptions, simulate
+from moesim.policies.caching.prefetch import Prefetch
+from moesim.policies.kit.predictors import Gate, Perfect
+
+pytestmark = pytest.mark.skipif(find_spec("numba") is None, reason="numba is not installed")
+SOME = settings(
+    max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@pytest.fixture
+def deciders(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Everything is compiled, however short; receives the names of the deciders that were asked."""
+    names: list[str] = []
+    monkeypatch.setattr(jit, "repaid", lambda *_: True)
+    monkeypatch.setattr("moesim.engine.context.repaid", lambda _problem: True)
+    return names
+
+
+def record(k: worlds.Knobs, policy: Policy, experts: int) -> dict[str, Any]:
+    """Of a run on a GPU with room for so many experts."""
+    roomy, table = worlds.problem(k)
+    spare = roomy.gpu_free(policy.deploy(roomy).plan) - experts * roomy.model.expert_bytes
+    problem, _ = worlds.problem(k, hbm=worlds.TB - spare)
+    return worlds.record(simulate(problem, policy, table, SimulationOptions(engine="kernel")))
+
+
+def compare(monkeypatch: pytest.MonkeyPatch, deciders: list[str], k: worlds.Knobs, policy: Policy, experts: int) -> None:
+    """The run with its decider, which is asked, and without."""
+    decide = type(policy).decider
+    with monkeypatch.context() as patched:
+        patched.setattr(type(policy), "decider", lambda *_: None)
+        by_policy = record(k, policy, experts)
+
+    def watched(*arguments: Any) -> Any:
+        decider = decide(*arguments)
+        deciders.append(type(decider).__name__)
+        return decider
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(policy), "decider", watched)
+        assert worlds.differences(by_policy, record(k, policy, experts)) == {}
+
+
+class InParts(Prefetch):
+    """Layers meet several groups of sequences."""
+
+    def deploy(self, problem: Problem) -> Deployment:
+        deployment = super().deploy(problem)
+        return replace(deployment, plan=replace(deployment.plan, expert_batch=2))
+
+
+@SOME
+@given(
+    k=strategies.knobs(gpus=0, layers=4, requests=3, output=5),
+    kind=st.sampled_from([Prefetch, InParts]),
+    predictor=st.sampled_from([Gate(recall=(0.5, 0.4)), Gate(recall=(0.9,)), Perfect()]),
+    eviction=st.sampled_from(["lru", "lfu", "fifo"]),
+    depth=st.integers(1, 3),
+    buffers=st.sampled_from([None, 1, 3]),
+    experts=st.integers(1, 12),
+)
+def test_buffers(monkeypatch, deciders, k, kind, predictor, eviction, depth, buffers, experts):
+    compare(monkeypatch, deciders, k, kind(predictor=predictor, eviction=eviction, depth=depth, buffers=buffers), experts)
+    assert deciders[-1] == "BuffersDecider"
