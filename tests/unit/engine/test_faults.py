@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import engine_worlds as worlds
 import numpy as np
 import policy_problems as tiny
 import pytest
 
+from moesim.clock import SECOND
 from moesim.engine import SimulationOptions, simulate
+from moesim.engine.context import Context
+from moesim.engine.faults import Faults, fallback_of
 from moesim.errors import InputError
 from moesim.hardware.fault import Fault
 from moesim.policies.baselines.static_popularity import StaticPopularity
@@ -213,3 +217,126 @@ def test_what_has_no_rates_cannot_be_slow() -> None:
         scene()(StaticPopularity(), faults=[Fault(tier="gpu", rate=0.5, at=1e-3)])
     with pytest.raises(InputError, match=r"nothing called 'pcie' in this machine has rates; there are gpu, cpu"):
         scene()(StaticPopularity(), faults=[Fault(device="pcie", rate=0.5, at=1e-3)])
+
+
+# What a machine can lose, asked for before anything runs
+
+
+def posed(job=None, **machine):
+    machine = {"hbm": 0.1e9, "ddr": 30e6, "cxl": DEVICES, "far": {"ssd": 1e9}} | machine
+    return tiny.problem(tiny.system(**machine), work=job or tiny.job(requests=2, output=4))
+
+
+def refusals(problem, fault, **changes) -> list[tuple[str, str]]:
+    deployment = replace(StaticPopularity().deploy(problem), **changes)
+    with pytest.raises(InputError) as caught:
+        fallback_of(problem, deployment, [Fault(tier="near", at=9.0, fallback="ssd"), fault])
+    return [(mistake.path, mistake.message) for mistake in caught.value.mistakes]
+
+
+def test_the_tier_of_spare_copies_is_that_of_the_first_fault_or_of_the_policy() -> None:
+    problem = posed()
+    deployment = StaticPopularity().deploy(problem)
+    fault = Fault(tier="near", at=1.0, fallback="ssd")
+    slow = Fault(device="gpu", at=1.0, rate=0.5)
+    assert fallback_of(problem, deployment, []) is None
+    assert fallback_of(problem, deployment, [slow]) is None
+    assert fallback_of(problem, deployment, [slow, fault]) == "ssd"
+    assert fallback_of(problem, replace(deployment, backup="far"), [slow]) == "far"
+
+
+def test_what_lies_in_a_tier_that_cannot_do_without_it() -> None:
+    lost = Fault(tier="far", at=1.0, fallback="ssd")
+    place = "faults[1].tier"
+    plain = StaticPopularity().deploy(posed())
+    kv = replace(plain.plan, kv="far")
+    assert refusals(posed(), lost, plan=kv) == [(place, "'far' holds the KV cache, which cannot do without it")]
+    aside = replace(tiny.job(requests=2, output=4), kv_aside={"far": 1e6})
+    assert refusals(posed(aside), lost) == [
+        (place, "'far' holds KV blocks that left GPU memory for 'far', which cannot do without it")
+    ]
+    with pytest.raises(InputError) as caught:
+        fallback_of(posed(ndp=True), plain, [lost])
+    assert str(caught.value) == "faults[0].tier: 'far' holds the near-data unit 'ndp_far', which cannot do without it"
+
+
+def test_all_that_is_wrong_with_a_fault_at_once() -> None:
+    assert refusals(posed(), Fault(tier="ddr", at=1.0, fallback="ddr")) == [
+        ("faults[1].fallback", "'ddr' cannot stand in for itself"),
+        ("faults[1].tier", "'ddr' holds activations on their way to and from the host, which cannot do without it"),
+    ]
+    assert refusals(posed(), Fault(tier="far", at=1.0, fallback="near"), backup="ssd") == [
+        ("faults[1].fallback", "the policy keeps its spare copies in 'ssd'; name that tier"),
+    ]
+    staged = posed(far={"ssd": 1e9, "peer": 1e9})
+    assert refusals(staged, Fault(tier="ddr", at=1.0, fallback="ssd")) == [
+        ("faults[1].tier", "'ddr' holds activations on their way to and from the host, which cannot do without it"),
+        ("faults[1].tier", "'ddr' holds what passes through on its way from 'peer', which cannot do without it"),
+    ]
+
+
+class TestRecovery:
+    """Homes counted between two passes by hand: eight experts of 6.3 MB lived in `near`."""
+
+    SIZE = 3 * 1024 * 1024 * 2.0
+
+    def faults(self, *faults: Fault) -> tuple[Context, Faults]:
+        run = Context(posed(), StaticPopularity(), "kernel", timeline=False, faults=faults)
+        run.residency.home[:] = run.problem.tiers.index("far")
+        run.residency.home[0] = run.problem.tiers.index("near")
+        return run, run.faults
+
+    def test_what_has_another_home_again_and_since_when(self) -> None:
+        run, faults = self.faults(Fault(tier="near", at=2.0, fallback="ssd"))
+        faults.meet(SECOND)
+        assert faults.notes == ["the fault of tier 'near' at 2 s is not met: the run ends before"]
+        assert faults.recoveries == []
+        faults.meet(3 * SECOND)  # later than it was due: a pass lay between
+        assert run.residency.home[0].tolist() == [run.problem.tiers.index("ssd")] * 8
+        assert run.residency.down[run.problem.tiers.index("near")]
+        run.residency.home[0, :3] = run.problem.tiers.index("far")
+        run.residency.arrived[run.problem.tiers.index("far")] = 4 * SECOND
+        faults.meet(5 * SECOND)
+        record = {
+            "tier": "near", "event": "lost", "met_s": 3.0, "experts": 3, "bytes": 3 * self.SIZE, "recovery_s": 1.0,
+            "idle_links_s": 3 * self.SIZE / SSD,
+        }  # fmt: skip
+        assert faults.recoveries == [record]
+        faults.meet(6 * SECOND)  # no more of them: what comes later is everyday adaptation
+        run.residency.home[0] = run.problem.tiers.index("far")
+        faults.meet(7 * SECOND)
+        assert faults.recoveries == [record]
+        assert faults.notes == [
+            "tier 'near' fails: 8 experts that lived there are read from 'ssd' (met at 3 s); "
+            "3 of them have another home (18.9 MB) 1 s later"
+        ]
+
+    def test_what_had_moved_before_the_fault_was_met_took_no_time(self) -> None:
+        run, faults = self.faults(Fault(tier="near", at=2.0, fallback="ssd"))
+        faults.meet(3 * SECOND)
+        run.residency.home[0, 0] = run.problem.tiers.index("far")
+        run.residency.arrived[run.problem.tiers.index("far")] = SECOND
+        faults.meet(4 * SECOND)
+        assert [(row["experts"], row["recovery_s"]) for row in faults.recoveries] == [(1, 0.0)]
+
+    def test_a_tier_that_comes_back_is_empty_and_up(self) -> None:
+        run, faults = self.faults(Fault(tier="near", at=1.0, until=2.0, fallback="ssd"))
+        near = run.problem.tiers.index("near")
+        faults.meet(9 * SECOND)  # both were due
+        assert not run.residency.down[near]
+        lost, back = faults.recoveries
+        assert (lost["event"], back["event"], back["experts"], back["recovery_s"]) == ("lost", "returned", 0, None)
+        [disruption] = faults.disruptions
+        assert (disruption.name, disruption.lost, disruption.rate) == ("near", 8, None)
+        assert faults.notes[1] == "tier 'near' is back, empty (met at 9 s)"
+        assert faults.any
+
+    def test_what_is_slow_moves_nothing_and_is_at_the_end_of_the_clock_at_the_latest(self) -> None:
+        _, faults = self.faults(Fault(link="pcie", at=1.0, until=1e30, rate=0.25))
+        faults.meet(SECOND)
+        assert faults.notes == ["link 'pcie' has 25 % of its rates (met at 1 s)"]
+        assert faults.recoveries == []
+        faults.meet(2**62)
+        assert len(faults.notes) == 1
+        _, none = self.faults()
+        assert not none.any
