@@ -16,10 +16,21 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from moesim.errors import InputError, Mistake
 
-__all__ = ["clear_leftovers", "entries", "file_target", "folder_target", "is_leftover", "new_folder", "remove", "write"]
+__all__ = [
+    "clear_leftovers",
+    "entries",
+    "file_target",
+    "folder_target",
+    "is_leftover",
+    "nameless_file",
+    "new_folder",
+    "remove",
+    "write",
+]
 
 _PASSING = re.compile(r"\.[\w.\-]+\.part\Z")
 _OURS = re.compile(r"\.moesim-\d+\.([^.]*)\.(\d+)\.part\Z")
@@ -99,6 +110,18 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         yield fresh
         while not _swapped(fresh, place, work / _OLD):
             pass
+
+
+def nameless_file(folders: Iterable[Path]) -> BinaryIO | None:
+    """A new file without a name, to write and read, in the first of `folders` that takes one; None where none does.
+
+    Nobody else sees it, and it is gone when it is closed or its process ends, however that ends. Its `write` says how many
+    bytes were written.
+    """
+    for place in folders:
+        with suppress(OSError):
+            return tempfile.TemporaryFile(dir=place, buffering=0)
+    return None
 
 
 def remove(path: Path) -> None:

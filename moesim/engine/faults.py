@@ -21,7 +21,7 @@ from moesim.engine.residency import Residency
 from moesim.errors import InputError, Mistake, did_you_mean
 from moesim.hardware import Memory
 from moesim.hardware.fault import Fault
-from moesim.results.serving import Disruption
+from moesim.results.levels import Disruption
 from moesim.units import format_bytes
 
 __all__ = ["Faults", "fallback_of"]

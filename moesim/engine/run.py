@@ -23,9 +23,9 @@ from moesim.errors import InputError, Mistake
 from moesim.hardware.device import Phase
 from moesim.hardware.fault import Fault
 from moesim.progress import Progress
+from moesim.results.levels import Disruption
 from moesim.results.recorder import Recorder
 from moesim.results.rows import PassRow
-from moesim.results.serving import Disruption
 from moesim.scheduling.rounds import Rounds
 from moesim.workload.table import RoutingTable
 

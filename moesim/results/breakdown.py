@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.results.long_table import Table, by_step
+from moesim.results.long.table import Table, by_step
 from moesim.results.rows import BusyRows
 
 __all__ = ["BREAKDOWNS", "Breakdown", "breakdown_tables"]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from moesim.errors import InputError, Mistake
 from moesim.neutral import cell, cell_text
 from moesim.results.breakdown import BREAKDOWNS
-from moesim.results.long_table import Table, by_step, parts
+from moesim.results.long.table import Table, by_step, parts
 from moesim.results.recorder import SECOND, Recorder
 from moesim.results.rows import PHASES, PassRows
 
@@ -46,28 +46,35 @@ def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.floa
 
 
 def requests(
-    recorder: Recorder, arrival: NDArray[np.float64], prompt: NDArray[np.int64], output: NDArray[np.int64], first: bool = True
+    recorder: Recorder,
+    arrival: NDArray[np.float64],
+    prompt: NDArray[np.int64],
+    output: NDArray[np.int64],
+    first: bool = True,
+    rows: slice = slice(None),
 ) -> Columns:
-    """One row per request: arrival, sizes, and its three latencies (NaN where the request never got so far).
+    """One row per request of all, or of some: arrival, sizes, and its three latencies (NaN where the request never got so far).
 
     `arrival: [R]` s; `prompt, output: [R]` tokens. ttft = first token - arrival; tpot = (finish - first token) /
     (output - 1) for more than one output token; e2e = finish - arrival. With `first` False (a layer alone yields no
     token) ttft and tpot are unknown.
     """
-    arrived = np.rint(np.asarray(arrival, dtype=np.float64) * SECOND).astype(np.int64)
-    began, ended = (recorder.first_token >= 0) & first, recorder.finish >= 0
+    arrived = np.rint(np.asarray(arrival[rows], dtype=np.float64) * SECOND).astype(np.int64)
+    prompt, output = (np.asarray(tokens[rows], dtype=np.int64) for tokens in (prompt, output))
+    first_token, finish = recorder.first_token[rows], recorder.finish[rows]
+    began, ended = (first_token >= 0) & first, finish >= 0
     several = began & ended & (output > 1)
     gaps = np.maximum(output - 1, 1)
     return {
-        "request": np.arange(recorder.requests),
+        "request": np.arange(*rows.indices(recorder.requests)),
         "arrival_s": _seconds(arrived),
-        "prompt_tokens": np.asarray(prompt, dtype=np.int64),
-        "output_tokens": np.asarray(output, dtype=np.int64),
-        "first_token_s": _known_seconds(recorder.first_token, began),
-        "finish_s": _known_seconds(recorder.finish, ended),
-        "ttft_s": _known_seconds(recorder.first_token - arrived, began),
-        "tpot_s": np.where(several, (recorder.finish - recorder.first_token) / gaps / SECOND, np.nan),
-        "e2e_s": _known_seconds(recorder.finish - arrived, ended),
+        "prompt_tokens": prompt,
+        "output_tokens": output,
+        "first_token_s": _known_seconds(first_token, began),
+        "finish_s": _known_seconds(finish, ended),
+        "ttft_s": _known_seconds(first_token - arrived, began),
+        "tpot_s": np.where(several, (finish - first_token) / gaps / SECOND, np.nan),
+        "e2e_s": _known_seconds(finish - arrived, ended),
     }
 
 
@@ -77,8 +84,7 @@ def steps(recorder: Recorder) -> Table:
 
 
 def _steps(passes: PassRows, rows: slice) -> Columns:
-    names = ("index", "phase", "start", "end", "sequences", "tokens", "activations", "hits", "uploads")
-    whole = {name: passes.column(name, rows) for name in names}
+    whole = passes.columns(rows)
     return {
         "step": whole["index"],
         "phase": np.array(PHASES, dtype=object)[whole["phase"]],

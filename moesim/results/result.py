@@ -6,6 +6,7 @@ Must not know what was simulated: numbers come from the recorder, names from `Ru
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partialmethod
@@ -20,11 +21,12 @@ from moesim.results import columns as tables
 from moesim.results import serving
 from moesim.results.breakdown import breakdown_tables
 from moesim.results.columns import TABLES, Columns
-from moesim.results.long_table import Table, whole
+from moesim.results.levels import queue_table, sentence, tier_table
+from moesim.results.long.table import Table, by_step, parts, whole
 from moesim.results.plain import canonical, plain
 from moesim.results.recorder import SECOND, Recorder, Slice
-from moesim.results.rows import PHASES
-from moesim.results.serving import Served, sentence
+from moesim.results.rows import PHASES, PassRows
+from moesim.results.serving import Served
 from moesim.results.statistics import describe
 
 if TYPE_CHECKING:
@@ -196,20 +198,16 @@ def _digest(table: Table) -> str:
 def make_result(recorder: Recorder, facts: RunFacts) -> Result:
     """The result of the run that left `recorder`; raises MoesimError when the record contradicts itself."""
     _check(recorder, facts)
-    prompt, output = (np.asarray(values, dtype=np.int64) for values in (facts.prompt, facts.output))
     served = facts.served
-    requests = tables.requests(recorder, facts.arrival, prompt, output, first=not facts.single_layer_batch)
     if served is not None:
         serving.check(served, recorder.finish)
-        requests.update(serving.request_columns(served))
-        if served.sample is not None:
-            before = served.sample.ttft_before
-            requests["ttft_s"] = np.where(np.isnan(before), requests["ttft_s"], before)
+    requests = by_step(recorder.requests, lambda rows: _requests(recorder, facts, rows))
+    levels = served.levels if served is not None else None
     columns: dict[str, Table] = {
         "requests": requests,
         "steps": tables.steps(recorder),
-        "queue": serving.queue_table(served),
-        "kv_tiers": serving.tier_table(served),
+        "queue": queue_table(levels),
+        "kv_tiers": tier_table(levels),
         "lanes": tables.lanes(recorder),
         "layers": tables.layers(recorder),
         **breakdown_tables(recorder.breakdown),
@@ -233,14 +231,26 @@ def make_result(recorder: Recorder, facts: RunFacts) -> Result:
     return Result(summary, columns, plain(facts.provenance, "provenance"), plain(details, "details"), list(recorder.slices))
 
 
+def _requests(recorder: Recorder, facts: RunFacts, rows: slice) -> Columns:
+    """The table of some requests."""
+    first, served = not facts.single_layer_batch, facts.served
+    columns = tables.requests(recorder, facts.arrival, facts.prompt, facts.output, first, rows)
+    if served is not None:
+        columns.update(serving.request_columns(served, rows))
+        if served.sample is not None:
+            before = served.sample.ttft_before[rows]
+            columns["ttft_s"] = np.where(np.isnan(before), columns["ttft_s"], before)
+    return columns
+
+
 def _sorted(values: dict[str, Any], convert: Callable[[Any], Any]) -> dict[str, Any]:
     return {key: convert(values[key]) for key in sorted(values)}
 
 
-def _summary(recorder: Recorder, facts: RunFacts, requests: Columns) -> dict[str, Any]:
+def _summary(recorder: Recorder, facts: RunFacts, requests: Table) -> dict[str, Any]:
     done = recorder.finish >= 0
-    produced, read = int(requests["output_tokens"][done].sum()), int(requests["prompt_tokens"][done].sum())
-    batch = int(recorder.passes.column("tokens").sum())
+    produced, read = (int(np.asarray(tokens)[done].sum()) for tokens in (facts.output, facts.prompt))
+    batch = sum(int(part["tokens"].sum()) for part in recorder.passes.parts())
     # a layer alone turns the tokens of its batch into hidden states, not into output tokens
     produced = 0 if facts.single_layer_batch else produced
     counted, total = (batch, batch) if facts.single_layer_batch else (produced, produced + read)
@@ -275,7 +285,7 @@ def _summary(recorder: Recorder, facts: RunFacts, requests: Columns) -> dict[str
     return {name: values[name] for name in FIELDS}
 
 
-def _latencies(facts: RunFacts, requests: Columns) -> dict[str, Any]:
+def _latencies(facts: RunFacts, requests: Table) -> dict[str, Any]:
     """Distributions over the requests that count."""
     counts = (lambda _name: slice(None)) if facts.served is None else facts.served.counts
     return {name: describe(requests[name][counts(name)]) for name in ("ttft_s", "tpot_s", "e2e_s")}
@@ -297,14 +307,22 @@ def _by_phase(recorder: Recorder, facts: RunFacts) -> dict[str, float | None]:
     rates: dict[str, float | None] = dict.fromkeys(("prefill_tok_s", "decode_tok_s", "decode_hit_rate"))
     if facts.single_layer_batch:
         return rates
-    passes = recorder.passes
-    for number, phase in enumerate(PHASES):
-        rows = passes.column("phase") == number
-        sums = {name: int(passes.column(name)[rows].sum()) for name in ("start", "end", "tokens", "hits", "activations")}
-        rates[f"{phase}_tok_s"] = _per(sums["tokens"], (sums["end"] - sums["start"]) / SECOND)
+    for phase, sums in zip(PHASES, _sums_by_phase(recorder.passes), strict=True):
+        rates[f"{phase}_tok_s"] = _per(sums["tokens"], sums["time"] / SECOND)
         if phase == "decode":
             rates["decode_hit_rate"] = _per(sums["hits"], sums["activations"])
     return rates
+
+
+def _sums_by_phase(passes: PassRows) -> list[Counter[str]]:
+    """For each phase the time (ps) of its passes, their tokens, hits and activations."""
+    sums = [Counter[str]() for _ in PHASES]
+    for part in passes.parts():
+        part["time"] = part["end"] - part["start"]
+        for number, totals in enumerate(sums):
+            rows = part["phase"] == number
+            totals.update({name: int(part[name][rows].sum()) for name in ("time", "tokens", "hits", "activations")})
+    return sums
 
 
 def _per(amount: float, whole: float) -> float | None:
@@ -367,9 +385,8 @@ def _check(recorder: Recorder, facts: RunFacts) -> None:
         raise MoesimError(f"hit rate outside [0, 1]: {int(hits.sum())} hits in {int(activations.sum())} activations")
 
 
-def _check_order(requests: Columns) -> None:
-    latencies = np.concatenate([requests[name] for name in ("ttft_s", "tpot_s", "e2e_s")])
-    if (latencies < 0).any():
+def _check_order(requests: Table) -> None:
+    if any((part[name] < 0).any() for part in parts(requests) for name in ("ttft_s", "tpot_s", "e2e_s")):
         raise MoesimError("I4: a request was answered before it arrived, or ended before its first token")
 
 

@@ -5,16 +5,16 @@ Knows numbers only.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from moesim.arrays import FloatArray, IntArray
+from moesim.arrays import FloatArray
 
 __all__ = [
+    "SHARES",
     "TIE",
     "Difference",
     "Interval",
@@ -34,9 +34,8 @@ __all__ = [
 Verdict = Literal["faster", "slower", "tie"]
 TIE = 1e-3
 """Two single runs whose values differ by no more than this share of the larger count as a tie."""
-_SHARES = {"p50": 0.50, "p90": 0.90, "p99": 0.99}
-_HALF = 27
-"""Bits of the first half of a float's 53."""
+SHARES = {"p50": 0.50, "p90": 0.90, "p99": 0.99}
+"""Name of a percentile -> the share of values below it."""
 
 
 def mean(values: FloatArray | Sequence[float]) -> float:
@@ -59,39 +58,13 @@ def percentile(ordered: FloatArray | Sequence[float], share: float) -> float:
     return min(max(value, ordered[below]), ordered[above])
 
 
-def describe(values: FloatArray | Sequence[float], counts: IntArray | None = None) -> dict[str, float | None]:
-    """`{mean, p50, p90, p99}` of the values [n] that are numbers, each there once or `counts` [n] times (below 2^26).
-
-    Each None when there are none.
-    """
+def describe(values: FloatArray | Sequence[float]) -> dict[str, float | None]:
+    """`{mean, p50, p90, p99}` of the values [n] that are numbers. Each None when there are none."""
     numbers = np.asarray(values, dtype=np.float64)
-    known = ~np.isnan(numbers)
-    ordered: FloatArray | _Repeated = np.sort(numbers[known]) if counts is None else _Repeated(numbers[known], counts[known])
+    ordered = np.sort(numbers[~np.isnan(numbers)])
     if not len(ordered):
-        return {"mean": None, **dict.fromkeys(_SHARES)}
-    average = ordered.average() if isinstance(ordered, _Repeated) else mean(ordered)
-    return {"mean": average, **{name: float(percentile(ordered, share)) for name, share in _SHARES.items()}}
-
-
-class _Repeated(Sequence[float]):
-    """Finite values [n], each `counts` [n] times, as the rising sequence that they stand for."""
-
-    def __init__(self, values: FloatArray, counts: IntArray) -> None:
-        order = np.argsort(values, kind="stable")
-        self._values, self._counts = values[order], counts[order]
-        self._behind = np.cumsum(self._counts)
-
-    def __len__(self) -> int:
-        return int(self._behind[-1]) if len(self._behind) else 0
-
-    def __getitem__(self, place: Any) -> Any:
-        return float(self._values[np.searchsorted(self._behind, place, side="right")])
-
-    def average(self) -> float:
-        """As `mean`, to the last bit: both halves of a value have so few digits that their products with a count are exact."""
-        fraction, exponent = np.frexp(self._values)
-        high = np.ldexp(np.trunc(np.ldexp(fraction, _HALF)), exponent - _HALF)
-        return math.fsum(itertools.chain(high * self._counts, (self._values - high) * self._counts)) / len(self)
+        return {"mean": None, **dict.fromkeys(SHARES)}
+    return {"mean": mean(ordered), **{name: float(percentile(ordered, share)) for name, share in SHARES.items()}}
 
 
 class Interval(NamedTuple):

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from moesim import files, strict_json
 from moesim.errors import InputError, Mistake
 from moesim.results.columns import STUDIES, TABLES, csv_parts, from_csv
-from moesim.results.long_table import Table
+from moesim.results.long.parquet import parquet_parts
+from moesim.results.long.table import Table
 from moesim.writing import entries, folder_target, new_folder, write
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def _write(result: Result, folder: Path, timeline: bool) -> None:
     for name, columns in result.columns.items():
         write(folder / f"{name}.csv", (text.encode() for text in csv_parts(columns)))
         if find_spec("pyarrow") is not None:
-            write(folder / f"{name}.parquet", result.frame(name).to_parquet(None, index=False))
+            write(folder / f"{name}.parquet", parquet_parts(columns))
     if timeline:
         from moesim.results.timeline import write_trace
 

@@ -293,7 +293,7 @@ def _line(outcome: Outcome) -> StepLine:
 def _held(outcome: Outcome) -> FloatArray:
     """Tokens of the KV blocks in use when each step began."""
     scheduler: Any = outcome.scheduler
-    levels = np.array(scheduler.ledger.levels, dtype=np.int64).reshape(-1, 4)
+    levels = np.asarray(scheduler.ledger.levels)
     place = np.searchsorted(levels[:, 0], outcome.recorder.passes.column("start"), side="right") - 1
     blocks: FloatArray = levels[place, 3].astype(np.float64)
     return blocks * float(scheduler.server.session.pool.size)

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from moesim.arrays import IntArray
+from moesim.results.levels import Disruption, Levels
+from moesim.results.long.spill import SpilledRows
 from moesim.results.recorder import Recorder
-from moesim.results.serving import LIMITS, Disruption, Sample, Served
+from moesim.results.serving import LIMITS, Sample, Served
 from moesim.scheduling.swap import SwapBook
 from moesim.scheduling.windows import WindowedServing
 
@@ -21,27 +23,24 @@ __all__ = ["counted_gaps", "served_by", "stamp"]
 
 def served_by(scheduler: Any, workload: Any, sample: Sample | None = None, disruptions: Sequence[Disruption] = ()) -> Served:
     """What the server (`Serving`) of a run wrote down."""
-    ledger, sequences = scheduler.ledger, scheduler.sequences
+    ledger = scheduler.ledger
     slo, pool = getattr(workload, "slo", None), scheduler.server.session.pool
     return Served(
         arrival=ledger.arrival,
         queued=ledger.queued,
         scheduled=ledger.scheduled,
-        priority=np.array([sequence.priority for sequence in sequences], dtype=np.int64),
-        preemptions=np.array([sequence.preemptions for sequence in sequences], dtype=np.int64),
-        cached=np.array([sequence.hits for sequence in sequences], dtype=np.int64),
+        priority=np.asarray(scheduler.priority, dtype=np.int64),
+        preemptions=ledger.preemptions,
+        cached=ledger.cached,
         refused=ledger.refused,
-        gaps=np.concatenate(counted_gaps(scheduler)) if isinstance(scheduler, WindowedServing) else _rows(ledger.gaps),
-        levels=ledger.levels,
-        blocks=pool.total,
+        gaps=_all(counted_gaps(scheduler)) if isinstance(scheduler, WindowedServing) else ledger.gaps,
+        levels=Levels(ledger.levels, pool.total, scheduler.tiers, ledger.tiers),
         block_size=pool.size,
         slo=None if slo is None else {name: limit for name in LIMITS if (limit := getattr(slo, name)) is not None},
         warm_up=getattr(workload, "warm_up", 0),
         sample=sample,
         disruptions=[*disruptions, *_drifts(workload, ledger.arrival)],
         swap=_swapped(scheduler.server.session.swap),
-        tiers=scheduler.tiers,
-        tier_levels=ledger.tiers,
     )
 
 
@@ -64,11 +63,14 @@ def _drifts(workload: Any, arrival: IntArray) -> list[Disruption]:
 
 def counted_gaps(scheduler: WindowedServing) -> list[IntArray]:
     """[W][n, 2] the gaps between tokens (ps) that count in each window, and how many tokens came out so late."""
-    return [_rows(scheduler.ledger.gaps[first:last]) for first, last in scheduler.gap_marks]
+    return [scheduler.ledger.gaps.rows(first, last) for first, last in scheduler.gap_marks]
 
 
-def _rows(numbers: Sequence[int]) -> IntArray:
-    return np.array(numbers, dtype=np.int64).reshape(-1, 2)
+def _all(parts: Sequence[IntArray]) -> SpilledRows:
+    rows = SpilledRows(2)
+    for part in parts:
+        rows.extend(part)
+    return rows
 
 
 def stamp(recorder: Recorder, scheduler: Any) -> None:

@@ -23,6 +23,7 @@ class Sequence:
     """One request: how far its prompt and its output have come, and the KV blocks that it holds."""
 
     __slots__ = (
+        "__weakref__",
         "blocks",
         "computed",
         "from_prefix",

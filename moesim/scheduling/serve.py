@@ -15,8 +15,9 @@ from moesim.contract import Deployment, KvMove, Problem, Series, StepPlan
 from moesim.contract.steps import Join, Pace
 from moesim.errors import InputError, Mistake
 from moesim.hardware.device import Phase
+from moesim.scheduling.arrivals import Requests
 from moesim.scheduling.base import Batching, Room
-from moesim.scheduling.sequence import Batch, Sequence
+from moesim.scheduling.sequence import Batch
 from moesim.scheduling.server import Ledger, Server, Traffic
 from moesim.scheduling.steady import Steady
 from moesim.units import format_exact
@@ -40,7 +41,7 @@ class Serving:
         self.room, self._gpu = room_of(batching, problem, deployment), problem.gpu_tier
         session = batching.session(self.room)
         self.server = Server(session, _traffic(job), batching.steps_ahead)
-        self._decodes = job.prompt
+        self._job = job
         if session.pool.total < 1:
             text = f"{format_exact(self._room)} for the KV cache are less than one block of {session.pool.size} tokens"
             raise InputError(Mistake(text, path="policy"))
@@ -56,9 +57,9 @@ class Serving:
         return self.server.ledger
 
     @property
-    def sequences(self) -> Sized[Sequence]:
-        """[R] the requests as they were served."""
-        return self.server.traffic.sequences
+    def priority(self) -> IntArray:
+        """[R] of each request: lower goes first, where the scheduler looks at it."""
+        return np.zeros_like(self._job.prompt) if self._job.priority is None else self._job.priority
 
     @property
     def tiers(self) -> list[tuple[str, int]]:
@@ -70,7 +71,7 @@ class Serving:
     def compose(self, now: int) -> StepPlan | int | None:
         """As the server composes it."""
         step = self.server.compose(now)
-        if step is None and len(self.ledger.refused) == len(self._decodes):
+        if step is None and len(self.ledger.refused) == self._job.requests:
             reason = self.ledger.refused[0]
             raise InputError(Mistake(f"no request is taken in; the first one: {reason}", path="workload"))
         return self._plan(step) if isinstance(step, Batch) else step
@@ -112,7 +113,7 @@ class Serving:
         step = self.server.next
         if step is None:
             return None
-        decoding = (step.new_tokens == 1) & (step.attended > self._decodes[step.numbers])
+        decoding = (step.new_tokens == 1) & (step.attended > self._job.prompt[step.numbers])
         return "decode" if decoding.all() else "prefill"
 
     def foreseen(self) -> None:
@@ -163,15 +164,8 @@ def _series(plans: list[StepPlan], steady: Steady | None) -> Series:
 
 
 def _traffic(job: Job) -> Traffic:
-    shared = job.shared or [()] * job.requests
-    priority = job.priority if job.priority is not None else np.zeros(job.requests, dtype=np.int64)
-    rows = zip(job.prompt.tolist(), job.output.tolist(), priority.tolist(), shared, strict=True)
-    sequences = [
-        Sequence(number, prompt, output, priority=urgency, shared=alike)
-        for number, (prompt, output, urgency, alike) in enumerate(rows)
-    ]
     think = None if job.think is None else _ps(job.think)
-    return Traffic(sequences, np.where(np.isnan(job.arrival), -1, _ps(np.nan_to_num(job.arrival))), job.users, think)
+    return Traffic(Requests(job), np.where(np.isnan(job.arrival), -1, _ps(np.nan_to_num(job.arrival))), job.users, think)
 
 
 def _ps(seconds: FloatArray) -> IntArray:

@@ -5,8 +5,6 @@ The clock is the caller's: an integer number of picoseconds that never falls.
 
 from __future__ import annotations
 
-import heapq
-from array import array
 from collections import deque
 from collections.abc import Sequence as Sized
 from dataclasses import dataclass, field
@@ -16,6 +14,8 @@ import numpy as np
 from moesim.arrays import IntArray
 from moesim.contract.steps import Pace
 from moesim.errors import MoesimError
+from moesim.results.long.spill import SpilledRows
+from moesim.scheduling.arrivals import Arrivals
 from moesim.scheduling.base import Session
 from moesim.scheduling.sequence import Batch, Sequence
 from moesim.scheduling.steady import Joiner, Steady, SteadyRun
@@ -54,19 +54,29 @@ class Ledger:
     """When its first output token came out."""
     finish: IntArray = field(init=False)
     """When its last output token came out."""
+    preemptions: IntArray = field(init=False)
+    """How often it lost its KV blocks, once it has ended; before that 0."""
+    cached: IntArray = field(init=False)
+    """Prompt tokens that the prefix cache saved, once it has ended; before that 0."""
     refused: dict[int, str] = field(default_factory=dict)
     """Number of a request that was not taken in -> why."""
-    gaps: array[int] = field(default_factory=lambda: array("q"))
-    """Time between two tokens of a request (ps), and how many tokens came out that long after the one before; a row behind
-    the other, in the order in which they came out."""
-    levels: array[int] = field(default_factory=lambda: array("q"))
-    """Time, running, waiting, KV blocks in use, a row behind the other, whenever a step was or could have been composed."""
-    tiers: list[tuple[int, list[int], list[int]]] = field(default_factory=list)
-    """Time, and in the pool and each tier below it blocks in use, and tokens found there so far; as often as `levels`."""
+    gaps: SpilledRows = field(default_factory=lambda: SpilledRows(2))
+    """Time between two tokens of a request (ps), and how many tokens came out that long after the one before, in the order in
+    which they came out."""
+    levels: SpilledRows = field(default_factory=lambda: SpilledRows(4))
+    """Time, running, waiting, KV blocks in use, whenever a step was or could have been composed."""
+    tiers: SpilledRows | None = None
+    """Time, in the pool and each tier below it blocks in use, then in each of them tokens found there so far; as often as
+    `levels`. None where the pool alone keeps blocks."""
 
     def __post_init__(self) -> None:
         for name in ("queued", "scheduled", "first_token", "finish"):
             setattr(self, name, np.full(len(self.arrival), -1, dtype=np.int64))
+        self.preemptions, self.cached = np.zeros((2, len(self.arrival)), dtype=np.int64)
+
+    def count(self, sequence: Sequence, number: int) -> None:
+        """Keeps what happened to the request `number` while it was a sequence."""
+        self.preemptions[number], self.cached[number] = sequence.preemptions, sequence.hits
 
 
 class Server:
@@ -79,14 +89,14 @@ class Server:
     def __init__(self, session: Session, traffic: Traffic, ahead: int = 1) -> None:
         self.session, self.traffic, self.ahead = session, traffic, ahead
         self.ledger = Ledger(traffic.arrival.copy())
-        self._coming = [(time, number) for number, time in enumerate(traffic.arrival.tolist()) if time >= 0]
-        heapq.heapify(self._coming)
-        self._sent = [] if traffic.users else sorted(self._coming)
-        """All that come, in order; those of closed loops are not known beforehand."""
+        if session.tiers is not None:
+            self.ledger.tiers = SpilledRows(1 + 2 * len(session.tiers.hits))
+        self._coming = Arrivals(traffic.arrival)
         self._composed: deque[Batch] = deque()
         self._steady: Steady | None = None
         """What follows the composed steps if no request arrives, as said last."""
-        self._latest = [-1] * len(traffic.sequences)
+        self._latest: dict[int, int] = {}
+        """Number of a request that has had its first token, and not its last -> ps of its latest one."""
 
     def compose(self, now: int) -> Batch | int | None:
         """The step that starts at `now` (ps); when the next request arrives (ps) if none has work; None when all is done."""
@@ -101,8 +111,8 @@ class Server:
             return session.pause()
         if not session.waiting and not session.running:
             self._refuse_ahead()
-        if self._coming:
-            return int(self._coming[0][0])
+        if self._coming.next is not None:
+            return self._coming.next[0]
         if session.waiting or session.running:
             raise MoesimError("a scheduler left requests without a step though nothing else is to come")
         return None
@@ -120,9 +130,9 @@ class Server:
 
     def _level(self, now: int) -> None:
         session = self.session
-        self.ledger.levels.extend((now, len(session.running), session.queued, session.pool.used))
-        if session.tiers is not None:
-            self.ledger.tiers.append((now, [session.pool.used, *session.tiers.used], list(session.tiers.hits)))
+        self.ledger.levels.append((now, len(session.running), session.queued, session.pool.used))
+        if session.tiers is not None and self.ledger.tiers is not None:
+            self.ledger.tiers.append((now, session.pool.used, *session.tiers.used, *session.tiers.hits))
 
     @property
     def next(self) -> Batch | None:
@@ -148,12 +158,14 @@ class Server:
                 ledger.first_token[number] = end
             latest[number] = end
         for row in tokens.items():
-            ledger.gaps.extend(row)
+            ledger.gaps.append(row)
 
     def _gone(self, ended: list[Sequence], end: int) -> None:
         """These have had their last token."""
         for sequence in ended:
             self.ledger.finish[sequence.number] = end
+            self.ledger.count(sequence, sequence.number)
+            self._latest.pop(sequence.number, None)
             self._answered(sequence.number, end)
 
     def landed(self, requests: Sized[int]) -> None:
@@ -162,7 +174,7 @@ class Server:
 
     def until(self) -> int | None:
         """When the next request arrives, ps; None where no more is known to."""
-        return self._coming[0][0] if self._coming else None
+        return self._coming.next[0] if self._coming.next is not None else None
 
     def sure(self, most: int, pace: Pace | None = None) -> tuple[list[Batch], Steady | None]:
         """The composed steps, and what follows them if no request arrives: `most` in all.
@@ -194,8 +206,7 @@ class Server:
     def _guessed(self, steps: list[Batch], pace: Pace) -> tuple[list[Joiner], int]:
         """The next requests that arrive during a step each, by the `pace` of the steps; and steps up to one in which two do."""
         joiners: list[Joiner] = []
-        taken = len(self._sent) - len(self._coming)
-        coming = [] if self.traffic.users else self._sent[taken : taken + _JOINERS + 1]
+        coming = [] if self.traffic.users else self._coming.following(_JOINERS + 1)
         prompts = {number: batch.tokens - len(batch.sequences) for number, batch in enumerate(steps)}
         end, place = pace.now, 0
         for number in range(pace.most):
@@ -242,7 +253,7 @@ class Server:
                 if run is not None and number == composed - 1:
                     run.begin()
             elif run is not None:
-                self.ledger.gaps.extend((end - ends[number - 1], run.in_step[number - composed]))
+                self.ledger.gaps.append((end - ends[number - 1], run.in_step[number - composed]))
                 if yields := run.yields(number - composed):
                     self._gone(self.session.come_out(yields), end)
             if number == len(ends) - 1:
@@ -256,20 +267,20 @@ class Server:
             self._level(end)
         if run is not None:
             run.settle(steps)
-            for sequence in run.sequences:
-                self._latest[sequence.number] = ends[-1]
+            self._latest.update((sequence.number, ends[-1]) for sequence in run.sequences if not sequence.done)
 
     def _answered(self, number: int, now: int) -> None:
         """The user of a closed loop thinks, and sends the next request."""
         follower, traffic = number + self.traffic.users, self.traffic
         if traffic.users and traffic.think is not None and follower < len(traffic.sequences):
-            self.ledger.arrival[follower] = now + int(traffic.think[follower])
-            heapq.heappush(self._coming, (int(self.ledger.arrival[follower]), follower))
+            sent = now + int(traffic.think[follower])
+            self.ledger.arrival[follower] = sent
+            self._coming.add(sent, follower)
 
     def _take(self, now: int) -> None:
         """Takes in what has arrived by `now`, or refuses it."""
-        while self._coming and self._coming[0][0] <= now:
-            _, number = heapq.heappop(self._coming)
+        while self._coming.next is not None and self._coming.next[0] <= now:
+            _, number = self._coming.take()
             sequence = self.traffic.sequences[number]
             self.ledger.queued[number] = now
             reason = self.session.refuses(sequence)
@@ -280,12 +291,12 @@ class Server:
 
     def _refuse_ahead(self) -> None:
         """Refuses the next arrivals up to one that is taken in: a run ends with its last answer, and waits for none of them."""
-        while self._coming:
-            time, number = self._coming[0]
+        while self._coming.next is not None:
+            time, number = self._coming.next
             reason = self.session.refuses(self.traffic.sequences[number])
             if reason is None:
                 return
-            heapq.heappop(self._coming)
+            self._coming.take()
             self.ledger.queued[number] = time
             self._refuse(number, reason, time)
 

@@ -62,7 +62,6 @@ class WindowedServing(Serving):
         """ps at which each window began."""
         self.closed: list[int] = []
         """ps at which each window was cut."""
-        self._played: list[Sequence] = []
         self.gap_marks: list[tuple[int, int]] = []
         """For each window where in `Ledger.gaps` those that count begin, and where they end."""
         self._low = self._high = 0
@@ -72,10 +71,6 @@ class WindowedServing(Serving):
     @property
     def ledger(self) -> Ledger:
         return self._whole
-
-    @property
-    def sequences(self) -> list[Sequence]:
-        return self._played
 
     def counted_from(self, window: int) -> int:
         """ps from which on `window` counts."""
@@ -134,20 +129,23 @@ class WindowedServing(Serving):
 
     def _close(self, now: int) -> None:
         """A window is cut: what it left is booked, and none of its sequences is there any more."""
-        part, ledger, whole = slice(self._low, self._high), self.server.ledger, self._whole
+        rows, ledger, whole = slice(self._low, self._high), self.server.ledger, self._whole
         for name in ("queued", "scheduled", "first_token", "finish"):
-            getattr(whole, name)[part] = getattr(ledger, name)
+            getattr(whole, name)[rows] = getattr(ledger, name)
         whole.refused.update({self._low + number: reason for number, reason in ledger.refused.items()})
-        whole.gaps += ledger.gaps
-        whole.levels += ledger.levels
-        whole.levels.extend((now, 0, 0, 0))
+        for sequence in self.server.traffic.sequences:
+            whole.count(sequence, self._low + sequence.number)
+        for part in ledger.gaps.parts():
+            whole.gaps.extend(part)
+        for part in ledger.levels.parts():
+            whole.levels.extend(part)
+        whole.levels.append((now, 0, 0, 0))
         self.closed.append(now)
-        self._played += self.server.traffic.sequences
         first = self.gap_marks[-1][0]
         self.gap_marks[-1] = (first if first >= 0 else len(whole.gaps), len(whole.gaps))
         there = (ledger.queued >= 0) & (ledger.finish < 0)
         there[list(ledger.refused)] = False
-        self.left[part][there] = now
+        self.left[rows][there] = now
         self._cut += (self._low + np.flatnonzero(there)).tolist()
 
     def _moved(self, batch: Batch) -> StepPlan:

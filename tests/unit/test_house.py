@@ -37,7 +37,7 @@ LAYERS = {
     "workload": {"model"},
     "contract": {"model", "hardware", "runtime", "workload"},
     "policies": {"model", "hardware", "runtime", "workload", "contract"},
-    "scheduling": {"model", "hardware", "runtime", "workload", "contract"},
+    "scheduling": {"model", "hardware", "runtime", "workload", "contract", "results"},
     "engine": {"model", "hardware", "runtime", "workload", "contract", "scheduling", "results"},
     "scenario": {"model", "hardware", "runtime", "workload", "contract", "policies", "scheduling", "results"},
 }

@@ -26,6 +26,10 @@ __all__ = ["ExpertWork", "Operations", "roofs"]
 
 _MANY = 2.0**50
 """FLOP or bytes beside which fixed costs of a kernel do not count."""
+_FEW = 64
+"""Numbers of tokens that pass a projection one after another, up to which their time is remembered."""
+_KNOWN = 4096
+"""Times that are remembered at most."""
 
 
 class Operations:
@@ -127,12 +131,20 @@ class Operations:
         flops, weights, crossing = sizes
         number = float(tokens.sum())
         nbytes = len(tokens) * weights + number * crossing
-        key = name, device, tokens.tobytes()
-        if key not in self._known:
-            self._known[key] = int(to_ps(seconds(device, tokens), name).sum())
-        taken = self._known[key]
+        taken = self._ps(name, device, tokens, seconds)
         self._recorder.rounded += layers * len(tokens)
         self._kept.operate(self._phase, device, name, layers * number * flops, layers * nbytes, layers * taken)
+
+    def _ps(self, name: str, device: str, tokens: IntArray, seconds: Callable[[str, IntArray], FloatArray]) -> int:
+        """Time of `tokens` [n] through one projection. That of a few is asked for again and again, that of many steps once."""
+        if len(tokens) > _FEW:
+            return int(to_ps(seconds(device, tokens), name).sum())
+        key = name, device, tokens.tobytes()
+        if key not in self._known:
+            if len(self._known) >= _KNOWN:
+                self._known.clear()
+            self._known[key] = int(to_ps(seconds(device, tokens), name).sum())
+        return self._known[key]
 
     def _core(self, phase: Phase, flops: FloatArray, nbytes: FloatArray) -> None:
         """Attention cores of one phase: [.., D] FLOP and bytes."""

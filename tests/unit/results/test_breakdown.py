@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from moesim.results.breakdown import BREAKDOWNS, Breakdown, breakdown_tables
-from moesim.results.long_table import parts
+from moesim.results.long.table import parts
 
 SECOND = 10**12
 

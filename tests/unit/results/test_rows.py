@@ -29,7 +29,7 @@ def test_columns_may_be_added_and_read_whole_or_in_part() -> None:
     assert rows[2].phase == "prefill"
     assert rows.column("end").tolist() == [20, 26, 40]
     assert rows.column("phase").tolist() == [0, 1, 0]
-    assert rows.column("tokens", slice(1, 2)).tolist() == [2]
+    assert rows.columns(slice(1, 2))["tokens"].tolist() == [2]
     column = rows.column("hits")
     column[0] = 99
     assert rows[0].hits == 10, "a column is a copy"

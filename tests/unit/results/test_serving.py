@@ -9,19 +9,21 @@ import numpy as np
 import pytest
 
 from moesim.errors import MoesimError
-from moesim.results.serving import (
-    Sample,
-    Served,
-    check,
-    queue_table,
-    request_columns,
-    serving_details,
-    summary_fields,
-    tier_table,
-)
+from moesim.results.levels import Levels, queue_table, tier_table
+from moesim.results.long.spill import SpilledRows
+from moesim.results.serving import Sample, Served, check, request_columns, serving_details, summary_fields
+
+
+def rows(*numbers: list[int]) -> SpilledRows:
+    table = SpilledRows(len(numbers[0]))
+    for row in numbers:
+        table.append(row)
+    return table
+
 
 S = 10**12
 """Picoseconds of a second."""
+LEVELS = [[0, 1, 0, 2], [S, 1, 1, 2], [2 * S, 2, 0, 5], [4 * S, 1, 0, 3], [6 * S, 0, 0, 0], [7 * S, 1, 0, 4], [9 * S, 0, 0, 0]]
 REFUSAL = "it is too long"
 SERVED = Served(
     # request 0 runs from 0 to 4 s, 1 waits from 1 to 2 s and runs to 6 s, 2 is refused, 3 comes at 7 and runs to 9 s
@@ -32,9 +34,8 @@ SERVED = Served(
     preemptions=np.array([0, 2, 0, 1]),
     cached=np.array([0, 32, 0, 16]),
     refused={2: REFUSAL},
-    gaps=np.array([[S, 3], [2 * S, 1]]),
-    levels=[0, 1, 0, 2, S, 1, 1, 2, 2 * S, 2, 0, 5, 4 * S, 1, 0, 3, 6 * S, 0, 0, 0, 7 * S, 1, 0, 4, 9 * S, 0, 0, 0],
-    blocks=10,
+    gaps=rows([S, 3], [2 * S, 1]),
+    levels=Levels(rows(*LEVELS), 10),
     block_size=16,
     slo={"ttft": 1.0, "tpot": 0.5},
 )
@@ -51,7 +52,7 @@ REQUESTS = {
 
 
 def test_a_request_that_was_refused_was_taken_in_and_never_scheduled() -> None:
-    columns = request_columns(SERVED)
+    columns = request_columns(SERVED, slice(0, 4))
     assert columns["queued_s"].tolist() == [0.0, 1.0, 2.0, 7.0]
     assert np.array_equal(columns["scheduled_s"], [0.0, 2.0, np.nan, 7.0], equal_nan=True)
     assert np.array_equal(columns["queue_s"], [0.0, 1.0, np.nan, 0.0], equal_nan=True)
@@ -61,7 +62,7 @@ def test_a_request_that_was_refused_was_taken_in_and_never_scheduled() -> None:
 
 
 def test_the_queue_s_table_has_a_row_for_every_level() -> None:
-    table = queue_table(SERVED)
+    table = queue_table(SERVED.levels)
     rows = {name: np.asarray(table[name]).tolist() for name in ("time_s", "running", "waiting", "kv_blocks", "kv_share")}
     assert rows == {
         "time_s": [0.0, 1.0, 2.0, 4.0, 6.0, 7.0, 9.0], "running": [1, 1, 2, 1, 0, 1, 0], "waiting": [0, 1, 0, 0, 0, 0, 0],
@@ -110,13 +111,13 @@ def test_means_over_time_weigh_every_level_by_how_long_it_lasted() -> None:
 
 
 def test_tiers_say_what_they_hold_and_what_was_found_there_since_the_row_before() -> None:
-    levels = [(0, [3, 1], [0, 0]), (2 * S, [5, 0], [16, 0]), (4 * S, [4, 2], [16, 48])]
-    tiered = replace(SERVED, tiers=[("hbm", 10), ("ddr", 20)], tier_levels=levels)
-    table = tier_table(tiered)
+    held = rows([0, 3, 1, 0, 0], [2 * S, 5, 0, 16, 0], [4 * S, 4, 2, 16, 48])
+    levels = replace(SERVED.levels, tiers=[("hbm", 10), ("ddr", 20)], tier_rows=held)
+    table = tier_table(levels)
     assert table["time_s"].tolist() == [0.0, 0.0, 2.0, 2.0, 4.0, 4.0]
     assert table["tier"].tolist() == ["hbm", "ddr"] * 3
     assert (table["kv_blocks"].tolist(), table["hit_tokens"].tolist()) == ([3, 1, 5, 0, 4, 2], [0, 0, 16, 0, 0, 48])
-    assert serving_details(tiered, REQUESTS)["kv_tiers"] == [
+    assert serving_details(replace(SERVED, levels=levels), REQUESTS)["kv_tiers"] == [
         {"tier": "hbm", "kv_blocks": 10, "most": 5, "hit_tokens": 16},
         {"tier": "ddr", "kv_blocks": 20, "most": 2, "hit_tokens": 48},
     ]
@@ -125,10 +126,10 @@ def test_tiers_say_what_they_hold_and_what_was_found_there_since_the_row_before(
 
 def test_requests_in_the_server_over_time_are_the_times_that_requests_spent_there() -> None:
     check(SERVED, FINISH)
-    levels = list(SERVED.levels)
-    levels[2 * 4 + 1] += 1  # a sequence too many runs from 2 to 4 s
+    levels = [list(row) for row in LEVELS]
+    levels[2][1] += 1  # a sequence too many runs from 2 to 4 s
     with pytest.raises(MoesimError, match=f"Little's law fails: {13 * S} ps of requests in the server, {11 * S} ps spent"):
-        check(replace(SERVED, levels=levels), FINISH)
+        check(replace(SERVED, levels=Levels(rows(*levels), 10)), FINISH)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +153,7 @@ def sampled(**changes: Any) -> Served:
 
 
 def test_of_a_sampled_run_what_comes_out_while_a_window_counts_is_counted() -> None:
-    columns = request_columns(sampled())
+    columns = request_columns(sampled(), slice(0, 4))
     assert (columns["window"].tolist(), columns["finish_counts"].tolist()) == ([0, 0, 0, 1], [True, False, False, False])
     summary = summary_fields(sampled(), REQUESTS, 9.0)
     assert summary["queue_s"]["mean"] == pytest.approx(0.5)
@@ -164,7 +165,7 @@ def test_of_a_sampled_run_what_comes_out_while_a_window_counts_is_counted() -> N
 
 def test_a_request_that_a_window_cut_off_was_there_until_then() -> None:
     cut = np.array([4 * S, 6 * S, -1, -1])
-    levels = [*SERVED.levels[:-4], 8 * S, 0, 0, 0]
+    levels = Levels(rows(*LEVELS[:-1], [8 * S, 0, 0, 0]), 10)
     check(replace(sampled(), levels=levels), cut)
     with pytest.raises(MoesimError, match="Little's law"):
         check(sampled(), cut)

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moesim.results.serving import Disruption, recovery, sentence
+from moesim.results.levels import Disruption, Levels, recovery, sentence
+from moesim.results.long.spill import SpilledRows
 
 SECOND = 10**12
 LEVELS = [(0, 1, 0), (4, 2, 0), (10, 2, 3), (20, 2, 6), (30, 1, 0), (50, 0, 0)]
@@ -19,7 +20,10 @@ KEPT = np.array([True, True, False, False, True])
 
 def cost(end: int, survivors: np.ndarray[Any, Any] | None = KEPT) -> dict[str, Any]:
     disruption = Disruption("cxl", None, 10 * SECOND, end * SECOND, 7)
-    return recovery(disruption, [(time * SECOND, *more, 0) for time, *more in LEVELS], SENT, FINISH, survivors)
+    rows = SpilledRows(4)
+    for time, *more in LEVELS:
+        rows.append((time * SECOND, *more, 0))
+    return recovery(disruption, Levels(rows, 1), SENT, FINISH, survivors)
 
 
 def test_the_server_has_recovered_when_no_more_requests_are_there_than_before() -> None:

@@ -63,12 +63,12 @@ def test_requests_come_in_picoseconds_and_those_that_wait_for_a_user_do_not_come
     traffic = requests.server.traffic
     assert traffic.arrival.tolist() == [0, 1, -1]
     assert (traffic.users, traffic.think.tolist() if traffic.think is not None else None) == (2, [0, 0, 2])
-    assert [(s.number, s.prompt, s.output, s.priority, s.shared) for s in requests.sequences] == [
+    assert [(s.number, s.prompt, s.output, s.priority, s.shared) for s in traffic.sequences] == [
         (0, 43, 3, 0, ()), (1, 7, 5, 0, ()), (2, 20, 2, 0, ()),
     ]  # fmt: skip
     alike = [(), ((4, 0),), ()]
     urgent = served(priority=np.array([1, 0, 1]), shared=alike)
-    assert [(s.priority, s.shared) for s in urgent.sequences] == [(1, ()), (0, ((4, 0),)), (1, ())]
+    assert [(s.priority, s.shared) for s in urgent.server.traffic.sequences] == [(1, ()), (0, ((4, 0),)), (1, ())]
 
 
 def test_a_step_is_a_plan_and_a_series_goes_on_where_it_ends() -> None:

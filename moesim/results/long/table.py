@@ -15,7 +15,7 @@ __all__ = ["LongTable", "Table", "by_step", "parts", "whole"]
 
 Columns = dict[str, NDArray[Any]]
 Table = Mapping[str, NDArray[Any]]
-_MOST = 1 << 15
+_MOST = 1 << 12
 """Steps up to which a table is made at once, and that a part of a longer one holds."""
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import moesim
-from moesim.results import long_table
-from moesim.results.long_table import LongTable, by_step, parts, whole
+from moesim.results.long import table as long_table
+from moesim.results.long.table import LongTable, by_step, parts, whole
 from moesim.results.result import Result
 
 BY_STEP = ("steps", "queue", "step_lanes")

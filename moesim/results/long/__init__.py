@@ -1,0 +1,1 @@
+"""What a long run writes down, in files and a few rows at a time: rows, percentiles, tables."""
