@@ -93,7 +93,7 @@ def _session_code(part: Any, seen: set[int]) -> Iterator[str]:
     seen.add(id(part))
     if isinstance(part, type):
         yield f"class {part.__qualname__} {sorted((k, repr(v)) for k, v in vars(part).get('__annotations__', {}).items())}"
-        for name, member in vars(part).items():
+        for name, member in list(vars(part).items()):  # to look at one may complete the class
             function = getattr(member, "__func__", None) or getattr(member, "fget", None) or member
             if isinstance(function, types.FunctionType):
                 yield from _session_code(function, seen)

@@ -27,7 +27,7 @@ _lock = threading.Lock()
 def built(loaded_scenario: LoadedScenario, key: str) -> LoadedScenario:
     """The scenario with its requests and routing, which all runs of one `key` in this process share."""
     if loaded_scenario.job_and_table is None:
-        object.__setattr__(loaded_scenario, "made", _built.get(key))
+        object.__setattr__(loaded_scenario, "job_and_table", _built.get(key))
     job = loaded_scenario.build()
     with _lock:  # a Dask worker does several jobs at once, in threads
         _built[key] = job
