@@ -190,6 +190,7 @@ class Planner:
         content = {
             **drawn,
             "scenario": to_plain(data),
+            "order": [list(names) for names in (scenario.hardware.devices, scenario.hardware.tiers, scenario.hardware.links)],
             "code": sorted(filter(None, (foreign_code(kind) for kind in _kinds(scenario)))),
             "version": __version__,
             "physics": physics(),

@@ -125,7 +125,8 @@ def trace(
     """The path from tier `source` to tier `target`, or to a reader at `node` that is called `target`.
 
     `engine_node` is the GPU's node: copies queue at the serial link nearest to it. Without it there is no copy engine, and the
-    set-up of serial links is not paid (a processor reads with plain loads).
+    set-up of serial links is not paid (a processor reads with plain loads). Copy engines on both sides of a bounce buffer work
+    at the same time, so only the longer of their set-ups is paid.
     """
     rates, tally = resources(tiers, links), _Tally(tiers, links, serial_setup=engine_node is not None)
     ends = [(None, 1.0)] if node is not None else _parts(tiers, target)
@@ -174,15 +175,19 @@ class _Tally:
         stops = self._stops(source, target, end)
         self._use(source, "read", share)
         setup, here = self._memory(source).latency, self._memory(source).at
-        for stop in stops:
-            setup += self._walk(here, self._memory(stop).at, share)
-            here = self._memory(stop).at
-            self._use(stop, "write", share)
-            self._use(stop, "read", share)
-        setup += self._walk(here, end, share)
+        copies = []
+        for stop in (*stops, None):
+            there = end if stop is None else self._memory(stop).at
+            links = self._walk(here, there, share)
+            setup += sum(link.setup for link in links if self.serial_setup or not link.serial)
+            copies.append(sum(link.setup for link in links if self.serial_setup and link.serial))
+            here = there
+            if stop is not None:
+                self._use(stop, "write", share)
+                self._use(stop, "read", share)
         if target is not None:
             self._use(target, "write", share)
-        self.setup = max(self.setup, setup)
+        self.setup = max(self.setup, setup - (sum(copies) - max(copies)))
 
     def _stops(self, source: str, target: str | None, end: str) -> list[str]:
         """Bounce buffers on the way: those of both ends, unless the way ends (or begins) at their own node."""
@@ -194,17 +199,17 @@ class _Tally:
                 stops.append(stage)
         return stops if start != end else []
 
-    def _walk(self, source: str, target: str, share: float) -> float:
-        setup = 0.0
+    def _walk(self, source: str, target: str, share: float) -> list[Link]:
+        """The links of the way from node to node, each of which the share crosses."""
+        links = []
         for hop in route(self.links, source, target):
             link = self.links[hop.link]
             self._add(f"{hop.link}:{hop.direction}", share)
             if link.both is not None:
                 self._add(f"{hop.link}:both", share)
-            if self.serial_setup or not link.serial:
-                setup += link.setup
+            links.append(link)
             self.hops.append(hop)
-        return setup
+        return links
 
     def _use(self, tier: str, verb: str, share: float) -> None:
         memory = self._memory(tier)

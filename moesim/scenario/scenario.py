@@ -304,7 +304,8 @@ def _known_durations(parts: Mapping[str, Any], tree: Tree, resolver: Resolver) -
 
 
 def _text(node: Node) -> str:
-    return json.dumps(node.plain(), sort_keys=True, default=repr)
+    """Keys stay in the order of the file, which says which GPU attends if nothing else does."""
+    return json.dumps(node.plain(), default=repr)
 
 
 def _head(node: Node, mistakes: list[Mistake]) -> Node:

@@ -68,6 +68,18 @@ def test_a_run_spreads_experts_and_stays_above_its_bound(spread):
     assert spread.details["peak_B"]["hbm1"] <= machine(PAIR["hardware"]).capacity("hbm1")
 
 
+def test_two_equal_gpus_are_equal_whichever_the_file_names_first(spread):
+    """One process reads both orders: what is known of a machine does not hide that another GPU attends."""
+    data = spread.provenance["scenario"]
+    machine = data["hardware"]
+    swapped = {name: machine["devices"][name] for name in ("gpu1", "gpu", "cpu")}
+    tokens = spread.summary["expert_tokens"]
+    turned = moesim.run({**data, "hardware": {**machine, "devices": swapped}}).summary
+    assert turned["makespan_s"] == spread.summary["makespan_s"]
+    assert turned["expert_tokens"] == {**tokens, "gpu": tokens["gpu1"], "gpu1": tokens["gpu"]}
+    assert tokens["gpu"] != tokens["gpu1"]
+
+
 def test_explain_shows_the_room_of_each_gpu():
     section = moesim.explain("buy/second-gpu", **PAIR).section("What fits where")
     rows = {row.name: row.value for row in section.rows}

@@ -124,7 +124,6 @@ LABELS = (
     Label("uploaded expert"),
     Label("activations", "activation"),
     Label("experts"),
-    Label("activations", "activation"),
     Label("attention"),
     Label("read KV", "kv"),
     Label("store KV", "kv"),

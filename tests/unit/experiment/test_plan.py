@@ -12,6 +12,7 @@ from moesim.experiment.plan import Plan, plan
 from moesim.policies.caching.lru import LRU
 from moesim.policies.near_data.cxl_expert import CxlExpert
 from moesim.runs.fingerprint import foreign_code
+from moesim.scenario.scenario import load
 from tests.descriptions import axis
 
 SERIAL = {"kind": "cxl_expert", "warm": 1.0, "resident": False, "near_data": False, "pipeline": "serial"}
@@ -102,6 +103,9 @@ def test_a_points_name_depends_on_what_its_numbers_depend_on() -> None:
     assert names() != names(scenario={"seed": 1})
     assert names() != names(bound=False)
     assert names() != names(scenario={"workload": {"tokens": 12}})
+    machine = load("cxl_expert/table").data["hardware"]
+    turned = {**machine, "devices": dict(reversed(machine["devices"].items()))}  # the first GPU of a file attends
+    assert names(scenario={"hardware": machine}) != names(scenario={"hardware": turned})
 
 
 def test_a_trace_counts_with_its_contents(tmp_path: Path) -> None:

@@ -78,6 +78,16 @@ def test_a_slow_bounce_buffer_counts_twice():
     assert system.path("ssd", "hbm").rate == 4e9
 
 
+@pytest.mark.parametrize("setups", [(17e-6, 13e-6), (13e-6, 17e-6), (17e-6, 0.0)])
+def test_copy_engines_on_both_sides_of_a_bounce_buffer_pay_the_longer_set_up(setups):
+    ends = [{"ends": ["host", f"card{n}"], "rate": 20e9, "serial": True} for n in range(2)]
+    links = {f"bus{n}": {**ends[n], "setup": setup} for n, setup in enumerate(setups)}
+    tiers = {f"v{n}": memory("hbm", f"card{n}", 1e12, stage="ddr" if n else None) for n in range(2)}
+    path = build(tiers, links).path("v0", "v1")
+    assert path.setup == pytest.approx(max(setups), rel=1e-12)
+    assert path.links == ("bus0", "bus1")
+
+
 @given(st.floats(1e9, 1e12), st.floats(1e9, 1e12), st.floats(1.0, 1e12))
 def test_an_interleaved_read_takes_bytes_over_the_sum_of_bandwidths(first, second, nbytes):
     tiers = {

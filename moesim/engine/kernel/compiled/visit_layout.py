@@ -60,7 +60,7 @@ CURSOR = 24
 BAD_DEVICE, NO_SLOT, BAD_READER = -3, -4, -7
 """What may be wrong with a dispatch; `BAD_READER` - s for the device number s beside the GPU."""
 
-LABEL_IDS, LABEL_UPLOAD, LABEL_RESIDENT, LABEL_UPLOADED, LABEL_OUT, LABEL_EXPERTS, LABEL_BACK = range(1, 8)
+LABEL_IDS, LABEL_UPLOAD, LABEL_RESIDENT, LABEL_UPLOADED, LABEL_ACTIVATIONS, LABEL_EXPERTS = range(1, 7)
 
 # The walk through visits
 

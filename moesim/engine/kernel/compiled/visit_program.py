@@ -157,7 +157,7 @@ def emit_side(T, TF, X, P, PF, C, R, s, before):
     sent = min(pairs, C[C_SENT])
     out, back = X[X[way] + sent], X[X[way + 1] + sent]
     if out > 0:
-        at = put(P, C, T[S + S_OUT], 0, out, LABEL_OUT)
+        at = put(P, C, T[S + S_OUT], 0, out, LABEL_ACTIVATIONS)
         put_after(P, C, at, before)
         put_draws(T, TF, P, PF, C, at, S + S_OUT_DRAWS, sent)
         before = C[C_N] - 1
@@ -173,7 +173,7 @@ def emit_side(T, TF, X, P, PF, C, R, s, before):
             put_draws(T, TF, P, PF, C, at, S + S_READS + 3 * kind, n)
     last = C[C_N] - 1
     if back > 0:
-        at = put(P, C, T[S + S_BACK], 0, back, LABEL_BACK)
+        at = put(P, C, T[S + S_BACK], 0, back, LABEL_ACTIVATIONS)
         put_after(P, C, at, last)
         put_draws(T, TF, P, PF, C, at, S + S_BACK_DRAWS, sent)
         last = C[C_N] - 1
