@@ -281,6 +281,31 @@ def test_the_page_of_the_design_names_every_folder() -> None:
     _none(f"docs/design.md does not name {folder}" for folder, known in zip(sorted(folders), named, strict=True) if not known)
 
 
+TREE = ("moesim/*", "moesim/**/*", "tools/*", "tests/*", "tests/**/*", "docs/*", "scenarios/**/*", "hardware_profiles/**/*")
+PLACE = re.compile(r"`((?:[\w.]+/)+[\w.]*|\w+\.(?:py|md|yaml))`")
+"""A folder or a file in the code of a page; capitals stand for a name of the reader's."""
+
+
+@cache
+def tree() -> frozenset[str]:
+    """Ends of the paths of all folders and files that pages name: `engine/walk` and `walk.py` of `moesim/engine/walk.py`."""
+    files = {path.relative_to(ROOT) for pattern in TREE for path in ROOT.glob(pattern) if "__pycache__" not in path.parts}
+    files |= {path.parent for path in files}
+    ends = {"/".join(path.parts[first:]) for path in files for first in range(len(path.parts))}
+    return frozenset(ends | {end.removesuffix(".py").removesuffix(".yaml") for end in ends})
+
+
+@pytest.mark.parametrize("page", ["design", "extending", "concepts", "trust", "reproducing", "seeds"])
+def test_pages_name_modules_that_exist(page: str) -> None:
+    lines = (ROOT / "docs" / f"{page}.md").read_text("utf-8").splitlines()
+    _none(
+        f"docs/{page}.md:{number}: no {name}"
+        for number, line in enumerate(lines, 1)
+        for name in PLACE.findall(line)
+        if name.rstrip("/") not in tree() and not re.search(r"\b[A-Z]{3,}\b", name)
+    )
+
+
 WRITES = {
     "write_text", "write_bytes", "mkdir", "makedirs", "rename", "unlink", "rmtree", "mkdtemp", "mkstemp", "savetxt", "savez",
 }  # fmt: skip
