@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.results.long.table import Table, by_step
+from moesim.results.long.table import Table, by_rows
 from moesim.results.rows import BusyRows
 
 __all__ = ["BREAKDOWNS", "Breakdown", "breakdown_tables"]
@@ -100,7 +100,7 @@ def _step_lanes(laps: BusyRows) -> Table:
             "busy_s": laps.within(lanes, rows).ravel() / _SECOND,
         }
 
-    return by_step(len(laps), part)
+    return by_rows(len(laps), part)
 
 
 def _layer_lanes(critical: Mapping[tuple[str, str], NDArray[np.int64]]) -> dict[str, NDArray[Any]]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from moesim.errors import InputError, Mistake
 from moesim.neutral import cell, cell_text
 from moesim.results.breakdown import BREAKDOWNS
-from moesim.results.long.table import Table, by_step, parts
+from moesim.results.long.table import Table, by_rows, parts
 from moesim.results.recorder import SECOND, Recorder
 from moesim.results.rows import PHASES, PassRows
 
@@ -80,7 +80,7 @@ def requests(
 
 def steps(recorder: Recorder) -> Table:
     """One row per forward pass of a batch."""
-    return by_step(len(recorder.passes), lambda rows: _steps(recorder.passes, rows))
+    return by_rows(len(recorder.passes), lambda rows: _steps(recorder.passes, rows))
 
 
 def _steps(passes: PassRows, rows: slice) -> Columns:

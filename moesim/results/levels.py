@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from moesim.arrays import BoolArray
 from moesim.results.long.spill import SpilledRows
-from moesim.results.long.table import Table, by_step
+from moesim.results.long.table import Table, by_rows
 from moesim.results.recorder import SECOND
 
 __all__ = ["Disruption", "Levels", "queue_table", "recovery", "sentence", "tier_table"]
@@ -116,7 +116,7 @@ def queue_table(levels: Levels | None) -> Table:
             "kv_share": used / max(0 if levels is None else levels.blocks, 1),
         }
 
-    return by_step(0 if levels is None else len(levels.rows), part)
+    return by_rows(0 if levels is None else len(levels.rows), part)
 
 
 def tier_table(levels: Levels | None) -> Table:
@@ -138,7 +138,7 @@ def tier_table(levels: Levels | None) -> Table:
             "hit_tokens": np.diff(values[:, 1 + len(tiers) :], axis=0, prepend=before).ravel(),
         }
 
-    return by_step(0 if levels is None or levels.tier_rows is None else len(levels.tier_rows), part)
+    return by_rows(0 if levels is None or levels.tier_rows is None else len(levels.tier_rows), part)
 
 
 def recovery(

@@ -22,7 +22,7 @@ from moesim.results import serving
 from moesim.results.breakdown import breakdown_tables
 from moesim.results.columns import TABLES, Columns
 from moesim.results.levels import queue_table, sentence, tier_table
-from moesim.results.long.table import Table, by_step, parts, whole
+from moesim.results.long.table import Table, by_rows, parts, whole
 from moesim.results.plain import canonical, plain
 from moesim.results.recorder import SECOND, Recorder, Slice
 from moesim.results.rows import PHASES, PassRows
@@ -201,7 +201,7 @@ def make_result(recorder: Recorder, facts: RunFacts) -> Result:
     served = facts.served
     if served is not None:
         serving.check(served, recorder.finish)
-    requests = by_step(recorder.requests, lambda rows: _requests(recorder, facts, rows))
+    requests = by_rows(recorder.requests, lambda rows: _requests(recorder, facts, rows))
     levels = served.levels if served is not None else None
     columns: dict[str, Table] = {
         "requests": requests,

@@ -1,4 +1,4 @@
-"""Tables with a row for every step of a run, made when they are asked for: of a long run each would fill memory.
+"""Tables of many rows, one for each step, request or lane, made when they are asked for: those of a long run would fill memory.
 
 Knows columns by name only.
 """
@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LongTable", "Table", "by_step", "parts", "whole"]
+__all__ = ["LongTable", "Table", "by_rows", "parts", "whole"]
 
 Columns = dict[str, NDArray[Any]]
 Table = Mapping[str, NDArray[Any]]
 _MOST = 1 << 12
-"""Steps up to which a table is made at once, and that a part of a longer one holds."""
+"""Rows up to which a table is made at once, and that a part of a longer one holds."""
 
 
 class LongTable(Mapping[str, NDArray[Any]]):
-    """The columns of `steps` steps, of which `part` makes those of a slice: the same as all at once."""
+    """Columns of `rows` rows, of which `part` makes those of a slice: the same as all at once."""
 
-    def __init__(self, steps: int, part: Callable[[slice], Columns]) -> None:
-        self.steps, self.part = steps, part
+    def __init__(self, rows: int, part: Callable[[slice], Columns]) -> None:
+        self.rows, self.part = rows, part
         self._names = list(part(slice(0, 0)))
 
     def __getitem__(self, name: str) -> NDArray[Any]:
@@ -41,16 +41,16 @@ class LongTable(Mapping[str, NDArray[Any]]):
         return dict, (whole(self),)
 
 
-def by_step(steps: int, part: Callable[[slice], Columns]) -> Table:
-    """The columns of `steps` steps, at once or, of many, when they are asked for; `part`: as of `LongTable`."""
-    return part(slice(0, steps)) if steps <= _MOST else LongTable(steps, part)
+def by_rows(rows: int, part: Callable[[slice], Columns]) -> Table:
+    """Columns of `rows` rows, at once or, of many, when they are asked for; `part`: as of `LongTable`."""
+    return part(slice(0, rows)) if rows <= _MOST else LongTable(rows, part)
 
 
 def parts(table: Table) -> Iterator[Columns]:
     """The rows of a table, some at a time; at least one part."""
     if isinstance(table, LongTable):
-        for first in range(0, max(table.steps, 1), _MOST):
-            yield table.part(slice(first, min(first + _MOST, table.steps)))
+        for first in range(0, max(table.rows, 1), _MOST):
+            yield table.part(slice(first, min(first + _MOST, table.rows)))
         return
     rows = max((len(column) for column in table.values()), default=0)
     for first in range(0, max(rows, 1), _MOST):
@@ -59,4 +59,4 @@ def parts(table: Table) -> Iterator[Columns]:
 
 def whole(table: Table) -> Columns:
     """All rows as plain columns."""
-    return table.part(slice(0, table.steps)) if isinstance(table, LongTable) else dict(table)
+    return table.part(slice(0, table.rows)) if isinstance(table, LongTable) else dict(table)

@@ -1,4 +1,4 @@
-"""Tables of long runs are made when they are asked for, and say what they say at once."""
+"""Tables of long runs are made when they are asked for, and hold what they hold at once."""
 
 import pickle
 
@@ -7,10 +7,10 @@ import pytest
 
 import moesim
 from moesim.results.long import table as long_table
-from moesim.results.long.table import LongTable, by_step, parts, whole
+from moesim.results.long.table import LongTable, by_rows, parts, whole
 from moesim.results.result import Result
 
-BY_STEP = ("steps", "queue", "step_lanes")
+LONG = ("steps", "queue", "step_lanes")
 
 
 def _served() -> Result:
@@ -24,16 +24,16 @@ def plain() -> Result:
 
 @pytest.fixture
 def long(monkeypatch: pytest.MonkeyPatch) -> Result:
-    """The same run, as if 7 steps were many."""
+    """The same run, as if 7 rows were many."""
     monkeypatch.setattr(long_table, "_MOST", 7)
     return _served()
 
 
 def test_the_tables_of_a_long_run_are_those_of_a_short_one(plain: Result, long: Result) -> None:
-    assert all(isinstance(long.columns[name], LongTable) for name in BY_STEP)
+    assert all(isinstance(long.columns[name], LongTable) for name in LONG)
     assert not any(isinstance(table, LongTable) for table in plain.columns.values())
     assert long.canonical_json() == plain.canonical_json()
-    for name in BY_STEP:
+    for name in LONG:
         assert long.frame(name).equals(plain.frame(name))
         assert list(long.columns[name]) == list(plain.columns[name])
         for column, values in plain.columns[name].items():
@@ -49,14 +49,14 @@ def test_a_long_table_goes_to_other_processes_as_plain_columns(plain: Result, lo
     )
 
 
-def test_no_part_has_more_steps_than_it_may(long: Result) -> None:
+def test_no_part_has_more_rows_than_it_may(long: Result) -> None:
     sizes = [len(part["step"]) for part in parts(long.columns["steps"])]
     assert sum(sizes) == len(long.columns["steps"]["step"])
     assert max(sizes) == 7
 
 
-def test_a_table_of_no_steps_has_its_columns() -> None:
-    table = by_step(0, lambda rows: {"step": np.arange(rows.start, rows.stop)})
+def test_a_table_without_rows_has_its_columns() -> None:
+    table = by_rows(0, lambda rows: {"step": np.arange(rows.start, rows.stop)})
     assert [list(part) for part in parts(table)] == [["step"]]
 
 
