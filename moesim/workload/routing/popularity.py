@@ -14,6 +14,7 @@ from pydantic import Field
 from moesim.arrays import FloatArray
 from moesim.errors import InputError, Mistake
 from moesim.streams import Streams
+from moesim.units import format_count
 from moesim.workload.csvfile import read_popularity
 from moesim.workload.routing.law import Routed
 from moesim.workload.routing.zipf import Independent
@@ -37,8 +38,7 @@ class PopularityTable(Independent):
         possible = np.count_nonzero(table, axis=1)
         if (possible < model.top_k).any():
             row = int((possible < model.top_k).argmax())
-            message = (
-                f"layer {row} (from 0) has {possible[row]} experts above zero; top-{model.top_k} needs {model.top_k} or more"
-            )
+            number = format_count(int(possible[row]), "expert")
+            message = f"layer {row} (from 0) has {number} above zero; top-{model.top_k} needs {model.top_k} or more"
             raise InputError(Mistake(message, file=str(base / self.path)))
         return table

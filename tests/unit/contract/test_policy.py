@@ -59,7 +59,7 @@ def test_each_gpu_computes_what_lives_in_its_memory_by_default() -> None:
 def test_nothing_moves_adapts_or_is_foreseen_by_default(view: View) -> None:
     policy = Bare()
     assert policy.adapt(step_of(0, [1] * 8), view) is NO_MOVES
-    assert NO_MOVES == Moves(*[None] * len(Moves._fields))
+    assert Moves(*[None] * len(Moves._fields)) == NO_MOVES
     assert (policy.adapts, policy.memoryless, policy.batched, policy.sure_phases) == ("never", False, False, ())
     assert (policy.foresight, policy.proven_gap(None), policy.lossy, policy.runtime) == (None, None, False, "reference")
     desk: Any = None

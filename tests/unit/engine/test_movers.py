@@ -26,8 +26,15 @@ EXPERT = 6 * 1024 * 1024.0
 class Bench:
     """Movers over a fake engine: copies end when `end` says so, `begun` ones cannot be called off."""
 
-    def __init__(self, *, swap: int = 0, pinned: tuple[tuple[int, int], ...] = (), functions: Any = PLAIN) -> None:
-        self.problem: Problem = problem(system(hbm=GB, cxl={"near": (GB, 22e9), "far": (GB, 9e9)}))
+    def __init__(
+        self,
+        *,
+        swap: int = 0,
+        pinned: tuple[tuple[int, int], ...] = (),
+        functions: Any = PLAIN,
+        far: dict[str, float] | None = None,
+    ) -> None:
+        self.problem: Problem = problem(system(hbm=GB, cxl={"near": (GB, 22e9), "far": (GB, 9e9)}, far=far))
         deployment = find("policies", "on_demand")().deploy(self.problem)
         home, resident = deployment.home.copy(), deployment.resident.copy()
         for pair in pinned:
@@ -326,3 +333,18 @@ def test_what_waits_for_room_sets_out_when_there_is_some(bench: Bench) -> None:
     bench.books.release(near, GB / 2)
     bench.movers.look()
     assert bench.number == 1
+
+
+def test_an_expert_that_crosses_a_host_tier_may_stay_there_where_there_is_room() -> None:
+    """Copies from the peer cross DRAM; all but two of the experts that live there leave no room for a third."""
+    bench = Bench(far={"peer": GB})
+    peer, ddr = bench.tier["peer"], bench.tier["ddr"]
+    bench.books.home[0, :3] = peer
+    before = bench.books.host["ddr"]
+    bench.books.reserve(ddr, 8 * GB - before - 2.5 * EXPERT)
+    bench.apply(uploaded=(0, 1, 2), stay=[[0, expert, ddr] for expert in (0, 1, 2)])
+    assert (bench.number, bench.books.home[0, :3].tolist()) == (0, [peer] * 3), "no copy sets out, and homes change later"
+    bench.movers.settle()
+    assert bench.books.home[0, :3].tolist() == [ddr, ddr, peer]
+    with pytest.raises(PolicyError, match="an expert can stay only in a host tier that it has just crossed; 'ddr' is not one"):
+        bench.apply(layer=1, uploaded=(2,), stay=[[0, 2, ddr]])

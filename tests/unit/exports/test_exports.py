@@ -226,6 +226,40 @@ def test_a_model_that_a_program_cannot_place_is_refused() -> None:
         moesim.export("vllm", moesim.run(data))
 
 
+def test_whole_layers_of_the_cpu_stay_whole() -> None:
+    """`--n-gpu-layers` counts the output beside the last nine of 16 layers, whose experts are all in GPU memory."""
+    placed, exported = placed_and_exported("llama-cpp", run({"kind": "llama_cpp", "gpu_layers": 9, "batch": 1}, gpu="12 GB"))
+    assert options(exported)["--n-gpu-layers"] == "10"
+    assert exported.resident.all(axis=1).tolist() == [False] * 7 + [True] * 9
+    assert (exported.policy.deploy(placed.problem).resident == exported.resident).all()
+
+
+def test_pieces_of_prompts_have_a_size_that_users_take_and_a_note_where_they_were_longer() -> None:
+    long = {"kind": "offline", "requests": 1, "prompt": 5000, "output": 1, "routing": {"kind": "uniform"}}
+    machine = {"profile": "rtx4090-desktop", "tiers": {"hbm": {"capacity": "6 GB"}}}
+    data = {"name": "long", "hardware": machine, "model": "olmoe-1b-7b", "workload": long, "policy": POPULAR}
+    _, exported = placed_and_exported("llama-cpp", moesim.run(data))
+    assert options(exported)["--ubatch-size"] == options(exported)["--batch-size"] == "4096"
+    assert exported.notes[-1] == "Prompts passed the layers 5,000 tokens at a time in the run; here in pieces of 4,096."
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"provenance": {}}, "this run: has no 'provenance.scenario', so its placement means nothing"),
+        ({"columns": {}}, "this run: has no experts.csv beside it, which holds the placement; run it again"),
+        (
+            {"columns": {"experts": {"resident": np.zeros(8), "activations": np.zeros(8)}}},
+            "this run: experts.csv has 8 rows, the scenario 16 layers of 64 experts",
+        ),
+    ],
+)
+def test_runs_whose_placement_is_not_known_are_refused(popular: Result, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read_placed(replace(popular, **changes))
+    assert str(caught.value) == message
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [

@@ -72,8 +72,42 @@ def test_names():
     assert (system.tier_names, system.device_names) == (("hbm", "ddr", "cxl", "ssd"), ("gpu", "cpu", "ndp"))
 
 
-def test_price_adds_devices_and_memory():
+def test_price_adds_devices_memory_and_links():
     assert machine().price == pytest.approx(1000 + 512 * 5 + 128 * 10, rel=1e-12)
+    assert machine(links__nvme__price="70 USD").price == pytest.approx(1000 + 512 * 5 + 128 * 10 + 70, rel=1e-12)
+
+
+def test_prices_that_are_not_known_are_named_but_for_memory_that_comes_with_its_gpu():
+    assert machine().price_unknown == ("devices.cpu.price", "devices.ndp.price", "tiers.ssd.price")
+
+
+def test_energy_is_known_where_every_part_states_its_power():
+    """Nine parts: three devices, four tiers, two links; the GPU states both of its powers, the CPU one, DRAM its energy."""
+    system = machine(
+        devices__gpu__power_idle="60 W", devices__gpu__power_active="450 W", devices__cpu__power_idle="90 W",
+        tiers__ddr__energy="20 pJ/B",
+    )  # fmt: skip
+    assert system.energy_known == pytest.approx(2 / 9, rel=1e-12)
+    assert system.power_unknown == (
+        "devices.cpu.power_active", "devices.ndp.power_idle", "devices.ndp.power_active", "tiers.hbm.energy",
+        "tiers.cxl.energy", "tiers.ssd.energy", "links.pcie.energy", "links.nvme.energy",
+    )  # fmt: skip
+
+
+def test_a_device_that_compresses_the_cache_less_takes_more_of_its_room_for_weights():
+    """Weights take three quarters of their bytes, the cache 0.9; a set asks for as much room as the worst of its tiers."""
+    system = machine(tiers__cxl__compression={"weights": 0.75, "kv": 0.9}, tiers__both=SET | {"capacity": "100 GB"})
+    shares = {tier: pytest.approx(share, rel=1e-12) for tier, share in {"ddr": 1.0, "cxl": 1.2, "both": 1.2}.items()}
+    assert {tier: system.kv_share(tier) for tier in shares} == shares
+
+
+def test_devices_may_be_replaced_by_others_of_the_same_names():
+    system = machine()
+    slow = system.gpu.bound(1e11)
+    changed = system.with_devices({"gpu": slow})
+    assert (changed.devices["gpu"], changed.devices["cpu"]) == (slow, system.devices["cpu"])
+    assert system.gpu.own_bandwidth == 1e12
+    assert system.with_devices({}) is system
 
 
 def test_capacity_is_the_usable_share():

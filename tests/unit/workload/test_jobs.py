@@ -347,7 +347,7 @@ class TestPopularityTable:
             (["0,0,1", "0,1,1"], "has 1 layers; the model has 2"),
             (["0,0,1", "1,9,1"], "expert 9 is not one of the model's 4"),
             (["0,0,1", "1,0,-2"], "below zero"),
-            (["0,0,1", "1,0,1"], "layer 0 .from 0. has 1 experts above zero; top-2 needs 2 or more"),
+            (["0,0,1", "1,0,1"], "layer 0 .from 0. has 1 expert above zero; top-2 needs 2 or more"),
         ],
     )
     def test_defects(self, tmp_path, rows, message):
