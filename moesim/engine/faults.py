@@ -110,7 +110,13 @@ class Faults:
                 self._placement.refresh()
             else:
                 self._residency.down[tier] = False
-            self._events.append(_Event(fault, tier, now, lost, begins))
+            self._events.append(_Event(fault, tier, now, lost, begins, over=not begins and not self._stranded))
+
+    @property
+    def _stranded(self) -> bool:
+        """Whether experts are read from the fallback, for they have no other home and are not in GPU memory either."""
+        residency = self._residency
+        return bool(((residency.home == residency.backup) & ~residency.resident).any())
 
     @property
     def notes(self) -> list[str]:
@@ -124,7 +130,10 @@ class Faults:
 
     @property
     def recoveries(self) -> list[dict[str, Any]]:
-        """Per event: what moved until placement had recovered, how long that took, and what its bytes take on idle links."""
+        """Per event: what moved until placement had recovered, how long that took, and what its bytes take on idle links.
+
+        Nothing recovers where a tier comes back and no expert was read from the fallback then.
+        """
         return [event.record(self._residency, self._machine.problem) for event in self._events if event.fault.rate is None]
 
     @property
@@ -152,7 +161,7 @@ class _Event:
     last: int = 0
     """ps at which the last of them had."""
     over: bool = False
-    """A pass has brought no more of them: what comes later is everyday adaptation."""
+    """What comes later is everyday adaptation: a pass has brought no more of them, or nothing was stranded at a return."""
 
     @property
     def count(self) -> int:

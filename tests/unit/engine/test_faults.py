@@ -85,7 +85,7 @@ def test_a_policy_that_re_places_recovers_and_returns_to_a_device_that_is_back()
 
 def test_a_returned_device_is_full_again_in_twice_the_time_that_its_bytes_take() -> None:
     """Without the device the others hold too few experts, so that its own are read from the SSD until it is back."""
-    play, size = scene(output=60, cxl={"near": (60e6, 22e9), "far": (60e6, 12e9)}), tiny.model().expert_bytes
+    play, size = scene(output=60, hbm=0.05e9, cxl={"near": (60e6, 22e9), "far": (60e6, 12e9)}), tiny.model().expert_bytes
     policy = MoeCxl(period=2, prefetch=0)
     whole = play(policy)
     outcome = play(policy, faults=[Fault(tier="near", at=at(whole, 10), until=at(whole, 30), fallback="ssd")])
@@ -330,6 +330,27 @@ class TestRecovery:
         assert (disruption.name, disruption.lost, disruption.rate) == ("near", 8, None)
         assert faults.notes[1] == "tier 'near' is back, empty (met at 9 s)"
         assert faults.any
+
+    @pytest.mark.parametrize(("in_ssd", "resident", "experts", "seconds"), [(0, 0, 0, None), (5, 5, 0, None), (5, 4, 4, 1.0)])
+    def test_a_move_to_a_tier_that_is_back_recovers_what_was_read_from_the_fallback_or_is_everyday(
+        self, in_ssd: int, resident: int, experts: int, seconds: float | None
+    ) -> None:
+        """Of eight lost experts some still live in the SSD when the tier is back, and in GPU memory, too; then four move."""
+        run, faults = self.faults(Fault(tier="near", at=1.0, until=5.0, fallback="ssd"))
+        near, far, residency = *map(run.problem.tiers.index, ("near", "far")), run.residency
+        residency.resident[:] = False
+        faults.meet(SECOND)
+        residency.home[0, in_ssd:] = far
+        residency.resident[0, :resident] = True
+        faults.meet(5 * SECOND)
+        residency.home[0, -4:] = near
+        residency.arrived[near] = 6 * SECOND
+        faults.meet(7 * SECOND)
+        back = faults.recoveries[1]
+        assert (back["event"], back["experts"], back["recovery_s"]) == ("returned", experts, seconds)
+        assert back["bytes"] == experts * self.SIZE
+        moved = "; 4 experts live there (25.2 MB) 1 s later" if experts else ""
+        assert faults.notes[1] == f"tier 'near' is back, empty (met at 5 s){moved}"
 
     def test_what_is_slow_moves_nothing_and_is_at_the_end_of_the_clock_at_the_latest(self) -> None:
         _, faults = self.faults(Fault(link="pcie", at=1.0, until=1e30, rate=0.25))
