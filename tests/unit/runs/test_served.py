@@ -8,22 +8,30 @@ from typing import Any
 import numpy as np
 import pytest
 
+from moesim.results.levels import Disruption
+from moesim.results.long.spill import SpilledRows
 from moesim.results.recorder import LayerSums, Recorder
-from moesim.results.serving import Disruption
-from moesim.runs.served import served_by, stamp
+from moesim.runs.served import counted_gaps, served_by, stamp
+from moesim.scheduling.server import Ledger
+
+
+def rows(*numbers: list[int]) -> SpilledRows:
+    table = SpilledRows(len(numbers[0]))
+    table.extend(np.array(numbers))
+    return table
 
 
 def scheduler(**session: Any) -> Any:
-    """Of three requests, whose second was refused; the ledger holds numbers row behind row."""
-    ledger = SimpleNamespace(
-        arrival=np.array([5, 10, 20]), queued=np.array([6, -1, 20]), scheduled=np.array([7, -1, 30]), refused={1: "too long"},
-        gaps=[3, 2, 4, 1], levels=[0, 1, 0, 8], tiers=[], first_token=np.array([9, -1, 31]), finish=np.array([12, -1, 35]),
-    )  # fmt: skip
+    """Of three requests, whose second was refused."""
+    ledger = Ledger(np.array([5, 10, 20]), refused={1: "too long"}, gaps=rows([3, 2], [4, 1]), levels=rows([0, 1, 0, 8]))
+    for name, stamps in (
+        ("queued", [6, -1, 20]), ("scheduled", [7, -1, 30]), ("first_token", [9, -1, 31]), ("finish", [12, -1, 35]),
+        ("preemptions", [2, 0, 0]), ("cached", [32, 0, 16]),
+    ):  # fmt: skip
+        setattr(ledger, name, np.array(stamps))
     pool = SimpleNamespace(total=64, size=16)
-    sequences = [SimpleNamespace(priority=priority, preemptions=lost, hits=hits) for priority, lost, hits in
-                 ((0, 2, 32), (1, 0, 0), (0, 0, 16))]  # fmt: skip
     server = SimpleNamespace(session=SimpleNamespace(**{"pool": pool, "swap": None, **session}))
-    return SimpleNamespace(ledger=ledger, sequences=sequences, server=server, tiers=())
+    return SimpleNamespace(ledger=ledger, priority=np.array([0, 1, 0]), server=server, tiers=())
 
 
 def test_columns_of_requests_and_the_pool_are_taken_over() -> None:
@@ -34,9 +42,18 @@ def test_columns_of_requests_and_the_pool_are_taken_over() -> None:
     assert [column.tolist() for column in (served.priority, served.preemptions, served.cached)] == [
         [0, 1, 0], [2, 0, 0], [32, 0, 16],
     ]  # fmt: skip
-    assert served.gaps.tolist() == [[3, 2], [4, 1]]
-    assert (served.refused, served.blocks, served.block_size, served.warm_up) == ({1: "too long"}, 64, 16, 0)
+    assert np.asarray(served.gaps).tolist() == [[3, 2], [4, 1]]
+    assert (np.asarray(served.levels.rows).tolist(), served.levels.blocks) == ([[0, 1, 0, 8]], 64)
+    assert (served.levels.tiers, served.levels.tier_rows) == ((), None)
+    assert (served.refused, served.block_size, served.warm_up) == ({1: "too long"}, 16, 0)
     assert (served.slo, served.swap, served.disruptions) == (None, None, [])
+
+
+def test_gaps_of_a_sample_are_those_of_its_windows() -> None:
+    """Rows 1 and 2 lie in the first window, row 4 in the second; what lies between them does not count."""
+    ledger = SimpleNamespace(gaps=rows([1, 1], [2, 1], [3, 1], [4, 1], [5, 9]))
+    sampled: Any = SimpleNamespace(ledger=ledger, gap_marks=[(1, 3), (4, 5)])
+    assert [part.tolist() for part in counted_gaps(sampled)] == [[[2, 1], [3, 1]], [[5, 9]]]
 
 
 def test_limits_that_are_asked_for_are_named() -> None:
