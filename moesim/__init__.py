@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import builtins
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from moesim.version import __version__
@@ -26,7 +28,7 @@ __all__ = [
 
 _VERBS = ("check", "compare", "export", "list", "optimize", "reproduce", "run", "sweep")
 _PACKAGES = ("explain", "report")
-"""Verbs that are called like a package of ours (`moesim.verbs`)."""
+"""Verbs that are called like a package of ours (`callable_package`)."""
 _HOMES = {
     "Comparison": "moesim.results.notebook",
     "Policy": "moesim.contract",
@@ -47,3 +49,18 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> builtins.list[str]:
     return sorted(__all__)
+
+
+def callable_package(name: str, verb: str) -> None:
+    """Lets the package `name` be called as `verb` of `moesim.api`: `moesim.report(...)` and `moesim.report.figures` both work.
+
+    Python puts a package into its parent under its own name, over any function of that name; so the package itself is called.
+    """
+
+    class Verb(ModuleType):
+        """A package that is called as its verb."""
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            return getattr(importlib.import_module("moesim.api"), verb)(*args, **kwargs)
+
+    sys.modules[name].__class__ = Verb

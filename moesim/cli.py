@@ -15,6 +15,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from moesim import interrupts
 from moesim.arguments import LISTS, parser_of
 from moesim.errors import InputError, Mistake
 from moesim.neutral import line
@@ -36,6 +37,8 @@ def _command(words: list[str]) -> int:
     options = _parser(words).parse_args(words)
     options.command = ["moesim", *words]
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # it would look for some in every package that is installed
+    if options.verb is not _calibrate:  # which measures what all cores can do
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start a thread per core: 0.06 s that no run repays
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Formatter("%(message)s"))
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, handlers=[handler])
@@ -53,7 +56,8 @@ def _command(words: list[str]) -> int:
 def _keeping(label: str, place: Any) -> Iterator[None]:
     """Where the block is interrupted, says what of it is kept at `place`, if that is there by then."""
     try:
-        yield
+        with interrupts.raised():
+            yield
     except KeyboardInterrupt:
         saved = (f"{label} in {place}",) if Path(place).exists() else ()
         raise KeyboardInterrupt(*saved) from None

@@ -1,7 +1,7 @@
 """Owns the process of a command: what it says, where that goes if there is no reader, how the command ends (its exit status,
 whatever happens), and when Python begins to look for garbage.
 
-Knows streams and signals; not commands.
+Knows streams; not commands.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ import gc
 import json
 import logging
 import os
-import signal
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any
 
+from moesim import interrupts
 from moesim.errors import InputError, Mistake, MoesimError
 from moesim.neutral import line, printable
 
@@ -116,7 +115,7 @@ def finished(command: Callable[[], int]) -> int:
     SIGTERM and SIGHUP end a command as Ctrl-C does, so that what it holds is put away.
     """
     try:
-        with _stoppable():
+        with interrupts.raised():
             return command()
     except InputError as error:
         for mistake in error.mistakes:
@@ -150,24 +149,6 @@ def _abandon(stream: Any) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
-
-
-@contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise KeyboardInterrupt, unless a handler is already set."""
-    before: dict[int, Any] = {}
-    if threading.current_thread() is threading.main_thread():
-        numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-        before = {number: signal.signal(number, _stop) for number in numbers if signal.getsignal(number) == signal.SIG_DFL}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _stop(_number: int, _frame: Any) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def spare_start_up() -> None:

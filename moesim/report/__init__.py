@@ -3,6 +3,6 @@
 Knows results; not how they were computed. Called, it is the verb `moesim.api.report`.
 """
 
-from moesim.verbs import callable_package
+from moesim import callable_package
 
 callable_package(__name__, "report")

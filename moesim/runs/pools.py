@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from moesim import interrupts
 from moesim.errors import InputError, Mistake, MoesimError
 from moesim.runs.fingerprint import physics
 from moesim.runs.worker import Answer, run_packed
@@ -127,11 +128,12 @@ def _submitted(executor: Executor, job: Job) -> Future[Any]:
     words = (_packed(job), str(job.base.resolve()), physics())
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         return executor.submit(run_packed, *words)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        return executor.submit(run_packed, *words)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with interrupts.held():  # another thread may hear it for this one
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            return executor.submit(run_packed, *words)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _heard(answer: Answer) -> Any:

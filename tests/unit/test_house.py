@@ -23,8 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "moesim"
 
 BASE = {
-    "arrays", "cache", "clock", "errors", "files", "jit", "neutral", "plugins", "portable", "progress", "spec", "streams",
-    "strict_json", "terminal", "units", "verbs", "version", "writing",
+    "arrays", "cache", "clock", "errors", "files", "interrupts", "jit", "neutral", "plugins", "portable", "progress", "spec",
+    "streams", "strict_json", "terminal", "units", "version", "writing",
 }  # fmt: skip
 """Modules that anybody may import, and that import nothing but each other."""
 LAYERS = {

@@ -192,7 +192,7 @@ def children(parent: int) -> list[int]:
 
 
 def _at_work(process: int) -> bool:
-    """Whether a command has loaded what it computes with: numpy, when it is stopped half imported, says so in its own words."""
+    """Whether a command has loaded what it computes with."""
     return "llvmlite" in Path(f"/proc/{process}/maps").read_text()
 
 

@@ -100,7 +100,7 @@ def test_moesim_is_no_file_of_a_policy_beside_it(tmp_path: Path) -> None:
 BESIDE_RUNS = {
     *("calibrate", "experiment", "explain", "exports", "fit", "report", "testing", "validation"),
     *("__init__", "__main__", "api", "arguments", "cache", "cli", "completion", "errors", "neutral", "progress"),
-    *("terminal", "verbs", "version", "writing"),
+    *("interrupts", "terminal", "version", "writing"),
 }
 """Rooms and modules that no number of a run depends on."""
 
