@@ -95,7 +95,7 @@ def differs(promised: str, printed: str) -> str | None:
 
 
 class Session:
-    """A page read from top to bottom by somebody who types everything, in the current folder."""
+    """A page read from top to bottom by a reader who types everything, in the current folder."""
 
     def __init__(self, output: Callable[[], str]) -> None:
         self._output = output

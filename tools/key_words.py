@@ -75,12 +75,12 @@ def default_words(field: Schema, definitions: Mapping[str, Schema]) -> str:
     if default is None or default in ("", [], {}):
         return "-"
     if isinstance(default, dict):
-        default = _told(default, field, definitions)
+        default = _beyond_defaults(default, field, definitions)
         return f"`{_flow(default)}`" if default else "*its own*"
     return f"`{_quantity(default, field)}`"
 
 
-def _told(default: Schema, field: Schema, definitions: Mapping[str, Schema]) -> Schema:
+def _beyond_defaults(default: Schema, field: Schema, definitions: Mapping[str, Schema]) -> Schema:
     """What a default mapping says that the keys of its kind do not say by default themselves."""
     for name in _names(field):
         fields = definitions.get(name, {}).get("properties", {})

@@ -48,17 +48,17 @@ class Trust(NamedTuple):
 
     def shape(self, number: float | str, source: str) -> Value:
         """A parameter that is not a rate: without a spread."""
-        return Value(number, self._basis, self._told(source))
+        return Value(number, self._basis, self._with_doubt(source))
 
     def rate(self, number: float, unit: str, source: str) -> Value:
         """A rate; where the fit does not hold, with the spread that would bring each point to its measured time."""
         spread = None if self.holds else tuple(quantity(number * end, unit) for end in self._ends)
-        return Value(quantity(number, unit), self._basis, self._told(source), spread)
+        return Value(quantity(number, unit), self._basis, self._with_doubt(source), spread)
 
     def share(self, number: float, source: str) -> Value:
         """A share of a peak, as `rate`; no more than the whole."""
         spread = None if self.holds else tuple(min(float(f"{number * end:.3g}"), 1.0) for end in self._ends)
-        return Value(number, self._basis, self._told(source), spread)
+        return Value(number, self._basis, self._with_doubt(source), spread)
 
     def warning(self, name: str) -> list[str]:
         """What is said of a fit that does not hold."""
@@ -80,5 +80,5 @@ class Trust(NamedTuple):
     def _missed(self) -> str:
         return f"misses a point by {100 * self.worst:,.0f} %, where {100 * MOST:.0f} % is the most that counts as measured"
 
-    def _told(self, source: str) -> str:
+    def _with_doubt(self, source: str) -> str:
         return source if self.holds else f"{source}; {self._missed}"

@@ -22,7 +22,7 @@ from moesim.experiment.task import Task
 from moesim.hardware import System
 from moesim.results.plain import canonical
 from moesim.runs.fingerprint import file_digest, foreign_code, physics
-from moesim.runs.run import policy_label, told_apart
+from moesim.runs.run import distinct_labels, policy_label
 from moesim.scenario.family import Family, change, number_change, policy_change
 from moesim.scenario.overrides import Change, parts_first
 from moesim.scenario.scenario import LoadedScenario
@@ -65,7 +65,7 @@ def choices(nodes: Sequence[Node] | None, family: Family) -> tuple[list[Choice],
     if nodes is None:
         return [Choice("")], []
     values = [node.value for node in nodes]
-    labels = iter(told_apart([value for value in values if isinstance(value, Policy)], values))
+    labels = iter(distinct_labels([value for value in values if isinstance(value, Policy)], values))
     entries: list[Choice] = []
     mistakes: list[Mistake] = []
     for index, node in enumerate(nodes):

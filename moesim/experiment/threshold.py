@@ -33,7 +33,7 @@ COLUMNS = (
 """Columns of a sweep's table; `low` and `high` are null for a single seed."""
 
 
-def _told(peak: Peak) -> str:
+def _peak_sentence(peak: Peak) -> str:
     """The peak of shares as a sentence in percent."""
     middle, low, high, seeds = peak.best
     speed = f"{middle:,.0f} tok/s"
@@ -89,7 +89,7 @@ class Sweep:
     @property
     def sentence(self) -> str:
         """Where the peak is, in a sentence."""
-        return _told(self.peak)
+        return _peak_sentence(self.peak)
 
     def _curve(self) -> dict[str, list[float]]:
         return {name: [row[name] for row in self.rows] for name in COLUMNS[:4]}

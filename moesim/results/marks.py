@@ -52,10 +52,10 @@ def bounds_apart(groups: Mapping[str, list[Any]]) -> tuple[dict[str, list[Any]],
 def losses(summary: Mapping[str, Any]) -> list[str]:
     """What a run did to the model's output, largest share first; empty for a run that computes what the model asks for."""
     quality = summary.get("quality")
-    return [] if quality is None else _told(quality)  # a summary that was put together elsewhere need not know
+    return [] if quality is None else _changed_shares(quality)  # a summary that was put together elsewhere need not know
 
 
-def _told(quality: Mapping[str, Any]) -> list[str]:
+def _changed_shares(quality: Mapping[str, Any]) -> list[str]:
     shares = {name: quality.get(name) or 0.0 for name in _SHARES}
     shares |= {f"at {bits} bits": share for bits, share in quality.get("precision", {}).items() if bits != quality["native"]}
     return [
@@ -74,7 +74,7 @@ def losses_of_rows(rows: Iterable[Mapping[str, Any]]) -> list[str]:
             bits = column.removeprefix("quality.precision.")
             if bits != column and bits != str(row.get("quality.native")) and share:
                 precision[bits] = max(precision.get(bits, 0.0), share)
-    return _told({**most, "precision": precision, "native": ""})
+    return _changed_shares({**most, "precision": precision, "native": ""})
 
 
 def marked(policy: str, *, lossy: bool = False, bound: bool = False) -> str:

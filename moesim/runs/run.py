@@ -41,6 +41,7 @@ __all__ = [
     "compare_loaded",
     "compared_directory",
     "comparison_target",
+    "distinct_labels",
     "loaded",
     "out_directory",
     "policies_for",
@@ -48,7 +49,6 @@ __all__ = [
     "run",
     "run_loaded",
     "save_comparison",
-    "told_apart",
 ]
 
 
@@ -275,7 +275,7 @@ def policy_label(policy: Policy) -> str:
     return str(kind) if kind is not None and "kind" in own else name
 
 
-def told_apart(policies: Sequence[Policy], beside: Iterable[Any] = ()) -> list[str]:
+def distinct_labels(policies: Sequence[Policy], beside: Iterable[Any] = ()) -> list[str]:
     """The labels of policies that were handed over as objects; of one kind, they say what each has other than its class.
 
     `beside`: names of policies that are compared with them.
@@ -301,7 +301,7 @@ def policies_for(names: Iterable[str | Policy], loaded_scenario: LoadedScenario)
     policies = list(names)
     kinds = [entry for name in policies for entry in (plugins.names("policies") if name == "all" else [name])]
     own = (policy_label(loaded_scenario.scenario.policy), loaded_scenario.data["policy"].get("kind"))
-    labels = iter(told_apart([name for name in policies if isinstance(name, Policy)], kinds))
+    labels = iter(distinct_labels([name for name in policies if isinstance(name, Policy)], kinds))
     chosen: list[tuple[str, Policy]] = []
     mistakes: list[Mistake] = []
     for name in kinds:

@@ -35,7 +35,7 @@ def judged(spec: type[T], node: Node, path: Path) -> tuple[T | None, list[Mistak
     try:
         result = spec.model_validate(tree.data, context={"units": "required"})
     except ValidationError as error:
-        complaints = _told(error, node, shape_of(spec))
+        complaints = _complaints(error, node, shape_of(spec))
     except MemoryError:
         raised = [((), "too large: it does not fit into this computer's memory", False)]
     except InputError as error:
@@ -57,7 +57,7 @@ def _path(text: str, node: Node) -> Path:
     return steps if steps and node.child(steps[0]) is not None else ()
 
 
-def _told(error: ValidationError, node: Node, shape: Shape) -> list[tuple[Path, str, bool]]:
+def _complaints(error: ValidationError, node: Node, shape: Shape) -> list[tuple[Path, str, bool]]:
     """(path, message, at the key?) of each of pydantic's errors."""
     complaints: list[tuple[Path, str, bool]] = []
     for detail in error.errors(include_url=False):

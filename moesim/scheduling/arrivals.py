@@ -1,4 +1,4 @@
-"""Who comes next: requests in the order of their arrivals, and sequences that are there from then on until they end.
+"""Requests in the order of their arrivals, and as sequences, which exist from then on until they end.
 
 Knows numbers of requests and a clock in whole picoseconds. A request that has not come, or that is gone, takes no memory.
 """
@@ -20,7 +20,7 @@ __all__ = ["Arrivals", "Requests"]
 
 
 class Arrivals:
-    """Requests that come, the first one first, of those that come together the one of the lowest number."""
+    """Requests by arrival, those that arrive together by number."""
 
     def __init__(self, arrival: IntArray) -> None:
         """`arrival` [R] ps, below 0 for those that are added later."""
@@ -39,7 +39,7 @@ class Arrivals:
         return int(self._arrival[number]), number
 
     def add(self, time: int, number: int) -> None:
-        """Another one comes, at `time` (ps)."""
+        """Adds a request that arrives at `time` (ps)."""
         heapq.heappush(self._added, (time, number))
         self._look()
 
@@ -56,7 +56,7 @@ class Arrivals:
         return coming
 
     def _look(self) -> None:
-        """Finds the next one."""
+        """Finds the next request."""
         first = self._added[0] if self._added else None
         self.next = min(self._known, first) if self._known is not None and first is not None else self._known or first
 

@@ -68,7 +68,7 @@ class Waterfall:
         lines = ["  ".join([f"{'latency (ms)':<{_LABEL}}", *(f"{name:>19}" for name in columns)])]
         for number, label in enumerate(self.labels):
             folded = wrap(label, _LABEL)
-            cells = [f"{_told(items[number]):>19}" for items in self.latency.values()]
+            cells = [f"{_milliseconds(items[number]):>19}" for items in self.latency.values()]
             gains = [f"{self.latency[first][number].mean / self.latency[name][number].mean:>18.3g}x" for name in later]
             lines.append("  ".join([f"{folded[0]:<{_LABEL}}", *cells, *gains]))
             lines += folded[1:]
@@ -80,7 +80,7 @@ def beside(sets: Mapping[str, Any], step: Step) -> dict[str, Any]:
     return {path: value for path, value in sets.items() if "workload" not in step.sets or not path.startswith("workload.")}
 
 
-def _told(item: Interval) -> str:
+def _milliseconds(item: Interval) -> str:
     half = item.half_width or 0.0
     spread = f" +- {1e3 * half:.2g}" if half > 1e-6 * item.mean else ""
     return f"{1e3 * item.mean:.4g}{spread}"

@@ -214,7 +214,7 @@ BROKEN: list[tuple[type[Plain], str, str]] = [
 
 
 @pytest.mark.parametrize(("broken", "case", "message"), BROKEN, ids=lambda value: getattr(value, "__name__", None))
-def test_a_broken_promise_is_found_and_told(broken: type[Plain], case: str, message: str) -> None:
+def test_a_broken_promise_is_found_and_reported(broken: type[Plain], case: str, message: str) -> None:
     (result,) = check_policy(broken, worlds=SOME, cases=[case], quiet=True).cases
     assert result.verdict == "fail", result
     assert re.search(message, result.reason), result.reason
@@ -253,7 +253,7 @@ def test_a_sound_policy_passes_and_the_report_says_where_it_ran(capsys: pytest.C
     assert lines[-1].startswith("Plain: 0 of 14 cases failed; ran in 2 of 2 worlds, ")
 
 
-def test_a_policy_that_runs_nowhere_is_no_pass() -> None:
+def test_a_policy_that_runs_nowhere_is_not_a_pass() -> None:
     report = check_policy(Plain, worlds=impossible_worlds(), quiet=True)
     assert [case.name for case in report.failed] == ["runs_or_refuses"]
     assert {

@@ -153,7 +153,7 @@ BROKEN: list[tuple[type[Plain], str, str]] = [
 
 
 @pytest.mark.parametrize(("broken", "case", "message"), BROKEN, ids=lambda value: getattr(value, "__name__", None))
-def test_a_broken_promise_is_found_and_told(broken: type[Plain], case: str, message: str) -> None:
+def test_a_broken_promise_is_found_and_reported(broken: type[Plain], case: str, message: str) -> None:
     (result,) = check_policy(broken, worlds=SOME, cases=[case], quiet=True).cases
     assert result.verdict == "fail", result
     assert re.search(message, result.reason), result.reason
@@ -165,7 +165,7 @@ def test_lossy_foreseeing_and_clairvoyant_policies_can_be_sound(sound: type[Plai
     assert report.ok, report
 
 
-def test_a_bound_is_let_off_the_future_by_its_own_word() -> None:
+def test_a_bound_that_declares_itself_is_let_off_the_future() -> None:
     (result,) = check_policy(SaysSo, worlds=SOME, cases=["no_peeking"], quiet=True).cases
     assert result.verdict == "skip"
     assert "clairvoyant" in result.reason

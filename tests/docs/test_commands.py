@@ -100,7 +100,7 @@ def test_there_are_many() -> None:
     "words",
     [["run", "quickstrat"], ["sweep", "skw"], ["reproduce", "flexgen"], ["compare", "quickstart", "--policies", "lru2"]],
 )
-def test_a_name_that_is_not_there_would_be_told(words: list[str], reader: Path) -> None:
+def test_a_name_that_is_not_there_would_be_reported(words: list[str], reader: Path) -> None:
     with pytest.raises((AssertionError, InputError)):
         _check_names(cli._parser().parse_args(words))
 

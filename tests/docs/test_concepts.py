@@ -61,7 +61,7 @@ def test_parts_of_a_field_are_named(lossy: dict[str, Any]) -> None:
         assert parts == set(lossy[field]), field
 
 
-def test_null_is_told_where_it_is_possible(lossy: dict[str, Any]) -> None:
+def test_null_is_mentioned_where_it_is_possible(lossy: dict[str, Any]) -> None:
     nullable = {field for field, row in _rows("field").items() if "null" in row[-1]}
     phases = {"prefill_tok_s", "decode_tok_s", "decode_hit_rate"}
     serving = {"queue_s", "itl_s", "slo", "preemptions"}

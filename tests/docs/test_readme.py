@@ -19,7 +19,7 @@ def _blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that looks like a clone of the repository to somebody who runs scenarios in it."""
+    """A folder that looks like a clone of the repository to a user who runs scenarios in it."""
     (tmp_path / "scenarios").symlink_to(ROOT / "scenarios")
     monkeypatch.chdir(tmp_path)
     return tmp_path

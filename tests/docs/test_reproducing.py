@@ -78,7 +78,7 @@ def test_it_says_about_how_long_each_case_takes(case: str) -> None:
 
 
 @for_all(lambda: [entry.name for entry in catalogue.names("experiments")])
-def test_every_experiment_is_told_with_what_its_file_expects(name: str) -> None:
+def test_every_experiment_is_listed_with_the_result_that_its_file_expects(name: str) -> None:
     root, _, _ = read(name)
     expect = root.child("expect")
     assert expect is not None

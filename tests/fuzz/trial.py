@@ -67,7 +67,7 @@ def _replace(target: Path, kind: str) -> None:
 
 
 def complaint(command: Sequence[str], status: int, message: str) -> str:
-    """What is wrong with a command that ended with `status` and wrote `told` to standard error; empty for nothing."""
+    """What is wrong with a command that ended with `status` and wrote `message` to standard error; empty for nothing."""
     if "Traceback (most recent call last)" in message:
         frames = [f"{file}:{line}" for file, line in _FRAME.findall(message) if file.startswith("moesim")]
         last = [line for line in message.splitlines() if line and not line.startswith(" ")][-1]

@@ -145,7 +145,7 @@ def a_longer_answer_begins_alike(data: Scenario) -> None:
     assert short.columns["requests"]["ttft_s"].tolist() == long.columns["requests"]["ttft_s"].tolist()
 
 
-def a_chunk_of_everything_is_no_chunk(data: Scenario) -> None:
+def a_chunk_of_everything_changes_nothing(data: Scenario) -> None:
     """I13: one chunk that takes all prompts is the run without chunks; smaller ones change times, never tokens."""
     job = data["workload"]
     whole = run(data)
@@ -227,7 +227,7 @@ RELATIONS: dict[str, Relation] = {
         (an_unused_part_changes_nothing, KNOWN),
         (one_output_token_is_the_prefill, KNOWN),
         (a_longer_answer_begins_alike, KNOWN),
-        (a_chunk_of_everything_is_no_chunk, KNOWN),
+        (a_chunk_of_everything_changes_nothing, KNOWN),
         (a_job_in_rounds_begins_with_its_first_round, KNOWN),
         (arrivals_at_the_beginning_are_an_offline_job, KNOWN),
         (a_server_loses_nobody, SERVED),

@@ -319,7 +319,7 @@ def test_i7_another_seed_gives_another_run():
 
 
 class Wrong(Scripted):
-    """Breaks the contract in the way that it is told."""
+    """Breaks the contract in the way that its parameter says."""
 
     kind: str = "wrong"  # type: ignore[assignment]
     how: str = ""
@@ -343,7 +343,7 @@ class Wrong(Scripted):
     ("how", "text"),
     [("shape", "shape"), ("tier", "not a tier"), ("pinned", "resident"), ("device", "does not exist"), ("size", r"not \[E\]")],
 )
-def test_a_policy_that_breaks_its_contract_is_told_so(how, text):
+def test_a_policy_that_breaks_its_contract_is_refused(how, text):
     p, table = worlds.problem(Knobs())
     with pytest.raises(PolicyError, match=text):
         worlds.simulate(p, Wrong(knobs=Knobs(), how=how), table)

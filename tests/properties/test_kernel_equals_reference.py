@@ -81,7 +81,7 @@ def test_runs_are_the_same_compiled_and_as_plain_python(monkeypatch, k):
     assert worlds.differences(with_kernel(monkeypatch, True, k), with_kernel(monkeypatch, False, k)) == {}
 
 
-# Worlds that once told engines apart
+# Worlds in which engines once differed
 
 
 @pytest.mark.parametrize("policy", [Scripted, Stepwise])

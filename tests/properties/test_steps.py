@@ -116,7 +116,7 @@ def test_i1_i3_mixed_steps_compute_every_token_once(k):
     assert (mixed.first_token <= mixed.finish).all()
 
 
-def test_waiting_for_requests_holds_a_run_back_and_is_no_work():
+def test_waiting_for_requests_delays_a_run_and_is_not_work():
     k = Knobs(requests=2, layers=1)
     outcome = worlds.run(k, schedule=partial(worlds.Mixing, seed=1))
     assert outcome.recorder.critical["arrivals"] > 0

@@ -177,7 +177,7 @@ def test_pieces_of_an_expert_are_for_layers_that_do_not_overlap():
         worlds.run(Knobs(off_gpu=0.0), Paged)
 
 
-def test_what_a_policy_is_told_of_a_copy_is_what_the_run_charges():
+def test_a_policy_sees_the_time_of_a_copy_that_the_run_charges():
     seen = []
 
     class Curious(Stepwise):

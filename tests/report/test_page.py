@@ -225,7 +225,7 @@ def test_a_directory_with_a_page_may_take_the_next_run(of_run: Path, tmp_path: P
         ({"experiment.json": '{"format": "moesim sweep 1"}'}, "not finished"),
     ],
 )
-def test_what_is_no_result_is_refused(files: dict[str, str] | None, message: str, tmp_path: Path) -> None:
+def test_what_is_not_a_result_is_refused(files: dict[str, str] | None, message: str, tmp_path: Path) -> None:
     place = tmp_path / "given"
     if files is not None:
         place.mkdir()
@@ -236,7 +236,7 @@ def test_what_is_no_result_is_refused(files: dict[str, str] | None, message: str
     assert not (tmp_path / "p.html").exists()
 
 
-def test_a_directory_is_no_page(of_run: Path, tmp_path: Path) -> None:
+def test_a_directory_is_not_a_page(of_run: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="name a file"):
         write_page(of_run, tmp_path)
 

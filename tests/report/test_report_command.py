@@ -1,4 +1,4 @@
-"""The command: writes the page beside the results or where it is told, and refuses what is none in one line."""
+"""The command: writes the page beside the results or where `--out` says, and refuses what is not a result in one line."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_compare_then_report(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "gpu_only" in page.read_text("utf-8")
 
 
-def test_what_is_no_result_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_not_a_result_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(tmp_path)]) == 2
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1

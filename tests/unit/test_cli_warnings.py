@@ -39,7 +39,7 @@ NOTE = (
     ],
     ids=lambda words: words[0],
 )
-def test_borrowed_routing_is_told_in_one_line_once(words: list[str], tmp_path: Path) -> None:
+def test_borrowed_routing_is_reported_in_one_line_once(words: list[str], tmp_path: Path) -> None:
     (tmp_path / "odd.yaml").write_text(SCENARIO)
     (tmp_path / "vary.yaml").write_text("scenario: odd\naxes: {workload.prompt: [2, 3, 4]}\npolicies: [lru, on_demand]\n")
     done = forked.moesim(*words, cwd=tmp_path)

@@ -53,7 +53,7 @@ def test_what_is_not_a_regular_file_is_refused_without_waiting(tmp_path: Path) -
         assert refused(tmp_path / "s") == "f: this is a socket; a regular file is needed"
 
 
-def test_names_that_no_file_has_are_no_exceptions(tmp_path: Path) -> None:
+def test_names_that_no_file_has_raise_nothing(tmp_path: Path) -> None:
     assert refused(tmp_path / "none") == "f: no such file"
     assert refused(tmp_path / ("x" * 300)).startswith("f: cannot be read: File name too long")
     assert "holds a NUL character" in refused(tmp_path / "a\0b")
@@ -81,7 +81,7 @@ def test_a_file_may_be_unreadable(tmp_path: Path) -> None:
         (b"ab\xc3", "f:1:3: not UTF-8 text (byte 0xc3 at offset 2)"),
     ],
 )
-def test_text_that_is_not_utf_8_is_told_with_line_and_byte(raw: bytes, message: str, tmp_path: Path) -> None:
+def test_text_that_is_not_utf_8_is_reported_with_line_and_byte(raw: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_bytes(raw)
     assert refused(path) == f"{message}; save the file as UTF-8"

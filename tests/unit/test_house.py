@@ -106,6 +106,13 @@ def modules() -> tuple[Module, ...]:
     return tuple(_read(path, names) for path in files)
 
 
+@cache
+def beside(folder: str) -> tuple[tuple[str, tuple[ast.AST, ...]], ...]:
+    """Path and nodes of each file of a folder beside the package."""
+    paths = sorted((ROOT / folder).rglob("*.py"))
+    return tuple((path.relative_to(ROOT).as_posix(), tuple(ast.walk(ast.parse(path.read_text("utf-8"))))) for path in paths)
+
+
 def _dotted(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
@@ -370,6 +377,12 @@ def test_sentences_are_plain() -> None:
             for path in sorted(ROOT.glob(pattern)):
                 for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
                     yield from (f"{path.relative_to(ROOT)}:{number}: {match.group()}" for match in STILTED.finditer(line))
+        for path, nodes in beside("tests"):
+            for node in nodes:
+                if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module):
+                    text = f"{getattr(node, 'name', '').replace('_', ' ')}\n{ast.get_docstring(node) or ''}"
+                    line = getattr(node, "lineno", 1)
+                    yield from (f"{path}:{line}: {match.group()}" for match in STILTED.finditer(text))
 
     _none(offenders())
 
@@ -397,10 +410,14 @@ def test_names_are_names_of_things() -> None:
     def files() -> Iterator[tuple[str, Iterable[ast.AST]]]:
         yield from ((f"moesim/{module.path}", module.nodes) for module in modules())
         for folder in NAMED:
-            for path in sorted((ROOT / folder).rglob("*.py")):
-                yield path.relative_to(ROOT).as_posix(), ast.walk(ast.parse(path.read_text("utf-8")))
+            yield from beside(folder)
 
-    _none(f"{path}:{line}: {name} says nothing" for path, nodes in files() for line, name in _bound(nodes) if name in VAGUE)
+    _none(
+        f"{path}:{line}: {name} says nothing"
+        for path, nodes in files()
+        for line, name in _bound(nodes)
+        if name in VAGUE or not {"told", "somebody"}.isdisjoint(name.split("_"))
+    )
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["run", "--help"]])

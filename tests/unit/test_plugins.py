@@ -220,7 +220,7 @@ def test_a_plug_in_that_fails_is_one_line_with_its_place(
         sys.modules.pop(name, None)
 
 
-def test_a_policy_that_needs_parameters_is_told(stranger: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_policy_that_needs_parameters_is_reported(stranger: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (stranger / "needy.py").write_text(
         "from moesim.policies.baselines.on_demand import OnDemand\nclass Mine(OnDemand):\n    margin: float\n"
     )

@@ -31,7 +31,7 @@ def test_errors_of_any_kind_are_failures() -> None:
 
 
 @for_all("ab")
-def test_fixtures_come_by_name(letter: str, tmp_path: Path) -> None:
+def test_fixtures_are_taken_by_name(letter: str, tmp_path: Path) -> None:
     assert not (tmp_path / letter).exists()
     (tmp_path / letter).touch()
 

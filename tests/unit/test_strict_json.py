@@ -41,13 +41,13 @@ def test_documents_are_what_python_reads() -> None:
         ('["' + '\\"' * 100_000, "f:1:2: not JSON: unterminated string starting at"),
     ],
 )
-def test_what_is_refused_is_told_at_its_place(text: str, message: str) -> None:
+def test_what_is_refused_is_reported_at_its_place(text: str, message: str) -> None:
     with pytest.raises(InputError) as caught:
         strict_json.parse(text, "f")
     assert str(caught.value) == message
 
 
-def test_every_mistake_is_told_and_a_line_knows_its_number() -> None:
+def test_every_mistake_is_reported_and_a_line_knows_its_number() -> None:
     with pytest.raises(InputError) as caught:
         strict_json.parse('[NaN, {"a": 1, "a": Infinity}]', "f", line=7)
     assert [(mistake.line, mistake.column) for mistake in caught.value.mistakes] == [(7, 2), (7, 16), (7, 21)]

@@ -72,7 +72,7 @@ def test_an_interpreter_that_ends_has_nothing_to_add(tmp_path: Path) -> None:
 
 
 @posix
-def test_a_closed_standard_output_is_told(tmp_path: Path) -> None:
+def test_a_closed_standard_output_is_reported(tmp_path: Path) -> None:
     words = "exec >&-; exec " + " ".join([sys.executable, "-m", "moesim", "list", "models"])
     done = subprocess.run(["sh", "-c", words], capture_output=True, text=True, cwd=tmp_path, env=environment(), check=False)
     assert (done.returncode, done.stderr) == (2, "standard output: is closed\n")

@@ -56,7 +56,7 @@ def test_text_is_the_si_value_to_the_last_bit(written: tuple[str, str]) -> None:
         ("1 KB", "size", "'KB' is not a unit of size (in '1 KB'). Did you mean 'kB'?"),
     ],
 )
-def test_what_is_no_quantity_says_what_would_be_right(text: str, quantity: str, message: str) -> None:
+def test_what_is_not_a_quantity_says_what_would_be_right(text: str, quantity: str, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         units.parse(text, quantity)
 

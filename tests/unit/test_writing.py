@@ -1,4 +1,4 @@
-"""Files come whole or not at all, and a place that cannot be written to is told before anything is computed."""
+"""Files come whole or not at all, and a place that cannot be written to is reported before anything is computed."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ for check, name in ((writing.file_target, 'closed/x'), (writing.folder_target, '
 
 
 @posix
-def test_a_place_that_may_not_be_written_to_is_told(public: Path) -> None:
+def test_a_place_that_may_not_be_written_to_is_reported(public: Path) -> None:
     (public / "closed").mkdir(mode=0o555)
     (public / "read-only.html").touch(0o444)
     done = subprocess.run([sys.executable, "-c", NOBODY], cwd=public, capture_output=True, text=True, check=True, env=PATH)
@@ -210,7 +210,7 @@ def test_a_mount_point_is_not_replaced(full: Path) -> None:
 
 
 @posix
-def test_a_full_disk_is_told_before_and_while_it_fills(full: Path) -> None:
+def test_a_full_disk_is_reported_before_and_while_it_fills(full: Path) -> None:
     with pytest.raises(OSError, match="No space left on device"):
         writing.write(full / "x" / "large", bytes(10_000))
     assert left(full) == []

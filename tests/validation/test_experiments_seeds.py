@@ -87,7 +87,7 @@ def test_batches_of_mixtral_gain_what_fits_and_less_than_claimed() -> None:
     outcomes = cut("moe-cxl-batch", {"workload.requests": BATCHES}, ["deepspeed_moe", "moe_cxl", "cox_moe"], workload__output=8)
     single, several = gains(outcomes)
     assert 1.3 < min(single, several) < max(single, several) < 1.8  # claimed: 1.8 to 3.1
-    # held by PCIe, the gain is the share that is not uploaded, and a little overlap
+    # limited by PCIe, the gain is the share that is not uploaded, and a little overlap
     assert several == pytest.approx(1 / (1 - outcomes[16, "moe_cxl"].hits), rel=0.15)
     assert {outcomes[n, name].held_by for n in BATCHES for name in ("deepspeed_moe", "moe_cxl")} == {"pcie:forward"}
     assert all(outcomes[n, "cox_moe"].throughput > 2 * outcomes[n, "moe_cxl"].throughput for n in BATCHES)

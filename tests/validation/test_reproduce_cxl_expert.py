@@ -143,7 +143,7 @@ def test_overlap_and_residency_never_cost_time() -> None:
         assert times[1] >= times[2] > times[3], scheme
 
 
-def test_gains_are_told_with_the_steps_at_which_they_hold_and_at_which_they_are_lost() -> None:
+def test_gains_are_reported_with_the_steps_at_which_they_hold_and_at_which_they_are_lost() -> None:
     true_size = fall("cxl_expert/table", paper.steps()[:5], replicates=1)
     scheme, near = paper.conditions(true_size)
     assert scheme.endswith("It holds at every step.")

@@ -98,7 +98,7 @@ def test_busy_dram_and_slow_copies_are_what_cxl_gains_against(claims: CaseResult
     assert simulated(claims, "miss penalty, cut against pageable DRAM at 7 GB/s") == pytest.approx(1 - ours * 7e9 / W, abs=0.03)
 
 
-def test_each_claim_is_told_with_sign_mechanism_and_conditions(claims: CaseResult) -> None:
+def test_each_claim_is_reported_with_sign_mechanism_and_conditions(claims: CaseResult) -> None:
     described = {line.split(",")[0]: line for line in claims.note.splitlines() if "claimed" in line and "Mechanism:" in line}
     assert list(described) == [
         *("TTFT", "TPOT", "throughput at batch 32", "16 K tokens of context"),

@@ -1,4 +1,4 @@
-"""Cases: what passes, what excuses a miss, how results are told and written."""
+"""Cases: what passes, what excuses a miss, how results are shown and written."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_text_names_the_row_that_is_outside() -> None:
     assert lines[-2:] == ["a-case  fail", "a-case  pass"]
 
 
-def test_unknown_cases_are_all_told_before_anything_runs() -> None:
+def test_unknown_cases_are_all_reported_before_anything_runs() -> None:
     with pytest.raises(InputError) as caught:
         reproduce_cases(["cxl-expert-tabel", "nothing-like-it"])
     first, second = caught.value.mistakes

@@ -52,11 +52,11 @@ def test_every_case_of_a_program_is_in_the_table_of_programs() -> None:
 
 def test_the_order_of_two_rows_counts_where_their_published_numbers_differ_by_more_than_5_percent() -> None:
     rows = [Row(f"{n}: tok/s", n, simulated, 0.1) for n, simulated in ((100.0, 90.0), (104.0, 80.0), (120.0, 85.0))]
-    assert in_order(rows) == (1, 2)  # 100 and 104 are alike; 120 is told from 104 rightly and from 100 wrongly
+    assert in_order(rows) == (1, 2)  # 100 and 104 are alike; 120 is ordered rightly against 104 and wrongly against 100
     assert in_order([rows[0], Row("120: s", 120.0, 1.0, 0.1)]) == (0, 0)
 
 
-def test_rows_that_a_constant_was_fitted_on_are_no_part_of_a_programs_errors() -> None:
+def test_rows_that_a_constant_was_fitted_on_are_not_part_of_a_programs_errors() -> None:
     (result,) = reproduce(["runtime-llama-cpp"])
     tested = sum(not row.fitted for row in result.findings.rows)
     line = next(line for line in table([result]).splitlines() if line.startswith("| llama.cpp"))

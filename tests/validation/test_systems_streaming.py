@@ -81,6 +81,6 @@ def test_a_constant_is_found_through_a_point(guess: float, second: float) -> Non
     assert constant == pytest.approx(12.5, rel=1e-3)
 
 
-def test_a_point_that_no_constant_reaches_is_told() -> None:
+def test_a_point_that_no_constant_reaches_is_reported() -> None:
     with pytest.raises(ValueError, match="no constant found"):
         through_point(lambda rate: 3.0 + 1.0 / rate + 1.0 / rate**2, 2.0, 1.0, 2.0)

@@ -43,7 +43,7 @@ class Lines:
         self._wrong[kind or message] = (first, later, count + 1)
         if sum(count for _, _, count in self._wrong.values()) >= _MOST:
             raise InputError(
-                *self._told(),
+                *self._mistakes(),
                 Mistake(f"{self.noun} {line:,} is the last that was read, after {_MOST:,} mistakes", file=str(self.path)),
             )
 
@@ -102,10 +102,10 @@ class Lines:
         if not self._wrong and not count:
             raise InputError(Mistake(f"holds no {noun}", file=str(self.path)))
         if self._wrong:
-            raise InputError(*self._told())
+            raise InputError(*self._mistakes())
 
-    def _told(self) -> list[Mistake]:
-        return sorted((_told(*wrong, self.noun) for wrong in self._wrong.values()), key=lambda mistake: mistake.line)
+    def _mistakes(self) -> list[Mistake]:
+        return sorted((_summed_up(*wrong, self.noun) for wrong in self._wrong.values()), key=lambda mistake: mistake.line)
 
 
 class Entries(Lines):
@@ -117,7 +117,7 @@ class Entries(Lines):
         return f"entry {number}: ", 1
 
 
-def _told(first: Mistake, later: list[int], count: int, noun: str) -> Mistake:
+def _summed_up(first: Mistake, later: list[int], count: int, noun: str) -> Mistake:
     """The first mistake of a kind, with the numbers of some further lines that have it."""
     if count == 1:
         return first

@@ -183,6 +183,6 @@ def test_a_whole_system_may_be_named_for_its_gpu() -> None:
 
 
 @pytest.mark.parametrize("name", ["rtx-409", "xeon-8452y", "hbm-h200"])
-def test_what_is_no_gpu_is_refused(name: str) -> None:
+def test_what_is_not_a_gpu_is_refused(name: str) -> None:
     with pytest.raises(InputError):
         stand_in.stand_in(name)

@@ -243,7 +243,7 @@ def disturbed(measured: list[Point], name: str = "numpy_fp32", times: float = 20
     return own
 
 
-def test_a_fit_that_misses_a_point_by_more_than_half_is_marked_and_told(tmp_path: Path) -> None:
+def test_a_fit_that_misses_a_point_by_more_than_half_is_marked_and_reported(tmp_path: Path) -> None:
     from moesim.scenario import load
 
     bad = curve(numpy_products(), disturbed(points(Kernel(bandwidth=2e10, rate=3e11, q=1.4))), 3e10)

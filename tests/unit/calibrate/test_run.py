@@ -53,7 +53,7 @@ def test_a_calibrated_machine_runs_in_a_scenario(tmp_path: Path) -> None:
         (["--out", "profile.txt"], "ends in .yaml"),
     ],
 )
-def test_wrong_input_is_told_before_anything_is_measured(
+def test_wrong_input_is_reported_before_anything_is_measured(
     arguments: list[str], wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -63,7 +63,7 @@ def test_wrong_input_is_told_before_anything_is_measured(
 
 
 @pytest.mark.skipif(not hasattr(os, "getloadavg"), reason="no load average here")
-def test_a_busy_machine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_machine_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getloadavg", lambda: (3.0, 0.0, 0.0))
     assert "others kept 3.0 of 4 cores busy" in course._busy(4)[0]
     assert course._busy(32) == []
@@ -110,7 +110,7 @@ class TestLatency:
         assert load.bandwidth > 0
         assert math.isfinite(load.latency)
 
-    def test_without_another_core_there_is_no_load(self) -> None:
+    def test_without_another_core_there_is_not_a_load(self) -> None:
         assert latency.loaded(latency.Chain(1 << 20, np.random.default_rng(0)), pages.array(1 << 20), [], Budget(0.1)) == ()
 
 

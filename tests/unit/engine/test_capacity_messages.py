@@ -117,7 +117,7 @@ def test_a_plan_that_does_not_fit_as_given_says_by_how_much(policy: dict[str, An
     adds_up(message)
 
 
-def test_an_assignment_that_cannot_be_run_is_told_with_the_number_of_those_that_can() -> None:
+def test_an_assignment_that_cannot_be_run_is_refused_with_the_number_of_those_that_can() -> None:
     message = refused({"kind": "lia", "decode_vector": [0, 1, 0, 0, 0, 0]}, {})
     start = "policy: no plan fits with decode_vector as given ([0, 1, 0, 0, 0, 0]): "
     why = r"\d+ assignments of sub-layers can be run here, and none of them is that one; leave it to the search"

@@ -122,7 +122,7 @@ def test_faults_that_cannot_be_are_refused(fault, message) -> None:
         scene()(MoeCxl(), faults=[Fault(**{"tier": "near", "at": 1.0, "fallback": "ssd", **fault})])
 
 
-def test_a_fault_in_a_scenario_is_told_at_its_line_and_in_the_result() -> None:
+def test_a_fault_in_a_scenario_is_reported_at_its_line_and_in_the_result() -> None:
     quick = {"workload.output": 3, "workload.requests": 1}
     result = run("moe_cxl/device-failure", **quick, faults=[{"tier": "cxl_d", "at": "1 s", "fallback": "nvme"}])
     assert any("tier 'cxl_d' fails" in note for note in result.notes)

@@ -222,7 +222,7 @@ def test_a_cluster_gives_the_same_bytes_and_loses_no_point_with_a_worker(
 
 
 @linux
-def test_no_cluster_is_told(experiment: Path, tmp_path: Path) -> None:
+def test_no_cluster_is_reported(experiment: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = ("sweep", str(experiment), "--out", str(out), "--dask", "tcp://127.0.0.1:1")
     done = forked.moesim(*words, cwd=tmp_path)

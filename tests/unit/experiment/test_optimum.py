@@ -79,7 +79,7 @@ def write(path: Path, **more: Any) -> str:
     return str(path)
 
 
-def test_sweep_prints_its_answer_and_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sweep_prints_its_answer_and_resumes_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["sweep", write(tmp_path / "one.yaml"), "--out", str(tmp_path / "out"), "--jobs", "1"]
     assert cli.main([*words, "--shard", "1/2"]) == 0
     assert "part 1/2 is done" in capsys.readouterr().out
@@ -89,7 +89,7 @@ def test_sweep_prints_its_answer_and_goes_on_where_it_stopped(tmp_path: Path, ca
     assert json.loads(capsys.readouterr().out)["points"]["done"] == 5
 
 
-def test_wrong_words_are_told_and_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_words_are_reported_and_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["sweep", write(tmp_path / "one.yaml"), "--out", str(tmp_path / "out")]
     for wrong in (["--shard", "3/2"], ["--shard", "x"], ["--jobs", "0"]):
         assert cli.main([*words, *wrong]) == 2

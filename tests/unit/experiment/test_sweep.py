@@ -293,7 +293,7 @@ def test_what_a_sweep_keeps_runs_again(done: Path, tmp_path: Path, monkeypatch: 
     ("text", "message"),
     [("{", "not JSON"), ("[]", "no 'provenance.experiment'"), ('{"provenance": {"scenario": {}}}', "repeats the run")],
 )
-def test_other_json_is_no_experiment(text: str, message: str, tmp_path: Path) -> None:
+def test_other_json_is_not_an_experiment(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "experiment.json"
     with pytest.raises(InputError, match="no such file"):
         plan(path)

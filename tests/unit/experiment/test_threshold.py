@@ -1,4 +1,4 @@
-"""Threshold sweeps: where the peak is, whether it can be told from its neighbours, and what a sweep runs."""
+"""Threshold sweeps: where the peak is, whether it differs from its neighbours, and what a sweep runs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_equal_values_are_a_plateau_and_the_lowest_is_named() -> None:
 
 
 def test_seeds_are_compared_in_pairs() -> None:
-    # always 1 more under each seed: told apart although the seeds scatter by 100
+    # always 1 more under each seed: distinguished although the seeds scatter by 100
     peak = find_peak({0.0: [100.0, 200.0, 301.0], 1.0: [101.0, 201.0, 302.1]})
     assert (peak.value, peak.kind) == (1.0, "edge")
 
@@ -78,7 +78,7 @@ def test_a_path_that_the_policy_lacks_is_named() -> None:
         sweep_threshold("cxl_expert/table", values=(0.0, 1.0))
 
 
-def test_one_value_is_no_sweep() -> None:
+def test_one_value_is_not_a_sweep() -> None:
     with pytest.raises(InputError, match="at least two values"):
         sweep_threshold("cxl_expert/table", values=(0.5, 0.5), policy=SERIAL)
 

@@ -46,7 +46,7 @@ def gpu(tokens: float) -> float:
 UPLOAD = 17e-6 + 80e-9 + W / PCIE
 
 
-def test_model_is_told_in_bytes_of_its_parts(desktop: Explanation) -> None:
+def test_the_model_is_described_in_bytes_of_its_parts(desktop: Explanation) -> None:
     assert number(desktop, "The model", "one expert (W)") == W
     assert number(desktop, "The model", "one token through one expert (F)") == W
     assert number(desktop, "The model", "routed experts") == LAYERS * EXPERTS * W

@@ -68,14 +68,14 @@ def test_a_profile_shows_value_unit_basis_and_source():
         law="law",
         parameters={"rate": 27.4e9, "setup": 1.35e-5},
         units={"rate": "B/s", "setup": "s"},
-        source="somebody",
+        source="a laboratory",
         split="every second",
         fitted=good,
         tested=good,
         valid={"tokens per expert": (1.0, 512.0)},
     )
     text = fit.to_profile(indent=2)
-    origin = 'basis: derived, source: "somebody, a host; every second: 1.0% median, 2.0% p90"'
+    origin = 'basis: derived, source: "a laboratory, a host; every second: 1.0% median, 2.0% p90"'
     assert text.splitlines() == [
         f"  rate: {{value: 27.4 GB/s, {origin}}}",
         f"  setup: {{value: 13.5 us, {origin}}}",

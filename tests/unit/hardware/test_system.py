@@ -34,7 +34,7 @@ SET = {"kind": "interleaved", "of": ["ddr", "cxl"]}
 
 
 class Asic(Device):
-    """A device that somebody else wrote."""
+    """A device of an installed plug-in."""
 
     kind: Literal["asic"]
     at: str

@@ -181,7 +181,7 @@ def test_impossible_shapes(changes: dict[str, Any], field: str, message: str) ->
     assert messages == [(field, message)]
 
 
-def test_every_mistake_is_told_at_once() -> None:
+def test_every_mistake_is_reported_at_once() -> None:
     with pytest.raises(ValidationError) as caught:
         tiny(top_k=9, windows=(1,), vocab=0)
     assert [error["loc"] for error in caught.value.errors()] == [("top_k",), ("windows",), ("vocab",)]

@@ -98,7 +98,7 @@ def message(path: Path) -> str:
     return str(caught.value)
 
 
-def test_what_is_no_model_of_experts_is_refused(tmp_path: Path) -> None:
+def test_what_is_not_a_model_of_experts_is_refused(tmp_path: Path) -> None:
     def window(writer: gguf.GGUFWriter) -> None:
         writer.add_sliding_window(128)
 

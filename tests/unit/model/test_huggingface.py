@@ -1,4 +1,4 @@
-"""Reading config.json: the spellings of every family, and what is told of wrong ones."""
+"""Reading config.json: the spellings of every family, and how wrong ones are refused."""
 
 import contextlib
 from typing import Any
@@ -422,7 +422,7 @@ def test_one_mistake_and_where(mapping: dict[str, Any], path: str, message: str)
     assert mistakes(mapping) == [(path, message)]
 
 
-def test_every_mistake_is_told_at_once() -> None:
+def test_every_mistake_is_reported_at_once() -> None:
     wrong = config("vocab_size", "num_experts_per_tok", hidden_size=-1, torch_dtype="bf61", num_key_value_heads="two")
     assert [path for path, _ in mistakes(wrong)] == [
         "hidden_size",

@@ -67,7 +67,7 @@ def test_bits_out_of_range(bits: str) -> None:
     assert str(caught.value) == f"'{bits}' is out of range; a number takes more than 0 and at most 64 bits"
 
 
-def test_negative_bits_are_no_precision() -> None:
+def test_negative_bits_are_not_a_precision() -> None:
     with pytest.raises(ValidationError, match="'-4 bits' is not a precision"):
         Precision(kv="-4 bits")
 

@@ -151,7 +151,7 @@ def test_points_that_did_not_run_are_listed_with_their_reason(tmp_path: Path) ->
         ("search", {"experiment": {}}, "moesim optimize {0}/experiment.json --out {0}"),
     ],
 )
-def test_the_command_goes_on_where_the_sweep_stopped(
+def test_the_command_resumes_where_the_sweep_stopped(
     kind: str, provenance: dict[str, Any], command: str, tmp_path: Path
 ) -> None:
     experiment = description(HBM, design={"kind": kind}, provenance=provenance)

@@ -201,7 +201,7 @@ def test_what_changes_outputs_by_default_is_starred_in_lists(name: str) -> None:
         assert (quality.skipped, quality.replaced, quality.stale, converted) == (0, 0, 0, False)
 
 
-def test_every_star_of_a_list_is_told_in_the_docstring() -> None:
+def test_every_star_of_a_list_is_explained_in_the_docstring() -> None:
     described = {name for name, policy_class in CLASSES.items() if "`quality`" in (policy_class.__doc__ or "")}
     assert described == {name for name, policy_class in CLASSES.items() if policy_class.lossy}
 

@@ -55,7 +55,7 @@ def test_runs_of_a_comparison_share_all_but_their_policies() -> None:
     assert provenance.of_comparison([]) == {}
 
 
-def test_outside_a_checkout_there_is_no_commit(tmp_path: Path) -> None:
+def test_outside_a_checkout_there_is_not_a_commit(tmp_path: Path) -> None:
     assert provenance.git_commit(tmp_path) is None
 
 
@@ -64,13 +64,13 @@ def test_a_broken_checkout_does_not_stop_a_run(tmp_path: Path) -> None:
     assert provenance.git_commit(tmp_path) is None
 
 
-def test_without_git_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_git_there_is_not_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".git").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path))
     assert provenance.git_commit(tmp_path) is None
 
 
-def test_changes_of_a_checkout_are_told(tmp_path: Path) -> None:
+def test_changes_of_a_checkout_are_recorded(tmp_path: Path) -> None:
     def git(*words: str) -> str:
         command = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", *words]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()

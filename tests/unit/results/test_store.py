@@ -80,7 +80,7 @@ def test_a_folder_with_the_name_of_a_table_is_foreign(result: Result, tmp_path: 
         result.save(tmp_path)
 
 
-def test_a_file_is_no_directory(result: Result, tmp_path: Path) -> None:
+def test_a_file_is_not_a_directory(result: Result, tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
     with pytest.raises(InputError, match="is a file"):
         result.save(tmp_path / "run")
@@ -119,7 +119,7 @@ def test_a_failed_move_puts_the_earlier_run_back(result: Result, tmp_path: Path,
     ("text", "message"),
     [("{", "not JSON"), ("[]", "is not the result"), ('{"format": "other"}', "is not the result"), (None, "no such result")],
 )
-def test_what_is_no_result_is_refused(text: str | None, message: str, tmp_path: Path) -> None:
+def test_what_is_not_a_result_is_refused(text: str | None, message: str, tmp_path: Path) -> None:
     if text is not None:
         (tmp_path / "result.json").write_text(text)
     with pytest.raises(InputError, match=message) as caught:

@@ -67,7 +67,7 @@ def test_of_installed_modules_only_their_own_package_counts() -> None:
     assert {name.partition(".")[0] for name in files} == {"json"}
 
 
-def test_what_is_no_source_counts_as_it_is(tmp_path: Path) -> None:
+def test_what_is_not_a_source_counts_as_it_is(tmp_path: Path) -> None:
     folder(tmp_path, mine="import broken\nimport native", broken="def f(:")
     (tmp_path / "native.so").write_bytes(b"\x7fELF\0")
     assert set(imports.sources("mine", tmp_path / "mine.py")) == {"mine", "broken", "native"}
@@ -91,7 +91,7 @@ def test_the_digest_follows_every_file_and_no_other(tmp_path: Path, monkeypatch:
         del sys.modules[name]
 
 
-def test_moesim_is_no_file_of_a_policy_beside_it(tmp_path: Path) -> None:
+def test_moesim_is_not_a_file_of_a_policy_beside_it(tmp_path: Path) -> None:
     """A policy at the root of a checkout would count all of moesim, whose code every point counts already."""
     folder(tmp_path, mine="import moesim.contract\nimport helper", helper="", moesim__in__contract="", moesim__in____init__="")
     assert set(imports.sources("mine", tmp_path / "mine.py")) == {"mine", "helper"}

@@ -1,4 +1,4 @@
-"""Machines drawn from the spreads of their values: what is drawn, what is told of it, and who drives the throughput."""
+"""Machines drawn from the spreads of their values: what is drawn, what is reported of it, and who drives the throughput."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_a_machine_without_spreads_is_refused() -> None:
         study(plain, 5)
 
 
-def test_an_end_that_no_machine_can_have_is_told(tmp_path: Path) -> None:
+def test_an_end_that_no_machine_can_have_is_reported(tmp_path: Path) -> None:
     text = "extends: quickstart\nhardware:\n  tiers:\n    ddr:\n      usable: {value: 0.9, spread: [0.8, 1.2]}\n"
     (tmp_path / "s.yaml").write_text(text, "utf-8")
     with pytest.raises(InputError, match=r"s\.yaml:5:.*hardware\.tiers\.ddr\.usable.*no end of a spread"):

@@ -1,4 +1,4 @@
-"""`spread: [low, high]` beside an annotated value: what may be written, and how mistakes are told."""
+"""`spread: [low, high]` beside an annotated value: what may be written, and how mistakes are reported."""
 
 from __future__ import annotations
 

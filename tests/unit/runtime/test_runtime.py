@@ -106,14 +106,14 @@ def test_a_scenario_names_a_runtime_changes_it_or_writes_it_out(tmp_path: Path) 
     assert load(path).scenario.runtime == Runtime.model_validate({**inline, "cpu": {"hand_over": 1e-3}})
 
 
-def test_an_unknown_runtime_is_told_with_what_is_near_it() -> None:
+def test_an_unknown_runtime_is_reported_with_what_is_near_it() -> None:
     with pytest.raises(InputError) as caught:
         load("quickstart", sets=["runtime=referense"])
     assert "unknown runtime 'referense'" in str(caught.value)
     assert "reference" in str(caught.value)
 
 
-def test_runtimes_are_listed_and_are_no_hardware(capsys: pytest.CaptureFixture[str]) -> None:
+def test_runtimes_are_listed_and_are_not_hardware(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list", "runtimes"]) == 0
     output = capsys.readouterr().out
     assert all(path.stem in output for path in FILES)
@@ -143,7 +143,7 @@ def test_own_takes_the_program_of_each_policy() -> None:
     assert all(result.provenance["scenario"]["runtime"]["name"] == result.summary["runtime"] for result in results)
 
 
-def test_a_class_of_kernels_is_held_by_cores_or_by_memory() -> None:
+def test_a_class_of_kernels_is_limited_by_cores_or_by_memory() -> None:
     scenario = load("quickstart", sets=["runtime=llama-cpp", "hardware.devices.cpu.cores=2"]).scenario
     two_cores = scenario.runtime.over(scenario.hardware).devices["cpu"].kernels["ggml"]
     kind, memory = scenario.runtime.cpu.classes["ggml"], scenario.hardware.devices["cpu"].own_bandwidth

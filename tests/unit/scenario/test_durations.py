@@ -46,7 +46,7 @@ def test_a_slow_device_is_refused_once() -> None:
     assert "one token of an expert on gpu" in mistake.message
 
 
-def test_every_part_that_is_too_slow_is_told_at_once() -> None:
+def test_every_part_that_is_too_slow_is_reported_at_once() -> None:
     places = {
         mistake.file for mistake in mistakes({"hardware.links.pcie.setup": "1e8 s", "hardware.devices.gpu.launch": "1e8 s"})
     }

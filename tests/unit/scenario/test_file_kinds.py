@@ -1,4 +1,4 @@
-"""A file, a name or a part of the wrong kind is told in one line that says what it is and what it is good for."""
+"""A file, a name or a part of the wrong kind is reported in one line that says what it is and what it is good for."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_check_reads_a_models_configuration(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out.startswith("config.json: not a Mixture-of-Experts model: ")
 
 
-def test_mistakes_beside_a_part_that_is_not_there_are_told_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_beside_a_part_that_is_not_there_are_reported_too(capsys: pytest.CaptureFixture[str]) -> None:
     machine = "{profile: rtx4090-desktop, devices: {gpuu: {launch: 5 us}}, tier: {}, tiers: {hbm: {capcity: 3 GB}}}"
     Path("typos.yaml").write_text(SCENARIO.replace("rtx4090-desktop", machine))
     assert cli.main(["check", "typos.yaml"]) == 1
@@ -158,13 +158,13 @@ def test_mistakes_beside_a_part_that_is_not_there_are_told_too(capsys: pytest.Ca
 
 
 @for_all(sorted((ROOT / "hardware_profiles").rglob("*.yaml")))
-def test_every_shipped_profile_is_told_from_a_scenario(path: Path) -> None:
+def test_every_shipped_profile_is_distinguished_from_a_scenario(path: Path) -> None:
     from moesim.scenario.strict_yaml import read
 
     assert kind_of(read(path).data) == {"systems": "machine", "runtimes": "runtime"}.get(path.parent.name, "part")
 
 
-def test_shipped_scenarios_and_experiments_are_told_apart() -> None:
+def test_shipped_scenarios_and_experiments_are_distinguished() -> None:
     from moesim.scenario.strict_yaml import read
 
     for path in (ROOT / "scenarios").rglob("*.yaml"):

@@ -110,7 +110,7 @@ def test_result_can_be_loaded() -> None:
     assert load("out/result.json").scenario == loaded.scenario
 
 
-def test_json_that_is_no_result() -> None:
+def test_json_that_is_not_a_result() -> None:
     write("x.json", "{}")
     assert mistakes("x.json") == (
         "x.json: this is not the result of a run: it has no 'provenance.scenario'; scenarios are YAML files"
@@ -278,7 +278,7 @@ def test_unknown_path_suggests() -> None:
     assert mistakes("good.yaml", sets=["hardware.tiers.ddr.reed=1 GB/s"]).endswith(" Did you mean 'read'?")
 
 
-def test_wrong_sets_are_told_together_after_the_file() -> None:
+def test_wrong_sets_are_reported_together_after_the_file() -> None:
     write("s.yaml", GOOD.replace("seed: 1", "seed: -1"))
     lines = mistakes("s.yaml", sets=["foo", "hardware.tiers.ddr.capacity=1"]).split("\n")
     assert [line.split(": ")[0] for line in lines] == ["s.yaml:11:7", "--set foo", "--set hardware.tiers.ddr.capacity"]
@@ -317,7 +317,7 @@ def test_annotated_value_anywhere() -> None:
     assert loaded.provenance["workload.routing.exponent"] == ("fitted", "own", "")
 
 
-def test_mistake_in_a_profile_is_told_in_the_profile() -> None:
+def test_mistake_in_a_profile_is_reported_in_the_profile() -> None:
     file = "hardware_profiles/gpu/small-gpu.yaml"
     write(file, GPU.replace("300 TFLOPS", "300 TFLUPS").replace("4 us", "4 uS"))
     assert mistakes("good.yaml").split("\n") == [
@@ -329,7 +329,7 @@ def test_mistake_in_a_profile_is_told_in_the_profile() -> None:
     ]
 
 
-def test_profile_that_is_no_yaml() -> None:
+def test_profile_that_is_not_yaml() -> None:
     write("hardware_profiles/gpu/small-gpu.yaml", "a: [1\n")
     assert mistakes("good.yaml").startswith("hardware_profiles/gpu/small-gpu.yaml:2:1: not YAML: ")
 
@@ -354,7 +354,7 @@ def test_extends_itself() -> None:
     assert mistakes() == "s.yaml:1:10: extends: extends itself: s.yaml -> s.yaml"
 
 
-def test_broken_parent_is_told_in_the_parent() -> None:
+def test_broken_parent_is_reported_in_the_parent() -> None:
     write("s.yaml", "extends: t.yaml\nseed: -1\n")
     write("t.yaml", "a: [1\n")
     assert [line.split(": ")[0] for line in mistakes().split("\n")] == ["s.yaml:2:7", "t.yaml:2:1"]

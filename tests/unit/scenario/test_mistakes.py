@@ -241,7 +241,7 @@ BROKEN: dict[str, tuple[str, str]] = {
         swap("hardware: box", "hardware: bix"),
         "s.yaml:1:11: hardware.profile: unknown hardware profile 'bix'. Did you mean 'box'?",
     ),
-    "profile that is no name": (
+    "profile that is not a name": (
         swap("profile: box", "profile: 3", WIDE),
         "s.yaml:2:12: hardware.profile: 3 is not a profile; write the name of one, or a list of names",
     ),

@@ -262,7 +262,7 @@ WRONG_PLACE = {
 
 
 @pytest.mark.parametrize("case", WRONG_PLACE)
-def test_a_profile_in_the_wrong_place_is_told_once(case: str) -> None:
+def test_a_profile_in_the_wrong_place_is_reported_once(case: str) -> None:
     hardware, words = WRONG_PLACE[case]
     message = refusal(hardware)
     assert words in message

@@ -99,14 +99,14 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken_text_is_told_at_its_place(name: str) -> None:
+def test_broken_text_is_reported_at_its_place(name: str) -> None:
     text, message = BROKEN[name]
     with pytest.raises(InputError) as error:
         strict_yaml.parse(text, "f.yaml")
     assert str(error.value) == message
 
 
-def test_every_mistake_of_the_text_is_told() -> None:
+def test_every_mistake_of_the_text_is_reported() -> None:
     with pytest.raises(InputError) as error:
         strict_yaml.parse("a: 010\nb: !x 1\na: 2\n", "f.yaml")
     assert [(mistake.line, mistake.column) for mistake in error.value.mistakes] == [(1, 4), (2, 4), (3, 1)]
@@ -168,7 +168,7 @@ def test_command_line_values(text: str, expected: object) -> None:
     assert strict_yaml.scalar(text, "--set x").plain() == expected
 
 
-def test_command_line_value_that_is_no_yaml() -> None:
+def test_command_line_value_that_is_not_yaml() -> None:
     with pytest.raises(InputError) as error:
         strict_yaml.scalar("[1,", "--set x")
     assert str(error.value).startswith("--set x: '[1,' cannot be read: not YAML: ")

@@ -1,4 +1,4 @@
-"""Who comes next, and requests that are sequences for as long as somebody has them."""
+"""Requests in the order of their arrivals, and sequences that exist for as long as they are in use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def taken(arrivals: Arrivals) -> list[tuple[int, int]]:
     return coming
 
 
-def test_requests_come_by_time_and_then_by_number() -> None:
+def test_requests_arrive_by_time_and_then_by_number() -> None:
     arrivals = Arrivals(np.array([5, 3, 5, -1, 3, 0]))
     assert arrivals.following(3) == [(0, 5), (3, 1), (3, 4)]
     assert taken(arrivals) == [(0, 5), (3, 1), (3, 4), (5, 0), (5, 2)]
@@ -36,7 +36,7 @@ def test_requests_that_are_added_come_between_the_others() -> None:
     assert arrivals.next == (1, 0), "after all others, too"
 
 
-def test_a_request_is_one_sequence_for_as_long_as_somebody_has_it() -> None:
+def test_a_request_is_one_sequence_for_as_long_as_it_is_in_use() -> None:
     job = Job(np.zeros(3), np.array([5, 6, 7]), np.array([1, 2, 3]), layers=1, priority=np.array([0, 1, 0]))
     requests = Requests(job)
     held = requests[1]

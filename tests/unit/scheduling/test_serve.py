@@ -71,7 +71,7 @@ def test_requests_come_in_picoseconds_and_those_that_wait_for_a_user_do_not_come
     assert [(s.priority, s.shared) for s in urgent.server.traffic.sequences] == [(1, ()), (0, ((4, 0),)), (1, ())]
 
 
-def test_a_step_is_a_plan_and_a_series_goes_on_where_it_ends() -> None:
+def test_a_step_is_a_plan_and_a_series_begins_where_it_ends() -> None:
     serving = served(arrival=np.zeros(3), kv=200 * TOKEN)
     first = serving.compose(0)
     assert isinstance(first, StepPlan)

@@ -304,7 +304,7 @@ class TestSpecs:
         with pytest.raises(ValidationError, match="'zipf'"):
             Offline.model_validate({"requests": 2, "prompt": 2, "output": 2, "routing": {"kind": "zipff"}})
 
-    def test_missing_lengths_are_all_told(self):
+    def test_missing_lengths_are_all_reported(self):
         with pytest.raises(InputError) as caught:
             Offline(routing=UniformRouting()).build(SMALL, Streams(0), HERE)
         assert [m.path for m in caught.value.mistakes] == ["workload.requests", "workload.prompt", "workload.output"]

@@ -20,7 +20,7 @@ SECOND = 10**12
 
 
 def powered(**changes: Any) -> Problem:
-    """A GPU of 50 to 300 W and a CPU of 40 to 100 W; joules per byte are whole numbers, to be told apart."""
+    """A GPU of 50 to 300 W and a CPU of 40 to 100 W; joules per byte are whole numbers, to be distinguished."""
     machine = {
         "devices": {
             "gpu": {"kind": "gpu", "at": "gpu", "memory": "hbm", "compute": 1e14, "power_idle": 50.0, "power_active": 300.0,

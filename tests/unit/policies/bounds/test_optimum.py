@@ -116,7 +116,7 @@ def test_a_case_that_is_too_large_is_refused_with_its_size():
         Optimum(limit=100).deploy(WORLDS["gpu_cpu"].problem())
 
 
-def test_a_plan_of_the_profile_is_no_worse_than_static_popularity_by_its_own_measure():
+def test_a_plan_of_the_profile_is_at_least_as_good_as_static_popularity_by_its_own_measure():
     """The placement of `static_popularity` is one of those that the programme weighs."""
     problem = WORLDS["gpu_cpu"].problem()
     policy = Optimum(gap=0.0)
@@ -167,7 +167,7 @@ def test_no_dispatch_of_a_visit_ends_sooner(name, active, seed):
     assert layer.end(chosen) == pytest.approx(min(layer.end(where) for where in product(*columns)), abs=2e-12)
 
 
-def test_a_search_that_is_cut_short_says_so_and_is_no_worse_than_its_start():
+def test_a_search_that_is_cut_short_says_so_and_is_at_least_as_good_as_its_start():
     layer = scene(WORLDS["near_data"], 1, 8)
     starts = _starts(layer)
     chosen, floor = least(layer, starts, nodes=3)

@@ -58,7 +58,7 @@ def test_hobbit_that_wants_everything_in_full_loses_nothing():
         assert quality.skipped == quality.replaced == quality.stale == 0
 
 
-def test_hobbit_skips_all_but_the_first_expert_of_a_lone_token_when_told_to():
+def test_hobbit_skips_all_but_the_first_expert_of_a_lone_token_where_a_parameter_says_so():
     run = ran(Hobbit(batch=1, depth=0, gates=GateWeights(high=0.0, low=0.0), low_cache=0.0), WORLDS["gpu_cpu"])
     for call in dispatches(run, "decode"):
         missing = ~call.resident[call.layer]
@@ -166,7 +166,7 @@ def test_edgemoe_gives_widths_by_importance():
     assert (EdgeMoe(share8=1.0, share2=0.5).widths(shares) == 8).all()
 
 
-def test_edgemoe_may_order_experts_by_lot():
+def test_edgemoe_may_order_experts_at_random():
     p = tiny.problem(tiny.system(hbm=0.15e9))
     by_use, by_lot = (EdgeMoe(importance=order).deploy(p).expert_bytes for order in ("popularity", "chance"))
     assert by_use.sum() == by_lot.sum()

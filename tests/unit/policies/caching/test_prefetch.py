@@ -330,7 +330,7 @@ def test_mixtral_offloading_speculates_only_when_asked():
 
 @dataclass
 class Seen:
-    """A visit that sees what it is told of later layers."""
+    """A visit that foresees the tokens that a test gives for later layers."""
 
     foreseen: dict[int, np.ndarray] = field(default_factory=dict)
 

@@ -173,7 +173,7 @@ def test_hybrimoe_decodes_by_the_two_ended_schedule_with_the_hand_over():
     assert on_cpu.any()
 
 
-def test_hybrimoe_prefills_on_the_gpu_unless_told_otherwise():
+def test_hybrimoe_prefills_on_the_gpu_by_default():
     p, _, visit, view = scene(HybriMoe(capacity=1), [5] * 8, "prefill")
     assert (HybriMoe().dispatch(visit, view).device == p.attending_index).all()
     assert (HybriMoe(prefill="schedule").dispatch(visit, view).device == p.cpu_index).any()
@@ -231,7 +231,7 @@ def test_random_residents_come_from_the_runs_seed():
     assert per_layer.max() - per_layer.min() <= 1
 
 
-def test_random_computes_misses_as_told():
+def test_random_computes_misses_as_its_parameter_says():
     p, _, visit, view = scene(Random(misses="cpu"))
     device = Random(misses="cpu").dispatch(visit, view).device
     assert (device == np.where(view.resident[0], p.attending_index, p.cpu_index)).all()

@@ -52,7 +52,7 @@ def test_the_largest_that_fits_is_found_by_halving(most: int) -> None:
     assert largest(fits, 0) == 0
 
 
-def test_host_tiers_come_by_their_way_to_the_gpu_whatever_they_are_called() -> None:
+def test_host_tiers_are_ordered_by_their_way_to_the_gpu_whatever_they_are_called() -> None:
     tiers = {"a_slow": (GB, 9e9), "z_fast": (GB, 22e9)}
     assert host_order(posed(cxl=tiers)) == ["ddr", "z_fast", "a_slow"]
     assert host_order(posed(cxl=tiers, far={"ssd": GB})) == ["ddr", "z_fast", "a_slow", "ssd"]

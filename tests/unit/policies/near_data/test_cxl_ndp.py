@@ -71,7 +71,7 @@ def test_experts_in_other_tiers_are_read_in_full():
     assert answer.nbytes[in_dram] == pytest.approx(p.model.expert_bytes)
 
 
-def test_missing_experts_go_to_the_cpu_if_told():
+def test_missing_experts_go_to_the_cpu_where_a_parameter_says_so():
     p, deployment, answer = scene(CxlNdp(misses="cpu"))
     assert (answer.device[~deployment.resident[0]] == p.cpu_index).all()
     assert (answer.device[deployment.resident[0]] == p.attending_index).all()

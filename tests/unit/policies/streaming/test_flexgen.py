@@ -219,7 +219,7 @@ def test_published_shares_are_placed_and_not_searched():
     assert FlexGen(decode="max", gpu_batch=8).deploy(p).plan.decode.pipeline == Overlap(1)
 
 
-def test_a_share_that_is_no_whole_expert_is_spread_over_layers():
+def test_a_share_that_is_not_a_whole_expert_is_spread_over_layers():
     p = tiny.problem(tiny.system(hbm=0.3e9))
     wg = share_of_all(p, 0.17)
     held = FlexGen(wg=wg, wc=1 - wg).deploy(p).resident

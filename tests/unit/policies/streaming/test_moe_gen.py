@@ -40,7 +40,7 @@ def test_the_longest_path_is_the_longest_of_all_paths(seed):
     assert all(b in before[c] for path in paths("n6") for b, c in pairwise(path))
 
 
-def test_a_layer_is_held_by_whatever_is_slowest():
+def test_a_layer_takes_as_long_as_its_slowest_part():
     p = setting()
     costs = LayerCosts(p)
     unit = np.ones(1)

@@ -58,7 +58,7 @@ def test_prefill_goes_in_portions_of_what_saturates():
     assert MoeLens(n_real=9500).deploy(p).plan.prefill.sequences == 0
 
 
-def test_residents_fill_gpu_memory_unless_told_otherwise():
+def test_residents_fill_gpu_memory_by_default():
     p = tiny.problem(tiny.system(hbm=0.15e9))
     assert MoeLens(residents=0).deploy(p).resident.sum() == 0
     assert MoeLens().deploy(p).resident.sum() > 0

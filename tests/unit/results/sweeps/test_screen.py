@@ -1,4 +1,4 @@
-"""A sweep on one screen: columns named as briefly as they can be told apart, intervals never cut."""
+"""A sweep on one screen: columns named as briefly as they differ, intervals never cut."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def test_one_short_sequence_is_enough(tmp_path: Path) -> None:
     assert (summed["next_layer"], summed["domains"], summed["reuse"]) == (None, None, {})
 
 
-def test_a_file_that_is_no_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_not_a_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("layer,expert,count\n")
     with pytest.raises(InputError, match=r"notes\.txt"):
