@@ -28,7 +28,7 @@ NUMBA = find_spec("numba") is not None
 compiled = pytest.mark.skipif(not NUMBA, reason="numba is not installed")
 
 
-@pytest.mark.parametrize("first", range(0, 1600, CHUNK))
+@pytest.mark.parametrize("first", range(0, 2000, CHUNK))
 def test_random_programs_on_the_kernel_compiled_and_as_plain_python(first):
     """Plain Python, which takes as long as the reference, has every fourth one, and all of them without numba."""
     unequal = []
