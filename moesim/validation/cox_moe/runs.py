@@ -89,12 +89,31 @@ OWN: Program = (("runtime", "cox-moe"),)
 """CoX-MoE's."""
 
 
-@lru_cache(maxsize=4)
-def _built(model: str, exponent: float, sequences: int, prompt: int, output: int) -> tuple[Job, RoutingTable]:
-    """Requests and routing, which no machine and no policy changes."""
-    sets = {**Setting("", model, exponent, sequences, 0, 0).workload(), **_lengths(prompt, output)}
-    job_and_table: tuple[Job, RoutingTable] = loaded(SCENARIO, **sets).build()
-    return job_and_table
+def _built(setting: Setting, *, decode: bool) -> tuple[Job, RoutingTable]:
+    """Requests and routing of the prefill, or of the stretch of decode."""
+    return _drawn(setting.model, setting.exponent, setting.sequences, setting.prompt, setting.output)[decode]
+
+
+@lru_cache(maxsize=2)
+def _drawn(
+    model: str, exponent: float, sequences: int, prompt: int, output: int
+) -> tuple[tuple[Job, RoutingTable], tuple[Job, RoutingTable]]:
+    """The same for both, which no machine and no policy changes, drawn once: what precedes the stretch are the same tokens."""
+    middle = _middle(output)
+    sets = {**Setting("", model, exponent, sequences, 0, 0).workload(), **_lengths(prompt, middle + 1 + _STEPS)}
+    job, table = loaded(SCENARIO, **sets).build()
+    lone = replace(job, output=np.ones_like(job.output))
+    later = replace(job, prompt=job.prompt + middle, output=job.output - middle)
+    generated = np.stack([table.count(ids[:middle]) for ids in table.decode]).astype(table.prefill.dtype)
+    return (
+        (lone, replace(table, decode=table.decode[:, :0])),
+        (later, replace(table, prefill=table.prefill + generated, decode=table.decode[:, middle:], prompts=None)),
+    )
+
+
+def _middle(output: int) -> int:
+    """Tokens that are generated before the stretch of decode."""
+    return output // 2 - _STEPS
 
 
 def _lengths(prompt: int, output: int) -> dict[str, Any]:
@@ -103,10 +122,10 @@ def _lengths(prompt: int, output: int) -> dict[str, Any]:
 
 def _scenario(setting: Setting, policy: Parameters, sets: Mapping[str, Any], *, decode: bool) -> LoadedScenario:
     """Its prefill alone, or a short stretch in the middle of its decode."""
-    prompt, output = (setting.prompt + setting.output // 2 - _STEPS, 1 + _STEPS) if decode else (setting.prompt, 1)
+    prompt, output = (setting.prompt + _middle(setting.output), 1 + _STEPS) if decode else (setting.prompt, 1)
     fixed = {**setting.workload(), **_lengths(prompt, output), "hardware": setting.hardware}
     scenario = loaded(SCENARIO, policy=dict(policy), **fixed, **sets)
-    return replace(scenario, job_and_table=_built(setting.model, setting.exponent, setting.sequences, prompt, output))
+    return replace(scenario, job_and_table=_built(setting, decode=decode))
 
 
 @lru_cache(maxsize=16)
@@ -114,7 +133,7 @@ def planned(setting: Setting, policy: Parameters, known: Program = ()) -> Planne
     """The policy with the plan it makes for the whole job, knowing the hardware's rates but not the program's (`known`)."""
     fixed = {**setting.workload(), **_lengths(setting.prompt, setting.output), "hardware": setting.hardware}
     scenario = loaded(SCENARIO, policy=dict(policy), **fixed, **dict(known))
-    prompts, table = _built(setting.model, setting.exponent, setting.sequences, setting.prompt, 1)
+    prompts, table = _built(setting, decode=False)
     # of routing a plan knows the profile, which is the same however long the answers are
     job = replace(prompts, output=np.full_like(prompts.output, setting.output))
     return Planned(inner=scenario.scenario.policy, plan=scenario.scenario.policy.deploy(problem_of(scenario, job, table)))

@@ -6,16 +6,19 @@ Knows scenarios as plain data; no program and no published number.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moesim.runs.run import RunOptions, loaded, run_loaded
+from moesim.scenario.scenario import LoadedScenario
 from moesim.validation.case import Row
 
-__all__ = ["Setting", "Speeds", "batched", "scenario_of", "single", "spread", "value"]
+__all__ = ["Setting", "Speeds", "batched", "batches", "scenario_of", "single", "spread", "value"]
 
 
 class Setting(NamedTuple):
@@ -51,6 +54,29 @@ def batched(setting: Setting, requests: int, prompt: int, output: int, sets: Map
     return _timed(json.dumps(scenario_of(setting, requests, prompt, output)), json.dumps(dict(sets or {})))
 
 
+def batches(settings: Mapping[int, Setting], prompt: int, output: int) -> dict[int, Speeds]:
+    """`batched` for each number of requests in `settings`, whose model and routing are the same.
+
+    A request asks for the same experts however many come after it: the routing of the most requests is that of all batches.
+    """
+    most = max(settings)
+    job, table = loaded(scenario_of(settings[most], most, prompt, output)).build()
+    assert table.prompts is not None
+    prompts, speeds = cache(table.prompts), {}
+    for requests, setting in settings.items():
+        first = slice(requests)
+        part = replace(job, arrival=job.arrival[first], prompt=job.prompt[first], output=job.output[first])
+        ids = partial(_rows, prompts, first)
+        routing = replace(table, prefill=table.prefill[first], decode=table.decode[first], prompts=ids)
+        scenario = loaded(scenario_of(setting, requests, prompt, output))
+        speeds[requests] = _speeds(replace(scenario, job_and_table=(part, routing)))
+    return speeds
+
+
+def _rows(prompts: Callable[[], NDArray[Any]], first: slice) -> NDArray[Any]:
+    return prompts()[first]
+
+
 def scenario_of(setting: Setting, requests: int, prompt: int, output: int) -> dict[str, Any]:
     """The setting with that workload, as a scenario's plain data."""
     return {
@@ -72,7 +98,11 @@ def scenario_of(setting: Setting, requests: int, prompt: int, output: int) -> di
 
 @cache
 def _timed(data: str, sets: str) -> Speeds:
-    result = run_loaded(loaded(json.loads(data), **json.loads(sets)), RunOptions(bound=False))
+    return _speeds(loaded(json.loads(data), **json.loads(sets)))
+
+
+def _speeds(scenario: LoadedScenario) -> Speeds:
+    result = run_loaded(scenario, RunOptions(bound=False))
     summary, steps = result.summary, result.frame("steps")
     tpot = summary["tpot_s"]["mean"] if summary["tpot_s"] else None
     decoding = steps.loc[steps["phase"] == "decode", "step_time_s"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from moesim.validation.case import Case, Explanation, Findings, Row
 from moesim.validation.runtimes.by_hand import drawn, resident_prefill
-from moesim.validation.runtimes.single import Setting, batched, single, spread, value
+from moesim.validation.runtimes.single import Setting, batches, single, spread, value
 
 __all__ = ["CASE"]
 
@@ -39,11 +39,13 @@ _H100 = (
 )
 
 
-def _rate(sequences: int) -> float:
-    """Output tok/s where a request takes the place of one that ends: a decode step per token, a prefill per request."""
-    setting = MI300X._replace(policy={"kind": "gpu_only", "batch": sequences})
-    step = batched(setting, sequences, _LENGTH + _LENGTH // 2, 3).step
-    return sequences * _LENGTH / (_LENGTH * step + sequences * single(MI300X, _LENGTH, 1).ttft)
+def _rates() -> dict[int, float]:
+    """Requests at a time -> output tok/s where a request takes the place of one that ends: a decode step per token, a prefill
+    per request."""
+    prompt = single(MI300X, _LENGTH, 1).ttft
+    settings = {n: MI300X._replace(policy={"kind": "gpu_only", "batch": n}) for n in OUTPUT_RATE}
+    timed = batches(settings, _LENGTH + _LENGTH // 2, 3)
+    return {n: n * _LENGTH / (_LENGTH * speeds.step + n * prompt) for n, speeds in timed.items()}
 
 
 def _prompt() -> tuple[float, str]:
@@ -72,7 +74,7 @@ def _findings() -> Findings:
         Row(f"{a100}, prompt {n:,}: to the first token, ms", 1e3 * t, 1e3 * single(SETTING, n, 9).ttft, 0.10)
         for n, t in TTFT.items()
     ]
-    rows += [Row(f"{mi300x}, {n} at a time: output tok/s", rate, _rate(n), 0.10) for n, rate in OUTPUT_RATE.items()]
+    rows += [Row(f"{mi300x}, {n} at a time: output tok/s", OUTPUT_RATE[n], rate, 0.10) for n, rate in _rates().items()]
     explained = [Explanation(f"{a100}, prompt 1,024: to the first token, ms", *_prompt())]
     notes = (
         spread(rows),
