@@ -1,7 +1,8 @@
 """Owns tables that outgrow memory: their latest rows are in memory, all before in a file without a name.
 
 Knows whole numbers; not what they mean. The file lies in the folder of the cache, else in the system's folder for temporary
-files, and goes with the table or with the process, however that ends. Where neither has room for it, the rows stay in memory.
+files, and goes with the table or with the process, however that ends. Where neither has room for it, or many tables have files
+already, the rows stay in memory.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
-from weakref import finalize
+from weakref import WeakSet, finalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +25,10 @@ from moesim.writing import nameless_file
 __all__ = ["SpilledRows"]
 
 IntArray = NDArray[np.int64]
-_MOST = 1 << 14
-"""Numbers that are kept in memory."""
+_MOST = 1 << 17
+"""Numbers of a table that are kept in memory: 1 MiB, so that a run of some thousand steps needs no file."""
+_FILES = 64
+"""Tables that have a file at a time: who holds hundreds of results must still be able to open others (macOS: 256 a process)."""
 _PART = 1 << 12
 """Rows that are read at once."""
 
@@ -75,10 +78,11 @@ class SpilledRows:
 
     def _spill(self) -> None:
         """Moves what is in memory to the file; where no folder has room for it, it stays from now on."""
-        if self._file is None:
+        if self._file is None and len(_filed) < _FILES:
             self._file = nameless_file([folder(), Path(tempfile.gettempdir())])
             if self._file is not None:
                 finalize(self, self._file.close)
+                _filed.add(self)
         if self._file is None or not self._written(self._file):
             self._most = sys.maxsize
             return
@@ -101,3 +105,7 @@ class SpilledRows:
             if self._file.readinto(numbers.data) != numbers.nbytes:  # type: ignore[attr-defined]
                 raise OSError(errno.EIO, "a table that was moved out of memory cannot be read again")
         return numbers
+
+
+_filed: WeakSet[SpilledRows] = WeakSet()
+"""Tables that have a file."""

@@ -64,6 +64,15 @@ def test_memory_holds_a_few_rows_and_a_file_without_a_name_the_others(folder: Pa
     assert set(files()) == before
 
 
+def test_so_many_tables_have_files_and_further_ones_when_some_are_gone(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    monkeypatch.setattr(spill, "_FILES", len(spill._filed) + 2)
+    tables = [filled(rows) for rows in (3, 40, 40, 40)]
+    assert [table._stored > 0 for table in tables] == [False, True, True, False]
+    assert [len(np.asarray(table)) for table in tables] == [3, 40, 40, 40]
+    del tables[1]
+    assert filled(40)._stored > 0
+
+
 def test_a_copy_of_rows_does_not_change_with_the_table(folder: Path) -> None:
     table = filled(9)
     for row in range(9):
