@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -42,15 +43,34 @@ print("numba" in sys.modules)
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed")
 
 
-@pytest.fixture
-def sums(tmp_path, monkeypatch):
-    """A module of its own, in a cache of its own."""
-    monkeypatch.setenv("MOESIM_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "sums.py").write_text(SOURCE)
-    spec = importlib.util.spec_from_file_location("sums", tmp_path / "sums.py")
+def imported(folder: Path) -> ModuleType:
+    """`sums` of that folder, of which this process has no machine code yet."""
+    spec = importlib.util.spec_from_file_location("sums", folder / "sums.py")
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def sums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A module of its own, in a cache of its own."""
+    monkeypatch.setenv("MOESIM_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "sums.py").write_text(SOURCE)
+    return imported(tmp_path)
+
+
+def announced(module: ModuleType, caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What is said while `module` becomes machine code, which then gives the right sum."""
+    caplog.clear()
+    F, M = np.arange(4.0), np.zeros(1, dtype=np.int64)
+    assert jit.native(module).total(F, M, 4) == 4
+    assert F[0] == 12.0
+    return [record.getMessage() for record in caplog.records]
+
+
+ONCE = "compiling sums, once on this machine; takes some seconds"
 
 
 def in_a_new_process(folder: Path, cache: Path) -> tuple[str, str]:
@@ -64,24 +84,26 @@ def test_only_the_first_process_compiles_and_loads_numba(sums, tmp_path):
     cache = tmp_path / "cache"
     loaded, words = in_a_new_process(tmp_path, cache)
     assert loaded == "True"
-    assert words.count("compiling sums, once on this machine; takes some seconds") == 1
+    assert words.count(ONCE) == 1
     assert jit.ready(sums)
     assert in_a_new_process(tmp_path, cache) == ("False", "")
 
 
 def test_a_damaged_file_is_made_anew(sums, tmp_path, caplog):
-    in_a_new_process(tmp_path, tmp_path / "cache")
+    assert announced(sums, caplog) == [ONCE]
     (place,) = (tmp_path / "cache").rglob("*.o")
+    assert announced(imported(tmp_path), caplog) == []
     place.write_bytes(place.read_bytes()[:-1] + b"?")
-    assert jit.native(sums).total(np.ones(2), np.zeros(1, dtype=np.int64), 2) == 2
-    assert "compiling sums" in caplog.text
+    assert announced(imported(tmp_path), caplog) == [ONCE]
+    assert announced(imported(tmp_path), caplog) == []
 
 
-def test_where_nothing_can_be_kept_it_is_compiled_for_the_process_alone(sums, tmp_path):
+def test_where_nothing_can_be_kept_it_is_compiled_for_the_process_alone(sums, tmp_path, monkeypatch, caplog):
     (tmp_path / "file").write_text("not a folder")
-    loaded, words = in_a_new_process(tmp_path, tmp_path / "file" / "cache")
-    assert loaded == "True"
-    assert words.count("compiling sums, for this process alone") == 1
+    monkeypatch.setenv("MOESIM_CACHE", str(tmp_path / "file" / "cache"))
+    words = f"compiling sums, for this process alone, as {tmp_path}/file/cache cannot be written to; takes some seconds"
+    for module in (sums, imported(tmp_path)):
+        assert announced(module, caplog) == [words]
 
 
 def test_arrays_of_another_type_or_with_gaps_are_refused(sums):
