@@ -1,8 +1,13 @@
-"""Compiles all that the package compiles: `python -m tests.machine_code`, once for all processes of a run of the tests."""
+"""Compiles all that the package compiles: `python -m tests.machine_code`, once for all processes of a run of the tests.
+
+As many modules at once as there are cores, the largest first.
+"""
 
 from __future__ import annotations
 
 import importlib
+import os
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
@@ -18,6 +23,11 @@ def modules() -> list[ModuleType]:
     return [importlib.import_module(".".join(("moesim", *path.relative_to(PACKAGE).with_suffix("").parts))) for path in files]
 
 
+def _compile(name: str) -> None:
+    jit.native(importlib.import_module(name))
+
+
 if __name__ == "__main__":
-    for module in modules():
-        jit.native(module)
+    largest_first = sorted(modules(), key=lambda module: -len(module.FUNCTIONS))
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(_compile, [module.__name__ for module in largest_first]))

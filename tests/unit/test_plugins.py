@@ -134,10 +134,7 @@ def printed(*words):
         status = main(words)
     return status, out.getvalue(), Path("IMPORTED").exists()
 
-import moesim.experiment.editors, moesim.explain.explain, moesim.runs.run, moesim.scenario.schema  # once for all
-from moesim.plugins import BUILT_IN, find
-for name in BUILT_IN["policies"]:
-    find("policies", name)
+import moesim.runs.run  # once for all
 answers = []
 for words in json.loads(sys.argv[1]):
     read, write = os.pipe()
