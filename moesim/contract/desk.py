@@ -25,7 +25,9 @@ class Desk(NamedTuple):
     uploaded: Any
     """[E] 1 for an expert that the visit just made has uploaded."""
     order: IntArray
-    """[E] `Dispatch.order` of the visit; all of it runs on the GPU that attends."""
+    """[E] `Dispatch.order` of the visit."""
+    device: IntArray
+    """[E] `Dispatch.device` of the visit: the GPU that attends, unless a decider that computes `beside` it says otherwise."""
     evict: IntArray
     """[1 + L * E] places; as `Moves.evict`."""
     keep: IntArray
@@ -39,6 +41,8 @@ class Decider(Protocol):
 
     looks: bool
     """Whether it looks at what changes in the policy's view with time: the clock, room, backlogs."""
+    beside: bool
+    """Whether it gives experts to other devices than the GPU that attends."""
 
     def begin(self, visits: Any) -> None:
         """A pass begins: its V visits as a `Visit`, layer by layer, with `layer` and `tokens` [V], the others [V, E]."""

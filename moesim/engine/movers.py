@@ -46,7 +46,8 @@ class Movers:
         self.books = Books(resident, in_flight, demanded, unused, coming, self._unused_of)
         self.desk = Desk(
             resident, in_flight, np.zeros(shape[1], dtype=np.uint8),
-            *(np.zeros(count, dtype=np.int64) for count in (shape[1], 1 + size, 1 + shape[1], 1 + size)),
+            np.zeros(shape[1], dtype=np.int64), np.full(shape[1], self._problem.attending_index),
+            *(np.zeros(count, dtype=np.int64) for count in (1 + size, 1 + shape[1], 1 + size)),
         )  # fmt: skip
         self._coming = self.books.coming.reshape(shape)
         self._copy_bytes = residency.copy_bytes.reshape(-1)
@@ -91,7 +92,7 @@ class Movers:
         if any(part is not None for part in moves[3:]) or (sized and keep is not None):
             return False
         desk, experts = self.desk, self._problem.experts
-        lists = tuple((room, rows) for room, rows in zip(desk[4:], (evict, keep, load), strict=True) if rows is not None)
+        lists = tuple((room, rows) for room, rows in zip(desk[5:], (evict, keep, load), strict=True) if rows is not None)
         if self._problem.system.further_gpus or any(len(rows) >= len(room) for room, rows in lists):
             return False
         for room, rows in lists:

@@ -123,7 +123,7 @@ class PassWalk:
         K[k.K_FOLLOWS] = k.A_RULE if ruled else k.A_LOOK if adapts else k.NOTHING_FOLLOWS
         rows, row = _NO_ROWS, -1
         if decider is not None:
-            rows, K[k.K_ANSWER], K[k.K_PATCHED] = self._answered.bare(), k.IN_LISTS, 1
+            rows, K[k.K_ANSWER], K[k.K_PATCHED] = self._answered.bare(decider.beside), k.IN_LISTS, 1
             decider.begin(self._all_visits())
         while (status := movers.walk_on(rows)) != k.FINISHED:
             row += status == k.ASKED

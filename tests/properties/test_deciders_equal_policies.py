@@ -17,6 +17,7 @@ from moesim.contract import Deployment, Policy, Problem
 from moesim.engine import SimulationOptions, simulate
 from moesim.policies.caching.prefetch import Prefetch
 from moesim.policies.kit.predictors import Gate, Perfect
+from moesim.policies.near_data.cxl_expert import CxlExpert
 
 pytestmark = pytest.mark.skipif(find_spec("numba") is None, reason="numba is not installed")
 SOME = settings(
@@ -79,3 +80,20 @@ class InParts(Prefetch):
 def test_buffers(monkeypatch, deciders, k, kind, predictor, eviction, depth, buffers, experts):
     compare(monkeypatch, deciders, k, kind(predictor=predictor, eviction=eviction, depth=depth, buffers=buffers), experts)
     assert deciders[-1] == "BuffersDecider"
+
+
+@SOME
+@given(
+    k=strategies.knobs(gpus=0, cpu=True, layers=3, requests=3, output=5),
+    rule=st.sampled_from([{}, {"step": 0.3}, {"learn": 1}, {"adaptive": False}]),
+    shape=st.sampled_from([{"hot": 0.75, "warm": 0.5}, {"hot": 0.3, "warm": 0.0}, {"hot": 1.0, "warm": 0.9, "cold_cost": 9.0}]),
+    pipeline=st.sampled_from(["overlap", "serial"]),
+    resident=st.booleans(),
+    experts=st.integers(0, 12),
+)
+def test_lanes(monkeypatch, deciders, k, rule, shape, pipeline, resident, experts):
+    policy = CxlExpert(
+        cxl="none", near_data=k.ndp > 0, pipeline=pipeline, resident=resident, alpha=0.5, link_share=1.0, **shape, **rule
+    )
+    compare(monkeypatch, deciders, k, policy, experts)
+    assert deciders[-1] == "LanesDecider"

@@ -84,6 +84,7 @@ _WHOLE = (
     "sums",
     "laps",
     "order",
+    "device",
 )
 _TABLES = ("FP", "FX", "labels", "table", "marks", "host_rows", "tally", "known", "chunks", "copies", "places")
 _PLACES = ("coming", "unused_of", "home", "size_of", "evict", "keep", "load", "tiers", "form_of")

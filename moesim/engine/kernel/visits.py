@@ -177,9 +177,9 @@ class AnsweredRows:
         self._flown = flying is not None
         return self.R
 
-    def bare(self) -> Any:
-        """`R` of visits that the GPU does alone, for the kernel to complete."""
-        self._lay_out(False)
+    def bare(self, beside: bool) -> Any:
+        """`R` for the kernel to complete, of visits that the GPU does alone, or with other devices `beside` it."""
+        self._lay_out(beside)
         self.R[k.R_LOADED] = 0
         return self.R
 

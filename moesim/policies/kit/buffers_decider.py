@@ -24,7 +24,7 @@ _RULES: dict[type[LayerCache], int] = {LayerLru: k.LRU, LayerLfu: k.LFU, LayerFi
 class BuffersDecider:
     """What `Buffers` says, where the predictor says at once what it has seen."""
 
-    looks = False
+    looks = beside = False
 
     def __init__(self, buffers: Buffers, desk: Desk) -> None:
         layers, experts = buffers.borrowed.shape

@@ -12,13 +12,14 @@ import numpy as np
 from pydantic import Field
 
 from moesim.arrays import BoolArray, IntArray
-from moesim.contract import BY_NAME, BatchPlan, Deployment, Dispatch, Moves, Problem, Step, View, Visit
+from moesim.contract import BY_NAME, BatchPlan, Decider, Deployment, Desk, Dispatch, Moves, Problem, Step, View, Visit
 from moesim.errors import InputError, Mistake
 from moesim.policies.kit.dispatch import by_tokens, hot_by_rank, in_gpu_memory, in_order, ranks
 from moesim.policies.kit.migration import Terms
 from moesim.policies.kit.placement import Groups, HomeOrder, SizedPolicy, host_order, place, quota
 from moesim.policies.kit.sizing import host_room
 from moesim.policies.near_data.cxl_expert_classes import Memory, Thresholds, break_even, break_even_cold, migrations, very_cold
+from moesim.policies.near_data.cxl_expert_decider import LanesDecider
 from moesim.policies.near_data.cxl_expert_lanes import HelperCosts
 from moesim.policies.near_data.cxl_expert_learner import Learner
 from moesim.policies.near_data.cxl_tiers import CxlUse, cxl_tiers, require_cxl
@@ -189,10 +190,16 @@ class CxlExpert(SizedPolicy):
         memory: Memory = view.state
         here, counts, layer = in_gpu_memory(visit, view), visit.counts, visit.layer
         high, low = memory.thresholds.tokens(visit)
-        memory.lanes.meet(visit, view, here, memory.sizes)
+        memory.lanes.show(visit, view, here, memory.sizes)
+        memory.lanes.meet(0, view.backlog)
         device = memory.lanes.assign(_missing(counts, here), high, low)
         memory.thresholds.follow(visit, memory.lanes, high, low)
         return Dispatch(device, in_order(counts, view.resident[layer]))
+
+    def decider(self, desk: Desk, view: View) -> Decider | None:
+        """What `dispatch` says, on arrays."""
+        decides = self.mode == "load" and type(self).dispatch is CxlExpert.dispatch
+        return LanesDecider.of(view.state, desk, view) if decides else None
 
     def _by_percentile(self, visit: Visit, view: View) -> Dispatch:
         """The published evaluation: classes by rank of the counts, devices by class."""

@@ -21,6 +21,8 @@ from moesim.policies.near_data.cxl_tiers import cxl_tiers
 
 __all__ = ["Memory", "Thresholds", "break_even", "break_even_cold", "migrations", "very_cold"]
 
+_DIGITS = 64
+"""Binary digits of the tokens of a visit, and 0."""
 _MOST = 1 << 20
 """Tokens that no visit has."""
 
@@ -44,10 +46,10 @@ class Thresholds:
     """Tokens from which an expert is uploaded sooner than the CPU computes it, both idle."""
     most_cold: float = float("inf")
     """Tokens from which an expert in CXL memory is uploaded sooner than it runs in place, both idle."""
-    high: dict[int, float] = field(default_factory=dict)
-    """Binary digits of the tokens of a visit -> factor of theta_high, 1 at first."""
-    low: dict[int, float] = field(default_factory=dict)
-    """The same of theta_low; the same dictionary where both are learned together."""
+    high: FloatArray = field(default_factory=lambda: np.ones(_DIGITS))
+    """Factor of theta_high by the binary digits of the tokens of a visit, 1 at first."""
+    low: FloatArray = field(default_factory=lambda: np.ones(_DIGITS))
+    """The same of theta_low; the same array where both are learned together."""
 
     @classmethod
     def of(cls, popularity: FloatArray, hot: float, cold: float, step: float, least: float = 1.0) -> Thresholds:
@@ -55,13 +57,13 @@ class Thresholds:
         falling = np.sort(popularity, axis=1)[:, ::-1]
         experts = popularity.shape[1]
         first, second = (min(round(experts * (1.0 - share)), experts - 1) for share in (hot, cold))
-        return cls(falling[:, first], falling[:, second], step, least)
+        return cls(falling[:, first].copy(), falling[:, second].copy(), step, least)
 
     def tokens(self, visit: Visit) -> tuple[float, float]:
         """(theta_high, theta_low) of a visit; more than theta_high tokens make an expert hot, which one token never does."""
         size, load = visit.tokens.bit_length(), float(visit.counts.sum())
-        high = max(max(load * float(self.hot[visit.layer]), self.least) * self.high.get(size, 1.0), 1.0)
-        low = load * float(self.cold[visit.layer]) * self.low.get(size, 1.0)
+        high = max(max(load * float(self.hot[visit.layer]), self.least) * float(self.high[size]), 1.0)
+        low = load * float(self.cold[visit.layer]) * float(self.low[size])
         return high, min(low, self.most_cold, high)
 
     def follow(self, visit: Visit, lanes: Lanes, high: float, low: float) -> None:
@@ -80,13 +82,13 @@ class Thresholds:
         stride = min(max(gpu, far) / max(min(gpu, far), 1e-12), 1.0 + self.step)
         next_tokens, next_upload = lanes.next_hot
         if gpu > far and lanes.hot and high < visit.counts.max():
-            self.high[size] = self.high.get(size, 1.0) * stride
+            self.high[size] *= stride
         elif far > gpu and high > 1.0 and next_upload < far:
-            self.high[size] = self.high.get(size, 1.0) * max(1.0 / stride, min((next_tokens - 0.5) / high, 1.0))
+            self.high[size] *= max(1.0 / stride, min((next_tokens - 0.5) / high, 1.0))
         if gpu > far and lanes.thawed and low < visit.counts.max():
-            self.low[size] = self.low.get(size, 1.0) * stride
+            self.low[size] *= stride
         elif far > gpu and lanes.cold_upload < far:
-            self.low[size] = self.low.get(size, 1.0) / stride
+            self.low[size] /= stride
 
 
 def break_even(problem: Problem, helpers: dict[int, HelperCosts]) -> float:

@@ -1,27 +1,55 @@
 """Section 3.3 of CXL-Expert on two flat buffers: gives the missing experts of a visit to lanes, one after another.
 
-Runs compiled (`jit.native`) or as plain Python on lists, as the engine's kernel does. `M` int64: header, then by expert the
-order in which they are weighed, homes, queues, tokens and answers, and by helper whether it was given anything. `F` float64:
-header, seconds by lane and link, seconds that each expert would add. Helpers are devices beside the GPU; tiers are CXL memory.
+Runs compiled (`jit.native`) or as plain Python on lists, as the engine does. `M` int64: header, the order in which
+experts are weighed, answers, whether a helper was given anything, and of each visit homes, queues and tokens by expert. `F`
+float64: header, seconds by lane and link, and of each visit what each expert would add. Helpers are devices beside the GPU;
+tiers are CXL memory. `decide`, which is compiled alone, answers a whole visit; `cxl_expert` says the same with numpy.
 """
 
 # fmt: off
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
-__all__ = ["BUFFERS", "ENTRIES", "FUNCTIONS", "PLAIN"]
+from numpy.typing import NDArray
+
+from moesim.policies.kit.compiled import least_kernel, order_kernel
+from moesim.policies.kit.compiled.order_kernel import by_residence, most_first
+
+__all__ = ["BUFFERS", "ENTRIES", "FUNCTIONS", "PLAIN", "SOURCES"]
+
+Array = NDArray[Any]
 
 # Header of M, then of F
-EXPERTS, HELPERS, TIERS, MISSING, HOT, THAWED, AT_ORDER, AT_HOME, AT_QUEUE, AT_COUNTS, AT_HELPER, AT_USED = range(12)
-AT_READY, AT_CALLS, AT_LINKS, AT_DRAWN, AT_COPY, AT_GPU, AT_BESIDE, AT_READS = range(12, 20)
-M_HEADER = 20
-"""`AT_HOME`: number of the expert's CXL tier, -1 elsewhere; `AT_HELPER`: the helper that it was given to, -1 for the GPU."""
-HIGH, LOW, GPU_READY, GPU_ENDS, OTHERS_END, NEXT_TOKENS, NEXT_UPLOAD, COLD_UPLOAD = range(8)
-F_HEADER = 8
-"""theta_high and theta_low; seconds until the GPU has done what it was given; answers of `assign`."""
+EXPERTS, HELPERS, TIERS, MISSING, HOT, THAWED, AT_ORDER, AT_HELPER, AT_USED = range(9)
+AT_FIXED, AT_READY, AT_CALLS, AT_LINKS, AT_DRAWN = range(9, 14)
+AT_HOME, AT_QUEUE, AT_COUNTS, AT_COPY, AT_GPU, AT_BESIDE, AT_READS, AT_BEGIN = range(14, 22)
+BY_VISIT, PARTS = 14, 8
+"""The first of the parts that each visit has, and how many there are: `AT_HOME` and the like say where those of the visit at
+hand stand; behind them follow where those of the first visit do, and how many numbers a visit has in each."""
+M_HEADER = 38
+"""`AT_HOME`: number of the expert's CXL tier, -1 elsewhere; `AT_HELPER`: the helper that it was given to, -1 for the GPU.
+`AT_FIXED`: what a helper costs in a visit at all; `AT_BEGIN`: seconds of the GPU without what is missing."""
+HIGH, LOW, GPU_READY, GPU_ENDS, OTHERS_END, NEXT_TOKENS, NEXT_UPLOAD, COLD_UPLOAD, STEP, LEAST, MOST_COLD = range(11)
+F_HEADER = 11
+"""theta_high and theta_low; seconds until the GPU has done what it was given; answers of `assign`; fields of `Thresholds`."""
 NEVER = 1e300
 """Seconds from which on a device cannot run an expert at all."""
+
+
+def meet(M, F, row):
+    """Turns to visit number `row`, whose lanes have nothing to do yet but what is in GPU memory."""
+    for part in range(BY_VISIT, BY_VISIT + PARTS):
+        M[part] = M[part + PARTS] + row * M[part + 2 * PARTS]
+    F[GPU_READY] = F[M[AT_BEGIN]]
+    for h in range(M[HELPERS]):
+        F[M[AT_READY] + h], M[M[AT_USED] + h] = F[M[AT_FIXED] + h], 0
+    for j in range(2 * M[TIERS]):
+        F[M[AT_DRAWN] + j] = 0.0
+    for e in range(M[EXPERTS]):
+        M[M[AT_HELPER] + e] = -1
+    return 0
 
 
 def upload_ends(M, F, e):
@@ -156,10 +184,61 @@ def sides(M, F):
     return 0
 
 
-FUNCTIONS = (upload_ends, in_place_ends, soonest, upload, in_place, draw, assign, weigh_hot, weigh_cold, sides)
-ENTRIES = (assign, upload, in_place, sides)
-BUFFERS = {"M": "int64", "F": "float64"}
+def decide(
+    M: Array, F: Array, row: int, layer: int, size: int, hot: Array, cold: Array, high: Array, low: Array, resident: Array,
+    in_flight: Array, devices: Array, order: Array, device: Array, bins: Array, values: Array, places: Array,
+) -> int:
+    """`CxlExpert.dispatch` of visit number `row`, with so many binary digits of tokens: writes its `order` and `device` [E].
+
+    `hot`, `cold` [L], `high`, `low`: of `Thresholds`; `devices`: of the helpers, then of the GPU.
+    """
+    meet(M, F, row)
+    experts, begin, counts, missing, load, most = M[EXPERTS], layer * M[EXPERTS], M[AT_COUNTS], 0, 0, 0
+    for e in range(experts):
+        load, most = load + M[counts + e], max(most, M[counts + e])
+        if M[counts + e] > 0 and not (resident[begin + e] or in_flight[begin + e]):
+            places[missing] = e
+            missing += 1
+    most_first(missing, counts, M, places, M, M[AT_ORDER], bins, values)
+    F[HIGH] = max(max(load * hot[layer], F[LEAST]) * high[size], 1.0)
+    F[LOW], M[MISSING] = min(load * cold[layer] * low[size], F[MOST_COLD], F[HIGH]), missing
+    assign(M, F)
+    if F[STEP] > 0.0:
+        follow(M, F, size, most, high, low)
+    for e in range(experts):
+        h = M[M[AT_HELPER] + e]
+        device[e] = devices[h if h >= 0 else M[HELPERS]]
+    by_residence(experts, counts, begin, M, resident, order, bins, values, places)
+    return 0
+
+
+def follow(M: Array, F: Array, size: int, most: int, high: Array, low: Array) -> None:
+    """`Thresholds.follow` behind a visit of `most` tokens for an expert."""
+    gpu, far = F[GPU_ENDS], F[OTHERS_END]
+    stride = min(max(gpu, far) / max(min(gpu, far), 1e-12), 1.0 + F[STEP])
+    if gpu > far and M[HOT] > 0 and F[HIGH] < most:
+        high[size] *= stride
+    elif far > gpu and F[HIGH] > 1.0 and F[NEXT_UPLOAD] < far:
+        high[size] *= max(1.0 / stride, min((F[NEXT_TOKENS] - 0.5) / F[HIGH], 1.0))
+    if gpu > far and M[THAWED] > 0 and F[LOW] < most:
+        low[size] *= stride
+    elif far > gpu and F[COLD_UPLOAD] < far:
+        low[size] /= stride
+
+
+SOURCES = (least_kernel, order_kernel)
+"""Modules that stand in what is compiled, too."""
+FUNCTIONS = (
+    *least_kernel.FUNCTIONS, *order_kernel.FUNCTIONS, meet, upload_ends, in_place_ends, soonest, upload, in_place, draw, assign,
+    weigh_hot, weigh_cold, sides, follow, decide,
+)
+ENTRIES = (meet, assign, upload, in_place, sides, decide)
+BUFFERS = {
+    **dict.fromkeys(("M", "devices", "order", "device", "bins", "places"), "int64"),
+    **dict.fromkeys(("F", "hot", "cold", "high", "low", "values"), "float64"),
+    **dict.fromkeys(("resident", "in_flight"), "uint8"),
+}
 """As in the engine's kernel."""
 
-PLAIN = SimpleNamespace(**{function.__name__: function for function in FUNCTIONS})
+PLAIN = SimpleNamespace(**{function.__name__: function for function in ENTRIES})
 """The same as plain Python: the buffers are lists."""

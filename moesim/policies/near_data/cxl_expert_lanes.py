@@ -1,10 +1,11 @@
 """What each lane of a visit already has to do: the queues that section 3.3 of CXL-Expert weighs an expert against.
 
-Knows one visit; what is weighed how is for `cxl_expert_kernel`.
+Knows visits, one or all of a pass; what is weighed how is for `cxl_expert_kernel`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,8 @@ __all__ = ["HelperCosts", "Lanes"]
 
 _EACH, _COMPILING = 5e-6, 1.5
 """Seconds that plain Python takes to weigh an expert, and that compiling takes."""
+_INTS = (k.AT_ORDER, k.AT_HELPER, k.AT_USED, k.AT_HOME, k.AT_QUEUE, k.AT_COUNTS)
+"""Parts of `M`; the others are of `F`."""
 
 
 class HelperCosts(NamedTuple):
@@ -45,7 +48,7 @@ class HelperCosts(NamedTuple):
 
 
 class Lanes:
-    """Seconds of work by lane, and what each expert would add: the buffers of the kernel for one visit after another."""
+    """Seconds of work by lane, and what each expert would add: the buffers of the kernel, for visits shown together."""
 
     def __init__(self, problem: Problem, costs: dict[int, HelperCosts]) -> None:
         self._problem, self._costs = problem, costs
@@ -65,64 +68,83 @@ class Lanes:
         """Device of each helper; the GPU's is last, so that -1 finds it."""
         visits = (1 + int(problem.job.output.max(initial=1))) * problem.layers
         compiled = jit.native(k) if jit.repaid(k, visits * problem.experts * _EACH, _COMPILING) else None
-        self._arrays, self._kernel = compiled is not None, compiled or k.PLAIN
+        self.arrays, self._kernel = compiled is not None, compiled or k.PLAIN
+        """Whether the kernel is compiled, so that its buffers are arrays."""
         self._shared_of: dict[int, float] = {}
-        self._reads_of: dict[int, list[FloatArray]] = {}
-        self._fresh: dict[int, Any] = {
-            k.AT_HELPER: np.full(problem.experts, -1),
-            k.AT_USED: np.zeros(len(costs), dtype=np.int64),
-            k.AT_READY: np.array([cost.fixed for cost in costs.values()]),
-            k.AT_DRAWN: np.zeros(2 * len(self._rates)),
-        }
-        """Part of a buffer -> what it begins a visit with."""
-        self._lay_out()
+        self._rows = 0
+        """Visits that there is room for."""
 
-    def _lay_out(self) -> None:
+    def _lay_out(self, rows: int) -> None:
+        """Makes room for the numbers of so many visits."""
         experts, helpers, tiers = self._problem.experts, len(self._costs), len(self._rates)
-        sizes = {
-            k.AT_ORDER: experts, k.AT_HOME: experts, k.AT_QUEUE: experts, k.AT_COUNTS: experts, k.AT_HELPER: experts,
-            k.AT_USED: helpers,
-        }  # fmt: skip
-        floats = {
-            k.AT_READY: helpers, k.AT_CALLS: helpers, k.AT_LINKS: len(self._links), k.AT_DRAWN: 2 * tiers, k.AT_COPY: experts,
-            k.AT_GPU: experts, k.AT_BESIDE: helpers * experts, k.AT_READS: tiers * experts,
-        }  # fmt: skip
-        places = {}
+        sizes = {k.AT_ORDER: experts, k.AT_HELPER: experts, k.AT_USED: helpers}
+        floats = {k.AT_FIXED: helpers, k.AT_READY: helpers, k.AT_CALLS: helpers}
+        floats |= {k.AT_LINKS: len(self._links), k.AT_DRAWN: 2 * tiers}
+        widths = dict.fromkeys((k.AT_HOME, k.AT_QUEUE, k.AT_COUNTS, k.AT_COPY, k.AT_GPU), experts)
+        widths |= {k.AT_BESIDE: helpers * experts, k.AT_READS: tiers * experts, k.AT_BEGIN: 1}
+        for part, width in widths.items():
+            (sizes if part <= k.AT_COUNTS else floats)[part] = rows * width
+        places, ends = {}, {}
         for start, parts in ((k.M_HEADER, sizes), (k.F_HEADER, floats)):
             at = start
             for part, size in parts.items():
                 places[part] = slice(at, at + size)
                 at += size
-        self._places = places
-        ints, reals = places[k.AT_USED].stop, places[k.AT_READS].stop
-        self.M: Any = np.zeros(ints, dtype=np.int64) if self._arrays else [0] * ints
-        self.F: Any = np.zeros(reals) if self._arrays else [0.0] * reals
+            ends[start] = at
+        self._places, self._rows = places, rows
+        ints, reals = ends[k.M_HEADER], ends[k.F_HEADER]
+        self.M: Any = np.zeros(ints, dtype=np.int64) if self.arrays else [0] * ints
+        self.F: Any = np.zeros(reals) if self.arrays else [0.0] * reals
         self.M[k.EXPERTS], self.M[k.HELPERS], self.M[k.TIERS] = experts, helpers, tiers
         for part, place in places.items():
             self.M[part] = place.start
-        self._put(self.F, k.AT_CALLS, np.array([cost.gpu_call for cost in self._costs.values()]))
+        for part, width in widths.items():
+            self.M[part + k.PARTS], self.M[part + 2 * k.PARTS] = places[part].start, width
+        self._put(k.AT_FIXED, np.array([cost.fixed for cost in self._costs.values()]))
+        self._put(k.AT_CALLS, np.array([cost.gpu_call for cost in self._costs.values()]))
 
-    def _put(self, buffer: Any, part: int, values: Any) -> None:
-        buffer[self._places[part]] = values if self._arrays else values.ravel().tolist()
+    def _put(self, part: int, values: Any) -> None:
+        """Writes the first numbers of a part."""
+        buffer, start = self.M if part in _INTS else self.F, self._places[part].start
+        buffer[start : start + values.size] = values.ravel() if self.arrays else values.ravel().tolist()
 
-    def meet(self, visit: Visit, view: View, here: BoolArray, layer_sizes: FloatArray) -> None:
-        """Lanes at the start of a visit whose experts `here` [E] need no upload; `layer_sizes` [L, E] stored bytes."""
-        home, F, fresh = view.home[visit.layer], self.F, self._fresh
-        ready = here & (visit.counts > 0)
-        calls = int(np.count_nonzero(ready))
-        resident = float(visit.gpu[ready].sum()) + self._shared(visit.tokens)
-        F[k.GPU_READY] = resident + self._gpu.once * min(calls, 1) + self._gpu.per_call * calls
-        self._put(self.M, k.AT_HOME, self._far[home])
-        self._put(self.M, k.AT_QUEUE, self._link_of[home])
-        self._put(self.M, k.AT_COUNTS, visit.counts)
-        for part, values in fresh.items():
-            self._put(self.M if part in (k.AT_HELPER, k.AT_USED) else F, part, values)
-        self._put(F, k.AT_LINKS, np.array([view.backlog.get(link, 0.0) for link in self._links]))
-        self._put(F, k.AT_COPY, visit.copy)
-        self._put(F, k.AT_GPU, visit.gpu + self._gpu.apart)
-        for part, rows in ((k.AT_BESIDE, self._beside(visit, home)), (k.AT_READS, self._reads(visit.layer, layer_sizes))):
-            if rows:
-                self._put(F, part, rows[0] if len(rows) == 1 else np.concatenate(rows))
+    def show(self, visits: Visit, view: View, here: BoolArray, sizes: FloatArray) -> None:
+        """A visit, or all V of a pass, whose experts `here` [..., E] need no upload; `sizes` [L, E] stored bytes."""
+        layers, home = visits.layer, view.home[visits.layer]
+        rows = 1 if home.ndim == 1 else len(home)
+        if rows > self._rows:
+            self._lay_out(rows)
+        self._put(k.AT_HOME, self._far[home])
+        self._put(k.AT_QUEUE, self._link_of[home])
+        self._put(k.AT_COUNTS, visits.counts)
+        self._put(k.AT_COPY, visits.copy)
+        self._put(k.AT_GPU, visits.gpu + self._gpu.apart)
+        self._put(k.AT_BEGIN, self._resident(visits, here & (visits.counts > 0)))
+        if self._costs:
+            self._put(k.AT_BESIDE, np.stack(self._beside(visits, home), axis=-2))
+        if self._rates:
+            self._put(k.AT_READS, np.stack([sizes[layers] / rate for _, rate in self._rates], axis=-2))
+
+    def _resident(self, visits: Visit, ready: BoolArray) -> FloatArray:
+        """[V] seconds of the GPU for the experts that are `ready` [..., E], and for shared ones."""
+        rows = ready.reshape(-1, ready.shape[-1])
+        pairs = zip(visits.gpu.reshape(rows.shape), rows, strict=True)
+        seconds = np.array([float(gpu[mask].sum()) for gpu, mask in pairs])
+        seconds += [self._shared(tokens) for tokens in np.atleast_1d(visits.tokens).tolist()]
+        calls = np.count_nonzero(rows, axis=1)
+        seconds += self._gpu.once * np.minimum(calls, 1)
+        seconds += self._gpu.per_call * calls
+        return seconds
+
+    def meet(self, row: int, backlog: Mapping[str, float]) -> None:
+        """Turns to visit number `row` of those shown, with so many seconds of work in copy queues."""
+        self.queue(backlog)
+        self._kernel.meet(self.M, self.F, row)
+
+    def queue(self, backlog: Mapping[str, float]) -> None:
+        """Links have so many seconds of work already."""
+        place = self._places[k.AT_LINKS]
+        self.F[place] = [backlog.get(link, 0.0) for link in self._links]
 
     def _shared(self, tokens: int) -> float:
         """Seconds of the shared experts of a visit."""
@@ -130,21 +152,15 @@ class Lanes:
             self._shared_of[tokens] = float(self._problem.costs.shared(tokens))
         return self._shared_of[tokens]
 
-    def _reads(self, layer: int, layer_sizes: FloatArray) -> list[FloatArray]:
-        """[E] seconds that each CXL device takes to give an expert of a layer."""
-        if layer not in self._reads_of:
-            self._reads_of[layer] = [layer_sizes[layer] / rate for _, rate in self._rates]
-        return self._reads_of[layer]
-
-    def _beside(self, visit: Visit, home: IntArray) -> list[FloatArray]:
-        """[E] seconds on each helper, activations included; inf where it cannot reach an expert."""
-        alone = [visit.cpu if unit < 0 else np.where(home == unit, visit.local, np.inf) for unit in self._units]
-        return [time + cost.call + cost.token * visit.counts for time, cost in zip(alone, self._costs.values(), strict=True)]
+    def _beside(self, visits: Visit, home: IntArray) -> list[FloatArray]:
+        """[..., E] seconds on each helper, activations included; inf where it cannot reach an expert."""
+        alone = [visits.cpu if unit < 0 else np.where(home == unit, visits.local, np.inf) for unit in self._units]
+        return [time + cost.call + cost.token * visits.counts for time, cost in zip(alone, self._costs.values(), strict=True)]
 
     def assign(self, missing: IntArray, high: float, low: float) -> IntArray:
         """[E] device of each expert: of those `missing` [n] by the thresholds in tokens and the queues, of others the GPU."""
         at = self._places[k.AT_ORDER].start
-        self.M[at : at + len(missing)] = missing if self._arrays else missing.tolist()
+        self.M[at : at + len(missing)] = missing if self.arrays else missing.tolist()
         self.M[k.MISSING], self.F[k.HIGH], self.F[k.LOW] = len(missing), high, low
         self._kernel.assign(self.M, self.F)
         return np.asarray(self.devices[self.M[self._places[k.AT_HELPER]]])

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from moesim.arrays import FloatArray
+
 __all__ = ["Learner"]
 
 _FIRST, _LAST = 2.0, 1.05
@@ -36,8 +38,8 @@ class Learner:
     gives no method; this one is inferred. Valid: passes of one size that take alike, but for the thresholds.
     """
 
-    factor: dict[int, float]
-    """Binary digits of the tokens of a visit -> factor of the thresholds, changed in place."""
+    factor: FloatArray
+    """Factor of the thresholds by the binary digits of the tokens of a visit, changed in place."""
     every: int
     """Passes of a trial."""
     trials: dict[int, _Trial] = field(default_factory=dict)
@@ -50,7 +52,7 @@ class Learner:
         trial.passes += 1
         if trial.passes < self.every:
             return
-        mean, tried = trial.total / trial.passes, self.factor.get(size, 1.0)
+        mean, tried = trial.total / trial.passes, float(self.factor[size])
         trial.total, trial.passes = 0.0, 0
         if mean < trial.seconds:
             trial.best, trial.seconds = tried, mean

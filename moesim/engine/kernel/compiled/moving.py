@@ -16,15 +16,15 @@ from moesim.engine.kernel.compiled.visit_work import field
 
 def walk_moving(
     M, F, T, TF, X, B, P, PF, C, R, V, slots, path, TP, TPF, TM, K, KF, table, marks, host_rows, labels, tally, resident,
-    in_flight, demanded, unused, uploaded, coming, unused_of, pinned, stored, copy_bytes, home, size_of, order, evict, keep,
-    load, tiers, form_of, nbytes, known, chunks, FP, FPF, FX,
+    in_flight, demanded, unused, uploaded, coming, unused_of, pinned, stored, copy_bytes, home, size_of, order, device,
+    evict, keep, load, tiers, form_of, nbytes, known, chunks, FP, FPF, FX,
 ):
     """Walks from the cursor to the next decision, or to what keeps it from going on: it goes on from there when called again.
 
-    A visit is asked for (`ASKED`) when its routing is known. The answer stands in R, or in `order` [E] alone, and, of copies
-    that move, in the lists `evict` and `load` (places, with the tier, form and size of each where they are not the stored
-    copy's), which begin with their length. Behind the visit (`VISITED`), in which experts were `uploaded` [E], `keep` says
-    which of them stay.
+    A visit is asked for (`ASKED`) when its routing is known. The answer stands in R, or in `order` and `device` [E] alone,
+    and, of copies that move, in the lists `evict` and `load` (places, with the tier, form and size of each where they are not
+    the stored copy's), which begin with their length. Behind the visit (`VISITED`), in which experts were `uploaded` [E],
+    `keep` says which of them stay.
     """
     while K[K_TURN] != TO_ROUTED or C[C_ROW] < K[K_ROWS]:
         status = 0
@@ -40,7 +40,7 @@ def walk_moving(
         else:
             stop = ROUTED if K[K_TURN] == TO_ROUTED else DONE_VISIT
             if K[K_TURN] == ANSWERED:
-                flying = meet(T, C, K, R, V, resident, in_flight, unused, coming, unused_of, order, evict, load)
+                flying = meet(T, C, K, R, V, resident, in_flight, unused, coming, unused_of, order, device, evict, load)
                 stop = COMPUTING if flying or R[R_ASKS] > 0 else stop
             status = walk(M, F, T, TF, X, B, P, PF, C, R, V, slots, path, TP, TPF, TM, C[C_ROW] + 1, stop)
             K[K_TURN] = WORKING if K[K_TURN] == ANSWERED and stop == DONE_VISIT else K[K_TURN]
@@ -100,16 +100,20 @@ def look(M, K, table, marks, resident, in_flight, coming, demanded, unused, tall
         land(K, table, marks, resident, in_flight, coming, demanded, unused, tally, host_rows)
 
 
-def meet(T, C, K, R, V, resident, in_flight, unused, coming, unused_of, order, evict, load):
+def meet(T, C, K, R, V, resident, in_flight, unused, coming, unused_of, order, device, evict, load):
     """What a visit finds in GPU memory and on the way there, counted and entered into R; whether any is on its way."""
     E, row, layer, flying = K[K_EXPERTS], C[C_ROW], K[K_LAYER], False
     C[C_AT], C[C_LAYER] = V[row * V_WIDTH + V_AT] - R[R_DATA], layer
-    counts, device, first = field(C, R, COUNTS), field(C, R, DEVICE), layer * E
+    counts, devices, first = field(C, R, COUNTS), field(C, R, DEVICE), layer * E
+    if K[K_ANSWER] == IN_LISTS:
+        R[R_ASKS], turns = 1 if evict[0] + load[0] > 0 else 0, field(C, R, ORDER)
+        for e in range(E):
+            R[turns + e], R[devices + e] = order[e], device[e]
     if unused_of[layer] > 0:
         unused_of[layer] = 0
         for e in range(E):
             if unused[first + e]:
-                if R[counts + e] > 0 and R[device + e] == T[T_GPU]:
+                if R[counts + e] > 0 and R[devices + e] == T[T_GPU]:
                     unused[first + e] = 0
                     K[K_USED] += 1
                     K[K_IN_TIME] += resident[first + e]
@@ -123,10 +127,6 @@ def meet(T, C, K, R, V, resident, in_flight, unused, coming, unused_of, order, e
         there, ways = field(C, R, RESIDENT), field(C, R, FLYING)
         for e in range(E):
             R[there + e], R[ways + e] = int(resident[first + e]), int(coming[first + e])
-    if K[K_ANSWER] == IN_LISTS:
-        R[R_ASKS], turns = 1 if evict[0] + load[0] > 0 else 0, field(C, R, ORDER)
-        for e in range(E):
-            R[turns + e] = order[e]
     return flying
 
 

@@ -182,3 +182,11 @@ def test_an_expert_in_the_memory_of_another_gpu_does_not_come_to_the_one_that_at
     there[0, 2] = True
     rows(on_gpu, there)
     rows(on_gpu, flying=there.astype(np.int64))
+
+
+def test_rows_for_a_decider_have_the_times_of_other_devices_only_where_it_uses_them() -> None:
+    answered = AnsweredRows(placement(), COUNTS, LAYERS, times(2), arrays=True)
+    assert field(answered.bare(beside=False), k.CPU, 1) == [0] * 3
+    rows = answered.bare(beside=True)
+    assert field(rows, k.CPU, 1) == [203, 204, 205]
+    assert (rows[k.R_ASKS], rows[k.R_LOADED]) == (0, 0)

@@ -162,7 +162,8 @@ def ends(p, deployment, visit, device) -> float:
     """Seconds in which the lanes of a visit are done with experts on `device` [E]."""
     state, here = deployment.state, deployment.resident[visit.layer]
     lanes = state.lanes
-    lanes.meet(visit, tiny.view_of(p, deployment), here, state.sizes)
+    lanes.show(visit, tiny.view_of(p, deployment), here, state.sizes)
+    lanes.meet(0, {})
     for e in np.flatnonzero((visit.counts > 0) & ~here).tolist():
         lanes.give(e, int(device[e]))
     return max(lanes.sides())
@@ -232,7 +233,7 @@ def test_theta_low_starts_no_higher_than_an_upload_from_cxl_memory_breaks_even()
         return upload + float(p.costs.gpu(tokens)) - in_place
 
     assert ahead(most - 1) > 0 >= ahead(most)
-    thresholds.low.clear()
+    thresholds.low[:] = 1.0
     thresholds.cold[:] = 1.0
     assert thresholds.tokens(visit)[1] == min(most, thresholds.tokens(visit)[0])
 
@@ -339,7 +340,8 @@ def test_a_cxl_device_that_both_sides_read_holds_both() -> None:
     counts[inside] = 1
     visit, view, state = tiny.visit_of(p, deployment, 0, counts), tiny.view_of(p, deployment), deployment.state
     lanes = state.lanes
-    lanes.meet(visit, view, deployment.resident[0], state.sizes)
+    lanes.show(visit, view, deployment.resident[0], state.sizes)
+    lanes.meet(0, {})
     lanes.give(inside[0], p.cpu_index)
     alone = lanes.sides()
     assert alone[0] == 0.0
@@ -397,7 +399,7 @@ def test_compiled_and_plain_lanes_take_the_same_decisions(monkeypatch) -> None:
         visits = [tiny.visit_of(p, deployment, number % 2, counts) for number, counts in enumerate(loads)]
         answers = [policy.dispatch(visit, view).device.tolist() for visit in visits]
         thresholds = deployment.state.thresholds
-        seen[compiled] = answers, deployment.state.lanes.sides(), thresholds.high, thresholds.low
+        seen[compiled] = answers, deployment.state.lanes.sides(), thresholds.high.tolist(), thresholds.low.tolist()
     assert seen[True] == seen[False]
     assert {device for answer in seen[True][0] for device in answer} == {p.attending_index, p.cpu_index, *p.ndp_index.values()}
 

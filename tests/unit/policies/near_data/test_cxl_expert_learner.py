@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 import moesim
@@ -11,10 +12,11 @@ from moesim.policies.near_data.cxl_expert_learner import Learner
 
 
 def searched(best: float, start: float = 1.0, passes: int = 200) -> float:
-    factor = {3: start} if start != 1.0 else {}
+    factor = np.ones(8)
+    factor[3] = start
     learner = Learner(factor, every=2)
     for _ in range(passes):
-        learner.ended(4, 1.0 + abs(math.log(factor.get(3, 1.0) / best)))
+        learner.ended(4, 1.0 + abs(math.log(factor[3] / best)))
     return learner.trials[3].best
 
 
@@ -33,10 +35,10 @@ def test_it_hears_of_all_tokens_of_each_pass(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_sizes_are_searched_apart() -> None:
-    factor: dict[int, float] = {}
+    factor = np.ones(16)
     learner = Learner(factor, every=1)
     learner.ended(1, 1.0)
-    assert set(factor) == {1}
+    assert np.flatnonzero(factor != 1.0).tolist() == [1]
     learner.ended(512, 1.0)
-    assert set(factor) == {1, 10}
+    assert np.flatnonzero(factor != 1.0).tolist() == [1, 10]
     assert learner.trials[1] is not learner.trials[10]
