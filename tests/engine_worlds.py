@@ -31,7 +31,7 @@ from moesim.contract import (
     View,
     Visit,
 )
-from moesim.contract.steps import StepPlan
+from moesim.contract.steps import Series, StepPlan
 from moesim.engine import SimulationOptions, simulate
 from moesim.engine.run import Outcome
 from moesim.hardware import System
@@ -62,6 +62,8 @@ class Knobs:
     ndp: int = 0
     gpus: int = 0
     """Further GPUs: the first over a link to the one that attends, others over the host."""
+    drive: bool = False
+    """Storage behind a bounce buffer in DRAM."""
     serial_link: bool = True
     setup: float = 1e-6
     latency: float = 0.0
@@ -148,6 +150,9 @@ def system(k: Knobs, hbm: float = TB, ddr: float = TB) -> System:
         if i < k.ndp:
             unit = {"kind": "ndp", "inside": f"cxl{i}", "bandwidth": 30e9, "compute": 1e12, "sync": k.sync}
             devices[f"ndp{i}"] = unit
+    if k.drive:
+        tiers["drive"] = {"kind": "nvme", "at": "slot", "capacity": TB, "read": 4e9, "latency": 20e-6, "stage": "ddr"}
+        links["to_drive"] = {"ends": ["host", "slot"], "rate": 8e9}
     for i in range(k.gpus):
         own = {"kind": "gpu", "at": f"gpu{i + 1}", "memory": f"hbm{i + 1}", "compute": 3e12 / (i + 1)}
         devices[f"gpu{i + 1}"] = own | ({"launch": 2 * k.launch, "fused": not k.fused} if i else {})
@@ -387,7 +392,17 @@ class Mixing:
         new = np.minimum(self.rng.integers(1, 5, len(stepping)), self.known[stepping] - self.there[stepping])
         before = self.there[stepping].copy()
         yields = before + new == self.known[stepping]
-        return StepPlan(stepping, new, before, yields, np.array(dropped, dtype=np.int64))
+        self.step = StepPlan(stepping, new, before, yields, np.array(dropped, dtype=np.int64))
+        return self.step
+
+    def sure(self, most: int, pace: Any = None) -> Series:
+        return Series.of([self.step])
+
+    def until(self) -> None:
+        return None
+
+    def passed(self, ends: list[int]) -> None:
+        self.ended(self.step, ends[0])
 
     def ended(self, step: StepPlan, end: int) -> None:
         self.ends.append(end)

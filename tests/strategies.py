@@ -54,6 +54,7 @@ def knobs(draw: st.DrawFn, **fixed: Any) -> Any:
         "off_gpu": draw(pick(0.5, 0.0, 1.0)),
         "ordered": draw(st.booleans()),
         "streamed": draw(st.booleans()),
+        "drive": draw(pick(False, False, True)),
     }
     world = {**chosen, **fixed}
     if world["kv"] == "hbm" and world["places"][1] == "c":  # a core off the GPU keeps its cache in host memory

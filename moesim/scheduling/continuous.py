@@ -117,10 +117,20 @@ class ContinuousSession(Session):
         return super().refuses(sequence)
 
     def schedule(self) -> Batch | None:
-        chosen, budget, preempts = self._running()
-        if not preempts:
-            self._admit_waiting(chosen, budget)
-        return self._batch(chosen) if chosen else None
+        while True:
+            chosen, budget, preempts = self._running()
+            if not preempts:
+                self._admit_waiting(chosen, budget)
+            if chosen:
+                return self._batch(chosen)
+            if not preempts or self._under_way:
+                return None
+            # the step has preempted all that it began with, and leaves the others to the next one
+
+    @property
+    def _under_way(self) -> bool:
+        """Whether a step that has not ended will yield a token."""
+        return any(sequence.pending for queue in (self.running, self.waiting) for sequence in queue)
 
     def steady(self, most: int, ahead: int) -> Steady | None:
         going = [sequence for sequence in self.running if sequence.sampled + sequence.pending < sequence.output]

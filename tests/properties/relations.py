@@ -15,7 +15,10 @@ import program_worlds
 import pytest
 from hypothesis import strategies as st
 
+from moesim.results.result import Result
 from moesim.units import parse
+from tests.properties import ways
+from tests.properties.crowded import crowded
 from tests.properties.scenarios import EAGER, Scenario, changed, faster, run, scenarios
 from tests.properties.scenarios import run as anew
 
@@ -70,12 +73,37 @@ def lanes_and_tiers_keep_their_limits(data: Scenario) -> None:
 
 def engines_agree(data: Scenario) -> None:
     """I9: kernel and reference leave the same result to the picosecond, the byte and the critical path."""
-    kernel, reference = run(data), run(data, **{"simulation.engine": "reference"})
+    equal_results(run(data), run(data, **{"simulation.engine": "reference"}))
+
+
+def equal_results(kernel: Result, reference: Result) -> None:
     assert {**kernel.summary, "wall_s": 0} == {**reference.summary, "wall_s": 0}
     assert kernel.details == reference.details
     for name, columns in kernel.columns.items():
         for column, values in columns.items():
             np.testing.assert_array_equal(values, reference.columns[name][column], err_msg=f"{name}.{column}")
+
+
+def crowded_runs_are_timed_alike(data: Scenario) -> None:
+    """I9 where requests queue for KV blocks, parts fail and policies are asked for by deciders: compiled, and as Python."""
+    reference, *kernels = [timed(data, notation) for notation in ways.NOTATIONS]
+    for kernel in kernels:
+        equal_results(kernel, reference)
+
+
+def timed(data: Scenario, notation: str) -> Result:
+    with ways.timed_by(notation) as engine:
+        return run(data, **{"simulation.engine": engine})
+
+
+def worlds_are_timed_alike(example: ways.Example) -> None:
+    """I9 for each way in which a policy may answer: what it places, moves, skips, streams and defers."""
+    reference, *kernels = [ways.outcome(example, notation) for notation in ways.NOTATIONS]
+    for kernel in kernels:
+        if isinstance(kernel, str) or isinstance(reference, str):
+            assert kernel == reference
+        else:
+            assert ways.worlds.differences(reference, kernel) == {}
 
 
 def a_run_repeats_itself(data: Scenario) -> None:
@@ -201,7 +229,9 @@ def a_server_loses_nobody(data: Scenario) -> None:
 
 def programs_are_timed_alike(seed: int) -> None:
     """I4 to I6, I8, I9 on random programs of operations with items, slots, feeds and shared resources."""
-    assert program_worlds.story("plain", seed) == program_worlds.story("reference", seed)
+    reference, *kernels = [program_worlds.story(notation, seed) for notation in ways.NOTATIONS]
+    for kernel in kernels:
+        assert kernel == reference
 
 
 class Relation(NamedTuple):
@@ -232,5 +262,7 @@ RELATIONS: dict[str, Relation] = {
         (arrivals_at_the_beginning_are_an_offline_job, KNOWN),
         (a_server_loses_nobody, SERVED),
         (programs_are_timed_alike, st.integers(0, 2**31)),
+        (worlds_are_timed_alike, ways.examples()),
+        (crowded_runs_are_timed_alike, crowded()),
     )
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from hypothesis import assume, currently_in_test_context
@@ -18,6 +20,9 @@ SLOW = {"optimum", "finemoe", "adapmoe", "flexgen"}
 POLICIES = tuple(name for name in plugins.names("policies") if name not in SLOW)
 EAGER = ("on_demand", "lru", "static_popularity", "fiddler", "cox_moe")
 """Of whose work much is known beforehand."""
+HEADER = "arrival_s,prompt_tokens,output_tokens,cached_prefix_tokens_infinite_cache,prefix_row,priority"
+"""Columns of requests in a file, which stand in a scenario as `rows`."""
+_RECORDED = tempfile.TemporaryDirectory(prefix="recorded-")
 RATES = ("compute", "rate", "bandwidth", "read", "total", "both")
 TIMES = ("graph", "direct", "hand_over", "setup", "latency")
 
@@ -109,11 +114,21 @@ def scenarios(draw: st.DrawFn, policies: tuple[str, ...] = POLICIES, served: boo
 def run(data: Scenario, **overrides: Any) -> Result:
     """The run; a scenario that its policy or its scheduler refuses is drawn again."""
     try:
-        return moesim.run(data, **{"timeline": False, **overrides})
+        return moesim.run(readable(data), **{"timeline": False, **overrides})
     except InputError:
         if currently_in_test_context():
             assume(False)
         raise
+
+
+def readable(data: Scenario) -> Scenario:
+    """The scenario with the `rows` of its requests, if it has any, in a file."""
+    arrivals = data["workload"].get("arrivals", {})
+    if "rows" not in arrivals:
+        return data
+    path = Path(_RECORDED.name) / f"{hash(str(arrivals))}.csv"
+    path.write_text("\n".join([HEADER, *(",".join(map(str, row)) for row in arrivals["rows"])]) + "\n", "utf-8")
+    return {**data, "workload": {**data["workload"], "arrivals": {"kind": "trace", "path": str(path)}}}
 
 
 def changed(data: Scenario, path: str, value: Any) -> Scenario:

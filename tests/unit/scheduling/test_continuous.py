@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from moesim.scheduling.base import Room
 from moesim.scheduling.blocks import BlockPool
 from moesim.scheduling.continuous import Continuous
 from moesim.scheduling.sequence import Sequence
@@ -118,8 +119,6 @@ def test_a_prompt_shares_more_with_a_younger_one_than_with_the_oldest() -> None:
 
 def test_priority_preempts_the_least_urgent_and_gives_its_tokens_back() -> None:
     session = rules(order="priority", max_num_batched_tokens=9, prefix_caching=False, num_gpu_blocks_override=4).session
-    from moesim.scheduling.base import Room
-
     served = session(Room(0, 0))
     late, urgent = Sequence(0, 4, 3, priority=1), Sequence(1, 4, 3, priority=0)
     served.add(late)
@@ -132,6 +131,22 @@ def test_priority_preempts_the_least_urgent_and_gives_its_tokens_back() -> None:
     assert batch is not None
     assert batch.numbers.tolist() == [1]
     assert [sequence.number for sequence in batch.preempted] == [0]
+
+
+def test_a_step_that_preempts_all_that_it_began_with_leaves_the_others_to_the_next() -> None:
+    """The least urgent runs first, finds no block for its next token and gives way itself; the urgent one goes on at once."""
+    order = {"order": "priority", "max_num_batched_tokens": 9, "prefix_caching": False, "num_gpu_blocks_override": 4}
+    served = rules(**order).session(Room(0, 0))
+    late, urgent = Sequence(0, 3, 4, priority=1), Sequence(1, 4, 3, priority=0)
+    steps = []
+    for joins in (late, urgent, None):
+        if joins is not None:
+            served.add(joins)
+        batch = served.schedule()
+        assert batch is not None
+        steps.append((batch.numbers.tolist(), [sequence.number for sequence in batch.preempted]))
+        served.finish(batch)
+    assert steps == [([0], []), ([0, 1], []), ([1], [0])]
 
 
 def test_requests_that_can_never_fit_are_refused_with_a_reason() -> None:
