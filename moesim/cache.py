@@ -47,10 +47,18 @@ class Entry(NamedTuple):
 
 
 def folder() -> Path:
-    """Where the cache lies: `MOESIM_CACHE`, else `moesim` in the platform's folder for caches of this user."""
+    """Where the cache lies: `MOESIM_CACHE`, else `moesim` in the platform's folder for caches of this user.
+
+    A user without a home, as in some containers, has a folder that cannot be written: a shared one could bring others' code.
+    """
     own = os.environ.get("MOESIM_CACHE")
-    if own:
-        return Path(own).expanduser()
+    try:
+        return Path(own).expanduser() if own else _usual()
+    except RuntimeError:  # Python finds no home
+        return Path(os.devnull) / "moesim"
+
+
+def _usual() -> Path:
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
     elif sys.platform == "darwin":

@@ -1,8 +1,8 @@
 """Owns how functions become machine code: by numba, where that is there, and kept in the cache folder for later processes.
 
 Knows numba and the cache folder, nothing of what the functions do. A module that is compiled names the functions in
-`FUNCTIONS`, and in `SOURCES` the other modules, if any, that they stand in: numba notices no change in other files, so
-what is kept belongs to the text of all of these. None imports numba, and all run as plain Python, too.
+`FUNCTIONS`, and in `SOURCES` the other modules, if any, that they stand in: what is kept belongs to the instructions of all
+functions as they were imported. None imports numba, and all run as plain Python, too.
 
 Functions take arrays and numbers alone and allocate nothing: they are kept as an object file, which LLVM loads in 0.06 s. numba
 itself, which takes 0.5 s to load, is there for the first run alone.
@@ -20,14 +20,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
-from types import FunctionType, ModuleType, SimpleNamespace
+from types import CodeType, FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
 from moesim import writing
 from moesim.cache import CODE, folder
 from moesim.errors import InputError, MoesimError
 
-__all__ = ["native", "ready", "repaid", "threads"]
+__all__ = ["code_text", "native", "ready", "repaid", "threads"]
 
 logger = logging.getLogger("moesim.jit")
 
@@ -53,7 +53,7 @@ def _scope(module: ModuleType) -> dict[str, Any]:
 
     plain: Any = {"error_model": "numpy", "_nrt": False}  # the code allocates nothing
     bare: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, **plain}  # wrappers talk to Python
-    scope = {name: value for source in _sources(module) for name, value in vars(source).items()}
+    scope = _names(module)
     for function in module.FUNCTIONS:
         scope[function.__name__] = dispatcher = numba.njit(**bare)(_twin(function, scope))
         dispatcher.get_call_template = partial(_template, numba.types.unliteral, dispatcher.get_call_template)
@@ -282,19 +282,38 @@ _Start = ctypes.c_char * 0
 
 
 def _place(module: ModuleType) -> Path:
-    """Folder for the machine code of this source on this Python."""
-    files = tuple(str(source.__file__) for source in _sources(module))
-    last = tuple((state.st_mtime_ns, state.st_size) for state in map(os.stat, files))
-    return folder() / CODE / f"{module.__name__}-{_text_hash(files, last)}"
+    """Folder for the machine code of this module on this Python."""
+    return folder() / CODE / f"{module.__name__}-{_digest(module)}"
 
 
-@cache
-def _text_hash(files: tuple[str, ...], _last: tuple[tuple[int, int], ...]) -> str:
-    """Hash of the text of the files as long as each was last changed at that time and is so long."""
-    digest = hashlib.sha256(sys.version.encode())
-    for file in files:
-        digest.update(Path(file).read_bytes())
+def _digest(module: ModuleType) -> str:
+    """Hash of what is compiled, and of the values that it names: as they were imported, for files may have changed since."""
+    digest = hashlib.sha256(f"{sys.version}{[entry.__name__ for entry in module.ENTRIES]}{module.BUFFERS}".encode())
+    scope = _names(module)
+    for function in module.FUNCTIONS:
+        digest.update(f"{function.__name__}{function.__defaults__}{code_text(function.__code__)}".encode())
+        values = {name: scope[name] for name in sorted(function.__code__.co_names) if name in scope}
+        digest.update(repr([(name, value) for name, value in values.items() if isinstance(value, _CONSTANTS)]).encode())
     return digest.hexdigest()[:16]
+
+
+_CONSTANTS = (bool, int, float, str, tuple)
+"""Types of the values that functions may name; numba puts them into the code."""
+
+
+def code_text(code: CodeType) -> str:
+    """Instructions and constants, without the places where they were typed."""
+    constants = [code_text(part) if isinstance(part, CodeType) else _constant(part) for part in code.co_consts]
+    return f"{code.co_code.hex()} {constants} {code.co_names} {code.co_varnames}"
+
+
+def _constant(value: Any) -> str:
+    return repr(sorted(map(repr, value))) if isinstance(value, frozenset) else repr(value)
+
+
+def _names(module: ModuleType) -> dict[str, Any]:
+    """Name -> what it means to the functions that are compiled."""
+    return {name: value for source in _sources(module) for name, value in vars(source).items()}
 
 
 def _sources(module: ModuleType) -> tuple[ModuleType, ...]:

@@ -130,7 +130,8 @@ def remove(path: Path) -> None:
         if path.is_dir():
             shutil.rmtree(path)
         else:
-            path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError, NotADirectoryError):
+                path.unlink()
 
 
 def clear_leftovers(folder: Path) -> None:

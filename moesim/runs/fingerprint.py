@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from moesim import files
+from moesim.jit import code_text
 from moesim.runs.imports import sources
 
 __all__ = ["code", "file_digest", "foreign_code", "physics"]
@@ -100,7 +101,7 @@ def _session_code(part: Any, seen: set[int]) -> Iterator[str]:
             elif isinstance(member, (bool, int, float, str, bytes, tuple)) and not name.startswith("__"):
                 yield f"{name}={member!r}"
     elif isinstance(part, types.FunctionType):
-        yield f"{part.__qualname__} {part.__defaults__!r} {_code(part.__code__)}"
+        yield f"{part.__qualname__} {part.__defaults__!r} {code_text(part.__code__)}"
         for name in sorted(_names(part.__code__)):
             used = part.__globals__.get(name)
             if isinstance(used, (bool, int, float, str, tuple)):
@@ -115,15 +116,3 @@ def _names(code: types.CodeType) -> set[str]:
         if isinstance(constant, types.CodeType):
             names |= _names(constant)
     return names
-
-
-def _code(code: types.CodeType) -> str:
-    """Instructions and constants, without the places where they were typed."""
-    constants = [
-        _code(co_const) if isinstance(co_const, types.CodeType) else _constant(co_const) for co_const in code.co_consts
-    ]
-    return f"{code.co_code.hex()} {constants} {code.co_names} {code.co_varnames}"
-
-
-def _constant(value: Any) -> str:
-    return repr(sorted(map(repr, value))) if isinstance(value, frozenset) else repr(value)

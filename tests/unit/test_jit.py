@@ -135,19 +135,43 @@ FUNCTIONS, ENTRIES, BUFFERS = (product, triple), (triple,), {"M": "int64"}
 """
 
 
-def test_functions_may_stand_in_several_files_and_a_change_in_any_of_them_is_noticed(tmp_path, monkeypatch):
+@pytest.fixture
+def whole(tmp_path, monkeypatch):
+    """Imports the module anew, as a new process would."""
     monkeypatch.setenv("MOESIM_CACHE", str(tmp_path / "cache"))
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # two versions of a file are of the same second and length
     (tmp_path / "part.py").write_text(PART)
     (tmp_path / "whole.py").write_text(WHOLE)
-    whole = importlib.import_module("whole")
-    try:
-        assert jit.native(whole).triple(np.zeros(1, dtype=np.int64), 5) == 15
-        assert jit.ready(whole)
-        (tmp_path / "part.py").write_text(PART.replace("3", "4"))
-        assert not jit.ready(whole)
-    finally:
-        del sys.modules["whole"], sys.modules["part"]
+
+    def imported():
+        for name in ("whole", "part"):
+            sys.modules.pop(name, None)
+        importlib.invalidate_caches()
+        return importlib.import_module("whole")
+
+    yield imported
+    for name in ("whole", "part"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("change", [("FACTOR = 3", "FACTOR = 4"), ("FACTOR * a", "FACTOR + a"), ("FACTOR * a", "7 * a")])
+def test_functions_may_stand_in_several_files_and_a_change_in_any_of_them_is_noticed(change, whole, tmp_path):
+    assert jit.native(whole()).triple(np.zeros(1, dtype=np.int64), 5) == 15
+    assert jit.ready(whole())
+    (tmp_path / "part.py").write_text(PART.replace("FACTOR", "# a remark\nFACTOR", 1))
+    assert jit.ready(whole())
+    (tmp_path / "part.py").write_text(PART.replace(*change))
+    assert not jit.ready(whole())
+
+
+def test_what_is_compiled_after_an_edit_is_kept_for_the_source_that_was_imported(whole, tmp_path):
+    before = whole()
+    (tmp_path / "part.py").write_text(PART.replace("3", "4"))
+    assert jit.native(before).triple(np.zeros(1, dtype=np.int64), 5) == 15
+    after = whole()
+    assert not jit.ready(after)
+    assert jit.native(after).triple(np.zeros(1, dtype=np.int64), 5) == 20
 
 
 def test_each_caller_has_its_own_memory_of_arrays(sums):

@@ -13,7 +13,6 @@ import mmap
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -53,7 +52,7 @@ def place(law: Iterable[Any], origin: Sequence[Any], job: Job) -> Path | None:
     """
     if not keeps_routing():
         return None
-    digest = hashlib.sha256(_version())
+    digest = hashlib.sha256(_VERSION)
     for part in (*origin, *law, job.prompt, job.output):
         if isinstance(part, np.ndarray):
             digest.update(f"{part.dtype.str}{part.shape}".encode())
@@ -140,7 +139,6 @@ def _seal(crc: int) -> bytes:
     return b"moesim table 2 %08x\n" % crc
 
 
-@cache
 def _version() -> bytes:
     """What else a drawn id depends on: the source of the law, and numpy, from whose generators the random bits come."""
     package = Path(str(moesim.__file__)).parent
@@ -148,3 +146,7 @@ def _version() -> bytes:
     for name in _LAW:
         digest.update((package / f"{name}.py").read_bytes())
     return digest.digest()
+
+
+_VERSION = _version()
+"""Of the source as it is imported: what changes later does not reach this process."""

@@ -12,7 +12,7 @@ import caches
 import numpy as np
 import pytest
 
-from moesim import cache
+from moesim import cache, writing
 from moesim.cli import main
 from moesim.errors import InputError
 from moesim.streams import Streams
@@ -77,7 +77,7 @@ def test_all_that_determines_a_table_tells_it_from_others(walks):
 
 def test_another_version_of_the_law_is_another_table(walks, monkeypatch):
     drawn()
-    monkeypatch.setattr(kept, "_version", lambda: b"another")
+    monkeypatch.setattr(kept, "_VERSION", b"another")
     drawn()
     assert len(walks) == 2
 
@@ -155,6 +155,22 @@ def test_a_folder_that_cannot_be_made_is_gone_without(walks, monkeypatch, tmp_pa
     drawn()
     drawn()
     assert len(walks) == 2
+
+
+def test_a_user_without_a_home_keeps_nothing(walks, monkeypatch):
+    monkeypatch.delenv("MOESIM_CACHE")
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    drawn()
+    drawn()
+    assert len(walks) == 2
+    cleared = cache.contents(clear=True)
+    assert (cleared["routing"], cleared["code"]) == ({"entries": 0, "bytes": 0}, {"entries": 0, "bytes": 0})
+    with pytest.raises(InputError, match="not a directory"):
+        writing.folder_target(cache.folder())
+
+
+def homeless(path):
+    raise RuntimeError("Could not determine home directory.")
 
 
 def test_what_is_let_go_is_read_again():
