@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import pytest
@@ -40,23 +41,28 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     return float(means.mean()), float(stdtrit(BATCHES - 1, 0.9995) * means.std(ddof=1) / math.sqrt(BATCHES))
 
 
+@cache
+def lone(law: str, load: float) -> tuple[np.ndarray, np.ndarray]:
+    """([R] output tokens, [R] waits) before one place, simulated once."""
+    rng = np.random.default_rng([3, len(law), round(10 * load)])
+    outputs = LAWS[law](rng)
+    return outputs, waits(outputs, load, 1, rng)
+
+
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("load", [0.4, 0.7])
 def test_one_place_waits_as_pollaczek_and_khinchine_say(law: str, load: float) -> None:
     """Wq = l E[S^2] / (2 (1 - r)); a place is free for the next request at the very end of a step, so nothing is rounded."""
-    rng = np.random.default_rng([3, len(law), round(10 * load)])
-    outputs = LAWS[law](rng)
+    outputs, waited = lone(law, load)
     rate, service = load / (outputs.mean() * STEP), outputs * float(STEP)
     expected = rate * float((service**2).mean()) / (2 * (1 - load))
-    mean, half = interval(waits(outputs, load, 1, rng))
+    mean, half = interval(waited)
     assert abs(mean - expected) <= half
     assert half < 0.7 * expected
 
 
 def test_constant_service_waits_half_as_long_as_exponential() -> None:
-    rng = np.random.default_rng(11)
-    exponential, _ = interval(waits(LAWS["M/M/1"](rng), 0.7, 1, rng))
-    constant, half = interval(waits(LAWS["M/D/1"](rng), 0.7, 1, rng))
+    (exponential, _), (constant, half) = (interval(lone(law, 0.7)[1]) for law in ("M/M/1", "M/D/1"))
     assert constant == pytest.approx(exponential / 2, rel=0.35)
     assert half > 0
 

@@ -217,14 +217,15 @@ def test_cost_and_speed_hold_together_for_long_prompts_alone() -> None:
 
 
 def test_a_lost_device_costs_what_it_held_until_it_is_replaced() -> None:
-    keep: dict[str, list[Any]] = {"fails": ["none", "CXL-C", "CXL-D", "CXL-D for good"]}
-    outcomes = cut("moe-cxl-failure", keep, workload__output=72)
+    failures: list[Any] = ["CXL-C", "CXL-D", "CXL-D for good"]
+    tried = {"re-placing": ["none", *failures], "placed once": failures}
     moving, still = (
-        {name: outcomes[name, kind].throughput for name in keep["fails"]} for kind in ("re-placing", "placed once")
+        {fails: point.throughput for (fails,), point in outcomes.items()}
+        for outcomes in (cut("moe-cxl-failure", {"fails": fails}, [kind], workload__output=72) for kind, fails in tried.items())
     )
     assert moving["none"] > moving["CXL-C"] > moving["CXL-D"]
     assert moving["CXL-D"] == pytest.approx(moving["CXL-D for good"], rel=0.01)  # by then the others hold its experts
-    assert all(moving[name] > 1.15 * still[name] for name in keep["fails"][1:])
+    assert all(moving[name] > 1.15 * still[name] for name in failures)
     assert moving["CXL-C"] > 0.97 * moving["none"]
     assert still["CXL-D"] == still["CXL-D for good"]
 

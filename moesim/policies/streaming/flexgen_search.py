@@ -22,6 +22,8 @@ from moesim.policies.kit.streaming import cache_window
 
 __all__ = ["Block", "Bounds", "Plan", "Programme", "Shares", "blocks", "programme", "search", "working_bytes"]
 
+_CLOSE = 1e-6
+"""Share of the weights by which room has to be there, or to be missing, for it to be plain."""
 _W, _C, _H = (slice(0, 3), slice(3, 6), slice(6, 9))
 """Weights, cache and hidden states: each a share in GPU memory, in host memory and on disk."""
 
@@ -183,6 +185,25 @@ def _room(
     limits[8] = filled.host * problem.usable(disk) if disk else 0.0
 
 
+def _has_room(
+    costs: LayerCosts, block: Block, cut: BatchPlan, bounds: list[tuple[float, float]], filled: Shares
+) -> bool | None:
+    """Whether the memories have room for a block, whatever it costs; None where that is so close that the programme has to say.
+
+    `bounds` [9] leave the weights alone to choose: they fit where the memories together take them, and each its least share.
+    """
+    rows, limits = np.zeros((9, 11)), np.zeros(9)
+    _room(costs, block, cut, rows, limits, filled, _disk(costs))
+    least, most = np.array(bounds).T
+    whole = np.diag(rows[6:])
+    if not (whole > 0).all():
+        return None
+    shares = (limits[6:] - rows[6:, 3:9] @ least[3:]) / whole
+    beyond = (shares - least[_W])[shares != least[_W]]  # a machine without a disk has exactly no room there
+    spare = min(float(np.minimum(shares, most[_W]).sum()) - 1.0, float(beyond.min(initial=np.inf)))
+    return None if abs(spare) < _CLOSE else spare > 0
+
+
 def _planned(costs: LayerCosts, block: Block, cut: BatchPlan, share: float) -> float:
     """Bytes of a `share` of GPU memory that FlexGen's account leaves to shares of experts, cache and hidden states."""
     problem = costs.problem
@@ -259,13 +280,19 @@ def search(
     wg, wc = limits.weights
     weights = [(0.0, 1.0) if wg is None else (wg, wg), (0.0, 1.0) if wc is None else (wc, wc), (0.0, 1.0)]
 
-    def solved(block: Block) -> tuple[FloatArray, float] | None:
+    def bounds(block: Block) -> list[tuple[float, float]]:
         on = float(block.cache_on_host)
         cache = [(1.0 - on, 1.0 - on), (on, on), (0.0, 0.0)]
-        bounds = [*weights, *cache, (1.0, 1.0), (0.0, 0.0), (0.0, 0.0)]
-        return programme(costs, block, cut_of(block), serial=serial, filled=filled).solve(bounds)
+        return [*weights, *cache, (1.0, 1.0), (0.0, 0.0), (0.0, 0.0)]
 
-    for block in blocks(costs, limits, most, lambda block: solved(block) is not None):
+    def solved(block: Block) -> tuple[FloatArray, float] | None:
+        return programme(costs, block, cut_of(block), serial=serial, filled=filled).solve(bounds(block))
+
+    def fits(block: Block) -> bool:
+        room = _has_room(costs, block, cut_of(block), bounds(block), filled)
+        return solved(block) is not None if room is None else room
+
+    for block in blocks(costs, limits, most, fits):
         solution = solved(block)
         if solution is not None and (best is None or solution[1] < best.seconds * (1 - 1e-9)):
             best = Plan(block, *solution)
