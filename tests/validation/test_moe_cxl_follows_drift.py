@@ -52,7 +52,7 @@ each_case = pytest.mark.parametrize("case", CASES)
 @cache
 def tried(case: str, *, known: bool, frozen: bool) -> Result:
     policy = {"kind": "moe_cxl", "period": 8, "prefetch": 0, **(FROZEN if frozen else {})}
-    sets = {**CASES[case], "workload.output": 300, **(KNOWN if known else {})}
+    sets = {**CASES[case], "workload.output": 240, **(KNOWN if known else {})}
     return run_loaded(load("moe_cxl/drift", policy=policy, sets=sets), RunOptions(bound=False))
 
 

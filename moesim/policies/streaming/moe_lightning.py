@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -173,6 +173,7 @@ class MoeLightning(StreamedPolicy):
         """
         problem = costs.problem
 
+        @cache
         def plan_of(batch: int) -> BatchPlan:
             return self._cut(problem, batch, mu, kv, device, homes)
 

@@ -38,7 +38,7 @@ REFUSED = {
 
 @cache
 def world(machine: str):
-    shape, work = tiny.model(), tiny.job(requests=3, prompt=40, output=6)
+    shape, work = tiny.model(), tiny.job(requests=3, prompt=40, output=3)
     table = worlds.routing(worlds.Knobs(seed=3), work, shape)
     return tiny.system(**MACHINES[machine]), shape, work, table
 
