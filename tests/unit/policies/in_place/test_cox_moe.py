@@ -172,6 +172,13 @@ def test_pins_are_kept():
     assert deployment.plan.kv == "ddr"
 
 
+@pytest.mark.parametrize("core", ["gpu", "cpu"])
+def test_a_given_device_of_the_core_leaves_the_projections_of_decode_free_and_prefill_as_it_is(core):
+    candidates = CoxMoe(core=core)._candidates(scene())
+    assert candidates.decode == tuple((first, core, last) for first, last in product(("gpu", "cpu"), repeat=2))
+    assert candidates.prefill == tuple(product(("gpu", "cpu"), repeat=3))
+
+
 def test_attention_on_the_cpu_means_a_cache_in_the_host():
     deployment = CoxMoe(decode_devices=("gpu", "cpu", "gpu")).deploy(scene(0.3e9))
     assert (deployment.plan.kv, deployment.plan.decode.core) == ("ddr", "cpu")

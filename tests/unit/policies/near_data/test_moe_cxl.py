@@ -107,6 +107,20 @@ def test_stationary_counts_settle_and_never_thrash():
     assert counts[view.resident].min() > 0
 
 
+def test_a_hash_breaks_ties_of_frequency_and_overrules_no_difference():
+    """Two of eight experts are a millionth more popular than the rest, which are equal."""
+    p = scene()
+    profile = np.full((3, 8), 1 / 8)
+    profile[:, 5:7] += 1e-6
+    p = tiny.problem(p.system, work=p.job, profile=profile)
+    frequency, tie = MoeCxl()._first(p, 2)
+    order = np.argsort(-(frequency + tie), axis=1)
+    by_hash = np.argsort(-hashed(3, 8), axis=1)
+    for layer in range(3):
+        hottest = np.isin(by_hash[layer], (5, 6))
+        assert order[layer].tolist() == [*by_hash[layer][hottest], *by_hash[layer][~hottest]]
+
+
 def test_noise_around_equal_frequencies_exchanges_almost_nothing():
     p = scene()
     policy = MoeCxl(period=8, prefetch=0)

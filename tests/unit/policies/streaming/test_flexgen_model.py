@@ -7,7 +7,7 @@ from dataclasses import fields
 
 import pytest
 
-from moesim.policies.streaming.flexgen_model import Constants, Dense, Shares, Split, layer_seconds, throughput
+from moesim.policies.streaming.flexgen_model import T4_HOST, Constants, Dense, Shares, Split, layer_seconds, throughput
 
 MODEL = Dense(layers=3, hidden=2, width=3)
 """A layer weighs 8 * 2^2 + 4 * 2 * 3 = 56 bytes."""
@@ -66,3 +66,17 @@ def test_throughput_counts_one_prefill_and_all_further_tokens_of_every_layer() -
     """64 sequences of 2 tokens in 3 layers of 14,336 s of prefill, and of 3,584 s for the second token."""
     slow = host(matmul_prefill=1.0, matmul_decode=1.0)
     assert throughput(MODEL, slow, SHARES, PROMPT, OUTPUT) == pytest.approx(64 * 2 / (3 * (14336 + 3584)))
+
+
+@pytest.mark.parametrize(
+    ("rate", "prefill", "decode"),
+    [
+        ("to_host_cache", 1280 / (0.97 * 2**30), 0.0),
+        ("to_disk_cache", 640 / (0.746 * 2**30), 0.0),
+        ("to_disk_hidden", 512 / (2.015 * 2**30), 256 / (2.015 * 2**30)),
+    ],
+)
+def test_ways_of_the_published_host_are_in_gib_a_second(rate: str, prefill: float, decode: float) -> None:
+    """Ways that hide behind others in the published plans: caches to the host, caches and hidden states to disk."""
+    way = {rate: getattr(T4_HOST, rate)}
+    assert layer_seconds(MODEL, host(**way), SHARES, PROMPT, OUTPUT) == pytest.approx((prefill, decode))

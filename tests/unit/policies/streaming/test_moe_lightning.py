@@ -144,6 +144,25 @@ def test_the_planner_chooses_the_batches_that_its_authors_ran(machine, output, b
     assert (plan.batch, plan.micro_batch, plan.residents) == (batch, micro, 0)
 
 
+ANYWHERE = [("cpu", "ddr"), ("gpu", "hbm")]
+"""Prompts of 200 tokens lie below the turning point: over a cache in the host the CPU alone is tried."""
+
+
+@pytest.mark.parametrize(
+    ("given", "tried"),
+    [
+        ({}, ANYWHERE[:1]),
+        ({"cache": None}, ANYWHERE),
+        ({"cache": "gpu"}, ANYWHERE[1:]),
+        ({"cache": None, "attention": "cpu"}, ANYWHERE[:1]),
+        ({"cache": None, "attention": "gpu"}, [("gpu", "ddr"), ("gpu", "hbm")]),
+        ({"cache": "gpu", "attention": "gpu"}, ANYWHERE[1:]),
+    ],
+)
+def test_caches_are_tried_where_parameters_leave_them_and_the_cpu_attends_in_the_host_alone(given, tried):
+    assert MoeLightning(**given)._caches(setting(), "ddr") == tried
+
+
 def test_a_machine_without_a_cpu_attends_on_the_gpu():
     p = setting(cpu=False)
     assert MoeLightning().deploy(p).plan.decode.core == "gpu"
