@@ -149,7 +149,7 @@ ANYWHERE = [("cpu", "ddr"), ("gpu", "hbm")]
 
 
 @pytest.mark.parametrize(
-    ("given", "tried"),
+    ("choices", "tried"),
     [
         ({}, ANYWHERE[:1]),
         ({"cache": None}, ANYWHERE),
@@ -159,8 +159,8 @@ ANYWHERE = [("cpu", "ddr"), ("gpu", "hbm")]
         ({"cache": "gpu", "attention": "gpu"}, ANYWHERE[1:]),
     ],
 )
-def test_caches_are_tried_where_parameters_leave_them_and_the_cpu_attends_in_the_host_alone(given, tried):
-    assert MoeLightning(**given)._caches(setting(), "ddr") == tried
+def test_caches_are_tried_where_parameters_leave_them_and_the_cpu_attends_in_the_host_alone(choices, tried):
+    assert MoeLightning(**choices)._caches(setting(), "ddr") == tried
 
 
 def test_a_machine_without_a_cpu_attends_on_the_gpu():
