@@ -112,8 +112,8 @@ def _with_experts(rows: Iterable[tuple[int, int, int]], model: Shape, path: Path
     rows = list(rows)
     layers = sorted({layer for layer, _, _ in rows})
     moe = set(model.moe_layers)
-    if len(layers) == len(moe) and any(layer not in moe for layer in layers):
-        moe = set(layers)  # counted without the dense ones, from 0
+    if layers == list(range(len(moe))):
+        moe = set(layers)  # counted without the dense ones
     strange = [layer for layer in layers if layer not in moe and layer >= model.layers]
     used = sorted({layer for layer, _, count in rows if layer not in moe and layer not in strange and count})
     missing = sorted(moe - set(layers))

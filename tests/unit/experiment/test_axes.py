@@ -128,6 +128,7 @@ def test_a_design_draws_between_the_ends_or_one_of_the_values(text: str, share: 
         ("{kind: range, low: 3, high: 3, points: 2}", ["3:33: axes.x.high: 3 is not above 'low', 3"]),
         ("{kind: log, low: 0, high: 3, points: 2}", ["3:22: axes.x.low: 0 is not above zero, as equal ratios need"]),
         ("{kind: range, low: 0, high: 3, step: 4}", ["3:42: axes.x.step: 4 is not a step between 0 and 3"]),
+        ("{kind: range, low: 10, high: 20, step: 15}", ["3:44: axes.x.step: 15 is not a step between 10 and 20"]),
         ("{kind: range, low: 0, high: 3, step: 0}", ["3:42: axes.x.step: 0 is not a step between 0 and 3"]),
         ("{kind: range, low: 0, high: 3}", ["3:5: axes.x.points: missing; 'points' or 'step' says how many values there are"]),
         ("{kind: log, low: 1, high: 3}", ["3:5: axes.x.points: missing; 'points' says how many values there are"]),

@@ -23,7 +23,7 @@ def rows(*numbers: list[int]) -> SpilledRows:
 
 def scheduler(**session: Any) -> Any:
     """Of three requests, whose second was refused."""
-    ledger = Ledger(np.array([5, 10, 20]), refused={1: "too long"}, gaps=rows([3, 2], [4, 1]), levels=rows([0, 1, 0, 8]))
+    ledger = Ledger(np.array([0, 10, 20]), refused={1: "too long"}, gaps=rows([3, 2], [4, 1]), levels=rows([0, 1, 0, 8]))
     for name, stamps in (
         ("queued", [6, -1, 20]), ("scheduled", [7, -1, 30]), ("first_token", [9, -1, 31]), ("finish", [12, -1, 35]),
         ("preemptions", [2, 0, 0]), ("cached", [32, 0, 16]),
@@ -37,7 +37,7 @@ def scheduler(**session: Any) -> Any:
 def test_columns_of_requests_and_the_pool_are_taken_over() -> None:
     served = served_by(scheduler(), SimpleNamespace())
     assert [column.tolist() for column in (served.arrival, served.queued, served.scheduled)] == [
-        [5, 10, 20], [6, -1, 20], [7, -1, 30],
+        [0, 10, 20], [6, -1, 20], [7, -1, 30],
     ]  # fmt: skip
     assert [column.tolist() for column in (served.priority, served.preemptions, served.cached)] == [
         [0, 1, 0], [2, 0, 0], [32, 0, 16],
@@ -73,7 +73,7 @@ def test_a_swap_space_has_its_book() -> None:
     [
         ([0.0, 0.5, 1.0], Disruption("popularity", None, 10, 20, 0)),
         ([0.0, 0.0, 0.5], Disruption("popularity", None, 20, None, 0)),  # not done at the end
-        ([1.0, 1.0, 1.0], Disruption("popularity", None, 5, 5, 0)),
+        ([1.0, 1.0, 1.0], Disruption("popularity", None, 0, 0, 0)),
         ([0.0, 0.0, 0.0], None),
     ],
 )

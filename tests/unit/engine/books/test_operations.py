@@ -5,6 +5,7 @@ Four decoder layers of 1,024, the first dense; 8 heads and 2 key-value heads of 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from moesim.clock import SECOND
-from moesim.contract import Problem
+from moesim.contract import Homes, Problem
 from moesim.engine.books.operations import ExpertWork, Operations, roofs
 from moesim.engine.passes import Part, core_work
 from moesim.engine.programs.attention import cores_of_step
@@ -159,3 +160,22 @@ class TestRoofs:
         _, breakdown = books(work)
         assert breakdown.roofs == roofs(work)
         assert set(breakdown.roofs) == {"gpu", "cpu"}
+
+
+def test_shared_experts_decode_where_attention_does_and_prompts_pass_them_on_the_gpu(work: Problem) -> None:
+    """The CPU attends in the second half of four layers, of which the first is dense: two of three layers with experts."""
+    deployed = StaticPopularity().deploy(work)
+    homes = Homes(attention="ddr", dense="ddr", shared="ddr", kept_layers=2, attends="cpu")
+    recorder = Recorder(LayerSums.zeros(3), 4, 8)
+    operations = Operations(work, replace(deployed, plan=replace(deployed.plan, homes=homes)), recorder)
+    for phase, shares in (("decode", {"gpu": 1, "cpu": 2}), ("prefill", {"gpu": 3})):
+        number = np.array([2])
+        operations.steps(
+            phase, Parts(number, number, np.array([[0, 2]]), *np.zeros((2, 1, 2, 4))), number, np.ones(4, dtype=np.int64)
+        )
+        flops = {
+            device: row[0]
+            for (of, device, name), row in recorder.breakdown.operations.items()
+            if (of, name) == (phase, "shared experts")
+        }
+        assert flops == {device: layers * 2 * SHAPE.shared_flops for device, layers in shares.items()}

@@ -78,6 +78,7 @@ def test_sums_of_visits_become_bytes_pairs_and_times(run: Context) -> None:
     books.add(k.B_TIME, np.array([10, 20, 0, 30, 40, 0]))
     assert run.ledger.close_pass("decode", run.machine.program.lanes) == PassSums(6, 4, 1)
     assert recorder.layer_visits == 2
+    assert recorder.rounded == 4, "times of an upload, of an expert on the GPU, and of two visits"
     assert recorder.expert_tokens == {"gpu": 4, "cpu": 2}
     assert (recorder.layers.attention.tolist(), recorder.layers.experts.tolist()) == ([10, 20, 0], [30, 40, 0])
     state = 1024 * 2.0  # of a token, to the CPU and back

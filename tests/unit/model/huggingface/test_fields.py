@@ -74,6 +74,7 @@ class TestIntegers:
             (1, "1 is wrong for the width; it must be a whole number of at least 2"),
             (51, "51 is wrong for the width; it must be at most 50"),
             ([], "[] is wrong for the width; it must be a whole number of at least 2"),
+            ([7, 8], "the width has several values (7, 8); moesim takes one value for all layers"),
             ([7, 7, 8, 9], "the width has several values (7, 8); moesim takes one value for all layers"),
         ],
     )
@@ -88,6 +89,11 @@ class TestIntegers:
         fields = Fields({"w": value})
         assert fields.integer("width", "the width", ("w",), minimum=2, maximum=50) == read
         assert not fields.mistakes
+
+    def test_no_size_of_a_model_is_above_a_trillion(self) -> None:
+        fields = Fields({"most": 10**12, "more": 10**12 + 1})
+        assert [fields.integer(name, "the width", (name,)) for name in ("most", "more")] == [10**12, 0]
+        assert problems(fields) == [("more", "1000000000001 is wrong for the width; it must be at most 1000000000000")]
 
     def test_a_default_or_a_mistake_where_none_is_there(self) -> None:
         fields = Fields({})

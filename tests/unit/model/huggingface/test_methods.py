@@ -49,6 +49,7 @@ FORMATS: list[tuple[dict[str, Any], str]] = [
     ({"quant_method": "bitsandbytes", "load_in_8bit": True, "bnb_4bit_use_double_quant": True}, "int8"),
     ({"quant_method": "compressed-tensors", "config_groups": {"g": group("Linear", **INT4)}}, "4.5 bits"),
     ({"config_groups": {"g": group("Linear", **FLOAT4)}}, "nvfp4"),  # recognised by its key
+    ({"config_groups": {"g": group("Linear", **{**FLOAT4, "group_size": 32})}}, "mxfp4"),
     ({"config_groups": {"g": group("Linear", type="float", num_bits=6, group_size=32)}}, "6.25 bits"),
     ({"config_groups": {"g": {"weights": INT4}}}, "4.5 bits"),  # the first group stands for all where it names none
     ({"quant_algo": "W4A16_AWQ"}, "4.125 bits"),

@@ -56,6 +56,17 @@ def test_the_released_code_multiplies_the_time_of_a_token() -> None:
     assert devices(Fiddler(estimate="curve"), counts, cpu=0.5)[:4] == [CPU] * 4
 
 
+def test_a_token_is_timed_in_the_tier_of_each_expert() -> None:
+    near = tiny.problem(tiny.system(hbm=0.1e9, ddr=60e6, cxl={"near": (1e9, 22e9)}))
+    deployment = Fiddler().deploy(near)
+    seconds = {tier: float(near.costs.cpu(1, tier)) for tier in ("ddr", "near")}
+    assert seconds["ddr"] < seconds["near"]
+    for tier, time in seconds.items():
+        there = deployment.home == near.tiers.index(tier)
+        assert there.any()
+        assert set(deployment.state[there].tolist()) == {time}
+
+
 def test_the_queue_has_residents_first_and_then_those_with_most_tokens() -> None:
     _, view = tiny.first_placement(Fiddler(), NARROW)
     order = Fiddler().dispatch(tiny.timed_visit(tiny.with_residents(view, [2, 6]), [1, 5, 2, 5, 0, 9, 3, 0]), view).order

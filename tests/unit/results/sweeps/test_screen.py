@@ -68,11 +68,12 @@ def test_reasons_of_failures_are_said_once_with_the_first_point_and_how_many_mor
     ]
 
 
-def test_of_more_than_twelve_reasons_the_table_has_the_others() -> None:
+@pytest.mark.parametrize(("number", "shown", "rest"), [(12, 12, False), (14, 12, True)])
+def test_of_more_than_twelve_reasons_the_table_has_the_others(number: int, shown: int, rest: bool) -> None:
     size = axis("size", 1, 2)
-    lines = screen(description(size), [row("lru", 5.0, size=1), *(failed(f"reason {number}", 2) for number in range(14))])
-    assert sum(line.startswith("failed at ") for line in lines) == 12
-    assert lines[-1] == "... and 2 more reasons; table.csv has all"
+    lines = screen(description(size), [row("lru", 5.0, size=1), *(failed(f"reason {place}", 2) for place in range(number))])
+    assert sum(line.startswith("failed at ") for line in lines) == shown
+    assert (lines[-1] == "... and 2 more reasons; table.csv has all") is rest
 
 
 def test_of_more_than_thirty_rows_the_file_has_the_others() -> None:

@@ -107,6 +107,13 @@ def test_a_layer_without_counts_may_be_dense(path: Path) -> None:
         ),
         ([[0, 0, 0], [3, 4, 0], [5, 6, 0]], ["expert 2 is not one of the model's 2"]),
         (
+            "layer_id,expert_id,count\n3,0,1\n4,1,1\n",  # as many layers as have experts, but not counted from 0
+            [
+                "layer 3 is not one of the model's 3 (0 to 2)",
+                "layer 1 has experts in the model, but is not in the file",
+            ],
+        ),
+        (
             [[9, 0, 0]] * 4,
             [
                 "layer 3 is not one of the model's 3 (0 to 2)",
@@ -116,8 +123,8 @@ def test_a_layer_without_counts_may_be_dense(path: Path) -> None:
         ),
     ],
 )
-def test_what_does_not_fit_the_model(path: Path, counts: list[list[int]], messages: list[str]) -> None:
-    assert refusal(eplb, saved(path, counts), Model()) == messages
+def test_what_does_not_fit_the_model(path: Path, counts: Any, messages: list[str]) -> None:
+    assert refusal(sglang_counts, saved(path, counts), Model()) == messages
 
 
 @pytest.mark.parametrize(
