@@ -14,23 +14,14 @@ import numpy as np
 import pytest
 
 from moesim.contract import NO_MOVES, Deployment, Dispatch, Moves, Problem, Step, View, Visit
-from moesim.policies.kit.placement import SizedPolicy, place, quota
+from moesim.policies.kit.placement import place, quota
 from moesim.testing import CaseResult, PolicyCases, World, check_policy, small_worlds
 from moesim.testing.worlds import impossible_worlds
+from tests.plain_policy import Plain
 
 ROOT = Path(__file__).resolve().parents[2]
 WORLDS = {world.name: world for world in small_worlds()}
 SOME = [WORLDS["gpu_cpu"], WORLDS["lone_layer"]]
-
-
-class Plain(SizedPolicy):
-    """Popular experts stay, the rest is uploaded: what the broken ones are made from."""
-
-    def deploy(self, problem: Problem) -> Deployment:
-        return place(problem, resident=quota(problem.popularity), cut=self.cut(problem, movable=True), movable=True)
-
-    def dispatch(self, visit: Visit, view: View) -> Dispatch:
-        return Dispatch(np.full(len(visit.counts), view.problem.attending_index))
 
 
 class Overfull(Plain):

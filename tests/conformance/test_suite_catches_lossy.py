@@ -11,22 +11,12 @@ import numpy as np
 import pytest
 
 from moesim.contract import Deployment, Dispatch, Foresight, Moves, Problem, Step, View, Visit
-from moesim.policies.kit.placement import SizedPolicy, place, quota
 from moesim.testing import check_policy, small_worlds
 from moesim.testing.worlds import World
+from tests.plain_policy import Plain
 
 WORLDS = {world.name: world for world in small_worlds()}
 SOME = [WORLDS["gpu_cpu"], WORLDS["gpu_cpu_even"]]
-
-
-class Plain(SizedPolicy):
-    """Popular experts stay, the rest is uploaded: what the others are made from."""
-
-    def deploy(self, problem: Problem) -> Deployment:
-        return place(problem, resident=quota(problem.popularity), cut=self.cut(problem, movable=True), movable=True)
-
-    def plain(self, visit: Visit, view: View) -> Dispatch:
-        return Dispatch(np.full(len(visit.counts), view.problem.attending_index), np.argsort(-visit.counts, kind="stable"))
 
 
 class Skips(Plain):
@@ -35,37 +25,37 @@ class Skips(Plain):
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         counts = np.where(visit.counts == visit.counts[visit.counts > 0].min(), 0, visit.counts)
         nbytes = np.full(len(counts), view.problem.model.expert_bytes / 2)
-        return self.plain(visit, view)._replace(counts=counts, nbytes=nbytes, stale=np.minimum(counts, 1))
+        return self.by_tokens(visit, view)._replace(counts=counts, nbytes=nbytes, stale=np.minimum(counts, 1))
 
 
 class Inventive(Plain):
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
-        return self.plain(visit, view)._replace(counts=visit.counts + 1)
+        return self.by_tokens(visit, view)._replace(counts=visit.counts + 1)
 
 
 class Negative(Plain):
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
-        return self.plain(visit, view)._replace(counts=visit.counts - visit.tokens)
+        return self.by_tokens(visit, view)._replace(counts=visit.counts - visit.tokens)
 
 
 class Fractional(Plain):
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
-        return self.plain(visit, view)._replace(counts=visit.counts * 0.5)
+        return self.by_tokens(visit, view)._replace(counts=visit.counts * 0.5)
 
 
 class Swollen(Plain):
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
-        return self.plain(visit, view)._replace(nbytes=np.full(len(visit.counts), 2.0 * view.problem.model.expert_bytes))
+        return self.by_tokens(visit, view)._replace(nbytes=np.full(len(visit.counts), 2.0 * view.problem.model.expert_bytes))
 
 
 class StalerThanAll(Plain):
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
-        return self.plain(visit, view)._replace(stale=visit.counts + 1)
+        return self.by_tokens(visit, view)._replace(stale=visit.counts + 1)
 
 
 class KeepsAhead(Plain):
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
-        return self.plain(visit, view)._replace(moves=Moves(keep=np.array([0])))
+        return self.by_tokens(visit, view)._replace(moves=Moves(keep=np.array([0])))
 
 
 class SawsTheBranch(Plain):
@@ -74,7 +64,7 @@ class SawsTheBranch(Plain):
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         running = np.flatnonzero((visit.counts > 0) & view.resident[visit.layer])[:1]
         drop = np.stack([np.full(len(running), visit.layer), running], axis=1)
-        return self.plain(visit, view)._replace(moves=Moves(evict=drop))
+        return self.by_tokens(visit, view)._replace(moves=Moves(evict=drop))
 
 
 class OneSizeMissing(Plain):
@@ -94,7 +84,7 @@ class Foreseeing(Plain):
         return Foresight(recall=(self.recall,), seconds=1e-6, blind_layers=0)
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
-        plain = self.plain(visit, view)
+        plain = self.by_tokens(visit, view)
         ahead = visit.ahead(1)
         if ahead is None:
             return plain
@@ -123,14 +113,14 @@ class SeesMore(Foreseeing):
 class AsksUnasked(Plain):
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         visit.ahead(1)
-        return self.plain(visit, view)
+        return self.by_tokens(visit, view)
 
 
 class ReadsTheFuture(Plain):
     """Takes a future that it has not asked for."""
 
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
-        return self.plain(visit, view)._replace(order=np.argsort(view.future.next_use(visit.layer)))  # type: ignore[union-attr]
+        return self.by_tokens(visit, view)._replace(order=np.argsort(view.future.next_use(visit.layer)))  # type: ignore[union-attr]
 
 
 class SaysSo(ReadsTheFuture):
@@ -199,7 +189,7 @@ def test_smaller_copies_count_with_their_own_bytes() -> None:
             return replace(deployment, resident=np.zeros_like(deployment.resident))
 
         def dispatch(self, visit: Visit, view: View) -> Dispatch:
-            return self.plain(visit, view)._replace(nbytes=np.full(len(visit.counts), view.problem.model.expert_bytes / 2))
+            return self.by_tokens(visit, view)._replace(nbytes=np.full(len(visit.counts), view.problem.model.expert_bytes / 2))
 
         def adapt(self, step: Step, view: View) -> Moves:
             return Moves(keep=step.uploaded[: int(view.free_bytes // (view.problem.model.expert_bytes / 2))])

@@ -1,7 +1,6 @@
 """Generated and replayed routing against closed forms, published targets and the recorded traces."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -17,20 +16,14 @@ from moesim.workload.routing.zipf import Uniform
 from moesim.workload.statistics import likeness, measures
 from moesim.workload.statistics.fit import TARGETS, like, residuals
 from moesim.workload.table import distinct
+from tests.routed_models import RoutedModel
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "routing"
 recorded = pytest.mark.skipif(not DATA.is_dir(), reason=f"recorded routing is not there: {DATA}")
 
 
-class Model(NamedTuple):
-    name: str
-    experts: int
-    top_k: int
-    n_moe: int
-
-
-DEEPSEEK = Model("deepseek-v2-lite", 64, 6, 26)
-GPT_OSS = Model("gpt-oss-20b", 32, 4, 24)
+DEEPSEEK = RoutedModel("deepseek-v2-lite", 64, 6, 26)
+GPT_OSS = RoutedModel("gpt-oss-20b", 32, 4, 24)
 ESFT = "deepseek-v2-lite_esft_prefill.npz"
 FINGERPRINTS = "gpt-oss-20b_decode.npz"
 
@@ -39,7 +32,7 @@ FINGERPRINTS = "gpt-oss-20b_decode.npz"
 def test_distinct_experts_of_uniform_tokens(experts, top_k, tokens):
     """E (1 - (1 - k/E)**T) distinct experts of T independent tokens."""
     workload = Offline(requests=tokens, prompt=1, output=41, routing=Uniform(), profile=NoProfile())
-    _, table = workload.build(Model("x", experts, top_k, 8), Streams(3), Path())
+    _, table = workload.build(RoutedModel("x", experts, top_k, 8), Streams(3), Path())
     counted = np.array([distinct(table.decode_counts(np.arange(tokens), position)) for position in range(40)])
     expected = experts * (1 - (1 - top_k / experts) ** tokens)
     assert abs(counted.mean() - expected) < 4 * counted.std() / np.sqrt(counted.size) + 1e-9

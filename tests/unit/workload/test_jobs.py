@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -19,19 +19,16 @@ from moesim.workload.routing.profile import HeldOut, OtherTasks, Same, Table, Un
 from moesim.workload.routing.sticky import Sticky, reuse_by_layer
 from moesim.workload.routing.zipf import Independent, Zipf, expected_counts, zipf_curve
 from moesim.workload.routing.zipf import Uniform as UniformRouting
+from tests.routed_models import RoutedModel
 
 ROOT = Path(__file__).resolve().parents[3]
 HERE = Path()
 
 
-class Model(NamedTuple):
-    name: str = "deepseek-v2-lite"
-    experts: int = 64
-    top_k: int = 6
-    n_moe: int = 4
+MODEL = RoutedModel("deepseek-v2-lite", 64, 6, 4)
 
 
-SMALL = Model("small", 16, 3, 4)
+SMALL = RoutedModel("small", 16, 3, 4)
 LAW = {"exponent": 0.6, "tail": 0.5, "tilt": 0.8, "thread": 0.8, "reuse": 0.2, "memory": 0.1, "coupling": 0.3}
 CONCENTRATED = Sticky(**{**LAW, "exponent": 2.0, "tilt": 3.0})
 ROUTINGS = [UniformRouting(), Zipf(exponent=1.0), Zipf(exponent=4.0), Sticky(**LAW), CONCENTRATED]
@@ -162,7 +159,7 @@ class TestZipf:
     def test_expected_counts_of_the_published_example(self):
         """CXL-Expert: 128 experts, exponent 1.5, 1,024 tokens: the hottest 32 take 951."""
         workload = LayerBatch(tokens=1024, routing=Zipf(exponent=1.5, draw="expected"), profile=Uniform())
-        job, table = workload.build(Model("seed", 128, 1, 10), Streams(0), HERE)
+        job, table = workload.build(RoutedModel("seed", 128, 1, 10), Streams(0), HERE)
         counts = np.sort(table.prefill_counts(np.array([0]))[0])[::-1]
         assert counts.sum() == 1024
         assert counts[:32].sum() == round(1024 * zipf_curve(128, 1.5)[:32].sum()) == 951
@@ -173,12 +170,12 @@ class TestZipf:
         with pytest.raises(InputError, match="top-1 models; this one is top-3"):
             build(routing)
         with pytest.raises(InputError, match="no decode passes"):
-            build(routing, model=Model("x", 16, 1, 2))
+            build(routing, model=RoutedModel("x", 16, 1, 2))
 
     def test_without_permutation_expert_0_leads_everywhere(self):
         _, table = build(Zipf(exponent=1.5, permute=False), prompt=300)
         assert (table.prefill.sum(axis=0).argmax(axis=1) == 0).all()
-        _, permuted = build(Zipf(exponent=1.5), prompt=300, model=Model("x", 16, 3, 12))
+        _, permuted = build(Zipf(exponent=1.5), prompt=300, model=RoutedModel("x", 16, 3, 12))
         assert len(set(permuted.prefill.sum(axis=0).argmax(axis=1))) > 3
 
     @pytest.mark.parametrize("tokens", [1, 100, 5000])
@@ -200,14 +197,14 @@ class TestSticky:
 
     def test_full_reuse_repeats_the_first_token_where_reuse_is_one(self):
         law = Sticky(**{**LAW, "reuse": 1.0, "memory": 0.0, "coupling": 0.0})
-        _, table = build(law, model=Model("x", 16, 3, 9), output=30)
+        _, table = build(law, model=RoutedModel("x", 16, 3, 9), output=30)
         middle = np.sort(table.decode[:, :, 4], axis=-1)
         assert (middle == middle[:, :1]).all()
 
     def test_full_coupling_follows_the_layer_above(self):
         """Ranks stay within 2 of each other, so a token's experts of two layers are as popular."""
         law = Sticky(**{**LAW, "reuse": 0.0, "memory": 0.0, "coupling": 1.0, "exponent": 3.0, "tilt": 0.0})
-        _, table = build(law, model=Model("x", 64, 1, 2), requests=40, prompt=1, output=100)
+        _, table = build(law, model=RoutedModel("x", 64, 1, 2), requests=40, prompt=1, output=100)
         rank = (-table.profile).argsort(axis=1).argsort(axis=1)
         ranks = np.stack([rank[layer][table.decode[:, :, layer, 0]] for layer in (0, 1)])
         hot = ranks[0] < 3
@@ -216,7 +213,7 @@ class TestSticky:
     def test_a_named_preset_and_one_by_the_model(self):
         named, _ = Sticky(preset="gpt-oss-20b").resolve(SMALL)
         assert named == PRESETS["gpt-oss-20b"]
-        chosen, notes = Sticky(tilt=0.5).resolve(Model())
+        chosen, notes = Sticky(tilt=0.5).resolve(MODEL)
         assert chosen == PRESETS["deepseek-v2-lite"]._replace(tilt=0.5)
         assert notes == ()
 
@@ -338,7 +335,7 @@ class TestPopularityTable:
 
     def test_top_1_follows_the_table(self, tmp_path):
         path = self.write(tmp_path, [f"{layer},{e},{e + 1}" for layer in (1, 2) for e in range(4)])
-        _, table = build(self.routing(path), model=Model("x", 4, 1, 2), requests=1, prompt=20_000)
+        _, table = build(self.routing(path), model=RoutedModel("x", 4, 1, 2), requests=1, prompt=20_000)
         assert np.allclose(table.prefill[0] / 20_000, np.arange(1, 5) / 10, atol=0.015)
 
     @pytest.mark.parametrize(
@@ -352,8 +349,8 @@ class TestPopularityTable:
     )
     def test_defects(self, tmp_path, rows, message):
         with pytest.raises(InputError, match=message):
-            build(self.routing(self.write(tmp_path, rows)), model=Model("x", 4, 2, 2))
+            build(self.routing(self.write(tmp_path, rows)), model=RoutedModel("x", 4, 2, 2))
 
     def test_no_value_column(self, tmp_path):
         with pytest.raises(InputError, match="no column with a popularity"):
-            build(self.routing(self.write(tmp_path, ["0,0,1"], "layer,expert,weight")), model=Model("x", 4, 2, 2))
+            build(self.routing(self.write(tmp_path, ["0,0,1"], "layer,expert,weight")), model=RoutedModel("x", 4, 2, 2))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import policy_problems as tiny
@@ -18,29 +17,23 @@ from moesim.workload.jobs import Offline
 from moesim.workload.routing.profile import OtherTasks
 from moesim.workload.routing.sticky import Sticky
 from moesim.workload.routing.trace import Trace
+from tests.routed_models import RoutedModel
 
 DATA = Path(__file__).resolve().parents[4].parent / "shared" / "data" / "routing"
 recorded = pytest.mark.skipif(not DATA.is_dir(), reason=f"recorded routing is not there: {DATA}")
 
 
-class Model(NamedTuple):
-    name: str
-    experts: int
-    top_k: int
-    n_moe: int
-
-
-DEEPSEEK = Model("deepseek-v2-lite", 64, 6, 13)
-GPT_OSS = Model("gpt-oss-20b", 32, 4, 12)
+DEEPSEEK = RoutedModel("deepseek-v2-lite", 64, 6, 13)
+GPT_OSS = RoutedModel("gpt-oss-20b", 32, 4, 12)
 """The first half of their layers."""
 
 
-def problem_of(model: Model, job, table) -> Problem:
+def problem_of(model: RoutedModel, job, table) -> Problem:
     shape = tiny.model(experts=model.experts, top_k=model.top_k)
     return Problem(shape, tiny.system(), job, table.profile, np.random.default_rng(0), np.random.default_rng(1))
 
 
-def generated(model: Model = DEEPSEEK, requests: int = 20, tokens: int = 36):
+def generated(model: RoutedModel = DEEPSEEK, requests: int = 20, tokens: int = 36):
     job, table = Offline(requests=requests, prompt=4, output=tokens + 1, routing=Sticky()).build(model, Streams(5), Path())
     return problem_of(model, job, table), decoded(table, range(requests))
 

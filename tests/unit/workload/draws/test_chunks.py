@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,15 +16,12 @@ from moesim.workload.jobs import LayerBatch, Offline
 from moesim.workload.routing.law import own_counts
 from moesim.workload.routing.profile import Same
 from moesim.workload.table import Job, RoutingTable
+from tests.routed_models import RoutedModel
 
 LENGTHS = [9, 14, 11, 20]
 
 
-class Model(NamedTuple):
-    name: str = "small"
-    experts: int = 8
-    top_k: int = 2
-    n_moe: int = 3
+MODEL = RoutedModel("small", 8, 2, 3)
 
 
 STICKY = {
@@ -49,7 +46,7 @@ def built(routing: dict[str, Any], **changes: Any) -> tuple[Job, RoutingTable]:
     prompt = {"kind": "uniform", "minimum": 1, "maximum": 40}
     job = {"requests": 70, "prompt": prompt, "output": 5, "routing": routing, "profile": {"kind": "uniform"}, **changes}
     top_k = 1 if routing.get("draw") == "expected" else 2
-    return Offline.model_validate(job).build(Model(top_k=top_k), Streams(3), Path())
+    return Offline.model_validate(job).build(MODEL._replace(top_k=top_k), Streams(3), Path())
 
 
 def check(job: Job, table: RoutingTable) -> None:
@@ -106,9 +103,9 @@ def test_recorded_prompts(tmp_path: Path, decode: bool) -> None:
     routing = {"kind": "trace", "path": "t.npz"}
     own = {"prompt": 30, "output": 4} if decode else {"output": 4}
     job = Offline.model_validate({"routing": routing, "profile": {"kind": "uniform"}, **own})
-    check(*job.build(Model(), Streams(1), tmp_path))
+    check(*job.build(MODEL, Streams(1), tmp_path))
     batch = LayerBatch.model_validate({"tokens": 31, "routing": routing, "profile": {"kind": "uniform"}})
-    check(*batch.build(Model(), Streams(1), tmp_path))
+    check(*batch.build(MODEL, Streams(1), tmp_path))
 
 
 @pytest.mark.parametrize("law", ["sticky", "uniform"])

@@ -7,7 +7,6 @@ import sys
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -25,17 +24,11 @@ from moesim.workload.draws.laws import IndependentLaw, Kin, StickyLaw, strides
 from moesim.workload.jobs import Offline
 from moesim.workload.routing.sticky import Sticky
 from moesim.workload.table import Job
+from tests.routed_models import RoutedModel
 
 ROOT = Path(__file__).resolve().parents[4]
 wrapping = np.errstate(over="ignore")
 PLAIN = SimpleNamespace(**{function.__name__: wrapping(function) for function in kernel.FUNCTIONS})
-
-
-class Model(NamedTuple):
-    name: str
-    experts: int
-    top_k: int
-    n_moe: int
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +91,7 @@ def test_without_the_new_parameters_the_first_law_draws_what_it_always_drew():
     """Digests of the law of seven parameters, taken before domains, bonds and longer memory came in."""
     law = Sticky(exponent=0.355, tail=1.014, tilt=1.146, thread=0.874, reuse=0.118, memory=0.152, coupling=0.828)
     digests = []
-    for model, requests in ((Model("a", 64, 6, 4), 5), (Model("b", 300, 8, 3), 66)):
+    for model, requests in ((RoutedModel("a", 64, 6, 4), 5), (RoutedModel("b", 300, 8, 3), 66)):
         _, table = Offline(requests=requests, prompt=30, output=20, routing=law).build(model, Streams(3), Path())
         profile = np.round(table.profile * 1e9).astype(np.int64)
         drawn = table.prefill.tobytes() + table.decode.tobytes() + profile.tobytes()

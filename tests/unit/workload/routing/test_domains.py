@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,15 +18,9 @@ from moesim.workload.routing.profile import HeldOut, OtherTasks, Profile, Unifor
 from moesim.workload.routing.sticky import Sticky
 from moesim.workload.statistics import measures
 from moesim.workload.table import Job, RoutingTable
+from tests.routed_models import RoutedModel
 
-
-class Model(NamedTuple):
-    name: str = "any"
-    experts: int = 64
-    top_k: int = 4
-    n_moe: int = 6
-
-
+ROUTED = RoutedModel("any", 64, 4, 6)
 LAW: dict[str, Any] = {"exponent": 0.4, "tail": 0.0, "tilt": 1.2, "thread": 0.8, "reuse": 0.1, "memory": 0.2, "coupling": 0.5}
 TWO = {"law": 1, "code": 1}
 
@@ -34,7 +28,7 @@ TWO = {"law": 1, "code": 1}
 def built(profile: Profile | None = None, *, requests: int = 24, tokens: int = 80, **more: Any) -> RoutingTable:
     routing = Sticky(**{**LAW, **more})
     workload = Offline(requests=requests, prompt=1, output=tokens + 1, routing=routing, profile=profile or Uniform())
-    return workload.build(Model(), Streams(5), Path())[1]
+    return workload.build(ROUTED, Streams(5), Path())[1]
 
 
 def served(profile: Profile, **more: Any) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +12,9 @@ from moesim.errors import InputError
 from moesim.streams import Streams
 from moesim.workload.routing import profile as profiles
 from moesim.workload.routing.law import Routing, normalised, own_counts, prototypes
+from tests.routed_models import RoutedModel
 
-
-class Model(NamedTuple):
-    name: str = "toy"
-    experts: int = 3
-    top_k: int = 1
-    n_moe: int = 2
+MODEL = RoutedModel("toy", 3, 1, 2)
 
 
 class Law(Routing):
@@ -32,7 +28,7 @@ OWN = np.array([[3, 1, 0], [0, 0, 0]])
 
 
 def learn(profile: Any, law: Routing | None = None, base: Path = Path()) -> list[list[float]]:
-    shares = (law or Law()).learn(profile, OWN, Model(), Streams(0), base)
+    shares = (law or Law()).learn(profile, OWN, MODEL, Streams(0), base)
     return np.round(shares, 9).tolist()
 
 
@@ -94,17 +90,17 @@ def test_own_counts_are_prompts_and_the_passes_in_use() -> None:
 def test_a_law_is_given_sizes_all_of_which_are_named_where_they_lack(sizes: Any, missing: list[str]) -> None:
     requests, prompt, output = sizes
     with pytest.raises(InputError) as caught:
-        Law().job(requests, prompt, output, Model(), Streams(0), Path(), profiles.Uniform())
+        Law().job(requests, prompt, output, MODEL, Streams(0), Path(), profiles.Uniform())
     assert [(mistake.path, mistake.message) for mistake in caught.value.mistakes] == [
         (f"workload.{name}", "needs a value; only a trace has its own") for name in missing
     ]
 
 
 def test_requests_of_a_law_are_there_at_0() -> None:
-    job = Law().job(2, 4, 3, Model(), Streams(0), Path(), profiles.Uniform())
+    job = Law().job(2, 4, 3, MODEL, Streams(0), Path(), profiles.Uniform())
     assert (job.arrival.tolist(), job.prompt.tolist(), job.output.tolist(), job.layers) == ([0, 0], [4, 4], [3, 3], 2)
 
 
 def test_a_law_fills_its_slot() -> None:
     with pytest.raises(NotImplementedError):
-        Routing().table(prototypes(profiles.HeldOut(), 2), Model(), Streams(0), Path(), profiles.Uniform())
+        Routing().table(prototypes(profiles.HeldOut(), 2), MODEL, Streams(0), Path(), profiles.Uniform())

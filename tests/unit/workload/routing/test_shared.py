@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,19 +12,15 @@ from moesim.errors import InputError
 from moesim.streams import Streams
 from moesim.workload.jobs import Offline
 from moesim.workload.table import RoutingTable, distinct
+from tests.routed_models import RoutedModel
 
-
-class Model(NamedTuple):
-    name: str = "mixtral-8x7b"
-    experts: int = 8
-    top_k: int = 2
-    n_moe: int = 32
+MODEL = RoutedModel("mixtral-8x7b", 8, 2, 32)
 
 
 def built(requests: int, ahead: int = 0, of: str = "sticky", **changes: Any) -> RoutingTable:
     routing = {"kind": "shared", "of": {"kind": of}, "ahead": ahead}
     jobs = {"requests": requests, "prompt": 16, "output": 9, "routing": routing, "profile": {"kind": "uniform"}, **changes}
-    return Offline.model_validate(jobs).build(Model(), Streams(3), Path())[1]
+    return Offline.model_validate(jobs).build(MODEL, Streams(3), Path())[1]
 
 
 def test_all_requests_take_the_same_experts() -> None:
@@ -68,7 +64,7 @@ def test_a_layer_batch_can_share_too() -> None:
     from moesim.workload.jobs import LayerBatch
 
     jobs = {"tokens": 7, "routing": {"kind": "shared", "of": {"kind": "uniform"}}, "profile": {"kind": "same"}}
-    _, table = LayerBatch.model_validate(jobs).build(Model(), Streams(3), Path())
+    _, table = LayerBatch.model_validate(jobs).build(MODEL, Streams(3), Path())
     assert table.prefill.sum() == 14
     assert table.profile.sum() == pytest.approx(1.0)
 

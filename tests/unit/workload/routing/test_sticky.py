@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
@@ -15,13 +15,9 @@ from moesim.workload.routing.law import prototypes
 from moesim.workload.routing.presets import PRESETS, nearest, ranked
 from moesim.workload.routing.profile import HeldOut, Uniform
 from moesim.workload.routing.sticky import Sticky, reuse_by_layer
+from tests.routed_models import RoutedModel
 
-
-class Model(NamedTuple):
-    name: str = "toy"
-    experts: int = 64
-    top_k: int = 6
-    n_moe: int = 4
+MODEL = RoutedModel("toy", 64, 6, 4)
 
 
 SEVEN: dict[str, Any] = {
@@ -69,15 +65,15 @@ def test_reuse_by_layer(layers: int, mean: float, shares: list[float]) -> None:
 
 class TestResolve:
     def test_a_preset_by_name_and_what_replaces_it(self) -> None:
-        preset, notes = Sticky(preset="mixtral-8x7b", reuse=0.9, domains=5).resolve(Model())
+        preset, notes = Sticky(preset="mixtral-8x7b", reuse=0.9, domains=5).resolve(MODEL)
         assert preset == PRESETS["mixtral-8x7b"]._replace(reuse=0.9)  # domains are not the preset's to say
         assert notes == ()
 
     def test_a_model_of_a_preset_whatever_its_case(self) -> None:
-        assert Sticky().resolve(Model("Mixtral-8x7B"))[0] == PRESETS["mixtral-8x7b"]
+        assert Sticky().resolve(MODEL._replace(name="Mixtral-8x7B"))[0] == PRESETS["mixtral-8x7b"]
 
     def test_all_seven_parameters_need_no_preset(self) -> None:
-        preset, notes = Sticky(**SEVEN).resolve(Model("mixtral-8x7b"))
+        preset, notes = Sticky(**SEVEN).resolve(MODEL._replace(name="mixtral-8x7b"))
         assert {name: getattr(preset, name) for name in SEVEN} == SEVEN
         assert (preset.kin, preset.bond, preset.decay, preset.reach, preset.spread, preset.domains) == (
             0.0,
@@ -88,43 +84,43 @@ class TestResolve:
             1,
         )
         assert notes == ()
-        assert Sticky(**SEVEN, kin=0.5).resolve(Model())[0].kin == 0.5
+        assert Sticky(**SEVEN, kin=0.5).resolve(MODEL)[0].kin == 0.5
 
     def test_six_of_them_borrow_the_rest_with_a_warning(self) -> None:
         six = {name: value for name, value in SEVEN.items() if name != "memory"}
         with pytest.warns(UserWarning, match="no routing was fitted to 'toy' \\(64 experts, top-6\\); borrowing the preset"):
-            preset, notes = Sticky(**six).resolve(Model())
+            preset, notes = Sticky(**six).resolve(MODEL)
         assert preset == PRESETS["deepseek-v2-lite"]._replace(**six)
         assert notes[0].endswith(f"Name a preset or all of {', '.join(SEVEN)}")
 
     def test_a_dense_model_has_no_choice_to_warn_of(self) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            assert Sticky().resolve(Model(experts=1, top_k=1))[1] == ()
+            assert Sticky().resolve(MODEL._replace(experts=1, top_k=1))[1] == ()
 
     def test_an_unknown_preset(self) -> None:
         with pytest.raises(InputError) as caught:
-            Sticky(preset="mixtral").resolve(Model())
+            Sticky(preset="mixtral").resolve(MODEL)
         [mistake] = caught.value.mistakes
         assert mistake.path == "workload.routing.preset"
         assert mistake.message == f"no preset 'mixtral'; there are {', '.join(PRESETS)}. Did you mean 'mixtral-8x7b'?"
 
 
 def test_lenders_are_the_three_nearest_where_a_model_borrows() -> None:
-    lenders = Sticky().lenders(Model())
+    lenders = Sticky().lenders(MODEL)
     assert lenders == tuple(preset.name for preset in ranked(64, 6))[:3]
     for law, model in (
-        (Sticky(preset="mixtral-8x7b"), Model()),
-        (Sticky(**SEVEN), Model()),
-        (Sticky(), Model("gpt-oss-20b")),
-        (Sticky(), Model(experts=1, top_k=1)),
+        (Sticky(preset="mixtral-8x7b"), MODEL),
+        (Sticky(**SEVEN), MODEL),
+        (Sticky(), MODEL._replace(name="gpt-oss-20b")),
+        (Sticky(), MODEL._replace(experts=1, top_k=1)),
     ):
         assert law.lenders(model) == ()
 
 
 class TestProcess:
     def test_the_first_layer_follows_none_above(self) -> None:
-        process = Sticky(**SEVEN, bond=0.8).process(4, Model(), Streams(0))
+        process = Sticky(**SEVEN, bond=0.8).process(4, MODEL, Streams(0))
         assert process.coupling.tolist() == [0, 0.3, 0.3, 0.3]
         assert process.bond.tolist() == [0, 0.8, 0.8, 0.8]
         assert process.reuse.tolist() == reuse_by_layer(4, 0.2).tolist()
@@ -134,10 +130,10 @@ class TestProcess:
 
     def test_spread_makes_layers_differ_by_the_seed(self) -> None:
         law = Sticky(**SEVEN, spread=0.5)
-        first, again, another = (law.process(4, Model(), Streams(seed)).curve for seed in (1, 1, 2))
+        first, again, another = (law.process(4, MODEL, Streams(seed)).curve for seed in (1, 1, 2))
         assert first.tolist() == again.tolist() != another.tolist()
         assert len({row[0] for row in first.tolist()}) == 4
-        assert (law.process(4, Model(), Streams(1)).reuse <= 1).all()
+        assert (law.process(4, MODEL, Streams(1)).reuse <= 1).all()
 
 
 def test_routing_without_domains_has_none_to_drift_or_to_learn_on(tmp_path: Path) -> None:
@@ -145,8 +141,8 @@ def test_routing_without_domains_has_none_to_drift_or_to_learn_on(tmp_path: Path
     advice = "set workload.routing.kin, or take a preset that has it"
     drifting = Sticky.model_validate({**SEVEN, "drift": {"domains": {"a": 1}}})
     with pytest.raises(InputError) as caught:
-        drifting.table(job, Model(), Streams(0), tmp_path, Uniform())
+        drifting.table(job, MODEL, Streams(0), tmp_path, Uniform())
     assert str(caught.value) == f"workload.routing.drift: this routing has no domains that could drift; {advice}"
     with pytest.raises(InputError) as caught:
-        Sticky(**SEVEN).prototype(job, Model(), Streams(0), tmp_path, ("a",))
+        Sticky(**SEVEN).prototype(job, MODEL, Streams(0), tmp_path, ("a",))
     assert str(caught.value) == f"workload.profile: this routing has no domains to learn on; {advice}"

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -12,15 +11,12 @@ from moesim.streams import Streams
 from moesim.workload.jobs import LayerBatch, Offline
 from moesim.workload.routing.profile import HeldOut, OtherTasks, Same, Uniform
 from moesim.workload.routing.trace import Trace
+from tests.routed_models import RoutedModel
 
 LENGTHS = (7, 12, 5, 9)
 
 
-class Model(NamedTuple):
-    name: str = "toy"
-    experts: int = 8
-    top_k: int = 2
-    n_moe: int = 3
+MODEL = RoutedModel("toy", 8, 2, 3)
 
 
 def arrays(*, decode=False):
@@ -46,7 +42,7 @@ def build(folder, content=None, *, decode=False, requests=None, prompt=None, out
     path = write(folder, content or arrays(decode=decode))
     routing = Trace(**{"path": path, "order": "file", **options})
     workload = Offline(requests=requests, prompt=prompt, output=output, routing=routing, profile=profile or Uniform())
-    return workload.build(model or Model(), Streams(1), folder)
+    return workload.build(model or MODEL, Streams(1), folder)
 
 
 def direct(ids):
@@ -130,11 +126,11 @@ def test_nothing_left_to_hold_out(tmp_path):
 
 def test_layer_batch_takes_the_middle_layer(tmp_path):
     routing = Trace(path=write(tmp_path, arrays()), order="file")
-    job, table = LayerBatch(tokens=10, routing=routing, profile=HeldOut()).build(Model(), Streams(0), tmp_path)
+    job, table = LayerBatch(tokens=10, routing=routing, profile=HeldOut()).build(MODEL, Streams(0), tmp_path)
     assert np.array_equal(table.prefill[0, 0], direct(arrays()["experts"][:10])[1])
     assert (job.layers, table.profile.shape) == (1, (1, 8))
     with pytest.raises(InputError, match="has 33 tokens; the batch has 99"):
-        LayerBatch(tokens=99, routing=routing).build(Model(), Streams(0), tmp_path)
+        LayerBatch(tokens=99, routing=routing).build(MODEL, Streams(0), tmp_path)
 
 
 def edit(name, change):
@@ -188,8 +184,8 @@ def test_defects_of_the_file(tmp_path, defect):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (Model(top_k=3), "records 2 experts per token; the model has 3"),
-        (Model(n_moe=2), "records 3 MoE layers; the model has 2"),
+        (MODEL._replace(top_k=3), "records 2 experts per token; the model has 3"),
+        (MODEL._replace(n_moe=2), "records 3 MoE layers; the model has 2"),
     ],
 )
 def test_another_model(tmp_path, model, message):
@@ -199,22 +195,22 @@ def test_another_model(tmp_path, model, message):
 
 def test_all_defects_of_the_model_at_once(tmp_path):
     with pytest.raises(InputError) as caught:
-        build(tmp_path, model=Model(experts=16, top_k=3, n_moe=2))
+        build(tmp_path, model=MODEL._replace(experts=16, top_k=3, n_moe=2))
     assert len(caught.value.mistakes) == 3
 
 
 def test_missing_truncated_and_foreign_files(tmp_path):
     with pytest.raises(InputError, match="no such routing trace"):
-        Offline(routing=Trace(path="none.npz")).build(Model(), Streams(0), tmp_path)
+        Offline(routing=Trace(path="none.npz")).build(MODEL, Streams(0), tmp_path)
     write(tmp_path, arrays())
     whole = (tmp_path / "t.npz").read_bytes()
     for broken in (whole[:-40], whole[: len(whole) // 2], b"", b"not a zip", whole[:200] + b"\0" * 60 + whole[260:]):
         (tmp_path / "t.npz").write_bytes(broken)
         with pytest.raises(InputError, match="not a readable npz file"):
-            Offline(routing=Trace(path="t.npz")).build(Model(), Streams(0), tmp_path)
+            Offline(routing=Trace(path="t.npz")).build(MODEL, Streams(0), tmp_path)
     np.save(tmp_path / "x.npy", np.zeros(3))
     with pytest.raises(InputError, match="not an npz archive"):
-        Offline(routing=Trace(path="x.npy")).build(Model(), Streams(0), tmp_path)
+        Offline(routing=Trace(path="x.npy")).build(MODEL, Streams(0), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -236,4 +232,4 @@ def test_a_job_made_elsewhere_is_checked(tmp_path):
     job, _ = build(tmp_path)
     job.prompt[:] = 40
     with pytest.raises(InputError, match="request 0 needs 40 recorded tokens; its sequence 0 has 7"):
-        Trace(path="t.npz").table(job, Model(), Streams(0), Path(tmp_path), Uniform())
+        Trace(path="t.npz").table(job, MODEL, Streams(0), Path(tmp_path), Uniform())

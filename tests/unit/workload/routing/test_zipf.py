@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,15 +14,12 @@ from moesim.workload.routing.profile import Same, Uniform
 from moesim.workload.routing.zipf import Uniform as Alike
 from moesim.workload.routing.zipf import Zipf, expected_counts, rank_order, zipf_curve
 from moesim.workload.table import Job
+from tests.routed_models import RoutedModel
 
 HERE = Path()
 
 
-class Model(NamedTuple):
-    name: str = "toy"
-    experts: int = 4
-    top_k: int = 1
-    n_moe: int = 2
+MODEL = RoutedModel("toy", 4, 1, 2)
 
 
 def job(*prompts: int, output: int = 1, layers: int = 2) -> Job:
@@ -72,16 +69,16 @@ def test_expected_counts_in_whole_tokens(experts: int, exponent: float, tokens: 
 
 def test_weights_of_a_zipf_law_by_layer() -> None:
     law = Zipf(exponent=1.0)
-    popularity = law.popularity(3, Model(), Streams(0), HERE)
+    popularity = law.popularity(3, MODEL, Streams(0), HERE)
     order = rank_order(3, 4, Streams(0), permute=True)
     for layer in range(3):
         assert popularity[layer, order[layer]].tolist() == pytest.approx([12 / 25, 6 / 25, 4 / 25, 3 / 25])
-    assert Alike().popularity(3, Model(), Streams(0), HERE).tolist() == [[1.0] * 4] * 3
+    assert Alike().popularity(3, MODEL, Streams(0), HERE).tolist() == [[1.0] * 4] * 3
 
 
 def test_counts_without_chance_are_those_of_each_prompt() -> None:
     law = Zipf(exponent=1.0, draw="expected", permute=False)
-    table = law.table(job(25, 50), Model(), Streams(0), HERE, Same())
+    table = law.table(job(25, 50), MODEL, Streams(0), HERE, Same())
     assert table.prefill.tolist() == [[[12, 6, 4, 3]] * 2, [[24, 12, 8, 6]] * 2]
     assert table.profile.tolist() == pytest.approx([pytest.approx([0.48, 0.24, 0.16, 0.12])] * 2)
     assert table.decode.shape == (2, 0, 2, 1)
@@ -92,8 +89,8 @@ def test_counts_without_chance_are_those_of_each_prompt() -> None:
 @pytest.mark.parametrize(
     ("model", "output", "message"),
     [
-        (Model(top_k=2), 1, "'expected' is for top-1 models; this one is top-2. Use 'sampled'"),
-        (Model(), 2, "'expected' has no decode passes; use output: 1 or a layer_batch, or 'sampled'"),
+        (MODEL._replace(top_k=2), 1, "'expected' is for top-1 models; this one is top-2. Use 'sampled'"),
+        (MODEL, 2, "'expected' has no decode passes; use output: 1 or a layer_batch, or 'sampled'"),
     ],
 )
 def test_counts_without_chance_are_for_prompts_of_top_1_models(model: Any, output: int, message: str) -> None:
