@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from moesim.errors import MoesimError
+from moesim.errors import InputError, MoesimError
 from moesim.explain.rows import Explanation, Quantity, Row, Section, shown, to_json, to_text
 
 WHY = {"W": Quantity(9437184, "B"), "rate": Quantity(26.5e9, "B/s")}
@@ -65,3 +65,14 @@ def test_rows_and_sections_are_found_by_name_or_suggested() -> None:
         SECTION.row("from dd")
     with pytest.raises(MoesimError, match="no section 'Copie'"):
         WHOLE.section("Copie")
+
+
+def test_sections_are_chosen_by_words_of_their_titles_in_any_case() -> None:
+    whole = Explanation("a", "box", "model", "lru", (SECTION, Section("Roofline of one expert", ()), Section("The model", ())))
+    assert [section.title for section in whole.only(["MODEL", "cop"]).sections] == ["Copies", "The model"]
+    with pytest.raises(InputError) as caught:
+        whole.only(["model", "loss", "price"])
+    titles = "there are: Copies; Roofline of one expert; The model"
+    assert [(mistake.file, mistake.message) for mistake in caught.value.mistakes] == [
+        ("--section", f"no section has '{word}' in its title; {titles}") for word in ("loss", "price")
+    ]
