@@ -18,7 +18,7 @@ from moesim.results.long.spill import SpilledRows
 from moesim.results.long.table import Table, by_rows
 from moesim.results.recorder import SECOND
 
-__all__ = ["Disruption", "Levels", "queue_table", "recovery", "sentence", "tier_table"]
+__all__ = ["Disruption", "Levels", "queue_table", "recovery", "recovery_sentence", "tier_table"]
 
 IntArray = NDArray[np.int64]
 Columns = dict[str, NDArray[Any]]
@@ -197,7 +197,7 @@ def _crowd(levels: Levels, begin: int, until: int) -> int:
     return max(int(crowd.max(initial=0)) for crowd in crowds)
 
 
-def sentence(row: dict[str, Any]) -> str:
+def recovery_sentence(row: dict[str, Any]) -> str:
     """What `recovery` says of a fault, for readers."""
     missed = "" if row["missed"] is None else f", {row['missed']:,} of them missed a limit"
     recovered = (

@@ -21,7 +21,7 @@ from moesim.results import columns as tables
 from moesim.results import serving
 from moesim.results.breakdown import breakdown_tables
 from moesim.results.columns import TABLES, Columns
-from moesim.results.levels import queue_table, sentence, tier_table
+from moesim.results.levels import queue_table, recovery_sentence, tier_table
 from moesim.results.long.table import Table, by_rows, parts, whole
 from moesim.results.plain import canonical, plain
 from moesim.results.recorder import SECOND, Recorder, Slice
@@ -215,7 +215,7 @@ def make_result(recorder: Recorder, facts: RunFacts) -> Result:
     _check_order(requests)
     summary = plain(_summary(recorder, facts, requests), "summary")
     served_details = serving.serving_details(served, requests) if served is not None else None
-    disrupted = [sentence(row) for row in served_details["faults"]] if served_details is not None else []
+    disrupted = [recovery_sentence(row) for row in served_details["faults"]] if served_details is not None else []
     details = {
         "critical_s": _sorted(recorder.critical, lambda value: value / SECOND),
         "lane_words": {lane: words for lane, words in facts.lane_words.items() if lane in {*recorder.busy, *recorder.critical}},

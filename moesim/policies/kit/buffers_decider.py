@@ -22,7 +22,7 @@ _RULES: dict[type[LayerCache], int] = {LayerLru: k.LRU, LayerLfu: k.LFU, LayerFi
 
 
 class BuffersDecider:
-    """What `Buffers` says, where the predictor says at once what it has seen."""
+    """Decides as `Buffers` does, to the bit, for predictors that answer without delay."""
 
     looks = beside = False
 
@@ -42,7 +42,7 @@ class BuffersDecider:
 
     @classmethod
     def of(cls, buffers: Buffers, desk: Desk, visits: int) -> BuffersDecider | None:
-        """For a run of about so many `visits`; None where compiling is not repaid, or what is predicted is not plainly seen."""
+        """For a run of about so many `visits`; None where compiling is not repaid, or for other predictors and caches."""
         seen = buffers.mind.sees and not buffers.mind.seconds and type(buffers.cache) in _RULES
         return cls(buffers, desk) if seen and jit.repaid(k, visits * _EACH, _COMPILING) else None
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moesim.results.levels import Disruption, Levels, recovery, sentence
+from moesim.results.levels import Disruption, Levels, recovery, recovery_sentence
 from moesim.results.long.spill import SpilledRows
 
 SECOND = 10**12
@@ -33,7 +33,7 @@ def test_the_server_has_recovered_when_no_more_requests_are_there_than_before() 
     assert (row["requests"], row["missed"]) == (3, 2)
     assert (row["completed_before"], row["missed_before"]) == (1, 0)
     assert row["lost_experts"] == 7
-    assert sentence(row) == (
+    assert recovery_sentence(row) == (
         "disruption of 'cxl': 3 requests met it, 2 of them missed a limit; the server had recovered 20 s after its beginning"
     )
 
@@ -42,10 +42,10 @@ def test_a_queue_that_empties_because_traffic_ends_is_not_a_recovery() -> None:
     row = cost(31)
     assert row["recovered_s"] is None
     assert row["requests"] == 4
-    assert "did not recover" in sentence(row)
+    assert "did not recover" in recovery_sentence(row)
 
 
 def test_nobody_misses_limits_that_are_not_there() -> None:
     row = cost(15, None)
     assert (row["missed"], row["missed_before"]) == (None, None)
-    assert "missed" not in sentence(row)
+    assert "missed" not in recovery_sentence(row)

@@ -19,14 +19,14 @@ SMALL: dict[str, Any] = {
     "name": "small", "hardware": "rtx4090-desktop", "model": MODEL, "policy": {"kind": "lru", "capacity": 2},
     "workload": WORKLOAD,
 }  # fmt: skip
-SAID = Place("experiment.yaml", 3, 5)
+PLACE = Place("experiment.yaml", 3, 5)
 """Where the experiment says its scenario."""
 
 
 def family(base: Any, folder: Path = Path(), **sets: Any) -> Family:
-    said = SAID._replace(file=str(folder / SAID.file))
-    node = Node(base, said) if not isinstance(base, dict) else from_plain(base, said)
-    return Family(node, folder, [change(path, Node(value, SAID)) for path, value in sets.items()])
+    place = PLACE._replace(file=str(folder / PLACE.file))
+    node = Node(base, place) if not isinstance(base, dict) else from_plain(base, place)
+    return Family(node, folder, [change(path, Node(value, PLACE)) for path, value in sets.items()])
 
 
 def refusal(base: Any, folder: Path) -> tuple[str, str, int, int]:
@@ -62,7 +62,7 @@ def test_a_mapping_or_a_loaded_scenario_has_no_file(folder: Path) -> None:
 
 def test_changes_of_a_member_leave_the_others_and_the_base_alone() -> None:
     small = family(SMALL, **{"workload.prompt": 6})
-    changed = small.member([change("workload.requests", Node(7, SAID)), number_change("replicate", 2)])
+    changed = small.member([change("workload.requests", Node(7, PLACE)), number_change("replicate", 2)])
     plain = small.member([])
     assert (changed.scenario.workload.requests, changed.scenario.replicate) == (7, 2)  # type: ignore[union-attr]
     assert (plain.scenario.workload.requests, plain.scenario.replicate) == (2, 0)  # type: ignore[union-attr]
@@ -73,8 +73,8 @@ def test_changes_of_a_member_leave_the_others_and_the_base_alone() -> None:
 def test_a_policy_by_its_own_name_keeps_the_parameters_of_the_scenario() -> None:
     small = family(SMALL)
     policies = {
-        "own": small.member([policy_change(Node("lru", SAID))]).scenario.policy,
-        "other": small.member([policy_change(Node("on_demand", SAID))]).scenario.policy,
+        "own": small.member([policy_change(Node("lru", PLACE))]).scenario.policy,
+        "other": small.member([policy_change(Node("on_demand", PLACE))]).scenario.policy,
         "object": small.member([], LRU(capacity=7)).scenario.policy,
     }
     assert {name: (policy.kind, getattr(policy, "capacity", None)) for name, policy in policies.items()} == {
@@ -107,7 +107,7 @@ def test_what_is_not_a_scenario_is_refused_where_it_is_said(folder: Path) -> Non
 
 @pytest.mark.parametrize("path", ["", "workload.", ".requests", "workload..requests"])
 def test_a_change_has_keys_with_dots_between_them(path: str) -> None:
-    value = Node(1, SAID, Place("experiment.yaml", 9, 2))
+    value = Node(1, PLACE, Place("experiment.yaml", 9, 2))
     with pytest.raises(InputError) as caught:
         change(path, value)
     [mistake] = caught.value.mistakes
