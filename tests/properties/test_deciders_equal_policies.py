@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from moesim import jit
 from moesim.contract import Deployment, Policy, Problem
 from moesim.engine import SimulationOptions, simulate
+from moesim.policies.caching.moe_infinity import MoeInfinity
 from moesim.policies.caching.prefetch import Prefetch
 from moesim.policies.kit.predictors import Gate, Perfect
+from moesim.policies.kit.predictors_sequence import Sequence
 from moesim.policies.near_data.cxl_expert import CxlExpert
 
 pytestmark = pytest.mark.skipif(find_spec("numba") is None, reason="numba is not installed")
@@ -97,3 +99,17 @@ def test_lanes(monkeypatch, deciders, k, rule, shape, pipeline, resident, expert
     )
     compare(monkeypatch, deciders, k, policy, experts)
     assert deciders[-1] == "LanesDecider"
+
+
+@SOME
+@given(
+    k=strategies.knobs(gpus=0, layers=4, requests=3, output=5),
+    eviction=st.sampled_from(["lfu", "activation", "lru", "lru_ds"]),
+    trace=st.sampled_from([Sequence(capacity=2, per_cell=0.0), Sequence(capacity=2), Sequence(per_cell=1e-7)]),
+    flight=st.integers(1, 4),
+    share=st.sampled_from([0.5, 1.0]),
+    experts=st.integers(1, 14),
+)
+def test_pools(monkeypatch, deciders, k, eviction, trace, flight, share, experts):
+    compare(monkeypatch, deciders, k, MoeInfinity(eviction=eviction, trace=trace, flight=flight, share=share), experts)
+    assert deciders[-1] == "PoolDecider"

@@ -6,12 +6,14 @@ Knows the past of the run.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
 
 from moesim.arrays import FloatArray
-from moesim.contract import Deployment, Dispatch, Problem, View, Visit
+from moesim.contract import Decider, Deployment, Desk, Dispatch, Problem, View, Visit
+from moesim.policies.caching.moe_infinity_decider import PoolDecider
 from moesim.policies.kit.dispatch import upload_missing
 from moesim.policies.kit.expert_pool import PooledPolicy, PoolMemory
 from moesim.policies.kit.pool_rule import PastRule, worth_of_past
@@ -87,6 +89,13 @@ class MoeInfinity(PooledPolicy):
             return plain
         pool.look_ahead(view.now + mind.seconds, pool.likely(visit.layer, mind.nearest_shares(), mind.decay, view))
         return plain._replace(moves=pool.before(visit, view, lambda: mind.outlook(visit.layer)))
+
+    def decider(self, desk: Desk, view: View) -> Decider | None:
+        """What the pool says, on arrays, where it predicts and is compiled."""
+        memory, own = view.state, type(self).dispatch is MoeInfinity.dispatch and type(self).adapt is MoeInfinity.adapt
+        if not (own and self.prefetch and memory.pool.compiled is not None):
+            return None
+        return PoolDecider(memory.pool, memory.mind, partial(self.worth, memory=memory), desk, view)
 
     def worth(self, layer: int, memory: PoolMemory) -> FloatArray:
         """[L, E] by the rule of `eviction`."""

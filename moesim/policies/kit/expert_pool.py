@@ -117,9 +117,9 @@ class Pool:
             over = view.in_flight[: layer + 1].copy()
             over[layer] &= visit.counts == 0
             vain = np.argwhere(over)
-        if not self._known(view):
+        if not self.known(view):
             return Moves(evict=vain, load=_NONE) if len(vain) else None
-        changes = self._changes(layer, visit.counts, _NOBODY, view, worth())
+        changes = self.changes(layer, visit.counts, _NOBODY, view, worth())
         if not len(vain) and not len(changes.load):
             return None
         experts = view.resident.shape[1]
@@ -127,10 +127,10 @@ class Pool:
 
     def after(self, step: Step, view: View, worth: FloatArray) -> Moves:
         """What was uploaded stays, the least worth leaves; then predictions that have become known."""
-        if not len(step.uploaded) and self._waiting is None:
+        if not len(step.uploaded) and not self.awaits:
             return NO_MOVES
-        awaited, experts = self._waiting is not None, view.resident.shape[1]
-        changes = self._changes(step.layer, step.counts, step.uploaded, view, worth)
+        awaited, experts = self.awaits, view.resident.shape[1]
+        changes = self.changes(step.layer, step.counts, step.uploaded, view, worth)
         drop = _pairs(changes.drop, experts)
         if not awaited:
             return Moves(keep=changes.keep, evict=drop)
@@ -138,14 +138,19 @@ class Pool:
             drop = np.concatenate([drop, _pairs(changes.out, experts)])
         return Moves(keep=changes.keep, evict=drop, load=_pairs(changes.load, experts))
 
-    def _known(self, view: View) -> bool:
+    @property
+    def awaits(self) -> bool:
+        """Whether there are predictions that have not set out, known or not."""
+        return self._waiting is not None
+
+    def known(self, view: View) -> bool:
         """Whether predictions are known by now that have not set out."""
         return self._waiting is not None and self._waiting[0] <= view.now
 
-    def _changes(self, layer: int, counts: IntArray, uploaded: IntArray, view: View, worth: FloatArray) -> Changes:
+    def changes(self, layer: int, counts: IntArray, uploaded: IntArray, view: View, worth: FloatArray) -> Changes:
         """What stays and sets out, and what leaves for it, after `layer` has used experts with `counts` [E] tokens."""
         outlook = None
-        if self._waiting is not None and self._known(view):
+        if self._waiting is not None and self.known(view):
             outlook, self._waiting = self._waiting[1], None
         if self.compiled is not None:
             predicted = None if outlook is None else (outlook.places, outlook.value)

@@ -45,11 +45,16 @@ class PoolMoves:
         self._predicted, self._drop, self._load, self._out = (np.zeros(size, dtype=np.int64) for _ in range(4))
         self._idle, self._places = np.zeros(size + 1, dtype=np.int64), np.zeros(size, dtype=np.int64)
         self._answer = np.zeros(4, dtype=np.int64)
+        self._reads = False
 
     @classmethod
     def repaid(cls, shape: tuple[int, ...], visits: int) -> bool:
         """Whether compiling costs less than it saves, for a pool of `shape` [L, E] in a run of about so many `visits`."""
         return jit.repaid(k, visits * shape[0] * shape[1] * _EACH, _COMPILING)
+
+    def read(self, resident: Any, in_flight: Any) -> None:
+        """Looks at these flags [L * E] from now on, which are those of the views to come."""
+        self._resident, self._in_flight, self._reads = resident, in_flight, True
 
     def used(self, layer: int, tick: int, counts: IntArray) -> None:
         """A visit of `layer` uses experts with `counts` [E] tokens, at a `tick` of the clock."""
@@ -90,6 +95,8 @@ class PoolMoves:
         return Changes(*(part[:count].copy() for part, count in parts))
 
     def _look(self, view: View) -> None:
-        """Copies what may be read alone to where the kernel finds it."""
+        """Copies what may be read alone to where the kernel finds it, unless it looks at the same."""
+        if self._reads:
+            return
         self._resident[:] = view.resident.ravel()
         self._in_flight[:] = view.in_flight.ravel()

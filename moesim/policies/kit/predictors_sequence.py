@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from moesim.arrays import BoolArray, FloatArray
+from moesim.arrays import BoolArray, FloatArray, IntArray
 from moesim.contract import Problem, Visit
 from moesim.policies.kit.predictors import Mind, Predictor
 from moesim.units import Duration
@@ -144,10 +144,14 @@ class SequenceMind(Mind):
         """[L, L, 1] by how much a layer counts, seen from another."""
 
     def meet(self, visit: Visit) -> None:
-        if visit.layer == 0:
-            self._begin(visit.phase)
-        self.matrix[visit.layer] += visit.counts
-        self.store.compare(visit.layer, self.matrix[visit.layer])
+        self.met(visit.layer, visit.phase, visit.counts)
+
+    def met(self, layer: int, phase: str, counts: IntArray) -> None:
+        """A visit of `layer` with `counts` [E] tokens, in a pass of that `phase`."""
+        if layer == 0:
+            self._begin(phase)
+        self.matrix[layer] += counts
+        self.store.compare(layer, self.matrix[layer])
         self._nearest = None
         self.seconds = self._per_cell * self.store.size
 

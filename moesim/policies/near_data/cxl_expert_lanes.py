@@ -18,7 +18,7 @@ from moesim.policies.near_data.cxl_tiers import cxl_rates
 
 __all__ = ["HelperCosts", "Lanes"]
 
-_EACH, _COMPILING = 5e-6, 1.5
+_EACH, _COMPILING = 5e-6, 2.0
 """Seconds that plain Python takes to weigh an expert, and that compiling takes."""
 _INTS = (k.AT_ORDER, k.AT_HELPER, k.AT_USED, k.AT_HOME, k.AT_QUEUE, k.AT_COUNTS)
 """Parts of `M`; the others are of `F`."""

@@ -10,8 +10,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from moesim.policies.kit.compiled import least_kernel
+from moesim.policies.kit.compiled import least_kernel, order_kernel
 from moesim.policies.kit.compiled.least_kernel import in_order, take
+from moesim.policies.kit.compiled.order_kernel import by_residence
 
 __all__ = ["BUFFERS", "ENTRIES", "FUNCTIONS", "SOURCES"]
 
@@ -29,6 +30,21 @@ def meet(layer: int, experts: int, tick: int, counts: Array, last: Array, uses: 
             last[place] = counts[expert] + tick
             uses[place] += 1
             by_use[place] = uses[place] + tie[place]
+    return layer
+
+
+def before(
+    layer: int, experts: int, counts: Array, resident: Array, in_flight: Array, order: Array, evict: Array, bins: Array,
+    values: Array, places: Array,
+) -> int:
+    """The `order` of the experts of a visit, and copies to `evict`: on their way for layers that have passed, or for experts
+    that this one does not use."""
+    begin = layer * experts
+    by_residence(experts, 0, begin, counts, resident, order, bins, values, places)
+    for place in range(begin + experts):
+        if in_flight[place] and (place < begin or counts[place - begin] == 0):
+            evict[0] += 1
+            evict[evict[0]] = place
     return layer
 
 
@@ -158,16 +174,19 @@ def copy_to(places: Array, number: int, target: Array) -> None:
         target[rank] = places[rank]
 
 
-SOURCES = (least_kernel,)
+SOURCES = (least_kernel, order_kernel)
 """Modules that stand in what is compiled, too."""
-FUNCTIONS = (*least_kernel.FUNCTIONS, enters, copy_to, most_tokens, find_idle, least_worth, set_out, meet, likely, after_layer)
+FUNCTIONS = (
+    *least_kernel.FUNCTIONS, *order_kernel.FUNCTIONS, enters, copy_to, most_tokens, find_idle, least_worth, set_out, meet,
+    before, likely, after_layer,
+)
 """What `moesim.jit` compiles."""
-ENTRIES = (meet, likely, after_layer)
+ENTRIES = (meet, before, likely, after_layer)
 """What others call."""
 BUFFERS = {
     **dict.fromkeys(("shares", "decay", "worth", "value", "tie", "by_use", "values"), "float64"),
     **dict.fromkeys(("resident", "in_flight", "spared"), "uint8"),
     **dict.fromkeys(("counts", "uploaded", "last", "uses", "predicted", "keep", "drop", "load", "out"), "int64"),
-    **dict.fromkeys(("idle", "places", "answer"), "int64"),
+    **dict.fromkeys(("idle", "places", "answer", "order", "evict", "bins"), "int64"),
 }
 """Parameters of the entries that are arrays; all others are whole numbers."""
