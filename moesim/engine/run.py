@@ -143,14 +143,13 @@ def _next(context: Context, scheduler: Scheduler) -> StepPlan | int | None:
     return scheduler.compose(context.machine.now)
 
 
-def _step(context: Context, step: Pass, scheduler: Scheduler, stream: StreamWalk, cache: KvBook) -> int:
-    """Times a single step; 1."""
+def _step(context: Context, step: Pass, scheduler: Scheduler, stream: StreamWalk, cache: KvBook) -> None:
+    """Times a single step."""
     cache.enter(step.plan)
     context.faults.meet(context.machine.now)
     _pass(context, step, scheduler.follows(), stream)
     cache.leave(step.ending)
     scheduler.ended(step.plan, context.machine.now)
-    return 1
 
 
 def _all(scheduler: Scheduler) -> list[StepPlan]:

@@ -163,9 +163,7 @@ class PassWalk:
             numbers = self._rows(slice(row, row + 1), answers, movers.flying(layer), data=row)
             return numbers if context.machine.arrays else numbers.tolist()
         if answers.stale is not None or context.residency.mixed:
-            resident = context.residency.resident[layer].copy()[None]
-            rows = slice(row, row + 1)
-            context.quality.visits(answers, self.counts[rows], self.counts[rows], self.layers[rows], resident)
+            self._judge(row, answers)
         return self._answered.answered(answers)
 
     def _visited(self, row: int, ruled: bool, adapts: bool) -> None:
@@ -231,11 +229,14 @@ class PassWalk:
         """What the engine has to know of one visit."""
         if self._unusual(answers):
             return self._rows(slice(row, row + 1), answers, flying, data=row)
-        context, layers, counts = self.context, self.layers[row : row + 1], self.counts[row : row + 1]
-        self._serving = context.residency.resident[self.layers[row]].copy()[None]
-        if answers.stale is not None or context.residency.mixed:
-            context.quality.visits(answers, counts, counts, layers, self._serving)
+        self._judge(row, answers)
         return self._answered.of(answers, self._serving[0], flying)
+
+    def _judge(self, row: int, answers: Answers) -> None:
+        """Books by which copies a visit is served, those in GPU memory before others."""
+        rows = slice(row, row + 1)
+        self._serving = self.context.residency.resident[self.layers[rows]]
+        self.context.quality.visits(answers, self.counts[rows], self.counts[rows], self.layers[rows], self._serving)
 
     def _while_computing(self, row: int, answers: Answers, moves: Moves | None, flying: IntArray | None) -> None:
         """What the host sets off once it knows the routing: it hastens copies on their way, and starts moves."""
