@@ -138,20 +138,46 @@ def _addresses(module: ModuleType) -> dict[str, int] | None:
     llvm.initialize_native_asmprinter()
     host = f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()} {llvm.llvm_version_info}"
     place = _place(module) / f"{hashlib.sha256(host.encode()).hexdigest()[:16]}.o"
-    code = _read(place)
-    if code is None:
-        writable = _writable(place.parent)
-        _announce(module, writable)
-        code = _object(module, llvm)
-        if writable:
-            with suppress(OSError):
-                writing.write(place, [hashlib.sha256(code).digest(), code], durable=False)
+    code = _read(place) or _compiled(module, llvm, place)
     machine = llvm.Target.from_default_triple().create_target_machine(jit=True)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     _engines.append(engine)
     return {entry.__name__: engine.get_function_address(_PREFIX + entry.__name__) for entry in module.ENTRIES}
+
+
+def _compiled(module: ModuleType, llvm: Any, place: Path) -> bytes:
+    """Machine code that is kept at `place` from now on; that of a process which has begun to compile it before, if any."""
+    if not _writable(place.parent):
+        _announce(module, writable=False)
+        return _object(module, llvm)
+    with _alone(module):
+        code = _read(place)
+        if code is None:
+            _announce(module, writable=True)
+            code = _object(module, llvm)
+            with suppress(OSError):
+                writing.write(place, [hashlib.sha256(code).digest(), code], durable=False)
+    return code
+
+
+@contextmanager
+def _alone(module: ModuleType) -> Iterator[None]:
+    """Only one process at a time is in such a block of the module, whose source it locks, where the system can lock files."""
+    try:
+        import fcntl
+
+        source = os.open(str(module.__file__), os.O_RDONLY)
+    except (ImportError, OSError):
+        yield
+        return
+    try:
+        with suppress(OSError):
+            fcntl.flock(source, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(source)
 
 
 _engines: list[Any] = []

@@ -6,7 +6,9 @@ import importlib.util
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from types import ModuleType
 
 import numpy as np
@@ -40,6 +42,8 @@ F, M = np.arange(4.0), np.zeros(1, dtype=np.int64)
 assert jit.native(sums).total(F, M, 4) == 4 and F[0] == 12.0
 print("numba" in sys.modules)
 """
+WAIT = 120.0
+"""Seconds after which a thread counts as stuck: far more than any needs."""
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed")
 
 
@@ -104,6 +108,21 @@ def test_where_nothing_can_be_kept_it_is_compiled_for_the_process_alone(sums, tm
     words = f"compiling sums, for this process alone, as {tmp_path}/file/cache cannot be written to; takes some seconds"
     for module in (sums, imported(tmp_path)):
         assert announced(module, caplog) == [words]
+
+
+def test_who_comes_while_another_process_compiles_waits_for_its_code(sums, tmp_path, caplog, monkeypatch):
+    fcntl = pytest.importorskip("fcntl", reason="locks of files as POSIX has them")
+    announced(sums, caplog)
+    (place,) = (tmp_path / "cache").rglob("*.o")
+    code, lock, waits = place.read_bytes(), fcntl.flock, Event()
+    place.unlink()
+    with ThreadPoolExecutor(1) as pool:
+        with jit._alone(sums):
+            monkeypatch.setattr(fcntl, "flock", lambda *words: (waits.set(), lock(*words)))
+            later = pool.submit(announced, imported(tmp_path), caplog)
+            assert waits.wait(WAIT)
+            place.write_bytes(code)
+        assert later.result(WAIT) == []
 
 
 def test_arrays_of_another_type_or_with_gaps_are_refused(sums):
