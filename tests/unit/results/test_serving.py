@@ -124,6 +124,13 @@ def test_tiers_say_what_they_hold_and_what_was_found_there_since_the_row_before(
     assert tier_table(None)["tier"].tolist() == []
 
 
+def test_each_of_three_tiers_has_its_own_blocks_and_tokens() -> None:
+    levels = Levels(rows([0, 0, 0, 0]), 9, [("hbm", 9), ("ddr", 8), ("ssd", 7)], rows([S, 3, 1, 2, 16, 32, 48]))
+    table = tier_table(levels)
+    assert table["tier"].tolist() == ["hbm", "ddr", "ssd"]
+    assert (table["kv_blocks"].tolist(), table["hit_tokens"].tolist()) == ([3, 1, 2], [16, 32, 48])
+
+
 def test_requests_in_the_server_over_time_are_the_times_that_requests_spent_there() -> None:
     check(SERVED, FINISH)
     levels = [list(row) for row in LEVELS]

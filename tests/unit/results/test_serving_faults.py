@@ -18,8 +18,8 @@ FINISH = np.array([5 * SECOND, 11 * SECOND, 22 * SECOND, -1, 50 * SECOND])
 KEPT = np.array([True, True, False, False, True])
 
 
-def cost(end: int, survivors: np.ndarray[Any, Any] | None = KEPT) -> dict[str, Any]:
-    disruption = Disruption("cxl", None, 10 * SECOND, end * SECOND, 7)
+def cost(end: float, survivors: np.ndarray[Any, Any] | None = KEPT) -> dict[str, Any]:
+    disruption = Disruption("cxl", None, 10 * SECOND, round(end * SECOND), 7)
     rows = SpilledRows(4)
     for time, *more in LEVELS:
         rows.append((time * SECOND, *more, 0))
@@ -27,7 +27,8 @@ def cost(end: int, survivors: np.ndarray[Any, Any] | None = KEPT) -> dict[str, A
 
 
 def test_the_server_has_recovered_when_no_more_requests_are_there_than_before() -> None:
-    row = cost(15)
+    row = cost(15.5)
+    assert (row["begin_s"], row["end_s"]) == (10.0, 15.5)
     assert row["requests_before"] == pytest.approx(1.6)
     assert (row["requests_most"], row["recovered_s"]) == (8, 20)
     assert (row["requests"], row["missed"]) == (3, 2)
