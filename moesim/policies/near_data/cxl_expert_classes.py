@@ -290,8 +290,9 @@ def _class_changes(memory: Memory, view: View, room: FloatArray, terms: Terms) -
     border = np.column_stack([falling[np.arange(len(uses)), np.clip(count + by, 0, most)] for by in (-1, 0)])
     margin, away = 1.0 + terms.hysteresis, still & ~view.resident
     warm = ranks(uses) < count[:, None]
-    hotter = away & np.isin(view.home, far) & warm & (uses > margin * border[:, 1:])
-    colder = away & np.isin(view.home, near) & ~warm & (margin * uses < border[:, :1])
+    in_far, in_near = (np.isin(np.arange(len(room)), tiers)[view.home] for tiers in (far, near))
+    hotter = away & in_far & warm & (uses > margin * border[:, 1:])
+    colder = away & in_near & ~warm & (margin * uses < border[:, :1])
     room, chosen = room.copy(), []
     for which, targets, sign in ((colder, far, 1.0), (hotter, near, -1.0)):
         pairs = np.argwhere(which)
