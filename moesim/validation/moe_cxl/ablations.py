@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from moesim.runs.run import RunOptions, loaded, run_loaded
+from moesim.scenario.scenario import LoadedScenario
 from moesim.validation.case import Exhibit
 
-__all__ = ["CHANGES", "Ablations", "ablations"]
+__all__ = ["CHANGES", "Ablations", "ablations", "short_run"]
 
 CHANGES: dict[str, Mapping[str, Any]] = {
     "all parts": {},
@@ -78,11 +81,24 @@ class Ablations:
 
 def ablations() -> Ablations:
     """Runs every change on the same requests."""
+    summaries = {name: short_run(**change) for name, change in CHANGES.items()}
+    seconds = {name: float(summary["tpot_s"]["mean"]) for name, summary in summaries.items()}
+    return Ablations(seconds, {name: float(summary["hit_rate"]) for name, summary in summaries.items()})
+
+
+def short_run(**change: Any) -> Mapping[str, Any]:
+    """Summary of a short job under the policy with these parameters; each is run once, on the same requests."""
+    return _summary(json.dumps(change))
+
+
+@cache
+def _summary(change: str) -> Mapping[str, Any]:
+    base, job_and_table = _base()
+    loaded_scenario = loaded(base, policy={"kind": "moe_cxl", **_QUICK, **json.loads(change)})
+    return run_loaded(replace(loaded_scenario, job_and_table=job_and_table), RunOptions(bound=False)).summary
+
+
+@cache
+def _base() -> tuple[LoadedScenario, Any]:
     base = loaded(_SCENARIO, **_SETS)
-    job_and_table = base.build()
-    seconds, hits = {}, {}
-    for name, change in CHANGES.items():
-        loaded_scenario = replace(loaded(base, policy={"kind": "moe_cxl", **_QUICK, **change}), job_and_table=job_and_table)
-        summary = run_loaded(loaded_scenario, RunOptions(bound=False)).summary
-        seconds[name], hits[name] = float(summary["tpot_s"]["mean"]), float(summary["hit_rate"])
-    return Ablations(seconds, hits)
+    return base, base.build()

@@ -6,10 +6,10 @@ Knows scenarios by name; judges nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
-from moesim.runs.run import RunOptions, loaded, run, run_loaded
+from moesim.runs.run import run
+from moesim.validation.moe_cxl.ablations import short_run
 from moesim.validation.moe_cxl.finding import Finding
 from moesim.validation.moe_cxl.setups import CXL, DRAM, LARGE, NO_CXL, NVME, ONE, POLICIES, SCENARIO, Sets, tried
 
@@ -33,7 +33,6 @@ _PARAMETERS: dict[str, Any] = {
     "idle_cost": (0.25, 1.0),
     "period": (2, 8),
 }
-_SHORT: Sets = {"workload.requests": 2, "workload.prompt": 64, "workload.output": 40}
 
 
 def recovery() -> Iterator[Finding]:
@@ -55,15 +54,11 @@ def scaling() -> Iterator[Finding]:
         yield Finding(f"TPOT of 235 B parameters, gain over {name}", 1.8, *ratios, 1.0, text)
 
 
-def sensitivity(scenario: str = "moe_cxl/custom-32-top-4") -> Iterator[Finding]:
+def sensitivity() -> Iterator[Finding]:
     """The slowest of other values of each parameter, over the defaults."""
-    base = loaded(scenario, **_SHORT)
-    job_and_table = base.build()
 
     def seconds(**change: Any) -> float:
-        policy = {"kind": "moe_cxl", "period": 4, **change}
-        trial = replace(loaded(base, policy=policy), job_and_table=job_and_table)
-        return float(run_loaded(trial, RunOptions(bound=False)).summary["tpot_s"]["mean"])
+        return float(short_run(**change)["tpot_s"]["mean"])
 
     usual = seconds()
     for parameter, values in _PARAMETERS.items():
