@@ -78,7 +78,9 @@ def _failures(failures: Sequence[PointFailure]) -> list[str]:
         )
         more = f" and {format_count(len(group) - 1, 'more point')}" if len(group) > 1 else ""
         lines.append(f"{status} at {where}{more}: {error}")
-    return [*lines[:_MOST], *([f"... and {len(lines) - _MOST} more reasons; table.csv has all"] if len(lines) > _MOST else [])]
+    if len(lines) <= _MOST:
+        return lines
+    return [*lines[:_MOST], f"... and {format_count(len(lines) - _MOST, 'more reason')}; table.csv has all"]
 
 
 def _front(answer: Answer) -> list[str]:
