@@ -28,9 +28,9 @@ class Shape(Spec):
     """Where the shape was read."""
     hidden: int = Field(gt=0)
     """Width of the hidden state."""
-    layers: int = Field(gt=0)
+    layers: int = Field(gt=0, le=10_000)
     """Decoder layers."""
-    experts: int = Field(ge=0)
+    experts: int = Field(ge=0, le=2_000_000)
     """Routed experts of one MoE layer (E); 0 for a dense model, all of it in GPU memory. 1 for a dense model whose feed-forward
     blocks a policy places and streams as it does experts: each is the only expert of its layer."""
     moe_layers: tuple[int, ...] = Field((), validate_default=True)

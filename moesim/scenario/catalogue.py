@@ -15,7 +15,7 @@ from moesim import files, plugins, strict_json
 from moesim.errors import InputError, Mistake, did_you_mean
 from moesim.scenario import strict_yaml
 
-__all__ = ["FOLDERS", "Entry", "classes", "find", "is_path", "listing", "names", "shown", "unknown"]
+__all__ = ["FOLDERS", "Entry", "absent", "classes", "find", "is_path", "listing", "names", "shown", "unknown"]
 
 FOLDERS = {
     "hardware": "hardware_profiles",
@@ -52,6 +52,11 @@ class Entry(NamedTuple):
     """A policy that no system can follow, which lists keep apart."""
     kind: str = ""
     """What a hardware profile describes: `system`, `gpu`, `ddr`, `link`, ..."""
+
+
+def absent(path: Path) -> str:
+    """What a message says of a path that was named where a file should be."""
+    return f"'{shown(path)}' is a directory; name a file in it" if files.is_directory(path) else f"no such file: {shown(path)}"
 
 
 def is_path(text: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from moesim import plugins
 from moesim.errors import InputError, Mistake, did_you_mean, excerpt
-from moesim.files import is_directory, is_file, resolved
+from moesim.files import is_file, resolved
 from moesim.scenario import catalogue
 from moesim.scenario.schema import PARTS, Head
 from moesim.scenario.tree import Node, Path, Tree, dotted
@@ -99,7 +99,7 @@ def built(parts: Mapping[str, Any], head: Head | None, tree: Tree, base: FilePat
     files = list(_files(tree.root))
     missing = [(path, node) for path, node in files if not is_file(base / str(node.value))]
     if missing:
-        return None, [tree.mistake(_missing(base / str(node.value)), path) for path, node in missing]
+        return None, [tree.mistake(catalogue.absent(base / str(node.value)), path) for path, node in missing]
     workload, model = parts.get("workload"), parts.get("model")
     if workload is None or model is None or head is None:
         return None, []
@@ -123,14 +123,6 @@ def _lengths(workload: Any, model: Any, streams: Streams, base: FilePath) -> Non
     draw = getattr(getattr(workload, "routing", None), "job", None)
     if draw is not None and all(hasattr(workload, name) for name in ("requests", "prompt", "output", "profile")):
         draw(workload.requests, workload.prompt, workload.output, model, streams, base, workload.profile)
-
-
-def _missing(path: FilePath) -> str:
-    return (
-        f"'{catalogue.shown(path)}' is a directory; name a file in it"
-        if is_directory(path)
-        else f"no such file: {catalogue.shown(path)}"
-    )
 
 
 def _files(root: Node) -> Iterator[tuple[Path, Node]]:

@@ -107,7 +107,7 @@ def _file(base: Node, folder: FilePath) -> FilePath:
         except InputError as error:
             raise InputError(*(wrong._replace(path="scenario", **base.place._asdict()) for wrong in error.mistakes)) from None
     if not files.is_file(path):
-        raise InputError(Mistake(f"no such file: {catalogue.shown(path)}", "scenario", *base.place))
+        raise InputError(Mistake(catalogue.absent(path), "scenario", *base.place))
     return path
 
 

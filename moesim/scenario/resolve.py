@@ -123,7 +123,7 @@ class Resolver:
             loop = [*chain[chain.index(self._whole(path)) :], path]
             return self._refuse("extends", parent, f"extends itself: {' -> '.join(catalogue.shown(file) for file in loop)}")
         if not files.is_file(path):
-            return self._refuse("extends", parent, f"no such file: {catalogue.shown(path)}")
+            return self._refuse("extends", parent, catalogue.absent(path))
         try:
             return self.scenario(path, chain)
         except InputError as error:

@@ -19,7 +19,7 @@ from moesim.plugins import find
 from moesim.progress import Progress
 from moesim.spec import Spec
 from moesim.streams import Streams
-from moesim.workload.requests.lengths import Lengths, unread
+from moesim.workload.requests.lengths import LONGEST, Lengths, unread
 from moesim.workload.routing.law import Routed, Routing, normalised
 from moesim.workload.routing.popularity import PopularityTable
 from moesim.workload.routing.profile import HeldOut, Profile, Stratified
@@ -93,7 +93,7 @@ class LayerBatch(Spec):
     """One batch of tokens through a single MoE layer: no attention, no decode. The job is one prompt of that many tokens."""
 
     kind: Literal["layer_batch"] = "layer_batch"
-    tokens: int = Field(ge=1)
+    tokens: int = Field(ge=1, le=LONGEST)
     """Tokens of the batch."""
     routing: AnyRouting
     """Which experts tokens ask for."""

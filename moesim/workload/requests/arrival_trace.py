@@ -17,6 +17,7 @@ from moesim.spec import Spec
 from moesim.streams import Streams
 from moesim.units import Duration, Rate, format_count
 from moesim.workload.csvfile import Table, read_columns
+from moesim.workload.requests.lengths import LONGEST, NO_LENGTH
 
 __all__ = ["PREFIX_ROW", "PREFIX_TOKENS", "PRIORITY", "Rows", "Stretch", "TraceArrivals", "Window"]
 
@@ -29,8 +30,8 @@ PRIORITY = "priority"
 _IN_ORDER = "arrival_s"
 _TIME = "is before the beginning"
 _WRONG = {
-    "prompt_tokens": "is not a number of tokens (1, 2, ...)",
-    "output_tokens": "is not a number of tokens (1, 2, ...)",
+    "prompt_tokens": NO_LENGTH,
+    "output_tokens": NO_LENGTH,
     PRIORITY: "is not a whole number",
 }
 """Column -> what is wrong with a value that cannot be."""
@@ -146,8 +147,9 @@ class TraceArrivals(Stretch):
         wrong = {self.time: ~(times >= 0) if self.time == _IN_ORDER else np.isnan(times)}
         for name in _WRONG:
             if name in table.columns:
-                least = 1 if name != PRIORITY else -np.inf
-                wrong[name] = ~(table.columns[name] >= least) | (table.columns[name] % 1 != 0)
+                least, most = (1, LONGEST) if name != PRIORITY else (-np.inf, np.inf)
+                values = table.columns[name]
+                wrong[name] = ~((least <= values) & (values <= most)) | (values % 1 != 0)
         return wrong
 
     def _window(self, arrival: FloatArray, requests: int | None, path: Path) -> Window:

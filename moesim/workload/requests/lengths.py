@@ -19,10 +19,15 @@ from moesim.spec import Spec
 from moesim.streams import Streams
 from moesim.workload.csvfile import column_names, read_columns
 
-__all__ = ["UNREAD", "FromTable", "Lengths", "LogNormal", "UniformLengths", "draw_lengths", "unread"]
+__all__ = ["LONGEST", "NO_LENGTH", "UNREAD", "FromTable", "Lengths", "LogNormal", "UniformLengths", "draw_lengths", "unread"]
 
 UNREAD = ("arrival_s", "cached_prefix_tokens_infinite_cache", "prefix_row")
 """Columns that `moesim import` writes and that lengths do not read."""
+
+LONGEST = 20_000_000
+"""Most tokens of a prompt or of an output: twice the longest context of a published model (Llama-4 Scout, 10 million)."""
+NO_LENGTH = f"is not a number of tokens (1, 2, ... {LONGEST:,})"
+"""What a message says of a row that no request can have."""
 
 _PART = {"prompt": 0, "output": 1, "rows": 2}
 
@@ -35,9 +40,9 @@ class LogNormal(Spec):
     """Tokens that half of the requests stay below."""
     sigma: float = Field(ge=0)
     """Standard deviation of the natural logarithm."""
-    minimum: int = Field(default=1, ge=1)
+    minimum: int = Field(default=1, ge=1, le=LONGEST)
     """Shorter ones are drawn out to this many tokens."""
-    maximum: int = Field(default=1_000_000, ge=1)
+    maximum: int = Field(default=1_000_000, ge=1, le=LONGEST)
     """Longer ones are cut to this many tokens."""
 
     @model_validator(mode="after")
@@ -51,9 +56,9 @@ class UniformLengths(Spec):
     """Whole numbers from `minimum` to `maximum`, each as likely."""
 
     kind: Literal["uniform"] = "uniform"
-    minimum: int = Field(ge=1)
+    minimum: int = Field(ge=1, le=LONGEST)
     """The fewest tokens."""
-    maximum: int = Field(ge=1)
+    maximum: int = Field(ge=1, le=LONGEST)
     """The most tokens."""
 
     @model_validator(mode="after")
@@ -77,11 +82,13 @@ class FromTable(Spec):
     """Default: `prompt_tokens` for prompts, `output_tokens` for outputs."""
     pick: Literal["sampled", "file"] = "sampled"
     """`sampled`: rows at random with replacement; `file`: the first rows in the order of the file."""
-    maximum: int | None = Field(default=None, ge=1)
+    maximum: int | None = Field(default=None, ge=1, le=LONGEST)
     """Longer ones are cut to this many tokens."""
 
 
-Lengths = Annotated[int, Field(ge=1)] | Annotated[LogNormal | UniformLengths | FromTable, Field(discriminator="kind")]
+Lengths = (
+    Annotated[int, Field(ge=1, le=LONGEST)] | Annotated[LogNormal | UniformLengths | FromTable, Field(discriminator="kind")]
+)
 
 
 def draw_lengths(lengths: Lengths, requests: int, streams: Streams, part: Literal["prompt", "output"], base: Path) -> IntArray:
@@ -103,7 +110,8 @@ def _from_table(lengths: FromTable, requests: int, streams: Streams, part: str, 
     column = lengths.column or f"{part}_tokens"
     table = read_columns(path, (column,))
     values = table.columns[column]
-    mistakes = table.refuse((values < 1) | (values != np.rint(values)), column, "is not a number of tokens (1, 2, ...)")
+    most = LONGEST if lengths.maximum is None else np.inf
+    mistakes = table.refuse((values < 1) | (values > most) | (values != np.rint(values)), column, NO_LENGTH)
     if mistakes:
         raise InputError(*mistakes)
     if lengths.pick == "file":
@@ -112,8 +120,7 @@ def _from_table(lengths: FromTable, requests: int, streams: Streams, part: str, 
         row = np.arange(requests)
     else:
         row = streams.spawn("lengths", _PART["rows"]).integers(0, len(values), size=requests)
-    tokens = values[row].astype(np.int64)
-    return tokens if lengths.maximum is None else np.minimum(tokens, lengths.maximum)
+    return np.minimum(values[row], lengths.maximum or LONGEST).astype(np.int64)
 
 
 def unread(lengths: Iterable[Lengths | None], base: Path) -> tuple[str, ...]:

@@ -322,6 +322,18 @@ BROKEN: dict[str, tuple[str, str]] = {
         swap("{kind: uniform}", "{kind: zipf, exponent: -1}"),
         "s.yaml:8:35: workload.routing.exponent: -1 is out of range; it must be at least 0",
     ),
+    "prompt of more tokens than could ever be drawn": (
+        swap("prompt: 16", "prompt: 1000000000000"),
+        "s.yaml:6:11: workload.prompt: 1000000000000 is out of range; it must be at most 2e+07",
+    ),
+    "layers that fill the memory of any computer": (
+        swap("model: mixtral-8x7b", INLINE.replace("layers: 2", "layers: 1000000000")),
+        "s.yaml:2:41: model.layers: 1000000000 is out of range; it must be at most 10000",
+    ),
+    "a directory to extend": (
+        GOOD + "extends: ./\n",
+        "s.yaml:10:10: extends: '.' is a directory; name a file in it",
+    ),
     "profile kind": (
         swap("  output: 4\n", "  output: 4\n  profile: {kind: oracle}\n"),
         "s.yaml:8:19: workload.profile.kind: kind 'oracle' is not known; one of: same, held_out, tasks, stratified, uniform, "

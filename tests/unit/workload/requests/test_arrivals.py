@@ -122,6 +122,8 @@ def test_bad_rows_are_refused_by_line(tmp_path: Path) -> None:
         )
     mistakes = {(mistake.line, mistake.message.partition(" ")[0]) for mistake in caught.value.mistakes}
     assert mistakes == {(7, "arrival_s"), (3, "prompt_tokens"), (4, "output_tokens"), (5, "arrival_s")}
+    with pytest.raises(InputError, match="output_tokens 1e\\+12 is not a number of tokens"):
+        TraceArrivals(path="trace.csv").rows(None, Streams(0), written(tmp_path, f"{ROWS}9,5,1000000000000\n"))
     with pytest.raises(InputError, match="'nan' is not a number"):
         TraceArrivals(path="trace.csv").rows(None, Streams(0), written(tmp_path, BAD))
 
