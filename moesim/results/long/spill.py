@@ -25,8 +25,8 @@ from moesim.writing import nameless_file
 __all__ = ["SpilledRows"]
 
 IntArray = NDArray[np.int64]
-_MOST = 1 << 17
-"""Numbers of a table that are kept in memory: 1 MiB, so that a run of some thousand steps needs no file."""
+_MOST = 1 << 14
+"""Numbers of a table that are kept in memory."""
 _FILES = 64
 """Tables that have a file at a time: who holds hundreds of results must still be able to open others (macOS: 256 a process)."""
 _PART = 1 << 12
