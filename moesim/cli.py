@@ -38,7 +38,7 @@ def _command(words: list[str]) -> int:
     options.command = ["moesim", *words]
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # it would look for some in every package that is installed
     if options.verb is not _calibrate:  # which measures what all cores can do
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start a thread per core: 0.06 s that no run repays
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start a thread per core, which no run repays
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Formatter("%(message)s"))
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, handlers=[handler])
