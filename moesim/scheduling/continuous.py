@@ -42,7 +42,8 @@ class Continuous(Batching):
     max_num_seqs: int = Field(default=1024, ge=1)
     """Most sequences that run at a time."""
     chunked_prefill: bool = True
-    """Whether prompts are cut to what is left of a step; else one waits until it fits whole."""
+    """Whether prompts are cut to what is left of a step; else one waits until it fits whole, and a request whose tokens exceed a
+    step is refused, for it could not be computed again."""
     long_prefill_token_threshold: int = Field(default=0, ge=0)
     """Longest chunk of a prompt, 0 for no limit."""
     asynchronous: bool = True
@@ -114,6 +115,9 @@ class ContinuousSession(Session):
         limit = self.rules.max_num_batched_tokens
         if not self.rules.chunked_prefill and sequence.prompt > limit:
             return f"its prompt of {sequence.prompt:,} tokens exceeds max_num_batched_tokens {limit:,} without chunked_prefill"
+        again = sequence.prompt + sequence.output - 1
+        if not self.rules.chunked_prefill and again > limit:
+            return f"preempted, it may have to compute {again:,} tokens in a step, beyond max_num_batched_tokens {limit:,}"
         return super().refuses(sequence)
 
     def schedule(self) -> Batch | None:

@@ -1,7 +1,8 @@
-"""Runs too long for every day: `python -m tests.long [cases|killed|serving|visits|sampled ...]`, all of them by default.
+"""Runs too long for every day: `python -m tests.long [cases|ended|killed|serving|visits|sampled ...]`, all of them by default.
 
 `cases`: every case of published numbers in full, beside what `docs/validation.md` says of it; the tests take few rows and draws
 of the long ones. `killed`: a sweep of 1,008 points, killed ten times and resumed, ends with the bytes of one left alone.
+`ended`: `run`, `compare` and `sweep` of servers, killed and ended at random moments, two at once, and without room on disk.
 `serving`: requests that arrive for one, two and four hours take the same memory, but for the stamps of each request.
 `sampled`: ten minutes of a day of recorded clients in full, and a sample of the same ten minutes, whose intervals cover the
 means of all. `visits`: a million visits of layers, after which the books of bytes agree with their uploads, to the byte.
@@ -24,6 +25,7 @@ from moesim.experiment.sweep import run_sweep
 from moesim.results.result import Result
 from moesim.validation import registry, reproduce
 from tests.docs import test_validation_page
+from tests.long.ended import ended
 from tests.unit.experiment import test_killed
 
 SERVED = """
@@ -126,7 +128,7 @@ def sampled(minutes: float = 10.0, share: str = "10 %") -> str:
 
 
 def main() -> int:
-    verbs = {"cases": cases, "killed": killed, "serving": serving, "sampled": sampled, "visits": visits}
+    verbs = {"cases": cases, "ended": ended, "killed": killed, "serving": serving, "sampled": sampled, "visits": visits}
     parser = argparse.ArgumentParser(prog="python -m tests.long", description=__doc__)
     parser.add_argument("runs", nargs="*", choices=[*verbs, []], default=[])
     for name in parser.parse_args().runs or verbs:

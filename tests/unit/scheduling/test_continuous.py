@@ -29,7 +29,14 @@ def test_running_sequences_go_first() -> None:
 
 
 def test_without_chunks_a_prompt_waits_until_it_fits_whole() -> None:
-    assert steps_of(rules(chunked_prefill=False), [(3, 3), (4, 1)]) == [{0: 3}, {0: 1}, {0: 1}, {1: 4}]
+    assert steps_of(rules(chunked_prefill=False), [(2, 3), (4, 1)]) == [{0: 2}, {0: 1}, {0: 1}, {1: 4}]
+
+
+def test_without_chunks_a_request_that_could_not_be_computed_again_is_refused() -> None:
+    """Preempted after its last but one token it has five to compute, more than a step: it waited for ever, and all behind it."""
+    server = serve(rules(chunked_prefill=False), [(3, 3), (3, 2)])
+    assert server.ledger.refused == {0: "preempted, it may have to compute 5 tokens in a step, beyond max_num_batched_tokens 4"}
+    assert server.ledger.finish.tolist() == [-1, 2]
 
 
 def test_long_prompts_are_cut_to_the_threshold() -> None:
@@ -147,6 +154,19 @@ def test_a_step_that_preempts_all_that_it_began_with_leaves_the_others_to_the_ne
         steps.append((batch.numbers.tolist(), [sequence.number for sequence in batch.preempted]))
         served.finish(batch)
     assert steps == [([0], []), ([0, 1], []), ([1], [0])]
+
+
+def test_a_preempted_sequence_whose_token_is_under_way_is_not_admitted_before_it_has_come_out() -> None:
+    """Composed ahead: its known tokens are all in the swap space, and a step with nothing of it would be empty."""
+    served = rules(prefix_caching=False, num_gpu_blocks_override=2, swap={"tier": "ddr", "room": "1 MB"}).session(Room(0, 1))
+    sequence = Sequence(0, 3, 4)
+    served.add(sequence)
+    first, second = served.schedule(), served.schedule()
+    assert first is not None
+    assert second is not None
+    served.finish(first)
+    assert served.schedule() is None
+    assert (list(served.waiting), sequence.pending) == ([sequence], 1)
 
 
 def test_requests_that_can_never_fit_are_refused_with_a_reason() -> None:
