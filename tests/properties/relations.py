@@ -248,7 +248,7 @@ class Relation(NamedTuple):
 
     check: Callable[[Any], None]
     examples: st.SearchStrategy[Any]
-    few: bool = False
+    timed_thrice: bool = False
     """Whether the tests draw few examples: each is run by three engines."""
 
 
@@ -256,7 +256,7 @@ ANY, SERVED = scenarios(), scenarios(EAGER, served=True)
 KNOWN = scenarios(EAGER)
 WORLDS, CROWDED = ways.examples(), crowded()
 RELATIONS: dict[str, Relation] = {
-    check.__name__: Relation(check, examples, few=examples in (WORLDS, CROWDED))
+    check.__name__: Relation(check, examples, timed_thrice=examples in (WORLDS, CROWDED))
     for check, examples in (
         (tables_agree, ANY),
         (pairs_are_conserved, ANY),

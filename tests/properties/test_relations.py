@@ -44,7 +44,7 @@ def test_relations_hold_of_the_same_examples(examples: st.SearchStrategy[Any], m
 
     monkeypatch.setattr(relations, "run", run_once)
 
-    @settings(SOME, max_examples=3 if alike[0].few else 10)
+    @settings(SOME, max_examples=3 if alike[0].timed_thrice else 10)
     @given(examples)
     def hold(example: Any) -> None:
         runs.clear()
