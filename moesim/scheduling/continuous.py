@@ -42,8 +42,8 @@ class Continuous(Batching):
     max_num_seqs: int = Field(default=1024, ge=1)
     """Most sequences that run at a time."""
     chunked_prefill: bool = True
-    """Whether prompts are cut to what is left of a step; else one waits until it fits whole, and a request whose tokens exceed a
-    step is refused, for it could not be computed again."""
+    """Whether prompts are cut to what is left of a step; else one waits until it fits whole, and a request whose tokens exceed
+    a step is refused, for it could not be computed again."""
     long_prefill_token_threshold: int = Field(default=0, ge=0)
     """Longest chunk of a prompt, 0 for no limit."""
     asynchronous: bool = True

@@ -33,7 +33,7 @@ def test_without_chunks_a_prompt_waits_until_it_fits_whole() -> None:
 
 
 def test_without_chunks_a_request_that_could_not_be_computed_again_is_refused() -> None:
-    """Preempted after its last but one token it has five to compute, more than a step: it waited for ever, and all behind it."""
+    """Preempted after its last but one token it has five to compute, more than a step: it and all behind it waited for ever."""
     server = serve(rules(chunked_prefill=False), [(3, 3), (3, 2)])
     assert server.ledger.refused == {0: "preempted, it may have to compute 5 tokens in a step, beyond max_num_batched_tokens 4"}
     assert server.ledger.finish.tolist() == [-1, 2]
