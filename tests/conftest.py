@@ -63,9 +63,12 @@ def pytest_collection_finish() -> None:
 
 def pytest_configure() -> None:
     from hypothesis import settings
+    from hypothesis.internal.conjecture import providers
 
     settings.register_profile("repeatable", derandomize=True, deadline=None)
     settings.load_profile("repeatable")
+    # Hypothesis also draws numbers that stand in the modules loaded so far: examples would depend on the tests that ran before.
+    providers._get_local_constants = providers.Constants
 
 
 @pytest.fixture
