@@ -6,6 +6,7 @@ Knows names only; nothing is imported before it is asked for, and no plug-in whi
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 import sys
 import traceback
@@ -183,7 +184,7 @@ def find(group: str, name: str, *, beside: Path | None = None) -> type[Any]:
         raise InputError(Mistake(f"unknown {_singular(group)} '{excerpt(name)}'; known: {', '.join(known)}.{hint}"))
     if _closed.get():
         raise InputError(Mistake(f"'{excerpt(name)}' is a plug-in, {UNJUDGED}; it is not judged"))
-    return _load(target, beside)
+    return _built(_load(target, beside), target)
 
 
 def _singular(group: str) -> str:
@@ -200,6 +201,18 @@ def _load(target: str, beside: Path | None) -> type[Any]:
     if not isinstance(loaded, type):
         raise InputError(Mistake(f"'{target}' is not a class"))
     return loaded
+
+
+def _built(spec: type[Any], target: str) -> type[Any]:
+    """The class with what checks its fields, which moesim's own make when they need it: bad types come out."""
+    build = getattr(spec, "model_rebuild", None)
+    try:
+        if build is not None:
+            build()
+    except Exception as error:
+        file, line = inspect.getsourcefile(spec), inspect.getsourcelines(spec)[1]
+        raise InputError(Mistake(f"cannot import '{target}': {_shown(str(file), line)}{_reason(error)}")) from None
+    return spec
 
 
 def _imported(target: str, name: str, beside: Path | None) -> types.ModuleType:
@@ -242,6 +255,10 @@ def _place(error: BaseException, beside: Path | None) -> str:
     near = [place for place in known if beside is not None and Path(place[0]).is_relative_to(beside.resolve())]
     if not known:
         return ""
-    file, line = (near or known)[-1]
+    return _shown(*(near or known)[-1])
+
+
+def _shown(file: str, line: int | None) -> str:
+    """`FILE:LINE: `, from the working directory on."""
     here = Path.cwd()
     return f"{Path(file).relative_to(here) if Path(file).is_relative_to(here) else file}:{line}: "

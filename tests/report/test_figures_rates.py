@@ -29,7 +29,7 @@ def test_lines_rise_with_the_rate_and_goodput_stands_beside_what_arrives() -> No
     assert [list(line.get_ydata()) for line in lower.lines] == [[1, 1.9, 0.5], [0.9], [0, 4]]
 
 
-def test_without_limits_there_is_not_a_goodput() -> None:
+def test_without_limits_goodput_is_missing() -> None:
     bare = {name: values for name, values in TABLE.items() if not name.startswith("slo")}
     assert len(figures.rate_latency(bare).axes) == 1
 

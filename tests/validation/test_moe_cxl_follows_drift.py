@@ -63,7 +63,7 @@ def last(result: Result) -> float:
 
 
 @each_case
-def test_adapting_is_not_a_slower_after_a_drift_and_ends_near_the_true_placement(case: str) -> None:
+def test_adapting_loses_nothing_after_a_drift_and_ends_near_the_true_placement(case: str) -> None:
     adapting, frozen = tried(case, known=False, frozen=False), tried(case, known=False, frozen=True)
     true = tried(case, known=True, frozen=True)
     assert adapting.summary["makespan_s"] < 0.95 * frozen.summary["makespan_s"]

@@ -110,7 +110,7 @@ class TestLatency:
         assert load.bandwidth > 0
         assert math.isfinite(load.latency)
 
-    def test_without_another_core_there_is_not_a_load(self) -> None:
+    def test_without_another_core_its_load_is_missing(self) -> None:
         assert latency.loaded(latency.Chain(1 << 20, np.random.default_rng(0)), pages.array(1 << 20), [], Budget(0.1)) == ()
 
 

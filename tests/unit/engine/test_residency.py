@@ -82,7 +82,7 @@ def test_smaller_copies_take_what_they_have_and_whole_ones_take_their_place(pose
     assert copies.held == 2 * EXPERT, "what is there already is not held twice"
 
 
-def test_a_copy_of_the_stored_size_is_not_a_smaller_one(posed: tuple[Problem, Deployment]) -> None:
+def test_a_copy_of_the_stored_size_counts_as_whole(posed: tuple[Problem, Deployment]) -> None:
     copies = books(posed)
     copies.keep(0, np.array([2]), np.array([EXPERT]))
     assert not copies.mixed

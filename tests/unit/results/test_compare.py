@@ -60,7 +60,7 @@ def test_replications_are_paired_by_their_workload() -> None:
     assert comparison["pairs"][0]["difference_tok_s"] == 1.0
 
 
-def test_without_a_common_workload_there_is_not_a_verdict() -> None:
+def test_without_a_common_workload_the_verdict_is_missing() -> None:
     (pair,) = compare([summary("a", 2.0), summary("b", None)])["pairs"]
     assert (pair["ratio"], pair["difference_tok_s"], pair["verdict"]) == (None, None, None)
 

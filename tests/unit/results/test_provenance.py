@@ -55,7 +55,7 @@ def test_runs_of_a_comparison_share_all_but_their_policies() -> None:
     assert provenance.of_comparison([]) == {}
 
 
-def test_outside_a_checkout_there_is_not_a_commit(tmp_path: Path) -> None:
+def test_outside_a_checkout_the_commit_is_missing(tmp_path: Path) -> None:
     assert provenance.git_commit(tmp_path) is None
 
 
@@ -64,7 +64,7 @@ def test_a_broken_checkout_does_not_stop_a_run(tmp_path: Path) -> None:
     assert provenance.git_commit(tmp_path) is None
 
 
-def test_without_git_there_is_not_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_git_the_commit_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".git").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path))
     assert provenance.git_commit(tmp_path) is None

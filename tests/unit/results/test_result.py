@@ -61,7 +61,7 @@ def test_prefill_and_decode_have_rates_of_their_own() -> None:
     assert summary["decode_hit_rate"] == 30 / 40
 
 
-def test_without_decoding_there_is_not_a_rate_of_it() -> None:
+def test_without_decoding_its_rate_is_missing() -> None:
     record = recorder()
     record.passes = PassRows(record.passes[:1])
     summary = make_result(record, facts()).summary

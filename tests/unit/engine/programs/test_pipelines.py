@@ -260,7 +260,7 @@ def test_the_share_that_attends_elsewhere_joins_at_the_end_where_the_core_is_las
     assert bench.makespan() == 1 + 6 + 1
 
 
-def test_projections_that_another_device_waits_for_go_ahead_of_all_else_where_there_is_not_a_barrier() -> None:
+def test_projections_that_another_device_waits_for_go_ahead_of_all_else_without_a_barrier() -> None:
     stages = (Stage("gpu", whole(1, 1), name="attention"), Stage("cpu", whole(4, 4), name="attention"))
     for style, rank in ((PAGED, EARLY), (OVERLAP, FIRST)):
         bench = Bench(groups=2)

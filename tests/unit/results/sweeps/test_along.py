@@ -61,7 +61,7 @@ def test_an_axis_that_fills_two_columns_varies_both_at_once() -> None:
     assert (peak.at, peak.value) == ({}, 2)
 
 
-def test_there_is_not_a_peak_of_two_values_nor_of_words_nor_without_a_common_replication() -> None:
+def test_two_values_words_and_other_replications_have_no_peak() -> None:
     words = axis("model", "a", "b", "c", scale="categories")
     assert along(description(words), table({"lru": [3.0, 9.0, 5.0]}, words)) == ([], [])
     short = axis("size", 1, 2)

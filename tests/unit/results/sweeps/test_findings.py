@@ -88,7 +88,7 @@ def test_where_less_is_better_a_pair_says_by_how_much_less() -> None:
     assert (pair.percent_low, pair.difference_low, pair.verdict) == (None, None, "better")
 
 
-def test_of_nothing_there_is_not_a_ratio_and_no_share() -> None:
+def test_nothing_has_neither_ratio_nor_share() -> None:
     (pair,) = answered(description(SIZE), [row("lru", 2.0, size=1), row("static", 0.0, size=1)]).pairs
     assert (pair.ratio, pair.percent, pair.difference) == (None, None, 2.0)
 
