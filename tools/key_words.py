@@ -46,8 +46,13 @@ def type_words(field: Schema, links: Mapping[str, str], kinds: Mapping[str, str]
     if field.get("type") == "object":
         return f"name -> {type_words(field['additionalProperties'], links, kinds)}"
     word = {"integer": "whole number", "number": "number", "boolean": "`true` or `false`", "string": "text"}
-    bounds = [f"{text} {field[key]:g}" for key, text in _BOUNDS if key in field]
+    bounds = [f"{text} {_limit(field[key])}" for key, text in _BOUNDS if key in field]
     return ", ".join([word.get(str(field.get("type")), "anything"), *bounds])
+
+
+def _limit(value: float) -> str:
+    """Whole numbers in all their digits, as files write them."""
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def _link(reference: Schema, links: Mapping[str, str], kinds: Mapping[str, str]) -> str:

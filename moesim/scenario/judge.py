@@ -146,7 +146,8 @@ def _message(kind: str, error: Any, node: Node) -> str:
         return str(context["text"])
     if kind in _LIMITS:
         key, word = _LIMITS[kind]
-        return f"{value} is out of range; it must be {word} {context[key]:g}"
+        limit = context[key]
+        return f"{value} is out of range; it must be {word} {limit if isinstance(limit, int) else format(limit, 'g')}"
     if kind == "literal_error":
         return _choice(value, error["input"], re.findall(r"'([^']*)'", context["expected"]))
     if kind == "union_tag_invalid":
