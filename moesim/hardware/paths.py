@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from moesim.hardware.link import Link
 from moesim.hardware.memory import Interleaved, Memory
 
-__all__ = ["Hop", "Path", "distances", "nodes_of", "resources", "route", "trace"]
+__all__ = ["Hop", "Path", "both_ways", "distances", "nodes_of", "resources", "route", "trace"]
 
 
 class Hop(NamedTuple):
@@ -96,6 +96,11 @@ def route(links: Mapping[str, Link], source: str, target: str) -> tuple[Hop, ...
         return routes
 
     return max(ways(source), key=lambda way: way[0])[1]
+
+
+def both_ways(resource: str) -> bool:
+    """Whether a resource adds up both ways of a link, or reads and writes of a tier: a copy may draw from it twice."""
+    return resource.endswith((":both", ":total"))
 
 
 def resources(tiers: Mapping[str, Memory | Interleaved], links: Mapping[str, Link]) -> dict[str, float]:

@@ -207,10 +207,9 @@ def test_i3_no_more_uploads_than_staging_slots_wait_to_be_computed(staging, pcie
 
 
 @SOME
-@given(strategies.moving(serial_link=True, both=5e9, chunk=None, pieces=1, drive=False))
+@given(strategies.moving(serial_link=True, both=5e9, chunk=None, pieces=1))
 def test_i2_i5_a_link_moves_the_bytes_of_its_copies_within_its_rates(k):
-    # no drive: the timeline has what a copy does to DRAM on its way, in and out; and else a CPU reads GPU memory as it computes
-    k = replace(k, kv="ddr" if k.places[1] == "c" else k.kv)
+    k = replace(k, kv="ddr" if k.places[1] == "c" else k.kv)  # else a CPU reads GPU memory as it computes
     recorder = worlds.run(k, Restless, timeline=True).recorder
     for track in ("pcie:forward", "pcie:reverse"):
         drawn = sum(s.amount for s in recorder.slices if s.track == track)

@@ -13,6 +13,7 @@ import numpy as np
 from moesim.clock import SECOND
 from moesim.engine.kernel import kernel as k
 from moesim.errors import MoesimError
+from moesim.hardware.paths import both_ways
 
 __all__ = ["Buffers"]
 
@@ -31,6 +32,7 @@ class Buffers:
         for name, rate in capacity.items():
             at = self.M[k.AT_RESOURCE] + self.resources[name]
             self.F[at] = self.F[at + k.NOMINAL * len(capacity)] = rate / SECOND
+            self.F[at + k.ONE_WAY * len(capacity)] = 0.0 if both_ways(name) else 1.0
         for lane in range(lanes):
             at = self.M[k.AT_LANE] + lane * k.LANE_WIDTH
             for field in (k.RUN, k.LAST, k.ROW, k.FREED, k.DRAWING, k.DRAWN, *range(k.QUEUE, k.LANE_WIDTH)):
@@ -49,7 +51,7 @@ class Buffers:
         at_item = at_node + 2 * sizes[k.NODE_SIZE]
         at_log = at_item + sizes[k.ITEM_SIZE]
         at_resource = lanes * k.LANE_FLOATS
-        at_demand = at_resource + (k.NOMINAL + 1) * resources
+        at_demand = at_resource + (k.ONE_WAY + 1) * resources
         at_rate = at_demand + 2 * lanes
         at_log_rate = at_rate + sizes[k.OP_SIZE] * resources
         header = {

@@ -60,7 +60,7 @@ class Stretch(NamedTuple):
     start: int
     end: int
     nbytes: float
-    """Bytes moved over the resource that it draws most from."""
+    """Bytes moved over the resource of one way that it draws most from."""
     lane_before: int
     """Lane of what let it start; -1 if it could start at once."""
 

@@ -19,6 +19,7 @@ from moesim.engine.kernel.visits import Stretch, Template
 from moesim.engine.programs.program import Operation, unpacked
 from moesim.engine.reference import state as reference_state
 from moesim.engine.reference.engine import ReferenceEngine
+from moesim.hardware.paths import both_ways
 
 __all__ = ["ReferenceWalk"]
 
@@ -179,7 +180,7 @@ class ReferenceWalk(ReferenceEngine):
     def _rows(self, stretch: reference_state.Stretch) -> Iterator[Stretch]:
         """A row for each item; the one in service up to now, which has moved nothing that counts."""
         entry, start = stretch.operation.entry, stretch.start
-        rate = max((rate for _, rate in stretch.operation.rates), default=0.0)
+        rate = max((rate for resource, rate in stretch.operation.rates if not both_ways(resource)), default=0.0)
         before = -1 if stretch.before is None else stretch.before.lane
         for number, end in enumerate(stretch.ends):
             yield Stretch(stretch.lane, entry.label, start, end, rate * entry.items[stretch.first_item + number], before)

@@ -6,8 +6,9 @@ NOW, SERIAL, LANES, RESOURCES, LOG_USED, LOG_SIZE, OP_FREE, OP_SIZE, NODE_FREE, 
 MOMENTS, SHARED, AT_LANE, AT_POOL, AT_OP, AT_NODE, AT_ITEM, AT_LOG, OP_WIDTH, AT_RATE, AT_RESOURCE, AT_DEMAND = range(12, 24)
 LOG_SINCE, OP_USED, NODE_USED, LISTS_USED, AT_LOG_RATE, BEYOND, ITEM_ROWS, SLOWED = range(24, 32)
 HEADER = 32
-NOMINAL = 4
-"""Place of the rates that resources have when nothing is slowed, behind what is left of them and three columns of work."""
+NOMINAL, ONE_WAY = 4, 5
+"""Place of the rates that resources have when nothing is slowed, behind what is left of them and three columns of work; behind
+it 1 for a resource of one way, 0 for one that adds up both."""
 
 # A lane in M
 RUN, DUE, SINCE, TOTAL, ITEM_START, ROW, LAST, FREED, BUSY, DRAWING, DRAWN, IN_LINE, QUEUE = range(13)

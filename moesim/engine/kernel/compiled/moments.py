@@ -69,7 +69,8 @@ def begin_row(M, F, lane, op, before):
     M[r + ROW_BEFORE], M[at + ROW] = before, row
     F[M[AT_LOG_RATE] + row] = 0.0
     for j in range(M[o + DRAWS]):
-        F[M[AT_LOG_RATE] + row] = max(F[M[AT_LOG_RATE] + row], F[M[AT_RATE] + op * M[RESOURCES] + j])
+        counts = F[M[AT_RESOURCE] + ONE_WAY * M[RESOURCES] + M[o + OP_FIXED + j]]
+        F[M[AT_LOG_RATE] + row] = max(F[M[AT_LOG_RATE] + row], F[M[AT_RATE] + op * M[RESOURCES] + j] * counts)
 
 
 def set_due(M, F, lane):
