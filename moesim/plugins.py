@@ -210,9 +210,16 @@ def _built(spec: type[Any], target: str) -> type[Any]:
         if build is not None:
             build()
     except Exception as error:
-        file, line = inspect.getsourcefile(spec), inspect.getsourcelines(spec)[1]
-        raise InputError(Mistake(f"cannot import '{target}': {_shown(str(file), line)}{_reason(error)}")) from None
+        raise InputError(Mistake(f"cannot import '{target}': {_class_place(spec)}{_reason(error)}")) from None
     return spec
+
+
+def _class_place(spec: type[Any]) -> str:
+    """`FILE:LINE: ` of a class; nothing for those that no `class` statement made."""
+    try:
+        return _shown(str(inspect.getsourcefile(spec)), inspect.getsourcelines(spec)[1])
+    except (OSError, TypeError):
+        return ""
 
 
 def _imported(target: str, name: str, beside: Path | None) -> types.ModuleType:

@@ -190,6 +190,11 @@ BROKEN = {
         "\nfrom moesim.policies.baselines.on_demand import OnDemand\nclass Mine(OnDemand):\n    x: object() = 1\n",
         r"broken\.py:\d+: ",
     ),
+    "made class": (
+        "\nfrom moesim.policies.baselines.on_demand import OnDemand\n"
+        "Mine = type(OnDemand)('Mine', (OnDemand,), {'__annotations__': {'x': object()}, '__module__': __name__, 'x': 1})\n",
+        r"cannot import 'broken:Mine': PydanticSchemaGenerationError: ",
+    ),
 }
 
 
