@@ -349,7 +349,8 @@ class Policy(Spec):
 
     def decider(self, desk: Desk, view: View) -> Decider | None:
         """Called once after `deploy`, in compiled runs: who decides on arrays in the place of `dispatch`, and of `adapt` after
-        layers, where nothing but stored copies from their homes moves. None where the policy does."""
+        layers, where nothing but stored copies from their homes moves. None where the policy does. A subclass that has its own
+        `dispatch` or `adapt` is not asked for the decider of its base."""
         return None
 
     def proven_gap(self, state: Any) -> float | None:

@@ -224,6 +224,11 @@ class Problem:
         """Bytes of the logits of prompts, if the runtime makes all of them."""
         return self.runtime.logits * self.model.vocab * self._prompt_tokens(plan) if self.job.attention else 0.0
 
+    @property
+    def least_visits(self) -> int:
+        """Layer visits until the longest request is done, if it never waits: its prompt in a pass, each output token in one."""
+        return (1 + int(self.job.output.max(initial=1))) * self.layers
+
     def gpu_free(self, plan: BatchPlan) -> float:
         """Bytes of GPU memory left for resident experts; negative when even none fits."""
         if plan not in self._free:

@@ -90,7 +90,9 @@ class Context:
     @cached_property
     def decider(self) -> Decider | None:
         """Who decides on arrays, in the place of the policy."""
-        decides = self.decided and self.machine.arrays and not self.problem.system.further_gpus
+        decides = (
+            self.decided and self.machine.arrays and not self.problem.system.further_gpus and _speaks_for(type(self.policy))
+        )
         return self.policy.decider(self.movers.desk, self.view) if decides else None
 
     def _view(self) -> MachineView:
@@ -168,3 +170,9 @@ class Context:
         """Asks the policy for moves and sets them off; `nbytes` [E] as in `Movers.apply`."""
         self.look()
         self.movers.apply(self.policy.adapt(step, self.view), step.layer, step.uploaded, nbytes)
+
+
+def _speaks_for(policy: type) -> bool:
+    """Whether the `decider` of a class knows its `dispatch` and `adapt`, which are not those of a subclass."""
+    decider, *slots = (next(base for base in policy.__mro__ if name in vars(base)) for name in ("decider", "dispatch", "adapt"))
+    return all(issubclass(decider, slot) for slot in slots)

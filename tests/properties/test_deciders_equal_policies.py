@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from moesim import jit
-from moesim.contract import Deployment, Policy, Problem
+from moesim.contract import Deployment, Dispatch, Policy, Problem, View, Visit
 from moesim.engine import SimulationOptions, simulate
 from moesim.policies.caching.moe_infinity import MoeInfinity
 from moesim.policies.caching.prefetch import Prefetch
@@ -82,6 +82,21 @@ class InParts(Prefetch):
 def test_buffers(monkeypatch, deciders, k, kind, predictor, eviction, depth, buffers, experts):
     compare(monkeypatch, deciders, k, kind(predictor=predictor, eviction=eviction, depth=depth, buffers=buffers), experts)
     assert deciders[-1] == "BuffersDecider"
+
+
+@pytest.mark.usefixtures("deciders")
+def test_a_subclass_with_a_slot_of_its_own_is_asked_itself():
+    layers: list[int] = []
+
+    class Counted(Prefetch):
+        """Notes where it is asked."""
+
+        def dispatch(self, visit: Visit, view: View) -> Dispatch:
+            layers.append(visit.layer)
+            return super().dispatch(visit, view)
+
+    record(worlds.Knobs(layers=2, requests=1, output=2), Counted(predictor=Perfect()), 3)
+    assert layers == [0, 1, 0, 1]
 
 
 @SOME

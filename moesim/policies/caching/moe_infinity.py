@@ -68,7 +68,7 @@ class MoeInfinity(PooledPolicy):
         alike = bool((deployment.expert_bytes == problem.model.expert_bytes).all())
         if self._compares or self.eviction == "activation" or not alike:
             return deployment
-        visits = (1 + int(problem.job.output.max(initial=1))) * problem.layers
+        visits = problem.least_visits
         return replace(deployment, state=None, pool=PastRule(deployment.state.pool, self.eviction, visits))
 
     def mind(self, problem: Problem) -> SequenceMind | None:
@@ -92,8 +92,8 @@ class MoeInfinity(PooledPolicy):
 
     def decider(self, desk: Desk, view: View) -> Decider | None:
         """What the pool says, on arrays, where it predicts and is compiled."""
-        memory, own = view.state, type(self).dispatch is MoeInfinity.dispatch and type(self).adapt is MoeInfinity.adapt
-        if not (own and self.prefetch and memory.pool.compiled is not None):
+        memory = view.state
+        if not self.prefetch or memory.pool.compiled is None:
             return None
         return PoolDecider(memory.pool, memory.mind, partial(self.worth, memory=memory), desk, view)
 

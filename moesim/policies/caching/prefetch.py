@@ -55,9 +55,7 @@ class PrefetchPolicy(BufferedPolicy):
 
     def decider(self, desk: Desk, view: View) -> Decider | None:
         """What the buffers say, on arrays."""
-        if type(self).dispatch is not BufferedPolicy.dispatch or type(self).adapt is not BufferedPolicy.adapt:
-            return None
-        return BuffersDecider.of(view.state, desk, (1 + int(view.problem.job.output.max(initial=1))) * view.problem.layers)
+        return BuffersDecider.of(view.state, desk, view.problem.least_visits)
 
     def deploy(self, problem: Problem) -> Deployment:
         """Buffers first, caches with the rest."""

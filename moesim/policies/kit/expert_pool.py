@@ -244,7 +244,7 @@ class PooledPolicy(SizedPolicy):
         cut, fill = self.cut(problem, movable=True), overall(problem.popularity)
         slots = int(self.share * max(problem.gpu_free(cut), 0.0) // problem.model.expert_bytes)
         budget = slots * problem.model.expert_bytes
-        visits = (1 + int(problem.job.output.max(initial=1))) * problem.layers
+        visits = problem.least_visits
         memory = PoolMemory(Pool(slots, problem.popularity, self.flight, visits), self.mind(problem))
         deployment = place(problem, resident=lambda _, sizes: fill(budget, sizes), cut=cut, movable=True)
         return replace(deployment, state=memory)

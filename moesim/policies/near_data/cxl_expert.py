@@ -198,8 +198,7 @@ class CxlExpert(SizedPolicy):
 
     def decider(self, desk: Desk, view: View) -> Decider | None:
         """What `dispatch` says, on arrays."""
-        decides = self.mode == "load" and type(self).dispatch is CxlExpert.dispatch
-        return LanesDecider.of(view.state, desk, view) if decides else None
+        return LanesDecider.of(view.state, desk, view) if self.mode == "load" else None
 
     def _by_percentile(self, visit: Visit, view: View) -> Dispatch:
         """The published evaluation: classes by rank of the counts, devices by class."""

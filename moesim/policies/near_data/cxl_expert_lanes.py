@@ -66,7 +66,7 @@ class Lanes:
         self._units = [units.get(device, -1) for device in costs]
         self.devices: IntArray = np.array([*costs, problem.attending_index])
         """Device of each helper; the GPU's is last, so that -1 finds it."""
-        visits = (1 + int(problem.job.output.max(initial=1))) * problem.layers
+        visits = problem.least_visits
         compiled = jit.native(k) if jit.repaid(k, visits * problem.experts * _EACH, _COMPILING) else None
         self.arrays, self._kernel = compiled is not None, compiled or k.PLAIN
         """Whether the kernel is compiled, so that its buffers are arrays."""

@@ -189,7 +189,7 @@ class MoeCxl(SizedPolicy):
     def _prefetcher(self, problem: Problem, devices: Devices, slots: int) -> Prefetcher:
         hinted = self.hint is not None
         known, top_k, followers = problem.popularity, problem.model.top_k, problem.followers
-        visits = (1 + int(problem.job.output.max(initial=1))) * problem.layers
+        visits = problem.least_visits
         history = SequenceHistory(known, top_k, self.depth, self.ngram, hinted=hinted, followers=followers, visits=visits)
         return Prefetcher(
             rules=Rules(self.depth, self.confidence, self.idle_cost, self.alpha),
