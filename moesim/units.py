@@ -28,6 +28,7 @@ __all__ = [
     "format_bytes",
     "format_count",
     "format_exact",
+    "format_limit",
     "format_number",
     "format_rate",
     "format_seconds",
@@ -243,6 +244,11 @@ def format_share(share: float | None, digits: int = 1, *, sign: str = "", trim: 
     if not sign and 0 < 100 * share < least / 2:
         return f"< {least:g} %"
     return f"{round(100 * share, digits) + 0.0:{sign}{'g' if trim else f'.{digits}f'}} %"
+
+
+def format_limit(value: float) -> str:
+    """A bound of a key: whole numbers in all their digits, as files write them."""
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def format_exact(value: float) -> str:

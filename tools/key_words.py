@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from moesim.units import format_bytes, format_rate, format_seconds
+from moesim.units import format_bytes, format_limit, format_rate, format_seconds
 
 __all__ = ["default_words", "mark", "type_words"]
 
@@ -46,13 +46,8 @@ def type_words(field: Schema, links: Mapping[str, str], kinds: Mapping[str, str]
     if field.get("type") == "object":
         return f"name -> {type_words(field['additionalProperties'], links, kinds)}"
     word = {"integer": "whole number", "number": "number", "boolean": "`true` or `false`", "string": "text"}
-    bounds = [f"{text} {_limit(field[key])}" for key, text in _BOUNDS if key in field]
+    bounds = [f"{text} {format_limit(field[key])}" for key, text in _BOUNDS if key in field]
     return ", ".join([word.get(str(field.get("type")), "anything"), *bounds])
-
-
-def _limit(value: float) -> str:
-    """Whole numbers in all their digits, as files write them."""
-    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def _link(reference: Schema, links: Mapping[str, str], kinds: Mapping[str, str]) -> str:

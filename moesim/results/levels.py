@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.arrays import BoolArray
-from moesim.results.long.spill import SpilledRows
+from moesim.results.long.spill import PART, SpilledRows
 from moesim.results.long.table import Table, by_rows
 from moesim.results.recorder import SECOND
 
@@ -24,8 +24,6 @@ IntArray = NDArray[np.int64]
 Columns = dict[str, NDArray[Any]]
 _NAMES = ("running", "waiting", "kv_blocks")
 """Levels behind the time of a row."""
-_PART = 1 << 12
-"""Rows that are read at once."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +57,10 @@ class Levels:
 
     def lasting(self, end: int) -> Iterator[tuple[IntArray, IntArray]]:
         """All rows, [n, 4] at a time, and for how long (ps) before `end` each lasts, the last one until then."""
-        for first in range(0, len(self.rows), _PART):
-            rows = self.rows.rows(first, first + _PART + 1)
-            edges = np.append(rows[:, 0], end)[: _PART + 1]
-            yield rows[:_PART], np.diff(np.minimum(edges, end))
+        for first in range(0, len(self.rows), PART):
+            rows = self.rows.rows(first, first + PART + 1)
+            edges = np.append(rows[:, 0], end)[: PART + 1]
+            yield rows[:PART], np.diff(np.minimum(edges, end))
 
     def last(self) -> int:
         """ps of the last row."""

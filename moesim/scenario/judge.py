@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from moesim.errors import InputError, Mistake, did_you_mean
 from moesim.scenario.shape import Shape, kept_as_written, shape_of
 from moesim.scenario.tree import Node, Path, Tree, dotted
+from moesim.units import format_limit
 
 __all__ = ["as_written", "judged", "unknown_key"]
 
@@ -146,8 +147,7 @@ def _message(kind: str, error: Any, node: Node) -> str:
         return str(context["text"])
     if kind in _LIMITS:
         key, word = _LIMITS[kind]
-        limit = context[key]
-        return f"{value} is out of range; it must be {word} {limit if isinstance(limit, int) else format(limit, 'g')}"
+        return f"{value} is out of range; it must be {word} {format_limit(context[key])}"
     if kind == "literal_error":
         return _choice(value, error["input"], re.findall(r"'([^']*)'", context["expected"]))
     if kind == "union_tag_invalid":

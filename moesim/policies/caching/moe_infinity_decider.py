@@ -14,7 +14,7 @@ from moesim import jit
 from moesim.arrays import FloatArray, IntArray
 from moesim.contract import Desk, View, Visit
 from moesim.policies.kit.compiled import pool_moves_kernel as k
-from moesim.policies.kit.compiled.order_kernel import MOST
+from moesim.policies.kit.compiled.order_kernel import scratch
 from moesim.policies.kit.expert_pool import Pool
 from moesim.policies.kit.pool_moves import Changes
 from moesim.policies.kit.predictors_sequence import SequenceMind
@@ -36,8 +36,7 @@ class PoolDecider:
         self._functions: Any = jit.native(k)
         self._pool, self._mind, self._worth, self._desk, self._view = pool, mind, worth, desk, view
         self._experts = experts = len(desk.order)
-        self._bins, self._places = np.zeros(max(MOST, experts), dtype=np.int64), np.zeros(experts, dtype=np.int64)
-        self._values = np.zeros(experts)
+        self._bins, self._values, self._places = scratch(experts)
 
     def begin(self, visits: Visit) -> None:
         """A pass begins."""

@@ -11,7 +11,7 @@ from moesim.arrays import IntArray
 from moesim.contract import Desk, Visit
 from moesim.policies.kit.cache import LayerCache, LayerFifo, LayerLfu, LayerLru
 from moesim.policies.kit.compiled import buffers_kernel as k
-from moesim.policies.kit.compiled.order_kernel import MOST
+from moesim.policies.kit.compiled.order_kernel import scratch
 from moesim.policies.kit.prefetch_buffers import Buffers
 
 __all__ = ["BuffersDecider"]
@@ -37,8 +37,7 @@ class BuffersDecider:
         self._borrowed, self._late = (np.zeros(layers * experts, dtype=np.uint8) for _ in range(2))
         self._comers, self._sums = np.zeros(1 + 2 * layers * experts, dtype=np.int64), np.zeros(2, dtype=np.int64)
         self._stays = np.zeros(experts, dtype=np.uint8)
-        self._places, self._values = np.zeros(experts, dtype=np.int64), np.zeros(experts)
-        self._bins: IntArray = np.zeros(max(MOST, experts), dtype=np.int64)
+        self._bins, self._values, self._places = scratch(experts)
 
     @classmethod
     def of(cls, buffers: Buffers, desk: Desk, visits: int) -> BuffersDecider | None:

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from moesim import jit
 from moesim.contract import Desk, View, Visit
-from moesim.policies.kit.compiled.order_kernel import MOST
+from moesim.policies.kit.compiled.order_kernel import scratch
 from moesim.policies.kit.dispatch import in_gpu_memory
 from moesim.policies.near_data import cxl_expert_kernel as k
 from moesim.policies.near_data.cxl_expert_classes import Memory
@@ -28,8 +26,7 @@ class LanesDecider:
         experts = len(desk.order)
         self._functions: Any = jit.native(k)
         self._memory, self._desk, self._view = memory, desk, view
-        self._bins, self._places = np.zeros(max(MOST, experts), dtype=np.int64), np.zeros(experts, dtype=np.int64)
-        self._values = np.zeros(experts)
+        self._bins, self._values, self._places = scratch(experts)
 
     @classmethod
     def of(cls, memory: Memory, desk: Desk, view: View) -> LanesDecider | None:

@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 from moesim.cache import folder
 from moesim.writing import nameless_file
 
-__all__ = ["SpilledRows"]
+__all__ = ["PART", "SpilledRows"]
 
 IntArray = NDArray[np.int64]
 _MOST = 1 << 14
 """Numbers of a table that are kept in memory."""
 _FILES = 64
 """Tables that have a file at a time: who holds hundreds of results must still be able to open others (macOS: 256 a process)."""
-_PART = 1 << 12
+PART = 1 << 12
 """Rows that are read at once."""
 
 
@@ -69,8 +69,8 @@ class SpilledRows:
 
     def parts(self) -> Iterator[IntArray]:
         """All rows in order, [n, width] at a time."""
-        for first in range(0, len(self), _PART):
-            yield self.rows(first, first + _PART)
+        for first in range(0, len(self), PART):
+            yield self.rows(first, first + PART)
 
     def __array__(self, dtype: object = None, copy: object = None) -> IntArray:
         """[n, width] all rows, in memory."""

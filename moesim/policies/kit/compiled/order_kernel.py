@@ -8,15 +8,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from moesim.policies.kit.compiled.least_kernel import in_order, take
 
-__all__ = ["FUNCTIONS", "MOST", "by_residence", "most_first"]
+__all__ = ["FUNCTIONS", "MOST", "by_residence", "most_first", "scratch"]
 
 Array = NDArray[Any]
 MOST = 1 << 10
 """Tokens of an expert up to which they are counted into bins."""
+
+
+def scratch(experts: int) -> tuple[Array, Array, Array]:
+    """`bins`, `values` and `places` for as many experts."""
+    return np.zeros(max(MOST, experts), dtype=np.int64), np.zeros(experts), np.zeros(experts, dtype=np.int64)
 
 
 def most_first(
@@ -67,4 +73,4 @@ def by_residence(
 
 
 FUNCTIONS = (most_first, by_residence)
-"""All of it."""
+"""What is compiled."""

@@ -30,7 +30,7 @@ def table(rows: list[tuple[int, int]]) -> SpilledRows:
 def test_counted_values_are_described_as_if_each_were_written_out(rows: list[tuple[int, int]]) -> None:
     values, counts = np.array(rows, dtype=np.int64).T
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(spill, "_PART", 7)
+        patched.setattr(spill, "PART", 7)
         assert describe_rows(table(rows), UNIT) == describe(np.repeat(values / UNIT, counts))
 
 

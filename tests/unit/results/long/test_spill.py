@@ -18,7 +18,7 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The folder of the cache, where tables that have 8 numbers in memory move them to a file, and 3 rows are read at once."""
     monkeypatch.setenv("MOESIM_CACHE", str(tmp_path))
     monkeypatch.setattr(spill, "_MOST", 8)
-    monkeypatch.setattr(spill, "_PART", 3)
+    monkeypatch.setattr(spill, "PART", 3)
     return tmp_path
 
 
