@@ -42,13 +42,12 @@ def listen() -> dict[int, Any]:
 
     Returns what handled those that changed.
     """
-    usual = {"SIGINT": signal.default_int_handler, "SIGTERM": signal.SIG_DFL, "SIGHUP": signal.SIG_DFL}  # Windows lacks it
     if threading.current_thread() is not threading.main_thread():
         return {}
-    numbers = {
-        getattr(signal, name): handler for name, handler in usual.items() if hasattr(signal, name)
-    }  # Windows lacks SIGHUP
-    return {number: signal.signal(number, _stop) for number, handler in numbers.items() if signal.getsignal(number) is handler}
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    if hasattr(signal, "SIGHUP"):  # Windows lacks it
+        usual[signal.SIGHUP] = signal.SIG_DFL
+    return {number: signal.signal(number, _stop) for number, handler in usual.items() if signal.getsignal(number) is handler}
 
 
 @contextmanager

@@ -312,6 +312,7 @@ def _place(module: ModuleType) -> Path:
     return folder() / CODE / f"{module.__name__}-{_digest(module)}"
 
 
+@cache
 def _digest(module: ModuleType) -> str:
     """Hash of what is compiled, and of the values that it names: as they were imported, for files may have changed since."""
     digest = hashlib.sha256(f"{sys.version}{[entry.__name__ for entry in module.ENTRIES]}{module.BUFFERS}".encode())

@@ -246,17 +246,11 @@ class Movers:
 
     def _load(self, pairs: IntArray, chosen: IntArray | None, sizes: FloatArray | None) -> None:
         """Sends for those of `pairs` [n, 2] that are neither there nor on their way; makes room for them."""
-        load, orders, books = (
-            np.append(len(pairs), pairs[:, 0] * self._problem.experts + pairs[:, 1]),
-            self.orders,
-            self._residency,
-        )
+        load, books = np.append(len(pairs), pairs[:, 0] * self._problem.experts + pairs[:, 1]), self._residency
         special = chosen is not None or sizes is not None or bool(self._problem.system.further_gpus)
+        orders = Orders(len(pairs)) if special or len(pairs) > books.home.size else self.orders
         if special:
-            orders = Orders(len(pairs))
             self._specify(orders, pairs, chosen, sizes)
-        elif len(pairs) > books.home.size:
-            orders = Orders(len(pairs))
         held = books.held
         self.copies.send_for(load, orders, self.books, books.sums, self._copy_bytes)
         if books.held != held:
