@@ -92,6 +92,13 @@ def _fork() -> int:
         return os.fork()
 
 
+def _usual_warnings() -> None:
+    """Shows the warnings that an interpreter shows that starts: not, for one, that a signal came between `open` and `with`."""
+    warnings.resetwarnings()
+    for hidden in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+        warnings.simplefilter("ignore", hidden)
+
+
 def _command(words: list[str], cwd: Path, environment: dict[str, str], out: int, errors: int) -> None:
     """In the child, which ends here."""
     end = 70
@@ -99,7 +106,7 @@ def _command(words: list[str], cwd: Path, environment: dict[str, str], out: int,
         os.chdir(cwd)
         os.environ.update(environment)
         signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run deaf to Ctrl-C, in a shell's background
-        warnings.resetwarnings()
+        _usual_warnings()
         logging.root.handlers.clear()
         encoding = codecs.lookup(environment.get("PYTHONIOENCODING", "utf-8")).name
         sys.stdout, sys.stderr = (os.fdopen(os.dup(file), "w", encoding=encoding) for file in (out, errors))
