@@ -52,9 +52,8 @@ def _single_runs(commands: Any) -> None:
     run.add_argument("--better", type=float, metavar="FACTOR", help=upgrade)
     compare = _command(commands, "compare", "run several policies on the same requests and rank them")
     _scenario_options(compare)
-    compare.add_argument(
-        "--policies", help="names with commas between them, or 'all' (default: the scenario's `compare`, else all)"
-    )
+    text = "names with commas between them, or 'all' (default: the scenario's `compare`, else all)"
+    compare.add_argument("--policies", type=_names, help=text)
     compare.add_argument("--out", metavar="DIR", help="directory for the comparison and each run's results (default: none)")
     compare.add_argument("--jobs", type=int, metavar="N", help="run policies in N processes (default: one for each core)")
 
@@ -196,3 +195,7 @@ def _where_options(parser: argparse.ArgumentParser) -> None:
 
 def _cache_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-cache", action="store_true", help="draw all routing anew and keep none (see `moesim cache`)")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")] if text else []

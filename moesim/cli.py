@@ -138,7 +138,7 @@ def _compare(options: argparse.Namespace) -> int:
     from moesim.runs.run import compared_directory, comparison_target, save_comparison
 
     loaded_scenario, out = _load(options), options.out
-    names = options.policies.split(",") if options.policies else list(loaded_scenario.scenario.compare) or ["all"]
+    names = options.policies or list(loaded_scenario.scenario.compare) or ["all"]
     if out is not None:
         comparison_target(out, loaded_scenario, names)
 

@@ -83,7 +83,7 @@ def test_a_result_repeats_its_run(capsys: pytest.CaptureFixture[str], tmp_path: 
 
 
 def test_compare_ranks_policies(capsys: pytest.CaptureFixture[str]) -> None:
-    document = _json(capsys, "compare", "quickstart", *SMALL, "--policies", "on_demand,static_popularity,cox_moe", "--json")
+    document = _json(capsys, "compare", "quickstart", *SMALL, "--policies", "on_demand, static_popularity,cox_moe", "--json")
     assert set(document) == {"scenario", "results", "bounds", "pairs"}
     speeds = [result["throughput_tok_s"] for result in document["results"]]
     assert speeds == sorted(speeds, reverse=True)
