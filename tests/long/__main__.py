@@ -1,8 +1,9 @@
-"""Runs too long for every day: `python -m tests.long [cases|ended|killed|serving|visits|sampled ...]`, all of them by default.
+"""Runs too long for every day: `python -m tests.long [cases|ended|killed|programs|...]`, all of them by default.
 
 `cases`: every case of published numbers in full, beside what `docs/validation.md` says of it; the tests take few rows and draws
 of the long ones. `killed`: a sweep of 1,008 points, killed ten times and resumed, ends with the bytes of one left alone.
 `ended`: `run`, `compare` and `sweep` of servers, killed and ended at random moments, two at once, and without room on disk.
+`programs`: 20,000 random programs of operations take the same picoseconds on the compiled kernel, as plain Python and in SimPy.
 `serving`: requests that arrive for one, two and four hours take the same memory, but for the stamps of each request.
 `sampled`: ten minutes of a day of recorded clients in full, and a sample of the same ten minutes, whose intervals cover the
 means of all. `visits`: a million visits of layers, after which the books of bytes agree with their uploads, to the byte.
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # helpers of the tests, as pytest finds them
@@ -23,7 +25,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # helpers of the tests, as p
 import moesim
 from moesim.experiment.sweep import run_sweep
 from moesim.results.result import Result
+from moesim.runs.pools import cores
 from moesim.validation import registry, reproduce
+from tests import program_worlds
 from tests.docs import test_validation_page
 from tests.long.ended import ended
 from tests.unit.experiment import test_killed
@@ -50,6 +54,25 @@ def killed() -> str:
         run_sweep(experiment, out=Path(folder) / "whole", jobs=2)
         test_killed.killed_and_resumed(experiment, Path(folder) / "whole", kills=10, most=100)
     return "1,008 points killed ten times: the same bytes"
+
+
+def programs(number: int = 20_000, first: int = 10_000) -> str:
+    """Programs by their seeds, beyond those that every run of the tests compares."""
+    chunks = [range(seed, min(seed + 100, first + number)) for seed in range(first, first + number, 100)]
+    with ProcessPoolExecutor(cores()) as pool:
+        unequal = [seed for seeds in pool.map(_unequal, chunks) for seed in seeds]
+    assert unequal == [], f"engines differ on the programs {unequal}"
+    return f"{number:,} random programs of six visits: three engines, the same picoseconds, bytes and critical paths"
+
+
+def _unequal(seeds: range) -> list[int]:
+    """Programs on which an engine differs from the reference."""
+    unequal = []
+    for seed in seeds:
+        reference = program_worlds.story("reference", seed)
+        if any(program_worlds.story(kernel, seed) != reference for kernel in ("compiled", "plain")):
+            unequal.append(seed)
+    return unequal
 
 
 def serving() -> str:
@@ -128,7 +151,7 @@ def sampled(minutes: float = 10.0, share: str = "10 %") -> str:
 
 
 def main() -> int:
-    verbs = {"cases": cases, "ended": ended, "killed": killed, "serving": serving, "sampled": sampled, "visits": visits}
+    verbs = {verb.__name__: verb for verb in (cases, ended, killed, programs, serving, sampled, visits)}
     parser = argparse.ArgumentParser(prog="python -m tests.long", description=__doc__)
     parser.add_argument("runs", nargs="*", choices=[*verbs, []], default=[])
     for name in parser.parse_args().runs or verbs:
