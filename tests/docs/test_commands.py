@@ -84,7 +84,7 @@ def _check_names(parsed: Namespace) -> None:
         load(options["scenario"], sets=options["set"], policy=options.get("policy"))
     if "experiment" in options:
         assert read(options["experiment"])[0].child("scenario") is not None
-    for name in (options.get("policies") or "all").split(","):
+    for name in options.get("policies") or ["all"]:
         assert name == "all" or plugins.find("policies", name, beside=ROOT / "scenarios" / "plugin")
     unknown = set(options.get("ids", ())) - set(registry.ids())
     assert not unknown - doc_pages.pending(), f"no case of the name {sorted(unknown)}"
