@@ -87,9 +87,12 @@ def repaid(module: ModuleType, seconds: float, compiling: float) -> bool:
     """
     if module.__name__ in _paid:
         return True
+    work = _work[module.__name__] = _work.get(module.__name__, 0.0) + seconds
+    if work < _due.get(module.__name__, min(_LOADING, compiling)):
+        return False
+    _due[module.__name__] = work + _LOADING / 10
     if importlib.util.find_spec("numba") is None:
         return False
-    work = _work[module.__name__] = _work.get(module.__name__, 0.0) + seconds
     paid = work >= _LOADING if ready(module) else work >= compiling or _serves(module, work * _RUNS, compiling)
     if paid:
         _paid.add(module.__name__)
@@ -107,6 +110,8 @@ _RUNS = 4
 """Runs at least that whoever compiles makes with the same code, if it is kept."""
 _work: dict[str, float] = {}
 """Module -> seconds of plain Python asked for so far."""
+_due: dict[str, float] = {}
+"""Module -> how many these must be before the cache folder is looked at again: many works are shorter than a look."""
 _paid: set[str] = set()
 """Modules of which that was enough: their source is not looked at once more at each run."""
 

@@ -7,12 +7,13 @@ names: L layers, E experts per layer, P predictors.
 # fmt: off
 from __future__ import annotations
 
-import math
 import struct
 from typing import Any
 
 from numpy.typing import NDArray
 
+from moesim.hardware import portable_kernel
+from moesim.hardware.portable_kernel import FRACTION, POINT, exponential, logarithm, one_or_more
 from moesim.policies.kit.compiled import least_kernel
 from moesim.policies.kit.compiled.least_kernel import in_order, take
 
@@ -26,52 +27,6 @@ MEMORY = 0.99
 """Weight of what was known before each visit, in the score of a predictor: about the last hundred visits count."""
 WINDOW, CONFIDENCE, IDLE_COST = range(3)
 """Seconds until a layer needs its copies, and two of `Rules`."""
-PER_DOUBLING = 1.4426950408889634
-DOUBLING, DOUBLING_REST = float.fromhex("0x1.62e42feep-1"), float.fromhex("0x1.a39ef35793c76p-33")
-HALF = math.sqrt(0.5)
-TO_WHOLE = 6755399441055744.0
-"""1.5 * 2**52: a number to which this is added, and from which it is taken, is a whole one, halves to even."""
-HALVES = tuple(0.5 ** power for power in range(64))
-EXPONENTIAL = tuple(1.0 / math.factorial(power) for power in range(14))
-COMPLEMENT = tuple((-1.0) ** power / math.factorial(power + 1) for power in range(16))
-ODD = tuple(1.0 / (2 * power + 1) for power in range(13))
-FRACTION, POINT = 1 << 52, 0.5 ** 53
-"""The bits of a number behind its exponent, and the worth of the last of them where the number is from 1/2 to 1."""
-
-
-def logarithm(part: float, doublings: int) -> float:
-    """ln of `part` * 2**`doublings`, with `part` from 1/2 to 1."""
-    count = doublings * 1.0
-    if part < HALF:
-        part, count = 2.0 * part, count - 1.0
-    ratio = (part - 1.0) / (part + 1.0)
-    square, series = ratio * ratio, ODD[12]
-    for power in range(11, -1, -1):
-        series = series * square + ODD[power]
-    return count * DOUBLING + (2.0 * ratio * series + count * DOUBLING_REST)
-
-
-def exponential(x: float) -> float:
-    """e**x of a number that is not positive; 0 below -800."""
-    x = max(x, -800.0)
-    count = (x * PER_DOUBLING + TO_WHOLE) - TO_WHOLE
-    rest, series = (x - count * DOUBLING) - count * DOUBLING_REST, EXPONENTIAL[13]
-    for power in range(12, -1, -1):
-        series = series * rest + EXPONENTIAL[power]
-    halvings = int(-count)
-    while halvings > 63:
-        series, halvings = series * HALVES[63], halvings - 63
-    return series * HALVES[halvings]
-
-
-def one_or_more(x: float) -> float:
-    """1 - e**-x of a number that is not negative."""
-    if x >= 0.5:
-        return 1.0 - exponential(-x)
-    series = COMPLEMENT[15]
-    for power in range(14, -1, -1):
-        series = series * x + COMPLEMENT[power]
-    return series * x
 
 
 def chances(expected: Array, size: int, result: Array) -> int:
@@ -174,7 +129,7 @@ def choose(
     return in_order(count, room, values, chosen)
 
 
-SOURCES = (least_kernel,)
+SOURCES = (least_kernel, portable_kernel)
 """Modules that stand in what is compiled, too."""
 FUNCTIONS = (*least_kernel.FUNCTIONS, logarithm, exponential, one_or_more, weigh, chances, learn, predict, choose)
 """What `moesim.jit` compiles."""
