@@ -84,7 +84,7 @@ def gains(outcomes: dict[Any, Outcome], metric: str = "throughput") -> list[floa
 
 
 def test_batches_of_mixtral_gain_what_fits_and_less_than_claimed() -> None:
-    outcomes = cut("moe-cxl-batch", {"workload.requests": BATCHES}, ["deepspeed_moe", "moe_cxl", "cox_moe"], workload__output=8)
+    outcomes = cut("moe-cxl-batch", {"workload.requests": BATCHES}, ["deepspeed_moe", "moe_cxl", "cox_moe"], workload__output=5)
     single, several = gains(outcomes)
     assert 1.3 < min(single, several) < max(single, several) < 1.8  # claimed: 1.8 to 3.1
     # limited by PCIe, the gain is the share that is not uploaded, and a little overlap
@@ -94,15 +94,17 @@ def test_batches_of_mixtral_gain_what_fits_and_less_than_claimed() -> None:
 
 
 def test_batches_gain_by_the_skew_of_the_routing() -> None:
-    policies = ["deepspeed_moe", "moe_cxl", "hobbit"]
-    switch = cut("moe-cxl-batch-switch-base", {"workload.requests": BATCHES}, policies, workload__output=12)
-    custom = cut("moe-cxl-batch-custom", {"workload.requests": BATCHES}, policies, workload__output=8)
+    both, caches = ["deepspeed_moe", "moe_cxl"], ["moe_cxl", "hobbit"]
+    switch = cut("moe-cxl-batch-switch-base", {"workload.requests": BATCHES}, both, workload__output=12)
+    custom = cut("moe-cxl-batch-custom", {"workload.requests": BATCHES}, both, workload__output=8)
+    many = cut("moe-cxl-batch-switch-base", {"workload.requests": [16]}, caches, workload__output=6)
+    lone = cut("moe-cxl-batch-custom", {"workload.requests": [1]}, caches, workload__output=8)
     (single, several), (less, lot) = gains(switch), gains(custom)
     assert several > single > 2
     assert less > lot > 1.2
     assert switch[16, "moe_cxl"].hits > 0.78 > 0.6 > custom[16, "moe_cxl"].hits
-    assert switch[16, "moe_cxl"].throughput > switch[16, "hobbit"].throughput
-    assert custom[1, "moe_cxl"].throughput < custom[1, "hobbit"].throughput
+    assert many[16, "moe_cxl"].throughput > many[16, "hobbit"].throughput
+    assert lone[1, "moe_cxl"].throughput < lone[1, "hobbit"].throughput
 
 
 def test_a_long_context_hides_copies_and_so_what_speeds_them_up() -> None:
@@ -159,7 +161,7 @@ def test_placement_by_average_gains_what_the_skew_allows() -> None:
 def test_prefetch_is_right_where_it_does_not_help_and_helps_small_experts() -> None:
     none, certain, pays, likeliest = "none, residents instead", "only what is certain", "if it pays", "the likeliest"
     keep: dict[str, list[Any]] = {"workload.requests": [1, 8], "expert": ["88 MB", "5.5 MB"]}
-    outcomes = cut("moe-cxl-prefetch", keep, [none, certain, pays, likeliest], workload__prompt=16, workload__output=16)
+    outcomes = cut("moe-cxl-prefetch", keep, [none, certain, pays, likeliest], workload__prompt=16, workload__output=10)
     assert outcomes[8, "88 MB", likeliest].right > 0.9 > 0.85 > outcomes[1, "88 MB", likeliest].right > 0.6  # with a hint
     busy = [outcomes[8, "88 MB", name].throughput for name in (likeliest, certain)]
     assert busy[0] == pytest.approx(busy[1], rel=0.01)  # a copy begun sooner ends no sooner
@@ -175,7 +177,7 @@ def test_prefetch_is_right_where_it_does_not_help_and_helps_small_experts() -> N
 def test_device_aware_beats_in_turn_where_devices_differ_and_are_slower_than_the_link() -> None:
     aware, fastest, lots, turns = "cost with queues", "fastest first", "hash", "in turn"
     keep: dict[str, list[Any]] = {"pcie": [4, 5], "devices": ["unequal", "equal"]}
-    outcomes = cut("moe-cxl-balancing", keep, workload__prompt=16, workload__output=12)
+    outcomes = cut("moe-cxl-balancing", keep, workload__prompt=16, workload__output=8)
     tokens = {key: single.throughput for key, single in outcomes.items()}
     for link, least in ((4, 1.02), (5, 1.05)):
         assert tokens[link, "unequal", fastest] > tokens[link, "unequal", aware] > least * tokens[link, "unequal", turns]
@@ -188,12 +190,11 @@ def test_device_aware_beats_in_turn_where_devices_differ_and_are_slower_than_the
 
 
 def test_moves_pay_where_there_is_something_to_learn() -> None:
-    keep: dict[str, list[Any]] = {"routing": ["skewed, known", "skewed, unknown"], "policy.hysteresis": [0.2, 2, 1000]}
+    keep: dict[str, list[Any]] = {"routing": ["skewed, known", "skewed, unknown"], "policy.hysteresis": [0.2, 1000]}
     outcomes = cut("moe-cxl-migration", keep, workload__output=32)
-    known, unknown = ([outcomes[name, margin].throughput for margin in (0.2, 2, 1000)] for name in keep["routing"])
-    assert min(known[:2]) > 0.99 * known[2]  # no harm where nothing is to be learned
-    assert unknown[0] > 1.05 * unknown[2]
-    assert unknown[1] > unknown[2]
+    known, unknown = ([outcomes[name, margin].throughput for margin in (0.2, 1000)] for name in keep["routing"])
+    assert known[0] > 0.99 * known[1]  # no harm where nothing is to be learned
+    assert unknown[0] > 1.05 * unknown[1]
 
 
 def test_cost_and_speed_hold_together_for_long_prompts_alone() -> None:
@@ -217,16 +218,16 @@ def test_cost_and_speed_hold_together_for_long_prompts_alone() -> None:
 
 
 def test_a_lost_device_costs_what_it_held_until_it_is_replaced() -> None:
-    failures: list[Any] = ["CXL-C", "CXL-D", "CXL-D for good"]
-    tried = {"re-placing": ["none", *failures], "placed once": failures}
+    """The device is back after 150 s; jobs that re-place end before, the others after."""
+    tried = {"re-placing": ["none", "CXL-C", "CXL-D"], "placed once": ["CXL-C", "CXL-D", "CXL-D for good"]}
     moving, still = (
         {fails: point.throughput for (fails,), point in outcomes.items()}
-        for outcomes in (cut("moe-cxl-failure", {"fails": fails}, [kind], workload__output=72) for kind, fails in tried.items())
+        for outcomes in (cut("moe-cxl-failure", {"fails": fails}, [kind], workload__output=64) for kind, fails in tried.items())
     )
     assert moving["none"] > moving["CXL-C"] > moving["CXL-D"]
-    assert moving["CXL-D"] == pytest.approx(moving["CXL-D for good"], rel=0.01)  # by then the others hold its experts
-    assert all(moving[name] > 1.15 * still[name] for name in failures)
+    assert all(moving[name] > 1.15 * still[name] for name in ("CXL-C", "CXL-D"))
     assert moving["CXL-C"] > 0.97 * moving["none"]
+    assert 4 * 64 / still["CXL-D"] > 150
     assert still["CXL-D"] == still["CXL-D for good"]
 
 

@@ -32,6 +32,7 @@ CASES: dict[str, dict[str, Any]] = {
     "few large experts": {
         "model": _TWELVE,
         "seed": 1,
+        "workload.output": 160,
         "hardware.tiers.hbm.capacity": "7.5 GB",
         "hardware.tiers.cxl_d.capacity": "17 GB",
     },
@@ -52,7 +53,7 @@ each_case = pytest.mark.parametrize("case", CASES)
 @cache
 def tried(case: str, *, known: bool, frozen: bool) -> Result:
     policy = {"kind": "moe_cxl", "period": 8, "prefetch": 0, **(FROZEN if frozen else {})}
-    sets = {**CASES[case], "workload.output": 240, **(KNOWN if known else {})}
+    sets = {"workload.output": 240, **CASES[case], **(KNOWN if known else {})}
     return run_loaded(load("moe_cxl/drift", policy=policy, sets=sets), RunOptions(bound=False))
 
 
