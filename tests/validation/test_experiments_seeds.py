@@ -97,14 +97,14 @@ def test_batches_gain_by_the_skew_of_the_routing() -> None:
     both, caches = ["deepspeed_moe", "moe_cxl"], ["moe_cxl", "hobbit"]
     switch = cut("moe-cxl-batch-switch-base", {"workload.requests": BATCHES}, both, workload__output=12)
     custom = cut("moe-cxl-batch-custom", {"workload.requests": BATCHES}, both, workload__output=8)
-    many = cut("moe-cxl-batch-switch-base", {"workload.requests": [16]}, caches, workload__output=6)
-    lone = cut("moe-cxl-batch-custom", {"workload.requests": [1]}, caches, workload__output=8)
+    crowded = cut("moe-cxl-batch-switch-base", {"workload.requests": [16]}, caches, workload__output=6)
+    alone = cut("moe-cxl-batch-custom", {"workload.requests": [1]}, caches, workload__output=8)
     (single, several), (less, lot) = gains(switch), gains(custom)
     assert several > single > 2
     assert less > lot > 1.2
     assert switch[16, "moe_cxl"].hits > 0.78 > 0.6 > custom[16, "moe_cxl"].hits
-    assert many[16, "moe_cxl"].throughput > many[16, "hobbit"].throughput
-    assert lone[1, "moe_cxl"].throughput < lone[1, "hobbit"].throughput
+    assert crowded[16, "moe_cxl"].throughput > crowded[16, "hobbit"].throughput
+    assert alone[1, "moe_cxl"].throughput < alone[1, "hobbit"].throughput
 
 
 def test_a_long_context_hides_copies_and_so_what_speeds_them_up() -> None:

@@ -37,8 +37,8 @@ Ids = NDArray[np.integer[Any]]
 def popularity(sequences: list[Ids], experts: int) -> IntArray:
     """[L, E] tokens that each expert was drawn for."""
     ids = np.concatenate(sequences)
-    layers = ids.shape[1]
-    flat = ids + np.arange(layers)[:, None] * experts
+    layers, top_k = ids.shape[1:]
+    flat = ids.reshape(len(ids), -1) + np.repeat(np.arange(layers) * experts, top_k)
     return np.bincount(flat.ravel(), minlength=layers * experts).reshape(layers, experts)
 
 
@@ -63,12 +63,13 @@ def overlap(sequences: list[Ids], lag: int = 1) -> FloatArray:
     """[L] share of a token's experts that the token `lag` before it used too."""
     shared, tokens = np.zeros(sequences[0].shape[1]), 0
     for sequence in sequences:
-        now, before = sequence[lag:], sequence[:-lag]
+        slots = np.ascontiguousarray(sequence.transpose(2, 0, 1))  # numpy compares long rows at once, and a token has few slots
+        now = slots[:, lag:]
         again = np.zeros(now.shape, dtype=np.bool_)
-        for slot in range(before.shape[2]):
-            again |= now == before[..., slot, None]
-        shared += again.sum(axis=(0, 2))
-        tokens += len(now)
+        for before in slots[:, :-lag]:
+            again |= now == before
+        shared += again.sum(axis=(0, 1))
+        tokens += now.shape[1]
     share: FloatArray = shared / (tokens * sequences[0].shape[2])
     return share
 
@@ -169,19 +170,19 @@ def next_layer_recall(train: list[Ids], test: list[Ids], experts: int) -> tuple[
     The tables are counted on `train`. The first is the sum, over the experts used in the layer above, of the share of
     their tokens that went on to each expert; the second knows the popularity alone. Both measured on `test`, layers 1 on.
     """
-    learn, score = np.concatenate(train).astype(np.intp), np.concatenate(test).astype(np.intp)
-    layers, top_k = learn.shape[1:]
+    learn, score = (np.ascontiguousarray(np.concatenate(part).transpose(1, 2, 0), dtype=np.intp) for part in (train, test))
+    layers, top_k, tokens = score.shape
     hits, static_hits = 0, 0
     for layer in range(1, layers):
-        pairs = learn[:, layer - 1, :, None] * experts + learn[:, layer, None, :]
+        pairs = learn[layer - 1][:, None] * experts + learn[layer]
         table = np.bincount(pairs.ravel(), minlength=experts**2).reshape(experts, experts).astype(np.float64)
         table /= np.maximum(table.sum(axis=1, keepdims=True), 1.0)
-        expected = table[score[:, layer - 1, 0]]
+        expected = table[score[layer - 1, 0]]
         for slot in range(1, top_k):
-            expected += table[score[:, layer - 1, slot]]
-        best = np.argsort(-expected, axis=1)[:, :top_k]
-        hits += int((score[:, layer, :, None] == best[:, None, :]).sum())
-        static = np.argsort(-np.bincount(learn[:, layer].ravel(), minlength=experts))[:top_k]
-        static_hits += int(np.isin(score[:, layer], static).sum())
-    possible = len(score) * (layers - 1) * top_k
+            expected += table[score[layer - 1, slot]]
+        best = np.argsort(-expected, axis=1)[:, :top_k].T
+        hits += int((score[layer][:, None] == best).sum())
+        static = np.argsort(-np.bincount(learn[layer].ravel(), minlength=experts))[:top_k]
+        static_hits += int(np.isin(score[layer], static).sum())
+    possible = tokens * (layers - 1) * top_k
     return hits / possible, static_hits / possible
