@@ -7,7 +7,6 @@ Here stand sums and products alone, which IEEE 754 rounds in one way only, and d
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from decimal import Context
 from functools import cache
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 
 from moesim.arrays import FloatArray
 
-__all__ = ["cube_root", "exponential", "hazard", "logarithm", "logarithms", "one_or_more", "power_law", "powers"]
+__all__ = ["cube_root", "exponential", "hazard", "logarithm", "logarithms", "one_or_more", "power", "power_law", "powers"]
 
 _PER_DOUBLING = 1.4426950408889634
 _DOUBLING, _DOUBLING_REST = float.fromhex("0x1.62e42feep-1"), float.fromhex("0x1.a39ef35793c76p-33")
@@ -25,6 +24,8 @@ _SERIES = tuple(1.0 / math.factorial(power) for power in range(14))
 _COMPLEMENT = tuple((-1.0) ** power / math.factorial(power + 1) for power in range(16))
 _ODD = tuple(1.0 / (2 * power + 1) for power in range(13))
 _HALF = math.sqrt(0.5)
+_LARGE = 1000
+"""Doublings from which a number of 1 to 2 may be more than doubles hold."""
 _DECIMALS = Context(prec=25)
 
 
@@ -47,19 +48,28 @@ def _exponential(x: float) -> float:
         return math.nan if math.isnan(x) else math.inf if x > 0 else 0.0
     doublings = round(x * _PER_DOUBLING)
     rest = (x - doublings * _DOUBLING) - doublings * _DOUBLING_REST
-    return float(np.ldexp(_series_at(_SERIES, rest), doublings))
+    series = _series_at(_SERIES, rest)
+    return math.ldexp(series, doublings) if doublings < _LARGE else float(np.ldexp(series, doublings))  # which may be infinite
 
 
-def _series(coefficients: Sequence[float], x: FloatArray) -> FloatArray:
+def _series(coefficients: tuple[float, ...], x: FloatArray) -> FloatArray:
     """The sum of `coefficients[i] * x**i`."""
-    series = np.full_like(x, coefficients[-1])
-    for coefficient in coefficients[-2::-1]:
-        series *= x
+    highest, *lower = _backwards(coefficients)
+    series = highest * x
+    for coefficient in lower[:-1]:
         series += coefficient
+        series *= x
+    series += lower[-1]
     return series
 
 
-def _series_at(coefficients: Sequence[float], x: float) -> float:
+@cache
+def _backwards(coefficients: tuple[float, ...]) -> list[FloatArray]:
+    """The coefficients from the last to the first, as numpy takes them soonest."""
+    return [np.array(coefficient) for coefficient in coefficients[::-1]]
+
+
+def _series_at(coefficients: tuple[float, ...], x: float) -> float:
     """The same at one number."""
     series = coefficients[-1]
     for coefficient in coefficients[-2::-1]:
@@ -93,17 +103,11 @@ def _logarithm(x: float) -> float:
     return doublings * _DOUBLING + (2.0 * ratio * series + doublings * _DOUBLING_REST)
 
 
-def cube_root(x: FloatArray) -> FloatArray:
-    """The cube root of numbers from 1 to 4, within 2.5 units in the last place.
+def cube_root(x: Any) -> Any:
+    """The cube root of numbers [..] from 1 to 4, or of a number, within 2.5 units in the last place.
 
     Source: three of Halley's steps, each of which triples the digits, from a line that is 3.3 % off at most.
     """
-    if np.ndim(x) == 0:
-        return np.asarray(_cube_root(float(x)))
-    return np.asarray(_cube_root(x))
-
-
-def _cube_root(x: Any) -> Any:
     root = 0.84 + 0.19 * x
     for _ in range(3):
         cube = root * root * root
@@ -114,7 +118,7 @@ def _cube_root(x: Any) -> Any:
 def powers(x: FloatArray, exponent: float) -> FloatArray:
     """x**exponent of numbers that are not negative, within 2 + 2 |exponent ln x| units in the last place; 0**exponent is 0."""
     if np.ndim(x) == 0:
-        return np.asarray(_power(float(x), exponent))
+        return np.asarray(power(float(x), exponent))
     if exponent == 1.0:
         return x
     if exponent == 1.5:
@@ -125,8 +129,8 @@ def powers(x: FloatArray, exponent: float) -> FloatArray:
     return np.where(positive, exponential(exponent * logarithms(np.where(positive, x, 1.0))), 0.0)
 
 
-def _power(x: float, exponent: float) -> float:
-    """The same of one number."""
+def power(x: float, exponent: float) -> float:
+    """`powers` of one number."""
     if exponent == 1.0:
         return x
     if exponent == 1.5:

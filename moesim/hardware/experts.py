@@ -17,7 +17,7 @@ from pydantic import model_validator
 from moesim import jit
 from moesim.arrays import FloatArray
 from moesim.hardware import corner_kernel as k
-from moesim.portable import cube_root, exponential, logarithms, powers
+from moesim.portable import cube_root, exponential, logarithms, power, powers
 from moesim.spec import Spec
 from moesim.units import Bandwidth, ComputeRate, Duration, Share, Size
 
@@ -80,15 +80,16 @@ def _p_norm(a: float, b: float, q: float) -> float:
     large, small = (a, b) if a >= b or math.isnan(a) else (b, a)
     if math.isinf(q):
         return large
-    ratio = small / large if large > 0 else 0.0
-    return large * float(_root(np.asarray(1.0 + float(powers(np.asarray(ratio), q))), q))
+    return large * float(_root(1.0 + power(small / large if large > 0 else 0.0, q), q))
 
 
-def _root(x: FloatArray, q: float) -> FloatArray:
-    """The q-th root of numbers from 1 to 2; the common exponents without logarithms, some ten times as fast."""
+def _root(x: Any, q: float) -> Any:
+    """The q-th root of numbers [..] from 1 to 2, or of one; common exponents without logarithms, some ten times as fast."""
     if q == 1.5:
         return cube_root(x * x)
-    return cube_root(x) if q == 3.0 else powers(x, 1.0 / q)
+    if q == 3.0:
+        return cube_root(x)
+    return power(x, 1.0 / q) if isinstance(x, float) else powers(x, 1.0 / q)
 
 
 def where_tokens(tokens: ArrayLike, seconds: ArrayLike) -> FloatArray:

@@ -34,16 +34,16 @@ class Programme(NamedTuple):
     """[P, V] bytes run as resident, one row per memory and phase."""
     capacity: FloatArray
     """[P] bytes that may be run as resident."""
-    group: NDArray[np.int64]
-    """[V] class that the option belongs to, ascending."""
+    starts: NDArray[np.int64]
+    """[G] first option of each class, ascending from 0; the options of a class lie side by side."""
     memories: int = 1
     """Memories that bytes may be resident in."""
 
 
-def _group_min(values: FloatArray, group: NDArray[np.int64]) -> FloatArray:
-    if not group.size:
+def _least(values: FloatArray, starts: NDArray[np.int64]) -> FloatArray:
+    """[G] the least of the values [V] of each class."""
+    if not starts.size:
         return np.zeros(0)
-    starts = np.flatnonzero(np.diff(group, prepend=-1))
     least: FloatArray = np.minimum.reduceat(values, starts)
     return least
 
@@ -52,20 +52,29 @@ def reference(programme: Programme) -> float:
     """A time of the size of the answer, s: each class alone on its quickest resource that memory does not limit."""
     alone = programme.time.max(axis=0, initial=0.0)
     with np.errstate(over="ignore"):  # the caller refuses what overflows
-        return float(_group_min(alone, programme.group).sum())
+        return float(_least(alone, programme.starts).sum())
 
 
-def _choice(cost: FloatArray, group: NDArray[np.int64]) -> NDArray[np.int64]:
+def _choice(cost: FloatArray, starts: NDArray[np.int64]) -> NDArray[np.int64]:
     """[G] the cheapest option of each class, the first among equals."""
-    least = np.repeat(_group_min(cost, group), np.diff(np.flatnonzero(np.diff(group, prepend=-1, append=-1))))
-    cheapest = np.flatnonzero(cost == least)
-    return cheapest[np.diff(group[cheapest], prepend=-1) > 0]
+    sizes = np.append(starts[1:], len(cost)) - starts
+    cheapest = np.flatnonzero(cost == np.repeat(_least(cost, starts), sizes))
+    return cheapest[np.searchsorted(cheapest, starts)]
+
+
+def _cost(programme: Programme, prices: FloatArray, rents: FloatArray) -> FloatArray:
+    """[V] what each option costs at `prices` [M] and `rents` [P]."""
+    return np.asarray(prices @ programme.time + rents @ programme.resident)
+
+
+def _value(programme: Programme, cost: FloatArray, rents: FloatArray) -> float:
+    """Value of the dual where the options have this `cost` [V]."""
+    return float(_least(cost, programme.starts).sum() - rents @ programme.capacity)
 
 
 def lagrangian(programme: Programme, prices: FloatArray, rents: FloatArray) -> float:
     """Value of the dual at `prices: [M]` (at least 0, sum 1) and `rents: [P]` (at least 0): never above the optimum."""
-    cost = prices @ programme.time + rents @ programme.resident
-    return float(_group_min(cost, programme.group).sum() - rents @ programme.capacity)
+    return _value(programme, _cost(programme, prices, rents), rents)
 
 
 def best_prices(programme: Programme) -> tuple[FloatArray, FloatArray]:
@@ -118,10 +127,11 @@ def _search(scaled: Programme, method: type[Summit]) -> tuple[FloatArray, FloatA
     summit = method(first, rows)
     tried = best
     for _ in range(_MAX_PLANES):
-        reached = lagrangian(scaled, *tried)
+        cost = _cost(scaled, *tried)
+        reached = _value(scaled, cost, tried[1])
         if reached > value:
             best, value = tried, reached
-        top, tried = summit.under(_plane(scaled, tried[0] @ scaled.time + tried[1] @ scaled.resident))
+        top, tried = summit.under(_plane(scaled, cost))
         if top - value <= _GAP * abs(top):
             return *best, True
     return *best, False
@@ -133,7 +143,7 @@ def _least_held(programme: Programme) -> FloatArray:
     What has to be in some memory is spread over all of them by their room.
     """
     shape = programme.memories, len(programme.capacity) // programme.memories
-    held = programme.resident.reshape(*shape, len(programme.group)).sum(axis=1)
+    held = programme.resident.reshape(*shape, programme.resident.shape[1]).sum(axis=1)
     total, room = held.sum(axis=0), programme.capacity.reshape(shape).sum(axis=1)
     shares = room / room.sum() if room.sum() > 0 else np.full(programme.memories, 1.0 / programme.memories)
     planes = [_plane(programme, total + _GAP * (total - part)) for part in held]
@@ -142,7 +152,7 @@ def _least_held(programme: Programme) -> FloatArray:
 
 def _plane(programme: Programme, cost: FloatArray) -> FloatArray:
     """[M + P] seconds on each resource and bytes beyond each capacity, when each class takes its option of least `cost`."""
-    choice = _choice(cost, programme.group)
+    choice = _choice(cost, programme.starts)
     return np.concatenate(
         [programme.time[:, choice].sum(axis=1), programme.resident[:, choice].sum(axis=1) - programme.capacity]
     )

@@ -222,7 +222,8 @@ def _programme(phases: Sequence[PhaseWork], limits: Limits, units: int) -> Progr
     resident = np.where(owner == np.arange(len(phases))[:, None], held, 0.0)
     resident = resident.reshape(len(memories) * len(phases), len(owner))
     capacity = np.array([phase.passes * memory for memory in memories for phase in phases], dtype=np.float64)
-    return Programme(table[: -len(memories)], resident, capacity, group, len(memories))
+    starts = np.flatnonzero(np.diff(group, prepend=-1))
+    return Programme(table[: -len(memories)], resident, capacity, starts, len(memories))
 
 
 def _expert_options(phase: PhaseWork, limits: Limits, units: int) -> list[tuple[FloatArray, NDArray[np.int64]]]:

@@ -26,15 +26,15 @@ def programme(seed: int) -> Programme:
     owner = rng.integers(0, phases, classes)[group]
     bytes_there = np.where(owner == np.arange(phases)[:, None], rng.random(len(group)) * (rng.random(len(group)) < 0.5), 0.0)
     capacity = bytes_there.sum(axis=1) * rng.random(phases)
-    bare = Programme(time, bytes_there, capacity, group)
+    bare = Programme(time, bytes_there, capacity, np.flatnonzero(np.diff(group, prepend=-1)))
     return bare._replace(time=time / (reference(bare) or 1.0))
 
 
 def solved(case: Programme) -> float | None:
     """The least time, from the primal programme; None where the work cannot be done."""
     resources, options = case.time.shape
-    classes = np.zeros((int(case.group[-1]) + 1, options + 1))
-    classes[case.group, np.arange(options)] = 1.0
+    classes = np.zeros((len(case.starts), options + 1))
+    classes[np.searchsorted(case.starts, np.arange(options), side="right") - 1, np.arange(options)] = 1.0
     rows = np.vstack([np.c_[case.time, -np.ones(resources)], np.c_[case.resident, np.zeros(len(case.capacity))]])
     limits = np.concatenate([np.zeros(resources), case.capacity])
     aim = np.append(np.zeros(options), 1.0)
