@@ -6,12 +6,13 @@ Pure and vectorised; knows no clock, no queue and no policy.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from moesim.arrays import FloatArray
+from moesim.contract.prices import Prices, key_of
 from moesim.hardware import Gpu, NearDataUnit, Path, System
 from moesim.hardware.device import Phase
 from moesim.model import Architecture, Latent
@@ -25,10 +26,6 @@ __all__ = ["Costs", "StepLoad", "costs_of", "first_count"]
 _OPERAND_BITS = 16.0
 _PINNED = Copies()
 """Copies that nothing slows down."""
-
-
-_FEW, _MOST = 32, 4096
-"""Most numbers of tokens that a price of dense work is remembered by, and most such prices."""
 
 
 class StepLoad(NamedTuple):
@@ -81,8 +78,8 @@ class Costs:
         self._gpu = self.system.devices[system.attending_gpu]
         self._reach: dict[tuple[str, str], Path] = {}
         self._paths: dict[tuple[str, str], Path] = {}
-        self._known: dict[tuple[Operation, str, Any], FloatArray] = {}
-        """Seconds of dense work by device and tokens, which are the same in many steps and many plans."""
+        self._prices = Prices()
+        """Seconds by device and tokens, which are the same in many steps, many plans and many runs."""
         self._dense = model.experts == 1
         self._bare = False
         """Whether calls cost nothing, even on devices that price them themselves."""
@@ -228,7 +225,13 @@ class Costs:
 
     def _expert(self, device: Any, tokens: Any, weight_bytes: Any, bandwidth: float | None) -> FloatArray:
         weights = self.model.expert_bytes if weight_bytes is None else weight_bytes
-        return np.asarray(device.expert_time(np.asarray(tokens), weights, self.model.expert_flops, bandwidth), dtype=np.float64)
+        rate = () if bandwidth is None else bandwidth
+        price = partial(self._expert_price, device, tokens, weights, bandwidth)
+        return self._prices.of((id(device), key_of(tokens), key_of(weights), rate), price).copy()
+
+    def _expert_price(self, device: Any, tokens: Any, weights: Any, bandwidth: float | None) -> FloatArray:
+        time = device.expert_time(np.asarray(tokens), weights, self.model.expert_flops, bandwidth)
+        return np.array(time, dtype=np.float64)
 
     def copy(self, nbytes: Any, source: str, target: str, pieces: int = 1) -> FloatArray:
         """Time of one copy of `nbytes` [...] bytes alone on its path, in `pieces` equal pieces; 0 within one tier.
@@ -342,20 +345,9 @@ class Costs:
         self, operation: Operation, device: str, tokens: Any, flops: float, weight_bytes: float, activations: float
     ) -> FloatArray:
         """Dense work of `flops` and `activations` bytes (in and out) per token over `weight_bytes` of weights."""
-        if isinstance(tokens, int | float):
-            number: Any = tokens
-        else:
-            tokens = np.asarray(tokens, dtype=np.float64)
-            if tokens.size > _FEW:
-                return self._priced(operation, device, tokens, flops, weight_bytes, activations)
-            number = tokens.shape, tokens.tobytes()
-        key = operation, device, number
-        if key not in self._known:
-            if len(self._known) == _MOST:
-                self._known.clear()
-            self._known[key] = self._priced(operation, device, tokens, flops, weight_bytes, activations)
-            self._known[key].flags.writeable = False
-        return self._known[key]
+        tokens = tokens if isinstance(tokens, int | float) else np.asarray(tokens, dtype=np.float64)
+        price = partial(self._priced, operation, device, tokens, flops, weight_bytes, activations)
+        return self._prices.of((operation, device, key_of(tokens)), price)
 
     def _priced(
         self, operation: Operation, device: str, tokens: Any, flops: float, weight_bytes: float, activations: float

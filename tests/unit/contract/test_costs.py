@@ -225,3 +225,15 @@ def test_the_core_costs_its_call_and_prompts_the_host_s_time() -> None:
     assert float(table.core("gpu", 1.0, 5e8, "decode", "hbm", StepLoad(tokens=5))) == pytest.approx(core + 13e-6)
     assert float(table.core("gpu", 1.0, 5e8, "prefill", "hbm")) == pytest.approx(core + 6e-6 + 1e-4)
     assert float(table.core("gpu", 0.0, 0.0, "decode", "hbm")) == 0.0
+
+
+def test_experts_are_priced_once_for_the_same_tokens_weights_and_memory(monkeypatch) -> None:
+    table, tokens, priced = costs(), np.array([0, 1, 3]), []
+    monkeypatch.setattr(Costs, "_expert_price", lambda *asked: priced.append(asked) or np.zeros(3))
+    for _ in range(2):
+        table.gpu(tokens)[:] = 1.0  # an answer belongs to who asks
+        assert table.cpu(tokens, "ddr").tolist() == [0.0, 0.0, 0.0]
+    assert len(priced) == 2
+    table.cpu(tokens, "ddr", EXPERT / 2)
+    table.cpu(tokens + 1, "ddr")
+    assert len(priced) == 4
