@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from moesim import files, plugins, strict_json
 from moesim.errors import InputError, Mistake, did_you_mean
 from moesim.scenario import strict_yaml
 
-__all__ = ["FOLDERS", "Entry", "absent", "classes", "find", "is_path", "listing", "names", "shown", "unknown"]
+__all__ = ["FOLDERS", "Entry", "absent", "classes", "find", "is_path", "listing", "names", "places", "shown", "unknown"]
 
 FOLDERS = {
     "hardware": "hardware_profiles",
@@ -64,12 +65,22 @@ def is_path(text: str) -> bool:
     return text.endswith((".yaml", ".yml", ".json", ".gguf")) or text.startswith((".", "/", "~"))
 
 
-def shown(path: Path) -> str:
-    """The path as messages name it: relative where it lies below the current folder."""
+def shown(path: Path, whole: Path | None = None) -> str:
+    """The path as messages name it: relative where it lies below the current folder. `whole`: the absolute path, if known."""
     try:
-        return files.resolved(path).relative_to(files.resolved(Path.cwd())).as_posix()
+        return (whole or files.resolved(path)).relative_to(_here(os.getcwd())).as_posix()
     except ValueError:
         return str(path)
+
+
+@lru_cache(maxsize=1)
+def _here(folder: str) -> Path:
+    return files.resolved(Path(folder))
+
+
+def places(beside: Sequence[Path]) -> tuple[Path, ...]:
+    """The folders in which names are looked up, first `beside`."""
+    return tuple(_places(beside))
 
 
 def _places(beside: Sequence[Path]) -> Iterator[Path]:
@@ -135,13 +146,14 @@ def find(
     beside: Sequence[Path] = (),
     passed: Callable[[Path], bool] = lambda _path: False,
     listing: Callable[[Path, str], dict[str, list[str]]] = listing,
+    places: Callable[[Sequence[Path]], Iterable[Path]] = _places,
 ) -> Path:
     """The file called `name` in `group`, from the first place that has one.
 
-    Files that lie directly `beside` are taken too, but not those that are `passed` over. `listing` may remember what a place
-    holds, for who looks often. InputError where there is none, and where one place has two.
+    Files that lie directly `beside` are taken too, but not those that are `passed` over. `listing` and `places` may remember
+    what a place holds and which places there are, for who looks often. InputError where there is none, and where one place has two.
     """
-    for place in _places(beside):
+    for place in places(beside):
         paths = [Path(path) for path in _regular(listing(place, group).get(name, ()))]
         if len(paths) > 1:
             files = " and ".join(shown(path) for path in paths)

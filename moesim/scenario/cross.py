@@ -127,9 +127,10 @@ def _lengths(workload: Any, model: Any, streams: Streams, base: FilePath) -> Non
 
 def _files(root: Node) -> Iterator[tuple[Path, Node]]:
     """The files that a workload names."""
-    for path, leaf in root.leaves():
+    workload = root.child("workload")
+    for path, leaf in workload.leaves(("workload",)) if workload is not None else ():
         named = path[-1] == "path" or path[1:] in (("arrivals", "clients"), ("arrivals", "lengths"))
-        if path[0] == "workload" and named and isinstance(leaf.value, str):
+        if named and isinstance(leaf.value, str):
             yield path, leaf
 
 

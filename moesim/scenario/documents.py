@@ -33,7 +33,7 @@ class Document:
 
 def document(path: Path, whole: Path) -> Document:
     """The file at `path`, whose absolute path is `whole`; a sweep loads the same profiles many times. InputError as `read`."""
-    shown = catalogue.shown(path)
+    shown = catalogue.shown(path, whole)
     try:
         stat = path.stat()
     except OSError:

@@ -25,7 +25,8 @@ class Assembly:
     """`find` gives the file of a profile's name, `read` what a file says; both None once they have reported what is wrong.
 
     `tell(node, message, path)` tells a mistake at a node; `refuse` also says that the machine cannot be judged further.
-    `known` is looked up first and added to: machines that differ in little have most parts in common.
+    `known` is looked up first and added to: machines that differ in little have most parts in common. `whole` gives the
+    absolute path of a file.
     """
 
     def __init__(
@@ -35,8 +36,9 @@ class Assembly:
         tell: Callable[[Node, str, Path], None],
         refuse: Callable[[Node, str, Path], None],
         known: Known,
+        whole: Callable[[FilePath], FilePath] = files.resolved,
     ) -> None:
-        self._find, self._read, self._known = find, read, known
+        self._find, self._read, self._known, self._whole = find, read, known, whole
         self._faults = 0
         self._tell, self._refuse = self._counted(tell), self._counted(refuse)
 
@@ -60,7 +62,7 @@ class Assembly:
         base = None if fresh else below
         if "profile" in node.value:
             base = self._profiles(node.value["profile"], path, chain, base)
-        own = {name: child for name, child in node.value.items() if name != "profile"}
+        own = _without(node, "profile").value
         steps = parts.inside(path)
         if not steps:
             return self._machine(replace(node, value=own), path, chain, base, named=parts.anew(node))
@@ -76,6 +78,9 @@ class Assembly:
         """The keys of `base` and `own`, those of `own` laid over."""
         result = dict(base.value) if base is not None and isinstance(base.value, dict) else {}
         for name, child in own.items():
+            if not isinstance(child.value, dict | list):
+                result[name] = child
+                continue
             shown = "memory" if name == parts.OWN_MEMORY else name
             result[name] = self.laid(child, (*path, shown), chain, result.get(name))
         return result
@@ -165,7 +170,7 @@ class Assembly:
         if base is None and key in self._known:
             return self._known[key]
         faults = self._faults
-        filled = self.laid(_titled(node, file, path, base), path, (*chain, files.resolved(file)), base)
+        filled = self.laid(_titled(node, file, path, base), path, (*chain, self._whole(file)), base)
         if base is None and self._faults == faults:
             self._known[key] = filled
         return filled
@@ -176,7 +181,7 @@ class Assembly:
         if file is None:
             self._faults += 1
             return None
-        if (file, path, chain) not in self._known and (whole := files.resolved(file)) in chain:
+        if (file, path, chain) not in self._known and (whole := self._whole(file)) in chain:
             loop = [*chain[chain.index(whole) :], file]
             self._refuse(name, f"circular profile reference: {' -> '.join(step.stem for step in loop)}", where)
             return None

@@ -46,7 +46,7 @@ class Resolver:
         self.mistakes: list[Mistake] = []
         self.broken: set[str] = set()
         """Top-level parts that could not be put together; what they hold is not to be judged further."""
-        self._listing = cache(catalogue.listing)
+        self._listing, self._places = cache(catalogue.listing), cache(catalogue.places)
         self._whole = cache(files.resolved)
         self._files: dict[FilePath, Document] = {}
         self._found: dict[tuple[str, str, tuple[FilePath, ...], str], FilePath] = {}
@@ -60,7 +60,8 @@ class Resolver:
         """Another one for the next scenario of the same files: what was read is kept, mistakes of reading too."""
         fresh = Resolver(self.base, self.memory)
         fresh.mistakes, fresh.broken = list(self.mistakes), set(self.broken)
-        fresh._listing, fresh._whole, fresh._files, fresh._found = self._listing, self._whole, self._files, self._found
+        fresh._listing, fresh._places, fresh._whole = self._listing, self._places, self._whole
+        fresh._files, fresh._found = self._files, self._found
         fresh._profiles, fresh._filled = self._profiles, self._filled
         return fresh
 
@@ -144,7 +145,8 @@ class Resolver:
         key = group, text, self.beside(node.place), node.place.file
         if key not in self._found:
             passed_over = partial(self._passed_over, group, place=node.place)
-            self._found[key] = catalogue.find(group, text, beside=key[2], passed=passed_over, listing=self._listing)
+            remembered: Any = {"listing": self._listing, "places": self._places}
+            self._found[key] = catalogue.find(group, text, beside=key[2], passed=passed_over, **remembered)
         return self._found[key]
 
     def _passed_over(self, group: str, file: FilePath, place: Place) -> bool:
@@ -200,7 +202,7 @@ class Resolver:
     def runtime(self, node: Node, own: str) -> Node:
         """`node` laid over the runtime profiles it names; `own`: the policy's program, which the name 'own' stands for."""
         find = partial(self._runtime_file, own=own)
-        assembly = Assembly(find, self._runtime_text, self._tell, self._refuse_runtime, self._filled[own])
+        assembly = Assembly(find, self._runtime_text, self._tell, self._refuse_runtime, self._filled[own], self._whole)
         return assembly.laid(node, ("runtime",))
 
     def _runtime_file(self, name: Node, path: Path, own: str) -> FilePath | None:
@@ -238,7 +240,7 @@ class Resolver:
         self, node: Node, path: Path = ("hardware",), chain: tuple[FilePath, ...] = (), below: Node | None = None
     ) -> Node:
         """`node` laid over the profiles it names, at every depth, and over `below`, whose profiles are filled in."""
-        assembly = Assembly(self._profile_file, self._profile_text, self._tell, self._refuse_hardware, self._filled[""])
+        assembly = Assembly(self._profile_file, self._profile_text, self._tell, self._refuse_hardware, self._filled[""], self._whole)
         return assembly.laid(node, path, chain, below)
 
     def over(self, below: Node, above: Node) -> Node:

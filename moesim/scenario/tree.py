@@ -6,7 +6,7 @@ Knows nothing of YAML, of scenarios or of what the values mean.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -138,15 +138,14 @@ class Node:
 
     def leaves(self, path: Path = ()) -> Iterator[tuple[Path, Node]]:
         """Every scalar (and empty collection) with its path, in written order."""
-        items: Sequence[tuple[str | int, Node]] = ()
-        if isinstance(self.value, dict):
-            items = list(self.value.items())
-        elif isinstance(self.value, list):
-            items = list(enumerate(self.value))
-        if not items:
+        if not self.value or not isinstance(self.value, dict | list):
             yield path, self
-        for name, below in items:
-            yield from below.leaves((*path, name))
+            return
+        for name, below in self.value.items() if isinstance(self.value, dict) else enumerate(self.value):
+            if below.value and isinstance(below.value, dict | list):
+                yield from below.leaves((*path, name))
+            else:
+                yield (*path, name), below
 
 
 class Tree:
