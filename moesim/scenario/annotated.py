@@ -24,7 +24,7 @@ _SAID = ("basis", "source", "note", "date")
 def strip(node: Node, mistakes: list[Mistake], path: Path = ()) -> Node:
     """The tree with every annotated value replaced by its value."""
     if isinstance(node.value, list):
-        return replace(node, value=[strip(item, mistakes, (*path, index)) for index, item in enumerate(node.value)])
+        return node.holding([strip(item, mistakes, (*path, index)) for index, item in enumerate(node.value)])
     if not isinstance(node.value, dict):
         return node
     if "value" in node.value and all(name in KEYS for name in node.value):
@@ -37,7 +37,7 @@ def strip(node: Node, mistakes: list[Mistake], path: Path = ()) -> Node:
                 mistakes.append(Mistake(message, dotted((*path, name)), *child.key))
         value: Node = node.value["value"]
         return replace(value, key=node.key)
-    return replace(node, value={name: strip(child, mistakes, (*path, name)) for name, child in node.value.items()})
+    return node.holding({name: strip(child, mistakes, (*path, name)) for name, child in node.value.items()})
 
 
 def _origin(node: Node) -> Origin:
@@ -100,9 +100,9 @@ def push_down(node: Node, inherited: Origin | None = None) -> Node:
     if not isinstance(node.value, dict):
         return replace(node, origin=node.origin or inherited)
     texts = {name: child for name, child in node.value.items() if name in _SAID and isinstance(child.value, str)}
-    here = _origin(replace(node, value=texts)) if texts else inherited
+    here = _origin(node.holding(texts)) if texts else inherited
     dropped = {*texts, "summary"}
-    return replace(node, value={name: push_down(child, here) for name, child in node.value.items() if name not in dropped})
+    return node.holding({name: push_down(child, here) for name, child in node.value.items() if name not in dropped})
 
 
 def provenance(node: Node) -> dict[str, Origin]:

@@ -68,14 +68,14 @@ def is_path(text: str) -> bool:
 def shown(path: Path, whole: Path | None = None) -> str:
     """The path as messages name it: relative where it lies below the current folder. `whole`: the absolute path, if known."""
     try:
-        return (whole or files.resolved(path)).relative_to(_here(os.getcwd())).as_posix()
+        return (whole or files.resolved(path)).relative_to(_here(Path.cwd())).as_posix()
     except ValueError:
         return str(path)
 
 
 @lru_cache(maxsize=1)
-def _here(folder: str) -> Path:
-    return files.resolved(Path(folder))
+def _here(folder: Path) -> Path:
+    return files.resolved(folder)
 
 
 def places(beside: Sequence[Path]) -> tuple[Path, ...]:
@@ -110,18 +110,28 @@ def listing(place: Path, group: str) -> dict[str, list[str]]:
     A profile or model is called by its file's name, a scenario or an experiment by its path below its folder. Names stay text:
     a run looks some ninety times, and objects for all paths would take longer than a short run.
     """
-    folder = place / FOLDERS[group]
     known: dict[str, list[str]] = {}
     by_path = group in ("scenarios", "experiments")
-    for at, inside, names in os.walk(folder):
-        if at == str(folder) and _INSIDE.get(group) in inside:
-            inside.remove(_INSIDE[group])
-        below = Path(at).relative_to(folder).as_posix() + "/" if by_path and at != str(folder) else ""
-        for file in names:
-            stem, dot, suffix = file.rpartition(".")
+    folders = [(str(place / FOLDERS[group]), "")]
+    for at, below in folders:
+        for entry in _entries(at):
+            if entry.is_dir():
+                if not entry.is_symlink() and (below or entry.name != _INSIDE.get(group)):
+                    folders.append((entry.path, f"{below}{entry.name}/"))
+                continue
+            stem, dot, suffix = entry.name.rpartition(".")
             if stem and dot + suffix in _SUFFIXES[group]:
-                known.setdefault(below + stem, []).append(f"{at}/{file}")
+                known.setdefault(below + stem if by_path else stem, []).append(entry.path)
     return known
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """What lies in a folder; nothing where it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError:
+        return []
 
 
 def _regular(paths: Iterable[str]) -> list[str]:
@@ -151,7 +161,8 @@ def find(
     """The file called `name` in `group`, from the first place that has one.
 
     Files that lie directly `beside` are taken too, but not those that are `passed` over. `listing` and `places` may remember
-    what a place holds and which places there are, for who looks often. InputError where there is none, and where one place has two.
+    what a place holds and which places there are, for who looks often. InputError where there is none, and where a place has
+    two.
     """
     for place in places(beside):
         paths = [Path(path) for path in _regular(listing(place, group).get(name, ()))]

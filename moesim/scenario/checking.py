@@ -6,7 +6,6 @@ Knows how to tell one kind of file from another; the judging is done where they 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -139,7 +138,7 @@ def _profile(file: FilePath) -> tuple[Mistake, ...]:
         return (*mistakes, *judged(spec, node, ())[1])
     memory = node.child(OWN_MEMORY)
     own = {name: child for name, child in node.value.items() if name not in ("name", OWN_MEMORY)}
-    wrong = judged(spec, replace(node, value=own), ())[1]
+    wrong = judged(spec, node.holding(own), ())[1]
     if memory is not None:
         wrong += judged(Memory, memory, ("memory",))[1]
     # A part may leave to the system what only the system knows: where it sits, and what it is connected to.

@@ -55,7 +55,7 @@ class Assembly:
         `below` has its profiles filled in. Where `node` describes a part anew, only the part's place is taken from `below`.
         """
         if isinstance(node.value, list):
-            return replace(node, value=[self.laid(item, (*path, index), chain) for index, item in enumerate(node.value)])
+            return node.holding([self.laid(item, (*path, index), chain) for index, item in enumerate(node.value)])
         if not isinstance(node.value, dict):
             return node
         fresh = node.whole or (parts.anew(node) if parts.is_part(path) else _of_another_kind(node, below))
@@ -65,13 +65,13 @@ class Assembly:
         own = _without(node, "profile").value
         steps = parts.inside(path)
         if not steps:
-            return self._machine(replace(node, value=own), path, chain, base, named=parts.anew(node))
+            return self._machine(node.holding(own), path, chain, base, named=parts.anew(node))
         if len(steps) == 2 and steps[0] == "devices":  # a GPU's `memory` is a tier's name, or the memory that the GPU brings
             own = {parts.OWN_MEMORY if name == "memory" and _is_mapping(child) else name: child for name, child in own.items()}
         result = replace(node, value=self._over(own, path, chain, base), whole=False)
         if fresh and below is not None and parts.is_part(path):
             places = parts.place_keys(str(steps[0]), below, result)
-            result = replace(result, value={**places, **result.value})
+            result = result.holding({**places, **result.value})
         return result
 
     def _over(self, own: Mapping[str, Node], path: Path, chain: Chain, base: Node | None) -> dict[str, Node]:
@@ -99,12 +99,12 @@ class Assembly:
             result["tiers"] = replace(result.get("tiers", node), value=tiers, whole=False)
         if here:
             bare = {name: _without(device, parts.OWN_MEMORY) for name, device in here.items()}
-            result["devices"] = replace(result["devices"], value=bare)
+            result["devices"] = result["devices"].holding(bare)
         rest = {name: child for name, child in node.value.items() if name != "devices"}
-        result = self._over(rest, path, chain, replace(node, value=result))
+        result = self._over(rest, path, chain, node.holding(result))
         order = [*below, *parts.members(node, "tiers")]
         if tiers and _is_mapping(result["tiers"]):
-            result["tiers"] = replace(result["tiers"], value=_ordered(result["tiers"].value, order))
+            result["tiers"] = result["tiers"].holding(_ordered(result["tiers"].value, order))
         after = replace(node, value=result, whole=False)
         self._say_memory(after, new, path)
         return after if chain else _named(after, parts.replaced(base, node, after))
@@ -140,7 +140,7 @@ class Assembly:
                 message = f"no part '{name}' to change in '{group}'{there} A new one says its 'kind' or a 'profile'"
                 self._tell(replace(child, place=child.key), message, (*path, group, name))
                 rest = {member: part for member, part in parts.members(node, group).items() if member != name}
-                node = node.put((group,), replace(node.value[group], value=rest))
+                node = node.put((group,), node.value[group].holding(rest))
         return node
 
     def _profiles(self, names: Node, path: Path, chain: Chain, base: Node | None) -> Node | None:
@@ -246,14 +246,14 @@ def _titled(node: Node, file: FilePath, path: Path, base: Node | None) -> Node:
     if (path in _TITLED or parts.is_part(path)) and "name" not in value:
         before = base.child("name") if base is not None else None
         value["name"] = Node(f"{before.value} and {file.stem}" if before is not None else file.stem, node.place, node.key)
-    return replace(node, value=value)
+    return node.holding(value)
 
 
 def _named(machine: Node, replacements: Mapping[str, str]) -> Node:
     name = machine.child("name")
     if name is None or not replacements:
         return machine
-    return machine.put(("name",), replace(name, value=parts.renamed(str(name.value), replacements)))
+    return machine.put(("name",), name.holding(parts.renamed(str(name.value), replacements)))
 
 
 def _is_mapping(node: Node) -> bool:
@@ -263,7 +263,7 @@ def _is_mapping(node: Node) -> bool:
 def _without(node: Node, key: str) -> Node:
     if not _is_mapping(node) or key not in node.value:
         return node
-    return replace(node, value={name: child for name, child in node.value.items() if name != key})
+    return node.holding({name: child for name, child in node.value.items() if name != key})
 
 
 def _ordered(tiers: Mapping[str, Node], order: list[str]) -> dict[str, Node]:

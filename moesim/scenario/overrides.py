@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path as FilePath
 from typing import Any, NamedTuple
@@ -226,5 +225,5 @@ def _put(raw: Node, before: Node, path: Path, value: Node, resolver: Resolver) -
         raw = raw.put((head,), resolver.over(machine, change))
         places = raw.at(path)
         if is_part(path) and anew(value) and places is not None and isinstance(places.value, dict):
-            value = replace(value, value={**places.value, **value.value})
+            value = value.holding({**places.value, **value.value})
     return raw.put(path, Node(value.value, value.place, value.key, value.origin, whole=True, spread=value.spread))

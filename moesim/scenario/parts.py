@@ -145,7 +145,7 @@ def with_own_memory(tiers: Mapping[str, Node], devices: Mapping[str, Node], new:
         if tier is None or (brought or result.get(tier)) is None:
             continue
         own = dict(brought.value) if brought is not None else {}
-        result[tier] = replace(brought or device, value={**own, **({"at": at} if at is not None else {})})
+        result[tier] = (brought or device).holding({**own, **({"at": at} if at is not None else {})})
     return result
 
 
@@ -155,7 +155,7 @@ def cleared(below: Node, above: Node, old: Node, new: Node) -> Node:
     `old`, `new`: the machine of `below`, and that of both, with all profiles filled in.
     """
     if anew(above):
-        return replace(below, value={})
+        return below.holding({})
     for group in GROUPS:
         for name, node in members(above, group).items():
             part = new.at((group, name))
@@ -167,7 +167,7 @@ def cleared(below: Node, above: Node, old: Node, new: Node) -> Node:
             if memory is not None:
                 below = _bare(below, ("tiers", memory), ("at",))
     title, renewed = below.child("name"), new.child("name")
-    return below if title is None or renewed is None else below.put(("name",), replace(title, value=renewed.value))
+    return below if title is None or renewed is None else below.put(("name",), title.holding(renewed.value))
 
 
 def _bare(below: Node, path: Path, keep: Iterable[str]) -> Node:

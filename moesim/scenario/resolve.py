@@ -97,7 +97,7 @@ class Resolver:
         parent = node.child("extends")
         if parent is None:
             return node
-        node = replace(node, value={name: child for name, child in node.value.items() if name != "extends"})
+        node = node.holding({name: child for name, child in node.value.items() if name != "extends"})
         below = self._extended(parent, chain)
         return node if below is None else self._merged(below, node)
 
@@ -109,7 +109,7 @@ class Resolver:
                 parts[name] = in_full(parts[name], key)
         if "hardware" in parts and isinstance(parts["hardware"].value, dict) and "hardware" in above.value:
             parts["hardware"] = self.over(parts["hardware"], in_full(above.value["hardware"], SHORTHAND["hardware"]))
-        return merge(replace(below, value=parts), above)
+        return merge(below.holding(parts), above)
 
     def _extended(self, parent: Node, chain: tuple[FilePath, ...]) -> Node | None:
         if not isinstance(parent.value, str):
@@ -176,13 +176,13 @@ class Resolver:
     def rebased(self, node: Node, path: Path = ()) -> Node:
         """Relative values of `path` keys, written in another folder, made relative to the scenario's."""
         if isinstance(node.value, dict):
-            return replace(node, value={name: self.rebased(child, (*path, name)) for name, child in node.value.items()})
+            return node.holding({name: self.rebased(child, (*path, name)) for name, child in node.value.items()})
         if path[-1:] != ("path",) or not isinstance(node.value, str) or FilePath(node.value).is_absolute():
             return node
         folder = self._whole(self.folder(node.place))
         if folder == self._whole(self.base):
             return node
-        return replace(node, value=FilePath(os.path.relpath(folder / node.value, self._whole(self.base))).as_posix())
+        return node.holding(FilePath(os.path.relpath(folder / node.value, self._whole(self.base))).as_posix())
 
     def expand(self, raw: Node) -> Node:
         """`raw` with its hardware profiles and its model filled in."""
@@ -197,7 +197,7 @@ class Resolver:
         if "runtime" in parts:
             program = own_program(parts.get("policy"), self.base)
             parts["runtime"] = self._once(raw.value["runtime"], lambda: self.runtime(parts["runtime"], program), program)
-        return replace(raw, value=parts)
+        return raw.holding(parts)
 
     def runtime(self, node: Node, own: str) -> Node:
         """`node` laid over the runtime profiles it names; `own`: the policy's program, which the name 'own' stands for."""
@@ -209,7 +209,7 @@ class Resolver:
         message = f"{_said(name)} is not a runtime; write the name of one, or a list of names"
         if isinstance(name.value, str):
             try:
-                return self._named("runtimes", replace(name, value=own) if name.value == OWN else name)
+                return self._named("runtimes", name.holding(own) if name.value == OWN else name)
             except InputError as error:
                 message = error.mistakes[0].message
         self._refuse_runtime(name, message, path)
@@ -240,7 +240,9 @@ class Resolver:
         self, node: Node, path: Path = ("hardware",), chain: tuple[FilePath, ...] = (), below: Node | None = None
     ) -> Node:
         """`node` laid over the profiles it names, at every depth, and over `below`, whose profiles are filled in."""
-        assembly = Assembly(self._profile_file, self._profile_text, self._tell, self._refuse_hardware, self._filled[""], self._whole)
+        assembly = Assembly(
+            self._profile_file, self._profile_text, self._tell, self._refuse_hardware, self._filled[""], self._whole
+        )
         return assembly.laid(node, path, chain, below)
 
     def over(self, below: Node, above: Node) -> Node:
@@ -302,11 +304,11 @@ class Resolver:
             file = node.value["config"]
             without = left_out(node.value)
             rest = {name: child for name, child in node.value.items() if name != "config" and name not in without}
-            own = replace(node, value=rest)
+            own = node.holding(rest)
         elif isinstance(node.value, dict) and isinstance((name := node.child("name")) and name.value, str):
             own, file = node, node.value["name"]
             if catalogue.is_path(file.value) or named_after(file.value) is not None:
-                own = replace(node, value={key: child for key, child in node.value.items() if key != "name"})
+                own = node.holding({key: child for key, child in node.value.items() if key != "name"})
         else:
             return node
         fields = self._model_fields(file, inline="hidden" in own.value, without=without)

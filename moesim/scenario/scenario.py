@@ -317,7 +317,7 @@ def _head(node: Node, mistakes: list[Mistake]) -> Node:
             mistakes.append(Mistake(unknown_key(name, known), name, *child.key))
         elif name not in schema.PARTS:
             children[name] = child
-    return replace(node, value=children)
+    return node.holding(children)
 
 
 def _part(part: str, node: Node, base: FilePath) -> tuple[Any, list[Mistake]]:
@@ -339,7 +339,7 @@ def _part(part: str, node: Node, base: FilePath) -> tuple[Any, list[Mistake]]:
         return None, [Mistake(mistake.message, f"{part}.kind", *place) for mistake in error.mistakes]
     assert spec is not None
     if kind is not None and (_is_foreign(part, kind) or "kind" not in spec.model_fields):
-        inside = replace(inside, value={name: child for name, child in inside.value.items() if name != "kind"})
+        inside = inside.holding({name: child for name, child in inside.value.items() if name != "kind"})
     return judged(spec, inside, (part,))
 
 

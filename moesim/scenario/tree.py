@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from moesim import strict_json
@@ -123,6 +123,10 @@ class Node:
         node, depth = self.walk(path)
         return node if depth == len(path) else None
 
+    def holding(self, value: Any) -> Node:
+        """This node with another value."""
+        return Node(value, self.place, self.key, self.origin, self.whole, self.spread)
+
     def put(self, path: Path, node: Node) -> Node:
         """This tree with `node` at `path`; missing mappings on the way are made."""
         if not path:
@@ -131,10 +135,10 @@ class Node:
         if isinstance(self.value, list) and isinstance(head, int):
             items = list(self.value)
             items[head] = items[head].put(rest, node)
-            return replace(self, value=items)
+            return self.holding(items)
         below = self.value if isinstance(self.value, dict) else {}
         start = below.get(head, Node({}, node.place, node.key))
-        return replace(self, value={**below, str(head): start.put(rest, node)})
+        return self.holding({**below, str(head): start.put(rest, node)})
 
     def leaves(self, path: Path = ()) -> Iterator[tuple[Path, Node]]:
         """Every scalar (and empty collection) with its path, in written order."""
@@ -205,4 +209,4 @@ def merge(below: Node, above: Node) -> Node:
     merged = dict(below.value)
     for name, node in above.value.items():
         merged[name] = merge(merged[name], node) if name in merged else node
-    return replace(above, value=merged)
+    return above.holding(merged)
