@@ -127,7 +127,22 @@ def native(module: ModuleType) -> SimpleNamespace | None:
     addresses = _addresses(module)
     if addresses is None:
         return None
-    return SimpleNamespace(**{entry.__name__: _caller(addresses[entry.__name__], module, entry) for entry in module.ENTRIES})
+    return _Functions(module, addresses)
+
+
+class _Functions(SimpleNamespace):
+    """The entries of a module by name, each made ready to be called when it is first asked for."""
+
+    def __init__(self, module: ModuleType, addresses: dict[str, int]) -> None:
+        super().__init__()
+        self._entries = {entry.__name__: (addresses[entry.__name__], module, entry) for entry in module.ENTRIES}
+
+    def __getattr__(self, name: str) -> Callable[..., int]:
+        if name.startswith("_") or name not in self._entries:
+            raise AttributeError(name)
+        function = _caller(*self._entries[name])
+        setattr(self, name, function)
+        return function
 
 
 @cache

@@ -78,9 +78,11 @@ class Homes:
 
     def cache_share(self, model: Architecture) -> float:
         """Share of the KV cache that lies with that device."""
+        if self.attends is None:
+            return 0.0
         nbytes = model.kv_bytes_per_layer
         apart = [self.away(layer) for layer in range(model.layers)]
-        return float(np.sum(nbytes[apart]) / np.sum(nbytes)) if self.attends is not None else 0.0
+        return float(np.sum(nbytes[apart]) / np.sum(nbytes))
 
 
 HERE = Homes()

@@ -73,6 +73,11 @@ class Problem:
         """`host_overhead` of plans."""
         return {}
 
+    @cached_property
+    def longest_prompts(self) -> IntArray:
+        """[R] tokens of the prompts, longest first."""
+        return np.sort(self.job.prompt)[::-1]
+
     @property
     def layers(self) -> int:
         """L, MoE layers simulated."""
@@ -185,8 +190,8 @@ class Problem:
         one attention micro-batch, twice for double buffering; the feed-forward part's; the logits.
         """
         batch, prefill, decode = plan.batch, plan.prefill, plan.decode
-        prompt, chunk = np.sort(self.job.prompt)[::-1], float(chunk_of(self.job, prefill) or np.inf)
-        micro_prefill = min(float(prompt[: prefill.micro_batch].sum()), chunk)
+        chunk = float(chunk_of(self.job, prefill) or np.inf)
+        micro_prefill = min(float(self.longest_prompts[: prefill.micro_batch].sum()), chunk)
         micro_decode = float(min(decode.micro_batch, batch))
         hidden = self.hidden_bytes(plan)
         if not self.job.attention:
@@ -218,7 +223,7 @@ class Problem:
         """Most tokens of prompts that pass the layers together, of `most` sequences unless 0."""
         chunk, sequences = float(chunk_of(self.job, plan.prefill) or np.inf), plan.prefill.sequences or plan.batch
         sequences = min(sequences, plan.batch, most or plan.batch)
-        return min(float(np.sort(self.job.prompt)[::-1][:sequences].sum()), chunk)
+        return min(float(self.longest_prompts[:sequences].sum()), chunk)
 
     def logit_bytes(self, plan: BatchPlan) -> float:
         """Bytes of the logits of prompts, if the runtime makes all of them."""

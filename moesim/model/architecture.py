@@ -103,8 +103,9 @@ class Architecture(AttentionWork):
     def expert_bytes_by_layer(self) -> FloatArray:
         """[n_moe] bytes of one routed expert of each MoE layer."""
         formats = self.precision.experts
-        names = (formats,) * self.n_moe if isinstance(formats, str) else formats
-        return np.array([self.expert_bytes_in(name) for name in names])
+        if isinstance(formats, str):
+            return np.full(self.n_moe, self.expert_bytes_in(formats))
+        return np.array([self.expert_bytes_in(name) for name in formats])
 
     @property
     def expert_bytes(self) -> float:

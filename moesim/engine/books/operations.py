@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from moesim.arrays import FloatArray, IntArray
 from moesim.clock import to_ps
-from moesim.contract import Deployment, Problem, devices_of
+from moesim.contract import Costs, Deployment, Problem, devices_of
 from moesim.engine.passes import Pass, Work
 from moesim.engine.programs.attention import Core, cpu_share
 from moesim.engine.programs.gpu_steps import Parts
 from moesim.hardware import Gpu
 from moesim.hardware.device import PHASES, Phase
 from moesim.results.recorder import Recorder
+from moesim.spec import Same
 
 __all__ = ["ExpertWork", "Operations", "roofs"]
 
@@ -180,9 +182,15 @@ def roofs(problem: Problem) -> dict[str, tuple[float, float]]:
 
     A price per token has no roof of its own; a device that has nothing else is left out.
     """
-    system, model = problem.system, problem.model
+    return _roofs(problem.costs, Same(problem.system), problem.devices)
+
+
+@lru_cache(maxsize=16)
+def _roofs(costs: Costs, machine: Same, names: tuple[str, ...]) -> dict[str, tuple[float, float]]:
+    """The same for all jobs on a machine; not to be written to."""
+    system, model = machine.spec, costs.model
     roofs_of: dict[str, tuple[float, float]] = {}
-    for name in problem.devices:
+    for name in names:
         device: Any = system.devices[name]
         tokens = _MANY / model.expert_flops
         rates = [
@@ -194,7 +202,7 @@ def roofs(problem: Problem) -> dict[str, tuple[float, float]]:
         weights = float(device.expert_time(np.float64(1e-9), model.expert_bytes, model.expert_flops))
         if getattr(device.experts, "kind", "") != "per_token" and weights > 0:
             streams.append(model.expert_bytes / weights)
-        law = problem.costs.runtime.gpu.packed
+        law = costs.runtime.gpu.packed
         if law is not None and isinstance(device, Gpu) and device.vector is not None:
             rates.append(law.matrix_flops * device.vector)
             streams.append(law.streaming * (device.own_bandwidth or 0.0))

@@ -33,13 +33,14 @@ class Buffers:
             at = self.M[k.AT_RESOURCE] + self.resources[name]
             self.F[at] = self.F[at + k.NOMINAL * len(capacity)] = rate / SECOND
             self.F[at + k.ONE_WAY * len(capacity)] = 0.0 if both_ways(name) else 1.0
-        for lane in range(lanes):
-            at = self.M[k.AT_LANE] + lane * k.LANE_WIDTH
-            for field in (k.RUN, k.LAST, k.ROW, k.FREED, k.DRAWING, k.DRAWN, *range(k.QUEUE, k.LANE_WIDTH)):
-                self.M[at + field] = -1
-        for pool in range(k.POOLS):
-            at = self.M[k.AT_POOL] + pool * k.POOL_WIDTH
-            self.M[at + k.FIRST_WAITING] = self.M[at + k.LAST_WAITING] = -1
+        for field in (k.RUN, k.LAST, k.ROW, k.FREED, k.DRAWING, k.DRAWN, *range(k.QUEUE, k.LANE_WIDTH)):
+            self._fill(self.M[k.AT_LANE] + field, k.LANE_WIDTH, [-1] * lanes)
+        for field in (k.FIRST_WAITING, k.LAST_WAITING):
+            self._fill(self.M[k.AT_POOL] + field, k.POOL_WIDTH, [-1] * k.POOLS)
+
+    def _fill(self, first: int, width: int, values: list[int]) -> None:
+        """Writes `values` from `first` on, one every `width` places."""
+        self.M[first : first + len(values) * width : width] = values
 
     def _places(self) -> tuple[dict[int, int], int, int]:
         """Header field -> where its part begins or how large it is, for the present sizes; the lengths of both buffers."""
@@ -105,11 +106,9 @@ class Buffers:
 
     def _chain_free(self, size: int, head: int, at: int, width: int, link: int, before: Mapping[int, int]) -> None:
         """Puts the new places in front of the free list."""
-        first = before.get(size, 0)
-        rest = self.M[head] if before else -1
-        for place in range(first, self._sizes[size]):
-            self.M[at + place * width + link] = place + 1 if place + 1 < self._sizes[size] else rest
-        if first < self._sizes[size]:
+        first, end = before.get(size, 0), self._sizes[size]
+        if first < end:
+            self._fill(at + first * width + link, width, [*range(first + 1, end), self.M[head] if before else -1])
             self.M[head] = first
 
     def reserve(self, operations: int, heirs: int, items: int, lanes: int) -> None:

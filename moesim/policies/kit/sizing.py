@@ -89,7 +89,7 @@ def micro_batches(problem: Problem, batch: int) -> tuple[int, int]:
         return batch, batch
     per_token = 2.0 * (problem.model.qkv_activation_bytes + problem.model.core_activation_bytes)
     limit = ACTIVATION_SHARE * problem.usable(problem.gpu_tier) / per_token
-    tokens = np.cumsum(np.sort(problem.job.prompt)[::-1][:batch])
+    tokens = np.cumsum(problem.longest_prompts[:batch])
     prefill = int(np.searchsorted(tokens, limit, side="right"))
     return max(prefill, 1), max(min(batch, int(limit)), 1)
 

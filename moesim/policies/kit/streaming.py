@@ -85,7 +85,7 @@ def most_residents(problem: Problem, free: float, ahead: int) -> int:
 
 def prefill_batch(problem: Problem, share: float = PREFILL_SHARE) -> int:
     """Sequences whose hidden states (in, out, and gathered for the experts) take `share` of GPU memory, longest first; >= 1."""
-    tokens = np.cumsum(np.sort(problem.job.prompt)[::-1])
+    tokens = np.cumsum(problem.longest_prompts)
     limit = share * problem.usable(problem.gpu_tier) / (3.0 * problem.model.token_bytes)
     return max(int(np.searchsorted(tokens, limit, side="right")), 1)
 

@@ -167,7 +167,7 @@ def _room(
     """Fills the last three rows: bytes in GPU memory (with two layers of what is streamed), in host memory and on disk."""
     problem, layer = costs.problem, costs.layer_bytes
     whole, cache = problem.layers * layer, problem.kv_bytes(block.sequences)
-    prompts = np.sort(problem.job.prompt)[::-1][: cut.prefill.sequences or block.sequences]
+    prompts = problem.longest_prompts[: cut.prefill.sequences or block.sequences]
     hidden = 3.0 * problem.model.token_bytes * float(prompts.sum())
     rows[6, 0], rows[6, 3], rows[6, 6] = whole - 2 * layer, cache, hidden
     limits[6] = problem.gpu_free(replace(cut, batch=block.sequences, kv=costs.host, staging=0)) + hidden - 2 * layer
@@ -223,7 +223,7 @@ def working_bytes(costs: LayerCosts, gpu_batch: int) -> float:
     problem, model = costs.problem, costs.problem.model
     if not problem.job.attention:
         return 0.0
-    prompt = np.sort(problem.job.prompt)[::-1][:gpu_batch].astype(np.float64)
+    prompt = problem.longest_prompts[:gpu_batch].astype(np.float64)
     state, core, scores = model.token_bytes, model.core_activation_bytes, 2.0 * model.attention.heads * float((prompt**2).sum())
     wide = max(model.expert_width if model.experts else 0, model.dense_width) * state / model.hidden
     return scores + float(prompt.sum()) * (state + model.qkv_activation_bytes + 2.0 * core + 2.0 * state + wide + state)

@@ -6,8 +6,6 @@ Source: caoshiyi/artifacts (branch asplos25), fastmoe/backend/optimizer.py, solv
 
 from __future__ import annotations
 
-import numpy as np
-
 from moesim.contract import BatchPlan, Problem
 
 __all__ = ["planned_aside", "planned_free"]
@@ -31,7 +29,7 @@ def planned_free(problem: Problem, plan: BatchPlan, share: float) -> float:
     weights = problem.non_expert_bytes() - (model.embedding_bytes + model.head_bytes if problem.job.attention else 0.0)
     if plan.homes.elsewhere:
         weights = problem.weight_buffer(plan)
-    prompts = np.sort(problem.job.prompt)[::-1][: plan.batch]
+    prompts = problem.longest_prompts[: plan.batch]
     together = prompts[: plan.expert_batch or plan.batch]
     tokens, cache = float(together.sum()), 0.0
     states = max(model.token_bytes * (2.0 * tokens + float(prompts.sum())), 2.0 * model.token_bytes * plan.batch)
@@ -44,6 +42,6 @@ def planned_free(problem: Problem, plan: BatchPlan, share: float) -> float:
 
 def planned_aside(problem: Problem, batch: int) -> float:
     """Bytes of host memory beside weights and cache: the hidden states of all prompts, and two layers of experts, pinned."""
-    prompts = np.sort(problem.job.prompt)[::-1][:batch]
+    prompts = problem.longest_prompts[:batch]
     layer = problem.experts * problem.model.expert_bytes
     return problem.model.token_bytes * float(prompts.sum()) + _LAYERS * layer
