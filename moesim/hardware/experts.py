@@ -57,8 +57,8 @@ def p_norm(first: ArrayLike, second: ArrayLike, q: float) -> FloatArray:
     Written around the larger term, so that no power under- or overflows.
     """
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    if a.ndim == b.ndim == 0:
-        return np.asarray(_p_norm(float(a), float(b), q))
+    if a.size == b.size == 1:
+        return np.full(np.broadcast_shapes(a.shape, b.shape), _p_norm(a.item(), b.item(), q))
     large = np.maximum(a, b, order="C")
     if math.isinf(q):
         return large
