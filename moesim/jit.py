@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType, SimpleNamespace
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from moesim import writing
@@ -116,7 +116,7 @@ _paid: set[str] = set()
 """Modules of which that was enough: their source is not looked at once more at each run."""
 
 
-def native(module: ModuleType) -> SimpleNamespace | None:
+def native(module: ModuleType) -> Any:
     """The functions of `module.ENTRIES` on arrays (`module.BUFFERS`: name of a parameter -> type) and whole numbers.
 
     Of `int64` and `float64` they take where the numbers begin: contiguous writable arrays of that type, which nothing checks
@@ -127,20 +127,20 @@ def native(module: ModuleType) -> SimpleNamespace | None:
     addresses = _addresses(module)
     if addresses is None:
         return None
-    return _Functions(module, addresses)
+    entries = {entry.__name__: entry for entry in module.ENTRIES}
+    return _Functions(lambda name: _caller(addresses[name], module, entries[name]))
 
 
-class _Functions(SimpleNamespace):
+class _Functions:
     """The entries of a module by name, each made ready to be called when it is first asked for."""
 
-    def __init__(self, module: ModuleType, addresses: dict[str, int]) -> None:
-        super().__init__()
-        self._entries = {entry.__name__: (addresses[entry.__name__], module, entry) for entry in module.ENTRIES}
+    def __init__(self, entry: Callable[[str], Callable[..., int]]) -> None:
+        self._entry = entry
 
     def __getattr__(self, name: str) -> Callable[..., int]:
-        if name.startswith("_") or name not in self._entries:
+        if name.startswith("_"):
             raise AttributeError(name)
-        function = _caller(*self._entries[name])
+        function = self._entry(name)
         setattr(self, name, function)
         return function
 
