@@ -229,7 +229,7 @@ def test_the_core_costs_its_call_and_prompts_the_host_s_time() -> None:
 
 def test_experts_are_priced_once_for_the_same_tokens_weights_and_memory(monkeypatch) -> None:
     table, tokens, priced = costs(), np.array([0, 1, 3]), []
-    monkeypatch.setattr(Costs, "_expert_price", lambda *asked: priced.append(asked) or np.zeros(3))
+    monkeypatch.setattr(Costs, "_expert_price", lambda *arguments: priced.append(arguments) or np.zeros(3))
     for _ in range(2):
         table.gpu(tokens)[:] = 1.0  # an answer belongs to who asks
         assert table.cpu(tokens, "ddr").tolist() == [0.0, 0.0, 0.0]

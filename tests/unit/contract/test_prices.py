@@ -36,9 +36,9 @@ def test_arrays_are_the_same_key_where_type_shape_and_numbers_are() -> None:
 
 
 def test_long_arrays_are_priced_each_time() -> None:
-    prices, price, many = Prices(), Counter(), np.zeros(5000)
+    prices, price, tokens = Prices(), Counter(), np.zeros(5000)
     for _ in range(2):
-        prices.of(("gpu", key_of(many)), price)
+        prices.of(("gpu", key_of(tokens)), price)
     assert price.times == 2
 
 
