@@ -39,7 +39,7 @@ def recall(
     first `depth` layers are nan.
     """
     mind, right, used = predictor.start(problem), np.zeros(problem.layers), np.zeros(problem.layers)
-    index = 0
+    index, order = 0, (-problem.popularity).argsort(axis=1, kind="stable")
     for number, passes in enumerate(sequences):
         for position, counts in enumerate(passes):
             foreseen = _foreseen(predictor.foresight(depth), problem, counts)
@@ -51,9 +51,9 @@ def recall(
                     continue
                 target = layer + depth
                 uses = counts[target] > 0
-                named = best(scores, (-problem.popularity[target]).argsort(kind="stable"), int(uses.sum()))
-                right[target] += int(uses[named].sum())
-                used[target] += int(uses.sum())
+                number_used = int(np.count_nonzero(uses))
+                right[target] += np.count_nonzero(uses[best(scores, order[target], number_used)])
+                used[target] += number_used
             index += 1
     return np.asarray(np.divide(right, used, out=np.full(problem.layers, np.nan), where=used > 0))
 

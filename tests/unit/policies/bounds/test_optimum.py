@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from itertools import product
 from types import SimpleNamespace
 
@@ -25,9 +26,10 @@ GB, MB = 1e9, 1e6
 
 
 def random_programme(seed: int) -> Programme:
-    """Four or five experts of two layers, two host tiers with two options each, one or two phases."""
+    """Four or five experts of two layers, two host tiers with two options each, in one phase; four experts in two phases."""
     rng = np.random.default_rng(seed)
     number, phases, lanes = int(rng.integers(4, 6)), int(rng.integers(1, 3)), 3
+    number = min(number, 6 - phases)
     tier = np.array([-1, 0, 0, 1, 1])
     cost = rng.random((phases, number, len(tier), lanes)) * (rng.random((phases, number, len(tier), lanes)) < 0.7)
     cost[rng.random(cost.shape[:3]) < 0.1] = np.inf
@@ -53,26 +55,28 @@ def cheapest(programme: Programme) -> float:
     return best
 
 
+@cache
+def cheapest_of(seed: int) -> float:
+    return cheapest(random_programme(seed))
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_the_programme_finds_what_exhaustive_search_finds(seed):
     programme = random_programme(seed)
-    if programme.cost.shape[0] == 2:
-        programme = replace(programme, cost=programme.cost[:, :4], layer=np.array([0, 0, 1, 1]), sizes=programme.sizes[:4])
     solution = solve(programme)
     assert solution is not None
-    assert programme.seconds(solution.options) == pytest.approx(cheapest(programme), rel=1e-7)
+    assert programme.seconds(solution.options) == pytest.approx(cheapest_of(seed), rel=1e-7)
     assert solution.gap == pytest.approx(0.0, abs=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_plan_says_how_far_from_the_optimum_it_may_be(seed):
     programme = random_programme(seed)
-    least_seconds = cheapest(programme)
     solution = solve(programme, gap=0.5)
     assert solution is not None
     seconds = programme.seconds(solution.options)
     assert 0 <= solution.gap <= 0.5 + 1e-9
-    assert seconds * (1 - solution.gap) <= least_seconds * (1 + 1e-7)
+    assert seconds * (1 - solution.gap) <= cheapest_of(seed) * (1 + 1e-7)
 
 
 def test_a_search_that_found_no_plan_does_not_say_that_nothing_fits(monkeypatch):
