@@ -47,8 +47,11 @@ class Decider(Protocol):
     def begin(self, visits: Any) -> None:
         """A pass begins: its V visits as a `Visit`, layer by layer, with `layer` and `tokens` [V], the others [V, E]."""
 
-    def dispatch(self, row: int) -> None:
-        """The routing of visit number `row` of the pass is known: writes its order, and what sets out with it."""
+    def dispatch(self, row: int) -> bool:
+        """The routing of visit number `row` of the pass is known: writes its order, and what sets out with it.
 
-    def adapt(self, row: int) -> None:
-        """The visit is over: writes what stays, leaves and sets out."""
+        False, and nothing is written, where the answer takes more than a desk has room for: the policy's `dispatch` is asked.
+        """
+
+    def adapt(self, row: int) -> bool:
+        """The visit is over: writes what stays, leaves and sets out. False as in `dispatch`: the policy's `adapt` is asked."""

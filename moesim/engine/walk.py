@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from moesim.arrays import BoolArray, IntArray
+from moesim.arrays import BoolArray, FloatArray, IntArray
 from moesim.contract import Dispatch, Foreseen, Moves, Step, Uses, Visit
 from moesim.engine.cached import cached_residents, check_cached
 from moesim.engine.context import Context
@@ -42,9 +42,10 @@ class PassWalk:
         self.times = context.placement.times(self.counts, self.layers)
         self._serving: BoolArray = np.zeros((0, 0), dtype=np.bool_)
         """[V, E] copies in GPU memory that serve the visits handed over last."""
-        self._last: Answers
+        self._nbytes: FloatArray | None = None
         self._special: Moves
-        """The answer to the visit asked for last, and the last moves that were set off with one."""
+        """[E] bytes of the copies that the visit at hand asks for, where they are not the stored ones, and the last moves that
+        were set off with a visit."""
         self._seen: tuple[Answers, BoolArray] | None = None
         """The answers to the visit asked for last, and [E] the experts that the GPU computes in it."""
 
@@ -121,24 +122,28 @@ class PassWalk:
         self._answered = AnsweredRows(context.placement, self.counts, self.layers, self.times, context.machine.arrays)
         K[[k.K_TURN, k.K_ROWS]] = k.TO_ROUTED, len(self.layers)
         K[k.K_FOLLOWS] = k.A_RULE if ruled else k.A_LOOK if adapts else k.NOTHING_FOLLOWS
-        rows, row = _NO_ROWS, -1
+        rows, row, bare = _NO_ROWS, -1, _NO_ROWS
         if decider is not None:
-            rows, K[k.K_ANSWER], K[k.K_PATCHED] = self._answered.bare(decider.beside), k.IN_LISTS, 1
+            rows = bare = self._answered.bare(decider.beside)
             decider.begin(self._all_visits())
         while (status := movers.walk_on(rows)) != k.FINISHED:
             row += status == k.ASKED
             if status not in (k.ASKED, k.KNOWN_TO_HOST, k.VISITED):
                 movers.refuse(status)
                 self._check(status)
-            elif decider is not None:
-                context.look_at_host(decider.looks)
-                (decider.dispatch if status == k.ASKED else decider.adapt)(row)
+                continue
+            if status == k.KNOWN_TO_HOST:
+                movers.apply(self._special, int(self.layers[row]), _EMPTY)
+                continue
+            if status == k.ASKED or not ruled:
+                context.look_at_host(decider is None or decider.looks)
+            if decider is not None and (decider.dispatch if status == k.ASKED else decider.adapt)(row):
+                if status == k.ASKED:
+                    rows, K[k.K_ANSWER], K[k.K_PATCHED], self._nbytes = bare, k.IN_LISTS, 1, None
             elif status == k.ASKED:
                 rows = self._asked(row)
-            elif status == k.VISITED:
-                self._visited(row, ruled, adapts)
             else:
-                movers.apply(self._special, int(self.layers[row]), _EMPTY)
+                self._visited(row, ruled, adapts)
 
     def _all_visits(self) -> Visit:
         """All visits of the pass in one."""
@@ -151,9 +156,9 @@ class PassWalk:
     def _asked(self, row: int) -> Any:
         """`R` with the policy's answer to a visit whose routing is known."""
         context, movers, layer = self.context, self.context.movers, int(self.layers[row])
-        context.look_at_host()
         dispatch = self.dispatch(row)
-        self._last = answers = self.answers(slice(row, row + 1), [dispatch])
+        answers = self.answers(slice(row, row + 1), [dispatch])
+        self._nbytes = None if answers.nbytes is None else answers.nbytes[0]
         moves = self._moves(row, dispatch)
         K = movers.copies.K
         K[k.K_ANSWER], K[k.K_PATCHED] = k.IN_ROWS if movers.order(moves) else k.WITH_MOVES, not self._unusual(answers)
@@ -176,12 +181,10 @@ class PassWalk:
             return
         if ruled:
             context.look()
-        else:
-            context.look_at_host()
-        step, nbytes = self._step(row, uploaded), self._last.nbytes
+        step = self._step(row, uploaded)
         moves = context.policy.adapt(step, context.view)
-        if not movers.order(moves, sized=nbytes is not None):
-            movers.apply(moves, layer, step.uploaded, None if nbytes is None else nbytes[0])
+        if not movers.order(moves, sized=self._nbytes is not None):
+            movers.apply(moves, layer, step.uploaded, self._nbytes)
 
     def _unusual(self, answers: Answers) -> bool:
         """Whether an answer says more than what `AnsweredRows` lays out."""

@@ -13,13 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from moesim import jit
-from moesim.contract import Deployment, Dispatch, Policy, Problem, View, Visit
+from moesim.contract import Deployment, Dispatch, Foresight, Policy, Problem, View, Visit
 from moesim.engine import SimulationOptions, simulate
 from moesim.policies.caching.moe_infinity import MoeInfinity
 from moesim.policies.caching.prefetch import Prefetch
 from moesim.policies.kit.predictors import Gate, Perfect
 from moesim.policies.kit.predictors_sequence import Sequence
 from moesim.policies.near_data.cxl_expert import CxlExpert
+from moesim.policies.near_data.moe_cxl import MoeCxl
 
 pytestmark = pytest.mark.skipif(find_spec("numba") is None, reason="numba is not installed")
 SOME = settings(
@@ -128,3 +129,33 @@ def test_lanes(monkeypatch, deciders, k, rule, shape, pipeline, resident, expert
 def test_pools(monkeypatch, deciders, k, eviction, trace, flight, share, experts):
     compare(monkeypatch, deciders, k, MoeInfinity(eviction=eviction, trace=trace, flight=flight, share=share), experts)
     assert deciders[-1] == "PoolDecider"
+
+
+class CxlInParts(MoeCxl):
+    """Layers meet several groups of sequences."""
+
+    def deploy(self, problem: Problem) -> Deployment:
+        deployment = super().deploy(problem)
+        return replace(deployment, plan=replace(deployment.plan, expert_batch=2))
+
+
+@settings(SOME, max_examples=40)
+@given(
+    k=st.sampled_from([0, 2]).flatmap(lambda cxl: strategies.knobs(gpus=0, cxl=cxl, layers=4, experts=7, requests=3, output=9)),
+    kind=st.sampled_from([MoeCxl, CxlInParts]),
+    hint=st.sampled_from([Foresight(recall=(0.6,)), None]),
+    order=st.sampled_from(["device", "tokens"]),
+    depth=st.integers(1, 2),
+    period=st.integers(1, 3),
+    prefetch=st.sampled_from([4, 0]),
+    copies=st.integers(0, 1),
+    experts=st.sampled_from([17, 3, 9, 24]),
+)
+def test_uploads_from_homes(monkeypatch, deciders, k, kind, hint, order, depth, period, prefetch, copies, experts):
+    """Where experts have further copies, visits of their layer are the policy's."""
+    policy = kind(
+        cxl="none", hint=hint, order=order, depth=depth, period=period, prefetch=prefetch, copies=copies, doubt=0.0,
+        link_share=1.0, idle_cost=0.0,
+    )  # fmt: skip
+    compare(monkeypatch, deciders, k, policy, experts)
+    assert deciders[-1] == "CxlDecider"

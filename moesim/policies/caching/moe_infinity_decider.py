@@ -43,7 +43,7 @@ class PoolDecider:
         self._phase = visits.phase
         self._rows = list(zip(visits.layer.tolist(), np.ascontiguousarray(visits.counts), strict=True))
 
-    def dispatch(self, row: int) -> None:
+    def dispatch(self, row: int) -> bool:
         """What sets out with a visit, behind its own uploads; what comes for layers in vain is called off."""
         (layer, counts), pool, mind, view, desk = self._rows[row], self._pool, self._mind, self._view, self._desk
         pool.used(layer, counts)
@@ -55,12 +55,14 @@ class PoolDecider:
         pool.look_ahead(view.now + mind.seconds, pool.likely(layer, mind.nearest_shares(), mind.decay, view))
         if pool.known(view):
             self._write(pool.changes(layer, counts, _NOBODY, view, mind.outlook(layer)))
+        return True
 
-    def adapt(self, row: int) -> None:
+    def adapt(self, row: int) -> bool:
         """What was uploaded stays, the least worth leaves; then predictions that have become known."""
         (layer, counts), uploaded = self._rows[row], np.flatnonzero(self._desk.uploaded)
         if len(uploaded) or self._pool.awaits:
             self._write(self._pool.changes(layer, counts, uploaded, self._view, self._worth(layer)))
+        return True
 
     def _write(self, changes: Changes) -> None:
         keep, drop, load, out = changes

@@ -55,7 +55,7 @@ class BuffersDecider:
         seen = [visits.ahead(depth) for depth in range(aim.first, aim.depth + 1)] if predicts.any() else []
         self._seen = np.concatenate([np.zeros(0, dtype=np.int64), *(part.ravel() for part in seen if part is not None)])
 
-    def dispatch(self, row: int) -> None:
+    def dispatch(self, row: int) -> bool:
         """What sets out with a visit, behind its own uploads."""
         (layer, predicts), (layers, experts), desk = self._rows[row], self._shape, self._desk
         aim, slots = self._buffers.aim, self._buffers.slots
@@ -64,8 +64,9 @@ class BuffersDecider:
             len(self._rows), self._counts, self._seen, self._ranked, desk.resident, desk.in_flight, self._borrowed, self._late,
             self._comers, self._sums, desk.order, desk.evict, desk.load, self._bins, self._values, self._places,
         )  # fmt: skip
+        return True
 
-    def adapt(self, row: int) -> None:
+    def adapt(self, row: int) -> bool:
         """What a layer that has run leaves behind."""
         self._clock += 1
         desk = self._desk
@@ -74,3 +75,4 @@ class BuffersDecider:
             desk.in_flight, self._borrowed, self._late, self._comers, self._sums, self._keys, self._capacity, desk.evict,
             desk.keep, self._stays, self._values, self._places,
         )  # fmt: skip
+        return True

@@ -41,7 +41,7 @@ class LanesDecider:
         sizes = [tokens.bit_length() for tokens in visits.tokens.tolist()]
         self._rows = list(zip(visits.layer.tolist(), sizes, strict=True))
 
-    def dispatch(self, row: int) -> None:
+    def dispatch(self, row: int) -> bool:
         """Who computes what, and in which order."""
         (layer, size), desk, thresholds, lanes = self._rows[row], self._desk, self._memory.thresholds, self._memory.lanes
         lanes.queue(self._view.backlog)
@@ -49,6 +49,8 @@ class LanesDecider:
             lanes.M, lanes.F, row, layer, size, thresholds.hot, thresholds.cold, thresholds.high, thresholds.low,
             desk.resident, desk.in_flight, lanes.devices, desk.order, desk.device, self._bins, self._values, self._places,
         )  # fmt: skip
+        return True
 
-    def adapt(self, row: int) -> None:
+    def adapt(self, row: int) -> bool:
         """Experts move between passes."""
+        return True

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
-from moesim.contract import BatchPlan, Deployment, Dispatch, Foresight, Moves, Problem, Step, View, Visit
+from moesim.contract import BatchPlan, Decider, Deployment, Desk, Dispatch, Foresight, Moves, Problem, Step, View, Visit
 from moesim.policies.kit.dispatch import in_gpu_memory, upload_missing
 from moesim.policies.kit.history import hashed
 from moesim.policies.kit.migration import Terms, exchanges
@@ -21,11 +22,11 @@ from moesim.policies.kit.placement import Groups, HomeOrder, SizedPolicy, host_o
 from moesim.policies.kit.sizing import host_room
 from moesim.policies.near_data.cxl_tiers import CxlUse, require_cxl
 from moesim.policies.near_data.moe_cxl_chances import compiled
+from moesim.policies.near_data.moe_cxl_decider import CxlDecider
 from moesim.policies.near_data.moe_cxl_devices import Devices, Shard, Spread, johnson, steal
 from moesim.policies.near_data.moe_cxl_history import SequenceHistory
-from moesim.policies.near_data.moe_cxl_placement import algorithm_1, difference
+from moesim.policies.near_data.moe_cxl_placement import algorithm_1, crowded, difference, route, spare_copies
 from moesim.policies.near_data.moe_cxl_prefetch import Prefetcher, Rules
-from moesim.policies.near_data.moe_cxl_replicas import crowded, route, spare_copies
 from moesim.portable import hazard, one_or_more
 from moesim.spec import Unread
 from moesim.units import Share
@@ -215,7 +216,7 @@ class MoeCxl(SizedPolicy):
     def dispatch(self, visit: Visit, view: View) -> Dispatch:
         """All on the GPU, each missing expert from the copy that is there soonest."""
         memory: _Memory = view.state
-        memory.prefetcher.meet(visit, view.now)
+        memory.prefetcher.meet(visit.layer, visit.phase, view.now)
         plain = upload_missing(visit, view)
         source, copy = None, visit.copy
         if self.copies and view.replicas is not None and view.replicas[:, visit.layer].any():
@@ -236,10 +237,19 @@ class MoeCxl(SizedPolicy):
         if step.layer < 0:
             return self._after_pass(step, view, memory)
         moves = memory.prefetcher.after_layer(step, view)
-        if self.adapt_placement and view.down is not None and (view.down != memory.down).any():
+        if self._mends(view):
             mended = self._replace(view, memory, moves.evict, ended=False)
             moves = mended._replace(load=moves.load, load_source=moves.load_source)
         return moves
+
+    def decider(self, desk: Desk, view: View) -> Decider | None:
+        """The same on arrays, where chances are compiled and nothing is read from further copies."""
+        memory: _Memory = view.state
+        return CxlDecider.of(memory.prefetcher, desk, view, partial(self._mends, view), by_device=self.order == "device")
+
+    def _mends(self, view: View) -> bool:
+        """Whether a device has failed or come back, so that placement is reconsidered at once."""
+        return self.adapt_placement and view.down is not None and bool((view.down != view.state.down).any())
 
     def _after_pass(self, step: Step, view: View, memory: _Memory) -> Moves:
         memory.period += (step.counts > 0) + step.counts / (step.counts.sum() + 1.0)

@@ -1,7 +1,8 @@
-"""What MoE-CXL expects of a coming layer, and what it fetches of that, as numba compiles it; numbers have numpy's bits.
+"""What MoE-CXL expects of a coming layer, what it fetches of that and how it orders uploads, as numba compiles it, with numpy's
+bits.
 
-`moe_cxl_history` and `moe_cxl_prefetch` say the same with numpy; logarithms and exponentials are those of `portable.py`. Short
-names: L layers, E experts per layer, P predictors.
+`moe_cxl_history`, `moe_cxl_prefetch` and `johnson` say the same with numpy; logarithms and exponentials are those of
+`portable.py`. Short names: L layers, E experts per layer, P predictors.
 """
 
 # fmt: off
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 
 from moesim.hardware import portable_kernel
 from moesim.hardware.portable_kernel import FRACTION, POINT, exponential, logarithm, one_or_more
-from moesim.policies.kit.compiled import least_kernel
+from moesim.policies.kit.compiled import least_kernel, order_kernel
 from moesim.policies.kit.compiled.least_kernel import in_order, take
+from moesim.policies.kit.compiled.order_kernel import by_residence
 
 __all__ = ["BUFFERS", "ENTRIES", "FLOOR", "FUNCTIONS", "MEMORY", "SOURCES"]
 
@@ -129,16 +131,52 @@ def choose(
     return in_order(count, room, values, chosen)
 
 
-SOURCES = (least_kernel, portable_kernel)
+def turns(
+    experts: int, first: int, begin: int, by_device: int, counts: Array, copy: Array, gpu: Array, resident: Array,
+    in_flight: Array, order: Array, bins: Array, values: Array, places: Array, uploads: Array,
+) -> int:
+    """The `order` of a visit whose counts and seconds begin at `first`: residents first, then most tokens first.
+
+    `by_device`: the experts that are uploaded stand in Johnson's order instead, among each other. How many these are.
+    """
+    by_residence(experts, first, begin, counts, resident, order, bins, values, places)
+    number = short = 0
+    for rank in range(experts if by_device else 0):
+        e = order[rank]
+        if counts[first + e] > 0 and not (resident[begin + e] or in_flight[begin + e]):
+            places[number], uploads[number] = rank, e
+            number += 1
+            short += 1 if copy[first + e] < gpu[first + e] else 0
+    count = 0
+    for rank in range(number):  # those whose copy is the shorter of the two, shortest copy first
+        if copy[first + uploads[rank]] < gpu[first + uploads[rank]]:
+            count = take(copy[first + uploads[rank]], rank, count, short, values, bins)
+    in_order(count, short, values, bins)
+    for rank in range(short):
+        order[places[rank]] = uploads[bins[rank]]
+    count = 0
+    for rank in range(number):  # then the others, longest on the GPU first
+        if copy[first + uploads[rank]] >= gpu[first + uploads[rank]]:
+            count = take(-gpu[first + uploads[rank]], rank, count, number - short, values, bins)
+    in_order(count, number - short, values, bins)
+    for rank in range(number - short):
+        order[places[short + rank]] = uploads[bins[rank]]
+    return number
+
+
+SOURCES = (least_kernel, order_kernel, portable_kernel)
 """Modules that stand in what is compiled, too."""
-FUNCTIONS = (*least_kernel.FUNCTIONS, logarithm, exponential, one_or_more, weigh, chances, learn, predict, choose)
+FUNCTIONS = (
+    *least_kernel.FUNCTIONS, *order_kernel.FUNCTIONS, logarithm, exponential, one_or_more, weigh, chances, learn, predict,
+    choose, turns,
+)
 """What `moesim.jit` compiles."""
-ENTRIES = (chances, learn, predict, choose)
+ENTRIES = (chances, learn, predict, choose, turns)
 """What others call."""
 BUFFERS = {
     **dict.fromkeys(("expected", "result", "popularity", "stay", "score", "trust", "shares", "weights", "chance"), "float64"),
-    **dict.fromkeys(("copy", "waiting", "terms", "values"), "float64"),
-    **dict.fromkeys(("counts", "share_bits", "seen", "hint", "chosen"), "int64"),
-    "there": "uint8",
+    **dict.fromkeys(("copy", "gpu", "waiting", "terms", "values"), "float64"),
+    **dict.fromkeys(("counts", "share_bits", "seen", "hint", "chosen", "order", "bins", "places", "uploads"), "int64"),
+    **dict.fromkeys(("there", "resident", "in_flight"), "uint8"),
 }
 """Parameters of the entries that are arrays; all others are whole numbers."""

@@ -11,14 +11,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
-from moesim.contract import NO_MOVES, Moves, Step, View, Visit
+from moesim.contract import NO_MOVES, Foreseen, Moves, Step, View
 from moesim.policies.kit.migration import pairs_of
 from moesim.policies.near_data.moe_cxl_chances import Choice
 from moesim.policies.near_data.moe_cxl_devices import Devices
 from moesim.policies.near_data.moe_cxl_history import SequenceHistory
-from moesim.policies.near_data.moe_cxl_replicas import route
+from moesim.policies.near_data.moe_cxl_placement import route
 
 __all__ = ["Prefetcher", "Rules"]
+
+_NOBODY: IntArray = np.zeros(0, dtype=np.int64)
 
 
 class Rules(NamedTuple):
@@ -66,31 +68,44 @@ class Prefetcher:
     def __post_init__(self) -> None:
         self.choice = Choice(self.functions, self.borrowed.shape[1])
 
-    def meet(self, visit: Visit, now: float) -> None:
+    def meet(self, layer: int, phase: str, now: float) -> None:
         """A layer asks for its dispatch."""
-        before = visit.layer - self.rules.depth
+        before = layer - self.rules.depth
         ended = self.ended[before] if before >= 0 else None
         if ended is not None:
-            self.window[visit.phase] += self.rules.alpha * (now - ended - self.window[visit.phase])
+            self.window[phase] += self.rules.alpha * (now - ended - self.window[phase])
 
     def after_layer(self, step: Step, view: View) -> Moves:
         """Drops what the layer has used, and loads what a later one is likely to use."""
         if not self.learning:
             return NO_MOVES
-        layer, target = step.layer, step.layer + self.rules.depth
-        self.ended[layer] = view.now
-        self.history.learn(layer, step.counts, step.phase)
-        spent = np.flatnonzero(self.borrowed[layer] & view.resident[layer])
-        used = spent[step.counts[spent] > 0]
-        self.earned += float(np.minimum(self.devices.access[view.home[layer, used]], self.window[step.phase]).sum())
-        self.borrowed[layer, spent] = False
-        chosen = self._chosen(step, view, target, len(spent)) if self.slots and target < len(self.ended) else None
-        evict = pairs_of(layer, spent) if len(spent) else None
-        if chosen is None or not len(chosen):
+        spent, chosen = self.after((step.layer, step.phase), step.counts, step.ahead, view)
+        evict = pairs_of(step.layer, spent) if len(spent) else None
+        if not len(chosen):
             return Moves(evict=evict) if evict is not None else NO_MOVES
-        self.borrowed[target, chosen] = True
-        load = pairs_of(target, chosen)
+        load = pairs_of(step.layer + self.rules.depth, chosen)
         return Moves(evict=evict, load=load, load_source=self.sources(view, load))
+
+    def after(self, met: tuple[int, str], counts: IntArray, ahead: Foreseen, view: View) -> tuple[IntArray, IntArray]:
+        """Experts of a layer whose prefetched copies are dropped, and those of a later one that are loaded, best first.
+
+        `met`: the layer that has used `counts` [E], and its phase; `ahead`: the hint of later layers.
+        """
+        layer, phase = met
+        target = layer + self.rules.depth
+        self.ended[layer] = view.now
+        self.history.learn(layer, counts, phase)
+        spent = (self.borrowed[layer] & view.resident[layer]).nonzero()[0]
+        if len(spent):
+            used = spent[counts[spent] > 0]
+            self.earned += float(np.minimum(self.devices.access[view.home[layer, used]], self.window[phase]).sum())
+            self.borrowed[layer, spent] = False
+        if not self.slots or target >= len(self.ended):
+            return spent, _NOBODY
+        chance = self.history.chance(layer, counts, phase, ahead(self.rules.depth) if self.hinted else None)
+        chosen = self._chosen(chance, phase, view, target, len(spent))
+        self.borrowed[target, chosen] = True
+        return spent, chosen
 
     def sources(self, view: View, pairs: IntArray) -> IntArray | None:
         """[n] tier that each of `pairs` [n, 2] is read from: the copy with the least queueing delay."""
@@ -102,17 +117,14 @@ class Prefetcher:
             return None
         return route(copies, view.home[layers, experts], self.devices.access + self.devices.backlog(view.backlog))
 
-    def _chosen(self, step: Step, view: View, target: int, freed: int) -> IntArray:
-        """Experts of layer `target` worth loading, best first."""
-        rules = self.rules
-        hint = step.ahead(rules.depth) if self.hinted else None
-        chance = self.history.chance(step.layer, step.counts, step.phase, hint)
-        room = min(view.free_slots + freed, self.slots - int(np.count_nonzero(self.borrowed)))
+    def _chosen(self, chance: FloatArray, phase: str, view: View, target: int, freed: int) -> IntArray:
+        """Experts of layer `target`, each with `chance` [E] of being used, that are worth loading, best first."""
+        rules, room = self.rules, min(view.free_slots + freed, self.slots - int(np.count_nonzero(self.borrowed)))
         if room <= 0:
-            return np.zeros(0, dtype=np.int64)
+            return _NOBODY
         home, there = view.home[target], view.resident[target] | view.in_flight[target]
         copy, waiting = self.devices.access[home], self.devices.backlog(view.backlog)[home]
-        terms = self.window[step.phase], rules.confidence, rules.idle_cost
+        terms = self.window[phase], rules.confidence, rules.idle_cost
         chosen = self.choice.best(chance, copy, waiting, there, terms, room)
         self.history.fetch(target, chosen, chance[chosen])
         return chosen

@@ -14,8 +14,7 @@ from moesim.policies.kit.migration import Terms, exchanges
 from moesim.policies.near_data.moe_cxl import MoeCxl
 from moesim.policies.near_data.moe_cxl_devices import Devices, johnson, steal
 from moesim.policies.near_data.moe_cxl_history import SequenceHistory
-from moesim.policies.near_data.moe_cxl_placement import algorithm_1, difference
-from moesim.policies.near_data.moe_cxl_replicas import crowded, route, spare_copies
+from moesim.policies.near_data.moe_cxl_placement import algorithm_1, crowded, difference, route, spare_copies
 
 TERMS = Terms(horizon=50.0, hysteresis=0.2, limit=8)
 

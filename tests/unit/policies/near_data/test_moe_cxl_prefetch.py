@@ -172,15 +172,14 @@ def test_places_that_a_visit_has_freed_may_be_filled_at_once() -> None:
 def test_the_window_follows_the_time_between_a_layer_and_the_one_it_predicts() -> None:
     """A quarter of the way from 10 to 4, then on to 8."""
     fetches = prefetcher([0.0] * 4)
-    visit: Any = SimpleNamespace(layer=1, phase="decode")
-    fetches.meet(visit, 99.0)
+    fetches.meet(1, "decode", 99.0)
     assert fetches.window["decode"] == 10.0, "layer 0 has not run in this pass"
     fetches.ended[0] = 20.0
-    fetches.meet(visit, 24.0)
+    fetches.meet(1, "decode", 24.0)
     assert fetches.window == {"prefill": 0.0, "decode": 8.5}
-    fetches.meet(visit, 28.0)
+    fetches.meet(1, "decode", 28.0)
     assert fetches.window["decode"] == pytest.approx(8.5 - 0.125)
-    fetches.meet(SimpleNamespace(layer=0, phase="decode"), 99.0)  # type: ignore[arg-type]
+    fetches.meet(0, "decode", 99.0)
     assert fetches.window["decode"] == pytest.approx(8.375)
 
 
