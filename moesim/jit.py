@@ -164,7 +164,8 @@ def _addresses(module: ModuleType) -> dict[str, int] | None:
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     _engines.append(engine)
-    return {entry.__name__: engine.get_function_address(_PREFIX + entry.__name__) for entry in module.ENTRIES}
+    prefixes = {entry.__name__: _PREFIX if _shaped(_kinds(module, entry)) else _PACKED for entry in module.ENTRIES}
+    return {name: engine.get_function_address(prefix + name) for name, prefix in prefixes.items()}
 
 
 def _compiled(module: ModuleType, llvm: Any, place: Path) -> bytes:
@@ -202,7 +203,8 @@ def _alone(module: ModuleType) -> Iterator[None]:
 
 _engines: list[Any] = []
 """What owns the loaded code: it stays as long as the process."""
-_PREFIX = "moesim_"
+_PREFIX, _PACKED = "moesim_", "moesim_packed_"
+"""Of entries, and of functions that find the arguments of an entry one behind another in memory."""
 
 
 def _read(place: Path) -> bytes | None:
@@ -226,9 +228,26 @@ def _object(module: ModuleType, llvm: Any) -> bytes:
             compiled_entry: Any = scope[entry.__name__]
             compiled_entry.compile(signature)
             part = llvm.parse_assembly(compiled_entry.inspect_llvm(signature))
-            part.get_function(compiled_entry.overloads[signature].fndesc.llvm_func_name).name = _PREFIX + entry.__name__
+            function = part.get_function(compiled_entry.overloads[signature].fndesc.llvm_func_name)
+            function.name = _PREFIX + entry.__name__
+            packed = _packed(entry.__name__, [str(argument.type) for argument in function.arguments], part)
             whole.link_in(part)
+            if not _shaped(_kinds(module, entry)):
+                whole.link_in(llvm.parse_assembly(packed))
     return _optimised(whole, llvm)
+
+
+def _packed(name: str, types: Sequence[str], part: Any) -> str:
+    """A function of an entry's arguments of these `types` that finds them one behind another in memory.
+
+    To hand sixty of them over by ctypes takes longer than what many a call does.
+    """
+    lines = [f'target datalayout = "{part.data_layout}"', f'target triple = "{part.triple}"']
+    lines += [f"declare i32 @{_PREFIX}{name}({', '.join(types)})", f"define i32 @{_PACKED}{name}(ptr %block) {{"]
+    for number, kind in enumerate(types):
+        lines += [f"%at{number} = getelementptr i64, ptr %block, i64 {number}", f"%v{number} = load {kind}, ptr %at{number}"]
+    values = ", ".join(f"{kind} %v{number}" for number, kind in enumerate(types))
+    return "\n".join([*lines, f"%status = call i32 @{_PREFIX}{name}({values})", "ret i32 %status", "}"])
 
 
 @contextmanager
@@ -260,6 +279,11 @@ def _kinds(module: ModuleType, entry: Any) -> list[str]:
     return [module.BUFFERS.get(name, "") for name in entry.__code__.co_varnames[: entry.__code__.co_argcount]]
 
 
+def _shaped(kinds: Sequence[str]) -> bool:
+    """Whether any parameter is an array with its shape."""
+    return any("[" in kind for kind in kinds)
+
+
 def _type(types: Any, kind: str) -> Any:
     number, _, shape = kind.partition("[")
     if shape:
@@ -270,13 +294,12 @@ def _type(types: Any, kind: str) -> Any:
 def _caller(address: int, module: ModuleType, entry: Any) -> Callable[..., int]:
     """Calls machine code at `address`, by numba's convention: result and error come through two pointers ahead of the rest."""
     kinds = _kinds(module, entry)
-    if any("[" in kind for kind in kinds):
+    if _shaped(kinds):
         return _array_caller(address, entry.__name__, kinds)
-    types = [ctypes.c_void_p, ctypes.c_void_p, *(ctypes.c_void_p if kind else ctypes.c_int64 for kind in kinds)]
-    function = ctypes.CFUNCTYPE(ctypes.c_int32, *types)(address)
+    function = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)(address)
     buffers, numbers = ([place for place, kind in enumerate(kinds) if bool(kind) == buffer] for buffer in (True, False))
-    result, error = ctypes.c_int64(), ctypes.c_int64()
-    arguments: list[Any] = [ctypes.addressof(result), ctypes.addressof(error), *[0] * len(kinds)]
+    result, error, arguments = ctypes.c_int64(), ctypes.c_int64(), (ctypes.c_int64 * (2 + len(kinds)))()
+    arguments[0], arguments[1], block = ctypes.addressof(result), ctypes.addressof(error), ctypes.addressof(arguments)
     seen: list[Any] = [None] * len(kinds)
 
     def call(*values: Any) -> int:
@@ -288,7 +311,7 @@ def _caller(address: int, module: ModuleType, entry: Any) -> Callable[..., int]:
                 seen[place], arguments[place + 2] = array, ctypes.addressof(_Start.from_buffer(array))
         for place in numbers:
             arguments[place + 2] = values[place]
-        if function(*arguments):
+        if function(block):
             raise MoesimError(f"the compiled {entry.__name__} failed with {error.value}; please report it")
         return result.value
 
@@ -335,7 +358,7 @@ def _place(module: ModuleType) -> Path:
 @cache
 def _digest(module: ModuleType) -> str:
     """Hash of what is compiled, and of the values that it names: as they were imported, for files may have changed since."""
-    digest = hashlib.sha256(f"{sys.version}{[entry.__name__ for entry in module.ENTRIES]}{module.BUFFERS}".encode())
+    digest = hashlib.sha256(f"{sys.version}{_PACKED}{[entry.__name__ for entry in module.ENTRIES]}{module.BUFFERS}".encode())
     scope = _names(module)
     for function in module.FUNCTIONS:
         digest.update(f"{function.__name__}{function.__defaults__}{code_text(function.__code__)}".encode())
