@@ -18,7 +18,7 @@ from moesim.fit import points, published
 from moesim.fit.loads import loads
 from moesim.fit.points import Layer
 from moesim.fit.solve import ALTERNATE, Fit, Parameter, Residuals, Values, alternate, least_squares
-from moesim.hardware.experts import Roofline, Table
+from moesim.hardware.experts import Roofline, Table, activation_unit, p_norm
 
 __all__ = [
     "CACHED",
@@ -167,7 +167,11 @@ def experts(data: Path, system: str, dtype: str, framework: str | None = None, *
 
     def searched(looked_at: BoolArray) -> dict[str, float]:
         part = rows.part(looked_at)  # the search predicts some thousand times, and nothing that it does not look at
-        return least_squares(lambda values: predict(values, part), part.seconds, np.ones(len(part.rows), np.bool_), PARAMETERS)
+        every = np.ones(len(part.rows), np.bool_)
+        return least_squares(
+            lambda values: predict(values, part), part.seconds, every, PARAMETERS,
+            slopes=lambda values: _slopes(values, part, rate, facts.bandwidth),
+        )  # fmt: skip
 
     values = searched(chosen)
     odd = sorted({row.model for row in rows.rows}) if interpolate else _outliers(rows, chosen, predict(values, rows))
@@ -179,6 +183,32 @@ def experts(data: Path, system: str, dtype: str, framework: str | None = None, *
     fit = ExpertFit(blank, roofline(values), values["launch"], tables, none)
     plain = fit._seconds(rows, rate, facts.bandwidth, interpolated=False)
     return _reported(fit, rows, chosen, large, (plain, fit._seconds(rows, rate, facts.bandwidth, interpolated=True)))
+
+
+def _slopes(values: Values, rows: _Rows, rate: float, own: float) -> FloatArray:
+    """[rows, parameters] of the logarithm of a layer's seconds over those of `PARAMETERS`, by the derivative of `_LAW`.
+
+    With t = (m^q + c^q)^(1/q) and the shares a = (m / t)^q and b = (c / t)^q,
+    dt / t = a dlog m + b dlog c + (a log(m / t) + b log(c / t)) dlog q.
+    """
+    roof = roofline(values)
+    memory = rows.weights / roof.stream(own)
+    full = (rows.tokens + roof.half) * rows.flops / (rate * roof.efficiency)
+    moved = rows.tokens * (roof.activations * activation_unit(rows.flops)) / own
+    time = p_norm(memory, full + moved, roof.q)
+    by_memory, by_compute = np.log(memory / time), np.log((full + moved) / time)
+    of_memory, of_compute = np.exp(roof.q * by_memory) * time, np.exp(roof.q * by_compute) * time
+    part = of_compute / (full + moved)
+    columns = {
+        "streaming": -of_memory,
+        "efficiency": -part * full,
+        "half": part * full * (roof.half / (rows.tokens + roof.half)),
+        "q": of_memory * by_memory + of_compute * by_compute,
+        "activations": part * moved,
+    }
+    changes = [rows.sums(columns[parameter.name]) for parameter in PARAMETERS if parameter.name in columns]
+    launch = np.full(len(rows.rows), values["launch"])
+    return np.stack([*changes, launch], axis=1) / (values["launch"] + rows.sums(time))[:, None]
 
 
 def _split(rows: _Rows, large: BoolArray) -> BoolArray:

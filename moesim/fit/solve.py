@@ -123,17 +123,18 @@ def least_squares(
     *,
     robust: float | None = 0.1,
     even: bool = False,
+    slopes: Callable[[Values], FloatArray] | None = None,
 ) -> dict[str, float]:
     """Parameters that bring log(predicted / measured) of the `fitted` points nearest to 0, rounded to three digits.
 
     Searched over the logarithms of the parameters, from every combination of the starts. Errors well above `robust` count
     linearly (soft L1), so that a kernel gone wrong does not bend the rest; None for plain squares. `even` then goes on to
-    the eighth power: few points off a law that cannot bend with them should be missed evenly, none of them badly.
+    the eighth power: few points off a law that cannot bend with them should be missed evenly, none of them badly. `slopes`:
+    [rows, parameters] of log(predicted) over the parameters' logarithms, else found by differences.
     """
     from scipy.optimize import least_squares as search
 
     names = [parameter.name for parameter in parameters]
-    bounds = [(np.log(parameter.low), np.log(parameter.high)) for parameter in parameters]
 
     def values(x: FloatArray) -> dict[str, float]:
         inside = np.clip(np.exp(x), [p.low for p in parameters], [p.high for p in parameters])
@@ -143,14 +144,22 @@ def least_squares(
         return np.asarray(np.log(predict(values(x)) / measured)[fitted])
 
     grid = np.array(np.meshgrid(*[np.log(parameter.start) for parameter in parameters])).reshape(len(names), -1).T
-    low, high = (np.array(side) for side in zip(*bounds, strict=True))
+    low, high = (
+        np.array([np.log(limit) for limit in side]) for side in zip(*[(p.low, p.high) for p in parameters], strict=True)
+    )
     loss: Any = "soft_l1" if robust else "linear"
-    minima = [search(miss, start, bounds=(low, high), loss=loss, f_scale=robust or 1.0) for start in grid]
+    jacobian: Any = "2-point" if slopes is None else lambda x: slopes(values(x))[fitted]
+    minima = [search(miss, start, jacobian, bounds=(low, high), loss=loss, f_scale=robust or 1.0) for start in grid]
     best = min(minima, key=lambda minimum: float(minimum.cost)).x
-    if even:
-
-        def worst(x: FloatArray) -> FloatArray:
-            return np.asarray((100.0 * miss(x)) ** 4)
-
-        best = search(worst, np.clip(best, low, high), bounds=(low, high), xtol=1e-12, ftol=1e-12).x
+    best = _evened(miss, best, low, high) if even else best
     return {name: float(f"{value:.3g}") for name, value in values(best).items()}
+
+
+def _evened(miss: Callable[[FloatArray], FloatArray], best: FloatArray, low: FloatArray, high: FloatArray) -> FloatArray:
+    """From `best` on to where the eighth powers of misses are least."""
+    from scipy.optimize import least_squares as search
+
+    def worst(x: FloatArray) -> FloatArray:
+        return np.asarray((100.0 * miss(x)) ** 4)
+
+    return np.asarray(search(worst, np.clip(best, low, high), bounds=(low, high), xtol=1e-12, ftol=1e-12).x)
