@@ -149,7 +149,11 @@ class System(Spec):
 
     def capacity(self, tier: str) -> float:
         """Bytes of weights that a program may put into `tier`; 0 for a tier that an interleaved set takes whole."""
-        return checks.capacity(self.tiers, tier)
+        return self._capacities[tier]
+
+    @cached_property
+    def _capacities(self) -> dict[str, float]:
+        return {tier: checks.capacity(self.tiers, tier) for tier in self.tiers}
 
     def kv_share(self, tier: str) -> float:
         """Bytes of weights whose room in `tier` a byte of KV cache takes: 1 but where a device compresses."""

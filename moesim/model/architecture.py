@@ -5,6 +5,7 @@ Knows nothing of hardware: everything here is bytes and FLOPs, never seconds.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -107,7 +108,7 @@ class Architecture(AttentionWork):
             return np.full(self.n_moe, self.expert_bytes_in(formats))
         return np.array([self.expert_bytes_in(name) for name in formats])
 
-    @property
+    @cached_property
     def expert_bytes(self) -> float:
         """Bytes of one routed expert of one layer: the unit that a placement moves. The mean where layers differ."""
         formats = self.precision.experts
@@ -133,12 +134,12 @@ class Architecture(AttentionWork):
     def _attention_weight(self) -> float:
         return Precision.bytes_of(self.precision.attention_name)
 
-    @property
+    @cached_property
     def qkv_bytes(self) -> float:
         """Bytes of the QKV projection of one layer, with those of indexers and compressed entries."""
         return self._qkv_parameters * self._attention_weight
 
-    @property
+    @cached_property
     def _qkv_parameters(self) -> float:
         """Weights that take the hidden state of one layer to what its attention core works on."""
         own = self._mean(lambda kind: kind.qkv_parameters(self.hidden))
@@ -149,12 +150,12 @@ class Architecture(AttentionWork):
         """FLOP of the QKV projection of one token in one layer."""
         return 2.0 * self._qkv_parameters
 
-    @property
+    @cached_property
     def output_bytes(self) -> float:
         """Bytes of the output projection of one layer."""
         return self._mean(lambda kind: kind.output_parameters(self.hidden)) * self._attention_weight
 
-    @property
+    @cached_property
     def output_flops(self) -> float:
         """FLOP of the output projection of one token in one layer."""
         return 2.0 * self._mean(lambda kind: kind.output_parameters(self.hidden))
@@ -164,7 +165,7 @@ class Architecture(AttentionWork):
         """Weights of the projections down to the state of the experts and up from it, in one MoE layer."""
         return 2.0 * self.hidden * self.expert_hidden
 
-    @property
+    @cached_property
     def router_bytes(self) -> float:
         """Bytes of the router of one MoE layer, and of the projections to a narrower state of the experts."""
         return self.hidden * self.experts * Precision.bytes_of(self.precision.router_name) + self._latent * self._weight
@@ -174,7 +175,7 @@ class Architecture(AttentionWork):
         """FLOP of the router (and of these projections) for one token in one MoE layer."""
         return 2.0 * (self.hidden * self.experts + self._latent)
 
-    @property
+    @cached_property
     def shared_bytes(self) -> float:
         """Bytes of all shared experts of one MoE layer."""
         return self.matrices * self.hidden * self.shared_width * self._weight
@@ -209,7 +210,7 @@ class Architecture(AttentionWork):
         """FLOP of the LM head for one token."""
         return 2.0 * self.vocab * self.hidden
 
-    @property
+    @cached_property
     def non_expert_bytes(self) -> float:
         """Bytes of everything but routed experts: attention, router, shared experts, dense layers, embeddings."""
         per_moe_layer = self.router_bytes + self.shared_bytes
@@ -247,12 +248,12 @@ class Architecture(AttentionWork):
         """Bytes of what one routed expert takes in for one token, and of what it gives back."""
         return self.expert_state * self._activation
 
-    @property
+    @cached_property
     def qkv_activation_bytes(self) -> float:
         """Bytes per token and layer from the device of the QKV projection to that of the attention core, in decode."""
         return self._mean(lambda kind: kind.qkv_width) * self._activation
 
-    @property
+    @cached_property
     def core_activation_bytes(self) -> float:
         """Bytes per token and layer from the device of the attention core to that of the output projection, in decode."""
         return self._mean(lambda kind: kind.core_width) * self._activation

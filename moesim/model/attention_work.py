@@ -6,6 +6,7 @@ Knows nothing of experts, nor of hardware: everything here is bytes and FLOPs, n
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -36,7 +37,7 @@ class AttentionWork(Shape):
         """Decoder layers with a cache."""
         return self.layers - len(self.linear_layers)
 
-    @property
+    @cached_property
     def _windowed_layers(self) -> tuple[int, ...]:
         """Decoder layers with the attention of windows, where that differs from the others'."""
         return tuple(k for k, window in enumerate(self.windows) if window) if self.windowed else ()
@@ -125,7 +126,7 @@ class AttentionWork(Shape):
 
     # The cache
 
-    @property
+    @cached_property
     def _pair_bytes(self) -> float | FloatArray:
         """Bytes of the key and value of one token (or compressed entry), as `kv_bytes`."""
         return self._cached(lambda kind: kind.cached) * Precision.bytes_of(self.precision.kv)
@@ -152,12 +153,15 @@ class AttentionWork(Shape):
         rates = np.array(self._rates)
         return self._pair_bytes + np.where(rates > 0, self._entry_bytes / np.maximum(rates, 1), 0.0)
 
-    @property
+    @cached_property
     def kv_bytes_per_layer(self) -> FloatArray:
-        """[layers] bytes that one token adds to the cache of each decoder layer, 0 where there is none."""
-        return self._per_layer(self.kv_bytes)
+        """[layers] bytes that one token adds to the cache of each decoder layer, 0 where there is none; not to be
+        written to."""
+        nbytes = self._per_layer(self.kv_bytes)
+        nbytes.flags.writeable = False
+        return nbytes
 
-    @property
+    @cached_property
     def state_bytes(self) -> float:
         """Bytes of the recurrent state of one sequence in one layer of linear attention."""
         return self.linear.state * Precision.bytes_of(self.precision.state) if self.linear else 0.0
