@@ -106,7 +106,7 @@ def test_recall_on_recorded_routing(file, model, low, high):
         ids, seq = archive["experts"][:, : model.n_moe], archive["seq"]
     known = np.unique(seq)
     chosen = known[np.linspace(0, len(known) - 1, 40).astype(int)]
-    tokens = [ids[seq == request][-24:] for request in chosen]
+    tokens = [ids[seq == request][-16:] for request in chosen]
     counts = [[(token[:, :, None] == np.arange(model.experts)).sum(axis=1) for token in sequence] for sequence in tokens]
     job, table = Offline(requests=2, prompt=4, output=2, routing=Sticky()).build(model, Streams(0), Path())
     problem = problem_of(model, job, table)
