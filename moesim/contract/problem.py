@@ -78,6 +78,11 @@ class Problem:
         """[R] tokens of the prompts, longest first."""
         return np.sort(self.job.prompt)[::-1]
 
+    @cached_property
+    def _longest(self) -> IntArray:
+        """[R] tokens of prompt and output of each request, most first."""
+        return np.sort(self.job.prompt + self.job.output)[::-1]
+
     @property
     def layers(self) -> int:
         """L, MoE layers simulated."""
@@ -173,8 +178,7 @@ class Problem:
             return 0.0
         if self.job.kv is not None:
             return self.job.kv
-        lengths = np.sort(self.job.prompt + self.job.output)[::-1][:batch]
-        return float(self.model.kv_total(lengths))
+        return float(self.model.kv_total(self._longest[:batch]))
 
     def non_expert_bytes(self) -> float:
         """Weights other than routed experts; for a lone MoE layer its router and shared experts."""

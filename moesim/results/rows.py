@@ -6,7 +6,8 @@ Knows integers and names only.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Any, overload
 
 import numpy as np
@@ -37,6 +38,7 @@ class PassRow:
 
 _FIELDS = [field.name for field in fields(PassRow)]
 _WIDTH = len(_FIELDS)
+_fields_of = attrgetter(*_FIELDS)
 _PHASE = _FIELDS.index("phase")
 
 
@@ -50,7 +52,7 @@ class PassRows:
 
     def append(self, row: PassRow) -> None:
         """Adds a pass."""
-        values = list(astuple(row))
+        values = list(_fields_of(row))
         values[_PHASE] = PHASES.index(row.phase)
         self._values.append(values)
 

@@ -174,8 +174,14 @@ class Watched:
         return seen
 
 
+_PLAIN = (int, float, str, type(None))
+"""Types of what holds no arrays: most of what a visit or a dispatch consists of."""
+
+
 def copied(original: Any, *, writeable: bool = True) -> Any:
     """A visit, step, deployment, dispatch or moves with copies of its arrays."""
+    if isinstance(original, _PLAIN):
+        return original
     if isinstance(original, np.ndarray):
         array = original.copy()
         array.flags.writeable = writeable

@@ -43,6 +43,8 @@ class Operations:
         self._phase = ""
         self._known: dict[tuple[str, str, bytes], int] = {}
         """ps of projections and the like by what passes them."""
+        self._moe = set(problem.model.moe_layers)
+        self._dense = set(range(problem.model.layers)) - self._moe - set(problem.model.bare_layers)
         self._who: dict[Phase, list[tuple[tuple[str, str, str], IntArray]]] = {}
         breakdown.roofs.update(roofs(problem))
 
@@ -81,8 +83,7 @@ class Operations:
         sampled = sampled[sampled > 0]
         sizes = (model.router_flops, model.router_bytes, hidden)
         self._gemm("router", gpu, whole, problem.layers, sizes, lambda _, tokens: costs.router(tokens))
-        homes, moe = self._deployment.plan.homes, set(model.moe_layers)
-        dense = set(range(model.layers)) - moe - set(model.bare_layers)
+        homes, moe, dense = self._deployment.plan.homes, self._moe, self._dense
         if dense:
             sizes = (model.dense_flops, model.dense_bytes, 2 * hidden)
             for device, number in self._sharing(dense, apart=homes.dense is not None):

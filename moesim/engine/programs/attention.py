@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moesim.arrays import FloatArray, IntArray
 from moesim.clock import added, to_ps, total
@@ -121,7 +122,9 @@ def chains_of_pass(problem: Problem, deployment: Deployment, sets: Sequence[Sequ
     kv_bytes = problem.model.kv_bytes_per_layer
     sizes = [size for cores in sets for core in cores for size in (core.flops, core.kv, core.cached)]
     homes = deployment.plan.homes
-    away = np.array([homes.away(layer) for layer in range(len(kv_bytes))], dtype=np.bool_)
+    away = np.zeros(len(kv_bytes), dtype=np.bool_)
+    if homes.attends is not None:
+        away[:] = [homes.away(layer) for layer in range(len(kv_bytes))]
     columns = np.concatenate([*sizes, (kv_bytes > 0)[None, :], away[None, :]], axis=0).T.copy()
     alike: dict[bytes, int] = {}
     kind = [alike.setdefault(column.tobytes(), len(alike)) for column in columns]
@@ -187,7 +190,7 @@ class _Builder:
 
     def __init__(self, problem: Problem, deployment: Deployment, cores: Sequence[Core]) -> None:
         self.problem, self.deployment, self.plan, self.cores = problem, deployment, cores[0].plan, cores
-        self.tokens = np.sum([core.tokens for core in self.cores], axis=0)
+        self.tokens = _together([core.tokens for core in self.cores])
         self.gpu = problem.system.attending_gpu
 
     def build(self, layer: int, kv_bytes: float) -> Chain:
@@ -199,8 +202,7 @@ class _Builder:
         here = self.gpu
         core = 0
         crosses = operations[1][0] == self.gpu and tier != self.problem.gpu_tier
-        cached = left * np.sum([core.cached[:, layer] for core in self.cores], axis=0)
-        read = self._kv_read(cached, tier) if crosses else None
+        read = self._kv_read(left * _together([core.cached[:, layer] for core in self.cores]), tier) if crosses else None
         for number, (device, seconds, crossing, usage) in enumerate(operations):
             if device != here:
                 stages.append(self._transfer(here, device, crossing))
@@ -224,7 +226,7 @@ class _Builder:
         """Projections, core and output of a layer: (device, seconds [n], bytes that reach it per token, what it draws)."""
         model, tokens, costs = self.problem.model, self.tokens, self.problem.costs
         first, attends, last = devices_of(self.deployment.plan, self.cores[0].phase, layer)
-        usage = self._core_usage(left * np.sum([core.kv[:, layer] for core in self.cores], axis=0), attends, tier)
+        usage = self._core_usage(left * _together([core.kv[:, layer] for core in self.cores]), attends, tier)
         return [
             (first, costs.projections(first, tokens), model.token_bytes, {}),
             (attends, self._core_seconds(layer, left, attends), model.qkv_activation_bytes, usage),
@@ -288,8 +290,13 @@ class _Builder:
         return Stage(queue_of(path), service, usage_of(path.usage, float(np.sum(nbytes))), name, cause)
 
 
+def _together(sizes: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """The sum of arrays of one shape, most often of a single one."""
+    return sizes[0] if len(sizes) == 1 else np.sum(sizes, axis=0)
+
+
 def _merged(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:
-    return {key: a.get(key, 0.0) + b.get(key, 0.0) for key in {**a, **b}}
+    return {key: a.get(key, 0.0) + b.get(key, 0.0) for key in {**a, **b}} if a or b else {}
 
 
 def _padded(values: Any, count: int) -> Any:
