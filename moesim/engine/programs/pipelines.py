@@ -119,6 +119,9 @@ class PassBuilder:
         `wraps`: another streamed pass follows, whose first layers are uploaded during the last ones of this.
         """
         self._structure, self._work, self._times, self._stale = structure, work, times, stale
+        stages = (stage for kind in structure.chains for chain in kind for stage in chain.sides())
+        self._alone = all(stage.lane != self.up for stage in stages) and not work.helpers
+        """Whether the link carries weights of experts alone."""
         ends: list[Ops] = [self.carried.last]
         reach = min(self.style.ahead, self.layers)
         if structure.rows:
@@ -213,7 +216,7 @@ class PassBuilder:
     def _stage(self, stage: Stage, item: int, after: Ops, rank: int = FIRST) -> Ops:
         service = int(stage.service[item])
         share = service / stage.total if stage.total else 0.0
-        usage = {resource: nbytes * share for resource, nbytes in stage.usage.items()}
+        usage = {resource: nbytes * share for resource, nbytes in stage.usage.items()} if stage.usage else None
         return (self._add(stage.lane, service, after, stage.name, usage, rank),)
 
     def _add(
@@ -225,9 +228,10 @@ class PassBuilder:
         usage: Mapping[str, float] | None = None,
         priority: int = FIRST,
     ) -> int:
-        machine, label = self.context.machine, label_of(name)
-        operation = Operation(machine.lane(lane), service, after, priority, in_order=True, draws=usage or {}, label=label)
-        return machine.program.add(operation)
+        program = self.context.machine.program
+        return program.add(
+            Operation(program.lane(lane), service, after, priority, in_order=True, draws=usage or {}, label=label_of(name))
+        )
 
     def _join(self, after: Ops) -> int:
         return self.context.machine.program.add(Operation(JOIN, 0, after))
@@ -278,9 +282,7 @@ class PassBuilder:
         if not len(copies):
             return []
         chains, whole = self._structure.chains, int(copies.sum())
-        stages = [stage for kind in chains for chain in kind for stage in chain.sides()]
-        alone = all(stage.lane != self.up for stage in stages) and not self._work.helpers
-        if alone and self.groups == 1 and self.style.ahead:
+        if self._alone and self.groups == 1 and self.style.ahead:
             return [(whole, 1.0)]
         count = max(_SHARED_PIECES, sum(len(chain.stages[0].service) for chain in chains[0]) if chains else 1)
         if self.groups == 1:

@@ -90,7 +90,8 @@ class Program:
 
     def lane(self, name: str) -> int:
         """The number of a lane; a new name gets a new one."""
-        return self.lanes.setdefault(name, len(self.lanes))
+        number = self.lanes.get(name)
+        return self.lanes.setdefault(name, len(self.lanes)) if number is None else number
 
     def add(self, operation: Operation) -> int:
         """Adds an operation; its number."""
