@@ -11,7 +11,7 @@ from typing import Any
 from moesim.runs.run import run
 from moesim.validation.moe_cxl.ablations import short_run
 from moesim.validation.moe_cxl.finding import Finding
-from moesim.validation.moe_cxl.setups import CXL, DRAM, LARGE, NO_CXL, NVME, ONE, POLICIES, SCENARIO, Sets, tried
+from moesim.validation.moe_cxl.setups import CXL, DRAM, LARGE, NO_CXL, NVME, ONE, Sets, tried
 
 __all__ = ["energy", "recovery", "scaling", "sensitivity"]
 
@@ -19,12 +19,6 @@ _TIGHT: Sets = {f"hardware.tiers.cxl_{letter}.capacity": "1 MB" for letter in "a
 """Without the device that fails, the others have no room for what lived there."""
 _LARGE: Sets = {"workload.requests": 1, "workload.prompt": 32, "workload.output": 5}
 _ALL_IN_DRAM: Sets = {**NO_CXL, "hardware.tiers.ddr.capacity": "1 TB"}
-_POWERS: Sets = {
-    **{f"hardware.tiers.cxl_{letter}.energy": "100 pJ/B" for letter in "abcd"},
-    "hardware.tiers.nvme.energy": "1000 pJ/B",
-    "hardware.links.nvme_link.energy": "48 pJ/B",
-}
-"""Assumed: DRAM at some 6 pJ/bit behind a link of as much; an SSD of 7 W at 7 GB/s; PCIe 4."""
 _PARAMETERS: dict[str, Any] = {
     "alpha": (0.1, 0.3),
     "hysteresis": (0.0, 1.0),
@@ -72,7 +66,7 @@ def energy() -> str:
     """Joules per token beside the baseline's, with powers that are assumed."""
     per_token = {}
     for name, policy, machine in (("MoE-CXL", "moe_cxl", CXL), ("DRAM", "baseline", DRAM), ("NVMe", "baseline", NVME)):
-        summary = run(SCENARIO, policy=POLICIES[policy], **machine, **ONE, **_POWERS).summary
+        summary = tried(policy, machine, ONE).result.summary
         per_token[name] = summary["energy_J"] / summary["output_tokens"]
     ours = per_token["MoE-CXL"]
     return (

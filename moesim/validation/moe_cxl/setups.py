@@ -31,7 +31,6 @@ __all__ = [
     "NVME",
     "ONE",
     "PAGEABLE",
-    "POLICIES",
     "PROMPT",
     "PUBLISHED_SLICE",
     "SLOW",
@@ -79,6 +78,13 @@ LONG: Sets = {
 PROMPT: Sets = {**LONG, "workload.prompt": 32768, "workload.output": 1}
 """A prompt alone, without any decode step."""
 
+_POWERS: Sets = {
+    **{f"hardware.tiers.cxl_{letter}.energy": "100 pJ/B" for letter in "abcd"},
+    "hardware.tiers.nvme.energy": "1000 pJ/B",
+    "hardware.links.nvme_link.energy": "48 pJ/B",
+}
+"""Assumed: DRAM at some 6 pJ/bit behind a link of as much; an SSD of 7 W at 7 GB/s; PCIe 4. No time depends on them."""
+
 SCENARIO, LARGE = "moe_cxl/mixtral-8x7b", "moe_cxl/qwen3-235b"
 POLICIES: dict[str, dict[str, Any]] = {
     "baseline": {"kind": "deepspeed_moe"},
@@ -121,7 +127,7 @@ def tried(policy: str, machine: Sets, job: Sets, scenario: str = SCENARIO) -> Tr
 @cache
 def _tried(policy: str, machine: str, job: str, scenario: str) -> Tried:
     """By text, which can be looked up."""
-    loaded_scenario = loaded(scenario, policy=POLICIES[policy], **json.loads(machine), **json.loads(job))
+    loaded_scenario = loaded(scenario, policy=POLICIES[policy], **json.loads(machine), **json.loads(job), **_POWERS)
     loaded_scenario = replace(loaded_scenario, job_and_table=_made(job, scenario))
     problem = problem_of(loaded_scenario, *loaded_scenario.build())
     deployment = loaded_scenario.scenario.policy.deploy(problem)
