@@ -41,14 +41,14 @@ def blurred(counts: IntArray, recall: float | FloatArray, popularity: FloatArray
 
 def _pair_by_pair(wrong: IntArray, weights: IntArray, rng: np.random.Generator) -> IntArray:
     """[n, E] where the `wrong` [n, E] pairs of each expert fall, none on its own: by `weights` [n, E] without its own."""
-    ends = weights.cumsum(axis=1)
-    row, source = np.nonzero(wrong)
-    row, source = (np.repeat(place, wrong[row, source]) for place in (row, source))
-    own = weights[row, source]
-    place = rng.integers(ends[row, -1] - own)
-    place += np.where(place >= ends[row, source] - own, own, 0)  # what was left out is stepped over
-    before = ends[:, -1].cumsum() - ends[:, -1]
-    fallen = np.searchsorted((ends + before[:, None]).ravel(), place + before[row], side="right")
+    ends, numbers = weights.cumsum(axis=1), wrong.reshape(-1)
+    whole, sources = ends[:, -1].copy(), numbers.nonzero()[0]
+    source, row = sources.repeat(numbers[sources]), np.arange(len(wrong)).repeat(wrong.sum(axis=1))
+    own = weights.reshape(-1)[source]
+    place = rng.integers(whole[row] - own)
+    place += own * (place >= ends.reshape(-1)[source] - own)  # what was left out is stepped over
+    before = whole.cumsum() - whole
+    fallen = (ends + before[:, None]).reshape(-1).searchsorted(place + before[row], side="right")
     return np.bincount(fallen, minlength=wrong.size).reshape(wrong.shape)
 
 

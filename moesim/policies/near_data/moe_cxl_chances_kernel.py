@@ -131,6 +131,16 @@ def choose(
     return in_order(count, room, values, chosen)
 
 
+def stand(value: float, place: int, count: int, values: Array, places: Array) -> int:
+    """Puts a number among `count` ascending ones, behind its equals: soon done where they come nearly in order."""
+    at = count
+    while at > 0 and values[at - 1] > value:
+        values[at], places[at] = values[at - 1], places[at - 1]
+        at -= 1
+    values[at], places[at] = value, place
+    return count + 1
+
+
 def turns(
     experts: int, first: int, begin: int, by_device: int, counts: Array, copy: Array, gpu: Array, resident: Array,
     in_flight: Array, order: Array, bins: Array, values: Array, places: Array, uploads: Array,
@@ -146,21 +156,17 @@ def turns(
         if counts[first + e] > 0 and not (resident[begin + e] or in_flight[begin + e]):
             places[number], uploads[number] = rank, e
             number += 1
-            short += 1 if copy[first + e] < gpu[first + e] else 0
-    count = 0
-    for rank in range(number):  # those whose copy is the shorter of the two, shortest copy first
-        if copy[first + uploads[rank]] < gpu[first + uploads[rank]]:
-            count = take(copy[first + uploads[rank]], rank, count, short, values, bins)
-    in_order(count, short, values, bins)
+            if copy[first + e] < gpu[first + e]:  # these go first, shortest copy first
+                short = stand(copy[first + e], e, short, values, bins)
     for rank in range(short):
-        order[places[rank]] = uploads[bins[rank]]
+        order[places[rank]] = bins[rank]
     count = 0
-    for rank in range(number):  # then the others, longest on the GPU first
-        if copy[first + uploads[rank]] >= gpu[first + uploads[rank]]:
-            count = take(-gpu[first + uploads[rank]], rank, count, number - short, values, bins)
-    in_order(count, number - short, values, bins)
-    for rank in range(number - short):
-        order[places[short + rank]] = uploads[bins[rank]]
+    for rank in range(number):  # the others follow, longest on the GPU first
+        e = uploads[rank]
+        if copy[first + e] >= gpu[first + e]:
+            count = stand(-gpu[first + e], e, count, values, bins)
+    for rank in range(count):
+        order[places[short + rank]] = bins[rank]
     return number
 
 
@@ -168,7 +174,7 @@ SOURCES = (least_kernel, order_kernel, portable_kernel)
 """Modules that stand in what is compiled, too."""
 FUNCTIONS = (
     *least_kernel.FUNCTIONS, *order_kernel.FUNCTIONS, logarithm, exponential, one_or_more, weigh, chances, learn, predict,
-    choose, turns,
+    choose, stand, turns,
 )
 """What `moesim.jit` compiles."""
 ENTRIES = (chances, learn, predict, choose, turns)
