@@ -30,6 +30,11 @@ class Answers(NamedTuple):
     moves: BoolArray | None = None
     """[V] visits that set off background moves."""
 
+    def routed_on(self, gpu: int) -> bool:
+        """Whether they say beside an order and moves where uploads come from, and no more: `gpu` computes everything."""
+        usual = self.load is None and self.counts is None and self.nbytes is None and self.stale is None
+        return self.source is not None and usual and bool((self.device == gpu).all())
+
 
 _MOVES: BoolArray = np.ones(1, dtype=np.bool_)
 """A single visit that sets off moves."""
@@ -98,12 +103,12 @@ def _nbytes(dispatches: list[Dispatch], stored: FloatArray) -> FloatArray:
 
 
 def _lone(answer: Dispatch) -> Answers:
-    """The answer to a single visit that says no more than devices, an order and moves."""
-    order = None if answer.order is None else answer.order[None]
-    return Answers(answer.device[None], order, moves=None if answer.moves is None else _MOVES)
+    """The answer to a single visit that says no more than devices, an order, where uploads come from and moves."""
+    order, source = (None if part is None else part[None] for part in (answer.order, answer.source))
+    return Answers(answer.device[None], order, source=source, moves=None if answer.moves is None else _MOVES)
 
 
 def _plain(dispatch: Dispatch) -> bool:
-    """Whether it says no more than devices, an order and moves."""
-    _, _, load, counts, nbytes, stale, source, _ = dispatch
-    return load is None and counts is None and nbytes is None and stale is None and source is None
+    """Whether it says no more than devices, an order, where uploads come from and moves."""
+    _, _, load, counts, nbytes, stale, _, _ = dispatch
+    return load is None and counts is None and nbytes is None and stale is None

@@ -5,18 +5,19 @@ Knows the order of things in a pass; times nothing.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
-from moesim.contract import Dispatch, Foreseen, Moves, Step, Uses, Visit
+from moesim.contract import NO_MOVES, Dispatch, Foreseen, Moves, Step, Uses, Visit
 from moesim.engine.cached import cached_residents, check_cached
 from moesim.engine.context import Context
 from moesim.engine.dispatches import Answers, batched, stacked
 from moesim.engine.kernel import kernel as k
 from moesim.engine.kernel.visit_tables import VisitTables
-from moesim.engine.kernel.visits import AnsweredRows, Demand, visit_rows, visits_of_pass
+from moesim.engine.kernel.visits import AnsweredRows, Demand, RoutedRows, visit_rows, visits_of_pass
 from moesim.engine.passes import Pass
 from moesim.engine.programs.durations import ExpertTimes
 from moesim.engine.programs.pre_expert import Structure, templates_of, trailer_of
@@ -128,13 +129,12 @@ class PassWalk:
             decider.begin(self._all_visits())
         while (status := movers.walk_on(rows)) != k.FINISHED:
             row += status == k.ASKED
-            if status not in (k.ASKED, k.KNOWN_TO_HOST, k.VISITED):
-                movers.refuse(status)
-                self._check(status)
-                continue
             if status == k.KNOWN_TO_HOST:
                 movers.apply(self._special, int(self.layers[row]), _EMPTY)
                 continue
+            if status not in (k.ASKED, k.VISITED):
+                movers.refuse(status)
+                self._check(status)
             if status == k.ASKED or not ruled:
                 context.look_at_host(decider is None or decider.looks)
             if decider is not None and (decider.dispatch if status == k.ASKED else decider.adapt)(row):
@@ -159,11 +159,13 @@ class PassWalk:
         dispatch = self.dispatch(row)
         answers = self.answers(slice(row, row + 1), [dispatch])
         self._nbytes = None if answers.nbytes is None else answers.nbytes[0]
-        moves = self._moves(row, dispatch)
-        K = movers.copies.K
-        K[k.K_ANSWER], K[k.K_PATCHED] = k.IN_ROWS if movers.order(moves) else k.WITH_MOVES, not self._unusual(answers)
-        if moves is not None:
-            self._special = moves
+        K, routed, moves = movers.copies.K, self._routed(answers), self._moves(row, dispatch)
+        K[k.K_ANSWER] = k.IN_ROWS if movers.order(moves) else k.WITH_MOVES
+        K[k.K_PATCHED] = routed or not self._unusual(answers)
+        self._special = NO_MOVES if moves is None else moves
+        if routed:
+            kinds = context.kinds_of(self.layers[row : row + 1], None, answers.source)
+            return self._from_copies.routed(answers, kinds[0], context.placement.copy_ps_of(kinds[0]))
         if self._unusual(answers):
             numbers = self._rows(slice(row, row + 1), answers, movers.flying(layer), data=row)
             return numbers if context.machine.arrays else numbers.tolist()
@@ -190,6 +192,17 @@ class PassWalk:
         """Whether an answer says more than what `AnsweredRows` lays out."""
         special = answers.counts is not None or answers.nbytes is not None or answers.source is not None
         return special or bool(self.context.problem.system.further_gpus)
+
+    def _routed(self, answers: Answers) -> bool:
+        """Whether an answer says beside the usual where stored copies are uploaded from, and nothing else."""
+        context = self.context
+        plain = not (context.residency.mixed or context.deployment.dequantised or context.problem.system.further_gpus)
+        return plain and answers.routed_on(context.problem.attending_index)
+
+    @cached_property
+    def _from_copies(self) -> RoutedRows:
+        """`R` for such answers."""
+        return RoutedRows(self.context.placement, self.counts, self.layers, self.times, self.context.machine.arrays)
 
     @property
     def _adapts(self) -> bool:

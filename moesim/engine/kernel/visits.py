@@ -24,6 +24,7 @@ __all__ = [
     "ByLayer",
     "Demand",
     "PackedTemplates",
+    "RoutedRows",
     "Stretch",
     "Template",
     "packed_templates",
@@ -207,6 +208,27 @@ class AnsweredRows:
     def _put(self, field: int, values: NDArray[Any]) -> None:
         at = self._at[field]
         self.R[at : at + self._experts] = values if self._arrays else values.tolist()
+
+
+class RoutedRows(AnsweredRows):
+    """The same where the GPU that attends does all, and uploads cross from other copies than the masters."""
+
+    def routed(self, answers: Answers, kinds: IntArray, copy_ps: IntArray) -> Any:
+        """`R` with an answer whose experts are uploaded as copies of `kinds` [E], in `copy_ps` [E]."""
+        self.answered(answers)
+        self._put(k.KIND, kinds)
+        self._put(k.COPY, copy_ps)
+        return self.R
+
+    def _lay_out(self, beside: bool) -> None:
+        super()._lay_out(beside)
+        end, apart = len(self.R), np.zeros(2 * self._experts, dtype=np.int64)
+        self.R = np.concatenate([self.R, apart]) if self._arrays else [*self.R, *apart.tolist()]
+        self.R[k.R_ODD] = 1
+        for field, at in ((k.KIND, end), (k.COPY, end + self._experts)):
+            place = k.R_PLACES + 3 * field
+            self._at[field] = self.R[place] = at
+            self.R[place + 1] = self.R[place + 2] = 0
 
 
 def _check_homes(problem: Problem, demand: Demand) -> None:

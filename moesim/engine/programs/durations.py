@@ -156,6 +156,10 @@ class Placement:
         }
         return ExpertTimes(lambda name: find[name]())
 
+    def copy_ps_of(self, kinds: IntArray) -> IntTimes:
+        """Ps of lone copies of such `kinds` into GPU memory, -1 from another GPU."""
+        return np.asarray(_possible_ps(np.array(self._price))[kinds])
+
     @property
     def stored(self) -> tuple[IntArray, IntTimes]:
         """[L, E] kinds of the stored copies, and [L, E] ps of each on its way into GPU memory."""

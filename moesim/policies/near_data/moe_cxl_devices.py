@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -58,12 +57,6 @@ class Devices:
     scores: FloatArray | None = None
     """[N, T] fixed order of the devices of each expert, least first, where they are not chosen by cost."""
 
-    @cached_property
-    def _seconds(self) -> list[float]:
-        """`access` as plain numbers."""
-        seconds: list[float] = self.access.tolist()
-        return seconds
-
     @classmethod
     def of(cls, problem: Problem, room: dict[str, float], backup: str | None, spread: Spread, shard: Shard = "hash") -> Devices:
         """Of the machine; `room`: host tier -> bytes for experts."""
@@ -93,12 +86,6 @@ class Devices:
             for queue, tier in self.queues:
                 seconds[tier] += waiting.get(queue, 0.0)
         return seconds
-
-    def cost(self, expert: int, frequency: float, device: int, queue: float) -> float:
-        """What `expert` costs on a CXL device with `queue` seconds of work: F * (latency + W / B) + queue, if not fixed."""
-        if self.scores is not None:
-            return float(self.scores[expert, device])
-        return frequency * self._seconds[device] + queue
 
     def free(self, home: IntArray, size: float, down: BoolArray) -> FloatArray:
         """[T] experts for which each tier still has room beside those at `home` [N]; none in those that are `down` [T]."""

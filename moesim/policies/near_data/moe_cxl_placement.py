@@ -6,6 +6,7 @@ Knows frequencies, devices and who holds what; knows no visit.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -52,17 +53,16 @@ def algorithm_1(frequency: FloatArray, slots: int, devices: Devices, free: Float
 def _among_devices(order: list[int], frequency: list[float], devices: Devices, left: list[int]) -> list[int]:
     """CXL device of each expert in `order`, of the one of least cost first, until all devices are full; `left` [T] places."""
     with_room = [device for device in devices.cxl_tiers if left[device] >= 1]
-    occupied, queue, chosen = devices.occupied.tolist(), [0.0] * len(left), []
+    occupied, access, queue, chosen = devices.occupied.tolist(), devices.access.tolist(), [0.0] * len(left), list[int]()
     for expert in order:
         if not with_room:
             break
-        used = frequency[expert]
-        best = with_room[0]
-        if len(with_room) > 1:
-            costs = [devices.cost(expert, used, device, queue[device]) for device in with_room]
-            least = min(costs)
-            ties = [device for device, cost in zip(with_room, costs, strict=True) if cost == least]
-            best = ties[0] if len(ties) == 1 else min(ties, key=lambda device: float(devices.shard[expert, device]))
+        used, fixed = frequency[expert], None if devices.scores is None else devices.scores[expert]
+        best, least = with_room[0], math.inf
+        for device in with_room if len(with_room) > 1 else ():
+            cost = used * access[device] + queue[device] if fixed is None else fixed[device]
+            if cost < least or (cost == least and devices.shard[expert, device] < devices.shard[expert, best]):
+                best, least = device, cost
         chosen.append(best)
         queue[best] += used * occupied[best]
         left[best] -= 1

@@ -10,7 +10,16 @@ import pytest
 
 from moesim.engine.dispatches import Answers
 from moesim.engine.kernel import kernel as k
-from moesim.engine.kernel.visits import AnsweredRows, ByLayer, Demand, Template, packed_templates, visit_rows, visits_of_pass
+from moesim.engine.kernel.visits import (
+    AnsweredRows,
+    ByLayer,
+    Demand,
+    RoutedRows,
+    Template,
+    packed_templates,
+    visit_rows,
+    visits_of_pass,
+)
 from moesim.engine.programs.program import JOIN, Operation
 from moesim.errors import PolicyError
 
@@ -190,3 +199,16 @@ def test_rows_for_a_decider_have_the_times_of_other_devices_only_where_it_uses_t
     rows = answered.bare(beside=True)
     assert field(rows, k.CPU, 1) == [203, 204, 205]
     assert (rows[k.R_ASKS], rows[k.R_LOADED]) == (0, 0)
+
+
+@pytest.mark.parametrize("arrays", [True, False])
+def test_rows_of_uploads_from_other_copies_have_their_kinds_and_times_at_every_visit(arrays: bool) -> None:
+    routed = RoutedRows(placement(), COUNTS, LAYERS, times(2), arrays)
+    for visit in (0, 1, 0):
+        kinds, copy_ps = np.array([visit, 2, 0]), np.array([7, 8, 9 + visit])
+        rows = routed.routed(Answers(np.zeros((1, EXPERTS), dtype=np.int64), source=kinds[None]), kinds, copy_ps)
+        assert isinstance(rows, list) is not arrays
+        assert field(rows, k.KIND, visit) == kinds.tolist()
+        assert field(rows, k.COPY, visit) == copy_ps.tolist()
+        assert field(rows, k.COUNTS, visit) == COUNTS[visit].tolist()
+        assert rows[k.R_ODD] == 1
