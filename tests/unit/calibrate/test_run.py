@@ -22,10 +22,10 @@ SMALL = {"workload.requests": 2, "workload.prompt": 16, "workload.output": 3}
 def test_a_calibrated_machine_runs_in_a_scenario(tmp_path: Path) -> None:
     affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     progress: list[tuple[int, int]] = []
-    outcome = calibrate(tmp_path / "here.yaml", minutes=0.06, progress=lambda done, total: progress.append((done, total)))
+    outcome = calibrate(tmp_path / "here.yaml", minutes=0.02, progress=lambda done, total: progress.append((done, total)))
     assert affinity is None or os.sched_getaffinity(0) == affinity
     assert progress
-    assert all(0 <= done <= total == 4 for done, total in progress)
+    assert all(0 <= done <= total == 1 for done, total in progress)
     assert [path.name for path in tmp_path.iterdir()] == ["here.yaml"]
     (tmp_path / "s.yaml").write_text("extends: quickstart\nhardware: ./here.yaml\nmodel: deepseek-v2-lite\n", "utf-8")
     scenario = load(tmp_path / "s.yaml", sets=SMALL, policy="cox_moe")
