@@ -228,9 +228,14 @@ def test_moves_that_break_the_contract_are_refused(bench: Bench, parts: dict[str
 
 
 def test_a_smaller_copy_may_be_fetched(bench: Bench) -> None:
-    bench.apply(load=[[0, 3]], load_bytes=[EXPERT / 4])
-    assert bench.books.held == EXPERT / 4
+    bench.apply(load=[[0, 4]], load_bytes=[EXPERT])
+    assert not bench.books.mixed, "all copies are as large as the stored ones"
     bench.end(0)
+    bench.moved.clear()
+    bench.apply(evict=[[0, 4]], load=[[0, 3]], load_bytes=[EXPERT / 4])
+    assert bench.books.mixed
+    assert bench.books.held == EXPERT / 4
+    bench.end(1)
     assert bench.moved == [(EXPERT / 4, "prefetch", 1)]
 
 

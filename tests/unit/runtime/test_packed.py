@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from moesim.contract import Costs
 from moesim.hardware import Gpu
@@ -117,3 +118,9 @@ def test_tokens_are_grouped_by_expert_from_two_on() -> None:
     assert more == pytest.approx([0.0, 0.0, 1e-4, 1e-4])
     assert float(sparse("bf16").router(2)) == float(sparse("bf16", None).router(2))
     assert float(grouped.bare.router(2)) == float(plain.bare.router(2))
+
+
+def test_an_expert_may_move_a_part_of_a_number_for_each_of_the_model_and_no_negative_one() -> None:
+    assert PackedProducts.model_validate({**LAW.model_dump(), "expert_activations": 0.5}).expert_activations == 0.5
+    with pytest.raises(ValidationError, match="expert_activations"):
+        PackedProducts.model_validate({**LAW.model_dump(), "expert_activations": -0.5})
