@@ -250,14 +250,14 @@ def _files(data: Any) -> Iterable[str]:
 def _kinds(spec: Any) -> set[type[Any]]:
     """The classes of a spec and of all specs inside it."""
     classes: set[type[Any]] = set()
-    if isinstance(spec, Spec):
-        classes.add(type(spec))
-        for name in type(spec).model_fields:
-            classes |= _kinds(getattr(spec, name))
-    elif isinstance(spec, dict):
-        for value in spec.values():
-            classes |= _kinds(value)
-    elif isinstance(spec, (list, tuple)):
-        for value in spec:
-            classes |= _kinds(value)
+    waiting: list[Any] = [spec]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Spec):
+            classes.add(type(value))
+            waiting += [getattr(value, name) for name in type(value).model_fields]
+        elif isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list | tuple):
+            waiting += value
     return classes

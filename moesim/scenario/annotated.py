@@ -107,7 +107,8 @@ def push_down(node: Node, inherited: Origin | None = None) -> Node:
 
 def provenance(node: Node) -> dict[str, Origin]:
     """Dotted path -> origin, for every value that has one."""
-    return {dotted(path): leaf.origin for path, leaf in node.leaves() if leaf.origin is not None and path[-1:] != ("kind",)}
+    origins = [((part, *path), origin) for part, child in node.value.items() for path, origin in child.origins]
+    return {dotted(path): origin for path, origin in origins if path[-1] != "kind"}
 
 
 def spreads(node: Node) -> dict[str, Spread]:

@@ -7,7 +7,6 @@ that is extended, the scenario file, `--policy` and `--seed`, then each `--set` 
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path as FilePath
@@ -255,7 +254,7 @@ def _known_part(part: str, node: Node, resolver: Resolver) -> tuple[Any, list[Mi
     inside, memory = node.child(part), _known_parts if part in _LASTING else resolver.memory
     if memory is None or inside is None:
         return _part(part, node, resolver.base)
-    key = ("part", part, _text(inside))
+    key = ("part", part, inside.text)
     if key not in memory:
         spec, wrong = _part(part, node, resolver.base)
         if wrong:
@@ -280,7 +279,7 @@ def _known_build(
     nodes = [tree.root.child(part) for part in ("workload", "model")]
     if resolver.memory is None or head is None or None in nodes:
         return cross.built(parts, head, tree, resolver.base)
-    key = ("built", head.seed, head.replicate, *(_text(node) for node in nodes if node is not None))
+    key = ("built", head.seed, head.replicate, *(node.text for node in nodes if node is not None))
     if key in resolver.memory:
         return None, []
     wrong = cross.built(parts, head, tree, resolver.base)[1]
@@ -294,18 +293,13 @@ def _known_durations(parts: Mapping[str, Any], tree: Tree, resolver: Resolver) -
     nodes = [tree.root.child(part) for part in _LASTING]
     if resolver.memory is None or None in nodes:
         return durations.mistakes(parts, tree)
-    key = ("durations", *(_text(node) for node in nodes if node is not None))
+    key = ("durations", *(node.text for node in nodes if node is not None))
     if key in resolver.memory:
         return []
     wrong = durations.mistakes(parts, tree)
     if not wrong and all(parts.get(part) is not None for part in _LASTING):
         resolver.memory[key] = True
     return wrong
-
-
-def _text(node: Node) -> str:
-    """Keys stay in the order of the file, which says which GPU attends if nothing else does."""
-    return json.dumps(node.plain(), default=repr)
 
 
 def _head(node: Node, mistakes: list[Mistake]) -> Node:

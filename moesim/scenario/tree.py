@@ -5,9 +5,11 @@ Knows nothing of YAML, of scenarios or of what the values mean.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from moesim import strict_json
@@ -90,6 +92,17 @@ class Node:
         if isinstance(self.value, list):
             return [child.plain() for child in self.value]
         return self.value
+
+    @cached_property
+    def text(self) -> str:
+        """The data as text, found once: scenarios of a family share most nodes. Keys stay in the order of the file, which says
+        which GPU attends if nothing else does."""
+        return json.dumps(self.plain(), default=repr)
+
+    @cached_property
+    def origins(self) -> tuple[tuple[Path, Origin], ...]:
+        """Path below this node -> origin, for every value that has one."""
+        return tuple((path, leaf.origin) for path, leaf in self.leaves() if leaf.origin is not None)
 
     @property
     def top(self) -> Any:
