@@ -68,7 +68,8 @@ def _shared(model: Same, system: Same, runtime: Same) -> Costs:
 class Costs:
     """Every duration that a policy may ask for. Times are seconds without queueing; arrays broadcast.
 
-    Dense operations include the fixed costs of a call; those of experts depend on how many share a call (`calls`).
+    Dense operations include the fixed costs of a call; those of experts depend on how many share a call (`calls`). Arrays that
+    answer for dense operations are shared, and not to be written to.
     """
 
     def __init__(self, model: Architecture, system: System, runtime: Runtime = FREE) -> None:
