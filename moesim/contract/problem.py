@@ -240,12 +240,13 @@ class Problem:
 
     def gpu_free(self, plan: BatchPlan) -> float:
         """Bytes of GPU memory left for resident experts; negative when even none fits."""
-        if plan not in self._free:
+        free = self._free.get(plan)
+        if free is None:
             free = self.usable(self.gpu_tier)
             for nbytes in self.gpu_shares(plan).values():
                 free -= nbytes
             self._free[plan] = free
-        return self._free[plan]
+        return free
 
     def gpu_shares(self, plan: BatchPlan) -> dict[str, float]:
         """What GPU memory holds beside resident experts, in words -> bytes.
@@ -318,6 +319,8 @@ class Problem:
 
     def host_overhead(self, plan: BatchPlan) -> dict[str, float]:
         """Tier -> bytes of its room that are not for routed experts; `gpu_tier` is left out."""
-        if plan not in self._overhead:
-            self._overhead[plan] = {tier: sum(shares.values()) for tier, shares in self.host_shares(plan).items()}
-        return self._overhead[plan]
+        overhead = self._overhead.get(plan)
+        if overhead is None:
+            overhead = {tier: sum(shares.values()) for tier, shares in self.host_shares(plan).items()}
+            self._overhead[plan] = overhead
+        return overhead
