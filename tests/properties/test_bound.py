@@ -15,7 +15,7 @@ from moesim.errors import MoesimError
 from moesim.results.bound import Dense, FurtherGpus, Limits, PhaseWork, lower_bound
 
 CLOSE = 1e-6
-SMALL = settings(max_examples=25, deadline=None)
+SMALL = settings(max_examples=15, deadline=None)
 seconds = st.floats(0.01, 100)
 
 
@@ -295,7 +295,7 @@ def best_schedule(gpu: np.ndarray, cpu: np.ndarray, passes: int, slots: int, upl
     return min(max(u / upload, g, c) for spent in states.values() for u, g, c in spent)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 5), st.integers(1, 20)), min_size=3, max_size=3),
     st.lists(st.sets(st.integers(0, 2), min_size=1), min_size=1, max_size=3), st.integers(0, 2), st.floats(0.1, 3),
@@ -310,7 +310,7 @@ def test_i11_no_schedule_with_a_dynamic_cache_beats_the_bound(
     assert lower_bound([work], Limits(slots, upload)).seconds <= best * (1 + 1e-12)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, database=None)
+@settings(max_examples=15, deadline=None, derandomize=True, database=None)
 @given(st.integers(0, 2**32 - 1))
 def test_times_and_bytes_of_any_size_have_a_bound(seed):
     rng = np.random.default_rng(seed)

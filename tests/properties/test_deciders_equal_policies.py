@@ -24,7 +24,7 @@ from moesim.policies.near_data.moe_cxl import MoeCxl
 
 pytestmark = pytest.mark.skipif(find_spec("numba") is None, reason="numba is not installed")
 SOME = settings(
-    max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=15, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

@@ -31,7 +31,7 @@ Knobs, Scripted, Stepwise, Restless, replace = worlds.Knobs, worlds.Scripted, wo
 
 PLAIN = {"total": None, "both": None, "cxl": 0, "cpu": False, "places": "ggg", "kv": "hbm"}
 """Nothing beside the GPU and the copies into its memory."""
-SOME = settings(max_examples=25, deadline=None, derandomize=True, database=None)
+SOME = settings(max_examples=15, deadline=None, derandomize=True, database=None)
 
 
 def seen(outcome):

@@ -14,7 +14,7 @@ from moesim.contract import NEVER, Foresight, Future, blurred
 from moesim.engine.passes import passes_of_job
 from moesim.errors import PolicyError
 
-SOME = settings(max_examples=30, deadline=None, derandomize=True, database=None)
+SOME = settings(max_examples=18, deadline=None, derandomize=True, database=None)
 WORLD = worlds.Knobs(layers=4, experts=7, top_k=2, requests=3, batch=2, expert_batch=1, prompt=6, output=4, residents=0.0)
 
 

@@ -75,7 +75,7 @@ def test_layers_one_by_one(k, homes, policy):
     check(k, partial(policy, homes=homes), homes)
 
 
-@settings(SOME, max_examples=24)
+@settings(SOME, max_examples=16)
 @given(
     st.sampled_from(WAYS),
     strategies.knobs(attention=True, staging=40, streamed=False, serial=False, off_gpu=0.0, ordered=False),

@@ -20,7 +20,7 @@ from moesim.policies.kit.cached import Cache, Eviction
 
 Knobs, Scripted, Stepwise, Restless = worlds.Knobs, worlds.Scripted, worlds.Stepwise, worlds.Restless
 
-SOME = settings(max_examples=30, deadline=None, derandomize=True, database=None)
+SOME = settings(max_examples=18, deadline=None, derandomize=True, database=None)
 CHUNK, VISITS = 400, 3
 """Random programs per test, three visits each; `python -m tests.properties` draws thousands."""
 

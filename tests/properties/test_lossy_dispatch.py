@@ -15,7 +15,7 @@ from moesim.contract import Dispatch, Moves, Visit
 from moesim.engine.books.energy_and_cost import bound_seconds
 from moesim.errors import CapacityError, PolicyError
 
-SOME = settings(max_examples=25, deadline=None, derandomize=True, database=None)
+SOME = settings(max_examples=15, deadline=None, derandomize=True, database=None)
 
 
 def lossy_dispatch(k: worlds.Knobs, dispatch: Dispatch, visit: Visit, stored: np.ndarray) -> Dispatch:

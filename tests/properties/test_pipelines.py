@@ -21,7 +21,7 @@ from moesim.engine.programs.program import JOIN, Operation, Program
 from moesim.engine.reference.engine import ReferenceEngine
 from moesim.errors import PolicyError
 
-SOME = settings(max_examples=40, deadline=None, derandomize=True, database=None)
+SOME = settings(max_examples=20, deadline=None, derandomize=True, database=None)
 LANES = ("gpu", "pcie:forward", "pcie:reverse", "cpu")
 
 

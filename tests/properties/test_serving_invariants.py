@@ -32,7 +32,7 @@ MOST = {"continuous": 6, "synchronous": 6, "whole prompts": 6, "priority": 6, "s
 
 
 @pytest.mark.parametrize("name", RULES)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(requests=REQUESTS, room=st.integers(40, 200))
 def test_requests_tokens_and_blocks_are_conserved(name: str, requests: list[tuple[int, int, int]], room: int) -> None:
     """I12 arrived = completed + refused; I1 tokens; I3 blocks within the pool; the budget of a step holds."""

@@ -17,7 +17,7 @@ from moesim.errors import PolicyError
 
 Knobs, Scripted, Stepwise, Restless, replace = worlds.Knobs, worlds.Scripted, worlds.Stepwise, worlds.Restless, worlds.replace
 
-SOME = settings(max_examples=25, deadline=None, derandomize=True, database=None)
+SOME = settings(max_examples=15, deadline=None, derandomize=True, database=None)
 LONE = {"cpu": False, "cxl": 0, "drive": False, "places": "ggg", "kv": "hbm", "total": None, "both": None}
 """Nothing beside the GPU and the copies into its memory."""
 
