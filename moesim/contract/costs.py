@@ -226,9 +226,9 @@ class Costs:
 
     def _expert(self, device: Any, tokens: Any, weight_bytes: Any, bandwidth: float | None) -> FloatArray:
         weights = self.model.expert_bytes if weight_bytes is None else weight_bytes
-        rate = () if bandwidth is None else bandwidth
-        price = partial(self._expert_price, device, tokens, weights, bandwidth)
-        return self._prices.of((id(device), key_of(tokens), key_of(weights), rate), price).copy()
+        memory = "its own" if bandwidth is None else bandwidth
+        key = id(device), key_of(tokens), key_of(weights), memory  # devices live as long as these costs
+        return self._prices.of(key, partial(self._expert_price, device, tokens, weights, bandwidth)).copy()
 
     def _expert_price(self, device: Any, tokens: Any, weights: Any, bandwidth: float | None) -> FloatArray:
         time = device.expert_time(np.asarray(tokens), weights, self.model.expert_flops, bandwidth)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from moesim.arrays import BoolArray
 from moesim.model import Architecture
 
 __all__ = ["HERE", "Homes", "Weights", "crossing", "in_flight", "lying"]
@@ -71,6 +72,12 @@ class Homes:
         """Whether another device attends in decoder layer `layer`."""
         return self.attends is not None and not self.stays(layer)
 
+    def apart(self, layers: int) -> BoolArray:
+        """[layers] in which decoder layers another device attends."""
+        apart = np.full(layers, self.attends is not None)
+        apart[self.kept_from : self.kept_from + self.kept_layers] = False
+        return apart
+
     @property
     def shares_apart(self) -> bool:
         """Whether shared experts run before the routed ones of their layer, on the device that attends there."""
@@ -81,8 +88,7 @@ class Homes:
         if self.attends is None:
             return 0.0
         nbytes = model.kv_bytes_per_layer
-        apart = [self.away(layer) for layer in range(model.layers)]
-        return float(np.sum(nbytes[apart]) / np.sum(nbytes))
+        return float(np.sum(nbytes[self.apart(model.layers)]) / np.sum(nbytes))
 
 
 HERE = Homes()

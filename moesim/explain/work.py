@@ -52,7 +52,7 @@ class Plan:
         """Lengths of the longest requests, as sizing takes them."""
         job = problem.job
         size = deployment.plan.batch if deployment is not None else job.requests
-        prompts = float(np.sort(job.prompt)[::-1][:size].sum())
+        prompts = float(problem.longest_prompts[:size].sum())
         return cls(problem, deployment, refusal, size, prompts, float((job.prompt + job.output / 2.0).mean()))
 
     @property

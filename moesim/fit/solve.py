@@ -144,9 +144,7 @@ def least_squares(
         return np.asarray(np.log(predict(values(x)) / measured)[fitted])
 
     grid = np.array(np.meshgrid(*[np.log(parameter.start) for parameter in parameters])).reshape(len(names), -1).T
-    low, high = (
-        np.array([np.log(limit) for limit in side]) for side in zip(*[(p.low, p.high) for p in parameters], strict=True)
-    )
+    low, high = np.array([np.log(p.low) for p in parameters]), np.array([np.log(p.high) for p in parameters])
     loss: Any = "soft_l1" if robust else "linear"
     jacobian: Any = "2-point" if slopes is None else lambda x: slopes(values(x))[fitted]
     minima = [search(miss, start, jacobian, bounds=(low, high), loss=loss, f_scale=robust or 1.0) for start in grid]

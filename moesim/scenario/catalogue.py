@@ -80,20 +80,11 @@ def _here(folder: Path) -> Path:
 
 def places(beside: Sequence[Path]) -> tuple[Path, ...]:
     """The folders in which names are looked up, first `beside`."""
-    return tuple(_places(beside))
-
-
-def _places(beside: Sequence[Path]) -> Iterator[Path]:
-    yield from beside
-    for folder in beside:
-        yield from _roots(folder)
-    for text in os.environ.get("MOESIM_PATH", "").split(os.pathsep):
-        if text:
-            yield Path(text).expanduser()
+    projects = [root for folder in beside for root in _roots(folder)]
+    named = [files.expanded(text) for text in os.environ.get("MOESIM_PATH", "").split(os.pathsep) if text]
     package = Path(__file__).resolve().parents[1]
-    yield package / "_data"
-    if not (package / "_data").is_dir():
-        yield package.parent
+    data = package / "_data"
+    return (*beside, *projects, *named, *([data] if data.is_dir() else [data, package.parent]))
 
 
 def _roots(folder: Path) -> Iterator[Path]:
@@ -156,7 +147,7 @@ def find(
     beside: Sequence[Path] = (),
     passed: Callable[[Path], bool] = lambda _path: False,
     listing: Callable[[Path, str], dict[str, list[str]]] = listing,
-    places: Callable[[Sequence[Path]], Iterable[Path]] = _places,
+    places: Callable[[Sequence[Path]], Iterable[Path]] = places,
 ) -> Path:
     """The file called `name` in `group`, from the first place that has one.
 
@@ -174,7 +165,7 @@ def find(
         direct = _direct(place, name, group, passed) if place in beside else None
         if direct is not None:
             return direct
-    raise InputError(Mistake(unknown(group, name, (known for place in _places(beside) for known in _by_name(place, group)))))
+    raise InputError(Mistake(unknown(group, name, (known for place in places(beside) for known in _by_name(place, group)))))
 
 
 def unknown(group: str, name: str, known: Iterable[str]) -> str:
@@ -221,7 +212,7 @@ def _all_names(group: str) -> Iterable[str]:
     if group == "policies":
         return plugins.names("policies")
     named = model.named() if group == "models" else ()
-    return {*named, *(name for place in _places(()) for name in _by_name(place, group))}
+    return {*named, *(name for place in places(()) for name in _by_name(place, group))}
 
 
 def names(group: str, *, beside: Sequence[Path] = ()) -> list[Entry]:
@@ -234,7 +225,7 @@ def names(group: str, *, beside: Sequence[Path] = ()) -> list[Entry]:
     entries: dict[str, Entry] = {}
     if group == "models":
         entries = {entry.name: entry for entry in _named_models()}
-    for place in _places(beside):
+    for place in places(beside):
         for name, paths in _by_name(place, group).items():
             entries.setdefault(name, _described(name, Path(paths[0])))
     return sorted(entries.values())

@@ -342,6 +342,16 @@ def test_files_have_one_writer() -> None:
     )
 
 
+def test_numbers_have_one_formatter() -> None:
+    """No module beside `units` defines a function that writes a number or a share."""
+    _none(
+        f"{module.path}: {node.name}"
+        for module in modules()
+        for node in _functions(module)
+        if node.name in {"number", "percent", "_percent"} and node.returns and ast.unparse(node.returns) == "str"
+    )
+
+
 READERS = {
     "files.py": "the one way in",
     "writing.py": "the one way out",

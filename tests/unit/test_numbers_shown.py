@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import math
-import re
-from pathlib import Path
 
 import pytest
 
 from moesim.units import format_count, format_number, format_seconds, format_share
-
-PACKAGE = Path(__file__).resolve().parents[2] / "moesim"
 
 
 @pytest.mark.parametrize(
@@ -51,12 +47,3 @@ def test_columns_keep_zeros_at_the_end() -> None:
 def test_times_and_counts() -> None:
     assert [format_seconds(value) for value in (None, 0.0, 1.5, 6.25e-3, 1e-7)] == ["-", "0 s", "1.5 s", "6.25 ms", "100 ns"]
     assert (format_count(1, "run"), format_count(1536, "run")) == ("1 run", "1,536 runs")
-
-
-FORMATTER = re.compile(r"^ *def (?:number|_?percent)\((?:[^()]|\([^()]*\))*\) -> str:", re.MULTILINE)
-
-
-def test_numbers_have_one_formatter() -> None:
-    """No module beside `units` defines a function that writes a number or a share."""
-    assert FORMATTER.search("    def number(value: float | None, name: Name = (1, 2)) -> str:\n")
-    assert [path for path in sorted(PACKAGE.rglob("*.py")) if FORMATTER.search(path.read_text("utf-8"))] == []

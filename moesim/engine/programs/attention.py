@@ -121,11 +121,8 @@ def chains_of_pass(problem: Problem, deployment: Deployment, sets: Sequence[Sequ
     """
     kv_bytes = problem.model.kv_bytes_per_layer
     sizes = [size for cores in sets for core in cores for size in (core.flops, core.kv, core.cached)]
-    homes = deployment.plan.homes
-    away = np.zeros(len(kv_bytes), dtype=np.bool_)
-    if homes.attends is not None:
-        away[:] = [homes.away(layer) for layer in range(len(kv_bytes))]
-    columns = np.concatenate([*sizes, (kv_bytes > 0)[None, :], away[None, :]], axis=0).T.copy()
+    apart = deployment.plan.homes.apart(len(kv_bytes))
+    columns = np.concatenate([*sizes, (kv_bytes > 0)[None, :], apart[None, :]], axis=0).T.copy()
     alike: dict[bytes, int] = {}
     kind = [alike.setdefault(column.tobytes(), len(alike)) for column in columns]
     first = [kind.index(number) for number in range(len(alike))]
@@ -296,7 +293,7 @@ def _together(sizes: Sequence[NDArray[Any]]) -> NDArray[Any]:
 
 
 def _merged(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:
-    return {key: a.get(key, 0.0) + b.get(key, 0.0) for key in {**a, **b}} if a or b else {}
+    return {key: a.get(key, 0.0) + b.get(key, 0.0) for key in {**a, **b}}
 
 
 def _padded(values: Any, count: int) -> Any:

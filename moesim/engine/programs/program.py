@@ -90,8 +90,7 @@ class Program:
 
     def lane(self, name: str) -> int:
         """The number of a lane; a new name gets a new one."""
-        number = self.lanes.get(name)
-        return self.lanes.setdefault(name, len(self.lanes)) if number is None else number
+        return self.lanes.setdefault(name, len(self.lanes))
 
     def add(self, operation: Operation) -> int:
         """Adds an operation; its number."""

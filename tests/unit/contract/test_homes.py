@@ -36,6 +36,17 @@ def test_projections_that_another_device_runs_do_not_cross() -> None:
     assert crossing(SHAPE, homes, first=False, last=False) == [()] * 4
 
 
+def test_another_device_attends_in_all_layers_but_those_that_stay() -> None:
+    for homes in (
+        HERE,
+        Homes(attends="cpu"),
+        Homes(attends="cpu", kept_layers=2),
+        Homes(attends="cpu", kept_from=1, kept_layers=9),
+    ):
+        assert homes.apart(4).tolist() == [homes.away(layer) for layer in range(4)]
+    assert Homes(attends="cpu", kept_from=1, kept_layers=2).apart(4).tolist() == [True, False, False, True]
+
+
 def test_the_first_layers_may_stay() -> None:
     assert crossing(SHAPE, Homes(attention="ddr", kept_layers=3)) == [(), (), (), (("ddr", QKV + OUT),)]
 
