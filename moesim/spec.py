@@ -90,6 +90,13 @@ class Spec(BaseModel):
             del copied.__dict__[name]
         return copied
 
+    def __eq__(self, spec: object) -> bool:
+        """Whether both are of one type with equal fields, whatever was found from them and kept."""
+        if not isinstance(spec, Spec):
+            return NotImplemented
+        fields = type(self).model_fields
+        return type(self) is type(spec) and all(getattr(self, name) == getattr(spec, name) for name in fields)
+
     def unused(self) -> dict[str, Unread]:
         """Field that nothing reads, the others being as they are -> the rule that says so."""
         return {name: rule for rule in type(self).unread if rule.holds(self) for name in rule.fields}

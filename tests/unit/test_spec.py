@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pickle
 from functools import cached_property
 from typing import ClassVar
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from moesim.arrays import IntArray
 from moesim.spec import GIVEN, Spec, Unread, bare_schema, descriptions
 
 
@@ -46,12 +49,26 @@ class Found(Spec):
         """One layer more."""
         return self.depth + 1
 
+    @cached_property
+    def steps(self) -> IntArray:
+        """[depth + 1] numbers from 0."""
+        return np.arange(self.depth + 1)
+
 
 def test_a_copy_finds_anew_what_its_original_had_found() -> None:
     """A machine without the price of its CPU cost as much as with it, once that had been asked for."""
     shallow = Found()
     assert shallow.deeper == 2
     assert (shallow.model_copy(update={"depth": 5}).deeper, shallow.deeper) == (6, 2)
+
+
+def test_what_was_found_does_not_count_in_a_comparison() -> None:
+    """A model could not be compared with its pickled copy once bytes by layer were known: an array has no truth value."""
+    known, fresh = Found(), Found()
+    assert known.steps.tolist() == [0, 1]
+    assert fresh == known == pickle.loads(pickle.dumps(known)) != Found(depth=2)
+    assert hash(fresh) == hash(known)
+    assert Base() != Derived()
 
 
 def test_unknown_keys_are_refused_and_values_stay_as_they_are() -> None:
