@@ -73,6 +73,8 @@ class Placement:
         self.expert_bytes = deployment.expert_bytes
         self._tables: dict[_Kind, tuple[NDArray[Any], ...]] = {}
         """Kind -> by tokens: s and ps on the CPU, s and ps on the near-data unit."""
+        self._tables_of: dict[tuple[tuple[_Kind, ...], int], NDArray[Any]] = {}
+        """(kinds, number of the curve) -> [kinds, tokens] that curve of each."""
         self._gpu_table: FloatArray = np.zeros(0)
         self._gpu_ps_table: IntTimes = np.zeros(0, dtype=np.int64)
         self.version = 0
@@ -249,6 +251,9 @@ class Placement:
             return values if curve == _LOCAL else _possible_ps(values)
         if len(known) == 1:
             return self._host_of(known[0], counts, largest, curve)
+        if largest < _TABLE_LIMIT:
+            tables = self._host_tables(tuple(known), largest, curve)
+            return np.asarray(tables.ravel()[kinds * tables.shape[1] + counts])
         values = np.empty(counts.shape, dtype=np.float64 if curve in (_CPU, _LOCAL) else np.int64)
         for index, kind in enumerate(known):
             where = kinds == index
@@ -280,12 +285,25 @@ class Placement:
             price = self.problem.costs.cpu if curve in (_CPU, _CPU_PS) else self._local
             seconds = price(counts, kind.tier, kind.nbytes)
             return seconds if curve in (_CPU, _LOCAL) else _possible_ps(seconds)
+        return np.asarray(self._curves(kind, largest)[curve][counts])
+
+    def _curves(self, kind: _Kind, largest: int) -> tuple[NDArray[Any], ...]:
+        """The curves of copies of a kind, by tokens up to `largest` at least."""
         curves = self._tables.get(kind)
         if curves is None or largest >= len(curves[0]):
             tokens = np.arange(_table_size(largest))
             sides = (price(tokens, kind.tier, kind.nbytes) for price in (self.problem.costs.cpu, self._local))
             curves = self._tables[kind] = tuple(values for side in sides for values in (side, _possible_ps(side)))
-        return np.asarray(curves[curve][counts])
+        return curves
+
+    def _host_tables(self, known: tuple[_Kind, ...], largest: int, curve: int) -> NDArray[Any]:
+        """[kinds, tokens] one of the curves, of all kinds."""
+        tables = self._tables_of.get((known, curve))
+        if tables is None or largest >= tables.shape[1]:
+            curves = [self._curves(kind, largest)[curve] for kind in known]
+            width = min(len(values) for values in curves)
+            tables = self._tables_of[known, curve] = np.stack([values[:width] for values in curves])
+        return tables
 
 
 def _padded(counts: IntArray, factor: float, price: Callable[[Any], FloatArray]) -> FloatArray:

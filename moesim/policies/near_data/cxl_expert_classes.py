@@ -13,7 +13,7 @@ from moesim.arrays import BoolArray, FloatArray, IntArray
 from moesim.contract import BatchPlan, Deployment, Moves, Problem, View, Visit, first_count
 from moesim.policies.kit.layer_costs import expected_counts
 from moesim.policies.kit.migration import Terms, exchanges, under_way
-from moesim.policies.kit.placement import host_order, ranking, ranks
+from moesim.policies.kit.placement import host_order, ranking
 from moesim.policies.kit.sizing import host_room
 from moesim.policies.near_data.cxl_expert_lanes import HelperCosts, Lanes
 from moesim.policies.near_data.cxl_expert_learner import Learner
@@ -280,19 +280,18 @@ def _class_changes(memory: Memory, view: View, room: FloatArray, terms: Terms) -
     """[n, 3] (layer, expert, tier): experts at rest that left or entered the warm class; `room` [T] free bytes.
 
     Warm is who stands high enough by its uses in the layer. A warm expert moves from CXL memory to the best other tier with
-    room, a cold one the other way; it has to be past the border by the hysteresis, so that equals do not change places.
+    room, a cold one the other way; it has to be past the border (uses of the last warm expert, or of the first cold one) by the
+    hysteresis, so that equals do not change places.
     """
     uses, still, (near, far) = memory.uses, memory.moving < 0, memory.near_and_far
-    if not far or not near:
+    if not far or not near or not terms.limit:
         return np.zeros((0, 3), dtype=np.int64)
-    count, most = memory.warm, uses.shape[1] - 1
-    falling = np.sort(uses, axis=1)[:, ::-1]
-    border = np.column_stack([falling[np.arange(len(uses)), np.clip(count + by, 0, most)] for by in (-1, 0)])
+    last = uses.shape[1] - 1
+    falling, count, rows = np.sort(uses, axis=1)[:, ::-1], memory.warm, np.arange(len(uses))
     margin, away = 1.0 + terms.hysteresis, still & ~view.resident
-    warm = ranks(uses) < count[:, None]
-    in_far, in_near = (np.isin(np.arange(len(room)), tiers)[view.home] for tiers in (far, near))
-    hotter = away & in_far & warm & (uses > margin * border[:, 1:])
-    colder = away & in_near & ~warm & (margin * uses < border[:, :1])
+    in_far, in_near = (np.bincount(tiers, minlength=len(room))[view.home] > 0 for tiers in (far, near))
+    hotter = away & in_far & (uses > margin * falling[rows, np.minimum(count, last)][:, None])
+    colder = away & in_near & (margin * uses < falling[rows, np.maximum(count - 1, 0)][:, None])
     room, chosen = room.copy(), []
     for which, targets, sign in ((colder, far, 1.0), (hotter, near, -1.0)):
         pairs = np.argwhere(which)
