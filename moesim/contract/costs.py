@@ -106,16 +106,18 @@ class Costs:
         return calls._replace(before=self.runtime.calls(self._gpu).apart)
 
     def path(self, source: str, target: str) -> Path:
-        """How the runtime's copies get from one tier to another."""
-        is_gpu_memory = self.system.is_gpu_memory
-        if self.runtime.copies == _PINNED or is_gpu_memory(source) or not is_gpu_memory(target):
-            return self.system.path(source, target)
+        """How the runtime's copies get from one tier to another; found once."""
         key = (source, target)
         if key not in self._paths:
-            path = self.system.path(source, target)
-            stored = self.system.tiers[source].kind == "nvme"
-            self._paths[key] = self.runtime.copies.over(path, self._buffer, self.system.resources(), stored=stored)
+            self._paths[key] = self._copied(*key)
         return self._paths[key]
+
+    def _copied(self, source: str, target: str) -> Path:
+        path, is_gpu_memory = self.system.path(source, target), self.system.is_gpu_memory
+        if self.runtime.copies == _PINNED or is_gpu_memory(source) or not is_gpu_memory(target):
+            return path
+        stored = self.system.tiers[source].kind == "nvme"
+        return self.runtime.copies.over(path, self._buffer, self.system.resources(), stored=stored)
 
     @cached_property
     def _buffer(self) -> str:
