@@ -162,4 +162,4 @@ class Ledger:
         return total
 
     def _nbytes(self, by_kind: FloatArray) -> float:
-        return float(by_kind @ np.array([nbytes for _, nbytes in self._placement.kinds()]))
+        return float((by_kind * [nbytes for _, nbytes in self._placement.kinds()]).sum())

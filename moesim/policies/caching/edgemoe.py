@@ -31,7 +31,7 @@ class _Memory:
     """Experts that the buffer holds, of all layers."""
     frequency: FloatArray
     """[L, E] uses, those that the profile expects of one pass included."""
-    paths: tuple[CoOccurrence, CoOccurrence]
+    paths: tuple[CoOccurrence, ...]
     """What follows one layer later, and two."""
     seen: list[IntArray | None]
     """[L] counts of the pass that runs, or of the one before."""
@@ -79,7 +79,7 @@ class EdgeMoe(SizedPolicy):
         fits = max(int(problem.gpu_free(cut) // sizes.max()), 0)
         slots = min(fits if self.buffer is None else self.buffer, fits, sizes.size)
         first = fitting(ranking(shares)[:slots], sizes, np.inf)
-        paths = CoOccurrence(shares, model.top_k), CoOccurrence(shares, model.top_k, 2)
+        paths = tuple(CoOccurrence(shares, model.top_k, back, visits=problem.least_visits) for back in (1, 2))
         memory = _Memory(slots, shares * model.top_k, paths, [None] * problem.layers)
         homes = HomeOrder(storage_first(problem))
         return replace(place(problem, resident=first, homes=homes, expert_bytes=sizes, cut=cut, movable=True), state=memory)

@@ -183,7 +183,7 @@ class _Tables(Mind):
     def __init__(self, spec: History, problem: Problem) -> None:
         self.seconds = spec.cost
         self._order, self._prior = spec.order, spec.prior
-        self._popularity, self._top_k = problem.popularity, problem.model.top_k
+        self._popularity, self._top_k, self._visits = problem.popularity, problem.model.top_k, problem.least_visits
         self._tables: dict[int, CoOccurrence] = {}
         """Distance in layers -> table."""
         self._met: list[IntArray] = []
@@ -213,5 +213,5 @@ class _Tables(Mind):
 
     def _table(self, distance: int) -> CoOccurrence:
         if distance not in self._tables:
-            self._tables[distance] = CoOccurrence(self._popularity, self._top_k, distance, self._prior)
+            self._tables[distance] = CoOccurrence(self._popularity, self._top_k, distance, self._prior, visits=self._visits)
         return self._tables[distance]

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from moesim.arrays import BoolArray, FloatArray, IntArray
 from moesim.contract import Problem, Visit
+from moesim.policies.kit.history import Rows
 from moesim.policies.kit.predictors import Mind, Predictor
 from moesim.units import Duration
 
@@ -31,10 +32,12 @@ class Store:
     `by_layer` compares layers each for itself and takes the mean; otherwise all layers so far are one vector.
     """
 
-    def __init__(self, capacity: int, first: FloatArray, *, by_layer: bool) -> None:
+    def __init__(self, capacity: int, first: FloatArray, *, by_layer: bool, visits: int = 0) -> None:
+        """`visits`: about how many layers it will be compared with."""
         layers, experts = first.shape
         self._by_layer = by_layer
-        self._rows = np.zeros((layers, capacity, experts), dtype=np.float32)
+        self._shares = Rows(np.zeros((layers, experts, capacity)), visits)
+        """[L, E, N]"""
         self._squares = np.zeros((layers + 1, capacity))
         """[L + 1, N] sums of squares of the first layers of each trace."""
         self._dots, self._square = np.zeros(capacity), 0.0
@@ -54,9 +57,9 @@ class Store:
         self._merged[place] = self._merged[place] + 1 if merge else 1
         if merge:
             count = self._merged[place]
-            scaled = ((count - 1) * self._rows[:, place].astype(np.float64) + scaled) / count
+            scaled = ((count - 1) * self._shares.values[:, :, place].astype(np.float64) + scaled) / count
             scaled = _unit(scaled) if self._by_layer else scaled
-        self._rows[:, place] = scaled
+        self._shares.values[:, :, place] = scaled
         self._squares[1:, place] = np.cumsum((scaled * scaled).sum(axis=1))
 
     @property
@@ -72,9 +75,9 @@ class Store:
     def compare(self, layer: int, row: FloatArray) -> None:
         """Layer `layer` of the running trace, `row` [E]; layers come in order."""
         if self._by_layer:
-            row = row / max(float(np.sqrt(row @ row)), 1e-30)
-        self._dots[: self.size] += self._rows[layer, : self.size] @ row.astype(np.float32)
-        self._square += float(row @ row)
+            row = row / max(float(np.sqrt((row * row).sum())), 1e-30)
+        self._dots[: self.size] += self._shares.weighted(layer, row, self.size)
+        self._square += float((row * row).sum())
         self._layers = layer + 1
 
     def similarity(self) -> FloatArray:
@@ -88,12 +91,15 @@ class Store:
 
     def shares(self, number: int, layers: slice | int) -> FloatArray:
         """[..., E] shares of each layer's tokens in trace `number`."""
-        rows = self._rows[layers, number].astype(np.float64)
+        rows = self._shares.values[layers, :, number].astype(np.float64)
         return np.asarray(rows / np.maximum(rows.sum(axis=-1, keepdims=True), 1e-30))
 
     def nearest_to(self, trace: FloatArray) -> int:
         """The number of the stored trace that is most like `trace` [L, E], layer by layer, over all layers."""
-        return int(np.einsum("lne,le->n", self._rows[:, : self.size], _unit(trace).astype(np.float32)).argmax())
+        likeness = sum(
+            self._shares.weighted(layer, row, self.size).astype(np.float64) for layer, row in enumerate(_unit(trace))
+        )
+        return int(np.argmax(likeness))
 
 
 def _unit(trace: FloatArray) -> FloatArray:
@@ -132,7 +138,7 @@ class SequenceMind(Mind):
         shape = problem.layers, problem.experts
         self.matrix: FloatArray = np.zeros(shape)
         """[L, E] tokens of the running sequence."""
-        self.store = Store(spec.capacity, problem.popularity, by_layer=True)
+        self.store = Store(spec.capacity, problem.popularity, by_layer=True, visits=problem.least_visits)
         self._cluster = spec.full == "cluster"
         self._per_cell = spec.per_cell * problem.layers * problem.experts
         self._nearest: int | None = None
@@ -219,7 +225,7 @@ class MapMind(Mind):
         self._map: FloatArray = np.zeros_like(problem.popularity)
         self._last: FloatArray = problem.popularity
         self._dot = self._square = self._last_square = 0.0
-        self.store = Store(spec.capacity, problem.popularity, by_layer=False)
+        self.store = Store(spec.capacity, problem.popularity, by_layer=False, visits=problem.least_visits)
         self._nearest: tuple[int, float] | None = None
         self.matched: FloatArray = problem.popularity.copy()
         """[L, E] shares of the map that each layer was last predicted by."""
@@ -231,9 +237,10 @@ class MapMind(Mind):
         row = visit.counts / float(visit.counts.sum())
         self._map[layer] = row
         self.store.compare(layer, row)
-        self._dot += float(self._last[layer] @ row)
-        self._square += float(row @ row)
-        self._last_square += float(self._last[layer] @ self._last[layer])
+        last = self._last[layer]
+        self._dot += float((last * row).sum())
+        self._square += float((row * row).sum())
+        self._last_square += float((last * last).sum())
         self._nearest = None
         if layer == len(self._map) - 1:
             alike = self.store.similarity()

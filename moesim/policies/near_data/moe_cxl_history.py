@@ -47,7 +47,7 @@ class SequenceHistory:
         self.fetched, self.used = 0, 0
         """Experts fetched ahead so far whose layer has run, and those of them that had tokens."""
         self._popularity: FloatArray = np.array(popularity, dtype=np.float64)
-        self._tables = [CoOccurrence(popularity, top_k, depth + back) for back in range(order)]
+        self._tables = [CoOccurrence(popularity, top_k, depth + back, visits=visits) for back in range(order)]
         if followers is not None:
             for table in self._tables:
                 table.start(followers(table.distance))

@@ -78,7 +78,7 @@ class Plan(NamedTuple):
 
 @dataclass(frozen=True)
 class Programme:
-    """Minimise cost @ (fractions, T_pre, T_gen) with rows @ (..) <= limits; each class of fractions adds up to 1."""
+    """Minimise cost . (fractions, T_pre, T_gen) with rows . (..) <= limits; each class of fractions adds up to 1."""
 
     cost: FloatArray
     rows: FloatArray
@@ -198,7 +198,7 @@ def _has_room(
     whole = np.diag(rows[6:])
     if not (whole > 0).all():
         return None
-    shares = (limits[6:] - rows[6:, 3:9] @ least[3:]) / whole
+    shares = (limits[6:] - (rows[6:, 3:9] * least[3:]).sum(axis=1)) / whole
     beyond = (shares - least[_W])[shares != least[_W]]  # a machine without a disk has exactly no room there
     spare = min(float(np.minimum(shares, most[_W]).sum()) - 1.0, float(beyond.min(initial=np.inf)))
     return None if abs(spare) < _CLOSE else spare > 0
