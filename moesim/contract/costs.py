@@ -154,17 +154,18 @@ class Costs:
         `several` [...]: whether the step has more than one token, for programs whose kernels differ then; by default where the
         expert has. The only expert of a layer is a dense block, which runs as other dense products do.
         """
-        return self._on_its_gpu(self._gpu, tokens, weight_bytes, several)
+        return self._on_its_gpu(self.system.attending_gpu, tokens, weight_bytes, several)
 
-    def _on_its_gpu(self, gpu: Any, tokens: Any, weight_bytes: Any, several: Any = None) -> FloatArray:
-        """Time of experts on a GPU, weights in its own memory."""
+    def _on_its_gpu(self, name: str, tokens: Any, weight_bytes: Any, several: Any = None) -> FloatArray:
+        """Time of experts on the GPU `name`, weights in its own memory."""
+        gpu: Any = self.system.devices[name]
         t = np.asarray(tokens, dtype=np.float64)
         weights = self.model.expert_bytes if weight_bytes is None else np.asarray(weight_bytes)
         law = self._packed_on(gpu)
         if self._dense:
             time = self._product(gpu, t, self.model.expert_flops, weights, 2 * self.model.token_bytes)
         else:
-            time = self._expert(gpu, tokens, weight_bytes, None)
+            time = self._expert(name, tokens, weight_bytes, None)
             if law is not None:
                 flops, matrices = self.model.expert_flops, t > 1 if several is None else several
                 alone = np.where(t > 0, law.seconds(t, weights, flops, gpu), 0.0)
@@ -213,27 +214,26 @@ class Costs:
         """Time of experts on the CPU with their weights read from `tier`; inf without a CPU or from GPU memory."""
         if self.cpu_name is None or self.system.is_gpu_memory(tier):
             return np.full(np.shape(tokens), np.inf)
-        device = self.system.devices[self.cpu_name]
-        return self._expert(device, tokens, weight_bytes, self.reach(self.cpu_name, tier).rate)
+        return self._expert(self.cpu_name, tokens, weight_bytes, self.reach(self.cpu_name, tier).rate)
 
     def local(self, tokens: Any, tier: str, weight_bytes: Any = None) -> FloatArray:
         """Time of experts on the device that works from `tier` alone (`local_of`); inf where there is none."""
         name = self.local_of.get(tier)
         if name is None:
             return np.full(np.shape(tokens), np.inf)
-        device = self.system.devices[name]
-        if isinstance(device, Gpu):
-            return self._on_its_gpu(device, tokens, weight_bytes)
-        return self._expert(device, tokens, weight_bytes, None)
+        if isinstance(self.system.devices[name], Gpu):
+            return self._on_its_gpu(name, tokens, weight_bytes)
+        return self._expert(name, tokens, weight_bytes, None)
 
-    def _expert(self, device: Any, tokens: Any, weight_bytes: Any, bandwidth: float | None) -> FloatArray:
+    def _expert(self, device: str, tokens: Any, weight_bytes: Any, bandwidth: float | None) -> FloatArray:
         weights = self.model.expert_bytes if weight_bytes is None else weight_bytes
         memory = "its own" if bandwidth is None else bandwidth
-        key = id(device), key_of(tokens), key_of(weights), memory  # devices live as long as these costs
+        key = "experts", device, key_of(tokens), key_of(weights), memory
         return self._prices.of(key, partial(self._expert_price, device, tokens, weights, bandwidth)).copy()
 
-    def _expert_price(self, device: Any, tokens: Any, weights: Any, bandwidth: float | None) -> FloatArray:
-        time = device.expert_time(np.asarray(tokens), weights, self.model.expert_flops, bandwidth)
+    def _expert_price(self, device: str, tokens: Any, weights: Any, bandwidth: float | None) -> FloatArray:
+        unit = self.system.devices[device]
+        time = unit.expert_time(np.asarray(tokens), weights, self.model.expert_flops, bandwidth)
         return np.array(time, dtype=np.float64)
 
     def copy(self, nbytes: Any, source: str, target: str, pieces: int = 1) -> FloatArray:

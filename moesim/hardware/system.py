@@ -84,8 +84,9 @@ class System(Spec):
             raise ValidationError.from_exception_data("System", details)
         for name, device in self.devices.items():
             own = self._own_tier(name)
-            if own is not None:
-                self.devices[name] = device.bound(self.reach(name, own).rate)
+            rate = None if own is None else self.reach(name, own).rate
+            if rate is not None and rate != device.own_bandwidth:  # not again where a scenario takes a machine that is whole
+                self.devices[name] = device.bound(rate)
         return self
 
     @cached_property

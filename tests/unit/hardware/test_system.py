@@ -230,6 +230,14 @@ def test_building_a_system_does_not_change_the_devices_given():
     assert lone.own_bandwidth is None
 
 
+def test_a_machine_that_is_taken_into_a_scenario_keeps_its_devices():
+    """Each scenario made others of them, in whose place in memory later ones came to lie."""
+    system = machine()
+    devices = dict(system.devices)
+    assert System.model_validate(system) is system
+    assert all(system.devices[name] is device for name, device in devices.items())
+
+
 def test_a_system_survives_the_round_trip_through_json():
     system = machine(tiers__both=SET | {"capacity": "10 GB"})
     assert System.model_validate(system.model_dump(mode="json")) == system
