@@ -182,7 +182,7 @@ class Server:
         With a `pace`, more of them where it is sure how the next requests join, if they arrive when they are guessed to.
         """
         steps = list(self._composed)
-        if len(steps) > 1 and (steps[1].preempted or steps[1].moves):
+        if len(steps) > 1 and (steps[1].preempted or steps[1].moves or self._calls(steps[0])):
             steps = steps[:1]
         self._steady = None
         if pace is not None and len(steps) == self.ahead and (steady := self._joined(steps, pace)) is not None:
@@ -195,6 +195,10 @@ class Server:
                 steady = None if ends else steady._replace(steps=min(steady.steps, int(steady.remaining.min())))
             self._steady = steady
         return steps[:most], self._steady
+
+    def _calls(self, batch: Batch) -> bool:
+        """Whether an answer that ends with a step calls for a request of its user, which arrives before the next one begins."""
+        return bool(self.traffic.users) and any(sequence.sampled + 1 >= sequence.output for sequence in batch.yields)
 
     def _joined(self, steps: list[Batch], pace: Pace) -> Steady | None:
         """What follows the composed `steps`, with the next requests in it; None where that is not sure of any."""
