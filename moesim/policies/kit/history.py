@@ -25,11 +25,16 @@ _PER_CELL, _COMPILING = 1e-9, 0.7
 class Rows:
     """T tables of N rows of W numbers (float32), of which sums are asked for about so many `times`."""
 
-    def __init__(self, values: NDArray[Any], times: int = 0) -> None:
-        """`values` [T, N, W] are the numbers to begin with; they are this object's from now on."""
+    def __init__(self, values: NDArray[Any], times: int = 0, *, uniform: bool = False) -> None:
+        """`values` [T, N, W] are the numbers to begin with; they are this object's from now on.
+
+        `uniform`: the rows of each table are equal; until something is added to a table, its first row is all that is read.
+        """
         self.values: NDArray[np.float32] = np.ascontiguousarray(values, dtype=np.float32)
         self._flat = self.values.reshape(-1)
-        _, rows, width = self.values.shape
+        tables, rows, width = self.values.shape
+        self.uniform = [uniform] * tables
+        """[T] whether the rows of a table are equal still."""
         compiled = jit.repaid(k, times * rows * width * _PER_CELL, _COMPILING)
         self._functions: Any = jit.native(k) if compiled else None
         self._weights, self._row, self._sums = (np.zeros(size, dtype=np.float32) for size in (rows, width, width))
@@ -44,13 +49,14 @@ class Rows:
             if size == 1:  # which numpy would add in pairs
                 return np.array([sum(self.values[table, used, 0] * self._weights[used], np.float32(0.0))])
             return np.asarray(np.add.reduce(self.values[table, used, :size] * self._weights[used, None], axis=0))
-        self._functions.weighted(rows, width, size, table * rows * width, self._weights, self._flat, self._sums)
+        apart = 0 if self.uniform[table] else width
+        self._functions.weighted(rows, apart, size, table * rows * width, self._weights, self._flat, self._sums)
         return self._sums[:size].copy()
 
     def add(self, table: int, weights: NDArray[Any], row: NDArray[Any]) -> None:
         """Adds `row` [W] to each row of a table by its weight [N]."""
         _, rows, width = self.values.shape
-        self._weights[:], self._row[:] = weights, row
+        self._weights[:], self._row[:], self.uniform[table] = weights, row, False
         if self._functions is None:
             used = np.flatnonzero(self._weights)
             self.values[table, used] += self._weights[used, None] * self._row
@@ -72,7 +78,8 @@ class CoOccurrence:
         self.distance = distance
         self._top_k = top_k
         later = popularity[distance:].astype(np.float32) * top_k
-        self._table = Rows(np.repeat((prior * later)[:, None, :], experts, axis=1), visits)  # [L - distance, E, E]
+        table = np.repeat((prior * later)[:, None, :], experts, axis=1)  # [L - distance, E, E]
+        self._table = Rows(table, visits, uniform=True)
         self._seen = np.full((max(layers - distance, 0), experts), prior)
 
     def learn(self, layer: int, before: IntArray, after: IntArray) -> None:
@@ -98,6 +105,7 @@ class CoOccurrence:
     def start(self, pairs: IntArray) -> None:
         """Begins from `pairs` [L - distance, E, E]: tokens that used an expert and then another one, counted beforehand."""
         self._table.values += pairs.astype(np.float32)
+        self._table.uniform = [False] * len(pairs)
         self._seen += pairs.sum(axis=2) / self._top_k
 
     def fade(self, share: float) -> None:

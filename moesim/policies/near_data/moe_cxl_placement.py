@@ -55,11 +55,11 @@ def _among_devices(order: list[int], frequency: list[float], devices: Devices, l
     with_room = [device for device in devices.cxl_tiers if left[device] >= 1]
     occupied, access, queue, chosen = devices.occupied.tolist(), devices.access.tolist(), [0.0] * len(left), list[int]()
     for expert in order:
-        if not with_room:
+        if len(with_room) < 2:  # all that are left, in order
             break
         used, fixed = frequency[expert], None if devices.scores is None else devices.scores[expert]
         best, least = with_room[0], math.inf
-        for device in with_room if len(with_room) > 1 else ():
+        for device in with_room:
             cost = used * access[device] + queue[device] if fixed is None else fixed[device]
             if cost < least or (cost == least and devices.shard[expert, device] < devices.shard[expert, best]):
                 best, least = device, cost
@@ -68,6 +68,8 @@ def _among_devices(order: list[int], frequency: list[float], devices: Devices, l
         left[best] -= 1
         if left[best] < 1:
             with_room.remove(best)
+    for device in with_room[:1]:
+        chosen += [device] * min(left[device], len(order) - len(chosen))
     return chosen
 
 

@@ -16,12 +16,12 @@ __all__ = ["BUFFERS", "ENTRIES", "FUNCTIONS", "SOURCES"]
 Array = NDArray[Any]
 
 
-def weighted(number: int, width: int, size: int, first: int, weights: Array, rows: Array, sums: Array) -> int:
-    """`sums` [`size`] of the beginnings of `number` rows, `width` apart from `first` on, each by its weight."""
+def weighted(number: int, apart: int, size: int, first: int, weights: Array, rows: Array, sums: Array) -> int:
+    """`sums` [`size`] of the beginnings of `number` rows, `apart` from each other (0: one row) from `first` on, by weight."""
     for column in range(size):
         sums[column] = 0.0
     for row in range(number):
-        weight, at = weights[row], first + row * width
+        weight, at = weights[row], first + row * apart
         if weight != 0.0:
             for column in range(size):
                 sums[column] += weight * rows[at + column]

@@ -7,7 +7,7 @@ import pytest
 from reporting import for_all
 
 from moesim import jit
-from moesim.policies.kit.history import Rows
+from moesim.policies.kit.history import CoOccurrence, Rows
 
 
 def both(values: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> list[Rows]:
@@ -54,3 +54,35 @@ def test_rows_are_added_in_their_order() -> None:
     """1e8 + 1 is 1e8 in 32 bits, so that the order shows."""
     column = np.array([1e8, 1.0, -1e8, 1.0])
     assert Rows(column[None, :, None]).weighted(0, np.ones(4)).tolist() == [1.0]
+
+
+@for_all(range(6))
+def test_equal_rows_are_read_as_a_single_row_until_something_is_added(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(seed)
+    tables, number, width = (int(size) for size in rng.integers(2, 40, 3))
+    values = np.repeat(rng.random((tables, 1, width)), number, axis=1)
+    monkeypatch.setattr(jit, "repaid", lambda *_: True)
+    single, whole = Rows(values.copy(), 1, uniform=True), Rows(values.copy(), 1)
+    for turn in range(10):
+        weights = rng.random(number)
+        assert [single.weighted(table, weights).tobytes() for table in range(tables)] == [
+            whole.weighted(table, weights).tobytes() for table in range(tables)
+        ]
+        if turn % 3 == 2:
+            table, row = int(rng.integers(tables)), rng.random(width)
+            for rows in (single, whole):
+                rows.add(table, weights, row)
+
+
+def test_tables_that_begin_from_counted_pairs_expect_by_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table compiled is that of numpy, where its rows have ceased to be equal."""
+    rng = np.random.default_rng(3)
+    popularity, pairs = np.full((3, 4), 0.25), rng.integers(0, 50, (2, 4, 4))
+    shares = []
+    for repaid in (False, True):
+        monkeypatch.setattr(jit, "repaid", lambda *_, repaid=repaid: repaid)
+        table = CoOccurrence(popularity, 2, visits=1)
+        table.start(pairs)
+        table.fade(0.3)
+        shares.append(table.expected(1, np.array([0, 0, 3, 1])).tobytes())
+    assert shares[0] == shares[1]
