@@ -48,7 +48,9 @@ def _pair_by_pair(wrong: IntArray, weights: IntArray, rng: np.random.Generator) 
     place = rng.integers(whole[row] - own)
     place += own * (place >= ends.reshape(-1)[source] - own)  # what was left out is stepped over
     before = whole.cumsum() - whole
-    fallen = (ends + before[:, None]).reshape(-1).searchsorted(place + before[row], side="right")
+    place += before[row]
+    place.sort()  # neighbours are searched for in memory that is at hand
+    fallen = (ends + before[:, None]).reshape(-1).searchsorted(place, side="right")
     return np.bincount(fallen, minlength=wrong.size).reshape(wrong.shape)
 
 
