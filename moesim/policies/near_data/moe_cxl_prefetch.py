@@ -95,16 +95,17 @@ class Prefetcher:
         target = layer + self.rules.depth
         self.ended[layer] = view.now
         self.history.learn(layer, counts, phase)
-        spent = (self.borrowed[layer] & view.resident[layer]).nonzero()[0]
+        borrowed = self.borrowed[layer]
+        spent = (borrowed & view.resident[layer]).nonzero()[0]
         if len(spent):
             used = spent[counts[spent] > 0]
-            self.earned += float(np.minimum(self.devices.access[view.home[layer, used]], self.window[phase]).sum())
-            self.borrowed[layer, spent] = False
+            self.earned += float(np.minimum(self.devices.access[view.home[layer][used]], self.window[phase]).sum())
+            borrowed[spent] = False
         if not self.slots or target >= len(self.ended):
             return spent, _NOBODY
         chance = self.history.chance(layer, counts, phase, ahead(self.rules.depth) if self.hinted else None)
         chosen = self._chosen(chance, phase, view, target, len(spent))
-        self.borrowed[target, chosen] = True
+        self.borrowed[target][chosen] = True
         return spent, chosen
 
     def sources(self, view: View, pairs: IntArray) -> IntArray | None:
