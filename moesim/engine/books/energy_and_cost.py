@@ -13,6 +13,7 @@ from moesim.contract import Problem
 from moesim.engine.books.work_done import WorkTally
 from moesim.engine.run import Outcome
 from moesim.hardware import Link, Memory
+from moesim.hardware.device import PHASES
 from moesim.results.bound import Dense, FurtherGpus, Limits, PhaseWork, lower_bound
 from moesim.results.marks import IDLE
 from moesim.results.recorder import SECOND, Recorder
@@ -31,8 +32,8 @@ def bound_seconds(problem: Problem, outcome: Outcome) -> float:
     Keeps the batching, routing and stored precisions of the run; takes every expert's cheapest weights, every lane as
     perfectly busy, launches, set-ups and hand-overs as free, and dense work as done in one piece per pass on the better device.
     """
-    tally = outcome.tally
-    phases = [_phase(problem, outcome, tally, phase) for phase in tally.counts]
+    tally = outcome.tally  # whose phases come in the order of the first step that was booked, which engines book unlike
+    phases = [_phase(problem, outcome, tally, phase) for phase in PHASES if phase in tally.counts]
     rounds = math.ceil(problem.job.requests / outcome.deployment.plan.batch)
     return lower_bound(phases, _limits(problem), joint=rounds > 1).seconds
 
