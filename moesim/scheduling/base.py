@@ -98,6 +98,8 @@ class Session:
         """The prefix cache below the pool; None without one."""
         self.loading: list[Sequence] = []
         """Who waits for blocks from there; they hold all that they need to run."""
+        self._fetched: list[Sequence] = []
+        """These, and those whose blocks have come and who wait for a place, in the order in which they asked for them."""
         self._moves: list[BlockMove] = []
         self._filled: list[Key] = []
         """Blocks that the step composed last fills."""
@@ -146,7 +148,7 @@ class Session:
         raise NotImplementedError
 
     def _admit(self, sequence: Sequence, hits: list[int]) -> None:
-        """The first of those that wait runs; `hits` are its blocks in the prefix cache, unless it has blocks already."""
+        """One of those that wait runs; `hits` are its blocks in the prefix cache, unless it has blocks already."""
         if not sequence.blocks:
             self._found(hits)
             self.pool.admit(sequence, hits)
@@ -156,7 +158,9 @@ class Session:
         sequence.from_prefix = sequence.computed
         if not sequence.preemptions:
             sequence.hits = sequence.computed
-        self.waiting.popleft()
+        self.waiting.remove(sequence)
+        if sequence in self._fetched:
+            self._fetched.remove(sequence)
         self.running.append(sequence)
         self._entered.append(sequence)
 
@@ -174,19 +178,29 @@ class Session:
         sequence.computed += len(places) * self.pool.size
         self.waiting.popleft()
         self.loading.append(sequence)
+        self._fetched.append(sequence)
 
     def landed(self, requests: Sized[int]) -> None:
-        """The blocks of these requests have come: they go ahead of those that wait."""
-        for sequence in [sequence for sequence in reversed(self.loading) if sequence.number in requests]:
+        """The blocks of these requests have come: they go ahead of those that wait and hold none."""
+        for sequence in [sequence for sequence in self.loading if sequence.number in requests]:
             self.loading.remove(sequence)
             full = sequence.computed // self.pool.size
             if self.tiers is not None:
                 for block in range(sequence.indexed, full):
                     self.tiers.raise_up(sequence.key(block, self.pool.size))
             self.pool.remember(sequence, full)
-            self.waiting.appendleft(sequence)
-            if self.by_priority:
-                self.waiting = deque(sorted(self.waiting, key=urgency))
+            self._go_ahead(sequence)
+
+    def _go_ahead(self, sequence: Sequence) -> None:
+        """`sequence` joins the queue before those that wait; only those that hold blocks, and asked for them before, are first.
+
+        Behind others they would keep their blocks from these, which would wait for them forever.
+        Source: vLLM 0.19.0, v1/core/sched/scheduler.py (`skipped_waiting` goes before `waiting`, unless by priority).
+        """
+        first = self._fetched[: self._fetched.index(sequence)] if sequence in self._fetched else self._fetched
+        self.waiting.insert(sum(holder in self.waiting for holder in first), sequence)
+        if self.by_priority:
+            self.waiting = deque(sorted(self.waiting, key=urgency))
 
     def pause(self) -> Batch:
         """A step of nobody: blocks move, and nothing can run before some have come."""

@@ -15,7 +15,7 @@ from served_models import MODEL
 import moesim
 from moesim.errors import InputError
 from moesim.results.result import Result
-from moesim.scheduling.base import Batching
+from moesim.scheduling.base import Batching, Room
 from moesim.scheduling.continuous import Continuous
 from moesim.scheduling.offload import BlockTiers, OffloadTier
 from moesim.scheduling.prefill_first import PrefillFirst
@@ -80,8 +80,54 @@ def test_others_run_while_a_request_waits_for_its_blocks() -> None:
     assert server.session.tiers.hits == [4, 4]
 
 
+def _served(rules: Continuous, lengths: list[tuple[int, int]], **more: Any) -> list[list[int]]:
+    """Requests of each step."""
+    steps: list[list[int]] = []
+    serve(rules, lengths, seen=lambda server, batch, now: steps.append(batch.numbers.tolist()), **more)
+    return steps
+
+
+def test_who_has_fetched_blocks_runs_before_who_lost_them() -> None:
+    """Request 2 lost its blocks and holds four of seven again; 3 and 4 grow beside it, and 4 loses its own.
+
+    Behind 4, and then 3, request 2 would keep both from running again.
+    """
+    rules = Continuous(max_num_batched_tokens=8, max_num_seqs=2, block_size=4, asynchronous=False)
+    rules = rules.model_copy(update={"offload": (OffloadTier(tier="ddr", room=400.0),)})
+    lengths = [(1, 1), (13, 5), (11, 3), (1, 13), (1, 5)]
+    steps = _served(rules, lengths, room=28)
+    fetched = steps.index([3, 4])
+    assert steps[:fetched] == [[0, 1], [1, 2], [1, 2], [1, 2], [1, 2], [1]]
+    assert steps[fetched:] == [*[[3, 4]] * 4, [3], [3, 2], [3, 4], *[[3]] * 6]
+
+
+def test_by_priority_who_has_fetched_blocks_runs_where_nobody_else_can() -> None:
+    """Request 0 is the most urgent, arrives last, and needs blocks that 3 holds, which waits behind it."""
+    rules = Continuous(max_num_batched_tokens=64, max_num_seqs=1, block_size=4, order="priority", asynchronous=False)
+    rules = rules.model_copy(update={"offload": (OffloadTier(tier="ddr", room=400.0),)})
+    lengths, shared = [(17, 1), (9, 1), (17, 1), (9, 1), (1, 3)], [(), (), (), ((8, 1),), ()]
+    steps = _served(rules, lengths, arrival=[21, 0, 10, 20, 20], room=24, shared=shared)
+    assert steps == [[1], [2], [4], [4], [4], [3], [0]]
+
+
+def test_fetched_blocks_are_used_in_the_order_in_which_they_were_asked_for() -> None:
+    """1 asked first and gets them last; both wait for the place that 0 has."""
+    session = Continuous(max_num_seqs=1, max_num_batched_tokens=8, block_size=4).session(Room(40, 0))
+    session.tiers = BlockTiers([("ddr", 8)], 4)
+    sequences = [Sequence(0, 1, 4), Sequence(1, 9, 1), Sequence(2, 9, 1), Sequence(3, 9, 1)]
+    session.tiers.store([(number, block) for number in (1, 2) for block in range(2)])
+    for sequence in (*sequences[1:3], sequences[0], sequences[3]):
+        session.add(sequence)
+    assert session.schedule() is not None
+    assert (session.running, session.loading) == (sequences[:1], sequences[1:3])
+    session.landed([2])
+    session.landed([1])
+    assert list(session.waiting) == sequences[1:]
+
+
 @settings(max_examples=80, deadline=None)
 @given(
+    seats=st.integers(1, 4),
     requests=st.lists(st.tuples(st.integers(1, 30), st.integers(1, 12), st.integers(0, 40)), min_size=2, max_size=12),
     heads=st.lists(st.tuples(st.integers(0, 11), st.integers(1, 30)), min_size=12, max_size=12),
     room=st.integers(44, 120),
@@ -91,6 +137,7 @@ def test_others_run_while_a_request_waits_for_its_blocks() -> None:
     order=st.sampled_from(["fcfs", "priority"]),
 )
 def test_tokens_blocks_and_requests_are_conserved(
+    seats: int,
     requests: list[tuple[int, int, int]],
     heads: list[tuple[int, int]],
     room: int,
@@ -118,10 +165,17 @@ def test_tokens_blocks_and_requests_are_conserved(
     rules: Batching
     if kind == "continuous":
         rules = Continuous(
-            max_num_batched_tokens=16, max_num_seqs=4, block_size=4, offload=levels, asynchronous=ahead, order=order
+            max_num_batched_tokens=16, max_num_seqs=seats, block_size=4, offload=levels, asynchronous=ahead, order=order
         )
     else:
-        rules = PrefillFirst(max_prefill_tokens=16, chunked_prefill_size=12, page_size=4, offload=levels, overlap=ahead)
+        rules = PrefillFirst(
+            max_prefill_tokens=16,
+            chunked_prefill_size=12,
+            page_size=4,
+            offload=levels,
+            overlap=ahead,
+            max_running_requests=seats,
+        )
     lengths, arrival = [request[:2] for request in ordered], [request[2] for request in ordered]
     server = serve(rules, lengths, arrival=arrival, room=room, seen=seen, shared=shared)
     assert (server.ledger.finish >= 0).all()
