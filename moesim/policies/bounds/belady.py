@@ -30,8 +30,9 @@ def soonest(next_use: IntArray | FloatArray, held: BoolArray, new: BoolArray, ca
     surplus = len(candidates) - max(capacity, 0)
     if surplus <= 0:
         return np.flatnonzero(new), _NOBODY
-    order = np.argsort(2 * next_use[candidates] + new[candidates], kind="stable")
-    leaving = candidates[order[len(order) - surplus :]]
+    keys = 2 * next_use[candidates] + new[candidates]
+    last = np.flatnonzero(keys >= np.partition(keys, -surplus)[-surplus])
+    leaving = candidates[last[np.argsort(keys[last], kind="stable")[-surplus:]]]
     stays = new.copy()
     stays[leaving] = False
     return np.flatnonzero(stays), leaving[held[leaving]]
