@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from moesim.results.long.table import Table, by_rows
 from moesim.results.rows import BusyRows
 
-__all__ = ["BREAKDOWNS", "Breakdown", "breakdown_tables"]
+__all__ = ["BREAKDOWNS", "PARTS", "Breakdown", "breakdown_tables"]
 
 BREAKDOWNS = ("experts", "operations", "step_lanes", "layer_lanes")
 """Names of the tables that come from a breakdown."""
+PARTS = 2**40
+"""Of a FLOP and of a byte, in which work is added up: sums of whole numbers do not depend on their order."""
 _SECOND = 10**12
 
 
@@ -36,8 +38,7 @@ class Breakdown:
         self.critical: dict[tuple[str, str], NDArray[np.int64]] = {}
         """(part of a layer, lane) -> [L] ps during which that lane held up that part; parts are `attention` and `experts`."""
         self.laps = BusyRows()
-        self.operations: dict[tuple[str, str, str], tuple[float, float, int]] = {}
-        """(phase, device, operation) -> FLOP, bytes read from the device's memory or its tier, ps at work."""
+        self._operations: dict[tuple[str, str, str], tuple[int, int, int]] = {}
         self.roofs: dict[str, tuple[float, float]] = {}
         """Device -> most bytes per second and most FLOP per second that any of its kernels reaches."""
 
@@ -52,11 +53,16 @@ class Breakdown:
         else:
             np.add.at(sums, layers, time)
 
-    def operate(self, phase: str, device: str, operation: str, flops: float, nbytes: float, time: int) -> None:
-        """Adds work of one kind, which took `time` ps."""
+    def operate(self, phase: str, device: str, operation: str, flops: int, nbytes: int, time: int) -> None:
+        """Adds work of one kind, which took `time` ps; FLOP and bytes in `PARTS`."""
         key = (phase, device, operation)
-        before = self.operations.get(key, (0.0, 0.0, 0))
-        self.operations[key] = (before[0] + flops, before[1] + nbytes, before[2] + time)
+        before = self._operations.get(key, (0, 0, 0))
+        self._operations[key] = (before[0] + flops, before[1] + nbytes, before[2] + time)
+
+    @property
+    def operations(self) -> dict[tuple[str, str, str], tuple[float, float, int]]:
+        """(phase, device, operation) -> FLOP, bytes read from the device's memory or its tier, ps at work."""
+        return {key: (flops / PARTS, nbytes / PARTS, time) for key, (flops, nbytes, time) in self._operations.items()}
 
 
 def breakdown_tables(breakdown: Breakdown) -> dict[str, Table]:
@@ -82,8 +88,9 @@ def _experts(breakdown: Breakdown) -> dict[str, NDArray[Any]]:
 
 
 def _operations(breakdown: Breakdown) -> dict[str, NDArray[Any]]:
-    keys = sorted(breakdown.operations)
-    sums = np.array([breakdown.operations[key] for key in keys], dtype=np.float64).reshape(-1, 3)
+    operations = breakdown.operations
+    keys = sorted(operations)
+    sums = np.array([operations[key] for key in keys], dtype=np.float64).reshape(-1, 3)
     roofs = np.array([breakdown.roofs.get(device, (np.nan, np.nan)) for _, device, _ in keys], dtype=np.float64).reshape(-1, 2)
     names = {name: np.array([key[i] for key in keys], dtype=object) for i, name in enumerate(("phase", "device", "operation"))}
     numbers = {"work_FLOP": sums[:, 0], "read_B": sums[:, 1], "time_s": sums[:, 2] / _SECOND}

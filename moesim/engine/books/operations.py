@@ -1,7 +1,7 @@
 """What each kind of operation did: FLOP, bytes and seconds by phase and device, and the roofs of the devices; for rooflines.
 
-Adds up; decides and times nothing. Times are those of the cost models, each operation alone on its device, in whole ps, so
-that their sums do not depend on the order in which steps are entered.
+Adds up; decides and times nothing. Times are those of the cost models, each operation alone on its device. All is added up in
+whole numbers, so that sums do not depend on the order in which steps are entered.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from moesim.engine.programs.attention import Core, cpu_share
 from moesim.engine.programs.gpu_steps import Parts
 from moesim.hardware import Gpu
 from moesim.hardware.device import PHASES, Phase
+from moesim.results.breakdown import PARTS
 from moesim.results.recorder import Recorder
 from moesim.spec import Same
 
@@ -32,6 +33,8 @@ _FEW = 64
 """Numbers of tokens that pass a projection one after another, up to which their time is remembered."""
 _KNOWN = 4096
 """Times that are remembered at most."""
+_PIECE = 2**32
+"""Numbers are added up in two pieces, one of them below this: their sum may exceed an integer of numpy."""
 
 
 class Operations:
@@ -131,8 +134,8 @@ class Operations:
         seconds: Callable[[str, IntArray], FloatArray],
     ) -> None:
         """Adds `layers` times `tokens` [n] through one projection; `sizes`: FLOP per token, weights, bytes per token."""
-        flops, weights, crossing = sizes
-        number = float(tokens.sum())
+        flops, weights, crossing = map(_parts, sizes)
+        number = int(tokens.sum())
         nbytes = len(tokens) * weights + number * crossing
         taken = self._ps(name, device, tokens, seconds)
         self._recorder.rounded += layers * len(tokens)
@@ -159,13 +162,25 @@ class Operations:
             taken = costs.core(device, work, read, phase, tier)
             self._recorder.rounded += taken.size * (2 if cpu_share(plan.decode) else 1)
             time = int(to_ps(taken, "attention").sum())
-            self._kept.operate(self._phase, device, "attention core", float(work.sum()), float(read.sum()), time)
+            self._kept.operate(self._phase, device, "attention core", _sum(work), _sum(read), time)
 
     def experts(self, phase: str, work: ExpertWork) -> None:
         """Adds the experts that a device computed in a pass. Launches and hand-overs are in the time."""
         if work.time:
             flops = work.flops + work.pairs * self._problem.model.expert_flops
-            self._kept.operate(phase, work.device, "experts", flops, work.nbytes, work.time)
+            self._kept.operate(phase, work.device, "experts", _parts(flops), _parts(work.nbytes), work.time)
+
+
+def _parts(value: float) -> int:
+    return round(value * PARTS)
+
+
+def _sum(values: FloatArray) -> int:
+    """The sum in `PARTS`, each of the values rounded to one."""
+    whole = np.floor(values)
+    rest = int(np.rint((values - whole) * PARTS).astype(np.int64).sum())
+    high, low = np.divmod(whole.astype(np.int64), _PIECE)
+    return (int(high.sum()) * _PIECE + int(low.sum())) * PARTS + rest
 
 
 class ExpertWork(NamedTuple):

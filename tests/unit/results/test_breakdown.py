@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moesim.results.breakdown import BREAKDOWNS, Breakdown, breakdown_tables
+from moesim.results.breakdown import BREAKDOWNS, PARTS, Breakdown, breakdown_tables
 from moesim.results.long.table import parts
 
 SECOND = 10**12
@@ -34,9 +34,9 @@ def test_what_a_lane_held_up_is_summed_by_part_and_layer() -> None:
 
 def test_work_of_a_kind_adds_up_and_is_set_beside_the_roofs_of_its_device() -> None:
     breakdown = Breakdown(1, 1)
-    breakdown.operate("prefill", "gpu", "experts", 8.0, 4.0, 2 * SECOND)
-    breakdown.operate("prefill", "gpu", "experts", 1.0, 2.0, SECOND)
-    breakdown.operate("decode", "cpu", "experts", 5.0, 6.0, SECOND)
+    breakdown.operate("prefill", "gpu", "experts", 8 * PARTS, 4 * PARTS, 2 * SECOND)
+    breakdown.operate("prefill", "gpu", "experts", PARTS, 2 * PARTS, SECOND)
+    breakdown.operate("decode", "cpu", "experts", 5 * PARTS, 6 * PARTS, SECOND)
     breakdown.roofs["gpu"] = (100.0, 200.0)
     rows = tables(breakdown)["operations"]
     assert list(zip(rows["phase"], rows["device"], rows["operation"], strict=True)) == [

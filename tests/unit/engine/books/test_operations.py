@@ -137,6 +137,28 @@ def test_many_steps_at_once_are_those_steps_one_by_one(work: Problem) -> None:
     assert joined.operations == apart.operations
 
 
+def test_sums_of_fractions_do_not_depend_on_how_many_steps_are_entered_at_once() -> None:
+    """Layers of several kinds have a fraction of a weight on average; an attended token may be one of several in an entry."""
+    shape = model()
+    vars(shape)["_qkv_parameters"] = 1e6 / 43
+    work = problem(system(), shape, job(layers=3))
+    flops, nbytes, steps = np.zeros((60, 2, 3)), np.zeros((60, 2, 3)), np.arange(1, 61)
+    flops[:, 1], nbytes[:, 1] = steps[:, None] * 1e15 / 7, steps[:, None] * 1e4 / 3
+    seen = []
+    for at_once in (1, 7, 60):
+        operations, breakdown = books(work)
+        for first in range(0, 60, at_once):
+            of = slice(first, first + at_once)
+            parts = Parts(steps[of], steps[of], np.column_stack([0 * steps, steps])[of], flops[of], nbytes[of])
+            operations.steps("decode", parts, steps[of], np.ones(3, dtype=np.int64))
+        seen.append(breakdown.operations)
+    assert seen[0] == seen[1] == seen[2]
+    work_done, read, _ = seen[0]["decode", "gpu", "attention core"]
+    assert work_done == pytest.approx(3 * 1830 * 1e15 / 7, rel=1e-15)
+    assert read == pytest.approx(3 * 1830 * 1e4 / 3, rel=1e-15)
+    assert seen[0]["decode", "gpu", "QKV projection"][0] == pytest.approx(3 * 1830 * 2e6 / 43, rel=1e-15)
+
+
 def test_kinds_of_layers_stand_for_as_many_as_there_are(work: Problem) -> None:
     """Three layers of the first kind and one of the second."""
     operations, breakdown = books(work)
