@@ -80,8 +80,10 @@ class Problem:
 
     @cached_property
     def _longest(self) -> IntArray:
-        """[R] tokens of prompt and output of each request, most first."""
-        return np.sort(self.job.prompt + self.job.output)[::-1]
+        """[R] tokens of the KV cache that each request takes at its full length, in whole blocks, most first."""
+        job = self.job
+        blocks = -(-(job.prompt + job.output + job.kv_beside) // job.kv_block)
+        return np.sort(blocks)[::-1] * job.kv_block
 
     @property
     def layers(self) -> int:
@@ -173,11 +175,15 @@ class Problem:
 
     def kv_bytes(self, batch: int) -> float:
         """Bytes of the KV cache of the `batch` longest requests at their full length, unless the job says how many are set
-        aside; 0 where attention is left out."""
-        if not self.job.attention:
+        aside; 0 where attention is left out. Where a scheduler pools blocks, as it counts them."""
+        job = self.job
+        if not job.attention:
             return 0.0
-        if self.job.kv is not None:
-            return self.job.kv
+        if job.kv is not None:
+            return job.kv
+        if job.most is not None:
+            state, token = self.model.kv_pooled
+            return job.together * state + float(self._longest[:batch].sum()) * token
         return float(self.model.kv_total(self._longest[:batch]))
 
     def non_expert_bytes(self) -> float:

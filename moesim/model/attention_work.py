@@ -28,6 +28,9 @@ from moesim.model.windows import (
 
 __all__ = ["AttentionWork"]
 
+_FAR = 2**20
+"""Tokens behind every window, and a whole number of entries of any rate."""
+
 
 class AttentionWork(Shape):
     """The attention of a model; its properties are floats in bytes or FLOP, per layer as arrays of `layers`."""
@@ -177,6 +180,18 @@ class AttentionWork(Shape):
         if self._beside:
             nbytes = nbytes + self._entry_bytes * entries(tokens, self._rates, groups=groups)
         return np.asarray(self._per_layer(nbytes, states).sum(axis=-1))
+
+    @cached_property
+    def kv_pooled(self) -> tuple[float, float]:
+        """Bytes that a pool of KV blocks has for a sequence whatever its length, and for each of its tokens.
+
+        Every token counts with a cache of every layer, also of those that forget what is behind a window. Where all layers do,
+        and keep compressed entries of the rest, windows are a state of their own and a token counts with its share of entries.
+        """
+        step = _FAR if self.compression else 1
+        first, second = (self.kv_total([tokens]) for tokens in (step, 2 * step))
+        token = (second - first) / step
+        return first - token * step, token
 
     def cached_bytes(self, before: ArrayLike) -> FloatArray:
         """[layers] bytes of cache that a further part of a prompt attends to; `before` [S] tokens are there already.

@@ -43,6 +43,8 @@ class Batching(Spec):
 
     source: ClassVar[str] = ""
     """Program and version whose rules these are."""
+    beside: ClassVar[int] = 0
+    """Tokens of the KV cache that have to be free beside its own for a sequence to be let in."""
     depth: ClassVar[int] = 1
     """Steps that may be scheduled before the results of the first are known: 2 where scheduling overlaps with computing."""
 
@@ -61,11 +63,16 @@ class Batching(Spec):
         """Sequences that run at a time at most."""
         raise NotImplementedError
 
+    @property
+    def block(self) -> int:
+        """Tokens of a block of the KV cache: a sequence takes whole ones."""
+        return 1
+
     max_waiting: int | None = Field(default=None, ge=0)
     """Requests that may wait; one that arrives when so many do is refused. None: all are taken in."""
     kv_cache_memory: Size | None = None
-    """Bytes set aside for keys and values, as vLLM's `--kv-cache-memory-bytes`. None: room for the longest requests of the
-    policy's batch, and where every expert is resident all that is left of GPU memory. Less of it leaves room for experts."""
+    """Bytes set aside for keys and values, as vLLM's `--kv-cache-memory-bytes`. None: whole blocks for the longest requests of
+    the policy's batch, and where every expert is resident all that is left of GPU memory. Less leaves room for experts."""
     max_model_len: int | None = Field(default=None, ge=1)
     """Longest sequence, prompt and output; a longer request is refused, as vLLM does. None: as long as the cache holds."""
 

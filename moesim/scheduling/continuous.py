@@ -75,6 +75,10 @@ class Continuous(Batching):
         return 2 if self.asynchronous else 1
 
     @property
+    def block(self) -> int:
+        return self.block_size
+
+    @property
     def most_tokens(self) -> int:
         return self.max_num_batched_tokens
 

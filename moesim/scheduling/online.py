@@ -146,7 +146,7 @@ class Online(Spec):
             urgent = streams["priorities"].random(job.requests) < self.urgent
             job = replace(job, priority=np.where(urgent, 0, 1))
         rules = self.scheduler
-        job = replace(job, most=rules.most_sequences, chunk=rules.most_tokens)
+        job = replace(job, most=rules.most_sequences, chunk=rules.most_tokens, kv_block=rules.block, kv_beside=rules.beside)
         return replace(job, kv=rules.kv_cache_memory, kv_aside=rules.aside), notes
 
     def _recorded(self, rows: Rows, model: Routed, streams: Streams, base: Path) -> tuple[Job, tuple[str, ...]]:

@@ -56,11 +56,16 @@ class PrefillFirst(Batching):
     """Tiers of the host that keep pages for the prefix cache when the pool has forgotten them, the first one first, as the
     hierarchical cache does; all that a request finds there is copied before it joins."""
 
+    beside: ClassVar[int] = 1
     source: ClassVar[str] = "SGLang 0.5.9"
 
     @property
     def steps_ahead(self) -> int:
         return 2 if self.overlap else 1
+
+    @property
+    def block(self) -> int:
+        return self.page_size
 
     @property
     def most_tokens(self) -> int:

@@ -26,8 +26,8 @@ from moesim.workload.table import Job
 __all__ = ["Serving", "kv_room", "room_of"]
 
 _SECOND = 10**12
-_FAR = 2**20
-"""Tokens behind every window, and a whole number of entries of any rate."""
+_ROUNDING = 1e-6
+"""Of a token, by which a room that was made for some may miss them."""
 _UNLIMITED = 1 << 50
 """Tokens of a model without a cache that grows."""
 
@@ -38,7 +38,7 @@ class Serving:
     def __init__(self, batching: Batching, problem: Problem, deployment: Deployment) -> None:
         job, self._room = problem.job, kv_room(problem, deployment)
         _refuse_aside(batching, problem, deployment)
-        self.room, self._gpu = room_of(batching, problem, deployment), problem.gpu_tier
+        self.room, self._gpu = room_of(problem, deployment), problem.gpu_tier
         session = batching.session(self.room)
         self.server = Server(session, _traffic(job), batching.steps_ahead)
         self._job = job
@@ -127,7 +127,7 @@ class Serving:
 def _refuse_aside(batching: Batching, problem: Problem, deployment: Deployment) -> None:
     """InputError for KV blocks that are to leave GPU memory where they cannot."""
     for tier in batching.aside:
-        state, _ = _sizes(problem)
+        state, _ = problem.model.kv_pooled
         mistake = ""
         if deployment.plan.kv != problem.gpu_tier:
             mistake = f"the policy keeps the KV cache in '{deployment.plan.kv}', and not in GPU memory"
@@ -185,29 +185,16 @@ def kv_room(problem: Problem, deployment: Deployment) -> float:
     return room
 
 
-def room_of(batching: Batching, problem: Problem, deployment: Deployment) -> Room:
+def room_of(problem: Problem, deployment: Deployment) -> Room:
     """What the machine leaves for sequences of the problem's job."""
     job = problem.job
-    tokens = _tokens(problem, kv_room(problem, deployment), batching.most_sequences)
-    return Room(tokens, int((job.prompt + job.output).max()), _sizes(problem)[1])
+    tokens = _tokens(problem, kv_room(problem, deployment))
+    return Room(tokens, int((job.prompt + job.output).max()), problem.model.kv_pooled[1])
 
 
-def _tokens(problem: Problem, room: float, sequences: int) -> int:
-    """Tokens that fit into `room` bytes beside the recurrent states of `sequences` sequences.
-
-    Every token counts with a cache of every layer, also of those that forget what is behind a window. Where all layers do, and
-    keep compressed entries of the rest, windows are a state of their own and a token counts with its share of entries.
-    """
-    state, grows = _sizes(problem)
-    if grows <= 0:
+def _tokens(problem: Problem, room: float) -> int:
+    """Tokens that fit into `room` bytes beside what sequences have whatever their length."""
+    state, token = problem.model.kv_pooled
+    if token <= 0:
         return _UNLIMITED
-    return max(int((room - min(sequences, problem.job.requests) * state) // grows), 0)
-
-
-def _sizes(problem: Problem) -> tuple[float, float]:
-    """Bytes that a sequence has whatever its length, and bytes that each of its tokens adds."""
-    model = problem.model
-    step = _FAR if model.compression else 1
-    first, second = (float(model.kv_total([tokens])) for tokens in (step, 2 * step))
-    grows = (second - first) / step
-    return first - grows * step, grows
+    return max(int((room - problem.job.together * state) / token + _ROUNDING), 0)

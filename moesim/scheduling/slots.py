@@ -49,6 +49,10 @@ class Slots(Batching):
         return self
 
     @property
+    def block(self) -> int:
+        return _CELLS
+
+    @property
     def most_tokens(self) -> int:
         return self.n_ubatch
 

@@ -35,6 +35,10 @@ class Static(Batching):
     source: ClassVar[str] = "Orca (OSDI 2022), section 2"
 
     @property
+    def block(self) -> int:
+        return self.block_size
+
+    @property
     def most_tokens(self) -> int:
         return max(self.max_num_batched_tokens, self.batch)
 

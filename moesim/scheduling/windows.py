@@ -53,7 +53,7 @@ class WindowedServing(Serving):
         """`problem` has the rows as its job, `whole` that of the run, whose KV cache the room is for."""
         super().__init__(batching, problem, deployment)
         self.rows, self._batching = rows, batching
-        self.room = room_of(batching, whole, deployment)
+        self.room = room_of(whole, deployment)
         self._sequences = self.server.traffic.sequences
         self._whole = Ledger(np.zeros(len(rows.window), dtype=np.int64))
         self.left: IntArray = np.full(len(rows.window), -1, dtype=np.int64)

@@ -59,6 +59,10 @@ class Job:
     """Sequences that a scheduler lets run at a time; None where the policy cuts the job into rounds."""
     kv: float | None = None
     """Bytes set aside for keys and values whatever the batch; None: room for the longest requests of the batch."""
+    kv_block: int = 1
+    """Tokens of a block of the KV cache: a sequence takes whole ones."""
+    kv_beside: int = 0
+    """Tokens that have to be free beside its own for a sequence to be let in."""
     kv_aside: Mapping[str, float] = field(default_factory=dict)
     """Tier of the host -> bytes of it set aside for keys and values that a scheduler moves there."""
 

@@ -86,7 +86,7 @@ class Hobbit(SizedPolicy):
     kind: Literal["hobbit"] = "hobbit"
     gates: GateWeights = GateWeights()
     """How gate weights are distributed, and the two thresholds."""
-    low: Share = 0.25
+    low: Share = Field(0.25, gt=0)
     """Bytes of a low-precision copy as a share of a high one (published: INT4 beside FP16, INT2 beside INT8)."""
     low_cache: Share = 0.2
     """Share of the cache's bytes for copies of low precision (published: the smaller part)."""
@@ -115,7 +115,7 @@ class Hobbit(SizedPolicy):
             lambda sizes: place(problem, expert_bytes=sizes, cut=cut, movable=True), stored, further=self.low
         )
         free, small = problem.gpu_free(cut), size * self.low
-        low = min(int(self.low_cache * free // small), stored.size) if self.low else 0
+        low = min(int(self.low_cache * free // small), stored.size)
         high = min(int((free - low * small) // size), stored.size)
         memory = _Memory(
             (high, low),

@@ -83,11 +83,13 @@ def test_cache_of_full_attention() -> None:
     assert model.kv_bytes_per_layer.tolist() == [64, 64, 64]
     assert model.kv_total([10, 5, 0]) == 3 * 64 * 15
     assert model.kv_total([]) == 0
+    assert model.kv_pooled == (0, 3 * 64)
 
 
 def test_windows_bound_cache_reads_and_flops() -> None:
     model = tiny(windows=(0, 4, 4))
     assert model.kv_total([10, 3]) == 64 * (13 + 7 + 7)
+    assert model.kv_pooled == (0, 3 * 64)  # a pool of blocks forgets nothing of a sequence
     assert model.core_bytes_decode([10, 3]).tolist() == [64 * 13, 64 * 7, 64 * 7]
     assert model.core_flops_decode([10, 3]).tolist() == [128 * 13, 128 * 7, 128 * 7]
     assert model.core_flops_prefill([10]).tolist() == [128 * 55, 128 * 34, 128 * 34]
@@ -121,6 +123,7 @@ def test_linear_layers_keep_a_state_instead_of_a_cache() -> None:
     assert model.kv_bytes_per_layer.tolist() == [0, 64, 0]
     assert model.state_bytes == state
     assert model.kv_total([10, 5, 0]) == 64 * 15 + 2 * 2 * state
+    assert model.kv_pooled == (2 * state, 64)
     assert model.core_bytes_decode([10, 5]).tolist() == [4 * state, 64 * 15, 4 * state]
     assert model.core_flops_decode([10, 5]).tolist() == [2 * 1024, 128 * 15, 2 * 1024]
     assert model.core_flops_prefill([10]).tolist() == [10 * (1024 + 4 * 16 * 16), 128 * 55, 10 * (1024 + 4 * 16 * 16)]

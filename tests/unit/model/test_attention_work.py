@@ -108,6 +108,7 @@ class TestCompressedEntries:
     def test_a_token_adds_its_share_of_an_entry(self, model: Architecture) -> None:
         assert model.kv_bytes_per_layer.tolist() == [PAIR, PAIR + PAIR / 2, PAIR + PAIR / 4]
         assert model.kv_total([9]) == (9 + 9 + 4 + 9 + 2) * PAIR  # whole entries only
+        assert model.kv_pooled == (0, (3 + 1 / 2 + 1 / 4) * PAIR)
 
     def test_a_new_token_attends_to_tokens_and_entries(self, model: Architecture) -> None:
         assert model.core_flops_decode([9]).tolist() == [9 * PER_KEY, 13 * PER_KEY, 11 * PER_KEY]

@@ -11,6 +11,7 @@ from served_models import MODEL
 
 import moesim
 from moesim.errors import InputError
+from tests.reporting import for_all
 
 WORKLOAD: dict[str, Any] = {
     "kind": "online",
@@ -65,6 +66,27 @@ def test_every_scheduler_serves_under_policies_of_all_kinds(scheduler: dict[str,
     layers = result.frame("layers")
     assert (layers.attention_s + layers.experts_s).to_numpy() == pytest.approx(layers.time_s.to_numpy())
     assert 0 <= summary["slo"]["attainment"] <= 1
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "windows": {"windows": [8, 0, 8]},
+    "entries": {"windows": [8, 8, 8], "compression": [1, 4, 4]},
+    "states": {"linear_layers": [0, 1], "linear": {"heads": 4, "key_heads": 4, "key_dim": 64, "value_dim": 64}},
+}
+"""Attention of a model: what a token and a sequence take of the cache."""
+
+
+@for_all(("continuous", "prefill_first", "slots", "static"), KINDS, [(28, 4), (20, 3), (3, 2)], [1, 3])
+def test_a_policy_s_batch_runs_together(scheduler: str, attention: str, lengths: tuple[int, int], batch: int) -> None:
+    """Its room holds the batch in whole blocks, however a model keeps keys and values."""
+    prompt, output = lengths
+    more = {"scheduler": {"kind": scheduler}, "arrivals": {"kind": "closed", "users": batch}, "requests": 2 * batch}
+    data = scenario(**more, prompt=prompt, output=output)
+    result = moesim.run({**data, "model": {**MODEL, **KINDS[attention]}, "policy": {"kind": "on_demand", "batch": batch}})
+    assert result.summary["requests_completed"] == 2 * batch
+    assert result.columns["queue"]["running"].max() == batch
+    assert result.summary["preemptions"] == 0
 
 
 def test_equal_seeds_meet_the_same_arrivals_whatever_the_policy() -> None:

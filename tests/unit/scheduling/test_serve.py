@@ -36,9 +36,18 @@ def test_room_is_what_the_policy_set_aside_for_the_longest_requests_of_its_batch
     batch = deployment.plan.batch
     assert batch >= 3
     assert kv_room(work, deployment) == pytest.approx((46 + 22 + 12) * TOKEN)
-    assert room_of(Continuous(), work, deployment) == (46 + 22 + 12, 46, TOKEN)
+    assert room_of(work, deployment) == (46 + 22 + 12, 46, TOKEN)
     work, deployment = posed(kv=10.5 * TOKEN)
-    assert room_of(Continuous(), work, deployment) == (10, 46, TOKEN)
+    assert room_of(work, deployment) == (10, 46, TOKEN)
+
+
+def test_the_room_of_a_batch_is_in_whole_blocks_and_beside_what_a_sequence_needs_to_be_let_in() -> None:
+    work, deployment = posed(kv_block=16)
+    assert room_of(work, deployment).tokens == 48 + 32 + 16
+    assert work.kv_bytes(1) == pytest.approx(48 * TOKEN)
+    work, deployment = posed(kv_block=23, kv_beside=1)
+    assert room_of(work, deployment).tokens == 69 + 23 + 23
+    assert work.kv_bytes(1) == pytest.approx(69 * TOKEN)
 
 
 def test_where_every_expert_is_resident_all_that_is_left_of_gpu_memory_is_room() -> None:

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import policy_problems as tiny
 import pytest
+from pydantic import ValidationError
 from reporting import for_all
 
 from moesim.contract import Overlap, Precomputed
@@ -150,9 +151,11 @@ def test_hobbit_forgets_the_sequence_before():
 
 
 def test_hobbit_needs_room_for_both_copies():
-    """24 experts of 6.3 MB fit into 160 MB, with a quarter more they do not."""
+    """24 experts of 6.3 MB fit into 160 MB, with a quarter more they do not; a copy of nothing computes nothing."""
     world = replace(WORLDS["gpu_cpu"], system=machine(hbm=100 * MB, ddr=160 * MB))
-    Hobbit(low=0.0).deploy(world.problem())
+    Hobbit(low=0.01).deploy(world.problem())
+    with pytest.raises(ValidationError, match="greater than 0"):
+        Hobbit(low=0.0)
     with pytest.raises(InputError, match="24 experts of 7,864,320 B"):
         Hobbit().deploy(world.problem())
 
