@@ -22,6 +22,14 @@ from tests.properties.crowded import crowded
 from tests.properties.scenarios import EAGER, Scenario, changed, faster, run, scenarios
 from tests.properties.scenarios import run as anew
 
+TOGETHER: list[Scenario] = [
+    {"kind": "static"},
+    {"kind": "continuous", "asynchronous": False},
+    {"kind": "continuous"},
+    {"kind": "prefill_first"},
+    {"kind": "slots"},
+]
+"""Schedulers with steps for all requests of the scenarios."""
 NO_LANE = ("pass", "layer", "stalls")
 """Tracks of a timeline on which nothing works."""
 
@@ -206,12 +214,12 @@ def a_job_in_rounds_begins_with_its_first_round(data: Scenario) -> None:
 
 
 def arrivals_at_the_beginning_are_an_offline_job(data: Scenario) -> None:
-    """All requests at 0 and one static batch: the offline job, step for step."""
+    """All requests at 0 and room for the policy's batch: the offline job, step for step, whoever composes the steps."""
     job = data["workload"]
     policy = {"kind": "on_demand", "batch": job["requests"]}
-    rounds = {"kind": "static", "batch": job["requests"], "max_num_batched_tokens": 10_000, "block_size": 1}
+    rules = TOGETHER[data["seed"] % len(TOGETHER)]
     arrivals = {"kind": "closed", "users": job["requests"]}
-    served = run({**data, "policy": policy, "workload": {**job, "kind": "online", "arrivals": arrivals, "scheduler": rounds}})
+    served = run({**data, "policy": policy, "workload": {**job, "kind": "online", "arrivals": arrivals, "scheduler": rules}})
     together = run({**data, "policy": policy})
     assert served.columns["steps"]["tokens"].tolist() == together.columns["steps"]["tokens"].tolist()
     assert served.columns["layers"]["activations"].tolist() == together.columns["layers"]["activations"].tolist()
