@@ -156,9 +156,7 @@ def _all(scheduler: Scheduler) -> list[StepPlan]:
     """The steps of the run, for a bound."""
     plans = scheduler.foreseen()
     if plans is None:
-        message = (
-            "this policy is a bound that knows the run beforehand, and here its steps depend on the clock; take an offline job"
-        )
+        message = "this policy needs to know the run to come, which here depends on the clock; take an offline job"
         raise InputError(Mistake(message, path="policy"))
     return plans
 

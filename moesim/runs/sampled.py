@@ -113,14 +113,14 @@ def _refuse(loaded_scenario: LoadedScenario, policy: Policy) -> None:
     reasons = {
         "requests do not arrive over time; take a workload of kind online": not isinstance(scenario.workload, Online),
         "faults happen once, and a sample may miss them; run the whole job": bool(scenario.faults),
-        "the policy is a bound that knows the run beforehand": policy.clairvoyant,
+        "the policy needs to know the run to come": policy.clairvoyant,
     }
     if isinstance(scenario.workload, Online):
         scheduler, arrivals = scenario.workload.scheduler, scenario.workload.arrivals
         kinds = isinstance(scheduler, (Continuous, PrefillFirst))
         reasons["only schedulers of kind continuous and prefill_first can begin with sequences that are there"] = not kinds
         reasons["max_waiting refuses by a queue that a window knows in part; leave it out"] = scheduler.max_waiting is not None
-        reasons["KV blocks in other tiers depend on all before; leave swap out"] = bool(scheduler.aside)
+        reasons["KV blocks in other tiers depend on all before; leave swap and offload out"] = bool(scheduler.aside)
         reasons["users of a closed loop wait for answers; run the whole job"] = arrivals.kind == "closed"
     sentences = [text for text, applies in reasons.items() if applies]
     if sentences:

@@ -190,8 +190,8 @@ def test_goodput_counts_requests_that_keep_every_limit() -> None:
     assert slo["tpot_attainment"] == pytest.approx((~(requests.tpot_s > 1.0)).mean())
 
 
-def test_bounds_that_know_the_run_say_that_they_cannot() -> None:
-    with pytest.raises(InputError, match="here its steps depend on the clock; take an offline job"):
+def test_policies_that_need_the_run_to_come_say_so() -> None:
+    with pytest.raises(InputError, match="needs to know the run to come, which here depends on the clock; take an offline job"):
         moesim.run(scenario(), policy="belady")
 
 
