@@ -186,6 +186,13 @@ class Problem:
             return job.together * state + float(self._longest[:batch].sum()) * token
         return float(self.model.kv_total(self._longest[:batch]))
 
+    def _kv_shares(self, batch: int) -> dict[str, float]:
+        """What `kv_bytes` are, in words: keys and values, and where a scheduler pools them what sequences have beside."""
+        job = self.job
+        states = job.together * self.model.kv_pooled[0] if job.most is not None and job.kv is None else 0.0
+        beside = {f"states of {format_count(job.together, 'sequence')}": states} if states else {}
+        return {"KV cache": self.kv_bytes(batch) - states, **beside}
+
     def non_expert_bytes(self) -> float:
         """Weights other than routed experts; for a lone MoE layer its router and shared experts."""
         if self.job.attention:
@@ -272,7 +279,8 @@ class Problem:
             shares["those that live elsewhere"] = -self._elsewhere(plan)
             shares["buffers for those"] = self.weight_buffer(plan)
         if plan.kv == self.gpu_tier:
-            shares["KV cache"] = self.kv_bytes(plan.batch) * (1.0 - plan.homes.cache_share(self.model))
+            here = 1.0 - plan.homes.cache_share(self.model)
+            shares |= {content: here * nbytes for content, nbytes in self._kv_shares(plan.batch).items()}
         shares[format_count(plan.slots, "staging slot")] = plan.slots * self.model.expert_bytes
         return shares
 

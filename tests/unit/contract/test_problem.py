@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from moesim.contract import BatchPlan, Homes, PhasePlan, Problem
+from moesim.model.attention import Linear
 from moesim.runtime import Runtime
 from moesim.workload.table import Job
 from tests.policy_problems import GB, model, problem, system
 
 TOKEN = 3 * 2 * 2 * 128 * 2.0
 """Bytes of keys and values of a token: 3 layers, 2 heads of 128 values in 2 bytes, keys and values."""
+LINEAR = Linear(heads=4, key_heads=4, key_dim=8, value_dim=8)
 STATE = 2 * 1024.0
 """Bytes of a token's hidden state."""
 PLAN = BatchPlan(2, PhasePlan(1), PhasePlan(2), staging=2, swap=1)
@@ -46,6 +48,17 @@ def test_the_cache_is_that_of_the_longest_requests_of_a_batch() -> None:
     assert [posed().kv_bytes(batch) for batch in (0, 1, 2, 3, 9)] == [0.0, 34 * TOKEN, 55 * TOKEN, 74 * TOKEN, 74 * TOKEN]
     assert posed(kv=5.0).kv_bytes(3) == 5.0
     assert posed(attention=False).kv_bytes(3) == posed(attention=False, kv=5.0).kv_bytes(3) == 0.0
+
+
+def test_a_scheduler_pools_whole_blocks_and_the_states_of_all_who_may_be_there() -> None:
+    assert posed(most=2, kv_block=10).kv_bytes(2) == (40 + 30) * TOKEN
+    hybrid = model().model_copy(update={"linear": LINEAR, "linear_layers": (0, 2)})
+    state = 2 * hybrid.state_bytes
+    work = replace(posed(most=2), model=hybrid)
+    assert work.kv_bytes(1) == 2 * state + 34 * TOKEN / 3
+    shares = work.gpu_shares(PLAN)
+    assert (shares["KV cache"], shares["states of 2 sequences"]) == (55 * TOKEN / 3, 2 * state)
+    assert set(replace(posed(most=2, kv=5.0), model=hybrid).gpu_shares(PLAN)) == set(posed().gpu_shares(PLAN))
 
 
 def test_a_program_keeps_memory_of_the_gpu_for_itself() -> None:
