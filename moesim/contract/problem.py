@@ -187,7 +187,11 @@ class Problem:
         return float(self.model.kv_total(self._longest[:batch]))
 
     def _kv_shares(self, batch: int) -> dict[str, float]:
-        """What `kv_bytes` are, in words: keys and values, and where a scheduler pools them what sequences have beside."""
+        """What `kv_bytes` are, in words: keys and values, and where a scheduler pools them what sequences have beside.
+
+        Recurrent states are there for all that may run. Source: vLLM does not start where `max_num_seqs` states find no room
+        (vllm-project/vllm#38270).
+        """
         job = self.job
         states = job.together * self.model.kv_pooled[0] if job.most is not None and job.kv is None else 0.0
         beside = {f"states of {format_count(job.together, 'sequence')}": states} if states else {}
